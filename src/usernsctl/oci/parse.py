@@ -1,0 +1,152 @@
+"""From the bytes of a config.json to Python objects that can be written back unchanged.
+
+Stricter than :func:`json.loads` where a runtime would read the text differently from us: the Go
+decoder takes the last of two equal keys, and replaces what isn't UTF-8. A file that two programs
+read differently is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from decimal import Decimal, InvalidOperation
+from typing import Any, NoReturn
+
+import msgspec
+
+from usernsctl.errors import BundleError
+
+MAX_DEPTH = 100
+"""Objects and arrays within each other; real files have about 6."""
+
+STEP = "config.json"
+
+_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
+_PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+# Decimal keeps a fraction exactly as it was written; float would round it.
+_encoder = msgspec.json.Encoder(decimal_format="number")
+
+
+def parse(text: bytes, *, filename: str | None = None) -> dict[str, Any]:
+    """Read the text of a config.json.
+
+    :raises BundleError: it isn't one JSON object in UTF-8, says the same key twice, or nests
+        deeper than :data:`MAX_DEPTH`. The message has the line and column, or the JSON path.
+    """
+    try:
+        decoded = text.decode("utf-8")
+    except UnicodeDecodeError as error:
+        before = text[: error.start].decode("utf-8")
+        _refuse(f"{_place(before, len(before))}: a byte that isn't UTF-8", filename)
+    _refuse_deep_nesting(decoded, filename)
+    try:
+        config = json.loads(
+            decoded,
+            object_pairs_hook=_unique_keys,
+            parse_float=_exact,
+            parse_constant=_no_constant,
+        )
+    except json.JSONDecodeError as error:
+        _refuse(f"{_place(decoded, error.pos)}: broken JSON: {error.msg}", filename)
+    except ValueError as error:
+        _refuse(f"a number that no runtime can read: {error}", filename)
+    _refuse_ambiguous(config, "$", filename)
+    if not isinstance(config, dict):
+        _refuse(f"$: found {describe(config)}, should be an object", filename)
+    return config
+
+
+def serialise(config: dict[str, Any]) -> bytes:
+    """The text of a config.json, indented, its keys in the order of `config`."""
+    return msgspec.json.format(_encoder.encode(config), indent=4) + b"\n"
+
+
+def child(path: str, key: str | int) -> str:
+    """The JSON path of a member of the object, or an element of the array, at `path`."""
+    if isinstance(key, int):
+        return f"{path}[{key}]"
+    if _PLAIN_KEY.match(key):
+        return f"{path}.{key}"
+    return f"{path}[{json.dumps(key)}]"
+
+
+def describe(value: object) -> str:
+    """What was found, for a message: its JSON if that is short, else its type."""
+    if isinstance(value, dict):
+        return "an object" if value else "an empty object"
+    if isinstance(value, list):
+        return "an array" if value else "an empty array"
+    text = str(value) if isinstance(value, Decimal) else json.dumps(value)
+    return text if len(text) <= 60 else text[:59] + "…"
+
+
+class _Repeated:
+    """Stands for an object that says `key` twice, until its path is known."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any] | _Repeated:
+    members: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in members:
+            return _Repeated(key)
+        members[key] = value
+    return members
+
+
+def _exact(text: str) -> Decimal:
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        raise ValueError(f"the exponent of {text[:40]} is out of range") from None
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _refuse_deep_nesting(text: str, filename: str | None) -> None:
+    depth = 0
+    for found in _BRACKETS.finditer(text):
+        token = found.group()
+        if token in "[{":
+            depth += 1
+        elif token in "]}":
+            depth -= 1
+        if depth > MAX_DEPTH:
+            place = _place(text, found.start())
+            _refuse(f"{place}: more than {MAX_DEPTH} objects and arrays deep", filename)
+
+
+def _refuse_ambiguous(value: object, path: str, filename: str | None) -> None:
+    """Refuse what Python can hold, but a runtime would read as something else."""
+    match value:
+        case _Repeated():
+            where = child(path, value.key)
+            _refuse(f"{where}: this key is there twice; keep one of them", filename)
+        case str():
+            _refuse_surrogates(value, path, filename)
+        case dict():
+            for key, member in value.items():
+                _refuse_surrogates(key, path, filename)
+                _refuse_ambiguous(member, child(path, key), filename)
+        case list():
+            for index, element in enumerate(value):
+                _refuse_ambiguous(element, child(path, index), filename)
+
+
+def _refuse_surrogates(text: str, path: str, filename: str | None) -> None:
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        _refuse(f"{path}: half of a surrogate pair, which no UTF-8 text can have", filename)
+
+
+def _place(text: str, position: int) -> str:
+    line = text.count("\n", 0, position) + 1
+    column = position - text.rfind("\n", 0, position)
+    return f"line {line}, column {column}"
+
+
+def _refuse(reason: str, filename: str | None) -> NoReturn:
+    raise BundleError(reason, step=STEP, filename=filename)
