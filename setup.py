@@ -1,7 +1,7 @@
 """Build the cffi extension and the native programs from csrc/.
 
-Everything in csrc/ is the core, save the sources of the programs; a new core file needs no edit
-here. The declarations that cffi needs come from the public header itself.
+pyproject.toml lists the programs; every other source in csrc/ is the core, so a new core file needs
+no edit. The declarations that cffi needs come from the public header itself.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from setuptools.command.build_ext import build_ext
 from distutils.command.build_scripts import build_scripts  # isort: skip
 
 CSRC = Path("csrc")
-PRELUDE = [CSRC / "prelude.c", CSRC / "options.c"]
-VERIFY = [CSRC / "verify.c"]
-CORE = sorted(set(CSRC.glob("*.c")) - set(PRELUDE) - set(VERIFY))
-
-VERSION = tomllib.loads(Path("pyproject.toml").read_text())["project"]["version"]
-DEFINES = [("USERNSCTL_VERSION", f'"{VERSION}"')]
+PYPROJECT = tomllib.loads(Path("pyproject.toml").read_text())
+PROGRAMS = {
+    name: [CSRC / source for source in sources]
+    for name, sources in PYPROJECT["tool"]["usernsctl"]["programs"].items()
+}
+CORE = sorted(set(CSRC.glob("*.c")).difference(*PROGRAMS.values()))
+DEFINES = [("USERNSCTL_VERSION", '"{}"'.format(PYPROJECT["project"]["version"]))]
 
 # The language and the warnings, for every build of csrc/; clangd reads the same file.
 FLAGS = (CSRC / "compile_flags.txt").read_text().split()
@@ -87,9 +88,9 @@ def link_mode(compiler: list[str]) -> list[str]:
     raise SystemExit(f"error: {shlex.join(compiler)} can't make a working program")
 
 
-def build_program(sources: list[Path], program: Path) -> None:
-    sources = [path for path in sources if path.exists()]
-    if not sources:
+def build_program(program: Path) -> None:
+    sources = PROGRAMS[program.name]
+    if not sources[0].exists():
         return
     compiler = shlex.split(os.environ.get("CC", "cc"))
     program.parent.mkdir(parents=True, exist_ok=True)
@@ -107,19 +108,19 @@ class BuildExtension(build_ext):
 
     def run(self) -> None:
         super().run()
-        build_program(VERIFY, Path(self.build_lib, "usernsctl", "_bin", "usernsctl-verify"))
+        build_program(Path(self.build_lib, "usernsctl", "_bin", "usernsctl-verify"))
 
 
 class BuildScripts(build_scripts):
     """Compiles the script: setuptools would take it for text and rewrite its first line."""
 
     def run(self) -> None:
-        build_program(PRELUDE, Path(self.build_dir, "usernsctl-exec"))
+        build_program(Path(self.build_dir, "usernsctl-exec"))
 
 
 setup(
     ext_modules=[extension()] if (CSRC / "usernsctl.h").exists() else [],
-    scripts=[str(path) for path in PRELUDE[:1] if path.exists()],
+    scripts=[str(path) for path in PROGRAMS["usernsctl-exec"][:1] if path.exists()],
     cmdclass={"build_ext": BuildExtension, "build_scripts": BuildScripts},
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

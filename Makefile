@@ -1,0 +1,47 @@
+# `make` lists the targets. packages.apt names the Debian packages that they need, pyproject.toml
+# the Python ones; what is missing is installed (by root) or named (to anybody else).
+
+# The directory of the environment that holds usernsctl as it is in this tree.
+DEV = $$(tools/environment dev)
+PYTHON_CODE = src tests tools demo setup.py
+C_CODE = $(wildcard csrc/*.[ch] tests/c/*.[ch])
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test unit kernel runsc c lint format bench packages clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /    make \1\t/p' Makefile | expand -t 20
+
+demo: packages ## run an Airbyte connector in gVisor, as an unprivileged user
+	@demo/run
+
+test: packages lint c ## run every check and every test, as every kind of user
+	@tools/test-users tests
+
+unit kernel runsc: packages ## run the tests in tests/unit, tests/kernel or tests/runsc
+	@tools/test-users tests/$@
+
+c: packages ## build csrc/ with gcc and clang, sanitized, and run tests/c
+	@$(DEV)/bin/python tools/c_tests.py
+
+lint: packages ## check style and types
+	@set -e; bin=$(DEV)/bin; \
+	"$$bin/ruff" check $(PYTHON_CODE); \
+	"$$bin/ruff" format --check $(PYTHON_CODE); \
+	"$$bin/mypy" --python-executable "$$bin/python"; \
+	"$$bin/clang-format" --dry-run --Werror $(C_CODE)
+
+format: packages ## put the code into the style that lint checks
+	@set -e; bin=$(DEV)/bin; \
+	"$$bin/ruff" check --fix $(PYTHON_CODE); \
+	"$$bin/ruff" format $(PYTHON_CODE); \
+	"$$bin/clang-format" -i $(C_CODE)
+
+bench: packages ## measure usernsctl against its peers
+	@$(DEV)/bin/python bench/run.py
+
+packages:
+	@tools/packages
+
+clean: ## remove what was built, save root's environments in /var/cache/usernsctl
+	rm -rf build dist .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis src/*.egg-info

@@ -1,0 +1,78 @@
+"""Build csrc/ and every tests/c/*.c under ASan and UBSan, with each compiler, and run the tests.
+
+A test is a program of its own, linked with the core; it fails by exiting nonzero. The native
+programs are built too, so that both compilers have checked every line.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tomllib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+COMPILERS = ("gcc", "clang")
+CSRC = Path("csrc")
+BUILD = Path("build/c")
+SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+FLAGS = [f"@{CSRC}/compile_flags.txt", "-Werror", "-g", "-O1", f"-I{CSRC}", *SANITIZE]
+TEST_SECONDS = 120
+
+
+def compile_to_object(compiler: str, source: Path, version: str) -> Path:
+    target = BUILD / compiler / source.with_suffix(".o")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    define = f'-DUSERNSCTL_VERSION="{version}"'
+    run([compiler, *FLAGS, define, "-c", source, "-o", target])
+    return target
+
+
+def run(command: list[str | Path], **environment: str) -> None:
+    """Raises CalledProcessError if the command fails, TimeoutExpired if it hangs."""
+    subprocess.run(command, check=True, timeout=TEST_SECONDS, env=os.environ | environment)
+
+
+def build(compiler: str, pool: ThreadPoolExecutor) -> list[Path]:
+    """Build everything with this compiler; the test programs."""
+    pyproject = tomllib.loads(Path("pyproject.toml").read_text())
+    programs: dict[str, list[str]] = pyproject["tool"]["usernsctl"]["programs"]
+    tests = sorted(Path("tests/c").glob("*.c"))
+    sources = [*sorted(CSRC.glob("*.c")), *tests]
+    version = pyproject["project"]["version"]
+    objects = dict(
+        zip(sources, pool.map(lambda src: compile_to_object(compiler, src, version), sources))
+    )
+    own = {name: [CSRC / file for file in files] for name, files in programs.items()}
+    core = [objects[src] for src in sources if src.parent == CSRC and src not in sum(own.values(), [])]
+
+    def link(inputs: list[Path], target: Path) -> Path:
+        run([compiler, *SANITIZE, *inputs, *core, "-o", target])
+        return target
+
+    for name, files in own.items():
+        link([objects[file] for file in files], BUILD / compiler / name)
+    return [link([objects[test]], BUILD / compiler / test.stem) for test in tests]
+
+
+def main() -> int:
+    failed = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for compiler in COMPILERS:
+            for program in build(compiler, pool):
+                print(f"--- {program}", flush=True)
+                try:
+                    run([program.absolute()], UBSAN_OPTIONS="print_stacktrace=1")
+                except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as failure:
+                    print(failure, file=sys.stderr)
+                    failed.append(str(program))
+    print(f"C tests: {len(failed)} failed", *failed)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except subprocess.CalledProcessError as failure:
+        sys.exit(f"the build failed: {failure}")

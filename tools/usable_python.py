@@ -1,0 +1,47 @@
+"""Print this interpreter's real path if a virtual environment of ours can rest on it.
+
+Ours must build an extension, and when root makes it, other users must be able to run it: an
+interpreter below root's home won't do. Runs on any Python 3, so it uses nothing new.
+"""
+
+import os
+import stat
+import sys
+import sysconfig
+
+
+def open_to_all(path):
+    """Whether every user can reach and read this file or directory."""
+    path = os.path.realpath(path)
+    if not os.stat(path).st_mode & stat.S_IROTH:
+        return False
+    while path != "/":
+        path = os.path.dirname(path)
+        if not os.stat(path).st_mode & stat.S_IXOTH:
+            return False
+    return True
+
+
+def objection():
+    """Why this interpreter won't do, or None."""
+    if sys.version_info < (3, 11):
+        return "it is older than 3.11"
+    try:
+        import ensurepip  # noqa: F401
+        import venv  # noqa: F401
+    except ImportError:
+        return "it lacks the modules venv and ensurepip"
+    headers = sysconfig.get_path("include")
+    if not os.path.exists(os.path.join(headers, "Python.h")):
+        return "its headers are not installed"
+    if os.geteuid() == 0:
+        for path in (sys.executable, sysconfig.get_path("stdlib")):
+            if not open_to_all(path):
+                return "other users can't read " + path
+    return None
+
+
+reason = objection()
+if reason:
+    sys.exit(sys.executable + ": " + reason)
+print(os.path.realpath(sys.executable))
