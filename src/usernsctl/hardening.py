@@ -1,0 +1,207 @@
+"""What a process gives up for good before it hands over: prctl(2) by way of python-prctl.
+
+This is the only module that touches python-prctl. It is imported when first needed: it adds
+start-up time, and to install it takes a compiler and libcap's headers.
+
+What ``usernsctl run`` gives up by default (:data:`RUN_DEFAULT`), found by trying what runsc bears:
+
+- no_new_privs: neither runsc nor what it starts ever executes a set-user-id program. It is set
+  after the id map is written, since newuidmap is such a program.
+- The bounding set keeps :data:`RUNSC_CAPABILITIES`, and nothing else. It bounds what runsc may do
+  to the prepared namespace. runsc's sandbox process lives in a user namespace nested in that one,
+  where the kernel starts with a full set again (user_namespaces(7)), but over nothing outside.
+- Not securebits: NOROOT would take runsc's capabilities at exec, and in the nested namespace the
+  kernel resets the others.
+- Not dumpable: the kernel sets it anew at exec (prctl(2), PR_SET_DUMPABLE).
+- Not pdeathsig: the death of whoever started the run is no reason to end it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from usernsctl.errors import HardeningError
+
+RUNSC_CAPABILITIES = frozenset(
+    {
+        # These four, or runsc re-executes itself in a namespace of its own making.
+        "sys_admin",
+        "sys_chroot",
+        "setuid",
+        "setgid",
+        # To map id 0 into the nested user namespace (user_namespaces(7), since Linux 5.12).
+        "setfcap",
+    }
+)
+
+FILE_CAPABILITIES = frozenset({"chown", "dac_override", "dac_read_search", "fowner", "fsetid"})
+"""What the gofer needs besides, to act on files of any id of a map that has several."""
+
+SECUREBITS = {
+    "noroot": 0,
+    "noroot_locked": 1,
+    "no_setuid_fixup": 2,
+    "no_setuid_fixup_locked": 3,
+    "keep_caps": 4,
+    "keep_caps_locked": 5,
+}
+"""The names of capabilities(7) in lower case, without ``SECBIT_``, and their bit numbers; all that
+python-prctl lets through."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hardening:
+    """Restrictions to apply, or (from :func:`read`) those in force.
+
+    Capabilities are named as in capabilities(7), in lower case and without ``CAP_``.
+
+    :ivar no_new_privs: ``True`` sets it; it can't be unset.
+    :ivar dumpable: whether others of the same user may trace the process; ``None`` leaves it.
+    :ivar pdeathsig: the signal number sent to the process when its parent dies, 0 for none;
+        ``None`` leaves it. The kernel clears it at the exec of a set-user-id program.
+    :ivar bounding: the only capabilities to be left in the bounding set; ``None`` leaves it.
+    :ivar securebits: names from :data:`SECUREBITS` to set besides those set; ``None`` leaves them.
+    """
+
+    no_new_privs: bool = False
+    dumpable: bool | None = None
+    pdeathsig: int | None = None
+    bounding: frozenset[str] | None = None
+    securebits: frozenset[str] | None = None
+
+    def apply(self) -> None:
+        """Apply the restrictions to this process.
+
+        The order matters: securebits and the bounding set need CAP_SETPCAP, which neither of them
+        takes away before the next exec.
+
+        :raises HardeningError: a name is unknown, the kernel refused, or a restriction was
+            accepted but does not show when read back. Those applied before remain.
+        """
+        if self.pdeathsig is not None:
+            _check_signal(self.pdeathsig)
+            _call("pdeathsig", _prctl().set_pdeathsig, self.pdeathsig)
+        if self.dumpable is not None:
+            _call("dumpable", _prctl().set_dumpable, int(self.dumpable))
+        if self.securebits is not None:
+            _add_securebits(self.securebits)
+        if self.bounding is not None:
+            _limit_bounding(self.bounding)
+        if self.no_new_privs:
+            _call("no_new_privs", _prctl().set_no_new_privs, 1)
+        self._confirm()
+
+    def _confirm(self) -> None:
+        now = read()
+        broken = [
+            name
+            for name, kept in (
+                ("no_new_privs", now.no_new_privs or not self.no_new_privs),
+                ("dumpable", self.dumpable in (None, now.dumpable)),
+                ("pdeathsig", self.pdeathsig in (None, now.pdeathsig)),
+                ("bounding set", self.bounding is None or _set(now.bounding) <= self.bounding),
+                ("securebits", _set(self.securebits) <= _set(now.securebits)),
+            )
+            if not kept
+        ]
+        if broken:
+            raise HardeningError(
+                f"the kernel accepted {' and '.join(broken)} but does not show it", step="prctl"
+            )
+
+
+RUN_DEFAULT = Hardening(no_new_privs=True, bounding=RUNSC_CAPABILITIES)
+
+
+def read() -> Hardening:
+    """The restrictions in force for the calling thread.
+
+    :raises HardeningError: python-prctl can't be imported, or the kernel refused.
+    """
+    prctl = _prctl()
+    bits = int(_call("securebits", prctl.get_securebits))
+    return Hardening(
+        no_new_privs=bool(_call("no_new_privs", prctl.get_no_new_privs)),
+        dumpable=_call("dumpable", prctl.get_dumpable) == 1,
+        pdeathsig=int(_call("pdeathsig", prctl.get_pdeathsig)),
+        bounding=frozenset(name for name, number in _capabilities() if _is_bounding(number)),
+        securebits=frozenset(name for name, bit in SECUREBITS.items() if bits & 1 << bit),
+    )
+
+
+def _set(names: frozenset[str] | None) -> frozenset[str]:
+    return names if names is not None else frozenset()
+
+
+def _prctl() -> ModuleType:
+    try:
+        return importlib.import_module("prctl")
+    except ImportError as error:
+        raise HardeningError(
+            f"python-prctl can't be imported: {error}",
+            step="prctl",
+            remedy="pip install python-prctl (building it needs gcc and libcap-dev)",
+        ) from error
+
+
+def _call(what: str, function: Callable[..., Any], *arguments: int) -> Any:
+    try:
+        return function(*arguments)
+    except (OSError, ValueError) as error:
+        number = error.errno or 0 if isinstance(error, OSError) else 0
+        why = os.strerror(number) if number else str(error)
+        raise HardeningError(f"{what}: {why}", step="prctl", errno=number) from error
+
+
+def _capabilities() -> list[tuple[str, int]]:
+    """Every capability that this kernel has, with its number.
+
+    python-prctl knows those of the kernel headers it was built with. One that only the running
+    kernel knows is called by its number, as capsh(1) does, so that it is dropped all the same.
+    """
+    prctl = _prctl()
+    names = {
+        int(getattr(prctl, f"CAP_{name.upper()}")): name
+        for name in prctl.ALL_CAP_NAMES
+        if name != "last_cap"
+    }
+    with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as file:
+        last = int(file.read())
+    return [(names.get(number, str(number)), number) for number in range(last + 1)]
+
+
+def _is_bounding(number: int) -> bool:
+    return bool(_call("bounding set", _prctl().capbset_read, number))
+
+
+def _limit_bounding(keep: frozenset[str]) -> None:
+    capabilities = _capabilities()
+    _check_names("capability", keep, (name for name, _ in capabilities))
+    for name, number in capabilities:
+        if name not in keep and _is_bounding(number):
+            _call(f"bounding set, {name}", _prctl().capbset_drop, number)
+
+
+def _add_securebits(names: frozenset[str]) -> None:
+    _check_names("securebit", names, SECUREBITS)
+    bits = int(_call("securebits", _prctl().get_securebits))
+    for name in names:
+        bits |= 1 << SECUREBITS[name]
+    _call("securebits", _prctl().set_securebits, bits)
+
+
+def _check_names(kind: str, names: frozenset[str], known: Iterable[str]) -> None:
+    known = sorted(known)
+    for name in sorted(names.difference(known)):
+        raise HardeningError(f"{name!r} is no {kind}; there are {', '.join(known)}", step="prctl")
+
+
+def _check_signal(number: int) -> None:
+    if number != 0 and number not in signal.valid_signals():
+        raise HardeningError(f"{number} is no signal number", step="prctl")
