@@ -10,7 +10,7 @@ C_CODE = $(wildcard csrc/*.[ch] tests/c/*.[ch])
 .PHONY: help demo test unit kernel runsc c lint format bench packages clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /    make \1\t/p' Makefile | expand -t 20
+	@sed -n 's/^\([a-z ]*\):.*## /    make \1\t/p' Makefile | expand -t 24
 
 demo: packages ## run an Airbyte connector in gVisor, as an unprivileged user
 	@demo/run
@@ -43,5 +43,5 @@ bench: packages ## measure usernsctl against its peers
 packages:
 	@tools/packages
 
-clean: ## remove what was built, save root's environments in /var/cache/usernsctl
+clean: ## remove what was built, except root's environments in /var/cache/usernsctl
 	rm -rf build dist .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis src/*.egg-info

@@ -90,8 +90,6 @@ def link_mode(compiler: list[str]) -> list[str]:
 
 def build_program(program: Path) -> None:
     sources = PROGRAMS[program.name]
-    if not sources[0].exists():
-        return
     compiler = shlex.split(os.environ.get("CC", "cc"))
     program.parent.mkdir(parents=True, exist_ok=True)
     defines = [f"-D{name}={value}" for name, value in DEFINES]
@@ -119,8 +117,8 @@ class BuildScripts(build_scripts):
 
 
 setup(
-    ext_modules=[extension()] if (CSRC / "usernsctl.h").exists() else [],
-    scripts=[str(path) for path in PROGRAMS["usernsctl-exec"][:1] if path.exists()],
+    ext_modules=[extension()],
+    scripts=[str(PROGRAMS["usernsctl-exec"][0])],
     cmdclass={"build_ext": BuildExtension, "build_scripts": BuildScripts},
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

@@ -37,38 +37,47 @@ def run(command: list[str | Path], **environment: str) -> None:
 def build(compiler: str, pool: ThreadPoolExecutor) -> list[Path]:
     """Build everything with this compiler; the test programs."""
     pyproject = tomllib.loads(Path("pyproject.toml").read_text())
-    programs: dict[str, list[str]] = pyproject["tool"]["usernsctl"]["programs"]
-    tests = sorted(Path("tests/c").glob("*.c"))
-    sources = [*sorted(CSRC.glob("*.c")), *tests]
     version = pyproject["project"]["version"]
-    objects = dict(
-        zip(sources, pool.map(lambda src: compile_to_object(compiler, src, version), sources))
-    )
-    own = {name: [CSRC / file for file in files] for name, files in programs.items()}
-    core = [objects[src] for src in sources if src.parent == CSRC and src not in sum(own.values(), [])]
+    objects: dict[Path, Path] = {}
+
+    def compile_all(sources: list[Path]) -> list[Path]:
+        done = list(pool.map(lambda source: compile_to_object(compiler, source, version), sources))
+        objects.update(zip(sources, done, strict=True))
+        return done
+
+    programs = {
+        name: [CSRC / file for file in files]
+        for name, files in pyproject["tool"]["usernsctl"]["programs"].items()
+    }
+    own_files = {file for files in programs.values() for file in files}
+    core = compile_all([file for file in sorted(CSRC.glob("*.c")) if file not in own_files])
+    compile_all(sorted(own_files))
 
     def link(inputs: list[Path], target: Path) -> Path:
         run([compiler, *SANITIZE, *inputs, *core, "-o", target])
         return target
 
-    for name, files in own.items():
+    for name, files in programs.items():
         link([objects[file] for file in files], BUILD / compiler / name)
-    return [link([objects[test]], BUILD / compiler / test.stem) for test in tests]
+    tests = compile_all(sorted(Path("tests/c").glob("*.c")))
+    return [link([test], BUILD / compiler / test.stem) for test in tests]
 
 
 def main() -> int:
     failed = []
+    total = 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for compiler in COMPILERS:
             for program in build(compiler, pool):
+                total += 1
                 print(f"--- {program}", flush=True)
                 try:
                     run([program.absolute()], UBSAN_OPTIONS="print_stacktrace=1")
                 except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as failure:
                     print(failure, file=sys.stderr)
                     failed.append(str(program))
-    print(f"C tests: {len(failed)} failed", *failed)
-    return 1 if failed else 0
+    print(f"C tests: {total} run, {len(failed)} failed", *failed)
+    return 1 if failed or not total else 0
 
 
 if __name__ == "__main__":
