@@ -1,0 +1,99 @@
+/*
+ * usernsctl-exec: makes a user namespace, then becomes the command.
+ *
+ * No process is left waiting unless --fork asks for it, so PID 1 of a container stays PID 1.
+ */
+#include "error.h"
+#include "options.h"
+#include "supervise.h"
+
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+extern char **environ;
+
+static void print_error(const struct un_error *err)
+{
+    char reason[UN_DETAIL_MAX + 128];
+    fprintf(stderr, "usernsctl-exec: %s: %s\n", un_step_name(err->step),
+            un_error_reason(err, reason, sizeof reason));
+    const struct un_cause *cause = un_cause_find(err->cause);
+    if (cause)
+        fprintf(stderr, "  why: %s [%s]\n  remedy: %s\n", cause->why, cause->id, cause->remedy);
+}
+
+/* Who we become, unless the options say so. */
+static void take_identity(const struct un_plan *plan, struct un_setup *setup)
+{
+    if (setup->uid < 0)
+        setup->uid = plan->become[UN_UID];
+    bool may_drop = plan->setgroups != UN_SETGROUPS_DENY;
+    if (plan->drop_groups || (setup->gid >= 0 && may_drop))
+        setup->group_count = 0;
+    if (setup->gid < 0)
+        setup->gid = plan->become[UN_GID];
+}
+
+static int enter(struct un_options *options, struct un_error *err)
+{
+    struct un_facts facts;
+    struct un_plan plan;
+    if (un_facts_read(&facts, err) || un_plan_make(&options->request, &facts, &plan, err) ||
+        un_enter(&plan, options->flags, err))
+        return -1;
+    take_identity(&plan, &options->setup);
+    return 0;
+}
+
+/* Only returns if it failed. */
+static int become_command(const struct un_options *options, struct un_error *err)
+{
+    struct un_command command = {
+        .file = options->command[0],
+        .path = getenv("PATH"),
+        .argv = options->command,
+        .envp = (const char *const *)environ,
+    };
+    if (un_setup_apply(&options->setup, err) ||
+        un_close_fds(options->keep, options->keep_count, err))
+        return -1;
+    return un_exec(&command, err);
+}
+
+static int fail(const struct un_error *err)
+{
+    print_error(err);
+    return un_exit_status(err);
+}
+
+static int run(struct un_options *options, struct un_error *err)
+{
+    if (enter(options, err))
+        return fail(err);
+    if (options->fork) {
+        int status;
+        options->setup.pdeathsig = options->kill_child;
+        pid_t child = un_supervise(&options->setup.parent_pidfd, &status, err);
+        if (child < 0)
+            return fail(err);
+        if (child > 0)
+            return status;
+    }
+    become_command(options, err);
+    return fail(err);
+}
+
+int main(int argc, char **argv)
+{
+    struct un_options options;
+    struct un_error err;
+    if (un_options_parse(argc, argv, &options, &err))
+        return fail(&err);
+    if (options.action == UN_HELP)
+        return fputs(un_options_help, stdout) < 0;
+    if (options.action == UN_VERSION)
+        return puts("usernsctl-exec " USERNSCTL_VERSION) < 0;
+    return run(&options, &err);
+}

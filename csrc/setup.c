@@ -1,0 +1,87 @@
+/* What is done once inside the namespaces, before the command. */
+#include "caps.h"
+#include "error.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+void un_setup_init(struct un_setup *setup)
+{
+    memset(setup, 0, sizeof *setup);
+    setup->group_count = -1;
+    setup->gid = -1;
+    setup->uid = -1;
+    setup->parent_pidfd = -1;
+}
+
+int un_mount(const char *source, const char *target, const char *type, unsigned long flags,
+             const char *data, struct un_error *err)
+{
+    if (mount(source, target, type, flags, data))
+        return un_fail_errno(err, UN_STEP_MOUNT, target);
+    return 0;
+}
+
+static int apply_mounts(const struct un_setup *setup, struct un_error *err)
+{
+    if (setup->propagation && mount("none", "/", NULL, MS_REC | setup->propagation, NULL))
+        return un_fail_errno(err, UN_STEP_PROPAGATION, "/");
+    if (!setup->mount_proc)
+        return 0;
+    /* The new /proc would show up in the old namespace if its mount point were shared. */
+    if (mount("none", setup->mount_proc, NULL, MS_PRIVATE | MS_REC, NULL) && errno != EINVAL)
+        return un_fail_errno(err, UN_STEP_PROPAGATION, setup->mount_proc);
+    return un_mount("proc", setup->mount_proc, "proc", MS_NOSUID | MS_NOEXEC | MS_NODEV, NULL, err);
+}
+
+/* The bare system calls: libc's wrappers change the ids of all threads, through a lock. In a child
+ * that shares its parent's memory, the threads they would signal are the parent's. */
+static int apply_credentials(const struct un_setup *setup, struct un_error *err)
+{
+    if (setup->group_count >= 0 &&
+        syscall(SYS_setgroups, (size_t)setup->group_count, setup->groups))
+        return un_fail_errno(err, UN_STEP_SETGROUPS, "supplementary groups");
+    gid_t gid = (gid_t)setup->gid;
+    if (setup->gid >= 0 && syscall(SYS_setresgid, gid, gid, gid))
+        return un_fail_errno(err, UN_STEP_SETRESGID, "");
+    uid_t uid = (uid_t)setup->uid;
+    if (setup->keep_caps && prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0))
+        return un_fail_errno(err, UN_STEP_CAPABILITIES, "PR_SET_KEEPCAPS");
+    if (setup->uid >= 0 && syscall(SYS_setresuid, uid, uid, uid))
+        return un_fail_errno(err, UN_STEP_SETRESUID, "");
+    if (setup->keep_caps && un_caps_keep())
+        return un_fail_errno(err, UN_STEP_CAPABILITIES, "ambient set");
+    return 0;
+}
+
+/* The signal never comes from a parent that died before it was asked for. In a new PID namespace
+ * getppid() tells nothing, so a descriptor does. */
+static int apply_pdeathsig(const struct un_setup *setup, struct un_error *err)
+{
+    if (prctl(PR_SET_PDEATHSIG, setup->pdeathsig))
+        return un_fail_errno(err, UN_STEP_PDEATHSIG, "");
+    struct pollfd parent = {.fd = setup->parent_pidfd, .events = POLLIN};
+    if (poll(&parent, 1, 0) == 0)
+        return 0;
+    errno = ESRCH;
+    return un_fail_errno(err, UN_STEP_PDEATHSIG, "the parent");
+}
+
+int un_setup_apply(const struct un_setup *setup, struct un_error *err)
+{
+    if (apply_mounts(setup, err))
+        return -1;
+    if (setup->root && (chroot(setup->root) || chdir("/")))
+        return un_fail_errno(err, UN_STEP_ROOT, setup->root);
+    if (setup->cwd && chdir(setup->cwd))
+        return un_fail_errno(err, UN_STEP_CWD, setup->cwd);
+    if (apply_credentials(setup, err))
+        return -1;
+    /* Last: a change of credentials clears it (PR_SET_PDEATHSIG(2const)). */
+    return setup->pdeathsig ? apply_pdeathsig(setup, err) : 0;
+}

@@ -1,0 +1,233 @@
+/*
+ * Starting a command in a child that shares our memory until it execs, so that the price does not
+ * grow with the heap.
+ *
+ * The child runs on a stack of its own while this thread is suspended (CLONE_VFORK). Other threads
+ * go on and may hold any lock, so the child makes system calls and little else: no allocation, no
+ * stdio, no locks. It records a failure in our memory, where we find it when it has exited.
+ */
+#include "clone.h"
+#include "error.h"
+#include "fds.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#ifndef SYS_pidfd_open
+#define SYS_pidfd_open 434
+#endif
+
+/* Room for the text of a map, a path to be searched, and the calls around them. */
+#define STACK_SIZE (32 * 1024)
+
+struct child {
+    const struct un_spawn *spawn;
+    struct un_error *err;
+    sigset_t signals; /* the mask that the command gets */
+    char *stack;      /* for the second child, where one is needed */
+    pid_t second;     /* the second child, 0 if there is none */
+};
+
+void un_spawn_init(struct un_spawn *spawn)
+{
+    memset(spawn, 0, sizeof *spawn);
+    un_setup_init(&spawn->setup);
+    spawn->stdio[0] = spawn->stdio[1] = spawn->stdio[2] = -1;
+    spawn->process_group = -1;
+    spawn->umask = -1;
+}
+
+static int write_own_maps(const struct un_spawn *spawn, struct un_error *err)
+{
+    int self = open("/proc/self", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (self < 0)
+        return un_fail_errno(err, UN_STEP_FACTS, "/proc/self");
+    int failed = un_write_maps(self, spawn->plan, err);
+    close(self);
+    return failed;
+}
+
+static int apply_process(const struct un_spawn *spawn, struct un_error *err)
+{
+    if (un_place_stdio(spawn->stdio, err))
+        return -1;
+    if (spawn->umask >= 0)
+        umask((mode_t)spawn->umask);
+    if (spawn->new_session && setsid() < 0)
+        return un_fail_errno(err, UN_STEP_SESSION, "setsid");
+    if (spawn->process_group >= 0 && setpgid(0, spawn->process_group))
+        return un_fail_errno(err, UN_STEP_SESSION, "setpgid");
+    return 0;
+}
+
+/* What every child does that becomes the command. */
+static int become_command(void *arg)
+{
+    struct child *child = arg;
+    const struct un_spawn *spawn = child->spawn;
+
+    if (apply_process(spawn, child->err) || un_setup_apply(&spawn->setup, child->err))
+        return 127;
+    if (spawn->close_fds && un_close_fds(spawn->keep, spawn->keep_count, child->err))
+        return 127;
+    if (spawn->restore_signals) {
+        signal(SIGPIPE, SIG_DFL);
+        signal(SIGXFSZ, SIG_DFL);
+    }
+    sigprocmask(SIG_SETMASK, &child->signals, NULL);
+    un_exec(&spawn->command, child->err);
+    return 127;
+}
+
+/* In a user namespace of its own from the start. */
+static int run_fresh(void *arg)
+{
+    struct child *child = arg;
+    if (child->spawn->plan && write_own_maps(child->spawn, child->err))
+        return 127;
+    return become_command(child);
+}
+
+/* A process does not move into the PID namespace that it joins or makes: its children do. */
+static int run_in_new_pid(struct child *child)
+{
+    struct un_clone second = {
+        .flags = CLONE_VM | CLONE_VFORK | CLONE_PARENT,
+        .stack = child->stack,
+        .stack_size = STACK_SIZE,
+        .run = become_command,
+        .arg = child,
+    };
+    if (un_clone(&second)) {
+        un_fail_errno(child->err, UN_STEP_CLONE, "");
+        return 127;
+    }
+    child->second = second.pid;
+    return 0;
+}
+
+/* Joins kept namespaces, then makes the further ones. */
+static int run_joined(void *arg)
+{
+    struct child *child = arg;
+    const struct un_spawn *spawn = child->spawn;
+    if (spawn->join && un_namespace_join(spawn->join, child->err))
+        return 127;
+    if (spawn->flags && unshare((int)spawn->flags)) {
+        un_fail_errno(child->err, UN_STEP_UNSHARE, "");
+        return 127;
+    }
+    bool pid = spawn->flags & CLONE_NEWPID || (spawn->join && spawn->join->fd[UN_NS_PID] >= 0);
+    return pid ? run_in_new_pid(child) : become_command(child);
+}
+
+static void reap(pid_t pid)
+{
+    while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+        continue;
+}
+
+/* The child that became the command is not the one that we cloned: forget that one. */
+static int adopt_second(struct un_clone *clone, pid_t second, struct un_error *err)
+{
+    reap(clone->pid);
+    close(clone->pidfd);
+    clone->pid = second;
+    /* It is our child and nobody has waited for it: its pid can't have been reused. */
+    clone->pidfd = (int)syscall(SYS_pidfd_open, second, 0);
+    if (clone->pidfd >= 0)
+        return 0;
+    un_fail_errno(err, UN_STEP_CLONE, "pidfd_open");
+    kill(second, SIGKILL);
+    return -1;
+}
+
+static int run_child(const struct un_spawn *spawn, struct un_clone *clone, struct un_error *err)
+{
+    _Alignas(16) char stack[STACK_SIZE];
+    _Alignas(16) char second_stack[STACK_SIZE];
+    struct child child = {.spawn = spawn, .err = err, .stack = second_stack};
+
+    err->step = UN_STEP_NONE;
+    clone->flags |= CLONE_VM | CLONE_VFORK | CLONE_PIDFD;
+    clone->stack = stack;
+    clone->stack_size = sizeof stack;
+    clone->arg = &child;
+    clone->exit_signal = SIGCHLD;
+    sigprocmask(SIG_SETMASK, NULL, &child.signals);
+    if (un_clone(clone))
+        return un_explain_clone(err, UN_STEP_CLONE, clone->flags);
+    int failed = err->step != UN_STEP_NONE;
+    if (!failed && child.second)
+        failed = adopt_second(clone, child.second, err);
+    else if (failed && child.second)
+        reap(child.second);
+    if (failed) {
+        reap(clone->pid);
+        if (clone->pidfd >= 0)
+            close(clone->pidfd);
+    }
+    return failed ? -1 : 0;
+}
+
+/*
+ * A change of ids in the child, when they are others outside too, makes the memory undumpable that
+ * it shares with us (PR_SET_DUMPABLE(2const)), and our /proc files root's. Undone here.
+ */
+static int run_and_keep_dumpable(const struct un_spawn *spawn, struct un_clone *clone,
+                                 struct un_error *err)
+{
+    int before = prctl(PR_GET_DUMPABLE);
+    int failed = run_child(spawn, clone, err);
+    if (before == 1 && prctl(PR_GET_DUMPABLE) != 1)
+        prctl(PR_SET_DUMPABLE, 1);
+    return failed;
+}
+
+static int watch_parent_and_run(struct un_spawn *spawn, struct un_clone *clone,
+                                struct un_error *err)
+{
+    if (!spawn->setup.pdeathsig)
+        return run_and_keep_dumpable(spawn, clone, err);
+    spawn->setup.parent_pidfd = (int)syscall(SYS_pidfd_open, getpid(), 0);
+    if (spawn->setup.parent_pidfd < 0)
+        return un_fail_errno(err, UN_STEP_PDEATHSIG, "pidfd_open");
+    int failed = run_and_keep_dumpable(spawn, clone, err);
+    close(spawn->setup.parent_pidfd);
+    return failed;
+}
+
+int un_spawn(const struct un_spawn *spawn, pid_t *pid, int *pidfd, struct un_error *err)
+{
+    struct un_clone clone = {.run = run_joined};
+    struct un_spawn joined = *spawn;
+    struct un_namespace made;
+
+    /* Who maps more than its own id can't do so itself: the namespace is made first, then joined.
+     */
+    bool outside = spawn->plan && !un_plan_writes_itself(spawn->plan);
+    if (outside) {
+        if (un_namespace_create(spawn->plan, 0, &made, err))
+            return -1;
+        joined.join = &made;
+    } else if (spawn->plan) {
+        clone.run = run_fresh;
+        clone.flags = spawn->flags | CLONE_NEWUSER;
+    }
+    int failed = watch_parent_and_run(&joined, &clone, err);
+    if (outside)
+        un_namespace_close(&made);
+    if (failed)
+        return -1;
+    *pid = clone.pid;
+    *pidfd = clone.pidfd;
+    return 0;
+}

@@ -1,0 +1,64 @@
+#include "supervise.h"
+#include "error.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#ifndef SYS_pidfd_open
+#define SYS_pidfd_open 434
+#endif
+
+/* Takes note of all that happened to the child. True once it has ended. */
+static bool take_changes(pid_t child, int *status)
+{
+    int change;
+    while (waitpid(child, &change, WNOHANG | WUNTRACED) == child) {
+        if (WIFEXITED(change) || WIFSIGNALED(change)) {
+            *status = WIFEXITED(change) ? WEXITSTATUS(change) : 128 + WTERMSIG(change);
+            return true;
+        }
+        /* A stopped child stops us: else our shell would take us for running. */
+        if (WIFSTOPPED(change)) {
+            raise(SIGSTOP);
+            kill(child, SIGCONT);
+        }
+    }
+    return false;
+}
+
+static int forward_until_end(pid_t child, const sigset_t *signals)
+{
+    int status = 0;
+    while (!take_changes(child, &status)) {
+        siginfo_t info;
+        int sig = sigwaitinfo(signals, &info);
+        /* What the terminal sends, it sends to the whole foreground group: the child has it. */
+        if (sig > 0 && sig != SIGCHLD && info.si_code != SI_KERNEL)
+            kill(child, sig);
+    }
+    return status;
+}
+
+pid_t un_supervise(int *parent_pidfd, int *status, struct un_error *err)
+{
+    sigset_t all, before;
+    int self = (int)syscall(SYS_pidfd_open, getpid(), 0);
+    if (self < 0)
+        return un_fail_errno(err, UN_STEP_PDEATHSIG, "pidfd_open");
+    sigfillset(&all);
+    sigprocmask(SIG_BLOCK, &all, &before);
+    pid_t child = fork();
+    if (child > 0)
+        *status = forward_until_end(child, &all);
+    else if (child < 0)
+        un_fail_errno(err, UN_STEP_CLONE, "fork");
+    else
+        *parent_pidfd = self;
+    sigprocmask(SIG_SETMASK, &before, NULL);
+    if (child)
+        close(self);
+    return child;
+}

@@ -1,0 +1,285 @@
+/*
+ * usernsctl: user namespaces, made and mapped without privilege.
+ *
+ * The whole C interface. The Python binding reads its declarations from this very file, so it keeps
+ * to what cffi understands: numbers, structs, enums and functions.
+ *
+ * Conventions
+ *   - A function that can fail returns 0, or -1 and fills in the struct un_error that is its last
+ *     argument. Nothing here prints, exits, or keeps state of its own between calls.
+ *   - "Async-signal-safe" means what signal-safety(7) means: the function neither allocates nor
+ *     locks, so it may run in a child that still shares its parent's memory.
+ *   - Descriptors that a function opens are close-on-exec.
+ *   - The rules quoted are those of user_namespaces(7); where one came or went, its kernel is
+ * named.
+ */
+#ifndef USERNSCTL_H
+#define USERNSCTL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+/* ---- errors (error.c, cause.c) ------------------------------------------------------------- */
+
+#define UN_DETAIL_MAX 512
+
+/* The point of the set-up at which something failed. */
+enum un_step {
+    UN_STEP_NONE,
+    UN_STEP_ARGUMENT,    /* what we were asked for makes no sense */
+    UN_STEP_FACTS,       /* finding out who and where we are */
+    UN_STEP_SUBID,       /* reading the subordinate ranges */
+    UN_STEP_PLAN,        /* deciding what to map, and who writes it */
+    UN_STEP_CLONE,       /* starting a process */
+    UN_STEP_UNSHARE,     /* making a namespace */
+    UN_STEP_SETNS,       /* joining a namespace */
+    UN_STEP_SETGROUPS,   /* writing /proc/PID/setgroups, or setgroups(2) */
+    UN_STEP_UID_MAP,     /* writing /proc/PID/uid_map */
+    UN_STEP_GID_MAP,     /* writing /proc/PID/gid_map */
+    UN_STEP_HELPER,      /* newuidmap or newgidmap */
+    UN_STEP_PROPAGATION, /* mount propagation */
+    UN_STEP_MOUNT,       /* mount(2) */
+    UN_STEP_ROOT,        /* chroot(2) */
+    UN_STEP_CWD,         /* chdir(2) */
+    UN_STEP_SETRESGID,
+    UN_STEP_SETRESUID,
+    UN_STEP_CAPABILITIES,
+    UN_STEP_SESSION, /* setsid(2), setpgid(2) */
+    UN_STEP_PDEATHSIG,
+    UN_STEP_STDIO,  /* standard input, output and error */
+    UN_STEP_FDS,    /* passing and closing descriptors */
+    UN_STEP_LOOKUP, /* the command does not exist */
+    UN_STEP_EXEC,   /* the command exists, but can't be executed */
+    UN_STEP_WAIT,   /* waiting for a child */
+    UN_STEP_COUNT
+};
+
+struct un_error {
+    int step;                   /* enum un_step */
+    int errnum;                 /* errno of the call that failed, 0 where none did */
+    const char *cause;          /* the id of a struct un_cause, or NULL if the cause is not known */
+    char detail[UN_DETAIL_MAX]; /* what it was about: a path, an extent, a helper's own words */
+};
+
+/* Why something failed, for people. */
+struct un_cause {
+    const char *id;     /* stable: an id never changes once released */
+    const char *why;    /* one sentence */
+    const char *remedy; /* what to do; a command where there is one */
+};
+
+/* A step's name, such as "uid_map". */
+const char *un_step_name(int step);
+/* The cause with this id, or NULL. */
+const struct un_cause *un_cause_find(const char *id);
+/* Says in one line what failed: the detail, and what the kernel said. Returns text. */
+const char *un_error_reason(const struct un_error *err, char *text, size_t size);
+/* The exit status for a failure before the command ran: 127 not found, 126 not executable, 125. */
+int un_exit_status(const struct un_error *err);
+
+/* ---- extents and maps (idmap.c) ------------------------------------------------------------ */
+
+#define UN_MAP_MAX 340        /* extents in a map; 5 before kernel 4.15 */
+#define UN_MAP_TEXT_MAX 11221 /* 340 lines of three ten-digit numbers, and a NUL */
+
+/* `count` ids from `inside` on stand for as many from `outside` on. */
+struct un_extent {
+    uint32_t inside;
+    uint32_t outside;
+    uint32_t count;
+};
+
+struct un_map {
+    uint32_t len;
+    struct un_extent extent[UN_MAP_MAX];
+};
+
+enum un_kind { UN_UID, UN_GID };
+
+/* The maps of both kinds, indexed by enum un_kind. */
+struct un_idmap {
+    struct un_map of[2];
+};
+
+/* Reads "inside:outside:count". */
+int un_extent_parse(const char *text, struct un_extent *extent, struct un_error *err);
+int un_map_add(struct un_map *map, struct un_extent extent, struct un_error *err);
+/* Checks what the kernel would answer with a bare EINVAL: see the comment in idmap.c. */
+int un_map_check(const struct un_map *map, uint32_t max_extents, size_t page_size,
+                 struct un_error *err);
+/* Writes the kernel's text of a map, ends it with NUL, returns its length. Async-signal-safe. */
+size_t un_map_format(const struct un_map *map, char text[UN_MAP_TEXT_MAX]);
+/* Reads the kernel's text of a map. */
+int un_map_parse(const char *text, struct un_map *map, struct un_error *err);
+/* Reads a file such as /proc/self/uid_map, the name relative to the directory `dir`. */
+int un_map_read(int dir, const char *name, struct un_map *map, struct un_error *err);
+/* Whether an id inside is mapped. */
+bool un_map_has(const struct un_map *map, uint32_t inside);
+/* Appends `extent`, split so that each part lies in one extent of `parent`. What lies in none goes
+ * to `clipped`; where that is NULL, it is an error. */
+int un_map_add_within(struct un_map *map, struct un_extent extent, const struct un_map *parent,
+                      struct un_map *clipped, struct un_error *err);
+
+/* ---- facts (facts.c) ----------------------------------------------------------------------- */
+
+struct un_id_facts {
+    uint32_t own;         /* our effective id */
+    struct un_map parent; /* the map of the namespace we are in: the ids that exist for us */
+};
+
+/* What a plan depends on, and all it depends on. */
+struct un_facts {
+    struct un_id_facts id[2]; /* by enum un_kind */
+    uint64_t caps;            /* our effective capabilities, bit N for capability N */
+    uint32_t kernel_major;
+    uint32_t kernel_minor;
+    size_t page_size; /* bytes */
+};
+
+/* Reads the facts of the calling process. */
+int un_facts_read(struct un_facts *facts, struct un_error *err);
+/* The number of threads of this process, or -1 where /proc does not tell. */
+int un_thread_count(void);
+
+/* ---- planning (plan.c) --------------------------------------------------------------------- */
+
+enum un_setgroups { UN_SETGROUPS_AUTO, UN_SETGROUPS_ALLOW, UN_SETGROUPS_DENY };
+
+/* Who writes a map. */
+enum un_writer {
+    UN_WRITER_NONE,   /* nobody: the map stays empty */
+    UN_WRITER_SELF,   /* the process itself: one id, its own */
+    UN_WRITER_PARENT, /* a process outside that holds CAP_SETUID or CAP_SETGID: any map */
+    UN_WRITER_HELPER  /* newuidmap or newgidmap: what the user was granted */
+};
+
+struct un_id_request {
+    bool map_self;      /* our own id ... */
+    uint32_t self;      /* ... is this one inside */
+    struct un_map more; /* further extents */
+};
+
+struct un_request {
+    struct un_id_request id[2]; /* by enum un_kind */
+    int setgroups;              /* enum un_setgroups */
+};
+
+struct un_plan {
+    struct un_idmap map;
+    int writer[2];         /* enum un_writer, by enum un_kind */
+    const char *reason[2]; /* why this writer, by enum un_kind */
+    int setgroups;         /* what is written to /proc/PID/setgroups; UN_SETGROUPS_AUTO: nothing */
+    int64_t become[2];     /* who we are inside, by enum un_kind; -1: nobody in particular */
+    bool drop_groups;      /* we become somebody else outside too, whose groups are not ours */
+};
+
+/* Decides what is mapped and who writes it. Starts nothing and asks nobody: the same request and
+ * facts give the same plan. */
+int un_plan_make(const struct un_request *request, const struct un_facts *facts,
+                 struct un_plan *plan, struct un_error *err);
+const char *un_writer_name(int writer);
+/* Whether the process itself writes all there is to write. Async-signal-safe. */
+bool un_plan_writes_itself(const struct un_plan *plan);
+
+/* ---- writing the maps (writer.c) ----------------------------------------------------------- */
+
+/* Writes setgroups, uid_map and gid_map of the process whose /proc directory is open as `dir`, in
+ * that order. Async-signal-safe. */
+int un_write_maps(int dir, const struct un_plan *plan, struct un_error *err);
+
+/* ---- namespaces (namespace.c) -------------------------------------------------------------- */
+
+enum un_ns {
+    UN_NS_USER,
+    UN_NS_MOUNT,
+    UN_NS_NET,
+    UN_NS_PID,
+    UN_NS_IPC,
+    UN_NS_UTS,
+    UN_NS_CGROUP,
+    UN_NS_TIME,
+    UN_NS_COUNT
+};
+
+/* A kept namespace: its descriptors by enum un_ns, -1 for those it does not have of its own. */
+struct un_namespace {
+    int fd[UN_NS_COUNT];
+};
+
+/* The CLONE_NEW... flag of a namespace. */
+uint64_t un_ns_flag(int ns);
+/* Makes namespaces, the user namespace mapped as planned, and opens them. No process is left.
+ * `flags` are CLONE_NEW... of the others; a PID namespace can't be made this way (EINVAL). */
+int un_namespace_create(const struct un_plan *plan, uint64_t flags, struct un_namespace *ns,
+                        struct un_error *err);
+void un_namespace_close(struct un_namespace *ns);
+/* Moves the caller into the namespaces, the user namespace first. Async-signal-safe. */
+int un_namespace_join(const struct un_namespace *ns, struct un_error *err);
+/* Moves this process, which must have one thread only, into new namespaces. `plan` may be NULL:
+ * then no user namespace is made. */
+int un_enter(const struct un_plan *plan, uint64_t flags, struct un_error *err);
+
+/* ---- once inside (setup.c) ----------------------------------------------------------------- */
+
+/* What is done inside the namespaces, in the order of the fields. Unset: NULL, 0, false, or -1. */
+struct un_setup {
+    unsigned long propagation; /* MS_PRIVATE, MS_SLAVE or MS_SHARED, of all mounts */
+    const char *mount_proc;    /* where a new /proc is mounted */
+    const char *root;          /* chroot(2) */
+    const char *cwd;           /* chdir(2) */
+    const gid_t *groups;       /* setgroups(2) with group_count groups */
+    int32_t group_count;       /* -1: leave them */
+    int64_t gid;               /* setresgid(2) */
+    int64_t uid;               /* setresuid(2) */
+    bool keep_caps;            /* keep the capabilities across exec, as ambient ones */
+    int pdeathsig;             /* the signal that we get when our parent dies ... */
+    int parent_pidfd;          /* ... and who that is: it may be dead already */
+};
+
+void un_setup_init(struct un_setup *setup);
+/* Async-signal-safe. */
+int un_setup_apply(const struct un_setup *setup, struct un_error *err);
+/* mount(2). Async-signal-safe. */
+int un_mount(const char *source, const char *target, const char *type, unsigned long flags,
+             const char *data, struct un_error *err);
+
+/* ---- running a command (exec.c, fds.c, spawn.c) -------------------------------------------- */
+
+struct un_command {
+    const char *file;        /* a path, or a name to be looked up along `path` */
+    const char *path;        /* directories separated by colons; NULL: /bin:/usr/bin */
+    const char *const *argv; /* ends with NULL */
+    const char *const *envp; /* ends with NULL */
+};
+
+/* Replaces this program. Returns only if that failed, with -1. Async-signal-safe. */
+int un_exec(const struct un_command *command, struct un_error *err);
+/* Closes every descriptor from 3 on but those in `keep`, which is sorted and without doubles;
+ * those are passed on. Async-signal-safe. */
+int un_close_fds(const int *keep, size_t keep_count, struct un_error *err);
+
+struct un_spawn {
+    const struct un_plan *plan;      /* a new user namespace, or NULL */
+    const struct un_namespace *join; /* namespaces to join first, or NULL */
+    uint64_t flags;                  /* CLONE_NEW... of further new namespaces */
+    struct un_setup setup;
+    struct un_command command;
+    int stdio[3];         /* what becomes descriptors 0 to 2; -1: leave */
+    bool close_fds;       /* close all from 3 on ... */
+    const int *keep;      /* ... but these: sorted, without doubles */
+    size_t keep_count;    /* */
+    bool restore_signals; /* SIGPIPE and SIGXFSZ, which Python ignores, get their default action */
+    bool new_session;     /* setsid(2) */
+    int process_group;    /* setpgid(2); -1: leave */
+    int umask;            /* umask(2); -1: leave */
+};
+
+void un_spawn_init(struct un_spawn *spawn);
+/* Starts a command in a child. 0: it has been exec'd, *pid is its id and *pidfd refers to it. -1:
+ * no process is left. The price does not depend on the size of the caller's memory. Any thread may
+ * call it. */
+int un_spawn(const struct un_spawn *spawn, pid_t *pid, int *pidfd, struct un_error *err);
+
+#endif
