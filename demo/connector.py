@@ -1,0 +1,86 @@
+"""Call the Airbyte connector `source-declarative-manifest`, in gVisor or without."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+DEMO = Path(__file__).parent
+USERNSCTL = Path(sysconfig.get_path("scripts"), "usernsctl")
+# A connector starts in seconds; this is for a busy machine.
+TIMEOUT_SECONDS = 300
+
+Message = dict[str, Any]
+
+
+class ConnectorError(Exception):
+    """The connector, or what was to run it, failed."""
+
+
+@dataclass(frozen=True)
+class Connector:
+    """The connector in the virtual environment `environment`, reading from the server at `url`.
+
+    `files` is a directory of this connector's own: its manifest, configuration and catalog.
+    """
+
+    environment: Path
+    files: Path
+    url: str
+
+    def __post_init__(self) -> None:
+        self.files.mkdir(exist_ok=True)
+        for name in ("manifest.yaml", "configured_catalog.json"):
+            shutil.copy(DEMO / name, self.files)
+        (self.files / "config.json").write_text(json.dumps({"url": self.url}))
+
+    def command(self, verb: str) -> list[str]:
+        """The command of one of the verbs spec, check, discover and read."""
+        command = [str(self.environment / "bin" / "source-declarative-manifest"), verb]
+        if verb != "spec":
+            command += ["--config", str(self.files / "config.json")]
+            command += ["--manifest-path", str(self.files / "manifest.yaml")]
+        if verb == "read":
+            command += ["--catalog", str(self.files / "configured_catalog.json")]
+        return command
+
+    def sandbox(self, network: str) -> list[str]:
+        """What to put before a command to run it in gVisor, where it finds the connector."""
+        shown = [self.environment, self.files]
+        interpreter = (self.environment / "bin" / "python").resolve()
+        if not interpreter.is_relative_to("/usr"):
+            shown.append(interpreter.parent.parent)
+        binds = [word for path in shown for word in ("--bind", str(path))]
+        return [str(USERNSCTL), "run", "--network", network, *binds, "--"]
+
+    def call(self, verb: str, network: str | None) -> list[Message]:
+        """The messages that a verb gives: in gVisor with this network, or outside if None.
+
+        :raises ConnectorError: it did not exit with 0, or said what is no message.
+        """
+        command = [*(self.sandbox(network) if network else []), *self.command(verb)]
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_SECONDS,
+        )
+        if done.returncode != 0:
+            raise ConnectorError(f"{verb}: exit {done.returncode}: {done.stderr}{done.stdout}")
+        try:
+            return [json.loads(line) for line in done.stdout.splitlines()]
+        except json.JSONDecodeError as error:
+            raise ConnectorError(f"{verb}: this is no message: {error.doc}") from error
+
+
+def of_type(messages: list[Message], kind: str) -> list[Message]:
+    """The bodies of the messages of one type, such as RECORD."""
+    bodies = {"CONNECTION_STATUS": "connectionStatus"}
+    field = bodies.get(kind, kind.lower())
+    return [message[field] for message in messages if message["type"] == kind]
