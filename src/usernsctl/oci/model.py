@@ -10,9 +10,12 @@ decoder of every runtime.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
+
+Kind = Literal["uid", "gid"]
+KINDS: tuple[Kind, ...] = ("uid", "gid")
 
 MAX_ID = 2**32 - 1
 
@@ -35,7 +38,21 @@ EnvEntry = Annotated[
     str,
     Meta(pattern=rf"^(?!=){_CHARACTER}+?={_CHARACTER}*\Z", description=f"NAME=VALUE in {_UTF8}"),
 ]
-# execve(2) takes an empty first argument, but no runtime finds a command for it.
+RlimitName = Annotated[
+    str,
+    Meta(
+        pattern=r"^RLIMIT_(AS|CORE|CPU|DATA|FSIZE|LOCKS|MEMLOCK|MSGQUEUE|NICE|NOFILE|NPROC|RSS"
+        r"|RTPRIO|RTTIME|SIGPENDING|STACK)\Z",
+        description='a limit of setrlimit(2) in capitals, such as "RLIMIT_NOFILE"',
+    ),
+]
+Capability = Annotated[
+    str,
+    Meta(
+        pattern=r"^CAP_[A-Z_]+\Z",
+        description='a capability in capitals, such as "CAP_CHOWN"',
+    ),
+]
 Arguments = Annotated[
     list[Text], Meta(min_length=1, description="an array that starts with the command")
 ]
@@ -53,9 +70,19 @@ class User(Struct, rename="camel"):
 class Rlimit(Struct, rename="camel"):
     """One element of ``process.rlimits``; the limits are in the units of setrlimit(2)."""
 
-    type: NonEmptyText
+    type: RlimitName
     soft: Limit
     hard: Limit
+
+
+class Capabilities(Struct, rename="camel"):
+    """``process.capabilities``: the five sets of capabilities(7)."""
+
+    bounding: list[Capability] | None = None
+    effective: list[Capability] | None = None
+    inheritable: list[Capability] | None = None
+    permitted: list[Capability] | None = None
+    ambient: list[Capability] | None = None
 
 
 class Process(Struct, rename="camel"):
@@ -67,6 +94,7 @@ class Process(Struct, rename="camel"):
     user: User | None = None
     terminal: Flag | None = None
     rlimits: list[Rlimit] | None = None
+    capabilities: Capabilities | None = None
     oom_score_adj: Annotated[int, Meta(description="a whole number")] | None = None
     selinux_label: Text | None = None
 
@@ -106,13 +134,17 @@ class IdMapping(Struct, rename="camel"):
 
 
 class Linux(Struct, rename="camel"):
-    """``linux``: of all of it, only what decides about namespaces."""
+    """``linux``: of all of it, only what rootless runsc uses or refuses."""
 
     namespaces: list[NamespaceEntry] | None = None
     uid_mappings: list[IdMapping] | None = None
     gid_mappings: list[IdMapping] | None = None
     cgroups_path: Text | None = None
+    devices: list[Any] | None = None
     rootfs_propagation: Text | None = None
+
+    def mappings(self, kind: Kind) -> list[IdMapping] | None:
+        return self.uid_mappings if kind == "uid" else self.gid_mappings
 
 
 class Config(Struct, rename="camel"):

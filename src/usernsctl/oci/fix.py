@@ -1,0 +1,75 @@
+"""Adding to a config.json what rootless runsc needs, and nothing else."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from usernsctl.idmap import Extent
+from usernsctl.oci.build import identity_mappings
+from usernsctl.oci.ids import IdView, mapping_fault
+from usernsctl.oci.model import KINDS, Linux
+from usernsctl.oci.shape import validate
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One thing that :func:`fix` did.
+
+    :ivar path: where, as a JSON path.
+    :ivar text: what, such as ``'added {"type": "user"}'``.
+    """
+
+    path: str
+    text: str
+
+
+def fix(
+    config: dict[str, Any], uid_map: Sequence[Extent], gid_map: Sequence[Extent]
+) -> tuple[dict[str, Any], list[Change]]:
+    """Mend `config` for runsc in a prepared namespace with these ids.
+
+    It gets a user namespace, mappings and ``process.user`` where these are missing, and the
+    identity map of the prepared namespace where its own mappings can't be had in there. All
+    other keys stay as they are, in their order. A second call changes nothing.
+
+    :returns: a new config, and what was changed; `config` itself is left alone.
+    :raises BundleError: `config` hasn't the shape of a config.json (:func:`validate`).
+    """
+    typed = validate(config)
+    mended = copy.deepcopy(config)
+    changes: list[Change] = []
+    if typed.process.user is None:
+        mended["process"]["user"] = {"uid": 0, "gid": 0}
+        changes.append(Change("$.process.user", 'added {"uid": 0, "gid": 0}'))
+    if typed.linux is None:
+        mended["linux"] = {}
+    linux = mended["linux"]
+    _mend_namespaces(linux, changes)
+    ids = IdView(uid_map, gid_map)
+    for kind in KINDS:
+        mappings = (typed.linux or Linux()).mappings(kind)
+        extents = ids.extents(kind)
+        if mapping_fault(mappings, extents) is not None:
+            linux[f"{kind}Mappings"] = identity_mappings(extents)
+            did = "replaced by" if mappings else "added"
+            wanted = ", ".join(f"{e.inside}:{e.inside}:{e.count}" for e in extents)
+            changes.append(Change(f"$.linux.{kind}Mappings", f"{did} {wanted}"))
+    return mended, changes
+
+
+def _mend_namespaces(linux: dict[str, Any], changes: list[Change]) -> None:
+    if linux.get("namespaces") is None:
+        linux["namespaces"] = []
+    users = 0
+    for index, entry in enumerate(linux["namespaces"]):
+        if entry["type"] == "user":
+            users += 1
+            if entry.get("path"):
+                path = entry.pop("path")
+                changes.append(Change(f"$.linux.namespaces[{index}].path", f"removed {path}"))
+    if not users:
+        linux["namespaces"].append({"type": "user"})
+        changes.append(Change("$.linux.namespaces", 'added {"type": "user"}'))

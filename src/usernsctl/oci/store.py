@@ -1,0 +1,122 @@
+"""Writing the config.json of a bundle: whole or not at all, and never over a file kept before."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from usernsctl.errors import BundleError
+from usernsctl.oci.load import CONFIG_NAME, read
+from usernsctl.oci.parse import STEP, serialise
+
+ORIGINAL_NAME = CONFIG_NAME + ".orig"
+
+
+def create(bundle: str | os.PathLike[str], config: dict[str, Any]) -> Path:
+    """Write `config` to the directory `bundle`, which is made if it is missing.
+
+    :returns: the path of the new config.json.
+    :raises BundleError: there is a config.json already, or it can't be written. A directory
+        that this call made is removed again.
+    """
+    directory = Path(bundle)
+    filename = directory / CONFIG_NAME
+    with contextlib.ExitStack() as undo, _told(filename):
+        if not directory.exists():
+            directory.mkdir()
+            undo.callback(directory.rmdir)
+        with _new_file(directory, serialise(config)) as temporary:
+            os.link(temporary, filename)
+        undo.pop_all()
+    return filename
+
+
+def replace(bundle: str | os.PathLike[str], config: dict[str, Any]) -> Path:
+    """Put `config` in the place of the bundle's config.json.
+
+    The old file is kept beside it as config.json.orig, with the same mode and, if the caller
+    may give files away, the same owner.
+
+    :returns: the path of the file kept.
+    :raises BundleError: there is a config.json.orig already, or something can't be read or
+        written. Then the bundle is as it was.
+    """
+    directory = Path(bundle)
+    filename, original = directory / CONFIG_NAME, directory / ORIGINAL_NAME
+    old = read(directory)
+    with contextlib.ExitStack() as undo, _told(original):
+        status = filename.stat()
+        like = _Attributes(status.st_mode & 0o777, status.st_uid, status.st_gid)
+        with _new_file(directory, old, like) as temporary:
+            os.link(temporary, original)
+        undo.callback(original.unlink)
+        with _new_file(directory, serialise(config), like) as temporary:
+            os.rename(temporary, filename)
+        undo.pop_all()
+    return original
+
+
+@dataclass(frozen=True, slots=True)
+class _Attributes:
+    """What a new file takes over from the one it stands for."""
+
+    mode: int
+    uid: int
+    gid: int
+
+    def give(self, descriptor: int) -> None:
+        os.fchmod(descriptor, self.mode)
+        if os.geteuid() == 0:
+            os.fchown(descriptor, self.uid, self.gid)
+
+
+@contextlib.contextmanager
+def _new_file(directory: Path, text: bytes, like: _Attributes | None = None) -> Iterator[str]:
+    """A complete file under a name of its own, gone at the end unless it was renamed."""
+    name = os.path.join(directory, f".{CONFIG_NAME}.{secrets.token_hex(8)}")
+    descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(text)
+            file.flush()
+            if like is not None:
+                like.give(descriptor)
+            os.fsync(descriptor)
+        yield name
+        _sync_directory(directory)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _told(filename: Path) -> Iterator[None]:
+    """Turn an OSError of the block into a BundleError about `filename`."""
+    try:
+        yield
+    except FileExistsError as error:
+        reason, remedy = (
+            f"{filename} exists already; it is not overwritten",
+            f"mv {filename} {filename}.old",
+        )
+        raise _error(reason, filename, error, remedy) from None
+    except OSError as error:
+        raise _error(f"can't write {filename}: {error.strerror}", filename, error) from None
+
+
+def _error(reason: str, filename: Path, error: OSError, remedy: str | None = None) -> BundleError:
+    number = error.errno or 0
+    return BundleError(reason, step=STEP, errno=number, filename=str(filename), remedy=remedy)
