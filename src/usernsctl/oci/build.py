@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from usernsctl.errors import BundleError
 from usernsctl.idmap import Extent
-from usernsctl.oci.parse import STEP
+from usernsctl.oci.parse import fault
 from usernsctl.oci.shape import validate
 
 OCI_VERSION = "1.0.2"
@@ -102,7 +101,7 @@ def build(options: BuildOptions) -> dict[str, Any]:
     """
     for name in options.env:
         if "=" in name:
-            raise BundleError(f"$.process.env: {name!r} can't be a name, it has a =", step=STEP)
+            raise fault(f"$.process.env: {name!r} can't be a name, it has a =", None)
     config: dict[str, Any] = {
         "ociVersion": OCI_VERSION,
         "process": _process(options),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from usernsctl.oci.finding import Finding
 from usernsctl.oci.model import Config, MountEntry
 
 _EOF = "runsc: `waiting for sandbox to start: EOF`"
+_RUN = "usernsctl run --bundle"  # shows a copy of the tree, and keeps all writes in memory
 _MAX_LINKS = 40  # as in the kernel, path_resolution(7)
 
 
@@ -62,7 +64,7 @@ def _check_rootfs(config: Config, view: FileView) -> Iterator[Finding]:
             problem=f"{blocked} can't be searched",
             why="the ids of the prepared namespace have no right to it (runsc: `creating root "
             "file system: input/output error`)",
-            remedy=f"chmod a+x {blocked}",
+            remedy=shlex.join(["chmod", "a+x", blocked]),
         )
     elif os.path.exists(rootfs) and not os.path.isdir(rootfs):
         problem, why = f"{rootfs} is no directory", f"a root filesystem is a directory ({_EOF})"
@@ -74,7 +76,7 @@ def _check_rootfs(config: Config, view: FileView) -> Iterator[Finding]:
             problem=f"not true, and {rootfs} can't be written",
             why="runsc keeps what the command writes in a file in the root filesystem (runsc: "
             "`failed to create filestore file`)",
-            remedy='"readonly": true, or runsc --overlay2=root:memory',
+            remedy='"readonly": true, or runsc --overlay2=root:memory, or ' + _RUN,
         )
 
 
@@ -90,11 +92,11 @@ def _check_source(mount: MountEntry, view: FileView, path: str) -> Finding | Non
         try:
             blocked = view.reach.blocked_at(source, 0)
         except OSError as error:
-            problem, remedy = f"{source}: {error.strerror}", f"mkdir {source}"
+            problem, remedy = f"{source}: {error.strerror}", shlex.join(["mkdir", source])
         else:
             if blocked is None:
                 return None
-            problem, remedy = f"{blocked} can't be searched", f"chmod a+x {blocked}"
+            problem, remedy = f"{blocked} can't be searched", shlex.join(["chmod", "a+x", blocked])
     why = f"a bind mount needs something to bind ({_EOF})"
     return Finding(path=path, id="bundle-bind-source", problem=problem, why=why, remedy=remedy)
 
@@ -114,8 +116,8 @@ def _check_target(
         return  # as with Reach: what the caller can't see isn't judged
     if missing and not _writable(target, view):
         problem = f"{missing} is not in {target}, and can't be made there"
-        make = "mkdir -p" if wants_directory else "touch"
-        remedy = f"{make} {os.path.join(target, missing)}"
+        make = ["mkdir", "-p"] if wants_directory else ["touch"]
+        remedy = f"{shlex.join([*make, os.path.join(target, missing)])}, or {_RUN}"
     elif not missing and wants_directory != has_directory:
         kinds = ("a file", "a directory")
         problem = f"the source is {kinds[wants_directory]}, {target} is {kinds[has_directory]}"

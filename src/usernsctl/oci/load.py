@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 from pathlib import Path
 from typing import Any, NoReturn
@@ -63,7 +64,7 @@ def _refuse_open(directory: Path, filename: Path, error: OSError) -> NoReturn:
         reason = f"{directory} is not a directory; a bundle is a directory with a {CONFIG_NAME}"
     elif isinstance(error, FileNotFoundError):
         reason = f"there is no {CONFIG_NAME} in {directory}"
-        remedy = f"usernsctl bundle init {directory} --rootfs ROOTFS -- COMMAND"
+        remedy = f"usernsctl bundle init {shlex.quote(str(directory))} --rootfs ROOTFS -- COMMAND"
     else:
         reason = f"can't open {filename}: {error.strerror}"
     _refuse(reason, filename, error.errno, remedy)

@@ -19,7 +19,7 @@ from usernsctl.errors import BundleError
 MAX_DEPTH = 100
 """Objects and arrays within each other; real files have about 6."""
 
-STEP = "config.json"
+STEP = "bundle"
 
 _BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
 _PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
@@ -149,4 +149,11 @@ def _place(text: str, position: int) -> str:
 
 
 def _refuse(reason: str, filename: str | None) -> NoReturn:
-    raise BundleError(reason, step=STEP, filename=filename)
+    raise fault(reason, filename)
+
+
+def fault(reason: str, filename: str | None) -> BundleError:
+    """The error for a mistake in a config.json; `filename` is ``None`` for one never stored."""
+    return BundleError(
+        f"{filename}: {reason}" if filename else reason, step=STEP, filename=filename
+    )

@@ -6,9 +6,8 @@ from typing import Annotated, Any, NoReturn, get_args, get_origin
 
 import msgspec
 
-from usernsctl.errors import BundleError
 from usernsctl.oci.model import Config
-from usernsctl.oci.parse import STEP, child, describe
+from usernsctl.oci.parse import child, describe, fault
 
 
 def validate(config: dict[str, Any], *, filename: str | None = None) -> Config:
@@ -70,7 +69,7 @@ class _Shape:
                 self._refuse(f"{where}: runtimes read this key as {meant!r}; spell it that way")
 
     def _refuse(self, reason: str) -> NoReturn:
-        raise BundleError(reason, step=STEP, filename=self._filename)
+        raise fault(reason, self._filename)
 
 
 def _description(kind: Any) -> str:

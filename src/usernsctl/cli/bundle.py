@@ -1,0 +1,157 @@
+"""``usernsctl bundle``: make, check and mend the config.json of an OCI bundle."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from dataclasses import asdict
+from pathlib import Path
+from typing import get_args
+
+import click
+
+from usernsctl import oci
+from usernsctl.errors import BundleError
+from usernsctl.idmap import Extent
+from usernsctl.oci.refusals import Network
+from usernsctl.sandbox import environment
+
+EXIT_FINDINGS = 1
+
+
+@click.group("bundle")
+def bundle_group() -> None:
+    """Make, check or mend an OCI bundle for a runsc without root.
+
+    A bundle is a directory with a config.json, and usually with the root filesystem that it
+    names. Ids are checked against the map that `usernsctl run` makes by default: the caller is
+    0:0 inside, and no other id exists.
+    """
+
+
+@bundle_group.command("init")
+@click.argument("directory", type=click.Path())
+@click.option("--rootfs", required=True, type=click.Path(), help="An unpacked root filesystem.")
+@click.option("--writable", is_flag=True, help="Let the command write to the root filesystem.")
+@click.option("--env", "settings", multiple=True, metavar="NAME=VALUE", help="Besides PATH.")
+@click.option("--cwd", default="/", show_default=True, help="Where the command starts, inside.")
+@click.option("--hostname", help="The host's name inside.")
+@click.option("--terminal", is_flag=True, help="Give the command a terminal of its own.")
+@click.argument("command", nargs=-1, required=True)
+def init_command(
+    directory: str,
+    rootfs: str,
+    writable: bool,
+    settings: tuple[str, ...],
+    cwd: str,
+    hostname: str | None,
+    terminal: bool,
+    command: tuple[str, ...],
+) -> None:
+    """Write a config.json to DIRECTORY that runs COMMAND.
+
+    DIRECTORY is made if it is missing; a config.json that is there is never overwritten.
+    """
+    uid_map, gid_map = _default_map()
+    env = {"PATH": environment.DEFAULT_PATH}
+    env.update(environment.read_settings(settings, os.environ))
+    options = oci.BuildOptions(
+        args=command,
+        rootfs=_rootfs_for(directory, rootfs),
+        uid_map=uid_map,
+        gid_map=gid_map,
+        env=env,
+        cwd=cwd,
+        read_only=not writable,
+        hostname=hostname,
+        terminal=terminal,
+    )
+    filename = oci.create(directory, oci.build(options))
+    click.echo(f"{filename}: made; usernsctl run --bundle {shlex.quote(directory)}")
+
+
+@bundle_group.command("check")
+@click.argument("directory", type=click.Path())
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@click.option(
+    "--network",
+    type=click.Choice(get_args(Network)),
+    default="none",
+    show_default=True,
+    help="What runsc will be called with.",
+)
+@click.pass_context
+def check_command(context: click.Context, directory: str, as_json: bool, network: Network) -> None:
+    """Say what in a bundle's config.json would fail under runsc without root, and why.
+
+    Exit status: 0 if there is nothing to say, 1 if there is, 125 if the bundle can't be read.
+    """
+    uid_map, gid_map = _default_map()
+    findings = oci.check(oci.load(directory), directory, uid_map, gid_map, network=network)
+    if as_json:
+        report = {"bundle": directory, "findings": [asdict(finding) for finding in findings]}
+        click.echo(json.dumps(report, indent=2))
+    else:
+        for finding in findings:
+            click.echo(_as_text(finding))
+        click.echo(_summary(directory, findings))
+    if findings:
+        context.exit(EXIT_FINDINGS)
+
+
+@bundle_group.command("fix")
+@click.argument("directory", type=click.Path())
+def fix_command(directory: str) -> None:
+    """Add to a bundle's config.json what runsc without root needs.
+
+    The old file is kept as config.json.orig. What check finds and this can't mend stays.
+    """
+    uid_map, gid_map = _default_map()
+    mended, changes = oci.fix(oci.load(directory), uid_map, gid_map)
+    if not changes:
+        click.echo(f"{directory}: nothing to fix")
+        return
+    original = oci.replace(directory, mended)
+    for change in changes:
+        click.echo(f"{change.path}: {change.text}")
+    click.echo(f"{directory}: fixed; the old file is {original}")
+
+
+def _default_map() -> tuple[list[Extent], list[Extent]]:
+    return [Extent(0, os.geteuid(), 1)], [Extent(0, os.getegid(), 1)]
+
+
+def _rootfs_for(directory: str, rootfs: str) -> str:
+    """The path for ``root.path``: from the bundle if it lies in it, so that it can be moved.
+
+    :raises BundleError: it is no directory.
+    """
+    if not os.path.isdir(rootfs):
+        raise BundleError(
+            f"--rootfs {rootfs}: there is no such directory",
+            step="rootfs",
+            filename=rootfs,
+            cause="rootfs-missing",
+        )
+    outside, bundle = Path(rootfs).resolve(), Path(directory).resolve()
+    if outside != bundle and outside.is_relative_to(bundle):
+        return str(outside.relative_to(bundle))
+    return str(outside)
+
+
+def _as_text(finding: oci.Finding) -> str:
+    kind = "fails" if finding.blocks else "note"
+    lines = [f"{kind}: {finding.path}: {finding.problem} [{finding.id}]", f"  why: {finding.why}"]
+    lines.append(f"  remedy: {finding.remedy}")
+    return "\n".join(lines)
+
+
+def _summary(directory: str, findings: list[oci.Finding]) -> str:
+    if not findings:
+        return f"{directory}: nothing in the way of runsc without root"
+    fixable = sum(finding.fixable for finding in findings)
+    what = f"{len(findings)} finding" + "s" * (len(findings) != 1)
+    if not fixable:
+        return f"{directory}: {what}"
+    return f"{directory}: {what}, {fixable} of them mended by: usernsctl bundle fix {shlex.quote(directory)}"
