@@ -68,7 +68,7 @@ def init_command(
         terminal=terminal,
     )
     filename = oci.create(directory, oci.build(options))
-    click.echo(f"{filename}: made; usernsctl run --bundle {shlex.quote(directory)}")
+    click.echo(f"{filename}: made; {shlex.join(['usernsctl', 'run', '--bundle', directory])}")
 
 
 @bundle_group.command("check")
@@ -154,4 +154,5 @@ def _summary(directory: str, findings: list[oci.Finding]) -> str:
     what = f"{len(findings)} finding" + "s" * (len(findings) != 1)
     if not fixable:
         return f"{directory}: {what}"
-    return f"{directory}: {what}, {fixable} of them mended by: usernsctl bundle fix {shlex.quote(directory)}"
+    command = shlex.join(["usernsctl", "bundle", "fix", directory])
+    return f"{directory}: {what}, {fixable} of them mended by: {command}"

@@ -109,10 +109,8 @@ def _told(filename: Path) -> Iterator[None]:
     try:
         yield
     except FileExistsError as error:
-        reason, remedy = (
-            f"{filename} exists already; it is not overwritten",
-            f"mv {filename} {filename}.old",
-        )
+        reason = f"{filename} exists already; it is not overwritten"
+        remedy = shlex.join(["mv", str(filename), f"{filename}.old"])
         raise _error(reason, filename, error, remedy) from None
     except OSError as error:
         raise _error(f"can't write {filename}: {error.strerror}", filename, error) from None
