@@ -10,6 +10,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
+# As un_exit_status() in csrc/error.c has it for the prelude.
+_EXIT_STATUS = {"lookup": 127, "exec": 126}
+
 
 class UsernsError(OSError):
     """Something that usernsctl was asked to do failed.
@@ -38,6 +41,11 @@ class UsernsError(OSError):
         self.step = step
         self.cause = cause
         self.remedy = remedy
+
+    @property
+    def exit_status(self) -> int:
+        """That of our commands: 127, there is no command; 126, it can't be executed; else 125."""
+        return _EXIT_STATUS.get(self.step, 125)
 
     def __str__(self) -> str:
         return f"{self.step}: {self.reason}"

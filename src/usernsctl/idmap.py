@@ -1,13 +1,88 @@
-"""Extents: the lines of an id map."""
+"""Id maps, as they are asked for."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from usernsctl import _core
+
+SetgroupsPolicy = Literal["auto", "allow", "deny"]
 
 
-class Extent(NamedTuple):
+@dataclass(frozen=True, slots=True, order=True)
+class Extent:
     """`count` ids from `inside` on stand for as many from `outside` on (user_namespaces(7))."""
 
     inside: int
     outside: int
     count: int
+
+    @classmethod
+    def parse(cls, text: str) -> Extent:
+        """Read ``inside:outside:count``, the form that unshare(1) takes.
+
+        :raises MapError: it is malformed, or no kernel would take it.
+        """
+        return cls(*_core.parse_extent(text))
+
+    def __iter__(self) -> Iterator[int]:
+        return iter((self.inside, self.outside, self.count))
+
+    def __str__(self) -> str:
+        return f"{self.inside}:{self.outside}:{self.count}"
+
+
+def _extents(given: Iterable[Extent | tuple[int, int, int] | str]) -> tuple[Extent, ...]:
+    return tuple(Extent.parse(e) if isinstance(e, str) else Extent(*e) for e in given)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdMap:
+    """A request for an id map; :func:`usernsctl.plan` turns it into extents.
+
+    :ivar map_user: the uid that the caller's own becomes inside, or ``None``: it is not mapped.
+    :ivar map_group: the same for the gid.
+    :ivar map_users: further extents of uids.
+    :ivar map_groups: further extents of gids.
+    :ivar setgroups: whether setgroups(2) is permitted inside. ``"auto"`` denies it only where the
+        kernel demands that (user_namespaces(7), "The /proc/PID/setgroups file").
+    """
+
+    map_user: int | None = None
+    map_group: int | None = None
+    map_users: tuple[Extent, ...] = ()
+    map_groups: tuple[Extent, ...] = ()
+    setgroups: SetgroupsPolicy = "auto"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "map_users", _extents(self.map_users))
+        object.__setattr__(self, "map_groups", _extents(self.map_groups))
+        if self.setgroups not in ("auto", "allow", "deny"):
+            raise ValueError(f"setgroups must be auto, allow or deny, not {self.setgroups!r}")
+
+    @classmethod
+    def root(cls) -> IdMap:
+        """The caller is uid 0 and gid 0 inside; no other id is mapped."""
+        return cls(map_user=0, map_group=0)
+
+    @classmethod
+    def current(cls) -> IdMap:
+        """The caller keeps its uid and gid; no other id is mapped."""
+        return cls(map_user=os.geteuid(), map_group=os.getegid())
+
+    @classmethod
+    def extents(
+        cls,
+        uids: Iterable[Extent | tuple[int, int, int] | str],
+        gids: Iterable[Extent | tuple[int, int, int] | str],
+        *,
+        setgroups: SetgroupsPolicy = "auto",
+    ) -> IdMap:
+        """Exactly these extents, each an :class:`Extent`, three numbers or ``"0:100000:65536"``.
+
+        :raises MapError: one of them is malformed.
+        """
+        return cls(map_users=_extents(uids), map_groups=_extents(gids), setgroups=setgroups)

@@ -1,0 +1,5 @@
+import sys
+
+from usernsctl.cli import main
+
+sys.exit(main())

@@ -1,0 +1,73 @@
+"""The command line: ``usernsctl VERB ...``."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+import click
+
+from usernsctl.errors import UsernsError
+
+#: Where each verb's click command is. They are imported when they are called: a payload should not
+#: wait for verbs that it does not use.
+_VERBS = {
+    "run": "usernsctl.cli.run:run_command",
+    "exec": "usernsctl.cli.exec:exec_command",
+    "bundle": "usernsctl.cli.bundle:bundle_group",
+}
+
+
+class _Verbs(click.Group):
+    """A group whose commands are imported on demand."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _VERBS:
+            return None
+        module, _, name = _VERBS[cmd_name].partition(":")
+        command = getattr(importlib.import_module(module), name)
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="usernsctl", prog_name="usernsctl")
+def usernsctl() -> None:
+    """Run programs in user namespaces and in gVisor, without root."""
+
+
+def print_error(error: UsernsError) -> None:
+    """Say on standard error what failed, why, and what mends it: a line each."""
+    # The core's texts are the prelude's too; importing it here keeps --help fast.
+    from usernsctl import _core
+
+    print(f"usernsctl: {error}", file=sys.stderr)
+    known = _core.cause(error.cause)
+    if known:
+        print(f"  why: {known.why} [{error.cause}]", file=sys.stderr)
+    elif error.cause:
+        print(f"  cause: {error.cause}", file=sys.stderr)
+    if error.remedy:
+        print(f"  remedy: {error.remedy}", file=sys.stderr)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit status, 125 where the failure is ours."""
+    try:
+        status = usernsctl.main(argv, prog_name="usernsctl", standalone_mode=False)
+        return status if isinstance(status, int) else 0
+    except UsernsError as error:
+        print_error(error)
+        return error.exit_status
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return 125
+    except click.ClickException as error:
+        error.show()
+        return 125
+    except click.Abort:
+        return 130

@@ -1,0 +1,266 @@
+"""Commands in fresh namespaces, with subprocess's arguments and results."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from subprocess import DEVNULL, PIPE, STDOUT, CalledProcessError, CompletedProcess, TimeoutExpired
+from typing import Any, AnyStr, NoReturn
+
+from usernsctl import _core
+from usernsctl.idmap import IdMap
+from usernsctl.namespace import Propagation, selected, setup_for
+from usernsctl.plan import plan
+
+__all__ = [
+    "DEVNULL",
+    "PIPE",
+    "STDOUT",
+    "CalledProcessError",
+    "CompletedProcess",
+    "Popen",
+    "TimeoutExpired",
+    "check_output",
+    "exec",
+    "run",
+]
+
+StrOrBytesPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+Args = StrOrBytesPath | Sequence[StrOrBytesPath]
+
+
+def _command(
+    args: Args, executable: StrOrBytesPath | None, env: Mapping[Any, Any] | None
+) -> _core.Command:
+    """What subprocess makes of these arguments."""
+    words = [args] if isinstance(args, str | bytes | os.PathLike) else list(args)
+    if not words:
+        raise ValueError("args is empty: it must hold a command")
+    argv = [os.fsencode(word) for word in words]
+    if env is None:
+        variables = dict(os.environb)
+    else:
+        variables = {os.fsencode(name): os.fsencode(value) for name, value in env.items()}
+    file = argv[0] if executable is None else os.fsencode(executable)
+    return _core.Command(file=file, argv=argv, env=variables)
+
+
+def _refuse(arguments: Mapping[str, Any]) -> None:
+    if arguments.get("preexec_fn") is not None:
+        raise ValueError(
+            "preexec_fn can't be had: the child shares this process's memory until it execs"
+        )
+    if arguments.get("shell"):
+        raise ValueError('shell=True can\'t be had: name the shell, as in ["sh", "-c", command]')
+
+
+class Popen(subprocess.Popen[AnyStr]):
+    """A command in new namespaces; everything else is :class:`subprocess.Popen`'s.
+
+    The child is made by clone3(2) with CLONE_VFORK and CLONE_VM, so the price does not depend on
+    the size of this process. Any thread may start one.
+
+    `user`, `group`, `extra_groups` are ids *inside*; by default the command is who `idmap` makes
+    it. `preexec_fn` and ``shell=True`` are refused with :class:`ValueError`.
+
+    :param idmap: the ids inside; by default the caller is root there.
+    :param mount: whether the command gets a mount namespace of its own; and so on for `net`, `pid`
+        (the command is process 1 there), `ipc`, `uts`, `cgroup` and `time`.
+    :param propagation: of the mounts in a new mount namespace.
+    :param pdeathsig: the signal that the command gets when the *thread* that started it ends
+        (PR_SET_PDEATHSIG(2const)), or 0.
+    :raises MapError: the map is malformed.
+    :raises PlanError: the caller may not have the map.
+    :raises NamespaceError: the kernel refused the namespaces; nothing of the command ran.
+    :raises CommandError: the command could not be started; where it does not exist this is a
+        :class:`FileNotFoundError`, where it may not be executed a :class:`PermissionError`.
+    """
+
+    #: Refers to the child until it has been waited for, then -1; close-on-exec, ours to close.
+    pidfd: int = -1
+
+    def __init__(
+        self,
+        args: Args,
+        *positional: Any,
+        idmap: IdMap | None = None,
+        mount: bool = False,
+        net: bool = False,
+        pid: bool = False,
+        ipc: bool = False,
+        uts: bool = False,
+        cgroup: bool = False,
+        time: bool = False,
+        propagation: Propagation = "private",
+        pdeathsig: int = 0,
+        **arguments: Any,
+    ) -> None:
+        _refuse(arguments)
+        self._plan = plan(IdMap.root() if idmap is None else idmap)
+        self._namespaces = selected(
+            mount=mount, net=net, pid=pid, ipc=ipc, uts=uts, cgroup=cgroup, time=time
+        )
+        self._setup = setup_for(self._plan, self._namespaces, propagation)
+        self._setup.pdeathsig = pdeathsig
+        super().__init__(args, *positional, **arguments)
+
+    def _execute_child(  # private, and the same from 3.11 to 3.14
+        self,
+        args: Args,
+        executable: StrOrBytesPath | None,
+        preexec_fn: None,
+        close_fds: bool,
+        pass_fds: Sequence[int],
+        cwd: StrOrBytesPath | None,
+        env: Mapping[Any, Any] | None,
+        startupinfo: None,
+        creationflags: int,
+        shell: bool,
+        p2cread: int,
+        p2cwrite: int,
+        c2pread: int,
+        c2pwrite: int,
+        errread: int,
+        errwrite: int,
+        restore_signals: bool,
+        gid: int | None,
+        gids: Sequence[int] | None,
+        uid: int | None,
+        umask: int,
+        start_new_session: bool,
+        process_group: int,
+    ) -> None:
+        setup = self._setup
+        setup.cwd = None if cwd is None else os.fsencode(cwd)
+        setup.uid = setup.uid if uid is None else uid
+        setup.gid = setup.gid if gid is None else gid
+        setup.groups = setup.groups if gids is None else gids
+        self.pid, self.pidfd = _core.spawn(
+            _core.Spawn(
+                command=_command(args, executable, env),
+                plan=self._plan.native,
+                namespaces=self._namespaces,
+                setup=setup,
+                stdio=(p2cread, c2pwrite, errwrite),
+                close_fds=close_fds,
+                keep=pass_fds,
+                restore_signals=restore_signals,
+                new_session=start_new_session,
+                process_group=-1 if process_group is None else process_group,
+                umask=umask,
+            )
+        )
+        self._child_created = True
+        self._close_pipe_fds(  # type: ignore[attr-defined]
+            p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite
+        )
+
+    def _handle_exitstatus(self, *arguments: Any, **named: Any) -> None:
+        """subprocess calls this once, when the child has been waited for."""
+        super()._handle_exitstatus(*arguments, **named)  # type: ignore[misc]
+        self._close_pidfd()
+
+    def _close_pidfd(self) -> None:
+        pidfd, self.pidfd = self.pidfd, -1
+        if pidfd >= 0:
+            os.close(pidfd)
+
+    def __del__(self, *arguments: Any) -> None:
+        self._close_pidfd()
+        super().__del__(*arguments)
+
+
+def run(
+    args: Args,
+    *,
+    input: Any = None,
+    capture_output: bool = False,
+    timeout: float | None = None,
+    check: bool = False,
+    **arguments: Any,
+) -> CompletedProcess[Any]:
+    """Run a command in new namespaces and wait for it: :func:`subprocess.run`.
+
+    :param arguments: those of :class:`Popen`.
+    :raises TimeoutExpired: it took more than `timeout` seconds, and was killed.
+    :raises CalledProcessError: `check` was asked for, and its exit status was not 0.
+    :raises UsernsError: as :class:`Popen` does.
+    """
+    if input is not None:
+        if arguments.get("stdin") is not None:
+            raise ValueError("stdin and input arguments may not both be used.")
+        arguments["stdin"] = PIPE
+    if capture_output:
+        if arguments.get("stdout") is not None or arguments.get("stderr") is not None:
+            raise ValueError("stdout and stderr arguments may not be used with capture_output.")
+        arguments["stdout"] = arguments["stderr"] = PIPE
+    with Popen[Any](args, **arguments) as process:
+        try:
+            stdout, stderr = process.communicate(input, timeout=timeout)
+        except TimeoutExpired as expired:
+            process.kill()
+            # What was read up to now is in the exception; the rest ends with the child.
+            process.wait()
+            raise expired
+        except BaseException:
+            process.kill()
+            raise
+        status = process.poll()
+    assert status is not None
+    if check and status:
+        raise CalledProcessError(status, process.args, output=stdout, stderr=stderr)
+    return CompletedProcess(process.args, status, stdout, stderr)
+
+
+def check_output(args: Args, *, timeout: float | None = None, **arguments: Any) -> Any:
+    """Run a command in new namespaces and return what it wrote: :func:`subprocess.check_output`.
+
+    :raises CalledProcessError: its exit status was not 0.
+    :raises TimeoutExpired: it took more than `timeout` seconds, and was killed.
+    :raises UsernsError: as :class:`Popen` does.
+    """
+    if "stdout" in arguments:
+        raise ValueError("stdout argument not allowed, it will be overridden.")
+    return run(args, stdout=PIPE, timeout=timeout, check=True, **arguments).stdout
+
+
+def exec(
+    args: Args,
+    *,
+    idmap: IdMap | None = None,
+    mount: bool = False,
+    net: bool = False,
+    ipc: bool = False,
+    uts: bool = False,
+    cgroup: bool = False,
+    propagation: Propagation = "private",
+    executable: StrOrBytesPath | None = None,
+    env: Mapping[Any, Any] | None = None,
+    cwd: StrOrBytesPath | None = None,
+    pass_fds: Sequence[int] = (),
+) -> NoReturn:
+    """Replace this process by a command in new namespaces: same pid, nothing left waiting.
+
+    The process must have one thread only. A failure may leave it inside the new namespaces: exit
+    then.
+
+    :param idmap: the ids inside; by default the caller is root there.
+    :param pass_fds: the descriptors from 3 on that the command gets.
+    :raises MapError: the map is malformed.
+    :raises PlanError: the caller may not have the map.
+    :raises NamespaceError: the kernel refused; cause ``"multithreaded"`` if there are threads.
+    :raises CommandError: the command could not be started.
+    """
+    command = _command(args, executable, env)
+    namespaces = selected(mount=mount, net=net, ipc=ipc, uts=uts, cgroup=cgroup)
+    planned = plan(IdMap.root() if idmap is None else idmap)
+    setup = setup_for(planned, namespaces, propagation)
+    setup.cwd = None if cwd is None else os.fsencode(cwd)
+    _core.enter(planned.native, namespaces)
+    _core.apply_setup(setup)
+    # Python ignores these; a command would inherit that.
+    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(ignored, signal.SIG_DFL)
+    _core.exec_command(command, pass_fds)
