@@ -4,6 +4,7 @@
 # The directory of the environment that holds usernsctl as it is in this tree.
 DEV = $$(tools/environment dev)
 PYTHON_CODE = src tests tools demo setup.py
+SHELL_CODE = tools/packages tools/environment tools/user tools/as-user tools/test-users demo/run .ci/run
 C_CODE = $(wildcard csrc/*.[ch] tests/c/*.[ch])
 
 .DEFAULT_GOAL := help
@@ -29,6 +30,7 @@ lint: packages ## check style and types
 	"$$bin/ruff" check $(PYTHON_CODE); \
 	"$$bin/ruff" format --check $(PYTHON_CODE); \
 	"$$bin/mypy" --python-executable "$$bin/python"; \
+	"$$bin/shellcheck" $(SHELL_CODE); \
 	"$$bin/clang-format" --dry-run --Werror $(C_CODE)
 
 format: packages ## put the code into the style that lint checks
@@ -43,5 +45,6 @@ bench: packages ## measure usernsctl against its peers
 packages:
 	@tools/packages
 
-clean: ## remove what was built, except root's environments in /var/cache/usernsctl
-	rm -rf build dist .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis src/*.egg-info
+clean: ## remove what was built here
+	@tools/environment remove
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis src/*.egg-info
