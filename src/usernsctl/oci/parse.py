@@ -43,16 +43,15 @@ def parse(text: bytes, *, filename: str | None = None) -> dict[str, Any]:
         config = json.loads(
             decoded,
             object_pairs_hook=_unique_keys,
-            parse_float=_exact,
-            parse_constant=_no_constant,
+            parse_int=_integer,
+            parse_float=_fraction,
+            parse_constant=_constant,
         )
     except json.JSONDecodeError as error:
         _refuse(f"{_place(decoded, error.pos)}: broken JSON: {error.msg}", filename)
-    except ValueError as error:
-        _refuse(f"a number that no runtime can read: {error}", filename)
     _refuse_ambiguous(config, "$", filename)
     if not isinstance(config, dict):
-        _refuse(f"$: found {describe(config)}, should be an object", filename)
+        _refuse(f"$: found {describe(config)}; should be an object", filename)
     return config
 
 
@@ -80,31 +79,39 @@ def describe(value: object) -> str:
     return text if len(text) <= 60 else text[:59] + "…"
 
 
-class _Repeated:
-    """Stands for an object that says `key` twice, until its path is known."""
+class _Fault:
+    """Stands for a value that is refused, until its path is known."""
 
-    def __init__(self, key: str) -> None:
+    def __init__(self, reason: str, key: str | None = None) -> None:
+        self.reason = reason
         self.key = key
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any] | _Repeated:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any] | _Fault:
     members: dict[str, Any] = {}
     for key, value in pairs:
         if key in members:
-            return _Repeated(key)
+            return _Fault("this key is there twice; keep one of them", key)
         members[key] = value
     return members
 
 
-def _exact(text: str) -> Decimal:
+def _integer(text: str) -> int | _Fault:
+    try:
+        return int(text)
+    except ValueError:  # Python's limit on digits
+        return _Fault(f"a number of {len(text)} digits, which no runtime can read")
+
+
+def _fraction(text: str) -> Decimal | _Fault:
     try:
         return Decimal(text)
     except InvalidOperation:
-        raise ValueError(f"the exponent of {text[:40]} is out of range") from None
+        return _Fault(f"{text[:40]} has an exponent that no runtime can read")
 
 
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
+def _constant(name: str) -> _Fault:
+    return _Fault(f"{name} is not JSON")
 
 
 def _refuse_deep_nesting(text: str, filename: str | None) -> None:
@@ -123,9 +130,9 @@ def _refuse_deep_nesting(text: str, filename: str | None) -> None:
 def _refuse_ambiguous(value: object, path: str, filename: str | None) -> None:
     """Refuse what Python can hold, but a runtime would read as something else."""
     match value:
-        case _Repeated():
-            where = child(path, value.key)
-            _refuse(f"{where}: this key is there twice; keep one of them", filename)
+        case _Fault():
+            where = path if value.key is None else child(path, value.key)
+            _refuse(f"{where}: {value.reason}", filename)
         case str():
             _refuse_surrogates(value, path, filename)
         case dict():

@@ -1,0 +1,165 @@
+"""The shape of a config.json: each wrong value is named with its path, and what would be right."""
+
+from __future__ import annotations
+
+import copy
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oci_configs import changed, minimal, outcome
+
+from usernsctl.errors import BundleError
+from usernsctl.oci import parse, serialise, validate
+
+ID = "should be a whole number from 0 to 4294967295"
+TEXT = "should be a string in UTF-8, without NUL characters"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("process", [], "$.process: found an empty array; should be an object"),
+        ("process.args", None, "$.process.args: found null; should be an array that starts"),
+        ("process.args", [], "$.process.args: found an empty array; should be an array that"),
+        ("process.args", "sh", '$.process.args: found "sh"; should be an array'),
+        ("process.args", ["a", 1], f"$.process.args[1]: found 1; {TEXT}"),
+        ("process.args", ["a\0"], f'$.process.args[0]: found "a\\u0000"; {TEXT}'),
+        ("process.args", ["a", "\udc80"], f'$.process.args[1]: found "\\udc80"; {TEXT}'),
+        ("process.cwd", "work", '$.process.cwd: found "work"; should be an absolute path'),
+        ("process.cwd", "", '$.process.cwd: found ""; should be an absolute path'),
+        ("process.env", {"A": "b"}, "$.process.env: found an object; should be an array"),
+        ("process.env", ["A=b", "C"], '$.process.env[1]: found "C"; should be NAME=VALUE'),
+        ("process.env", ["=b"], '$.process.env[0]: found "=b"; should be NAME=VALUE'),
+        ("process.env", ["A=\0"], '$.process.env[0]: found "A=\\u0000"; should be NAME=VALUE'),
+        ("process.user", 0, "$.process.user: found 0; should be an object"),
+        ("process.user.uid", "0", f'$.process.user.uid: found "0"; {ID}'),
+        ("process.user.uid", 2**32, f"$.process.user.uid: found 4294967296; {ID}"),
+        ("process.user.gid", -1, f"$.process.user.gid: found -1; {ID}"),
+        ("process.user.uid", True, f"$.process.user.uid: found true; {ID}"),
+        ("process.user.uid", Decimal("1.0"), f"$.process.user.uid: found 1.0; {ID}"),
+        ("process.user.additionalGids", [1, "x"], f'additionalGids[1]: found "x"; {ID}'),
+        ("process.terminal", "yes", '$.process.terminal: found "yes"; should be true or false'),
+        ("process.rlimits", [{"type": "NOFILE"}], 'rlimits[0].type: found "NOFILE"; should be a'),
+        (
+            "process.rlimits",
+            [{"type": "RLIMIT_CPU", "soft": 1}],
+            "$.process.rlimits[0].hard: missing; should be a whole number, 0 or more",
+        ),
+        ("process.capabilities", {"bounding": ["SYS_ADMIN"]}, "$.process.capabilities.bounding[0]"),
+        ("root.path", "", '$.root.path: found ""; should be a string, not empty'),
+        ("root.readonly", 1, "$.root.readonly: found 1; should be true or false"),
+        ("root", None, "$.root: found null; should be an object"),
+        ("mounts", {}, "$.mounts: found an empty object; should be an array"),
+        ("mounts", [{"type": "proc"}], "$.mounts[0].destination: missing; should be an absolute"),
+        ("mounts", [{"destination": "x"}], '$.mounts[0].destination: found "x"; should be an abs'),
+        ("mounts", [{"destination": "/x", "options": "ro"}], '$.mounts[0].options: found "ro"'),
+        ("linux", True, "$.linux: found true; should be an object"),
+        ("linux.namespaces", ["user"], '$.linux.namespaces[0]: found "user"; should be an object'),
+        ("linux.namespaces", [{"path": "/x"}], "$.linux.namespaces[0].type: missing"),
+        (
+            "linux.uidMappings",
+            [{"containerID": 0, "hostID": 0, "size": 0}],
+            "$.linux.uidMappings[0].size: found 0; should be a whole number from 1",
+        ),
+        ("linux.gidMappings", [{"hostID": 0, "size": 1}], "gidMappings[0].containerID: missing"),
+        ("annotations", {"a.b": 1}, f'$.annotations["a.b"]: found 1; {TEXT}'),
+        ("hostname", 7, f"$.hostname: found 7; {TEXT}"),
+        ("ociVersion", "", '$.ociVersion: found ""'),
+    ],
+)
+def test_a_wrong_value_is_told_with_its_path(path: str, value: object, message: str) -> None:
+    with pytest.raises(BundleError) as caught:
+        validate(changed(minimal(), path, value), filename="config.json")
+    assert message in caught.value.reason
+    assert caught.value.reason.startswith("config.json: $")
+
+
+@pytest.mark.parametrize("key", ["process", "root"])
+def test_a_missing_part_is_told(key: str) -> None:
+    config = minimal()
+    del config[key]
+    with pytest.raises(BundleError, match=rf"\$\.{key}: missing; should be an object$"):
+        validate(config)
+
+
+@pytest.mark.parametrize(
+    ("path", "where", "right"),
+    [
+        ("Process", "$.Process", "process"),
+        ("process.CWD", "$.process.CWD", "cwd"),
+        ("linux.uidmappings", "$.linux.uidmappings", "uidMappings"),
+        ("\u017folaris", None, None),
+        ("ho\u017ftname", '$["ho\\u017ftname"]', "hostname"),
+    ],
+)
+def test_a_key_that_only_go_would_recognise_is_refused(
+    path: str, where: str | None, right: str | None
+) -> None:
+    config = changed(minimal(), path, "x")
+    if where is None:
+        assert validate(config).process.args == ["/bin/true"]
+        return
+    with pytest.raises(BundleError) as caught:
+        validate(config)
+    assert caught.value.reason == f"{where}: runtimes read this key as {right!r}; spell it that way"
+
+
+@pytest.mark.parametrize(
+    "path", ["mounts", "linux", "hostname", "process.user", "process.env", "linux.namespaces"]
+)
+def test_null_is_as_good_as_absent(path: str) -> None:
+    assert validate(changed(minimal(), path, None)).process.args == ["/bin/true"]
+
+
+def test_what_we_do_not_own_may_be_anything() -> None:
+    config = minimal() | {"hooks": 7, "vendor": {"process": []}}
+    assert validate(config).root.path == "rootfs"
+
+
+short_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | short_text,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(short_text, inner),
+    max_leaves=5,
+)
+
+
+def places(value: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
+    """The paths of all that is in `value`."""
+    members: Any = ()
+    if isinstance(value, dict):
+        members = value.items()
+    elif isinstance(value, list):
+        members = enumerate(value)
+    return [path, *(p for key, member in members for p in places(member, (*path, key)))]
+
+
+RICH = minimal() | {
+    "hostname": "box",
+    "annotations": {"a": "b"},
+    "mounts": [{"destination": "/x", "type": "bind", "source": "/y", "options": ["ro"]}],
+    "linux": {
+        "namespaces": [{"type": "user"}, {"type": "pid", "path": "/x"}],
+        "uidMappings": [{"containerID": 0, "hostID": 0, "size": 1}],
+    },
+}
+
+
+@given(st.sampled_from(places(RICH)[1:]), json_values)
+@settings(deadline=None)
+def test_no_mutation_gives_anything_but_a_bundle_error(
+    path: tuple[str | int, ...], value: object
+) -> None:
+    config: Any = copy.deepcopy(RICH)
+    parent = config
+    for key in path[:-1]:
+        parent = parent[key]
+    parent[path[-1]] = value
+    result = outcome(validate, config)
+    if isinstance(result, BundleError):
+        assert result.reason.startswith("$")
+    else:
+        assert validate(parse(serialise(config))) == result
