@@ -1,0 +1,220 @@
+"""Finding gVisor's runsc, and writing its command line."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import struct
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from usernsctl.errors import RunscError
+
+VARIABLE = "USERNSCTL_RUNSC"
+
+NETWORKS = ("none", "host")
+PLATFORMS = ("systrap", "ptrace", "kvm")
+
+_INSTALL = (
+    "sudo apt install runsc (Debian), or follow 'Installation' in gVisor's user guide at gvisor.dev"
+)
+
+# The names of the machine types that runsc is built for, and of what else is met (elf(5)).
+_MACHINES = {3: "x86 (32 bits)", 40: "Arm (32 bits)", 62: "x86-64", 183: "Arm64", 243: "RISC-V"}
+
+_PT_NOTE = 4
+_PROGRAM_HEADER_MAX = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """What decides the command line of ``runsc run``.
+
+    :ivar state: the directory for runsc's own state, an absolute path (``--root``).
+    :ivar bundle: the directory with config.json, an absolute path.
+    :ivar container_id: unique in `state`.
+    :ivar network: one of :data:`NETWORKS`.
+    :ivar platform: one of :data:`PLATFORMS`, or ``None`` for runsc's default.
+    :ivar debug_log: the directory that runsc writes its debug logs to, or ``None`` for none.
+    """
+
+    state: str
+    bundle: str
+    container_id: str
+    network: str = "none"
+    platform: str | None = None
+    debug_log: str | None = None
+
+
+def command_line(runsc: str, options: RunOptions) -> list[str]:
+    """The arguments that run a container in the foreground, from `runsc` on.
+
+    Control groups are left alone, since a plain user is seldom given one to configure. Whatever
+    is written to the root filesystem stays in memory: runsc's default would put a file of its own
+    into the root filesystem. Sockets of the host are out of reach, which is runsc's default too,
+    but not one to depend on.
+    """
+    command = [
+        runsc,
+        "--rootless",
+        f"--root={options.state}",
+        "--ignore-cgroups",
+        f"--network={options.network}",
+        "--overlay2=root:memory",
+        "--host-uds=none",
+    ]
+    if options.platform is not None:
+        command.append(f"--platform={options.platform}")
+    if options.debug_log is not None:
+        # With the slash, runsc takes it for a directory and names the files itself.
+        command += ["--debug", f"--debug-log={options.debug_log.rstrip('/')}/"]
+    return [*command, "run", f"--bundle={options.bundle}", options.container_id]
+
+
+def find(environ: Mapping[str, str]) -> str:
+    """The absolute path of runsc: what USERNSCTL_RUNSC names, else the first along PATH.
+
+    The file is looked at and not started, since a start costs more than the rest of our work. It
+    is started (``--version``) only if it isn't plainly a program of the right kind.
+
+    :raises RunscError: there is none (cause ``runsc-missing``), it is no runsc (``not-runsc``), or
+        it is for another machine type (``wrong-architecture``).
+    """
+    path = _locate(environ)
+    if not os.path.isfile(path):
+        raise _not_runsc(path, "it is not a file")
+    if not os.access(path, os.X_OK):
+        raise _not_runsc(path, "it is not executable")
+    try:
+        with open(path, "rb") as file:
+            plain = _is_go_program(file, path)
+    except OSError:
+        # Executable but not readable: nothing can be told from its bytes.
+        plain = False
+    if not plain:
+        _ask_version(path)
+    return path
+
+
+def _locate(environ: Mapping[str, str]) -> str:
+    wanted = environ.get(VARIABLE)
+    if wanted:
+        path = wanted if "/" in wanted else shutil.which(wanted, path=environ.get("PATH"))
+        if path is None or not os.path.exists(path):
+            raise RunscError(
+                f"{VARIABLE} names {wanted!r}, which does not exist",
+                step="runsc",
+                filename=wanted,
+                cause="runsc-missing",
+                remedy=f"unset {VARIABLE}, or set it to the path of runsc. To install: {_INSTALL}",
+            )
+        return os.path.abspath(path)
+    path = shutil.which("runsc", path=environ.get("PATH"))
+    if path is None:
+        raise RunscError(
+            "gVisor's runsc was not found along PATH",
+            step="runsc",
+            cause="runsc-missing",
+            remedy=_INSTALL,
+        )
+    return os.path.abspath(path)
+
+
+def _is_go_program(file: BinaryIO, path: str) -> bool:
+    """Whether this is a Go program for this machine, as every build of runsc is.
+
+    :raises RunscError: it is a program for another machine type.
+    """
+    header = _ElfHeader.read(file)
+    if header is None:
+        return False
+    with open(sys.executable, "rb") as own:
+        ours = _ElfHeader.read(own)
+    if ours is not None and header.kind != ours.kind:
+        raise RunscError(
+            f"{path} is a program for {header.machine_name}, "
+            f"but this machine runs programs for {ours.machine_name}",
+            step="runsc",
+            filename=path,
+            cause="wrong-architecture",
+            remedy=f"install the build for {ours.machine_name}: {_INSTALL}",
+        )
+    return header.has_go_note(file)
+
+
+@dataclass(frozen=True, slots=True)
+class _ElfHeader:
+    """What tells programs apart (elf(5)): 64 or 32 bits, byte order, machine type."""
+
+    kind: tuple[int, int, int]
+    program_headers: int
+    entry_size: int
+    entry_count: int
+
+    @classmethod
+    def read(cls, file: BinaryIO) -> _ElfHeader | None:
+        """The header of an ELF file, or ``None`` if it is of another format."""
+        start = file.read(64)
+        if len(start) < 64 or start[:4] != b"\x7fELF":
+            return None
+        size, order = start[4], start[5]
+        prefix = "<" if order == 1 else ">"
+        (machine,) = struct.unpack_from(f"{prefix}H", start, 18)
+        if size == 2:
+            (offset,) = struct.unpack_from(f"{prefix}Q", start, 32)
+            entry_size, count = struct.unpack_from(f"{prefix}HH", start, 54)
+        else:
+            (offset,) = struct.unpack_from(f"{prefix}I", start, 28)
+            entry_size, count = struct.unpack_from(f"{prefix}HH", start, 42)
+        return cls((size, order, machine), offset, entry_size, count)
+
+    @property
+    def machine_name(self) -> str:
+        machine = self.kind[2]
+        return _MACHINES.get(machine, f"machine type {machine}")
+
+    def has_go_note(self, file: BinaryIO) -> bool:
+        """Whether the Go linker left its build note; only 64-bit, little-endian files have it."""
+        if self.kind[:2] != (2, 1) or self.entry_size != 56:
+            return False
+        for index in range(min(self.entry_count, _PROGRAM_HEADER_MAX)):
+            file.seek(self.program_headers + index * self.entry_size)
+            entry = file.read(self.entry_size)
+            if len(entry) < self.entry_size:
+                return False
+            kind, _flags, offset, _vaddr, _paddr, size = struct.unpack_from("<IIQQQQ", entry)
+            if kind == _PT_NOTE:
+                file.seek(offset)
+                if b"Go\0\0" in file.read(min(size, 4096)):
+                    return True
+        return False
+
+
+def _ask_version(path: str) -> None:
+    try:
+        answer = subprocess.run(
+            [path, "--version"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=10,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise _not_runsc(path, "it does not answer --version") from error
+    except OSError as error:
+        raise _not_runsc(path, f"it can't be started: {error.strerror}") from error
+    if answer.returncode != 0 or not answer.stdout.startswith(b"runsc version "):
+        raise _not_runsc(path, "its answer to --version is not runsc's")
+
+
+def _not_runsc(path: str, why: str) -> RunscError:
+    return RunscError(
+        f"{path} is not gVisor's runsc: {why}",
+        step="runsc",
+        filename=path,
+        cause="not-runsc",
+        remedy=f"set {VARIABLE} to the path of runsc. To install: {_INSTALL}",
+    )
