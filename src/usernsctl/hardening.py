@@ -3,7 +3,7 @@
 This is the only module that touches python-prctl. It is imported when first needed: it adds
 start-up time, and to install it takes a compiler and libcap's headers.
 
-What ``usernsctl run`` gives up by default (:data:`RUN_DEFAULT`), found by trying what runsc bears:
+What ``usernsctl run`` gives up by default (:func:`for_run`), found by trying what runsc bears:
 
 - no_new_privs: neither runsc nor what it starts ever executes a set-user-id program. It is set
   after the id map is written, since newuidmap is such a program.
@@ -12,7 +12,7 @@ What ``usernsctl run`` gives up by default (:data:`RUN_DEFAULT`), found by tryin
   where the kernel starts with a full set again (user_namespaces(7)), but over nothing outside.
 - Not securebits: NOROOT would take runsc's capabilities at exec, and in the nested namespace the
   kernel resets the others.
-- Not dumpable: the kernel sets it anew at exec (prctl(2), PR_SET_DUMPABLE).
+- Dumpable stays, since the kernel sets it anew at exec (prctl(2), PR_SET_DUMPABLE).
 - Not pdeathsig: the death of whoever started the run is no reason to end it.
 """
 
@@ -116,7 +116,13 @@ class Hardening:
             )
 
 
-RUN_DEFAULT = Hardening(no_new_privs=True, bounding=RUNSC_CAPABILITIES)
+def for_run(*, no_new_privs: bool = True, drop_bounding: bool = True, ids: int = 1) -> Hardening:
+    """What to give up before runsc is executed.
+
+    :param ids: how many ids the prepared namespace has.
+    """
+    needed = RUNSC_CAPABILITIES if ids == 1 else RUNSC_CAPABILITIES | FILE_CAPABILITIES
+    return Hardening(no_new_privs=no_new_privs, bounding=needed if drop_bounding else None)
 
 
 def read() -> Hardening:
