@@ -1,0 +1,117 @@
+"""Telling, before anything starts, that the command won't be found inside, and what would show it.
+
+Only what is certain is an error here. The last word has the program that starts the command, in
+the sandbox.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+
+from usernsctl.errors import CommandNotExecutableError, CommandNotFoundError
+from usernsctl.sandbox.view import View, Walk
+
+# Filled by gVisor itself.
+_UNKNOWN = ("/proc", "/sys", "/dev", "/tmp")
+
+_SHEBANG_MAX = 256  # bytes that the kernel looks at (execve(2))
+
+
+def check(
+    command: str,
+    view: View,
+    *,
+    search: str,
+    cwd: str,
+    caller: Mapping[str, str],
+) -> None:
+    """Check that the command can be found and executed inside.
+
+    :param search: PATH of the command.
+    :param cwd: the directory inside that the command starts in.
+    :param caller: the caller's environment, to tell where it has that command.
+    :raises CommandNotFoundError: it does not exist inside.
+    :raises CommandNotExecutableError: it does, but is not executable, or its interpreter is not
+        there.
+    """
+    names = (
+        [command] if "/" in command else [f"{part or '.'}/{command}" for part in search.split(":")]
+    )
+    walks = []
+    for name in names:
+        try:
+            walk = view.walk(name, start=cwd)
+        except OSError:
+            return
+        if is_unknown(walk.wanted):
+            return
+        walks.append(walk)
+    found = [walk for walk in walks if walk.complete and os.path.isfile(walk.outside)]
+    if not found:
+        raise _not_found(command, walks, view, caller)
+    executable = [walk for walk in found if os.stat(walk.outside).st_mode & 0o111]
+    if not executable:
+        raise CommandNotExecutableError(
+            f"{found[0].inside} is there, but it is not executable", step="exec", filename=command
+        )
+    _check_interpreter(executable[0], view)
+
+
+def is_unknown(path: str) -> bool:
+    """Whether a path inside lies where only gVisor knows what is there."""
+    return any(path == top or path.startswith(f"{top}/") for top in _UNKNOWN)
+
+
+def _check_interpreter(script: Walk, view: View) -> None:
+    """Venvs are why: their scripts name an interpreter that links to one elsewhere."""
+    try:
+        with open(script.outside, "rb") as file:
+            line = file.read(_SHEBANG_MAX).split(b"\n")[0]
+        words = os.fsdecode(line.removeprefix(b"#!")).split()
+        if not line.startswith(b"#!") or not words:
+            return
+        walk = view.walk(words[0])
+    except OSError:
+        return
+    if walk.complete or is_unknown(walk.wanted):
+        return
+    leads = "" if walk.wanted == words[0] else f" (which leads to {walk.wanted})"
+    raise CommandNotExecutableError(
+        f"{script.inside} is run by {words[0]}{leads}, which is not in the sandbox",
+        step="exec",
+        filename=script.inside,
+        remedy=bind_option(walk.wanted) if os.path.exists(walk.wanted) else None,
+    )
+
+
+def _not_found(
+    command: str, walks: Sequence[Walk], view: View, caller: Mapping[str, str]
+) -> CommandNotFoundError:
+    own = shutil.which(command, path=caller.get("PATH"))
+    if own is None:
+        where = "" if "/" in command else " along PATH"
+        return CommandNotFoundError(
+            f"{command!r} was not found{where} in the sandbox", step="lookup", filename=command
+        )
+    own = os.path.abspath(own)
+    try:
+        hidden = view.walk(own)
+    except OSError:
+        hidden = None
+    if hidden is None or not hidden.complete:
+        remedy = bind_option(hidden.wanted if hidden is not None else own)
+        reason = f"{command!r} is {own} outside, which is not in the sandbox"
+    else:
+        remedy = f"--env PATH={os.path.dirname(own)}:..."
+        reason = f"{command!r} is {own}, but the PATH in the sandbox does not lead there"
+    return CommandNotFoundError(reason, step="lookup", filename=command, remedy=remedy)
+
+
+def bind_option(path: str) -> str:
+    """The option that shows a program: with its whole installation, where it is in a ``bin``."""
+    directory = os.path.dirname(path)
+    prefix = os.path.dirname(directory)
+    whole = os.path.basename(directory) in ("bin", "sbin") and prefix.count("/") > 1
+    return f"--bind {prefix if whole else directory}"

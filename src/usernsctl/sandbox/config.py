@@ -1,0 +1,153 @@
+"""The config.json of a run: made for a command, or a bundle's with what was asked for besides."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from usernsctl import oci
+from usernsctl.errors import BundleError, PlanError
+from usernsctl.idmap import Extent
+from usernsctl.plan import Plan
+from usernsctl.sandbox.request import Bind, Request
+
+
+def check_ids(plan: Plan, user: tuple[int, int]) -> None:
+    """Check that runsc will find itself to be root, and the command the ids it is to have.
+
+    :raises PlanError: one of these ids is not mapped.
+    """
+    if plan.become != (0, 0):
+        raise PlanError(
+            "the caller must be uid 0 and gid 0 inside: otherwise runsc has no capabilities there, "
+            "and makes a namespace of its own",
+            step="plan",
+            remedy="map ids 1 and up, and leave 0 to the caller",
+        )
+    for name, option, wanted, extents in (
+        ("uid", "--map-users", user[0], plan.uid),
+        ("gid", "--map-groups", user[1], plan.gid),
+    ):
+        if not any(e.inside <= wanted < e.inside + e.count for e in extents):
+            mapped = ", ".join(map(_range, extents))
+            raise PlanError(
+                f"{name} {wanted} is not mapped: the map has {mapped}",
+                step="plan",
+                remedy=f"choose one of these, or map more with {option}",
+            )
+
+
+def for_command(
+    request: Request, plan: Plan, rootfs: str, binds: tuple[Bind, ...], env: Mapping[str, str]
+) -> dict[str, Any]:
+    """Make the config.json for a command; its ``cwd`` is left at ``/``.
+
+    :param binds: those of the request, their sources resolved.
+    :raises BundleError: something can't be in a config.json, such as text that is not UTF-8.
+    """
+    uid, gid = request.user or (0, 0)
+    return oci.build(
+        oci.BuildOptions(
+            args=request.args,
+            rootfs=rootfs,
+            uid_map=plan.uid,
+            gid_map=plan.gid,
+            env=env,
+            # gVisor has no overlay over a read-only root; ours is read-only from outside.
+            read_only=False,
+            uid=uid,
+            gid=gid,
+            hostname=request.hostname,
+            mounts=[_mount(bind) for bind in binds],
+            terminal=request.terminal,
+            rlimits=request.rlimits,
+            no_new_privileges=request.no_new_privs,
+        )
+    )
+
+
+def read_bundle(request: Request, directory: str, plan: Plan) -> dict[str, Any]:
+    """Read the config.json of a bundle and mend it; the bundle itself is left alone.
+
+    Paths in the result no longer depend on the bundle's directory.
+
+    :raises BundleError: it can't be read, or asks for what rootless runsc can't give.
+    """
+    config, _ = oci.fix(oci.load(directory), plan.uid, plan.gid)
+    network: Any = request.network
+    for finding in oci.check(
+        config, directory, plan.uid, plan.gid, network=network, memory_overlay=True
+    ):
+        # A mount point that is missing is no fault here: Rootfs makes it.
+        if finding.blocks and finding.id != "bundle-bind-target":
+            raise BundleError(
+                f"{os.path.join(directory, 'config.json')}: {finding.path}: {finding.problem}; "
+                f"{finding.why}",
+                step="bundle",
+                filename=directory,
+                cause=finding.id,
+                remedy=finding.remedy,
+            )
+    config["root"]["path"] = os.path.join(os.path.abspath(directory), config["root"]["path"])
+    for mount in bind_mounts(config):
+        mount["source"] = os.path.realpath(os.path.join(directory, mount["source"]))
+    return config
+
+
+def apply_request(
+    config: dict[str, Any], request: Request, rootfs: str, binds: tuple[Bind, ...]
+) -> None:
+    """Change a bundle's config.json, as :func:`read_bundle` gave it, to what was asked for."""
+    config["root"]["path"] = rootfs
+    process = config["process"]
+    if request.args:
+        process["args"] = list(request.args)
+    kept = [e for e in process.get("env") or () if e.partition("=")[0] not in request.env]
+    process["env"] = [*kept, *(f"{name}={value}" for name, value in request.env.items())]
+    if request.user is not None:
+        process["user"] = {"uid": request.user[0], "gid": request.user[1]}
+    process["terminal"] = request.terminal
+    if request.rlimits:
+        process["rlimits"] = [
+            {"type": limit.type, "soft": limit.soft, "hard": limit.hard}
+            for limit in request.rlimits
+        ]
+    if request.hostname is not None:
+        config["hostname"] = request.hostname
+    added = [
+        {
+            "destination": mount.destination,
+            "type": mount.type,
+            "source": mount.source,
+            "options": list(mount.options),
+        }
+        for mount in map(_mount, binds)
+    ]
+    config["mounts"] = [*(config.get("mounts") or ()), *added]
+    oci.validate(config)
+
+
+def bind_mounts(config: dict[str, Any]) -> list[dict[str, Any]]:
+    """The entries of ``mounts`` that show something from outside."""
+    return [
+        mount
+        for mount in config.get("mounts") or ()
+        if mount.get("type") == "bind"
+        or not {"bind", "rbind"}.isdisjoint(mount.get("options") or ())
+    ]
+
+
+def environment_of(config: dict[str, Any]) -> dict[str, str]:
+    """The environment that the command will have."""
+    entries = (entry.partition("=") for entry in config["process"].get("env") or ())
+    return {name: value for name, _, value in entries}
+
+
+def _mount(bind: Bind) -> oci.Mount:
+    return oci.Mount.bind(bind.source, bind.destination, read_only=bind.read_only)
+
+
+def _range(extent: Extent) -> str:
+    last = extent.inside + extent.count - 1
+    return str(extent.inside) if extent.count == 1 else f"{extent.inside} to {last}"

@@ -1,0 +1,253 @@
+"""From a request to the exec of runsc.
+
+Everything that can fail fails before that exec: the command has not run then, and since all that
+was mounted or written lies in a mount namespace that no other process is in, nothing of it is left
+when this process ends, however it ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import stat
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from usernsctl import hardening, mounts, namespace, oci, runsc
+from usernsctl.errors import BundleError, CommandError, RunscError
+from usernsctl.plan import Plan
+from usernsctl.plan import plan as make_plan
+from usernsctl.sandbox import command, config, environment, paths
+from usernsctl.sandbox.request import Request
+from usernsctl.sandbox.rootfs import Rootfs, private_files
+
+VERIFIER_INSIDE = "/.usernsctl-verify"
+
+_RESOLVER = "/etc/resolv.conf"
+
+
+def run(request: Request, environ: Mapping[str, str] | None = None) -> NoReturn:
+    """Replace this process by runsc, which runs the command in gVisor.
+
+    The command has the standard input, output and error of this process, which passes its signals
+    on and ends with its exit status: 128+N after signal N, 128 if runsc itself failed. The process
+    must have one thread only.
+
+    :param environ: the environment of the caller, ``os.environ`` by default.
+    :raises UsernsError: something failed before runsc was started. Where that was past the making
+        of the namespace, this process is good for nothing but to say so and exit.
+    """
+    caller = os.environ if environ is None else environ
+    program = runsc.find(caller)
+    plan = make_plan(request.idmap)
+    config.check_ids(plan, request.user or (0, 0))
+    bundle = config.read_bundle(request, request.bundle, plan) if request.bundle else None
+    used = paths.resolve(request, program, _tree(request, bundle))
+    shown = [mount["source"] for mount in config.bind_mounts(bundle or {})]
+    place = used.scratch_place(shown)
+    homes = paths.home_directories(caller)
+    start = _current_directory()
+
+    namespace.enter(request.idmap, mount=True)
+    # What is made here is seen inside, by other users too.
+    umask = os.umask(0o022)
+    scratch = mounts.mount_scratch(place)
+    root = Rootfs(scratch)
+    if used.tree is None:
+        _show_machine(root, homes)
+    else:
+        root.show_tree(used.tree)
+    wanted = _make_config(request, plan, root, used, bundle)
+    _complete(root, wanted, used, request)
+    process = wanted["process"]
+    if request.cwd is not None or bundle is None:
+        process["cwd"] = _start_directory(request, root, start, used)
+    command.check(
+        process["args"][0],
+        root.view,
+        search=config.environment_of(wanted).get("PATH", environment.DEFAULT_PATH),
+        cwd=process.get("cwd") or "/",
+        caller=caller,
+    )
+    if used.verifier is not None:
+        process["args"] = [VERIFIER_INSIDE, *process["args"]]
+    options = _write_bundle(request, used, wanted, scratch)
+    _give_up(request, plan)
+    os.umask(umask)
+    _hand_over(runsc.command_line(program, options))
+
+
+def _tree(request: Request, bundle: dict[str, Any] | None) -> str | None:
+    if bundle is not None:
+        return str(bundle["root"]["path"])
+    return "/" if request.expose_root else request.rootfs
+
+
+def _current_directory() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return "/"
+
+
+def _show_machine(root: Rootfs, homes: set[str]) -> None:
+    """The programs of this machine, without what is private in the directories shown."""
+    root.show_programs()
+    # Root and members of some groups may read more than the programs inside should.
+    for path in private_files("/etc"):
+        root.hide(path)
+    for home in sorted(homes):
+        if home.startswith("/opt/"):
+            if os.path.isdir(home):
+                root.hide(os.path.realpath(home))
+        elif not root.is_shown(home):
+            root.add_directory(home)
+
+
+def _make_config(
+    request: Request,
+    plan: Plan,
+    root: Rootfs,
+    used: paths.Paths,
+    bundle: dict[str, Any] | None,
+) -> dict[str, Any]:
+    if bundle is not None:
+        config.apply_request(bundle, request, root.top, used.binds)
+        return bundle
+    uid = request.user[0] if request.user is not None else 0
+    env = {"HOME": environment.home(uid), **request.env}
+    return config.for_command(request, plan, root.top, used.binds, env)
+
+
+def _complete(root: Rootfs, wanted: dict[str, Any], used: paths.Paths, request: Request) -> None:
+    """All else that must be in the root filesystem, before it is made read-only."""
+    if used.verifier is not None:
+        root.show_file(used.verifier, VERIFIER_INSIDE)
+    if request.network == "host":
+        _show_resolver(root)
+    for mount in config.bind_mounts(wanted):
+        root.expect_bind(mount["source"], mount["destination"])
+    root.finish()
+
+
+def _show_resolver(root: Rootfs) -> None:
+    """Where resolv.conf links to a file in /run, as it often does, have a copy of it there."""
+    with contextlib.suppress(FileNotFoundError, PermissionError):
+        with open(_RESOLVER, "rb") as file:
+            content = file.read()
+        if not root.view.walk(_RESOLVER).complete:
+            root.add_file(_RESOLVER, content)
+
+
+def _start_directory(request: Request, root: Rootfs, start: str, used: paths.Paths) -> str:
+    """Where the command starts.
+
+    :raises CommandError: the directory asked for is not there.
+    """
+    if request.cwd is None:
+        if used.tree not in (None, "/") or not root.has_directory(start):
+            return "/"
+        return start
+    if not request.cwd.startswith("/"):
+        raise CommandError(
+            f"--wd {request.cwd}: it must be an absolute path", step="chdir", filename=request.cwd
+        )
+    if not command.is_unknown(request.cwd) and not root.has_directory(request.cwd):
+        exists = os.path.isdir(request.cwd) and used.tree is None
+        raise CommandError(
+            f"--wd {request.cwd}: there is no such directory in the sandbox",
+            step="chdir",
+            filename=request.cwd,
+            remedy=f"--bind {request.cwd}" if exists else None,
+        )
+    return request.cwd
+
+
+def _write_bundle(
+    request: Request, used: paths.Paths, wanted: dict[str, Any], scratch: str
+) -> runsc.RunOptions:
+    bundle = f"{scratch}/bundle"
+    os.mkdir(bundle)
+    try:
+        with open(f"{bundle}/config.json", "wb") as file:
+            file.write(oci.serialise(wanted))
+    except OSError as error:
+        raise BundleError(
+            f"config.json can't be written: {error.strerror}", step="bundle", errno=error.errno or 0
+        ) from error
+    state = used.state or f"{scratch}/state"
+    paths.make_directory(state)
+    if used.debug_log is not None:
+        paths.make_directory(used.debug_log)
+    return runsc.RunOptions(
+        state=state,
+        bundle=bundle,
+        # A second container of the same name would take the first one's state with it.
+        container_id=f"usernsctl-{os.urandom(8).hex()}",
+        network=request.network,
+        platform=request.platform,
+        debug_log=used.debug_log,
+    )
+
+
+def _give_up(request: Request, plan: Plan) -> None:
+    ids = max(sum(extent.count for extent in extents) for extents in (plan.uid, plan.gid))
+    hardening.for_run(
+        no_new_privs=request.no_new_privs, drop_bounding=request.drop_bounding, ids=ids
+    ).apply()
+
+
+def _hand_over(arguments: list[str]) -> NoReturn:
+    """Execute runsc, with nothing of ours but standard input, output and error.
+
+    :raises RunscError: the kernel refused.
+    """
+    _prepare_standard()
+    _close_others()
+    # Python ignores these; whether its own caller did, can't be told any more.
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+    # The directory we were in may lie under the tmpfs.
+    os.chdir("/")
+    # runsc's processes can be looked into by the caller's others, and need no secrets.
+    env = {"PATH": environment.DEFAULT_PATH}
+    try:
+        os.execve(arguments[0], arguments, env)
+    except OSError as error:
+        raise RunscError(
+            f"{arguments[0]}: {error.strerror}",
+            step="runsc",
+            errno=error.errno or 0,
+            filename=arguments[0],
+        ) from error
+
+
+def _prepare_standard() -> None:
+    """Make standard input, output and error fit to be shared with runsc.
+
+    gVisor writes to a file at an offset of its own, from 0: it would overwrite what is there, and
+    standard output and error in one file each other. Where we are at the end of the file, to append
+    is the same as to write.
+    """
+    for descriptor in (0, 1, 2):
+        try:
+            status = os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(descriptor, True)
+            continue
+        flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+        is_output = stat.S_ISREG(status.st_mode) and flags & os.O_ACCMODE != os.O_RDONLY
+        if is_output and os.lseek(descriptor, 0, os.SEEK_CUR) == status.st_size:
+            fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_APPEND)
+
+
+def _close_others() -> None:
+    """Have all other descriptors closed at exec."""
+    for name in os.listdir("/proc/self/fd"):
+        # The listing has itself in it, closed by now.
+        with contextlib.suppress(OSError):
+            if int(name) > 2:
+                os.set_inheritable(int(name), False)
