@@ -18,6 +18,7 @@ from typing import Any
 from cffi import FFI
 from setuptools import setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
 
 # setuptools brings this module, and has no other name for the command.
 from distutils.command.build_scripts import build_scripts  # isort: skip
@@ -85,7 +86,7 @@ def link_mode(compiler: list[str]) -> list[str]:
             )
             if built.returncode == 0 and subprocess.run([program]).returncode == 0:
                 return mode
-    raise SystemExit(f"error: {shlex.join(compiler)} can't make a working program")
+    raise CompileError(f"{shlex.join(compiler)} can't make a working program")
 
 
 def build_program(program: Path) -> None:
@@ -97,7 +98,8 @@ def build_program(program: Path) -> None:
     flags = [*PROGRAM_FLAGS, *defines, *link_mode(compiler), *PROGRAM_LDFLAGS]
     command = [*compiler, *flags, *inputs, "-o", str(program)]
     print(shlex.join(command), flush=True)
-    subprocess.run(command, check=True)
+    if subprocess.run(command).returncode != 0:
+        raise CompileError(f"{program.name} could not be built")
     program.chmod(0o755)
 
 
