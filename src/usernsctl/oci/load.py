@@ -40,20 +40,21 @@ def read(bundle: str | os.PathLike[str]) -> bytes:
     directory = Path(bundle)
     filename = directory / CONFIG_NAME
     try:
-        # A FIFO would keep open() waiting for a writer.
-        descriptor = os.open(filename, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with open(filename, "rb", opener=_open_at_once) as file:
+            is_regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+            text = file.read(MAX_BYTES + 1) if is_regular else b""
     except OSError as error:
         _refuse_open(directory, filename, error)
-    with open(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            _refuse(f"{filename} is not a regular file", filename)
-        if status.st_size > MAX_BYTES:
-            _refuse(f"{filename} has {status.st_size} bytes; {MAX_BYTES} is the most", filename)
-        try:
-            return file.read()
-        except OSError as error:
-            _refuse(f"can't read {filename}: {error.strerror}", filename, error.errno)
+    if not is_regular:
+        _refuse(f"{filename} is not a regular file", filename)
+    if len(text) > MAX_BYTES:
+        _refuse(f"{filename} has more than {MAX_BYTES} bytes", filename)
+    return text
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file; a FIFO would keep a plain open() waiting for a writer."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _refuse_open(directory: Path, filename: Path, error: OSError) -> NoReturn:
@@ -65,8 +66,10 @@ def _refuse_open(directory: Path, filename: Path, error: OSError) -> NoReturn:
     elif isinstance(error, FileNotFoundError):
         reason = f"there is no {CONFIG_NAME} in {directory}"
         remedy = f"usernsctl bundle init {shlex.quote(str(directory))} --rootfs ROOTFS -- COMMAND"
+    elif isinstance(error, IsADirectoryError):
+        reason = f"{filename} is not a regular file"
     else:
-        reason = f"can't open {filename}: {error.strerror}"
+        reason = f"can't read {filename}: {error.strerror}"
     _refuse(reason, filename, error.errno, remedy)
 
 

@@ -1,0 +1,140 @@
+"""The config.json that is made for a command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oci_configs import RANGES, ROOT_ONLY, mapping, outcome
+
+from usernsctl.errors import BundleError
+from usernsctl.oci import BuildOptions, Mount, Rlimit, build, check, fix, parse, serialise
+
+
+def options(**what: Any) -> BuildOptions:
+    base: dict[str, Any] = {"args": ["true"], "rootfs": "/"}
+    return BuildOptions(**base | {"uid_map": ROOT_ONLY, "gid_map": ROOT_ONLY} | what)
+
+
+def mounts_by_destination(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {mount["destination"]: mount for mount in config["mounts"]}
+
+
+def test_a_config_needs_no_fix() -> None:
+    config = build(options())
+    assert fix(config, ROOT_ONLY, ROOT_ONLY) == (config, [])
+    assert check(config, Path("/"), ROOT_ONLY, ROOT_ONLY) == []
+
+
+def test_every_option_has_its_place() -> None:
+    config = build(
+        options(
+            args=["sh", "-c", "exit"],
+            rootfs="rootfs",
+            env={"A": "b=c", "E": ""},
+            cwd="/work",
+            read_only=False,
+            uid=7,
+            gid=8,
+            additional_gids=[9],
+            hostname="box",
+            terminal=True,
+            rlimits=[Rlimit("RLIMIT_NOFILE", 64, 2**64 - 1)],
+            capabilities=["CAP_CHOWN"],
+            no_new_privileges=False,
+        )
+    )
+    assert config["process"] == {
+        "terminal": True,
+        "user": {"uid": 7, "gid": 8, "additionalGids": [9]},
+        "args": ["sh", "-c", "exit"],
+        "env": ["A=b=c", "E="],
+        "cwd": "/work",
+        "noNewPrivileges": False,
+        "capabilities": {
+            "bounding": ["CAP_CHOWN"],
+            "effective": ["CAP_CHOWN"],
+            "inheritable": ["CAP_CHOWN"],
+            "permitted": ["CAP_CHOWN"],
+            "ambient": ["CAP_CHOWN"],
+        },
+        "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 64, "hard": 2**64 - 1}],
+    }
+    assert config["root"] == {"path": "rootfs", "readonly": False}
+    assert config["hostname"] == "box"
+
+
+def test_what_is_not_asked_for_is_left_out() -> None:
+    config = build(options())
+    assert "hostname" not in config
+    assert not {"capabilities", "rlimits"} & config["process"].keys()
+    assert config["process"]["env"] == []
+
+
+def test_extents_become_mappings_of_the_prepared_namespace() -> None:
+    config = build(options(uid_map=RANGES))
+    assert config["linux"]["uidMappings"] == [mapping(0, 0, 1), mapping(1, 1, 65535)]
+    assert config["linux"]["gidMappings"] == [mapping(0, 0, 1)]
+
+
+def test_mounts_come_after_the_standard_ones_and_replace_them() -> None:
+    mounts = [Mount.tmpfs("/tmp", mode=0o700, size=4096), Mount.bind("/a", "/b", read_only=False)]
+    config = build(options(mounts=mounts))
+    assert list(mounts_by_destination(config)) == ["/proc", "/dev", "/sys", "/tmp", "/b"]
+    assert config["mounts"][-2:] == [
+        {
+            "destination": "/tmp",
+            "type": "tmpfs",
+            "source": "tmpfs",
+            "options": ["nosuid", "nodev", "mode=700", "size=4096"],
+        },
+        {"destination": "/b", "type": "bind", "source": "/a", "options": ["rbind", "rw"]},
+    ]
+
+
+def test_everybody_can_write_to_tmp() -> None:
+    assert "mode=1777" in mounts_by_destination(build(options()))["/tmp"]["options"]
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ({"args": []}, "$.process.args: found an empty array"),
+        ({"args": ["a", "b\0"]}, "$.process.args[1]"),
+        ({"args": ["\udcff"]}, "$.process.args[0]"),
+        ({"env": {"A=B": "c"}}, "$.process.env: 'A=B' can't be a name"),
+        ({"env": {"": "c"}}, "$.process.env[0]"),
+        ({"cwd": "here"}, "$.process.cwd"),
+        ({"uid": -1}, "$.process.user.uid"),
+        ({"gid": 2**32}, "$.process.user.gid"),
+        ({"rootfs": ""}, "$.root.path"),
+        ({"mounts": [Mount.bind("/a", "b")]}, "$.mounts[4].destination"),
+        ({"rlimits": [Rlimit("NOFILE", 1, 1)]}, "$.process.rlimits[0].type"),
+        ({"rlimits": [Rlimit("RLIMIT_AS", -1, 1)]}, "$.process.rlimits[0].soft"),
+        ({"capabilities": ["chown"]}, "$.process.capabilities.bounding[0]"),
+    ],
+)
+def test_what_cannot_be_in_a_config_is_refused(what: dict[str, Any], message: str) -> None:
+    with pytest.raises(BundleError) as caught:
+        build(options(**what))
+    assert caught.value.reason.startswith(message)
+
+
+texts = st.text(st.characters() | st.just("\0"))
+
+
+@given(st.lists(texts), st.dictionaries(texts, texts), texts, texts)
+@settings(deadline=None)
+def test_any_command_is_kept_to_the_letter_or_refused(
+    args: list[str], env: dict[str, str], cwd: str, hostname: str
+) -> None:
+    config = outcome(build, options(args=args, env=env, cwd="/" + cwd, hostname=hostname))
+    if isinstance(config, BundleError):
+        return
+    again = parse(serialise(config))
+    assert again == config
+    assert again["process"]["args"] == args
+    assert dict(entry.split("=", 1) for entry in again["process"]["env"]) == env

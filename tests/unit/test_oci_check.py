@@ -1,0 +1,325 @@
+"""What is found in a config.json, one rule after the other."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from oci_configs import RANGES, changed, mapping, minimal
+
+from usernsctl.errors import BundleError
+from usernsctl.idmap import Extent
+from usernsctl.oci import Finding, check
+from usernsctl.oci.files import resolve_in_root
+
+# An id that owns nothing here, so that it has only the rights of everybody.
+STRANGER = [Extent(0, 3_000_000_000, 1)]
+GOOD = minimal() | {
+    "process": {"args": ["/bin/true"], "user": {"uid": 0, "gid": 0}},
+    "root": {"path": "rootfs", "readonly": True},
+    "linux": {
+        "namespaces": [{"type": "user"}, {"type": "pid"}],
+        "uidMappings": [mapping(0, 0, 1)],
+        "gidMappings": [mapping(0, 0, 1)],
+    },
+}
+
+
+@pytest.fixture
+def bundle() -> Iterator[Path]:
+    """A directory that everybody can search, with an empty root filesystem."""
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        (directory / "rootfs").mkdir(mode=0o755)
+        yield directory
+
+
+def found(
+    config: dict[str, Any], bundle: Path, extents: list[Extent] | None = None, **how: Any
+) -> list[Finding]:
+    """The findings in `config`, by default for a namespace in which the caller is root."""
+    if extents is None:
+        own_map = ([Extent(0, os.geteuid(), 1)], [Extent(0, os.getegid(), 1)])
+        return check(config, bundle, *own_map, **how)
+    return check(config, bundle, extents, extents, **how)
+
+
+def places(findings: list[Finding]) -> list[tuple[str, str]]:
+    return [(finding.path, finding.id) for finding in findings]
+
+
+def one(findings: list[Finding], path: str, cause: str) -> Finding:
+    """The only finding, which must be this one."""
+    assert places(findings) == [(path, cause)]
+    return findings[0]
+
+
+def bind(source: str, destination: str = "/data", *options: str) -> dict[str, Any]:
+    entry = {"destination": destination, "type": "bind", "source": source, "options": options}
+    return changed(GOOD, "mounts", [entry | {"options": list(options)}])
+
+
+def test_nothing_is_found_in_a_good_config(bundle: Path) -> None:
+    assert found(GOOD, bundle) == []
+
+
+def test_a_config_of_the_wrong_shape_is_refused(bundle: Path) -> None:
+    with pytest.raises(BundleError, match=r"\$\.process\.cwd"):
+        found(changed(GOOD, "process.cwd", "x"), bundle)
+
+
+@pytest.mark.parametrize("linux", [None, {}, {"namespaces": []}, {"namespaces": [{"type": "ipc"}]}])
+def test_no_user_namespace(bundle: Path, linux: object) -> None:
+    finding = one(
+        found(changed(GOOD, "linux", linux), bundle), "$.linux.namespaces", "bundle-no-mappings"
+    )
+    assert finding.fixable
+    assert finding.blocks
+
+
+@pytest.mark.parametrize("empty", [None, []])
+def test_a_user_namespace_without_mappings(bundle: Path, empty: object) -> None:
+    config = changed(changed(GOOD, "linux.uidMappings", empty), "linux.gidMappings", empty)
+    assert places(found(config, bundle)) == [
+        ("$.linux.uidMappings", "bundle-no-mappings"),
+        ("$.linux.gidMappings", "bundle-no-mappings"),
+    ]
+
+
+def test_mappings_without_a_user_namespace(bundle: Path) -> None:
+    config = changed(GOOD, "linux.namespaces", [{"type": "pid"}])
+    findings = found(config, bundle)
+    assert places(findings) == [
+        ("$.linux.namespaces", "bundle-no-mappings"),
+        ("$.linux.uidMappings", "bundle-no-mappings"),
+        ("$.linux.gidMappings", "bundle-no-mappings"),
+    ]
+    assert "no user namespace" in findings[1].problem
+
+
+@pytest.mark.parametrize(
+    ("mappings", "cause", "problem"),
+    [
+        ([mapping(0, 65536, 1)], "outside-parent-map", "maps hostID 65536, but"),
+        ([mapping(0, 0, 2)], "outside-parent-map", "maps hostID 0 to 1, but"),
+        ([mapping(0, 0, 1), mapping(1, 1, 65536)], "outside-parent-map", "hostID 1 to 65536"),
+        ([mapping(0, 0, 65536)], "outside-parent-map", "has 0, 1 to 65535"),
+        ([mapping(1, 0, 1)], "bundle-root-unmapped", "containerID 0 is not mapped"),
+        ([mapping(0, 1, 2), mapping(1, 5, 1)], "map-invalid", "overlap"),
+        ([mapping(0, 1, 2), mapping(2, 2, 1)], "map-invalid", "overlap"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["uid", "gid"])
+def test_mappings_that_the_namespace_cannot_have(
+    bundle: Path, kind: str, mappings: list[dict[str, int]], cause: str, problem: str
+) -> None:
+    config = changed(GOOD, f"linux.{kind}Mappings", mappings)
+    finding = one(found(config, bundle, RANGES), f"$.linux.{kind}Mappings", cause)
+    assert problem in finding.problem
+    assert finding.fixable
+
+
+@pytest.mark.parametrize(
+    "mappings",
+    [
+        [mapping(0, 0, 1), mapping(1, 1, 65535)],
+        [mapping(0, 7, 10)],
+        [mapping(0, 65535, 1), mapping(100, 0, 1)],
+    ],
+)
+def test_mappings_within_the_map_of_the_namespace(
+    bundle: Path, mappings: list[dict[str, int]]
+) -> None:
+    config = changed(GOOD, "linux.uidMappings", mappings)
+    assert found(config, bundle, RANGES) == []
+
+
+def test_joining_a_user_namespace(bundle: Path) -> None:
+    config = changed(GOOD, "linux.namespaces", [{"type": "user", "path": "/proc/1/ns/user"}])
+    finding = one(found(config, bundle), "$.linux.namespaces[0].path", "bundle-join-user")
+    assert finding.blocks
+    assert finding.fixable
+
+
+def test_a_missing_user_is_a_note(bundle: Path) -> None:
+    finding = one(
+        found(changed(GOOD, "process.user", None), bundle), "$.process.user", "bundle-no-user"
+    )
+    assert finding.fixable
+    assert not finding.blocks
+
+
+@pytest.mark.parametrize(("kind", "value"), [("uid", 1), ("gid", 65536)])
+def test_an_unmapped_user_is_a_note(bundle: Path, kind: str, value: int) -> None:
+    config = changed(GOOD, f"process.user.{kind}", value)
+    finding = one(found(config, bundle), f"$.process.user.{kind}", "bundle-user-unmapped")
+    assert f"{kind} {value} is not mapped" in finding.problem
+    assert not finding.blocks
+
+
+@pytest.mark.parametrize("path", ["missing", "/missing", "file", "file/below"])
+def test_a_root_filesystem_that_is_no_directory(bundle: Path, path: str) -> None:
+    (bundle / "file").touch()
+    finding = one(found(changed(GOOD, "root.path", path), bundle), "$.root.path", "rootfs-missing")
+    assert str(bundle / path) in finding.problem
+
+
+@pytest.mark.parametrize("private", [".", "rootfs"])
+def test_a_root_filesystem_that_the_ids_cannot_search(bundle: Path, private: str) -> None:
+    (bundle / private).chmod(0o700)
+    finding = one(found(GOOD, bundle, STRANGER), "$.root.path", "rootfs-unreadable")
+    assert finding.problem == f"{bundle / private} can't be searched"
+    assert finding.remedy == f"chmod a+x {bundle / private}"
+    assert found(GOOD, bundle) == []
+
+
+def test_a_writable_root_filesystem_must_be_writable(bundle: Path) -> None:
+    config = changed(GOOD, "root.readonly", False)
+    one(found(config, bundle, STRANGER), "$.root.readonly", "bundle-overlay")
+    assert found(config, bundle, STRANGER, memory_overlay=True) == []
+    assert found(config, bundle) == []
+
+
+@pytest.mark.parametrize("source", ["", "missing", "/missing"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {"type": "bind"},
+        {"options": ["rbind"]},
+        {"options": ["bind"], "type": "none"},
+        {"options": ["rbind"], "type": "tmpfs"},
+    ],
+)
+def test_a_missing_bind_source(bundle: Path, source: str, kind: dict[str, Any]) -> None:
+    config = changed(GOOD, "mounts", [{"destination": "/data", "source": source} | kind])
+    one(found(config, bundle), "$.mounts[0].source", "bundle-bind-source")
+
+
+@pytest.mark.parametrize("kind", [{}, {"type": "none"}, {"type": "tmpfs", "options": ["ro"]}])
+def test_other_mounts_need_no_source(bundle: Path, kind: dict[str, Any]) -> None:
+    config = changed(GOOD, "mounts", [{"destination": "/data", "source": "missing"} | kind])
+    assert found(config, bundle) == []
+
+
+def test_a_bind_source_behind_a_private_directory(bundle: Path) -> None:
+    (bundle / "private/source").mkdir(parents=True)
+    (bundle / "rootfs/data").mkdir()
+    (bundle / "private").chmod(0o700)
+    config = bind("private/source")
+    finding = one(found(config, bundle, STRANGER), "$.mounts[0].source", "bundle-bind-source")
+    assert finding.problem == f"{bundle / 'private'} can't be searched"
+    assert found(config, bundle) == []
+    # Only the way to it matters: an unreadable directory can be mounted all the same.
+    (bundle / "private").chmod(0o755)
+    (bundle / "private/source").chmod(0o700)
+    assert found(config, bundle, STRANGER) == []
+
+
+def test_a_mount_point_that_cannot_be_made(bundle: Path) -> None:
+    (bundle / "source").mkdir()
+    config = bind("source", "/a/b")
+    finding = one(found(config, bundle, STRANGER), "$.mounts[0].destination", "bundle-bind-target")
+    assert finding.remedy.startswith(f"mkdir -p {bundle / 'rootfs/a/b'},")
+    assert found(config, bundle) == []
+    (bundle / "rootfs/a/b").mkdir(parents=True)
+    assert found(config, bundle, STRANGER) == []
+
+
+@pytest.mark.parametrize("source_is_directory", [True, False])
+def test_a_mount_point_of_the_other_kind(bundle: Path, source_is_directory: bool) -> None:
+    directory, file = bundle / "source", bundle / "rootfs/data"
+    if not source_is_directory:
+        directory, file = bundle / "rootfs/data", bundle / "source"
+    directory.mkdir()
+    file.touch()
+    one(found(bind("source"), bundle), "$.mounts[0].destination", "bundle-bind-target")
+
+
+def test_a_mount_point_below_another_bind_is_not_judged(bundle: Path) -> None:
+    (bundle / "source").mkdir()
+    (bundle / "rootfs/a").mkdir()
+    config = bind("source", "/a")
+    config["mounts"].append(config["mounts"][0] | {"destination": "/a/b"})
+    assert found(config, bundle, STRANGER) == []
+
+
+@pytest.mark.parametrize("option", ["shared", "rshared"])
+def test_shared_propagation_of_a_bind(bundle: Path, option: str) -> None:
+    (bundle / "source").mkdir()
+    config = bind("source", "/data", "rbind", option)
+    one(found(config, bundle), "$.mounts[0].options", "bundle-propagation")
+    config["mounts"][0] |= {"type": "tmpfs", "options": [option]}
+    assert found(config, bundle) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "place", "cause", "blocks"),
+    [
+        ("linux.rootfsPropagation", "rshared", "", "bundle-propagation", True),
+        ("linux.rootfsPropagation", "rslave", "", None, False),
+        ("linux.cgroupsPath", "/a/b", "", "cgroup-not-delegated", False),
+        ("linux.devices", [{"path": "/dev/x"}], "", "bundle-devices", True),
+        ("linux.devices", [], "", None, False),
+        ("process.selinuxLabel", "a:b:c", "", "bundle-selinux", True),
+        ("process.oomScoreAdj", -1001, "", "bundle-oom-score", True),
+        ("process.oomScoreAdj", 1000, "", None, False),
+        (
+            "linux.namespaces",
+            [{"type": "user"}, {"type": "pid", "path": "/proc/1/ns/pid"}],
+            "[1].path",
+            "bundle-join-ignored",
+            False,
+        ),
+    ],
+)
+def test_what_runsc_refuses_or_leaves_out(
+    bundle: Path, path: str, value: object, place: str, cause: str | None, blocks: bool
+) -> None:
+    findings = found(changed(GOOD, path, value), bundle)
+    if cause is None:
+        assert findings == []
+        return
+    assert one(findings, f"$.{path}{place}", cause).blocks == blocks
+
+
+@pytest.mark.parametrize(
+    ("network", "cause", "blocks"),
+    [("none", "bundle-join-ignored", False), ("host", "join-denied", True)],
+)
+def test_joining_a_network_namespace(bundle: Path, network: str, cause: str, blocks: bool) -> None:
+    entry = {"type": "network", "path": "/run/netns/x"}
+    config = changed(GOOD, "linux.namespaces", [{"type": "user"}, entry])
+    finding = one(found(config, bundle, network=network), "$.linux.namespaces[1].path", cause)
+    assert finding.blocks == blocks
+    config = changed(GOOD, "linux.namespaces", [{"type": "user"}, {"type": "network"}])
+    assert found(config, bundle, network=network) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "exists", "missing"),
+    [
+        ("/", "", ""),
+        ("/a/b", "a/b", ""),
+        ("/a/x/y", "a", "x/y"),
+        ("/a/../../a", "a", ""),
+        ("/absolute/b", "a/b", ""),
+        ("/a/relative", "a/b", ""),
+        ("/a/up", "", ""),
+        ("/file/x", "file", "x"),
+        ("/loop", "", "loop"),
+    ],
+)
+def test_links_are_followed_within_the_root(
+    tmp_path: Path, path: str, exists: str, missing: str
+) -> None:
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "file").touch()
+    links = {"absolute": "/a", "a/relative": "b", "a/up": "../../..", "loop": "loop"}
+    for name, target in links.items():
+        (tmp_path / name).symlink_to(target)
+    assert resolve_in_root(str(tmp_path), path) == (str(tmp_path / exists), missing)

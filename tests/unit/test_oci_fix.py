@@ -1,0 +1,142 @@
+"""What fix() adds to a config, that it adds nothing else, and that it then has no more to do."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oci_configs import RANGES, ROOT_ONLY, changed, mapping, minimal, with_user_namespace
+
+from usernsctl.errors import BundleError
+from usernsctl.idmap import Extent
+from usernsctl.oci import check, fix
+
+ROOT_MAPPING = [mapping(0, 0, 1)]
+ADDED_ALL = ["$.process.user", "$.linux.namespaces", "$.linux.uidMappings", "$.linux.gidMappings"]
+
+
+@pytest.mark.parametrize(
+    ("linux", "changes"),
+    [
+        ({}, ADDED_ALL),
+        (None, ADDED_ALL),
+        ({"namespaces": None, "uidMappings": None, "gidMappings": []}, ADDED_ALL),
+        ({"namespaces": [{"type": "user"}]}, [ADDED_ALL[0], *ADDED_ALL[2:]]),
+        (with_user_namespace(mapping(0, 100000, 65536))["linux"], [ADDED_ALL[0], *ADDED_ALL[2:]]),
+        (with_user_namespace(mapping(0, 0, 4294967295))["linux"], [ADDED_ALL[0], *ADDED_ALL[2:]]),
+        (with_user_namespace(mapping(5, 0, 1))["linux"], [ADDED_ALL[0], *ADDED_ALL[2:]]),
+        (with_user_namespace(mapping(0, 0, 1))["linux"], ADDED_ALL[:1]),
+        (
+            with_user_namespace(mapping(0, 0, 1), namespaces=({"type": "pid"},))["linux"],
+            ADDED_ALL[:2],
+        ),
+    ],
+)
+def test_the_namespace_its_map_and_the_user_are_there_afterwards(
+    linux: object, changes: list[str]
+) -> None:
+    mended, made = fix(minimal() | {"linux": linux}, ROOT_ONLY, ROOT_ONLY)
+    assert [change.path for change in made] == changes
+    assert mended["process"]["user"] == {"uid": 0, "gid": 0}
+    assert {"type": "user"} in mended["linux"]["namespaces"]
+    assert mended["linux"]["uidMappings"] == ROOT_MAPPING
+    assert mended["linux"]["gidMappings"] == ROOT_MAPPING
+
+
+def test_a_config_without_the_key_linux_gets_it() -> None:
+    mended, _ = fix(minimal(), ROOT_ONLY, ROOT_ONLY)
+    assert list(mended) == ["process", "root", "linux"]
+    assert mended["linux"]["namespaces"] == [{"type": "user"}]
+
+
+def test_each_extent_is_mapped_to_itself() -> None:
+    gids = [Extent(0, 1000, 1), Extent(5, 7000, 3)]
+    mended, changes = fix(minimal(), RANGES, gids)
+    assert mended["linux"]["uidMappings"] == [mapping(0, 0, 1), mapping(1, 1, 65535)]
+    assert mended["linux"]["gidMappings"] == [mapping(0, 0, 1), mapping(5, 5, 3)]
+    assert changes[-1].text == "added 0:0:1, 5:5:3"
+
+
+def test_mappings_that_the_namespace_can_have_are_kept() -> None:
+    config = with_user_namespace(mapping(0, 5, 10))
+    mended, changes = fix(config, RANGES, RANGES)
+    assert mended["linux"] == config["linux"]
+    assert [change.path for change in changes] == ["$.process.user"]
+
+
+def test_a_user_namespace_is_made_instead_of_joined() -> None:
+    joins = ({"type": "pid"}, {"type": "user", "path": "/proc/1/ns/user"})
+    mended, changes = fix(
+        with_user_namespace(*ROOT_MAPPING, namespaces=joins), ROOT_ONLY, ROOT_ONLY
+    )
+    assert mended["linux"]["namespaces"] == [{"type": "pid"}, {"type": "user"}]
+    assert changes[-1].path == "$.linux.namespaces[1].path"
+    assert changes[-1].text == "removed /proc/1/ns/user"
+
+
+def test_a_user_that_is_there_is_kept() -> None:
+    config = changed(minimal(), "process.user", {"uid": 7, "gid": 8, "umask": 18})
+    mended, _ = fix(config, ROOT_ONLY, ROOT_ONLY)
+    assert mended["process"] == config["process"]
+
+
+def test_a_config_of_the_wrong_shape_is_refused() -> None:
+    with pytest.raises(BundleError, match=r"\$\.linux\.namespaces"):
+        fix(minimal() | {"linux": {"namespaces": "user"}}, ROOT_ONLY, ROOT_ONLY)
+
+
+ids = st.integers(0, 2**17)
+mappings = st.none() | st.lists(st.builds(mapping, ids, ids, st.integers(1, 2**17)), max_size=3)
+namespace = st.fixed_dictionaries(
+    {"type": st.sampled_from(["user", "pid", "network"])},
+    optional={"path": st.sampled_from(["", "/proc/1/ns/x"]), "vendor": st.integers()},
+)
+linux = st.none() | st.fixed_dictionaries(
+    {"vendor": st.integers()},
+    optional={
+        "namespaces": st.none() | st.lists(namespace, max_size=3),
+        "uidMappings": mappings,
+        "gidMappings": mappings,
+    },
+)
+user = st.none() | st.fixed_dictionaries({"umask": st.just(18)}, optional={"uid": ids, "gid": ids})
+configs = st.builds(
+    lambda linux, user, vendor: {
+        "vendor": vendor,
+        "process": {"args": ["a"], "vendor": vendor, "user": user},
+        "root": {"path": "/", "readonly": True},
+        "linux": linux,
+        "hooks": {},
+    },
+    linux,
+    user,
+    st.lists(st.integers()),
+)
+
+
+def without_ours(config: dict[str, Any]) -> dict[str, Any]:
+    """What fix() may not touch, in its order."""
+    rest = copy.deepcopy(config)
+    rest["process"].pop("user", None)
+    ours = rest["linux"] = rest["linux"] or {}
+    for key in ("namespaces", "uidMappings", "gidMappings"):
+        ours.pop(key, None)
+    return rest
+
+
+@given(configs, st.sampled_from([ROOT_ONLY, RANGES]))
+@settings(deadline=None)
+def test_after_fix_nothing_is_left_to_fix(config: dict[str, Any], extents: list[Extent]) -> None:
+    before = copy.deepcopy(config)
+    mended, changes = fix(config, extents, extents)
+    assert config == before
+    assert bool(changes) == (mended != config)
+    assert fix(mended, extents, extents) == (mended, [])
+    assert without_ours(mended) == without_ours(config)
+    assert list(mended) == list(config)
+    findings = check(mended, Path("/"), extents, extents)
+    assert not [finding for finding in findings if finding.fixable]
