@@ -58,12 +58,16 @@ class Connector:
         binds = [word for path in shown for word in ("--bind", str(path))]
         return [str(USERNSCTL), "run", "--network", network, *binds, "--"]
 
-    def call(self, verb: str, network: str | None) -> list[Message]:
-        """The messages that a verb gives: in gVisor with this network, or outside if None.
+    def sandboxed(self, verb: str) -> list[str]:
+        """The command of a verb in gVisor, with the host's network unless it needs none."""
+        return [*self.sandbox("none" if verb == "spec" else "host"), *self.command(verb)]
+
+    def call(self, verb: str, *, sandboxed: bool) -> list[Message]:
+        """The messages that a verb gives.
 
         :raises ConnectorError: it did not exit with 0, or said what is no message.
         """
-        command = [*(self.sandbox(network) if network else []), *self.command(verb)]
+        command = self.sandboxed(verb) if sandboxed else self.command(verb)
         done = subprocess.run(
             command,
             stdin=subprocess.DEVNULL,

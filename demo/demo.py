@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -54,32 +55,36 @@ def show_sandbox(connector: Connector) -> None:
         show(f"{kind} {' '.join(text.split())}")
 
 
-def only(messages: list[Message], kind: str) -> Message:
-    found = of_type(messages, kind)
+def call(connector: Connector, verb: str, kind: str) -> list[Message]:
+    """The messages of a kind that a verb gives in gVisor; tells the command."""
+    title(f"The connector's {verb}, in gVisor")
+    show(f"$ {shlex.join(connector.sandboxed(verb))}")
+    return of_type(connector.call(verb, sandboxed=True), kind)
+
+
+def only(connector: Connector, verb: str, kind: str) -> Message:
+    """The one message of a kind that a verb gives."""
+    found = call(connector, verb, kind)
     if len(found) != 1:
-        raise ConnectorError(f"expected one {kind} message, got {len(found)}")
+        raise ConnectorError(f"{verb}: expected one {kind} message, got {len(found)}")
     return found[0]
 
 
 def show_spec(connector: Connector) -> None:
-    title("source-declarative-manifest spec, in gVisor without network")
-    show(json.dumps(only(connector.call("spec", "none"), "SPEC"), indent=2))
+    show(json.dumps(only(connector, "spec", "SPEC"), indent=2))
 
 
 def show_records(connector: Connector) -> None:
-    title("check, in gVisor with the host's network")
-    status = only(connector.call("check", "host"), "CONNECTION_STATUS")["status"]
-    show(status)
-    title("discover")
-    catalog = only(connector.call("discover", "host"), "CATALOG")
+    connection = only(connector, "check", "CONNECTION_STATUS")
+    show(connection["status"])
+    catalog = only(connector, "discover", "CATALOG")
     for stream in catalog["streams"]:
         show(f"{stream['name']}: {', '.join(stream['json_schema']['properties'])}")
-    title("read")
-    records = [record["data"] for record in of_type(connector.call("read", "host"), "RECORD")]
+    records = [record["data"] for record in call(connector, "read", "RECORD")]
     for record in records[:3]:
         show(json.dumps(record))
     show(f"... {len(records)} records; the server has {len(stations.STATIONS)}")
-    if status != "SUCCEEDED" or records != stations.STATIONS:
+    if connection["status"] != "SUCCEEDED" or records != stations.STATIONS:
         raise ConnectorError("the connector did not read what the server has")
 
 
@@ -93,7 +98,7 @@ def main() -> int:
             show_sandbox(connector)
             show_spec(connector)
             show_records(connector)
-    except ConnectorError as error:
+    except (ConnectorError, OSError, subprocess.TimeoutExpired) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
     title("The demo is complete")

@@ -32,21 +32,17 @@ def essence(messages: list[Message]) -> list[Message]:
 
 
 @pytest.mark.parametrize(
-    ("verb", "network", "answer"),
-    [
-        ("spec", "none", "SPEC"),
-        ("check", "host", "CONNECTION_STATUS"),
-        ("discover", "host", "CATALOG"),
-    ],
+    ("verb", "answer"),
+    [("spec", "SPEC"), ("check", "CONNECTION_STATUS"), ("discover", "CATALOG")],
 )
-def test_it_answers_as_outside(connector: Connector, verb: str, network: str, answer: str) -> None:
-    inside = essence(connector.call(verb, network))
+def test_it_answers_as_outside(connector: Connector, verb: str, answer: str) -> None:
+    inside = essence(connector.call(verb, sandboxed=True))
     assert of_type(inside, answer)
-    assert inside == essence(connector.call(verb, None))
+    assert inside == essence(connector.call(verb, sandboxed=False))
 
 
 def test_it_reads_what_the_server_has_as_outside(connector: Connector) -> None:
-    inside = essence(connector.call("read", "host"))
+    inside = essence(connector.call("read", sandboxed=True))
     records = of_type(inside, "RECORD")
     assert [record["data"] for record in records] == stations.STATIONS
-    assert inside == essence(connector.call("read", None))
+    assert inside == essence(connector.call("read", sandboxed=False))
