@@ -56,9 +56,8 @@ def show_sandbox(connector: Connector) -> None:
 
 
 def call(connector: Connector, verb: str, kind: str) -> list[Message]:
-    """The messages of a kind that a verb gives in gVisor; tells the command."""
+    """The messages of a kind that a verb gives in gVisor."""
     title(f"The connector's {verb}, in gVisor")
-    show(f"$ {shlex.join(connector.sandboxed(verb))}")
     return of_type(connector.call(verb, sandboxed=True), kind)
 
 
@@ -71,7 +70,9 @@ def only(connector: Connector, verb: str, kind: str) -> Message:
 
 
 def show_spec(connector: Connector) -> None:
-    show(json.dumps(only(connector, "spec", "SPEC"), indent=2))
+    spec = only(connector, "spec", "SPEC")
+    show(f"$ {shlex.join(connector.sandboxed('spec'))}")
+    show(json.dumps(spec, indent=2))
 
 
 def show_records(connector: Connector) -> None:
