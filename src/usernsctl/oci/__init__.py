@@ -1,6 +1,6 @@
 """OCI bundles: reading, checking, mending and making the config.json that runsc runs."""
 
-from usernsctl.oci.build import BuildOptions, Mount, Rlimit, build, identity_mappings
+from usernsctl.oci.build import BuildOptions, Mount, Rlimit, build, identity_mappings, mount_entry
 from usernsctl.oci.check import check
 from usernsctl.oci.finding import Finding
 from usernsctl.oci.fix import Change, fix
@@ -21,6 +21,7 @@ __all__ = [
     "fix",
     "identity_mappings",
     "load",
+    "mount_entry",
     "parse",
     "replace",
     "serialise",

@@ -131,6 +131,18 @@ def identity_mappings(extents: Sequence[Extent]) -> list[dict[str, int]]:
     ]
 
 
+def mount_entry(mount: Mount) -> dict[str, Any]:
+    """The element of ``mounts`` for `mount`."""
+    entry: dict[str, Any] = {
+        "destination": mount.destination,
+        "type": mount.type,
+        "source": mount.source,
+    }
+    if mount.options:
+        entry["options"] = list(mount.options)
+    return entry
+
+
 def _process(options: BuildOptions) -> dict[str, Any]:
     user: dict[str, Any] = {"uid": options.uid, "gid": options.gid}
     if options.additional_gids:
@@ -164,15 +176,4 @@ def _mounts(wanted: Sequence[Mount]) -> list[dict[str, Any]]:
     )
     taken = {mount.destination for mount in wanted}
     mounts = [mount for mount in standard if mount.destination not in taken]
-    return [_mount_entry(mount) for mount in (*mounts, *wanted)]
-
-
-def _mount_entry(mount: Mount) -> dict[str, Any]:
-    entry: dict[str, Any] = {
-        "destination": mount.destination,
-        "type": mount.type,
-        "source": mount.source,
-    }
-    if mount.options:
-        entry["options"] = list(mount.options)
-    return entry
+    return [mount_entry(mount) for mount in (*mounts, *wanted)]

@@ -51,6 +51,10 @@ def is_bind(mount: MountEntry) -> bool:
 def _check_rootfs(config: Config, view: FileView) -> Iterator[Finding]:
     rootfs = view.rootfs(config)
     path, wanted = "$.root.path", "the directory of an unpacked image, absolute or from the bundle"
+    if os.path.exists(rootfs) and not os.path.isdir(rootfs):
+        problem, why = f"{rootfs} is no directory", f"a root filesystem is a directory ({_EOF})"
+        yield Finding(path=path, id="rootfs-missing", problem=problem, why=why, remedy=wanted)
+        return
     try:
         blocked = view.reach.blocked_at(rootfs, SEARCH)
     except OSError as error:
@@ -66,9 +70,6 @@ def _check_rootfs(config: Config, view: FileView) -> Iterator[Finding]:
             "file system: input/output error`)",
             remedy=shlex.join(["chmod", "a+x", blocked]),
         )
-    elif os.path.exists(rootfs) and not os.path.isdir(rootfs):
-        problem, why = f"{rootfs} is no directory", f"a root filesystem is a directory ({_EOF})"
-        yield Finding(path=path, id="rootfs-missing", problem=problem, why=why, remedy=wanted)
     elif not config.root.readonly and not view.memory_overlay and not _writable(rootfs, view):
         yield Finding(
             path="$.root.readonly",

@@ -1,0 +1,192 @@
+"""Bundles that runsc refuses from a user without privileges, and what becomes of them with us.
+
+The root filesystem of all of them is this machine's own, read-only: nothing has to be unpacked.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Program
+
+from usernsctl.idmap import Extent
+from usernsctl.oci import Finding, check, load
+
+GVISOR = "Linux version 4.4.0"
+PRINT_VERSION = ["/bin/cat", "/proc/version"]
+OWN_ROOT = [{"containerID": 0, "hostID": 0, "size": 1}]
+GRANTED_TO_NOBODY = [{"containerID": 0, "hostID": 4_000_000_000, "size": 65536}]
+USER = [{"type": "user"}]
+
+REFUSED: dict[str, dict[str, Any]] = {
+    "no linux": {},
+    "empty linux": {"linux": {}},
+    "no mappings": {"linux": {"namespaces": USER}},
+    "others' ids": {
+        "linux": {
+            "namespaces": USER,
+            "uidMappings": GRANTED_TO_NOBODY,
+            "gidMappings": GRANTED_TO_NOBODY,
+        }
+    },
+}
+WORKS = {"linux": {"namespaces": USER, "uidMappings": OWN_ROOT, "gidMappings": OWN_ROOT}}
+
+
+def make_bundle(directory: Path, **parts: Any) -> Path:
+    """A bundle with a config.json that prints the kernel's version, with `parts` besides."""
+    config = {
+        "ociVersion": "1.0.2",
+        "process": {"args": PRINT_VERSION, "cwd": "/"},
+        "root": {"path": "/", "readonly": True},
+    }
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps(config | parts))
+    return directory
+
+
+def runsc_command(bundle: Path, *options: str) -> list[str]:
+    """The command that runs a bundle with runsc, its state beside the bundle."""
+    runsc = shutil.which(os.environ.get("USERNSCTL_RUNSC", "runsc"))
+    assert runsc is not None
+    state = f"--root={bundle}-state"
+    how = [state, "--network=none", "--ignore-cgroups", *options]
+    return [runsc, *how, "run", f"--bundle={bundle}", f"test-{os.getpid()}-{bundle.name}"]
+
+
+def run_plainly(bundle: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run a bundle with nothing but runsc."""
+    return subprocess.run(
+        runsc_command(bundle, *options),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def findings(bundle: Path) -> list[Finding]:
+    uid_map, gid_map = [Extent(0, os.geteuid(), 1)], [Extent(0, os.getegid(), 1)]
+    return check(load(bundle), bundle, uid_map, gid_map)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is refused to root")
+@pytest.mark.parametrize("name", REFUSED)
+def test_runsc_alone_refuses_it(tmp_path: Path, name: str) -> None:
+    bundle = make_bundle(tmp_path / "b", **REFUSED[name])
+    refused = run_plainly(bundle)
+    assert refused.returncode != 0
+    assert GVISOR not in refused.stdout
+    assert "creating container" in refused.stderr
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_usernsctl_runs_it(usernsctl: Program, tmp_path: Path, name: str) -> None:
+    bundle = make_bundle(tmp_path / "b", **REFUSED[name])
+    before = (bundle / "config.json").read_bytes()
+    done = usernsctl("run", "--bundle", bundle)
+    assert done.stderr == ""
+    assert done.stdout.startswith(GVISOR)
+    assert done.returncode == 0
+    assert (bundle / "config.json").read_bytes() == before
+    assert os.listdir(bundle) == ["config.json"]
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_check_finds_it_and_fix_makes_runsc_alone_take_it(
+    usernsctl: Program, tmp_path: Path, name: str
+) -> None:
+    bundle = make_bundle(tmp_path / "b", **REFUSED[name])
+    assert usernsctl("bundle", "check", bundle).returncode == 1
+    assert usernsctl("bundle", "fix", bundle).returncode == 0
+    assert usernsctl("bundle", "check", bundle).returncode == 0
+    done = run_plainly(bundle, "--rootless")
+    assert done.stdout.startswith(GVISOR)
+    assert done.returncode == 0
+
+
+def test_init_makes_a_bundle_that_runsc_takes(usernsctl: Program, tmp_path: Path) -> None:
+    bundle = tmp_path / "b"
+    made = usernsctl("bundle", "init", bundle, "--rootfs", "/", "--", *PRINT_VERSION)
+    assert made.returncode == 0
+    for done in (run_plainly(bundle, "--rootless"), usernsctl("run", "--bundle", bundle)):
+        assert done.stdout.startswith(GVISOR)
+        assert done.returncode == 0
+
+
+def linux(**parts: Any) -> dict[str, Any]:
+    return {"linux": WORKS["linux"] | parts}
+
+
+def process(**parts: Any) -> dict[str, Any]:
+    return WORKS | {
+        "process": {"args": PRINT_VERSION, "cwd": "/", "user": {"uid": 0, "gid": 0}, **parts}
+    }
+
+
+def bind(source: str, destination: str, *options: str) -> dict[str, Any]:
+    mount = {"destination": destination, "type": "bind", "source": source}
+    return process() | {"mounts": [mount | {"options": ["rbind", "ro", *options]}]}
+
+
+BLOCKED = [
+    ("bundle-no-mappings", linux(uidMappings=[])),
+    ("bundle-no-mappings", linux(namespaces=[])),
+    ("outside-parent-map", linux(uidMappings=[{"containerID": 0, "hostID": 0, "size": 2}])),
+    ("outside-parent-map", linux(gidMappings=[{"containerID": 0, "hostID": 7, "size": 1}])),
+    ("bundle-root-unmapped", linux(uidMappings=[{"containerID": 1, "hostID": 0, "size": 1}])),
+    ("map-invalid", linux(uidMappings=OWN_ROOT * 2)),
+    ("bundle-join-user", linux(namespaces=[{"type": "user", "path": "/proc/self/ns/user"}])),
+    ("bundle-propagation", linux(rootfsPropagation="rshared")),
+    ("bundle-devices", linux(devices=[{"path": "/dev/x", "type": "c", "major": 1, "minor": 3}])),
+    ("bundle-selinux", process(selinuxLabel="a:b:c")),
+    ("bundle-oom-score", process(oomScoreAdj=-1000)),
+    ("rootfs-missing", process() | {"root": {"path": "missing", "readonly": True}}),
+    ("rootfs-missing", process() | {"root": {"path": "/etc/passwd", "readonly": True}}),
+    ("bundle-bind-source", bind("/missing", "/mnt")),
+    ("bundle-bind-source", bind("", "/mnt")),
+    ("bundle-bind-target", bind("/usr", "/etc/passwd")),
+    ("bundle-propagation", bind("/usr", "/mnt", "rshared")),
+]
+
+
+@pytest.mark.parametrize(("cause", "parts"), BLOCKED)
+def test_runsc_refuses_what_check_says_it_does(
+    prelude: Program, tmp_path: Path, cause: str, parts: dict[str, Any]
+) -> None:
+    bundle = make_bundle(tmp_path / "b", **parts)
+    assert cause in [finding.id for finding in findings(bundle) if finding.blocks]
+    done = prelude("-r", "-m", "--", *runsc_command(bundle, "--rootless"))
+    assert done.returncode != 0
+    assert GVISOR not in done.stdout
+
+
+NOTED = [
+    ("bundle-no-user", WORKS),
+    ("bundle-user-unmapped", process(user={"uid": 1000, "gid": 1000})),
+    ("bundle-join-ignored", linux(namespaces=[*USER, {"type": "pid", "path": "/missing"}])),
+    ("bundle-join-ignored", linux(namespaces=[*USER, {"type": "network", "path": "/missing"}])),
+    ("cgroup-not-delegated", linux(cgroupsPath="/a/b")),
+    (None, process()),
+    (None, bind("/usr", "/mnt", "rslave", "nosuid")),
+    (None, process(oomScoreAdj=1000)),
+]
+
+
+@pytest.mark.parametrize(("cause", "parts"), NOTED)
+def test_runsc_takes_what_check_only_notes(
+    prelude: Program, tmp_path: Path, cause: str | None, parts: dict[str, Any]
+) -> None:
+    bundle = make_bundle(tmp_path / "b", **parts)
+    found = findings(bundle)
+    assert not [finding for finding in found if finding.blocks]
+    assert cause in [finding.id for finding in found] or (cause is None and not found)
+    done = prelude("-r", "-m", "--", *runsc_command(bundle, "--rootless"))
+    assert done.stdout.startswith(GVISOR)
+    assert done.returncode == 0
