@@ -165,8 +165,10 @@ def test_an_unmapped_user_is_a_note(bundle: Path, kind: str, value: int) -> None
 @pytest.mark.parametrize("path", ["missing", "/missing", "file", "file/below"])
 def test_a_root_filesystem_that_is_no_directory(bundle: Path, path: str) -> None:
     (bundle / "file").touch()
-    finding = one(found(changed(GOOD, "root.path", path), bundle), "$.root.path", "rootfs-missing")
-    assert str(bundle / path) in finding.problem
+    config = changed(GOOD, "root.path", path)
+    for extents in (None, STRANGER):
+        finding = one(found(config, bundle, extents), "$.root.path", "rootfs-missing")
+        assert str(bundle / path) in finding.problem
 
 
 @pytest.mark.parametrize("private", [".", "rootfs"])

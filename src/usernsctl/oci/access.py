@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from usernsctl.idmap import Extent
 from usernsctl.oci.ids import IdView
 
-READ, WRITE, SEARCH = 4, 2, 1
+WRITE, SEARCH = 2, 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +19,8 @@ class Reach:
     """The rights of 0:0 in a namespace with these ids, whose map is seen from outside.
 
     In its own user namespace, root overrides the mode of exactly those files whose owner *and*
-    group are mapped (capabilities(7), "Interaction with user namespaces"); to all others it
-    is the outside id that 0 stands for.
+    group are mapped (the kernel's capable_wrt_inode_uidgid()); to all others it is the outside
+    id that 0 stands for.
     """
 
     ids: IdView
@@ -30,16 +31,15 @@ class Reach:
 
         What the caller can't see itself isn't judged: the namespace may have more ids.
 
-        :raises FileNotFoundError: `path` doesn't exist.
+        :raises OSError: `path` doesn't exist, or a file is taken for a directory.
         """
         way = os.path.realpath(path)
-        for directory in _ancestors(way):
-            try:
+        with contextlib.suppress(PermissionError):  # told by the directory that is in the way
+            os.stat(way)
+        try:
+            for directory in _ancestors(way):
                 if not self._allows(directory, SEARCH):
                     return directory
-            except PermissionError:
-                return None
-        try:
             return None if self._allows(way, need) else way
         except PermissionError:
             return None
