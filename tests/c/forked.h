@@ -1,0 +1,39 @@
+/* Running a part of a test in a child, since what it does to its process can't be undone. */
+#ifndef FORKED_H
+#define FORKED_H
+
+#include "check.h"
+
+#include <errno.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* Waits for a child: its exit status, or 128+N if signal N killed it. */
+static inline int wait_for(pid_t pid)
+{
+    int status;
+    pid_t waited;
+    while ((waited = waitpid(pid, &status, __WALL)) < 0 && errno == EINTR)
+        continue;
+    CHECK_INT(waited, pid);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+/* Runs `run` in a child; its result is the child's exit status, which is returned. */
+static inline int forked(int (*run)(void *), void *arg)
+{
+    pid_t pid = fork();
+    CHECK(pid >= 0);
+    if (pid == 0)
+        _exit(run(arg));
+    return wait_for(pid);
+}
+
+/* No child of ours is left, not even a zombie. */
+static inline void check_no_child_left(void)
+{
+    CHECK_INT(waitpid(-1, NULL, __WALL | WNOHANG), -1);
+    CHECK_INT(errno, ECHILD);
+}
+
+#endif
