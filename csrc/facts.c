@@ -6,6 +6,8 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/utsname.h>
 #include <unistd.h>
@@ -38,6 +40,9 @@ static int read_parent_maps(struct un_facts *facts, struct un_error *err)
 
 int un_facts_read(struct un_facts *facts, struct un_error *err)
 {
+    memset(facts, 0, sizeof *facts);
+    facts->user_gid = -1;
+    facts->no_new_privs = prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1;
     facts->id[UN_UID].own = geteuid();
     facts->id[UN_GID].own = getegid();
     facts->page_size = (size_t)sysconf(_SC_PAGESIZE);

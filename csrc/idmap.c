@@ -217,49 +217,53 @@ int un_map_read(int dir, const char *name, struct un_map *map, struct un_error *
 
 bool un_map_has(const struct un_map *map, uint32_t inside)
 {
-    for (uint32_t i = 0; i < map->len; i++)
-        if (overlap(inside, 1, map->extent[i].inside, map->extent[i].count))
-            return true;
-    return false;
+    bool mapped;
+    un_map_run(map, UN_INSIDE, inside, 1, &mapped);
+    return mapped;
 }
 
-/* How many of the ids from `id` on, `count` at most, are alike: all in one extent of `parent`
- * (*mapped is set), or all in none. */
-static uint32_t run_length(const struct un_map *parent, uint32_t id, uint32_t count, bool *mapped)
+uint32_t un_map_run(const struct un_map *map, int side, uint32_t id, uint32_t count, bool *mapped)
 {
     uint32_t length = count;
     *mapped = false;
-    for (uint32_t i = 0; i < parent->len; i++) {
-        struct un_extent e = parent->extent[i];
-        if (overlap(id, 1, e.inside, e.count)) {
+    for (uint32_t i = 0; i < map->len; i++) {
+        struct un_extent e = map->extent[i];
+        uint32_t first = side == UN_INSIDE ? e.inside : e.outside;
+        if (overlap(id, 1, first, e.count)) {
             *mapped = true;
-            uint32_t left = e.count - (id - e.inside);
+            uint32_t left = e.count - (id - first);
             return left < count ? left : count;
         }
-        if (e.inside > id && e.inside - id < length)
-            length = e.inside - id;
+        if (first > id && first - id < length)
+            length = first - id;
     }
     return length;
 }
 
-int un_map_add_within(struct un_map *map, struct un_extent extent, const struct un_map *parent,
-                      struct un_map *clipped, struct un_error *err)
+/* Whether every id of `a` is mapped by `b`, to the same. */
+static bool is_part_of(const struct un_map *a, const struct un_map *b)
 {
-    while (extent.count) {
-        bool mapped;
-        uint32_t length = run_length(parent, extent.outside, extent.count, &mapped);
-        struct un_extent part = {extent.inside, extent.outside, length};
-        struct un_map *to = mapped ? map : clipped;
-        if (!to)
-            return un_fail(err, UN_STEP_PLAN, 0, "outside-parent-map",
-                           "id %" PRIu32 " (and %" PRIu32
-                           " from it on) does not exist in the user namespace we are in",
-                           part.outside, part.count);
-        if (un_map_add(to, part, err))
-            return -1;
-        extent.inside += length;
-        extent.outside += length;
-        extent.count -= length;
+    for (uint32_t i = 0; i < a->len; i++) {
+        struct un_extent left = a->extent[i];
+        while (left.count) {
+            uint32_t j = 0;
+            while (j < b->len &&
+                   !(left.inside - b->extent[j].inside < b->extent[j].count &&
+                     left.inside - b->extent[j].inside == left.outside - b->extent[j].outside))
+                j++;
+            if (j == b->len)
+                return false;
+            uint32_t covered = b->extent[j].count - (left.inside - b->extent[j].inside);
+            covered = covered < left.count ? covered : left.count;
+            left.inside += covered;
+            left.outside += covered;
+            left.count -= covered;
+        }
     }
-    return 0;
+    return true;
+}
+
+bool un_map_equal(const struct un_map *a, const struct un_map *b)
+{
+    return is_part_of(a, b) && is_part_of(b, a);
 }

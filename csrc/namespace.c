@@ -89,7 +89,8 @@ static int map_and_open(pid_t holder, const struct un_plan *plan, uint64_t flags
     int dir = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (dir < 0)
         return un_fail_errno(err, UN_STEP_FACTS, path);
-    int failed = un_write_maps(dir, plan, err) || open_all(dir, flags, ns, err);
+    int failed = un_write_maps(dir, plan, err) || un_run_helpers(dir, holder, plan, err) ||
+                 un_verify_maps(dir, plan, err) || open_all(dir, flags, ns, err);
     close(dir);
     return failed ? -1 : 0;
 }

@@ -12,57 +12,14 @@
 #include <sys/mount.h>
 #include <unistd.h>
 
-const char un_options_help[] =
-    "Usage: usernsctl-exec [OPTIONS] [--] COMMAND [ARGUMENT...]\n"
-    "\n"
-    "Makes a user namespace, maps ids into it, and executes COMMAND there, in this same process.\n"
-    "Without -U and without a map, you are root inside: --map-root-user.\n"
-    "\n"
-    "Maps:\n"
-    "  -r, --map-root-user        you are uid 0 and gid 0 inside\n"
-    "  -c, --map-current-user     you keep your uid and gid\n"
-    "      --map-user=UID         you are UID inside\n"
-    "      --map-group=GID        your group is GID inside\n"
-    "      --map-users=I:O:N      N uids from I on inside are those from O on outside; repeatable\n"
-    "      --map-groups=I:O:N     the same for gids; repeatable\n"
-    "      --setgroups=allow|deny whether setgroups(2) is permitted inside\n"
-    "\n"
-    "Namespaces:\n"
-    "  -U, --user                 user (implied by every map); alone: nothing is mapped\n"
-    "  -m, --mount                mount points\n"
-    "  -n, --net                  network\n"
-    "  -p, --pid                  process ids; implies --fork\n"
-    "  -i, --ipc                  System V IPC and POSIX message queues\n"
-    "  -u, --uts                  host name\n"
-    "  -C, --cgroup               cgroup root\n"
-    "  -T, --time                 clocks\n"
-    "\n"
-    "Process:\n"
-    "  -f, --fork                 run COMMAND in a child: signals are forwarded to it, its exit\n"
-    "                             status is ours, and it is killed when we die\n"
-    "      --kill-child[=SIGNAL]  the signal for that (default KILL); implies --fork\n"
-    "      --mount-proc[=DIR]     mount a new /proc (or DIR); implies --mount\n"
-    "      --propagation=private|shared|slave|unchanged\n"
-    "                             of the mounts in a new mount namespace (default private)\n"
-    "  -R, --root=DIR             chroot into DIR\n"
-    "  -w, --wd=DIR               change to DIR\n"
-    "  -S, --setuid=UID           become UID (as it is called inside)\n"
-    "  -G, --setgid=GID           become GID, and drop all other groups where that is permitted\n"
-    "      --keep-caps            let a COMMAND that is not run as root keep the capabilities\n"
-    "      --preserve-fd=FD       pass descriptor FD on; repeatable. All others from 3 on are "
-    "closed\n"
-    "\n"
-    "  -h, --help\n"
-    "  -V, --version\n"
-    "\n"
-    "Exit status: COMMAND's; 125 if the namespace could not be had, 126 if COMMAND can't be\n"
-    "executed, 127 if there is none; with --fork 128+N if signal N killed it.\n";
-
 enum {
     OPT_MAP_USER = 256,
     OPT_MAP_GROUP,
     OPT_MAP_USERS,
     OPT_MAP_GROUPS,
+    OPT_MAP_AUTO,
+    OPT_MAP_SUBIDS,
+    OPT_ALLOW_SINGLE_ID,
     OPT_SETGROUPS,
     OPT_KILL_CHILD,
     OPT_MOUNT_PROC,
@@ -82,6 +39,9 @@ static const struct option long_options[] = {
     {"map-group", required_argument, NULL, OPT_MAP_GROUP},
     {"map-users", required_argument, NULL, OPT_MAP_USERS},
     {"map-groups", required_argument, NULL, OPT_MAP_GROUPS},
+    {"map-auto", no_argument, NULL, OPT_MAP_AUTO},
+    {"map-subids", no_argument, NULL, OPT_MAP_SUBIDS},
+    {"allow-single-id", no_argument, NULL, OPT_ALLOW_SINGLE_ID},
     {"setgroups", required_argument, NULL, OPT_SETGROUPS},
     {"mount", no_argument, NULL, 'm'},
     {"net", no_argument, NULL, 'n'},
@@ -164,12 +124,27 @@ static void map_both(struct un_options *options, uint32_t uid, uint32_t gid)
     options->request.id[UN_GID].self = gid;
 }
 
+static void fill_both(struct un_options *options, int fill)
+{
+    options->request.id[UN_UID].fill = options->request.id[UN_GID].fill = fill;
+}
+
 static int map_more(struct un_options *options, int kind, const char *text, struct un_error *err)
 {
+    static const struct {
+        const char *name;
+        int fill;
+    } fills[] = {{"auto", UN_FILL_PACKED}, {"subids", UN_FILL_IDENTITY}, {"all", UN_FILL_ALL}};
+    struct un_id_request *want = &options->request.id[kind];
+    for (size_t i = 0; i < sizeof fills / sizeof fills[0]; i++)
+        if (!strcmp(text, fills[i].name)) {
+            want->fill = fills[i].fill;
+            return 0;
+        }
     struct un_extent extent;
     if (un_extent_parse(text, &extent, err))
         return -1;
-    return un_map_add(&options->request.id[kind].more, extent, err);
+    return un_map_add(&want->more, extent, err);
 }
 
 static int parse_setgroups(const char *text, int *setgroups, struct un_error *err)
@@ -221,7 +196,8 @@ static int add_keep(struct un_options *options, const char *text, struct un_erro
 static bool add_namespace(struct un_options *options, int letter)
 {
     static const char letters[UN_NS_COUNT + 1] = "UmnpiuCT";
-    const char *found = strchr(letters, letter);
+    /* A long option without a letter is past all of them: strchr() would cut it to a char. */
+    const char *found = letter < 128 ? strchr(letters, letter) : NULL;
     if (!found)
         return false;
     int ns = (int)(found - letters);
@@ -250,6 +226,15 @@ static int take_map_option(struct un_options *options, int option, struct un_err
         return map_more(options, UN_UID, optarg, err);
     case OPT_MAP_GROUPS:
         return map_more(options, UN_GID, optarg, err);
+    case OPT_MAP_AUTO:
+        fill_both(options, UN_FILL_PACKED);
+        return 0;
+    case OPT_MAP_SUBIDS:
+        fill_both(options, UN_FILL_IDENTITY);
+        return 0;
+    case OPT_ALLOW_SINGLE_ID:
+        options->request.allow_single_id = true;
+        return 0;
     case OPT_SETGROUPS:
         return parse_setgroups(optarg, &options->request.setgroups, err);
     default:
@@ -326,7 +311,7 @@ static int take(struct un_options *options, int option, char **argv, struct un_e
 static bool maps_anything(const struct un_request *request)
 {
     for (int kind = UN_UID; kind <= UN_GID; kind++)
-        if (request->id[kind].map_self || request->id[kind].more.len)
+        if (request->id[kind].map_self || request->id[kind].more.len || request->id[kind].fill)
             return true;
     return false;
 }

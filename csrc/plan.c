@@ -1,11 +1,10 @@
 /* Planning: what is mapped, and who writes it. Pure functions of a request and of facts. */
+#include "compose.h"
 #include "error.h"
 
 #include <inttypes.h>
 #include <linux/capability.h>
 #include <string.h>
-
-static const char *const kind_names[] = {[UN_UID] = "uid", [UN_GID] = "gid"};
 
 static const char *const writer_names[] = {
     [UN_WRITER_NONE] = "none",
@@ -13,6 +12,10 @@ static const char *const writer_names[] = {
     [UN_WRITER_PARENT] = "parent",
     [UN_WRITER_HELPER] = "helper",
 };
+
+/* What writing a map of each kind takes. */
+static const int writing_cap[] = {[UN_UID] = CAP_SETUID, [UN_GID] = CAP_SETGID};
+static const char *const writing_cap_name[] = {[UN_UID] = "CAP_SETUID", [UN_GID] = "CAP_SETGID"};
 
 const char *un_writer_name(int writer)
 {
@@ -30,38 +33,11 @@ static bool holds(const struct un_facts *facts, int cap)
     return facts->caps >> cap & 1;
 }
 
-/* Puts the extents together: our own id first, then what was asked for by name. */
-static int plan_map(int kind, const struct un_request *request, const struct un_facts *facts,
-                    struct un_map *map, struct un_error *err)
-{
-    const struct un_id_request *want = &request->id[kind];
-    const struct un_map *parent = &facts->id[kind].parent;
-    uint32_t own = facts->id[kind].own;
-
-    map->len = 0;
-    if (want->map_self) {
-        if (!un_map_has(parent, own))
-            return un_fail(err, UN_STEP_PLAN, 0, "caller-id-unmapped",
-                           "our %s %" PRIu32 " is not mapped in the user namespace we are in",
-                           kind_names[kind], own);
-        if (un_map_add(map, (struct un_extent){want->self, own, 1}, err))
-            return -1;
-    }
-    for (uint32_t i = 0; i < want->more.len; i++)
-        if (un_map_add_within(map, want->more.extent[i], parent, NULL, err))
-            return -1;
-    if (map->len == 0)
-        return 0;
-    uint32_t most = kernel_is(facts, 4, 15) ? UN_MAP_MAX : 5;
-    return un_map_check(map, most, facts->page_size, err);
-}
-
 static bool maps_outside(const struct un_map *map, uint32_t outside)
 {
-    for (uint32_t i = 0; i < map->len; i++)
-        if (outside - map->extent[i].outside < map->extent[i].count)
-            return true;
-    return false;
+    bool mapped;
+    un_map_run(map, UN_OUTSIDE, outside, 1, &mapped);
+    return mapped;
 }
 
 /* Linux 5.12: who maps the parent's uid 0 could write file capabilities that count there. */
@@ -76,41 +52,106 @@ static bool is_own_id(const struct un_map *map, uint32_t own)
     return map->len == 1 && map->extent[0].count == 1 && map->extent[0].outside == own;
 }
 
+/* newuidmap(1): each extent must lie in one range of the user's, or be its own id. */
+static bool is_granted(struct un_extent extent, const struct un_id_facts *id)
+{
+    if (extent.count == 1 && extent.outside == id->own)
+        return true;
+    for (uint32_t i = 0; i < id->ranges.len; i++) {
+        struct un_range range = id->ranges.range[i];
+        if (extent.outside >= range.start && extent.outside - range.start < range.count &&
+            range.count - (extent.outside - range.start) >= extent.count)
+            return true;
+    }
+    return false;
+}
+
+static int refuse_helper(int kind, const struct un_facts *facts, const char *cause, const char *why,
+                         struct un_error *err)
+{
+    const char *helper = kind == UN_UID ? "newuidmap" : "newgidmap";
+    const char *path = facts->id[kind].helper;
+    return un_fail(err, UN_STEP_PLAN, 0, cause,
+                   "the %s map is more than our own id and we don't hold %s, so it takes %s; %s",
+                   un_kind_name(kind), writing_cap_name[kind], *path ? path : helper, why);
+}
+
+/* What can be told of a helper without running it. */
+static int check_helper(int kind, const struct un_facts *facts, struct un_error *err)
+{
+    switch (facts->id[kind].helper_state) {
+    case UN_HELPER_MISSING:
+        return refuse_helper(kind, facts, "helper-missing", "it is not installed", err);
+    case UN_HELPER_NOT_SETUID:
+        return refuse_helper(kind, facts, "helper-not-setuid",
+                             "it is neither setuid root nor has it file capabilities", err);
+    case UN_HELPER_NOSUID:
+        return refuse_helper(kind, facts, "helper-on-nosuid",
+                             "it is on a mount with nosuid, where it has no privilege", err);
+    default:
+        break;
+    }
+    if (facts->no_new_privs)
+        return refuse_helper(kind, facts, "no-new-privs",
+                             "no_new_privs is set, so it gains no privilege", err);
+    if (!facts->user[0])
+        return refuse_helper(kind, facts, "no-passwd-entry", "our uid has no name", err);
+    if (facts->user_gid != (int64_t)facts->id[UN_GID].own)
+        return refuse_helper(kind, facts, "gid-differs-from-passwd",
+                             "our gid is not the one in our passwd entry", err);
+    return 0;
+}
+
+static int plan_helper(int kind, const struct un_facts *facts, struct un_plan *plan,
+                       struct un_error *err)
+{
+    const struct un_map *map = &plan->map.of[kind];
+    const struct un_id_facts *id = &facts->id[kind];
+    if (check_helper(kind, facts, err))
+        return -1;
+    for (uint32_t i = 0; i < map->len; i++)
+        if (!is_granted(map->extent[i], id))
+            return un_fail(err, UN_STEP_PLAN, 0, "range-not-granted",
+                           "the %ss %" PRIu32 ":%" PRIu32 " are not granted to user %s by %s",
+                           un_kind_name(kind), map->extent[i].outside, map->extent[i].count,
+                           facts->user, kind == UN_UID ? "/etc/subuid" : "/etc/subgid");
+    plan->writer[kind] = UN_WRITER_HELPER;
+    plan->reason[kind] = kind == UN_UID ? "newuidmap writes what /etc/subuid grants"
+                                        : "newgidmap writes what /etc/subgid grants";
+    memcpy(plan->helper[kind], id->helper, sizeof id->helper);
+    return 0;
+}
+
 static int choose_writer(int kind, const struct un_request *request, const struct un_facts *facts,
                          struct un_plan *plan, struct un_error *err)
 {
-    static const int cap[] = {[UN_UID] = CAP_SETUID, [UN_GID] = CAP_SETGID};
     const struct un_map *map = &plan->map.of[kind];
-    /* Group 0 of a file may forbid what everybody else may: that is why a process can't drop its
-     * groups once it mapped one without privilege (user_namespaces(7), "Interaction with ..."). */
-    bool self = is_own_id(map, facts->id[kind].own) &&
-                !(kind == UN_GID && request->setgroups == UN_SETGROUPS_ALLOW);
+    bool own = is_own_id(map, facts->id[kind].own);
+    bool privileged = holds(facts, writing_cap[kind]);
+    /* A file's group may be denied what everybody else is granted: so who maps a group without
+     * privilege must not be able to leave it (user_namespaces(7), "The /proc/PID/setgroups file").
+     */
+    bool self = own && !(kind == UN_GID && request->setgroups == UN_SETGROUPS_ALLOW);
 
     if (map->len == 0) {
         plan->writer[kind] = UN_WRITER_NONE;
         plan->reason[kind] = "nothing was asked for";
         return 0;
     }
-    if ((self || holds(facts, cap[kind])) && lacks_setfcap(kind, map, facts))
+    if ((self || privileged) && lacks_setfcap(kind, map, facts))
         return un_fail(err, UN_STEP_PLAN, 0, "needs-setfcap",
                        "uid 0 of this namespace can't be mapped without CAP_SETFCAP");
-    if (self) {
-        plan->writer[kind] = UN_WRITER_SELF;
-        plan->reason[kind] = "one id, our own";
+    if (self || privileged) {
+        plan->writer[kind] = self ? UN_WRITER_SELF : UN_WRITER_PARENT;
+        plan->reason[kind] = self             ? "one id, our own"
+                             : kind == UN_UID ? "we hold CAP_SETUID"
+                                              : "we hold CAP_SETGID";
         return 0;
     }
-    if (holds(facts, cap[kind])) {
-        plan->writer[kind] = UN_WRITER_PARENT;
-        plan->reason[kind] = kind == UN_UID ? "we hold CAP_SETUID" : "we hold CAP_SETGID";
-        return 0;
-    }
-    if (is_own_id(map, facts->id[kind].own))
+    if (own)
         return un_fail(err, UN_STEP_PLAN, 0, "setgroups-order",
                        "setgroups can't stay allowed: we don't hold CAP_SETGID");
-    return un_fail(
-        err, UN_STEP_PLAN, 0, "unprivileged-map",
-        "the %s map needs %s, which we don't hold: it maps more than our own id %" PRIu32,
-        kind_names[kind], kind == UN_UID ? "CAP_SETUID" : "CAP_SETGID", facts->id[kind].own);
+    return plan_helper(kind, facts, plan, err);
 }
 
 /* Our own id if it is mapped, else root if that is. */
@@ -122,21 +163,64 @@ static int64_t inside_id(const struct un_map *map, uint32_t own)
     return un_map_has(map, 0) ? 0 : -1;
 }
 
-int un_plan_make(const struct un_request *request, const struct un_facts *facts,
-                 struct un_plan *plan, struct un_error *err)
+static int plan_kind(int kind, const struct un_request *request, const struct un_facts *facts,
+                     struct un_plan *plan, struct un_error *err)
 {
+    struct un_map *map = &plan->map.of[kind];
+    uint32_t most = kernel_is(facts, 4, 15) ? UN_MAP_MAX : 5;
+    if (un_compose(kind, request, facts, map, &plan->clipped[kind], err))
+        return -1;
+    if (map->len && un_map_check(map, most, facts->page_size, err))
+        return -1;
+    if (choose_writer(kind, request, facts, plan, err))
+        return -1;
+    plan->become[kind] = inside_id(map, facts->id[kind].own);
+    return 0;
+}
+
+static int plan_all(const struct un_request *request, const struct un_facts *facts,
+                    struct un_plan *plan, struct un_error *err)
+{
+    memset(plan, 0, sizeof *plan);
+    plan->helper_timeout_ms = UN_HELPER_TIMEOUT_MS;
     for (int kind = UN_UID; kind <= UN_GID; kind++)
-        if (plan_map(kind, request, facts, &plan->map.of[kind], err) ||
-            choose_writer(kind, request, facts, plan, err))
+        if (plan_kind(kind, request, facts, plan, err))
             return -1;
     plan->setgroups = request->setgroups;
     if (plan->writer[UN_GID] == UN_WRITER_SELF)
         plan->setgroups = UN_SETGROUPS_DENY;
-    for (int kind = UN_UID; kind <= UN_GID; kind++)
-        plan->become[kind] = inside_id(&plan->map.of[kind], facts->id[kind].own);
     plan->drop_groups = plan->setgroups != UN_SETGROUPS_DENY && plan->become[UN_GID] >= 0 &&
                         !maps_outside(&plan->map.of[UN_GID], facts->id[UN_GID].own);
     return 0;
+}
+
+/* What is left of a request where its ranges can't be had, and that is said to be enough. */
+static int plan_single_id(const struct un_request *request, const struct un_facts *facts,
+                          struct un_plan *plan, struct un_error *err)
+{
+    struct un_request single = *request;
+    struct un_error wanted = *err;
+    for (int kind = UN_UID; kind <= UN_GID; kind++) {
+        single.id[kind].more.len = 0;
+        single.id[kind].fill = UN_FILL_NONE;
+        single.id[kind].self = request->id[kind].map_self ? request->id[kind].self : 0;
+        single.id[kind].map_self = true;
+    }
+    if (plan_all(&single, facts, plan, err))
+        return -1;
+    plan->single_id = true;
+    plan->wanted = wanted;
+    return 0;
+}
+
+int un_plan_make(const struct un_request *request, const struct un_facts *facts,
+                 struct un_plan *plan, struct un_error *err)
+{
+    if (!plan_all(request, facts, plan, err))
+        return 0;
+    if (!request->allow_single_id || err->step != UN_STEP_PLAN)
+        return -1;
+    return plan_single_id(request, facts, plan, err);
 }
 
 bool un_plan_writes_itself(const struct un_plan *plan)
@@ -145,4 +229,26 @@ bool un_plan_writes_itself(const struct un_plan *plan)
         if (plan->writer[kind] > UN_WRITER_SELF)
             return false;
     return true;
+}
+
+bool un_plan_needs_ranges(const struct un_request *request, const struct un_facts *facts)
+{
+    for (int kind = UN_UID; kind <= UN_GID; kind++) {
+        const struct un_id_request *want = &request->id[kind];
+        if (want->fill == UN_FILL_PACKED || want->fill == UN_FILL_IDENTITY)
+            return true;
+        if ((want->fill == UN_FILL_ALL || want->more.len) && !holds(facts, writing_cap[kind]))
+            return true;
+    }
+    return false;
+}
+
+int un_plan_for_caller(const struct un_request *request, const struct un_sources *sources,
+                       struct un_facts *facts, struct un_plan *plan, struct un_error *err)
+{
+    if (un_facts_read(facts, err))
+        return -1;
+    if (un_plan_needs_ranges(request, facts) && un_facts_read_ranges(facts, sources, err))
+        return request->allow_single_id ? plan_single_id(request, facts, plan, err) : -1;
+    return un_plan_make(request, facts, plan, err);
 }

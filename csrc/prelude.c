@@ -24,6 +24,13 @@ static void print_error(const struct un_error *err)
         fprintf(stderr, "  why: %s [%s]\n  remedy: %s\n", cause->why, cause->id, cause->remedy);
 }
 
+static void warn_single_id(const struct un_error *wanted)
+{
+    char reason[UN_DETAIL_MAX + 128];
+    fprintf(stderr, "usernsctl-exec: going on with one id, as --allow-single-id allows: %s\n",
+            un_error_reason(wanted, reason, sizeof reason));
+}
+
 /* Who we become, unless the options say so. */
 static void take_identity(const struct un_plan *plan, struct un_setup *setup)
 {
@@ -38,11 +45,14 @@ static void take_identity(const struct un_plan *plan, struct un_setup *setup)
 
 static int enter(struct un_options *options, struct un_error *err)
 {
+    const struct un_sources sources = {.path = getenv("PATH")};
     struct un_facts facts;
     struct un_plan plan;
-    if (un_facts_read(&facts, err) || un_plan_make(&options->request, &facts, &plan, err) ||
+    if (un_plan_for_caller(&options->request, &sources, &facts, &plan, err) ||
         un_enter(&plan, options->flags, err))
         return -1;
+    if (plan.single_id)
+        warn_single_id(&plan.wanted);
     take_identity(&plan, &options->setup);
     return 0;
 }

@@ -98,6 +98,9 @@ struct un_map {
 
 enum un_kind { UN_UID, UN_GID };
 
+/* The sides of a map. */
+enum un_side { UN_INSIDE, UN_OUTSIDE };
+
 /* The maps of both kinds, indexed by enum un_kind. */
 struct un_idmap {
     struct un_map of[2];
@@ -117,16 +120,59 @@ int un_map_parse(const char *text, struct un_map *map, struct un_error *err);
 int un_map_read(int dir, const char *name, struct un_map *map, struct un_error *err);
 /* Whether an id inside is mapped. */
 bool un_map_has(const struct un_map *map, uint32_t inside);
-/* Appends `extent`, split so that each part lies in one extent of `parent`. What lies in none goes
- * to `clipped`; where that is NULL, it is an error. */
-int un_map_add_within(struct un_map *map, struct un_extent extent, const struct un_map *parent,
-                      struct un_map *clipped, struct un_error *err);
+/* How many of the ids from `id` on, `count` at most, are alike on that side of a map: all in one
+ * extent (*mapped is set), or all in none. */
+uint32_t un_map_run(const struct un_map *map, int side, uint32_t id, uint32_t count, bool *mapped);
+/* Whether two maps map the same ids to the same: the order and the cut of extents don't matter. */
+bool un_map_equal(const struct un_map *a, const struct un_map *b);
+
+/* ---- subordinate ranges (subid.c) ---------------------------------------------------------- */
+
+/* `count` ids from `start` on. */
+struct un_range {
+    uint32_t start;
+    uint32_t count;
+};
+
+struct un_ranges {
+    uint32_t len;
+    struct un_range range[UN_MAP_MAX];
+};
+
+#define UN_NOTICE_MAX 200
+#define UN_NOTICES 8
+
+/* What is worth telling but stops nobody: malformed lines, ranges shared with somebody. */
+struct un_notices {
+    uint32_t len;  /* how many are here */
+    uint32_t more; /* how many there was no room for */
+    char text[UN_NOTICES][UN_NOTICE_MAX];
+};
+
+/* Reads the ranges of a user from a file like /etc/subuid (subuid(5)): those of lines that begin
+ * with exactly its name, or with exactly its uid in decimal. No such file: no ranges. */
+int un_subid_read(const char *path, const char *user, uint32_t uid, struct un_ranges *ranges,
+                  struct un_notices *notices, struct un_error *err);
 
 /* ---- facts (facts.c) ----------------------------------------------------------------------- */
+
+#define UN_USER_MAX 256
+#define UN_PATH_MAX 4096
+
+/* What is known of newuidmap or newgidmap without running it. */
+enum un_helper_state {
+    UN_HELPER_MISSING, /* not on PATH */
+    UN_HELPER_READY,
+    UN_HELPER_NOT_SETUID, /* neither setuid root nor with file capabilities */
+    UN_HELPER_NOSUID      /* on a mount where neither counts */
+};
 
 struct un_id_facts {
     uint32_t own;         /* our effective id */
     struct un_map parent; /* the map of the namespace we are in: the ids that exist for us */
+    struct un_ranges ranges;
+    int helper_state;         /* enum un_helper_state */
+    char helper[UN_PATH_MAX]; /* where it is */
 };
 
 /* What a plan depends on, and all it depends on. */
@@ -136,10 +182,27 @@ struct un_facts {
     uint32_t kernel_major;
     uint32_t kernel_minor;
     size_t page_size; /* bytes */
+    bool no_new_privs;
+    /* The rest is read only if a plan needs it. */
+    bool has_ranges;        /* whether it was */
+    char user[UN_USER_MAX]; /* our name, "" if there is none */
+    int64_t user_gid;       /* the gid in our passwd entry, -1 without one */
+    struct un_notices notices;
 };
 
-/* Reads the facts of the calling process. */
+/* Where the facts about ranges come from. NULL: the system's. */
+struct un_sources {
+    const char *subid[2]; /* /etc/subuid and /etc/subgid, by enum un_kind */
+    const char *passwd;   /* /etc/passwd */
+    const char *nsswitch; /* /etc/nsswitch.conf */
+    const char *path;     /* where helpers are looked for: directories separated by colons */
+};
+
+/* Reads the facts of the calling process, but for those about ranges. */
 int un_facts_read(struct un_facts *facts, struct un_error *err);
+/* Reads those. */
+int un_facts_read_ranges(struct un_facts *facts, const struct un_sources *sources,
+                         struct un_error *err);
 /* The number of threads of this process, or -1 where /proc does not tell. */
 int un_thread_count(void);
 
@@ -155,26 +218,45 @@ enum un_writer {
     UN_WRITER_HELPER  /* newuidmap or newgidmap: what the user was granted */
 };
 
+/* What else is mapped, beside our own id and the extents named. */
+enum un_fill {
+    UN_FILL_NONE,
+    UN_FILL_PACKED,   /* all our subordinate ranges, to the free ids from 0 on */
+    UN_FILL_IDENTITY, /* all our subordinate ranges, each id to itself */
+    UN_FILL_ALL       /* all ids that there are here, each to itself */
+};
+
 struct un_id_request {
     bool map_self;      /* our own id ... */
     uint32_t self;      /* ... is this one inside */
     struct un_map more; /* further extents */
+    int fill;           /* enum un_fill */
 };
 
 struct un_request {
     struct un_id_request id[2]; /* by enum un_kind */
     int setgroups;              /* enum un_setgroups */
+    bool allow_single_id;       /* rather than to fail, map our own id alone */
 };
+
+#define UN_HELPER_TIMEOUT_MS 10000
 
 struct un_plan {
     struct un_idmap map;
-    int writer[2];         /* enum un_writer, by enum un_kind */
-    const char *reason[2]; /* why this writer, by enum un_kind */
-    int setgroups;         /* what is written to /proc/PID/setgroups; UN_SETGROUPS_AUTO: nothing */
-    int64_t become[2];     /* who we are inside, by enum un_kind; -1: nobody in particular */
-    bool drop_groups;      /* we become somebody else outside too, whose groups are not ours */
+    int writer[2];               /* enum un_writer, by enum un_kind */
+    const char *reason[2];       /* why this writer, by enum un_kind */
+    char helper[2][UN_PATH_MAX]; /* the program, where the writer is UN_WRITER_HELPER */
+    int helper_timeout_ms;       /* how long both helpers may take */
+    struct un_ranges clipped[2]; /* subordinate ranges that do not exist in our namespace */
+    bool single_id;              /* whether more was wanted, and allow_single_id used ... */
+    struct un_error wanted;      /* ... and why more could not be had */
+    int setgroups;     /* what is written to /proc/PID/setgroups; UN_SETGROUPS_AUTO: nothing */
+    int64_t become[2]; /* who we are inside, by enum un_kind; -1: nobody in particular */
+    bool drop_groups;  /* we become somebody else outside too, whose groups are not ours */
 };
 
+/* Whether a plan for this request depends on the facts about ranges. */
+bool un_plan_needs_ranges(const struct un_request *request, const struct un_facts *facts);
 /* Decides what is mapped and who writes it. Starts nothing and asks nobody: the same request and
  * facts give the same plan. */
 int un_plan_make(const struct un_request *request, const struct un_facts *facts,
@@ -183,11 +265,20 @@ const char *un_writer_name(int writer);
 /* Whether the process itself writes all there is to write. Async-signal-safe. */
 bool un_plan_writes_itself(const struct un_plan *plan);
 
-/* ---- writing the maps (writer.c) ----------------------------------------------------------- */
+/* Reads the facts that a request needs, of the calling process, and plans. */
+int un_plan_for_caller(const struct un_request *request, const struct un_sources *sources,
+                       struct un_facts *facts, struct un_plan *plan, struct un_error *err);
+
+/* ---- writing the maps (writer.c, helper.c) ------------------------------------------------- */
 
 /* Writes setgroups, uid_map and gid_map of the process whose /proc directory is open as `dir`, in
- * that order. Async-signal-safe. */
+ * that order, but for the maps that helpers write. Async-signal-safe. */
 int un_write_maps(int dir, const struct un_plan *plan, struct un_error *err);
+/* Has newuidmap and newgidmap write theirs, both at once, for the process `pid` whose /proc
+ * directory is open as `dir`. */
+int un_run_helpers(int dir, pid_t pid, const struct un_plan *plan, struct un_error *err);
+/* Reads the maps back: an error unless they are those of the plan. */
+int un_verify_maps(int dir, const struct un_plan *plan, struct un_error *err);
 
 /* ---- namespaces (namespace.c) -------------------------------------------------------------- */
 

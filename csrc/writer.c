@@ -6,6 +6,9 @@
 #include <string.h>
 #include <unistd.h>
 
+static const char *const map_names[] = {[UN_UID] = "uid_map", [UN_GID] = "gid_map"};
+static const enum un_step map_steps[] = {[UN_UID] = UN_STEP_UID_MAP, [UN_GID] = UN_STEP_GID_MAP};
+
 /* The kernel takes a map, and a policy, in one write(2) or not at all. */
 static int write_once(int dir, const char *name, const char *text, size_t length, enum un_step step,
                       struct un_error *err)
@@ -27,8 +30,6 @@ static int write_once(int dir, const char *name, const char *text, size_t length
 static int write_map(int dir, const char *name, const struct un_map *map, enum un_step step,
                      struct un_error *err)
 {
-    if (map->len == 0)
-        return 0;
     char text[UN_MAP_TEXT_MAX];
     size_t length = un_map_format(map, text);
     return write_once(dir, name, text, length, step, err);
@@ -45,8 +46,23 @@ int un_write_maps(int dir, const struct un_plan *plan, struct un_error *err)
         if (write_once(dir, "setgroups", policy, strlen(policy), UN_STEP_SETGROUPS, err))
             return -1;
     }
-    if (write_map(dir, "uid_map", &plan->map.of[UN_UID], UN_STEP_UID_MAP, err) ||
-        write_map(dir, "gid_map", &plan->map.of[UN_GID], UN_STEP_GID_MAP, err))
-        return -1;
+    for (int kind = UN_UID; kind <= UN_GID; kind++) {
+        bool ours = plan->writer[kind] == UN_WRITER_SELF || plan->writer[kind] == UN_WRITER_PARENT;
+        if (ours && write_map(dir, map_names[kind], &plan->map.of[kind], map_steps[kind], err))
+            return -1;
+    }
+    return 0;
+}
+
+int un_verify_maps(int dir, const struct un_plan *plan, struct un_error *err)
+{
+    for (int kind = UN_UID; kind <= UN_GID; kind++) {
+        struct un_map written;
+        if (un_map_read(dir, map_names[kind], &written, err))
+            return -1;
+        if (!un_map_equal(&written, &plan->map.of[kind]))
+            return un_fail(err, map_steps[kind], 0, "map-not-written",
+                           "the kernel shows another map than was planned");
+    }
     return 0;
 }
