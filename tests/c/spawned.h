@@ -1,0 +1,46 @@
+/* Spawning a command in a C test, and seeing what became of it. */
+#ifndef SPAWNED_H
+#define SPAWNED_H
+
+#include "forked.h"
+
+#include <fcntl.h>
+
+/* A spawn of argv[0], with an environment of PATH alone, closing what is not kept. */
+static inline void init_command(struct un_spawn *spawn, const char *const *argv)
+{
+    static const char *const environment[] = {"PATH=/usr/bin:/bin", NULL};
+    un_spawn_init(spawn);
+    spawn->command = (struct un_command){argv[0], "/usr/bin:/bin", argv, environment};
+    spawn->close_fds = true;
+}
+
+/* Starts it and waits: its exit status, or 128+N if signal N killed it. */
+static inline int status_of(const struct un_spawn *spawn)
+{
+    struct un_error err;
+    pid_t pid = 0;
+    int pidfd = -1;
+    CHECK_OK(un_spawn(spawn, &pid, &pidfd, &err), &err);
+    CHECK(pid > 0);
+    CHECK(fcntl(pidfd, F_GETFD) & FD_CLOEXEC);
+    close(pidfd);
+    return wait_for(pid);
+}
+
+/* The same, with what it wrote to standard output. */
+static inline int output_of(struct un_spawn *spawn, char *text, size_t size)
+{
+    int ends[2];
+    CHECK_INT(pipe2(ends, O_CLOEXEC), 0);
+    spawn->stdio[1] = ends[1];
+    int status = status_of(spawn);
+    close(ends[1]);
+    ssize_t got = read(ends[0], text, size - 1);
+    CHECK(got >= 0);
+    text[got] = '\0';
+    close(ends[0]);
+    return status;
+}
+
+#endif

@@ -1,0 +1,225 @@
+/* Spawning into new namespaces: by clone3(2) and, where that is refused, by clone(2). */
+#include "check.h"
+#include "needs.h"
+#include "spawned.h"
+
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stddef.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+
+#ifndef SYS_clone3
+#define SYS_clone3 435
+#endif
+
+static void the_command_sees_the_map_that_was_planned(void)
+{
+    static const char *const argv[] = {"cat", "/proc/self/uid_map", "/proc/self/gid_map", NULL};
+    struct un_plan plan;
+    struct un_spawn spawn;
+    char text[256];
+    unsigned numbers[6];
+    plan_own_ids(7, 8, &plan);
+    init_command(&spawn, argv);
+    spawn.plan = &plan;
+    CHECK_INT(output_of(&spawn, text, sizeof text), 0);
+    CHECK_INT(sscanf(text, "%u %u %u %u %u %u", &numbers[0], &numbers[1], &numbers[2], &numbers[3],
+                     &numbers[4], &numbers[5]),
+              6);
+    CHECK_INT(numbers[0], 7);
+    CHECK_INT(numbers[1], geteuid());
+    CHECK_INT(numbers[2], 1);
+    CHECK_INT(numbers[3], 8);
+    CHECK_INT(numbers[4], getegid());
+    CHECK_INT(numbers[5], 1);
+}
+
+static void the_command_is_the_first_process_of_a_new_pid_namespace(void)
+{
+    static const char *const argv[] = {"sh", "-c", "exit $$", NULL};
+    struct un_plan plan;
+    struct un_spawn spawn;
+    plan_own_ids(0, 0, &plan);
+    init_command(&spawn, argv);
+    spawn.plan = &plan;
+    spawn.flags = un_ns_flag(UN_NS_PID) | un_ns_flag(UN_NS_MOUNT);
+    CHECK_INT(status_of(&spawn), 1);
+}
+
+/* Into a kept namespace, with a PID namespace of its own: that takes a second child. */
+static void a_pid_namespace_can_be_added_to_a_kept_one(void)
+{
+    static const char *const argv[] = {"sh", "-c", "exit $$", NULL};
+    static const char *const missing[] = {"no-such-tool", NULL};
+    struct un_plan plan;
+    struct un_namespace ns;
+    struct un_spawn spawn;
+    struct un_error err;
+    pid_t pid;
+    int pidfd;
+    plan_own_ids(0, 0, &plan);
+    CHECK_OK(un_namespace_create(&plan, 0, &ns, &err), &err);
+    init_command(&spawn, argv);
+    spawn.join = &ns;
+    spawn.flags = un_ns_flag(UN_NS_PID);
+    CHECK_INT(status_of(&spawn), 1);
+    check_no_child_left();
+
+    init_command(&spawn, missing);
+    spawn.join = &ns;
+    spawn.flags = un_ns_flag(UN_NS_PID);
+    CHECK_INT(un_spawn(&spawn, &pid, &pidfd, &err), -1);
+    CHECK_INT(err.step, UN_STEP_LOOKUP);
+    check_no_child_left();
+    un_namespace_close(&ns);
+}
+
+static void a_refused_map_leaves_nothing(void)
+{
+    static const char *const argv[] = {"true", NULL};
+    struct un_plan plan;
+    struct un_spawn spawn;
+    struct un_error err;
+    pid_t pid;
+    int pidfd;
+    plan_own_ids(0, 0, &plan);
+    /* What no planner would plan. */
+    plan.map.of[UN_UID].extent[0].count = 0;
+    init_command(&spawn, argv);
+    spawn.plan = &plan;
+    CHECK_INT(un_spawn(&spawn, &pid, &pidfd, &err), -1);
+    CHECK_INT(err.step, UN_STEP_UID_MAP);
+    CHECK_INT(err.errnum, EINVAL);
+    check_no_child_left();
+}
+
+static int in_every_way(void *arg)
+{
+    (void)arg;
+    the_command_sees_the_map_that_was_planned();
+    the_command_is_the_first_process_of_a_new_pid_namespace();
+    a_pid_namespace_can_be_added_to_a_kept_one();
+    a_refused_map_leaves_nothing();
+    return 0;
+}
+
+/* What container engines' filters answer: ENOSYS, and the older ones EPERM. */
+static int in_every_way_without_clone3(void *arg)
+{
+    const int *errnum = arg;
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_clone3, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (unsigned)*errnum),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {.len = COUNT(filter), .filter = filter};
+    CHECK_INT(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+    CHECK_INT(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
+    CHECK_INT(syscall(SYS_clone3, NULL, 0), -1);
+    CHECK_INT(errno, *errnum);
+    return in_every_way(NULL);
+}
+
+enum { THREADS = 16, SPAWNS = 20 };
+
+struct storm {
+    struct un_plan plan;
+    pid_t self;
+    volatile sig_atomic_t here;      /* how often the handler ran in this process */
+    volatile sig_atomic_t elsewhere; /* and in another, which shares our memory until it execs */
+};
+
+/* A handler has no argument to find it by. */
+static struct storm storm;
+
+static void note_where(int sig)
+{
+    (void)sig;
+    if ((pid_t)syscall(SYS_getpid) == storm.self)
+        storm.here = storm.here + 1;
+    else
+        storm.elsewhere = 1;
+}
+
+static void *spawn_many(void *arg)
+{
+    static const char *const found[] = {"true", NULL}, *const missing[] = {"no-such-tool", NULL};
+    (void)arg;
+    for (int i = 0; i < SPAWNS; i++) {
+        struct un_spawn spawn;
+        struct un_error err;
+        pid_t pid;
+        int pidfd;
+        init_command(&spawn, found);
+        spawn.plan = i % 2 ? &storm.plan : NULL;
+        CHECK_INT(status_of(&spawn), 0);
+        init_command(&spawn, missing);
+        CHECK_INT(un_spawn(&spawn, &pid, &pidfd, &err), -1);
+        CHECK_INT(err.step, UN_STEP_LOOKUP);
+    }
+    return NULL;
+}
+
+static int no_handler_runs_in_a_child(void *arg)
+{
+    const struct itimerval every_200_us = {{0, 200}, {0, 200}}, stopped = {{0, 0}, {0, 0}};
+    struct sigaction action = {.sa_handler = note_where, .sa_flags = SA_RESTART};
+    pthread_t threads[THREADS];
+    (void)arg;
+    storm.self = getpid();
+    plan_own_ids(0, 0, &storm.plan);
+    CHECK_INT(sigaction(SIGALRM, &action, NULL), 0);
+    CHECK_INT(setitimer(ITIMER_REAL, &every_200_us, NULL), 0);
+    for (int i = 0; i < THREADS; i++)
+        CHECK_INT(pthread_create(&threads[i], NULL, spawn_many, NULL), 0);
+    for (int i = 0; i < THREADS; i++)
+        CHECK_INT(pthread_join(threads[i], NULL), 0);
+    CHECK_INT(setitimer(ITIMER_REAL, &stopped, NULL), 0);
+    CHECK(storm.here > 100);
+    CHECK_INT(storm.elsewhere, 0);
+    check_no_child_left();
+    return 0;
+}
+
+/* An outside id that is not ours makes a process undumpable, and the memory is ours too. */
+static int we_stay_dumpable(void *arg)
+{
+    static const char *const argv[] = {"true", NULL};
+    static struct un_request request;
+    static struct un_facts facts;
+    static struct un_plan plan;
+    struct un_spawn spawn;
+    struct un_error err;
+    (void)arg;
+    CHECK_OK(un_facts_read(&facts, &err), &err);
+    for (int kind = UN_UID; kind <= UN_GID; kind++)
+        request.id[kind].more = (struct un_map){1, {{0, 1, 1}}};
+    CHECK_OK(un_plan_make(&request, &facts, &plan, &err), &err);
+    init_command(&spawn, argv);
+    spawn.plan = &plan;
+    spawn.setup.uid = plan.become[UN_UID];
+    spawn.setup.gid = plan.become[UN_GID];
+    CHECK_INT(prctl(PR_GET_DUMPABLE), 1);
+    CHECK_INT(status_of(&spawn), 0);
+    CHECK_INT(prctl(PR_GET_DUMPABLE), 1);
+    return 0;
+}
+
+int main(void)
+{
+    int refusals[] = {ENOSYS, EPERM};
+    need_user_namespaces();
+    CHECK_INT(forked(in_every_way, NULL), 0);
+    for (size_t i = 0; i < COUNT(refusals); i++)
+        CHECK_INT(forked(in_every_way_without_clone3, &refusals[i]), 0);
+    CHECK_INT(forked(no_handler_runs_in_a_child, NULL), 0);
+    /* To map an id that is not one's own takes root. */
+    if (geteuid() == 0)
+        CHECK_INT(forked(we_stay_dumpable, NULL), 0);
+    check_no_child_left();
+}
