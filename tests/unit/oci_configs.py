@@ -6,6 +6,8 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+from hypothesis import strategies as st
+
 from usernsctl.errors import BundleError
 from usernsctl.idmap import Extent
 
@@ -51,3 +53,46 @@ def outcome(function: Callable[..., Any], *args: object) -> Any:
         return function(*args)
     except BundleError as error:
         return error
+
+
+def places(value: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
+    """The paths of all that is in `value`."""
+    members: Any = ()
+    if isinstance(value, dict):
+        members = value.items()
+    elif isinstance(value, list):
+        members = enumerate(value)
+    return [path, *(p for key, member in members for p in places(member, (*path, key)))]
+
+
+RICH = minimal() | {
+    "hostname": "box",
+    "annotations": {"a": "b"},
+    "mounts": [{"destination": "/x", "type": "bind", "source": "/", "options": ["ro"]}],
+    "linux": {
+        "namespaces": [{"type": "user"}, {"type": "pid", "path": "/x"}],
+        "uidMappings": [mapping(0, 0, 1)],
+        "devices": [],
+    },
+}
+
+
+def mutated(path: tuple[str | int, ...], value: object) -> dict[str, Any]:
+    """RICH with another value at a path."""
+    config: Any = copy.deepcopy(RICH)
+    parent = config
+    for key in path[:-1]:
+        parent = parent[key]
+    parent[path[-1]] = value
+    return config  # type: ignore[no-any-return]
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
+paths = st.builds("/".join, st.lists(st.sampled_from(["", ".", "..", "x" * 300, "proc", "self"])))
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | texts | paths,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=5,
+)
+mutations = st.builds(mutated, st.sampled_from(places(RICH)[1:]), json_values)
+"""Configs with one wrong value, or one that is right but odd."""

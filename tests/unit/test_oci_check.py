@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from oci_configs import RANGES, changed, mapping, minimal
+from hypothesis import given, settings
+from oci_configs import RANGES, changed, mapping, minimal, mutations, outcome
 
 from usernsctl.errors import BundleError
 from usernsctl.idmap import Extent
-from usernsctl.oci import Finding, check
+from usernsctl.oci import Finding, check, fix
 from usernsctl.oci.files import resolve_in_root
 
 # An id that owns nothing here, so that it has only the rights of everybody.
@@ -110,8 +111,10 @@ def test_mappings_without_a_user_namespace(bundle: Path) -> None:
         ([mapping(0, 0, 1), mapping(1, 1, 65536)], "outside-parent-map", "hostID 1 to 65536"),
         ([mapping(0, 0, 65536)], "outside-parent-map", "has 0, 1 to 65535"),
         ([mapping(1, 0, 1)], "bundle-root-unmapped", "containerID 0 is not mapped"),
-        ([mapping(0, 1, 2), mapping(1, 5, 1)], "map-invalid", "overlap"),
-        ([mapping(0, 1, 2), mapping(2, 2, 1)], "map-invalid", "overlap"),
+        ([mapping(0, 1, 2), mapping(1, 5, 1)], "map-invalid", "overlap at containerID 1"),
+        ([mapping(0, 1, 2), mapping(2, 2, 1)], "map-invalid", "overlap at hostID 2"),
+        ([mapping(0, 0, 1), mapping(2**32 - 2, 1, 2)], "map-invalid", "the last id is 4294967294"),
+        ([mapping(n, n + 1, 1) for n in range(341)], "map-invalid", "341 mappings"),
     ],
 )
 @pytest.mark.parametrize("kind", ["uid", "gid"])
@@ -242,6 +245,13 @@ def test_a_mount_point_of_the_other_kind(bundle: Path, source_is_directory: bool
     one(found(bind("source"), bundle), "$.mounts[0].destination", "bundle-bind-target")
 
 
+def test_a_mount_point_that_cannot_be(bundle: Path) -> None:
+    finding = one(
+        found(bind("/", "/" + "x" * 300), bundle), "$.mounts[0].destination", "bundle-bind-target"
+    )
+    assert finding.problem.endswith(": File name too long")
+
+
 def test_a_mount_point_below_another_bind_is_not_judged(bundle: Path) -> None:
     (bundle / "source").mkdir()
     (bundle / "rootfs/a").mkdir()
@@ -325,3 +335,14 @@ def test_links_are_followed_within_the_root(
     for name, target in links.items():
         (tmp_path / name).symlink_to(target)
     assert resolve_in_root(str(tmp_path), path) == (str(tmp_path / exists), missing)
+
+
+@given(mutations)
+@settings(deadline=None)
+def test_no_mutation_gives_anything_but_findings(config: dict[str, Any]) -> None:
+    for extents in (RANGES, STRANGER):
+        mended = outcome(fix, config, extents, extents)
+        if not isinstance(mended, BundleError):
+            findings = found(mended[0], Path("/"), extents)
+            assert all(finding.path.startswith("$.") for finding in findings)
+            assert not any(finding.fixable for finding in findings)

@@ -108,25 +108,30 @@ def _check_target(
     """Where a bind mount goes: runsc makes what is missing there, on the disk, if it may."""
     if _below_another_bind(config, mount):
         return
-    rootfs = view.rootfs(config)
+    rootfs, source = view.rootfs(config), os.path.join(view.bundle, mount.source or "")
     try:
-        wants_directory = os.path.isdir(os.path.join(view.bundle, mount.source or ""))
         target, missing = resolve_in_root(rootfs, mount.destination)
-        has_directory = stat.S_ISDIR(os.stat(target).st_mode)
+        kinds = [_kind(source), _kind(target)]
     except PermissionError:
         return  # as with Reach: what the caller can't see isn't judged
-    if missing and not _writable(target, view):
-        problem = f"{missing} is not in {target}, and can't be made there"
-        make = ["mkdir", "-p"] if wants_directory else ["touch"]
-        remedy = f"{shlex.join([*make, os.path.join(target, missing)])}, or {_RUN}"
-    elif not missing and wants_directory != has_directory:
-        kinds = ("a file", "a directory")
-        problem = f"the source is {kinds[wants_directory]}, {target} is {kinds[has_directory]}"
-        remedy = "another destination"
+    except OSError as error:
+        problem, remedy = f"{mount.destination}: {error.strerror}", "another destination"
     else:
-        return
+        if missing and not _writable(target, view):
+            problem = f"{missing} is not in {target}, and can't be made there"
+            make = ["mkdir", "-p"] if kinds[0] == "a directory" else ["touch"]
+            remedy = f"{shlex.join([*make, os.path.join(target, missing)])}, or {_RUN}"
+        elif not missing and kinds[0] != kinds[1]:
+            problem = f"the source is {kinds[0]}, {target} is {kinds[1]}"
+            remedy = "another destination"
+        else:
+            return
     why = f"runsc mounts on what is in the root filesystem, even below a tmpfs ({_EOF})"
     yield Finding(path=path, id="bundle-bind-target", problem=problem, why=why, remedy=remedy)
+
+
+def _kind(path: str) -> str:
+    return "a directory" if stat.S_ISDIR(os.stat(path).st_mode) else "a file"
 
 
 def _below_another_bind(config: Config, mount: MountEntry) -> bool:
@@ -144,7 +149,7 @@ def resolve_in_root(root: str, path: str) -> tuple[str, str]:
 
     :returns: what exists of it, as a path outside, and the rest that doesn't, ``""`` if all
         does. After :data:`_MAX_LINKS` symbolic links the rest is taken not to exist.
-    :raises PermissionError: the caller can't search a directory on the way.
+    :raises OSError: the caller can't search a directory on the way, or a name is too long.
     """
     here, todo, links = root, path.split("/"), 0
     while todo:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from usernsctl.idmap import Extent
 from usernsctl.oci.finding import Finding
-from usernsctl.oci.model import KINDS, Config, IdMapping, Kind, Linux
+from usernsctl.oci.model import KINDS, MAX_ID, Config, IdMapping, Kind, Linux
+
+_MAX_MAPPINGS = 340  # UID_GID_MAP_MAX_EXTENTS, since Linux 4.15
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +65,9 @@ def mapping_fault(
             "containerID 0 is not mapped",
             "runsc's own processes become 0:0 in the namespace (runsc: `invalid argument`)",
         )
-    if _overlap([(m.container_id, m.size) for m in mappings]) or _overlap(
-        [(m.host_id, m.size) for m in mappings]
-    ):
-        return MappingFault(
-            "map-invalid", "two mappings overlap", "the kernel refuses such a map (EINVAL)"
-        )
+    malformed = _malformed(mappings)
+    if malformed is not None:
+        return MappingFault("map-invalid", malformed, "the kernel refuses such a map (EINVAL)")
     return None
 
 
@@ -164,11 +163,22 @@ def _within_one(mapping: IdMapping, extents: Sequence[Extent]) -> bool:
     return any(e.inside <= mapping.host_id and end <= e.inside + e.count for e in extents)
 
 
-def _overlap(ranges: Sequence[tuple[int, int]]) -> bool:
-    ordered = sorted(ranges)
-    return any(
-        start + count > following for (start, count), (following, _) in itertools.pairwise(ordered)
-    )
+def _malformed(mappings: Sequence[IdMapping]) -> str | None:
+    """What no parent's map could make good, user_namespaces(7)."""
+    if len(mappings) > _MAX_MAPPINGS:
+        return f"{len(mappings)} mappings; the kernel takes {_MAX_MAPPINGS}"
+    for mapping in mappings:
+        if mapping.container_id + mapping.size > MAX_ID:
+            reach = _range(mapping.container_id, mapping.size)
+            return f"maps containerID {reach}; the last id is {MAX_ID - 1}"
+    for side, ranges in (
+        ("containerID", [(mapping.container_id, mapping.size) for mapping in mappings]),
+        ("hostID", [(mapping.host_id, mapping.size) for mapping in mappings]),
+    ):
+        for (first, size), (following, _) in itertools.pairwise(sorted(ranges)):
+            if first + size > following:
+                return f"two mappings overlap at {side} {following}"
+    return None
 
 
 def _range(first: int, count: int) -> str:
