@@ -7,10 +7,10 @@
 #include <linux/seccomp.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
-#include <sys/time.h>
 
 #ifndef SYS_clone3
 #define SYS_clone3 435
@@ -107,21 +107,26 @@ static int in_every_way(void *arg)
     return 0;
 }
 
-/* What container engines' filters answer: ENOSYS, and the older ones EPERM. */
-static int in_every_way_without_clone3(void *arg)
+/* What container engines' filters do: they answer ENOSYS, and the older ones EPERM. */
+static void take_clone3_away(int errnum)
 {
-    const int *errnum = arg;
     struct sock_filter filter[] = {
         BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
         BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_clone3, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (unsigned)*errnum),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (unsigned)errnum),
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
     };
     struct sock_fprog program = {.len = COUNT(filter), .filter = filter};
     CHECK_INT(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
     CHECK_INT(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
     CHECK_INT(syscall(SYS_clone3, NULL, 0), -1);
-    CHECK_INT(errno, *errnum);
+    CHECK_INT(errno, errnum);
+}
+
+static int in_every_way_without_clone3(void *arg)
+{
+    const int *errnum = arg;
+    take_clone3_away(*errnum);
     return in_every_way(NULL);
 }
 
@@ -132,6 +137,7 @@ struct storm {
     pid_t self;
     volatile sig_atomic_t here;      /* how often the handler ran in this process */
     volatile sig_atomic_t elsewhere; /* and in another, which shares our memory until it execs */
+    atomic_bool over;
 };
 
 /* A handler has no argument to find it by. */
@@ -165,25 +171,42 @@ static void *spawn_many(void *arg)
     return NULL;
 }
 
+/* Signals the whole process group, as a terminal does: the children get it too. A command that does
+ * not handle this one does not notice it. */
+static void *signal_everybody(void *arg)
+{
+    (void)arg;
+    while (!atomic_load(&storm.over))
+        CHECK_INT(kill(0, SIGWINCH), 0);
+    return NULL;
+}
+
 static int no_handler_runs_in_a_child(void *arg)
 {
-    const struct itimerval every_200_us = {{0, 200}, {0, 200}}, stopped = {{0, 0}, {0, 0}};
     struct sigaction action = {.sa_handler = note_where, .sa_flags = SA_RESTART};
-    pthread_t threads[THREADS];
+    pthread_t threads[THREADS], sender;
     (void)arg;
+    CHECK_INT(setpgid(0, 0), 0);
     storm.self = getpid();
     plan_own_ids(0, 0, &storm.plan);
-    CHECK_INT(sigaction(SIGALRM, &action, NULL), 0);
-    CHECK_INT(setitimer(ITIMER_REAL, &every_200_us, NULL), 0);
+    CHECK_INT(sigaction(SIGWINCH, &action, NULL), 0);
+    CHECK_INT(pthread_create(&sender, NULL, signal_everybody, NULL), 0);
     for (int i = 0; i < THREADS; i++)
         CHECK_INT(pthread_create(&threads[i], NULL, spawn_many, NULL), 0);
     for (int i = 0; i < THREADS; i++)
         CHECK_INT(pthread_join(threads[i], NULL), 0);
-    CHECK_INT(setitimer(ITIMER_REAL, &stopped, NULL), 0);
+    atomic_store(&storm.over, true);
+    CHECK_INT(pthread_join(sender, NULL), 0);
     CHECK(storm.here > 100);
     CHECK_INT(storm.elsewhere, 0);
     check_no_child_left();
     return 0;
+}
+
+static int no_handler_runs_in_a_child_of_clone(void *arg)
+{
+    take_clone3_away(ENOSYS);
+    return no_handler_runs_in_a_child(arg);
 }
 
 /* An outside id that is not ours makes a process undumpable, and the memory is ours too. */
@@ -218,6 +241,7 @@ int main(void)
     for (size_t i = 0; i < COUNT(refusals); i++)
         CHECK_INT(forked(in_every_way_without_clone3, &refusals[i]), 0);
     CHECK_INT(forked(no_handler_runs_in_a_child, NULL), 0);
+    CHECK_INT(forked(no_handler_runs_in_a_child_of_clone, NULL), 0);
     /* To map an id that is not one's own takes root. */
     if (geteuid() == 0)
         CHECK_INT(forked(we_stay_dumpable, NULL), 0);
