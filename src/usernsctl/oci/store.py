@@ -71,22 +71,24 @@ class _Attributes:
     gid: int
 
     def give(self, descriptor: int) -> None:
-        os.fchmod(descriptor, self.mode)
         if os.geteuid() == 0:
             os.fchown(descriptor, self.uid, self.gid)
+        os.fchmod(descriptor, self.mode)
 
 
 @contextlib.contextmanager
 def _new_file(directory: Path, text: bytes, like: _Attributes | None = None) -> Iterator[str]:
     """A complete file under a name of its own, gone at the end unless it was renamed."""
     name = os.path.join(directory, f".{CONFIG_NAME}.{secrets.token_hex(8)}")
-    descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    # What takes over a private mode must not be open to others meanwhile.
+    mode = 0o666 if like is None else 0o600
+    descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         with open(descriptor, "wb") as file:
-            file.write(text)
-            file.flush()
             if like is not None:
                 like.give(descriptor)
+            file.write(text)
+            file.flush()
             os.fsync(descriptor)
         yield name
         _sync_directory(directory)
