@@ -40,7 +40,7 @@ format: packages ## put the code into the style that lint checks
 	"$$bin/clang-format" -i $(C_CODE)
 
 bench: packages ## measure usernsctl against its peers
-	@$(DEV)/bin/python bench/run.py
+	@$(DEV)/bin/python tools/bench.py
 
 packages:
 	@tools/packages
