@@ -102,6 +102,9 @@ def main() -> int:
     except (ConnectorError, OSError, subprocess.TimeoutExpired) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("demo: interrupted", file=sys.stderr)
+        return 130
     title("The demo is complete")
     return 0
 
