@@ -44,13 +44,20 @@ static int forward_until_end(pid_t child, const sigset_t *signals)
 
 pid_t un_supervise(int *parent_pidfd, int *status, struct un_error *err)
 {
+    /* A caller may have left SIGCHLD ignored: the kernel then collects children, and tells nothing
+     * of them. */
+    const struct sigaction told = {.sa_handler = SIG_DFL};
+    struct sigaction chosen;
     sigset_t all, before;
     int self = (int)syscall(SYS_pidfd_open, getpid(), 0);
     if (self < 0)
         return un_fail_errno(err, UN_STEP_PDEATHSIG, "pidfd_open");
     sigfillset(&all);
     sigprocmask(SIG_BLOCK, &all, &before);
+    sigaction(SIGCHLD, &told, &chosen);
     pid_t child = fork();
+    if (child <= 0)
+        sigaction(SIGCHLD, &chosen, NULL);
     if (child > 0)
         *status = forward_until_end(child, &all);
     else if (child < 0)

@@ -1,0 +1,58 @@
+"""Programs that tests run inside, and what the tests read from outside."""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import sys
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+# Says "ready PID", then waits; exits with 100 + the number of the first signal that it gets.
+WAITER = [
+    sys.executable,
+    "-c",
+    "import os, signal\n"
+    "wanted = {signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGWINCH}\n"
+    "signal.pthread_sigmask(signal.SIG_BLOCK, wanted)\n"
+    "print('ready', os.getpid(), flush=True)\n"
+    "os._exit(100 + signal.sigwait(wanted))\n",
+]
+
+as_root = pytest.mark.skipif(
+    os.geteuid() != 0, reason="only root may map ids that are not its own without a helper"
+)
+unprivileged = pytest.mark.skipif(os.geteuid() == 0, reason="root may do it")
+
+# No test waits longer than this for what it waits for, in seconds.
+PATIENCE = 20
+
+
+def read_ready(output: IO[str]) -> int:
+    """Wait for WAITER to be ready: its pid, as it sees it."""
+    word, pid = output.readline().split()
+    assert word == "ready"
+    return int(pid)
+
+
+def wait_for_end(output: IO[str]) -> str:
+    """The rest of what is written to a pipe, whose end comes when all its writers are gone."""
+    rest = b""
+    while select.select([output], [], [], PATIENCE)[0]:
+        chunk = os.read(output.fileno(), 4096)
+        if not chunk:
+            return rest.decode()
+        rest += chunk
+    raise AssertionError("somebody still holds the pipe open")
+
+
+def namespace(name: str, pid: int | str = "self") -> str:
+    """The identity of a namespace, such as ``"uts:[4026531838]"``."""
+    return str(Path(f"/proc/{pid}/ns/{name}").readlink())
+
+
+def stdout_of(command: list[str | Path]) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout

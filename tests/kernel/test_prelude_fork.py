@@ -1,0 +1,128 @@
+"""usernsctl-exec --fork: it stands in for its child, and neither outlives the other unasked."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from conftest import Program
+from inside import PATIENCE, WAITER, read_ready, wait_for_end
+
+
+@contextmanager
+def waiting(prelude: Program, *options: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """usernsctl-exec with WAITER as its command, which is ready: it, and WAITER's pid."""
+    command = [prelude.path, *options, "--", *WAITER]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process, read_ready(process.stdout)
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("options", [["-rf"], ["-rp"], ["-r", "--kill-child"]])
+def test_a_death_by_a_signal_is_told_as_128_and_its_number(
+    prelude: Program, options: list[str]
+) -> None:
+    # The first process of a PID namespace is immune to its own signals, but its children are not.
+    script = "sh -c 'kill -TERM $$'"
+    assert prelude(*options, "--", "sh", "-c", f"{script}; exit $?").returncode == 143
+    if "-rp" not in options:
+        assert prelude(*options, "--", "sh", "-c", "kill -TERM $$").returncode == 143
+        assert prelude(*options, "--", "sh", "-c", "kill -KILL $$").returncode == 137
+
+
+@pytest.mark.parametrize("options", [["-rf"], ["-rp"]])
+@pytest.mark.parametrize(
+    "sig", [signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGWINCH]
+)
+def test_signals_are_forwarded(prelude: Program, options: list[str], sig: signal.Signals) -> None:
+    with waiting(prelude, *options) as (process, _):
+        process.send_signal(sig)
+        assert process.wait(PATIENCE) == 100 + sig
+
+
+@pytest.mark.parametrize("options", [["-rf"], ["-rp"], ["-rpf", "--kill-child=TERM"]])
+def test_the_child_does_not_outlive_its_parent(prelude: Program, options: list[str]) -> None:
+    with waiting(prelude, *options) as (process, _):
+        process.kill()
+        assert process.wait(PATIENCE) == -signal.SIGKILL
+        assert process.stdout is not None
+        assert wait_for_end(process.stdout) == ""
+
+
+def test_the_child_gets_the_signal_that_was_chosen(prelude: Program) -> None:
+    command = [prelude.path, "-r", "--kill-child=SIGUSR1", "--", *WAITER]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        orphan = read_ready(process.stdout)
+        process.kill()
+        process.wait(PATIENCE)
+        # We are the subreaper of what our children leave behind.
+        _, status = os.waitpid(orphan, 0)
+    assert os.waitstatus_to_exitcode(status) == 100 + signal.SIGUSR1
+
+
+def wait_until_stopped(pid: int) -> None:
+    _, status = os.waitpid(pid, os.WUNTRACED)
+    assert os.WIFSTOPPED(status)
+
+
+@pytest.mark.parametrize("sig", [signal.SIGSTOP, signal.SIGTSTP])
+def test_a_stopped_child_stops_its_parent_and_both_go_on(
+    prelude: Program, sig: signal.Signals
+) -> None:
+    with waiting(prelude, "-rf") as (process, child):
+        os.kill(child, sig)
+        wait_until_stopped(process.pid)
+        process.send_signal(signal.SIGCONT)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 100 + signal.SIGTERM
+
+
+def test_a_stop_asked_of_the_parent_stops_the_child(prelude: Program) -> None:
+    with waiting(prelude, "-rf") as (process, _):
+        process.send_signal(signal.SIGTSTP)
+        wait_until_stopped(process.pid)
+        process.send_signal(signal.SIGCONT)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 100 + signal.SIGTERM
+
+
+def test_a_caller_that_ignores_its_children_is_no_obstacle(prelude: Program) -> None:
+    """With SIGCHLD ignored the kernel collects children, and does not tell who waits for them."""
+    script = "import os, signal; print(signal.getsignal(signal.SIGCHLD).name); os._exit(7)"
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        process = subprocess.Popen(
+            [prelude.path, "-rf", "--", sys.executable, "-uc", script],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    with process:
+        try:
+            chosen, _ = process.communicate(timeout=PATIENCE)
+        finally:
+            process.kill()
+    assert process.returncode == 7
+    # The command gets what the caller chose.
+    assert chosen == "SIG_IGN\n"
+
+
+@pytest.mark.parametrize(("command", "status"), [("/no/such/tool", 127), ("/etc", 126)])
+def test_a_failure_in_the_child_is_told_once(prelude: Program, command: str, status: int) -> None:
+    done = prelude("-rp", "--", command)
+    assert done.returncode == status
+    assert done.stderr.count("usernsctl-exec: ") == 1
+
+
+def test_the_command_is_the_first_process_of_its_namespace(prelude: Program) -> None:
+    assert prelude("-rp", "--", "sh", "-c", "echo $$ $PPID").stdout == "1 0\n"
