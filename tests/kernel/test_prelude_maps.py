@@ -1,0 +1,180 @@
+"""usernsctl-exec against the kernel: which ids there are inside, and who one is."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import Program
+from inside import as_root, unprivileged
+
+MAPS = ["cat", "/proc/self/uid_map", "/proc/self/gid_map", "/proc/self/setgroups"]
+UID, GID = os.geteuid(), os.getegid()
+
+
+def words(text: str) -> list[str]:
+    return text.split()
+
+
+@pytest.mark.parametrize(
+    ("options", "uid_map", "gid_map", "setgroups"),
+    [
+        ([], f"0 {UID} 1", f"0 {GID} 1", "deny"),
+        (["-r"], f"0 {UID} 1", f"0 {GID} 1", "deny"),
+        (["-r", "--setgroups=deny"], f"0 {UID} 1", f"0 {GID} 1", "deny"),
+        (["-c"], f"{UID} {UID} 1", f"{GID} {GID} 1", "deny"),
+        (["-U"], "", "", "allow"),
+        (["-U", "--setgroups=deny"], "", "", "deny"),
+        (["--map-user=7"], f"7 {UID} 1", "", "allow"),
+        (["--map-group=8"], "", f"8 {GID} 1", "deny"),
+        (["--map-user=7", "--map-group=8"], f"7 {UID} 1", f"8 {GID} 1", "deny"),
+        ([f"--map-users=5:{UID}:1"], f"5 {UID} 1", "", "allow"),
+    ],
+)
+def test_the_kernel_has_the_map_that_was_asked_for(
+    prelude: Program, options: list[str], uid_map: str, gid_map: str, setgroups: str
+) -> None:
+    done = prelude(*options, "--", *MAPS)
+    assert done.stderr == ""
+    assert words(done.stdout) == words(f"{uid_map} {gid_map} {setgroups}")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["-U"],
+        ["-r"],
+        ["-c"],
+        ["--map-user=7"],
+        ["--map-group=8"],
+        ["--map-user=7", "--map-group=8"],
+        ["-r", "--map-user=7"],
+        ["-U", "--setgroups=deny"],
+        ["-rmu"],
+        ["-rf"],
+        ["-r", "--kill-child"],
+        ["-r", "--wd=/usr"],
+        pytest.param(["--map-users=0:100000:9", "--map-groups=0:200000:9"], marks=as_root),
+        pytest.param(
+            ["-r", "--map-users=1:100000:9", "--map-groups=1:200000:9", "--setgroups=allow"],
+            marks=as_root,
+        ),
+    ],
+)
+def test_options_mean_what_they_mean_to_unshare(prelude: Program, options: list[str]) -> None:
+    ours = prelude(*options, "--", *MAPS)
+    theirs = subprocess.run(["unshare", *options, "--", *MAPS], capture_output=True, text=True)
+    assert theirs.returncode == 0, theirs.stderr
+    assert ours.returncode == 0, ours.stderr
+    assert words(ours.stdout) == words(theirs.stdout)
+
+
+@as_root
+def test_root_maps_any_extents_and_keeps_setgroups(prelude: Program) -> None:
+    done = prelude(
+        "--map-users=0:100000:10", "--map-users=20:0:1", "--map-groups=0:200000:10", "--", *MAPS
+    )
+    assert done.stderr == ""
+    assert words(done.stdout) == words("0 100000 10 20 0 1 0 200000 10 allow")
+
+
+@as_root
+@pytest.mark.parametrize(
+    ("options", "identity"),
+    [
+        # Who is mapped stays who it is; who is not becomes root, without its former groups.
+        (["--map-users=5:0:1", "--map-groups=6:0:1"], "5 6 6"),
+        (["--map-users=0:100000:10", "--map-groups=0:200000:10"], "0 0 0"),
+        (["--map-users=0:100000:10", "--map-groups=0:200000:10", "-S", "3", "-G", "4"], "3 4 4"),
+        (["-r", "--map-users=1:1:9", "--map-groups=1:1:9", "-S", "3", "--setgid=4"], "3 4 4"),
+    ],
+)
+def test_root_becomes_who_it_should_be(prelude: Program, options: list[str], identity: str) -> None:
+    done = prelude(*options, "--", "sh", "-c", "id -u; id -g; id -G")
+    assert done.stderr == ""
+    assert words(done.stdout) == words(identity)
+
+
+@as_root
+def test_the_most_extents_that_fit_into_a_page_are_mapped(prelude: Program) -> None:
+    extents = [f"--map-users={n}:{100000 + 2 * n}:1" for n in range(1, 251)]
+    done = prelude(*extents, "--", "cat", "/proc/self/uid_map")
+    assert done.stderr == ""
+    assert len(done.stdout.splitlines()) == 250
+
+
+@pytest.mark.parametrize(
+    ("options", "uid", "gid"),
+    [
+        (["-r"], 0, 0),
+        (["-c"], UID, GID),
+        (["--map-user=7", "--map-group=8"], 7, 8),
+        (["-r", "-S", "0", "-G", "0"], 0, 0),
+    ],
+)
+def test_one_is_who_the_map_says(prelude: Program, options: list[str], uid: int, gid: int) -> None:
+    done = prelude(*options, "--", "sh", "-c", "id -u; id -g")
+    assert done.stderr == ""
+    assert words(done.stdout) == [str(uid), str(gid)]
+
+
+@pytest.mark.parametrize(("option", "step"), [("-S", "setresuid"), ("-G", "setresgid")])
+def test_an_id_that_is_not_mapped_can_not_be_had(prelude: Program, option: str, step: str) -> None:
+    done = prelude("-r", option, "1234", "--", "echo", "ran")
+    assert done.returncode == 125
+    assert done.stdout == ""
+    assert f"{step}: " in done.stderr
+    assert "Invalid argument" in done.stderr
+
+
+@unprivileged
+def test_setgroups_can_not_stay_allowed_without_privilege(prelude: Program) -> None:
+    done = prelude("-r", "--setgroups=allow", "--", "echo", "ran")
+    assert done.returncode == 125
+    assert done.stdout == ""
+    assert "[setgroups-order]" in done.stderr
+
+
+@unprivileged
+def test_ids_that_nobody_granted_can_not_be_mapped(prelude: Program) -> None:
+    done = prelude("--map-users=0:4000000000:2", "--", "echo", "ran")
+    assert done.returncode == 125
+    assert done.stdout == ""
+    assert done.stderr.startswith("usernsctl-exec: plan: ")
+    assert "remedy: " in done.stderr
+
+
+def test_an_id_that_does_not_exist_in_this_namespace_can_not_be_mapped(prelude: Program) -> None:
+    done = prelude("-r", "--", str(prelude.path), "--map-users=0:77:1", "--", "echo", "ran")
+    assert done.returncode == 125
+    assert done.stdout == ""
+    assert "[outside-parent-map]" in done.stderr
+    assert "77" in done.stderr
+
+
+def test_namespaces_can_be_nested(prelude: Program) -> None:
+    done = prelude("-r", "--", str(prelude.path), "--map-user=9", "--map-group=9", "--", *MAPS)
+    assert done.stderr == ""
+    assert words(done.stdout) == words("9 0 1 9 0 1 deny")
+
+
+def test_capabilities_are_kept_only_on_demand(prelude: Program) -> None:
+    def capabilities(*options: str) -> dict[str, int]:
+        done = prelude(
+            "--map-user=7", "--map-group=8", *options, "--", "grep", "^Cap", "/proc/self/status"
+        )
+        assert done.stderr == ""
+        lines = (line.split(":") for line in done.stdout.splitlines())
+        return {name: int(value, 16) for name, value in lines}
+
+    assert capabilities()["CapEff"] == 0
+    kept = capabilities("--keep-caps")
+    assert kept["CapEff"] == kept["CapPrm"] == kept["CapAmb"] == kept["CapBnd"] != 0
+
+
+def test_it_works_whatever_the_directory(prelude: Program, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.mkdir(mode=0o700)
+    assert prelude("-r", "--", "pwd", cwd=secret).stdout.strip() == str(secret)

@@ -1,0 +1,107 @@
+"""usernsctl-exec: every namespace that is asked for is new, and no other is."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+
+import pytest
+from conftest import Program, mounts
+from inside import namespace, stdout_of
+
+# The option, and the link in /proc/PID/ns.
+KINDS = {
+    "--mount": "mnt",
+    "--net": "net",
+    "--ipc": "ipc",
+    "--uts": "uts",
+    "--cgroup": "cgroup",
+    "--time": "time",
+    "--pid": "pid",
+}
+SHORT = {"m": "mnt", "n": "net", "i": "ipc", "u": "uts", "C": "cgroup", "T": "time", "p": "pid"}
+
+
+def links(prelude: Program, *options: str) -> dict[str, str]:
+    """The namespaces inside."""
+    names = ["user", *KINDS.values()]
+    done = prelude(*options, "--", "readlink", *(f"/proc/self/ns/{name}" for name in names))
+    assert done.stderr == ""
+    return dict(zip(names, done.stdout.split(), strict=True))
+
+
+@pytest.mark.parametrize("option", [*KINDS, *(f"-{letter}" for letter in SHORT)])
+def test_an_option_makes_its_namespace_and_no_other(prelude: Program, option: str) -> None:
+    wanted = KINDS.get(option) or SHORT[option[1:]]
+    # Before Linux 6.1 only a child enters a new time namespace.
+    inside = links(prelude, "-r", option, "--fork")
+    new = {name for name, link in inside.items() if link != namespace(name)}
+    assert new == {"user", wanted}
+
+
+def test_all_can_be_had_at_once(prelude: Program) -> None:
+    inside = links(prelude, "-rmnpiuCT")
+    assert all(link != namespace(name) for name, link in inside.items())
+
+
+@pytest.fixture
+def needs_new_proc() -> None:
+    """A new /proc can be mounted, which the masks over a container's /proc forbid."""
+    tried = subprocess.run(
+        ["unshare", "-Urpf", "--mount-proc", "true"], capture_output=True, text=True
+    )
+    if tried.returncode:
+        pytest.skip(f"unshare can't mount proc either: {tried.stderr.strip()}")
+
+
+@pytest.mark.usefixtures("needs_new_proc")
+def test_a_new_proc_shows_the_new_processes_only(prelude: Program) -> None:
+    before = mounts()
+    for options in (["-rp", "--mount-proc"], ["-rp", "--mount-proc=/proc"]):
+        done = prelude(*options, "--", "sh", "-c", "echo /proc/[0-9]* $$")
+        assert done.stderr == ""
+        assert done.stdout == "/proc/1 1\n"
+    assert mounts() == before
+
+
+def test_where_proc_can_not_be_mounted_is_told(prelude: Program) -> None:
+    done = prelude("-rp", "--mount-proc=/no/such/dir", "--", "echo", "ran")
+    assert (done.returncode, done.stdout) == (125, "")
+    assert "/no/such/dir: No such file or directory" in done.stderr
+
+
+def root_propagation(mountinfo: str) -> set[str]:
+    """Of the root's mount: shared, master or both, without the numbers of their groups."""
+    for line in mountinfo.splitlines():
+        fields = line.split()
+        if fields[4] == "/":
+            optional = fields[6 : fields.index("-")]
+            return {field.split(":")[0] for field in optional}
+    raise AssertionError("nothing is mounted on /")
+
+
+@pytest.mark.parametrize("mode", [None, "private", "slave", "shared", "unchanged"])
+def test_mounts_propagate_as_with_unshare(prelude: Program, mode: str | None) -> None:
+    # In a mount namespace where all is shared: only there do the modes differ. A shell stays in it,
+    # for a master that is gone leaves its slave private.
+    outer = [prelude.path, "-rm", "--propagation=shared", "--", "sh", "-c", '"$@"; exit $?', "sh"]
+    options = ["-rm"] if mode is None else ["-rm", f"--propagation={mode}"]
+    show = ["cat", "/proc/self/mountinfo"]
+    ours = root_propagation(stdout_of([*outer, prelude.path, *options, *show]))
+    theirs = root_propagation(stdout_of([*outer, "unshare", *options, *show]))
+    assert ours == theirs
+    assert ("shared" in ours) == (mode == "shared")
+    assert ("master" in ours) == (mode not in (None, "private"))
+
+
+def test_a_host_name_set_inside_stays_inside(prelude: Program) -> None:
+    before = socket.gethostname()
+    script = "import socket; socket.sethostname('inside'); print(socket.gethostname())"
+    assert prelude("-ru", "--", sys.executable, "-Ic", script).stdout == "inside\n"
+    assert socket.gethostname() == before
+
+
+def test_a_new_network_has_nothing_but_a_loopback_that_is_down(prelude: Program) -> None:
+    shown = prelude("-rn", "--", "cat", "/proc/net/dev", "/proc/net/route").stdout
+    assert [line.split(":")[0].strip() for line in shown.splitlines() if ":" in line] == ["lo"]

@@ -1,0 +1,183 @@
+"""usernsctl-exec becomes the command: same process, its status, its signals, its descriptors."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import Program
+from inside import PATIENCE, as_root, stdout_of
+
+WIDE = ["--map-users=0:100000:10", "--map-groups=0:100000:10"]
+SIGNAL_SETS = ["grep", "^Sig[BIC]", "/proc/self/status"]
+
+
+@pytest.mark.parametrize("options", [["-r"], ["-U"], ["-rmnui"], pytest.param(WIDE, marks=as_root)])
+def test_the_command_is_the_same_process(prelude: Program, options: list[str]) -> None:
+    command = [prelude.path, *options, "--", "sh", "-c", "echo $$ $PPID"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        told, _ = process.communicate(timeout=PATIENCE)
+    assert told.split() == [str(process.pid), str(os.getpid())]
+
+
+@pytest.mark.parametrize("status", [0, 7, 125, 255])
+@pytest.mark.parametrize("options", [["-r"], ["-rf"]])
+def test_the_status_is_the_commands(prelude: Program, options: list[str], status: int) -> None:
+    assert prelude(*options, "--", "sh", "-c", f"exit {status}").returncode == status
+
+
+def test_a_death_by_a_signal_stays_one(prelude: Program) -> None:
+    assert prelude("-r", "--", "sh", "-c", "kill -TERM $$").returncode == -signal.SIGTERM
+
+
+def test_standard_streams_are_the_callers(prelude: Program) -> None:
+    done = prelude("-r", "--", "sh", "-c", "cat; echo seen >&2", input="hi\n")
+    assert (done.stdout, done.stderr) == ("hi\n", "seen\n")
+
+
+def test_arguments_and_environment_arrive_as_they_are(prelude: Program) -> None:
+    show = "import os, sys; print(sys.argv[1:], sorted(os.environ))"
+    arguments = ["", "a b", "-r", "--", "\u00e4", "'"]
+    command = (sys.executable, "-I", "-c", show, *arguments)
+    env = {"LC_ALL": "C.UTF-8", "EMPTY": ""}
+    done = prelude("-r", "--", *command, env=env)
+    bare = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert bare.returncode == 0
+    assert done.stdout == bare.stdout
+
+
+@pytest.mark.parametrize("separator", [["--"], []])
+def test_options_of_the_command_are_its_own(prelude: Program, separator: list[str]) -> None:
+    assert prelude("-r", *separator, "echo", "-r", "--help").stdout == "-r --help\n"
+
+
+def test_a_command_that_is_missing_is_127(prelude: Program) -> None:
+    for command in ("no-such-tool", "/no/such/tool", "./no-such-tool"):
+        done = prelude("-r", "--", command)
+        assert done.returncode == 127
+        assert done.stderr.startswith(f"usernsctl-exec: lookup: {command}: No such file")
+        assert "[command-not-found]" in done.stderr
+    assert prelude("-r", "--", "").returncode == 127
+
+
+def test_a_command_that_can_not_be_executed_is_126(prelude: Program, tmp_path: Path) -> None:
+    plain, orphan, garbage = (tmp_path / name for name in ("plain", "orphan", "garbage"))
+    plain.write_text("#!/bin/sh\n")
+    orphan.write_text("#!/no/such/interpreter\n")
+    garbage.write_text("garbage\n")
+    orphan.chmod(0o755)
+    garbage.chmod(0o755)
+    causes = {
+        plain: "command-not-executable",
+        tmp_path: "command-not-executable",
+        garbage: "command-not-executable",
+        orphan: "interpreter-not-found",
+    }
+    for command, cause in causes.items():
+        done = prelude("-r", "--", str(command))
+        assert done.returncode == 126
+        assert done.stderr.startswith(f"usernsctl-exec: exec: {command}: ")
+        assert f"[{cause}]" in done.stderr
+
+
+def test_the_command_is_looked_for_along_path(prelude: Program, tmp_path: Path) -> None:
+    tool = tmp_path / "tool"
+    tool.write_text("#!/bin/sh\necho found\n")
+    tool.chmod(0o755)
+    assert prelude("-r", "tool", env={"PATH": f"/no/such:{tmp_path}"}).stdout == "found\n"
+    assert prelude("-r", "tool", env={"PATH": "/usr/bin:/bin"}).returncode == 127
+    assert prelude("-r", "true", env={}).returncode == 0
+
+
+def test_the_working_directory_can_be_chosen(prelude: Program) -> None:
+    assert prelude("-r", "--wd=/usr", "--", "pwd").stdout == "/usr\n"
+    assert prelude("-r", "-w", "/usr", "--", "pwd").stdout == "/usr\n"
+    done = prelude("-r", "--wd=/no/such/dir", "--", "echo", "ran")
+    assert (done.returncode, done.stdout) == (125, "")
+    assert "chdir: /no/such/dir: No such file or directory" in done.stderr
+
+
+@pytest.mark.skipif(not Path("/bin").is_symlink(), reason="/usr alone is no root here")
+def test_the_root_can_be_chosen(prelude: Program) -> None:
+    done = prelude("-r", "--root=/usr", "--", "/bin/ls", "-d", "/bin", "/usr")
+    assert done.stdout == "/bin\n"
+    assert "/usr" in done.stderr
+    inside = prelude("-r", "-R", "/usr", "-w", "/lib", "--", "/bin/pwd")
+    assert inside.stdout == "/lib\n"
+
+
+def test_a_root_that_is_missing_is_told(prelude: Program) -> None:
+    done = prelude("-r", "--root=/no/such/dir", "--", "echo", "ran")
+    assert (done.returncode, done.stdout) == (125, "")
+    assert "chroot: /no/such/dir: No such file or directory" in done.stderr
+
+
+# By trying each, for /proc may be that of another PID namespace.
+LIST_DESCRIPTORS = """
+import os
+for fd in range(256):
+    try:
+        os.fstat(fd)
+    except OSError:
+        continue
+    print(fd)
+"""
+
+
+@pytest.mark.parametrize("options", [["-r"], ["-rf"], ["-rpm"]])
+def test_no_descriptor_passes_but_the_preserved(prelude: Program, options: list[str]) -> None:
+    listing = (sys.executable, "-Ic", LIST_DESCRIPTORS)
+    first, second = os.pipe()
+    preserve = f"--preserve-fd={second}"
+    try:
+        shown = prelude(*options, "--", *listing, pass_fds=(first, second))
+        kept = prelude(*options, preserve, preserve, "--", *listing, pass_fds=(first, second))
+    finally:
+        os.close(first)
+        os.close(second)
+    assert shown.stdout.split() == ["0", "1", "2"]
+    assert kept.stdout.split() == ["0", "1", "2", str(second)]
+
+
+def test_a_descriptor_to_preserve_must_be_open(prelude: Program) -> None:
+    done = prelude("-r", "--preserve-fd=999", "--", "echo", "ran")
+    assert (done.returncode, done.stdout) == (125, "")
+    assert "descriptors: descriptor 999: Bad file descriptor" in done.stderr
+
+
+@pytest.mark.parametrize("options", [["-r"], ["-rf"]])
+@pytest.mark.parametrize("restore", [True, False])
+def test_signal_masks_and_dispositions_are_the_callers(
+    prelude: Program, options: list[str], restore: bool
+) -> None:
+    blocked = {signal.SIGUSR1, signal.SIGTERM}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+    try:
+        ours, bare = (
+            subprocess.run(command, capture_output=True, text=True, restore_signals=restore)
+            for command in ([prelude.path, *options, "--", *SIGNAL_SETS], SIGNAL_SETS)
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    assert bare.returncode == 0
+    assert ours.stdout == bare.stdout
+
+
+def test_closed_standard_streams_stay_closed(prelude: Program) -> None:
+    check = f"exec {prelude.path} -r -- {sys.executable} -c '{STAT_STREAMS}' <&- 2>&-"
+    assert stdout_of(["sh", "-c", check]) == "closed\nopen\nclosed\n"
+
+
+STAT_STREAMS = """
+import os
+for fd in range(3):
+    try:
+        target = os.readlink(f"/proc/self/fd/{fd}")
+    except FileNotFoundError:
+        target = ""
+    os.write(1, b"open\\n" if target.startswith("pipe:") else b"closed\\n")
+"""
