@@ -54,7 +54,7 @@ _FILES, _PROCESS, _ISOLATION, _RUNSC = "Files", "The command", "Isolation", "run
     "binds",
     multiple=True,
     callback=values.each(values.bind),
-    metavar="SRC[:DST[:ro|rw]]",
+    metavar="SRC[:DST][:ro|rw]",
     help="Show a file or directory; DST is SRC and ro unless given. With rw, what is written "
     "there reaches this machine.",
 )

@@ -34,14 +34,14 @@ def each(parse: Callable[[str], Any]) -> Callable[[click.Context, click.Paramete
 
 
 def bind(text: str) -> Bind:
-    """Read ``SRC[:DST[:ro|rw]]``; SRC and DST have no colons."""
+    """Read ``SRC[:DST][:ro|rw]``; SRC and DST have no colons."""
     from usernsctl.sandbox import Bind
 
     source, *more = text.split(":")
-    mode = more[1] if len(more) > 1 else "ro"
-    if not source or len(more) > 2 or mode not in ("ro", "rw"):
-        raise click.BadParameter(f"{text!r} is not SRC[:DST[:ro|rw]]")
-    return Bind.shown(source, more[0] if more else "", read_only=mode == "ro")
+    mode = more.pop() if more and more[-1] in ("ro", "rw") else "ro"
+    if not source or len(more) > 1:
+        raise click.BadParameter(f"{text!r} is not SRC[:DST][:ro|rw]")
+    return Bind.shown(source, *more, read_only=mode == "ro")
 
 
 def user(text: str) -> tuple[int, int]:
@@ -59,8 +59,10 @@ def rlimit(text: str) -> Rlimit:
 
     name, _, limits = text.partition("=")
     full = f"RLIMIT_{name.upper().removeprefix('RLIMIT_')}"
-    if not hasattr(resource, full):
-        known = ", ".join(sorted(n[7:].lower() for n in dir(resource) if n.startswith("RLIMIT_")))
+    if full == "RLIMIT_OFILE" or not hasattr(resource, full):
+        # RLIMIT_OFILE is BSD's name for RLIMIT_NOFILE.
+        names = {n for n in dir(resource) if n.startswith("RLIMIT_")} - {"RLIMIT_OFILE"}
+        known = ", ".join(sorted(n.removeprefix("RLIMIT_").lower() for n in names))
         raise click.BadParameter(f"{name!r} is no resource limit; there are {known}")
     soft, _, hard = limits.partition(":")
     numbers = [_limit(text, soft), _limit(text, hard or soft)]

@@ -14,7 +14,7 @@ from usernsctl.errors import CommandNotExecutableError, CommandNotFoundError
 from usernsctl.sandbox.view import View, Walk
 
 # Filled by gVisor itself.
-_UNKNOWN = ("/proc", "/sys", "/dev", "/tmp")
+_UNKNOWN = ("/proc", "/sys", "/dev")
 
 _SHEBANG_MAX = 256  # bytes that the kernel looks at (execve(2))
 
@@ -102,7 +102,8 @@ def _not_found(
         hidden = None
     if hidden is None or not hidden.complete:
         remedy = bind_option(hidden.wanted if hidden is not None else own)
-        reason = f"{command!r} is {own} outside, which is not in the sandbox"
+        known_as = f"{command!r}" if command == own else f"{command!r} ({own} here)"
+        reason = f"{known_as} is not in the sandbox"
     else:
         remedy = f"--env PATH={os.path.dirname(own)}:..."
         reason = f"{command!r} is {own}, but the PATH in the sandbox does not lead there"

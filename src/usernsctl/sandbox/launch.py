@@ -31,15 +31,19 @@ _RESOLVER = "/etc/resolv.conf"
 def run(request: Request, environ: Mapping[str, str] | None = None) -> NoReturn:
     """Replace this process by runsc, which runs the command in gVisor.
 
-    The command has the standard input, output and error of this process, which passes its signals
-    on and ends with its exit status: 128+N after signal N, 128 if runsc itself failed. The process
-    must have one thread only.
+    The command has the standard input, output and error of this process, which ends with its exit
+    status: 128+N after signal N, 128 if runsc itself failed. A signal to this process ends the
+    sandbox at once; only with a terminal does runsc pass it on, so that the command may catch it.
+    The process must have one thread only.
 
     :param environ: the environment of the caller, ``os.environ`` by default.
     :raises UsernsError: something failed before runsc was started. Where that was past the making
         of the namespace, this process is good for nothing but to say so and exit.
     """
     caller = os.environ if environ is None else environ
+    if request.terminal and not os.isatty(0):
+        # gVisor would wait for a terminal that isn't there.
+        raise CommandError("a terminal was asked for, but standard input is none", step="terminal")
     program = runsc.find(caller)
     plan = make_plan(request.idmap)
     config.check_ids(plan, request.user or (0, 0))
