@@ -1,0 +1,187 @@
+"""`usernsctl run`: the command has gVisor's kernel, and everything else is the caller's."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import pytest
+from conftest import Program
+
+GVISOR = "#1 SMP Sun Jan 10 15:06:54 PST 2016"
+
+
+@contextmanager
+def started(usernsctl: Program, *args: str) -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
+    """A run whose command has said `ready`; in a process group of its own, killed at the end."""
+    with subprocess.Popen(
+        [usernsctl.path, "run", *args, "--", "sh", "-c", "echo ready; exec sleep 1000"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        process_group=0,
+    ) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == "ready\n"
+            yield process, process.stdout
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def children_of(pid: int) -> list[int]:
+    """Of all its threads: runsc has many, and any of them may have started a child."""
+    lists = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(word) for file in lists for word in file.read_text().split()]
+
+
+def command_of(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+
+
+def status_of(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+
+
+def test_the_kernel_is_gvisors(usernsctl: Program) -> None:
+    done = usernsctl("run", "--", "cat", "/proc/version")
+    assert done.returncode == 0, done.stderr
+    assert GVISOR in done.stdout
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(("script", "status"), [("exit 7", 7), ("kill -TERM $$", 143)])
+def test_the_exit_status_is_the_commands(usernsctl: Program, script: str, status: int) -> None:
+    assert usernsctl("run", "--", "sh", "-c", script).returncode == status
+
+
+def test_standard_streams_are_the_callers(usernsctl: Program) -> None:
+    done = usernsctl("run", "--", "sh", "-c", "cat; echo oops >&2", input="hi\n")
+    assert (done.stdout, done.stderr) == ("hi\n", "oops\n")
+
+
+def test_arguments_arrive_unparsed(usernsctl: Program) -> None:
+    words = ["--env", "a b", "", "$HOME", "--", "é", 'q"uo\\te', "two\nlines"]
+    done = usernsctl("run", "--", "printf", "%s|", *words)
+    assert done.stdout == "".join(f"{word}|" for word in words)
+
+
+def test_output_goes_to_the_end_of_a_file(usernsctl: Program, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with log.open("w") as file:
+        file.write("before\n")
+        file.flush()
+        subprocess.run(
+            [usernsctl.path, "run", "--", "sh", "-c", "echo out; echo err >&2"],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            check=True,
+        )
+    assert log.read_text() == "before\nout\nerr\n"
+
+
+def test_sigterm_ends_the_command(usernsctl: Program) -> None:
+    with started(usernsctl) as (process, output):
+        below = children_of(process.pid)
+        process.terminate()
+        assert process.wait(timeout=20) == -signal.SIGTERM
+        # Their end of the pipe closes when the last of them is gone.
+        assert output.read() == ""
+        assert below
+
+
+def test_one_runsc_waits_and_none_was_re_executed(usernsctl: Program) -> None:
+    with started(usernsctl) as (process, _):
+        assert os.path.basename(command_of(process.pid)[0]) == "runsc"
+        below = children_of(process.pid)
+        names = sorted(command_of(pid)[0] for pid in below)
+        assert names == ["runsc-gofer", "runsc-sandbox"]
+
+
+def test_the_id_map_is_as_planned(usernsctl: Program) -> None:
+    with started(usernsctl) as (process, _):
+        for pid in (process.pid, *children_of(process.pid)):
+            for file, outside in (("uid_map", os.geteuid()), ("gid_map", os.getegid())):
+                fields = Path(f"/proc/{pid}/{file}").read_text().split()
+                assert fields == ["0", str(outside), "1"]
+
+
+def test_runsc_keeps_no_more_than_it_needs(usernsctl: Program) -> None:
+    with started(usernsctl) as (process, _):
+        status = status_of(process.pid)
+        # SETGID, SETUID, SYS_CHROOT, SYS_ADMIN, SETFCAP (linux/capability.h).
+        needed = sum(1 << number for number in (6, 7, 18, 21, 31))
+        assert int(status["CapBnd"], 16) == needed
+        assert {status_of(pid)["NoNewPrivs"] for pid in children_of(process.pid)} == {"1"}
+
+
+def test_hardening_can_be_left_out(usernsctl: Program) -> None:
+    own = status_of(os.getpid())
+    with started(usernsctl, "--keep-bounding", "--new-privs") as (process, _):
+        status = status_of(process.pid)
+        assert (status["NoNewPrivs"], status["CapBnd"]) == (own["NoNewPrivs"], "000001ffffffffff")
+
+
+def test_a_terminal_passes_signals_on(usernsctl: Program) -> None:
+    ours, theirs = os.openpty()
+    script = 'trap "echo caught; exit 9" TERM; test -t 1 && echo ready; while :; do sleep 0.1; done'
+    with subprocess.Popen(
+        [usernsctl.path, "run", "--", "sh", "-c", script],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    ) as process:
+        os.close(theirs)
+        with open(ours, "rb", buffering=0) as terminal:
+            seen = b""
+            while b"ready" not in seen:
+                seen += terminal.read(1000)
+            process.terminate()
+            assert process.wait(timeout=30) == 9
+
+
+def test_the_end_of_the_whole_group_leaves_nothing(
+    usernsctl: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = tmp_path / "runtime"
+    runtime.mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    monkeypatch.setenv("TMPDIR", str(runtime))
+    with started(usernsctl) as (process, output):
+        arguments = command_of(process.pid)
+        os.killpg(process.pid, signal.SIGKILL)
+        assert process.wait(timeout=20) == -signal.SIGKILL
+        assert output.read() == ""
+    assert list(runtime.iterdir()) == []
+    assert not [name for name in os.listdir("/tmp") if "runsc" in name or "usernsctl" in name]
+    (state,) = (word.partition("=")[2] for word in arguments if word.startswith("--root="))
+    assert not os.path.exists(state)
+    listed = subprocess.run(
+        ["runsc", f"--root={tmp_path}/state", "list", "-quiet"], capture_output=True, text=True
+    )
+    assert listed.stdout == ""
+
+
+def test_state_can_be_kept_in_sight(usernsctl: Program, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    with started(usernsctl, "--root", str(state)):
+        listed = subprocess.run(
+            ["runsc", f"--root={state}", "list", "-quiet"], capture_output=True, text=True
+        )
+        assert listed.stdout.startswith("usernsctl-")
+
+
+@pytest.mark.parametrize("network", ["none", "host"])
+def test_network(usernsctl: Program, network: str) -> None:
+    done = usernsctl("run", "--network", network, "--", "cat", "/proc/net/dev")
+    inside = {line.split(":")[0].strip() for line in done.stdout.splitlines()[2:]}
+    outside = set(os.listdir("/sys/class/net"))
+    assert inside == ({"lo"} if network == "none" else outside)

@@ -1,0 +1,158 @@
+"""What `usernsctl run` says when it can't run the command, and that it leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from conftest import Program
+
+ARGUMENTS = [
+    # (options, exit status, what the message says)
+    (["--bind", "/nonexistent", "--", "true"], 125, "--bind /nonexistent: No such file"),
+    (["--bind", "/etc:relative", "--", "true"], 125, "must be an absolute path"),
+    (["--bind", "/etc:/a:b", "--", "true"], 125, "'/etc:/a:b' is not SRC[:DST][:ro|rw]"),
+    (["--bind", "/etc:/", "--", "true"], 125, "an absolute path other than /"),
+    (["--bind", "/etc/passwd:/opt", "--", "true"], 125, "it can't be mounted on /opt"),
+    (["--bind", "/etc:/etc/passwd/x", "--", "true"], 125, "/etc/passwd/x can't be made"),
+    (["--user", "5", "--", "true"], 125, "uid 5 is not mapped: the map has 0"),
+    (["--user", "0:5", "--", "true"], 125, "gid 5 is not mapped: the map has 0"),
+    (["--user", "me", "--", "true"], 125, "'me' is not UID[:GID]"),
+    (["--network", "sandbox", "--", "true"], 125, "runsc-rootless-netstack"),
+    (["--network", "bridge", "--", "true"], 125, "'bridge' is none of none, host"),
+    (["--platform", "xen", "--", "true"], 125, "'xen' is none of systrap, ptrace, kvm"),
+    (["--rootfs", "/nonexistent", "--", "true"], 125, "/nonexistent does not exist"),
+    (["--rootfs", "/etc/passwd", "--", "true"], 125, "/etc/passwd is not a directory"),
+    (["--rootfs", "/usr", "--expose-root", "--", "true"], 125, "exclude each other"),
+    (["--bundle", "/nonexistent"], 125, "/nonexistent"),
+    (["--bundle", "/usr"], 125, "config.json"),
+    (["--env", "NO_SUCH_VARIABLE", "--", "true"], 125, "NO_SUCH_VARIABLE is not set"),
+    (["--env", "=x", "--", "true"], 125, "'=x' is not NAME=VALUE"),
+    (["--env-file", "/nonexistent", "--", "true"], 125, "/nonexistent: No such file"),
+    (["--rlimit", "speed=1", "--", "true"], 125, "'speed' is no resource limit"),
+    (["--rlimit", "nofile=2:1", "--", "true"], 125, "the soft limit is above the hard limit"),
+    (["--rlimit", "nofile=many", "--", "true"], 125, "numbers or 'unlimited'"),
+    (["--wd", "/nonexistent", "--", "true"], 125, "--wd /nonexistent"),
+    (["--wd", "relative", "--", "true"], 125, "it must be an absolute path"),
+    (["--terminal", "--", "true"], 125, "standard input is none"),
+    (["--root", "/proc/nonexistent", "--", "true"], 125, "/proc/nonexistent"),
+    (["--map-users", "0:0:0", "--", "true"], 125, "0:0:0"),
+    (["--no-such-option", "--", "true"], 125, "--no-such-option"),
+    ([], 125, "no command"),
+    (["--", ""], 125, "the command is an empty string"),
+    (["--", "/etc/passwd"], 126, "not executable"),
+    (["--", "/etc"], 127, "'/etc' was not found"),
+    (["--", "/nonexistent"], 127, "'/nonexistent' was not found"),
+    (["--", "no-such-command"], 127, "'no-such-command' was not found along PATH"),
+    (["--", "/tmp/nonexistent"], 127, "not found in the sandbox"),
+]
+
+
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a run would leave things behind, if it did."""
+    for name in ("TMPDIR", "XDG_RUNTIME_DIR"):
+        monkeypatch.setenv(name, str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize(("arguments", "status", "message"), ARGUMENTS)
+def test_bad_input(
+    usernsctl: Program, scratch: Path, arguments: list[str], status: int, message: str
+) -> None:
+    before = set(os.listdir("/tmp"))
+    done = usernsctl("run", *arguments)
+    assert done.returncode == status
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert list(scratch.iterdir()) == []
+    assert not [n for n in set(os.listdir("/tmp")) - before if "runsc" in n or "usernsctl" in n]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"process": {,', "line 1, column 14"),
+        ('{"process": {"args": "true"}, "root": {"path": "rootfs"}}', "$.process.args"),
+        ('{"process": {"args": ["true"]}}', "$.root"),
+        ('{"process": {"args": ["true"]}, "root": {"path": "rootfs"}}', "rootfs-missing"),
+        ("[]", "$"),
+    ],
+)
+def test_a_bad_bundle(usernsctl: Program, tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    done = usernsctl("run", "--bundle", str(tmp_path))
+    assert done.returncode == 125
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_a_bundles_bind_source_that_does_not_exist(usernsctl: Program, tmp_path: Path) -> None:
+    (tmp_path / "rootfs").mkdir()
+    mount = {"destination": "/a", "type": "bind", "source": "absent"}
+    config = {"process": {"args": ["x"]}, "root": {"path": "rootfs"}, "mounts": [mount]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    done = usernsctl("run", "--bundle", str(tmp_path))
+    assert done.returncode == 125
+    assert "$.mounts[0].source" in done.stderr
+    assert list((tmp_path / "rootfs").iterdir()) == []
+
+
+def test_text_that_a_bundle_cannot_hold(usernsctl: Program) -> None:
+    done = usernsctl("run", "--", "printf", os.fsdecode(b"\xff"))
+    assert done.returncode == 125
+    assert "$.process.args[1]" in done.stderr
+
+
+def test_how_to_show_a_command_of_the_callers(usernsctl: Program, tmp_path: Path) -> None:
+    tool = tmp_path / "venv" / "bin" / "tool"
+    tool.parent.mkdir(parents=True)
+    tool.write_text("#!/bin/sh\necho I ran\n")
+    tool.chmod(0o755)
+    env = {"PATH": f"{tool.parent}:/usr/bin:/bin"}
+    refused = usernsctl("run", "--", "tool", env=env)
+    assert refused.returncode == 127
+    option = f"--bind {tmp_path / 'venv'}"
+    assert option in refused.stderr
+    assert usernsctl("run", *option.split(), "--", "tool", env=env).stdout == "I ran\n"
+
+
+def test_how_to_show_an_interpreter(usernsctl: Program, tmp_path: Path) -> None:
+    """As a virtual environment has it: a script, and a link to an interpreter elsewhere."""
+    venv, python = tmp_path / "venv", tmp_path / "python" / "bin" / "python"
+    for directory in (venv, python.parent):
+        directory.mkdir(parents=True)
+    python.symlink_to("/bin/sh")
+    (venv / "python").symlink_to(python)
+    (venv / "tool").write_text(f"#!{venv}/python\necho I ran\n")
+    (venv / "tool").chmod(0o755)
+    refused = usernsctl("run", "--bind", str(venv), "--", str(venv / "tool"))
+    assert refused.returncode == 126
+    assert f"which leads to {python}" in refused.stderr
+    option = f"--bind {tmp_path / 'python'}"
+    assert option in refused.stderr
+    done = usernsctl("run", "--bind", str(venv), *option.split(), "--", str(venv / "tool"))
+    assert done.stdout == "I ran\n"
+
+
+@pytest.mark.parametrize(
+    ("runsc", "cause"),
+    [
+        ("/nonexistent/runsc", "runsc-missing"),
+        ("/etc/passwd", "not-runsc"),
+        ("/usr", "not-runsc"),
+        ("/bin/true", "not-runsc"),
+    ],
+)
+def test_a_runsc_that_is_none(
+    usernsctl: Program, monkeypatch: pytest.MonkeyPatch, runsc: str, cause: str
+) -> None:
+    monkeypatch.setenv("USERNSCTL_RUNSC", runsc)
+    done = usernsctl("run", "--", "true")
+    assert done.returncode == 125
+    assert cause in done.stderr
+    assert "apt install runsc" in done.stderr

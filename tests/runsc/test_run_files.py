@@ -1,0 +1,203 @@
+"""The root filesystem of a run: what is in it, what can be added, and what is never written."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Program
+
+# Prints its arguments and environment, writes to its root, and exits with 3.
+PROBE = """\
+#include <stdio.h>
+#include <unistd.h>
+int main(int argc, char **argv)
+{
+    FILE *made = fopen("/made", "w");
+    if (made == NULL || fclose(made) != 0)
+        return 4;
+    for (int i = 1; i < argc; i++)
+        printf("argument %s\\n", argv[i]);
+    extern char **environ;
+    for (char **entry = environ; *entry != NULL; entry++)
+        puts(*entry);
+    printf("uid %d, shown %d\\n", (int)getuid(), access("/shown/file", R_OK));
+    return 3;
+}
+"""
+
+
+@pytest.fixture(scope="session")
+def probe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A program that needs nothing else in its root filesystem."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("there is no C compiler")
+    directory = tmp_path_factory.mktemp("probe")
+    (directory / "probe.c").write_text(PROBE)
+    subprocess.run(
+        [compiler, "-D_GNU_SOURCE", "-static", "-o", "probe", "probe.c"], cwd=directory, check=True
+    )
+    return directory / "probe"
+
+
+@pytest.fixture
+def rootfs(tmp_path: Path, probe: Path) -> Path:
+    """A root filesystem with nothing but /bin/probe."""
+    directory = tmp_path / "rootfs"
+    (directory / "bin").mkdir(parents=True)
+    shutil.copy(probe, directory / "bin")
+    return directory
+
+
+def tree(directory: Path) -> set[str]:
+    return {str(path.relative_to(directory)) for path in directory.rglob("*")}
+
+
+def write_bundle(directory: Path, linux: dict[str, Any] | None, **more: Any) -> Path:
+    """A bundle for the `rootfs` beside it."""
+    directory.mkdir()
+    config = {
+        "ociVersion": "1.0.2",
+        "process": {"args": ["/bin/probe", "own"], "cwd": "/", "env": ["A=b"]},
+        "root": {"path": "../rootfs"},
+        **more,
+    }
+    if linux is not None:
+        config["linux"] = linux
+    (directory / "config.json").write_text(json.dumps(config))
+    return directory
+
+
+def test_programs_are_shown_and_data_is_not(usernsctl: Program) -> None:
+    done = usernsctl("run", "--", "ls", "/")
+    shown = set(done.stdout.split())
+    assert {"bin", "etc", "home", "opt", "root", "tmp", "usr", "var"} <= shown
+    allowed = {"dev", "media", "mnt", "proc", "run", "sbin", "srv", "sys"}
+    allowed |= {"lib", "lib32", "lib64", "libx32"}
+    assert shown <= allowed | {"bin", "etc", "home", "opt", "root", "tmp", "usr", "var"}
+
+
+def test_what_is_written_stays_inside(usernsctl: Program) -> None:
+    name = f"usernsctl-test-{os.getpid()}"
+    script = f"for d in / /root /home /tmp /var/tmp /run; do echo x > $d/{name} || exit 1; done"
+    assert usernsctl("run", "--", "sh", "-c", script).returncode == 0
+    assert not [d for d in ("/", "/home", "/tmp", "/var/tmp", "/run") if name in os.listdir(d)]
+
+
+def test_a_bind_is_read_only_and_under_its_own_name(usernsctl: Program, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("content\n")
+    script = f"cat {tmp_path}/file; echo x > {tmp_path}/new"
+    done = usernsctl("run", "--bind", str(tmp_path), "--", "sh", "-c", script)
+    assert done.stdout == "content\n"
+    assert "Read-only file system" in done.stderr
+    assert tree(tmp_path) == {"file"}
+
+
+def test_a_writable_bind_reaches_the_machine(usernsctl: Program, tmp_path: Path) -> None:
+    script = "echo new > /data/new"
+    done = usernsctl("run", "--bind", f"{tmp_path}:/data:rw", "--", "sh", "-c", script)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "new").read_text() == "new\n"
+    assert (tmp_path / "new").stat().st_uid == os.geteuid()
+
+
+def test_a_bind_can_go_where_the_machine_has_nothing(usernsctl: Program, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("content\n")
+    before = os.listdir("/usr")
+    options = ["--bind", f"{tmp_path}:/usr/absent/deep", "--bind", f"{tmp_path}/file:/opt/absent"]
+    done = usernsctl("run", *options, "--", "sh", "-c", "cat /usr/absent/deep/file /opt/absent")
+    assert done.stdout == "content\n" * 2, done.stderr
+    assert os.listdir("/usr") == before
+
+
+def test_a_bind_below_another(usernsctl: Program, tmp_path: Path) -> None:
+    outer, inner = tmp_path / "outer", tmp_path / "inner"
+    (outer / "here").mkdir(parents=True)
+    inner.mkdir()
+    (inner / "file").write_text("content\n")
+    options = ["--bind", f"{outer}:/data:rw", "--bind", f"{inner}:/data/here"]
+    assert usernsctl("run", *options, "--", "cat", "/data/here/file").stdout == "content\n"
+    refused = usernsctl("run", *options, "--bind", f"{inner}:/data/absent", "--", "true")
+    assert refused.returncode == 125
+    assert str(outer / "absent") in refused.stderr
+    assert tree(outer) == {"here"}
+
+
+def test_the_current_directory_if_it_is_shown(usernsctl: Program, tmp_path: Path) -> None:
+    shown = usernsctl("run", "--bind", ".", "--", "pwd", cwd=tmp_path)
+    assert shown.stdout == f"{tmp_path}\n"
+    assert usernsctl("run", "--", "pwd", cwd=tmp_path).stdout == "/\n"
+
+
+def test_all_of_the_root(usernsctl: Program) -> None:
+    done = usernsctl("run", "--expose-root", "--", "ls", "-A", "/")
+    inside = set(done.stdout.split()) - {".usernsctl-verify"}
+    assert inside >= set(os.listdir("/"))
+
+
+def test_a_root_filesystem_of_ones_own(usernsctl: Program, rootfs: Path) -> None:
+    before = tree(rootfs)
+    shown = rootfs.parent / "shown"
+    shown.mkdir()
+    (shown / "file").touch()
+    options = ["--rootfs", str(rootfs), "--bind", f"{shown}:/shown"]
+    done = usernsctl("run", *options, "--", "/bin/probe", "one", env={"PATH": "/bin:/usr/bin"})
+    assert done.returncode == 3, done.stderr
+    wanted = {"argument one", "PATH=/bin:/usr/bin", "HOME=/root", "uid 0, shown 0"}
+    assert set(done.stdout.splitlines()) == wanted
+    assert tree(rootfs) == before
+
+
+@pytest.mark.parametrize(
+    "linux",
+    [
+        None,
+        {},
+        {"namespaces": [{"type": "user"}]},
+        {
+            "namespaces": [{"type": "user"}],
+            "uidMappings": [{"containerID": 0, "hostID": 4000000, "size": 65536}],
+            "gidMappings": [{"containerID": 0, "hostID": 4000000, "size": 65536}],
+        },
+        {"namespaces": [{"type": "pid"}, {"type": "mount"}, {"type": "network"}]},
+    ],
+)
+def test_bundles_that_runsc_alone_refuses(
+    usernsctl: Program, tmp_path: Path, rootfs: Path, linux: dict[str, Any] | None
+) -> None:
+    bundle = write_bundle(tmp_path / "bundle", linux)
+    before = (bundle / "config.json").read_bytes(), tree(tmp_path)
+    done = usernsctl("run", "--bundle", str(bundle))
+    assert done.returncode == 3, done.stderr
+    assert {"argument own", "A=b"} <= set(done.stdout.splitlines())
+    assert ((bundle / "config.json").read_bytes(), tree(tmp_path)) == before
+
+
+def test_options_replace_what_a_bundle_says(
+    usernsctl: Program, tmp_path: Path, rootfs: Path
+) -> None:
+    (tmp_path / "shown").mkdir()
+    (tmp_path / "shown" / "file").touch()
+    mount = {"destination": "/shown", "type": "bind", "source": "../shown", "options": ["bind"]}
+    bundle = write_bundle(tmp_path / "bundle", {}, mounts=[mount])
+    before = tree(tmp_path)
+    options = ["--bundle", str(bundle), "--env", "A=c", "--env", "D=e"]
+    done = usernsctl("run", *options, "--", "/bin/probe", "other")
+    assert done.returncode == 3, done.stderr
+    lines = set(done.stdout.splitlines())
+    assert {"argument other", "A=c", "D=e", "uid 0, shown 0"} <= lines
+    assert not lines & {"A=b", "argument own"}
+    assert tree(tmp_path) == before
+
+
+def test_limits_and_names(usernsctl: Program) -> None:
+    script = "ulimit -n; ulimit -Hn; hostname; pwd"
+    options = ["--rlimit", "nofile=123:456", "--hostname", "somewhere", "--wd", "/usr"]
+    done = usernsctl("run", *options, "--", "sh", "-c", script)
+    assert done.stdout.split() == ["123", "456", "somewhere", "/usr"]

@@ -1,0 +1,150 @@
+"""What the command must not see, and a runsc that makes no sandbox."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Program
+
+SECRET = "correct horse battery staple"
+
+# Answers as runsc does, but runs the command on this machine's kernel.
+FAKE_RUNSC = """\
+#!/usr/bin/python3
+import json, os, sys
+if sys.argv[1:] == ["--version"]:
+    print("runsc version release-0")
+    sys.exit()
+bundle = next(word[9:] for word in sys.argv if word.startswith("--bundle="))
+config = json.load(open(bundle + "/config.json"))
+os.chroot(config["root"]["path"])
+os.chdir("/")
+args = config["process"]["args"]
+os.execve(args[0], args, dict(entry.split("=", 1) for entry in config["process"]["env"]))
+"""
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The caller's HOME, with a secret in ~/.ssh."""
+    (tmp_path / ".ssh").mkdir()
+    (tmp_path / ".ssh" / "id_ed25519").write_text(SECRET)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def secret_descriptor() -> Iterator[int]:
+    descriptor = os.memfd_create("secret", 0)
+    os.write(descriptor, SECRET.encode())
+    yield descriptor
+    os.close(descriptor)
+
+
+def test_secrets_stay_out(
+    usernsctl: Program, home: Path, secret_descriptor: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET", SECRET)
+    script = f"""
+        ls -A ~ {home} /root /home/* /tmp /run /var/run /mnt /media /srv
+        cat ~/.ssh/* {home}/.ssh/* /proc/*/environ /proc/*/fd/{secret_descriptor}
+        ls -l /proc/self/fd
+        env
+    """
+    done = usernsctl("run", "--", "sh", "-c", script, pass_fds=(secret_descriptor,))
+    assert "/proc/" in done.stdout, done.stderr
+    assert SECRET not in done.stdout
+    assert "id_ed25519" not in done.stdout
+    assert "memfd" not in done.stdout
+
+
+def test_the_environment_is_short(usernsctl: Program) -> None:
+    env = {"PATH": "/usr/bin", "LANG": "C.UTF-8", "TERM": "vt100", "HOME": "/x", "TOKEN": "t"}
+    done = usernsctl("run", "--", "/usr/bin/env", env=env)
+    wanted = ["HOME=/root", "LANG=C.UTF-8", "PATH=/usr/bin", "TERM=vt100"]
+    assert sorted(done.stdout.splitlines()) == wanted
+
+
+def test_variables_are_added(usernsctl: Program, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("# a comment\n\nFROM_FILE=two words\nTOKEN\n")
+    env = {"PATH": "/usr/bin", "TOKEN": "t", "OTHER": "o"}
+    options = ["--env-file", str(file), "--env", "OTHER", "--env", "NEW=a=b"]
+    done = usernsctl("run", *options, "--", "/usr/bin/env", env=env)
+    assert {"FROM_FILE=two words", "TOKEN=t", "OTHER=o", "NEW=a=b"} <= set(done.stdout.splitlines())
+
+
+def test_all_variables(usernsctl: Program) -> None:
+    env = {"PATH": "/usr/bin", "TOKEN": "t", "HOME": "/x"}
+    done = usernsctl("run", "--env-all", "--", "/usr/bin/env", env=env)
+    assert set(done.stdout.splitlines()) >= {"TOKEN=t", "HOME=/x"}
+
+
+def test_what_not_everybody_may_read_of_etc_is_empty(usernsctl: Program) -> None:
+    done = usernsctl("run", "--", "sh", "-c", "ls -l /etc/shadow; cat /etc/shadow")
+    assert done.returncode == 0
+    assert done.stdout.split()[4] == "0", "the size of /etc/shadow"
+    assert ":" not in done.stdout.partition("/etc/shadow")[2]
+
+
+def test_home_below_a_directory_that_is_shown(
+    usernsctl: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    below = sorted(entry.path for entry in os.scandir("/opt") if entry.is_dir())
+    if not below:
+        pytest.skip("there is no directory in /opt")
+    monkeypatch.setenv("HOME", below[0])
+    assert usernsctl("run", "--", "ls", "-A", below[0]).stdout == ""
+
+
+def test_nothing_of_runsc_has_the_callers_environment(usernsctl: Program) -> None:
+    env = {"PATH": "/usr/bin:/bin", "SECRET": SECRET}
+    with subprocess.Popen(
+        [usernsctl.path, "run", "--", "sh", "-c", "echo; read line"],
+        env=env,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.read(1) == b"\n"
+        lists = Path(f"/proc/{process.pid}/task").glob("*/children")
+        children = [pid for file in lists for pid in file.read_text().split()]
+        environments = [Path(f"/proc/{pid}/environ") for pid in (process.pid, *children)]
+        assert len(children) == 2
+        assert all(SECRET.encode() not in file.read_bytes() for file in environments)
+        process.communicate(b"\n", timeout=30)
+
+
+@pytest.fixture
+def fake_runsc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = tmp_path / "runsc"
+    fake.write_text(FAKE_RUNSC)
+    fake.chmod(0o755)
+    monkeypatch.setenv("USERNSCTL_RUNSC", str(fake))
+
+
+@pytest.mark.usefixtures("fake_runsc")
+def test_a_runsc_that_makes_no_sandbox_is_caught(usernsctl: Program) -> None:
+    done = usernsctl("run", "--", "echo", "I ran")
+    assert done.returncode == 125
+    assert done.stdout == ""
+    assert "this kernel is not gVisor's" in done.stderr
+
+
+@pytest.mark.usefixtures("fake_runsc")
+def test_without_the_proof_it_is_not_caught(usernsctl: Program) -> None:
+    """So it is the proof that catches it, in the test above."""
+    done = usernsctl("run", "--no-verify", "--", "/bin/echo", "I ran")
+    assert (done.returncode, done.stdout) == (0, "I ran\n")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root maps other ids without a helper")
+def test_the_proof_works_as_any_user(usernsctl: Program) -> None:
+    maps = ["--map-users", "1:100001:9", "--map-groups", "1:100001:9"]
+    done = usernsctl("run", *maps, "--user", "5:7", "--", "id")
+    assert "uid=5" in done.stdout, done.stderr
+    assert "gid=7" in done.stdout
