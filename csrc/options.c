@@ -25,6 +25,7 @@ enum {
     OPT_MOUNT_PROC,
     OPT_PROPAGATION,
     OPT_KEEP_CAPS,
+    OPT_HOLD,
     OPT_PRESERVE_FD,
 };
 
@@ -60,6 +61,8 @@ static const struct option long_options[] = {
     {"setgid", required_argument, NULL, 'G'},
     {"keep-caps", no_argument, NULL, OPT_KEEP_CAPS},
     {"preserve-fd", required_argument, NULL, OPT_PRESERVE_FD},
+    /* How a named namespace is made: for usernsctl itself, so --help does not tell of it. */
+    {"hold", required_argument, NULL, OPT_HOLD},
     {"help", no_argument, NULL, 'h'},
     {"version", no_argument, NULL, 'V'},
     {NULL, 0, NULL, 0},
@@ -174,10 +177,19 @@ static int parse_propagation(const char *text, struct un_options *options, struc
                  text);
 }
 
+static int parse_fd(const char *option, const char *text, int *fd, struct un_error *err)
+{
+    int64_t number;
+    if (parse_number(option, text, INT_MAX, &number, err))
+        return -1;
+    *fd = (int)number;
+    return 0;
+}
+
 static int add_keep(struct un_options *options, const char *text, struct un_error *err)
 {
-    int64_t fd;
-    if (parse_number("--preserve-fd", text, INT_MAX, &fd, err))
+    int fd;
+    if (parse_fd("--preserve-fd", text, &fd, err))
         return -1;
     size_t at = options->keep_count;
     while (at > 0 && options->keep[at - 1] > fd)
@@ -188,7 +200,7 @@ static int add_keep(struct un_options *options, const char *text, struct un_erro
         return usage(err, "%s: too many descriptors at %s", "--preserve-fd", text);
     memmove(&options->keep[at + 1], &options->keep[at],
             (options->keep_count - at) * sizeof options->keep[0]);
-    options->keep[at] = (int)fd;
+    options->keep[at] = fd;
     options->keep_count++;
     return 0;
 }
@@ -271,6 +283,8 @@ static int take_option(struct un_options *options, int option, struct un_error *
     case OPT_KEEP_CAPS:
         options->setup.keep_caps = true;
         return 0;
+    case OPT_HOLD:
+        return parse_fd("--hold", optarg, &options->hold, err);
     case OPT_PRESERVE_FD:
         return add_keep(options, optarg, err);
     case 'h':
@@ -332,6 +346,7 @@ int un_options_parse(int argc, char **argv, struct un_options *options, struct u
     memset(options, 0, sizeof *options);
     un_setup_init(&options->setup);
     options->kill_child = SIGKILL;
+    options->hold = -1;
     options->propagation = MS_PRIVATE;
 
     opterr = 0;
@@ -342,7 +357,7 @@ int un_options_parse(int argc, char **argv, struct un_options *options, struct u
         if (options->action != UN_RUN)
             return 0;
     }
-    if (optind == argc)
+    if (optind == argc && options->hold < 0)
         return usage(err, "no command was given: %s%s", "usernsctl-exec [OPTIONS] -- COMMAND", "");
     options->command = (const char *const *)argv + optind;
     conclude(options);

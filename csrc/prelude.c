@@ -4,6 +4,7 @@
  * No process is left waiting unless --fork asks for it, so PID 1 of a container stays PID 1.
  */
 #include "error.h"
+#include "hold.h"
 #include "options.h"
 #include "supervise.h"
 
@@ -78,10 +79,19 @@ static int fail(const struct un_error *err)
     return un_exit_status(err);
 }
 
+/* To who asked for a namespace to be held. */
+static int report(int socket, const struct un_error *err)
+{
+    un_hold_report(socket, err);
+    return un_exit_status(err);
+}
+
 static int run(struct un_options *options, struct un_error *err)
 {
     if (enter(options, err))
-        return fail(err);
+        return options->hold < 0 ? fail(err) : report(options->hold, err);
+    if (options->hold >= 0)
+        return un_hold(options->hold, &options->setup, err) ? report(options->hold, err) : 0;
     if (options->fork) {
         int status;
         options->setup.pdeathsig = options->kill_child;

@@ -13,19 +13,21 @@ from usernsctl.errors import (
     UsernsError,
 )
 from usernsctl.idmap import Extent, IdMap
-from usernsctl.namespace import enter
+from usernsctl.namespace import Namespace, enter
 from usernsctl.plan import Plan, plan
 from usernsctl.process import (
     DEVNULL,
     PIPE,
     STDOUT,
     CalledProcessError,
+    Child,
     CompletedProcess,
     Popen,
     TimeoutExpired,
     check_output,
     exec,
     run,
+    spawn,
 )
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "STDOUT",
     "BundleError",
     "CalledProcessError",
+    "Child",
     "CommandError",
     "CommandNotExecutableError",
     "CommandNotFoundError",
@@ -42,6 +45,7 @@ __all__ = [
     "HardeningError",
     "IdMap",
     "MapError",
+    "Namespace",
     "NamespaceError",
     "Plan",
     "PlanError",
@@ -54,4 +58,5 @@ __all__ = [
     "exec",
     "plan",
     "run",
+    "spawn",
 ]

@@ -9,10 +9,18 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from usernsctl._native import ffi, lib
+from usernsctl._records import (
+    Cause,
+    Command,
+    ExtentTuple,
+    IdRequest,
+    PlanResult,
+    Setup,
+    Spawn,
+)
 from usernsctl.errors import (
     CommandError,
     CommandNotExecutableError,
@@ -23,16 +31,48 @@ from usernsctl.errors import (
     UsernsError,
 )
 
+__all__ = [
+    "ALL_NAMESPACES",
+    "NAMESPACES",
+    "NAMESPACE_FILES",
+    "Cause",
+    "Command",
+    "IdRequest",
+    "PlanResult",
+    "Setup",
+    "Spawn",
+    "apply_setup",
+    "cause",
+    "create_namespaces",
+    "enter",
+    "exec_command",
+    "join",
+    "mount",
+    "parse_extent",
+    "plan",
+    "spawn",
+]
+
 #: The namespaces beside the user namespace, by the names that options and arguments have.
 NAMESPACES = ("mount", "net", "pid", "ipc", "uts", "cgroup", "time")
 
-ExtentTuple = tuple[int, int, int]
+#: All namespaces, in the order of the core.
+ALL_NAMESPACES = ("user", *NAMESPACES)
+
+#: Their files in /proc/PID/ns, in the same order.
+NAMESPACE_FILES = ("user", "mnt", "net", "pid", "ipc", "uts", "cgroup", "time")
 
 _NS_FLAG = {name: lib.un_ns_flag(index) for index, name in enumerate(NAMESPACES, lib.UN_NS_MOUNT)}
 _SETGROUPS = {
     "auto": lib.UN_SETGROUPS_AUTO,
     "allow": lib.UN_SETGROUPS_ALLOW,
     "deny": lib.UN_SETGROUPS_DENY,
+}
+_FILLS = {
+    "none": lib.UN_FILL_NONE,
+    "auto": lib.UN_FILL_PACKED,
+    "subids": lib.UN_FILL_IDENTITY,
+    "all": lib.UN_FILL_ALL,
 }
 _SETGROUPS_NAME = {number: name for name, number in _SETGROUPS.items()}
 
@@ -50,69 +90,6 @@ _FAMILY: dict[int, type[UsernsError]] = {
     lib.UN_STEP_EXEC: CommandError,
 }
 _PATH_STEPS = (lib.UN_STEP_CWD, lib.UN_STEP_ROOT, lib.UN_STEP_LOOKUP, lib.UN_STEP_EXEC)
-
-
-class Cause(NamedTuple):
-    """Why something fails, and what mends it."""
-
-    why: str
-    remedy: str
-
-
-class PlanResult(NamedTuple):
-    """What :func:`plan` decided; `native` is the same for the core, opaque to everyone else."""
-
-    uid: tuple[ExtentTuple, ...]
-    gid: tuple[ExtentTuple, ...]
-    uid_writer: str
-    gid_writer: str
-    uid_reason: str
-    gid_reason: str
-    setgroups: str
-    become: tuple[int, int]
-    drop_groups: bool
-    native: object
-
-
-@dataclass(kw_only=True, slots=True)
-class Setup:
-    """What is done inside the namespaces before a command starts; see struct un_setup."""
-
-    propagation: int = 0
-    mount_proc: str | None = None
-    root: str | None = None
-    cwd: bytes | None = None
-    groups: Sequence[int] | None = None
-    gid: int | None = None
-    uid: int | None = None
-    keep_caps: bool = False
-    pdeathsig: int = 0
-
-
-@dataclass(kw_only=True, slots=True)
-class Command:
-    """A command; see struct un_command."""
-
-    file: bytes
-    argv: Sequence[bytes]
-    env: Mapping[bytes, bytes]
-
-
-@dataclass(kw_only=True, slots=True)
-class Spawn:
-    """How a command is started in a child; see struct un_spawn."""
-
-    command: Command
-    plan: object | None = None
-    namespaces: Iterable[str] = ()
-    setup: Setup = field(default_factory=Setup)
-    stdio: tuple[int, int, int] = (-1, -1, -1)
-    close_fds: bool = True
-    keep: Sequence[int] = ()
-    restore_signals: bool = True
-    new_session: bool = False
-    process_group: int = -1
-    umask: int = -1
 
 
 def _text(pointer: Any) -> str:
@@ -137,11 +114,10 @@ def _family(err: Any) -> type[UsernsError]:
 
 
 def _raise(err: Any) -> NoReturn:
-    reason = ffi.new("char[]", lib.UN_DETAIL_MAX + 128)
     cause_id = _text(err.cause) if err.cause else None
     known = cause(cause_id)
     raise _family(err)(
-        _text(lib.un_error_reason(err, reason, len(reason))),
+        _reason(err),
         step=_text(lib.un_step_name(err.step)),
         errno=err.errnum,
         filename=_text(err.detail) if err.step in _PATH_STEPS else None,
@@ -190,32 +166,43 @@ def _extents(native: Any) -> tuple[ExtentTuple, ...]:
     return tuple((e.inside, e.outside, e.count) for e in native.extent[0 : native.len])
 
 
-def plan(
-    own: tuple[int | None, int | None],
-    more: tuple[Iterable[Iterable[int]], Iterable[Iterable[int]]],
-    setgroups: str,
-) -> PlanResult:
+def _fill_request(native: Any, request: IdRequest, err: Any) -> None:
+    if request.own is not None:
+        if not 0 <= request.own < 2**32 - 1:
+            reason = f"{request.own} is no id: it must be a number from 0 to 4294967294"
+            raise MapError(reason, step="argument", cause="map-invalid")
+        native.map_self, native.self = True, request.own
+    native.fill = _FILLS[request.fill]
+    _fill_map(native.more, request.more, err)
+
+
+def _reason(err: Any) -> str:
+    reason = ffi.new("char[]", lib.UN_DETAIL_MAX + 128)
+    return _text(lib.un_error_reason(err, reason, len(reason)))
+
+
+def _ranges(native: Any) -> tuple[tuple[int, int], ...]:
+    return tuple((r.start, r.count) for r in native.range[0 : native.len])
+
+
+def plan(uid: IdRequest, gid: IdRequest, *, setgroups: str, allow_single_id: bool) -> PlanResult:
     """Decide what is mapped, and who writes it, for the calling process.
 
-    :param own: the uid and the gid that the caller's own become inside; ``None``: not mapped.
-    :param more: further extents of uids and of gids.
     :param setgroups: ``"auto"``, ``"allow"`` or ``"deny"``.
+    :param allow_single_id: whether to go on with the caller's own id where more can't be had.
     :raises MapError: an extent is malformed, or the map is one that the kernel refuses.
     :raises PlanError: the caller may not have this map.
     """
     request, facts = ffi.new("struct un_request *"), ffi.new("struct un_facts *")
     result, err = ffi.new("struct un_plan *"), ffi.new("struct un_error *")
+    sources, memory = ffi.new("struct un_sources *"), _Memory()
     request.setgroups = _SETGROUPS[setgroups]
-    for kind in (lib.UN_UID, lib.UN_GID):
-        own_id, wanted = own[kind], request.id[kind]
-        if own_id is not None:
-            if not 0 <= own_id < 2**32 - 1:
-                reason = f"{own_id} is no id: it must be a number from 0 to 4294967294"
-                raise MapError(reason, step="argument", cause="map-invalid")
-            wanted.map_self, wanted.self = True, own_id
-        _fill_map(wanted.more, more[kind], err)
-    _check(lib.un_facts_read(facts, err), err)
-    _check(lib.un_plan_make(request, facts, result, err), err)
+    request.allow_single_id = allow_single_id
+    _fill_request(request.id[lib.UN_UID], uid, err)
+    _fill_request(request.id[lib.UN_GID], gid, err)
+    sources.path = memory.string(os.environb.get(b"PATH"))
+    _check(lib.un_plan_for_caller(request, sources, facts, result, err), err)
+    notices = facts.notices
     return PlanResult(
         uid=_extents(result.map.of[lib.UN_UID]),
         gid=_extents(result.map.of[lib.UN_GID]),
@@ -226,6 +213,10 @@ def plan(
         setgroups=_SETGROUPS_NAME[result.setgroups],
         become=(result.become[lib.UN_UID], result.become[lib.UN_GID]),
         drop_groups=result.drop_groups,
+        clipped_uid=_ranges(result.clipped[lib.UN_UID]),
+        clipped_gid=_ranges(result.clipped[lib.UN_GID]),
+        notices=tuple(_text(notices.text[i]) for i in range(notices.len)),
+        single_id_reason=_reason(ffi.addressof(result.wanted)) if result.single_id else None,
         native=result,
     )
 
@@ -283,6 +274,12 @@ def _fill_command(native: Any, command: Command, memory: _Memory) -> None:
     native.envp = memory.strings(_environment(command.env))
 
 
+def _joined(fds: Sequence[int] | None, memory: _Memory) -> Any:
+    if fds is None:
+        return ffi.NULL
+    return memory.keep(ffi.new("struct un_namespace *", {"fd": fds}))
+
+
 def spawn(request: Spawn) -> tuple[int, int]:
     """Start a command in a child: its pid and a pidfd, which the caller closes.
 
@@ -296,6 +293,7 @@ def spawn(request: Spawn) -> tuple[int, int]:
     _fill_setup(native.setup, request.setup, memory)
     _fill_command(native.command, request.command, memory)
     native.plan = request.plan or ffi.NULL
+    native.join = _joined(request.join, memory)
     native.flags = _flags(request.namespaces)
     native.stdio = request.stdio
     native.close_fds = request.close_fds
@@ -318,6 +316,26 @@ def enter(plan: object | None, namespaces: Iterable[str]) -> None:
     _check(lib.un_enter(plan or ffi.NULL, _flags(namespaces), err), err)
 
 
+def create_namespaces(plan: object, namespaces: Iterable[str]) -> list[int]:
+    """Make namespaces that no process is in.
+
+    :returns: their descriptors, in the order of :data:`ALL_NAMESPACES`; -1 for those not made.
+    :raises NamespaceError: they could not be had.
+    """
+    made, err = ffi.new("struct un_namespace *"), ffi.new("struct un_error *")
+    _check(lib.un_namespace_create(plan, _flags(namespaces), made, err), err)
+    return list(made.fd)
+
+
+def join(fds: Sequence[int]) -> None:
+    """Move this single-threaded process into namespaces.
+
+    :raises NamespaceError: the kernel refused.
+    """
+    err, memory = ffi.new("struct un_error *"), _Memory()
+    _check(lib.un_namespace_join(_joined(fds, memory), err), err)
+
+
 def apply_setup(setup: Setup) -> None:
     """Do inside the namespaces what `setup` says.
 
@@ -329,17 +347,13 @@ def apply_setup(setup: Setup) -> None:
     _check(lib.un_setup_apply(native, err), err)
 
 
-def exec_command(command: Command, keep: Sequence[int] | None) -> NoReturn:
+def exec_command(command: Command) -> NoReturn:
     """Replace this program by a command.
 
-    :param keep: the descriptors from 3 on that it gets; ``None``: all that are inheritable.
     :raises CommandError: it could not be started.
     """
     native, err, memory = ffi.new("struct un_command *"), ffi.new("struct un_error *"), _Memory()
     _fill_command(native, command, memory)
-    if keep is not None:
-        kept = sorted(set(keep))
-        _check(lib.un_close_fds(memory.numbers("int[]", kept), len(kept), err), err)
     lib.un_exec(native, err)
     _raise(err)
 
@@ -354,8 +368,3 @@ def mount(
     err, memory = ffi.new("struct un_error *"), _Memory()
     strings = (memory.string(source), memory.string(target), memory.string(fstype))
     _check(lib.un_mount(*strings, flags, memory.string(data), err), err)
-
-
-def thread_count() -> int:
-    """The number of threads of this process, or -1 where /proc does not tell."""
-    return int(lib.un_thread_count())

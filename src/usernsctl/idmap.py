@@ -10,6 +10,9 @@ from typing import Literal
 from usernsctl import _core
 
 SetgroupsPolicy = Literal["auto", "allow", "deny"]
+Fill = Literal["none", "auto", "subids", "all"]
+
+_FILLS = ("none", "auto", "subids", "all")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -47,21 +50,33 @@ class IdMap:
     :ivar map_group: the same for the gid.
     :ivar map_users: further extents of uids.
     :ivar map_groups: further extents of gids.
+    :ivar fill_users: what else is mapped: ``"auto"``, all the caller's subordinate ranges, to the
+        free ids from 0 on; ``"subids"``, the same ranges, each id to itself; ``"all"``, all ids of
+        the namespace we are in, each to itself.
+    :ivar fill_groups: the same for gids.
     :ivar setgroups: whether setgroups(2) is permitted inside. ``"auto"`` denies it only where the
         kernel demands that (user_namespaces(7), "The /proc/PID/setgroups file").
+    :ivar allow_single_id: whether to go on with the caller's own id alone where more can't be had;
+        without it that is an error.
     """
 
     map_user: int | None = None
     map_group: int | None = None
     map_users: tuple[Extent, ...] = ()
     map_groups: tuple[Extent, ...] = ()
+    fill_users: Fill = "none"
+    fill_groups: Fill = "none"
     setgroups: SetgroupsPolicy = "auto"
+    allow_single_id: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "map_users", _extents(self.map_users))
         object.__setattr__(self, "map_groups", _extents(self.map_groups))
         if self.setgroups not in ("auto", "allow", "deny"):
             raise ValueError(f"setgroups must be auto, allow or deny, not {self.setgroups!r}")
+        for fill in (self.fill_users, self.fill_groups):
+            if fill not in _FILLS:
+                raise ValueError(f"fill must be one of {', '.join(_FILLS)}, not {fill!r}")
 
     @classmethod
     def root(cls) -> IdMap:
@@ -72,6 +87,27 @@ class IdMap:
     def current(cls) -> IdMap:
         """The caller keeps its uid and gid; no other id is mapped."""
         return cls(map_user=os.geteuid(), map_group=os.getegid())
+
+    @classmethod
+    def auto(cls, *, allow_single_id: bool = False) -> IdMap:
+        """The caller is uid 0 and gid 0 inside; all its subordinate ranges follow from 1 on."""
+        return cls.keep_id(0, 0, allow_single_id=allow_single_id)
+
+    @classmethod
+    def keep_id(
+        cls, uid: int | None = None, gid: int | None = None, *, allow_single_id: bool = False
+    ) -> IdMap:
+        """The caller is `uid` and `gid` inside, its subordinate ranges lie around them from 0 on.
+
+        :param uid: by default the caller's own; and so `gid`.
+        """
+        return cls(
+            map_user=os.geteuid() if uid is None else uid,
+            map_group=os.getegid() if gid is None else gid,
+            fill_users="auto",
+            fill_groups="auto",
+            allow_single_id=allow_single_id,
+        )
 
     @classmethod
     def extents(

@@ -1,48 +1,26 @@
-"""Entering namespaces."""
+"""Namespaces that are kept: made once, entered as often as wanted."""
 
 from __future__ import annotations
 
-from typing import Literal
+import contextlib
+import errno
+import fcntl
+import os
+import select
+import threading
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any, NoReturn
 
-from usernsctl import _core
+from usernsctl import _core, process
+from usernsctl.errors import NamespaceError
 from usernsctl.idmap import IdMap
 from usernsctl.plan import Plan, plan
+from usernsctl.target import Propagation, Target, make_target, selected
 
-Propagation = Literal["private", "slave", "shared", "unchanged"]
-
-# mount(2)'s flags; the standard library does not have them.
-_PROPAGATION = {"private": 1 << 18, "slave": 1 << 19, "shared": 1 << 20, "unchanged": 0}
-
-
-def selected(
-    *,
-    mount: bool = False,
-    net: bool = False,
-    pid: bool = False,
-    ipc: bool = False,
-    uts: bool = False,
-    cgroup: bool = False,
-    time: bool = False,
-) -> tuple[str, ...]:
-    """The names of the namespaces asked for."""
-    wanted = (mount, net, pid, ipc, uts, cgroup, time)
-    return tuple(name for name, want in zip(_core.NAMESPACES, wanted, strict=True) if want)
-
-
-def setup_for(
-    planned: Plan, namespaces: tuple[str, ...], propagation: Propagation = "private"
-) -> _core.Setup:
-    """What is to be done inside `namespaces` before anything else.
-
-    :raises ValueError: there is no such propagation.
-    """
-    if propagation not in _PROPAGATION:
-        known = ", ".join(_PROPAGATION)
-        raise ValueError(f"propagation must be one of {known}, not {propagation!r}")
-    setup = planned.setup()
-    if "mount" in namespaces:
-        setup.propagation = _PROPAGATION[propagation]
-    return setup
+# ioctl_nsfs(2): which kind of namespace a descriptor is of, as a CLONE_NEW... flag.
+_NS_GET_NSTYPE = 0xB703
+_CLONE_NEWUSER = 0x10000000
 
 
 def enter(
@@ -66,9 +44,253 @@ def enter(
     :raises PlanError: the caller may not have the map.
     :raises NamespaceError: the kernel refused; cause ``"multithreaded"`` if there are threads.
     """
-    namespaces = selected(mount=mount, net=net, ipc=ipc, uts=uts, cgroup=cgroup)
+    names = selected(mount=mount, net=net, ipc=ipc, uts=uts, cgroup=cgroup)
     planned = plan(idmap)
-    setup = setup_for(planned, namespaces, propagation)
-    _core.enter(planned.native, namespaces)
-    _core.apply_setup(setup)
+    make_target(names, idmap=idmap, propagation=propagation).enter()
     return planned
+
+
+class Namespace:
+    """A user namespace, and others that belong to it, held open by descriptors; no process.
+
+    Any thread may start commands in it, at the same time as others. It lives until it is closed
+    and no process is in it any more. It is a context manager. It can't be pickled: descriptors
+    mean nothing to another process; name it (:meth:`open_or_create`), or pass :meth:`fileno` on.
+    """
+
+    def __init__(self, fds: Sequence[int], become: tuple[int, int] = (0, 0)) -> None:
+        """Take over descriptors, in the core's order, -1 for namespaces that it has none of.
+
+        :param become: the uid and gid that commands have inside; -1: whatever theirs become.
+        """
+        self._fds = list(fds)
+        self._become = become
+        self._lock = threading.Lock()
+        self._users = 0
+        self._closed = False
+
+    @classmethod
+    def create(
+        cls,
+        idmap: IdMap | None = None,
+        *,
+        mount: bool = False,
+        net: bool = False,
+        ipc: bool = False,
+        uts: bool = False,
+        cgroup: bool = False,
+        time: bool = False,
+    ) -> Namespace:
+        """Make namespaces.
+
+        A PID namespace can't be kept this way: it ends with its first process. Name it, or give
+        each command one of its own: ``ns.run(..., pid=True)``.
+
+        :param idmap: the ids inside; by default the caller is root there.
+        :raises MapError: the map is malformed.
+        :raises PlanError: the caller may not have the map.
+        :raises NamespaceError: the kernel refused.
+        """
+        names = selected(mount=mount, net=net, ipc=ipc, uts=uts, cgroup=cgroup, time=time)
+        planned = plan(IdMap.root() if idmap is None else idmap)
+        return cls(_core.create_namespaces(planned.native, names), planned.become)
+
+    @classmethod
+    def from_pid(cls, pid: int) -> Namespace:
+        """Hold the namespaces that a process is in, as far as they are not ours too.
+
+        :raises NamespaceError: there is no such process, it is in our user namespace, or its
+            namespaces may not be looked at.
+        """
+        with _reported(f"process {pid}"):
+            pidfd = os.pidfd_open(pid)
+        try:
+            fds = _open_foreign(f"/proc/{pid}/ns")
+            # What was opened is that process's only if it still is there.
+            ended = bool(select.select([pidfd], [], [], 0)[0])
+        finally:
+            os.close(pidfd)
+        if ended or fds[0] < 0:
+            _close(fds)
+            why = "it has ended" if ended else "it is in our own user namespace"
+            raise NamespaceError(f"process {pid}: {why}", step="setns")
+        return cls(fds)
+
+    @classmethod
+    def from_fd(cls, fd: int) -> Namespace:
+        """Hold the user namespace that a descriptor refers to; the descriptor stays the caller's.
+
+        :raises NamespaceError: it refers to something else.
+        """
+        try:
+            kind = fcntl.ioctl(fd, _NS_GET_NSTYPE)
+        except OSError:
+            kind = 0
+        if kind != _CLONE_NEWUSER:
+            raise NamespaceError(
+                f"descriptor {fd} is of no user namespace: open /proc/PID/ns/user", step="setns"
+            )
+        duplicate = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+        return cls([duplicate] + [-1] * len(_core.NAMESPACES))
+
+    @classmethod
+    def open(cls, name: str) -> Namespace:
+        """Hold a namespace that has a name (``usernsctl ns list`` shows them).
+
+        :raises NamespaceError: there is none of that name.
+        """
+        from usernsctl import named
+
+        return named.open_named(name)
+
+    @classmethod
+    def open_or_create(cls, name: str, idmap: IdMap | None = None, **namespaces: bool) -> Namespace:
+        """Hold a namespace that has a name; make it if there is none.
+
+        Any number of processes may call it at once: one makes it, all get the same. It outlives
+        them: ``usernsctl ns remove NAME`` ends it.
+
+        :param idmap: the ids inside, if it is made; by default the caller is root there.
+        :param namespaces: as :meth:`create` has them, and ``pid=True``.
+        :raises NamespaceError: the kernel refused, or the state directory can't be trusted.
+        """
+        from usernsctl import named
+
+        wanted = IdMap.root() if idmap is None else idmap
+        return named.open_or_create(name, named.options_of(wanted, selected(**namespaces)))
+
+    def target(self) -> Target:
+        """Where commands go that are started here; see :mod:`usernsctl.target`."""
+        uid, gid = (None if inside < 0 else inside for inside in self._become)
+        setup = _core.Setup(uid=uid, gid=gid)
+        # Joining a mount namespace moves a process to its root directory (setns(2)).
+        if self._fds[1] >= 0:
+            with contextlib.suppress(FileNotFoundError):
+                setup.cwd = os.getcwdb()
+        return Target(join=self._fds, setup=setup, held=self._held())
+
+    def popen(self, args: process.Args, **arguments: Any) -> process.Popen[Any]:
+        """Start a command here: :class:`usernsctl.Popen` with its arguments, but for `idmap`."""
+        return process.Popen[Any](args, namespace=self, **arguments)
+
+    def run(self, args: process.Args, **arguments: Any) -> process.CompletedProcess[Any]:
+        """Run a command here and wait for it: :func:`usernsctl.run`."""
+        return process.run(args, namespace=self, **arguments)
+
+    def check_output(self, args: process.Args, **arguments: Any) -> Any:
+        """Run a command here and return what it wrote: :func:`usernsctl.check_output`."""
+        return process.check_output(args, namespace=self, **arguments)
+
+    def spawn(self, args: process.Args, **arguments: Any) -> process.Child:
+        """Start a command here with the least that takes: :func:`usernsctl.spawn`."""
+        return process.spawn(args, namespace=self, **arguments)
+
+    def enter(self) -> None:
+        """Move this process, which must have one thread only, in here. There is no way back.
+
+        :raises NamespaceError: the kernel refused; cause ``"multithreaded"`` if there are threads.
+        """
+        self.target().enter()
+
+    def exec(self, args: process.Args, **arguments: Any) -> NoReturn:
+        """Replace this process by a command in here: :func:`usernsctl.exec`.
+
+        Not for a namespace with a PID namespace of its own, which only children enter.
+        """
+        process.exec(args, namespace=self, **arguments)
+
+    def has(self, kind: str) -> bool:
+        """Whether it has a namespace of its own of a kind such as ``"mount"`` or ``"pid"``."""
+        return self._fds[_core.ALL_NAMESPACES.index(kind)] >= 0
+
+    def fileno(self) -> int:
+        """The descriptor of the user namespace; it stays this object's to close.
+
+        :raises ValueError: it is closed.
+        """
+        self._check_open()
+        return self._fds[0]
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def close(self) -> None:
+        """Let go of the namespaces, once commands that are just being started have been."""
+        with self._lock:
+            self._closed = True
+            self._close_if_unused()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValueError("the namespace is closed")
+
+    def _close_if_unused(self) -> None:
+        if self._closed and not self._users:
+            fds, self._fds = self._fds, [-1] * len(_core.NAMESPACE_FILES)
+            _close(fds)
+
+    @contextlib.contextmanager
+    def _held(self) -> Iterator[None]:
+        """Keeps the descriptors from being closed, and their numbers from being used again."""
+        with self._lock:
+            self._check_open()
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                self._close_if_unused()
+
+    def __enter__(self) -> Namespace:
+        self._check_open()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_users"):
+            self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Namespace can't be pickled: descriptors mean nothing elsewhere; name it")
+
+
+def _close(fds: Sequence[int]) -> None:
+    for fd in fds:
+        if fd >= 0:
+            os.close(fd)
+
+
+@contextlib.contextmanager
+def _reported(what: str) -> Iterator[None]:
+    """Turns an OSError into one that says what it is about."""
+    try:
+        yield
+    except OSError as error:
+        number = error.errno or 0
+        cause = "target-gone" if number in (errno.ESRCH, errno.ENOENT) else None
+        raise NamespaceError(
+            f"{what}: {os.strerror(number)}", step="setns", errno=number, cause=cause
+        ) from error
+
+
+def _open_foreign(directory: str) -> list[int]:
+    """Open the namespaces in a directory such as /proc/PID/ns that are not the caller's too."""
+    fds = [-1] * len(_core.NAMESPACE_FILES)
+    try:
+        for index, name in enumerate(_core.NAMESPACE_FILES):
+            with _reported(f"{directory}/{name}"):
+                if not os.path.samefile(f"{directory}/{name}", f"/proc/self/ns/{name}"):
+                    fds[index] = os.open(f"{directory}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+    except BaseException:
+        _close(fds)
+        raise
+    return fds

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from subprocess import DEVNULL, PIPE, STDOUT, CalledProcessError, CompletedProcess, TimeoutExpired
-from typing import Any, AnyStr, NoReturn
+from typing import Any, AnyStr, NamedTuple, NoReturn
 
 from usernsctl import _core
 from usernsctl.idmap import IdMap
-from usernsctl.namespace import Propagation, selected, setup_for
-from usernsctl.plan import plan
+from usernsctl.target import Joinable, Propagation, Target, make_target, selected
 
 __all__ = [
     "DEVNULL",
     "PIPE",
     "STDOUT",
     "CalledProcessError",
+    "Child",
     "CompletedProcess",
     "Popen",
     "TimeoutExpired",
     "check_output",
     "exec",
     "run",
+    "spawn",
 ]
 
 StrOrBytesPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
@@ -56,6 +58,15 @@ def _refuse(arguments: Mapping[str, Any]) -> None:
         raise ValueError('shell=True can\'t be had: name the shell, as in ["sh", "-c", command]')
 
 
+def _start(target: Target, request: _core.Spawn) -> tuple[int, int]:
+    request.plan = target.plan
+    request.namespaces = target.namespaces
+    request.setup = target.setup
+    with target.held:
+        request.join = target.join
+        return _core.spawn(request)
+
+
 class Popen(subprocess.Popen[AnyStr]):
     """A command in new namespaces; everything else is :class:`subprocess.Popen`'s.
 
@@ -66,6 +77,7 @@ class Popen(subprocess.Popen[AnyStr]):
     it. `preexec_fn` and ``shell=True`` are refused with :class:`ValueError`.
 
     :param idmap: the ids inside; by default the caller is root there.
+    :param namespace: a kept namespace to join, in place of `idmap`.
     :param mount: whether the command gets a mount namespace of its own; and so on for `net`, `pid`
         (the command is process 1 there), `ipc`, `uts`, `cgroup` and `time`.
     :param propagation: of the mounts in a new mount namespace.
@@ -86,6 +98,7 @@ class Popen(subprocess.Popen[AnyStr]):
         args: Args,
         *positional: Any,
         idmap: IdMap | None = None,
+        namespace: Joinable | None = None,
         mount: bool = False,
         net: bool = False,
         pid: bool = False,
@@ -98,12 +111,9 @@ class Popen(subprocess.Popen[AnyStr]):
         **arguments: Any,
     ) -> None:
         _refuse(arguments)
-        self._plan = plan(IdMap.root() if idmap is None else idmap)
-        self._namespaces = selected(
-            mount=mount, net=net, pid=pid, ipc=ipc, uts=uts, cgroup=cgroup, time=time
-        )
-        self._setup = setup_for(self._plan, self._namespaces, propagation)
-        self._setup.pdeathsig = pdeathsig
+        names = selected(mount=mount, net=net, pid=pid, ipc=ipc, uts=uts, cgroup=cgroup, time=time)
+        self._target = make_target(names, idmap=idmap, namespace=namespace, propagation=propagation)
+        self._target.setup.pdeathsig = pdeathsig
         super().__init__(args, *positional, **arguments)
 
     def _execute_child(  # private, and the same from 3.11 to 3.14
@@ -132,17 +142,15 @@ class Popen(subprocess.Popen[AnyStr]):
         start_new_session: bool,
         process_group: int,
     ) -> None:
-        setup = self._setup
-        setup.cwd = None if cwd is None else os.fsencode(cwd)
+        setup = self._target.setup
+        setup.cwd = setup.cwd if cwd is None else os.fsencode(cwd)
         setup.uid = setup.uid if uid is None else uid
         setup.gid = setup.gid if gid is None else gid
         setup.groups = setup.groups if gids is None else gids
-        self.pid, self.pidfd = _core.spawn(
+        self.pid, self.pidfd = _start(
+            self._target,
             _core.Spawn(
                 command=_command(args, executable, env),
-                plan=self._plan.native,
-                namespaces=self._namespaces,
-                setup=setup,
                 stdio=(p2cread, c2pwrite, errwrite),
                 close_fds=close_fds,
                 keep=pass_fds,
@@ -150,7 +158,7 @@ class Popen(subprocess.Popen[AnyStr]):
                 new_session=start_new_session,
                 process_group=-1 if process_group is None else process_group,
                 umask=umask,
-            )
+            ),
         )
         self._child_created = True
         self._close_pipe_fds(  # type: ignore[attr-defined]
@@ -170,6 +178,46 @@ class Popen(subprocess.Popen[AnyStr]):
     def __del__(self, *arguments: Any) -> None:
         self._close_pidfd()
         super().__del__(*arguments)
+
+
+class Child(NamedTuple):
+    """A process that :func:`spawn` started; its caller waits for `pid` and closes `pidfd`."""
+
+    pid: int
+    pidfd: int
+
+
+def spawn(
+    args: Args,
+    *,
+    idmap: IdMap | None = None,
+    namespace: Joinable | None = None,
+    env: Mapping[Any, Any] | None = None,
+    cwd: StrOrBytesPath | None = None,
+    stdin: int = -1,
+    stdout: int = -1,
+    stderr: int = -1,
+    pass_fds: Sequence[int] = (),
+    pdeathsig: int = 0,
+    propagation: Propagation = "private",
+    **namespaces: bool,
+) -> Child:
+    """Start a command in new namespaces or in kept ones, with the least that takes.
+
+    :param stdin: the descriptor that becomes its standard input, or -1: ours; likewise the others.
+    :param namespaces: ``mount=True`` and so on, as :class:`Popen` has them.
+    :returns: what nobody but the caller waits for.
+    :raises UsernsError: as :class:`Popen` does.
+    """
+    target = make_target(
+        selected(**namespaces), idmap=idmap, namespace=namespace, propagation=propagation
+    )
+    target.setup.pdeathsig = pdeathsig
+    target.setup.cwd = target.setup.cwd if cwd is None else os.fsencode(cwd)
+    request = _core.Spawn(
+        command=_command(args, None, env), stdio=(stdin, stdout, stderr), keep=pass_fds
+    )
+    return Child(*_start(target, request))
 
 
 def run(
@@ -226,10 +274,33 @@ def check_output(args: Args, *, timeout: float | None = None, **arguments: Any) 
     return run(args, stdout=PIPE, timeout=timeout, check=True, **arguments).stdout
 
 
+def pass_only(fds: Iterable[int]) -> None:
+    """Have an exec pass on standard input, output and error, and of the others only `fds`.
+
+    Nothing is closed before that: the exec may fail, and this process go on.
+
+    :raises OSError: one of `fds` is not open.
+    """
+    for name in os.listdir("/proc/self/fd"):
+        # The listing has itself in it, closed by now.
+        with contextlib.suppress(OSError):
+            if int(name) > 2:
+                os.set_inheritable(int(name), False)
+    for fd in fds:
+        os.set_inheritable(fd, True)
+
+
+def restore_signals() -> None:
+    """Undo what Python ignores, and what a command would inherit."""
+    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(ignored, signal.SIG_DFL)
+
+
 def exec(
     args: Args,
     *,
     idmap: IdMap | None = None,
+    namespace: Joinable | None = None,
     mount: bool = False,
     net: bool = False,
     ipc: bool = False,
@@ -241,12 +312,13 @@ def exec(
     cwd: StrOrBytesPath | None = None,
     pass_fds: Sequence[int] = (),
 ) -> NoReturn:
-    """Replace this process by a command in new namespaces: same pid, nothing left waiting.
+    """Replace this process by a command in new namespaces or kept ones: same pid, nobody waits.
 
     The process must have one thread only. A failure may leave it inside the new namespaces: exit
     then.
 
     :param idmap: the ids inside; by default the caller is root there.
+    :param namespace: a kept namespace to join, in place of `idmap`.
     :param pass_fds: the descriptors from 3 on that the command gets.
     :raises MapError: the map is malformed.
     :raises PlanError: the caller may not have the map.
@@ -254,13 +326,10 @@ def exec(
     :raises CommandError: the command could not be started.
     """
     command = _command(args, executable, env)
-    namespaces = selected(mount=mount, net=net, ipc=ipc, uts=uts, cgroup=cgroup)
-    planned = plan(IdMap.root() if idmap is None else idmap)
-    setup = setup_for(planned, namespaces, propagation)
-    setup.cwd = None if cwd is None else os.fsencode(cwd)
-    _core.enter(planned.native, namespaces)
-    _core.apply_setup(setup)
-    # Python ignores these; a command would inherit that.
-    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(ignored, signal.SIG_DFL)
-    _core.exec_command(command, pass_fds)
+    names = selected(mount=mount, net=net, ipc=ipc, uts=uts, cgroup=cgroup)
+    target = make_target(names, idmap=idmap, namespace=namespace, propagation=propagation)
+    target.setup.cwd = target.setup.cwd if cwd is None else os.fsencode(cwd)
+    target.enter()
+    pass_only(pass_fds)
+    restore_signals()
+    _core.exec_command(command)

@@ -16,6 +16,8 @@ _VERBS = {
     "run": "usernsctl.cli.run:run_command",
     "exec": "usernsctl.cli.exec:exec_command",
     "bundle": "usernsctl.cli.bundle:bundle_group",
+    "ns": "usernsctl.cli.ns:ns_group",
+    "plan": "usernsctl.cli.plan:plan_command",
 }
 
 

@@ -1,0 +1,18 @@
+/* Holding a namespace for others. Internal. */
+#ifndef USERNSCTL_HOLD_H
+#define USERNSCTL_HOLD_H
+
+#include "usernsctl.h"
+
+/*
+ * Leaves a process in the namespaces that this one has entered, and returns; -1 if there is none.
+ *
+ * `socket` is a SOCK_SEQPACKET connection to whoever wants the namespaces. It gets "pid N" from us,
+ * and from the holder "ready" or what un_hold_report() writes. The holder stays once it has got a
+ * byte back; if the connection is closed before, it ends: no holder is left that nobody knows of.
+ */
+int un_hold(int socket, const struct un_setup *setup, struct un_error *err);
+/* Sends "error STEP ERRNO CAUSE DETAIL". */
+void un_hold_report(int socket, const struct un_error *err);
+
+#endif

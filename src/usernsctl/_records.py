@@ -1,0 +1,85 @@
+"""What goes into the C core and what comes out of it, as Python's own types."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+ExtentTuple = tuple[int, int, int]
+
+
+class Cause(NamedTuple):
+    """Why something fails, and what mends it."""
+
+    why: str
+    remedy: str
+
+
+class PlanResult(NamedTuple):
+    """What :func:`plan` decided; `native` is the same for the core, opaque to everyone else."""
+
+    uid: tuple[ExtentTuple, ...]
+    gid: tuple[ExtentTuple, ...]
+    uid_writer: str
+    gid_writer: str
+    uid_reason: str
+    gid_reason: str
+    setgroups: str
+    become: tuple[int, int]
+    drop_groups: bool
+    clipped_uid: tuple[tuple[int, int], ...]
+    clipped_gid: tuple[tuple[int, int], ...]
+    notices: tuple[str, ...]
+    single_id_reason: str | None
+    native: object
+
+
+@dataclass(kw_only=True, slots=True)
+class Setup:
+    """What is done inside the namespaces before a command starts; see struct un_setup."""
+
+    propagation: int = 0
+    mount_proc: str | None = None
+    root: str | None = None
+    cwd: bytes | None = None
+    groups: Sequence[int] | None = None
+    gid: int | None = None
+    uid: int | None = None
+    keep_caps: bool = False
+    pdeathsig: int = 0
+
+
+@dataclass(kw_only=True, slots=True)
+class Command:
+    """A command; see struct un_command."""
+
+    file: bytes
+    argv: Sequence[bytes]
+    env: Mapping[bytes, bytes]
+
+
+@dataclass(kw_only=True, slots=True)
+class Spawn:
+    """How a command is started in a child; see struct un_spawn."""
+
+    command: Command
+    plan: object | None = None
+    join: Sequence[int] | None = None
+    namespaces: Iterable[str] = ()
+    setup: Setup = field(default_factory=Setup)
+    stdio: tuple[int, int, int] = (-1, -1, -1)
+    close_fds: bool = True
+    keep: Sequence[int] = ()
+    restore_signals: bool = True
+    new_session: bool = False
+    process_group: int = -1
+    umask: int = -1
+
+
+class IdRequest(NamedTuple):
+    """What is to be mapped of one kind of ids; see struct un_id_request."""
+
+    own: int | None
+    more: Iterable[Iterable[int]]
+    fill: str

@@ -1,0 +1,109 @@
+"""``usernsctl ns``: namespaces that have a name."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from dataclasses import asdict
+from typing import Any, NoReturn
+
+import click
+
+from usernsctl import named
+from usernsctl.namespace import Namespace
+from usernsctl.process import Popen
+
+_PASS_ON = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+
+
+@click.group("ns")
+def ns_group() -> None:
+    """Make, list, use and remove namespaces that are kept under a name."""
+
+
+@ns_group.command("create", context_settings=_PASS_ON)
+@click.argument("name")
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+def create(name: str, options: tuple[str, ...]) -> None:
+    """Make a namespace called NAME.
+
+    OPTIONS are the map and namespace options of usernsctl-exec, such as -r, -m, -p or --map-auto.
+    """
+    named.create_named(name, options)
+
+
+@ns_group.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+def list_(as_json: bool) -> None:
+    """List the namespaces: name, holder, age, processes inside, kinds and maps."""
+    found = named.list_named()
+    if as_json:
+        print(json.dumps([_as_json(namespace) for namespace in found], indent=2))
+        return
+    if not found:
+        return
+    table = [("NAME", "HOLDER", "AGE", "PROCESSES", "NAMESPACES", "UID MAP")]
+    table += [
+        (
+            namespace.name,
+            str(namespace.pid),
+            _age(time.time() - namespace.created),
+            str(namespace.processes()),
+            ",".join(namespace.namespaces),
+            " ".join(map(str, namespace.uid)),
+        )
+        for namespace in found
+    ]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        print("  ".join(map(str.ljust, row, widths)).rstrip())
+
+
+@ns_group.command("exec", context_settings=_PASS_ON)
+@click.argument("name")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def exec_(name: str, command: tuple[str, ...]) -> NoReturn:
+    """Replace this process by COMMAND in the namespace NAME; in a PID namespace, wait for it."""
+    if command[0] == "--":
+        command = command[1:]
+    namespace = Namespace.open(name)
+    if not namespace.has("pid"):
+        namespace.exec(command)
+    # A process does not move into a PID namespace, its children do.
+    sys.exit(_exit_status(namespace.popen(command, pdeathsig=signal.SIGKILL)))
+
+
+@ns_group.command("remove")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+def remove(names: tuple[str, ...]) -> None:
+    """End the holder of a namespace. Processes in its PID namespace, if any, are killed."""
+    for name in names:
+        named.remove_named(name)
+
+
+def _exit_status(child: Popen[Any]) -> int:
+    """Wait for a command, and pass our signals on to it; its exit status, or 128+N."""
+
+    def pass_on(number: int, frame: object) -> None:
+        child.send_signal(number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, pass_on)
+    status = child.wait()
+    return status if status >= 0 else 128 - status
+
+
+def _as_json(namespace: named.NamedNamespace) -> dict[str, Any]:
+    row = asdict(namespace) | {"processes": namespace.processes()}
+    for internal in ("start_time", "boot_id"):
+        del row[internal]
+    return row
+
+
+def _age(seconds: float) -> str:
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= size:
+            return f"{int(seconds // size)}{unit}"
+    return f"{int(seconds)}s"

@@ -1,0 +1,165 @@
+"""``usernsctl plan``: what would be mapped, by whom, and why."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from usernsctl.idmap import Extent, Fill, IdMap
+from usernsctl.plan import Plan, Range
+from usernsctl.plan import plan as make_plan
+
+_BAR_WIDTH = 24
+
+
+@click.command("plan")
+@click.option("-r", "--map-root-user", "root", is_flag=True, help="You are uid 0 and gid 0 inside.")
+@click.option("-c", "--map-current-user", "current", is_flag=True, help="You keep your ids.")
+@click.option("--map-user", type=int, metavar="UID", help="You are UID inside.")
+@click.option("--map-group", type=int, metavar="GID", help="Your group is GID inside.")
+@click.option("--map-users", multiple=True, metavar="I:O:N|auto|subids|all", help="More uids.")
+@click.option("--map-groups", multiple=True, metavar="I:O:N|auto|subids|all", help="More gids.")
+@click.option("--map-auto", is_flag=True, help="All your subordinate ranges.")
+@click.option("--map-subids", is_flag=True, help="The same, each id as itself.")
+@click.option("--allow-single-id", is_flag=True, help="Your own id will do.")
+@click.option("--setgroups", type=click.Choice(["auto", "allow", "deny"]), default="auto")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+def plan_command(as_json: bool, **given: Any) -> None:
+    """Show what these options of usernsctl-exec would map, who would write it, and why.
+
+    Nothing is started. Without options: what you have as root inside, with all your ranges.
+    """
+    decided = make_plan(_idmap(**given))
+    if as_json:
+        print(json.dumps(_as_json(decided), indent=2))
+    elif sys.stdout.isatty():
+        _print_rich(decided)
+    else:
+        _print_plain(decided)
+
+
+def _idmap(
+    root: bool,
+    current: bool,
+    map_user: int | None,
+    map_group: int | None,
+    map_users: Sequence[str],
+    map_groups: Sequence[str],
+    map_auto: bool,
+    map_subids: bool,
+    allow_single_id: bool,
+    setgroups: Any,
+) -> IdMap:
+    everything: Fill = "auto" if map_auto else "subids" if map_subids else "none"
+    users, fill_users = _split(map_users, everything)
+    groups, fill_groups = _split(map_groups, everything)
+    ids = IdMap.current() if current else IdMap.root()
+    named = map_user is not None or map_group is not None or users or groups
+    if not (root or current or named or fill_users != "none" or fill_groups != "none"):
+        return IdMap.auto(allow_single_id=allow_single_id)
+    own = ids if root or current else IdMap()
+    return IdMap(
+        map_user=own.map_user if map_user is None else map_user,
+        map_group=own.map_group if map_group is None else map_group,
+        map_users=users,
+        map_groups=groups,
+        fill_users=fill_users,
+        fill_groups=fill_groups,
+        setgroups=setgroups,
+        allow_single_id=allow_single_id,
+    )
+
+
+def _split(given: Sequence[str], fill: Fill) -> tuple[tuple[Extent, ...], Fill]:
+    extents = []
+    for text in given:
+        if text in ("auto", "subids", "all"):
+            fill = text  # type: ignore[assignment]  # mypy does not narrow str by "in"
+        else:
+            extents.append(Extent.parse(text))
+    return tuple(extents), fill
+
+
+_Kind = tuple[str, tuple[Extent, ...], str, str, tuple[Range, ...]]
+
+
+def _kinds(decided: Plan) -> tuple[_Kind, _Kind]:
+    return (
+        ("uid", decided.uid, decided.uid_writer, decided.uid_reason, decided.clipped_uid),
+        ("gid", decided.gid, decided.gid_writer, decided.gid_reason, decided.clipped_gid),
+    )
+
+
+def _remarks(decided: Plan) -> list[str]:
+    """What is to be said below the maps, a line each."""
+    lines = []
+    if decided.setgroups != "auto":
+        lines.append(f"setgroups: {decided.setgroups}")
+    for kind, _, _, _, clipped in _kinds(decided):
+        lines += [
+            f"left out: {kind} {ids.start}:{ids.count}, which do not exist in this user namespace"
+            for ids in clipped
+        ]
+    if decided.single_id_reason is not None:
+        lines.append(f"one id only, as --allow-single-id allows: {decided.single_id_reason}")
+    return lines + [f"note: {notice}" for notice in decided.notices]
+
+
+def _as_json(decided: Plan) -> dict[str, Any]:
+    maps = {
+        kind: {
+            "extents": [
+                {"inside": e.inside, "outside": e.outside, "count": e.count} for e in extents
+            ],
+            "writer": writer,
+            "reason": reason,
+            "clipped": [{"start": ids.start, "count": ids.count} for ids in clipped],
+        }
+        for kind, extents, writer, reason, clipped in _kinds(decided)
+    }
+    return {
+        **maps,
+        "setgroups": decided.setgroups,
+        "single_id_reason": decided.single_id_reason,
+        "notices": list(decided.notices),
+    }
+
+
+def _print_plain(decided: Plan) -> None:
+    for kind, extents, writer, reason, _ in _kinds(decided):
+        print(f"{kind} map, written by {writer}: {reason}")
+        for extent in extents:
+            print(f"  {extent}")
+    for line in _remarks(decided):
+        print(line)
+
+
+def _print_rich(decided: Plan) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    for kind, extents, writer, reason, _ in _kinds(decided):
+        table = Table(title=f"{kind} map, written by {writer}: {reason}", title_justify="left")
+        for heading in ("inside", "", "outside", "count"):
+            table.add_column(heading, justify="left" if not heading else "right")
+        most = max((extent.count for extent in extents), default=1)
+        for extent in extents:
+            bar = "━" * max(1, round(_BAR_WIDTH * extent.count / most))
+            table.add_row(
+                _ids(extent.inside, extent.count),
+                f"{bar}▶",
+                _ids(extent.outside, extent.count),
+                str(extent.count),
+            )
+        console.print(table)
+    for line in _remarks(decided):
+        console.print(line, highlight=False, markup=False)
+
+
+def _ids(first: int, count: int) -> str:
+    return str(first) if count == 1 else f"{first}-{first + count - 1}"

@@ -1,0 +1,98 @@
+"""Where a command is to run: in which new namespaces, in which kept ones, and as whom."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from usernsctl import _core
+from usernsctl.idmap import IdMap
+from usernsctl.plan import plan
+
+Propagation = Literal["private", "slave", "shared", "unchanged"]
+
+# mount(2)'s flags; the standard library does not have them.
+_PROPAGATION = {"private": 1 << 18, "slave": 1 << 19, "shared": 1 << 20, "unchanged": 0}
+
+
+class Joinable(Protocol):
+    """Namespaces that exist already and that a command can be put into."""
+
+    def target(self) -> Target: ...
+
+
+@dataclass(slots=True)
+class Target:
+    """What :func:`usernsctl._core.spawn` needs to know beside the command.
+
+    :ivar plan: the map of a new user namespace, as the core has it, or ``None``.
+    :ivar join: the descriptors of namespaces to join first, in the core's order; -1: none.
+    :ivar namespaces: the names of further new ones.
+    :ivar setup: what is done inside before the command starts.
+    :ivar held: keeps `join` open for as long as it is entered.
+    """
+
+    plan: object | None = None
+    join: Sequence[int] | None = None
+    namespaces: tuple[str, ...] = ()
+    setup: _core.Setup = field(default_factory=_core.Setup)
+    held: contextlib.AbstractContextManager[Any] = field(default_factory=contextlib.nullcontext)
+
+    def enter(self) -> None:
+        """Move this process there, which must have one thread only.
+
+        :raises NamespaceError: the kernel refused; cause ``"multithreaded"`` if there are threads.
+        """
+        with self.held:
+            if self.join is not None:
+                _core.join(self.join)
+            _core.enter(self.plan, self.namespaces)
+        _core.apply_setup(self.setup)
+
+
+def selected(
+    *,
+    mount: bool = False,
+    net: bool = False,
+    pid: bool = False,
+    ipc: bool = False,
+    uts: bool = False,
+    cgroup: bool = False,
+    time: bool = False,
+) -> tuple[str, ...]:
+    """The names of the namespaces asked for."""
+    wanted = (mount, net, pid, ipc, uts, cgroup, time)
+    return tuple(name for name, want in zip(_core.NAMESPACES, wanted, strict=True) if want)
+
+
+def make_target(
+    namespaces: tuple[str, ...],
+    *,
+    idmap: IdMap | None = None,
+    namespace: Joinable | None = None,
+    propagation: Propagation = "private",
+) -> Target:
+    """Plan a new user namespace, or take the kept one that is given.
+
+    :param namespaces: the names of further new ones.
+    :param idmap: the map of a new user namespace; by default the caller is root there.
+    :raises MapError: the map is malformed.
+    :raises PlanError: the caller may not have it.
+    :raises ValueError: `idmap` and `namespace` are both given, or there is no such propagation.
+    """
+    if propagation not in _PROPAGATION:
+        known = ", ".join(_PROPAGATION)
+        raise ValueError(f"propagation must be one of {known}, not {propagation!r}")
+    if namespace is not None:
+        if idmap is not None:
+            raise ValueError("idmap makes a new user namespace, namespace joins one: give only one")
+        target = namespace.target()
+    else:
+        planned = plan(IdMap.root() if idmap is None else idmap)
+        target = Target(plan=planned.native, setup=planned.setup())
+    target.namespaces = namespaces
+    if "mount" in namespaces:
+        target.setup.propagation = _PROPAGATION[propagation]
+    return target
