@@ -88,13 +88,8 @@ def find(environ: Mapping[str, str]) -> str:
         raise _not_runsc(path, "it is not a file")
     if not os.access(path, os.X_OK):
         raise _not_runsc(path, "it is not executable")
-    try:
-        with open(path, "rb") as file:
-            plain = _is_go_program(file, path)
-    except OSError:
-        # Executable but not readable: nothing can be told from its bytes.
-        plain = False
-    if not plain:
+    # A file that is executable but not readable can only be asked.
+    if not (os.access(path, os.R_OK) and _is_go_program(path)):
         _ask_version(path)
     return path
 
@@ -123,17 +118,15 @@ def _locate(environ: Mapping[str, str]) -> str:
     return os.path.abspath(path)
 
 
-def _is_go_program(file: BinaryIO, path: str) -> bool:
+def _is_go_program(path: str) -> bool:
     """Whether this is a Go program for this machine, as every build of runsc is.
 
     :raises RunscError: it is a program for another machine type.
     """
-    header = _ElfHeader.read(file)
-    if header is None:
-        return False
-    with open(sys.executable, "rb") as own:
-        ours = _ElfHeader.read(own)
-    if ours is not None and header.kind != ours.kind:
+    with open(path, "rb") as file, open(sys.executable, "rb") as own:
+        header, ours = _ElfHeader.read(file), _ElfHeader.read(own)
+        is_go = header is not None and header.has_go_note(file)
+    if header is not None and ours is not None and header.kind != ours.kind:
         raise RunscError(
             f"{path} is a program for {header.machine_name}, "
             f"but this machine runs programs for {ours.machine_name}",
@@ -142,7 +135,7 @@ def _is_go_program(file: BinaryIO, path: str) -> bool:
             cause="wrong-architecture",
             remedy=f"install the build for {ours.machine_name}: {_INSTALL}",
         )
-    return header.has_go_note(file)
+    return is_go
 
 
 @dataclass(frozen=True, slots=True)
