@@ -71,14 +71,14 @@ def make_read_only(top: str) -> None:
     """
     with open("/proc/self/mountinfo", "rb") as file:
         mountinfo = os.fsdecode(file.read())
-    for mount_point, flags in _mounts_below(top, mountinfo).items():
+    for mount_point, flags in mounts_below(top, mountinfo).items():
         if not flags & MS_RDONLY:
             # The other flags are given again: a remount clears those left out, and in a user
             # namespace clearing one that was inherited is refused (mount_namespaces(7)).
             _core.mount(None, mount_point, None, MS_BIND | MS_REMOUNT | MS_RDONLY | flags, None)
 
 
-def _mounts_below(top: str, mountinfo: str) -> dict[str, int]:
+def mounts_below(top: str, mountinfo: str) -> dict[str, int]:
     """The flags of each mount point; where several mounts are stacked, of the one to be seen."""
     found = {}
     for line in mountinfo.split("\n")[:-1]:
