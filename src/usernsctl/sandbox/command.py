@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from usernsctl.errors import CommandNotExecutableError, CommandNotFoundError
 from usernsctl.sandbox.view import View, Walk
@@ -50,7 +50,7 @@ def check(
         walks.append(walk)
     found = [walk for walk in walks if walk.complete and os.path.isfile(walk.outside)]
     if not found:
-        raise _not_found(command, walks, view, caller)
+        raise _not_found(command, search, view, caller)
     executable = [walk for walk in found if os.stat(walk.outside).st_mode & 0o111]
     if not executable:
         raise CommandNotExecutableError(
@@ -87,7 +87,7 @@ def _check_interpreter(script: Walk, view: View) -> None:
 
 
 def _not_found(
-    command: str, walks: Sequence[Walk], view: View, caller: Mapping[str, str]
+    command: str, search: str, view: View, caller: Mapping[str, str]
 ) -> CommandNotFoundError:
     own = shutil.which(command, path=caller.get("PATH"))
     if own is None:
@@ -105,7 +105,7 @@ def _not_found(
         known_as = f"{command!r}" if command == own else f"{command!r} ({own} here)"
         reason = f"{known_as} is not in the sandbox"
     else:
-        remedy = f"--env PATH={os.path.dirname(own)}:..."
+        remedy = f"--env PATH={os.path.dirname(own)}:{search}"
         reason = f"{command!r} is {own}, but the PATH in the sandbox does not lead there"
     return CommandNotFoundError(reason, step="lookup", filename=command, remedy=remedy)
 

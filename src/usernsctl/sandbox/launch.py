@@ -13,10 +13,11 @@ import os
 import signal
 import stat
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from usernsctl import hardening, mounts, namespace, oci, runsc
-from usernsctl.errors import BundleError, CommandError, RunscError
+from usernsctl.errors import CommandError, NamespaceError, RunscError, UsernsError
 from usernsctl.plan import Plan
 from usernsctl.plan import plan as make_plan
 from usernsctl.sandbox import command, config, environment, paths
@@ -50,37 +51,71 @@ def run(request: Request, environ: Mapping[str, str] | None = None) -> NoReturn:
     bundle = config.read_bundle(request, request.bundle, plan) if request.bundle else None
     used = paths.resolve(request, program, _tree(request, bundle))
     shown = [mount["source"] for mount in config.bind_mounts(bundle or {})]
-    place = used.scratch_place(shown)
-    homes = paths.home_directories(caller)
-    start = _current_directory()
+    outside = _Outside(
+        caller=caller,
+        homes=paths.home_directories(caller),
+        directory=_current_directory(),
+        scratch_place=used.scratch_place(shown),
+    )
 
     namespace.enter(request.idmap, mount=True)
     # What is made here is seen inside, by other users too.
     umask = os.umask(0o022)
-    scratch = mounts.mount_scratch(place)
+    try:
+        arguments = _build(request, plan, used, outside, bundle)
+    except UsernsError:
+        raise
+    except OSError as error:
+        raise NamespaceError(
+            f"{error.filename or 'the root filesystem'}: {error.strerror}",
+            step="sandbox",
+            errno=error.errno or 0,
+            filename=error.filename,
+        ) from error
+    _give_up(request, plan)
+    os.umask(umask)
+    _hand_over(arguments)
+
+
+@dataclass(frozen=True, slots=True)
+class _Outside:
+    """What must be known of the caller before the namespace is entered."""
+
+    caller: Mapping[str, str]
+    homes: set[str]
+    directory: str
+    scratch_place: str
+
+
+def _build(
+    request: Request,
+    plan: Plan,
+    used: paths.Paths,
+    outside: _Outside,
+    bundle: dict[str, Any] | None,
+) -> list[str]:
+    """Make the root filesystem and the bundle; returns the arguments that start runsc on them."""
+    scratch = mounts.mount_scratch(outside.scratch_place)
     root = Rootfs(scratch)
     if used.tree is None:
-        _show_machine(root, homes)
+        _show_machine(root, outside.homes)
     else:
         root.show_tree(used.tree)
     wanted = _make_config(request, plan, root, used, bundle)
     _complete(root, wanted, used, request)
     process = wanted["process"]
     if request.cwd is not None or bundle is None:
-        process["cwd"] = _start_directory(request, root, start, used)
+        process["cwd"] = _start_directory(request, root, outside.directory, used)
     command.check(
         process["args"][0],
         root.view,
         search=config.environment_of(wanted).get("PATH", environment.DEFAULT_PATH),
         cwd=process.get("cwd") or "/",
-        caller=caller,
+        caller=outside.caller,
     )
     if used.verifier is not None:
         process["args"] = [VERIFIER_INSIDE, *process["args"]]
-    options = _write_bundle(request, used, wanted, scratch)
-    _give_up(request, plan)
-    os.umask(umask)
-    _hand_over(runsc.command_line(program, options))
+    return runsc.command_line(used.runsc, _write_bundle(request, used, wanted, scratch))
 
 
 def _tree(request: Request, bundle: dict[str, Any] | None) -> str | None:
@@ -174,13 +209,8 @@ def _write_bundle(
 ) -> runsc.RunOptions:
     bundle = f"{scratch}/bundle"
     os.mkdir(bundle)
-    try:
-        with open(f"{bundle}/config.json", "wb") as file:
-            file.write(oci.serialise(wanted))
-    except OSError as error:
-        raise BundleError(
-            f"config.json can't be written: {error.strerror}", step="bundle", errno=error.errno or 0
-        ) from error
+    with open(f"{bundle}/config.json", "wb") as file:
+        file.write(oci.serialise(wanted))
     state = used.state or f"{scratch}/state"
     paths.make_directory(state)
     if used.debug_log is not None:
