@@ -1,0 +1,127 @@
+"""Finding runsc, and its command line."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import pytest
+
+from usernsctl import runsc
+from usernsctl.errors import RunscError
+
+X86_64, ARM64 = 62, 183
+NATIVE = struct.unpack_from("<H", Path("/proc/self/exe").read_bytes(), 18)[0]
+
+
+def elf(path: Path, machine: int, note: bytes) -> Path:
+    """A 64-bit ELF file that is no more than a header and one note, named `note`."""
+    header = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
+    header += struct.pack("<HHIQQQIHHHHHH", 2, machine, 1, 0, 64, 0, 0, 64, 56, 1, 0, 0, 0)
+    contents = struct.pack("<III", len(note), 0, 4) + note
+    entry = struct.pack("<IIQQQQQQ", 4, 4, 120, 0, 0, len(contents), len(contents), 4)
+    path.write_bytes(header + entry + contents)
+    path.chmod(0o755)
+    return path
+
+
+def script(path: Path, answer: str) -> Path:
+    path.write_text(f"#!/bin/sh\n{answer}\n")
+    path.chmod(0o755)
+    return path
+
+
+def cause_of(environ: dict[str, str]) -> str | None:
+    with pytest.raises(RunscError) as caught:
+        runsc.find(environ)
+    assert caught.value.remedy
+    return caught.value.cause
+
+
+def test_the_first_along_path(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        elf(tmp_path / name / "runsc", NATIVE, b"Go\0\0")
+    found = runsc.find({"PATH": f"{tmp_path}/absent:{tmp_path}/a:{tmp_path}/b"})
+    assert found == f"{tmp_path}/a/runsc"
+
+
+@pytest.mark.parametrize("named", ["{}/mine", "mine"])
+def test_the_variable_goes_first(tmp_path: Path, named: str) -> None:
+    elf(tmp_path / "runsc", NATIVE, b"Go\0\0")
+    elf(tmp_path / "mine", NATIVE, b"Go\0\0")
+    environ = {"PATH": str(tmp_path), "USERNSCTL_RUNSC": named.format(tmp_path)}
+    assert runsc.find(environ) == f"{tmp_path}/mine"
+
+
+def test_a_go_program_is_not_started(tmp_path: Path) -> None:
+    """The file of this test can't even be executed."""
+    elf(tmp_path / "runsc", NATIVE, b"Go\0\0")
+    assert runsc.find({"PATH": str(tmp_path)})
+
+
+def test_a_script_is_asked(tmp_path: Path) -> None:
+    script(tmp_path / "runsc", "echo runsc version release-20240729.0; echo spec: 1.1.0")
+    assert runsc.find({"PATH": str(tmp_path)}) == f"{tmp_path}/runsc"
+
+
+@pytest.mark.parametrize("answer", ["echo version 1", "echo runsc version 1; exit 1", ""])
+def test_a_script_that_is_something_else(tmp_path: Path, answer: str) -> None:
+    script(tmp_path / "runsc", answer)
+    assert cause_of({"PATH": str(tmp_path)}) == "not-runsc"
+
+
+def test_there_is_none(tmp_path: Path) -> None:
+    assert cause_of({"PATH": str(tmp_path)}) == "runsc-missing"
+    assert cause_of({"USERNSCTL_RUNSC": f"{tmp_path}/runsc"}) == "runsc-missing"
+    assert cause_of({"USERNSCTL_RUNSC": "runsc", "PATH": str(tmp_path)}) == "runsc-missing"
+
+
+def test_another_machine_type(tmp_path: Path) -> None:
+    elf(tmp_path / "runsc", ARM64 if NATIVE == X86_64 else X86_64, b"Go\0\0")
+    assert cause_of({"PATH": str(tmp_path)}) == "wrong-architecture"
+
+
+def test_no_program_at_all(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("text")
+    (tmp_path / "empty").touch(mode=0o755)
+    elf(tmp_path / "other", NATIVE, b"GNU\0")
+    for name in (".", "text", "empty", "other"):
+        assert cause_of({"USERNSCTL_RUNSC": f"{tmp_path}/{name}"}) == "not-runsc"
+
+
+@pytest.mark.parametrize("length", [0, 4, 16, 63, 64, 100, 120, 130])
+def test_a_file_cut_short(tmp_path: Path, length: int) -> None:
+    whole = elf(tmp_path / "runsc", NATIVE, b"Go\0\0").read_bytes()
+    (tmp_path / "runsc").write_bytes(whole[:length])
+    assert cause_of({"PATH": str(tmp_path)}) == "not-runsc"
+
+
+def test_the_command_line() -> None:
+    options = runsc.RunOptions(state="/s", bundle="/b", container_id="id")
+    assert runsc.command_line("/usr/bin/runsc", options) == [
+        "/usr/bin/runsc",
+        "--rootless",
+        "--root=/s",
+        "--ignore-cgroups",
+        "--network=none",
+        "--overlay2=root:memory",
+        "--host-uds=none",
+        "run",
+        "--bundle=/b",
+        "id",
+    ]
+
+
+def test_options_on_the_command_line() -> None:
+    options = runsc.RunOptions(
+        state="/s",
+        bundle="/b",
+        container_id="id",
+        network="host",
+        platform="ptrace",
+        debug_log="/log",
+    )
+    line = runsc.command_line("runsc", options)
+    before = line[: line.index("run")]
+    assert {"--network=host", "--platform=ptrace", "--debug", "--debug-log=/log/"} <= set(before)

@@ -1,0 +1,169 @@
+"""The parts of a run that are decided before anything is started."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from usernsctl.errors import BundleError, CommandError, NamespaceError, PlanError
+from usernsctl.idmap import Extent
+from usernsctl.mounts import MS_NODEV, MS_NOSUID, MS_RDONLY, MS_RELATIME, mounts_below
+from usernsctl.plan import Plan
+from usernsctl.sandbox import Bind, Request, config, environment, paths
+from usernsctl.sandbox.rootfs import private_files
+
+CALLER = {"PATH": "/bin", "TERM": "vt100", "TOKEN": "secret", "HOME": "/home/me"}
+
+
+def plan(uid: tuple[Extent, ...], gid: tuple[Extent, ...], become: tuple[int, int]) -> Plan:
+    fields: dict[str, Any] = dict.fromkeys(Plan.__dataclass_fields__)
+    fields.update(uid=uid, gid=gid, become=become)
+    return Plan(**fields)
+
+
+ONE_ID = plan((Extent(0, 1000, 1),), (Extent(0, 1000, 1),), (0, 0))
+
+
+def test_the_environment_is_short() -> None:
+    kept = environment.base(CALLER, everything=False)
+    assert kept == {"PATH": "/bin", "TERM": "vt100"}
+    assert environment.base({}, everything=False) == {"PATH": environment.DEFAULT_PATH}
+    assert environment.base(CALLER, everything=True) == CALLER
+
+
+def test_settings() -> None:
+    read = environment.read_settings(["A=b=c", "EMPTY=", "TOKEN"], CALLER)
+    assert read == {"A": "b=c", "EMPTY": "", "TOKEN": "secret"}
+
+
+@pytest.mark.parametrize("setting", ["", "=x", " A=b", "ABSENT"])
+def test_settings_that_are_none(setting: str) -> None:
+    with pytest.raises(CommandError, match="--env"):
+        environment.read_settings([setting], CALLER)
+
+
+def test_a_file_of_settings(tmp_path: Path) -> None:
+    file = tmp_path / "env"
+    file.write_bytes(b'# comment\r\nA="b"\r\n\nTOKEN\nLAST=1')
+    assert environment.read_file(str(file), CALLER) == {"A": '"b"', "TOKEN": "secret", "LAST": "1"}
+    file.write_text("A=b\nABSENT\n")
+    with pytest.raises(CommandError, match="line 2: ABSENT is not set"):
+        environment.read_file(str(file), CALLER)
+    file.write_bytes(b"A=\xff")
+    with pytest.raises(CommandError, match="not UTF-8"):
+        environment.read_file(str(file), CALLER)
+
+
+def test_ids_must_be_mapped() -> None:
+    config.check_ids(ONE_ID, (0, 0))
+    ranges = plan((Extent(0, 1000, 1), Extent(1, 100000, 9)), (Extent(0, 1000, 1),), (0, 0))
+    config.check_ids(ranges, (9, 0))
+    with pytest.raises(PlanError, match="uid 10 is not mapped: the map has 0, 1 to 9"):
+        config.check_ids(ranges, (10, 0))
+    with pytest.raises(PlanError, match="gid 9 is not mapped"):
+        config.check_ids(ranges, (9, 9))
+    with pytest.raises(PlanError, match="uid 0 and gid 0"):
+        config.check_ids(plan((Extent(5, 1000, 1),), (Extent(5, 1000, 1),), (5, 5)), (5, 5))
+
+
+def resolved(**fields: Any) -> paths.Paths:
+    every: dict[str, Any] = {
+        "runsc": "/usr/bin/runsc",
+        "verifier": None,
+        "tree": None,
+        "binds": (),
+        "state": None,
+        "debug_log": None,
+    }
+    return paths.Paths(**{**every, **fields})
+
+
+def test_the_scratch_covers_nothing_that_is_used() -> None:
+    free = resolved().scratch_place()
+    assert os.path.isdir(free)
+    for used in (
+        resolved(runsc=f"{free}/runsc"),
+        resolved(tree=free),
+        resolved(state=f"{free}/a/b"),
+        resolved(binds=(Bind(f"{free}/a", "/a"),)),
+    ):
+        assert used.scratch_place() != free
+    assert resolved().scratch_place([f"{free}/source"]) != free
+    assert resolved(tree="/", binds=(Bind("/", "/a"),)).scratch_place() == free
+
+
+def test_no_place_for_the_scratch_is_an_error() -> None:
+    every = [f"{place}/x" for place in os.listdir("/") for place in (f"/{place}",)]
+    every.append("/var/tmp/x")
+    with pytest.raises(NamespaceError, match="no directory left"):
+        resolved().scratch_place(every)
+
+
+def test_binds_are_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    monkeypatch.chdir(tmp_path)
+    request = Request(binds=(Bind("link", "/a//b/../c", False),), verify=False)
+    (bind,) = paths.resolve(request, "/usr/bin/runsc", None).binds
+    assert bind == Bind(f"{tmp_path}/real", "/a/c", False)
+    assert Bind.shown("link").destination == f"{tmp_path}/link"
+    for bad in (Bind("absent", "/a"), Bind("link", "a"), Bind("link", "/"), Bind("link", "/a/..")):
+        with pytest.raises(BundleError, match="--bind"):
+            paths.resolve(Request(binds=(bad,), verify=False), "/usr/bin/runsc", None)
+
+
+def test_home_directories(monkeypatch: pytest.MonkeyPatch) -> None:
+    homes = paths.home_directories({"HOME": "/home/../home/me/"})
+    assert "/home/me" in homes
+    assert "/" not in paths.home_directories({"HOME": "/"})
+    assert "" not in paths.home_directories({"HOME": "relative"})
+
+
+def test_private_files(tmp_path: Path) -> None:
+    for name in ("public", "private"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "open").touch(mode=0o644)
+        (tmp_path / name / "closed").touch(mode=0o640)
+    (tmp_path / "private").chmod(0o750)
+    (tmp_path / "link").symlink_to("private/closed")
+    found = set(private_files(str(tmp_path)))
+    assert found == {f"{tmp_path}/public/closed", f"{tmp_path}/private"}
+
+
+def test_a_bundle_with_what_was_asked_for() -> None:
+    bundle: dict[str, Any] = {
+        "process": {"args": ["own"], "env": ["A=b", "C=d"], "cwd": "/"},
+        "root": {"path": "/elsewhere"},
+        "annotations": {"kept": "yes"},
+    }
+    request = Request(args=("other",), env={"C": "e"}, user=(0, 0), hostname="name")
+    config.apply_request(bundle, request, "/top", (Bind("/src", "/dst", False),))
+    assert bundle["process"]["args"] == ["other"]
+    assert bundle["process"]["env"] == ["A=b", "C=e"]
+    assert bundle["process"]["user"] == {"uid": 0, "gid": 0}
+    assert (bundle["root"]["path"], bundle["hostname"]) == ("/top", "name")
+    (mount,) = config.bind_mounts(bundle)
+    assert (mount["source"], mount["destination"]) == ("/src", "/dst")
+    assert "rw" in mount["options"]
+    assert bundle["annotations"] == {"kept": "yes"}
+
+
+MOUNTINFO = """\
+22 1 0:1 / / rw,relatime - ext4 /dev/root rw
+30 22 0:2 / /top ro,nosuid,nodev,relatime - tmpfs tmpfs rw
+31 22 0:3 / /top/with\\040space rw,nosuid master:1 - tmpfs tmpfs rw
+32 22 0:4 / /topmost rw - tmpfs tmpfs rw
+33 22 0:5 / /top/a rw,nodev - tmpfs tmpfs rw
+34 33 0:6 / /top/a rw,noexec - tmpfs tmpfs rw
+"""
+
+
+def test_mounts_below_a_directory() -> None:
+    found = mounts_below("/top", MOUNTINFO)
+    assert set(found) == {"/top", "/top/with space", "/top/a"}
+    assert found["/top"] == MS_RDONLY | MS_NOSUID | MS_NODEV | MS_RELATIME
+    assert found["/top/with space"] == MS_NOSUID
+    assert not found["/top/a"] & MS_NODEV, "the mount on top counts"

@@ -1,0 +1,149 @@
+"""Following paths as the command will see them, and finding it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from usernsctl.errors import CommandNotExecutableError, CommandNotFoundError
+from usernsctl.sandbox import command
+from usernsctl.sandbox.view import View
+
+
+@pytest.fixture
+def top(tmp_path: Path) -> Path:
+    directory = tmp_path / "top"
+    (directory / "usr" / "bin").mkdir(parents=True)
+    (directory / "bin").symlink_to("usr/bin")
+    (directory / "usr" / "bin" / "tool").write_text("")
+    (directory / "usr" / "bin" / "tool").chmod(0o755)
+    (directory / "usr" / "bin" / "data").write_text("")
+    return directory
+
+
+@pytest.fixture
+def view(top: Path) -> View:
+    return View(str(top))
+
+
+@pytest.mark.parametrize(
+    ("path", "inside"),
+    [
+        ("/", "/"),
+        ("//usr/./bin/", "/usr/bin"),
+        ("/bin/tool", "/usr/bin/tool"),
+        ("/../../usr", "/usr"),
+        ("/bin/..", "/usr"),
+        ("tool", "/usr/bin/tool"),
+        ("../bin", "/usr/bin"),
+    ],
+)
+def test_paths_that_exist(view: View, top: Path, path: str, inside: str) -> None:
+    walk = view.walk(path, start="/usr/bin")
+    assert (walk.inside, walk.missing) == (inside, ())
+    assert walk.outside == str(top / inside.lstrip("/")).rstrip("/")
+
+
+def test_absolute_links_stay_inside(view: View, top: Path) -> None:
+    (top / "link").symlink_to("/usr/bin")
+    assert view.walk("/link/tool").outside == f"{top}/usr/bin/tool"
+    (top / "out").symlink_to("/../../../etc/passwd")
+    assert view.walk("/out").wanted == "/etc/passwd"
+    assert not view.walk("/out").complete
+
+
+def test_what_is_missing(view: View) -> None:
+    walk = view.walk("/bin/absent/deep")
+    assert (walk.inside, walk.missing) == ("/usr/bin", ("absent", "deep"))
+    assert view.walk("/bin/tool/x").missing == ("x",)
+
+
+def test_links_in_a_circle(view: View, top: Path) -> None:
+    (top / "a").symlink_to("b")
+    (top / "b").symlink_to("a")
+    with pytest.raises(OSError, match="Too many levels of symbolic links"):
+        view.walk("/a")
+
+
+def test_binds_are_followed(view: View, tmp_path: Path) -> None:
+    outer, inner = tmp_path / "outer", tmp_path / "inner"
+    for directory in (outer, inner):
+        directory.mkdir()
+    (inner / "file").touch()
+    (outer / "link").symlink_to("/data/in/file")
+    view.add_bind("/data", str(outer))
+    view.add_bind("/data/in", str(inner))
+    assert view.walk("/data/link").outside == f"{inner}/file"
+    assert view.outside("/database") == f"{view.top}/database"
+
+
+def check(view: View, name: str, search: str = "/bin", **caller: str) -> None:
+    command.check(name, view, search=search, cwd="/usr", caller=caller)
+
+
+@pytest.mark.parametrize("name", ["tool", "/bin/tool", "bin/tool", "./bin/tool"])
+def test_a_command_that_is_there(view: View, name: str) -> None:
+    check(view, name)
+
+
+@pytest.mark.parametrize("name", ["/proc/self/exe", "/dev/fd/3"])
+def test_what_only_gvisor_knows_is_not_judged(view: View, name: str) -> None:
+    check(view, name)
+
+
+def test_a_file_that_is_not_executable_hides_nothing(view: View, top: Path) -> None:
+    (top / "usr" / "data").touch(mode=0o755)
+    check(view, "data", search="/bin:/usr")
+    with pytest.raises(CommandNotExecutableError, match="/usr/bin/data"):
+        check(view, "data")
+
+
+def test_a_directory_is_no_command(view: View) -> None:
+    with pytest.raises(CommandNotFoundError):
+        check(view, "bin", search="/usr")
+
+
+def test_an_empty_part_of_path_is_the_current_directory(view: View, top: Path) -> None:
+    (top / "usr" / "here").touch(mode=0o755)
+    check(view, "here", search="/bin:")
+
+
+def test_what_would_show_it(view: View, top: Path, tmp_path: Path) -> None:
+    tool = tmp_path / "venv" / "bin" / "mine"
+    tool.parent.mkdir(parents=True)
+    tool.touch(mode=0o755)
+    with pytest.raises(CommandNotFoundError) as caught:
+        check(view, "mine", PATH=str(tool.parent))
+    assert caught.value.remedy == f"--bind {tmp_path}/venv"
+    top.joinpath(*tmp_path.parts[1:]).mkdir(parents=True)
+    view.add_bind(str(tmp_path), str(tmp_path))
+    with pytest.raises(CommandNotFoundError) as caught:
+        check(view, "mine", PATH=str(tool.parent))
+    assert caught.value.remedy == f"--env PATH={tool.parent}:/bin"
+
+
+@pytest.mark.parametrize("line", ["#!/absent/python -I", "#! /absent/python"])
+def test_an_interpreter_that_is_missing(view: View, top: Path, line: str) -> None:
+    (top / "usr" / "bin" / "tool").write_text(f"{line}\n")
+    with pytest.raises(CommandNotExecutableError, match="/absent/python"):
+        check(view, "tool")
+
+
+@pytest.mark.parametrize("text", ["", "#!", "#!\n", "#!/bin/tool", "\x7fELF"])
+def test_an_interpreter_that_is_there_or_none(view: View, top: Path, text: str) -> None:
+    (top / "usr" / "bin" / "data").write_text(text)
+    (top / "usr" / "bin" / "data").chmod(0o755)
+    check(view, "data")
+
+
+@pytest.mark.parametrize(
+    ("path", "option"),
+    [
+        ("/home/me/venv/bin/tool", "--bind /home/me/venv"),
+        ("/home/me/tool", "--bind /home/me"),
+        ("/srv/bin/tool", "--bind /srv/bin"),
+    ],
+)
+def test_the_option_that_shows_a_program(path: str, option: str) -> None:
+    assert command.bind_option(path) == option
