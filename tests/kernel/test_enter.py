@@ -1,0 +1,178 @@
+"""usernsctl.enter and usernsctl.exec: this process moves, or becomes the command.
+
+Each test runs in a Python of its own, since there is no way back.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from inside import PATIENCE, as_root, namespace
+
+PREPARE = """
+import json, os, signal, sys, threading
+import usernsctl as un
+
+def facts():
+    names = ("user", "mnt", "net", "ipc", "uts", "cgroup")
+    return {
+        "pid": os.getpid(),
+        "uid": os.geteuid(),
+        "gid": os.getegid(),
+        "maps": [open(f"/proc/self/{kind}_map").read().split() for kind in ("uid", "gid")],
+        "links": {name: os.readlink(f"/proc/self/ns/{name}") for name in names},
+        "descriptors": len(os.listdir("/proc/self/fd")),
+    }
+"""
+UID, GID = os.geteuid(), os.getegid()
+
+
+def in_python(script: str, *, status: int = 0, pass_fds: tuple[int, ...] = ()) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", PREPARE + script],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        pass_fds=pass_fds,
+    )
+    assert (done.returncode, done.stderr) == (status, "")
+    return done.stdout
+
+
+def facts(script: str) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads(in_python(script + "\nprint(json.dumps(facts()))"))
+    return result
+
+
+def new_namespaces(links: dict[str, str]) -> set[str]:
+    return {name for name, link in links.items() if link != namespace(name)}
+
+
+def test_entering_moves_this_process() -> None:
+    seen = facts("before = os.getpid(); un.enter(un.IdMap.root()); assert os.getpid() == before")
+    assert (seen["uid"], seen["gid"]) == (0, 0)
+    assert seen["maps"] == [["0", str(UID), "1"], ["0", str(GID), "1"]]
+    assert new_namespaces(seen["links"]) == {"user"}
+
+
+@pytest.mark.parametrize(
+    ("argument", "link"),
+    [("mount", "mnt"), ("net", "net"), ("ipc", "ipc"), ("uts", "uts"), ("cgroup", "cgroup")],
+)
+def test_further_namespaces_are_new(argument: str, link: str) -> None:
+    seen = facts(f"un.enter(un.IdMap.current(), {argument}=True)")
+    assert new_namespaces(seen["links"]) == {"user", link}
+    assert (seen["uid"], seen["gid"]) == (UID, GID)
+
+
+@as_root
+def test_a_wide_map_is_written_from_outside() -> None:
+    seen = facts(
+        "fds = facts()['descriptors']\n"
+        "un.enter(un.IdMap.extents(['0:100000:9'], ['0:200000:9']), uts=True)\n"
+        "assert facts()['descriptors'] == fds\n"
+        "try:\n"
+        "    os.waitpid(-1, 0)\n"
+        "except ChildProcessError:\n"
+        "    pass\n"
+        "else:\n"
+        "    sys.exit('a child was left')\n"
+    )
+    assert seen["maps"] == [["0", "100000", "9"], ["0", "200000", "9"]]
+    assert (seen["uid"], seen["gid"]) == (0, 0)
+    assert new_namespaces(seen["links"]) == {"user", "uts"}
+
+
+def test_entering_twice_nests() -> None:
+    seen = facts("un.enter(un.IdMap.root()); un.enter(un.IdMap(map_user=5, map_group=6))")
+    assert seen["maps"] == [["5", "0", "1"], ["6", "0", "1"]]
+
+
+@pytest.mark.parametrize("call", ["un.enter(un.IdMap.root())", "un.exec(['echo', 'ran'])"])
+def test_a_process_with_threads_is_told_why_it_can_not(call: str) -> None:
+    told = in_python(
+        "stop = threading.Event()\n"
+        "thread = threading.Thread(target=stop.wait)\n"
+        "thread.start()\n"
+        "before = facts()\n"
+        "try:\n"
+        f"    {call}\n"
+        "except un.NamespaceError as error:\n"
+        "    print(error.cause, error.errno, error.step, '2 threads' in str(error))\n"
+        "    print(error.remedy)\n"
+        "assert facts() == before\n"
+        "stop.set()\n"
+        "thread.join()\n"
+    )
+    first, remedy = told.splitlines()
+    assert first == "multithreaded 22 unshare True"
+    assert "usernsctl.run" in remedy
+
+
+def test_exec_becomes_the_command() -> None:
+    told = in_python(
+        "print(os.getpid(), flush=True)\n"
+        "un.exec(['sh', '-c', 'echo $$; id -u; id -g; echo $GIVEN; pwd; cat /proc/self/uid_map'],"
+        " cwd='/usr', env={'GIVEN': 'x', 'PATH': os.environ['PATH']})"
+    )
+    before, after, uid, gid, given, cwd, uid_map = told.splitlines()
+    assert before == after
+    assert (uid, gid, given, cwd) == ("0", "0", "x", "/usr")
+    assert uid_map.split() == ["0", str(UID), "1"]
+
+
+def test_exec_gives_the_status_of_the_command() -> None:
+    assert in_python("un.exec(['sh', '-c', 'exit 7'])", status=7) == ""
+    assert in_python("un.exec(['sh', '-c', 'kill -TERM $$'])", status=-15) == ""
+
+
+def test_exec_passes_only_named_descriptors() -> None:
+    first, second = os.pipe()
+    try:
+        told = in_python(
+            f"un.exec(['ls', '/proc/self/fd'], pass_fds=[{second}])", pass_fds=(first, second)
+        )
+    finally:
+        os.close(first)
+        os.close(second)
+    assert set(told.split()) == {"0", "1", "2", "3", str(second)}
+
+
+def test_exec_gives_the_command_the_signals_that_python_ignores() -> None:
+    told = in_python("un.exec(['grep', '^SigIgn', '/proc/self/status'])")
+    assert int(told.split()[1], 16) == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "kind", "step"),
+    [
+        ("no-such-tool", "CommandNotFoundError", "lookup"),
+        ("/etc", "CommandNotExecutableError", "exec"),
+    ],
+)
+def test_exec_raises_if_there_is_nothing_to_become(command: str, kind: str, step: str) -> None:
+    told = in_python(
+        "try:\n"
+        f"    un.exec([{command!r}])\n"
+        "except un.UsernsError as error:\n"
+        "    print(type(error).__name__, error.step, error.filename)\n"
+    )
+    assert told.split() == [kind, step, command]
+
+
+def test_a_map_that_can_not_be_had_changes_nothing() -> None:
+    told = in_python(
+        "before = facts()\n"
+        "for extents in (['0:0:1', '0:1:1'], ['0:4294967295:1']):\n"
+        "    try:\n"
+        "        un.enter(un.IdMap.extents(extents, []))\n"
+        "    except un.MapError as error:\n"
+        "        print(error.cause)\n"
+        "assert facts() == before\n"
+    )
+    assert told.split() == ["map-invalid", "map-invalid"]

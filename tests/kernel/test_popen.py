@@ -1,0 +1,291 @@
+"""usernsctl's run, check_output and Popen behave as subprocess's do: each test runs with both."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from inside import PATIENCE, WAITER, read_ready
+
+import usernsctl
+
+CAT = ["cat"]
+FAIL = ["sh", "-c", "echo out; echo err >&2; exit 3"]
+
+
+@pytest.fixture(params=[subprocess, usernsctl], ids=["subprocess", "usernsctl"])
+def api(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+def test_output_is_captured(api: Any) -> None:
+    done = api.run(FAIL, capture_output=True, text=True)
+    assert (done.args, done.returncode, done.stdout, done.stderr) == (FAIL, 3, "out\n", "err\n")
+    assert isinstance(done, subprocess.CompletedProcess)
+    assert api.run(["true"], stdout=api.PIPE).stdout == b""
+
+
+def test_input_is_passed(api: Any) -> None:
+    assert api.run(CAT, input=b"\0\xff", stdout=api.PIPE).stdout == b"\0\xff"
+    assert api.check_output(CAT, input="hi", text=True) == "hi"
+    # More than a pipe holds, both ways.
+    much = b"x" * (1 << 20)
+    assert api.run(CAT, input=much, stdout=api.PIPE).stdout == much
+
+
+def test_a_failure_is_raised_if_asked_for(api: Any) -> None:
+    with pytest.raises(api.CalledProcessError) as caught:
+        api.run(FAIL, check=True, capture_output=True, text=True)
+    assert caught.value.returncode == 3
+    assert caught.value.cmd == FAIL
+    assert (caught.value.stdout, caught.value.stderr) == ("out\n", "err\n")
+    with pytest.raises(api.CalledProcessError):
+        api.check_output(["false"])
+
+
+def test_a_death_by_a_signal_is_negative(api: Any) -> None:
+    assert api.run(["sh", "-c", "kill -TERM $$"]).returncode == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("call", ["run", "check_output"])
+def test_a_timeout_kills_and_keeps_what_was_read(api: Any, call: str) -> None:
+    script = ["sh", "-c", "echo early; exec sleep 1000"]
+    arguments = {"stdout": api.PIPE} if call == "run" else {}
+    with pytest.raises(api.TimeoutExpired) as caught:
+        getattr(api, call)(script, timeout=1, **arguments)
+    assert caught.value.stdout == b"early\n"
+    assert caught.value.cmd == script
+
+
+def test_waiting_with_a_timeout_leaves_the_child(api: Any) -> None:
+    with api.Popen(WAITER, stdout=api.PIPE, text=True) as process:
+        read_ready(process.stdout)
+        with pytest.raises(api.TimeoutExpired):
+            process.wait(timeout=0.05)
+        assert process.poll() is None
+        process.send_signal(signal.SIGUSR1)
+        assert process.wait(PATIENCE) == 100 + signal.SIGUSR1
+        assert process.poll() == process.returncode
+        # Too late, and harmless.
+        process.terminate()
+        process.kill()
+
+
+def test_contradictory_arguments_are_refused(api: Any) -> None:
+    with pytest.raises(ValueError, match="stdin and input"):
+        api.run(CAT, input=b"", stdin=api.DEVNULL)
+    with pytest.raises(ValueError, match="capture_output"):
+        api.run(CAT, capture_output=True, stdout=api.DEVNULL)
+    with pytest.raises(ValueError, match="stdout"):
+        api.check_output(CAT, stdout=api.DEVNULL)
+
+
+def test_the_environment_is_the_callers_or_the_one_given(
+    api: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FROM_CALLER", "yes")
+    show = ["sh", "-c", "echo ${FROM_CALLER-no} ${GIVEN-no}"]
+    assert api.check_output(show, text=True) == "yes no\n"
+    given = {"GIVEN": "\u00e4", "PATH": os.environ["PATH"]}
+    assert api.check_output(show, text=True, env=given, encoding="utf-8") == "no \u00e4\n"
+    assert api.check_output([b"/bin/echo", b"\xff"], env={}) == b"\xff\n"
+    assert api.check_output([b"/usr/bin/printenv", b"A"], env={b"A": b"\xff"}) == b"\xff\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "env"),
+    [
+        (["echo", "a\0b"], None),
+        (["ec\0ho"], None),
+        (["true"], {"A=B": "x"}),
+        (["true"], {"A": "x\0y"}),
+        (["true"], {"A\0": "x"}),
+    ],
+)
+def test_what_no_kernel_could_pass_is_refused(
+    api: Any, args: list[str], env: dict[str, str] | None
+) -> None:
+    with pytest.raises(ValueError, match=r"null|illegal"):
+        api.run(args, env=env)
+
+
+def test_the_command_is_looked_for_along_the_path_of_its_own_environment(
+    api: Any, tmp_path: Path
+) -> None:
+    tool = tmp_path / "tool"
+    tool.write_text("#!/bin/sh\necho $0\n")
+    tool.chmod(0o755)
+    path = {"PATH": f"/no/such:{tmp_path}:/bin"}
+    assert api.check_output("tool", env=path, text=True) == f"{tool}\n"
+    assert api.check_output(tool, text=True) == f"{tool}\n"
+    assert api.check_output(["./tool"], cwd=tmp_path, text=True) == "./tool\n"
+    assert api.check_output(["other"], executable=tool, text=True) == f"{tool}\n"
+    assert api.check_output(["named", "-c", "echo $0"], executable="/bin/sh", text=True) == (
+        "named\n"
+    )
+
+
+def test_the_working_directory_is_the_one_given(api: Any, tmp_path: Path) -> None:
+    for cwd in (tmp_path, str(tmp_path), os.fsencode(tmp_path)):
+        assert api.check_output(["pwd"], cwd=cwd, text=True).strip() == str(tmp_path)
+    assert api.check_output(["pwd"], text=True).strip() == str(Path.cwd())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "filename"),
+    [
+        ({"args": ["no-such-tool"]}, FileNotFoundError, "no-such-tool"),
+        ({"args": ["/no/such/tool"]}, FileNotFoundError, "/no/such/tool"),
+        ({"args": ["/etc"]}, PermissionError, "/etc"),
+        ({"args": ["true"], "cwd": "/no/such/dir"}, FileNotFoundError, "/no/such/dir"),
+        ({"args": ["true"], "cwd": "/etc/passwd"}, OSError, "/etc/passwd"),
+    ],
+)
+def test_a_command_that_can_not_start_raises(
+    api: Any, arguments: dict[str, Any], kind: type[OSError], filename: str
+) -> None:
+    with pytest.raises(kind) as caught:
+        api.run(**arguments, capture_output=True)
+    assert caught.value.filename == filename
+    assert caught.value.errno
+
+
+def test_streams_can_be_files_or_nothing(api: Any, tmp_path: Path) -> None:
+    source, target = tmp_path / "in", tmp_path / "out"
+    source.write_text("text")
+    with source.open() as stdin, target.open("w") as stdout:
+        assert api.run(CAT, stdin=stdin, stdout=stdout).returncode == 0
+    assert target.read_text() == "text"
+    with target.open("w") as both:
+        api.run(FAIL, stdout=both, stderr=api.STDOUT)
+    assert target.read_text() == "out\nerr\n"
+    assert api.check_output(["cat"], stdin=api.DEVNULL) == b""
+    merged = api.run(FAIL, stdout=api.PIPE, stderr=api.STDOUT, text=True)
+    assert (merged.stdout, merged.stderr) == ("out\nerr\n", None)
+    silent = api.run(FAIL, stdout=api.DEVNULL, stderr=api.PIPE, text=True)
+    assert (silent.stdout, silent.stderr) == (None, "err\n")
+
+
+def test_a_conversation_through_pipes(api: Any) -> None:
+    with api.Popen(
+        ["sed", "-u", "s/a/b/"], stdin=api.PIPE, stdout=api.PIPE, text=True, bufsize=1
+    ) as process:
+        for line in ("a\n", "ca\n"):
+            process.stdin.write(line)
+            assert process.stdout.readline() == line.replace("a", "b")
+    assert process.returncode == 0
+
+
+def session(api: Any, **arguments: Any) -> tuple[int, int, int]:
+    """Of a command: its pid, its process group and its session."""
+    show = "import os; print(os.getpid(), os.getpgid(0), os.getsid(0))"
+    told = api.check_output([sys.executable, "-Ic", show], text=True, **arguments)
+    pid, group, sid = map(int, told.split())
+    return pid, group, sid
+
+
+def test_session_and_process_group(api: Any) -> None:
+    assert session(api)[1:] == (os.getpgid(0), os.getsid(0))
+    pid, group, sid = session(api, start_new_session=True)
+    assert pid == group == sid
+    pid, group, sid = session(api, process_group=0)
+    assert pid == group
+    assert sid == os.getsid(0)
+
+
+def test_the_umask_is_the_one_given_and_ours_stays(api: Any) -> None:
+    mine = api.check_output(["sh", "-c", "umask"], text=True)
+    assert api.check_output(["sh", "-c", "umask"], text=True, umask=0o027) == "0027\n"
+    assert api.check_output(["sh", "-c", "umask"], text=True) == mine
+
+
+def test_python_s_ignored_signals_are_restored(api: Any) -> None:
+    show = ["grep", "^SigIgn", "/proc/self/status"]
+    sigpipe = 1 << (signal.SIGPIPE - 1)
+
+    def ignored(**arguments: Any) -> int:
+        return int(api.check_output(show, text=True, **arguments).split()[1], 16) & sigpipe
+
+    assert ignored() == 0
+    assert ignored(restore_signals=False) == sigpipe
+
+
+def test_only_named_descriptors_pass(api: Any) -> None:
+    first, second = os.pipe()
+    try:
+        os.set_inheritable(first, True)
+        show = ["ls", "/proc/self/fd"]
+        assert api.check_output(show, text=True).split() == ["0", "1", "2", "3"]
+        passed = api.check_output(show, text=True, pass_fds=[second, second]).split()
+        assert sorted(passed, key=int) == ["0", "1", "2", "3", str(second)]
+        inherited = api.check_output(show, text=True, close_fds=False).split()
+        assert str(first) in inherited
+        assert str(second) not in inherited
+        assert not os.get_inheritable(second)
+    finally:
+        os.close(first)
+        os.close(second)
+
+
+def test_a_path_may_hold_any_bytes(api: Any, tmp_path: Path) -> None:
+    tool = os.fsencode(tmp_path) + b"/\xff tool"
+    Path(os.fsdecode(tool)).write_bytes(b"#!/bin/sh\npwd\n")
+    os.chmod(tool, stat.S_IRWXU)
+    assert api.check_output([tool], cwd=os.fsencode(tmp_path)).strip() == os.fsencode(tmp_path)
+
+
+# The parent's own standard streams are closed, or stand where others belong.
+LOW_DESCRIPTORS = """
+import importlib, os, sys
+name, closed, report = sys.argv[1], sys.argv[2], os.open(sys.argv[3], os.O_WRONLY)
+report = os.dup2(report, 50)
+api = importlib.import_module(name)
+for fd in closed:
+    os.close(int(fd))
+command = ["sh", "-c", "cat; echo err >&2"]
+process = api.Popen(command, stdin=api.PIPE, stdout=api.PIPE, stderr=api.PIPE)
+out, err = process.communicate(b"in")
+os.write(report, out + b" " + err + str(process.returncode).encode())
+"""
+
+CROSSED_DESCRIPTORS = """
+import importlib, os, sys
+name, order, report = sys.argv[1], sys.argv[2], os.open(sys.argv[3], os.O_WRONLY)
+report = os.dup2(report, 50)
+api = importlib.import_module(name)
+stdin, out, err = os.memfd_create("in"), os.memfd_create("out"), os.memfd_create("err")
+os.write(stdin, b"in")
+os.lseek(stdin, 0, os.SEEK_SET)
+at = [int(digit) for digit in order]
+for fd, to in zip((stdin, out, err), at):
+    os.dup2(fd, to + 60)
+for fd in (0, 1, 2):
+    os.dup2(fd + 60, fd)
+command = ["sh", "-c", "cat; echo err >&2"]
+status = api.Popen(command, stdin=at[0], stdout=at[1], stderr=at[2]).wait()
+os.write(report, os.pread(out, 99, 0) + b" " + os.pread(err, 99, 0) + str(status).encode())
+"""
+
+
+@pytest.mark.parametrize("closed", ["0", "1", "2", "01", "12", "02", "012"])
+def test_the_caller_s_own_streams_may_be_closed(api: Any, closed: str, tmp_path: Path) -> None:
+    report = tmp_path / "report"
+    report.touch()
+    script = [sys.executable, "-c", LOW_DESCRIPTORS, api.__name__, closed, str(report)]
+    subprocess.run(script, check=True, timeout=PATIENCE)
+    assert report.read_text() == "in err\n0"
+
+
+@pytest.mark.parametrize("order", ["012", "021", "102", "120", "201", "210"])
+def test_streams_may_stand_where_others_belong(api: Any, order: str, tmp_path: Path) -> None:
+    report = tmp_path / "report"
+    report.touch()
+    script = [sys.executable, "-c", CROSSED_DESCRIPTORS, api.__name__, order, str(report)]
+    subprocess.run(script, check=True, timeout=PATIENCE)
+    assert report.read_text() == "in err\n0"
