@@ -17,7 +17,7 @@ from usernsctl._records import (
     Command,
     ExtentTuple,
     IdRequest,
-    PlanResult,
+    PlanDescription,
     Setup,
     Spawn,
 )
@@ -38,7 +38,8 @@ __all__ = [
     "Cause",
     "Command",
     "IdRequest",
-    "PlanResult",
+    "NativePlan",
+    "PlanDescription",
     "Setup",
     "Spawn",
     "apply_setup",
@@ -185,7 +186,7 @@ def _ranges(native: Any) -> tuple[tuple[int, int], ...]:
     return tuple((r.start, r.count) for r in native.range[0 : native.len])
 
 
-def plan(uid: IdRequest, gid: IdRequest, *, setgroups: str, allow_single_id: bool) -> PlanResult:
+def plan(uid: IdRequest, gid: IdRequest, *, setgroups: str, allow_single_id: bool) -> NativePlan:
     """Decide what is mapped, and who writes it, for the calling process.
 
     :param setgroups: ``"auto"``, ``"allow"`` or ``"deny"``.
@@ -202,23 +203,40 @@ def plan(uid: IdRequest, gid: IdRequest, *, setgroups: str, allow_single_id: boo
     _fill_request(request.id[lib.UN_GID], gid, err)
     sources.path = memory.string(os.environb.get(b"PATH"))
     _check(lib.un_plan_for_caller(request, sources, facts, result, err), err)
-    notices = facts.notices
-    return PlanResult(
-        uid=_extents(result.map.of[lib.UN_UID]),
-        gid=_extents(result.map.of[lib.UN_GID]),
-        uid_writer=_text(lib.un_writer_name(result.writer[lib.UN_UID])),
-        gid_writer=_text(lib.un_writer_name(result.writer[lib.UN_GID])),
-        uid_reason=_text(result.reason[lib.UN_UID]),
-        gid_reason=_text(result.reason[lib.UN_GID]),
-        setgroups=_SETGROUPS_NAME[result.setgroups],
-        become=(result.become[lib.UN_UID], result.become[lib.UN_GID]),
-        drop_groups=result.drop_groups,
-        clipped_uid=_ranges(result.clipped[lib.UN_UID]),
-        clipped_gid=_ranges(result.clipped[lib.UN_GID]),
-        notices=tuple(_text(notices.text[i]) for i in range(notices.len)),
-        single_id_reason=_reason(ffi.addressof(result.wanted)) if result.single_id else None,
-        native=result,
-    )
+    return NativePlan(result, facts.notices, facts)
+
+
+class NativePlan:
+    """A plan as the core has it. To tell what is in it costs more than to make use of it."""
+
+    def __init__(self, result: Any, notices: Any, owner: Any) -> None:
+        self.cdata = result
+        self._notices = notices
+        # `notices` is a part of it.
+        self._owner = owner
+
+    def setup(self) -> Setup:
+        """What makes a process that is in the namespace who it should be there."""
+        uid, gid = (None if inside < 0 else inside for inside in self.cdata.become)
+        return Setup(uid=uid, gid=gid, groups=() if self.cdata.drop_groups else None)
+
+    def describe(self) -> PlanDescription:
+        plan, notices = self.cdata, self._notices
+        return PlanDescription(
+            uid=_extents(plan.map.of[lib.UN_UID]),
+            gid=_extents(plan.map.of[lib.UN_GID]),
+            uid_writer=_text(lib.un_writer_name(plan.writer[lib.UN_UID])),
+            gid_writer=_text(lib.un_writer_name(plan.writer[lib.UN_GID])),
+            uid_reason=_text(plan.reason[lib.UN_UID]),
+            gid_reason=_text(plan.reason[lib.UN_GID]),
+            setgroups=_SETGROUPS_NAME[plan.setgroups],
+            become=(plan.become[lib.UN_UID], plan.become[lib.UN_GID]),
+            drop_groups=plan.drop_groups,
+            clipped_uid=_ranges(plan.clipped[lib.UN_UID]),
+            clipped_gid=_ranges(plan.clipped[lib.UN_GID]),
+            notices=tuple(_text(notices.text[i]) for i in range(notices.len)),
+            single_id_reason=_reason(ffi.addressof(plan.wanted)) if plan.single_id else None,
+        )
 
 
 class _Memory:
@@ -292,7 +310,7 @@ def spawn(request: Spawn) -> tuple[int, int]:
     lib.un_spawn_init(native)
     _fill_setup(native.setup, request.setup, memory)
     _fill_command(native.command, request.command, memory)
-    native.plan = request.plan or ffi.NULL
+    native.plan = _planned(request.plan)
     native.join = _joined(request.join, memory)
     native.flags = _flags(request.namespaces)
     native.stdio = request.stdio
@@ -307,23 +325,27 @@ def spawn(request: Spawn) -> tuple[int, int]:
     return pid[0], pidfd[0]
 
 
-def enter(plan: object | None, namespaces: Iterable[str]) -> None:
+def _planned(plan: object | None) -> Any:
+    return plan.cdata if isinstance(plan, NativePlan) else ffi.NULL
+
+
+def enter(plan: NativePlan | None, namespaces: Iterable[str]) -> None:
     """Move this single-threaded process into new namespaces.
 
     :raises NamespaceError: they could not be had.
     """
     err = ffi.new("struct un_error *")
-    _check(lib.un_enter(plan or ffi.NULL, _flags(namespaces), err), err)
+    _check(lib.un_enter(_planned(plan), _flags(namespaces), err), err)
 
 
-def create_namespaces(plan: object, namespaces: Iterable[str]) -> list[int]:
+def create_namespaces(plan: NativePlan, namespaces: Iterable[str]) -> list[int]:
     """Make namespaces that no process is in.
 
     :returns: their descriptors, in the order of :data:`ALL_NAMESPACES`; -1 for those not made.
     :raises NamespaceError: they could not be had.
     """
     made, err = ffi.new("struct un_namespace *"), ffi.new("struct un_error *")
-    _check(lib.un_namespace_create(plan, _flags(namespaces), made, err), err)
+    _check(lib.un_namespace_create(plan.cdata, _flags(namespaces), made, err), err)
     return list(made.fd)
 
 

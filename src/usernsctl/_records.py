@@ -16,8 +16,8 @@ class Cause(NamedTuple):
     remedy: str
 
 
-class PlanResult(NamedTuple):
-    """What :func:`plan` decided; `native` is the same for the core, opaque to everyone else."""
+class PlanDescription(NamedTuple):
+    """What a plan says; see struct un_plan."""
 
     uid: tuple[ExtentTuple, ...]
     gid: tuple[ExtentTuple, ...]
@@ -32,7 +32,6 @@ class PlanResult(NamedTuple):
     clipped_gid: tuple[tuple[int, int], ...]
     notices: tuple[str, ...]
     single_id_reason: str | None
-    native: object
 
 
 @dataclass(kw_only=True, slots=True)

@@ -55,12 +55,7 @@ class Plan:
     clipped_gid: tuple[Range, ...]
     notices: tuple[str, ...]
     single_id_reason: str | None
-    native: object = field(repr=False, compare=False)
-
-    def setup(self) -> _core.Setup:
-        """What makes a process that is in the namespace who it should be there."""
-        uid, gid = (None if inside < 0 else inside for inside in self.become)
-        return _core.Setup(uid=uid, gid=gid, groups=() if self.drop_groups else None)
+    native: _core.NativePlan = field(repr=False, compare=False)
 
 
 def plan(idmap: IdMap) -> Plan:
@@ -69,15 +64,21 @@ def plan(idmap: IdMap) -> Plan:
     :raises MapError: the kernel would refuse such a map (EINVAL in user_namespaces(7)).
     :raises PlanError: the caller may not have it; the cause says why.
     """
-    result = _core.plan(
-        _core.IdRequest(idmap.map_user, idmap.map_users, idmap.fill_users),
-        _core.IdRequest(idmap.map_group, idmap.map_groups, idmap.fill_groups),
-        setgroups=idmap.setgroups,
-        allow_single_id=idmap.allow_single_id,
-    )
+    native = decide(idmap)
+    result = native.describe()
     values = result._asdict()
     values["uid"] = tuple(Extent(*extent) for extent in result.uid)
     values["gid"] = tuple(Extent(*extent) for extent in result.gid)
     values["clipped_uid"] = tuple(Range(*ids) for ids in result.clipped_uid)
     values["clipped_gid"] = tuple(Range(*ids) for ids in result.clipped_gid)
-    return Plan(**values)
+    return Plan(**values, native=native)
+
+
+def decide(idmap: IdMap) -> _core.NativePlan:
+    """The same, for who only wants to make use of it."""
+    return _core.plan(
+        _core.IdRequest(idmap.map_user, idmap.map_users, idmap.fill_users),
+        _core.IdRequest(idmap.map_group, idmap.map_groups, idmap.fill_groups),
+        setgroups=idmap.setgroups,
+        allow_single_id=idmap.allow_single_id,
+    )

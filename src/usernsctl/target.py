@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 
 from usernsctl import _core
 from usernsctl.idmap import IdMap
-from usernsctl.plan import plan
+from usernsctl.plan import decide
 
 Propagation = Literal["private", "slave", "shared", "unchanged"]
 
@@ -27,14 +27,14 @@ class Joinable(Protocol):
 class Target:
     """What :func:`usernsctl._core.spawn` needs to know beside the command.
 
-    :ivar plan: the map of a new user namespace, as the core has it, or ``None``.
+    :ivar plan: of a new user namespace, or ``None``.
     :ivar join: the descriptors of namespaces to join first, in the core's order; -1: none.
     :ivar namespaces: the names of further new ones.
     :ivar setup: what is done inside before the command starts.
     :ivar held: keeps `join` open for as long as it is entered.
     """
 
-    plan: object | None = None
+    plan: _core.NativePlan | None = None
     join: Sequence[int] | None = None
     namespaces: tuple[str, ...] = ()
     setup: _core.Setup = field(default_factory=_core.Setup)
@@ -90,8 +90,8 @@ def make_target(
             raise ValueError("idmap makes a new user namespace, namespace joins one: give only one")
         target = namespace.target()
     else:
-        planned = plan(IdMap.root() if idmap is None else idmap)
-        target = Target(plan=planned.native, setup=planned.setup())
+        planned = decide(IdMap.root() if idmap is None else idmap)
+        target = Target(plan=planned, setup=planned.setup())
     target.namespaces = namespaces
     if "mount" in namespaces:
         target.setup.propagation = _PROPAGATION[propagation]
