@@ -1,0 +1,1 @@
+"""Why it fails here: facts, probes, the catalogue of causes, and what mends each."""
