@@ -145,7 +145,9 @@ def parse_extent(text: str) -> ExtentTuple:
     :raises MapError: it is none.
     """
     extent, err = ffi.new("struct un_extent *"), ffi.new("struct un_error *")
-    _check(lib.un_extent_parse(os.fsencode(text), extent, err), err)
+    # Only ASCII can be an extent; and C reads up to the first NUL, as if nothing came after it.
+    native = text.encode("ascii", "backslashreplace").replace(b"\0", b"\\x00")
+    _check(lib.un_extent_parse(native, extent, err), err)
     return extent.inside, extent.outside, extent.count
 
 

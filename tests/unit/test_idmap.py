@@ -1,0 +1,107 @@
+"""Extents and id maps: what is accepted, and that what is not is told in one sentence."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+
+from usernsctl import Extent, IdMap, MapError
+
+
+def test_an_extent_reads_and_writes_unshare_s_form() -> None:
+    extent = Extent.parse("0:100000:65536")
+    assert extent == Extent(0, 100000, 65536)
+    assert tuple(extent) == (0, 100000, 65536)
+    assert str(extent) == "0:100000:65536"
+
+
+def test_leading_zeros_are_no_octal() -> None:
+    assert Extent.parse("010:08:0009") == Extent(10, 8, 9)
+
+
+def test_the_last_id_is_4294967294() -> None:
+    assert Extent.parse("0:0:4294967295").count == 4294967295
+    assert Extent.parse("4294967294:4294967294:1").inside == 4294967294
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "0:0",
+        "a:b:c",
+        "0:0:1:2",
+        "0:0:1:",
+        ":0:1",
+        "+0:0:1",
+        "-1:0:1",
+        " 0:0:1",
+        "0:0:1 ",
+        "0:0:1\n",
+        "0 0 1",
+        "0,0,1",
+        "0x1:0:1",
+        "1e3:0:1",
+        "1_0:0:1",
+        "\u0661:0:1",
+        "0:0:4294967296",
+        "99999999999999999999:0:1",
+        "0:0:1\0",
+        "0:0:1\0:2",
+        "\ud800:0:1",
+        "x" * 100000,
+    ],
+)
+def test_what_is_no_extent_is_refused(text: str) -> None:
+    with pytest.raises(MapError, match="must be inside:outside:count") as caught:
+        Extent.parse(text)
+    assert caught.value.cause == "map-invalid"
+    assert caught.value.step == "argument"
+    assert caught.value.remedy
+    assert len(str(caught.value)) < 600
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("0:0:0", "the count must be 1 or more"),
+        ("4294967295:0:1", "goes past 4294967294"),
+        ("4294967295:0:2", "goes past 4294967294"),
+        ("0:4294967294:2", "goes past 4294967294"),
+        ("1:0:4294967295", "goes past 4294967294"),
+    ],
+)
+def test_an_extent_that_no_kernel_takes_is_refused(text: str, reason: str) -> None:
+    with pytest.raises(MapError, match=reason) as caught:
+        Extent.parse(text)
+    assert text in str(caught.value)
+
+
+def test_the_usual_maps() -> None:
+    assert IdMap.root() == IdMap(map_user=0, map_group=0)
+    assert IdMap.current() == IdMap(map_user=os.geteuid(), map_group=os.getegid())
+    assert IdMap() == IdMap.extents([], [])
+
+
+def test_extents_come_in_three_forms() -> None:
+    given: list[Any] = [Extent(0, 1, 2), (3, 4, 5), "6:7:8"]
+    idmap = IdMap.extents(given, iter(given), setgroups="allow")
+    assert idmap.map_users == (Extent(0, 1, 2), Extent(3, 4, 5), Extent(6, 7, 8))
+    assert idmap.map_groups == idmap.map_users
+    assert idmap.setgroups == "allow"
+    with pytest.raises(MapError):
+        IdMap.extents(["0:0"], [])
+
+
+def test_a_policy_that_there_is_not_is_refused() -> None:
+    with pytest.raises(ValueError, match="setgroups must be auto, allow or deny, not 'maybe'"):
+        IdMap(setgroups="maybe")  # type: ignore[arg-type]
+
+
+def test_a_map_is_a_value() -> None:
+    assert hash(IdMap.root()) == hash(IdMap.root())
+    with pytest.raises(AttributeError):
+        IdMap.root().map_user = 7  # type: ignore[misc]
