@@ -1,6 +1,7 @@
 /* Errors: how a failure is recorded, and how it is told. */
 #include "error.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -75,6 +76,11 @@ const char *un_error_reason(const struct un_error *err, char *text, size_t size)
     const char *kernel = err->errnum ? strerror(err->errnum) : "";
     const char *between = err->errnum && err->detail[0] ? ": " : "";
     snprintf(text, size, "%s%s%s", err->detail, between, kernel);
+    /* A path, an argument or a helper's words may hold anything; a message is one line, and no
+     * commands to a terminal. */
+    for (char *at = text; *at; at++)
+        if (iscntrl((unsigned char)*at))
+            *at = isspace((unsigned char)*at) ? ' ' : '?';
     return text;
 }
 

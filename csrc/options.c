@@ -3,6 +3,7 @@
 #include "options.h"
 #include "error.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <getopt.h>
 #include <limits.h>
@@ -98,7 +99,8 @@ static int parse_signal(const char *text, int *sig, struct un_error *err)
         if (parse_number("--kill-child", text, SIGRTMAX, &number, err))
             return -1;
         *sig = (int)number;
-        return 0;
+        if (*sig > 0)
+            return 0;
     }
     const char *name = strncmp(text, "SIG", 3) ? text : text + 3;
     for (*sig = 1; *sig < NSIG; (*sig)++) {
@@ -303,13 +305,14 @@ static int refuse(int option, const char *word, struct un_error *err)
 {
     if (option == ':')
         return usage(err, "option %s needs a value%s", word, "");
-    if (strncmp(word, "--", 2)) {
-        char name[] = {'-', (char)optopt, '\0'};
-        return usage(err, "there is no option %s%s; see --help", name, "");
-    }
-    return usage(err,
-                 optopt ? "%s: the option takes no value%s" : "there is no option %s%s; see --help",
-                 word, "");
+    /* optopt is the letter of an option that there is not, 0 for a long one that there is not, or
+     * what a long one that there is would have returned. */
+    if (optopt == 0)
+        return usage(err, "there is no option %s%s; see --help", word, "");
+    if (optopt > UCHAR_MAX || (isalpha(optopt) && strchr(short_options, optopt)))
+        return usage(err, "%s: the option takes no value%s", word, "");
+    char name[] = {'-', (char)optopt, '\0'};
+    return usage(err, "there is no option %s%s; see --help", name, "");
 }
 
 static int take(struct un_options *options, int option, char **argv, struct un_error *err)

@@ -58,6 +58,8 @@ static void a_reason_is_one_line_of_what_is_known(void)
     CHECK_TEXT(un_error_reason(&err, text, sizeof text), "Operation not permitted");
     char tiny[8];
     CHECK_TEXT(un_error_reason(&err, tiny, sizeof tiny), "Operati");
+    un_fail(&err, UN_STEP_HELPER, 0, NULL, "%s", "two\nlines\033[1m");
+    CHECK_TEXT(un_error_reason(&err, text, sizeof text), "two lines?[1m");
 }
 
 static void only_the_command_itself_gives_126_and_127(void)

@@ -1,0 +1,114 @@
+"""usernsctl-exec's command line: each mistake is told by name, and nothing has run."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import Program
+
+
+def told(prelude: Program, *arguments: str) -> str:
+    """What it says when it refuses its arguments."""
+    done = prelude(*arguments)
+    assert done.returncode == 125
+    assert done.stdout == ""
+    first, *rest = done.stderr.splitlines()
+    assert first.startswith("usernsctl-exec: argument: ")
+    assert [line.split(":")[0].strip() for line in rest] in ([], ["why", "remedy"])
+    return first.removeprefix("usernsctl-exec: argument: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--nope"], "there is no option --nope; see --help"),
+        (["--nope=x"], "there is no option --nope=x; see --help"),
+        (["-Z"], "there is no option -Z; see --help"),
+        (["-rZ"], "there is no option -Z; see --help"),
+        (["--user", "-Zr"], "there is no option -Z; see --help"),
+        (["-:"], "there is no option -:; see --help"),
+        (["--user=x"], "--user=x: the option takes no value"),
+        (["--fork", "--map-root-user=x"], "--map-root-user=x: the option takes no value"),
+        (["--keep-caps=x"], "--keep-caps=x: the option takes no value"),
+        (["-w"], "option -w needs a value"),
+        (["-rw"], "option -rw needs a value"),
+        (["--map-user"], "option --map-user needs a value"),
+        (["--map-user="], '--map-user: "" is no number from 0 to 4294967294'),
+        (["--map-user=x"], '--map-user: "x" is no number from 0 to 4294967294'),
+        (["--map-user=-1"], '--map-user: "-1" is no number from 0 to 4294967294'),
+        (["--map-user=+1"], '--map-user: "+1" is no number from 0 to 4294967294'),
+        (["--map-user= 1"], '--map-user: " 1" is no number from 0 to 4294967294'),
+        (["--map-user=4294967295"], "is no number from 0 to 4294967294"),
+        (["--map-group=99999999999999999999"], "is no number from 0 to 4294967294"),
+        (["-S", "root"], '--setuid: "root" is no number from 0 to 4294967294'),
+        (["-G", "1x"], '--setgid: "1x" is no number from 0 to 4294967294'),
+        (["--setgroups=maybe"], '--setgroups: "maybe" must be allow or deny'),
+        (["--propagation=x"], "must be private, shared, slave or unchanged"),
+        (["--kill-child=NOPE"], '--kill-child: "NOPE" is no signal'),
+        (["--kill-child=999"], "--kill-child: "),
+        (["--kill-child=0"], "--kill-child: "),
+        (["--kill-child="], "--kill-child: "),
+        (["--preserve-fd=x"], '--preserve-fd: "x" is no number'),
+        (["--preserve-fd=-1"], '--preserve-fd: "-1" is no number'),
+    ],
+)
+def test_a_mistake_is_told_by_name(prelude: Program, arguments: list[str], message: str) -> None:
+    # An option that lacks its value comes last; so that the others fail for what they are, they
+    # don't.
+    command = [] if "needs a value" in message else ["--", "echo", "ran"]
+    assert message in told(prelude, *arguments, *command)
+
+
+def test_a_message_is_one_line_and_commands_no_terminal(prelude: Program) -> None:
+    message = told(prelude, "--map-users=\n\033[31m", "echo", "ran")
+    assert message.startswith('" ?[31m" is no extent')
+
+
+@pytest.mark.parametrize(
+    "extent", ["0:0", "a:b:c", "0:0:0", "4294967295:0:2", "", "0:0:1:2", "-1:0:1", " 0:0:1"]
+)
+@pytest.mark.parametrize("option", ["--map-users", "--map-groups"])
+def test_a_malformed_extent_is_quoted(prelude: Program, option: str, extent: str) -> None:
+    message = told(prelude, f"{option}={extent}", "echo", "ran")
+    assert extent in message
+    assert "must be" in message or "goes past" in message
+
+
+def test_overlaps_are_refused(prelude: Program) -> None:
+    message = told(prelude, "--map-users=0:10:5", "--map-users=4:100:1", "echo", "ran")
+    assert "extents 0:10:5 and 4:100:1 overlap inside" in message
+
+
+def test_341_extents_are_refused(prelude: Program) -> None:
+    extents = [f"--map-users={2 * n}:{2 * n}:1" for n in range(341)]
+    assert "no more than 340 extents" in told(prelude, *extents, "echo", "ran")
+
+
+def test_a_map_of_a_page_is_refused(prelude: Program) -> None:
+    extents = [f"--map-users={4000000000 + n}:{4100000000 + n}:1" for n in range(0, 680, 2)]
+    assert "less than a page" in told(prelude, *extents, "echo", "ran")
+
+
+def test_a_command_is_needed(prelude: Program) -> None:
+    for arguments in ([], ["-r"], ["-r", "--"]):
+        assert "no command was given" in told(prelude, *arguments)
+
+
+def test_too_many_descriptors_are_refused(prelude: Program) -> None:
+    options = [f"--preserve-fd={fd}" for fd in range(100)]
+    assert "too many descriptors" in told(prelude, *options, "echo", "ran")
+
+
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_help_tells_every_option(prelude: Program, option: str) -> None:
+    done = prelude(option, "--nope")
+    assert (done.returncode, done.stderr) == (0, "")
+    for name in ("--map-root-user", "--kill-child", "--preserve-fd", "--version", "125"):
+        assert name in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("option", ["-V", "--version"])
+def test_the_version_is_told(prelude: Program, option: str) -> None:
+    done = prelude(option)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usernsctl-exec ")
