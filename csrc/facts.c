@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <linux/capability.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -42,6 +43,8 @@ int un_facts_read(struct un_facts *facts, struct un_error *err)
 {
     memset(facts, 0, sizeof *facts);
     facts->user_gid = -1;
+    facts->in_bounding_set = prctl(PR_CAPBSET_READ, CAP_SETUID, 0, 0, 0) == 1 &&
+                             prctl(PR_CAPBSET_READ, CAP_SETGID, 0, 0, 0) == 1;
     facts->no_new_privs = prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1;
     facts->id[UN_UID].own = geteuid();
     facts->id[UN_GID].own = getegid();

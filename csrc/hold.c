@@ -54,6 +54,7 @@ static _Noreturn void hold(int socket, const struct un_setup *setup)
 {
     struct un_error err;
     if (prepare(setup, &err) || un_close_fds(&socket, 1, &err)) {
+        un_diagnose(&err, "/proc");
         un_hold_report(socket, &err);
         _exit(125);
     }

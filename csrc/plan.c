@@ -94,6 +94,11 @@ static int check_helper(int kind, const struct un_facts *facts, struct un_error 
     if (facts->no_new_privs)
         return refuse_helper(kind, facts, "no-new-privs",
                              "no_new_privs is set, so it gains no privilege", err);
+    if (!facts->in_bounding_set)
+        return refuse_helper(kind, facts, "bounding-set",
+                             "CAP_SETUID and CAP_SETGID are not in our bounding set, so it can't "
+                             "gain them",
+                             err);
     if (!facts->user[0])
         return refuse_helper(kind, facts, "no-passwd-entry", "our uid has no name", err);
     if (facts->user_gid != (int64_t)facts->id[UN_GID].own)

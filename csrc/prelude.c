@@ -73,15 +73,17 @@ static int become_command(const struct un_options *options, struct un_error *err
     return un_exec(&command, err);
 }
 
-static int fail(const struct un_error *err)
+static int fail(struct un_error *err)
 {
+    un_diagnose(err, "/proc");
     print_error(err);
     return un_exit_status(err);
 }
 
 /* To who asked for a namespace to be held. */
-static int report(int socket, const struct un_error *err)
+static int report(int socket, struct un_error *err)
 {
+    un_diagnose(err, "/proc");
     un_hold_report(socket, err);
     return un_exit_status(err);
 }

@@ -21,7 +21,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-/* ---- errors (error.c, cause.c) ------------------------------------------------------------- */
+/* ---- errors (error.c, cause.c, diagnose.c) ------------------------------------------------- */
 
 #define UN_DETAIL_MAX 512
 
@@ -76,6 +76,9 @@ const char *un_step_name(int step);
 const struct un_cause *un_cause_find(const char *id);
 /* Says in one line what failed: the detail, and what the kernel said. Returns text. */
 const char *un_error_reason(const struct un_error *err, char *text, size_t size);
+/* Names the cause of a failure that has none yet, by cheap facts from `proc` ("/proc"), if one of
+ * them speaks for it. To be called where it failed, by the process that it failed in. */
+void un_diagnose(struct un_error *err, const char *proc);
 /* The exit status for a failure before the command ran: 127 not found, 126 not executable, 125. */
 int un_exit_status(const struct un_error *err);
 
@@ -183,6 +186,7 @@ struct un_facts {
     uint32_t kernel_minor;
     size_t page_size; /* bytes */
     bool no_new_privs;
+    bool in_bounding_set; /* whether CAP_SETUID and CAP_SETGID are: helpers can gain them */
     /* The rest is read only if a plan needs it. */
     bool has_ranges;        /* whether it was */
     char user[UN_USER_MAX]; /* our name, "" if there is none */

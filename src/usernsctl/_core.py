@@ -115,6 +115,7 @@ def _family(err: Any) -> type[UsernsError]:
 
 
 def _raise(err: Any) -> NoReturn:
+    lib.un_diagnose(err, b"/proc")
     cause_id = _text(err.cause) if err.cause else None
     known = cause(cause_id)
     raise _family(err)(
