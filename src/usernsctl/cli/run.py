@@ -24,7 +24,7 @@ class _GroupedCommand(click.Command):
         headings: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
-            if record is not None:
+            if record is not None and isinstance(parameter, click.Option):
                 heading = getattr(parameter, "heading", "Other")
                 headings.setdefault(heading, []).append(record)
         for heading, records in headings.items():
