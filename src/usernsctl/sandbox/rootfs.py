@@ -7,6 +7,7 @@ well; what the command writes over them goes to an overlay in gVisor's memory.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Iterator
@@ -217,20 +218,24 @@ class Rootfs:
 def private_files(directory: str) -> Iterator[str]:
     """The files and directories below `directory` that not every user may read.
 
-    What is in such a directory is not listed. Symbolic links are not followed.
+    What is in such a directory is not listed, and symbolic links are not followed. What vanishes
+    meanwhile is left out.
+
+    :raises PermissionError: `directory` itself can't be listed.
     """
     with os.scandir(directory) as entries:
         for entry in entries:
             if entry.is_symlink():
                 continue
-            mode = entry.stat(follow_symlinks=False).st_mode
-            if stat.S_ISDIR(mode):
-                if mode & 0o005 != 0o005:
+            with contextlib.suppress(FileNotFoundError):
+                mode = entry.stat(follow_symlinks=False).st_mode
+                if not stat.S_ISDIR(mode):
+                    if not mode & stat.S_IROTH:
+                        yield entry.path
+                elif mode & 0o005 != 0o005:
                     yield entry.path
                 else:
                     yield from private_files(entry.path)
-            elif not mode & stat.S_IROTH:
-                yield entry.path
 
 
 def _touch(path: str) -> None:
