@@ -116,6 +116,13 @@ def test_a_bind_can_go_where_the_machine_has_nothing(usernsctl: Program, tmp_pat
     assert os.listdir("/usr") == before
 
 
+def test_a_bind_through_a_link(usernsctl: Program, tmp_path: Path) -> None:
+    """/var/run leads to /run, inside as on most machines."""
+    (tmp_path / "file").write_text("content\n")
+    options = ["--bind", f"{tmp_path}:/var/run/mine"]
+    assert usernsctl("run", *options, "--", "cat", "/run/mine/file").stdout == "content\n"
+
+
 def test_a_bind_below_another(usernsctl: Program, tmp_path: Path) -> None:
     outer, inner = tmp_path / "outer", tmp_path / "inner"
     (outer / "here").mkdir(parents=True)
