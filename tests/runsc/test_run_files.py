@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,13 @@ def test_the_current_directory_if_it_is_shown(usernsctl: Program, tmp_path: Path
     shown = usernsctl("run", "--bind", ".", "--", "pwd", cwd=tmp_path)
     assert shown.stdout == f"{tmp_path}\n"
     assert usernsctl("run", "--", "pwd", cwd=tmp_path).stdout == "/\n"
+
+
+def test_a_home_in_tmp_is_no_directory_to_start_in(usernsctl: Program) -> None:
+    """What is made for a home lies below the /tmp that gVisor mounts over it."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as home:
+        done = usernsctl("run", "--", "pwd", env={**os.environ, "HOME": home}, cwd=home)
+    assert (done.returncode, done.stdout) == (0, "/\n"), done.stderr
 
 
 def test_all_of_the_root(usernsctl: Program) -> None:

@@ -141,7 +141,8 @@ def _show_machine(root: Rootfs, homes: set[str]) -> None:
         if home.startswith("/opt/"):
             if os.path.isdir(home):
                 root.hide(os.path.realpath(home))
-        elif not root.is_shown(home):
+        # gVisor mounts an empty directory over what would be made for a home in /tmp.
+        elif not root.is_shown(home) and not command.is_unknown(home):
             root.add_directory(home)
 
 
