@@ -9,8 +9,6 @@ import sys
 from pathlib import Path
 from typing import IO
 
-import pytest
-
 # Says "ready PID", then waits; exits with 100 + the number of the first signal that it gets.
 WAITER = [
     sys.executable,
@@ -21,11 +19,6 @@ WAITER = [
     "print('ready', os.getpid(), flush=True)\n"
     "os._exit(100 + signal.sigwait(wanted))\n",
 ]
-
-as_root = pytest.mark.skipif(
-    os.geteuid() != 0, reason="only root may map ids that are not its own without a helper"
-)
-unprivileged = pytest.mark.skipif(os.geteuid() == 0, reason="root may do it")
 
 # No test waits longer than this for what it waits for, in seconds.
 PATIENCE = 20

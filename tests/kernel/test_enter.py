@@ -12,7 +12,8 @@ import sys
 from typing import Any
 
 import pytest
-from inside import PATIENCE, as_root, namespace
+from callers import as_root
+from inside import PATIENCE, namespace
 
 PREPARE = """
 import json, os, signal, sys, threading

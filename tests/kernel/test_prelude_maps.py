@@ -7,8 +7,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from callers import as_root, unprivileged
 from conftest import Program
-from inside import as_root, unprivileged
 
 MAPS = ["cat", "/proc/self/uid_map", "/proc/self/gid_map", "/proc/self/setgroups"]
 UID, GID = os.geteuid(), os.getegid()

@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from callers import as_root
 from conftest import Program
-from inside import PATIENCE, as_root, stdout_of
+from inside import PATIENCE, stdout_of
 
 WIDE = ["--map-users=0:100000:10", "--map-groups=0:100000:10"]
 SIGNAL_SETS = ["grep", "^Sig[BIC]", "/proc/self/status"]

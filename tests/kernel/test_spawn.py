@@ -17,8 +17,9 @@ from typing import Any
 
 import prctl
 import pytest
+from callers import as_root
 from conftest import children, open_descriptors
-from inside import PATIENCE, WAITER, as_root, namespace, read_ready
+from inside import PATIENCE, WAITER, namespace, read_ready
 
 import usernsctl as un
 
@@ -163,9 +164,15 @@ def test_the_command_can_die_with_its_starter(in_pid_namespace: bool) -> None:
         ({"cwd": "/no/such/dir"}, FileNotFoundError, "chdir", errno.ENOENT, None),
         ({"process_group": 4194304}, un.CommandError, "session", None, None),
         ({"pass_fds": [999]}, un.CommandError, "descriptors", errno.EBADF, None),
-        ({"user": 12345}, un.NamespaceError, "setresuid", errno.EINVAL, None),
-        ({"group": 12345}, un.NamespaceError, "setresgid", errno.EINVAL, None),
-        ({"extra_groups": [0]}, un.NamespaceError, "setgroups", errno.EPERM, None),
+        ({"user": 12345}, un.NamespaceError, "setresuid", errno.EINVAL, "inside-id-unmapped"),
+        ({"group": 12345}, un.NamespaceError, "setresgid", errno.EINVAL, "inside-id-unmapped"),
+        (
+            {"extra_groups": [0]},
+            un.NamespaceError,
+            "setgroups",
+            errno.EPERM,
+            "setgroups-denied-on-join",
+        ),
     ],
 )
 def test_a_failure_says_what_and_why_and_survives_pickling(

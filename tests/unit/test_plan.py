@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 import pytest
+from callers import as_root, unprivileged
 
 import usernsctl as un
 from usernsctl import Extent, IdMap
@@ -42,7 +43,7 @@ def test_the_same_request_gives_the_same_plan() -> None:
     assert un.plan(IdMap.root()) == un.plan(IdMap.root())
 
 
-@pytest.mark.skipif(UID != 0, reason="only root may map ids that are not its own")
+@as_root
 def test_root_writes_any_map_from_outside() -> None:
     plan = un.plan(IdMap.extents(["0:100000:10", "20:0:1"], ["0:200000:10"]))
     assert plan.uid == (Extent(0, 100000, 10), Extent(20, 0, 1))
@@ -52,7 +53,7 @@ def test_root_writes_any_map_from_outside() -> None:
     assert plan.drop_groups
 
 
-@pytest.mark.skipif(UID == 0, reason="root may")
+@unprivileged
 def test_ids_that_nobody_granted_are_refused_with_a_cause() -> None:
     with pytest.raises(un.PlanError) as caught:
         un.plan(IdMap.extents(["0:4000000000:2"], []))

@@ -1,0 +1,20 @@
+"""What depends on who runs the tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+def may_map_any_id() -> bool:
+    """Whether we are root, in a namespace where every id exists: a container's may lack some."""
+    maps = (Path(f"/proc/self/{kind}_map").read_text().split() for kind in ("uid", "gid"))
+    return os.geteuid() == 0 and all(ids == ["0", "0", "4294967295"] for ids in maps)
+
+
+as_root = pytest.mark.skipif(
+    not may_map_any_id(), reason="only root, outside of containers, may map any id by itself"
+)
+unprivileged = pytest.mark.skipif(os.geteuid() == 0, reason="root may do it")
