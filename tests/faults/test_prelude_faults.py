@@ -1,0 +1,173 @@
+"""usernsctl-exec when a system call fails: the step is told, the command has not run."""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+
+import pytest
+from callers import as_root
+from conftest import Program
+from injecting import run_with
+
+pytestmark = pytest.mark.usefixtures("needs_userns", "nothing_left")
+
+WIDE = ["--map-users=0:100000:9", "--map-groups=0:100000:9"]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A call that fails, and the step that must be told for it."""
+
+    call: str
+    error: str
+    step: str
+    options: tuple[str, ...] = ("-r",)
+    when: str = ""
+    path: str | None = None
+    status: int = 125
+
+    def __str__(self) -> str:
+        return f"{self.call}{self.when} {self.path or ''} {self.error} in {self.options}"
+
+
+FAULTS = [
+    Fault("uname", "EFAULT", "facts"),
+    Fault("capget", "EINVAL", "facts"),
+    Fault("openat", "ENOENT", "facts", path="/proc/self"),
+    Fault("openat", "EACCES", "facts", path="uid_map", when="1"),
+    Fault("openat", "EACCES", "facts", path="gid_map", when="1"),
+    # Seccomp filters, sysctls, limits, old kernels.
+    *(
+        Fault("unshare", error, "unshare", options=options)
+        for error in ("EPERM", "ENOSPC", "EINVAL", "ENOMEM", "EUSERS", "ENOSYS")
+        for options in (("-r",), ("-rmn",), ("-U",))
+    ),
+    *(
+        Fault("openat", error, "setgroups", path="setgroups")
+        for error in ("EACCES", "ENOENT", "EROFS")
+    ),
+    Fault("openat", "EACCES", "uid_map", path="uid_map", when="2"),
+    Fault("openat", "EROFS", "gid_map", path="gid_map", when="2"),
+    Fault("openat", "EMFILE", "gid_map", path="gid_map", when="2"),
+    # The first thing that it writes is the policy, and then the maps.
+    Fault("write", "EPERM", "setgroups", when="1"),
+    Fault("write", "EPERM", "uid_map", when="2"),
+    Fault("write", "EINVAL", "uid_map", when="2"),
+    Fault("write", "EPERM", "gid_map", when="3"),
+    Fault("mount", "EPERM", "propagation", options=("-rm",)),
+    Fault("mount", "EPERM", "propagation", options=("-rp", "--mount-proc"), when="2"),
+    Fault("mount", "EPERM", "mount", options=("-rp", "--mount-proc"), when="3"),
+    Fault("mount", "EBUSY", "mount", options=("-rp", "--mount-proc"), when="3"),
+    Fault("chroot", "EPERM", "chroot", options=("-r", "--root=/")),
+    Fault("chdir", "EACCES", "chdir", options=("-r", "--wd=/")),
+    Fault("setresgid", "EPERM", "setresgid"),
+    Fault("setresuid", "EAGAIN", "setresuid"),
+    Fault("capset", "EPERM", "capabilities", options=("-r", "--keep-caps")),
+    Fault("fcntl", "EBADF", "descriptors", options=("-r", "--preserve-fd=0")),
+    Fault("pidfd_open", "ENOSYS", "pdeathsig", options=("-rf",)),
+    Fault("execve", "EACCES", "exec", status=126),
+    Fault("execve", "ENOEXEC", "exec", status=126),
+    Fault("execve", "ENOMEM", "exec", status=126),
+    Fault("execve", "E2BIG", "exec", status=126),
+    Fault("execve", "ETXTBSY", "exec", options=("-rf",), status=126),
+]
+FAULTS_AS_ROOT = [
+    Fault("setns", "EPERM", "setns", options=(*WIDE,)),
+    Fault("setns", "EINVAL", "setns", options=(*WIDE,)),
+    Fault("unshare", "EPERM", "unshare", options=(*WIDE, "-m")),
+    Fault("openat", "EACCES", "uid_map", options=(*WIDE,), path="uid_map", when="2"),
+    Fault("write", "EPERM", "uid_map", options=(*WIDE,), when="1"),
+    Fault("write", "EPERM", "gid_map", options=(*WIDE,), when="2"),
+    Fault("setgroups", "EPERM", "setgroups", options=(*WIDE,)),
+    Fault("openat", "EMFILE", "facts", options=(*WIDE,), path="ns/user"),
+]
+
+
+def check(prelude: Program, fault: Fault) -> None:
+    when = f":when={fault.when}" if fault.when else ""
+    done = run_with(
+        f"{fault.call}:error={fault.error}{when}",
+        command=[prelude.path, *fault.options, "--", "/bin/echo", "ran"],
+        path=fault.path,
+    )
+    assert done.stdout == ""
+    first, *rest = done.stderr.splitlines()
+    assert first.startswith(f"usernsctl-exec: {fault.step}: ")
+    assert os.strerror(getattr(errno, fault.error)) in first
+    assert all(line.startswith(("  why: ", "  remedy: ")) for line in rest)
+    assert done.returncode == fault.status
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=str)
+def test_a_fault_is_told_by_its_step(prelude: Program, fault: Fault) -> None:
+    check(prelude, fault)
+
+
+@as_root
+@pytest.mark.parametrize("fault", FAULTS_AS_ROOT, ids=str)
+def test_a_fault_is_told_by_its_step_when_writing_from_outside(
+    prelude: Program, fault: Fault
+) -> None:
+    check(prelude, fault)
+
+
+def test_a_map_written_in_part_is_no_success(prelude: Program) -> None:
+    done = run_with("write:retval=3:when=2", command=[prelude.path, "-r", "--", "/bin/echo", "ran"])
+    assert (done.returncode, done.stdout) == (125, "")
+    assert "uid_map: uid_map: Input/output error" in done.stderr
+
+
+def test_no_process_is_no_child(prelude: Program) -> None:
+    command = [prelude.path, "-rf", "--", "/bin/echo", "ran"]
+    done = run_with(
+        "clone:error=EAGAIN", "clone3:error=EAGAIN", "fork:error=EAGAIN", command=command
+    )
+    assert (done.returncode, done.stdout) == (125, "")
+    assert "clone: fork: Resource temporarily unavailable" in done.stderr
+
+
+def test_without_close_range_as_much_is_closed(prelude: Program) -> None:
+    first, second = os.pipe()
+    high = os.dup2(first, 900)
+    try:
+        done = run_with(
+            "close_range:error=ENOSYS",
+            command=[prelude.path, "-r", f"--preserve-fd={second}", "--", "ls", "/proc/self/fd"],
+            pass_fds=(first, second, high),
+        )
+    finally:
+        for fd in (first, second, high):
+            os.close(fd)
+    assert done.stderr == ""
+    assert set(done.stdout.split()) == {"0", "1", "2", "3", str(second)}
+
+
+@as_root
+@pytest.mark.parametrize("error", ["ENOSYS", "EPERM", "EINVAL"])
+def test_without_clone3_clone_does(prelude: Program, error: str) -> None:
+    done = run_with(
+        f"clone3:error={error}",
+        command=[prelude.path, *WIDE, "--", "cat", "/proc/self/uid_map"],
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split() == ["0", "100000", "9"]
+
+
+@as_root
+def test_without_both_there_is_no_process(prelude: Program) -> None:
+    done = run_with(
+        "clone3:error=ENOSYS",
+        "clone:error=EPERM",
+        command=[prelude.path, *WIDE, "--", "/bin/echo", "ran"],
+    )
+    assert (done.returncode, done.stdout) == (125, "")
+    assert "clone: Operation not permitted" in done.stderr
+
+
+def test_a_parent_that_is_dead_already_is_noticed(prelude: Program) -> None:
+    # poll(2) says that the descriptor of the parent is readable: it has come to its end.
+    done = run_with("poll:retval=1", command=[prelude.path, "-rf", "--", "/bin/echo", "ran"])
+    assert (done.returncode, done.stdout) == (125, "")
+    assert "pdeathsig: the parent: No such process" in done.stderr

@@ -1,0 +1,132 @@
+"""usernsctl.Popen when a system call fails: an exception, no process, no descriptor."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+
+import pytest
+from callers import as_root
+from injecting import run_with
+
+pytestmark = pytest.mark.usefixtures("needs_userns", "nothing_left")
+
+# Tries once, and tells what came of it and that nothing is left.
+SCRIPT = """
+import os, signal, sys
+import usernsctl as un
+
+def descriptors():
+    found = {}
+    for fd in range(64):
+        try:
+            found[fd] = os.fstat(fd)[:3]
+        except OSError:
+            pass
+    return found
+
+before = descriptors()
+try:
+    out = un.check_output(["/bin/cat", "/proc/self/uid_map"], text=True, **ARGUMENTS)
+    print("ran", *out.split())
+except un.UsernsError as error:
+    print(type(error).__name__, error.step, error.errno)
+assert descriptors() == before
+try:
+    os.waitpid(-1, 0)
+except ChildProcessError:
+    print("nothing left")
+"""
+WIDE = "idmap=un.IdMap.extents(['0:100000:9'], ['0:100000:9'])"
+
+
+def attempt(*faults: str, arguments: str = "", path: str | None = None) -> list[str]:
+    script = SCRIPT.replace("**ARGUMENTS", arguments)
+    done = run_with(*faults, command=[sys.executable, "-c", script], path=path)
+    assert done.stderr == ""
+    *told, nothing_left = done.stdout.splitlines()
+    assert nothing_left == "nothing left"
+    return told
+
+
+@pytest.mark.parametrize(
+    ("fault", "path", "arguments", "told"),
+    [
+        # A call that may be made before, by Python itself, is picked by its path.
+        ("openat:error=EACCES", "setgroups", "", "NamespaceError setgroups EACCES"),
+        # Counted for each process: the child writes the policy, then the maps.
+        ("write:error=EPERM:when=2", None, "", "NamespaceError uid_map EPERM"),
+        ("write:error=EINVAL:when=3", None, "", "NamespaceError gid_map EINVAL"),
+        ("openat:error=EACCES:when=1", "gid_map", "", "PlanError facts EACCES"),
+        ("mount:error=EPERM", None, "mount=True", "NamespaceError propagation EPERM"),
+        ("setresgid:error=EPERM", None, "", "NamespaceError setresgid EPERM"),
+        ("setresuid:error=EAGAIN", None, "", "NamespaceError setresuid EAGAIN"),
+        ("chdir:error=EACCES", None, "cwd='/'", "CommandNotExecutableError chdir EACCES"),
+        ("setsid:error=EPERM", None, "start_new_session=True", "* session EPERM"),
+        ("execve:error=ENOMEM", "/bin/cat", "", "CommandError exec ENOMEM"),
+        ("execve:error=EACCES", "/bin/cat", "", "CommandNotExecutableError exec EACCES"),
+        ("pidfd_open:error=ENOSYS", None, "pdeathsig=15", "CommandError pdeathsig ENOSYS"),
+    ],
+)
+def test_a_fault_is_an_exception(fault: str, path: str | None, arguments: str, told: str) -> None:
+    kind, step, name = told.split()
+    (line,) = attempt(fault, arguments=arguments, path=path)
+    got_kind, *got = line.split()
+    assert got == [step, str(getattr(errno, name))]
+    assert kind in ("*", got_kind)
+
+
+@pytest.mark.parametrize("error", ["ENOSYS", "EPERM", "EINVAL", "E2BIG"])
+@pytest.mark.parametrize("arguments", ["", "pid=True", "mount=True, net=True"])
+def test_without_clone3_clone_does(error: str, arguments: str) -> None:
+    assert attempt(f"clone3:error={error}", arguments=arguments) == [f"ran 0 {os.geteuid()} 1"]
+
+
+def test_a_time_namespace_takes_clone3() -> None:
+    (told,) = attempt("clone3:error=ENOSYS", arguments="time=True")
+    assert told == f"NamespaceError clone {errno.ENOSYS}"
+
+
+@pytest.mark.parametrize("error", ["ENOSPC", "EAGAIN", "ENOMEM"])
+def test_other_refusals_of_clone3_are_final(error: str) -> None:
+    (told,) = attempt(f"clone3:error={error}")
+    assert told == f"NamespaceError clone {getattr(errno, error)}"
+
+
+def test_without_close_range_all_are_closed() -> None:
+    script = (
+        "import os, usernsctl\n"
+        "os.dup2(0, 900)\n"
+        "print(usernsctl.check_output(['ls', '/proc/self/fd'], text=True))\n"
+    )
+    done = run_with("close_range:error=ENOSYS", command=[sys.executable, "-c", script])
+    assert done.stderr == ""
+    assert done.stdout.split() == ["0", "1", "2", "3"]
+
+
+@as_root
+@pytest.mark.parametrize(
+    ("fault", "path", "arguments", "told"),
+    [
+        ("openat:error=EACCES:when=2", "uid_map", WIDE, "NamespaceError uid_map EACCES"),
+        ("openat:error=EMFILE", "ns/user", WIDE, "PlanError facts EMFILE"),
+        ("setns:error=EPERM", None, WIDE, "NamespaceError setns EPERM"),
+        ("setgroups:error=EPERM", None, WIDE, "NamespaceError setgroups EPERM"),
+        ("unshare:error=ENOSPC", None, f"{WIDE}, mount=True", "NamespaceError unshare ENOSPC"),
+        ("pidfd_open:error=EMFILE", None, f"{WIDE}, pid=True", "NamespaceError clone EMFILE"),
+    ],
+)
+def test_a_fault_is_an_exception_when_writing_from_outside(
+    fault: str, path: str | None, arguments: str, told: str
+) -> None:
+    kind, step, name = told.split()
+    assert attempt(fault, arguments=arguments, path=path) == [
+        f"{kind} {step} {getattr(errno, name)}"
+    ]
+
+
+@as_root
+@pytest.mark.parametrize("arguments", [WIDE, f"{WIDE}, pid=True"])
+def test_without_clone3_clone_does_when_writing_from_outside(arguments: str) -> None:
+    assert attempt("clone3:error=ENOSYS", arguments=arguments) == ["ran 0 100000 9"]
