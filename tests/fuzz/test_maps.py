@@ -1,0 +1,115 @@
+"""Whatever is given as a map: either it comes back equal, or MapError says why not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from itertools import pairwise
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from usernsctl import Extent, IdMap, MapError, PlanError, plan
+
+LAST = 2**32 - 1
+NUMBERS = st.one_of(
+    st.integers(0, 20), st.integers(0, LAST), st.sampled_from([0, 1, LAST - 1, LAST, LAST + 1])
+)
+EXTENTS = st.tuples(NUMBERS, NUMBERS, NUMBERS)
+# Text near the border between what is an extent and what is not.
+NEARLY = st.one_of(
+    st.text(alphabet="0123456789:+- \t\n\0xa\u0661", max_size=40),
+    st.lists(st.one_of(NUMBERS.map(str), st.text(max_size=3)), max_size=5).map(":".join),
+    st.text(),
+)
+
+# A shared machine may stand still for longer than any deadline.
+without_deadline = settings(deadline=None, max_examples=300)
+
+
+def is_extent(inside: int, outside: int, count: int) -> bool:
+    """user_namespaces(7): at least one id, and none past 4294967294."""
+    return count >= 1 and inside + count <= LAST and outside + count <= LAST
+
+
+@without_deadline
+@given(EXTENTS)
+def test_an_extent_comes_back_equal_or_is_refused(numbers: tuple[int, int, int]) -> None:
+    text = ":".join(map(str, numbers))
+    try:
+        extent = Extent.parse(text)
+    except MapError as error:
+        assert not is_extent(*numbers)
+        assert error.cause == "map-invalid"
+    else:
+        assert is_extent(*numbers)
+        assert tuple(extent) == numbers
+        assert str(extent) == text
+
+
+@without_deadline
+@given(NEARLY)
+def test_any_text_is_an_extent_or_refused_in_one_line(text: str) -> None:
+    well_formed = re.fullmatch(r"([0-9]+):([0-9]+):([0-9]+)", text)
+    try:
+        extent = Extent.parse(text)
+    except MapError as error:
+        assert not well_formed or not is_extent(*map(int, well_formed.groups()))
+        assert str(error).isprintable()
+    else:
+        assert well_formed
+        assert tuple(extent) == tuple(map(int, well_formed.groups()))
+
+
+def overlap(extents: list[tuple[int, int, int]], side: int) -> bool:
+    ranges = sorted((extent[side], extent[2]) for extent in extents)
+    return any(a + n > b for (a, n), (b, _) in pairwise(ranges))
+
+
+def joined(extents: Iterable[Iterable[int]]) -> list[tuple[int, ...]]:
+    """Extents that continue each other as one: a plan splits them where the parent map is split."""
+    result: list[tuple[int, ...]] = []
+    for inside, outside, count in extents:
+        if result:
+            before_inside, before_outside, before = result[-1]
+            if (before_inside + before, before_outside + before) == (inside, outside):
+                result[-1] = (before_inside, before_outside, before + count)
+                continue
+        result.append((inside, outside, count))
+    return result
+
+
+@without_deadline
+@given(st.lists(EXTENTS, max_size=8), st.lists(EXTENTS, max_size=8))
+def test_a_map_is_planned_as_given_or_refused(
+    uids: list[tuple[int, int, int]], gids: list[tuple[int, int, int]]
+) -> None:
+    sound = all(
+        all(is_extent(*extent) for extent in extents)
+        and not overlap(extents, 0)
+        and not overlap(extents, 1)
+        for extents in (uids, gids)
+    )
+    try:
+        planned = plan(IdMap.extents(uids, gids))
+    except MapError as error:
+        assert not sound
+        assert error.cause == "map-invalid"
+    except PlanError as error:
+        # Sound or not, the caller may not have it: root alone may have any.
+        assert error.cause
+    else:
+        assert sound
+        assert joined(planned.uid) == joined(uids)
+        assert joined(planned.gid) == joined(gids)
+
+
+@without_deadline
+@given(st.lists(st.tuples(*[st.integers(-(2**70), 2**70)] * 3), max_size=3))
+def test_numbers_of_any_size_are_no_crash(extents: list[tuple[int, int, int]]) -> None:
+    try:
+        planned = plan(IdMap.extents(extents, []))
+    except (MapError, PlanError) as error:
+        assert error.cause
+    else:
+        assert joined(planned.uid) == joined(extents)

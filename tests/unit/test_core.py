@@ -1,0 +1,55 @@
+"""The binding: what C says arrives as Python's own types, and nothing else touches cffi."""
+
+from __future__ import annotations
+
+import ast
+from importlib import resources
+
+import pytest
+
+import usernsctl
+from usernsctl import _core
+
+
+def test_a_cause_is_looked_up_by_its_id() -> None:
+    found = _core.cause("multithreaded")
+    assert found is not None
+    assert "thread" in found.why
+    assert found.remedy
+    assert _core.cause("no-such-cause") is None
+    assert _core.cause("") is None
+    assert _core.cause(None) is None
+
+
+def test_a_failed_mount_says_where() -> None:
+    with pytest.raises(usernsctl.NamespaceError) as caught:
+        _core.mount("none", "/no/such/dir", "tmpfs", 0, None)
+    assert caught.value.step == "mount"
+    assert caught.value.errno
+    assert "/no/such/dir" in str(caught.value)
+
+
+@pytest.mark.parametrize("argument", ["a\0b", "\0"])
+def test_a_nul_in_a_path_is_refused(argument: str) -> None:
+    with pytest.raises(ValueError, match="null byte"):
+        _core.mount("none", argument, "tmpfs", 0, None)
+
+
+def imports(tree: ast.AST) -> set[str]:
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def test_the_public_modules_know_nothing_of_cffi() -> None:
+    package = resources.files(usernsctl)
+    public = [file for file in package.iterdir() if file.name.endswith(".py")]
+    public = [file for file in public if not file.name.startswith("_")]
+    assert len(public) > 3
+    for file in public:
+        used = imports(ast.parse(file.read_text()))
+        assert not used & {"cffi", "usernsctl._native"}, file.name
