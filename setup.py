@@ -104,11 +104,12 @@ def build_program(program: Path) -> None:
 
 
 class BuildExtension(build_ext):
-    """Also makes the program that the package carries as data: it runs inside the sandbox."""
+    """Also makes the programs that the package carries as data, and starts by their path."""
 
     def run(self) -> None:
         super().run()
-        build_program(Path(self.build_lib, "usernsctl", "_bin", "usernsctl-verify"))
+        for name in ("usernsctl-verify", "usernsctl-probe"):
+            build_program(Path(self.build_lib, "usernsctl", "_bin", name))
 
 
 class BuildScripts(build_scripts):

@@ -1,0 +1,266 @@
+/*
+ * usernsctl-probe STEP [PATH]: tries one step, undoes it by ending, and says how it went.
+ *
+ * Exit status 0: the step works; what is worth knowing is on standard output, a line each. 1: it
+ * does not, and standard output has one line with errno, the step of the core, the cause that the
+ * core found, and the reason, between tabs. 2: it was called wrongly.
+ */
+#include "caps.h"
+#include "error.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/ptrace.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* What each step gets: the PATH it was given, or NULL. */
+typedef int step_function(const char *path, struct un_error *err);
+
+struct step {
+    const char *name;
+    step_function *run;
+    bool wants_path;
+};
+
+static int failed_at(enum un_step step, const char *what, struct un_error *err)
+{
+    un_fail_errno(err, step, what);
+    return -1;
+}
+
+static int do_nothing(const char *path, struct un_error *err)
+{
+    (void)path;
+    (void)err;
+    return 0;
+}
+
+/* The kernel has no reason to refuse this. */
+static int unshare_nothing(const char *path, struct un_error *err)
+{
+    (void)path;
+    return syscall(SYS_unshare, 0) ? failed_at(UN_STEP_UNSHARE, "unshare(0)", err) : 0;
+}
+
+static int unshare_user(const char *path, struct un_error *err)
+{
+    (void)path;
+    return unshare(CLONE_NEWUSER) ? failed_at(UN_STEP_UNSHARE, "unshare(CLONE_NEWUSER)", err) : 0;
+}
+
+static int deny_setgroups(const char *path, struct un_error *err)
+{
+    if (unshare_user(path, err))
+        return -1;
+    int fd = open("/proc/self/setgroups", O_WRONLY | O_CLOEXEC);
+    return fd < 0 || write(fd, "deny", 4) != 4 ? failed_at(UN_STEP_SETGROUPS, "setgroups", err) : 0;
+}
+
+/* The request of `usernsctl run`: we are root inside, and nobody else is there. */
+static const struct un_request one_id = {
+    .id = {[UN_UID] = {.map_self = true}, [UN_GID] = {.map_self = true}}};
+
+static int enter(uint64_t flags, struct un_error *err)
+{
+    struct un_facts facts;
+    struct un_plan plan;
+    struct un_sources sources = {.path = getenv("PATH")};
+    if (un_plan_for_caller(&one_id, &sources, &facts, &plan, err))
+        return -1;
+    return un_enter(&plan, flags, err);
+}
+
+static int map_one_id(const char *path, struct un_error *err)
+{
+    (void)path;
+    return enter(0, err);
+}
+
+static int nest(const char *path, struct un_error *err)
+{
+    (void)path;
+    return enter(0, err) || enter(0, err) ? -1 : 0;
+}
+
+static int make_namespaces(const char *path, struct un_error *err)
+{
+    (void)path;
+    return enter(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS, err);
+}
+
+/* All that we may have: whoever may map any id needs no subordinate range. */
+static int plan_range(struct un_facts *facts, struct un_plan *plan, struct un_error *err)
+{
+    struct un_sources sources = {.path = getenv("PATH")};
+    struct un_request request = one_id;
+    uint64_t caps = 0;
+    un_caps_effective(&caps);
+    bool any = caps >> CAP_SETUID & 1 && caps >> CAP_SETGID & 1;
+    for (int kind = UN_UID; kind <= UN_GID; kind++) {
+        request.id[kind].fill = any ? UN_FILL_ALL : UN_FILL_PACKED;
+        request.id[kind].map_self = !any;
+    }
+    return un_plan_for_caller(&request, &sources, facts, plan, err);
+}
+
+static int read_ranges(const char *path, struct un_error *err)
+{
+    struct un_facts facts;
+    struct un_plan plan;
+    (void)path;
+    if (plan_range(&facts, &plan, err))
+        return -1;
+    for (int kind = UN_UID; kind <= UN_GID; kind++)
+        for (uint32_t i = 0; i < plan.clipped[kind].len; i++)
+            printf("left out: %s %" PRIu32 ":%" PRIu32 " does not exist here\n",
+                   kind == UN_UID ? "uid" : "gid", plan.clipped[kind].range[i].start,
+                   plan.clipped[kind].range[i].count);
+    for (uint32_t i = 0; i < facts.notices.len; i++)
+        puts(facts.notices.text[i]);
+    return 0;
+}
+
+static int map_range(const char *path, struct un_error *err)
+{
+    struct un_facts facts;
+    struct un_plan plan;
+    struct un_namespace ns;
+    (void)path;
+    if (plan_range(&facts, &plan, err) || un_namespace_create(&plan, 0, &ns, err))
+        return -1;
+    un_namespace_close(&ns);
+    return 0;
+}
+
+static int mount_tmpfs(const char *path, struct un_error *err)
+{
+    (void)path;
+    if (enter(CLONE_NEWNS, err))
+        return -1;
+    return un_mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL, err) ||
+                   un_mount("usernsctl", "/", "tmpfs", MS_NOSUID | MS_NODEV, NULL, err)
+               ? -1
+               : 0;
+}
+
+/* Waits for a child that reports by its exit status: the errno of what failed in it. */
+static int collect(pid_t child, enum un_step step, const char *what, struct un_error *err)
+{
+    int status;
+    while (waitpid(child, &status, 0) < 0)
+        if (errno != EINTR)
+            return failed_at(UN_STEP_WAIT, "waitpid", err);
+    if (WIFSIGNALED(status))
+        return un_fail(err, step, 0, NULL, "%s: killed by signal %d", what, WTERMSIG(status));
+    errno = WEXITSTATUS(status);
+    return errno ? failed_at(step, what, err) : 0;
+}
+
+/* A /proc shows a PID namespace, and whoever mounts it must be in one of its own. */
+static int mount_proc(const char *path, struct un_error *err)
+{
+    (void)path;
+    if (enter(CLONE_NEWNS | CLONE_NEWPID, err) ||
+        un_mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL, err))
+        return -1;
+    pid_t child = fork();
+    if (child < 0)
+        return failed_at(UN_STEP_CLONE, "fork", err);
+    if (child == 0)
+        _exit(mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) ? errno : 0);
+    return collect(child, UN_STEP_MOUNT, "/proc", err);
+}
+
+/* On /proc, since that directory is there wherever we get so far. */
+static int pivot_root(const char *path, struct un_error *err)
+{
+    (void)path;
+    if (enter(CLONE_NEWNS, err) || un_mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL, err) ||
+        un_mount("usernsctl", "/proc", "tmpfs", MS_NOSUID | MS_NODEV, NULL, err))
+        return -1;
+    if (chdir("/proc") || syscall(SYS_pivot_root, ".", "."))
+        return failed_at(UN_STEP_ROOT, "pivot_root", err);
+    return 0;
+}
+
+/* gVisor's sandbox traces the processes that it starts. */
+static int trace(const char *path, struct un_error *err)
+{
+    (void)path;
+    if (enter(0, err))
+        return -1;
+    pid_t child = fork();
+    if (child < 0)
+        return failed_at(UN_STEP_CLONE, "fork", err);
+    if (child == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        for (;;)
+            pause();
+    }
+    int refused = ptrace(PTRACE_SEIZE, child, NULL, NULL) ? errno : 0;
+    kill(child, SIGKILL);
+    while (waitpid(child, NULL, 0) < 0 && errno == EINTR)
+        continue;
+    errno = refused;
+    return refused ? failed_at(UN_STEP_NONE, "ptrace", err) : 0;
+}
+
+static int open_device(const char *path, struct un_error *err)
+{
+    return open(path, O_RDWR | O_CLOEXEC) < 0 ? failed_at(UN_STEP_NONE, path, err) : 0;
+}
+
+static int make_cgroup(const char *path, struct un_error *err)
+{
+    char made[UN_PATH_MAX];
+    snprintf(made, sizeof made, "%s/usernsctl-probe-%d", path, (int)getpid());
+    return mkdir(made, 0700) || rmdir(made) ? failed_at(UN_STEP_NONE, made, err) : 0;
+}
+
+static const struct step steps[] = {
+    {"nothing", do_nothing, false},
+    {"unshare-nothing", unshare_nothing, false},
+    {"unshare-user", unshare_user, false},
+    {"setgroups", deny_setgroups, false},
+    {"one-id-map", map_one_id, false},
+    {"nested-user", nest, false},
+    {"namespaces", make_namespaces, false},
+    {"ranges", read_ranges, false},
+    {"range-map", map_range, false},
+    {"mount", mount_tmpfs, false},
+    {"mount-proc", mount_proc, false},
+    {"pivot-root", pivot_root, false},
+    {"ptrace", trace, false},
+    {"device", open_device, true},
+    {"cgroup", make_cgroup, true},
+};
+
+static int report(struct un_error *err)
+{
+    char reason[UN_DETAIL_MAX + 128];
+    un_diagnose(err, "/proc");
+    printf("%d\t%s\t%s\t%s\n", err->errnum, un_step_name(err->step), err->cause ? err->cause : "",
+           un_error_reason(err, reason, sizeof reason));
+    return 1;
+}
+
+int main(int argc, char **argv)
+{
+    struct un_error err;
+    for (size_t i = 0; argc > 1 && i < sizeof steps / sizeof steps[0]; i++)
+        if (!strcmp(argv[1], steps[i].name) && argc == 2 + steps[i].wants_path)
+            return steps[i].run(steps[i].wants_path ? argv[2] : NULL, &err) ? report(&err) : 0;
+    fputs("usage: usernsctl-probe STEP [PATH]; it is a part of usernsctl doctor\n", stderr);
+    return 2;
+}
