@@ -3,7 +3,7 @@
 
 # The directory of the environment that holds usernsctl as it is in this tree.
 DEV = $$(tools/environment dev)
-PYTHON_CODE = src tests tools demo setup.py
+PYTHON_CODE = src tests tools demo bench setup.py
 SHELL_CODE = tools/packages tools/environment tools/user tools/as-user tools/test-users demo/run .ci/run
 C_CODE = $(wildcard csrc/*.[ch] tests/c/*.[ch])
 
@@ -40,7 +40,9 @@ format: packages ## put the code into the style that lint checks
 	"$$bin/clang-format" -i $(C_CODE)
 
 bench: packages ## measure usernsctl against its peers
-	@$(DEV)/bin/python tools/bench.py
+	@set -e; python=$(DEV)/bin/python; name=$$(id -un); \
+	if [ "$$name" = root ]; then name=usernsctl-test; tools/user $$name ranges; fi; \
+	tools/as-user $$name bench -- $$python bench/run.py
 
 packages:
 	@tools/packages
