@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from callers import as_root, unprivileged
 from conftest import Program
+from inside import PATIENCE, stdout_of
 
 MAPS = ["cat", "/proc/self/uid_map", "/proc/self/gid_map", "/proc/self/setgroups"]
 UID, GID = os.geteuid(), os.getegid()
@@ -69,6 +70,36 @@ def test_options_mean_what_they_mean_to_unshare(prelude: Program, options: list[
     assert theirs.returncode == 0, theirs.stderr
     assert ours.returncode == 0, ours.stderr
     assert words(ours.stdout) == words(theirs.stdout)
+
+
+@pytest.mark.usefixtures("needs_subid")
+@pytest.mark.parametrize(
+    "options", [["-r", "--map-auto"], ["-c", "--map-auto"], ["--map-auto"], ["--map-groups=auto"]]
+)
+@pytest.mark.parametrize("kind", ["uid", "gid"])
+def test_what_unshare_maps_of_subordinate_ranges_is_mapped_the_same(
+    prelude: Program, options: list[str], kind: str
+) -> None:
+    """We map all ranges to their ends; unshare maps the first, and one id less beside one's own."""
+    show = ["cat", f"/proc/self/{kind}_map"]
+    ours = extents(stdout_of([prelude.path, *options, "--", *show]))
+    theirs = extents(stdout_of(["unshare", *options, "--", *show]))
+    assert bool(ours) == bool(theirs)
+    assert all(count <= ours.get(start, 0) for start, count in theirs.items())
+
+
+def extents(text: str) -> dict[tuple[int, int], int]:
+    """How many ids are mapped from each pair of inside and outside on."""
+    lines = (map(int, line.split()) for line in text.splitlines())
+    return {(inside, outside): count for inside, outside, count in lines}
+
+
+@pytest.mark.usefixtures("needs_subid")
+def test_with_helpers_too_the_command_is_the_same_process(prelude: Program) -> None:
+    command = [prelude.path, "-r", "--map-auto", "--", "sh", "-c", "echo $$; id -u; id -g"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        told, _ = process.communicate(timeout=PATIENCE)
+    assert told.split() == [str(process.pid), "0", "0"]
 
 
 @as_root
