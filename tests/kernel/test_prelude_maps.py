@@ -72,6 +72,7 @@ def test_options_mean_what_they_mean_to_unshare(prelude: Program, options: list[
     assert words(ours.stdout) == words(theirs.stdout)
 
 
+@unprivileged
 @pytest.mark.usefixtures("needs_subid")
 @pytest.mark.parametrize(
     "options", [["-r", "--map-auto"], ["-c", "--map-auto"], ["--map-auto"], ["--map-groups=auto"]]
@@ -80,7 +81,10 @@ def test_options_mean_what_they_mean_to_unshare(prelude: Program, options: list[
 def test_what_unshare_maps_of_subordinate_ranges_is_mapped_the_same(
     prelude: Program, options: list[str], kind: str
 ) -> None:
-    """We map all ranges to their ends; unshare maps the first, and one id less beside one's own."""
+    """We map all ranges to their ends; unshare maps the first, and one id less beside one's own.
+
+    Not as root: there unshare takes the ranges of any user whose name is no number for root's.
+    """
     show = ["cat", f"/proc/self/{kind}_map"]
     ours = extents(stdout_of([prelude.path, *options, "--", *show]))
     theirs = extents(stdout_of(["unshare", *options, "--", *show]))
@@ -94,6 +98,7 @@ def extents(text: str) -> dict[tuple[int, int], int]:
     return {(inside, outside): count for inside, outside, count in lines}
 
 
+@unprivileged
 @pytest.mark.usefixtures("needs_subid")
 def test_with_helpers_too_the_command_is_the_same_process(prelude: Program) -> None:
     command = [prelude.path, "-r", "--map-auto", "--", "sh", "-c", "echo $$; id -u; id -g"]
