@@ -144,10 +144,26 @@ def test_the_current_directory_if_it_is_shown(usernsctl: Program, tmp_path: Path
 
 
 def test_a_home_in_tmp_is_no_directory_to_start_in(usernsctl: Program) -> None:
-    """What is made for a home lies below the /tmp that gVisor mounts over it."""
+    """What there is in /tmp lies below what gVisor mounts over it."""
     with tempfile.TemporaryDirectory(dir="/tmp") as home:
-        done = usernsctl("run", "--", "pwd", env={**os.environ, "HOME": home}, cwd=home)
-    assert (done.returncode, done.stdout) == (0, "/\n"), done.stderr
+        env = {**os.environ, "HOME": home}
+        for options in ([], ["--expose-root"]):
+            done = usernsctl("run", *options, "--", "pwd", env=env, cwd=home)
+            assert (done.returncode, done.stdout) == (0, "/\n"), done.stderr
+
+
+def test_a_bind_below_what_gvisor_mounts(usernsctl: Program, tmp_path: Path) -> None:
+    (tmp_path / "tool").write_text("#!/bin/sh\npwd\n")
+    (tmp_path / "tool").chmod(0o755)
+    options = ["--bind", f"{tmp_path}:/tmp/a/b"]
+    done = usernsctl("run", *options, "--wd", "/tmp/a", "--", "b/tool")
+    assert done.stdout == "/tmp/a\n", done.stderr
+    assert usernsctl("run", *options, "--", "ls", "/tmp", "/tmp/a").stdout.split() == [
+        "/tmp:",
+        "a",
+        "/tmp/a:",
+        "b",
+    ]
 
 
 def test_all_of_the_root(usernsctl: Program) -> None:

@@ -78,6 +78,14 @@ def test_binds_are_followed(view: View, tmp_path: Path) -> None:
     assert view.outside("/database") == f"{view.top}/database"
 
 
+def test_a_mount_hides_what_is_below_it(view: View, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    view.add_bind("/usr/bin/data/in", str(tmp_path))
+    view.add_bind("/usr/bin", str(tmp_path / "empty"))
+    assert not view.walk("/bin/tool").complete
+    assert view.walk("/bin/data/in/empty").outside == f"{tmp_path}/empty"
+
+
 def check(view: View, name: str, search: str = "/bin", **caller: str) -> None:
     command.check(name, view, search=search, cwd="/usr", caller=caller)
 
@@ -109,14 +117,13 @@ def test_an_empty_part_of_path_is_the_current_directory(view: View, top: Path) -
     check(view, "here", search="/bin:")
 
 
-def test_what_would_show_it(view: View, top: Path, tmp_path: Path) -> None:
+def test_what_would_show_it(view: View, tmp_path: Path) -> None:
     tool = tmp_path / "venv" / "bin" / "mine"
     tool.parent.mkdir(parents=True)
     tool.touch(mode=0o755)
     with pytest.raises(CommandNotFoundError) as caught:
         check(view, "mine", PATH=str(tool.parent))
     assert caught.value.remedy == f"--bind {tmp_path}/venv"
-    top.joinpath(*tmp_path.parts[1:]).mkdir(parents=True)
     view.add_bind(str(tmp_path), str(tmp_path))
     with pytest.raises(CommandNotFoundError) as caught:
         check(view, "mine", PATH=str(tool.parent))

@@ -9,16 +9,16 @@ from typing import Any
 from usernsctl import oci
 from usernsctl.errors import BundleError, PlanError
 from usernsctl.idmap import Extent
-from usernsctl.plan import Plan
+from usernsctl.sandbox.place import Place
 from usernsctl.sandbox.request import Bind, Request
 
 
-def check_ids(plan: Plan, user: tuple[int, int]) -> None:
+def check_ids(place: Place, user: tuple[int, int]) -> None:
     """Check that runsc will find itself to be root, and the command the ids it is to have.
 
     :raises PlanError: one of these ids is not mapped.
     """
-    if plan.become != (0, 0):
+    if place.become != (0, 0):
         raise PlanError(
             "the caller must be uid 0 and gid 0 inside: otherwise runsc has no capabilities there, "
             "and makes a namespace of its own",
@@ -26,8 +26,8 @@ def check_ids(plan: Plan, user: tuple[int, int]) -> None:
             remedy="map ids 1 and up, and leave 0 to the caller",
         )
     for name, option, wanted, extents in (
-        ("uid", "--map-users", user[0], plan.uid),
-        ("gid", "--map-groups", user[1], plan.gid),
+        ("uid", "--map-users", user[0], place.uid),
+        ("gid", "--map-groups", user[1], place.gid),
     ):
         if not any(e.inside <= wanted < e.inside + e.count for e in extents):
             mapped = ", ".join(map(_range, extents))
@@ -39,7 +39,7 @@ def check_ids(plan: Plan, user: tuple[int, int]) -> None:
 
 
 def for_command(
-    request: Request, plan: Plan, rootfs: str, binds: tuple[Bind, ...], env: Mapping[str, str]
+    request: Request, place: Place, rootfs: str, binds: tuple[Bind, ...], env: Mapping[str, str]
 ) -> dict[str, Any]:
     """Make the config.json for a command; its ``cwd`` is left at ``/``.
 
@@ -51,8 +51,8 @@ def for_command(
         oci.BuildOptions(
             args=request.args,
             rootfs=rootfs,
-            uid_map=plan.uid,
-            gid_map=plan.gid,
+            uid_map=place.uid,
+            gid_map=place.gid,
             env=env,
             # gVisor has no overlay over a read-only root; ours is read-only from outside.
             read_only=False,
@@ -67,17 +67,17 @@ def for_command(
     )
 
 
-def read_bundle(request: Request, directory: str, plan: Plan) -> dict[str, Any]:
+def read_bundle(request: Request, directory: str, place: Place) -> dict[str, Any]:
     """Read the config.json of a bundle and mend it; the bundle itself is left alone.
 
     Paths in the result no longer depend on the bundle's directory.
 
     :raises BundleError: it can't be read, or asks for what rootless runsc can't give.
     """
-    config, _ = oci.fix(oci.load(directory), plan.uid, plan.gid)
+    config, _ = oci.fix(oci.load(directory), place.uid, place.gid)
     network: Any = request.network
     for finding in oci.check(
-        config, directory, plan.uid, plan.gid, network=network, memory_overlay=True
+        config, directory, place.uid, place.gid, network=network, memory_overlay=True
     ):
         # A mount point that is missing is no fault here: Rootfs makes it.
         if finding.blocks and finding.id != "bundle-bind-target":
@@ -135,6 +135,16 @@ def bind_mounts(config: dict[str, Any]) -> list[dict[str, Any]]:
         for mount in config.get("mounts") or ()
         if mount.get("type") == "bind"
         or not {"bind", "rbind"}.isdisjoint(mount.get("options") or ())
+    ]
+
+
+def empty_mounts(config: dict[str, Any]) -> list[str]:
+    """Where something empty is mounted that the command may write to."""
+    binds = bind_mounts(config)
+    return [
+        mount["destination"]
+        for mount in config.get("mounts") or ()
+        if mount.get("type") == "tmpfs" and mount not in binds
     ]
 
 

@@ -12,15 +12,14 @@ import fcntl
 import os
 import signal
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from usernsctl import hardening, mounts, namespace, oci, runsc
+from usernsctl import hardening, mounts, oci, runsc
 from usernsctl.errors import CommandError, NamespaceError, RunscError, UsernsError
-from usernsctl.plan import Plan
-from usernsctl.plan import plan as make_plan
 from usernsctl.sandbox import command, config, environment, paths
+from usernsctl.sandbox.place import Place
 from usernsctl.sandbox.request import Request
 from usernsctl.sandbox.rootfs import Rootfs, private_files
 
@@ -29,7 +28,11 @@ VERIFIER_INSIDE = "/.usernsctl-verify"
 _RESOLVER = "/etc/resolv.conf"
 
 
-def run(request: Request, environ: Mapping[str, str] | None = None) -> NoReturn:
+def run(
+    request: Request,
+    environ: Mapping[str, str] | None = None,
+    notify: Callable[[str], object] = lambda text: None,
+) -> NoReturn:
     """Replace this process by runsc, which runs the command in gVisor.
 
     The command has the standard input, output and error of this process, which ends with its exit
@@ -38,6 +41,7 @@ def run(request: Request, environ: Mapping[str, str] | None = None) -> NoReturn:
     The process must have one thread only.
 
     :param environ: the environment of the caller, ``os.environ`` by default.
+    :param notify: is told what the user should know before the command starts.
     :raises UsernsError: something failed before runsc was started. Where that was past the making
         of the namespace, this process is good for nothing but to say so and exit.
     """
@@ -46,9 +50,11 @@ def run(request: Request, environ: Mapping[str, str] | None = None) -> NoReturn:
         # gVisor would wait for a terminal that isn't there.
         raise CommandError("a terminal was asked for, but standard input is none", step="terminal")
     program = runsc.find(caller)
-    plan = make_plan(request.idmap)
-    config.check_ids(plan, request.user or (0, 0))
-    bundle = config.read_bundle(request, request.bundle, plan) if request.bundle else None
+    place = Place.kept(request.kept) if request.kept else Place.new(request.idmap)
+    if place.single_id_reason is not None:
+        notify(f"going on with one id, as --allow-single-id allows: {place.single_id_reason}")
+    config.check_ids(place, request.user or (0, 0))
+    bundle = config.read_bundle(request, request.bundle, place) if request.bundle else None
     used = paths.resolve(request, program, _tree(request, bundle))
     shown = [mount["source"] for mount in config.bind_mounts(bundle or {})]
     outside = _Outside(
@@ -58,11 +64,11 @@ def run(request: Request, environ: Mapping[str, str] | None = None) -> NoReturn:
         scratch_place=used.scratch_place(shown),
     )
 
-    namespace.enter(request.idmap, mount=True)
+    place.enter()
     # What is made here is seen inside, by other users too.
     umask = os.umask(0o022)
     try:
-        arguments = _build(request, plan, used, outside, bundle)
+        arguments = _build(request, place, used, outside, bundle)
     except UsernsError:
         raise
     except OSError as error:
@@ -72,7 +78,7 @@ def run(request: Request, environ: Mapping[str, str] | None = None) -> NoReturn:
             errno=error.errno or 0,
             filename=error.filename,
         ) from error
-    _give_up(request, plan)
+    _give_up(request, place)
     os.umask(umask)
     _hand_over(arguments)
 
@@ -89,7 +95,7 @@ class _Outside:
 
 def _build(
     request: Request,
-    plan: Plan,
+    place: Place,
     used: paths.Paths,
     outside: _Outside,
     bundle: dict[str, Any] | None,
@@ -101,7 +107,7 @@ def _build(
         _show_machine(root, outside.homes)
     else:
         root.show_tree(used.tree)
-    wanted = _make_config(request, plan, root, used, bundle)
+    wanted = _make_config(request, place, root, used, bundle)
     _complete(root, wanted, used, request)
     process = wanted["process"]
     if request.cwd is not None or bundle is None:
@@ -141,14 +147,13 @@ def _show_machine(root: Rootfs, homes: set[str]) -> None:
         if home.startswith("/opt/"):
             if os.path.isdir(home):
                 root.hide(os.path.realpath(home))
-        # gVisor mounts an empty directory over what would be made for a home in /tmp.
-        elif not root.is_shown(home) and not command.is_unknown(home):
+        elif not root.is_shown(home):
             root.add_directory(home)
 
 
 def _make_config(
     request: Request,
-    plan: Plan,
+    place: Place,
     root: Rootfs,
     used: paths.Paths,
     bundle: dict[str, Any] | None,
@@ -158,7 +163,7 @@ def _make_config(
         return bundle
     uid = request.user[0] if request.user is not None else 0
     env = {"HOME": environment.home(uid), **request.env}
-    return config.for_command(request, plan, root.top, used.binds, env)
+    return config.for_command(request, place, root.top, used.binds, env)
 
 
 def _complete(root: Rootfs, wanted: dict[str, Any], used: paths.Paths, request: Request) -> None:
@@ -169,6 +174,8 @@ def _complete(root: Rootfs, wanted: dict[str, Any], used: paths.Paths, request: 
         _show_resolver(root)
     for mount in config.bind_mounts(wanted):
         root.expect_bind(mount["source"], mount["destination"])
+    for destination in config.empty_mounts(wanted):
+        root.expect_empty(destination)
     root.finish()
 
 
@@ -227,8 +234,8 @@ def _write_bundle(
     )
 
 
-def _give_up(request: Request, plan: Plan) -> None:
-    ids = max(sum(extent.count for extent in extents) for extents in (plan.uid, plan.gid))
+def _give_up(request: Request, place: Place) -> None:
+    ids = max(sum(extent.count for extent in extents) for extents in (place.uid, place.gid))
     hardening.for_run(
         no_new_privs=request.no_new_privs, drop_bounding=request.drop_bounding, ids=ids
     ).apply()

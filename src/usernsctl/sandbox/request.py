@@ -46,6 +46,8 @@ class Request:
     :ivar terminal: whether the command gets a terminal of its own.
     :ivar state: a directory for runsc's state, to be used by other runsc commands meanwhile, or
         ``None`` for one that nobody else sees and that vanishes with the run.
+    :ivar idmap: the ids of a new user namespace.
+    :ivar kept: the name of a kept namespace to run in, in place of a new one.
     :ivar no_new_privs: whether runsc and all it starts are kept from set-user-id programs.
     :ivar drop_bounding: whether runsc is left no more capabilities than it needs.
     :ivar verify: whether it is proven that the kernel is gVisor's before the command starts.
@@ -68,5 +70,6 @@ class Request:
     state: str | None = None
     verify: bool = True
     idmap: IdMap = field(default_factory=IdMap.root)
+    kept: str | None = None
     no_new_privs: bool = True
     drop_bounding: bool = True

@@ -108,7 +108,9 @@ class Rootfs:
             walk = self.view.walk(inside)
         except OSError:
             return False
-        return walk.complete and os.path.isdir(walk.outside)
+        return walk.complete and (
+            os.path.isdir(walk.outside) or self.view.leads_to_bind(walk.inside)
+        )
 
     def hide(self, inside: str) -> None:
         """Cover a file or directory that exists, by an empty one."""
@@ -146,6 +148,10 @@ class Rootfs:
                 filename=inside,
             )
         self.view.add_bind(self.view.walk(inside).inside, source)
+
+    def expect_empty(self, inside: str) -> None:
+        """Note that gVisor mounts an empty directory there, under the binds expected so far."""
+        self.view.add_bind(self.view.walk(inside).wanted, self._new_directory())
 
     def finish(self) -> None:
         """Make all that is shown read-only: nothing more can be added."""

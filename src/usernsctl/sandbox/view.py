@@ -44,8 +44,19 @@ class View:
         self._binds: dict[str, str] = {}
 
     def add_bind(self, inside: str, source: str) -> None:
-        """Note that runsc will show `source`, a path outside without symbolic links, there."""
-        self._binds[inside] = source
+        """Note that runsc will show `source`, a path outside without symbolic links, there.
+
+        The first of two at the same place counts.
+        """
+        self._binds.setdefault(inside, source)
+
+    def leads_to_bind(self, inside: str) -> bool:
+        """Whether this is the place of a bind or a directory on the way to one.
+
+        Those on the way exist inside even where a mount hides what is there for us: gVisor makes
+        them up.
+        """
+        return any(f"{place}/".startswith(f"{inside}/") for place in self._binds)
 
     def outside(self, inside: str) -> str:
         """The path for us of a path inside that has no symbolic links on the way."""
@@ -71,6 +82,9 @@ class View:
                 current = os.path.dirname(current)
                 continue
             candidate = os.path.join(current, name)
+            if self.leads_to_bind(candidate):
+                current = candidate
+                continue
             try:
                 link = _read_link(self.outside(candidate))
             except (FileNotFoundError, NotADirectoryError):
