@@ -161,7 +161,7 @@ def test_the_end_of_the_whole_group_leaves_nothing(
         assert process.wait(timeout=20) == -signal.SIGKILL
         assert output.read() == ""
     assert list(runtime.iterdir()) == []
-    assert not [name for name in os.listdir("/tmp") if "runsc" in name or "usernsctl" in name]
+    assert not [name for name in os.listdir("/tmp") if "runsc" in name]
     (state,) = (word.partition("=")[2] for word in arguments if word.startswith("--root="))
     assert not os.path.exists(state)
     listed = subprocess.run(
