@@ -111,5 +111,14 @@ int un_run_helpers(int dir, pid_t pid, const struct un_plan *plan, struct un_err
     for (int kind = UN_UID; kind <= UN_GID; kind++)
         if (plan->writer[kind] == UN_WRITER_HELPER)
             calls[count++].kind = kind;
-    return count ? run_all(calls, count, dir, pid, plan, err) : 0;
+    if (count == 0)
+        return 0;
+    /* Where ours are closed, `dir` may be one of the three that become a helper's standard input,
+     * output and error. */
+    int passed = fcntl(dir, F_DUPFD_CLOEXEC, 3);
+    if (passed < 0)
+        return un_fail_errno(err, UN_STEP_HELPER, "the target's directory");
+    int failed = run_all(calls, count, passed, pid, plan, err);
+    close(passed);
+    return failed;
 }

@@ -1,0 +1,280 @@
+/* newuidmap and newgidmap: what they are called with, and every way in which they can fail. */
+#include "forked.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/stat.h>
+
+enum { PATIENCE_MS = 20000 };
+
+/* A directory with two scripts in place of the helpers, and a plan that has them called. */
+struct place {
+    char dir[64];
+    char log[2][80]; /* where scripts may write to, as $LOG */
+    struct un_plan plan;
+};
+
+static void put_script(struct place *place, int kind, const char *body)
+{
+    char path[96];
+    snprintf(path, sizeof path, "%s/%s", place->dir, kind == UN_UID ? "newuidmap" : "newgidmap");
+    strcpy(place->plan.helper[kind], path);
+    FILE *file = fopen(path, "we");
+    CHECK(file != NULL);
+    CHECK(fprintf(file, "#!/bin/sh\nLOG=%s\n%s\n", place->log[kind], body) > 0);
+    CHECK_INT(fclose(file), 0);
+    CHECK_INT(chmod(path, 0755), 0);
+}
+
+static void make_place(struct place *place, const char *uid_body, const char *gid_body)
+{
+    memset(place, 0, sizeof *place);
+    strcpy(place->dir, "/tmp/usernsctl-test-XXXXXX");
+    CHECK(mkdtemp(place->dir) != NULL);
+    place->plan.helper_timeout_ms = PATIENCE_MS;
+    for (int kind = UN_UID; kind <= UN_GID; kind++) {
+        char path[80];
+        snprintf(path, sizeof path, "%s/log%d", place->dir, kind);
+        strcpy(place->log[kind], path);
+        place->plan.writer[kind] = UN_WRITER_HELPER;
+        place->plan.map.of[kind].len = 1;
+        place->plan.map.of[kind].extent[0] = (struct un_extent){0, 100000, 65536};
+    }
+    put_script(place, UN_UID, uid_body);
+    put_script(place, UN_GID, gid_body);
+}
+
+static void remove_place(const struct place *place)
+{
+    for (int kind = UN_UID; kind <= UN_GID; kind++) {
+        CHECK_INT(unlink(place->plan.helper[kind]), 0);
+        CHECK(unlink(place->log[kind]) == 0 || errno == ENOENT);
+    }
+    CHECK_INT(rmdir(place->dir), 0);
+}
+
+/* Has them called for this very process. */
+static int call(struct place *place, struct un_error *err)
+{
+    int dir = open("/proc/self", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    CHECK(dir >= 0);
+    int result = un_run_helpers(dir, getpid(), &place->plan, err);
+    close(dir);
+    check_no_child_left();
+    return result;
+}
+
+static void read_log(const struct place *place, int kind, char *text, size_t size)
+{
+    FILE *file = fopen(place->log[kind], "re");
+    CHECK(file != NULL);
+    text[fread(text, 1, size - 1, file)] = '\0';
+    fclose(file);
+}
+
+static void helpers_get_the_target_as_a_directory_and_the_map(void)
+{
+    struct place place;
+    struct un_error err;
+    char text[128], target[128];
+    const char *body = "readlink /proc/self/fd/${1#fd:} >$LOG; shift; echo $* >>$LOG";
+    make_place(&place, body, body);
+    place.plan.map.of[UN_UID].len = 2;
+    place.plan.map.of[UN_UID].extent[1] = (struct un_extent){65536, 1000, 1};
+    CHECK_OK(call(&place, &err), &err);
+    snprintf(target, sizeof target, "/proc/%d\n0 100000 65536 65536 1000 1\n", (int)getpid());
+    read_log(&place, UN_UID, text, sizeof text);
+    CHECK_TEXT(text, target);
+    snprintf(target, sizeof target, "/proc/%d\n0 100000 65536\n", (int)getpid());
+    read_log(&place, UN_GID, text, sizeof text);
+    CHECK_TEXT(text, target);
+    remove_place(&place);
+}
+
+static void only_what_helpers_are_to_write_is_asked_of_them(void)
+{
+    struct place place;
+    struct un_error err;
+    make_place(&place, "exit 1", "echo $# >$LOG");
+    place.plan.writer[UN_UID] = UN_WRITER_PARENT;
+    CHECK_OK(call(&place, &err), &err);
+    CHECK_INT(access(place.log[UN_GID], F_OK), 0);
+
+    place.plan.writer[UN_GID] = UN_WRITER_SELF;
+    CHECK_INT(unlink(place.log[UN_GID]), 0);
+    CHECK_OK(call(&place, &err), &err);
+    CHECK_INT(access(place.log[UN_GID], F_OK), -1);
+    remove_place(&place);
+}
+
+static void a_hundred_extents_are_three_hundred_arguments(void)
+{
+    struct place place;
+    struct un_error err;
+    char text[32];
+    const char *body = "for last; do :; done; echo $# $2 ${299} $last >$LOG";
+    make_place(&place, body, "true");
+    struct un_map *map = &place.plan.map.of[UN_UID];
+    map->len = 100;
+    for (uint32_t i = 0; i < map->len; i++)
+        map->extent[i] = (struct un_extent){7 + 10 * i, 4000000000 + 10 * i, 9};
+    CHECK_OK(call(&place, &err), &err);
+    read_log(&place, UN_UID, text, sizeof text);
+    CHECK_TEXT(text, "301 7 997 9\n");
+
+    map->len = UN_MAP_MAX;
+    for (uint32_t i = 0; i < map->len; i++)
+        map->extent[i] = (struct un_extent){4000000000 + i, 4100000000 + i, 1};
+    CHECK_OK(call(&place, &err), &err);
+    read_log(&place, UN_UID, text, sizeof text);
+    CHECK_HAS(text, "1021 4000000000 ");
+    remove_place(&place);
+}
+
+static void every_failure_is_told_as_what_it_is(void)
+{
+    static const struct {
+        const char *body;
+        const char *cause;
+        const char *says;
+    } cases[] = {
+        {"echo 'uid range [0-1) -> [5-6) not allowed' >&2; echo more >&2; exit 1", "helper-failed",
+         "exited with status 1: uid range [0-1) -> [5-6) not allowed"},
+        {"exit 255", "helper-failed", "exited with status 255"},
+        {"head -c 10000000 /dev/zero | tr '\\0' x; exit 1", "helper-failed", ": xxxxxxxxxx"},
+        {"kill -SEGV $$", "helper-killed", "was killed by signal 11"},
+        {"echo sorry; kill -KILL $$", "helper-killed", "was killed by signal 9: sorry"},
+        {"kill -STOP $$", "helper-stopped", "was stopped by signal 19"},
+    };
+    for (size_t i = 0; i < COUNT(cases); i++)
+        for (int kind = UN_UID; kind <= UN_GID; kind++) {
+            struct place place;
+            struct un_error err;
+            make_place(&place, kind == UN_UID ? cases[i].body : "true",
+                       kind == UN_GID ? cases[i].body : "true");
+            CHECK_INT(call(&place, &err), -1);
+            CHECK_INT(err.step, UN_STEP_HELPER);
+            CHECK_TEXT(err.cause, cases[i].cause);
+            CHECK(un_cause_find(err.cause) != NULL);
+            CHECK_HAS(err.detail, place.plan.helper[kind]);
+            CHECK_HAS(err.detail, cases[i].says);
+            CHECK(strchr(err.detail, '\n') == NULL);
+            remove_place(&place);
+        }
+}
+
+static void a_helper_that_hangs_is_ended(void)
+{
+    struct place place;
+    struct un_error err;
+    make_place(&place, "true", "echo asking; exec sleep 1000");
+    place.plan.helper_timeout_ms = 300;
+    CHECK_INT(call(&place, &err), -1);
+    CHECK_TEXT(err.cause, "helper-hung");
+    CHECK_HAS(err.detail, "newgidmap had not ended in time, and was killed: asking");
+    remove_place(&place);
+}
+
+static void a_helper_that_is_gone_is_told(void)
+{
+    struct place place;
+    struct un_error err;
+    make_place(&place, "true", "true");
+    CHECK_INT(unlink(place.plan.helper[UN_GID]), 0);
+    CHECK_INT(call(&place, &err), -1);
+    CHECK_TEXT(err.cause, "command-not-found");
+    CHECK_HAS(err.detail, place.plan.helper[UN_GID]);
+    put_script(&place, UN_GID, "true");
+    remove_place(&place);
+}
+
+/* shadow before 4.14 knows no fd:N. */
+static void an_old_helper_gets_a_pid(void)
+{
+    struct place place;
+    struct un_error err;
+    char text[64], want[64];
+    const char *body =
+        "case $1 in fd:*) echo 'usage: newuidmap <pid> <uid> <loweruid> <count>' >&2\n"
+        "exit 1;; esac; echo $1 >$LOG";
+    make_place(&place, body, body);
+    CHECK_OK(call(&place, &err), &err);
+    snprintf(want, sizeof want, "%d\n", (int)getpid());
+    for (int kind = UN_UID; kind <= UN_GID; kind++) {
+        read_log(&place, kind, text, sizeof text);
+        CHECK_TEXT(text, want);
+    }
+    remove_place(&place);
+
+    /* A usage that does know it is an answer, and so is a second one. */
+    make_place(&place, "echo $1 >>$LOG; echo 'usage: newuidmap [<pid>|fd:<pidfd>] ...'; exit 1",
+               "true");
+    CHECK_INT(call(&place, &err), -1);
+    CHECK_HAS(err.detail, "exited with status 1: usage: newuidmap [<pid>|fd:<pidfd>]");
+    read_log(&place, UN_UID, text, sizeof text);
+    CHECK_INT((long long)strcspn(text, "\n") + 1, (long long)strlen(text));
+    remove_place(&place);
+
+    make_place(&place, "echo 'usage: newuidmap <pid> ...'; exit 1", "true");
+    CHECK_INT(call(&place, &err), -1);
+    CHECK_TEXT(err.cause, "helper-failed");
+    remove_place(&place);
+}
+
+/* Each one waits for the other: one after the other they would not come to an end in time. */
+static void both_run_at_the_same_time(void)
+{
+    struct place place;
+    struct un_error err;
+    char body[2][192];
+    make_place(&place, "true", "true");
+    const char *uid = place.log[UN_UID], *gid = place.log[UN_GID];
+    CHECK_INT(mkfifo(uid, 0600), 0);
+    CHECK_INT(mkfifo(gid, 0600), 0);
+    snprintf(body[UN_UID], sizeof body[UN_UID], "read x <%s; echo b >%s", uid, gid);
+    snprintf(body[UN_GID], sizeof body[UN_GID], "echo a >%s; read x <%s", uid, gid);
+    for (int kind = UN_UID; kind <= UN_GID; kind++)
+        put_script(&place, kind, body[kind]);
+    CHECK_OK(call(&place, &err), &err);
+    remove_place(&place);
+}
+
+static int call_with_stdio_closed(void *arg)
+{
+    struct un_error err;
+    for (int fd = 0; fd < 3; fd++)
+        close(fd);
+    int dir = open("/proc/self", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (dir != 0 || un_run_helpers(dir, getpid(), &((struct place *)arg)->plan, &err))
+        return 1;
+    return close(dir) || fcntl(1, F_GETFD) != -1 || fcntl(3, F_GETFD) != -1;
+}
+
+static void the_target_is_not_where_standard_input_goes(void)
+{
+    struct place place;
+    char text[64];
+    const char *body = "readlink /proc/self/fd/${1#fd:} >$LOG";
+    make_place(&place, body, body);
+    CHECK_INT(forked(call_with_stdio_closed, &place), 0);
+    for (int kind = UN_UID; kind <= UN_GID; kind++) {
+        read_log(&place, kind, text, sizeof text);
+        CHECK_INT(strncmp(text, "/proc/", 6), 0);
+    }
+    remove_place(&place);
+}
+
+int main(void)
+{
+    helpers_get_the_target_as_a_directory_and_the_map();
+    only_what_helpers_are_to_write_is_asked_of_them();
+    a_hundred_extents_are_three_hundred_arguments();
+    every_failure_is_told_as_what_it_is();
+    a_helper_that_hangs_is_ended();
+    a_helper_that_is_gone_is_told();
+    an_old_helper_gets_a_pid();
+    both_run_at_the_same_time();
+    the_target_is_not_where_standard_input_goes();
+    return 0;
+}
