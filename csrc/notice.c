@@ -1,12 +1,16 @@
 #include "notice.h"
 
+#include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 
 void un_notice(struct un_notices *notices, const char *format, ...)
 {
     if (notices->len == UN_NOTICES) {
-        notices->more++;
+        /* The last place tells how many the others are. */
+        notices->more += notices->more ? 1 : 2;
+        snprintf(notices->text[UN_NOTICES - 1], UN_NOTICE_MAX, "and %" PRIu32 " more",
+                 notices->more);
         return;
     }
     va_list args;

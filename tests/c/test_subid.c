@@ -1,0 +1,310 @@
+/* Reading subordinate ranges: whose they are, and what a file may have in it. */
+#include "ranges.h"
+
+#include <errno.h>
+#include <sys/stat.h>
+
+static struct un_ranges ranges;
+static struct un_notices notices;
+
+static void read_from(const char *path, const char *user, uint32_t uid)
+{
+    struct un_error err;
+    memset(&notices, 0, sizeof notices);
+    memset(&ranges, 0xff, sizeof ranges);
+    CHECK_OK(un_subid_read(path, user, uid, &ranges, &notices, &err), &err);
+}
+
+static void read_bytes(const char *text, size_t length, const char *user, uint32_t uid)
+{
+    struct scratch file;
+    write_file(&file, text, length);
+    read_from(file.path, user, uid);
+    remove_file(&file);
+}
+
+static void read_text(const char *text, const char *user, uint32_t uid)
+{
+    read_bytes(text, strlen(text), user, uid);
+}
+
+static void check_range(uint32_t index, uint32_t start, uint32_t count)
+{
+    CHECK(index < ranges.len);
+    CHECK_INT(ranges.range[index].start, start);
+    CHECK_INT(ranges.range[index].count, count);
+}
+
+static void a_line_is_ones_own_by_exact_name_or_exact_uid(void)
+{
+    static const struct {
+        const char *text;
+        const char *user;
+        uint32_t uid;
+        uint32_t found;
+    } cases[] = {
+        {"anna:7:1\n", "anna", 1000, 1},
+        {"1000:7:1\n", "anna", 1000, 1},
+        {"anna:7:1\n1000:9:1\n", "anna", 1000, 2},
+        {"annabel:7:1\nann:7:1\nANNA:7:1\n", "anna", 1000, 0},
+        {" anna:7:1\nanna :7:1\n", "anna", 1000, 0},
+        {"10000:7:1\n100:7:1\n1000x:7:1\n01000:7:1\n+1000:7:1\n0x3e8:7:1\n", "anna", 1000, 0},
+        /* strtoul() takes all of these for 0; root has only its own. */
+        {"anna:7:1\n0x0:7:1\n00:7:1\n-0:7:1\n:7:1\n   :7:1\n", "root", 0, 0},
+        {"root:7:1\n", "root", 0, 1},
+        {"0:7:1\n", "root", 0, 1},
+        {"0x0:7:1\n", "0x0", 5, 1},
+        {"0x0:7:1\n", "root", 0, 0},
+        /* Who is called root is not uid 0, and uid 0 is not called root, unless they are. */
+        {"root:7:1\n", "toor", 0, 0},
+        {"0:7:1\n", "root", 5, 0},
+        /* A name of digits is a name. */
+        {"2000:7:1\n", "2000", 5, 1},
+        /* No name: only the uid counts, and an empty name is nobody's. */
+        {":7:1\n", "", 1000, 0},
+        {"1000:7:1\n", "", 1000, 1},
+        {"4294967294:7:1\n", "", 4294967294, 1},
+    };
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        read_text(cases[i].text, cases[i].user, cases[i].uid);
+        CHECK_INT(ranges.len, cases[i].found);
+        if (cases[i].found)
+            check_range(0, 7, 1);
+    }
+}
+
+static void all_ranges_are_read_in_order(void)
+{
+    read_text("anna:100000:65536\nbob:200000:65536\n# anna:5:5\n\nanna:300000:10\n1000:1:1\n",
+              "anna", 1000);
+    CHECK_INT(ranges.len, 3);
+    check_range(0, 100000, 65536);
+    check_range(1, 300000, 10);
+    check_range(2, 1, 1);
+    CHECK_INT(notices.len, 0);
+}
+
+static void the_last_line_needs_no_newline(void)
+{
+    read_text("bob:1:1\nanna:100000:65536", "anna", 1000);
+    CHECK_INT(ranges.len, 1);
+    check_range(0, 100000, 65536);
+    CHECK_INT(notices.len, 0);
+}
+
+static void a_malformed_line_is_told_with_its_number_and_skipped(void)
+{
+    static const struct {
+        const char *line;
+        const char *says;
+    } cases[] = {
+        {"anna", "it must be name:start:count"},
+        {"anna:", "it must be name:start:count"},
+        {"anna:1", "it must be name:start:count"},
+        {"anna:1:", "it must be name:start:count"},
+        {"anna::1", "it must be name:start:count"},
+        {"anna:x:1", "it must be name:start:count"},
+        {"anna:1:1x", "it must be name:start:count"},
+        {"anna:1:1:1", "it must be name:start:count"},
+        {"anna:-1:1", "it must be name:start:count"},
+        {"anna: 1:1", "it must be name:start:count"},
+        {"anna:0x10:1", "it must be name:start:count"},
+        {"anna:4294967296:1", "it must be name:start:count"},
+        {"anna:99999999999999999999999:1", "it must be name:start:count"},
+        {"anna:1:1\r", "it ends with CR LF"},
+        {"anna:1:0", "its count is 0"},
+        {"anna:4294967295:1", "it goes past 4294967294"},
+        {"anna:4294967294:2", "it goes past 4294967294"},
+        {"anna:1:4294967295", "it goes past 4294967294"},
+    };
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        char text[128];
+        snprintf(text, sizeof text, "# one\n%s\nanna:100000:65536\n", cases[i].line);
+        read_text(text, "anna", 1000);
+        CHECK_INT(ranges.len, 1);
+        check_range(0, 100000, 65536);
+        CHECK_INT(notices.len, 1);
+        CHECK_HAS(notices.text[0], ", line 2 is skipped: ");
+        CHECK_HAS(notices.text[0], "/tmp/usernsctl-test-");
+        CHECK_HAS(notices.text[0], cases[i].says);
+    }
+}
+
+static void the_last_id_may_be_in_a_range(void)
+{
+    read_text("anna:4294967294:1\nanna:0:4294967295\n", "anna", 1000);
+    CHECK_INT(ranges.len, 2);
+    check_range(0, 4294967294, 1);
+    check_range(1, 0, 4294967295);
+    CHECK_INT(notices.len, 0);
+}
+
+static void too_long_a_line_is_skipped_whole(void)
+{
+    static char text[5000];
+    /* What follows the limit must not be taken for a line of its own. */
+    memset(text, 'x', 1023);
+    strcpy(text + 1023, "\nanna:1:1\n");
+    read_text(text, "anna", 1000);
+    CHECK_INT(ranges.len, 1);
+    CHECK_HAS(notices.text[0], "line 1 is skipped: it is too long");
+
+    memset(text, 'x', 1023);
+    strcpy(text + 1023, "anna:1:1\nanna:2:2\n");
+    read_text(text, "anna", 1000);
+    CHECK_INT(ranges.len, 1);
+    check_range(0, 2, 2);
+
+    memset(text, 'x', 4000);
+    strcpy(text + 4000, ":1:1\nanna:2:2");
+    read_text(text, "anna", 1000);
+    CHECK_INT(ranges.len, 1);
+    check_range(0, 2, 2);
+    CHECK_HAS(notices.text[0], "line 1 is skipped: it is too long");
+
+    /* A comment may be as long as it likes. */
+    text[0] = '#';
+    read_text(text, "anna", 1000);
+    CHECK_INT(ranges.len, 1);
+    CHECK_INT(notices.len, 0);
+}
+
+static void a_file_of_ten_megabytes_is_read(void)
+{
+    static const char filler[] = "somebody_else:1879048192:65536\n";
+    static const char own[] = "anna:100000:65536\n";
+    size_t lines = 10 * 1024 * 1024 / strlen(filler);
+    size_t size = lines * strlen(filler) + strlen(own);
+    char *text = malloc(size + 1);
+    CHECK(text != NULL);
+    for (size_t i = 0; i < lines; i++)
+        memcpy(text + i * strlen(filler), filler, strlen(filler));
+    strcpy(text + lines * strlen(filler), own);
+    read_bytes(text, size, "anna", 1000);
+    free(text);
+    CHECK_INT(ranges.len, 1);
+    check_range(0, 100000, 65536);
+    CHECK_INT(notices.len, 0);
+}
+
+static void bytes_that_are_no_text_do_no_harm(void)
+{
+    static const char text[] = "anna:1:1\0:2:2\nanna\0:3:3\n\0\n\xff\xfe:1:1\nanna:4:4\n";
+    read_bytes(text, sizeof text - 1, "anna", 1000);
+    CHECK_INT(ranges.len, 2);
+    check_range(0, 1, 1);
+    check_range(1, 4, 4);
+}
+
+static void ids_that_somebody_else_has_too_are_told(void)
+{
+    static const struct {
+        const char *other;
+        bool shared;
+    } cases[] = {
+        {"bob:165535:1", true},
+        {"bob:165536:1", false},
+        {"bob:99999:1", false},
+        {"bob:99999:2", true},
+        {"bob:0:4294967295", true},
+        {"2000:120000:10", true},
+        {"bob:120000:0", false},
+        /* One's own ranges may overlap: these are the same user's. */
+        {"anna:120000:10", false},
+        {"1000:120000:10", false},
+    };
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        char text[128];
+        snprintf(text, sizeof text, "%s\nanna:100000:65536\n", cases[i].other);
+        read_text(text, "anna", 1000);
+        CHECK(ranges.len >= 1);
+        CHECK_INT(notices.len, cases[i].shared);
+        if (cases[i].shared) {
+            CHECK_HAS(notices.text[0], "line 1 grants ");
+            CHECK_HAS(notices.text[0], "ids that are ours too");
+        }
+    }
+}
+
+static void more_notices_than_there_is_room_for_are_counted(void)
+{
+    char text[1024] = "";
+    for (int i = 0; i < UN_NOTICES + 3; i++)
+        strcat(text, "anna:1:0\n");
+    read_text(text, "anna", 1000);
+    CHECK_INT(ranges.len, 0);
+    CHECK_INT(notices.len, UN_NOTICES);
+    CHECK_HAS(notices.text[UN_NOTICES - 2], "line 7 is skipped");
+    CHECK_TEXT(notices.text[UN_NOTICES - 1], "and 4 more");
+    CHECK_INT(notices.more, 4);
+}
+
+static void more_ranges_than_a_map_holds_are_refused(void)
+{
+    static char text[UN_MAP_MAX * 32];
+    struct un_error err;
+    struct scratch file;
+    char *at = text;
+    for (int i = 0; i < UN_MAP_MAX; i++)
+        at += snprintf(at, 32, "anna:%d:1\n", 100000 + 2 * i);
+    read_text(text, "anna", 1000);
+    CHECK_INT(ranges.len, UN_MAP_MAX);
+    check_range(UN_MAP_MAX - 1, 100000 + 2 * (UN_MAP_MAX - 1), 1);
+
+    strcpy(at, "1000:1:1\n");
+    write_file(&file, text, strlen(text));
+    CHECK_INT(un_subid_read(file.path, "anna", 1000, &ranges, &notices, &err), -1);
+    CHECK_INT(err.step, UN_STEP_SUBID);
+    CHECK_TEXT(err.cause, "map-invalid");
+    CHECK_HAS(err.detail, "more than 340 ranges");
+    CHECK_HAS(err.detail, file.path);
+    remove_file(&file);
+}
+
+static void no_file_means_no_ranges(void)
+{
+    read_from("/no/such/subuid", "anna", 1000);
+    CHECK_INT(ranges.len, 0);
+    CHECK_INT(notices.len, 0);
+    read_text("", "anna", 1000);
+    CHECK_INT(ranges.len, 0);
+}
+
+static void a_file_that_can_not_be_read_is_an_error(void)
+{
+    struct un_error err;
+    CHECK_INT(un_subid_read("/", "anna", 1000, &ranges, &notices, &err), -1);
+    CHECK_INT(err.step, UN_STEP_SUBID);
+    CHECK_INT(err.errnum, EISDIR);
+    CHECK_TEXT(err.detail, "/");
+
+    struct scratch file;
+    write_file(&file, "anna:1:1\n", 9);
+    CHECK_INT(chmod(file.path, 0), 0);
+    /* Root may read it all the same. */
+    if (geteuid() != 0) {
+        CHECK_INT(un_subid_read(file.path, "anna", 1000, &ranges, &notices, &err), -1);
+        CHECK_INT(err.errnum, EACCES);
+        CHECK_TEXT(err.cause, "subid-file-unreadable");
+        CHECK_TEXT(err.detail, file.path);
+    }
+    remove_file(&file);
+}
+
+int main(void)
+{
+    a_line_is_ones_own_by_exact_name_or_exact_uid();
+    all_ranges_are_read_in_order();
+    the_last_line_needs_no_newline();
+    a_malformed_line_is_told_with_its_number_and_skipped();
+    the_last_id_may_be_in_a_range();
+    too_long_a_line_is_skipped_whole();
+    a_file_of_ten_megabytes_is_read();
+    bytes_that_are_no_text_do_no_harm();
+    ids_that_somebody_else_has_too_are_told();
+    more_notices_than_there_is_room_for_are_counted();
+    more_ranges_than_a_map_holds_are_refused();
+    no_file_means_no_ranges();
+    a_file_that_can_not_be_read_is_an_error();
+    return 0;
+}
