@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
 from usernsctl.cli import values
+
+if TYPE_CHECKING:
+    from usernsctl.idmap import Fill, IdMap
 
 
 class _GroupedOption(click.Option):
@@ -151,6 +154,25 @@ _FILES, _PROCESS, _ISOLATION, _RUNSC = "Files", "The command", "Isolation", "run
 )
 @_option(
     _ISOLATION,
+    "--map-auto",
+    is_flag=True,
+    help="Map all your subordinate ids, from 1 on.",
+)
+@_option(
+    _ISOLATION,
+    "--allow-single-id",
+    is_flag=True,
+    help="Where they can't be had, go on with your own id alone.",
+)
+@_option(
+    _ISOLATION,
+    "--in",
+    "kept",
+    metavar="NAME",
+    help="Run in a kept namespace (usernsctl ns create NAME), with the ids that it has.",
+)
+@_option(
+    _ISOLATION,
     "--verify/--no-verify",
     default=True,
     show_default=True,
@@ -201,20 +223,33 @@ def run_command(**given: Any) -> NoReturn:
     usernsctl run --bind ~/venv --bind .:/data:rw --wd /data -- ~/venv/bin/python job.py
     usernsctl run --network host --env TOKEN -- curl https://example.org
     """
-    from usernsctl.idmap import IdMap
     from usernsctl.sandbox import Request, run
 
     _check_combination(given)
     env = _environment(given)
-    idmap = IdMap(
+    idmap = _idmap(given)
+    if given["terminal"] is None:
+        given["terminal"] = os.isatty(0)
+    run(
+        Request(args=given.pop("command"), env=env, idmap=idmap, **given),
+        notify=lambda text: click.echo(f"usernsctl: {text}", err=True),
+    )
+
+
+def _idmap(given: dict[str, Any]) -> IdMap:
+    """What the options about ids say; they are taken out of `given`."""
+    from usernsctl.idmap import IdMap
+
+    fill: Fill = "auto" if given.pop("map_auto") else "none"
+    return IdMap(
         map_user=0,
         map_group=0,
         map_users=given.pop("map_users"),
         map_groups=given.pop("map_groups"),
+        fill_users=fill,
+        fill_groups=fill,
+        allow_single_id=given.pop("allow_single_id"),
     )
-    if given["terminal"] is None:
-        given["terminal"] = os.isatty(0)
-    run(Request(args=given.pop("command"), env=env, idmap=idmap, **given))
 
 
 def _check_combination(given: dict[str, Any]) -> None:
@@ -226,6 +261,10 @@ def _check_combination(given: dict[str, Any]) -> None:
     chosen = [name for name, value in roots.items() if value]
     if len(chosen) > 1:
         raise click.UsageError(f"{' and '.join(chosen)} exclude each other")
+    if given["kept"] is not None and (
+        given["map_users"] or given["map_groups"] or given["map_auto"]
+    ):
+        raise click.UsageError("--in NAME has a map of its own: leave the --map options out")
     for name in ("rootfs", "bundle"):
         if given[name] == "":
             raise click.UsageError(f"--{name} needs a directory, not an empty string")

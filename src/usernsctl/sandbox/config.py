@@ -12,6 +12,17 @@ from usernsctl.idmap import Extent
 from usernsctl.sandbox.place import Place
 from usernsctl.sandbox.request import Bind, Request
 
+# What root needs to make use of other ids: gVisor's own kernel grants it, inside only.
+_ID_CAPABILITIES = (
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_SETGID",
+    "CAP_SETUID",
+)
+
 
 def check_ids(place: Place, user: tuple[int, int]) -> None:
     """Check that runsc will find itself to be root, and the command the ids it is to have.
@@ -47,6 +58,7 @@ def for_command(
     :raises BundleError: something can't be in a config.json, such as text that is not UTF-8.
     """
     uid, gid = request.user or (0, 0)
+    has_other_ids = any(e.count > 1 for e in (*place.uid, *place.gid))
     return oci.build(
         oci.BuildOptions(
             args=request.args,
@@ -62,6 +74,7 @@ def for_command(
             mounts=[_mount(bind) for bind in binds],
             terminal=request.terminal,
             rlimits=request.rlimits,
+            capabilities=_ID_CAPABILITIES if has_other_ids else (),
             no_new_privileges=request.no_new_privs,
         )
     )
