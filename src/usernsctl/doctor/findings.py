@@ -1,0 +1,129 @@
+"""From facts and probes to findings: a pure function."""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Mapping
+
+from usernsctl.doctor.catalogue import catalogue
+from usernsctl.doctor.facts import Facts
+from usernsctl.doctor.findings_order import CONSEQUENCES, RULES
+from usernsctl.doctor.findings_rules import Evidence, Rule, Seen, told
+from usernsctl.doctor.model import Cause, Finding, Probe, Purpose
+
+_ANY: tuple[Purpose, ...] = ("run", "range", "docker", "kubernetes")
+_SANDBOX: tuple[Purpose, ...] = ("run", "docker", "kubernetes")
+
+#: What can't be had where a probe fails. Those that are not here stand in nobody's way.
+STANDS_IN_THE_WAY_OF: Mapping[str, tuple[Purpose, ...]] = {
+    "unshare-nothing": _ANY,
+    "unshare-user": _ANY,
+    "setgroups": _ANY,
+    "one-id-map": _ANY,
+    "ranges": ("range",),
+    "range-map": ("range",),
+    "nested-user": _SANDBOX,
+    "namespaces": _SANDBOX,
+    "mount": _SANDBOX,
+    "pivot-root": _SANDBOX,
+    "ptrace": _SANDBOX,
+    "runsc": _SANDBOX,
+}
+
+#: For runsc's message that one of its processes died, where nothing says of what.
+_EOF_UNKNOWN = "mapped-sandbox-eof-unknown"
+
+
+def findings(
+    facts: Facts, probes: Mapping[str, Probe], purpose: Purpose = "run"
+) -> tuple[Finding, ...]:
+    """What is wrong here for `purpose`: what blocks it in the order in which it does, then the
+    warnings.
+
+    A cause is named only if something speaks for it, which is then its evidence. A probe that
+    failed for no cause that is known gives a finding without a cause.
+
+    :param probes: by name; those left out are taken for not tried.
+    """
+    seen = Seen(facts, probes)
+    held = hold(seen)
+    found = []
+    for rule, evidence in held:
+        finding = _weigh(rule, evidence, seen, purpose)
+        if finding is not None:
+            found.append(finding)
+    found += _unknown(seen, [rule for rule, _ in held], purpose)
+    return tuple(sorted(found, key=lambda finding: not finding.blocks))
+
+
+def hold(seen: Seen) -> list[tuple[Rule, Evidence]]:
+    """All causes that hold, whether they stand in the way of anything or not."""
+    held = {}
+    for rule in RULES:
+        evidence = rule.evidence(seen)
+        if evidence:
+            held[rule.id] = (rule, evidence)
+    for consequence, reasons in CONSEQUENCES.items():
+        if any(reason in held for reason in reasons):
+            held.pop(consequence, None)
+    return list(held.values())
+
+
+def _weigh(rule: Rule, evidence: Evidence, seen: Seen, purpose: Purpose) -> Finding | None:
+    """A finding, unless the cause is none of this purpose's business."""
+    cause = catalogue()[rule.id]
+    concerned = _concerned(rule, cause, seen)
+    if purpose in concerned:
+        return Finding(cause=cause, evidence=evidence, blocks=not rule.warns)
+    if "range" in concerned or rule.always:
+        # One id is enough, but whoever wants more should know.
+        return Finding(cause=cause, evidence=evidence, blocks=False)
+    return None
+
+
+def _concerned(rule: Rule, cause: Cause, seen: Seen) -> set[Purpose]:
+    """What the catalogue says, and what could not be had since a probe failed of it."""
+    concerned = set(cause.purposes)
+    for name in rule.explains:
+        probe = seen.failed(name)
+        if probe is not None and probe.cause == rule.id:
+            concerned.update(STANDS_IN_THE_WAY_OF.get(name, ()))
+    return concerned
+
+
+def _unknown(seen: Seen, held: list[Rule], purpose: Purpose) -> list[Finding]:
+    explained = {name for rule in held for name in rule.explains}
+    found = []
+    for name, concerned in STANDS_IN_THE_WAY_OF.items():
+        probe = seen.failed(name)
+        if probe is None or name in explained:
+            continue
+        blocks = purpose in concerned
+        if not blocks and "range" not in concerned:
+            continue
+        cause_id = probe.cause or (_by_words(probe.detail) if name == "runsc" else None)
+        cause = catalogue().get(cause_id) if cause_id else None
+        found.append(Finding(cause=cause, evidence=_shown(probe), blocks=blocks))
+        # What comes after it may have failed of it.
+        if blocks:
+            break
+    return found
+
+
+def _by_words(said: str) -> str | None:
+    """The cause that runsc's words can only have; several messages may have them."""
+    from usernsctl.doctor.texts import texts
+
+    # Imported here and read only now, since there are many.
+    for text in texts():
+        if len(text.causes) == 1 and re.search(text.pattern, said):
+            return text.causes[0]
+    return _EOF_UNKNOWN if "waiting for sandbox to start: EOF" in said else None
+
+
+def _shown(probe: Probe) -> Evidence:
+    if not probe.errno:
+        return (told(probe),)
+    symbol = errno.errorcode.get(probe.errno, "unknown")
+    return (told(probe), f"errno {probe.errno} ({symbol})")
