@@ -18,6 +18,7 @@ _VERBS = {
     "bundle": "usernsctl.cli.bundle:bundle_group",
     "ns": "usernsctl.cli.ns:ns_group",
     "plan": "usernsctl.cli.plan:plan_command",
+    "doctor": "usernsctl.cli.doctor:doctor_command",
 }
 
 

@@ -1,1 +1,48 @@
 """Why it fails here: facts, probes, the catalogue of causes, and what mends each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from usernsctl.doctor.model import Cause, Finding, Probe, Purpose, Report
+
+if TYPE_CHECKING:
+    from usernsctl.doctor.findings_needs import Need
+
+__all__ = ["Cause", "Finding", "Probe", "Purpose", "Report", "diagnose", "examine"]
+
+
+def diagnose(purpose: Purpose = "run", *, runsc: bool = True, root: str = "/") -> Report:
+    """Find out what works here, and why what does not.
+
+    Each step of the set-up is tried in a child that is thrown away; nothing is left behind.
+
+    :param purpose: what somebody wants to do; it decides what of all that is wrong blocks.
+    :param runsc: whether a program is run in gVisor too, which takes the most time.
+    :param root: the directory whose proc, sys and etc the facts are read from. The steps are always
+        tried on this machine.
+    :raises CommandError: the installation of this package is incomplete.
+    """
+    report, _ = examine(purpose, runsc=runsc, root=root)
+    return report
+
+
+def examine(
+    purpose: Purpose = "run", *, runsc: bool = True, root: str = "/"
+) -> tuple[Report, tuple[Need, ...]]:
+    """The same, and which settings of the machine, and of its containers, are as they must be."""
+    # Whoever wants the catalogue only should not wait for these.
+    from usernsctl.doctor.facts_read import read_facts
+    from usernsctl.doctor.findings import findings
+    from usernsctl.doctor.findings_needs import needs
+    from usernsctl.doctor.probes import try_all
+
+    facts = read_facts(root)
+    probes = try_all(facts, runsc=runsc)
+    report = Report(
+        purpose=purpose,
+        findings=findings(facts, probes, purpose),
+        probes=probes,
+        facts=facts.plain(),
+    )
+    return report, needs(facts, probes, purpose)

@@ -1,0 +1,76 @@
+"""``usernsctl doctor``: why it would fail here, and what mends it."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from usernsctl.doctor.model import Purpose
+
+_BLOCKED = 1
+_USAGE = 2
+
+
+class _Command(click.Command):
+    """Its exit status for a wrong call is 2, since 1 has a meaning of its own."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            error.show()
+            raise click.exceptions.Exit(_USAGE) from error
+
+
+@click.command("doctor", cls=_Command)
+@click.option("--json", "form", flag_value="json", help="Print JSON, for programs.")
+@click.option("--script", "form", flag_value="script", help="Print the remedies, for a shell.")
+@click.option("--no-runsc", is_flag=True, help="Don't try runsc, which takes the most time.")
+@click.option(
+    "--for",
+    "purpose",
+    type=click.Choice(["run", "range", "docker", "kubernetes"]),
+    default="run",
+    show_default=True,
+    help="run: a command in gVisor; range: a map of more than one id; docker, kubernetes: a "
+    "command in gVisor in a container of theirs.",
+)
+def doctor_command(form: str | None, no_runsc: bool, purpose: Purpose) -> int:
+    """Find out what works here, why what does not, and what mends it.
+
+    Each step is tried, in a process that is thrown away. Nothing is left behind.
+
+    Exit status: 0 ready, 1 something blocks, 2 wrong usage.
+    """
+    from usernsctl.doctor import examine
+
+    _tolerate_any_text()
+    report, needs = examine(purpose, runsc=not no_runsc)
+    if form == "json":
+        from usernsctl.doctor.render_json import as_json
+
+        print(json.dumps(as_json(report, needs), indent=2))
+    elif form == "script":
+        from usernsctl.doctor.script import as_script
+
+        print(as_script(report), end="")
+    elif sys.stdout.isatty():
+        from usernsctl.doctor.render_rich import show
+
+        show(report, needs)
+    else:
+        from usernsctl.doctor.render import plain
+
+        print(plain(report, needs), end="")
+    return 0 if report.ready else _BLOCKED
+
+
+def _tolerate_any_text() -> None:
+    """Paths and locales may be such that something can't be encoded: show its code then."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")

@@ -1,0 +1,117 @@
+"""A report as plain text: what a pipe gets, and what the other forms are made of."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+
+from usernsctl import _core
+from usernsctl.doctor.findings import STANDS_IN_THE_WAY_OF
+from usernsctl.doctor.findings_needs import Need
+from usernsctl.doctor.model import Cause, Finding, Place, Probe, Purpose, Report
+
+WIDTH = 80
+_LABEL = 9
+
+WHAT: dict[Purpose, str] = {
+    "run": "a command in gVisor",
+    "range": "a map of more than one id",
+    "docker": "a command in gVisor, in a Docker container",
+    "kubernetes": "a command in gVisor, in a Kubernetes Pod",
+}
+
+_PLACES: dict[str, Place] = {"docker": "docker", "podman": "podman", "kubernetes": "kubernetes"}
+
+
+def place(report: Report) -> Place:
+    """Where remedies are to be applied: where we are, else what the report is for."""
+    container = report.facts.get("container")
+    engine = container.get("engine") if isinstance(container, dict) else None
+    return _PLACES.get(str(engine)) or _PLACES.get(report.purpose) or "host"
+
+
+def remedy(cause: Cause, where: Place) -> str:
+    return cause.remedies.get(where) or cause.remedies["host"]
+
+
+def is_prose(cause: Cause, text: str) -> bool:
+    """Whether a remedy is a sentence: such are the core's own; the catalogue's are for a shell."""
+    known = _core.cause(cause.id)
+    return known is not None and text == known.remedy
+
+
+def headline(report: Report) -> str:
+    what = WHAT[report.purpose]
+    blocking = sum(finding.blocks for finding in report.findings)
+    warnings = len(report.findings) - blocking
+    also = f", {_count(warnings, 'warning')}" if warnings else ""
+    if blocking:
+        return f"Not ready for {what}: {_count(blocking, 'cause')}{also}"
+    return f"Ready for {what}{also}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def title(finding: Finding) -> str:
+    if finding.cause is None:
+        return "unknown: nothing in the catalogue matches"
+    return f"{finding.id}: {finding.cause.title}"
+
+
+def plain(report: Report, needs: Sequence[Need]) -> str:
+    """The whole report, in 80 columns; only commands to be copied may be longer."""
+    lines = [headline(report)]
+    for number, finding in enumerate(report.findings, 1):
+        lines += ["", *_finding(number, finding, place(report))]
+    lines += ["", "Tried:", *map(_probe, report.probes.values())]
+    lines += ["", "Settings:"]
+    for need in needs:
+        lines += _need(need)
+    return "\n".join(lines) + "\n"
+
+
+def _finding(number: int, finding: Finding, where: Place) -> Iterator[str]:
+    kind = "blocks" if finding.blocks else "warning"
+    yield from _wrap(f"{number}. {title(finding)} ({kind})", "   ")
+    for evidence in finding.evidence:
+        for index, line in enumerate(evidence.split("\n")):
+            yield from _labelled("" if index else "seen", line)
+    if finding.cause is None:
+        yield from _labelled("next", "usernsctl doctor --json has all that was read and tried")
+        return
+    yield from _labelled("why", finding.cause.why)
+    text = remedy(finding.cause, where)
+    if is_prose(finding.cause, text):
+        yield from _labelled("remedy", text)
+    else:
+        yield f"   {'remedy':<{_LABEL}}" + f"\n   {'':<{_LABEL}}".join(text.split("\n"))
+    yield from _labelled("see", finding.cause.reference)
+
+
+def _labelled(label: str, text: str) -> list[str]:
+    return _wrap(f"   {label:<{_LABEL}}{text}", " " * (_LABEL + 3))
+
+
+def _wrap(text: str, indent: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, subsequent_indent=indent, break_on_hyphens=False)
+
+
+def said(probe: Probe) -> str:
+    """Why a probe is not ok, in a line."""
+    if probe.outcome == "ok":
+        return ""
+    needless = probe.outcome == "failed" and probe.name not in STANDS_IN_THE_WAY_OF
+    return ("not needed; " if needless else "") + probe.detail.split("\n")[0]
+
+
+def _probe(probe: Probe) -> str:
+    line = f"   {probe.outcome:<8}{probe.name:<16}  {said(probe)}".rstrip()
+    return line if len(line) <= WIDTH else f"{line[: WIDTH - 3]}..."
+
+
+def _need(need: Need) -> Iterator[str]:
+    yield from _wrap(f"   {need.state:<8}{need.name}: {need.found}", " " * 11)
+    if need.state != "met":
+        yield from _wrap(f"{'':<11}wanted: {need.wanted}", " " * 11)
