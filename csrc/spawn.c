@@ -1,6 +1,7 @@
 /*
  * Starting a command in a child that shares our memory until it execs, so that the price does not
- * grow with the heap.
+ * grow with the heap; but for the few that the kernel wants to have a copy, see needs_copy() and
+ * must_copy().
  *
  * The child runs on a stack of its own while this thread is suspended (CLONE_VFORK). Other threads
  * go on and may hold any lock, so the child makes system calls and little else: no allocation, no
@@ -12,9 +13,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/nsfs.h>
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -28,12 +32,19 @@
 /* Room for the text of a map, a path to be searched, and the calls around them. */
 #define STACK_SIZE (32 * 1024)
 
+/* What the child leaves for us. */
+struct outcome {
+    struct un_error err; /* no step: there was none */
+    pid_t second;        /* the second child, 0 if there is none */
+};
+
 struct child {
     const struct un_spawn *spawn;
-    struct un_error *err;
-    sigset_t signals; /* the mask that the command gets */
-    char *stack;      /* for the second child, where one is needed */
-    pid_t second;     /* the second child, 0 if there is none */
+    struct outcome *outcome;
+    struct un_error *err; /* the one in `outcome` */
+    sigset_t signals;     /* the mask that the command gets */
+    char *stack;          /* for the second child, where one is needed */
+    bool copied;          /* it has a copy of our memory */
 };
 
 void un_spawn_init(struct un_spawn *spawn)
@@ -96,11 +107,26 @@ static int run_fresh(void *arg)
     return become_command(child);
 }
 
-/* A process does not move into the PID namespace that it joins or makes: its children do. */
-static int run_in_new_pid(struct child *child)
+/* An id that is not mapped shows as this one (/proc/sys/kernel/overflowuid). */
+#define OVERFLOW_ID 65534
+
+static bool changes(int64_t wanted, uint32_t current)
+{
+    return wanted >= 0 && (wanted != current || wanted == OVERFLOW_ID);
+}
+
+/* A change to ids that are others outside too makes memory undumpable (PR_SET_DUMPABLE(2const)):
+ * our threads could not open our own files in /proc any more. Who does it needs a copy. */
+static bool needs_copy(const struct child *child)
+{
+    const struct un_setup *setup = &child->spawn->setup;
+    return !child->copied && (changes(setup->uid, geteuid()) || changes(setup->gid, getegid()));
+}
+
+static int run_second(struct child *child, bool copy)
 {
     struct un_clone second = {
-        .flags = CLONE_VM | CLONE_VFORK | CLONE_PARENT,
+        .flags = CLONE_VFORK | CLONE_PARENT | (copy ? 0 : CLONE_VM),
         .stack = child->stack,
         .stack_size = STACK_SIZE,
         .run = become_command,
@@ -110,7 +136,7 @@ static int run_in_new_pid(struct child *child)
         un_fail_errno(child->err, UN_STEP_CLONE, "");
         return 127;
     }
-    child->second = second.pid;
+    child->outcome->second = second.pid;
     return 0;
 }
 
@@ -125,8 +151,10 @@ static int run_joined(void *arg)
         un_fail_errno(child->err, UN_STEP_UNSHARE, "");
         return 127;
     }
+    /* A process does not move into the PID namespace that it joins or makes: its children do. */
     bool pid = spawn->flags & CLONE_NEWPID || (spawn->join && spawn->join->fd[UN_NS_PID] >= 0);
-    return pid ? run_in_new_pid(child) : become_command(child);
+    bool copy = needs_copy(child);
+    return pid || copy ? run_second(child, copy) : become_command(child);
 }
 
 static void reap(pid_t pid)
@@ -150,14 +178,33 @@ static int adopt_second(struct un_clone *clone, pid_t second, struct un_error *e
     return -1;
 }
 
-static int run_child(const struct un_spawn *spawn, struct un_clone *clone, struct un_error *err)
+/* Whether the child must not share our memory from the start. */
+static bool must_copy(const struct un_spawn *spawn)
+{
+    uid_t owner;
+    if (!spawn->join)
+        return false;
+    /* Nobody joins a time namespace while it shares memory (EUSERS; timens_install()). */
+    if (spawn->join->fd[UN_NS_TIME] >= 0)
+        return true;
+    /* Who joins the namespace of somebody else gains capabilities: undumpable, as above. */
+    return !ioctl(spawn->join->fd[UN_NS_USER], NS_GET_OWNER_UID, &owner) && owner != geteuid();
+}
+
+static int run_child(const struct un_spawn *spawn, struct un_clone *clone, struct outcome *outcome,
+                     struct un_error *err)
 {
     _Alignas(16) char stack[STACK_SIZE];
     _Alignas(16) char second_stack[STACK_SIZE];
-    struct child child = {.spawn = spawn, .err = err, .stack = second_stack};
+    struct child child = {
+        .spawn = spawn,
+        .outcome = outcome,
+        .err = &outcome->err,
+        .stack = second_stack,
+        .copied = must_copy(spawn),
+    };
 
-    err->step = UN_STEP_NONE;
-    clone->flags |= CLONE_VM | CLONE_VFORK | CLONE_PIDFD;
+    clone->flags |= CLONE_VFORK | CLONE_PIDFD | (child.copied ? 0 : CLONE_VM);
     clone->stack = stack;
     clone->stack_size = sizeof stack;
     clone->arg = &child;
@@ -165,11 +212,13 @@ static int run_child(const struct un_spawn *spawn, struct un_clone *clone, struc
     sigprocmask(SIG_SETMASK, NULL, &child.signals);
     if (un_clone(clone))
         return un_explain_clone(err, UN_STEP_CLONE, clone->flags);
-    int failed = err->step != UN_STEP_NONE;
-    if (!failed && child.second)
-        failed = adopt_second(clone, child.second, err);
-    else if (failed && child.second)
-        reap(child.second);
+    int failed = outcome->err.step != UN_STEP_NONE;
+    if (failed)
+        *err = outcome->err;
+    if (!failed && outcome->second)
+        failed = adopt_second(clone, outcome->second, err);
+    else if (failed && outcome->second)
+        reap(outcome->second);
     if (failed) {
         reap(clone->pid);
         if (clone->pidfd >= 0)
@@ -178,17 +227,16 @@ static int run_child(const struct un_spawn *spawn, struct un_clone *clone, struc
     return failed ? -1 : 0;
 }
 
-/*
- * A change of ids in the child, when they are others outside too, makes the memory undumpable that
- * it shares with us (PR_SET_DUMPABLE(2const)), and our /proc files root's. Undone here.
- */
-static int run_and_keep_dumpable(const struct un_spawn *spawn, struct un_clone *clone,
+/* The outcome is shared also with a child that has a copy of all the rest. */
+static int run_and_share_outcome(const struct un_spawn *spawn, struct un_clone *clone,
                                  struct un_error *err)
 {
-    int before = prctl(PR_GET_DUMPABLE);
-    int failed = run_child(spawn, clone, err);
-    if (before == 1 && prctl(PR_GET_DUMPABLE) != 1)
-        prctl(PR_SET_DUMPABLE, 1);
+    struct outcome *outcome =
+        mmap(NULL, sizeof *outcome, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (outcome == MAP_FAILED)
+        return un_fail_errno(err, UN_STEP_CLONE, "mmap");
+    int failed = run_child(spawn, clone, outcome, err);
+    munmap(outcome, sizeof *outcome);
     return failed;
 }
 
@@ -196,11 +244,11 @@ static int watch_parent_and_run(struct un_spawn *spawn, struct un_clone *clone,
                                 struct un_error *err)
 {
     if (!spawn->setup.pdeathsig)
-        return run_and_keep_dumpable(spawn, clone, err);
+        return run_and_share_outcome(spawn, clone, err);
     spawn->setup.parent_pidfd = (int)syscall(SYS_pidfd_open, getpid(), 0);
     if (spawn->setup.parent_pidfd < 0)
         return un_fail_errno(err, UN_STEP_PDEATHSIG, "pidfd_open");
-    int failed = run_and_keep_dumpable(spawn, clone, err);
+    int failed = run_and_share_outcome(spawn, clone, err);
     close(spawn->setup.parent_pidfd);
     return failed;
 }

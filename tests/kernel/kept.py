@@ -1,0 +1,36 @@
+"""What the tests of kept and named namespaces share."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+from conftest import need
+from inside import PATIENCE
+
+import usernsctl as un
+
+ROOT = os.geteuid() == 0
+LINK = ["readlink", "/proc/self/ns/user"]
+WHO = ["sh", "-c", "id -u; id -g; id -G"]
+
+
+def map_without_us() -> un.IdMap:
+    """A map in which our own ids are not; skips the test where nobody would write it for us."""
+    if ROOT:
+        return un.IdMap.extents(["0:100000:10"], ["0:200000:10"])
+    need("subid")
+    return un.IdMap(fill_users="auto", fill_groups="auto")
+
+
+def in_python(script: str, *arguments: str, status: int = 0) -> str:
+    """What a Python of its own prints: one with a single thread, that can't come back."""
+    done = subprocess.run(
+        [sys.executable, "-c", "import os, sys\nimport usernsctl as un\n" + script, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert (done.returncode, done.stderr) == (status, "")
+    return done.stdout

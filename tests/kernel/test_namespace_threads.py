@@ -1,0 +1,99 @@
+"""usernsctl.Namespace from many threads at once, also while one of them closes it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import prctl
+import pytest
+from conftest import children, open_descriptors
+from kept import LINK, map_without_us
+
+import usernsctl as un
+from usernsctl.namespace import Namespace
+
+THREADS = 16
+
+
+def test_many_threads_start_commands_in_it() -> None:
+    with Namespace.create(mount=True, uts=True) as ns:
+        inside = ns.check_output(LINK)
+
+        def start(index: int) -> bytes:
+            if index % 3 == 0:
+                with pytest.raises(un.CommandNotFoundError):
+                    ns.run(["no-such-tool"], pid=index % 2 == 0)
+            return bytes(ns.check_output(LINK, pid=index % 2 == 0))
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            assert set(pool.map(start, range(10 * THREADS))) == {inside}
+
+
+def test_becoming_somebody_else_disturbs_no_other_thread() -> None:
+    """Such a change makes a process undumpable: it could not open its own files in /proc."""
+    with Namespace.create(map_without_us()) as ns, ThreadPoolExecutor(THREADS) as pool:
+        starts = [pool.submit(ns.run, ["true"], check=True) for _ in range(5 * THREADS)]
+        while not all(start.done() for start in starts):
+            assert prctl.get_dumpable() == 1
+            Namespace.create().close()
+        for start in starts:
+            start.result()
+    assert prctl.get_dumpable() == 1
+
+
+def test_many_threads_make_namespaces() -> None:
+    before = open_descriptors(), children()
+
+    def make(index: int) -> bytes:
+        with Namespace.create(uts=index % 2 == 0) as ns:
+            return bytes(ns.check_output(LINK))
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        assert b"" not in set(pool.map(make, range(5 * THREADS)))
+    assert (open_descriptors(), children()) == before
+
+
+def test_a_wide_map_is_written_for_many_threads_at_once() -> None:
+    idmap = map_without_us()
+    planned = [str(number) for extent in un.plan(idmap).uid for number in extent]
+
+    def make(_: int) -> list[str]:
+        with Namespace.create(idmap) as ns:
+            return str(ns.check_output(["cat", "/proc/self/uid_map"], text=True)).split()
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(make, range(16))) == [planned] * 16
+
+
+@pytest.mark.parametrize("round_number", range(5))
+def test_closing_waits_for_starts_and_ends_the_rest(round_number: int) -> None:
+    """A start either gets into this namespace, or is told that it is closed; never EBADF, never
+    into whatever has the descriptors' numbers by then."""
+    ns = Namespace.create(uts=True)
+    inside = ns.check_output(LINK)
+    started = threading.Barrier(THREADS + 1)
+
+    def use() -> int:
+        started.wait()
+        count = 0
+        while True:
+            try:
+                assert ns.check_output(LINK) == inside
+            except ValueError as error:
+                assert "closed" in str(error)
+                return count
+            count += 1
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        results = [pool.submit(use) for _ in range(THREADS)]
+        started.wait()
+        for _ in range(round_number):
+            ns.check_output(LINK)
+        ns.close()
+        # The numbers are used again at once: nobody may take these for namespaces.
+        others = [os.open("/", os.O_RDONLY) for _ in range(4)]
+        assert all(result.result() >= 0 for result in results)
+    for fd in others:
+        os.close(fd)
