@@ -2,9 +2,11 @@
 #include "compose.h"
 #include "error.h"
 
+#include <fcntl.h>
 #include <inttypes.h>
 #include <linux/capability.h>
 #include <string.h>
+#include <unistd.h>
 
 static const char *const writer_names[] = {
     [UN_WRITER_NONE] = "none",
@@ -168,6 +170,13 @@ static int64_t inside_id(const struct un_map *map, uint32_t own)
     return un_map_has(map, 0) ? 0 : -1;
 }
 
+/* Our groups are not those of somebody else, but only who may call setgroups(2) can drop them. */
+static bool must_drop_groups(const struct un_plan *plan, uint32_t own)
+{
+    return plan->setgroups != UN_SETGROUPS_DENY && plan->become[UN_GID] >= 0 &&
+           !maps_outside(&plan->map.of[UN_GID], own);
+}
+
 static int plan_kind(int kind, const struct un_request *request, const struct un_facts *facts,
                      struct un_plan *plan, struct un_error *err)
 {
@@ -194,8 +203,7 @@ static int plan_all(const struct un_request *request, const struct un_facts *fac
     plan->setgroups = request->setgroups;
     if (plan->writer[UN_GID] == UN_WRITER_SELF)
         plan->setgroups = UN_SETGROUPS_DENY;
-    plan->drop_groups = plan->setgroups != UN_SETGROUPS_DENY && plan->become[UN_GID] >= 0 &&
-                        !maps_outside(&plan->map.of[UN_GID], facts->id[UN_GID].own);
+    plan->drop_groups = must_drop_groups(plan, facts->id[UN_GID].own);
     return 0;
 }
 
@@ -226,6 +234,32 @@ int un_plan_make(const struct un_request *request, const struct un_facts *facts,
     if (!request->allow_single_id || err->step != UN_STEP_PLAN)
         return -1;
     return plan_single_id(request, facts, plan, err);
+}
+
+static int read_setgroups(int dir, int *setgroups, struct un_error *err)
+{
+    char text[8] = "";
+    int fd = openat(dir, "setgroups", O_RDONLY | O_CLOEXEC);
+    if (fd < 0 || read(fd, text, sizeof text - 1) < 0)
+        un_fail_errno(err, UN_STEP_FACTS, "setgroups");
+    else
+        *setgroups = strncmp(text, "deny", 4) ? UN_SETGROUPS_ALLOW : UN_SETGROUPS_DENY;
+    if (fd >= 0)
+        close(fd);
+    return *setgroups == UN_SETGROUPS_AUTO ? -1 : 0;
+}
+
+int un_plan_to_join(int dir, struct un_plan *plan, struct un_error *err)
+{
+    memset(plan, 0, sizeof *plan);
+    if (un_map_read(dir, "uid_map", &plan->map.of[UN_UID], err) ||
+        un_map_read(dir, "gid_map", &plan->map.of[UN_GID], err) ||
+        read_setgroups(dir, &plan->setgroups, err))
+        return -1;
+    plan->become[UN_UID] = inside_id(&plan->map.of[UN_UID], geteuid());
+    plan->become[UN_GID] = inside_id(&plan->map.of[UN_GID], getegid());
+    plan->drop_groups = must_drop_groups(plan, getegid());
+    return 0;
 }
 
 bool un_plan_writes_itself(const struct un_plan *plan)

@@ -148,7 +148,7 @@ struct un_ranges {
 /* What is worth telling but stops nobody: malformed lines, ranges shared with somebody. */
 struct un_notices {
     uint32_t len;  /* how many are here */
-    uint32_t more; /* how many there was no room for */
+    uint32_t more; /* how many there was no room for: the last text says so */
     char text[UN_NOTICES][UN_NOTICE_MAX];
 };
 
@@ -269,6 +269,9 @@ const char *un_writer_name(int writer);
 /* Whether the process itself writes all there is to write. Async-signal-safe. */
 bool un_plan_writes_itself(const struct un_plan *plan);
 
+/* Who we will be in the user namespace of a process, below ours, whose /proc directory is open as
+ * `dir`: fills in its maps, who we become, and whether our groups are to be dropped. */
+int un_plan_to_join(int dir, struct un_plan *plan, struct un_error *err);
 /* Reads the facts that a request needs, of the calling process, and plans. */
 int un_plan_for_caller(const struct un_request *request, const struct un_sources *sources,
                        struct un_facts *facts, struct un_plan *plan, struct un_error *err);
@@ -373,8 +376,9 @@ struct un_spawn {
 
 void un_spawn_init(struct un_spawn *spawn);
 /* Starts a command in a child. 0: it has been exec'd, *pid is its id and *pidfd refers to it. -1:
- * no process is left. The price does not depend on the size of the caller's memory. Any thread may
- * call it. */
+ * no process is left. Any thread may call it. The price does not depend on the size of the caller's
+ * memory, unless the command is somebody else outside too, or joins a time namespace or one that
+ * is somebody else's. */
 int un_spawn(const struct un_spawn *spawn, pid_t *pid, int *pidfd, struct un_error *err);
 
 #endif

@@ -13,6 +13,9 @@ from typing import Any, NoReturn
 
 from usernsctl._native import ffi, lib
 from usernsctl._records import (
+    ALL_NAMESPACES,
+    NAMESPACE_FILES,
+    NAMESPACES,
     Cause,
     Command,
     ExtentTuple,
@@ -51,17 +54,9 @@ __all__ = [
     "mount",
     "parse_extent",
     "plan",
+    "setup_to_join",
     "spawn",
 ]
-
-#: The namespaces beside the user namespace, by the names that options and arguments have.
-NAMESPACES = ("mount", "net", "pid", "ipc", "uts", "cgroup", "time")
-
-#: All namespaces, in the order of the core.
-ALL_NAMESPACES = ("user", *NAMESPACES)
-
-#: Their files in /proc/PID/ns, in the same order.
-NAMESPACE_FILES = ("user", "mnt", "net", "pid", "ipc", "uts", "cgroup", "time")
 
 _NS_FLAG = {name: lib.un_ns_flag(index) for index, name in enumerate(NAMESPACES, lib.UN_NS_MOUNT)}
 _SETGROUPS = {
@@ -209,14 +204,24 @@ def plan(uid: IdRequest, gid: IdRequest, *, setgroups: str, allow_single_id: boo
     return NativePlan(result, facts.notices, facts)
 
 
+def setup_to_join(directory: int) -> Setup:
+    """What makes a process who it should be in the user namespace of another one.
+
+    :param directory: a descriptor of ``/proc/PID`` of that other process.
+    :raises UsernsError: its maps can't be read, or mean nothing in our namespace.
+    """
+    result, err = ffi.new("struct un_plan *"), ffi.new("struct un_error *")
+    _check(lib.un_plan_to_join(directory, result, err), err)
+    return NativePlan(result, None, None).setup()
+
+
 class NativePlan:
     """A plan as the core has it. To tell what is in it costs more than to make use of it."""
 
     def __init__(self, result: Any, notices: Any, owner: Any) -> None:
         self.cdata = result
         self._notices = notices
-        # `notices` is a part of it.
-        self._owner = owner
+        self._owner = owner  # `notices` is a part of it
 
     def setup(self) -> Setup:
         """What makes a process that is in the namespace who it should be there."""

@@ -8,6 +8,15 @@ from typing import NamedTuple
 
 ExtentTuple = tuple[int, int, int]
 
+#: The namespaces beside the user namespace, by the names that options and arguments have.
+NAMESPACES = ("mount", "net", "pid", "ipc", "uts", "cgroup", "time")
+
+#: All namespaces, in the order of the core.
+ALL_NAMESPACES = ("user", *NAMESPACES)
+
+#: Their files in /proc/PID/ns, in the same order.
+NAMESPACE_FILES = ("user", "mnt", "net", "pid", "ipc", "uts", "cgroup", "time")
+
 
 class Cause(NamedTuple):
     """Why something fails, and what mends it."""

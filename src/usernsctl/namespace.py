@@ -6,16 +6,16 @@ import contextlib
 import errno
 import fcntl
 import os
-import select
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, NoReturn
 
 from usernsctl import _core, process
-from usernsctl.errors import NamespaceError
+from usernsctl.errors import NamespaceError, UsernsError
 from usernsctl.idmap import IdMap
-from usernsctl.plan import Plan, plan
+from usernsctl.plan import Plan, decide, plan
 from usernsctl.target import Propagation, Target, make_target, selected
 
 # ioctl_nsfs(2): which kind of namespace a descriptor is of, as a CLONE_NEW... flag.
@@ -58,13 +58,13 @@ class Namespace:
     mean nothing to another process; name it (:meth:`open_or_create`), or pass :meth:`fileno` on.
     """
 
-    def __init__(self, fds: Sequence[int], become: tuple[int, int] = (0, 0)) -> None:
+    def __init__(self, fds: Sequence[int], identity: _core.Setup) -> None:
         """Take over descriptors, in the core's order, -1 for namespaces that it has none of.
 
-        :param become: the uid and gid that commands have inside; -1: whatever theirs become.
+        :param identity: the uid, the gid and the groups that commands have inside.
         """
         self._fds = list(fds)
-        self._become = become
+        self._identity = identity
         self._lock = threading.Lock()
         self._users = 0
         self._closed = False
@@ -92,33 +92,37 @@ class Namespace:
         :raises NamespaceError: the kernel refused.
         """
         names = selected(mount=mount, net=net, ipc=ipc, uts=uts, cgroup=cgroup, time=time)
-        planned = plan(IdMap.root() if idmap is None else idmap)
-        return cls(_core.create_namespaces(planned.native, names), planned.become)
+        planned = decide(IdMap.root() if idmap is None else idmap)
+        return cls(_core.create_namespaces(planned, names), planned.setup())
 
     @classmethod
     def from_pid(cls, pid: int) -> Namespace:
         """Hold the namespaces that a process is in, as far as they are not ours too.
 
-        :raises NamespaceError: there is no such process, it is in our user namespace, or its
-            namespaces may not be looked at.
+        Commands are who the process's map makes the caller: its own ids if they are mapped, else
+        0:0, without groups where setgroups(2) is permitted.
+
+        :raises NamespaceError: there is no such process, it is in our user namespace or in one
+            that is not below ours, or its namespaces may not be looked at.
         """
         with _reported(f"process {pid}"):
-            pidfd = os.pidfd_open(pid)
+            # The directory stays that of this process, and is empty once it has ended.
+            directory = os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            fds = _open_foreign(f"/proc/{pid}/ns")
-            # What was opened is that process's only if it still is there.
-            ended = bool(select.select([pidfd], [], [], 0)[0])
+            fds = _open_foreign(pid, directory)
+            try:
+                return cls(fds, _identity(pid, directory))
+            except BaseException:
+                _close(fds)
+                raise
         finally:
-            os.close(pidfd)
-        if ended or fds[0] < 0:
-            _close(fds)
-            why = "it has ended" if ended else "it is in our own user namespace"
-            raise NamespaceError(f"process {pid}: {why}", step="setns")
-        return cls(fds)
+            os.close(directory)
 
     @classmethod
     def from_fd(cls, fd: int) -> Namespace:
         """Hold the user namespace that a descriptor refers to; the descriptor stays the caller's.
+
+        A descriptor does not tell the map. Commands are 0:0, so these two must be mapped.
 
         :raises NamespaceError: it refers to something else.
         """
@@ -131,7 +135,7 @@ class Namespace:
                 f"descriptor {fd} is of no user namespace: open /proc/PID/ns/user", step="setns"
             )
         duplicate = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
-        return cls([duplicate] + [-1] * len(_core.NAMESPACES))
+        return cls([duplicate] + [-1] * len(_core.NAMESPACES), _core.Setup(uid=0, gid=0))
 
     @classmethod
     def open(cls, name: str) -> Namespace:
@@ -161,8 +165,7 @@ class Namespace:
 
     def target(self) -> Target:
         """Where commands go that are started here; see :mod:`usernsctl.target`."""
-        uid, gid = (None if inside < 0 else inside for inside in self._become)
-        setup = _core.Setup(uid=uid, gid=gid)
+        setup = replace(self._identity)
         # Joining a mount namespace moves a process to its root directory (setns(2)).
         if self._fds[1] >= 0:
             with contextlib.suppress(FileNotFoundError):
@@ -282,15 +285,31 @@ def _reported(what: str) -> Iterator[None]:
         ) from error
 
 
-def _open_foreign(directory: str) -> list[int]:
-    """Open the namespaces in a directory such as /proc/PID/ns that are not the caller's too."""
+def _open_foreign(pid: int, directory: int) -> list[int]:
+    """Open the namespaces of a process, by its /proc directory, that are not the caller's too."""
     fds = [-1] * len(_core.NAMESPACE_FILES)
     try:
         for index, name in enumerate(_core.NAMESPACE_FILES):
-            with _reported(f"{directory}/{name}"):
-                if not os.path.samefile(f"{directory}/{name}", f"/proc/self/ns/{name}"):
-                    fds[index] = os.open(f"{directory}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+            with _reported(f"process {pid}: namespace {name}"):
+                theirs = os.stat(f"ns/{name}", dir_fd=directory)
+                if not os.path.samestat(theirs, os.stat(f"/proc/self/ns/{name}")):
+                    fds[index] = os.open(f"ns/{name}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
+        if fds[0] < 0:
+            raise NamespaceError(f"process {pid}: it is in our own user namespace", step="setns")
     except BaseException:
         _close(fds)
         raise
     return fds
+
+
+def _identity(pid: int, directory: int) -> _core.Setup:
+    """Who commands are in the namespaces of a process."""
+    try:
+        return _core.setup_to_join(directory)
+    except UsernsError as error:
+        raise NamespaceError(
+            f"process {pid}: its ids can't be told from ours: {error.reason}",
+            step="setns",
+            errno=error.errno or 0,
+            cause="join-denied",
+        ) from error

@@ -1,0 +1,336 @@
+"""usernsctl.Namespace: made once, entered as often as wanted, held by descriptors only."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import prctl
+import pytest
+from conftest import Program, children, open_descriptors
+from inside import WAITER, namespace, read_ready
+from kept import LINK, ROOT, WHO, in_python, map_without_us
+
+import usernsctl as un
+from usernsctl.namespace import Namespace
+
+UID, GID = os.geteuid(), os.getegid()
+ALL_CAPABILITIES = int(Path("/proc/sys/kernel/cap_last_cap").read_text()) + 1
+
+
+def test_every_way_to_start_leads_into_the_same_namespace() -> None:
+    with Namespace.create() as ns:
+        inside = ns.check_output(LINK, text=True)
+        assert inside.strip() != namespace("user")
+        assert ns.run(LINK, capture_output=True, text=True).stdout == inside
+        with ns.popen(LINK, stdout=un.PIPE, text=True) as process:
+            assert process.communicate()[0] == inside
+        read_end, write_end = os.pipe()
+        child = ns.spawn(LINK, stdout=write_end)
+        os.close(write_end)
+        with open(read_end) as output:
+            assert output.read() == inside
+        assert os.waitpid(child.pid, 0) == (child.pid, 0)
+        os.close(child.pidfd)
+
+
+@pytest.mark.parametrize("method", ["exec", "enter"])
+def test_a_process_can_move_into_it_and_become_the_command(method: str) -> None:
+    move = "ns.exec(command)" if method == "exec" else "ns.enter(); os.execvp('sh', command)"
+    told = in_python(
+        "from usernsctl.namespace import Namespace\n"
+        "links = 'id -u; readlink /proc/self/ns/user /proc/self/ns/uts'\n"
+        "command = ['sh', '-c', 'echo $$; ' + links]\n"
+        "ns = Namespace.create(uts=True)\n"
+        "print(os.getpid(), flush=True)\n"
+        "ns.run(['sh', '-c', links])\n" + move
+    )
+    pid, *links = told.split()[:4]
+    assert told.split()[4:] == [pid, *links]
+
+
+def test_it_is_made_without_a_process_that_stays() -> None:
+    before = children()
+    with Namespace.create(mount=True, net=True, ipc=True, uts=True):
+        assert children() == before
+
+
+@pytest.mark.parametrize(
+    ("kind", "file"),
+    [("mount", "mnt"), ("net", "net"), ("ipc", "ipc"), ("uts", "uts"), ("cgroup", "cgroup")],
+)
+def test_further_namespaces_are_made_and_kept(kind: str, file: str) -> None:
+    command = ["readlink", f"/proc/self/ns/{file}"]
+    with Namespace.create(**{kind: True}) as ns:
+        assert ns.has("user")
+        assert ns.has(kind)
+        first = ns.check_output(command, text=True)
+        assert first.strip() != namespace(file)
+        assert ns.check_output(command, text=True) == first
+    with Namespace.create() as ns:
+        assert not ns.has(kind)
+        assert ns.check_output(command, text=True).strip() == namespace(file)
+
+
+def test_a_time_namespace_is_joined_too() -> None:
+    command = ["readlink", "/proc/self/ns/time"]
+    with Namespace.create(time=True) as ns:
+        first = ns.check_output(command, text=True)
+        assert first.strip() != namespace("time")
+        assert ns.check_output(command, text=True) == first
+        assert ns.check_output(["sh", "-c", "echo $$"], pid=True, text=True) == "1\n"
+        with pytest.raises(un.CommandNotFoundError):
+            ns.run(["no-such-tool"])
+        with pytest.raises(un.CommandNotFoundError):
+            ns.run(["no-such-tool"], pid=True)
+
+
+def test_a_pid_namespace_can_not_be_kept() -> None:
+    with pytest.raises(TypeError, match="pid"):
+        Namespace.create(pid=True)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("idmap", "who"),
+    [
+        (un.IdMap.root(), [0, 0]),
+        (un.IdMap.current(), [UID, GID]),
+        (un.IdMap(map_user=7, map_group=8), [7, 8]),
+        (un.IdMap.extents([f"0:{UID}:1"], [f"0:{GID}:1"]), [0, 0]),
+    ],
+)
+def test_commands_are_who_the_map_makes_them(idmap: un.IdMap, who: list[int]) -> None:
+    with Namespace.create(idmap) as ns:
+        told = ns.check_output(WHO, text=True).split()
+        assert told[:2] == [str(number) for number in who]
+
+
+def test_where_we_are_not_mapped_commands_are_root_without_our_groups() -> None:
+    with Namespace.create(map_without_us()) as ns:
+        assert ns.check_output(WHO, text=True).split() == ["0", "0", "0"]
+        status = ns.check_output(["grep", "^Groups", "/proc/self/status"], text=True)
+        assert status.split() == ["Groups:"]
+
+
+def test_we_stay_dumpable() -> None:
+    assert prctl.get_dumpable() == 1
+    with Namespace.create(map_without_us()) as ns:
+        ns.run(["true"], check=True)
+    assert prctl.get_dumpable() == 1
+
+
+def test_root_inside_has_all_capabilities() -> None:
+    with Namespace.create() as ns:
+        status = ns.check_output(["cat", "/proc/self/status"], text=True)
+    sets = dict(line.split(":\t") for line in status.splitlines() if line.startswith("Cap"))
+    for name in ("CapPrm", "CapEff", "CapBnd"):
+        assert int(sets[name], 16).bit_count() == ALL_CAPABILITIES
+
+
+def test_what_one_command_changes_the_next_one_finds() -> None:
+    with Namespace.create(mount=True, net=True, uts=True) as ns:
+        script = (
+            "mount -t tmpfs kept /mnt && echo x >/mnt/file && hostname kept && ip link set lo up"
+        )
+        ns.run(["sh", "-c", script], check=True)
+        script = "cat /mnt/file; hostname; cat /sys/class/net/lo/operstate; ip -brief link show lo"
+        told = ns.check_output(["sh", "-c", script], text=True)
+        assert told.startswith("x\nkept\n")
+        assert "LOOPBACK,UP" in told
+    assert not os.path.exists("/mnt/file")
+
+
+def test_the_current_directory_is_kept(
+    tmp_path: os.PathLike[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Namespace.create(mount=True) as ns:
+        assert ns.check_output(["pwd"], text=True).strip() == str(tmp_path)
+        assert ns.check_output(["pwd"], cwd="/usr", text=True).strip() == "/usr"
+    with Namespace.create() as ns:
+        assert ns.check_output(["pwd"], text=True).strip() == str(tmp_path)
+
+
+def test_a_command_may_get_a_pid_namespace_of_its_own() -> None:
+    with Namespace.create(mount=True) as ns:
+        with ns.popen(WAITER, stdin=un.PIPE, stdout=un.PIPE, text=True, pid=True) as process:
+            assert process.stdout is not None
+            assert read_ready(process.stdout) == 1
+            assert process.pid in children()
+            process.terminate()
+            assert process.wait() == 115
+        child = ns.spawn(["sh", "-c", "exit $(( $$ + 6 ))"], pid=True)
+        os.close(child.pidfd)
+        assert os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1]) == 7
+
+
+def test_further_namespaces_may_be_made_for_one_command() -> None:
+    command = ["sh", "-c", "hostname other; hostname"]
+    with Namespace.create(uts=True) as ns:
+        name = ns.check_output(["hostname"], text=True)
+        assert ns.check_output(command, uts=True, text=True) == "other\n"
+        assert ns.check_output(["hostname"], text=True) == name
+
+
+def test_processes_in_it_survive_its_closing() -> None:
+    ns = Namespace.create()
+    with ns.popen(WAITER, stdout=un.PIPE, text=True) as process:
+        assert process.stdout is not None
+        read_ready(process.stdout)
+        inside = namespace("user", process.pid)
+        ns.close()
+        assert namespace("user", process.pid) == inside
+        with Namespace.from_pid(process.pid) as again:
+            assert again.check_output(LINK, text=True).strip() == inside
+        process.terminate()
+
+
+USES: dict[str, Callable[[Namespace], Any]] = {
+    "run": lambda ns: ns.run(["true"]),
+    "popen": lambda ns: ns.popen(["true"]),
+    "spawn": lambda ns: ns.spawn(["true"]),
+    "check_output": lambda ns: ns.check_output(["true"]),
+    "exec": lambda ns: ns.exec(["true"]),
+    "enter": lambda ns: ns.enter(),
+    "fileno": lambda ns: ns.fileno(),
+    "with": lambda ns: ns.__enter__(),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_closed_one_can_not_be_used(use: str) -> None:
+    ns = Namespace.create()
+    assert not ns.closed
+    assert os.readlink(f"/proc/self/fd/{ns.fileno()}").startswith("user:[")
+    ns.close()
+    ns.close()
+    assert ns.closed
+    with pytest.raises(ValueError, match="closed"):
+        USES[use](ns)
+
+
+def test_it_can_not_be_pickled() -> None:
+    with Namespace.create() as ns, pytest.raises(TypeError, match="can't be pickled"):
+        pickle.dumps(ns)
+
+
+def test_one_that_nobody_refers_to_is_closed() -> None:
+    before = open_descriptors()
+    Namespace.create(uts=True)
+    assert open_descriptors() == before
+
+
+def test_it_ends_when_it_is_closed() -> None:
+    """Root inside may limit how many user namespaces there are below; the kernel frees late."""
+    told = in_python(
+        "import errno, time\n"
+        "from usernsctl.namespace import Namespace\n"
+        "un.enter(un.IdMap.root())\n"
+        "open('/proc/sys/user/max_user_namespaces', 'w').write('1')\n"
+        "ns = Namespace.create()\n"
+        "try:\n"
+        "    Namespace.create()\n"
+        "except un.NamespaceError as error:\n"
+        "    print(errno.errorcode[error.errno])\n"
+        "ns.close()\n"
+        "deadline = time.monotonic() + 15\n"
+        "while True:\n"
+        "    try:\n"
+        "        Namespace.create().close()\n"
+        "        break\n"
+        "    except un.NamespaceError:\n"
+        "        assert time.monotonic() < deadline\n"
+        "print('free')\n"
+    )
+    assert told.split() == ["ENOSPC", "free"]
+
+
+def test_one_can_be_held_by_the_descriptor_of_another() -> None:
+    with Namespace.create(uts=True) as ns:
+        with Namespace.from_fd(ns.fileno()) as same:
+            assert same.fileno() != ns.fileno()
+            assert not same.has("uts")
+            assert same.check_output(LINK) == ns.check_output(LINK)
+        ns.run(["true"], check=True)
+
+
+def test_a_descriptor_of_something_else_is_refused() -> None:
+    for path in ("/", "/proc/self/ns/uts", "/dev/null"):
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            with pytest.raises(un.NamespaceError, match="of no user namespace"):
+                Namespace.from_fd(fd)
+        finally:
+            os.close(fd)
+    with pytest.raises(un.NamespaceError, match="of no user namespace"):
+        Namespace.from_fd(99999)
+
+
+@pytest.mark.parametrize("options", [["-r"], ["-c"], ["--map-user=7", "--map-group=8"], ["-U"]])
+def test_one_can_be_held_by_a_process_in_it(prelude: Program, options: list[str]) -> None:
+    command = [prelude.path, *options, "-u", "--", *WAITER]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        read_ready(process.stdout)
+        with Namespace.from_pid(process.pid) as ns:
+            assert ns.has("uts")
+            assert not ns.has("net")
+            told = ns.check_output(["sh", "-c", "id -u; readlink /proc/self/ns/user"], text=True)
+        wanted = {"-r": "0", "-c": str(UID), "--map-user=7": "7", "-U": "65534"}[options[0]]
+        assert told.split() == [wanted, namespace("user", process.pid)]
+        process.terminate()
+
+
+def test_a_process_that_is_gone_or_with_us_has_none() -> None:
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+    with pytest.raises(un.NamespaceError, match=f"process {process.pid}: ") as caught:
+        Namespace.from_pid(process.pid)
+    assert caught.value.cause == "target-gone"
+    with pytest.raises(un.NamespaceError, match="in our own user namespace"):
+        Namespace.from_pid(os.getpid())
+
+
+def test_a_zombie_has_none() -> None:
+    with Namespace.create() as ns:
+        child = ns.spawn(["true"])
+        os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED | os.WNOWAIT)
+        with pytest.raises(un.NamespaceError) as caught:
+            Namespace.from_pid(child.pid)
+        assert caught.value.cause == "target-gone"
+        os.waitpid(child.pid, 0)
+        os.close(child.pidfd)
+
+
+@pytest.mark.skipif(ROOT, reason="root may look at every process")
+def test_somebody_elses_process_is_refused() -> None:
+    with pytest.raises(un.NamespaceError) as caught:
+        Namespace.from_pid(1)
+    assert caught.value.errno == errno.EACCES
+
+
+def test_a_map_that_can_not_be_had_leaves_nothing() -> None:
+    before = open_descriptors(), children()
+    for uids in (["0:0:1", "0:1:1"], ["0:7:1", "1:7:1"]):
+        with pytest.raises(un.MapError, match="overlap"):
+            Namespace.create(un.IdMap.extents(uids, []))
+    assert (open_descriptors(), children()) == before
+
+
+def test_the_descriptors_do_not_reach_the_command() -> None:
+    with Namespace.create(mount=True, uts=True) as ns:
+        assert ns.check_output(["ls", "/proc/self/fd"], text=True).split() == ["0", "1", "2", "3"]
+        done = subprocess.run(["ls", "/proc/self/fd"], close_fds=False, stdout=subprocess.PIPE)
+        assert str(ns.fileno()).encode() not in done.stdout.split()
+
+
+def test_python_itself_works_inside() -> None:
+    with Namespace.create(mount=True, net=True) as ns:
+        command = [sys.executable, "-c", "import os; print(os.getuid(), os.getgid())"]
+        assert ns.check_output(command, text=True) == "0 0\n"
