@@ -19,6 +19,7 @@ _VERBS = {
     "ns": "usernsctl.cli.ns:ns_group",
     "plan": "usernsctl.cli.plan:plan_command",
     "doctor": "usernsctl.cli.doctor:doctor_command",
+    "explain": "usernsctl.cli.explain:explain_command",
 }
 
 
@@ -45,17 +46,31 @@ def usernsctl() -> None:
 
 def print_error(error: UsernsError) -> None:
     """Say on standard error what failed, why, and what mends it: a line each."""
-    # The core's texts are the prelude's too; importing it here keeps --help fast.
-    from usernsctl import _core
-
     print(f"usernsctl: {error}", file=sys.stderr)
-    known = _core.cause(error.cause)
-    if known:
-        print(f"  why: {known.why} [{error.cause}]", file=sys.stderr)
+    why, remedy = _known(error.cause)
+    if why:
+        print(f"  why: {why} [{error.cause}]", file=sys.stderr)
     elif error.cause:
         print(f"  cause: {error.cause}", file=sys.stderr)
-    if error.remedy:
-        print(f"  remedy: {error.remedy}", file=sys.stderr)
+    if error.remedy or remedy:
+        print(f"  remedy: {error.remedy or remedy}", file=sys.stderr)
+
+
+def _known(cause: str | None) -> tuple[str | None, str | None]:
+    """What is known of a cause: why, and what mends it."""
+    # These are imported here to keep --help fast; the core's own texts need no files to be read.
+    from usernsctl import _core
+
+    if cause is None:
+        return None, None
+    if known := _core.cause(cause):
+        return known.why, known.remedy
+    from usernsctl.doctor.catalogue import catalogue
+
+    entry = catalogue().get(cause)
+    if entry is None:
+        return None, None
+    return entry.why, entry.remedies["host"].replace("\n", "\n    ")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,0 +1,179 @@
+"""``usernsctl explain``: which causes an error message can have, and what mends each."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from usernsctl.cli.verdict import WRONG_USAGE, VerdictCommand, tolerate_any_text
+from usernsctl.doctor.lines import printable
+from usernsctl.errors import UsernsError
+
+if TYPE_CHECKING:
+    from usernsctl.doctor.debuglog import Failure
+    from usernsctl.doctor.explain import Candidate, Explanation
+    from usernsctl.doctor.model import Finding
+
+_NOT_RECOGNISED = 1
+# So many causes are told in full; of those that are less likely, what tells them apart.
+_IN_FULL = 3
+
+
+@click.command("explain", cls=VerdictCommand)
+@click.argument("file", type=click.Path(allow_dash=True), required=False)
+@click.option("--debug-log", metavar="DIR", help="Read runsc's debug logs in DIR instead.")
+@click.option("--no-probe", is_flag=True, help="The failure was on another machine.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+@click.pass_context
+def explain_command(
+    context: click.Context, file: str | None, debug_log: str | None, no_probe: bool, as_json: bool
+) -> None:
+    """Say what an error message comes from, and what mends it.
+
+    FILE, or standard input, is what runsc, newuidmap, newgidmap, unshare, bwrap, podman, buildah,
+    docker, rootlesskit or usernsctl printed, be it text or JSON. Unless told not to, the steps are
+    tried on this machine too, to see which of the causes it really is.
+
+    Exit status: 0 a cause is named, 1 nothing in the text is known, 2 wrong usage or no such file.
+    """
+    from usernsctl.doctor.debuglog import failures
+    from usernsctl.doctor.explain import explain_failures
+
+    if file is not None and debug_log is not None:
+        _fail(context, "FILE and --debug-log exclude each other")
+    logged: Sequence[Failure] = ()
+    try:
+        if debug_log is None:
+            explanation = _read(file)
+        else:
+            logged = failures(debug_log)
+            explanation = explain_failures(logged)
+    except OSError as error:
+        _fail(context, f"{debug_log or file or 'standard input'}: {error.strerror}")
+    if explanation.recognised and not no_probe:
+        explanation = _probe(explanation)
+    tolerate_any_text()
+    if as_json:
+        print(json.dumps(_as_json(explanation, logged), indent=2))
+    else:
+        print(_as_text(explanation, logged))
+    if not explanation.recognised:
+        context.exit(_NOT_RECOGNISED)
+
+
+def _fail(context: click.Context, message: str) -> Any:
+    print(f"usernsctl: explain: {message}", file=sys.stderr)
+    context.exit(WRONG_USAGE)
+
+
+def _read(file: str | None) -> Explanation:
+    from usernsctl.doctor.explain import explain
+
+    if file not in (None, "-"):
+        with open(str(file), "rb") as stream:
+            return explain(stream)
+    if sys.stdin.isatty():
+        print("Paste what was printed, then press Ctrl-D.", file=sys.stderr)
+    return explain(sys.stdin.buffer)
+
+
+def _probe(explanation: Explanation) -> Explanation:
+    """See which of the causes holds here. If that can't be tried, the text has to do."""
+    from usernsctl.doctor import diagnose
+    from usernsctl.doctor.explain import confirm
+
+    try:
+        # This purpose has all others' findings too, at least as warnings.
+        return confirm(explanation, diagnose("run"))
+    except UsernsError as error:
+        print(f"usernsctl: explain: no probes: {error}", file=sys.stderr)
+        return explanation
+
+
+def _as_text(explanation: Explanation, logged: Sequence[Failure]) -> str:
+    parts = []
+    if logged:
+        root = logged[0]
+        parts.append(f"root failure, told by the {root.process}: {root.message}")
+    if not explanation.recognised:
+        parts.append(_nothing(explanation, logged))
+        return "\n".join(parts)
+    confirmed = [candidate for candidate in explanation.candidates if candidate.finding]
+    full = confirmed or explanation.candidates[:_IN_FULL]
+    before: tuple[str, ...] = ()
+    for candidate in full:
+        parts.append(_in_full(candidate, candidate.seen if candidate.seen != before else ()))
+        before = candidate.seen
+    rest = [candidate for candidate in explanation.candidates if candidate not in full]
+    if explanation.probed and not confirmed:
+        parts.append("The probes confirm none of these on this machine.")
+    if rest:
+        blocking = [finding for finding in explanation.others if finding.blocks]
+    if blocking:
+        parts.append("The text does not speak of these, but the probes found them here:")
+        parts += [_other(finding) for finding in blocking]
+    return "\n".join(parts)
+
+
+def _nothing(explanation: Explanation, logged: Sequence[Failure]) -> str:
+    if logged:
+        return "This failure is none that is known here."
+    if explanation.empty:
+        return "There is nothing to explain: no text, or no failure in the logs."
+    return "Nothing in this text is known here. For what works on this machine: usernsctl doctor"
+
+
+def _name(candidate: Candidate) -> str:
+    return f"{candidate.cause.id}: {candidate.cause.title}"
+
+
+def _in_full(candidate: Candidate, seen: Sequence[str]) -> str:
+    cause, finding = candidate.cause, candidate.finding
+    lines = [_name(candidate) + (" (confirmed here)" if finding else "")]
+    lines += [f"  seen: {line}" for line in seen]
+    if finding:
+        lines += [f"  found here: {printable(evidence)}" for evidence in finding.evidence]
+    lines.append(f"  why: {cause.why}")
+    if not finding:
+        lines.append(f"  told by: {cause.told_by}")
+    for place, remedy in cause.remedies.items():
+        where = "remedy" if place == "host" else f"in {place.capitalize()}"
+        first, *more = remedy.split("\n")
+        lines.append(f"  {where}: {first}" if not more else f"  {where}:")
+        lines += [f"    {line}" for line in (first, *more) if more]
+    return "\n".join(lines)
+
+
+def _other(finding: Finding) -> str:
+    title = f": {finding.cause.title}" if finding.cause else ""
+    return f"  {finding.id}{title}; " + "; ".join(map(printable, finding.evidence))
+
+
+def _as_json(explanation: Explanation, logged: Sequence[Failure]) -> dict[str, Any]:
+    return {
+        "recognised": explanation.recognised,
+        "probed": explanation.probed,
+        "root_failure": logged[0].message if logged else None,
+        "causes": [
+            {
+                "id": candidate.cause.id,
+                "title": candidate.cause.title,
+                "why": candidate.cause.why,
+                "told_by": candidate.cause.told_by,
+                "remedies": dict(candidate.cause.remedies),
+                "reference": candidate.cause.reference,
+                "seen": list(candidate.seen),
+                "confirmed": candidate.finding is not None if explanation.probed else None,
+                "evidence": list(candidate.finding.evidence) if candidate.finding else [],
+            }
+            for candidate in explanation.candidates
+        ],
+        "others": [
+            {"id": finding.id, "blocks": finding.blocks, "evidence": list(finding.evidence)}
+            for finding in explanation.others
+        ],
+    }
