@@ -33,7 +33,7 @@ def examine(
     """The same, and which settings of the machine, and of its containers, are as they must be."""
     # Whoever wants the catalogue only should not wait for these.
     from usernsctl.doctor.facts_read import read_facts
-    from usernsctl.doctor.findings import findings
+    from usernsctl.doctor.findings import attributed, findings
     from usernsctl.doctor.findings_needs import needs
     from usernsctl.doctor.probes import try_all
 
@@ -42,7 +42,7 @@ def examine(
     report = Report(
         purpose=purpose,
         findings=findings(facts, probes, purpose),
-        probes=probes,
+        probes=attributed(facts, probes),
         facts=facts.plain(),
     )
     return report, needs(facts, probes, purpose)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import re
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ _SANDBOX: tuple[Purpose, ...] = ("run", "docker", "kubernetes")
 
 #: What can't be had where a probe fails. Those that are not here stand in nobody's way.
 STANDS_IN_THE_WAY_OF: Mapping[str, tuple[Purpose, ...]] = {
+    "start": _ANY,
     "unshare-nothing": _ANY,
     "unshare-user": _ANY,
     "setgroups": _ANY,
@@ -57,6 +59,17 @@ def findings(
     return tuple(sorted(found, key=lambda finding: not finding.blocks))
 
 
+def attributed(facts: Facts, probes: Mapping[str, Probe]) -> dict[str, Probe]:
+    """The probes, each that failed with the cause that explains it, if one does."""
+    held = hold(Seen(facts, probes))
+    found = dict(probes)
+    for name, probe in probes.items():
+        reasons = [rule.id for rule, _ in held if name in rule.explains]
+        if probe.outcome == "failed" and reasons and probe.cause not in reasons:
+            found[name] = dataclasses.replace(probe, cause=reasons[0])
+    return found
+
+
 def hold(seen: Seen) -> list[tuple[Rule, Evidence]]:
     """All causes that hold, whether they stand in the way of anything or not."""
     held = {}
@@ -94,10 +107,11 @@ def _concerned(rule: Rule, cause: Cause, seen: Seen) -> set[Purpose]:
 
 def _unknown(seen: Seen, held: list[Rule], purpose: Purpose) -> list[Finding]:
     explained = {name for rule in held for name in rule.explains}
+    known = {rule.id for rule in held}
     found = []
     for name, concerned in STANDS_IN_THE_WAY_OF.items():
         probe = seen.failed(name)
-        if probe is None or name in explained:
+        if probe is None or name in explained or probe.cause in known:
             continue
         blocks = purpose in concerned
         if not blocks and "range" not in concerned:

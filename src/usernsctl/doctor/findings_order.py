@@ -54,7 +54,7 @@ _RANGE = ("ranges", "range-map")
 RULES: tuple[Rule, ...] = (
     Rule("already-in-gvisor", in_gvisor, (*_USERNS, "unshare-nothing", "pivot-root", "ptrace")),
     Rule("no-proc", no_proc, (*_MAP, "ranges", "namespaces", "mount")),
-    Rule("process-limit", too_many_processes, (*_USERNS, *_RANGE, "unshare-nothing", "ptrace")),
+    Rule("process-limit", too_many_processes, ("start", *_USERNS, *_RANGE, "ptrace")),
     Rule("seccomp-denies-userns", filtered, (*_USERNS, "unshare-nothing")),
     Rule("no-config-user-ns", not_supported, _USERNS),
     Rule("unprivileged-userns-clone-off", clone_off, _USERNS),
@@ -117,6 +117,11 @@ RULES: tuple[Rule, ...] = (
 CONSEQUENCES: Mapping[str, tuple[str, ...]] = {
     "no-subordinate-range": ("subgid-by-gid", "nss-subid"),
     "map-invalid": ("range-overlap",),
+    "target-gone": ("no-proc",),
+    # Where we are nobody, no file is root's either.
+    "helper-not-setuid": ("caller-id-unmapped",),
     # All that the core can say of a helper that gave no reason of its own.
-    "helper-failed": ("bounding-set", "helper-caps-other-userns", "range-overlap"),
+    "helper-failed": tuple(
+        rule.id for rule in RULES if "range-map" in rule.explains and rule.id != "helper-failed"
+    ),
 }

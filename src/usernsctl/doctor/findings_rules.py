@@ -92,12 +92,11 @@ def not_supported(seen: Seen) -> Evidence:
 
 
 def filtered(seen: Seen) -> Evidence:
-    probe = seen.failed("unshare-nothing")
-    if probe is None:
-        return ()
-    mode = seen.facts.privileges.seccomp
+    probe, mode = seen.failed("unshare-nothing"), seen.facts.privileges.seccomp
     shown = () if mode is None else (f"Seccomp is {mode} in /proc/self/status",)
-    return (f"{told(probe)}; the kernel itself never refuses that", *shown)
+    if probe is not None:
+        return (told(probe), "the kernel itself never refuses unshare(0)", *shown)
+    return shown if seen.named("seccomp-denies-userns") else ()
 
 
 def clone_off(seen: Seen) -> Evidence:
@@ -178,11 +177,11 @@ def denied_by_module(seen: Seen) -> Evidence:
 
 
 def too_many_processes(seen: Seen) -> Evidence:
-    probe = next((p for p in seen.probes.values() if p.errno == errno.EAGAIN), None)
-    if probe is None or probe.outcome != "failed":
+    failed = [p for p in seen.probes.values() if p.errno == errno.EAGAIN]
+    if not failed:
         return ()
     limits = seen.facts.limits
-    shown = [told(probe)]
+    shown = [told(failed[0])]
     if limits.processes is not None:
         shown.append(f"RLIMIT_NPROC is {limits.processes}")
     if limits.pids is not None:
@@ -264,9 +263,9 @@ def overlapping(seen: Seen) -> Evidence:
 
 
 def keyed_by_gid(seen: Seen) -> Evidence:
-    entries = seen.facts.subordinate.gid_entries
-    if entries and seen.named("no-subordinate-range"):
-        return (f"/etc/subgid has {entries[0]!r}, which begins with our gid",)
+    entries, refused = seen.facts.subordinate.gid_entries, seen.named("no-subordinate-range")
+    if entries and refused:
+        return (f"/etc/subgid has {entries[0]!r}, which begins with our gid", *refused)
     return ()
 
 

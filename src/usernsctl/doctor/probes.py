@@ -12,7 +12,7 @@ import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from usernsctl.doctor.facts import Facts
@@ -20,6 +20,9 @@ from usernsctl.doctor.model import Probe
 from usernsctl.errors import CommandError
 
 PROGRAM = os.path.join(os.path.dirname(os.path.dirname(__file__)), "_bin", "usernsctl-probe")
+
+#: The probe that fails where no child can be started at all; then the others are skipped.
+START = "start"
 
 #: How long all probes may take together, in seconds.
 DEADLINE = 30.0
@@ -32,13 +35,11 @@ class Step:
     :ivar name: of the probe.
     :ivar words: of the command.
     :ivar needs: the probes that must be ok, else this one is skipped.
-    :ivar env: the whole environment of the command, or ``None`` for ours.
     """
 
     name: str
     words: tuple[str, ...]
     needs: tuple[str, ...] = ()
-    env: Mapping[str, str] | None = None
 
 
 def steps(facts: Facts) -> tuple[Step, ...]:
@@ -78,7 +79,8 @@ def try_steps(wanted: Iterable[Step], deadline: float) -> dict[str, Probe]:
         left = [step for step in left if step not in wave]
         ready = []
         for step in wave:
-            broken = [name for name in step.needs if results[name].outcome != "ok"]
+            needs = (START, *step.needs) if START in results else step.needs
+            broken = [name for name in needs if results[name].outcome != "ok"]
             if broken:
                 detail = f"{broken[0]} must work first"
                 results[step.name] = Probe(name=step.name, outcome="skipped", detail=detail)
@@ -98,12 +100,17 @@ class _Child:
 
 def _try_together(wave: Iterable[Step], deadline: float) -> dict[str, Probe]:
     results: dict[str, Probe] = {}
+    # Not /dev/null: it would be opened for writing, which is what may be forbidden here.
+    nothing, end = os.pipe()
+    os.close(end)
     with selectors.DefaultSelector() as selector:
         try:
             for step in wave:
-                child = _start(step)
+                child = _start(step, nothing)
                 if isinstance(child, Probe):
-                    results[step.name] = child
+                    results[START] = child
+                    detail = f"{START} must work first"
+                    results[step.name] = Probe(name=step.name, outcome="skipped", detail=detail)
                 else:
                     assert child.process.stdout is not None
                     selector.register(child.process.stdout, selectors.EVENT_READ, child)
@@ -112,27 +119,32 @@ def _try_together(wave: Iterable[Step], deadline: float) -> dict[str, Probe]:
                 if not events:
                     break
                 for key, _ in events:
-                    child = key.data
-                    chunk = os.read(key.fd, 65536)
-                    child.output += chunk
-                    if not chunk:
+                    if _read(key.data):
                         selector.unregister(key.fileobj)
-                        results[child.step.name] = _finish(child, deadline)
+                        results[key.data.step.name] = _finish(key.data, deadline)
         finally:
+            os.close(nothing)
             for key in list(selector.get_map().values()):
                 results[key.data.step.name] = _finish(key.data, 0.0)
     return results
 
 
-def _start(step: Step) -> _Child | Probe:
+def _read(child: _Child) -> bool:
+    """Take what there is; whether that was the end."""
+    assert child.process.stdout is not None
+    chunk = os.read(child.process.stdout.fileno(), 65536)
+    child.output += chunk
+    return not chunk
+
+
+def _start(step: Step, nothing: int) -> _Child | Probe:
     started = time.monotonic()
     try:
         process = subprocess.Popen(
             step.words,
-            stdin=subprocess.DEVNULL,
+            stdin=nothing,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env=step.env,
             # So that all it starts can be killed with it.
             start_new_session=True,
         )
@@ -145,7 +157,7 @@ def _start(step: Step) -> _Child | Probe:
         ) from error
     except OSError as error:
         return Probe(
-            name=step.name,
+            name=START,
             outcome="failed",
             errno=error.errno or 0,
             detail=f"a child can't be started: {error.strerror}",
@@ -201,10 +213,15 @@ def judge(name: str, status: int, output: str, seconds: float, *, timed_out: boo
         name=name,
         outcome="failed",
         errno=int(number),
-        detail=f"{step}: {reason}" if step != "none" else reason,
+        detail=reason if _says_already(step, name, reason) else f"{step}: {reason}",
         cause=cause or None,
         seconds=seconds,
     )
+
+
+def _says_already(step: str, name: str, reason: str) -> bool:
+    """Whether the step would be no news beside the probe's name and the reason."""
+    return step == "none" or name.startswith(step) or reason.startswith(step)
 
 
 def try_all(facts: Facts, *, runsc: bool = True, seconds: float = DEADLINE) -> dict[str, Probe]:
@@ -217,8 +234,8 @@ def try_all(facts: Facts, *, runsc: bool = True, seconds: float = DEADLINE) -> d
     deadline = time.monotonic() + seconds
     wanted = steps(facts)
     tried = try_steps(wanted, deadline)
-    results = {step.name: tried[step.name] for step in wanted}
-    if runsc:
+    results = {name: tried[name] for name in (START, *(s.name for s in wanted)) if name in tried}
+    if runsc and START not in results:
         from usernsctl.doctor import probes_runsc
 
         results[probes_runsc.NAME] = probes_runsc.try_runsc(deadline)

@@ -103,7 +103,8 @@ def said(probe: Probe) -> str:
     if probe.outcome == "ok":
         return ""
     needless = probe.outcome == "failed" and probe.name not in STANDS_IN_THE_WAY_OF
-    return ("not needed; " if needless else "") + probe.detail.split("\n")[0]
+    cause = f" [{probe.cause}]" if probe.cause else ""
+    return ("not needed; " if needless else "") + probe.detail.split("\n")[0] + cause
 
 
 def _probe(probe: Probe) -> str:
