@@ -11,7 +11,7 @@ from usernsctl.doctor.catalogue import catalogue
 from usernsctl.doctor.facts import Facts
 from usernsctl.doctor.findings_order import CONSEQUENCES, RULES
 from usernsctl.doctor.findings_rules import Evidence, Rule, Seen, told
-from usernsctl.doctor.model import Cause, Finding, Probe, Purpose
+from usernsctl.doctor.model import Finding, Probe, Purpose
 
 _ANY: tuple[Purpose, ...] = ("run", "range", "docker", "kubernetes")
 _SANDBOX: tuple[Purpose, ...] = ("run", "docker", "kubernetes")
@@ -86,23 +86,17 @@ def hold(seen: Seen) -> list[tuple[Rule, Evidence]]:
 def _weigh(rule: Rule, evidence: Evidence, seen: Seen, purpose: Purpose) -> Finding | None:
     """A finding, unless the cause is none of this purpose's business."""
     cause = catalogue()[rule.id]
-    concerned = _concerned(rule, cause, seen)
+    concerned = set(cause.purposes)
+    for name, purposes in STANDS_IN_THE_WAY_OF.items():
+        probe = seen.failed(name)
+        if probe is not None and told(probe) in evidence:
+            concerned.update(purposes)
     if purpose in concerned:
         return Finding(cause=cause, evidence=evidence, blocks=not rule.warns)
     if "range" in concerned or rule.always:
         # One id is enough, but whoever wants more should know.
         return Finding(cause=cause, evidence=evidence, blocks=False)
     return None
-
-
-def _concerned(rule: Rule, cause: Cause, seen: Seen) -> set[Purpose]:
-    """What the catalogue says, and what could not be had since a probe failed of it."""
-    concerned = set(cause.purposes)
-    for name in rule.explains:
-        probe = seen.failed(name)
-        if probe is not None and probe.cause == rule.id:
-            concerned.update(STANDS_IN_THE_WAY_OF.get(name, ()))
-    return concerned
 
 
 def _unknown(seen: Seen, held: list[Rule], purpose: Purpose) -> list[Finding]:

@@ -115,6 +115,8 @@ RULES: tuple[Rule, ...] = (
 
 #: A cause that is but the consequence of another one, if that holds.
 CONSEQUENCES: Mapping[str, tuple[str, ...]] = {
+    # The core does not compare the limit with what it is unless somebody sets it.
+    "nesting-too-deep": ("max-user-namespaces",),
     "no-subordinate-range": ("subgid-by-gid", "nss-subid"),
     "map-invalid": ("range-overlap",),
     "target-gone": ("no-proc",),
