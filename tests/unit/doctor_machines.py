@@ -1,0 +1,105 @@
+"""Machines that the doctor is told about, for tests that don't ask the real one."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import os
+from typing import Any
+
+from usernsctl.doctor.facts import (
+    NO_LIMIT,
+    Container,
+    Facts,
+    Helper,
+    Ids,
+    Kernel,
+    Privileges,
+    Runsc,
+)
+from usernsctl.doctor.findings import findings, hold
+from usernsctl.doctor.findings_rules import Seen
+from usernsctl.doctor.model import Finding, Probe, Purpose
+from usernsctl.idmap import Extent
+
+ALL = (Extent(0, 0, 2**32 - 1),)
+STEPS = (
+    "unshare-nothing",
+    "unshare-user",
+    "ranges",
+    "setgroups",
+    "one-id-map",
+    "range-map",
+    "nested-user",
+    "namespaces",
+    "mount",
+    "mount-proc",
+    "pivot-root",
+    "ptrace",
+    "tun",
+    "kvm",
+    "cgroup",
+    "runsc",
+)
+
+
+def healthy(**changes: Any) -> Facts:
+    """A machine on which all works, seen by a plain user of it."""
+    helper = Helper(mode=0o4755, owner=0, privileged=True)
+    facts = Facts(
+        supported=True,
+        initial=True,
+        kernel=Kernel(release="6.12.0"),
+        ids=Ids(uid=1000, gid=1000, uid_map=ALL, gid_map=ALL),
+        privileges=Privileges(
+            effective=0, bounding=2**41 - 1, no_new_privs=False, seccomp=0, dumpable=True
+        ),
+        sysctls={"user/max_user_namespaces": 30000},
+        container=Container(chroot=False),
+        mounts={"/": (), "/proc": ()},
+        helpers={
+            name: dataclasses.replace(helper, path=f"/usr/bin/{name}")
+            for name in ("newuidmap", "newgidmap")
+        },
+        runsc=Runsc(path="/usr/bin/runsc"),
+    )
+    return dataclasses.replace(facts, **changes)
+
+
+def nested(**changes: Any) -> Facts:
+    """The same in a user namespace that is not the initial one."""
+    return healthy(initial=False, sysctls={"user/max_user_namespaces": NO_LIMIT}, **changes)
+
+
+def privileges(**changes: Any) -> Privileges:
+    return dataclasses.replace(healthy().privileges, **changes)
+
+
+def failed(name: str, number: int = 0, detail: str = "", cause: str | None = None) -> Probe:
+    detail = detail or os.strerror(number)
+    return Probe(name=name, outcome="failed", errno=number, detail=detail, cause=cause)
+
+
+def probes(*broken: Probe) -> dict[str, Probe]:
+    """All went well but for these."""
+    found = {name: Probe(name=name, outcome="ok") for name in STEPS}
+    return found | {probe.name: probe for probe in broken}
+
+
+def refused(*names: str) -> dict[str, Probe]:
+    return probes(*(failed(name, errno.EPERM) for name in names))
+
+
+def judged(
+    facts: Facts, tried: dict[str, Probe] | None = None, purpose: Purpose = "run"
+) -> tuple[Finding, ...]:
+    return findings(facts, probes() if tried is None else tried, purpose)
+
+
+def ids(found: tuple[Finding, ...]) -> list[str]:
+    return [finding.id for finding in found]
+
+
+def held(facts: Facts, tried: dict[str, Probe]) -> set[str]:
+    """The causes that hold, whether they stand in the way of something or not."""
+    return {rule.id for rule, _ in hold(Seen(facts, tried))}
