@@ -172,6 +172,6 @@ def _pod_seccomp(probes: Mapping[str, Probe], inside: bool) -> Need:
 def _proc_mount(facts: Facts, inside: bool) -> Need:
     def look() -> tuple[bool, str]:
         masked = facts.masked_proc()
-        return True, f"{len(masked)} mounts below /proc" if masked else "/proc is not masked"
+        return True, f"mounts below /proc: {len(masked)}" if masked else "/proc is not masked"
 
     return _own("procMount", inside, look, "Default will do; Unmasked only for --mount-proc")

@@ -65,7 +65,9 @@ def plain(report: Report, needs: Sequence[Need]) -> str:
     lines = [headline(report)]
     for number, finding in enumerate(report.findings, 1):
         lines += ["", *_finding(number, finding, place(report))]
-    lines += ["", "Tried:", *map(_probe, report.probes.values())]
+    lines += ["", "Tried:"]
+    for probe in report.probes.values():
+        lines += _probe(probe)
     lines += ["", "Settings:"]
     for need in needs:
         lines += _need(need)
@@ -102,14 +104,16 @@ def said(probe: Probe) -> str:
     """Why a probe is not ok, in a line."""
     if probe.outcome == "ok":
         return ""
-    needless = probe.outcome == "failed" and probe.name not in STANDS_IN_THE_WAY_OF
-    cause = f" [{probe.cause}]" if probe.cause else ""
-    return ("not needed; " if needless else "") + probe.detail.split("\n")[0] + cause
+    parts = []
+    if probe.outcome == "failed" and probe.name not in STANDS_IN_THE_WAY_OF:
+        parts.append("(not needed)")
+    if probe.cause:
+        parts.append(f"[{probe.cause}]")
+    return " ".join([*parts, probe.detail.split("\n")[0]])
 
 
-def _probe(probe: Probe) -> str:
-    line = f"   {probe.outcome:<8}{probe.name:<16}  {said(probe)}".rstrip()
-    return line if len(line) <= WIDTH else f"{line[: WIDTH - 3]}..."
+def _probe(probe: Probe) -> Iterator[str]:
+    yield from _wrap(f"   {probe.outcome:<8}{probe.name:<16} {said(probe)}".rstrip(), " " * 28)
 
 
 def _need(need: Need) -> Iterator[str]:
