@@ -22,6 +22,7 @@ from usernsctl.doctor.findings_rules import Seen
 from usernsctl.doctor.model import Finding, Probe, Purpose
 from usernsctl.idmap import Extent
 
+POWERLESS = {"newuidmap": Helper(path="/usr/bin/newuidmap", mode=0o755, owner=0)}
 ALL = (Extent(0, 0, 2**32 - 1),)
 STEPS = (
     "unshare-nothing",

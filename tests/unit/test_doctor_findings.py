@@ -7,6 +7,7 @@ import errno
 
 import pytest
 from doctor_machines import (
+    POWERLESS,
     failed,
     healthy,
     held,
@@ -137,7 +138,6 @@ def test_a_cause_that_blocks(cause: str, facts: Facts, tried: dict[str, Probe]) 
     assert found[0].evidence
 
 
-POWERLESS = {"newuidmap": Helper(path="/usr/bin/newuidmap", mode=0o755, owner=0)}
 NOSUID = {"newuidmap": Helper(path="/home/newuidmap", privileged=True, nosuid="/home")}
 UNREADY = probes(failed("range-map", cause="helper-failed", detail="newuidmap failed"))
 

@@ -1,0 +1,134 @@
+"""What the end of a probe says, and in which order probes are tried."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from usernsctl.doctor import probes
+from usernsctl.doctor.facts import Cgroup, Facts
+from usernsctl.doctor.probes import START, Step, judge, steps, try_steps
+from usernsctl.errors import CommandError
+
+PYTHON = sys.executable
+
+
+def python(name: str, code: str, *needs: str) -> Step:
+    return Step(name=name, words=(PYTHON, "-c", code), needs=needs)
+
+
+def soon(seconds: float = 60) -> float:
+    return time.monotonic() + seconds
+
+
+def test_a_failure_is_taken_apart() -> None:
+    output = "1\tunshare\tin-chroot\tOperation not permitted\n"
+    probe = judge("one-id-map", 1, output, 0.5, timed_out=False)
+    assert (probe.outcome, probe.errno, probe.cause) == ("failed", errno.EPERM, "in-chroot")
+    assert probe.detail == "unshare: Operation not permitted"
+    assert probe.seconds == 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "output", "detail"),
+    [
+        ("mount", "1\tmount\t\t/: refused", "/: refused"),
+        ("setgroups", "1\tsetgroups\t\tsetgroups: refused", "setgroups: refused"),
+        ("kvm", "13\tnone\t\t/dev/kvm: refused", "/dev/kvm: refused"),
+    ],
+)
+def test_a_step_is_not_said_twice(name: str, output: str, detail: str) -> None:
+    probe = judge(name, 1, output, 0, timed_out=False)
+    assert (probe.detail, probe.cause) == (detail, None)
+
+
+@pytest.mark.parametrize(
+    ("status", "output", "detail"),
+    [
+        (-31, "", "killed by signal 31"),
+        (2, "usage: ...", "usage: ..."),
+        (1, "no tabs", "no tabs"),
+        (1, "x\ty\tz\tnot a number", "x\ty\tz\tnot a number"),
+        (126, "", "exit status 126"),
+    ],
+)
+def test_an_end_that_is_not_the_program_s_own(status: int, output: str, detail: str) -> None:
+    probe = judge("mount", status, output, 0, timed_out=False)
+    assert (probe.outcome, probe.detail, probe.cause) == ("failed", detail, None)
+
+
+def test_notices_come_with_success() -> None:
+    probe = judge("ranges", 0, "one\ntwo\n", 0, timed_out=False)
+    assert (probe.outcome, probe.detail) == ("ok", "one\ntwo")
+
+
+def test_what_needs_a_failed_step_is_skipped() -> None:
+    tried = try_steps(
+        [
+            python("good", "print('fine')"),
+            python("bad", "raise SystemExit('so it is')"),
+            python("after", "raise SystemExit('never run')", "bad"),
+            python("later", "raise SystemExit('never run')", "after"),
+            python("on", "pass", "good"),
+        ],
+        soon(),
+    )
+    outcomes = {name: probe.outcome for name, probe in tried.items()}
+    assert outcomes == {
+        "good": "ok",
+        "bad": "failed",
+        "after": "skipped",
+        "later": "skipped",
+        "on": "ok",
+    }
+    assert tried["bad"].detail == "so it is"
+    assert tried["after"].detail == "bad must work first"
+
+
+def test_one_deadline_is_for_all_and_kills_what_was_started(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    # Each would wait for ever, and so would the child of the first.
+    waits = f"open({str(pipe)!r}).read()"
+    forks = f"import os; os.fork(); {waits}"
+    started = time.monotonic()
+    tried = try_steps([python("one", forks), python("two", waits)], soon(1))
+    assert time.monotonic() - started < 20
+    for name in ("one", "two"):
+        assert tried[name].detail == "it had not ended in time, and was killed"
+    # Nobody reads any more: else this would not fail.
+    with pytest.raises(OSError, match="No such device"):
+        os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+
+
+def test_where_no_child_can_be_started_the_others_are_skipped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_arguments: object, **_named: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(probes.subprocess, "Popen", refuse)
+    tried = try_steps([python("one", "pass"), python("two", "pass", "one")], soon())
+    assert (tried[START].errno, tried[START].cause) == (errno.EAGAIN, "process-limit")
+    assert [tried[name].outcome for name in ("one", "two")] == ["skipped", "skipped"]
+
+
+def test_an_incomplete_installation_is_told() -> None:
+    with pytest.raises(CommandError) as caught:
+        try_steps([Step(name="one", words=("/nowhere/usernsctl-probe",))], soon())
+    assert caught.value.filename == "/nowhere/usernsctl-probe"
+    assert caught.value.remedy is not None
+
+
+def test_every_step_comes_after_those_it_needs() -> None:
+    seen: set[str] = set()
+    for step in steps(Facts(cgroup=Cgroup(directory="/sys/fs/cgroup"))):
+        assert seen.issuperset(step.needs)
+        seen.add(step.name)
+    assert "cgroup" in seen
+    assert "cgroup" not in {step.name for step in steps(Facts())}

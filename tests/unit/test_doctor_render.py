@@ -1,0 +1,152 @@
+"""The forms of a report: text, JSON, a script, a table."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from importlib import resources
+from typing import Any
+
+import jsonschema
+import pytest
+from doctor_machines import POWERLESS, failed, healthy, judged, probes, refused
+
+from usernsctl.doctor import render, render_json, render_rich, script
+from usernsctl.doctor.facts import Container, Facts
+from usernsctl.doctor.findings_needs import Need, needs
+from usernsctl.doctor.model import Place, Probe, Purpose, Report
+
+BLOCKED = refused("unshare-nothing", "unshare-user")
+
+
+def examined(
+    facts: Facts, tried: dict[str, Probe], purpose: Purpose = "run"
+) -> tuple[Report, tuple[Need, ...]]:
+    report = Report(
+        purpose=purpose,
+        findings=judged(facts, tried, purpose),
+        probes=tried,
+        facts=facts.plain(),
+    )
+    return report, needs(facts, tried, purpose)
+
+
+def schema() -> Any:
+    return json.loads((resources.files("usernsctl.doctor") / "schema.json").read_text())
+
+
+CASES = {
+    "healthy": examined(healthy(), probes()),
+    "blocked": examined(healthy(helpers=POWERLESS), BLOCKED),
+    "unknown": examined(healthy(), refused("mount")),
+    "skipped": examined(healthy(), {"mount": Probe(name="mount", outcome="skipped")}),
+    "pod": examined(healthy(container=Container(engine="kubernetes", sign="it is")), BLOCKED),
+    "docker": examined(healthy(), probes(), "docker"),
+    "bare": examined(Facts(has_proc=False), {}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_json_is_as_its_schema_says(case: str) -> None:
+    value = json.loads(json.dumps(render_json.as_json(*CASES[case])))
+    jsonschema.validate(value, schema())
+
+
+def test_the_schema_is_one_and_refuses_what_is_not_described() -> None:
+    jsonschema.Draft202012Validator.check_schema(schema())
+    value = render_json.as_json(*CASES["healthy"]) | {"more": 1}
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(value, schema())
+
+
+def test_json_has_what_the_report_has() -> None:
+    report, settings = CASES["blocked"]
+    value = render_json.as_json(report, settings)
+    assert value["ready"] is False
+    assert [finding["id"] for finding in value["findings"]] == [f.id for f in report.findings]
+    assert value["probes"]["unshare-user"]["error"] == "EPERM"
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_plain_text_fits_into_80_columns(case: str) -> None:
+    text = render.plain(*CASES[case])
+    assert text.isascii()
+    copied = {
+        line.strip()
+        for finding in CASES[case][0].findings
+        if finding.cause
+        for remedy in finding.cause.remedies.values()
+        for line in remedy.split("\n")
+    }
+    for line in text.split("\n"):
+        # What is to be copied stays in one piece.
+        assert len(line) <= 80 or line.strip().removeprefix("remedy").strip() in copied
+
+
+def test_plain_text_of_a_healthy_machine() -> None:
+    text = render.plain(*CASES["healthy"])
+    assert text.startswith("Ready for a command in gVisor\n\nTried:\n")
+    assert "blocks" not in text
+
+
+def test_plain_text_names_causes_in_order() -> None:
+    text = render.plain(*CASES["blocked"])
+    assert text.startswith("Not ready for a command in gVisor: 1 cause, 1 warning\n")
+    first = text.index("1. seccomp-denies-userns")
+    assert first < text.index("2. helper-not-setuid")
+    assert "seen     unshare-nothing: Operation not permitted" in text
+
+
+def test_a_failed_step_that_nobody_needs_is_told_as_such() -> None:
+    probe = failed("tun", 13, "/dev/net/tun: Permission denied", "tun-missing")
+    assert render.said(probe) == "(not needed) [tun-missing] /dev/net/tun: Permission denied"
+
+
+@pytest.mark.parametrize(
+    ("facts", "purpose", "place"),
+    [
+        (healthy(), "run", "host"),
+        (healthy(), "docker", "docker"),
+        (healthy(), "kubernetes", "kubernetes"),
+        (healthy(container=Container(engine="podman")), "run", "podman"),
+        (healthy(container=Container(engine="docker")), "kubernetes", "docker"),
+        (healthy(container=Container(engine="other")), "run", "host"),
+    ],
+)
+def test_remedies_are_for_where_we_are(facts: Facts, purpose: Purpose, place: Place) -> None:
+    report, _ = examined(facts, BLOCKED, purpose)
+    assert render.place(report) == place
+    cause = report.findings[0].cause
+    assert cause is not None
+    assert render.remedy(cause, place) == cause.remedies[place]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_script_is_one_for_a_shell(case: str) -> None:
+    text = script.as_script(CASES[case][0])
+    assert text.startswith("#!/bin/sh\n")
+    subprocess.run(["sh", "-n"], input=text, text=True, check=True)
+
+
+def test_a_script_has_the_commands_of_the_place_and_all_else_as_comments() -> None:
+    lines = script.as_script(CASES["pod"][0]).split("\n")
+    commands = [line for line in lines if line and not line.startswith("#")]
+    assert commands[0] == "set -eu"
+    assert commands[1].startswith("usernsctl seccomp-profile >/var/lib/kubelet/seccomp/")
+
+
+def test_evidence_can_not_get_out_of_its_comment() -> None:
+    nasty = probes(failed("mount", 1, "x\nrm -rf /tmp/nothing\r\x1b[1mreboot\u2028halt"))
+    text = script.as_script(examined(healthy(), nasty)[0])
+    commands = [line for line in text.splitlines() if line and not line.startswith("#")]
+    assert commands == ["set -eu"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_terminal_gets_the_same_causes(case: str, capsys: pytest.CaptureFixture[str]) -> None:
+    report, settings = CASES[case]
+    render_rich.show(report, settings)
+    shown = capsys.readouterr().out
+    assert shown.startswith(render.headline(report))
+    for finding in report.findings:
+        assert finding.id in shown
