@@ -7,6 +7,7 @@ no edit. The declarations that cffi needs come from the public header itself.
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shlex
 import subprocess
@@ -29,7 +30,9 @@ PROGRAMS = {
     name: [CSRC / source for source in sources]
     for name, sources in PYPROJECT["tool"]["usernsctl"]["programs"].items()
 }
-CORE = sorted(set(CSRC.glob("*.c")).difference(*PROGRAMS.values()))
+FREESTANDING = PYPROJECT["tool"]["usernsctl"]["freestanding"]
+NOT_CORE = {CSRC / source for source in FREESTANDING["sources"].values()}
+CORE = sorted(set(CSRC.glob("*.c")).difference(NOT_CORE, *PROGRAMS.values()))
 DEFINES = [("USERNSCTL_VERSION", '"{}"'.format(PYPROJECT["project"]["version"]))]
 
 # The language and the warnings, for every build of csrc/; clangd reads the same file.
@@ -90,13 +93,23 @@ def link_mode(compiler: list[str]) -> list[str]:
 
 
 def build_program(program: Path) -> None:
-    sources = PROGRAMS[program.name]
-    compiler = shlex.split(os.environ.get("CC", "cc"))
-    program.parent.mkdir(parents=True, exist_ok=True)
     defines = [f"-D{name}={value}" for name, value in DEFINES]
-    inputs = [str(path) for path in [*sources, *CORE]]
-    flags = [*PROGRAM_FLAGS, *defines, *link_mode(compiler), *PROGRAM_LDFLAGS]
-    command = [*compiler, *flags, *inputs, "-o", str(program)]
+    flags = [*PROGRAM_FLAGS, *defines, *link_mode(compiler()), *PROGRAM_LDFLAGS]
+    compile_program(flags, [*PROGRAMS[program.name], *CORE], program)
+
+
+def build_freestanding(program: Path) -> None:
+    source = CSRC / FREESTANDING["sources"][program.name]
+    compile_program([*FLAGS, "-O2", *FREESTANDING["flags"]], [source], program)
+
+
+def compiler() -> list[str]:
+    return shlex.split(os.environ.get("CC", "cc"))
+
+
+def compile_program(flags: list[str], sources: list[Path], program: Path) -> None:
+    program.parent.mkdir(parents=True, exist_ok=True)
+    command = [*compiler(), *flags, *map(str, sources), "-o", str(program)]
     print(shlex.join(command), flush=True)
     if subprocess.run(command).returncode != 0:
         raise CompileError(f"{program.name} could not be built")
@@ -108,8 +121,12 @@ class BuildExtension(build_ext):
 
     def run(self) -> None:
         super().run()
-        for name in ("usernsctl-verify", "usernsctl-probe"):
-            build_program(Path(self.build_lib, "usernsctl", "_bin", name))
+        programs = Path(self.build_lib, "usernsctl", "_bin")
+        for name in PROGRAMS.keys() - {"usernsctl-exec"}:
+            build_program(programs / name)
+        if platform.machine() in FREESTANDING["machines"]:
+            for name in FREESTANDING["sources"]:
+                build_freestanding(programs / name)
 
 
 class BuildScripts(build_scripts):

@@ -97,7 +97,8 @@ static int run(struct un_options *options, struct un_error *err)
     if (options->fork) {
         int status;
         options->setup.pdeathsig = options->kill_child;
-        pid_t child = un_supervise(&options->setup.parent_pidfd, &status, err);
+        pid_t child =
+            un_supervise(un_pass_on_by_kill, NULL, &options->setup.parent_pidfd, &status, err);
         if (child < 0)
             return fail(err);
         if (child > 0)
@@ -112,7 +113,7 @@ int main(int argc, char **argv)
     struct un_options options;
     struct un_error err;
     if (un_options_parse(argc, argv, &options, &err))
-        return fail(&err);
+        return options.hold < 0 ? fail(&err) : report(options.hold, &err);
     if (options.action == UN_HELP)
         return fputs(un_options_help, stdout) < 0;
     if (options.action == UN_VERSION)

@@ -29,20 +29,27 @@ static bool take_changes(pid_t child, int *status)
     return false;
 }
 
-static int forward_until_end(pid_t child, const sigset_t *signals)
+void un_pass_on_by_kill(pid_t child, const siginfo_t *info, void *arg)
+{
+    (void)arg;
+    if (info->si_code != SI_KERNEL)
+        kill(child, info->si_signo);
+}
+
+static int pass_on_until_end(pid_t child, const sigset_t *signals, un_pass_on *pass_on, void *arg)
 {
     int status = 0;
     while (!take_changes(child, &status)) {
         siginfo_t info;
         int sig = sigwaitinfo(signals, &info);
-        /* What the terminal sends, it sends to the whole foreground group: the child has it. */
-        if (sig > 0 && sig != SIGCHLD && info.si_code != SI_KERNEL)
-            kill(child, sig);
+        if (sig > 0 && sig != SIGCHLD)
+            pass_on(child, &info, arg);
     }
     return status;
 }
 
-pid_t un_supervise(int *parent_pidfd, int *status, struct un_error *err)
+pid_t un_supervise(un_pass_on *pass_on, void *arg, int *parent_pidfd, int *status,
+                   struct un_error *err)
 {
     /* A caller may have left SIGCHLD ignored: the kernel then collects children, and tells nothing
      * of them. */
@@ -59,7 +66,7 @@ pid_t un_supervise(int *parent_pidfd, int *status, struct un_error *err)
     if (child <= 0)
         sigaction(SIGCHLD, &chosen, NULL);
     if (child > 0)
-        *status = forward_until_end(child, &all);
+        *status = pass_on_until_end(child, &all, pass_on, arg);
     else if (child < 0)
         un_fail_errno(err, UN_STEP_CLONE, "fork");
     else

@@ -7,11 +7,13 @@ programs are built too, so that both compilers have checked every line.
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 COMPILERS = ("gcc", "clang")
 CSRC = Path("csrc")
@@ -50,7 +52,9 @@ def build(compiler: str, pool: ThreadPoolExecutor) -> list[Path]:
         for name, files in pyproject["tool"]["usernsctl"]["programs"].items()
     }
     own_files = {file for files in programs.values() for file in files}
-    core = compile_all([file for file in sorted(CSRC.glob("*.c")) if file not in own_files])
+    freestanding = build_freestanding(compiler, pyproject["tool"]["usernsctl"]["freestanding"])
+    others = own_files | freestanding
+    core = compile_all([file for file in sorted(CSRC.glob("*.c")) if file not in others])
     compile_all(sorted(own_files))
 
     def link(inputs: list[Path], target: Path) -> Path:
@@ -61,6 +65,18 @@ def build(compiler: str, pool: ThreadPoolExecutor) -> list[Path]:
         link([objects[file] for file in files], BUILD / compiler / name)
     tests = compile_all(sorted(Path("tests/c").glob("*.c")))
     return [link([test], BUILD / compiler / test.stem) for test in tests]
+
+
+def build_freestanding(compiler: str, settings: dict[str, Any]) -> set[Path]:
+    """Build what is linked with nothing, sanitizers included; the sources."""
+    sources = {CSRC / source for source in settings["sources"].values()}
+    if platform.machine() in settings["machines"]:
+        for source in sources:
+            target = BUILD / compiler / source.stem
+            target.parent.mkdir(parents=True, exist_ok=True)
+            flags = [f"@{CSRC}/compile_flags.txt", "-Werror", "-O2", *settings["flags"]]
+            run([compiler, *flags, source, "-o", target])
+    return sources
 
 
 def main() -> int:

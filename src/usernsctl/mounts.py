@@ -50,6 +50,14 @@ def mount_scratch(target: str) -> str:
     return inner
 
 
+def mount_tmpfs(target: str, size: int) -> None:
+    """Mount an empty tmpfs of `size` bytes on the directory `target`.
+
+    :raises NamespaceError: the kernel refused.
+    """
+    _core.mount("usernsctl", target, "tmpfs", MS_NOSUID | MS_NODEV, f"mode=0700,size={size}")
+
+
 def bind(source: str, target: str) -> None:
     """Show `source` at `target`, with all that is mounted below it.
 

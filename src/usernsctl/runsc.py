@@ -18,6 +18,9 @@ VARIABLE = "USERNSCTL_RUNSC"
 NETWORKS = ("none", "host")
 PLATFORMS = ("systrap", "ptrace", "kvm")
 
+# The exit status of `runsc run` where runsc itself failed; a command may end with it too.
+FAILED = 128
+
 _INSTALL = (
     "sudo apt install runsc (Debian), or follow 'Installation' in gVisor's user guide at gvisor.dev"
 )
@@ -38,15 +41,17 @@ class RunOptions:
     :ivar container_id: unique in `state`.
     :ivar network: one of :data:`NETWORKS`.
     :ivar platform: one of :data:`PLATFORMS`, or ``None`` for runsc's default.
-    :ivar debug_log: the directory that runsc writes its debug logs to, or ``None`` for none.
+    :ivar log: the directory that runsc writes its logs to, an absolute path.
+    :ivar debug: whether these tell everything, or only what went wrong.
     """
 
     state: str
     bundle: str
     container_id: str
+    log: str
     network: str = "none"
     platform: str | None = None
-    debug_log: str | None = None
+    debug: bool = False
 
 
 def command_line(runsc: str, options: RunOptions) -> list[str]:
@@ -65,13 +70,19 @@ def command_line(runsc: str, options: RunOptions) -> list[str]:
         f"--network={options.network}",
         "--overlay2=root:memory",
         "--host-uds=none",
+        # With the slash, runsc takes it for a directory and names the files itself.
+        f"--debug-log={options.log.rstrip('/')}/",
     ]
     if options.platform is not None:
         command.append(f"--platform={options.platform}")
-    if options.debug_log is not None:
-        # With the slash, runsc takes it for a directory and names the files itself.
-        command += ["--debug", f"--debug-log={options.debug_log.rstrip('/')}/"]
+    if options.debug:
+        command.append("--debug")
     return [*command, "run", f"--bundle={options.bundle}", options.container_id]
+
+
+def kill_command(runsc: str, options: RunOptions) -> list[str]:
+    """The arguments that send a signal to the command, but for the signal."""
+    return [runsc, "--rootless", f"--root={options.state}", "kill", options.container_id]
 
 
 def find(environ: Mapping[str, str]) -> str:

@@ -12,6 +12,7 @@ from typing import IO
 
 import pytest
 from conftest import Program
+from processes import children_of
 
 GVISOR = "#1 SMP Sun Jan 10 15:06:54 PST 2016"
 
@@ -35,10 +36,10 @@ def started(usernsctl: Program, *args: str) -> Iterator[tuple[subprocess.Popen[s
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-def children_of(pid: int) -> list[int]:
-    """Of all its threads: runsc has many, and any of them may have started a child."""
-    lists = Path(f"/proc/{pid}/task").glob("*/children")
-    return [int(word) for file in lists for word in file.read_text().split()]
+def runsc_of(pid: int) -> int:
+    """The runsc that a run waits for."""
+    (runsc,) = children_of(pid)
+    return runsc
 
 
 def command_of(pid: int) -> list[str]:
@@ -92,23 +93,61 @@ def test_sigterm_ends_the_command(usernsctl: Program) -> None:
     with started(usernsctl) as (process, output):
         below = children_of(process.pid)
         process.terminate()
-        assert process.wait(timeout=20) == -signal.SIGTERM
+        assert process.wait(timeout=20) == 128 + signal.SIGTERM
         # Their end of the pipe closes when the last of them is gone.
         assert output.read() == ""
         assert below
 
 
+def test_the_command_can_catch_a_signal(usernsctl: Program) -> None:
+    script = 'trap "echo caught; exit 9" TERM; echo ready; while :; do sleep 0.1; done'
+    with subprocess.Popen(
+        [usernsctl.path, "run", "--", "sh", "-c", script],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.terminate()
+        assert process.wait(timeout=30) == 9
+        assert process.stdout.read() == "caught\n"
+
+
+def test_the_watchers_death_ends_all(usernsctl: Program) -> None:
+    with started(usernsctl) as (process, output):
+        runsc = runsc_of(process.pid)
+        pids = [runsc, *children_of(runsc)]
+        process.kill()
+        assert process.wait(timeout=20) == -signal.SIGKILL
+        # Their end of the pipe closes when the last of them is gone.
+        assert output.read() == ""
+        assert len(pids) == 3
+
+
+def test_a_failure_of_runsc_is_explained(usernsctl: Program) -> None:
+    done = usernsctl("run", "--platform", "kvm", "--", "echo", "ran")
+    if os.access("/dev/kvm", os.R_OK | os.W_OK):
+        pytest.skip("/dev/kvm can be had")
+    assert (done.returncode, done.stdout) == (125, "")
+    assert "[kvm-denied]" in done.stderr
+    assert "remedy: " in done.stderr
+
+
 def test_one_runsc_waits_and_none_was_re_executed(usernsctl: Program) -> None:
     with started(usernsctl) as (process, _):
-        assert os.path.basename(command_of(process.pid)[0]) == "runsc"
-        below = children_of(process.pid)
+        assert os.path.basename(command_of(process.pid)[0]) == "usernsctl-watch"
+        runsc = runsc_of(process.pid)
+        assert os.path.basename(command_of(runsc)[0]) == "runsc"
+        below = children_of(runsc)
         names = sorted(command_of(pid)[0] for pid in below)
         assert names == ["runsc-gofer", "runsc-sandbox"]
 
 
 def test_the_id_map_is_as_planned(usernsctl: Program) -> None:
     with started(usernsctl) as (process, _):
-        for pid in (process.pid, *children_of(process.pid)):
+        runsc = runsc_of(process.pid)
+        for pid in (process.pid, runsc, *children_of(runsc)):
             for file, outside in (("uid_map", os.geteuid()), ("gid_map", os.getegid())):
                 fields = Path(f"/proc/{pid}/{file}").read_text().split()
                 assert fields == ["0", str(outside), "1"]
@@ -116,17 +155,18 @@ def test_the_id_map_is_as_planned(usernsctl: Program) -> None:
 
 def test_runsc_keeps_no_more_than_it_needs(usernsctl: Program) -> None:
     with started(usernsctl) as (process, _):
-        status = status_of(process.pid)
+        runsc = runsc_of(process.pid)
+        status = status_of(runsc)
         # SETGID, SETUID, SYS_CHROOT, SYS_ADMIN, SETFCAP (linux/capability.h).
         needed = sum(1 << number for number in (6, 7, 18, 21, 31))
         assert int(status["CapBnd"], 16) == needed
-        assert {status_of(pid)["NoNewPrivs"] for pid in children_of(process.pid)} == {"1"}
+        assert {status_of(pid)["NoNewPrivs"] for pid in children_of(runsc)} == {"1"}
 
 
 def test_hardening_can_be_left_out(usernsctl: Program) -> None:
     own = status_of(os.getpid())
     with started(usernsctl, "--keep-bounding", "--new-privs") as (process, _):
-        status = status_of(process.pid)
+        status = status_of(runsc_of(process.pid))
         assert (status["NoNewPrivs"], status["CapBnd"]) == (own["NoNewPrivs"], "000001ffffffffff")
 
 
@@ -156,7 +196,7 @@ def test_the_end_of_the_whole_group_leaves_nothing(
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
     monkeypatch.setenv("TMPDIR", str(runtime))
     with started(usernsctl) as (process, output):
-        arguments = command_of(process.pid)
+        arguments = command_of(runsc_of(process.pid))
         os.killpg(process.pid, signal.SIGKILL)
         assert process.wait(timeout=20) == -signal.SIGKILL
         assert output.read() == ""

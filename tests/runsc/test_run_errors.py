@@ -49,7 +49,7 @@ ARGUMENTS = [
     (["--", "/tmp/nonexistent"], 127, "not found in the sandbox"),
     # What only gVisor knows is told by the program that starts the command.
     (["--", "/proc/nonexistent"], 127, "/proc/nonexistent: not found in the sandbox"),
-    (["--", "/proc/version"], 126, "/proc/version: Permission denied"),
+    (["--", "/proc/version"], 126, "/proc/version: it is not executable"),
 ]
 
 

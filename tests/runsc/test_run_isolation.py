@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Program
+from processes import children_of
 
 SECRET = "correct horse battery staple"
 
@@ -111,10 +112,11 @@ def test_nothing_of_runsc_has_the_callers_environment(usernsctl: Program) -> Non
     ) as process:
         assert process.stdout is not None
         assert process.stdout.read(1) == b"\n"
-        lists = Path(f"/proc/{process.pid}/task").glob("*/children")
-        children = [pid for file in lists for pid in file.read_text().split()]
-        environments = [Path(f"/proc/{pid}/environ") for pid in (process.pid, *children)]
-        assert len(children) == 2
+        runsc = children_of(process.pid)
+        below = [pid for parent in runsc for pid in children_of(parent)]
+        pids = [process.pid, *runsc, *below]
+        environments = [Path(f"/proc/{pid}/environ") for pid in pids]
+        assert (len(runsc), len(below)) == (1, 2)
         assert all(SECRET.encode() not in file.read_bytes() for file in environments)
         process.communicate(b"\n", timeout=30)
 

@@ -98,7 +98,7 @@ def test_a_file_cut_short(tmp_path: Path, length: int) -> None:
 
 
 def test_the_command_line() -> None:
-    options = runsc.RunOptions(state="/s", bundle="/b", container_id="id")
+    options = runsc.RunOptions(state="/s", bundle="/b", container_id="id", log="/log")
     assert runsc.command_line("/usr/bin/runsc", options) == [
         "/usr/bin/runsc",
         "--rootless",
@@ -107,6 +107,7 @@ def test_the_command_line() -> None:
         "--network=none",
         "--overlay2=root:memory",
         "--host-uds=none",
+        "--debug-log=/log/",
         "run",
         "--bundle=/b",
         "id",
@@ -120,7 +121,8 @@ def test_options_on_the_command_line() -> None:
         container_id="id",
         network="host",
         platform="ptrace",
-        debug_log="/log",
+        log="/log",
+        debug=True,
     )
     line = runsc.command_line("runsc", options)
     before = line[: line.index("run")]

@@ -72,6 +72,7 @@ def test_ids_must_be_mapped() -> None:
 def resolved(**fields: Any) -> paths.Paths:
     every: dict[str, Any] = {
         "runsc": "/usr/bin/runsc",
+        "watcher": "/usr/lib/usernsctl-watch",
         "verifier": None,
         "tree": None,
         "binds": (),

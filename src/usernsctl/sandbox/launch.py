@@ -10,14 +10,15 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import signal
 import stat
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from usernsctl import hardening, mounts, oci, runsc
 from usernsctl.errors import CommandError, NamespaceError, RunscError, UsernsError
+from usernsctl.process import pass_only, restore_signals
 from usernsctl.sandbox import command, config, environment, paths
 from usernsctl.sandbox.place import Place
 from usernsctl.sandbox.request import Request
@@ -27,18 +28,21 @@ VERIFIER_INSIDE = "/.usernsctl-verify"
 
 _RESOLVER = "/etc/resolv.conf"
 
+# A start writes some 15 KiB.
+_LOG_BYTES = 1 << 20
+
 
 def run(
     request: Request,
     environ: Mapping[str, str] | None = None,
     notify: Callable[[str], object] = lambda text: None,
 ) -> NoReturn:
-    """Replace this process by runsc, which runs the command in gVisor.
+    """Replace this process by one that waits for runsc, which runs the command in gVisor.
 
     The command has the standard input, output and error of this process, which ends with its exit
-    status: 128+N after signal N, 128 if runsc itself failed. A signal to this process ends the
-    sandbox at once; only with a terminal does runsc pass it on, so that the command may catch it.
-    The process must have one thread only.
+    status: 128+N after signal N, 125 with an explanation if runsc failed and the command did not
+    run. Signals to this process are passed on to the command. The process must have one thread
+    only.
 
     :param environ: the environment of the caller, ``os.environ`` by default.
     :param notify: is told what the user should know before the command starts.
@@ -100,7 +104,10 @@ def _build(
     outside: _Outside,
     bundle: dict[str, Any] | None,
 ) -> list[str]:
-    """Make the root filesystem and the bundle; returns the arguments that start runsc on them."""
+    """Make the root filesystem and the bundle.
+
+    :returns: the arguments that start runsc on them, under a watcher (csrc/watch.c).
+    """
     scratch = mounts.mount_scratch(outside.scratch_place)
     root = Rootfs(scratch)
     if used.tree is None:
@@ -121,7 +128,12 @@ def _build(
     )
     if used.verifier is not None:
         process["args"] = [VERIFIER_INSIDE, *process["args"]]
-    return runsc.command_line(used.runsc, _write_bundle(request, used, wanted, scratch))
+    options = _write_bundle(request, used, wanted, scratch)
+    explain = [sys.executable, "-I", "-m", "usernsctl.sandbox.failure", options.log]
+    # With a terminal, runsc passes signals on itself.
+    kill = [] if request.terminal else runsc.kill_command(used.runsc, options)
+    run = runsc.command_line(used.runsc, options)
+    return [used.watcher, str(runsc.FAILED), *explain, "--", *kill, "--", *run]
 
 
 def _tree(request: Request, bundle: dict[str, Any] | None) -> str | None:
@@ -223,14 +235,19 @@ def _write_bundle(
     paths.make_directory(state)
     if used.debug_log is not None:
         paths.make_directory(used.debug_log)
+    log = f"{scratch}/log"
+    os.mkdir(log)
+    # Of a sandbox that runs for months, the beginning will do.
+    mounts.mount_tmpfs(log, _LOG_BYTES)
     return runsc.RunOptions(
         state=state,
+        log=used.debug_log or log,
         bundle=bundle,
         # A second container of the same name would take the first one's state with it.
         container_id=f"usernsctl-{os.urandom(8).hex()}",
         network=request.network,
         platform=request.platform,
-        debug_log=used.debug_log,
+        debug=used.debug_log is not None,
     )
 
 
@@ -242,15 +259,13 @@ def _give_up(request: Request, place: Place) -> None:
 
 
 def _hand_over(arguments: list[str]) -> NoReturn:
-    """Execute runsc, with nothing of ours but standard input, output and error.
+    """Execute the watcher, with nothing of ours but standard input, output and error.
 
     :raises RunscError: the kernel refused.
     """
     _prepare_standard()
-    _close_others()
-    # Python ignores these; whether its own caller did, can't be told any more.
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(number, signal.SIG_DFL)
+    pass_only(())
+    restore_signals()
     # The directory we were in may lie under the tmpfs.
     os.chdir("/")
     # runsc's processes can be looked into by the caller's others, and need no secrets.
@@ -284,12 +299,3 @@ def _prepare_standard() -> None:
         is_output = stat.S_ISREG(status.st_mode) and flags & os.O_ACCMODE != os.O_RDONLY
         if is_output and os.lseek(descriptor, 0, os.SEEK_CUR) == status.st_size:
             fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_APPEND)
-
-
-def _close_others() -> None:
-    """Have all other descriptors closed at exec."""
-    for name in os.listdir("/proc/self/fd"):
-        # The listing has itself in it, closed by now.
-        with contextlib.suppress(OSError):
-            if int(name) > 2:
-                os.set_inheritable(int(name), False)

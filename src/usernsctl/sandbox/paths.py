@@ -17,18 +17,20 @@ from usernsctl.sandbox.request import Bind, Request
 _SCRATCH_PLACES = ("/mnt", "/media", "/srv", "/tmp", "/run", "/var/tmp", "/home", "/boot")
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-_VERIFIER = os.path.join(_PACKAGE, "_bin", "usernsctl-verify")
+_PROGRAMS = os.path.join(_PACKAGE, "_bin")
 
 
 @dataclass(frozen=True, slots=True)
 class Paths:
     """Paths outside; absolute, and without symbolic links where they are mounted.
 
+    :ivar watcher: the program that waits for runsc, and passes signals on.
     :ivar verifier: the program that proves the kernel, or ``None`` if that is not wanted.
     :ivar tree: the root filesystem to be shown as it is, or ``None`` for this machine's programs.
     """
 
     runsc: str
+    watcher: str
     verifier: str | None
     tree: str | None
     binds: tuple[Bind, ...]
@@ -41,11 +43,11 @@ class Paths:
         :param others: further paths that must stay in sight.
         :raises NamespaceError: there is no such directory.
         """
-        own = (self.runsc, self.verifier, self.tree, self.state, self.debug_log)
+        own = (self.runsc, self.watcher, self.verifier, self.tree, self.state, self.debug_log)
         needed = [path for path in own if path is not None and path != "/"]
         needed += [bind.source for bind in self.binds]
-        # Python still imports from there.
-        needed += [os.path.abspath(entry) for entry in (*sys.path, __file__)]
+        # Python still imports from there, and is started again should runsc fail.
+        needed += [os.path.abspath(entry) for entry in (*sys.path, __file__, sys.executable)]
         needed += others
         needed += [os.path.realpath(path) for path in needed]
         for place in _SCRATCH_PLACES:
@@ -77,6 +79,7 @@ def resolve(request: Request, runsc: str, tree: str | None) -> Paths:
         )
     return Paths(
         runsc=runsc,
+        watcher=_watcher(),
         verifier=_verifier() if request.verify else None,
         tree=os.path.realpath(tree) if tree is not None else None,
         binds=tuple(_resolve_bind(bind) for bind in request.binds),
@@ -93,16 +96,25 @@ def home_directories(environ: Mapping[str, str]) -> set[str]:
     return {os.path.normpath(home) for home in homes if home.startswith("/")} - {"/"}
 
 
-def _verifier() -> str:
-    path = _VERIFIER
+def _own_program(name: str, purpose: str, remedy: str) -> str:
+    path = os.path.join(_PROGRAMS, name)
     if not os.access(path, os.X_OK):
         raise RunscError(
-            f"{path}, which proves that a sandbox is one, is missing",
-            step="verify",
-            filename=path,
-            remedy="install usernsctl again, or do without the proof: --no-verify",
+            f"{path}, which {purpose}, is missing", step="sandbox", filename=path, remedy=remedy
         )
     return path
+
+
+def _verifier() -> str:
+    return _own_program(
+        "usernsctl-verify",
+        "proves that a sandbox is one",
+        "install usernsctl again, or do without the proof: --no-verify",
+    )
+
+
+def _watcher() -> str:
+    return _own_program("usernsctl-watch", "waits for runsc", "install usernsctl again")
 
 
 def _resolve_bind(bind: Bind) -> Bind:

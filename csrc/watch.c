@@ -1,0 +1,145 @@
+/*
+ * usernsctl-watch STATUS EXPLAIN... -- [KILL...] -- COMMAND...
+ *
+ * Runs COMMAND in a child, passes signals on to it, and ends with its exit status. Where that is
+ * STATUS, it becomes EXPLAIN: who has to explain a failure is loaded only if there is one.
+ *
+ * With KILL, a signal is passed on by running KILL with its number as one more argument: `runsc
+ * run` itself would end at a signal, and what it runs could not catch it.
+ */
+#include "error.h"
+#include "supervise.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define KILL_MAX 32
+
+extern char **environ;
+
+/* The three commands, each ended by NULL. */
+struct words {
+    char **explain;
+    char **kill;
+    char **command;
+};
+
+static int fail(const struct un_error *err)
+{
+    char reason[UN_DETAIL_MAX + 128];
+    fprintf(stderr, "usernsctl: %s: %s\n", un_step_name(err->step),
+            un_error_reason(err, reason, sizeof reason));
+    return un_exit_status(err);
+}
+
+static struct un_command command_of(char **argv)
+{
+    return (struct un_command){
+        .file = argv[0],
+        .argv = (const char *const *)argv,
+        .envp = (const char *const *)environ,
+    };
+}
+
+/* Only returns if it failed. */
+static int become(char **argv)
+{
+    struct un_command command = command_of(argv);
+    struct un_error err;
+    un_exec(&command, &err);
+    return fail(&err);
+}
+
+/* Only returns if it failed. Who kills us means the command. */
+static int become_child(const struct words *words, int parent_pidfd)
+{
+    struct un_setup setup;
+    struct un_error err;
+    un_setup_init(&setup);
+    setup.pdeathsig = SIGKILL;
+    setup.parent_pidfd = parent_pidfd;
+    if (un_setup_apply(&setup, &err))
+        return fail(&err);
+    /* What the terminal sends comes through KILL. */
+    if (*words->kill) {
+        signal(SIGINT, SIG_IGN);
+        signal(SIGQUIT, SIG_IGN);
+    }
+    return become(words->command);
+}
+
+/* Whether KILL could deliver the signal. */
+static bool run_kill(char **words, int sig)
+{
+    char number[12];
+    char *argv[KILL_MAX];
+    size_t count = 0;
+    for (; words[count]; count++)
+        argv[count] = words[count];
+    snprintf(number, sizeof number, "%d", sig);
+    argv[count++] = number;
+    argv[count] = NULL;
+
+    struct un_spawn spawn;
+    struct un_error err;
+    pid_t pid;
+    int pidfd, status;
+    un_spawn_init(&spawn);
+    spawn.command = command_of(argv);
+    if (un_spawn(&spawn, &pid, &pidfd, &err))
+        return false;
+    close(pidfd);
+    while (waitpid(pid, &status, 0) < 0)
+        if (errno != EINTR)
+            return false;
+    return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
+static void pass_on(pid_t child, const siginfo_t *info, void *arg)
+{
+    const struct words *words = arg;
+    int sig = info->si_signo;
+    bool stops = sig == SIGTSTP || sig == SIGTTIN || sig == SIGTTOU || sig == SIGCONT;
+    if (!*words->kill || stops)
+        un_pass_on_by_kill(child, info, NULL);
+    /* Before the command has started there is nobody to catch it. */
+    else if (!run_kill(words->kill, sig))
+        kill(child, sig == SIGINT || sig == SIGQUIT ? SIGTERM : sig);
+}
+
+/* Cuts argv at its first two "--". */
+static bool split(int argc, char **argv, struct words *words)
+{
+    char **start[3] = {argv + 2, NULL, NULL};
+    int found = 0;
+    for (int i = 2; i < argc && found < 2; i++)
+        if (!strcmp(argv[i], "--")) {
+            argv[i] = NULL;
+            start[++found] = argv + i + 1;
+        }
+    *words = (struct words){start[0], start[1], start[2]};
+    return found == 2 && *words->explain && *words->command &&
+           words->command - words->kill < KILL_MAX;
+}
+
+int main(int argc, char **argv)
+{
+    struct words words;
+    struct un_error err;
+    int parent_pidfd, status;
+    if (argc < 3 || !split(argc, argv, &words)) {
+        fputs("usage: usernsctl-watch STATUS EXPLAIN... -- [KILL...] -- COMMAND...\n", stderr);
+        return 125;
+    }
+    pid_t child = un_supervise(pass_on, &words, &parent_pidfd, &status, &err);
+    if (child < 0)
+        return fail(&err);
+    if (child == 0)
+        return become_child(&words, parent_pidfd);
+    return status == atoi(argv[1]) ? become(words.explain) : status;
+}
