@@ -215,8 +215,8 @@ def run_command(**given: Any) -> NoReturn:
     memory and is gone with it. Homes, /tmp, /run, /var, /mnt, /media and /srv are empty, and of
     your environment there are only PATH, LANG and TERM.
 
-    The exit status is that of CMD, 128+N if signal N killed it. 125: CMD did not run; 126: it
-    can't be executed; 127: it is not there; 128: runsc failed, and says why.
+    The exit status is that of CMD, 128+N if signal N killed it. 125: CMD did not run, or runsc
+    failed; 126: it can't be executed; 127: it is not there.
 
     \b
     usernsctl run -- cat /proc/version
