@@ -50,6 +50,16 @@ class Tree:
         except OSError:
             return None
 
+    def is_absent(self, path: str) -> bool:
+        """Whether it is certain that there is no such file: it may only be out of reach."""
+        try:
+            os.lstat(self.path(path))
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+        return False
+
     def exists(self, path: str) -> bool:
         return os.path.exists(self.path(path))
 

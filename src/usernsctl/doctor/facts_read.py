@@ -67,7 +67,7 @@ def read_facts(root: str = "/", environ: Mapping[str, str] | None = None) -> Fac
     namespaces = _namespaces(tree)
     return Facts(
         has_proc=bool(status.fields),
-        supported="user" in namespaces if status.fields else None,
+        supported=not tree.is_absent("proc/self/ns/user") if status.fields else None,
         initial=namespaces["user"] == _INITIAL if "user" in namespaces else None,
         kernel=_kernel(tree),
         ids=_ids(tree, status),

@@ -123,7 +123,7 @@ def limited(seen: Seen) -> Evidence:
 def nested(seen: Seen) -> Evidence:
     limit = seen.facts.sysctls.get("user/max_user_namespaces")
     probe = seen.failed(*_MAKING, errnos=_EXHAUSTED)
-    if probe is None or seen.facts.initial or limit is None or limited(seen):
+    if probe is None or seen.facts.initial is not False or limit is None or limited(seen):
         return ()
     return (
         told(probe),
