@@ -1,0 +1,75 @@
+"""Running commands where something is broken: see causes/broken.py for the ways."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BROKEN = Path(__file__).parent / "causes" / "broken.py"
+SCRIPTS = Path(sysconfig.get_path("scripts"))
+PRELUDE = str(SCRIPTS / "usernsctl-exec")
+USERNSCTL = str(SCRIPTS / "usernsctl")
+
+ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+UNSUPPORTED = 77
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can break that")
+
+
+def run_broken(
+    ways: Sequence[str], command: Sequence[str], env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command, as a user other than root, where things are broken in these ways."""
+    done = subprocess.run(
+        [sys.executable, BROKEN, *ways, "--", *command],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT if env is None else env,
+        timeout=60,
+    )
+    if done.returncode == UNSUPPORTED:
+        pytest.skip(done.stderr.strip())
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+class Diagnosis:
+    """What doctor says there, of one purpose."""
+
+    def __init__(self, ways: Sequence[str], purpose: str = "run", *options: str) -> None:
+        command = [USERNSCTL, "doctor", "--json", "--for", purpose, *options]
+        done = run_broken(ways, command)
+        assert done.stderr == ""
+        self.status = done.returncode
+        self.report: dict[str, Any] = json.loads(done.stdout)
+
+    @property
+    def ids(self) -> list[str]:
+        return [finding["id"] for finding in self.report["findings"]]
+
+    @property
+    def blocking(self) -> list[str]:
+        return [finding["id"] for finding in self.report["findings"] if finding["blocks"]]
+
+
+def diagnose(ways: Sequence[str], purpose: str = "run") -> Diagnosis:
+    return Diagnosis(ways, purpose, "--no-runsc")
+
+
+def named_by_command(ways: Sequence[str], *options: str) -> str:
+    """The cause that usernsctl-exec names when it fails there."""
+    done = run_broken(ways, [PRELUDE, *options, "--", "true"])
+    assert done.returncode == 125, done
+    named = re.findall(r"^  why: .* \[([a-z0-9-]+)\]$", done.stderr, re.MULTILINE)
+    assert len(named) == 1, done.stderr
+    return str(named[0])

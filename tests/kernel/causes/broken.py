@@ -1,0 +1,382 @@
+"""Break something, then become a command: ``python broken.py WAY... -- COMMAND...``.
+
+What is broken is this process's own, and its mount namespace's, so it is whole again when the
+command ends. Root first becomes NOBODY, a user with subordinate ranges that only exist in that
+mount namespace; anybody else stays who they are, and has only the ways in FOR_ANYBODY.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import shutil
+import stat
+import struct
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from calls import (
+    CAP_SETGID,
+    CAP_SETUID,
+    CLONE_NEWNS,
+    CLONE_NEWUSER,
+    LANDLOCK_CREATE,
+    LANDLOCK_RESTRICT,
+    LANDLOCK_WRITE_FILE,
+    MS_BIND,
+    MS_NOSUID,
+    MS_PRIVATE,
+    MS_RDONLY,
+    MS_REC,
+    MS_REMOUNT,
+    PR_CAPBSET_DROP,
+    PR_SET_DUMPABLE,
+    PR_SET_NO_NEW_PRIVS,
+    check,
+    libc,
+    mount,
+    prctl,
+    refuse,
+    unshare,
+)
+
+NOBODY = 65534
+RANGE = f"{NOBODY}:100000:65536\n"
+
+# The exit status where this kernel can't be broken in that way.
+UNSUPPORTED = 77
+
+# Everything that is made lies in a tmpfs of our own there.
+SCRATCH = Path("/mnt")
+HELPERS = ("newuidmap", "newgidmap")
+
+
+def cover(path: str, content: str) -> None:
+    """Show another content in place of a file's."""
+    own = SCRATCH / path.replace("/", "_")
+    own.write_text(content)
+    mount(str(own), path, None, MS_BIND)
+
+
+# ---- seccomp -----------------------------------------------------------------------------------
+
+
+def seccomp_engine() -> None:
+    """As container engines do."""
+    refuse(
+        [
+            ("unshare", 0, errno.EPERM),
+            ("clone", CLONE_NEWUSER, errno.EPERM),
+            ("clone3", 0, errno.ENOSYS),
+        ]
+    )
+
+
+def seccomp_flags() -> None:
+    """As systemd's RestrictNamespaces= does: unshare(0) works."""
+    refuse(
+        [
+            ("unshare", CLONE_NEWUSER, errno.EPERM),
+            ("clone", CLONE_NEWUSER, errno.EPERM),
+            ("clone3", 0, errno.ENOSYS),
+        ]
+    )
+
+
+def seccomp_mount() -> None:
+    refuse([("mount", 0, errno.EPERM)])
+
+
+def seccomp_ptrace() -> None:
+    refuse([("ptrace", 0, errno.EPERM)])
+
+
+# ---- what anybody can do to themselves ---------------------------------------------------------
+
+
+def no_new_privs() -> None:
+    prctl(PR_SET_NO_NEW_PRIVS, 1)
+
+
+def no_processes() -> None:
+    resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+
+
+def landlock() -> None:
+    """Handle the writing of files, and allow it nowhere but where no map is."""
+    rules = struct.pack("Q", LANDLOCK_WRITE_FILE)
+    ruleset = check(libc.syscall(LANDLOCK_CREATE, rules, len(rules), 0), "landlock")
+    if os.geteuid() != 0:
+        prctl(PR_SET_NO_NEW_PRIVS, 1)
+    check(libc.syscall(LANDLOCK_RESTRICT, ruleset, 0), "landlock")
+
+
+def unmapped() -> None:
+    """A namespace where nobody exists."""
+    unshare(CLONE_NEWUSER)
+
+
+def nest() -> None:
+    """A namespace, as its root."""
+    uid, gid = os.geteuid(), os.getegid()
+    unshare(CLONE_NEWUSER)
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/uid_map").write_text(f"0 {uid} 1")
+    Path("/proc/self/gid_map").write_text(f"0 {gid} 1")
+
+
+def nested_deep() -> None:
+    try:
+        while True:
+            nest()
+    except OSError as full:
+        if full.errno not in (errno.ENOSPC, errno.EUSERS):
+            raise
+
+
+def nested_no_more() -> None:
+    nest()
+    Path("/proc/sys/user/max_user_namespaces").write_text("0")
+
+
+# ---- what takes root ---------------------------------------------------------------------------
+
+
+def chroot() -> None:
+    """Into a plain directory that shows all there is, none of it at its own root."""
+    root = SCRATCH / "root"
+    root.mkdir()
+    for entry in Path("/").iterdir():
+        own = root / entry.name
+        if entry.is_symlink():
+            own.symlink_to(entry.readlink())
+        elif entry.is_dir():
+            own.mkdir()
+            mount(str(entry), str(own), None, MS_BIND | MS_REC)
+    os.chroot(root)
+    os.chdir("/")
+
+
+def proc_read_only() -> None:
+    mount("/proc", "/proc", None, MS_BIND)
+    mount("none", "/proc", None, MS_BIND | MS_REMOUNT | MS_RDONLY)
+
+
+def no_proc() -> None:
+    mount("none", "/proc", "tmpfs", 0)
+
+
+def no_proc_sys() -> None:
+    mount("none", "/proc/sys", "tmpfs", 0)
+
+
+def read_only() -> None:
+    """As docker run --read-only has it: no place to write to, but /proc and /dev."""
+    own = [place for place in ("/tmp", "/var/tmp", "/run") if os.path.isdir(place)]
+    for place in own:
+        mount(place, place, None, MS_BIND)
+    for place in (*own, str(SCRATCH), "/"):
+        mount("none", place, None, MS_BIND | MS_REMOUNT | MS_RDONLY)
+
+
+def proc_masked() -> None:
+    mount("/dev/null", "/proc/uptime", None, MS_BIND)
+
+
+def powerless_root() -> None:
+    """Root, but without a capability from the next exec on."""
+    last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
+    for capability in range(last + 1):
+        prctl(PR_CAPBSET_DROP, capability)
+
+
+def use_path(directory: Path) -> None:
+    os.environ["PATH"] = f"{directory}:{os.environ['PATH']}"
+
+
+def helpers_missing() -> None:
+    """A PATH with all there is but the helpers."""
+    directory = SCRATCH / "bin"
+    directory.mkdir()
+    for program in (*Path("/usr/bin").iterdir(), *Path("/usr/sbin").iterdir()):
+        own = directory / program.name
+        if program.name not in HELPERS and not own.is_symlink():
+            own.symlink_to(program)
+    os.environ["PATH"] = str(directory)
+
+
+def copy_helpers() -> Path:
+    directory = SCRATCH / "bin"
+    directory.mkdir()
+    for name in HELPERS:
+        found = shutil.which(name)
+        assert found is not None
+        shutil.copy(found, directory / name)
+        (directory / name).chmod(0o4755)
+    return directory
+
+
+def helpers_powerless() -> None:
+    directory = copy_helpers()
+    for name in HELPERS:
+        (directory / name).chmod(0o755)
+    use_path(directory)
+
+
+def helpers_nosuid() -> None:
+    directory = copy_helpers()
+    mount(str(directory), str(directory), None, MS_BIND)
+    mount("none", str(directory), None, MS_BIND | MS_REMOUNT | MS_NOSUID)
+    use_path(directory)
+
+
+def bounded() -> None:
+    prctl(PR_CAPBSET_DROP, CAP_SETUID)
+    prctl(PR_CAPBSET_DROP, CAP_SETGID)
+
+
+def no_ranges() -> None:
+    cover("/etc/subuid", "")
+    cover("/etc/subgid", "")
+
+
+def ranges_unreadable() -> None:
+    cover("/etc/subuid", RANGE)
+    os.chmod("/etc/subuid", 0)
+
+
+def ranges_overlap() -> None:
+    cover("/etc/subuid", f"{NOBODY}:100000:65536\n{NOBODY}:150000:65536\n")
+
+
+def ranges_shared() -> None:
+    cover("/etc/subuid", f"{RANGE}somebody:165000:65536\n")
+
+
+def ranges_of_service() -> None:
+    cover("/etc/nsswitch.conf", "passwd: files\ngroup: files\nsubid: nowhere\n")
+
+
+def gid_entry() -> None:
+    """Granted by gid, to a user whose uid is another number."""
+    cover("/etc/passwd", f"odd:x:{NOBODY}:1234:odd:/:/bin/sh\n")
+    cover("/etc/subgid", "1234:100000:65536\n")
+
+
+def nameless() -> None:
+    cover("/etc/passwd", "root:x:0:0:root:/root:/bin/sh\n")
+
+
+def other_group() -> None:
+    cover("/etc/passwd", f"nobody:x:{NOBODY}:1234:nobody:/:/bin/sh\n")
+
+
+def few_ids() -> None:
+    """A namespace with the ids of a container, 0 to 65535, of which nobody is one."""
+    ready, told = os.pipe(), os.pipe()
+    pid = os.getpid()
+    writer = os.fork()
+    if writer == 0:
+        os.read(ready[0], 1)
+        for name in ("uid_map", "gid_map"):
+            Path(f"/proc/{pid}/{name}").write_text("0 0 65536")
+        os.write(told[1], b"x")
+        os._exit(0)
+    unshare(CLONE_NEWUSER)
+    os.write(ready[1], b"x")
+    os.read(told[0], 1)
+    os.waitpid(writer, 0)
+    for descriptor in (*ready, *told):
+        os.close(descriptor)
+
+
+#: Done before root becomes NOBODY, and by root only ...
+FOR_ROOT: dict[str, Callable[[], None]] = {
+    "chroot": chroot,
+    "proc-read-only": proc_read_only,
+    "proc-masked": proc_masked,
+    "no-proc": no_proc,
+    "no-proc-sys": no_proc_sys,
+    "read-only": read_only,
+    "powerless-root": powerless_root,
+    "helpers-missing": helpers_missing,
+    "helpers-powerless": helpers_powerless,
+    "helpers-nosuid": helpers_nosuid,
+    "bounded": bounded,
+    "no-ranges": no_ranges,
+    "ranges-unreadable": ranges_unreadable,
+    "ranges-overlap": ranges_overlap,
+    "ranges-shared": ranges_shared,
+    "ranges-of-service": ranges_of_service,
+    "gid-entry": gid_entry,
+    "nameless": nameless,
+    "other-group": other_group,
+    "few-ids": few_ids,
+}
+#: ... or, since it would take no_new_privs of anybody else, before that, but by everybody ...
+EARLY: dict[str, Callable[[], None]] = {
+    "seccomp-engine": seccomp_engine,
+    "seccomp-flags": seccomp_flags,
+    "seccomp-mount": seccomp_mount,
+    "seccomp-ptrace": seccomp_ptrace,
+    "landlock": landlock,
+}
+#: ... or after that.
+LATE: dict[str, Callable[[], None]] = {
+    "no-new-privs": no_new_privs,
+    "no-processes": no_processes,
+    "unmapped": unmapped,
+    "nested-deep": nested_deep,
+    "nested-no-more": nested_no_more,
+}
+FOR_ANYBODY = EARLY.keys() | LATE.keys()
+
+
+def prepare() -> None:
+    """As root: a mount namespace with ranges for NOBODY, and a place for what is made."""
+    unshare(CLONE_NEWNS)
+    mount("none", "/", None, MS_REC | MS_PRIVATE)
+    mount("broken", str(SCRATCH), "tmpfs", 0)
+    SCRATCH.chmod(stat.S_IRWXU | stat.S_IRGRP | stat.S_IXGRP | stat.S_IROTH | stat.S_IXOTH)
+    cover("/etc/subuid", RANGE)
+    cover("/etc/subgid", RANGE)
+
+
+def become_nobody(gid: int) -> None:
+    os.setgroups([])
+    os.setresgid(gid, gid, gid)
+    os.setresuid(NOBODY, NOBODY, NOBODY)
+    # Who has changed their ids owns nothing of their own in /proc, up to the next exec.
+    prctl(PR_SET_DUMPABLE, 1)
+
+
+def main(arguments: list[str]) -> None:
+    split = arguments.index("--")
+    ways, command = arguments[:split], arguments[split + 1 :]
+    os.umask(0o022)
+    if os.geteuid() == 0:
+        prepare()
+        for way in ways:
+            if way in FOR_ROOT:
+                FOR_ROOT[way]()
+    for way in ways:
+        if way in EARLY:
+            EARLY[way]()
+    if os.geteuid() == 0 and "powerless-root" not in ways:
+        become_nobody(1234 if "gid-entry" in ways else NOBODY)
+    for way in ways:
+        if way in LATE:
+            LATE[way]()
+    os.execvp(command[0], command)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+        print(f"this kernel has no {error.filename}", file=sys.stderr)
+        sys.exit(UNSUPPORTED)

@@ -1,0 +1,81 @@
+"""Causes that let a user map no more than one id: each is made real, and named."""
+
+from __future__ import annotations
+
+import pytest
+from broken_machine import as_root, diagnose, named_by_command
+
+pytestmark = as_root
+
+AUTO = ["-r", "--map-auto"]
+
+#: The way to break it, and the cause.
+CASES = [
+    ("helpers-missing", "helper-missing"),
+    ("helpers-powerless", "helper-not-setuid"),
+    ("helpers-nosuid", "helper-on-nosuid"),
+    ("no-new-privs", "no-new-privs"),
+    ("bounded", "bounding-set"),
+    ("nameless", "no-passwd-entry"),
+    ("other-group", "gid-differs-from-passwd"),
+    ("no-ranges", "no-subordinate-range"),
+    ("ranges-unreadable", "subid-file-unreadable"),
+    ("ranges-of-service", "nss-subid"),
+    ("few-ids", "range-outside-parent"),
+]
+
+
+@pytest.mark.parametrize(("way", "cause"), CASES)
+def test_doctor_and_the_failing_command_name_the_cause(way: str, cause: str) -> None:
+    assert named_by_command([way], *AUTO) == cause
+    found = diagnose([way], "range")
+    assert found.status == 1
+    assert (found.ids, found.blocking) == ([cause], [cause])
+
+
+@pytest.mark.parametrize(("way", "cause"), CASES)
+def test_one_id_works_all_the_same_and_doctor_says_just_that(way: str, cause: str) -> None:
+    found = diagnose([way])
+    assert found.status == 0
+    assert (found.ids, found.blocking) == ([cause], [])
+
+
+def test_an_entry_by_gid_is_told_from_no_entry() -> None:
+    # What the command can't see in time, doctor does.
+    assert named_by_command(["gid-entry"], *AUTO) == "no-subordinate-range"
+    assert diagnose(["gid-entry"], "range").ids == ["subgid-by-gid"]
+
+
+def test_shared_ranges_are_a_warning() -> None:
+    found = diagnose(["ranges-shared"], "range")
+    assert (found.status, found.ids, found.blocking) == (0, ["ranges-shared"], [])
+    (finding,) = found.report["findings"]
+    assert "somebody" in finding["evidence"][0]
+
+
+def test_two_lines_of_one_user_that_overlap_are_no_cause() -> None:
+    assert diagnose(["ranges-overlap"], "range").ids == []
+
+
+def test_two_causes_at_once() -> None:
+    ways = ["no-ranges", "helpers-powerless"]
+    assert named_by_command(ways, *AUTO) == "no-subordinate-range"
+    assert diagnose(ways, "range").blocking == ["no-subordinate-range", "helper-not-setuid"]
+
+
+def test_what_blocks_comes_before_what_only_warns() -> None:
+    found = diagnose(["helpers-powerless", "proc-read-only"])
+    assert found.ids == ["proc-read-only", "helper-not-setuid"]
+    assert found.blocking == ["proc-read-only"]
+
+
+@pytest.mark.parametrize(
+    ("options", "cause"),
+    [
+        (["--map-users", "1:5000000:10"], "range-not-granted"),
+        (["--map-users", "1:100000:10", "--map-users", "5:100020:10"], "map-invalid"),
+        (["--map-users", "1:100000:10", "--map-users", "20:100005:10"], "map-invalid"),
+    ],
+)
+def test_a_map_that_can_not_be_had(options: list[str], cause: str) -> None:
+    assert named_by_command([], "-r", *options) == cause

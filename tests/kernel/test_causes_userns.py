@@ -1,0 +1,144 @@
+"""Causes that let nobody make, or map, a user namespace: each is made real, and named."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+from broken_machine import Diagnosis, as_root, diagnose, named_by_command, run_broken
+
+#: The way to break it, options of usernsctl-exec that fail then, and the cause.
+CASES = [
+    ("seccomp-engine", ["-r"], "seccomp-denies-userns"),
+    ("seccomp-flags", ["-r"], "seccomp-denies-userns"),
+    ("seccomp-mount", ["-r", "-m"], "mount-denied"),
+    ("landlock", ["-r"], "landlock"),
+    ("no-processes", ["-r", "-f"], "process-limit"),
+    ("unmapped", ["-r"], "caller-id-unmapped"),
+    ("nested-deep", ["-r"], "nesting-too-deep"),
+    ("nested-no-more", ["-r"], "max-user-namespaces"),
+    pytest.param("chroot", ["-r"], "in-chroot", marks=as_root),
+    pytest.param("proc-read-only", ["-r"], "proc-read-only", marks=as_root),
+    pytest.param("no-proc", ["-r"], "no-proc", marks=as_root),
+]
+
+
+@pytest.mark.parametrize(("way", "options", "cause"), CASES)
+def test_doctor_and_the_failing_command_name_the_cause(
+    way: str, options: list[str], cause: str
+) -> None:
+    assert named_by_command([way], *options) == cause
+    found = diagnose([way])
+    assert found.status == 1
+    assert found.blocking == [cause]
+    if os.geteuid() == 0:
+        # Nothing else is wrong; a plain user may have no ranges besides, or had to give up more.
+        assert found.ids == [cause]
+
+
+@as_root
+def test_root_without_capabilities() -> None:
+    assert named_by_command(["powerless-root"], "-r") == "needs-setfcap"
+    assert diagnose(["powerless-root"]).blocking == ["needs-setfcap"]
+
+
+@as_root
+@pytest.mark.parametrize(
+    ("ways", "causes"),
+    [
+        (["seccomp-engine", "chroot"], ["seccomp-denies-userns", "in-chroot"]),
+        (["chroot", "landlock"], ["in-chroot"]),
+        (["proc-read-only", "seccomp-mount"], ["proc-read-only"]),
+    ],
+)
+def test_of_two_causes_the_one_that_blocks_first_is_first(
+    ways: list[str], causes: list[str]
+) -> None:
+    # The second one is named where it shows in spite of the first one.
+    assert diagnose(ways).blocking == causes
+    assert named_by_command(ways, "-r", "-m") == causes[0]
+
+
+def test_a_filter_of_ptrace_is_found_before_and_behind_the_message_of_runsc(
+    needs_runsc: None,
+) -> None:
+    found = Diagnosis(["seccomp-ptrace"])
+    assert found.report["probes"]["runsc"]["outcome"] == "failed"
+    assert found.blocking == ["ptrace-denied"]
+    assert found.report["probes"]["runsc"]["cause"] == "ptrace-denied"
+
+
+@as_root
+def test_a_masked_proc_is_in_nobody_s_way() -> None:
+    options = ["-r", "-m", "-p", "-f", "--mount-proc"]
+    assert named_by_command(["proc-masked"], *options) == "proc-masked"
+    found = diagnose(["proc-masked"])
+    assert (found.status, found.ids) == (0, [])
+    assert found.report["probes"]["mount-proc"]["cause"] == "proc-masked"
+
+
+def test_a_proc_of_a_namespace_that_is_not_ours() -> None:
+    assert named_by_command([], "-r", "-m", "--mount-proc") == "mount-without-owned-ns"
+
+
+def test_setgroups_can_not_stay_allowed() -> None:
+    assert named_by_command([], "-r", "--setgroups", "allow") == "setgroups-order"
+
+
+def test_devices_and_control_groups_that_are_not_ours(needs_plain_devices: None) -> None:
+    found = diagnose([])
+    assert found.blocking == []
+    assert found.report["probes"]["kvm"]["cause"] == "kvm-denied"
+
+
+@pytest.fixture
+def needs_plain_devices() -> None:
+    if not os.path.exists("/dev/kvm"):
+        pytest.skip("there is no /dev/kvm")
+    mode = os.stat("/dev/kvm").st_mode
+    if mode & 0o006 or (os.geteuid() != 0 and os.access("/dev/kvm", os.R_OK | os.W_OK)):
+        pytest.skip("everybody may use /dev/kvm")
+
+
+UNDUMPABLE = """
+import prctl
+import usernsctl as un
+from usernsctl.doctor import diagnose
+
+prctl.set_dumpable(0)
+try:
+    un.run(["true"])
+except un.UsernsError as error:
+    print(error.cause)
+report = diagnose(runsc=False)
+print(*[finding.id for finding in report.findings if finding.blocks])
+"""
+
+THREADED = """
+import threading
+import usernsctl as un
+from usernsctl.doctor import diagnose
+
+stop = threading.Event()
+thread = threading.Thread(target=stop.wait)
+thread.start()
+try:
+    un.enter(un.IdMap.root())
+except un.UsernsError as error:
+    print(error.cause)
+report = diagnose(runsc=False)
+print(report.ready, [f.id for f in report.findings if f.id == "multithreaded"])
+stop.set()
+thread.join()
+"""
+
+
+def test_a_process_that_is_not_dumpable() -> None:
+    done = run_broken([], [sys.executable, "-c", UNDUMPABLE])
+    assert done.stdout.split() == ["not-dumpable", "not-dumpable"]
+
+
+def test_threads_are_in_the_way_of_this_process_only() -> None:
+    done = run_broken([], [sys.executable, "-c", THREADED])
+    assert done.stdout == "multithreaded\nTrue ['multithreaded']\n"
