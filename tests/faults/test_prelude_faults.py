@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from callers import as_root
@@ -120,7 +121,7 @@ def test_a_map_written_in_part_is_no_success(prelude: Program) -> None:
 
 
 def test_no_process_is_no_child(prelude: Program) -> None:
-    command = [prelude.path, "-rf", "--", "/bin/echo", "ran"]
+    command: list[str | Path] = [prelude.path, "-rf", "--", "/bin/echo", "ran"]
     done = run_with(
         "clone:error=EAGAIN", "clone3:error=EAGAIN", "fork:error=EAGAIN", command=command
     )

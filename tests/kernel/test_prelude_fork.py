@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from conftest import Program
@@ -17,7 +18,7 @@ from inside import PATIENCE, WAITER, read_ready, wait_for_end
 @contextmanager
 def waiting(prelude: Program, *options: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """usernsctl-exec with WAITER as its command, which is ready: it, and WAITER's pid."""
-    command = [prelude.path, *options, "--", *WAITER]
+    command: list[str | Path] = [prelude.path, *options, "--", *WAITER]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
@@ -58,7 +59,7 @@ def test_the_child_does_not_outlive_its_parent(prelude: Program, options: list[s
 
 
 def test_the_child_gets_the_signal_that_was_chosen(prelude: Program) -> None:
-    command = [prelude.path, "-r", "--kill-child=SIGUSR1", "--", *WAITER]
+    command: list[str | Path] = [prelude.path, "-r", "--kill-child=SIGUSR1", "--", *WAITER]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         orphan = read_ready(process.stdout)

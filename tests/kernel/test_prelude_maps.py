@@ -101,7 +101,8 @@ def extents(text: str) -> dict[tuple[int, int], int]:
 @unprivileged
 @pytest.mark.usefixtures("needs_subid")
 def test_with_helpers_too_the_command_is_the_same_process(prelude: Program) -> None:
-    command = [prelude.path, "-r", "--map-auto", "--", "sh", "-c", "echo $$; id -u; id -g"]
+    show = ["sh", "-c", "echo $$; id -u; id -g"]
+    command: list[str | Path] = [prelude.path, "-r", "--map-auto", "--", *show]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         told, _ = process.communicate(timeout=PATIENCE)
     assert told.split() == [str(process.pid), "0", "0"]

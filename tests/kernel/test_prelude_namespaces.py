@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import Program, mounts
@@ -85,7 +86,8 @@ def root_propagation(mountinfo: str) -> set[str]:
 def test_mounts_propagate_as_with_unshare(prelude: Program, mode: str | None) -> None:
     # In a mount namespace where all is shared: only there do the modes differ. A shell stays in it,
     # for a master that is gone leaves its slave private.
-    outer = [prelude.path, "-rm", "--propagation=shared", "--", "sh", "-c", '"$@"; exit $?', "sh"]
+    stay = ["sh", "-c", '"$@"; exit $?', "sh"]
+    outer: list[str | Path] = [prelude.path, "-rm", "--propagation=shared", "--", *stay]
     options = ["-rm"] if mode is None else ["-rm", f"--propagation={mode}"]
     show = ["cat", "/proc/self/mountinfo"]
     ours = root_propagation(stdout_of([*outer, prelude.path, *options, *show]))

@@ -19,7 +19,7 @@ SIGNAL_SETS = ["grep", "^Sig[BIC]", "/proc/self/status"]
 
 @pytest.mark.parametrize("options", [["-r"], ["-U"], ["-rmnui"], pytest.param(WIDE, marks=as_root)])
 def test_the_command_is_the_same_process(prelude: Program, options: list[str]) -> None:
-    command = [prelude.path, *options, "--", "sh", "-c", "echo $$ $PPID"]
+    command: list[str | Path] = [prelude.path, *options, "--", "sh", "-c", "echo $$ $PPID"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         told, _ = process.communicate(timeout=PATIENCE)
     assert told.split() == [str(process.pid), str(os.getpid())]
@@ -160,7 +160,7 @@ def test_signal_masks_and_dispositions_are_the_callers(
     try:
         ours, bare = (
             subprocess.run(command, capture_output=True, text=True, restore_signals=restore)
-            for command in ([prelude.path, *options, "--", *SIGNAL_SETS], SIGNAL_SETS)
+            for command in ([str(prelude.path), *options, "--", *SIGNAL_SETS], SIGNAL_SETS)
         )
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

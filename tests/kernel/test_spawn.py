@@ -203,7 +203,7 @@ def test_what_a_shared_memory_forbids_is_refused() -> None:
     with pytest.raises(ValueError, match="args is empty"):
         un.run([])
     with pytest.raises(ValueError, match="propagation"):
-        un.run(["true"], propagation="sideways")  # type: ignore[arg-type]
+        un.run(["true"], propagation="sideways")
 
 
 def start_one(index: int) -> None:
