@@ -150,3 +150,21 @@ def test_a_terminal_gets_the_same_causes(case: str, capsys: pytest.CaptureFixtur
     assert shown.startswith(render.headline(report))
     for finding in report.findings:
         assert finding.id in shown
+
+
+def test_no_form_for_people_speaks_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    nasty = probes(failed("mount", 1, "\x1b[31mred\x07\r\x9b2J"))
+    report, settings = examined(healthy(), nasty)
+    render_rich.show(report, settings)
+    for text in (capsys.readouterr().out, render.plain(report, settings)):
+        assert "?[31mred??" in text
+        assert not any(char in text for char in "\x1b\x07\r\x9b")
+
+
+def test_a_remedy_stays_in_one_piece_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    report, settings = CASES["pod"]
+    render_rich.show(report, settings)
+    cause = report.findings[0].cause
+    assert cause is not None
+    lines = [line.strip() for line in capsys.readouterr().out.split("\n")]
+    assert set(cause.remedies["kubernetes"].split("\n")) <= set(lines)

@@ -92,12 +92,17 @@ def _finding(number: int, finding: Finding, where: Place) -> Iterator[str]:
     yield from _labelled("see", finding.cause.reference)
 
 
+def clean(text: str) -> str:
+    """What was seen may hold anything: none of it may speak to a terminal, or to a shell."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
 def _labelled(label: str, text: str) -> list[str]:
     return _wrap(f"   {label:<{_LABEL}}{text}", " " * (_LABEL + 3))
 
 
 def _wrap(text: str, indent: str) -> list[str]:
-    return textwrap.wrap(text, WIDTH, subsequent_indent=indent, break_on_hyphens=False)
+    return textwrap.wrap(clean(text), WIDTH, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def said(probe: Probe) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
@@ -13,6 +12,7 @@ from usernsctl.doctor import render
 from usernsctl.doctor.findings_needs import Need
 from usernsctl.doctor.model import Finding, Place, Report
 
+_LABEL = 7
 _STYLES = {
     "ok": "green",
     "met": "green",
@@ -27,19 +27,25 @@ def show(report: Report, needs: Sequence[Need]) -> None:
     """Print it to standard output."""
     console = Console(highlight=False)
     console.print(Text(render.headline(report), "bold green" if report.ready else "bold red"))
-    for finding in report.findings:
-        console.print(_finding(finding, render.place(report)))
+    for number, finding in enumerate(report.findings, 1):
+        _show_finding(console, number, finding, render.place(report))
+    console.print()
     tried = _table("tried", "", "")
     for probe in report.probes.values():
         outcome = Text(probe.outcome, _STYLES[probe.outcome])
-        tried.add_row(probe.name, outcome, Text(render.said(probe)))
+        tried.add_row(probe.name, outcome, _text(render.said(probe)))
     console.print(tried)
+    console.print()
     settings = _table("setting", "", "found", "wanted")
     for need in needs:
         wanted = "" if need.state == "met" else need.wanted
         state = Text(need.state, _STYLES[need.state])
-        settings.add_row(Text(need.name), state, Text(need.found), Text(wanted))
+        settings.add_row(_text(need.name), state, _text(need.found), _text(wanted))
     console.print(settings)
+
+
+def _text(text: str, style: str = "") -> Text:
+    return Text(render.clean(text), style)
 
 
 def _table(*headings: str) -> Table:
@@ -49,16 +55,21 @@ def _table(*headings: str) -> Table:
     return table
 
 
-def _finding(finding: Finding, where: Place) -> Panel:
+def _show_finding(console: Console, number: int, finding: Finding, where: Place) -> None:
+    kind, style = ("blocks", "red") if finding.blocks else ("warning", "yellow")
+    console.print()
+    console.print(_text(f"{number}. {render.title(finding)} ({kind})", f"bold {style}"))
     body = Table.grid(padding=(0, 2, 0, 0))
-    body.add_column(style="dim")
+    body.add_column(style="dim", min_width=_LABEL)
     body.add_column()
     for evidence in finding.evidence:
-        body.add_row("seen", Text(evidence))
+        body.add_row("   seen", Text("\n").join(map(_text, evidence.split("\n"))))
     if finding.cause is not None:
-        body.add_row("why", Text(finding.cause.why))
-        body.add_row("remedy", Text(render.remedy(finding.cause, where), "bold"))
-        body.add_row("see", Text(finding.cause.reference))
-    kind, style = ("blocks", "red") if finding.blocks else ("warning", "yellow")
-    heading = Text(f"{render.title(finding)} ({kind})")
-    return Panel(body, title=heading, title_align="left", border_style=style)
+        body.add_row("   why", _text(finding.cause.why))
+        body.add_row("   see", _text(finding.cause.reference))
+    console.print(body)
+    if finding.cause is not None:
+        console.print(Text("   remedy", "dim"))
+        # Not in the table, which would cut what is to be copied into lines.
+        for line in render.remedy(finding.cause, where).split("\n"):
+            console.print(_text(f"   {line}", "bold"), soft_wrap=True)

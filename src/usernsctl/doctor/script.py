@@ -43,6 +43,5 @@ def _finding(finding: Finding, where: Place) -> Iterator[str]:
 
 
 def _comment(text: str) -> list[str]:
-    # Evidence may hold anything; none of it may get out of its comment.
-    printable = "".join(character if character.isprintable() else "?" for character in text)
-    return [f"# {line}" for line in textwrap.wrap(printable, _WIDTH, break_on_hyphens=False)]
+    lines = textwrap.wrap(render.clean(text), _WIDTH, break_on_hyphens=False)
+    return [f"# {line}" for line in lines]
