@@ -112,7 +112,9 @@ def _as_text(explanation: Explanation, logged: Sequence[Failure]) -> str:
     if explanation.probed and not confirmed:
         parts.append("The probes confirm none of these on this machine.")
     if rest:
-        blocking = [finding for finding in explanation.others if finding.blocks]
+        parts.append("Less likely, since not found here:" if confirmed else "Less likely:")
+        parts += [f"  {_name(each)}\n    told by: {each.cause.told_by}" for each in rest]
+    blocking = [finding for finding in explanation.others if finding.blocks]
     if blocking:
         parts.append("The text does not speak of these, but the probes found them here:")
         parts += [_other(finding) for finding in blocking]

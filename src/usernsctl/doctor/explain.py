@@ -20,7 +20,7 @@ _BLOCK = 1 << 20
 _LINE_MAX = 4096
 
 # Our own errors end with [id]; JSON of ours has "cause": "id".
-_OWN_ID = re.compile(r'(?:\[|\bcause"?: "?)([a-z]{1,30}(?:-[a-z]{1,30}){1,6})\b')
+_OWN_ID = re.compile(r'(?:\[|\bcause"?: "?)([a-z]{1,30}(?:-[a-z]{1,30}){0,6})\b')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
