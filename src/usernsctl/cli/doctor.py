@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 from typing import TYPE_CHECKING
 
 import click
 
+from usernsctl.cli.verdict import VerdictCommand, tolerate_any_text
+
 if TYPE_CHECKING:
     from usernsctl.doctor.model import Purpose
 
 _BLOCKED = 1
-_USAGE = 2
 
 
-class _Command(click.Command):
-    """Its exit status for a wrong call is 2, since 1 has a meaning of its own."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        try:
-            return super().parse_args(ctx, args)
-        except click.UsageError as error:
-            error.show()
-            raise click.exceptions.Exit(_USAGE) from error
-
-
-@click.command("doctor", cls=_Command)
+@click.command("doctor", cls=VerdictCommand)
 @click.option("--json", "form", flag_value="json", help="Print JSON, for programs.")
 @click.option("--script", "form", flag_value="script", help="Print the remedies, for a shell.")
 @click.option("--no-runsc", is_flag=True, help="Don't try runsc, which takes the most time.")
@@ -49,7 +38,7 @@ def doctor_command(form: str | None, no_runsc: bool, purpose: Purpose) -> int:
     """
     from usernsctl.doctor import examine
 
-    _tolerate_any_text()
+    tolerate_any_text()
     report, needs = examine(purpose, runsc=not no_runsc)
     if form == "json":
         from usernsctl.doctor.render_json import as_json
@@ -68,9 +57,3 @@ def doctor_command(form: str | None, no_runsc: bool, purpose: Purpose) -> int:
 
         print(plain(report, needs), end="")
     return 0 if report.ready else _BLOCKED
-
-
-def _tolerate_any_text() -> None:
-    """Paths and locales may be such that something can't be encoded: show its code then."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
