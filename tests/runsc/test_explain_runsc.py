@@ -1,0 +1,268 @@
+"""What runsc and the tools of the system really print, and which causes explain makes of it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from callers import as_root, unprivileged
+from conftest import SCRIPTS, TESTS, Program
+from test_bundles import USER, WORKS, bind, make_bundle, process, runsc_command
+
+from usernsctl.doctor.explain import explain
+
+BREAK = [sys.executable, str(TESTS / "kernel" / "causes" / "broken.py")]
+ONE_ID = ["unshare", "--map-root-user", "true"]
+RANGES = ["unshare", "--map-root-user", "--map-auto", "true"]
+OVERLAPPING = ["unshare", "--map-users=0:100000:9", "--map-users=5:100020:9", "true"]
+BWRAP = ["bwrap", "--unshare-user", "--ro-bind", "/", "/", "true"]
+PREPARED = [str(SCRIPTS / "usernsctl-exec"), "-r", "-m", "--"]
+PROC = ["unshare", "--map-root-user", "--mount-proc", "--pid", "--fork", "true"]
+
+
+def failure_of(command: list[str]) -> str:
+    """What a command that fails says, in the language that its messages are known in."""
+    if shutil.which(command[0]) is None or ("bwrap" in command and shutil.which("bwrap") is None):
+        pytest.skip(f"{' '.join(command)}: not installed")
+    failed = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"LC_ALL": "C"},
+        timeout=60,
+    )
+    assert failed.returncode != 0
+    assert failed.stderr != ""
+    return failed.stderr
+
+
+def named(text: str) -> list[str]:
+    return [each.cause.id for each in explain(io.BytesIO(text.encode())).candidates]
+
+
+def root_cause(usernsctl: Program, logs: Path) -> str:
+    """The cause that runsc's debug logs lead to."""
+    told = usernsctl("explain", "--no-probe", "--json", "--debug-log", logs)
+    assert told.returncode == 0
+    known = json.loads(told.stdout)
+    assert known["root_failure"]
+    return str(known["causes"][0]["id"])
+
+
+@pytest.mark.parametrize(
+    ("way", "command", "cause"),
+    [
+        ("seccomp-engine", ONE_ID, "seccomp-denies-userns"),
+        ("seccomp-engine", BWRAP, "seccomp-denies-userns"),
+        ("unmapped", ONE_ID, "caller-id-unmapped"),
+        ("nested-deep", ONE_ID, "nesting-too-deep"),
+        ("nested-no-more", ONE_ID, "max-user-namespaces"),
+        ("nested-no-more", BWRAP, "max-user-namespaces"),
+        ("landlock", ONE_ID, "landlock"),
+        ("no-processes", ["unshare", "--map-root-user", "--fork", "true"], "process-limit"),
+    ],
+)
+def test_tools_that_anybody_can_break(way: str, command: list[str], cause: str) -> None:
+    assert cause in named(failure_of([*BREAK, way, "--", *command]))
+
+
+UNDUMPABLE = """
+import os, prctl
+prctl.set_dumpable(0)
+os.setresuid(os.getuid(), os.getuid(), os.getuid())
+open("/proc/self/uid_map", "w")
+"""
+
+
+@unprivileged
+@pytest.mark.parametrize(
+    ("command", "cause"),
+    [
+        (["nsenter", "--user", "--target", "1", "true"], "join-denied"),
+        ([sys.executable, "-c", UNDUMPABLE], "not-dumpable"),
+        ([*PREPARED, "unshare", "--map-users=0:0:9", "true"], "outside-parent-map"),
+        ([*PREPARED, "setpriv", "--clear-groups", "true"], "setgroups-denied-on-join"),
+        ([*PREPARED, "mount", "-t", "sysfs", "none", "/mnt"], "mount-without-owned-ns"),
+    ],
+)
+def test_what_is_refused_to_a_plain_user(command: list[str], cause: str) -> None:
+    assert cause in named(failure_of(command))
+
+
+@as_root
+@pytest.mark.parametrize(
+    ("way", "command", "cause"),
+    [
+        ("chroot", ONE_ID, "in-chroot"),
+        ("chroot", BWRAP, "in-chroot"),
+        ("proc-read-only", ONE_ID, "proc-read-only"),
+        ("proc-read-only", BWRAP, "proc-read-only"),
+        ("no-proc", ONE_ID, "no-proc"),
+        ("proc-masked", PROC, "proc-masked"),
+        ("powerless-root", ONE_ID, "needs-setfcap"),
+        ("helpers-missing", RANGES, "helper-missing"),
+        ("helpers-powerless", RANGES, "helper-not-setuid"),
+        ("helpers-nosuid", RANGES, "helper-on-nosuid"),
+        ("no-new-privs", RANGES, "no-new-privs"),
+        ("bounded", RANGES, "bounding-set"),
+        ("few-ids", RANGES, "range-outside-parent"),
+        ("no-ranges", RANGES, "no-subordinate-range"),
+        ("other-group", RANGES, "gid-differs-from-passwd"),
+        ("nameless", RANGES, "no-passwd-entry"),
+        # Where nothing that it needs is broken.
+        ("read-only", OVERLAPPING, "range-overlap"),
+    ],
+)
+def test_tools_that_root_can_break(way: str, command: list[str], cause: str) -> None:
+    assert cause in named(failure_of([*BREAK, way, "--", *command]))
+
+
+@as_root
+@pytest.mark.parametrize(
+    ("way", "cause"),
+    [
+        ("helpers-powerless", "helper-not-setuid"),
+        ("helpers-nosuid", "helper-on-nosuid"),
+        ("no-new-privs", "no-new-privs"),
+        ("bounded", "bounding-set"),
+        ("few-ids", "range-outside-parent"),
+    ],
+)
+def test_causes_with_one_text_are_told_apart_where_they_are(
+    usernsctl: Program, way: str, cause: str
+) -> None:
+    broken = [*BREAK, way, "--"]
+    text = failure_of([*broken, *RANGES])
+    told = subprocess.run(
+        [*broken, str(usernsctl.path), "explain"],
+        input=text,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert told.returncode == 0
+    assert told.stdout.startswith(f"{cause}: ")
+    assert told.stdout.splitlines()[0].endswith("(confirmed here)")
+
+
+@pytest.mark.parametrize(
+    ("command", "cause"),
+    [
+        (["runsc", "--rootless", "create", "x"], "runsc-rootless-create"),
+        (["runsc", "--rootless", "run", "x"], "runsc-rootless-netstack"),
+        (["runsc", "--no-such-flag"], "runsc-too-old"),
+        (["sh", "-c", "exec runsc-missing/runsc"], "runsc-missing"),
+    ],
+)
+def test_calls_that_runsc_refuses(command: list[str], cause: str) -> None:
+    assert named(failure_of(command))[0] == cause
+
+
+@unprivileged
+def test_the_state_of_runsc_in_a_place_of_roots(tmp_path: Path) -> None:
+    command = runsc_command(make_bundle(tmp_path / "b", **WORKS), "--rootless", "--root=/usr/no")
+    assert named(failure_of(command))[0] == "runsc-root-unwritable"
+
+
+def test_a_network_that_runsc_takes_for_the_machines_own(tmp_path: Path) -> None:
+    """This fails for another reason in a version of runsc where the cause is gone."""
+    bundle = make_bundle(tmp_path / "b", **WORKS)
+    command = [*PREPARED[:-1], "-n", "--", *runsc_command(bundle, "--network=sandbox")]
+    assert named(failure_of(command))[0] == "runsc-netns-check"
+
+
+def test_an_id_that_is_taken(tmp_path: Path) -> None:
+    """The running container can't be reached any more: the end of a PID namespace ends it."""
+    bundle = make_bundle(tmp_path / "b", **WORKS)
+    run = shlex.join(runsc_command(bundle))
+    create = run.replace(" run ", " create ")
+    script = f"{create} </dev/null >/dev/null 2>&1; {run}"
+    own_processes = [*PREPARED[:-1], "-p", "-f", "--mount-proc", "--"]
+    assert named(failure_of([*own_processes, "sh", "-c", script]))[0] == "duplicate-id"
+
+
+@unprivileged
+@pytest.mark.skipif(os.access("/dev/kvm", os.W_OK), reason="/dev/kvm can be used")
+def test_a_platform_that_is_closed(tmp_path: Path) -> None:
+    command = runsc_command(make_bundle(tmp_path / "b", **WORKS), "--rootless", "--platform=kvm")
+    assert named(failure_of(command))[0] == "kvm-denied"
+
+
+@unprivileged
+def test_a_bundle_without_mappings(usernsctl: Program, tmp_path: Path) -> None:
+    """runsc starts its processes with no id at all, and only their logs tell."""
+    bundle, logs = make_bundle(tmp_path / "b", linux={"namespaces": USER}), tmp_path / "logs"
+    text = failure_of(runsc_command(bundle, "--debug", f"--debug-log={logs}/"))
+    assert "bundle-no-mappings" in named(text)
+    assert root_cause(usernsctl, logs) == "bundle-no-mappings"
+
+
+@unprivileged
+def test_a_bundle_without_a_user_namespace(usernsctl: Program, tmp_path: Path) -> None:
+    """runsc asks newuidmap for all ids there are, and only its log has the answer."""
+    bundle, logs = make_bundle(tmp_path / "b", linux={}), tmp_path / "logs"
+    text = failure_of(runsc_command(bundle, "--debug", f"--debug-log={logs}/"))
+    assert named(text)[0] == "bundle-no-mappings"
+    assert root_cause(usernsctl, logs) == "range-not-granted"
+
+
+def test_a_hint_that_leads_astray(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "b", linux={"namespaces": USER})
+    text = failure_of([*PREPARED, *runsc_command(bundle, "--rootless")])
+    assert "max_user_namespaces is set too low" in text
+    assert named(text)[0] == "false-max-userns-hint"
+    assert "bundle-no-mappings" in named(text)
+
+
+def with_root(path: str, read_only: bool = True) -> dict[str, Any]:
+    return process() | {"root": {"path": path, "readonly": read_only}}
+
+
+DEVICE = {"path": "/dev/x", "type": "c", "major": 1, "minor": 3}
+FAILING = [
+    ("rootfs-missing", PREPARED, with_root("/nonexistent")),
+    ("bundle-bind-source", PREPARED, bind("/nonexistent", "/mnt")),
+    ("bundle-devices", PREPARED, {"linux": WORKS["linux"] | {"devices": [DEVICE]}}),
+    ("command-not-found", PREPARED, WORKS | {"process": {"args": ["/nonexistent"], "cwd": "/"}}),
+]
+FAILING_WITHOUT_ROOT = [
+    ("rootfs-unreadable", PREPARED, with_root("/root")),
+    ("bundle-overlay", PREPARED, with_root("/usr", read_only=False)),
+    # runsc itself makes the namespace then.
+    ("mount-denied", [*BREAK, "seccomp-mount", "--"], WORKS),
+    ("ptrace-denied", [*BREAK, "seccomp-ptrace", "--"], WORKS),
+]
+
+
+@pytest.mark.parametrize(
+    ("cause", "start", "parts"),
+    [*FAILING, *(pytest.param(*each, marks=unprivileged) for each in FAILING_WITHOUT_ROOT)],
+)
+def test_the_root_failure_behind_what_runsc_prints(
+    usernsctl: Program, tmp_path: Path, cause: str, start: list[str], parts: dict[str, Any]
+) -> None:
+    bundle, logs = make_bundle(tmp_path / "b", **parts), tmp_path / "logs"
+    options = ["--rootless", "--debug", f"--debug-log={logs}/"]
+    text = failure_of([*start, *runsc_command(bundle, *options)])
+    assert cause in named(text)
+    assert root_cause(usernsctl, logs) == cause
+
+
+def test_a_run_that_works_has_no_failure(
+    usernsctl: Program, prelude: Program, tmp_path: Path
+) -> None:
+    bundle, logs = make_bundle(tmp_path / "b", **WORKS), tmp_path / "logs"
+    options = ["--rootless", "--debug", f"--debug-log={logs}/"]
+    assert prelude("-r", "-m", "--", *runsc_command(bundle, *options)).returncode == 0
+    told = usernsctl("explain", "--debug-log", logs)
+    assert told.returncode == 1
+    assert told.stdout.startswith("There is nothing to explain")

@@ -1,0 +1,195 @@
+"""The catalogue of causes: complete, consistent, and what errors are told from."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from usernsctl import _core
+from usernsctl.cli import print_error
+from usernsctl.doctor.catalogue import catalogue, entries, get
+from usernsctl.errors import NamespaceError
+
+TREE = Path(__file__).parents[2]
+ID = re.compile(r"[a-z]+(?:-[a-z]+)+")
+C_STRING = re.compile(r'"([a-z]+(?:-[a-z]+)+)"')
+CORE_ENTRY = re.compile(r'^    \{"([a-z-]+)",', re.MULTILINE)
+
+# What has one of these names takes the id of a cause as an argument.
+TAKES_ID = re.compile(r".*(?:Error|_error|Finding|MappingFault|Rule)")
+
+# In C sources, what looks like an id and is none.
+PROGRAMS = {"usernsctl-exec", "usernsctl-hold", "usernsctl-watch", "usernsctl-probe"}
+# These have options or steps by such names, and no causes of their own.
+WITHOUT_CAUSES = {"options.c", "help.c", "probe.c", "verify.c"}
+
+# The tests in these directories bring causes about.
+REAL = ("kernel", "runsc", "docker", "faults")
+
+# Ids are promised not to change.
+PROMISED_IDS = """
+seccomp-denies-userns in-chroot caller-id-unmapped multithreaded clone-flags-conflict
+nesting-too-deep max-user-namespaces unprivileged-userns-clone-off no-config-user-ns
+apparmor-restricts-userns lsm-denies-userns process-limit already-in-gvisor join-denied
+setgroups-denied-on-join unprivileged-map setgroups-order needs-setfcap map-invalid
+outside-parent-map not-dumpable proc-read-only landlock target-gone helper-missing
+helper-not-setuid no-new-privs helper-on-nosuid bounding-set helper-caps-other-userns
+no-passwd-entry gid-differs-from-passwd range-not-granted range-overlap no-subordinate-range
+subgid-by-gid subid-file-unreadable nss-subid ranges-shared range-outside-parent
+runsc-rootless-create runsc-rootless-netstack runsc-netns-check bundle-no-mappings
+nonroot-in-namespace mount-denied ptrace-denied yama-ptrace-scope rootfs-missing rootfs-unreadable
+false-max-userns-hint runsc-root-unwritable cgroup-not-delegated kvm-denied tun-missing proc-masked
+selinux-nested no-proc mount-without-owned-ns duplicate-id runsc-missing runsc-too-old
+wrong-architecture mapped-sandbox-eof-unknown
+"""
+
+
+def raised_in_python() -> Iterator[tuple[str, str]]:
+    """Ids in the source, each with the file that it is in."""
+    for file in sorted((TREE / "src").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            for value in given_as_cause(node):
+                for found in constants(value):
+                    yield found, str(file.relative_to(TREE))
+
+
+def given_as_cause(node: ast.AST) -> list[ast.expr]:
+    if isinstance(node, ast.Assign):
+        names = {target.id for target in node.targets if isinstance(target, ast.Name)}
+        return [node.value] if "cause" in names else []
+    if not isinstance(node, ast.Call):
+        return []
+    name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+    takes_id = TAKES_ID.fullmatch(name) is not None
+    given = [word.value for word in node.keywords if word.arg == "cause" or takes_id]
+    return given + node.args if takes_id else given
+
+
+def constants(value: ast.expr) -> list[str]:
+    """What a value is, or, if it depends, can be."""
+    if isinstance(value, ast.IfExp):
+        return constants(value.body) + constants(value.orelse)
+    if isinstance(value, ast.Constant) and ID.fullmatch(str(value.value)):
+        return [str(value.value)]
+    return []
+
+
+def raised_in_c() -> Iterator[tuple[str, str]]:
+    for file in sorted((TREE / "csrc").glob("*.c")):
+        if file.name not in WITHOUT_CAUSES:
+            for found in C_STRING.findall(file.read_text()):
+                if found not in PROGRAMS:
+                    yield found, file.name
+
+
+def test_every_id_that_is_raised_is_known() -> None:
+    raised = [*raised_in_python(), *raised_in_c()]
+    assert len({cause_id for cause_id, _ in raised}) > 60, "the search finds too little"
+    assert [(cause_id, file) for cause_id, file in raised if cause_id not in catalogue()] == []
+
+
+def test_what_is_promised_is_there() -> None:
+    promised = PROMISED_IDS.split()
+    assert len(set(promised)) == 64
+    assert [cause_id for cause_id in promised if cause_id not in catalogue()] == []
+
+
+def test_every_cause_of_the_core_has_an_entry() -> None:
+    of_core = CORE_ENTRY.findall((TREE / "csrc" / "cause.c").read_text())
+    assert len(of_core) > 20
+    assert [cause_id for cause_id in of_core if cause_id not in catalogue()] == []
+
+
+def test_no_text_is_written_twice_or_nowhere() -> None:
+    for area, entry in entries():
+        by_core = _core.cause(entry.id) is not None
+        assert (entry.why is None) == by_core, f"{area}.toml, {entry.id}: why"
+        assert ("host" not in entry.remedies) == by_core, f"{area}.toml, {entry.id}: remedy"
+
+
+def test_no_id_has_two_entries() -> None:
+    ids = [entry.id for _, entry in entries()]
+    assert len(ids) == len(set(ids)) == len(catalogue())
+
+
+@pytest.mark.parametrize("cause_id", list(catalogue()))
+def test_an_entry_says_all_that_it_should(cause_id: str) -> None:
+    cause = get(cause_id)
+    assert cause.id == cause_id
+    assert re.fullmatch("[a-z]+(-[a-z]+)*", cause_id)
+    assert cause.title[-1] != "."
+    assert len(cause.title) <= 60
+    for sentence in (cause.why, cause.told_by):
+        assert sentence.endswith((".", "(EOF).")), sentence
+    assert cause.reference
+    for place, remedy in cause.remedies.items():
+        assert remedy == remedy.strip() != "", place
+    assert "host" in cause.remedies
+
+
+def test_what_is_said_to_be_real_is_in_a_test_that_does_it() -> None:
+    files = [file for kind in REAL for file in (TREE / "tests" / kind).rglob("*.py")]
+    quoted = set(re.findall(r'"([a-z-]+)"', "".join(file.read_text() for file in files)))
+    assert [each.id for _, each in entries() if each.reproduced and each.id not in quoted] == []
+
+
+def test_seccomp_is_never_switched_off() -> None:
+    for cause in catalogue().values():
+        for remedy in cause.remedies.values():
+            assert "seccomp=unconfined" not in remedy
+            assert "--privileged" not in remedy
+
+
+def test_an_unknown_id() -> None:
+    with pytest.raises(KeyError, match="no-such-cause"):
+        get("no-such-cause")
+
+
+def test_the_documentation_is_up_to_date() -> None:
+    done = subprocess.run(
+        [sys.executable, TREE / "tools" / "cause_docs.py", "--check"],
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def printed(capsys: pytest.CaptureFixture[str], cause: str | None, remedy: str | None) -> list[str]:
+    print_error(NamespaceError("it failed", step="unshare", cause=cause, remedy=remedy))
+    output = capsys.readouterr()
+    assert output.out == ""
+    return output.err.splitlines()
+
+
+def test_an_error_of_the_core_is_told_in_its_words(capsys: pytest.CaptureFixture[str]) -> None:
+    known = _core.cause("no-proc")
+    assert known is not None
+    assert printed(capsys, "no-proc", None) == [
+        "usernsctl: unshare: it failed",
+        f"  why: {known.why} [no-proc]",
+        f"  remedy: {known.remedy}",
+    ]
+
+
+def test_an_error_that_the_core_does_not_know(capsys: pytest.CaptureFixture[str]) -> None:
+    first, why, *remedy = printed(capsys, "name-taken", None)
+    assert first == "usernsctl: unshare: it failed"
+    assert why == f"  why: {get('name-taken').why} [name-taken]"
+    assert "\n".join(line.strip() for line in remedy) == (
+        f"remedy: {get('name-taken').remedies['host']}"
+    )
+
+
+def test_an_errors_own_remedy_comes_first(capsys: pytest.CaptureFixture[str]) -> None:
+    assert printed(capsys, "name-taken", "do this")[2:] == ["  remedy: do this"]
+
+
+def test_errors_without_a_cause_that_is_known(capsys: pytest.CaptureFixture[str]) -> None:
+    assert printed(capsys, None, None) == ["usernsctl: unshare: it failed"]
+    assert printed(capsys, "no-such-cause", None)[1:] == ["  cause: no-such-cause"]

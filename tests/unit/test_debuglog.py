@@ -1,0 +1,84 @@
+"""What is found in runsc's debug logs, as runsc writes them."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from usernsctl.doctor.debuglog import Failure, failures, root_failure
+from usernsctl.doctor.explain import explain_failures
+
+EOF = "creating container: cannot create sandbox: waiting for sandbox to start: EOF"
+LOGS = {
+    "gofer": "FATAL ERROR: Error setting up root FS: mounting root on root err: no such file",
+    "boot": "FATAL ERROR: Error reading mounts file: unexpected end of JSON input",
+    "run": f"FATAL ERROR: {EOF}",
+}
+
+
+def write_logs(directory: Path, time: str, **logs: str) -> None:
+    for command, line in logs.items():
+        text = f"I1124 15:44:06.734153 1 main.go:201] started\n{line}\n"
+        (directory / f"runsc.log.20261124-{time}.000001.{command}.txt").write_text(text)
+
+
+def test_the_gofers_failure_is_behind_the_others(tmp_path: Path) -> None:
+    write_logs(tmp_path, "154406", **{name: f"W1124 util.go:64] {t}" for name, t in LOGS.items()})
+    assert root_failure(tmp_path) == LOGS["gofer"].removeprefix("FATAL ERROR: ")
+    assert [failure.process for failure in failures(tmp_path)] == ["gofer", "sandbox", "runsc"]
+
+
+def test_the_newest_call_that_failed_counts(tmp_path: Path) -> None:
+    write_logs(tmp_path, "154406", gofer="FATAL ERROR: old")
+    write_logs(tmp_path, "154407", gofer="FATAL ERROR: new", run="FATAL ERROR: EOF")
+    write_logs(tmp_path, "154408", gofer="nothing", boot="nothing", delete="nothing")
+    assert root_failure(tmp_path) == "new"
+
+
+def test_a_crash_is_a_failure(tmp_path: Path) -> None:
+    stack = "\ngoroutine 1 [running]:\nmain.main()\n" * 1000
+    write_logs(tmp_path, "154406", boot=f"panic: unable to attach: x{stack}", run=LOGS["run"])
+    assert root_failure(tmp_path) == "panic: unable to attach: x"
+
+
+def test_the_helpers_own_words(tmp_path: Path) -> None:
+    said = "newuidmap: uid range [0-9) -> [0-9) not allowed"
+    log = f"D1124 sandbox.go:1841] newuidmap: []string\n{said}\nFATAL ERROR: newuidmap failed: x"
+    write_logs(tmp_path, "154406", run=log)
+    assert root_failure(tmp_path) == said
+
+
+def test_logs_in_json_with_names_of_the_users_own(tmp_path: Path) -> None:
+    for name, message in LOGS.items():
+        entry = {"msg": f"util.go:64] {message}\nmore", "level": "warning"}
+        (tmp_path / f"my-{name}.log").write_text(json.dumps(entry))
+    assert root_failure(tmp_path) == LOGS["gofer"].removeprefix("FATAL ERROR: ")
+
+
+def test_logs_without_a_failure(tmp_path: Path) -> None:
+    assert root_failure(tmp_path) is None
+    write_logs(tmp_path, "154406", gofer="Exiting with status: 0", boot="", run="")
+    (tmp_path / "link").symlink_to("/dev/zero")
+    (tmp_path / "gofer").mkdir()
+    assert root_failure(tmp_path) is None
+    assert explain_failures(()).empty
+
+
+def test_the_first_failure_that_is_known_is_explained() -> None:
+    crash = Failure(process="sandbox", filename="b", message="panic: nil pointer")
+    called = Failure(process="runsc", filename="r", message=EOF)
+    explanation = explain_failures((crash, called))
+    assert explanation.candidates[0].seen == (EOF,)
+    assert not explain_failures((crash,)).recognised
+
+
+@given(st.binary(max_size=500))
+def test_any_log_will_do(data: bytes) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory, "runsc.log.20261124-154406.000001.gofer.txt").write_bytes(data)
+        found = root_failure(directory)
+    assert found is None or found.isprintable()

@@ -1,0 +1,352 @@
+"""What explain makes of texts: the causes it names, and that no input upsets it."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from usernsctl.cli import main, print_error
+from usernsctl.doctor.catalogue import catalogue
+from usernsctl.doctor.explain import confirm, explain
+from usernsctl.doctor.lines import SHOWN_MAX
+from usernsctl.doctor.model import Finding, Report
+from usernsctl.doctor.texts import Text, needle, texts
+from usernsctl.errors import PlanError
+
+EOF = (
+    "running container: creating container: cannot create sandbox: cannot read client sync file: "
+    "waiting for sandbox to start: EOF"
+)
+HINT = (
+    "gofer: fork/exec /proc/self/exe: operation not permitted: check whether "
+    "/proc/sys/user/max_user_namespaces is set too low (gvisor.dev/issue/5964)"
+)
+MKDIR = "mkdir /var/run/runsc: permission denied"
+
+# What is met, and what it comes from: the first one named, or one among several that share it.
+FIRST = [
+    ("unable to run a rootless container without userns", "bundle-no-mappings"),
+    ("cannot create gofer process: newuidmap failed: exit status 1", "bundle-no-mappings"),
+    (HINT, "false-max-userns-hint"),
+    (
+        "Error executing inside namespace: re-executing self: fork/exec /proc/self/exe: "
+        "operation not permitted",
+        "seccomp-denies-userns",
+    ),
+    (f'creating container root directory "/var/run/runsc": {MKDIR}', "runsc-root-unwritable"),
+    ("cannot run with network enabled in root network namespace", "runsc-netns-check"),
+    (
+        "cannot set up cgroup for root: configuring cgroup: mkdir /sys/fs/cgroup/x: permission "
+        "denied",
+        "cgroup-not-delegated",
+    ),
+    ("creating container: cannot lock metadata: container already exists", "duplicate-id"),
+    ('Rootless mode not supported with "create"', "runsc-rootless-create"),
+    (
+        "*** Warning: sandbox network isn't supported with --rootless, switching to host ***",
+        "runsc-rootless-netstack",
+    ),
+    ("creating root file system: input/output error", "rootfs-unreadable"),
+    ("unshare: write failed /proc/self/uid_map: Operation not permitted", "unprivileged-map"),
+    ("unshare: unshare failed: No space left on device", "max-user-namespaces"),
+    ("bwrap: setting up uid map: Permission denied", "apparmor-restricts-userns"),
+    ("nsenter: setgroups failed: Operation not permitted", "setgroups-denied-on-join"),
+    ("nsenter: reassociate to namespaces failed: Operation not permitted", "join-denied"),
+    ("unshare: cannot open /proc/self/uid_map: Read-only file system", "proc-read-only"),
+    ("newuidmap: Could not set caps", "helper-not-setuid"),
+    ("newuidmap: open of uid_map failed: Permission denied", "bounding-set"),
+    ("newuidmap: Cannot determine your user name.", "no-passwd-entry"),
+    ("newgidmap: Target process is owned by a different user: uid:1", "gid-differs-from-passwd"),
+    ("newuidmap: uid range [0-65537) -> [100000-165537) not allowed", "range-not-granted"),
+    ("newuidmap: write to uid_map failed: Invalid argument", "range-overlap"),
+    ("newuidmap: subuid overflow detected.", "range-overlap"),
+    ('unshare: no line matching user "nobody" in /etc/subuid', "no-subordinate-range"),
+    ("No subuid ranges found for user 1000", "no-subordinate-range"),
+    ("error opening KVM device file (/dev/kvm): permission denied", "kvm-denied"),
+    ("Failed to open() /dev/net/tun", "tun-missing"),
+    ("unshare: mount /proc failed: Operation not permitted", "proc-masked"),
+    ("bwrap: Can't mount proc on /newroot/proc: Operation not permitted", "proc-masked"),
+    ("error remounting chroot in read-only: permission denied", "selinux-nested"),
+    ("panic: couldn't open /proc/sys/vm/mmap_min_addr: open", "no-proc"),
+    ("mount: /mnt: permission denied.", "mount-without-owned-ns"),
+    ("sh: 1: newuidmap: not found", "helper-missing"),
+]
+AMONG = [
+    ("unshare: unshare failed: Operation not permitted", "in-chroot"),
+    ("unshare: unshare failed: Operation not permitted", "caller-id-unmapped"),
+    ("unshare: unshare failed: Operation not permitted", "unprivileged-userns-clone-off"),
+    ("unshare: unshare failed: Operation not permitted", "seccomp-denies-userns"),
+    ("unshare: unshare failed: No space left on device", "nesting-too-deep"),
+    ("unshare: unshare failed: Invalid argument", "multithreaded"),
+    ("unshare: unshare failed: Invalid argument", "no-config-user-ns"),
+    ("unshare: unshare failed: Invalid argument", "clone-flags-conflict"),
+    ("unshare: unshare failed: Permission denied", "lsm-denies-userns"),
+    ("unshare: fork failed: Resource temporarily unavailable", "process-limit"),
+    ("nsenter: reassociate to namespaces failed: Invalid argument", "join-denied"),
+    ("unshare: write failed /proc/self/uid_map: Operation not permitted", "needs-setfcap"),
+    ("unshare: write failed /proc/self/uid_map: Operation not permitted", "outside-parent-map"),
+    ("unshare: write failed /proc/self/gid_map: Operation not permitted", "setgroups-order"),
+    ("unshare: write failed /proc/self/uid_map: Invalid argument", "map-invalid"),
+    ("unshare: cannot open /proc/self/uid_map: Permission denied", "not-dumpable"),
+    ("unshare: cannot open /proc/self/uid_map: Permission denied", "landlock"),
+    ("unshare: cannot open /proc/4711/uid_map: No such file or directory", "target-gone"),
+    ("newuidmap: write to uid_map failed: Operation not permitted", "helper-not-setuid"),
+    ("newuidmap: write to uid_map failed: Operation not permitted", "no-new-privs"),
+    ("newuidmap: write to uid_map failed: Operation not permitted", "helper-on-nosuid"),
+    ("newuidmap: write to uid_map failed: Operation not permitted", "bounding-set"),
+    ("newuidmap: write to uid_map failed: Operation not permitted", "range-outside-parent"),
+    ("newuidmap failed: exit status 1", "range-not-granted"),
+    (EOF, "nonroot-in-namespace"),
+    (EOF, "bundle-no-mappings"),
+    (EOF, "mount-denied"),
+    (EOF, "ptrace-denied"),
+    (EOF, "yama-ptrace-scope"),
+    (EOF, "rootfs-missing"),
+    (EOF, "mapped-sandbox-eof-unknown"),
+    ("unable to attach: operation not permitted", "yama-ptrace-scope"),
+    (HINT, "outside-parent-map"),
+    (HINT, "seccomp-denies-userns"),
+    ("/etc/subgid: Permission denied", "subid-file-unreadable"),
+    ("newgidmap: gid range [1-2) -> [100000-100001) not allowed", "subgid-by-gid"),
+    ("newgidmap: gid range [1-2) -> [100000-100001) not allowed", "nss-subid"),
+]
+
+NOVEL = """\
+Call me Ishmael. Some years ago - never mind how long precisely - having little or no money in my
+purse, and nothing particular to interest me on shore, I thought I would sail about a little and
+see the watery part of the world. It is a way I have of driving off the spleen.
+"""
+
+
+def ids(text: str | bytes) -> list[str]:
+    data = text.encode() if isinstance(text, str) else text
+    return [candidate.cause.id for candidate in explain(io.BytesIO(data)).candidates]
+
+
+@pytest.mark.parametrize(("text", "cause"), FIRST)
+def test_the_likeliest_cause_comes_first(text: str, cause: str) -> None:
+    assert ids(text)[0] == cause
+
+
+@pytest.mark.parametrize(("text", "cause"), AMONG)
+def test_a_cause_that_shares_its_text_is_among_those_named(text: str, cause: str) -> None:
+    assert cause in ids(text)
+
+
+@pytest.mark.parametrize("text", texts(), ids=lambda text: text.says)
+def test_every_message_is_recognised_by_its_own_pattern(text: Text) -> None:
+    found = re.search(text.pattern, text.says)
+    assert found is not None
+    assert needle(text.pattern) in found[0]
+    assert set(text.causes) <= set(ids(text.says)) <= catalogue().keys()
+    assert len(text.causes) == len(set(text.causes)) > 0
+
+
+@pytest.mark.parametrize("text", texts(), ids=lambda text: text.says)
+def test_no_pattern_takes_for_ever(text: Text) -> None:
+    """What is repeated without limit makes the time grow with the square of a line's length."""
+    assert not re.search(r"(?<!\\d)(?<!\\)[*+]", text.pattern)
+
+
+def test_a_message_that_says_more_comes_first() -> None:
+    both = ids(f"{EOF}\nunable to attach: operation not permitted\n")
+    assert both[:2] == ["ptrace-denied", "yama-ptrace-scope"]
+    assert "nonroot-in-namespace" in both[2:]
+
+
+@pytest.mark.parametrize("cause", list(catalogue()))
+def test_our_own_errors_say_it_themselves(cause: str, capsys: pytest.CaptureFixture[str]) -> None:
+    print_error(PlanError("it failed", step="plan", cause=cause))
+    assert ids(capsys.readouterr().err)[0] == cause
+    assert ids(json.dumps({"cause": cause}))[0] == cause
+
+
+@pytest.mark.parametrize("text", ["", NOVEL, "[no-such-cause]", "[error]", "\0" * 99, "\n" * 99])
+def test_what_is_not_recognised(text: str) -> None:
+    assert ids(text) == []
+
+
+def test_the_json_of_a_log() -> None:
+    """runsc writes its messages one after the other, without a line's end."""
+    first = {"msg": 'say "hello"\n', "level": "error"}
+    second = {"msg": f"FATAL ERROR: {EOF}\n", "level": "warning"}
+    log = (json.dumps(first) + json.dumps(second)).encode()
+    candidate = explain(io.BytesIO(log)).candidates[0]
+    assert candidate.seen == (f"FATAL ERROR: {EOF}",)
+    docker = json.dumps({"log": "newuidmap: Could not set caps\n", "stream": "stderr"})
+    assert explain(io.BytesIO(docker.encode())).candidates[0].seen == (
+        "newuidmap: Could not set caps",
+    )
+
+
+def test_what_is_shown_can_be_shown() -> None:
+    text = f"\x1b[31m{'x' * 9999} newuidmap: Could not set caps \x1b[0m\x07{'y' * 9999}"
+    (line,) = explain(io.BytesIO(text.encode())).candidates[0].seen
+    assert "Could not set caps" in line
+    assert line.isprintable()
+    assert len(line) <= SHOWN_MAX
+
+
+@pytest.mark.parametrize("before", [(1 << 20) - 9, (1 << 20) - 3, 3 << 20])
+@pytest.mark.parametrize("filler", ["x", "\n", "\N{SNOWMAN}"])
+def test_a_message_in_the_middle_of_much_else(before: int, filler: str) -> None:
+    much = filler * (before // len(filler.encode()))
+    assert ids(f"{much}newuidmap: Could not set caps{much}")[0] == "helper-not-setuid"
+
+
+class Endless(io.RawIOBase):
+    """As many bytes as are asked for, up to a limit; none of them is kept."""
+
+    def __init__(self, length: int) -> None:
+        self.left = length
+        self.largest = 0
+
+    def read(self, size: int = -1) -> bytes:
+        assert size > 0, "all of it would be read at once"
+        self.largest = max(self.largest, size)
+        size = min(size, self.left)
+        self.left -= size
+        return b"x" * size
+
+
+def test_a_large_input_is_read_in_pieces() -> None:
+    stream = Endless(20_000_000)
+    assert not explain(stream).recognised  # type: ignore[arg-type]  # it can read, and no more
+    assert stream.left == 0
+    assert stream.largest <= 1 << 20
+
+
+@given(st.binary(max_size=2000))
+def test_any_bytes_will_do(data: bytes) -> None:
+    explanation = explain(io.BytesIO(data))
+    assert explanation.empty == (data == b"")
+    assert all(line.isprintable() for each in explanation.candidates for line in each.seen)
+
+
+@given(st.sampled_from(texts()), st.binary(max_size=99), st.binary(max_size=99))
+def test_a_message_is_found_whatever_is_around_it(text: Text, before: bytes, after: bytes) -> None:
+    data = before + b"\n" + text.says.encode() + b"\n" + after
+    assert set(text.causes) <= set(ids(data))
+
+
+def finding(cause: str, blocks: bool = True) -> Finding:
+    return Finding(cause=catalogue()[cause], evidence=(f"evidence of {cause}",), blocks=blocks)
+
+
+def test_what_the_probes_found_comes_first() -> None:
+    text = "newuidmap: write to uid_map failed: Operation not permitted"
+    report = Report(
+        purpose="run",
+        findings=(finding("no-new-privs"), finding("in-chroot"), finding("bounding-set")),
+    )
+    explanation = confirm(explain(io.BytesIO(text.encode())), report)
+    named = [(each.cause.id, each.finding is not None) for each in explanation.candidates]
+    assert named[:3] == [
+        ("no-new-privs", True),
+        ("bounding-set", True),
+        ("helper-not-setuid", False),
+    ]
+    assert [each.id for each in explanation.others] == ["in-chroot"]
+    assert explanation.probed
+
+
+@pytest.fixture
+def probes(monkeypatch: pytest.MonkeyPatch) -> list[Finding]:
+    """What the probes are to find."""
+    found: list[Finding] = []
+
+    def diagnose(purpose: Any) -> Report:
+        return Report(purpose=purpose, findings=tuple(found))
+
+    monkeypatch.setattr("usernsctl.doctor.diagnose", diagnose)
+    return found
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    status = main(["explain", *arguments])
+    output = capsys.readouterr()
+    return status, output.out, output.err
+
+
+def test_the_command_confirms(
+    tmp_path: Path, probes: list[Finding], capsys: pytest.CaptureFixture[str]
+) -> None:
+    probes += [finding("no-new-privs"), finding("in-chroot")]
+    file = tmp_path / "text"
+    file.write_text("newuidmap: write to uid_map failed: Operation not permitted\n")
+    status, out, err = run(capsys, str(file))
+    assert (status, err) == (0, "")
+    assert out.startswith("no-new-privs: no_new_privs keeps newuidmap powerless (confirmed here)\n")
+    assert "found here: evidence of no-new-privs" in out
+    assert "in-chroot: started in a chroot; evidence of in-chroot" in out
+    assert f"remedy: {catalogue()['no-new-privs'].remedies['host']}" in out
+
+
+def test_the_command_finds_nothing_here(
+    tmp_path: Path, probes: list[Finding], capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "text"
+    file.write_text(EOF)
+    assert "The probes confirm none of these" in run(capsys, str(file))[1]
+    assert "The probes confirm" not in run(capsys, str(file), "--no-probe")[1]
+
+
+def test_the_command_prints_json(
+    tmp_path: Path, probes: list[Finding], capsys: pytest.CaptureFixture[str]
+) -> None:
+    probes.append(finding("ptrace-denied"))
+    file = tmp_path / "text"
+    file.write_text(EOF)
+    told = json.loads(run(capsys, str(file), "--json")[1])
+    assert (told["recognised"], told["probed"]) == (True, True)
+    assert (told["causes"][0]["id"], told["causes"][0]["confirmed"]) == ("ptrace-denied", True)
+    assert told["causes"][1]["confirmed"] is False
+    told = json.loads(run(capsys, str(file), "--json", "--no-probe")[1])
+    assert {cause["confirmed"] for cause in told["causes"]} == {None}
+
+
+@pytest.mark.parametrize("source", [[], ["-"]])
+def test_the_command_reads_standard_input(
+    source: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stdin = io.TextIOWrapper(io.BytesIO(b"newuidmap: Could not set caps\xff"))
+    monkeypatch.setattr(sys, "stdin", stdin)
+    status, out, _ = run(capsys, *source, "--no-probe")
+    assert status == 0
+    assert out.startswith("helper-not-setuid: ")
+
+
+def test_the_command_recognises_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "text"
+    file.write_text(NOVEL)
+    status, out, err = run(capsys, str(file))
+    assert (status, err) == (1, "")
+    assert out.startswith("Nothing in this text is known here.")
+    file.write_text("")
+    assert run(capsys, str(file))[:2] == (
+        1,
+        "There is nothing to explain: no text, or no failure in the logs.\n",
+    )
+
+
+def test_wrong_calls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    absent = str(tmp_path / "absent")
+    for arguments, said in (
+        ([absent], f"{absent}: No such file or directory"),
+        ([str(tmp_path)], f"{tmp_path}: Is a directory"),
+        (["--debug-log", absent], f"{absent}: No such file or directory"),
+        (["--debug-log", str(tmp_path), absent], "exclude each other"),
+        (["--no-such-option"], "No such option"),
+        ([absent, absent], "unexpected extra argument"),
+    ):
+        status, out, err = run(capsys, *arguments)
+        assert (status, out) == (2, "")
+        assert said in err
