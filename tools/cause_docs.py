@@ -1,0 +1,94 @@
+"""Write docs/causes.md from the catalogue; with --check, say whether it is up to date.
+
+It runs with the interpreter of the environment that has usernsctl installed as it is in this tree.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from usernsctl.doctor.catalogue import AREAS, entries, get
+from usernsctl.doctor.model import Cause
+
+TARGET = Path(__file__).parent.parent / "docs" / "causes.md"
+
+HEADINGS = {
+    "namespaces": "Making or joining a namespace",
+    "maps": "Writing the maps",
+    "helpers": "newuidmap, newgidmap and subordinate ranges",
+    "runsc": "runsc, mounts and networks",
+    "bundle": "Bundles",
+    "commands": "Commands and names",
+}
+PLACES = {"host": "Host", "docker": "Docker", "podman": "Podman", "kubernetes": "Kubernetes"}
+
+INTRODUCTION = """\
+# Causes
+
+Why something fails, by the ids that stand in brackets at the end of an error's second line:
+`usernsctl-exec`, `usernsctl run`, `doctor` and `explain` all use the same ones, and so does
+`UsernsError.cause` in Python. An id never changes once it is released.
+
+Many causes share one message: `Operation not permitted` has more than a dozen, and runsc's
+`waiting for sandbox to start: EOF` nearly as many. So they are told by what works and what does
+not, step by step, and by facts; *Told by* says by which.
+
+This file is made from the catalogue by `tools/cause_docs.py`.
+"""
+
+TESTED = """\
+## How they are tested
+
+*Real*: a test brings the cause about on the machine that runs the tests, and sees it named.
+*Given*: a test gives the facts, or the message, to what has to name it, since the cause can't be
+brought about everywhere.
+
+| id | tested |
+|---|---|
+"""
+
+
+def document() -> str:
+    known = list(entries())
+    parts = [INTRODUCTION]
+    for area in AREAS:
+        parts.append(f"## {HEADINGS[area]}\n")
+        parts += [section(get(entry.id)) for where, entry in known if where == area]
+    rows = [
+        f"| [`{entry.id}`](#{entry.id}) | {'real' if entry.reproduced else 'given'} |\n"
+        for _, entry in known
+    ]
+    return "\n".join(parts) + "\n" + TESTED + "".join(rows)
+
+
+def section(cause: Cause) -> str:
+    lines = [f"### {cause.id}\n", f"**{cause.title[0].upper()}{cause.title[1:]}.** {cause.why}\n"]
+    lines.append(f"*Told by:* {cause.told_by}  \n*Source:* {cause.reference}\n")
+    lines += [remedy_item(PLACES[place], remedy) for place, remedy in cause.remedies.items()]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def remedy_item(place: str, remedy: str) -> str:
+    if "\n" not in remedy and "`" not in remedy:
+        return f"- {place}: `{remedy}`"
+    block = "\n".join(f"  {line}" for line in ("```", *remedy.split("\n"), "```"))
+    return f"- {place}:\n\n{block}\n"
+
+
+def main(arguments: list[str]) -> int:
+    if arguments not in ([], ["--check"]):
+        print("usage: cause_docs.py [--check]", file=sys.stderr)
+        return 2
+    wanted = document()
+    if not arguments:
+        TARGET.write_text(wanted, encoding="utf-8")
+        return 0
+    if TARGET.exists() and TARGET.read_text(encoding="utf-8") == wanted:
+        return 0
+    print(f"{TARGET.name} is out of date: run tools/cause_docs.py", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
