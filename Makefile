@@ -4,7 +4,8 @@
 # The directory of the environment that holds usernsctl as it is in this tree.
 DEV = $$(tools/environment dev)
 PYTHON_CODE = src tests tools demo bench setup.py
-SHELL_CODE = tools/packages tools/environment tools/user tools/as-user tools/test-users demo/run .ci/run
+SHELL_CODE = tools/packages tools/environment tools/user tools/as-user tools/test-users demo/run .ci/run \
+	docker/install docker/in-gvisor
 C_CODE = $(wildcard csrc/*.[ch] tests/c/*.[ch])
 
 .DEFAULT_GOAL := help
@@ -31,6 +32,7 @@ lint: packages ## check style and types
 	"$$bin/ruff" format --check $(PYTHON_CODE); \
 	"$$bin/mypy" --python-executable "$$bin/python"; \
 	"$$bin/shellcheck" $(SHELL_CODE); \
+	"$$bin/python" tools/seccomp_profile.py --check; \
 	"$$bin/clang-format" --dry-run --Werror $(C_CODE)
 
 format: packages ## put the code into the style that lint checks

@@ -20,6 +20,9 @@ _VERBS = {
     "plan": "usernsctl.cli.plan:plan_command",
     "doctor": "usernsctl.cli.doctor:doctor_command",
     "explain": "usernsctl.cli.explain:explain_command",
+    "seccomp-profile": "usernsctl.cli.profiles:seccomp_command",
+    "apparmor-profile": "usernsctl.cli.profiles:apparmor_command",
+    "docker-args": "usernsctl.cli.profiles:docker_command",
 }
 
 

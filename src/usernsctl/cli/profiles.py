@@ -1,0 +1,89 @@
+"""``usernsctl seccomp-profile``, ``apparmor-profile`` and ``docker-args``: for container engines."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from usernsctl.profiles import Ids
+
+
+@click.command("seccomp-profile")
+def seccomp_command() -> None:
+    """Print the seccomp profile for containers that run gVisor.
+
+    It allows what Docker's own does, less what gVisor has no use for, and the few calls
+    that it needs to make its sandbox.
+
+    \b
+    usernsctl seccomp-profile > seccomp.json
+    docker run --security-opt seccomp=seccomp.json IMAGE
+    """
+    from usernsctl import profiles
+
+    click.echo(profiles.read("seccomp.json"), nl=False)
+
+
+@click.command("apparmor-profile")
+def apparmor_command() -> None:
+    """Print the AppArmor profile for containers that run gVisor.
+
+    Only hosts with AppArmor need it: Ubuntu and Debian, unless it is switched off there.
+
+    \b
+    usernsctl apparmor-profile | sudo tee /etc/apparmor.d/usernsctl
+    sudo apparmor_parser -r /etc/apparmor.d/usernsctl
+    docker run --security-opt apparmor=usernsctl IMAGE
+    """
+    from usernsctl import profiles
+
+    click.echo(profiles.read("apparmor"), nl=False)
+
+
+@click.command("docker-args")
+@click.option(
+    "--engine",
+    type=click.Choice(["docker", "podman"]),
+    default="docker",
+    show_default=True,
+    help="Which one is to be called: both take the same options.",
+)
+@click.option(
+    "--seccomp",
+    default="seccomp.json",
+    show_default=True,
+    metavar="FILE",
+    help="Where what usernsctl seccomp-profile prints will be.",
+)
+@click.option(
+    "--apparmor/--no-apparmor",
+    default=None,
+    help="Name the AppArmor profile, too; by default where the kernel has AppArmor.",
+)
+@click.option(
+    "--ids",
+    type=click.Choice(["one", "all"]),
+    default="one",
+    show_default=True,
+    help="Which ids a run maps: its own, or its subordinate ones too.",
+)
+def docker_command(engine: str, seccomp: str, apparmor: bool | None, ids: Ids) -> None:
+    """Print the options that let docker run start gVisor, without --privileged.
+
+    \b
+    docker run --rm $(usernsctl docker-args) IMAGE
+    """
+    from usernsctl import profiles
+
+    if apparmor is None:
+        apparmor = profiles.has_apparmor()
+    if apparmor:
+        click.echo(
+            f"{engine} needs the profile to be loaded: usernsctl apparmor-profile tells how",
+            err=True,
+        )
+    options = profiles.engine_options(seccomp=seccomp, apparmor=apparmor, ids=ids)
+    click.echo(shlex.join(options))

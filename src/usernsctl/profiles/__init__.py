@@ -1,0 +1,48 @@
+"""What a container engine must allow so that rootless gVisor works in its containers."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+Profile = Literal["seccomp.json", "apparmor"]
+Ids = Literal["one", "all"]
+
+#: The name that the AppArmor profile is loaded under.
+APPARMOR_NAME = "usernsctl"
+
+_APPARMOR_ENABLED = Path("/sys/module/apparmor/parameters/enabled")
+
+
+def read(profile: Profile) -> str:
+    """The text of a profile, as engines and apparmor_parser(8) take it."""
+    return resources.files(__name__).joinpath(profile).read_text(encoding="utf-8")
+
+
+def has_apparmor() -> bool:
+    """Whether the kernel confines programs by AppArmor, and so an engine its containers."""
+    try:
+        return _APPARMOR_ENABLED.read_text().strip() == "Y"
+    except OSError:
+        return False
+
+
+def engine_options(*, seccomp: str, apparmor: bool, ids: Ids = "one") -> list[str]:
+    """What ``docker run`` or ``podman run`` needs; nothing is left to a container that needs none.
+
+    :param seccomp: the file with the seccomp profile, as the engine's client finds it.
+    :param apparmor: whether to name the AppArmor profile, which the host must have loaded.
+    :param ids: whether a run maps the caller's id only, or its subordinate ids too.
+    """
+    # What runsc does as root, it does with the capabilities of its own user namespace.
+    options = ["--cap-drop=ALL"]
+    if ids == "all":
+        # newuidmap and newgidmap have one each as a file capability, for which no_new_privs is off.
+        options += ["--cap-add=SETUID", "--cap-add=SETGID"]
+    else:
+        options.append("--security-opt=no-new-privileges")
+    options.append(f"--security-opt=seccomp={seccomp}")
+    if apparmor:
+        options.append(f"--security-opt=apparmor={APPARMOR_NAME}")
+    return options

@@ -1,0 +1,138 @@
+"""The profiles for container engines: what they allow, and that a user can get them."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import subprocess
+from typing import Any
+
+import pytest
+
+from conftest import Program
+
+# Each has been a way out of a container, or into the kernel's memory, modules or keys.
+DANGEROUS = {
+    "acct", "add_key", "bpf", "delete_module", "fanotify_init", "finit_module", "fsmount", "fsopen",
+    "init_module", "io_uring_setup", "ioperm", "iopl", "kcmp", "kexec_file_load", "kexec_load",
+    "keyctl", "lookup_dcookie", "move_mount", "move_pages", "name_to_handle_at", "nfsservctl",
+    "open_by_handle_at", "open_tree", "perf_event_open", "pidfd_getfd", "process_vm_readv",
+    "process_vm_writev", "quotactl", "reboot", "request_key", "settimeofday", "setdomainname",
+    "sethostname", "swapoff", "swapon", "syslog", "userfaultfd", "vhangup", "vmsplice",
+}  # fmt: skip
+
+CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUSER = 0x20000, 0x2000000, 0x10000000
+CLONE_NEWPID, CLONE_NEWTIME = 0x20000000, 0x80
+AF_INET, AF_VSOCK = 2, 40
+
+
+@pytest.fixture(scope="module")
+def profile(usernsctl: Program) -> dict[str, Any]:
+    done = usernsctl("seccomp-profile")
+    assert (done.returncode, done.stderr) == (0, "")
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def holds(condition: dict[str, Any], arguments: tuple[int, ...]) -> bool:
+    """Whether a condition of seccomp_rule_add(3) holds."""
+    argument, value = arguments[condition["index"]], condition["value"]
+    match condition["op"]:
+        case "SCMP_CMP_EQ":
+            return argument == value
+        case "SCMP_CMP_NE":
+            return argument != value
+        case "SCMP_CMP_MASKED_EQ":
+            return argument & value == condition["valueTwo"]
+    raise AssertionError(condition)
+
+
+def allows(profile: dict[str, Any], name: str, *arguments: int) -> bool:
+    return any(
+        name in rule["names"] and all(holds(one, arguments) for one in rule.get("args", []))
+        for rule in profile["syscalls"]
+        if rule["action"] == "SCMP_ACT_ALLOW"
+    )
+
+
+def test_what_is_not_named_is_not_permitted(profile: dict[str, Any]) -> None:
+    assert (profile["defaultAction"], profile["defaultErrnoRet"]) == ("SCMP_ACT_ERRNO", 1)
+    # A container that has been given a capability is allowed no more.
+    assert not any("includes" in rule or "excludes" in rule for rule in profile["syscalls"])
+
+
+def test_dangerous_calls_are_refused(profile: dict[str, Any]) -> None:
+    named = {
+        name
+        for rule in profile["syscalls"]
+        if rule["action"] == "SCMP_ACT_ALLOW"
+        for name in rule["names"]
+    }
+    assert named & DANGEROUS == set()
+    # Podman's default profile allows 371 without condition (containers-common 0.62).
+    assert len(named) < 300
+
+
+@pytest.mark.parametrize(
+    ("call", "allowed"),
+    [
+        (("unshare", CLONE_NEWUSER | CLONE_NEWNS), True),
+        (("unshare", 0), True),
+        (("unshare", CLONE_NEWPID), False),
+        (("unshare", CLONE_NEWUSER | CLONE_NEWTIME), False),
+        (("clone", CLONE_NEWUSER | CLONE_NEWPID), True),
+        (("clone", CLONE_NEWCGROUP), False),
+        (("socket", AF_INET), True),
+        (("socket", AF_VSOCK), False),
+        (("personality", 0), True),
+        (("personality", 0x40000), False),
+    ],
+)
+def test_arguments_decide(profile: dict[str, Any], call: tuple[Any, ...], allowed: bool) -> None:
+    assert allows(profile, *call) == allowed
+
+
+def test_clone3_seems_not_to_exist(profile: dict[str, Any]) -> None:
+    """A C library that gets any other error takes it for final, and starts no thread."""
+    rules = [rule for rule in profile["syscalls"] if "clone3" in rule["names"]]
+    assert rules == [{"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38}]
+
+
+def test_the_apparmor_profile_can_be_parsed(usernsctl: Program) -> None:
+    done = usernsctl("apparmor-profile")
+    assert done.returncode == 0
+    assert "\n  userns,\n" in done.stdout
+    parser = shutil.which("apparmor_parser", path="/usr/sbin:/sbin")
+    if parser is None:
+        pytest.skip("there is no apparmor_parser here")
+    parsed = subprocess.run(
+        [parser, "--skip-kernel-load", "--skip-cache", "--names"],
+        input=done.stdout,
+        capture_output=True,
+        text=True,
+    )
+    assert (parsed.returncode, parsed.stdout) == (0, "usernsctl\n"), parsed.stderr
+
+
+def test_the_options_give_a_container_nothing_that_it_does_not_need(usernsctl: Program) -> None:
+    done = usernsctl("docker-args", "--no-apparmor", "--seccomp", "a file")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert shlex.split(done.stdout) == [
+        "--cap-drop=ALL",
+        "--security-opt=no-new-privileges",
+        "--security-opt=seccomp=a file",
+    ]
+
+
+def test_the_options_for_all_ids_leave_the_helpers_what_they_need(usernsctl: Program) -> None:
+    done = usernsctl("docker-args", "--engine", "podman", "--ids", "all", "--apparmor")
+    assert done.returncode == 0
+    assert done.stderr.startswith("podman needs the profile to be loaded: ")
+    assert done.stdout.split() == [
+        "--cap-drop=ALL",
+        "--cap-add=SETUID",
+        "--cap-add=SETGID",
+        "--security-opt=seccomp=seccomp.json",
+        "--security-opt=apparmor=usernsctl",
+    ]
