@@ -33,6 +33,7 @@ PROBES = {
     "docker": ["docker", "info"],
 }
 DIRECTORY_NEEDS = {
+    "faults": ["needs_userns", "nothing_left"],
     "kernel": ["needs_userns", "nothing_left"],
     "runsc": ["needs_userns", "needs_runsc", "nothing_left"],
 }
