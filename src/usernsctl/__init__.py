@@ -1,5 +1,8 @@
 """User namespaces, made and mapped without privilege, for gVisor and for everyone else."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from usernsctl.errors import (
     BundleError,
     CommandError,
@@ -30,6 +33,9 @@ from usernsctl.process import (
     spawn,
 )
 
+if TYPE_CHECKING:
+    from usernsctl.aio import create_subprocess_exec
+
 __all__ = [
     "DEVNULL",
     "PIPE",
@@ -54,9 +60,19 @@ __all__ = [
     "TimeoutExpired",
     "UsernsError",
     "check_output",
+    "create_subprocess_exec",
     "enter",
     "exec",
     "plan",
     "run",
     "spawn",
 ]
+
+# What takes longer to import than all the rest, and many programs never ask for.
+_IMPORTED_WHEN_USED = {"create_subprocess_exec": "usernsctl.aio"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _IMPORTED_WHEN_USED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_IMPORTED_WHEN_USED[name]), name)

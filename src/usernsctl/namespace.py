@@ -10,13 +10,16 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from usernsctl import _core, process
 from usernsctl.errors import NamespaceError, UsernsError
 from usernsctl.idmap import IdMap
 from usernsctl.plan import Plan, decide, plan
 from usernsctl.target import Propagation, Target, make_target, selected
+
+if TYPE_CHECKING:
+    from usernsctl.aio import Process
 
 # ioctl_nsfs(2): which kind of namespace a descriptor is of, as a CLONE_NEW... flag.
 _NS_GET_NSTYPE = 0xB703
@@ -183,6 +186,15 @@ class Namespace:
     def check_output(self, args: process.Args, **arguments: Any) -> Any:
         """Run a command here and return what it wrote: :func:`usernsctl.check_output`."""
         return process.check_output(args, namespace=self, **arguments)
+
+    async def create_subprocess_exec(
+        self, program: process.StrOrBytesPath, *args: process.StrOrBytesPath, **arguments: Any
+    ) -> Process:
+        """Start a command here from asyncio: :func:`usernsctl.create_subprocess_exec`."""
+        # asyncio takes longer to import than all of this package.
+        from usernsctl import aio
+
+        return await aio.create_subprocess_exec(program, *args, namespace=self, **arguments)
 
     def spawn(self, args: process.Args, **arguments: Any) -> process.Child:
         """Start a command here with the least that takes: :func:`usernsctl.spawn`."""
