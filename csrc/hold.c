@@ -40,7 +40,6 @@ static int prepare(const struct un_setup *setup, struct un_error *err)
     /* Whoever may enter the namespaces must be able to open them in /proc, which a change of ids
      * has made root's (PR_SET_DUMPABLE(2const)). */
     prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
-    prctl(PR_SET_NAME, "usernsctl-hold", 0, 0, 0);
     /* As process 1 of a PID namespace we are everybody's parent: nobody shall stay a zombie. */
     signal(SIGCHLD, SIG_IGN);
     if (setsid() < 0)
@@ -63,6 +62,8 @@ static _Noreturn void hold(int socket, const struct un_setup *setup)
         close(fd);
     if (!send_text(socket, "ready") || wait_for_answer(socket) != 1)
         _exit(125);
+    /* The name tells a holder that stays from one that is about to end with its creator. */
+    prctl(PR_SET_NAME, UN_HOLDER_NAME, 0, 0, 0);
     close(socket);
     for (;;)
         pause();

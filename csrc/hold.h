@@ -4,12 +4,16 @@
 
 #include "usernsctl.h"
 
+/* What the kernel calls a holder that has been told to stay (PR_SET_NAME(2const)). */
+#define UN_HOLDER_NAME "usernsctl-hold"
+
 /*
  * Leaves a process in the namespaces that this one has entered, and returns; -1 if there is none.
  *
  * `socket` is a SOCK_SEQPACKET connection to whoever wants the namespaces. It gets "pid N" from us,
- * and from the holder "ready" or what un_hold_report() writes. The holder stays once it has got a
- * byte back; if the connection is closed before, it ends: no holder is left that nobody knows of.
+ * and from the holder "ready" or what un_hold_report() writes. Once it has got a byte back, the
+ * holder takes its name, closes the connection, and stays. If the connection is closed before, it
+ * ends: no holder is left that nobody knows of.
  */
 int un_hold(int socket, const struct un_setup *setup, struct un_error *err);
 /* Sends "error STEP ERRNO CAUSE DETAIL". */

@@ -362,6 +362,8 @@ int un_options_parse(int argc, char **argv, struct un_options *options, struct u
     }
     if (optind == argc && options->hold < 0)
         return usage(err, "no command was given: %s%s", "usernsctl-exec [OPTIONS] -- COMMAND", "");
+    if (optind < argc && options->hold >= 0)
+        return usage(err, "a namespace is made, and no command run in it: %s%s", argv[optind], "");
     options->command = (const char *const *)argv + optind;
     conclude(options);
     return 0;

@@ -12,25 +12,19 @@ import fcntl
 import json
 import os
 import re
-import select
-import signal
 import socket
 import stat
 import subprocess
 import tempfile
-import time
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from usernsctl import _core
-from usernsctl.errors import NamespaceError
-from usernsctl.idmap import Extent, IdMap
+from usernsctl.errors import NamespaceError, UsernsError
+from usernsctl.holder import STEP, NamedNamespace
+from usernsctl.idmap import IdMap
 from usernsctl.namespace import Namespace
 from usernsctl.prelude import prelude_path
-
-STEP = "name"
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _SUFFIX = ".json"
@@ -38,47 +32,18 @@ _SUFFIX = ".json"
 _READY_SECONDS = 30
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NamedNamespace:
+def find_named(name: str) -> NamedNamespace:
     """What is known of a named namespace.
 
-    :ivar pid: the process that holds it.
-    :ivar start_time: when that process started, in clock ticks after boot (proc_pid_stat(5)).
-    :ivar boot_id: the boot that `start_time` counts from.
-    :ivar created: when it was made, in seconds since 1970.
-    :ivar namespaces: the kinds that it has of its own, ``"user"`` among them.
-    :ivar uid: its map of uids, and so `gid`.
+    :raises NamespaceError: there is none of that name, or its state can't be trusted.
     """
-
-    name: str
-    pid: int
-    start_time: int
-    boot_id: str
-    created: float
-    namespaces: tuple[str, ...]
-    uid: tuple[Extent, ...]
-    gid: tuple[Extent, ...]
-
-    def processes(self) -> int:
-        """How many processes are in it, the holder left out."""
-        inode = os.stat(f"/proc/{self.pid}/ns/user").st_ino
-        count = 0
-        for entry in os.listdir("/proc"):
-            if entry.isdecimal() and int(entry) != self.pid:
-                with contextlib.suppress(OSError):
-                    count += os.stat(f"/proc/{entry}/ns/user").st_ino == inode
-        return count
-
-    def open(self) -> Namespace:
-        """Hold it by descriptors, from whatever process this is.
-
-        :raises NamespaceError: it is gone.
-        """
-        namespace = Namespace.from_pid(self.pid)
-        if not _is_alive(self):
-            namespace.close()
-            raise _error(f"namespace {self.name!r} is gone: its holder has ended", "target-gone")
-        return namespace
+    _check_name(name)
+    with _locked_directory() as directory:
+        found = _read_live(directory, name)
+    if found is None:
+        remedy = f"usernsctl ns create {name}"
+        raise _error(f"there is no namespace {name!r}", "no-such-namespace", remedy)
+    return found
 
 
 def open_named(name: str) -> Namespace:
@@ -86,13 +51,7 @@ def open_named(name: str) -> Namespace:
 
     :raises NamespaceError: there is none of that name, or its state can't be trusted.
     """
-    _check_name(name)
-    with _locked_directory() as directory:
-        found = _read_live(directory, name)
-        if found is None:
-            remedy = f"usernsctl ns create {name}"
-            raise _error(f"there is no namespace {name!r}", "no-such-namespace", remedy)
-        return found.open()
+    return find_named(name).open()
 
 
 def create_named(name: str, options: Iterable[str]) -> NamedNamespace:
@@ -143,7 +102,7 @@ def remove_named(name: str) -> None:
         found = _read_live(directory, name)
         if found is None:
             raise _error(f"there is no namespace {name!r}", "no-such-namespace")
-        _kill(found)
+        found.kill()
         _file(directory, name).unlink()
 
 
@@ -169,6 +128,18 @@ def options_of(idmap: IdMap, namespaces: Iterable[str]) -> list[str]:
 
 def _error(reason: str, cause: str | None = None, remedy: str | None = None) -> NamespaceError:
     return NamespaceError(reason, step=STEP, cause=cause, remedy=remedy)
+
+
+def _unusable(directory: Path, error: OSError) -> NamespaceError:
+    number = error.errno or 0
+    return NamespaceError(
+        f"{directory}: {os.strerror(number)}",
+        step=STEP,
+        errno=number,
+        filename=str(directory),
+        cause="state-directory-unusable",
+        remedy="set XDG_RUNTIME_DIR to a directory that is yours",
+    )
 
 
 def _check_name(name: str) -> None:
@@ -201,14 +172,7 @@ def _locked_directory() -> Iterator[Path]:
             directory.mkdir(mode=0o700)
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError as error:
-        raise NamespaceError(
-            f"{directory}: {error.strerror}",
-            step=STEP,
-            errno=error.errno or 0,
-            filename=str(directory),
-            cause="state-directory-unusable",
-            remedy="set XDG_RUNTIME_DIR to a directory that is yours",
-        ) from error
+        raise _unusable(directory, error) from error
     try:
         status = os.fstat(descriptor)
         if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
@@ -220,7 +184,12 @@ def _locked_directory() -> Iterator[Path]:
             )
         # The lock ends with the descriptor, however this process ends.
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield directory
+        # Whatever becomes of the path, this stays the directory that was looked at.
+        yield Path(f"/proc/self/fd/{descriptor}")
+    except UsernsError:
+        raise
+    except OSError as error:
+        raise _unusable(directory, error) from error
     finally:
         os.close(descriptor)
 
@@ -233,62 +202,16 @@ def _read_live(directory: Path, name: str) -> NamedNamespace | None:
     """What is known of a name, if its holder is alive; else it is forgotten."""
     file = _file(directory, name)
     try:
-        found = _from_json(name, json.loads(file.read_bytes()))
+        found = NamedNamespace.from_json(name, json.loads(file.read_bytes()))
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError, KeyError):
+    except (ArithmeticError, LookupError, TypeError, ValueError):
         # Its writer was killed in the middle, and the holder ended for want of an answer.
         found = None
-    if found is not None and _is_alive(found):
+    if found is not None and found.is_alive():
         return found
     file.unlink(missing_ok=True)
     return None
-
-
-def _from_json(name: str, state: Mapping[str, Any]) -> NamedNamespace:
-    return NamedNamespace(
-        name=name,
-        pid=int(state["pid"]),
-        start_time=int(state["start_time"]),
-        boot_id=str(state["boot_id"]),
-        created=float(state["created"]),
-        namespaces=tuple(state["namespaces"]),
-        uid=tuple(Extent(*extent) for extent in state["uid"]),
-        gid=tuple(Extent(*extent) for extent in state["gid"]),
-    )
-
-
-def _boot_id() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
-def _start_time(pid: int) -> int:
-    """proc_pid_stat(5): field 22; the second one, the name, may hold blanks and parentheses."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    if fields[0] in "ZX":
-        raise ProcessLookupError(f"process {pid} has ended")
-    return int(fields[19])
-
-
-def _is_alive(found: NamedNamespace) -> bool:
-    """Whether its holder is the process that it was: a pid alone may have been used again."""
-    try:
-        return found.boot_id == _boot_id() and found.start_time == _start_time(found.pid)
-    except OSError:
-        return False
-
-
-def _kill(found: NamedNamespace) -> None:
-    try:
-        pidfd = os.pidfd_open(found.pid)
-    except ProcessLookupError:
-        return
-    try:
-        if _is_alive(found):
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-            select.select([pidfd], [], [])
-    finally:
-        os.close(pidfd)
 
 
 def _create(directory: Path, name: str, options: Iterable[str]) -> NamedNamespace:
@@ -300,18 +223,20 @@ def _create(directory: Path, name: str, options: Iterable[str]) -> NamedNamespac
     with ours:
         with theirs:
             started = subprocess.run(
-                [prelude_path(), *options, f"--hold={theirs.fileno()}"],
+                [prelude_path(), f"--hold={theirs.fileno()}", *options],
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
                 pass_fds=[theirs.fileno()],
             )
         pid = _wait_until_ready(ours, started)
-        made = _describe(name, pid)
+        made = NamedNamespace.describe(name, pid, notice=started.stderr.strip())
         file = _file(directory, name)
         file.touch(mode=0o600)
-        file.write_text(json.dumps(_to_json(made)))
+        file.write_text(json.dumps(made.to_json()))
         ours.send(b"+")
+        # It closes the connection when it has the name that it is known by.
+        ours.recv(1)
     return made
 
 
@@ -350,34 +275,3 @@ def _reported_error(text: str) -> NamespaceError:
         cause=cause,
         remedy=known.remedy if known else None,
     )
-
-
-def _describe(name: str, pid: int) -> NamedNamespace:
-    directory = f"/proc/{pid}"
-    kinds = dict(zip(_core.ALL_NAMESPACES, _core.NAMESPACE_FILES, strict=True))
-    return NamedNamespace(
-        name=name,
-        pid=pid,
-        start_time=_start_time(pid),
-        boot_id=_boot_id(),
-        created=time.time(),
-        namespaces=tuple(
-            kind
-            for kind, file in kinds.items()
-            if not os.path.samefile(f"{directory}/ns/{file}", f"/proc/self/ns/{file}")
-        ),
-        uid=_read_map(f"{directory}/uid_map"),
-        gid=_read_map(f"{directory}/gid_map"),
-    )
-
-
-def _read_map(path: str) -> tuple[Extent, ...]:
-    lines = Path(path).read_text().splitlines()
-    return tuple(Extent(*map(int, line.split())) for line in lines)
-
-
-def _to_json(made: NamedNamespace) -> dict[str, Any]:
-    state = asdict(made)
-    state["uid"] = [list(extent) for extent in made.uid]
-    state["gid"] = [list(extent) for extent in made.gid]
-    return state

@@ -12,10 +12,15 @@ from typing import Any, NoReturn
 import click
 
 from usernsctl import named
+from usernsctl.holder import NamedNamespace
 from usernsctl.namespace import Namespace
 from usernsctl.process import Popen
 
-_PASS_ON = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+_PASSED_ON = (
+    *(signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT),
+    *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH),
+)
+_NOT_OURS = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 
 
 @click.group("ns")
@@ -23,7 +28,7 @@ def ns_group() -> None:
     """Make, list, use and remove namespaces that are kept under a name."""
 
 
-@ns_group.command("create", context_settings=_PASS_ON)
+@ns_group.command("create", context_settings=_NOT_OURS)
 @click.argument("name")
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
 def create(name: str, options: tuple[str, ...]) -> None:
@@ -31,7 +36,9 @@ def create(name: str, options: tuple[str, ...]) -> None:
 
     OPTIONS are the map and namespace options of usernsctl-exec, such as -r, -m, -p or --map-auto.
     """
-    named.create_named(name, options)
+    made = named.create_named(name, options)
+    if made.notice:
+        print(made.notice, file=sys.stderr)
 
 
 @ns_group.command("list")
@@ -61,7 +68,7 @@ def list_(as_json: bool) -> None:
         print("  ".join(map(str.ljust, row, widths)).rstrip())
 
 
-@ns_group.command("exec", context_settings=_PASS_ON)
+@ns_group.command("exec", context_settings=_NOT_OURS)
 @click.argument("name")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def exec_(name: str, command: tuple[str, ...]) -> NoReturn:
@@ -89,13 +96,13 @@ def _exit_status(child: Popen[Any]) -> int:
     def pass_on(number: int, frame: object) -> None:
         child.send_signal(number)
 
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+    for number in _PASSED_ON:
         signal.signal(number, pass_on)
     status = child.wait()
     return status if status >= 0 else 128 - status
 
 
-def _as_json(namespace: named.NamedNamespace) -> dict[str, Any]:
+def _as_json(namespace: NamedNamespace) -> dict[str, Any]:
     row = asdict(namespace) | {"processes": namespace.processes()}
     for internal in ("start_time", "boot_id"):
         del row[internal]

@@ -1,0 +1,160 @@
+"""The process that holds a named namespace, and what is known of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from usernsctl import _core
+from usernsctl.errors import NamespaceError
+from usernsctl.idmap import Extent
+from usernsctl.namespace import Namespace
+
+STEP = "name"
+
+_HOLDER_NAME = "usernsctl-hold"  # UN_HOLDER_NAME in csrc/hold.h
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamedNamespace:
+    """What is known of a named namespace.
+
+    :ivar pid: the process that holds it.
+    :ivar start_time: when that process started, in clock ticks after boot (proc_pid_stat(5)).
+    :ivar boot_id: the boot that `start_time` counts from.
+    :ivar created: when it was made, in seconds since 1970.
+    :ivar namespaces: the kinds that it has of its own, ``"user"`` among them.
+    :ivar uid: its map of uids, and so `gid`.
+    :ivar notice: what its maker was told, such as that it has one id only; mostly empty.
+    """
+
+    name: str
+    pid: int
+    start_time: int
+    boot_id: str
+    created: float
+    namespaces: tuple[str, ...]
+    uid: tuple[Extent, ...]
+    gid: tuple[Extent, ...]
+    notice: str
+
+    def processes(self) -> int:
+        """How many processes are in it, the holder left out."""
+        count = 0
+        try:
+            inode = os.stat(f"/proc/{self.pid}/ns/user").st_ino
+        except FileNotFoundError:  # the holder has just ended
+            return count
+        for entry in os.listdir("/proc"):
+            if entry.isdecimal() and int(entry) != self.pid:
+                with contextlib.suppress(OSError):
+                    count += os.stat(f"/proc/{entry}/ns/user").st_ino == inode
+        return count
+
+    def open(self) -> Namespace:
+        """Hold it by descriptors, from whatever process this is.
+
+        :raises NamespaceError: it is gone.
+        """
+        namespace = Namespace.from_pid(self.pid)
+        if not self.is_alive():
+            namespace.close()
+            reason = f"namespace {self.name!r} is gone: its holder has ended"
+            raise NamespaceError(reason, step=STEP, cause="target-gone")
+        return namespace
+
+    @classmethod
+    def describe(cls, name: str, pid: int, notice: str) -> NamedNamespace:
+        """Look at what a process holds."""
+        directory = f"/proc/{pid}"
+        kinds = dict(zip(_core.ALL_NAMESPACES, _core.NAMESPACE_FILES, strict=True))
+        return cls(
+            name=name,
+            pid=pid,
+            start_time=_name_and_start(pid)[1],
+            boot_id=_boot_id(),
+            created=time.time(),
+            namespaces=tuple(
+                kind
+                for kind, file in kinds.items()
+                if not os.path.samefile(f"{directory}/ns/{file}", f"/proc/self/ns/{file}")
+            ),
+            uid=_read_map(f"{directory}/uid_map"),
+            gid=_read_map(f"{directory}/gid_map"),
+            notice=notice,
+        )
+
+    @classmethod
+    def from_json(cls, name: str, state: Mapping[str, Any]) -> NamedNamespace:
+        """Read what :meth:`to_json` has made.
+
+        :raises ArithmeticError, LookupError, TypeError, ValueError: it has not.
+        """
+        return cls(
+            name=name,
+            pid=int(state["pid"]),
+            start_time=int(state["start_time"]),
+            boot_id=str(state["boot_id"]),
+            created=float(state["created"]),
+            namespaces=tuple(state["namespaces"]),
+            uid=tuple(Extent(*extent) for extent in state["uid"]),
+            gid=tuple(Extent(*extent) for extent in state["gid"]),
+            notice=str(state["notice"]),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """What is written down."""
+        state = asdict(self)
+        state["uid"] = [list(extent) for extent in self.uid]
+        state["gid"] = [list(extent) for extent in self.gid]
+        return state
+
+    def is_alive(self) -> bool:
+        """Whether its holder is the process that it was: a pid alone may have been used again.
+
+        It has its name only since it was told to stay: one whose creator was killed has another
+        one, and is about to end.
+        """
+        try:
+            who = _name_and_start(self.pid)
+            return self.boot_id == _boot_id() and who == (_HOLDER_NAME, self.start_time)
+        except OSError:
+            return False
+
+    def kill(self) -> None:
+        """End the holder, and wait for its end."""
+        try:
+            pidfd = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return
+        try:
+            if self.is_alive():
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                select.select([pidfd], [], [])
+        finally:
+            os.close(pidfd)
+
+
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _name_and_start(pid: int) -> tuple[str, int]:
+    """proc_pid_stat(5): fields 2, which may hold blanks and parentheses, and 22."""
+    before, _, after = Path(f"/proc/{pid}/stat").read_text().rpartition(")")
+    fields = after.split()
+    if fields[0] in "ZX":
+        raise ProcessLookupError(f"process {pid} has ended")
+    return before.partition("(")[2], int(fields[19])
+
+
+def _read_map(path: str) -> tuple[Extent, ...]:
+    lines = Path(path).read_text().splitlines()
+    return tuple(Extent(*map(int, line.split())) for line in lines)

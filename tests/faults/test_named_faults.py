@@ -1,0 +1,86 @@
+"""Named namespaces when their creator is killed, at whatever point: nothing is left, and the next
+call works."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import SCRIPTS
+from injecting import run_with
+
+pytestmark = pytest.mark.usefixtures("needs_userns", "nothing_left")
+
+# Kills a creator before its Nth line, N = 1, 2, ..., until one comes to its end. Each time the next
+# caller must get a namespace that works; prints how many creators it took.
+SWEEP = """
+import os, signal, sys
+from usernsctl import holder, named, namespace
+from usernsctl.namespace import Namespace
+
+FILES = {module.__file__ for module in (holder, named, namespace)}
+
+def create_until(line):
+    lines = 0
+    def count(frame, event, argument):
+        nonlocal lines
+        if frame.f_code.co_filename not in FILES:
+            return None
+        if event == "line":
+            lines += 1
+            if lines == line:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return count
+    sys.settrace(count)
+    Namespace.open_or_create("web", mount=True)
+    os._exit(0)
+
+line = 0
+while True:
+    line += 1
+    child = os.fork()
+    if child == 0:
+        create_until(line)
+    killed = os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    with Namespace.open_or_create("web", mount=True) as ns:
+        ns.run(["true"], check=True)
+        link = ns.check_output(["readlink", "/proc/self/ns/user"], text=True).strip()
+    (found,) = named.list_named()
+    assert os.readlink(f"/proc/{found.pid}/ns/user") == link
+    named.remove_named("web")
+    assert os.listdir(os.environ["XDG_RUNTIME_DIR"] + "/usernsctl") == []
+    if not killed:
+        break
+print(line)
+"""
+
+
+def test_a_creator_may_be_killed_anywhere(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SWEEP],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env=dict(os.environ) | {"XDG_RUNTIME_DIR": str(tmp_path)},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    # Less would mean that no line was counted.
+    assert int(done.stdout) > 50
+
+
+@pytest.mark.parametrize("when", range(1, 46, 2))
+def test_the_prelude_may_be_killed_anywhere(when: int) -> None:
+    """Both processes of it, at their Nth system call. A holder ends if it is told nothing."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    command = [SCRIPTS / "usernsctl-exec", f"--hold={theirs.fileno()}", "-rm"]
+    # Nobody answers: what is sent to us stays unread.
+    ours.shutdown(socket.SHUT_WR)
+    with ours:
+        with theirs:
+            run_with(f"all:signal=KILL:when={when}", command=command, pass_fds=(theirs.fileno(),))
+        while message := ours.recv(4096):
+            assert message.split()[0] in (b"pid", b"ready")

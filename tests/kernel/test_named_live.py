@@ -1,0 +1,351 @@
+"""Named namespaces: made once, found by every process of the same user, until they are removed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from callers import unprivileged
+from conftest import Program, children, need, open_descriptors
+from inside import PATIENCE, WAITER, namespace, read_ready
+from kept import LINK, WHO, in_python, map_without_us
+
+import usernsctl as un
+from usernsctl import named
+from usernsctl.holder import NamedNamespace
+from usernsctl.namespace import Namespace
+
+UID, GID = os.geteuid(), os.getegid()
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The state directory of this test; what the test has named is removed at its end."""
+    tmp_path.chmod(0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    yield tmp_path / "usernsctl"
+    for left in named.list_named():
+        named.remove_named(left.name)
+
+
+def ns(usernsctl: Program, *arguments: str, status: int = 0) -> str:
+    """What `usernsctl ns` prints; on standard error, if it should fail."""
+    done = usernsctl("ns", *arguments, env=dict(os.environ))
+    assert done.returncode == status, done.stderr
+    assert (done.stdout if status else done.stderr) == ""
+    return done.stderr if status else done.stdout
+
+
+def only_one() -> NamedNamespace:
+    (found,) = named.list_named()
+    return found
+
+
+def test_it_lives_from_create_to_remove(usernsctl: Program, state: Path) -> None:
+    assert ns(usernsctl, "create", "web", "-r", "--mount", "-u") == ""
+    holder = only_one()
+    (row,) = json.loads(ns(usernsctl, "list", "--json"))
+    assert row["name"] == "web"
+    assert row["pid"] == holder.pid
+    assert row["namespaces"] == ["user", "mount", "uts"]
+    assert row["uid"] == [{"inside": 0, "outside": UID, "count": 1}]
+    assert row["gid"] == [{"inside": 0, "outside": GID, "count": 1}]
+    assert row["processes"] == 0
+    heading, line = ns(usernsctl, "list").splitlines()
+    assert heading.split()[:4] == ["NAME", "HOLDER", "AGE", "PROCESSES"]
+    assert line.split()[:2] == ["web", str(holder.pid)]
+    assert line.split()[-2:] == ["user,mount,uts", f"0:{UID}:1"]
+
+    inside = ns(usernsctl, "exec", "web", "--", *LINK).strip()
+    assert inside == namespace("user", holder.pid)
+    ns(usernsctl, "exec", "web", "--", "mount", "-t", "tmpfs", "kept", "/mnt")
+    ns(usernsctl, "exec", "web", "touch", "/mnt/file")
+    assert ns(usernsctl, "exec", "web", "--", "ls", "/mnt") == "file\n"
+
+    assert ns(usernsctl, "remove", "web") == ""
+    assert ns(usernsctl, "list", "--json") == "[]\n"
+    assert list(state.iterdir()) == []
+    assert "no namespace 'web'" in ns(usernsctl, "exec", "web", "--", "true", status=125)
+
+
+def test_a_name_is_taken_only_once(usernsctl: Program) -> None:
+    ns(usernsctl, "create", "web")
+    before = only_one()
+    told = ns(usernsctl, "create", "web", status=125)
+    assert "there is a namespace 'web' already" in told
+    assert "remedy: usernsctl ns remove web" in told
+    assert only_one() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "who"),
+    [
+        (["-r"], [0, 0]),
+        (["-c"], [UID, GID]),
+        (["--map-user=7", "--map-group=8"], [7, 8]),
+        ([], [0, 0]),
+    ],
+)
+def test_commands_are_who_the_map_makes_them(
+    usernsctl: Program, options: list[str], who: list[int]
+) -> None:
+    ns(usernsctl, "create", "web", *options)
+    told = ns(usernsctl, "exec", "web", "--", *WHO).split()
+    assert told[:2] == [str(number) for number in who]
+    with Namespace.open("web") as kept:
+        assert kept.check_output(WHO, text=True).split() == told
+
+
+def test_commands_are_root_without_our_groups_where_we_are_not_mapped(usernsctl: Program) -> None:
+    idmap = map_without_us()
+    with Namespace.open_or_create("web", idmap) as kept:
+        assert kept.check_output(WHO, text=True).split() == ["0", "0", "0"]
+    assert ns(usernsctl, "exec", "web", "--", *WHO).split() == ["0", "0", "0"]
+    assert only_one().uid == un.plan(idmap).uid
+
+
+def test_it_outlives_its_creator_and_the_others_find_it() -> None:
+    inside = in_python(
+        "from usernsctl.namespace import Namespace\n"
+        "with Namespace.open_or_create('web', mount=True) as ns:\n"
+        f"    ns.run({LINK!r})\n"
+    )
+    with Namespace.open("web") as kept:
+        assert kept.has("mount")
+        assert kept.check_output(LINK, text=True) == inside
+    # What there is stays as it is, whatever else is asked for.
+    with Namespace.open_or_create("web", un.IdMap.current(), uts=True) as kept:
+        assert not kept.has("uts")
+        assert kept.check_output(LINK, text=True) == inside
+
+
+def test_the_status_is_the_commands(usernsctl: Program) -> None:
+    for options in (["-r"], ["-rp"]):
+        ns(usernsctl, "create", "web", *options)
+        assert ns(usernsctl, "exec", "web", "--", "sh", "-c", "exit 7", status=7) == ""
+        told = ns(usernsctl, "exec", "web", "--", "no-such-tool", status=127)
+        assert "no-such-tool" in told
+        assert "[command-not-found]" in told
+        assert "[command-not-executable]" in ns(usernsctl, "exec", "web", "--", "/etc", status=126)
+        ns(usernsctl, "remove", "web")
+
+
+def test_without_a_pid_namespace_nobody_waits_for_the_command(usernsctl: Program) -> None:
+    ns(usernsctl, "create", "web")
+    command = [usernsctl.path, "ns", "exec", "web", "--", *WAITER]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert read_ready(process.stdout) == process.pid
+        assert only_one().processes() == 1
+        (row,) = json.loads(ns(usernsctl, "list", "--json"))
+        assert row["processes"] == 1
+        process.terminate()
+        assert process.wait(PATIENCE) == 115
+
+
+def test_a_pid_namespace_is_kept_and_its_processes_end_with_it(usernsctl: Program) -> None:
+    ns(usernsctl, "create", "web", "-r", "--pid", "--mount-proc")
+    script = "echo $$; ls -d /proc/[0-9]*"
+    pid, *others = ns(usernsctl, "exec", "web", "--", "sh", "-c", script).split()
+    assert int(pid) > 1
+    assert "/proc/1" in others
+    assert len(others) < 5
+    command = [usernsctl.path, "ns", "exec", "web", "--", *WAITER]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        read_ready(process.stdout)
+        process.send_signal(signal.SIGUSR1)
+        assert process.wait(PATIENCE) == 100 + signal.SIGUSR1
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        read_ready(process.stdout)
+        ns(usernsctl, "remove", "web")
+        assert process.wait(PATIENCE) == 128 + signal.SIGKILL
+
+
+def children_of(parent: int) -> list[int]:
+    return [
+        int(word) for word in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    ]
+
+
+def test_orphans_in_a_pid_namespace_leave_no_zombies(usernsctl: Program) -> None:
+    ns(usernsctl, "create", "web", "-r", "-p")
+    ns(usernsctl, "exec", "web", "--", "sh", "-c", "sleep 0.1 >/dev/null 2>&1 &")
+    holder = only_one().pid
+    deadline = time.monotonic() + PATIENCE
+    while (orphans := children_of(holder)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert orphans == []
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--bogus"], "there is no option --bogus"),
+        (["-r", "--", "sleep", "5"], "no command run in it: sleep"),
+        (["-r", "sleep"], "no command run in it: sleep"),
+        (["--map-users=0:0"], '"0:0" is no extent'),
+        (["--map-users=0:0:1", "--map-users=0:1:1"], "overlap inside"),
+        (["--root=/no/such/directory"], "/no/such/directory: No such file or directory"),
+        (["--setuid=1234"], "setresuid"),
+    ],
+)
+def test_one_that_can_not_be_made_leaves_nothing(
+    usernsctl: Program, state: Path, options: list[str], says: str
+) -> None:
+    told = ns(usernsctl, "create", "web", *options, status=125)
+    assert says in told
+    assert "Traceback" not in told
+    assert list(state.iterdir()) == []
+
+
+def test_one_id_in_place_of_ranges_is_said(usernsctl: Program) -> None:
+    environment = dict(os.environ) | {"PATH": "/no/such/directory"}
+    options = ["-r", "--map-users=1:4294967294:1", "--allow-single-id"]
+    if UID == 0:
+        # Root has no ranges here, and needs no helper where it has.
+        options = ["-r", "--map-auto", "--allow-single-id"]
+    done = usernsctl("ns", "create", "web", *options, env=environment)
+    assert done.returncode == 0
+    assert "going on with one id, as --allow-single-id allows" in done.stderr
+    found = only_one()
+    assert found.uid == (un.Extent(0, UID, 1),)
+    assert found.notice == done.stderr.strip()
+
+
+@unprivileged
+def test_the_whole_range_is_kept(usernsctl: Program) -> None:
+    need("subid")
+    ns(usernsctl, "create", "web", "-r", "--map-auto")
+    plan = un.plan(un.IdMap.auto())
+    assert (only_one().uid, only_one().gid) == (plan.uid, plan.gid)
+    told = ns(usernsctl, "exec", "web", "--", "cat", "/proc/self/uid_map")
+    assert told.split() == [str(number) for extent in plan.uid for number in extent]
+
+
+def test_the_holder_is_small_and_keeps_nothing_of_its_creators() -> None:
+    read_end, write_end = os.pipe()
+    Namespace.open_or_create("web", mount=True).close()
+    os.close(write_end)
+    with open(read_end) as output:
+        assert output.read() == ""
+    holder = only_one().pid
+    status = Path(f"/proc/{holder}/status").read_text()
+    fields = dict(line.split(":\t", 1) for line in status.splitlines())
+    assert int(fields["VmRSS"].split()[0]) < 1024
+    assert fields["Name"] == "usernsctl-hold"
+    assert list(Path(f"/proc/{holder}/fd").iterdir()) == []
+    assert Path(f"/proc/{holder}/cwd").readlink() == Path("/")
+    session = Path(f"/proc/{holder}/stat").read_text().rpartition(")")[2].split()[3]
+    assert int(session) == holder
+
+
+def test_the_creators_pipes_end_with_the_creator(usernsctl: Program) -> None:
+    """`$(usernsctl ns create web)` in a shell must not wait for the holder."""
+    command = ["sh", "-c", f'told=$({usernsctl.path} ns create web 2>&1); echo "<$told>"']
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.stdout == "<>\n"
+
+
+def test_a_dead_holder_is_noticed(usernsctl: Program, state: Path) -> None:
+    for use in ("list", "open_or_create", "create"):
+        with Namespace.open_or_create("web") as kept:
+            first = kept.check_output(LINK)
+        os.kill(only_one().pid, signal.SIGKILL)
+        if use == "list":
+            assert ns(usernsctl, "list") == ""
+            assert list(state.iterdir()) == []
+            continue
+        if use == "create":
+            ns(usernsctl, "create", "web")
+        with Namespace.open_or_create("web") as kept:
+            assert kept.check_output(LINK) != first
+        named.remove_named("web")
+
+
+def test_a_pid_that_was_used_again_is_not_trusted(state: Path) -> None:
+    Namespace.open_or_create("web").close()
+    holder = only_one()
+    file = state / "web.json"
+    true = file.read_text()
+    for lie in ({"start_time": holder.start_time + 1}, {"boot_id": "another"}):
+        file.write_text(json.dumps(json.loads(true) | lie))
+        with pytest.raises(un.NamespaceError, match="there is no namespace 'web'"):
+            Namespace.open("web")
+        assert not file.exists()
+    file.write_text(true)
+    Namespace.open("web").close()
+
+
+def test_removing_ends_the_holder_and_nothing_else() -> None:
+    with Namespace.open_or_create("web") as kept:
+        holder = only_one().pid
+        named.remove_named("web")
+        assert "Z" in Path(f"/proc/{holder}/stat").read_text().rpartition(")")[2].split()[0]
+        # Who holds it by descriptors goes on.
+        kept.run(["true"], check=True)
+
+
+def test_many_names_are_many_namespaces() -> None:
+    links = set()
+    for number in range(5):
+        with Namespace.open_or_create(f"web{number}") as kept:
+            links.add(kept.check_output(LINK))
+    assert len(links) == 5
+    assert [found.name for found in named.list_named()] == [f"web{n}" for n in range(5)]
+
+
+def test_fifty_processes_that_race_get_the_same_one() -> None:
+    told = in_python(
+        "from usernsctl.namespace import Namespace\n"
+        "gate, opened = os.pipe()\n"
+        "results, write_results = os.pipe()\n"
+        "children = []\n"
+        "for number in range(50):\n"
+        "    child = os.fork()\n"
+        "    if child == 0:\n"
+        "        os.close(opened)\n"
+        "        os.read(gate, 1)\n"
+        "        with Namespace.open_or_create('web', mount=True) as ns:\n"
+        f"            os.write(write_results, ns.check_output({LINK!r}))\n"
+        "        os._exit(0)\n"
+        "    children.append(child)\n"
+        "os.close(gate)\n"
+        "os.close(opened)\n"
+        "os.close(write_results)\n"
+        "print(*(os.waitpid(child, 0)[1] for child in children))\n"
+        "print(open(results).read(), end='')\n"
+    )
+    statuses, *links = told.splitlines()
+    assert statuses.split() == ["0"] * 50
+    assert len(links) == 50
+    assert set(links) == {namespace("user", only_one().pid)}
+
+
+def test_nothing_is_left_open_by_opening_and_failing() -> None:
+    Namespace.open_or_create("web").close()
+    before = open_descriptors(), children()
+    for _ in range(20):
+        Namespace.open("web").close()
+        with pytest.raises(un.NamespaceError):
+            Namespace.open("other")
+        with pytest.raises(un.NamespaceError):
+            named.create_named("web", [])
+        with pytest.raises(un.NamespaceError):
+            named.create_named("other", ["--bogus"])
+    assert (open_descriptors(), children()) == before
+
+
+def test_unknown_namespaces_are_refused() -> None:
+    arguments: dict[str, Any] = {"bogus": True}
+    with pytest.raises(TypeError, match="bogus"):
+        Namespace.open_or_create("web", **arguments)
+    assert named.list_named() == []

@@ -1,0 +1,251 @@
+"""Named namespaces without any: names, the state directory, and state that can't be trusted."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from callers import as_root, unprivileged
+
+import usernsctl as un
+from usernsctl import named
+from usernsctl.cli import main
+from usernsctl.holder import NamedNamespace
+from usernsctl.namespace import Namespace
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The state directory of this test, not made yet."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    return tmp_path / "usernsctl"
+
+
+def start_time(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+
+
+def state_of(pid: int, /, **changed: Any) -> dict[str, Any]:
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return {
+        "pid": pid,
+        "start_time": start_time(pid),
+        "boot_id": boot_id,
+        "created": 1.5,
+        "namespaces": ["user"],
+        "uid": [[0, 1000, 1]],
+        "gid": [[0, 1000, 1]],
+        "notice": "",
+    } | changed
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "..", "a/b", "/a", "../a", ".a", "-a", "a b", "a\n", "ä", "a\0", "x" * 65, "x" * 300],
+)
+@pytest.mark.parametrize(
+    "use",
+    [
+        named.open_named,
+        named.remove_named,
+        Namespace.open,
+        Namespace.open_or_create,
+        lambda name: named.create_named(name, []),
+    ],
+)
+def test_a_name_that_is_none_is_refused(
+    state: Path, name: str, use: Callable[[str], object]
+) -> None:
+    with pytest.raises(un.NamespaceError, match="is no name for a namespace: it must be") as caught:
+        use(name)
+    assert caught.value.cause == "name-invalid"
+    assert len(str(caught.value)) < 300
+    assert not state.exists()
+
+
+@pytest.mark.parametrize("name", ["a", "A9_.-", "0", "_", "x" * 64, "a..b", "web.json"])
+def test_a_name_that_nobody_has_is_told(state: Path, name: str) -> None:
+    for use in (named.open_named, named.remove_named):
+        with pytest.raises(un.NamespaceError, match=f"there is no namespace '{name}'") as caught:
+            use(name)
+        assert caught.value.cause == "no-such-namespace"
+    assert list(state.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["exec", "nobody", "--", "true"], "there is no namespace 'nobody'"),
+        (["remove", "nobody"], "there is no namespace 'nobody'"),
+        (["create", "a/b"], "'a/b' is no name"),
+        (["create"], "NAME"),
+        (["exec", "nobody"], "COMMAND"),
+        (["list", "--bogus"], "--bogus"),
+    ],
+)
+def test_the_command_line_tells_a_mistake_in_one_message(
+    state: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
+) -> None:
+    assert main(["ns", *arguments]) == 125
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert says in told.err
+    assert "Traceback" not in told.err
+
+
+def test_no_namespaces_are_listed_as_none(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ns", "list"]) == 0
+    assert main(["ns", "list", "--json"]) == 0
+    assert capsys.readouterr() == ("[]\n", "")
+    assert state.stat().st_mode & 0o7777 == 0o700
+
+
+@pytest.mark.parametrize(
+    "forge",
+    [
+        # This very process is alive, but it holds nothing; and so would be whoever has the pid now.
+        lambda: state_of(os.getpid()),
+        lambda: state_of(os.getpid(), start_time=start_time(os.getpid()) - 1),
+        lambda: state_of(os.getpid(), boot_id="00000000-0000-0000-0000-000000000000"),
+        lambda: state_of(1, start_time=0),
+        lambda: state_of(os.getpid(), pid=2**40),
+        lambda: state_of(os.getpid(), pid=-1),
+        lambda: state_of(os.getpid(), pid=1e999),
+        lambda: state_of(os.getpid(), uid=[[0, 1]]),
+        lambda: state_of(os.getpid(), uid=5),
+        lambda: {"pid": os.getpid()},
+        list,
+        lambda: "text",
+        lambda: None,
+    ],
+)
+def test_state_that_is_not_true_any_more_is_forgotten(
+    state: Path, forge: Callable[[], object]
+) -> None:
+    state.mkdir(mode=0o700)
+    (state / "old.json").write_text(json.dumps(forge()))
+    with pytest.raises(un.NamespaceError, match="there is no namespace 'old'"):
+        named.open_named("old")
+    assert list(state.iterdir()) == []
+    (state / "old.json").write_text(json.dumps(forge()))
+    assert named.list_named() == []
+    assert list(state.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"\0" * 100, b"[" * 100])
+def test_state_that_was_half_written_is_forgotten(state: Path, content: bytes) -> None:
+    state.mkdir(mode=0o700)
+    (state / "half.json").write_bytes(content)
+    assert named.list_named() == []
+    assert list(state.iterdir()) == []
+
+
+def test_nobody_is_killed_for_state_that_is_not_true(state: Path) -> None:
+    state.mkdir(mode=0o700)
+    (state / "me.json").write_text(json.dumps(state_of(os.getpid())))
+    with pytest.raises(un.NamespaceError):
+        named.remove_named("me")
+    NamedNamespace.from_json("me", state_of(os.getpid())).kill()
+
+
+def test_what_is_written_down_is_read_again() -> None:
+    first = NamedNamespace.from_json("name", state_of(os.getpid(), notice="one id"))
+    assert NamedNamespace.from_json("name", json.loads(json.dumps(first.to_json()))) == first
+    assert first.uid == (un.Extent(0, 1000, 1),)
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o770, 0o701, 0o1777])
+def test_a_directory_that_is_open_to_others_is_refused(state: Path, mode: int) -> None:
+    state.mkdir()
+    state.chmod(mode)
+    with pytest.raises(un.NamespaceError, match="closed to others") as caught:
+        named.list_named()
+    assert caught.value.cause == "state-directory-unusable"
+    assert caught.value.remedy is not None
+    assert f"chmod 700 {state}" in caught.value.remedy
+
+
+@as_root
+def test_a_directory_of_somebody_else_is_refused(state: Path) -> None:
+    state.mkdir(mode=0o700)
+    os.chown(state, 12345, 12345)
+    with pytest.raises(un.NamespaceError, match="it belongs to uid 12345"):
+        named.list_named()
+
+
+def test_a_link_to_a_directory_is_refused(state: Path, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir(mode=0o700)
+    state.symlink_to(tmp_path / "real")
+    with pytest.raises(un.NamespaceError, match="usernsctl: Not a directory"):
+        named.list_named()
+
+
+def test_a_file_in_its_place_is_refused(state: Path) -> None:
+    state.touch()
+    with pytest.raises(un.NamespaceError, match="usernsctl: Not a directory"):
+        named.list_named()
+
+
+def test_a_runtime_directory_that_is_not_there_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/no/such/directory")
+    assert main(["ns", "list"]) == 125
+    told = capsys.readouterr().err
+    assert "/no/such/directory/usernsctl: No such file or directory" in told
+    assert "remedy: set XDG_RUNTIME_DIR" in told
+
+
+@unprivileged
+def test_state_that_can_not_be_read_is_told(
+    state: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state.mkdir(mode=0o700)
+    (state / "secret.json").touch(mode=0)
+    assert main(["ns", "list"]) == 125
+    told = capsys.readouterr().err
+    assert told.startswith(f"usernsctl: name: {state}: Permission denied\n")
+
+
+def test_without_a_runtime_directory_it_is_in_tmp(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert named.list_named() == []
+    (made,) = tmp_path.iterdir()
+    assert made.name == f"usernsctl-{os.geteuid()}"
+    assert made.stat().st_mode & 0o7777 == 0o700
+
+
+@pytest.mark.parametrize(
+    ("idmap", "namespaces", "options"),
+    [
+        (un.IdMap.root(), [], ["--user", "--map-user=0", "--map-group=0"]),
+        (un.IdMap(), ["mount", "pid"], ["--user", "--mount", "--pid"]),
+        (
+            un.IdMap.keep_id(7, 8, allow_single_id=True),
+            ["time"],
+            [
+                *("--user", "--time", "--map-user=7", "--map-group=8", "--map-users=auto"),
+                *("--map-groups=auto", "--allow-single-id"),
+            ],
+        ),
+        (
+            un.IdMap.extents(["0:5:1", "1:9:2"], ["3:4:5"], setgroups="deny"),
+            [],
+            [
+                *("--user", "--map-users=0:5:1", "--map-users=1:9:2", "--map-groups=3:4:5"),
+                "--setgroups=deny",
+            ],
+        ),
+    ],
+)
+def test_a_map_is_told_to_the_prelude_in_its_options(
+    idmap: un.IdMap, namespaces: list[str], options: list[str]
+) -> None:
+    assert named.options_of(idmap, namespaces) == options
