@@ -1,0 +1,163 @@
+"""`usernsctl plan`: what it prints, for people and for programs."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from callers import unprivileged
+from conftest import Program
+
+import usernsctl as un
+from usernsctl.cli import main
+
+UID, GID = os.geteuid(), os.getegid()
+
+
+def planned(capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, Any]:
+    assert main(["plan", "--json", *options]) == 0
+    told = capsys.readouterr()
+    assert told.err == ""
+    result: dict[str, Any] = json.loads(told.out)
+    return result
+
+
+def extents(told: dict[str, Any], kind: str) -> list[tuple[int, int, int]]:
+    return [(e["inside"], e["outside"], e["count"]) for e in told[kind]["extents"]]
+
+
+@pytest.mark.parametrize(
+    ("options", "uid", "gid"),
+    [
+        (["-r"], [(0, UID, 1)], [(0, GID, 1)]),
+        (["--map-root-user"], [(0, UID, 1)], [(0, GID, 1)]),
+        (["-c"], [(UID, UID, 1)], [(GID, GID, 1)]),
+        (["--map-user", "7"], [(7, UID, 1)], []),
+        (["--map-group=8"], [], [(8, GID, 1)]),
+        (["-r", "--map-user=7"], [(7, UID, 1)], [(0, GID, 1)]),
+        ([f"--map-users=5:{UID}:1"], [(5, UID, 1)], []),
+        (["-r", "--allow-single-id"], [(0, UID, 1)], [(0, GID, 1)]),
+    ],
+)
+def test_maps_of_ones_own_id_are_written_by_oneself(
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    uid: list[tuple[int, int, int]],
+    gid: list[tuple[int, int, int]],
+) -> None:
+    told = planned(capsys, *options)
+    assert extents(told, "uid") == uid
+    assert extents(told, "gid") == gid
+    assert told["uid"]["writer"] == ("self" if uid else "none")
+    assert told["gid"]["writer"] == ("self" if gid else "none")
+    assert told["uid"]["reason"] == ("one id, our own" if uid else "nothing was asked for")
+    assert told["setgroups"] == ("deny" if gid else "auto")
+    assert told["single_id_reason"] is None
+    assert told["uid"]["clipped"] == told["gid"]["clipped"] == []
+
+
+def test_json_and_the_api_say_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    told = planned(capsys, "--map-auto", "-r", "--allow-single-id")
+    plan = un.plan(un.IdMap.auto(allow_single_id=True))
+    assert extents(told, "uid") == [tuple(extent) for extent in plan.uid]
+    assert extents(told, "gid") == [tuple(extent) for extent in plan.gid]
+    assert told["single_id_reason"] == plan.single_id_reason
+    assert told["notices"] == list(plan.notices)
+    assert (told["uid"]["writer"], told["gid"]["writer"]) == (plan.uid_writer, plan.gid_writer)
+
+
+def test_without_options_it_is_root_with_all_ranges(capsys: pytest.CaptureFixture[str]) -> None:
+    alone = planned(capsys, "--allow-single-id")
+    assert alone == planned(capsys, "-r", "--map-auto", "--allow-single-id")
+
+
+def test_people_get_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "-r"]) == 0
+    told = capsys.readouterr()
+    assert told.err == ""
+    assert told.out.splitlines() == [
+        "uid map, written by self: one id, our own",
+        f"  0:{UID}:1",
+        "gid map, written by self: one id, our own",
+        f"  0:{GID}:1",
+        "setgroups: deny",
+    ]
+
+
+def test_one_id_in_place_of_ranges_is_said(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is no root needs a helper for this, and finds none on that PATH."""
+    monkeypatch.setenv("PATH", "/no/such/directory")
+    arguments = ["plan", "--map-users=1:4294967294:1", "-r", "--allow-single-id"]
+    assert main(arguments) == 0
+    told = capsys.readouterr().out
+    if UID == 0:
+        assert "written by parent" in told
+    else:
+        assert "one id only, as --allow-single-id allows: " in told
+        assert "it takes newuidmap; it is not installed" in told
+
+
+@unprivileged
+def test_what_can_not_be_had_is_refused_with_its_cause(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/no/such/directory")
+    assert main(["plan", "-r", "--map-users=1:4294967294:1"]) == 125
+    told = capsys.readouterr()
+    assert told.out == ""
+    first, why, remedy = told.err.splitlines()
+    assert first.startswith("usernsctl: plan: the uid map is more than our own id")
+    assert why.endswith("[helper-missing]")
+    assert "apt-get install uidmap" in remedy
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--map-users=0:0"], '"0:0" is no extent'),
+        (["--map-users=x"], '"x" is no extent'),
+        (["--map-users=0:0:0"], "maps no id"),
+        (["--map-groups=4294967295:0:2"], "goes past 4294967294"),
+        (["-r", f"--map-users=0:{UID + 1}:1"], "overlap inside"),
+        (["-r", f"--map-users=1:{UID}:1"], "overlap outside"),
+        (["--map-user=x"], "--map-user"),
+        (["--map-user=-1"], "-1 is no id"),
+        (["--map-group=4294967295"], "4294967295 is no id"),
+        (["--setgroups=maybe"], "--setgroups"),
+        (["--bogus"], "--bogus"),
+        (["word"], "word"),
+    ],
+)
+def test_a_mistake_is_told_in_one_message(
+    capsys: pytest.CaptureFixture[str], options: list[str], says: str
+) -> None:
+    assert main(["plan", *options]) == 125
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert says in told.err
+    assert "Traceback" not in told.err
+
+
+def test_on_a_terminal_there_are_tables_with_bars(usernsctl: Program, tmp_path: Path) -> None:
+    leader, follower = pty.openpty()
+    environment = {"PATH": os.environ["PATH"], "TERM": "xterm", "COLUMNS": "100"}
+    try:
+        done = subprocess.run(
+            [usernsctl.path, "plan", "-r"], stdout=follower, stdin=follower, env=environment
+        )
+        os.close(follower)
+        told = os.read(leader, 65536).decode()
+    finally:
+        os.close(leader)
+    assert done.returncode == 0
+    assert "inside" in told
+    assert "outside" in told
+    assert "━▶" in told
+    assert str(UID) in told
