@@ -33,12 +33,6 @@ struct step {
     bool wants_path;
 };
 
-static int failed_at(enum un_step step, const char *what, struct un_error *err)
-{
-    un_fail_errno(err, step, what);
-    return -1;
-}
-
 static int do_nothing(const char *path, struct un_error *err)
 {
     (void)path;
@@ -50,13 +44,14 @@ static int do_nothing(const char *path, struct un_error *err)
 static int unshare_nothing(const char *path, struct un_error *err)
 {
     (void)path;
-    return syscall(SYS_unshare, 0) ? failed_at(UN_STEP_UNSHARE, "unshare(0)", err) : 0;
+    return syscall(SYS_unshare, 0) ? un_fail_errno(err, UN_STEP_UNSHARE, "unshare(0)") : 0;
 }
 
 static int unshare_user(const char *path, struct un_error *err)
 {
     (void)path;
-    return unshare(CLONE_NEWUSER) ? failed_at(UN_STEP_UNSHARE, "unshare(CLONE_NEWUSER)", err) : 0;
+    return unshare(CLONE_NEWUSER) ? un_fail_errno(err, UN_STEP_UNSHARE, "unshare(CLONE_NEWUSER)")
+                                  : 0;
 }
 
 static int deny_setgroups(const char *path, struct un_error *err)
@@ -64,7 +59,8 @@ static int deny_setgroups(const char *path, struct un_error *err)
     if (unshare_user(path, err))
         return -1;
     int fd = open("/proc/self/setgroups", O_WRONLY | O_CLOEXEC);
-    return fd < 0 || write(fd, "deny", 4) != 4 ? failed_at(UN_STEP_SETGROUPS, "setgroups", err) : 0;
+    return fd < 0 || write(fd, "deny", 4) != 4 ? un_fail_errno(err, UN_STEP_SETGROUPS, "setgroups")
+                                               : 0;
 }
 
 /* The request of `usernsctl run`: we are root inside, and nobody else is there. */
@@ -160,11 +156,11 @@ static int collect(pid_t child, enum un_step step, const char *what, struct un_e
     int status;
     while (waitpid(child, &status, 0) < 0)
         if (errno != EINTR)
-            return failed_at(UN_STEP_WAIT, "waitpid", err);
+            return un_fail_errno(err, UN_STEP_WAIT, "waitpid");
     if (WIFSIGNALED(status))
         return un_fail(err, step, 0, NULL, "%s: killed by signal %d", what, WTERMSIG(status));
     errno = WEXITSTATUS(status);
-    return errno ? failed_at(step, what, err) : 0;
+    return errno ? un_fail_errno(err, step, what) : 0;
 }
 
 /* A /proc shows a PID namespace, and whoever mounts it must be in one of its own. */
@@ -176,7 +172,7 @@ static int mount_proc(const char *path, struct un_error *err)
         return -1;
     pid_t child = fork();
     if (child < 0)
-        return failed_at(UN_STEP_CLONE, "fork", err);
+        return un_fail_errno(err, UN_STEP_CLONE, "fork");
     if (child == 0)
         _exit(mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) ? errno : 0);
     return collect(child, UN_STEP_MOUNT, "/proc", err);
@@ -190,7 +186,7 @@ static int pivot_root(const char *path, struct un_error *err)
         un_mount("usernsctl", "/proc", "tmpfs", MS_NOSUID | MS_NODEV, NULL, err))
         return -1;
     if (chdir("/proc") || syscall(SYS_pivot_root, ".", "."))
-        return failed_at(UN_STEP_ROOT, "pivot_root", err);
+        return un_fail_errno(err, UN_STEP_ROOT, "pivot_root");
     return 0;
 }
 
@@ -202,7 +198,7 @@ static int trace(const char *path, struct un_error *err)
         return -1;
     pid_t child = fork();
     if (child < 0)
-        return failed_at(UN_STEP_CLONE, "fork", err);
+        return un_fail_errno(err, UN_STEP_CLONE, "fork");
     if (child == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         for (;;)
@@ -213,19 +209,19 @@ static int trace(const char *path, struct un_error *err)
     while (waitpid(child, NULL, 0) < 0 && errno == EINTR)
         continue;
     errno = refused;
-    return refused ? failed_at(UN_STEP_NONE, "ptrace", err) : 0;
+    return refused ? un_fail_errno(err, UN_STEP_NONE, "ptrace") : 0;
 }
 
 static int open_device(const char *path, struct un_error *err)
 {
-    return open(path, O_RDWR | O_CLOEXEC) < 0 ? failed_at(UN_STEP_NONE, path, err) : 0;
+    return open(path, O_RDWR | O_CLOEXEC) < 0 ? un_fail_errno(err, UN_STEP_NONE, path) : 0;
 }
 
 static int make_cgroup(const char *path, struct un_error *err)
 {
     char made[UN_PATH_MAX];
     snprintf(made, sizeof made, "%s/usernsctl-probe-%d", path, (int)getpid());
-    return mkdir(made, 0700) || rmdir(made) ? failed_at(UN_STEP_NONE, made, err) : 0;
+    return mkdir(made, 0700) || rmdir(made) ? un_fail_errno(err, UN_STEP_NONE, made) : 0;
 }
 
 static const struct step steps[] = {

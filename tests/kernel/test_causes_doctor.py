@@ -13,6 +13,7 @@ import pytest
 from broken_machine import ENVIRONMENT, USERNSCTL, Diagnosis, as_root, diagnose, run_broken
 
 from usernsctl.doctor import diagnose as in_process
+from usernsctl.doctor.probes import PROGRAM
 
 # As main() is called by the script, but where rich can't be imported.
 WITHOUT_RICH = """
@@ -110,3 +111,17 @@ def test_it_takes_less_than_300_milliseconds() -> None:
 
     # Others may use this machine: the best of some is what doctor itself takes.
     assert min(once() for _ in range(10)) < 0.3
+
+
+@pytest.mark.parametrize("arguments", [[], ["nothing", "more"], ["device"], ["no-such-step"]])
+def test_the_program_of_the_probes_refuses_a_wrong_call(arguments: list[str]) -> None:
+    done = subprocess.run([PROGRAM, *arguments], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("usage: ")
+
+
+def test_the_program_of_the_probes_leaves_no_control_group(tmp_path: Path) -> None:
+    done = subprocess.run([PROGRAM, "cgroup", tmp_path], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert list(tmp_path.iterdir()) == []
