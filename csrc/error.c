@@ -74,8 +74,10 @@ int un_fail_errno(struct un_error *err, enum un_step step, const char *detail)
 const char *un_error_reason(const struct un_error *err, char *text, size_t size)
 {
     const char *kernel = err->errnum ? strerror(err->errnum) : "";
-    const char *between = err->errnum && err->detail[0] ? ": " : "";
-    snprintf(text, size, "%s%s%s", err->detail, between, kernel);
+    /* Only a command can be looked up under an empty name. */
+    const char *detail = err->step == UN_STEP_LOOKUP && !*err->detail ? "\"\"" : err->detail;
+    const char *between = *kernel && *detail ? ": " : "";
+    snprintf(text, size, "%s%s%s", detail, between, kernel);
     /* A path, an argument or a helper's words may hold anything; a message is one line, and no
      * commands to a terminal. */
     for (char *at = text; *at; at++)

@@ -62,7 +62,9 @@ def test_a_command_that_is_missing_is_127(prelude: Program) -> None:
         assert done.returncode == 127
         assert done.stderr.startswith(f"usernsctl-exec: lookup: {command}: No such file")
         assert "[command-not-found]" in done.stderr
-    assert prelude("-r", "--", "").returncode == 127
+    done = prelude("-r", "--", "")
+    assert done.returncode == 127
+    assert done.stderr.startswith('usernsctl-exec: lookup: "": No such file')
 
 
 def test_a_command_that_can_not_be_executed_is_126(prelude: Program, tmp_path: Path) -> None:
