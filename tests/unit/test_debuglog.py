@@ -13,11 +13,15 @@ from usernsctl.doctor.debuglog import Failure, failures, root_failure
 from usernsctl.doctor.explain import explain_failures
 
 EOF = "creating container: cannot create sandbox: waiting for sandbox to start: EOF"
-LOGS = {
-    "gofer": "FATAL ERROR: Error setting up root FS: mounting root on root err: no such file",
-    "boot": "FATAL ERROR: Error reading mounts file: unexpected end of JSON input",
-    "run": f"FATAL ERROR: {EOF}",
+MESSAGES = {
+    "gofer": "Error setting up root FS: mounting root on root err: no such file",
+    "boot": "Error reading mounts file: unexpected end of JSON input",
+    "run": EOF,
 }
+
+
+def fatal(message: str) -> str:
+    return f"W1124 15:44:06.773580       1 util.go:64] FATAL ERROR: {message}"
 
 
 def write_logs(directory: Path, time: str, **logs: str) -> None:
@@ -27,36 +31,36 @@ def write_logs(directory: Path, time: str, **logs: str) -> None:
 
 
 def test_the_gofers_failure_is_behind_the_others(tmp_path: Path) -> None:
-    write_logs(tmp_path, "154406", **{name: f"W1124 util.go:64] {t}" for name, t in LOGS.items()})
-    assert root_failure(tmp_path) == LOGS["gofer"].removeprefix("FATAL ERROR: ")
+    write_logs(tmp_path, "154406", **{name: fatal(said) for name, said in MESSAGES.items()})
+    assert root_failure(tmp_path) == MESSAGES["gofer"]
     assert [failure.process for failure in failures(tmp_path)] == ["gofer", "sandbox", "runsc"]
 
 
 def test_the_newest_call_that_failed_counts(tmp_path: Path) -> None:
-    write_logs(tmp_path, "154406", gofer="FATAL ERROR: old")
-    write_logs(tmp_path, "154407", gofer="FATAL ERROR: new", run="FATAL ERROR: EOF")
+    write_logs(tmp_path, "154406", gofer=fatal("old"))
+    write_logs(tmp_path, "154407", gofer=fatal("new"), run=fatal(EOF))
     write_logs(tmp_path, "154408", gofer="nothing", boot="nothing", delete="nothing")
     assert root_failure(tmp_path) == "new"
 
 
 def test_a_crash_is_a_failure(tmp_path: Path) -> None:
     stack = "\ngoroutine 1 [running]:\nmain.main()\n" * 1000
-    write_logs(tmp_path, "154406", boot=f"panic: unable to attach: x{stack}", run=LOGS["run"])
+    write_logs(tmp_path, "154406", boot=f"panic: unable to attach: x{stack}", run=fatal(EOF))
     assert root_failure(tmp_path) == "panic: unable to attach: x"
 
 
 def test_the_helpers_own_words(tmp_path: Path) -> None:
     said = "newuidmap: uid range [0-9) -> [0-9) not allowed"
-    log = f"D1124 sandbox.go:1841] newuidmap: []string\n{said}\nFATAL ERROR: newuidmap failed: x"
+    log = f"D1124 1 sandbox.go:1841] newuidmap: []string\n{said}\n{fatal('newuidmap failed: x')}"
     write_logs(tmp_path, "154406", run=log)
     assert root_failure(tmp_path) == said
 
 
 def test_logs_in_json_with_names_of_the_users_own(tmp_path: Path) -> None:
-    for name, message in LOGS.items():
-        entry = {"msg": f"util.go:64] {message}\nmore", "level": "warning"}
+    for name, message in MESSAGES.items():
+        entry = {"msg": f"util.go:64] FATAL ERROR: {message}\nmore", "level": "warning"}
         (tmp_path / f"my-{name}.log").write_text(json.dumps(entry))
-    assert root_failure(tmp_path) == LOGS["gofer"].removeprefix("FATAL ERROR: ")
+    assert root_failure(tmp_path) == MESSAGES["gofer"]
 
 
 def test_logs_without_a_failure(tmp_path: Path) -> None:
@@ -82,3 +86,9 @@ def test_any_log_will_do(data: bytes) -> None:
         Path(directory, "runsc.log.20261124-154406.000001.gofer.txt").write_bytes(data)
         found = root_failure(directory)
     assert found is None or found.isprintable()
+
+
+def test_what_the_sandboxes_program_writes_is_no_failure(tmp_path: Path) -> None:
+    strace = 'D1124 strace.go:567] [   1:   1] sh X write(0x1 host:[2], "FATAL ERROR: mine")'
+    write_logs(tmp_path, "154406", boot=strace, run="main.go:222] Exiting with status: 0")
+    assert root_failure(tmp_path) is None

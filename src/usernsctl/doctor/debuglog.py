@@ -24,7 +24,8 @@ _NAME = re.compile(r"(?P<call>.*\.\d{8}-\d{6}\.\d+)\.(?P<command>[a-z-]+)\.txt")
 _PROCESSES = {"gofer": "gofer", "boot": "sandbox"}
 _ORDER = ("gofer", "sandbox", "runsc")
 
-_FATAL = re.compile(r"FATAL ERROR: (?=\S)")
+# After the place in the source, so that nothing that the sandbox's program writes is taken for it.
+_FATAL = re.compile(r"\] FATAL ERROR: (?=\S)")
 _CRASH = re.compile(r"^(?:panic|fatal error|SIG[A-Z]+): [^\n]*", re.MULTILINE)
 _HELPER_SAID = re.compile(r"^(?:newuidmap|newgidmap): [^\n]+", re.MULTILINE)
 
@@ -118,6 +119,6 @@ def _fatal(text: str) -> str | None:
         end = text.find("\n", place.end())
         line = text[start : end if end >= 0 else len(text)]
         message = message_at(line, place.start() - start)
-        return message[message.index("FATAL ERROR: ") + len("FATAL ERROR: ") :].split("\n")[0]
+        return message.partition(place[0])[2].split("\n")[0] or None
     crash = _CRASH.search(text)
     return crash[0] if crash else None
