@@ -295,7 +295,9 @@ def test_the_command_finds_nothing_here(
 ) -> None:
     file = tmp_path / "text"
     file.write_text(EOF)
-    assert "The probes confirm none of these" in run(capsys, str(file))[1]
+    told = run(capsys, str(file))[1]
+    assert "The probes confirm none of these" in told
+    assert "usernsctl explain --debug-log DIR" in told
     assert "The probes confirm" not in run(capsys, str(file), "--no-probe")[1]
 
 

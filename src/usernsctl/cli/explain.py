@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _NOT_RECOGNISED = 1
 # So many causes are told in full; of those that are less likely, what tells them apart.
 _IN_FULL = 3
+_SAYS_TOO_LITTLE = "mapped-sandbox-eof-unknown"
 
 
 @click.command("explain", cls=VerdictCommand)
@@ -65,7 +66,7 @@ def explain_command(
         context.exit(_NOT_RECOGNISED)
 
 
-def _fail(context: click.Context, message: str) -> Any:
+def _fail(context: click.Context, message: str) -> NoReturn:
     print(f"usernsctl: explain: {message}", file=sys.stderr)
     context.exit(WRONG_USAGE)
 
@@ -103,7 +104,7 @@ def _as_text(explanation: Explanation, logged: Sequence[Failure]) -> str:
         parts.append(_nothing(explanation, logged))
         return "\n".join(parts)
     confirmed = [candidate for candidate in explanation.candidates if candidate.finding]
-    full = confirmed or explanation.candidates[:_IN_FULL]
+    full = confirmed or _likeliest(explanation.candidates)
     before: tuple[str, ...] = ()
     for candidate in full:
         parts.append(_in_full(candidate, candidate.seen if candidate.seen != before else ()))
@@ -119,6 +120,15 @@ def _as_text(explanation: Explanation, logged: Sequence[Failure]) -> str:
         parts.append("The text does not speak of these, but the probes found them here:")
         parts += [_other(finding) for finding in blocking]
     return "\n".join(parts)
+
+
+def _likeliest(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Those to be told in full; among them how to find out more, if the text says too little."""
+    return [
+        candidate
+        for place, candidate in enumerate(candidates)
+        if place < _IN_FULL or candidate.cause.id == _SAYS_TOO_LITTLE
+    ]
 
 
 def _nothing(explanation: Explanation, logged: Sequence[Failure]) -> str:
