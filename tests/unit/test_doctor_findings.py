@@ -302,6 +302,16 @@ def test_an_unknown_failure_comes_with_its_errno() -> None:
     assert found.evidence[-1] == "errno 1 (EPERM)"
 
 
+def test_in_gvisor_nothing_else_means_anything() -> None:
+    tried = probes(
+        failed("one-id-map", errno.ENOENT, cause="target-gone"),
+        failed("ranges", cause="no-subordinate-range"),
+        failed("mount", EPERM),
+    )
+    facts = healthy(kernel=Kernel(gvisor=True), helpers=POWERLESS)
+    assert ids(judged(facts, tried)) == ["already-in-gvisor"]
+
+
 def test_rules_and_catalogue_fit_together() -> None:
     known = catalogue()
     assert [rule.id for rule in RULES if rule.id not in known] == []

@@ -55,7 +55,8 @@ def findings(
         finding = _weigh(rule, evidence, seen, purpose)
         if finding is not None:
             found.append(finding)
-    found += _unknown(seen, [rule for rule, _ in held], purpose)
+    if not any(rule.eclipses for rule, _ in held):
+        found += _unknown(seen, [rule for rule, _ in held], purpose)
     return tuple(sorted(found, key=lambda finding: not finding.blocks))
 
 
@@ -75,6 +76,8 @@ def hold(seen: Seen) -> list[tuple[Rule, Evidence]]:
     held = {}
     for rule in RULES:
         evidence = rule.evidence(seen)
+        if evidence and rule.eclipses:
+            return [(rule, evidence)]
         if evidence:
             held[rule.id] = (rule, evidence)
     for consequence, reasons in CONSEQUENCES.items():

@@ -52,7 +52,7 @@ _RANGE = ("ranges", "range-map")
 
 #: In the order in which they stand in the way.
 RULES: tuple[Rule, ...] = (
-    Rule("already-in-gvisor", in_gvisor, (*_USERNS, "unshare-nothing", "pivot-root", "ptrace")),
+    Rule("already-in-gvisor", in_gvisor, eclipses=True),
     Rule("no-proc", no_proc, (*_MAP, "ranges", "namespaces", "mount")),
     Rule("process-limit", too_many_processes, ("start", *_USERNS, *_RANGE, "ptrace")),
     Rule("seccomp-denies-userns", filtered, (*_USERNS, "unshare-nothing")),

@@ -63,6 +63,7 @@ class Rule:
 
     :ivar warns: whether it never blocks.
     :ivar always: whether it is told whatever the purpose.
+    :ivar eclipses: whether nothing else that is found means anything beside it.
     """
 
     id: str
@@ -70,6 +71,7 @@ class Rule:
     explains: tuple[str, ...] = ()
     warns: bool = False
     always: bool = False
+    eclipses: bool = False
 
     def evidence(self, seen: Seen) -> Evidence:
         """What speaks for it, each once; nothing: it does not hold."""

@@ -37,7 +37,7 @@ def _finding(finding: Finding, where: Place) -> Iterator[str]:
     yield from _comment(f"why: {finding.cause.why}")
     text = render.remedy(finding.cause, where)
     if render.is_prose(finding.cause, text):
-        yield from _comment(text)
+        yield from _comment(f"remedy: {text}")
     else:
         yield from text.split("\n")
 
