@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from broken_machine import ENVIRONMENT, USERNSCTL, Diagnosis, as_root, diagnose, run_broken
+from broken_machine import ENVIRONMENT, USERNSCTL, Diagnosis, diagnose, run_broken
+from callers import as_root
 
 from usernsctl.doctor import diagnose as in_process
 from usernsctl.doctor.probes import PROGRAM
@@ -36,6 +37,19 @@ def test_a_real_program_is_run_in_gvisor(needs_runsc: None) -> None:
     found = Diagnosis([])
     assert found.report["probes"]["runsc"]["outcome"] == "ok"
     assert found.blocking == []
+
+
+def test_a_sandbox_in_a_sandbox(needs_runsc: None) -> None:
+    shown = [option for place in {sys.prefix, sys.base_prefix} for option in ("--bind", place)]
+    doctor = [USERNSCTL, "doctor", "--no-runsc", "--json"]
+    done = subprocess.run(
+        [USERNSCTL, "run", *shown, "--", *doctor], capture_output=True, text=True, env=ENVIRONMENT
+    )
+    assert done.returncode == 1, done.stderr
+    # Much else fails there, of which none is a cause of its own.
+    assert [finding["id"] for finding in json.loads(done.stdout)["findings"]] == [
+        "already-in-gvisor"
+    ]
 
 
 @as_root

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from broken_machine import as_root, diagnose, named_by_command
+from broken_machine import diagnose, named_by_command
+from callers import as_root
 
 pytestmark = as_root
 

@@ -6,7 +6,8 @@ import os
 import sys
 
 import pytest
-from broken_machine import Diagnosis, as_root, diagnose, named_by_command, run_broken
+from broken_machine import Diagnosis, diagnose, named_by_command, run_broken
+from callers import as_root
 
 #: The way to break it, options of usernsctl-exec that fail then, and the cause.
 CASES = [
