@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from usernsctl.doctor import probes
 from usernsctl.doctor.facts import Cgroup, Facts
 from usernsctl.doctor.probes import START, Step, judge, steps, try_steps
 from usernsctl.errors import CommandError
@@ -114,7 +114,7 @@ def test_where_no_child_can_be_started_the_others_are_skipped(
     def refuse(*_arguments: object, **_named: object) -> None:
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
-    monkeypatch.setattr(probes.subprocess, "Popen", refuse)
+    monkeypatch.setattr(subprocess, "Popen", refuse)
     tried = try_steps([python("one", "pass"), python("two", "pass", "one")], soon())
     assert (tried[START].errno, tried[START].cause) == (errno.EAGAIN, "process-limit")
     assert [tried[name].outcome for name in ("one", "two")] == ["skipped", "skipped"]
