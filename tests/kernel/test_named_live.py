@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import time
@@ -255,11 +256,18 @@ def test_the_creators_pipes_end_with_the_creator(usernsctl: Program) -> None:
     assert done.stdout == "<>\n"
 
 
+def kill_and_wait(pid: int) -> None:
+    pidfd = os.pidfd_open(pid)
+    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    assert select.select([pidfd], [], [], PATIENCE)[0]
+    os.close(pidfd)
+
+
 def test_a_dead_holder_is_noticed(usernsctl: Program, state: Path) -> None:
     for use in ("list", "open_or_create", "create"):
         with Namespace.open_or_create("web") as kept:
             first = kept.check_output(LINK)
-        os.kill(only_one().pid, signal.SIGKILL)
+        kill_and_wait(only_one().pid)
         if use == "list":
             assert ns(usernsctl, "list") == ""
             assert list(state.iterdir()) == []

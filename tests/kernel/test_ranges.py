@@ -1,0 +1,204 @@
+"""Subordinate ranges against the kernel: what is planned is what is there, as unshare(1) has it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from callers import unprivileged
+from conftest import Program
+from inside import PATIENCE
+
+import usernsctl as un
+
+pytestmark = [unprivileged, pytest.mark.usefixtures("needs_subid")]
+
+MAPS = ["cat", "/proc/self/uid_map", "/proc/self/gid_map", "/proc/self/setgroups"]
+UID, GID = os.geteuid(), os.getegid()
+
+
+@pytest.fixture(scope="module")
+def granted() -> tuple[int, int]:
+    """The first of our subordinate uids, and of our gids."""
+    firsts = []
+    for option in ([], ["-g"]):
+        line = subprocess.check_output(["getsubids", *option, os.environ["USER"]], text=True)
+        firsts.append(int(line.split()[2]))
+    return firsts[0], firsts[1]
+
+
+def maps(*command: str | Path) -> list[str]:
+    done = subprocess.run([*command, "--", *MAPS], capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["-r", "--map-auto"],
+        ["-c", "--map-auto"],
+        ["--map-auto"],
+        ["--map-auto", "--map-user=7"],
+        ["--map-auto", "--map-group=7"],
+        ["-r", "--map-users=auto"],
+        ["-r", "--map-groups=auto"],
+        ["-r", "--map-subids"],
+        ["-c", "--map-subids"],
+        ["--map-subids", "--setgroups=deny"],
+    ],
+)
+def test_the_kernel_has_what_was_planned(
+    prelude: Program, usernsctl: Program, options: list[str]
+) -> None:
+    told = json.loads(usernsctl("plan", "--json", *options).stdout)
+    wanted = [
+        str(extent[number])
+        for kind in ("uid", "gid")
+        for extent in told[kind]["extents"]
+        for number in ("inside", "outside", "count")
+    ]
+    wanted.append("allow" if told["setgroups"] == "auto" else told["setgroups"])
+    assert maps(prelude.path, *options) == wanted
+
+
+def test_they_are_the_maps_of_unshare(prelude: Program, granted: tuple[int, int]) -> None:
+    uid, gid = granted
+    users, groups = f"--map-users=0:{uid}:9", f"--map-groups=0:{gid}:9"
+    for options in (
+        [users, groups],
+        [f"--map-users=1:{uid}:9", f"--map-groups=1:{gid}:9", "-r"],
+        ["--map-auto"],
+        ["-r", "--map-subids"],
+        ["-c", "--map-subids"],
+    ):
+        ours = maps(prelude.path, *options)
+        theirs = maps("unshare", *options)
+        # The order of extents has no meaning.
+        assert sorted_extents(ours) == sorted_extents(theirs), options
+
+
+def sorted_extents(words: list[str]) -> list[tuple[str, ...]]:
+    *numbers, setgroups = words
+    extents = [tuple(numbers[i : i + 3]) for i in range(0, len(numbers), 3)]
+    return [*sorted(extents), (setgroups,)]
+
+
+@pytest.mark.parametrize("own", ["-r", "-c"])
+def test_no_id_of_a_range_is_dropped_as_unshare_does(
+    prelude: Program, granted: tuple[int, int], own: str
+) -> None:
+    def count(words: list[str]) -> int:
+        return sum(int(number) for number in words[2:-1:3])
+
+    ours = count(maps(prelude.path, own, "--map-auto"))
+    theirs = count(maps("unshare", own, "--map-auto"))
+    assert theirs < ours
+    plan = un.plan(un.IdMap.auto())
+    assert ours == sum(extent.count for extent in (*plan.uid, *plan.gid))
+
+
+def test_files_have_the_right_owner_from_both_sides(
+    prelude: Program, granted: tuple[int, int], tmp_path: Path
+) -> None:
+    script = (
+        "touch own first thousandth && chown 1:1 first && chown 1000:1001 thousandth &&"
+        " stat -c %u:%g own first thousandth"
+    )
+    done = prelude("-r", "--map-auto", "--", "sh", "-c", script, cwd=tmp_path)
+    assert (done.stdout.split(), done.stderr) == (["0:0", "1:1", "1000:1001"], "")
+    uid, gid = granted
+    owners = {
+        name: ((tmp_path / name).stat().st_uid, (tmp_path / name).stat().st_gid)
+        for name in ("own", "first", "thousandth")
+    }
+    assert owners == {
+        "own": (UID, GID),
+        "first": (uid, gid),
+        "thousandth": (uid + 999, gid + 1000),
+    }
+    # Only inside may they be removed by a user who is not the owner of the directory's content.
+    assert prelude("-r", "--map-auto", "--", "rm", "first", "thousandth", cwd=tmp_path).stderr == ""
+
+
+def test_root_inside_may_become_everybody_there(prelude: Program) -> None:
+    script = "setpriv --reuid 1000 --regid 1000 --groups 5,6 id -u; id -u"
+    done = prelude("-r", "--map-auto", "--", "sh", "-c", script)
+    assert (done.stdout.split(), done.stderr) == (["1000", "0"], "")
+    assert prelude("-r", "--map-auto", "-S", "12", "-G", "13", "--", "id", "-u").stdout == "12\n"
+
+
+def test_overlapping_extents_are_refused(prelude: Program, granted: tuple[int, int]) -> None:
+    done = prelude("-r", f"--map-users=0:{granted[0]}:9", "--", "echo", "ran")
+    assert (done.returncode, done.stdout) == (125, "")
+    assert "overlap inside" in done.stderr
+
+
+def test_more_than_is_granted_is_refused(prelude: Program, granted: tuple[int, int]) -> None:
+    for extent in (f"1:{granted[0] - 1}:2", "1:0:1", f"1:{UID}:2"):
+        done = prelude("-r", f"--map-users={extent}", "--", "echo", "ran")
+        assert (done.returncode, done.stdout) == (125, "")
+        assert "[range-not-granted]" in done.stderr or "overlap outside" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("before", "cause"),
+    [
+        (["setpriv", "--no-new-privs"], "no-new-privs"),
+        (["env", "PATH=/no/such/directory"], "helper-missing"),
+        # Root in here, but the ranges are of the user outside.
+        (["PRELUDE", "-r", "--"], "no-subordinate-range"),
+    ],
+)
+def test_what_stands_in_the_way_is_told(prelude: Program, before: list[str], cause: str) -> None:
+    command = [str(prelude.path) if word == "PRELUDE" else word for word in before]
+    echo = [prelude.path, "-r", "--map-auto", "--", "/bin/echo", "ran"]
+    done = subprocess.run([*command, *echo], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (125, "")
+    assert f"[{cause}]" in done.stderr
+    assert len(done.stderr.splitlines()) == 3
+
+
+def test_a_helper_without_its_bit_is_told(prelude: Program, tmp_path: Path) -> None:
+    for name in ("newuidmap", "newgidmap"):
+        (tmp_path / name).write_bytes(Path(f"/usr/bin/{name}").read_bytes())
+        (tmp_path / name).chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = prelude("-r", "--map-auto", "--", "echo", "ran", env=environment)
+    assert (done.returncode, done.stdout) == (125, "")
+    assert "[helper-not-setuid]" in done.stderr
+    assert str(tmp_path) in done.stderr
+
+
+def test_one_id_is_had_only_on_demand_and_said(prelude: Program) -> None:
+    nested = [str(prelude.path), "-r", "--map-auto", "--allow-single-id", "--", *MAPS]
+    done = prelude("-r", "--", *nested)
+    assert done.returncode == 0
+    assert done.stdout.split() == ["0", "0", "1", "0", "0", "1", "deny"]
+    assert done.stderr.startswith("usernsctl-exec: going on with one id, as --allow-single-id")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_root_inside_writes_any_map_of_what_is_there_without_a_helper(prelude: Program) -> None:
+    nested = [
+        "env",
+        "PATH=/bin",
+        str(prelude.path),
+        "--map-users=0:1:60000",
+        "--map-users=70000:0:1",
+    ]
+    nested += ["--map-groups=all", "--", *MAPS]
+    done = prelude("-r", "--map-auto", "--", *nested)
+    assert done.stderr == ""
+    ids = [str(extent.count) for extent in un.plan(un.IdMap.auto()).gid]
+    assert done.stdout.split()[:6] == ["0", "1", "60000", "70000", "0", "1"]
+    assert [ids[0], ids[1]] == done.stdout.split()[8:12:3]
+    assert done.stdout.split()[-1] == "allow"
+
+
+def test_it_works_with_standard_input_output_and_error_closed(prelude: Program) -> None:
+    script = f"{prelude.path} -r --map-auto -- sh -c 'exit 7' <&- >&- 2>&-; echo $?"
+    assert subprocess.check_output(["sh", "-c", script], text=True) == "7\n"
