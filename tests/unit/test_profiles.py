@@ -9,7 +9,6 @@ import subprocess
 from typing import Any
 
 import pytest
-
 from conftest import Program
 
 # Each has been a way out of a container, or into the kernel's memory, modules or keys.

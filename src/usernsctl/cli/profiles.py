@@ -1,4 +1,4 @@
-"""``usernsctl seccomp-profile``, ``apparmor-profile`` and ``docker-args``: for container engines."""
+"""What container engines are given: seccomp-profile, apparmor-profile, docker-args."""
 
 from __future__ import annotations
 
