@@ -1,0 +1,223 @@
+"""Whatever /etc/subuid, /etc/subgid and the helpers may be: the right map, or the right cause.
+
+Root prepares them in a mount namespace of the test's own, and the user `nobody` meets them.
+"""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from callers import as_root
+from conftest import Program
+
+pytestmark = as_root
+
+NOBODY = 65534
+GRANTED = "nobody:100000:65536\n"
+PREPARE = """
+set -eu
+mount --make-rprivate /
+mount -t tmpfs -o mode=755 tmpfs /mnt
+mount --bind "$DIR/subuid" /etc/subuid
+mount --bind "$DIR/subgid" /etc/subgid
+"""
+COPIES = "cp -p /usr/bin/newuidmap /usr/bin/newgidmap /mnt\n"
+
+
+@dataclass
+class Machine:
+    """What `nobody` is to find."""
+
+    prelude: Path
+    directory: Path
+
+    def grant(self, uids: str | bytes, gids: str | bytes = GRANTED, mode: int = 0o644) -> None:
+        for name, content in (("subuid", uids), ("subgid", gids)):
+            file = self.directory / name
+            file.write_bytes(content.encode() if isinstance(content, str) else content)
+            file.chmod(mode)
+
+    def run(
+        self,
+        *options: str,
+        prepare: str = "",
+        become: str = f"setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups",
+    ) -> subprocess.CompletedProcess[str]:
+        command = f'exec {become} "$PRELUDE" "$@" -- cat /proc/self/uid_map /proc/self/gid_map'
+        return subprocess.run(
+            ["unshare", "-m", "sh", "-c", PREPARE + prepare + command, "sh", *options],
+            capture_output=True,
+            text=True,
+            env={
+                "PATH": "/mnt:/usr/bin:/bin:/usr/sbin:/sbin",
+                "DIR": str(self.directory),
+                "PRELUDE": str(self.prelude),
+            },
+        )
+
+    def refused(self, cause: str, says: str, *options: str, **how: str) -> None:
+        done = self.run(*(options or ("-r", "--map-auto")), **how)
+        assert (done.returncode, done.stdout) == (125, "")
+        assert f"[{cause}]" in done.stderr
+        assert says in done.stderr
+        assert len(done.stderr.splitlines()) == 3
+
+    def mapped(self, uids: str, gids: str, *options: str, **how: str) -> None:
+        done = self.run(*(options or ("-r", "--map-auto")), **how)
+        assert done.stderr == ""
+        assert done.stdout.split() == f"{uids} {gids}".split()
+
+
+@pytest.fixture
+def machine(prelude: Program, tmp_path: Path) -> Machine:
+    machine = Machine(prelude.path, tmp_path)
+    machine.grant(GRANTED)
+    return machine
+
+
+ALL = f"0 {NOBODY} 1 1 100000 65536"
+
+
+@pytest.mark.parametrize(
+    ("uids", "uid_map"),
+    [
+        (GRANTED, ALL),
+        (GRANTED.rstrip(), ALL),
+        (f"{NOBODY}:100000:65536", ALL),
+        (f"nobody:200000:9\n{NOBODY}:100000:9\n", f"0 {NOBODY} 1 1 200000 9 10 100000 9"),
+        (f"nobody2:1:9\n0x0:1:9\n6553:1:9\n{GRANTED}", ALL),
+        (f"nobody:100000:0\nnobody:4294967000:999\n{GRANTED}", ALL),
+        ("nobody:65530:10\n", f"0 {NOBODY} 1 1 65530 4 5 65535 5"),
+        ("somebody:1879048192:65536\n" * 400_000 + GRANTED, ALL),
+    ],
+    ids=["name", "no newline", "uid", "two", "others", "malformed", "own id", "10 MB"],
+)
+def test_what_is_granted_is_mapped(machine: Machine, uids: str, uid_map: str) -> None:
+    machine.grant(uids)
+    machine.mapped(uid_map, ALL)
+
+
+@pytest.mark.parametrize(
+    ("uids", "says"),
+    [
+        ("", "/etc/subuid grants no uid to user nobody"),
+        ("nobody2:1:9\nnobod:1:9\n0x0:1:9\n:1:9\n   :1:9\n", "/etc/subuid grants no uid"),
+        ("nobody:100000:65536\r\n", "line 1 is skipped: it ends with CR LF"),
+        ("nobody:100000:0\n", "line 1 is skipped: its count is 0"),
+        ("#\nnobody:4294967290:9\n", "line 2 is skipped: it goes past"),
+        ("nobody:100000\n", "line 1 is skipped: it must be name:start:count"),
+        (GRANTED.rstrip() + "x" * 2000, "line 1 is skipped: it is too long"),
+    ],
+    ids=["empty", "others", "CR LF", "count 0", "past the last", "two fields", "long"],
+)
+def test_what_is_not_granted_is_told_with_the_reason(
+    machine: Machine, uids: str, says: str
+) -> None:
+    machine.grant(uids)
+    machine.refused("no-subordinate-range", says)
+    done = machine.run("-r", "--map-auto", "--allow-single-id")
+    assert done.stdout.split() == f"0 {NOBODY} 1 0 {NOBODY} 1".split()
+    assert says in done.stderr
+
+
+def test_a_hundred_ranges_are_mapped(machine: Machine) -> None:
+    machine.grant("".join(f"nobody:{100000 + 20 * n}:9\n" for n in range(100)))
+    extents = " ".join(f"{1 + 9 * n} {100000 + 20 * n} 9" for n in range(100))
+    machine.mapped(f"0 {NOBODY} 1 {extents}", ALL)
+
+
+def test_files_that_can_not_be_read_are_told(machine: Machine) -> None:
+    machine.grant(GRANTED, mode=0o600)
+    machine.refused("subid-file-unreadable", "/etc/subuid: Permission denied")
+
+
+@pytest.mark.parametrize(
+    ("prepare", "cause", "says"),
+    [
+        (f"{COPIES}chmod u-s /mnt/newgidmap\n", "helper-not-setuid", "/mnt/newgidmap"),
+        (f"{COPIES}mount -o remount,nosuid /mnt\n", "helper-on-nosuid", "/mnt/newuidmap"),
+        (f"{COPIES}chown 1 /mnt/newuidmap; chmod u+s /mnt/newuidmap\n", "helper-not-setuid", ""),
+    ],
+    ids=["no bit", "nosuid", "not root's"],
+)
+def test_helpers_without_privilege_are_told(
+    machine: Machine, prepare: str, cause: str, says: str
+) -> None:
+    machine.refused(cause, says, prepare=prepare)
+
+
+@pytest.mark.parametrize(
+    ("body", "cause", "says"),
+    [
+        ("echo 'no database' >&2; exit 1", "helper-failed", "exited with status 1: no database"),
+        ("kill -SEGV $$", "helper-killed", "was killed by signal 11"),
+        ("kill -STOP $$", "helper-stopped", "was stopped by signal 19"),
+        ("head -c 10000000 /dev/zero; exit 1", "helper-failed", "exited with status 1"),
+        ("exit 0", "map-not-written", "another map than was planned"),
+    ],
+)
+def test_helpers_that_fail_are_told(machine: Machine, body: str, cause: str, says: str) -> None:
+    script = shlex.quote(f"#!/bin/sh\n{body}\n")
+    stub = f"{COPIES}printf %s {script} >/mnt/newuidmap\nchmod 4755 /mnt/newuidmap\n"
+    machine.refused(cause, says, prepare=stub)
+
+
+@pytest.mark.parametrize(
+    ("become", "cause"),
+    [
+        (f"setpriv --reuid={NOBODY} --regid=1 --clear-groups", "gid-differs-from-passwd"),
+        ("setpriv --reuid=54321 --regid=54321 --clear-groups", "no-passwd-entry"),
+        (
+            f"setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups --no-new-privs",
+            "no-new-privs",
+        ),
+        (
+            f"setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups --bounding-set=-setuid",
+            "bounding-set",
+        ),
+    ],
+)
+def test_callers_that_helpers_refuse_are_told(machine: Machine, become: str, cause: str) -> None:
+    machine.grant(GRANTED + "54321:300000:9\n", GRANTED + "54321:300000:9\n")
+    machine.refused(cause, "", become=become)
+
+
+def test_root_maps_what_it_is_granted_without_helpers(machine: Machine) -> None:
+    root = "root:100000:9\n0:200000:9\n"
+    machine.grant(root, root)
+    how = {"become": "env PATH=/bin"}
+    machine.mapped(*2 * ["0 0 1 1 100000 9 10 200000 9"], **how)
+    machine.grant(GRANTED)
+    machine.refused("no-subordinate-range", "to user root", **how)
+
+
+def test_root_without_capabilities_is_told_what_it_lacks(machine: Machine) -> None:
+    bare = "setpriv --bounding-set=-all --inh-caps=-all"
+    machine.refused("needs-setfcap", "uid 0 of this namespace", "-r", become=bare)
+    # Without a bounding set there is no helper either, whatever was granted.
+    machine.grant("root:100000:9\n", "root:100000:9\n")
+    machine.refused("bounding-set", "", "--map-auto", become=bare)
+
+
+@pytest.mark.parametrize(
+    ("grant", "uid_map"),
+    [
+        ("root:1:65535\n", "0 0 1 1 1 65535"),
+        ("root:60000:10000\n", "0 0 1 1 60000 5536"),
+        ("root:100000:65536\n", None),
+    ],
+)
+def test_in_a_container_of_65536_ids_ranges_are_clipped(
+    machine: Machine, grant: str, uid_map: str | None
+) -> None:
+    machine.grant(grant, grant)
+    container = '"$PRELUDE" --map-users=0:300000:65536 --map-groups=0:300000:65536 -- env PATH=/bin'
+    if uid_map is None:
+        says = "the subordinate uids 100000:65536 do not exist"
+        machine.refused("range-outside-parent", says, become=container)
+    else:
+        machine.mapped(uid_map, uid_map, become=container)
