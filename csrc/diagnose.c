@@ -136,6 +136,14 @@ static const char *mount_failed(const struct un_error *err, const char *proc)
     return un_proc_has_mount(proc, "/proc", true) ? "proc-masked" : "mount-without-owned-ns";
 }
 
+static const char *join_failed(int errnum)
+{
+    /* The kernel looks at the descriptor first, and has EBADF to say to this one. */
+    if (errnum == EPERM && syscall(SYS_setns, -1, 0) && errno == EPERM)
+        return "seccomp-denies-userns";
+    return errnum == EPERM || errnum == EINVAL ? "join-denied" : NULL;
+}
+
 static const char *find(const struct un_error *err, const char *proc)
 {
     switch (err->step) {
@@ -143,7 +151,7 @@ static const char *find(const struct un_error *err, const char *proc)
     case UN_STEP_UNSHARE:
         return creation_failed(err->errnum, proc);
     case UN_STEP_SETNS:
-        return err->errnum == EPERM || err->errnum == EINVAL ? "join-denied" : NULL;
+        return join_failed(err->errnum);
     case UN_STEP_SETGROUPS:
         if (err->errnum != EPERM)
             return map_failed(err->errnum, proc);
