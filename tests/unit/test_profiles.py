@@ -78,7 +78,8 @@ def test_dangerous_calls_are_refused(profile: dict[str, Any]) -> None:
     [
         (("unshare", CLONE_NEWUSER | CLONE_NEWNS), True),
         (("unshare", 0), True),
-        (("unshare", CLONE_NEWPID), False),
+        (("unshare", CLONE_NEWUSER | CLONE_NEWPID), True),
+        (("unshare", CLONE_NEWCGROUP), False),
         (("unshare", CLONE_NEWUSER | CLONE_NEWTIME), False),
         (("clone", CLONE_NEWUSER | CLONE_NEWPID), True),
         (("clone", CLONE_NEWCGROUP), False),
