@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -80,15 +82,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit status, 125 where the failure is ours."""
     try:
         status = usernsctl.main(argv, prog_name="usernsctl", standalone_mode=False)
+        sys.stdout.flush()
         return status if isinstance(status, int) else 0
     except UsernsError as error:
         print_error(error)
         return error.exit_status
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        return 125
     except click.ClickException as error:
         error.show()
         return 125
     except click.Abort:
         return 130
+    except BrokenPipeError:
+        _forget_output()
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        _forget_output()
+        print(f"usernsctl: {error}", file=sys.stderr)
+        return 125
+
+
+def _forget_output() -> None:
+    """What nobody can take any more would be flushed once more, and fail once more, at exit."""
+    with open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), 1)
