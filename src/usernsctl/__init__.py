@@ -35,6 +35,9 @@ from usernsctl.process import (
 
 if TYPE_CHECKING:
     from usernsctl.aio import create_subprocess_exec
+    from usernsctl.doctor import diagnose
+    from usernsctl.sandbox.box import Sandbox
+    from usernsctl.sandbox.host import SandboxHost
 
 __all__ = [
     "DEVNULL",
@@ -57,10 +60,13 @@ __all__ = [
     "PlanError",
     "Popen",
     "RunscError",
+    "Sandbox",
+    "SandboxHost",
     "TimeoutExpired",
     "UsernsError",
     "check_output",
     "create_subprocess_exec",
+    "diagnose",
     "enter",
     "exec",
     "plan",
@@ -69,7 +75,12 @@ __all__ = [
 ]
 
 # What takes longer to import than all the rest, and many programs never ask for.
-_IMPORTED_WHEN_USED = {"create_subprocess_exec": "usernsctl.aio"}
+_IMPORTED_WHEN_USED = {
+    "Sandbox": "usernsctl.sandbox.box",
+    "SandboxHost": "usernsctl.sandbox.host",
+    "create_subprocess_exec": "usernsctl.aio",
+    "diagnose": "usernsctl.doctor",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -8,9 +8,7 @@ when this process ends, however it ends.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
-import stat
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ from usernsctl.sandbox import command, config, environment, paths
 from usernsctl.sandbox.place import Place
 from usernsctl.sandbox.request import Request
 from usernsctl.sandbox.rootfs import Rootfs, private_files
+from usernsctl.sandbox.standard import append_at_end
 
 VERIFIER_INSIDE = "/.usernsctl-verify"
 
@@ -59,7 +58,7 @@ def run(
         notify(f"going on with one id, as --allow-single-id allows: {place.single_id_reason}")
     config.check_ids(place, request.user or (0, 0))
     bundle = config.read_bundle(request, request.bundle, place) if request.bundle else None
-    used = paths.resolve(request, program, _tree(request, bundle))
+    used = paths.resolve(request, program, tree_of(request, bundle))
     shown = [mount["source"] for mount in config.bind_mounts(bundle or {})]
     outside = _Outside(
         caller=caller,
@@ -109,13 +108,7 @@ def _build(
     :returns: the arguments that start runsc on them, under a watcher (csrc/watch.c).
     """
     scratch = mounts.mount_scratch(outside.scratch_place)
-    root = Rootfs(scratch)
-    if used.tree is None:
-        _show_machine(root, outside.homes)
-    else:
-        root.show_tree(used.tree)
-    wanted = _make_config(request, place, root, used, bundle)
-    _complete(root, wanted, used, request)
+    root, wanted = make_root(request, place, used, outside.homes, scratch, bundle)
     process = wanted["process"]
     if request.cwd is not None or bundle is None:
         process["cwd"] = _start_directory(request, root, outside.directory, used)
@@ -136,7 +129,31 @@ def _build(
     return [used.watcher, str(runsc.FAILED), *explain, "--", *kill, "--", *run]
 
 
-def _tree(request: Request, bundle: dict[str, Any] | None) -> str | None:
+def make_root(
+    request: Request,
+    place: Place,
+    used: paths.Paths,
+    homes: set[str],
+    scratch: str,
+    bundle: dict[str, Any] | None,
+) -> tuple[Rootfs, dict[str, Any]]:
+    """Make the root filesystem in the empty directory `scratch`, and a config.json for it.
+
+    :param homes: the home directories of the caller, which stay hidden.
+    :param bundle: the config.json of a bundle as :func:`config.read_bundle` gave it, or ``None``.
+    """
+    root = Rootfs(scratch)
+    if used.tree is None:
+        _show_machine(root, homes)
+    else:
+        root.show_tree(used.tree)
+    wanted = _make_config(request, place, root, used, bundle)
+    _complete(root, wanted, used, request)
+    return root, wanted
+
+
+def tree_of(request: Request, bundle: dict[str, Any] | None) -> str | None:
+    """The directory to be shown as it is, or ``None`` for this machine's programs."""
     if bundle is not None:
         return str(bundle["root"]["path"])
     return "/" if request.expose_root else request.rootfs
@@ -282,20 +299,10 @@ def _hand_over(arguments: list[str]) -> NoReturn:
 
 
 def _prepare_standard() -> None:
-    """Make standard input, output and error fit to be shared with runsc.
-
-    gVisor writes to a file at an offset of its own, from 0: it would overwrite what is there, and
-    standard output and error in one file each other. Where we are at the end of the file, to append
-    is the same as to write.
-    """
+    """Make standard input, output and error fit to be shared with runsc."""
     for descriptor in (0, 1, 2):
         try:
-            status = os.fstat(descriptor)
+            append_at_end(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
             os.set_inheritable(descriptor, True)
-            continue
-        flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
-        is_output = stat.S_ISREG(status.st_mode) and flags & os.O_ACCMODE != os.O_RDONLY
-        if is_output and os.lseek(descriptor, 0, os.SEEK_CUR) == status.st_size:
-            fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_APPEND)

@@ -96,7 +96,12 @@ def home_directories(environ: Mapping[str, str]) -> set[str]:
     return {os.path.normpath(home) for home in homes if home.startswith("/")} - {"/"}
 
 
-def _own_program(name: str, purpose: str, remedy: str) -> str:
+def own_program(name: str, purpose: str, remedy: str) -> str:
+    """The path of a program that this package brings with it.
+
+    :param purpose: what it does, for the message should it be missing.
+    :raises RunscError: it is missing.
+    """
     path = os.path.join(_PROGRAMS, name)
     if not os.access(path, os.X_OK):
         raise RunscError(
@@ -106,7 +111,7 @@ def _own_program(name: str, purpose: str, remedy: str) -> str:
 
 
 def _verifier() -> str:
-    return _own_program(
+    return own_program(
         "usernsctl-verify",
         "proves that a sandbox is one",
         "install usernsctl again, or do without the proof: --no-verify",
@@ -114,7 +119,7 @@ def _verifier() -> str:
 
 
 def _watcher() -> str:
-    return _own_program("usernsctl-watch", "waits for runsc", "install usernsctl again")
+    return own_program("usernsctl-watch", "waits for runsc", "install usernsctl again")
 
 
 def _resolve_bind(bind: Bind) -> Bind:

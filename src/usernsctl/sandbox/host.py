@@ -1,0 +1,213 @@
+"""Where sandboxes run: a kept namespace with a root filesystem that they share."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import copy
+import os
+import pickle
+import socket
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Self
+
+from usernsctl import oci, runsc
+from usernsctl.errors import NamespaceError
+from usernsctl.idmap import IdMap
+from usernsctl.namespace import Namespace
+from usernsctl.plan import plan
+from usernsctl.process import PIPE
+from usernsctl.sandbox import config, environment, launch, paths
+from usernsctl.sandbox.box import Sandbox
+from usernsctl.sandbox.place import Place
+from usernsctl.sandbox.prepare import Order, Prepared
+from usernsctl.sandbox.request import Bind, Request
+from usernsctl.target import Target
+
+# Until a sandbox says what it runs; a config.json must have a command.
+_NO_COMMAND = ("true",)
+
+
+class SandboxHost:
+    """A kept namespace that sandboxes are started in, from any thread or from asyncio.
+
+    To make one takes a few tenths of a second: the id map is written, and a root filesystem is
+    built. Each sandbox then costs what runsc costs. All files lie in mounts inside, and are gone
+    when the host is closed and its last sandbox has ended. Nothing runs in it but its sandboxes.
+    """
+
+    def __init__(
+        self,
+        idmap: IdMap | None = None,
+        *,
+        bundle: str | None = None,
+        rootfs: str | None = None,
+        expose_root: bool = False,
+        binds: Iterable[Bind] = (),
+        hostname: str | None = None,
+        network: str = "none",
+        platform: str | None = None,
+        verify: bool = True,
+    ) -> None:
+        """Make the namespace and the root filesystem, as ``usernsctl run`` does.
+
+        :param idmap: the ids inside; by default there is one, the caller's, which is root there.
+        :param bundle: the directory of an OCI bundle, whose config.json then decides all that is
+            left open; without it, or one of the next two, sandboxes see the machine's programs.
+        :param rootfs: the directory of a root filesystem to show.
+        :param expose_root: whether all of this machine's files are shown, read-only.
+        :param binds: what else of this machine is shown.
+        :param network: ``"none"`` or ``"host"``.
+        :param platform: runsc's, such as ``"systrap"``; by default runsc chooses.
+        :param verify: whether it is proven that the kernel is gVisor's before a command starts.
+        :raises ValueError: more than one of `bundle`, `rootfs` and `expose_root` is given, or there
+            is no such network.
+        :raises UsernsError: the reasons are those of ``usernsctl run``.
+        """
+        if sum((bundle is not None, rootfs is not None, expose_root)) > 1:
+            raise ValueError("bundle, rootfs and expose_root exclude each other")
+        if network not in runsc.NETWORKS:
+            raise ValueError(f"network must be one of {', '.join(runsc.NETWORKS)}, not {network!r}")
+        idmap = IdMap.root() if idmap is None else idmap
+        request = Request(
+            args=() if bundle is not None else _NO_COMMAND,
+            bundle=bundle,
+            rootfs=rootfs,
+            expose_root=expose_root,
+            binds=tuple(binds),
+            hostname=hostname,
+            network=network,
+            platform=platform,
+            verify=verify,
+            env={} if bundle is not None else environment.base(os.environ, everything=False),
+            idmap=idmap,
+        )
+        planned = plan(idmap)
+        self._place = Place(
+            uid=planned.uid, gid=planned.gid, become=planned.become, target=Target()
+        )
+        config.check_ids(self._place, (0, 0))
+        order = Order(
+            request=request,
+            runsc=runsc.find(os.environ),
+            uid=planned.uid,
+            gid=planned.gid,
+            homes=paths.home_directories(os.environ),
+        )
+        self.request = request
+        self.runsc = order.runsc
+        self.namespace = Namespace.create(idmap, mount=True)
+        try:
+            self.prepared, self.directory = _prepare(self.namespace, order)
+        except BaseException:
+            self.namespace.close()
+            raise
+
+    def start(self, args: Iterable[str] = (), **options: Any) -> Sandbox:
+        """Start a command in a sandbox of its own: :class:`Sandbox` has the arguments."""
+        return Sandbox(args, host=self, **options)
+
+    async def start_async(self, args: Iterable[str] = (), **options: Any) -> Sandbox:
+        """The same from asyncio; if this is cancelled, the sandbox is closed."""
+        starting = asyncio.ensure_future(asyncio.to_thread(self.start, args, **options))
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            starting.add_done_callback(_close_result)
+            raise
+
+    def config_for(
+        self,
+        args: Iterable[str],
+        *,
+        env: Mapping[str, str] | None,
+        cwd: str | None,
+        user: tuple[int, int] | None,
+    ) -> bytes:
+        """The config.json of one sandbox.
+
+        :raises PlanError: `user` is not mapped.
+        :raises BundleError: something can't be in a config.json, such as text that is not UTF-8.
+        """
+        variables = dict(env or {})
+        if user is not None:
+            config.check_ids(self._place, user)
+            if self.request.bundle is None:
+                variables.setdefault("HOME", environment.home(user[0]))
+        wanted = copy.deepcopy(self.prepared.config)
+        request = replace(
+            self.request,
+            args=tuple(args),
+            env=variables,
+            user=user,
+            binds=(),
+        )
+        config.apply_request(wanted, request, wanted["root"]["path"], ())
+        process = wanted["process"]
+        if cwd is not None:
+            process["cwd"] = cwd
+        if self.request.verify:
+            process["args"] = [launch.VERIFIER_INSIDE, *process["args"]]
+        oci.validate(wanted)
+        return oci.serialise(wanted)
+
+    def close(self) -> None:
+        """Let go of the namespace. Sandboxes that still run keep what they need of it."""
+        self.namespace.close()
+        directory, self.directory = self.directory, -1
+        if directory >= 0:
+            os.close(directory)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "directory"):
+            self.close()
+
+
+def _close_result(starting: asyncio.Future[Sandbox]) -> None:
+    if not starting.cancelled() and starting.exception() is None:
+        starting.result().close()
+
+
+def _prepare(namespace: Namespace, order: Order) -> tuple[Prepared, int]:
+    """Have a child inside make the root filesystem.
+
+    :returns: what was made, and a descriptor of the directory for the files of the sandboxes.
+    """
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            command = [sys.executable, "-I", "-m", "usernsctl.sandbox.prepare"]
+            done = namespace.run(
+                [*command, str(theirs.fileno())],
+                input=pickle.dumps(order),
+                stdout=PIPE,
+                stderr=PIPE,
+                pass_fds=[theirs.fileno()],
+            )
+        _, fds, _, _ = socket.recv_fds(ours, 1, 1)
+    with contextlib.ExitStack() as undo:
+        for fd in fds:
+            undo.callback(os.close, fd)
+        if done.returncode != 0:
+            told = done.stderr.decode(errors="replace").strip().split("\n")[-1]
+            raise NamespaceError(f"the root filesystem could not be made: {told}", step="sandbox")
+        # It comes from a child of ours that runs our own program.
+        result = pickle.loads(done.stdout)
+        if isinstance(result, Prepared):
+            undo.pop_all()
+            return result, fds[0]
+        raise result

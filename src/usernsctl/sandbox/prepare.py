@@ -1,0 +1,98 @@
+"""Makes the root filesystem that the sandboxes of a host share.
+
+``python -m usernsctl.sandbox.prepare SOCKET`` runs inside the namespaces of the host, where it
+mounts what the sandboxes need, and hands the directory with that over the socket. Those mounts, and
+so all files in them, are gone when the last process and the last descriptor that needs them is.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from usernsctl import mounts
+from usernsctl.errors import NamespaceError, UsernsError
+from usernsctl.idmap import Extent
+from usernsctl.sandbox import config, launch, paths
+from usernsctl.sandbox.place import Place
+from usernsctl.sandbox.request import Request
+from usernsctl.target import Target
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What is to be made.
+
+    :ivar runsc: the path of runsc.
+    :ivar uid: the map of uids, and so `gid`.
+    :ivar homes: the home directories of the caller.
+    """
+
+    request: Request
+    runsc: str
+    uid: tuple[Extent, ...]
+    gid: tuple[Extent, ...]
+    homes: set[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """What was made.
+
+    :ivar scratch: the path inside of the directory for the files of the sandboxes.
+    :ivar init: the path of the program that each sandbox's PID namespace begins with.
+    :ivar config: the config.json of a sandbox, but for what differs between them.
+    """
+
+    scratch: str
+    init: str
+    config: dict[str, Any]
+
+
+def prepare(order: Order) -> Prepared:
+    """Make the root filesystem, in this process's mount namespace.
+
+    :raises UsernsError: it can't be had; the reasons are those of ``usernsctl run``.
+    """
+    request = order.request
+    place = Place(uid=order.uid, gid=order.gid, become=(0, 0), target=Target())
+    bundle = config.read_bundle(request, request.bundle, place) if request.bundle else None
+    used = paths.resolve(request, order.runsc, launch.tree_of(request, bundle))
+    init = paths.own_program("usernsctl-init", "sandboxes begin with", "install usernsctl again")
+    shown = [mount["source"] for mount in config.bind_mounts(bundle or {})]
+    os.umask(0o022)
+    scratch = mounts.mount_scratch(used.scratch_place([init, *shown]))
+    _, wanted = launch.make_root(request, place, used, order.homes, scratch, bundle)
+    os.mkdir(f"{scratch}/boxes", 0o700)
+    return Prepared(scratch=scratch, init=init, config=wanted)
+
+
+def main(connection: socket.socket) -> None:
+    """Read an :class:`Order` from standard input; answer with what came of it."""
+    result: Prepared | UsernsError
+    try:
+        result = prepare(pickle.load(sys.stdin.buffer))
+        directory = os.open(f"{result.scratch}/boxes", os.O_RDONLY | os.O_DIRECTORY)
+        socket.send_fds(connection, [b"+"], [directory])
+    except UsernsError as error:
+        result = error
+    except OSError as error:
+        result = NamespaceError(
+            f"{error.filename or 'the root filesystem'}: {error.strerror}",
+            step="sandbox",
+            errno=error.errno or 0,
+            filename=error.filename,
+        )
+    sys.stdout.buffer.write(pickle.dumps(result))
+
+
+if __name__ == "__main__":
+    # What is pickled must be known by the same name on both sides, which __main__ is not.
+    from usernsctl.sandbox import prepare as module
+
+    with socket.socket(fileno=int(sys.argv[1])) as given:
+        module.main(given)

@@ -1,0 +1,39 @@
+"""What gVisor demands of the standard input, output and error that it is given."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import stat
+from typing import Any
+
+
+def append_at_end(descriptor: int) -> None:
+    """Have what is written through `descriptor` appended, if it is at the end of a file.
+
+    gVisor writes to a file at an offset of its own, from 0: it would overwrite what is there, and
+    standard output and error in one file each other. Where we are at the end of the file, to append
+    is the same as to write.
+
+    :raises OSError: it is not open.
+    """
+    status = os.fstat(descriptor)
+    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+    is_output = stat.S_ISREG(status.st_mode) and flags & os.O_ACCMODE != os.O_RDONLY
+    if is_output and os.lseek(descriptor, 0, os.SEEK_CUR) == status.st_size:
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_APPEND)
+
+
+def prepared_output(stream: Any, inherited: int) -> Any:
+    """Make an output, as subprocess takes it, fit to be written to by gVisor.
+
+    :param inherited: the descriptor of ours that ``None`` stands for.
+    :returns: `stream`.
+    """
+    if stream is None:
+        with contextlib.suppress(OSError):  # it is closed, and so there is nothing to write to
+            append_at_end(inherited)
+    elif not isinstance(stream, int) or stream >= 0:
+        append_at_end(stream if isinstance(stream, int) else stream.fileno())
+    return stream
