@@ -215,6 +215,15 @@ def test_a_bundle_without_a_user_namespace(usernsctl: Program, tmp_path: Path) -
     assert root_cause(usernsctl, logs) == "range-not-granted"
 
 
+@unprivileged
+def test_a_prepared_namespace_without_its_root(tmp_path: Path) -> None:
+    """With its capabilities, runsc does not make a namespace of its own."""
+    bundle = make_bundle(tmp_path / "b", **WORKS)
+    prepared = [str(SCRIPTS / "usernsctl-exec"), "-c", "-m", "--keep-caps", "--"]
+    text = failure_of([*prepared, *runsc_command(bundle, "--rootless")])
+    assert "nonroot-in-namespace" in named(text)
+
+
 def test_a_hint_that_leads_astray(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "b", linux={"namespaces": USER})
     text = failure_of([*PREPARED, *runsc_command(bundle, "--rootless")])
