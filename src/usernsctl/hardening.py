@@ -141,6 +141,16 @@ def read() -> Hardening:
     )
 
 
+def effective() -> frozenset[str]:
+    """The capabilities in the effective set of the calling thread, named as elsewhere here.
+
+    :raises HardeningError: python-prctl can't be imported.
+    """
+    with open("/proc/thread-self/status", encoding="ascii") as file:
+        bits = next(int(line.split()[1], 16) for line in file if line.startswith("CapEff:"))
+    return frozenset(name for name, number in _capabilities() if bits & 1 << number)
+
+
 def _set(names: frozenset[str] | None) -> frozenset[str]:
     return names if names is not None else frozenset()
 
