@@ -1,0 +1,202 @@
+"""runsc in a kept namespace: all its commands, also those that it refuses with --rootless, and no
+helper is called but for the namespace itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from callers import unprivileged
+from conftest import children, need
+
+import usernsctl as un
+from usernsctl.namespace import Namespace
+
+PATIENCE = 30
+GVISOR = "Linux version 4.4.0"
+OWN_ROOT = [{"containerID": 0, "hostID": 0, "size": 1}]
+CONFIG = {
+    "ociVersion": "1.0.2",
+    "process": {"args": ["/bin/sleep", "1000"], "cwd": "/", "user": {"uid": 0, "gid": 0}},
+    "root": {"path": "/", "readonly": True},
+    "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
+    "linux": {
+        "namespaces": [{"type": "user"}],
+        "uidMappings": OWN_ROOT,
+        "gidMappings": OWN_ROOT,
+    },
+}
+
+
+def global_options(directory: Path) -> list[str]:
+    runsc = shutil.which(os.environ.get("USERNSCTL_RUNSC", "runsc"))
+    assert runsc is not None
+    return [runsc, f"--root={directory}/state", "--network=none", "--ignore-cgroups"]
+
+
+@dataclass
+class Containers:
+    """Containers of one bundle, in one kept namespace."""
+
+    namespace: Namespace
+    directory: Path
+
+    @property
+    def bundle(self) -> str:
+        return f"--bundle={self.directory}/bundle"
+
+    def runsc(self, *words: str, status: int = 0) -> str:
+        """What a command of runsc prints. Containers keep its output open, so it is a file's."""
+        with open(self.directory / f"output-{words[0]}-{words[-1]}", "w+b", buffering=0) as output:
+            done = self.namespace.run(
+                [*global_options(self.directory), *words],
+                stdin=un.DEVNULL,
+                stdout=output,
+                stderr=un.STDOUT,
+            )
+            output.seek(0)
+            told = output.read().decode()
+        assert done.returncode == status, told
+        return told
+
+    def exec(self, name: str, *command: str) -> str:
+        output = self.directory / f"output-of-{name}"
+        with output.open("wb") as stdout:
+            self.namespace.run(
+                [*global_options(self.directory), "exec", name, *command],
+                stdin=un.DEVNULL,
+                stdout=stdout,
+                stderr=un.STDOUT,
+                check=True,
+            )
+        return output.read_text()
+
+    def state(self, name: str) -> dict[str, Any]:
+        state: dict[str, Any] = json.loads(self.runsc("state", name))
+        return state
+
+    def wait_until_stopped(self, name: str) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while self.state(name)["status"] != "stopped":
+            assert time.monotonic() < deadline, f"{name} does not stop"
+            time.sleep(0.02)
+
+    def remove(self, name: str) -> None:
+        self.runsc("kill", name, "KILL")
+        self.wait_until_stopped(name)
+        self.runsc("delete", name)
+
+
+@pytest.fixture(autouse=True)
+def orphans_are_collected() -> Iterator[None]:
+    """Does what init does: the orphans of runsc, its sandboxes and gofers, have become ours. To
+    runsc they run until somebody has waited for them."""
+    over = threading.Event()
+
+    def collect() -> None:
+        while not over.wait(0.02):
+            for pid, who in children().items():
+                if who == "exe (Z)":
+                    os.waitpid(pid, 0)
+
+    collector = threading.Thread(target=collect)
+    collector.start()
+    yield
+    over.set()
+    collector.join()
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "config.json").write_text(json.dumps(CONFIG))
+    return tmp_path
+
+
+@pytest.fixture(params=["one id", "all ranges"])
+def containers(request: pytest.FixtureRequest, directory: Path) -> Iterator[Containers]:
+    if request.param == "all ranges":
+        if os.geteuid() == 0:
+            pytest.skip("root writes any map by itself")
+        need("subid")
+    idmap = un.IdMap.root() if request.param == "one id" else un.IdMap.auto()
+    with Namespace.create(idmap, mount=True) as namespace:
+        yield Containers(namespace, directory)
+    assert not list((directory / "state").glob("*.state")), "a container was left"
+
+
+def live(containers: Containers, name: str) -> None:
+    """The whole life of a container, with a second one as it was at its checkpoint."""
+    containers.runsc("create", containers.bundle, name)
+    assert containers.state(name)["status"] == "created"
+    containers.runsc("start", name)
+    assert containers.state(name)["status"] == "running"
+    assert containers.exec(name, "/bin/cat", "/proc/version").startswith(GVISOR)
+    containers.runsc("checkpoint", f"--image-path={containers.directory}/image-{name}", name)
+    containers.wait_until_stopped(name)
+    containers.runsc("delete", name)
+
+    image = f"--image-path={containers.directory}/image-{name}"
+    containers.runsc("restore", "--detach", image, containers.bundle, f"{name}-again")
+    assert containers.state(f"{name}-again")["status"] == "running"
+    assert containers.exec(f"{name}-again", "/bin/cat", "/proc/version").startswith(GVISOR)
+    containers.remove(f"{name}-again")
+
+
+def test_a_container_lives_from_create_to_restore(containers: Containers) -> None:
+    live(containers, "one")
+
+
+def test_a_detached_run_goes_on_after_runsc(containers: Containers) -> None:
+    containers.runsc("run", "--detach", containers.bundle, "one")
+    assert containers.state("one")["status"] == "running"
+    assert containers.exec("one", "/usr/bin/id", "-u") == "0\n"
+    containers.remove("one")
+
+
+def test_what_fails_is_runscs_own_status(containers: Containers) -> None:
+    assert "not exist" in containers.runsc("start", "nobody", status=128)
+
+
+def put_counting_helpers(directory: Path) -> Path:
+    """newuidmap and newgidmap that take note of each call, and refuse."""
+    log = directory / "helper-calls"
+    for name in ("newuidmap", "newgidmap"):
+        helper = directory / "helpers" / name
+        helper.parent.mkdir(exist_ok=True)
+        helper.write_text(f"#!/bin/sh\necho {name} >>{log}\nexit 1\n")
+        helper.chmod(0o755)
+    return log
+
+
+@unprivileged
+@pytest.mark.usefixtures("needs_subid")
+def test_twenty_containers_call_no_helper(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = put_counting_helpers(directory)
+    with Namespace.create(un.IdMap.auto(), mount=True) as namespace:
+        monkeypatch.setenv("PATH", f"{directory}/helpers:{os.environ['PATH']}")
+        containers = Containers(namespace, directory)
+        with ThreadPoolExecutor(4) as pool:
+            for _ in pool.map(lambda number: live(containers, f"c{number}"), range(20)):
+                pass
+    assert not log.exists()
+    assert not list((directory / "state").glob("*.state"))
+
+    # What runsc does by itself: such a call would have been noticed.
+    done = subprocess.run(
+        [*global_options(directory), "run", containers.bundle, "alone"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+    )
+    assert done.returncode != 0
+    assert "newuidmap" in log.read_text()
