@@ -20,8 +20,8 @@ MAPS = ["cat", "/proc/self/uid_map", "/proc/self/gid_map", "/proc/self/setgroups
 UID, GID = os.geteuid(), os.getegid()
 
 
-@pytest.fixture(scope="module")
-def granted() -> tuple[int, int]:
+@pytest.fixture
+def granted(needs_subid: None) -> tuple[int, int]:
     """The first of our subordinate uids, and of our gids."""
     firsts = []
     for option in ([], ["-g"]):
