@@ -342,6 +342,8 @@ int un_setup_apply(const struct un_setup *setup, struct un_error *err);
 /* mount(2). Async-signal-safe. */
 int un_mount(const char *source, const char *target, const char *type, unsigned long flags,
              const char *data, struct un_error *err);
+/* Makes every mount on and below `top` read-only (mount_setattr(2), Linux 5.12). */
+int un_mount_read_only(const char *top, struct un_error *err);
 
 /* ---- running a command (exec.c, fds.c, spawn.c) -------------------------------------------- */
 

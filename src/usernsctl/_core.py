@@ -52,6 +52,7 @@ __all__ = [
     "exec_command",
     "join",
     "mount",
+    "mount_read_only",
     "parse_extent",
     "plan",
     "setup_to_join",
@@ -386,6 +387,15 @@ def exec_command(command: Command) -> NoReturn:
     _fill_command(native, command, memory)
     lib.un_exec(native, err)
     _raise(err)
+
+
+def mount_read_only(top: str) -> None:
+    """Make every mount on and below the directory `top` read-only.
+
+    :raises NamespaceError: the kernel refused it, or is older than 5.12.
+    """
+    err, memory = ffi.new("struct un_error *"), _Memory()
+    _check(lib.un_mount_read_only(memory.string(top), err), err)
 
 
 def mount(

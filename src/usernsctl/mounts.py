@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 
 from usernsctl import _core
+from usernsctl.errors import NamespaceError
 
 # mount(2), linux/mount.h.
 MS_RDONLY = 0x1
@@ -77,13 +79,28 @@ def make_read_only(top: str) -> None:
     :param top: an absolute path without symbolic links.
     :raises NamespaceError: the kernel refused.
     """
+    try:
+        _core.mount_read_only(top)
+    except NamespaceError as error:
+        # Linux before 5.12, or a filter that does not know the call.
+        if error.errno not in (errno.ENOSYS, errno.EPERM):
+            raise
+        _remount_each(top)
+
+
+def _remount_each(top: str) -> None:
     with open("/proc/self/mountinfo", "rb") as file:
         mountinfo = os.fsdecode(file.read())
     for mount_point, flags in mounts_below(top, mountinfo).items():
         if not flags & MS_RDONLY:
             # The other flags are given again: a remount clears those left out, and in a user
             # namespace clearing one that was inherited is refused (mount_namespaces(7)).
-            _core.mount(None, mount_point, None, MS_BIND | MS_REMOUNT | MS_RDONLY | flags, None)
+            try:
+                _core.mount(None, mount_point, None, MS_BIND | MS_REMOUNT | MS_RDONLY | flags, None)
+            except NamespaceError as error:
+                # Below a directory that is closed to us, and so to everybody inside.
+                if error.errno != errno.EACCES:
+                    raise
 
 
 def mounts_below(top: str, mountinfo: str) -> dict[str, int]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from callers import as_root
 from conftest import Program
 
 # Prints its arguments and environment, writes to its root, and exits with 3.
@@ -170,6 +171,28 @@ def test_all_of_the_root(usernsctl: Program) -> None:
     done = usernsctl("run", "--expose-root", "--", "ls", "-A", "/")
     inside = set(done.stdout.split()) - {".usernsctl-verify"}
     assert inside >= set(os.listdir("/"))
+
+
+@as_root
+def test_a_mount_below_a_closed_directory_is_no_obstacle(
+    usernsctl: Program, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """As engines have them, for every container that runs."""
+    closed = tmp_path_factory.mktemp("closed")
+    (closed / "mount").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "none", closed / "mount"], check=True)
+    try:
+        closed.chmod(0o700)
+        user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+        done = subprocess.run(
+            [*user, usernsctl.path, "run", "--expose-root", "--", "echo", "ran"],
+            capture_output=True,
+            text=True,
+            cwd="/",
+        )
+    finally:
+        subprocess.run(["umount", closed / "mount"], check=True)
+    assert (done.returncode, done.stdout) == (0, "ran\n"), done.stderr
 
 
 def test_a_root_filesystem_of_ones_own(usernsctl: Program, rootfs: Path) -> None:

@@ -59,6 +59,8 @@ class Rootfs:
         self._spares = 0
         os.mkdir(self.top, 0o755)
         os.mkdir(self._spare, 0o700)
+        # A mount of its own, so that it can be made read-only with all that is mounted below it.
+        mounts.bind(self.top, self.top)
         self._device = os.stat(self.top).st_dev
 
     def show_programs(self) -> None:
