@@ -19,7 +19,8 @@ from inside import PATIENCE, WAITER, read_ready, wait_for_end
 def waiting(prelude: Program, *options: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """usernsctl-exec with WAITER as its command, which is ready: it, and WAITER's pid."""
     command: list[str | Path] = [prelude.path, *options, "--", *WAITER]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    # In a group of its own below ours: nothing stops the processes of an orphaned group.
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, process_group=0) as process:
         assert process.stdout is not None
         try:
             yield process, read_ready(process.stdout)
