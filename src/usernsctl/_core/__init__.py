@@ -1,0 +1,54 @@
+"""The C core, as Python functions.
+
+The one package that touches cffi's untyped objects: what comes out is Python's own types, and every
+failure is an exception. The GIL is released while C runs.
+"""
+
+from usernsctl._core.failures import cause
+from usernsctl._core.planning import NativePlan, parse_extent, plan, setup_to_join
+from usernsctl._core.records import (
+    ALL_NAMESPACES,
+    NAMESPACE_FILES,
+    NAMESPACES,
+    Cause,
+    Command,
+    IdRequest,
+    PlanDescription,
+    Setup,
+    Spawn,
+)
+from usernsctl._core.running import (
+    apply_setup,
+    create_namespaces,
+    enter,
+    exec_command,
+    join,
+    mount,
+    mount_read_only,
+    spawn,
+)
+
+__all__ = [
+    "ALL_NAMESPACES",
+    "NAMESPACES",
+    "NAMESPACE_FILES",
+    "Cause",
+    "Command",
+    "IdRequest",
+    "NativePlan",
+    "PlanDescription",
+    "Setup",
+    "Spawn",
+    "apply_setup",
+    "cause",
+    "create_namespaces",
+    "enter",
+    "exec_command",
+    "join",
+    "mount",
+    "mount_read_only",
+    "parse_extent",
+    "plan",
+    "setup_to_join",
+    "spawn",
+]

@@ -1,0 +1,78 @@
+"""From struct un_error to exceptions."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import Any, NoReturn
+
+from usernsctl._core.records import Cause
+from usernsctl._native import ffi, lib
+from usernsctl.errors import (
+    CommandError,
+    CommandNotExecutableError,
+    CommandNotFoundError,
+    MapError,
+    NamespaceError,
+    PlanError,
+    UsernsError,
+)
+
+_FAMILY: dict[int, type[UsernsError]] = {
+    lib.UN_STEP_FACTS: PlanError,
+    lib.UN_STEP_SUBID: PlanError,
+    lib.UN_STEP_PLAN: PlanError,
+    lib.UN_STEP_CWD: CommandError,
+    lib.UN_STEP_SESSION: CommandError,
+    lib.UN_STEP_PDEATHSIG: CommandError,
+    lib.UN_STEP_STDIO: CommandError,
+    lib.UN_STEP_FDS: CommandError,
+    lib.UN_STEP_LOOKUP: CommandError,
+    lib.UN_STEP_EXEC: CommandError,
+}
+_PATH_STEPS = (lib.UN_STEP_CWD, lib.UN_STEP_ROOT, lib.UN_STEP_LOOKUP, lib.UN_STEP_EXEC)
+
+
+def text_of(pointer: Any) -> str:
+    return os.fsdecode(ffi.string(pointer))
+
+
+def cause(cause_id: str | None) -> Cause | None:
+    """Look a cause up by its id; ``None`` if the core does not know it."""
+    found = lib.un_cause_find(cause_id.encode()) if cause_id else ffi.NULL
+    return Cause(text_of(found.why), text_of(found.remedy)) if found else None
+
+
+def _family(err: Any) -> type[UsernsError]:
+    if err.step == lib.UN_STEP_ARGUMENT:
+        return MapError if err.cause else NamespaceError
+    family = _FAMILY.get(err.step, NamespaceError)
+    if family is CommandError and err.errnum == errno.ENOENT:
+        return CommandNotFoundError
+    if family is CommandError and err.errnum in (errno.EACCES, errno.EPERM):
+        return CommandNotExecutableError
+    return family
+
+
+def raise_error(err: Any) -> NoReturn:
+    lib.un_diagnose(err, b"/proc")
+    cause_id = text_of(err.cause) if err.cause else None
+    known = cause(cause_id)
+    raise _family(err)(
+        reason_of(err),
+        step=text_of(lib.un_step_name(err.step)),
+        errno=err.errnum,
+        filename=text_of(err.detail) if err.step in _PATH_STEPS else None,
+        cause=cause_id,
+        remedy=known.remedy if known else None,
+    )
+
+
+def check(result: int, err: Any) -> None:
+    if result:
+        raise_error(err)
+
+
+def reason_of(err: Any) -> str:
+    reason = ffi.new("char[]", lib.UN_DETAIL_MAX + 128)
+    return text_of(lib.un_errorreason_of(err, reason, len(reason)))

@@ -1,0 +1,158 @@
+"""Namespaces, commands and mounts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NoReturn
+
+from usernsctl._core.failures import check, raise_error
+from usernsctl._core.memory import Memory
+from usernsctl._core.planning import NativePlan
+from usernsctl._core.records import NAMESPACES, Command, Setup, Spawn
+from usernsctl._native import ffi, lib
+
+_NS_FLAG = {name: lib.un_ns_flag(index) for index, name in enumerate(NAMESPACES, lib.UN_NS_MOUNT)}
+
+
+def _flags(namespaces: Iterable[str]) -> int:
+    flags = 0
+    for name in namespaces:
+        flags |= _NS_FLAG[name]
+    return flags
+
+
+def _fill_setup(native: Any, setup: Setup, memory: Memory) -> None:
+    native.propagation = setup.propagation
+    native.mount_proc = memory.string(setup.mount_proc)
+    native.root = memory.string(setup.root)
+    native.cwd = memory.string(setup.cwd)
+    if setup.groups is not None:
+        native.groups = memory.numbers("gid_t[]", setup.groups)
+        native.group_count = len(setup.groups)
+    native.gid = -1 if setup.gid is None else setup.gid
+    native.uid = -1 if setup.uid is None else setup.uid
+    native.keep_caps = setup.keep_caps
+    native.pdeathsig = setup.pdeathsig
+
+
+def _environment(env: Mapping[bytes, bytes]) -> Iterable[bytes]:
+    for name, value in env.items():
+        if not name or b"=" in name:
+            raise ValueError("illegal environment variable name")
+        yield name + b"=" + value
+
+
+def _fill_command(native: Any, command: Command, memory: Memory) -> None:
+    native.file = memory.string(command.file)
+    native.path = memory.string(command.env.get(b"PATH"))
+    native.argv = memory.strings(command.argv)
+    native.envp = memory.strings(_environment(command.env))
+
+
+def _joined(fds: Sequence[int] | None, memory: Memory) -> Any:
+    if fds is None:
+        return ffi.NULL
+    return memory.keep(ffi.new("struct un_namespace *", {"fd": fds}))
+
+
+def spawn(request: Spawn) -> tuple[int, int]:
+    """Start a command in a child: its pid and a pidfd, which the caller closes.
+
+    :raises NamespaceError: the namespaces could not be had.
+    :raises CommandError: they could, but the command could not be started in them.
+    :raises ValueError: an argument contains NUL, or a variable's name is malformed.
+    """
+    native, err, memory = ffi.new("struct un_spawn *"), ffi.new("struct un_error *"), Memory()
+    pid, pidfd = ffi.new("pid_t *"), ffi.new("int *")
+    lib.un_spawn_init(native)
+    _fill_setup(native.setup, request.setup, memory)
+    _fill_command(native.command, request.command, memory)
+    native.plan = _planned(request.plan)
+    native.join = _joined(request.join, memory)
+    native.flags = _flags(request.namespaces)
+    native.stdio = request.stdio
+    native.close_fds = request.close_fds
+    keep = sorted(set(request.keep))
+    native.keep, native.keep_count = memory.numbers("int[]", keep), len(keep)
+    native.restore_signals = request.restore_signals
+    native.new_session = request.new_session
+    native.process_group = request.process_group
+    native.umask = request.umask
+    check(lib.un_spawn(native, pid, pidfd, err), err)
+    return pid[0], pidfd[0]
+
+
+def _planned(plan: object | None) -> Any:
+    return plan.cdata if isinstance(plan, NativePlan) else ffi.NULL
+
+
+def enter(plan: NativePlan | None, namespaces: Iterable[str]) -> None:
+    """Move this single-threaded process into new namespaces.
+
+    :raises NamespaceError: they could not be had.
+    """
+    err = ffi.new("struct un_error *")
+    check(lib.un_enter(_planned(plan), _flags(namespaces), err), err)
+
+
+def create_namespaces(plan: NativePlan, namespaces: Iterable[str]) -> list[int]:
+    """Make namespaces that no process is in.
+
+    :returns: their descriptors, in the order of :data:`ALL_NAMESPACES`; -1 for those not made.
+    :raises NamespaceError: they could not be had.
+    """
+    made, err = ffi.new("struct un_namespace *"), ffi.new("struct un_error *")
+    check(lib.un_namespace_create(plan.cdata, _flags(namespaces), made, err), err)
+    return list(made.fd)
+
+
+def join(fds: Sequence[int]) -> None:
+    """Move this single-threaded process into namespaces.
+
+    :raises NamespaceError: the kernel refused.
+    """
+    err, memory = ffi.new("struct un_error *"), Memory()
+    check(lib.un_namespace_join(_joined(fds, memory), err), err)
+
+
+def apply_setup(setup: Setup) -> None:
+    """Do inside the namespaces what `setup` says.
+
+    :raises NamespaceError: something of it failed.
+    """
+    native, err, memory = ffi.new("struct un_setup *"), ffi.new("struct un_error *"), Memory()
+    lib.un_setup_init(native)
+    _fill_setup(native, setup, memory)
+    check(lib.un_setup_apply(native, err), err)
+
+
+def exec_command(command: Command) -> NoReturn:
+    """Replace this program by a command.
+
+    :raises CommandError: it could not be started.
+    """
+    native, err, memory = ffi.new("struct un_command *"), ffi.new("struct un_error *"), Memory()
+    _fill_command(native, command, memory)
+    lib.un_exec(native, err)
+    raise_error(err)
+
+
+def mount_read_only(top: str) -> None:
+    """Make every mount on and below the directory `top` read-only.
+
+    :raises NamespaceError: the kernel refused it, or is older than 5.12.
+    """
+    err, memory = ffi.new("struct un_error *"), Memory()
+    check(lib.un_mount_read_only(memory.string(top), err), err)
+
+
+def mount(
+    source: str | None, target: str, fstype: str | None, flags: int, data: str | None
+) -> None:
+    """mount(2).
+
+    :raises NamespaceError: the kernel refused it.
+    """
+    err, memory = ffi.new("struct un_error *"), Memory()
+    strings = (memory.string(source), memory.string(target), memory.string(fstype))
+    check(lib.un_mount(*strings, flags, memory.string(data), err), err)
