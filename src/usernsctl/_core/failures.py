@@ -75,4 +75,4 @@ def check(result: int, err: Any) -> None:
 
 def reason_of(err: Any) -> str:
     reason = ffi.new("char[]", lib.UN_DETAIL_MAX + 128)
-    return text_of(lib.un_errorreason_of(err, reason, len(reason)))
+    return text_of(lib.un_error_reason(err, reason, len(reason)))
