@@ -9,7 +9,7 @@ SHELL_CODE = tools/packages tools/environment tools/user tools/as-user tools/tes
 C_CODE = $(wildcard csrc/*.[ch] tests/c/*.[ch])
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit kernel runsc c lint format bench packages clean
+.PHONY: help demo test unit kernel runsc docker c lint format bench packages clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z ]*\):.*## /    make \1\t/p' Makefile | expand -t 24
@@ -20,7 +20,11 @@ demo: packages ## run an Airbyte connector in gVisor, as an unprivileged user
 test: packages lint c ## run every check and every test, as every kind of user
 	@tools/test-users tests
 
-unit kernel runsc: packages ## run the tests in tests/unit, tests/kernel or tests/runsc
+unit kernel runsdocker: packages ## build the images and run tests/docker, with an engine of its own (as root)
+	@tools/packages docker/packages.apt
+	@USERNSCTL_MUST_WORK=docker $(DEV)/bin/python -B -m pytest -p no:cacheprovider tests/docker
+
+c: packages ## run the tests in tests/unit, tests/kernel or tests/runsc
 	@tools/test-users tests/$@
 
 c: packages ## build csrc/ with gcc and clang, sanitized, and run tests/c

@@ -1,0 +1,62 @@
+"""Two engines, one of them with userns-remap, and the images of Dockerfile.gvisor in both."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+from conftest import MUST_WORK, must_work
+
+from docker.engine import CACHE, TREE, Engine, build, hand_over, make_base, started
+
+BASE = "usernsctl-test/base"
+PRELUDE = "usernsctl-test/prelude"
+CONNECTOR = "usernsctl-test/connector"
+
+# userns-remap takes this user's subordinate ranges; tools/user makes it.
+REMAP_USER = "usernsctl-test"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(TREE / "tests" / "docker"):
+            # Building the images takes longer than any test.
+            item.add_marker(pytest.mark.timeout(300, func_only=True))
+
+
+def objection() -> str | None:
+    """Why there can be no engine here."""
+    if os.geteuid() != 0:
+        return "only root can start a Docker engine"
+    if not (TREE / "Dockerfile.gvisor").exists():
+        return "Dockerfile.gvisor is not here"
+    missing = [name for name in ("dockerd", "docker", "debootstrap") if not shutil.which(name)]
+    return f"{', '.join(missing)}: not installed" if missing else None
+
+
+@pytest.fixture(scope="session")
+def plain() -> Iterator[Engine]:
+    """An engine as it is by default, with all images."""
+    if "docker" not in must_work():
+        pytest.skip("it starts a Docker engine, which has not been asked for: make docker")
+    if reason := objection():
+        pytest.fail(f"{MUST_WORK} has docker, but {reason}", pytrace=False)
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with started("plain") as engine:
+        make_base(engine, BASE, platform.freedesktop_os_release()["VERSION_CODENAME"])
+        build(engine, "prelude", PRELUDE, BASE)
+        build(engine, "connector", CONNECTOR, BASE)
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def remapped(plain: Engine) -> Iterator[Engine]:
+    """An engine whose containers have 65,536 ids (userns-remap), with the same images."""
+    subprocess.run([TREE / "tools" / "user", REMAP_USER, "ranges"], check=True)
+    with started("remapped", f"--userns-remap={REMAP_USER}") as engine:
+        hand_over([PRELUDE, CONNECTOR], plain, engine)
+        yield engine

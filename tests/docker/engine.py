@@ -1,0 +1,220 @@
+"""A private Docker engine, and the images that the tests run in it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+TREE = Path(__file__).parent.parent.parent
+# Images and the build cache stay here, so that the next run need not make them again.
+CACHE = Path("/var/cache/usernsctl/docker")
+
+START_SECONDS = 60
+STOP_SECONDS = 60
+BUILD_SECONDS = 900
+
+# No network of its own, and no rule in the host's firewall.
+_DAEMON = [
+    "dockerd",
+    "--bridge=none",
+    "--iptables=false",
+    "--ip6tables=false",
+    "--storage-driver=overlay2",
+    "--log-level=warn",
+]
+
+
+class EngineError(Exception):
+    """The engine, or a command that it was given, failed."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A running engine.
+
+    :ivar directory: what is here goes away with it: its socket, and its clients' settings.
+    """
+
+    directory: Path
+
+    def command(self, *arguments: str) -> list[str]:
+        return ["docker", f"--host=unix://{self.directory}/socket", *arguments]
+
+    @property
+    def environ(self) -> dict[str, str]:
+        return {**os.environ, "DOCKER_CONFIG": f"{self.directory}/client"}
+
+    def __call__(
+        self, *arguments: str, input: str | None = None, timeout: float = 120
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a docker command, with the tree as its directory; `timeout` is in seconds."""
+        return subprocess.run(
+            self.command(*arguments),
+            input=input,
+            stdin=subprocess.DEVNULL if input is None else None,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            cwd=TREE,
+            env=self.environ,
+        )
+
+    def must(self, *arguments: str, timeout: float = BUILD_SECONDS) -> str:
+        """The output of a docker command that has to succeed.
+
+        :raises EngineError: it failed.
+        """
+        done = self(*arguments, timeout=timeout)
+        if done.returncode != 0:
+            raise EngineError(f"docker {' '.join(arguments)}: {done.stderr}{done.stdout}")
+        return done.stdout
+
+    def has(self, image: str) -> bool:
+        return self("image", "inspect", image).returncode == 0
+
+    def image_id(self, image: str) -> str:
+        return self.must("image", "inspect", "--format={{.Id}}", image).strip()
+
+
+@contextlib.contextmanager
+def started(name: str, *options: str) -> Iterator[Engine]:
+    """A new engine, which has stopped and left no process, mount or socket when the context ends.
+
+    :param name: which of the caches it works with; only one engine at a time can.
+    :raises EngineError: it does not start, or leaves something behind.
+    """
+    data = CACHE / name
+    data.mkdir(parents=True, exist_ok=True)
+    with (
+        open(CACHE / f"{name}.lock", "w") as lock,
+        tempfile.TemporaryDirectory(prefix="usernsctl-docker-") as scratch,
+    ):
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        # With userns-remap, the engine makes a directory of its own beside the one it is given.
+        directory = Path(scratch, "engine")
+        directory.mkdir()
+        log = directory / "log"
+        with open(log, "w") as output:
+            daemon = subprocess.Popen(
+                [
+                    *_DAEMON,
+                    f"--data-root={data}",
+                    f"--exec-root={directory}/exec",
+                    f"--host=unix://{directory}/socket",
+                    f"--pidfile={directory}/pid",
+                    *options,
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        engine = Engine(directory)
+        try:
+            _wait_for(engine, daemon, log)
+            yield engine
+        finally:
+            _stop(engine, daemon)
+            _unmount_below(Path(scratch), data)
+
+
+def _wait_for(engine: Engine, daemon: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while engine("version").returncode != 0:
+        if daemon.poll() is not None or time.monotonic() > deadline:
+            raise EngineError(f"dockerd did not start: {log.read_text()[-4000:]}")
+        # There is nothing to wait on: its socket exists before it answers.
+        time.sleep(0.1)
+
+
+def _stop(engine: Engine, daemon: subprocess.Popen[bytes]) -> None:
+    if daemon.poll() is None:
+        containers = engine("ps", "--all", "--quiet").stdout.split()
+        if containers:
+            engine("rm", "--force", *containers)
+        daemon.terminate()
+    try:
+        daemon.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        daemon.kill()
+        daemon.wait()
+        raise EngineError("dockerd did not end when told to") from None
+
+
+def _unmount_below(*directories: Path) -> None:
+    """Its own network namespace, which dockerd leaves mounted."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    points = [line.split()[4] for line in lines]
+    for point in sorted(points, reverse=True):
+        if any(point.startswith(f"{directory}/") for directory in directories):
+            subprocess.run(["umount", point], check=True)
+
+
+def make_base(engine: Engine, image: str, suite: str) -> None:
+    """Make a Debian image, as small as debootstrap makes it, unless the engine has it.
+
+    :raises EngineError: debootstrap failed.
+    """
+    if engine.has(image):
+        return
+    with tempfile.TemporaryDirectory(dir=CACHE, prefix="base-") as root:
+        made = subprocess.run(
+            ["debootstrap", "--variant=minbase", suite, root], capture_output=True, text=True
+        )
+        if made.returncode != 0:
+            raise EngineError(f"debootstrap: {made.stderr}{made.stdout[-4000:]}")
+        for kept in ("var/cache/apt/archives", "var/lib/apt/lists"):
+            shutil.rmtree(Path(root, kept))
+        Path(root, "var/cache/apt/archives/partial").mkdir(parents=True)
+        with subprocess.Popen(["tar", "-C", root, "-c", "."], stdout=subprocess.PIPE) as tar:
+            done = subprocess.run(
+                engine.command("import", "-", image),
+                stdin=tar.stdout,
+                capture_output=True,
+                text=True,
+                env=engine.environ,
+            )
+        if done.returncode != 0 or tar.returncode != 0:
+            raise EngineError(f"docker import: {done.stderr}")
+
+
+def build(engine: Engine, target: str, image: str, base: str) -> None:
+    """Build a target of Dockerfile.gvisor, trusting the certificates that pip trusts here.
+
+    :raises EngineError: it can't be built.
+    """
+    options = [f"--target={target}", f"--tag={image}", f"--build-arg=BASE={base}"]
+    certificates = os.environ.get("PIP_CERT") or os.environ.get("SSL_CERT_FILE")
+    if certificates:
+        options.append(f"--secret=id=ca,src={certificates}")
+    # There is no other network that a build of this engine's could have.
+    engine.must("build", "--network=host", "--file=Dockerfile.gvisor", *options, ".")
+
+
+def hand_over(images: Sequence[str], source: Engine, target: Engine) -> None:
+    """Copy images, unless the other engine has the same.
+
+    :raises EngineError: they can't be copied.
+    """
+    if all(target.has(one) and target.image_id(one) == source.image_id(one) for one in images):
+        return
+    with subprocess.Popen(
+        source.command("save", *images), stdout=subprocess.PIPE, env=source.environ
+    ) as saving:
+        done = subprocess.run(
+            target.command("load", "--quiet"),
+            stdin=saving.stdout,
+            capture_output=True,
+            text=True,
+            env=target.environ,
+        )
+    if done.returncode != 0 or saving.returncode != 0:
+        raise EngineError(f"docker load: {done.stderr}")

@@ -1,0 +1,169 @@
+"""The ways to run a container, and what must come of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Daemon = Literal["plain", "remapped"]
+Ids = Literal["one", "all"]
+
+SECCOMP = "--security-opt=seccomp=docker/seccomp.json"
+NO_NEW_PRIVILEGES = "--security-opt=no-new-privileges"
+NONE_LEFT = "--cap-drop=ALL"
+FOR_HELPERS = ("--cap-add=SETUID", "--cap-add=SETGID")
+
+# What Docker itself says, where the container is not even started.
+REFUSED = "privileged mode is incompatible with user namespaces"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One way.
+
+    :ivar options: those of ``docker run``.
+    :ivar ids: whether a run maps its own id, or all that the user has.
+    :ivar causes: what must be named, one after another as the remedies are applied; none if it
+        works at once.
+    """
+
+    daemon: Daemon
+    options: tuple[str, ...]
+    ids: Ids
+    causes: tuple[str, ...] = ()
+
+    @property
+    def user(self) -> str:
+        named = [one.partition("=")[2] for one in self.options if one.startswith("--user=")]
+        return named[0] if named else "1000"
+
+    def __str__(self) -> str:
+        return f"{self.daemon} {' '.join(self.options) or 'default'} {self.ids}"
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """How a remedy is applied.
+
+    :ivar text: what must be in the remedy that is printed.
+    :ivar add: options to add.
+    :ivar drop: options to leave out.
+    :ivar shell: what root types in the container, or in its image; USER is the user's name.
+    """
+
+    text: str
+    add: tuple[str, ...] = ()
+    drop: tuple[str, ...] = ()
+    shell: str = ""
+
+
+def _grant(ranges: str) -> Remedy:
+    command = f"usermod --add-subuids {ranges} --add-subgids {ranges} USER"
+    return Remedy(command, shell=command)
+
+
+REMEDIES = {
+    "seccomp-denies-userns": Remedy("--security-opt seccomp=PROFILE", add=(SECCOMP,)),
+    "mount-denied": Remedy("--security-opt seccomp=PROFILE", add=(SECCOMP,)),
+    "no-new-privs": Remedy("without --security-opt no-new-privileges", drop=(NO_NEW_PRIVILEGES,)),
+    "bounding-set": Remedy("--cap-add SETUID --cap-add SETGID", add=FOR_HELPERS),
+    "needs-setfcap": Remedy("--cap-add SETFCAP", add=("--cap-add=SETFCAP",)),
+    "no-subordinate-range": _grant("100000-165535"),
+    "range-outside-parent": _grant("1001-65535"),
+    REFUSED: Remedy("You must run the container in the host namespace", add=("--userns=host",)),
+}
+
+
+def _both(
+    daemon: Daemon,
+    *options: str,
+    causes: Sequence[str] = (),
+    for_all: Sequence[str] | None = None,
+) -> Iterable[Cell]:
+    """A cell for one id, and one for all; `for_all` are the causes of the latter if they differ."""
+    yield Cell(daemon, options, "one", tuple(causes))
+    yield Cell(daemon, options, "all", tuple(causes if for_all is None else for_all))
+
+
+_DENIED = ("seccomp-denies-userns",)
+_NO_RANGE = "no-subordinate-range"
+
+CELLS = [
+    *_both("plain", causes=_DENIED),
+    *_both("plain", SECCOMP),
+    *_both("plain", "--privileged"),
+    *_both("plain", "--userns=host", causes=_DENIED),
+    *_both(
+        "plain",
+        "--security-opt=seccomp=unconfined",
+        "--security-opt=apparmor=unconfined",
+        "--userns=host",
+    ),
+    *_both("plain", "--user=0", causes=_DENIED, for_all=[_NO_RANGE, *_DENIED]),
+    *_both("plain", "--user=0", SECCOMP, for_all=[_NO_RANGE]),
+    *_both("plain", "--user=0", "--cap-add=SYS_ADMIN", causes=["mount-denied"],
+           for_all=[_NO_RANGE, "mount-denied"]),
+    *_both("plain", "--user=0", NONE_LEFT, SECCOMP, causes=["needs-setfcap"],
+           for_all=[_NO_RANGE, "bounding-set", "needs-setfcap"]),
+    *_both("plain", "--user=12345", causes=_DENIED, for_all=[_NO_RANGE, *_DENIED]),
+    *_both("plain", "--user=12345", SECCOMP, for_all=[_NO_RANGE]),
+    *_both("plain", NONE_LEFT, causes=_DENIED, for_all=["bounding-set", *_DENIED]),
+    *_both("plain", NONE_LEFT, SECCOMP, for_all=["bounding-set"]),
+    *_both("plain", NO_NEW_PRIVILEGES, SECCOMP, for_all=["no-new-privs"]),
+    *_both("plain", NONE_LEFT, NO_NEW_PRIVILEGES, SECCOMP,
+           for_all=["no-new-privs", "bounding-set"]),
+    *_both("plain", NONE_LEFT, *FOR_HELPERS, SECCOMP),
+    *_both("plain", "--read-only", "--tmpfs=/tmp", SECCOMP),
+    *_both("plain", "--network=none", SECCOMP),
+    *_both("remapped", causes=_DENIED),
+    *_both("remapped", SECCOMP),
+    *_both("remapped", "--privileged", causes=[REFUSED]),
+    *_both("remapped", "--userns=host", causes=_DENIED),
+    *_both("remapped", "--userns=host", SECCOMP),
+    *_both("remapped", "--user=0", SECCOMP, for_all=[_NO_RANGE, "range-outside-parent"]),
+    *_both("remapped", "--user=12345", SECCOMP, for_all=[_NO_RANGE, "range-outside-parent"]),
+    *_both("remapped", NONE_LEFT, SECCOMP, for_all=["bounding-set"]),
+    *_both("remapped", NO_NEW_PRIVILEGES, SECCOMP, for_all=["no-new-privs"]),
+    *_both("remapped", "--read-only", "--tmpfs=/tmp", SECCOMP),
+    *_both("remapped", "--network=none", SECCOMP),
+]  # fmt: skip
+
+_DAEMONS = {
+    "plain": "Docker as it is by default",
+    "remapped": "Docker with userns-remap, where a container has 65,536 ids",
+}
+
+
+def table(found: dict[Cell, tuple[str, ...]]) -> str:
+    """What came of each way, in Markdown."""
+    text = [
+        "# What works in Docker, and what does not",
+        "",
+        "Each line has been run with a real engine by `USERNSCTL_WRITE_MATRIX=1 make docker`,",
+        "which writes this page. *works*: the command ran, and it saw gVisor's kernel. A cause:",
+        "nothing ran, the exit status was 125, and what standard error said to do was done then.",
+        "Where that had another cause, that follows. In the end, each of them worked.",
+        "",
+        "The profile `docker/seccomp.json` is what `usernsctl seccomp-profile` prints. One id is",
+        "`usernsctl run`, and all ids are `usernsctl run --map-auto`.",
+    ]
+    for daemon, title in _DAEMONS.items():
+        text += ["", f"## {title}", "", "| options | one id | all ids |", "|---|---|---|"]
+        for one in found:
+            if one.daemon != daemon or one.ids != "one":
+                continue
+            row = [one, Cell(one.daemon, one.options, "all")]
+            results = [_result(next(found[c] for c in found if _same(c, cell))) for cell in row]
+            options = f"`{' '.join(one.options)}`" if one.options else "none"
+            text.append(f"| {options} | {' | '.join(results)} |")
+    return "\n".join(text) + "\n"
+
+
+def _same(a: Cell, b: Cell) -> bool:
+    return (a.daemon, a.options, a.ids) == (b.daemon, b.options, b.ids)
+
+
+def _result(causes: tuple[str, ...]) -> str:
+    names = [f"`{one}`" if one != REFUSED else "refused by Docker" for one in causes]
+    return ", then ".join(names) if names else "works"
