@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from usernsctl import oci, runsc
-from usernsctl.errors import NamespaceError
+from usernsctl.errors import BundleError, NamespaceError
 from usernsctl.idmap import IdMap
 from usernsctl.namespace import Namespace
 from usernsctl.plan import plan
@@ -64,13 +64,14 @@ class SandboxHost:
         :param platform: runsc's, such as ``"systrap"``; by default runsc chooses.
         :param verify: whether it is proven that the kernel is gVisor's before a command starts.
         :raises ValueError: more than one of `bundle`, `rootfs` and `expose_root` is given, or there
-            is no such network.
+            is no such network or platform.
         :raises UsernsError: the reasons are those of ``usernsctl run``.
         """
         if sum((bundle is not None, rootfs is not None, expose_root)) > 1:
             raise ValueError("bundle, rootfs and expose_root exclude each other")
-        if network not in runsc.NETWORKS:
-            raise ValueError(f"network must be one of {', '.join(runsc.NETWORKS)}, not {network!r}")
+        _check_choice("network", network, runsc.NETWORKS)
+        if platform is not None:
+            _check_choice("platform", platform, runsc.PLATFORMS)
         idmap = IdMap.root() if idmap is None else idmap
         request = Request(
             args=() if bundle is not None else _NO_COMMAND,
@@ -129,10 +130,16 @@ class SandboxHost:
     ) -> bytes:
         """The config.json of one sandbox.
 
+        :raises ValueError: the host is closed.
         :raises PlanError: `user` is not mapped.
         :raises BundleError: something can't be in a config.json, such as text that is not UTF-8.
         """
+        if self.directory < 0:
+            raise ValueError("the host is closed")
         variables = dict(env or {})
+        for name in variables:
+            if not name or "=" in name:
+                raise BundleError(f"env: {name!r} can't be the name of a variable", step="bundle")
         if user is not None:
             config.check_ids(self._place, user)
             if self.request.bundle is None:
@@ -175,6 +182,11 @@ class SandboxHost:
     def __del__(self) -> None:
         if hasattr(self, "directory"):
             self.close()
+
+
+def _check_choice(what: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{what} must be one of {', '.join(choices)}, not {value!r}")
 
 
 def _close_result(starting: asyncio.Future[Sandbox]) -> None:

@@ -1,0 +1,308 @@
+"""usernsctl.Sandbox and SandboxHost: what programs do that start sandboxes all day."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import EXIT_SECONDS, Program, children, open_descriptors
+
+import usernsctl as un
+from usernsctl.sandbox import Bind
+
+# No test waits longer than this for what it waits for, in seconds.
+PATIENCE = 20
+FOREVER = ["sleep", "1000"]
+TRAP = ["sh", "-c", "trap 'exit 9' TERM; echo ready; while :; do sleep 0.05; done"]
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[un.SandboxHost]:
+    with un.SandboxHost() as made:
+        yield made
+
+
+def runsc_processes(marker: str) -> list[str]:
+    """The command lines of all processes that have `marker` in theirs."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if marker in words:
+                found.append(words)
+    return found
+
+
+def test_a_command_runs_in_gvisor_with_its_own_streams(host: un.SandboxHost) -> None:
+    script = ["sh", "-c", "cat /proc/version; cat; echo err >&2; exit 5"]
+    pipes = {"stdin": un.PIPE, "stdout": un.PIPE, "stderr": un.PIPE}
+    with host.start(script, **pipes) as box:
+        out, err = box.init.communicate(b"input", timeout=PATIENCE)
+        assert out.startswith(b"Linux version 4.4.0 #1 SMP Sun Jan 10 15:06:54 PST 2016")
+        assert out.endswith(b"input")
+        assert err == b"err\n"
+        assert box.wait(PATIENCE) == 5
+        assert box.poll() == box.returncode == 5
+        assert box.state() == {"id": box.id, "status": "stopped"}
+
+
+def test_a_file_as_output_is_appended_to(host: un.SandboxHost, tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    target.write_text("before\n")
+    with target.open("a") as file, host.start(["echo", "more"], stdout=file, stderr=file) as box:
+        assert box.wait(PATIENCE) == 0
+    assert target.read_text() == "before\nmore\n"
+
+
+def test_what_one_command_is_given(host: un.SandboxHost) -> None:
+    script = ["sh", "-c", "echo $GIVEN; pwd; cat /proc/self/environ | tr '\\0' '\\n'"]
+    options = {"env": {"GIVEN": "yes"}, "cwd": "/usr/bin", "stdout": un.PIPE}
+    with host.start(script, **options) as box:
+        out = box.stdout.read().decode().split("\n")
+    assert out[:2] == ["yes", "/usr/bin"]
+    names = {line.partition("=")[0] for line in out[2:]} - {"", "PWD"}
+    assert names <= {"GIVEN", "HOME", "PATH", "LANG", "TERM"}
+
+
+def test_signals_reach_the_command(host: un.SandboxHost) -> None:
+    with host.start(TRAP, stdout=un.PIPE) as box:
+        assert box.stdout.readline() == b"ready\n"
+        box.kill()
+        assert box.wait(PATIENCE) == 9
+        box.kill()
+    with host.start(FOREVER) as box:
+        box.kill(signal.SIGTERM)
+        assert box.wait(PATIENCE) == 128 + signal.SIGTERM
+    with host.start(FOREVER) as box:
+        box.kill(signal.SIGKILL)
+        assert box.wait(PATIENCE) == 128 + signal.SIGKILL
+
+
+def test_waiting_may_time_out(host: un.SandboxHost) -> None:
+    with host.start(FOREVER) as box:
+        with pytest.raises(un.TimeoutExpired):
+            box.wait(0.05)
+        assert box.poll() is None
+        assert box.state()["status"] == "running"
+
+
+def test_other_commands_run_beside_it(host: un.SandboxHost) -> None:
+    with host.start(FOREVER) as box:
+        done = box.run(["sh", "-c", "echo $A; pwd; id -u; exit 3"],
+                       env={"A": "b"}, cwd="/usr", capture_output=True, text=True)  # fmt: skip
+        assert (done.returncode, done.stdout) == (3, "b\n/usr\n0\n")
+        with box.popen(["cat"], stdin=un.PIPE, stdout=un.PIPE) as cat:
+            assert cat.communicate(b"hi") == (b"hi", None)
+    with pytest.raises(un.CommandError, match="has ended"):
+        box.run(["true"])
+
+
+def test_a_sandbox_may_have_a_host_of_its_own() -> None:
+    with un.Sandbox(["id", "-u"], stdout=un.PIPE) as box:
+        assert box.stdout.read() == b"0\n"
+        assert box.wait() == 0
+
+
+def test_a_bundle_is_run(tmp_path: Path, usernsctl: Program) -> None:
+    made = usernsctl("bundle", "init", tmp_path / "b", "--rootfs", "/", "--", "sh", "-c", "exit 6")
+    assert made.returncode == 0, made.stderr
+    with un.SandboxHost(bundle=str(tmp_path / "b")) as bundle:
+        with bundle.start() as box:
+            assert box.wait(PATIENCE) == 6
+        with bundle.start(["sh", "-c", "exit 7"]) as box:
+            assert box.wait(PATIENCE) == 7
+
+
+def test_what_is_bound_is_shown(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("shown")
+    bind = Bind(str(tmp_path), "/shown", read_only=False)
+    script = ["sh", "-c", "cat /shown/file; echo new >/shown/new"]
+    with un.Sandbox(script, stdout=un.PIPE, binds=[bind]) as box:
+        assert box.stdout.read() == b"shown"
+        assert box.wait(PATIENCE) == 0
+    assert (tmp_path / "new").read_text() == "new\n"
+
+
+def test_an_id_that_is_taken_does_no_harm_to_its_owner(host: un.SandboxHost) -> None:
+    with host.start(FOREVER, id="mine") as box:
+        with pytest.raises(un.RunscError) as caught:
+            host.start(["true"], id="mine")
+        assert caught.value.cause == "duplicate-id"
+        assert box.run(["true"]).returncode == 0
+        box.close()
+        # It is free again, and closing the first one twice does the second one no harm.
+        with host.start(FOREVER, id="mine") as second:
+            box.close()
+            assert second.state()["status"] == "running"
+
+
+def test_many_threads_race_for_one_id(host: un.SandboxHost) -> None:
+    def start(_: int) -> un.Sandbox | None:
+        try:
+            return host.start(FOREVER, id="wanted")
+        except un.RunscError as error:
+            assert error.cause == "duplicate-id"
+            return None
+
+    with ThreadPoolExecutor(4) as pool:
+        won = [box for box in pool.map(start, range(4)) if box is not None]
+    assert len(won) == 1
+    assert won[0].state()["status"] == "running"
+    won[0].close()
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        ({"args": []}, ValueError),
+        ({"args": ["true"], "id": "../x"}, ValueError),
+        ({"args": ["true"], "user": (12345, 0)}, un.PlanError),
+        ({"args": ["true"], "network": "none"}, ValueError),
+        ({"args": ["true"], "env": {"A=B": "c"}}, un.BundleError),
+    ],
+)
+def test_a_mistake_leaves_nothing(
+    host: un.SandboxHost, options: dict[str, Any], kind: type[Exception]
+) -> None:
+    before = open_descriptors(), os.listdir(host.directory)
+    with pytest.raises(kind):
+        host.start(**options)
+    assert (open_descriptors(), os.listdir(host.directory)) == before
+
+
+def test_a_failure_of_runsc_is_told_in_its_words(host: un.SandboxHost) -> None:
+    before = os.listdir(host.directory)
+    with pytest.raises(un.RunscError) as caught:
+        host.start(["true"], cwd="/no/such/directory")
+    assert "/no/such/directory" in str(caught.value)
+    assert os.listdir(host.directory) == before
+
+
+def test_a_closed_host_is_refused() -> None:
+    closed = un.SandboxHost()
+    closed.close()
+    with pytest.raises(ValueError, match="closed"):
+        closed.start(["true"])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"network": "magic"},
+        {"platform": "magic"},
+        {"bundle": "/b", "rootfs": "/r"},
+        {"rootfs": "/no/such/rootfs"},
+        {"bundle": "/no/such/bundle"},
+        {"idmap": un.IdMap()},
+    ],
+)
+def test_a_host_that_can_not_be_had_leaves_nothing(options: dict[str, Any]) -> None:
+    before = open_descriptors(), children()
+    with pytest.raises((ValueError, un.PlanError)):
+        un.SandboxHost(**options)
+    assert (open_descriptors(), children()) == before
+
+
+def test_closing_is_fast_and_leaves_nothing(host: un.SandboxHost) -> None:
+    before = open_descriptors(), children(), os.listdir(host.directory)
+    taken = []
+    for _ in range(3):
+        box = host.start(FOREVER)
+        start = time.perf_counter()
+        box.close()
+        taken.append(time.perf_counter() - start)
+        assert runsc_processes(box.id) == []
+    assert (open_descriptors(), children(), os.listdir(host.directory)) == before
+    assert min(taken) < 0.1
+
+
+def test_no_process_of_runsc_waits(host: un.SandboxHost) -> None:
+    with host.start(FOREVER) as box:
+        words = [line.split()[0].rpartition("/")[2] for line in runsc_processes(box.id)]
+        assert sorted(words) == ["runsc-gofer", "runsc-sandbox", "usernsctl-init"]
+
+
+def test_many_from_asyncio(host: un.SandboxHost) -> None:
+    async def one(number: int, slots: asyncio.Semaphore) -> int:
+        async with slots, await host.start_async(["sh", "-c", f"exit {number}"]) as box:
+            statuses = await asyncio.gather(box.wait_async(), box.wait_async())
+            assert statuses[0] == statuses[1]
+            return statuses[0]
+
+    async def main() -> list[int]:
+        slots = asyncio.Semaphore(4)
+        return await asyncio.gather(*(one(number, slots) for number in range(8)))
+
+    assert asyncio.run(main()) == list(range(8))
+
+
+def test_other_commands_from_asyncio(host: un.SandboxHost) -> None:
+    async def main() -> None:
+        async with await host.start_async(FOREVER) as box:
+            process = await box.create_subprocess_exec("echo", "hi", stdout=un.PIPE)
+            assert await process.communicate() == (b"hi\n", None)
+
+    asyncio.run(main())
+
+
+def test_a_cancelled_start_leaves_no_sandbox(host: un.SandboxHost) -> None:
+    async def main() -> None:
+        starting = asyncio.create_task(host.start_async(FOREVER, id="cancelled"))
+        while "cancelled" not in os.listdir(host.directory):
+            await asyncio.sleep(0.001)
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        while "cancelled" in os.listdir(host.directory):
+            await asyncio.sleep(0.001)
+
+    asyncio.run(asyncio.wait_for(main(), PATIENCE))
+    assert runsc_processes("cancelled") == []
+
+
+CREATOR = """
+import os, sys, threading
+import usernsctl as un
+host = un.SandboxHost()
+print(os.getpid(), flush=True)
+def start():
+    un.Sandbox(["sleep", "1000"], host=host, id=sys.argv[1])
+    print("started", flush=True)
+# Not the main thread: its own end must not end the sandbox.
+thread = threading.Thread(target=start)
+thread.start()
+thread.join()
+if os.fork() == 0:
+    os.execvp("sleep", ["sleep", "0.3"])
+host.start(["sleep", "1000"], id=sys.argv[1] + "-too").wait()
+"""
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.01, 0.03, 0.06, 0.1, 0.15, 0.25, 0.4])
+def test_a_killed_creator_takes_its_sandboxes_along(seconds: float) -> None:
+    """However far the start has come: here the kernel, and no code of ours, cleans up."""
+    marker = f"doomed-{os.getpid()}-{int(seconds * 1000)}"
+    command = [sys.executable, "-c", CREATOR, marker]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as creator:
+        assert creator.stdout is not None
+        assert int(creator.stdout.readline()) == creator.pid
+        select.select([], [], [], seconds)
+        creator.kill()
+        # The pipe ends when nobody has it any more: neither a sandbox nor a gofer.
+        creator.stdout.read()
+    deadline = time.monotonic() + EXIT_SECONDS
+    while runsc_processes(marker) and time.monotonic() < deadline:
+        threading.Event().wait(0.01)
+    assert runsc_processes(marker) == []
