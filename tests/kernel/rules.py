@@ -1,0 +1,109 @@
+"""What the tests of the kernel's rules share: bare system calls, and children to make them in."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import pickle
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+Result = TypeVar("Result")
+
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWNS = 0x00020000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWUTS = 0x04000000
+
+# An id that is not mapped shows as this one (/proc/sys/kernel/overflowuid).
+OVERFLOW_ID = 65534
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def call(name: str, *arguments: Any) -> None:
+    """A function of libc that returns 0, or -1 and an errno, which is raised."""
+    if getattr(LIBC, name)(*arguments) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def unshare(flags: int) -> None:
+    call("unshare", flags)
+
+
+def setns(fd: int, kind: int) -> None:
+    call("setns", fd, kind)
+
+
+def set_hostname(name: bytes) -> None:
+    call("sethostname", name, len(name))
+
+
+@contextlib.contextmanager
+def refused(number: int) -> Iterator[None]:
+    """The block has to raise an OSError with this errno."""
+    with pytest.raises(OSError) as caught:  # noqa: PT011 - the errno is looked at
+        yield
+    assert os.strerror(caught.value.errno or 0) == os.strerror(number)
+
+
+def in_child(action: Callable[[], Result]) -> Result:
+    """What `action` returns or raises in a child of this process."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            outcome: tuple[Any, BaseException | None] = (action(), None)
+        except BaseException as error:
+            outcome = (None, error)
+        with open(writer, "wb") as file:
+            pickle.dump(outcome, file)
+        os._exit(0)
+    os.close(writer)
+    with open(reader, "rb") as file:
+        data = file.read()
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert status == 0, f"the child ended with status {status}"
+    result, failure = pickle.loads(data)
+    if failure is not None:
+        raise failure
+    return result  # type: ignore[no-any-return]
+
+
+def write(path: str, text: str) -> None:
+    """One write(2) at the start of a file, as the kernel wants it for maps."""
+    fd = os.open(path, os.O_WRONLY)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
+def map_self(inside: int = 0) -> None:
+    """Make a user namespace and map the one id that we have there."""
+    uid, gid = os.geteuid(), os.getegid()
+    unshare(CLONE_NEWUSER)
+    write("/proc/self/setgroups", "deny")
+    write("/proc/self/uid_map", f"{inside} {uid} 1")
+    write("/proc/self/gid_map", f"{inside} {gid} 1")
+
+
+def effective(pid: int | str = "self") -> int:
+    """The effective capabilities of a process, bit N for capability N."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            return int(line.split()[1], 16)
+    raise AssertionError("no CapEff in /proc/PID/status")
+
+
+def all_capabilities() -> int:
+    return (1 << int(Path("/proc/sys/kernel/cap_last_cap").read_text()) + 1) - 1
+
+
+def link(name: str, pid: int | str = "self") -> str:
+    return os.readlink(f"/proc/{pid}/ns/{name}")

@@ -1,0 +1,233 @@
+"""The rules of id maps, one by one: user_namespaces(7), "Defining user and group ID mappings".
+
+Each test runs as root of a user namespace in which no id but 0 exists, so that it is the same for
+every user, and makes namespaces below that one.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+
+import pytest
+from rules import CLONE_NEWUSER, OVERFLOW_ID, in_child, map_self, refused, unshare, write
+
+import usernsctl as un
+
+pytestmark = pytest.mark.userns
+
+MAP = "/proc/self/uid_map"
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+def fresh() -> None:
+    """Move into a user namespace whose maps are not written yet."""
+    unshare(CLONE_NEWUSER)
+
+
+def test_a_new_namespace_has_no_map() -> None:
+    """When a user namespace is created, it starts without a mapping ... to the parent."""
+    fresh()
+    with open(MAP) as file:
+        assert file.read() == ""
+
+
+def test_ids_without_a_map_show_as_the_overflow_id() -> None:
+    """ "Unmapped user and group IDs": such ids are converted to the overflow id."""
+    fresh()
+    assert (os.getuid(), os.getgid()) == (OVERFLOW_ID, OVERFLOW_ID)
+
+
+def test_a_map_is_written_once() -> None:
+    """An attempt to write more than once to a uid_map file ... fails with the error EPERM."""
+    fresh()
+    write(MAP, "0 0 1")
+    with refused(errno.EPERM):
+        write(MAP, "0 0 1")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "\n",
+        "0 0",
+        "0 0 1 1",
+        "a 0 1",
+        "-1 0 1",
+        "0 0 0",
+        "4294967295 0 1",
+        "0 4294967295 1",
+        "0 0 4294967295\n4294967295 0 1",
+    ],
+)
+def test_what_is_no_map(text: str) -> None:
+    """Lines of three numbers; the third is not 0; the ranges do not wrap (EINVAL)."""
+    fresh()
+    with refused(errno.EINVAL):
+        write(MAP, text)
+
+
+@pytest.mark.parametrize("text", ["0 0 2\n1 2 1", "0 0 1\n0 1 1", "0 0 2\n2 1 1"])
+def test_ranges_do_not_overlap(text: str) -> None:
+    """The range of user IDs specified in each line cannot overlap with ... any other lines."""
+    fresh()
+    with refused(errno.EINVAL):
+        write(MAP, text)
+
+
+@pytest.mark.requires("kernel>=4.15")
+def test_a_map_has_340_lines_at_most() -> None:
+    """Since Linux 4.15 ... 340 lines (EINVAL)."""
+    lines = "\n".join(f"{2 * n} {2 * n} 1" for n in range(341))
+    assert len(lines) < PAGE
+    fresh()
+    with refused(errno.EINVAL):
+        write(MAP, lines)
+    # What is not refused for its form is refused for the ids that are not there.
+    with refused(errno.EPERM):
+        write(MAP, lines.rpartition("\n")[0])
+
+
+def test_a_map_is_shorter_than_a_page() -> None:
+    """The number of bytes written to the file must be less than the system page size."""
+    fresh()
+    with refused(errno.EINVAL):
+        write(MAP, "0 0 1".ljust(PAGE))
+    write(MAP, "0 0 1".ljust(PAGE - 1))
+
+
+def test_a_map_is_written_from_its_start() -> None:
+    """The write must be performed at the start of the file (EINVAL)."""
+    fresh()
+    fd = os.open(MAP, os.O_WRONLY)
+    os.lseek(fd, 1, os.SEEK_SET)
+    with refused(errno.EINVAL):
+        os.write(fd, b"0 0 1")
+    os.close(fd)
+
+
+@pytest.mark.parametrize("text", ["0 1 1", "0 0 2", "0 0 1\n1 1 1"])
+def test_the_process_itself_maps_its_own_id_alone(text: str) -> None:
+    """Without CAP_SETUID in the parent: a single line, and the writer's own effective id."""
+    fresh()
+    with refused(errno.EPERM):
+        write(MAP, text)
+
+
+@pytest.mark.parametrize("inside", [0, 1, 1000, 4294967294])
+def test_its_own_id_may_be_any_inside(inside: int) -> None:
+    """The same rule says nothing about the id inside."""
+    fresh()
+    write(MAP, f"{inside} 0 1")
+    assert os.getuid() == inside
+
+
+def written_from_outside(text: str, prepare: Callable[[], None] = lambda: None) -> None:
+    """Write the uid_map of a child's new namespace from its parent, after a preparation."""
+    made, done = os.pipe(), os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        fresh()
+        os.write(made[1], b"+")
+        os.close(done[1])
+        os.read(done[0], 1)
+        os._exit(0)
+    os.read(made[0], 1)
+    try:
+        prepare()
+        write(f"/proc/{pid}/uid_map", text)
+    finally:
+        os.close(done[0])
+        os.close(done[1])
+        os.close(made[0])
+        os.close(made[1])
+        os.waitpid(pid, 0)
+
+
+def test_the_parent_may_write_it() -> None:
+    """The writing process must be in either the user namespace of the process or its parent."""
+    written_from_outside("0 0 1")
+
+
+def test_ids_that_the_parent_lacks_can_not_be_mapped() -> None:
+    """The mapped user IDs must in turn have a mapping in the parent user namespace (EPERM)."""
+    with refused(errno.EPERM):
+        written_from_outside("0 1 1")
+
+
+@pytest.mark.requires("kernel>=5.12")
+def test_to_map_the_parent_s_0_takes_cap_setfcap() -> None:
+    """Since Linux 5.12: if user ID 0 of the parent is mapped, CAP_SETFCAP is needed (EPERM)."""
+    import prctl
+
+    def drop() -> None:
+        prctl.cap_effective.setfcap = False
+
+    with refused(errno.EPERM):
+        written_from_outside("0 0 1", drop)
+
+
+def test_a_stranger_may_not_write_it() -> None:
+    """One in a namespace beside it is in neither of the two."""
+    with pytest.raises(PermissionError):
+        written_from_outside("0 0 1", map_self)
+
+
+# Where we have no privilege, only newgidmap makes a namespace in which setgroups(2) is permitted.
+@pytest.mark.requires(*(["subid"] if os.geteuid() else []))
+@pytest.mark.userns(
+    map=un.IdMap.auto() if os.geteuid() else un.IdMap(map_user=0, map_group=0, setgroups="allow")
+)
+def test_gid_map_takes_setgroups_denied() -> None:
+    """ "The /proc/pid/setgroups file": else membership in a group that is refused something could
+    be dropped (EPERM)."""
+    fresh()
+    with refused(errno.EPERM):
+        write("/proc/self/gid_map", "0 0 1")
+    write("/proc/self/setgroups", "deny")
+    write("/proc/self/gid_map", "0 0 1")
+    assert os.getgid() == 0
+    with refused(errno.EPERM):
+        os.setgroups([])
+
+
+def test_denied_is_denied_for_good() -> None:
+    """If the string "deny" has been written, "allow" fails (EPERM), here and below."""
+
+    def setgroups() -> str:
+        with open("/proc/self/setgroups") as file:
+            return file.read()
+
+    def below() -> str:
+        fresh()
+        return setgroups()
+
+    map_self()
+    assert setgroups() == "deny\n"
+    with refused(errno.EPERM):
+        write("/proc/self/setgroups", "allow")
+    assert in_child(below) == "deny\n"
+
+
+def test_setgroups_takes_a_gid_map() -> None:
+    """The use of setgroups(2) is denied before gid_map has been set, even if it says "allow"."""
+    fresh()
+    with refused(errno.EPERM):
+        os.setgroups([])
+
+
+def test_a_map_is_told_in_the_reader_s_own_ids() -> None:
+    """The second field is interpreted relative to the user namespace of the one who opens it."""
+    map_self(5)
+
+    def nested() -> list[str]:
+        map_self(7)
+        with open(MAP) as file:
+            # Our own namespace: told in the parent's ids.
+            return file.read().split()
+
+    assert in_child(nested) == ["7", "5", "1"]
+    with open(MAP) as file:
+        assert file.read().split() == ["5", "0", "1"]
