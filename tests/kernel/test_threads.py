@@ -1,0 +1,160 @@
+"""Starting commands while threads, forks and signals do their worst: nothing hangs or leaks."""
+
+from __future__ import annotations
+
+import os
+import resource
+import select
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from types import FrameType
+
+import pytest
+from conftest import children, mounts, open_descriptors
+
+import usernsctl as un
+
+THREADS = 16
+SECONDS = 60
+
+
+@pytest.fixture
+def namespace() -> Iterator[un.Namespace]:
+    with un.Namespace.create() as made:
+        yield made
+
+
+def start_many(namespace: un.Namespace, count: int) -> None:
+    """Run `count` commands in many threads, each in one of the ways there are."""
+
+    def once(number: int) -> None:
+        if number % 3 == 0:
+            child = namespace.spawn(["true"])
+            select.select([child.pidfd], [], [])
+            os.close(child.pidfd)
+            assert os.waitpid(child.pid, 0)[1] == 0
+        elif number % 3 == 1:
+            assert namespace.check_output(["echo", str(number)]) == b"%d\n" % number
+        else:
+            assert un.run(["sh", "-c", "exit 3"]).returncode == 3
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        for result in [pool.submit(once, number) for number in range(count)]:
+            result.result(SECONDS)
+
+
+# Python 3.12 and later warn of it, whatever the other threads do.
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_forks_in_between(namespace: un.Namespace) -> None:
+    """A fork copies what a start in another thread holds at that moment, and must not keep it."""
+    done = threading.Event()
+    statuses = []
+
+    def fork_all_the_time() -> None:
+        while not done.is_set():
+            pid = os.fork()
+            if pid == 0:
+                # The child, too, can start commands.
+                code = namespace.run(["sh", "-c", "exit 7"]).returncode
+                os._exit(code)
+            statuses.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+
+    forker = threading.Thread(target=fork_all_the_time)
+    forker.start()
+    try:
+        start_many(namespace, 120)
+    finally:
+        done.set()
+        forker.join()
+    assert statuses
+    assert set(statuses) == {7}
+
+
+@pytest.mark.parametrize("number", [signal.SIGALRM, signal.SIGCHLD, signal.SIGUSR1], ids=str)
+def test_signals_all_the_time(namespace: un.Namespace, number: int) -> None:
+    """Handlers run here, never in a child; no signal is lost and no start fails."""
+    mine = os.getpid()
+    pids = set()
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        pids.add(os.getpid())
+
+    before = signal.signal(number, handle)
+    done = threading.Event()
+
+    def send() -> None:
+        while not done.is_set():
+            os.kill(mine, number)
+            done.wait(0.0002)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        # In this thread, which handlers interrupt, and in others.
+        for _ in range(30):
+            assert namespace.run(["true"]).returncode == 0
+        start_many(namespace, 60)
+    finally:
+        done.set()
+        sender.join()
+        signal.signal(number, before)
+    assert pids == {mine}
+
+
+def test_a_blocked_signal_is_still_pending_after_a_start(namespace: un.Namespace) -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+    try:
+        signal.raise_signal(signal.SIGUSR2)
+        namespace.run(["true"])
+        assert signal.sigpending() == {signal.SIGUSR2}
+        assert signal.sigwait({signal.SIGUSR2}) == signal.SIGUSR2
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})
+
+
+LOADED = """
+import threading, time
+import numpy
+import usernsctl as un
+
+# numpy has started threads of its own for this.
+matrix = numpy.random.rand(300, 300)
+assert numpy.isfinite(matrix @ matrix).all()
+heap = numpy.ones(1 << 27)
+assert heap.nbytes == 1 << 30
+with un.Namespace.create() as ns:
+    seconds = []
+    for _ in range(50):
+        start = time.perf_counter()
+        assert ns.check_output(["echo", "hi"]) == b"hi\\n"
+        seconds.append(time.perf_counter() - start)
+    # A copy of the page tables alone would take longer.
+    print(sorted(seconds)[25] * 1000)
+    threads = [threading.Thread(target=ns.run, args=(["true"],)) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+"""
+
+
+def test_a_process_with_numpy_and_a_gibibyte() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED], capture_output=True, text=True, timeout=SECONDS
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert float(done.stdout) < 50
+
+
+def test_thousands_of_starts_leave_nothing(namespace: un.Namespace) -> None:
+    start_many(namespace, 50)
+    before = open_descriptors(), mounts(), children()
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start_many(namespace, 1500)
+    assert (open_descriptors(), mounts(), children()) == before
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory
+    assert grown < 8192, f"the process has grown by {grown} KiB"
