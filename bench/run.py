@@ -66,10 +66,10 @@ def classic_wrapper(program: str) -> Call:
     return once
 
 
-def medians(*calls: Call) -> list[float]:
+def medians(*calls: Call, rounds: int = ROUNDS) -> list[float]:
     """The median time of each call, in milliseconds."""
     taken: list[list[float]] = [[] for _ in calls]
-    for _ in range(WARM_UP + ROUNDS):
+    for _ in range(WARM_UP + rounds):
         for call, times in zip(calls, taken, strict=True):
             start = time.perf_counter()
             call()
@@ -142,6 +142,17 @@ def bench_heap(tiny: str) -> None:
     )
 
 
+def bench_doctor() -> None:
+    """Beside a Python that does nothing: what of it is doctor's own."""
+    command = [str(Path(PRELUDE).with_name("usernsctl")), "doctor", "--no-runsc"]
+    nothing, ours = medians(
+        native(sys.executable, "-c", ""),
+        lambda: subprocess.run(command, stdout=subprocess.DEVNULL),
+        rounds=20,
+    )
+    print_row("python -c '' / usernsctl doctor --no-runsc (aim: 300 ms)", nothing, ours, "")
+
+
 def tiny_program(directory: Path) -> str:
     """A static program that only exits: what starting it costs is the starter's."""
     source, program = directory / "tiny.c", directory / "tiny"
@@ -166,6 +177,7 @@ def main() -> int:
         else:
             bench_ranges(tiny)
         bench_heap(tiny)
+        bench_doctor()
     return 0
 
 

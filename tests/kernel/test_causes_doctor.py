@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -112,19 +111,6 @@ def test_no_file_and_no_control_group_is_left(tmp_path: Path, needs_runsc: None)
     assert json.loads(done.stdout)["ready"]
     assert list(tmp_path.iterdir()) == []
     assert own_cgroup() == before
-
-
-def test_it_takes_less_than_300_milliseconds() -> None:
-    def once() -> float:
-        started = time.monotonic()
-        run = subprocess.run(
-            [USERNSCTL, "doctor", "--no-runsc"], capture_output=True, env=ENVIRONMENT
-        )
-        assert run.returncode == 0
-        return time.monotonic() - started
-
-    # Others may use this machine: the best of some is what doctor itself takes.
-    assert min(once() for _ in range(10)) < 0.3
 
 
 @pytest.mark.parametrize("arguments", [[], ["nothing", "more"], ["device"], ["no-such-step"]])

@@ -117,7 +117,7 @@ def test_a_blocked_signal_is_still_pending_after_a_start(namespace: un.Namespace
 
 
 LOADED = """
-import threading, time
+import threading
 import numpy
 import usernsctl as un
 
@@ -127,13 +127,8 @@ assert numpy.isfinite(matrix @ matrix).all()
 heap = numpy.ones(1 << 27)
 assert heap.nbytes == 1 << 30
 with un.Namespace.create() as ns:
-    seconds = []
     for _ in range(50):
-        start = time.perf_counter()
         assert ns.check_output(["echo", "hi"]) == b"hi\\n"
-        seconds.append(time.perf_counter() - start)
-    # A copy of the page tables alone would take longer.
-    print(sorted(seconds)[25] * 1000)
     threads = [threading.Thread(target=ns.run, args=(["true"],)) for _ in range(16)]
     for thread in threads:
         thread.start()
@@ -146,8 +141,7 @@ def test_a_process_with_numpy_and_a_gibibyte() -> None:
     done = subprocess.run(
         [sys.executable, "-c", LOADED], capture_output=True, text=True, timeout=SECONDS
     )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert float(done.stdout) < 50
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_thousands_of_starts_leave_nothing(namespace: un.Namespace) -> None:

@@ -215,17 +215,13 @@ def test_a_host_that_can_not_be_had_leaves_nothing(options: dict[str, Any]) -> N
     assert (open_descriptors(), children()) == before
 
 
-def test_closing_is_fast_and_leaves_nothing(host: un.SandboxHost) -> None:
+def test_closing_leaves_nothing(host: un.SandboxHost) -> None:
     before = open_descriptors(), children(), os.listdir(host.directory)
-    taken = []
     for _ in range(3):
         box = host.start(FOREVER)
-        start = time.perf_counter()
         box.close()
-        taken.append(time.perf_counter() - start)
         assert runsc_processes(box.id) == []
     assert (open_descriptors(), children(), os.listdir(host.directory)) == before
-    assert min(taken) < 0.1
 
 
 def test_no_process_of_runsc_waits(host: un.SandboxHost) -> None:
