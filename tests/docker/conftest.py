@@ -60,3 +60,11 @@ def remapped(plain: Engine) -> Iterator[Engine]:
     with started("remapped", f"--userns-remap={REMAP_USER}") as engine:
         hand_over([PRELUDE, CONNECTOR], plain, engine)
         yield engine
+
+
+@pytest.fixture
+def engine(request: pytest.FixtureRequest) -> Engine:
+    """The engine that a test is parametrized with, by its name."""
+    found = request.getfixturevalue(request.param)
+    assert isinstance(found, Engine)
+    return found

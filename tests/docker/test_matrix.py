@@ -88,14 +88,12 @@ def cause_of(done: subprocess.CompletedProcess[str]) -> str:
     return str(named[0])
 
 
-@pytest.mark.parametrize("cell", CELLS, ids=str)
-def test_cell(
-    cell: Cell,
-    request: pytest.FixtureRequest,
-    canary: Path,
-    found: dict[Cell, tuple[str, ...]],
-) -> None:
-    engine = request.getfixturevalue(cell.daemon)
+@pytest.mark.parametrize(
+    ("engine", "cell"),
+    [pytest.param(cell.daemon, cell, id=str(cell)) for cell in CELLS],
+    indirect=["engine"],
+)
+def test_cell(engine: Engine, cell: Cell, canary: Path, found: dict[Cell, tuple[str, ...]]) -> None:
     attempt = Attempt(cell, list(cell.options), [])
     causes: list[str] = []
     while (done := attempt.run(engine, canary)).returncode != 0:

@@ -1,0 +1,206 @@
+"""The connector in its container: the same answers as without gVisor, and the same ways to end."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from connector import of_type
+
+from docker.conftest import CONNECTOR
+from docker.engine import TREE, Engine
+from docker.matrix import NO_NEW_PRIVILEGES, NONE_LEFT, SECCOMP
+
+PAGES, PAGE_SIZE = 30, 100
+STOP_SECONDS = 2
+PROTECTED = [NONE_LEFT, NO_NEW_PRIVILEGES, SECCOMP]
+
+Message = dict[str, Any]
+
+
+class Station:
+    """A server of records in pages, which can be told to keep the second page waiting."""
+
+    def __init__(self) -> None:
+        self.waiting = threading.Event()
+        self.go_on = threading.Event()
+        self.go_on.set()
+        station = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                page = int(parse_qs(urlsplit(self.path).query).get("page", ["1"])[0])
+                if page == 2:
+                    station.waiting.set()
+                    station.go_on.wait()
+                first = (page - 1) * PAGE_SIZE
+                records = [
+                    {"id": n, "name": f"station {n}", "metres": 17.5 * n}
+                    for n in range(first, first + PAGE_SIZE)
+                ]
+                more = page + 1 if page < PAGES else None
+                body = json.dumps({"stations": records, "next": more}).encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: object) -> None:
+                """Keep the tests' output to what matters."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_port}"
+
+
+@pytest.fixture
+def station() -> Iterator[Station]:
+    made = Station()
+    thread = threading.Thread(target=made.server.serve_forever)
+    thread.start()
+    try:
+        yield made
+    finally:
+        made.go_on.set()
+        made.server.shutdown()
+        thread.join()
+        made.server.server_close()
+
+
+@pytest.fixture
+def files(station: Station) -> Iterator[Path]:
+    """The directory that is mounted into the container: manifest, configuration and catalog."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="usernsctl-files-") as made:
+        for name in ("manifest.yaml", "configured_catalog.json"):
+            Path(made, name).write_text((TREE / "demo" / name).read_text())
+        Path(made, "config.json").write_text(json.dumps({"url": station.url}))
+        os.chmod(made, 0o755)
+        yield Path(made)
+
+
+def arguments(verb: str) -> list[str]:
+    found = [verb, "--config", "/files/config.json", "--manifest-path", "/files/manifest.yaml"]
+    return found + ["--catalog", "/files/configured_catalog.json"] * (verb == "read")
+
+
+def options(files: Path, *more: str) -> list[str]:
+    # The engine has no network but the host's.
+    return ["--network=host", f"--volume={files}:/files:ro", *more]
+
+
+def messages(done: subprocess.CompletedProcess[str]) -> list[Message]:
+    assert done.returncode == 0, done.stderr + done.stdout
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("engine", ["plain", "remapped"], indirect=True)
+def test_spec(engine: Engine) -> None:
+    found = messages(engine("run", "--rm", *PROTECTED, CONNECTOR, "spec"))
+    (spec,) = of_type(found, "SPEC")
+    assert "connectionSpecification" in spec
+
+
+def test_spec_with_all_ids(plain: Engine) -> None:
+    done = plain("run", "--rm", SECCOMP, "--env=USERNSCTL_IDS=all", CONNECTOR, "spec")
+    assert len(of_type(messages(done), "SPEC")) == 1
+
+
+def test_without_the_profile_nothing_runs(plain: Engine) -> None:
+    done = plain("run", "--rm", CONNECTOR, "spec")
+    assert (done.returncode, done.stdout) == (125, "")
+    assert "[seccomp-denies-userns]" in done.stderr
+    assert "  remedy: docker run --security-opt seccomp=" in done.stderr
+
+
+def test_it_is_gvisor_that_the_connector_runs_on(plain: Engine) -> None:
+    done = plain(
+        *["run", "--rm", *PROTECTED, "--env=SOME=thing", "--entrypoint=in-gvisor", CONNECTOR],
+        *["python3", "-c", "import os; print(os.uname().version, os.environ['SOME'])"],
+    )
+    assert done.stdout == "#1 SMP Sun Jan 10 15:06:54 PST 2016 thing\n"
+
+
+def test_check_and_discover(plain: Engine, files: Path) -> None:
+    for verb, kind, field in (
+        ("check", "CONNECTION_STATUS", "status"),
+        ("discover", "CATALOG", "streams"),
+    ):
+        done = plain("run", "--rm", *PROTECTED, *options(files), CONNECTOR, *arguments(verb))
+        (body,) = of_type(messages(done), kind)
+        assert body[field] == "SUCCEEDED" or body[field][0]["name"] == "stations"
+
+
+def test_records_are_those_of_a_run_without_gvisor(plain: Engine, files: Path) -> None:
+    bare = ["--entrypoint=source-declarative-manifest"]
+    sandboxed, plainly = (
+        plain("run", "--rm", *PROTECTED, *options(files, *how), CONNECTOR, *arguments("read"))
+        for how in ([], bare)
+    )
+    records = [record["data"] for record in of_type(messages(sandboxed), "RECORD")]
+    assert records == [record["data"] for record in of_type(messages(plainly), "RECORD")]
+    assert [record["id"] for record in records] == list(range(PAGES * PAGE_SIZE))
+
+
+def test_docker_stop_ends_a_read(plain: Engine, files: Path, station: Station) -> None:
+    station.go_on.clear()
+    name = f"usernsctl-stop-{os.getpid()}"
+    command = plain.command(
+        *["run", "--rm", f"--name={name}", *PROTECTED, *options(files), CONNECTOR],
+        *arguments("read"),
+    )
+    with subprocess.Popen(
+        command, cwd=TREE, env=plain.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as reading:
+        assert station.waiting.wait(120)
+        before = time.monotonic()
+        plain.must("stop", "--time=30", name)
+        assert time.monotonic() - before < STOP_SECONDS
+        reading.communicate(timeout=30)
+    assert reading.returncode == 143
+
+
+def test_a_failure_comes_through(plain: Engine, files: Path) -> None:
+    (files / "config.json").write_text("{}")
+    bare = ["--entrypoint=source-declarative-manifest"]
+    sandboxed, plainly = (
+        plain("run", "--rm", *PROTECTED, *options(files, *how), CONNECTOR, *arguments("read"))
+        for how in ([], bare)
+    )
+    assert sandboxed.returncode == plainly.returncode == 1
+    assert sandboxed.stderr == plainly.stderr
+    kinds = [json.loads(line)["type"] for line in sandboxed.stdout.splitlines()]
+    assert kinds == [json.loads(line)["type"] for line in plainly.stdout.splitlines()]
+
+
+def test_the_container_is_read_only_and_gone_after(plain: Engine, files: Path) -> None:
+    script = (
+        "cat /files/config.json; touch /files/new 2>/dev/null || echo read-only;"
+        "touch /home/airbyte/new && echo in memory"
+    )
+    done = plain(
+        *["run", "--rm", *PROTECTED, *options(files), "--entrypoint=in-gvisor", CONNECTOR],
+        *["sh", "-c", script],
+    )
+    config = (files / "config.json").read_text()
+    assert done.stdout == f"{config}read-only\nin memory\n"
+    assert not (files / "new").exists()
+
+
+@pytest.mark.parametrize("name", ["USERNSCTL_NETWORK", "USERNSCTL_IDS"])
+def test_a_wrong_setting_is_told(name: str, plain: Engine) -> None:
+    done = plain("run", "--rm", *PROTECTED, f"--env={name}=some", CONNECTOR, "spec")
+    assert (done.returncode, done.stdout) == (125, "")
+    assert "some" in done.stderr
