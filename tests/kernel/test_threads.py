@@ -144,6 +144,34 @@ def test_a_process_with_numpy_and_a_gibibyte() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+# What a thread that starts a sandbox does first of all.
+AT_ONCE = """
+import threading
+from usernsctl import oci
+
+config = {"ociVersion": "1.0.0", "root": {"path": "/"}, "process": {"args": ["true"], "cwd": "/"}}
+barrier = threading.Barrier(16)
+
+def validate():
+    barrier.wait()
+    oci.validate(config)
+
+threads = [threading.Thread(target=validate) for _ in range(16)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+
+
+def test_threads_read_a_first_config_at_once() -> None:
+    for _ in range(5):
+        done = subprocess.run(
+            [sys.executable, "-c", AT_ONCE], capture_output=True, text=True, timeout=SECONDS
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_thousands_of_starts_leave_nothing(namespace: un.Namespace) -> None:
     start_many(namespace, 50)
     before = open_descriptors(), mounts(), children()

@@ -9,6 +9,10 @@ import msgspec
 from usernsctl.oci.model import Config
 from usernsctl.oci.parse import child, describe, fault
 
+# msgspec looks at a class, and at those that it mentions, when one is used first. Two threads that
+# do so at once crash the process; an import is one thread's.
+msgspec.json.Decoder(Config)
+
 
 def validate(config: dict[str, Any], *, filename: str | None = None) -> Config:
     """Check the keys of `config` that this package reads; return them typed.
