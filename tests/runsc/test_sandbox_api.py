@@ -230,6 +230,22 @@ def test_no_process_of_runsc_waits(host: un.SandboxHost) -> None:
         assert sorted(words) == ["runsc-gofer", "runsc-sandbox", "usernsctl-init"]
 
 
+def test_a_command_that_ends_at_once(host: un.SandboxHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    from_pid = un.Namespace.from_pid
+
+    def late(pid: int) -> un.Namespace:
+        pidfd = os.pidfd_open(pid)
+        select.select([pidfd], [], [])
+        os.close(pidfd)
+        return from_pid(pid)
+
+    monkeypatch.setattr(un.Namespace, "from_pid", late)
+    with host.start(["sh", "-c", "exit 5"]) as box:
+        assert box.wait() == 5
+        assert box.state()["status"] == "stopped"
+        box.kill()
+
+
 def test_many_from_asyncio(host: un.SandboxHost) -> None:
     async def one(number: int, slots: asyncio.Semaphore) -> int:
         async with slots, await host.start_async(["sh", "-c", f"exit {number}"]) as box:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from usernsctl import process as commands
 from usernsctl import runsc
-from usernsctl.errors import CommandError, RunscError
+from usernsctl.errors import CommandError, NamespaceError, RunscError
 from usernsctl.namespace import Namespace
 from usernsctl.process import DEVNULL, PIPE, CompletedProcess, Popen
 from usernsctl.sandbox import environment
@@ -147,11 +147,20 @@ class Sandbox:
             os.close(theirs)
             theirs = -1
             self._wait_until_ready(ready)
-            self._inside = Namespace.from_pid(self._popen.pid)
+            self._inside = self._open_inside()
         finally:
             for fd in (creator, ready, theirs):
                 if fd >= 0:
                     os.close(fd)
+
+    def _open_inside(self) -> Namespace | None:
+        """What commands of runsc's join; ``None`` where the command has ended already."""
+        try:
+            return Namespace.from_pid(self.init.pid)
+        except NamespaceError:
+            if self.poll() is None and not select.select([self.init.pidfd], [], [], 0)[0]:
+                raise
+            return None
 
     def _wait_until_ready(self, ready: int) -> None:
         """Wait for the byte that process 1 writes, or for its end."""
