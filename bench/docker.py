@@ -1,0 +1,117 @@
+"""How long it is from `docker run` to the command's first byte in gVisor, and what the images add.
+
+Run as root, after `make docker` has built the images: python bench/docker.py [ROUNDS]
+
+What it is measured against is runsc as one would call it by hand in the same container, on the same
+files: `runsc --rootless`, with a config.json that is already there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
+from docker.engine import TREE, Engine, started
+
+BASE, PRELUDE = "usernsctl-test/base", "usernsctl-test/prelude"
+CONNECTOR = "usernsctl-test/connector"
+OPTIONS = ["--rm", "--security-opt=seccomp=docker/seccomp.json", "--network=none"]
+COMMANDS = {
+    "cat /proc/version": ["cat", "/proc/version"],
+    "the connector's spec": ["/opt/airbyte/bin/source-declarative-manifest", "spec"],
+}
+
+BY_HAND = (
+    "exec runsc --rootless --ignore-cgroups --network=none --root=/tmp/state --overlay2=root:memory"
+    " run --bundle=/bundle by-hand"
+)
+
+
+def config(command: list[str]) -> str:
+    """A config.json for `command` in the container's own root filesystem."""
+    mounts = [
+        {"destination": f"/{name}", "type": kind, "source": kind}
+        for name, kind in (("proc", "proc"), ("dev", "tmpfs"), ("sys", "sysfs"), ("tmp", "tmpfs"))
+    ]
+    process = {
+        "user": {"uid": 0, "gid": 0},
+        "args": command,
+        "cwd": "/",
+        "env": ["PATH=/usr/local/bin:/usr/bin:/bin"],
+    }
+    namespaces = [{"type": name} for name in ("pid", "network", "ipc", "uts", "mount")]
+    return json.dumps(
+        {
+            "ociVersion": "1.0.0",
+            "process": process,
+            "root": {"path": "/", "readonly": True},
+            "mounts": mounts,
+            "linux": {"namespaces": namespaces},
+        }
+    )
+
+
+def first_byte(engine: Engine, arguments: list[str]) -> float:
+    """Seconds until `docker run` with these arguments gives its first byte."""
+    before = time.monotonic()
+    with subprocess.Popen(
+        engine.command("run", *OPTIONS, *arguments),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        cwd=TREE,
+        env=engine.environ,
+    ) as process:
+        assert process.stdout
+        got = process.stdout.read(1)
+        seconds = time.monotonic() - before
+        process.stdout.read()
+    if process.returncode != 0 or not got:
+        raise SystemExit(f"docker run {' '.join(arguments)}: exit {process.returncode}")
+    return seconds
+
+
+def measure(engine: Engine, command: list[str], rounds: int) -> tuple[float, float]:
+    """The medians of ours and of what is done by hand, in turns, in seconds."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="usernsctl-bench-") as bundle:
+        os.chmod(bundle, 0o755)
+        Path(bundle, "config.json").write_text(config(command))
+        ours = ["--entrypoint=usernsctl", CONNECTOR, "run", "--expose-root", "--", *command]
+        hand = [f"--volume={bundle}:/bundle:ro", "--entrypoint=sh", CONNECTOR, "-c", BY_HAND]
+        pairs = [(first_byte(engine, ours), first_byte(engine, hand)) for _ in range(rounds + 1)]
+    # The first round finds nothing cached.
+    own, other = zip(*pairs[1:], strict=True)
+    return statistics.median(own), statistics.median(other)
+
+
+def sizes(engine: Engine, image: str) -> tuple[float, float]:
+    """The megabytes of an image on the disk, and about how many are downloaded."""
+    disk = int(engine.must("image", "inspect", "--format={{.Size}}", image))
+    with subprocess.Popen(
+        engine.command("save", image), stdout=subprocess.PIPE, env=engine.environ
+    ) as saving:
+        packed = subprocess.run(["gzip", "-c"], stdin=saving.stdout, capture_output=True).stdout
+    return disk / 1e6, len(packed) / 1e6
+
+
+def main(arguments: list[str]) -> None:
+    rounds = int(arguments[0]) if arguments else 9
+    with started("plain") as engine:
+        base = sizes(engine, BASE)
+        for name in (PRELUDE, CONNECTOR):
+            disk, packed = (a - b for a, b in zip(sizes(engine, name), base, strict=True))
+            print(f"{name}: {disk:.0f} MB more than its base, {packed:.0f} MB compressed")
+        for title, command in COMMANDS.items():
+            own, other = measure(engine, command, rounds)
+            print(f"{title}: {own:.2f} s, by hand {other:.2f} s, ratio {own / other:.2f}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
