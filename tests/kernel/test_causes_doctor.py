@@ -32,6 +32,20 @@ def test_a_healthy_machine_has_no_finding() -> None:
         assert diagnose([], "range").ids == []
 
 
+def test_a_closed_tun_device_is_told_by_its_probe() -> None:
+    found = diagnose([])
+    probe = found.report["probes"]["tun"]
+    try:
+        os.close(os.open("/dev/net/tun", os.O_RDWR))
+    except OSError as error:
+        assert (probe["outcome"], probe["errno"]) == ("failed", error.errno)
+        assert probe["cause"] == "tun-missing"
+    else:
+        assert probe["outcome"] == "ok"
+    # A run without a network of its own does not need it.
+    assert "tun-missing" not in found.ids
+
+
 def test_a_real_program_is_run_in_gvisor(needs_runsc: None) -> None:
     found = Diagnosis([])
     assert found.report["probes"]["runsc"]["outcome"] == "ok"
