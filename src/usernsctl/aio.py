@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import warnings
 from asyncio.subprocess import SubprocessStreamProtocol
@@ -13,7 +14,7 @@ from typing import Any, Self
 
 from usernsctl import process
 
-__all__ = ["Process", "create_subprocess_exec"]
+__all__ = ["Process", "create_subprocess_exec", "wait_for_end"]
 
 # asyncio.StreamReader's own default, in bytes.
 _LIMIT = 2**16
@@ -95,6 +96,25 @@ async def create_subprocess_exec(
         await transport._wait()
         raise
     return Process(transport, protocol, loop)
+
+
+async def wait_for_end(pidfd: int) -> None:
+    """Wait until the process that `pidfd` refers to has ended; to cancel this changes nothing."""
+    loop = asyncio.get_running_loop()
+    ended = loop.create_future()
+    # Of our own: an event loop knows a descriptor once, but several may wait.
+    own = os.dup(pidfd)
+    loop.add_reader(own, _set, ended)
+    try:
+        await ended
+    finally:
+        loop.remove_reader(own)
+        os.close(own)
+
+
+def _set(ended: asyncio.Future[None]) -> None:
+    if not ended.done():
+        ended.set_result(None)
 
 
 class _Transport(asyncio.SubprocessTransport):

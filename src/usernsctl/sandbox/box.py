@@ -14,8 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from usernsctl import aio, runsc
 from usernsctl import process as commands
-from usernsctl import runsc
 from usernsctl.errors import CommandError, NamespaceError, RunscError
 from usernsctl.namespace import Namespace
 from usernsctl.process import DEVNULL, PIPE, CompletedProcess, Popen
@@ -24,7 +24,6 @@ from usernsctl.sandbox.standard import prepared_output
 from usernsctl.target import Target
 
 if TYPE_CHECKING:
-    from usernsctl.aio import Process
     from usernsctl.sandbox.host import SandboxHost
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
@@ -157,9 +156,11 @@ class Sandbox:
         """What commands of runsc's join; ``None`` where the command has ended already."""
         try:
             return Namespace.from_pid(self.init.pid)
-        except NamespaceError:
-            if self.poll() is None and not select.select([self.init.pidfd], [], [], 0)[0]:
+        except NamespaceError as error:
+            if error.cause != "target-gone":
                 raise
+            # It gives its namespaces up some time before it can be waited for.
+            self.init.wait()
             return None
 
     def _wait_until_ready(self, ready: int) -> None:
@@ -228,16 +229,7 @@ class Sandbox:
     async def wait_async(self) -> int:
         """The same from asyncio; to cancel this changes nothing."""
         if self.poll() is None:
-            loop = asyncio.get_running_loop()
-            ended = loop.create_future()
-            # Of our own: an event loop knows a descriptor once, but several may wait.
-            pidfd = os.dup(self.init.pidfd)
-            loop.add_reader(pidfd, _set, ended)
-            try:
-                await ended
-            finally:
-                loop.remove_reader(pidfd)
-                os.close(pidfd)
+            await aio.wait_for_end(self.init.pidfd)
         return self.wait()
 
     def kill(self, sig: int = signal.SIGTERM) -> None:
@@ -285,10 +277,8 @@ class Sandbox:
         command, arguments = self._exec(args, options)
         return Popen[Any](command, **arguments)
 
-    async def create_subprocess_exec(self, program: str, *args: str, **options: Any) -> Process:
+    async def create_subprocess_exec(self, program: str, *args: str, **options: Any) -> aio.Process:
         """Start another command in the sandbox from asyncio: see :meth:`popen`."""
-        from usernsctl import aio
-
         command, arguments = self._exec([program, *args], options)
         return await aio.create_subprocess_exec(*command, **arguments)
 
@@ -379,11 +369,6 @@ class _WithProc:
         target = self._namespace.target()
         target.setup.mount_proc = "/proc"
         return target
-
-
-def _set(ended: asyncio.Future[None]) -> None:
-    if not ended.done():
-        ended.set_result(None)
 
 
 def _make_host(options: dict[str, Any]) -> SandboxHost:
