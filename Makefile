@@ -3,7 +3,7 @@
 
 # The directory of the environment that holds usernsctl as it is in this tree.
 DEV = $$(tools/environment dev)
-PYTHON_CODE = src tests tools demo bench setup.py
+PYTHON_CODE = src tests tools demo bench examples setup.py
 SHELL_CODE = tools/packages tools/environment tools/user tools/as-user tools/test-users demo/run .ci/run \
 	docker/install docker/in-gvisor
 C_CODE = $(wildcard csrc/*.[ch] tests/c/*.[ch])
@@ -49,7 +49,8 @@ format: packages ## put the code into the style that lint checks
 bench: packages ## measure usernsctl against its peers
 	@set -e; python=$(DEV)/bin/python; name=$$(id -un); \
 	if [ "$$name" = root ]; then name=usernsctl-test; tools/user $$name ranges; fi; \
-	tools/as-user $$name bench -- $$python bench/run.py
+	tools/as-user $$name bench -- $$python bench/run.py; \
+	tools/as-user $$name bench -- $$python bench/sandboxes.py
 
 packages:
 	@tools/packages

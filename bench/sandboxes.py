@@ -1,0 +1,182 @@
+"""What a program pays that starts commands and sandboxes all day: rates, memory, and what is left.
+
+    python bench/sandboxes.py [COMMANDS [SANDBOXES]]
+
+The peers are what such programs do otherwise: nsenter(1) by subprocess, and ``runsc --rootless``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import usernsctl as un
+from usernsctl import oci
+
+COMMANDS = 10_000
+SANDBOXES = 100
+THREADS = 8
+AT_ONCE = 8
+# To measure the memory of, and to take the mean.
+RUNNING = 5
+
+
+def in_threads(call: Callable[[], object], count: int) -> float:
+    """Calls a second, when some `count` calls are made in threads."""
+    share = max(count // THREADS, 1)
+
+    def work() -> None:
+        for _ in range(share):
+            call()
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        start = time.perf_counter()
+        for result in [pool.submit(work) for _ in range(THREADS)]:
+            result.result()
+        return share * THREADS / (time.perf_counter() - start)
+
+
+def left_open() -> tuple[int, int, int]:
+    """How many descriptors, children and mounts we have."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+    return len(os.listdir("/proc/self/fd")), len(children), len(mounts)
+
+
+def memory() -> int:
+    """The most memory that we ever had, in KiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def bench_commands(count: int) -> None:
+    with un.Namespace.create() as namespace:
+        with namespace.popen(["sleep", "infinity"]) as target:
+            nsenter = ["nsenter", "-U", "--preserve-credentials", "-t", str(target.pid), "true"]
+            theirs = in_threads(lambda: subprocess.run(nsenter, check=True), count // 10)
+            target.kill()
+        in_threads(lambda: namespace.run(["true"], check=True), count // 10)
+        before, memory_before = left_open(), memory()
+        ours = in_threads(lambda: namespace.run(["true"], check=True), count)
+        left = [now - then for now, then in zip(left_open(), before, strict=True)]
+        grown = memory() - memory_before
+    print(f"commands in a kept namespace, {THREADS} threads")
+    print(f"    subprocess + nsenter: {theirs:8.0f} a second")
+    print(f"    ns.run:               {ours:8.0f} a second")
+    print("    left after {} of them: {} descriptors, {} children, {} mounts".format(count, *left))
+    print(f"    most memory: {grown:+d} KiB", flush=True)
+
+
+def named(words: str) -> list[int]:
+    """The processes that have `words` in their command line."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if words in path.read_bytes().replace(b"\0", b" ").decode(errors="replace"):
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return [pid for pid in found if pid != os.getpid()]
+
+
+def proportional_size(pids: Iterable[int]) -> int:
+    """The memory of processes in KiB, what they share with others in proportion."""
+    total = 0
+    for pid in pids:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                total += int(line.split()[1])
+    return total
+
+
+def tell_running(title: str, pids: list[int], count: int) -> None:
+    size = proportional_size(pids) / count / 1024
+    print(f"    {title:<24}{len(pids) / count:.1f} processes, {size:.1f} MiB", flush=True)
+
+
+async def start_and_close(host: un.SandboxHost, count: int) -> float:
+    slots = asyncio.Semaphore(AT_ONCE)
+
+    async def one() -> None:
+        async with slots, await host.start_async(["true"]) as sandbox:
+            assert await sandbox.wait_async() == 0
+
+    start = time.perf_counter()
+    await asyncio.gather(*(one() for _ in range(count)))
+    return count / (time.perf_counter() - start)
+
+
+class Rootless:
+    """``runsc --rootless run``, as a wrapper calls it that knows nothing of namespaces."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._count = 0
+
+    def start(self, *command: str, stdout: int | None = None) -> subprocess.Popen[bytes]:
+        self._count += 1
+        name = f"bench-{os.getpid()}-{self._count}"
+        bundle = self._directory / name
+        one = [un.Extent(0, 0, 1)]
+        options = oci.BuildOptions(
+            args=command, rootfs="/", uid_map=one, gid_map=one, env={"PATH": "/usr/bin:/bin"}
+        )
+        oci.create(bundle, oci.build(options))
+        runsc = ["runsc", "--rootless", "--ignore-cgroups", "--network=none"]
+        runsc += ["--overlay2=root:memory", f"--root={self._directory}/state"]
+        return subprocess.Popen([*runsc, "run", f"--bundle={bundle}", name], stdout=stdout)
+
+    def run(self) -> None:
+        assert self.start("true").wait() == 0
+
+
+def bench_sandboxes(count: int) -> None:
+    print(f"sandboxes, {AT_ONCE} at a time")
+    with tempfile.TemporaryDirectory() as scratch, un.SandboxHost() as host:
+        peer = Rootless(Path(scratch))
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            start = time.perf_counter()
+            for result in [pool.submit(peer.run) for _ in range(count)]:
+                result.result()
+            theirs = count / (time.perf_counter() - start)
+        ours = asyncio.run(start_and_close(host, count))
+        print(f"    runsc --rootless run:   {theirs:5.1f} a second")
+        print(f"    un.Sandbox:             {ours:5.1f} a second", flush=True)
+        bench_running(host, peer)
+
+
+def bench_running(host: un.SandboxHost, peer: Rootless) -> None:
+    print(f"a sandbox that runs, mean of {RUNNING}")
+    command = ("sh", "-c", "echo runs; exec sleep 1000")
+    started = [peer.start(*command, stdout=subprocess.PIPE) for _ in range(RUNNING)]
+    for process in started:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"runs\n"
+    tell_running("runsc --rootless run:", named(f"bench-{os.getpid()}-"), RUNNING)
+    for process in started:
+        process.terminate()
+        process.communicate()
+    boxes = [host.start(["sleep", "1000"], id=f"ours-{os.getpid()}-{n}") for n in range(RUNNING)]
+    tell_running("un.Sandbox:", named(f"ours-{os.getpid()}-"), RUNNING)
+    start = time.perf_counter()
+    for box in boxes:
+        box.close()
+    print(f"    closed in {1000 * (time.perf_counter() - start) / RUNNING:.0f} ms each")
+
+
+def main() -> int:
+    commands, sandboxes = [*map(int, sys.argv[1:]), *(COMMANDS, SANDBOXES)[len(sys.argv) - 1 :]]
+    bench_commands(commands)
+    bench_sandboxes(sandboxes)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

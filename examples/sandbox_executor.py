@@ -1,0 +1,65 @@
+"""An executor as concurrent.futures has them, whose tasks run in sandboxes.
+
+    python examples/sandbox_executor.py
+
+A task is a function of a module that the sandbox can import, as for a ProcessPoolExecutor; its
+arguments and what it returns are sent as JSON, since what comes out of a sandbox is not to be
+unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from typing import Any
+
+import usernsctl as un
+
+PYTHON = "/usr/bin/python3"
+RUNNER = """
+import importlib, json, sys
+module, name, arguments = json.load(sys.stdin)
+json.dump(getattr(importlib.import_module(module), name)(*arguments), sys.stdout)
+"""
+
+
+class TaskError(Exception):
+    """A task failed; the message is what it wrote to its standard error."""
+
+
+class SandboxExecutor(Executor):
+    """Runs each task in a new sandbox, as many at once as there are threads."""
+
+    def __init__(self, max_workers: int | None = None) -> None:
+        self._host = un.SandboxHost()
+        self._threads = ThreadPoolExecutor(max_workers)
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        if kwargs:
+            raise TypeError("a task takes its arguments by position")
+        task = json.dumps([fn.__module__, fn.__qualname__, args]).encode()
+        return self._threads.submit(self._run, task)
+
+    def _run(self, task: bytes) -> Any:
+        pipes = {"stdin": un.PIPE, "stdout": un.PIPE, "stderr": un.PIPE}
+        with self._host.start([PYTHON, "-c", RUNNER], **pipes) as sandbox:
+            output, errors = sandbox.init.communicate(task)
+            if sandbox.wait() != 0:
+                raise TaskError(errors.decode(errors="replace").strip())
+        return json.loads(output)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        self._threads.shutdown(wait, cancel_futures=cancel_futures)
+        if wait:
+            self._host.close()
+
+
+if __name__ == "__main__":
+    import math
+    import platform
+
+    with SandboxExecutor(max_workers=4) as executor:
+        for number, root in enumerate(executor.map(math.isqrt, [4, 10, 100])):
+            print(number, root)
+        print(executor.submit(platform.release).result())

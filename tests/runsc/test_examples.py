@@ -1,0 +1,69 @@
+"""Each program in examples/ does what it says."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SECONDS = 60
+
+
+def run(name: str, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / name, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    command = [sys.executable, EXAMPLES / "snippet_server.py", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        try:
+            yield server.stdout.readline().split()[-1]
+        finally:
+            server.terminate()
+
+
+def post(url: str, text: str) -> tuple[str, str]:
+    with urllib.request.urlopen(url, text.encode(), SECONDS) as answer:
+        return answer.headers["X-Exit-Status"], answer.read().decode()
+
+
+def test_the_server_runs_what_is_posted(url: str, tmp_path: Path) -> None:
+    assert post(url, "print(6 * 7)") == ("0", "42\n")
+    assert post(url, "raise SystemExit(3)") == ("3", "")
+    status, told = post(url, "print(open('/proc/version').read())\n1 / 0")
+    assert status == "1"
+    assert "4.4.0" in told
+    assert "ZeroDivisionError" in told
+    # It has none of this machine's data.
+    look = f"import os; print(os.path.exists({os.fspath(tmp_path)!r}))"
+    assert post(url, look) == ("0", "False\n")
+
+
+def test_the_server_ends_what_takes_too_long(url: str) -> None:
+    assert post(url, "print('early', flush=True)\nwhile True: pass") == ("137", "early\n")
+
+
+def test_the_pool_works_through_its_queue() -> None:
+    results = dict(
+        tuple(map(int, line.split())) for line in run("worker_pool.py", "12").splitlines()
+    )
+    assert results == {n: sum(i * i for i in range(n)) for n in range(12)}
+
+
+def test_the_executor_runs_its_tasks_in_gvisor() -> None:
+    assert run("sandbox_executor.py").splitlines() == ["0 2", "1 3", "2 10", "4.4.0"]
