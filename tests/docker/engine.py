@@ -98,9 +98,10 @@ def started(name: str, *options: str) -> Iterator[Engine]:
         tempfile.TemporaryDirectory(prefix="usernsctl-docker-") as scratch,
     ):
         fcntl.flock(lock, fcntl.LOCK_EX)
-        # With userns-remap, the engine makes a directory of its own beside the one it is given.
-        directory = Path(scratch, "engine")
-        directory.mkdir()
+        # With userns-remap, the root of the containers is another user. Where it can't pass, the
+        # engine makes directories of its own beside these.
+        os.chmod(scratch, 0o711)
+        directory = Path(scratch)
         log = directory / "log"
         with open(log, "w") as output:
             daemon = subprocess.Popen(
@@ -123,7 +124,7 @@ def started(name: str, *options: str) -> Iterator[Engine]:
             yield engine
         finally:
             _stop(engine, daemon)
-            _unmount_below(Path(scratch), data)
+            _unmount_below(directory, data)
 
 
 def _wait_for(engine: Engine, daemon: subprocess.Popen[bytes], log: Path) -> None:
