@@ -10,6 +10,9 @@
 #ifndef SYS_clone3
 #define SYS_clone3 435
 #endif
+#ifndef SYS_pidfd_open
+#define SYS_pidfd_open 434
+#endif
 /* From linux/sched.h, which does not go together with sched.h. */
 #define CLEAR_SIGHAND 0x100000000ULL
 #define PIDFD 0x00001000
@@ -141,4 +144,9 @@ int un_clone(struct un_clone *clone)
     sigprocmask(SIG_SETMASK, &before, NULL);
     errno = errnum;
     return failed;
+}
+
+int un_pidfd_open(pid_t pid)
+{
+    return (int)syscall(SYS_pidfd_open, pid, 0);
 }

@@ -23,6 +23,9 @@ struct un_clone {
  */
 int un_clone(struct un_clone *clone);
 
+/* pidfd_open(2), which older libcs lack. -1 with errno. Async-signal-safe. */
+int un_pidfd_open(pid_t pid);
+
 /* Records errno after a refused clone, unshare or setns with `flags`, with its cause if it is
  * plain. Returns -1. */
 int un_explain_clone(struct un_error *err, enum un_step step, uint64_t flags);

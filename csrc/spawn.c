@@ -21,13 +21,8 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#ifndef SYS_pidfd_open
-#define SYS_pidfd_open 434
-#endif
 
 /* Room for the text of a map, a path to be searched, and the calls around them. */
 #define STACK_SIZE (32 * 1024)
@@ -170,7 +165,7 @@ static int adopt_second(struct un_clone *clone, pid_t second, struct un_error *e
     close(clone->pidfd);
     clone->pid = second;
     /* It is our child and nobody has waited for it: its pid can't have been reused. */
-    clone->pidfd = (int)syscall(SYS_pidfd_open, second, 0);
+    clone->pidfd = un_pidfd_open(second);
     if (clone->pidfd >= 0)
         return 0;
     un_fail_errno(err, UN_STEP_CLONE, "pidfd_open");
@@ -245,7 +240,7 @@ static int watch_parent_and_run(struct un_spawn *spawn, struct un_clone *clone,
 {
     if (!spawn->setup.pdeathsig)
         return run_and_share_outcome(spawn, clone, err);
-    spawn->setup.parent_pidfd = (int)syscall(SYS_pidfd_open, getpid(), 0);
+    spawn->setup.parent_pidfd = un_pidfd_open(getpid());
     if (spawn->setup.parent_pidfd < 0)
         return un_fail_errno(err, UN_STEP_PDEATHSIG, "pidfd_open");
     int failed = run_and_share_outcome(spawn, clone, err);

@@ -1,15 +1,11 @@
 #include "supervise.h"
+#include "clone.h"
 #include "error.h"
 
 #include <errno.h>
 #include <signal.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#ifndef SYS_pidfd_open
-#define SYS_pidfd_open 434
-#endif
 
 /* Takes note of all that happened to the child. True once it has ended. */
 static bool take_changes(pid_t child, int *status)
@@ -56,7 +52,7 @@ pid_t un_supervise(un_pass_on *pass_on, void *arg, int *parent_pidfd, int *statu
     const struct sigaction told = {.sa_handler = SIG_DFL};
     struct sigaction chosen;
     sigset_t all, before;
-    int self = (int)syscall(SYS_pidfd_open, getpid(), 0);
+    int self = un_pidfd_open(getpid());
     if (self < 0)
         return un_fail_errno(err, UN_STEP_PDEATHSIG, "pidfd_open");
     sigfillset(&all);
