@@ -1,6 +1,14 @@
 """OCI bundles: reading, checking, mending and making the config.json that runsc runs."""
 
-from usernsctl.oci.build import BuildOptions, Mount, Rlimit, build, identity_mappings, mount_entry
+from usernsctl.oci.build import (
+    BuildOptions,
+    Mount,
+    Rlimit,
+    binds,
+    build,
+    identity_mappings,
+    mount_entry,
+)
 from usernsctl.oci.check import check
 from usernsctl.oci.finding import Finding
 from usernsctl.oci.fix import Change, fix
@@ -15,6 +23,7 @@ __all__ = [
     "Finding",
     "Mount",
     "Rlimit",
+    "binds",
     "build",
     "check",
     "create",

@@ -131,6 +131,11 @@ def identity_mappings(extents: Sequence[Extent]) -> list[dict[str, int]]:
     ]
 
 
+def binds(kind: str | None, options: Sequence[str] | None) -> bool:
+    """Whether runsc binds a mount: an option says so, whatever the type, or the type does."""
+    return kind == "bind" or not {"bind", "rbind"}.isdisjoint(options or ())
+
+
 def mount_entry(mount: Mount) -> dict[str, Any]:
     """The element of ``mounts`` for `mount`."""
     entry: dict[str, Any] = {

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from usernsctl.oci.access import SEARCH, WRITE, Reach
+from usernsctl.oci.build import binds
 from usernsctl.oci.finding import Finding
 from usernsctl.oci.model import Config, MountEntry
 
@@ -44,8 +45,8 @@ def check_files(config: Config, view: FileView) -> Iterator[Finding]:
 
 
 def is_bind(mount: MountEntry) -> bool:
-    """Whether runsc binds this mount: an option says so, whatever the type, or the type does."""
-    return mount.type == "bind" or not {"bind", "rbind"}.isdisjoint(mount.options or ())
+    """:func:`usernsctl.oci.build.binds` of an entry of ``mounts``."""
+    return binds(mount.type, mount.options)
 
 
 def _check_rootfs(config: Config, view: FileView) -> Iterator[Finding]:

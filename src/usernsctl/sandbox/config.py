@@ -146,8 +146,7 @@ def bind_mounts(config: dict[str, Any]) -> list[dict[str, Any]]:
     return [
         mount
         for mount in config.get("mounts") or ()
-        if mount.get("type") == "bind"
-        or not {"bind", "rbind"}.isdisjoint(mount.get("options") or ())
+        if oci.binds(mount.get("type"), mount.get("options"))
     ]
 
 

@@ -67,13 +67,8 @@ class SandboxHost:
             is no such network or platform.
         :raises UsernsError: the reasons are those of ``usernsctl run``.
         """
-        if sum((bundle is not None, rootfs is not None, expose_root)) > 1:
-            raise ValueError("bundle, rootfs and expose_root exclude each other")
-        _check_choice("network", network, runsc.NETWORKS)
-        if platform is not None:
-            _check_choice("platform", platform, runsc.PLATFORMS)
         idmap = IdMap.root() if idmap is None else idmap
-        request = Request(
+        self.request = Request(
             args=() if bundle is not None else _NO_COMMAND,
             bundle=bundle,
             rootfs=rootfs,
@@ -86,19 +81,19 @@ class SandboxHost:
             env={} if bundle is not None else environment.base(os.environ, everything=False),
             idmap=idmap,
         )
+        _check_request(self.request)
         planned = plan(idmap)
         self._place = Place(
             uid=planned.uid, gid=planned.gid, become=planned.become, target=Target()
         )
         config.check_ids(self._place, (0, 0))
         order = Order(
-            request=request,
+            request=self.request,
             runsc=runsc.find(os.environ),
             uid=planned.uid,
             gid=planned.gid,
             homes=paths.home_directories(os.environ),
         )
-        self.request = request
         self.runsc = order.runsc
         self.namespace = Namespace.create(idmap, mount=True)
         try:
@@ -182,6 +177,15 @@ class SandboxHost:
     def __del__(self) -> None:
         if hasattr(self, "directory"):
             self.close()
+
+
+def _check_request(request: Request) -> None:
+    roots = (request.bundle is not None, request.rootfs is not None, request.expose_root)
+    if sum(roots) > 1:
+        raise ValueError("bundle, rootfs and expose_root exclude each other")
+    _check_choice("network", request.network, runsc.NETWORKS)
+    if request.platform is not None:
+        _check_choice("platform", request.platform, runsc.PLATFORMS)
 
 
 def _check_choice(what: str, value: str, choices: tuple[str, ...]) -> None:
