@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -33,12 +34,13 @@ def test_a_healthy_machine_has_no_finding() -> None:
 
 
 def test_a_closed_tun_device_is_told_by_its_probe() -> None:
+    # Root asks as somebody else, so the mode tells what a trial of ours would not.
     found = diagnose([])
     probe = found.report["probes"]["tun"]
-    try:
-        os.close(os.open("/dev/net/tun", os.O_RDWR))
-    except OSError as error:
-        assert (probe["outcome"], probe["errno"]) == ("failed", error.errno)
+    device = Path("/dev/net/tun")
+    if not device.exists() or device.stat().st_mode & 0o006 != 0o006:
+        error = errno.EACCES if device.exists() else errno.ENOENT
+        assert (probe["outcome"], probe["errno"]) == ("failed", error)
         assert probe["cause"] == "tun-missing"
     else:
         assert probe["outcome"] == "ok"
