@@ -35,7 +35,7 @@ def host() -> Iterator[un.SandboxHost]:
 
 
 def runsc_processes(marker: str) -> list[str]:
-    """The command lines of all processes that have `marker` in theirs."""
+    """The command lines of all processes that have `marker`, a word of this test's, in theirs."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
@@ -270,18 +270,20 @@ def test_other_commands_from_asyncio(host: un.SandboxHost) -> None:
 
 
 def test_a_cancelled_start_leaves_no_sandbox(host: un.SandboxHost) -> None:
+    marker = f"cancelled-{os.getpid()}"
+
     async def main() -> None:
-        starting = asyncio.create_task(host.start_async(FOREVER, id="cancelled"))
-        while "cancelled" not in os.listdir(host.directory):
+        starting = asyncio.create_task(host.start_async(FOREVER, id=marker))
+        while marker not in os.listdir(host.directory):
             await asyncio.sleep(0.001)
         starting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await starting
-        while "cancelled" in os.listdir(host.directory):
+        while marker in os.listdir(host.directory):
             await asyncio.sleep(0.001)
 
     asyncio.run(asyncio.wait_for(main(), PATIENCE))
-    assert runsc_processes("cancelled") == []
+    assert runsc_processes(marker) == []
 
 
 CREATOR = """
