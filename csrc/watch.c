@@ -1,8 +1,9 @@
 /*
- * usernsctl-watch STATUS EXPLAIN... -- [KILL...] -- COMMAND...
+ * usernsctl-watch STATUS[,STATUS]... EXPLAIN... -- [KILL...] -- COMMAND...
  *
- * Runs COMMAND in a child, passes signals on to it, and ends with its exit status. Where that is
- * STATUS, it becomes EXPLAIN: who has to explain a failure is loaded only if there is one.
+ * Runs COMMAND in a child, passes signals on to it, and ends with its exit status. Where that is one
+ * of STATUS, it becomes EXPLAIN, with the status as one more argument: who has to explain a failure
+ * is loaded only if there may be one.
  *
  * With KILL, a signal is passed on by running KILL with its number as one more argument: `runsc
  * run` itself would end at a signal, and what it runs could not catch it.
@@ -53,6 +54,32 @@ static int become(char **argv)
     struct un_error err;
     un_exec(&command, &err);
     return fail(&err);
+}
+
+/* Whether a list of numbers, separated by commas, has this one. */
+static bool has(const char *list, int number)
+{
+    char *end;
+    while (strtol(list, &end, 10) != number) {
+        if (*end != ',')
+            return false;
+        list = end + 1;
+    }
+    return true;
+}
+
+/* Only returns if it failed. */
+static int explain(const struct words *words, int status)
+{
+    char number[12];
+    char **end = words->explain;
+    while (*end)
+        end++;
+    snprintf(number, sizeof number, "%d", status);
+    /* What follows in argv, KILL or its end, is not needed any more. */
+    end[0] = number;
+    end[1] = NULL;
+    return become(words->explain);
 }
 
 /* Only returns if it failed. Who kills us means the command. */
@@ -133,7 +160,8 @@ int main(int argc, char **argv)
     struct un_error err;
     int parent_pidfd, status;
     if (argc < 3 || !split(argc, argv, &words)) {
-        fputs("usage: usernsctl-watch STATUS EXPLAIN... -- [KILL...] -- COMMAND...\n", stderr);
+        fputs("usage: usernsctl-watch STATUS[,STATUS]... EXPLAIN... -- [KILL...] -- COMMAND...\n",
+              stderr);
         return 125;
     }
     pid_t child = un_supervise(pass_on, &words, &parent_pidfd, &status, &err);
@@ -141,5 +169,5 @@ int main(int argc, char **argv)
         return fail(&err);
     if (child == 0)
         return become_child(&words, parent_pidfd);
-    return status == atoi(argv[1]) ? become(words.explain) : status;
+    return has(argv[1], status) ? explain(&words, status) : status;
 }

@@ -18,8 +18,10 @@ VARIABLE = "USERNSCTL_RUNSC"
 NETWORKS = ("none", "host")
 PLATFORMS = ("systrap", "ptrace", "kvm")
 
-# The exit status of `runsc run` where runsc itself failed; a command may end with it too.
+# The exit statuses of `runsc run` where runsc itself failed, and where it crashed, as each program in
+# Go does. A command may end with them too.
 FAILED = 128
+CRASHED = 2
 
 _INSTALL = (
     "sudo apt install runsc (Debian), or follow 'Installation' in gVisor's user guide at gvisor.dev"

@@ -159,3 +159,32 @@ def test_a_runsc_that_is_none(
     assert done.returncode == 125
     assert cause in done.stderr
     assert "apt install runsc" in done.stderr
+
+
+CRASHING_RUNSC = """#!/bin/sh
+case $* in
+    *--version*) echo runsc version release-0 ;;
+    *) echo 'fatal error: newosproc' >&2; exit 2 ;;
+esac
+"""
+
+
+def test_a_runsc_that_crashes_is_not_the_command_that_fails(
+    usernsctl: Program, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fake = tmp_path / "runsc"
+    fake.write_text(CRASHING_RUNSC)
+    fake.chmod(0o755)
+    monkeypatch.setenv("USERNSCTL_RUNSC", str(fake))
+    done = usernsctl("run", "--", "true")
+    assert (done.returncode, done.stdout) == (125, "")
+    said, *ours = done.stderr.splitlines()
+    assert said == "fatal error: newosproc"
+    assert ours[0] == "usernsctl: runsc: runsc crashed; its own report is above"
+    assert ours[1].startswith("  remedy: ")
+
+
+@pytest.mark.parametrize("status", [2, 128])
+def test_a_command_that_ends_as_a_failed_runsc_would(usernsctl: Program, status: int) -> None:
+    done = usernsctl("run", "--", "sh", "-c", f"exit {status}")
+    assert (done.returncode, done.stderr) == (status, "")

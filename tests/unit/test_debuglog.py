@@ -9,7 +9,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from usernsctl.doctor.debuglog import Failure, failures, root_failure
+from usernsctl.doctor.debuglog import Failure, failures, has_ended, root_failure
 from usernsctl.doctor.explain import explain_failures
 
 EOF = "creating container: cannot create sandbox: waiting for sandbox to start: EOF"
@@ -92,3 +92,21 @@ def test_what_the_sandboxes_program_writes_is_no_failure(tmp_path: Path) -> None
     strace = 'D1124 strace.go:567] [   1:   1] sh X write(0x1 host:[2], "FATAL ERROR: mine")'
     write_logs(tmp_path, "154406", boot=strace, run="main.go:222] Exiting with status: 0")
     assert root_failure(tmp_path) is None
+
+
+def test_what_go_says_before_a_fatal_error(tmp_path: Path) -> None:
+    crash = "runtime: failed to create new OS thread (have 6 already; errno=11)"
+    text = f"{crash}\nruntime: may need to increase max user processes\nfatal error: newosproc"
+    write_logs(tmp_path, "154406", boot=text, run=fatal(EOF))
+    assert root_failure(tmp_path) == crash
+    (candidate,) = explain_failures(failures(tmp_path)).candidates
+    assert candidate.cause.id == "process-limit"
+
+
+def test_only_a_call_that_crashed_has_no_end(tmp_path: Path) -> None:
+    assert not has_ended(tmp_path)
+    ends = "main.go:222] Exiting with status: 512"
+    write_logs(tmp_path, "154406", boot="started", run=ends)
+    assert has_ended(tmp_path)
+    write_logs(tmp_path, "154407", boot=ends, run="started")
+    assert not has_ended(tmp_path)

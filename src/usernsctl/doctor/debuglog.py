@@ -26,7 +26,10 @@ _ORDER = ("gofer", "sandbox", "runsc")
 
 # After the place in the source, so that nothing that the sandbox's program writes is taken for it.
 _FATAL = re.compile(r"\] FATAL ERROR: (?=\S)")
-_CRASH = re.compile(r"^(?:panic|fatal error|SIG[A-Z]+): [^\n]*", re.MULTILINE)
+# Go's runtime gives the reason of some fatal errors in the line before.
+_CRASH = re.compile(r"^(?:runtime: failed |(?:panic|fatal error|SIG[A-Z]+): )[^\n]*", re.MULTILINE)
+# The last line of each call that has not crashed.
+_END = re.compile(r"\] Exiting with status: \d+$", re.MULTILINE)
 _HELPER_SAID = re.compile(r"^(?:newuidmap|newgidmap): [^\n]+", re.MULTILINE)
 
 
@@ -67,6 +70,15 @@ def failures(directory: str | os.PathLike[str]) -> tuple[Failure, ...]:
     return ()
 
 
+def has_ended(directory: str | os.PathLike[str]) -> bool:
+    """Whether the newest call of runsc came to its end, with whatever status, and did not crash.
+
+    :raises OSError: the directory or a log in it can't be read.
+    """
+    newest = next(_calls(directory), [])
+    return any(log.process == "runsc" and log.has_ended() for log in newest)
+
+
 @dataclass(frozen=True, slots=True)
 class _Log:
     filename: str
@@ -86,6 +98,9 @@ class _Log:
             said = _HELPER_SAID.findall(text)
             message = said[-1] if said else message
         return Failure(process=self.process, filename=self.filename, message=printable(message))
+
+    def has_ended(self) -> bool:
+        return _END.search(self._tail()) is not None
 
     def _tail(self) -> str:
         with open(self.filename, "rb") as file:

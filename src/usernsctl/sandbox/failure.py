@@ -1,17 +1,18 @@
 """Why runsc failed: started in place of it, once it has.
 
-``python -m usernsctl.sandbox.failure LOG`` runs inside the namespaces of the run, where LOG, a
-directory of runsc's own logs, still is.
+``python -m usernsctl.sandbox.failure LOG STATUS`` runs inside the namespaces of the run, where LOG, a
+directory of runsc's own logs, still is. STATUS is what runsc ended with.
 """
 
 from __future__ import annotations
 
 import io
+import os
 import sys
 
 from usernsctl import runsc
 from usernsctl.cli import print_error
-from usernsctl.doctor.debuglog import root_failure
+from usernsctl.doctor.debuglog import has_ended, root_failure
 from usernsctl.doctor.explain import explain
 from usernsctl.errors import RunscError
 
@@ -19,16 +20,31 @@ from usernsctl.errors import RunscError
 _YAMA = "/proc/sys/kernel/yama/ptrace_scope"
 _YAMA_ADMIN_ONLY = 2
 
+# A crash goes to standard error, which is the command's.
+_CRASH = "runsc crashed; its own report is above"
+_AFTER_CRASH = (
+    "usernsctl explain takes what it said. Too few threads are the usual cause: see ulimit -u, and "
+    "docker run --pids-limit"
+)
 
-def main(log: str) -> int:
+
+def main(log: str, status: int) -> int:
     """Tell what runsc's logs have, and return the exit status of the run."""
     told = root_failure(log)
-    if told is None:
+    if told is not None:
+        error = describe(told)
+    elif status == runsc.CRASHED and not has_ended(log) and _has_room(log):
+        error = RunscError(_CRASH, step="runsc", remedy=_AFTER_CRASH)
+    else:
         # Nothing went wrong: the command itself ended with this status.
-        return runsc.FAILED
-    error = describe(told)
+        return status
     print_error(error)
     return error.exit_status
+
+
+def _has_room(log: str) -> bool:
+    """Whether runsc could write all that it wanted to."""
+    return os.statvfs(log).f_bavail > 0
 
 
 def describe(told: str) -> RunscError:
@@ -60,4 +76,4 @@ def _ruled_out() -> set[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(sys.argv[1], int(sys.argv[2])))

@@ -126,7 +126,7 @@ def _build(
     # With a terminal, runsc passes signals on itself.
     kill = [] if request.terminal else runsc.kill_command(used.runsc, options)
     run = runsc.command_line(used.runsc, options)
-    return [used.watcher, str(runsc.FAILED), *explain, "--", *kill, "--", *run]
+    return [used.watcher, f"{runsc.FAILED},{runsc.CRASHED}", *explain, "--", *kill, "--", *run]
 
 
 def make_root(
