@@ -76,7 +76,7 @@ static const struct un_cause causes[] = {
      "start without it: in Kubernetes allowPrivilegeEscalation: true, in Docker without "
      "--security-opt no-new-privileges; or map one id only"},
     {"no-passwd-entry", "newuidmap needs to know the name of who calls it",
-     "add a line for this uid to /etc/passwd, or start as a user that has one"},
+     "useradd --uid UID NAME, which grants subordinate ranges too; or start as a user with a name"},
     {"no-proc", "/proc is not mounted", "mount -t proc proc /proc"},
     {"no-subordinate-range", "the user has no subordinate range, so only its own id can be mapped",
      "usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER"},

@@ -97,11 +97,14 @@ static int no_range(int kind, const struct un_facts *facts, struct un_error *err
 {
     const char *file = kind == UN_UID ? "/etc/subuid" : "/etc/subgid";
     const char *notice = facts->notices.len ? facts->notices.text[0] : "";
-    char user[UN_USER_MAX + 16];
-    snprintf(user, sizeof user, facts->user[0] ? "user %s" : "uid %.0s%" PRIu32, facts->user,
-             facts->id[UN_UID].own);
-    return un_fail(err, UN_STEP_PLAN, 0, "no-subordinate-range", "%s grants no %s to %s%s%s", file,
-                   un_kind_name(kind), user, *notice ? "; " : "", notice);
+    const char *separator = *notice ? "; " : "";
+    /* A grant would not help then: the helpers map nothing for a uid without a name. */
+    if (!facts->user[0])
+        return un_fail(err, UN_STEP_PLAN, 0, "no-passwd-entry",
+                       "%s grants no %s to uid %" PRIu32 ", which has no name in /etc/passwd%s%s",
+                       file, un_kind_name(kind), facts->id[UN_UID].own, separator, notice);
+    return un_fail(err, UN_STEP_PLAN, 0, "no-subordinate-range", "%s grants no %s to user %s%s%s",
+                   file, un_kind_name(kind), facts->user, separator, notice);
 }
 
 static int add_ranges(int kind, int fill, const struct un_facts *facts, struct un_map *map,

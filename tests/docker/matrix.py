@@ -49,7 +49,8 @@ class Remedy:
     :ivar text: what must be in the remedy that is printed.
     :ivar add: options to add.
     :ivar drop: options to leave out.
-    :ivar shell: what root types in the container, or in its image; USER is the user's name.
+    :ivar shell: what root types in the container, or in its image; UID is the user's id, and USER
+        the name.
     """
 
     text: str
@@ -69,6 +70,8 @@ REMEDIES = {
     "no-new-privs": Remedy("without --security-opt no-new-privileges", drop=(NO_NEW_PRIVILEGES,)),
     "bounding-set": Remedy("--cap-add SETUID --cap-add SETGID", add=FOR_HELPERS),
     "needs-setfcap": Remedy("--cap-add SETFCAP", add=("--cap-add=SETFCAP",)),
+    # useradd grants ranges as well.
+    "no-passwd-entry": Remedy("useradd --uid UID NAME", shell="useradd --uid=UID USER"),
     "no-subordinate-range": _grant("100000-165535"),
     "range-outside-parent": _grant("1001-65535"),
     REFUSED: Remedy("You must run the container in the host namespace", add=("--userns=host",)),
@@ -87,7 +90,7 @@ def _both(
 
 
 _DENIED = ("seccomp-denies-userns",)
-_NO_RANGE = "no-subordinate-range"
+_NO_RANGE, _NO_NAME = "no-subordinate-range", "no-passwd-entry"
 
 CELLS = [
     *_both("plain", causes=_DENIED),
@@ -106,8 +109,8 @@ CELLS = [
            for_all=[_NO_RANGE, "mount-denied"]),
     *_both("plain", "--user=0", NONE_LEFT, SECCOMP, causes=["needs-setfcap"],
            for_all=[_NO_RANGE, "bounding-set", "needs-setfcap"]),
-    *_both("plain", "--user=12345", causes=_DENIED, for_all=[_NO_RANGE, *_DENIED]),
-    *_both("plain", "--user=12345", SECCOMP, for_all=[_NO_RANGE]),
+    *_both("plain", "--user=12345", causes=_DENIED, for_all=[_NO_NAME, *_DENIED]),
+    *_both("plain", "--user=12345", SECCOMP, for_all=[_NO_NAME]),
     *_both("plain", NONE_LEFT, causes=_DENIED, for_all=["bounding-set", *_DENIED]),
     *_both("plain", NONE_LEFT, SECCOMP, for_all=["bounding-set"]),
     *_both("plain", NO_NEW_PRIVILEGES, SECCOMP, for_all=["no-new-privs"]),
@@ -122,7 +125,7 @@ CELLS = [
     *_both("remapped", "--userns=host", causes=_DENIED),
     *_both("remapped", "--userns=host", SECCOMP),
     *_both("remapped", "--user=0", SECCOMP, for_all=[_NO_RANGE, "range-outside-parent"]),
-    *_both("remapped", "--user=12345", SECCOMP, for_all=[_NO_RANGE, "range-outside-parent"]),
+    *_both("remapped", "--user=12345", SECCOMP, for_all=[_NO_NAME, "range-outside-parent"]),
     *_both("remapped", NONE_LEFT, SECCOMP, for_all=["bounding-set"]),
     *_both("remapped", NO_NEW_PRIVILEGES, SECCOMP, for_all=["no-new-privs"]),
     *_both("remapped", "--read-only", "--tmpfs=/tmp", SECCOMP),
@@ -141,12 +144,12 @@ def table(found: dict[Cell, tuple[str, ...]]) -> str:
         "# What works in Docker, and what does not",
         "",
         "Each line has been run with a real engine by `USERNSCTL_WRITE_MATRIX=1 make docker`,",
-        "which writes this page. *works*: the command ran, and it saw gVisor's kernel. A cause:",
+        "which writes this page. *works*: the connector ran, and it saw gVisor's kernel. A cause:",
         "nothing ran, the exit status was 125, and what standard error said to do was done then.",
         "Where that had another cause, that follows. In the end, each of them worked.",
         "",
-        "The profile `docker/seccomp.json` is what `usernsctl seccomp-profile` prints. One id is",
-        "`usernsctl run`, and all ids are `usernsctl run --map-auto`.",
+        "The profile `docker/seccomp.json` is what `usernsctl seccomp-profile` prints. One id is the",
+        "image as it is, and all ids are `--env USERNSCTL_IDS=all`: `usernsctl run --map-auto`.",
     ]
     for daemon, title in _DAEMONS.items():
         text += ["", f"## {title}", "", "| options | one id | all ids |", "|---|---|---|"]

@@ -1,7 +1,8 @@
-"""Each way to run a container either runs the command in gVisor, or says why not and what helps."""
+"""Each way to run a container runs the connector in gVisor, or says why not and what helps."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -11,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from connector import of_type
 
-from docker.conftest import PRELUDE
+from docker.conftest import CONNECTOR
 from docker.engine import TREE, Engine
 from docker.matrix import CELLS, REFUSED, REMEDIES, Cell, Remedy, table
 
@@ -20,8 +22,13 @@ PAGE = TREE / "docs" / "docker-matrix.md"
 WRITE = "USERNSCTL_WRITE_MATRIX"
 
 GVISOR = "#1 SMP Sun Jan 10 15:06:54 PST 2016"
-# It leaves a trace outside, so that it can't have run unnoticed.
-PAYLOAD = ["sh", "-c", "touch /canary/ran && cat /proc/version"]
+# In the sandbox all is read-only below an overlay, so a trace is left only by a run outside of it.
+TRACE = "ran"
+PAYLOAD = [
+    *["sh", "-c"],
+    f"touch /canary/{TRACE}; cat /proc/version && exec source-declarative-manifest spec",
+]
+NAMES = {"0": "root", "1000": "airbyte"}
 
 # More remedies than this after another are no help.
 REMEDIES_MAX = 4
@@ -56,27 +63,30 @@ class Attempt:
             self.shell.append(remedy.shell)
 
     def run(self, engine: Engine, canary: Path) -> subprocess.CompletedProcess[str]:
-        ids = ["--map-auto"] if self.cell.ids == "all" else []
-        run = ["usernsctl", "run", "--bind=/canary:/canary:rw", *ids, "--", *PAYLOAD]
-        options = [*self.options, f"--volume={canary}:/canary"]
+        run = ["in-gvisor", *PAYLOAD]
+        options = [*self.options, f"--env=USERNSCTL_IDS={self.cell.ids}"]
         if self.shell:
             options, script = self._as_root(options)
             run = ["sh", "-c", script, "sh", *run]
-        return engine(
-            "run", "--rm", *options, f"--entrypoint={run[0]}", PRELUDE, *run[1:], timeout=120
-        )
+        return in_container(engine, canary, options, run)
 
     def _as_root(self, options: list[str]) -> tuple[list[str], str]:
         """The options and the script with which root does its part before the user's command."""
-        user, name = self.cell.user, "root"
-        steps = list(self.shell)
-        if user != "0":
-            name = "someone"
-            steps.insert(0, f"useradd --uid={user} -K SUB_UID_COUNT=0 -K SUB_GID_COUNT=0 {name}")
-        script = " && ".join(step.replace("USER", name) for step in steps)
+        user = self.cell.user
+        name = NAMES.get(user, "someone")
+        steps = [step.replace("UID", user).replace("USER", name) for step in self.shell]
+        script = " && ".join(steps)
         become = f"setpriv --reuid={user} --regid={user} --clear-groups " if user != "0" else ""
         options = [one for one in options if not one.startswith("--user=")]
         return [*options, "--user=0"], f'{script} && exec {become}"$@"'
+
+
+def in_container(
+    engine: Engine, canary: Path, options: list[str], command: list[str]
+) -> subprocess.CompletedProcess[str]:
+    """Run a command in a container of the connector's image that can reach the canary."""
+    options = [*options, f"--volume={canary}:/canary", f"--entrypoint={command[0]}"]
+    return engine("run", "--rm", *options, CONNECTOR, *command[1:])
 
 
 def cause_of(done: subprocess.CompletedProcess[str]) -> str:
@@ -99,16 +109,25 @@ def test_cell(engine: Engine, cell: Cell, canary: Path, found: dict[Cell, tuple[
     while (done := attempt.run(engine, canary)).returncode != 0:
         assert done.returncode == 125, done.stderr
         assert done.stdout == ""
-        assert list(canary.iterdir()) == []
         causes.append(cause_of(done))
         assert len(causes) <= REMEDIES_MAX, causes
         remedy = REMEDIES[causes[-1]]
         assert remedy.text in done.stderr
         attempt.apply(remedy)
-    assert GVISOR in done.stdout
-    assert [trace.name for trace in canary.iterdir()] == ["ran"]
+    version, *lines = done.stdout.splitlines()
+    assert GVISOR in version
+    (spec,) = of_type([json.loads(line) for line in lines], "SPEC")
+    assert "connectionSpecification" in spec
+    assert list(canary.iterdir()) == []
     assert tuple(causes) == cell.causes
     found[cell] = cell.causes
+
+
+def test_a_run_outside_of_the_sandbox_would_leave_a_trace(plain: Engine, canary: Path) -> None:
+    done = in_container(plain, canary, [], PAYLOAD)
+    assert done.returncode == 0, done.stderr
+    assert GVISOR not in done.stdout
+    assert [trace.name for trace in canary.iterdir()] == [TRACE]
 
 
 def test_the_page_tells_what_was_found(found: dict[Cell, tuple[str, ...]]) -> None:
