@@ -18,8 +18,8 @@ VARIABLE = "USERNSCTL_RUNSC"
 NETWORKS = ("none", "host")
 PLATFORMS = ("systrap", "ptrace", "kvm")
 
-# The exit statuses of `runsc run` where runsc itself failed, and where it crashed, as each program in
-# Go does. A command may end with them too.
+# The exit statuses of `runsc run` where runsc itself failed, and where it crashed, as each program
+# in Go does. A command may end with them too.
 FAILED = 128
 CRASHED = 2
 

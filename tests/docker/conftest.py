@@ -17,8 +17,8 @@ BASE = "usernsctl-test/base"
 PRELUDE = "usernsctl-test/prelude"
 CONNECTOR = "usernsctl-test/connector"
 
-# userns-remap takes this user's subordinate ranges; tools/user makes it.
-REMAP_USER = "usernsctl-test"
+# userns-remap takes this user's subordinate ranges, and it calls Podman; tools/user makes it.
+USER = "usernsctl-test"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -56,8 +56,8 @@ def plain() -> Iterator[Engine]:
 @pytest.fixture(scope="session")
 def remapped(plain: Engine) -> Iterator[Engine]:
     """An engine whose containers have 65,536 ids (userns-remap), with the same images."""
-    subprocess.run([TREE / "tools" / "user", REMAP_USER, "ranges"], check=True)
-    with started("remapped", f"--userns-remap={REMAP_USER}") as engine:
+    subprocess.run([TREE / "tools" / "user", USER, "ranges"], check=True)
+    with started("remapped", f"--userns-remap={USER}") as engine:
         hand_over([PRELUDE, CONNECTOR], plain, engine)
         yield engine
 

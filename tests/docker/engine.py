@@ -124,7 +124,7 @@ def started(name: str, *options: str) -> Iterator[Engine]:
             yield engine
         finally:
             _stop(engine, daemon)
-            _unmount_below(directory, data)
+            unmount_below(directory, data)
 
 
 def _wait_for(engine: Engine, daemon: subprocess.Popen[bytes], log: Path) -> None:
@@ -150,8 +150,8 @@ def _stop(engine: Engine, daemon: subprocess.Popen[bytes]) -> None:
         raise EngineError("dockerd did not end when told to") from None
 
 
-def _unmount_below(*directories: Path) -> None:
-    """Its own network namespace, which dockerd leaves mounted."""
+def unmount_below(*directories: Path) -> None:
+    """What an engine leaves mounted, such as its own network namespace."""
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
     points = [line.split()[4] for line in lines]
     for point in sorted(points, reverse=True):
@@ -172,6 +172,8 @@ def make_base(engine: Engine, image: str, suite: str) -> None:
         )
         if made.returncode != 0:
             raise EngineError(f"debootstrap: {made.stderr}{made.stdout[-4000:]}")
+        # It is the image's root directory, which every user has to pass.
+        os.chmod(root, 0o755)
         for kept in ("var/cache/apt/archives", "var/lib/apt/lists"):
             shutil.rmtree(Path(root, kept))
         Path(root, "var/cache/apt/archives/partial").mkdir(parents=True)

@@ -148,8 +148,8 @@ def table(found: dict[Cell, tuple[str, ...]]) -> str:
         "nothing ran, the exit status was 125, and what standard error said to do was done then.",
         "Where that had another cause, that follows. In the end, each of them worked.",
         "",
-        "The profile `docker/seccomp.json` is what `usernsctl seccomp-profile` prints. One id is the",
-        "image as it is, and all ids are `--env USERNSCTL_IDS=all`: `usernsctl run --map-auto`.",
+        "The profile `docker/seccomp.json` is what `usernsctl seccomp-profile` prints. One id is",
+        "the image as it is, and all ids are `--env=USERNSCTL_IDS=all`: `usernsctl run --map-auto`",
     ]
     for daemon, title in _DAEMONS.items():
         text += ["", f"## {title}", "", "| options | one id | all ids |", "|---|---|---|"]

@@ -17,7 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from connector import of_type
 
-from docker.conftest import CONNECTOR
+from docker.conftest import CONNECTOR, PRELUDE
 from docker.engine import TREE, Engine
 from docker.matrix import NO_NEW_PRIVILEGES, NONE_LEFT, SECCOMP
 
@@ -204,3 +204,18 @@ def test_a_wrong_setting_is_told(name: str, plain: Engine) -> None:
     done = plain("run", "--rm", *PROTECTED, f"--env={name}=some", CONNECTOR, "spec")
     assert (done.returncode, done.stdout) == (125, "")
     assert "some" in done.stderr
+
+
+# From where runsc itself crashes to where the sandbox has not enough.
+@pytest.mark.parametrize("limit", [5, 7, 12, 16, 20])
+def test_too_few_processes_are_told(limit: int, plain: Engine) -> None:
+    done = plain("run", "--rm", *PROTECTED, f"--pids-limit={limit}", CONNECTOR, "spec")
+    assert (done.returncode, done.stdout) == (125, "")
+    assert "usernsctl: runsc: " in done.stderr
+    assert "--pids-limit" in done.stderr.partition("  remedy: ")[2]
+
+
+def test_doctor_shows_a_table_on_a_terminal(plain: Engine) -> None:
+    done = plain("run", "--rm", "--tty", SECCOMP, PRELUDE, "doctor")
+    assert done.returncode == 0, done.stdout
+    assert "\x1b[1;32mReady for a command in gVisor" in done.stdout

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -79,7 +78,7 @@ class _Attributes:
 @contextlib.contextmanager
 def _new_file(directory: Path, text: bytes, like: _Attributes | None = None) -> Iterator[str]:
     """A complete file under a name of its own, gone at the end unless it was renamed."""
-    name = os.path.join(directory, f".{CONFIG_NAME}.{secrets.token_hex(8)}")
+    name = os.path.join(directory, f".{CONFIG_NAME}.{os.urandom(8).hex()}")
     # What takes over a private mode must not be open to others meanwhile.
     mode = 0o666 if like is None else 0o600
     descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)

@@ -1,7 +1,7 @@
 """Why runsc failed: started in place of it, once it has.
 
-``python -m usernsctl.sandbox.failure LOG STATUS`` runs inside the namespaces of the run, where LOG, a
-directory of runsc's own logs, still is. STATUS is what runsc ended with.
+``python -m usernsctl.sandbox.failure LOG STATUS`` runs inside the namespaces of the run, where LOG,
+a directory of runsc's own logs, still is. STATUS is what runsc ended with.
 """
 
 from __future__ import annotations

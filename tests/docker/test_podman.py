@@ -1,0 +1,95 @@
+"""Podman runs the same image with the same options, called by root and by anybody else."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from docker.conftest import PRELUDE, USER
+from docker.engine import TREE, Engine, unmount_below
+
+GVISOR = "#1 SMP Sun Jan 10 15:06:54 PST 2016"
+
+
+@dataclass(frozen=True)
+class Podman:
+    """Podman with a storage of its own.
+
+    :ivar user: who calls it.
+    :ivar directory: the user's, and what is here goes away with it.
+    """
+
+    user: str
+    directory: Path
+
+    def __call__(self, *arguments: str) -> str:
+        """The output of a podman command, which must succeed, in the directory."""
+        places = {"root": "storage", "runroot": "state", "tmpdir": "tmp"}
+        done = subprocess.run(
+            [
+                *["setpriv", f"--reuid={self.user}", f"--regid={self.user}", "--init-groups"],
+                *["podman", "--log-level=error", "--storage-driver=overlay"],
+                # crun, its default, refuses machines that have control groups of both versions.
+                *["--runtime=runc", "--cgroup-manager=cgroupfs"],
+                *[f"--{option}={self.directory / name}" for option, name in places.items()],
+                *arguments,
+            ],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            cwd=self.directory,
+            env={
+                "PATH": os.environ["PATH"],
+                "HOME": str(self.directory),
+                "XDG_RUNTIME_DIR": str(self.directory),
+                "PODMAN_IGNORE_CGROUPSV1_WARNING": "1",
+            },
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+
+@pytest.fixture(scope="module", params=["root", USER])
+def podman(plain: Engine, request: pytest.FixtureRequest) -> Iterator[Podman]:
+    """Podman, with the image."""
+    subprocess.run([TREE / "tools" / "user", USER, "ranges"], check=True)
+    with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="usernsctl-podman-") as made:
+        directory = Path(made)
+        entry = pwd.getpwnam(request.param)
+        shutil.copy(TREE / "docker" / "seccomp.json", directory)
+        archive = directory / "image.tar"
+        plain.must("save", f"--output={archive}", PRELUDE)
+        for path in (directory, archive):
+            os.chown(path, entry.pw_uid, entry.pw_gid)
+        called = Podman(request.param, directory)
+        try:
+            called("load", "--quiet", f"--input={archive}")
+            yield called
+        finally:
+            called("system", "reset", "--force")
+            unmount_below(directory)
+
+
+def run(podman: Podman, *arguments: str, options: list[str]) -> str:
+    return podman("run", "--rm", "--network=none", *options, PRELUDE, *arguments)
+
+
+def test_its_own_profile_is_enough(podman: Podman) -> None:
+    assert GVISOR in run(podman, "run", "--", "cat", "/proc/version", options=[])
+
+
+@pytest.mark.parametrize(("ids", "option"), [("one", "--"), ("all", "--map-auto")])
+def test_the_options_that_the_image_prints(podman: Podman, ids: str, option: str) -> None:
+    printed = run(podman, "docker-args", "--engine=podman", f"--ids={ids}", options=[])
+    assert "--security-opt=seccomp=seccomp.json" in printed.split()
+    command = ["run", *dict.fromkeys([option, "--"]), "cat", "/proc/version"]
+    assert GVISOR in run(podman, *command, options=printed.split())
