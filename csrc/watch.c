@@ -1,9 +1,9 @@
 /*
  * usernsctl-watch STATUS[,STATUS]... EXPLAIN... -- [KILL...] -- COMMAND...
  *
- * Runs COMMAND in a child, passes signals on to it, and ends with its exit status. Where that is one
- * of STATUS, it becomes EXPLAIN, with the status as one more argument: who has to explain a failure
- * is loaded only if there may be one.
+ * Runs COMMAND in a child, passes signals on to it, and ends with its exit status. Where that is
+ * one of STATUS, it becomes EXPLAIN, with the status as one more argument: who has to explain a
+ * failure is loaded only if there may be one.
  *
  * With KILL, a signal is passed on by running KILL with its number as one more argument: `runsc
  * run` itself would end at a signal, and what it runs could not catch it.
