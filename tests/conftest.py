@@ -165,7 +165,7 @@ def mounts() -> set[str]:
 
 
 def children() -> dict[int, str]:
-    """Our children by process id, each with its command's name and its state."""
+    """Our children by process id, each with its command's name, and whether it is a zombie."""
     found = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -175,7 +175,8 @@ def children() -> dict[int, str]:
         name, fields = text.split("(", 1)[1].rsplit(") ", 1)
         state, parent = fields.split()[:2]
         if int(parent) == os.getpid():
-            found[int(stat.parent.name)] = f"{name} ({state})"
+            # Between running and sleeping it goes to and fro.
+            found[int(stat.parent.name)] = f"{name} (zombie)" if state == "Z" else name
     return found
 
 
