@@ -162,12 +162,18 @@ static void reap(pid_t pid)
 static int adopt_second(struct un_clone *clone, pid_t second, struct un_error *err)
 {
     reap(clone->pid);
-    close(clone->pidfd);
     clone->pid = second;
-    /* It is our child and nobody has waited for it: its pid can't have been reused. */
-    clone->pidfd = un_pidfd_open(second);
-    if (clone->pidfd >= 0)
+    int pidfd = un_pidfd_open(second);
+    /* If SIGCHLD is ignored it may have ended, with nobody to wait for it. Then the pidfd of the
+     * first child says the same: that it has ended, and that there is nothing to wait for. */
+    if (pidfd < 0 && errno == ESRCH)
         return 0;
+    int errnum = errno;
+    close(clone->pidfd);
+    clone->pidfd = pidfd;
+    if (pidfd >= 0)
+        return 0;
+    errno = errnum;
     un_fail_errno(err, UN_STEP_CLONE, "pidfd_open");
     kill(second, SIGKILL);
     return -1;

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from usernsctl import process
+from usernsctl.arguments import StrOrBytesPath
 
 __all__ = ["Process", "create_subprocess_exec", "wait_for_end"]
 
@@ -57,8 +58,8 @@ class Process(asyncio.subprocess.Process):
 
 
 async def create_subprocess_exec(
-    program: process.StrOrBytesPath,
-    *args: process.StrOrBytesPath,
+    program: StrOrBytesPath,
+    *args: StrOrBytesPath,
     stdin: Any = None,
     stdout: Any = None,
     stderr: Any = None,

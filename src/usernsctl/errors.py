@@ -85,6 +85,10 @@ class CommandNotFoundError(CommandError, FileNotFoundError):
     """The command does not exist."""
 
 
+class CommandNotADirectoryError(CommandError, NotADirectoryError):
+    """What should be a directory is none: the working directory, or one on the way to it."""
+
+
 class CommandNotExecutableError(CommandError, PermissionError):
     """The command exists but can't be executed."""
 

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from usernsctl import _core, process
+from usernsctl.arguments import Args, StrOrBytesPath
 from usernsctl.errors import NamespaceError, UsernsError
 from usernsctl.idmap import IdMap
 from usernsctl.plan import Plan, decide, plan
@@ -175,20 +176,20 @@ class Namespace:
                 setup.cwd = os.getcwdb()
         return Target(join=self._fds, setup=setup, held=self._held())
 
-    def popen(self, args: process.Args, **arguments: Any) -> process.Popen[Any]:
+    def popen(self, args: Args, *positional: Any, **arguments: Any) -> process.Popen[Any]:
         """Start a command here: :class:`usernsctl.Popen` with its arguments, but for `idmap`."""
-        return process.Popen[Any](args, namespace=self, **arguments)
+        return process.Popen[Any](args, *positional, namespace=self, **arguments)
 
-    def run(self, args: process.Args, **arguments: Any) -> process.CompletedProcess[Any]:
+    def run(self, args: Args, *positional: Any, **arguments: Any) -> process.CompletedProcess[Any]:
         """Run a command here and wait for it: :func:`usernsctl.run`."""
-        return process.run(args, namespace=self, **arguments)
+        return process.run(args, *positional, namespace=self, **arguments)
 
-    def check_output(self, args: process.Args, **arguments: Any) -> Any:
+    def check_output(self, args: Args, *positional: Any, **arguments: Any) -> Any:
         """Run a command here and return what it wrote: :func:`usernsctl.check_output`."""
-        return process.check_output(args, namespace=self, **arguments)
+        return process.check_output(args, *positional, namespace=self, **arguments)
 
     async def create_subprocess_exec(
-        self, program: process.StrOrBytesPath, *args: process.StrOrBytesPath, **arguments: Any
+        self, program: StrOrBytesPath, *args: StrOrBytesPath, **arguments: Any
     ) -> Process:
         """Start a command here from asyncio: :func:`usernsctl.create_subprocess_exec`."""
         # asyncio takes longer to import than all of this package.
@@ -196,7 +197,7 @@ class Namespace:
 
         return await aio.create_subprocess_exec(program, *args, namespace=self, **arguments)
 
-    def spawn(self, args: process.Args, **arguments: Any) -> process.Child:
+    def spawn(self, args: Args, **arguments: Any) -> process.Child:
         """Start a command here with the least that takes: :func:`usernsctl.spawn`."""
         return process.spawn(args, namespace=self, **arguments)
 
@@ -207,7 +208,7 @@ class Namespace:
         """
         self.target().enter()
 
-    def exec(self, args: process.Args, **arguments: Any) -> NoReturn:
+    def exec(self, args: Args, **arguments: Any) -> NoReturn:
         """Replace this process by a command in here: :func:`usernsctl.exec`.
 
         Not for a namespace with a PID namespace of its own, which only children enter.

@@ -6,11 +6,22 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from subprocess import DEVNULL, PIPE, STDOUT, CalledProcessError, CompletedProcess, TimeoutExpired
 from typing import Any, AnyStr, NamedTuple, NoReturn
 
 from usernsctl import _core
+from usernsctl.arguments import (
+    TEXT_ARGUMENTS,
+    Args,
+    StrOrBytesPath,
+    check_ids,
+    descriptors,
+    make_command,
+    refuse,
+    words_of,
+)
 from usernsctl.idmap import IdMap
 from usernsctl.target import Joinable, Propagation, Target, make_target, selected
 
@@ -23,39 +34,13 @@ __all__ = [
     "CompletedProcess",
     "Popen",
     "TimeoutExpired",
+    "call",
+    "check_call",
     "check_output",
     "exec",
     "run",
     "spawn",
 ]
-
-StrOrBytesPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
-Args = StrOrBytesPath | Sequence[StrOrBytesPath]
-
-
-def _command(
-    args: Args, executable: StrOrBytesPath | None, env: Mapping[Any, Any] | None
-) -> _core.Command:
-    """What subprocess makes of these arguments."""
-    words = [args] if isinstance(args, str | bytes | os.PathLike) else list(args)
-    if not words:
-        raise ValueError("args is empty: it must hold a command")
-    argv = [os.fsencode(word) for word in words]
-    if env is None:
-        variables = dict(os.environb)
-    else:
-        variables = {os.fsencode(name): os.fsencode(value) for name, value in env.items()}
-    file = argv[0] if executable is None else os.fsencode(executable)
-    return _core.Command(file=file, argv=argv, env=variables)
-
-
-def _refuse(arguments: Mapping[str, Any]) -> None:
-    if arguments.get("preexec_fn") is not None:
-        raise ValueError(
-            "preexec_fn can't be had: the child shares this process's memory until it execs"
-        )
-    if arguments.get("shell"):
-        raise ValueError('shell=True can\'t be had: name the shell, as in ["sh", "-c", command]')
 
 
 def _start(target: Target, request: _core.Spawn) -> tuple[int, int]:
@@ -110,7 +95,6 @@ class Popen(subprocess.Popen[AnyStr]):
         pdeathsig: int = 0,
         **arguments: Any,
     ) -> None:
-        _refuse(arguments)
         names = selected(mount=mount, net=net, pid=pid, ipc=ipc, uts=uts, cgroup=cgroup, time=time)
         self._target = make_target(names, idmap=idmap, namespace=namespace, propagation=propagation)
         self._target.setup.pdeathsig = pdeathsig
@@ -142,6 +126,12 @@ class Popen(subprocess.Popen[AnyStr]):
         start_new_session: bool,
         process_group: int,
     ) -> None:
+        refuse(preexec_fn, shell)
+        check_ids(uid, gid, gids)
+        # Once: it may be an iterator.
+        words = words_of(args)
+        command = make_command(words, executable, env)
+        sys.audit("subprocess.Popen", executable or words[0], words, cwd, env)
         setup = self._target.setup
         setup.cwd = setup.cwd if cwd is None else os.fsencode(cwd)
         setup.uid = setup.uid if uid is None else uid
@@ -150,10 +140,10 @@ class Popen(subprocess.Popen[AnyStr]):
         self.pid, self.pidfd = _start(
             self._target,
             _core.Spawn(
-                command=_command(args, executable, env),
+                command=command,
                 stdio=(p2cread, c2pwrite, errwrite),
                 close_fds=close_fds,
-                keep=pass_fds,
+                keep=descriptors(pass_fds),
                 restore_signals=restore_signals,
                 new_session=start_new_session,
                 process_group=-1 if process_group is None else process_group,
@@ -215,14 +205,44 @@ def spawn(
     target.setup.pdeathsig = pdeathsig
     target.setup.cwd = target.setup.cwd if cwd is None else os.fsencode(cwd)
     request = _core.Spawn(
-        command=_command(args, None, env), stdio=(stdin, stdout, stderr), keep=pass_fds
+        command=make_command(args, None, env),
+        stdio=(stdin, stdout, stderr),
+        keep=descriptors(pass_fds),
     )
     return Child(*_start(target, request))
 
 
+def call(args: Args, *positional: Any, timeout: float | None = None, **arguments: Any) -> int:
+    """Run a command in new namespaces and return its exit status: :func:`subprocess.call`.
+
+    :raises TimeoutExpired: it took more than `timeout` seconds, and was killed.
+    :raises UsernsError: as :class:`Popen` does.
+    """
+    with Popen[Any](args, *positional, **arguments) as process:
+        try:
+            return process.wait(timeout)
+        except BaseException:
+            process.kill()
+            raise
+
+
+def check_call(args: Args, *positional: Any, **arguments: Any) -> int:
+    """Run a command in new namespaces: :func:`subprocess.check_call`.
+
+    :returns: 0.
+    :raises CalledProcessError: its exit status was not 0.
+    :raises TimeoutExpired: it took more than `timeout` seconds, and was killed.
+    :raises UsernsError: as :class:`Popen` does.
+    """
+    status = call(args, *positional, **arguments)
+    if status:
+        raise CalledProcessError(status, args)
+    return 0
+
+
 def run(
     args: Args,
-    *,
+    *positional: Any,
     input: Any = None,
     capture_output: bool = False,
     timeout: float | None = None,
@@ -244,7 +264,7 @@ def run(
         if arguments.get("stdout") is not None or arguments.get("stderr") is not None:
             raise ValueError("stdout and stderr arguments may not be used with capture_output.")
         arguments["stdout"] = arguments["stderr"] = PIPE
-    with Popen[Any](args, **arguments) as process:
+    with Popen[Any](args, *positional, **arguments) as process:
         try:
             stdout, stderr = process.communicate(input, timeout=timeout)
         except TimeoutExpired as expired:
@@ -262,16 +282,23 @@ def run(
     return CompletedProcess(process.args, status, stdout, stderr)
 
 
-def check_output(args: Args, *, timeout: float | None = None, **arguments: Any) -> Any:
+def check_output(
+    args: Args, *positional: Any, timeout: float | None = None, **arguments: Any
+) -> Any:
     """Run a command in new namespaces and return what it wrote: :func:`subprocess.check_output`.
 
     :raises CalledProcessError: its exit status was not 0.
     :raises TimeoutExpired: it took more than `timeout` seconds, and was killed.
     :raises UsernsError: as :class:`Popen` does.
     """
-    if "stdout" in arguments:
-        raise ValueError("stdout argument not allowed, it will be overridden.")
-    return run(args, stdout=PIPE, timeout=timeout, check=True, **arguments).stdout
+    for name in ("stdout", "check"):
+        if name in arguments:
+            raise ValueError(f"{name} argument not allowed, it will be overridden.")
+    if arguments.get("input", "") is None:
+        # Nothing; to run() it would be what we read ourselves.
+        is_text = any(arguments.get(name) for name in TEXT_ARGUMENTS)
+        arguments["input"] = "" if is_text else b""
+    return run(args, *positional, stdout=PIPE, timeout=timeout, check=True, **arguments).stdout
 
 
 def pass_only(fds: Iterable[int]) -> None:
@@ -325,7 +352,7 @@ def exec(
     :raises NamespaceError: the kernel refused; cause ``"multithreaded"`` if there are threads.
     :raises CommandError: the command could not be started.
     """
-    command = _command(args, executable, env)
+    command = make_command(args, executable, env)
     names = selected(mount=mount, net=net, ipc=ipc, uts=uts, cgroup=cgroup)
     target = make_target(names, idmap=idmap, namespace=namespace, propagation=propagation)
     target.setup.cwd = target.setup.cwd if cwd is None else os.fsencode(cwd)

@@ -10,6 +10,7 @@ from usernsctl._core.records import Cause
 from usernsctl._native import ffi, lib
 from usernsctl.errors import (
     CommandError,
+    CommandNotADirectoryError,
     CommandNotExecutableError,
     CommandNotFoundError,
     MapError,
@@ -30,6 +31,13 @@ _FAMILY: dict[int, type[UsernsError]] = {
     lib.UN_STEP_LOOKUP: CommandError,
     lib.UN_STEP_EXEC: CommandError,
 }
+# As OSError itself does it.
+_COMMAND_FAMILY: dict[int, type[CommandError]] = {
+    errno.ENOENT: CommandNotFoundError,
+    errno.ENOTDIR: CommandNotADirectoryError,
+    errno.EACCES: CommandNotExecutableError,
+    errno.EPERM: CommandNotExecutableError,
+}
 _PATH_STEPS = (lib.UN_STEP_CWD, lib.UN_STEP_ROOT, lib.UN_STEP_LOOKUP, lib.UN_STEP_EXEC)
 
 
@@ -47,11 +55,7 @@ def _family(err: Any) -> type[UsernsError]:
     if err.step == lib.UN_STEP_ARGUMENT:
         return MapError if err.cause else NamespaceError
     family = _FAMILY.get(err.step, NamespaceError)
-    if family is CommandError and err.errnum == errno.ENOENT:
-        return CommandNotFoundError
-    if family is CommandError and err.errnum in (errno.EACCES, errno.EPERM):
-        return CommandNotExecutableError
-    return family
+    return _COMMAND_FAMILY.get(err.errnum, family) if family is CommandError else family
 
 
 def raise_error(err: Any) -> NoReturn:

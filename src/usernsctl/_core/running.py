@@ -37,7 +37,7 @@ def _fill_setup(native: Any, setup: Setup, memory: Memory) -> None:
 
 def _environment(env: Mapping[bytes, bytes]) -> Iterable[bytes]:
     for name, value in env.items():
-        if not name or b"=" in name:
+        if b"=" in name:
             raise ValueError("illegal environment variable name")
         yield name + b"=" + value
 
@@ -71,11 +71,11 @@ def spawn(request: Spawn) -> tuple[int, int]:
     native.join = _joined(request.join, memory)
     native.flags = _flags(request.namespaces)
     native.stdio = request.stdio
-    native.close_fds = request.close_fds
+    native.close_fds = bool(request.close_fds)
     keep = sorted(set(request.keep))
     native.keep, native.keep_count = memory.numbers("int[]", keep), len(keep)
-    native.restore_signals = request.restore_signals
-    native.new_session = request.new_session
+    native.restore_signals = bool(request.restore_signals)
+    native.new_session = bool(request.new_session)
     native.process_group = request.process_group
     native.umask = request.umask
     check(lib.un_spawn(native, pid, pidfd, err), err)

@@ -1,0 +1,395 @@
+"""Arguments, errors, waiting, signals: as with subprocess, in new namespaces and in kept ones."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import GenericAlias
+from typing import Any
+
+import pytest
+from callers import as_root
+from conftest import children, open_descriptors
+from inside import PATIENCE
+from parity import WAYS, opened
+
+import usernsctl as un
+
+FOREVER = ["sleep", "1000"]
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(params=WAYS)
+def api(request: pytest.FixtureRequest) -> Iterator[Any]:
+    with opened(request.param) as found:
+        yield found
+
+
+def in_python(script: str, *words: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", script, *words],
+        capture_output=True,
+        text=True,
+        cwd=HERE,
+        timeout=PATIENCE,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def test_call_and_check_call(api: Any) -> None:
+    assert api.call(["sh", "-c", "exit 7"]) == 7
+    assert api.check_call(["true"]) == 0
+    assert api.call(args=["true"]) == 0
+    with pytest.raises(api.CalledProcessError) as caught:
+        api.check_call(["sh", "-c", "exit 7"])
+    assert (caught.value.returncode, caught.value.cmd) == (7, ["sh", "-c", "exit 7"])
+
+
+@pytest.mark.parametrize("name", ["call", "check_call"])
+def test_a_call_that_takes_too_long_is_killed(api: Any, name: str) -> None:
+    before = children()
+    with pytest.raises(api.TimeoutExpired) as caught:
+        getattr(api, name)(FOREVER, timeout=0.05)
+    assert (caught.value.cmd, caught.value.timeout) == (FOREVER, 0.05)
+    assert children() == before
+
+
+def test_arguments_may_be_given_by_position(api: Any, tmp_path: Path) -> None:
+    command = ["named", "-c", "echo $0"]
+    told = api.run(command, -1, "/bin/sh", None, api.PIPE, text=True).stdout
+    assert told == "named\n"
+    assert api.check_output(command, -1, "/bin/sh", text=True) == "named\n"
+    positional = (-1, None, None, None, None, None, True, False, tmp_path)
+    assert api.call(["test", "-e", f"../{tmp_path.name}"], *positional) == 0
+
+
+def test_check_output_decides_some_arguments_itself(api: Any) -> None:
+    for name, value in (("stdout", None), ("check", False)):
+        with pytest.raises(ValueError, match=f"{name} argument not allowed"):
+            api.check_output(["true"], **{name: value})
+    with pytest.raises(ValueError, match="stdin and input"):
+        api.check_output(["true"], stdin=api.DEVNULL, input=None)
+
+
+@pytest.mark.parametrize(
+    "args", ["true", b"true", Path("/bin/true"), ["true"], ("true",), [b"true"]]
+)
+def test_a_command_may_be_of_many_types(args: Any, api: Any) -> None:
+    assert api.call(args) == 0
+    if not isinstance(args, str | bytes | Path):
+        assert api.call(iter(args)) == 0
+
+
+@pytest.mark.parametrize("convert", [str, os.fsencode, Path])
+def test_an_executable_takes_precedence(api: Any, convert: Any) -> None:
+    executable = convert("/bin/sh")
+    assert api.check_output(["no-such-tool", "-c", "echo $0"], executable=executable) == (
+        b"no-such-tool\n"
+    )
+
+
+@pytest.mark.parametrize("how", ["args", "executable"])
+def test_a_relative_path_is_one_from_the_working_directory(
+    api: Any, how: str, tmp_path: Path
+) -> None:
+    tool = tmp_path / "bin" / "tool"
+    tool.parent.mkdir()
+    tool.write_text("#!/bin/sh\npwd\n")
+    tool.chmod(0o755)
+    arguments: dict[str, Any] = (
+        {"args": ["./bin/tool"]} if how == "args" else {"args": ["x"], "executable": "./bin/tool"}
+    )
+    told = api.check_output(cwd=tmp_path, text=True, **arguments)
+    assert told == f"{tmp_path}\n"
+    with pytest.raises(FileNotFoundError):
+        api.check_output(cwd="/", **arguments)
+    # The directories of PATH, too, and an empty one is the working directory.
+    for path in ("bin", "/no/such:bin"):
+        assert api.check_output("tool", cwd=tmp_path, text=True, env={"PATH": path}) == told
+    assert api.check_output("tool", cwd=tool.parent, env={"PATH": ""}) == os.fsencode(
+        f"{tool.parent}\n"
+    )
+
+
+def made(tmp_path: Path, what: str) -> str:
+    """A command of the kind that can't start."""
+    file = tmp_path / what
+    texts = {"plain": "no program\n", "orphan": "#!/no/such/interpreter\n", "denied": "#!/bin/sh\n"}
+    if what in texts:
+        file.write_text(texts[what])
+        file.chmod(0o644 if what == "denied" else 0o755)
+    elif what == "loop":
+        file.symlink_to(file)
+    elif what == "directory":
+        file.mkdir()
+    elif what == "below-a-file":
+        return "/etc/passwd/tool"
+    elif what == "too-long":
+        return f"/{'x' * 256}"
+    return str(file)
+
+
+@pytest.mark.parametrize(
+    ("what", "kind", "number"),
+    [
+        ("missing", FileNotFoundError, errno.ENOENT),
+        ("orphan", FileNotFoundError, errno.ENOENT),
+        ("denied", PermissionError, errno.EACCES),
+        ("directory", PermissionError, errno.EACCES),
+        ("below-a-file", NotADirectoryError, errno.ENOTDIR),
+        ("plain", OSError, errno.ENOEXEC),
+        ("loop", OSError, errno.ELOOP),
+        ("too-long", OSError, errno.ENAMETOOLONG),
+    ],
+)
+def test_what_can_not_start_raises_what_subprocess_raises(
+    api: Any, what: str, kind: type[OSError], number: int, tmp_path: Path
+) -> None:
+    command = made(tmp_path, what)
+    before = open_descriptors(), children()
+    with pytest.raises(kind) as caught:
+        api.Popen([command, "x"], stdin=api.PIPE, stdout=api.PIPE, stderr=api.PIPE)
+    error = caught.value
+    assert (error.errno, error.strerror, error.filename) == (number, os.strerror(number), command)
+    assert (open_descriptors(), children()) == before
+
+
+@pytest.mark.parametrize(
+    ("cwd", "kind"), [("/no/such", FileNotFoundError), ("/etc/passwd", NotADirectoryError)]
+)
+def test_a_working_directory_that_is_none(api: Any, cwd: str, kind: type[OSError]) -> None:
+    with pytest.raises(kind) as caught:
+        api.run(["true"], cwd=cwd)
+    assert caught.value.filename == cwd
+
+
+def test_too_many_words_are_told(api: Any) -> None:
+    with pytest.raises(OSError, match="Argument list too long") as caught:
+        api.run(["/bin/true", *["x" * 1000] * 10000])
+    assert caught.value.errno == errno.E2BIG
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"cwd": "/a\0b"},
+        {"executable": "/bin/tr\0ue"},
+        {"args": [b"true", b"\0"]},
+        {"env": {"A=": "b"}},
+    ],
+)
+def test_what_would_be_cut_short_is_refused(api: Any, arguments: dict[str, Any]) -> None:
+    before = open_descriptors()
+    with pytest.raises(ValueError, match=r"null|illegal"):
+        api.Popen(**({"args": ["true"], "stdout": api.PIPE} | arguments))
+    assert open_descriptors() == before
+
+
+def test_an_empty_environment_is_empty(api: Any) -> None:
+    assert api.check_output(["/usr/bin/env"], env={}) == b""
+
+
+ODD_ENVIRONMENT = """
+import sys
+from parity import opened
+with opened(sys.argv[1]) as api:
+    print(api.check_output(["/usr/bin/env"]))
+"""
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_environment_is_passed_on_however_odd(way: str) -> None:
+    """As it came from whoever started us: without a name, or with bytes that are no text."""
+    script = 'import os, sys; os.execve(sys.argv[1], sys.argv[1:], {b"A": b"\\xff"})'
+    odd = [sys.executable, "-c", ODD_ENVIRONMENT, way]
+    wrapped = [sys.executable, "-c", script, *odd]
+    told = subprocess.check_output(wrapped, text=True, cwd=HERE, timeout=PATIENCE)
+    assert r"A=\xff\n" in told
+    un_named = {b"": b"x"}
+    assert un.check_output(["/usr/bin/env"], env=un_named) == b"=x\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind"),
+    [
+        ({"user": -1}, ValueError),
+        ({"group": -1}, ValueError),
+        ({"extra_groups": [-1]}, ValueError),
+        ({"user": 1 << 32}, OverflowError),
+        ({"group": 1 << 64}, OverflowError),
+        ({"extra_groups": [1 << 32]}, ValueError),
+        ({"user": 1.5}, TypeError),
+        ({"extra_groups": "root"}, ValueError),
+        ({"user": "no such user"}, KeyError),
+        ({"group": "no such group"}, KeyError),
+        ({"umask": 1 << 40}, OverflowError),
+        ({"process_group": 1 << 40}, OverflowError),
+    ],
+)
+def test_numbers_out_of_bounds_are_refused(
+    api: Any, arguments: dict[str, Any], kind: type[Exception]
+) -> None:
+    with pytest.raises(kind):
+        api.run(["true"], **arguments)
+
+
+def test_minus_one_is_not_taken_for_an_id() -> None:
+    with pytest.raises(OverflowError, match="user: 4294967295"):
+        un.run(["true"], user=(1 << 32) - 1)
+
+
+def test_names_of_users_stand_for_ids_inside() -> None:
+    assert un.check_output(["id", "-u"], user="root", group="root", text=True) == "0\n"
+
+
+@as_root
+def test_groups_can_be_names_and_can_be_none() -> None:
+    idmap = un.IdMap.extents(["0:0:10"], ["0:0:10"])
+    show = ["id", "-G"]
+    assert un.check_output(show, idmap=idmap, extra_groups=["root", 5], text=True) == "0 5\n"
+    assert un.check_output(show, idmap=idmap, extra_groups=[], text=True) == "0\n"
+
+
+def test_true_is_whatever_python_takes_for_true(api: Any) -> None:
+    show = [sys.executable, "-Ic", "import os; print(os.getsid(0) == os.getpid())"]
+    told = api.check_output(show, start_new_session=5, close_fds=7, restore_signals=2, text=True)
+    assert told == "True\n"
+
+
+def test_a_process_says_what_it_is(api: Any) -> None:
+    with api.Popen(["true", "a" * 200]) as process:
+        assert process.args == ["true", "a" * 200]
+        process.wait()
+    assert repr(process).startswith("<Popen: returncode: 0 args: ['true', 'aaa")
+    assert repr(process).endswith("a...>")
+    assert isinstance(process, subprocess.Popen)
+    assert isinstance(un.Popen[bytes], GenericAlias)
+    assert repr(api.run(["true"])) == "CompletedProcess(args=['true'], returncode=0)"
+    with pytest.raises(api.CalledProcessError, match="SIGTERM"):
+        api.run(["sh", "-c", "kill -TERM $$"]).check_returncode()
+
+
+@pytest.mark.parametrize("end", ["send_signal", "terminate", "kill"])
+def test_a_signal_that_comes_too_late_hits_nobody(api: Any, end: str) -> None:
+    arguments = [signal.SIGTERM] if end == "send_signal" else []
+    process = api.Popen(["true"])
+    # Behind its back.
+    os.waitpid(process.pid, 0)
+    assert process.returncode is None
+    getattr(process, end)(*arguments)
+    assert process.returncode == 0
+    getattr(process, end)(*arguments)
+
+
+def test_all_threads_that_wait_are_told(api: Any) -> None:
+    statuses: list[int] = []
+    with api.Popen(["sh", "-c", "read x; exit 9"], stdin=api.PIPE) as process:
+        waiters = [
+            threading.Thread(target=lambda: statuses.append(process.wait())) for _ in range(8)
+        ]
+        for waiter in waiters:
+            waiter.start()
+        process.stdin.close()
+        for waiter in waiters:
+            waiter.join(PATIENCE)
+    assert statuses == [9] * 8
+
+
+def test_a_time_that_is_over_is_no_time(api: Any) -> None:
+    with api.Popen(["cat"], stdin=api.PIPE) as process:
+        for timeout in (0, -1):
+            with pytest.raises(api.TimeoutExpired):
+                process.wait(timeout)
+
+
+def test_one_that_is_forgotten_is_warned_of_and_reaped_later(api: Any) -> None:
+    before = open_descriptors()
+    process = api.Popen(["cat"], stdin=api.PIPE)
+    pid, stdin = process.pid, process.stdin
+    with pytest.warns(ResourceWarning, match=f"subprocess {pid} is still running"):
+        del process
+    stdin.close()
+    pidfd = os.pidfd_open(pid)
+    os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT)
+    os.close(pidfd)
+    # The next start collects it.
+    api.run(["true"])
+    assert pid not in children()
+    assert open_descriptors() == before
+
+
+def interrupted(api: Any) -> bool:
+    # The command gets its input within communicate(), so it is then that the signal comes.
+    try:
+        api.run(["sh", "-c", "read x; kill -INT $PPID; exec sleep 1000"], input=b"x\n")
+    except KeyboardInterrupt:
+        return True
+    return False
+
+
+def test_an_interrupt_kills_what_runs(api: Any) -> None:
+    """It is not waited for, so it is told of when it is forgotten.
+
+    That it ends is what the fixture of all these tests looks at.
+    """
+    before = open_descriptors()
+    with pytest.warns(ResourceWarning, match="is still running"):
+        assert interrupted(api)
+    assert open_descriptors() == before
+
+
+SIGCHLD_IGNORED = """
+import signal, sys
+from parity import opened
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+with opened(sys.argv[1]) as api:
+    arguments = {} if sys.argv[1] == "subprocess" else {"pid": True}
+    # What has ended may be gone before anybody looks.
+    for _ in range(100):
+        assert api.run(["true"], **arguments).returncode == 0
+    try:
+        api.run(["no-such-tool"], **arguments)
+    except FileNotFoundError:
+        print("missing")
+"""
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_nobody_needs_sigchld(way: str) -> None:
+    assert in_python(SIGCHLD_IGNORED, way) == "missing\n"
+
+
+AUDITED = """
+import sys
+from parity import opened
+told = []
+sys.addaudithook(lambda event, args: told.append(args) if event == "subprocess.Popen" else None)
+with opened(sys.argv[1]) as api:
+    api.run(["true", "x"], cwd="/", env={"PATH": "/bin:/usr/bin"})
+print(*told)
+"""
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_start_is_audited(way: str) -> None:
+    audited = ("true", ["true", "x"], "/", {"PATH": "/bin:/usr/bin"})
+    assert in_python(AUDITED, way) == f"{audited}\n"
+
+
+def test_what_is_refused_is_refused_by_position_too() -> None:
+    before = open_descriptors()
+    by_position: list[tuple[tuple[Any, ...], str]] = [
+        ((-1, None, un.PIPE, None, None, print), "preexec_fn"),
+        ((-1, None, un.PIPE, None, None, None, True, True), "shell=True"),
+    ]
+    for positional, named in by_position:
+        with pytest.raises(ValueError, match=named):
+            un.Popen(["true"], *positional)
+    assert open_descriptors() == before
