@@ -14,6 +14,22 @@ static const struct un_cause causes[] = {
     {"caller-id-unmapped",
      "this process's own user or group id does not exist in the user namespace it is in",
      "start it as a user that the namespace maps: see /proc/self/uid_map and /proc/self/gid_map"},
+    {"cgroup-not-delegated",
+     "to start something in a control group takes the right to write its cgroup.procs, and that of "
+     "the closest group that it shares with ours; this user has been given no such groups",
+     "systemd-run --user --scope --property Delegate=yes COMMAND; what only wants limits can do "
+     "without: runsc --ignore-cgroups, as usernsctl run does"},
+    {"cgroup-not-unified", "a child can be started in a directory of cgroup v2 only",
+     "name one below a mount that findmnt -t cgroup2 lists"},
+    {"cgroup-takes-no-process",
+     "a control group that enables controllers for those below it holds no processes of its own, "
+     "nor does one whose cgroup.type is \"domain invalid\" (cgroups(7))",
+     "mkdir GROUP/leaf, and start it there; cat GROUP/cgroup.subtree_control GROUP/cgroup.type"},
+    {"clone-into-cgroup-missing",
+     "starting a process in a control group takes clone3(2) of Linux 5.7, which is older here, or "
+     "kept away by a seccomp filter as container engines have it",
+     "leave the control group out, or allow it: docker run --security-opt seccomp=PROFILE, with "
+     "what usernsctl seccomp-profile prints, and clone3 in it"},
     {"command-not-executable", "the command is there, but can't be executed",
      "chmod +x it; a script must begin with #! and its interpreter"},
     {"command-not-found", "there is no such command",

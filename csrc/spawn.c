@@ -47,6 +47,7 @@ void un_spawn_init(struct un_spawn *spawn)
     memset(spawn, 0, sizeof *spawn);
     un_setup_init(&spawn->setup);
     spawn->stdio[0] = spawn->stdio[1] = spawn->stdio[2] = -1;
+    spawn->cgroup = -1;
     spawn->process_group = -1;
     spawn->umask = -1;
 }
@@ -97,8 +98,15 @@ static int become_command(void *arg)
 static int run_fresh(void *arg)
 {
     struct child *child = arg;
-    if (child->spawn->plan && write_own_maps(child->spawn, child->err))
+    const struct un_spawn *spawn = child->spawn;
+    if (write_own_maps(spawn, child->err))
         return 127;
+    /* The root of a new cgroup namespace is where its maker is: so not before the child is there
+     * (cgroup_namespaces(7)). */
+    if (spawn->cgroup >= 0 && spawn->flags & CLONE_NEWCGROUP && unshare(CLONE_NEWCGROUP)) {
+        un_fail_errno(child->err, UN_STEP_UNSHARE, "");
+        return 127;
+    }
     return become_command(child);
 }
 
@@ -211,8 +219,12 @@ static int run_child(const struct un_spawn *spawn, struct un_clone *clone, struc
     clone->arg = &child;
     clone->exit_signal = SIGCHLD;
     sigprocmask(SIG_SETMASK, NULL, &child.signals);
-    if (un_clone(clone))
-        return un_explain_clone(err, UN_STEP_CLONE, clone->flags);
+    if (un_clone(clone)) {
+        un_explain_clone(err, UN_STEP_CLONE, clone->flags);
+        if (spawn->cgroup >= 0)
+            un_explain_cgroup(err, spawn->cgroup);
+        return -1;
+    }
     int failed = outcome->err.step != UN_STEP_NONE;
     if (failed)
         *err = outcome->err;
@@ -256,7 +268,7 @@ static int watch_parent_and_run(struct un_spawn *spawn, struct un_clone *clone,
 
 int un_spawn(const struct un_spawn *spawn, pid_t *pid, int *pidfd, struct un_error *err)
 {
-    struct un_clone clone = {.run = run_joined};
+    struct un_clone clone = {.run = run_joined, .cgroup = spawn->cgroup};
     struct un_spawn joined = *spawn;
     struct un_namespace made;
 
@@ -270,6 +282,10 @@ int un_spawn(const struct un_spawn *spawn, pid_t *pid, int *pidfd, struct un_err
     } else if (spawn->plan) {
         clone.run = run_fresh;
         clone.flags = spawn->flags | CLONE_NEWUSER;
+    }
+    if (spawn->cgroup >= 0) {
+        clone.flags &= ~(uint64_t)CLONE_NEWCGROUP;
+        clone.flags |= UN_CLONE_INTO_CGROUP;
     }
     int failed = watch_parent_and_run(&joined, &clone, err);
     if (outside)

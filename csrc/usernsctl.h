@@ -33,6 +33,7 @@ enum un_step {
     UN_STEP_SUBID,       /* reading the subordinate ranges */
     UN_STEP_PLAN,        /* deciding what to map, and who writes it */
     UN_STEP_CLONE,       /* starting a process */
+    UN_STEP_CGROUP,      /* starting it in another control group */
     UN_STEP_UNSHARE,     /* making a namespace */
     UN_STEP_SETNS,       /* joining a namespace */
     UN_STEP_SETGROUPS,   /* writing /proc/PID/setgroups, or setgroups(2) */
@@ -345,7 +346,7 @@ int un_mount(const char *source, const char *target, const char *type, unsigned 
 /* Makes every mount on and below `top` read-only (mount_setattr(2), Linux 5.12). */
 int un_mount_read_only(const char *top, struct un_error *err);
 
-/* ---- running a command (exec.c, fds.c, spawn.c) -------------------------------------------- */
+/* ---- running a command (exec.c, fds.c, spawn.c, cgroup.c) ---------------------------------- */
 
 struct un_command {
     const char *file;        /* a path, or a name to be looked up along `path` */
@@ -364,6 +365,7 @@ struct un_spawn {
     const struct un_plan *plan;      /* a new user namespace, or NULL */
     const struct un_namespace *join; /* namespaces to join first, or NULL */
     uint64_t flags;                  /* CLONE_NEW... of further new namespaces */
+    int cgroup;                      /* a cgroup v2 directory to start in, never after; -1: ours */
     struct un_setup setup;
     struct un_command command;
     int stdio[3];         /* what becomes descriptors 0 to 2; -1: leave */

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from usernsctl import _core
+from usernsctl.errors import NamespaceError
 
 StrOrBytesPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 Args = StrOrBytesPath | Sequence[StrOrBytesPath]
@@ -83,3 +85,35 @@ def descriptors(pass_fds: Iterable[Any]) -> list[int]:
         if not 0 <= fd <= _MAX_FD:
             raise ValueError(f"pass_fds: {fd} is no descriptor")
     return fds
+
+
+@contextlib.contextmanager
+def opened(cgroup: StrOrBytesPath | int | None) -> Iterator[int]:
+    """The descriptor of a control group's directory, or -1 if there is none.
+
+    :raises NamespaceError: the path can't be opened, or is no directory.
+    :raises ValueError: it is a number, but no descriptor.
+    """
+    if cgroup is None:
+        yield -1
+    elif isinstance(cgroup, int):
+        if not 0 <= cgroup <= _MAX_FD:
+            raise ValueError(f"in_cgroup: {cgroup} is no descriptor")
+        yield cgroup
+    else:
+        with _directory(os.fsdecode(cgroup)) as fd:
+            yield fd
+
+
+@contextlib.contextmanager
+def _directory(path: str) -> Iterator[int]:
+    try:
+        fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise NamespaceError(
+            f"{path}: {error.strerror}", step="cgroup", errno=error.errno or 0, filename=path
+        ) from error
+    try:
+        yield fd
+    finally:
+        os.close(fd)

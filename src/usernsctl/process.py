@@ -19,6 +19,7 @@ from usernsctl.arguments import (
     check_ids,
     descriptors,
     make_command,
+    opened,
     refuse,
     words_of,
 )
@@ -43,11 +44,13 @@ __all__ = [
 ]
 
 
-def _start(target: Target, request: _core.Spawn) -> tuple[int, int]:
+def _start(
+    target: Target, request: _core.Spawn, in_cgroup: StrOrBytesPath | int | None
+) -> tuple[int, int]:
     request.plan = target.plan
     request.namespaces = target.namespaces
     request.setup = target.setup
-    with target.held:
+    with target.held, opened(in_cgroup) as request.cgroup:
         request.join = target.join
         return _core.spawn(request)
 
@@ -68,9 +71,14 @@ class Popen(subprocess.Popen[AnyStr]):
     :param propagation: of the mounts in a new mount namespace.
     :param pdeathsig: the signal that the command gets when the *thread* that started it ends
         (PR_SET_PDEATHSIG(2const)), or 0.
+    :param in_cgroup: the directory of a control group v2, a path or a descriptor, that the command
+        is started in (CLONE_INTO_CGROUP of clone3(2), Linux 5.7): it never runs outside of it. The
+        caller must be able to write cgroup.procs there, and in the closest group above it and its
+        own (cgroups(7)). With `cgroup`, the new namespace has this directory as its root.
     :raises MapError: the map is malformed.
     :raises PlanError: the caller may not have the map.
-    :raises NamespaceError: the kernel refused the namespaces; nothing of the command ran.
+    :raises NamespaceError: the kernel refused the namespaces or the control group; nothing of the
+        command ran.
     :raises CommandError: the command could not be started; where it does not exist this is a
         :class:`FileNotFoundError`, where it may not be executed a :class:`PermissionError`.
     """
@@ -93,11 +101,13 @@ class Popen(subprocess.Popen[AnyStr]):
         time: bool = False,
         propagation: Propagation = "private",
         pdeathsig: int = 0,
+        in_cgroup: StrOrBytesPath | int | None = None,
         **arguments: Any,
     ) -> None:
         names = selected(mount=mount, net=net, pid=pid, ipc=ipc, uts=uts, cgroup=cgroup, time=time)
         self._target = make_target(names, idmap=idmap, namespace=namespace, propagation=propagation)
         self._target.setup.pdeathsig = pdeathsig
+        self._in_cgroup = in_cgroup
         super().__init__(args, *positional, **arguments)
 
     def _execute_child(  # private, and the same from 3.11 to 3.14
@@ -149,6 +159,7 @@ class Popen(subprocess.Popen[AnyStr]):
                 process_group=-1 if process_group is None else process_group,
                 umask=umask,
             ),
+            self._in_cgroup,
         )
         self._child_created = True
         self._close_pipe_fds(  # type: ignore[attr-defined]
@@ -190,11 +201,13 @@ def spawn(
     pass_fds: Sequence[int] = (),
     pdeathsig: int = 0,
     propagation: Propagation = "private",
+    in_cgroup: StrOrBytesPath | int | None = None,
     **namespaces: bool,
 ) -> Child:
     """Start a command in new namespaces or in kept ones, with the least that takes.
 
     :param stdin: the descriptor that becomes its standard input, or -1: ours; likewise the others.
+    :param in_cgroup: as :class:`Popen` has it.
     :param namespaces: ``mount=True`` and so on, as :class:`Popen` has them.
     :returns: what nobody but the caller waits for.
     :raises UsernsError: as :class:`Popen` does.
@@ -209,7 +222,7 @@ def spawn(
         stdio=(stdin, stdout, stderr),
         keep=descriptors(pass_fds),
     )
-    return Child(*_start(target, request))
+    return Child(*_start(target, request, in_cgroup))
 
 
 def call(args: Args, *positional: Any, timeout: float | None = None, **arguments: Any) -> int:

@@ -25,10 +25,10 @@ static void a_failure_is_told_by_its_step_and_leaves_nothing(void)
     static const char *const found[] = {"true", NULL}, *const missing[] = {"no-such-tool", NULL};
     static const char *const directory[] = {"/etc", NULL};
     static const int closed_fd[] = {900};
-    struct un_spawn spawn[7];
-    int steps[] = {UN_STEP_LOOKUP, UN_STEP_EXEC,  UN_STEP_CWD,    UN_STEP_ROOT,
-                   UN_STEP_FDS,    UN_STEP_STDIO, UN_STEP_SESSION};
-    int errnums[] = {ENOENT, EACCES, ENOENT, ENOENT, EBADF, EBADF, ESRCH};
+    struct un_spawn spawn[8];
+    int steps[] = {UN_STEP_LOOKUP, UN_STEP_EXEC,  UN_STEP_CWD,     UN_STEP_ROOT,
+                   UN_STEP_FDS,    UN_STEP_STDIO, UN_STEP_SESSION, UN_STEP_CGROUP};
+    int errnums[] = {ENOENT, EACCES, ENOENT, ENOENT, EBADF, EBADF, ESRCH, EBADF};
     for (size_t i = 0; i < COUNT(spawn); i++)
         init_command(&spawn[i], i == 0 ? missing : i == 1 ? directory : found);
     spawn[2].setup.cwd = "/no/such/directory";
@@ -37,6 +37,7 @@ static void a_failure_is_told_by_its_step_and_leaves_nothing(void)
     spawn[4].keep_count = 1;
     spawn[5].stdio[0] = 900;
     spawn[6].process_group = 4194304;
+    spawn[7].cgroup = 900;
 
     for (size_t i = 0; i < COUNT(spawn); i++) {
         struct un_error err;

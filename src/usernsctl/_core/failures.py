@@ -38,7 +38,13 @@ _COMMAND_FAMILY: dict[int, type[CommandError]] = {
     errno.EACCES: CommandNotExecutableError,
     errno.EPERM: CommandNotExecutableError,
 }
-_PATH_STEPS = (lib.UN_STEP_CWD, lib.UN_STEP_ROOT, lib.UN_STEP_LOOKUP, lib.UN_STEP_EXEC)
+_PATH_STEPS = (
+    lib.UN_STEP_CGROUP,
+    lib.UN_STEP_CWD,
+    lib.UN_STEP_ROOT,
+    lib.UN_STEP_LOOKUP,
+    lib.UN_STEP_EXEC,
+)
 
 
 def text_of(pointer: Any) -> str:

@@ -75,6 +75,7 @@ class Spawn:
     plan: object | None = None
     join: Sequence[int] | None = None
     namespaces: Iterable[str] = ()
+    cgroup: int = -1
     setup: Setup = field(default_factory=Setup)
     stdio: tuple[int, int, int] = (-1, -1, -1)
     close_fds: bool = True

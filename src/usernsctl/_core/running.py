@@ -70,6 +70,7 @@ def spawn(request: Spawn) -> tuple[int, int]:
     native.plan = _planned(request.plan)
     native.join = _joined(request.join, memory)
     native.flags = _flags(request.namespaces)
+    native.cgroup = request.cgroup
     native.stdio = request.stdio
     native.close_fds = bool(request.close_fds)
     keep = sorted(set(request.keep))
