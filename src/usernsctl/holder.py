@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
-import signal
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -14,8 +12,10 @@ from typing import Any
 
 from usernsctl import _core
 from usernsctl.errors import NamespaceError
+from usernsctl.identity import ProcessIdentity, kill
 from usernsctl.idmap import Extent
 from usernsctl.namespace import Namespace
+from usernsctl.waiting import wait_readable
 
 STEP = "name"
 
@@ -74,12 +74,13 @@ class NamedNamespace:
     def describe(cls, name: str, pid: int, notice: str) -> NamedNamespace:
         """Look at what a process holds."""
         directory = f"/proc/{pid}"
+        identity = ProcessIdentity.of(pid)
         kinds = dict(zip(_core.ALL_NAMESPACES, _core.NAMESPACE_FILES, strict=True))
         return cls(
             name=name,
             pid=pid,
-            start_time=_name_and_start(pid)[1],
-            boot_id=_boot_id(),
+            start_time=identity.start_time,
+            boot_id=identity.boot_id,
             created=time.time(),
             namespaces=tuple(
                 kind
@@ -122,37 +123,20 @@ class NamedNamespace:
         It has its name only since it was told to stay: one whose creator was killed has another
         one, and is about to end.
         """
-        try:
-            who = _name_and_start(self.pid)
-            return self.boot_id == _boot_id() and who == (_HOLDER_NAME, self.start_time)
-        except OSError:
-            return False
+        return self._identity().is_alive(name=_HOLDER_NAME)
 
     def kill(self) -> None:
         """End the holder, and wait for its end."""
-        try:
-            pidfd = os.pidfd_open(self.pid)
-        except ProcessLookupError:
-            return
-        try:
-            if self.is_alive():
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                select.select([pidfd], [], [])
-        finally:
-            os.close(pidfd)
+        pidfd = self._identity().open(name=_HOLDER_NAME)
+        if pidfd is not None:
+            try:
+                kill(pidfd)
+                wait_readable(pidfd)
+            finally:
+                os.close(pidfd)
 
-
-def _boot_id() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
-def _name_and_start(pid: int) -> tuple[str, int]:
-    """proc_pid_stat(5): fields 2, which may hold blanks and parentheses, and 22."""
-    before, _, after = Path(f"/proc/{pid}/stat").read_text().rpartition(")")
-    fields = after.split()
-    if fields[0] in "ZX":
-        raise ProcessLookupError(f"process {pid} has ended")
-    return before.partition("(")[2], int(fields[19])
+    def _identity(self) -> ProcessIdentity:
+        return ProcessIdentity(pid=self.pid, start_time=self.start_time, boot_id=self.boot_id)
 
 
 def _read_map(path: str) -> tuple[Extent, ...]:

@@ -8,25 +8,21 @@ long as the holder is alive and is the same process as then.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
-import re
 import socket
-import stat
 import subprocess
-import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from usernsctl import _core
-from usernsctl.errors import NamespaceError, UsernsError
+from usernsctl.errors import NamespaceError
 from usernsctl.holder import STEP, NamedNamespace
 from usernsctl.idmap import IdMap
 from usernsctl.namespace import Namespace
 from usernsctl.prelude import prelude_path
+from usernsctl.state import NAME, NAME_RULE, locked_directory
 
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _SUFFIX = ".json"
 # How long a holder may take to get ready; newuidmap may ask a slow user database.
 _READY_SECONDS = 30
@@ -38,7 +34,7 @@ def find_named(name: str) -> NamedNamespace:
     :raises NamespaceError: there is none of that name, or its state can't be trusted.
     """
     _check_name(name)
-    with _locked_directory() as directory:
+    with locked_directory() as directory:
         found = _read_live(directory, name)
     if found is None:
         remedy = f"usernsctl ns create {name}"
@@ -61,7 +57,7 @@ def create_named(name: str, options: Iterable[str]) -> NamedNamespace:
     :raises NamespaceError: the name is malformed or taken, or the namespace can't be had.
     """
     _check_name(name)
-    with _locked_directory() as directory:
+    with locked_directory() as directory:
         if _read_live(directory, name) is not None:
             remedy = f"usernsctl ns remove {name}, or choose another name"
             raise _error(f"there is a namespace {name!r} already", "name-taken", remedy)
@@ -75,7 +71,7 @@ def open_or_create(name: str, options: Iterable[str]) -> Namespace:
     :raises NamespaceError: as :func:`create_named` does, but for a name that is taken.
     """
     _check_name(name)
-    with _locked_directory() as directory:
+    with locked_directory() as directory:
         found = _read_live(directory, name) or _create(directory, name, options)
         return found.open()
 
@@ -85,7 +81,7 @@ def list_named() -> list[NamedNamespace]:
 
     :raises NamespaceError: the state directory can't be trusted.
     """
-    with _locked_directory() as directory:
+    with locked_directory() as directory:
         names = sorted(entry.name.removesuffix(_SUFFIX) for entry in directory.glob(f"*{_SUFFIX}"))
         found = (_read_live(directory, name) for name in names)
         return [namespace for namespace in found if namespace is not None]
@@ -98,7 +94,7 @@ def remove_named(name: str) -> None:
     :raises NamespaceError: there is none of that name.
     """
     _check_name(name)
-    with _locked_directory() as directory:
+    with locked_directory() as directory:
         found = _read_live(directory, name)
         if found is None:
             raise _error(f"there is no namespace {name!r}", "no-such-namespace")
@@ -130,68 +126,10 @@ def _error(reason: str, cause: str | None = None, remedy: str | None = None) -> 
     return NamespaceError(reason, step=STEP, cause=cause, remedy=remedy)
 
 
-def _unusable(directory: Path, error: OSError) -> NamespaceError:
-    number = error.errno or 0
-    return NamespaceError(
-        f"{directory}: {os.strerror(number)}",
-        step=STEP,
-        errno=number,
-        filename=str(directory),
-        cause="state-directory-unusable",
-        remedy="set XDG_RUNTIME_DIR to a directory that is yours",
-    )
-
-
 def _check_name(name: str) -> None:
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         shown = name if len(name) <= 80 else f"{name[:80]}..."
-        raise _error(
-            f"{shown!r} is no name for a namespace: it must be 1 to 64 letters, digits, dots, "
-            "dashes and underscores, the first a letter, a digit or an underscore",
-            "name-invalid",
-        )
-
-
-def _state_directory() -> Path:
-    """Where it is: $XDG_RUNTIME_DIR/usernsctl, or a directory of the user's own in /tmp."""
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    if runtime:
-        return Path(runtime, "usernsctl")
-    return Path(tempfile.gettempdir(), f"usernsctl-{os.geteuid()}")
-
-
-@contextlib.contextmanager
-def _locked_directory() -> Iterator[Path]:
-    """The state directory, which nobody else of this user reads or changes meanwhile.
-
-    :raises NamespaceError: it can't be made, or somebody else could write there.
-    """
-    directory = _state_directory()
-    try:
-        with contextlib.suppress(FileExistsError):
-            directory.mkdir(mode=0o700)
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except OSError as error:
-        raise _unusable(directory, error) from error
-    try:
-        status = os.fstat(descriptor)
-        if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
-            raise _error(
-                f"{directory} must belong to uid {os.geteuid()} and be closed to others; it "
-                f"belongs to uid {status.st_uid}, with mode {stat.S_IMODE(status.st_mode):o}",
-                "state-directory-unusable",
-                f"chmod 700 {directory}, or set XDG_RUNTIME_DIR to a directory that is yours",
-            )
-        # The lock ends with the descriptor, however this process ends.
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        # Whatever becomes of the path, this stays the directory that was looked at.
-        yield Path(f"/proc/self/fd/{descriptor}")
-    except UsernsError:
-        raise
-    except OSError as error:
-        raise _unusable(directory, error) from error
-    finally:
-        os.close(descriptor)
+        raise _error(f"{shown!r} is no name for a namespace: {NAME_RULE}", "name-invalid")
 
 
 def _file(directory: Path, name: str) -> Path:
