@@ -58,6 +58,17 @@ static int apply_mounts(const struct un_setup *setup, struct un_error *err)
     return un_mount("proc", setup->mount_proc, "proc", MS_NOSUID | MS_NOEXEC | MS_NODEV, NULL, err);
 }
 
+/* Before the ids change: whoever is not root afterwards may not do it any more. */
+static int apply_restrictions(const struct un_setup *setup, struct un_error *err)
+{
+    for (unsigned long cap = 0; cap < 64; cap++)
+        if (setup->drop_bounding >> cap & 1 && prctl(PR_CAPBSET_DROP, cap, 0, 0, 0))
+            return un_fail_errno(err, UN_STEP_CAPABILITIES, "bounding set");
+    if (setup->no_new_privs && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+        return un_fail_errno(err, UN_STEP_CAPABILITIES, "PR_SET_NO_NEW_PRIVS");
+    return 0;
+}
+
 /* The bare system calls: libc's wrappers change the ids of all threads, through a lock. In a child
  * that shares its parent's memory, the threads they would signal are the parent's. */
 static int apply_credentials(const struct un_setup *setup, struct un_error *err)
@@ -99,7 +110,7 @@ int un_setup_apply(const struct un_setup *setup, struct un_error *err)
         return un_fail_errno(err, UN_STEP_ROOT, setup->root);
     if (setup->cwd && chdir(setup->cwd))
         return un_fail_errno(err, UN_STEP_CWD, setup->cwd);
-    if (apply_credentials(setup, err))
+    if (apply_restrictions(setup, err) || apply_credentials(setup, err))
         return -1;
     /* Last: a change of credentials clears it (PR_SET_PDEATHSIG(2const)). */
     return setup->pdeathsig ? apply_pdeathsig(setup, err) : 0;

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+from usernsctl import _core
 from usernsctl.errors import HardeningError
 
 RUNSC_CAPABILITIES = frozenset(
@@ -114,6 +115,21 @@ class Hardening:
             raise HardeningError(
                 f"the kernel accepted {' and '.join(broken)} but does not show it", step="prctl"
             )
+
+
+def prepare(setup: _core.Setup, restrictions: Hardening) -> None:
+    """Have a command that is about to be started in a namespace give up the same.
+
+    :param restrictions: only ``no_new_privs`` and ``bounding`` are looked at.
+    :raises HardeningError: a name is unknown, or python-prctl can't be imported.
+    """
+    setup.no_new_privs = restrictions.no_new_privs
+    if restrictions.bounding is not None:
+        capabilities = _capabilities()
+        _check_names("capability", restrictions.bounding, (name for name, _ in capabilities))
+        setup.drop_bounding = sum(
+            1 << number for name, number in capabilities if name not in restrictions.bounding
+        )
 
 
 def for_run(*, no_new_privs: bool = True, drop_bounding: bool = True, ids: int = 1) -> Hardening:

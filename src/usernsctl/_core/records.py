@@ -51,6 +51,8 @@ class Setup:
     mount_proc: str | None = None
     root: str | None = None
     cwd: bytes | None = None
+    drop_bounding: int = 0
+    no_new_privs: bool = False
     groups: Sequence[int] | None = None
     gid: int | None = None
     uid: int | None = None

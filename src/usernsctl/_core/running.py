@@ -26,6 +26,8 @@ def _fill_setup(native: Any, setup: Setup, memory: Memory) -> None:
     native.mount_proc = memory.string(setup.mount_proc)
     native.root = memory.string(setup.root)
     native.cwd = memory.string(setup.cwd)
+    native.drop_bounding = setup.drop_bounding
+    native.no_new_privs = setup.no_new_privs
     if setup.groups is not None:
         native.groups = memory.numbers("gid_t[]", setup.groups)
         native.group_count = len(setup.groups)

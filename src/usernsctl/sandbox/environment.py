@@ -9,6 +9,9 @@ from usernsctl.errors import CommandError
 PASSED_ON = ("PATH", "LANG", "TERM")
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
+#: That of runsc: its processes can be looked into by the caller's others, and need no secrets.
+RUNSC = {"PATH": DEFAULT_PATH}
+
 
 def base(caller: Mapping[str, str], *, everything: bool) -> dict[str, str]:
     """What the command has without being asked for.

@@ -269,9 +269,8 @@ def _write_bundle(
 
 
 def _give_up(request: Request, place: Place) -> None:
-    ids = max(sum(extent.count for extent in extents) for extents in (place.uid, place.gid))
     hardening.for_run(
-        no_new_privs=request.no_new_privs, drop_bounding=request.drop_bounding, ids=ids
+        no_new_privs=request.no_new_privs, drop_bounding=request.drop_bounding, ids=place.id_count
     ).apply()
 
 
@@ -285,10 +284,8 @@ def _hand_over(arguments: list[str]) -> NoReturn:
     restore_signals()
     # The directory we were in may lie under the tmpfs.
     os.chdir("/")
-    # runsc's processes can be looked into by the caller's others, and need no secrets.
-    env = {"PATH": environment.DEFAULT_PATH}
     try:
-        os.execve(arguments[0], arguments, env)
+        os.execve(arguments[0], arguments, environment.RUNSC)
     except OSError as error:
         raise RunscError(
             f"{arguments[0]}: {error.strerror}",

@@ -60,6 +60,11 @@ class Place:
         become = (-1 if setup.uid is None else setup.uid, -1 if setup.gid is None else setup.gid)
         return cls(uid=found.uid, gid=found.gid, become=become, target=target)
 
+    @property
+    def id_count(self) -> int:
+        """How many uids or gids there are, whichever are more."""
+        return max(sum(extent.count for extent in extents) for extents in (self.uid, self.gid))
+
     def enter(self) -> None:
         """Move this process there, into a new mount namespace.
 
