@@ -17,7 +17,6 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -81,9 +80,7 @@ static pid_t read_pid(const char *path)
 static _Noreturn void become(char **argv, const sigset_t *mask)
 {
     sigprocmask(SIG_SETMASK, mask, NULL);
-    /* Neither runsc nor what it starts has a use for set-user-id programs. */
-    if (!prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
-        execve(argv[0], argv, environ);
+    execve(argv[0], argv, environ);
     perror(argv[0]);
     _exit(FAILED);
 }

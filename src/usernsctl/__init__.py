@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from usernsctl.doctor import diagnose
     from usernsctl.sandbox.box import Sandbox
     from usernsctl.sandbox.host import SandboxHost
+    from usernsctl.sandbox.registry import DetachedSandbox
 
 __all__ = [
     "DEVNULL",
@@ -54,6 +55,7 @@ __all__ = [
     "CommandNotExecutableError",
     "CommandNotFoundError",
     "CompletedProcess",
+    "DetachedSandbox",
     "Extent",
     "HardeningError",
     "IdMap",
@@ -82,6 +84,7 @@ __all__ = [
 
 # What takes longer to import than all the rest, and many programs never ask for.
 _IMPORTED_WHEN_USED = {
+    "DetachedSandbox": "usernsctl.sandbox.registry",
     "Sandbox": "usernsctl.sandbox.box",
     "SandboxHost": "usernsctl.sandbox.host",
     "create_subprocess_exec": "usernsctl.aio",

@@ -12,7 +12,7 @@ from typing import IO
 
 import pytest
 from conftest import Program
-from processes import children_of
+from processes import children_of, status_of
 
 GVISOR = "#1 SMP Sun Jan 10 15:06:54 PST 2016"
 
@@ -44,11 +44,6 @@ def runsc_of(pid: int) -> int:
 
 def command_of(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-
-
-def status_of(pid: int) -> dict[str, str]:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return dict(line.split(":\t", 1) for line in lines if ":\t" in line)
 
 
 def test_the_kernel_is_gvisors(usernsctl: Program) -> None:

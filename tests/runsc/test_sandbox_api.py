@@ -5,19 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import select
 import signal
-import subprocess
-import sys
-import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import EXIT_SECONDS, Program, children, open_descriptors
+from conftest import Program, children, open_descriptors
+from processes import children_of, processes_with, status_of
 
 import usernsctl as un
 from usernsctl.sandbox import Bind
@@ -25,6 +23,8 @@ from usernsctl.sandbox import Bind
 # No test waits longer than this for what it waits for, in seconds.
 PATIENCE = 20
 FOREVER = ["sleep", "1000"]
+# SETGID, SETUID, SYS_CHROOT, SYS_ADMIN, SETFCAP (linux/capability.h).
+NEEDED = sum(1 << number for number in (6, 7, 18, 21, 31))
 TRAP = ["sh", "-c", "trap 'exit 9' TERM; echo ready; while :; do sleep 0.05; done"]
 
 
@@ -32,17 +32,6 @@ TRAP = ["sh", "-c", "trap 'exit 9' TERM; echo ready; while :; do sleep 0.05; don
 def host() -> Iterator[un.SandboxHost]:
     with un.SandboxHost() as made:
         yield made
-
-
-def runsc_processes(marker: str) -> list[str]:
-    """The command lines of all processes that have `marker`, a word of this test's, in theirs."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            words = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            if marker in words:
-                found.append(words)
-    return found
 
 
 def test_a_command_runs_in_gvisor_with_its_own_streams(host: un.SandboxHost) -> None:
@@ -220,13 +209,13 @@ def test_closing_leaves_nothing(host: un.SandboxHost) -> None:
     for _ in range(3):
         box = host.start(FOREVER)
         box.close()
-        assert runsc_processes(box.id) == []
+        assert processes_with(box.id) == []
     assert (open_descriptors(), children(), os.listdir(host.directory)) == before
 
 
 def test_no_process_of_runsc_waits(host: un.SandboxHost) -> None:
     with host.start(FOREVER) as box:
-        words = [line.split()[0].rpartition("/")[2] for line in runsc_processes(box.id)]
+        words = [line.split()[0].rpartition("/")[2] for line in processes_with(box.id)]
         assert sorted(words) == ["runsc-gofer", "runsc-sandbox", "usernsctl-init"]
 
 
@@ -283,40 +272,77 @@ def test_a_cancelled_start_leaves_no_sandbox(host: un.SandboxHost) -> None:
             await asyncio.sleep(0.001)
 
     asyncio.run(asyncio.wait_for(main(), PATIENCE))
-    assert runsc_processes(marker) == []
+    assert processes_with(marker) == []
 
 
-CREATOR = """
-import os, sys, threading
-import usernsctl as un
-host = un.SandboxHost()
-print(os.getpid(), flush=True)
-def start():
-    un.Sandbox(["sleep", "1000"], host=host, id=sys.argv[1])
-    print("started", flush=True)
-# Not the main thread: its own end must not end the sandbox.
-thread = threading.Thread(target=start)
-thread.start()
-thread.join()
-if os.fork() == 0:
-    os.execvp("sleep", ["sleep", "0.3"])
-host.start(["sleep", "1000"], id=sys.argv[1] + "-too").wait()
-"""
+@pytest.mark.usefixtures("needs_subid")
+def test_runsc_keeps_no_more_than_it_needs_with_several_ids() -> None:
+    with un.SandboxHost(un.IdMap.auto()) as many, many.start(FOREVER) as box:
+        # Those that act on files of other ids, too.
+        assert int(status_of(box.init.pid)["CapBnd"], 16) == NEEDED | 0b11111
 
 
-@pytest.mark.parametrize("seconds", [0.0, 0.01, 0.03, 0.06, 0.1, 0.15, 0.25, 0.4])
-def test_a_killed_creator_takes_its_sandboxes_along(seconds: float) -> None:
-    """However far the start has come: here the kernel, and no code of ours, cleans up."""
-    marker = f"doomed-{os.getpid()}-{int(seconds * 1000)}"
-    command = [sys.executable, "-c", CREATOR, marker]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as creator:
-        assert creator.stdout is not None
-        assert int(creator.stdout.readline()) == creator.pid
-        select.select([], [], [], seconds)
-        creator.kill()
-        # The pipe ends when nobody has it any more: neither a sandbox nor a gofer.
-        creator.stdout.read()
-    deadline = time.monotonic() + EXIT_SECONDS
-    while runsc_processes(marker) and time.monotonic() < deadline:
-        threading.Event().wait(0.01)
-    assert runsc_processes(marker) == []
+@pytest.mark.parametrize("detach", [False, True])
+def test_runsc_keeps_no_more_than_it_needs(
+    host: un.SandboxHost, detach: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    with host.start(FOREVER, detach=detach) as box:
+        if detach:
+            runsc = [one.pid for one in box.list_detached()[0].processes]
+        else:
+            runsc = children_of(box.init.pid)
+            assert int(status_of(box.init.pid)["CapBnd"], 16) == NEEDED
+        # In user namespaces of their own, where the kernel starts with a full set again.
+        assert len(runsc) == 2
+        assert {status_of(pid)["NoNewPrivs"] for pid in runsc} == {"1"}
+        with box.popen(["cat"], stdin=un.PIPE) as other:
+            status = status_of(other.pid)
+            assert (status["NoNewPrivs"], int(status["CapBnd"], 16)) == ("1", NEEDED)
+
+
+@pytest.mark.parametrize("detach", [False, True])
+def test_many_threads_close_one(
+    host: un.SandboxHost, detach: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    before = open_descriptors(), os.listdir(host.directory)
+    box = host.start(FOREVER, stdout=un.PIPE, detach=detach)
+    with ThreadPoolExecutor(5) as pool:
+        waiting = pool.submit(box.wait)
+        for _ in pool.map(lambda _: box.close(), range(4)):
+            pass
+        assert waiting.result() == 128 + signal.SIGKILL
+    assert box.state() == {"id": box.id, "status": "stopped"}
+    assert (open_descriptors(), os.listdir(host.directory)) == before
+
+
+def test_a_host_may_be_closed_before_its_sandboxes() -> None:
+    closed = un.SandboxHost()
+    box = closed.start(FOREVER)
+    closed.close()
+    assert box.run(["true"]).returncode == 0
+    box.close()
+    assert processes_with(box.id) == []
+
+
+@pytest.mark.parametrize("detach", [False, True])
+def test_descriptors_may_be_many(
+    host: un.SandboxHost, detach: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """select(2) knows the first 1024 only."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 2000:
+        pytest.skip("there can't be as many")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (2000, hard))
+    try:
+        with contextlib.ExitStack() as opened:
+            for _ in range(1100):
+                opened.enter_context(open(os.devnull))
+            with host.start(FOREVER, detach=detach) as box:
+                assert box.run(["true"]).returncode == 0
+                box.kill(signal.SIGKILL)
+                assert box.wait(PATIENCE) == 128 + signal.SIGKILL
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
-import re
-import select
-import shutil
 import signal
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from usernsctl import aio, runsc
+from usernsctl import aio
 from usernsctl import process as commands
-from usernsctl.errors import CommandError, NamespaceError, RunscError
-from usernsctl.namespace import Namespace
+from usernsctl.errors import CommandError, RunscError
 from usernsctl.process import DEVNULL, PIPE, CompletedProcess, Popen
-from usernsctl.sandbox import environment
+from usernsctl.sandbox import environment, registry
+from usernsctl.sandbox.detached import Detached
+from usernsctl.sandbox.files import Files
+from usernsctl.sandbox.held import Held
+from usernsctl.sandbox.registry import DetachedSandbox
 from usernsctl.sandbox.standard import prepared_output
-from usernsctl.target import Target
+from usernsctl.state import NAME, NAME_RULE
 
 if TYPE_CHECKING:
     from usernsctl.sandbox.host import SandboxHost
-
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
-_ENVIRONMENT = {"PATH": environment.DEFAULT_PATH}
 
 
 class Sandbox:
@@ -37,13 +34,21 @@ class Sandbox:
     ends. Beside runsc's own two processes there is one of ours, of a few hundred KiB: process 1 of
     the PID namespace that all of them are in.
 
-    It is a context manager, also an asynchronous one, that closes the sandbox at its end.
+    A detached one lives on when its creator ends, and there is no process but runsc's two. Any
+    process of the same user (in the same PID namespace) may :meth:`attach` to it, and do with it
+    what its creator can. How it ended is known only to who was waiting then: see :meth:`wait`.
+
+    It is a context manager, also an asynchronous one, that closes the sandbox at its end, detached
+    or not; :meth:`release` lets a detached one live.
 
     :ivar id: what runsc calls it.
     :ivar args: the command, empty if it is the bundle's own.
-    :ivar stdin, stdout, stderr: our ends of the pipes asked for, as :class:`subprocess.Popen` has
-        them.
     """
+
+    _own_host: SandboxHost | None = None
+    _files: Files | None = None
+    _life: Held | Detached | None = None
+    _is_released = False
 
     def __init__(
         self,
@@ -57,6 +62,7 @@ class Sandbox:
         stdin: Any = DEVNULL,
         stdout: Any = None,
         stderr: Any = None,
+        detach: bool = False,
         **host_options: Any,
     ) -> None:
         """Start a command in a sandbox, and return when it runs.
@@ -70,194 +76,158 @@ class Sandbox:
         :param user: uid and gid inside; by default 0 and 0, or the bundle's own.
         :param stdin: as for :class:`subprocess.Popen`, and so `stdout` and `stderr`. A file is
             appended to: gVisor writes at an offset of its own.
+        :param detach: whether it outlives this process. ``None`` is DEVNULL then: whoever reads
+            what we write would wait for the sandbox. Our ends of pipes end with this process: the
+            command reads the end of its input then, and its writes fail (EPIPE).
         :raises ValueError: `host` and `host_options` are both given, or there is no command.
-        :raises RunscError: runsc failed; cause ``"duplicate-id"`` if a sandbox has that id already,
-            which is left alone.
+        :raises RunscError: runsc failed; cause ``"duplicate-id"`` if a sandbox has that id already
+            (of this host, or a detached one of this user), which is left alone.
         :raises UsernsError: as :class:`SandboxHost` does.
         """
-        self.args = tuple(args)
-        self.id = _checked(id) if id is not None else f"usernsctl-{os.urandom(8).hex()}"
+        words = tuple(args)
+        wanted = _checked(id) if id is not None else f"usernsctl-{os.urandom(8).hex()}"
         if host is not None and host_options:
             raise ValueError(f"the host decides these already: {', '.join(host_options)}")
-        self._owns_host = host is None
-        self._host = _make_host(host_options) if host is None else host
-        self._inside: Namespace | None = None
-        self._popen: Popen[bytes] | None = None
-        self._has_directory = False
+        self._become(wanted, words)
+        used = host if host is not None else _make_host(host_options)
+        self._own_host = used if host is None else None
         try:
-            if not self.args and self._host.request.bundle is None:
+            if not words and used.request.bundle is None:
                 raise ValueError("args is empty: it must hold a command")
-            text = self._host.config_for(self.args, env=env, cwd=cwd, user=user)
-            self._make_directory(text)
-            self._start(stdin, stdout, stderr)
+            config = used.config_for(words, env=env, cwd=cwd, user=user)
+            self._files = Files(used, wanted, config)
+            streams = _streams(stdin, stdout, stderr, detach)
+            if detach:
+                self._life = Detached.start(used, self._files, wanted, words, streams)
+            else:
+                self._life = Held(used, self._files, streams)
         except BaseException:
             self.close()
             raise
 
-    def _make_directory(self, config: bytes) -> None:
-        try:
-            os.mkdir(self.id, 0o700, dir_fd=self._host.directory)
-        except FileExistsError as error:
-            raise RunscError(
-                f"there is a sandbox {self.id!r} in this host already",
-                step="sandbox",
-                cause="duplicate-id",
-                remedy="choose another id, or leave it out",
-            ) from error
-        self._has_directory = True
-        for name in ("state", "log"):
-            os.mkdir(f"{self.id}/{name}", 0o700, dir_fd=self._host.directory)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        name = f"{self.id}/config.json"
-        with open(os.open(name, flags, 0o600, dir_fd=self._host.directory), "wb") as file:
-            file.write(config)
+    def _become(self, id: str, args: tuple[str, ...]) -> None:
+        self.id = id
+        self.args = args
+        self._creator = os.getpid()
+        # A handler of signals may close it, too, while this thread does.
+        self._closing = threading.RLock()
 
-    def _start(self, stdin: Any, stdout: Any, stderr: Any) -> None:
-        inside = f"{self._host.prepared.scratch}/boxes/{self.id}"
-        command = runsc.command_line(
-            self._host.runsc,
-            runsc.RunOptions(
-                state=f"{inside}/state",
-                bundle=inside,
-                container_id=self.id,
-                log=f"{inside}/log",
-                network=self._host.request.network,
-                platform=self._host.request.platform,
-            ),
-        )
-        pid_file = f"{inside}/pid"
-        detach = ["--detach", f"--pid-file={pid_file}"]
-        creator = os.pidfd_open(os.getpid())
-        ready, theirs = os.pipe()
-        try:
-            init = [self._host.prepared.init, str(creator), str(theirs), pid_file]
-            self._popen = Popen[bytes](
-                [*init, *command[:-2], *detach, *command[-2:]],
-                namespace=_WithProc(self._host.namespace),
-                mount=True,
-                pid=True,
-                pass_fds=[creator, theirs],
-                env=_ENVIRONMENT,
-                cwd="/",
-                stdin=stdin,
-                stdout=prepared_output(stdout, 1),
-                stderr=prepared_output(stderr, 2),
-            )
-            os.close(theirs)
-            theirs = -1
-            self._wait_until_ready(ready)
-            self._inside = self._open_inside()
-        finally:
-            for fd in (creator, ready, theirs):
-                if fd >= 0:
-                    os.close(fd)
+    @classmethod
+    def attach(cls, id: str) -> Self:
+        """Find a detached sandbox by its id.
 
-    def _open_inside(self) -> Namespace | None:
-        """What commands of runsc's join; ``None`` where the command has ended already."""
-        try:
-            return Namespace.from_pid(self.init.pid)
-        except NamespaceError as error:
-            if error.cause != "target-gone":
-                raise
-            # It gives its namespaces up some time before it can be waited for.
-            self.init.wait()
-            return None
+        Its :attr:`stdin`, :attr:`stdout` and :attr:`stderr` are ``None``: they stay its creator's.
 
-    def _wait_until_ready(self, ready: int) -> None:
-        """Wait for the byte that process 1 writes, or for its end."""
-        popen = self.init
-        select.select([ready, popen.pidfd], [], [])
-        os.set_blocking(ready, False)
-        with contextlib.suppress(BlockingIOError):
-            if os.read(ready, 1):
-                return
-        status = popen.wait()
-        raise self._failure(status)
+        :raises ValueError: this can't be an id.
+        :raises RunscError: there is none (cause ``"no-such-sandbox"``), or it has ended; what it
+            has left is removed then, and the id is free.
+        :raises NamespaceError: the state directory can't be used, or the kernel refused.
+        """
+        life = Detached.attach(_checked(id))
+        box = cls.__new__(cls)
+        box._become(id, life.record.args)
+        box._life = life
+        return box
 
-    def _failure(self, status: int) -> RunscError:
-        # The catalogue of causes is read only if it is needed.
-        from usernsctl.doctor.debuglog import root_failure
-        from usernsctl.sandbox.failure import describe
+    @staticmethod
+    def list_detached() -> list[DetachedSandbox]:
+        """What is known of each detached sandbox of this user; what ended ones left is removed.
 
-        told = root_failure(f"/proc/self/fd/{self._host.directory}/{self.id}/log")
-        if told is None:
-            return RunscError(f"runsc ended with status {status} before it started", step="runsc")
-        return describe(told)
+        :raises NamespaceError: the state directory can't be used.
+        """
+        return registry.list_all()
+
+    @property
+    def detached(self) -> bool:
+        """Whether it outlives its creator."""
+        return isinstance(self._life, Detached)
 
     @property
     def init(self) -> Popen[bytes]:
         """Process 1 of the sandbox's PID namespace, seen from outside; it ends as the sandbox does.
 
         To kill it is to kill all that is in the sandbox.
+
+        :raises ValueError: the sandbox is detached, and so has none.
         """
-        assert self._popen is not None
-        return self._popen
+        life = self._get()
+        if isinstance(life, Detached):
+            raise ValueError("a detached sandbox has no process of ours")
+        return life.popen
 
     @property
     def stdin(self) -> Any:
-        return self.init.stdin
+        """Our end of the pipe that was asked for, as :class:`subprocess.Popen` has it."""
+        return self._stream("stdin")
 
     @property
     def stdout(self) -> Any:
-        return self.init.stdout
+        """See :attr:`stdin`."""
+        return self._stream("stdout")
 
     @property
     def stderr(self) -> Any:
-        return self.init.stderr
+        """See :attr:`stdin`."""
+        return self._stream("stderr")
+
+    def _stream(self, name: str) -> Any:
+        return getattr(self._get().popen, name, None)
+
+    def _get(self) -> Held | Detached:
+        if self._is_released:
+            raise ValueError(f"the sandbox {self.id} was released: attach to it")
+        assert self._life is not None
+        return self._life
 
     @property
     def returncode(self) -> int | None:
         """The exit status of the command, 128+N after signal N; ``None``: none was seen yet."""
-        status = self.init.returncode
-        return 128 - status if status is not None and status < 0 else status
+        return self._get().status
 
     def poll(self) -> int | None:
-        """Look whether the command has ended: :attr:`returncode`."""
-        self.init.poll()
-        return self.returncode
+        """Look whether the command has ended: :attr:`returncode`.
+
+        :raises RunscError: it has, and the exit status is not known, as :meth:`wait` says.
+        """
+        return self._get().poll()
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait for the end of the command: its :attr:`returncode`.
 
+        For a detached sandbox this takes a process of runsc for as long as it waits, and it is
+        runsc that learns the exit status, up to two seconds late. No process does so while nobody
+        waits: of a sandbox that ended then, nothing is known but that it has ended. So whoever
+        wants to know how it takes a signal waits first, in another thread or task. Of one that
+        this object has killed (SIGKILL) the status is known.
+
         :raises TimeoutExpired: it took more than `timeout` seconds; it goes on.
+        :raises RunscError: it is detached, and ended when nobody waited (cause
+            ``"exit-status-unknown"``).
         """
-        self.init.wait(timeout)
-        status = self.returncode
-        assert status is not None
-        return status
+        return self._get().wait(timeout)
 
     async def wait_async(self) -> int:
         """The same from asyncio; to cancel this changes nothing."""
-        if self.poll() is None:
-            await aio.wait_for_end(self.init.pidfd)
-        return self.wait()
+        return await self._get().wait_async()
 
     def kill(self, sig: int = signal.SIGTERM) -> None:
         """Send a signal to the command. SIGKILL ends all that is in the sandbox, at once.
 
         :raises RunscError: runsc refused. A command that has ended gets none, without an error.
         """
-        if self.poll() is not None:
-            return
+        life = self._get()
         if sig == signal.SIGKILL:
-            self.init.kill()
-            return
-        done = self._runsc("kill", self.id, str(int(sig)))
-        if done.returncode != 0 and self.poll() is None:
-            raise RunscError(_last_line(done.stderr), step="runsc")
+            life.kill()
+        else:
+            self._runsc("kill", self.id, str(int(sig)))
 
     def state(self) -> dict[str, Any]:
         """What runsc says of it, as the OCI runtime specification has it ("State").
 
         :raises RunscError: runsc refused.
         """
-        if self.poll() is None:
-            done = self._runsc("state", self.id)
-            if done.returncode == 0:
-                return dict(json.loads(done.stdout))
-            if self.poll() is None:
-                raise RunscError(_last_line(done.stderr), step="runsc")
-        return {"id": self.id, "status": "stopped"}
+        told = self._runsc("state", self.id)
+        return {"id": self.id, "status": "stopped"} if told is None else dict(json.loads(told))
 
     def run(self, args: Sequence[str], **options: Any) -> CompletedProcess[Any]:
         """Run another command in the sandbox: :func:`usernsctl.run`, and :meth:`popen`."""
@@ -285,7 +255,9 @@ class Sandbox:
     def _exec(
         self, args: Sequence[str], options: dict[str, Any]
     ) -> tuple[list[str], dict[str, Any]]:
-        if self._inside is None or self.poll() is not None:
+        life = self._get()
+        place = life.place()
+        if place is None:
             raise CommandError(f"the sandbox {self.id} has ended", step="sandbox")
         arguments = dict(options)
         words = [
@@ -295,42 +267,64 @@ class Sandbox:
             words.append(f"--cwd={cwd}")
         if (user := arguments.pop("user", None)) is not None:
             words.append(f"--user={user[0]}:{user[1]}")
-        command = [*self._runsc_words(), "exec", *words, self.id, *args]
-        return command, {**arguments, "namespace": self._inside, "env": _ENVIRONMENT, "cwd": "/"}
+        command = [*life.runsc, "exec", *words, self.id, *args]
+        return command, {**arguments, "namespace": place, "env": environment.RUNSC, "cwd": "/"}
 
-    def _runsc_words(self) -> list[str]:
-        state = f"{self._host.prepared.scratch}/boxes/{self.id}/state"
-        return [self._host.runsc, f"--root={state}"]
+    def _runsc(self, *words: str) -> str | None:
+        """What a command of runsc prints; ``None``: the sandbox has ended.
 
-    def _runsc(self, *words: str) -> CompletedProcess[str]:
-        assert self._inside is not None
-        return self._inside.run(
-            [*self._runsc_words(), *words],
+        :raises RunscError: it failed.
+        """
+        life = self._get()
+        if (place := life.place()) is None:
+            return None
+        done = commands.run(
+            [*life.runsc, *words],
+            namespace=place,
             stdin=DEVNULL,
             stdout=PIPE,
             stderr=PIPE,
             text=True,
-            env=_ENVIRONMENT,
+            env=environment.RUNSC,
             cwd="/",
         )
+        if done.returncode == 0:
+            return str(done.stdout)
+        if life.has_ended():
+            return None
+        raise RunscError(_last_line(done.stderr), step="runsc")
 
     def close(self) -> None:
-        """End the sandbox, if it has not ended, and forget it. Does nothing the second time."""
-        if self._popen is not None:
-            self._popen.kill()
-            for stream in (self._popen.stdin, self._popen.stdout, self._popen.stderr):
-                if stream is not None:
-                    with contextlib.suppress(BrokenPipeError):
-                        stream.close()
-            self._popen.wait()
-        if self._inside is not None:
-            self._inside.close()
-        if self._has_directory and self._host.directory >= 0:
-            # Its id is free again from here on.
-            self._has_directory = False
-            shutil.rmtree(self.id, ignore_errors=True, dir_fd=self._host.directory)
-        if self._owns_host:
-            self._host.close()
+        """End the sandbox, if it has not ended, and forget it. Does nothing the second time.
+
+        In a fork of the process that has started or found it, this closes descriptors and no more:
+        the sandbox is that process's.
+        """
+        self._finish(end=os.getpid() == self._creator)
+
+    def release(self) -> None:
+        """Let a detached sandbox live, and close what this object has of it, pipes included.
+
+        Only :meth:`close` makes sense afterwards, and does nothing.
+
+        :raises ValueError: it is not detached, and so can't live without this process.
+        """
+        if not isinstance(self._life, Detached):
+            raise ValueError(f"the sandbox {self.id} is not detached, and ends with this process")
+        self._finish(end=False)
+        self._is_released = True
+
+    def _finish(self, *, end: bool) -> None:
+        with self._closing:
+            if self._is_released:
+                return
+            if self._life is not None:
+                self._life.close() if end else self._life.let_go()
+            if self._files is not None:
+                # Its id is free again from here on.
+                self._files.remove() if os.getpid() == self._creator else self._files.let_go()
+            if self._own_host is not None:
+                self._own_host.close()
 
     async def close_async(self) -> None:
         """The same from asyncio."""
@@ -359,30 +353,28 @@ class Sandbox:
         await self.close_async()
 
 
-class _WithProc:
-    """A namespace whose commands get a /proc that fits their PID namespace: runsc reads it."""
-
-    def __init__(self, namespace: Namespace) -> None:
-        self._namespace = namespace
-
-    def target(self) -> Target:
-        target = self._namespace.target()
-        target.setup.mount_proc = "/proc"
-        return target
-
-
 def _make_host(options: dict[str, Any]) -> SandboxHost:
     from usernsctl.sandbox.host import SandboxHost
 
     return SandboxHost(**options)
 
 
-def _checked(id: str) -> str:
-    if not _NAME.fullmatch(id):
-        raise ValueError(
-            f"{id!r} can't be an id: it must be 1 to 64 letters, digits, dots, dashes and "
-            "underscores, the first a letter, a digit or an underscore"
+def _streams(stdin: Any, stdout: Any, stderr: Any, detach: bool) -> dict[str, Any]:
+    """Standard input, output and error, as a Popen has them."""
+    if detach:
+        stdin, stdout, stderr = (
+            DEVNULL if stream is None else stream for stream in (stdin, stdout, stderr)
         )
+    return {
+        "stdin": stdin,
+        "stdout": prepared_output(stdout, 1),
+        "stderr": prepared_output(stderr, 2),
+    }
+
+
+def _checked(id: str) -> str:
+    if not NAME.fullmatch(id):
+        raise ValueError(f"{id!r} can't be an id: {NAME_RULE}")
     return id
 
 

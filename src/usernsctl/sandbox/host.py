@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import fcntl
 import os
 import pickle
 import socket
 import sys
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
-from usernsctl import oci, runsc
+from usernsctl import hardening, oci, runsc
 from usernsctl.errors import BundleError, NamespaceError
 from usernsctl.idmap import IdMap
 from usernsctl.namespace import Namespace
@@ -25,6 +27,7 @@ from usernsctl.sandbox.box import Sandbox
 from usernsctl.sandbox.place import Place
 from usernsctl.sandbox.prepare import Order, Prepared
 from usernsctl.sandbox.request import Bind, Request
+from usernsctl.state import state_directory
 from usernsctl.target import Target
 
 # Until a sandbox says what it runs; a config.json must have a command.
@@ -93,8 +96,11 @@ class SandboxHost:
             uid=planned.uid,
             gid=planned.gid,
             homes=paths.home_directories(os.environ),
+            state=os.path.abspath(state_directory()),
         )
         self.runsc = order.runsc
+        self.restrictions = hardening.for_run(ids=self._place.id_count)
+        self._lock = threading.Lock()
         self.namespace = Namespace.create(idmap, mount=True)
         try:
             self.prepared, self.directory = _prepare(self.namespace, order)
@@ -125,12 +131,9 @@ class SandboxHost:
     ) -> bytes:
         """The config.json of one sandbox.
 
-        :raises ValueError: the host is closed.
         :raises PlanError: `user` is not mapped.
         :raises BundleError: something can't be in a config.json, such as text that is not UTF-8.
         """
-        if self.directory < 0:
-            raise ValueError("the host is closed")
         variables = dict(env or {})
         for name in variables:
             if not name or "=" in name:
@@ -156,12 +159,23 @@ class SandboxHost:
         oci.validate(wanted)
         return oci.serialise(wanted)
 
+    def open_directory(self) -> int:
+        """A descriptor of the directory for the files of the sandboxes; the caller's to close.
+
+        :raises ValueError: the host is closed.
+        """
+        with self._lock:
+            if self.directory < 0:
+                raise ValueError("the host is closed")
+            return fcntl.fcntl(self.directory, fcntl.F_DUPFD_CLOEXEC, 3)
+
     def close(self) -> None:
         """Let go of the namespace. Sandboxes that still run keep what they need of it."""
         self.namespace.close()
-        directory, self.directory = self.directory, -1
-        if directory >= 0:
-            os.close(directory)
+        with self._lock:
+            directory, self.directory = self.directory, -1
+            if directory >= 0:
+                os.close(directory)
 
     def __enter__(self) -> Self:
         return self

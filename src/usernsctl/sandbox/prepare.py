@@ -30,6 +30,7 @@ class Order:
     :ivar runsc: the path of runsc.
     :ivar uid: the map of uids, and so `gid`.
     :ivar homes: the home directories of the caller.
+    :ivar state: the directory for runsc's state of detached sandboxes.
     """
 
     request: Request
@@ -37,6 +38,7 @@ class Order:
     uid: tuple[Extent, ...]
     gid: tuple[Extent, ...]
     homes: set[str]
+    state: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,11 +47,13 @@ class Prepared:
 
     :ivar scratch: the path inside of the directory for the files of the sandboxes.
     :ivar init: the path of the program that each sandbox's PID namespace begins with.
+    :ivar detach: the path of the program that starts a sandbox which has none.
     :ivar config: the config.json of a sandbox, but for what differs between them.
     """
 
     scratch: str
     init: str
+    detach: str
     config: dict[str, Any]
 
 
@@ -62,13 +66,15 @@ def prepare(order: Order) -> Prepared:
     place = Place(uid=order.uid, gid=order.gid, become=(0, 0), target=Target())
     bundle = config.read_bundle(request, request.bundle, place) if request.bundle else None
     used = paths.resolve(request, order.runsc, launch.tree_of(request, bundle))
-    init = paths.own_program("usernsctl-init", "sandboxes begin with", "install usernsctl again")
+    remedy = "install usernsctl again"
+    init = paths.own_program("usernsctl-init", "sandboxes begin with", remedy)
+    detach = paths.own_program("usernsctl-detach", "starts detached sandboxes", remedy)
     shown = [mount["source"] for mount in config.bind_mounts(bundle or {})]
     os.umask(0o022)
-    scratch = mounts.mount_scratch(used.scratch_place([init, *shown]))
+    scratch = mounts.mount_scratch(used.scratch_place([init, detach, order.state, *shown]))
     _, wanted = launch.make_root(request, place, used, order.homes, scratch, bundle)
     os.mkdir(f"{scratch}/boxes", 0o700)
-    return Prepared(scratch=scratch, init=init, config=wanted)
+    return Prepared(scratch=scratch, init=init, detach=detach, config=wanted)
 
 
 def main(connection: socket.socket) -> None:

@@ -1,0 +1,32 @@
+"""Where runsc runs for a sandbox: in namespaces, with no more privileges than it needs."""
+
+from __future__ import annotations
+
+from usernsctl import hardening
+from usernsctl.target import Joinable, Target
+
+
+class Confined:
+    """Namespaces whose commands have given up what runsc has no use for.
+
+    :param restrictions: what they give up.
+    :param mount_proc: whether they get a /proc that fits their PID namespace: runsc reads it.
+    """
+
+    def __init__(
+        self,
+        namespace: Joinable,
+        restrictions: hardening.Hardening,
+        *,
+        mount_proc: bool = False,
+    ) -> None:
+        self._namespace = namespace
+        self._restrictions = restrictions
+        self._mount_proc = mount_proc
+
+    def target(self) -> Target:
+        target = self._namespace.target()
+        hardening.prepare(target.setup, self._restrictions)
+        if self._mount_proc:
+            target.setup.mount_proc = "/proc"
+        return target

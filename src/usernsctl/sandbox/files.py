@@ -1,0 +1,118 @@
+"""The files of one sandbox in the tmpfs of its host."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+from usernsctl import runsc
+from usernsctl.errors import NamespaceError, RunscError
+
+if TYPE_CHECKING:
+    from usernsctl.sandbox.host import SandboxHost
+
+
+def duplicate_id(id: str, where: str) -> RunscError:
+    """The error that an id is taken."""
+    return RunscError(
+        f"there is a sandbox {id!r} {where} already",
+        step="sandbox",
+        cause="duplicate-id",
+        remedy="choose another id, or leave it out",
+    )
+
+
+class Files:
+    """A directory of its own, named by the id of the sandbox, with a bundle in it."""
+
+    def __init__(self, host: SandboxHost, id: str, config: bytes) -> None:
+        """Make the directory.
+
+        :param config: what goes into config.json.
+        :raises ValueError: the host is closed.
+        :raises RunscError: another sandbox of the host has that id.
+        :raises NamespaceError: it can't be written.
+        """
+        self._host = host
+        self._id = id
+        #: The same for those in the mount namespace of the host.
+        self.inside = f"{host.prepared.scratch}/boxes/{id}"
+        self.pid_file = f"{self.inside}/pid"
+        # Of our own, so that the host may be closed meanwhile.
+        self._top = host.open_directory()
+        self._is_made = False
+        try:
+            self._make(config)
+        except BaseException as error:
+            self.remove()
+            if isinstance(error, OSError) and not isinstance(error, RunscError):
+                raise NamespaceError(
+                    f"the files of the sandbox: {error.strerror}",
+                    step="sandbox",
+                    errno=error.errno or 0,
+                ) from error
+            raise
+
+    def _make(self, config: bytes) -> None:
+        try:
+            os.mkdir(self._id, 0o700, dir_fd=self._top)
+        except FileExistsError as error:
+            raise duplicate_id(self._id, "in this host") from error
+        self._is_made = True
+        for name in ("state", "log"):
+            os.mkdir(f"{self._id}/{name}", 0o700, dir_fd=self._top)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with open(os.open(f"{self._id}/config.json", flags, 0o600, dir_fd=self._top), "wb") as file:
+            file.write(config)
+
+    def command(self, state: str) -> list[str]:
+        """The command that starts the sandbox and ends, with its pid in :attr:`pid_file`.
+
+        :param state: the directory for runsc's state.
+        """
+        *words, bundle, id = runsc.command_line(
+            self._host.runsc,
+            runsc.RunOptions(
+                state=state,
+                bundle=self.inside,
+                container_id=self._id,
+                log=f"{self.inside}/log",
+                network=self._host.request.network,
+                platform=self._host.request.platform,
+            ),
+        )
+        return [*words, "--detach", f"--pid-file={self.pid_file}", bundle, id]
+
+    def read_pid(self) -> int:
+        """What is in :attr:`pid_file`."""
+        flags = os.O_RDONLY | os.O_CLOEXEC
+        with open(os.open(f"{self._id}/pid", flags, dir_fd=self._top)) as file:
+            return int(file.read())
+
+    def failure(self, status: int) -> RunscError:
+        """Why the sandbox did not start, by runsc's logs.
+
+        :param status: the exit status of who should have started it.
+        """
+        # The catalogue of causes is read only if it is needed.
+        from usernsctl.doctor.debuglog import root_failure
+        from usernsctl.sandbox.failure import describe
+
+        told = root_failure(f"/proc/self/fd/{self._top}/{self._id}/log")
+        if told is None:
+            return RunscError(f"runsc ended with status {status} before it started", step="runsc")
+        return describe(told)
+
+    def remove(self) -> None:
+        """Remove the directory: the id is free again."""
+        if self._is_made:
+            self._is_made = False
+            shutil.rmtree(self._id, ignore_errors=True, dir_fd=self._top)
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Close the descriptor, and leave the directory alone."""
+        top, self._top = self._top, -1
+        if top >= 0:
+            os.close(top)

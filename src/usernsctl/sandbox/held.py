@@ -1,0 +1,139 @@
+"""A sandbox that ends with its creator: a process 1 of ours holds it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from usernsctl import aio
+from usernsctl.errors import NamespaceError
+from usernsctl.namespace import Namespace
+from usernsctl.process import Popen
+from usernsctl.sandbox import environment
+from usernsctl.sandbox.confined import Confined
+from usernsctl.sandbox.files import Files
+from usernsctl.waiting import wait_readable
+
+if TYPE_CHECKING:
+    from usernsctl.sandbox.host import SandboxHost
+
+
+class Held:
+    """Process 1 of a PID namespace, which ends as the sandbox does, and the sandbox with it.
+
+    :ivar popen: that process, seen from outside.
+    :ivar runsc: the words that every command of runsc about the sandbox begins with.
+    """
+
+    def __init__(self, host: SandboxHost, files: Files, streams: Mapping[str, Any]) -> None:
+        """Start it, and return when the sandbox runs.
+
+        :raises RunscError: runsc failed.
+        :raises NamespaceError: the kernel refused.
+        """
+        state = f"{files.inside}/state"
+        self.runsc = [host.runsc, f"--root={state}"]
+        self._restrictions = host.restrictions
+        self._inside: Namespace | None = None
+        creator = os.pidfd_open(os.getpid())
+        ready, theirs = os.pipe()
+        try:
+            init = [host.prepared.init, str(creator), str(theirs), files.pid_file]
+            self.popen = Popen[bytes](
+                [*init, *files.command(state)],
+                namespace=Confined(host.namespace, host.restrictions, mount_proc=True),
+                mount=True,
+                pid=True,
+                pass_fds=[creator, theirs],
+                env=environment.RUNSC,
+                cwd="/",
+                **streams,
+            )
+            try:
+                os.close(theirs)
+                theirs = -1
+                self._wait_until_ready(ready, files)
+                self._inside = self._open_inside()
+            except BaseException:
+                self.close()
+                raise
+        finally:
+            for fd in (creator, ready, theirs):
+                if fd >= 0:
+                    os.close(fd)
+
+    def _wait_until_ready(self, ready: int, files: Files) -> None:
+        """Wait for the byte that process 1 writes, or for its end."""
+        wait_readable(ready, self.popen.pidfd)
+        os.set_blocking(ready, False)
+        with contextlib.suppress(BlockingIOError):
+            if os.read(ready, 1):
+                return
+        status = self.popen.wait()
+        raise files.failure(status)
+
+    def _open_inside(self) -> Namespace | None:
+        """What commands of runsc's join; ``None`` where the command has ended already."""
+        try:
+            return Namespace.from_pid(self.popen.pid)
+        except NamespaceError as error:
+            if error.cause != "target-gone":
+                raise
+            # It gives its namespaces up some time before it can be waited for.
+            self.popen.wait()
+            return None
+
+    @property
+    def status(self) -> int | None:
+        """The exit status, 128+N after signal N; ``None``: none was seen yet."""
+        status = self.popen.returncode
+        return 128 - status if status is not None and status < 0 else status
+
+    def has_ended(self) -> bool:
+        return self.popen.poll() is not None
+
+    def poll(self) -> int | None:
+        self.popen.poll()
+        return self.status
+
+    def wait(self, timeout: float | None) -> int:
+        self.popen.wait(timeout)
+        status = self.status
+        assert status is not None
+        return status
+
+    async def wait_async(self) -> int:
+        if not self.has_ended():
+            await aio.wait_for_end(self.popen.pidfd)
+        return self.wait(None)
+
+    def kill(self) -> None:
+        """End all that is in the sandbox, at once."""
+        self.popen.kill()
+
+    def place(self) -> Confined | None:
+        """What commands of runsc's join; ``None``: the sandbox has ended."""
+        if self._inside is None or self.has_ended():
+            return None
+        return Confined(self._inside, self._restrictions)
+
+    def close(self) -> None:
+        self.popen.kill()
+        close_streams(self.popen)
+        self.popen.wait()
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Close our descriptors, and leave the sandbox alone."""
+        close_streams(self.popen)
+        if self._inside is not None:
+            self._inside.close()
+
+
+def close_streams(popen: Popen[bytes]) -> None:
+    for stream in (popen.stdin, popen.stdout, popen.stderr):
+        if stream is not None:
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()

@@ -1,0 +1,337 @@
+"""usernsctl.Sandbox(..., detach=True): sandboxes that outlive the program that made them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import prctl
+import pytest
+from conftest import EXIT_SECONDS, open_descriptors
+from processes import processes_with, wait_until_gone
+
+import usernsctl as un
+from usernsctl import identity
+from usernsctl.waiting import wait_readable
+
+PATIENCE = 20
+FOREVER = ["sleep", "1000"]
+TRAP = ["sh", "-c", "trap 'exit 9' TERM; echo ready; while :; do sleep 0.05; done"]
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where detached sandboxes are known; at the end, none is."""
+    runtime = tmp_path / "runtime"
+    runtime.mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    directory = runtime / "usernsctl" / "sandboxes"
+    yield directory
+    left = sorted(os.listdir(directory)) if directory.exists() else []
+    for id in left:
+        un.Sandbox.attach(id).close()
+    assert left == []
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[un.SandboxHost]:
+    with un.SandboxHost() as made:
+        yield made
+
+
+@pytest.fixture
+def init_collects() -> Iterator[None]:
+    """Orphans are process 1's, as they mostly are, and not ours."""
+    prctl.set_child_subreaper(False)
+    yield
+    prctl.set_child_subreaper(True)
+
+
+@pytest.fixture
+def marker() -> str:
+    """An id that no other sandbox has."""
+    return f"detached-{os.getpid()}-{time.monotonic_ns()}"
+
+
+def kill_from_outside(pid: int) -> None:
+    pidfd = os.pidfd_open(pid)
+    os.kill(pid, signal.SIGKILL)
+    assert wait_readable(pidfd, timeout=PATIENCE)
+    os.close(pidfd)
+
+
+def connections(pid: int) -> int:
+    """How many sockets a process has: more, once somebody's call is being answered."""
+    entries = Path(f"/proc/{pid}/fd").iterdir()
+    return sum(os.readlink(entry).startswith("socket:") for entry in entries)
+
+
+def wait_until_more_than(count: int, pid: int) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while connections(pid) <= count:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def create(id: str, script: str, **streams: Any) -> subprocess.CompletedProcess[str]:
+    """Have another program run `script`, which ends it: there is a host, and the id."""
+    begin = f"import os, usernsctl as un\nhost = un.SandboxHost()\nid = {id!r}\n"
+    return subprocess.run(
+        [sys.executable, "-c", begin + script], **{"capture_output": True, "text": True} | streams
+    )
+
+
+@pytest.mark.usefixtures("init_collects")
+def test_it_lives_on_when_its_creator_is_killed(marker: str, state: Path) -> None:
+    script = f"un.Sandbox({TRAP}, host=host, id=id, detach=True)\nos.kill(os.getpid(), 9)"
+    killed = create(marker, script)
+    # To have read to the end shows as well that the sandbox has not inherited the output.
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    words = [line.split()[0] for line in processes_with(marker)]
+    assert sorted(words) == ["runsc-gofer", "runsc-sandbox"]
+
+    with un.Sandbox.attach(marker) as box:
+        assert (box.id, box.args, box.detached) == (marker, tuple(TRAP), True)
+        assert [box.stdin, box.stdout, box.stderr] == [None, None, None]
+        assert box.state()["status"] == "running"
+        # A program that nobody has loaded yet: the root filesystem is all there.
+        done = box.run(["sh", "-c", "ls /etc/passwd; exit 3"], capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (3, "/etc/passwd\n")
+        assert box.poll() is None
+        pid = un.Sandbox.list_detached()[0].pid
+        before = connections(pid)
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(box.wait, PATIENCE)
+            wait_until_more_than(before, pid)
+            box.kill()
+            assert waiting.result() == 9
+        assert box.poll() == box.returncode == 9
+        assert box.state() == {"id": marker, "status": "stopped"}
+        box.kill()
+        with pytest.raises(un.CommandError, match="has ended"):
+            box.run(["true"])
+    assert processes_with(marker) == []
+    assert os.listdir(state) == []
+
+
+def test_its_creator_uses_and_closes_it(host: un.SandboxHost, marker: str, state: Path) -> None:
+    before = open_descriptors(), os.listdir(host.directory)
+    with host.start(FOREVER, id=marker, detach=True) as box:
+        assert [one.id for one in un.Sandbox.list_detached()] == [marker]
+        assert box.run(["true"]).returncode == 0
+        with pytest.raises(un.TimeoutExpired):
+            box.wait(0.05)
+        with pytest.raises(ValueError, match="no process of ours"):
+            _ = box.init
+    assert box.returncode == 128 + signal.SIGKILL
+    assert (open_descriptors(), os.listdir(host.directory)) == before
+    assert (processes_with(marker), os.listdir(state)) == ([], [])
+
+
+def test_one_that_is_released_lives(host: un.SandboxHost, marker: str) -> None:
+    before = open_descriptors(), os.listdir(host.directory)
+    with host.start(FOREVER, id=marker, detach=True) as box:
+        box.release()
+        with pytest.raises(ValueError, match="released"):
+            box.run(["true"])
+    box.close()
+    assert (open_descriptors(), os.listdir(host.directory)) == before
+    with un.Sandbox.attach(marker) as again, un.Sandbox.attach(marker) as third:
+        third.release()
+        assert again.state()["status"] == "running"
+    with host.start(FOREVER) as held, pytest.raises(ValueError, match="not detached"):
+        held.release()
+
+
+def test_an_id_that_is_taken_does_no_harm_to_its_owner(host: un.SandboxHost, marker: str) -> None:
+    def start(_: int) -> un.Sandbox | None:
+        try:
+            return un.Sandbox(FOREVER, id=marker, detach=True)
+        except un.RunscError as error:
+            assert error.cause == "duplicate-id"
+            return None
+
+    with ThreadPoolExecutor(3) as pool:
+        won = [box for box in pool.map(start, range(3)) if box is not None]
+    assert len(won) == 1
+    with won[0] as box:
+        assert start(0) is None
+        # One that is held is its host's, and knows nothing of the others.
+        with host.start(FOREVER, id=marker):
+            assert box.run(["true"]).returncode == 0
+    with un.Sandbox(FOREVER, id=marker, detach=True):
+        box.close()
+        assert [one.id for one in un.Sandbox.list_detached()] == [marker]
+
+
+@pytest.mark.parametrize("look", ["attach", "list", "start", "close"])
+def test_what_a_dead_one_left_is_removed(
+    host: un.SandboxHost, marker: str, state: Path, look: str
+) -> None:
+    box = host.start(FOREVER, id=marker, detach=True)
+    kill_from_outside(un.Sandbox.list_detached()[0].pid)
+    if look == "attach":
+        with pytest.raises(un.RunscError, match="has ended") as caught:
+            un.Sandbox.attach(marker)
+        assert caught.value.cause == "no-such-sandbox"
+    elif look == "list":
+        assert un.Sandbox.list_detached() == []
+    elif look == "start":
+        host.start(FOREVER, id=f"{marker}-2", detach=True).close()
+        un.Sandbox(FOREVER, id=marker, detach=True).close()
+    assert box.state() == {"id": marker, "status": "stopped"}
+    box.close()
+    assert os.listdir(state) == []
+
+
+@pytest.mark.usefixtures("init_collects")
+def test_the_status_of_one_that_nobody_waited_for(host: un.SandboxHost, marker: str) -> None:
+    with host.start(FOREVER, id=marker, detach=True) as box:
+        kill_from_outside(un.Sandbox.list_detached()[0].pid)
+        for look in (box.poll, box.wait, lambda: asyncio.run(box.wait_async())):
+            with pytest.raises(un.RunscError, match="not known") as caught:
+                look()
+            assert caught.value.cause == "exit-status-unknown"
+        assert box.returncode is None
+
+
+@pytest.mark.usefixtures("init_collects")
+def test_it_is_waited_for_from_asyncio(host: un.SandboxHost, marker: str) -> None:
+    async def main() -> int:
+        async with await host.start_async(TRAP, id=marker, detach=True, stdout=un.PIPE) as box:
+            assert box.stdout.readline() == b"ready\n"
+            pid = un.Sandbox.list_detached()[0].pid
+            before = connections(pid)
+            waiting = asyncio.create_task(box.wait_async())
+            cancelled = asyncio.create_task(box.wait_async())
+            await asyncio.sleep(0)
+            cancelled.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await cancelled
+            await asyncio.to_thread(wait_until_more_than, before, pid)
+            box.kill()
+            return await waiting
+
+    assert asyncio.run(asyncio.wait_for(main(), PATIENCE)) == 9
+
+
+def test_its_output_goes_to_files(host: un.SandboxHost, marker: str, tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    target.write_text("before\n")
+    with target.open("a") as file:
+        box = host.start(["sh", "-c", "echo more; exec sleep 1000"], id=marker, detach=True,
+                         stdout=file, stderr=file)  # fmt: skip
+    with box:
+        deadline = time.monotonic() + PATIENCE
+        while target.read_text() != "before\nmore\n":
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def test_pipes_end_with_the_creator(marker: str) -> None:
+    """The command reads the end of its input, and can't write any more."""
+    script = "echo ready; cat; trap '' PIPE; while echo more; do :; done; exec sleep 1000"
+    command = ["sh", "-c", script]
+    script = (
+        f"box = un.Sandbox({command}, host=host, id=id, detach=True, stdin=un.PIPE, "
+        "stdout=un.PIPE)\nassert box.stdout.readline() == b'ready\\n'\nos._exit(0)"
+    )
+    done = create(marker, script)
+    assert done.returncode == 0, done.stderr
+    with un.Sandbox.attach(marker) as box:
+        deadline = time.monotonic() + PATIENCE
+        while "sleep" not in box.run(["ps", "-e"], capture_output=True, text=True).stdout:
+            assert time.monotonic() < deadline
+
+
+@pytest.mark.usefixtures("needs_subid")
+def test_the_map_may_have_several_ids(marker: str) -> None:
+    with un.SandboxHost(un.IdMap.auto()) as many:
+        many.start(FOREVER, id=marker, user=(5, 6), detach=True).release()
+    with un.Sandbox.attach(marker) as box:
+        for user, told in ((None, "5:6"), ((7, 8), "7:8")):
+            done = box.run(["sh", "-c", "echo $(id -u):$(id -g)"],
+                           user=user or (5, 6), capture_output=True, text=True)  # fmt: skip
+            assert done.stdout == f"{told}\n", done.stderr
+
+
+@pytest.mark.parametrize("record", ["", "{", "[]", '{"id": "x", "processes": []}', None])
+def test_what_makes_no_sense_is_removed(state: Path, record: str | None) -> None:
+    (state / "odd").mkdir(parents=True)
+    state.parent.chmod(0o700)
+    if record is not None:
+        (state / "odd" / "sandbox.json").write_text(record)
+    assert un.Sandbox.list_detached() == []
+    assert os.listdir(state) == []
+
+
+def test_one_of_another_pid_namespace_is_left_alone(
+    host: un.SandboxHost, marker: str, state: Path
+) -> None:
+    with host.start(FOREVER, id=marker, detach=True):
+        file = state / marker / "sandbox.json"
+        record = json.loads(file.read_text())
+        other = {"pid_namespace": 1, "processes": [{"pid": 1, "start_time": 0, "boot_id": "?"}]}
+        file.write_text(json.dumps(record | other))
+        assert un.Sandbox.list_detached() == []
+        with pytest.raises(un.RunscError, match="another PID namespace"):
+            un.Sandbox.attach(marker)
+        with pytest.raises(un.RunscError, match="already"):
+            host.start(FOREVER, id=marker, detach=True)
+        assert file.exists()
+
+
+def test_a_mistake_leaves_nothing(host: un.SandboxHost, marker: str, state: Path) -> None:
+    before = open_descriptors(), os.listdir(host.directory)
+    with pytest.raises(un.RunscError, match="/no/such/directory"):
+        host.start(["true"], id=marker, detach=True, cwd="/no/such/directory")
+    assert os.listdir(state) == []
+    for id in ("../x", "", "a" * 65):
+        with pytest.raises(ValueError, match="can't be an id"):
+            un.Sandbox.attach(id)
+    with pytest.raises(un.RunscError, match="there is no detached sandbox") as caught:
+        un.Sandbox.attach(marker)
+    assert caught.value.cause == "no-such-sandbox"
+    state.parent.chmod(0o755)
+    with pytest.raises(un.NamespaceError, match="closed to others"):
+        host.start(FOREVER, id=marker, detach=True)
+    state.parent.chmod(0o700)
+    assert (open_descriptors(), os.listdir(host.directory)) == before
+    assert processes_with(marker) == []
+
+
+def test_a_start_that_is_given_up_half_way_leaves_nothing(
+    host: un.SandboxHost, marker: str, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(pid: int) -> identity.ProcessIdentity:
+        raise KeyboardInterrupt
+
+    before = open_descriptors(), os.listdir(host.directory)
+    with monkeypatch.context() as patch:
+        patch.setattr(identity.ProcessIdentity, "of", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            host.start(FOREVER, id=marker, detach=True)
+    assert (open_descriptors(), os.listdir(host.directory)) == before
+    assert wait_until_gone(marker, EXIT_SECONDS) == []
+    assert os.listdir(state) == []
+
+
+def test_a_fork_does_not_end_what_its_parent_has(host: un.SandboxHost, marker: str) -> None:
+    for detach in (False, True):
+        with host.start(FOREVER, id=marker, detach=detach) as box:
+            pid = os.fork()
+            if pid == 0:
+                box.close()
+                os._exit(0)
+            assert os.waitpid(pid, 0)[1] == 0
+            assert box.run(["true"]).returncode == 0
+            assert box.state()["status"] == "running"
