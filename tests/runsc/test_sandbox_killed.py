@@ -1,0 +1,155 @@
+"""A program that starts sandboxes is killed at random moments: it leaves what works, or nothing."""
+
+from __future__ import annotations
+
+import os
+import random
+import select
+import signal
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from conftest import EXIT_SECONDS
+from processes import wait_until_gone
+
+import usernsctl as un
+
+KILLS = 100
+AT_ONCE = 4
+# So long may the first steps take, up to a host, and so long the others, in seconds.
+HOST_SECONDS = 0.4
+SANDBOX_SECONDS = 0.35
+FOREVER = ["sleep", "1000"]
+
+
+@pytest.fixture(autouse=True)
+def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    return tmp_path
+
+
+class Creator:
+    """A copy of this process that makes a host, and in it a sandbox.
+
+    :ivar host: the descriptor that can be read once there is the host.
+    :ivar due: when it is to be killed, on the clock of time.monotonic().
+    """
+
+    def __init__(self, id: str, detach: bool, moments: random.Random) -> None:
+        self._after_host = moments.choice((None, moments.uniform(0, SANDBOX_SECONDS)))
+        self.due = time.monotonic() + moments.uniform(0, HOST_SECONDS)
+        if self._after_host is not None:
+            self.due += EXIT_SECONDS
+        self.host, theirs = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                with un.SandboxHost() as host:
+                    os.write(theirs, b"+")
+                    host.start(FOREVER, id=id, detach=detach).wait()
+            finally:
+                os._exit(1)
+        os.close(theirs)
+
+    def see_host(self) -> None:
+        if self._after_host is not None:
+            self.due = time.monotonic() + self._after_host
+
+    def kill(self) -> None:
+        os.close(self.host)
+        os.kill(self.pid, signal.SIGKILL)
+        assert os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1]) == -signal.SIGKILL
+
+
+def kill_all(creators: list[Creator]) -> None:
+    """Kill each when it is due."""
+    unseen = {one.host: one for one in creators}
+    while creators:
+        now = time.monotonic()
+        for one in [one for one in creators if one.due <= now]:
+            creators.remove(one)
+            unseen.pop(one.host, None)
+            one.kill()
+        poll = select.poll()
+        for host in unseen:
+            poll.register(host, select.POLLIN)
+        next_due = min((one.due for one in creators), default=now)
+        for host, _ in poll.poll(max(next_due - time.monotonic(), 0) * 1000):
+            unseen.pop(host).see_host()
+
+
+def end_what_lives(id: str) -> bool:
+    """End a detached sandbox, if there is one, after a look at whether it works."""
+    try:
+        box = un.Sandbox.attach(id)
+    except un.RunscError as error:
+        assert error.cause == "no-such-sandbox"
+        return False
+    with box:
+        assert [one.id for one in un.Sandbox.list_detached()].count(id) == 1
+        assert box.run(["true"]).returncode == 0
+    return True
+
+
+def files(directory: Path) -> set[str]:
+    return {str(path) for path in directory.rglob("*")}
+
+
+@pytest.mark.parametrize("detach", [False, True], ids=["held", "detached"])
+def test_a_killed_creator_leaves_nothing_or_what_works(detach: bool, runtime: Path) -> None:
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    moments = random.Random(seed)
+    temporary = set(os.listdir(tempfile.gettempdir())), set(os.listdir("/tmp"))
+    # What is there from the first use on.
+    un.Sandbox(FOREVER, detach=True).close()
+    before = files(runtime)
+    lived = 0
+    for batch in range(0, KILLS // 2, AT_ONCE):
+        # No other process has these words in its command line, which is what is looked for.
+        ids = [f"killed-{os.getpid()}-{batch + n}" for n in range(AT_ONCE)]
+        kill_all([Creator(id, detach, moments) for id in ids])
+        for id in ids:
+            lived += end_what_lives(id)
+            assert wait_until_gone(id, EXIT_SECONDS) == []
+    print(f"{lived} were started before their creators ended")
+    assert lived == 0 or detach
+    assert un.Sandbox.list_detached() == []
+    assert files(runtime) == before
+    assert set(os.listdir(tempfile.gettempdir())) <= temporary[0]
+    assert not any("runsc" in name or "usernsctl" in name
+                   for name in set(os.listdir("/tmp")) - temporary[1])  # fmt: skip
+
+
+def test_neither_the_end_of_a_thread_nor_a_fork_matters() -> None:
+    """It is the creator that counts, not who else has its descriptors."""
+    id = f"forked-{os.getpid()}"
+    ours, theirs = os.pipe()
+    over, end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        from threading import Thread
+
+        try:
+            boxes = []
+            thread = Thread(target=lambda: boxes.append(un.Sandbox(FOREVER, id=id)))
+            thread.start()
+            thread.join()
+            assert boxes[0].state()["status"] == "running"
+            if os.fork() == 0:
+                os.read(over, 1)
+            else:
+                os.write(theirs, b"+")
+                signal.pause()
+        finally:
+            os._exit(1)
+    assert os.read(ours, 1) == b"+"
+    os.kill(pid, signal.SIGKILL)
+    assert wait_until_gone(id, EXIT_SECONDS) == []
+    os.waitpid(pid, 0)
+    # Now the other one ends, too.
+    os.write(end, b"+")
+    for fd in (ours, theirs, over, end):
+        os.close(fd)
