@@ -22,6 +22,15 @@ def test_a_namespace_that_was_made_is_in_no_chroot() -> None:
     assert "--security-opt seccomp=" in error.remedy
 
 
+def test_a_missing_directory_is_no_fault_of_the_machine() -> None:
+    error = failure.describe(
+        'Error setting up root FS: creating working directory "/nope": mkdir /proc/fs/root/nope: '
+        "read-only file system"
+    )
+    assert error.cause is None
+    assert error.remedy == "choose a working directory that there is in the sandbox"
+
+
 @pytest.mark.parametrize(
     ("scope", "cause"), [(None, "ptrace-denied"), ("1\n", "ptrace-denied"), ("3\n", None)]
 )

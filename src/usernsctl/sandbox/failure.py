@@ -27,6 +27,9 @@ _AFTER_CRASH = (
     "docker run --pids-limit"
 )
 
+# What runsc says where the directory that the command starts in is missing, and can't be made.
+_NO_DIRECTORY = "creating working directory"
+
 
 def main(log: str, status: int) -> int:
     """Tell what runsc's logs have, and return the exit status of the run."""
@@ -51,7 +54,9 @@ def describe(told: str) -> RunscError:
     """The error that a message of runsc's is: with a cause, if the message can have but one."""
     candidates = explain(io.BytesIO(told.encode())).candidates
     causes = [one.cause for one in candidates if one.cause.id not in _ruled_out()]
-    if len(causes) == 1:
+    if _NO_DIRECTORY in told:
+        remedy = "choose a working directory that there is in the sandbox"
+    elif len(causes) == 1:
         remedy = causes[0].remedies["host"]
     elif causes:
         remedy = f"usernsctl doctor tells which it is: {', '.join(cause.id for cause in causes)}"
