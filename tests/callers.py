@@ -6,12 +6,24 @@ import os
 from pathlib import Path
 
 import pytest
+from conftest import need
+
+import usernsctl as un
 
 
 def may_map_any_id() -> bool:
     """Whether we are root, in a namespace where every id exists: a container's may lack some."""
     maps = (Path(f"/proc/self/{kind}_map").read_text().split() for kind in ("uid", "gid"))
     return os.geteuid() == 0 and all(ids == ["0", "0", "4294967295"] for ids in maps)
+
+
+def several_ids() -> un.IdMap:
+    """A map of several ids; skips the test if we may have none."""
+    if may_map_any_id():
+        extents = (un.Extent(0, 0, 100),)
+        return un.IdMap(map_users=extents, map_groups=extents)
+    need("subid")
+    return un.IdMap.auto()
 
 
 as_root = pytest.mark.skipif(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from callers import several_ids
 from conftest import Program, children, open_descriptors
 from processes import children_of, processes_with, status_of
 
@@ -79,10 +80,22 @@ def test_signals_reach_the_command(host: un.SandboxHost) -> None:
         assert box.wait(PATIENCE) == 128 + signal.SIGKILL
 
 
+@pytest.mark.parametrize("program", ["id", Path("/usr/bin/id"), b"id"])
+def test_a_command_may_be_one_word(host: un.SandboxHost, program: Any) -> None:
+    with host.start(program, stdout=un.PIPE, cwd=Path("/usr")) as box:
+        assert box.stdout.read().startswith(b"uid=0")
+    with host.start(FOREVER) as box:
+        done = box.run(program, capture_output=True, cwd=Path("/usr"))
+        assert done.stdout.startswith(b"uid=0")
+        with pytest.raises(ValueError, match="empty"):
+            box.run([])
+
+
 def test_waiting_may_time_out(host: un.SandboxHost) -> None:
     with host.start(FOREVER) as box:
-        with pytest.raises(un.TimeoutExpired):
+        with pytest.raises(un.TimeoutExpired) as caught:
             box.wait(0.05)
+        assert caught.value.cmd == tuple(FOREVER)
         assert box.poll() is None
         assert box.state()["status"] == "running"
 
@@ -156,6 +169,7 @@ def test_many_threads_race_for_one_id(host: un.SandboxHost) -> None:
     ("options", "kind"),
     [
         ({"args": []}, ValueError),
+        ({"args": [1]}, TypeError),
         ({"args": ["true"], "id": "../x"}, ValueError),
         ({"args": ["true"], "user": (12345, 0)}, un.PlanError),
         ({"args": ["true"], "network": "none"}, ValueError),
@@ -275,9 +289,8 @@ def test_a_cancelled_start_leaves_no_sandbox(host: un.SandboxHost) -> None:
     assert processes_with(marker) == []
 
 
-@pytest.mark.usefixtures("needs_subid")
 def test_runsc_keeps_no_more_than_it_needs_with_several_ids() -> None:
-    with un.SandboxHost(un.IdMap.auto()) as many, many.start(FOREVER) as box:
+    with un.SandboxHost(several_ids()) as many, many.start(FOREVER) as box:
         # Those that act on files of other ids, too.
         assert int(status_of(box.init.pid)["CapBnd"], 16) == NEEDED | 0b11111
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import prctl
 import pytest
+from callers import several_ids
 from conftest import EXIT_SECONDS, open_descriptors
 from processes import processes_with, wait_until_gone
 
@@ -253,9 +254,8 @@ def test_pipes_end_with_the_creator(marker: str) -> None:
             assert time.monotonic() < deadline
 
 
-@pytest.mark.usefixtures("needs_subid")
 def test_the_map_may_have_several_ids(marker: str) -> None:
-    with un.SandboxHost(un.IdMap.auto()) as many:
+    with un.SandboxHost(several_ids()) as many:
         many.start(FOREVER, id=marker, user=(5, 6), detach=True).release()
     with un.Sandbox.attach(marker) as box:
         for user, told in ((None, "5:6"), ((7, 8), "7:8")):

@@ -7,20 +7,21 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from usernsctl import aio
 from usernsctl import process as commands
+from usernsctl.arguments import Args, StrOrBytesPath
 from usernsctl.errors import CommandError, RunscError
-from usernsctl.process import DEVNULL, PIPE, CompletedProcess, Popen
+from usernsctl.process import DEVNULL, PIPE, CompletedProcess, Popen, TimeoutExpired
 from usernsctl.sandbox import environment, registry
 from usernsctl.sandbox.detached import Detached
 from usernsctl.sandbox.files import Files
 from usernsctl.sandbox.held import Held
 from usernsctl.sandbox.registry import DetachedSandbox
-from usernsctl.sandbox.standard import prepared_output
+from usernsctl.sandbox.standard import prepared_streams
 from usernsctl.state import NAME, NAME_RULE
 
 if TYPE_CHECKING:
@@ -52,12 +53,12 @@ class Sandbox:
 
     def __init__(
         self,
-        args: Iterable[str] = (),
+        args: Args = (),
         *,
         host: SandboxHost | None = None,
         id: str | None = None,
         env: Mapping[str, str] | None = None,
-        cwd: str | None = None,
+        cwd: StrOrBytesPath | None = None,
         user: tuple[int, int] | None = None,
         stdin: Any = DEVNULL,
         stdout: Any = None,
@@ -67,7 +68,8 @@ class Sandbox:
     ) -> None:
         """Start a command in a sandbox, and return when it runs.
 
-        :param args: the command and its arguments; may be left out for a bundle, which has its own.
+        :param args: the command and its arguments, or one word as the command; may be left out for
+            a bundle, which has its own.
         :param host: where; by default in a host of its own, made of `host_options`, the arguments
             of :class:`SandboxHost`.
         :param id: what runsc calls it; by default a new one is drawn.
@@ -84,7 +86,7 @@ class Sandbox:
             (of this host, or a detached one of this user), which is left alone.
         :raises UsernsError: as :class:`SandboxHost` does.
         """
-        words = tuple(args)
+        words = _words(args)
         wanted = _checked(id) if id is not None else f"usernsctl-{os.urandom(8).hex()}"
         if host is not None and host_options:
             raise ValueError(f"the host decides these already: {', '.join(host_options)}")
@@ -94,9 +96,10 @@ class Sandbox:
         try:
             if not words and used.request.bundle is None:
                 raise ValueError("args is empty: it must hold a command")
-            config = used.config_for(words, env=env, cwd=cwd, user=user)
+            start = None if cwd is None else os.fsdecode(cwd)
+            config = used.config_for(words, env=env, cwd=start, user=user)
             self._files = Files(used, wanted, config)
-            streams = _streams(stdin, stdout, stderr, detach)
+            streams = prepared_streams(stdin, stdout, stderr, detach)
             if detach:
                 self._life = Detached.start(used, self._files, wanted, words, streams)
             else:
@@ -204,7 +207,10 @@ class Sandbox:
         :raises RunscError: it is detached, and ended when nobody waited (cause
             ``"exit-status-unknown"``).
         """
-        return self._get().wait(timeout)
+        try:
+            return self._get().wait(timeout)
+        except TimeoutExpired as expired:
+            raise TimeoutExpired(self.args, expired.timeout) from None
 
     async def wait_async(self) -> int:
         """The same from asyncio; to cancel this changes nothing."""
@@ -229,12 +235,12 @@ class Sandbox:
         told = self._runsc("state", self.id)
         return {"id": self.id, "status": "stopped"} if told is None else dict(json.loads(told))
 
-    def run(self, args: Sequence[str], **options: Any) -> CompletedProcess[Any]:
+    def run(self, args: Args, **options: Any) -> CompletedProcess[Any]:
         """Run another command in the sandbox: :func:`usernsctl.run`, and :meth:`popen`."""
         command, arguments = self._exec(args, options)
         return commands.run(command, **arguments)
 
-    def popen(self, args: Sequence[str], **options: Any) -> Popen[Any]:
+    def popen(self, args: Args, **options: Any) -> Popen[Any]:
         """Start another command in the sandbox.
 
         It costs a process of runsc, which waits for the command, passes signals on, and ends as the
@@ -252,9 +258,10 @@ class Sandbox:
         command, arguments = self._exec([program, *args], options)
         return await aio.create_subprocess_exec(*command, **arguments)
 
-    def _exec(
-        self, args: Sequence[str], options: dict[str, Any]
-    ) -> tuple[list[str], dict[str, Any]]:
+    def _exec(self, args: Args, options: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
+        program = _words(args)
+        if not program:
+            raise ValueError("args is empty: it must hold a command")
         life = self._get()
         place = life.place()
         if place is None:
@@ -264,10 +271,10 @@ class Sandbox:
             f"--env={name}={value}" for name, value in (arguments.pop("env", None) or {}).items()
         ]
         if (cwd := arguments.pop("cwd", None)) is not None:
-            words.append(f"--cwd={cwd}")
+            words.append(f"--cwd={os.fsdecode(cwd)}")
         if (user := arguments.pop("user", None)) is not None:
             words.append(f"--user={user[0]}:{user[1]}")
-        command = [*life.runsc, "exec", *words, self.id, *args]
+        command = [*life.runsc, "exec", *words, self.id, *program]
         return command, {**arguments, "namespace": place, "env": environment.RUNSC, "cwd": "/"}
 
     def _runsc(self, *words: str) -> str | None:
@@ -359,17 +366,13 @@ def _make_host(options: dict[str, Any]) -> SandboxHost:
     return SandboxHost(**options)
 
 
-def _streams(stdin: Any, stdout: Any, stderr: Any, detach: bool) -> dict[str, Any]:
-    """Standard input, output and error, as a Popen has them."""
-    if detach:
-        stdin, stdout, stderr = (
-            DEVNULL if stream is None else stream for stream in (stdin, stdout, stderr)
-        )
-    return {
-        "stdin": stdin,
-        "stdout": prepared_output(stdout, 1),
-        "stderr": prepared_output(stderr, 2),
-    }
+def _words(args: Args) -> tuple[str, ...]:
+    """The words of a command, as subprocess takes them.
+
+    :raises TypeError: one is neither text nor a path.
+    """
+    words = [args] if isinstance(args, str | bytes | os.PathLike) else args
+    return tuple(map(os.fsdecode, words))
 
 
 def _checked(id: str) -> str:

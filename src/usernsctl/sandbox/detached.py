@@ -135,7 +135,7 @@ class Detached:
             try:
                 if not wait_readable(end, timeout=timeout):
                     assert timeout is not None
-                    raise TimeoutExpired(self.record.args, timeout)
+                    raise TimeoutExpired(self.runsc, timeout)
                 if self.has_ended() and self.status is None:
                     self._take_answer(waiter.communicate()[0])
             finally:

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from usernsctl import hardening, oci, runsc
+from usernsctl.arguments import Args
 from usernsctl.errors import BundleError, NamespaceError
 from usernsctl.idmap import IdMap
 from usernsctl.namespace import Namespace
@@ -108,11 +109,11 @@ class SandboxHost:
             self.namespace.close()
             raise
 
-    def start(self, args: Iterable[str] = (), **options: Any) -> Sandbox:
+    def start(self, args: Args = (), **options: Any) -> Sandbox:
         """Start a command in a sandbox of its own: :class:`Sandbox` has the arguments."""
         return Sandbox(args, host=self, **options)
 
-    async def start_async(self, args: Iterable[str] = (), **options: Any) -> Sandbox:
+    async def start_async(self, args: Args = (), **options: Any) -> Sandbox:
         """The same from asyncio; if this is cancelled, the sandbox is closed."""
         starting = asyncio.ensure_future(asyncio.to_thread(self.start, args, **options))
         try:

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import stat
+from subprocess import DEVNULL
 from typing import Any
 
 
@@ -37,3 +38,19 @@ def prepared_output(stream: Any, inherited: int) -> Any:
     elif not isinstance(stream, int) or stream >= 0:
         append_at_end(stream if isinstance(stream, int) else stream.fileno())
     return stream
+
+
+def prepared_streams(stdin: Any, stdout: Any, stderr: Any, detach: bool) -> dict[str, Any]:
+    """Standard input, output and error for a command in gVisor, as a Popen takes them.
+
+    :param detach: whether the command outlives this process, and so gets nothing of what we have.
+    """
+    if detach:
+        stdin, stdout, stderr = (
+            DEVNULL if stream is None else stream for stream in (stdin, stdout, stderr)
+        )
+    return {
+        "stdin": stdin,
+        "stdout": prepared_output(stdout, 1),
+        "stderr": prepared_output(stderr, 2),
+    }
