@@ -169,6 +169,13 @@ def bench_running(host: un.SandboxHost, peer: Rootless) -> None:
     for box in boxes:
         box.close()
     print(f"    closed in {1000 * (time.perf_counter() - start) / RUNNING:.0f} ms each")
+    detached = [
+        host.start(["sleep", "1000"], id=f"detached-{os.getpid()}-{n}", detach=True)
+        for n in range(RUNNING)
+    ]
+    tell_running("un.Sandbox, detached:", named(f"detached-{os.getpid()}-"), RUNNING)
+    for box in detached:
+        box.close()
 
 
 def main() -> int:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -22,6 +24,7 @@ from processes import processes_with, wait_until_gone
 
 import usernsctl as un
 from usernsctl import identity
+from usernsctl.sandbox import detached
 from usernsctl.waiting import wait_readable
 
 PATIENCE = 20
@@ -70,15 +73,20 @@ def kill_from_outside(pid: int) -> None:
     os.close(pidfd)
 
 
-def connections(pid: int) -> int:
-    """How many sockets a process has: more, once somebody's call is being answered."""
-    entries = Path(f"/proc/{pid}/fd").iterdir()
-    return sum(os.readlink(entry).startswith("socket:") for entry in entries)
+def is_waited_for(id: str) -> bool:
+    """Whether there is a ``runsc wait`` that has called the sandbox."""
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (path / "cmdline").read_bytes().endswith(f"\0wait\0{id}\0".encode()):
+                links = [os.readlink(entry) for entry in (path / "fd").iterdir()]
+                if any(link.startswith("socket:") for link in links):
+                    return True
+    return False
 
 
-def wait_until_more_than(count: int, pid: int) -> None:
+def wait_until_it_is_waited_for(id: str) -> None:
     deadline = time.monotonic() + PATIENCE
-    while connections(pid) <= count:
+    while not is_waited_for(id):
         assert time.monotonic() < deadline
         time.sleep(0.001)
 
@@ -108,11 +116,9 @@ def test_it_lives_on_when_its_creator_is_killed(marker: str, state: Path) -> Non
         done = box.run(["sh", "-c", "ls /etc/passwd; exit 3"], capture_output=True, text=True)
         assert (done.returncode, done.stdout) == (3, "/etc/passwd\n")
         assert box.poll() is None
-        pid = un.Sandbox.list_detached()[0].pid
-        before = connections(pid)
         with ThreadPoolExecutor(1) as pool:
             waiting = pool.submit(box.wait, PATIENCE)
-            wait_until_more_than(before, pid)
+            wait_until_it_is_waited_for(marker)
             box.kill()
             assert waiting.result() == 9
         assert box.poll() == box.returncode == 9
@@ -210,15 +216,13 @@ def test_it_is_waited_for_from_asyncio(host: un.SandboxHost, marker: str) -> Non
     async def main() -> int:
         async with await host.start_async(TRAP, id=marker, detach=True, stdout=un.PIPE) as box:
             assert box.stdout.readline() == b"ready\n"
-            pid = un.Sandbox.list_detached()[0].pid
-            before = connections(pid)
             waiting = asyncio.create_task(box.wait_async())
             cancelled = asyncio.create_task(box.wait_async())
             await asyncio.sleep(0)
             cancelled.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await cancelled
-            await asyncio.to_thread(wait_until_more_than, before, pid)
+            await asyncio.to_thread(wait_until_it_is_waited_for, marker)
             box.kill()
             return await waiting
 
@@ -309,15 +313,24 @@ def test_a_mistake_leaves_nothing(host: un.SandboxHost, marker: str, state: Path
     assert processes_with(marker) == []
 
 
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [(socket, "socketpair"), (identity.ProcessIdentity, "of"), (detached, "_namespace_of_runsc")],
+)
 def test_a_start_that_is_given_up_half_way_leaves_nothing(
-    host: un.SandboxHost, marker: str, state: Path, monkeypatch: pytest.MonkeyPatch
+    host: un.SandboxHost,
+    marker: str,
+    state: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    owner: Any,
+    name: str,
 ) -> None:
-    def interrupted(pid: int) -> identity.ProcessIdentity:
+    def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
     before = open_descriptors(), os.listdir(host.directory)
     with monkeypatch.context() as patch:
-        patch.setattr(identity.ProcessIdentity, "of", interrupted)
+        patch.setattr(owner, name, interrupted)
         with pytest.raises(KeyboardInterrupt):
             host.start(FOREVER, id=marker, detach=True)
     assert (open_descriptors(), os.listdir(host.directory)) == before

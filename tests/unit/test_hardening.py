@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from usernsctl import hardening
+from usernsctl import _core, hardening
 from usernsctl.errors import HardeningError
 from usernsctl.hardening import Hardening
 
@@ -34,6 +34,20 @@ def test_unknown_names_change_nothing(wanted: Hardening, message: str) -> None:
     with pytest.raises(HardeningError, match=message):
         wanted.apply()
     assert hardening.read() == before
+
+
+def test_a_command_to_be_started_drops_all_but_what_is_kept() -> None:
+    setup = _core.Setup()
+    hardening.prepare(setup, Hardening(no_new_privs=True, bounding=frozenset({"chown", "setuid"})))
+    last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
+    # CHOWN and SETUID (linux/capability.h).
+    assert setup.drop_bounding == (1 << last + 1) - 1 - (1 << 0) - (1 << 7)
+    assert setup.no_new_privs
+    with pytest.raises(HardeningError, match="'magic' is no capability"):
+        hardening.prepare(setup, Hardening(bounding=frozenset({"magic"})))
+    untouched = _core.Setup()
+    hardening.prepare(untouched, Hardening())
+    assert untouched == _core.Setup()
 
 
 def test_facts_are_those_of_proc() -> None:

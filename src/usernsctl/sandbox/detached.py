@@ -96,10 +96,8 @@ class Detached:
         """
         entry = registry.claim(id)
         made = None
-        creator = os.pidfd_open(os.getpid())
-        ours, theirs = socket.socketpair()
         try:
-            with _starter(host, files, entry, (creator, theirs), ours, streams) as popen:
+            with _starter(host, files, entry, streams) as popen:
                 record = registry.describe(id, args, host.runsc, files.read_pid(), popen.pid)
                 entry.write(record)
                 made = cls(entry, record, popen)
@@ -113,10 +111,6 @@ class Detached:
                 entry.unlock()
                 entry.close()
             raise
-        finally:
-            os.close(creator)
-            ours.close()
-            theirs.close()
 
     def has_ended(self) -> bool:
         with self._lock:
@@ -245,44 +239,43 @@ class Detached:
 
 @contextlib.contextmanager
 def _starter(
-    host: SandboxHost,
-    files: Files,
-    entry: registry.Entry,
-    theirs: tuple[int, socket.socket],
-    ours: socket.socket,
-    streams: Mapping[str, Any],
+    host: SandboxHost, files: Files, entry: registry.Entry, streams: Mapping[str, Any]
 ) -> Iterator[Popen[bytes]]:
     """Have a sandbox started. It stays only if the block comes to its end.
 
     Until then, the death of this process is the end of the sandbox, too (csrc/detach.c).
     """
-    creator, connection = theirs
-    numbers = [creator, connection.fileno(), entry.fd]
-    popen = Popen[bytes](
-        [host.prepared.detach, *map(str, numbers), entry.path, *files.command(entry.state)],
-        namespace=Confined(host.namespace, host.restrictions),
-        pass_fds=numbers,
-        env=environment.RUNSC,
-        cwd="/",
-        # What a terminal sends to us is not meant for it.
-        start_new_session=True,
-        **streams,
-    )
-    try:
-        connection.close()
-        wait_readable(ours.fileno(), popen.pidfd)
-        if not _is_ready(ours):
-            raise files.failure(popen.wait())
-        yield popen
-        ours.send(b"+")
-        if popen.wait() != 0:
-            raise files.failure(popen.returncode)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            ours.send(b"-")
-        popen.wait()
-        close_streams(popen)
-        raise
+    with contextlib.ExitStack() as opened:
+        creator = os.pidfd_open(os.getpid())
+        opened.callback(os.close, creator)
+        ours, theirs = socket.socketpair()
+        opened.enter_context(ours)
+        numbers = [creator, theirs.fileno(), entry.fd]
+        with theirs:
+            popen = Popen[bytes](
+                [host.prepared.detach, *map(str, numbers), entry.path, *files.command(entry.state)],
+                namespace=Confined(host.namespace, host.restrictions),
+                pass_fds=numbers,
+                env=environment.RUNSC,
+                cwd="/",
+                # What a terminal sends to us is not meant for it.
+                start_new_session=True,
+                **streams,
+            )
+        try:
+            wait_readable(ours.fileno(), popen.pidfd)
+            if not _is_ready(ours):
+                raise files.failure(popen.wait())
+            yield popen
+            ours.send(b"+")
+            if popen.wait() != 0:
+                raise files.failure(popen.returncode)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                ours.send(b"-")
+            popen.wait()
+            close_streams(popen)
+            raise
 
 
 def _is_ready(connection: socket.socket) -> bool:

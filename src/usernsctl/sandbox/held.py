@@ -121,7 +121,6 @@ class Held:
 
     def close(self) -> None:
         self.popen.kill()
-        close_streams(self.popen)
         self.popen.wait()
         self.let_go()
 
