@@ -133,6 +133,25 @@ def test_it_is_gvisor_that_the_connector_runs_on(plain: Engine) -> None:
     assert done.stdout == "#1 SMP Sun Jan 10 15:06:54 PST 2016 thing\n"
 
 
+def test_python_variables_are_the_program_s_only(plain: Engine) -> None:
+    """What they name is code of the program's, and must not run outside of gVisor."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="usernsctl-path-") as made:
+        os.chmod(made, 0o755)
+        report = "import sys; sys.stderr.write(open('/proc/version').read())\n"
+        Path(made, "sitecustomize.py").write_text(report)
+        done = plain(
+            *["run", "--rm", *PROTECTED, f"--volume={made}:/files:ro", "--env=PYTHONPATH=/files"],
+            *["--entrypoint=in-gvisor", CONNECTOR, "python3", "-c", "print('ran')"],
+        )
+    assert done.stdout == "ran\n"
+    assert done.stderr == "Linux version 4.4.0 #1 SMP Sun Jan 10 15:06:54 PST 2016\n"
+    done = plain(
+        *["run", "--rm", *PROTECTED, "--env=PYTHONHOME=/nowhere", "--entrypoint=in-gvisor"],
+        *[CONNECTOR, "printenv", "PYTHONHOME"],
+    )
+    assert done.stdout == "/nowhere\n", done.stderr
+
+
 def test_check_and_discover(plain: Engine, files: Path) -> None:
     for verb, kind, field in (
         ("check", "CONNECTION_STATUS", "status"),
