@@ -191,6 +191,20 @@ def test_docker_stop_ends_a_read(plain: Engine, files: Path, station: Station) -
     assert reading.returncode == 143
 
 
+@pytest.mark.parametrize("signal", ["HUP", "INT", "QUIT", "TERM"])
+def test_a_signal_before_the_sandbox_is_there_is_not_lost(signal: str, plain: Engine) -> None:
+    """The first process of a container gets none that it neither handles nor blocks."""
+    name = f"usernsctl-early-{os.getpid()}-{signal}"
+    run = ["run", "--detach", f"--name={name}", *PROTECTED, "--entrypoint=in-gvisor", CONNECTOR]
+    plain.must(*run, "sleep", "1000")
+    try:
+        plain.must("kill", f"--signal={signal}", name)
+        ended = plain.must("wait", name, timeout=STOP_SECONDS * 10)
+    finally:
+        plain.must("rm", "--force", name)
+    assert int(ended) > 128
+
+
 def test_a_failure_comes_through(plain: Engine, files: Path) -> None:
     (files / "config.json").write_text("{}")
     bare = ["--entrypoint=source-declarative-manifest"]
