@@ -73,8 +73,8 @@ static const struct un_cause causes[] = {
     {"max-user-namespaces", "the limit of user namespaces is used up, or 0",
      "sysctl -w user.max_user_namespaces=15000"},
     {"mount-denied", "a seccomp filter or a security module forbids mount(2) here",
-     "allow it: docker run --security-opt seccomp=PROFILE, with what usernsctl seccomp-profile "
-     "prints"},
+     "docker run --rm --entrypoint usernsctl IMAGE seccomp-profile >seccomp.json; "
+     "docker run --security-opt seccomp=seccomp.json IMAGE"},
     {"mount-without-owned-ns",
      "proc and sysfs can be mounted only together with a PID or network namespace of one's own",
      "add --pid (for /proc) or --net (for /sys)"},
@@ -101,6 +101,11 @@ static const struct un_cause causes[] = {
      "don't clear PR_SET_DUMPABLE, nor start from a program that its user can't read"},
     {"nss-subid", "nsswitch.conf has subordinate ranges come from a service that does not answer",
      "getsubids USER"},
+    {"out-of-memory",
+     "the control group's limit, or this machine's memory, was too small; a program in gVisor may "
+     "then end with a status of its own",
+     "raise the limit (docker run --memory 2g; in Kubernetes resources.limits.memory), or use "
+     "less"},
     {"outside-parent-map", "an id to be mapped does not exist in the user namespace we are in",
      "map only ids that cat /proc/self/uid_map /proc/self/gid_map lists in the first column"},
     {"proc-masked",
@@ -119,7 +124,8 @@ static const struct un_cause causes[] = {
      "--add-subgids 1001-65535 USER"},
     {"seccomp-denies-userns",
      "a seccomp filter forbids user namespaces, as the default one of Docker and of others does",
-     "docker run --security-opt seccomp=PROFILE, with what usernsctl seccomp-profile prints"},
+     "docker run --rm --entrypoint usernsctl IMAGE seccomp-profile >seccomp.json; "
+     "docker run --security-opt seccomp=seccomp.json IMAGE"},
     {"setgroups-denied-on-join", "in this namespace setgroups(2) was given up",
      "keep the groups: leave --setgid out"},
     {"setgroups-order", "an unprivileged process must give up setgroups(2) before it maps a group",

@@ -6,6 +6,7 @@
 #include "error.h"
 #include "hold.h"
 #include "options.h"
+#include "report.h"
 #include "supervise.h"
 
 #include <sched.h>
@@ -17,12 +18,7 @@ extern char **environ;
 
 static void print_error(const struct un_error *err)
 {
-    char reason[UN_DETAIL_MAX + 128];
-    fprintf(stderr, "usernsctl-exec: %s: %s\n", un_step_name(err->step),
-            un_error_reason(err, reason, sizeof reason));
-    const struct un_cause *cause = un_cause_find(err->cause);
-    if (cause)
-        fprintf(stderr, "  why: %s [%s]\n  remedy: %s\n", cause->why, cause->id, cause->remedy);
+    report_error("usernsctl-exec", err);
 }
 
 static void warn_single_id(const struct un_error *wanted)

@@ -64,7 +64,7 @@ pid_t un_supervise(un_pass_on *pass_on, void *arg, int *parent_pidfd, int *statu
     if (child > 0)
         *status = pass_on_until_end(child, &all, pass_on, arg);
     else if (child < 0)
-        un_fail_errno(err, UN_STEP_CLONE, "fork");
+        un_explain_clone(err, UN_STEP_CLONE, 0);
     else
         *parent_pidfd = self;
     sigprocmask(SIG_SETMASK, &before, NULL);

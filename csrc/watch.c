@@ -8,10 +8,12 @@
  * With KILL, a signal is passed on by running KILL with its number as one more argument: `runsc
  * run` itself would end at a signal, and what it runs could not catch it.
  */
-#include "error.h"
+#include "oom.h"
+#include "report.h"
 #include "supervise.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,9 +34,7 @@ struct words {
 
 static int fail(const struct un_error *err)
 {
-    char reason[UN_DETAIL_MAX + 128];
-    fprintf(stderr, "usernsctl: %s: %s\n", un_step_name(err->step),
-            un_error_reason(err, reason, sizeof reason));
+    report_error("usernsctl", err);
     return un_exit_status(err);
 }
 
@@ -118,7 +118,13 @@ static bool run_kill(char **words, int sig)
     int pidfd, status;
     un_spawn_init(&spawn);
     spawn.command = command_of(argv);
-    if (un_spawn(&spawn, &pid, &pidfd, &err))
+    /* That the sandbox is not there yet is told by the status alone. */
+    int nowhere = open("/dev/null", O_WRONLY | O_CLOEXEC);
+    spawn.stdio[2] = nowhere;
+    int failed = un_spawn(&spawn, &pid, &pidfd, &err);
+    if (nowhere >= 0)
+        close(nowhere);
+    if (failed)
         return false;
     close(pidfd);
     while (waitpid(pid, &status, 0) < 0)
@@ -159,6 +165,7 @@ int main(int argc, char **argv)
     struct words words;
     struct un_error err;
     int parent_pidfd, status;
+    uint64_t killed = un_oom_kills();
     if (argc < 3 || !split(argc, argv, &words)) {
         fputs("usage: usernsctl-watch STATUS[,STATUS]... EXPLAIN... -- [KILL...] -- COMMAND...\n",
               stderr);
@@ -169,5 +176,11 @@ int main(int argc, char **argv)
         return fail(&err);
     if (child == 0)
         return become_child(&words, parent_pidfd);
+    /* gVisor may have gone on without the process that was killed, and the command have failed. */
+    if (status && un_oom_kills() > killed) {
+        fputs("usernsctl: the kernel killed a process of the sandbox, since memory ran out\n",
+              stderr);
+        report_cause("out-of-memory");
+    }
     return has(argv[1], status) ? explain(&words, status) : status;
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -65,8 +67,8 @@ def _grant(ranges: str) -> Remedy:
 
 
 REMEDIES = {
-    "seccomp-denies-userns": Remedy("--security-opt seccomp=PROFILE", add=(SECCOMP,)),
-    "mount-denied": Remedy("--security-opt seccomp=PROFILE", add=(SECCOMP,)),
+    "seccomp-denies-userns": Remedy("--security-opt seccomp=seccomp.json", add=(SECCOMP,)),
+    "mount-denied": Remedy("--security-opt seccomp=seccomp.json", add=(SECCOMP,)),
     "no-new-privs": Remedy("without --security-opt no-new-privileges", drop=(NO_NEW_PRIVILEGES,)),
     "bounding-set": Remedy("--cap-add SETUID --cap-add SETGID", add=FOR_HELPERS),
     "needs-setfcap": Remedy("--cap-add SETFCAP", add=("--cap-add=SETFCAP",)),
@@ -131,6 +133,16 @@ CELLS = [
     *_both("remapped", "--read-only", "--tmpfs=/tmp", SECCOMP),
     *_both("remapped", "--network=none", SECCOMP),
 ]  # fmt: skip
+
+
+def cause_of(done: subprocess.CompletedProcess[str]) -> str:
+    """The cause that standard error names."""
+    if REFUSED in done.stderr:
+        return REFUSED
+    named = re.findall(r"^  why: .* \[([a-z-]+)\]$", done.stderr, re.MULTILINE)
+    assert len(named) == 1, done.stderr
+    return str(named[0])
+
 
 _DAEMONS = {
     "plain": "Docker as it is by default",

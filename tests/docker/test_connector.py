@@ -19,7 +19,7 @@ from connector import of_type
 
 from docker.conftest import CONNECTOR, PRELUDE
 from docker.engine import TREE, Engine
-from docker.matrix import NO_NEW_PRIVILEGES, NONE_LEFT, SECCOMP
+from docker.matrix import NO_NEW_PRIVILEGES, NONE_LEFT, SECCOMP, cause_of
 
 PAGES, PAGE_SIZE = 30, 100
 STOP_SECONDS = 2
@@ -121,8 +121,9 @@ def test_spec_with_all_ids(plain: Engine) -> None:
 def test_without_the_profile_nothing_runs(plain: Engine) -> None:
     done = plain("run", "--rm", CONNECTOR, "spec")
     assert (done.returncode, done.stdout) == (125, "")
-    assert "[seccomp-denies-userns]" in done.stderr
-    assert "  remedy: docker run --security-opt seccomp=" in done.stderr
+    assert cause_of(done) == "seccomp-denies-userns"
+    get = "docker run --rm --entrypoint usernsctl IMAGE seccomp-profile >seccomp.json"
+    assert f"  remedy: {get}; docker run --security-opt seccomp=seccomp.json" in done.stderr
 
 
 def test_it_is_gvisor_that_the_connector_runs_on(plain: Engine) -> None:
@@ -240,12 +241,37 @@ def test_a_wrong_setting_is_told(name: str, plain: Engine) -> None:
 
 
 # From where runsc itself crashes to where the sandbox has not enough.
-@pytest.mark.parametrize("limit", [5, 7, 12, 16, 20])
+@pytest.mark.parametrize("limit", [5, 7, 8, 10, 12, 16, 20])
 def test_too_few_processes_are_told(limit: int, plain: Engine) -> None:
     done = plain("run", "--rm", *PROTECTED, f"--pids-limit={limit}", CONNECTOR, "spec")
     assert (done.returncode, done.stdout) == (125, "")
     assert "usernsctl: runsc: " in done.stderr
     assert "--pids-limit" in done.stderr.partition("  remedy: ")[2]
+
+
+def test_too_few_descriptors_are_told(plain: Engine) -> None:
+    done = plain("run", "--rm", *PROTECTED, "--ulimit=nofile=100", CONNECTOR, "spec")
+    assert (done.returncode, done.stdout) == (125, "")
+    assert cause_of(done) == "descriptor-limit"
+
+
+def test_too_little_memory_is_told(plain: Engine) -> None:
+    """gVisor goes on without the process that is killed, and the command fails as if by itself."""
+    grow = "held = []\nwhile True: held.append(b'x' * 10**7)"
+    limits = ["--memory=300m", "--memory-swap=300m", "--entrypoint=in-gvisor"]
+    done = plain("run", "--rm", *PROTECTED, *limits, CONNECTOR, "python3", "-c", grow)
+    assert done.returncode not in (0, 125)
+    assert cause_of(done) == "out-of-memory"
+
+
+def test_host_name_and_working_directory_are_the_container_s(plain: Engine) -> None:
+    options = ["--hostname=station", "--entrypoint=in-gvisor"]
+    show = ["sh", "-c", "hostname; pwd"]
+    done = plain("run", "--rm", *PROTECTED, *options, "--workdir=/opt", CONNECTOR, *show)
+    assert done.stdout == "station\n/opt\n", done.stderr
+    done = plain("run", "--rm", *PROTECTED, *options, "--workdir=/tmp/mine", CONNECTOR, *show)
+    assert (done.returncode, done.stdout) == (125, "")
+    assert "--wd /tmp/mine: there is no such directory in the sandbox" in done.stderr
 
 
 def test_doctor_shows_a_table_on_a_terminal(plain: Engine) -> None:

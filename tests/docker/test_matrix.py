@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from connector import of_type
 
 from docker.conftest import CONNECTOR
 from docker.engine import TREE, Engine
-from docker.matrix import CELLS, REFUSED, REMEDIES, Cell, Remedy, table
+from docker.matrix import CELLS, REMEDIES, Cell, Remedy, cause_of, table
 
 PAGE = TREE / "docs" / "docker-matrix.md"
 WRITE = "USERNSCTL_WRITE_MATRIX"
@@ -87,15 +86,6 @@ def in_container(
     """Run a command in a container of the connector's image that can reach the canary."""
     options = [*options, f"--volume={canary}:/canary", f"--entrypoint={command[0]}"]
     return engine("run", "--rm", *options, CONNECTOR, *command[1:])
-
-
-def cause_of(done: subprocess.CompletedProcess[str]) -> str:
-    """The cause that standard error names."""
-    if REFUSED in done.stderr:
-        return REFUSED
-    named = re.findall(r"^  why: .* \[([a-z-]+)\]$", done.stderr, re.MULTILINE)
-    assert len(named) == 1, done.stderr
-    return str(named[0])
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,8 @@ def test_a_script_has_the_commands_of_the_place_and_all_else_as_comments() -> No
     lines = script.as_script(CASES["pod"][0]).split("\n")
     commands = [line for line in lines if line and not line.startswith("#")]
     assert commands[0] == "set -eu"
-    assert commands[1].startswith("usernsctl seccomp-profile >/var/lib/kubelet/seccomp/")
+    profile = "docker run --rm --entrypoint usernsctl IMAGE seccomp-profile"
+    assert commands[1].startswith(f"{profile} >/var/lib/kubelet/seccomp/")
 
 
 def test_evidence_can_not_get_out_of_its_comment() -> None:

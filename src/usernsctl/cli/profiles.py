@@ -19,7 +19,7 @@ def seccomp_command() -> None:
     that it needs to make its sandbox.
 
     \b
-    usernsctl seccomp-profile > seccomp.json
+    docker run --rm --entrypoint usernsctl IMAGE seccomp-profile >seccomp.json
     docker run --security-opt seccomp=seccomp.json IMAGE
     """
     from usernsctl import profiles
@@ -34,7 +34,8 @@ def apparmor_command() -> None:
     Only hosts with AppArmor need it: Ubuntu and Debian, unless it is switched off there.
 
     \b
-    usernsctl apparmor-profile | sudo tee /etc/apparmor.d/usernsctl
+    docker run --rm --entrypoint usernsctl IMAGE apparmor-profile |
+        sudo tee /etc/apparmor.d/usernsctl
     sudo apparmor_parser -r /etc/apparmor.d/usernsctl
     docker run --security-opt apparmor=usernsctl IMAGE
     """
