@@ -2,13 +2,14 @@
  * usernsctl-watch STATUS[,STATUS]... EXPLAIN... -- [KILL...] -- COMMAND...
  *
  * Runs COMMAND in a child, passes signals on to it, and ends with its exit status. Where that is
- * one of STATUS, it becomes EXPLAIN, with the status as one more argument: who has to explain a
- * failure is loaded only if there may be one.
+ * one of STATUS, it becomes EXPLAIN, with two more arguments: the status, and the cause of which a
+ * limit was hit meanwhile, or nothing. Who has to explain a failure is loaded only if there may be
+ * one.
  *
  * With KILL, a signal is passed on by running KILL with its number as one more argument: `runsc
  * run` itself would end at a signal, and what it runs could not catch it.
  */
-#include "oom.h"
+#include "ceilings.h"
 #include "report.h"
 #include "supervise.h"
 
@@ -68,18 +69,41 @@ static bool has(const char *list, int number)
     return true;
 }
 
-/* Only returns if it failed. */
-static int explain(const struct words *words, int status)
+/* Only returns if it failed. `cause` may be empty. */
+static int explain(const struct words *words, int status, const char *cause)
 {
-    char number[12];
+    char number[12], copy[64];
     char **end = words->explain;
     while (*end)
         end++;
     snprintf(number, sizeof number, "%d", status);
-    /* What follows in argv, KILL or its end, is not needed any more. */
+    snprintf(copy, sizeof copy, "%s", cause);
+    /* What follows in argv, KILL and COMMAND, is not needed any more. */
     end[0] = number;
-    end[1] = NULL;
+    end[1] = copy;
+    end[2] = NULL;
     return become(words->explain);
+}
+
+/* What is to be said of an end with this status, and the status that is ours. `before` are the hits
+ * of all limits before the start. */
+static int conclude(const struct words *words, const char *statuses, int status,
+                    const uint64_t before[UN_LIMIT_COUNT])
+{
+    const char *cause = "";
+    bool hit[UN_LIMIT_COUNT];
+    for (enum un_limit i = 0; i < UN_LIMIT_COUNT; i++)
+        if ((hit[i] = status && un_limit_hits(i) > before[i]))
+            cause = un_limit_cause(i);
+    if (has(statuses, status))
+        return explain(words, status, cause);
+    /* gVisor may have gone on without the process that was killed, and the command have failed. */
+    if (hit[UN_LIMIT_MEMORY]) {
+        fputs("usernsctl: the kernel killed a process of the sandbox, since memory ran out\n",
+              stderr);
+        report_cause(un_limit_cause(UN_LIMIT_MEMORY));
+    }
+    return status;
 }
 
 /* Only returns if it failed. Who kills us means the command. */
@@ -165,7 +189,9 @@ int main(int argc, char **argv)
     struct words words;
     struct un_error err;
     int parent_pidfd, status;
-    uint64_t killed = un_oom_kills();
+    uint64_t hits[UN_LIMIT_COUNT];
+    for (enum un_limit i = 0; i < UN_LIMIT_COUNT; i++)
+        hits[i] = un_limit_hits(i);
     if (argc < 3 || !split(argc, argv, &words)) {
         fputs("usage: usernsctl-watch STATUS[,STATUS]... EXPLAIN... -- [KILL...] -- COMMAND...\n",
               stderr);
@@ -176,11 +202,5 @@ int main(int argc, char **argv)
         return fail(&err);
     if (child == 0)
         return become_child(&words, parent_pidfd);
-    /* gVisor may have gone on without the process that was killed, and the command have failed. */
-    if (status && un_oom_kills() > killed) {
-        fputs("usernsctl: the kernel killed a process of the sandbox, since memory ran out\n",
-              stderr);
-        report_cause("out-of-memory");
-    }
-    return has(argv[1], status) ? explain(&words, status) : status;
+    return conclude(&words, argv[1], status, hits);
 }

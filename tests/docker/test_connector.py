@@ -264,6 +264,13 @@ def test_too_little_memory_is_told(plain: Engine) -> None:
     assert cause_of(done) == "out-of-memory"
 
 
+def test_too_little_memory_for_a_start_is_told(plain: Engine) -> None:
+    limits = ["--memory=16m", "--memory-swap=16m", "--entrypoint=in-gvisor"]
+    done = plain("run", "--rm", *PROTECTED, *limits, CONNECTOR, "true")
+    assert done.returncode == 125
+    assert cause_of(done) == "out-of-memory"
+
+
 def test_host_name_and_working_directory_are_the_container_s(plain: Engine) -> None:
     options = ["--hostname=station", "--entrypoint=in-gvisor"]
     show = ["sh", "-c", "hostname; pwd"]

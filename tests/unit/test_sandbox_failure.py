@@ -45,3 +45,16 @@ def test_yama_is_in_question_only_where_it_restricts(
     assert error.cause == cause
     assert error.remedy is not None
     assert ("yama-ptrace-scope" in error.remedy) == (cause is None)
+
+
+EOF = "cannot read client sync file: waiting for sandbox to start: EOF"
+
+
+def test_a_limit_that_was_hit_settles_what_a_message_leaves_open() -> None:
+    assert failure.describe(EOF).cause is None
+    error = failure.describe(EOF, "process-limit")
+    assert error.cause == "process-limit"
+    assert error.remedy is not None
+    assert "--pids-limit" in error.remedy
+    # Words that can come from one thing only have it.
+    assert failure.describe(PIVOT_ROOT, "out-of-memory").cause == "mount-denied"

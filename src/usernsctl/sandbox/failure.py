@@ -1,7 +1,8 @@
 """Why runsc failed: started in place of it, once it has.
 
-``python -m usernsctl.sandbox.failure LOG STATUS`` runs inside the namespaces of the run, where LOG,
-a directory of runsc's own logs, still is. STATUS is what runsc ended with.
+``python -m usernsctl.sandbox.failure LOG STATUS CAUSE`` runs inside the namespaces of the run,
+where LOG, a directory of runsc's own logs, still is. STATUS is what runsc ended with, and CAUSE that
+of which a limit was hit meanwhile, or empty.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import sys
 
 from usernsctl import runsc
 from usernsctl.cli import print_error
+from usernsctl.doctor.catalogue import get
 from usernsctl.doctor.debuglog import has_ended, root_failure
 from usernsctl.doctor.explain import explain
 from usernsctl.errors import RunscError
@@ -31,13 +33,13 @@ _AFTER_CRASH = (
 _NO_DIRECTORY = "creating working directory"
 
 
-def main(log: str, status: int) -> int:
+def main(log: str, status: int, limit: str) -> int:
     """Tell what runsc's logs have, and return the exit status of the run."""
     told = root_failure(log)
     if told is not None:
-        error = describe(told)
+        error = describe(told, limit)
     elif status == runsc.CRASHED and not has_ended(log) and _has_room(log):
-        error = RunscError(_CRASH, step="runsc", remedy=_AFTER_CRASH)
+        error = _known(_CRASH, limit) or RunscError(_CRASH, step="runsc", remedy=_AFTER_CRASH)
     else:
         # Nothing went wrong: the command itself ended with this status.
         return status
@@ -50,10 +52,15 @@ def _has_room(log: str) -> bool:
     return os.statvfs(log).f_bavail > 0
 
 
-def describe(told: str) -> RunscError:
-    """The error that a message of runsc's is: with a cause, if the message can have but one."""
+def describe(told: str, limit: str = "") -> RunscError:
+    """The error that a message of runsc's is: with a cause, if the message can have but one.
+
+    :param limit: the cause that it has, if the message can have several; or empty.
+    """
     candidates = explain(io.BytesIO(told.encode())).candidates
     causes = [one.cause for one in candidates if one.cause.id not in _ruled_out()]
+    if len(causes) != 1 and (error := _known(told, limit)):
+        return error
     if _NO_DIRECTORY in told:
         remedy = "choose a working directory that there is in the sandbox"
     elif len(causes) == 1:
@@ -64,6 +71,13 @@ def describe(told: str) -> RunscError:
         remedy = "usernsctl doctor"
     cause = causes[0].id if len(causes) == 1 else None
     return RunscError(told, step="runsc", cause=cause, remedy=remedy)
+
+
+def _known(told: str, cause: str) -> RunscError | None:
+    """The error with a cause that is known; ``None`` if it is empty."""
+    if not cause:
+        return None
+    return RunscError(told, step="runsc", cause=cause, remedy=get(cause).remedies["host"])
 
 
 def _ruled_out() -> set[str]:
@@ -81,4 +95,4 @@ def _ruled_out() -> set[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], int(sys.argv[2])))
+    sys.exit(main(sys.argv[1], int(sys.argv[2]), sys.argv[3]))
