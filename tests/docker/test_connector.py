@@ -267,7 +267,8 @@ def test_too_little_memory_is_told(plain: Engine) -> None:
 def test_too_little_memory_for_a_start_is_told(plain: Engine) -> None:
     limits = ["--memory=16m", "--memory-swap=16m", "--entrypoint=in-gvisor"]
     done = plain("run", "--rm", *PROTECTED, *limits, CONNECTOR, "true")
-    assert done.returncode == 125
+    # The kernel may choose the sandbox, or what starts it.
+    assert done.returncode in (125, 137)
     assert cause_of(done) == "out-of-memory"
 
 

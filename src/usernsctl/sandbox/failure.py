@@ -1,7 +1,7 @@
 """Why runsc failed: started in place of it, once it has.
 
 ``python -m usernsctl.sandbox.failure LOG STATUS CAUSE`` runs inside the namespaces of the run,
-where LOG, a directory of runsc's own logs, still is. STATUS is what runsc ended with, and CAUSE that
+where LOG, a directory of runsc's own logs, still is. STATUS is what runsc ended with. CAUSE is that
 of which a limit was hit meanwhile, or empty.
 """
 
