@@ -20,6 +20,8 @@ from pathlib import Path
 import prctl
 import pytest
 
+pytest_plugins = ["pytester"]
+
 TESTS = Path(__file__).parent
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 MUST_WORK = "USERNSCTL_MUST_WORK"
@@ -78,6 +80,15 @@ def usernsctl() -> Program:
 def prelude() -> Program:
     """The native command `usernsctl-exec` of the environment that runs the tests."""
     return Program(SCRIPTS / "usernsctl-exec")
+
+
+@pytest.fixture
+def session(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """A directory for sessions of pytest of their own."""
+    monkeypatch.delenv("USERNSCTL_MUST_WORK", raising=False)
+    options = "-p no:cacheprovider -p no:hypothesispytest --strict-markers -ra"
+    pytester.makeini(f"[pytest]\naddopts = {options}\nfilterwarnings = error\n")
+    return pytester
 
 
 def must_work() -> frozenset[str]:

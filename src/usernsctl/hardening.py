@@ -167,6 +167,15 @@ def effective() -> frozenset[str]:
     return frozenset(name for name, number in _capabilities() if bits & 1 << number)
 
 
+def names() -> frozenset[str]:
+    """All capabilities that this kernel or python-prctl knows, named as elsewhere here.
+
+    :raises HardeningError: python-prctl can't be imported.
+    """
+    known = frozenset(name for name, _ in _capabilities())
+    return known.union(_prctl().ALL_CAP_NAMES) - {"last_cap"}
+
+
 def _set(names: frozenset[str] | None) -> frozenset[str]:
     return names if names is not None else frozenset()
 

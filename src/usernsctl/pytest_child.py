@@ -3,13 +3,14 @@
 The test process is forked in the midst of running the test. The child moves into new namespaces and
 goes on: it runs the function, and pytest makes a report of that as always. There it ends, and hands
 the report to its parent, which takes it for its own. So the report has all that it would have had
-without namespaces: rewritten assertions, captured output, the outcome of an expected failure.
+without namespaces: rewritten assertions, captured output, the lines of a traceback.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import os
 import pickle
 import select
@@ -18,6 +19,7 @@ import socket
 import struct
 import sys
 import warnings
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import pytest
@@ -31,17 +33,27 @@ _NS_GET_PARENT = 0xB702
 _LENGTH = struct.Struct("!Q")
 # How often the processes of a namespace are looked for, before they are taken for immortal.
 _SWEEPS = 1000
+# How much later than the child its parent is alarmed, in seconds: it can tell less of the test.
+_GRACE = 2.0
 
 
 class Channel:
-    """How the child is heard of. First comes its user namespace, if it has one, then a report."""
+    """How the child is heard of. First comes its user namespace, if it has one, then messages.
 
-    def __init__(self, connection: socket.socket) -> None:
+    :ivar alarm: the alarm that is set in the parent, as by setitimer(2). Timers are not inherited.
+    """
+
+    def __init__(self, connection: socket.socket, alarm: tuple[float, float] = (0, 0)) -> None:
+        self.alarm = alarm
         self._connection = connection
         self._has_sent_namespace = False
 
     def close(self) -> None:
         self._connection.close()
+
+    @property
+    def closed(self) -> bool:
+        return self._connection.fileno() < 0
 
     def send_namespace(self) -> None:
         fd = os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)
@@ -55,10 +67,12 @@ class Channel:
         return fds[0] if fds else -1
 
     def send(self, message: dict[str, Any]) -> None:
-        data = pickle.dumps(message)
+        data = pickle.dumps(_sendable(message))
         if not self._has_sent_namespace:
             self._connection.sendall(b"-")
-        self._connection.sendall(_LENGTH.pack(len(data)) + data)
+            self._has_sent_namespace = True
+        self._connection.sendall(_LENGTH.pack(len(data)))
+        self._connection.sendall(data)
 
     def receive(self, pidfd: int) -> dict[str, Any] | None:
         """What the child sent, or ``None`` if it ended without a word.
@@ -73,12 +87,15 @@ class Channel:
         # The child is this very program.
         return None if text is None else dict(pickle.loads(text))
 
-    def _read(self, size: int, pidfd: int) -> bytes | None:
+    def _read(self, size: int, pidfd: int) -> bytearray | None:
         __tracebackhide__ = True
-        data = b""
+        data = bytearray()
         connection = self._connection.fileno()
+        poll = select.poll()
+        poll.register(connection, select.POLLIN)
+        poll.register(pidfd, select.POLLIN)
         while len(data) < size:
-            ready, _, _ = select.select([connection, pidfd], [], [])
+            ready = {fd for fd, _ in poll.poll()}
             # What it sent before it ended is there first.
             if connection not in ready:
                 return None
@@ -89,6 +106,19 @@ class Channel:
         return data
 
 
+def _sendable(value: Any) -> Any:
+    """The value, with representations in place of those of its parts that can't be pickled."""
+    try:
+        pickle.loads(pickle.dumps(value))
+    except Exception:  # whatever the methods of a stranger's class raise
+        if isinstance(value, dict):
+            return {key: _sendable(part) for key, part in value.items()}
+        if isinstance(value, list | tuple):
+            return [_sendable(part) for part in value]
+        return repr(value)
+    return value
+
+
 class Child:
     """Seen from the parent: the process that runs a test, and all that the test started."""
 
@@ -97,25 +127,35 @@ class Child:
         self._pidfd = os.pidfd_open(pid)
         self._channel = channel
         self._namespace = -1
+        left, interval = signal.getitimer(signal.ITIMER_REAL)
+        if left:
+            # The child's own alarm interrupts the test, and its report has the line where that was.
+            # Ours is for a test that blocks the signal.
+            signal.setitimer(signal.ITIMER_REAL, left + _GRACE, interval)
 
-    def report(self) -> dict[str, Any]:
-        """Wait for the report.
+    def messages(self) -> Iterator[dict[str, Any]]:
+        """Wait for what the process tells; after its last words there is no need to go on.
 
-        :raises pytest.fail.Exception: the process ended without one.
+        :raises pytest.fail.Exception: the process ended.
         """
         __tracebackhide__ = True
         self._namespace = self._channel.receive_namespace()
-        message = self._channel.receive(self._pidfd)
-        if message is not None:
-            return message
+        while (message := self._channel.receive(self._pidfd)) is not None:
+            yield message
         _, status = os.waitpid(self._pid, 0)
         self._pid = 0
-        code = os.waitstatus_to_exitcode(status)
-        how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
+        how = _told(os.waitstatus_to_exitcode(status))
         pytest.fail(f"the process that ran the test {how} before the test was over", pytrace=False)
 
     def close(self) -> None:
         """End all that is in the namespaces, however far the test has come."""
+        # Not to be interrupted; what is left of an alarm that has not rung goes on afterwards.
+        left, interval = signal.setitimer(signal.ITIMER_REAL, 0)
+        self._end()
+        if left > _GRACE:
+            signal.setitimer(signal.ITIMER_REAL, left - _GRACE, interval)
+
+    def _end(self) -> None:
         if self._pid:
             if self._namespace < 0:
                 # It may be there already, only not heard of.
@@ -134,6 +174,15 @@ class Child:
             os.close(self._namespace)
 
 
+def _told(code: int) -> str:
+    if code >= 0:
+        return f"ended with status {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:  # a real-time signal
+        return f"was killed by signal {-code}"
+
+
 def fork() -> Child | Channel:
     """Fork: the parent gets a :class:`Child`, to be closed, and the child a :class:`Channel`.
 
@@ -142,6 +191,7 @@ def fork() -> Child | Channel:
     sys.stdout.flush()
     sys.stderr.flush()
     ours, theirs = socket.socketpair()
+    alarm = signal.getitimer(signal.ITIMER_REAL)
     with warnings.catch_warnings():
         # Threads that hold locks are why fork() is warned of. Those of pytest and its plugins have
         # none that a test function needs.
@@ -149,7 +199,7 @@ def fork() -> Child | Channel:
         pid = os.fork()
     if pid == 0:
         ours.close()
-        return Channel(theirs)
+        return Channel(theirs, alarm)
     theirs.close()
     return Child(pid, Channel(ours))
 
@@ -170,12 +220,17 @@ def move(target: Target, *, mount_proc: bool, channel: Channel) -> None:
             _core.apply_setup(_core.Setup(pdeathsig=signal.SIGKILL, mount_proc=proc))
     except UsernsError as error:
         refuse(error)
+    finally:
+        # What the test forks has no say in how the test ends.
+        os.register_at_fork(after_in_child=channel.close)
+        signal.setitimer(signal.ITIMER_REAL, *channel.alarm)
 
 
 def refuse(error: UsernsError) -> NoReturn:
     """Fail the test, since its namespaces can't be had."""
     remedy = f"\n{error.remedy}" if error.remedy else ""
-    pytest.fail(f"the namespaces of the test can't be had: {error}{remedy}", pytrace=False)
+    reason = f"the namespaces of the test can't be had: {error}{remedy}"
+    raise pytest.fail.Exception(reason, pytrace=False) from None
 
 
 def _go_on_in_a_child() -> None:
@@ -195,18 +250,91 @@ def _go_on_in_a_child() -> None:
 
 def leave(channel: Channel, message: dict[str, Any]) -> NoReturn:
     """End the child, with its last words."""
-    _save_coverage()
-    channel.send(message)
-    os._exit(0)
+    try:
+        # Before that, since it is killed when it is heard of.
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        channel.send(message)
+        os._exit(os.EX_OK)
+    finally:
+        # Whatever comes in between: the rest of the session is the parent's.
+        os._exit(os.EX_SOFTWARE)
 
 
-def _save_coverage() -> None:
-    """Have the lines that only this process ran be counted, if they are counted at all."""
+def save_coverage() -> str | None:
+    """Have the lines that only this process ran be counted, if they are counted at all.
+
+    Returns why they can't be.
+    """
     coverage = sys.modules.get("coverage")
     current = coverage.Coverage.current() if coverage is not None else None
-    if current is not None:
+    if current is None:
+        return None
+    try:
         current.stop()
         current.save()
+    except Exception as error:  # such as the test's having become somebody who may not write there
+        return str(error)
+    return None
+
+
+def describe(error: BaseException) -> list[bytes]:
+    """Tell of an exception: the first of these that can be unpickled is it, or comes close."""
+    try:
+        text = str(error)
+    except Exception:  # that of a stranger's class
+        text = type(error).__name__
+    # What a class wants of its arguments is unknown, but for those of groups.
+    grouped = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
+    parts = [describe(part) for part in grouped]
+    found = []
+    for candidate in (error, *((cls, text, parts) for cls in type(error).__mro__)):
+        with contextlib.suppress(Exception):
+            buffer = io.BytesIO()
+            _Pickler(buffer).dump(candidate)
+            found.append(buffer.getvalue())
+    return found
+
+
+def rebuild(description: list[bytes]) -> BaseException:
+    """The exception that :func:`describe` told of, or one of the nearest class that can be had."""
+    for data in description:
+        with contextlib.suppress(Exception):
+            found = _Unpickler(io.BytesIO(data)).load()
+            if isinstance(found, tuple):
+                cls, text, parts = found
+                arguments = [[rebuild(part) for part in parts]] if parts else []
+                found = cls.__new__(cls, text, *arguments)
+            if isinstance(found, BaseException):
+                return found
+    return Exception("an exception that can't be told")
+
+
+class _Pickler(pickle.Pickler):
+    """Has names for classes of exceptions that can't be imported, such as pytest's, or local ones.
+
+    The parent has all that its child had when it began.
+    """
+
+    def persistent_id(self, value: Any) -> tuple[str, str] | None:
+        if isinstance(value, type) and issubclass(value, BaseException):
+            return value.__module__, value.__qualname__
+        return None
+
+
+class _Unpickler(pickle.Unpickler):
+    def persistent_load(self, name: tuple[str, str]) -> type[BaseException]:
+        for found in _with_subclasses(BaseException):
+            if (found.__module__, found.__qualname__) == name:
+                return found
+        raise pickle.UnpicklingError(".".join(name))
+
+
+def _with_subclasses(cls: type[BaseException]) -> Iterator[type[BaseException]]:
+    yield cls
+    for below in cls.__subclasses__():
+        yield from _with_subclasses(below)
 
 
 def _is_ours(namespace: int) -> bool:
@@ -220,19 +348,37 @@ def _kill_all_in(namespace: int) -> None:
     """
     for _ in range(_SWEEPS):
         found = [int(name) for name in os.listdir("/proc") if name.isdecimal()]
-        inside = [pid for pid in found if _is_in(pid, namespace)]
-        if not inside:
+        if sum(_kill_in(namespace, pid) for pid in found) == 0:
             return
-        for pid in inside:
-            with contextlib.suppress(OSError):
-                pidfd = os.pidfd_open(pid)
-                try:
-                    # The pid may be somebody else's by now.
-                    if _is_in(pid, namespace):
-                        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                        select.select([pidfd], [], [], 1)
-                finally:
-                    os.close(pidfd)
+
+
+def _kill_in(namespace: int, pid: int) -> bool:
+    """Kill a process if it is in that namespace; whether it was, and alive."""
+    # Most are not, and this costs less than to open them.
+    if not _is_in(pid, namespace):
+        return False
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return False
+    try:
+        # A zombie still tells its user namespace, and the pid may be somebody else's by now.
+        if _has_ended(pidfd, 0) or not _is_in(pid, namespace):
+            return False
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        _has_ended(pidfd, 1000)
+        return True
+    except OSError:
+        return True
+    finally:
+        os.close(pidfd)
+
+
+def _has_ended(pidfd: int, milliseconds: int) -> bool:
+    """Whether a process has ended, or does in that time."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(milliseconds))
 
 
 def _is_in(pid: int, namespace: int) -> bool:

@@ -18,63 +18,99 @@ from usernsctl import hardening
 VARIABLE = "USERNSCTL_MUST_WORK"
 OPTION = "--userns-must-work"
 
+Trial = Callable[[], str | None]
+"""Tries something that a test may require; gives the reason why it can't be had, if it can't."""
+
 _KERNEL = re.compile(r"kernel>=(\d+(?:\.\d+)*)")
 _CAPABILITY = re.compile(r"cap:(?:CAP_)?([A-Z][A-Z_]*)")
 _SECONDS = 60
-_KNOWN = "userns, subid, runsc, docker, kernel>=VERSION, cap:NAME"
+
+
+class Hooks:
+    """The hook by which a test suite adds words of its own."""
+
+    @pytest.hookspec
+    def pytest_userns_needs(self) -> Mapping[str, Trial]:  # type: ignore[empty-body]
+        """Words for the mark ``requires``, each with a function that tries what it stands for."""
+
+
+class Lacking(pytest.skip.Exception):  # type: ignore[name-defined,misc]
+    """Skips a test, since the machine lacks what it requires."""
 
 
 class Needs:
-    """Tells what the machine can't do; each thing is tried once, when it is asked for first."""
+    """Tells what the machine can't do; each thing is tried once, when it is asked for first.
 
-    def __init__(self, must_work: Iterable[str]) -> None:
+    :ivar must_work: the words whose absence is a failure.
+    """
+
+    def __init__(self, must_work: Iterable[str], trials: Mapping[str, Trial]) -> None:
         """Take note of what must work.
 
+        :param trials: words beside the plugin's own.
         :raises pytest.UsageError: a word is unknown.
         """
         self.must_work = frozenset(must_work)
+        self._trials = {**_TRIALS, **trials}
         self._objections: dict[str, str | None] = {}
         for word in sorted(self.must_work):
-            check_word(word)
+            self.check(word)
 
     @classmethod
     def from_config(cls, config: pytest.Config) -> Needs:
         given = [config.getoption(OPTION) or "", os.environ.get(VARIABLE, "")]
         words = (word.strip() for text in given for word in text.split(","))
-        return cls(word for word in words if word)
+        trials: dict[str, Trial] = {}
+        for more in config.hook.pytest_userns_needs():
+            trials.update(more)
+        return cls((word for word in words if word), trials)
 
-    def demand(self, word: str) -> None:
-        """Skip the test that calls this if the machine lacks `word`; fail it if that must work."""
+    def check(self, word: object) -> None:
+        """Check that a requirement is one that is known.
+
+        :raises pytest.UsageError: it is not.
+        """
+        if isinstance(word, str):
+            if word in self._trials or _KERNEL.fullmatch(word):
+                return
+            if (named := _CAPABILITY.fullmatch(word)) and named[1].lower() in hardening.names():
+                return
+        known = ", ".join([*self._trials, "kernel>=5.12", "cap:SYS_ADMIN"])
+        raise pytest.UsageError(
+            f"{word!r} is no requirement; there are {known}, with any version and any capability "
+            "of capabilities(7)"
+        )
+
+    def __call__(self, *words: str) -> None:
+        """Skip the test that calls this if the machine lacks one of `words`; fail it if that must
+        work.
+
+        :raises pytest.UsageError: a word is unknown.
+        """
+        __tracebackhide__ = True
+        for word in words:
+            objection = self._objection(word)
+            if objection is None:
+                continue
+            if word in self.must_work:
+                pytest.fail(f"{word} must work, but {objection}", pytrace=False)
+            raise Lacking(f"{word}: {objection}")
+
+    def _objection(self, word: str) -> str | None:
         if word not in self._objections:
-            self._objections[word] = _objection(word)
-        objection = self._objections[word]
-        if objection is None:
-            return
-        if word in self.must_work:
-            pytest.fail(f"{word} must work, but {objection}", pytrace=False)
-        pytest.skip(f"{word}: {objection}")
+            self.check(word)
+            trial = self._trials.get(word)
+            self._objections[word] = trial() if trial else _compared(word)
+        return self._objections[word]
 
 
-def check_word(word: str) -> None:
-    """Check that a requirement is one that is known.
-
-    :raises pytest.UsageError: it is not.
-    """
-    known = word in _TRIALS or _KERNEL.fullmatch(word) or _CAPABILITY.fullmatch(word)
-    if not known:
-        raise pytest.UsageError(f"{word!r} is no requirement; there are {_KNOWN}")
-
-
-def _objection(word: str) -> str | None:
-    check_word(word)
-    if trial := _TRIALS.get(word):
-        return trial()
+def _compared(word: str) -> str | None:
     if kernel := _KERNEL.fullmatch(word):
         return _too_old(kernel[1])
-    capability = word.rpartition(":")[2].removeprefix("CAP_").lower()
-    if capability in hardening.effective():
+    capability = word.rpartition(":")[2].removeprefix("CAP_")
+    if capability.lower() in hardening.effective():
         return None
-    return f"this process does not hold CAP_{capability.upper()}"
+    return f"this process does not hold CAP_{capability}"
 
 
 def _too_old(wanted: str) -> str | None:
@@ -101,19 +137,25 @@ def _try_subid() -> str | None:
 def _try_map(idmap: un.IdMap, purpose: Literal["run", "range"]) -> str | None:
     try:
         un.run(["true"], idmap=idmap, check=True, stdin=un.DEVNULL)
-    except (un.UsernsError, un.CalledProcessError) as error:
-        return _diagnosed(str(error), purpose)
+    except un.UsernsError as error:
+        return _diagnosed(str(error), error.cause, purpose)
+    except un.CalledProcessError as error:
+        return _diagnosed(str(error), None, purpose)
     return None
 
 
-def _diagnosed(error: str, purpose: Literal["run", "range"]) -> str:
-    """The error, and what the doctor finds behind it."""
+def _diagnosed(error: str, cause_id: str | None, purpose: Literal["run", "range"]) -> str:
+    """The error, and what the doctor finds behind it, or what it knows of the error's own cause."""
     from usernsctl.doctor import diagnose
+    from usernsctl.doctor.catalogue import get
 
-    blocking = [found for found in diagnose(purpose, runsc=False).findings if found.blocks]
-    if not blocking or blocking[0].cause is None:
+    findings = diagnose(purpose, runsc=False).findings
+    causes = [found.cause for found in findings if found.blocks and found.cause is not None]
+    if cause_id is not None:
+        causes.append(get(cause_id))
+    if not causes:
         return error
-    cause = blocking[0].cause
+    cause = causes[0]
     return f"{error} [{cause.id}: {cause.title}; {cause.remedies['host']}]"
 
 
@@ -137,7 +179,7 @@ def _try_command(command: list[str]) -> str | None:
     return f"{' '.join(command)}: exit status {done.returncode}: {done.stderr.strip()}"
 
 
-_TRIALS: Mapping[str, Callable[[], str | None]] = {
+_TRIALS: Mapping[str, Trial] = {
     "userns": _try_userns,
     "subid": _try_subid,
     "runsc": _try_runsc,

@@ -1,0 +1,223 @@
+"""The pytest plugin: what marks may say, and what tests require of the machine."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+
+
+def test_requirements_skip_with_the_reason(session: pytest.Pytester) -> None:
+    session.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.requires("kernel>=4.0")
+        def test_runs():
+            pass
+
+        @pytest.mark.requires("kernel>=99.1")
+        def test_new_kernel():
+            raise AssertionError
+
+        def test_asks_late(requires):
+            requires("kernel>=4.0")
+            requires("kernel>=4.0", "kernel>=99.1")
+            raise AssertionError
+        """
+    )
+    result = session.runpytest_subprocess()
+    result.assert_outcomes(passed=1, skipped=2)
+    result.stdout.fnmatch_lines(
+        [f"SKIPPED [[]1] test_*.py:{line}: kernel>=99.1: this kernel is *" for line in (7, 11)]
+    )
+    must = session.runpytest_subprocess("--userns-must-work=kernel>=99.1")
+    # A skip that is none is a failure to set the test up, which pytest calls an error.
+    must.assert_outcomes(passed=1, errors=1, failed=1)
+    must.stdout.fnmatch_lines(["kernel>=99.1 must work, but this kernel is *"] * 2)
+
+
+def test_capabilities_are_those_outside(session: pytest.Pytester) -> None:
+    session.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.requires("cap:SYS_ADMIN", "cap:CAP_SETFCAP")
+        @pytest.mark.requires("userns")
+        @pytest.mark.userns
+        def test_it():
+            pass
+        """
+    )
+    result = session.runpytest_subprocess()
+    if os.geteuid() == 0:
+        result.assert_outcomes(passed=1)
+    else:
+        result.assert_outcomes(skipped=1)
+        result.stdout.fnmatch_lines(["*cap:SYS_ADMIN: this process does not hold CAP_SYS_ADMIN"])
+
+
+LIMIT = "/proc/sys/user/max_user_namespaces"
+# A machine that lacks it, as a program to run pytest under, and what is told.
+LACKING = [
+    (
+        "userns",
+        ["unshare", "-Ur", "sh", "-c", f'echo 0 >{LIMIT}; exec "$@"', "-"],
+        "*max-user-namespaces: *sysctl*",
+    ),
+    ("subid", ["unshare", "-Ur"], "*[[]no-subordinate-range: *usermod*"),
+    ("runsc", ["env", "PATH=/usr/bin/nowhere"], "*runsc*"),
+    ("docker", ["env", "PATH=/usr/bin/nowhere"], "*No such file or directory: 'docker'*"),
+]
+
+
+@pytest.mark.requires("userns")
+@pytest.mark.parametrize(("word", "without", "told"), LACKING, ids=[one[0] for one in LACKING])
+def test_what_the_machine_lacks_is_told_with_its_cause(
+    session: pytest.Pytester, word: str, without: list[str], told: str
+) -> None:
+    session.makepyfile(
+        f"""
+        import pytest
+
+        @pytest.mark.requires("{word}")
+        def test_it():
+            raise AssertionError
+        """
+    )
+    pytest_of_ours = [sys.executable, "-m", "pytest"]
+    result = session.run(*without, *pytest_of_ours)
+    result.assert_outcomes(skipped=1)
+    result.stdout.fnmatch_lines([f"SKIPPED * {word}: {told}"])
+    must = session.run(*without, *pytest_of_ours, f"--userns-must-work=docker,{word}")
+    must.assert_outcomes(errors=1)
+    must.stdout.fnmatch_lines([f"{word} must work, but {told}"])
+
+
+def test_a_suite_has_words_of_its_own(session: pytest.Pytester) -> None:
+    session.makeconftest(
+        """
+        def pytest_userns_needs():
+            return {"coffee": lambda: "the pot is empty", "water": lambda: None}
+        """
+    )
+    session.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.requires("water")
+        def test_runs():
+            pass
+
+        @pytest.mark.requires("coffee")
+        def test_does_not():
+            raise AssertionError
+        """
+    )
+    result = session.runpytest_subprocess()
+    result.assert_outcomes(passed=1, skipped=1)
+    result.stdout.fnmatch_lines(["SKIPPED * coffee: the pot is empty"])
+    must = session.runpytest_subprocess("--userns-must-work=coffee")
+    must.assert_outcomes(passed=1, errors=1)
+
+
+MISTAKES = [
+    ("userns(map='rot')", "userns: map must be root, auto, current*'rot'"),
+    ("userns(map=7)", "userns: map must be root, auto, current*7"),
+    ("userns(map=['0:0'])", 'userns: map: *"0:0" is no extent*inside:outside:count*'),
+    ("userns(map=[(0, 0)])", "userns: map: an extent is inside, outside and count, not (0, 0)"),
+    ("userns('auto')", "userns takes its arguments by name, as in *"),
+    ("userns(network=True)", "userns has no argument network; there are map, mount, net, *"),
+    ("userns(mount='yes')", "userns: mount must be True or False, not 'yes'"),
+    ("userns(propagation='public')", "userns: propagation must be one of private, *'public'"),
+    ("userns(mount_proc=True)", "userns: mount_proc takes pid and mount as well"),
+    ("requires('kernell>=5')", "'kernell>=5' is no requirement; there are userns, *kernel>=5.12*"),
+    ("requires('kernel>=new')", "'kernel>=new' is no requirement; *"),
+    ("requires('cap:SYS_ADMN')", "'cap:SYS_ADMN' is no requirement; *cap:SYS_ADMIN*"),
+    ("requires(7)", "7 is no requirement; *"),
+    ("requires", "requires takes words, as in *"),
+    ("requires(word='subid')", "requires takes words, as in *"),
+]
+
+
+def test_mistakes_are_told_before_anything_runs(session: pytest.Pytester) -> None:
+    tests = [
+        f"@pytest.mark.{mark}\ndef test_{number}():\n    raise AssertionError\n"
+        for number, (mark, _) in enumerate(MISTAKES)
+    ]
+    session.makepyfile(test_it="import pytest\n\n" + "\n".join(tests))
+    result = session.runpytest_subprocess()
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "AssertionError" not in result.stdout.str()
+    wanted = [f"*test_it.py::test_{number}: {told}" for number, (_, told) in enumerate(MISTAKES)]
+    result.stderr.fnmatch_lines(wanted)
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ("--pdb", "*::test_it: --pdb and --trace can't be had*-m 'not userns'"),
+        ("--trace", "*::test_it: --pdb and --trace can't be had*-m 'not userns'"),
+        ("--userns-must-work=magic", "*'magic' is no requirement; there are userns*"),
+    ],
+)
+def test_options_that_can_not_be_had_are_refused(
+    session: pytest.Pytester, option: str, told: str
+) -> None:
+    session.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.userns
+        def test_it():
+            raise AssertionError
+
+        def test_other():
+            pass
+        """
+    )
+    result = session.runpytest_subprocess(option)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([told])
+
+
+def test_what_is_refused_may_be_left_out(session: pytest.Pytester) -> None:
+    session.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.userns
+        def test_it():
+            raise AssertionError
+
+        def test_other():
+            pass
+        """
+    )
+    result = session.runpytest_subprocess("--pdb", "-m", "not userns")
+    result.assert_outcomes(passed=1, deselected=1)
+
+
+def test_a_nearer_mark_counts(session: pytest.Pytester) -> None:
+    session.makepyfile(
+        """
+        import os
+        import pytest
+
+        pytestmark = pytest.mark.userns(map=[(7, os.geteuid(), 1)])
+
+        def test_module():
+            assert os.getuid() == 7
+
+        @pytest.mark.userns(map=[(8, os.geteuid(), 1)])
+        class TestClass:
+            def test_class(self):
+                assert os.getuid() == 8
+
+            @pytest.mark.userns
+            def test_function(self):
+                assert os.getuid() == 0
+        """
+    )
+    session.runpytest_subprocess().assert_outcomes(passed=3)

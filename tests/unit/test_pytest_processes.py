@@ -1,0 +1,205 @@
+"""The pytest plugin: the process that a test runs in, its alarms, its end, and what it leaves."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.requires("userns")
+
+
+def process_names() -> str:
+    return subprocess.run(["ps", "-e", "-o", "args"], capture_output=True, text=True).stdout
+
+
+@pytest.mark.parametrize("pid", [False, True])
+def test_a_timeout_ends_all_that_the_test_started(session: pytest.Pytester, pid: bool) -> None:
+    seconds = f"86400.{os.getpid()}{int(pid)}"
+    session.makepyfile(
+        f"""
+        import subprocess
+        import pytest
+
+        @pytest.mark.timeout(1)
+        @pytest.mark.userns(pid={pid})
+        def test_hang():
+            subprocess.Popen(["setsid", "-f", "sleep", "{seconds}"])
+            subprocess.run(["unshare", "-Ur", "sleep", "{seconds}"])
+        """
+    )
+    result = session.runpytest_subprocess("-p", "no:unraisableexception")
+    result.assert_outcomes(failed=1)
+    # With the line that was reached, as without namespaces.
+    result.stdout.fnmatch_lines(
+        [">*subprocess.run(*unshare*", "E * Failed: Timeout (>1.0s) from pytest-timeout."]
+    )
+    assert seconds not in process_names()
+
+
+def test_a_test_that_blocks_the_alarm_is_timed_out_as_well(session: pytest.Pytester) -> None:
+    session.makepyfile(
+        """
+        import signal
+        import pytest
+
+        @pytest.mark.timeout(1)
+        @pytest.mark.userns
+        def test_hang():
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+            signal.sigwait([signal.SIGUSR1])
+
+        @pytest.mark.timeout(60)
+        @pytest.mark.userns
+        def test_does_not():
+            assert 50 < signal.getitimer(signal.ITIMER_REAL)[0] <= 60
+        """
+    )
+    result = session.runpytest_subprocess()
+    result.assert_outcomes(failed=1, passed=1)
+    result.stdout.fnmatch_lines(["*Timeout (>1.0s) from pytest-timeout."])
+
+
+def test_an_alarm_of_a_fixture_goes_off_in_the_test(session: pytest.Pytester) -> None:
+    session.makepyfile(
+        """
+        import signal
+        import pytest
+
+        class Alarm(Exception):
+            pass
+
+        def ring(number, frame):
+            raise Alarm
+
+        @pytest.fixture
+        def alarmed():
+            before = signal.signal(signal.SIGALRM, ring)
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+            yield
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+
+        @pytest.mark.userns(pid=True)
+        def test_waits(alarmed):
+            with pytest.raises(Alarm):
+                signal.pause()
+        """
+    )
+    session.runpytest_subprocess().assert_outcomes(passed=1)
+
+
+def test_a_passed_test_leaves_no_process_either(session: pytest.Pytester) -> None:
+    seconds = f"86401.{os.getpid()}"
+    session.makepyfile(
+        f"""
+        import subprocess
+        import pytest
+
+        @pytest.mark.userns
+        def test_daemon():
+            subprocess.run(["setsid", "-f", "sleep", "{seconds}"], check=True)
+        """
+    )
+    session.runpytest_subprocess().assert_outcomes(passed=1)
+    assert seconds not in process_names()
+
+
+def test_a_process_that_dies_is_a_failure(session: pytest.Pytester) -> None:
+    session.makepyfile(
+        """
+        import ctypes, os, signal
+        import pytest
+
+        pytestmark = pytest.mark.userns
+
+        def test_killed():
+            print("last words", flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        @pytest.mark.userns(pid=True)
+        def test_crashes():
+            ctypes.string_at(0)
+
+        @pytest.mark.userns(pid=True)
+        def test_exits():
+            os._exit(3)
+
+        def test_becomes_a_program():
+            os.execvp("true", ["true"])
+
+        @pytest.mark.userns(map=["0:0:1", "0:1:1"])
+        def test_no_such_map():
+            pass
+
+        def test_still_runs():
+            pass
+        """
+    )
+    result = session.runpytest_subprocess()
+    result.assert_outcomes(failed=5, passed=1)
+    over = "before the test was over"
+    result.stdout.fnmatch_lines(
+        [
+            f"the process that ran the test was killed by SIGKILL {over}",
+            "last words",
+            f"the process that ran the test was killed by SIGSEGV {over}",
+            f"the process that ran the test ended with status 3 {over}",
+            f"the process that ran the test ended with status 0 {over}",
+            "the namespaces of the test can't be had: *",
+        ]
+    )
+
+
+def test_what_the_test_forks_has_no_say(session: pytest.Pytester) -> None:
+    session.makepyfile(
+        """
+        import os
+        import pytest
+
+        @pytest.mark.userns
+        def test_comes_back_twice(capfd):
+            pid = os.fork()
+            if pid == 0:
+                assert "another report"
+                return
+            _, status = os.waitpid(pid, 0)
+            assert os.waitstatus_to_exitcode(status) == os.EX_SOFTWARE
+            told = capfd.readouterr().err
+            assert told == "a process that the test forked came back from it\\n"
+
+        @pytest.mark.userns
+        def test_ends_before_its_child():
+            told, teller = os.pipe()
+            if os.fork() == 0:
+                os.close(told)
+                os.write(teller, b"+")
+                os.execvp("sleep", ["sleep", "1000"])
+            os.read(told, 1)
+        """
+    )
+    session.runpytest_subprocess("-W", "ignore").assert_outcomes(passed=2)
+
+
+def test_a_killed_session_leaves_no_test(session: pytest.Pytester) -> None:
+    seconds = f"86402.{os.getpid()}"
+    session.makepyfile(
+        f"""
+        import os, subprocess
+        import pytest
+
+        @pytest.mark.userns(pid=True)
+        def test_hang():
+            os.execvp("sh", ["sh", "-c", "echo ready >&2; exec sleep {seconds}"])
+        """
+    )
+    command = [sys.executable, "-m", "pytest", "-s", "-p", "no:cacheprovider"]
+    with subprocess.Popen(command, cwd=session.path, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == b"ready\n"
+        process.send_signal(signal.SIGKILL)
+        # Its end is the end of the last process that has this pipe.
+        assert process.stderr.read() == b""
