@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 
 import pytest
-from conftest import need
 
 import usernsctl as un
 
@@ -17,16 +16,11 @@ def may_map_any_id() -> bool:
     return os.geteuid() == 0 and all(ids == ["0", "0", "4294967295"] for ids in maps)
 
 
-def several_ids() -> un.IdMap:
-    """A map of several ids; skips the test if we may have none."""
-    if may_map_any_id():
-        extents = (un.Extent(0, 0, 100),)
-        return un.IdMap(map_users=extents, map_groups=extents)
-    need("subid")
-    return un.IdMap.auto()
-
-
 as_root = pytest.mark.skipif(
     not may_map_any_id(), reason="only root, outside of containers, may map any id by itself"
 )
 unprivileged = pytest.mark.skipif(os.geteuid() == 0, reason="root may do it")
+
+# A map of several ids, and the mark of a test that wants it written.
+MAP_OF_SEVERAL = un.IdMap.extents(["0:0:100"], ["0:0:100"]) if may_map_any_id() else un.IdMap.auto()
+several_ids = pytest.mark.requires("userns" if may_map_any_id() else "subid")

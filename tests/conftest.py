@@ -1,7 +1,7 @@
-"""What every test can ask for: the installed commands, and what this machine must be able to do.
+"""What every test can ask for: the installed commands, and that nothing is left behind.
 
-Tests in tests/kernel and tests/runsc are skipped where the machine can't do what they are about.
-USERNSCTL_MUST_WORK, a list with commas of the words in PROBES, makes such a skip a failure.
+What the tests of a directory require of the machine is said by usernsctl's own pytest plugin, which
+skips them, with the reason, where it is lacking (docs/pytest.md).
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import subprocess
 import sysconfig
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import prctl
@@ -24,21 +23,11 @@ pytest_plugins = ["pytester"]
 
 TESTS = Path(__file__).parent
 SCRIPTS = Path(sysconfig.get_path("scripts"))
-MUST_WORK = "USERNSCTL_MUST_WORK"
 # How long a process may take to go once its test is over.
 EXIT_SECONDS = 10
 
-PROBES = {
-    "userns": [str(SCRIPTS / "usernsctl-exec"), "-r", "true"],
-    "subid": ["unshare", "--map-root-user", "--map-auto", "true"],
-    "runsc": [str(SCRIPTS / "usernsctl"), "run", "--", "true"],
-    "docker": ["docker", "info"],
-}
-DIRECTORY_NEEDS = {
-    "faults": ["needs_userns", "nothing_left"],
-    "kernel": ["needs_userns", "nothing_left"],
-    "runsc": ["needs_userns", "needs_runsc", "nothing_left"],
-}
+# What all tests of a directory require; these must also leave nothing behind.
+REQUIRED = {"faults": ["userns"], "kernel": ["userns"], "runsc": ["userns", "runsc"]}
 
 
 @dataclass(frozen=True)
@@ -91,73 +80,40 @@ def session(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytes
     return pytester
 
 
-def must_work() -> frozenset[str]:
-    words = frozenset(word for word in os.environ.get(MUST_WORK, "").split(",") if word)
-    if unknown := sorted(words - PROBES.keys()):
-        known = ", ".join(PROBES)
-        raise pytest.UsageError(f"{MUST_WORK}: unknown: {', '.join(unknown)}; known: {known}")
-    return words
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    must_work()
+def pytest_configure() -> None:
     # A process that outlives its parent becomes our child, so that `nothing_left` sees it.
     prctl.set_child_subreaper(True)
 
 
-@cache
-def objection(word: str) -> str | None:
-    """Why this machine can't do `word`, found out once by really doing it; None if it can."""
-    command = PROBES[word]
+def pytest_userns_needs() -> dict[str, Callable[[], str | None]]:
+    return {"strace": try_strace}
+
+
+def try_strace() -> str | None:
+    """Why strace(1) can't be used, to make system calls fail, or ``None`` if it can."""
     try:
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
+            ["strace", "-o", os.devnull, "true"], capture_output=True, text=True, timeout=60
         )
-    except (OSError, subprocess.TimeoutExpired) as failure:
-        return f"{word}: {failure}"
-    if done.returncode == 0:
-        return None
-    return f"{word}: {' '.join(command)}: exit {done.returncode}: {done.stderr.strip()}"
+    except FileNotFoundError as error:
+        return str(error)
+    return done.stderr.strip() if done.returncode else None
 
 
-def need(word: str) -> None:
-    """Skip the test if this machine can't do `word`; fail it if it must be able to."""
-    if reason := objection(word):
-        if word in must_work():
-            pytest.fail(f"{MUST_WORK} has {word}, but {reason}", pytrace=False)
-        pytest.skip(reason)
+def directory_of(path: Path) -> str:
+    return path.relative_to(TESTS).parts[0]
 
 
-@pytest.fixture
-def needs_userns() -> None:
-    """Namespaces can be made, and one's own id mapped."""
-    need("userns")
-
-
-@pytest.fixture
-def needs_subid() -> None:
-    """The user has subordinate ranges, and newuidmap and newgidmap can map them."""
-    need("subid")
-
-
-@pytest.fixture
-def needs_runsc() -> None:
-    """Programs can be run in gVisor."""
-    need("runsc")
-
-
-@pytest.fixture
-def needs_docker() -> None:
-    """A Docker daemon answers."""
-    need("docker")
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if words := REQUIRED.get(directory_of(item.path)):
+            item.add_marker(pytest.mark.requires(*words))
 
 
 @pytest.fixture(autouse=True)
-def directory_needs(request: pytest.FixtureRequest) -> None:
-    """What all tests of a directory need."""
-    directory = request.path.relative_to(TESTS).parts[0]
-    for fixture in DIRECTORY_NEEDS.get(directory, []):
-        request.getfixturevalue(fixture)
+def cleanliness(request: pytest.FixtureRequest) -> None:
+    if directory_of(request.path) in REQUIRED:
+        request.getfixturevalue("nothing_left")
 
 
 def open_descriptors() -> set[str]:

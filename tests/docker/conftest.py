@@ -9,9 +9,9 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
-from conftest import MUST_WORK, must_work
 
 from docker.engine import CACHE, TREE, Engine, build, hand_over, make_base, started
+from usernsctl.pytest_plugin import Needs
 
 BASE = "usernsctl-test/base"
 PRELUDE = "usernsctl-test/prelude"
@@ -39,12 +39,12 @@ def objection() -> str | None:
 
 
 @pytest.fixture(scope="session")
-def plain() -> Iterator[Engine]:
+def plain(requires: Needs) -> Iterator[Engine]:
     """An engine as it is by default, with all images."""
-    if "docker" not in must_work():
+    if "docker" not in requires.must_work:
         pytest.skip("it starts a Docker engine, which has not been asked for: make docker")
     if reason := objection():
-        pytest.fail(f"{MUST_WORK} has docker, but {reason}", pytrace=False)
+        pytest.fail(f"docker must work, but {reason}", pytrace=False)
     CACHE.mkdir(parents=True, exist_ok=True)
     with started("plain") as engine:
         make_base(engine, BASE, platform.freedesktop_os_release()["VERSION_CODENAME"])

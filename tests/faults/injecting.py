@@ -1,28 +1,12 @@
-"""Running a program with system calls that fail, by strace(1)."""
+"""Running a program with system calls that fail, by strace(1), which the tests have to require."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
-from functools import cache
 from pathlib import Path
 
-import pytest
-
 SECONDS = 60
-
-
-@cache
-def objection() -> str | None:
-    """Why strace can't be used, found out once by using it; None if it can."""
-    if shutil.which("strace") is None:
-        return "strace is not installed"
-    command = ["strace", "-o", os.devnull, "true"]
-    tried = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
-    if tried.returncode:
-        return f"{' '.join(command)}: exit {tried.returncode}: {tried.stderr.strip()}"
-    return None
 
 
 def run_with(
@@ -36,10 +20,6 @@ def run_with(
     :param faults: in the form of strace's ``-e inject=``, such as ``"mount:error=EPERM:when=2"``.
     :param path: if given, only calls about this path, as the program names it, are concerned.
     """
-    if reason := objection():
-        if os.environ.get("CI"):
-            pytest.fail(reason, pytrace=False)
-        pytest.skip(reason)
     names = ",".join(fault.split(":")[0] for fault in faults)
     options = ["-f", "-qq", "-o", os.devnull, "-e", f"trace={names}"]
     for fault in faults:

@@ -13,8 +13,6 @@ import pytest
 from conftest import SCRIPTS
 from injecting import run_with
 
-pytestmark = pytest.mark.usefixtures("needs_userns", "nothing_left")
-
 # Kills a creator before its Nth line, N = 1, 2, ..., until one comes to its end. Each time the next
 # caller must get a namespace that works; prints how many creators it took.
 SWEEP = """
@@ -72,6 +70,7 @@ def test_a_creator_may_be_killed_anywhere(tmp_path: Path) -> None:
     assert int(done.stdout) > 50
 
 
+@pytest.mark.requires("strace")
 @pytest.mark.parametrize("when", range(1, 46, 2))
 def test_the_prelude_may_be_killed_anywhere(when: int) -> None:
     """Both processes of it, at their Nth system call. A holder ends if it is told nothing."""

@@ -12,7 +12,7 @@ from callers import as_root
 from conftest import Program
 from injecting import run_with
 
-pytestmark = pytest.mark.usefixtures("needs_userns", "nothing_left")
+pytestmark = pytest.mark.requires("strace")
 
 WIDE = ["--map-users=0:100000:9", "--map-groups=0:100000:9"]
 

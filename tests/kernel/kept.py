@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 
-from conftest import need
+import pytest
 from inside import PATIENCE
 
 import usernsctl as un
@@ -16,12 +16,13 @@ LINK = ["readlink", "/proc/self/ns/user"]
 WHO = ["sh", "-c", "id -u; id -g; id -G"]
 
 
-def map_without_us() -> un.IdMap:
-    """A map in which our own ids are not; skips the test where nobody would write it for us."""
-    if ROOT:
-        return un.IdMap.extents(["0:100000:10"], ["0:200000:10"])
-    need("subid")
-    return un.IdMap(fill_users="auto", fill_groups="auto")
+# A map in which our own ids are not, and the mark of a test that wants it written.
+MAP_WITHOUT_US = (
+    un.IdMap.extents(["0:100000:10"], ["0:200000:10"])
+    if ROOT
+    else un.IdMap(fill_users="auto", fill_groups="auto")
+)
+without_us = pytest.mark.requires("userns" if ROOT else "subid")
 
 
 def in_python(script: str, *arguments: str, status: int = 0) -> str:

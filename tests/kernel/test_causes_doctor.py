@@ -48,13 +48,15 @@ def test_a_closed_tun_device_is_told_by_its_probe() -> None:
     assert "tun-missing" not in found.ids
 
 
-def test_a_real_program_is_run_in_gvisor(needs_runsc: None) -> None:
+@pytest.mark.requires("runsc")
+def test_a_real_program_is_run_in_gvisor() -> None:
     found = Diagnosis([])
     assert found.report["probes"]["runsc"]["outcome"] == "ok"
     assert found.blocking == []
 
 
-def test_a_sandbox_in_a_sandbox(needs_runsc: None) -> None:
+@pytest.mark.requires("runsc")
+def test_a_sandbox_in_a_sandbox() -> None:
     shown = [option for place in {sys.prefix, sys.base_prefix} for option in ("--bind", place)]
     doctor = [USERNSCTL, "doctor", "--no-runsc", "--json"]
     done = subprocess.run(
@@ -68,7 +70,8 @@ def test_a_sandbox_in_a_sandbox(needs_runsc: None) -> None:
 
 
 @as_root
-def test_a_read_only_container(needs_runsc: None) -> None:
+@pytest.mark.requires("runsc")
+def test_a_read_only_container() -> None:
     assert run_broken(["read-only"], ["touch", "/tmp/written"]).returncode != 0
     found = Diagnosis(["read-only"])
     assert (found.status, found.ids) == (0, [])
@@ -118,7 +121,8 @@ def own_cgroup() -> list[str]:
     return sorted(os.listdir(directory)) if directory else []
 
 
-def test_no_file_and_no_control_group_is_left(tmp_path: Path, needs_runsc: None) -> None:
+@pytest.mark.requires("runsc")
+def test_no_file_and_no_control_group_is_left(tmp_path: Path) -> None:
     before = own_cgroup()
     env = ENVIRONMENT | {"TMPDIR": str(tmp_path), "HOME": str(tmp_path)}
     done = subprocess.run(

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 from callers import unprivileged
-from conftest import Program, children, need, open_descriptors
+from conftest import Program, children, open_descriptors
 from inside import PATIENCE, WAITER, namespace, read_ready
-from kept import LINK, WHO, in_python, map_without_us
+from kept import LINK, MAP_WITHOUT_US, WHO, in_python, without_us
 
 import usernsctl as un
 from usernsctl import named
@@ -104,8 +104,9 @@ def test_commands_are_who_the_map_makes_them(
         assert kept.check_output(WHO, text=True).split() == told
 
 
+@without_us
 def test_commands_are_root_without_our_groups_where_we_are_not_mapped(usernsctl: Program) -> None:
-    idmap = map_without_us()
+    idmap = MAP_WITHOUT_US
     with Namespace.open_or_create("web", idmap) as kept:
         assert kept.check_output(WHO, text=True).split() == ["0", "0", "0"]
     assert ns(usernsctl, "exec", "web", "--", *WHO).split() == ["0", "0", "0"]
@@ -223,8 +224,8 @@ def test_one_id_in_place_of_ranges_is_said(usernsctl: Program) -> None:
 
 
 @unprivileged
+@pytest.mark.requires("subid")
 def test_the_whole_range_is_kept(usernsctl: Program) -> None:
-    need("subid")
     ns(usernsctl, "create", "web", "-r", "--map-auto")
     plan = un.plan(un.IdMap.auto())
     assert (only_one().uid, only_one().gid) == (plan.uid, plan.gid)

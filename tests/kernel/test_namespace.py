@@ -15,7 +15,7 @@ import prctl
 import pytest
 from conftest import Program, children, open_descriptors
 from inside import WAITER, namespace, read_ready
-from kept import LINK, ROOT, WHO, in_python, map_without_us
+from kept import LINK, MAP_WITHOUT_US, ROOT, WHO, in_python, without_us
 
 import usernsctl as un
 from usernsctl.namespace import Namespace
@@ -111,16 +111,18 @@ def test_commands_are_who_the_map_makes_them(idmap: un.IdMap, who: list[int]) ->
         assert told[:2] == [str(number) for number in who]
 
 
+@without_us
 def test_where_we_are_not_mapped_commands_are_root_without_our_groups() -> None:
-    with Namespace.create(map_without_us()) as ns:
+    with Namespace.create(MAP_WITHOUT_US) as ns:
         assert ns.check_output(WHO, text=True).split() == ["0", "0", "0"]
         status = ns.check_output(["grep", "^Groups", "/proc/self/status"], text=True)
         assert status.split() == ["Groups:"]
 
 
+@without_us
 def test_we_stay_dumpable() -> None:
     assert prctl.get_dumpable() == 1
-    with Namespace.create(map_without_us()) as ns:
+    with Namespace.create(MAP_WITHOUT_US) as ns:
         ns.run(["true"], check=True)
     assert prctl.get_dumpable() == 1
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import prctl
 import pytest
 from conftest import children, open_descriptors
-from kept import LINK, map_without_us
+from kept import LINK, MAP_WITHOUT_US, without_us
 
 import usernsctl as un
 from usernsctl.namespace import Namespace
@@ -31,9 +31,10 @@ def test_many_threads_start_commands_in_it() -> None:
             assert set(pool.map(start, range(10 * THREADS))) == {inside}
 
 
+@without_us
 def test_becoming_somebody_else_disturbs_no_other_thread() -> None:
     """Such a change makes a process undumpable: it could not open its own files in /proc."""
-    with Namespace.create(map_without_us()) as ns, ThreadPoolExecutor(THREADS) as pool:
+    with Namespace.create(MAP_WITHOUT_US) as ns, ThreadPoolExecutor(THREADS) as pool:
         starts = [pool.submit(ns.run, ["true"], check=True) for _ in range(5 * THREADS)]
         while not all(start.done() for start in starts):
             assert prctl.get_dumpable() == 1
@@ -55,8 +56,9 @@ def test_many_threads_make_namespaces() -> None:
     assert (open_descriptors(), children()) == before
 
 
+@without_us
 def test_a_wide_map_is_written_for_many_threads_at_once() -> None:
-    idmap = map_without_us()
+    idmap = MAP_WITHOUT_US
     planned = [str(number) for extent in un.plan(idmap).uid for number in extent]
 
     def make(_: int) -> list[str]:

@@ -14,14 +14,14 @@ from inside import PATIENCE
 
 import usernsctl as un
 
-pytestmark = [unprivileged, pytest.mark.usefixtures("needs_subid")]
+pytestmark = [unprivileged, pytest.mark.requires("subid")]
 
 MAPS = ["cat", "/proc/self/uid_map", "/proc/self/gid_map", "/proc/self/setgroups"]
 UID, GID = os.geteuid(), os.getegid()
 
 
 @pytest.fixture
-def granted(needs_subid: None) -> tuple[int, int]:
+def granted() -> tuple[int, int]:
     """The first of our subordinate uids, and of our gids."""
     firsts = []
     for option in ([], ["-g"]):

@@ -17,10 +17,11 @@ from typing import Any
 
 import pytest
 from callers import unprivileged
-from conftest import children, need
+from conftest import children
 
 import usernsctl as un
 from usernsctl.namespace import Namespace
+from usernsctl.pytest_plugin import Needs
 
 PATIENCE = 30
 GVISOR = "Linux version 4.4.0"
@@ -106,7 +107,7 @@ def orphans_are_collected() -> Iterator[None]:
     def collect() -> None:
         while not over.wait(0.02):
             for pid, who in children().items():
-                if who == "exe (Z)":
+                if who == "exe (zombie)":
                     os.waitpid(pid, 0)
 
     collector = threading.Thread(target=collect)
@@ -124,11 +125,13 @@ def directory(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(params=["one id", "all ranges"])
-def containers(request: pytest.FixtureRequest, directory: Path) -> Iterator[Containers]:
+def containers(
+    request: pytest.FixtureRequest, directory: Path, requires: Needs
+) -> Iterator[Containers]:
     if request.param == "all ranges":
         if os.geteuid() == 0:
             pytest.skip("root writes any map by itself")
-        need("subid")
+        requires("subid")
     idmap = un.IdMap.root() if request.param == "one id" else un.IdMap.auto()
     with Namespace.create(idmap, mount=True) as namespace:
         yield Containers(namespace, directory)
@@ -180,7 +183,7 @@ def put_counting_helpers(directory: Path) -> Path:
 
 
 @unprivileged
-@pytest.mark.usefixtures("needs_subid")
+@pytest.mark.requires("subid")
 def test_twenty_containers_call_no_helper(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = put_counting_helpers(directory)
     with Namespace.create(un.IdMap.auto(), mount=True) as namespace:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from callers import several_ids
+from callers import MAP_OF_SEVERAL, several_ids
 from conftest import Program, children, open_descriptors
 from processes import children_of, processes_with, status_of
 
@@ -289,8 +289,9 @@ def test_a_cancelled_start_leaves_no_sandbox(host: un.SandboxHost) -> None:
     assert processes_with(marker) == []
 
 
+@several_ids
 def test_runsc_keeps_no_more_than_it_needs_with_several_ids() -> None:
-    with un.SandboxHost(several_ids()) as many, many.start(FOREVER) as box:
+    with un.SandboxHost(MAP_OF_SEVERAL) as many, many.start(FOREVER) as box:
         # Those that act on files of other ids, too.
         assert int(status_of(box.init.pid)["CapBnd"], 16) == NEEDED | 0b11111
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import prctl
 import pytest
-from callers import several_ids
+from callers import MAP_OF_SEVERAL, several_ids
 from conftest import EXIT_SECONDS, open_descriptors
 from processes import processes_with, wait_until_gone
 
@@ -258,8 +258,9 @@ def test_pipes_end_with_the_creator(marker: str) -> None:
             assert time.monotonic() < deadline
 
 
+@several_ids
 def test_the_map_may_have_several_ids(marker: str) -> None:
-    with un.SandboxHost(several_ids()) as many:
+    with un.SandboxHost(MAP_OF_SEVERAL) as many:
         many.start(FOREVER, id=marker, user=(5, 6), detach=True).release()
     with un.Sandbox.attach(marker) as box:
         for user, told in ((None, "5:6"), ((7, 8), "7:8")):
