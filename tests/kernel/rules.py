@@ -75,6 +75,29 @@ def in_child(action: Callable[[], Result]) -> Result:
     return result  # type: ignore[no-any-return]
 
 
+@contextlib.contextmanager
+def waiting_child(prepare: Callable[[], object]) -> Iterator[int]:
+    """The pid of a child that has done `prepare` and lives until the block is over."""
+    ready, over = os.pipe(), os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            prepare()
+            os.close(over[1])
+            os.write(ready[1], b"+")
+            os.read(over[0], 1)
+        finally:
+            os._exit(0)
+    os.close(ready[1])
+    try:
+        assert os.read(ready[0], 1) == b"+", "the child failed"
+        yield pid
+    finally:
+        for end in (ready[0], *over):
+            os.close(end)
+        os.waitpid(pid, 0)
+
+
 def write(path: str, text: str) -> None:
     """One write(2) at the start of a file, as the kernel wants it for maps."""
     fd = os.open(path, os.O_WRONLY)

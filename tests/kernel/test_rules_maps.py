@@ -10,8 +10,18 @@ import errno
 import os
 from collections.abc import Callable
 
+import prctl
 import pytest
-from rules import CLONE_NEWUSER, OVERFLOW_ID, in_child, map_self, refused, unshare, write
+from rules import (
+    CLONE_NEWUSER,
+    OVERFLOW_ID,
+    in_child,
+    map_self,
+    refused,
+    unshare,
+    waiting_child,
+    write,
+)
 
 import usernsctl as un
 
@@ -126,24 +136,9 @@ def test_its_own_id_may_be_any_inside(inside: int) -> None:
 
 def written_from_outside(text: str, prepare: Callable[[], None] = lambda: None) -> None:
     """Write the uid_map of a child's new namespace from its parent, after a preparation."""
-    made, done = os.pipe(), os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        fresh()
-        os.write(made[1], b"+")
-        os.close(done[1])
-        os.read(done[0], 1)
-        os._exit(0)
-    os.read(made[0], 1)
-    try:
+    with waiting_child(fresh) as pid:
         prepare()
         write(f"/proc/{pid}/uid_map", text)
-    finally:
-        os.close(done[0])
-        os.close(done[1])
-        os.close(made[0])
-        os.close(made[1])
-        os.waitpid(pid, 0)
 
 
 def test_the_parent_may_write_it() -> None:
@@ -160,13 +155,42 @@ def test_ids_that_the_parent_lacks_can_not_be_mapped() -> None:
 @pytest.mark.requires("kernel>=5.12")
 def test_to_map_the_parent_s_0_takes_cap_setfcap() -> None:
     """Since Linux 5.12: if user ID 0 of the parent is mapped, CAP_SETFCAP is needed (EPERM)."""
-    import prctl
 
     def drop() -> None:
         prctl.cap_effective.setfcap = False
 
     with refused(errno.EPERM):
         written_from_outside("0 0 1", drop)
+
+
+@pytest.mark.userns(map="auto")
+def test_more_than_one_s_own_id_takes_cap_setuid_in_the_parent() -> None:
+    """Whoever writes the uid_map file must have CAP_SETUID in the parent (EPERM)."""
+    written_from_outside("0 1 1")
+    with refused(errno.EPERM):
+        written_from_outside("0 1 1", drop_setuid)
+    # Without it, there is the rule for one's own id, from here as well.
+    written_from_outside("5 0 1", drop_setuid)
+
+
+def drop_setuid() -> None:
+    prctl.cap_effective.setuid = False
+
+
+@pytest.mark.userns(map="auto")
+def test_who_opened_the_file_must_have_it_as_well() -> None:
+    """The opener has to have it too, so that a descriptor is no way around (EPERM)."""
+
+    def write_without(fd: int) -> None:
+        drop_setuid()
+        os.write(fd, b"0 1 1")
+
+    with waiting_child(fresh) as pid:
+        fd = os.open(f"/proc/{pid}/uid_map", os.O_WRONLY)
+        with refused(errno.EPERM):
+            in_child(lambda: write_without(fd))
+        os.write(fd, b"0 1 1")
+        os.close(fd)
 
 
 def test_a_stranger_may_not_write_it() -> None:
@@ -176,7 +200,6 @@ def test_a_stranger_may_not_write_it() -> None:
 
 
 # Where we have no privilege, only newgidmap makes a namespace in which setgroups(2) is permitted.
-@pytest.mark.requires(*(["subid"] if os.geteuid() else []))
 @pytest.mark.userns(
     map=un.IdMap.auto() if os.geteuid() else un.IdMap(map_user=0, map_group=0, setgroups="allow")
 )

@@ -1,4 +1,4 @@
-"""Making, joining and ending namespaces: nesting, limits, setns(2), signals, ptrace(2), /proc."""
+"""Processes and mounts in namespaces: PID namespaces, signals, ptrace(2), /proc, propagation."""
 
 from __future__ import annotations
 
@@ -9,145 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
-from rules import (
-    CLONE_NEWPID,
-    CLONE_NEWUSER,
-    CLONE_NEWUTS,
-    all_capabilities,
-    call,
-    effective,
-    in_child,
-    link,
-    map_self,
-    refused,
-    set_hostname,
-    setns,
-    unshare,
-    write,
-)
+from callers import unprivileged
+from rules import CLONE_NEWPID, call, in_child, link, map_self, refused, unshare, waiting_child
 
-MS_BIND = 0x1000
-DEEPEST = 33
-
-
-def made_below(flags: int = 0) -> tuple[int, str]:
-    """A user namespace below ours that no process is in: a descriptor, and its identity."""
-    ready, done = os.pipe(), os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        map_self()
-        unshare(flags)
-        os.write(ready[1], b"+")
-        os.close(done[1])
-        os.read(done[0], 1)
-        os._exit(0)
-    os.read(ready[0], 1)
-    fd = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY)
-    identity = link("user", pid)
-    for end in (*ready, *done):
-        os.close(end)
-    os.waitpid(pid, 0)
-    return fd, identity
-
-
-@pytest.mark.userns
-def test_namespaces_nest_only_so_deep() -> None:
-    """user_namespaces(7), "Nested user namespaces": 32 levels below the initial one; then EUSERS,
-    or ENOSPC since Linux 4.9."""
-    for depth in range(DEEPEST + 1):
-        try:
-            map_self()
-        except OSError as error:
-            assert error.errno == errno.ENOSPC
-            assert 0 < depth <= DEEPEST
-            return
-    raise AssertionError("there is no limit")
-
-
-@pytest.mark.userns
-def test_the_number_of_namespaces_is_limited_by_whom_they_are_made() -> None:
-    """namespaces(7), "/proc/sys/user": per user, and enforced in every ancestor (ENOSPC)."""
-    write("/proc/sys/user/max_user_namespaces", "0")
-    write("/proc/sys/user/max_uts_namespaces", "0")
-    with refused(errno.ENOSPC):
-        unshare(CLONE_NEWUSER)
-    with refused(errno.ENOSPC):
-        unshare(CLONE_NEWUTS)
-
-
-@pytest.mark.userns
-def test_nobody_whose_id_is_not_mapped_makes_one() -> None:
-    """unshare(2), EPERM: the caller's effective id has no mapping in the user namespace."""
-    unshare(CLONE_NEWUSER)
-    with refused(errno.EPERM):
-        unshare(CLONE_NEWUSER)
-
-
-@pytest.mark.userns
-def test_one_below_is_joined_with_all_capabilities() -> None:
-    """setns(2): reassociating with a user namespace takes CAP_SYS_ADMIN there, and gives them all.
-    The descriptor kept it: namespaces(7), "Namespace lifetime"."""
-    fd, identity = made_below()
-    setns(fd, CLONE_NEWUSER)
-    assert link("user") == identity
-    assert effective() == all_capabilities()
-    os.close(fd)
-
-
-@pytest.mark.userns
-def test_one_s_own_is_not_joined() -> None:
-    """setns(2), EINVAL: an attempt to reenter the caller's own user namespace."""
-    fd = os.open("/proc/self/ns/user", os.O_RDONLY)
-    with refused(errno.EINVAL):
-        setns(fd, CLONE_NEWUSER)
-    os.close(fd)
-
-
-@pytest.mark.userns
-def test_the_parent_is_not_joined() -> None:
-    """setns(2), EPERM: no capabilities in the target namespace."""
-    parent = os.open("/proc/self/ns/user", os.O_RDONLY)
-    map_self()
-    with refused(errno.EPERM):
-        setns(parent, CLONE_NEWUSER)
-    os.close(parent)
-
-
-@pytest.mark.userns
-def test_the_kind_of_a_descriptor_is_checked() -> None:
-    """setns(2), EINVAL: fd refers to a namespace whose type does not match."""
-    fd = os.open("/proc/self/ns/uts", os.O_RDONLY)
-    with refused(errno.EINVAL):
-        setns(fd, CLONE_NEWUSER)
-    os.close(fd)
-
-
-@pytest.mark.userns
-def test_a_namespace_of_the_parent_is_not_joined_either() -> None:
-    """setns(2): CAP_SYS_ADMIN in the user namespace that owns the target namespace."""
-    outer = os.open("/proc/self/ns/uts", os.O_RDONLY)
-    unshare(CLONE_NEWUTS)
-    with refused(errno.EPERM):
-        setns(outer, CLONE_NEWUTS)
-    os.close(outer)
-
-
-@pytest.mark.userns(mount=True)
-def test_a_bind_mount_keeps_a_namespace(tmp_path: Path) -> None:
-    """namespaces(7), "Namespace lifetime": a bind mount of its file."""
-    place = tmp_path / "uts"
-    place.write_text("")
-
-    def make() -> None:
-        unshare(CLONE_NEWUTS)
-        set_hostname(b"kept")
-        call("mount", b"/proc/self/ns/uts", os.fsencode(place), None, MS_BIND, None)
-
-    in_child(make)
-    fd = os.open(place, os.O_RDONLY)
-    setns(fd, CLONE_NEWUTS)
-    os.close(fd)
-    assert os.uname().nodename == "kept"
+# ptrace(2), linux/ptrace.h.
+PTRACE_ATTACH = 16
+PTRACE_DETACH = 17
 
 
 @pytest.mark.userns
@@ -233,21 +100,49 @@ def test_a_process_of_the_parent_namespace_may_not_be_looked_into() -> None:
 @pytest.mark.userns
 def test_one_of_a_namespace_below_may() -> None:
     """The same rule: CAP_SYS_PTRACE in the user namespace of the target."""
-    ready, done = os.pipe(), os.pipe()
-    pid = os.fork()
-    if pid == 0:
+    with waiting_child(map_self) as pid:
+        assert link("user", pid) != link("user")
+        assert os.readlink(f"/proc/{pid}/exe") == os.readlink("/proc/self/exe")
+        assert Path(f"/proc/{pid}/environ").read_bytes()
+        call("ptrace", PTRACE_ATTACH, pid, 0, 0)
+        assert os.WIFSTOPPED(os.waitpid(pid, 0)[1])
+        call("ptrace", PTRACE_DETACH, pid, 0, 0)
+
+
+@pytest.mark.userns
+def test_nobody_is_traced_from_below() -> None:
+    """ptrace(2), EPERM: CAP_SYS_PTRACE is looked for in the namespace of the tracee."""
+
+    def below(pid: int) -> None:
         map_self()
-        os.write(ready[1], b"+")
-        os.close(done[1])
-        os.read(done[0], 1)
-        os._exit(0)
-    os.read(ready[0], 1)
-    assert link("user", pid) != link("user")
-    assert os.readlink(f"/proc/{pid}/exe") == os.readlink("/proc/self/exe")
-    assert Path(f"/proc/{pid}/environ").read_bytes()
-    for end in (*ready, *done):
-        os.close(end)
-    os.waitpid(pid, 0)
+        with refused(errno.EPERM):
+            call("ptrace", PTRACE_ATTACH, pid, 0, 0)
+
+    with waiting_child(lambda: None) as pid:
+        in_child(lambda: below(pid))
+
+
+@pytest.mark.userns
+def test_the_same_user_is_signalled_from_below() -> None:
+    """kill(2): where the user ids are the same, no capability is asked for. They are those of the
+    kernel, whatever each of the two sees."""
+
+    def below() -> None:
+        map_self(7)
+        os.kill(os.getppid(), signal.SIGUSR1)
+
+    seen: list[int] = []
+    signal.signal(signal.SIGUSR1, lambda number, frame: seen.append(number))
+    in_child(below)
+    assert seen == [signal.SIGUSR1]
+
+
+@pytest.mark.userns
+@unprivileged
+def test_root_inside_signals_nobody_else_outside() -> None:
+    """kill(2), EPERM: CAP_KILL counts in the namespace of the target, as that of process 1."""
+    with refused(errno.EPERM):
+        os.kill(1, 0)
 
 
 @pytest.mark.userns(map="auto")

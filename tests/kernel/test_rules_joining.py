@@ -1,0 +1,216 @@
+"""Joining namespaces, and how long they live: setns(2), namespaces(7), ioctl_nsfs(2)."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import threading
+from pathlib import Path
+
+import prctl
+import pytest
+from rules import (
+    CLONE_NEWNS,
+    CLONE_NEWPID,
+    CLONE_NEWUSER,
+    CLONE_NEWUTS,
+    all_capabilities,
+    call,
+    effective,
+    in_child,
+    link,
+    map_self,
+    refused,
+    set_hostname,
+    setns,
+    unshare,
+    waiting_child,
+)
+
+MS_BIND = 0x1000
+# ioctl_nsfs(2), linux/nsfs.h.
+NS_GET_USERNS = 0xB701
+NS_GET_PARENT = 0xB702
+
+
+def made_below() -> tuple[int, str]:
+    """A user namespace below ours that no process is in: a descriptor, and its identity."""
+    with waiting_child(map_self) as pid:
+        return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY), link("user", pid)
+
+
+@pytest.mark.userns
+def test_one_below_is_joined_with_all_capabilities() -> None:
+    """setns(2): reassociating with a user namespace takes CAP_SYS_ADMIN there, and gives them all.
+    The descriptor kept it: namespaces(7), "Namespace lifetime"."""
+    fd, identity = made_below()
+    setns(fd, CLONE_NEWUSER)
+    assert link("user") == identity
+    assert effective() == all_capabilities()
+    os.close(fd)
+
+
+@pytest.mark.userns
+def test_one_s_own_is_not_joined() -> None:
+    """setns(2), EINVAL: an attempt to reenter the caller's own user namespace."""
+    fd = os.open("/proc/self/ns/user", os.O_RDONLY)
+    with refused(errno.EINVAL):
+        setns(fd, CLONE_NEWUSER)
+    os.close(fd)
+
+
+@pytest.mark.userns
+def test_the_parent_is_not_joined() -> None:
+    """setns(2), EPERM: no capabilities in the target namespace."""
+    parent = os.open("/proc/self/ns/user", os.O_RDONLY)
+    map_self()
+    with refused(errno.EPERM):
+        setns(parent, CLONE_NEWUSER)
+    os.close(parent)
+
+
+@pytest.mark.userns
+def test_the_kind_of_a_descriptor_is_checked() -> None:
+    """setns(2), EINVAL: fd refers to a namespace whose type does not match."""
+    fd = os.open("/proc/self/ns/uts", os.O_RDONLY)
+    with refused(errno.EINVAL):
+        setns(fd, CLONE_NEWUSER)
+    os.close(fd)
+
+
+@pytest.mark.userns
+def test_a_namespace_of_the_parent_is_not_joined_either() -> None:
+    """setns(2): CAP_SYS_ADMIN in the user namespace that owns the target namespace."""
+    outer = os.open("/proc/self/ns/uts", os.O_RDONLY)
+    unshare(CLONE_NEWUTS)
+    with refused(errno.EPERM):
+        setns(outer, CLONE_NEWUTS)
+    os.close(outer)
+
+
+@pytest.mark.userns(mount=True)
+def test_a_bind_mount_keeps_a_namespace(tmp_path: Path) -> None:
+    """namespaces(7), "Namespace lifetime": a bind mount of its file."""
+    place = tmp_path / "uts"
+    place.write_text("")
+
+    def make() -> None:
+        unshare(CLONE_NEWUTS)
+        set_hostname(b"kept")
+        call("mount", b"/proc/self/ns/uts", os.fsencode(place), None, MS_BIND, None)
+
+    in_child(make)
+    fd = os.open(place, os.O_RDONLY)
+    setns(fd, CLONE_NEWUTS)
+    os.close(fd)
+    assert os.uname().nodename == "kept"
+
+
+@pytest.mark.userns
+def test_threads_may_not_join() -> None:
+    """setns(2), EINVAL: a multithreaded process may not change its user namespace."""
+    fd, _ = made_below()
+    over = threading.Event()
+    thread = threading.Thread(target=over.wait)
+    thread.start()
+    try:
+        with refused(errno.EINVAL):
+            setns(fd, CLONE_NEWUSER)
+    finally:
+        over.set()
+        thread.join()
+        os.close(fd)
+
+
+@pytest.mark.userns
+def test_a_mount_namespace_takes_its_capabilities_here_too() -> None:
+    """setns(2): CAP_SYS_CHROOT and CAP_SYS_ADMIN in one's own user namespace, and CAP_SYS_ADMIN in
+    the one that owns it."""
+    with waiting_child(lambda: unshare(CLONE_NEWNS)) as pid:
+        fd = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY)
+    prctl.cap_effective.sys_chroot = False
+    with refused(errno.EPERM):
+        setns(fd, CLONE_NEWNS)
+    prctl.cap_effective.sys_chroot = True
+    setns(fd, CLONE_NEWNS)
+    os.close(fd)
+
+
+@pytest.mark.userns(pid=True)
+def test_a_pid_namespace_above_is_not_joined() -> None:
+    """setns(2): one must be a descendant of, or the same as, the caller's (EINVAL)."""
+    above = os.open("/proc/self/ns/pid", os.O_RDONLY)
+    setns(above, CLONE_NEWPID)
+
+    def below() -> None:
+        with refused(errno.EINVAL):
+            setns(above, CLONE_NEWPID)
+
+    unshare(CLONE_NEWPID)
+    in_child(below)
+    os.close(above)
+
+
+@pytest.mark.userns(map="auto")
+def test_who_made_it_has_all_capabilities_in_it() -> None:
+    """user_namespaces(7), "Capabilities": a process in the parent with the user id of who made it
+    has them all there, and others have none."""
+
+    def as_user(uid: int) -> None:
+        os.setresuid(uid, uid, uid)
+        assert effective() == 0
+
+    def make() -> None:
+        as_user(1)
+        # A change of ids has made /proc/PID root's alone.
+        prctl.set_dumpable(True)
+        unshare(CLONE_NEWUSER)
+
+    def join(uid: int, fd: int) -> int:
+        as_user(uid)
+        setns(fd, CLONE_NEWUSER)
+        return effective()
+
+    with waiting_child(make) as pid:
+        fd = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY)
+        assert in_child(lambda: join(1, fd)) == all_capabilities()
+        with refused(errno.EPERM):
+            in_child(lambda: join(2, fd))
+        os.close(fd)
+
+
+@pytest.mark.userns
+def test_the_kernel_tells_how_they_are_related() -> None:
+    """ioctl_nsfs(2): NS_GET_PARENT, NS_GET_USERNS; EPERM for what is above the caller's own."""
+    fd, _ = made_below()
+    parent = fcntl.ioctl(fd, NS_GET_PARENT)
+    unshare(CLONE_NEWUTS)
+    uts = os.open("/proc/self/ns/uts", os.O_RDONLY)
+    owner = fcntl.ioctl(uts, NS_GET_USERNS)
+    ours = os.stat("/proc/self/ns/user")
+    assert os.path.samestat(os.fstat(parent), ours)
+    assert os.path.samestat(os.fstat(owner), ours)
+    with refused(errno.EPERM):
+        fcntl.ioctl(parent, NS_GET_PARENT)
+    for each in (fd, parent, uts, owner):
+        os.close(each)
+
+
+@pytest.mark.userns
+def test_a_namespace_keeps_its_parent() -> None:
+    """namespaces(7), "Namespace lifetime": a child namespace exists."""
+
+    def make() -> None:
+        map_self()
+        map_self()
+
+    with waiting_child(make) as pid:
+        fd = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY)
+    # The only process that was in either of them has ended.
+    parent = fcntl.ioctl(fd, NS_GET_PARENT)
+    setns(parent, CLONE_NEWUSER)
+    setns(fd, CLONE_NEWUSER)
+    assert os.getuid() == 0
+    os.close(fd)
+    os.close(parent)
