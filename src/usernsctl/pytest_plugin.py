@@ -17,19 +17,10 @@ from typing import Any, NamedTuple, NoReturn
 import pytest
 
 import usernsctl as un
-from usernsctl.pytest_child import (
-    Channel,
-    Child,
-    describe,
-    fork,
-    leave,
-    move,
-    rebuild,
-    refuse,
-    save_coverage,
-)
+from usernsctl.pytest_child import Channel, Child, fork, leave, move, refuse, save_coverage
 from usernsctl.pytest_marks import MARKERS, Wanted, required, wanted
 from usernsctl.pytest_needs import OPTION, VARIABLE, Hooks, Lacking, Needs
+from usernsctl.pytest_pickles import describe, rebuild
 from usernsctl.target import make_target
 
 

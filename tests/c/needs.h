@@ -12,7 +12,7 @@ static inline int make_user_namespace(void *arg)
     return unshare(CLONE_NEWUSER) ? errno : 0;
 }
 
-/* Ends the program where no user namespace can be made, by the rule of the pytest plugin (docs/pytest.md). */
+/* Ends the program where no user namespace can be made, by the rule of docs/pytest.md. */
 static inline void need_user_namespaces(void)
 {
     int errnum = forked(make_user_namespace, NULL);

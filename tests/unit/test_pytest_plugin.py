@@ -218,6 +218,36 @@ def test_a_fixture_is_not_set_up_inside(session: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["the fixture late would be set up inside, *as an argument"])
 
 
+def test_plugins_that_call_functions_call_them_inside(session: pytest.Pytester) -> None:
+    session.makeconftest(
+        """
+        import asyncio
+        import pytest
+
+        # As those for asynchronous tests do.
+        @pytest.hookimpl(tryfirst=True)
+        def pytest_pyfunc_call(pyfuncitem):
+            asyncio.run(pyfuncitem.obj())
+            return True
+        """
+    )
+    session.makepyfile(
+        """
+        import asyncio, os
+        import pytest
+
+        OUTSIDE = os.readlink("/proc/self/ns/user")
+
+        @pytest.mark.userns
+        async def test_it():
+            assert os.readlink("/proc/self/ns/user") != OUTSIDE
+            process = await asyncio.create_subprocess_exec("true")
+            assert await process.wait() == 0
+        """
+    )
+    session.runpytest_subprocess().assert_outcomes(passed=1)
+
+
 def test_hypothesis_tries_its_examples_inside(session: pytest.Pytester) -> None:
     session.makepyfile(
         """
