@@ -42,8 +42,8 @@ class SandboxExecutor(Executor):
         return self._threads.submit(self._run, task)
 
     def _run(self, task: bytes) -> Any:
-        pipes = {"stdin": un.PIPE, "stdout": un.PIPE, "stderr": un.PIPE}
-        with self._host.start([PYTHON, "-c", RUNNER], **pipes) as sandbox:
+        command = [PYTHON, "-c", RUNNER]
+        with self._host.start(command, stdin=un.PIPE, stdout=un.PIPE, stderr=un.PIPE) as sandbox:
             output, errors = sandbox.init.communicate(task)
             if sandbox.wait() != 0:
                 raise TaskError(errors.decode(errors="replace").strip())

@@ -36,8 +36,9 @@ class Server(ThreadingHTTPServer):
         with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as source:
             source.write(text)
             source.seek(0)
-            streams = {"stdin": source, "stdout": output, "stderr": output}
-            with self.host.start([PYTHON, "-"], **streams) as sandbox:
+            with self.host.start(
+                [PYTHON, "-"], stdin=source, stdout=output, stderr=output
+            ) as sandbox:
                 try:
                     status = sandbox.wait(SECONDS)
                 except un.TimeoutExpired:

@@ -275,6 +275,11 @@ class Namespace:
         if hasattr(self, "_users"):
             self.close()
 
+    def __repr__(self) -> str:
+        if self._closed:
+            return "<Namespace: closed>"
+        return f"<Namespace: {', '.join(filter(self.has, _core.ALL_NAMESPACES))}>"
+
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Namespace can't be pickled: descriptors mean nothing elsewhere; name it")
 

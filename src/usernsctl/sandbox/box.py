@@ -9,20 +9,28 @@ import signal
 import threading
 from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self, Unpack
 
 from usernsctl import aio
 from usernsctl import process as commands
 from usernsctl.arguments import Args, StrOrBytesPath
-from usernsctl.errors import CommandError, RunscError
-from usernsctl.process import DEVNULL, PIPE, CompletedProcess, Popen, TimeoutExpired
-from usernsctl.sandbox import environment, registry
+from usernsctl.errors import NamespaceError, RunscError, UsernsError
+from usernsctl.process import (
+    DEVNULL,
+    PIPE,
+    CalledProcessError,
+    CompletedProcess,
+    Popen,
+    TimeoutExpired,
+)
+from usernsctl.sandbox import checks, environment, registry
+from usernsctl.sandbox.beside import command_in
 from usernsctl.sandbox.detached import Detached
 from usernsctl.sandbox.files import Files
 from usernsctl.sandbox.held import Held
+from usernsctl.sandbox.options import HostOptions
 from usernsctl.sandbox.registry import DetachedSandbox
 from usernsctl.sandbox.standard import prepared_streams
-from usernsctl.state import NAME, NAME_RULE
 
 if TYPE_CHECKING:
     from usernsctl.sandbox.host import SandboxHost
@@ -64,7 +72,7 @@ class Sandbox:
         stdout: Any = None,
         stderr: Any = None,
         detach: bool = False,
-        **host_options: Any,
+        **host_options: Unpack[HostOptions],
     ) -> None:
         """Start a command in a sandbox, and return when it runs.
 
@@ -86,8 +94,14 @@ class Sandbox:
             (of this host, or a detached one of this user), which is left alone.
         :raises UsernsError: as :class:`SandboxHost` does.
         """
-        words = _words(args)
-        wanted = _checked(id) if id is not None else f"usernsctl-{os.urandom(8).hex()}"
+        words = checks.words(args)
+        wanted = checks.box_id(id) if id is not None else f"usernsctl-{os.urandom(8).hex()}"
+        unknown = host_options.keys() - HostOptions.__annotations__.keys()
+        if unknown:
+            raise TypeError(
+                f"a sandbox has no argument {', '.join(sorted(unknown))}; its streams carry bytes, "
+                "and what is about its namespaces is its host's"
+            )
         if host is not None and host_options:
             raise ValueError(f"the host decides these already: {', '.join(host_options)}")
         self._become(wanted, words)
@@ -96,7 +110,7 @@ class Sandbox:
         try:
             if not words and used.request.bundle is None:
                 raise ValueError("args is empty: it must hold a command")
-            start = None if cwd is None else os.fsdecode(cwd)
+            start = checks.path("cwd", cwd)
             config = used.config_for(words, env=env, cwd=start, user=user)
             self._files = Files(used, wanted, config)
             streams = prepared_streams(stdin, stdout, stderr, detach)
@@ -104,8 +118,15 @@ class Sandbox:
                 self._life = Detached.start(used, self._files, wanted, words, streams)
             else:
                 self._life = Held(used, self._files, streams)
-        except BaseException:
+        except BaseException as error:
             self.close()
+            if isinstance(error, OSError) and not isinstance(error, UsernsError):
+                raise NamespaceError(
+                    f"the sandbox could not be started: {error.strerror}",
+                    step="sandbox",
+                    errno=error.errno or 0,
+                    filename=error.filename,
+                ) from error
             raise
 
     def _become(self, id: str, args: tuple[str, ...]) -> None:
@@ -126,7 +147,7 @@ class Sandbox:
             has left is removed then, and the id is free.
         :raises NamespaceError: the state directory can't be used, or the kernel refused.
         """
-        life = Detached.attach(_checked(id))
+        life = Detached.attach(checks.box_id(id))
         box = cls.__new__(cls)
         box._become(id, life.record.args)
         box._life = life
@@ -237,8 +258,15 @@ class Sandbox:
 
     def run(self, args: Args, **options: Any) -> CompletedProcess[Any]:
         """Run another command in the sandbox: :func:`usernsctl.run`, and :meth:`popen`."""
-        command, arguments = self._exec(args, options)
-        return commands.run(command, **arguments)
+        with command_in(self._get(), self.id, args, options) as (command, arguments):
+            try:
+                done = commands.run(command, **arguments)
+            except (CalledProcessError, TimeoutExpired) as error:
+                # What was asked for, not how runsc is told.
+                error.cmd = args
+                raise
+        done.args = args
+        return done
 
     def popen(self, args: Args, **options: Any) -> Popen[Any]:
         """Start another command in the sandbox.
@@ -247,35 +275,19 @@ class Sandbox:
         command does.
 
         :param options: `env`, `cwd` and `user`, as :class:`Sandbox` has them, and the other
-            arguments of :class:`usernsctl.Popen`, but for those about namespaces.
+            arguments of :class:`usernsctl.Popen`, but for those that would be about runsc.
+        :raises ValueError: one of these is given, such as `executable` or `pass_fds`.
         :raises CommandError: the sandbox has ended.
         """
-        command, arguments = self._exec(args, options)
-        return Popen[Any](command, **arguments)
+        with command_in(self._get(), self.id, args, options) as (command, arguments):
+            started = Popen[Any](command, **arguments)
+        started.args = args
+        return started
 
     async def create_subprocess_exec(self, program: str, *args: str, **options: Any) -> aio.Process:
         """Start another command in the sandbox from asyncio: see :meth:`popen`."""
-        command, arguments = self._exec([program, *args], options)
-        return await aio.create_subprocess_exec(*command, **arguments)
-
-    def _exec(self, args: Args, options: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
-        program = _words(args)
-        if not program:
-            raise ValueError("args is empty: it must hold a command")
-        life = self._get()
-        place = life.place()
-        if place is None:
-            raise CommandError(f"the sandbox {self.id} has ended", step="sandbox")
-        arguments = dict(options)
-        words = [
-            f"--env={name}={value}" for name, value in (arguments.pop("env", None) or {}).items()
-        ]
-        if (cwd := arguments.pop("cwd", None)) is not None:
-            words.append(f"--cwd={os.fsdecode(cwd)}")
-        if (user := arguments.pop("user", None)) is not None:
-            words.append(f"--user={user[0]}:{user[1]}")
-        command = [*life.runsc, "exec", *words, self.id, *program]
-        return command, {**arguments, "namespace": place, "env": environment.RUNSC, "cwd": "/"}
+        with command_in(self._get(), self.id, [program, *args], options) as (command, arguments):
+            return await aio.create_subprocess_exec(*command, **arguments)
 
     def _runsc(self, *words: str) -> str | None:
         """What a command of runsc prints; ``None``: the sandbox has ended.
@@ -348,6 +360,23 @@ class Sandbox:
     ) -> None:
         self.close()
 
+    def __repr__(self) -> str:
+        life = self._life
+        if self._is_released:
+            state = "released"
+        elif life is None:
+            state = "not started"
+        else:
+            state = "no exit status" if life.status is None else f"exit status {life.status}"
+        kind = "detached, " if self.detached else ""
+        return f"<Sandbox {self.id!r} {list(self.args)}: {kind}{state}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a Sandbox can't be copied or pickled: it holds descriptors; where it is detached, "
+            "pass its id on, and call Sandbox.attach"
+        )
+
     async def __aenter__(self) -> Self:
         return self
 
@@ -360,25 +389,10 @@ class Sandbox:
         await self.close_async()
 
 
-def _make_host(options: dict[str, Any]) -> SandboxHost:
+def _make_host(options: HostOptions) -> SandboxHost:
     from usernsctl.sandbox.host import SandboxHost
 
     return SandboxHost(**options)
-
-
-def _words(args: Args) -> tuple[str, ...]:
-    """The words of a command, as subprocess takes them.
-
-    :raises TypeError: one is neither text nor a path.
-    """
-    words = [args] if isinstance(args, str | bytes | os.PathLike) else args
-    return tuple(map(os.fsdecode, words))
-
-
-def _checked(id: str) -> str:
-    if not NAME.fullmatch(id):
-        raise ValueError(f"{id!r} can't be an id: {NAME_RULE}")
-    return id
 
 
 def _last_line(text: str) -> str:

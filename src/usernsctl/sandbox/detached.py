@@ -35,6 +35,7 @@ class Detached:
     :ivar record: what is known of it.
     :ivar popen: what has started it, with our ends of its pipes; ``None`` if that was not us.
     :ivar runsc: the words that every command of runsc about the sandbox begins with.
+    :ivar env: the environment of the command, each entry NAME=VALUE.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Detached:
         """
         self.record = record
         self.popen = popen
+        self.env = record.env
         self.runsc = [record.runsc, f"--root={entry.state}"]
         self.status: int | None = None
         self._entry = entry
@@ -98,7 +100,9 @@ class Detached:
         made = None
         try:
             with _starter(host, files, entry, streams) as popen:
-                record = registry.describe(id, args, host.runsc, files.read_pid(), popen.pid)
+                record = registry.describe(
+                    id, args, host.runsc, files.read_pid(), popen.pid, files.env
+                )
                 entry.write(record)
                 made = cls(entry, record, popen)
             entry.unlock()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from typing import TYPE_CHECKING
@@ -39,6 +40,8 @@ class Files:
         #: The same for those in the mount namespace of the host.
         self.inside = f"{host.prepared.scratch}/boxes/{id}"
         self.pid_file = f"{self.inside}/pid"
+        #: The environment of the command, each entry NAME=VALUE.
+        self.env: tuple[str, ...] = tuple(json.loads(config)["process"].get("env") or ())
         # Of our own, so that the host may be closed meanwhile.
         self._top = host.open_directory()
         self._is_made = False
@@ -116,3 +119,7 @@ class Files:
         top, self._top = self._top, -1
         if top >= 0:
             os.close(top)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_top"):
+            self.let_go()

@@ -25,6 +25,7 @@ class Held:
 
     :ivar popen: that process, seen from outside.
     :ivar runsc: the words that every command of runsc about the sandbox begins with.
+    :ivar env: the environment of the command, each entry NAME=VALUE.
     """
 
     def __init__(self, host: SandboxHost, files: Files, streams: Mapping[str, Any]) -> None:
@@ -35,11 +36,13 @@ class Held:
         """
         state = f"{files.inside}/state"
         self.runsc = [host.runsc, f"--root={state}"]
+        self.env = files.env
         self._restrictions = host.restrictions
         self._inside: Namespace | None = None
-        creator = os.pidfd_open(os.getpid())
-        ready, theirs = os.pipe()
+        creator = ready = theirs = -1
         try:
+            creator = os.pidfd_open(os.getpid())
+            ready, theirs = os.pipe()
             init = [host.prepared.init, str(creator), str(theirs), files.pid_file]
             self.popen = Popen[bytes](
                 [*init, *files.command(state)],

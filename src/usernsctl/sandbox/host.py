@@ -14,17 +14,18 @@ import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self
+from typing import NoReturn, Self, Unpack
 
 from usernsctl import hardening, oci, runsc
-from usernsctl.arguments import Args
-from usernsctl.errors import BundleError, NamespaceError
+from usernsctl.arguments import Args, StrOrBytesPath
+from usernsctl.errors import NamespaceError
 from usernsctl.idmap import IdMap
 from usernsctl.namespace import Namespace
 from usernsctl.plan import plan
 from usernsctl.process import PIPE
-from usernsctl.sandbox import config, environment, launch, paths
+from usernsctl.sandbox import checks, config, environment, launch, paths
 from usernsctl.sandbox.box import Sandbox
+from usernsctl.sandbox.options import StartOptions
 from usernsctl.sandbox.place import Place
 from usernsctl.sandbox.prepare import Order, Prepared
 from usernsctl.sandbox.request import Bind, Request
@@ -47,8 +48,8 @@ class SandboxHost:
         self,
         idmap: IdMap | None = None,
         *,
-        bundle: str | None = None,
-        rootfs: str | None = None,
+        bundle: StrOrBytesPath | None = None,
+        rootfs: StrOrBytesPath | None = None,
         expose_root: bool = False,
         binds: Iterable[Bind] = (),
         hostname: str | None = None,
@@ -69,15 +70,19 @@ class SandboxHost:
         :param verify: whether it is proven that the kernel is gVisor's before a command starts.
         :raises ValueError: more than one of `bundle`, `rootfs` and `expose_root` is given, or there
             is no such network or platform.
+        :raises TypeError: an argument is of the wrong type.
         :raises UsernsError: the reasons are those of ``usernsctl run``.
         """
         idmap = IdMap.root() if idmap is None else idmap
+        checks.instance("idmap", idmap, IdMap)
+        if hostname is not None:
+            checks.instance("hostname", hostname, str)
         self.request = Request(
             args=() if bundle is not None else _NO_COMMAND,
-            bundle=bundle,
-            rootfs=rootfs,
+            bundle=checks.path("bundle", bundle),
+            rootfs=checks.path("rootfs", rootfs),
             expose_root=expose_root,
-            binds=tuple(binds),
+            binds=checks.binds(binds),
             hostname=hostname,
             network=network,
             platform=platform,
@@ -109,11 +114,11 @@ class SandboxHost:
             self.namespace.close()
             raise
 
-    def start(self, args: Args = (), **options: Any) -> Sandbox:
+    def start(self, args: Args = (), **options: Unpack[StartOptions]) -> Sandbox:
         """Start a command in a sandbox of its own: :class:`Sandbox` has the arguments."""
         return Sandbox(args, host=self, **options)
 
-    async def start_async(self, args: Args = (), **options: Any) -> Sandbox:
+    async def start_async(self, args: Args = (), **options: Unpack[StartOptions]) -> Sandbox:
         """The same from asyncio; if this is cancelled, the sandbox is closed."""
         starting = asyncio.ensure_future(asyncio.to_thread(self.start, args, **options))
         try:
@@ -135,11 +140,9 @@ class SandboxHost:
         :raises PlanError: `user` is not mapped.
         :raises BundleError: something can't be in a config.json, such as text that is not UTF-8.
         """
-        variables = dict(env or {})
-        for name in variables:
-            if not name or "=" in name:
-                raise BundleError(f"env: {name!r} can't be the name of a variable", step="bundle")
+        variables = checks.variables(env)
         if user is not None:
+            user = checks.user_ids(user)
             config.check_ids(self._place, user)
             if self.request.bundle is None:
                 variables.setdefault("HOME", environment.home(user[0]))
@@ -188,6 +191,18 @@ class SandboxHost:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def __repr__(self) -> str:
+        shown = self.request.bundle or self.request.rootfs or "/"
+        if shown == "/" and not self.request.expose_root:
+            shown = "this machine's programs"
+        return f"<SandboxHost: {shown}{', closed' if self.directory < 0 else ''}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a SandboxHost can't be copied or pickled: it holds descriptors; "
+            "make one in each process"
+        )
 
     def __del__(self) -> None:
         if hasattr(self, "directory"):

@@ -15,7 +15,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ class DetachedSandbox:
     :ivar created: when it was started, in seconds since 1970.
     :ivar runsc: the path of the runsc that started it.
     :ivar processes: runsc's processes, first that which the command runs in.
+    :ivar env: the environment of the command, each entry NAME=VALUE.
     :ivar pid_namespace: the inode number of the PID namespace that their pids are of.
     """
 
@@ -48,6 +49,7 @@ class DetachedSandbox:
     runsc: str
     processes: tuple[ProcessIdentity, ...]
     pid_namespace: int
+    env: tuple[str, ...] = field(repr=False)
 
     @property
     def pid(self) -> int:
@@ -69,6 +71,7 @@ class DetachedSandbox:
             "created": self.created,
             "runsc": self.runsc,
             "pid_namespace": self.pid_namespace,
+            "env": self.env,
             "processes": [
                 {"pid": one.pid, "start_time": one.start_time, "boot_id": one.boot_id}
                 for one in self.processes
@@ -88,6 +91,7 @@ class DetachedSandbox:
             runsc=str(state["runsc"]),
             processes=tuple(map(ProcessIdentity.from_json, state["processes"])),
             pid_namespace=int(state["pid_namespace"]),
+            env=tuple(map(str, state["env"])),
         )
         if not made.processes:
             raise ValueError("there are no processes")
@@ -230,7 +234,9 @@ def list_all() -> list[DetachedSandbox]:
     return found
 
 
-def describe(id: str, args: tuple[str, ...], runsc: str, pid: int, starter: int) -> DetachedSandbox:
+def describe(
+    id: str, args: tuple[str, ...], runsc: str, pid: int, starter: int, env: tuple[str, ...]
+) -> DetachedSandbox:
     """Look at what a start has brought about.
 
     :param pid: the process of the sandbox, a child of `starter` by now.
@@ -248,6 +254,7 @@ def describe(id: str, args: tuple[str, ...], runsc: str, pid: int, starter: int)
         runsc=runsc,
         processes=tuple(processes),
         pid_namespace=_pid_namespace(),
+        env=env,
     )
 
 

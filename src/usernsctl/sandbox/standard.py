@@ -9,6 +9,9 @@ import stat
 from subprocess import DEVNULL
 from typing import Any
 
+from usernsctl.errors import CommandError
+from usernsctl.sandbox import checks
+
 
 def append_at_end(descriptor: int) -> None:
     """Have what is written through `descriptor` appended, if it is at the end of a file.
@@ -26,17 +29,24 @@ def append_at_end(descriptor: int) -> None:
         fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_APPEND)
 
 
-def prepared_output(stream: Any, inherited: int) -> Any:
+def prepared_output(name: str, stream: Any, inherited: int) -> Any:
     """Make an output, as subprocess takes it, fit to be written to by gVisor.
 
+    :param name: what the argument is called.
     :param inherited: the descriptor of ours that ``None`` stands for.
     :returns: `stream`.
+    :raises CommandError: it is not open.
     """
     if stream is None:
         with contextlib.suppress(OSError):  # it is closed, and so there is nothing to write to
             append_at_end(inherited)
     elif not isinstance(stream, int) or stream >= 0:
-        append_at_end(stream if isinstance(stream, int) else stream.fileno())
+        try:
+            append_at_end(stream if isinstance(stream, int) else stream.fileno())
+        except OSError as error:
+            number = error.errno or 0
+            reason = f"{name}: {error.strerror or error}"
+            raise CommandError(reason, step="stdio", errno=number) from error
     return stream
 
 
@@ -44,13 +54,17 @@ def prepared_streams(stdin: Any, stdout: Any, stderr: Any, detach: bool) -> dict
     """Standard input, output and error for a command in gVisor, as a Popen takes them.
 
     :param detach: whether the command outlives this process, and so gets nothing of what we have.
+    :raises TypeError: one is no stream.
+    :raises CommandError: one is not open.
     """
+    for name, stream in (("stdin", stdin), ("stdout", stdout), ("stderr", stderr)):
+        checks.stream(name, stream)
     if detach:
         stdin, stdout, stderr = (
             DEVNULL if stream is None else stream for stream in (stdin, stdout, stderr)
         )
     return {
         "stdin": stdin,
-        "stdout": prepared_output(stdout, 1),
-        "stderr": prepared_output(stderr, 2),
+        "stdout": prepared_output("stdout", stdout, 1),
+        "stderr": prepared_output("stderr", stderr, 2),
     }

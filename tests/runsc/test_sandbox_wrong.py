@@ -1,0 +1,191 @@
+"""What programs do wrong with sandboxes: the error says which argument, and nothing is left."""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import open_descriptors
+
+import usernsctl as un
+from usernsctl.sandbox import Bind
+
+PATIENCE = 20
+FOREVER = ["sleep", "1000"]
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[un.SandboxHost]:
+    with un.SandboxHost() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def box(host: un.SandboxHost) -> Iterator[un.Sandbox]:
+    with host.start(FOREVER) as made:
+        yield made
+
+
+ODD = {"A": "a,b=c", "B": 'x"y,z', "C": "line\nline", "D": "", "SECRET": "s3cret"}
+SHOW = ["sh", "-c", 'for n in A B C D b LANG FIRST; do printenv $n; echo "$n $?"; done']
+SHOWN = 'a,b=c\nA 0\nx"y,z\nB 0\nline\nline\nC 0\n\nD 0\nb 1\nC.UTF-8\nLANG 0\nfirst\nFIRST 0\n'
+
+
+@pytest.mark.parametrize("detach", [False, True])
+def test_a_second_command_has_the_environment_asked_for(host: un.SandboxHost, detach: bool) -> None:
+    with host.start(FOREVER, env={"FIRST": "first", "LANG": "C.UTF-8"}, detach=detach) as started:
+        done = started.run(SHOW, env=ODD, capture_output=True, text=True)
+        assert done.stdout == SHOWN
+        if detach:
+            with un.Sandbox.attach(started.id) as found:
+                assert found.run(SHOW, env=ODD, stdout=un.PIPE, text=True).stdout == SHOWN
+
+
+def test_nobody_else_reads_what_a_second_command_is_given(box: un.Sandbox) -> None:
+    with box.popen(["cat"], env=ODD, stdin=un.PIPE, stdout=un.PIPE) as cat:
+        cat.stdin.write(b"x")
+        cat.stdin.flush()
+        assert cat.stdout.read(1) == b"x"
+        assert b"s3cret" not in Path(f"/proc/{cat.pid}/cmdline").read_bytes()
+
+
+def test_a_second_command_is_reported_as_it_was_given(box: un.Sandbox) -> None:
+    assert box.run(["true"]).args == ["true"]
+    with pytest.raises(un.CalledProcessError) as failed:
+        box.run(["false"], check=True)
+    assert failed.value.cmd == ["false"]
+    with pytest.raises(un.TimeoutExpired) as late:
+        box.run(FOREVER, timeout=0.1)
+    assert late.value.cmd == FOREVER
+    with box.popen(["true"]) as process:
+        assert process.args == ["true"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"executable": "/bin/sh"},
+        {"pass_fds": [0]},
+        {"pid": True},
+        {"idmap": un.IdMap.root()},
+        {"namespace": None},
+        {"umask": 0o77},
+    ],
+)
+def test_what_would_be_about_runsc_is_refused(box: un.Sandbox, options: dict[str, Any]) -> None:
+    (name,) = options
+    with pytest.raises(ValueError, match=name):
+        box.run(["true"], **options)
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"user": 0}, "user"),
+    ({"user": "root"}, "user"),
+    ({"user": ("0", "0")}, "user"),
+    ({"user": (0, 0, 0)}, "user"),
+    ({"env": ["A=b"]}, "env"),
+    ({"env": {"A": None}}, "env: 'A'"),
+    ({"env": {5: "b"}}, "env: 5"),
+    ({"cwd": 5}, "cwd"),
+    ({"args": None}, "args"),
+    ({"args": ["a", 5]}, "args"),
+]
+
+
+@pytest.mark.parametrize(("options", "told"), WRONG)
+def test_what_is_of_the_wrong_type(
+    host: un.SandboxHost, box: un.Sandbox, options: dict[str, Any], told: str
+) -> None:
+    given = {"args": ["true"], **options}
+    for start in (host.start, box.run):
+        with pytest.raises(TypeError, match=told):
+            start(**given)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"id": 5}, "id"),
+        ({"text": True}, "text"),
+        ({"stdout": "file"}, "stdout"),
+        ({"stdin": "file"}, "stdin"),
+    ],
+)
+def test_what_only_a_first_command_takes(
+    host: un.SandboxHost, options: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(TypeError, match=told):
+        host.start(["true"], **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"idmap": "auto"}, "idmap"),
+        ({"bundle": 5}, "bundle"),
+        ({"rootfs": 5}, "rootfs"),
+        ({"binds": "/data"}, "binds"),
+        ({"binds": ["/data:/data"]}, "binds"),
+        ({"binds": Bind("/usr", "/x")}, "binds"),
+        ({"hostname": 5}, "hostname"),
+    ],
+)
+def test_what_no_host_can_be_made_of(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(TypeError, match=told):
+        un.SandboxHost(**options)
+
+
+def test_paths_may_be_paths() -> None:
+    bind: Any = Bind(Path("/usr"), Path("/shown"))  # type: ignore[arg-type]
+    with un.Sandbox(["ls", "/shown"], binds=[bind], stdout=un.PIPE) as started:
+        assert b"bin" in started.stdout.read()
+
+
+def test_a_descriptor_that_is_not_open_is_named(host: un.SandboxHost) -> None:
+    with pytest.raises(un.CommandError, match="stdout"):
+        host.start(["true"], stdout=999)
+
+
+def test_nothing_is_left_where_descriptors_run_out(host: un.SandboxHost) -> None:
+    before = open_descriptors()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for spare in range(12):
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))), hard)
+        )
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(before) + spare, hard))
+        try:
+            with host.start(["true"]):
+                pass
+        except un.UsernsError:
+            pass
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert open_descriptors() == before, spare
+
+
+def test_they_tell_what_they_are(host: un.SandboxHost) -> None:
+    with host.start(["sleep", "1000"], id="shown") as started:
+        assert repr(started) == "<Sandbox 'shown' ['sleep', '1000']: no exit status>"
+    assert repr(started) == "<Sandbox 'shown' ['sleep', '1000']: exit status 137>"
+    assert repr(host) == "<SandboxHost: this machine's programs>"
+    with un.Namespace.create(mount=True) as ns:
+        assert repr(ns) == "<Namespace: user, mount>"
+    assert repr(ns) == "<Namespace: closed>"
+
+
+@pytest.mark.parametrize("how", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_they_are_neither_pickled_nor_copied(
+    host: un.SandboxHost, box: un.Sandbox, how: Any
+) -> None:
+    with pytest.raises(TypeError, match="attach"):
+        how(box)
+    with pytest.raises(TypeError, match="make one in each process"):
+        how(host)
+    assert box.poll() is None
