@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from subprocess import DEVNULL, PIPE, STDOUT, CalledProcessError, CompletedProcess, TimeoutExpired
-from typing import Any, AnyStr, NamedTuple, NoReturn
+from typing import Any, AnyStr, Literal, NamedTuple, NoReturn, overload
 
 from usernsctl import _core
 from usernsctl.arguments import (
@@ -85,6 +85,27 @@ class Popen(subprocess.Popen[AnyStr]):
 
     #: Refers to the child until it has been waited for, then -1; close-on-exec, ours to close.
     pidfd: int = -1
+
+    # For type checkers; it is bytes where nothing asks for text.
+    @overload
+    def __init__(
+        self: Popen[str], args: Args, *positional: Any, text: Literal[True], **arguments: Any
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: Popen[bytes],
+        args: Args,
+        *positional: Any,
+        text: Literal[False] | None = None,
+        universal_newlines: Literal[False] | None = None,
+        encoding: None = None,
+        errors: None = None,
+        **arguments: Any,
+    ) -> None: ...
+
+    @overload
+    def __init__(self: Popen[Any], args: Args, *positional: Any, **arguments: Any) -> None: ...
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_type
 
 import pytest
 from inside import PATIENCE, WAITER, read_ready
@@ -289,3 +289,10 @@ def test_streams_may_stand_where_others_belong(api: Any, order: str, tmp_path: P
     script = [sys.executable, "-c", CROSSED_DESCRIPTORS, api.__name__, order, str(report)]
     subprocess.run(script, check=True, timeout=PATIENCE)
     assert report.read_text() == "in err\n0"
+
+
+def test_type_checkers_know_what_a_stream_carries() -> None:
+    with usernsctl.Popen(["true"], stdin=usernsctl.PIPE) as process:
+        assert_type(process, usernsctl.Popen[bytes])
+    with usernsctl.Popen(["true"], text=True) as told:
+        assert_type(told, usernsctl.Popen[str])
