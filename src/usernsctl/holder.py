@@ -29,6 +29,7 @@ class NamedNamespace:
     :ivar pid: the process that holds it.
     :ivar start_time: when that process started, in clock ticks after boot (proc_pid_stat(5)).
     :ivar boot_id: the boot that `start_time` counts from.
+    :ivar pid_namespace: the inode number of the PID namespace that `pid` is of.
     :ivar created: when it was made, in seconds since 1970.
     :ivar namespaces: the kinds that it has of its own, ``"user"`` among them.
     :ivar uid: its map of uids, and so `gid`.
@@ -39,6 +40,7 @@ class NamedNamespace:
     pid: int
     start_time: int
     boot_id: str
+    pid_namespace: int
     created: float
     namespaces: tuple[str, ...]
     uid: tuple[Extent, ...]
@@ -81,6 +83,7 @@ class NamedNamespace:
             pid=pid,
             start_time=identity.start_time,
             boot_id=identity.boot_id,
+            pid_namespace=identity.pid_namespace,
             created=time.time(),
             namespaces=tuple(
                 kind
@@ -103,6 +106,7 @@ class NamedNamespace:
             pid=int(state["pid"]),
             start_time=int(state["start_time"]),
             boot_id=str(state["boot_id"]),
+            pid_namespace=int(state["pid_namespace"]),
             created=float(state["created"]),
             namespaces=tuple(state["namespaces"]),
             uid=tuple(Extent(*extent) for extent in state["uid"]),
@@ -117,11 +121,15 @@ class NamedNamespace:
         state["gid"] = [list(extent) for extent in self.gid]
         return state
 
+    def is_foreign(self) -> bool:
+        """Whether its holder can't be told from here, as from another container."""
+        return self._identity().is_foreign()
+
     def is_alive(self) -> bool:
         """Whether its holder is the process that it was: a pid alone may have been used again.
 
-        It has its name only since it was told to stay: one whose creator was killed has another
-        one, and is about to end.
+        It must not be foreign. It has its name only since it was told to stay: one whose creator
+        was killed has another one, and is about to end.
         """
         return self._identity().is_alive(name=_HOLDER_NAME)
 
@@ -136,7 +144,12 @@ class NamedNamespace:
                 os.close(pidfd)
 
     def _identity(self) -> ProcessIdentity:
-        return ProcessIdentity(pid=self.pid, start_time=self.start_time, boot_id=self.boot_id)
+        return ProcessIdentity(
+            pid=self.pid,
+            start_time=self.start_time,
+            boot_id=self.boot_id,
+            pid_namespace=self.pid_namespace,
+        )
 
 
 def _read_map(path: str) -> tuple[Extent, ...]:

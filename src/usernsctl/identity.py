@@ -18,11 +18,13 @@ class ProcessIdentity:
     :ivar pid: its process id, as this process sees it.
     :ivar start_time: when it started, in clock ticks after boot (proc_pid_stat(5)).
     :ivar boot_id: the boot that `start_time` counts from.
+    :ivar pid_namespace: the inode number of the PID namespace that `pid` is of.
     """
 
     pid: int
     start_time: int
     boot_id: str
+    pid_namespace: int
 
     @classmethod
     def of(cls, pid: int) -> ProcessIdentity:
@@ -30,7 +32,12 @@ class ProcessIdentity:
 
         :raises FileNotFoundError, ProcessLookupError: there is none.
         """
-        return cls(pid=pid, start_time=int(_stat(pid)[1][19]), boot_id=_boot_id())
+        return cls(
+            pid=pid,
+            start_time=int(_stat(pid)[1][19]),
+            boot_id=_boot_id(),
+            pid_namespace=_pid_namespace(),
+        )
 
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> ProcessIdentity:
@@ -42,10 +49,18 @@ class ProcessIdentity:
             pid=int(state["pid"]),
             start_time=int(state["start_time"]),
             boot_id=str(state["boot_id"]),
+            pid_namespace=int(state["pid_namespace"]),
         )
 
+    def is_foreign(self) -> bool:
+        """Whether its pid means nothing to this process, as in another container.
+
+        It may run then. One of an earlier boot does not, wherever it was.
+        """
+        return self.boot_id == _boot_id() and self.pid_namespace != _pid_namespace()
+
     def is_alive(self, *, name: str | None = None) -> bool:
-        """Whether it still runs.
+        """Whether it still runs; it must not be foreign.
 
         :param name: the name that it must have (PR_SET_NAME(2const)); any, if left out.
         """
@@ -95,6 +110,10 @@ def kill(pidfd: int) -> None:
 
 def _boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _pid_namespace() -> int:
+    return os.stat("/proc/self/ns/pid").st_ino
 
 
 def _stat(pid: int) -> tuple[str, list[str]]:

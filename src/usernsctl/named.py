@@ -31,11 +31,12 @@ _READY_SECONDS = 30
 def find_named(name: str) -> NamedNamespace:
     """What is known of a named namespace.
 
-    :raises NamespaceError: there is none of that name, or its state can't be trusted.
+    :raises NamespaceError: there is none of that name, it is in another PID namespace, or its
+        state can't be trusted.
     """
     _check_name(name)
     with locked_directory() as directory:
-        found = _read_live(directory, name)
+        found = _read_own(directory, name)
     if found is None:
         remedy = f"usernsctl ns create {name}"
         raise _error(f"there is no namespace {name!r}", "no-such-namespace", remedy)
@@ -58,7 +59,7 @@ def create_named(name: str, options: Iterable[str]) -> NamedNamespace:
     """
     _check_name(name)
     with locked_directory() as directory:
-        if _read_live(directory, name) is not None:
+        if _read_own(directory, name) is not None:
             remedy = f"usernsctl ns remove {name}, or choose another name"
             raise _error(f"there is a namespace {name!r} already", "name-taken", remedy)
         return _create(directory, name, options)
@@ -72,30 +73,32 @@ def open_or_create(name: str, options: Iterable[str]) -> Namespace:
     """
     _check_name(name)
     with locked_directory() as directory:
-        found = _read_live(directory, name) or _create(directory, name, options)
+        found = _read_own(directory, name) or _create(directory, name, options)
         return found.open()
 
 
 def list_named() -> list[NamedNamespace]:
     """All named namespaces of this user; what dead holders left is cleaned away.
 
+    Those in another PID namespace are left out.
+
     :raises NamespaceError: the state directory can't be trusted.
     """
     with locked_directory() as directory:
         names = sorted(entry.name.removesuffix(_SUFFIX) for entry in directory.glob(f"*{_SUFFIX}"))
         found = (_read_live(directory, name) for name in names)
-        return [namespace for namespace in found if namespace is not None]
+        return [each for each in found if each is not None and not each.is_foreign()]
 
 
 def remove_named(name: str) -> None:
     """End the holder and forget the name. Processes inside stay there, but for those in a PID
     namespace of it, which the kernel kills.
 
-    :raises NamespaceError: there is none of that name.
+    :raises NamespaceError: there is none of that name, or it is in another PID namespace.
     """
     _check_name(name)
     with locked_directory() as directory:
-        found = _read_live(directory, name)
+        found = _read_own(directory, name)
         if found is None:
             raise _error(f"there is no namespace {name!r}", "no-such-namespace")
         found.kill()
@@ -136,8 +139,23 @@ def _file(directory: Path, name: str) -> Path:
     return directory / f"{name}{_SUFFIX}"
 
 
+def _read_own(directory: Path, name: str) -> NamedNamespace | None:
+    """What is known of a name, if its holder is alive; else it is forgotten.
+
+    :raises NamespaceError: whether it is alive can't be told from here.
+    """
+    found = _read_live(directory, name)
+    if found is not None and found.is_foreign():
+        raise _error(
+            f"the namespace {name!r} is in another PID namespace, such as another container's",
+            "name-taken",
+            "choose another name, or set XDG_RUNTIME_DIR to a directory of this container's own",
+        )
+    return found
+
+
 def _read_live(directory: Path, name: str) -> NamedNamespace | None:
-    """What is known of a name, if its holder is alive; else it is forgotten."""
+    """What is known of a name, if its holder is alive, or may be; else it is forgotten."""
     file = _file(directory, name)
     try:
         found = NamedNamespace.from_json(name, json.loads(file.read_bytes()))
@@ -146,7 +164,7 @@ def _read_live(directory: Path, name: str) -> NamedNamespace | None:
     except (ArithmeticError, LookupError, TypeError, ValueError):
         # Its writer was killed in the middle, and the holder ended for want of an answer.
         found = None
-    if found is not None and found.is_alive():
+    if found is not None and (found.is_foreign() or found.is_alive()):
         return found
     file.unlink(missing_ok=True)
     return None

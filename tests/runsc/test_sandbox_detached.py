@@ -285,8 +285,9 @@ def test_one_of_another_pid_namespace_is_left_alone(
     with host.start(FOREVER, id=marker, detach=True):
         file = state / marker / "sandbox.json"
         record = json.loads(file.read_text())
-        other = {"pid_namespace": 1, "processes": [{"pid": 1, "start_time": 0, "boot_id": "?"}]}
-        file.write_text(json.dumps(record | other))
+        elsewhere = {"pid": 1, "start_time": 0, "pid_namespace": 1}
+        record["processes"] = [one | elsewhere for one in record["processes"]]
+        file.write_text(json.dumps(record))
         assert un.Sandbox.list_detached() == []
         with pytest.raises(un.RunscError, match="another PID namespace"):
             un.Sandbox.attach(marker)

@@ -35,6 +35,7 @@ def state_of(pid: int, /, **changed: Any) -> dict[str, Any]:
         "pid": pid,
         "start_time": start_time(pid),
         "boot_id": boot_id,
+        "pid_namespace": os.stat("/proc/self/ns/pid").st_ino,
         "created": 1.5,
         "namespaces": ["user"],
         "uid": [[0, 1000, 1]],
@@ -249,3 +250,33 @@ def test_a_map_is_told_to_the_prelude_in_its_options(
     idmap: un.IdMap, namespaces: list[str], options: list[str]
 ) -> None:
     assert named.options_of(idmap, namespaces) == options
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        named.find_named,
+        named.remove_named,
+        Namespace.open,
+        Namespace.open_or_create,
+        lambda name: named.create_named(name, []),
+    ],
+)
+def test_one_of_another_pid_namespace_is_left_alone(
+    state: Path, use: Callable[[str], object]
+) -> None:
+    state.mkdir(mode=0o700)
+    file = state / "far.json"
+    file.write_text(json.dumps(state_of(os.getpid(), pid_namespace=1)))
+    with pytest.raises(un.NamespaceError, match="in another PID namespace"):
+        use("far")
+    assert named.list_named() == []
+    assert file.exists()
+
+
+def test_one_of_another_pid_namespace_and_an_earlier_boot_is_gone(state: Path) -> None:
+    state.mkdir(mode=0o700)
+    file = state / "far.json"
+    file.write_text(json.dumps(state_of(os.getpid(), pid_namespace=1, boot_id="earlier")))
+    assert named.list_named() == []
+    assert not file.exists()

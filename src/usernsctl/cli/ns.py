@@ -104,7 +104,7 @@ def _exit_status(child: Popen[Any]) -> int:
 
 def _as_json(namespace: NamedNamespace) -> dict[str, Any]:
     row = asdict(namespace) | {"processes": namespace.processes()}
-    for internal in ("start_time", "boot_id"):
+    for internal in ("start_time", "boot_id", "pid_namespace"):
         del row[internal]
     return row
 

@@ -15,7 +15,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,6 @@ class DetachedSandbox:
     :ivar runsc: the path of the runsc that started it.
     :ivar processes: runsc's processes, first that which the command runs in.
     :ivar env: the environment of the command, each entry NAME=VALUE.
-    :ivar pid_namespace: the inode number of the PID namespace that their pids are of.
     """
 
     id: str
@@ -48,7 +47,6 @@ class DetachedSandbox:
     created: float
     runsc: str
     processes: tuple[ProcessIdentity, ...]
-    pid_namespace: int
     env: tuple[str, ...] = field(repr=False)
 
     @property
@@ -58,7 +56,7 @@ class DetachedSandbox:
 
     def is_foreign(self) -> bool:
         """Whether its pids mean nothing to this process, as in another container."""
-        return self.pid_namespace != _pid_namespace()
+        return self.processes[0].is_foreign()
 
     def is_alive(self) -> bool:
         """Whether the sandbox runs; it must not be foreign."""
@@ -70,12 +68,8 @@ class DetachedSandbox:
             "args": self.args,
             "created": self.created,
             "runsc": self.runsc,
-            "pid_namespace": self.pid_namespace,
             "env": self.env,
-            "processes": [
-                {"pid": one.pid, "start_time": one.start_time, "boot_id": one.boot_id}
-                for one in self.processes
-            ],
+            "processes": [asdict(one) for one in self.processes],
         }
 
     @classmethod
@@ -90,7 +84,6 @@ class DetachedSandbox:
             created=float(state["created"]),
             runsc=str(state["runsc"]),
             processes=tuple(map(ProcessIdentity.from_json, state["processes"])),
-            pid_namespace=int(state["pid_namespace"]),
             env=tuple(map(str, state["env"])),
         )
         if not made.processes:
@@ -253,7 +246,6 @@ def describe(
         created=time.time(),
         runsc=runsc,
         processes=tuple(processes),
-        pid_namespace=_pid_namespace(),
         env=env,
     )
 
@@ -265,10 +257,6 @@ def end(pidfds: list[int]) -> None:
     for pidfd in pidfds:
         wait_readable(pidfd)
         identity.collect(pidfd)
-
-
-def _pid_namespace() -> int:
-    return os.stat("/proc/self/ns/pid").st_ino
 
 
 def _open(top: Path, id: str) -> Entry:
