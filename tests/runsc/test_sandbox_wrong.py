@@ -155,11 +155,9 @@ def test_a_descriptor_that_is_not_open_is_named(host: un.SandboxHost) -> None:
 def test_nothing_is_left_where_descriptors_run_out(host: un.SandboxHost) -> None:
     before = open_descriptors()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = 1 + max(int(name) for name in os.listdir("/proc/self/fd"))
     for spare in range(12):
-        resource.setrlimit(
-            resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))), hard)
-        )
-        resource.setrlimit(resource.RLIMIT_NOFILE, (len(before) + spare, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (used + spare, hard))
         try:
             with host.start(["true"]):
                 pass
