@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from conftest import Program
 
+import usernsctl as un
+
 ARGUMENTS = [
     # (options, exit status, what the message says)
     (["--bind", "/nonexistent", "--", "true"], 125, "--bind /nonexistent: No such file"),
@@ -169,19 +171,28 @@ esac
 """
 
 
-def test_a_runsc_that_crashes_is_not_the_command_that_fails(
-    usernsctl: Program, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+@pytest.fixture
+def crashing_runsc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     fake = tmp_path / "runsc"
     fake.write_text(CRASHING_RUNSC)
     fake.chmod(0o755)
     monkeypatch.setenv("USERNSCTL_RUNSC", str(fake))
+
+
+@pytest.mark.usefixtures("crashing_runsc")
+def test_a_runsc_that_crashes_is_not_the_command_that_fails(usernsctl: Program) -> None:
     done = usernsctl("run", "--", "true")
     assert (done.returncode, done.stdout) == (125, "")
     said, *ours = done.stderr.splitlines()
     assert said == "fatal error: newosproc"
-    assert ours[0] == "usernsctl: runsc: runsc crashed; its own report is above"
+    assert ours[0] == "usernsctl: runsc: runsc crashed; its own report is on standard error"
     assert ours[1].startswith("  remedy: ")
+
+
+@pytest.mark.usefixtures("crashing_runsc")
+def test_a_runsc_that_crashes_starts_no_sandbox() -> None:
+    with un.SandboxHost() as host, pytest.raises(un.RunscError, match="runsc crashed"):
+        host.start(["true"])
 
 
 @pytest.mark.parametrize("status", [2, 128])

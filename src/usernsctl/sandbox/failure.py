@@ -22,8 +22,7 @@ from usernsctl.errors import RunscError
 _YAMA = "/proc/sys/kernel/yama/ptrace_scope"
 _YAMA_ADMIN_ONLY = 2
 
-# A crash goes to standard error, which is the command's.
-_CRASH = "runsc crashed; its own report is above"
+_CRASH = "runsc crashed; its own report is on standard error"
 _AFTER_CRASH = (
     "usernsctl explain takes what it said. Too few threads are the usual cause: see ulimit -u, and "
     "docker run --pids-limit"
@@ -39,7 +38,7 @@ def main(log: str, status: int, limit: str) -> int:
     if told is not None:
         error = describe(told, limit)
     elif status == runsc.CRASHED and not has_ended(log) and _has_room(log):
-        error = _known(_CRASH, limit) or RunscError(_CRASH, step="runsc", remedy=_AFTER_CRASH)
+        error = _known(_CRASH, limit) or crash()
     else:
         # Nothing went wrong: the command itself ended with this status.
         return status
@@ -71,6 +70,11 @@ def describe(told: str, limit: str = "") -> RunscError:
         remedy = "usernsctl doctor"
     cause = causes[0].id if len(causes) == 1 else None
     return RunscError(told, step="runsc", cause=cause, remedy=remedy)
+
+
+def crash() -> RunscError:
+    """The error that runsc crashed, and left nothing in its logs."""
+    return RunscError(_CRASH, step="runsc", remedy=_AFTER_CRASH)
 
 
 def _known(told: str, cause: str) -> RunscError | None:

@@ -100,9 +100,11 @@ class Files:
         """
         # The catalogue of causes is read only if it is needed.
         from usernsctl.doctor.debuglog import root_failure
-        from usernsctl.sandbox.failure import describe
+        from usernsctl.sandbox.failure import crash, describe
 
         told = root_failure(f"/proc/self/fd/{self._top}/{self._id}/log")
+        if told is None and status == runsc.CRASHED:
+            return crash()
         if told is None:
             return RunscError(f"runsc ended with status {status} before it started", step="runsc")
         return describe(told)
