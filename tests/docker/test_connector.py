@@ -241,7 +241,7 @@ def test_a_wrong_setting_is_told(name: str, plain: Engine) -> None:
 
 
 # From where runsc itself crashes to where the sandbox has not enough.
-@pytest.mark.parametrize("limit", [5, 7, 8, 10, 12, 16, 20])
+@pytest.mark.parametrize("limit", [5, 7, 8, 10, 12, 16])
 def test_too_few_processes_are_told(limit: int, plain: Engine) -> None:
     done = plain("run", "--rm", *PROTECTED, f"--pids-limit={limit}", CONNECTOR, "spec")
     assert (done.returncode, done.stdout) == (125, "")
@@ -261,14 +261,6 @@ def test_too_little_memory_is_told(plain: Engine) -> None:
     limits = ["--memory=300m", "--memory-swap=300m", "--entrypoint=in-gvisor"]
     done = plain("run", "--rm", *PROTECTED, *limits, CONNECTOR, "python3", "-c", grow)
     assert done.returncode not in (0, 125)
-    assert cause_of(done) == "out-of-memory"
-
-
-def test_too_little_memory_for_a_start_is_told(plain: Engine) -> None:
-    limits = ["--memory=16m", "--memory-swap=16m", "--entrypoint=in-gvisor"]
-    done = plain("run", "--rm", *PROTECTED, *limits, CONNECTOR, "true")
-    # The kernel may choose the sandbox, or what starts it.
-    assert done.returncode in (125, 137)
     assert cause_of(done) == "out-of-memory"
 
 
