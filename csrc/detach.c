@@ -10,6 +10,8 @@
  * CREATOR is a pidfd: a fork of that process may hold CONNECTION open. LOCK is a descriptor of
  * DIRECTORY with a lock on it (flock(2)), which tells others that it is in use until we end.
  */
+#include "starter.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
@@ -25,22 +27,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define FAILED 125
-#define KILLED (128 + SIGKILL)
 #define CHILDREN "/proc/thread-self/children"
-
-extern char **environ;
 
 struct channel {
     int creator;
     int connection;
 };
-
-static int fail(const char *what)
-{
-    perror(what);
-    return FAILED;
-}
 
 /* Waits until `fd` can be read, or the creator has ended. False: it has, and there is nothing. */
 static bool wait_for(int creator, int fd)
@@ -51,18 +43,18 @@ static bool wait_for(int creator, int fd)
     return fds[1].revents;
 }
 
-/* The exit status of the child `pid`, or KILLED: the creator ended first. */
+/* The exit status of the child `pid`, or STARTER_KILLED: the creator ended first. */
 static int wait_for_child(pid_t pid, int creator, int signals)
 {
     struct signalfd_siginfo info;
     int status;
     while (!waitpid(pid, &status, WNOHANG)) {
         if (!wait_for(creator, signals))
-            return KILLED;
+            return STARTER_KILLED;
         while (read(signals, &info, sizeof info) > 0)
             continue;
     }
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+    return starter_exit_status(status);
 }
 
 /* Kills all our descendants: whose parent dies becomes our child, since we are their reaper. */
@@ -95,46 +87,31 @@ static bool is_wanted(const struct channel *to)
 
 static int run(char **argv, const struct channel *to, const char *directory)
 {
-    sigset_t child, before;
-    sigemptyset(&child);
-    sigaddset(&child, SIGCHLD);
-    sigprocmask(SIG_BLOCK, &child, &before);
-    int signals = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
-    if (signals < 0)
-        return fail("signalfd");
-    pid_t starter = fork();
+    int signals;
+    pid_t starter = starter_start(argv, &signals);
     if (starter < 0)
-        return fail("fork");
-    if (starter == 0) {
-        sigprocmask(SIG_SETMASK, &before, NULL);
-        execve(argv[0], argv, environ);
-        perror(argv[0]);
-        _exit(FAILED);
-    }
-    /* Whoever reads what the sandbox writes waits for all writers to end; we write nothing. */
-    for (int fd = 0; fd < 3; fd++)
-        close(fd);
+        return STARTER_FAILED;
     int status = wait_for_child(starter, to->creator, signals);
     if (status == 0 && is_wanted(to))
         return 0;
     kill_all();
     nftw(directory, remove_one, 16, FTW_DEPTH | FTW_PHYS);
-    return status ? status : KILLED;
+    return status ? status : STARTER_KILLED;
 }
 
 int main(int argc, char **argv)
 {
     if (argc < 6) {
         fputs("usage: usernsctl-detach CREATOR CONNECTION LOCK DIRECTORY COMMAND...\n", stderr);
-        return FAILED;
+        return STARTER_FAILED;
     }
     struct channel to = {.creator = atoi(argv[1]), .connection = atoi(argv[2])};
     int lock = atoi(argv[3]);
     if (fcntl(to.creator, F_SETFD, FD_CLOEXEC) || fcntl(to.connection, F_SETFD, FD_CLOEXEC) ||
         fcntl(lock, F_SETFD, FD_CLOEXEC))
-        return fail("usernsctl-detach");
+        return starter_fail("usernsctl-detach");
     if (access(CHILDREN, R_OK) || prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
-        return fail(CHILDREN);
+        return starter_fail(CHILDREN);
     int status = run(argv + 5, &to, argv[4]);
     /* A fork of the creator may have this descriptor too. */
     flock(lock, LOCK_UN);

@@ -10,6 +10,8 @@
  * would come with the end of the mere thread that started us. READY is a descriptor that gets one
  * byte once the sandbox runs.
  */
+#include "starter.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -20,22 +22,6 @@
 #include <sys/signalfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#define FAILED 125
-#define KILLED (128 + SIGKILL)
-
-extern char **environ;
-
-static int fail(const char *what)
-{
-    perror(what);
-    return FAILED;
-}
-
-static int exit_status(int status)
-{
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-}
 
 /* Waits until a child may have ended. False: the creator has. */
 static bool wait_for_news(int creator, int signals)
@@ -58,11 +44,11 @@ static int wait_for(pid_t pid, bool others, int creator, int signals)
         pid_t ended;
         while ((ended = waitpid(others ? -1 : pid, &status, WNOHANG)) > 0)
             if (ended == pid)
-                return exit_status(status);
+                return starter_exit_status(status);
         if (ended < 0 && errno == ECHILD)
-            return FAILED;
+            return STARTER_FAILED;
     } while (wait_for_news(creator, signals));
-    return KILLED;
+    return STARTER_KILLED;
 }
 
 static pid_t read_pid(const char *path)
@@ -77,37 +63,18 @@ static pid_t read_pid(const char *path)
     return pid;
 }
 
-static _Noreturn void become(char **argv, const sigset_t *mask)
-{
-    sigprocmask(SIG_SETMASK, mask, NULL);
-    execve(argv[0], argv, environ);
-    perror(argv[0]);
-    _exit(FAILED);
-}
-
 static int run(char **argv, int creator, int ready, const char *pidfile)
 {
-    sigset_t child, before;
-    sigemptyset(&child);
-    sigaddset(&child, SIGCHLD);
-    sigprocmask(SIG_BLOCK, &child, &before);
-    int signals = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
-    if (signals < 0)
-        return fail("signalfd");
-    pid_t starter = fork();
+    int signals;
+    pid_t starter = starter_start(argv, &signals);
     if (starter < 0)
-        return fail("fork");
-    if (starter == 0)
-        become(argv, &before);
-    /* Whoever reads what the sandbox writes waits for all writers to end; we write nothing. */
-    for (int fd = 0; fd < 3; fd++)
-        close(fd);
+        return STARTER_FAILED;
     int status = wait_for(starter, false, creator, signals);
     if (status)
         return status;
     pid_t sandbox = read_pid(pidfile);
     if (sandbox <= 0 || write(ready, "+", 1) != 1)
-        return FAILED;
+        return STARTER_FAILED;
     close(ready);
     return wait_for(sandbox, true, creator, signals);
 }
@@ -116,10 +83,10 @@ int main(int argc, char **argv)
 {
     if (argc < 5) {
         fputs("usage: usernsctl-init CREATOR READY PIDFILE COMMAND...\n", stderr);
-        return FAILED;
+        return STARTER_FAILED;
     }
     int creator = atoi(argv[1]), ready = atoi(argv[2]);
     if (fcntl(creator, F_SETFD, FD_CLOEXEC) || fcntl(ready, F_SETFD, FD_CLOEXEC))
-        return fail("usernsctl-init");
+        return starter_fail("usernsctl-init");
     return run(argv + 4, creator, ready, argv[3]);
 }

@@ -72,6 +72,19 @@ def prelude() -> Program:
 
 
 @pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Has usernsctl take a script for runsc."""
+
+    def use(script: str) -> None:
+        fake = tmp_path / "runsc"
+        fake.write_text(script)
+        fake.chmod(0o755)
+        monkeypatch.setenv("USERNSCTL_RUNSC", str(fake))
+
+    return use
+
+
+@pytest.fixture
 def session(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     """A directory for sessions of pytest of their own."""
     monkeypatch.delenv("USERNSCTL_MUST_WORK", raising=False)

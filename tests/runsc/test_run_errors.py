@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -172,11 +173,8 @@ esac
 
 
 @pytest.fixture
-def crashing_runsc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    fake = tmp_path / "runsc"
-    fake.write_text(CRASHING_RUNSC)
-    fake.chmod(0o755)
-    monkeypatch.setenv("USERNSCTL_RUNSC", str(fake))
+def crashing_runsc(stand_in: Callable[[str], None]) -> None:
+    stand_in(CRASHING_RUNSC)
 
 
 @pytest.mark.usefixtures("crashing_runsc")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -122,11 +122,8 @@ def test_nothing_of_runsc_has_the_callers_environment(usernsctl: Program) -> Non
 
 
 @pytest.fixture
-def fake_runsc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake = tmp_path / "runsc"
-    fake.write_text(FAKE_RUNSC)
-    fake.chmod(0o755)
-    monkeypatch.setenv("USERNSCTL_RUNSC", str(fake))
+def fake_runsc(stand_in: Callable[[str], None]) -> None:
+    stand_in(FAKE_RUNSC)
 
 
 @pytest.mark.usefixtures("fake_runsc")

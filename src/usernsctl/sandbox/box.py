@@ -96,14 +96,7 @@ class Sandbox:
         """
         words = checks.words(args)
         wanted = checks.box_id(id) if id is not None else f"usernsctl-{os.urandom(8).hex()}"
-        unknown = host_options.keys() - HostOptions.__annotations__.keys()
-        if unknown:
-            raise TypeError(
-                f"a sandbox has no argument {', '.join(sorted(unknown))}; its streams carry bytes, "
-                "and what is about its namespaces is its host's"
-            )
-        if host is not None and host_options:
-            raise ValueError(f"the host decides these already: {', '.join(host_options)}")
+        checks.host_options(host_options, is_open=host is None)
         self._become(wanted, words)
         used = host if host is not None else _make_host(host_options)
         self._own_host = used if host is None else None
@@ -112,12 +105,7 @@ class Sandbox:
                 raise ValueError("args is empty: it must hold a command")
             start = checks.path("cwd", cwd)
             config = used.config_for(words, env=env, cwd=start, user=user)
-            self._files = Files(used, wanted, config)
-            streams = prepared_streams(stdin, stdout, stderr, detach)
-            if detach:
-                self._life = Detached.start(used, self._files, wanted, words, streams)
-            else:
-                self._life = Held(used, self._files, streams)
+            self._start(used, config, prepared_streams(stdin, stdout, stderr, detach), detach)
         except BaseException as error:
             self.close()
             if isinstance(error, OSError) and not isinstance(error, UsernsError):
@@ -128,6 +116,15 @@ class Sandbox:
                     filename=error.filename,
                 ) from error
             raise
+
+    def _start(
+        self, host: SandboxHost, config: bytes, streams: Mapping[str, Any], detach: bool
+    ) -> None:
+        self._files = Files(host, self.id, config)
+        if detach:
+            self._life = Detached.start(host, self._files, self.id, self.args, streams)
+        else:
+            self._life = Held(host, self._files, streams)
 
     def _become(self, id: str, args: tuple[str, ...]) -> None:
         self.id = id

@@ -8,6 +8,7 @@ from typing import Any
 
 from usernsctl.arguments import Args, StrOrBytesPath
 from usernsctl.errors import BundleError
+from usernsctl.sandbox.options import HostOptions
 from usernsctl.sandbox.request import Bind
 from usernsctl.state import NAME, NAME_RULE
 
@@ -113,3 +114,19 @@ def stream(name: str, given: Any) -> None:
         raise TypeError(
             f"{name} must be an open file, a descriptor, PIPE or DEVNULL, not {given!r}"
         )
+
+
+def host_options(options: HostOptions, *, is_open: bool) -> None:
+    """Check the arguments of a sandbox that are its host's.
+
+    :param is_open: whether a host is to be made, of these.
+    :raises TypeError: one is unknown.
+    :raises ValueError: there are some, but the host is there already.
+    """
+    if unknown := options.keys() - HostOptions.__annotations__.keys():
+        raise TypeError(
+            f"a sandbox has no argument {', '.join(sorted(unknown))}; its streams carry bytes, "
+            "and what is about its namespaces is its host's"
+        )
+    if options and not is_open:
+        raise ValueError(f"the host decides these already: {', '.join(options)}")

@@ -96,14 +96,7 @@ class SandboxHost:
             uid=planned.uid, gid=planned.gid, become=planned.become, target=Target()
         )
         config.check_ids(self._place, (0, 0))
-        order = Order(
-            request=self.request,
-            runsc=runsc.find(os.environ),
-            uid=planned.uid,
-            gid=planned.gid,
-            homes=paths.home_directories(os.environ),
-            state=os.path.abspath(state_directory()),
-        )
+        order = _make_order(self.request, self._place)
         self.runsc = order.runsc
         self.restrictions = hardening.for_run(ids=self._place.id_count)
         self._lock = threading.Lock()
@@ -226,6 +219,17 @@ def _check_choice(what: str, value: str, choices: tuple[str, ...]) -> None:
 def _close_result(starting: asyncio.Future[Sandbox]) -> None:
     if not starting.cancelled() and starting.exception() is None:
         starting.result().close()
+
+
+def _make_order(request: Request, place: Place) -> Order:
+    return Order(
+        request=request,
+        runsc=runsc.find(os.environ),
+        uid=place.uid,
+        gid=place.gid,
+        homes=paths.home_directories(os.environ),
+        state=os.path.abspath(state_directory()),
+    )
 
 
 def _prepare(namespace: Namespace, order: Order) -> tuple[Prepared, int]:
