@@ -91,11 +91,7 @@ class SandboxHost:
             idmap=idmap,
         )
         _check_request(self.request)
-        planned = plan(idmap)
-        self._place = Place(
-            uid=planned.uid, gid=planned.gid, become=planned.become, target=Target()
-        )
-        config.check_ids(self._place, (0, 0))
+        self._place = _make_place(idmap)
         order = _make_order(self.request, self._place)
         self.runsc = order.runsc
         self.restrictions = hardening.for_run(ids=self._place.id_count)
@@ -219,6 +215,13 @@ def _check_choice(what: str, value: str, choices: tuple[str, ...]) -> None:
 def _close_result(starting: asyncio.Future[Sandbox]) -> None:
     if not starting.cancelled() and starting.exception() is None:
         starting.result().close()
+
+
+def _make_place(idmap: IdMap) -> Place:
+    planned = plan(idmap)
+    place = Place(uid=planned.uid, gid=planned.gid, become=planned.become, target=Target())
+    config.check_ids(place, (0, 0))
+    return place
 
 
 def _make_order(request: Request, place: Place) -> Order:
