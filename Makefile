@@ -9,7 +9,7 @@ SHELL_CODE = tools/packages tools/environment tools/user tools/as-user tools/tes
 C_CODE = $(wildcard csrc/*.[ch] tests/c/*.[ch])
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit kernel runsc docker c lint format bench packages clean
+.PHONY: help demo test unit kernel runsc hostile docker c lint format bench packages clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z ]*\):.*## /    make \1\t/p' Makefile | expand -t 24
@@ -23,6 +23,9 @@ test: packages lint c ## run every check and every test, as every kind of user
 
 unit kernel runsc: packages ## run the tests in tests/unit, tests/kernel or tests/runsc
 	@tools/test-users tests/$@
+
+hostile: packages ## attack with the full number of tries; `make test` tries each attack a few times
+	@USERNSCTL_HOSTILE=full tools/test-users tests -k hostile -o timeout=3600
 
 docker: packages ## build the images and run tests/docker, with an engine of its own (as root)
 	@tools/packages docker/packages.apt

@@ -27,7 +27,12 @@ SCRIPTS = Path(sysconfig.get_path("scripts"))
 EXIT_SECONDS = 10
 
 # What all tests of a directory require; these must also leave nothing behind.
-REQUIRED = {"faults": ["userns"], "kernel": ["userns"], "runsc": ["userns", "runsc"]}
+REQUIRED = {
+    "faults": ["userns"],
+    "hostile": ["userns"],
+    "kernel": ["userns"],
+    "runsc": ["userns", "runsc"],
+}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,58 @@
+"""Attacks with real programs. Each says how often it was tried and how often it succeeded.
+
+`pytest -k hostile` tries each a few times, so that it can be run with all other tests;
+`make hostile` (USERNSCTL_HOSTILE=full) as often as it takes to lose a race.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+FULL = os.environ.get("USERNSCTL_HOSTILE") == "full"
+
+
+class Tally:
+    """Counts what an attacker tried. The test fails if anything succeeded, or nothing was tried."""
+
+    def __init__(self) -> None:
+        self.tries = 0
+        self.successes: list[str] = []
+
+    @staticmethod
+    def rounds(short: int, full: int) -> int:
+        """How often to try: `full` times by `make hostile`, else `short` times."""
+        return full if FULL else short
+
+    def tried(self, count: int = 1) -> None:
+        self.tries += count
+
+    def succeeded(self, how: str) -> None:
+        """To be called with what the attacker got, not with what he tried."""
+        self.successes.append(how)
+
+
+@pytest.fixture
+def tally(record_property: pytest.RecordProperty) -> Iterator[Tally]:
+    counted = Tally()
+    yield counted
+    record_property("hostile", f"{counted.tries} tries, {len(counted.successes)} successes")
+    assert not counted.successes, f"the attacker got: {counted.successes[:5]}"
+    assert counted.tries, "nothing was tried"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    lines = [
+        f"{report.nodeid}: {value}"
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if isinstance(report, pytest.TestReport) and report.when == "teardown"
+        for name, value in report.user_properties
+        if name == "hostile"
+    ]
+    if lines:
+        terminalreporter.section("attacks")
+        for line in sorted(lines):
+            terminalreporter.write_line(line)
