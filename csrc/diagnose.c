@@ -11,7 +11,6 @@
 #include <linux/capability.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -113,8 +112,6 @@ static const char *map_failed(int errnum, const char *proc)
     case EACCES:
         if (is_restricted_by_apparmor(proc))
             return "apparmor-restricts-userns";
-        if (prctl(PR_GET_DUMPABLE) != 1)
-            return "not-dumpable";
         /* Nothing tells whether a process is confined by Landlock, but nothing else is left that
          * refuses a file to its owner. */
         return syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_VERSION) > 0 ? "landlock"

@@ -5,12 +5,12 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
-#include <sys/wait.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
@@ -41,8 +41,7 @@ static const char *ask(const char *path, const char *const words[], char *output
     struct un_error err;
     if (!find_program(path, words[0], program) || un_run_jobs(&job, 1, ASK_TIMEOUT_MS, &err))
         return NULL;
-    bool answered =
-        !job.timed_out && !job.stopped_by && WIFEXITED(job.status) && WEXITSTATUS(job.status) == 0;
+    bool answered = !job.timed_out && !job.stopped_by && job.ended == CLD_EXITED && job.status == 0;
     return answered ? output : NULL;
 }
 

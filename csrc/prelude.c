@@ -5,6 +5,7 @@
  */
 #include "error.h"
 #include "hold.h"
+#include "inside.h"
 #include "options.h"
 #include "report.h"
 #include "supervise.h"
@@ -12,6 +13,7 @@
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 extern char **environ;
@@ -40,18 +42,40 @@ static void take_identity(const struct un_plan *plan, struct un_setup *setup)
         setup->gid = plan->become[UN_GID];
 }
 
-static int enter(struct un_options *options, struct un_error *err)
-{
-    const struct un_sources sources = {.path = getenv("PATH")};
+/* What is too large for a small stack (ulimit -s). */
+struct planned {
     struct un_facts facts;
     struct un_plan plan;
-    if (un_plan_for_caller(&options->request, &sources, &facts, &plan, err) ||
-        un_enter(&plan, options->flags, err))
+};
+
+static int enter_as_planned(struct un_options *options, struct planned *planned,
+                            struct un_error *err)
+{
+    const struct un_sources sources = {.path = getenv("PATH")};
+    struct un_plan *plan = &planned->plan;
+    if (un_plan_for_caller(&options->request, &sources, &planned->facts, plan, err))
         return -1;
-    if (plan.single_id)
-        warn_single_id(&plan.wanted);
-    take_identity(&plan, &options->setup);
+    /* Before anybody inside could take them; our memory has nothing that the command does not get.
+     */
+    bool holds = options->hold >= 0;
+    if (un_close_fds(holds ? &options->hold : options->keep, holds ? 1 : options->keep_count,
+                     err) ||
+        un_enter(plan, options->flags, "/proc/self/exe", false, err))
+        return -1;
+    if (plan->single_id)
+        warn_single_id(&plan->wanted);
+    take_identity(plan, &options->setup);
     return 0;
+}
+
+static int enter(struct un_options *options, struct un_error *err)
+{
+    struct planned *planned = calloc(1, sizeof *planned);
+    if (!planned)
+        return un_fail_errno(err, UN_STEP_FACTS, "");
+    int failed = enter_as_planned(options, planned, err);
+    free(planned);
+    return failed;
 }
 
 /* Only returns if it failed. */
@@ -63,10 +87,7 @@ static int become_command(const struct un_options *options, struct un_error *err
         .argv = options->command,
         .envp = (const char *const *)environ,
     };
-    if (un_setup_apply(&options->setup, err) ||
-        un_close_fds(options->keep, options->keep_count, err))
-        return -1;
-    return un_exec(&command, err);
+    return un_setup_apply(&options->setup, err) ? -1 : un_exec(&command, err);
 }
 
 static int fail(struct un_error *err)
@@ -108,7 +129,12 @@ int main(int argc, char **argv)
 {
     struct un_options options;
     struct un_error err;
-    if (un_options_parse(argc, argv, &options, &err))
+    if (argc && !strcmp(argv[0], UN_CHILD_NAME))
+        un_child_main(argv);
+    int failed = un_options_parse(argc, argv, &options, &err);
+    if (options.hold >= 0)
+        un_forget_environment(environ);
+    if (failed)
         return options.hold < 0 ? fail(&err) : report(options.hold, &err);
     if (options.action == UN_HELP)
         return fputs(un_options_help, stdout) < 0;

@@ -7,6 +7,7 @@
  */
 #include "caps.h"
 #include "error.h"
+#include "inside.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -23,6 +24,9 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+/* This very program, see main(). */
+#define CHILD "/proc/self/exe"
 
 /* What each step gets: the PATH it was given, or NULL. */
 typedef int step_function(const char *path, struct un_error *err);
@@ -74,7 +78,7 @@ static int enter(uint64_t flags, struct un_error *err)
     struct un_sources sources = {.path = getenv("PATH")};
     if (un_plan_for_caller(&one_id, &sources, &facts, &plan, err))
         return -1;
-    return un_enter(&plan, flags, err);
+    return un_enter(&plan, flags, CHILD, false, err);
 }
 
 static int map_one_id(const char *path, struct un_error *err)
@@ -133,7 +137,7 @@ static int map_range(const char *path, struct un_error *err)
     struct un_plan plan;
     struct un_namespace ns;
     (void)path;
-    if (plan_range(&facts, &plan, err) || un_namespace_create(&plan, 0, &ns, err))
+    if (plan_range(&facts, &plan, err) || un_namespace_create(&plan, 0, CHILD, &ns, err))
         return -1;
     un_namespace_close(&ns);
     return 0;
@@ -196,6 +200,8 @@ static int trace(const char *path, struct un_error *err)
     (void)path;
     if (enter(0, err))
         return -1;
+    /* Who enters is kept from being traced. */
+    prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
     pid_t child = fork();
     if (child < 0)
         return un_fail_errno(err, UN_STEP_CLONE, "fork");
@@ -254,6 +260,8 @@ static int report(struct un_error *err)
 int main(int argc, char **argv)
 {
     struct un_error err;
+    if (argc && !strcmp(argv[0], UN_CHILD_NAME))
+        un_child_main(argv);
     for (size_t i = 0; argc > 1 && i < sizeof steps / sizeof steps[0]; i++)
         if (!strcmp(argv[1], steps[i].name) && argc == 2 + steps[i].wants_path)
             return steps[i].run(steps[i].wants_path ? argv[2] : NULL, &err) ? report(&err) : 0;

@@ -19,6 +19,8 @@ from usernsctl._core.records import (
 )
 from usernsctl._core.running import (
     apply_setup,
+    check_single_thread,
+    close_descriptors,
     create_namespaces,
     enter,
     exec_command,
@@ -41,6 +43,8 @@ __all__ = [
     "Spawn",
     "apply_setup",
     "cause",
+    "check_single_thread",
+    "close_descriptors",
     "create_namespaces",
     "enter",
     "exec_command",
