@@ -164,6 +164,19 @@ static void every_failure_is_told_as_what_it_is(void)
         }
 }
 
+static void a_helper_whose_end_nobody_saw_has_failed(void)
+{
+    struct place place;
+    struct un_error err;
+    void (*before)(int) = signal(SIGCHLD, SIG_IGN);
+    make_place(&place, "true", "false");
+    CHECK_INT(call(&place, &err), -1);
+    CHECK_TEXT(err.cause, "helper-status-lost");
+    CHECK(un_cause_find(err.cause) != NULL);
+    remove_place(&place);
+    signal(SIGCHLD, before);
+}
+
 static void a_helper_that_hangs_is_ended(void)
 {
     struct place place;
@@ -271,6 +284,7 @@ int main(void)
     only_what_helpers_are_to_write_is_asked_of_them();
     a_hundred_extents_are_three_hundred_arguments();
     every_failure_is_told_as_what_it_is();
+    a_helper_whose_end_nobody_saw_has_failed();
     a_helper_that_hangs_is_ended();
     a_helper_that_is_gone_is_told();
     an_old_helper_gets_a_pid();

@@ -196,8 +196,26 @@ static void a_program_that_is_not_there_leaves_none_running(void)
     CHECK_INT(after, before);
 }
 
+/* Nobody tells then how a child ended: that it may have failed must not pass for success. */
+static void an_end_that_nobody_saw_is_not_known(void)
+{
+    struct shell shell;
+    struct un_error err;
+    void (*before)(int) = signal(SIGCHLD, SIG_IGN);
+    init_shell(&shell, "exit 3");
+    CHECK_OK(un_run_jobs(&shell.job, 1, PATIENCE_MS, &err), &err);
+    CHECK_INT(shell.job.ended, 0);
+    CHECK(!shell.job.timed_out);
+    init_shell(&shell, "exec sleep 1000");
+    CHECK_OK(un_run_jobs(&shell.job, 1, 100, &err), &err);
+    CHECK(shell.job.timed_out);
+    signal(SIGCHLD, before);
+    check_no_child_left();
+}
+
 int main(void)
 {
+    an_end_that_nobody_saw_is_not_known();
     what_a_job_says_and_its_status_are_kept();
     output_without_end_is_read_but_not_kept();
     a_job_that_hangs_is_killed_when_its_time_is_over();

@@ -1,10 +1,14 @@
 /* Spawning: what a command gets of its caller, and that a failure leaves nothing behind. */
 #include "check.h"
+#include "clone.h"
 #include "spawned.h"
 
+#include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 
 static void the_status_is_the_commands(void)
 {
@@ -212,8 +216,79 @@ static void the_command_dies_with_its_parent_if_asked_to(void)
     close(ends[1]);
 }
 
+/* What a child sees of its own mask, before it executes anything. */
+static int report_mask(void *arg)
+{
+    uint64_t *mask = arg;
+    return (int)syscall(SYS_rt_sigprocmask, SIG_BLOCK, NULL, mask, sizeof *mask);
+}
+
+/* Those that libc keeps for itself, too: 32 cancels a thread, 33 changes its ids. */
+static void all_signals_are_blocked_in_a_child_that_shares_our_memory(void)
+{
+    uint64_t mask = 0, before = un_block_signals();
+    un_set_signals(before);
+    struct un_clone clone = {
+        .flags = CLONE_VM | CLONE_VFORK,
+        .run = report_mask,
+        .arg = &mask,
+        .exit_signal = SIGCHLD,
+    };
+    CHECK_INT(un_clone(&clone), 0);
+    CHECK_INT(wait_for(clone.pid), 0);
+    const uint64_t never = UINT64_C(1) << (SIGKILL - 1) | UINT64_C(1) << (SIGSTOP - 1);
+    CHECK_INT((long long)(mask | never), -1);
+    uint64_t after = un_block_signals();
+    un_set_signals(after);
+    CHECK_INT((long long)after, (long long)before);
+}
+
+struct cancelled {
+    const char *script;
+    int status;
+    bool has_returned;
+};
+
+static void *spawn_while_cancelled(void *arg)
+{
+    struct cancelled *cancelled = arg;
+    const char *const argv[] = {"sh", "-c", cancelled->script, NULL};
+    struct un_spawn spawn;
+    struct un_error err;
+    pid_t pid = 0;
+    int pidfd = -1;
+    init_command(&spawn, argv);
+    pthread_cancel(pthread_self());
+    int failed = un_spawn(&spawn, &pid, &pidfd, &err);
+    int state;
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
+    CHECK_INT(state, PTHREAD_CANCEL_ENABLE);
+    cancelled->has_returned = true;
+    if (!failed) {
+        close(pidfd);
+        cancelled->status = wait_for(pid);
+    }
+    pthread_setcancelstate(PTHREAD_CANCEL_ENABLE, NULL);
+    pthread_testcancel();
+    return NULL;
+}
+
+static void a_thread_is_cancelled_after_the_command_was_started(void)
+{
+    struct cancelled cancelled = {.script = "exit 7", .status = -1};
+    pthread_t thread;
+    void *result;
+    CHECK_INT(pthread_create(&thread, NULL, spawn_while_cancelled, &cancelled), 0);
+    CHECK_INT(pthread_join(thread, &result), 0);
+    CHECK(cancelled.has_returned);
+    CHECK_INT(cancelled.status, 7);
+    CHECK(result == PTHREAD_CANCELED);
+}
+
 int main(void)
 {
+    all_signals_are_blocked_in_a_child_that_shares_our_memory();
+    a_thread_is_cancelled_after_the_command_was_started();
     the_status_is_the_commands();
     a_failure_is_told_by_its_step_and_leaves_nothing();
     the_command_gets_what_was_asked_for();

@@ -1,0 +1,207 @@
+"""The child program: where it is, what it takes along, and that nobody waits for it in vain."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from callers import MAP_OF_SEVERAL, as_root, may_map_any_id, several_ids
+from conftest import SCRIPTS, Program
+
+import usernsctl as un
+from usernsctl._core import running
+
+USER = "usernsctl-test"
+
+# Another thread forks children that live on, each with whatever descriptors there are just then.
+FORKING = """
+import os, signal, sys, threading, time
+import usernsctl as un
+
+over = threading.Event()
+children = []
+
+def fork():
+    while not over.is_set():
+        pid = os.fork()
+        if pid == 0:
+            signal.pause()
+        children.append(pid)
+        if len(children) > 200:
+            end(children)
+
+def end(pids):
+    while pids:
+        pid = pids.pop()
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+thread = threading.Thread(target=fork)
+thread.start()
+try:
+    for turn in range(int(sys.argv[1])):
+        un.run(["true"], check=True, pid=turn % 2 == 1)
+        try:
+            un.run(["no-such-tool"])
+        except un.CommandError:
+            pass
+        else:
+            raise AssertionError("it ran")
+finally:
+    over.set()
+    thread.join()
+    end(children)
+"""
+
+
+def test_a_fork_in_another_thread_delays_nobody() -> None:
+    command = [sys.executable, "-W", "ignore", "-c", FORKING, "100"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("path", ["/no/such/usernsctl-child", "/etc/passwd"])
+def test_a_child_program_that_is_missing(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "_CHILD", path.encode())
+    with pytest.raises(un.NamespaceError) as caught:
+        un.run(["true"])
+    assert (caught.value.cause, caught.value.step) == ("child-missing", "clone")
+    assert path in str(caught.value)
+
+
+def test_a_child_program_called_by_hand() -> None:
+    program = os.fsdecode(running._CHILD)
+    for words in ([], ["x", "y"], ["1,2,", "3,"], ["0," * 10, "0," * 13 + "999,"]):
+        done = subprocess.run([program, *words], capture_output=True, text=True)
+        assert done.returncode == 125
+        assert done.stderr == "usernsctl-child: it is a part of usernsctl, for its own use\n"
+
+
+@several_ids
+def test_a_helper_whose_end_somebody_else_waited_for() -> None:
+    if may_map_any_id():
+        pytest.skip("root needs no helper")
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        with pytest.raises(un.NamespaceError) as caught:
+            un.Namespace.create(un.IdMap.auto())
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert caught.value.cause == "helper-status-lost"
+
+
+def in_thread_with_stack(size: int, call: object) -> object:
+    result: list[object] = []
+    before = threading.stack_size(size)
+    try:
+        thread = threading.Thread(target=lambda: result.append(call()))  # type: ignore[operator]
+        thread.start()
+    finally:
+        threading.stack_size(before)
+    thread.join()
+    return result[0]
+
+
+@pytest.mark.parametrize("arguments", [{}, {"pid": True}, {"mount": True, "cwd": "/"}])
+def test_a_thread_with_a_small_stack(arguments: dict[str, object]) -> None:
+    done = in_thread_with_stack(64 * 1024, lambda: un.spawn(["true"], **arguments))
+    assert isinstance(done, un.Child)
+    os.close(done.pidfd)
+    assert os.waitpid(done.pid, 0)[1] == 0
+
+
+@several_ids
+def test_a_map_of_several_ids_from_a_thread_with_a_small_stack() -> None:
+    done = in_thread_with_stack(64 * 1024, lambda: un.spawn(["true"], idmap=MAP_OF_SEVERAL))
+    assert isinstance(done, un.Child)
+    os.close(done.pidfd)
+    assert os.waitpid(done.pid, 0)[1] == 0
+
+
+@pytest.mark.parametrize("options", ["-r", "-rmpf --mount-proc", "-r --fork"])
+def test_the_prelude_with_a_small_stack(prelude: Program, options: str) -> None:
+    command = f"ulimit -s 64; exec {prelude.path} {options} -- echo ran"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "ran\n", "")
+
+
+@several_ids
+def test_the_prelude_with_a_small_stack_and_a_map_of_several_ids(prelude: Program) -> None:
+    options = "--map-users=0:0:9 --map-groups=0:0:9" if may_map_any_id() else "-r --map-auto"
+    command = f"ulimit -s 64; exec {prelude.path} {options} -- echo ran"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "ran\n", "")
+
+
+@as_root
+def test_more_groups_than_a_word_has_room_for() -> None:
+    wanted = list(range(5, 40005))
+    idmap = un.IdMap.extents(["0:0:100000"], ["0:0:100000"], setgroups="allow")
+    told = un.check_output(["id", "-G"], idmap=idmap, extra_groups=wanted, group=0, text=True)
+    assert {int(word) for word in told.split()} == {0, *wanted}
+
+
+def test_proc_is_mounted_below_the_new_root(prelude: Program, tmp_path: Path) -> None:
+    """As unshare(1) does: chroot(2) first."""
+    inner = f"{prelude.path} -mpf --root={tmp_path} --mount-proc -- sh -c 'echo $$ /proc/[0-9]*'"
+    script = f"mount --rbind / {tmp_path} && {inner} && ls -d /proc/{os.getpid()}"
+    done = prelude("-rm", "--", "sh", "-c", script)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"1 /proc/1\n/proc/{os.getpid()}\n"
+
+
+@as_root
+def test_the_callers_children_are_in_another_pid_namespace() -> None:
+    """After unshare(CLONE_NEWPID): getppid() is 0 there, and /proc shows other numbers."""
+    try:
+        subprocess.run(["getent", "passwd", USER], check=True, stdout=subprocess.DEVNULL)
+    except subprocess.CalledProcessError:
+        pytest.skip(f"there is no user {USER}, whom `make test` makes")
+    become = ["setpriv", "--reuid", USER, "--regid", USER, "--init-groups"]
+    command = [SCRIPTS / "usernsctl-exec", "-r", "--map-auto", "--", "cat", "/proc/self/uid_map"]
+    done = subprocess.run(
+        ["unshare", "--pid", *become, *command], capture_output=True, text=True, cwd="/"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == 2
+
+
+def test_an_undumpable_process_stays_so_inside() -> None:
+    script = (
+        "import prctl, usernsctl as un\n"
+        "un.enter(un.IdMap.root())\n"
+        "print(prctl.get_dumpable())\n"
+        "un.enter(un.IdMap.root())\n"
+        "print(un.run(['true']).returncode, prctl.get_dumpable())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split() == ["False", "0", "False"]
+
+
+def test_what_exec_must_not_pass_on_is_closed_before_a_kept_namespace_is_joined() -> None:
+    """Seen by a join that fails."""
+    script = (
+        "import os, usernsctl as un\n"
+        "secret = os.open('/', os.O_RDONLY)\n"
+        "passed = os.open('/', os.O_RDONLY)\n"
+        "with un.Namespace.create() as ns:\n"
+        "    ns.enter()\n"
+        "    try:\n"
+        "        ns.exec(['true'], pass_fds=[passed])\n"
+        "    except un.NamespaceError as error:\n"
+        "        print(error.step)\n"
+        "os.fstat(passed)\n"
+        "try:\n"
+        "    os.fstat(secret)\n"
+        "except OSError:\n"
+        "    print('closed')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split() == ["setns", "closed"]
