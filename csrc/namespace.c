@@ -91,7 +91,7 @@ static int create(const struct un_plan *plan, uint64_t flags, struct un_start *s
     task.number[UN_TASK_FLAGS] = (int64_t)flags;
     task.fd[UN_TASK_PARENT] = un_pidfd_open(getpid());
     if (task.fd[UN_TASK_PARENT] < 0)
-        return un_fail_errno(err, UN_STEP_PDEATHSIG, "pidfd_open");
+        return un_fail_errno(err, UN_STEP_CLONE, "pidfd_open");
     int failed = un_start_child(start, &task, err);
     close(task.fd[UN_TASK_PARENT]);
     if (failed)

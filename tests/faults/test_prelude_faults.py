@@ -49,7 +49,8 @@ FAULTS = [
         Fault("openat", error, "setgroups", path="setgroups")
         for error in ("EACCES", "ENOENT", "EROFS")
     ),
-    Fault("openat", "EACCES", "uid_map", path="uid_map", when="2"),
+    # The second of these is tried once more, as a process that is dumpable.
+    Fault("openat", "EACCES", "uid_map", path="uid_map", when="2+"),
     Fault("openat", "EROFS", "gid_map", path="gid_map", when="2"),
     Fault("openat", "EMFILE", "gid_map", path="gid_map", when="2"),
     # The first thing that it writes is the policy, and then the maps.
