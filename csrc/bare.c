@@ -16,7 +16,7 @@
 #include <sys/types.h>
 #include <unistd.h>
 
-int main(int argc, char **argv);
+int main(int argc, char **argv, char **environment);
 
 static int last_error;
 
@@ -236,7 +236,8 @@ size_t strlen(const char *text)
 /* The stack as a program finds it (the System V ABI): argc, argv, NULL, envp, NULL. */
 __attribute__((noreturn, used)) static void start(long *stack)
 {
-    _exit(main((int)stack[0], (char **)(stack + 1)));
+    char **words = (char **)(stack + 1);
+    _exit(main((int)stack[0], words, words + stack[0] + 1));
 }
 
 __asm__(".globl _start\n"

@@ -74,16 +74,22 @@ static int set_up(const struct un_task *task, struct un_error *err)
     return un_setup_apply(&setup, err);
 }
 
+struct inside {
+    struct un_task task;
+    const char *const *environment;
+};
+
 /* Only returns if it failed, which it has told then. */
 static int become_command(void *arg)
 {
-    struct un_task *task = arg;
+    struct inside *inside = arg;
+    struct un_task *task = &inside->task;
     const struct un_message here = {.news = UN_NEWS_HERE};
     const struct un_command command = {
         .file = task->text[UN_TASK_FILE],
         .path = task->text[UN_TASK_PATH],
         .argv = task->argv,
-        .envp = task->envp,
+        .envp = inside->environment,
     };
     struct un_error err;
     if (!set_up(task, &err)) {
@@ -102,25 +108,27 @@ static int become_command(void *arg)
 
 /* A process does not move into the PID namespace that it joins or makes, nor into the time
  * namespace that it makes: its children do. So a child that is our parent's becomes the command. */
-static int run_second(struct un_task *task)
+static int run_second(struct inside *inside)
 {
+    const int socket = inside->task.fd[UN_TASK_SOCKET];
     const struct un_message message = {.news = UN_NEWS_SECOND};
     struct un_clone second = {
         .flags = CLONE_PARENT | CLONE_PIDFD,
         .run = become_command,
-        .arg = task,
+        .arg = inside,
     };
     struct un_error err;
     if (un_clone(&second)) {
         un_fail_errno(&err, UN_STEP_CLONE, "");
-        un_tell_failure(task->fd[UN_TASK_SOCKET], &err);
+        un_tell_failure(socket, &err);
         return FAILED;
     }
-    return un_tell(task->fd[UN_TASK_SOCKET], &message, &second.pidfd, 1) ? 0 : FAILED;
+    return un_tell(socket, &message, &second.pidfd, 1) ? 0 : FAILED;
 }
 
-static int run(struct un_task *task)
+static int run(struct inside *inside)
 {
+    struct un_task *task = &inside->task;
     uint64_t flags = (uint64_t)task->number[UN_TASK_FLAGS];
     bool second = flags & (CLONE_NEWPID | CLONE_NEWTIME) || task->fd[UN_TASK_NS + UN_NS_PID] >= 0;
     struct un_error err;
@@ -128,7 +136,7 @@ static int run(struct un_task *task)
         un_tell_failure(task->fd[UN_TASK_SOCKET], &err);
         return FAILED;
     }
-    return second ? run_second(task) : become_command(task);
+    return second ? run_second(inside) : become_command(inside);
 }
 
 /* Makes namespaces, hands them out, and opens itself to those who write the maps, with empty hands:
@@ -166,22 +174,23 @@ static int hold(struct un_task *task, struct un_error *err)
         pause();
 }
 
-void un_child_main(char **words)
+void un_child_main(char **words, char **environment)
 {
     static const char usage[] = "usernsctl-child: it is a part of usernsctl, for its own use\n";
-    struct un_task task;
+    struct inside inside = {.environment = (const char *const *)environment};
+    struct un_task *task = &inside.task;
     struct un_error err;
     un_hide_process();
-    if (!un_words_read(words, &task)) {
+    if (!un_words_read(words, task)) {
         (void)!write(STDERR_FILENO, usage, sizeof usage - 1);
         _exit(125);
     }
     for (int i = 0; i < UN_TASK_FDS; i++)
-        if (task.fd[i] >= 0)
-            fcntl(task.fd[i], F_SETFD, FD_CLOEXEC);
-    if (!task.number[UN_TASK_HOLD])
-        _exit(run(&task));
-    hold(&task, &err);
-    un_tell_failure(task.fd[UN_TASK_SOCKET], &err);
+        if (task->fd[i] >= 0)
+            fcntl(task->fd[i], F_SETFD, FD_CLOEXEC);
+    if (!task->number[UN_TASK_HOLD])
+        _exit(run(&inside));
+    hold(task, &err);
+    un_tell_failure(task->fd[UN_TASK_SOCKET], &err);
     _exit(FAILED);
 }

@@ -130,7 +130,7 @@ int main(int argc, char **argv)
     struct un_options options;
     struct un_error err;
     if (argc && !strcmp(argv[0], UN_CHILD_NAME))
-        un_child_main(argv);
+        un_child_main(argv, environ);
     int failed = un_options_parse(argc, argv, &options, &err);
     if (options.hold >= 0)
         un_forget_environment(environ);

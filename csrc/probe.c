@@ -25,6 +25,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+extern char **environ;
+
 /* This very program, see main(). */
 #define CHILD "/proc/self/exe"
 
@@ -261,7 +263,7 @@ int main(int argc, char **argv)
 {
     struct un_error err;
     if (argc && !strcmp(argv[0], UN_CHILD_NAME))
-        un_child_main(argv);
+        un_child_main(argv, environ);
     for (size_t i = 0; argc > 1 && i < sizeof steps / sizeof steps[0]; i++)
         if (!strcmp(argv[1], steps[i].name) && argc == 2 + steps[i].wants_path)
             return steps[i].run(steps[i].wants_path ? argv[2] : NULL, &err) ? report(&err) : 0;

@@ -137,7 +137,6 @@ static void describe(const struct un_spawn *spawn, const struct un_own_maps *map
     task->text[UN_TASK_FILE] = spawn->command.file;
     task->text[UN_TASK_PATH] = spawn->command.path;
     task->argv = spawn->command.argv;
-    task->envp = spawn->command.envp;
     task->text[UN_TASK_POLICY] = maps->policy;
     task->text[UN_TASK_UID_MAP] = maps->map[UN_UID];
     task->text[UN_TASK_GID_MAP] = maps->map[UN_GID];
@@ -250,6 +249,7 @@ static int spawn_inside(const struct un_spawn *spawn, uint64_t signals, pid_t *p
             spawn->flags & (CLONE_NEWPID | CLONE_NEWTIME) || task.fd[UN_TASK_NS + UN_NS_PID] >= 0,
         .prepare = prepare,
         .arg = spawn,
+        .environment = spawn->command.envp,
     };
     int failed = start_and_hear(&start, &task, pid, pidfd, err);
     free(text);

@@ -152,7 +152,8 @@ static int execute_program(void *arg)
         if (fd[i] >= 0 && fcntl(fd[i], F_SETFD, 0))
             return un_fail_errno(child->err, UN_STEP_CLONE, "a descriptor for the child");
     un_words_set_fds(child->words, fd);
-    execve(start->program, (char *const *)child->words->argv, nothing);
+    execve(start->program, (char *const *)child->words->argv,
+           start->environment ? (char *const *)start->environment : nothing);
     un_fail_errno(child->err, UN_STEP_CLONE, start->program);
     /* Words and environment, which are the command's but for a few, are more than the kernel
      * takes. */

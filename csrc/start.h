@@ -12,6 +12,7 @@ struct un_start {
     /* Else what is done in the child before it executes the program, to what it passes on: */
     int (*prepare)(const void *arg, struct un_error *err); /* async-signal-safe */
     const void *arg;
+    const char *const *environment; /* of the command; it is given to nobody else */
     /* Out: */
     pid_t pid;
     int pidfd;

@@ -89,14 +89,13 @@ int un_words_make(const struct un_task *task, struct un_words *words, struct un_
     int64_t numbers[UN_TASK_NUMBERS];
     const int64_t groups = task->number[UN_TASK_GROUPS];
     size_t argc = task->argv ? count_words(task->argv) : 0;
-    size_t envc = task->envp ? count_words(task->envp) : 0;
     size_t count = 0, chunks = group_words(groups);
 
     if (groups > GROUPS_MAX) {
         errno = EINVAL;
         return un_fail_errno(err, UN_STEP_SETGROUPS, "supplementary groups");
     }
-    words->argv = calloc(3 + UN_TASK_TEXT_COUNT + chunks + argc + 1 + envc + 1, sizeof(char *));
+    words->argv = calloc(3 + UN_TASK_TEXT_COUNT + chunks + argc + 1, sizeof(char *));
     words->groups = chunks ? malloc((size_t)groups * GROUP_LENGTH + chunks) : NULL;
     if (!words->argv || (chunks && !words->groups)) {
         un_words_free(words);
@@ -122,9 +121,6 @@ int un_words_make(const struct un_task *task, struct un_words *words, struct un_
         count += put_groups(task, words->groups, words->argv + count);
     for (size_t i = 0; i < argc; i++)
         words->argv[count++] = task->argv[i];
-    words->argv[count++] = ""; /* where the words of the command will end */
-    for (size_t i = 0; i < envc; i++)
-        words->argv[count++] = task->envp[i];
     return 0;
 }
 
@@ -183,7 +179,7 @@ bool un_words_read(char **words, struct un_task *task)
     size_t wanted = 3 + chunks;
     for (int i = 0; i < UN_TASK_TEXT_COUNT; i++)
         wanted += texts >> i & 1;
-    if (texts >> UN_TASK_TEXT_COUNT || wanted >= given || argc >= given - wanted)
+    if (texts >> UN_TASK_TEXT_COUNT || wanted > given || argc != given - wanted)
         return false;
     words += 3;
     for (int i = 0; i < UN_TASK_TEXT_COUNT; i++)
@@ -192,8 +188,6 @@ bool un_words_read(char **words, struct un_task *task)
     if (chunks && !read_groups(&words, (size_t)task->number[UN_TASK_GROUPS], task))
         return false;
     task->argv = (const char *const *)words;
-    words[argc] = NULL;
-    task->envp = (const char *const *)words + argc + 1;
     return true;
 }
 

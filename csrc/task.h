@@ -3,7 +3,8 @@
  * Internal.
  *
  * Words are plain data on the new program's own stack: there is nothing to be opened, shared or
- * freed. Numbers are decimal. Everybody can read the words of a process, as of any command.
+ * freed. Numbers are decimal. Everybody can read the words of a process; its environment, which is
+ * the command's, nobody can who may not look into it.
  */
 #ifndef USERNSCTL_TASK_H
 #define USERNSCTL_TASK_H
@@ -51,8 +52,7 @@ struct un_task {
     int64_t number[UN_TASK_NUMBERS];
     const char *text[UN_TASK_TEXT_COUNT];
     const gid_t *groups;
-    const char *const *argv; /* of the command; ends with NULL, as does its environment */
-    const char *const *envp;
+    const char *const *argv; /* of the command; ends with NULL */
 };
 
 void un_task_init(struct un_task *task);
@@ -69,7 +69,7 @@ int un_words_make(const struct un_task *task, struct un_words *words, struct un_
 /* The numbers that its descriptors have got. Async-signal-safe. */
 void un_words_set_fds(struct un_words *words, const int fd[UN_TASK_FDS]);
 void un_words_free(struct un_words *words);
-/* Reads words, which it may change; what it finds stays in them. False: that is no task. */
+/* Reads words; what it finds stays in them. False: that is no task. */
 bool un_words_read(char **words, struct un_task *task);
 
 /* What the child program answers. */

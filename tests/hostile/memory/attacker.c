@@ -1,11 +1,12 @@
 /*
- * attacker DROP ADDRESS MARKER DEVICE INODE VARIABLE PATH
+ * attacker DROP ADDRESS MARKER DEVICE INODE VARIABLE PATH OWN
  *
  * Looks into every process that is made, in every way there is, until its standard input ends, and
  * says by a line what it got: the caller's marker in memory at ADDRESS, a descriptor of the file
- * with DEVICE and INODE, VARIABLE in an environment, the file PATH below a root directory. MARKER
- * and VARIABLE are given inverted, so that nobody finds them with us. The last line tells how many
- * processes were seen.
+ * with DEVICE and INODE, VARIABLE in an environment, the file PATH below a root directory, and OWN,
+ * which is in the environment of the commands, where everybody can read it. MARKER, VARIABLE and OWN
+ * are given inverted, so that nobody finds them with us. The last line tells how many processes were
+ * seen.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -27,8 +28,8 @@
 #include <unistd.h>
 
 static void *address;
-static unsigned char marker[64], variable[64];
-static size_t marker_length, variable_length;
+static unsigned char marker[64], variable[64], own[64];
+static size_t marker_length, variable_length, own_length;
 static unsigned long device, inode;
 static const char *outside;
 static long seen;
@@ -95,16 +96,16 @@ static void by_fd(pid_t pid)
         closedir(directory);
 }
 
-static void by_environ(pid_t pid)
+static void by_file(pid_t pid, const char *file, const unsigned char *secret, size_t length)
 {
     char path[64], data[65536];
-    snprintf(path, sizeof path, "/proc/%d/environ", (int)pid);
+    snprintf(path, sizeof path, "/proc/%d/%s", (int)pid, file);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return;
     ssize_t size = read(fd, data, sizeof data);
-    if (size > 0 && memmem(data, (size_t)size, variable, variable_length))
-        got("environ", pid);
+    if (size > 0 && memmem(data, (size_t)size, secret, length))
+        got(file, pid);
     close(fd);
 }
 
@@ -143,7 +144,8 @@ static void attack(pid_t pid, unsigned turn)
     by_mem(pid);
     by_fd(pid);
     by_root(pid);
-    by_environ(pid);
+    by_file(pid, "environ", variable, variable_length);
+    by_file(pid, "cmdline", own, own_length);
     if (turn % 16 == 0)
         by_ptrace(pid);
 }
@@ -170,7 +172,7 @@ static void drop_capabilities(void)
 
 int main(int argc, char **argv)
 {
-    if (argc != 8)
+    if (argc != 9)
         return 2;
     if (!strcmp(argv[1], "drop"))
         drop_capabilities();
@@ -180,6 +182,7 @@ int main(int argc, char **argv)
     inode = strtoul(argv[5], NULL, 0);
     variable_length = uninvert(argv[6], variable);
     outside = argv[7];
+    own_length = uninvert(argv[8], own);
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     int loadavg = open("/proc/loadavg", O_RDONLY | O_CLOEXEC);
     struct pollfd end = {.fd = 0, .events = POLLIN};

@@ -23,6 +23,9 @@ MARKER = ctypes.create_string_buffer(os.urandom(32), 32)
 # Not close-on-exec: so even one that is handed down by mistake is told.
 SECRET = os.open(f"{DIRECTORY}/secret/file", os.O_RDONLY)
 TRUE = f"{DIRECTORY}/true"
+# What a command has in its environment is not for everybody either.
+OWN = os.urandom(16).hex()
+ENV = {"OWN": OWN}
 OTHER = {"user": 1, "group": 1}
 
 
@@ -35,6 +38,7 @@ def attacker_words(drop: str, outside: str = "") -> list[str]:
     return [
         *(ATTACKER, drop, str(ctypes.addressof(MARKER)), inverted(MARKER.raw)),
         *(str(file.st_dev), str(file.st_ino), inverted(os.environb[b"SECRET"]), outside),
+        inverted(OWN.encode()),
     ]
 
 
@@ -65,13 +69,13 @@ def kept(idmap: un.IdMap | None = None, **options: Any) -> None:
     with un.Namespace.create(idmap, mount=True, time=time) as ns:
         ns.run(["mount", "-t", "tmpfs", "none", f"{DIRECTORY}/secret"], check=True)
         with attacked(ns.popen, "keep", f"{DIRECTORY}/secret/file"):
-            again(lambda: ns.run([TRUE], env={}, check=True, **options))
+            again(lambda: ns.run([TRUE], env=ENV, check=True, **options))
 
 
 def fresh(**options: Any) -> None:
     """The same user beside, who has no capability while we have some."""
     with attacked(subprocess.Popen, "drop"):
-        again(lambda: un.run([TRUE], env={}, check=True, **options))
+        again(lambda: un.run([TRUE], env=ENV, check=True, **options))
 
 
 def stranger(*, inside: bool) -> None:
@@ -80,9 +84,9 @@ def stranger(*, inside: bool) -> None:
     with un.Namespace.create(idmap) as ns:
         if not inside:
             with attacked(subprocess.Popen, "keep", user=100000, group=100000, extra_groups=[]):
-                again(lambda: ns.run([TRUE], env={}, check=True))
+                again(lambda: ns.run([TRUE], env=ENV, check=True))
             return
-        command = _core.Command(file=TRUE.encode(), argv=[b"true"], env={})
+        command = _core.Command(file=TRUE.encode(), argv=[b"true"], env={b"OWN": OWN.encode()})
 
         def once() -> None:
             pid, pidfd = _core.spawn(_core.Spawn(command=command, join=ns.target().join))
@@ -102,7 +106,7 @@ def executed() -> None:
             pid = os.fork()
             if pid == 0:
                 try:
-                    ns.exec([TRUE], env={})
+                    ns.exec([TRUE], env=ENV)
                 finally:
                     os._exit(1)
             assert os.waitpid(pid, 0)[1] == 0
@@ -132,7 +136,7 @@ def prelude(*options: str) -> None:
     """usernsctl-exec has our descriptor, which its command does not get."""
     with attacked(subprocess.Popen, "drop"):
         command = [prelude_path(), *options, "--", TRUE]
-        again(lambda: subprocess.run(command, env={}, check=True, pass_fds=[SECRET]))
+        again(lambda: subprocess.run(command, env=ENV, check=True, pass_fds=[SECRET]))
 
 
 def sandbox() -> None:
