@@ -48,6 +48,23 @@ class Opened:
     def is_directory(self) -> bool:
         return stat.S_ISDIR(self.status.st_mode)
 
+    @property
+    def is_link(self) -> bool:
+        """Whether it is a symbolic link itself."""
+        return stat.S_ISLNK(self.status.st_mode)
+
+    @property
+    def link(self) -> str:
+        """What a symbolic link holds."""
+        return os.readlink("", dir_fd=self.fd)
+
+    def child(self, name: str) -> Opened:
+        """An entry of a directory; of a symbolic link, the link itself.
+
+        :raises OSError: there is none, or the caller may not look.
+        """
+        return Opened(os.open(name, _ENTRY, dir_fd=self.fd), os.path.join(self.path, name))
+
     def open(self, flags: int = os.O_RDONLY) -> int:
         """A descriptor to read it with, the caller's to close.
 
@@ -141,6 +158,14 @@ def follow(path: str) -> Opened:
     return _named(trail[-1])
 
 
+def own(path: str) -> Opened:
+    """Open a program of ours or of the caller's, wherever links lead.
+
+    :raises OSError: it does not exist, or the caller may not look.
+    """
+    return _named(Opened(os.open(path, os.O_PATH | os.O_CLOEXEC), path))
+
+
 def beneath(directory: Opened, path: str) -> Opened:
     """Open what a stranger has named, inside of his directory.
 
@@ -169,7 +194,7 @@ def make_directory(path: str, mode: int = 0o700) -> Opened:
     for name in missing:
         parent = trail[-1]
         os.mkdir(name, mode, dir_fd=parent.fd)
-        made = _file(parent, name)
+        made = parent.child(name)
         if made.is_directory and made.status.st_uid == os.geteuid():
             # It can't be opened to read, which a umask may have forbidden.
             os.chmod(f"/proc/self/fd/{made.fd}", mode)
@@ -186,7 +211,7 @@ def changeable(opened: Opened) -> str | None:
         is there.
     """
     trail = [_root()]
-    walk(opened.path, trail, lambda trail, name: _file(trail[-1], name))
+    walk(opened.path, trail, lambda trail, name: trail[-1].child(name))
     own = _trusted()
     for place, after in zip(trail, [*trail[1:], None], strict=True):
         status = place.status
@@ -229,27 +254,22 @@ def _trusted() -> set[int]:
     return {0, os.geteuid(), os.stat("/").st_uid}
 
 
-def _file(directory: Opened, name: str) -> Opened:
-    """An entry of a directory that is no symbolic link, or the link itself."""
-    return Opened(os.open(name, _ENTRY, dir_fd=directory.fd), os.path.join(directory.path, name))
-
-
 def _look_anywhere(trail: list[Opened], name: str) -> Opened | str | None:
     try:
-        found = _file(trail[-1], name)
+        found = trail[-1].child(name)
     except FileNotFoundError:
         return None
-    return os.readlink("", dir_fd=found.fd) if stat.S_ISLNK(found.status.st_mode) else found
+    return found.link if found.is_link else found
 
 
 def _look(trail: list[Opened], name: str) -> Opened | str | None:
     try:
-        found = _file(trail[-1], name)
+        found = trail[-1].child(name)
     except FileNotFoundError:
         return None
-    status = found.status
-    if not stat.S_ISLNK(status.st_mode):
+    if not found.is_link:
         return found
+    status = found.status
     if _is_in_proc(status):
         # What it holds is no path: /dev/fd/N, which the shell makes of <(COMMAND).
         return Opened(os.open(name, os.O_PATH | os.O_CLOEXEC, dir_fd=trail[-1].fd), found.path)
@@ -260,7 +280,7 @@ def _look(trail: list[Opened], name: str) -> Opened | str | None:
             "who may change where it leads",
             found.path,
         )
-    return os.readlink("", dir_fd=found.fd)
+    return found.link
 
 
 def _is_in_proc(link: os.stat_result) -> bool:
@@ -288,6 +308,6 @@ def _descend(path: str) -> Opened:
     :raises OSError: it has one by now, or does not exist.
     """
     trail = [_root()]
-    if walk(path, trail, lambda trail, name: _file(trail[-1], name)):
+    if walk(path, trail, lambda trail, name: trail[-1].child(name)):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
     return trail[-1]
