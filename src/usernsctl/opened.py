@@ -29,6 +29,13 @@ class ForeignLinkError(PermissionError):
     remedy = "name the file that it leads to"
 
 
+class ChangeableError(PermissionError):
+    """A directory on the way that somebody else may write to, and so have the path lead elsewhere."""
+
+    cause = "directory-writable-by-others"
+    remedy = "name a directory below those that only you may write to, or chmod go-w it"
+
+
 class Opened:
     """A file, of any kind, that a descriptor (O_PATH) holds. It is closed with this object.
 
@@ -182,47 +189,49 @@ def beneath(directory: Opened, path: str) -> Opened:
 
 
 def make_directory(path: str, mode: int = 0o700) -> Opened:
-    """Open a directory that the caller has named, as :func:`follow` does; it is made if need be.
+    """Open a directory for the caller alone to use by its path; it is made if need be.
 
     :param mode: of those that are made, whatever the umask is.
+    :raises ChangeableError: somebody else may write to it, or to one on the way.
     :raises OSError: it is none, can't be made, or the caller may not look.
     """
     trail = [_root()]
     missing = walk(os.path.join(os.getcwd(), path), trail, _look)
     if ".." in missing:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    _check_unchangeable(trail, has_more=bool(missing))
     for name in missing:
         parent = trail[-1]
         os.mkdir(name, mode, dir_fd=parent.fd)
         made = parent.child(name)
-        if made.is_directory and made.status.st_uid == os.geteuid():
-            # It can't be opened to read, which a umask may have forbidden.
-            os.chmod(f"/proc/self/fd/{made.fd}", mode)
+        # It can't be opened to read, which a umask may have forbidden.
+        os.chmod(f"/proc/self/fd/{made.fd}", mode)
         trail.append(made)
     if not trail[-1].is_directory:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
     return _named(trail[-1])
 
 
-def changeable(opened: Opened) -> str | None:
-    """The directory on the way to a file, or this one itself, that somebody else may write to.
+def _check_unchangeable(trail: list[Opened], *, has_more: bool) -> None:
+    """Check that only the caller and root decide where a path leads, and what is there.
 
-    :returns: its path; ``None``: only the caller and root decide where the path leads, and what
-        is there.
+    :param has_more: whether the caller is to make the next one.
+    :raises ChangeableError: they do not.
     """
-    trail = [_root()]
-    walk(opened.path, trail, lambda trail, name: trail[-1].child(name))
     own = _trusted()
     for place, after in zip(trail, [*trail[1:], None], strict=True):
         status = place.status
-        if not place.is_directory:
-            break
         # In a sticky directory, an entry is its owner's.
         is_sticky = bool(status.st_mode & stat.S_ISVTX)
-        is_kept = is_sticky and after is not None and after.status.st_uid in own
-        if status.st_uid not in own or (_others_write(status) and not is_kept):
-            return place.path
-    return None
+        is_kept = is_sticky and (has_more if after is None else after.status.st_uid in own)
+        if place.is_directory and (
+            status.st_uid not in own or (_others_write(status) and not is_kept)
+        ):
+            raise ChangeableError(
+                errno.EACCES,
+                f"others may write to {place.path}, and so have the path lead elsewhere",
+                place.path,
+            )
 
 
 def _others_write(status: os.stat_result) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 
 from usernsctl import opened
 from usernsctl.errors import BundleError, NamespaceError, RunscError, UsernsError
-from usernsctl.opened import ForeignLinkError, Opened
+from usernsctl.opened import ChangeableError, ForeignLinkError, Opened
 from usernsctl.sandbox.request import Bind, Request
 
 # Where the tmpfs may go: directories that most machines have, and that a run seldom needs.
@@ -174,14 +174,14 @@ def _error(
 
     :param says: whether what the kernel says is not in `what` already.
     """
-    foreign = isinstance(error, ForeignLinkError)
+    known = error if isinstance(error, ForeignLinkError | ChangeableError) else None
     return kind(
         f"{what}: {error.strerror}" if says else what,
         step=step,
         errno=error.errno or 0,
         filename=path,
-        cause=ForeignLinkError.cause if foreign else cause,
-        remedy=ForeignLinkError.remedy if foreign else None,
+        cause=known.cause if known else cause,
+        remedy=known.remedy if known else None,
     )
 
 
@@ -256,12 +256,4 @@ def _make_directory(path: str | None) -> Opened | None:
         failed = _error(RunscError, what, error, path, step="runsc", cause="runsc-root-unwritable")
         failed.remedy = failed.remedy or "name a directory that you may write to"
         raise failed from error
-    if (others := opened.changeable(made)) is not None:
-        raise RunscError(
-            f"{what}: others may write to {others}, and so have it written elsewhere",
-            step="runsc",
-            filename=path,
-            cause="directory-writable-by-others",
-            remedy=f"name a directory that only you may write to, or chmod go-w {others}",
-        )
     return made
