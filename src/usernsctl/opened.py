@@ -6,12 +6,13 @@ looked at twice, and a link counts only if nobody else could have put it there.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import grp
 import os
 import pwd
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Self, TypeVar
 
 # As many as the kernel follows (path_resolution(7)).
@@ -30,7 +31,7 @@ class ForeignLinkError(PermissionError):
 
 
 class ChangeableError(PermissionError):
-    """A directory on the way that somebody else may write to, and so have the path lead elsewhere."""
+    """Somebody else may write to a directory on the way, and so have the path lead elsewhere."""
 
     cause = "directory-writable-by-others"
     remedy = "name a directory below those that only you may write to, or chmod go-w it"
@@ -71,6 +72,24 @@ class Opened:
         :raises OSError: there is none, or the caller may not look.
         """
         return Opened(os.open(name, _ENTRY, dir_fd=self.fd), os.path.join(self.path, name))
+
+    def entries(self) -> Iterator[Opened]:
+        """The entries of a directory; what vanishes meanwhile is left out.
+
+        :raises OSError: the caller may not list it.
+        """
+        listing = self.open()
+        try:
+            names = os.listdir(listing)
+        finally:
+            os.close(listing)
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                yield self.child(name)
+
+    def set_mode(self, mode: int) -> None:
+        """Change its mode, whatever that is: it need not be open to be read."""
+        os.chmod(f"/proc/self/fd/{self.fd}", stat.S_IMODE(mode))
 
     def open(self, flags: int = os.O_RDONLY) -> int:
         """A descriptor to read it with, the caller's to close.
@@ -204,8 +223,8 @@ def make_directory(path: str, mode: int = 0o700) -> Opened:
         parent = trail[-1]
         os.mkdir(name, mode, dir_fd=parent.fd)
         made = parent.child(name)
-        # It can't be opened to read, which a umask may have forbidden.
-        os.chmod(f"/proc/self/fd/{made.fd}", mode)
+        # Whatever the umask is.
+        made.set_mode(mode)
         trail.append(made)
     if not trail[-1].is_directory:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)

@@ -15,11 +15,13 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from callers import may_map_any_id
-from hostile.conftest import Tally
+
+if TYPE_CHECKING:
+    from hostile.conftest import Tally
 
 import usernsctl as un
 
@@ -126,29 +128,26 @@ def judge(tally: Tally, lines: list[str]) -> None:
                 tally.succeeded(got)
 
 
-@pytest.mark.parametrize("entry", ["opt", "opt/inner"])
 def test_a_directory_of_the_rootfs_becomes_a_link_to_a_secret(
-    tally: Tally, programs: Path, victim: Path, rootfs: Path, secret: Path, entry: str
+    tally: Tally, programs: Path, victim: Path, rootfs: Path, secret: Path
 ) -> None:
     (rootfs / "other").symlink_to(secret)
-    with swapping(programs, rootfs / entry, rootfs / "other"):
+    with swapping(programs, rootfs / "opt", rootfs / "other"):
         lines = attempts(
             victim,
             tally.rounds(SHORT, FULL),
             rootfs=str(rootfs),
-            binds=[[str(victim), "/opt/inner/deep/absent", True]],
+            binds=[[str(victim), "/opt/inner/absent", True]],
         )
     judge(tally, lines)
     assert any("ours" in line for line in lines), f"no start got that far: {lines[0]}"
 
 
-@pytest.mark.parametrize("entry", ["opt", "opt/inner"])
 def test_a_directory_of_the_rootfs_becomes_a_link_to_where_runsc_is(
-    tally: Tally, programs: Path, victim: Path, rootfs: Path, secret: Path, entry: str
+    tally: Tally, programs: Path, victim: Path, rootfs: Path, secret: Path
 ) -> None:
-    target = victim if entry == "opt/inner" else place_with_inner(victim)
-    (rootfs / "other").symlink_to(target)
-    with swapping(programs, rootfs / entry, rootfs / "other"):
+    (rootfs / "other").symlink_to(victim)
+    with swapping(programs, rootfs / "opt" / "inner", rootfs / "other"):
         lines = attempts(
             victim,
             tally.rounds(SHORT, FULL),
@@ -157,11 +156,6 @@ def test_a_directory_of_the_rootfs_becomes_a_link_to_where_runsc_is(
         )
     judge(tally, lines)
     assert any("ours" in line for line in lines), f"no start got that far: {lines[0]}"
-
-
-def place_with_inner(victim: Path) -> Path:
-    (victim.parent / "inner").symlink_to(victim)
-    return victim.parent
 
 
 class Stranger:
@@ -186,12 +180,13 @@ class Stranger:
             exec {self.programs}/swapper {directory}/x {directory}/y
         """
         command = ["sh", "-c", script]
-        options: dict[str, Any] = {"stdout": un.PIPE}
+        process: subprocess.Popen[bytes] | un.Popen[bytes]
         if may_map_any_id():
             command = ["setpriv", "--reuid=65533", "--regid=65533", "--clear-groups", *command]
+            process = subprocess.Popen(command, stdout=subprocess.PIPE)
         else:
-            options |= {"idmap": un.IdMap.auto(), "user": 1, "group": 1}
-        with un.Popen(command, **options) as process:
+            process = un.Popen(command, stdout=un.PIPE, idmap=un.IdMap.auto(), user=1, group=1)
+        with process:
             assert process.stdout is not None
             assert process.stdout.readline() == b"swapping\n"
             try:

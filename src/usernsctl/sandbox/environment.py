@@ -51,7 +51,10 @@ def read_file(path: str, caller: Mapping[str, str]) -> dict[str, str]:
         with open(opened.follow(path).open(), encoding="utf-8") as file:
             lines = file.read().split("\n")
     except OSError as error:
-        raise _error(f"--env-file {path}: {error.strerror}", path) from error
+        failed = _error(f"--env-file {path}: {error.strerror}", path)
+        if isinstance(error, opened.ForeignLinkError):
+            failed.cause, failed.remedy = error.cause, error.remedy
+        raise failed from error
     except UnicodeDecodeError as error:
         raise _error(f"--env-file {path}: it is not UTF-8 text: {error}", path) from error
     return dict(

@@ -21,7 +21,7 @@ from usernsctl.process import pass_only, restore_signals
 from usernsctl.sandbox import command, config, environment, paths
 from usernsctl.sandbox.place import Place
 from usernsctl.sandbox.request import Request
-from usernsctl.sandbox.rootfs import Rootfs, private_files
+from usernsctl.sandbox.rootfs import Rootfs
 from usernsctl.sandbox.standard import append_at_end
 
 VERIFIER_INSIDE = "/.usernsctl-verify"
@@ -229,10 +229,7 @@ def _current_directory() -> str:
 
 def _show_machine(root: Rootfs, homes: set[str], *, is_root: bool) -> None:
     """The programs of this machine, without what is private in the directories shown."""
-    root.show_programs()
-    # Root and members of some groups may read more than the programs inside should.
-    for file in private_files(root.top.child("etc")):
-        root.hide(file)
+    root.show_programs(is_root=is_root)
     for home in sorted(homes):
         _hide_home(root, home)
 
@@ -247,21 +244,21 @@ def _hide_home(root: Rootfs, home: str) -> None:
     except PermissionError:
         # Whoever can't look into a directory on the way can't inside, either.
         return
-    if not root.is_shown(walk):
-        root.add_directory(home)
-    elif walk.complete and walk.file is not None and walk.file.is_directory:
-        kept = [name for name in _PROGRAM_DIRECTORIES if f"{name}/".startswith(f"{walk.inside}/")]
-        if not kept:
-            root.hide(walk.file)
-        # As the user database has it for some users of services; it is not theirs.
-        elif walk.file.status.st_uid == 0:
+    kept = [name for name in _PROGRAM_DIRECTORIES if f"{name}/".startswith(f"{walk.inside}/")]
+    if walk.complete and kept and walk.file is not None:
+        # Some users of services have such a home in the user database, but it is not theirs.
+        if walk.file.status.st_uid == 0:
             raise CommandError(
                 f"{home} is a home directory, which a sandbox must not see, "
-                f"but {kept[0]} is in it, which it needs",
+                f"but it has {kept[0]}, which it needs",
                 step="home",
                 filename=home,
                 remedy="set HOME to a directory with nothing but your own files",
             )
+    elif not root.is_shown(walk):
+        root.add_directory(home)
+    elif walk.complete and walk.file is not None and walk.file.is_directory:
+        root.hide(walk.file)
 
 
 def _make_config(

@@ -21,6 +21,7 @@ from usernsctl import mounts, opened
 from usernsctl.errors import BundleError, UsernsError
 from usernsctl.mounts import ATTR_NODEV, ATTR_NOSUID, ATTR_RDONLY
 from usernsctl.opened import Opened
+from usernsctl.sandbox.snapshot import Snapshot, is_public
 from usernsctl.sandbox.view import Place, View, Walk
 
 # What a program needs that is installed on this machine, and little else.
@@ -84,8 +85,13 @@ class Rootfs:
         # know as somebody who owns nothing else that is the machine's.
         self._trusted = {0}
 
-    def show_programs(self) -> None:
-        """Show the programs of this machine, and :data:`EMPTY` directories for the rest."""
+    def show_programs(self, *, is_root: bool) -> None:
+        """Show the programs of this machine, and :data:`EMPTY` directories for the rest.
+
+        What not every user may read of /etc is empty.
+
+        :param is_root: whether the caller is root, who may read whatever comes to be there later.
+        """
         machine = opened.own("/")
         self._trusted.add(machine.status.st_uid)
         for name in SHOWN:
@@ -95,11 +101,18 @@ class Rootfs:
                     os.symlink(found.link, name, dir_fd=self.top.fd)
                 elif found.is_directory:
                     target = _make_directory(self.top, name)
+                    if name == "etc" and is_root:
+                        Snapshot().copy(found, target)
+                        continue
                     mounts.bind(found, target, _HARMLESS | ATTR_RDONLY)
+                    if name == "etc":
+                        # Members of some groups may read more than the programs inside should.
+                        for file in private_files(self.top.child(name)):
+                            self.hide(file)
         for path, mode in EMPTY.items():
             directory, name = os.path.split(path)
             parent = self.top.child(directory) if directory else self.top
-            _set_mode(_make_directory(parent, name), mode)
+            _make_directory(parent, name).set_mode(mode)
         for path, target_path in LINKS.items():
             directory, name = os.path.split(path)
             parent = self.top.child(directory)
@@ -268,11 +281,11 @@ class Rootfs:
         """Replace a directory of the machine by one of ours that shows the same."""
         ours = self._new_directory()
         self._mirror(directory, ours)
-        _set_mode(ours, directory.status.st_mode)
+        ours.set_mode(directory.status.st_mode)
         mounts.bind(ours, directory)
 
     def _mirror(self, source: Opened, target: Opened, *, without: tuple[str, ...] = ()) -> None:
-        for found in _entries(source):
+        for found in source.entries():
             name = os.path.basename(found.path)
             if name in without:
                 continue
@@ -304,26 +317,13 @@ def private_files(directory: Opened) -> Iterator[Opened]:
 
     :raises PermissionError: `directory` itself can't be listed.
     """
-    for found in _entries(directory):
-        mode = found.status.st_mode
-        if stat.S_ISDIR(mode):
-            if mode & 0o005 != 0o005:
-                yield found
-            else:
-                yield from private_files(found)
-        elif not found.is_link and not mode & stat.S_IROTH:
+    for found in directory.entries():
+        if found.is_link:
+            continue
+        if not is_public(found.status.st_mode):
             yield found
-
-
-def _entries(directory: Opened) -> Iterator[Opened]:
-    listing = directory.open()
-    try:
-        names = os.listdir(listing)
-    finally:
-        os.close(listing)
-    for name in names:
-        with contextlib.suppress(FileNotFoundError):
-            yield directory.child(name)
+        elif found.is_directory:
+            yield from private_files(found)
 
 
 def _make_directory(parent: Opened, name: str, mode: int = 0o755) -> Opened:
@@ -335,10 +335,6 @@ def _make_file(parent: Opened, name: str) -> Opened:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     os.close(os.open(name, flags, 0o644, dir_fd=parent.fd))
     return parent.child(name)
-
-
-def _set_mode(opened: Opened, mode: int) -> None:
-    os.chmod(f"/proc/self/fd/{opened.fd}", stat.S_IMODE(mode))
 
 
 def _is_directory(walk: Walk) -> bool:
