@@ -27,6 +27,7 @@
 
 /* This very program, see main(). */
 #define CHILD "/proc/self/exe"
+#define READ_ONLY 1 /* MOUNT_ATTR_RDONLY */
 
 /* What each step gets: the PATH it was given, or NULL. */
 typedef int step_function(const char *path, struct un_error *err);
@@ -154,6 +155,18 @@ static int mount_tmpfs(const char *path, struct un_error *err)
                : 0;
 }
 
+/* As the root filesystem of a sandbox is made. */
+static int bind_proc(const char *path, struct un_error *err)
+{
+    (void)path;
+    if (enter(CLONE_NEWNS, err) || un_mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL, err))
+        return -1;
+    int proc = open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (proc < 0)
+        return un_fail_errno(err, UN_STEP_NONE, "/proc");
+    return un_bind(proc, proc, READ_ONLY, "a directory", err);
+}
+
 /* Waits for a child that reports by its exit status: the errno of what failed in it. */
 static int collect(pid_t child, enum un_step step, const char *what, struct un_error *err)
 {
@@ -231,21 +244,14 @@ static int make_cgroup(const char *path, struct un_error *err)
 }
 
 static const struct step steps[] = {
-    {"nothing", do_nothing, false},
-    {"unshare-nothing", unshare_nothing, false},
-    {"unshare-user", unshare_user, false},
-    {"setgroups", deny_setgroups, false},
-    {"one-id-map", map_one_id, false},
-    {"nested-user", nest, false},
-    {"namespaces", make_namespaces, false},
-    {"ranges", read_ranges, false},
-    {"range-map", map_range, false},
-    {"mount", mount_tmpfs, false},
-    {"mount-proc", mount_proc, false},
-    {"pivot-root", pivot_root, false},
-    {"ptrace", trace, false},
-    {"device", open_device, true},
-    {"cgroup", make_cgroup, true},
+    {"nothing", do_nothing, false},         {"unshare-nothing", unshare_nothing, false},
+    {"unshare-user", unshare_user, false},  {"setgroups", deny_setgroups, false},
+    {"one-id-map", map_one_id, false},      {"nested-user", nest, false},
+    {"namespaces", make_namespaces, false}, {"ranges", read_ranges, false},
+    {"range-map", map_range, false},        {"mount", mount_tmpfs, false},
+    {"mount-bind", bind_proc, false},       {"mount-proc", mount_proc, false},
+    {"pivot-root", pivot_root, false},      {"ptrace", trace, false},
+    {"device", open_device, true},          {"cgroup", make_cgroup, true},
 };
 
 static int report(struct un_error *err)

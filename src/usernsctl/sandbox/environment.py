@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from usernsctl import opened
 from usernsctl.errors import CommandError
 
 PASSED_ON = ("PATH", "LANG", "TERM")
@@ -47,10 +48,13 @@ def read_file(path: str, caller: Mapping[str, str]) -> dict[str, str]:
     :raises CommandError: the file can't be read, or a line is malformed.
     """
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(opened.follow(path).open(), encoding="utf-8") as file:
             lines = file.read().split("\n")
     except OSError as error:
-        raise _error(f"--env-file {path}: {error.strerror}", path) from error
+        failed = _error(f"--env-file {path}: {error.strerror}", path)
+        if isinstance(error, opened.ForeignLinkError):
+            failed.cause, failed.remedy = error.cause, error.remedy
+        raise failed from error
     except UnicodeDecodeError as error:
         raise _error(f"--env-file {path}: it is not UTF-8 text: {error}", path) from error
     return dict(

@@ -92,8 +92,8 @@ class SandboxHost:
         )
         _check_request(self.request)
         self._place = _make_place(idmap)
-        order = _make_order(self.request, self._place)
-        self.runsc = order.runsc
+        self.runsc = runsc.find(os.environ)
+        order = _make_order(self.request, self._place, self.runsc)
         self.restrictions = hardening.for_run(ids=self._place.id_count)
         self._lock = threading.Lock()
         self.namespace = Namespace.create(idmap, mount=True)
@@ -224,13 +224,16 @@ def _make_place(idmap: IdMap) -> Place:
     return place
 
 
-def _make_order(request: Request, place: Place) -> Order:
+def _make_order(request: Request, place: Place, program: str) -> Order:
+    bundle = config.read_bundle(request, request.bundle, place) if request.bundle else None
     return Order(
         request=request,
-        runsc=runsc.find(os.environ),
+        used=launch.resolve(request, program, bundle),
+        bundle=bundle,
         uid=place.uid,
         gid=place.gid,
         homes=paths.home_directories(os.environ),
+        is_root=os.geteuid() == 0,
         state=os.path.abspath(state_directory()),
     )
 
@@ -249,7 +252,7 @@ def _prepare(namespace: Namespace, order: Order) -> tuple[Prepared, int]:
                 input=pickle.dumps(order),
                 stdout=PIPE,
                 stderr=PIPE,
-                pass_fds=[theirs.fileno()],
+                pass_fds=[theirs.fileno(), *order.used.descriptors()],
             )
         _, fds, _, _ = socket.recv_fds(ours, 1, 1)
     with contextlib.ExitStack() as undo:
