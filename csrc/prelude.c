@@ -40,18 +40,35 @@ static void take_identity(const struct un_plan *plan, struct un_setup *setup)
         setup->gid = plan->become[UN_GID];
 }
 
-static int enter(struct un_options *options, struct un_error *err)
-{
-    const struct un_sources sources = {.path = getenv("PATH")};
+/* What is planned, and of what: more than a small stack holds. */
+struct decision {
     struct un_facts facts;
     struct un_plan plan;
-    if (un_plan_for_caller(&options->request, &sources, &facts, &plan, err) ||
-        un_enter(&plan, options->flags, err))
+};
+
+static int enter_planned(struct un_options *options, struct decision *decision,
+                         struct un_error *err)
+{
+    /* Not the caller's PATH if we have more privilege than the caller. */
+    const struct un_sources sources = {.path = secure_getenv("PATH")};
+    struct un_plan *plan = &decision->plan;
+    if (un_plan_for_caller(&options->request, &sources, &decision->facts, plan, err) ||
+        un_enter(plan, options->flags, err))
         return -1;
-    if (plan.single_id)
-        warn_single_id(&plan.wanted);
-    take_identity(&plan, &options->setup);
+    if (plan->single_id)
+        warn_single_id(&plan->wanted);
+    take_identity(plan, &options->setup);
     return 0;
+}
+
+static int enter(struct un_options *options, struct un_error *err)
+{
+    struct decision *decision = malloc(sizeof *decision);
+    if (!decision)
+        return un_fail_errno(err, UN_STEP_PLAN, "");
+    int failed = enter_planned(options, decision, err);
+    free(decision);
+    return failed;
 }
 
 /* Only returns if it failed. */
@@ -104,6 +121,16 @@ static int run(struct un_options *options, struct un_error *err)
     return fail(err);
 }
 
+/* A full disk is told by the flush at the earliest. */
+static int print(const char *text)
+{
+    struct un_error err;
+    if (fputs(text, stdout) >= 0 && fflush(stdout) == 0)
+        return 0;
+    un_fail_errno(&err, UN_STEP_STDIO, "standard output");
+    return fail(&err);
+}
+
 int main(int argc, char **argv)
 {
     struct un_options options;
@@ -111,8 +138,8 @@ int main(int argc, char **argv)
     if (un_options_parse(argc, argv, &options, &err))
         return options.hold < 0 ? fail(&err) : report(options.hold, &err);
     if (options.action == UN_HELP)
-        return fputs(un_options_help, stdout) < 0;
+        return print(un_options_help);
     if (options.action == UN_VERSION)
-        return puts("usernsctl-exec " USERNSCTL_VERSION) < 0;
+        return print("usernsctl-exec " USERNSCTL_VERSION "\n");
     return run(&options, &err);
 }
