@@ -192,6 +192,7 @@ struct un_facts {
     bool has_ranges;        /* whether it was */
     char user[UN_USER_MAX]; /* our name, "" if there is none */
     int64_t user_gid;       /* the gid in our passwd entry, -1 without one */
+    bool any_group;         /* the helpers serve whoever has another gid too */
     struct un_notices notices;
 };
 
@@ -200,6 +201,7 @@ struct un_sources {
     const char *subid[2]; /* /etc/subuid and /etc/subgid, by enum un_kind */
     const char *passwd;   /* /etc/passwd */
     const char *nsswitch; /* /etc/nsswitch.conf */
+    const char *login;    /* /etc/login.defs */
     const char *path;     /* where helpers are looked for: directories separated by colons */
 };
 

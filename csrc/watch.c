@@ -18,6 +18,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -36,6 +37,7 @@
 /* What we are given is among the first. */
 #define GIVEN_MAX 256
 #define KILL_MAX 32
+#define KILL_TIMEOUT_MS 10000
 
 extern char **environ;
 
@@ -146,8 +148,8 @@ static int become_child(const struct words *words, int parent_pidfd)
     return become(words->program, words->command);
 }
 
-/* Whether KILL could deliver the signal. */
-static bool run_kill(const char *program, char **words, int sig)
+/* Starts KILL: a pidfd, or -1. */
+static int start_kill(const char *program, char **words, int sig)
 {
     char number[12];
     char *argv[KILL_MAX];
@@ -161,7 +163,7 @@ static bool run_kill(const char *program, char **words, int sig)
     struct un_spawn spawn;
     struct un_error err;
     pid_t pid;
-    int pidfd, status;
+    int pidfd;
     un_spawn_init(&spawn);
     spawn.command = command_of(program, argv);
     /* That the sandbox is not there yet is told by the status alone. */
@@ -170,13 +172,24 @@ static bool run_kill(const char *program, char **words, int sig)
     int failed = un_spawn(&spawn, &pid, &pidfd, &err);
     if (nowhere >= 0)
         close(nowhere);
-    if (failed)
+    return failed ? -1 : pidfd;
+}
+
+/* Whether KILL could deliver the signal. It asks a sandbox that may not answer, and while we wait
+ * for it we notice nothing else. */
+static bool run_kill(const char *program, char **words, int sig)
+{
+    siginfo_t end = {.si_pid = 0};
+    int pidfd = start_kill(program, words, sig);
+    if (pidfd < 0)
         return false;
+    struct pollfd ended = {.fd = pidfd, .events = POLLIN};
+    if (poll(&ended, 1, KILL_TIMEOUT_MS) <= 0)
+        syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
+    while (waitid(P_PIDFD, (id_t)pidfd, &end, WEXITED) && errno == EINTR)
+        continue;
     close(pidfd);
-    while (waitpid(pid, &status, 0) < 0)
-        if (errno != EINTR)
-            return false;
-    return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    return end.si_pid && end.si_code == CLD_EXITED && end.si_status == 0;
 }
 
 static void pass_on(pid_t child, const siginfo_t *info, void *arg)
