@@ -57,7 +57,7 @@ class Posture:
 
     In a table, ``a|b`` is one or the other, and what begins with ``?`` need not be there.
 
-    :ivar parent: the kind of its parent, or ``caller``.
+    :ivar parent: the kind of its parent, or ``caller``, or ``outside``: none of these.
     :ivar session: whose session and process group it is in: ``caller``, ``own`` or a kind.
     :ivar ids: real, effective, saved and file system ids, uids before gids; ``caller`` are the
         caller's, seen from outside.
@@ -157,6 +157,7 @@ class Caller:
     :param given: descriptors or paths of files, by the name that they have in the table.
     :param secrets: texts that nobody else should learn, by the name that they have in the table.
     :param asked: the paths inside at which files of the machine are shown besides its programs.
+    :param pid: a process that has the ids, namespaces, mounts and cgroup of the caller.
     """
 
     def __init__(
@@ -164,8 +165,9 @@ class Caller:
         given: Mapping[str, int | str],
         secrets: Mapping[str, str],
         asked: Iterable[str] = (),
+        pid: int | None = None,
     ) -> None:
-        pid = self.pid = os.getpid()
+        self.pid = pid = os.getpid() if pid is None else pid
         self.status = status_of(pid)
         self.asked = {VERIFIER, *asked}
         self.given = {identity_of(file): name for name, file in given.items()}
@@ -253,7 +255,7 @@ class Family:
         )
 
     def _who(self, pid: str) -> str:
-        return "caller" if int(pid) == self.caller.pid else self.kinds.get(int(pid), pid)
+        return "caller" if int(pid) == self.caller.pid else self.kinds.get(int(pid), "outside")
 
     def _session(self, pid: int) -> str:
         group, session = stat_of(pid)[2:4]
