@@ -110,7 +110,7 @@ def find(environ: Mapping[str, str]) -> str:
 def _locate(environ: Mapping[str, str]) -> str:
     wanted = environ.get(VARIABLE)
     if wanted:
-        path = wanted if "/" in wanted else shutil.which(wanted, path=environ.get("PATH"))
+        path = wanted if "/" in wanted else _search(wanted, environ)
         if path is None or not os.path.exists(path):
             raise RunscError(
                 f"{VARIABLE} names {wanted!r}, which does not exist",
@@ -120,7 +120,7 @@ def _locate(environ: Mapping[str, str]) -> str:
                 remedy=f"unset {VARIABLE}, or set it to the path of runsc. To install: {_INSTALL}",
             )
         return os.path.abspath(path)
-    path = shutil.which("runsc", path=environ.get("PATH"))
+    path = _search("runsc", environ)
     if path is None:
         raise RunscError(
             "gVisor's runsc was not found along PATH",
@@ -129,6 +129,14 @@ def _locate(environ: Mapping[str, str]) -> str:
             remedy=_INSTALL,
         )
     return os.path.abspath(path)
+
+
+def _search(name: str, environ: Mapping[str, str]) -> str | None:
+    """Where a program is along PATH, but for directories that depend on the current one: what is
+    in that is somebody's data, and this program is run outside of gVisor.
+    """
+    search = environ.get("PATH", os.defpath).split(os.pathsep)
+    return shutil.which(name, path=os.pathsep.join(filter(os.path.isabs, search)))
 
 
 def _is_go_program(path: str) -> bool:

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from usernsctl import hardening, mounts, oci, runsc
+from usernsctl import hardening, isolated, mounts, oci, runsc
 from usernsctl.errors import CommandError, NamespaceError, RunscError, UsernsError
 from usernsctl.process import pass_only, restore_signals
 from usernsctl.sandbox import command, config, environment, paths
@@ -122,7 +121,7 @@ def _build(
     if used.verifier is not None:
         process["args"] = [VERIFIER_INSIDE, *process["args"]]
     options = _write_bundle(request, used, wanted, scratch)
-    explain = [sys.executable, "-I", "-m", "usernsctl.sandbox.failure", options.log]
+    explain = isolated.command("usernsctl.sandbox.failure", options.log)
     # With a terminal, runsc passes signals on itself.
     kill = [] if request.terminal else runsc.kill_command(used.runsc, options)
     run = runsc.command_line(used.runsc, options)
