@@ -30,6 +30,8 @@ PROGRAMS = {
     name: [CSRC / source for source in sources]
     for name, sources in PYPROJECT["tool"]["usernsctl"]["programs"].items()
 }
+# What users call; the others are data of the package.
+SCRIPTS = ["usernsctl-exec", "usernsctl-entrypoint"]
 FREESTANDING = PYPROJECT["tool"]["usernsctl"]["freestanding"]
 NOT_CORE = {CSRC / source for source in FREESTANDING["sources"].values()}
 CORE = sorted(set(CSRC.glob("*.c")).difference(NOT_CORE, *PROGRAMS.values()))
@@ -122,7 +124,7 @@ class BuildExtension(build_ext):
     def run(self) -> None:
         super().run()
         programs = Path(self.build_lib, "usernsctl", "_bin")
-        for name in PROGRAMS.keys() - {"usernsctl-exec"}:
+        for name in PROGRAMS.keys() - set(SCRIPTS):
             build_program(programs / name)
         if platform.machine() in FREESTANDING["machines"]:
             for name in FREESTANDING["sources"]:
@@ -130,15 +132,16 @@ class BuildExtension(build_ext):
 
 
 class BuildScripts(build_scripts):
-    """Compiles the script: setuptools would take it for text and rewrite its first line."""
+    """Compiles the scripts: setuptools would take them for text and rewrite their first lines."""
 
     def run(self) -> None:
-        build_program(Path(self.build_dir, "usernsctl-exec"))
+        for name in SCRIPTS:
+            build_program(Path(self.build_dir, name))
 
 
 setup(
     ext_modules=[extension()],
-    scripts=[str(PROGRAMS["usernsctl-exec"][0])],
+    scripts=[str(PROGRAMS[name][0]) for name in SCRIPTS],
     cmdclass={"build_ext": BuildExtension, "build_scripts": BuildScripts},
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

@@ -1,12 +1,11 @@
-"""Children of ours that are Python: this same package, whatever directory or environment they are in.
+"""Children of ours that are Python: this same package, in whatever directory and environment.
 
 What a child imports runs outside of gVisor. So it gets no module from the current directory and
 none from a variable; but where this package and what it needs were found is a fact of the process
 that starts it, and is handed on: they may be in a directory that Python does not know of itself.
 """
 
-# This file is also the script that such a child runs; until the package is there, it imports nothing
-# of it.
+# This file is also the script that such a child runs: it imports nothing of the package at first.
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from connector import of_type
 
 from docker.conftest import CONNECTOR, PRELUDE
 from docker.engine import TREE, Engine
-from docker.matrix import NO_NEW_PRIVILEGES, NONE_LEFT, SECCOMP, cause_of
+from docker.matrix import IN_GVISOR, NO_NEW_PRIVILEGES, NONE_LEFT, SECCOMP, cause_of
 
 PAGES, PAGE_SIZE = 30, 100
 STOP_SECONDS = 2
@@ -128,7 +128,7 @@ def test_without_the_profile_nothing_runs(plain: Engine) -> None:
 
 def test_it_is_gvisor_that_the_connector_runs_on(plain: Engine) -> None:
     done = plain(
-        *["run", "--rm", *PROTECTED, "--env=SOME=thing", "--entrypoint=in-gvisor", CONNECTOR],
+        *["run", "--rm", *PROTECTED, "--env=SOME=thing", IN_GVISOR, CONNECTOR],
         *["python3", "-c", "import os; print(os.uname().version, os.environ['SOME'])"],
     )
     assert done.stdout == "#1 SMP Sun Jan 10 15:06:54 PST 2016 thing\n"
@@ -142,12 +142,12 @@ def test_python_variables_are_the_program_s_only(plain: Engine) -> None:
         Path(made, "sitecustomize.py").write_text(report)
         done = plain(
             *["run", "--rm", *PROTECTED, f"--volume={made}:/files:ro", "--env=PYTHONPATH=/files"],
-            *["--entrypoint=in-gvisor", CONNECTOR, "python3", "-c", "print('ran')"],
+            *[IN_GVISOR, CONNECTOR, "python3", "-c", "print('ran')"],
         )
     assert done.stdout == "ran\n"
     assert done.stderr == "Linux version 4.4.0 #1 SMP Sun Jan 10 15:06:54 PST 2016\n"
     done = plain(
-        *["run", "--rm", *PROTECTED, "--env=PYTHONHOME=/nowhere", "--entrypoint=in-gvisor"],
+        *["run", "--rm", *PROTECTED, "--env=PYTHONHOME=/nowhere", IN_GVISOR],
         *[CONNECTOR, "printenv", "PYTHONHOME"],
     )
     assert done.stdout == "/nowhere\n", done.stderr
@@ -196,7 +196,7 @@ def test_docker_stop_ends_a_read(plain: Engine, files: Path, station: Station) -
 def test_a_signal_before_the_sandbox_is_there_is_not_lost(signal: str, plain: Engine) -> None:
     """The first process of a container gets none that it neither handles nor blocks."""
     name = f"usernsctl-early-{os.getpid()}-{signal}"
-    run = ["run", "--detach", f"--name={name}", *PROTECTED, "--entrypoint=in-gvisor", CONNECTOR]
+    run = ["run", "--detach", f"--name={name}", *PROTECTED, IN_GVISOR, CONNECTOR]
     plain.must(*run, "sleep", "1000")
     try:
         plain.must("kill", f"--signal={signal}", name)
@@ -225,7 +225,7 @@ def test_the_container_is_read_only_and_gone_after(plain: Engine, files: Path) -
         "touch /home/airbyte/new && echo in memory"
     )
     done = plain(
-        *["run", "--rm", *PROTECTED, *options(files), "--entrypoint=in-gvisor", CONNECTOR],
+        *["run", "--rm", *PROTECTED, *options(files), IN_GVISOR, CONNECTOR],
         *["sh", "-c", script],
     )
     config = (files / "config.json").read_text()
@@ -258,14 +258,14 @@ def test_too_few_descriptors_are_told(plain: Engine) -> None:
 def test_too_little_memory_is_told(plain: Engine) -> None:
     """gVisor goes on without the process that is killed, and the command fails as if by itself."""
     grow = "held = []\nwhile True: held.append(b'x' * 10**7)"
-    limits = ["--memory=300m", "--memory-swap=300m", "--entrypoint=in-gvisor"]
+    limits = ["--memory=300m", "--memory-swap=300m", IN_GVISOR]
     done = plain("run", "--rm", *PROTECTED, *limits, CONNECTOR, "python3", "-c", grow)
     assert done.returncode not in (0, 125)
     assert cause_of(done) == "out-of-memory"
 
 
 def test_host_name_and_working_directory_are_the_container_s(plain: Engine) -> None:
-    options = ["--hostname=station", "--entrypoint=in-gvisor"]
+    options = ["--hostname=station", IN_GVISOR]
     show = ["sh", "-c", "hostname; pwd"]
     done = plain("run", "--rm", *PROTECTED, *options, "--workdir=/opt", CONNECTOR, *show)
     assert done.stdout == "station\n/opt\n", done.stderr

@@ -11,22 +11,24 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
-from typing import Protocol
 
 import pytest
+from tally import Tally
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 
 # Imported by us, by what we import, and by Python itself at its start if they are there.
-MODULES = """
-    _cffi_backend click json msgspec pickle prctl rich runpy sitecustomize usercustomize usernsctl
-""".split()
+MODULES = [
+    "_cffi_backend", "click", "json", "msgspec", "pickle", "prctl", "rich", "runpy",
+    "sitecustomize", "usercustomize", "usernsctl",
+]  # fmt: skip
 
 # Whatever might be looked for by its name.
-PROGRAMS = """
-    cat env fusermount getent getsubids id mount newgidmap newuidmap nsenter python python3 runsc sh
-    true umount unshare usernsctl usernsctl-exec usernsctl-probe usernsctl-watch
-""".split()
+PROGRAMS = [
+    "cat", "env", "fusermount", "getent", "getsubids", "id", "mount", "newgidmap", "newuidmap",
+    "nsenter", "python", "python3", "runsc", "sh", "true", "umount", "unshare", "usernsctl",
+    "usernsctl-exec", "usernsctl-probe", "usernsctl-watch",
+]  # fmt: skip
 
 HOST = """
 import usernsctl as un
@@ -43,20 +45,39 @@ STARTS = {
     "explained": [SCRIPTS / "usernsctl", "run", "--", "true"],
     "host": ["-c", HOST],
     "trial": ["-c", TRIAL],
-    "plan": [SCRIPTS / "usernsctl", "plan"],
+    "exec": [SCRIPTS / "usernsctl", "exec", "-r", "--", "/bin/true"],
 }
+GVISOR = "#1 SMP Sun Jan 10 15:06:54 PST 2016"
+
+# Loaded into whatever a dynamic loader starts.
+LIBRARY = """
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+__attribute__((constructor)) static void run(void)
+{
+    int fd = open(MARKS, O_WRONLY | O_CREAT | O_APPEND, 0666);
+    if (fd >= 0)
+        write(fd, "library\\n", strlen("library\\n"));
+}
+unsigned la_version(unsigned version) { return version; }
+"""
+
+# What a container's environment can say to name code, and {} is a directory of such.
+VARIABLES = [
+    "PATH={}", "LD_PRELOAD={}/trap.so", "LD_AUDIT={}/trap.so", "LD_LIBRARY_PATH={}/libraries",
+    "GCONV_PATH={}/libraries", "LOCPATH={}", "LC_ALL=trap.TRAP", "OPENSSL_CONF={}/openssl.cnf",
+    "BASH_ENV={}/sh", "ENV={}/sh", "PYTHONPATH={}", "PYTHONHOME={}", "PYTHONSTARTUP={}/click.py",
+    "PYTHONINSPECT=1", "PYTHONUSERBASE={}", "USERNSCTL_RUNSC={}/runsc", "HOME={}", "TMPDIR={}",
+    "_USERNSCTL_COMPLETE=bash_source", "_USERNSCTL_ENTRYPOINT_COMPLETE=bash_source",
+    "XDG_RUNTIME_DIR={}", "GODEBUG=inittrace=1", "LD_DEBUG=all", "LD_DEBUG_OUTPUT={}/debug",
+    "MALLOC_TRACE={}/malloc", "TERM=../../../{}", "TERMINFO={}",
+]  # fmt: skip
+
 FAILING_RUNSC = """#!/bin/sh
 [ "$1" != --version ] || exec echo runsc version none
 exit 128
 """
-
-
-class Tally(Protocol):
-    """The fixture of conftest.py."""
-
-    def rounds(self, short: int, full: int) -> int: ...
-    def tried(self, count: int = 1) -> None: ...
-    def succeeded(self, how: str) -> None: ...
 
 
 @pytest.fixture
@@ -152,3 +173,55 @@ def test_a_relative_path_names_what_runs_outside_gvisor(
             tally.tried()
     for mark in marks(traps):
         tally.succeeded(mark)
+
+
+@pytest.fixture
+def library(traps: Path) -> Path:
+    """A shared library that leaves a mark where it is loaded, by the names that are looked for."""
+    library = traps / "trap.so"
+    source = traps / "trap.c"
+    source.write_text(f'#define MARKS "{traps.parent}/marks"\n{LIBRARY}')
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True, timeout=60)
+    (traps / "libraries").mkdir()
+    for name in ("libc.so.6", "libm.so.6", "libz.so.1", "libexpat.so.1", "TRAP.so"):
+        (traps / "libraries" / name).symlink_to(library)
+    return library
+
+
+def test_the_library_works(traps: Path, library: Path) -> None:
+    """A check of the attack itself."""
+    subprocess.run(["/bin/true"], env={"LD_PRELOAD": str(library)}, timeout=60, check=True)
+    assert marks(traps) == ["library"]
+
+
+@pytest.mark.requires("runsc")
+@pytest.mark.parametrize("words", [["in-gvisor"], ["usernsctl", "run", "--env-all"]], ids=" ".join)
+def test_variables_of_a_container_name_what_runs_outside_gvisor(
+    words: list[str], traps: Path, library: Path, tally: Tally
+) -> None:
+    """The entrypoint of the images starts nothing that a variable names."""
+    program = traps.parent / words[0]
+    program.symlink_to(SCRIPTS / "usernsctl-entrypoint")
+    settings = dict(entry.format(traps).split("=", 1) for entry in VARIABLES)
+    # Each alone, since one can keep another from having an effect, and all together.
+    alone = [{name: value} for name, value in settings.items()][: tally.rounds(4, len(settings))]
+    for environ in [settings, *alone] * tally.rounds(1, 3):
+        done = subprocess.run(
+            [program, *words[1:], "--", "/bin/cat", "/proc/version"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            # All files are shown, but for those in /tmp.
+            cwd="/",
+            env=environ,
+        )
+        tally.tried()
+        if done.returncode == 0 and GVISOR not in done.stdout:
+            tally.succeeded(f"{environ}: {done.stdout!r}")
+        # In gVisor, they are the command's own matter: some keep it from running.
+        if not any(name.startswith("LD_") for name in environ):
+            assert GVISOR in done.stdout, done.stderr
+    for mark in marks(traps):
+        tally.succeeded(mark)
+    assert not (traps / "debug").exists()

@@ -34,6 +34,7 @@ def run(
     request: Request,
     environ: Mapping[str, str] | None = None,
     notify: Callable[[str], object] = lambda text: None,
+    program: str | None = None,
 ) -> NoReturn:
     """Replace this process by one that waits for runsc, which runs the command in gVisor.
 
@@ -44,6 +45,7 @@ def run(
 
     :param environ: the environment of the caller, ``os.environ`` by default.
     :param notify: is told what the user should know before the command starts.
+    :param program: the absolute path of runsc; ``None``: as :func:`runsc.find` finds it.
     :raises UsernsError: something failed before runsc was started. Where that was past the making
         of the namespace, this process is good for nothing but to say so and exit.
     """
@@ -51,7 +53,7 @@ def run(
     if request.terminal and not os.isatty(0):
         # gVisor would wait for a terminal that isn't there.
         raise CommandError("a terminal was asked for, but standard input is none", step="terminal")
-    program = runsc.find(caller)
+    program = runsc.find(caller, program)
     place = Place.kept(request.kept) if request.kept else Place.new(request.idmap)
     if place.single_id_reason is not None:
         notify(f"going on with one id, as --allow-single-id allows: {place.single_id_reason}")
