@@ -93,11 +93,12 @@ static int find_beside(const char *name, char path[PATH_MAX])
         return -1;
     path[length] = '\0';
     char *base = strrchr(path, '/') + 1;
-    if (base - path + strlen(name) >= PATH_MAX) {
+    size_t room = PATH_MAX - (size_t)(base - path);
+    if (strlen(name) >= room) {
         errno = ENAMETOOLONG;
         return -1;
     }
-    strcpy(base, name);
+    memcpy(base, name, strlen(name) + 1);
     return 0;
 }
 
