@@ -14,21 +14,9 @@ from pathlib import Path
 
 import pytest
 from tally import Tally
+from traps import GVISOR, VARIABLES, marks, set_traps
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
-
-# Imported by us, by what we import, and by Python itself at its start if they are there.
-MODULES = [
-    "_cffi_backend", "click", "json", "msgspec", "pickle", "prctl", "rich", "runpy",
-    "sitecustomize", "usercustomize", "usernsctl",
-]  # fmt: skip
-
-# Whatever might be looked for by its name.
-PROGRAMS = [
-    "cat", "env", "fusermount", "getent", "getsubids", "id", "mount", "newgidmap", "newuidmap",
-    "nsenter", "python", "python3", "runsc", "sh", "true", "umount", "unshare", "usernsctl",
-    "usernsctl-exec", "usernsctl-probe", "usernsctl-watch",
-]  # fmt: skip
 
 HOST = """
 import usernsctl as un
@@ -47,33 +35,6 @@ STARTS = {
     "trial": ["-c", TRIAL],
     "exec": [SCRIPTS / "usernsctl", "exec", "-r", "--", "/bin/true"],
 }
-GVISOR = "#1 SMP Sun Jan 10 15:06:54 PST 2016"
-
-# Loaded into whatever a dynamic loader starts.
-LIBRARY = """
-#include <fcntl.h>
-#include <string.h>
-#include <unistd.h>
-__attribute__((constructor)) static void run(void)
-{
-    int fd = open(MARKS, O_WRONLY | O_CREAT | O_APPEND, 0666);
-    if (fd >= 0)
-        write(fd, "library\\n", strlen("library\\n"));
-}
-unsigned la_version(unsigned version) { return version; }
-"""
-
-# What a container's environment can say to name code, and {} is a directory of such.
-VARIABLES = [
-    "PATH={}", "LD_PRELOAD={}/trap.so", "LD_AUDIT={}/trap.so", "LD_LIBRARY_PATH={}/libraries",
-    "GCONV_PATH={}/libraries", "LOCPATH={}", "LC_ALL=trap.TRAP", "OPENSSL_CONF={}/openssl.cnf",
-    "BASH_ENV={}/sh", "ENV={}/sh", "PYTHONPATH={}", "PYTHONHOME={}", "PYTHONSTARTUP={}/click.py",
-    "PYTHONINSPECT=1", "PYTHONUSERBASE={}", "USERNSCTL_RUNSC={}/runsc", "HOME={}", "TMPDIR={}",
-    "_USERNSCTL_COMPLETE=bash_source", "_USERNSCTL_ENTRYPOINT_COMPLETE=bash_source",
-    "XDG_RUNTIME_DIR={}", "GODEBUG=inittrace=1", "LD_DEBUG=all", "LD_DEBUG_OUTPUT={}/debug",
-    "MALLOC_TRACE={}/malloc", "TERM=../../../{}", "TERMINFO={}",
-]  # fmt: skip
-
 FAILING_RUNSC = """#!/bin/sh
 [ "$1" != --version ] || exec echo runsc version none
 exit 128
@@ -82,22 +43,7 @@ exit 128
 
 @pytest.fixture
 def traps(tmp_path: Path) -> Path:
-    """A directory of modules and programs that leave a file beside themselves when they run."""
-    directory = tmp_path / "traps"
-    directory.mkdir()
-    for name in MODULES:
-        mark = f"open({str(tmp_path / 'marks')!r}, 'a').write('module {name}\\n')\n"
-        (directory / f"{name}.py").write_text(mark)
-    for name in PROGRAMS:
-        program = directory / name
-        program.write_text(f"#!/bin/sh\necho program {name} >>{tmp_path}/marks\n")
-        program.chmod(0o755)
-    return directory
-
-
-def marks(traps: Path) -> list[str]:
-    file = traps.parent / "marks"
-    return file.read_text().splitlines() if file.exists() else []
+    return set_traps(tmp_path)
 
 
 def attack(name: str, traps: Path, directory: Path, environ: dict[str, str]) -> None:
@@ -175,29 +121,18 @@ def test_a_relative_path_names_what_runs_outside_gvisor(
         tally.succeeded(mark)
 
 
-@pytest.fixture
-def library(traps: Path) -> Path:
-    """A shared library that leaves a mark where it is loaded, by the names that are looked for."""
-    library = traps / "trap.so"
-    source = traps / "trap.c"
-    source.write_text(f'#define MARKS "{traps.parent}/marks"\n{LIBRARY}')
-    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True, timeout=60)
-    (traps / "libraries").mkdir()
-    for name in ("libc.so.6", "libm.so.6", "libz.so.1", "libexpat.so.1", "TRAP.so"):
-        (traps / "libraries" / name).symlink_to(library)
-    return library
-
-
-def test_the_library_works(traps: Path, library: Path) -> None:
+def test_the_library_works(traps: Path) -> None:
     """A check of the attack itself."""
-    subprocess.run(["/bin/true"], env={"LD_PRELOAD": str(library)}, timeout=60, check=True)
+    subprocess.run(
+        ["/bin/true"], env={"LD_PRELOAD": str(traps / "trap.so")}, timeout=60, check=True
+    )
     assert marks(traps) == ["library"]
 
 
 @pytest.mark.requires("runsc")
 @pytest.mark.parametrize("words", [["in-gvisor"], ["usernsctl", "run", "--env-all"]], ids=" ".join)
 def test_variables_of_a_container_name_what_runs_outside_gvisor(
-    words: list[str], traps: Path, library: Path, tally: Tally
+    words: list[str], traps: Path, tally: Tally
 ) -> None:
     """The entrypoint of the images starts nothing that a variable names."""
     program = traps.parent / words[0]
