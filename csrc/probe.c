@@ -113,10 +113,37 @@ static int nest(const char *path, struct un_error *err)
     return enter(0, err) || enter(0, err) ? -1 : 0;
 }
 
+/* Waits for a child that reports by its exit status: the errno of what failed in it. */
+static int collect(pid_t child, enum un_step step, const char *what, struct un_error *err)
+{
+    int status;
+    while (waitpid(child, &status, 0) < 0)
+        if (errno != EINTR)
+            return un_fail_errno(err, UN_STEP_WAIT, "waitpid");
+    if (WIFSIGNALED(status))
+        return un_fail(err, step, 0, NULL, "%s: killed by signal %d", what, WTERMSIG(status));
+    errno = WEXITSTATUS(status);
+    return errno ? un_fail_errno(err, step, what) : 0;
+}
+
+/* Forks into new namespaces, as runsc does: a filter can refuse to unshare(2) what it allows here.
+ */
+static pid_t fork_into(uint64_t flags, struct un_error *err)
+{
+    pid_t child = (pid_t)syscall(SYS_clone, flags | SIGCHLD, NULL, NULL, NULL, NULL);
+    return child < 0 ? un_explain_clone(err, UN_STEP_CLONE, flags) : child;
+}
+
 static int make_namespaces(const char *path, struct un_error *err)
 {
     (void)path;
-    return enter(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS, err);
+    if (enter(CLONE_NEWNS, err))
+        return -1;
+    pid_t child =
+        fork_into(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS, err);
+    if (child == 0)
+        _exit(0);
+    return child < 0 ? -1 : collect(child, UN_STEP_CLONE, "namespaces", err);
 }
 
 /* All that we may have: whoever may map any id needs no subordinate range. */
@@ -187,29 +214,15 @@ static int bind_proc(const char *path, struct un_error *err)
     return un_bind(proc, proc, READ_ONLY, "a directory", err);
 }
 
-/* Waits for a child that reports by its exit status: the errno of what failed in it. */
-static int collect(pid_t child, enum un_step step, const char *what, struct un_error *err)
-{
-    int status;
-    while (waitpid(child, &status, 0) < 0)
-        if (errno != EINTR)
-            return un_fail_errno(err, UN_STEP_WAIT, "waitpid");
-    if (WIFSIGNALED(status))
-        return un_fail(err, step, 0, NULL, "%s: killed by signal %d", what, WTERMSIG(status));
-    errno = WEXITSTATUS(status);
-    return errno ? un_fail_errno(err, step, what) : 0;
-}
-
 /* A /proc shows a PID namespace, and whoever mounts it must be in one of its own. */
 static int mount_proc(const char *path, struct un_error *err)
 {
     (void)path;
-    if (enter(CLONE_NEWNS | CLONE_NEWPID, err) ||
-        un_mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL, err))
+    if (enter(CLONE_NEWNS, err) || un_mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL, err))
         return -1;
-    pid_t child = fork();
+    pid_t child = fork_into(CLONE_NEWPID, err);
     if (child < 0)
-        return un_fail_errno(err, UN_STEP_CLONE, "fork");
+        return -1;
     if (child == 0)
         _exit(mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) ? errno : 0);
     return collect(child, UN_STEP_MOUNT, "/proc", err);

@@ -41,12 +41,14 @@
 
 extern char **environ;
 
-/* The three commands, each ended by NULL, and what the last two execute. */
+/* The three commands, each ended by NULL, what the last two execute, and the signal in whose place
+ * SIGTERM has been sent, or 0. */
 struct words {
     const char *program;
     char **explain;
     char **kill;
     char **command;
+    int early;
 };
 
 static int fail(const struct un_error *err)
@@ -194,14 +196,17 @@ static bool run_kill(const char *program, char **words, int sig)
 
 static void pass_on(pid_t child, const siginfo_t *info, void *arg)
 {
-    const struct words *words = arg;
+    struct words *words = arg;
     int sig = info->si_signo;
     bool stops = sig == SIGTSTP || sig == SIGTTIN || sig == SIGTTOU || sig == SIGCONT;
     if (!*words->kill || stops)
         un_pass_on_by_kill(child, info, NULL);
-    /* Before the command has started there is nobody to catch it. */
-    else if (!run_kill(words->program, words->kill, sig))
-        kill(child, sig == SIGINT || sig == SIGQUIT ? SIGTERM : sig);
+    /* Before the command has started there is nobody to catch it, and runsc ignores these two. */
+    else if (!run_kill(words->program, words->kill, sig)) {
+        bool is_ignored = sig == SIGINT || sig == SIGQUIT;
+        words->early = is_ignored ? sig : 0;
+        kill(child, is_ignored ? SIGTERM : sig);
+    }
 }
 
 /* Cuts argv at its first two "--". */
@@ -214,7 +219,7 @@ static bool split(int argc, char **argv, struct words *words)
             argv[i] = NULL;
             start[++found] = argv + i + 1;
         }
-    *words = (struct words){argv[2], start[0], start[1], start[2]};
+    *words = (struct words){argv[2], start[0], start[1], start[2], 0};
     return found == 2 && *words->explain && *words->command &&
            words->command - words->kill < KILL_MAX;
 }
@@ -239,5 +244,7 @@ int main(int argc, char **argv)
         return fail(&err);
     if (child == 0)
         return become_child(&words, parent_pidfd);
+    if (words.early && status == 128 + SIGTERM)
+        status = 128 + words.early;
     return conclude(&words, argv[1], status, hits);
 }

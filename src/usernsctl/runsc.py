@@ -87,8 +87,8 @@ def kill_command(runsc: str, options: RunOptions) -> list[str]:
     return [runsc, "--rootless", f"--root={options.state}", "kill", options.container_id]
 
 
-def find(environ: Mapping[str, str]) -> str:
-    """The absolute path of runsc: what USERNSCTL_RUNSC names, else the first along PATH.
+def find(environ: Mapping[str, str], named: str | None = None) -> str:
+    """The absolute path of runsc: `named`, what USERNSCTL_RUNSC names, or the first along PATH.
 
     The file is looked at and not started, since a start costs more than the rest of our work. It
     is started (``--version``) only if it isn't plainly a program of the right kind.
@@ -96,7 +96,7 @@ def find(environ: Mapping[str, str]) -> str:
     :raises RunscError: there is none (cause ``runsc-missing``), it is no runsc (``not-runsc``), or
         it is for another machine type (``wrong-architecture``).
     """
-    path = _locate(environ)
+    path = _locate(environ) if named is None else _check_named(named)
     if not os.path.isfile(path):
         raise _not_runsc(path, "it is not a file")
     if not os.access(path, os.X_OK):
@@ -110,7 +110,7 @@ def find(environ: Mapping[str, str]) -> str:
 def _locate(environ: Mapping[str, str]) -> str:
     wanted = environ.get(VARIABLE)
     if wanted:
-        path = wanted if "/" in wanted else shutil.which(wanted, path=environ.get("PATH"))
+        path = wanted if "/" in wanted else _search(wanted, environ)
         if path is None or not os.path.exists(path):
             raise RunscError(
                 f"{VARIABLE} names {wanted!r}, which does not exist",
@@ -120,7 +120,7 @@ def _locate(environ: Mapping[str, str]) -> str:
                 remedy=f"unset {VARIABLE}, or set it to the path of runsc. To install: {_INSTALL}",
             )
         return os.path.abspath(path)
-    path = shutil.which("runsc", path=environ.get("PATH"))
+    path = _search("runsc", environ)
     if path is None:
         raise RunscError(
             "gVisor's runsc was not found along PATH",
@@ -129,6 +129,28 @@ def _locate(environ: Mapping[str, str]) -> str:
             remedy=_INSTALL,
         )
     return os.path.abspath(path)
+
+
+def _check_named(path: str) -> str:
+    if not os.path.isabs(path):
+        raise _not_runsc(path, "its path must be absolute")
+    if not os.path.exists(path):
+        raise RunscError(
+            f"{path}, which is to be runsc, does not exist",
+            step="runsc",
+            filename=path,
+            cause="runsc-missing",
+            remedy=f"name the path that it has. To install: {_INSTALL}",
+        )
+    return path
+
+
+def _search(name: str, environ: Mapping[str, str]) -> str | None:
+    """Where a program is along PATH, but for directories that depend on the current one: what is
+    in that is somebody's data, and this program is run outside of gVisor.
+    """
+    search = environ.get("PATH", os.defpath).split(os.pathsep)
+    return shutil.which(name, path=os.pathsep.join(filter(os.path.isabs, search)))
 
 
 def _is_go_program(path: str) -> bool:

@@ -62,8 +62,8 @@ class Attempt:
             self.shell.append(remedy.shell)
 
     def run(self, engine: Engine, canary: Path) -> subprocess.CompletedProcess[str]:
-        run = ["in-gvisor", *PAYLOAD]
-        options = [*self.options, f"--env=USERNSCTL_IDS={self.cell.ids}"]
+        run = ["/usr/local/bin/in-gvisor", f"--ids={self.cell.ids}", "--", *PAYLOAD]
+        options = list(self.options)
         if self.shell:
             options, script = self._as_root(options)
             run = ["sh", "-c", script, "sh", *run]

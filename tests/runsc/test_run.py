@@ -94,6 +94,24 @@ def test_sigterm_ends_the_command(usernsctl: Program) -> None:
         assert below
 
 
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM])
+def test_a_signal_before_the_start_ends_it_with_its_own_status(
+    usernsctl: Program, number: signal.Signals
+) -> None:
+    """Also one that runsc ignores, so that it has to be ended by another."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        # Blocked, as in a container, so that it waits for the watcher.
+        process = subprocess.Popen(
+            [usernsctl.path, "run", "--", "sleep", "100"], stdin=subprocess.DEVNULL
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    with process:
+        process.send_signal(number)
+        assert process.wait(timeout=30) == 128 + number
+
+
 def test_the_command_can_catch_a_signal(usernsctl: Program) -> None:
     script = 'trap "echo caught; exit 9" TERM; echo ready; while :; do sleep 0.1; done'
     with subprocess.Popen(

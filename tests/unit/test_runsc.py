@@ -127,3 +127,30 @@ def test_options_on_the_command_line() -> None:
     line = runsc.command_line("runsc", options)
     before = line[: line.index("run")]
     assert {"--network=host", "--platform=ptrace", "--debug", "--debug-log=/log/"} <= set(before)
+
+
+def test_what_is_named_comes_before_variables(tmp_path: Path) -> None:
+    environ = {"USERNSCTL_RUNSC": "/nowhere", "PATH": "/nowhere"}
+    with pytest.raises(RunscError) as caught:
+        runsc.find(environ, str(tmp_path / "runsc"))
+    assert caught.value.cause == "runsc-missing"
+    assert str(tmp_path / "runsc") in str(caught.value)
+    with pytest.raises(RunscError, match="absolute") as caught:
+        runsc.find(environ, "runsc")
+    assert caught.value.cause == "not-runsc"
+
+
+@pytest.mark.parametrize("search", ["", ".", "here", ":", "here:."])
+def test_a_directory_that_depends_on_the_current_one_is_not_searched(
+    search: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for directory in (tmp_path, tmp_path / "here"):
+        directory.mkdir(exist_ok=True)
+        (directory / "runsc").write_text("#!/bin/sh\necho runsc version none\n")
+        (directory / "runsc").chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    for environ in ({"PATH": search}, {"PATH": search, "USERNSCTL_RUNSC": "runsc"}):
+        with pytest.raises(RunscError) as caught:
+            runsc.find(environ)
+        assert caught.value.cause == "runsc-missing"
+    assert runsc.find({"PATH": str(tmp_path)}) == str(tmp_path / "runsc")

@@ -45,8 +45,14 @@ class _Verbs(click.Group):
 
 @click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="usernsctl", prog_name="usernsctl")
-def usernsctl() -> None:
+@click.option("--environ-fd", type=click.IntRange(3), hidden=True)
+@click.pass_context
+def usernsctl(context: click.Context, environ_fd: int | None) -> None:
     """Run programs in user namespaces and in gVisor, without root."""
+    if environ_fd is not None:
+        from usernsctl.cli import caller
+
+        context.obj = caller.read(environ_fd)
 
 
 def print_error(error: UsernsError) -> None:
@@ -90,8 +96,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         error.show()
         return 125
-    except click.Abort:
-        return 130
+    except (click.Abort, KeyboardInterrupt):
+        return 128 + signal.SIGINT
     except BrokenPipeError:
         _forget_output()
         return 128 + signal.SIGPIPE

@@ -12,6 +12,7 @@ from typing import get_args
 import click
 
 from usernsctl import oci
+from usernsctl.cli import caller
 from usernsctl.errors import BundleError
 from usernsctl.idmap import Extent
 from usernsctl.oci.refusals import Network
@@ -55,7 +56,7 @@ def init_command(
     """
     uid_map, gid_map = _default_map()
     env = {"PATH": environment.DEFAULT_PATH}
-    env.update(environment.read_settings(settings, os.environ))
+    env.update(environment.read_settings(settings, caller.environ()))
     options = oci.BuildOptions(
         args=command,
         rootfs=_rootfs_for(directory, rootfs),

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from usernsctl import named
+from usernsctl.cli import caller
 from usernsctl.holder import NamedNamespace
 from usernsctl.namespace import Namespace
 from usernsctl.process import Popen
@@ -75,11 +76,12 @@ def exec_(name: str, command: tuple[str, ...]) -> NoReturn:
     """Replace this process by COMMAND in the namespace NAME; in a PID namespace, wait for it."""
     if command[0] == "--":
         command = command[1:]
+    env = caller.environ()
     namespace = Namespace.open(name)
     if not namespace.has("pid"):
-        namespace.exec(command)
+        namespace.exec(command, env=env)
     # A process does not move into a PID namespace, its children do.
-    sys.exit(_exit_status(namespace.popen(command, pdeathsig=signal.SIGKILL)))
+    sys.exit(_exit_status(namespace.popen(command, env=env, pdeathsig=signal.SIGKILL)))
 
 
 @ns_group.command("remove")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
-from usernsctl.cli import values
+from usernsctl.cli import caller, values
 
 if TYPE_CHECKING:
     from usernsctl.idmap import Fill, IdMap
@@ -194,6 +194,14 @@ _FILES, _PROCESS, _ISOLATION, _RUNSC = "Files", "The command", "Isolation", "run
 )
 @_option(
     _RUNSC,
+    "--runsc",
+    "program",
+    metavar="FILE",
+    help="The runsc to run, by its absolute path; by default what $USERNSCTL_RUNSC names, else the "
+    "first along PATH.",
+)
+@_option(
+    _RUNSC,
     "--root",
     "state",
     metavar="DIR",
@@ -230,9 +238,11 @@ def run_command(**given: Any) -> NoReturn:
     idmap = _idmap(given)
     if given["terminal"] is None:
         given["terminal"] = os.isatty(0)
+    program = given.pop("program")
     run(
         Request(args=given.pop("command"), env=env, idmap=idmap, **given),
         notify=lambda text: click.echo(f"usernsctl: {text}", err=True),
+        program=program,
     )
 
 
@@ -279,10 +289,11 @@ def _environment(given: dict[str, Any]) -> dict[str, str]:
     from usernsctl.sandbox import environment
 
     everything, files, settings = (given.pop(n) for n in ("env_all", "env_files", "settings"))
+    variables = caller.environ()
     # A bundle has an environment of its own.
     bare = given["bundle"] and not everything
-    env = {} if bare else environment.base(os.environ, everything=everything)
+    env = {} if bare else environment.base(variables, everything=everything)
     for path in files:
-        env.update(environment.read_file(path, os.environ))
-    env.update(environment.read_settings(settings, os.environ))
+        env.update(environment.read_file(path, variables))
+    env.update(environment.read_settings(settings, variables))
     return env

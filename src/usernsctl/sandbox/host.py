@@ -9,14 +9,13 @@ import fcntl
 import os
 import pickle
 import socket
-import sys
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from types import TracebackType
 from typing import NoReturn, Self, Unpack
 
-from usernsctl import hardening, oci, runsc
+from usernsctl import hardening, isolated, oci, runsc
 from usernsctl.arguments import Args, StrOrBytesPath
 from usernsctl.errors import NamespaceError
 from usernsctl.idmap import IdMap
@@ -246,9 +245,9 @@ def _prepare(namespace: Namespace, order: Order) -> tuple[Prepared, int]:
     ours, theirs = socket.socketpair()
     with ours:
         with theirs:
-            command = [sys.executable, "-I", "-m", "usernsctl.sandbox.prepare"]
+            command = isolated.command("usernsctl.sandbox.prepare", str(theirs.fileno()))
             done = namespace.run(
-                [*command, str(theirs.fileno())],
+                command,
                 input=pickle.dumps(order),
                 stdout=PIPE,
                 stderr=PIPE,

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import os
 import stat
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from usernsctl import hardening, mounts, oci, opened, runsc
+from usernsctl import hardening, isolated, mounts, oci, opened, runsc
 from usernsctl.errors import CommandError, NamespaceError, RunscError, UsernsError
 from usernsctl.opened import Opened
 from usernsctl.process import pass_only, restore_signals
@@ -43,6 +42,7 @@ def run(
     request: Request,
     environ: Mapping[str, str] | None = None,
     notify: Callable[[str], object] = lambda text: None,
+    program: str | None = None,
 ) -> NoReturn:
     """Replace this process by one that waits for runsc, which runs the command in gVisor.
 
@@ -53,6 +53,7 @@ def run(
 
     :param environ: the environment of the caller, ``os.environ`` by default.
     :param notify: is told what the user should know before the command starts.
+    :param program: the absolute path of runsc; ``None``: as :func:`runsc.find` finds it.
     :raises UsernsError: something failed before runsc was started. Where that was past the making
         of the namespace, this process is good for nothing but to say so and exit.
     """
@@ -60,7 +61,7 @@ def run(
     if request.terminal and not os.isatty(0):
         # gVisor would wait for a terminal that isn't there.
         raise CommandError("a terminal was asked for, but standard input is none", step="terminal")
-    program = runsc.find(caller)
+    program = runsc.find(caller, program)
     place = Place.kept(request.kept) if request.kept else Place.new(request.idmap)
     if place.single_id_reason is not None:
         notify(f"going on with one id, as --allow-single-id allows: {place.single_id_reason}")
@@ -139,7 +140,7 @@ def _build(
         process["args"] = [VERIFIER_INSIDE, *process["args"]]
     options = _write_bundle(request, used, wanted, scratch)
     watcher, program = _show_programs(used, outside.program, scratch)
-    explain = [sys.executable, "-I", "-m", "usernsctl.sandbox.failure", options.log]
+    explain = isolated.command("usernsctl.sandbox.failure", options.log)
     # With a terminal, runsc passes signals on itself.
     kill = [] if request.terminal else runsc.kill_command(outside.program, options)
     run = runsc.command_line(outside.program, options)
