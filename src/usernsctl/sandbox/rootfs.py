@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from usernsctl import mounts
 from usernsctl.errors import BundleError, NamespaceError
 from usernsctl.sandbox.view import View
+from usernsctl.shown import quoted
 
 # What a program needs that is installed on this machine, and little else.
 SHOWN = ("bin", "etc", "lib", "lib32", "lib64", "libx32", "opt", "sbin", "usr")
@@ -171,7 +172,7 @@ class Rootfs:
                     "which another mount shows there",
                     step="bind",
                     filename=inside,
-                    remedy=f"make {os.path.join(walk.outside, *walk.missing)} first",
+                    remedy=f"make {quoted(os.path.join(walk.outside, *walk.missing))} first",
                 )
             if os.stat(walk.outside).st_dev != self._device:
                 self._open_up(walk.outside)
