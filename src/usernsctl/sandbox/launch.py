@@ -11,17 +11,18 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 from usernsctl import hardening, mounts, oci, runsc
 from usernsctl.errors import CommandError, NamespaceError, RunscError, UsernsError
 from usernsctl.process import pass_only, restore_signals
-from usernsctl.sandbox import command, config, environment, paths
+from usernsctl.sandbox import bundle, command, config, environment, paths
 from usernsctl.sandbox.place import Place
 from usernsctl.sandbox.request import Request
 from usernsctl.sandbox.rootfs import Rootfs, private_files
 from usernsctl.sandbox.standard import append_at_end
+from usernsctl.shown import quoted
 
 VERIFIER_INSIDE = "/.usernsctl-verify"
 
@@ -57,21 +58,21 @@ def run(
     if place.single_id_reason is not None:
         notify(f"going on with one id, as --allow-single-id allows: {place.single_id_reason}")
     config.check_ids(place, request.user or (0, 0))
-    bundle = config.read_bundle(request, request.bundle, place) if request.bundle else None
-    used = paths.resolve(request, program, tree_of(request, bundle))
-    shown = [mount["source"] for mount in config.bind_mounts(bundle or {})]
+    directory = oci.Bundle(request.bundle) if request.bundle else None
+    read = bundle.read(request, directory, place) if directory is not None else None
+    used = paths.resolve(request, program, tree_of(request))
     outside = _Outside(
         caller=caller,
         homes=paths.home_directories(caller),
         directory=_current_directory(),
-        scratch_place=used.scratch_place(shown),
+        scratch_place=used.scratch_place(),
     )
 
     place.enter()
     # What is made here is seen inside, by other users too.
     umask = os.umask(0o022)
     try:
-        arguments = _build(request, place, used, outside, bundle)
+        arguments = _build(request, place, used, outside, read)
     except UsernsError:
         raise
     except OSError as error:
@@ -101,16 +102,20 @@ def _build(
     place: Place,
     used: paths.Paths,
     outside: _Outside,
-    bundle: dict[str, Any] | None,
+    read: bundle.ReadBundle | None,
 ) -> list[str]:
     """Make the root filesystem and the bundle.
 
     :returns: the arguments that start runsc on them, under a watcher (csrc/watch.c).
     """
+    files = read.open_files() if read is not None else None
     scratch = mounts.mount_scratch(outside.scratch_place)
-    root, wanted = make_root(request, place, used, outside.homes, scratch, bundle)
+    if files is not None:
+        used = replace(used, tree=files.show(scratch))
+    given = read.config if read is not None else None
+    root, wanted = make_root(request, place, used, outside.homes, scratch, given)
     process = wanted["process"]
-    if request.cwd is not None or bundle is None:
+    if request.cwd is not None or given is None:
         process["cwd"] = _start_directory(request, root, outside.directory, used)
     command.check(
         process["args"][0],
@@ -135,27 +140,30 @@ def make_root(
     used: paths.Paths,
     homes: set[str],
     scratch: str,
-    bundle: dict[str, Any] | None,
+    given: dict[str, Any] | None,
 ) -> tuple[Rootfs, dict[str, Any]]:
     """Make the root filesystem in the empty directory `scratch`, and a config.json for it.
 
     :param homes: the home directories of the caller, which stay hidden.
-    :param bundle: the config.json of a bundle as :func:`config.read_bundle` gave it, or ``None``.
+    :param used: where the root filesystem of a bundle is, too.
+    :param given: the config.json of a bundle as :func:`config.read_bundle` gave it, with the paths
+        of what was opened for it, or ``None``.
     """
     root = Rootfs(scratch)
     if used.tree is None:
         _show_machine(root, homes)
     else:
         root.show_tree(used.tree)
-    wanted = _make_config(request, place, root, used, bundle)
+    wanted = _make_config(request, place, root, used, given)
     _complete(root, wanted, used, request)
     return root, wanted
 
 
-def tree_of(request: Request, bundle: dict[str, Any] | None) -> str | None:
-    """The directory to be shown as it is, or ``None`` for this machine's programs."""
-    if bundle is not None:
-        return str(bundle["root"]["path"])
+def tree_of(request: Request) -> str | None:
+    """The directory to be shown as it is, or ``None`` for this machine's programs.
+
+    That of a bundle is opened later, by :meth:`bundle.ReadBundle.open_files`.
+    """
     return "/" if request.expose_root else request.rootfs
 
 
@@ -185,11 +193,11 @@ def _make_config(
     place: Place,
     root: Rootfs,
     used: paths.Paths,
-    bundle: dict[str, Any] | None,
+    given: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    if bundle is not None:
-        config.apply_request(bundle, request, root.top, used.binds)
-        return bundle
+    if given is not None:
+        config.apply_request(given, request, root.top, used.binds)
+        return given
     uid = request.user[0] if request.user is not None else 0
     env = {"HOME": environment.home(uid), **request.env}
     return config.for_command(request, place, root.top, used.binds, env)
@@ -236,7 +244,7 @@ def _start_directory(request: Request, root: Rootfs, start: str, used: paths.Pat
             f"--wd {request.cwd}: there is no such directory in the sandbox",
             step="chdir",
             filename=request.cwd,
-            remedy=f"--bind {request.cwd}" if exists else None,
+            remedy=f"--bind {quoted(request.cwd)}" if exists else None,
         )
     return request.cwd
 
@@ -244,9 +252,9 @@ def _start_directory(request: Request, root: Rootfs, start: str, used: paths.Pat
 def _write_bundle(
     request: Request, used: paths.Paths, wanted: dict[str, Any], scratch: str
 ) -> runsc.RunOptions:
-    bundle = f"{scratch}/bundle"
-    os.mkdir(bundle)
-    with open(f"{bundle}/config.json", "wb") as file:
+    directory = f"{scratch}/bundle"
+    os.mkdir(directory)
+    with open(f"{directory}/config.json", "wb") as file:
         file.write(oci.serialise(wanted))
     state = used.state or f"{scratch}/state"
     paths.make_directory(state)
@@ -259,7 +267,7 @@ def _write_bundle(
     return runsc.RunOptions(
         state=state,
         log=used.debug_log or log,
-        bundle=bundle,
+        bundle=directory,
         # A second container of the same name would take the first one's state with it.
         container_id=f"usernsctl-{os.urandom(8).hex()}",
         network=request.network,

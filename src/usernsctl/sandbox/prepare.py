@@ -11,13 +11,14 @@ import os
 import pickle
 import socket
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from usernsctl import mounts
 from usernsctl.errors import NamespaceError, UsernsError
 from usernsctl.idmap import Extent
-from usernsctl.sandbox import config, launch, paths
+from usernsctl.sandbox import launch, paths
+from usernsctl.sandbox.bundle import ReadBundle
 from usernsctl.sandbox.place import Place
 from usernsctl.sandbox.request import Request
 from usernsctl.target import Target
@@ -27,6 +28,7 @@ from usernsctl.target import Target
 class Order:
     """What is to be made.
 
+    :ivar bundle: the bundle to be shown, or ``None``; who gives the order keeps it open.
     :ivar runsc: the path of runsc.
     :ivar uid: the map of uids, and so `gid`.
     :ivar homes: the home directories of the caller.
@@ -34,6 +36,7 @@ class Order:
     """
 
     request: Request
+    bundle: ReadBundle | None
     runsc: str
     uid: tuple[Extent, ...]
     gid: tuple[Extent, ...]
@@ -64,15 +67,18 @@ def prepare(order: Order) -> Prepared:
     """
     request = order.request
     place = Place(uid=order.uid, gid=order.gid, become=(0, 0), target=Target())
-    bundle = config.read_bundle(request, request.bundle, place) if request.bundle else None
-    used = paths.resolve(request, order.runsc, launch.tree_of(request, bundle))
+    used = paths.resolve(request, order.runsc, launch.tree_of(request))
     remedy = "install usernsctl again"
     init = paths.own_program("usernsctl-init", "sandboxes begin with", remedy)
     detach = paths.own_program("usernsctl-detach", "starts detached sandboxes", remedy)
-    shown = [mount["source"] for mount in config.bind_mounts(bundle or {})]
     os.umask(0o022)
-    scratch = mounts.mount_scratch(used.scratch_place([init, detach, order.state, *shown]))
-    _, wanted = launch.make_root(request, place, used, order.homes, scratch, bundle)
+    read = order.bundle
+    files = read.open_files() if read is not None else None
+    scratch = mounts.mount_scratch(used.scratch_place([init, detach, order.state]))
+    if files is not None:
+        used = replace(used, tree=files.show(scratch))
+    given = read.config if read is not None else None
+    _, wanted = launch.make_root(request, place, used, order.homes, scratch, given)
     os.mkdir(f"{scratch}/boxes", 0o700)
     return Prepared(scratch=scratch, init=init, detach=detach, config=wanted)
 
