@@ -3,20 +3,12 @@
 #include "error.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-
-#ifndef SYS_mount_setattr
-#define SYS_mount_setattr 442
-#endif
-#ifndef AT_RECURSIVE
-#define AT_RECURSIVE 0x8000
-#endif
 
 void un_setup_init(struct un_setup *setup)
 {
@@ -25,25 +17,6 @@ void un_setup_init(struct un_setup *setup)
     setup->gid = -1;
     setup->uid = -1;
     setup->parent_pidfd = -1;
-}
-
-int un_mount(const char *source, const char *target, const char *type, unsigned long flags,
-             const char *data, struct un_error *err)
-{
-    if (mount(source, target, type, flags, data))
-        return un_fail_errno(err, UN_STEP_MOUNT, target);
-    return 0;
-}
-
-int un_mount_read_only(const char *top, struct un_error *err)
-{
-    /* struct mount_attr of linux/mount.h, which does not go together with sys/mount.h. */
-    const struct {
-        uint64_t set, clear, propagation, userns_fd;
-    } attributes = {.set = 1}; /* MOUNT_ATTR_RDONLY */
-    if (syscall(SYS_mount_setattr, AT_FDCWD, top, AT_RECURSIVE, &attributes, sizeof attributes))
-        return un_fail_errno(err, UN_STEP_MOUNT, top);
-    return 0;
 }
 
 static int apply_mounts(const struct un_setup *setup, struct un_error *err)

@@ -24,7 +24,7 @@ import pytest
 from usernsctl import oci
 from usernsctl.errors import BundleError
 from usernsctl.idmap import Extent
-from usernsctl.sandbox import bundle as bundles
+from usernsctl.sandbox.bundle import OpenBundle, open_bundle
 from usernsctl.sandbox.place import Place
 from usernsctl.sandbox.request import Request
 from usernsctl.target import Target
@@ -99,20 +99,15 @@ def bind(source: str, **more: Any) -> dict[str, Any]:
     return config(mounts=[mount | more])
 
 
-def read(directory: Path, **how: Any) -> bundles.ReadBundle:
+def read(directory: Path, **how: Any) -> OpenBundle:
     """What `usernsctl run --bundle` does before anything is started."""
-    with oci.Bundle(directory) as opened:
-        return read_opened(opened, **how)
-
-
-def read_opened(opened: oci.Bundle, **how: Any) -> bundles.ReadBundle:
     own = Place(
         uid=(Extent(0, os.geteuid(), 1),),
         gid=(Extent(0, os.getegid(), 1),),
         become=(0, 0),
         target=Target(),
     )
-    return bundles.read(Request(bundle=opened.path, **how), opened, own)
+    return open_bundle(Request(bundle=str(directory), **how), str(directory), own)
 
 
 def is_refused(directory: Path, cause: str, **how: Any) -> bool:
@@ -421,12 +416,12 @@ def test_hostile_swaps_of_the_bundle_are_noticed(tally: Any, bundle: Path, secre
     shutil.copytree(bundle, other)
     (other / "data/file").write_text(SECRET)
     write(bundle, bind("data"))
-    with oci.Bundle(bundle) as opened:
-        judged = read_opened(opened)
-        with judged.open_files():
-            pass
-        bundle.rename(bundle.with_name("away"))
-        other.rename(bundle)
+    judged = read(bundle)
+    files = [judged.tree, *judged.sources.values()]
+    assert [file.here().path for file in files] == [file.path for file in files]
+    bundle.rename(bundle.with_name("away"))
+    other.rename(bundle)
+    for file in files:
         tally.tried()
-        with contextlib.suppress(BundleError), judged.open_files():
-            tally.succeeded("the other bundle's files")
+        with contextlib.suppress(OSError):
+            tally.succeeded(f"{file.here().path} of the other bundle")

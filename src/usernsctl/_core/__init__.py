@@ -19,12 +19,13 @@ from usernsctl._core.records import (
 )
 from usernsctl._core.running import (
     apply_setup,
+    bind,
     create_namespaces,
     enter,
     exec_command,
     join,
     mount,
-    mount_read_only,
+    mount_restrict,
     spawn,
 )
 
@@ -40,13 +41,14 @@ __all__ = [
     "Setup",
     "Spawn",
     "apply_setup",
+    "bind",
     "cause",
     "create_namespaces",
     "enter",
     "exec_command",
     "join",
     "mount",
-    "mount_read_only",
+    "mount_restrict",
     "parse_extent",
     "plan",
     "setup_to_join",

@@ -23,7 +23,6 @@ class Bundle:
     """The directory of a bundle: an open descriptor, which all paths of it are followed from.
 
     :ivar path: what it was opened as, for messages.
-    :ivar absolute: the same from / on, wherever this process goes.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -33,7 +32,8 @@ class Bundle:
         """
         self.path = os.fspath(path)
         self.descriptor = -1
-        self.absolute = os.path.abspath(self.path)
+        absolute = os.path.abspath(self.path)
+        self._named_as = (absolute, os.path.realpath(absolute))
         try:
             flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
             self.descriptor = os.open(self.path, flags)
@@ -89,7 +89,7 @@ class Bundle:
         """
         if not path.startswith("/"):
             return path
-        for base in (self.absolute, os.path.realpath(self.absolute)):
+        for base in self._named_as:
             if path == base:
                 return "."
             if path.startswith(f"{base.rstrip('/')}/"):
@@ -134,12 +134,6 @@ class Bundle:
             os.fsync(directory)
         finally:
             os.close(directory)
-
-    @property
-    def identity(self) -> tuple[int, int]:
-        """What tells the directory from all others for as long as it is open: device and inode."""
-        status = os.fstat(self.descriptor)
-        return status.st_dev, status.st_ino
 
     def close(self) -> None:
         if self.descriptor >= 0:

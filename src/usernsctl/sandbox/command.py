@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from collections.abc import Mapping
 
 from usernsctl.errors import CommandNotExecutableError, CommandNotFoundError
+from usernsctl.opened import Opened
 from usernsctl.sandbox.environment import DEFAULT_PATH
 from usernsctl.sandbox.view import View, Walk
 from usernsctl.shown import quoted
@@ -50,15 +52,18 @@ def check(
         if is_unknown(walk.wanted):
             return
         walks.append(walk)
-    found = [walk for walk in walks if walk.complete and os.path.isfile(walk.outside)]
+    found = [(walk, walk.file) for walk in walks if walk.complete and walk.file is not None]
+    found = [(walk, file) for walk, file in found if stat.S_ISREG(file.status.st_mode)]
     if not found:
         raise _not_found(command, search, view, caller)
-    executable = [walk for walk in found if os.stat(walk.outside).st_mode & 0o111]
+    executable = [(walk, file) for walk, file in found if file.status.st_mode & 0o111]
     if not executable:
         raise CommandNotExecutableError(
-            f"{found[0].inside} is there, but it is not executable", step="exec", filename=command
+            f"{found[0][0].inside} is there, but it is not executable",
+            step="exec",
+            filename=command,
         )
-    _check_interpreter(executable[0], view)
+    _check_interpreter(*executable[0], view)
 
 
 def is_unknown(path: str) -> bool:
@@ -66,10 +71,10 @@ def is_unknown(path: str) -> bool:
     return any(path == top or path.startswith(f"{top}/") for top in _UNKNOWN)
 
 
-def _check_interpreter(script: Walk, view: View) -> None:
+def _check_interpreter(script: Walk, opened: Opened, view: View) -> None:
     """Venvs are why: their scripts name an interpreter that links to one elsewhere."""
     try:
-        with open(script.outside, "rb") as file:
+        with open(opened.open(), "rb") as file:
             line = file.read(_SHEBANG_MAX).split(b"\n")[0]
         words = os.fsdecode(line.removeprefix(b"#!")).split()
         if not line.startswith(b"#!") or not words:

@@ -181,14 +181,10 @@ def bind_mounts(config: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def empty_mounts(config: dict[str, Any]) -> list[str]:
-    """Where something empty is mounted that the command may write to."""
-    binds = bind_mounts(config)
-    return [
-        mount["destination"]
-        for mount in config.get("mounts") or ()
-        if mount.get("type") == "tmpfs" and mount not in binds
-    ]
+def is_read_only(mount: dict[str, Any]) -> bool:
+    """Whether the last of its options about that says so, as runsc reads them."""
+    said = [name for name in mount.get("options") or () if name in ("ro", "rro", "rw")]
+    return bool(said) and said[-1] != "rw"
 
 
 def environment_of(config: dict[str, Any]) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
+from usernsctl import opened
 from usernsctl.errors import CommandError
 
 PASSED_ON = ("PATH", "LANG", "TERM")
@@ -53,7 +54,7 @@ def read_file(path: str, caller: Mapping[str, str]) -> dict[str, str]:
     :raises CommandError: the file can't be read, or a line is malformed.
     """
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(opened.follow(path).open(), encoding="utf-8") as file:
             lines = file.read().split("\n")
     except OSError as error:
         raise _error(f"--env-file {path}: {error.strerror}", path) from error

@@ -23,17 +23,15 @@ from usernsctl.idmap import IdMap
 from usernsctl.namespace import Namespace
 from usernsctl.plan import plan
 from usernsctl.process import PIPE
-from usernsctl.sandbox import bundle as bundles
 from usernsctl.sandbox import checks, config, environment, launch, paths
 from usernsctl.sandbox.box import Sandbox
+from usernsctl.sandbox.bundle import open_bundle
 from usernsctl.sandbox.options import StartOptions
 from usernsctl.sandbox.place import Place
 from usernsctl.sandbox.prepare import Order, Prepared
 from usernsctl.sandbox.request import Bind, Request
 from usernsctl.state import state_directory
 from usernsctl.target import Target
-
-_NO_BUNDLE = contextlib.nullcontext()
 
 # Until a sandbox says what it runs; a config.json must have a command.
 _NO_COMMAND = ("true",)
@@ -103,17 +101,16 @@ class SandboxHost:
         )
         _check_request(self.request)
         self._place = _make_place(idmap)
+        self.runsc = runsc.find(os.environ)
+        order = _make_order(self.request, self._place, self.runsc)
+        self.restrictions = hardening.for_run(ids=self._place.id_count)
         self._lock = threading.Lock()
-        with oci.Bundle(self.request.bundle) if self.request.bundle else _NO_BUNDLE as opened:
-            order = _make_order(self.request, self._place, opened)
-            self.runsc = order.runsc
-            self.restrictions = hardening.for_run(ids=self._place.id_count)
-            self.namespace = Namespace.create(idmap, mount=True)
-            try:
-                self.prepared, self.directory = _prepare(self.namespace, order)
-            except BaseException:
-                self.namespace.close()
-                raise
+        self.namespace = Namespace.create(idmap, mount=True)
+        try:
+            self.prepared, self.directory = _prepare(self.namespace, order)
+        except BaseException:
+            self.namespace.close()
+            raise
 
     def start(self, args: Args = (), **options: Unpack[StartOptions]) -> Sandbox:
         """Start a command in a sandbox of its own: :class:`Sandbox` has the arguments."""
@@ -238,14 +235,16 @@ def _make_place(idmap: IdMap) -> Place:
     return place
 
 
-def _make_order(request: Request, place: Place, opened: oci.Bundle | None) -> Order:
+def _make_order(request: Request, place: Place, program: str) -> Order:
+    bundle = open_bundle(request, request.bundle, place) if request.bundle else None
     return Order(
         request=request,
-        bundle=bundles.read(request, opened, place) if opened is not None else None,
-        runsc=runsc.find(os.environ),
+        used=launch.resolve(request, program, bundle),
+        bundle=bundle.config if bundle is not None else None,
         uid=place.uid,
         gid=place.gid,
         homes=paths.home_directories(os.environ),
+        is_root=os.geteuid() == 0,
         state=os.path.abspath(state_directory()),
     )
 
@@ -264,7 +263,7 @@ def _prepare(namespace: Namespace, order: Order) -> tuple[Prepared, int]:
                 input=pickle.dumps(order),
                 stdout=PIPE,
                 stderr=PIPE,
-                pass_fds=[theirs.fileno()],
+                pass_fds=[theirs.fileno(), *order.used.descriptors()],
             )
         _, fds, _, _ = socket.recv_fds(ours, 1, 1)
     with contextlib.ExitStack() as undo:

@@ -7,17 +7,19 @@ when this process ends, however it ends.
 
 from __future__ import annotations
 
-import contextlib
 import os
+import stat
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from usernsctl import hardening, mounts, oci, runsc
+from usernsctl import hardening, mounts, oci, opened, runsc
 from usernsctl.errors import CommandError, NamespaceError, RunscError, UsernsError
+from usernsctl.opened import Opened
 from usernsctl.process import pass_only, restore_signals
-from usernsctl.sandbox import bundle, command, config, environment, paths
+from usernsctl.sandbox import command, config, environment, paths
+from usernsctl.sandbox.bundle import OpenBundle, open_bundle
 from usernsctl.sandbox.place import Place
 from usernsctl.sandbox.request import Request
 from usernsctl.sandbox.rootfs import Rootfs, private_files
@@ -27,6 +29,13 @@ from usernsctl.shown import quoted
 VERIFIER_INSIDE = "/.usernsctl-verify"
 
 _RESOLVER = "/etc/resolv.conf"
+_RESOLVER_BYTES = 1 << 16
+
+# What a sandbox must see, whosever home it is.
+_PROGRAM_DIRECTORIES = (
+    *environment.DEFAULT_PATH.split(":"),
+    *("/etc", "/lib", "/lib32", "/lib64", "/opt", "/usr/lib", "/usr/share"),
+)
 
 # A start writes some 15 KiB.
 _LOG_BYTES = 1 << 20
@@ -58,21 +67,25 @@ def run(
     if place.single_id_reason is not None:
         notify(f"going on with one id, as --allow-single-id allows: {place.single_id_reason}")
     config.check_ids(place, request.user or (0, 0))
-    directory = oci.Bundle(request.bundle) if request.bundle else None
-    read = bundle.read(request, directory, place) if directory is not None else None
-    used = paths.resolve(request, program, tree_of(request))
+    opened_bundle = open_bundle(request, request.bundle, place) if request.bundle else None
+    bundle = opened_bundle.config if opened_bundle is not None else None
+    used = resolve(request, program, opened_bundle)
     outside = _Outside(
         caller=caller,
         homes=paths.home_directories(caller),
         directory=_current_directory(),
+        program=program,
         scratch_place=used.scratch_place(),
+        is_root=os.geteuid() == 0,
     )
 
     place.enter()
     # What is made here is seen inside, by other users too.
-    umask = os.umask(0o022)
+    os.umask(0o022)
     try:
-        arguments = _build(request, place, used, outside, read)
+        # Before the first mount, which could cover them.
+        used = used.here()
+        arguments = _build(request, place, used, outside, bundle)
     except UsernsError:
         raise
     except OSError as error:
@@ -83,8 +96,9 @@ def run(
             filename=error.filename,
         ) from error
     _give_up(request, place)
-    os.umask(umask)
-    _hand_over(arguments)
+    # What runsc writes is for the caller alone. The command has a umask of its own.
+    os.umask(0o077)
+    _hand_over(arguments, used)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +108,9 @@ class _Outside:
     caller: Mapping[str, str]
     homes: set[str]
     directory: str
+    program: str
     scratch_place: str
+    is_root: bool
 
 
 def _build(
@@ -102,20 +118,18 @@ def _build(
     place: Place,
     used: paths.Paths,
     outside: _Outside,
-    read: bundle.ReadBundle | None,
+    bundle: dict[str, Any] | None,
 ) -> list[str]:
     """Make the root filesystem and the bundle.
 
     :returns: the arguments that start runsc on them, under a watcher (csrc/watch.c).
     """
-    files = read.open_files() if read is not None else None
     scratch = mounts.mount_scratch(outside.scratch_place)
-    if files is not None:
-        used = replace(used, tree=files.show(scratch))
-    given = read.config if read is not None else None
-    root, wanted = make_root(request, place, used, outside.homes, scratch, given)
+    root, wanted = make_root(
+        request, place, used, scratch, bundle, homes=outside.homes, is_root=outside.is_root
+    )
     process = wanted["process"]
-    if request.cwd is not None or given is None:
+    if request.cwd is not None or bundle is None:
         process["cwd"] = _start_directory(request, root, outside.directory, used)
     command.check(
         process["args"][0],
@@ -127,44 +141,80 @@ def _build(
     if used.verifier is not None:
         process["args"] = [VERIFIER_INSIDE, *process["args"]]
     options = _write_bundle(request, used, wanted, scratch)
+    watcher, program = _show_programs(used, outside.program, scratch)
     explain = [sys.executable, "-I", "-m", "usernsctl.sandbox.failure", options.log]
     # With a terminal, runsc passes signals on itself.
-    kill = [] if request.terminal else runsc.kill_command(used.runsc, options)
-    run = runsc.command_line(used.runsc, options)
-    return [used.watcher, f"{runsc.FAILED},{runsc.CRASHED}", *explain, "--", *kill, "--", *run]
+    kill = [] if request.terminal else runsc.kill_command(outside.program, options)
+    run = runsc.command_line(outside.program, options)
+    statuses = f"{runsc.FAILED},{runsc.CRASHED}"
+    return [watcher, statuses, program, *explain, "--", *kill, "--", *run]
+
+
+def _show_programs(used: paths.Paths, runsc_path: str, scratch: Opened) -> tuple[str, str]:
+    """The paths to execute the watcher and runsc by: nothing that is mounted can cover them."""
+    os.mkdir("programs", 0o700, dir_fd=scratch.fd)
+    directory = scratch.child("programs")
+    watcher = show_program(used.watcher, directory)
+    if is_script(used.runsc):
+        return watcher, used.runsc.path
+    # No mount, since runsc looks for files of its own beside its real path. And a link, since
+    # processes are known by the name of what was executed.
+    name = os.path.basename(runsc_path)
+    os.symlink(f"/proc/self/fd/{used.runsc.fd}", name, dir_fd=directory.fd)
+    return watcher, f"{directory.path}/{name}"
+
+
+def show_program(program: Opened, directory: Opened) -> str:
+    """Show a program in a directory of ours; returns its path there."""
+    name = os.path.basename(program.path)
+    os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600, dir_fd=directory.fd))
+    mounts.bind(program, directory.child(name), mounts.ATTR_RDONLY)
+    return f"{directory.path}/{name}"
+
+
+def is_script(program: Opened) -> bool:
+    """Whether it is executed by an interpreter, which needs a path to read it by."""
+    try:
+        with open(program.open(), "rb") as file:
+            return file.read(2) == b"#!"
+    except PermissionError:
+        return False
+
+
+def resolve(request: Request, program: str, bundle: OpenBundle | None) -> paths.Paths:
+    """Open what a request names besides its bundle.
+
+    :raises UsernsError: something of it can't be had.
+    """
+    if bundle is not None:
+        return paths.resolve(request, program, bundle.tree, bundle.sources)
+    return paths.resolve(request, program, "/" if request.expose_root else request.rootfs)
 
 
 def make_root(
     request: Request,
     place: Place,
     used: paths.Paths,
+    scratch: Opened,
+    bundle: dict[str, Any] | None,
+    *,
     homes: set[str],
-    scratch: str,
-    given: dict[str, Any] | None,
+    is_root: bool,
 ) -> tuple[Rootfs, dict[str, Any]]:
     """Make the root filesystem in the empty directory `scratch`, and a config.json for it.
 
+    :param bundle: the config.json of a bundle as :func:`config.read_bundle` gave it, or ``None``.
     :param homes: the home directories of the caller, which stay hidden.
-    :param used: where the root filesystem of a bundle is, too.
-    :param given: the config.json of a bundle as :func:`config.read_bundle` gave it, with the paths
-        of what was opened for it, or ``None``.
+    :param is_root: whether the caller is root, who may read more than programs inside should.
     """
     root = Rootfs(scratch)
     if used.tree is None:
-        _show_machine(root, homes)
+        _show_machine(root, homes, is_root=is_root)
     else:
         root.show_tree(used.tree)
-    wanted = _make_config(request, place, root, used, given)
+    wanted = _make_config(request, place, root, used, bundle)
     _complete(root, wanted, used, request)
     return root, wanted
-
-
-def tree_of(request: Request) -> str | None:
-    """The directory to be shown as it is, or ``None`` for this machine's programs.
-
-    That of a bundle is opened later, by :meth:`bundle.ReadBundle.open_files`.
-    """
-    return "/" if request.expose_root else request.rootfs
 
 
 def _current_directory() -> str:
@@ -174,18 +224,41 @@ def _current_directory() -> str:
         return "/"
 
 
-def _show_machine(root: Rootfs, homes: set[str]) -> None:
+def _show_machine(root: Rootfs, homes: set[str], *, is_root: bool) -> None:
     """The programs of this machine, without what is private in the directories shown."""
     root.show_programs()
     # Root and members of some groups may read more than the programs inside should.
-    for path in private_files("/etc"):
-        root.hide(path)
+    for file in private_files(root.top.child("etc")):
+        root.hide(file)
     for home in sorted(homes):
-        if home.startswith("/opt/"):
-            if os.path.isdir(home):
-                root.hide(os.path.realpath(home))
-        elif not root.is_shown(home):
-            root.add_directory(home)
+        _hide_home(root, home)
+
+
+def _hide_home(root: Rootfs, home: str) -> None:
+    """Have an empty directory in place of a home.
+
+    :raises CommandError: it is where the programs are.
+    """
+    try:
+        walk = root.view.walk(home)
+    except PermissionError:
+        # Whoever can't look into a directory on the way can't inside, either.
+        return
+    if not root.is_shown(walk):
+        root.add_directory(home)
+    elif walk.complete and walk.file is not None and walk.file.is_directory:
+        kept = [name for name in _PROGRAM_DIRECTORIES if f"{name}/".startswith(f"{walk.inside}/")]
+        if not kept:
+            root.hide(walk.file)
+        # As the user database has it for some users of services; it is not theirs.
+        elif walk.file.status.st_uid == 0:
+            raise CommandError(
+                f"{home} is a home directory, which a sandbox must not see, "
+                f"but {kept[0]} is in it, which it needs",
+                step="home",
+                filename=home,
+                remedy="set HOME to a directory with nothing but your own files",
+            )
 
 
 def _make_config(
@@ -193,14 +266,14 @@ def _make_config(
     place: Place,
     root: Rootfs,
     used: paths.Paths,
-    given: dict[str, Any] | None,
+    bundle: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    if given is not None:
-        config.apply_request(given, request, root.top, used.binds)
-        return given
+    if bundle is not None:
+        config.apply_request(bundle, request, root.top.path, used.binds)
+        return bundle
     uid = request.user[0] if request.user is not None else 0
     env = {"HOME": environment.home(uid), **request.env}
-    return config.for_command(request, place, root.top, used.binds, env)
+    return config.for_command(request, place, root.top.path, used.binds, env)
 
 
 def _complete(root: Rootfs, wanted: dict[str, Any], used: paths.Paths, request: Request) -> None:
@@ -209,20 +282,34 @@ def _complete(root: Rootfs, wanted: dict[str, Any], used: paths.Paths, request: 
         root.show_file(used.verifier, VERIFIER_INSIDE)
     if request.network == "host":
         _show_resolver(root)
-    for mount in config.bind_mounts(wanted):
-        root.expect_bind(mount["source"], mount["destination"])
-    for destination in config.empty_mounts(wanted):
-        root.expect_empty(destination)
+    mounted = wanted.get("mounts") or []
+    # gVisor mounts what is above first, and runsc must do so too, or it would show what is below
+    # the mount that covers it.
+    mounted.sort(key=lambda mount: os.path.normpath(mount["destination"]).count("/"))
+    binds = config.bind_mounts(wanted)
+    for mount in binds:
+        mount["source"], mount["destination"] = root.expect_bind(
+            used.sources[mount["source"]],
+            mount["destination"],
+            read_only=config.is_read_only(mount),
+        )
+    for mount in mounted:
+        if mount not in binds:
+            root.expect_mount(mount["destination"], is_empty=mount.get("type") == "tmpfs")
     root.finish()
 
 
 def _show_resolver(root: Rootfs) -> None:
     """Where resolv.conf links to a file in /run, as it often does, have a copy of it there."""
-    with contextlib.suppress(FileNotFoundError, PermissionError):
-        with open(_RESOLVER, "rb") as file:
-            content = file.read()
-        if not root.view.walk(_RESOLVER).complete:
-            root.add_file(_RESOLVER, content)
+    try:
+        found = opened.follow(_RESOLVER)
+        if root.view.walk(_RESOLVER).complete or not stat.S_ISREG(found.status.st_mode):
+            return
+        with open(found.open(), "rb") as file:
+            content = file.read(_RESOLVER_BYTES)
+    except (FileNotFoundError, PermissionError):
+        return
+    root.add_file(_RESOLVER, content)
 
 
 def _start_directory(request: Request, root: Rootfs, start: str, used: paths.Paths) -> str:
@@ -231,7 +318,8 @@ def _start_directory(request: Request, root: Rootfs, start: str, used: paths.Pat
     :raises CommandError: the directory asked for is not there.
     """
     if request.cwd is None:
-        if used.tree not in (None, "/") or not root.has_directory(start):
+        is_machine = used.tree is None or used.tree.path == "/"
+        if not is_machine or not root.has_directory(start):
             return "/"
         return start
     if not request.cwd.startswith("/"):
@@ -250,24 +338,22 @@ def _start_directory(request: Request, root: Rootfs, start: str, used: paths.Pat
 
 
 def _write_bundle(
-    request: Request, used: paths.Paths, wanted: dict[str, Any], scratch: str
+    request: Request, used: paths.Paths, wanted: dict[str, Any], scratch: Opened
 ) -> runsc.RunOptions:
-    directory = f"{scratch}/bundle"
-    os.mkdir(directory)
-    with open(f"{directory}/config.json", "wb") as file:
+    for name in ("bundle", "state", "log"):
+        os.mkdir(name, 0o700, dir_fd=scratch.fd)
+    with open(f"{scratch.path}/bundle/config.json", "wb") as file:
         file.write(oci.serialise(wanted))
-    state = used.state or f"{scratch}/state"
-    paths.make_directory(state)
+    log = scratch.child("log")
     if used.debug_log is not None:
-        paths.make_directory(used.debug_log)
-    log = f"{scratch}/log"
-    os.mkdir(log)
-    # Of a sandbox that runs for months, the beginning will do.
-    mounts.mount_tmpfs(log, _LOG_BYTES)
+        mounts.bind(used.debug_log, log, mounts.ATTR_NOSUID | mounts.ATTR_NODEV)
+    else:
+        # Of a sandbox that runs for months, the beginning will do.
+        mounts.mount_tmpfs(log.path, _LOG_BYTES)
     return runsc.RunOptions(
-        state=state,
-        log=used.debug_log or log,
-        bundle=directory,
+        state=used.state.path if used.state is not None else f"{scratch.path}/state",
+        log=log.path,
+        bundle=f"{scratch.path}/bundle",
         # A second container of the same name would take the first one's state with it.
         container_id=f"usernsctl-{os.urandom(8).hex()}",
         network=request.network,
@@ -282,21 +368,24 @@ def _give_up(request: Request, place: Place) -> None:
     ).apply()
 
 
-def _hand_over(arguments: list[str]) -> NoReturn:
-    """Execute the watcher, with nothing of ours but standard input, output and error.
+def _hand_over(arguments: list[str], used: paths.Paths) -> NoReturn:
+    """Execute the watcher, with standard input, output and error, and the program that is runsc.
 
     :raises RunscError: the kernel refused.
     """
     _prepare_standard()
-    pass_only(())
+    # The watcher passes it on to nobody (csrc/watch.c).
+    pass_only([used.runsc.fd])
     restore_signals()
     # The directory we were in may lie under the tmpfs.
     os.chdir("/")
     try:
+        # A script is executed by its path.
+        used.runsc.here()
         os.execve(arguments[0], arguments, environment.RUNSC)
     except OSError as error:
         raise RunscError(
-            f"{arguments[0]}: {error.strerror}",
+            f"{error.filename or arguments[0]}: {error.strerror}",
             step="runsc",
             errno=error.errno or 0,
             filename=arguments[0],

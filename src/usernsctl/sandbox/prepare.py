@@ -11,14 +11,13 @@ import os
 import pickle
 import socket
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from usernsctl import mounts
 from usernsctl.errors import NamespaceError, UsernsError
 from usernsctl.idmap import Extent
 from usernsctl.sandbox import launch, paths
-from usernsctl.sandbox.bundle import ReadBundle
 from usernsctl.sandbox.place import Place
 from usernsctl.sandbox.request import Request
 from usernsctl.target import Target
@@ -28,19 +27,21 @@ from usernsctl.target import Target
 class Order:
     """What is to be made.
 
-    :ivar bundle: the bundle to be shown, or ``None``; who gives the order keeps it open.
-    :ivar runsc: the path of runsc.
+    :ivar used: the files that it takes; the child has the same descriptors.
+    :ivar bundle: the config.json of a bundle as :func:`config.read_bundle` gave it, or ``None``.
     :ivar uid: the map of uids, and so `gid`.
     :ivar homes: the home directories of the caller.
+    :ivar is_root: whether the caller is root.
     :ivar state: the directory for runsc's state of detached sandboxes.
     """
 
     request: Request
-    bundle: ReadBundle | None
-    runsc: str
+    used: paths.Paths
+    bundle: dict[str, Any] | None
     uid: tuple[Extent, ...]
     gid: tuple[Extent, ...]
     homes: set[str]
+    is_root: bool
     state: str
 
 
@@ -65,22 +66,30 @@ def prepare(order: Order) -> Prepared:
 
     :raises UsernsError: it can't be had; the reasons are those of ``usernsctl run``.
     """
-    request = order.request
     place = Place(uid=order.uid, gid=order.gid, become=(0, 0), target=Target())
-    used = paths.resolve(request, order.runsc, launch.tree_of(request))
+    # Before the first mount, which could cover them.
+    used = order.used.here()
     remedy = "install usernsctl again"
     init = paths.own_program("usernsctl-init", "sandboxes begin with", remedy)
     detach = paths.own_program("usernsctl-detach", "starts detached sandboxes", remedy)
     os.umask(0o022)
-    read = order.bundle
-    files = read.open_files() if read is not None else None
-    scratch = mounts.mount_scratch(used.scratch_place([init, detach, order.state]))
-    if files is not None:
-        used = replace(used, tree=files.show(scratch))
-    given = read.config if read is not None else None
-    _, wanted = launch.make_root(request, place, used, order.homes, scratch, given)
-    os.mkdir(f"{scratch}/boxes", 0o700)
-    return Prepared(scratch=scratch, init=init, detach=detach, config=wanted)
+    scratch = mounts.mount_scratch(used.scratch_place([order.state]))
+    _, wanted = launch.make_root(
+        order.request,
+        place,
+        used,
+        scratch,
+        order.bundle,
+        homes=order.homes,
+        is_root=order.is_root,
+    )
+    for name in ("boxes", "programs"):
+        os.mkdir(name, 0o700, dir_fd=scratch.fd)
+    programs = scratch.child("programs")
+    shown = [launch.show_program(program, programs) for program in (init, detach)]
+    # Sandboxes are started by its path, since it looks for files of its own beside that.
+    used.runsc.here()
+    return Prepared(scratch=scratch.path, init=shown[0], detach=shown[1], config=wanted)
 
 
 def main(connection: socket.socket) -> None:
