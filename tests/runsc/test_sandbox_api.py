@@ -120,7 +120,7 @@ def test_a_sandbox_may_have_a_host_of_its_own() -> None:
 def test_a_bundle_is_run(tmp_path: Path, usernsctl: Program) -> None:
     made = usernsctl("bundle", "init", tmp_path / "b", "--rootfs", "/", "--", "sh", "-c", "exit 6")
     assert made.returncode == 0, made.stderr
-    with un.SandboxHost(bundle=str(tmp_path / "b")) as bundle:
+    with un.SandboxHost(bundle=str(tmp_path / "b"), trust=True) as bundle:
         with bundle.start() as box:
             assert box.wait(PATIENCE) == 6
         with bundle.start(["sh", "-c", "exit 7"]) as box:

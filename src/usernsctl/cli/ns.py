@@ -16,6 +16,7 @@ from usernsctl.cli import caller
 from usernsctl.holder import NamedNamespace
 from usernsctl.namespace import Namespace
 from usernsctl.process import Popen
+from usernsctl.shown import shown, shown_lines
 
 _PASSED_ON = (
     *(signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT),
@@ -39,7 +40,7 @@ def create(name: str, options: tuple[str, ...]) -> None:
     """
     made = named.create_named(name, options)
     if made.notice:
-        print(made.notice, file=sys.stderr)
+        print(shown_lines(made.notice), file=sys.stderr)
 
 
 @ns_group.command("list")
@@ -66,7 +67,7 @@ def list_(as_json: bool) -> None:
     ]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for row in table:
-        print("  ".join(map(str.ljust, row, widths)).rstrip())
+        print(shown("  ".join(map(str.ljust, row, widths)).rstrip()))
 
 
 @ns_group.command("exec", context_settings=_NOT_OURS)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
-from usernsctl.cli import caller, values
+from usernsctl.cli import caller, say, values
 
 if TYPE_CHECKING:
     from usernsctl.idmap import Fill, IdMap
@@ -73,6 +73,20 @@ _FILES, _PROCESS, _ISOLATION, _RUNSC = "Files", "The command", "Isolation", "run
     metavar="DIR",
     help="Run an OCI bundle. Its config.json is mended where needed, in memory; options and CMD "
     "replace what it says.",
+)
+@_option(
+    _FILES,
+    "--trust-bundle",
+    is_flag=True,
+    help="Take the bundle's bind mounts, annotations and capabilities as they are written. Without "
+    "it, the bundle is a stranger's data, and may show nothing but its own files.",
+)
+@_option(
+    _FILES,
+    "--allow-hooks",
+    is_flag=True,
+    help="Let the bundle's hooks run: programs of its choice that run OUTSIDE gVisor, on this "
+    "machine's kernel, as you.",
 )
 @_option(
     _FILES,
@@ -241,7 +255,7 @@ def run_command(**given: Any) -> NoReturn:
     program = given.pop("program")
     run(
         Request(args=given.pop("command"), env=env, idmap=idmap, **given),
-        notify=lambda text: click.echo(f"usernsctl: {text}", err=True),
+        notify=lambda text: say(f"usernsctl: {text}"),
         program=program,
     )
 
@@ -278,6 +292,9 @@ def _check_combination(given: dict[str, Any]) -> None:
     for name in ("rootfs", "bundle"):
         if given[name] == "":
             raise click.UsageError(f"--{name} needs a directory, not an empty string")
+    for name in ("trust_bundle", "allow_hooks"):
+        if given[name] and not given["bundle"]:
+            raise click.UsageError(f"--{name.replace('_', '-')} is about a bundle: give --bundle")
     if not given["command"] and not given["bundle"]:
         raise click.UsageError("no command: give one, as in: usernsctl run -- cat /proc/version")
     if given["command"] and not given["command"][0]:

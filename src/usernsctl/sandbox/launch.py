@@ -18,10 +18,12 @@ from usernsctl.errors import CommandError, NamespaceError, RunscError, UsernsErr
 from usernsctl.opened import Opened
 from usernsctl.process import pass_only, restore_signals
 from usernsctl.sandbox import command, config, environment, paths
+from usernsctl.sandbox.bundle import OpenBundle, open_bundle
 from usernsctl.sandbox.place import Place
 from usernsctl.sandbox.request import Request
 from usernsctl.sandbox.rootfs import Rootfs
 from usernsctl.sandbox.standard import append_at_end
+from usernsctl.shown import quoted
 
 VERIFIER_INSIDE = "/.usernsctl-verify"
 
@@ -66,8 +68,9 @@ def run(
     if place.single_id_reason is not None:
         notify(f"going on with one id, as --allow-single-id allows: {place.single_id_reason}")
     config.check_ids(place, request.user or (0, 0))
-    bundle = config.read_bundle(request, request.bundle, place) if request.bundle else None
-    used = resolve(request, program, bundle)
+    opened_bundle = open_bundle(request, request.bundle, place) if request.bundle else None
+    bundle = opened_bundle.config if opened_bundle is not None else None
+    used = resolve(request, program, opened_bundle)
     outside = _Outside(
         caller=caller,
         homes=paths.home_directories(caller),
@@ -179,13 +182,14 @@ def is_script(program: Opened) -> bool:
         return False
 
 
-def resolve(request: Request, program: str, bundle: dict[str, Any] | None) -> paths.Paths:
-    """Open what a request and its bundle name.
+def resolve(request: Request, program: str, bundle: OpenBundle | None) -> paths.Paths:
+    """Open what a request names besides its bundle.
 
     :raises UsernsError: something of it can't be had.
     """
-    sources = {mount["source"]: None for mount in config.bind_mounts(bundle or {})}
-    return paths.resolve(request, program, tree_of(request, bundle), sources)
+    if bundle is not None:
+        return paths.resolve(request, program, bundle.tree, bundle.sources)
+    return paths.resolve(request, program, "/" if request.expose_root else request.rootfs)
 
 
 def make_root(
@@ -212,13 +216,6 @@ def make_root(
     wanted = _make_config(request, place, root, used, bundle)
     _complete(root, wanted, used, request)
     return root, wanted
-
-
-def tree_of(request: Request, bundle: dict[str, Any] | None) -> str | None:
-    """The directory to be shown as it is, or ``None`` for this machine's programs."""
-    if bundle is not None:
-        return str(bundle["root"]["path"])
-    return "/" if request.expose_root else request.rootfs
 
 
 def _current_directory() -> str:
@@ -333,7 +330,7 @@ def _start_directory(request: Request, root: Rootfs, start: str, used: paths.Pat
             f"--wd {request.cwd}: there is no such directory in the sandbox",
             step="chdir",
             filename=request.cwd,
-            remedy=f"--bind {request.cwd}" if exists else None,
+            remedy=f"--bind {quoted(request.cwd)}" if exists else None,
         )
     return request.cwd
 
