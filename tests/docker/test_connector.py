@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import gvisor
 import pytest
 from connector import of_type
 
@@ -145,7 +146,7 @@ def test_python_variables_are_the_program_s_only(plain: Engine) -> None:
             *["--entrypoint=in-gvisor", CONNECTOR, "python3", "-c", "print('ran')"],
         )
     assert done.stdout == "ran\n"
-    assert done.stderr == "Linux version 4.4.0 #1 SMP Sun Jan 10 15:06:54 PST 2016\n"
+    assert gvisor.is_version(done.stderr)
     done = plain(
         *["run", "--rm", *PROTECTED, "--env=PYTHONHOME=/nowhere", "--entrypoint=in-gvisor"],
         *[CONNECTOR, "printenv", "PYTHONHOME"],
