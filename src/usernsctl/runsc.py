@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import struct
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import BinaryIO
 
 from usernsctl.errors import RunscError
-
-VARIABLE = "USERNSCTL_RUNSC"
+from usernsctl.releases import INSTALL, VARIABLE, not_runsc, release_of
 
 NETWORKS = ("none", "host")
 PLATFORMS = ("systrap", "ptrace", "kvm")
@@ -22,10 +20,6 @@ PLATFORMS = ("systrap", "ptrace", "kvm")
 # in Go does. A command may end with them too.
 FAILED = 128
 CRASHED = 2
-
-_INSTALL = (
-    "sudo apt install runsc (Debian), or follow 'Installation' in gVisor's user guide at gvisor.dev"
-)
 
 # The names of the machine types that runsc is built for, and of what else is met (elf(5)).
 _MACHINES = {3: "x86 (32 bits)", 40: "Arm (32 bits)", 62: "x86-64", 183: "Arm64", 243: "RISC-V"}
@@ -98,12 +92,12 @@ def find(environ: Mapping[str, str]) -> str:
     """
     path = _locate(environ)
     if not os.path.isfile(path):
-        raise _not_runsc(path, "it is not a file")
+        raise not_runsc(path, "it is not a file")
     if not os.access(path, os.X_OK):
-        raise _not_runsc(path, "it is not executable")
+        raise not_runsc(path, "it is not executable")
     # A file that is executable but not readable can only be asked.
     if not (os.access(path, os.R_OK) and _is_go_program(path)):
-        _ask_version(path)
+        release_of(path)
     return path
 
 
@@ -117,7 +111,7 @@ def _locate(environ: Mapping[str, str]) -> str:
                 step="runsc",
                 filename=wanted,
                 cause="runsc-missing",
-                remedy=f"unset {VARIABLE}, or set it to the path of runsc. To install: {_INSTALL}",
+                remedy=f"unset {VARIABLE}, or set it to the path of runsc. To install: {INSTALL}",
             )
         return os.path.abspath(path)
     path = shutil.which("runsc", path=environ.get("PATH"))
@@ -126,7 +120,7 @@ def _locate(environ: Mapping[str, str]) -> str:
             "gVisor's runsc was not found along PATH",
             step="runsc",
             cause="runsc-missing",
-            remedy=_INSTALL,
+            remedy=INSTALL,
         )
     return os.path.abspath(path)
 
@@ -146,7 +140,7 @@ def _is_go_program(path: str) -> bool:
             step="runsc",
             filename=path,
             cause="wrong-architecture",
-            remedy=f"install the build for {ours.machine_name}: {_INSTALL}",
+            remedy=f"install the build for {ours.machine_name}: {INSTALL}",
         )
     return is_go
 
@@ -197,30 +191,3 @@ class _ElfHeader:
                 if b"Go\0\0" in file.read(min(size, 4096)):
                     return True
         return False
-
-
-def _ask_version(path: str) -> None:
-    try:
-        answer = subprocess.run(
-            [path, "--version"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=10,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise _not_runsc(path, "it does not answer --version") from error
-    except OSError as error:
-        raise _not_runsc(path, f"it can't be started: {error.strerror}") from error
-    if answer.returncode != 0 or not answer.stdout.startswith(b"runsc version "):
-        raise _not_runsc(path, "its answer to --version is not runsc's")
-
-
-def _not_runsc(path: str, why: str) -> RunscError:
-    return RunscError(
-        f"{path} is not gVisor's runsc: {why}",
-        step="runsc",
-        filename=path,
-        cause="not-runsc",
-        remedy=f"set {VARIABLE} to the path of runsc. To install: {_INSTALL}",
-    )
