@@ -89,12 +89,13 @@ class Release:
         return None if self.day is None else (today - self.day).days
 
 
-def release_of(path: str) -> Release:
+def release_of(path: str, *, remember: bool = True) -> Release:
     """The release that a program is: what it has answered before, or answers now.
 
     A program is known again by path, device, inode, size and time of its last change.
 
     :param path: of runsc; absolute.
+    :param remember: whether its answer is kept for the next time.
     :raises RunscError: it is no runsc (cause ``"not-runsc"``), or can't be looked at.
     """
     try:
@@ -102,7 +103,7 @@ def release_of(path: str) -> Release:
         label = _remembered(path, before)
         if label is None:
             label = _ask(path)
-            if _identity(path) == before:
+            if remember and _identity(path) == before:
                 _remember(path, before, label)
     except OSError as error:
         raise not_runsc(path, error.strerror or str(error), error.errno or 0) from error
@@ -149,7 +150,7 @@ def not_runsc(path: str, why: str, errno: int = 0) -> RunscError:
 
 
 @contextlib.contextmanager
-def _cache_directory() -> Iterator[int]:
+def _cache_directory(*, make: bool) -> Iterator[int]:
     """A descriptor of the directory, which nobody but this user can write to.
 
     :raises OSError: there is none, and none can be made, or it is somebody else's, too.
@@ -158,7 +159,8 @@ def _cache_directory() -> Iterator[int]:
     # Root with the HOME of somebody else must not leave anything there.
     _check_ours(os.stat(top), top)
     path = os.path.join(top, "usernsctl" if "XDG_CACHE_HOME" in os.environ else ".cache/usernsctl")
-    os.makedirs(path, mode=0o700, exist_ok=True)
+    if make:
+        os.makedirs(path, mode=0o700, exist_ok=True)
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         _check_ours(os.fstat(descriptor), path)
@@ -189,7 +191,7 @@ def _entries(directory: int) -> dict[str, list[object]]:
 
 
 def _remembered(path: str, identity: list[int]) -> str | None:
-    with contextlib.suppress(OSError, RuntimeError), _cache_directory() as directory:
+    with contextlib.suppress(OSError, RuntimeError), _cache_directory(make=False) as directory:
         match _entries(directory).get(path):
             case [known, str(label)] if known == identity and len(label) <= 100:
                 return label
@@ -198,7 +200,10 @@ def _remembered(path: str, identity: list[int]) -> str | None:
 
 def _remember(path: str, identity: list[int], label: str) -> None:
     """It is only a cache: where it can't be written, runsc is asked again."""
-    with contextlib.suppress(OSError, RuntimeError, UnicodeError), _cache_directory() as directory:
+    with (
+        contextlib.suppress(OSError, RuntimeError, UnicodeError),
+        _cache_directory(make=True) as directory,
+    ):
         kept = {key: value for key, value in _entries(directory).items() if key != path}
         latest = [*kept.items()][1 - _CACHE_ENTRIES :]
         text = json.dumps({**dict(latest), path: [identity, label]}).encode()

@@ -80,6 +80,12 @@ def test_a_program_is_asked_once(cache: Path, program: Made, tmp_path: Path) -> 
     assert cache.stat().st_mode & 0o077 == 0
 
 
+def test_whoever_only_looks_leaves_nothing(cache: Path, program: Made) -> None:
+    runsc = program("echo runsc version release-20260817.0")
+    assert release_of(str(runsc), remember=False).label == "release-20260817.0"
+    assert not cache.parent.exists()
+
+
 def test_another_file_of_the_same_path_is_asked_again(
     cache: Path, program: Made, tmp_path: Path
 ) -> None:
