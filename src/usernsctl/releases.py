@@ -19,8 +19,9 @@ from pathlib import Path
 
 from usernsctl.errors import RunscError
 
-#: The variable that names runsc.
-VARIABLE = "USERNSCTL_RUNSC"
+#: The variables that name runsc; the first that is set counts. Other programs take the second, too.
+VARIABLES = ("USERNSCTL_RUNSC", "RUNSC_PATH")
+VARIABLE = VARIABLES[0]
 
 INSTALL = (
     "sudo apt install runsc (Debian), or follow 'Installation' in gVisor's user guide at gvisor.dev"
@@ -37,6 +38,17 @@ _FIRST_LINE = re.compile(r"runsc version (\S{1,100})")
 _CACHE = "runsc-releases.json"
 _CACHE_BYTES = 1 << 16
 _CACHE_ENTRIES = 20
+
+#: Where the programs of a release are that run beside runsc, and the variable that names another
+#: directory.
+SIDE_DIRECTORY = "gvisor-bin"
+SIDE_VARIABLE = "GVISOR_SIDECAR_BINARIES_DIR"
+
+#: Those that a sandbox is started by; the others serve checkpoints and metrics.
+SIDE_PROGRAMS = ("gvisor_sentry", "gvisor-sentry-prewarmer")
+
+# Of these, the one that tells its release: the other has no libc, and no options.
+_TELLS_RELEASE = "gvisor_sentry"
 
 #: What releases can or want, each with the first that does (YYYYMMDD) and what it is. The days are
 #: those of the first weekly release after the change in gVisor's sources.
@@ -143,6 +155,54 @@ def not_runsc(path: str, why: str, errno: int = 0) -> RunscError:
         filename=path,
         cause="not-runsc",
         remedy=f"set {VARIABLE} to the path of runsc. To install: {INSTALL}",
+    )
+
+
+def check_side_programs(path: str, directory: str | None) -> None:
+    """See that what runs beside a runsc is whole, and of the same release.
+
+    Where there is no such directory, runsc is left to say whether it needs one: to ask for its
+    release would take as long.
+
+    :param path: of runsc; absolute.
+    :param directory: what :data:`SIDE_VARIABLE` names, or ``None``.
+    :raises RunscError: it is not (cause ``"runsc-sidecars-missing"``).
+    """
+    directory = directory or _side_directory(path)
+    if directory is None:
+        return
+    for name in SIDE_PROGRAMS:
+        program = os.path.join(directory, name)
+        if not os.path.isfile(program):
+            raise _side_program(path, f"{program} is missing")
+        if not os.access(program, os.X_OK):
+            raise _side_program(path, f"{program} is not executable")
+    _check_same_release(path, os.path.join(directory, _TELLS_RELEASE))
+
+
+def _side_directory(path: str) -> str | None:
+    """Beside the file that runsc was called as, else beside the one that it is."""
+    places = [os.path.dirname(path), os.path.dirname(os.path.realpath(path))]
+    found = [os.path.join(place, SIDE_DIRECTORY) for place in places]
+    return next(filter(os.path.isdir, found), None)
+
+
+def _check_same_release(path: str, program: str) -> None:
+    ours = release_of(path).label
+    try:
+        theirs = release_of(program).label
+    except RunscError as error:
+        raise _side_program(path, f"{program} does not tell its release") from error
+    if theirs != ours:
+        raise _side_program(path, f"{program} is of {theirs}, and runsc of {ours}")
+
+
+def _side_program(path: str, why: str) -> RunscError:
+    return RunscError(
+        f"{path} needs the programs of its release beside it: {why}",
+        step="runsc",
+        filename=path,
+        cause="runsc-sidecars-missing",
     )
 
 

@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from usernsctl.errors import RunscError
-from usernsctl.releases import INSTALL, VARIABLE, not_runsc, release_of
+from usernsctl.releases import (
+    INSTALL,
+    SIDE_VARIABLE,
+    VARIABLES,
+    check_side_programs,
+    not_runsc,
+    release_of,
+)
 
 NETWORKS = ("none", "host")
 PLATFORMS = ("systrap", "ptrace", "kvm")
@@ -82,13 +89,14 @@ def kill_command(runsc: str, options: RunOptions) -> list[str]:
 
 
 def find(environ: Mapping[str, str]) -> str:
-    """The absolute path of runsc: what USERNSCTL_RUNSC names, else the first along PATH.
+    """The absolute path of runsc: of what USERNSCTL_RUNSC or RUNSC_PATH names, or along PATH.
 
     The file is looked at and not started, since a start costs more than the rest of our work. It
     is started (``--version``) only if it isn't plainly a program of the right kind.
 
-    :raises RunscError: there is none (cause ``runsc-missing``), it is no runsc (``not-runsc``), or
-        it is for another machine type (``wrong-architecture``).
+    :raises RunscError: there is none (cause ``runsc-missing``), it is no runsc (``not-runsc``),
+        it is for another machine type (``wrong-architecture``), or what belongs beside it is not
+        there (``runsc-sidecars-missing``).
     """
     path = _locate(environ)
     if not os.path.isfile(path):
@@ -98,20 +106,22 @@ def find(environ: Mapping[str, str]) -> str:
     # A file that is executable but not readable can only be asked.
     if not (os.access(path, os.R_OK) and _is_go_program(path)):
         release_of(path)
+    check_side_programs(path, environ.get(SIDE_VARIABLE))
     return path
 
 
 def _locate(environ: Mapping[str, str]) -> str:
-    wanted = environ.get(VARIABLE)
-    if wanted:
+    variable = next((name for name in VARIABLES if environ.get(name)), None)
+    if variable is not None:
+        wanted = environ[variable]
         path = wanted if "/" in wanted else shutil.which(wanted, path=environ.get("PATH"))
         if path is None or not os.path.exists(path):
             raise RunscError(
-                f"{VARIABLE} names {wanted!r}, which does not exist",
+                f"{variable} names {wanted!r}, which does not exist",
                 step="runsc",
                 filename=wanted,
                 cause="runsc-missing",
-                remedy=f"unset {VARIABLE}, or set it to the path of runsc. To install: {INSTALL}",
+                remedy=f"unset {variable}, or set it to the path of runsc. To install: {INSTALL}",
             )
         return os.path.abspath(path)
     path = shutil.which("runsc", path=environ.get("PATH"))

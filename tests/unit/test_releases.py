@@ -12,7 +12,9 @@ import pytest
 
 from usernsctl import releases
 from usernsctl.errors import RunscError
-from usernsctl.releases import ABILITIES, Release, release_of
+from usernsctl.releases import ABILITIES, Release, check_side_programs, release_of
+
+LABEL = "release-20260831.0"
 
 Made = Callable[[str], Path]
 
@@ -176,3 +178,63 @@ def test_what_is_no_runsc_is_refused(cache: Path, program: Made, answer: str) ->
 def test_what_is_not_there_is_refused(cache: Path, tmp_path: Path) -> None:
     with pytest.raises(RunscError, match="No such file"):
         release_of(str(tmp_path / "absent"))
+
+
+@pytest.fixture
+def side(program: Made, tmp_path: Path) -> Path:
+    """The directory of a whole release."""
+    program(f"echo runsc version {LABEL}")
+    directory = tmp_path / "gvisor-bin"
+    directory.mkdir()
+    program(f"echo runsc version {LABEL}", "gvisor-bin/gvisor_sentry")
+    program("exit 1", "gvisor-bin/gvisor-sentry-prewarmer")
+    return directory
+
+
+def refusal(path: Path, directory: Path | None = None) -> str:
+    with pytest.raises(RunscError) as caught:
+        check_side_programs(str(path), str(directory) if directory else None)
+    assert caught.value.cause == "runsc-sidecars-missing"
+    return caught.value.reason
+
+
+def test_a_whole_release_is_good(cache: Path, side: Path, tmp_path: Path) -> None:
+    check_side_programs(str(tmp_path / "runsc"), None)
+
+
+def test_a_release_may_be_called_by_a_link(cache: Path, side: Path, tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "runsc").symlink_to(tmp_path / "runsc")
+    check_side_programs(str(tmp_path / "bin" / "runsc"), None)
+    (side / "gvisor_sentry").chmod(0o644)
+    assert "gvisor_sentry is not executable" in refusal(tmp_path / "bin" / "runsc")
+
+
+def test_one_that_needs_nothing_beside_it_is_not_started(tmp_path: Path) -> None:
+    check_side_programs(str(tmp_path / "absent" / "runsc"), None)
+
+
+@pytest.mark.parametrize("name", releases.SIDE_PROGRAMS)
+def test_a_part_that_is_missing_is_named(
+    cache: Path, side: Path, tmp_path: Path, name: str
+) -> None:
+    (side / name).unlink()
+    assert f"{name} is missing" in refusal(tmp_path / "runsc")
+
+
+def test_parts_of_different_releases_do_not_go_together(
+    cache: Path, side: Path, tmp_path: Path, program: Made
+) -> None:
+    program("echo runsc version release-20260907.0", "gvisor-bin/gvisor_sentry")
+    told = refusal(tmp_path / "runsc")
+    assert "release-20260907.0" in told
+    assert LABEL in told
+    program("exit 1", "gvisor-bin/gvisor_sentry")
+    assert "does not tell its release" in refusal(tmp_path / "runsc")
+
+
+def test_another_directory_may_be_named(cache: Path, side: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    side.rename(other)
+    check_side_programs(str(tmp_path / "runsc"), str(other))
+    assert "is missing" in refusal(tmp_path / "runsc", tmp_path / "nowhere")
