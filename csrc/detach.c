@@ -20,6 +20,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/file.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -73,7 +74,9 @@ static void kill_all(void)
 static int remove_one(const char *path, const struct stat *status, int kind, struct FTW *where)
 {
     (void)status, (void)kind, (void)where;
-    remove(path);
+    /* runsc leaves a namespace mounted below its state directory (null-netns, since 20260803). */
+    if (remove(path) && errno == EBUSY && !umount2(path, MNT_DETACH | UMOUNT_NOFOLLOW))
+        remove(path);
     return 0;
 }
 

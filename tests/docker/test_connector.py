@@ -15,6 +15,7 @@ from signal import SIGHUP, SIGINT, SIGQUIT, SIGTERM, Signals
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import gvisor
 import pytest
 from connector import of_type
 
@@ -149,7 +150,7 @@ def test_python_variables_are_the_program_s_only(plain: Engine) -> None:
             *[IN_GVISOR, CONNECTOR, "python3", "-c", "print('ran')"],
         )
     assert done.stdout == "ran\n"
-    assert done.stderr == "Linux version 4.4.0 #1 SMP Sun Jan 10 15:06:54 PST 2016\n"
+    assert gvisor.is_version(done.stderr)
     done = plain(
         *["run", "--rm", *PROTECTED, "--env=PYTHONHOME=/nowhere", IN_GVISOR],
         *[CONNECTOR, "printenv", "PYTHONHOME"],

@@ -46,6 +46,15 @@ def test_the_first_along_path(tmp_path: Path) -> None:
     assert found == f"{tmp_path}/a/runsc"
 
 
+def test_a_variable_that_others_know_comes_second(tmp_path: Path) -> None:
+    for name in ("ours", "theirs"):
+        elf(tmp_path / name, NATIVE, b"Go\0\0")
+    environ = {"RUNSC_PATH": f"{tmp_path}/theirs"}
+    assert runsc.find(environ) == f"{tmp_path}/theirs"
+    assert runsc.find({**environ, "USERNSCTL_RUNSC": f"{tmp_path}/ours"}) == f"{tmp_path}/ours"
+    assert cause_of({"RUNSC_PATH": f"{tmp_path}/absent"}) == "runsc-missing"
+
+
 @pytest.mark.parametrize("named", ["{}/mine", "mine"])
 def test_the_variable_goes_first(tmp_path: Path, named: str) -> None:
     elf(tmp_path / "runsc", NATIVE, b"Go\0\0")
