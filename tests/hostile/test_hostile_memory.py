@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from callers import MAP_OF_SEVERAL, as_root, several_ids
-from conftest import Tally
+from tally import Tally
 
 import usernsctl as un
 

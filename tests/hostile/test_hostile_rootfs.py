@@ -21,7 +21,7 @@ import pytest
 from callers import may_map_any_id
 
 if TYPE_CHECKING:
-    from hostile.conftest import Tally
+    from tally import Tally
 
 import usernsctl as un
 

@@ -17,7 +17,7 @@ from usernsctl.sandbox import Bind
 
 if TYPE_CHECKING:
     from conftest import Program
-    from hostile.conftest import Tally
+    from tally import Tally
 
 pytestmark = pytest.mark.requires("runsc")
 
