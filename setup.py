@@ -30,6 +30,8 @@ PROGRAMS = {
     name: [CSRC / source for source in sources]
     for name, sources in PYPROJECT["tool"]["usernsctl"]["programs"].items()
 }
+# What users call; the others are data of the package.
+SCRIPTS = ["usernsctl-exec", "usernsctl-entrypoint"]
 FREESTANDING = PYPROJECT["tool"]["usernsctl"]["freestanding"]
 NOT_CORE = {CSRC / source for source in FREESTANDING["own"]}
 CORE = sorted(set(CSRC.glob("*.c")).difference(NOT_CORE, *PROGRAMS.values()))
@@ -133,20 +135,21 @@ class BuildExtension(build_ext):
         )
         for name in freestanding:
             build_freestanding(programs / name)
-        for name in PROGRAMS.keys() - {"usernsctl-exec", *freestanding}:
+        for name in PROGRAMS.keys() - {*SCRIPTS, *freestanding}:
             build_program(programs / name)
 
 
 class BuildScripts(build_scripts):
-    """Compiles the script: setuptools would take it for text and rewrite its first line."""
+    """Compiles the scripts: setuptools would take them for text and rewrite their first lines."""
 
     def run(self) -> None:
-        build_program(Path(self.build_dir, "usernsctl-exec"))
+        for name in SCRIPTS:
+            build_program(Path(self.build_dir, name))
 
 
 setup(
     ext_modules=[extension()],
-    scripts=[str(PROGRAMS["usernsctl-exec"][0])],
+    scripts=[str(PROGRAMS[name][0]) for name in SCRIPTS],
     cmdclass={"build_ext": BuildExtension, "build_scripts": BuildScripts},
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

@@ -81,6 +81,11 @@ static const struct un_cause causes[] = {
      "see that newuidmap and newgidmap are those of your system"},
     {"max-user-namespaces", "the limit of user namespaces is used up, or 0",
      "sysctl -w user.max_user_namespaces=15000"},
+    {"mount-by-descriptor-missing",
+     "open_tree(2), move_mount(2) and mount_setattr(2), by which files are shown that others may "
+     "write to, came with Linux 5.12; this one is older, or a seccomp filter forbids them",
+     "boot Linux 5.12 or newer; in a container docker run --rm --entrypoint usernsctl IMAGE "
+     "seccomp-profile >seccomp.json; docker run --security-opt seccomp=seccomp.json IMAGE"},
     {"mount-denied", "a seccomp filter or a security module forbids mount(2) here",
      "docker run --rm --entrypoint usernsctl IMAGE seccomp-profile >seccomp.json; "
      "docker run --security-opt seccomp=seccomp.json IMAGE"},

@@ -25,8 +25,10 @@ static int start(struct un_job *job, int null, struct un_error *err)
 {
     static const char *const env[] = {"LC_ALL=C", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", NULL};
     int ends[2];
-    if (pipe2(ends, O_CLOEXEC | O_NONBLOCK))
+    if (pipe2(ends, O_CLOEXEC))
         return un_fail_errno(err, UN_STEP_HELPER, "pipe");
+    /* Ours only: a program that writes much has to wait, not to fail. */
+    fcntl(ends[0], F_SETFL, O_NONBLOCK);
     struct un_spawn spawn;
     un_spawn_init(&spawn);
     spawn.command = (struct un_command){.file = job->argv[0], .argv = job->argv, .envp = env};

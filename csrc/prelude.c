@@ -42,18 +42,19 @@ static void take_identity(const struct un_plan *plan, struct un_setup *setup)
         setup->gid = plan->become[UN_GID];
 }
 
-/* What is too large for a small stack (ulimit -s). */
-struct planned {
+/* What is planned, and of what: more than a small stack holds. */
+struct decision {
     struct un_facts facts;
     struct un_plan plan;
 };
 
-static int enter_as_planned(struct un_options *options, struct planned *planned,
-                            struct un_error *err)
+static int enter_planned(struct un_options *options, struct decision *decision,
+                         struct un_error *err)
 {
-    const struct un_sources sources = {.path = getenv("PATH")};
-    struct un_plan *plan = &planned->plan;
-    if (un_plan_for_caller(&options->request, &sources, &planned->facts, plan, err))
+    /* Not the caller's PATH if we have more privilege than the caller. */
+    const struct un_sources sources = {.path = secure_getenv("PATH")};
+    struct un_plan *plan = &decision->plan;
+    if (un_plan_for_caller(&options->request, &sources, &decision->facts, plan, err))
         return -1;
     /* Before anybody inside could take them; our memory has nothing that the command does not get.
      */
@@ -70,11 +71,11 @@ static int enter_as_planned(struct un_options *options, struct planned *planned,
 
 static int enter(struct un_options *options, struct un_error *err)
 {
-    struct planned *planned = calloc(1, sizeof *planned);
-    if (!planned)
-        return un_fail_errno(err, UN_STEP_FACTS, "");
-    int failed = enter_as_planned(options, planned, err);
-    free(planned);
+    struct decision *decision = malloc(sizeof *decision);
+    if (!decision)
+        return un_fail_errno(err, UN_STEP_PLAN, "");
+    int failed = enter_planned(options, decision, err);
+    free(decision);
     return failed;
 }
 
@@ -125,6 +126,16 @@ static int run(struct un_options *options, struct un_error *err)
     return fail(err);
 }
 
+/* A full disk is told by the flush at the earliest. */
+static int print(const char *text)
+{
+    struct un_error err;
+    if (fputs(text, stdout) >= 0 && fflush(stdout) == 0)
+        return 0;
+    un_fail_errno(&err, UN_STEP_STDIO, "standard output");
+    return fail(&err);
+}
+
 int main(int argc, char **argv)
 {
     struct un_options options;
@@ -137,8 +148,8 @@ int main(int argc, char **argv)
     if (failed)
         return options.hold < 0 ? fail(&err) : report(options.hold, &err);
     if (options.action == UN_HELP)
-        return fputs(un_options_help, stdout) < 0;
+        return print(un_options_help);
     if (options.action == UN_VERSION)
-        return puts("usernsctl-exec " USERNSCTL_VERSION) < 0;
+        return print("usernsctl-exec " USERNSCTL_VERSION "\n");
     return run(&options, &err);
 }

@@ -4,20 +4,12 @@
 #include "kinds.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-
-#ifndef SYS_mount_setattr
-#define SYS_mount_setattr 442
-#endif
-#ifndef AT_RECURSIVE
-#define AT_RECURSIVE 0x8000
-#endif
 
 /* Where the first kernels knew ids of 16 bits, these are the calls for all of them. */
 #ifdef SYS_setresuid32
@@ -39,25 +31,6 @@ void un_setup_init(struct un_setup *setup)
     setup->parent_pidfd = -1;
 }
 
-int un_mount(const char *source, const char *target, const char *type, unsigned long flags,
-             const char *data, struct un_error *err)
-{
-    if (mount(source, target, type, flags, data))
-        return un_fail_errno(err, UN_STEP_MOUNT, target);
-    return 0;
-}
-
-int un_mount_read_only(const char *top, struct un_error *err)
-{
-    /* struct mount_attr of linux/mount.h, which does not go together with sys/mount.h. */
-    const struct {
-        uint64_t set, clear, propagation, userns_fd;
-    } attributes = {.set = 1}; /* MOUNT_ATTR_RDONLY */
-    if (syscall(SYS_mount_setattr, AT_FDCWD, top, AT_RECURSIVE, &attributes, sizeof attributes))
-        return un_fail_errno(err, UN_STEP_MOUNT, top);
-    return 0;
-}
-
 static int apply_mount_proc(const struct un_setup *setup, struct un_error *err)
 {
     if (!setup->mount_proc)
@@ -65,7 +38,9 @@ static int apply_mount_proc(const struct un_setup *setup, struct un_error *err)
     /* The new /proc would show up in the old namespace if its mount point were shared. */
     if (mount("none", setup->mount_proc, NULL, MS_PRIVATE | MS_REC, NULL) && errno != EINVAL)
         return un_fail_errno(err, UN_STEP_PROPAGATION, setup->mount_proc);
-    return un_mount("proc", setup->mount_proc, "proc", MS_NOSUID | MS_NOEXEC | MS_NODEV, NULL, err);
+    if (mount("proc", setup->mount_proc, "proc", MS_NOSUID | MS_NOEXEC | MS_NODEV, NULL))
+        return un_fail_errno(err, UN_STEP_MOUNT, setup->mount_proc);
+    return 0;
 }
 
 /* Before the ids change: whoever is not root afterwards may not do it any more. */

@@ -192,6 +192,7 @@ struct un_facts {
     bool has_ranges;        /* whether it was */
     char user[UN_USER_MAX]; /* our name, "" if there is none */
     int64_t user_gid;       /* the gid in our passwd entry, -1 without one */
+    bool any_group;         /* the helpers serve whoever has another gid too */
     struct un_notices notices;
 };
 
@@ -200,6 +201,7 @@ struct un_sources {
     const char *subid[2]; /* /etc/subuid and /etc/subgid, by enum un_kind */
     const char *passwd;   /* /etc/passwd */
     const char *nsswitch; /* /etc/nsswitch.conf */
+    const char *login;    /* /etc/login.defs */
     const char *path;     /* where helpers are looked for: directories separated by colons */
 };
 
@@ -357,8 +359,15 @@ int un_setup_apply(const struct un_setup *setup, struct un_error *err);
 /* mount(2). Async-signal-safe. */
 int un_mount(const char *source, const char *target, const char *type, unsigned long flags,
              const char *data, struct un_error *err);
-/* Makes every mount on and below `top` read-only (mount_setattr(2), Linux 5.12). */
-int un_mount_read_only(const char *top, struct un_error *err);
+/* Shows the file or directory `source`, with all that is mounted below it, on `target`, which is
+ * one of the same kind: both by descriptors, which O_PATH will do for, of this mount namespace.
+ * What is shown has `attributes` (MOUNT_ATTR_... of mount_setattr(2)) from the beginning. `name` is
+ * for the error. Linux 5.12; else the cause is mount-by-descriptor-missing. */
+int un_bind(int source, int target, uint64_t attributes, const char *name, struct un_error *err);
+/* Gives all mounts on and below `top`, a descriptor of a mount's root, the attributes `set`, and
+ * takes `clear` from them. Linux 5.12, as above. */
+int un_mount_restrict(int top, uint64_t set, uint64_t clear, const char *name,
+                      struct un_error *err);
 
 /* ---- running a command (exec.c, fds.c, spawn.c, cgroup.c) ---------------------------------- */
 

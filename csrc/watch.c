@@ -1,5 +1,5 @@
 /*
- * usernsctl-watch STATUS[,STATUS]... EXPLAIN... -- [KILL...] -- COMMAND...
+ * usernsctl-watch STATUS[,STATUS]... PROGRAM EXPLAIN... -- [KILL...] -- COMMAND...
  *
  * Runs COMMAND in a child, passes signals on to it, and ends with its exit status. Where that is
  * one of STATUS, it becomes EXPLAIN, with two more arguments: the status, and the cause of which a
@@ -8,6 +8,9 @@
  *
  * With KILL, a signal is passed on by running KILL with its number as one more argument: `runsc
  * run` itself would end at a signal, and what it runs could not catch it.
+ *
+ * PROGRAM is what is executed for KILL and COMMAND, whatever their first words are: it may lead to
+ * a descriptor that we were given, which none of them inherits.
  */
 #include "ceilings.h"
 #include "report.h"
@@ -15,22 +18,37 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#ifndef SYS_close_range
+#define SYS_close_range 436
+#endif
+#ifndef CLOSE_RANGE_CLOEXEC
+#define CLOSE_RANGE_CLOEXEC 4U
+#endif
+
+/* What we are given is among the first. */
+#define GIVEN_MAX 256
 #define KILL_MAX 32
+#define KILL_TIMEOUT_MS 10000
 
 extern char **environ;
 
-/* The three commands, each ended by NULL. */
+/* The three commands, each ended by NULL, what the last two execute, and the signal in whose place
+ * SIGTERM has been sent, or 0. */
 struct words {
+    const char *program;
     char **explain;
     char **kill;
     char **command;
+    int early;
 };
 
 static int fail(const struct un_error *err)
@@ -39,19 +57,27 @@ static int fail(const struct un_error *err)
     return un_exit_status(err);
 }
 
-static struct un_command command_of(char **argv)
+static void inherit_nothing(void)
+{
+    if (!syscall(SYS_close_range, 3, ~0U, CLOSE_RANGE_CLOEXEC))
+        return;
+    for (int fd = 3; fd < GIVEN_MAX; fd++)
+        fcntl(fd, F_SETFD, FD_CLOEXEC);
+}
+
+static struct un_command command_of(const char *program, char **argv)
 {
     return (struct un_command){
-        .file = argv[0],
+        .file = program,
         .argv = (const char *const *)argv,
         .envp = (const char *const *)environ,
     };
 }
 
 /* Only returns if it failed. */
-static int become(char **argv)
+static int become(const char *program, char **argv)
 {
-    struct un_command command = command_of(argv);
+    struct un_command command = command_of(program, argv);
     struct un_error err;
     un_exec(&command, &err);
     return fail(&err);
@@ -82,7 +108,7 @@ static int explain(const struct words *words, int status, const char *cause)
     end[0] = number;
     end[1] = copy;
     end[2] = NULL;
-    return become(words->explain);
+    return become(words->explain[0], words->explain);
 }
 
 /* What is to be said of an end with this status, and the status that is ours. `before` are the hits
@@ -121,11 +147,11 @@ static int become_child(const struct words *words, int parent_pidfd)
         signal(SIGINT, SIG_IGN);
         signal(SIGQUIT, SIG_IGN);
     }
-    return become(words->command);
+    return become(words->program, words->command);
 }
 
-/* Whether KILL could deliver the signal. */
-static bool run_kill(char **words, int sig)
+/* Starts KILL: a pidfd, or -1. */
+static int start_kill(const char *program, char **words, int sig)
 {
     char number[12];
     char *argv[KILL_MAX];
@@ -139,47 +165,61 @@ static bool run_kill(char **words, int sig)
     struct un_spawn spawn;
     struct un_error err;
     pid_t pid;
-    int pidfd, status;
+    int pidfd;
     un_spawn_init(&spawn);
-    spawn.command = command_of(argv);
+    spawn.command = command_of(program, argv);
     /* That the sandbox is not there yet is told by the status alone. */
     int nowhere = open("/dev/null", O_WRONLY | O_CLOEXEC);
     spawn.stdio[2] = nowhere;
     int failed = un_spawn(&spawn, &pid, &pidfd, &err);
     if (nowhere >= 0)
         close(nowhere);
-    if (failed)
+    return failed ? -1 : pidfd;
+}
+
+/* Whether KILL could deliver the signal. It asks a sandbox that may not answer, and while we wait
+ * for it we notice nothing else. */
+static bool run_kill(const char *program, char **words, int sig)
+{
+    siginfo_t end = {.si_pid = 0};
+    int pidfd = start_kill(program, words, sig);
+    if (pidfd < 0)
         return false;
+    struct pollfd ended = {.fd = pidfd, .events = POLLIN};
+    if (poll(&ended, 1, KILL_TIMEOUT_MS) <= 0)
+        syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
+    while (waitid(P_PIDFD, (id_t)pidfd, &end, WEXITED) && errno == EINTR)
+        continue;
     close(pidfd);
-    while (waitpid(pid, &status, 0) < 0)
-        if (errno != EINTR)
-            return false;
-    return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    return end.si_pid && end.si_code == CLD_EXITED && end.si_status == 0;
 }
 
 static void pass_on(pid_t child, const siginfo_t *info, void *arg)
 {
-    const struct words *words = arg;
+    struct words *words = arg;
     int sig = info->si_signo;
     bool stops = sig == SIGTSTP || sig == SIGTTIN || sig == SIGTTOU || sig == SIGCONT;
     if (!*words->kill || stops)
         un_pass_on_by_kill(child, info, NULL);
-    /* Before the command has started there is nobody to catch it. */
-    else if (!run_kill(words->kill, sig))
-        kill(child, sig == SIGINT || sig == SIGQUIT ? SIGTERM : sig);
+    /* Before the command has started there is nobody to catch it, and runsc ignores these two. */
+    else if (!run_kill(words->program, words->kill, sig)) {
+        bool is_ignored = sig == SIGINT || sig == SIGQUIT;
+        words->early = is_ignored ? sig : 0;
+        kill(child, is_ignored ? SIGTERM : sig);
+    }
 }
 
 /* Cuts argv at its first two "--". */
 static bool split(int argc, char **argv, struct words *words)
 {
-    char **start[3] = {argv + 2, NULL, NULL};
+    char **start[3] = {argv + 3, NULL, NULL};
     int found = 0;
-    for (int i = 2; i < argc && found < 2; i++)
+    for (int i = 3; i < argc && found < 2; i++)
         if (!strcmp(argv[i], "--")) {
             argv[i] = NULL;
             start[++found] = argv + i + 1;
         }
-    *words = (struct words){start[0], start[1], start[2]};
+    *words = (struct words){argv[2], start[0], start[1], start[2], 0};
     return found == 2 && *words->explain && *words->command &&
            words->command - words->kill < KILL_MAX;
 }
@@ -192,15 +232,19 @@ int main(int argc, char **argv)
     uint64_t hits[UN_LIMIT_COUNT];
     for (enum un_limit i = 0; i < UN_LIMIT_COUNT; i++)
         hits[i] = un_limit_hits(i);
-    if (argc < 3 || !split(argc, argv, &words)) {
-        fputs("usage: usernsctl-watch STATUS[,STATUS]... EXPLAIN... -- [KILL...] -- COMMAND...\n",
+    if (argc < 4 || !split(argc, argv, &words)) {
+        fputs("usage: usernsctl-watch STATUS[,STATUS]... PROGRAM EXPLAIN... -- [KILL...] -- "
+              "COMMAND...\n",
               stderr);
         return 125;
     }
+    inherit_nothing();
     pid_t child = un_supervise(pass_on, &words, &parent_pidfd, &status, &err);
     if (child < 0)
         return fail(&err);
     if (child == 0)
         return become_child(&words, parent_pidfd);
+    if (words.early && status == 128 + SIGTERM)
+        status = 128 + words.early;
     return conclude(&words, argv[1], status, hits);
 }

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 
 from usernsctl import _core
-from usernsctl.errors import NamespaceError
+from usernsctl.opened import Opened
 
 # mount(2), linux/mount.h.
 MS_RDONLY = 0x1
 MS_NOSUID = 0x2
 MS_NODEV = 0x4
 MS_NOEXEC = 0x8
-MS_REMOUNT = 0x20
 MS_NOATIME = 0x400
 MS_NODIRATIME = 0x800
-MS_BIND = 0x1000
-MS_REC = 0x4000
 MS_UNBINDABLE = 0x20000
 MS_RELATIME = 0x200000
+
+# mount_setattr(2), linux/mount.h.
+ATTR_RDONLY = 0x1
+ATTR_NOSUID = 0x2
+ATTR_NODEV = 0x4
 
 # The options of a mount point, as mountinfo (proc_pid_mountinfo(5)) names them.
 _OPTION_FLAGS = {
@@ -34,14 +35,14 @@ _OPTION_FLAGS = {
 }
 
 
-def mount_scratch(target: str) -> str:
-    """Mount a new, empty tmpfs on the directory `target`.
+def mount_scratch(target: str) -> Opened:
+    """Mount a new, empty tmpfs on the directory `target`, which only root can replace.
 
     A recursive bind mount of a directory above leaves it out, and so shows what the tmpfs covers:
     what is mounted on `target` itself is unbindable (mount_namespaces(7)). Since nothing on that
     mount could be bound anywhere, the tmpfs to be used is one below it.
 
-    :returns: the path of the empty directory to use.
+    :returns: the empty directory to use.
     :raises NamespaceError: the kernel refused.
     """
     inner = f"{target}/usernsctl"
@@ -49,7 +50,7 @@ def mount_scratch(target: str) -> str:
     _core.mount(None, target, None, MS_UNBINDABLE, None)
     os.mkdir(inner)
     _core.mount("usernsctl", inner, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755")
-    return inner
+    return Opened(os.open(inner, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC), inner)
 
 
 def mount_tmpfs(target: str, size: int) -> None:
@@ -60,47 +61,24 @@ def mount_tmpfs(target: str, size: int) -> None:
     _core.mount("usernsctl", target, "tmpfs", MS_NOSUID | MS_NODEV, f"mode=0700,size={size}")
 
 
-def bind(source: str, target: str) -> None:
+def bind(source: Opened, target: Opened, attributes: int = 0) -> None:
     """Show `source` at `target`, with all that is mounted below it.
-
-    Recursive, since in a namespace owned by a user namespace the kernel refuses to show a
-    directory without the mounts that may hide something in it (mount_namespaces(7)).
 
     :param source: a directory, or another file.
     :param target: an existing one of the same kind.
-    :raises NamespaceError: the kernel refused.
+    :param attributes: what all of it has from the beginning, such as :data:`ATTR_RDONLY`.
+    :raises NamespaceError: the kernel refused, or is older than Linux 5.12.
     """
-    _core.mount(source, target, None, MS_BIND | MS_REC, None)
+    _core.bind(source.fd, target.fd, attributes, target.path)
 
 
-def make_read_only(top: str) -> None:
-    """Make every mount below the directory `top`, and one on it, read-only.
+def make_read_only(top: Opened) -> None:
+    """Make every mount below the directory `top`, and the one on it, read-only.
 
-    :param top: an absolute path without symbolic links.
-    :raises NamespaceError: the kernel refused.
+    :param top: opened after that one was mounted.
+    :raises NamespaceError: the kernel refused, or is older than Linux 5.12.
     """
-    try:
-        _core.mount_read_only(top)
-    except NamespaceError as error:
-        # Linux before 5.12, or a filter that does not know the call.
-        if error.errno not in (errno.ENOSYS, errno.EPERM):
-            raise
-        _remount_each(top)
-
-
-def _remount_each(top: str) -> None:
-    with open("/proc/self/mountinfo", "rb") as file:
-        mountinfo = os.fsdecode(file.read())
-    for mount_point, flags in mounts_below(top, mountinfo).items():
-        if not flags & MS_RDONLY:
-            # The other flags are given again: a remount clears those left out, and in a user
-            # namespace clearing one that was inherited is refused (mount_namespaces(7)).
-            try:
-                _core.mount(None, mount_point, None, MS_BIND | MS_REMOUNT | MS_RDONLY | flags, None)
-            except NamespaceError as error:
-                # Below a directory that is closed to us, and so to everybody inside.
-                if error.errno != errno.EACCES:
-                    raise
+    _core.mount_restrict(top.fd, ATTR_RDONLY, 0, top.path)
 
 
 def mounts_below(top: str, mountinfo: str) -> dict[str, int]:

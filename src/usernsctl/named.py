@@ -183,6 +183,8 @@ def _create(directory: Path, name: str, options: Iterable[str]) -> NamedNamespac
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
+                # The holder has it for as long as it stays, where all inside may read it.
+                env={name: os.environ[name] for name in ("PATH",) if name in os.environ},
                 pass_fds=[theirs.fileno()],
             )
         pid, fds = _wait_until_ready(ours, started)

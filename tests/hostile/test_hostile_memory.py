@@ -13,16 +13,12 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from callers import MAP_OF_SEVERAL, as_root, several_ids
+from tally import Tally
 
 import usernsctl as un
-
-if TYPE_CHECKING:
-    # There is more than one module of this name.
-    from hostile.conftest import Tally
 
 HERE = Path(__file__).parent / "memory"
 FULL_ROUNDS = 20000

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Program
+from callers import as_root
+from conftest import TESTS, Program
 
 import usernsctl as un
+
+BREAK = TESTS / "kernel" / "causes" / "broken.py"
 
 ARGUMENTS = [
     # (options, exit status, what the message says)
@@ -32,7 +37,7 @@ ARGUMENTS = [
     (["--bundle", "/nonexistent"], 125, "/nonexistent"),
     (["--bundle", "/usr"], 125, "config.json"),
     (["--env", "NO_SUCH_VARIABLE", "--", "true"], 125, "NO_SUCH_VARIABLE is not set"),
-    (["--env", "=x", "--", "true"], 125, "'=x' is not NAME=VALUE"),
+    (["--env", "=x", "--", "true"], 125, "there is no name before the ="),
     (["--env-file", "/nonexistent", "--", "true"], 125, "/nonexistent: No such file"),
     (["--rlimit", "speed=1", "--", "true"], 125, "'speed' is no resource limit"),
     (["--rlimit", "nofile=2:1", "--", "true"], 125, "the soft limit is above the hard limit"),
@@ -76,6 +81,74 @@ def test_bad_input(
     assert done.stdout == ""
     assert list(scratch.iterdir()) == []
     assert not [n for n in set(os.listdir("/tmp")) - before if "runsc" in n]
+
+
+@as_root
+def test_a_link_of_somebody_elses(usernsctl: Program, tmp_path: Path) -> None:
+    for name in ("target", "public"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "target" / "env").write_text("A=b\n")
+    link = tmp_path / "public" / "link"
+    link.symlink_to(tmp_path / "target")
+    os.lchown(link, 65534, 65534)
+    for options in (
+        ["--bind", f"{link}:/data"],
+        ["--rootfs", str(link)],
+        ["--env-file", f"{link}/env"],
+        ["--root", f"{link}/state"],
+        ["--debug-log", f"{link}/log"],
+    ):
+        done = usernsctl("run", *options, "--", "true")
+        assert done.returncode == 125
+        assert f"the symbolic link {link} belongs to uid 65534" in done.stderr
+        assert "[foreign-link]" in done.stderr
+    assert os.listdir(tmp_path / "target") == ["env"]
+
+
+@pytest.mark.parametrize("option", ["--root", "--debug-log"])
+def test_a_directory_that_others_may_write_to(
+    usernsctl: Program, tmp_path: Path, option: str
+) -> None:
+    public = tmp_path / "public"
+    public.mkdir()
+    public.chmod(0o777)
+    (public / "there").mkdir()
+    for name in (".", "there", "new/below"):
+        done = usernsctl("run", option, str(public / name), "--", "true")
+        assert done.returncode == 125
+        assert f"others may write to {public}," in done.stderr
+        assert "[directory-writable-by-others]" in done.stderr
+    assert os.listdir(public) == ["there"]
+    # In a sticky one, only its owner may rename a directory.
+    public.chmod(0o1777)
+    assert usernsctl("run", option, str(public / "new"), "--", "true").returncode == 0
+
+
+def test_a_kernel_without_mounts_by_descriptors(usernsctl: Program) -> None:
+    """Or a seccomp filter that is older than they are."""
+    way = "seccomp-mount-bind"
+    done = subprocess.run(
+        [sys.executable, BREAK, way, "--", usernsctl.path, "run", "--", "true"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 125
+    assert "[mount-by-descriptor-missing]" in done.stderr
+
+
+def test_a_umask_that_forbids_everything(usernsctl: Program, tmp_path: Path) -> None:
+    state, log, data = tmp_path / "a" / "state", tmp_path / "log", tmp_path / "data"
+    data.mkdir()
+    options = ["--root", str(state), "--debug-log", str(log), "--bind", f"{data}:/data:rw"]
+    done = subprocess.run(
+        [usernsctl.path, "run", *options, "--", "sh", "-c", "echo ran >/data/file; umask"],
+        capture_output=True,
+        text=True,
+        umask=0o777,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "0022\n", "")
+    assert [path.stat().st_mode & 0o777 for path in (state.parent, state, log)] == [0o700] * 3
+    assert (data / "file").stat().st_mode & 0o777 == 0o644
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ STEPS = (
     "namespaces",
     "mount",
     "mount-proc",
+    "mount-bind",
     "pivot-root",
     "ptrace",
     "tun",

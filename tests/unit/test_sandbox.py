@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from usernsctl import opened
 from usernsctl.errors import BundleError, CommandError, NamespaceError, PlanError
 from usernsctl.idmap import Extent
 from usernsctl.mounts import MS_NODEV, MS_NOSUID, MS_RDONLY, MS_RELATIME, mounts_below
+from usernsctl.opened import Opened
 from usernsctl.plan import Plan
 from usernsctl.sandbox import Bind, Request, config, environment, paths
 from usernsctl.sandbox.rootfs import private_files
@@ -53,7 +55,7 @@ def test_a_file_of_settings(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="line 2: ABSENT is not set"):
         environment.read_file(str(file), CALLER)
     file.write_bytes(b"A=\xff")
-    with pytest.raises(CommandError, match="not UTF-8"):
+    with pytest.raises(CommandError, match="line 1: a byte that isn't UTF-8"):
         environment.read_file(str(file), CALLER)
 
 
@@ -69,17 +71,14 @@ def test_ids_must_be_mapped() -> None:
         config.check_ids(plan((Extent(5, 1000, 1),), (Extent(5, 1000, 1),), (5, 5)), (5, 5))
 
 
-def resolved(**fields: Any) -> paths.Paths:
+def resolved(**fields: str) -> paths.Paths:
     every: dict[str, Any] = {
         "runsc": "/usr/bin/runsc",
         "watcher": "/usr/lib/usernsctl-watch",
-        "verifier": None,
-        "tree": None,
-        "binds": (),
-        "state": None,
-        "debug_log": None,
+        **fields,
     }
-    return paths.Paths(**{**every, **fields})
+    named = {name: Opened(-1, path) for name, path in every.items()}
+    return paths.Paths(verifier=None, tree=None, **named)
 
 
 def test_the_scratch_covers_nothing_that_is_used() -> None:
@@ -87,13 +86,11 @@ def test_the_scratch_covers_nothing_that_is_used() -> None:
     assert os.path.isdir(free)
     for used in (
         resolved(runsc=f"{free}/runsc"),
-        resolved(tree=free),
         resolved(state=f"{free}/a/b"),
-        resolved(binds=(Bind(f"{free}/a", "/a"),)),
     ):
         assert used.scratch_place() != free
     assert resolved().scratch_place([f"{free}/source"]) != free
-    assert resolved(tree="/", binds=(Bind("/", "/a"),)).scratch_place() == free
+    assert resolved(debug_log=free).scratch_place() == free, "it is held by a descriptor"
 
 
 def test_no_place_for_the_scratch_is_an_error() -> None:
@@ -108,17 +105,20 @@ def test_binds_are_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (tmp_path / "link").symlink_to("real")
     monkeypatch.chdir(tmp_path)
     request = Request(binds=(Bind("link", "/a//b/../c", False),), verify=False)
-    (bind,) = paths.resolve(request, "/usr/bin/runsc", None).binds
+    used = paths.resolve(request, "/bin/sh", None)
+    (bind,) = used.binds
+    assert used.sources[bind.source].is_directory
     assert bind == Bind(f"{tmp_path}/real", "/a/c", False)
     assert Bind.shown("link").destination == f"{tmp_path}/link"
     for bad in (Bind("absent", "/a"), Bind("link", "a"), Bind("link", "/"), Bind("link", "/a/..")):
         with pytest.raises(BundleError, match="--bind"):
-            paths.resolve(Request(binds=(bad,), verify=False), "/usr/bin/runsc", None)
+            paths.resolve(Request(binds=(bad,), verify=False), "/bin/sh", None)
 
 
 def test_home_directories(monkeypatch: pytest.MonkeyPatch) -> None:
     homes = paths.home_directories({"HOME": "/home/../home/me/"})
     assert "/home/me" in homes
+    assert "/opt/me" in paths.home_directories({"HOME": "//opt/me"})
     assert "/" not in paths.home_directories({"HOME": "/"})
     assert "" not in paths.home_directories({"HOME": "relative"})
 
@@ -130,7 +130,7 @@ def test_private_files(tmp_path: Path) -> None:
         (tmp_path / name / "closed").touch(mode=0o640)
     (tmp_path / "private").chmod(0o750)
     (tmp_path / "link").symlink_to("private/closed")
-    found = set(private_files(str(tmp_path)))
+    found = {file.path for file in private_files(opened.own(str(tmp_path)))}
     assert found == {f"{tmp_path}/public/closed", f"{tmp_path}/private"}
 
 

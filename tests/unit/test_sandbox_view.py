@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from usernsctl import opened
 from usernsctl.errors import CommandNotExecutableError, CommandNotFoundError
 from usernsctl.sandbox import command
-from usernsctl.sandbox.view import View
+from usernsctl.sandbox.environment import DEFAULT_PATH
+from usernsctl.sandbox.view import View, Walk
 
 
 @pytest.fixture
@@ -24,7 +26,12 @@ def top(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def view(top: Path) -> View:
-    return View(str(top))
+    return View(opened.own(str(top)))
+
+
+def outside(walk: Walk) -> str:
+    assert walk.file is not None
+    return walk.file.path
 
 
 @pytest.mark.parametrize(
@@ -42,12 +49,12 @@ def view(top: Path) -> View:
 def test_paths_that_exist(view: View, top: Path, path: str, inside: str) -> None:
     walk = view.walk(path, start="/usr/bin")
     assert (walk.inside, walk.missing) == (inside, ())
-    assert walk.outside == str(top / inside.lstrip("/")).rstrip("/")
+    assert outside(walk) == str(top / inside.lstrip("/")).rstrip("/")
 
 
 def test_absolute_links_stay_inside(view: View, top: Path) -> None:
     (top / "link").symlink_to("/usr/bin")
-    assert view.walk("/link/tool").outside == f"{top}/usr/bin/tool"
+    assert outside(view.walk("/link/tool")) == f"{top}/usr/bin/tool"
     (top / "out").symlink_to("/../../../etc/passwd")
     assert view.walk("/out").wanted == "/etc/passwd"
     assert not view.walk("/out").complete
@@ -72,18 +79,21 @@ def test_binds_are_followed(view: View, tmp_path: Path) -> None:
         directory.mkdir()
     (inner / "file").touch()
     (outer / "link").symlink_to("/data/in/file")
-    view.add_bind("/data", str(outer))
-    view.add_bind("/data/in", str(inner))
-    assert view.walk("/data/link").outside == f"{inner}/file"
-    assert view.outside("/database") == f"{view.top}/database"
+    view.add_bind("/data", opened.own(str(outer)))
+    view.add_bind("/data/in", opened.own(str(inner)))
+    assert outside(view.walk("/data/link")) == f"{inner}/file"
+    place = view.bind_at("/data/in/deep/er")
+    assert place is not None
+    assert place[0] == "/data/in"
+    assert view.bind_at("/database") is None
 
 
 def test_a_mount_hides_what_is_below_it(view: View, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    view.add_bind("/usr/bin/data/in", str(tmp_path))
-    view.add_bind("/usr/bin", str(tmp_path / "empty"))
+    view.add_bind("/usr/bin/data/in", opened.own(str(tmp_path)))
+    view.add_bind("/usr/bin", opened.own(str(tmp_path / "empty")))
     assert not view.walk("/bin/tool").complete
-    assert view.walk("/bin/data/in/empty").outside == f"{tmp_path}/empty"
+    assert outside(view.walk("/bin/data/in/empty")) == f"{tmp_path}/empty"
 
 
 def check(view: View, name: str, search: str = "/bin", **caller: str) -> None:
@@ -124,10 +134,11 @@ def test_what_would_show_it(view: View, tmp_path: Path) -> None:
     with pytest.raises(CommandNotFoundError) as caught:
         check(view, "mine", PATH=str(tool.parent))
     assert caught.value.remedy == f"--bind {tmp_path}/venv"
-    view.add_bind(str(tmp_path), str(tmp_path))
+    view.add_bind(str(tmp_path), opened.own(str(tmp_path)))
     with pytest.raises(CommandNotFoundError) as caught:
         check(view, "mine", PATH=str(tool.parent))
-    assert caught.value.remedy == f"--env PATH={tool.parent}:/bin"
+    # What else is in PATH is not told.
+    assert caught.value.remedy == f"--env PATH={tool.parent}:{DEFAULT_PATH}"
 
 
 @pytest.mark.parametrize("line", ["#!/absent/python -I", "#! /absent/python"])

@@ -19,6 +19,7 @@ from usernsctl._core.records import (
 )
 from usernsctl._core.running import (
     apply_setup,
+    bind,
     check_single_thread,
     close_descriptors,
     create_namespaces,
@@ -26,7 +27,7 @@ from usernsctl._core.running import (
     exec_command,
     join,
     mount,
-    mount_read_only,
+    mount_restrict,
     spawn,
 )
 
@@ -42,6 +43,7 @@ __all__ = [
     "Setup",
     "Spawn",
     "apply_setup",
+    "bind",
     "cause",
     "check_single_thread",
     "close_descriptors",
@@ -50,7 +52,7 @@ __all__ = [
     "exec_command",
     "join",
     "mount",
-    "mount_read_only",
+    "mount_restrict",
     "parse_extent",
     "plan",
     "setup_to_join",

@@ -179,13 +179,22 @@ def exec_command(command: Command) -> NoReturn:
     raise_error(err)
 
 
-def mount_read_only(top: str) -> None:
-    """Make every mount on and below the directory `top` read-only.
+def bind(source: int, target: int, attributes: int, name: str) -> None:
+    """Show what the descriptor `source` refers to on what `target` does (csrc/usernsctl.h).
 
     :raises NamespaceError: the kernel refused it, or is older than 5.12.
     """
     err, memory = ffi.new("struct un_error *"), Memory()
-    check(lib.un_mount_read_only(memory.string(top), err), err)
+    check(lib.un_bind(source, target, attributes, memory.string(name), err), err)
+
+
+def mount_restrict(top: int, attributes: int, cleared: int, name: str) -> None:
+    """Give all mounts on and below `top` these attributes, and take others from them.
+
+    :raises NamespaceError: the kernel refused it, or is older than 5.12.
+    """
+    err, memory = ffi.new("struct un_error *"), Memory()
+    check(lib.un_mount_restrict(top, attributes, cleared, memory.string(name), err), err)
 
 
 def mount(

@@ -28,6 +28,7 @@ STANDS_IN_THE_WAY_OF: Mapping[str, tuple[Purpose, ...]] = {
     "nested-user": _SANDBOX,
     "namespaces": _SANDBOX,
     "mount": _SANDBOX,
+    "mount-bind": _SANDBOX,
     "pivot-root": _SANDBOX,
     "ptrace": _SANDBOX,
     "runsc": _SANDBOX,

@@ -100,6 +100,7 @@ RULES: tuple[Rule, ...] = (
     Rule("map-not-written", only_named, _RANGE),
     Rule("ranges-shared", shared, warns=True),
     Rule("mount-denied", mount_denied, ("mount", "pivot-root", "mount-proc", "runsc")),
+    Rule("mount-by-descriptor-missing", only_named, ("mount-bind", "runsc")),
     Rule("mount-without-owned-ns", only_named, ("mount-proc",)),
     Rule("proc-masked", masked, ("mount-proc",), warns=True),
     Rule("yama-ptrace-scope", yama, ("ptrace", "runsc")),

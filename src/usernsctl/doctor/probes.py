@@ -54,6 +54,7 @@ def steps(facts: Facts) -> tuple[Step, ...]:
         ("nested-user", ("one-id-map",)),
         ("namespaces", ("one-id-map",)),
         ("mount", ("one-id-map",)),
+        ("mount-bind", ("mount",)),
         ("mount-proc", ("one-id-map",)),
         ("pivot-root", ("mount",)),
         ("ptrace", ("one-id-map",)),

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from collections.abc import Mapping
 
 from usernsctl.errors import CommandNotExecutableError, CommandNotFoundError
+from usernsctl.opened import Opened
+from usernsctl.sandbox.environment import DEFAULT_PATH
 from usernsctl.sandbox.view import View, Walk
+from usernsctl.shown import quoted
 
 # Filled by gVisor itself.
 _UNKNOWN = ("/proc", "/sys", "/dev")
@@ -48,15 +52,18 @@ def check(
         if is_unknown(walk.wanted):
             return
         walks.append(walk)
-    found = [walk for walk in walks if walk.complete and os.path.isfile(walk.outside)]
+    found = [(walk, walk.file) for walk in walks if walk.complete and walk.file is not None]
+    found = [(walk, file) for walk, file in found if stat.S_ISREG(file.status.st_mode)]
     if not found:
         raise _not_found(command, search, view, caller)
-    executable = [walk for walk in found if os.stat(walk.outside).st_mode & 0o111]
+    executable = [(walk, file) for walk, file in found if file.status.st_mode & 0o111]
     if not executable:
         raise CommandNotExecutableError(
-            f"{found[0].inside} is there, but it is not executable", step="exec", filename=command
+            f"{found[0][0].inside} is there, but it is not executable",
+            step="exec",
+            filename=command,
         )
-    _check_interpreter(executable[0], view)
+    _check_interpreter(*executable[0], view)
 
 
 def is_unknown(path: str) -> bool:
@@ -64,10 +71,10 @@ def is_unknown(path: str) -> bool:
     return any(path == top or path.startswith(f"{top}/") for top in _UNKNOWN)
 
 
-def _check_interpreter(script: Walk, view: View) -> None:
+def _check_interpreter(script: Walk, opened: Opened, view: View) -> None:
     """Venvs are why: their scripts name an interpreter that links to one elsewhere."""
     try:
-        with open(script.outside, "rb") as file:
+        with open(opened.open(), "rb") as file:
             line = file.read(_SHEBANG_MAX).split(b"\n")[0]
         words = os.fsdecode(line.removeprefix(b"#!")).split()
         if not line.startswith(b"#!") or not words:
@@ -105,7 +112,8 @@ def _not_found(
         known_as = f"{command!r}" if command == own else f"{command!r} ({own} here)"
         reason = f"{known_as} is not in the sandbox"
     else:
-        remedy = f"--env PATH={os.path.dirname(own)}:{search}"
+        # The rest of PATH is not told: it is as much the environment's as any other variable.
+        remedy = f"--env PATH={quoted(os.path.dirname(own))}:{DEFAULT_PATH}"
         reason = f"{command!r} is {own}, but the PATH in the sandbox does not lead there"
     return CommandNotFoundError(reason, step="lookup", filename=command, remedy=remedy)
 
@@ -115,4 +123,4 @@ def bind_option(path: str) -> str:
     directory = os.path.dirname(path)
     prefix = os.path.dirname(directory)
     whole = os.path.basename(directory) in ("bin", "sbin") and prefix.count("/") > 1
-    return f"--bind {prefix if whole else directory}"
+    return f"--bind {quoted(prefix if whole else directory)}"

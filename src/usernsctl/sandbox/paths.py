@@ -1,4 +1,4 @@
-"""The paths of a run, made absolute and checked before a mount can cover any of them."""
+"""The files that a run names: followed once, before the namespace is entered, and then held."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ import os
 import pwd
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
-from usernsctl.errors import BundleError, NamespaceError, RunscError
+from usernsctl import opened
+from usernsctl.errors import BundleError, NamespaceError, RunscError, UsernsError
+from usernsctl.opened import ChangeableError, ForeignLinkError, Opened
 from usernsctl.sandbox.request import Bind, Request
 
 # Where the tmpfs may go: directories that most machines have, and that a run seldom needs.
@@ -20,32 +23,55 @@ _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _PROGRAMS = os.path.join(_PACKAGE, "_bin")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Paths:
-    """Paths outside; absolute, and without symbolic links where they are mounted.
+    """What a run uses of the machine.
 
+    :ivar runsc: the program; for a script its path counts, which it may look at itself.
     :ivar watcher: the program that waits for runsc, and passes signals on.
     :ivar verifier: the program that proves the kernel, or ``None`` if that is not wanted.
     :ivar tree: the root filesystem to be shown as it is, or ``None`` for this machine's programs.
+    :ivar binds: those of the request.
+    :ivar sources: what is to be bound, by the source that `binds` and config.json have for it.
+    :ivar state: the directory for runsc's state, or ``None`` for one of the run's own.
+    :ivar debug_log: the same for its logs.
     """
 
-    runsc: str
-    watcher: str
-    verifier: str | None
-    tree: str | None
-    binds: tuple[Bind, ...]
-    state: str | None
-    debug_log: str | None
+    runsc: Opened
+    watcher: Opened
+    verifier: Opened | None
+    tree: Opened | None
+    binds: tuple[Bind, ...] = ()
+    sources: Mapping[str, Opened] = field(default_factory=dict)
+    state: Opened | None = None
+    debug_log: Opened | None = None
+
+    def here(self) -> Paths:
+        """The same by descriptors of the mount namespace that this process is in by now.
+
+        :raises NamespaceError: there is another file at a path, or none.
+        """
+        changed: dict[str, Any] = {
+            one.name: _here(value)
+            for one in fields(self)
+            if isinstance(value := getattr(self, one.name), Opened)
+        }
+        sources = {name: _here(source) for name, source in self.sources.items()}
+        return replace(self, sources=sources, **changed)
+
+    def descriptors(self) -> list[int]:
+        """All that hold these files."""
+        values = (getattr(self, one.name) for one in fields(self))
+        held = [*(value for value in values if isinstance(value, Opened)), *self.sources.values()]
+        return [one.fd for one in held]
 
     def scratch_place(self, others: Iterable[str] = ()) -> str:
-        """A directory to mount a tmpfs on: none of these paths is in it.
+        """A directory to mount a tmpfs on: nothing is in it that is gone to by its path.
 
         :param others: further paths that must stay in sight.
         :raises NamespaceError: there is no such directory.
         """
-        own = (self.runsc, self.watcher, self.verifier, self.tree, self.state, self.debug_log)
-        needed = [path for path in own if path is not None and path != "/"]
-        needed += [bind.source for bind in self.binds]
+        needed = [one.path for one in (self.runsc, self.state) if one is not None]
         # Python still imports from there, and is started again should runsc fail.
         needed += [os.path.abspath(entry) for entry in (*sys.path, __file__, sys.executable)]
         needed += others
@@ -62,55 +88,134 @@ class Paths:
         )
 
 
-def resolve(request: Request, runsc: str, tree: str | None) -> Paths:
-    """Find and check what `request` names.
+def _here(file: Opened) -> Opened:
+    try:
+        return file.here()
+    except OSError as error:
+        raise NamespaceError(
+            f"{file.path}, as the namespace has it: {error.strerror}",
+            step="sandbox",
+            errno=error.errno or 0,
+            filename=file.path,
+        ) from error
+
+
+def resolve(
+    request: Request,
+    runsc: str,
+    tree: str | Opened | None,
+    bundle_sources: Mapping[str, Opened | None] | None = None,
+) -> Paths:
+    """Open what `request` names. Directories for runsc to write to are made, if need be.
 
     :param tree: the root filesystem to show, or ``None`` for this machine's programs.
+    :param bundle_sources: those of the binds of a bundle, as its config.json has them. What is
+        ``None`` is opened here, as if the caller had named it.
     :raises BundleError: a path to be shown inside does not exist.
-    :raises RunscError: our own program is missing.
+    :raises RunscError: our own program is missing, or runsc could not write to a directory.
     """
-    if tree is not None and not os.path.isdir(tree):
-        problem = "is not a directory" if os.path.exists(tree) else "does not exist"
-        raise BundleError(
-            f"the root filesystem {tree} {problem}",
-            step="rootfs",
-            filename=tree,
-            cause="rootfs-missing",
-        )
+    sources: dict[str, Opened] = {}
+    for name, source in (bundle_sources or {}).items():
+        sources[name] = _follow(f"the bundle's bind of {name}", name) if source is None else source
+    binds = []
+    for bind in request.binds:
+        source = _follow(f"--bind {bind.source}", bind.source)
+        sources[source.path] = source
+        binds.append(Bind(source.path, _destination(bind), bind.read_only))
     return Paths(
-        runsc=runsc,
+        runsc=opened.own(runsc),
         watcher=_watcher(),
         verifier=_verifier() if request.verify else None,
-        tree=os.path.realpath(tree) if tree is not None else None,
-        binds=tuple(_resolve_bind(bind) for bind in request.binds),
-        state=_absolute(request.state),
-        debug_log=_absolute(request.debug_log),
+        tree=_open_tree(tree) if isinstance(tree, str) else tree,
+        binds=tuple(binds),
+        sources=sources,
+        state=_make_directory(request.state),
+        debug_log=_make_directory(request.debug_log),
+    )
+
+
+def _open_tree(path: str) -> Opened:
+    try:
+        found = opened.follow(path)
+        if not found.is_directory:
+            raise NotADirectoryError(errno.ENOTDIR, "is not a directory")
+        return found
+    except OSError as error:
+        known = {errno.ENOENT: "does not exist", errno.ENOTDIR: "is not a directory"}
+        raise _error(
+            BundleError,
+            f"the root filesystem {path} {known.get(error.errno or 0, '')}".rstrip(),
+            error,
+            path,
+            step="rootfs",
+            cause="rootfs-missing" if error.errno in known else None,
+            says=error.errno not in known,
+        ) from error
+
+
+def _follow(what: str, path: str) -> Opened:
+    try:
+        return opened.follow(path)
+    except OSError as error:
+        raise _error(BundleError, what, error, path, step="bind") from error
+
+
+def _error(
+    kind: type[UsernsError],
+    what: str,
+    error: OSError,
+    path: str,
+    *,
+    step: str,
+    cause: str | None = None,
+    says: bool = True,
+) -> UsernsError:
+    """An error about a file that could not be opened.
+
+    :param says: whether what the kernel says is not in `what` already.
+    """
+    known = error if isinstance(error, ForeignLinkError | ChangeableError) else None
+    return kind(
+        f"{what}: {error.strerror}" if says else what,
+        step=step,
+        errno=error.errno or 0,
+        filename=path,
+        cause=known.cause if known else cause,
+        remedy=known.remedy if known else None,
     )
 
 
 def home_directories(environ: Mapping[str, str]) -> set[str]:
-    """The home directory of the caller: by HOME, and by the user database."""
+    """The home directories of the caller: by HOME, and by the user database.
+
+    :returns: absolute paths; where links lead elsewhere, that one too.
+    """
     homes = {environ.get("HOME", "")}
     with contextlib.suppress(KeyError):
         homes.add(pwd.getpwuid(os.getuid()).pw_dir)
-    return {os.path.normpath(home) for home in homes if home.startswith("/")} - {"/"}
+    # normpath(3) leaves two slashes at the beginning alone.
+    named = {"/" + os.path.normpath(home).lstrip("/") for home in homes if home.startswith("/")}
+    return (named | {os.path.realpath(home) for home in named}) - {"/"}
 
 
-def own_program(name: str, purpose: str, remedy: str) -> str:
-    """The path of a program that this package brings with it.
+def own_program(name: str, purpose: str, remedy: str) -> Opened:
+    """A program that this package brings with it.
 
     :param purpose: what it does, for the message should it be missing.
     :raises RunscError: it is missing.
     """
     path = os.path.join(_PROGRAMS, name)
-    if not os.access(path, os.X_OK):
+    try:
+        if not os.access(path, os.X_OK):
+            raise FileNotFoundError
+        return opened.own(path)
+    except OSError as error:
         raise RunscError(
             f"{path}, which {purpose}, is missing", step="sandbox", filename=path, remedy=remedy
-        )
-    return path
+        ) from error
 
 
-def _verifier() -> str:
+def _verifier() -> Opened:
     return own_program(
         "usernsctl-verify",
         "proves that a sandbox is one",
@@ -118,21 +223,11 @@ def _verifier() -> str:
     )
 
 
-def _watcher() -> str:
+def _watcher() -> Opened:
     return own_program("usernsctl-watch", "waits for runsc", "install usernsctl again")
 
 
-def _resolve_bind(bind: Bind) -> Bind:
-    source = os.path.realpath(bind.source)
-    try:
-        os.stat(source)
-    except OSError as error:
-        raise BundleError(
-            f"--bind {bind.source}: {error.strerror}",
-            step="bind",
-            errno=error.errno or 0,
-            filename=bind.source,
-        ) from error
+def _destination(bind: Bind) -> str:
     destination = os.path.normpath(bind.destination)
     if not bind.destination.startswith("/") or destination.strip("/") == "":
         raise BundleError(
@@ -141,28 +236,24 @@ def _resolve_bind(bind: Bind) -> Bind:
             step="bind",
             filename=bind.destination,
         )
-    return Bind(source, destination, bind.read_only)
+    return "/" + destination.lstrip("/")
 
 
-def _absolute(path: str | None) -> str | None:
-    return os.path.abspath(path) if path is not None else None
+def _make_directory(path: str | None) -> Opened | None:
+    """Open a directory for runsc to write to; it is made unless there is one.
 
-
-def make_directory(path: str) -> None:
-    """Make a directory for runsc to write to, unless there is one.
-
-    :raises RunscError: it can't be made, or not be written to.
+    :raises RunscError: it can't be made, or not be written to, or others could change it: runsc
+        follows links there.
     """
+    if path is None:
+        return None
+    what = f"{path}, which runsc was to write to"
     try:
-        os.makedirs(path, mode=0o700, exist_ok=True)
-        if not os.access(path, os.W_OK | os.X_OK):
+        made = opened.make_directory(path)
+        if not os.access(f"/proc/self/fd/{made.fd}", os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
-        raise RunscError(
-            f"{path}, which runsc was to write to: {error.strerror}",
-            step="runsc",
-            errno=error.errno or 0,
-            filename=path,
-            cause="runsc-root-unwritable",
-            remedy="name a directory that you may write to",
-        ) from error
+        failed = _error(RunscError, what, error, path, step="runsc", cause="runsc-root-unwritable")
+        failed.remedy = failed.remedy or "name a directory that you may write to"
+        raise failed from error
+    return made

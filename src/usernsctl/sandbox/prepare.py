@@ -17,7 +17,7 @@ from typing import Any
 from usernsctl import mounts
 from usernsctl.errors import NamespaceError, UsernsError
 from usernsctl.idmap import Extent
-from usernsctl.sandbox import config, launch, paths
+from usernsctl.sandbox import launch, paths
 from usernsctl.sandbox.place import Place
 from usernsctl.sandbox.request import Request
 from usernsctl.target import Target
@@ -27,17 +27,21 @@ from usernsctl.target import Target
 class Order:
     """What is to be made.
 
-    :ivar runsc: the path of runsc.
+    :ivar used: the files that it takes; the child has the same descriptors.
+    :ivar bundle: the config.json of a bundle as :func:`config.read_bundle` gave it, or ``None``.
     :ivar uid: the map of uids, and so `gid`.
     :ivar homes: the home directories of the caller.
+    :ivar is_root: whether the caller is root.
     :ivar state: the directory for runsc's state of detached sandboxes.
     """
 
     request: Request
-    runsc: str
+    used: paths.Paths
+    bundle: dict[str, Any] | None
     uid: tuple[Extent, ...]
     gid: tuple[Extent, ...]
     homes: set[str]
+    is_root: bool
     state: str
 
 
@@ -62,19 +66,30 @@ def prepare(order: Order) -> Prepared:
 
     :raises UsernsError: it can't be had; the reasons are those of ``usernsctl run``.
     """
-    request = order.request
     place = Place(uid=order.uid, gid=order.gid, become=(0, 0), target=Target())
-    bundle = config.read_bundle(request, request.bundle, place) if request.bundle else None
-    used = paths.resolve(request, order.runsc, launch.tree_of(request, bundle))
+    # Before the first mount, which could cover them.
+    used = order.used.here()
     remedy = "install usernsctl again"
     init = paths.own_program("usernsctl-init", "sandboxes begin with", remedy)
     detach = paths.own_program("usernsctl-detach", "starts detached sandboxes", remedy)
-    shown = [mount["source"] for mount in config.bind_mounts(bundle or {})]
     os.umask(0o022)
-    scratch = mounts.mount_scratch(used.scratch_place([init, detach, order.state, *shown]))
-    _, wanted = launch.make_root(request, place, used, order.homes, scratch, bundle)
-    os.mkdir(f"{scratch}/boxes", 0o700)
-    return Prepared(scratch=scratch, init=init, detach=detach, config=wanted)
+    scratch = mounts.mount_scratch(used.scratch_place([order.state]))
+    _, wanted = launch.make_root(
+        order.request,
+        place,
+        used,
+        scratch,
+        order.bundle,
+        homes=order.homes,
+        is_root=order.is_root,
+    )
+    for name in ("boxes", "programs"):
+        os.mkdir(name, 0o700, dir_fd=scratch.fd)
+    programs = scratch.child("programs")
+    shown = [launch.show_program(program, programs) for program in (init, detach)]
+    # Sandboxes are started by its path, since it looks for files of its own beside that.
+    used.runsc.here()
+    return Prepared(scratch=scratch.path, init=shown[0], detach=shown[1], config=wanted)
 
 
 def main(connection: socket.socket) -> None:

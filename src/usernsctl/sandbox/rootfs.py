@@ -3,6 +3,11 @@
 It lies on a tmpfs of our own, so that mount points can be made in it without a trace on the
 machine, and shows directories of the machine by bind mounts. These are read-only for runsc as
 well; what the command writes over them goes to an overlay in gVisor's memory.
+
+Others may write to what is shown, and swap a directory in it for a symbolic link while we look. So
+everything here is done by descriptors: what was looked at is what is mounted, and nothing is ever
+mounted but in this tree. runsc goes by paths; those that it gets lead through our tmpfs, or
+through directories that nobody else can change.
 """
 
 from __future__ import annotations
@@ -12,9 +17,13 @@ import os
 import stat
 from collections.abc import Iterator
 
-from usernsctl import mounts
-from usernsctl.errors import BundleError, NamespaceError
-from usernsctl.sandbox.view import View
+from usernsctl import mounts, opened
+from usernsctl.errors import BundleError, UsernsError
+from usernsctl.mounts import ATTR_NODEV, ATTR_NOSUID, ATTR_RDONLY
+from usernsctl.opened import Opened
+from usernsctl.sandbox.snapshot import Snapshot, is_public
+from usernsctl.sandbox.view import Place, View, Walk
+from usernsctl.shown import quoted
 
 # What a program needs that is installed on this machine, and little else.
 SHOWN = ("bin", "etc", "lib", "lib32", "lib64", "libx32", "opt", "sbin", "usr")
@@ -44,6 +53,10 @@ LINKS = {"var/run": "/run", "var/lock": "/run/lock"}
 # gVisor mounts its own here, so the machine's are never even handed to runsc.
 _GVISOR_OWN = ("dev", "proc", "sys")
 
+# What nothing that is shown is for. A device that somebody has put into a root filesystem would be
+# the machine's: as root, runsc could open it.
+_HARMLESS = ATTR_NOSUID | ATTR_NODEV
+
 
 class Rootfs:
     """A root filesystem in the making, at `top` in the empty directory `scratch`.
@@ -52,73 +65,101 @@ class Rootfs:
     :class:`NamespaceError` where the kernel refuses a mount.
     """
 
-    def __init__(self, scratch: str) -> None:
-        self.top = f"{scratch}/root"
-        self.view = View(self.top)
-        self._spare = f"{scratch}/spare"
-        self._spares = 0
-        os.mkdir(self.top, 0o755)
-        os.mkdir(self._spare, 0o700)
+    def __init__(self, scratch: Opened) -> None:
+        """Make its top directory.
+
+        :param scratch: on a file system of our own.
+        """
+        for name in ("spare", "shown"):
+            os.mkdir(name, 0o700, dir_fd=scratch.fd)
+        self._spare = scratch.child("spare")
+        self._shown = scratch.child("shown")
+        self._count = 0
+        os.mkdir("root", 0o755, dir_fd=scratch.fd)
+        top = scratch.child("root")
         # A mount of its own, so that it can be made read-only with all that is mounted below it.
-        mounts.bind(self.top, self.top)
-        self._device = os.stat(self.top).st_dev
+        mounts.bind(top, top)
+        self.top = scratch.child("root")
+        self.view = View(self.top)
+        self._device = self.top.status.st_dev
+        # Who may change directories that runsc passes: the caller, and root, whom the namespace may
+        # know as somebody who owns nothing else that is the machine's.
+        self._trusted = {0}
 
-    def show_programs(self) -> None:
-        """Show the programs of this machine, and :data:`EMPTY` directories for the rest."""
+    def show_programs(self, *, is_root: bool) -> None:
+        """Show the programs of this machine, and :data:`EMPTY` directories for the rest.
+
+        What not every user may read of /etc is empty.
+
+        :param is_root: whether the caller is root, who may read whatever comes to be there later.
+        """
+        machine = opened.own("/")
+        self._trusted.add(machine.status.st_uid)
         for name in SHOWN:
-            path = f"/{name}"
-            if os.path.islink(path):
-                os.symlink(os.readlink(path), f"{self.top}/{name}")
-            elif os.path.isdir(path):
-                os.mkdir(f"{self.top}/{name}")
-                mounts.bind(path, f"{self.top}/{name}")
-        for name, mode in EMPTY.items():
-            os.mkdir(f"{self.top}/{name}", mode)
-            os.chmod(f"{self.top}/{name}", mode)
-        for name, target in LINKS.items():
-            os.symlink(target, f"{self.top}/{name}")
+            with contextlib.suppress(FileNotFoundError):
+                found = machine.child(name)
+                if found.is_link:
+                    os.symlink(found.link, name, dir_fd=self.top.fd)
+                elif found.is_directory:
+                    target = _make_directory(self.top, name)
+                    if name == "etc" and is_root:
+                        Snapshot().copy(found, target)
+                        continue
+                    mounts.bind(found, target, _HARMLESS | ATTR_RDONLY)
+                    if name == "etc":
+                        # Members of some groups may read more than the programs inside should.
+                        for file in private_files(self.top.child(name)):
+                            self.hide(file)
+        for path, mode in EMPTY.items():
+            directory, name = os.path.split(path)
+            parent = self.top.child(directory) if directory else self.top
+            _make_directory(parent, name).set_mode(mode)
+        for path, target_path in LINKS.items():
+            directory, name = os.path.split(path)
+            parent = self.top.child(directory)
+            os.symlink(target_path, name, dir_fd=parent.fd)
 
-    def show_tree(self, source: str) -> None:
+    def show_tree(self, source: Opened) -> None:
         """Show all of a root filesystem, such as a bundle's, save what gVisor mounts itself.
 
-        :param source: its directory; an absolute path.
+        :param source: its directory.
         :raises BundleError: the directory can't be read.
         """
         # Through a copy of the mount: in `source` itself our own tmpfs may cover something.
-        copy = self._new_directory()
-        mounts.bind(source, copy)
+        copy = self._show(source, self._spare, _HARMLESS | ATTR_RDONLY)
+        if source.path == "/":
+            self._trusted.add(source.status.st_uid)
         try:
             self._mirror(copy, self.top, without=_GVISOR_OWN)
         except PermissionError as error:
+            if isinstance(error, UsernsError):
+                raise
             raise BundleError(
-                f"the root filesystem {source} can't be read: {error.strerror}",
+                f"the root filesystem {source.path} can't be read: {error.strerror}",
                 step="rootfs",
                 errno=error.errno or 0,
-                filename=source,
+                filename=source.path,
                 cause="rootfs-unreadable",
             ) from error
         for name in (*_GVISOR_OWN, "tmp"):
-            if not os.path.lexists(f"{self.top}/{name}"):
-                os.mkdir(f"{self.top}/{name}")
-
-    def is_shown(self, inside: str) -> bool:
-        """Whether a path lies in one of the machine's directories that :data:`SHOWN` names."""
-        return inside.split("/")[1] in SHOWN
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, dir_fd=self.top.fd)
 
     def has_directory(self, inside: str) -> bool:
         try:
             walk = self.view.walk(inside)
         except OSError:
             return False
-        return walk.complete and (
-            os.path.isdir(walk.outside) or self.view.leads_to_bind(walk.inside)
-        )
+        return walk.complete and _is_directory(walk)
 
-    def hide(self, inside: str) -> None:
-        """Cover a file or directory that exists, by an empty one."""
-        outside = self.view.outside(inside)
-        is_directory = stat.S_ISDIR(os.lstat(outside).st_mode)
-        mounts.bind(self._new_directory() if is_directory else self._new_file(), outside)
+    def hide(self, file: Opened) -> None:
+        """Cover a file or directory that is shown, by an empty one."""
+        empty = self._new(self._spare, is_directory=file.is_directory)
+        mounts.bind(empty, file, _HARMLESS | ATTR_RDONLY)
+
+    def is_shown(self, walk: Walk) -> bool:
+        """Whether a walk has come to what belongs to the machine."""
+        return walk.file is not None and walk.file.status.st_dev != self._device
 
     def add_directory(self, inside: str) -> None:
         """Make an empty directory, and those on the way to it, unless it exists."""
@@ -126,60 +167,81 @@ class Rootfs:
 
     def add_file(self, inside: str, content: bytes) -> None:
         """Make a file that does not exist yet."""
-        path = self._make_mount_point(inside, is_directory=False)
-        with open(path, "wb") as file:
+        walk = self._make_mount_point(inside, is_directory=False)
+        assert walk.file is not None
+        with open(walk.file.open(os.O_WRONLY), "wb") as file:
             file.write(content)
 
-    def show_file(self, source: str, inside: str) -> None:
+    def show_file(self, source: Opened, inside: str) -> None:
         """Show a file of this machine at a path where there is none yet."""
-        mounts.bind(source, self._make_mount_point(inside, is_directory=False))
+        walk = self._make_mount_point(inside, is_directory=False)
+        assert walk.file is not None
+        mounts.bind(source, walk.file, _HARMLESS | ATTR_RDONLY)
 
-    def expect_bind(self, source: str, inside: str) -> None:
-        """Make a mount point for runsc, which would make it on the machine itself or fail.
+    def expect_bind(self, source: Opened, inside: str, *, read_only: bool) -> tuple[str, str]:
+        """Prepare what runsc is to bind, and a mount point for it.
 
-        :param source: what runsc will mount there, without symbolic links.
+        :param source: what is to be shown there.
+        :returns: the source and the destination for runsc: paths that nobody else can change.
         :raises BundleError: there is a file of another kind, or none and it can't be made.
         """
-        is_directory = os.path.isdir(source)
-        target = self._make_mount_point(inside, is_directory=is_directory)
-        if os.path.isdir(target) != is_directory:
+        is_directory = source.is_directory
+        walk = self._make_mount_point(inside, is_directory=is_directory, for_runsc=True)
+        if _is_directory(walk) != is_directory:
             kinds = ("a directory", "a file") if is_directory else ("a file", "a directory")
             raise BundleError(
-                f"{source} is {kinds[0]}, so it can't be mounted on {inside}, which is {kinds[1]}",
+                f"{source.path} is {kinds[0]}, so it can't be mounted on {inside}, "
+                f"which is {kinds[1]}",
                 step="bind",
                 filename=inside,
             )
-        self.view.add_bind(self.view.walk(inside).inside, source)
+        attributes = ATTR_NOSUID if _has_devices(source) else _HARMLESS
+        if read_only:
+            attributes |= ATTR_RDONLY
+        shown = self._show(source, self._shown, attributes)
+        self.view.add_bind(walk.inside, Opened(os.dup(shown.fd), source.path))
+        return shown.path, walk.inside
 
-    def expect_empty(self, inside: str) -> None:
-        """Note that gVisor mounts an empty directory there, under the binds expected so far."""
-        self.view.add_bind(self.view.walk(inside).wanted, self._new_directory())
+    def expect_mount(self, inside: str, *, is_empty: bool) -> None:
+        """Note that gVisor mounts something of its own there, over the binds expected so far.
+
+        :param is_empty: whether that is an empty directory.
+        :raises BundleError: it would have to be made on the machine, by way of a writable bind.
+        """
+        walk = self.view.walk(inside)
+        bind = self.view.bind_at(walk.inside)
+        # In what is read-only, gVisor makes the mount point up.
+        if not walk.complete and bind is not None and _is_writable(bind[1]):
+            raise _missing_in_bind(walk, bind)
+        if is_empty:
+            self.view.add_bind(walk.wanted, self._new_directory())
 
     def finish(self) -> None:
         """Make all that is shown read-only: nothing more can be added."""
         mounts.make_read_only(self.top)
 
-    def _make_mount_point(self, inside: str, *, is_directory: bool) -> str:
-        """Make a file or directory, unless there is one; returns its path for us."""
+    def _make_mount_point(
+        self, inside: str, *, is_directory: bool, for_runsc: bool = False
+    ) -> Walk:
+        """Make a file or directory, unless there is one.
+
+        :param for_runsc: whether runsc goes there by the path.
+        """
         try:
-            walk = self.view.walk(inside)
+            walk = self._open_up_to(inside, for_runsc=for_runsc)
             if walk.complete:
-                return walk.outside
-            if not walk.outside.startswith(self.top):
-                raise BundleError(
-                    f"{inside} would have to be made in {walk.outside}, "
-                    "which another mount shows there",
-                    step="bind",
-                    filename=inside,
-                    remedy=f"make {os.path.join(walk.outside, *walk.missing)} first",
-                )
-            if os.stat(walk.outside).st_dev != self._device:
-                self._open_up(walk.outside)
-            target = os.path.join(walk.outside, *walk.missing)
-            os.makedirs(os.path.dirname(target), exist_ok=True)
-            os.mkdir(target) if is_directory else _touch(target)
+                return walk
+            bind = self.view.bind_at(walk.inside)
+            if bind is not None or walk.file is None:
+                raise _missing_in_bind(walk, bind)
+            directory = walk.file
+            *parents, last = walk.missing
+            for name in parents:
+                directory = _make_directory(directory, name)
+            (_make_directory if is_directory else _make_file)(directory, last)
+            return self.view.walk(walk.wanted)
         except OSError as error:
-            if isinstance(error, (BundleError, NamespaceError)):
+            if isinstance(error, UsernsError):
                 raise
             raise BundleError(
                 f"{inside} can't be made in the sandbox: {error.strerror}",
@@ -187,43 +249,68 @@ class Rootfs:
                 errno=error.errno or 0,
                 filename=inside,
             ) from error
-        return target
 
-    def _open_up(self, directory: str) -> None:
+    def _open_up_to(self, inside: str, *, for_runsc: bool) -> Walk:
+        """Follow a path, and have directories of ours on it wherever it takes that."""
+        while True:
+            walk = self.view.walk(inside)
+            passed, last = walk.trail[:-1], walk.trail[-1]
+            closed = [place for place in passed if for_runsc and self._may_change(place)]
+            if walk.missing and not self._is_ours(last):
+                closed.append(last)
+            if not closed:
+                return walk
+            assert closed[0].file is not None
+            self._open_up(closed[0].file)
+
+    def _is_ours(self, place: Place) -> bool:
+        """Whether entries can be made there, or never will be: then another error comes."""
+        if place.file is None or self.view.bind_at(place.inside) is not None:
+            return True
+        status = place.file.status
+        return status.st_dev == self._device or not stat.S_ISDIR(status.st_mode)
+
+    def _may_change(self, place: Place) -> bool:
+        """Whether somebody else could swap what is in a directory, while runsc passes it."""
+        if self._is_ours(place):
+            return False
+        assert place.file is not None
+        status = place.file.status
+        return status.st_uid not in self._trusted or bool(status.st_mode & 0o022)
+
+    def _open_up(self, directory: Opened) -> None:
         """Replace a directory of the machine by one of ours that shows the same."""
         ours = self._new_directory()
         self._mirror(directory, ours)
+        ours.set_mode(directory.status.st_mode)
         mounts.bind(ours, directory)
 
-    def _mirror(self, source: str, target: str, *, without: tuple[str, ...] = ()) -> None:
-        with os.scandir(source) as entries:
-            for entry in entries:
-                shown = f"{target}/{entry.name}"
-                if entry.name in without:
-                    continue
-                if entry.is_symlink():
-                    os.symlink(os.readlink(entry.path), shown)
-                    continue
-                if entry.is_dir():
-                    os.mkdir(shown)
-                else:
-                    _touch(shown)
-                mounts.bind(entry.path, shown)
+    def _mirror(self, source: Opened, target: Opened, *, without: tuple[str, ...] = ()) -> None:
+        for found in source.entries():
+            name = os.path.basename(found.path)
+            if name in without:
+                continue
+            if found.is_link:
+                os.symlink(found.link, name, dir_fd=target.fd)
+            else:
+                make = _make_directory if found.is_directory else _make_file
+                mounts.bind(found, make(target, name))
 
-    def _new_directory(self) -> str:
-        self._spares += 1
-        path = f"{self._spare}/{self._spares}"
-        os.mkdir(path)
-        return path
+    def _show(self, source: Opened, directory: Opened, attributes: int) -> Opened:
+        """Show `source` somewhere in `directory`, and return what is seen there."""
+        place = self._new(directory, is_directory=source.is_directory)
+        mounts.bind(source, place, attributes)
+        return directory.child(os.path.basename(place.path))
 
-    def _new_file(self) -> str:
-        self._spares += 1
-        path = f"{self._spare}/{self._spares}"
-        _touch(path)
-        return path
+    def _new_directory(self) -> Opened:
+        return self._new(self._spare, is_directory=True)
+
+    def _new(self, directory: Opened, *, is_directory: bool) -> Opened:
+        self._count += 1
+        return (_make_directory if is_directory else _make_file)(directory, str(self._count))
 
 
-def private_files(directory: str) -> Iterator[str]:
+def private_files(directory: Opened) -> Iterator[Opened]:
     """The files and directories below `directory` that not every user may read.
 
     What is in such a directory is not listed, and symbolic links are not followed. What vanishes
@@ -231,20 +318,54 @@ def private_files(directory: str) -> Iterator[str]:
 
     :raises PermissionError: `directory` itself can't be listed.
     """
-    with os.scandir(directory) as entries:
-        for entry in entries:
-            if entry.is_symlink():
-                continue
-            with contextlib.suppress(FileNotFoundError):
-                mode = entry.stat(follow_symlinks=False).st_mode
-                if not stat.S_ISDIR(mode):
-                    if not mode & stat.S_IROTH:
-                        yield entry.path
-                elif mode & 0o005 != 0o005:
-                    yield entry.path
-                else:
-                    yield from private_files(entry.path)
+    for found in directory.entries():
+        if found.is_link:
+            continue
+        if not is_public(found.status.st_mode):
+            yield found
+        elif found.is_directory:
+            yield from private_files(found)
 
 
-def _touch(path: str) -> None:
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
+def _make_directory(parent: Opened, name: str, mode: int = 0o755) -> Opened:
+    os.mkdir(name, mode, dir_fd=parent.fd)
+    return parent.child(name)
+
+
+def _make_file(parent: Opened, name: str) -> Opened:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    os.close(os.open(name, flags, 0o644, dir_fd=parent.fd))
+    return parent.child(name)
+
+
+def _is_directory(walk: Walk) -> bool:
+    # What is on the way to a mount, gVisor makes up.
+    return walk.file is None or walk.file.is_directory
+
+
+def _has_devices(source: Opened) -> bool:
+    """Whether it is a device, or a directory that is there for devices."""
+    mode = source.status.st_mode
+    is_device = stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
+    return is_device or f"{source.path}/".startswith("/dev/")
+
+
+def _is_writable(opened: Opened) -> bool:
+    return not os.fstatvfs(opened.fd).f_flag & os.ST_RDONLY
+
+
+def _missing_in_bind(walk: Walk, bind: tuple[str, Opened] | None) -> BundleError:
+    """The error that a mount point would have to be made where another mount shows something."""
+    remedy = None
+    where = "where another mount hides it"
+    if bind is not None:
+        place, source = bind
+        absent = source.path + walk.wanted.removeprefix(place)
+        where = f"in {os.path.dirname(absent)}, which another mount shows there"
+        remedy = f"make {quoted(absent)} first"
+    return BundleError(
+        f"{walk.wanted} would have to be made {where}",
+        step="bind",
+        filename=walk.wanted,
+        remedy=remedy,
+    )

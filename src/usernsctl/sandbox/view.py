@@ -2,26 +2,44 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from dataclasses import dataclass
 
-# As many as the kernel follows (path_resolution(7)).
-_LINKS_MAX = 40
+from usernsctl import opened
+from usernsctl.opened import Opened
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A path inside, without symbolic links, and the file that is there for us.
+
+    :ivar file: ``None`` where only gVisor will have one: it makes up the way to a mount.
+    """
+
+    inside: str
+    file: Opened | None
 
 
 @dataclass(frozen=True, slots=True)
 class Walk:
     """How far a path inside leads.
 
-    :ivar inside: the path of the last file reached, as seen inside, without symbolic links.
-    :ivar outside: the path of the same file for us.
+    :ivar trail: the directories on the way, from the root on, and the last file reached.
     :ivar missing: what is left of the path, which does not exist.
     """
 
-    inside: str
-    outside: str
+    trail: tuple[Place, ...]
     missing: tuple[str, ...]
+
+    @property
+    def inside(self) -> str:
+        """The path of the last file reached, as seen inside, without symbolic links."""
+        return self.trail[-1].inside
+
+    @property
+    def file(self) -> Opened | None:
+        """The last file reached, by a descriptor of ours."""
+        return self.trail[-1].file
 
     @property
     def complete(self) -> bool:
@@ -39,16 +57,24 @@ class View:
     :param top: the directory that becomes its ``/``.
     """
 
-    def __init__(self, top: str) -> None:
+    def __init__(self, top: Opened) -> None:
         self.top = top
-        self._binds: dict[str, str] = {}
+        self._binds: dict[str, Opened] = {}
 
-    def add_bind(self, inside: str, source: str) -> None:
-        """Note that runsc will show `source`, a path outside without symbolic links, there.
+    def add_bind(self, inside: str, source: Opened) -> None:
+        """Note that runsc will show `source` at a path inside that has no symbolic links.
 
         The first of two at the same place counts.
         """
         self._binds.setdefault(inside, source)
+
+    def bind_at(self, inside: str) -> tuple[str, Opened] | None:
+        """The innermost bind that shows a path without symbolic links, and its place."""
+        while inside not in self._binds:
+            if inside == "/":
+                return None
+            inside = os.path.dirname(inside)
+        return inside, self._binds[inside]
 
     def leads_to_bind(self, inside: str) -> bool:
         """Whether this is the place of a bind or a directory on the way to one.
@@ -58,55 +84,27 @@ class View:
         """
         return any(f"{place}/".startswith(f"{inside}/") for place in self._binds)
 
-    def outside(self, inside: str) -> str:
-        """The path for us of a path inside that has no symbolic links on the way."""
-        for destination in sorted(self._binds, key=len, reverse=True):
-            if inside == destination or inside.startswith(f"{destination}/"):
-                return self._binds[destination] + inside[len(destination) :]
-        return self.top if inside == "/" else self.top + inside
-
     def walk(self, path: str, *, start: str = "/") -> Walk:
         """Follow a path inside, and the symbolic links on it, as the kernel will do there.
 
         :param start: the directory inside that a relative path starts at.
         :raises OSError: there are too many links, or we may not look into a directory on the way.
         """
-        pending = [*reversed(path.split("/"))]
-        current = "/" if path.startswith("/") else start
-        links = 0
-        while pending:
-            name = pending.pop()
-            if name in ("", "."):
-                continue
-            if name == "..":
-                current = os.path.dirname(current)
-                continue
-            candidate = os.path.join(current, name)
-            if self.leads_to_bind(candidate):
-                current = candidate
-                continue
-            try:
-                link = _read_link(self.outside(candidate))
-            except (FileNotFoundError, NotADirectoryError):
-                rest = tuple(part for part in (name, *reversed(pending)) if part not in ("", "."))
-                return Walk(current, self.outside(current), rest)
-            if link is None:
-                current = candidate
-                continue
-            links += 1
-            if links > _LINKS_MAX:
-                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
-            pending += reversed(link.split("/"))
-            if link.startswith("/"):
-                current = "/"
-        return Walk(current, self.outside(current), ())
+        trail = [Place("/", self.top)]
+        missing = opened.walk(os.path.join(start, path), trail, self._look)
+        return Walk(tuple(trail), missing)
 
-
-def _read_link(path: str) -> str | None:
-    """What the symbolic link at `path` holds, or ``None`` if there is a file of another kind."""
-    try:
-        return os.readlink(path)
-    except OSError as error:
-        if error.errno == errno.EINVAL:
+    def _look(self, trail: list[Place], name: str) -> Place | str | None:
+        inside = os.path.join(trail[-1].inside, name)
+        if inside in self._binds:
+            return Place(inside, self._binds[inside])
+        directory = trail[-1].file
+        try:
+            found = directory.child(name) if directory is not None else None
+        except (FileNotFoundError, NotADirectoryError):
+            found = None
+        if self.leads_to_bind(inside):
+            return Place(inside, found)
+        if found is None:
             return None
-        raise
+        return found.link if found.is_link else Place(inside, found)

@@ -89,6 +89,11 @@ def seccomp_mount() -> None:
     refuse([("mount", 0, errno.EPERM)])
 
 
+def seccomp_mount_bind() -> None:
+    """As profiles that are older than these calls do, or allow them with CAP_SYS_ADMIN only."""
+    refuse([(call, 0, errno.EPERM) for call in ("open_tree", "move_mount", "mount_setattr")])
+
+
 def seccomp_ptrace() -> None:
     refuse([("ptrace", 0, errno.EPERM)])
 
@@ -320,6 +325,7 @@ EARLY: dict[str, Callable[[], None]] = {
     "seccomp-engine": seccomp_engine,
     "seccomp-flags": seccomp_flags,
     "seccomp-mount": seccomp_mount,
+    "seccomp-mount-bind": seccomp_mount_bind,
     "seccomp-ptrace": seccomp_ptrace,
     "landlock": landlock,
 }

@@ -20,6 +20,7 @@ CALLS = {
     "x86_64": {"unshare": 272, "clone": 56, "clone3": 435, "mount": 165, "ptrace": 101},
     "aarch64": {"unshare": 97, "clone": 220, "clone3": 435, "mount": 40, "ptrace": 117},
 }[platform.machine()]
+CALLS |= {"open_tree": 428, "move_mount": 429, "mount_setattr": 442}
 LANDLOCK_CREATE, LANDLOCK_RESTRICT = 444, 446
 LANDLOCK_WRITE_FILE = 2
 

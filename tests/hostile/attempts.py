@@ -1,0 +1,52 @@
+"""attempts.py COUNT REQUEST: have a sandbox started as often, each time in a new process.
+
+REQUEST is JSON: the fields of a Request, `binds` as lists, and `env_file`. For each try, one line
+tells what the program that is called as runsc has said, with commas, or the error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from typing import Any, NoReturn
+
+from usernsctl.errors import UsernsError
+from usernsctl.sandbox import Bind, Request, environment, run
+
+
+def attempt(fields: dict[str, Any]) -> NoReturn:
+    try:
+        given = dict(fields)
+        binds = tuple(Bind(*bind) for bind in given.pop("binds", ()))
+        if file := given.pop("env_file", None):
+            given["env"] = environment.read_file(file, os.environ)
+        run(Request(args=("/bin/true",), binds=binds, verify=False, **given))
+    except UsernsError as error:
+        print(f"refused: {error}")
+    except BaseException:
+        print("crashed:", traceback.format_exc().replace("\n", "|"))
+    sys.stdout.flush()
+    os._exit(1)
+
+
+def main(count: int, fields: dict[str, Any]) -> None:
+    for _ in range(count):
+        ours, theirs = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(ours)
+            for fd in (1, 2):
+                os.dup2(theirs, fd)
+            os.close(theirs)
+            attempt(fields)
+        os.close(theirs)
+        with open(ours, errors="replace") as said:
+            answer = said.read()
+        os.waitpid(pid, 0)
+        print(",".join(answer.split("\n")), flush=True)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), json.loads(sys.argv[2]))

@@ -1,0 +1,88 @@
+/*
+ * What is called as runsc. It says who it is, and what the sandbox would see of a file that is
+ * called `secret`: in the root filesystem, in what is bound, in the environment. It leaves a file
+ * in each directory that it is told to write to.
+ */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#ifndef IDENTITY
+#define IDENTITY "ours"
+#endif
+
+static const char *const shown[] = {"", "/opt", "/opt/inner", "/opt/inner/deep"};
+static char config[1 << 20];
+
+static void look(const char *directory)
+{
+    char path[4096];
+    snprintf(path, sizeof path, "%s/secret", directory);
+    if (!access(path, F_OK))
+        puts("secret");
+}
+
+static void leave(const char *directory)
+{
+    char path[4096];
+    snprintf(path, sizeof path, "%s/left-by-runsc", directory);
+    int fd = open(path, O_WRONLY | O_CREAT, 0644);
+    if (fd >= 0)
+        close(fd);
+}
+
+/* What stands between quotation marks after each `"name":`. */
+static void each(const char *name, void (*see)(const char *))
+{
+    char value[4096];
+    for (const char *at = config; (at = strstr(at, name)); at += strlen(name))
+        if (sscanf(at + strlen(name), " \"%4095[^\"]\"", value) == 1)
+            see(value);
+}
+
+/* As the payload will see it: links lead nowhere else than inside. */
+static void look_in_root(const char *root)
+{
+    fflush(stdout);
+    pid_t pid = fork();
+    if (pid == 0) {
+        if (chroot(root) || chdir("/"))
+            perror("chroot");
+        else
+            for (size_t i = 0; i < sizeof shown / sizeof shown[0]; i++)
+                look(shown[i]);
+        fflush(stdout);
+        _exit(0);
+    }
+    waitpid(pid, NULL, 0);
+}
+
+int main(int argc, char **argv)
+{
+    char path[4096];
+    for (int i = 1; i < argc; i++) {
+        if (!strcmp(argv[i], "--version"))
+            return puts("runsc version stand-in"), 0;
+        if (!strncmp(argv[i], "--root=", 7))
+            leave(argv[i] + 7);
+        if (!strncmp(argv[i], "--debug-log=", 12))
+            leave(argv[i] + 12);
+        if (!strncmp(argv[i], "--bundle=", 9)) {
+            snprintf(path, sizeof path, "%s/config.json", argv[i] + 9);
+            FILE *file = fopen(path, "r");
+            if (file) {
+                fread(config, 1, sizeof config - 1, file);
+                fclose(file);
+            }
+        }
+    }
+    puts(IDENTITY);
+    each("\"path\":", look_in_root);
+    each("\"source\":", look);
+    if (strstr(config, "SECRET"))
+        puts("secret");
+    return 0;
+}

@@ -1,0 +1,21 @@
+/* swapper A B: exchange the two in a tight loop, until whoever started us has ended. */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+int main(int argc, char **argv)
+{
+    if (argc != 3 || prctl(PR_SET_PDEATHSIG, SIGKILL))
+        return 1;
+    if (renameat2(AT_FDCWD, argv[1], AT_FDCWD, argv[2], RENAME_EXCHANGE)) {
+        perror("renameat2");
+        return 1;
+    }
+    puts("swapping");
+    fflush(stdout);
+    for (;;)
+        renameat2(AT_FDCWD, argv[1], AT_FDCWD, argv[2], RENAME_EXCHANGE);
+}

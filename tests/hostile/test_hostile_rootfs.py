@@ -1,0 +1,250 @@
+"""Somebody swaps a directory for a symbolic link, while a sandbox that shows it is being started.
+
+The attacker is a program that does nothing else (swapper.c). What is called as runsc here tells
+what a payload would have got (stand_in.c), so that many starts can be tried.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from callers import may_map_any_id
+
+if TYPE_CHECKING:
+    from tally import Tally
+
+import usernsctl as un
+
+HERE = Path(__file__).parent
+SHORT, FULL = 25, 2000
+
+Swap = Callable[[Path, Path], contextlib.AbstractContextManager[None]]
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The swapper, the stand-in for runsc, and the attacker's."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("there is no C compiler")
+    directory = Path(tempfile.mkdtemp())
+    directory.chmod(0o755)
+    for name, source, *flags in (
+        ("swapper", "swapper.c"),
+        ("runsc", "stand_in.c"),
+        ("evil", "stand_in.c", '-DIDENTITY="evil"'),
+    ):
+        command = [compiler, "-O1", "-static", *flags, str(HERE / source), "-o", directory / name]
+        subprocess.run(command, check=True)
+    return directory
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A directory that other users can reach."""
+    directory = Path(tempfile.mkdtemp())
+    directory.chmod(0o755)
+    yield directory
+    shutil.rmtree(directory)
+
+
+@pytest.fixture
+def victim(place: Path, programs: Path) -> Path:
+    """The directory that the caller has runsc in, for the attacker to mount something over."""
+    directory = place / "bin"
+    directory.mkdir()
+    shutil.copy(programs / "runsc", directory)
+    return directory
+
+
+@pytest.fixture
+def secret(place: Path) -> Path:
+    """A directory of the caller's that nobody has asked to be shown."""
+    directory = place / "private"
+    (directory / "data").mkdir(parents=True)
+    for path in (directory, directory / "data"):
+        (path / "secret").touch()
+    (directory / "env").write_text("TOKEN=SECRET\n")
+    return directory
+
+
+@pytest.fixture
+def rootfs(place: Path, programs: Path) -> Path:
+    """A root filesystem with the attacker's runsc in it."""
+    directory = place / "rootfs"
+    (directory / "bin").mkdir(parents=True)
+    shutil.copy("/bin/true", directory / "bin")
+    for path in ("opt/inner", "spare/inner"):
+        (directory / path).mkdir(parents=True)
+        shutil.copy(programs / "evil", directory / path / "runsc")
+    return directory
+
+
+@contextlib.contextmanager
+def swapping(programs: Path, first: Path, second: Path, *before: str) -> Iterator[None]:
+    command = [*before, str(programs / "swapper"), str(first), str(second)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"swapping\n"
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+def attempts(victim: Path, count: int, **fields: Any) -> list[str]:
+    """What was said in each of `count` starts."""
+    done = subprocess.run(
+        [sys.executable, str(HERE / "attempts.py"), str(count), json.dumps(fields)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env={"PATH": "/usr/bin:/bin", "USERNSCTL_RUNSC": str(victim / "runsc"), "HOME": "/"},
+        cwd="/",
+        check=True,
+    )
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert len(lines) == count
+    assert not [line for line in lines if line.startswith("crashed")][:1]
+    return lines
+
+
+def judge(tally: Tally, lines: list[str]) -> None:
+    for line in lines:
+        tally.tried()
+        for got in ("evil", "secret"):
+            if got in line.split(","):
+                tally.succeeded(got)
+
+
+def test_a_directory_of_the_rootfs_becomes_a_link_to_a_secret(
+    tally: Tally, programs: Path, victim: Path, rootfs: Path, secret: Path
+) -> None:
+    (rootfs / "other").symlink_to(secret)
+    with swapping(programs, rootfs / "opt", rootfs / "other"):
+        lines = attempts(
+            victim,
+            tally.rounds(SHORT, FULL),
+            rootfs=str(rootfs),
+            binds=[[str(victim), "/opt/inner/absent", True]],
+        )
+    judge(tally, lines)
+    assert any("ours" in line for line in lines), f"no start got that far: {lines[0]}"
+
+
+def test_a_directory_of_the_rootfs_becomes_a_link_to_where_runsc_is(
+    tally: Tally, programs: Path, victim: Path, rootfs: Path, secret: Path
+) -> None:
+    (rootfs / "other").symlink_to(victim)
+    with swapping(programs, rootfs / "opt" / "inner", rootfs / "other"):
+        lines = attempts(
+            victim,
+            tally.rounds(SHORT, FULL),
+            rootfs=str(rootfs),
+            binds=[[str(secret / "env"), "/opt/inner/absent", True]],
+        )
+    judge(tally, lines)
+    assert any("ours" in line for line in lines), f"no start got that far: {lines[0]}"
+
+
+class Stranger:
+    """Another user, who may write to `directory`, and swaps one in it for a symbolic link."""
+
+    def __init__(self, programs: Path, directory: Path, secret: Path) -> None:
+        self.programs = programs
+        self.directory = directory
+        self.secret = secret
+
+    @contextlib.contextmanager
+    def swaps(self) -> Iterator[Path]:
+        """`x` has what the caller means to use, or leads to the same names in his secret."""
+        directory = self.directory
+        directory.mkdir()
+        directory.chmod(0o777)
+        script = f"""
+            umask 0
+            mkdir -p {directory}/x/data {directory}/x/log
+            echo A=b >{directory}/x/env
+            ln -s {self.secret} {directory}/y
+            exec {self.programs}/swapper {directory}/x {directory}/y
+        """
+        command = ["sh", "-c", script]
+        process: subprocess.Popen[bytes] | un.Popen[bytes]
+        if may_map_any_id():
+            command = ["setpriv", "--reuid=65533", "--regid=65533", "--clear-groups", *command]
+            process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        else:
+            process = un.Popen(command, stdout=un.PIPE, idmap=un.IdMap.auto(), user=1, group=1)
+        with process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"swapping\n"
+            try:
+                yield directory / "x"
+            finally:
+                process.kill()
+
+
+@pytest.fixture
+def stranger(place: Path, programs: Path, secret: Path) -> Stranger:
+    return Stranger(programs, place / "public", secret)
+
+
+other_users = pytest.mark.requires("userns" if may_map_any_id() else "subid")
+
+
+@other_users
+def test_the_parent_of_a_bind_becomes_a_link(
+    tally: Tally, victim: Path, stranger: Stranger
+) -> None:
+    with stranger.swaps() as x:
+        lines = attempts(
+            victim, tally.rounds(SHORT, FULL), binds=[[str(x / "data"), "/data", True]]
+        )
+    judge(tally, lines)
+
+
+@other_users
+def test_the_root_path_of_a_bundle_becomes_a_link(
+    tally: Tally, place: Path, victim: Path, stranger: Stranger
+) -> None:
+    config = {"process": {"args": ["x"], "cwd": "/"}, "root": {"path": "../public/x"}}
+    (place / "bundle").mkdir()
+    (place / "bundle" / "config.json").write_text(json.dumps(config))
+    (stranger.secret / "bin").mkdir()
+    shutil.copy("/bin/true", stranger.secret / "bin")
+    with stranger.swaps():
+        lines = attempts(victim, tally.rounds(SHORT, FULL), bundle=str(place / "bundle"))
+    judge(tally, lines)
+
+
+@other_users
+def test_the_parent_of_a_file_of_settings_becomes_a_link(
+    tally: Tally, victim: Path, stranger: Stranger
+) -> None:
+    with stranger.swaps() as x:
+        lines = attempts(victim, tally.rounds(SHORT, FULL), env_file=str(x / "env"))
+    judge(tally, lines)
+
+
+@other_users
+@pytest.mark.parametrize("option", ["state", "debug_log"])
+def test_the_parent_of_a_directory_for_runsc_becomes_a_link(
+    tally: Tally, victim: Path, stranger: Stranger, option: str
+) -> None:
+    (stranger.secret / "log").mkdir()
+    with stranger.swaps() as x:
+        lines = attempts(victim, tally.rounds(SHORT, FULL), **{option: str(x / "log")})
+    judge(tally, lines)
+    if os.listdir(stranger.secret / "log"):
+        tally.succeeded("runsc wrote to the secret directory")

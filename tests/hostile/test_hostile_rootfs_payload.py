@@ -1,0 +1,243 @@
+"""What a payload does to files of the machine that it is shown, and what it gets to see of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from callers import as_root
+
+import usernsctl as un
+from usernsctl.sandbox import Bind
+
+if TYPE_CHECKING:
+    from conftest import Program
+    from tally import Tally
+
+pytestmark = pytest.mark.requires("runsc")
+
+# All that changes a file or what is in a directory; sh has no other way to truncate one.
+ATTACK = """
+for file in "$@"; do
+    true >"$file"; echo x >"$file"; echo x >>"$file"; rm -f "$file"; mv "$file" "$file".moved
+    chmod 666 "$file"; touch "$file" "${file%/*}/new"; mkdir "${file%/*}/directory"
+    ln "$file" "$file".linked
+done 2>/dev/null
+exit 0
+"""
+
+
+@pytest.fixture
+def shown(tmp_path: Path) -> Path:
+    directory = tmp_path / "shown"
+    (directory / "below").mkdir(parents=True)
+    for path in (directory / "file", directory / "below" / "file"):
+        path.write_text("content\n")
+        path.chmod(0o666)
+    return directory
+
+
+def state_of(directory: Path) -> dict[str, tuple[int, bytes]]:
+    paths = [path for path in directory.rglob("*") if path.is_file()]
+    return {str(path): (path.stat().st_mode, path.read_bytes()) for path in paths}
+
+
+def test_a_payload_changes_what_is_bound_read_only(
+    tally: Tally, usernsctl: Program, shown: Path
+) -> None:
+    before = state_of(shown)
+    binds = ["--bind", f"{shown}:/ro", "--bind", f"{shown}/file:/one"]
+    for _ in range(tally.rounds(2, 50)):
+        done = usernsctl(
+            "run", *binds, "--", "sh", "-c", ATTACK, "sh", "/ro/file", "/ro/below/file", "/one"
+        )
+        assert done.returncode == 0, done.stderr
+        tally.tried()
+        if state_of(shown) != before:
+            tally.succeeded("it changed a file of the machine")
+
+
+def test_a_payload_changes_what_a_host_binds(tally: Tally, shown: Path) -> None:
+    before = state_of(shown)
+    with un.SandboxHost(binds=[Bind(str(shown), "/ro")]) as host:
+        for _ in range(tally.rounds(2, 50)):
+            with host.start(["sh", "-c", ATTACK, "sh", "/ro/file", "/ro/below/file"]) as box:
+                assert box.wait(timeout=60) == 0
+            tally.tried()
+            if state_of(shown) != before:
+                tally.succeeded("it changed a file of the machine")
+
+
+def test_a_payload_changes_its_root_filesystem(
+    tally: Tally, usernsctl: Program, tmp_path: Path, shown: Path
+) -> None:
+    """By way of --rootfs, a bundle and --expose-root."""
+    before = state_of(shown)
+    (tmp_path / "bundle").mkdir()
+    config = {
+        "process": {"args": ["sh", "-c", ATTACK, "sh", "/file"], "cwd": "/", "env": ["PATH=/bin"]},
+        "root": {"path": "../shown", "readonly": False},
+    }
+    (tmp_path / "bundle" / "config.json").write_text(json.dumps(config))
+    programs = [arg for name in ("bin", "lib", "lib64", "usr") for arg in bind_of(name)]
+    attack = ["sh", "-c", ATTACK, "sh"]
+    for options in (
+        ["--rootfs", str(shown), *programs, "--", *attack, "/file", "/below/file"],
+        ["--bundle", str(tmp_path / "bundle"), *programs],
+        ["--expose-root", "--", *attack, f"{shown}/file", f"{shown}/below/file"],
+    ):
+        done = usernsctl("run", *options)
+        assert done.returncode == 0, done.stderr
+        tally.tried()
+        if state_of(shown) != before:
+            tally.succeeded(f"it changed a file of the machine by {options[0]}")
+
+
+def bind_of(name: str) -> list[str]:
+    return ["--bind", f"/{name}"] if os.path.isdir(f"/{name}") else []
+
+
+def mounts_of(pid: int) -> dict[str, list[str]]:
+    """The options of each mount of ours that a process sees, by what follows our directory."""
+    lines = Path(f"/proc/{pid}/mountinfo").read_text().splitlines()
+    fields = [line.split(" ") for line in lines]
+    ours = [(one[4].partition("/usernsctl/")[2], one[5].split(",")) for one in fields]
+    return {place: options for place, options in ours if place}
+
+
+@pytest.fixture
+def running(usernsctl: Program, tmp_path: Path) -> Iterator[int]:
+    """A sandbox that runs, with one bind that it may write to, and then two that it may not."""
+    (tmp_path / "dir").mkdir()
+    (tmp_path / "file").touch()
+    binds = [f"{tmp_path}/dir:/w:rw", f"{tmp_path}/dir:/r", f"{tmp_path}/file:/f"]
+    options = [word for bind in binds for word in ("--bind", bind)]
+    with subprocess.Popen(
+        [usernsctl.path, "run", *options, "--", "sh", "-c", "echo ready; cat"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        yield process.pid
+        process.communicate()
+
+
+def test_a_mount_is_read_only_by_the_word_of_the_sentry_alone(tally: Tally, running: int) -> None:
+    """Whoever has taken over the sentry or the gofer finds them so on the machine, too."""
+    mounts = mounts_of(running)
+    shown = sorted(int(name[6:]) for name in mounts if name.startswith("shown/"))
+    writable, *others = (f"shown/{number}" for number in shown)
+    assert "rw" in mounts[writable]
+    protected = [name for name in mounts if name.split("/")[0] == "root"]
+    assert len(protected) > 3
+    for name in (*others, *protected):
+        tally.tried()
+        if "ro" not in mounts[name]:
+            tally.succeeded(f"{name} can be written to")
+    for name in (writable, *others, *protected):
+        if not {"nosuid", "nodev"} <= set(mounts[name]):
+            tally.succeeded(f"{name} has devices or set-user-id programs")
+
+
+@as_root
+def test_a_file_of_etc_is_made_private_while_a_sandbox_runs(
+    tally: Tally, usernsctl: Program
+) -> None:
+    """As chpasswd does with /etc/shadow: by a new file that takes the name of the old one."""
+    old, new = (Path(f"/etc/usernsctl-hostile-{os.getpid()}-{name}") for name in ("old", "new"))
+    old.write_text("public\n")
+    script = f"echo ready; read go; cat {old} {new}; ls -l {old} >/dev/null"
+    try:
+        for _ in range(tally.rounds(2, 20)):
+            old.unlink()
+            old.write_text("public\n")
+            new.unlink(missing_ok=True)
+            with subprocess.Popen(
+                [usernsctl.path, "run", "--", "sh", "-c", script],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+            ) as process:
+                assert process.stdout is not None
+                assert process.stdout.readline() == "ready\n"
+                for path in (old, new):
+                    made = Path(f"{path}.made")
+                    made.touch(mode=0o600)
+                    made.write_text("secret\n")
+                    made.rename(path)
+                said, _ = process.communicate("go\n", timeout=60)
+            tally.tried()
+            if "secret" in said:
+                tally.succeeded("it read a file that only root may read")
+            else:
+                assert said == "public\n"
+    finally:
+        for path in (old, new):
+            path.unlink(missing_ok=True)
+
+
+@as_root
+@pytest.mark.parametrize("spelling", ["{}", "/{}", "{}/.", "{}.link"])
+def test_a_home_among_the_programs_is_looked_into(
+    tally: Tally, usernsctl: Program, spelling: str
+) -> None:
+    home = Path(f"/usr/local/usernsctl-hostile-{os.getpid()}")
+    link = Path(f"{home}.link")
+    home.mkdir()
+    try:
+        (home / "secret").touch()
+        link.symlink_to(home)
+        env = {"HOME": spelling.format(home), "PATH": os.environ["PATH"]}
+        done = usernsctl("run", "--", "ls", str(home), f"{link}/", env=env)
+        assert done.returncode == 0, done.stderr
+        tally.tried()
+        if "secret" in done.stdout:
+            tally.succeeded("it saw what is in the caller's home")
+    finally:
+        link.unlink()
+        (home / "secret").unlink()
+        home.rmdir()
+
+
+@as_root
+def test_a_home_that_has_the_programs_in_it_is_refused(usernsctl: Program, tally: Tally) -> None:
+    for home in ("/usr", "/usr/local", "/opt", "/bin", "/etc"):
+        done = usernsctl("run", "--", "true", env={"HOME": home, "PATH": os.environ["PATH"]})
+        tally.tried()
+        if done.returncode != 125 or "set HOME to a directory" not in done.stderr:
+            tally.succeeded(f"with HOME={home}: {done.stderr}")
+
+
+@pytest.mark.parametrize("order", ["outer first", "inner first", "tmpfs"])
+def test_a_mount_point_is_made_on_the_machine(
+    tally: Tally, usernsctl: Program, tmp_path: Path, order: str
+) -> None:
+    """Below what the payload may write to, gVisor would make it with mode 0777."""
+    outer, inner, bundle = (tmp_path / name for name in ("outer", "inner", "bundle"))
+    for directory in (outer, inner, bundle):
+        directory.mkdir()
+    binds = ["--bind", f"{outer}:/data:rw", "--bind", f"{inner}:/data/here"]
+    if order == "inner first":
+        binds = [*binds[2:], *binds[:2]]
+    if order == "tmpfs":
+        mounts = [
+            {"destination": "/data", "type": "bind", "source": str(outer), "options": ["rw"]},
+            {"destination": "/data/here", "type": "tmpfs", "source": "tmpfs"},
+        ]
+        config = {"process": {"args": ["true"], "cwd": "/"}, "root": {"path": "/"}}
+        (bundle / "config.json").write_text(json.dumps({**config, "mounts": mounts}))
+        done = usernsctl("run", "--bundle", str(bundle))
+    else:
+        done = usernsctl("run", *binds, "--", "true")
+    tally.tried()
+    if list(outer.iterdir()):
+        tally.succeeded("a directory was made on the machine")
+    assert done.returncode == 125
+    assert f"make {outer}/here first" in done.stderr
