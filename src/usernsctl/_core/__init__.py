@@ -26,6 +26,7 @@ from usernsctl._core.running import (
     mount,
     mount_read_only,
     spawn,
+    stand_in,
 )
 
 __all__ = [
@@ -51,4 +52,5 @@ __all__ = [
     "plan",
     "setup_to_join",
     "spawn",
+    "stand_in",
 ]
