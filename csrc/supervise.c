@@ -106,8 +106,38 @@ static bool take_foreground(void)
     return group > 1 && kill(-group, 0) && errno == ESRCH && !tcsetpgrp(0, getpgrp());
 }
 
-static int run_child(pid_t child, const sigset_t *signals, un_pass_on *pass_on, void *arg,
-                     const struct termios *terminal)
+/* Signals as the supervisor of a child has them, and as they were before. */
+struct signals {
+    sigset_t all;
+    sigset_t before;
+    struct sigaction chosen; /* for SIGCHLD */
+};
+
+static void take_signals(struct signals *signals)
+{
+    /* A caller may have left SIGCHLD ignored: the kernel then collects children, and tells nothing
+     * of them. */
+    const struct sigaction told = {.sa_handler = SIG_DFL};
+    sigfillset(&signals->all);
+    sigprocmask(SIG_BLOCK, &signals->all, &signals->before);
+    sigaction(SIGCHLD, &told, &signals->chosen);
+}
+
+static void give_signals_back(const struct signals *signals)
+{
+    sigaction(SIGCHLD, &signals->chosen, NULL);
+    sigprocmask(SIG_SETMASK, &signals->before, NULL);
+}
+
+/* The terminal that we have for ourselves, and its mode. False: there is none. */
+static bool read_terminal(struct termios *mode)
+{
+    return has_terminal() && !tcgetattr(0, mode);
+}
+
+/* `terminal`: the mode that it is to get back, or NULL. */
+static int stand_in(pid_t child, const sigset_t *signals, un_pass_on *pass_on, void *arg,
+                    const struct termios *terminal)
 {
     int status = pass_on_until_end(child, signals, pass_on, arg);
     /* SIGTTOU is blocked, so that nothing stops us if somebody takes the foreground right now. */
@@ -117,31 +147,36 @@ static int run_child(pid_t child, const sigset_t *signals, un_pass_on *pass_on, 
     return status;
 }
 
+int un_stand_in(pid_t child)
+{
+    struct termios terminal;
+    struct signals signals;
+    bool restore = read_terminal(&terminal);
+    take_signals(&signals);
+    int status =
+        stand_in(child, &signals.all, un_pass_on_by_kill, NULL, restore ? &terminal : NULL);
+    give_signals_back(&signals);
+    return status;
+}
+
 pid_t un_supervise(un_pass_on *pass_on, void *arg, int *parent_pidfd, int *status,
                    struct un_error *err)
 {
-    /* A caller may have left SIGCHLD ignored: the kernel then collects children, and tells nothing
-     * of them. */
-    const struct sigaction told = {.sa_handler = SIG_DFL};
-    struct sigaction chosen;
     struct termios terminal;
-    sigset_t all, before;
+    struct signals signals;
     int self = un_pidfd_open(getpid());
     if (self < 0)
         return un_fail_errno(err, UN_STEP_PDEATHSIG, "pidfd_open");
-    bool restore = has_terminal() && !tcgetattr(0, &terminal);
-    sigfillset(&all);
-    sigprocmask(SIG_BLOCK, &all, &before);
-    sigaction(SIGCHLD, &told, &chosen);
+    bool restore = read_terminal(&terminal);
+    take_signals(&signals);
     pid_t child = fork();
     if (child > 0)
-        *status = run_child(child, &all, pass_on, arg, restore ? &terminal : NULL);
+        *status = stand_in(child, &signals.all, pass_on, arg, restore ? &terminal : NULL);
     else if (child < 0)
         un_explain_clone(err, UN_STEP_CLONE, 0);
     else
         *parent_pidfd = self;
-    sigaction(SIGCHLD, &chosen, NULL);
-    sigprocmask(SIG_SETMASK, &before, NULL);
+    give_signals_back(&signals);
     if (child)
         close(self);
     return child;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 
@@ -51,6 +52,19 @@ def mount_scratch(target: str) -> Opened:
     os.mkdir(inner)
     _core.mount("usernsctl", inner, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755")
     return Opened(os.open(inner, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC), inner)
+
+
+def mount_own_proc() -> None:
+    """See to it that /proc shows the PID namespace that this process is in.
+
+    runsc finds its children there, by the numbers that they have for it.
+
+    :raises NamespaceError: the kernel refused; in a container, since parts of its /proc are hidden.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        if os.readlink("/proc/self") == str(os.getpid()):
+            return
+    _core.mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, None)
 
 
 def mount_tmpfs(target: str, size: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import termios
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -198,6 +199,50 @@ def test_a_terminal_passes_signals_on(usernsctl: Program) -> None:
                 seen += terminal.read(1000)
             process.terminate()
             assert process.wait(timeout=30) == 9
+
+
+@pytest.mark.parametrize("sig", [None, signal.SIGTERM, signal.SIGKILL])
+def test_a_terminal_gets_back_its_mode(usernsctl: Program, sig: signal.Signals | None) -> None:
+    """However the command, or runsc, ends."""
+    ours, theirs = os.openpty()
+    before = termios.tcgetattr(theirs)
+    script = f"stty raw -echo; echo ready; {'sleep 99' if sig else 'exit 7'}"
+    with (
+        subprocess.Popen(
+            ["setsid", "--ctty", usernsctl.path, "run", "--", "sh", "-c", script],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+        ) as process,
+        open(ours, "rb", buffering=0) as terminal,
+    ):
+        seen = b""
+        while b"ready" not in seen:
+            seen += terminal.read(1000)
+        if sig:
+            assert termios.tcgetattr(theirs) != before
+            os.kill(runsc_of(process.pid), sig)
+        assert process.wait(timeout=30) == (7 if sig is None else 128 + sig)
+        assert termios.tcgetattr(theirs) == before
+    os.close(theirs)
+
+
+def test_a_hangup_of_the_terminal_ends_all(usernsctl: Program) -> None:
+    ours, theirs = os.openpty()
+    output, written = os.pipe()
+    with subprocess.Popen(
+        ["setsid", "--ctty", usernsctl.path, "run", "--", "sh", "-c", "echo ready; sleep 99"],
+        stdin=theirs,
+        stdout=written,
+        stderr=written,
+    ) as process:
+        os.close(theirs)
+        os.close(written)
+        with open(output, "rb") as reader:
+            assert reader.readline() == b"ready\n"
+            os.close(ours)
+            assert process.wait(timeout=30) == 128 + signal.SIGHUP
+            assert reader.read() == b""
 
 
 def test_the_end_of_the_whole_group_leaves_nothing(

@@ -29,6 +29,7 @@ from usernsctl._core.running import (
     mount,
     mount_restrict,
     spawn,
+    stand_in,
 )
 
 __all__ = [
@@ -57,4 +58,5 @@ __all__ = [
     "plan",
     "setup_to_join",
     "spawn",
+    "stand_in",
 ]

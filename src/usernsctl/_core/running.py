@@ -179,6 +179,14 @@ def exec_command(command: Command) -> NoReturn:
     raise_error(err)
 
 
+def stand_in(child: int) -> int:
+    """Wait for the child process `child`, and pass on to it what signals come; see un_stand_in().
+
+    :returns: its exit status, 128+N after signal N.
+    """
+    return int(lib.un_stand_in(child))
+
+
 def bind(source: int, target: int, attributes: int, name: str) -> None:
     """Show what the descriptor `source` refers to on what `target` does (csrc/usernsctl.h).
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import select
+import signal
 from dataclasses import dataclass
 
+from usernsctl import _core, mounts
 from usernsctl.idmap import Extent, IdMap
 from usernsctl.plan import plan
 from usernsctl.process import close_inherited
@@ -21,6 +25,7 @@ class Place:
     :ivar gid: the map of gids.
     :ivar become: the uid and gid that we have there.
     :ivar target: how to get there.
+    :ivar pid: whether it has a PID namespace, which a process does not move into.
     :ivar single_id_reason: why there is one id only though more were asked for, or ``None``.
     """
 
@@ -28,6 +33,7 @@ class Place:
     gid: tuple[Extent, ...]
     become: tuple[int, int]
     target: Target
+    pid: bool = False
     single_id_reason: str | None = None
 
     @classmethod
@@ -56,10 +62,17 @@ class Place:
         from usernsctl.named import find_named
 
         found = find_named(name)
-        target = make_target(_NAMESPACES, namespace=found.open())
+        namespace = found.open()
+        target = make_target(_NAMESPACES, namespace=namespace)
         setup = target.setup
         become = (-1 if setup.uid is None else setup.uid, -1 if setup.gid is None else setup.gid)
-        return cls(uid=found.uid, gid=found.gid, become=become, target=target)
+        return cls(
+            uid=found.uid,
+            gid=found.gid,
+            become=become,
+            target=target,
+            pid=namespace.has("pid"),
+        )
 
     @property
     def id_count(self) -> int:
@@ -70,7 +83,28 @@ class Place:
         """Move this process there, into a new mount namespace, with no descriptor of its caller's
         but standard input, output and error.
 
+        Where there is a PID namespace, this returns in a child, which is in it. This process waits
+        for the child, and ends as it does.
+
         :raises NamespaceError: the kernel refused.
         """
         close_inherited()
         self.target.enter()
+        if self.pid:
+            _go_on_in_child()
+            mounts.mount_own_proc()
+
+
+def _go_on_in_child() -> None:
+    parent = os.pidfd_open(os.getpid())
+    # None gets lost: what comes before un_stand_in() waits for it.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    child = os.fork()
+    if child:
+        os._exit(_core.stand_in(child))
+    # Before it is looked whether the parent is there: the signal comes from one that dies later.
+    _core.apply_setup(_core.Setup(pdeathsig=signal.SIGKILL))
+    if select.select([parent], [], [], 0)[0]:
+        os._exit(128 + signal.SIGKILL)
+    os.close(parent)
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)

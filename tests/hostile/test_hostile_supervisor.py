@@ -1,0 +1,58 @@
+"""Ends whoever stands in for a command, at any moment: the command must not go on without it."""
+
+from __future__ import annotations
+
+import os
+import random
+import select
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hostile.conftest import Tally
+
+import usernsctl as un
+
+BIN = Path(un.__file__).with_name("_bin")
+PATIENCE = 20
+
+
+@pytest.mark.parametrize("kind", ["fork", "pid", "watch"])
+def test_hostile_kill_of_a_supervisor_leaves_its_command(
+    prelude: Any, tally: Tally, kind: str
+) -> None:
+    supervisor = {
+        "fork": [prelude.path, "-rf", "--"],
+        "pid": [prelude.path, "-rp", "--"],
+        "watch": [BIN / "usernsctl-watch", "125", "/bin/false", "--", "--"],
+    }[kind]
+    chance = random.Random(kind)
+    for _ in range(tally.rounds(short=100, full=5000)):
+        output, held = os.pipe()
+        process = subprocess.Popen([*supervisor, "sleep", "1000"], stdout=held)
+        os.close(held)
+        select.select([output], [], [], chance.uniform(0, 0.01))
+        process.send_signal(chance.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGHUP]))
+        # The first process of a PID namespace ignores all but this one.
+        select.select([output], [], [], chance.uniform(0, 0.005))
+        process.kill()
+        process.wait()
+        tally.tried()
+        # The pipe ends with the last process that holds it.
+        left = not select.select([output], [], [], PATIENCE)[0]
+        os.close(output)
+        if left:
+            tally.succeeded("a command without its supervisor")
+            return
+        reap_orphans()
+
+
+def reap_orphans() -> None:
+    """What was left becomes our child, and is dead: else its pipe would not have ended."""
+    while True:
+        try:
+            os.waitpid(-1, 0)
+        except ChildProcessError:
+            return

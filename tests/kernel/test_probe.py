@@ -1,0 +1,42 @@
+"""usernsctl-probe: what it says arrives, and nothing of it stays."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import children
+from inside import PATIENCE
+
+import usernsctl as un
+
+PROBE = Path(un.__file__).with_name("_bin") / "usernsctl-probe"
+
+
+@pytest.mark.parametrize("step", ["device /no/such/device", "cgroup /no/such/group"])
+@pytest.mark.parametrize("redirection", [">/dev/full", ">&-"])
+def test_a_result_that_can_not_be_told_is_no_result(step: str, redirection: str) -> None:
+    script = f'exec "$0" {step} {redirection}'
+    done = subprocess.run(["sh", "-c", script, PROBE], capture_output=True, text=True)
+    assert done.returncode == 125
+    assert done.stderr.startswith("usernsctl-probe: standard output: ")
+
+
+@pytest.mark.requires("strace")
+@pytest.mark.parametrize("call", ["ptrace", "wait4"])
+def test_the_child_that_is_traced_ends_with_its_tracer(call: str) -> None:
+    """Whenever that is."""
+    before = children()
+    inject = f"inject={call}:signal=SIGKILL"
+    done = subprocess.run(
+        ["strace", "-qq", "-o", os.devnull, "-e", f"trace={call}", "-e", inject, PROBE, "ptrace"],
+        timeout=PATIENCE,
+    )
+    assert done.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL)
+    # What it leaves becomes our child.
+    for pid in children().keys() - before.keys():
+        _, status = os.waitpid(pid, 0)
+        assert os.waitstatus_to_exitcode(status) in (-signal.SIGKILL, 1)

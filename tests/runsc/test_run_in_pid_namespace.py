@@ -1,0 +1,91 @@
+"""usernsctl run --in NAME, where NAME has a PID namespace: a process does not move into it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Program
+from processes import children_of
+
+PATIENCE = 30
+
+
+@pytest.fixture(params=["-rp", "-rpm", "-rpm --mount-proc"])
+def kept(
+    usernsctl: Program,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[str]:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    tmp_path.chmod(0o700)
+    made = usernsctl("ns", "create", "box", *request.param.split())
+    assert (made.returncode, made.stderr) == (0, "")
+    yield "box"
+    removed = usernsctl("ns", "remove", "box")
+    assert removed.returncode == 0 or "there is no namespace" in removed.stderr
+
+
+@pytest.mark.parametrize("status", [0, 7])
+def test_a_command_runs_there(usernsctl: Program, kept: str, status: int) -> None:
+    script = f"read word; echo $word; cat /proc/version; exit {status}"
+    done = usernsctl("run", "--in", kept, "--", "sh", "-c", script, input="hello\n")
+    assert (done.returncode, done.stderr) == (status, "")
+    assert done.stdout.startswith("hello\nLinux version 4.4.0")
+
+
+def test_what_fails_is_told_once(usernsctl: Program, kept: str) -> None:
+    done = usernsctl("run", "--in", kept, "--", "no-such-command")
+    assert (done.returncode, done.stdout) == (127, "")
+    assert done.stderr.count("usernsctl: ") == 1
+
+
+READY = 'trap "echo caught; exit 9" TERM; echo ready; while :; do sleep 0.1; done'
+
+
+def start(usernsctl: Program, kept: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [usernsctl.path, "run", "--in", kept, "--", "sh", "-c", READY],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_signals_reach_the_command(usernsctl: Program, kept: str) -> None:
+    with start(usernsctl, kept) as process:
+        assert process.stdout is not None
+        process.terminate()
+        assert process.wait(PATIENCE) == 9
+        assert process.stdout.read() == "caught\n"
+
+
+def test_it_is_in_the_namespace_and_ends_with_it(usernsctl: Program, kept: str) -> None:
+    with start(usernsctl, kept) as process:
+        assert process.stdout is not None
+        (inside,) = children_of(process.pid)
+        ours = os.readlink("/proc/self/ns/pid")
+        assert os.readlink(f"/proc/{inside}/ns/pid") != ours
+        assert usernsctl("ns", "remove", kept).returncode == 0
+        assert process.wait(PATIENCE) == 128 + signal.SIGKILL
+        assert process.stdout.read() == ""
+
+
+def test_it_ends_with_who_waits_for_it(usernsctl: Program, kept: str) -> None:
+    with start(usernsctl, kept) as process:
+        assert process.stdout is not None
+        (inside,) = children_of(process.pid)
+        process.kill()
+        assert process.wait(PATIENCE) == -signal.SIGKILL
+        assert process.stdout.read() == ""
+    # An orphan becomes our child, and no namespace ends before all in it have been waited for.
+    _, status = os.waitpid(inside, 0)
+    assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
