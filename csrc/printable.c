@@ -13,9 +13,9 @@ static const struct {
     {0x80, 0x9f},       {0xad, 0xad},       {0x600, 0x605},     {0x61c, 0x61c},
     {0x6dd, 0x6dd},     {0x70f, 0x70f},     {0x890, 0x891},     {0x8e2, 0x8e2},
     {0x180e, 0x180e},   {0x200b, 0x200f},   {0x2028, 0x202e},   {0x2060, 0x206f},
-    {0xd800, 0xdfff},   {0xfeff, 0xfeff},   {0xfff0, 0xfffb},   {0xfffe, 0xffff},
-    {0x110bd, 0x110bd}, {0x110cd, 0x110cd}, {0x13430, 0x1343f}, {0x1bca0, 0x1bca3},
-    {0x1d173, 0x1d17a}, {0xe0000, 0xe0fff},
+    {0xfeff, 0xfeff},   {0xfff0, 0xfffb},   {0xfffe, 0xffff},   {0x110bd, 0x110bd},
+    {0x110cd, 0x110cd}, {0x13430, 0x1343f}, {0x1bca0, 0x1bca3}, {0x1d173, 0x1d17a},
+    {0xe0000, 0xe0fff},
 };
 
 static bool is_printable(uint32_t code)
@@ -26,8 +26,8 @@ static bool is_printable(uint32_t code)
     return true;
 }
 
-/* The length of the character that `text` begins with, which is no ASCII; 0 if it is not UTF-8, or
- * written longer than it need be (RFC 3629). */
+/* The length of the character that `text` begins with, which is no ASCII; 0 if it is not UTF-8:
+ * half of a surrogate pair, too great, or written longer than it need be (RFC 3629). */
 static size_t decode(const char *text, uint32_t *code)
 {
     static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
@@ -41,7 +41,8 @@ static size_t decode(const char *text, uint32_t *code)
             return 0;
         *code = *code << 6 | ((unsigned char)text[i] & 0x3f);
     }
-    return *code < least[len] || *code > 0x10ffff ? 0 : len;
+    bool is_half = *code >= 0xd800 && *code <= 0xdfff;
+    return is_half || *code < least[len] || *code > 0x10ffff ? 0 : len;
 }
 
 void un_make_printable(char *text)

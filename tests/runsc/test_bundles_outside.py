@@ -144,15 +144,15 @@ def test_no_trust_shows_the_machine(usernsctl: Program, tmp_path: Path, source: 
 
 
 def test_an_annotation_of_a_trusted_bundle_reaches_runsc(
-    usernsctl: Program, tmp_path: Path, shared: Path
+    usernsctl: Program, tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    listening = socket.socket(socket.AF_UNIX)
-    listening.bind(str(shared / "socket"))
-    listening.listen()
+    monkeypatch.chdir(shared)  # a socket has room for a short path only
     code = 'import socket; socket.socket(socket.AF_UNIX).connect("/mnt/socket"); print("connected")'
     process = {"args": ["/usr/bin/python3", "-I", "-c", code]}
     parts: dict[str, Any] = {"process": process, "mounts": [bind("../shared")]}
-    with listening:
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind("socket")
+        listening.listen()
         bundle = make_bundle(tmp_path, **parts)
         assert "connected" not in usernsctl("run", TRUST, "--bundle", bundle).stdout
         make_bundle(tmp_path, **parts, annotations={"dev.gvisor.flag.host-uds": "all"})
