@@ -25,7 +25,7 @@ CORE_ENTRY = re.compile(r'^    \{"([a-z-]+)",', re.MULTILINE)
 TAKES_ID = re.compile(r".*(?:Error|_error|Finding|MappingFault|Rule)")
 
 # In C, these have options or steps by such names, and no causes of their own.
-WITHOUT_CAUSES = {"options.c", "help.c", "probe.c", "verify.c"}
+WITHOUT_CAUSES = {"entrypoint.c", "options.c", "help.c", "probe.c", "verify.c"}
 
 # The tests in these directories bring causes about.
 REAL = ("kernel", "runsc", "docker", "faults")
