@@ -39,6 +39,7 @@ KINDS = {
     # Its name where runsc has side programs (since 20260817).
     "gvisor_sentry": "sandbox",
 }
+IDS = {"user": "Uid", "group": "Gid"}
 SETS = {
     "effective": "Eff",
     "permitted": "Prm",
@@ -317,7 +318,10 @@ class Family:
         shown = mount.point if inside is None else inside.removeprefix("/root")
         if shown.split("/")[1] in PROGRAMS:
             return "programs"
-        return shown if shown in self.caller.asked or shown == "/proc" else "machine"
+        if shown.split("/")[1] == "proc":
+            # With what a container has over some of it.
+            return "/proc"
+        return shown if shown in self.caller.asked else "machine"
 
     def _seen(self, pid: int) -> Iterator[str]:
         mounts = mounts_of(pid)
@@ -398,7 +402,12 @@ def may_be_traced(pid: int) -> bool:
     CAP_SYS_PTRACE, may read what only who may trace it may (PTRACE_MODE_READ, ptrace(2))."""
     join = ["nsenter", "--user", f"--target={pid}", "--preserve-credentials", "--"]
     drop = ["setpriv", "--bounding-set=-sys_ptrace", "--"]
-    done = subprocess.run([*join, *drop, "readlink", f"/proc/{pid}/exe"], capture_output=True)
+    ids = {name: int(status_of(pid)[field].split()[0]) for name, field in IDS.items()}
+    # Root may look at containers of others, and must be one of them to be anybody inside.
+    become = {} if ids["user"] == os.geteuid() else ids
+    done = subprocess.run(
+        [*join, *drop, "readlink", f"/proc/{pid}/exe"], capture_output=True, **become
+    )
     return done.returncode == 0
 
 

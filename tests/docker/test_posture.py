@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from posture import Caller, Family, differences, family_of
+from posture import Caller, Family, differences, family_of, kind_of
 from posture_table import RUN_IN_CONTAINER
 
 from docker.conftest import PRELUDE
@@ -19,14 +19,17 @@ SECRET = "what the container was told"
 SETTLING = 20
 
 
+# `docker exec` would enter the mount namespace of process 1, which is not the container's any more.
+SCRIPT = "sleep 1000 & exec usernsctl run -- sh -c 'echo ready; read line'"
+
+
 @contextlib.contextmanager
 def container(engine: Engine, *options: str) -> Iterator[tuple[int, int]]:
-    """One with a command that waits: the ids of its process 1, and of one that it lets in."""
+    """One with a command that waits: its process 1, and one that is as that was at first."""
     name = f"posture-{time.monotonic_ns()}"
-    command = ["run", "--", "sh", "-c", "echo ready; read line"]
     run = ["run", "--rm", "--interactive", f"--name={name}", "--env", f"TOKEN={SECRET}", *options]
     process = subprocess.Popen(
-        engine.command(*run, PRELUDE, *command),
+        engine.command(*run, "--entrypoint=sh", PRELUDE, "-c", SCRIPT),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=engine.environ,
@@ -34,10 +37,9 @@ def container(engine: Engine, *options: str) -> Iterator[tuple[int, int]]:
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
-        engine.must("exec", "--detach", name, "sleep", "1000")
         first = int(engine.must("inspect", "--format={{.State.Pid}}", name))
-        beside = [line.split() for line in engine.must("top", name, "-eo", "pid,args").splitlines()]
-        yield first, next(int(words[0]) for words in beside if words[1:] == ["sleep", "1000"])
+        (beside,) = (pid for pid in family_of(first) if kind_of(pid) == "sleep")
+        yield first, beside
     finally:
         engine("kill", name)
         process.communicate(timeout=SETTLING)
@@ -50,5 +52,7 @@ def test_posture(engine: Engine) -> None:
         given = {name: f"/proc/{first}/fd/{number}" for number, name in enumerate(streams)}
         caller = Caller(given, {"TOKEN": SECRET}, pid=beside)
         deadline = time.monotonic() + SETTLING
-        while found := differences(RUN_IN_CONTAINER, Family(caller, family_of(first))):
+        while found := differences(
+            RUN_IN_CONTAINER, Family(caller, (pid for pid in family_of(first) if pid != beside))
+        ):
             assert time.monotonic() < deadline, "\n".join(["", *found])
