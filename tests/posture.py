@@ -11,7 +11,8 @@ import contextlib
 import os
 import re
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -68,7 +69,8 @@ class Posture:
     :ivar no_new_privs: whether execve(2) grants nothing any more.
     :ivar seccomp: whether its system calls are filtered.
     :ivar traceable: whether another process of the same user namespace, with the same ids and all
-        capabilities but CAP_SYS_PTRACE, may look into its memory and open its descriptors.
+        capabilities but CAP_SYS_PTRACE, may look into its memory and open its descriptors. In a
+        table ``None``: it can't be tried.
     :ivar namespaces: all that are not the caller's, each with whose they are.
     :ivar cgroup: whose.
     :ivar cwd: the current directory; ``/`` is its root.
@@ -91,7 +93,7 @@ class Posture:
     ambient: frozenset[str] = frozenset()
     no_new_privs: bool = True
     seccomp: bool
-    traceable: bool
+    traceable: bool | None
     namespaces: frozenset[str]
     cgroup: str = "caller"
     cwd: str = "/"
@@ -430,7 +432,19 @@ def differences(table: Mapping[str, Posture], family: Family) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def lasting_differences(
+    table: Mapping[str, Posture], look: Callable[[], Family], seconds: float
+) -> list[str]:
+    """The differences that are still there when what belongs to a start has had time to end."""
+    deadline = time.monotonic() + seconds
+    while (found := differences(table, look())) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return found
+
+
 def compare(cell: str, wanted: object, got: object) -> list[str]:
+    if wanted is None:
+        return []
     if isinstance(wanted, str) and isinstance(got, str):
         return [] if got in wanted.split("|") else [f"{cell}: it is {got}, not {wanted}"]
     if not isinstance(wanted, frozenset) or not isinstance(got, frozenset):

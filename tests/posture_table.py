@@ -247,3 +247,5 @@ def in_container(sandboxes: Mapping[str, Posture]) -> dict[str, Posture]:
 
 
 RUN_IN_CONTAINER = in_container(RUN)
+# Who is not in the container's own user namespace can't become one of those that it maps.
+RUN_IN_REMAPPED = {kind: replace(row, traceable=None) for kind, row in RUN_IN_CONTAINER.items()}

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pytest
-from posture import Caller, Family, differences, family_of, kind_of
-from posture_table import RUN_IN_CONTAINER
+from posture import Caller, Family, Posture, family_of, kind_of, lasting_differences
+from posture_table import RUN_IN_CONTAINER, RUN_IN_REMAPPED
 
 from docker.conftest import PRELUDE
 from docker.engine import Engine
@@ -45,14 +45,20 @@ def container(engine: Engine, *options: str) -> Iterator[tuple[int, int]]:
         process.communicate(timeout=SETTLING)
 
 
-@pytest.mark.parametrize("engine", ["plain", "remapped"], indirect=True)
-def test_posture(engine: Engine) -> None:
+@pytest.mark.parametrize(
+    ("engine", "expected"),
+    [("plain", RUN_IN_CONTAINER), ("remapped", RUN_IN_REMAPPED)],
+    indirect=["engine"],
+    ids=["plain", "remapped"],
+)
+def test_posture(engine: Engine, expected: Mapping[str, Posture]) -> None:
     with container(engine, NONE_LEFT, NO_NEW_PRIVILEGES, SECCOMP) as (first, beside):
         streams = ("stdin", "stdout", "stderr")
         given = {name: f"/proc/{first}/fd/{number}" for number, name in enumerate(streams)}
         caller = Caller(given, {"TOKEN": SECRET}, pid=beside)
-        deadline = time.monotonic() + SETTLING
-        while found := differences(
-            RUN_IN_CONTAINER, Family(caller, (pid for pid in family_of(first) if pid != beside))
-        ):
-            assert time.monotonic() < deadline, "\n".join(["", *found])
+
+        def look() -> Family:
+            return Family(caller, (pid for pid in family_of(first) if pid != beside))
+
+        found = lasting_differences(expected, look, SETTLING)
+        assert not found, "\n".join(["", *found])
