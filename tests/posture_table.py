@@ -238,8 +238,14 @@ RUN_IN_KEPT = RUN | {
 def in_container(sandboxes: Mapping[str, Posture]) -> dict[str, Posture]:
     """The table where the watcher is process 1 of a container, whose own filter binds all."""
     filtered = {kind: replace(row, seccomp=True) for kind, row in sandboxes.items()}
-    first = replace(filtered["watcher"], parent="outside", session="own")
-    return filtered | {"watcher": first, "runsc": replace(filtered["runsc"], session="watcher")}
+    # Docker hides parts of /proc, and makes others read-only.
+    masked = {
+        kind: replace(filtered[kind], mounts=filtered[kind].mounts | words("?/proc ro"))
+        for kind in ("sandbox", "stub")
+    }
+    return filtered | masked | {"watcher": replace(filtered["watcher"], parent="outside")}
 
 
 RUN_IN_CONTAINER = in_container(RUN)
+# Who is not in the container's own user namespace can't become one of those that it maps.
+RUN_IN_REMAPPED = {kind: replace(row, traceable=None) for kind, row in RUN_IN_CONTAINER.items()}

@@ -9,7 +9,6 @@ import contextlib
 import os
 import select
 import subprocess
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from pathlib import Path
 import pytest
 from callers import may_map_any_id, several_ids
 from conftest import SCRIPTS, Program
-from posture import Caller, Family, Posture, differences, family_of
+from posture import Caller, Family, Posture, family_of, lasting_differences
 from posture_table import (
     DETACHED,
     HELD,
@@ -59,10 +58,8 @@ class Scene:
         assert os.read(self.output, 6) == b"ready\n"
 
     def check(self, expected: Mapping[str, Posture], look: Callable[[], Iterable[int]]) -> None:
-        """Whether all is as expected, once what belongs to the start has ended."""
-        deadline = time.monotonic() + SETTLING
-        while found := differences(expected, Family(self.caller, look())):
-            assert time.monotonic() < deadline, "\n".join(["", *found])
+        found = lasting_differences(expected, lambda: Family(self.caller, look()), SETTLING)
+        assert not found, "\n".join(["", *found])
 
 
 @pytest.fixture
