@@ -15,8 +15,8 @@ from conftest import Program
 DANGEROUS = {
     "acct", "add_key", "bpf", "delete_module", "fanotify_init", "finit_module", "fsmount", "fsopen",
     "init_module", "io_uring_setup", "ioperm", "iopl", "kcmp", "kexec_file_load", "kexec_load",
-    "keyctl", "lookup_dcookie", "move_mount", "move_pages", "name_to_handle_at", "nfsservctl",
-    "open_by_handle_at", "open_tree", "perf_event_open", "pidfd_getfd", "process_vm_readv",
+    "keyctl", "lookup_dcookie", "move_pages", "name_to_handle_at", "nfsservctl",
+    "open_by_handle_at", "perf_event_open", "pidfd_getfd", "process_vm_readv",
     "process_vm_writev", "quotactl", "reboot", "request_key", "settimeofday", "setdomainname",
     "sethostname", "swapoff", "swapon", "syslog", "userfaultfd", "vhangup", "vmsplice",
 }  # fmt: skip
