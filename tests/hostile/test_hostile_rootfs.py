@@ -15,15 +15,13 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from callers import may_map_any_id
 
-if TYPE_CHECKING:
-    from hostile.conftest import Tally
-
 import usernsctl as un
+from hostile.conftest import Tally
 
 HERE = Path(__file__).parent
 SHORT, FULL = 25, 2000

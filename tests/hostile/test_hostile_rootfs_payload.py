@@ -7,17 +7,14 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from callers import as_root
+from conftest import Program
 
 import usernsctl as un
+from hostile.conftest import Tally
 from usernsctl.sandbox import Bind
-
-if TYPE_CHECKING:
-    from conftest import Program
-    from hostile.conftest import Tally
 
 pytestmark = pytest.mark.requires("runsc")
 
