@@ -15,13 +15,11 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from callers import may_map_any_id
-
-if TYPE_CHECKING:
-    from tally import Tally
+from tally import Tally
 
 import usernsctl as un
 

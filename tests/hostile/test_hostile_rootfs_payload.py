@@ -7,17 +7,14 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from callers import as_root
+from conftest import Program
+from tally import Tally
 
 import usernsctl as un
 from usernsctl.sandbox import Bind
-
-if TYPE_CHECKING:
-    from conftest import Program
-    from tally import Tally
 
 pytestmark = pytest.mark.requires("runsc")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostile.conftest import Tally
+from tally import Tally
 
 import usernsctl as un
 

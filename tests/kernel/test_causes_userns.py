@@ -38,6 +38,10 @@ def test_doctor_and_the_failing_command_name_the_cause(
         assert found.ids == [cause]
 
 
+def test_a_kernel_without_mounts_by_descriptors() -> None:
+    assert diagnose(["seccomp-mount-bind"]).blocking == ["mount-by-descriptor-missing"]
+
+
 @as_root
 def test_root_without_capabilities() -> None:
     assert named_by_command(["powerless-root"], "-r") == "needs-setfcap"

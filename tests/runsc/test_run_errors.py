@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -83,6 +84,12 @@ def test_bad_input(
     assert not [n for n in set(os.listdir("/tmp")) - before if "runsc" in n]
 
 
+def named_in(said: str) -> str | None:
+    """The cause that an error names."""
+    found = re.search(r"\[([a-z-]+)\]$", said, re.MULTILINE)
+    return found and found[1]
+
+
 @as_root
 def test_a_link_of_somebody_elses(usernsctl: Program, tmp_path: Path) -> None:
     for name in ("target", "public"):
@@ -101,7 +108,7 @@ def test_a_link_of_somebody_elses(usernsctl: Program, tmp_path: Path) -> None:
         done = usernsctl("run", *options, "--", "true")
         assert done.returncode == 125
         assert f"the symbolic link {link} belongs to uid 65534" in done.stderr
-        assert "[foreign-link]" in done.stderr
+        assert named_in(done.stderr) == "foreign-link"
     assert os.listdir(tmp_path / "target") == ["env"]
 
 
@@ -117,7 +124,7 @@ def test_a_directory_that_others_may_write_to(
         done = usernsctl("run", option, str(public / name), "--", "true")
         assert done.returncode == 125
         assert f"others may write to {public}," in done.stderr
-        assert "[directory-writable-by-others]" in done.stderr
+        assert named_in(done.stderr) == "directory-writable-by-others"
     assert os.listdir(public) == ["there"]
     # In a sticky one, only its owner may rename a directory.
     public.chmod(0o1777)
@@ -133,7 +140,7 @@ def test_a_kernel_without_mounts_by_descriptors(usernsctl: Program) -> None:
         text=True,
     )
     assert done.returncode == 125
-    assert "[mount-by-descriptor-missing]" in done.stderr
+    assert named_in(done.stderr) == "mount-by-descriptor-missing"
 
 
 def test_a_umask_that_forbids_everything(usernsctl: Program, tmp_path: Path) -> None:

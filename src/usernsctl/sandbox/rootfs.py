@@ -318,13 +318,20 @@ def private_files(directory: Opened) -> Iterator[Opened]:
 
     :raises PermissionError: `directory` itself can't be listed.
     """
-    for found in directory.entries():
+    for found in directory.entries(_may_be_private):
         if found.is_link:
             continue
         if not is_public(found.status.st_mode):
             yield found
         elif found.is_directory:
             yield from private_files(found)
+
+
+def _may_be_private(entry: os.DirEntry[str]) -> bool:
+    if entry.is_symlink():
+        return False
+    mode = entry.stat(follow_symlinks=False).st_mode
+    return stat.S_ISDIR(mode) or not is_public(mode)
 
 
 def _make_directory(parent: Opened, name: str, mode: int = 0o755) -> Opened:
