@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from subprocess import DEVNULL, PIPE, STDOUT, CalledProcessError, CompletedProcess, TimeoutExpired
 from typing import Any, AnyStr, Literal, NamedTuple, NoReturn, overload
@@ -24,7 +25,9 @@ from usernsctl.arguments import (
     words_of,
 )
 from usernsctl.idmap import IdMap
+from usernsctl.shared import Shared
 from usernsctl.target import Joinable, Propagation, Target, make_target, selected
+from usernsctl.waiting import wait_readable
 
 __all__ = [
     "DEVNULL",
@@ -42,6 +45,9 @@ __all__ = [
     "run",
     "spawn",
 ]
+
+# How long to leave a child that has ended to whoever traces it, before the next look.
+_TRACER_SECONDS = 0.001
 
 
 def _start(
@@ -168,7 +174,7 @@ class Popen(subprocess.Popen[AnyStr]):
         setup.uid = setup.uid if uid is None else uid
         setup.gid = setup.gid if gid is None else gid
         setup.groups = setup.groups if gids is None else gids
-        self.pid, self.pidfd = _start(
+        self.pid, pidfd = _start(
             self._target,
             _core.Spawn(
                 command=command,
@@ -182,23 +188,80 @@ class Popen(subprocess.Popen[AnyStr]):
             ),
             self._in_cgroup,
         )
+        self._shared = Shared("the pidfd", [pidfd])
+        self.pidfd = pidfd
         self._child_created = True
         self._close_pipe_fds(  # type: ignore[attr-defined]
             p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite
         )
 
-    def _handle_exitstatus(self, *arguments: Any, **named: Any) -> None:
-        """subprocess calls this once, when the child has been waited for."""
-        super()._handle_exitstatus(*arguments, **named)  # type: ignore[misc]
-        self._close_pidfd()
+    # These two are subprocess's, private, and the same from 3.11 to 3.14. Its own hold a lock, which
+    # a handler of signals that has interrupted them would wait for in vain. They remain for an
+    # object that is garbage, whose pidfd is closed though nobody knows the exit status.
 
-    def _close_pidfd(self) -> None:
-        pidfd, self.pidfd = self.pidfd, -1
-        if pidfd >= 0:
-            os.close(pidfd)
+    def _internal_poll(self, _deadstate: int | None = None, **_: Any) -> int | None:
+        """Look whether the child has ended; collect it then."""
+        if self.returncode is None:
+            try:
+                with self._shared.use() as (pidfd,):
+                    self._look(pidfd)
+            except ValueError:
+                super()._internal_poll(_deadstate)  # type: ignore[misc]
+        return self.returncode
+
+    def _wait(self, timeout: float | None) -> int | None:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while self.returncode is None:
+            left = None if deadline is None else deadline - time.monotonic()
+            try:
+                with self._shared.use() as (pidfd,):
+                    if not wait_readable(pidfd, timeout=left):
+                        assert timeout is not None
+                        raise TimeoutExpired(self.args, timeout)
+                    self._look(pidfd)
+            except ValueError:
+                super()._wait(left)  # type: ignore[misc]
+            else:
+                if self.returncode is None:  # a tracer has it first
+                    time.sleep(_TRACER_SECONDS)
+        return self.returncode
+
+    def _look(self, pidfd: int) -> None:
+        """Learn the exit status first, and collect afterwards: any number may do so at once."""
+        try:
+            ended = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            # Where SIGCHLD is ignored, nobody learns it: subprocess says 0 then.
+            self._end_with(0)
+            return
+        if ended is not None:
+            is_exit = ended.si_code == os.CLD_EXITED
+            try:
+                self._end_with(ended.si_status if is_exit else -ended.si_status)
+            finally:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+
+    def _end_with(self, status: int) -> None:
+        if self.returncode is None:
+            self.returncode = status
+        self.pidfd = -1
+        self._shared.close()
+
+    def send_signal(self, sig: int) -> None:
+        """Send a signal to the child, if it has not been waited for."""
+        if self.poll() is not None:
+            return
+        try:
+            with contextlib.suppress(ProcessLookupError), self._shared.use() as (pidfd,):
+                signal.pidfd_send_signal(pidfd, sig)
+        except ValueError:
+            super().send_signal(sig)
 
     def __del__(self, *arguments: Any) -> None:
-        self._close_pidfd()
+        if self.pidfd >= 0:
+            self.pidfd = -1
+            self._shared.close()
         super().__del__(*arguments)
 
 

@@ -137,5 +137,6 @@ class Held:
 def close_streams(popen: Popen[bytes]) -> None:
     for stream in (popen.stdin, popen.stdout, popen.stderr):
         if stream is not None:
-            with contextlib.suppress(BrokenPipeError):
+            # RuntimeError: a handler of signals has interrupted a read, which sees the end now.
+            with contextlib.suppress(BrokenPipeError, RuntimeError):
                 stream.close()
