@@ -25,7 +25,7 @@ from usernsctl.arguments import (
     words_of,
 )
 from usernsctl.idmap import IdMap
-from usernsctl.shared import Shared
+from usernsctl.shared import LetGoError, Shared
 from usernsctl.target import Joinable, Propagation, Target, make_target, selected
 from usernsctl.waiting import wait_readable
 
@@ -205,7 +205,7 @@ class Popen(subprocess.Popen[AnyStr]):
             try:
                 with self._shared.use() as (pidfd,):
                     self._look(pidfd)
-            except ValueError:
+            except LetGoError:
                 super()._internal_poll(_deadstate)  # type: ignore[misc]
         return self.returncode
 
@@ -219,7 +219,7 @@ class Popen(subprocess.Popen[AnyStr]):
                         assert timeout is not None
                         raise TimeoutExpired(self.args, timeout)
                     self._look(pidfd)
-            except ValueError:
+            except LetGoError:
                 super()._wait(left)  # type: ignore[misc]
             else:
                 if self.returncode is None:  # a tracer has it first
@@ -255,7 +255,7 @@ class Popen(subprocess.Popen[AnyStr]):
         try:
             with contextlib.suppress(ProcessLookupError), self._shared.use() as (pidfd,):
                 signal.pidfd_send_signal(pidfd, sig)
-        except ValueError:
+        except LetGoError:
             super().send_signal(sig)
 
     def __del__(self, *arguments: Any) -> None:

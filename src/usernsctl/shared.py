@@ -7,6 +7,10 @@ import os
 from collections.abc import Iterator, Sequence
 
 
+class LetGoError(ValueError):
+    """Descriptors that were to be used were let go of."""
+
+
 class Shared:
     """Descriptors that are closed once they were let go of and nobody uses them any more.
 
@@ -35,14 +39,14 @@ class Shared:
     def use(self) -> Iterator[Sequence[int]]:
         """Keep them from being closed, and their numbers from being used again.
 
-        :raises ValueError: they were let go of.
+        :raises LetGoError: they were let go of.
         """
         user = object()
         try:
             # In this order: whoever lets go of them after the look sees that there is a user.
             self._users.add(user)
             if self._let_go:
-                raise ValueError(f"{self._what} is closed")
+                raise LetGoError(f"{self._what} is closed")
             yield self._fds
         finally:
             self._users.discard(user)

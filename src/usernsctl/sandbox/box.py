@@ -23,8 +23,9 @@ from usernsctl.process import (
     Popen,
     TimeoutExpired,
 )
-from usernsctl.sandbox import checks, environment, registry
+from usernsctl.sandbox import checks, registry
 from usernsctl.sandbox.beside import command_in
+from usernsctl.sandbox.confined import SandboxEnded
 from usernsctl.sandbox.detached import Detached
 from usernsctl.sandbox.files import Files
 from usernsctl.sandbox.held import Held
@@ -292,18 +293,12 @@ class Sandbox:
         :raises RunscError: it failed.
         """
         life = self._get()
-        if (place := life.place()) is None:
+        try:
+            with life.runsc(*words) as (command, needed):
+                streams = {"stdin": DEVNULL, "stdout": PIPE, "stderr": PIPE}
+                done = commands.run(command, **needed, **streams, text=True)
+        except SandboxEnded:
             return None
-        done = commands.run(
-            [*life.runsc, *words],
-            namespace=place,
-            stdin=DEVNULL,
-            stdout=PIPE,
-            stderr=PIPE,
-            text=True,
-            env=environment.RUNSC,
-            cwd="/",
-        )
         if done.returncode == 0:
             return str(done.stdout)
         if life.has_ended():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from usernsctl import hardening
+from usernsctl.errors import CommandError
 from usernsctl.target import Joinable, Target
 
 
@@ -30,3 +31,11 @@ class Confined:
         if self._mount_proc:
             target.setup.mount_proc = "/proc"
         return target
+
+
+class SandboxEnded(CommandError):
+    """There is no sandbox any more that a command could be about."""
+
+    @classmethod
+    def of(cls, id: str) -> SandboxEnded:
+        return cls(f"the sandbox {id} has ended", step="sandbox")

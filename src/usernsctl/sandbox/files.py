@@ -36,7 +36,7 @@ class Files:
         :raises NamespaceError: it can't be written.
         """
         self._host = host
-        self._id = id
+        self.id = id
         #: The same for those in the mount namespace of the host.
         self.inside = f"{host.prepared.scratch}/boxes/{id}"
         self.pid_file = f"{self.inside}/pid"
@@ -59,14 +59,14 @@ class Files:
 
     def _make(self, config: bytes) -> None:
         try:
-            os.mkdir(self._id, 0o700, dir_fd=self._top)
+            os.mkdir(self.id, 0o700, dir_fd=self._top)
         except FileExistsError as error:
-            raise duplicate_id(self._id, "in this host") from error
+            raise duplicate_id(self.id, "in this host") from error
         self._is_made = True
         for name in ("state", "log"):
-            os.mkdir(f"{self._id}/{name}", 0o700, dir_fd=self._top)
+            os.mkdir(f"{self.id}/{name}", 0o700, dir_fd=self._top)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        with open(os.open(f"{self._id}/config.json", flags, 0o600, dir_fd=self._top), "wb") as file:
+        with open(os.open(f"{self.id}/config.json", flags, 0o600, dir_fd=self._top), "wb") as file:
             file.write(config)
 
     def command(self, state: str) -> list[str]:
@@ -79,7 +79,7 @@ class Files:
             runsc.RunOptions(
                 state=state,
                 bundle=self.inside,
-                container_id=self._id,
+                container_id=self.id,
                 log=f"{self.inside}/log",
                 network=self._host.request.network,
                 platform=self._host.request.platform,
@@ -90,7 +90,7 @@ class Files:
     def read_pid(self) -> int:
         """What is in :attr:`pid_file`."""
         flags = os.O_RDONLY | os.O_CLOEXEC
-        with open(os.open(f"{self._id}/pid", flags, dir_fd=self._top)) as file:
+        with open(os.open(f"{self.id}/pid", flags, dir_fd=self._top)) as file:
             return int(file.read())
 
     def failure(self, status: int) -> RunscError:
@@ -102,7 +102,7 @@ class Files:
         from usernsctl.doctor.debuglog import root_failure
         from usernsctl.sandbox.failure import crash, describe
 
-        told = root_failure(f"/proc/self/fd/{self._top}/{self._id}/log")
+        told = root_failure(f"/proc/self/fd/{self._top}/{self.id}/log")
         if told is None and status == runsc.CRASHED:
             return crash()
         if told is None:
@@ -113,7 +113,7 @@ class Files:
         """Remove the directory: the id is free again."""
         if self._is_made:
             self._is_made = False
-            shutil.rmtree(self._id, ignore_errors=True, dir_fd=self._top)
+            shutil.rmtree(self.id, ignore_errors=True, dir_fd=self._top)
         self.let_go()
 
     def let_go(self) -> None:

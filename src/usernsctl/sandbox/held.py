@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from usernsctl import aio
@@ -12,7 +12,7 @@ from usernsctl.errors import NamespaceError
 from usernsctl.namespace import Namespace
 from usernsctl.process import Popen
 from usernsctl.sandbox import environment
-from usernsctl.sandbox.confined import Confined
+from usernsctl.sandbox.confined import Confined, SandboxEnded
 from usernsctl.sandbox.files import Files
 from usernsctl.waiting import wait_readable
 
@@ -24,7 +24,6 @@ class Held:
     """Process 1 of a PID namespace, which ends as the sandbox does, and the sandbox with it.
 
     :ivar popen: that process, seen from outside.
-    :ivar runsc: the words that every command of runsc about the sandbox begins with.
     :ivar env: the environment of the command, each entry NAME=VALUE.
     """
 
@@ -35,7 +34,8 @@ class Held:
         :raises NamespaceError: the kernel refused.
         """
         state = f"{files.inside}/state"
-        self.runsc = [host.runsc, f"--root={state}"]
+        self._id = files.id
+        self._runsc = [host.runsc, f"--root={state}"]
         self.env = files.env
         self._restrictions = host.restrictions
         self._inside: Namespace | None = None
@@ -116,11 +116,23 @@ class Held:
         """End all that is in the sandbox, at once."""
         self.popen.kill()
 
-    def place(self) -> Confined | None:
-        """What commands of runsc's join; ``None``: the sandbox has ended."""
+    @contextlib.contextmanager
+    def runsc(self, *words: str) -> Iterator[tuple[list[str], dict[str, Any]]]:
+        """A command of runsc about the sandbox, and what a Popen needs for it, for a block.
+
+        :raises SandboxEnded: it has ended.
+        """
         if self._inside is None or self.has_ended():
-            return None
-        return Confined(self._inside, self._restrictions)
+            raise SandboxEnded.of(self._id)
+        yield (
+            [*self._runsc, *words],
+            {
+                "namespace": Confined(self._inside, self._restrictions),
+                "env": environment.RUNSC,
+                "cwd": "/",
+                "pass_fds": [],
+            },
+        )
 
     def close(self) -> None:
         self.popen.kill()
