@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
 import sys
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from subprocess import DEVNULL, PIPE, STDOUT, CalledProcessError, CompletedProcess, TimeoutExpired
 from typing import Any, AnyStr, Literal, NamedTuple, NoReturn, overload
 
@@ -24,10 +22,9 @@ from usernsctl.arguments import (
     refuse,
     words_of,
 )
+from usernsctl.collected import Collected
 from usernsctl.idmap import IdMap
-from usernsctl.shared import LetGoError, Shared
 from usernsctl.target import Joinable, Propagation, Target, make_target, selected
-from usernsctl.waiting import wait_readable
 
 __all__ = [
     "DEVNULL",
@@ -46,9 +43,6 @@ __all__ = [
     "spawn",
 ]
 
-# How long to leave a child that has ended to whoever traces it, before the next look.
-_TRACER_SECONDS = 0.001
-
 
 def _start(
     target: Target, request: _core.Spawn, in_cgroup: StrOrBytesPath | int | None
@@ -61,7 +55,7 @@ def _start(
         return _core.spawn(request)
 
 
-class Popen(subprocess.Popen[AnyStr]):
+class Popen(Collected[AnyStr]):
     """A command in new namespaces; everything else is :class:`subprocess.Popen`'s.
 
     The child is made by clone3(2) with CLONE_VFORK and CLONE_VM, so the price does not depend on
@@ -88,9 +82,6 @@ class Popen(subprocess.Popen[AnyStr]):
     :raises CommandError: the command could not be started; where it does not exist this is a
         :class:`FileNotFoundError`, where it may not be executed a :class:`PermissionError`.
     """
-
-    #: Refers to the child until it has been waited for, then -1; close-on-exec, ours to close.
-    pidfd: int = -1
 
     # For type checkers; it is bytes where nothing asks for text.
     @overload
@@ -188,81 +179,11 @@ class Popen(subprocess.Popen[AnyStr]):
             ),
             self._in_cgroup,
         )
-        self._shared = Shared("the pidfd", [pidfd])
-        self.pidfd = pidfd
+        self._hold(pidfd)
         self._child_created = True
         self._close_pipe_fds(  # type: ignore[attr-defined]
             p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite
         )
-
-    # These two are subprocess's, private, and the same from 3.11 to 3.14. Its own hold a lock, which
-    # a handler of signals that has interrupted them would wait for in vain. They remain for an
-    # object that is garbage, whose pidfd is closed though nobody knows the exit status.
-
-    def _internal_poll(self, _deadstate: int | None = None, **_: Any) -> int | None:
-        """Look whether the child has ended; collect it then."""
-        if self.returncode is None:
-            try:
-                with self._shared.use() as (pidfd,):
-                    self._look(pidfd)
-            except LetGoError:
-                super()._internal_poll(_deadstate)  # type: ignore[misc]
-        return self.returncode
-
-    def _wait(self, timeout: float | None) -> int | None:
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while self.returncode is None:
-            left = None if deadline is None else deadline - time.monotonic()
-            try:
-                with self._shared.use() as (pidfd,):
-                    if not wait_readable(pidfd, timeout=left):
-                        assert timeout is not None
-                        raise TimeoutExpired(self.args, timeout)
-                    self._look(pidfd)
-            except LetGoError:
-                super()._wait(left)  # type: ignore[misc]
-            else:
-                if self.returncode is None:  # a tracer has it first
-                    time.sleep(_TRACER_SECONDS)
-        return self.returncode
-
-    def _look(self, pidfd: int) -> None:
-        """Learn the exit status first, and collect afterwards: any number may do so at once."""
-        try:
-            ended = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:
-            # Where SIGCHLD is ignored, nobody learns it: subprocess says 0 then.
-            self._end_with(0)
-            return
-        if ended is not None:
-            is_exit = ended.si_code == os.CLD_EXITED
-            try:
-                self._end_with(ended.si_status if is_exit else -ended.si_status)
-            finally:
-                with contextlib.suppress(ChildProcessError):
-                    os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
-
-    def _end_with(self, status: int) -> None:
-        if self.returncode is None:
-            self.returncode = status
-        self.pidfd = -1
-        self._shared.close()
-
-    def send_signal(self, sig: int) -> None:
-        """Send a signal to the child, if it has not been waited for."""
-        if self.poll() is not None:
-            return
-        try:
-            with contextlib.suppress(ProcessLookupError), self._shared.use() as (pidfd,):
-                signal.pidfd_send_signal(pidfd, sig)
-        except LetGoError:
-            super().send_signal(sig)
-
-    def __del__(self, *arguments: Any) -> None:
-        if self.pidfd >= 0:
-            self.pidfd = -1
-            self._shared.close()
-        super().__del__(*arguments)
 
 
 class Child(NamedTuple):
@@ -344,10 +265,12 @@ def run(
     capture_output: bool = False,
     timeout: float | None = None,
     check: bool = False,
+    started: Callable[[Popen[Any]], object] = lambda process: None,
     **arguments: Any,
 ) -> CompletedProcess[Any]:
     """Run a command in new namespaces and wait for it: :func:`subprocess.run`.
 
+    :param started: is told of the process once there is one.
     :param arguments: those of :class:`Popen`.
     :raises TimeoutExpired: it took more than `timeout` seconds, and was killed.
     :raises CalledProcessError: `check` was asked for, and its exit status was not 0.
@@ -362,6 +285,7 @@ def run(
             raise ValueError("stdout and stderr arguments may not be used with capture_output.")
         arguments["stdout"] = arguments["stderr"] = PIPE
     with Popen[Any](args, *positional, **arguments) as process:
+        started(process)
         try:
             stdout, stderr = process.communicate(input, timeout=timeout)
         except TimeoutExpired as expired:

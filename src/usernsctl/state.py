@@ -175,15 +175,17 @@ class Directory:
         :raises NamespaceError: it can't be written; there is no space, for example.
         """
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with reported(f"{self.path}/{name}"):
-            with open(os.open(name, flags, 0o600, dir_fd=self.fd), "w", encoding="utf-8") as file:
-                try:
-                    os.fchmod(file.fileno(), 0o600)
-                    json.dump(record, file)
-                    file.flush()
-                except BaseException:
-                    os.unlink(name, dir_fd=self.fd)
-                    raise
+        with (
+            reported(f"{self.path}/{name}"),
+            open(os.open(name, flags, 0o600, dir_fd=self.fd), "w", encoding="utf-8") as file,
+        ):
+            try:
+                os.fchmod(file.fileno(), 0o600)
+                json.dump(record, file)
+                file.flush()
+            except BaseException:
+                os.unlink(name, dir_fd=self.fd)
+                raise
 
     def remove(self, name: str) -> None:
         """Remove a record, if it is there."""

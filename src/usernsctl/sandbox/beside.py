@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from usernsctl import oci
 from usernsctl.arguments import Args
+from usernsctl.process import Popen
 from usernsctl.sandbox import checks
 
 if TYPE_CHECKING:
@@ -75,3 +76,9 @@ def _process(life: Held | Detached, args: Args, env: Any, cwd: Any, user: Any) -
         process["env"] = [*kept, *(f"{name}={value}" for name, value in added.items())]
     oci.validate({"process": process, "root": {"path": "/"}})
     return process
+
+
+def note(arguments: Mapping[str, Any]) -> Callable[[Popen[Any]], None]:
+    """What notes a command that was started with `arguments` as one to be collected at the end."""
+    commands: Callable[[Popen[Any]], None] = arguments["namespace"].commands.add
+    return commands

@@ -24,7 +24,7 @@ from usernsctl.process import (
     TimeoutExpired,
 )
 from usernsctl.sandbox import checks, registry
-from usernsctl.sandbox.beside import command_in
+from usernsctl.sandbox.beside import command_in, note
 from usernsctl.sandbox.confined import SandboxEnded
 from usernsctl.sandbox.detached import Detached
 from usernsctl.sandbox.files import Files
@@ -258,7 +258,7 @@ class Sandbox:
         """Run another command in the sandbox: :func:`usernsctl.run`, and :meth:`popen`."""
         with command_in(self._get(), self.id, args, options) as (command, arguments):
             try:
-                done = commands.run(command, **arguments)
+                done = commands.run(command, **arguments, started=note(arguments))
             except (CalledProcessError, TimeoutExpired) as error:
                 # What was asked for, not how runsc is told.
                 error.cmd = args
@@ -279,6 +279,7 @@ class Sandbox:
         """
         with command_in(self._get(), self.id, args, options) as (command, arguments):
             started = Popen[Any](command, **arguments)
+            note(arguments)(started)
         started.args = args
         return started
 
@@ -295,8 +296,9 @@ class Sandbox:
         life = self._get()
         try:
             with life.runsc(*words) as (command, needed):
-                streams = {"stdin": DEVNULL, "stdout": PIPE, "stderr": PIPE}
-                done = commands.run(command, **needed, **streams, text=True)
+                done = commands.run(
+                    command, **needed, stdin=DEVNULL, stdout=PIPE, stderr=PIPE, text=True
+                )
         except SandboxEnded:
             return None
         if done.returncode == 0:

@@ -17,7 +17,7 @@ from usernsctl.namespace import Namespace
 from usernsctl.process import DEVNULL, PIPE, Popen, TimeoutExpired
 from usernsctl.sandbox import environment, registry
 from usernsctl.sandbox.confined import Confined, SandboxEnded
-from usernsctl.sandbox.files import Files
+from usernsctl.sandbox.files import PRIVATE_UMASK, Files
 from usernsctl.sandbox.held import close_streams
 from usernsctl.shared import LetGoError, Shared
 from usernsctl.waiting import wait_readable
@@ -301,6 +301,7 @@ def _starter(
                 pass_fds=numbers,
                 env=environment.RUNSC,
                 cwd=entry.state,
+                umask=PRIVATE_UMASK,
                 # What a terminal sends to us is not meant for it.
                 start_new_session=True,
                 **streams,

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
+import weakref
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from usernsctl import aio
 from usernsctl.errors import NamespaceError
 from usernsctl.namespace import Namespace
-from usernsctl.process import Popen
+from usernsctl.process import Popen, TimeoutExpired
 from usernsctl.sandbox import environment
 from usernsctl.sandbox.confined import Confined, SandboxEnded
-from usernsctl.sandbox.files import Files
+from usernsctl.sandbox.files import PRIVATE_UMASK, Files
 from usernsctl.waiting import wait_readable
 
 if TYPE_CHECKING:
     from usernsctl.sandbox.host import SandboxHost
+
+
+# How long the end of process 1 is waited for, once it was killed; whoever else has something to
+# collect, such as an event loop, can do so then.
+_END_SECONDS = 5
+_LOOK_SECONDS = 0.01
 
 
 class Held:
@@ -39,6 +47,7 @@ class Held:
         self.env = files.env
         self._restrictions = host.restrictions
         self._inside: Namespace | None = None
+        self._commands: weakref.WeakSet[Popen[Any]] = weakref.WeakSet()
         creator = ready = theirs = -1
         try:
             creator = os.pidfd_open(os.getpid())
@@ -52,6 +61,7 @@ class Held:
                 pass_fds=[creator, theirs],
                 env=environment.RUNSC,
                 cwd="/",
+                umask=PRIVATE_UMASK,
                 **streams,
             )
             try:
@@ -124,10 +134,12 @@ class Held:
         """
         if self._inside is None or self.has_ended():
             raise SandboxEnded.of(self._id)
+        place = Confined(self._inside, self._restrictions)
+        place.commands = self._commands
         yield (
             [*self._runsc, *words],
             {
-                "namespace": Confined(self._inside, self._restrictions),
+                "namespace": place,
                 "env": environment.RUNSC,
                 "cwd": "/",
                 "pass_fds": [],
@@ -136,8 +148,22 @@ class Held:
 
     def close(self) -> None:
         self.popen.kill()
-        self.popen.wait()
+        self._wait_for_end()
         self.let_go()
+
+    def _wait_for_end(self) -> None:
+        """Wait for the end of process 1, which is the last one of its namespace that is collected.
+
+        The others that we have started there are ours to collect. Whoever waits for one of them
+        may stand still until we return: this may be a handler of signals that has interrupted him.
+        """
+        deadline = time.monotonic() + _END_SECONDS
+        while time.monotonic() < deadline:
+            for command in list(self._commands):
+                command.poll()
+            with contextlib.suppress(TimeoutExpired):
+                self.popen.wait(_LOOK_SECONDS)
+                return
 
     def let_go(self) -> None:
         """Close our descriptors, and leave the sandbox alone."""

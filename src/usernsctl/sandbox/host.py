@@ -227,7 +227,7 @@ def _make_order(request: Request, place: Place) -> Order:
         uid=place.uid,
         gid=place.gid,
         homes=paths.home_directories(os.environ),
-        state=os.path.abspath(state_directory()),
+        state=state_directory(),
     )
 
 

@@ -17,18 +17,18 @@ from typing import Any, NoReturn
 from usernsctl import hardening, mounts, oci, runsc
 from usernsctl.errors import CommandError, NamespaceError, RunscError, UsernsError
 from usernsctl.process import pass_only, restore_signals
-from usernsctl.sandbox import command, config, environment, paths
+from usernsctl.sandbox import command, config, environment, logs, paths
+from usernsctl.sandbox.exposed import refuse_state
+from usernsctl.sandbox.files import PRIVATE_UMASK
 from usernsctl.sandbox.place import Place
 from usernsctl.sandbox.request import Request
 from usernsctl.sandbox.rootfs import Rootfs, private_files
 from usernsctl.sandbox.standard import append_at_end
+from usernsctl.state import state_directory
 
 VERIFIER_INSIDE = "/.usernsctl-verify"
 
 _RESOLVER = "/etc/resolv.conf"
-
-# A start writes some 15 KiB.
-_LOG_BYTES = 1 << 20
 
 
 def run(
@@ -60,6 +60,7 @@ def run(
     bundle = config.read_bundle(request, request.bundle, place) if request.bundle else None
     used = paths.resolve(request, program, tree_of(request, bundle))
     shown = [mount["source"] for mount in config.bind_mounts(bundle or {})]
+    refuse_state([*shown, *(bind.source for bind in used.binds)], state_directory())
     outside = _Outside(
         caller=caller,
         homes=paths.home_directories(caller),
@@ -69,7 +70,7 @@ def run(
 
     place.enter()
     # What is made here is seen inside, by other users too.
-    umask = os.umask(0o022)
+    os.umask(0o022)
     try:
         arguments = _build(request, place, used, outside, bundle)
     except UsernsError:
@@ -82,7 +83,7 @@ def run(
             filename=error.filename,
         ) from error
     _give_up(request, place)
-    os.umask(umask)
+    os.umask(PRIVATE_UMASK)
     _hand_over(arguments)
 
 
@@ -122,7 +123,8 @@ def _build(
     if used.verifier is not None:
         process["args"] = [VERIFIER_INSIDE, *process["args"]]
     options = _write_bundle(request, used, wanted, scratch)
-    explain = [sys.executable, "-I", "-m", "usernsctl.sandbox.failure", options.log]
+    explain = [sys.executable, "-I", "-m", "usernsctl.sandbox.failure"]
+    explain += [options.logs.errors, options.logs.crash, options.logs.debug, options.bundle]
     # With a terminal, runsc passes signals on itself.
     kill = [] if request.terminal else runsc.kill_command(used.runsc, options)
     run = runsc.command_line(used.runsc, options)
@@ -250,15 +252,9 @@ def _write_bundle(
         file.write(oci.serialise(wanted))
     state = used.state or f"{scratch}/state"
     paths.make_directory(state)
-    if used.debug_log is not None:
-        paths.make_directory(used.debug_log)
-    log = f"{scratch}/log"
-    os.mkdir(log)
-    # Of a sandbox that runs for months, the beginning will do.
-    mounts.mount_tmpfs(log, _LOG_BYTES)
     return runsc.RunOptions(
         state=state,
-        log=used.debug_log or log,
+        logs=_make_logs(used.debug_log, scratch),
         bundle=bundle,
         # A second container of the same name would take the first one's state with it.
         container_id=f"usernsctl-{os.urandom(8).hex()}",
@@ -266,6 +262,19 @@ def _write_bundle(
         platform=request.platform,
         debug=used.debug_log is not None,
     )
+
+
+def _make_logs(debug_log: str | None, scratch: str) -> runsc.Logs:
+    own = f"{scratch}/log"
+    os.mkdir(own)
+    if debug_log is not None:
+        paths.make_directory(debug_log)
+        return logs.kept(debug_log, own)
+    crash = f"{own}/crash"
+    os.mkdir(crash)
+    mounts.mount_tmpfs(crash, logs.CRASH_BYTES)
+    logs.prepare(own)
+    return logs.quiet(own, f"{crash}/report")
 
 
 def _give_up(request: Request, place: Place) -> None:

@@ -17,7 +17,9 @@ from typing import Any
 from usernsctl import mounts
 from usernsctl.errors import NamespaceError, UsernsError
 from usernsctl.idmap import Extent
-from usernsctl.sandbox import config, launch, paths
+from usernsctl.sandbox import config, launch, logs, paths
+from usernsctl.sandbox.exposed import refuse_state
+from usernsctl.sandbox.files import CRASH_DIRECTORY
 from usernsctl.sandbox.place import Place
 from usernsctl.sandbox.request import Request
 from usernsctl.target import Target
@@ -30,7 +32,7 @@ class Order:
     :ivar runsc: the path of runsc.
     :ivar uid: the map of uids, and so `gid`.
     :ivar homes: the home directories of the caller.
-    :ivar state: the directory for runsc's state of detached sandboxes.
+    :ivar state: the directory that detached sandboxes are known by.
     """
 
     request: Request
@@ -70,10 +72,14 @@ def prepare(order: Order) -> Prepared:
     init = paths.own_program("usernsctl-init", "sandboxes begin with", remedy)
     detach = paths.own_program("usernsctl-detach", "starts detached sandboxes", remedy)
     shown = [mount["source"] for mount in config.bind_mounts(bundle or {})]
+    refuse_state([*shown, *(bind.source for bind in used.binds)], order.state)
     os.umask(0o022)
     scratch = mounts.mount_scratch(used.scratch_place([init, detach, order.state, *shown]))
     _, wanted = launch.make_root(request, place, used, order.homes, scratch, bundle)
     os.mkdir(f"{scratch}/boxes", 0o700)
+    crash = f"{scratch}/boxes/{CRASH_DIRECTORY}"
+    os.mkdir(crash, 0o700)
+    mounts.mount_tmpfs(crash, logs.CRASH_BYTES)
     return Prepared(scratch=scratch, init=init, detach=detach, config=wanted)
 
 

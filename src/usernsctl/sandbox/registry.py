@@ -182,12 +182,14 @@ class Entry:
 
         :raises RunscError: it can't be told.
         """
-        with contextlib.suppress(ArithmeticError, LookupError, TypeError, ValueError):
-            with Directory(self.open_state(), f"{self.path}/{_STATE}") as state:
-                found = [name for name in os.listdir(state.fd) if name.endswith(".state")]
-                if len(found) == 1:
-                    env = state.read(found[0])["spec"]["process"].get("env") or ()
-                    return tuple(map(str, env))
+        with (
+            contextlib.suppress(ArithmeticError, LookupError, TypeError, ValueError),
+            Directory(self.open_state(), f"{self.path}/{_STATE}") as state,
+        ):
+            found = [name for name in os.listdir(state.fd) if name.endswith(".state")]
+            if len(found) == 1:
+                env = state.read(found[0])["spec"]["process"].get("env") or ()
+                return tuple(map(str, env))
         raise RunscError(
             f"the environment of the sandbox {self.id} can't be told: "
             "runsc has written its state in another way",
@@ -216,10 +218,13 @@ def claim(id: str) -> Entry:
     :raises NamespaceError: the state directory can't be used.
     """
     with locked_directory() as top:
-        with contextlib.suppress(FileNotFoundError), _opened(top, id) as entry:
-            with _believed(entry):
-                if not entry.try_lock() or _live_record(entry) is not None:
-                    raise duplicate_id(id, "that is detached")
+        with (
+            contextlib.suppress(FileNotFoundError),
+            _opened(top, id) as entry,
+            _believed(entry),
+        ):
+            if not entry.try_lock() or _live_record(entry) is not None:
+                raise duplicate_id(id, "that is detached")
         parent = top.make(_DIRECTORY, exist_ok=True)
         try:
             entry = Entry(id, parent, parent.make(id))
@@ -286,7 +291,7 @@ def list_all() -> list[DetachedSandbox]:
 
     :raises NamespaceError: the state directory can't be used.
     """
-    found = []
+    found: list[DetachedSandbox] = []
     with locked_directory() as top:
         try:
             with top.open(_DIRECTORY) as parent:
