@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from usernsctl import _core
 from usernsctl.errors import NamespaceError
-from usernsctl.identity import ProcessIdentity, kill
+from usernsctl.identity import ProcessIdentity, is_below_us, kill, moment, name_of
 from usernsctl.idmap import Extent
 from usernsctl.namespace import Namespace
 from usernsctl.waiting import wait_readable
@@ -66,14 +66,18 @@ class NamedNamespace:
         """Hold it by descriptors, from whatever process this is.
 
         :raises NamespaceError: it is gone.
+        :raises Stranger: it is not this user's.
         """
-        self._wait_until_open()
-        namespace = Namespace.from_pid(self.pid)
-        if not self.is_alive():
-            namespace.close()
-            reason = f"namespace {self.name!r} is gone: its holder has ended"
-            raise NamespaceError(reason, step=STEP, cause="target-gone")
-        return namespace
+        with self._held_holder() as pidfd:
+            if pidfd is not None:
+                self._wait_until_open()
+                namespace = Namespace.from_pid(self.pid)
+                # Nobody else has its pid as long as it has not ended.
+                if not wait_readable(pidfd, timeout=0):
+                    return namespace
+                namespace.close()
+        reason = f"namespace {self.name!r} is gone: its holder has ended"
+        raise NamespaceError(reason, step=STEP, cause="target-gone")
 
     @classmethod
     def describe(cls, name: str, pid: int, fds: Sequence[int], notice: str) -> NamedNamespace:
@@ -107,16 +111,20 @@ class NamedNamespace:
 
         :raises ArithmeticError, LookupError, TypeError, ValueError: it has not.
         """
+        identity = ProcessIdentity.from_json(state)
+        namespaces = tuple(state["namespaces"])
+        if not set(namespaces) <= set(_core.ALL_NAMESPACES):
+            raise ValueError("there are no such namespaces")
         return cls(
             name=name,
-            pid=int(state["pid"]),
-            start_time=int(state["start_time"]),
-            boot_id=str(state["boot_id"]),
-            pid_namespace=int(state["pid_namespace"]),
-            created=float(state["created"]),
-            namespaces=tuple(state["namespaces"]),
-            uid=tuple(Extent(*extent) for extent in state["uid"]),
-            gid=tuple(Extent(*extent) for extent in state["gid"]),
+            pid=identity.pid,
+            start_time=identity.start_time,
+            boot_id=identity.boot_id,
+            pid_namespace=identity.pid_namespace,
+            created=moment(state["created"]),
+            namespaces=namespaces,
+            uid=tuple(Extent(*map(int, extent)) for extent in state["uid"]),
+            gid=tuple(Extent(*map(int, extent)) for extent in state["gid"]),
             notice=str(state["notice"]),
         )
 
@@ -148,17 +156,34 @@ class NamedNamespace:
 
         It must not be foreign. It has its name only since it was told to stay: one whose creator
         was killed has another one, and is about to end.
+
+        :raises Stranger: there is such a process, but what it holds is not this user's.
         """
-        return self._identity().is_alive(name=_HOLDER_NAME)
+        with self._held_holder() as pidfd:
+            return pidfd is not None
 
     def kill(self) -> None:
-        """End the holder, and wait for its end."""
-        pidfd = self._identity().open(name=_HOLDER_NAME)
-        if pidfd is not None:
-            try:
+        """End the holder, and wait for its end.
+
+        :raises Stranger: it is not this user's.
+        """
+        with self._held_holder() as pidfd:
+            if pidfd is not None:
                 kill(pidfd)
                 wait_readable(pidfd)
-            finally:
+
+    @contextlib.contextmanager
+    def _held_holder(self) -> Iterator[int | None]:
+        """A pidfd of the holder; ``None``: it has ended."""
+
+        def is_other(pid: int) -> bool:
+            return name_of(pid) != _HOLDER_NAME
+
+        pidfd = self._identity().open(lambda pid: is_other(pid) or is_below_us(pid))
+        try:
+            yield None if pidfd is None or is_other(self.pid) else pidfd
+        finally:
+            if pidfd is not None:
                 os.close(pidfd)
 
     def _identity(self) -> ProcessIdentity:

@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
 import signal
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from usernsctl.errors import NamespaceError
+from usernsctl.waiting import wait_readable
+
+# PID_MAX_LIMIT of the kernel (proc_sys_kernel(5), pid_max).
+_PID_MAX = 1 << 22
+
+_MOMENT_MAX = 1 << 40
+
+# ioctl_nsfs(2)
+_NS_GET_PARENT = 0xB702
+_NS_GET_OWNER_UID = 0xB704
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +60,11 @@ class ProcessIdentity:
 
         :raises LookupError, TypeError, ValueError: they are not there.
         """
+        pid = int(state["pid"])
+        if not 0 < pid <= _PID_MAX:
+            raise ValueError(f"{pid} can't be a process id")
         return cls(
-            pid=int(state["pid"]),
+            pid=pid,
             start_time=int(state["start_time"]),
             boot_id=str(state["boot_id"]),
             pid_namespace=int(state["pid_namespace"]),
@@ -59,42 +77,110 @@ class ProcessIdentity:
         """
         return self.boot_id == _boot_id() and self.pid_namespace != _pid_namespace()
 
-    def is_alive(self, *, name: str | None = None) -> bool:
-        """Whether it still runs; it must not be foreign.
+    def open(self, accept: Callable[[int], bool]) -> int | None:
+        """A pidfd of it, close-on-exec and the caller's to close; ``None`` if it has ended.
 
-        :param name: the name that it must have (PR_SET_NAME(2const)); any, if left out.
+        It must not be foreign.
+
+        :param accept: looks at the process of a pid, and says whether it can be the one that is
+            meant, and may be signalled: what was written down may be a lie.
+        :raises Stranger: that is not so.
         """
         try:
-            now, fields = _stat(self.pid)
+            pidfd = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return None
+        except OSError as error:
+            # By now it is the id of a thread.
+            if error.errno in (errno.ENOENT, errno.EINVAL):
+                return None
+            raise
+        try:
+            # In this order: a process that has not ended after the look was the one looked at.
+            is_same = self._is_same()
+            is_accepted = is_same and accept(self.pid)
+            if is_same and not wait_readable(pidfd, timeout=0):
+                if not is_accepted:
+                    raise Stranger(
+                        f"process {self.pid} is none of ours",
+                        step="state",
+                        cause="state-directory-unusable",
+                    )
+                pidfd, found = -1, pidfd
+                return found
+            return None
+        finally:
+            if pidfd >= 0:
+                os.close(pidfd)
+
+    def _is_same(self) -> bool:
+        try:
+            fields = _stat(self.pid)[1]
         except (FileNotFoundError, ProcessLookupError):
             return False
         return (
             fields[0] not in "ZX"
             and self.start_time == int(fields[19])
             and self.boot_id == _boot_id()
-            and name in (None, now)
         )
 
-    def open(self, *, name: str | None = None) -> int | None:
-        """A pidfd of it, close-on-exec and the caller's to close; ``None`` if it has ended."""
-        try:
-            pidfd = os.pidfd_open(self.pid)
-        except ProcessLookupError:
-            return None
-        # The descriptor stays that of one process, so this tells which one it is of.
-        if self.is_alive(name=name):
-            return pidfd
-        os.close(pidfd)
+
+class Stranger(NamespaceError):
+    """A process is not what was written down of it."""
+
+
+def name_of(pid: int) -> str | None:
+    """The name of a process (PR_SET_NAME(2const)); ``None`` if it has ended."""
+    try:
+        return _stat(pid)[0]
+    except (FileNotFoundError, ProcessLookupError):
         return None
 
 
-def collect(pidfd: int) -> int | None:
-    """Wait for a process that has ended, if it happens to be a child of ours: its status.
+def words_of(pid: int) -> list[str]:
+    """The command line of a process; empty if it has ended."""
+    try:
+        return os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes()).split("\0")[:-1]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def is_below_us(pid: int) -> bool:
+    """Whether a process is in a user namespace that this user has made, below this process's own.
+
+    So it is none of another user's, nor one of this user's that is in no namespace of ours.
+    """
+    ours = os.stat("/proc/self/ns/user")
+    try:
+        here = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        while not os.path.samestat(os.fstat(here), ours):
+            owner = bytearray(4)
+            fcntl.ioctl(here, _NS_GET_OWNER_UID, owner)
+            # EPERM if that is not below ours.
+            above = fcntl.ioctl(here, _NS_GET_PARENT)
+            os.close(here)
+            here = above
+            if os.path.samestat(os.fstat(here), ours):
+                return int.from_bytes(owner, sys.byteorder) == os.geteuid()
+    except OSError:
+        pass
+    finally:
+        os.close(here)
+    return False
+
+
+def exit_status(pidfd: int) -> int | None:
+    """The exit status of a process that has ended, if it happens to be a child of ours.
+
+    It stays to be learned by others, until :func:`collect` is called.
 
     :returns: the exit status, 128+N after signal N; ``None`` if it is no child of ours.
     """
     try:
-        ended = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+        ended = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
         return None
     if ended is None:
@@ -102,10 +188,27 @@ def collect(pidfd: int) -> int | None:
     return ended.si_status if ended.si_code == os.CLD_EXITED else 128 + ended.si_status
 
 
+def collect(pidfd: int) -> None:
+    """Wait for a process that has ended, if it happens to be a child of ours."""
+    with contextlib.suppress(ChildProcessError):
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+
+
 def kill(pidfd: int) -> None:
     """Send SIGKILL to a process, which may have ended."""
     with contextlib.suppress(ProcessLookupError):
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+
+
+def moment(written: Any) -> float:
+    """A moment that was written down, in seconds since 1970.
+
+    :raises TypeError, ValueError: it can't be one.
+    """
+    seconds = float(written)
+    if not 0 <= seconds < _MOMENT_MAX:
+        raise ValueError(f"{seconds} can't be a moment")
+    return seconds
 
 
 def _boot_id() -> str:

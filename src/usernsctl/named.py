@@ -8,20 +8,20 @@ long as the holder is alive and is the same process as then.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import socket
 import subprocess
 from collections.abc import Iterable
-from pathlib import Path
+from typing import Self
 
 from usernsctl import _core
 from usernsctl.errors import NamespaceError
 from usernsctl.holder import STEP, NamedNamespace
+from usernsctl.identity import Stranger
 from usernsctl.idmap import IdMap
 from usernsctl.namespace import Namespace
 from usernsctl.prelude import prelude_path
-from usernsctl.state import NAME, NAME_RULE, locked_directory
+from usernsctl.state import NAME, NAME_RULE, Directory, locked_directory, untrue
 
 _SUFFIX = ".json"
 # How long a holder may take to get ready; newuidmap may ask a slow user database.
@@ -59,10 +59,10 @@ def create_named(name: str, options: Iterable[str]) -> NamedNamespace:
     """
     _check_name(name)
     with locked_directory() as directory:
-        if _read_own(directory, name) is not None:
-            remedy = f"usernsctl ns remove {name}, or choose another name"
-            raise _error(f"there is a namespace {name!r} already", "name-taken", remedy)
-        return _create(directory, name, options)
+        _check_free(directory, name)
+    with _Holder(options) as holder, locked_directory() as directory:
+        _check_free(directory, name)
+        return holder.keep(directory, name)
 
 
 def open_or_create(name: str, options: Iterable[str]) -> Namespace:
@@ -73,8 +73,13 @@ def open_or_create(name: str, options: Iterable[str]) -> Namespace:
     """
     _check_name(name)
     with locked_directory() as directory:
-        found = _read_own(directory, name) or _create(directory, name, options)
-        return found.open()
+        found = _read_own(directory, name)
+        if found is not None:
+            return found.open()
+    # Nobody is to wait for newuidmap with the lock held. If several come so far, the first one has
+    # the name, and the holders of the others end.
+    with _Holder(options) as holder, locked_directory() as directory:
+        return (_read_own(directory, name) or holder.keep(directory, name)).open()
 
 
 def list_named() -> list[NamedNamespace]:
@@ -84,10 +89,13 @@ def list_named() -> list[NamedNamespace]:
 
     :raises NamespaceError: the state directory can't be trusted.
     """
+    found = []
     with locked_directory() as directory:
-        names = sorted(entry.name.removesuffix(_SUFFIX) for entry in directory.glob(f"*{_SUFFIX}"))
-        found = (_read_live(directory, name) for name in names)
-        return [each for each in found if each is not None and not each.is_foreign()]
+        for file in directory.names():
+            if file.endswith(_SUFFIX):
+                with contextlib.suppress(Stranger):
+                    found.append(_read_live(directory, file.removesuffix(_SUFFIX)))
+    return [each for each in found if each is not None and not each.is_foreign()]
 
 
 def remove_named(name: str) -> None:
@@ -102,7 +110,7 @@ def remove_named(name: str) -> None:
         if found is None:
             raise _error(f"there is no namespace {name!r}", "no-such-namespace")
         found.kill()
-        _file(directory, name).unlink()
+        directory.remove(_file(name))
 
 
 def options_of(idmap: IdMap, namespaces: Iterable[str]) -> list[str]:
@@ -135,16 +143,26 @@ def _check_name(name: str) -> None:
         raise _error(f"{shown!r} is no name for a namespace: {NAME_RULE}", "name-invalid")
 
 
-def _file(directory: Path, name: str) -> Path:
-    return directory / f"{name}{_SUFFIX}"
+def _file(name: str) -> str:
+    return f"{name}{_SUFFIX}"
 
 
-def _read_own(directory: Path, name: str) -> NamedNamespace | None:
+def _check_free(directory: Directory, name: str) -> None:
+    if _read_own(directory, name) is not None:
+        remedy = f"usernsctl ns remove {name}, or choose another name"
+        raise _error(f"there is a namespace {name!r} already", "name-taken", remedy)
+
+
+def _read_own(directory: Directory, name: str) -> NamedNamespace | None:
     """What is known of a name, if its holder is alive; else it is forgotten.
 
-    :raises NamespaceError: whether it is alive can't be told from here.
+    :raises NamespaceError: whether it is alive can't be told from here, or what is known of it is
+        not true.
     """
-    found = _read_live(directory, name)
+    try:
+        found = _read_live(directory, name)
+    except Stranger as error:
+        raise untrue(f"{directory.path}/{_file(name)}", error.reason) from None
     if found is not None and found.is_foreign():
         raise _error(
             f"the namespace {name!r} is in another PID namespace, such as another container's",
@@ -154,52 +172,70 @@ def _read_own(directory: Path, name: str) -> NamedNamespace | None:
     return found
 
 
-def _read_live(directory: Path, name: str) -> NamedNamespace | None:
-    """What is known of a name, if its holder is alive, or may be; else it is forgotten."""
-    file = _file(directory, name)
+def _read_live(directory: Directory, name: str) -> NamedNamespace | None:
+    """What is known of a name, if its holder is alive, or may be; else it is forgotten.
+
+    :raises Stranger: what is known of it is not true.
+    """
     try:
-        found = NamedNamespace.from_json(name, json.loads(file.read_bytes()))
-    except FileNotFoundError:
-        return None
+        record = directory.read(_file(name))
+        if record is None:
+            return None
+        found = NamedNamespace.from_json(name, record)
+        if found.is_foreign() or found.is_alive():
+            return found
     except (ArithmeticError, LookupError, TypeError, ValueError):
         # Its writer was killed in the middle, and the holder ended for want of an answer.
-        found = None
-    if found is not None and (found.is_foreign() or found.is_alive()):
-        return found
-    file.unlink(missing_ok=True)
+        pass
+    directory.remove(_file(name))
     return None
 
 
-def _create(directory: Path, name: str, options: Iterable[str]) -> NamedNamespace:
-    """Start a holder, write down what it is, and only then let it stay.
+class _Holder:
+    """A process that holds a namespace, and ends unless it is told to stay.
 
     If this process ends before that, the holder sees its connection closed and ends too.
     """
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours:
-        with theirs:
-            started = subprocess.run(
-                [prelude_path(), f"--hold={theirs.fileno()}", *options],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                # The holder has it for as long as it stays, where all inside may read it.
-                env={name: os.environ[name] for name in ("PATH",) if name in os.environ},
-                pass_fds=[theirs.fileno()],
-            )
-        pid, fds = _wait_until_ready(ours, started)
+
+    def __init__(self, options: Iterable[str]) -> None:
+        """Start it, and wait until it holds the namespace.
+
+        :raises NamespaceError: it failed.
+        """
+        self._connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            made = NamedNamespace.describe(name, pid, fds, notice=started.stderr.strip())
-        finally:
-            for fd in fds:
-                os.close(fd)
-        file = _file(directory, name)
-        file.touch(mode=0o600)
-        file.write_text(json.dumps(made.to_json()))
-        ours.send(b"+")
+            with theirs:
+                started = subprocess.run(
+                    [prelude_path(), f"--hold={theirs.fileno()}", *options],
+                    stdin=subprocess.DEVNULL,
+                    capture_output=True,
+                    text=True,
+                    # The holder has it for as long as it stays, where all inside may read it.
+                    env={name: os.environ[name] for name in ("PATH",) if name in os.environ},
+                    pass_fds=[theirs.fileno()],
+                )
+            self._pid, self._fds = _wait_until_ready(self._connection, started)
+        except BaseException:
+            self._connection.close()
+            raise
+        self._notice = started.stderr.strip()
+
+    def keep(self, directory: Directory, name: str) -> NamedNamespace:
+        """Write down what it is, and only then let it stay."""
+        made = NamedNamespace.describe(name, self._pid, self._fds, notice=self._notice)
+        directory.write(_file(name), made.to_json())
+        self._connection.send(b"+")
         # It closes the connection when it has the name that it is known by.
-        ours.recv(1)
-    return made
+        self._connection.recv(1)
+        return made
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for fd in self._fds:
+            os.close(fd)
+        self._connection.close()
 
 
 def _wait_until_ready(

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from types import TracebackType
@@ -17,6 +16,7 @@ from usernsctl.arguments import Args, StrOrBytesPath
 from usernsctl.errors import NamespaceError, UsernsError
 from usernsctl.idmap import IdMap
 from usernsctl.plan import Plan, decide, plan
+from usernsctl.shared import Shared
 from usernsctl.target import Propagation, Target, make_target, selected
 
 if TYPE_CHECKING:
@@ -73,10 +73,8 @@ class Namespace:
         :param identity: the uid, the gid and the groups that commands have inside.
         """
         self._fds = list(fds)
+        self._shared = Shared("the namespace", self._fds)
         self._identity = identity
-        self._lock = threading.Lock()
-        self._users = 0
-        self._closed = False
 
     @classmethod
     def create(
@@ -179,7 +177,7 @@ class Namespace:
         if self._fds[1] >= 0:
             with contextlib.suppress(FileNotFoundError):
                 setup.cwd = os.getcwdb()
-        return Target(join=self._fds, setup=setup, held=self._held())
+        return Target(join=self._fds, setup=setup, held=self._shared.use())
 
     def popen(self, args: Args, *positional: Any, **arguments: Any) -> process.Popen[Any]:
         """Start a command here: :class:`usernsctl.Popen` with its arguments, but for `idmap`."""
@@ -225,7 +223,7 @@ class Namespace:
 
     def has(self, kind: str) -> bool:
         """Whether it has a namespace of its own of a kind such as ``"mount"`` or ``"pid"``."""
-        return self._fds[_core.ALL_NAMESPACES.index(kind)] >= 0
+        return not self.closed and self._fds[_core.ALL_NAMESPACES.index(kind)] >= 0
 
     def fileno(self) -> int:
         """The descriptor of the user namespace; it stays this object's to close.
@@ -237,35 +235,15 @@ class Namespace:
 
     @property
     def closed(self) -> bool:
-        return self._closed
+        return self._shared.closed
 
     def close(self) -> None:
         """Let go of the namespaces, once commands that are just being started have been."""
-        with self._lock:
-            self._closed = True
-            self._close_if_unused()
+        self._shared.close()
 
     def _check_open(self) -> None:
-        if self._closed:
+        if self.closed:
             raise ValueError("the namespace is closed")
-
-    def _close_if_unused(self) -> None:
-        if self._closed and not self._users:
-            fds, self._fds = self._fds, [-1] * len(_core.NAMESPACE_FILES)
-            _close(fds)
-
-    @contextlib.contextmanager
-    def _held(self) -> Iterator[None]:
-        """Keeps the descriptors from being closed, and their numbers from being used again."""
-        with self._lock:
-            self._check_open()
-            self._users += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._users -= 1
-                self._close_if_unused()
 
     def __enter__(self) -> Namespace:
         self._check_open()
@@ -280,11 +258,11 @@ class Namespace:
         self.close()
 
     def __del__(self) -> None:
-        if hasattr(self, "_users"):
+        if hasattr(self, "_shared"):
             self.close()
 
     def __repr__(self) -> str:
-        if self._closed:
+        if self.closed:
             return "<Namespace: closed>"
         return f"<Namespace: {', '.join(filter(self.has, _core.ALL_NAMESPACES))}>"
 

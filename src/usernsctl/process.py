@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from subprocess import DEVNULL, PIPE, STDOUT, CalledProcessError, CompletedProcess, TimeoutExpired
 from typing import Any, AnyStr, Literal, NamedTuple, NoReturn, overload
 
@@ -23,6 +22,7 @@ from usernsctl.arguments import (
     refuse,
     words_of,
 )
+from usernsctl.collected import Collected
 from usernsctl.idmap import IdMap
 from usernsctl.target import Joinable, Propagation, Target, make_target, selected
 
@@ -55,7 +55,7 @@ def _start(
         return _core.spawn(request)
 
 
-class Popen(subprocess.Popen[AnyStr]):
+class Popen(Collected[AnyStr]):
     """A command in new namespaces; everything else is :class:`subprocess.Popen`'s.
 
     The child is made by clone3(2) with CLONE_VFORK and CLONE_VM, so the price does not depend on
@@ -83,9 +83,6 @@ class Popen(subprocess.Popen[AnyStr]):
     :raises CommandError: the command could not be started; where it does not exist this is a
         :class:`FileNotFoundError`, where it may not be executed a :class:`PermissionError`.
     """
-
-    #: Refers to the child until it has been waited for, then -1; close-on-exec, ours to close.
-    pidfd: int = -1
 
     # For type checkers; it is bytes where nothing asks for text.
     @overload
@@ -169,7 +166,7 @@ class Popen(subprocess.Popen[AnyStr]):
         setup.uid = setup.uid if uid is None else uid
         setup.gid = setup.gid if gid is None else gid
         setup.groups = setup.groups if gids is None else gids
-        self.pid, self.pidfd = _start(
+        self.pid, pidfd = _start(
             self._target,
             _core.Spawn(
                 command=command,
@@ -183,24 +180,11 @@ class Popen(subprocess.Popen[AnyStr]):
             ),
             self._in_cgroup,
         )
+        self._hold(pidfd)
         self._child_created = True
         self._close_pipe_fds(  # type: ignore[attr-defined]
             p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite
         )
-
-    def _handle_exitstatus(self, *arguments: Any, **named: Any) -> None:
-        """subprocess calls this once, when the child has been waited for."""
-        super()._handle_exitstatus(*arguments, **named)  # type: ignore[misc]
-        self._close_pidfd()
-
-    def _close_pidfd(self) -> None:
-        pidfd, self.pidfd = self.pidfd, -1
-        if pidfd >= 0:
-            os.close(pidfd)
-
-    def __del__(self, *arguments: Any) -> None:
-        self._close_pidfd()
-        super().__del__(*arguments)
 
 
 class Child(NamedTuple):
@@ -282,10 +266,12 @@ def run(
     capture_output: bool = False,
     timeout: float | None = None,
     check: bool = False,
+    started: Callable[[Popen[Any]], object] = lambda process: None,
     **arguments: Any,
 ) -> CompletedProcess[Any]:
     """Run a command in new namespaces and wait for it: :func:`subprocess.run`.
 
+    :param started: is told of the process once there is one.
     :param arguments: those of :class:`Popen`.
     :raises TimeoutExpired: it took more than `timeout` seconds, and was killed.
     :raises CalledProcessError: `check` was asked for, and its exit status was not 0.
@@ -300,6 +286,7 @@ def run(
             raise ValueError("stdout and stderr arguments may not be used with capture_output.")
         arguments["stdout"] = arguments["stderr"] = PIPE
     with Popen[Any](args, *positional, **arguments) as process:
+        started(process)
         try:
             stdout, stderr = process.communicate(input, timeout=timeout)
         except TimeoutExpired as expired:

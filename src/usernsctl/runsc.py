@@ -36,6 +36,20 @@ _PROGRAM_HEADER_MAX = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Logs:
+    """Files that runsc writes to, absolute paths.
+
+    :ivar errors: the errors that its processes end of.
+    :ivar crash: Go's report of a crash of one that ``runsc run`` has started.
+    :ivar debug: all else; ``%COMMAND%`` stands for which process it is of.
+    """
+
+    errors: str
+    crash: str
+    debug: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
     """What decides the command line of ``runsc run``.
 
@@ -44,14 +58,14 @@ class RunOptions:
     :ivar container_id: unique in `state`.
     :ivar network: one of :data:`NETWORKS`.
     :ivar platform: one of :data:`PLATFORMS`, or ``None`` for runsc's default.
-    :ivar log: the directory that runsc writes its logs to, an absolute path.
-    :ivar debug: whether these tell everything, or only what went wrong.
+    :ivar logs: where it writes what it has to say.
+    :ivar debug: whether the debug logs tell everything, or only what went wrong.
     """
 
     state: str
     bundle: str
     container_id: str
-    log: str
+    logs: Logs
     network: str = "none"
     platform: str | None = None
     debug: bool = False
@@ -73,8 +87,10 @@ def command_line(runsc: str, options: RunOptions) -> list[str]:
         f"--network={options.network}",
         "--overlay2=root:memory",
         "--host-uds=none",
-        # With the slash, runsc takes it for a directory and names the files itself.
-        f"--debug-log={options.log.rstrip('/')}/",
+        f"--log={options.logs.errors}",
+        "--log-format=json",
+        f"--panic-log={options.logs.crash}",
+        f"--debug-log={options.logs.debug}",
     ]
     if options.platform is not None:
         command.append(f"--platform={options.platform}")

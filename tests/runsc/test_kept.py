@@ -3,6 +3,7 @@ helper is called but for the namespace itself."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -86,15 +87,20 @@ class Containers:
         state: dict[str, Any] = json.loads(self.runsc("state", name))
         return state
 
-    def wait_until_stopped(self, name: str) -> None:
+    @contextlib.contextmanager
+    def stopping(self, name: str) -> Iterator[None]:
+        """The block stops it; at the end its process is gone. Before that, one command of runsc may
+        find that it has stopped, and the next one that it runs."""
+        path = Path(f"/proc/{self.state(name)['pid']}")
+        yield
         deadline = time.monotonic() + PATIENCE
-        while self.state(name)["status"] != "stopped":
+        while path.exists() or self.state(name)["status"] != "stopped":
             assert time.monotonic() < deadline, f"{name} does not stop"
             time.sleep(0.02)
 
     def remove(self, name: str) -> None:
-        self.runsc("kill", name, "KILL")
-        self.wait_until_stopped(name)
+        with self.stopping(name):
+            self.runsc("kill", name, "KILL")
         self.runsc("delete", name)
 
 
@@ -145,8 +151,8 @@ def live(containers: Containers, name: str) -> None:
     containers.runsc("start", name)
     assert containers.state(name)["status"] == "running"
     assert gvisor.is_version(containers.exec(name, "/bin/cat", "/proc/version"))
-    containers.runsc("checkpoint", f"--image-path={containers.directory}/image-{name}", name)
-    containers.wait_until_stopped(name)
+    with containers.stopping(name):
+        containers.runsc("checkpoint", f"--image-path={containers.directory}/image-{name}", name)
     containers.runsc("delete", name)
 
     image = f"--image-path={containers.directory}/image-{name}"

@@ -15,6 +15,7 @@ from callers import as_root
 from conftest import TESTS, Program
 
 import usernsctl as un
+from usernsctl.sandbox import Bind
 
 BREAK = TESTS / "kernel" / "causes" / "broken.py"
 
@@ -277,3 +278,18 @@ def test_a_runsc_that_crashes_starts_no_sandbox() -> None:
 def test_a_command_that_ends_as_a_failed_runsc_would(usernsctl: Program, status: int) -> None:
     done = usernsctl("run", "--", "sh", "-c", f"exit {status}")
     assert (done.returncode, done.stderr) == (status, "")
+
+
+def test_the_state_directory_is_not_shown(
+    usernsctl: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    with pytest.raises(un.BundleError, match=f"{tmp_path} can't be shown") as caught:
+        un.SandboxHost(binds=[Bind(str(tmp_path), "/data")])
+    assert caught.value.cause == "bind-shows-state"
+    done = usernsctl("run", "--bind", str(tmp_path), "--", "true", env=dict(os.environ))
+    assert done.returncode == 125
+    assert "[bind-shows-state]" in done.stderr
+    (tmp_path / "beside").mkdir()
+    bind = f"{tmp_path / 'beside'}:/data"
+    assert usernsctl("run", "--bind", bind, "--", "true", env=dict(os.environ)).returncode == 0

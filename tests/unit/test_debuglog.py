@@ -9,7 +9,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from usernsctl.doctor.debuglog import Failure, failures, has_ended, root_failure
+from usernsctl.doctor.debuglog import Failure, failures, root_failure
 from usernsctl.doctor.explain import explain_failures
 
 EOF = "creating container: cannot create sandbox: waiting for sandbox to start: EOF"
@@ -101,12 +101,3 @@ def test_what_go_says_before_a_fatal_error(tmp_path: Path) -> None:
     assert root_failure(tmp_path) == crash
     (candidate,) = explain_failures(failures(tmp_path)).candidates
     assert candidate.cause.id == "process-limit"
-
-
-def test_only_a_call_that_crashed_has_no_end(tmp_path: Path) -> None:
-    assert not has_ended(tmp_path)
-    ends = "main.go:222] Exiting with status: 512"
-    write_logs(tmp_path, "154406", boot="started", run=ends)
-    assert has_ended(tmp_path)
-    write_logs(tmp_path, "154407", boot=ends, run="started")
-    assert not has_ended(tmp_path)

@@ -209,7 +209,7 @@ def test_state_that_can_not_be_read_is_told(
     (state / "secret.json").touch(mode=0)
     assert main(["ns", "list"]) == 125
     told = capsys.readouterr().err
-    assert told.startswith(f"usernsctl: state: {state}: Permission denied\n")
+    assert told.startswith(f"usernsctl: state: {state}/secret.json: Permission denied\n")
 
 
 def test_without_a_runtime_directory_it_is_in_tmp(

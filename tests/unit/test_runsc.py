@@ -106,8 +106,11 @@ def test_a_file_cut_short(tmp_path: Path, length: int) -> None:
     assert cause_of({"PATH": str(tmp_path)}) == "not-runsc"
 
 
+LOGS = runsc.Logs(errors="/log/errors", crash="/log/crash", debug="/log/%COMMAND%")
+
+
 def test_the_command_line() -> None:
-    options = runsc.RunOptions(state="/s", bundle="/b", container_id="id", log="/log")
+    options = runsc.RunOptions(state="/s", bundle="/b", container_id="id", logs=LOGS)
     assert runsc.command_line("/usr/bin/runsc", options) == [
         "/usr/bin/runsc",
         "--rootless",
@@ -116,7 +119,10 @@ def test_the_command_line() -> None:
         "--network=none",
         "--overlay2=root:memory",
         "--host-uds=none",
-        "--debug-log=/log/",
+        "--log=/log/errors",
+        "--log-format=json",
+        "--panic-log=/log/crash",
+        "--debug-log=/log/%COMMAND%",
         "run",
         "--bundle=/b",
         "id",
@@ -130,12 +136,12 @@ def test_options_on_the_command_line() -> None:
         container_id="id",
         network="host",
         platform="ptrace",
-        log="/log",
+        logs=LOGS,
         debug=True,
     )
     line = runsc.command_line("runsc", options)
     before = line[: line.index("run")]
-    assert {"--network=host", "--platform=ptrace", "--debug", "--debug-log=/log/"} <= set(before)
+    assert {"--network=host", "--platform=ptrace", "--debug"} <= set(before)
 
 
 def test_what_is_named_comes_before_variables(tmp_path: Path) -> None:

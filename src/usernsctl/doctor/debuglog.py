@@ -21,15 +21,13 @@ _TAIL = 4 << 20
 _NAME = re.compile(r"(?P<call>.*\.\d{8}-\d{6}\.\d+)\.(?P<command>[a-z-]+)\.txt")
 
 # By the command that each is started with. The sandbox needs the gofer, and who called needs both.
-_PROCESSES = {"gofer": "gofer", "boot": "sandbox"}
+_PROCESSES = {"gofer": "gofer", "boot": "sandbox", "panic": "sandbox"}
 _ORDER = ("gofer", "sandbox", "runsc")
 
 # After the place in the source, so that nothing that the sandbox's program writes is taken for it.
 _FATAL = re.compile(r"\] FATAL ERROR: (?=\S)")
 # Go's runtime gives the reason of some fatal errors in the line before.
 _CRASH = re.compile(r"^(?:runtime: failed |(?:panic|fatal error|SIG[A-Z]+): )[^\n]*", re.MULTILINE)
-# The last line of each call that has not crashed.
-_END = re.compile(r"\] Exiting with status: \d+$", re.MULTILINE)
 _HELPER_SAID = re.compile(r"^(?:newuidmap|newgidmap): [^\n]+", re.MULTILINE)
 
 
@@ -70,15 +68,6 @@ def failures(directory: str | os.PathLike[str]) -> tuple[Failure, ...]:
     return ()
 
 
-def has_ended(directory: str | os.PathLike[str]) -> bool:
-    """Whether the newest call of runsc came to its end, with whatever status, and did not crash.
-
-    :raises OSError: the directory or a log in it can't be read.
-    """
-    newest = next(_calls(directory), [])
-    return any(log.process == "runsc" and log.has_ended() for log in newest)
-
-
 @dataclass(frozen=True, slots=True)
 class _Log:
     filename: str
@@ -98,9 +87,6 @@ class _Log:
             said = _HELPER_SAID.findall(text)
             message = said[-1] if said else message
         return Failure(process=self.process, filename=self.filename, message=printable(message))
-
-    def has_ended(self) -> bool:
-        return _END.search(self._tail()) is not None
 
     def _tail(self) -> str:
         with open(self.filename, "rb") as file:
@@ -135,5 +121,10 @@ def _fatal(text: str) -> str | None:
         line = text[start : end if end >= 0 else len(text)]
         message = message_at(line, place.start() - start)
         return message.partition(place[0])[2].split("\n")[0] or None
+    return crash_line(text)
+
+
+def crash_line(text: str) -> str | None:
+    """The line of a log that tells of a crash of Go's runtime, if there is one."""
     crash = _CRASH.search(text)
     return crash[0] if crash else None

@@ -26,6 +26,16 @@ def printable(text: str) -> str:
     return shown(" ".join(text.split())[:SHOWN_MAX])[:SHOWN_MAX]
 
 
+def quoted(text: str) -> str:
+    """Somebody else's words, in quotation marks that they can't end, in one line.
+
+    At most :data:`SHOWN_MAX` characters of them, and none that does something to a terminal.
+    """
+    shown = text if len(text) <= SHOWN_MAX else f"{text[:SHOWN_MAX]}..."
+    escaped = json.dumps(shown, ensure_ascii=False)
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in escaped)
+
+
 def _unescape(text: str) -> str:
     try:
         return str(json.loads(f'"{text}"'))

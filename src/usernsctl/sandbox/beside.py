@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from usernsctl import oci
 from usernsctl.arguments import Args
-from usernsctl.errors import CommandError
-from usernsctl.sandbox import checks, environment
+from usernsctl.process import Popen
+from usernsctl.sandbox import checks
 
 if TYPE_CHECKING:
     from usernsctl.sandbox.detached import Detached
@@ -37,7 +37,7 @@ def command_in(
     :returns: the words, and the arguments of a Popen.
     :raises TypeError, ValueError: one of `options` can't be had here.
     :raises BundleError: something can't be in a config.json, such as text that is not UTF-8.
-    :raises CommandError: the sandbox has ended.
+    :raises SandboxEnded: it has ended.
     """
     refused = [name for name in _REFUSED if name in options]
     if refused:
@@ -53,22 +53,13 @@ def command_in(
         arguments.pop("cwd", None),
         arguments.pop("user", None),
     )
-    place = life.place()
-    if place is None:
-        raise CommandError(f"the sandbox {id} has ended", step="sandbox")
     with open(os.memfd_create("process.json", os.MFD_CLOEXEC), "wb") as file:
         file.write(json.dumps(process).encode())
         file.flush()
-        yield (
-            [*life.runsc, "exec", f"--process=/proc/self/fd/{file.fileno()}", id],
-            {
-                **arguments,
-                "namespace": place,
-                "env": environment.RUNSC,
-                "cwd": "/",
-                "pass_fds": [file.fileno()],
-            },
-        )
+        process_file = f"--process=/proc/self/fd/{file.fileno()}"
+        with life.runsc("exec", process_file, id) as (command, needed):
+            fds = [*needed["pass_fds"], file.fileno()]
+            yield command, {**arguments, **needed, "pass_fds": fds}
 
 
 def _process(life: Held | Detached, args: Args, env: Any, cwd: Any, user: Any) -> dict[str, Any]:
@@ -88,3 +79,9 @@ def _process(life: Held | Detached, args: Args, env: Any, cwd: Any, user: Any) -
     process["env"] = [*kept, *(f"{name}={value}" for name, value in added.items())]
     oci.validate({"process": process, "root": {"path": "/"}})
     return process
+
+
+def note(arguments: Mapping[str, Any]) -> Callable[[Popen[Any]], None]:
+    """What notes a command that was started with `arguments` as one to be collected at the end."""
+    commands: Callable[[Popen[Any]], None] = arguments["namespace"].commands.add
+    return commands

@@ -23,8 +23,9 @@ from usernsctl.process import (
     Popen,
     TimeoutExpired,
 )
-from usernsctl.sandbox import checks, environment, registry
-from usernsctl.sandbox.beside import command_in
+from usernsctl.sandbox import checks, registry
+from usernsctl.sandbox.beside import command_in, note
+from usernsctl.sandbox.confined import SandboxEnded
 from usernsctl.sandbox.detached import Detached
 from usernsctl.sandbox.files import Files
 from usernsctl.sandbox.held import Held
@@ -257,7 +258,7 @@ class Sandbox:
         """Run another command in the sandbox: :func:`usernsctl.run`, and :meth:`popen`."""
         with command_in(self._get(), self.id, args, options) as (command, arguments):
             try:
-                done = commands.run(command, **arguments)
+                done = commands.run(command, **arguments, started=note(arguments))
             except (CalledProcessError, TimeoutExpired) as error:
                 # What was asked for, not how runsc is told.
                 error.cmd = args
@@ -278,6 +279,7 @@ class Sandbox:
         """
         with command_in(self._get(), self.id, args, options) as (command, arguments):
             started = Popen[Any](command, **arguments)
+            note(arguments)(started)
         started.args = args
         return started
 
@@ -292,18 +294,13 @@ class Sandbox:
         :raises RunscError: it failed.
         """
         life = self._get()
-        if (place := life.place()) is None:
+        try:
+            with life.runsc(*words) as (command, needed):
+                done = commands.run(
+                    command, **needed, stdin=DEVNULL, stdout=PIPE, stderr=PIPE, text=True
+                )
+        except SandboxEnded:
             return None
-        done = commands.run(
-            [*life.runsc, *words],
-            namespace=place,
-            stdin=DEVNULL,
-            stdout=PIPE,
-            stderr=PIPE,
-            text=True,
-            env=environment.RUNSC,
-            cwd="/",
-        )
         if done.returncode == 0:
             return str(done.stdout)
         if life.has_ended():

@@ -8,22 +8,26 @@ import json
 import os
 import signal
 import socket
-import threading
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from usernsctl import aio, hardening, identity
-from usernsctl.errors import RunscError
+from usernsctl import aio, hardening, identity, runsc
+from usernsctl.errors import NamespaceError, RunscError
 from usernsctl.namespace import Namespace
 from usernsctl.process import DEVNULL, PIPE, Popen, TimeoutExpired
 from usernsctl.sandbox import environment, registry
-from usernsctl.sandbox.confined import Confined
-from usernsctl.sandbox.files import Files
+from usernsctl.sandbox.confined import Confined, SandboxEnded
+from usernsctl.sandbox.files import PRIVATE_UMASK, Files
 from usernsctl.sandbox.held import close_streams
+from usernsctl.shared import LetGoError, Shared
 from usernsctl.waiting import wait_readable
 
 if TYPE_CHECKING:
     from usernsctl.sandbox.host import SandboxHost
+
+# The directory for runsc's state, as each of its commands about one sandbox is told of it: the one
+# that it is started in. runsc puts the name of its socket there into that state.
+_HERE = "/proc/self/cwd"
 
 # ioctl_nsfs(2)
 _NS_GET_PARENT = 0xB702
@@ -34,8 +38,6 @@ class Detached:
 
     :ivar record: what is known of it.
     :ivar popen: what has started it, with our ends of its pipes; ``None`` if that was not us.
-    :ivar runsc: the words that every command of runsc about the sandbox begins with.
-    :ivar env: the environment of the command, each entry NAME=VALUE.
     """
 
     def __init__(
@@ -43,30 +45,75 @@ class Detached:
         entry: registry.Entry,
         record: registry.DetachedSandbox,
         popen: Popen[bytes] | None = None,
+        host: SandboxHost | None = None,
+        env: tuple[str, ...] | None = None,
     ) -> None:
         """Hold it by descriptors.
 
+        :param host: what it was started in, if that was just now.
+        :param env: the environment of its command, if that is known.
+        :raises Stranger: what is known of it is not true.
         :raises NamespaceError: the kernel refused.
         """
         self.record = record
         self.popen = popen
-        self.env = record.env
-        self.runsc = [record.runsc, f"--root={entry.state}"]
         self.status: int | None = None
+        self._runsc = None if host is None else host.runsc
+        self._env = env
         self._entry = entry
         self._is_killed = False
-        # Whoever looks at a descriptor holds it, since numbers are used again.
-        self._lock = threading.Lock()
         self._inside: Namespace | None = None
-        opened = [one.open() for one in record.processes]
-        self._pidfds = [pidfd for pidfd in opened if pidfd is not None]
-        self._pidfd = -1 if opened[0] is None else opened[0]
+        opened = record.open_processes()
         try:
-            if self._pidfd >= 0:
-                self._inside = _namespace_of_runsc(record.pid)
+            state = entry.open_state()
+        except BaseException:
+            registry.close_all(opened)
+            raise
+        # The directory for runsc's state; then the process that the command runs in, unless that
+        # has ended, and runsc's others.
+        self._shared = Shared("the sandbox", [state, *(fd for fd in opened if fd is not None)])
+        self._has_ended = opened[0] is None
+        try:
+            if opened[0] is not None:
+                self._inside = _namespace_of_runsc(record.pid, opened[0])
         except BaseException:
             self.let_go()
             raise
+
+    @property
+    def env(self) -> tuple[str, ...]:
+        """The environment of the command, each entry NAME=VALUE.
+
+        :raises RunscError: it can't be told.
+        """
+        if self._env is None:
+            self._env = self._entry.environment()
+        return self._env
+
+    @contextlib.contextmanager
+    def runsc(self, *words: str) -> Iterator[tuple[list[str], dict[str, Any]]]:
+        """A command of runsc about the sandbox, and what a Popen needs for it, for a block.
+
+        runsc is looked for anew: nothing is executed because a file says so. It is given its state
+        by a descriptor, and knows it by the same name whoever has started it.
+
+        :raises SandboxEnded: it has ended.
+        :raises RunscError: there is no runsc.
+        """
+        if self._inside is None or self.has_ended():
+            raise SandboxEnded.of(self.record.id)
+        if self._runsc is None:
+            self._runsc = runsc.find(os.environ)
+        with self._shared.use() as (state, *_):
+            yield (
+                [self._runsc, f"--root={_HERE}", *words],
+                {
+                    "namespace": Confined(self._inside, hardening.for_run()),
+                    "env": environment.RUNSC,
+                    "cwd": f"/proc/self/fd/{state}",
+                    "pass_fds": [state],
+                },
+            )
 
     @classmethod
     def attach(cls, id: str) -> Detached:
@@ -100,11 +147,9 @@ class Detached:
         made = None
         try:
             with _starter(host, files, entry, streams) as popen:
-                record = registry.describe(
-                    id, args, host.runsc, files.read_pid(), popen.pid, files.env
-                )
+                record = registry.describe(id, args, files.read_pid(), popen.pid)
                 entry.write(record)
-                made = cls(entry, record, popen)
+                made = cls(entry, record, popen, host, files.env)
             entry.unlock()
             return made
         except BaseException:
@@ -117,23 +162,27 @@ class Detached:
             raise
 
     def has_ended(self) -> bool:
-        with self._lock:
-            if self._pidfd >= 0 and not wait_readable(self._pidfd, timeout=0):
-                return False
-            self._see_end()
-            return True
+        with contextlib.suppress(LetGoError):  # it was let go of
+            if not self._has_ended:
+                with self._shared.use() as (_, pidfd, *_others):
+                    if not wait_readable(pidfd, timeout=0):
+                        return False
+                    self._see_end(pidfd)
+        self._has_ended = True
+        return True
 
     def poll(self) -> int | None:
         return self._known_status() if self.has_ended() else None
 
     def wait(self, timeout: float | None) -> int:
-        if self.has_ended():
-            return self._known_status()
-        with self._end() as end, self._waiter() as waiter:
+        with contextlib.suppress(SandboxEnded, LetGoError), contextlib.ExitStack() as held:
+            command, arguments = held.enter_context(self._asking())
+            end = held.enter_context(self._end())
+            waiter = held.enter_context(Popen[bytes](command, **arguments))
             try:
                 if not wait_readable(end, timeout=timeout):
                     assert timeout is not None
-                    raise TimeoutExpired(self.runsc, timeout)
+                    raise TimeoutExpired(self.record.args, timeout)
                 if self.has_ended() and self.status is None:
                     self._take_answer(waiter.communicate()[0])
             finally:
@@ -141,10 +190,9 @@ class Detached:
         return self._known_status()
 
     async def wait_async(self) -> int:
-        if self.has_ended():
-            return self._known_status()
-        command, arguments = self._wait_command()
-        with self._end() as end:
+        with contextlib.suppress(SandboxEnded, LetGoError), contextlib.ExitStack() as held:
+            command, arguments = held.enter_context(self._asking())
+            end = held.enter_context(self._end())
             async with await aio.create_subprocess_exec(*command, **arguments) as waiter:
                 await aio.wait_for_end(end)
                 if self.has_ended() and self.status is None:
@@ -156,41 +204,33 @@ class Detached:
     @contextlib.contextmanager
     def _end(self) -> Iterator[int]:
         """A descriptor that can be read once the sandbox has ended, even if it is closed."""
-        with self._lock:
-            if self._pidfd >= 0:
-                copy = fcntl.fcntl(self._pidfd, fcntl.F_DUPFD_CLOEXEC, 3)
-            else:
-                copy = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        with self._shared.use() as (_, pidfd, *_others):
+            copy = fcntl.fcntl(pidfd, fcntl.F_DUPFD_CLOEXEC, 3)
         try:
             yield copy
         finally:
             os.close(copy)
 
-    def _wait_command(self) -> tuple[list[str], dict[str, Any]]:
-        return [*self.runsc, "wait", self.record.id], {
-            "namespace": self.place(),
-            "stdin": DEVNULL,
-            "stdout": PIPE,
-            "stderr": DEVNULL,
-            "env": environment.RUNSC,
-            "cwd": "/",
-        }
-
-    def _waiter(self) -> Popen[bytes]:
-        command, arguments = self._wait_command()
-        return Popen[bytes](command, **arguments)
+    @contextlib.contextmanager
+    def _asking(self) -> Iterator[tuple[list[str], dict[str, Any]]]:
+        """The command that learns the exit status, as :meth:`runsc` has it."""
+        with self.runsc("wait", self.record.id) as (command, arguments):
+            yield command, {**arguments, "stdin": DEVNULL, "stdout": PIPE, "stderr": DEVNULL}
 
     def _take_answer(self, answer: bytes) -> None:
         """Learn the exit status from what ``runsc wait`` has printed, if it knew."""
         with contextlib.suppress(LookupError, TypeError, ValueError):
             self.status = int(json.loads(answer)["exitStatus"])
 
-    def _see_end(self) -> None:
-        """Learn what there is to learn from processes that have ended."""
-        if self._pidfd >= 0 and self.status is None:
-            self.status = identity.collect(self._pidfd)
-            if self.status is None and self._is_killed:
-                self.status = 128 + signal.SIGKILL
+    def _see_end(self, pidfd: int) -> None:
+        """Learn what there is to learn from the process that the command ran in."""
+        status = identity.exit_status(pidfd)
+        if status is None and self._is_killed:
+            status = 128 + signal.SIGKILL
+        if self.status is None:
+            self.status = status
+        # Who finds nothing to collect finds the status that was learned before.
+        identity.collect(pidfd)
 
     def _known_status(self) -> int:
         if self.status is None:
@@ -205,35 +245,34 @@ class Detached:
     def kill(self) -> None:
         """End all that is in the sandbox, at once."""
         if not self.has_ended():
-            with self._lock:
+            with contextlib.suppress(LetGoError), self._shared.use() as (_, pidfd, *_others):
                 self._is_killed = True
-                if self._pidfd >= 0:
-                    identity.kill(self._pidfd)
-
-    def place(self) -> Confined | None:
-        """What commands of runsc's join; ``None``: the sandbox has ended."""
-        if self._inside is None or self.has_ended():
-            return None
-        return Confined(self._inside, hardening.for_run())
+                identity.kill(pidfd)
 
     def close(self) -> None:
         """End it, and remove what is known of it."""
-        if self._entry.fd >= 0:
-            self._entry.lock()
+        with contextlib.suppress(LetGoError), self._shared.use() as (_, *pidfds):
+            # If somebody else ends it just now, he removes what is known of it.
+            is_locked = self._entry.lock()
             self.kill()
-            registry.end(self._pidfds)
-            self._see_end()
+            registry.end(pidfds)
+            self.has_ended()
+            if is_locked:
+                self._forget()
+        self.let_go()
+
+    def _forget(self) -> None:
+        try:
             self._entry.remove()
             self._entry.unlock()
-        self.let_go()
+        except NamespaceError:
+            # A handler of signals that has interrupted us may have done it all.
+            if self._entry.fd >= 0:
+                raise
 
     def let_go(self) -> None:
         """Close our descriptors, and leave the sandbox alone."""
-        with self._lock:
-            self._pidfd = -1
-            pidfds, self._pidfds = self._pidfds, []
-            for pidfd in pidfds:
-                os.close(pidfd)
+        self._shared.close()
         if self._inside is not None:
             self._inside.close()
         if self.popen is not None:
@@ -257,11 +296,12 @@ def _starter(
         numbers = [creator, theirs.fileno(), entry.fd]
         with theirs:
             popen = Popen[bytes](
-                [host.prepared.detach, *map(str, numbers), entry.path, *files.command(entry.state)],
+                [host.prepared.detach, *map(str, numbers), entry.path, *files.command(_HERE)],
                 namespace=Confined(host.namespace, host.restrictions),
                 pass_fds=numbers,
                 env=environment.RUNSC,
-                cwd="/",
+                cwd=entry.state,
+                umask=PRIVATE_UMASK,
                 # What a terminal sends to us is not meant for it.
                 start_new_session=True,
                 **streams,
@@ -291,9 +331,10 @@ def _is_ready(connection: socket.socket) -> bool:
     return False
 
 
-def _namespace_of_runsc(pid: int) -> Namespace | None:
+def _namespace_of_runsc(pid: int, pidfd: int) -> Namespace | None:
     """The user namespace that runsc was started in: the parent of the sandbox's own.
 
+    :param pidfd: of the process.
     :returns: ``None`` if the sandbox has just ended.
     :raises NamespaceError: it can't be had.
     """
@@ -302,6 +343,9 @@ def _namespace_of_runsc(pid: int) -> Namespace | None:
     except FileNotFoundError:
         return None
     try:
+        # Nobody else has its pid as long as it has not ended.
+        if wait_readable(pidfd, timeout=0):
+            return None
         parent = fcntl.ioctl(own, _NS_GET_PARENT)
     finally:
         os.close(own)

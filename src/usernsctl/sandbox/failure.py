@@ -1,22 +1,21 @@
 """Why runsc failed: started in place of it, once it has.
 
-``python -m usernsctl.sandbox.failure LOG STATUS CAUSE`` runs inside the namespaces of the run,
-where LOG, a directory of runsc's own logs, still is. STATUS is what runsc ended with. CAUSE is that
-of which a limit was hit meanwhile, or empty.
+``python -m usernsctl.sandbox.failure ERRORS CRASH DEBUG BUNDLE STATUS CAUSE`` runs inside the
+namespaces of the run, where runsc's logs (:class:`usernsctl.runsc.Logs`) and its bundle still are.
+STATUS is what runsc ended with. CAUSE is that of which a limit was hit meanwhile, or empty.
 """
 
 from __future__ import annotations
 
 import io
-import os
 import sys
 
 from usernsctl import runsc
 from usernsctl.cli import print_error
 from usernsctl.doctor.catalogue import get
-from usernsctl.doctor.debuglog import has_ended, root_failure
 from usernsctl.doctor.explain import explain
 from usernsctl.errors import RunscError
+from usernsctl.sandbox import logs
 
 # Only on kernels with Yama (Documentation/admin-guide/LSM/Yama.rst).
 _YAMA = "/proc/sys/kernel/yama/ptrace_scope"
@@ -30,18 +29,23 @@ _AFTER_CRASH = (
 )
 
 # What runsc says where the directory that the command starts in is missing, and can't be made.
-_NO_DIRECTORY = "creating working directory"
+_NO_DIRECTORY = ("creating working directory", "create process working directory")
 
 
-def main(log: str, status: int, limit: str) -> int:
-    """Tell what runsc's logs have, and return the exit status of the run."""
-    told = root_failure(log)
+def main(written: runsc.Logs, bundle: str, status: int, limit: str) -> int:
+    """Tell why runsc failed, and return the exit status of the run.
+
+    If it did not fail, the command has ended with `status`, and nothing is said.
+    """
+    if logs.has_ended(written):
+        return status
+    told = logs.reason(written)
     if told is not None:
-        error = describe(told, limit)
-    elif status in (runsc.CRASHED, runsc.FAILED) and not has_ended(log) and _has_room(log):
+        with open(f"{bundle}/config.json", encoding="utf-8") as file:
+            error = describe(told, limit, file.read())
+    elif status in (runsc.CRASHED, runsc.FAILED):
         error = _without_log(status, limit)
     else:
-        # Nothing went wrong: the command itself ended with this status.
         return status
     print_error(error)
     return error.exit_status
@@ -54,30 +58,29 @@ def _without_log(status: int, limit: str) -> RunscError:
     return _known(_CRASH, limit) if limit else crash()
 
 
-def _has_room(log: str) -> bool:
-    """Whether runsc could write all that it wanted to."""
-    return os.statvfs(log).f_bavail > 0
-
-
-def describe(told: str, limit: str = "") -> RunscError:
+def describe(told: str, limit: str = "", config: str = "") -> RunscError:
     """The error that a message of runsc's is: with a cause, if the message can have but one.
 
     :param limit: the cause that it has, if the message can have several; or empty.
+    :param config: the config.json, whose words are not runsc's even where runsc repeats them.
     """
-    candidates = explain(io.BytesIO(told.encode())).candidates
+    own = logs.own_words(told, config)
+    candidates = explain(io.BytesIO(own.encode())).candidates
     causes = [one.cause for one in candidates if one.cause.id not in _ruled_out()]
-    if len(causes) != 1 and limit:
-        return _known(told, limit)
-    if _NO_DIRECTORY in told:
+    said = logs.said(told)
+    if any(words in own for words in _NO_DIRECTORY):
         remedy = "choose a working directory that there is in the sandbox"
-    elif len(causes) == 1:
+        return RunscError(said, step="runsc", remedy=remedy)
+    if len(causes) != 1 and limit:
+        return _known(said, limit)
+    if len(causes) == 1:
         remedy = causes[0].remedies["host"]
     elif causes:
         remedy = f"usernsctl doctor tells which it is: {', '.join(cause.id for cause in causes)}"
     else:
         remedy = "usernsctl doctor"
     cause = causes[0].id if len(causes) == 1 else None
-    return RunscError(told, step="runsc", cause=cause, remedy=remedy)
+    return RunscError(said, step="runsc", cause=cause, remedy=remedy)
 
 
 def crash() -> RunscError:
@@ -105,4 +108,6 @@ def _ruled_out() -> set[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], int(sys.argv[2]), sys.argv[3]))
+    _errors, _crash, _debug, _bundle, _status, _cause = sys.argv[1:]
+    _logs = runsc.Logs(errors=_errors, crash=_crash, debug=_debug)
+    sys.exit(main(_logs, _bundle, int(_status), _cause))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -9,9 +10,18 @@ from typing import TYPE_CHECKING
 
 from usernsctl import runsc
 from usernsctl.errors import NamespaceError, RunscError
+from usernsctl.sandbox import logs
 
 if TYPE_CHECKING:
     from usernsctl.sandbox.host import SandboxHost
+
+
+# Of runsc: what it writes outside, its state and its logs, may hold secrets of the command.
+PRIVATE_UMASK = 0o077
+
+# Beside the directories of a host's sandboxes, whose names are their ids: a file for each one's
+# report of a crash. All together are bounded; what tells of failures is not among them.
+CRASH_DIRECTORY = ".crash"
 
 
 def duplicate_id(id: str, where: str) -> RunscError:
@@ -36,10 +46,11 @@ class Files:
         :raises NamespaceError: it can't be written.
         """
         self._host = host
-        self._id = id
+        self.id = id
         #: The same for those in the mount namespace of the host.
         self.inside = f"{host.prepared.scratch}/boxes/{id}"
         self.pid_file = f"{self.inside}/pid"
+        self._config = config.decode()
         #: The environment of the command, each entry NAME=VALUE.
         self.env: tuple[str, ...] = tuple(json.loads(config)["process"].get("env") or ())
         # Of our own, so that the host may be closed meanwhile.
@@ -59,14 +70,15 @@ class Files:
 
     def _make(self, config: bytes) -> None:
         try:
-            os.mkdir(self._id, 0o700, dir_fd=self._top)
+            os.mkdir(self.id, 0o700, dir_fd=self._top)
         except FileExistsError as error:
-            raise duplicate_id(self._id, "in this host") from error
+            raise duplicate_id(self.id, "in this host") from error
         self._is_made = True
         for name in ("state", "log"):
-            os.mkdir(f"{self._id}/{name}", 0o700, dir_fd=self._top)
+            os.mkdir(f"{self.id}/{name}", 0o700, dir_fd=self._top)
+        logs.prepare(f"{self.id}/log", self._top)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        with open(os.open(f"{self._id}/config.json", flags, 0o600, dir_fd=self._top), "wb") as file:
+        with open(os.open(f"{self.id}/config.json", flags, 0o600, dir_fd=self._top), "wb") as file:
             file.write(config)
 
     def command(self, state: str) -> list[str]:
@@ -79,8 +91,8 @@ class Files:
             runsc.RunOptions(
                 state=state,
                 bundle=self.inside,
-                container_id=self._id,
-                log=f"{self.inside}/log",
+                container_id=self.id,
+                logs=self._logs(self._host.prepared.scratch + "/boxes"),
                 network=self._host.request.network,
                 platform=self._host.request.platform,
             ),
@@ -90,30 +102,38 @@ class Files:
     def read_pid(self) -> int:
         """What is in :attr:`pid_file`."""
         flags = os.O_RDONLY | os.O_CLOEXEC
-        with open(os.open(f"{self._id}/pid", flags, dir_fd=self._top)) as file:
+        with open(os.open(f"{self.id}/pid", flags, dir_fd=self._top)) as file:
             return int(file.read())
 
+    def _logs(self, boxes: str) -> runsc.Logs:
+        """Where runsc writes.
+
+        :param boxes: the directory for the files of all sandboxes.
+        """
+        return logs.quiet(f"{boxes}/{self.id}/log", f"{boxes}/{CRASH_DIRECTORY}/{self.id}")
+
     def failure(self, status: int) -> RunscError:
-        """Why the sandbox did not start, by runsc's logs.
+        """Why the sandbox did not start, by what runsc says.
 
         :param status: the exit status of who should have started it.
         """
         # The catalogue of causes is read only if it is needed.
-        from usernsctl.doctor.debuglog import root_failure
         from usernsctl.sandbox.failure import crash, describe
 
-        told = root_failure(f"/proc/self/fd/{self._top}/{self._id}/log")
+        told = logs.reason(self._logs(f"/proc/self/fd/{self._top}"))
         if told is None and status == runsc.CRASHED:
             return crash()
         if told is None:
             return RunscError(f"runsc ended with status {status} before it started", step="runsc")
-        return describe(told)
+        return describe(told, config=self._config)
 
     def remove(self) -> None:
         """Remove the directory: the id is free again."""
         if self._is_made:
             self._is_made = False
-            shutil.rmtree(self._id, ignore_errors=True, dir_fd=self._top)
+            shutil.rmtree(self.id, ignore_errors=True, dir_fd=self._top)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{CRASH_DIRECTORY}/{self.id}", dir_fd=self._top)
         self.let_go()
 
     def let_go(self) -> None:

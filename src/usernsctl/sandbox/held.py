@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+import time
+import weakref
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from usernsctl import aio
 from usernsctl.errors import NamespaceError
 from usernsctl.namespace import Namespace
-from usernsctl.process import Popen
+from usernsctl.process import Popen, TimeoutExpired
 from usernsctl.sandbox import environment
-from usernsctl.sandbox.confined import Confined
-from usernsctl.sandbox.files import Files
+from usernsctl.sandbox.confined import Confined, SandboxEnded
+from usernsctl.sandbox.files import PRIVATE_UMASK, Files
 from usernsctl.waiting import wait_readable
 
 if TYPE_CHECKING:
     from usernsctl.sandbox.host import SandboxHost
 
 
+# How long the end of process 1 is waited for, once it was killed; whoever else has something to
+# collect, such as an event loop, can do so then.
+_END_SECONDS = 5
+_LOOK_SECONDS = 0.01
+
+
 class Held:
     """Process 1 of a PID namespace, which ends as the sandbox does, and the sandbox with it.
 
     :ivar popen: that process, seen from outside.
-    :ivar runsc: the words that every command of runsc about the sandbox begins with.
     :ivar env: the environment of the command, each entry NAME=VALUE.
     """
 
@@ -35,10 +42,12 @@ class Held:
         :raises NamespaceError: the kernel refused.
         """
         state = f"{files.inside}/state"
-        self.runsc = [host.runsc, f"--root={state}"]
+        self._id = files.id
+        self._runsc = [host.runsc, f"--root={state}"]
         self.env = files.env
         self._restrictions = host.restrictions
         self._inside: Namespace | None = None
+        self._commands: weakref.WeakSet[Popen[Any]] = weakref.WeakSet()
         creator = ready = theirs = -1
         try:
             creator = os.pidfd_open(os.getpid())
@@ -52,6 +61,7 @@ class Held:
                 pass_fds=[creator, theirs],
                 env=environment.RUNSC,
                 cwd="/",
+                umask=PRIVATE_UMASK,
                 **streams,
             )
             try:
@@ -116,16 +126,44 @@ class Held:
         """End all that is in the sandbox, at once."""
         self.popen.kill()
 
-    def place(self) -> Confined | None:
-        """What commands of runsc's join; ``None``: the sandbox has ended."""
+    @contextlib.contextmanager
+    def runsc(self, *words: str) -> Iterator[tuple[list[str], dict[str, Any]]]:
+        """A command of runsc about the sandbox, and what a Popen needs for it, for a block.
+
+        :raises SandboxEnded: it has ended.
+        """
         if self._inside is None or self.has_ended():
-            return None
-        return Confined(self._inside, self._restrictions)
+            raise SandboxEnded.of(self._id)
+        place = Confined(self._inside, self._restrictions)
+        place.commands = self._commands
+        yield (
+            [*self._runsc, *words],
+            {
+                "namespace": place,
+                "env": environment.RUNSC,
+                "cwd": "/",
+                "pass_fds": [],
+            },
+        )
 
     def close(self) -> None:
         self.popen.kill()
-        self.popen.wait()
+        self._wait_for_end()
         self.let_go()
+
+    def _wait_for_end(self) -> None:
+        """Wait for the end of process 1, which is the last one of its namespace that is collected.
+
+        The others that we have started there are ours to collect. Whoever waits for one of them
+        may stand still until we return: this may be a handler of signals that has interrupted him.
+        """
+        deadline = time.monotonic() + _END_SECONDS
+        while time.monotonic() < deadline:
+            for command in list(self._commands):
+                command.poll()
+            with contextlib.suppress(TimeoutExpired):
+                self.popen.wait(_LOOK_SECONDS)
+                return
 
     def let_go(self) -> None:
         """Close our descriptors, and leave the sandbox alone."""
@@ -137,5 +175,6 @@ class Held:
 def close_streams(popen: Popen[bytes]) -> None:
     for stream in (popen.stdin, popen.stdout, popen.stderr):
         if stream is not None:
-            with contextlib.suppress(BrokenPipeError):
+            # RuntimeError: a handler of signals has interrupted a read, which sees the end now.
+            with contextlib.suppress(BrokenPipeError, RuntimeError):
                 stream.close()

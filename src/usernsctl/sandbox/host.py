@@ -9,7 +9,6 @@ import fcntl
 import os
 import pickle
 import socket
-import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from types import TracebackType
@@ -29,6 +28,7 @@ from usernsctl.sandbox.options import StartOptions
 from usernsctl.sandbox.place import Place
 from usernsctl.sandbox.prepare import Order, Prepared
 from usernsctl.sandbox.request import Bind, Request
+from usernsctl.shared import Shared
 from usernsctl.state import state_directory
 from usernsctl.target import Target
 
@@ -103,13 +103,13 @@ class SandboxHost:
         self.runsc = runsc.find(os.environ)
         order = _make_order(self.request, self._place, self.runsc)
         self.restrictions = hardening.for_run(ids=self._place.id_count)
-        self._lock = threading.Lock()
         self.namespace = Namespace.create(idmap, mount=True)
         try:
             self.prepared, self.directory = _prepare(self.namespace, order)
         except BaseException:
             self.namespace.close()
             raise
+        self._shared = Shared("the host", [self.directory])
 
     def start(self, args: Args = (), **options: Unpack[StartOptions]) -> Sandbox:
         """Start a command in a sandbox of its own: :class:`Sandbox` has the arguments."""
@@ -165,18 +165,14 @@ class SandboxHost:
 
         :raises ValueError: the host is closed.
         """
-        with self._lock:
-            if self.directory < 0:
-                raise ValueError("the host is closed")
-            return fcntl.fcntl(self.directory, fcntl.F_DUPFD_CLOEXEC, 3)
+        with self._shared.use() as (directory,):
+            return fcntl.fcntl(directory, fcntl.F_DUPFD_CLOEXEC, 3)
 
     def close(self) -> None:
         """Let go of the namespace. Sandboxes that still run keep what they need of it."""
         self.namespace.close()
-        with self._lock:
-            directory, self.directory = self.directory, -1
-            if directory >= 0:
-                os.close(directory)
+        self.directory = -1
+        self._shared.close()
 
     def __enter__(self) -> Self:
         return self
@@ -202,7 +198,7 @@ class SandboxHost:
         )
 
     def __del__(self) -> None:
-        if hasattr(self, "directory"):
+        if hasattr(self, "_shared"):
             self.close()
 
 
@@ -244,7 +240,7 @@ def _make_order(request: Request, place: Place, program: str) -> Order:
         gid=place.gid,
         homes=paths.home_directories(os.environ),
         is_root=os.geteuid() == 0,
-        state=os.path.abspath(state_directory()),
+        state=state_directory(),
     )
 
 

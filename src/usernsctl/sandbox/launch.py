@@ -17,13 +17,16 @@ from usernsctl import hardening, isolated, mounts, oci, opened, runsc
 from usernsctl.errors import CommandError, NamespaceError, RunscError, UsernsError
 from usernsctl.opened import Opened
 from usernsctl.process import pass_only, restore_signals
-from usernsctl.sandbox import command, config, environment, paths
+from usernsctl.sandbox import command, config, environment, logs, paths
 from usernsctl.sandbox.bundle import OpenBundle, open_bundle
+from usernsctl.sandbox.exposed import refuse_state
+from usernsctl.sandbox.files import PRIVATE_UMASK
 from usernsctl.sandbox.place import Place
 from usernsctl.sandbox.request import Request
 from usernsctl.sandbox.rootfs import Rootfs
 from usernsctl.sandbox.standard import append_at_end
 from usernsctl.shown import quoted
+from usernsctl.state import state_directory
 
 VERIFIER_INSIDE = "/.usernsctl-verify"
 
@@ -35,9 +38,6 @@ _PROGRAM_DIRECTORIES = (
     *environment.DEFAULT_PATH.split(":"),
     *("/etc", "/lib", "/lib32", "/lib64", "/opt", "/usr/lib", "/usr/share"),
 )
-
-# A start writes some 15 KiB.
-_LOG_BYTES = 1 << 20
 
 
 def run(
@@ -71,6 +71,7 @@ def run(
     opened_bundle = open_bundle(request, request.bundle, place) if request.bundle else None
     bundle = opened_bundle.config if opened_bundle is not None else None
     used = resolve(request, program, opened_bundle)
+    refuse_state(used.sources, state_directory())
     outside = _Outside(
         caller=caller,
         homes=paths.home_directories(caller),
@@ -98,7 +99,7 @@ def run(
         ) from error
     _give_up(request, place)
     # What runsc writes is for the caller alone. The command has a umask of its own.
-    os.umask(0o077)
+    os.umask(PRIVATE_UMASK)
     _hand_over(arguments, used)
 
 
@@ -143,7 +144,11 @@ def _build(
         process["args"] = [VERIFIER_INSIDE, *process["args"]]
     options = _write_bundle(request, used, wanted, scratch)
     watcher, program = _show_programs(used, outside.program, scratch)
-    explain = isolated.command("usernsctl.sandbox.failure", options.log)
+    written = options.logs
+    explain = isolated.command(
+        "usernsctl.sandbox.failure",
+        *(written.errors, written.crash, written.debug, options.bundle),
+    )
     # With a terminal, runsc passes signals on itself.
     kill = [] if request.terminal else runsc.kill_command(outside.program, options)
     run = runsc.command_line(outside.program, options)
@@ -342,15 +347,9 @@ def _write_bundle(
         os.mkdir(name, 0o700, dir_fd=scratch.fd)
     with open(f"{scratch.path}/bundle/config.json", "wb") as file:
         file.write(oci.serialise(wanted))
-    log = scratch.child("log")
-    if used.debug_log is not None:
-        mounts.bind(used.debug_log, log, mounts.ATTR_NOSUID | mounts.ATTR_NODEV)
-    else:
-        # Of a sandbox that runs for months, the beginning will do.
-        mounts.mount_tmpfs(log.path, _LOG_BYTES)
     return runsc.RunOptions(
         state=used.state.path if used.state is not None else f"{scratch.path}/state",
-        log=log.path,
+        logs=_make_logs(used.debug_log, scratch),
         bundle=f"{scratch.path}/bundle",
         # A second container of the same name would take the first one's state with it.
         container_id=f"usernsctl-{os.urandom(8).hex()}",
@@ -358,6 +357,20 @@ def _write_bundle(
         platform=request.platform,
         debug=used.debug_log is not None,
     )
+
+
+def _make_logs(debug_log: Opened | None, scratch: Opened) -> runsc.Logs:
+    own = f"{scratch.path}/log"
+    if debug_log is not None:
+        os.mkdir("debug-log", 0o700, dir_fd=scratch.fd)
+        shown = scratch.child("debug-log")
+        mounts.bind(debug_log, shown, mounts.ATTR_NOSUID | mounts.ATTR_NODEV)
+        return logs.kept(shown.path, own)
+    crash = f"{own}/crash"
+    os.mkdir(crash)
+    mounts.mount_tmpfs(crash, logs.CRASH_BYTES)
+    logs.prepare(own)
+    return logs.quiet(own, f"{crash}/report")
 
 
 def _give_up(request: Request, place: Place) -> None:

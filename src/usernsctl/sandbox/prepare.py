@@ -17,7 +17,9 @@ from typing import Any
 from usernsctl import mounts
 from usernsctl.errors import NamespaceError, UsernsError
 from usernsctl.idmap import Extent
-from usernsctl.sandbox import launch, paths
+from usernsctl.sandbox import launch, logs, paths
+from usernsctl.sandbox.exposed import refuse_state
+from usernsctl.sandbox.files import CRASH_DIRECTORY
 from usernsctl.sandbox.place import Place
 from usernsctl.sandbox.request import Request
 from usernsctl.target import Target
@@ -32,7 +34,7 @@ class Order:
     :ivar uid: the map of uids, and so `gid`.
     :ivar homes: the home directories of the caller.
     :ivar is_root: whether the caller is root.
-    :ivar state: the directory for runsc's state of detached sandboxes.
+    :ivar state: the directory that detached sandboxes are known by.
     """
 
     request: Request
@@ -72,6 +74,7 @@ def prepare(order: Order) -> Prepared:
     remedy = "install usernsctl again"
     init = paths.own_program("usernsctl-init", "sandboxes begin with", remedy)
     detach = paths.own_program("usernsctl-detach", "starts detached sandboxes", remedy)
+    refuse_state(used.sources, order.state)
     os.umask(0o022)
     scratch = mounts.mount_scratch(used.scratch_place([order.state]))
     _, wanted = launch.make_root(
@@ -85,6 +88,9 @@ def prepare(order: Order) -> Prepared:
     )
     for name in ("boxes", "programs"):
         os.mkdir(name, 0o700, dir_fd=scratch.fd)
+    crash = f"{scratch.path}/boxes/{CRASH_DIRECTORY}"
+    os.mkdir(crash, 0o700)
+    mounts.mount_tmpfs(crash, logs.CRASH_BYTES)
     programs = scratch.child("programs")
     shown = [launch.show_program(program, programs) for program in (init, detach)]
     # Sandboxes are started by its path, since it looks for files of its own beside that.

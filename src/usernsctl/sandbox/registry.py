@@ -9,25 +9,30 @@ is left of it is removed.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import json
+import errno
 import os
-import shutil
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from usernsctl import identity
 from usernsctl.errors import RunscError
-from usernsctl.identity import ProcessIdentity
+from usernsctl.identity import ProcessIdentity, Stranger
 from usernsctl.sandbox.files import duplicate_id
-from usernsctl.state import locked_directory, state_directory, unusable
+from usernsctl.state import Directory, locked_directory, untrue
 from usernsctl.waiting import wait_readable
 
 _DIRECTORY = "sandboxes"
 _RECORD = "sandbox.json"
+_STATE = "state"
+
+# runsc has two; one more for whatever a later release may add.
+_PROCESSES_MAX = 8
+
+# How often to look again for a sandbox that somebody else has started or ended meanwhile.
+_LOOKS_MAX = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,17 +42,13 @@ class DetachedSandbox:
     :ivar id: what runsc calls it.
     :ivar args: the command, empty if it is the bundle's own.
     :ivar created: when it was started, in seconds since 1970.
-    :ivar runsc: the path of the runsc that started it.
     :ivar processes: runsc's processes, first that which the command runs in.
-    :ivar env: the environment of the command, each entry NAME=VALUE.
     """
 
     id: str
     args: tuple[str, ...]
     created: float
-    runsc: str
     processes: tuple[ProcessIdentity, ...]
-    env: tuple[str, ...] = field(repr=False)
 
     @property
     def pid(self) -> int:
@@ -58,17 +59,34 @@ class DetachedSandbox:
         """Whether its pids mean nothing to this process, as in another container."""
         return self.processes[0].is_foreign()
 
-    def is_alive(self) -> bool:
-        """Whether the sandbox runs; it must not be foreign."""
-        return self.processes[0].is_alive()
+    def open_processes(self) -> list[int | None]:
+        """Pidfds of :attr:`processes`, the caller's to close; ``None`` for those that have ended.
+
+        :raises Stranger: one is none of this sandbox's.
+        """
+        opened: list[int | None] = []
+        try:
+            for one in self.processes:
+                opened.append(one.open(self._is_mine))
+        except BaseException:
+            close_all(opened)
+            raise
+        return opened
+
+    def _is_mine(self, pid: int) -> bool:
+        """Whether a process is in a namespace of this user's making, and has our bundle."""
+        suffix = f"/boxes/{self.id}"
+        words = identity.words_of(pid)
+        # Without words it is about to end.
+        return identity.is_below_us(pid) and (
+            not words or any(word.endswith(suffix) for word in words)
+        )
 
     def to_json(self) -> dict[str, Any]:
         return {
             "id": self.id,
             "args": self.args,
             "created": self.created,
-            "runsc": self.runsc,
-            "env": self.env,
             "processes": [asdict(one) for one in self.processes],
         }
 
@@ -81,83 +99,116 @@ class DetachedSandbox:
         made = cls(
             id=str(state["id"]),
             args=tuple(map(str, state["args"])),
-            created=float(state["created"]),
-            runsc=str(state["runsc"]),
+            created=identity.moment(state["created"]),
             processes=tuple(map(ProcessIdentity.from_json, state["processes"])),
-            env=tuple(map(str, state["env"])),
         )
-        if not made.processes:
-            raise ValueError("there are no processes")
+        if not 0 < len(made.processes) <= _PROCESSES_MAX:
+            raise ValueError("there are no processes, or too many")
         return made
 
 
 class Entry:
-    """The directory of one detached sandbox, held by a descriptor, `fd`."""
+    """The directory of one detached sandbox, held by descriptors.
 
-    def __init__(self, id: str, fd: int) -> None:
+    :ivar directory: that directory.
+    """
+
+    def __init__(self, id: str, parent: Directory, directory: Directory) -> None:
         self.id = id
-        self.fd = fd
-        #: Where runsc finds it. It is in a directory that nobody else may write to.
-        self.path = str(Path(os.path.abspath(state_directory()), _DIRECTORY, id))
-        self.state = f"{self.path}/state"
+        self.directory = directory
+        self._parent = parent
 
-    def lock(self, *, wait: bool = True) -> bool:
-        """Lock it for this process, and those that it passes the descriptor on to.
+    @property
+    def path(self) -> str:
+        """Where it was found. It is in a directory that nobody else may write to."""
+        return self.directory.path
 
-        :returns: whether it could be had; always, if `wait`.
+    @property
+    def fd(self) -> int:
+        """Its descriptor; -1 once it is closed."""
+        return self.directory.fd
+
+    @property
+    def state(self) -> str:
+        """The directory for runsc's state, for whoever has :attr:`fd`."""
+        return f"/proc/self/fd/{self.fd}/{_STATE}"
+
+    def open_state(self) -> int:
+        """A descriptor of the directory for runsc's state, the caller's to close.
+
+        :raises NamespaceError: there is none, or it can't be trusted.
         """
         try:
-            fcntl.flock(self.fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            return False
-        return True
+            return self.directory.open(_STATE).fd
+        except FileNotFoundError as error:
+            raise untrue(self.path, f"it has no directory {_STATE}") from error
+
+    def lock(self) -> bool:
+        """Lock it for this process, and those that it passes the descriptor on to.
+
+        :returns: whether it could be had: for some time, somebody else is waited for.
+        """
+        return self.directory.lock()
+
+    def try_lock(self) -> bool:
+        return self.directory.lock(0)
 
     def unlock(self) -> None:
-        fcntl.flock(self.fd, fcntl.LOCK_UN)
+        self.directory.unlock()
 
     def write(self, record: DetachedSandbox) -> None:
         """Write down what is known.
 
         :raises NamespaceError: it can't be written; there is no space, for example.
         """
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        try:
-            with open(os.open(_RECORD, flags, 0o600, dir_fd=self.fd), "w") as file:
-                json.dump(record.to_json(), file)
-        except OSError as error:
-            raise unusable(Path(self.path), error) from error
+        self.directory.write(_RECORD, record.to_json())
 
     def read(self) -> DetachedSandbox | None:
-        """What is known; ``None`` if nothing is, or nothing that makes sense."""
-        flags = os.O_RDONLY | os.O_CLOEXEC
-        with (
-            contextlib.suppress(
-                FileNotFoundError, ArithmeticError, LookupError, TypeError, ValueError
-            ),
-            open(os.open(_RECORD, flags, dir_fd=self.fd), encoding="utf-8") as file,
-        ):
-            return DetachedSandbox.from_json(json.load(file))
+        """What is known; ``None`` if nothing is, or nothing that makes sense.
+
+        :raises NamespaceError: the record is no file that only this user has written.
+        """
+        with contextlib.suppress(ArithmeticError, LookupError, TypeError, ValueError):
+            record = self.directory.read(_RECORD)
+            made = None if record is None else DetachedSandbox.from_json(record)
+            if made is not None and made.id == self.id:
+                return made
         return None
+
+    def environment(self) -> tuple[str, ...]:
+        """The environment of the command, each entry NAME=VALUE, by runsc's own state.
+
+        It is not written down a second time: its values may be secrets.
+
+        :raises RunscError: it can't be told.
+        """
+        with (
+            contextlib.suppress(ArithmeticError, LookupError, TypeError, ValueError),
+            Directory(self.open_state(), f"{self.path}/{_STATE}") as state,
+        ):
+            found = [name for name in os.listdir(state.fd) if name.endswith(".state")]
+            if len(found) == 1:
+                env = state.read(found[0])["spec"]["process"].get("env") or ()
+                return tuple(map(str, env))
+        raise RunscError(
+            f"the environment of the sandbox {self.id} can't be told: "
+            "runsc has written its state in another way",
+            step="sandbox",
+            remedy="leave env out",
+        )
 
     def remove(self) -> None:
         """Remove the directory, unless that has been done and it is another one by now.
 
-        :raises NamespaceError: the state directory can't be trusted.
-        """
-        with locked_directory() as top:
-            self.remove_in(top)
+        Whoever has the lock on it may do that at any time.
 
-    def remove_in(self, top: Path) -> None:
-        """The same where the state directory is locked already."""
-        path = top / _DIRECTORY / self.id
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.stat(path), os.fstat(self.fd)):
-                shutil.rmtree(path)
+        :raises NamespaceError: it can't be removed.
+        """
+        self._parent.remove_tree(self.directory, self.id)
 
     def close(self) -> None:
-        fd, self.fd = self.fd, -1
-        if fd >= 0:
-            os.close(fd)
+        self.directory.close()
+        self._parent.close()
 
 
 def claim(id: str) -> Entry:
@@ -167,18 +218,24 @@ def claim(id: str) -> Entry:
     :raises NamespaceError: the state directory can't be used.
     """
     with locked_directory() as top:
-        directory = top / _DIRECTORY
-        directory.mkdir(mode=0o700, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError), _opened(top, id) as entry:
-            if not entry.lock(wait=False) or _live_record(top, entry) is not None:
+        with (
+            contextlib.suppress(FileNotFoundError),
+            _opened(top, id) as entry,
+            _believed(entry),
+        ):
+            if not entry.try_lock() or _live_record(entry) is not None:
                 raise duplicate_id(id, "that is detached")
-        (directory / id).mkdir(mode=0o700)
-        entry = _open(top, id)
-        entry.lock()
+        parent = top.make(_DIRECTORY, exist_ok=True)
         try:
-            os.mkdir("state", 0o700, dir_fd=entry.fd)
+            entry = Entry(id, parent, parent.make(id))
         except BaseException:
-            entry.remove_in(top)
+            parent.close()
+            raise
+        try:
+            entry.try_lock()
+            entry.directory.make(_STATE).close()
+        except BaseException:
+            entry.remove()
             entry.close()
             raise
         return entry
@@ -189,47 +246,67 @@ def find(id: str) -> tuple[Entry, DetachedSandbox]:
 
     :returns: its directory, which the caller closes, and what is known of it.
     :raises RunscError: there is none, or it has ended: what it left is removed then.
-    :raises NamespaceError: the state directory can't be used.
+    :raises NamespaceError: the state directory can't be used, what is known of the sandbox is not
+        true, or whoever starts or ends it takes too long.
     """
-    while True:
+    for _ in range(_LOOKS_MAX):
         with locked_directory() as top:
             try:
                 entry = _open(top, id)
             except FileNotFoundError as error:
                 raise _no_sandbox(f"there is no detached sandbox {id!r}") from error
-            if entry.lock(wait=False):
-                record = _live_record(top, entry)
-                entry.unlock()
-                if record is not None and not record.is_foreign():
-                    return entry, record
-                entry.close()
-                why = "has ended" if record is None else "is in another PID namespace"
-                raise _no_sandbox(f"the detached sandbox {id!r} {why}")
-        entry.lock()
-        entry.unlock()
-        entry.close()
+            with contextlib.ExitStack() as undo:
+                undo.callback(entry.close)
+                if entry.try_lock():
+                    try:
+                        with _believed(entry):
+                            record = _live_record(entry)
+                    finally:
+                        entry.unlock()
+                    if record is not None and not record.is_foreign():
+                        undo.pop_all()
+                        return entry, record
+                    why = "has ended" if record is None else "is in another PID namespace"
+                    raise _no_sandbox(f"the detached sandbox {id!r} {why}")
+                undo.pop_all()
+        try:
+            if not entry.lock():
+                break
+            entry.unlock()
+        finally:
+            entry.close()
+    raise RunscError(
+        f"the detached sandbox {id!r} is just being started or ended, and has been for too long",
+        step="sandbox",
+        errno=errno.EAGAIN,
+        remedy="try again",
+    )
 
 
 def list_all() -> list[DetachedSandbox]:
     """All detached sandboxes of this user, by their ids; what dead ones left is removed.
 
-    One that is just being started or ended is left out, and one in another PID namespace.
+    One that is just being started or ended is left out, one in another PID namespace, and one of
+    which nothing true is known.
 
     :raises NamespaceError: the state directory can't be used.
     """
-    found = []
-    with locked_directory() as top, contextlib.suppress(FileNotFoundError):
-        for id in sorted(os.listdir(top / _DIRECTORY)):
-            with _opened(top, id) as entry:
-                record = _live_record(top, entry) if entry.lock(wait=False) else None
+    found: list[DetachedSandbox] = []
+    with locked_directory() as top:
+        try:
+            with top.open(_DIRECTORY) as parent:
+                names = parent.names()
+        except FileNotFoundError:
+            return found
+        for id in names:
+            with contextlib.suppress(FileNotFoundError, Stranger), _opened(top, id) as entry:
+                record = _live_record(entry) if entry.try_lock() else None
                 if record is not None and not record.is_foreign():
                     found.append(record)
     return found
 
 
-def describe(
-    id: str, args: tuple[str, ...], runsc: str, pid: int, starter: int, env: tuple[str, ...]
-) -> DetachedSandbox:
+def describe(id: str, args: tuple[str, ...], pid: int, starter: int) -> DetachedSandbox:
     """Look at what a start has brought about.
 
     :param pid: the process of the sandbox, a child of `starter` by now.
@@ -240,14 +317,7 @@ def describe(
     for other in sorted(others):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             processes.append(ProcessIdentity.of(other))
-    return DetachedSandbox(
-        id=id,
-        args=args,
-        created=time.time(),
-        runsc=runsc,
-        processes=tuple(processes),
-        env=env,
-    )
+    return DetachedSandbox(id=id, args=args, created=time.time(), processes=tuple(processes))
 
 
 def end(pidfds: list[int]) -> None:
@@ -259,13 +329,27 @@ def end(pidfds: list[int]) -> None:
         identity.collect(pidfd)
 
 
-def _open(top: Path, id: str) -> Entry:
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-    return Entry(id, os.open(top / _DIRECTORY / id, flags))
+def close_all(pidfds: Iterable[int | None]) -> None:
+    for pidfd in pidfds:
+        if pidfd is not None:
+            os.close(pidfd)
+
+
+def _open(top: Directory, id: str) -> Entry:
+    """Open the directory of a sandbox.
+
+    :raises FileNotFoundError: there is none.
+    """
+    parent = top.open(_DIRECTORY)
+    try:
+        return Entry(id, parent, parent.open(id))
+    except BaseException:
+        parent.close()
+        raise
 
 
 @contextlib.contextmanager
-def _opened(top: Path, id: str) -> Iterator[Entry]:
+def _opened(top: Directory, id: str) -> Iterator[Entry]:
     entry = _open(top, id)
     try:
         yield entry
@@ -273,23 +357,34 @@ def _opened(top: Path, id: str) -> Iterator[Entry]:
         entry.close()
 
 
-def _live_record(top: Path, entry: Entry) -> DetachedSandbox | None:
+@contextlib.contextmanager
+def _believed(entry: Entry) -> Iterator[None]:
+    """Have a record that is not true be told of where it is."""
+    try:
+        yield
+    except Stranger as error:
+        raise untrue(entry.path, error.reason) from None
+
+
+def _live_record(entry: Entry) -> DetachedSandbox | None:
     """What is known of a sandbox that lives, or may; of another one, what it left is removed.
 
     The state directory and `entry` are locked.
+
+    :raises Stranger: what is known of it is not true: nothing is done about it.
     """
     record = entry.read()
-    if record is not None and (record.is_foreign() or record.is_alive()):
+    if record is not None and record.is_foreign():
         return record
-    # Its gofer takes a moment longer.
-    opened = [one.open() for one in record.processes] if record is not None else []
-    pidfds = [pidfd for pidfd in opened if pidfd is not None]
+    pidfds = record.open_processes() if record is not None else []
     try:
-        end(pidfds)
+        if pidfds and pidfds[0] is not None:
+            return record
+        # Its gofer takes a moment longer.
+        end([pidfd for pidfd in pidfds if pidfd is not None])
     finally:
-        for pidfd in pidfds:
-            os.close(pidfd)
-    entry.remove_in(top)
+        close_all(pidfds)
+    entry.remove()
     return None
 
 

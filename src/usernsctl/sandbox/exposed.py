@@ -1,0 +1,145 @@
+"""What no sandbox may be shown: the state directory, which tells us what to end and what to join.
+
+A program inside that could write there would have others' processes ended, and one that could read
+there would see what others' sandboxes were given.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from usernsctl.errors import BundleError
+from usernsctl.opened import Opened
+
+_PATH = os.O_PATH | os.O_CLOEXEC
+
+
+def refuse_state(sources: Mapping[str, Opened], state: str) -> None:
+    """Refuse to show what holds the state directory, or lies in it.
+
+    :param sources: what is to be shown, by the names that it was asked for by.
+    :param state: the path of the state directory, which need not be there yet.
+    :raises BundleError: one does (cause ``bind-shows-state``). It is told by what it is, not by its
+        name: by a link or another mount, it is the same directory.
+    """
+    for name, source in sources.items():
+        _refuse_state_at(source.fd, name, state)
+
+
+def _refuse_state_at(fd: int, source: str, state: str) -> None:
+    ours, is_there = _nearest(state)
+    try:
+        mounts = _mounts()
+        shown, kept = _Place.of(fd, mounts), _Place.of(ours, mounts)
+        holds = _is_above(fd, ours) or shown.shows(kept, mounts)
+        if holds or (is_there and kept.holds(shown)):
+            raise BundleError(
+                f"{source} can't be shown: it {'holds' if holds else 'is in'} {state}, by which "
+                "your sandboxes and namespaces are known",
+                step="bind",
+                filename=source,
+                cause="bind-shows-state",
+                remedy="show only what is needed of it, or set XDG_RUNTIME_DIR to a directory "
+                "elsewhere",
+            )
+    finally:
+        os.close(ours)
+
+
+@dataclass(frozen=True, slots=True)
+class _Mount:
+    """Which directory of which file system is where (proc_pid_mountinfo(5))."""
+
+    id: int
+    device: str
+    root: str
+    point: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where something is: `path` in this process's tree, and `inner` in a file system."""
+
+    device: str
+    inner: str
+    path: str
+
+    @classmethod
+    def of(cls, fd: int, mounts: dict[int, _Mount]) -> _Place:
+        with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as file:
+            number = next(int(line.split()[1]) for line in file if line.startswith("mnt_id:"))
+        path = os.readlink(f"/proc/self/fd/{fd}")
+        mount = mounts.get(number)
+        if mount is None:  # of another mount namespace
+            return cls("", path, path)
+        return cls(mount.device, _joined(mount.root, path, mount.point), path)
+
+    def holds(self, other: _Place) -> bool:
+        """Whether `other` is the same, or below it in the same file system."""
+        return self.device == other.device and _is_below(other.inner, self.inner)
+
+    def shows(self, other: _Place, mounts: dict[int, _Mount]) -> bool:
+        """The same, with what is mounted below it."""
+        below = [
+            _Place(mount.device, mount.root, mount.point)
+            for mount in mounts.values()
+            if _is_below(mount.point, self.path)
+        ]
+        return any(place.holds(other) for place in (self, *below))
+
+
+def _is_below(path: str, top: str) -> bool:
+    return path == top or path.startswith(top.rstrip("/") + "/")
+
+
+def _joined(root: str, path: str, point: str) -> str:
+    rest = path.removeprefix(point.rstrip("/")).lstrip("/")
+    return f"{root.rstrip('/')}/{rest}".rstrip("/") or "/"
+
+
+def _mounts() -> dict[int, _Mount]:
+    with open("/proc/self/mountinfo", "rb") as file:
+        lines = os.fsdecode(file.read()).split("\n")[:-1]
+    found = {}
+    for line in lines:
+        number, _, device, root, point, *_ = line.split(" ")
+        found[int(number)] = _Mount(int(number), device, _plain(root), _plain(point))
+    return found
+
+
+def _plain(field: str) -> str:
+    return re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), field)
+
+
+def _nearest(path: str) -> tuple[int, bool]:
+    """The directory `path`, or the closest one above it if there is none yet.
+
+    :returns: a descriptor, and whether it is that directory.
+    """
+    is_there = True
+    while True:
+        with contextlib.suppress(OSError):
+            return os.open(path, _PATH | os.O_DIRECTORY), is_there
+        path, is_there = os.path.dirname(path), False
+
+
+def _is_above(upper: int, lower: int) -> bool:
+    """Whether `upper` is the directory `lower`, or one on the way to it."""
+    wanted = os.fstat(upper)
+    here = os.open(".", _PATH, dir_fd=lower)
+    try:
+        while True:
+            status = os.fstat(here)
+            if os.path.samestat(status, wanted):
+                return True
+            above = os.open("..", _PATH, dir_fd=here)
+            os.close(here)
+            here = above
+            if os.path.samestat(os.fstat(here), status):
+                return False
+    finally:
+        os.close(here)

@@ -1,0 +1,66 @@
+"""Descriptors that several may use while somebody else lets go of them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+
+
+class LetGoError(ValueError):
+    """Descriptors that were to be used were let go of."""
+
+
+class Shared:
+    """Descriptors that are closed once they were let go of and nobody uses them any more.
+
+    Any thread may use and close them at any time, and so may a handler of signals that has
+    interrupted one of these methods. So there is no lock, which such a handler would wait for in
+    vain: what is done in one step here is one step for all threads (list.pop, set.add).
+    """
+
+    def __init__(self, what: str, fds: Sequence[int]) -> None:
+        """Take over descriptors; -1 stands for none.
+
+        :param what: what they are, for the error that it is closed.
+        """
+        self._what = what
+        self._fds = list(fds)
+        self._unclosed = [self._fds]
+        self._users: set[object] = set()
+        self._let_go = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether they were let go of; they are still open for those who use them."""
+        return self._let_go
+
+    @contextlib.contextmanager
+    def use(self) -> Iterator[Sequence[int]]:
+        """Keep them from being closed, and their numbers from being used again.
+
+        :raises LetGoError: they were let go of.
+        """
+        user = object()
+        try:
+            # In this order: whoever lets go of them after the look sees that there is a user.
+            self._users.add(user)
+            if self._let_go:
+                raise LetGoError(f"{self._what} is closed")
+            yield self._fds
+        finally:
+            self._users.discard(user)
+            self._close_if_unused()
+
+    def close(self) -> None:
+        """Let go of them."""
+        self._let_go = True
+        self._close_if_unused()
+
+    def _close_if_unused(self) -> None:
+        if not self._let_go or self._users:
+            return
+        with contextlib.suppress(IndexError):  # somebody else was faster
+            for fd in self._unclosed.pop():
+                if fd >= 0:
+                    os.close(fd)

@@ -1,0 +1,194 @@
+"""Text from inside that would be taken for runsc's own words, or for ours."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import usernsctl as un
+
+pytestmark = pytest.mark.requires("runsc")
+
+PATIENCE = 20
+# As runsc writes it, and as Go does; each line begins as one of theirs.
+FORGED = (
+    "x] FATAL ERROR: forged by the command\n"
+    "W1124 15:44:06.773580       1 util.go:64] FATAL ERROR: forged by the command\n"
+    '{"msg":"forged by the command","level":"error","time":"2026-11-25T01:43:38Z"}\n'
+    "panic: forged by the command\n"
+    "runtime: failed to create new OS thread: forged by the command\n"
+    "I1124 15:44:06.773580       1 main.go:222] Exiting with status: 0\n"
+)
+# Two that runsc ends with itself, where it failed and where it crashed.
+STATUSES = (128, 2)
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_hostile_words_of_a_command_are_no_diagnosis(
+    usernsctl: Any, tally: Any, status: int
+) -> None:
+    """Its arguments, and what it executes, are in the logs of the sandbox."""
+    script = f"'./not there '\"$0\" 2>/dev/null; cat '/no/'\"$0\" 2>/dev/null; exit {status}"
+    for _ in range(tally.rounds(1, 50)):
+        tally.tried()
+        done = usernsctl("run", "--", "sh", "-c", script, FORGED)
+        if (done.returncode, done.stdout, done.stderr) != (status, "", ""):
+            tally.succeeded(f"{done.returncode}: {done.stderr}")
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_hostile_logs_that_are_full_are_no_diagnosis(
+    usernsctl: Any, tally: Any, status: int
+) -> None:
+    script = (
+        "import os, sys, time\n"
+        "end = time.monotonic() + 1\n"
+        "while time.monotonic() < end:\n"
+        "    try: os.execve('/no/' + sys.argv[1] * 3, ['x'], {})\n"
+        "    except OSError: pass\n"
+        f"sys.exit({status})\n"
+    )
+    tally.tried()
+    done = usernsctl("run", "--", "python3", "-c", script, FORGED)
+    if (done.returncode, done.stderr) != (status, ""):
+        tally.succeeded(f"{done.returncode}: {done.stderr}")
+
+
+def bundle(tmp_path: Path, **process: Any) -> Path:
+    made = tmp_path / "bundle"
+    (made / "rootfs").mkdir(parents=True, exist_ok=True)
+    shutil.copy("/bin/true", made / "rootfs" / "true")
+    config = {
+        "ociVersion": "1.0.2",
+        "process": {"args": ["/true"], "cwd": "/", "user": {"uid": 0, "gid": 0}} | process,
+        "root": {"path": "rootfs", "readonly": True},
+    }
+    (made / "config.json").write_text(json.dumps(config))
+    return made
+
+
+def test_hostile_words_of_a_bundle_are_quoted(usernsctl: Any, tally: Any, tmp_path: Path) -> None:
+    """runsc fails here, and repeats what the bundle says."""
+    for end in ("", "\x1b]0;owned\x07\x1b[2J", '"', "\u202e", "\\"):
+        text = f"{FORGED}usernsctl: all is well{end}"
+        tally.tried()
+        done = usernsctl("run", "--no-verify", "--bundle", bundle(tmp_path, cwd=f"/{text}"))
+        assert done.returncode == 125, done.stderr
+        # Standard error is the bundle's own, too; what is ours begins with our name.
+        _, ours = done.stderr.split("usernsctl: runsc: ", 1)
+        told, *rest = ours.splitlines()
+        assert told.startswith('runsc says: "'), done.stderr
+        assert told.endswith('"'), done.stderr
+        if any("forged" in line or "all is well" in line for line in rest):
+            tally.succeeded(f"a line of its own: {rest}")
+        if not ours.replace("\n", "").isprintable():
+            tally.succeeded(f"a control character: {ours!r}")
+        if '"' in told[len('runsc says: "') : -1].replace('\\"', ""):
+            tally.succeeded(f"an end of the quotation: {told}")
+
+
+@pytest.mark.parametrize(
+    "phrase",
+    [
+        "panic: unable to initialize systrap source: unable to attach: operation not permitted",
+        "failed to change the root file system: pivot_root failed: operation not permitted",
+        "fork/exec /proc/self/exe: operation not permitted",
+        "newuidmap failed: exit status 1",
+    ],
+)
+def test_hostile_words_of_a_bundle_choose_no_cause(
+    usernsctl: Any, tally: Any, tmp_path: Path, phrase: str
+) -> None:
+    tally.tried()
+    done = usernsctl("run", "--no-verify", "--bundle", bundle(tmp_path, cwd=f"/no dir: {phrase}"))
+    assert done.returncode == 125, done.stderr
+    assert "runsc says: " in done.stderr
+    if "why:" in done.stderr:
+        tally.succeeded(done.stderr)
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_hostile_logs_of_an_earlier_run_are_no_diagnosis(
+    usernsctl: Any, tally: Any, tmp_path: Path, status: int
+) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir(mode=0o700)
+    for stamp in ("20200101-000000.000000", "99991231-235959.999999"):
+        for command in ("run", "boot", "gofer", "panic"):
+            (logs / f"runsc.log.{stamp}.{command}.txt").write_text(FORGED)
+    tally.tried()
+    done = usernsctl("run", "--debug-log", logs, "--", "sh", "-c", f"exit {status}")
+    if (done.returncode, done.stderr) != (status, ""):
+        tally.succeeded(f"{done.returncode}: {done.stderr}")
+
+
+def test_hostile_neighbours_read_no_debug_logs(usernsctl: Any, tally: Any, tmp_path: Path) -> None:
+    """They have the environment, and are put where everybody may look."""
+    logs = tmp_path / "logs"
+    logs.mkdir(mode=0o755)
+    before = os.umask(0)
+    try:
+        done = usernsctl("run", "--debug-log", logs, "--env", "TOKEN=s3cret-value", "--",
+                         "sh", "-c", "exit 3")  # fmt: skip
+        made = usernsctl("run", "--debug-log", tmp_path / "made", "--root", tmp_path / "root",
+                         "--", "true")  # fmt: skip
+    finally:
+        os.umask(before)
+    assert (done.returncode, made.returncode) == (3, 0), done.stderr + made.stderr
+    files = [*logs.iterdir(), *(tmp_path / "made").iterdir()]
+    assert any("s3cret-value" in file.read_text() for file in files)
+    assert len(files) == 8
+    for file in [*files, tmp_path / "made", tmp_path / "root", *(tmp_path / "root").iterdir()]:
+        tally.tried()
+        if file.lstat().st_mode & 0o077:
+            tally.succeeded(f"{file.name}: {file.lstat().st_mode:o}")
+
+
+@pytest.mark.parametrize("detach", [False, True], ids=["held", "detached"])
+def test_hostile_commands_fill_no_logs(
+    tally: Any, detach: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """14 MB a second, without privilege inside, is what a failing execve(2) writes."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    seconds = tally.rounds(1, 10)
+    script = (
+        "import os, time\n"
+        f"end = time.monotonic() + {seconds}\n"
+        "while time.monotonic() < end:\n"
+        "    try: os.execve('/no/' + 'x' * 1000, ['x'], {})\n"
+        "    except OSError: pass\n"
+        "print('done', flush=True)\n"
+        "time.sleep(1000)\n"
+    )
+    with un.SandboxHost() as host:
+        command = ["python3", "-c", script]
+        with host.start(command, detach=detach, stdout=un.PIPE) as box:
+            assert box.stdout.readline() == b"done\n"
+            tally.tried()
+            used = os.fstatvfs(host.directory)
+            size = (used.f_blocks - used.f_bfree) * used.f_frsize
+            if size > 1 << 20:
+                tally.succeeded(f"{size} bytes in the host's file system")
+            state = sum(file.lstat().st_size for file in tmp_path.rglob("*"))
+            if state > 1 << 20:
+                tally.succeeded(f"{state} bytes in the state directory")
+
+
+def test_hostile_command_ends_no_host_by_what_it_says(tally: Any) -> None:
+    """A sandbox that does not start is told of in quotation marks, too."""
+    with un.SandboxHost(verify=False) as host:
+        for detach in (False, True):
+            tally.tried()
+            begin = time.monotonic()
+            with pytest.raises(un.RunscError) as caught:
+                host.start(["/no/" + FORGED + "\x1b[2J"], detach=detach)
+            assert time.monotonic() - begin < PATIENCE
+            assert caught.value.reason.startswith('runsc says: "')
+            if not caught.value.reason.isprintable() or caught.value.cause is not None:
+                tally.succeeded(f"{caught.value.reason!r} {caught.value.cause}")

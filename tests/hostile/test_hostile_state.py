@@ -1,0 +1,355 @@
+"""Who may write the state directory, such as a program that was shown it, wants more than that."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import usernsctl as un
+from usernsctl import named
+from usernsctl.identity import ProcessIdentity
+from usernsctl.sandbox import Bind
+
+pytestmark = pytest.mark.requires("runsc")
+
+SCRIPTS = Path(sysconfig.get_path("scripts"))
+FOREVER = ["sleep", "1000"]
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The state directory of this test, with nothing in it."""
+    runtime = tmp_path / "runtime"
+    runtime.mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    assert un.Sandbox.list_detached() == []
+    (runtime / "usernsctl" / "sandboxes").mkdir(mode=0o700)
+    return runtime / "usernsctl"
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[un.SandboxHost]:
+    with un.SandboxHost() as made:
+        yield made
+
+
+@contextlib.contextmanager
+def victim(command: list[str] | None = None) -> Iterator[int]:
+    """A process that nobody may harm; it says when it is what it is to be."""
+    script = "echo ready; exec sleep 1000"
+    words = ["sh", "-c", script] if command is None else command
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        yield process.pid
+        is_alive = process.poll() is None
+        process.kill()
+    assert is_alive, "the victim was killed"
+
+
+def named_as_a_holder() -> list[str]:
+    script = (
+        "import prctl, time\n"
+        "prctl.set_name('usernsctl-hold')\n"
+        "print('ready', flush=True)\n"
+        "time.sleep(1000)\n"
+    )
+    return [sys.executable, "-c", script]
+
+
+def in_a_namespace_of_another_purpose() -> list[str]:
+    return [str(SCRIPTS / "usernsctl-exec"), "-r", "--", "sh", "-c", "echo ready; exec sleep 1000"]
+
+
+def with_the_words_of_a_sandbox() -> list[str]:
+    """What has all the right words, but is in no namespace."""
+    script = "import time; print('ready', flush=True); time.sleep(1000)"
+    return [sys.executable, "-c", script, "--bundle=/mnt/usernsctl/boxes/box"]
+
+
+VICTIMS: list[Callable[[], list[str] | None]] = [
+    lambda: None,
+    named_as_a_holder,
+    in_a_namespace_of_another_purpose,
+]
+
+
+def forge_box(state: Path, *pids: int, **more: Any) -> Path:
+    directory = state / "sandboxes" / "box"
+    (directory / "state").mkdir(parents=True, exist_ok=True)
+    record = {
+        "id": "box",
+        "args": ["true"],
+        "created": 1.0,
+        "processes": [asdict(ProcessIdentity.of(pid)) for pid in pids],
+    }
+    file = directory / "sandbox.json"
+    file.unlink(missing_ok=True)
+    file.write_text(json.dumps(record | more))
+    return directory
+
+
+def use_box() -> None:
+    """All that reads records, and may end what they name."""
+    un.Sandbox.list_detached()
+    with contextlib.suppress(un.UsernsError):
+        un.Sandbox.attach("box").close()
+    with contextlib.suppress(un.UsernsError):
+        un.Sandbox(FOREVER, id="box", detach=True).close()
+
+
+@pytest.mark.parametrize("make", [*VICTIMS, with_the_words_of_a_sandbox])
+@pytest.mark.parametrize("place", ["first", "beside a dead one"])
+def test_hostile_record_names_a_stranger_to_kill(
+    state: Path, tally: Any, make: Callable[[], list[str] | None], place: str
+) -> None:
+    for _ in range(tally.rounds(1, 20)):
+        try:
+            with victim(make()) as pid:
+                directory = forge_box(state, pid)
+                if place != "first":
+                    file = directory / "sandbox.json"
+                    record = json.loads(file.read_text())
+                    ended = record["processes"][0] | {"start_time": 1}
+                    file.write_text(
+                        json.dumps(record | {"processes": [ended, *record["processes"]]})
+                    )
+                tally.tried(3)
+                use_box()
+        except AssertionError as error:
+            tally.succeeded(str(error))
+
+
+def test_hostile_record_names_another_sandbox(
+    state: Path, host: un.SandboxHost, tally: Any
+) -> None:
+    with host.start(FOREVER, id="victim", detach=True) as box, host.start(FOREVER) as held:
+        record = json.loads((state / "sandboxes" / "victim" / "sandbox.json").read_text())
+        forge_box(state, os.getpid(), processes=record["processes"])
+        tally.tried(3)
+        use_box()
+        forge_box(state, held.init.pid)
+        tally.tried(3)
+        use_box()
+        for name, one in (("detached", box), ("held", held)):
+            if one.poll() is not None:
+                tally.succeeded(f"the end of the {name} sandbox")
+
+
+def test_hostile_record_names_a_program(
+    state: Path, host: un.SandboxHost, tally: Any, tmp_path: Path
+) -> None:
+    """What was written down of runsc, and what else a record could be hoped to have executed."""
+    program, mark = tmp_path / "program", tmp_path / "mark"
+    program.write_text(f'#!/bin/sh\necho $0 >>{mark}\nexec runsc "$@"\n')
+    program.chmod(0o755)
+    with host.start(FOREVER, id="box", detach=True):
+        file = state / "sandboxes" / "box" / "sandbox.json"
+        record = json.loads(file.read_text())
+        path = str(program)
+        more = {"runsc": path, "env": [f"USERNSCTL_RUNSC={path}"], "command": [path], "root": path}
+        file.write_text(json.dumps(record | more | {"args": [path]}))
+        with un.Sandbox.attach("box") as again:
+            tally.tried(4)
+            assert again.run(["true"]).returncode == 0
+            assert again.run(["true"], env={"A": "b"}).returncode == 0
+            assert again.state()["status"] == "running"
+            again.kill()
+    if mark.exists():
+        tally.succeeded("a run of his program")
+
+
+def test_hostile_state_has_no_values_of_the_environment(
+    state: Path, host: un.SandboxHost, tally: Any
+) -> None:
+    with host.start(FOREVER, id="box", detach=True, env={"TOKEN": "s3cret-value"}):
+        tally.tried()
+        if "s3cret-value" in (state / "sandboxes" / "box" / "sandbox.json").read_text():
+            tally.succeeded("a value in our record")
+        for file in (state / "sandboxes" / "box").rglob("*"):
+            tally.tried()
+            if file.lstat().st_mode & 0o077:
+                tally.succeeded(f"{file.name} is open to others")
+        with un.Sandbox.attach("box") as again:
+            done = again.run(["sh", "-c", "echo $TOKEN $A"], env={"A": "b"}, stdout=un.PIPE)
+            assert done.stdout == b"s3cret-value b\n"
+
+
+@pytest.mark.parametrize("make", VICTIMS)
+def test_hostile_record_of_a_name(
+    state: Path, tally: Any, usernsctl: Any, make: Callable[[], list[str] | None]
+) -> None:
+    """`ns remove` kills no stranger, and `ns exec` joins none."""
+    environment = dict(os.environ)
+    for _ in range(tally.rounds(1, 20)):
+        try:
+            with victim(make()) as pid:
+                inside = os.stat(f"/proc/{pid}/ns/user").st_ino
+                record = {
+                    **asdict(ProcessIdentity.of(pid)),
+                    "created": 1.0,
+                    "namespaces": ["user"],
+                    "uid": [[0, os.geteuid(), 1]],
+                    "gid": [[0, os.getegid(), 1]],
+                    "notice": "",
+                }
+                for call in (["exec", "name", "--", "readlink", "/proc/self/ns/user"],
+                             ["remove", "name"], ["list"], ["create", "name"]):  # fmt: skip
+                    (state / "name.json").write_text(json.dumps(record))
+                    tally.tried()
+                    done = usernsctl("ns", *call, env=environment)
+                    if str(inside) in done.stdout:
+                        tally.succeeded("a command in his namespace")
+                    if call[0] == "create" and done.returncode == 0:
+                        named.remove_named("name")
+        except AssertionError as error:
+            tally.succeeded(str(error))
+        (state / "name.json").unlink(missing_ok=True)
+
+
+def test_hostile_record_hides_the_others(state: Path, host: un.SandboxHost, tally: Any) -> None:
+    """Its pid is the id of a thread by now; that hid all that come after it."""
+    with host.start(FOREVER, id="live", detach=True), threading_pid() as thread:
+        forge_box(state, os.getpid())
+        for pid in (thread, 1, 1 << 21):
+            file = state / "sandboxes" / "box" / "sandbox.json"
+            file.parent.mkdir(exist_ok=True)
+            record = {"pid": pid, **{k: v for k, v in me().items() if k != "pid"}}
+            file.write_text(json.dumps({"id": "box", "args": [], "created": 1.0,
+                                        "processes": [record]}))  # fmt: skip
+            tally.tried()
+            if [one.id for one in un.Sandbox.list_detached()] != ["live"]:
+                tally.succeeded("a list without the one that lives")
+
+
+def me() -> dict[str, Any]:
+    return asdict(ProcessIdentity.of(os.getpid()))
+
+
+@contextlib.contextmanager
+def threading_pid() -> Iterator[int]:
+    over = threading.Event()
+    thread = threading.Thread(target=over.wait)
+    thread.start()
+    try:
+        assert thread.native_id is not None
+        yield thread.native_id
+    finally:
+        over.set()
+        thread.join()
+
+
+WRITE_STATE = (
+    "import os, sys\n"
+    "for top, _, files in os.walk('/shown'):\n"
+    "    for name in files:\n"
+    "        if name == 'sandbox.json': print('READ', os.path.join(top, name))\n"
+    "        if name == 'sandbox.json' and os.access(os.path.join(top, name), 2): print('WRITE')\n"
+)
+
+
+def ways_to_the_state(state: Path, tmp_path: Path) -> dict[str, Path]:
+    link = tmp_path / "link"
+    link.symlink_to(state.parent)
+    to_root = tmp_path / "to-root"
+    to_root.symlink_to("/")
+    return {
+        "itself": state,
+        "its parent": state.parent,
+        "above": tmp_path,
+        "a link to its parent": link,
+        "a link in the middle": to_root / str(state)[1:],
+        "dots": tmp_path / "runtime" / ".." / "runtime",
+        "what is in it": state / "sandboxes",
+        "a record": state / "sandboxes" / "box" / "sandbox.json",
+    }
+
+
+def test_hostile_bind_shows_the_state(
+    state: Path, tmp_path: Path, usernsctl: Any, tally: Any
+) -> None:
+    forge_box(state, os.getpid())
+    ways = ways_to_the_state(state, tmp_path)
+    for number in range(tally.rounds(len(ways), 2 * len(ways))):
+        name = sorted(ways)[number % len(ways)]
+        path, mode = ways[name], ("ro", "rw")[(number + number // len(ways)) % 2]
+        tally.tried(2)
+        done = usernsctl("run", "--bind", f"{path}:/shown:{mode}", "--", "python3", "-c",
+                         WRITE_STATE, env=dict(os.environ))  # fmt: skip
+        if "READ" in done.stdout or done.returncode != 125:
+            tally.succeeded(f"{name}: {done.stdout}{done.stderr}")
+        assert "[bind-shows-state]" in done.stderr
+        with pytest.raises(un.BundleError) as caught:
+            un.SandboxHost(binds=[Bind(str(path), "/shown", mode == "ro")])
+        assert caught.value.cause == "bind-shows-state"
+
+
+def test_hostile_bind_shows_the_state_that_is_not_there_yet(
+    tmp_path: Path, tally: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later = tmp_path / "later"
+    later.mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(later))
+    for path in (later, tmp_path):
+        tally.tried()
+        try:
+            un.SandboxHost(binds=[Bind(str(path), "/shown", False)]).close()
+            tally.succeeded(f"{path} is shown")
+        except un.BundleError as error:
+            assert error.cause == "bind-shows-state"
+    # What is beside it may be seen.
+    (later / "data").mkdir()
+    un.SandboxHost(binds=[Bind(str(later / "data"), "/shown", False)]).close()
+
+
+def test_hostile_bind_shows_the_state_by_another_mount(
+    state: Path, tmp_path: Path, tally: Any
+) -> None:
+    """The same directory is mounted elsewhere, also below what is shown."""
+    other = tmp_path.parent / f"{tmp_path.name}-other"
+    (other / "below" / "mount").mkdir(parents=True)
+    script = (
+        f"mount --bind {state.parent} {other}/below/mount && "
+        f"for path in {other}/below/mount {other}/below {other} {other}/below/mount/usernsctl; do "
+        f'{SCRIPTS}/usernsctl run --bind $path:/shown:rw -- ls -R /shown; echo "status $?"; done'
+    )
+    forge_box(state, os.getpid())
+    with un.Namespace.create(mount=True) as namespace:
+        done = namespace.run(["sh", "-c", script], stdout=un.PIPE, stderr=un.STDOUT, text=True)
+    tally.tried(4)
+    if "sandbox.json\n" in done.stdout or done.stdout.count("status 125") != 4:
+        tally.succeeded(done.stdout)
+    assert done.stdout.count("[bind-shows-state]") == 4, done.stdout
+
+
+def test_hostile_bundle_shows_the_state(
+    state: Path, tmp_path: Path, usernsctl: Any, tally: Any
+) -> None:
+    bundle = tmp_path.parent / f"{tmp_path.name}-bundle"
+    (bundle / "rootfs").mkdir(parents=True)
+    link = bundle / "data"
+    link.symlink_to(state.parent)
+    config = {
+        "ociVersion": "1.0.2",
+        "process": {"args": ["true"], "cwd": "/", "user": {"uid": 0, "gid": 0}},
+        "root": {"path": "rootfs", "readonly": True},
+        "mounts": [
+            {"destination": "/shown", "type": "bind", "source": "data", "options": ["rbind", "rw"]}
+        ],
+    }
+    (bundle / "config.json").write_text(json.dumps(config))
+    tally.tried()
+    done = usernsctl("run", "--bundle", bundle, env=dict(os.environ))
+    if done.returncode != 125:
+        tally.succeeded(done.stdout + done.stderr)

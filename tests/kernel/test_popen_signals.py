@@ -1,0 +1,95 @@
+"""A handler of signals that waits for, kills or closes what it has interrupted a wait for."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import pytest
+from inside import PATIENCE
+
+import usernsctl as un
+from usernsctl.namespace import Namespace
+
+FOREVER = ["sleep", "1000"]
+
+
+@contextmanager
+def handled(do: Any, seconds: float) -> Iterator[list[Any]]:
+    """Has SIGALRM call `do`, once, after some time; yields what it has returned."""
+    results: list[Any] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        results.append(do())
+
+    before = signal.signal(signal.SIGALRM, handle)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield results
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def end(process: un.Popen[bytes]) -> int:
+    process.kill()
+    return process.wait()
+
+
+@pytest.mark.parametrize("timeout", [None, PATIENCE])
+def test_it_may_end_what_is_waited_for(timeout: float | None) -> None:
+    with un.Popen(FOREVER) as process, handled(lambda: end(process), 0.05) as results:
+        assert process.wait(timeout) == -signal.SIGKILL
+    assert results == [-signal.SIGKILL]
+    assert process.pidfd == -1
+
+
+def test_it_may_come_at_any_moment_of_many_polls() -> None:
+    for pause in range(1, 100):
+        with un.Popen(["true"]) as process:
+            with handled(process.wait, pause * 2e-5) as results:
+                while process.poll() is None:
+                    pass
+                while not results:
+                    pass
+            assert (process.returncode, results) == (0, [0])
+
+
+def test_many_threads_wait_for_one() -> None:
+    with un.Popen(["sh", "-c", "read x; exit 7"], stdin=un.PIPE) as process:
+        begin = threading.Barrier(9)
+
+        def wait(number: int) -> int | None:
+            begin.wait()
+            return process.wait(PATIENCE) if number % 2 else process.wait()
+
+        with ThreadPoolExecutor(8) as pool:
+            waiting = [pool.submit(wait, number) for number in range(8)]
+            begin.wait()
+            assert process.poll() is None
+            process.stdin.close()
+            assert [one.result(PATIENCE) for one in waiting] == [7] * 8
+        # subprocess's own has a lock that is of no use here.
+        assert subprocess.Popen.poll(process) == 7
+
+
+def run_until_closed(namespace: Namespace) -> None:
+    while True:
+        assert namespace.run(["true"]).returncode == 0
+
+
+def test_a_namespace_may_be_closed_while_commands_are_started_in_it() -> None:
+    closed = 0
+    for pause in range(1, 40):
+        namespace = Namespace.create()
+        with handled(namespace.close, pause * 5e-5), pytest.raises(ValueError, match="closed"):
+            run_until_closed(namespace)
+        assert namespace.closed
+        closed += 1
+    assert closed == 39

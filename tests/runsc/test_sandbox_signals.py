@@ -1,0 +1,122 @@
+"""A handler of signals that closes a sandbox, or its host, whatever it has interrupted."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+import usernsctl as un
+
+PATIENCE = 20
+FOREVER = ["sleep", "1000"]
+both_kinds = pytest.mark.parametrize("detach", [False, True], ids=["held", "detached"])
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    yield
+    assert un.Sandbox.list_detached() == []
+
+
+@contextmanager
+def handled(do: Callable[[], object], seconds: float) -> Iterator[list[int]]:
+    """Has SIGALRM call `do`, once, after some time; the yielded list is empty until it has."""
+    calls: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        do()
+        calls.append(number)
+
+    before = signal.signal(signal.SIGALRM, handle)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield calls
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@both_kinds
+@pytest.mark.parametrize("timeout", [None, PATIENCE])
+def test_it_closes_what_is_waited_for(detach: bool, timeout: float | None) -> None:
+    with un.SandboxHost() as host:
+        box = host.start(FOREVER, detach=detach)
+        with handled(box.close, 0.3) as calls:
+            assert box.wait(timeout) == 128 + signal.SIGKILL
+        assert calls
+        box.close()
+
+
+@both_kinds
+def test_it_closes_what_is_read(detach: bool) -> None:
+    with un.Sandbox(FOREVER, stdout=un.PIPE, detach=detach) as box:
+        with handled(box.close, 0.3) as calls:
+            assert box.stdout.read() == b""
+        assert calls
+    assert box.stdout.closed
+
+
+@both_kinds
+def test_it_closes_what_another_command_runs_in(detach: bool) -> None:
+    with un.SandboxHost() as host:
+        box = host.start(FOREVER, detach=detach)
+        with handled(box.close, 0.3) as calls:
+            assert box.run(FOREVER, stderr=un.DEVNULL).returncode != 0
+        assert calls
+
+
+def start_until_closed(host: un.SandboxHost, detach: bool) -> None:
+    while True:
+        host.start(["true"], detach=detach).close()
+
+
+@both_kinds
+def test_it_closes_the_host_while_sandboxes_are_started(detach: bool) -> None:
+    """Each start works, or says that the host is closed, whatever was interrupted."""
+    ends = set()
+    for pause in range(5):
+        host = un.SandboxHost()
+        with handled(host.close, 0.002 + pause * 0.037) as calls:
+            with pytest.raises(ValueError, match="is closed"):
+                start_until_closed(host, detach)
+            ends.add(bool(calls))
+    assert ends == {True}
+
+
+@both_kinds
+def test_it_closes_while_it_is_closed(detach: bool) -> None:
+    with un.SandboxHost() as host:
+        for pause in range(1, 6):
+            box = host.start(FOREVER, detach=detach)
+            with handled(box.close, pause * 2e-3) as calls:
+                box.close()
+                while not calls:
+                    pass
+            assert box.returncode == 128 + signal.SIGKILL
+
+
+@both_kinds
+def test_many_threads_close_it_while_many_wait(detach: bool) -> None:
+    results: list[Any] = []
+    begin = threading.Barrier(8)
+    box = un.Sandbox(FOREVER, detach=detach)
+
+    def use(number: int) -> None:
+        begin.wait()
+        results.append(box.close() if number % 2 else box.wait())
+
+    threads = [threading.Thread(target=use, args=[number]) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+    assert sorted(results, key=str) == [128 + signal.SIGKILL] * 4 + [None] * 4

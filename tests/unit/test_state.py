@@ -1,0 +1,257 @@
+"""The state directory: who else could write there, what is no record of ours, and locks."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import resource
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from callers import as_root
+
+import usernsctl as un
+from usernsctl import named, walk
+from usernsctl.sandbox import registry
+from usernsctl.state import locked_directory, state_directory
+
+# What a wait for nothing may take at most, in seconds.
+AT_MOST = 2
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The state directory of this test, not made yet."""
+    tmp_path.chmod(0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    return tmp_path / "usernsctl"
+
+
+@pytest.fixture
+def no_umask() -> Iterator[None]:
+    before = os.umask(0o777)
+    yield
+    os.umask(before)
+
+
+def refused() -> un.NamespaceError:
+    with pytest.raises(un.NamespaceError) as caught, locked_directory():
+        pass
+    assert caught.value.cause == "state-directory-unusable"
+    return caught.value
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o702, 0o777])
+@pytest.mark.parametrize("depth", [0, 1])
+def test_a_directory_above_that_others_may_write_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, depth: int
+) -> None:
+    below = tmp_path / "a" / "b"
+    below.mkdir(parents=True, mode=0o755)
+    open_one = [below, below.parent][depth]
+    open_one.chmod(mode)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(below))
+    error = refused()
+    assert f"{open_one} can be written to by others (mode {mode:o})" in error.reason
+    assert error.remedy is not None
+    assert f"chmod go-w {open_one}" in error.remedy
+    assert list(below.iterdir()) == []
+
+
+def test_a_directory_above_may_be_sticky(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    (shared / "link").symlink_to("../real/./../real")
+    (tmp_path / "real").mkdir(mode=0o755)
+    for path in (shared, shared / "link"):
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(path))
+        with locked_directory() as directory:
+            assert directory.path == state_directory()
+    assert sorted(os.listdir(shared)) == ["link", "usernsctl"]
+    assert os.listdir(tmp_path / "real") == ["usernsctl"]
+
+
+@as_root
+@pytest.mark.parametrize("what", ["directory", "link", "above"])
+def test_what_somebody_else_has_put_on_the_way_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    theirs = shared / "theirs"
+    if what == "link":
+        theirs.symlink_to(tmp_path)
+    else:
+        theirs.mkdir(mode=0o755)
+    os.chown(theirs, 12345, 12345, follow_symlinks=False)
+    inside = theirs
+    if what == "above":
+        inside = theirs / "ours"
+        inside.mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(inside))
+    assert f"{theirs} belongs to uid 12345" in refused().reason
+
+
+def test_links_that_lead_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    (tmp_path / "file").touch()
+    before = os.listdir("/proc/self/fd")
+    for name, number in (("a", errno.ELOOP), ("file", errno.ENOTDIR), ("none", errno.ENOENT)):
+        with pytest.raises(OSError, match=name) as caught:
+            walk.open_trusted(f"{tmp_path}/{name}")
+        assert caught.value.errno == number
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+@pytest.mark.usefixtures("no_umask")
+def test_no_umask_matters(state: Path) -> None:
+    with locked_directory() as directory:
+        directory.make("sub").close()
+        directory.write("record", {"a": 1})
+        assert directory.read("record") == {"a": 1}
+        assert directory.names() == ["record", "sub"]
+    assert state.stat().st_mode & 0o7777 == 0o700
+    assert (state / "sub").stat().st_mode & 0o7777 == 0o700
+    assert (state / "record").stat().st_mode & 0o7777 == 0o600
+
+
+def make_fifo(path: Path) -> None:
+    os.mkfifo(path, 0o600)
+
+
+def make_socket(path: Path) -> None:
+    # The name must be short.
+    here = os.open(path.parent, os.O_PATH)
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(f"/proc/self/fd/{here}/{path.name}")
+    os.close(here)
+
+
+def make_large(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+
+
+def make_hard_link(path: Path) -> None:
+    other = path.parent.parent / f"other-{path.name}"
+    other.write_text("{}")
+    other.hardlink_to(path) if path.exists() else path.hardlink_to(other)
+
+
+def make_open_to_others(path: Path) -> None:
+    path.write_text("{}")
+    path.chmod(0o666)
+
+
+NO_RECORDS: list[Callable[[Path], None]] = [
+    make_fifo,
+    make_socket,
+    make_large,
+    make_hard_link,
+    make_open_to_others,
+    lambda path: path.mkdir(),
+    lambda path: path.symlink_to("/dev/zero"),
+    lambda path: path.symlink_to("/etc/passwd"),
+]
+
+
+@pytest.mark.parametrize("make", NO_RECORDS)
+def test_what_is_no_file_of_ours_is_no_record(state: Path, make: Callable[[Path], None]) -> None:
+    (state / "sandboxes" / "box").mkdir(parents=True)
+    state.chmod(0o700)
+    for file, calls in (
+        (state / "name.json", (named.list_named, lambda: named.find_named("name"))),
+        (
+            state / "sandboxes" / "box" / "sandbox.json",
+            (registry.list_all, lambda: registry.find("box"), lambda: registry.claim("box")),
+        ),
+    ):
+        make(file)
+        for call in calls:
+            begin = time.monotonic()
+            with pytest.raises(un.NamespaceError) as caught:
+                call()
+            assert time.monotonic() - begin < AT_MOST
+            assert caught.value.cause == "state-directory-unusable"
+            assert str(file) in caught.value.reason
+            assert os.path.lexists(file)
+        if file.is_dir() and not file.is_symlink():
+            file.rmdir()
+        else:
+            file.unlink()
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"a":' * 100_000, "9" * 5000, "1e999"])
+def test_deep_json_is_forgotten_as_any_other_nonsense(state: Path, content: str) -> None:
+    (state / "sandboxes" / "box").mkdir(parents=True)
+    state.chmod(0o700)
+    (state / "name.json").write_text(content)
+    (state / "sandboxes" / "box" / "sandbox.json").write_text(content)
+    assert named.list_named() == []
+    assert registry.list_all() == []
+    assert os.listdir(state / "sandboxes") == []
+
+
+def hold(path: Path) -> int:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    return fd
+
+
+def test_a_lock_that_somebody_holds_is_waited_for_only_so_long(state: Path) -> None:
+    (state / "sandboxes" / "box").mkdir(parents=True)
+    state.chmod(0o700)
+    for path, call in (
+        (state, named.list_named),
+        (state, registry.list_all),
+        (state / "sandboxes" / "box", lambda: registry.find("box")),
+    ):
+        fd = hold(path)
+        begin = time.monotonic()
+        with pytest.raises(un.UsernsError, match="has been for") as caught:
+            call()
+        os.close(fd)
+        assert time.monotonic() - begin < AT_MOST
+        assert caught.value.remedy
+    assert named.list_named() == []
+
+
+def test_what_has_run_out_is_no_fault_of_the_directory(state: Path) -> None:
+    with locked_directory():
+        pass
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    before = os.listdir("/proc/self/fd")
+    used = 1 + max(map(int, before))
+    holes = [os.open("/dev/null", os.O_RDONLY) for _ in range(used - len(before) + 1)]
+    told = set()
+    for spare in range(5):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (used + spare, hard))
+        try:
+            named.list_named()
+        except un.NamespaceError as error:
+            told.add((error.errno, error.cause, error.remedy))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    for fd in holes:
+        os.close(fd)
+    assert told == {(errno.EMFILE, None, None)}
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+def test_a_record_that_can_not_be_written_leaves_none(state: Path) -> None:
+    with locked_directory() as directory:
+        with pytest.raises(TypeError):
+            directory.write("record", {"a": object()})
+        assert directory.names() == []
+        directory.write("record", {"a": "b" * 10})
+        with pytest.raises(un.NamespaceError, match="record: File exists"):
+            directory.write("record", {})
+        assert json.loads((state / "record").read_text()) == {"a": "b" * 10}
