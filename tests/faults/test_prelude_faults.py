@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -144,6 +145,42 @@ def test_without_close_range_as_much_is_closed(prelude: Program) -> None:
             os.close(fd)
     assert done.stderr == ""
     assert set(done.stdout.split()) == {"0", "1", "2", "3", str(second)}
+
+
+LISTING = """
+#include <fcntl.h>
+#include <stdio.h>
+int main(void)
+{
+    for (int fd = 0; fd < 1024; fd++)
+        if (fcntl(fd, F_GETFD) >= 0)
+            printf("%d\\n", fd);
+    return 0;
+}
+"""
+
+
+def test_a_new_root_does_not_tell_which_descriptors_there_are(
+    prelude: Program, tmp_path: Path
+) -> None:
+    """Where close_range(2) is missing, what is open is listed in /proc: not in that of the root."""
+    (tmp_path / "proc" / "self" / "fd").mkdir(parents=True)
+    (tmp_path / "list.c").write_text(LISTING)
+    build = ["cc", "-static", tmp_path / "list.c", "-o", tmp_path / "list"]
+    subprocess.run(build, check=True)
+    secret = os.open("/", os.O_RDONLY)
+    high = os.dup2(secret, 900)
+    try:
+        done = run_with(
+            "close_range:error=ENOSYS",
+            command=[prelude.path, "-rm", f"--root={tmp_path}", "--", "/list"],
+            pass_fds=(secret, high),
+        )
+    finally:
+        os.close(secret)
+        os.close(high)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split() == ["0", "1", "2"]
 
 
 @as_root

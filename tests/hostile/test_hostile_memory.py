@@ -19,6 +19,7 @@ from callers import MAP_OF_SEVERAL, as_root, several_ids
 from tally import Tally
 
 import usernsctl as un
+from usernsctl import named
 
 HERE = Path(__file__).parent / "memory"
 FULL_ROUNDS = 20000
@@ -120,6 +121,48 @@ def test_hostile_same_user_beside(kind: str, place: Path, tally: Tally) -> None:
 @several_ids
 def test_hostile_same_user_beside_a_map_of_several_ids(place: Path, tally: Tally) -> None:
     attack_beside("fresh-several", tally.rounds(50, FULL_ROUNDS), place, tally)
+
+
+def test_hostile_same_user_beside_a_holder(place: Path, tally: Tally) -> None:
+    attack_beside("named", tally.rounds(20, FULL_ROUNDS), place, tally)
+
+
+# Prints the environment, the descriptors, and where in its memory a process has a secret.
+SEARCH = """
+import os, sys
+pid, secret = sys.argv[1], bytes(~byte & 255 for byte in bytes.fromhex(sys.argv[2]))
+print(open(f"/proc/{pid}/environ", "rb").read().replace(b"\\0", b""))
+print(os.listdir(f"/proc/{pid}/fd"))
+memory = os.open(f"/proc/{pid}/mem", os.O_RDONLY)
+for line in open(f"/proc/{pid}/maps"):
+    start, end = (int(number, 16) for number in line.split()[0].split("-"))
+    try:
+        if secret in os.pread(memory, end - start, start):
+            print(line)
+    except (OSError, OverflowError):
+        pass
+"""
+
+
+def test_hostile_root_inside_a_named_namespace(
+    tmp_path: Path, tally: Tally, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = os.urandom(16).hex()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("SECRET", secret)
+    path = os.environ["PATH"]
+    inverted = bytes(~byte & 255 for byte in secret.encode()).hex()
+    with un.Namespace.open_or_create("held", mount=True) as ns:
+        holder = named.find_named("held").pid
+        command = [sys.executable, "-c", SEARCH, str(holder), inverted]
+        told = ns.check_output(command, text=True, env={})
+        named.remove_named("held")
+    tally.tried()
+    environment, descriptors, *memory = told.splitlines()
+    if environment != repr(f"PATH={path}".encode()):
+        tally.succeeded(f"environ: {environment}")
+    if descriptors != "[]" or memory:
+        tally.succeeded(f"descriptors {descriptors}, memory {memory}")
 
 
 @as_root

@@ -9,13 +9,16 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
 import usernsctl as un
 from usernsctl import _core
+from usernsctl.named import remove_named
 from usernsctl.prelude import prelude_path
 
 KIND, ROUNDS, ATTACKER, DIRECTORY = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
@@ -132,6 +135,19 @@ def entered() -> None:
         again(once)
 
 
+def named() -> None:
+    """The holder of a named namespace is started with our environment, and stays inside."""
+    os.environ["XDG_RUNTIME_DIR"] = tempfile.mkdtemp()
+
+    def once() -> None:
+        un.Namespace.open_or_create("attacked").close()
+        remove_named("attacked")
+
+    with attacked(subprocess.Popen, "drop"):
+        again(once)
+    shutil.rmtree(os.environ["XDG_RUNTIME_DIR"])
+
+
 def prelude(*options: str) -> None:
     """usernsctl-exec has our descriptor, which its command does not get."""
     with attacked(subprocess.Popen, "drop"):
@@ -182,6 +198,7 @@ KINDS: dict[str, Callable[[], None]] = {
     "stranger-inside": lambda: stranger(inside=True),
     "exec": executed,
     "enter": entered,
+    "named": named,
     "prelude": lambda: prelude("-r"),
     "prelude-fork": lambda: prelude("-r", "-f"),
     "prelude-newuidmap": lambda: prelude("-r", "--map-auto"),
