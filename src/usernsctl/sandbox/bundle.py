@@ -81,9 +81,7 @@ def _named(descriptor: int) -> Opened:
     return Opened(descriptor, os.readlink(f"/proc/self/fd/{descriptor}"))
 
 
-def _error(
-    directory: oci.Bundle, place: str, path: str, error: OSError, cause: str
-) -> BundleError:
+def _error(directory: oci.Bundle, place: str, path: str, error: OSError, cause: str) -> BundleError:
     return BundleError(
         f"{directory.filename}: {place}: {path}: {error.strerror}",
         step="bundle",
