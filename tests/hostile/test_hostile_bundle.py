@@ -7,6 +7,7 @@ on this machine's kernel.
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import json
 import os
@@ -373,9 +374,14 @@ def test_hostile_swaps_do_not_lead_a_descriptor_out(tally: Any, bundle: Path, se
     outside = (secret.stat().st_dev, secret.stat().st_ino)
     (secret / "deep").mkdir()
     deep = (secret / "deep").stat().st_ino
-    seen = set()
+    seen: set[int | None] = set()
+    rounds, patience = tally.rounds(short=4000, full=400_000), time.monotonic() + 30
     with meanwhile(swapper(bundle / "data", secret)), oci.Bundle(bundle) as opened:
-        for number in range(tally.rounds(short=4000, full=400_000)):
+        for number in itertools.count():
+            # On a busy machine the swapper may have no turn for long.
+            is_seen = {0, errno.EXDEV} <= seen or time.monotonic() > patience
+            if number >= rounds and is_seen:
+                break
             tally.tried()
             path = "data/deep" if number % 2 else "data"
             try:
@@ -388,7 +394,7 @@ def test_hostile_swaps_do_not_lead_a_descriptor_out(tally: Any, bundle: Path, se
             seen.add(0)
             if (status.st_dev, status.st_ino) == outside or status.st_ino == deep:
                 tally.succeeded(f"try {number}")
-    assert {0, 18} <= seen, "the swapper was never seen at work"
+    assert {0, errno.EXDEV} <= seen, "the swapper was never seen at work"
 
 
 def test_hostile_swaps_do_not_show_what_is_outside(
