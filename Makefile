@@ -5,7 +5,7 @@
 DEV = $$(tools/environment dev)
 PYTHON_CODE = src tests tools demo bench examples setup.py
 SHELL_CODE = tools/packages tools/environment tools/user tools/as-user tools/test-users demo/run .ci/run \
-	docker/install docker/in-gvisor
+	docker/install
 C_CODE = $(wildcard csrc/*.[ch] tests/c/*.[ch])
 
 .DEFAULT_GOAL := help
@@ -21,8 +21,8 @@ test: packages lint c ## run every check and every test, as every kind of user
 	@tools/test-users tests
 	@case ",$$USERNSCTL_MUST_WORK," in *,docker,*) $(MAKE) docker ;; esac
 
-unit kernel runsc: packages ## run the tests in tests/unit, tests/kernel or tests/runsc
-	@tools/test-users tests/$@
+unit kernel runsc: packages ## run the tests in tests/unit, tests/kernel or tests/runsc; RUNSC=FILE takes another runsc
+	@USERNSCTL_TEST_RUNSC='$(RUNSC)' tools/test-users tests/$@
 
 hostile: packages ## attack with the full number of tries; `make test` tries each attack a few times
 	@USERNSCTL_HOSTILE=full tools/test-users tests -k hostile -o timeout=3600

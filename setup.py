@@ -30,8 +30,10 @@ PROGRAMS = {
     name: [CSRC / source for source in sources]
     for name, sources in PYPROJECT["tool"]["usernsctl"]["programs"].items()
 }
+# What users call; the others are data of the package.
+SCRIPTS = ["usernsctl-exec", "usernsctl-entrypoint"]
 FREESTANDING = PYPROJECT["tool"]["usernsctl"]["freestanding"]
-NOT_CORE = {CSRC / source for source in FREESTANDING["sources"].values()}
+NOT_CORE = {CSRC / source for source in FREESTANDING["own"]}
 CORE = sorted(set(CSRC.glob("*.c")).difference(NOT_CORE, *PROGRAMS.values()))
 DEFINES = [("USERNSCTL_VERSION", '"{}"'.format(PYPROJECT["project"]["version"]))]
 
@@ -42,7 +44,13 @@ RELEASE = ["-O2", "-fstack-protector-strong", "-U_FORTIFY_SOURCE", "-D_FORTIFY_S
 # The binding that cffi generates is not ours to mend, so the extension is built without warnings.
 EXTENSION_FLAGS = [flag for flag in FLAGS if not flag.startswith("-W")] + RELEASE
 PROGRAM_FLAGS = [*FLAGS, *RELEASE, "-ffunction-sections", "-fdata-sections"]
-PROGRAM_LDFLAGS = ["-Wl,--gc-sections", "-Wl,-z,relro,-z,now", "-Wl,-z,noexecstack", "-s"]
+PROGRAM_LDFLAGS = [
+    "-Wl,--gc-sections",
+    "-Wl,-z,relro,-z,now",
+    "-Wl,-z,noexecstack",
+    "-pthread",
+    "-s",
+]
 
 # Best first. A static program starts in less than half the time, and runs in an image that has
 # no libc or another one.
@@ -99,8 +107,8 @@ def build_program(program: Path) -> None:
 
 
 def build_freestanding(program: Path) -> None:
-    source = CSRC / FREESTANDING["sources"][program.name]
-    compile_program([*FLAGS, "-O2", *FREESTANDING["flags"]], [source], program)
+    sources = [CSRC / source for source in FREESTANDING["sources"][program.name]]
+    compile_program([*FLAGS, "-O2", *FREESTANDING["flags"]], sources, program)
 
 
 def compiler() -> list[str]:
@@ -122,23 +130,26 @@ class BuildExtension(build_ext):
     def run(self) -> None:
         super().run()
         programs = Path(self.build_lib, "usernsctl", "_bin")
-        for name in PROGRAMS.keys() - {"usernsctl-exec"}:
+        freestanding = (
+            FREESTANDING["sources"] if platform.machine() in FREESTANDING["machines"] else ()
+        )
+        for name in freestanding:
+            build_freestanding(programs / name)
+        for name in PROGRAMS.keys() - {*SCRIPTS, *freestanding}:
             build_program(programs / name)
-        if platform.machine() in FREESTANDING["machines"]:
-            for name in FREESTANDING["sources"]:
-                build_freestanding(programs / name)
 
 
 class BuildScripts(build_scripts):
-    """Compiles the script: setuptools would take it for text and rewrite its first line."""
+    """Compiles the scripts: setuptools would take them for text and rewrite their first lines."""
 
     def run(self) -> None:
-        build_program(Path(self.build_dir, "usernsctl-exec"))
+        for name in SCRIPTS:
+            build_program(Path(self.build_dir, name))
 
 
 setup(
     ext_modules=[extension()],
-    scripts=[str(PROGRAMS["usernsctl-exec"][0])],
+    scripts=[str(PROGRAMS[name][0]) for name in SCRIPTS],
     cmdclass={"build_ext": BuildExtension, "build_scripts": BuildScripts},
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

@@ -25,6 +25,11 @@ static const struct un_cause causes[] = {
      "a control group that enables controllers for those below it holds no processes of its own, "
      "nor does one whose cgroup.type is \"domain invalid\" (cgroups(7))",
      "mkdir GROUP/leaf, and start it there; cat GROUP/cgroup.subtree_control GROUP/cgroup.type"},
+    {"child-missing",
+     "what enters namespaces is a program of its own, usernsctl-child, which is not there, or may "
+     "not be executed here",
+     "pip install --force-reinstall usernsctl; findmnt -T its directory, if that is mounted "
+     "noexec"},
     {"clone-into-cgroup-missing",
      "starting a process in a control group takes clone3(2) of Linux 5.7, which is older here, or "
      "kept away by a seccomp filter as container engines have it",
@@ -48,6 +53,10 @@ static const struct un_cause causes[] = {
      "chmod u+s $(command -v newuidmap) $(command -v newgidmap)"},
     {"helper-on-nosuid", "newuidmap or newgidmap is on a mount where setuid does not count",
      "mount -o remount,suid it, or install the package uidmap on another file system"},
+    {"helper-status-lost",
+     "whether newuidmap or newgidmap succeeded is told to one who waits, and somebody else in this "
+     "process did, or SIGCHLD is ignored",
+     "signal(SIGCHLD, SIG_DFL), and wait for children by their pid, not for any (waitpid(-1))"},
     {"helper-stopped", "newuidmap or newgidmap was stopped",
      "find out who stops it, and try again"},
     {"in-chroot", "the kernel makes no user namespace for a process in a chroot",

@@ -1,30 +1,33 @@
-/* Starting a child that runs a function on a stack of its own. Internal. */
+/* Starting a child that runs a function. Internal. */
 #ifndef USERNSCTL_CLONE_H
 #define USERNSCTL_CLONE_H
 
 #include "usernsctl.h"
 
+#include <signal.h>
+
 /* From linux/sched.h, which does not go together with sched.h; since Linux 5.7. */
 #define UN_CLONE_INTO_CGROUP 0x200000000ULL
 
+/* waitid(2) by a pidfd, since Linux 5.4; younger than some libcs. */
+#define UN_BY_PIDFD 3
+
 struct un_clone {
-    uint64_t flags;     /* CLONE_...; CLONE_PIDFD if pidfd is wanted */
-    char *stack;        /* aligned to 16 bytes, mapped until the child execs or ends */
-    size_t stack_size;  /* bytes */
+    uint64_t flags;     /* CLONE_...; CLONE_VM only with CLONE_VFORK; CLONE_PIDFD for pidfd */
     int (*run)(void *); /* what the child does; its result is the child's exit status */
     void *arg;
     int cgroup;      /* with UN_CLONE_INTO_CGROUP: a descriptor of its directory */
-    int exit_signal; /* what the parent gets when the child ends; 0: nothing, see waitpid's __WALL
-                      */
+    int exit_signal; /* what the parent gets when the child ends */
     pid_t pid;       /* out: the child */
     int pidfd;       /* out, with CLONE_PIDFD */
 };
 
 /*
  * clone3(2), or clone(2) where that is refused (kernels before 5.3, and seccomp filters that answer
- * ENOSYS, as container engines' do), but for UN_CLONE_INTO_CGROUP, which only clone3 has. All
- * signals are blocked in the child, and handlers are reset: none of the parent's may run in the
- * parent's memory. -1 with errno. Async-signal-safe.
+ * ENOSYS, as container engines' do), but for UN_CLONE_INTO_CGROUP, which only clone3 has. The child
+ * goes on below us on the stack that we are on: a stack that has room for its calls is all it
+ * takes. All signals are blocked in the child, and handlers are reset: none of the parent's may run
+ * in the parent's memory. -1 with errno. Async-signal-safe.
  */
 int un_clone(struct un_clone *clone);
 
@@ -33,6 +36,22 @@ bool un_clone3_works(void);
 
 /* pidfd_open(2), which older libcs lack. -1 with errno. Async-signal-safe. */
 int un_pidfd_open(pid_t pid);
+
+/* Waits for the end of the child that a pidfd refers to. False: how it ended is not to be known,
+ * since SIGCHLD is ignored, or somebody else has waited for it. */
+bool un_reap(int pidfd, siginfo_t *how);
+/* SIGKILL to whom the pidfd refers, and to nobody else. */
+void un_kill(int pidfd);
+
+/* Blocks every signal, those that libc keeps for itself included: what was blocked before.
+ * Async-signal-safe. */
+uint64_t un_block_signals(void);
+void un_set_signals(uint64_t mask);
+
+/* Has this thread not be cancelled: what pthread_cancel(3) does would happen in a child that shares
+ * our memory, or leave a child and descriptors behind. Returns what to restore. */
+int un_forbid_cancel(void);
+void un_restore_cancel(int state);
 
 /* Records errno after a refused clone, unshare or setns with `flags`, with its cause if it is
  * plain. Returns -1. */

@@ -13,7 +13,6 @@
 #include "starter.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <ftw.h>
 #include <poll.h>
 #include <signal.h>
@@ -21,6 +20,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/file.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -48,13 +48,14 @@ static int wait_for_child(pid_t pid, int creator, int signals)
 {
     struct signalfd_siginfo info;
     int status;
-    while (!waitpid(pid, &status, WNOHANG)) {
+    pid_t ended;
+    while (!(ended = waitpid(pid, &status, WNOHANG))) {
         if (!wait_for(creator, signals))
             return STARTER_KILLED;
         while (read(signals, &info, sizeof info) > 0)
             continue;
     }
-    return starter_exit_status(status);
+    return ended == pid ? starter_exit_status(status) : STARTER_FAILED;
 }
 
 /* Kills all our descendants: whose parent dies becomes our child, since we are their reaper. */
@@ -73,7 +74,9 @@ static void kill_all(void)
 static int remove_one(const char *path, const struct stat *status, int kind, struct FTW *where)
 {
     (void)status, (void)kind, (void)where;
-    remove(path);
+    /* runsc leaves a namespace mounted below its state directory (null-netns, since 20260803). */
+    if (remove(path) && errno == EBUSY && !umount2(path, MNT_DETACH | UMOUNT_NOFOLLOW))
+        remove(path);
     return 0;
 }
 
@@ -105,15 +108,14 @@ int main(int argc, char **argv)
         fputs("usage: usernsctl-detach CREATOR CONNECTION LOCK DIRECTORY COMMAND...\n", stderr);
         return STARTER_FAILED;
     }
-    struct channel to = {.creator = atoi(argv[1]), .connection = atoi(argv[2])};
-    int lock = atoi(argv[3]);
-    if (fcntl(to.creator, F_SETFD, FD_CLOEXEC) || fcntl(to.connection, F_SETFD, FD_CLOEXEC) ||
-        fcntl(lock, F_SETFD, FD_CLOEXEC))
-        return starter_fail("usernsctl-detach");
+    int fds[3];
+    if (starter_take(argv + 1, fds, 3))
+        return STARTER_FAILED;
+    const struct channel to = {.creator = fds[0], .connection = fds[1]};
     if (access(CHILDREN, R_OK) || prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
         return starter_fail(CHILDREN);
     int status = run(argv + 5, &to, argv[4]);
     /* A fork of the creator may have this descriptor too. */
-    flock(lock, LOCK_UN);
+    flock(fds[2], LOCK_UN);
     return status;
 }

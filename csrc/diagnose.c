@@ -10,8 +10,8 @@
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -30,31 +30,43 @@ static bool is_restricted_by_apparmor(const char *proc)
     return un_proc_number(proc, "sys/kernel/apparmor_restrict_unprivileged_userns") == 1;
 }
 
+/* To be freed, since they are more than a small stack holds. NULL: they can't be had. */
+static struct un_facts *read_facts(void)
+{
+    struct un_error ignored;
+    struct un_facts *facts = malloc(sizeof *facts);
+    if (facts && un_facts_read(facts, &ignored)) {
+        free(facts);
+        return NULL;
+    }
+    return facts;
+}
+
 static bool has_own_ids(void)
 {
-    struct un_facts facts;
-    struct un_error ignored;
-    return un_facts_read(&facts, &ignored) ||
-           (un_map_has(&facts.id[UN_UID].parent, facts.id[UN_UID].own) &&
-            un_map_has(&facts.id[UN_GID].parent, facts.id[UN_GID].own));
+    struct un_facts *facts = read_facts();
+    bool has = !facts || (un_map_has(&facts->id[UN_UID].parent, facts->id[UN_UID].own) &&
+                          un_map_has(&facts->id[UN_GID].parent, facts->id[UN_GID].own));
+    free(facts);
+    return has;
 }
 
 static bool may_admin(void)
 {
-    struct un_facts facts;
-    struct un_error ignored;
-    return !un_facts_read(&facts, &ignored) && facts.caps >> CAP_SYS_ADMIN & 1;
+    struct un_facts *facts = read_facts();
+    bool may = facts && facts->caps >> CAP_SYS_ADMIN & 1;
+    free(facts);
+    return may;
 }
 
 /* Only the initial user namespace maps every id. */
 static bool is_initial(void)
 {
-    struct un_facts facts;
-    struct un_error ignored;
-    if (un_facts_read(&facts, &ignored))
-        return false;
-    const struct un_map *map = &facts.id[UN_UID].parent;
-    return map->len == 1 && map->extent[0].count == UINT32_MAX;
+    struct un_facts *facts = read_facts();
+    bool initial = facts && facts->id[UN_UID].parent.len == 1 &&
+                   facts->id[UN_UID].parent.extent[0].count == UINT32_MAX;
+    free(facts);
+    return initial;
 }
 
 static const char *creation_denied(const char *proc)
@@ -113,8 +125,6 @@ static const char *map_failed(int errnum, const char *proc)
     case EACCES:
         if (is_restricted_by_apparmor(proc))
             return "apparmor-restricts-userns";
-        if (prctl(PR_GET_DUMPABLE) != 1)
-            return "not-dumpable";
         /* Nothing tells whether a process is confined by Landlock, but nothing else is left that
          * refuses a file to its owner. */
         return syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_VERSION) > 0 ? "landlock"

@@ -1,7 +1,7 @@
 /* Errors: how a failure is recorded, and how it is told. */
 #include "error.h"
+#include "printable.h"
 
-#include <ctype.h>
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -68,9 +68,8 @@ const char *un_error_reason(const struct un_error *err, char *text, size_t size)
     snprintf(text, size, "%s%s%s", detail, between, kernel);
     /* A path, an argument or a helper's words may hold anything; a message is one line, and no
      * commands to a terminal. */
-    for (char *at = text; *at; at++)
-        if (iscntrl((unsigned char)*at))
-            *at = isspace((unsigned char)*at) ? ' ' : '?';
+    if (size)
+        un_make_printable(text);
     return text;
 }
 

@@ -6,8 +6,8 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #define WORDS_MAX 400
@@ -53,12 +53,15 @@ static int judge(const struct un_job *job, struct un_error *err)
     if (job->stopped_by)
         return fail(helper, "helper-stopped", "was stopped by signal %d, so it was killed",
                     job->stopped_by, job->output, err);
-    if (WIFSIGNALED(job->status))
-        return fail(helper, "helper-killed", "was killed by signal %d", WTERMSIG(job->status),
-                    job->output, err);
-    if (WEXITSTATUS(job->status))
-        return fail(helper, "helper-failed", "exited with status %d", WEXITSTATUS(job->status),
-                    job->output, err);
+    if (!job->ended)
+        return fail(helper, "helper-status-lost", "ended, and nobody can tell how", 0, job->output,
+                    err);
+    if (job->ended != CLD_EXITED)
+        return fail(helper, "helper-killed", "was killed by signal %d", job->status, job->output,
+                    err);
+    if (job->status)
+        return fail(helper, "helper-failed", "exited with status %d", job->status, job->output,
+                    err);
     return 0;
 }
 
@@ -78,11 +81,28 @@ static int run(struct call *calls, size_t count, int dir, int timeout_ms, struct
 /* shadow before 4.14 takes a pid only, and tells by its usage. */
 static bool wants_pid(const struct un_job *job)
 {
-    return WIFEXITED(job->status) && WEXITSTATUS(job->status) && strstr(job->output, "sage:") &&
+    return job->ended == CLD_EXITED && job->status && strstr(job->output, "sage:") &&
            !strstr(job->output, "fd:");
 }
 
-static int run_all(struct call *calls, size_t count, int dir, pid_t pid, const struct un_plan *plan,
+/* The pid of the process whose /proc directory this is, in that very /proc: it may be another
+ * PID namespace's than ours. */
+static int read_pid(int dir, char *pid, size_t size, struct un_error *err)
+{
+    int fd = openat(dir, "stat", O_RDONLY | O_CLOEXEC);
+    ssize_t got = fd < 0 ? -1 : read(fd, pid, size - 1);
+    if (got < 0)
+        un_fail_errno(err, UN_STEP_HELPER, "the target's pid");
+    if (fd >= 0)
+        close(fd);
+    if (got < 0)
+        return -1;
+    pid[got] = '\0';
+    pid[strspn(pid, "0123456789")] = '\0';
+    return 0;
+}
+
+static int run_all(struct call *calls, size_t count, int dir, const struct un_plan *plan,
                    struct un_error *err)
 {
     struct un_job jobs[2];
@@ -96,7 +116,8 @@ static int run_all(struct call *calls, size_t count, int dir, pid_t pid, const s
             return -1;
         if (by_pid || !wants_pid(&jobs[0]))
             break;
-        snprintf(target, sizeof target, "%d", (int)pid);
+        if (read_pid(dir, target, sizeof target, err))
+            return -1;
     }
     for (size_t i = 0; i < count; i++)
         if (judge(&jobs[i], err))
@@ -104,21 +125,25 @@ static int run_all(struct call *calls, size_t count, int dir, pid_t pid, const s
     return 0;
 }
 
-int un_run_helpers(int dir, pid_t pid, const struct un_plan *plan, struct un_error *err)
+int un_run_helpers(int dir, const struct un_plan *plan, struct un_error *err)
 {
-    struct call calls[2];
+    /* Too much for a small stack. */
+    struct call *calls = calloc(2, sizeof *calls);
     size_t count = 0;
+    if (!calls)
+        return un_fail_errno(err, UN_STEP_HELPER, "the words of a helper");
     for (int kind = UN_UID; kind <= UN_GID; kind++)
         if (plan->writer[kind] == UN_WRITER_HELPER)
             calls[count++].kind = kind;
-    if (count == 0)
-        return 0;
     /* Where ours are closed, `dir` may be one of the three that become a helper's standard input,
      * output and error. */
-    int passed = fcntl(dir, F_DUPFD_CLOEXEC, 3);
-    if (passed < 0)
-        return un_fail_errno(err, UN_STEP_HELPER, "the target's directory");
-    int failed = run_all(calls, count, passed, pid, plan, err);
-    close(passed);
+    int passed = count ? fcntl(dir, F_DUPFD_CLOEXEC, 3) : -1, failed = 0;
+    if (count && passed < 0)
+        failed = un_fail_errno(err, UN_STEP_HELPER, "the target's directory");
+    else if (count)
+        failed = run_all(calls, count, passed, plan, err);
+    if (passed >= 0)
+        close(passed);
+    free(calls);
     return failed;
 }

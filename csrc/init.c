@@ -13,7 +13,6 @@
 #include "starter.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -85,8 +84,8 @@ int main(int argc, char **argv)
         fputs("usage: usernsctl-init CREATOR READY PIDFILE COMMAND...\n", stderr);
         return STARTER_FAILED;
     }
-    int creator = atoi(argv[1]), ready = atoi(argv[2]);
-    if (fcntl(creator, F_SETFD, FD_CLOEXEC) || fcntl(ready, F_SETFD, FD_CLOEXEC))
-        return starter_fail("usernsctl-init");
-    return run(argv + 4, creator, ready, argv[3]);
+    int fds[2];
+    if (starter_take(argv + 1, fds, 2))
+        return STARTER_FAILED;
+    return run(argv + 4, fds[0], fds[1], argv[3]);
 }

@@ -1,4 +1,5 @@
 #include "jobs.h"
+#include "clone.h"
 #include "error.h"
 
 #include <errno.h>
@@ -24,8 +25,10 @@ static int start(struct un_job *job, int null, struct un_error *err)
 {
     static const char *const env[] = {"LC_ALL=C", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", NULL};
     int ends[2];
-    if (pipe2(ends, O_CLOEXEC | O_NONBLOCK))
+    if (pipe2(ends, O_CLOEXEC))
         return un_fail_errno(err, UN_STEP_HELPER, "pipe");
+    /* Ours only: a program that writes much has to wait, not to fail. */
+    fcntl(ends[0], F_SETFL, O_NONBLOCK);
     struct un_spawn spawn;
     un_spawn_init(&spawn);
     spawn.command = (struct un_command){.file = job->argv[0], .argv = job->argv, .envp = env};
@@ -35,7 +38,8 @@ static int start(struct un_job *job, int null, struct un_error *err)
     spawn.keep = &job->keep_fd;
     spawn.keep_count = job->keep_fd >= 0;
     spawn.restore_signals = true;
-    int failed = un_spawn(&spawn, &job->pid, &job->pidfd, err);
+    pid_t pid;
+    int failed = un_spawn(&spawn, &pid, &job->pidfd, err);
     close(ends[1]);
     if (failed)
         close(ends[0]);
@@ -67,8 +71,10 @@ static void drain(struct un_job *job)
 
 static void finish(struct un_job *job)
 {
-    while (waitpid(job->pid, &job->status, 0) < 0 && errno == EINTR)
-        continue;
+    siginfo_t how;
+    bool known = un_reap(job->pidfd, &how);
+    job->ended = known ? how.si_code : 0;
+    job->status = known ? how.si_status : 0;
     close(job->pidfd);
     job->pidfd = -1;
     if (job->pipe >= 0) {
@@ -81,7 +87,7 @@ static void finish(struct un_job *job)
 
 static void kill_and_finish(struct un_job *job)
 {
-    kill(job->pid, SIGKILL);
+    un_kill(job->pidfd);
     finish(job);
 }
 
@@ -106,7 +112,7 @@ static void wait_round(struct un_job *jobs, size_t count, int timeout)
 static bool is_stopped(struct un_job *job)
 {
     siginfo_t info = {.si_pid = 0};
-    if (waitid(P_PID, (id_t)job->pid, &info, WSTOPPED | WNOHANG | WNOWAIT) || !info.si_pid)
+    if (waitid(UN_BY_PIDFD, (id_t)job->pidfd, &info, WSTOPPED | WNOHANG | WNOWAIT) || !info.si_pid)
         return false;
     job->stopped_by = info.si_status;
     return true;
@@ -131,7 +137,7 @@ static void wait_all(struct un_job *jobs, size_t count, int timeout_ms)
     }
 }
 
-int un_run_jobs(struct un_job *jobs, size_t count, int timeout_ms, struct un_error *err)
+static int run_jobs(struct un_job *jobs, size_t count, int timeout_ms, struct un_error *err)
 {
     /* What they read must not be what our command is to read. */
     int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
@@ -153,4 +159,12 @@ int un_run_jobs(struct un_job *jobs, size_t count, int timeout_ms, struct un_err
     }
     wait_all(jobs, count, timeout_ms);
     return 0;
+}
+
+int un_run_jobs(struct un_job *jobs, size_t count, int timeout_ms, struct un_error *err)
+{
+    int cancel = un_forbid_cancel();
+    int failed = run_jobs(jobs, count, timeout_ms, err);
+    un_restore_cancel(cancel);
+    return failed;
 }

@@ -10,11 +10,11 @@ struct un_job {
     char *output;            /* where the first output_size - 1 bytes go that it writes */
     size_t output_size;
     /* Out: */
-    int status;     /* as waitpid(2) gives it */
+    int ended;      /* how: CLD_EXITED, CLD_KILLED, CLD_DUMPED; 0: that is not to be known */
+    int status;     /* its exit status, or the signal */
     bool timed_out; /* it was killed since it took too long ... */
     int stopped_by; /* ... or since this signal had stopped it */
     /* While it runs: */
-    pid_t pid;
     int pidfd; /* -1: it has ended */
     int pipe;
     size_t length;

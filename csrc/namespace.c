@@ -1,126 +1,123 @@
 /* Making, keeping and entering namespaces. */
 #include "clone.h"
 #include "error.h"
+#include "kinds.h"
+#include "start.h"
+#include "writer.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <sched.h>
-#include <signal.h>
-#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
+#include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
-#ifndef CLONE_NEWTIME
-#define CLONE_NEWTIME 0x00000080
-#endif
-
-static const struct {
-    uint64_t flag;
-    const char *file; /* in /proc/PID */
-} kinds[UN_NS_COUNT] = {
-    [UN_NS_USER] = {CLONE_NEWUSER, "ns/user"},
-    [UN_NS_MOUNT] = {CLONE_NEWNS, "ns/mnt"},
-    [UN_NS_NET] = {CLONE_NEWNET, "ns/net"},
-    [UN_NS_PID] = {CLONE_NEWPID, "ns/pid"},
-    [UN_NS_IPC] = {CLONE_NEWIPC, "ns/ipc"},
-    [UN_NS_UTS] = {CLONE_NEWUTS, "ns/uts"},
-    [UN_NS_CGROUP] = {CLONE_NEWCGROUP, "ns/cgroup"},
-    /* A child enters the namespace that its parent chose for its children. */
-    [UN_NS_TIME] = {CLONE_NEWTIME, "ns/time_for_children"},
-};
-
-uint64_t un_ns_flag(int ns)
-{
-    return kinds[ns].flag;
-}
-
-void un_namespace_close(struct un_namespace *ns)
-{
-    for (int kind = 0; kind < UN_NS_COUNT; kind++) {
-        if (ns->fd[kind] >= 0)
-            close(ns->fd[kind]);
-        ns->fd[kind] = -1;
-    }
-}
-
-int un_namespace_join(const struct un_namespace *ns, struct un_error *err)
-{
-    /* The user namespace comes first: the right to join the others is had there. */
-    for (int kind = 0; kind < UN_NS_COUNT; kind++)
-        if (ns->fd[kind] >= 0 && setns(ns->fd[kind], (int)kinds[kind].flag))
-            return un_fail_errno(err, UN_STEP_SETNS, kinds[kind].file);
-    return 0;
-}
-
-static int open_all(int dir, uint64_t flags, struct un_namespace *ns, struct un_error *err)
-{
-    for (int kind = 0; kind < UN_NS_COUNT; kind++) {
-        if (!(flags & kinds[kind].flag))
-            continue;
-        ns->fd[kind] = openat(dir, kinds[kind].file, O_RDONLY | O_CLOEXEC);
-        if (ns->fd[kind] < 0)
-            return un_fail_errno(err, UN_STEP_FACTS, kinds[kind].file);
-    }
-    return 0;
-}
+/* How long a holder may take from letting go of its socket to being dumpable: a call or two. */
+#define DUMPABLE_TIMEOUT_US 10000000
+#define LONGEST_NAP_US 1000
 
 /*
- * What the holder does: nothing, until it is killed. It shares our memory, errno included, so it
- * makes no call that can fail: pause() would, if a signal got through; all are blocked.
+ * A holder opens itself to newuidmap, which has our ids, once it has nothing that could be taken
+ * from it; nothing could tell us when. Its files belong to us then (proc_pid(5)).
  */
-static int hold(void *arg)
+static int wait_until_open(int dir, int pidfd, struct un_error *err)
 {
-    const pid_t *creator = arg;
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    /* Who died before that prctl never sends the signal. */
-    if (getppid() != *creator)
-        return 0;
-    for (;;)
-        pause();
+    struct pollfd end = {.fd = pidfd, .events = POLLIN};
+    struct stat file;
+    long nap = 20;
+    for (long waited = 0; waited < DUMPABLE_TIMEOUT_US; waited += nap) {
+        if (poll(&end, 1, 0) > 0)
+            return un_fail_ended(pidfd, err);
+        if (fstatat(dir, "uid_map", &file, 0))
+            return un_fail_errno(err, UN_STEP_UID_MAP, "uid_map");
+        if (file.st_uid == geteuid())
+            return 0;
+        nanosleep(&(struct timespec){.tv_nsec = nap * 1000}, NULL);
+        nap = nap < LONGEST_NAP_US ? nap * 2 : nap;
+    }
+    return un_fail(err, UN_STEP_UID_MAP, EACCES, NULL, "uid_map");
 }
 
-static int map_and_open(pid_t holder, const struct un_plan *plan, uint64_t flags,
+/* Takes what the holder hands out: its /proc directory, and the namespaces with these flags. */
+static int take_namespaces(int socket, int pidfd, uint64_t flags, int *dir, struct un_namespace *ns,
+                           struct un_error *err)
+{
+    struct un_told told;
+    size_t taken = 1;
+    int got = un_hear(socket, &told, err);
+    if (got < 0)
+        return -1;
+    if (got == 0)
+        return un_fail_ended(pidfd, err);
+    if (told.message.news == UN_NEWS_HOLDING && told.fd_count) {
+        *dir = told.fd[0];
+        for (int kind = 0; kind < UN_NS_COUNT; kind++)
+            if (flags & un_ns_flag(kind) && taken < told.fd_count)
+                ns->fd[kind] = told.fd[taken++];
+    } else {
+        taken = 0;
+    }
+    while (told.fd_count > taken)
+        close(told.fd[--told.fd_count]);
+    if (told.message.news == UN_NEWS_FAILED)
+        return un_told_failure(&told, err);
+    if (!taken || un_hear(socket, &told, err))
+        return un_fail(err, UN_STEP_CLONE, EPROTO, NULL, "news of the holder");
+    return 0;
+}
+
+static int hold_and_map(struct un_start *start, const struct un_plan *plan, uint64_t flags,
                         struct un_namespace *ns, struct un_error *err)
 {
-    char path[32];
-    snprintf(path, sizeof path, "/proc/%d", (int)holder);
-    int dir = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
-    if (dir < 0)
-        return un_fail_errno(err, UN_STEP_FACTS, path);
-    int failed = un_write_maps(dir, plan, err) || un_run_helpers(dir, holder, plan, err) ||
-                 un_verify_maps(dir, plan, err) || open_all(dir, flags, ns, err);
-    close(dir);
+    int dir = -1;
+    int failed = take_namespaces(start->socket, start->pidfd, flags, &dir, ns, err) ||
+                 wait_until_open(dir, start->pidfd, err) || un_write_maps(dir, plan, err) ||
+                 un_run_helpers(dir, plan, err) || un_verify_maps(dir, plan, err);
+    if (dir >= 0)
+        close(dir);
     return failed ? -1 : 0;
 }
 
-int un_namespace_create(const struct un_plan *plan, uint64_t flags, struct un_namespace *ns,
-                        struct un_error *err)
+static int create(const struct un_plan *plan, uint64_t flags, struct un_start *start,
+                  struct un_namespace *ns, struct un_error *err)
 {
-    _Alignas(16) char stack[4096 * 4];
-    pid_t self = getpid();
-    struct un_clone clone = {
-        .flags = flags | CLONE_NEWUSER | CLONE_VM,
-        .stack = stack,
-        .stack_size = sizeof stack,
-        .run = hold,
-        .arg = &self,
-    };
+    struct un_task task;
+    siginfo_t how;
+    un_task_init(&task);
+    task.number[UN_TASK_HOLD] = 1;
+    task.number[UN_TASK_FLAGS] = (int64_t)flags;
+    task.fd[UN_TASK_PARENT] = un_pidfd_open(getpid());
+    if (task.fd[UN_TASK_PARENT] < 0)
+        return un_fail_errno(err, UN_STEP_PDEATHSIG, "pidfd_open");
+    int failed = un_start_child(start, &task, err);
+    close(task.fd[UN_TASK_PARENT]);
+    if (failed)
+        return -1;
+    failed = hold_and_map(start, plan, flags, ns, err);
+    close(start->socket);
+    un_kill(start->pidfd);
+    un_reap(start->pidfd, &how);
+    close(start->pidfd);
+    if (failed)
+        un_namespace_close(ns);
+    return failed;
+}
 
+int un_namespace_create(const struct un_plan *plan, uint64_t flags, const char *child,
+                        struct un_namespace *ns, struct un_error *err)
+{
+    struct un_start start = {.program = child, .cgroup = -1, .is_empty = true};
     memset(ns->fd, 0xff, sizeof ns->fd);
     if (flags & CLONE_NEWPID)
         return un_fail(err, UN_STEP_ARGUMENT, EINVAL, NULL,
                        "a PID namespace ends with its first process, so it can't be kept");
-    if (un_clone(&clone))
-        return un_explain_clone(err, UN_STEP_CLONE, flags | CLONE_NEWUSER);
-    int failed = map_and_open(clone.pid, plan, flags | CLONE_NEWUSER, ns, err);
-    kill(clone.pid, SIGKILL);
-    while (waitpid(clone.pid, NULL, __WALL) < 0 && errno == EINTR)
-        continue;
-    if (failed)
-        un_namespace_close(ns);
-    return failed ? -1 : 0;
+    int cancel = un_forbid_cancel();
+    int failed = create(plan, flags | CLONE_NEWUSER, &start, ns, err);
+    un_restore_cancel(cancel);
+    return failed;
 }
 
 /* One thread can't be in another user namespace than the rest of its process: EINVAL. */
@@ -135,27 +132,32 @@ int un_explain_clone(struct un_error *err, enum un_step step, uint64_t flags)
 
 static int enter_and_write(const struct un_plan *plan, uint64_t flags, struct un_error *err)
 {
-    if (unshare((int)(flags | CLONE_NEWUSER)))
-        return un_explain_clone(err, UN_STEP_UNSHARE, flags | CLONE_NEWUSER);
-    int self = open("/proc/self", O_PATH | O_DIRECTORY | O_CLOEXEC);
-    if (self < 0)
-        return un_fail_errno(err, UN_STEP_FACTS, "/proc/self");
-    int failed = un_write_maps(self, plan, err);
-    close(self);
+    struct un_own_maps maps;
+    char(*text)[UN_MAP_TEXT_MAX] = calloc(2, sizeof *text);
+    if (!text)
+        return un_fail_errno(err, UN_STEP_UID_MAP, "the maps");
+    un_own_maps_of(plan, text, &maps);
+    un_hide_process();
+    int failed = unshare((int)(flags | CLONE_NEWUSER))
+                     ? un_explain_clone(err, UN_STEP_UNSHARE, flags | CLONE_NEWUSER)
+                     : un_write_own_maps(&maps, err);
+    free(text);
     return failed;
 }
 
-/* Somebody outside has to write the map: make the namespace with a holder in it, then follow. */
-static int create_and_join(const struct un_plan *plan, uint64_t flags, struct un_error *err)
+/* Somebody else makes the namespace; then follow. */
+static int create_and_join(const struct un_plan *plan, uint64_t flags, const char *child,
+                           struct un_error *err)
 {
     struct un_namespace ns;
-    if (un_namespace_create(plan, 0, &ns, err))
+    /* The kernel would say so, too, but not before all the rest is done. */
+    if (un_thread_count() > 1) {
+        errno = EINVAL;
+        return un_explain_clone(err, UN_STEP_UNSHARE, CLONE_NEWUSER);
+    }
+    if (un_namespace_create(plan, 0, child, &ns, err))
         return -1;
     int failed = un_namespace_join(&ns, err);
-    if (failed && err->errnum == EINVAL) {
-        errno = EINVAL;
-        un_explain_clone(err, UN_STEP_SETNS, CLONE_NEWUSER);
-    }
     un_namespace_close(&ns);
     if (failed)
         return -1;
@@ -164,12 +166,13 @@ static int create_and_join(const struct un_plan *plan, uint64_t flags, struct un
     return 0;
 }
 
-int un_enter(const struct un_plan *plan, uint64_t flags, struct un_error *err)
+int un_enter(const struct un_plan *plan, uint64_t flags, const char *child, bool is_private,
+             struct un_error *err)
 {
-    if (plan && un_plan_writes_itself(plan))
+    if (plan && !is_private && un_plan_writes_itself(plan))
         return enter_and_write(plan, flags, err);
     if (plan)
-        return create_and_join(plan, flags, err);
+        return create_and_join(plan, flags, child, err);
     if (flags && unshare((int)flags))
         return un_fail_errno(err, UN_STEP_UNSHARE, "");
     return 0;

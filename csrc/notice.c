@@ -1,4 +1,5 @@
 #include "notice.h"
+#include "printable.h"
 
 #include <inttypes.h>
 #include <stdarg.h>
@@ -15,6 +16,7 @@ void un_notice(struct un_notices *notices, const char *format, ...)
     }
     va_list args;
     va_start(args, format);
-    vsnprintf(notices->text[notices->len++], UN_NOTICE_MAX, format, args);
+    vsnprintf(notices->text[notices->len], UN_NOTICE_MAX, format, args);
     va_end(args);
+    un_make_printable(notices->text[notices->len++]);
 }

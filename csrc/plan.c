@@ -54,16 +54,29 @@ static bool is_own_id(const struct un_map *map, uint32_t own)
     return map->len == 1 && map->extent[0].count == 1 && map->extent[0].outside == own;
 }
 
-/* newuidmap(1): each extent must lie in one range of the user's, or be its own id. */
+/* How many ids from `id` on one of the ranges has; 0: none has it. */
+static uint32_t granted_from(const struct un_ranges *ranges, uint32_t id)
+{
+    for (uint32_t i = 0; i < ranges->len; i++)
+        if (id >= ranges->range[i].start && id - ranges->range[i].start < ranges->range[i].count)
+            return ranges->range[i].count - (id - ranges->range[i].start);
+    return 0;
+}
+
+/* As newuidmap(1) judges: an extent may go on from one range into the next, but not from one's own
+ * id, which is granted by itself only (have_range() in shadow's subordinateio.c). */
 static bool is_granted(struct un_extent extent, const struct un_id_facts *id)
 {
     if (extent.count == 1 && extent.outside == id->own)
         return true;
-    for (uint32_t i = 0; i < id->ranges.len; i++) {
-        struct un_range range = id->ranges.range[i];
-        if (extent.outside >= range.start && extent.outside - range.start < range.count &&
-            range.count - (extent.outside - range.start) >= extent.count)
+    while (extent.count) {
+        uint32_t granted = granted_from(&id->ranges, extent.outside);
+        if (granted == 0)
+            return false;
+        if (granted >= extent.count)
             return true;
+        extent.outside += granted;
+        extent.count -= granted;
     }
     return false;
 }
@@ -103,7 +116,7 @@ static int check_helper(int kind, const struct un_facts *facts, struct un_error 
                              err);
     if (!facts->user[0])
         return refuse_helper(kind, facts, "no-passwd-entry", "our uid has no name", err);
-    if (facts->user_gid != (int64_t)facts->id[UN_GID].own)
+    if (!facts->any_group && facts->user_gid != (int64_t)facts->id[UN_GID].own)
         return refuse_helper(kind, facts, "gid-differs-from-passwd",
                              "our gid is not the one in our passwd entry", err);
     return 0;

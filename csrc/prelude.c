@@ -5,6 +5,7 @@
  */
 #include "error.h"
 #include "hold.h"
+#include "inside.h"
 #include "options.h"
 #include "report.h"
 #include "supervise.h"
@@ -12,6 +13,7 @@
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 extern char **environ;
@@ -40,18 +42,41 @@ static void take_identity(const struct un_plan *plan, struct un_setup *setup)
         setup->gid = plan->become[UN_GID];
 }
 
-static int enter(struct un_options *options, struct un_error *err)
-{
-    const struct un_sources sources = {.path = getenv("PATH")};
+/* What is planned, and of what: more than a small stack holds. */
+struct decision {
     struct un_facts facts;
     struct un_plan plan;
-    if (un_plan_for_caller(&options->request, &sources, &facts, &plan, err) ||
-        un_enter(&plan, options->flags, err))
+};
+
+static int enter_planned(struct un_options *options, struct decision *decision,
+                         struct un_error *err)
+{
+    /* Not the caller's PATH if we have more privilege than the caller. */
+    const struct un_sources sources = {.path = secure_getenv("PATH")};
+    struct un_plan *plan = &decision->plan;
+    if (un_plan_for_caller(&options->request, &sources, &decision->facts, plan, err))
         return -1;
-    if (plan.single_id)
-        warn_single_id(&plan.wanted);
-    take_identity(&plan, &options->setup);
+    /* Before anybody inside could take them; our memory has nothing that the command does not get.
+     */
+    bool holds = options->hold >= 0;
+    if (un_close_fds(holds ? &options->hold : options->keep, holds ? 1 : options->keep_count,
+                     err) ||
+        un_enter(plan, options->flags, "/proc/self/exe", false, err))
+        return -1;
+    if (plan->single_id)
+        warn_single_id(&plan->wanted);
+    take_identity(plan, &options->setup);
     return 0;
+}
+
+static int enter(struct un_options *options, struct un_error *err)
+{
+    struct decision *decision = malloc(sizeof *decision);
+    if (!decision)
+        return un_fail_errno(err, UN_STEP_PLAN, "");
+    int failed = enter_planned(options, decision, err);
+    free(decision);
+    return failed;
 }
 
 /* Only returns if it failed. */
@@ -63,10 +88,7 @@ static int become_command(const struct un_options *options, struct un_error *err
         .argv = options->command,
         .envp = (const char *const *)environ,
     };
-    if (un_setup_apply(&options->setup, err) ||
-        un_close_fds(options->keep, options->keep_count, err))
-        return -1;
-    return un_exec(&command, err);
+    return un_setup_apply(&options->setup, err) ? -1 : un_exec(&command, err);
 }
 
 static int fail(struct un_error *err)
@@ -104,15 +126,30 @@ static int run(struct un_options *options, struct un_error *err)
     return fail(err);
 }
 
+/* A full disk is told by the flush at the earliest. */
+static int print(const char *text)
+{
+    struct un_error err;
+    if (fputs(text, stdout) >= 0 && fflush(stdout) == 0)
+        return 0;
+    un_fail_errno(&err, UN_STEP_STDIO, "standard output");
+    return fail(&err);
+}
+
 int main(int argc, char **argv)
 {
     struct un_options options;
     struct un_error err;
-    if (un_options_parse(argc, argv, &options, &err))
+    if (argc && !strcmp(argv[0], UN_CHILD_NAME))
+        un_child_main(argv);
+    int failed = un_options_parse(argc, argv, &options, &err);
+    if (options.hold >= 0)
+        un_forget_environment(environ);
+    if (failed)
         return options.hold < 0 ? fail(&err) : report(options.hold, &err);
     if (options.action == UN_HELP)
-        return fputs(un_options_help, stdout) < 0;
+        return print(un_options_help);
     if (options.action == UN_VERSION)
-        return puts("usernsctl-exec " USERNSCTL_VERSION) < 0;
+        return print("usernsctl-exec " USERNSCTL_VERSION "\n");
     return run(&options, &err);
 }

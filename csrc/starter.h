@@ -16,7 +16,15 @@ int starter_fail(const char *what);
 int starter_exit_status(int status);
 
 /*
- * Runs argv in a child, and closes our standard input, output and error: whoever reads what the
+ * Takes over `count` descriptors that we were called with, whose numbers are the words of `argv`:
+ * they go into `fds`, from 3 on, and are close-on-exec. What of 0 to 2 is not open, or was one of
+ * them, becomes /dev/null: what we open would else be there, and be taken for standard input or
+ * output by COMMAND. Returns 0, or -1: it was said what is wrong.
+ */
+int starter_take(char **argv, int fds[], int count);
+
+/*
+ * Runs argv in a child, and lets go of our standard input, output and error: whoever reads what the
  * sandbox writes waits for all writers to end. `signals` becomes a signalfd, not blocking, that can
  * be read when a child has ended. Returns the child, or -1: it was said why there is none.
  */

@@ -1,5 +1,6 @@
 /* Subordinate ranges: what /etc/subuid and /etc/subgid grant to a user (subuid(5)). */
 #include "error.h"
+#include "lines.h"
 #include "notice.h"
 
 #include <errno.h>
@@ -7,9 +8,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* No name is this long; what is longer is no line of such a file. */
-#define LINE_MAX_BYTES 1024
 
 /* Reads decimal digits up to the byte `end`. Returns what follows it, or NULL. */
 static const char *parse_number(const char *text, char end, uint64_t *number)
@@ -56,13 +54,19 @@ static bool is_ours(const struct reader *reader, const char *name)
     return (*reader->user && !strcmp(name, reader->user)) || !strcmp(name, reader->uid);
 }
 
+/* No user's name is empty or begins with "#", so such a line grants nothing. */
+static bool is_nobodys(const char *line)
+{
+    return !*line || strchr("#:", *line);
+}
+
 typedef int take_line(struct reader *, char *line, bool cut, unsigned number, struct un_error *);
 
 static int read_ours(struct reader *reader, char *line, bool cut, unsigned number,
                      struct un_error *err)
 {
     char *colon = strchr(line, ':');
-    if (!*line || *line == '#')
+    if (is_nobodys(line))
         return 0;
     if (cut || !colon) {
         un_notice(reader->notices, "%s, line %u is skipped: %s", reader->path, number,
@@ -93,7 +97,7 @@ static int compare_others(struct reader *reader, char *line, bool cut, unsigned 
     struct un_range other;
     char *colon = strchr(line, ':');
     (void)err;
-    if (cut || !colon)
+    if (is_nobodys(line) || cut || !colon)
         return 0;
     *colon = '\0';
     if (is_ours(reader, line) || parse_range(colon + 1, &other))
@@ -109,25 +113,11 @@ static int compare_others(struct reader *reader, char *line, bool cut, unsigned 
     return 0;
 }
 
-/* Reads a line without its newline; false at the end. What does not fit is dropped, and *cut set.
- */
-static bool read_line(FILE *file, char line[LINE_MAX_BYTES], bool *cut)
-{
-    if (!fgets(line, LINE_MAX_BYTES, file))
-        return false;
-    size_t length = strcspn(line, "\n");
-    *cut = !line[length] && length == LINE_MAX_BYTES - 1;
-    line[length] = '\0';
-    for (int byte = *cut ? 0 : '\n'; byte != '\n' && byte != EOF;)
-        byte = fgetc(file);
-    return true;
-}
-
 static int for_each_line(FILE *file, struct reader *reader, take_line *take, struct un_error *err)
 {
-    char line[LINE_MAX_BYTES];
+    char line[UN_LINE_MAX];
     bool cut;
-    for (unsigned number = 1; read_line(file, line, &cut); number++)
+    for (unsigned number = 1; un_lines_next(file, line, &cut); number++)
         if (take(reader, line, cut, number, err))
             return -1;
     return ferror(file) ? un_fail_errno(err, UN_STEP_SUBID, reader->path) : 0;
@@ -139,7 +129,7 @@ int un_subid_read(const char *path, const char *user, uint32_t uid, struct un_ra
     struct reader reader = {path, user, "", ranges, notices};
     snprintf(reader.uid, sizeof reader.uid, "%" PRIu32, uid);
     ranges->len = 0;
-    FILE *file = fopen(path, "re");
+    FILE *file = un_lines_open(path);
     if (!file && errno == ENOENT)
         return 0;
     if (!file) {

@@ -192,6 +192,7 @@ struct un_facts {
     bool has_ranges;        /* whether it was */
     char user[UN_USER_MAX]; /* our name, "" if there is none */
     int64_t user_gid;       /* the gid in our passwd entry, -1 without one */
+    bool any_group;         /* the helpers serve whoever has another gid too */
     struct un_notices notices;
 };
 
@@ -200,6 +201,7 @@ struct un_sources {
     const char *subid[2]; /* /etc/subuid and /etc/subgid, by enum un_kind */
     const char *passwd;   /* /etc/passwd */
     const char *nsswitch; /* /etc/nsswitch.conf */
+    const char *login;    /* /etc/login.defs */
     const char *path;     /* where helpers are looked for: directories separated by colons */
 };
 
@@ -282,9 +284,9 @@ int un_plan_for_caller(const struct un_request *request, const struct un_sources
 /* Writes setgroups, uid_map and gid_map of the process whose /proc directory is open as `dir`, in
  * that order, but for the maps that helpers write. Async-signal-safe. */
 int un_write_maps(int dir, const struct un_plan *plan, struct un_error *err);
-/* Has newuidmap and newgidmap write theirs, both at once, for the process `pid` whose /proc
- * directory is open as `dir`. */
-int un_run_helpers(int dir, pid_t pid, const struct un_plan *plan, struct un_error *err);
+/* Has newuidmap and newgidmap write theirs, both at once, for the process whose /proc directory is
+ * open as `dir`. */
+int un_run_helpers(int dir, const struct un_plan *plan, struct un_error *err);
 /* Reads the maps back: an error unless they are those of the plan. */
 int un_verify_maps(int dir, const struct un_plan *plan, struct un_error *err);
 
@@ -309,24 +311,36 @@ struct un_namespace {
 
 /* The CLONE_NEW... flag of a namespace. */
 uint64_t un_ns_flag(int ns);
+/*
+ * Who is root in a namespace may look into any process that comes in, so whatever comes in has
+ * memory and descriptors of its own: the child program, usernsctl-child, which is executed first
+ * and enters then. `child` says where it is; a static program that calls un_child_main() is one
+ * itself, as "/proc/self/exe".
+ */
+
 /* Makes namespaces, the user namespace mapped as planned, and opens them. No process is left.
  * `flags` are CLONE_NEW... of the others; a PID namespace can't be made this way (EINVAL). */
-int un_namespace_create(const struct un_plan *plan, uint64_t flags, struct un_namespace *ns,
-                        struct un_error *err);
+int un_namespace_create(const struct un_plan *plan, uint64_t flags, const char *child,
+                        struct un_namespace *ns, struct un_error *err);
 void un_namespace_close(struct un_namespace *ns);
-/* Moves the caller into the namespaces, the user namespace first. Async-signal-safe. */
+/* Moves the caller into the namespaces, the user namespace first. From before that on the process
+ * is not dumpable (PR_SET_DUMPABLE(2const)): those inside can't look into it. Descriptors that they
+ * must not have in any case are to be closed before. Async-signal-safe. */
 int un_namespace_join(const struct un_namespace *ns, struct un_error *err);
 /* Moves this process, which must have one thread only, into new namespaces. `plan` may be NULL:
- * then no user namespace is made. */
-int un_enter(const struct un_plan *plan, uint64_t flags, struct un_error *err);
+ * then no user namespace is made. The process is not dumpable from then on, but while it opens the
+ * three files of its own map; if `is_private`, not then either: the namespace is made by `child`,
+ * as it is in any case where somebody else has to write the map. */
+int un_enter(const struct un_plan *plan, uint64_t flags, const char *child, bool is_private,
+             struct un_error *err);
 
 /* ---- once inside (setup.c) ----------------------------------------------------------------- */
 
 /* What is done inside the namespaces, in the order of the fields. Unset: NULL, 0, false, or -1. */
 struct un_setup {
     unsigned long propagation; /* MS_PRIVATE, MS_SLAVE or MS_SHARED, of all mounts */
-    const char *mount_proc;    /* where a new /proc is mounted */
     const char *root;          /* chroot(2) */
+    const char *mount_proc;    /* where a new /proc is mounted, below that root */
     const char *cwd;           /* chdir(2) */
     uint64_t drop_bounding;    /* bit N: capability N leaves the bounding set */
     bool no_new_privs;         /* PR_SET_NO_NEW_PRIVS(2const) */
@@ -340,7 +354,7 @@ struct un_setup {
 };
 
 void un_setup_init(struct un_setup *setup);
-/* Async-signal-safe. */
+/* A process that is not dumpable stays so. Async-signal-safe. */
 int un_setup_apply(const struct un_setup *setup, struct un_error *err);
 /* mount(2). Async-signal-safe. */
 int un_mount(const char *source, const char *target, const char *type, unsigned long flags,
@@ -371,6 +385,7 @@ int un_exec(const struct un_command *command, struct un_error *err);
 int un_close_fds(const int *keep, size_t keep_count, struct un_error *err);
 
 struct un_spawn {
+    const char *child;               /* see un_namespace_create(); for a bare command: NULL */
     const struct un_plan *plan;      /* a new user namespace, or NULL */
     const struct un_namespace *join; /* namespaces to join first, or NULL */
     uint64_t flags;                  /* CLONE_NEW... of further new namespaces */
@@ -388,10 +403,14 @@ struct un_spawn {
 };
 
 void un_spawn_init(struct un_spawn *spawn);
-/* Starts a command in a child. 0: it has been exec'd, *pid is its id and *pidfd refers to it. -1:
- * no process is left. Any thread may call it. The price does not depend on the size of the caller's
- * memory, unless the command is somebody else outside too, or joins a time namespace or one that
- * is somebody else's. */
+/*
+ * Starts a command in a child. 0: it has been exec'd, *pid is its id and *pidfd refers to it. -1:
+ * no process is left. Any thread may call it, and one that is cancelled meanwhile is so afterwards.
+ * The price does not depend on the size of the caller's memory.
+ *
+ * A bare command, one that changes nothing of what it is and where (no namespace, no root, no ids,
+ * no capabilities), is what the child executes; any other one the child program does, once inside.
+ */
 int un_spawn(const struct un_spawn *spawn, pid_t *pid, int *pidfd, struct un_error *err);
 
 #endif

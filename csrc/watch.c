@@ -18,6 +18,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -36,15 +37,18 @@
 /* What we are given is among the first. */
 #define GIVEN_MAX 256
 #define KILL_MAX 32
+#define KILL_TIMEOUT_MS 10000
 
 extern char **environ;
 
-/* The three commands, each ended by NULL, and what the last two execute. */
+/* The three commands, each ended by NULL, what the last two execute, and the signal in whose place
+ * SIGTERM has been sent, or 0. */
 struct words {
     const char *program;
     char **explain;
     char **kill;
     char **command;
+    int early;
 };
 
 static int fail(const struct un_error *err)
@@ -146,8 +150,8 @@ static int become_child(const struct words *words, int parent_pidfd)
     return become(words->program, words->command);
 }
 
-/* Whether KILL could deliver the signal. */
-static bool run_kill(const char *program, char **words, int sig)
+/* Starts KILL: a pidfd, or -1. */
+static int start_kill(const char *program, char **words, int sig)
 {
     char number[12];
     char *argv[KILL_MAX];
@@ -161,7 +165,7 @@ static bool run_kill(const char *program, char **words, int sig)
     struct un_spawn spawn;
     struct un_error err;
     pid_t pid;
-    int pidfd, status;
+    int pidfd;
     un_spawn_init(&spawn);
     spawn.command = command_of(program, argv);
     /* That the sandbox is not there yet is told by the status alone. */
@@ -170,25 +174,39 @@ static bool run_kill(const char *program, char **words, int sig)
     int failed = un_spawn(&spawn, &pid, &pidfd, &err);
     if (nowhere >= 0)
         close(nowhere);
-    if (failed)
+    return failed ? -1 : pidfd;
+}
+
+/* Whether KILL could deliver the signal. It asks a sandbox that may not answer, and while we wait
+ * for it we notice nothing else. */
+static bool run_kill(const char *program, char **words, int sig)
+{
+    siginfo_t end = {.si_pid = 0};
+    int pidfd = start_kill(program, words, sig);
+    if (pidfd < 0)
         return false;
+    struct pollfd ended = {.fd = pidfd, .events = POLLIN};
+    if (poll(&ended, 1, KILL_TIMEOUT_MS) <= 0)
+        syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
+    while (waitid(P_PIDFD, (id_t)pidfd, &end, WEXITED) && errno == EINTR)
+        continue;
     close(pidfd);
-    while (waitpid(pid, &status, 0) < 0)
-        if (errno != EINTR)
-            return false;
-    return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    return end.si_pid && end.si_code == CLD_EXITED && end.si_status == 0;
 }
 
 static void pass_on(pid_t child, const siginfo_t *info, void *arg)
 {
-    const struct words *words = arg;
+    struct words *words = arg;
     int sig = info->si_signo;
     bool stops = sig == SIGTSTP || sig == SIGTTIN || sig == SIGTTOU || sig == SIGCONT;
     if (!*words->kill || stops)
         un_pass_on_by_kill(child, info, NULL);
-    /* Before the command has started there is nobody to catch it. */
-    else if (!run_kill(words->program, words->kill, sig))
-        kill(child, sig == SIGINT || sig == SIGQUIT ? SIGTERM : sig);
+    /* Before the command has started there is nobody to catch it, and runsc ignores these two. */
+    else if (!run_kill(words->program, words->kill, sig)) {
+        bool is_ignored = sig == SIGINT || sig == SIGQUIT;
+        words->early = is_ignored ? sig : 0;
+        kill(child, is_ignored ? SIGTERM : sig);
+    }
 }
 
 /* Cuts argv at its first two "--". */
@@ -201,7 +219,7 @@ static bool split(int argc, char **argv, struct words *words)
             argv[i] = NULL;
             start[++found] = argv + i + 1;
         }
-    *words = (struct words){argv[2], start[0], start[1], start[2]};
+    *words = (struct words){argv[2], start[0], start[1], start[2], 0};
     return found == 2 && *words->explain && *words->command &&
            words->command - words->kill < KILL_MAX;
 }
@@ -226,5 +244,7 @@ int main(int argc, char **argv)
         return fail(&err);
     if (child == 0)
         return become_child(&words, parent_pidfd);
+    if (words.early && status == 128 + SIGTERM)
+        status = 128 + words.early;
     return conclude(&words, argv[1], status, hits);
 }

@@ -1,4 +1,5 @@
 /* Writing setgroups, uid_map and gid_map. */
+#include "writer.h"
 #include "error.h"
 
 #include <errno.h>
@@ -8,6 +9,25 @@
 
 static const char *const map_names[] = {[UN_UID] = "uid_map", [UN_GID] = "gid_map"};
 static const enum un_step map_steps[] = {[UN_UID] = UN_STEP_UID_MAP, [UN_GID] = UN_STEP_GID_MAP};
+
+static const char *policy_of(const struct un_plan *plan)
+{
+    if (plan->setgroups == UN_SETGROUPS_AUTO)
+        return NULL;
+    return plan->setgroups == UN_SETGROUPS_DENY ? "deny" : "allow";
+}
+
+void un_own_maps_of(const struct un_plan *plan, char text[2][UN_MAP_TEXT_MAX],
+                    struct un_own_maps *maps)
+{
+    maps->policy = policy_of(plan);
+    for (int kind = UN_UID; kind <= UN_GID; kind++) {
+        bool ours = plan->writer[kind] == UN_WRITER_SELF;
+        if (ours)
+            un_map_format(&plan->map.of[kind], text[kind]);
+        maps->map[kind] = ours ? text[kind] : NULL;
+    }
+}
 
 /* The kernel takes a map, and a policy, in one write(2) or not at all. */
 static int write_once(int dir, const char *name, const char *text, size_t length, enum un_step step,
@@ -41,11 +61,9 @@ static int write_map(int dir, const char *name, const struct un_map *map, enum u
  */
 int un_write_maps(int dir, const struct un_plan *plan, struct un_error *err)
 {
-    if (plan->setgroups != UN_SETGROUPS_AUTO) {
-        const char *policy = plan->setgroups == UN_SETGROUPS_DENY ? "deny" : "allow";
-        if (write_once(dir, "setgroups", policy, strlen(policy), UN_STEP_SETGROUPS, err))
-            return -1;
-    }
+    const char *policy = policy_of(plan);
+    if (policy && write_once(dir, "setgroups", policy, strlen(policy), UN_STEP_SETGROUPS, err))
+        return -1;
     for (int kind = UN_UID; kind <= UN_GID; kind++) {
         bool ours = plan->writer[kind] == UN_WRITER_SELF || plan->writer[kind] == UN_WRITER_PARENT;
         if (ours && write_map(dir, map_names[kind], &plan->map.of[kind], map_steps[kind], err))

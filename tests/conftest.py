@@ -19,7 +19,7 @@ from pathlib import Path
 import prctl
 import pytest
 
-pytest_plugins = ["pytester"]
+pytest_plugins = ["pytester", "tally"]
 
 TESTS = Path(__file__).parent
 SCRIPTS = Path(sysconfig.get_path("scripts"))

@@ -68,15 +68,17 @@ def build(compiler: str, pool: ThreadPoolExecutor) -> list[Path]:
 
 
 def build_freestanding(compiler: str, settings: dict[str, Any]) -> set[Path]:
-    """Build what is linked with nothing, sanitizers included; the sources."""
-    sources = {CSRC / source for source in settings["sources"].values()}
+    """Build what is linked with nothing, sanitizers included; the sources that only it has.
+
+    The tests use the programs that are linked with all that.
+    """
     if platform.machine() in settings["machines"]:
-        for source in sources:
-            target = BUILD / compiler / source.stem
+        for name, files in settings["sources"].items():
+            target = BUILD / compiler / "freestanding" / name
             target.parent.mkdir(parents=True, exist_ok=True)
             flags = [f"@{CSRC}/compile_flags.txt", "-Werror", "-O2", *settings["flags"]]
-            run([compiler, *flags, source, "-o", target])
-    return sources
+            run([compiler, *flags, *(CSRC / file for file in files), "-o", target])
+    return {CSRC / source for source in settings["own"]}
 
 
 def main() -> int:

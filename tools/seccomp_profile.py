@@ -5,6 +5,7 @@ python tools/seccomp_profile.py [--check]
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import tomllib
@@ -27,12 +28,9 @@ def profile(source: dict[str, Any]) -> Rule:
     names = sorted(name for group in source["base"].values() for name in group.split())
     rules = [_rule(names)]
     for entry in source["conditional"]:
-        rules += [_rule([entry["name"]], *arguments) for arguments in _conditions(entry)]
+        rules += [_rule([entry["name"]], *arguments) for arguments in _conditions(entry["only"])]
     rules += [_addition(entry) for entry in source["addition"]]
-    rules += [
-        {"names": [entry["name"]], "action": "SCMP_ACT_ERRNO", "errnoRet": entry["errno"]}
-        for entry in source["refusal"]
-    ]
+    rules += [rule for entry in source["refusal"] for rule in _refusals(entry)]
     return {
         "defaultAction": "SCMP_ACT_ERRNO",
         "defaultErrnoRet": _EPERM,
@@ -48,14 +46,35 @@ def _rule(names: list[str], *arguments: Rule) -> Rule:
     return rule
 
 
-def _conditions(entry: dict[str, Any]) -> Iterator[list[Rule]]:
-    """The arguments of each rule that together allow what the entry says."""
-    if "unless" in entry:
-        unless = entry["unless"]
-        yield [{"index": unless["argument"], "value": unless["equals"], "op": "SCMP_CMP_NE"}]
-        return
-    for value in entry["only"]["values"]:
-        yield [{"index": entry["only"]["argument"], "value": value, "op": "SCMP_CMP_EQ"}]
+def _conditions(only: list[dict[str, Any]]) -> Iterator[list[Rule]]:
+    """The arguments of each rule that together allow any combination of the values."""
+    yield from (
+        list(chosen)
+        for chosen in itertools.product(
+            *([_condition(entry, value) for value in entry["values"]] for entry in only)
+        )
+    )
+
+
+def _condition(entry: dict[str, Any], value: int) -> Rule:
+    if "out" not in entry:
+        return {"index": entry["argument"], "value": value, "op": "SCMP_CMP_EQ"}
+    return _masked(entry["argument"], _ALL_BITS & ~entry["out"], value)
+
+
+def _masked(argument: int, mask: int, value: int) -> Rule:
+    """In this comparison, `value` is the mask and `valueTwo` what the masked argument must be."""
+    return {"index": argument, "value": mask, "valueTwo": value, "op": "SCMP_CMP_MASKED_EQ"}
+
+
+def _refusals(entry: dict[str, Any]) -> Iterator[Rule]:
+    for arguments in _conditions(entry.get("only", [])):
+        if "other_than" in entry:
+            other = entry["other_than"]
+            argument = {"index": other["argument"], "value": other["value"], "op": "SCMP_CMP_NE"}
+            arguments.append(argument)
+        rule = _rule([entry["name"]], *arguments)
+        yield {**rule, "action": "SCMP_ACT_ERRNO", "errnoRet": entry["errno"]}
 
 
 def _addition(entry: dict[str, Any]) -> Rule:
@@ -64,9 +83,7 @@ def _addition(entry: dict[str, Any]) -> Rule:
         forbidden = _ALL_BITS & ~entry["only_bits"]
     if not forbidden:
         return _rule([entry["name"]])
-    # In this comparison, `value` is the mask and `valueTwo` what the masked argument must be.
-    condition = {"index": 0, "value": forbidden, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}
-    return _rule([entry["name"]], condition)
+    return _rule([entry["name"]], _masked(0, forbidden, 0))
 
 
 def main(arguments: list[str]) -> int:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from usernsctl.shown import shown
+
 # As un_exit_status() in csrc/error.c has it for the prelude.
 _EXIT_STATUS = {"lookup": 127, "exec": 126}
 
@@ -48,7 +50,8 @@ class UsernsError(OSError):
         return _EXIT_STATUS.get(self.step, 125)
 
     def __str__(self) -> str:
-        return f"{self.step}: {self.reason}"
+        """The step and the reason in one line; what others have put into it is escaped."""
+        return shown(f"{self.step}: {self.reason}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         fields = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from usernsctl.waiting import wait_readable
 STEP = "name"
 
 _HOLDER_NAME = "usernsctl-hold"  # UN_HOLDER_NAME in csrc/hold.h
+_OPEN_SECONDS = 2
+_NAP_SECONDS = 0.0002
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +54,7 @@ class NamedNamespace:
         count = 0
         try:
             inode = os.stat(f"/proc/{self.pid}/ns/user").st_ino
-        except FileNotFoundError:  # the holder has just ended
+        except OSError:  # the holder has just ended, or just been told to stay
             return count
         for entry in os.listdir("/proc"):
             if entry.isdecimal() and int(entry) != self.pid:
@@ -65,6 +67,7 @@ class NamedNamespace:
 
         :raises NamespaceError: it is gone.
         """
+        self._wait_until_open()
         namespace = Namespace.from_pid(self.pid)
         if not self.is_alive():
             namespace.close()
@@ -73,8 +76,11 @@ class NamedNamespace:
         return namespace
 
     @classmethod
-    def describe(cls, name: str, pid: int, notice: str) -> NamedNamespace:
-        """Look at what a process holds."""
+    def describe(cls, name: str, pid: int, fds: Sequence[int], notice: str) -> NamedNamespace:
+        """Look at what a process holds.
+
+        :param fds: descriptors of its namespaces, in the order of :data:`_core.NAMESPACE_FILES`.
+        """
         directory = f"/proc/{pid}"
         identity = ProcessIdentity.of(pid)
         kinds = dict(zip(_core.ALL_NAMESPACES, _core.NAMESPACE_FILES, strict=True))
@@ -87,8 +93,8 @@ class NamedNamespace:
             created=time.time(),
             namespaces=tuple(
                 kind
-                for kind, file in kinds.items()
-                if not os.path.samefile(f"{directory}/ns/{file}", f"/proc/self/ns/{file}")
+                for (kind, file), fd in zip(kinds.items(), fds, strict=True)
+                if not os.path.samestat(os.fstat(fd), os.stat(f"/proc/self/ns/{file}"))
             ),
             uid=_read_map(f"{directory}/uid_map"),
             gid=_read_map(f"{directory}/gid_map"),
@@ -120,6 +126,18 @@ class NamedNamespace:
         state["uid"] = [list(extent) for extent in self.uid]
         state["gid"] = [list(extent) for extent in self.gid]
         return state
+
+    def _wait_until_open(self) -> None:
+        """Wait until its namespaces can be opened, or it becomes clear that they can't.
+
+        The holder allows it once it has been told to stay and has let go of all that it had, so
+        that it has nothing left to tell us by.
+        """
+        deadline = time.monotonic() + _OPEN_SECONDS
+        while not os.access(f"/proc/{self.pid}/ns/user", os.R_OK):
+            if time.monotonic() > deadline or not self.is_alive():
+                return
+            time.sleep(_NAP_SECONDS)
 
     def is_foreign(self) -> bool:
         """Whether its holder can't be told from here, as from another container."""

@@ -183,10 +183,16 @@ def _create(directory: Path, name: str, options: Iterable[str]) -> NamedNamespac
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
+                # The holder has it for as long as it stays, where all inside may read it.
+                env={name: os.environ[name] for name in ("PATH",) if name in os.environ},
                 pass_fds=[theirs.fileno()],
             )
-        pid = _wait_until_ready(ours, started)
-        made = NamedNamespace.describe(name, pid, notice=started.stderr.strip())
+        pid, fds = _wait_until_ready(ours, started)
+        try:
+            made = NamedNamespace.describe(name, pid, fds, notice=started.stderr.strip())
+        finally:
+            for fd in fds:
+                os.close(fd)
         file = _file(directory, name)
         file.touch(mode=0o600)
         file.write_text(json.dumps(made.to_json()))
@@ -196,23 +202,32 @@ def _create(directory: Path, name: str, options: Iterable[str]) -> NamedNamespac
     return made
 
 
-def _wait_until_ready(ours: socket.socket, started: subprocess.CompletedProcess[str]) -> int:
-    """Hear the holder out; its pid.
+def _wait_until_ready(
+    ours: socket.socket, started: subprocess.CompletedProcess[str]
+) -> tuple[int, list[int]]:
+    """Hear the holder out; its pid, and descriptors of its namespaces, which are the caller's.
 
     :raises NamespaceError: it failed.
     """
     ours.settimeout(_READY_SECONDS)
-    pid = None
+    pid, fds = None, list[int]()
     with contextlib.suppress(TimeoutError):
-        while message := ours.recv(4096).decode(errors="replace"):
-            word, _, rest = message.partition(" ")
+        while pid is None or not fds:
+            data, received, _, _ = socket.recv_fds(ours, 4096, len(_core.NAMESPACE_FILES))
+            word, _, rest = data.decode(errors="replace").partition(" ")
             if word == "error":
                 raise _reported_error(rest)
+            # These two are sent by two processes.
             if word == "pid":
                 pid = int(rest)
-            if word == "ready":
-                # "pid" is sent by another process, and may come later.
-                return pid if pid is not None else int(ours.recv(4096).split()[1])
+            elif word == "ready":
+                fds = received
+            else:
+                break
+    if pid is not None and fds:
+        return pid, fds
+    for fd in fds:
+        os.close(fd)
     told = started.stderr.strip().split("\n")[0] or f"exit status {started.returncode}"
     raise _error(f"the holder did not get ready: {told}")
 

@@ -42,6 +42,11 @@ def enter(
     The process must have one thread only; :func:`usernsctl.run` and :class:`usernsctl.Popen` have
     no such limit. There is no way back, so a failure may leave the process in between: exit then.
 
+    From then on the process is not dumpable (PR_SET_DUMPABLE(2const)), since it brings its memory
+    and its descriptors along: nobody in there can trace it, nor read /proc/PID/environ of it, and
+    it leaves no core. So it may not write files such as its own /proc/self/oom_score_adj, which are
+    root's then. What it executes is a process like any other.
+
     :param idmap: the ids inside.
     :param propagation: of the mounts in a new mount namespace.
     :raises MapError: the map is malformed.
@@ -203,6 +208,9 @@ class Namespace:
 
     def enter(self) -> None:
         """Move this process, which must have one thread only, in here. There is no way back.
+
+        It is not dumpable from before that on, see :func:`usernsctl.enter`. Close the descriptors
+        that those inside must not have in any case.
 
         :raises NamespaceError: the kernel refused; cause ``"multithreaded"`` if there are threads.
         """

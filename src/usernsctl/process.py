@@ -59,7 +59,8 @@ class Popen(subprocess.Popen[AnyStr]):
     """A command in new namespaces; everything else is :class:`subprocess.Popen`'s.
 
     The child is made by clone3(2) with CLONE_VFORK and CLONE_VM, so the price does not depend on
-    the size of this process. Any thread may start one.
+    the size of this process. It executes a small program, which only then enters the namespaces,
+    with nothing of this process that the command does not get. Any thread may start one.
 
     `user`, `group`, `extra_groups` are ids *inside*; by default the command is who `idmap` makes
     it. `preexec_fn` and ``shell=True`` are refused with :class:`ValueError`.
@@ -351,6 +352,17 @@ def pass_only(fds: Iterable[int]) -> None:
         os.set_inheritable(fd, True)
 
 
+def close_inherited() -> None:
+    """Close what this process was started with, but for standard input, output and error.
+
+    Python makes whatever it opens itself close-on-exec.
+    """
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            if int(name) > 2 and os.get_inheritable(int(name)):
+                os.close(int(name))
+
+
 def restore_signals() -> None:
     """Undo what Python ignores, and what a command would inherit."""
     for ignored in (signal.SIGPIPE, signal.SIGXFSZ):
@@ -375,8 +387,8 @@ def exec(
 ) -> NoReturn:
     """Replace this process by a command in new namespaces or kept ones: same pid, nobody waits.
 
-    The process must have one thread only. A failure may leave it inside the new namespaces: exit
-    then.
+    The process must have one thread only. A failure may leave it inside the new namespaces, or,
+    with `namespace`, without its descriptors: exit then. Nobody inside can look into it meanwhile.
 
     :param idmap: the ids inside; by default the caller is root there.
     :param namespace: a kept namespace to join, in place of `idmap`.
@@ -390,7 +402,7 @@ def exec(
     names = selected(mount=mount, net=net, ipc=ipc, uts=uts, cgroup=cgroup)
     target = make_target(names, idmap=idmap, namespace=namespace, propagation=propagation)
     target.setup.cwd = target.setup.cwd if cwd is None else os.fsencode(cwd)
-    target.enter()
+    target.enter(pass_fds=pass_fds)
     pass_only(pass_fds)
     restore_signals()
     _core.exec_command(command)

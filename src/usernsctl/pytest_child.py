@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
+import prctl
 import pytest
 
 from usernsctl import _core
@@ -201,6 +202,8 @@ def move(target: Target, *, mount_proc: bool, channel: Channel) -> None:
     proc = "/proc" if mount_proc else None
     try:
         target.enter()
+        # What a test does to its own process in /proc works, as it does outside.
+        prctl.set_dumpable(True)
         channel.send_namespace()
         if not {"pid", "time"}.isdisjoint(target.namespaces):
             _go_on_in_a_child()

@@ -6,14 +6,13 @@ import os
 import platform
 import re
 import subprocess
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 import pytest
 
 import usernsctl as un
-from usernsctl import hardening
+from usernsctl import hardening, isolated
 
 VARIABLE = "USERNSCTL_MUST_WORK"
 OPTION = "--userns-must-work"
@@ -160,14 +159,16 @@ def _diagnosed(error: str, cause_id: str | None, purpose: Literal["run", "range"
 
 
 def _try_runsc() -> str | None:
-    return _try_command([sys.executable, "-m", "usernsctl", "run", "--", "true"])
+    words = ["run", "--", "true"]
+    return _try_command(isolated.command("usernsctl", *words), known_as=["usernsctl", *words])
 
 
 def _try_docker() -> str | None:
-    return _try_command(["docker", "info"])
+    command = ["docker", "info"]
+    return _try_command(command, known_as=command)
 
 
-def _try_command(command: list[str]) -> str | None:
+def _try_command(command: list[str], known_as: list[str]) -> str | None:
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_SECONDS
@@ -176,7 +177,7 @@ def _try_command(command: list[str]) -> str | None:
         return str(failure)
     if done.returncode == 0:
         return None
-    return f"{' '.join(command)}: exit status {done.returncode}: {done.stderr.strip()}"
+    return f"{' '.join(known_as)}: exit status {done.returncode}: {done.stderr.strip()}"
 
 
 _TRIALS: Mapping[str, Trial] = {

@@ -5,15 +5,20 @@ from __future__ import annotations
 import os
 import shutil
 import struct
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import BinaryIO
 
 from usernsctl.errors import RunscError
-
-VARIABLE = "USERNSCTL_RUNSC"
+from usernsctl.releases import (
+    INSTALL,
+    SIDE_VARIABLE,
+    VARIABLES,
+    check_side_programs,
+    not_runsc,
+    release_of,
+)
 
 NETWORKS = ("none", "host")
 PLATFORMS = ("systrap", "ptrace", "kvm")
@@ -22,10 +27,6 @@ PLATFORMS = ("systrap", "ptrace", "kvm")
 # in Go does. A command may end with them too.
 FAILED = 128
 CRASHED = 2
-
-_INSTALL = (
-    "sudo apt install runsc (Debian), or follow 'Installation' in gVisor's user guide at gvisor.dev"
-)
 
 # The names of the machine types that runsc is built for, and of what else is met (elf(5)).
 _MACHINES = {3: "x86 (32 bits)", 40: "Arm (32 bits)", 62: "x86-64", 183: "Arm64", 243: "RISC-V"}
@@ -87,48 +88,74 @@ def kill_command(runsc: str, options: RunOptions) -> list[str]:
     return [runsc, "--rootless", f"--root={options.state}", "kill", options.container_id]
 
 
-def find(environ: Mapping[str, str]) -> str:
-    """The absolute path of runsc: what USERNSCTL_RUNSC names, else the first along PATH.
+def find(environ: Mapping[str, str], named: str | None = None) -> str:
+    """The absolute path of runsc: `named`, what a variable of VARIABLES names, or along PATH.
 
     The file is looked at and not started, since a start costs more than the rest of our work. It
     is started (``--version``) only if it isn't plainly a program of the right kind.
 
-    :raises RunscError: there is none (cause ``runsc-missing``), it is no runsc (``not-runsc``), or
-        it is for another machine type (``wrong-architecture``).
+    :raises RunscError: there is none (cause ``runsc-missing``), it is no runsc (``not-runsc``),
+        it is for another machine type (``wrong-architecture``), or what belongs beside it is not
+        there (``runsc-sidecars-missing``).
     """
-    path = _locate(environ)
+    path = _locate(environ) if named is None else _check_named(named)
     if not os.path.isfile(path):
-        raise _not_runsc(path, "it is not a file")
+        raise not_runsc(path, "it is not a file")
     if not os.access(path, os.X_OK):
-        raise _not_runsc(path, "it is not executable")
+        raise not_runsc(path, "it is not executable")
     # A file that is executable but not readable can only be asked.
     if not (os.access(path, os.R_OK) and _is_go_program(path)):
-        _ask_version(path)
+        release_of(path)
+    # Who names the program does not leave what it runs to the environment.
+    check_side_programs(path, environ.get(SIDE_VARIABLE) if named is None else None)
     return path
 
 
 def _locate(environ: Mapping[str, str]) -> str:
-    wanted = environ.get(VARIABLE)
-    if wanted:
-        path = wanted if "/" in wanted else shutil.which(wanted, path=environ.get("PATH"))
+    variable = next((name for name in VARIABLES if environ.get(name)), None)
+    if variable is not None:
+        wanted = environ[variable]
+        path = wanted if "/" in wanted else _search(wanted, environ)
         if path is None or not os.path.exists(path):
             raise RunscError(
-                f"{VARIABLE} names {wanted!r}, which does not exist",
+                f"{variable} names {wanted!r}, which does not exist",
                 step="runsc",
                 filename=wanted,
                 cause="runsc-missing",
-                remedy=f"unset {VARIABLE}, or set it to the path of runsc. To install: {_INSTALL}",
+                remedy=f"unset {variable}, or set it to the path of runsc. To install: {INSTALL}",
             )
         return os.path.abspath(path)
-    path = shutil.which("runsc", path=environ.get("PATH"))
+    path = _search("runsc", environ)
     if path is None:
         raise RunscError(
             "gVisor's runsc was not found along PATH",
             step="runsc",
             cause="runsc-missing",
-            remedy=_INSTALL,
+            remedy=INSTALL,
         )
     return os.path.abspath(path)
+
+
+def _check_named(path: str) -> str:
+    if not os.path.isabs(path):
+        raise not_runsc(path, "its path must be absolute")
+    if not os.path.exists(path):
+        raise RunscError(
+            f"{path}, which is to be runsc, does not exist",
+            step="runsc",
+            filename=path,
+            cause="runsc-missing",
+            remedy=f"name the path that it has. To install: {INSTALL}",
+        )
+    return path
+
+
+def _search(name: str, environ: Mapping[str, str]) -> str | None:
+    """Where a program is along PATH, but for directories that depend on the current one: what is
+    in that is somebody's data, and this program is run outside of gVisor.
+    """
+    search = environ.get("PATH", os.defpath).split(os.pathsep)
+    return shutil.which(name, path=os.pathsep.join(filter(os.path.isabs, search)))
 
 
 def _is_go_program(path: str) -> bool:
@@ -146,7 +173,7 @@ def _is_go_program(path: str) -> bool:
             step="runsc",
             filename=path,
             cause="wrong-architecture",
-            remedy=f"install the build for {ours.machine_name}: {_INSTALL}",
+            remedy=f"install the build for {ours.machine_name}: {INSTALL}",
         )
     return is_go
 
@@ -197,30 +224,3 @@ class _ElfHeader:
                 if b"Go\0\0" in file.read(min(size, 4096)):
                     return True
         return False
-
-
-def _ask_version(path: str) -> None:
-    try:
-        answer = subprocess.run(
-            [path, "--version"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=10,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise _not_runsc(path, "it does not answer --version") from error
-    except OSError as error:
-        raise _not_runsc(path, f"it can't be started: {error.strerror}") from error
-    if answer.returncode != 0 or not answer.stdout.startswith(b"runsc version "):
-        raise _not_runsc(path, "its answer to --version is not runsc's")
-
-
-def _not_runsc(path: str, why: str) -> RunscError:
-    return RunscError(
-        f"{path} is not gVisor's runsc: {why}",
-        step="runsc",
-        filename=path,
-        cause="not-runsc",
-        remedy=f"set {VARIABLE} to the path of runsc. To install: {_INSTALL}",
-    )

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from usernsctl.errors import NamespaceError, UsernsError
+from usernsctl.shown import quoted
 
 #: What may be a name there: of a namespace, or the id of a sandbox.
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
@@ -56,7 +57,7 @@ def locked_directory() -> Iterator[Path]:
                 f"belongs to uid {status.st_uid}, with mode {stat.S_IMODE(status.st_mode):o}",
                 step=_STEP,
                 cause="state-directory-unusable",
-                remedy=f"chmod 700 {directory}, "
+                remedy=f"chmod 700 {quoted(str(directory))}, "
                 "or set XDG_RUNTIME_DIR to a directory that is yours",
             )
         # The lock ends with the descriptor, however this process ends.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -40,13 +40,19 @@ class Target:
     setup: _core.Setup = field(default_factory=_core.Setup)
     held: contextlib.AbstractContextManager[Any] = field(default_factory=contextlib.nullcontext)
 
-    def enter(self) -> None:
+    def enter(self, *, pass_fds: Iterable[int] | None = None) -> None:
         """Move this process there, which must have one thread only.
 
+        :param pass_fds: where the process is about to execute something, the descriptors from 3 on
+            that this gets. Before kept namespaces are joined, all others are closed: who is root
+            there must not have the least chance to take them.
         :raises NamespaceError: the kernel refused; cause ``"multithreaded"`` if there are threads.
         """
         with self.held:
             if self.join is not None:
+                _core.check_single_thread()
+                if pass_fds is not None:
+                    _core.close_descriptors([*pass_fds, *(fd for fd in self.join if fd >= 0)])
                 _core.join(self.join)
             _core.enter(self.plan, self.namespaces)
         _core.apply_setup(self.setup)

@@ -6,12 +6,25 @@
 
 #include <fcntl.h>
 
+/* Our child program is built beside the tests. */
+static inline const char *child_program(void)
+{
+    static char path[UN_PATH_MAX];
+    ssize_t length = readlink("/proc/self/exe", path, sizeof path - 32);
+    CHECK(length > 0);
+    path[length] = '\0';
+    strcpy(strrchr(path, '/') + 1, "usernsctl-child");
+    CHECK_INT(access(path, X_OK), 0);
+    return path;
+}
+
 /* A spawn of argv[0], with an environment of PATH alone, closing what is not kept. */
 static inline void init_command(struct un_spawn *spawn, const char *const *argv)
 {
     static const char *const environment[] = {"PATH=/usr/bin:/bin", NULL};
     un_spawn_init(spawn);
     spawn->command = (struct un_command){argv[0], "/usr/bin:/bin", argv, environment};
+    spawn->child = child_program();
     spawn->close_fds = true;
 }
 

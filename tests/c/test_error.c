@@ -62,6 +62,45 @@ static void a_reason_is_one_line_of_what_is_known(void)
     CHECK_TEXT(un_error_reason(&err, text, sizeof text), "two lines?[1m");
 }
 
+/* CSI as one character, a bidirectional override, a line separator, an invisible tag; and bytes
+ * that are no UTF-8: a lone CSI, a lead without its rest, an overlong NUL, a surrogate. */
+static void nothing_from_others_speaks_to_a_terminal(void)
+{
+    struct un_error err;
+    char text[64];
+    static const struct {
+        const char *detail, *shown;
+    } cases[] = {
+        {"a\xc2\x9b"
+         "31mb",
+         "a?31mb"},
+        {"\xe2\x80\xae"
+         "txt.exe",
+         "?txt.exe"},
+        {"a\xe2\x80\xa8"
+         "b",
+         "a?b"},
+        {"a\xf3\xa0\x81\x81"
+         "b",
+         "a?b"},
+        {"a\x9b"
+         "31m",
+         "a?31m"},
+        {"a\xe2\x80", "a??"},
+        {"a\xc0\x80"
+         "b",
+         "a??b"},
+        {"\xed\xa0\x80", "???"},
+        {"\x7f\b\r\t\v", "??   "},
+        {"gr\xc3\xbc\xc3\x9f \xe2\x82\xac \xf0\x9f\x98\x80",
+         "gr\xc3\xbc\xc3\x9f \xe2\x82\xac \xf0\x9f\x98\x80"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        un_fail(&err, UN_STEP_HELPER, 0, NULL, "%s", cases[i].detail);
+        CHECK_TEXT(un_error_reason(&err, text, sizeof text), cases[i].shown);
+    }
+}
+
 static void only_the_command_itself_gives_126_and_127(void)
 {
     for (int step = 0; step < UN_STEP_COUNT; step++) {
@@ -88,6 +127,7 @@ int main(void)
     a_failure_is_recorded_whole();
     a_long_detail_is_cut_and_ended();
     a_reason_is_one_line_of_what_is_known();
+    nothing_from_others_speaks_to_a_terminal();
     only_the_command_itself_gives_126_and_127();
     a_cause_is_found_by_its_whole_id();
 }

@@ -59,7 +59,7 @@ static int call(struct place *place, struct un_error *err)
 {
     int dir = open("/proc/self", O_PATH | O_DIRECTORY | O_CLOEXEC);
     CHECK(dir >= 0);
-    int result = un_run_helpers(dir, getpid(), &place->plan, err);
+    int result = un_run_helpers(dir, &place->plan, err);
     close(dir);
     check_no_child_left();
     return result;
@@ -246,7 +246,7 @@ static int call_with_stdio_closed(void *arg)
     for (int fd = 0; fd < 3; fd++)
         close(fd);
     int dir = open("/proc/self", O_PATH | O_DIRECTORY | O_CLOEXEC);
-    if (dir != 0 || un_run_helpers(dir, getpid(), &((struct place *)arg)->plan, &err))
+    if (dir != 0 || un_run_helpers(dir, &((struct place *)arg)->plan, &err))
         return 1;
     return close(dir) || fcntl(1, F_GETFD) != -1 || fcntl(3, F_GETFD) != -1;
 }

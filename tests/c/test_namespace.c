@@ -3,6 +3,7 @@
 #include "check.h"
 #include "forked.h"
 #include "needs.h"
+#include "spawned.h"
 
 #include <fcntl.h>
 #include <pthread.h>
@@ -61,7 +62,7 @@ static int entering_moves_this_process(void *arg)
     int before = open_count();
     (void)arg;
     plan_own_ids(0, 0, &plan);
-    CHECK_OK(un_enter(&plan, un_ns_flag(UN_NS_UTS), &err), &err);
+    CHECK_OK(un_enter(&plan, un_ns_flag(UN_NS_UTS), child_program(), false, &err), &err);
     CHECK(inode_of("/proc/self/ns/user") != user);
     CHECK(inode_of("/proc/self/ns/uts") != uts);
     CHECK_INT((long long)inode_of("/proc/self/ns/ipc"), (long long)ipc);
@@ -80,9 +81,9 @@ static int without_a_plan_no_user_namespace_is_made(void *arg)
     struct un_error err;
     (void)arg;
     plan_own_ids(0, 0, &plan);
-    CHECK_OK(un_enter(&plan, 0, &err), &err);
+    CHECK_OK(un_enter(&plan, 0, child_program(), false, &err), &err);
     ino_t user = inode_of("/proc/self/ns/user"), uts = inode_of("/proc/self/ns/uts");
-    CHECK_OK(un_enter(NULL, un_ns_flag(UN_NS_UTS), &err), &err);
+    CHECK_OK(un_enter(NULL, un_ns_flag(UN_NS_UTS), child_program(), false, &err), &err);
     CHECK_INT((long long)inode_of("/proc/self/ns/user"), (long long)user);
     CHECK(inode_of("/proc/self/ns/uts") != uts);
     return 0;
@@ -103,7 +104,7 @@ static int a_range_is_written_from_outside(void *arg)
     CHECK_OK(un_plan_make(&request, &facts, &plan, &err), &err);
     CHECK(!un_plan_writes_itself(&plan));
     int before = open_count();
-    CHECK_OK(un_enter(&plan, un_ns_flag(UN_NS_UTS), &err), &err);
+    CHECK_OK(un_enter(&plan, un_ns_flag(UN_NS_UTS), child_program(), false, &err), &err);
     check_maps_are(&plan);
     check_setgroups_is("allow");
     CHECK_INT(open_count(), before);
@@ -119,7 +120,7 @@ static int a_kept_namespace_outlives_its_holder(void *arg)
     struct stat kept;
     (void)arg;
     plan_own_ids(5, 6, &plan);
-    CHECK_OK(un_namespace_create(&plan, un_ns_flag(UN_NS_UTS), &ns, &err), &err);
+    CHECK_OK(un_namespace_create(&plan, un_ns_flag(UN_NS_UTS), child_program(), &ns, &err), &err);
     check_no_child_left();
     for (int kind = 0; kind < UN_NS_COUNT; kind++) {
         bool wanted = kind == UN_NS_USER || kind == UN_NS_UTS;
@@ -152,7 +153,7 @@ static int a_map_that_is_refused_leaves_nothing(void *arg)
     /* What no planner would plan: one id twice. */
     plan.map.of[UN_UID].len = 2;
     plan.map.of[UN_UID].extent[1] = plan.map.of[UN_UID].extent[0];
-    CHECK_INT(un_namespace_create(&plan, 0, &ns, &err), -1);
+    CHECK_INT(un_namespace_create(&plan, 0, child_program(), &ns, &err), -1);
     CHECK_INT(err.step, UN_STEP_UID_MAP);
     CHECK_INT(err.errnum, EINVAL);
     for (int kind = 0; kind < UN_NS_COUNT; kind++)
@@ -168,7 +169,7 @@ static void a_pid_namespace_can_not_be_kept(void)
     struct un_namespace ns;
     struct un_error err;
     plan_own_ids(0, 0, &plan);
-    CHECK_INT(un_namespace_create(&plan, un_ns_flag(UN_NS_PID), &ns, &err), -1);
+    CHECK_INT(un_namespace_create(&plan, un_ns_flag(UN_NS_PID), child_program(), &ns, &err), -1);
     CHECK_INT(err.step, UN_STEP_ARGUMENT);
     CHECK_INT(err.errnum, EINVAL);
     check_no_child_left();
@@ -209,7 +210,7 @@ static int a_process_with_threads_is_told_why_it_can_not_enter(void *arg)
     pthread_mutex_lock(&held);
     CHECK_INT(pthread_create(&thread, NULL, wait_to_be_told, &held), 0);
     CHECK_INT(un_thread_count(), 2);
-    CHECK_INT(un_enter(&plan, 0, &err), -1);
+    CHECK_INT(un_enter(&plan, 0, child_program(), false, &err), -1);
     CHECK_TEXT(err.cause, "multithreaded");
     CHECK_INT(err.errnum, EINVAL);
     CHECK_HAS(err.detail, "2 threads");

@@ -62,7 +62,7 @@ static void a_pid_namespace_can_be_added_to_a_kept_one(void)
     pid_t pid;
     int pidfd;
     plan_own_ids(0, 0, &plan);
-    CHECK_OK(un_namespace_create(&plan, 0, &ns, &err), &err);
+    CHECK_OK(un_namespace_create(&plan, 0, child_program(), &ns, &err), &err);
     init_command(&spawn, argv);
     spawn.join = &ns;
     spawn.flags = un_ns_flag(UN_NS_PID);

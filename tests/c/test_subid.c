@@ -209,6 +209,9 @@ static void ids_that_somebody_else_has_too_are_told(void)
         {"bob:0:4294967295", true},
         {"2000:120000:10", true},
         {"bob:120000:0", false},
+        {"#bob:120000:10", false},
+        {"# bob:120000:10", false},
+        {":120000:10", false},
         /* One's own ranges may overlap: these are the same user's. */
         {"anna:120000:10", false},
         {"1000:120000:10", false},

@@ -12,6 +12,7 @@ Daemon = Literal["plain", "remapped"]
 Ids = Literal["one", "all"]
 
 SECCOMP = "--security-opt=seccomp=docker/seccomp.json"
+IN_GVISOR = "--entrypoint=/usr/local/bin/in-gvisor"
 NO_NEW_PRIVILEGES = "--security-opt=no-new-privileges"
 NONE_LEFT = "--cap-drop=ALL"
 FOR_HELPERS = ("--cap-add=SETUID", "--cap-add=SETGID")
@@ -161,7 +162,7 @@ def table(found: dict[Cell, tuple[str, ...]]) -> str:
         "Where that had another cause, that follows. In the end, each of them worked.",
         "",
         "The profile `docker/seccomp.json` is what `usernsctl seccomp-profile` prints. One id is",
-        "the image as it is, and all ids are `--env=USERNSCTL_IDS=all`: `usernsctl run --map-auto`",
+        "the image as it is, and all ids are `in-gvisor --ids=all`: `usernsctl run --map-auto`",
     ]
     for daemon, title in _DAEMONS.items():
         text += ["", f"## {title}", "", "| options | one id | all ids |", "|---|---|---|"]

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
+import re
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
 import pytest
 import yaml
+from tally import Tally
 
 from docker.conftest import BASE, CONNECTOR, PRELUDE, USER
 from docker.engine import TREE, Engine, started
-from docker.matrix import SECCOMP
+from docker.matrix import NO_NEW_PRIVILEGES, SECCOMP
 
 KUBERNETES = TREE / "deploy" / "kubernetes"
 # hostUsers is in all of them.
@@ -27,7 +31,7 @@ def objects(name: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("name", ["job.yaml", "profile.yaml"])
+@pytest.mark.parametrize("name", ["job.yaml", "network.yaml", "profile.yaml"])
 def test_kubernetes_knows_every_field(name: str, version: str) -> None:
     for one in objects(name):
         kubernetes_validate.validate(one, version, strict=True)
@@ -68,20 +72,111 @@ def test_the_job_s_security_context_lets_the_connector_run(remapped: Engine) -> 
     assert json.loads(done.stdout.splitlines()[-1])["type"] == "SPEC"
 
 
-def test_the_profile_is_copied_as_the_daemonset_says(plain: Engine) -> None:
-    (copy,) = objects("profile.yaml")[0]["spec"]["template"]["spec"]["initContainers"]
+def daemon_set() -> dict[str, Any]:
+    (found,) = objects("profile.yaml")
+    return dict(found["spec"]["template"]["spec"])
+
+
+def copy_profile(plain: Engine, directory: Path) -> subprocess.CompletedProcess[str]:
+    """Do what the DaemonSet does, with the options that its security context amounts to."""
+    (copy,) = daemon_set()["initContainers"]
+    limit = copy["resources"]["limits"]["memory"].replace("Mi", "m")
+    return plain(
+        *["run", "--rm", "--user=0:0", "--cap-drop=ALL", "--read-only", NO_NEW_PRIVILEGES],
+        *[f"--memory={limit}", f"--volume={directory / 'profile'}:/profile:ro"],
+        *[f"--volume={directory / 'kubelet'}:/seccomp"],
+        *[f"--entrypoint={copy['command'][0]}", PRELUDE, *copy["command"][1:]],
+    )
+
+
+@pytest.fixture
+def node() -> Iterator[Path]:
+    """A directory with what the DaemonSet mounts: the profile, and the kubelet's directory."""
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="usernsctl-seccomp-") as made:
-        profile = Path(made, "usernsctl.json")
-        target = Path(made, "kubelet")
-        target.mkdir()
-        profile.write_text((TREE / "docker" / "seccomp.json").read_text())
-        done = plain(
-            *["run", "--rm", "--user=0", "--cap-drop=ALL", "--read-only"],
-            *[f"--volume={profile}:/profile/usernsctl.json:ro", f"--volume={target}:/seccomp"],
-            *[f"--entrypoint={copy['command'][0]}", PRELUDE, *copy["command"][1:]],
-        )
-        assert done.returncode == 0, done.stderr
-        assert (target / "usernsctl.json").read_text() == profile.read_text()
+        Path(made, "profile").mkdir()
+        Path(made, "kubelet").mkdir()
+        profile = (TREE / "docker" / "seccomp.json").read_text()
+        Path(made, "profile", "usernsctl.json").write_text(profile)
+        yield Path(made)
+
+
+def test_the_profile_is_copied_as_the_daemonset_says(plain: Engine, node: Path) -> None:
+    target = node / "kubelet" / "usernsctl.json"
+    for old in (None, "old"):
+        if old is not None:
+            target.write_text(old)
+        with open(target, "a") as before:
+            done = copy_profile(plain, node)
+            assert done.returncode == 0, done.stderr
+            assert target.read_text() == (TREE / "docker" / "seccomp.json").read_text()
+            assert [file.name for file in target.parent.iterdir()] == ["usernsctl.json"]
+            assert target.stat().st_mode & 0o777 == 0o644
+            # Renamed over the old one, and not written into it.
+            assert not os.path.samestat(os.fstat(before.fileno()), target.stat())
+
+
+def test_a_profile_that_does_not_arrive_leaves_the_old_one(plain: Engine, node: Path) -> None:
+    target = node / "kubelet" / "usernsctl.json"
+    target.write_text("old")
+    (node / "profile" / "usernsctl.json").unlink()
+    assert copy_profile(plain, node).returncode != 0
+    assert target.read_text() == "old"
+    assert [file.name for file in target.parent.iterdir()] == ["usernsctl.json"]
+
+
+def test_hostile_link_in_place_of_the_profile_is_not_followed(
+    plain: Engine, node: Path, tally: Tally
+) -> None:
+    victim = node / "kubelet" / "victim"
+    victim.write_text("untouched")
+    (node / "kubelet" / "usernsctl.json").symlink_to("victim")
+    done = copy_profile(plain, node)
+    tally.tried()
+    assert done.returncode == 0, done.stderr
+    if victim.read_text() != "untouched":
+        tally.succeeded("the file that a link led to was written")
+
+
+def test_the_daemonset_takes_no_more_than_it_needs() -> None:
+    spec = daemon_set()
+    assert spec["tolerations"] == []
+    assert spec["automountServiceAccountToken"] is False
+    for container in (*spec["initContainers"], *spec["containers"]):
+        context = container["securityContext"]
+        assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert context["capabilities"] == {"drop": ["ALL"]}
+        assert context["allowPrivilegeEscalation"] is False
+        assert context["readOnlyRootFilesystem"] is True
+        assert set(container["resources"]["limits"]) == {"cpu", "memory"}
+        assert re.fullmatch(r"[a-z0-9./-]+:[0-9.]+@sha256:[0-9a-f]{64}", container["image"])
+    (done,) = spec["containers"]
+    assert done["securityContext"]["runAsNonRoot"] is True
+    assert "volumeMounts" not in done
+
+
+# Where clouds hand out the credentials of a machine: docs of AWS, Google, Azure, Alibaba, Oracle.
+METADATA = [
+    *["169.254.169.254", "169.254.170.2", "169.254.170.23", "168.63.129.16", "100.100.100.200"],
+    *["192.0.0.192", "fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254", "fe80::a9fe:a9fe"],
+]
+
+
+@pytest.mark.parametrize("address", METADATA)
+def test_hostile_request_for_metadata_is_no_part_of_the_policy(address: str, tally: Tally) -> None:
+    (policy,) = objects("network.yaml")
+    job = objects("job.yaml")[1]["spec"]["template"]
+    assert policy["spec"]["podSelector"]["matchLabels"] == job["metadata"]["labels"]
+    assert sorted(policy["spec"]["policyTypes"]) == ["Egress", "Ingress"]
+    wanted = ipaddress.ip_address(address)
+    for rule in policy["spec"]["egress"]:
+        if {one["port"] for one in rule.get("ports", [])} == {53}:
+            continue
+        for peer in rule["to"]:
+            tally.tried()
+            block = peer["ipBlock"]
+            excepted = any(wanted in ipaddress.ip_network(one) for one in block["except"])
+            if wanted in ipaddress.ip_network(block["cidr"]) and not excepted:
+                tally.succeeded(f"{address} by {block['cidr']}")
 
 
 def test_compose_runs_the_connector(plain: Engine) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import gvisor
 import pytest
 from connector import of_type
 
@@ -20,7 +21,6 @@ from docker.matrix import CELLS, REMEDIES, Cell, Remedy, cause_of, table
 PAGE = TREE / "docs" / "docker-matrix.md"
 WRITE = "USERNSCTL_WRITE_MATRIX"
 
-GVISOR = "#1 SMP Sun Jan 10 15:06:54 PST 2016"
 # In the sandbox all is read-only below an overlay, so a trace is left only by a run outside of it.
 TRACE = "ran"
 PAYLOAD = [
@@ -62,8 +62,8 @@ class Attempt:
             self.shell.append(remedy.shell)
 
     def run(self, engine: Engine, canary: Path) -> subprocess.CompletedProcess[str]:
-        run = ["in-gvisor", *PAYLOAD]
-        options = [*self.options, f"--env=USERNSCTL_IDS={self.cell.ids}"]
+        run = ["/usr/local/bin/in-gvisor", f"--ids={self.cell.ids}", "--", *PAYLOAD]
+        options = list(self.options)
         if self.shell:
             options, script = self._as_root(options)
             run = ["sh", "-c", script, "sh", *run]
@@ -105,7 +105,7 @@ def test_cell(engine: Engine, cell: Cell, canary: Path, found: dict[Cell, tuple[
         assert remedy.text in done.stderr
         attempt.apply(remedy)
     version, *lines = done.stdout.splitlines()
-    assert GVISOR in version
+    assert gvisor.BUILD in version
     (spec,) = of_type([json.loads(line) for line in lines], "SPEC")
     assert "connectionSpecification" in spec
     assert list(canary.iterdir()) == []
@@ -116,7 +116,7 @@ def test_cell(engine: Engine, cell: Cell, canary: Path, found: dict[Cell, tuple[
 def test_a_run_outside_of_the_sandbox_would_leave_a_trace(plain: Engine, canary: Path) -> None:
     done = in_container(plain, canary, [], PAYLOAD)
     assert done.returncode == 0, done.stderr
-    assert GVISOR not in done.stdout
+    assert gvisor.BUILD not in done.stdout
     assert [trace.name for trace in canary.iterdir()] == [TRACE]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tally import Tally
 
 from docker.conftest import PRELUDE
 from docker.engine import TREE, Engine
@@ -40,6 +41,61 @@ print(json.dumps(found))
 """
 
 
+# What a C library's socket(2) gives: domain, type, protocol.
+SOCKETS = {
+    "unix": (1, 1, 0), "unix seqpacket": (1, 5, 0), "tcp": (2, 1, 0), "tcp6": (10, 1, 6),
+    "tcp cloexec nonblock": (2, 1 | 0x80800, 0), "udp": (2, 2, 0), "udp6": (10, 2, 17),
+    "route": (16, 3, 0), "route dgram": (16, 2, 0),
+}  # fmt: skip
+NO_SOCKETS = {
+    "raw": (2, 3, 1), "raw6": (10, 3, 58), "packet": (17, 3, 0), "packet dgram": (17, 2, 0),
+    "alg": (38, 5, 0), "vsock": (40, 1, 0), "xdp": (44, 3, 0), "can": (29, 3, 1),
+    "bluetooth": (31, 3, 1), "tipc": (30, 1, 0), "rds": (21, 5, 0), "x25": (9, 5, 0),
+    "sctp": (2, 1, 132), "mptcp": (2, 1, 262), "udplite": (2, 2, 136), "l2tp": (2, 2, 115),
+    "dccp": (2, 6, 33), "smc": (43, 1, 0), "wrapped": (2 | 1 << 32, 1, 0),
+}  # fmt: skip
+# As if the kernel had none: programs that would use them, but need not, go on.
+ABSENT_SOCKETS = {
+    "nf_tables": (16, 3, 12), "xfrm": (16, 3, 6), "audit": (16, 3, 9), "uevent": (16, 2, 15),
+    "generic": (16, 3, 16), "crypto": (16, 3, 21), "rdma": (16, 3, 20), "sock_diag": (16, 3, 4),
+}  # fmt: skip
+SOCKET_PROBE = """
+import ctypes, errno, json, platform, sys
+libc = ctypes.CDLL(None, use_errno=True)
+number = 198 if platform.machine() == "aarch64" else 41
+found = {}
+for name, words in json.loads(sys.argv[1]).items():
+    ctypes.set_errno(0)
+    libc.syscall(number, *map(ctypes.c_long, words))
+    found[name] = errno.errorcode.get(ctypes.get_errno(), "")
+print(json.dumps(found))
+"""
+
+# CLONE_NEW* of sched.h; those that Docker's profile refuses without CAP_SYS_ADMIN.
+KINDS = {
+    "mount": 0x00020000,
+    "UTS": 0x04000000,
+    "IPC": 0x08000000,
+    "user": 0x10000000,
+    "PID": 0x20000000,
+    "network": 0x40000000,
+}
+ALL_KINDS = 0x7E020000
+# Which kinds each call may make; what is left of another's is refused.
+CALLS_BY_KIND = [("unshare", kind) for kind in ("user", "mount")]
+CALLS_BY_KIND += [("clone", kind) for kind in KINDS]
+
+
+def forbid(profile: dict[str, Any], call: str, bits: int) -> None:
+    """Allow the call, but with none of these bits in its first argument."""
+    for rule in profile["syscalls"]:
+        rule["names"] = [name for name in rule["names"] if name != call]
+    profile["syscalls"] = [rule for rule in profile["syscalls"] if rule["names"]]
+    condition = {"index": 0, "value": bits, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}
+    rule = {"names": [call], "action": "SCMP_ACT_ALLOW", "args": [condition]}
+    profile["syscalls"].append(rule)
+
+
 def without(call: str) -> dict[str, Any]:
     """The profile, had the addition `call` not been made to what Docker allows."""
     profile: dict[str, Any] = json.loads(PROFILE.read_text())
@@ -47,25 +103,89 @@ def without(call: str) -> dict[str, Any]:
         rule["names"] = [name for name in rule["names"] if name != call]
     profile["syscalls"] = [rule for rule in profile["syscalls"] if rule["names"]]
     if call == "clone":
-        # Docker allows it, but no namespaces (CLONE_NEW*).
-        condition = {"index": 0, "value": 0x7E020000, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}
-        rule = {"names": ["clone"], "action": "SCMP_ACT_ALLOW", "args": [condition]}
-        profile["syscalls"].append(rule)
+        # Docker allows it, but no namespaces.
+        forbid(profile, "clone", ALL_KINDS)
     return profile
+
+
+def without_kind(call: str, kind: str) -> dict[str, Any]:
+    """The profile, but for one kind of namespace."""
+    profile: dict[str, Any] = json.loads(PROFILE.read_text())
+    (rule,) = [rule for rule in profile["syscalls"] if rule["names"] == [call]]
+    forbid(profile, call, rule["args"][0]["value"] | KINDS[kind])
+    return profile
+
+
+def fails(plain: Engine, directory: Path, profile: dict[str, Any]) -> bool:
+    """Whether one of the runs fails under a profile, and none does anything else."""
+    file = directory / "seccomp.json"
+    file.write_text(json.dumps(profile))
+    failed = []
+    for run in RUNS:
+        done = plain(
+            "run", "--rm", f"--security-opt=seccomp={file}", PRELUDE, *run, "--", "echo", "ran"
+        )
+        assert done.returncode == 0 or (done.returncode, done.stdout) == (125, ""), done.stderr
+        failed.append(done.returncode != 0)
+    return any(failed)
 
 
 @pytest.mark.parametrize("call", ADDITIONS)
 def test_every_addition_is_needed(call: str, plain: Engine, tmp_path: Path) -> None:
-    profile = tmp_path / "seccomp.json"
-    profile.write_text(json.dumps(without(call)))
-    failed = []
-    for run in RUNS:
-        done = plain(
-            "run", "--rm", f"--security-opt=seccomp={profile}", PRELUDE, *run, "--", "echo", "ran"
-        )
-        assert done.returncode == 0 or (done.returncode, done.stdout) == (125, ""), done.stderr
-        failed.append(done.returncode != 0)
-    assert any(failed)
+    assert fails(plain, tmp_path, without(call))
+
+
+@pytest.mark.parametrize(("call", "kind"), CALLS_BY_KIND)
+def test_every_kind_of_namespace_is_needed(
+    call: str, kind: str, plain: Engine, tmp_path: Path
+) -> None:
+    assert fails(plain, tmp_path, without_kind(call, kind))
+
+
+def test_nothing_fails_with_the_whole_profile(plain: Engine, tmp_path: Path) -> None:
+    """A check of the checks."""
+    assert not fails(plain, tmp_path, json.loads(PROFILE.read_text()))
+
+
+def test_no_other_kind_of_namespace_can_be_made() -> None:
+    for call, allowed in (("unshare", ["user", "mount"]), ("clone", list(KINDS))):
+        (rule,) = [one for one in without("")["syscalls"] if one["names"] == [call]]
+        refused = rule["args"][0]["value"]
+        assert ALL_KINDS & ~refused == sum(KINDS[kind] for kind in allowed)
+
+
+def sockets(plain: Engine, wanted: dict[str, tuple[int, ...]]) -> dict[str, str]:
+    """What root with all capabilities is told of each of these sockets."""
+    done = plain(
+        *["run", "--rm", "--user=0", "--cap-add=ALL", f"--security-opt=seccomp={PROFILE}"],
+        *["--entrypoint=python3", PRELUDE, "-c", SOCKET_PROBE, json.dumps(wanted)],
+    )
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout))
+
+
+def test_the_sockets_that_are_allowed(plain: Engine) -> None:
+    assert set(sockets(plain, SOCKETS).values()) == {""}
+    # These depend on a setting of the kernel's, too.
+    echo = sockets(plain, {"icmp": (2, 2, 1), "icmp6": (10, 2, 58)})
+    assert set(echo.values()) <= {"", "EACCES"}
+
+
+def test_hostile_sockets_are_refused(plain: Engine, tally: Tally) -> None:
+    for expected, wanted in (("EPERM", NO_SOCKETS), ("EPROTONOSUPPORT", ABSENT_SOCKETS)):
+        for name, told in sockets(plain, wanted).items():
+            tally.tried()
+            if told != expected:
+                tally.succeeded(f"{name}: {told!r}")
+
+
+def test_users_can_be_added(plain: Engine) -> None:
+    """Its programs want to tell the kernel's audit, and end if it refuses to listen."""
+    done = plain(
+        *["run", "--rm", "--user=0", f"--security-opt=seccomp={PROFILE}", "--entrypoint=sh"],
+        *[PRELUDE, "-c", "useradd new && usermod --add-subuids 5000-5999 new && id -un new"],
+    )
+    assert done.stdout == "new\n", done.stderr
 
 
 def test_a_filter_that_refuses_setns_is_named(plain: Engine, tmp_path: Path) -> None:

@@ -65,8 +65,11 @@ def attempt(*faults: str, arguments: str = "", path: str | None = None) -> list[
         ("setresuid:error=EAGAIN", None, "", "NamespaceError setresuid EAGAIN"),
         ("chdir:error=EACCES", None, "cwd='/'", "CommandNotExecutableError chdir EACCES"),
         ("setsid:error=EPERM", None, "start_new_session=True", "* session EPERM"),
-        ("execve:error=ENOMEM", "/bin/cat", "", "CommandError exec ENOMEM"),
-        ("execve:error=EACCES", "/bin/cat", "", "CommandNotExecutableError exec EACCES"),
+        # The first thing that a child executes is our child program.
+        ("execve:error=ENOMEM:when=2", None, "", "CommandError exec ENOMEM"),
+        ("execve:error=EACCES:when=2", None, "", "CommandNotExecutableError exec EACCES"),
+        ("unshare:error=ENOSPC", None, "", "NamespaceError unshare ENOSPC"),
+        ("unshare:error=EAGAIN", None, "pid=True", "NamespaceError unshare EAGAIN"),
         ("pidfd_open:error=ENOSYS", None, "pdeathsig=15", "CommandError pdeathsig ENOSYS"),
     ],
 )
@@ -84,9 +87,18 @@ def test_without_clone3_clone_does(error: str, arguments: str) -> None:
     assert attempt(f"clone3:error={error}", arguments=arguments) == [f"ran 0 {os.geteuid()} 1"]
 
 
-def test_a_time_namespace_takes_clone3() -> None:
-    (told,) = attempt("clone3:error=ENOSYS", arguments="time=True")
-    assert told == f"NamespaceError clone {errno.ENOSYS}"
+@pytest.mark.parametrize("error", ["ENOSYS", "EPERM"])
+def test_a_time_namespace_takes_no_clone3(error: str) -> None:
+    assert attempt(f"clone3:error={error}", arguments="time=True") == [f"ran 0 {os.geteuid()} 1"]
+
+
+@pytest.mark.parametrize("call", ["socketpair", "sendmsg", "recvmsg", "setsockopt"])
+@pytest.mark.parametrize("when", range(1, 6))
+@pytest.mark.parametrize("arguments", ["", "pid=True"])
+def test_a_fault_in_between_leaves_nothing(call: str, when: int, arguments: str) -> None:
+    """It is told, or it did no harm."""
+    (told,) = attempt(f"{call}:error=ENOMEM:when={when}", arguments=arguments)
+    assert told.split()[0] in ("ran", "NamespaceError", "CommandError", "PlanError")
 
 
 @pytest.mark.parametrize("error", ["ENOSPC", "EAGAIN", "ENOMEM"])

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from callers import as_root
 from conftest import Program
+from tally import Tally
 
 import usernsctl as un
-from hostile.conftest import Tally
 from usernsctl.sandbox import Bind
 
 pytestmark = pytest.mark.requires("runsc")

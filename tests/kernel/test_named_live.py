@@ -209,6 +209,15 @@ def test_one_that_can_not_be_made_leaves_nothing(
     assert list(state.iterdir()) == []
 
 
+def test_who_is_inside_does_not_find_the_environment_of_the_creator(
+    usernsctl: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOKEN", "a secret of the creator")
+    ns(usernsctl, "create", "web", "-r")
+    seen = ns(usernsctl, "exec", "web", "--", "cat", f"/proc/{only_one().pid}/environ")
+    assert seen == f"PATH={os.environ['PATH']}\0"
+
+
 def test_one_id_in_place_of_ranges_is_said(usernsctl: Program) -> None:
     environment = dict(os.environ) | {"PATH": "/no/such/directory"}
     options = ["-r", "--map-users=1:4294967294:1", "--allow-single-id"]

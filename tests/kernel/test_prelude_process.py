@@ -184,3 +184,10 @@ for fd in range(3):
         target = ""
     os.write(1, b"open\\n" if target.startswith("pipe:") else b"closed\\n")
 """
+
+
+@pytest.mark.parametrize("options", ["-r", "-rf", "-rpmui --mount-proc", "-c --no-such-option"])
+def test_a_small_stack_is_enough(prelude: Program, options: str) -> None:
+    script = f"ulimit -s 64; {prelude.path} {options} -- true"
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True)
+    assert done.returncode == (125 if "no-such" in options else 0), done.stderr

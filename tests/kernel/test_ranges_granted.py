@@ -124,6 +124,65 @@ def test_what_is_not_granted_is_told_with_the_reason(
     assert says in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("ranges", "granted"),
+    [
+        (["100000:10", "100010:10"], True),
+        (["100010:10", "100000:10"], True),
+        (["100000:15", "100005:15"], True),
+        (["100000:10", f"{NOBODY}:100010:10"], True),
+        (["100000:10", "100011:10"], False),
+    ],
+)
+def test_an_extent_may_go_on_from_range_to_range(
+    machine: Machine, ranges: list[str], granted: bool
+) -> None:
+    lines = [line if line.count(":") == 2 else f"nobody:{line}" for line in ranges]
+    machine.grant("\n".join(lines), "\n".join(lines))
+    options = ["-r", "--map-users=1:100000:20", "--map-groups=1:100000:20"]
+    if granted:
+        machine.mapped(*2 * [f"0 {NOBODY} 1 1 100000 20"], *options)
+    else:
+        machine.refused("range-not-granted", "100000:20 are not granted", *options)
+
+
+@pytest.mark.parametrize(
+    ("line", "granted"),
+    [
+        ("GRANT_AUX_GROUP_SUBIDS yes", True),
+        ('\tGRANT_AUX_GROUP_SUBIDS\t"Yes"', True),
+        ("GRANT_AUX_GROUP_SUBIDS no", False),
+        ("#GRANT_AUX_GROUP_SUBIDS yes", False),
+    ],
+)
+def test_another_group_is_served_where_login_defs_says_so(
+    machine: Machine, line: str, granted: bool
+) -> None:
+    """What newgidmap(1) grants to a process whose group is not its user's own."""
+    login = machine.directory / "login.defs"
+    login.write_text(f"{Path('/etc/login.defs').read_text()}\n{line}\n")
+    login.chmod(0o644)
+    how = {
+        "prepare": 'mount --bind "$DIR/login.defs" /etc/login.defs\n',
+        "become": f"setpriv --reuid={NOBODY} --regid=5 --clear-groups",
+    }
+    if granted:
+        machine.mapped(ALL, ALL.replace(str(NOBODY), "5"), **how)
+    else:
+        machine.refused("gid-differs-from-passwd", "", **how)
+
+
+def test_a_directory_on_the_path_is_no_helper(machine: Machine) -> None:
+    machine.mapped(ALL, ALL, prepare="mkdir /mnt/newuidmap /mnt/newgidmap\n")
+
+
+@pytest.mark.parametrize("name", ["subuid", "subgid"])
+def test_a_grant_that_is_no_file_holds_nobody_up(machine: Machine, name: str) -> None:
+    """Whoever is root in an image may put anything there."""
+    prepare = f"mkfifo -m 644 /mnt/fifo; mount --bind /mnt/fifo /etc/{name}\n"
+    machine.refused("subid-file-unreadable", f"/etc/{name}: Invalid argument", prepare=prepare)
+
+
 def test_a_hundred_ranges_are_mapped(machine: Machine) -> None:
     machine.grant("".join(f"nobody:{100000 + 20 * n}:9\n" for n in range(100)))
     extents = " ".join(f"{1 + 9 * n} {100000 + 20 * n} 9" for n in range(100))

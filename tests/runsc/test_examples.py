@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import gvisor
 import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -47,7 +48,7 @@ def test_the_server_runs_what_is_posted(url: str, tmp_path: Path) -> None:
     assert post(url, "raise SystemExit(3)") == ("3", "")
     status, told = post(url, "print(open('/proc/version').read())\n1 / 0")
     assert status == "1"
-    assert "4.4.0" in told
+    assert gvisor.BUILD in told
     assert "ZeroDivisionError" in told
     # It has none of this machine's data.
     look = f"import os; print(os.path.exists({os.fspath(tmp_path)!r}))"
@@ -66,4 +67,6 @@ def test_the_pool_works_through_its_queue() -> None:
 
 
 def test_the_executor_runs_its_tasks_in_gvisor() -> None:
-    assert run("sandbox_executor.py").splitlines() == ["0 2", "1 3", "2 10", "4.4.0"]
+    *roots, release = run("sandbox_executor.py").splitlines()
+    assert roots == ["0 2", "1 3", "2 10"]
+    assert gvisor.is_release(release)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gvisor
 import pytest
 from callers import unprivileged
 from conftest import children
@@ -24,7 +25,6 @@ from usernsctl.namespace import Namespace
 from usernsctl.pytest_plugin import Needs
 
 PATIENCE = 30
-GVISOR = "Linux version 4.4.0"
 OWN_ROOT = [{"containerID": 0, "hostID": 0, "size": 1}]
 CONFIG = {
     "ociVersion": "1.0.2",
@@ -144,7 +144,7 @@ def live(containers: Containers, name: str) -> None:
     assert containers.state(name)["status"] == "created"
     containers.runsc("start", name)
     assert containers.state(name)["status"] == "running"
-    assert containers.exec(name, "/bin/cat", "/proc/version").startswith(GVISOR)
+    assert gvisor.is_version(containers.exec(name, "/bin/cat", "/proc/version"))
     containers.runsc("checkpoint", f"--image-path={containers.directory}/image-{name}", name)
     containers.wait_until_stopped(name)
     containers.runsc("delete", name)
@@ -152,7 +152,7 @@ def live(containers: Containers, name: str) -> None:
     image = f"--image-path={containers.directory}/image-{name}"
     containers.runsc("restore", "--detach", image, containers.bundle, f"{name}-again")
     assert containers.state(f"{name}-again")["status"] == "running"
-    assert containers.exec(f"{name}-again", "/bin/cat", "/proc/version").startswith(GVISOR)
+    assert gvisor.is_version(containers.exec(f"{name}-again", "/bin/cat", "/proc/version"))
     containers.remove(f"{name}-again")
 
 

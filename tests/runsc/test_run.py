@@ -10,11 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+import gvisor
 import pytest
 from conftest import Program
 from processes import children_of, status_of
-
-GVISOR = "#1 SMP Sun Jan 10 15:06:54 PST 2016"
 
 
 @contextmanager
@@ -49,7 +48,7 @@ def command_of(pid: int) -> list[str]:
 def test_the_kernel_is_gvisors(usernsctl: Program) -> None:
     done = usernsctl("run", "--", "cat", "/proc/version")
     assert done.returncode == 0, done.stderr
-    assert GVISOR in done.stdout
+    assert gvisor.is_version(done.stdout)
     assert done.stderr == ""
 
 
@@ -92,6 +91,24 @@ def test_sigterm_ends_the_command(usernsctl: Program) -> None:
         # Their end of the pipe closes when the last of them is gone.
         assert output.read() == ""
         assert below
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM])
+def test_a_signal_before_the_start_ends_it_with_its_own_status(
+    usernsctl: Program, number: signal.Signals
+) -> None:
+    """Also one that runsc ignores, so that it has to be ended by another."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        # Blocked, as in a container, so that it waits for the watcher.
+        process = subprocess.Popen(
+            [usernsctl.path, "run", "--", "sleep", "100"], stdin=subprocess.DEVNULL
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    with process:
+        process.send_signal(number)
+        assert process.wait(timeout=30) == 128 + number
 
 
 def test_the_command_can_catch_a_signal(usernsctl: Program) -> None:

@@ -38,7 +38,7 @@ ARGUMENTS = [
     (["--bundle", "/nonexistent"], 125, "/nonexistent"),
     (["--bundle", "/usr"], 125, "config.json"),
     (["--env", "NO_SUCH_VARIABLE", "--", "true"], 125, "NO_SUCH_VARIABLE is not set"),
-    (["--env", "=x", "--", "true"], 125, "'=x' is not NAME=VALUE"),
+    (["--env", "=x", "--", "true"], 125, "there is no name before the ="),
     (["--env-file", "/nonexistent", "--", "true"], 125, "/nonexistent: No such file"),
     (["--rlimit", "speed=1", "--", "true"], 125, "'speed' is no resource limit"),
     (["--rlimit", "nofile=2:1", "--", "true"], 125, "the soft limit is above the hard limit"),

@@ -62,12 +62,11 @@ def tree(directory: Path) -> set[str]:
 
 
 def write_bundle(directory: Path, linux: dict[str, Any] | None, **more: Any) -> Path:
-    """A bundle for the `rootfs` beside it."""
-    directory.mkdir()
+    """A bundle for the `rootfs` in it."""
     config = {
         "ociVersion": "1.0.2",
         "process": {"args": ["/bin/probe", "own"], "cwd": "/", "env": ["A=b"]},
-        "root": {"path": "../rootfs"},
+        "root": {"path": "rootfs"},
         **more,
     }
     if linux is not None:
@@ -225,7 +224,7 @@ def test_a_root_filesystem_of_ones_own(usernsctl: Program, rootfs: Path) -> None
 def test_bundles_that_runsc_alone_refuses(
     usernsctl: Program, tmp_path: Path, rootfs: Path, linux: dict[str, Any] | None
 ) -> None:
-    bundle = write_bundle(tmp_path / "bundle", linux)
+    bundle = write_bundle(tmp_path, linux)
     before = (bundle / "config.json").read_bytes(), tree(tmp_path)
     done = usernsctl("run", "--bundle", str(bundle))
     assert done.returncode == 3, done.stderr
@@ -238,8 +237,8 @@ def test_options_replace_what_a_bundle_says(
 ) -> None:
     (tmp_path / "shown").mkdir()
     (tmp_path / "shown" / "file").touch()
-    mount = {"destination": "/shown", "type": "bind", "source": "../shown", "options": ["bind"]}
-    bundle = write_bundle(tmp_path / "bundle", {}, mounts=[mount])
+    mount = {"destination": "/shown", "type": "bind", "source": "shown", "options": ["bind"]}
+    bundle = write_bundle(tmp_path, {}, mounts=[mount])
     before = tree(tmp_path)
     options = ["--bundle", str(bundle), "--env", "A=c", "--env", "D=e"]
     done = usernsctl("run", *options, "--", "/bin/probe", "other")

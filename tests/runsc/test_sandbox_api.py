@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import gvisor
 import pytest
 from callers import MAP_OF_SEVERAL, several_ids
 from conftest import Program, children, open_descriptors
@@ -40,8 +41,7 @@ def test_a_command_runs_in_gvisor_with_its_own_streams(host: un.SandboxHost) -> 
     pipes = {"stdin": un.PIPE, "stdout": un.PIPE, "stderr": un.PIPE}
     with host.start(script, **pipes) as box:
         out, err = box.init.communicate(b"input", timeout=PATIENCE)
-        assert out.startswith(b"Linux version 4.4.0 #1 SMP Sun Jan 10 15:06:54 PST 2016")
-        assert out.endswith(b"input")
+        assert gvisor.is_version(out.removesuffix(b"input").decode())
         assert err == b"err\n"
         assert box.wait(PATIENCE) == 5
         assert box.poll() == box.returncode == 5
@@ -120,7 +120,7 @@ def test_a_sandbox_may_have_a_host_of_its_own() -> None:
 def test_a_bundle_is_run(tmp_path: Path, usernsctl: Program) -> None:
     made = usernsctl("bundle", "init", tmp_path / "b", "--rootfs", "/", "--", "sh", "-c", "exit 6")
     assert made.returncode == 0, made.stderr
-    with un.SandboxHost(bundle=str(tmp_path / "b")) as bundle:
+    with un.SandboxHost(bundle=str(tmp_path / "b"), trust=True) as bundle:
         with bundle.start() as box:
             assert box.wait(PATIENCE) == 6
         with bundle.start(["sh", "-c", "exit 7"]) as box:

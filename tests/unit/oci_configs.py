@@ -87,11 +87,23 @@ def mutated(path: tuple[str | int, ...], value: object) -> dict[str, Any]:
     return config  # type: ignore[no-any-return]
 
 
+def objects(
+    keys: st.SearchStrategy[str], members: st.SearchStrategy[Any], max_size: int | None = None
+) -> st.SearchStrategy[dict[str, Any]]:
+    """JSON objects, no two keys of which differ in nothing but case: these are refused."""
+    pairs = st.lists(st.tuples(keys, members), max_size=max_size, unique_by=_folded)
+    return pairs.map(dict)
+
+
+def _folded(pair: tuple[str, Any]) -> str:
+    return pair[0].casefold()
+
+
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
 paths = st.builds("/".join, st.lists(st.sampled_from(["", ".", "..", "x" * 300, "proc", "self"])))
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | texts | paths,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | objects(texts, inner, max_size=3),
     max_leaves=5,
 )
 mutations = st.builds(mutated, st.sampled_from(places(RICH)[1:]), json_values)

@@ -79,7 +79,7 @@ BLOCKING: list[tuple[str, Facts, dict[str, Probe]]] = [
         probes(failed("mount", EACCES)),
     ),
     ("proc-read-only", healthy(), probes(failed("one-id-map", errno.EROFS))),
-    ("not-dumpable", healthy(privileges=privileges(dumpable=False)), probes()),
+    ("not-dumpable", healthy(), probes(failed("one-id-map", cause="not-dumpable"))),
     ("needs-setfcap", healthy(), probes(failed("one-id-map", cause="needs-setfcap"))),
     ("landlock", healthy(), probes(failed("one-id-map", EACCES, cause="landlock"))),
     ("mount-denied", healthy(privileges=privileges(seccomp=2)), refused("mount")),
@@ -190,7 +190,13 @@ OF_RANGES: list[tuple[str, Facts, dict[str, Probe]]] = [
     ),
     *(
         (cause, healthy(), probes(failed("range-map", cause=cause)))
-        for cause in ("helper-hung", "helper-killed", "helper-stopped", "map-not-written")
+        for cause in (
+            "helper-hung",
+            "helper-killed",
+            "helper-stopped",
+            "helper-status-lost",
+            "map-not-written",
+        )
     ),
 ]
 

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 from doctor_machines import healthy, nested, privileges, probes, refused
 
-from usernsctl.doctor.facts import Container, Facts, Ids
+from usernsctl.doctor.facts import Container, Facts, Ids, Runsc
 from usernsctl.doctor.findings_needs import Need, needs
 from usernsctl.doctor.model import Purpose
 from usernsctl.idmap import Extent
@@ -41,8 +41,26 @@ def test_sysctls(name: str, value: int | None, state: str, found: str) -> None:
     assert (need.state, need.found) == (state, found)
 
 
+@pytest.mark.parametrize(
+    ("runsc", "state", "found"),
+    [
+        (Runsc(path="/r", release="release-20260817.0", age=90), "met", "90 days old"),
+        (Runsc(path="/r", release="0.0~20240729.0", age=800), "unmet", "0.0~20240729.0, 800 days"),
+        (Runsc(path="/r", release="VERSION_MISSING"), "open", "of unknown age, /r"),
+    ],
+)
+def test_the_age_of_runsc(runsc: Runsc, state: str, found: str) -> None:
+    need = by_name(healthy(runsc=runsc))["runsc"]
+    assert need.state == state
+    assert found in need.found
+
+
+def test_a_runsc_that_is_not_there_has_no_age() -> None:
+    assert "runsc" not in by_name(healthy(runsc=Runsc(cause="runsc-missing", problem="none")))
+
+
 def test_a_machine_is_asked_for_what_is_its_own() -> None:
-    assert len(by_name(healthy())) == 3
+    assert len(by_name(healthy(runsc=None))) == 3
     assert not any("docker" in name for name in by_name(nested(), "kubernetes"))
 
 

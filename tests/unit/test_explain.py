@@ -20,6 +20,7 @@ from usernsctl.doctor.lines import SHOWN_MAX
 from usernsctl.doctor.model import Finding, Report
 from usernsctl.doctor.texts import Text, needle, texts
 from usernsctl.errors import PlanError
+from usernsctl.releases import Release
 
 EOF = (
     "running container: creating container: cannot create sandbox: cannot read client sync file: "
@@ -352,3 +353,12 @@ def test_wrong_calls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         status, out, err = run(capsys, *arguments)
         assert (status, out) == (2, "")
         assert said in err
+
+
+def test_a_release_that_says_so_comes_before_one_that_does_not() -> None:
+    spans = [(text.since, text.until) for text in texts() if text.since or text.until]
+    assert len(spans) > 8
+    for since, until in spans:
+        for day in filter(None, (since, until)):
+            assert Release.parse(f"release-{day}.0").day is not None
+        assert since is None or until is None or since < until

@@ -170,7 +170,9 @@ def test_a_root_filesystem_that_is_no_directory(bundle: Path, path: str) -> None
     (bundle / "file").touch()
     config = changed(GOOD, "root.path", path)
     for extents in (None, STRANGER):
-        finding = one(found(config, bundle, extents), "$.root.path", "rootfs-missing")
+        *outside, finding = found(config, bundle, extents)
+        assert [each.id for each in outside] == ["bundle-root-outside"] * path.startswith("/")
+        assert (finding.path, finding.id) == ("$.root.path", "rootfs-missing")
         assert str(bundle / path) in finding.problem
 
 
@@ -202,7 +204,9 @@ def test_a_writable_root_filesystem_must_be_writable(bundle: Path) -> None:
 )
 def test_a_missing_bind_source(bundle: Path, source: str, kind: dict[str, Any]) -> None:
     config = changed(GOOD, "mounts", [{"destination": "/data", "source": source} | kind])
-    one(found(config, bundle), "$.mounts[0].source", "bundle-bind-source")
+    *outside, finding = found(config, bundle)
+    assert [each.id for each in outside] == ["bundle-bind-outside"] * source.startswith("/")
+    assert (finding.path, finding.id) == ("$.mounts[0].source", "bundle-bind-source")
 
 
 @pytest.mark.parametrize("kind", [{}, {"type": "none"}, {"type": "tmpfs", "options": ["ro"]}])
@@ -246,9 +250,9 @@ def test_a_mount_point_of_the_other_kind(bundle: Path, source_is_directory: bool
 
 
 def test_a_mount_point_that_cannot_be(bundle: Path) -> None:
-    finding = one(
-        found(bind("/", "/" + "x" * 300), bundle), "$.mounts[0].destination", "bundle-bind-target"
-    )
+    (bundle / "source").mkdir()
+    config = bind("source", "/" + "x" * 300)
+    finding = one(found(config, bundle), "$.mounts[0].destination", "bundle-bind-target")
     assert finding.problem.endswith(": File name too long")
 
 

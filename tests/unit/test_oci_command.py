@@ -59,7 +59,7 @@ def test_init_names_a_root_filesystem_elsewhere_by_its_whole_path(
     [
         (["--rootfs", "missing", "--", "sh"], "--rootfs missing: there is no such directory"),
         (["--rootfs", ".", "--cwd", "x", "--", "sh"], "$.process.cwd"),
-        (["--rootfs", ".", "--env", "=", "--", "sh"], "--env ="),
+        (["--rootfs", ".", "--env", "=", "--", "sh"], "--env, number 1"),
         (["--rootfs", "."], "Missing argument"),
         (["--", "sh"], "Missing option '--rootfs'"),
     ],
@@ -97,7 +97,8 @@ def test_check_for_machines(bundle: Path, capsys: Output) -> None:
         "$.linux.namespaces",
         "$.process.user",
     ]
-    fields = {"path", "id", "problem", "why", "remedy", "fixable", "blocks"}
+    fields = {"path", "id", "problem", "why", "remedy", "fixable", "blocks", "outside"}
+    fields.add("allowed_by")
     assert all(finding.keys() == fields for finding in report["findings"])
 
 

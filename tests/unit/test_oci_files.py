@@ -10,7 +10,7 @@ import pytest
 from oci_configs import minimal
 
 from usernsctl.errors import BundleError
-from usernsctl.oci import create, load, replace
+from usernsctl.oci import Bundle, create, load, replace
 from usernsctl.oci.load import MAX_BYTES
 
 TEXT = json.dumps(minimal())
@@ -107,7 +107,7 @@ def test_create_leaves_nothing_where_it_fails(tmp_path: Path) -> None:
 def test_replace_keeps_the_old_file(tmp_path: Path) -> None:
     bundle(tmp_path)
     (tmp_path / "config.json").chmod(0o640)
-    original = replace(tmp_path, minimal() | {"hostname": "new"})
+    original = replace(Bundle(tmp_path), minimal() | {"hostname": "new"})
     assert names(tmp_path) == ["config.json", "config.json.orig"]
     assert original.read_text() == TEXT
     assert load(tmp_path)["hostname"] == "new"
@@ -119,7 +119,7 @@ def test_replace_never_overwrites_an_original(tmp_path: Path) -> None:
     bundle(tmp_path)
     (tmp_path / "config.json.orig").write_text("precious")
     with pytest.raises(BundleError, match=r"config\.json\.orig exists already"):
-        replace(tmp_path, minimal() | {"hostname": "new"})
+        replace(Bundle(tmp_path), minimal() | {"hostname": "new"})
     assert (tmp_path / "config.json.orig").read_text() == "precious"
     assert (tmp_path / "config.json").read_text() == TEXT
     assert names(tmp_path) == ["config.json", "config.json.orig"]
@@ -130,11 +130,11 @@ def test_replace_undoes_what_it_did_if_the_last_step_fails(
 ) -> None:
     bundle(tmp_path)
 
-    def refuse(source: object, target: object) -> None:
+    def refuse(*names: object, **directories: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "rename", refuse)
     with pytest.raises(BundleError, match="No space left on device"):
-        replace(tmp_path, minimal() | {"hostname": "new"})
+        replace(Bundle(tmp_path), minimal() | {"hostname": "new"})
     assert names(tmp_path) == ["config.json"]
     assert (tmp_path / "config.json").read_text() == TEXT

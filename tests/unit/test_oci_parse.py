@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from oci_configs import outcome
+from oci_configs import objects, outcome
 
 from usernsctl.errors import BundleError
 from usernsctl.oci import parse, serialise
@@ -18,9 +18,7 @@ from usernsctl.oci.parse import MAX_DEPTH, child, describe
 numbers = st.integers() | st.decimals(allow_nan=False, allow_infinity=False)
 scalars = st.none() | st.booleans() | numbers | st.text(st.characters(exclude_categories=["Cs"]))
 keys = st.text(st.characters(exclude_categories=["Cs"]))
-values = st.recursive(
-    scalars, lambda inner: st.lists(inner) | st.dictionaries(keys, inner), max_leaves=8
-)
+values = st.recursive(scalars, lambda inner: st.lists(inner) | objects(keys, inner), max_leaves=8)
 
 
 @pytest.mark.parametrize(
@@ -40,6 +38,11 @@ values = st.recursive(
         (b'{"a": ' + b"9" * 5000 + b"}", "$.a", "a number of 5000 digits"),
         (b'{"a": {"b": 1, "c": 2, "b": 1}}', "$.a.b", "twice"),
         (b'{"a": [{}, {"x y": {"k": 1, "k": 1}}]}', '$.a[1]["x y"].k', "twice"),
+        (b'{"hooks": 1, "HOOKS": 2}', "$.HOOKS", 'take it and "hooks" for one'),
+        (b'{"a": {"Prestart": 1, "prestart": 2}}', "$.a.prestart", "for one"),
+        (b'{"hooks": 1, "hoo\\u212as": 2}', '$["hoo\\u212as"]', "for one"),
+        (b'{"ho\xc5\xbftname": 1, "hostname": 2}', "$.hostname", "for one"),
+        (b'{"a": [{"x": 1, "X": 1}]}', "$.a[0].X", "for one"),
         (b'{"a": ["\\ud800"]}', "$.a[0]", "surrogate"),
         (b'{"a": {"\\udc00": 1}}', "$.a", "surrogate"),
     ],
@@ -78,7 +81,7 @@ def test_a_fraction_is_written_as_it_was_read() -> None:
     )
 
 
-@given(st.dictionaries(keys, values, max_size=4))
+@given(objects(keys, values, max_size=4))
 @settings(deadline=None)
 def test_what_is_written_reads_the_same(config: dict[str, Any]) -> None:
     again = parse(serialise(config))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 from conftest import Program
 
@@ -112,3 +114,16 @@ def test_the_version_is_told(prelude: Program, option: str) -> None:
     done = prelude(option)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("usernsctl-exec ")
+
+
+@pytest.mark.parametrize("option", ["--help", "--version", "-h", "-V"])
+@pytest.mark.parametrize(
+    ("redirection", "says"), [(">/dev/full", "No space left"), (">&-", "Bad file descriptor")]
+)
+def test_what_can_not_be_printed_is_a_failure(
+    prelude: Program, option: str, redirection: str, says: str
+) -> None:
+    script = f'exec "$0" {option} {redirection}'
+    done = subprocess.run(["sh", "-c", script, prelude.path], capture_output=True, text=True)
+    assert done.returncode == 125
+    assert done.stderr.startswith(f"usernsctl-exec: stdio: standard output: {says}")

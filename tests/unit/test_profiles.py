@@ -23,7 +23,11 @@ DANGEROUS = {
 
 CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUSER = 0x20000, 0x2000000, 0x10000000
 CLONE_NEWPID, CLONE_NEWTIME = 0x20000000, 0x80
-AF_INET, AF_VSOCK = 2, 40
+AF_UNIX, AF_INET, AF_INET6, AF_NETLINK, AF_PACKET, AF_VSOCK = 1, 2, 10, 16, 17, 40
+SOCK_STREAM, SOCK_DGRAM, SOCK_RAW, SOCK_SEQPACKET = 1, 2, 3, 5
+SOCK_NONBLOCK, SOCK_CLOEXEC = 0x800, 0x80000
+IPPROTO_TCP, IPPROTO_UDP, IPPROTO_SCTP, IPPROTO_MPTCP = 6, 17, 132, 262
+NETLINK_ROUTE, NETLINK_XFRM, NETLINK_NETFILTER = 0, 6, 12
 
 
 @pytest.fixture(scope="module")
@@ -78,13 +82,25 @@ def test_dangerous_calls_are_refused(profile: dict[str, Any]) -> None:
     [
         (("unshare", CLONE_NEWUSER | CLONE_NEWNS), True),
         (("unshare", 0), True),
-        (("unshare", CLONE_NEWUSER | CLONE_NEWPID), True),
+        (("unshare", CLONE_NEWUSER | CLONE_NEWPID), False),
         (("unshare", CLONE_NEWCGROUP), False),
         (("unshare", CLONE_NEWUSER | CLONE_NEWTIME), False),
         (("clone", CLONE_NEWUSER | CLONE_NEWPID), True),
         (("clone", CLONE_NEWCGROUP), False),
-        (("socket", AF_INET), True),
-        (("socket", AF_VSOCK), False),
+        (("socket", AF_UNIX, SOCK_SEQPACKET, 0), True),
+        (("socket", AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, IPPROTO_TCP), True),
+        (("socket", AF_INET6, SOCK_DGRAM, 0), True),
+        (("socket", AF_INET, SOCK_DGRAM, IPPROTO_UDP), True),
+        (("socket", AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE), True),
+        (("socket", AF_INET, SOCK_STREAM, IPPROTO_SCTP), False),
+        (("socket", AF_INET, SOCK_STREAM, IPPROTO_MPTCP), False),
+        (("socket", AF_INET, SOCK_STREAM | 0x10, 0), False),
+        (("socket", AF_INET, SOCK_RAW, IPPROTO_UDP), False),
+        (("socket", AF_INET6, SOCK_RAW | SOCK_CLOEXEC, 58), False),
+        (("socket", AF_NETLINK, SOCK_RAW, NETLINK_NETFILTER), False),
+        (("socket", AF_NETLINK, SOCK_RAW, NETLINK_XFRM), False),
+        (("socket", AF_PACKET, SOCK_RAW, 0), False),
+        (("socket", AF_VSOCK, SOCK_STREAM, 0), False),
         (("personality", 0), True),
         (("personality", 0x40000), False),
     ],

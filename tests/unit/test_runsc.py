@@ -46,6 +46,15 @@ def test_the_first_along_path(tmp_path: Path) -> None:
     assert found == f"{tmp_path}/a/runsc"
 
 
+def test_a_variable_that_others_know_comes_second(tmp_path: Path) -> None:
+    for name in ("ours", "theirs"):
+        elf(tmp_path / name, NATIVE, b"Go\0\0")
+    environ = {"RUNSC_PATH": f"{tmp_path}/theirs"}
+    assert runsc.find(environ) == f"{tmp_path}/theirs"
+    assert runsc.find({**environ, "USERNSCTL_RUNSC": f"{tmp_path}/ours"}) == f"{tmp_path}/ours"
+    assert cause_of({"RUNSC_PATH": f"{tmp_path}/absent"}) == "runsc-missing"
+
+
 @pytest.mark.parametrize("named", ["{}/mine", "mine"])
 def test_the_variable_goes_first(tmp_path: Path, named: str) -> None:
     elf(tmp_path / "runsc", NATIVE, b"Go\0\0")
@@ -127,3 +136,30 @@ def test_options_on_the_command_line() -> None:
     line = runsc.command_line("runsc", options)
     before = line[: line.index("run")]
     assert {"--network=host", "--platform=ptrace", "--debug", "--debug-log=/log/"} <= set(before)
+
+
+def test_what_is_named_comes_before_variables(tmp_path: Path) -> None:
+    environ = {"USERNSCTL_RUNSC": "/nowhere", "PATH": "/nowhere"}
+    with pytest.raises(RunscError) as caught:
+        runsc.find(environ, str(tmp_path / "runsc"))
+    assert caught.value.cause == "runsc-missing"
+    assert str(tmp_path / "runsc") in str(caught.value)
+    with pytest.raises(RunscError, match="absolute") as caught:
+        runsc.find(environ, "runsc")
+    assert caught.value.cause == "not-runsc"
+
+
+@pytest.mark.parametrize("search", ["", ".", "here", ":", "here:."])
+def test_a_directory_that_depends_on_the_current_one_is_not_searched(
+    search: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for directory in (tmp_path, tmp_path / "here"):
+        directory.mkdir(exist_ok=True)
+        (directory / "runsc").write_text("#!/bin/sh\necho runsc version none\n")
+        (directory / "runsc").chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    for environ in ({"PATH": search}, {"PATH": search, "USERNSCTL_RUNSC": "runsc"}):
+        with pytest.raises(RunscError) as caught:
+            runsc.find(environ)
+        assert caught.value.cause == "runsc-missing"
+    assert runsc.find({"PATH": str(tmp_path)}) == str(tmp_path / "runsc")

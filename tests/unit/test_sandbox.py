@@ -55,7 +55,7 @@ def test_a_file_of_settings(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="line 2: ABSENT is not set"):
         environment.read_file(str(file), CALLER)
     file.write_bytes(b"A=\xff")
-    with pytest.raises(CommandError, match="not UTF-8"):
+    with pytest.raises(CommandError, match="line 1: a byte that isn't UTF-8"):
         environment.read_file(str(file), CALLER)
 
 

@@ -9,6 +9,7 @@ import pytest
 from usernsctl import opened
 from usernsctl.errors import CommandNotExecutableError, CommandNotFoundError
 from usernsctl.sandbox import command
+from usernsctl.sandbox.environment import DEFAULT_PATH
 from usernsctl.sandbox.view import View, Walk
 
 
@@ -136,7 +137,8 @@ def test_what_would_show_it(view: View, tmp_path: Path) -> None:
     view.add_bind(str(tmp_path), opened.own(str(tmp_path)))
     with pytest.raises(CommandNotFoundError) as caught:
         check(view, "mine", PATH=str(tool.parent))
-    assert caught.value.remedy == f"--env PATH={tool.parent}:/bin"
+    # What else is in PATH is not told.
+    assert caught.value.remedy == f"--env PATH={tool.parent}:{DEFAULT_PATH}"
 
 
 @pytest.mark.parametrize("line", ["#!/absent/python -I", "#! /absent/python"])

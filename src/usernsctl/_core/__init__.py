@@ -20,6 +20,8 @@ from usernsctl._core.records import (
 from usernsctl._core.running import (
     apply_setup,
     bind,
+    check_single_thread,
+    close_descriptors,
     create_namespaces,
     enter,
     exec_command,
@@ -43,6 +45,8 @@ __all__ = [
     "apply_setup",
     "bind",
     "cause",
+    "check_single_thread",
+    "close_descriptors",
     "create_namespaces",
     "enter",
     "exec_command",

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from usernsctl._core.failures import check, raise_error
+from usernsctl._core.failures import cause, check, raise_error
 from usernsctl._core.memory import Memory
 from usernsctl._core.planning import NativePlan
 from usernsctl._core.records import NAMESPACES, Command, Setup, Spawn
 from usernsctl._native import ffi, lib
+from usernsctl.errors import NamespaceError
 
+# The program that enters namespaces in place of a process that has something to lose.
+_CHILD = os.fsencode(
+    os.path.join(
+        os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "_bin", "usernsctl-child"
+    )
+)
 _NS_FLAG = {name: lib.un_ns_flag(index) for index, name in enumerate(NAMESPACES, lib.UN_NS_MOUNT)}
 
 
@@ -69,6 +78,7 @@ def spawn(request: Spawn) -> tuple[int, int]:
     lib.un_spawn_init(native)
     _fill_setup(native.setup, request.setup, memory)
     _fill_command(native.command, request.command, memory)
+    native.child = memory.string(_CHILD)
     native.plan = _planned(request.plan)
     native.join = _joined(request.join, memory)
     native.flags = _flags(request.namespaces)
@@ -90,12 +100,13 @@ def _planned(plan: object | None) -> Any:
 
 
 def enter(plan: NativePlan | None, namespaces: Iterable[str]) -> None:
-    """Move this single-threaded process into new namespaces.
+    """Move this single-threaded process into new namespaces. If there is a plan, it is not dumpable
+    from then on: nobody inside can look into it.
 
     :raises NamespaceError: they could not be had.
     """
     err = ffi.new("struct un_error *")
-    check(lib.un_enter(_planned(plan), _flags(namespaces), err), err)
+    check(lib.un_enter(_planned(plan), _flags(namespaces), _CHILD, True, err), err)
 
 
 def create_namespaces(plan: NativePlan, namespaces: Iterable[str]) -> list[int]:
@@ -105,17 +116,45 @@ def create_namespaces(plan: NativePlan, namespaces: Iterable[str]) -> list[int]:
     :raises NamespaceError: they could not be had.
     """
     made, err = ffi.new("struct un_namespace *"), ffi.new("struct un_error *")
-    check(lib.un_namespace_create(plan.cdata, _flags(namespaces), made, err), err)
+    check(lib.un_namespace_create(plan.cdata, _flags(namespaces), _CHILD, made, err), err)
     return list(made.fd)
 
 
 def join(fds: Sequence[int]) -> None:
-    """Move this single-threaded process into namespaces.
+    """Move this single-threaded process into namespaces. It is not dumpable from then on: nobody
+    inside can look into it.
 
     :raises NamespaceError: the kernel refused.
     """
     err, memory = ffi.new("struct un_error *"), Memory()
     check(lib.un_namespace_join(_joined(fds, memory), err), err)
+
+
+def close_descriptors(keep: Iterable[int]) -> None:
+    """Close every descriptor from 3 on but `keep`, which an exec passes on then.
+
+    :raises CommandError: one of `keep` is not open.
+    """
+    err, memory = ffi.new("struct un_error *"), Memory()
+    kept = sorted(set(keep))
+    check(lib.un_close_fds(memory.numbers("int[]", kept), len(kept), err), err)
+
+
+def check_single_thread() -> None:
+    """A process enters a user namespace as a whole, so it must have one thread.
+
+    :raises NamespaceError: it has more.
+    """
+    threads = lib.un_thread_count()
+    if threads > 1:
+        known = cause("multithreaded")
+        raise NamespaceError(
+            f"this process has {threads} threads",
+            step="setns",
+            errno=errno.EINVAL,
+            cause="multithreaded",
+            remedy=known.remedy if known else None,
+        )
 
 
 def apply_setup(setup: Setup) -> None:

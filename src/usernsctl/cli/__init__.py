@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import signal
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 import click
 
 from usernsctl.errors import UsernsError
+from usernsctl.shown import shown, shown_lines
 
 #: Where each verb's click command is. They are imported when they are called: a payload should not
 #: wait for verbs that it does not use.
@@ -45,20 +47,39 @@ class _Verbs(click.Group):
 
 @click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="usernsctl", prog_name="usernsctl")
-def usernsctl() -> None:
+@click.option("--environ-fd", type=click.IntRange(3), hidden=True)
+@click.pass_context
+def usernsctl(context: click.Context, environ_fd: int | None) -> None:
     """Run programs in user namespaces and in gVisor, without root."""
+    if environ_fd is not None:
+        from usernsctl.cli import caller
+
+        context.obj = caller.read(environ_fd)
 
 
 def print_error(error: UsernsError) -> None:
     """Say on standard error what failed, why, and what mends it: a line each."""
-    print(f"usernsctl: {error}", file=sys.stderr)
-    why, remedy = _known(error.cause)
+    say(f"usernsctl: {error}")
+    why, known_remedy = _known(error.cause)
     if why:
-        print(f"  why: {why} [{error.cause}]", file=sys.stderr)
+        say(f"  why: {why} [{error.cause}]")
     elif error.cause:
-        print(f"  cause: {error.cause}", file=sys.stderr)
-    if error.remedy or remedy:
-        print(f"  remedy: {error.remedy or remedy}", file=sys.stderr)
+        say(f"  cause: {error.cause}")
+    # Of several lines are those of the catalogue; in ours, no name brings a line end with it.
+    if remedy := error.remedy or known_remedy:
+        print("  remedy: " + shown_lines(remedy).replace("\n", "\n    "), file=sys.stderr)
+
+
+def say(text: str) -> None:
+    """Print one line on standard error, whatever others have put into it."""
+    print(shown(text), file=sys.stderr)
+
+
+def show_usage(error: click.ClickException) -> None:
+    """Print click's own message about a wrong call."""
+    text = io.StringIO()
+    error.show(file=text)
+    print(shown_lines(text.getvalue()), end="", file=sys.stderr)
 
 
 def _known(cause: str | None) -> tuple[str | None, str | None]:
@@ -75,7 +96,7 @@ def _known(cause: str | None) -> tuple[str | None, str | None]:
     entry = catalogue().get(cause)
     if entry is None:
         return None, None
-    return entry.why, entry.remedies["host"].replace("\n", "\n    ")
+    return entry.why, entry.remedies["host"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -88,16 +109,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_error(error)
         return error.exit_status
     except click.ClickException as error:
-        error.show()
+        show_usage(error)
         return 125
-    except click.Abort:
-        return 130
+    except (click.Abort, KeyboardInterrupt):
+        return 128 + signal.SIGINT
     except BrokenPipeError:
         _forget_output()
         return 128 + signal.SIGPIPE
     except OSError as error:
         _forget_output()
-        print(f"usernsctl: {error}", file=sys.stderr)
+        say(f"usernsctl: {error}")
         return 125
 
 

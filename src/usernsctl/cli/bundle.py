@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import get_args
@@ -12,10 +11,13 @@ from typing import get_args
 import click
 
 from usernsctl import oci
+from usernsctl.cli import caller
 from usernsctl.errors import BundleError
 from usernsctl.idmap import Extent
 from usernsctl.oci.refusals import Network
 from usernsctl.sandbox import environment
+from usernsctl.shown import command as pasted
+from usernsctl.shown import operand, shown
 
 EXIT_FINDINGS = 1
 
@@ -55,7 +57,7 @@ def init_command(
     """
     uid_map, gid_map = _default_map()
     env = {"PATH": environment.DEFAULT_PATH}
-    env.update(environment.read_settings(settings, os.environ))
+    env.update(environment.read_settings(settings, caller.environ()))
     options = oci.BuildOptions(
         args=command,
         rootfs=_rootfs_for(directory, rootfs),
@@ -68,7 +70,9 @@ def init_command(
         terminal=terminal,
     )
     filename = oci.create(directory, oci.build(options))
-    click.echo(f"{filename}: made; {shlex.join(['usernsctl', 'run', '--bundle', directory])}")
+    trust = ["--trust-bundle"] if options.rootfs.startswith("/") else []
+    words = ["usernsctl", "run", "--bundle", operand(directory), *trust]
+    click.echo(f"{shown(str(filename))}: made; {pasted(words)}")
 
 
 @bundle_group.command("check")
@@ -85,17 +89,21 @@ def init_command(
 def check_command(context: click.Context, directory: str, as_json: bool, network: Network) -> None:
     """Say what in a bundle's config.json would fail under runsc without root, and why.
 
+    Also all that reaches outside of the bundle, and so needs --trust-bundle or --allow-hooks.
+
     Exit status: 0 if there is nothing to say, 1 if there is, 125 if the bundle can't be read.
     """
     uid_map, gid_map = _default_map()
-    findings = oci.check(oci.load(directory), directory, uid_map, gid_map, network=network)
+    with oci.Bundle(directory) as opened:
+        findings = oci.check(opened.load(), opened, uid_map, gid_map, network=network)
     if as_json:
         report = {"bundle": directory, "findings": [asdict(finding) for finding in findings]}
         click.echo(json.dumps(report, indent=2))
     else:
         for finding in findings:
-            click.echo(_as_text(finding))
-        click.echo(_summary(directory, findings))
+            for line in _as_text(finding):
+                click.echo(shown(line))
+        click.echo(shown(_summary(directory, findings)))
     if findings:
         context.exit(EXIT_FINDINGS)
 
@@ -103,19 +111,20 @@ def check_command(context: click.Context, directory: str, as_json: bool, network
 @bundle_group.command("fix")
 @click.argument("directory", type=click.Path())
 def fix_command(directory: str) -> None:
-    """Add to a bundle's config.json what runsc without root needs.
+    """Add to a bundle's config.json what runsc without root needs, and take out its hooks.
 
     The old file is kept as config.json.orig. What check finds and this can't mend stays.
     """
     uid_map, gid_map = _default_map()
-    mended, changes = oci.fix(oci.load(directory), uid_map, gid_map)
-    if not changes:
-        click.echo(f"{directory}: nothing to fix")
-        return
-    original = oci.replace(directory, mended)
+    with oci.Bundle(directory) as opened:
+        mended, changes = oci.fix(opened.load(), uid_map, gid_map)
+        if not changes:
+            click.echo(f"{shown(directory)}: nothing to fix")
+            return
+        original = oci.replace(opened, mended)
     for change in changes:
-        click.echo(f"{change.path}: {change.text}")
-    click.echo(f"{directory}: fixed; the old file is {original}")
+        click.echo(shown(f"{change.path}: {change.text}"))
+    click.echo(shown(f"{directory}: fixed; the old file is {original}"))
 
 
 def _default_map() -> tuple[list[Extent], list[Extent]]:
@@ -140,11 +149,13 @@ def _rootfs_for(directory: str, rootfs: str) -> str:
     return str(outside)
 
 
-def _as_text(finding: oci.Finding) -> str:
-    kind = "fails" if finding.blocks else "note"
-    lines = [f"{kind}: {finding.path}: {finding.problem} [{finding.id}]", f"  why: {finding.why}"]
-    lines.append(f"  remedy: {finding.remedy}")
-    return "\n".join(lines)
+def _as_text(finding: oci.Finding) -> list[str]:
+    kind = "outside" if finding.outside else "fails" if finding.blocks else "note"
+    return [
+        f"{kind}: {finding.path}: {finding.problem} [{finding.id}]",
+        f"  why: {finding.why}",
+        f"  remedy: {finding.remedy}",
+    ]
 
 
 def _summary(directory: str, findings: list[oci.Finding]) -> str:
@@ -154,5 +165,5 @@ def _summary(directory: str, findings: list[oci.Finding]) -> str:
     what = f"{len(findings)} finding" + "s" * (len(findings) != 1)
     if not fixable:
         return f"{directory}: {what}"
-    command = shlex.join(["usernsctl", "bundle", "fix", directory])
+    command = pasted(["usernsctl", "bundle", "fix", operand(directory)])
     return f"{directory}: {what}, {fixable} of them mended by: {command}"

@@ -7,6 +7,7 @@ import os
 import click
 
 from usernsctl import prelude
+from usernsctl.cli import caller
 
 
 @click.command(
@@ -17,4 +18,4 @@ from usernsctl import prelude
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
 def exec_command(words: tuple[str, ...]) -> None:
     """Execute a command in a new user namespace (usernsctl-exec; see its --help)."""
-    os.execv(prelude.prelude_path(), [prelude.NAME, *words])
+    os.execve(prelude.prelude_path(), [prelude.NAME, *words], caller.environ())

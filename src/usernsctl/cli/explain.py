@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from usernsctl.cli import say
 from usernsctl.cli.verdict import WRONG_USAGE, VerdictCommand, tolerate_any_text
 from usernsctl.doctor.lines import printable
 from usernsctl.errors import UsernsError
@@ -67,7 +68,7 @@ def explain_command(
 
 
 def _fail(context: click.Context, message: str) -> NoReturn:
-    print(f"usernsctl: explain: {message}", file=sys.stderr)
+    say(f"usernsctl: explain: {message}")
     context.exit(WRONG_USAGE)
 
 
@@ -91,7 +92,7 @@ def _probe(explanation: Explanation) -> Explanation:
         # This purpose has all others' findings too, at least as warnings.
         return confirm(explanation, diagnose("run"))
     except UsernsError as error:
-        print(f"usernsctl: explain: no probes: {error}", file=sys.stderr)
+        say(f"usernsctl: explain: no probes: {error}")
         return explanation
 
 

@@ -12,9 +12,11 @@ from typing import Any, NoReturn
 import click
 
 from usernsctl import named
+from usernsctl.cli import caller
 from usernsctl.holder import NamedNamespace
 from usernsctl.namespace import Namespace
 from usernsctl.process import Popen
+from usernsctl.shown import shown, shown_lines
 
 _PASSED_ON = (
     *(signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT),
@@ -38,7 +40,7 @@ def create(name: str, options: tuple[str, ...]) -> None:
     """
     made = named.create_named(name, options)
     if made.notice:
-        print(made.notice, file=sys.stderr)
+        print(shown_lines(made.notice), file=sys.stderr)
 
 
 @ns_group.command("list")
@@ -65,7 +67,7 @@ def list_(as_json: bool) -> None:
     ]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for row in table:
-        print("  ".join(map(str.ljust, row, widths)).rstrip())
+        print(shown("  ".join(map(str.ljust, row, widths)).rstrip()))
 
 
 @ns_group.command("exec", context_settings=_NOT_OURS)
@@ -75,11 +77,12 @@ def exec_(name: str, command: tuple[str, ...]) -> NoReturn:
     """Replace this process by COMMAND in the namespace NAME; in a PID namespace, wait for it."""
     if command[0] == "--":
         command = command[1:]
+    env = caller.environ()
     namespace = Namespace.open(name)
     if not namespace.has("pid"):
-        namespace.exec(command)
+        namespace.exec(command, env=env)
     # A process does not move into a PID namespace, its children do.
-    sys.exit(_exit_status(namespace.popen(command, pdeathsig=signal.SIGKILL)))
+    sys.exit(_exit_status(namespace.popen(command, env=env, pdeathsig=signal.SIGKILL)))
 
 
 @ns_group.command("remove")

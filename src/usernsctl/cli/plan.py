@@ -12,6 +12,7 @@ import click
 from usernsctl.idmap import Extent, Fill, IdMap
 from usernsctl.plan import Plan, Range
 from usernsctl.plan import plan as make_plan
+from usernsctl.shown import shown
 
 _BAR_WIDTH = 24
 
@@ -131,11 +132,11 @@ def _as_json(decided: Plan) -> dict[str, Any]:
 
 def _print_plain(decided: Plan) -> None:
     for kind, extents, writer, reason, _ in _kinds(decided):
-        print(f"{kind} map, written by {writer}: {reason}")
+        print(shown(f"{kind} map, written by {writer}: {reason}"))
         for extent in extents:
             print(f"  {extent}")
     for line in _remarks(decided):
-        print(line)
+        print(shown(line))
 
 
 def _print_rich(decided: Plan) -> None:
@@ -144,7 +145,8 @@ def _print_rich(decided: Plan) -> None:
 
     console = Console()
     for kind, extents, writer, reason, _ in _kinds(decided):
-        table = Table(title=f"{kind} map, written by {writer}: {reason}", title_justify="left")
+        title = shown(f"{kind} map, written by {writer}: {reason}")
+        table = Table(title=title, title_justify="left")
         for heading in ("inside", "", "outside", "count"):
             table.add_column(heading, justify="left" if not heading else "right")
         most = max((extent.count for extent in extents), default=1)
@@ -158,7 +160,7 @@ def _print_rich(decided: Plan) -> None:
             )
         console.print(table)
     for line in _remarks(decided):
-        console.print(line, highlight=False, markup=False)
+        console.print(shown(line), highlight=False, markup=False)
 
 
 def _ids(first: int, count: int) -> str:

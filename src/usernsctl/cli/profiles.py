@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING
 
 import click
+
+from usernsctl.shown import command
 
 if TYPE_CHECKING:
     from usernsctl.profiles import Ids
@@ -87,4 +88,4 @@ def docker_command(engine: str, seccomp: str, apparmor: bool | None, ids: Ids) -
             err=True,
         )
     options = profiles.engine_options(seccomp=seccomp, apparmor=apparmor, ids=ids)
-    click.echo(shlex.join(options))
+    click.echo(command(options))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
-from usernsctl.cli import values
+from usernsctl.cli import caller, say, values
 
 if TYPE_CHECKING:
     from usernsctl.idmap import Fill, IdMap
@@ -73,6 +73,20 @@ _FILES, _PROCESS, _ISOLATION, _RUNSC = "Files", "The command", "Isolation", "run
     metavar="DIR",
     help="Run an OCI bundle. Its config.json is mended where needed, in memory; options and CMD "
     "replace what it says.",
+)
+@_option(
+    _FILES,
+    "--trust-bundle",
+    is_flag=True,
+    help="Take the bundle's bind mounts, annotations and capabilities as they are written. Without "
+    "it, the bundle is a stranger's data, and may show nothing but its own files.",
+)
+@_option(
+    _FILES,
+    "--allow-hooks",
+    is_flag=True,
+    help="Let the bundle's hooks run: programs of its choice that run OUTSIDE gVisor, on this "
+    "machine's kernel, as you.",
 )
 @_option(
     _FILES,
@@ -194,6 +208,14 @@ _FILES, _PROCESS, _ISOLATION, _RUNSC = "Files", "The command", "Isolation", "run
 )
 @_option(
     _RUNSC,
+    "--runsc",
+    "program",
+    metavar="FILE",
+    help="The runsc to run, by its absolute path; by default what $USERNSCTL_RUNSC names, else the "
+    "first along PATH.",
+)
+@_option(
+    _RUNSC,
     "--root",
     "state",
     metavar="DIR",
@@ -230,9 +252,11 @@ def run_command(**given: Any) -> NoReturn:
     idmap = _idmap(given)
     if given["terminal"] is None:
         given["terminal"] = os.isatty(0)
+    program = given.pop("program")
     run(
         Request(args=given.pop("command"), env=env, idmap=idmap, **given),
-        notify=lambda text: click.echo(f"usernsctl: {text}", err=True),
+        notify=lambda text: say(f"usernsctl: {text}"),
+        program=program,
     )
 
 
@@ -268,6 +292,9 @@ def _check_combination(given: dict[str, Any]) -> None:
     for name in ("rootfs", "bundle"):
         if given[name] == "":
             raise click.UsageError(f"--{name} needs a directory, not an empty string")
+    for name in ("trust_bundle", "allow_hooks"):
+        if given[name] and not given["bundle"]:
+            raise click.UsageError(f"--{name.replace('_', '-')} is about a bundle: give --bundle")
     if not given["command"] and not given["bundle"]:
         raise click.UsageError("no command: give one, as in: usernsctl run -- cat /proc/version")
     if given["command"] and not given["command"][0]:
@@ -279,10 +306,11 @@ def _environment(given: dict[str, Any]) -> dict[str, str]:
     from usernsctl.sandbox import environment
 
     everything, files, settings = (given.pop(n) for n in ("env_all", "env_files", "settings"))
+    variables = caller.environ()
     # A bundle has an environment of its own.
     bare = given["bundle"] and not everything
-    env = {} if bare else environment.base(os.environ, everything=everything)
+    env = {} if bare else environment.base(variables, everything=everything)
     for path in files:
-        env.update(environment.read_file(path, os.environ))
-    env.update(environment.read_settings(settings, os.environ))
+        env.update(environment.read_file(path, variables))
+    env.update(environment.read_settings(settings, variables))
     return env

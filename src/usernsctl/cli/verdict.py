@@ -7,6 +7,8 @@ import sys
 
 import click
 
+from usernsctl.cli import show_usage
+
 #: The exit status of a wrong call, since 1 is a verdict.
 WRONG_USAGE = 2
 
@@ -18,7 +20,7 @@ class VerdictCommand(click.Command):
         try:
             return super().parse_args(ctx, args)
         except click.UsageError as error:
-            error.show()
+            show_usage(error)
             raise click.exceptions.Exit(WRONG_USAGE) from error
 
 

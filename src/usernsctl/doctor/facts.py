@@ -171,9 +171,15 @@ class Device:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runsc:
-    """:ivar path: ``None`` where there is none that can be used; `cause` and `problem` say why."""
+    """:ivar path: ``None`` where there is none that can be used; `cause` and `problem` say why.
+
+    :ivar release: as it says itself, such as ``"release-20260817.0"``.
+    :ivar age: in days; ``None`` where the release does not tell its day.
+    """
 
     path: str | None = None
+    release: str | None = None
+    age: int | None = None
     cause: str | None = None
     problem: str | None = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from usernsctl.doctor.facts_files import Tree
 from usernsctl.doctor.facts_place import is_gvisor, read_cgroup, read_container, read_pids
 from usernsctl.errors import HardeningError, RunscError
 from usernsctl.idmap import Extent
+from usernsctl.releases import release_of
 
 SYSCTLS = (
     "user/max_user_namespaces",
@@ -53,7 +55,7 @@ _RESTRICTIONS = {
 
 
 def read_facts(root: str = "/", environ: Mapping[str, str] | None = None) -> Facts:
-    """Read all facts. Nothing is started, but for a runsc that does not look like one.
+    """Read all facts. Nothing is started, but for a runsc whose release is not known yet.
 
     :param root: the directory with proc, sys, etc, dev and usr. What only a call tells, about this
         process, is read if it is ``/``, else left unknown.
@@ -245,6 +247,9 @@ def _device(tree: Tree, path: str) -> Device:
 
 def _runsc(environ: Mapping[str, str]) -> Runsc:
     try:
-        return Runsc(path=runsc.find(environ))
+        path = runsc.find(environ)
+        release = release_of(path, remember=False)
+        today = datetime.datetime.now(datetime.UTC).date()
+        return Runsc(path=path, release=release.label, age=release.age(today))
     except RunscError as error:
         return Runsc(cause=error.cause, problem=error.reason)

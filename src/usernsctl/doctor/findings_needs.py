@@ -12,6 +12,7 @@ from usernsctl.doctor.model import Probe, Purpose
 #: How many ids a container has under userns-remap, and a Pod with hostUsers: false.
 _CONTAINER_IDS = 65536
 _ALL_IDS = 2**32 - 1
+_YEAR = 366  # days
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +32,7 @@ class Need:
 
 def needs(facts: Facts, probes: Mapping[str, Probe], purpose: Purpose) -> tuple[Need, ...]:
     """What `purpose` needs here; for a container of Docker's or a Pod, of how it is started too."""
-    found = [_switch(facts), _limit(facts), _apparmor(facts)]
+    found = [_switch(facts), _limit(facts), _apparmor(facts), *_release(facts)]
     engine = facts.container.engine
     if purpose == "docker" or engine == "docker":
         inside = engine == "docker"
@@ -77,6 +78,23 @@ def _apparmor(facts: Facts) -> Need:
         found="absent" if value is None else str(value),
         wanted="0 or absent, or a profile with userns, for usernsctl-exec and runsc",
     )
+
+
+def _release(facts: Facts) -> list[Need]:
+    """Which runsc there is, and how old; nothing where there is none."""
+    runsc = facts.runsc
+    if runsc is None or runsc.path is None:
+        return []
+    age = "of unknown age" if runsc.age is None else f"{runsc.age} days old"
+    return [
+        Need(
+            name="runsc",
+            state="open" if runsc.age is None else _state(runsc.age <= _YEAR),
+            found=f"{runsc.release}, {age}, {runsc.path}",
+            wanted="a release of the last twelve months: gVisor's own figure for a start went from "
+            "203 ms in 2024 to 147 ms in 2026",
+        )
+    ]
 
 
 def _own(name: str, inside: bool, look: Callable[[], tuple[bool, str]], wanted: str) -> Need:

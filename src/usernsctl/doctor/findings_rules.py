@@ -204,10 +204,6 @@ def read_only_proc(seen: Seen) -> Evidence:
     return (told(probe),) if probe else ()
 
 
-def undumpable(seen: Seen) -> Evidence:
-    return ("PR_GET_DUMPABLE is not 1",) if seen.facts.privileges.dumpable is False else ()
-
-
 # ---- subordinate ranges ------------------------------------------------------------------------
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 
+from usernsctl.shown import shown
+
 SHOWN_MAX = 300
 
 # As runsc, Docker and containerd write them. runsc puts one object after the other in a line.
@@ -20,9 +22,8 @@ def message_at(line: str, place: int) -> str:
 
 
 def printable(text: str) -> str:
-    """One line of at most :data:`SHOWN_MAX` characters, without control characters."""
-    line = " ".join(text.split())[:SHOWN_MAX]
-    return "".join(char if char.isprintable() else "?" for char in line)
+    """One line of at most :data:`SHOWN_MAX` characters, fit for a terminal."""
+    return shown(" ".join(text.split())[:SHOWN_MAX])[:SHOWN_MAX]
 
 
 def _unescape(text: str) -> str:

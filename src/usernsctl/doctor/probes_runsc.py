@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import sys
 
+from usernsctl import isolated
 from usernsctl.doctor.model import Probe
 from usernsctl.doctor.probes import Step, try_steps
 
@@ -23,8 +23,8 @@ def try_runsc(deadline: float) -> Probe:
 
     :param deadline: as :func:`time.monotonic` counts.
     """
-    command = (sys.executable, "-m", "usernsctl", "run", "--no-terminal", "--", "true")
-    probe = try_steps([Step(name=NAME, words=command)], deadline)[NAME]
+    command = isolated.command("usernsctl", "run", "--no-terminal", "--", "true")
+    probe = try_steps([Step(name=NAME, words=tuple(command))], deadline)[NAME]
     if probe.outcome == "ok":
         return dataclasses.replace(probe, detail="")
     named = _CAUSE.findall(probe.detail)

@@ -9,6 +9,7 @@ from usernsctl import _core
 from usernsctl.doctor.findings import STANDS_IN_THE_WAY_OF
 from usernsctl.doctor.findings_needs import Need
 from usernsctl.doctor.model import Cause, Finding, Place, Probe, Purpose, Report
+from usernsctl.shown import shown
 
 WIDTH = 80
 _LABEL = 9
@@ -92,17 +93,12 @@ def _finding(number: int, finding: Finding, where: Place) -> Iterator[str]:
     yield from _labelled("see", finding.cause.reference)
 
 
-def clean(text: str) -> str:
-    """What was seen may hold anything: none of it may speak to a terminal, or to a shell."""
-    return "".join(char if char.isprintable() else "?" for char in text)
-
-
 def _labelled(label: str, text: str) -> list[str]:
     return _wrap(f"   {label:<{_LABEL}}{text}", " " * (_LABEL + 3))
 
 
 def _wrap(text: str, indent: str) -> list[str]:
-    return textwrap.wrap(clean(text), WIDTH, subsequent_indent=indent, break_on_hyphens=False)
+    return textwrap.wrap(shown(text), WIDTH, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def said(probe: Probe) -> str:

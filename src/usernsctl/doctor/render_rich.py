@@ -11,6 +11,7 @@ from rich.text import Text
 from usernsctl.doctor import render
 from usernsctl.doctor.findings_needs import Need
 from usernsctl.doctor.model import Finding, Place, Report
+from usernsctl.shown import shown
 
 _LABEL = 7
 _STYLES = {
@@ -45,7 +46,7 @@ def show(report: Report, needs: Sequence[Need]) -> None:
 
 
 def _text(text: str, style: str = "") -> Text:
-    return Text(render.clean(text), style)
+    return Text(shown(text), style)
 
 
 def _table(*headings: str) -> Table:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from usernsctl.doctor import render
 from usernsctl.doctor.model import Finding, Place, Report
+from usernsctl.shown import shown
 
 _WIDTH = 78
 
@@ -43,5 +44,5 @@ def _finding(finding: Finding, where: Place) -> Iterator[str]:
 
 
 def _comment(text: str) -> list[str]:
-    lines = textwrap.wrap(render.clean(text), _WIDTH, break_on_hyphens=False)
+    lines = textwrap.wrap(shown(text), _WIDTH, break_on_hyphens=False)
     return [f"# {line}" for line in lines]

@@ -24,11 +24,15 @@ class Text(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     :ivar says: the message as it was met.
     :ivar pattern: the regular expression that it is known by, within a line.
     :ivar causes: ids of what it can come from, likeliest first.
+    :ivar since: the first release of runsc that says so (YYYYMMDD), where others don't.
+    :ivar until: the first that no longer does.
     """
 
     says: str
     pattern: str
     causes: tuple[str, ...]
+    since: int | None = None
+    until: int | None = None
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):

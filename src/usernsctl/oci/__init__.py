@@ -12,13 +12,16 @@ from usernsctl.oci.build import (
 from usernsctl.oci.check import check
 from usernsctl.oci.finding import Finding
 from usernsctl.oci.fix import Change, fix
-from usernsctl.oci.load import load
+from usernsctl.oci.given import for_runsc
+from usernsctl.oci.load import Bundle, load
+from usernsctl.oci.outside import check_outside, harmless_annotations, open_source
 from usernsctl.oci.parse import parse, serialise
 from usernsctl.oci.shape import validate
 from usernsctl.oci.store import create, replace
 
 __all__ = [
     "BuildOptions",
+    "Bundle",
     "Change",
     "Finding",
     "Mount",
@@ -26,11 +29,15 @@ __all__ = [
     "binds",
     "build",
     "check",
+    "check_outside",
     "create",
     "fix",
+    "for_runsc",
+    "harmless_annotations",
     "identity_mappings",
     "load",
     "mount_entry",
+    "open_source",
     "parse",
     "replace",
     "serialise",

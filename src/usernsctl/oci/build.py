@@ -101,7 +101,8 @@ def build(options: BuildOptions) -> dict[str, Any]:
     """
     for name in options.env:
         if "=" in name:
-            raise fault(f"$.process.env: {name!r} can't be a name, it has a =", None)
+            before = name.partition("=")[0]
+            raise fault(f"$.process.env: a name with a = in it, after {before!r}", None)
     config: dict[str, Any] = {
         "ociVersion": OCI_VERSION,
         "process": _process(options),

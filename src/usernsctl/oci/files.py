@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,9 +11,11 @@ from usernsctl.oci.access import SEARCH, WRITE, Reach
 from usernsctl.oci.build import binds
 from usernsctl.oci.finding import Finding
 from usernsctl.oci.model import Config, MountEntry
+from usernsctl.shown import command
 
 _EOF = "runsc: `waiting for sandbox to start: EOF`"
 _RUN = "usernsctl run --bundle"  # shows a copy of the tree, and keeps all writes in memory
+_ELSEWHERE = "a place that these ids may search: the bundle somewhere else, for example"
 _MAX_LINKS = 40  # as in the kernel, path_resolution(7)
 
 
@@ -28,6 +29,14 @@ class FileView:
 
     def rootfs(self, config: Config) -> str:
         return os.path.join(self.bundle, config.root.path)
+
+    def advise(self, words: list[str], path: str, otherwise: str) -> str:
+        """A command with `path` where that is the bundle's own, else something to do there.
+
+        A stranger's file must not have anybody open a directory, or make one, somewhere else.
+        """
+        own = f"{os.path.realpath(self.bundle)}/"
+        return command([*words, path]) if f"{path}/".startswith(own) else otherwise
 
 
 def check_files(config: Config, view: FileView) -> Iterator[Finding]:
@@ -69,7 +78,7 @@ def _check_rootfs(config: Config, view: FileView) -> Iterator[Finding]:
             problem=f"{blocked} can't be searched",
             why="the ids of the prepared namespace have no right to it (runsc: `creating root "
             "file system: input/output error`)",
-            remedy=shlex.join(["chmod", "a+x", blocked]),
+            remedy=view.advise(["chmod", "a+x"], blocked, _ELSEWHERE),
         )
     elif not config.root.readonly and not view.memory_overlay and not _writable(rootfs, view):
         yield Finding(
@@ -94,11 +103,13 @@ def _check_source(mount: MountEntry, view: FileView, path: str) -> Finding | Non
         try:
             blocked = view.reach.blocked_at(source, 0)
         except OSError as error:
-            problem, remedy = f"{source}: {error.strerror}", shlex.join(["mkdir", source])
+            problem = f"{source}: {error.strerror}"
+            remedy = view.advise(["mkdir"], os.path.realpath(source), "name one that is there")
         else:
             if blocked is None:
                 return None
-            problem, remedy = f"{blocked} can't be searched", shlex.join(["chmod", "a+x", blocked])
+            problem = f"{blocked} can't be searched"
+            remedy = view.advise(["chmod", "a+x"], blocked, _ELSEWHERE)
     why = f"a bind mount needs something to bind ({_EOF})"
     return Finding(path=path, id="bundle-bind-source", problem=problem, why=why, remedy=remedy)
 
@@ -121,7 +132,8 @@ def _check_target(
         if missing and not _writable(target, view):
             problem = f"{missing} is not in {target}, and can't be made there"
             make = ["mkdir", "-p"] if kinds[0] == "a directory" else ["touch"]
-            remedy = f"{shlex.join([*make, os.path.join(target, missing)])}, or {_RUN}"
+            wanted = os.path.join(target, missing)
+            remedy = f"{view.advise(make, wanted, 'make it there')}, or {_RUN}"
         elif not missing and kinds[0] != kinds[1]:
             problem = f"the source is {kinds[0]}, {target} is {kinds[1]}"
             remedy = "another destination"

@@ -1,4 +1,4 @@
-"""Adding to a config.json what rootless runsc needs, and nothing else."""
+"""Adding to a config.json what rootless runsc needs, and taking out what would run outside."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from usernsctl.idmap import Extent
 from usernsctl.oci.build import identity_mappings
 from usernsctl.oci.ids import IdView, mapping_fault
 from usernsctl.oci.model import KINDS, Linux
+from usernsctl.oci.outside import named_hooks
 from usernsctl.oci.shape import validate
 
 
@@ -27,20 +28,29 @@ class Change:
 
 
 def fix(
-    config: dict[str, Any], uid_map: Sequence[Extent], gid_map: Sequence[Extent]
+    config: dict[str, Any],
+    uid_map: Sequence[Extent],
+    gid_map: Sequence[Extent],
+    *,
+    keep_hooks: bool = False,
 ) -> tuple[dict[str, Any], list[Change]]:
     """Mend `config` for runsc in a prepared namespace with these ids.
 
     It gets a user namespace, mappings and ``process.user`` where these are missing, and the
-    identity map of the prepared namespace where its own mappings can't be had in there. All
-    other keys stay as they are, in their order. A second call changes nothing.
+    identity map of the prepared namespace where its own mappings can't be had in there. Hooks are
+    taken out. All other keys stay as they are, in their order. A second call changes nothing.
 
+    :param keep_hooks: whether the hooks stay: programs that runsc runs outside gVisor.
     :returns: a new config, and what was changed; `config` itself is left alone.
     :raises BundleError: `config` hasn't the shape of a config.json (:func:`validate`).
     """
     typed = validate(config)
     mended = copy.deepcopy(config)
     changes: list[Change] = []
+    moments = named_hooks(typed.hooks)
+    if moments and not keep_hooks:
+        del mended["hooks"]
+        changes.append(Change("$.hooks", f"removed; they ran outside gVisor: {', '.join(moments)}"))
     if typed.process.user is None:
         mended["process"]["user"] = {"uid": 0, "gid": 0}
         changes.append(Change("$.process.user", 'added {"uid": 0, "gid": 0}'))

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from usernsctl.idmap import Extent
 from usernsctl.oci.finding import Finding
-from usernsctl.oci.model import KINDS, MAX_ID, Config, IdMapping, Kind, Linux
+from usernsctl.oci.model import KINDS, Config, IdMapping, Kind, Linux
+from usernsctl.oci.values import MAX_ID
 
 _MAX_MAPPINGS = 340  # UID_GID_MAP_MAX_EXTENTS, since Linux 4.15
 

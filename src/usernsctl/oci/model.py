@@ -1,62 +1,42 @@
-"""The parts of config.json that this package reads, and the shape each must have.
+"""What a config.json may have, and what of it runsc is given.
 
-Only what usernsctl itself looks at is described. Every other key of a file is neither checked
-nor changed. Names are those of the OCI runtime specification (config.md, config-linux.md).
+All keys of the OCI runtime specification (config.md, config-linux.md, specs-go/config.go) are named
+here, at every level: Go's decoder, which runsc reads with, takes a key that differs from one of its
+own in upper and lower case for that key, so that what we don't know by name we would not see. Keys
+whose values are `Withheld` are not given to runsc (:func:`usernsctl.oci.given.for_runsc`): without
+root and without control groups it ignores them, or they are not a bundle's to decide. Nor are keys
+that nobody knows.
 
-A rule about a single value is written here, as the type of that value; its ``description`` is
-what an error message says would be right. ``null`` counts as absent, as it does for the Go
-decoder of every runtime.
+``null`` counts as absent, as it does for the Go decoder.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Literal
 
-from msgspec import Meta, Struct, field
+from msgspec import Struct, field
+
+from usernsctl.oci.values import (
+    AbsolutePath,
+    Arguments,
+    Capability,
+    EnvEntry,
+    Flag,
+    Id,
+    Limit,
+    NonEmptyText,
+    RlimitName,
+    Size,
+    Strings,
+    Text,
+    Umask,
+    WholeNumber,
+    Withheld,
+    WithheldText,
+)
 
 Kind = Literal["uid", "gid"]
 KINDS: tuple[Kind, ...] = ("uid", "gid")
-
-MAX_ID = 2**32 - 1
-
-Id = Annotated[int, Meta(ge=0, le=MAX_ID, description=f"a whole number from 0 to {MAX_ID}")]
-Size = Annotated[int, Meta(ge=1, le=MAX_ID, description=f"a whole number from 1 to {MAX_ID}")]
-Limit = Annotated[int, Meta(ge=0, description="a whole number, 0 or more")]
-Flag = Annotated[bool, Meta(description="true or false")]
-# JSON reaches runsc as UTF-8, which has no surrogates (Python's way to hold a byte that is none).
-_CHARACTER = r"[^\0\ud800-\udfff]"
-_UTF8 = "UTF-8, without NUL characters"
-
-Text = Annotated[str, Meta(pattern=rf"^{_CHARACTER}*\Z", description=f"a string in {_UTF8}")]
-NonEmptyText = Annotated[
-    str, Meta(pattern=rf"^{_CHARACTER}+\Z", description=f"a string, not empty, in {_UTF8}")
-]
-AbsolutePath = Annotated[
-    str, Meta(pattern=rf"^/{_CHARACTER}*\Z", description=f"an absolute path in {_UTF8}")
-]
-EnvEntry = Annotated[
-    str,
-    Meta(pattern=rf"^(?!=){_CHARACTER}+?={_CHARACTER}*\Z", description=f"NAME=VALUE in {_UTF8}"),
-]
-RlimitName = Annotated[
-    str,
-    Meta(
-        pattern=r"^RLIMIT_(AS|CORE|CPU|DATA|FSIZE|LOCKS|MEMLOCK|MSGQUEUE|NICE|NOFILE|NPROC|RSS"
-        r"|RTPRIO|RTTIME|SIGPENDING|STACK)\Z",
-        description='a limit of setrlimit(2) in capitals, such as "RLIMIT_NOFILE"',
-    ),
-]
-Capability = Annotated[
-    str,
-    Meta(
-        pattern=r"^CAP_[A-Z_]+\Z",
-        description='a capability in capitals, such as "CAP_CHOWN"',
-    ),
-]
-Arguments = Annotated[
-    list[Text], Meta(min_length=1, description="an array that starts with the command")
-]
-Annotations = Annotated[dict[str, Text], Meta(description="an object whose values are strings")]
 
 
 class User(Struct, rename="camel"):
@@ -64,7 +44,9 @@ class User(Struct, rename="camel"):
 
     uid: Id | None = None
     gid: Id | None = None
+    umask: Umask | None = None
     additional_gids: list[Id] | None = None
+    username: Withheld = None
 
 
 class Rlimit(Struct, rename="camel"):
@@ -84,6 +66,11 @@ class Capabilities(Struct, rename="camel"):
     permitted: list[Capability] | None = None
     ambient: list[Capability] | None = None
 
+    def names(self) -> set[str]:
+        """Those of all sets."""
+        sets = (self.bounding, self.effective, self.inheritable, self.permitted, self.ambient)
+        return {name for one in sets for name in one or ()}
+
 
 class Process(Struct, rename="camel"):
     """``process``: the command, and what it starts with."""
@@ -95,8 +82,15 @@ class Process(Struct, rename="camel"):
     terminal: Flag | None = None
     rlimits: list[Rlimit] | None = None
     capabilities: Capabilities | None = None
-    oom_score_adj: Annotated[int, Meta(description="a whole number")] | None = None
-    selinux_label: Text | None = None
+    no_new_privileges: Flag | None = None
+    oom_score_adj: WholeNumber | None = None
+    selinux_label: WithheldText | None = None
+    apparmor_profile: Withheld = None
+    command_line: Withheld = None
+    console_size: Withheld = None
+    exec_cpu_affinity: Withheld = field(default=None, name="execCPUAffinity")
+    io_priority: Withheld = None
+    scheduler: Withheld = None
 
 
 class Root(Struct, rename="camel"):
@@ -113,13 +107,35 @@ class MountEntry(Struct, rename="camel"):
     type: Text | None = None
     source: Text | None = None
     options: list[Text] | None = None
+    uid_mappings: Withheld = None
+    gid_mappings: Withheld = None
+
+
+class Hook(Struct, rename="camel"):
+    """A program that runsc starts itself: on the host's kernel, as the caller."""
+
+    path: AbsolutePath
+    args: list[Text] | None = None
+    env: list[EnvEntry] | None = None
+    timeout: WholeNumber | None = None
+
+
+class Hooks(Struct, rename="camel"):
+    """``hooks``, by the moment at which they are run."""
+
+    prestart: list[Hook] | None = None
+    create_runtime: list[Hook] | None = None
+    create_container: list[Hook] | None = None
+    start_container: list[Hook] | None = None
+    poststart: list[Hook] | None = None
+    poststop: list[Hook] | None = None
 
 
 class NamespaceEntry(Struct, rename="camel"):
     """One element of ``linux.namespaces``; with a path, a namespace to join."""
 
     type: NonEmptyText
-    path: Text | None = None
+    path: WithheldText | None = None
 
 
 class IdMapping(Struct, rename="camel"):
@@ -133,27 +149,75 @@ class IdMapping(Struct, rename="camel"):
     size: Size
 
 
+class SyscallArgument(Struct, rename="camel"):
+    """One condition of a rule of ``linux.seccomp``."""
+
+    index: Limit
+    value: Limit
+    op: NonEmptyText
+    value_two: Limit | None = None
+
+
+class SyscallRule(Struct, rename="camel"):
+    """One element of ``linux.seccomp.syscalls``."""
+
+    names: list[Text]
+    action: NonEmptyText
+    errno_ret: Limit | None = None
+    args: list[SyscallArgument] | None = None
+
+
+class Seccomp(Struct, rename="camel"):
+    """``linux.seccomp``: a filter within gVisor, which runsc only applies where it is told to."""
+
+    default_action: NonEmptyText
+    default_errno_ret: Limit | None = None
+    architectures: list[Text] | None = None
+    flags: list[Text] | None = None
+    syscalls: list[SyscallRule] | None = None
+    listener_path: Withheld = None
+    listener_metadata: Withheld = None
+
+
 class Linux(Struct, rename="camel"):
-    """``linux``: of all of it, only what rootless runsc uses or refuses."""
+    """``linux``."""
 
     namespaces: list[NamespaceEntry] | None = None
     uid_mappings: list[IdMapping] | None = None
     gid_mappings: list[IdMapping] | None = None
-    cgroups_path: Text | None = None
-    devices: list[Any] | None = None
     rootfs_propagation: Text | None = None
+    seccomp: Seccomp | None = None
+    sysctl: Strings | None = None
+    cgroups_path: WithheldText | None = None
+    devices: Withheld = None
+    intel_rdt: Withheld = None
+    masked_paths: Withheld = None
+    memory_policy: Withheld = None
+    mount_label: Withheld = None
+    net_devices: Withheld = None
+    personality: Withheld = None
+    readonly_paths: Withheld = None
+    resources: Withheld = None
+    time_offsets: Withheld = None
 
     def mappings(self, kind: Kind) -> list[IdMapping] | None:
         return self.uid_mappings if kind == "uid" else self.gid_mappings
 
 
 class Config(Struct, rename="camel"):
-    """A config.json, as far as usernsctl reads it."""
+    """A config.json."""
 
     process: Process
     root: Root
     oci_version: NonEmptyText | None = None
     hostname: Text | None = None
+    domainname: Text | None = None
     mounts: list[MountEntry] | None = None
+    hooks: Hooks | None = None
     linux: Linux | None = None
-    annotations: Annotations | None = None
+    annotations: Strings | None = None
+    freebsd: Withheld = None
+    solaris: Withheld = None
+    vm: Withheld = None
+    windows: Withheld = None
+    zos: Withheld = None

@@ -1,8 +1,8 @@
 """From the bytes of a config.json to Python objects that can be written back unchanged.
 
 Stricter than :func:`json.loads` where a runtime would read the text differently from us: the Go
-decoder takes the last of two equal keys, and replaces what isn't UTF-8. A file that two programs
-read differently is refused.
+decoder takes the last of two equal keys, without regard to case, and replaces what isn't UTF-8. A
+file that two programs read differently is refused.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ MAX_DEPTH = 100
 STEP = "bundle"
 
 _BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
+_SHOWN_MAX = 60
 _PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 # Decimal keeps a fraction exactly as it was written; float would round it.
 _encoder = msgspec.json.Encoder(decimal_format="number")
@@ -30,8 +31,9 @@ _encoder = msgspec.json.Encoder(decimal_format="number")
 def parse(text: bytes, *, filename: str | None = None) -> dict[str, Any]:
     """Read the text of a config.json.
 
-    :raises BundleError: it isn't one JSON object in UTF-8, says the same key twice, or nests
-        deeper than :data:`MAX_DEPTH`. The message has the line and column, or the JSON path.
+    :raises BundleError: it isn't one JSON object in UTF-8, says a key twice, be it in another
+        case, or nests deeper than :data:`MAX_DEPTH`. The message has the line and column, or the
+        JSON path.
     """
     try:
         decoded = text.decode("utf-8")
@@ -64,19 +66,24 @@ def child(path: str, key: str | int) -> str:
     """The JSON path of a member of the object, or an element of the array, at `path`."""
     if isinstance(key, int):
         return f"{path}[{key}]"
-    if _PLAIN_KEY.match(key):
+    if _PLAIN_KEY.match(key) and len(key) <= _SHOWN_MAX:
         return f"{path}.{key}"
-    return f"{path}[{json.dumps(key)}]"
+    return f"{path}[{describe(key)}]"
 
 
-def describe(value: object) -> str:
-    """What was found, for a message: its JSON if that is short, else its type."""
+def describe(value: object, *, secret: bool = False) -> str:
+    """What was found, for a message: its JSON if that is short, else its type.
+
+    :param secret: whether what is in a string is not to be told.
+    """
     if isinstance(value, dict):
         return "an object" if value else "an empty object"
     if isinstance(value, list):
         return "an array" if value else "an empty array"
+    if secret and isinstance(value, str):
+        return "a string"
     text = str(value) if isinstance(value, Decimal) else json.dumps(value)
-    return text if len(text) <= 60 else text[:59] + "…"
+    return text if len(text) <= _SHOWN_MAX else text[: _SHOWN_MAX - 1] + "…"
 
 
 class _Fault:
@@ -89,9 +96,13 @@ class _Fault:
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any] | _Fault:
     members: dict[str, Any] = {}
+    spellings: dict[str, str] = {}
     for key, value in pairs:
         if key in members:
             return _Fault("this key is there twice; keep one of them", key)
+        other = spellings.setdefault(key.casefold(), key)
+        if other != key:
+            return _Fault(f"runtimes take it and {describe(other)} for one; keep one of them", key)
         members[key] = value
     return members
 

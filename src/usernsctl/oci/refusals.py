@@ -16,6 +16,7 @@ Network = Literal["none", "host"]
 def check_refusals(config: Config, network: Network) -> Iterator[Finding]:
     """Everything that depends on nothing but the file itself, and on how runsc is called."""
     linux = config.linux or Linux()
+    yield from _check_platform(config)
     yield from _check_joins(linux, network)
     yield from _check_propagation(config, linux)
     if linux.cgroups_path:
@@ -38,6 +39,18 @@ def check_refusals(config: Config, network: Network) -> Iterator[Finding]:
             remedy="remove it",
         )
     yield from _check_process(config)
+
+
+def _check_platform(config: Config) -> Iterator[Finding]:
+    for name in ("solaris", "windows"):
+        if getattr(config, name) is not None:
+            yield Finding(
+                path=f"$.{name}",
+                id="bundle-other-system",
+                problem="is a part for another system",
+                why=f"runsc: `Spec.{name.capitalize()} is not supported`",
+                remedy="remove it, if the root filesystem is one of Linux",
+            )
 
 
 def _check_joins(linux: Linux, network: Network) -> Iterator[Finding]:

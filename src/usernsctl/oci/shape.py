@@ -8,18 +8,23 @@ import msgspec
 
 from usernsctl.oci.model import Config
 from usernsctl.oci.parse import child, describe, fault
+from usernsctl.oci.values import SECRET
 
 # msgspec looks at a class, and at those that it mentions, when one is used first. Two threads that
 # do so at once crash the process; an import is one thread's.
 msgspec.json.Decoder(Config)
 
 
+_UINT64_MAX = 2**64 - 1  # the greatest number that runsc reads
+
+
 def validate(config: dict[str, Any], *, filename: str | None = None) -> Config:
-    """Check the keys of `config` that this package reads; return them typed.
+    """Check the keys of `config` that runsc reads; return them typed.
 
     :raises BundleError: a value has the wrong type or is out of range, a required one is
-        missing, or a key differs from one of ours only in upper and lower case. The message
-        has the JSON path, what was found, and what would be right.
+        missing, or a key differs from one of the specification's only in upper and lower case.
+        The message has the JSON path, what was found, and what would be right; a value of an
+        environment is not in it.
     """
     _Shape(filename).check(config, Config, "$")
     return msgspec.convert(config, Config)
@@ -48,8 +53,12 @@ class _Shape:
                 self.check(member, get_args(bare)[1], child(path, key))
         try:
             msgspec.convert(value, kind)
+            fits = bare is not int or value <= _UINT64_MAX  # type: ignore[operator]
         except msgspec.ValidationError:
-            self._refuse(f"{path}: found {describe(value)}; should be {_description(kind)}")
+            fits = False
+        if not fits:
+            found = describe(value, secret=SECRET in (bare, kind, *get_args(bare)))
+            self._refuse(f"{path}: found {found}; should be {_description(kind)}")
 
     def _object(self, value: object, kind: type[msgspec.Struct], path: str) -> None:
         if not isinstance(value, dict):
@@ -64,7 +73,11 @@ class _Shape:
                 self._refuse(f"{where}: missing; should be {_description(field.type)}")
 
     def _refuse_misspelled(self, value: dict[str, Any], names: list[str], path: str) -> None:
-        """Refuse ``Process`` for ``process``: Go decoders take it, and we would not see it."""
+        """Refuse ``Process`` for ``process``: Go decoders take it, and we would not see it.
+
+        They compare by Unicode's simple folding (encoding/json, foldName), to which \u017f is an s
+        and the Kelvin sign a k; what casefold() takes to be the same is that and more.
+        """
         folded = {name.casefold(): name for name in names}
         for key in value:
             meant = folded.get(key.casefold(), key)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from usernsctl.errors import BundleError
-from usernsctl.oci.load import CONFIG_NAME, read
+from usernsctl.oci.load import CONFIG_NAME, Bundle
 from usernsctl.oci.parse import STEP, serialise
+from usernsctl.shown import command, operand
 
 ORIGINAL_NAME = CONFIG_NAME + ".orig"
 
@@ -30,13 +30,13 @@ def create(bundle: str | os.PathLike[str], config: dict[str, Any]) -> Path:
         if not directory.exists():
             directory.mkdir()
             undo.callback(directory.rmdir)
-        with _new_file(directory, serialise(config)) as temporary:
-            os.link(temporary, filename)
+        with Bundle(bundle) as opened, _new_file(opened, serialise(config)) as temporary:
+            opened.link(temporary, CONFIG_NAME)
         undo.pop_all()
     return filename
 
 
-def replace(bundle: str | os.PathLike[str], config: dict[str, Any]) -> Path:
+def replace(bundle: Bundle, config: dict[str, Any]) -> Path:
     """Put `config` in the place of the bundle's config.json.
 
     The old file is kept beside it as config.json.orig, with the same mode and, if the caller
@@ -46,17 +46,17 @@ def replace(bundle: str | os.PathLike[str], config: dict[str, Any]) -> Path:
     :raises BundleError: there is a config.json.orig already, or something can't be read or
         written. Then the bundle is as it was.
     """
-    directory = Path(bundle)
-    filename, original = directory / CONFIG_NAME, directory / ORIGINAL_NAME
-    old = read(directory)
+    original = Path(bundle.path) / ORIGINAL_NAME
     with contextlib.ExitStack() as undo, _told(original):
-        status = filename.stat()
+        with open(bundle.open_config(), "rb") as file:
+            status = os.fstat(file.fileno())
+            old = file.read()
         like = _Attributes(status.st_mode & 0o777, status.st_uid, status.st_gid)
-        with _new_file(directory, old, like) as temporary:
-            os.link(temporary, original)
-        undo.callback(original.unlink)
-        with _new_file(directory, serialise(config), like) as temporary:
-            os.rename(temporary, filename)
+        with _new_file(bundle, old, like) as temporary:
+            bundle.link(temporary, ORIGINAL_NAME)
+        undo.callback(bundle.unlink, ORIGINAL_NAME)
+        with _new_file(bundle, serialise(config), like) as temporary:
+            bundle.rename(temporary, CONFIG_NAME)
         undo.pop_all()
     return original
 
@@ -76,12 +76,11 @@ class _Attributes:
 
 
 @contextlib.contextmanager
-def _new_file(directory: Path, text: bytes, like: _Attributes | None = None) -> Iterator[str]:
-    """A complete file under a name of its own, gone at the end unless it was renamed."""
-    name = os.path.join(directory, f".{CONFIG_NAME}.{os.urandom(8).hex()}")
+def _new_file(bundle: Bundle, text: bytes, like: _Attributes | None = None) -> Iterator[str]:
+    """A complete file of the bundle under a name of its own, gone at the end unless renamed."""
+    name = f".{CONFIG_NAME}.{os.urandom(8).hex()}"
     # What takes over a private mode must not be open to others meanwhile.
-    mode = 0o666 if like is None else 0o600
-    descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    descriptor = bundle.make(name, 0o666 if like is None else 0o600)
     try:
         with open(descriptor, "wb") as file:
             if like is not None:
@@ -90,18 +89,10 @@ def _new_file(directory: Path, text: bytes, like: _Attributes | None = None) -> 
             file.flush()
             os.fsync(descriptor)
         yield name
-        _sync_directory(directory)
+        bundle.sync()
     finally:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+            bundle.unlink(name)
 
 
 @contextlib.contextmanager
@@ -109,9 +100,12 @@ def _told(filename: Path) -> Iterator[None]:
     """Turn an OSError of the block into a BundleError about `filename`."""
     try:
         yield
+    except BundleError:
+        raise
     except FileExistsError as error:
         reason = f"{filename} exists already; it is not overwritten"
-        remedy = shlex.join(["mv", str(filename), f"{filename}.old"])
+        name = operand(str(filename))
+        remedy = command(["mv", name, f"{name}.old"])
         raise _error(reason, filename, error, remedy) from None
     except OSError as error:
         raise _error(f"can't write {filename}: {error.strerror}", filename, error) from None

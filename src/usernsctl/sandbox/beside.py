@@ -77,11 +77,14 @@ def _process(life: Held | Detached, args: Args, env: Any, cwd: Any, user: Any) -
     if not words:
         raise ValueError("args is empty: it must hold a command")
     uid, gid = (0, 0) if user is None else checks.user_ids(user)
-    process: dict[str, Any] = {"args": list(words), "user": {"uid": uid, "gid": gid}}
-    if cwd is not None:
-        process["cwd"] = checks.path("cwd", cwd)
-    if added := checks.variables(env):
-        kept = [entry for entry in life.env if entry.partition("=")[0] not in added]
-        process["env"] = [*kept, *(f"{name}={value}" for name, value in added.items())]
+    process: dict[str, Any] = {
+        "args": list(words),
+        "user": {"uid": uid, "gid": gid},
+        # The specification wants it, and so does runsc since it looks.
+        "cwd": "/" if cwd is None else checks.path("cwd", cwd),
+    }
+    added = checks.variables(env)
+    kept = [entry for entry in life.env if entry.partition("=")[0] not in added]
+    process["env"] = [*kept, *(f"{name}={value}" for name, value in added.items())]
     oci.validate({"process": process, "root": {"path": "/"}})
     return process

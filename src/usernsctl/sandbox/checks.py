@@ -64,10 +64,11 @@ def variables(env: Mapping[str, str] | None) -> dict[str, str]:
         try:
             found[os.fsdecode(name)] = os.fsdecode(value)
         except TypeError as error:
-            raise TypeError(f"env: {name!r} and its value must be text: {error}") from None
+            raise TypeError(f"env: names and values must be text: {error}") from None
     for name in found:
         if not name or "=" in name:
-            raise BundleError(f"env: {name!r} can't be the name of a variable", step="bundle")
+            what = f"{name.partition('=')[0]!r}, with a = after it," if name else "an empty name"
+            raise BundleError(f"env: {what} can't be the name of a variable", step="bundle")
     return found
 
 

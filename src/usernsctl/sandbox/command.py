@@ -13,7 +13,9 @@ from collections.abc import Mapping
 
 from usernsctl.errors import CommandNotExecutableError, CommandNotFoundError
 from usernsctl.opened import Opened
+from usernsctl.sandbox.environment import DEFAULT_PATH
 from usernsctl.sandbox.view import View, Walk
+from usernsctl.shown import quoted
 
 # Filled by gVisor itself.
 _UNKNOWN = ("/proc", "/sys", "/dev")
@@ -110,7 +112,8 @@ def _not_found(
         known_as = f"{command!r}" if command == own else f"{command!r} ({own} here)"
         reason = f"{known_as} is not in the sandbox"
     else:
-        remedy = f"--env PATH={os.path.dirname(own)}:{search}"
+        # The rest of PATH is not told: it is as much the environment's as any other variable.
+        remedy = f"--env PATH={quoted(os.path.dirname(own))}:{DEFAULT_PATH}"
         reason = f"{command!r} is {own}, but the PATH in the sandbox does not lead there"
     return CommandNotFoundError(reason, step="lookup", filename=command, remedy=remedy)
 
@@ -120,4 +123,4 @@ def bind_option(path: str) -> str:
     directory = os.path.dirname(path)
     prefix = os.path.dirname(directory)
     whole = os.path.basename(directory) in ("bin", "sbin") and prefix.count("/") > 1
-    return f"--bind {prefix if whole else directory}"
+    return f"--bind {quoted(prefix if whole else directory)}"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from usernsctl import oci
@@ -80,38 +79,70 @@ def for_command(
     )
 
 
-def read_bundle(request: Request, directory: str, place: Place) -> dict[str, Any]:
+def read_bundle(request: Request, bundle: oci.Bundle, place: Place) -> dict[str, Any]:
     """Read the config.json of a bundle and mend it; the bundle itself is left alone.
 
-    Paths in the result no longer depend on the bundle's directory.
-
-    :raises BundleError: it can't be read, or asks for what rootless runsc can't give.
+    :returns: what runsc is to be given; paths are as they were written.
+    :raises BundleError: it can't be read, reaches outside of the bundle without permission, or
+        asks for what rootless runsc can't give.
     """
-    config, _ = oci.fix(oci.load(directory), place.uid, place.gid)
+    given = bundle.load()
+    _refuse_reaching_out(request, bundle, given)
+    config, _ = oci.fix(given, place.uid, place.gid, keep_hooks=request.allow_hooks)
     network: Any = request.network
     for finding in oci.check(
-        config, directory, place.uid, place.gid, network=network, memory_overlay=True
+        config, bundle, place.uid, place.gid, network=network, memory_overlay=True
     ):
         # A mount point that is missing is no fault here: Rootfs makes it.
         if finding.blocks and finding.id != "bundle-bind-target":
-            raise BundleError(
-                f"{os.path.join(directory, 'config.json')}: {finding.path}: {finding.problem}; "
-                f"{finding.why}",
-                step="bundle",
-                filename=directory,
-                cause=finding.id,
-                remedy=finding.remedy,
-            )
-    config["root"]["path"] = os.path.join(os.path.abspath(directory), config["root"]["path"])
-    for mount in bind_mounts(config):
-        mount["source"] = os.path.realpath(os.path.join(directory, mount["source"]))
+            raise _refusal(bundle, [finding])
+    config = oci.for_runsc(config)
+    if not request.trust_bundle:
+        config.pop("annotations", None)
+        if harmless := oci.harmless_annotations(given):
+            config["annotations"] = harmless
     return config
+
+
+def _refuse_reaching_out(request: Request, bundle: oci.Bundle, config: dict[str, Any]) -> None:
+    """Refuse all at once what the caller has not allowed, so that all is seen before it is.
+
+    :raises BundleError: there is something.
+    """
+    granted = {
+        name
+        for name, given in (
+            ("--trust-bundle", request.trust_bundle),
+            ("--allow-hooks", request.allow_hooks),
+        )
+        if given
+    }
+    typed = oci.validate(config, filename=bundle.filename)
+    found = [one for one in oci.check_outside(typed, bundle) if one.allowed_by not in granted]
+    if found:
+        raise _refusal(bundle, found)
+
+
+def _refusal(bundle: oci.Bundle, findings: Sequence[oci.Finding]) -> BundleError:
+    """The error for findings; its cause is that of the first."""
+    told = "; ".join(f"{one.path}: {one.problem}" for one in findings)
+    remedies = dict.fromkeys(one.remedy for one in findings)
+    return BundleError(
+        f"{bundle.filename}: {told}; {findings[0].why}",
+        step="bundle",
+        filename=bundle.path,
+        cause=findings[0].id,
+        remedy="\n".join(remedies),
+    )
 
 
 def apply_request(
     config: dict[str, Any], request: Request, rootfs: str, binds: tuple[Bind, ...]
 ) -> None:
-    """Change a bundle's config.json, as :func:`read_bundle` gave it, to what was asked for."""
+    """Change a bundle's config.json, as :func:`read_bundle` gave it, to what was asked for.
+
+    :param rootfs: the path of the root filesystem.
+    """
     config["root"]["path"] = rootfs
     process = config["process"]
     if request.args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 
 from usernsctl import opened
@@ -9,6 +10,9 @@ from usernsctl.errors import CommandError
 
 PASSED_ON = ("PATH", "LANG", "TERM")
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+# A name that plainly is one, and no piece of a value.
+_PLAIN = re.compile(r"[A-Z_][A-Z0-9_]{0,39}")
 
 #: That of runsc: its processes can be looked into by the caller's others, and need no secrets.
 RUNSC = {"PATH": DEFAULT_PATH}
@@ -37,7 +41,9 @@ def read_settings(settings: Iterable[str], caller: Mapping[str, str]) -> dict[st
 
     :raises CommandError: a setting is malformed, or the caller has no such variable.
     """
-    return dict(_setting(text, caller, f"--env {text}") for text in settings)
+    return dict(
+        _setting(text, caller, f"--env, number {number}") for number, text in enumerate(settings, 1)
+    )
 
 
 def read_file(path: str, caller: Mapping[str, str]) -> dict[str, str]:
@@ -56,7 +62,9 @@ def read_file(path: str, caller: Mapping[str, str]) -> dict[str, str]:
             failed.cause, failed.remedy = error.cause, error.remedy
         raise failed from error
     except UnicodeDecodeError as error:
-        raise _error(f"--env-file {path}: it is not UTF-8 text: {error}", path) from error
+        # The error itself has the whole text with it.
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise _error(f"--env-file {path}, line {line}: a byte that isn't UTF-8", path) from None
     return dict(
         _setting(line.removesuffix("\r"), caller, f"--env-file {path}, line {number}")
         for number, line in enumerate(lines, 1)
@@ -66,12 +74,16 @@ def read_file(path: str, caller: Mapping[str, str]) -> dict[str, str]:
 
 def _setting(text: str, caller: Mapping[str, str], where: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
-    if not name or name != name.strip():
-        raise _error(f"{where}: {text!r} is not NAME=VALUE or NAME")
+    # What is no setting may be a piece of a value, such as the second line of a key: none is told.
+    if not name:
+        raise _error(f"{where}: there is no name before the =; it should be NAME=VALUE or NAME")
+    if name != name.strip():
+        raise _error(f"{where}: a space beside the name; it should be NAME=VALUE or NAME")
     if equals:
         return name, value
     if name not in caller:
-        raise _error(f"{where}: {name} is not set; give it a value: {name}=VALUE")
+        told = name if _PLAIN.fullmatch(name) else "a variable of this name"
+        raise _error(f"{where}: {told} is not set; give it a value: NAME=VALUE")
     return name, caller[name]
 
 

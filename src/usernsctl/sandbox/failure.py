@@ -23,6 +23,7 @@ _YAMA = "/proc/sys/kernel/yama/ptrace_scope"
 _YAMA_ADMIN_ONLY = 2
 
 _CRASH = "runsc crashed; its own report is on standard error"
+_REFUSED = "runsc refused to start; its own words are on standard error"
 _AFTER_CRASH = (
     "usernsctl explain takes what it said. Too few threads are the usual cause: see ulimit -u, and "
     "docker run --pids-limit"
@@ -37,13 +38,20 @@ def main(log: str, status: int, limit: str) -> int:
     told = root_failure(log)
     if told is not None:
         error = describe(told, limit)
-    elif status == runsc.CRASHED and not has_ended(log) and _has_room(log):
-        error = _known(_CRASH, limit) or crash()
+    elif status in (runsc.CRASHED, runsc.FAILED) and not has_ended(log) and _has_room(log):
+        error = _without_log(status, limit)
     else:
         # Nothing went wrong: the command itself ended with this status.
         return status
     print_error(error)
     return error.exit_status
+
+
+def _without_log(status: int, limit: str) -> RunscError:
+    """The error that runsc ended so, and its log came to no end."""
+    if status == runsc.FAILED:
+        return _known(_REFUSED, limit or "runsc-refused-call")
+    return _known(_CRASH, limit) if limit else crash()
 
 
 def _has_room(log: str) -> bool:
@@ -58,8 +66,8 @@ def describe(told: str, limit: str = "") -> RunscError:
     """
     candidates = explain(io.BytesIO(told.encode())).candidates
     causes = [one.cause for one in candidates if one.cause.id not in _ruled_out()]
-    if len(causes) != 1 and (error := _known(told, limit)):
-        return error
+    if len(causes) != 1 and limit:
+        return _known(told, limit)
     if _NO_DIRECTORY in told:
         remedy = "choose a working directory that there is in the sandbox"
     elif len(causes) == 1:
@@ -77,10 +85,8 @@ def crash() -> RunscError:
     return RunscError(_CRASH, step="runsc", remedy=_AFTER_CRASH)
 
 
-def _known(told: str, cause: str) -> RunscError | None:
-    """The error with a cause that is known; ``None`` if it is empty."""
-    if not cause:
-        return None
+def _known(told: str, cause: str) -> RunscError:
+    """The error with a cause that is known."""
     return RunscError(told, step="runsc", cause=cause, remedy=get(cause).remedies["host"])
 
 

@@ -9,14 +9,13 @@ import fcntl
 import os
 import pickle
 import socket
-import sys
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from types import TracebackType
 from typing import NoReturn, Self, Unpack
 
-from usernsctl import hardening, oci, runsc
+from usernsctl import hardening, isolated, oci, runsc
 from usernsctl.arguments import Args, StrOrBytesPath
 from usernsctl.errors import NamespaceError
 from usernsctl.idmap import IdMap
@@ -25,6 +24,7 @@ from usernsctl.plan import plan
 from usernsctl.process import PIPE
 from usernsctl.sandbox import checks, config, environment, launch, paths
 from usernsctl.sandbox.box import Sandbox
+from usernsctl.sandbox.bundle import open_bundle
 from usernsctl.sandbox.options import StartOptions
 from usernsctl.sandbox.place import Place
 from usernsctl.sandbox.prepare import Order, Prepared
@@ -49,6 +49,8 @@ class SandboxHost:
         idmap: IdMap | None = None,
         *,
         bundle: StrOrBytesPath | None = None,
+        trust: bool = False,
+        allow_hooks: bool = False,
         rootfs: StrOrBytesPath | None = None,
         expose_root: bool = False,
         binds: Iterable[Bind] = (),
@@ -61,15 +63,19 @@ class SandboxHost:
 
         :param idmap: the ids inside; by default there is one, the caller's, which is root there.
         :param bundle: the directory of an OCI bundle, whose config.json then decides all that is
-            left open; without it, or one of the next two, sandboxes see the machine's programs.
+            left open; without it, `rootfs` or `expose_root`, sandboxes see the machine's programs.
+        :param trust: whether the bundle's bind mounts and annotations are taken as they are
+            written. Otherwise it is a stranger's data, and may show nothing but its own files.
+        :param allow_hooks: whether the bundle's hooks are run: programs that runsc starts for each
+            sandbox OUTSIDE gVisor, on this machine's kernel, as you.
         :param rootfs: the directory of a root filesystem to show.
         :param expose_root: whether all of this machine's files are shown, read-only.
         :param binds: what else of this machine is shown.
         :param network: ``"none"`` or ``"host"``.
         :param platform: runsc's, such as ``"systrap"``; by default runsc chooses.
         :param verify: whether it is proven that the kernel is gVisor's before a command starts.
-        :raises ValueError: more than one of `bundle`, `rootfs` and `expose_root` is given, or there
-            is no such network or platform.
+        :raises ValueError: more than one of `bundle`, `rootfs` and `expose_root` is given, `trust`
+            or `allow_hooks` without `bundle`, or there is no such network or platform.
         :raises TypeError: an argument is of the wrong type.
         :raises UsernsError: the reasons are those of ``usernsctl run``.
         """
@@ -80,6 +86,8 @@ class SandboxHost:
         self.request = Request(
             args=() if bundle is not None else _NO_COMMAND,
             bundle=checks.path("bundle", bundle),
+            trust_bundle=bool(trust),
+            allow_hooks=bool(allow_hooks),
             rootfs=checks.path("rootfs", rootfs),
             expose_root=expose_root,
             binds=checks.binds(binds),
@@ -202,6 +210,8 @@ def _check_request(request: Request) -> None:
     roots = (request.bundle is not None, request.rootfs is not None, request.expose_root)
     if sum(roots) > 1:
         raise ValueError("bundle, rootfs and expose_root exclude each other")
+    if request.bundle is None and (request.trust_bundle or request.allow_hooks):
+        raise ValueError("trust and allow_hooks are about a bundle, and none is given")
     _check_choice("network", request.network, runsc.NETWORKS)
     if request.platform is not None:
         _check_choice("platform", request.platform, runsc.PLATFORMS)
@@ -225,11 +235,11 @@ def _make_place(idmap: IdMap) -> Place:
 
 
 def _make_order(request: Request, place: Place, program: str) -> Order:
-    bundle = config.read_bundle(request, request.bundle, place) if request.bundle else None
+    bundle = open_bundle(request, request.bundle, place) if request.bundle else None
     return Order(
         request=request,
         used=launch.resolve(request, program, bundle),
-        bundle=bundle,
+        bundle=bundle.config if bundle is not None else None,
         uid=place.uid,
         gid=place.gid,
         homes=paths.home_directories(os.environ),
@@ -246,9 +256,9 @@ def _prepare(namespace: Namespace, order: Order) -> tuple[Prepared, int]:
     ours, theirs = socket.socketpair()
     with ours:
         with theirs:
-            command = [sys.executable, "-I", "-m", "usernsctl.sandbox.prepare"]
+            command = isolated.command("usernsctl.sandbox.prepare", str(theirs.fileno()))
             done = namespace.run(
-                [*command, str(theirs.fileno())],
+                command,
                 input=pickle.dumps(order),
                 stdout=PIPE,
                 stderr=PIPE,

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import os
 import stat
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from usernsctl import hardening, mounts, oci, opened, runsc
+from usernsctl import hardening, isolated, mounts, oci, opened, runsc
 from usernsctl.errors import CommandError, NamespaceError, RunscError, UsernsError
 from usernsctl.opened import Opened
 from usernsctl.process import pass_only, restore_signals
 from usernsctl.sandbox import command, config, environment, paths
+from usernsctl.sandbox.bundle import OpenBundle, open_bundle
 from usernsctl.sandbox.place import Place
 from usernsctl.sandbox.request import Request
 from usernsctl.sandbox.rootfs import Rootfs
 from usernsctl.sandbox.standard import append_at_end
+from usernsctl.shown import quoted
 
 VERIFIER_INSIDE = "/.usernsctl-verify"
 
@@ -43,6 +44,7 @@ def run(
     request: Request,
     environ: Mapping[str, str] | None = None,
     notify: Callable[[str], object] = lambda text: None,
+    program: str | None = None,
 ) -> NoReturn:
     """Replace this process by one that waits for runsc, which runs the command in gVisor.
 
@@ -53,6 +55,7 @@ def run(
 
     :param environ: the environment of the caller, ``os.environ`` by default.
     :param notify: is told what the user should know before the command starts.
+    :param program: the absolute path of runsc; ``None``: as :func:`runsc.find` finds it.
     :raises UsernsError: something failed before runsc was started. Where that was past the making
         of the namespace, this process is good for nothing but to say so and exit.
     """
@@ -60,13 +63,14 @@ def run(
     if request.terminal and not os.isatty(0):
         # gVisor would wait for a terminal that isn't there.
         raise CommandError("a terminal was asked for, but standard input is none", step="terminal")
-    program = runsc.find(caller)
+    program = runsc.find(caller, program)
     place = Place.kept(request.kept) if request.kept else Place.new(request.idmap)
     if place.single_id_reason is not None:
         notify(f"going on with one id, as --allow-single-id allows: {place.single_id_reason}")
     config.check_ids(place, request.user or (0, 0))
-    bundle = config.read_bundle(request, request.bundle, place) if request.bundle else None
-    used = resolve(request, program, bundle)
+    opened_bundle = open_bundle(request, request.bundle, place) if request.bundle else None
+    bundle = opened_bundle.config if opened_bundle is not None else None
+    used = resolve(request, program, opened_bundle)
     outside = _Outside(
         caller=caller,
         homes=paths.home_directories(caller),
@@ -139,7 +143,7 @@ def _build(
         process["args"] = [VERIFIER_INSIDE, *process["args"]]
     options = _write_bundle(request, used, wanted, scratch)
     watcher, program = _show_programs(used, outside.program, scratch)
-    explain = [sys.executable, "-I", "-m", "usernsctl.sandbox.failure", options.log]
+    explain = isolated.command("usernsctl.sandbox.failure", options.log)
     # With a terminal, runsc passes signals on itself.
     kill = [] if request.terminal else runsc.kill_command(outside.program, options)
     run = runsc.command_line(outside.program, options)
@@ -178,13 +182,14 @@ def is_script(program: Opened) -> bool:
         return False
 
 
-def resolve(request: Request, program: str, bundle: dict[str, Any] | None) -> paths.Paths:
-    """Open what a request and its bundle name.
+def resolve(request: Request, program: str, bundle: OpenBundle | None) -> paths.Paths:
+    """Open what a request names besides its bundle.
 
     :raises UsernsError: something of it can't be had.
     """
-    sources = {mount["source"]: None for mount in config.bind_mounts(bundle or {})}
-    return paths.resolve(request, program, tree_of(request, bundle), sources)
+    if bundle is not None:
+        return paths.resolve(request, program, bundle.tree, bundle.sources)
+    return paths.resolve(request, program, "/" if request.expose_root else request.rootfs)
 
 
 def make_root(
@@ -211,13 +216,6 @@ def make_root(
     wanted = _make_config(request, place, root, used, bundle)
     _complete(root, wanted, used, request)
     return root, wanted
-
-
-def tree_of(request: Request, bundle: dict[str, Any] | None) -> str | None:
-    """The directory to be shown as it is, or ``None`` for this machine's programs."""
-    if bundle is not None:
-        return str(bundle["root"]["path"])
-    return "/" if request.expose_root else request.rootfs
 
 
 def _current_directory() -> str:
@@ -332,7 +330,7 @@ def _start_directory(request: Request, root: Rootfs, start: str, used: paths.Pat
             f"--wd {request.cwd}: there is no such directory in the sandbox",
             step="chdir",
             filename=request.cwd,
-            remedy=f"--bind {request.cwd}" if exists else None,
+            remedy=f"--bind {quoted(request.cwd)}" if exists else None,
         )
     return request.cwd
 

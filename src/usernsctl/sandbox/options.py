@@ -28,6 +28,8 @@ class HostOptions(TypedDict, total=False):
 
     idmap: IdMap | None
     bundle: StrOrBytesPath | None
+    trust: bool
+    allow_hooks: bool
     rootfs: StrOrBytesPath | None
     expose_root: bool
     binds: Iterable[Bind]

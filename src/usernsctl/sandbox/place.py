@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from usernsctl.idmap import Extent, IdMap
 from usernsctl.plan import plan
+from usernsctl.process import close_inherited
 from usernsctl.target import Target, make_target
 
 # A mount namespace of the run's own, whatever else there is.
@@ -66,8 +67,10 @@ class Place:
         return max(sum(extent.count for extent in extents) for extents in (self.uid, self.gid))
 
     def enter(self) -> None:
-        """Move this process there, into a new mount namespace.
+        """Move this process there, into a new mount namespace, with no descriptor of its caller's
+        but standard input, output and error.
 
         :raises NamespaceError: the kernel refused.
         """
+        close_inherited()
         self.target.enter()

@@ -38,6 +38,10 @@ class Request:
     all of this machine (`expose_root`), a directory (`rootfs`), or that of an OCI bundle
     (`bundle`), whose config.json then decides all that this request leaves open.
 
+    :ivar trust_bundle: whether the bundle may show files of this machine, and have annotations, as
+        it likes; otherwise it is a stranger's data.
+    :ivar allow_hooks: whether the bundle may have runsc run programs OUTSIDE gVisor: on this
+        machine's kernel, as the caller.
     :ivar args: the command and its arguments; may be empty for a bundle, which has its own.
     :ivar env: the whole environment; with a bundle, what is set besides the bundle's own.
     :ivar cwd: where the command starts, or ``None`` for the current directory where that is seen
@@ -57,6 +61,8 @@ class Request:
     rootfs: str | None = None
     expose_root: bool = False
     bundle: str | None = None
+    trust_bundle: bool = False
+    allow_hooks: bool = False
     binds: tuple[Bind, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     cwd: str | None = None

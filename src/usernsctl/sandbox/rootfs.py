@@ -23,6 +23,7 @@ from usernsctl.mounts import ATTR_NODEV, ATTR_NOSUID, ATTR_RDONLY
 from usernsctl.opened import Opened
 from usernsctl.sandbox.snapshot import Snapshot, is_public
 from usernsctl.sandbox.view import Place, View, Walk
+from usernsctl.shown import quoted
 
 # What a program needs that is installed on this machine, and little else.
 SHOWN = ("bin", "etc", "lib", "lib32", "lib64", "libx32", "opt", "sbin", "usr")
@@ -368,7 +369,7 @@ def _missing_in_bind(walk: Walk, bind: tuple[str, Opened] | None) -> BundleError
         place, source = bind
         absent = source.path + walk.wanted.removeprefix(place)
         where = f"in {os.path.dirname(absent)}, which another mount shows there"
-        remedy = f"make {absent} first"
+        remedy = f"make {quoted(absent)} first"
     return BundleError(
         f"{walk.wanted} would have to be made {where}",
         step="bind",

@@ -1,0 +1,279 @@
+"""Releases of runsc: which one a program is, and what that release can and wants.
+
+The only module that knows how they differ. A release is named by the day it was cut from gVisor's
+sources; one that says none, or is newer than all that are known here, is taken for the newest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import os
+import re
+import stat
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from usernsctl.errors import RunscError
+
+#: The variables that name runsc; the first that is set counts. Other programs take the second, too.
+VARIABLES = ("USERNSCTL_RUNSC", "RUNSC_PATH")
+VARIABLE = VARIABLES[0]
+
+INSTALL = (
+    "sudo apt install runsc (Debian), or follow 'Installation' in gVisor's user guide at gvisor.dev"
+)
+
+#: What is in the environment of a runsc that is only asked something.
+_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+_SECONDS = 10
+
+# release-20260817.0, or 0.0~20240729.0 as Debian has it.
+_DAY = re.compile(r"\b(20\d{6})\.\d+")
+_FIRST_LINE = re.compile(r"runsc version (\S{1,100})")
+
+_CACHE = "runsc-releases.json"
+_CACHE_BYTES = 1 << 16
+_CACHE_ENTRIES = 20
+
+#: Where the programs of a release are that run beside runsc, and the variable that names another
+#: directory.
+SIDE_DIRECTORY = "gvisor-bin"
+SIDE_VARIABLE = "GVISOR_SIDECAR_BINARIES_DIR"
+
+#: Those that a sandbox is started by; the others serve checkpoints and metrics.
+SIDE_PROGRAMS = ("gvisor_sentry", "gvisor-sentry-prewarmer")
+
+# Of these, the one that tells its release: the other has no libc, and no options.
+_TELLS_RELEASE = "gvisor_sentry"
+
+#: What releases can or want, each with the first that does (YYYYMMDD) and what it is. The days are
+#: those of the first weekly release after the change in gVisor's sources.
+ABILITIES = {
+    "netstack-in-namespace": (
+        20240812,
+        "--network=sandbox in a prepared network namespace, without a look at its sysctls",
+    ),
+    "host-settings": (20241014, "--host-settings, which checks this machine's settings"),
+    "exec-wants-cwd": (20241111, "exec --process refuses a file without cwd"),
+    "overlay-size": (20250616, "--overlay2=root:memory,size=N"),
+    "linux-4-19": (20260427, "uname says 4.19.0-gvisor, no longer 4.4.0"),
+    "features": (20260511, "the command features, of the OCI runtime specification"),
+    "null-netns": (20260803, "a mount null-netns below --root, which stays"),
+    "side-programs": (20260831, "its programs in gvisor-bin/ beside it, without which it fails"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A release of runsc.
+
+    :ivar label: as ``runsc --version`` has it, such as ``"release-20260817.0"``.
+    :ivar day: of its sources; ``None``: it does not say.
+    """
+
+    label: str
+    day: datetime.date | None
+
+    @classmethod
+    def parse(cls, label: str) -> Release:
+        """Read a label; anything is one."""
+        found = _DAY.search(label)
+        day = None
+        if found:
+            with contextlib.suppress(ValueError):
+                day = datetime.date.fromisoformat(found[1])
+        return cls(label, day)
+
+    def has(self, ability: str) -> bool:
+        """Whether it has one of :data:`ABILITIES`.
+
+        :raises KeyError: there is no such ability.
+        """
+        since, _ = ABILITIES[ability]
+        return self.day is None or int(self.day.strftime("%Y%m%d")) >= since
+
+    def age(self, today: datetime.date) -> int | None:
+        """Its age in days; ``None`` if it does not tell its day."""
+        return None if self.day is None else (today - self.day).days
+
+
+def release_of(path: str, *, remember: bool = True) -> Release:
+    """The release that a program is: what it has answered before, or answers now.
+
+    A program is known again by path, device, inode, size and time of its last change.
+
+    :param path: of runsc; absolute.
+    :param remember: whether its answer is kept for the next time.
+    :raises RunscError: it is no runsc (cause ``"not-runsc"``), or can't be looked at.
+    """
+    try:
+        before = _identity(path)
+        label = _remembered(path, before)
+        if label is None:
+            label = _ask(path)
+            if remember and _identity(path) == before:
+                _remember(path, before, label)
+    except OSError as error:
+        raise not_runsc(path, error.strerror or str(error), error.errno or 0) from error
+    return Release.parse(label)
+
+
+def _identity(path: str) -> list[int]:
+    status = os.stat(path)
+    return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns]
+
+
+def _ask(path: str) -> str:
+    try:
+        answer = subprocess.run(
+            [path, "--version"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=_ENVIRONMENT,
+            cwd="/",
+            timeout=_SECONDS,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise not_runsc(path, "it does not answer --version") from error
+    found = _FIRST_LINE.match(answer.stdout.decode(errors="replace"))
+    if answer.returncode != 0 or found is None:
+        raise not_runsc(path, "its answer to --version is not runsc's")
+    return found[1]
+
+
+def not_runsc(path: str, why: str, errno: int = 0) -> RunscError:
+    """The error that a file is something else."""
+    return RunscError(
+        f"{path} is not gVisor's runsc: {why}",
+        step="runsc",
+        errno=errno,
+        filename=path,
+        cause="not-runsc",
+        remedy=f"set {VARIABLE} to the path of runsc. To install: {INSTALL}",
+    )
+
+
+def check_side_programs(path: str, directory: str | None) -> None:
+    """See that what runs beside a runsc is whole, and of the same release.
+
+    Where there is no such directory, runsc is left to say whether it needs one: to ask for its
+    release would take as long.
+
+    :param path: of runsc; absolute.
+    :param directory: what :data:`SIDE_VARIABLE` names, or ``None``.
+    :raises RunscError: it is not (cause ``"runsc-sidecars-missing"``).
+    """
+    directory = directory or _side_directory(path)
+    if directory is None:
+        return
+    for name in SIDE_PROGRAMS:
+        program = os.path.join(directory, name)
+        if not os.path.isfile(program):
+            raise _side_program(path, f"{program} is missing")
+        if not os.access(program, os.X_OK):
+            raise _side_program(path, f"{program} is not executable")
+    _check_same_release(path, os.path.join(directory, _TELLS_RELEASE))
+
+
+def _side_directory(path: str) -> str | None:
+    """Beside the file that runsc was called as, else beside the one that it is."""
+    places = [os.path.dirname(path), os.path.dirname(os.path.realpath(path))]
+    found = [os.path.join(place, SIDE_DIRECTORY) for place in places]
+    return next(filter(os.path.isdir, found), None)
+
+
+def _check_same_release(path: str, program: str) -> None:
+    ours = release_of(path).label
+    try:
+        theirs = release_of(program).label
+    except RunscError as error:
+        raise _side_program(path, f"{program} does not tell its release") from error
+    if theirs != ours:
+        raise _side_program(path, f"{program} is of {theirs}, and runsc of {ours}")
+
+
+def _side_program(path: str, why: str) -> RunscError:
+    return RunscError(
+        f"{path} needs the programs of its release beside it: {why}",
+        step="runsc",
+        filename=path,
+        cause="runsc-sidecars-missing",
+    )
+
+
+# ---- what was answered before -------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _cache_directory(*, make: bool) -> Iterator[int]:
+    """A descriptor of the directory, which nobody but this user can write to.
+
+    :raises OSError: there is none, and none can be made, or it is somebody else's, too.
+    """
+    top = os.environ.get("XDG_CACHE_HOME") or str(Path.home())
+    # Root with the HOME of somebody else must not leave anything there.
+    _check_ours(os.stat(top), top)
+    path = os.path.join(top, "usernsctl" if "XDG_CACHE_HOME" in os.environ else ".cache/usernsctl")
+    if make:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        _check_ours(os.fstat(descriptor), path)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _check_ours(status: os.stat_result, path: str) -> None:
+    if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        raise PermissionError(f"{path} is somebody else's, or others may write to it")
+
+
+def _entries(directory: int) -> dict[str, list[object]]:
+    """What is remembered; nothing if that can't be trusted or read."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with (
+        contextlib.suppress(OSError, ValueError, RecursionError),
+        open(os.open(_CACHE, flags, dir_fd=directory), "rb") as file,
+    ):
+        status = os.fstat(file.fileno())
+        _check_ours(status, _CACHE)
+        if stat.S_ISREG(status.st_mode) and status.st_size <= _CACHE_BYTES:
+            found = json.loads(file.read(_CACHE_BYTES))
+            if isinstance(found, dict):
+                return found
+    return {}
+
+
+def _remembered(path: str, identity: list[int]) -> str | None:
+    with contextlib.suppress(OSError, RuntimeError), _cache_directory(make=False) as directory:
+        match _entries(directory).get(path):
+            case [known, str(label)] if known == identity and len(label) <= 100:
+                return label
+    return None
+
+
+def _remember(path: str, identity: list[int], label: str) -> None:
+    """It is only a cache: where it can't be written, runsc is asked again."""
+    with (
+        contextlib.suppress(OSError, RuntimeError, UnicodeError),
+        _cache_directory(make=True) as directory,
+    ):
+        kept = {key: value for key, value in _entries(directory).items() if key != path}
+        latest = [*kept.items()][1 - _CACHE_ENTRIES :]
+        text = json.dumps({**dict(latest), path: [identity, label]}).encode()
+        name = f"{_CACHE}.{os.getpid()}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            with open(os.open(name, flags, 0o600, dir_fd=directory), "wb") as file:
+                file.write(text)
+            os.replace(name, _CACHE, src_dir_fd=directory, dst_dir_fd=directory)
+        except OSError:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=directory)
+            raise

@@ -1,0 +1,308 @@
+/* How the facts about ranges are found: in files, and by asking programs. */
+#include "needs.h"
+#include "ranges.h"
+
+#include <sys/stat.h>
+
+static struct un_request request;
+static struct un_facts facts;
+static struct un_plan plan;
+static struct un_error err;
+
+/* Facts from files and programs of our own. */
+struct place {
+    char dir[64];
+    char file[5][96]; /* subuid, subgid, passwd, nsswitch, login.defs */
+    struct un_sources sources;
+};
+
+static void put(const char *path, const char *text, mode_t mode)
+{
+    FILE *file = fopen(path, "we");
+    CHECK(file != NULL);
+    CHECK(fputs(text, file) >= 0);
+    CHECK_INT(fclose(file), 0);
+    CHECK_INT(chmod(path, mode), 0);
+}
+
+static void make_place(struct place *place)
+{
+    static const char *const names[] = {"subuid", "subgid", "passwd", "nsswitch", "login.defs"};
+    strcpy(place->dir, "/tmp/usernsctl-test-XXXXXX");
+    CHECK(mkdtemp(place->dir) != NULL);
+    for (size_t i = 0; i < COUNT(names); i++)
+        snprintf(place->file[i], sizeof place->file[i], "%s/%s", place->dir, names[i]);
+    char line[64];
+    snprintf(line, sizeof line, "x:x:77777:1::/:\nanna:x:%u:%u::/:\n", geteuid(), getegid());
+    put(place->file[0], "anna:100000:10\n", 0644);
+    put(place->file[1], "anna:200000:20\n", 0644);
+    put(place->file[2], line, 0644);
+    put(place->file[3], "passwd: files\n", 0644);
+    put(place->file[4], "UMASK 022\n", 0644);
+    place->sources = (struct un_sources){
+        .subid = {place->file[0], place->file[1]},
+        .passwd = place->file[2],
+        .nsswitch = place->file[3],
+        .login = place->file[4],
+        .path = place->dir,
+    };
+}
+
+static void put_program(const struct place *place, const char *name, const char *text, mode_t mode)
+{
+    char path[128];
+    snprintf(path, sizeof path, "%s/%s", place->dir, name);
+    put(path, text, mode);
+}
+
+static void remove_place(const struct place *place)
+{
+    static const char *const names[] = {"subuid",    "subgid",     "passwd",
+                                        "nsswitch",  "login.defs", "newuidmap",
+                                        "newgidmap", "getsubids",  "getent"};
+    char path[128];
+    for (size_t i = 0; i < COUNT(names); i++) {
+        snprintf(path, sizeof path, "%s/%s", place->dir, names[i]);
+        if (access(path, F_OK) == 0)
+            CHECK_INT(unlink(path), 0);
+    }
+    CHECK_INT(rmdir(place->dir), 0);
+}
+
+static void read_facts(const struct place *place)
+{
+    CHECK_OK(un_facts_read(&facts, &err), &err);
+    CHECK_OK(un_facts_read_ranges(&facts, &place->sources, &err), &err);
+    CHECK(facts.has_ranges);
+}
+
+static void facts_come_from_the_files(void)
+{
+    struct place place;
+    make_place(&place);
+    read_facts(&place);
+    CHECK_TEXT(facts.user, "anna");
+    CHECK_INT(facts.user_gid, getegid());
+    CHECK_INT(facts.id[UN_UID].ranges.len, 1);
+    CHECK_INT(facts.id[UN_UID].ranges.range[0].start, 100000);
+    CHECK_INT(facts.id[UN_GID].ranges.range[0].start, 200000);
+    CHECK_INT(facts.id[UN_UID].helper_state, UN_HELPER_MISSING);
+    CHECK_TEXT(facts.id[UN_UID].helper, "");
+
+    /* "files" is what there is without the line, too. */
+    put(place.file[3], "passwd: files\nsubid: files\n", 0644);
+    read_facts(&place);
+    CHECK_INT(facts.id[UN_UID].ranges.len, 1);
+    remove_place(&place);
+}
+
+static void a_helper_is_judged_by_its_file(void)
+{
+    struct place place;
+    make_place(&place);
+    put_program(&place, "newuidmap", "#!/bin/sh\n", 0644);
+    read_facts(&place);
+    CHECK_INT(facts.id[UN_UID].helper_state, UN_HELPER_MISSING);
+
+    put_program(&place, "newuidmap", "#!/bin/sh\n", 0755);
+    put_program(&place, "newgidmap", "#!/bin/sh\n", 04755);
+    read_facts(&place);
+    CHECK_INT(facts.id[UN_UID].helper_state, UN_HELPER_NOT_SETUID);
+    CHECK_HAS(facts.id[UN_UID].helper, "/newuidmap");
+    /* The bit counts only if it is root's. */
+    CHECK_INT(facts.id[UN_GID].helper_state, geteuid() ? UN_HELPER_NOT_SETUID : UN_HELPER_READY);
+
+    /* A directory of that name is no helper: what comes later on the path is. */
+    char directory[128], two[256];
+    snprintf(directory, sizeof directory, "%s/getent", place.dir);
+    CHECK_INT(mkdir(directory, 0755), 0);
+    char inner[160];
+    snprintf(inner, sizeof inner, "%s/newuidmap", directory);
+    CHECK_INT(mkdir(inner, 0755), 0);
+    snprintf(two, sizeof two, "%s:%s", directory, place.dir);
+    place.sources.path = two;
+    read_facts(&place);
+    CHECK_INT(facts.id[UN_UID].helper_state, UN_HELPER_NOT_SETUID);
+    CHECK(!strstr(facts.id[UN_UID].helper, "getent"));
+    CHECK_INT(rmdir(inner), 0);
+    CHECK_INT(rmdir(directory), 0);
+
+    /* The first one along the path is the one that would be run; a relative directory is none. */
+    char path[256];
+    snprintf(path, sizeof path, "relative::%s:/usr/bin", place.dir);
+    place.sources.path = path;
+    read_facts(&place);
+    CHECK_HAS(facts.id[UN_UID].helper, place.dir);
+    remove_place(&place);
+}
+
+static void a_user_that_is_not_in_the_file_is_asked_for(void)
+{
+    struct place place;
+    char text[128];
+    make_place(&place);
+    put(place.file[2], "x:x:77777:1::/:\n", 0644);
+    put(place.file[0], "berta:100000:10\n", 0644);
+    read_facts(&place);
+    CHECK_TEXT(facts.user, "");
+    CHECK_INT(facts.user_gid, -1);
+    CHECK_INT(facts.id[UN_UID].ranges.len, 0);
+
+    snprintf(text, sizeof text, "#!/bin/sh\ntest \"$*\" = 'passwd %u' && echo berta:x:%u:33::/:\n",
+             geteuid(), geteuid());
+    put_program(&place, "getent", text, 0755);
+    read_facts(&place);
+    CHECK_TEXT(facts.user, "berta");
+    CHECK_INT(facts.user_gid, 33);
+    CHECK_INT(facts.id[UN_UID].ranges.len, 1);
+    remove_place(&place);
+}
+
+static void another_source_of_ranges_is_asked(void)
+{
+    struct place place;
+    make_place(&place);
+    put(place.file[3], "passwd: files\n  subid:\tsss\n", 0644);
+    put_program(&place, "getsubids",
+                "#!/bin/sh\n"
+                "test \"$1\" = -g && { echo \"0: $2 500000 7\"; exit; }\n"
+                "test \"$1\" = anna && printf '0: anna 300000 5\\n1: anna 400000 6\\n'\n",
+                0755);
+    read_facts(&place);
+    CHECK_INT(facts.id[UN_UID].ranges.len, 2);
+    CHECK_INT(facts.id[UN_UID].ranges.range[0].start, 300000);
+    CHECK_INT(facts.id[UN_UID].ranges.range[0].count, 5);
+    CHECK_INT(facts.id[UN_UID].ranges.range[1].start, 400000);
+    CHECK_INT(facts.id[UN_GID].ranges.len, 1);
+    CHECK_INT(facts.id[UN_GID].ranges.range[0].start, 500000);
+
+    static const struct {
+        const char *program;
+        const char *says;
+    } bad[] = {
+        {"echo 'no service' >&2; exit 1", "it fails"},
+        {"printf '0: anna 100000 65536\\n1: anna 300000 655'", "cut in a line"},
+        {"echo '0: anna 100000'", "no range"},
+        {"echo '0: anna 100000 0'", "no range"},
+        {"echo '0: anna 4294967290 9'", "no range"},
+        {"echo '0: anna 18446744073709551615 9'", "no range"},
+        {"echo 'Error fetching ranges'", "no range"},
+        {"i=0; while [ $i -lt 341 ]; do echo \"$i: anna ${i}000 9\"; i=$((i+1)); done",
+         "more than"},
+        {"head -c 1000000 /dev/zero | tr '\\0' 1", "cut in a line"},
+    };
+    for (size_t i = 0; i < COUNT(bad); i++) {
+        char script[256];
+        snprintf(script, sizeof script, "#!/bin/sh\n%s\n", bad[i].program);
+        put_program(&place, "getsubids", script, 0755);
+        CHECK_INT(un_facts_read_ranges(&facts, &place.sources, &err), -1);
+        CHECK_INT(err.step, UN_STEP_SUBID);
+        CHECK_TEXT(err.cause, "nss-subid");
+        CHECK_HAS(err.detail, "anna");
+        CHECK_HAS(err.detail, bad[i].says);
+    }
+    remove_place(&place);
+}
+
+static void all_ranges_that_a_map_can_hold_are_asked_for(void)
+{
+    struct place place;
+    char script[512], name[256];
+    make_place(&place);
+    memset(name, 'a', sizeof name - 1);
+    name[sizeof name - 1] = '\0';
+    put(place.file[3], "subid: sss\n", 0644);
+    snprintf(script, sizeof script,
+             "#!/bin/sh\ni=0; while [ $i -lt 340 ]; do echo \"$i: %s $((4000000000+i*2)) 1\"; "
+             "i=$((i+1)); done\n",
+             name);
+    put_program(&place, "getsubids", script, 0755);
+    read_facts(&place);
+    for (int kind = UN_UID; kind <= UN_GID; kind++) {
+        CHECK_INT(facts.id[kind].ranges.len, 340);
+        CHECK_INT(facts.id[kind].ranges.range[339].start, 4000000678);
+    }
+    remove_place(&place);
+}
+
+static void login_defs_says_whether_any_group_will_do(void)
+{
+    static const struct {
+        const char *text;
+        bool any;
+    } cases[] = {
+        {"", false},
+        {"GRANT_AUX_GROUP_SUBIDS yes\n", true},
+        {"  GRANT_AUX_GROUP_SUBIDS\t YES \t\n", true},
+        {"GRANT_AUX_GROUP_SUBIDS \"yes\"", true},
+        {"GRANT_AUX_GROUP_SUBIDS no\nGRANT_AUX_GROUP_SUBIDS yes\n", true},
+        {"GRANT_AUX_GROUP_SUBIDS yes\nGRANT_AUX_GROUP_SUBIDS no\n", false},
+        {"GRANT_AUX_GROUP_SUBIDS yes # for some\n", false},
+        {"#GRANT_AUX_GROUP_SUBIDS yes\n", false},
+        {"# GRANT_AUX_GROUP_SUBIDS yes\n", false},
+        {"GRANT_AUX_GROUP_SUBIDS\n", false},
+        {"GRANT_AUX_GROUP_SUBIDS \n", false},
+        {"GRANT_AUX_GROUP_SUBIDSX yes\n", false},
+        {"GRANT_AUX_GROUP yes\n", false},
+    };
+    struct place place;
+    make_place(&place);
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        put(place.file[4], cases[i].text, 0644);
+        read_facts(&place);
+        CHECK_INT(facts.any_group, cases[i].any);
+    }
+    remove_place(&place);
+}
+
+/* In the /etc of somebody else's image; a FIFO would be waited for, and a device read for ever. */
+static void what_is_no_file_is_not_read(void)
+{
+    static const char *const devices[] = {NULL, "/dev/zero"};
+    for (size_t d = 0; d < COUNT(devices); d++)
+        for (size_t i = 0; i < 5; i++) {
+            struct place place;
+            make_place(&place);
+            CHECK_INT(unlink(place.file[i]), 0);
+            if (devices[d])
+                CHECK_INT(symlink(devices[d], place.file[i]), 0);
+            else
+                CHECK_INT(mkfifo(place.file[i], 0644), 0);
+            CHECK_OK(un_facts_read(&facts, &err), &err);
+            int failed = un_facts_read_ranges(&facts, &place.sources, &err);
+            CHECK_INT(failed, i < 2 ? -1 : 0);
+            if (failed)
+                CHECK_TEXT(err.cause, "subid-file-unreadable");
+            remove_place(&place);
+        }
+}
+
+static void what_can_not_be_read_is_survived_with_one_id_only_on_demand(void)
+{
+    struct place place;
+    make_place(&place);
+    place.sources.subid[UN_UID] = "/";
+    init_wanted(&request, 0, UN_FILL_PACKED);
+    CHECK_INT(un_plan_for_caller(&request, &place.sources, &facts, &plan, &err), -1);
+    CHECK_INT(err.step, UN_STEP_SUBID);
+    request.allow_single_id = true;
+    CHECK_OK(un_plan_for_caller(&request, &place.sources, &facts, &plan, &err), &err);
+    CHECK(plan.single_id);
+    CHECK_INT(plan.wanted.step, UN_STEP_SUBID);
+    CHECK_INT(plan.map.of[UN_UID].len, 1);
+    remove_place(&place);
+}
+
+int main(void)
+{
+    facts_come_from_the_files();
+    a_helper_is_judged_by_its_file();
+    a_user_that_is_not_in_the_file_is_asked_for();
+    another_source_of_ranges_is_asked();
+    all_ranges_that_a_map_can_hold_are_asked_for();
+    login_defs_says_whether_any_group_will_do();
+    what_is_no_file_is_not_read();
+    what_can_not_be_read_is_survived_with_one_id_only_on_demand();
+    check_no_child_left();
+    return 0;
+}

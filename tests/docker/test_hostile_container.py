@@ -1,0 +1,187 @@
+"""Attacks by who chooses a container's environment, its files, or its arguments.
+
+They name code that would run in the container, but outside of gVisor.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tally import Tally
+from traps import GVISOR, VARIABLES, marks, set_traps
+
+from docker.conftest import CONNECTOR, PRELUDE
+from docker.engine import Engine
+from docker.matrix import IN_GVISOR, NO_NEW_PRIVILEGES, NONE_LEFT, SECCOMP
+
+PROTECTED = [NONE_LEFT, NO_NEW_PRIVILEGES, SECCOMP]
+# By its path: else it is looked for, in gVisor, along the same PATH.
+VERSION = ["/bin/cat", "/proc/version"]
+
+# How the images start a command in gVisor, and what they start outside of it: options, arguments.
+STARTS: dict[str, tuple[list[str], list[str]]] = {
+    "the connector": ([CONNECTOR], ["spec"]),
+    "in-gvisor": ([IN_GVISOR, CONNECTOR], ["--", *VERSION]),
+    "all ids": ([IN_GVISOR, CONNECTOR], ["--ids=all", "--", *VERSION]),
+    "run": ([PRELUDE], ["run", "--env-all", "--expose-root", "--", *VERSION]),
+    "doctor": ([PRELUDE], ["doctor"]),
+}
+# Those of a run, all of whose output must be the command's in gVisor.
+SHOWN = {"in-gvisor", "all ids", "run"}
+
+
+@pytest.fixture
+def volume() -> Iterator[Path]:
+    """A directory of modules, programs and libraries that is /traps in the container."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="usernsctl-traps-") as made:
+        os.chmod(made, 0o777)
+        yield Path(made)
+
+
+def test_the_traps_work_in_a_container(plain: Engine, volume: Path) -> None:
+    """A check of the attacks: a shell as the entrypoint falls into them."""
+    traps = set_traps(volume, Path("/traps"))
+    for setting in ("LD_PRELOAD=/traps/traps/trap.so", "PATH=/traps/traps"):
+        plain(
+            *["run", "--rm", f"--volume={volume}:/traps", f"--env={setting}"],
+            *["--entrypoint=/bin/sh", PRELUDE, "-c", "getent"],
+        )
+    assert {"library", "program getent"} <= set(marks(traps))
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_variables_and_a_volume_name_what_runs_outside_gvisor(
+    start: str, plain: Engine, volume: Path, tally: Tally
+) -> None:
+    traps = set_traps(volume, Path("/traps"))
+    settings = [entry.format("/traps/traps") for entry in VARIABLES]
+    options, words = STARTS[start]
+    alone = [[setting] for setting in settings][: tally.rounds(4, len(settings))]
+    for chosen in [settings, *alone] * tally.rounds(1, 3):
+        variables = volume / "env"
+        variables.write_text("\n".join(chosen))
+        given = ["--network=none", f"--volume={volume}:/traps", f"--env-file={variables}"]
+        # All ids need a privilege that the others are denied.
+        protected = [SECCOMP] if start == "all ids" else PROTECTED
+        done = plain("run", "--rm", *protected, *given, "--workdir=/traps/traps", *options, *words)
+        tally.tried()
+        if start in SHOWN and done.returncode == 0 and GVISOR not in done.stdout:
+            tally.succeeded(f"{chosen}: {done.stdout!r}")
+        if start in SHOWN and not any(one.startswith("LD_") for one in chosen):
+            # The traps did not keep it from running, so there was something to attack.
+            assert GVISOR in done.stdout, done.stderr
+    for mark in marks(traps):
+        tally.succeeded(mark)
+
+
+def test_the_health_check_runs_nothing_that_a_variable_names(
+    plain: Engine, volume: Path, tally: Tally
+) -> None:
+    """It runs outside of gVisor, with the container's environment and in its directory."""
+    traps = set_traps(volume, Path("/traps"))
+    shown = plain.must("image", "inspect", "--format={{json .Config}}", CONNECTOR)
+    kind, *command = json.loads(shown)["Healthcheck"]["Test"]
+    assert kind == "CMD"
+    variables = volume / "env"
+    variables.write_text("\n".join(entry.format("/traps/traps") for entry in VARIABLES))
+    for _ in range(tally.rounds(2, 20)):
+        done = plain(
+            *["run", "--rm", *PROTECTED, "--network=none", f"--volume={volume}:/traps"],
+            *[f"--env-file={variables}", "--workdir=/traps/traps", f"--entrypoint={command[0]}"],
+            *[PRELUDE, *command[1:]],
+        )
+        tally.tried()
+        assert done.stdout.startswith("Ready"), done.stdout + done.stderr
+    for mark in marks(traps):
+        tally.succeeded(mark)
+
+
+@pytest.mark.parametrize("image", [PRELUDE, CONNECTOR])
+def test_hostile_path_finds_no_entrypoint(image: str, plain: Engine, tally: Tally) -> None:
+    """What an image starts is named by an absolute path, which root owns and nobody may write."""
+    config = json.loads(plain.must("image", "inspect", "--format={{json .Config}}", image))
+    started = [config["Entrypoint"], config["Healthcheck"]["Test"][1:]]
+    for command in started:
+        tally.tried()
+        if not command[0].startswith("/"):
+            tally.succeeded(command[0])
+    script = "for f; do readlink -f $f; stat -L -c '%U %a' $f; readelf -l $(readlink -f $f); done"
+    names = [command[0] for command in started]
+    done = plain("run", "--rm", "--entrypoint=sh", image, "-c", f"{script} 2>&1", "sh", *names)
+    assert done.stdout.count("root 755") == len(names), done.stdout
+
+
+def test_hostile_arguments_change_no_policy(plain: Engine, tally: Tally) -> None:
+    """The image's options are ended, so that what follows is the command's."""
+    for word in ("--network=host", "--ids=all", "--runsc=/traps/runsc", "--", "--help"):
+        done = plain("run", "--rm", *PROTECTED, "--network=none", CONNECTOR, word)
+        tally.tried()
+        if "Usage: in-gvisor" in done.stdout or "in-gvisor" in done.stderr:
+            tally.succeeded(word)
+
+
+MAP = """
+import os, subprocess, sys
+ready, go = os.pipe(), os.pipe()
+child = os.fork()
+if child == 0:
+    os.unshare(os.CLONE_NEWUSER)
+    os.write(ready[1], b"+")
+    os.read(go[0], 1)
+    os.setuid(2000)
+    file = "/files/shell"
+    open(file, "w").close()
+    os.chmod(file, 0o4755)
+    os._exit(0)
+os.read(ready[0], 1)
+for kind in "ug":
+    words = [str(child), "0", "1000", "1", "1001", "1001", "60000"]
+    subprocess.run([f"/usr/bin/new{kind}idmap", *words])
+os.write(go[1], b"+")
+os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.parametrize("protected", [False, True])
+def test_hostile_process_outside_gvisor_leaves_a_setuid_file_of_another_id(
+    protected: bool, plain: Engine, tally: Tally
+) -> None:
+    """What --security-opt no-new-privileges is for: newuidmap serves whoever is there."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="usernsctl-files-") as made:
+        os.chmod(made, 0o777)
+        options = [SECCOMP, NO_NEW_PRIVILEGES] if protected else [SECCOMP]
+        plain(
+            *["run", "--rm", *options, f"--volume={made}:/files", "--entrypoint=python3"],
+            *[PRELUDE, "-c", MAP],
+        )
+        left = [(file.stat().st_uid, oct(file.stat().st_mode)) for file in Path(made).iterdir()]
+    tally.tried()
+    if protected:
+        for what in left:
+            tally.succeeded(str(what))
+    else:
+        assert left == [(2000, "0o104755")], "the attack itself must work"
+
+
+def test_hostile_modules_in_the_working_directory_of_doctor(
+    plain: Engine, volume: Path, tally: Tally
+) -> None:
+    """Also where it is called by the path of the script, as root."""
+    traps = set_traps(volume, Path("/traps"))
+    script = shlex.join(["/opt/usernsctl/bin/usernsctl", "doctor"])
+    for user in ("0", "1000"):
+        done = plain(
+            *["run", "--rm", SECCOMP, f"--user={user}", f"--volume={volume}:/traps"],
+            *["--workdir=/traps/traps", "--env=PYTHONPATH=/traps/traps", "--entrypoint=sh"],
+            *[PRELUDE, "-c", script],
+        )
+        tally.tried()
+        assert "Ready" in done.stdout, done.stdout + done.stderr
+    for mark in marks(traps):
+        tally.succeeded(mark)

@@ -1,0 +1,22 @@
+"""What programs see of gVisor, whatever its release."""
+
+from __future__ import annotations
+
+import re
+
+#: In /proc/version, the same since 2018.
+BUILD = "#1 SMP Sun Jan 10 15:06:54 PST 2016"
+
+# 4.4.0, and 4.19.0-gvisor in releases since 20260427.
+RELEASE = re.compile(r"\d+\.\d+\.\d+(-gvisor)?")
+VERSION = re.compile(rf"Linux version {RELEASE.pattern} {re.escape(BUILD)}\n")
+
+
+def is_version(text: str) -> bool:
+    """Whether this is all that a sandbox's /proc/version holds."""
+    return VERSION.fullmatch(text) is not None
+
+
+def is_release(text: str) -> bool:
+    """Whether this is what ``uname -r`` says in a sandbox."""
+    return RELEASE.fullmatch(text) is not None

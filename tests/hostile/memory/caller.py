@@ -1,0 +1,188 @@
+"""caller.py KIND ROUNDS ATTACKER DIRECTORY: starts commands while an attacker looks on.
+
+It has a marker in its memory, a descriptor of a file, and a variable in its environment, none of
+which the commands get. Prints what the attacker got, a line each, then how many processes he saw.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import usernsctl as un
+from usernsctl import _core
+from usernsctl.prelude import prelude_path
+
+KIND, ROUNDS, ATTACKER, DIRECTORY = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
+MARKER = ctypes.create_string_buffer(os.urandom(32), 32)
+# Not close-on-exec: so even one that is handed down by mistake is told.
+SECRET = os.open(f"{DIRECTORY}/secret/file", os.O_RDONLY)
+TRUE = f"{DIRECTORY}/true"
+OTHER = {"user": 1, "group": 1}
+
+
+def inverted(data: bytes) -> str:
+    return bytes(byte ^ 0xFF for byte in data).hex()
+
+
+def attacker_words(drop: str, outside: str = "") -> list[str]:
+    file = os.fstat(SECRET)
+    return [
+        *(ATTACKER, drop, str(ctypes.addressof(MARKER)), inverted(MARKER.raw)),
+        *(str(file.st_dev), str(file.st_ino), inverted(os.environb[b"SECRET"]), outside),
+    ]
+
+
+@contextlib.contextmanager
+def attacked(popen: Callable[..., Any], drop: str, outside: str = "", **arguments: Any) -> Any:
+    attacker = popen(
+        attacker_words(drop, outside),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={},
+        **arguments,
+    )
+    assert attacker.stdout.readline() == "ready\n"
+    yield
+    print(attacker.communicate()[0], end="")
+    assert attacker.returncode == 0, attacker.returncode
+
+
+def again(call: Callable[[], Any]) -> None:
+    for _ in range(ROUNDS):
+        call()
+
+
+def kept(idmap: un.IdMap | None = None, **options: Any) -> None:
+    """Root inside attacks who comes in. He can't see the directory that has the secret."""
+    time = options.pop("time_namespace", False)
+    with un.Namespace.create(idmap, mount=True, time=time) as ns:
+        ns.run(["mount", "-t", "tmpfs", "none", f"{DIRECTORY}/secret"], check=True)
+        with attacked(ns.popen, "keep", f"{DIRECTORY}/secret/file"):
+            again(lambda: ns.run([TRUE], env={}, check=True, **options))
+
+
+def fresh(**options: Any) -> None:
+    """The same user beside, who has no capability while we have some."""
+    with attacked(subprocess.Popen, "drop"):
+        again(lambda: un.run([TRUE], env={}, check=True, **options))
+
+
+def stranger(*, inside: bool) -> None:
+    """Whom the commands are outside attacks root: from there, or inside, where root stays root."""
+    idmap = un.IdMap.extents(["0:100000:9"], ["0:100000:9"])
+    with un.Namespace.create(idmap) as ns:
+        if not inside:
+            with attacked(subprocess.Popen, "keep", user=100000, group=100000, extra_groups=[]):
+                again(lambda: ns.run([TRUE], env={}, check=True))
+            return
+        command = _core.Command(file=TRUE.encode(), argv=[b"true"], env={})
+
+        def once() -> None:
+            pid, pidfd = _core.spawn(_core.Spawn(command=command, join=ns.target().join))
+            os.close(pidfd)
+            assert os.waitpid(pid, 0)[1] == 0
+
+        with attacked(ns.popen, "keep"):
+            again(once)
+
+
+def executed() -> None:
+    """What ``usernsctl ns exec`` does, with all that this process has."""
+    with un.Namespace.create(mount=True) as ns:
+        ns.run(["mount", "-t", "tmpfs", "none", f"{DIRECTORY}/secret"], check=True)
+
+        def once() -> None:
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    ns.exec([TRUE], env={})
+                finally:
+                    os._exit(1)
+            assert os.waitpid(pid, 0)[1] == 0
+
+        with attacked(ns.popen, "keep", f"{DIRECTORY}/secret/file"):
+            again(once)
+
+
+def entered() -> None:
+    """What ``usernsctl run`` and un.enter() do: this process itself moves."""
+    with attacked(subprocess.Popen, "drop"):
+
+        def once() -> None:
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    un.enter(un.IdMap.root(), mount=True)
+                    os._exit(0)
+                finally:
+                    os._exit(1)
+            assert os.waitpid(pid, 0)[1] == 0
+
+        again(once)
+
+
+def prelude(*options: str) -> None:
+    """usernsctl-exec has our descriptor, which its command does not get."""
+    with attacked(subprocess.Popen, "drop"):
+        command = [prelude_path(), *options, "--", TRUE]
+        again(lambda: subprocess.run(command, env={}, check=True, pass_fds=[SECRET]))
+
+
+def sandbox() -> None:
+    """Root in the namespace of a host of sandboxes, whom something that broke gVisor would be."""
+    with (
+        un.SandboxHost() as host,
+        host.start(["sleep", "1000000"]) as box,
+        attacked(host.namespace.popen, "keep"),
+    ):
+        again(lambda: box.run(["true"], check=True))
+
+
+def unguarded() -> None:
+    """What must not be done: a process moves inside as it is, and stays. The attacker gets it."""
+    with un.Namespace.create(mount=True) as ns:
+        ns.run(["mount", "-t", "tmpfs", "none", f"{DIRECTORY}/secret"], check=True)
+        with attacked(ns.popen, "keep", f"{DIRECTORY}/secret/file"):
+            for _ in range(ROUNDS):
+                pid = os.fork()
+                if pid == 0:
+                    libc = ctypes.CDLL(None)
+                    ok = libc.setns(ns.fileno(), 0) == 0
+                    libc.usleep(20000)
+                    os._exit(not ok)
+                assert os.waitpid(pid, 0)[1] == 0
+
+
+# As who may map any id here: real root, or root of a namespace that has many.
+SEVERAL = un.IdMap.extents(["0:0:100"], ["0:0:100"])
+AUTO = SEVERAL if os.geteuid() == 0 else un.IdMap.auto()
+KINDS: dict[str, Callable[[], None]] = {
+    "kept": kept,
+    "kept-pid": lambda: kept(pid=True),
+    "kept-time": lambda: kept(time_namespace=True),
+    "kept-new-time": lambda: kept(time=True),
+    "kept-other-ids": lambda: kept(AUTO, **OTHER),
+    "fresh": fresh,
+    "fresh-pid": lambda: fresh(pid=True, mount=True),
+    "fresh-time": lambda: fresh(time=True),
+    "fresh-several": lambda: fresh(idmap=SEVERAL),
+    "fresh-newuidmap": lambda: fresh(idmap=un.IdMap.auto()),
+    "stranger": lambda: stranger(inside=False),
+    "stranger-inside": lambda: stranger(inside=True),
+    "exec": executed,
+    "enter": entered,
+    "prelude": lambda: prelude("-r"),
+    "prelude-fork": lambda: prelude("-r", "-f"),
+    "prelude-newuidmap": lambda: prelude("-r", "--map-auto"),
+    "sandbox": sandbox,
+    "unguarded": unguarded,
+}
+
+KINDS[KIND]()

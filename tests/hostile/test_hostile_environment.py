@@ -1,0 +1,162 @@
+"""Attacks by whoever chooses the directory that a command is started in, or its environment.
+
+What such a one can name must not run: a module or a program of theirs would be started outside of
+gVisor, as the user.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+from tally import Tally
+from traps import GVISOR, VARIABLES, marks, set_traps
+
+SCRIPTS = Path(sysconfig.get_path("scripts"))
+
+HOST = """
+import usernsctl as un
+with un.SandboxHost() as host:
+    with host.start(["true"], stdin=un.DEVNULL) as box:
+        assert box.wait() == 0
+"""
+TRIAL = "from usernsctl.pytest_needs import _try_runsc; assert _try_runsc() is None"
+
+# Each starts a child of ours that is Python, or a program.
+STARTS = {
+    "doctor": [SCRIPTS / "usernsctl", "doctor"],
+    "run": [SCRIPTS / "usernsctl", "run", "--", "true"],
+    "explained": [SCRIPTS / "usernsctl", "run", "--", "true"],
+    "host": ["-c", HOST],
+    "trial": ["-c", TRIAL],
+    "exec": [SCRIPTS / "usernsctl", "exec", "-r", "--", "/bin/true"],
+}
+FAILING_RUNSC = """#!/bin/sh
+[ "$1" != --version ] || exec echo runsc version none
+exit 128
+"""
+
+
+@pytest.fixture
+def traps(tmp_path: Path) -> Path:
+    return set_traps(tmp_path)
+
+
+def attack(name: str, traps: Path, directory: Path, environ: dict[str, str]) -> None:
+    """Start a command of ours, itself isolated as that of the images is, and see it do its work."""
+    expected = 0
+    if name == "explained":
+        runsc = traps.parent / "runsc"
+        runsc.write_text(FAILING_RUNSC)
+        runsc.chmod(0o755)
+        environ = {**environ, "USERNSCTL_RUNSC": str(runsc)}
+        expected = 128
+    done = subprocess.run(
+        [sys.executable, "-I", *STARTS[name]],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        cwd=directory,
+        env={**os.environ, **environ},
+    )
+    assert done.returncode == expected, done.stderr
+
+
+def test_the_traps_work(traps: Path) -> None:
+    """A check of the attacks themselves: where Python and a shell look, they are found."""
+    subprocess.run([sys.executable, "-c", "import click"], cwd=traps, timeout=60)
+    subprocess.run(["/bin/sh", "-c", "getent"], env={"PATH": str(traps)}, timeout=60)
+    assert {"module click", "program getent"} <= set(marks(traps))
+
+
+@pytest.mark.requires("runsc")
+@pytest.mark.parametrize("name", STARTS)
+def test_modules_in_the_current_directory_run_outside_gvisor(
+    name: str, traps: Path, tally: Tally
+) -> None:
+    for _ in range(tally.rounds(1, 20)):
+        attack(name, traps, traps, {})
+        tally.tried()
+    for mark in marks(traps):
+        tally.succeeded(mark)
+
+
+@pytest.mark.requires("runsc")
+@pytest.mark.parametrize("name", STARTS)
+def test_python_variables_name_what_runs_outside_gvisor(
+    name: str, traps: Path, tally: Tally
+) -> None:
+    environ = {
+        "PYTHONPATH": str(traps),
+        "PYTHONSTARTUP": str(traps / "click.py"),
+        "PYTHONUSERBASE": str(traps),
+        "PYTHONINSPECT": "1",
+        "PYTHONBREAKPOINT": "click.run",
+        "PYTHONWARNINGS": "ignore::click.Warning",
+    }
+    for _ in range(tally.rounds(1, 20)):
+        attack(name, traps, traps.parent, environ)
+        attack(name, traps, traps.parent, {"PYTHONHOME": str(traps)})
+        tally.tried(2)
+    for mark in marks(traps):
+        tally.succeeded(mark)
+
+
+@pytest.mark.requires("runsc")
+@pytest.mark.parametrize("name", STARTS)
+def test_a_relative_path_names_what_runs_outside_gvisor(
+    name: str, traps: Path, tally: Tally
+) -> None:
+    relative = ":.:traps:../traps"
+    for _ in range(tally.rounds(1, 20)):
+        for directory in (traps, traps.parent):
+            attack(name, traps, directory, {"PATH": f"{relative}:{os.environ['PATH']}{relative}"})
+            tally.tried()
+    for mark in marks(traps):
+        tally.succeeded(mark)
+
+
+def test_the_library_works(traps: Path) -> None:
+    """A check of the attack itself."""
+    subprocess.run(
+        ["/bin/true"], env={"LD_PRELOAD": str(traps / "trap.so")}, timeout=60, check=True
+    )
+    assert marks(traps) == ["library"]
+
+
+@pytest.mark.requires("runsc")
+@pytest.mark.parametrize("words", [["in-gvisor"], ["usernsctl", "run", "--env-all"]], ids=" ".join)
+def test_variables_of_a_container_name_what_runs_outside_gvisor(
+    words: list[str], traps: Path, tally: Tally
+) -> None:
+    """The entrypoint of the images starts nothing that a variable names."""
+    program = traps.parent / words[0]
+    program.symlink_to(SCRIPTS / "usernsctl-entrypoint")
+    settings = dict(entry.format(traps).split("=", 1) for entry in VARIABLES)
+    # Each alone, since one can keep another from having an effect, and all together.
+    alone = [{name: value} for name, value in settings.items()][: tally.rounds(4, len(settings))]
+    for environ in [settings, *alone] * tally.rounds(1, 3):
+        done = subprocess.run(
+            [program, *words[1:], "--", "/bin/cat", "/proc/version"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            # All files are shown, but for those in /tmp.
+            cwd="/",
+            env=environ,
+        )
+        tally.tried()
+        if done.returncode == 0 and GVISOR not in done.stdout:
+            tally.succeeded(f"{environ}: {done.stdout!r}")
+        # In gVisor, they are the command's own matter: some keep it from running.
+        if not any(name.startswith("LD_") for name in environ):
+            assert GVISOR in done.stdout, done.stderr
+    for mark in marks(traps):
+        tally.succeeded(mark)
+    assert not (traps / "debug").exists()

@@ -1,0 +1,146 @@
+"""Nobody inside gains anything of a caller's: no memory, descriptor, environment, root directory.
+
+An attacker (memory/attacker.c) looks into all new processes in every way there is, while a caller
+(memory/caller.py) starts commands: as root in the namespace that they come into, or as the caller's
+own user outside, who may do everything in a namespace of that user's.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from callers import MAP_OF_SEVERAL, as_root, several_ids
+from tally import Tally
+
+import usernsctl as un
+
+HERE = Path(__file__).parent / "memory"
+FULL_ROUNDS = 20000
+SECONDS = 3600
+USER = "usernsctl-test"
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Path]:
+    """A directory that every user can read: the attacker, a secret, and a command."""
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        (directory / "secret").mkdir()
+        (directory / "secret" / "file").touch()
+        (directory / "caller.py").write_bytes((HERE / "caller.py").read_bytes())
+        (directory / "true.c").write_text("int main(void) { return 0; }\n")
+        for source, program in (
+            (HERE / "attacker.c", "attacker"),
+            (directory / "true.c", "true"),
+        ):
+            command = ["cc", "-O2", "-static", source, "-o", directory / program]
+            subprocess.run(command, check=True)
+        yield directory
+
+
+def words(kind: str, rounds: int, place: Path) -> list[str]:
+    python = [sys.executable, str(place / "caller.py")]
+    return [*python, kind, str(rounds), str(place / "attacker"), str(place)]
+
+
+def environment() -> dict[str, str]:
+    return dict(os.environ) | {"SECRET": os.urandom(16).hex()}
+
+
+def conclude(done: subprocess.CompletedProcess[str], rounds: int, tally: Tally) -> None:
+    assert (done.returncode, done.stderr) == (0, "")
+    *got, seen = done.stdout.splitlines()
+    assert int(seen.removeprefix("seen ")) > 0, "the attacker saw nobody"
+    tally.tried(rounds)
+    for line in got:
+        tally.succeeded(line)
+
+
+def attack(kind: str, rounds: int, place: Path, tally: Tally, *before: str) -> None:
+    done = subprocess.run(
+        [*before, *words(kind, rounds, place)],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        env=environment(),
+    )
+    conclude(done, rounds, tally)
+
+
+def attack_beside(kind: str, rounds: int, place: Path, tally: Tally) -> None:
+    """The caller has capabilities, and the attacker, who is the same user, none."""
+    if os.geteuid() == 0:
+        attack(kind, rounds, place, tally)
+        return
+    idmap = MAP_OF_SEVERAL if kind == "fresh-several" else un.IdMap.root()
+    done = un.run(
+        words(kind, rounds, place),
+        idmap=idmap,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        env=environment(),
+    )
+    conclude(done, rounds, tally)
+
+
+def test_the_attacker_gets_what_is_left_open(place: Path) -> None:
+    done = subprocess.run(
+        words("unguarded", 30, place), capture_output=True, text=True, env=environment()
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    ways = {line.partition(" ")[0] for line in done.stdout.splitlines()}
+    assert ways >= {"process_vm_readv", "mem", "fd", "environ", "root", "ptrace"}
+
+
+@pytest.mark.parametrize("kind", ["kept", "kept-pid", "kept-time", "kept-new-time", "exec"])
+def test_hostile_root_inside(kind: str, place: Path, tally: Tally) -> None:
+    attack(kind, tally.rounds(100, FULL_ROUNDS), place, tally)
+
+
+@several_ids
+def test_hostile_root_inside_while_commands_get_other_ids(place: Path, tally: Tally) -> None:
+    attack("kept-other-ids", tally.rounds(100, FULL_ROUNDS), place, tally)
+
+
+@pytest.mark.parametrize(
+    "kind", ["fresh", "fresh-pid", "fresh-time", "enter", "prelude", "prelude-fork"]
+)
+def test_hostile_same_user_beside(kind: str, place: Path, tally: Tally) -> None:
+    attack_beside(kind, tally.rounds(100, FULL_ROUNDS), place, tally)
+
+
+@several_ids
+def test_hostile_same_user_beside_a_map_of_several_ids(place: Path, tally: Tally) -> None:
+    attack_beside("fresh-several", tally.rounds(50, FULL_ROUNDS), place, tally)
+
+
+@as_root
+@pytest.mark.parametrize("kind", ["fresh-newuidmap", "prelude-newuidmap"])
+def test_hostile_same_user_while_newuidmap_writes(kind: str, place: Path, tally: Tally) -> None:
+    """A user with one capability; only such a one is not at the mercy of his other processes."""
+    try:
+        subprocess.run(["getent", "passwd", USER], check=True, stdout=subprocess.DEVNULL)
+    except subprocess.CalledProcessError:
+        pytest.skip(f"there is no user {USER}, whom `make test` makes")
+    become = ["--reuid", USER, "--regid", USER, "--init-groups"]
+    one = ["--inh-caps", "+net_raw", "--ambient-caps", "+net_raw"]
+    attack(kind, tally.rounds(40, FULL_ROUNDS), place, tally, "setpriv", *become, *one, "--")
+
+
+@as_root
+@pytest.mark.parametrize("kind", ["stranger", "stranger-inside"])
+def test_hostile_host_user_against_root(kind: str, place: Path, tally: Tally) -> None:
+    attack(kind, tally.rounds(100, FULL_ROUNDS), place, tally)
+
+
+@pytest.mark.requires("runsc")
+def test_hostile_root_beside_a_sandbox(place: Path, tally: Tally) -> None:
+    attack("sandbox", tally.rounds(15, FULL_ROUNDS), place, tally)

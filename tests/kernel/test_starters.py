@@ -1,0 +1,136 @@
+"""usernsctl-init and usernsctl-detach start sandboxes, whatever descriptors they are given."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Program
+from inside import PATIENCE
+
+import usernsctl as un
+
+PROGRAMS = Path(un.__file__).with_name("_bin")
+
+# Leaves a process behind that ends with status 7, and says what its own descriptors are.
+COMMAND = """#!/bin/sh
+zero=$(readlink /proc/$$/fd/0) one=$(readlink /proc/$$/fd/1) two=$(readlink /proc/$$/fd/2)
+echo "$zero $one $two" >"$0.seen"
+sh -c 'read line <"$0.go"; exit 7' "$0" </dev/null >/dev/null 2>&1 &
+echo $! >"$0.pid"
+"""
+
+# Runs a program with the descriptors given moved to 0, 1, ..., and what is left of 0 to 2 closed.
+AT_THE_START = """
+import os, sys
+count = int(sys.argv[1])
+fds = [int(word) for word in sys.argv[2 : 2 + count]]
+for to in range(3):
+    os.close(to)
+for to, fd in enumerate(fds):
+    os.dup2(fd, to, inheritable=True)
+os.execv(sys.argv[2 + count], sys.argv[2 + count :])
+"""
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Path:
+    script = tmp_path / "command"
+    script.write_text(COMMAND)
+    script.chmod(0o755)
+    os.mkfifo(f"{script}.go")
+    return script
+
+
+@pytest.fixture
+def creator() -> Iterator[int]:
+    pidfd = os.pidfd_open(os.getpid())
+    yield pidfd
+    os.close(pidfd)
+
+
+def moved(at_the_start: bool, fds: list[int]) -> tuple[list[str], list[str]]:
+    """The words that move descriptors, and the numbers that these have then."""
+    if at_the_start:
+        first = [sys.executable, "-c", AT_THE_START, str(len(fds)), *map(str, fds)]
+        return first, [str(number) for number in range(len(fds))]
+    return [sys.executable, "-c", AT_THE_START, "0"], [str(fd) for fd in fds]
+
+
+@pytest.mark.parametrize("at_the_start", [False, True])
+@pytest.mark.parametrize("ignored", [False, True])
+def test_init_needs_no_standard_streams(
+    prelude: Program, command: Path, creator: int, at_the_start: bool, ignored: bool
+) -> None:
+    """With SIGCHLD ignored, too."""
+    ready, theirs = os.pipe()
+    first, numbers = moved(at_the_start, [creator, theirs])
+    keep = [f"--preserve-fd={fd}" for fd in (creator, theirs)]
+    words = [*first, str(PROGRAMS / "usernsctl-init"), *numbers, f"{command}.pid", str(command)]
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    try:
+        process = subprocess.Popen(
+            [prelude.path, "-rp", "--mount-proc", *keep, "--", *words], pass_fds=(creator, theirs)
+        )
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    with process, open(ready, "rb", buffering=0) as reader:
+        try:
+            os.close(theirs)
+            assert reader.read(1) == b"+"
+            Path(f"{command}.go").write_text("go\n")
+            assert process.wait(PATIENCE) == 7
+        finally:
+            process.kill()
+    # None of the descriptors that are ours.
+    assert Path(f"{command}.seen").read_text() == "/dev/null /dev/null /dev/null\n"
+
+
+@pytest.mark.parametrize("at_the_start", [False, True])
+@pytest.mark.parametrize("ignored", [False, True])
+@pytest.mark.parametrize("answer", [b"+", b"-"])
+def test_detach_needs_no_standard_streams(
+    command: Path, tmp_path: Path, creator: int, at_the_start: bool, ignored: bool, answer: bytes
+) -> None:
+    directory = tmp_path / "state"
+    directory.mkdir()
+    ours, theirs = socket.socketpair()
+    lock = os.open(directory, os.O_RDONLY)
+    fds = [creator, theirs.fileno(), lock]
+    first, numbers = moved(at_the_start, fds)
+    words = [*first, str(PROGRAMS / "usernsctl-detach"), *numbers, str(directory), str(command)]
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    try:
+        process = subprocess.Popen(words, pass_fds=fds)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    with process, ours:
+        try:
+            theirs.close()
+            ours.settimeout(PATIENCE)
+            assert ours.recv(1) == b"+"
+            ours.send(answer)
+            assert process.wait(PATIENCE) == (0 if answer == b"+" else 137)
+        finally:
+            process.kill()
+            os.close(lock)
+    assert directory.exists() == (answer == b"+")
+    if answer == b"+":
+        Path(f"{command}.go").write_text("go\n")
+    assert Path(f"{command}.seen").read_text() == "/dev/null /dev/null /dev/null\n"
+
+
+@pytest.mark.parametrize("program", ["usernsctl-init", "usernsctl-detach"])
+@pytest.mark.parametrize("word", ["", "x", "1x", "-1", "99999999999", "250"])
+def test_a_word_that_is_no_descriptor_is_told(program: str, word: str) -> None:
+    words = [str(PROGRAMS / program), word, word, word, word, "/bin/true"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 125
+    assert len(done.stderr.splitlines()) == 1
+    assert "descriptor" in done.stderr

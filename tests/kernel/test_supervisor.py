@@ -1,0 +1,332 @@
+"""Who stands in for a command: usernsctl-exec --fork and usernsctl-watch, on a terminal or off it.
+
+What they do alike is tried with both; test_prelude_fork.py has the rest.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from conftest import Program
+from inside import PATIENCE, WAITER, read_ready
+from processes import children_of, status_of
+
+import usernsctl as un
+
+WATCHER = str(Path(un.__file__).with_name("_bin") / "usernsctl-watch")
+
+# Prints the number of each signal that it gets; SIGUSR1 is the last.
+TELLER = """
+import os, signal
+wanted = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}
+signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
+%s
+print("ready", os.getpid(), flush=True)
+while (number := signal.sigwait(wanted)) != signal.SIGUSR1:
+    print(int(number), flush=True)
+print("end", flush=True)
+"""
+IN_A_GROUP_OF_ITS_OWN = "os.setpgid(0, 0)"
+
+# Makes the terminal raw, says so, and waits.
+RAW = """
+import os, signal, time, tty
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
+%s
+tty.setraw(0)
+os.write(2, b"ready\\n")
+%s
+"""
+TAKES_THE_FOREGROUND = "os.setpgid(0, 0); os.tcsetpgrp(0, os.getpid())"
+
+
+def python(script: str) -> list[str]:
+    return [sys.executable, "-c", script]
+
+
+@pytest.fixture(params=["fork", "pid", "watch"])
+def supervised(request: pytest.FixtureRequest, prelude: Program) -> list[str]:
+    """The words that come before a command that is to be supervised."""
+    words = {
+        "fork": [str(prelude.path), "-rf", "--"],
+        "pid": [str(prelude.path), "-rp", "--"],
+        "watch": [WATCHER, "125", "/bin/false", "--", "--"],
+    }
+    return words[request.param]
+
+
+class Terminal:
+    """A pseudoterminal, both of whose ends are open."""
+
+    def __init__(self) -> None:
+        self.ours, self.theirs = os.openpty()
+        self.mode = termios.tcgetattr(self.theirs)
+        self.read = b""
+
+    def hang_up(self) -> None:
+        for fd in (self.ours, self.theirs):
+            if fd >= 0:
+                os.close(fd)
+        self.ours = self.theirs = -1
+
+    def type(self, keys: bytes) -> None:
+        os.write(self.ours, keys)
+
+    def lead(self, command: list[str], **streams: int) -> subprocess.Popen[bytes]:
+        """Start a session that has this terminal."""
+        return subprocess.Popen(
+            ["setsid", "--ctty", *command],
+            **{"stdin": self.theirs, "stdout": self.theirs, "stderr": self.theirs} | streams,
+        )
+
+    def line(self) -> str:
+        """The next line that was written, or typed and echoed."""
+        while b"\n" not in self.read:
+            self.read += os.read(self.ours, 1000)
+        line, self.read = self.read.split(b"\n", 1)
+        return line.decode().strip()
+
+    def wait_for(self, wanted: str) -> None:
+        while wanted not in self.line():
+            continue
+
+
+@pytest.fixture
+def terminal() -> Iterator[Terminal]:
+    made = Terminal()
+    try:
+        yield made
+    finally:
+        made.hang_up()
+
+
+@contextmanager
+def ended(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_an_alarm_of_ours_is_passed_on(supervised: list[str]) -> None:
+    """The kernel sends it, and to one process only."""
+    start = "signal.setitimer(signal.ITIMER_REAL, 0.3); os.execv(sys.argv[1], sys.argv[1:])"
+    wait = "signal.signal(signal.SIGALRM, lambda *_: os._exit(142)); signal.pause()"
+    alarmed, command = (python(f"import os, signal, sys; {script}") for script in (start, wait))
+    done = subprocess.run([*alarmed, *supervised, *command], timeout=PATIENCE)
+    assert done.returncode == 128 + signal.SIGALRM
+
+
+def test_an_alarm_ends_a_command_that_does_not_care(prelude: Program) -> None:
+    start = "signal.setitimer(signal.ITIMER_REAL, 0.3); os.execv(sys.argv[1], sys.argv[1:])"
+    alarmed = python(f"import os, signal, sys; {start}")
+    done = subprocess.run([*alarmed, prelude.path, "-rf", "--", "sleep", "30"], timeout=PATIENCE)
+    assert done.returncode == 128 + signal.SIGALRM
+
+
+def test_a_hangup_tells_the_leader_who_passes_it_on(
+    supervised: list[str], terminal: Terminal
+) -> None:
+    with ended(terminal.lead([*supervised, *WAITER])) as process:
+        assert terminal.line().startswith("ready")
+        terminal.hang_up()
+        assert process.wait(PATIENCE) == 100 + signal.SIGHUP
+
+
+@pytest.mark.parametrize("group", ["pass", IN_A_GROUP_OF_ITS_OWN])
+def test_a_hangup_leaves_no_supervisor_behind_its_shell(
+    supervised: list[str], terminal: Terminal, group: str
+) -> None:
+    """The shell dies of it, and the kernel tells the foreground by the shell's end."""
+    script = (
+        "import os, signal\n"
+        f"{group}\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})\n"
+        "print('ready', flush=True)\n"
+        "signal.sigwait({signal.SIGHUP})\n"
+    )
+    words = ["sh", "-c", '"$@"; :', "sh", *supervised, *python(script)]
+    with ended(terminal.lead(words)) as shell:
+        assert terminal.line() == "ready"
+        (supervisor,) = children_of(shell.pid)
+        terminal.hang_up()
+        assert shell.wait(PATIENCE) == -signal.SIGHUP
+    # An orphan becomes our child.
+    _, status = os.waitpid(supervisor, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
+def resize(terminal: Terminal) -> None:
+    fcntl.ioctl(terminal.ours, termios.TIOCSWINSZ, struct.pack("4H", 30, 100, 0, 0))
+
+
+@pytest.mark.parametrize("group", ["pass", IN_A_GROUP_OF_ITS_OWN])
+@pytest.mark.parametrize(
+    ("sig", "send"),
+    [
+        (signal.SIGINT, lambda terminal: terminal.type(b"\x03")),
+        (signal.SIGQUIT, lambda terminal: terminal.type(b"\x1c")),
+        (signal.SIGTSTP, lambda terminal: terminal.type(b"\x1a")),
+        (signal.SIGWINCH, resize),
+    ],
+)
+def test_what_the_terminal_sends_comes_once(
+    supervised: list[str],
+    terminal: Terminal,
+    group: str,
+    sig: signal.Signals,
+    send: Callable[[Terminal], None],
+) -> None:
+    """To a child in our group, and to one that the terminal does not tell."""
+    told, output = os.pipe()
+    command = [*supervised, *python(TELLER % group)]
+    with ended(terminal.lead(command, stdout=output)) as process, open(told) as lines:
+        os.close(output)
+        read_ready(lines)
+        send(terminal)
+        assert lines.readline() == f"{int(sig)}\n"
+        # A second one would have been passed on before this one is.
+        process.send_signal(signal.SIGUSR1)
+        assert lines.read() == "end\n"
+        assert process.wait(PATIENCE) == 0
+
+
+@pytest.mark.parametrize("begin", ["pass", TAKES_THE_FOREGROUND])
+@pytest.mark.parametrize(
+    ("finish", "status"), [("os.kill(os.getpid(), 9)", 137), ("os._exit(3)", 3)]
+)
+def test_a_terminal_gets_back_its_mode(
+    supervised: list[str], terminal: Terminal, begin: str, finish: str, status: int
+) -> None:
+    if "-rp" in supervised and status == 137:
+        pytest.skip("the first process of a PID namespace can't kill itself")
+    with ended(terminal.lead([*supervised, *python(RAW % (begin, finish))])) as process:
+        assert process.wait(PATIENCE) == status
+    assert b"ready" in os.read(terminal.ours, 1000)
+    assert termios.tcgetattr(terminal.theirs) == terminal.mode
+
+
+def test_a_terminal_gets_back_its_mode_after_a_murder(
+    supervised: list[str], terminal: Terminal
+) -> None:
+    with ended(terminal.lead([*supervised, *python(RAW % ("pass", "time.sleep(99)"))])) as process:
+        terminal.wait_for("ready")
+        assert termios.tcgetattr(terminal.theirs) != terminal.mode
+        (payload,) = children_of(process.pid)
+        os.kill(payload, signal.SIGKILL)
+        assert process.wait(PATIENCE) == 137
+    assert termios.tcgetattr(terminal.theirs) == terminal.mode
+
+
+def test_the_foreground_comes_back_from_a_dead_group(
+    supervised: list[str], terminal: Terminal
+) -> None:
+    raw = python(RAW % (TAKES_THE_FOREGROUND, "time.sleep(99)"))
+    shell = ["sh", "-c", '"$@"; read word; echo "got $word"', "sh", *supervised, *raw]
+    with ended(terminal.lead(shell)) as process:
+        terminal.wait_for("ready")
+        (supervisor,) = children_of(process.pid)
+        (payload,) = children_of(supervisor)
+        os.kill(payload, signal.SIGKILL)
+        # Only in cooked mode does this end a line, and only in the foreground is it read.
+        wait_until(lambda: termios.tcgetattr(terminal.theirs) == terminal.mode)
+        terminal.type(b"hello\n")
+        terminal.wait_for("got hello")
+        assert process.wait(PATIENCE) == 0
+
+
+@pytest.mark.parametrize(
+    "shell",
+    ['"$@" | cat', 'set -m; "$@" & wait $!', '"$@" </dev/tty >/dev/null'],
+    ids=["pipe", "background", "elsewhere"],
+)
+def test_a_terminal_that_is_shared_is_left_alone(
+    supervised: list[str], terminal: Terminal, shell: str
+) -> None:
+    """Another in the pipe, or in the foreground, may have made it what it is."""
+    raw = python(RAW % ("pass", "os._exit(0)"))
+    with ended(terminal.lead(["sh", "-c", shell, "sh", *supervised, *raw])) as process:
+        assert process.wait(PATIENCE) == 0
+    assert b"ready" in os.read(terminal.ours, 1000)
+    assert termios.tcgetattr(terminal.theirs) != terminal.mode
+
+
+def test_signals_that_come_too_late_are_not_ours(supervised: list[str]) -> None:
+    command = [*supervised, *WAITER]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            read_ready(process.stdout)
+            (payload,) = children_of(process.pid)
+            process.send_signal(signal.SIGSTOP)
+            wait_until(lambda: status_of(process.pid)["State"].startswith("T"))
+            os.kill(payload, signal.SIGUSR1)
+            wait_until(lambda: status_of(payload)["State"].startswith("Z"))
+            for late in (signal.SIGHUP, signal.SIGTERM, signal.SIGUSR2, signal.SIGCONT):
+                process.send_signal(late)
+            assert process.wait(PATIENCE) == 100 + signal.SIGUSR1
+        finally:
+            process.kill()
+
+
+ORPHAN = """
+orphan=$(sh -c 'sleep 0.1 >/dev/null & echo $!')
+tries=0
+while [ -e /proc/$orphan ] && [ $tries -lt 100 ]; do sleep 0.1; tries=$((tries + 1)); done
+[ -e /proc/$orphan ] && echo left || echo gone
+"""
+
+
+@pytest.fixture
+def as_first(supervised: list[str], prelude: Program) -> list[str]:
+    """The words that have the supervisor be process 1 of a PID namespace."""
+    return [str(prelude.path), "-rp", "--mount-proc", "--", *supervised]
+
+
+def test_process_1_waits_for_orphans(as_first: list[str]) -> None:
+    if as_first.count("-rp") == 2:
+        pytest.skip("the command is process 1 of a namespace of its own")
+    done = subprocess.run(
+        [*as_first, "sh", "-c", ORPHAN], capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "gone\n", "")
+
+
+def test_process_1_leaves_a_stopped_child_stopped(as_first: list[str]) -> None:
+    command = [*as_first, *WAITER]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            read_ready(process.stdout)
+            (first,) = children_of(process.pid)
+            (payload,) = children_of(first)
+            os.kill(payload, signal.SIGSTOP)
+            wait_until(lambda: status_of(payload)["State"].startswith("T"))
+            # It is passed on after the news of the stop, since its number is greater.
+            os.kill(first, signal.SIGWINCH)
+            bit = 1 << (signal.SIGWINCH - 1)
+            wait_until(lambda: bool(int(status_of(payload)["ShdPnd"], 16) & bit))
+            assert status_of(payload)["State"].startswith("T")
+            os.kill(first, signal.SIGCONT)
+            assert process.wait(PATIENCE) == 100 + signal.SIGWINCH
+        finally:
+            process.kill()

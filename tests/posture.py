@@ -1,0 +1,437 @@
+"""What can be seen from outside of the processes that run a sandbox, in words of a table.
+
+A test has a table of :class:`Posture`, one for each kind of process, and :func:`differences` says
+in which cell a process is not what the table says. Words are chosen so that the table does not
+depend on the machine or on the release of runsc: what belongs to the caller is called so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import prctl
+from processes import children_of, status_of
+
+# What our mounts are called, and the directory that has them.
+SCRATCH = "usernsctl"
+FLAGS = ("ro", "rw", "nosuid", "nodev", "noexec")
+# The directories of this machine whose programs a command may see.
+PROGRAMS = {"bin", "etc", "lib", "lib32", "lib64", "libx32", "opt", "sbin", "usr"}
+CAPABILITIES = {
+    int(getattr(prctl, f"CAP_{name.upper()}")): name
+    for name in prctl.ALL_CAP_NAMES
+    if name != "last_cap"
+}
+NAMESPACES = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time")
+# What a process is, by the name that it goes by: the last part of argv[0].
+KINDS = {
+    "usernsctl-watch": "watcher",
+    "usernsctl-init": "init",
+    "runsc": "runsc",
+    "runsc-gofer": "gofer",
+    "runsc-sandbox": "sandbox",
+    # Its name where runsc has side programs (since 20260817).
+    "gvisor_sentry": "sandbox",
+}
+SETS = {
+    "effective": "Eff",
+    "permitted": "Prm",
+    "bounding": "Bnd",
+    "inheritable": "Inh",
+    "ambient": "Amb",
+}
+VERIFIER = "/.usernsctl-verify"
+# open(2), as fdinfo (proc_pid_fdinfo(5)) gives it.
+O_PATH = 0o10000000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Posture:
+    """One process, or in a table one kind of them.
+
+    In a table, ``a|b`` is one or the other, and what begins with ``?`` need not be there.
+
+    :ivar parent: the kind of its parent, or ``caller``, or ``outside``: none of these.
+    :ivar session: whose session and process group it is in: ``caller``, ``own`` or a kind.
+    :ivar ids: real, effective, saved and file system ids, uids before gids; ``caller`` are the
+        caller's, seen from outside.
+    :ivar groups: supplementary groups, likewise.
+    :ivar maps: the id map, and what setgroups(2) is.
+    :ivar effective: capabilities, and so `permitted`, `bounding`, `inheritable` and `ambient`.
+    :ivar no_new_privs: whether execve(2) grants nothing any more.
+    :ivar seccomp: whether its system calls are filtered.
+    :ivar traceable: whether another process of the same user namespace, with the same ids and all
+        capabilities but CAP_SYS_PTRACE, may look into its memory and open its descriptors.
+    :ivar namespaces: all that are not the caller's, each with whose they are.
+    :ivar cgroup: whose.
+    :ivar cwd: the current directory; ``/`` is its root.
+    :ivar mounts: what it sees below its root. A file system of the machine is ``ro`` or ``rw``, and
+        has the flags that it has there; others are named with all flags.
+    :ivar descriptors: what they refer to, and how they are open.
+    :ivar environment: all variables.
+    :ivar tells: which of the caller's secrets are in its arguments, which every user may read.
+    """
+
+    parent: str
+    session: str
+    ids: str = "caller"
+    groups: str = "caller"
+    maps: frozenset[str]
+    effective: frozenset[str]
+    permitted: frozenset[str]
+    bounding: frozenset[str]
+    inheritable: frozenset[str] = frozenset()
+    ambient: frozenset[str] = frozenset()
+    no_new_privs: bool = True
+    seccomp: bool
+    traceable: bool
+    namespaces: frozenset[str]
+    cgroup: str = "caller"
+    cwd: str = "/"
+    mounts: frozenset[str]
+    descriptors: frozenset[str]
+    environment: frozenset[str]
+    tells: frozenset[str] = frozenset()
+
+
+def words(text: str) -> frozenset[str]:
+    """A cell of a table: its words, which commas separate."""
+    return frozenset(word for word in (part.strip() for part in text.split(",")) if word)
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A line of proc_pid_mountinfo(5)."""
+
+    device: str
+    root: str
+    point: str
+    options: frozenset[str]
+    type: str
+    source: str
+
+    @property
+    def place(self) -> tuple[str, str, str]:
+        return self.device, self.root, self.point
+
+    @property
+    def is_top_of_ours(self) -> bool:
+        return self.source == SCRATCH and self.point.endswith(f"/{SCRATCH}")
+
+
+def mounts_of(pid: int | str) -> dict[int, Mount]:
+    """By mount id."""
+    found = {}
+    for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        id, _, device, root, point, options = before.split(" ")[:6]
+        type, source = after.split(" ")[:2]
+        point = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), point)
+        found[int(id)] = Mount(device, root, point, frozenset(options.split(",")), type, source)
+    return found
+
+
+def namespaces_of(pid: int | str) -> dict[str, str]:
+    return {name: os.readlink(f"/proc/{pid}/ns/{name}") for name in NAMESPACES}
+
+
+def stat_of(pid: int | str) -> list[str]:
+    """The fields of proc_pid_stat(5) that follow the name: state, ppid, pgrp, session..."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+
+
+def identity_of(file: int | str) -> tuple[int, int]:
+    found = os.stat(file)
+    return found.st_dev, found.st_ino
+
+
+class Caller:
+    """Who has the sandbox, and what it gave away or kept to itself.
+
+    :param given: descriptors or paths of files, by the name that they have in the table.
+    :param secrets: texts that nobody else should learn, by the name that they have in the table.
+    :param asked: the paths inside at which files of the machine are shown besides its programs.
+    :param pid: a process that has the ids, namespaces, mounts and cgroup of the caller.
+    """
+
+    def __init__(
+        self,
+        given: Mapping[str, int | str],
+        secrets: Mapping[str, str],
+        asked: Iterable[str] = (),
+        pid: int | None = None,
+    ) -> None:
+        self.pid = pid = os.getpid() if pid is None else pid
+        self.status = status_of(pid)
+        self.asked = {VERIFIER, *asked}
+        self.given = {identity_of(file): name for name, file in given.items()}
+        self.secrets = dict(secrets)
+        self.namespaces = namespaces_of(pid)
+        self.cgroup = Path(f"/proc/{pid}/cgroup").read_text()
+        self.group, self.session = stat_of(pid)[2:4]
+
+
+def family_of(pid: int) -> Iterator[int]:
+    """A process and all that come from it, parents first."""
+    yield pid
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for child in children_of(pid):
+            yield from family_of(child)
+
+
+def kind_of(pid: int) -> str:
+    """What a process is, by its name; a name that we don't know is its kind."""
+    if Path(f"/proc/{pid}/comm").read_text() == "usernsctl-hold\n":
+        return "holder"
+    name = Path(f"/proc/{pid}/cmdline").read_bytes().partition(b"\0")[0].decode()
+    if not name:
+        # Those that run the command's code are copies of the sandbox, with another memory.
+        return "stub"
+    name = name.rpartition("/")[2]
+    return KINDS.get(name, name)
+
+
+class Family:
+    """The processes of one sandbox at one moment."""
+
+    def __init__(self, caller: Caller, pids: Iterable[int]) -> None:
+        self.caller = caller
+        # Looked at again each time: what somebody else unmounts is gone in all mount namespaces,
+        # if its mount point is removed as well.
+        callers = mounts_of(caller.pid).values()
+        self.callers_mounts = {mount.place for mount in callers}
+        self.machine = {mount.device: mount.type for mount in callers}
+        self.kinds: dict[int, str] = {}
+        self.mounts: dict[int, str] = {}
+        # What a descriptor of a mount that nobody sees is on.
+        self.devices = dict(self.machine)
+        self._namespaces: dict[str, str] = {}
+        for pid in pids:
+            with gone_is_fine():
+                kind = kind_of(pid)
+                # What one process can't see, another may hold a descriptor of.
+                mounts = mounts_of(pid)
+                self.mounts |= self._labels(mounts)
+                for mount in mounts.values():
+                    ours = mount.source == "usernsctl"
+                    self.devices.setdefault(mount.device, "scratch" if ours else mount.type)
+                for name, link in namespaces_of(pid).items():
+                    if link != caller.namespaces[name]:
+                        self._namespaces.setdefault(link, kind)
+                self.kinds[pid] = kind
+
+    def postures(self) -> Iterator[tuple[str, int, Posture]]:
+        """Of each process that is still there: its kind, its id, and how it stands."""
+        for pid, kind in self.kinds.items():
+            with gone_is_fine():
+                yield kind, pid, self._posture(pid, kind)
+
+    def _posture(self, pid: int, kind: str) -> Posture:
+        status = status_of(pid)
+        sets = {name: capabilities(status[f"Cap{short}"]) for name, short in SETS.items()}
+        return Posture(
+            parent=self._who(stat_of(pid)[1]),
+            session=self._session(pid),
+            ids=self._ids(status),
+            groups="caller" if status["Groups"] == self.caller.status["Groups"] else "other",
+            maps=self._maps(pid),
+            **sets,
+            no_new_privs=status["NoNewPrivs"] == "1",
+            seccomp=status["Seccomp"] == "2",
+            traceable=may_be_traced(pid),
+            namespaces=frozenset(self._own_namespaces(pid, kind)),
+            cgroup=self._cgroup(pid),
+            cwd=self._cwd(pid),
+            mounts=frozenset(self._seen(pid)),
+            descriptors=frozenset(self._descriptors(pid)),
+            environment=frozenset(environment_of(pid)),
+            tells=self._tells(pid),
+        )
+
+    def _who(self, pid: str) -> str:
+        return "caller" if int(pid) == self.caller.pid else self.kinds.get(int(pid), "outside")
+
+    def _session(self, pid: int) -> str:
+        group, session = stat_of(pid)[2:4]
+        if (group, session) == (self.caller.group, self.caller.session):
+            return "caller"
+        return "own" if (group, session) == (str(pid),) * 2 else self._who(group)
+
+    def _ids(self, status: dict[str, str]) -> str:
+        same = all(status[name] == self.caller.status[name] for name in ("Uid", "Gid"))
+        return "caller" if same else f"{status['Uid']} {status['Gid']}"
+
+    def _maps(self, pid: int) -> frozenset[str]:
+        """Of several ids only that they are several: which ones depends on the caller."""
+        found = set()
+        for kind, name in (("uid", "Uid"), ("gid", "Gid")):
+            extents = Path(f"/proc/{pid}/{kind}_map").read_text().split()
+            ours = self.caller.status[name].split()[0]
+            inside, outside, count = extents[:3]
+            several = count != "1" or len(extents) > 3
+            first = "caller" if outside == ours else outside
+            found.add(f"{kind} {inside} is {first}{' of several' if several else ''}")
+        setgroups = Path(f"/proc/{pid}/setgroups").read_text().strip()
+        return frozenset(found | {f"setgroups {setgroups}"})
+
+    def _own_namespaces(self, pid: int, kind: str) -> Iterator[str]:
+        for name, link in namespaces_of(pid).items():
+            if (owner := self._namespaces.get(link)) is not None:
+                yield f"{name} own" if owner == kind else f"{name} of {owner}"
+
+    def _cgroup(self, pid: int) -> str:
+        found = Path(f"/proc/{pid}/cgroup").read_text()
+        return "caller" if found == self.caller.cgroup else found
+
+    def _cwd(self, pid: int) -> str:
+        root, cwd = (os.readlink(f"/proc/{pid}/{name}") for name in ("root", "cwd"))
+        return "/" if cwd == root else cwd
+
+    def _labels(self, mounts: Mapping[int, Mount]) -> dict[int, str]:
+        """The names in the table of the mounts that a process sees, without flags."""
+        everything = self.callers_mounts <= {mount.place for mount in mounts.values()}
+        tops = [mount.point for mount in mounts.values() if mount.is_top_of_ours]
+        top = tops[-1] if tops else None
+        return {
+            id: "caller's"
+            if everything and mount.place in self.callers_mounts
+            else self._label(mount, top)
+            for id, mount in mounts.items()
+        }
+
+    def _label(self, mount: Mount, top: str | None) -> str:
+        """:param top: the directory with all that we have mounted, if the process sees it."""
+        inside = None
+        if top is not None and f"{mount.point}/".startswith(f"{top}/"):
+            inside = mount.point.removeprefix(top)
+        if mount.source == SCRATCH:
+            return label_of_ours(mount.point, top, inside)
+        if mount.device not in self.machine:
+            return mount.type if inside else f"{mount.source} at {mount.point}"
+        shown = mount.point if inside is None else inside.removeprefix("/root")
+        if shown.split("/")[1] in PROGRAMS:
+            return "programs"
+        return shown if shown in self.caller.asked or shown == "/proc" else "machine"
+
+    def _seen(self, pid: int) -> Iterator[str]:
+        mounts = mounts_of(pid)
+        for id, label in self._labels(mounts).items():
+            mount = mounts[id]
+            if label == "caller's":
+                # Flags and all, as it is for the caller.
+                yield label
+                continue
+            machines = mount.device in self.machine
+            shown = [flag for flag in FLAGS[: 2 if machines else None] if flag in mount.options]
+            yield " ".join([label, *shown])
+
+    def _descriptors(self, pid: int) -> Iterator[str]:
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                yield self._descriptor(pid, entry)
+
+    def _descriptor(self, pid: int, entry: Path) -> str:
+        link = os.readlink(entry)
+        if (given := self.caller.given.get(identity_of(str(entry)))) is not None:
+            return given
+        if kind := re.match(r"anon_inode:\[?([\w ]+)|(pipe|socket|net|mnt|user):", link):
+            return kind[1] or kind[2]
+        if link.startswith("/memfd:"):
+            return "memfd"
+        lines = Path(f"/proc/{pid}/fdinfo/{entry.name}").read_text().splitlines()
+        info = dict(re.split(r":\s*", line, maxsplit=1) for line in lines if ":" in line)
+        flags = int(info["flags"], 8)
+        how = "path" if flags & O_PATH else ("r", "w", "rw")[flags & os.O_ACCMODE]
+        if link == os.devnull:
+            return f"null {how}"
+        device = os.stat(entry).st_dev
+        unknown = self.devices.get(f"{os.major(device)}:{os.minor(device)}", link)
+        return f"{self.mounts.get(int(info['mnt_id']), unknown)} {how}"
+
+    def _tells(self, pid: int) -> frozenset[str]:
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+        return frozenset(name for name, text in self.caller.secrets.items() if text in arguments)
+
+
+@contextlib.contextmanager
+def gone_is_fine() -> Iterator[None]:
+    """Processes may end while they are looked at, such as those of a start."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        yield
+
+
+def label_of_ours(point: str, top: str | None, inside: str | None) -> str:
+    """Of a mount of ours; `top` and `inside` are those of :meth:`Family._label`."""
+    if top is None:
+        # Its root is the one that we have built.
+        if point == "/":
+            return "root"
+        return "hidden" if point.split("/")[1] in PROGRAMS else point
+    if inside is None:
+        return "scratch"
+    return "hidden" if inside.startswith("/root/") else inside.removeprefix("/") or "scratch"
+
+
+def capabilities(mask: str) -> frozenset[str]:
+    bits = int(mask, 16)
+    last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
+    if bits == (2 << last) - 1:
+        return frozenset({"all"})
+    return frozenset(CAPABILITIES.get(bit, str(bit)) for bit in range(64) if bits >> bit & 1)
+
+
+def environment_of(pid: int) -> Iterator[str]:
+    for entry in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+        # What runsc tells its side programs has its own version in it.
+        if entry:
+            yield re.sub(r"^(GVISOR_\w+)=.*", r"\1", entry.decode(errors="replace"))
+
+
+def may_be_traced(pid: int) -> bool:
+    """Whether one who joins the process's user namespace, and has all capabilities but
+    CAP_SYS_PTRACE, may read what only who may trace it may (PTRACE_MODE_READ, ptrace(2))."""
+    join = ["nsenter", "--user", f"--target={pid}", "--preserve-credentials", "--"]
+    drop = ["setpriv", "--bounding-set=-sys_ptrace", "--"]
+    done = subprocess.run([*join, *drop, "readlink", f"/proc/{pid}/exe"], capture_output=True)
+    return done.returncode == 0
+
+
+def differences(table: Mapping[str, Posture], family: Family) -> list[str]:
+    """What is not as the table says, one line for each cell."""
+    found = []
+    seen = set()
+    for kind, pid, posture in family.postures():
+        seen.add(kind)
+        if kind not in table:
+            found.append(f"{kind}: a process that the table does not have (pid {pid})")
+            continue
+        for field in fields(Posture):
+            found += compare(
+                f"{kind}.{field.name}",
+                getattr(table[kind], field.name),
+                getattr(posture, field.name),
+            )
+    found += [f"{kind}: there is none" for kind in table if kind not in seen]
+    return list(dict.fromkeys(found))
+
+
+def compare(cell: str, wanted: object, got: object) -> list[str]:
+    if isinstance(wanted, str) and isinstance(got, str):
+        return [] if got in wanted.split("|") else [f"{cell}: it is {got}, not {wanted}"]
+    if not isinstance(wanted, frozenset) or not isinstance(got, frozenset):
+        return [] if wanted == got else [f"{cell}: it is {got}, not {wanted}"]
+    choices = [word.removeprefix("?").split("|") for word in wanted]
+    required = [word.split("|") for word in wanted if not word.startswith("?")]
+    more = got - {word for words in choices for word in words}
+    less = {"|".join(words) for words in required if got.isdisjoint(words)}
+    return [
+        f"{cell}: {what}: {', '.join(sorted(words))}"
+        for what, words in (("too much", more), ("missing", less))
+        if words
+    ]

@@ -1,0 +1,174 @@
+"""The entrypoint of the images: what it passes on, what it keeps, and what it refuses."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import SCRIPTS, Program, children
+
+ENTRYPOINT = SCRIPTS / "usernsctl-entrypoint"
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@pytest.fixture
+def in_gvisor(tmp_path: Path) -> Program:
+    program = tmp_path / "in-gvisor"
+    program.symlink_to(ENTRYPOINT)
+    return Program(program)
+
+
+@pytest.fixture
+def command_line(tmp_path: Path) -> Program:
+    program = tmp_path / "usernsctl"
+    program.symlink_to(ENTRYPOINT)
+    return Program(program)
+
+
+def test_it_is_static() -> None:
+    """Else code that a variable names would run in it (elf(5): it has no PT_INTERP)."""
+    done = subprocess.run(
+        ["readelf", "--program-headers", ENTRYPOINT], capture_output=True, text=True, timeout=60
+    )
+    assert "LOAD" in done.stdout
+    assert "INTERP" not in done.stdout
+
+
+def test_the_command_has_the_whole_environment(in_gvisor: Program) -> None:
+    given = {
+        "PATH": "/nowhere:/usr/bin",
+        "LINES": "one\ntwo\n",
+        "EMPTY": "",
+        "LONG": "x" * 100_000,
+        "LD_PRELOAD": "/nowhere.so",
+        "USERNSCTL_RUNSC": "/nowhere",
+    }
+    done = in_gvisor("--", "/usr/bin/env", "-0", env=given, cwd=Path("/"))
+    assert done.returncode == 0, done.stderr
+    found = dict(entry.split("=", 1) for entry in done.stdout.rstrip("\0").split("\0"))
+    assert {name: found.get(name) for name in given} == given
+
+
+def test_a_variable_that_is_no_text_is_told(in_gvisor: Program) -> None:
+    """config.json, where the environment goes, is UTF-8."""
+    done = in_gvisor("--", "true", env={"BYTES": os.fsdecode(b"caf\xe9")}, cwd=Path("/"))
+    assert (done.returncode, done.stdout) == (125, "")
+    assert "UTF-8" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["in-gvisor", "usernsctl"])
+def test_the_processes_around_it_have_none_of_it(name: str, tmp_path: Path) -> None:
+    program = tmp_path / name
+    program.symlink_to(ENTRYPOINT)
+    words = ["run", "--env-all"] if name == "usernsctl" else []
+    with subprocess.Popen(
+        [program, *words, "--", "sh", "-c", "echo ready; read line"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={"SECRET": "of the tenant", "PATH": "/usr/bin", "TERM": "xterm"},
+        cwd="/",
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        assert process.pid in children()
+        assert Path(f"/proc/{process.pid}/environ").read_text() == f"PATH={PATH}\0"
+        opened = [os.readlink(fd) for fd in Path(f"/proc/{process.pid}/fd").iterdir()]
+        assert not [one for one in opened if "memfd" in one]
+        process.communicate(b"\n", timeout=60)
+    assert process.returncode == 0
+
+
+def test_host_name_and_directory_are_the_container_s(in_gvisor: Program) -> None:
+    done = in_gvisor("--", "sh", "-c", "hostname; pwd", cwd=Path("/usr/share"))
+    assert done.stdout == f"{socket.gethostname()}\n/usr/share\n", done.stderr
+
+
+def test_the_command_s_options_are_its_own(in_gvisor: Program) -> None:
+    done = in_gvisor("--network=none", "echo", "--network=host", "--", "-h", cwd=Path("/"))
+    assert (done.returncode, done.stdout) == (0, "--network=host -- -h\n"), done.stderr
+
+
+def test_no_network_is_none(in_gvisor: Program) -> None:
+    done = in_gvisor("--network=none", "--", "cat", "/proc/net/dev", cwd=Path("/"))
+    devices = [line.split(":")[0].strip() for line in done.stdout.splitlines() if ":" in line]
+    assert devices == ["lo"], done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--network=some", "--", "true"], "--network=some; it may be host or none"),
+        (["--ids=two", "--", "true"], "--ids=two; it may be one or all"),
+        (["--runsc=runsc", "--", "true"], "--runsc=runsc; it must be an absolute path"),
+        (["--runsc=/nowhere", "--", "true"], "/nowhere, which is to be runsc, does not exist"),
+        (["--expose", "--", "true"], "--expose is no option"),
+        (["--network"], "--network is no option, or lacks its value"),
+        (["-x", "true"], "-x is no option"),
+        (["--"], "no command"),
+        ([], "no command"),
+    ],
+)
+def test_a_wrong_option_is_told(words: list[str], told: str, in_gvisor: Program) -> None:
+    done = in_gvisor(*words, cwd=Path("/"))
+    assert (done.returncode, done.stdout) == (125, "")
+    assert told in done.stderr
+
+
+@pytest.mark.parametrize("name", ["USERNSCTL_NETWORK", "USERNSCTL_IDS"])
+def test_a_variable_that_decided_once_is_refused(name: str, in_gvisor: Program) -> None:
+    """Whoever relied on it must not get what it forbade."""
+    done = in_gvisor("--", "true", env={name: "none"}, cwd=Path("/"))
+    assert (done.returncode, done.stdout) == (125, "")
+    assert f"{name} is set, but variables decide nothing" in done.stderr
+
+
+def test_help_and_version(in_gvisor: Program) -> None:
+    done = in_gvisor("--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Usage: in-gvisor [OPTIONS]")
+    assert in_gvisor("--version").stdout.startswith("in-gvisor ")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([in_gvisor.path, "--help"], stdout=full, timeout=60)
+    assert done.returncode == 125
+
+
+def test_it_is_the_command_line_by_that_name(command_line: Program) -> None:
+    assert command_line("--version").stdout.startswith("usernsctl")
+    done = command_line("exec", "-r", "--", "/usr/bin/env", env={"SOME": "thing"})
+    assert done.stdout == "SOME=thing\n", done.stderr
+    done = command_line("run", "--env", "SOME", "--", "printenv", "SOME", env={"SOME": "thing"})
+    assert done.stdout == "thing\n", done.stderr
+
+
+def test_closed_standard_streams_are_not_mistaken(in_gvisor: Program) -> None:
+    """The environment must not become one of them."""
+    close = f"exec {in_gvisor.path} -- sh -c 'exit 7' <&- >&- 2>&-"
+    done = subprocess.run(["sh", "-c", close], cwd="/", timeout=60)
+    assert done.returncode in (7, 125)
+
+
+def test_an_installation_that_is_incomplete_is_told(tmp_path: Path) -> None:
+    (tmp_path / "in-gvisor").write_bytes(ENTRYPOINT.read_bytes())
+    (tmp_path / "in-gvisor").chmod(0o755)
+    done = Program(tmp_path / "in-gvisor")("--", "true")
+    assert (done.returncode, done.stdout) == (125, "")
+    assert done.stderr == f"usernsctl: {tmp_path}/python3: No such file or directory\n"
+
+
+def test_a_wrong_descriptor_is_told() -> None:
+    words = [sys.executable, "-I", str(SCRIPTS / "usernsctl")]
+    for wrong in ("99", "0", "x", "-1"):
+        done = subprocess.run(
+            [*words, f"--environ-fd={wrong}", "run", "--", "true"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 125
+        assert "--environ-fd" in done.stderr
+        assert "Traceback" not in done.stderr

@@ -1,0 +1,172 @@
+"""How the processes on this machine stand that run a sandbox, down to the last descriptor.
+
+`tests/posture_table.py` says how. A process or a property that it does not have fails the test.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from callers import may_map_any_id, several_ids
+from conftest import SCRIPTS, Program
+from posture import Caller, Family, Posture, differences, family_of
+from posture_table import (
+    DETACHED,
+    HELD,
+    HELD_WITH_BINDS,
+    RUN,
+    RUN_IN_KEPT,
+    RUN_WITH_BINDS,
+    RUN_WITH_EXPOSED_ROOT,
+    RUN_WITH_NETWORK,
+    RUN_WITH_SEVERAL_IDS,
+)
+
+import usernsctl as un
+from usernsctl.named import find_named
+from usernsctl.sandbox import Bind
+
+# How long a start may take, and its last processes and mounts may stay, in seconds.
+PATIENCE = 20
+SETTLING = 5
+
+# Words that nobody but the command should learn.
+SECRETS = {"SECRET": "in the environment", "TOKEN": "handed over", "argument": "of the command"}
+COMMAND = ["sh", "-c", f"echo ready; : {SECRETS['argument']}; read line"]
+
+
+@dataclass
+class Scene:
+    """A caller with secrets, and streams for a command."""
+
+    caller: Caller
+    directory: Path
+    streams: dict[str, int]
+    secret: int
+    output: int
+
+    def wait_until_ready(self) -> None:
+        ready, _, _ = select.select([self.output], [], [], PATIENCE)
+        assert ready, (self.directory / "err").read_text()
+        assert os.read(self.output, 6) == b"ready\n"
+
+    def check(self, expected: Mapping[str, Posture], look: Callable[[], Iterable[int]]) -> None:
+        """Whether all is as expected, once what belongs to the start has ended."""
+        deadline = time.monotonic() + SETTLING
+        while found := differences(expected, Family(self.caller, look())):
+            assert time.monotonic() < deadline, "\n".join(["", *found])
+
+
+@pytest.fixture
+def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
+    for name in ("home", "runtime", "shown", "open"):
+        (tmp_path / name).mkdir(mode=0o700)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "runtime"))
+    monkeypatch.setenv("SECRET", SECRETS["SECRET"])
+    monkeypatch.setenv("TOKEN", SECRETS["TOKEN"])
+    with contextlib.ExitStack() as undo:
+
+        def own(*descriptors: int) -> tuple[int, ...]:
+            for descriptor in descriptors:
+                undo.callback(os.close, descriptor)
+            return descriptors
+
+        stdin, _ = own(*os.pipe())
+        output, stdout = own(*os.pipe())
+        (stderr,) = own(os.open(tmp_path / "err", os.O_CREAT | os.O_APPEND | os.O_WRONLY))
+        (secret,) = own(os.open(tmp_path / "home", os.O_RDONLY))
+        os.set_inheritable(secret, True)
+        streams = {"stdin": stdin, "stdout": stdout, "stderr": stderr}
+        secrets = {**SECRETS, "home": str(tmp_path / "home")}
+        caller = Caller({**streams, "secret": secret}, secrets, ["/shown", "/open"])
+        yield Scene(caller, tmp_path, streams, secret, output)
+
+
+@contextlib.contextmanager
+def running(scene: Scene, *options: str) -> Iterator[int]:
+    """`usernsctl run` with these options; the id of its process."""
+    words = [str(SCRIPTS / "usernsctl"), "run", *options, "--", *COMMAND]
+    process = subprocess.Popen(words, **scene.streams, pass_fds=[scene.secret])
+    try:
+        scene.wait_until_ready()
+        yield process.pid
+    finally:
+        process.kill()
+        process.wait(PATIENCE)
+
+
+several = (
+    ["--map-users=1:100001:9", "--map-groups=1:100001:9"] if may_map_any_id() else ["--map-auto"]
+)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        pytest.param([], RUN, id="plain"),
+        pytest.param(["--env", "TOKEN"], RUN, id="env"),
+        pytest.param(["--env-all"], RUN, id="env-all"),
+        pytest.param(["--network=host"], RUN_WITH_NETWORK, id="network"),
+        pytest.param(["--expose-root"], RUN_WITH_EXPOSED_ROOT, id="expose-root"),
+        pytest.param(several, RUN_WITH_SEVERAL_IDS, id="several-ids", marks=several_ids),
+    ],
+)
+def test_run(scene: Scene, options: list[str], expected: Mapping[str, Posture]) -> None:
+    with running(scene, *options) as pid:
+        scene.check(expected, lambda: family_of(pid))
+
+
+def test_run_with_binds(scene: Scene) -> None:
+    binds = [f"--bind={scene.directory}/shown:/shown", f"--bind={scene.directory}/open:/open:rw"]
+    with running(scene, *binds) as pid:
+        scene.check(RUN_WITH_BINDS, lambda: family_of(pid))
+
+
+def test_run_in_a_kept_namespace(scene: Scene, usernsctl: Program) -> None:
+    made = usernsctl("ns", "create", "kept", "-r")
+    assert made.returncode == 0, made.stderr
+    try:
+        holder = find_named("kept").pid
+        with running(scene, "--in", "kept") as pid:
+            scene.check(RUN_IN_KEPT, lambda: [holder, *family_of(pid)])
+    finally:
+        usernsctl("ns", "remove", "kept")
+
+
+@pytest.mark.parametrize(
+    ("binds", "expected"),
+    [pytest.param(False, HELD, id="plain"), pytest.param(True, HELD_WITH_BINDS, id="binds")],
+)
+def test_a_sandbox_of_a_host(scene: Scene, binds: bool, expected: Mapping[str, Posture]) -> None:
+    asked = [
+        Bind(str(scene.directory / "shown"), "/shown"),
+        Bind(str(scene.directory / "open"), "/open", read_only=False),
+    ]
+    with (
+        un.SandboxHost(binds=asked if binds else []) as host,
+        host.start(COMMAND, **scene.streams) as box,
+    ):
+        scene.wait_until_ready()
+        scene.check(expected, lambda: family_of(box.init.pid))
+
+
+def test_a_detached_sandbox(scene: Scene) -> None:
+    def family() -> Iterator[int]:
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                if b"posture-detached" in path.read_bytes():
+                    yield from family_of(int(path.parent.name))
+
+    detached = {"id": "posture-detached", "detach": True}
+    with un.SandboxHost() as host, host.start(COMMAND, **detached, **scene.streams):
+        scene.wait_until_ready()
+        scene.check(DETACHED, family)

@@ -1,0 +1,60 @@
+"""What differs between releases of runsc, by stand-ins for those that are not installed."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import Program
+
+LABEL = "release-20260831.0"
+CAUSE = "runsc-sidecars-missing"
+
+# It answers as that release does, and else is the runsc that there is.
+RUNSC = """#!/bin/sh
+[ "$1" != --version ] || {{ echo runsc version {label}; exit; }}
+exec {runsc} "$@"
+"""
+ONLY_VERSION = "#!/bin/sh\necho runsc version {label}\n"
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The directory of a whole release."""
+    runsc = shutil.which("runsc")
+    assert runsc is not None
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("USERNSCTL_RUNSC", str(tmp_path / "runsc"))
+    write(tmp_path / "runsc", RUNSC.format(label=LABEL, runsc=runsc))
+    write(tmp_path / "gvisor-bin" / "gvisor_sentry", ONLY_VERSION.format(label=LABEL))
+    write(tmp_path / "gvisor-bin" / "gvisor-sentry-prewarmer", "#!/bin/sh\n")
+    return tmp_path
+
+
+def test_a_whole_release_runs(usernsctl: Program, release: Path) -> None:
+    assert usernsctl("run", "--", "echo", "ran").stdout == "ran\n"
+
+
+@pytest.mark.parametrize("what", ["missing", "closed", "older"])
+def test_what_is_wrong_beside_runsc_is_named_before_the_start(
+    usernsctl: Program, release: Path, what: str
+) -> None:
+    program = release / "gvisor-bin" / "gvisor_sentry"
+    match what:
+        case "missing":
+            program.unlink()
+        case "closed":
+            program.chmod(0o644)
+        case "older":
+            write(program, ONLY_VERSION.format(label="release-20260727.0"))
+    done = usernsctl("run", "--", "echo", "ran")
+    assert (done.returncode, done.stdout) == (125, "")
+    assert f"[{CAUSE}]" in done.stderr
+    assert "gvisor_sentry" in done.stderr

@@ -1,0 +1,95 @@
+"""Traps for programs that run outside of gVisor: what one of them imports, loads or starts by its
+name leaves a mark. In gVisor it leaves none, where only memory is written to.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+GVISOR = "#1 SMP Sun Jan 10 15:06:54 PST 2016"
+
+# Imported by us, by what we import, and by Python itself at its start if they are there.
+MODULES = [
+    "_cffi_backend", "click", "json", "msgspec", "pickle", "prctl", "rich", "runpy",
+    "sitecustomize", "usercustomize", "usernsctl",
+]  # fmt: skip
+
+# Whatever might be looked for by its name.
+PROGRAMS = [
+    "cat", "env", "fusermount", "getent", "getsubids", "id", "mount", "newgidmap", "newuidmap",
+    "nsenter", "python", "python3", "runsc", "sh", "true", "umount", "unshare", "usernsctl",
+    "usernsctl-exec", "usernsctl-probe", "usernsctl-watch",
+]  # fmt: skip
+
+# Loaded into whatever a dynamic loader starts.
+LIBRARY = """
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+__attribute__((constructor)) static void run(void)
+{
+    int fd = open(MARKS, O_WRONLY | O_CREAT | O_APPEND, 0666);
+    if (fd >= 0)
+        write(fd, "library\\n", strlen("library\\n"));
+}
+unsigned la_version(unsigned version) { return version; }
+"""
+
+# What a container's environment can say to name code, and {} is a directory of such.
+VARIABLES = [
+    "PATH={}", "LD_PRELOAD={}/trap.so", "LD_AUDIT={}/trap.so", "LD_LIBRARY_PATH={}/libraries",
+    "GCONV_PATH={}/libraries", "LOCPATH={}", "LC_ALL=trap.TRAP", "OPENSSL_CONF={}/openssl.cnf",
+    "BASH_ENV={}/sh", "ENV={}/sh", "PYTHONPATH={}", "PYTHONHOME={}", "PYTHONSTARTUP={}/click.py",
+    "PYTHONINSPECT=1", "PYTHONUSERBASE={}", "USERNSCTL_RUNSC={}/runsc", "HOME={}", "TMPDIR={}",
+    "_USERNSCTL_COMPLETE=bash_source", "_USERNSCTL_ENTRYPOINT_COMPLETE=bash_source",
+    "XDG_RUNTIME_DIR={}", "GODEBUG=inittrace=1", "LD_DEBUG=all", "LD_DEBUG_OUTPUT={}/debug",
+    "MALLOC_TRACE={}/malloc", "TERM=../../../{}", "TERMINFO={}",
+]  # fmt: skip
+
+
+# As openssl.cnf, read by whatever makes use of OpenSSL, such as Python's hashlib (config(5ssl)).
+OPENSSL = """
+openssl_conf = start
+[start]
+providers = all
+[all]
+trap = trap
+[trap]
+module = {}/trap.so
+activate = 1
+"""
+
+
+def set_traps(directory: Path, seen_as: Path | None = None) -> Path:
+    """Make a directory `traps` of modules, programs and libraries in a directory.
+
+    :param seen_as: the path of `directory` for those who fall into them; its own by default.
+    """
+    traps = directory / "traps"
+    traps.mkdir()
+    file = (seen_as or directory) / "marks"
+    (traps / "openssl.cnf").write_text(OPENSSL.format(file.parent / "traps"))
+    for name in MODULES:
+        mark = f"open({str(file)!r}, 'a').write('module {name}\\n')\n"
+        (traps / f"{name}.py").write_text(mark)
+    for name in PROGRAMS:
+        program = traps / name
+        program.write_text(f"#!/bin/sh\necho program {name} >>{file}\n")
+        program.chmod(0o755)
+    source = traps / "trap.c"
+    source.write_text(f'#define MARKS "{file}"\n{LIBRARY}')
+    subprocess.run(
+        ["cc", "-shared", "-fPIC", "-o", traps / "trap.so", source], check=True, timeout=60
+    )
+    # By the names of what Python and others load.
+    (traps / "libraries").mkdir()
+    for name in ("libc.so.6", "libm.so.6", "libz.so.1", "libexpat.so.1", "TRAP.so"):
+        (traps / "libraries" / name).symlink_to("../trap.so")
+    return traps
+
+
+def marks(traps: Path) -> list[str]:
+    """The marks that have been left, those of each trap as often as it was fallen into."""
+    file = traps.parent / "marks"
+    return file.read_text().splitlines() if file.exists() else []

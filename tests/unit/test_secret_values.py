@@ -1,0 +1,85 @@
+"""Values of an environment are in no error message, however wrong they are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from usernsctl.cli import main
+from usernsctl.errors import UsernsError
+from usernsctl.oci import BuildOptions, build, validate
+from usernsctl.sandbox import checks, environment
+
+SECRET = "c0rrect-horse"
+
+
+def built(env: dict[str, str]) -> object:
+    return build(BuildOptions(args=["x"], rootfs="r", uid_map=[], gid_map=[], env=env))
+
+
+def validated(env: Any) -> object:
+    return validate({"process": {"args": ["x"], "env": env}, "root": {"path": "r"}})
+
+
+WRONG: list[tuple[Callable[[Any], object], Any]] = [
+    (built, {f"A={SECRET}": "x"}),
+    (built, {"A": f"{SECRET}\0"}),
+    (built, {"A": f"{SECRET}\udc80"}),
+    (built, {"": SECRET}),
+    (validated, [f"A={SECRET}\0"]),
+    (validated, [f"={SECRET}"]),
+    (validated, [SECRET]),
+    (validated, f"A={SECRET}"),
+    (validated, {"A": SECRET}),
+    (validated, [[f"A={SECRET}"]]),
+    (checks.variables, {f"A={SECRET}": "x"}),
+    (checks.variables, {"": SECRET}),
+    (checks.variables, {"A": [SECRET]}),
+    (checks.variables, {("A", SECRET): "x"}),
+    (checks.variables, [("A", SECRET)]),
+]
+
+
+@pytest.mark.parametrize(("function", "env"), WRONG)
+def test_a_wrong_value_is_not_told(function: Callable[[Any], object], env: Any) -> None:
+    with pytest.raises((UsernsError, TypeError)) as caught:
+        function(env)
+    assert SECRET not in f"{caught.value} {caught.value!r} {caught.value.args}"
+
+
+@pytest.mark.parametrize("setting", [f"={SECRET}", f" A={SECRET}", SECRET, f"A ={SECRET}"])
+def test_a_wrong_setting_is_not_told(setting: str, tmp_path: Path) -> None:
+    with pytest.raises(UsernsError, match="--env, number 2") as caught:
+        environment.read_settings(["B=c", setting], {})
+    assert SECRET not in str(caught.value)
+    file = tmp_path / "env"
+    file.write_text(f"B=c\n{setting}\n")
+    with pytest.raises(UsernsError, match="line 2") as caught:
+        environment.read_file(str(file), {})
+    assert SECRET not in str(caught.value)
+
+
+def test_a_file_that_is_no_text_is_not_told(tmp_path: Path) -> None:
+    file = tmp_path / "env"
+    file.write_bytes(b"A=b\nC=" + SECRET.encode() + b"\xff")
+    with pytest.raises(UsernsError, match=r"line 2: a byte that isn't UTF-8$") as caught:
+        environment.read_file(str(file), {})
+    assert caught.value.__cause__ is None
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("verb", ["check", "fix"])
+def test_a_bundles_value_is_not_told(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for env in ([f"A={SECRET}\0"], [f"={SECRET}"], f"A={SECRET}", [f"A={SECRET}", f"{SECRET}"]):
+        config = {"process": {"args": ["x"], "env": env}, "root": {"path": "rootfs"}}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        assert main(["bundle", verb, str(tmp_path)]) == 125
+        told = capsys.readouterr()
+        assert "$.process.env" in told.err
+        assert SECRET not in told.out + told.err
