@@ -122,8 +122,8 @@ def find(environ: Mapping[str, str], named: str | None = None) -> str:
     # A file that is executable but not readable can only be asked.
     if not (os.access(path, os.R_OK) and _is_go_program(path)):
         release_of(path)
-    # Who names the program does not leave what it runs to the environment.
-    check_side_programs(path, environ.get(SIDE_VARIABLE) if named is None else None)
+    # As runsc will have it, whatever the environment of the command is.
+    check_side_programs(path, os.environ.get(SIDE_VARIABLE))
     return path
 
 

@@ -42,6 +42,18 @@ def test_a_whole_release_runs(usernsctl: Program, release: Path) -> None:
     assert usernsctl("run", "--", "echo", "ran").stdout == "ran\n"
 
 
+def test_another_directory_is_named_to_runsc_too(
+    usernsctl: Program, release: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (release / "gvisor-bin").rename(release / "other")
+    monkeypatch.setenv("GVISOR_SIDECAR_BINARIES_DIR", str(release / "other"))
+    told = "[ $GVISOR_SIDECAR_BINARIES_DIR = {} ] || exit 99\nexec"
+    runsc = (release / "runsc").read_text()
+    write(release / "runsc", runsc.replace("exec", told.format(release / "other")))
+    done = usernsctl("run", "--", "echo", "ran")
+    assert (done.stdout, done.stderr) == ("ran\n", "")
+
+
 @pytest.mark.parametrize("what", ["missing", "closed", "older"])
 def test_what_is_wrong_beside_runsc_is_named_before_the_start(
     usernsctl: Program, release: Path, what: str

@@ -109,7 +109,7 @@ class Detached:
                 [self._runsc, f"--root={_HERE}", *words],
                 {
                     "namespace": Confined(self._inside, hardening.for_run()),
-                    "env": environment.RUNSC,
+                    "env": environment.for_runsc(),
                     "cwd": f"/proc/self/fd/{state}",
                     "pass_fds": [state],
                 },
@@ -299,7 +299,7 @@ def _starter(
                 [host.prepared.detach, *map(str, numbers), entry.path, *files.command(_HERE)],
                 namespace=Confined(host.namespace, host.restrictions),
                 pass_fds=numbers,
-                env=environment.RUNSC,
+                env=environment.for_runsc(),
                 cwd=entry.state,
                 umask=PRIVATE_UMASK,
                 # What a terminal sends to us is not meant for it.

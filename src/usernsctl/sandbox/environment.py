@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 
 from usernsctl import opened
 from usernsctl.errors import CommandError
+from usernsctl.releases import SIDE_VARIABLE
 
 PASSED_ON = ("PATH", "LANG", "TERM")
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -14,8 +16,15 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # A name that plainly is one, and no piece of a value.
 _PLAIN = re.compile(r"[A-Z_][A-Z0-9_]{0,39}")
 
-#: That of runsc: its processes can be looked into by the caller's others, and need no secrets.
-RUNSC = {"PATH": DEFAULT_PATH}
+
+def for_runsc() -> dict[str, str]:
+    """That of runsc: its processes can be looked into by the caller's others, and need no secrets.
+
+    Where the programs are that it needs, this process's own environment may say; in a container,
+    that is the image's, and not the one that a command is given.
+    """
+    named = {SIDE_VARIABLE: os.environ[SIDE_VARIABLE]} if os.environ.get(SIDE_VARIABLE) else {}
+    return {"PATH": DEFAULT_PATH, **named}
 
 
 def base(caller: Mapping[str, str], *, everything: bool) -> dict[str, str]:

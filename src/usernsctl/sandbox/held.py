@@ -59,7 +59,7 @@ class Held:
                 mount=True,
                 pid=True,
                 pass_fds=[creator, theirs],
-                env=environment.RUNSC,
+                env=environment.for_runsc(),
                 cwd="/",
                 umask=PRIVATE_UMASK,
                 **streams,
@@ -140,7 +140,7 @@ class Held:
             [*self._runsc, *words],
             {
                 "namespace": place,
-                "env": environment.RUNSC,
+                "env": environment.for_runsc(),
                 "cwd": "/",
                 "pass_fds": [],
             },

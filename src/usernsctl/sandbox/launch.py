@@ -393,7 +393,7 @@ def _hand_over(arguments: list[str], used: paths.Paths) -> NoReturn:
     try:
         # A script is executed by its path.
         used.runsc.here()
-        os.execve(arguments[0], arguments, environment.RUNSC)
+        os.execve(arguments[0], arguments, environment.for_runsc())
     except OSError as error:
         raise RunscError(
             f"{error.filename or arguments[0]}: {error.strerror}",
