@@ -5,7 +5,7 @@
 DEV = $$(tools/environment dev)
 PYTHON_CODE = src tests tools demo bench examples setup.py
 SHELL_CODE = tools/packages tools/environment tools/user tools/as-user tools/test-users demo/run .ci/run \
-	docker/install
+	docker/install docker/install-runsc
 C_CODE = $(wildcard csrc/*.[ch] tests/c/*.[ch])
 
 .DEFAULT_GOAL := help

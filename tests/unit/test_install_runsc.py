@@ -1,0 +1,76 @@
+"""Which runsc an image gets (docker/install-runsc)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "docker" / "install-runsc"
+FILES = {"runsc": "main", "gvisor-bin/gvisor_sentry": "sentry"}
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Path:
+    """A build context with a release, as a directory and as a tarball."""
+    release = tmp_path / "context" / "release"
+    for name, text in FILES.items():
+        path = release / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"#!/bin/sh\necho {text}\n")
+        path.chmod(0o775)
+    with tarfile.open(tmp_path / "context" / "release.tar", "w") as file:
+        file.add(release, "gvisor-1")
+    return tmp_path / "context"
+
+
+def sum_of(path: Path) -> str:
+    if path.is_file():
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    names = sorted(f"./{file.relative_to(path)}" for file in path.rglob("*") if file.is_file())
+    lines = [f"{sum_of(path / name)}  {name}\n" for name in names]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def install(context: Path, name: str, checksum: str) -> subprocess.CompletedProcess[str]:
+    root = context.parent / "root"
+    return subprocess.run(
+        [SCRIPT, name, checksum, context, root], capture_output=True, text=True, timeout=60
+    )
+
+
+@pytest.mark.parametrize("name", ["release", "release.tar"])
+def test_a_release_is_installed_as_a_whole(context: Path, name: str) -> None:
+    done = install(context, name, sum_of(context / name))
+    assert (done.returncode, done.stderr) == (0, "")
+    root = context.parent / "root"
+    link = os.readlink(root / "usr/bin/runsc")
+    runsc = root / link.removeprefix("/")
+    assert runsc.read_text() == "#!/bin/sh\necho main\n"
+    assert (runsc.parent / "gvisor-bin" / "gvisor_sentry").stat().st_mode & 0o777 == 0o755
+    assert not list(root.rglob("tarball"))
+
+
+@pytest.mark.parametrize("name", ["release", "release.tar"])
+@pytest.mark.parametrize("checksum", ["", "0" * 64])
+def test_what_is_not_what_was_meant_is_refused(context: Path, name: str, checksum: str) -> None:
+    done = install(context, name, checksum)
+    assert done.returncode == 1
+    assert ("RUNSC_SHA256" if checksum == "" else sum_of(context / name)) in done.stderr
+    assert not [file for file in context.parent.glob("root/**/*") if not file.is_dir()]
+
+
+def test_what_is_not_there_is_refused(context: Path) -> None:
+    done = install(context, "absent.tar", "0" * 64)
+    assert done.returncode == 1
+    assert "absent.tar is not in the build context" in done.stderr
+
+
+def test_a_release_without_runsc_is_refused(context: Path) -> None:
+    (context / "release" / "runsc").unlink()
+    done = install(context, "release", sum_of(context / "release"))
+    assert (done.returncode, "no runsc" in done.stderr) == (1, True)
