@@ -6,16 +6,21 @@
 
 #include <fcntl.h>
 
-/* Our child program is built beside the tests. */
+static char child_path[UN_PATH_MAX];
+
+/* Our child program is built beside the tests. Before there are any threads. */
+__attribute__((constructor)) static inline void find_child_program(void)
+{
+    ssize_t length = readlink("/proc/self/exe", child_path, sizeof child_path - 32);
+    CHECK(length > 0);
+    child_path[length] = '\0';
+    strcpy(strrchr(child_path, '/') + 1, "usernsctl-child");
+    CHECK_INT(access(child_path, X_OK), 0);
+}
+
 static inline const char *child_program(void)
 {
-    static char path[UN_PATH_MAX];
-    ssize_t length = readlink("/proc/self/exe", path, sizeof path - 32);
-    CHECK(length > 0);
-    path[length] = '\0';
-    strcpy(strrchr(path, '/') + 1, "usernsctl-child");
-    CHECK_INT(access(path, X_OK), 0);
-    return path;
+    return child_path;
 }
 
 /* A spawn of argv[0], with an environment of PATH alone, closing what is not kept. */
