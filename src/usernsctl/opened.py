@@ -114,10 +114,14 @@ class Opened:
             raise OSError(errno.ESTALE, "it was replaced by another file meanwhile", self.path)
         return again
 
-    def close(self) -> None:
+    def detach(self) -> int:
+        """The descriptor, the caller's to close from now on."""
         fd, self.fd = self.fd, -1
-        if fd >= 0:
-            os.close(fd)
+        return fd
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.detach())
 
     def __enter__(self) -> Self:
         return self
@@ -194,21 +198,6 @@ def own(path: str) -> Opened:
     return _named(Opened(os.open(path, os.O_PATH | os.O_CLOEXEC), path))
 
 
-def beneath(directory: Opened, path: str) -> Opened:
-    """Open what a stranger has named, inside of his directory.
-
-    Symbolic links are followed, whosever they are, and none leads out: ``..`` stays within, and
-    an absolute link or path starts at `directory`.
-
-    :raises OSError: it does not exist there, or the caller may not look.
-    """
-    trail = [directory]
-    if walk(path, trail, _look_anywhere):
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-    last = trail[-1]
-    return Opened(os.dup(last.fd), last.path) if last is directory else last
-
-
 def make_directory(path: str, mode: int = 0o700) -> Opened:
     """Open a directory for the caller alone to use by its path; it is made if need be.
 
@@ -282,14 +271,6 @@ def _trusted() -> set[int]:
     In a user namespace that does not map root, the latter is how root is seen.
     """
     return {0, os.geteuid(), os.stat("/").st_uid}
-
-
-def _look_anywhere(trail: list[Opened], name: str) -> Opened | str | None:
-    try:
-        found = trail[-1].child(name)
-    except FileNotFoundError:
-        return None
-    return found.link if found.is_link else found
 
 
 def _look(trail: list[Opened], name: str) -> Opened | str | None:

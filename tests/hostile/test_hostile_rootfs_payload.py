@@ -85,7 +85,7 @@ def test_a_payload_changes_its_root_filesystem(
     attack = ["sh", "-c", ATTACK, "sh"]
     for options in (
         ["--rootfs", str(shown), *programs, "--", *attack, "/file", "/below/file"],
-        ["--bundle", str(tmp_path / "bundle"), *programs],
+        ["--bundle", str(tmp_path / "bundle"), "--trust-bundle", *programs],
         ["--expose-root", "--", *attack, f"{shown}/file", f"{shown}/below/file"],
     ):
         done = usernsctl("run", *options)
@@ -230,7 +230,7 @@ def test_a_mount_point_is_made_on_the_machine(
         ]
         config = {"process": {"args": ["true"], "cwd": "/"}, "root": {"path": "/"}}
         (bundle / "config.json").write_text(json.dumps({**config, "mounts": mounts}))
-        done = usernsctl("run", "--bundle", str(bundle))
+        done = usernsctl("run", "--bundle", str(bundle), "--trust-bundle")
     else:
         done = usernsctl("run", *binds, "--", "true")
     tally.tried()

@@ -12,6 +12,7 @@ from usernsctl.beneath import open_beneath
 from usernsctl.errors import BundleError
 from usernsctl.oci.parse import STEP, parse
 from usernsctl.oci.shape import validate
+from usernsctl.opened import follow
 from usernsctl.shown import command, operand
 
 CONFIG_NAME = "config.json"
@@ -101,11 +102,13 @@ class Bundle:
 
         :param anywhere: whether it may lead out of the bundle.
         :returns: a descriptor (O_PATH, close-on-exec) for the caller to close.
+        :raises ForeignLinkError: it may, but by a symbolic link that somebody else may change.
         :raises OSError: EXDEV where it leads out of the bundle and may not, or what the kernel
             says.
         """
         if anywhere:
-            return os.open(path, os.O_PATH | os.O_CLOEXEC, dir_fd=self.descriptor)
+            here = os.readlink(f"/proc/self/fd/{self.descriptor}")
+            return follow(os.path.join(here, path)).detach()
         inside = self.within(path)
         if inside is None:
             raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), path)

@@ -14,7 +14,7 @@ from typing import Any
 
 from usernsctl import oci
 from usernsctl.errors import BundleError
-from usernsctl.opened import Opened
+from usernsctl.opened import ForeignLinkError, Opened
 from usernsctl.sandbox import config
 from usernsctl.sandbox.place import Place
 from usernsctl.sandbox.request import Request
@@ -82,10 +82,12 @@ def _named(descriptor: int) -> Opened:
 
 
 def _error(directory: oci.Bundle, place: str, path: str, error: OSError, cause: str) -> BundleError:
+    foreign = error if isinstance(error, ForeignLinkError) else None
     return BundleError(
         f"{directory.filename}: {place}: {path}: {error.strerror}",
         step="bundle",
         errno=error.errno or 0,
         filename=path,
-        cause=cause,
+        cause=foreign.cause if foreign else cause,
+        remedy=foreign.remedy if foreign else None,
     )
