@@ -357,7 +357,9 @@ class Family:
         if link == os.devnull:
             return f"null {how}"
         device = os.stat(entry).st_dev
-        unknown = self.devices.get(f"{os.major(device)}:{os.minor(device)}", link)
+        # What none of them has in sight is known by the directory that it is in.
+        directory = re.sub(rf"^/.*/{SCRATCH}/(.*)/[^/]*$", r"\1", link)
+        unknown = self.devices.get(f"{os.major(device)}:{os.minor(device)}", directory)
         return f"{self.mounts.get(int(info['mnt_id']), unknown)} {how}"
 
     def _tells(self, pid: int) -> frozenset[str]:

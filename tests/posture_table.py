@@ -25,12 +25,18 @@ STREAMS = words("stdin, stdout, stderr")
 INHERITED = frozenset(f"?{name}" for name in FILES)
 # What all of runsc has for its own use; some only now and then, or in some releases.
 GO = words("eventfd, eventpoll, pipe, socket, ?io_uring, ?memfd")
-LOG = frozenset({"log w"})
+# The log of the process that was called, and the errors that others end of; a crash has a file of
+# its own, in a file system of 1 MiB.
+LOG = frozenset({"scratch w"})
+CRASH = frozenset({"log/crash w"})
 # The root filesystem that the command sees: nothing in it can be written on the machine.
 ROOT = words("root ro nosuid nodev, programs ro, ?hidden ro nosuid nodev, /.usernsctl-verify ro")
 # What the prepared mount namespace has. All of the machine is still there and as writable as it is
 # for the caller, though nobody here needs more of it than runsc's own file.
-PLACE = ROOT | words("caller's, scratch rw nosuid nodev, log rw nosuid nodev, ?nsfs rw")
+# "machine ro" is the watcher's file, shown where nothing can cover it.
+PLACE = ROOT | words(
+    "caller's, scratch rw nosuid nodev, log/crash rw nosuid nodev, machine ro, ?nsfs rw"
+)
 
 WATCHER = Posture(
     parent="caller",
@@ -44,7 +50,8 @@ WATCHER = Posture(
     traceable=True,
     namespaces=words("user own, mnt own"),
     mounts=PLACE,
-    descriptors=STREAMS | words("pidfd"),
+    # "caller's path" is runsc, which it executes by that.
+    descriptors=STREAMS | words("pidfd, caller's path"),
     environment=PATH,
 )
 RUNSC = replace(
@@ -90,6 +97,7 @@ SANDBOX = Posture(
     descriptors=STREAMS
     | GO
     | LOG
+    | CRASH
     | words("memfd, null r, null w, root r, root path, programs r, programs path")
     | words("/.usernsctl-verify r, ?seccomp notify"),
     environment=words("?GVISOR_ENFORCE_RELEASE"),
@@ -153,16 +161,15 @@ def showing(sandboxes: Mapping[str, Posture], shown: str) -> dict[str, Posture]:
     return table
 
 
-# What `--bind` shows read-only is so in gVisor. With Debian's runsc it is not so on the machine.
-BINDS = "/shown ro|/shown rw, /open rw"
-RUN_WITH_BINDS = showing(RUN, BINDS)
-# "machine rw" is a copy of the machine's mounts that the root filesystem was made from. It stays in
-# the prepared namespace, where neither gofer nor sandbox see it.
-EXPOSED = words("machine ro, machine rw")
-RUN_WITH_EXPOSED_ROOT = showing(RUN, "machine ro") | {
-    "watcher": replace(WATCHER, mounts=PLACE | EXPOSED),
-    "runsc": replace(RUNSC, mounts=PLACE | EXPOSED),
+# What `--bind` shows read-only is so on the machine, too.
+BINDS = "/shown ro, /open rw"
+# Where it is bound from for them, by a descriptor.
+OPEN = words("machine rw")
+RUN_WITH_BINDS = showing(RUN, BINDS) | {
+    "watcher": replace(WATCHER, mounts=PLACE | OPEN),
+    "runsc": replace(RUNSC, mounts=PLACE | OPEN),
 }
+RUN_WITH_EXPOSED_ROOT = showing(RUN, "machine ro")
 NETWORK = words("?net_admin, ?net_bind_service")
 # hostinet reads what the kernel says of its networks.
 RUN_WITH_NETWORK = table(
@@ -184,14 +191,16 @@ RUN_WITH_NETWORK = table(
 INIT = replace(
     WATCHER,
     namespaces=words("user own, mnt own, pid own"),
-    mounts=PLACE - {"log rw nosuid nodev"} | words("proc at /proc rw nosuid nodev noexec"),
-    descriptors=words("pidfd, signalfd"),
+    mounts=PLACE - {"log/crash rw nosuid nodev"}
+    | words("boxes/.crash rw nosuid nodev, proc at /proc rw nosuid nodev noexec"),
+    # "null rw" stands where descriptors 0 to 2 were, so that nothing else comes there.
+    descriptors=words("pidfd, signalfd, null rw"),
 )
-# The log is a file beside config.json.
-IN_BOX = {"scratch w"}
+# Where the reports of crashes of all sandboxes of a host are.
+IN_BOX = {"boxes/.crash w"}
 HELD = table(
     init=INIT,
-    gofer=replace(GOFER, parent="init", descriptors=GOFER.descriptors - LOG | IN_BOX),
+    gofer=replace(GOFER, parent="init", descriptors=GOFER.descriptors),
     sandbox=replace(
         SANDBOX,
         parent="init",
@@ -201,10 +210,10 @@ HELD = table(
             "|runsc-proc at /proc rw nosuid nodev noexec, "
             "?proc at /proc/sandbox-proc ro nosuid nodev noexec"
         ),
-        descriptors=SANDBOX.descriptors - LOG | IN_BOX,
+        descriptors=SANDBOX.descriptors - CRASH | IN_BOX,
     ),
 )
-HELD_WITH_BINDS = showing(HELD, BINDS)
+HELD_WITH_BINDS = showing(HELD, BINDS) | {"init": replace(INIT, mounts=INIT.mounts | OPEN)}
 # A detached one: the same without process 1, and so in the PID namespace of the caller.
 DETACHED = table(
     gofer=replace(HELD["gofer"], parent="caller"),
