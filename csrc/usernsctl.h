@@ -350,7 +350,8 @@ int un_mount(const char *source, const char *target, const char *type, unsigned 
 /* Makes every mount on and below `top` read-only (mount_setattr(2), Linux 5.12). */
 int un_mount_read_only(const char *top, struct un_error *err);
 
-/* ---- running a command (exec.c, fds.c, spawn.c, supervise.c) ---------------------------------- */
+/* ---- running a command (exec.c, fds.c, spawn.c, supervise.c) ----------------------------------
+ */
 
 struct un_command {
     const char *file;        /* a path, or a name to be looked up along `path` */
@@ -388,10 +389,10 @@ void un_spawn_init(struct un_spawn *spawn);
  * memory, unless the command is somebody else outside too, or joins a time namespace or one that
  * is somebody else's. */
 int un_spawn(const struct un_spawn *spawn, pid_t *pid, int *pidfd, struct un_error *err);
-/* Waits for a child on behalf of whoever waits for us, as usernsctl-exec --fork does: passes signals
- * on to it, and returns what our exit status should be, 128+N if signal N killed it. Signals that
- * came before reach it too if they were blocked when it was forked. Waits for all other children as
- * well, so it is for a process that does nothing else any more. */
+/* Waits for a child on behalf of whoever waits for us, as usernsctl-exec --fork does: passes
+ * signals on to it, and returns what our exit status should be, 128+N if signal N killed it.
+ * Signals that came before reach it too if they were blocked when it was forked. Waits for all
+ * other children as well, so it is for a process that does nothing else any more. */
 int un_stand_in(pid_t child);
 
 #endif
