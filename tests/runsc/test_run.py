@@ -227,6 +227,22 @@ def test_a_terminal_gets_back_its_mode(usernsctl: Program, sig: signal.Signals |
     os.close(theirs)
 
 
+def test_a_terminal_is_given_only_where_all_streams_are_one(usernsctl: Program) -> None:
+    """gVisor often hangs at the start with one that has another file beside it."""
+    for _ in range(5):
+        ours, theirs = os.openpty()
+        done = subprocess.run(
+            ["setsid", "--ctty", usernsctl.path, "run", "--", "sh", "-c", "echo ready; test -t 0"],
+            stdin=theirs,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        os.close(ours)
+        os.close(theirs)
+        assert (done.returncode, done.stdout, done.stderr) == (1, "ready\n", "")
+
+
 def test_a_hangup_of_the_terminal_ends_all(usernsctl: Program) -> None:
     ours, theirs = os.openpty()
     output, written = os.pipe()

@@ -132,7 +132,8 @@ _FILES, _PROCESS, _ISOLATION, _RUNSC = "Files", "The command", "Isolation", "run
     _PROCESS,
     "--terminal/--no-terminal",
     default=None,
-    help="Give the command a terminal of its own; by default if standard input is one.",
+    help="Give the command a terminal of its own; by default if standard input, output and error "
+    "are one.",
 )
 @_option(
     _PROCESS,
@@ -251,7 +252,8 @@ def run_command(**given: Any) -> NoReturn:
     env = _environment(given)
     idmap = _idmap(given)
     if given["terminal"] is None:
-        given["terminal"] = os.isatty(0)
+        # With one of them elsewhere, as in a pipe, gVisor often hangs before the command starts.
+        given["terminal"] = all(map(os.isatty, (0, 1, 2)))
     program = given.pop("program")
     run(
         Request(args=given.pop("command"), env=env, idmap=idmap, **given),
