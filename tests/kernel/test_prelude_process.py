@@ -186,7 +186,13 @@ for fd in range(3):
 """
 
 
-@pytest.mark.parametrize("options", ["-r", "-rf", "-rpmui --mount-proc", "-c --no-such-option"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        *("-r", "-rf", "-rpmui --mount-proc", "-c --no-such-option"),
+        pytest.param("-r --map-auto", marks=pytest.mark.requires("subid")),
+    ],
+)
 def test_a_small_stack_is_enough(prelude: Program, options: str) -> None:
     script = f"ulimit -s 64; {prelude.path} {options} -- true"
     done = subprocess.run(["sh", "-c", script], capture_output=True, text=True)

@@ -80,9 +80,7 @@ class SandboxHost:
         :raises UsernsError: the reasons are those of ``usernsctl run``.
         """
         idmap = IdMap.root() if idmap is None else idmap
-        checks.instance("idmap", idmap, IdMap)
-        if hostname is not None:
-            checks.instance("hostname", hostname, str)
+        _check_types(idmap, hostname)
         self.request = Request(
             args=() if bundle is not None else _NO_COMMAND,
             bundle=checks.path("bundle", bundle),
@@ -104,12 +102,7 @@ class SandboxHost:
         order = _make_order(self.request, self._place, self.runsc)
         self.restrictions = hardening.for_run(ids=self._place.id_count)
         with contextlib.closing(order.used):
-            self.namespace = Namespace.create(idmap, mount=True)
-            try:
-                self.prepared, self.directory = _prepare(self.namespace, order)
-            except BaseException:
-                self.namespace.close()
-                raise
+            self.namespace, self.prepared, self.directory = _make_namespace(idmap, order)
         self._shared = Shared("the host", [self.directory])
 
     def start(self, args: Args = (), **options: Unpack[StartOptions]) -> Sandbox:
@@ -203,6 +196,12 @@ class SandboxHost:
             self.close()
 
 
+def _check_types(idmap: IdMap, hostname: str | None) -> None:
+    checks.instance("idmap", idmap, IdMap)
+    if hostname is not None:
+        checks.instance("hostname", hostname, str)
+
+
 def _check_request(request: Request) -> None:
     roots = (request.bundle is not None, request.rootfs is not None, request.expose_root)
     if sum(roots) > 1:
@@ -243,6 +242,16 @@ def _make_order(request: Request, place: Place, program: str) -> Order:
         is_root=os.geteuid() == 0,
         state=state_directory(),
     )
+
+
+def _make_namespace(idmap: IdMap, order: Order) -> tuple[Namespace, Prepared, int]:
+    """The namespace, and what :func:`_prepare` has made in it."""
+    namespace = Namespace.create(idmap, mount=True)
+    try:
+        return namespace, *_prepare(namespace, order)
+    except BaseException:
+        namespace.close()
+        raise
 
 
 def _prepare(namespace: Namespace, order: Order) -> tuple[Prepared, int]:

@@ -91,16 +91,20 @@ def run(
     except UsernsError:
         raise
     except OSError as error:
-        raise NamespaceError(
-            f"{error.filename or 'the root filesystem'}: {error.strerror}",
-            step="sandbox",
-            errno=error.errno or 0,
-            filename=error.filename,
-        ) from error
+        raise _failure(error) from error
     _give_up(request, place)
     # What runsc writes is for the caller alone. The command has a umask of its own.
     os.umask(PRIVATE_UMASK)
     _hand_over(arguments, used)
+
+
+def _failure(error: OSError) -> NamespaceError:
+    return NamespaceError(
+        f"{error.filename or 'the root filesystem'}: {error.strerror}",
+        step="sandbox",
+        errno=error.errno or 0,
+        filename=error.filename,
+    )
 
 
 @dataclass(frozen=True, slots=True)
