@@ -113,7 +113,8 @@ def orphans_are_collected() -> Iterator[None]:
     def collect() -> None:
         while not over.wait(0.02):
             for pid, who in children().items():
-                if who == "exe (zombie)":
+                # As releases call them that have it as a program of its own, or not.
+                if who in ("exe (zombie)", "gvisor_sentry (zombie)"):
                     os.waitpid(pid, 0)
 
     collector = threading.Thread(target=collect)

@@ -1,0 +1,34 @@
+"""The logs of runs that failed, by releases of runsc: the same failure has the same cause in each.
+
+`logs/RELEASE/CAUSE` has what that release wrote of a failure with that cause.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from usernsctl.doctor.debuglog import failures
+from usernsctl.doctor.explain import explain_failures
+
+LOGS = Path(__file__).parent / "logs"
+RECORDED = sorted(path for path in LOGS.glob("*/*"))
+
+# What that release says leads astray, and is said to do so first.
+LATER = {"20240729/bundle-no-mappings": "false-max-userns-hint"}
+
+
+@pytest.mark.parametrize("directory", RECORDED, ids=lambda path: str(path.relative_to(LOGS)))
+def test_the_cause_is_named_first(directory: Path) -> None:
+    found = failures(directory)
+    causes = [candidate.cause.id for candidate in explain_failures(found).candidates]
+    first = LATER.get(str(directory.relative_to(LOGS)), directory.name)
+    assert causes[0] == first, [failure.message for failure in found]
+    assert directory.name in causes
+
+
+def test_there_are_logs_of_old_and_new_releases() -> None:
+    both = [{path.name for path in release.iterdir()} for release in sorted(LOGS.iterdir())]
+    assert len(both) == 2
+    assert len(both[0] & both[1]) >= 5
