@@ -29,8 +29,9 @@ LOG = frozenset({"log w"})
 # The root filesystem that the command sees: nothing in it can be written on the machine.
 ROOT = words("root ro nosuid nodev, programs ro, ?hidden ro nosuid nodev, /.usernsctl-verify ro")
 # What the prepared mount namespace has. All of the machine is still there and as writable as it is
-# for the caller, though nobody here needs more of it than runsc's own file.
-PLACE = ROOT | words("caller's, scratch rw nosuid nodev, log rw nosuid nodev, ?nsfs rw")
+# for the caller, though nobody here needs more of it than runsc's own file. "machine ro" are our
+# own programs, where nothing that is mounted can cover them.
+PLACE = ROOT | words("caller's, machine ro, scratch rw nosuid nodev, log rw nosuid nodev, ?nsfs rw")
 
 WATCHER = Posture(
     parent="caller",
@@ -44,7 +45,8 @@ WATCHER = Posture(
     traceable=True,
     namespaces=words("user own, mnt own"),
     mounts=PLACE,
-    descriptors=STREAMS | words("pidfd"),
+    # "caller's path" is runsc, which it executes by this descriptor. It passes that on to nobody.
+    descriptors=STREAMS | words("pidfd, caller's path"),
     environment=PATH,
 )
 RUNSC = replace(
@@ -153,16 +155,16 @@ def showing(sandboxes: Mapping[str, Posture], shown: str) -> dict[str, Posture]:
     return table
 
 
-# What `--bind` shows read-only is so in gVisor. With Debian's runsc it is not so on the machine.
-BINDS = "/shown ro|/shown rw, /open rw"
-RUN_WITH_BINDS = showing(RUN, BINDS)
-# "machine rw" is a copy of the machine's mounts that the root filesystem was made from. It stays in
-# the prepared namespace, where neither gofer nor sandbox see it.
-EXPOSED = words("machine ro, machine rw")
-RUN_WITH_EXPOSED_ROOT = showing(RUN, "machine ro") | {
-    "watcher": replace(WATCHER, mounts=PLACE | EXPOSED),
-    "runsc": replace(RUNSC, mounts=PLACE | EXPOSED),
+# What `--bind` shows is mounted in the prepared namespace, where runsc finds it by a path that
+# nobody else can change.
+BINDS = "/shown ro, /open rw"
+BOUND = words("machine rw")
+RUN_WITH_BINDS = showing(RUN, BINDS) | {
+    "watcher": replace(WATCHER, mounts=PLACE | BOUND),
+    "runsc": replace(RUNSC, mounts=PLACE | BOUND),
 }
+# A copy of the machine's mounts, which the root filesystem was made from, stays there, too.
+RUN_WITH_EXPOSED_ROOT = showing(RUN, "machine ro")
 NETWORK = words("?net_admin, ?net_bind_service")
 # hostinet reads what the kernel says of its networks.
 RUN_WITH_NETWORK = table(
@@ -204,7 +206,7 @@ HELD = table(
         descriptors=SANDBOX.descriptors - LOG | IN_BOX,
     ),
 )
-HELD_WITH_BINDS = showing(HELD, BINDS)
+HELD_WITH_BINDS = showing(HELD, BINDS) | {"init": replace(INIT, mounts=INIT.mounts | BOUND)}
 # A detached one: the same without process 1, and so in the PID namespace of the caller.
 DETACHED = table(
     gofer=replace(HELD["gofer"], parent="caller"),
