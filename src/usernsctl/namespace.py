@@ -177,7 +177,7 @@ class Namespace:
         if self._fds[1] >= 0:
             with contextlib.suppress(FileNotFoundError):
                 setup.cwd = os.getcwdb()
-        return Target(join=self._fds, setup=setup, held=self._shared.use())
+        return Target(join=self._fds, setup=setup, owner=self, held=self._shared.use())
 
     def popen(self, args: Args, *positional: Any, **arguments: Any) -> process.Popen[Any]:
         """Start a command here: :class:`usernsctl.Popen` with its arguments, but for `idmap`."""

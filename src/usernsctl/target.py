@@ -31,6 +31,7 @@ class Target:
     :ivar join: the descriptors of namespaces to join first, in the core's order; -1: none.
     :ivar namespaces: the names of further new ones.
     :ivar setup: what is done inside before the command starts.
+    :ivar owner: whoever has opened `join`, and would close it if nobody knew him any more.
     :ivar held: keeps `join` open for as long as it is entered.
     """
 
@@ -38,6 +39,7 @@ class Target:
     join: Sequence[int] | None = None
     namespaces: tuple[str, ...] = ()
     setup: _core.Setup = field(default_factory=_core.Setup)
+    owner: object | None = None
     held: contextlib.AbstractContextManager[Any] = field(default_factory=contextlib.nullcontext)
 
     def enter(self, *, pass_fds: Iterable[int] | None = None) -> None:

@@ -75,7 +75,8 @@ def bundle(tmp_path: Path, **process: Any) -> Path:
 
 def test_hostile_words_of_a_bundle_are_quoted(usernsctl: Any, tally: Any, tmp_path: Path) -> None:
     """runsc fails here, and repeats what the bundle says."""
-    for end in ("", "\x1b]0;owned\x07\x1b[2J", '"', "\u202e", "\\"):
+    ends = ("\x1b]0;owned\x07\x1b[2J", '"', "", "\u202e", "\\")
+    for end in ends[: tally.rounds(2, len(ends))]:
         text = f"{FORGED}usernsctl: all is well{end}"
         tally.tried()
         done = usernsctl("run", "--no-verify", "--bundle", bundle(tmp_path, cwd=f"/{text}"))

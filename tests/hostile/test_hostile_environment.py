@@ -54,7 +54,7 @@ def attack(name: str, traps: Path, directory: Path, environ: dict[str, str]) -> 
         runsc.write_text(FAILING_RUNSC)
         runsc.chmod(0o755)
         environ = {**environ, "USERNSCTL_RUNSC": str(runsc)}
-        expected = 128
+        expected = 125
     done = subprocess.run(
         [sys.executable, "-I", *STARTS[name]],
         stdin=subprocess.DEVNULL,

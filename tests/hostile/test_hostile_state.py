@@ -93,6 +93,9 @@ def forge_box(state: Path, *pids: int, **more: Any) -> Path:
         "args": ["true"],
         "created": 1.0,
         "processes": [asdict(ProcessIdentity.of(pid)) for pid in pids],
+        # What was believed once.
+        "runsc": "/bin/false",
+        "env": [],
     }
     file = directory / "sandbox.json"
     file.unlink(missing_ok=True)
@@ -162,12 +165,14 @@ def test_hostile_record_names_a_program(
         file.write_text(json.dumps(record | more | {"args": [path]}))
         with un.Sandbox.attach("box") as again:
             tally.tried(4)
-            assert again.run(["true"]).returncode == 0
-            assert again.run(["true"], env={"A": "b"}).returncode == 0
+            statuses = [
+                again.run(["true"], **more).returncode for more in ({}, {"env": {"A": "b"}})
+            ]
+            if mark.exists():
+                tally.succeeded("a run of his program")
             assert again.state()["status"] == "running"
             again.kill()
-    if mark.exists():
-        tally.succeeded("a run of his program")
+    assert statuses == [0, 0]
 
 
 def test_hostile_state_has_no_values_of_the_environment(
@@ -221,13 +226,9 @@ def test_hostile_record_of_a_name(
 def test_hostile_record_hides_the_others(state: Path, host: un.SandboxHost, tally: Any) -> None:
     """Its pid is the id of a thread by now; that hid all that come after it."""
     with host.start(FOREVER, id="live", detach=True), threading_pid() as thread:
-        forge_box(state, os.getpid())
         for pid in (thread, 1, 1 << 21):
-            file = state / "sandboxes" / "box" / "sandbox.json"
-            file.parent.mkdir(exist_ok=True)
-            record = {"pid": pid, **{k: v for k, v in me().items() if k != "pid"}}
-            file.write_text(json.dumps({"id": "box", "args": [], "created": 1.0,
-                                        "processes": [record]}))  # fmt: skip
+            record = me() | {"pid": pid}
+            forge_box(state, processes=[record])
             tally.tried()
             if [one.id for one in un.Sandbox.list_detached()] != ["live"]:
                 tally.succeeded("a list without the one that lives")
@@ -284,15 +285,17 @@ def test_hostile_bind_shows_the_state(
     for number in range(tally.rounds(len(ways), 2 * len(ways))):
         name = sorted(ways)[number % len(ways)]
         path, mode = ways[name], ("ro", "rw")[(number + number // len(ways)) % 2]
-        tally.tried(2)
+        tally.tried()
         done = usernsctl("run", "--bind", f"{path}:/shown:{mode}", "--", "python3", "-c",
                          WRITE_STATE, env=dict(os.environ))  # fmt: skip
         if "READ" in done.stdout or done.returncode != 125:
             tally.succeeded(f"{name}: {done.stdout}{done.stderr}")
         assert "[bind-shows-state]" in done.stderr
-        with pytest.raises(un.BundleError) as caught:
-            un.SandboxHost(binds=[Bind(str(path), "/shown", mode == "ro")])
-        assert caught.value.cause == "bind-shows-state"
+        if number < tally.rounds(2, 2 * len(ways)):
+            tally.tried()
+            with pytest.raises(un.BundleError) as caught:
+                un.SandboxHost(binds=[Bind(str(path), "/shown", mode == "ro")])
+            assert caught.value.cause == "bind-shows-state"
 
 
 def test_hostile_bind_shows_the_state_that_is_not_there_yet(

@@ -67,8 +67,13 @@ def test_a_crash_is_behind_what_the_caller_saw(
 def test_runsc_itself_may_crash(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert status_of(tmp_path, runsc.CRASHED, run="started") == 125
     assert "runsc crashed" in capsys.readouterr().err
-    # Only Go's programs end with 2 then.
-    assert status_of(tmp_path, runsc.FAILED, run="started") == runsc.FAILED
+
+
+def test_runsc_may_refuse_before_it_writes_anything(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status_of(tmp_path, runsc.FAILED, run="") == 125
+    assert "[runsc-refused-call]" in capsys.readouterr().err
 
 
 def test_the_end_must_be_the_last_line(tmp_path: Path) -> None:

@@ -103,12 +103,13 @@ class SandboxHost:
         self.runsc = runsc.find(os.environ)
         order = _make_order(self.request, self._place, self.runsc)
         self.restrictions = hardening.for_run(ids=self._place.id_count)
-        self.namespace = Namespace.create(idmap, mount=True)
-        try:
-            self.prepared, self.directory = _prepare(self.namespace, order)
-        except BaseException:
-            self.namespace.close()
-            raise
+        with contextlib.closing(order.used):
+            self.namespace = Namespace.create(idmap, mount=True)
+            try:
+                self.prepared, self.directory = _prepare(self.namespace, order)
+            except BaseException:
+                self.namespace.close()
+                raise
         self._shared = Shared("the host", [self.directory])
 
     def start(self, args: Args = (), **options: Unpack[StartOptions]) -> Sandbox:

@@ -61,9 +61,16 @@ class Paths:
 
     def descriptors(self) -> list[int]:
         """All that hold these files."""
+        return [one.fd for one in self._files()]
+
+    def close(self) -> None:
+        """Let go of all these files."""
+        for one in self._files():
+            one.close()
+
+    def _files(self) -> list[Opened]:
         values = (getattr(self, one.name) for one in fields(self))
-        held = [*(value for value in values if isinstance(value, Opened)), *self.sources.values()]
-        return [one.fd for one in held]
+        return [*(value for value in values if isinstance(value, Opened)), *self.sources.values()]
 
     def scratch_place(self, others: Iterable[str] = ()) -> str:
         """A directory to mount a tmpfs on: nothing is in it that is gone to by its path.
