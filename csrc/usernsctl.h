@@ -369,7 +369,8 @@ int un_bind(int source, int target, uint64_t attributes, const char *name, struc
 int un_mount_restrict(int top, uint64_t set, uint64_t clear, const char *name,
                       struct un_error *err);
 
-/* ---- running a command (exec.c, fds.c, spawn.c, supervise.c) ---------------------------------- */
+/* ---- running a command (exec.c, fds.c, spawn.c, supervise.c) ----------------------------------
+ */
 
 struct un_command {
     const char *file;        /* a path, or a name to be looked up along `path` */
@@ -412,10 +413,10 @@ void un_spawn_init(struct un_spawn *spawn);
  * no capabilities), is what the child executes; any other one the child program does, once inside.
  */
 int un_spawn(const struct un_spawn *spawn, pid_t *pid, int *pidfd, struct un_error *err);
-/* Waits for a child on behalf of whoever waits for us, as usernsctl-exec --fork does: passes signals
- * on to it, and returns what our exit status should be, 128+N if signal N killed it. Signals that
- * came before reach it too if they were blocked when it was forked. Waits for all other children as
- * well, so it is for a process that does nothing else any more. */
+/* Waits for a child on behalf of whoever waits for us, as usernsctl-exec --fork does: passes
+ * signals on to it, and returns what our exit status should be, 128+N if signal N killed it.
+ * Signals that came before reach it too if they were blocked when it was forked. Waits for all
+ * other children as well, so it is for a process that does nothing else any more. */
 int un_stand_in(pid_t child);
 
 #endif
