@@ -24,7 +24,7 @@ from tally import Tally
 import usernsctl as un
 
 HERE = Path(__file__).parent
-SHORT, FULL = 25, 2000
+SHORT, FULL = 15, 2000
 
 Swap = Callable[[Path, Path], contextlib.AbstractContextManager[None]]
 

@@ -1,0 +1,186 @@
+/* Mounts by descriptors, in a namespace of the test's own. */
+#include "check.h"
+#include "forked.h"
+#include "needs.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sched.h>
+#include <stddef.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define READ_ONLY 1 /* MOUNT_ATTR_RDONLY */
+
+static int open_path(const char *path)
+{
+    int fd = open(path, O_PATH | O_CLOEXEC);
+    CHECK(fd >= 0);
+    return fd;
+}
+
+static void write_text(const char *path, const char *text)
+{
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    CHECK_INT(write(fd, text, strlen(text)), (long long)strlen(text));
+    close(fd);
+}
+
+/* Goes to a tmpfs of its own, with two directories and a mount in the first. */
+static void enter_own(void)
+{
+    struct un_error err;
+    char text[32];
+    unsigned uid = geteuid(), gid = getegid();
+    CHECK_INT(unshare(CLONE_NEWUSER | CLONE_NEWNS), 0);
+    write_text("/proc/self/setgroups", "deny");
+    snprintf(text, sizeof text, "0 %u 1", uid);
+    write_text("/proc/self/uid_map", text);
+    snprintf(text, sizeof text, "0 %u 1", gid);
+    write_text("/proc/self/gid_map", text);
+    CHECK_OK(un_mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL, &err), &err);
+    CHECK_OK(un_mount("test", "/proc", "tmpfs", 0, NULL, &err), &err);
+    CHECK_INT(chdir("/proc"), 0);
+    CHECK_INT(mkdir("source", 0700), 0);
+    CHECK_INT(mkdir("target", 0700), 0);
+    CHECK_INT(mkdir("source/below", 0700), 0);
+    CHECK_OK(un_mount("test", "source/below", "tmpfs", 0, NULL, &err), &err);
+}
+
+static int make(const char *path)
+{
+    int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return errno;
+    close(fd);
+    return 0;
+}
+
+static int what_is_shown_is_read_only_with_all_below(void *arg)
+{
+    struct un_error err;
+    (void)arg;
+    enter_own();
+    CHECK_INT(make("source/file"), 0);
+    int source = open_path("source"), target = open_path("target");
+    CHECK_OK(un_bind(source, target, READ_ONLY, "it", &err), &err);
+    CHECK_INT(access("target/file", F_OK), 0);
+    CHECK_INT(make("target/new"), EROFS);
+    CHECK_INT(make("target/below/new"), EROFS);
+    /* The source stays as it was. */
+    CHECK_INT(make("source/new"), 0);
+    CHECK_INT(make("source/below/new"), 0);
+    return 0;
+}
+
+static int a_descriptor_stays_what_it_was(void *arg)
+{
+    struct un_error err;
+    (void)arg;
+    enter_own();
+    CHECK_INT(make("source/file"), 0);
+    int source = open_path("source"), target = open_path("target");
+    CHECK_INT(rename("source", "away"), 0);
+    CHECK_INT(rename("target", "there"), 0);
+    CHECK_INT(symlink("/", "source"), 0);
+    CHECK_INT(symlink("/", "target"), 0);
+    CHECK_OK(un_bind(source, target, 0, "it", &err), &err);
+    CHECK_INT(access("there/file", F_OK), 0);
+    CHECK_INT(access("/proc/file", F_OK), -1);
+    return 0;
+}
+
+static int a_tree_is_restricted_later(void *arg)
+{
+    struct un_error err;
+    (void)arg;
+    enter_own();
+    int source = open_path("source"), target = open_path("target");
+    CHECK_OK(un_bind(source, target, 0, "it", &err), &err);
+    CHECK_INT(make("target/new"), 0);
+    int top = open_path("target");
+    CHECK_OK(un_mount_restrict(top, READ_ONLY, 0, "it", &err), &err);
+    CHECK_INT(make("target/newer"), EROFS);
+    CHECK_INT(make("target/below/newer"), EROFS);
+    CHECK_OK(un_mount_restrict(top, 0, READ_ONLY, "it", &err), &err);
+    CHECK_INT(make("target/newer"), 0);
+    return 0;
+}
+
+static int what_does_not_fit_is_refused(void *arg)
+{
+    struct un_error err;
+    (void)arg;
+    enter_own();
+    CHECK_INT(make("file"), 0);
+    int directory = open_path("source"), file = open_path("file");
+    CHECK_INT(un_bind(file, directory, 0, "the name", &err), -1);
+    CHECK(err.errnum == EINVAL || err.errnum == ENOTDIR);
+    CHECK_TEXT(err.detail, "the name");
+    CHECK(!err.cause);
+    CHECK_INT(un_bind(-1, directory, 0, "the name", &err), -1);
+    CHECK_INT(err.errnum, EBADF);
+    CHECK_INT(un_mount_restrict(directory, READ_ONLY, 0, "the name", &err), -1);
+    CHECK_INT(err.errnum, EINVAL);
+    return 0;
+}
+
+/* Has this call fail with `errnum` from now on. */
+static void refuse(unsigned call, int errnum)
+{
+    struct sock_filter rules[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, call, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (unsigned)errnum),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {.len = COUNT(rules), .filter = rules};
+    CHECK_INT(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+    CHECK_INT(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
+}
+
+struct refusal {
+    unsigned call;
+    int errnum;
+};
+
+static int a_filter_is_told_from_a_refusal(void *arg)
+{
+    const struct refusal *refusal = arg;
+    struct un_error err;
+    enter_own();
+    int source = open_path("source"), target = open_path("target");
+    refuse(refusal->call, refusal->errnum);
+    CHECK_INT(un_bind(source, target, READ_ONLY, "it", &err), -1);
+    CHECK_INT(err.errnum, refusal->errnum);
+    CHECK_TEXT(err.cause, "mount-by-descriptor-missing");
+    CHECK_INT(access("target/below", F_OK), -1);
+    return 0;
+}
+
+int main(void)
+{
+    static int (*const parts[])(void *) = {
+        what_is_shown_is_read_only_with_all_below,
+        a_descriptor_stays_what_it_was,
+        a_tree_is_restricted_later,
+        what_does_not_fit_is_refused,
+    };
+    /* open_tree(2), move_mount(2) and mount_setattr(2) have these numbers on every machine. */
+    static const unsigned calls[] = {428, 429, 442};
+    need_user_namespaces();
+    for (size_t i = 0; i < COUNT(parts); i++)
+        CHECK_INT(forked(parts[i], NULL), 0);
+    for (size_t i = 0; i < COUNT(calls); i++) {
+        struct refusal with_eperm = {calls[i], EPERM}, with_enosys = {calls[i], ENOSYS};
+        CHECK_INT(forked(a_filter_is_told_from_a_refusal, &with_eperm), 0);
+        CHECK_INT(forked(a_filter_is_told_from_a_refusal, &with_enosys), 0);
+    }
+    check_no_child_left();
+    return 0;
+}
