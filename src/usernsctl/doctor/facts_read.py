@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 from collections.abc import Mapping
@@ -248,8 +249,15 @@ def _device(tree: Tree, path: str) -> Device:
 def _runsc(environ: Mapping[str, str]) -> Runsc:
     try:
         path = runsc.find(environ)
-        release = release_of(path, remember=False)
-        today = datetime.datetime.now(datetime.UTC).date()
-        return Runsc(path=path, release=release.label, age=release.age(today))
     except RunscError as error:
         return Runsc(cause=error.cause, problem=error.reason)
+    # What keeps programs from being started is named by others of the facts.
+    release = None
+    with contextlib.suppress(RunscError):
+        release = release_of(path, remember=False)
+    today = datetime.datetime.now(datetime.UTC).date()
+    return Runsc(
+        path=path,
+        release=release.label if release else None,
+        age=release.age(today) if release else None,
+    )

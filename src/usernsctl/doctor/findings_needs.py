@@ -83,7 +83,7 @@ def _apparmor(facts: Facts) -> Need:
 def _release(facts: Facts) -> list[Need]:
     """Which runsc there is, and how old; nothing where there is none."""
     runsc = facts.runsc
-    if runsc is None or runsc.path is None:
+    if runsc is None or runsc.release is None:
         return []
     age = "of unknown age" if runsc.age is None else f"{runsc.age} days old"
     return [
