@@ -34,7 +34,7 @@ class ChangeableError(PermissionError):
     """Somebody else may write to a directory on the way, and so have the path lead elsewhere."""
 
     cause = "directory-writable-by-others"
-    remedy = "name a directory below those that only you may write to, or chmod go-w it"
+    remedy = "name a directory of your own in it, which is made if it is missing, or one elsewhere"
 
 
 class Opened:

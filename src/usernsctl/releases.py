@@ -62,6 +62,7 @@ ABILITIES = {
     "overlay-size": (20250616, "--overlay2=root:memory,size=N"),
     "linux-4-19": (20260427, "uname says 4.19.0-gvisor, no longer 4.4.0"),
     "features": (20260511, "the command features, of the OCI runtime specification"),
+    "side-directory": (20260727, "programs of its own in gvisor-bin/ beside it, if they are there"),
     "null-netns": (20260803, "a mount null-netns below --root, which stays"),
     "side-programs": (20260831, "its programs in gvisor-bin/ beside it, without which it fails"),
 }
@@ -117,6 +118,8 @@ def release_of(path: str, *, remember: bool = True) -> Release:
             label = _ask(path)
             if remember and _identity(path) == before:
                 _remember(path, before, label)
+    except RunscError:
+        raise
     except OSError as error:
         raise not_runsc(path, error.strerror or str(error), error.errno or 0) from error
     return Release.parse(label)
@@ -158,6 +161,12 @@ def not_runsc(path: str, why: str, errno: int = 0) -> RunscError:
     )
 
 
+def named_side_directory() -> str | None:
+    """What :data:`SIDE_VARIABLE` of this process names; a relative path does not count."""
+    named = os.environ.get(SIDE_VARIABLE)
+    return named if named and os.path.isabs(named) else None
+
+
 def check_side_programs(path: str, directory: str | None) -> None:
     """See that what runs beside a runsc is whole, and of the same release.
 
@@ -168,6 +177,8 @@ def check_side_programs(path: str, directory: str | None) -> None:
     :param directory: what :data:`SIDE_VARIABLE` names, or ``None``.
     :raises RunscError: it is not (cause ``"runsc-sidecars-missing"``).
     """
+    if directory and not release_of(path).has("side-directory"):
+        return
     directory = directory or _side_directory(path)
     if directory is None:
         return

@@ -13,9 +13,9 @@ from typing import BinaryIO
 from usernsctl.errors import RunscError
 from usernsctl.releases import (
     INSTALL,
-    SIDE_VARIABLE,
     VARIABLES,
     check_side_programs,
+    named_side_directory,
     not_runsc,
     release_of,
 )
@@ -122,8 +122,8 @@ def find(environ: Mapping[str, str], named: str | None = None) -> str:
     # A file that is executable but not readable can only be asked.
     if not (os.access(path, os.R_OK) and _is_go_program(path)):
         release_of(path)
-    # As runsc will have it, whatever the environment of the command is.
-    check_side_programs(path, os.environ.get(SIDE_VARIABLE))
+    # As runsc will have it. Who names runsc does not leave to a variable what it runs.
+    check_side_programs(path, named_side_directory() if named is None else None)
     return path
 
 

@@ -293,3 +293,12 @@ def test_the_state_directory_is_not_shown(
     (tmp_path / "beside").mkdir()
     bind = f"{tmp_path / 'beside'}:/data"
     assert usernsctl("run", "--bind", bind, "--", "true", env=dict(os.environ)).returncode == 0
+
+
+@pytest.mark.parametrize("source", ["/proc", "/sys", "/proc/sys/vm", "/proc/self/mem", "/"])
+def test_nothing_of_the_kernels_own_is_written_to(usernsctl: Program, source: str) -> None:
+    done = usernsctl("run", "--bind", f"{source}:/data:rw", "--", "true")
+    assert (done.returncode, done.stdout) == (125, "")
+    cause = "bind-writes-machine"
+    assert f"[{cause}]" in done.stderr
+    assert source in done.stderr

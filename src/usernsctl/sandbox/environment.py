@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Mapping
 
 from usernsctl import opened
 from usernsctl.errors import CommandError
-from usernsctl.releases import SIDE_VARIABLE
+from usernsctl.releases import SIDE_VARIABLE, named_side_directory
 
 PASSED_ON = ("PATH", "LANG", "TERM")
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -17,14 +16,16 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PLAIN = re.compile(r"[A-Z_][A-Z0-9_]{0,39}")
 
 
-def for_runsc() -> dict[str, str]:
+def for_runsc(*, is_named: bool = False) -> dict[str, str]:
     """That of runsc: its processes can be looked into by the caller's others, and need no secrets.
 
     Where the programs are that it needs, this process's own environment may say; in a container,
     that is the image's, and not the one that a command is given.
+
+    :param is_named: whether the caller has named runsc, and so leaves nothing to variables.
     """
-    named = {SIDE_VARIABLE: os.environ[SIDE_VARIABLE]} if os.environ.get(SIDE_VARIABLE) else {}
-    return {"PATH": DEFAULT_PATH, **named}
+    directory = None if is_named else named_side_directory()
+    return {"PATH": DEFAULT_PATH, **({SIDE_VARIABLE: directory} if directory else {})}
 
 
 def base(caller: Mapping[str, str], *, everything: bool) -> dict[str, str]:

@@ -63,6 +63,7 @@ def run(
     if request.terminal and not os.isatty(0):
         # gVisor would wait for a terminal that isn't there.
         raise CommandError("a terminal was asked for, but standard input is none", step="terminal")
+    is_named = program is not None
     program = runsc.find(caller, program)
     place = Place.kept(request.kept) if request.kept else Place.new(request.idmap)
     if place.single_id_reason is not None:
@@ -95,7 +96,7 @@ def run(
     _give_up(request, place)
     # What runsc writes is for the caller alone. The command has a umask of its own.
     os.umask(PRIVATE_UMASK)
-    _hand_over(arguments, used)
+    _hand_over(arguments, used, environment.for_runsc(is_named=is_named))
 
 
 def _failure(error: OSError) -> NamespaceError:
@@ -383,7 +384,7 @@ def _give_up(request: Request, place: Place) -> None:
     ).apply()
 
 
-def _hand_over(arguments: list[str], used: paths.Paths) -> NoReturn:
+def _hand_over(arguments: list[str], used: paths.Paths, environ: dict[str, str]) -> NoReturn:
     """Execute the watcher, with standard input, output and error, and the program that is runsc.
 
     :raises RunscError: the kernel refused.
@@ -397,7 +398,7 @@ def _hand_over(arguments: list[str], used: paths.Paths) -> NoReturn:
     try:
         # A script is executed by its path.
         used.runsc.here()
-        os.execve(arguments[0], arguments, environment.for_runsc())
+        os.execve(arguments[0], arguments, environ)
     except OSError as error:
         raise RunscError(
             f"{error.filename or arguments[0]}: {error.strerror}",

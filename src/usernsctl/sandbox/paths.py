@@ -13,6 +13,7 @@ from typing import Any
 
 from usernsctl import opened
 from usernsctl.errors import BundleError, NamespaceError, RunscError, UsernsError
+from usernsctl.oci.realm import machine_part
 from usernsctl.opened import ChangeableError, ForeignLinkError, Opened
 from usernsctl.sandbox.request import Bind, Request
 
@@ -127,6 +128,8 @@ def resolve(
     binds = []
     for bind in request.binds:
         source = _follow(f"--bind {bind.source}", bind.source)
+        if not bind.read_only:
+            _refuse_kernel(bind.source, source)
         sources[source.path] = source
         binds.append(Bind(source.path, _destination(bind), bind.read_only))
     return Paths(
@@ -205,6 +208,23 @@ def home_directories(environ: Mapping[str, str]) -> set[str]:
     return (named | {os.path.realpath(home) for home in named}) - {"/"}
 
 
+def _refuse_kernel(name: str, source: Opened) -> None:
+    """Refuse to have a program inside write to what acts on the kernel. Devices are no such files.
+
+    :raises BundleError: it is one, or holds one (cause ``bind-writes-machine``).
+    """
+    part = machine_part(source.fd)
+    if part not in (None, "/dev"):
+        raise BundleError(
+            f"--bind {name}: {part} can't be written to from a sandbox: it acts on this machine's "
+            "kernel",
+            step="bind",
+            filename=name,
+            cause="bind-writes-machine",
+            remedy="show it without :rw, or only what is needed of it",
+        )
+
+
 def own_program(name: str, purpose: str, remedy: str) -> Opened:
     """A program that this package brings with it.
 
@@ -216,9 +236,13 @@ def own_program(name: str, purpose: str, remedy: str) -> Opened:
         if not os.access(path, os.X_OK):
             raise FileNotFoundError
         return opened.own(path)
-    except OSError as error:
+    except (FileNotFoundError, PermissionError) as error:
         raise RunscError(
             f"{path}, which {purpose}, is missing", step="sandbox", filename=path, remedy=remedy
+        ) from error
+    except OSError as error:
+        raise RunscError(
+            f"{path}: {error.strerror}", step="sandbox", errno=error.errno or 0, filename=path
         ) from error
 
 
