@@ -34,10 +34,10 @@ static void close_fd(int *fd)
     *fd = -1;
 }
 
-/* Joins namespaces, then makes the further ones. */
+/* Joins namespaces, then makes the further ones, but for a PID namespace: see run_second(). */
 static int enter(struct un_task *task, struct un_error *err)
 {
-    uint64_t flags = (uint64_t)task->number[UN_TASK_FLAGS];
+    uint64_t flags = (uint64_t)task->number[UN_TASK_FLAGS] & ~(uint64_t)CLONE_NEWPID;
     for (int kind = 0; kind < UN_NS_COUNT; kind++) {
         if (un_namespace_join_one(task->fd[UN_TASK_NS + kind], kind, err))
             return -1;
@@ -107,13 +107,17 @@ static int become_command(void *arg)
 }
 
 /* A process does not move into the PID namespace that it joins or makes, nor into the time
- * namespace that it makes: its children do. So a child that is our parent's becomes the command. */
+ * namespace that it makes: its children do. So a child that is our parent's becomes the command. It
+ * is made with its new PID namespace: seccomp filters may know clone(2) for that, and no
+ * unshare(2).
+ */
 static int run_second(struct inside *inside)
 {
     const int socket = inside->task.fd[UN_TASK_SOCKET];
     const struct un_message message = {.news = UN_NEWS_SECOND};
     struct un_clone second = {
-        .flags = CLONE_PARENT | CLONE_PIDFD,
+        .flags = CLONE_PARENT | CLONE_PIDFD |
+                 ((uint64_t)inside->task.number[UN_TASK_FLAGS] & CLONE_NEWPID),
         .run = become_command,
         .arg = inside,
     };

@@ -1,5 +1,5 @@
 /*
- * attacker DROP ADDRESS MARKER DEVICE INODE VARIABLE PATH OWN
+ * attacker HOW ADDRESS MARKER DEVICE INODE VARIABLE PATH OWN
  *
  * Looks into every process that is made, in every way there is, until its standard input ends, and
  * says by a line what it got: the caller's marker in memory at ADDRESS, a descriptor of the file
@@ -7,6 +7,9 @@
  * which is in the environment of the commands, where everybody can read it. MARKER, VARIABLE and OWN
  * are given inverted, so that nobody finds them with us. The last line tells how many processes were
  * seen.
+ *
+ * HOW: "drop" our capabilities first, "keep" them, or keep them and only "look": gVisor ends a
+ * command whose processes somebody else traces.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -32,6 +35,7 @@ static unsigned char marker[64], variable[64], own[64];
 static size_t marker_length, variable_length, own_length;
 static unsigned long device, inode;
 static const char *outside;
+static bool only_looks;
 static long seen;
 
 static size_t uninvert(const char *hex, unsigned char *out)
@@ -118,22 +122,29 @@ static void by_root(pid_t pid)
         got("root", pid);
 }
 
+/* Waits until whom we trace stops. If it has ended instead, its parent would wait in vain if we did
+ * not. */
+static bool has_ended(pid_t pid)
+{
+    int status;
+    while (waitpid(pid, &status, __WALL) < 0 && errno == EINTR)
+        continue;
+    return !WIFSTOPPED(status);
+}
+
 static void by_ptrace(pid_t pid)
 {
     if (ptrace(PTRACE_SEIZE, pid, NULL, NULL))
         return;
-    if (!ptrace(PTRACE_INTERRUPT, pid, NULL, NULL)) {
-        int status;
-        while (waitpid(pid, &status, __WALL) < 0 && errno == EINTR)
-            continue;
-        if (WIFSTOPPED(status)) {
-            errno = 0;
-            long word = ptrace(PTRACE_PEEKDATA, pid, address, NULL);
-            if (!errno && !memcmp(&word, marker, sizeof word))
-                got("ptrace", pid);
-            ptrace(PTRACE_DETACH, pid, NULL, NULL);
-        }
-    }
+    ptrace(PTRACE_INTERRUPT, pid, NULL, NULL);
+    if (has_ended(pid))
+        return;
+    errno = 0;
+    long word = ptrace(PTRACE_PEEKDATA, pid, address, NULL);
+    if (!errno && !memcmp(&word, marker, sizeof word))
+        got("ptrace", pid);
+    if (ptrace(PTRACE_DETACH, pid, NULL, NULL))
+        has_ended(pid);
 }
 
 static void attack(pid_t pid, unsigned turn)
@@ -146,7 +157,7 @@ static void attack(pid_t pid, unsigned turn)
     by_root(pid);
     by_file(pid, "environ", variable, variable_length);
     by_file(pid, "cmdline", own, own_length);
-    if (turn % 16 == 0)
+    if (turn % 16 == 0 && !only_looks)
         by_ptrace(pid);
 }
 
@@ -176,6 +187,7 @@ int main(int argc, char **argv)
         return 2;
     if (!strcmp(argv[1], "drop"))
         drop_capabilities();
+    only_looks = !strcmp(argv[1], "look");
     address = (void *)strtoul(argv[2], NULL, 0);
     marker_length = uninvert(argv[3], marker);
     device = strtoul(argv[4], NULL, 0);

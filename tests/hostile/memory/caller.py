@@ -36,19 +36,19 @@ def inverted(data: bytes) -> str:
     return bytes(byte ^ 0xFF for byte in data).hex()
 
 
-def attacker_words(drop: str, outside: str = "") -> list[str]:
+def attacker_words(how: str, outside: str = "") -> list[str]:
     file = os.fstat(SECRET)
     return [
-        *(ATTACKER, drop, str(ctypes.addressof(MARKER)), inverted(MARKER.raw)),
+        *(ATTACKER, how, str(ctypes.addressof(MARKER)), inverted(MARKER.raw)),
         *(str(file.st_dev), str(file.st_ino), inverted(os.environb[b"SECRET"]), outside),
         inverted(OWN.encode()),
     ]
 
 
 @contextlib.contextmanager
-def attacked(popen: Callable[..., Any], drop: str, outside: str = "", **arguments: Any) -> Any:
+def attacked(popen: Callable[..., Any], how: str, outside: str = "", **arguments: Any) -> Any:
     attacker = popen(
-        attacker_words(drop, outside),
+        attacker_words(how, outside),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -160,7 +160,7 @@ def sandbox() -> None:
     with (
         un.SandboxHost() as host,
         host.start(["sleep", "1000000"]) as box,
-        attacked(host.namespace.popen, "keep"),
+        attacked(host.namespace.popen, "look"),
     ):
         again(lambda: box.run(["true"], check=True))
 
