@@ -12,6 +12,8 @@
  *
  * What in-gvisor lets a command have is said by its options alone.
  */
+#include "printable.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
@@ -185,7 +187,10 @@ static int become(struct words *words, char *const *rest, bool is_run)
 
 static int usage(const char *what, const char *value, const char *right)
 {
-    fprintf(stderr, CLI ": " SELF ": %s%s; %s\n", what, value, right);
+    char text[256];
+    snprintf(text, sizeof text, "%s%s; %s", what, value, right);
+    un_make_printable(text);
+    fprintf(stderr, CLI ": " SELF ": %s\n", text);
     return FAILED;
 }
 

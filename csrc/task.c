@@ -181,6 +181,10 @@ bool un_words_read(char **words, struct un_task *task)
         wanted += texts >> i & 1;
     if (texts >> UN_TASK_TEXT_COUNT || wanted > given || argc != given - wanted)
         return false;
+    /* Who only holds namespaces executes nothing. */
+    bool has_command = texts >> UN_TASK_FILE & 1 && argc;
+    if (!task->number[UN_TASK_HOLD] && !has_command)
+        return false;
     words += 3;
     for (int i = 0; i < UN_TASK_TEXT_COUNT; i++)
         if (texts >> i & 1)

@@ -18,6 +18,20 @@ from typing import Self, TypeVar
 # As many as the kernel follows (path_resolution(7)).
 _LINKS_MAX = 40
 
+# Besides what is in / itself, /etc and /usr.
+_OF_ROOT = frozenset(
+    (
+        "/run/lock",
+        "/run/user",
+        "/var/cache",
+        "/var/lib",
+        "/var/lock",
+        "/var/log",
+        "/var/run",
+        "/var/tmp",
+    )
+)
+
 _ENTRY = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _T = TypeVar("_T")
@@ -228,14 +242,15 @@ def _check_unchangeable(trail: list[Opened], *, has_more: bool) -> None:
     :param has_more: whether the caller is to make the next one.
     :raises ChangeableError: they do not.
     """
-    own = _trusted()
     for place, after in zip(trail, [*trail[1:], None], strict=True):
         status = place.status
         # In a sticky directory, an entry is its owner's.
         is_sticky = bool(status.st_mode & stat.S_ISVTX)
-        is_kept = is_sticky and (has_more if after is None else after.status.st_uid in own)
+        is_kept = is_sticky and (
+            has_more if after is None else is_trusted(after.status.st_uid, after.path)
+        )
         if place.is_directory and (
-            status.st_uid not in own or (_others_write(status) and not is_kept)
+            not is_trusted(status.st_uid, place.path) or (_others_write(status) and not is_kept)
         ):
             raise ChangeableError(
                 errno.EACCES,
@@ -265,12 +280,26 @@ def _root() -> Opened:
     return Opened(os.open("/", _ENTRY | os.O_DIRECTORY), "/")
 
 
-def _trusted() -> set[int]:
-    """The uids that may lead us anywhere: the caller's and root's, and whoever owns ``/``.
+def is_trusted(uid: int, path: str) -> bool:
+    """Whether the owner of a file may lead us anywhere: it is the caller, root, or who owns ``/``.
 
-    In a user namespace that does not map root, the latter is how root is seen.
+    In a user namespace that does not map root, root's files show the overflow uid, and so do those
+    of all others who are not mapped (user_namespaces(7)). There, what counts as root's is what
+    nobody else can have made.
+
+    :param path: of the file, without symbolic links but itself.
     """
-    return {0, os.geteuid(), os.stat("/").st_uid}
+    if uid in (0, os.geteuid()):
+        return True
+    if uid != os.stat("/").st_uid:
+        return False
+    first, *more = path.split("/")[1:]
+    return uid != _overflow_uid() or not more or first in ("etc", "usr") or path in _OF_ROOT
+
+
+def _overflow_uid() -> int:
+    with open("/proc/sys/kernel/overflowuid", encoding="ascii") as file:
+        return int(file.read())
 
 
 def _look(trail: list[Opened], name: str) -> Opened | str | None:
@@ -284,7 +313,7 @@ def _look(trail: list[Opened], name: str) -> Opened | str | None:
     if _is_in_proc(status):
         # What it holds is no path: /dev/fd/N, which the shell makes of <(COMMAND).
         return Opened(os.open(name, os.O_PATH | os.O_CLOEXEC, dir_fd=trail[-1].fd), found.path)
-    if status.st_uid not in _trusted():
+    if not is_trusted(status.st_uid, found.path):
         raise ForeignLinkError(
             errno.EACCES,
             f"the symbolic link {found.path} belongs to uid {status.st_uid}, "

@@ -57,6 +57,11 @@ class Shared:
         self._let_go = True
         self._close_if_unused()
 
+    def __del__(self) -> None:
+        # Who uses them has this object.
+        if hasattr(self, "_users"):
+            self.close()
+
     def _close_if_unused(self) -> None:
         if not self._let_go or self._users:
             return

@@ -6,6 +6,8 @@ import errno
 import os
 import stat
 
+from usernsctl.opened import is_trusted
+
 # As many as the kernel follows (path_resolution(7)).
 _LINKS_MAX = 40
 
@@ -39,9 +41,7 @@ def open_trusted(path: str) -> int:
     walked = "/"
     here = os.open("/", _PATH | os.O_DIRECTORY)
     try:
-        # In a user namespace, root outside may have no id, and an unknown one owns all that it has.
-        trusted = {0, os.geteuid(), os.fstat(here).st_uid}
-        _check(os.fstat(here), walked, trusted)
+        _check(os.fstat(here), walked)
         names = path.split("/")[::-1]
         links = 0
         while names:
@@ -53,7 +53,7 @@ def open_trusted(path: str) -> int:
             there = os.open(name, _PATH, dir_fd=here)
             try:
                 status = os.fstat(there)
-                if is_shared and name != ".." and status.st_uid not in trusted:
+                if is_shared and name != ".." and not is_trusted(status.st_uid, walked):
                     raise _foreign(walked, status)
                 if stat.S_ISLNK(status.st_mode):
                     links += 1
@@ -69,7 +69,7 @@ def open_trusted(path: str) -> int:
                     continue
                 if not stat.S_ISDIR(status.st_mode):
                     raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), walked)
-                _check(status, walked, trusted)
+                _check(status, walked)
                 here, there = there, here
             finally:
                 os.close(there)
@@ -80,8 +80,8 @@ def open_trusted(path: str) -> int:
             os.close(here)
 
 
-def _check(status: os.stat_result, walked: str, trusted: set[int]) -> None:
-    if status.st_uid not in trusted:
+def _check(status: os.stat_result, walked: str) -> None:
+    if not is_trusted(status.st_uid, walked):
         raise _foreign(walked, status)
     if status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX:
         mode = stat.S_IMODE(status.st_mode)

@@ -302,3 +302,18 @@ def test_nothing_of_the_kernels_own_is_written_to(usernsctl: Program, source: st
     cause = "bind-writes-machine"
     assert f"[{cause}]" in done.stderr
     assert source in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--root", "--debug-log"])
+@pytest.mark.parametrize("mode", ["ro", "rw"])
+def test_the_files_of_runsc_are_not_shown(
+    usernsctl: Program, tmp_path: Path, option: str, mode: str
+) -> None:
+    bind = f"{tmp_path}:/data:{mode}"
+    done = usernsctl("run", option, tmp_path / "own", "--bind", bind, "--", "true")
+    assert done.returncode == 125
+    assert "[bind-shows-state]" in done.stderr
+    (tmp_path / "beside").mkdir()
+    bind = f"{tmp_path / 'beside'}:/data:{mode}"
+    done = usernsctl("run", option, tmp_path / "own", "--bind", bind, "--", "true")
+    assert (done.returncode, done.stderr) == (0, "")

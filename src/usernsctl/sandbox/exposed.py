@@ -38,13 +38,13 @@ def _refuse_state_at(fd: int, source: str, state: str) -> None:
         holds = _is_above(fd, ours) or shown.shows(kept, mounts)
         if holds or (is_there and kept.holds(shown)):
             raise BundleError(
-                f"{source} can't be shown: it {'holds' if holds else 'is in'} {state}, by which "
-                "your sandboxes and namespaces are known",
+                f"{source} can't be shown: it {'holds' if holds else 'is in'} {state}, which is for "
+                "usernsctl and runsc alone",
                 step="bind",
                 filename=source,
                 cause="bind-shows-state",
-                remedy="show only what is needed of it, or set XDG_RUNTIME_DIR to a directory "
-                "elsewhere",
+                remedy="show only what is needed of it, or name a directory elsewhere for these "
+                "(--root, --debug-log, XDG_RUNTIME_DIR)",
             )
     finally:
         os.close(ours)

@@ -72,7 +72,9 @@ def run(
     opened_bundle = open_bundle(request, request.bundle, place) if request.bundle else None
     bundle = opened_bundle.config if opened_bundle is not None else None
     used = resolve(request, program, opened_bundle)
-    refuse_state(used.sources, state_directory())
+    own = (one.path for one in (used.state, used.debug_log) if one is not None)
+    for directory in (state_directory(), *own):
+        refuse_state(used.sources, directory)
     outside = _Outside(
         caller=caller,
         homes=paths.home_directories(caller),
