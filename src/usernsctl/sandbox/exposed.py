@@ -38,8 +38,8 @@ def _refuse_state_at(fd: int, source: str, state: str) -> None:
         holds = _is_above(fd, ours) or shown.shows(kept, mounts)
         if holds or (is_there and kept.holds(shown)):
             raise BundleError(
-                f"{source} can't be shown: it {'holds' if holds else 'is in'} {state}, which is for "
-                "usernsctl and runsc alone",
+                f"{source} can't be shown: it {'holds' if holds else 'is in'} {state}, which is "
+                "for usernsctl and runsc alone",
                 step="bind",
                 filename=source,
                 cause="bind-shows-state",
