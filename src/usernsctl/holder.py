@@ -70,7 +70,6 @@ class NamedNamespace:
         """
         with self._held_holder() as pidfd:
             if pidfd is not None:
-                self._wait_until_open()
                 namespace = Namespace.from_pid(self.pid)
                 # Nobody else has its pid as long as it has not ended.
                 if not wait_readable(pidfd, timeout=0):
@@ -135,18 +134,6 @@ class NamedNamespace:
         state["gid"] = [list(extent) for extent in self.gid]
         return state
 
-    def _wait_until_open(self) -> None:
-        """Wait until its namespaces can be opened, or it becomes clear that they can't.
-
-        The holder allows it once it has been told to stay and has let go of all that it had, so
-        that it has nothing left to tell us by.
-        """
-        deadline = time.monotonic() + _OPEN_SECONDS
-        while not os.access(f"/proc/{self.pid}/ns/user", os.R_OK):
-            if time.monotonic() > deadline or not self.is_alive():
-                return
-            time.sleep(_NAP_SECONDS)
-
     def is_foreign(self) -> bool:
         """Whether its holder can't be told from here, as from another container."""
         return self._identity().is_foreign()
@@ -176,12 +163,9 @@ class NamedNamespace:
     def _held_holder(self) -> Iterator[int | None]:
         """A pidfd of the holder; ``None``: it has ended."""
 
-        def is_other(pid: int) -> bool:
-            return name_of(pid) != _HOLDER_NAME
-
-        pidfd = self._identity().open(lambda pid: is_other(pid) or is_below_us(pid))
+        pidfd = self._identity().open(_may_be_holder)
         try:
-            yield None if pidfd is None or is_other(self.pid) else pidfd
+            yield None if pidfd is None or _is_other(self.pid) else pidfd
         finally:
             if pidfd is not None:
                 os.close(pidfd)
@@ -193,6 +177,22 @@ class NamedNamespace:
             boot_id=self.boot_id,
             pid_namespace=self.pid_namespace,
         )
+
+
+def _is_other(pid: int) -> bool:
+    return name_of(pid) != _HOLDER_NAME
+
+
+def _may_be_holder(pid: int) -> bool:
+    """Whether a process is no holder yet, or any more, or one of this user's."""
+    # A holder has its name a moment before it lets its namespaces be opened: not before it has let
+    # go of all that it had, so that it has nothing left to tell us by.
+    deadline = time.monotonic() + _OPEN_SECONDS
+    while not _is_other(pid) and not os.access(f"/proc/{pid}/ns/user", os.R_OK):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_NAP_SECONDS)
+    return _is_other(pid) or is_below_us(pid)
 
 
 def _read_map(path: str) -> tuple[Extent, ...]:
