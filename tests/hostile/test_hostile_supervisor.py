@@ -26,7 +26,9 @@ def test_hostile_kill_of_a_supervisor_leaves_its_command(
     supervisor = {
         "fork": [prelude.path, "-rf", "--"],
         "pid": [prelude.path, "-rp", "--"],
-        "watch": [BIN / "usernsctl-watch", "125", "/bin/false", "--", "--"],
+        "watch": [
+            *(BIN / "usernsctl-watch", "125", "/usr/bin/env", "/bin/false", "--", "--", "env"),
+        ],
     }[kind]
     chance = random.Random(kind)
     for _ in range(tally.rounds(short=100, full=5000)):

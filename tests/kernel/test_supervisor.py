@@ -61,7 +61,8 @@ def supervised(request: pytest.FixtureRequest, prelude: Program) -> list[str]:
     words = {
         "fork": [str(prelude.path), "-rf", "--"],
         "pid": [str(prelude.path), "-rp", "--"],
-        "watch": [WATCHER, "125", "/bin/false", "--", "--"],
+        # What it runs is executed by one path.
+        "watch": [WATCHER, "125", "/usr/bin/env", "/bin/false", "--", "--", "env"],
     }
     return words[request.param]
 
