@@ -55,7 +55,12 @@ def state_directory() -> str:
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime:
         return os.path.join(os.path.abspath(runtime), "usernsctl")
-    return os.path.join(os.path.abspath(tempfile.gettempdir()), f"usernsctl-{os.geteuid()}")
+    try:
+        temporary = os.path.abspath(tempfile.gettempdir())
+    except FileNotFoundError:
+        # In a read-only container there is no state, and none can be made.
+        temporary = "/tmp"
+    return os.path.join(temporary, f"usernsctl-{os.geteuid()}")
 
 
 class Directory:
