@@ -8,12 +8,16 @@ mend it.
 from __future__ import annotations
 
 import os
+from errno import EMFILE as _EMFILE
 from typing import Any
 
 from usernsctl.shown import shown
 
 # As un_exit_status() in csrc/error.c has it for the prelude.
 _EXIT_STATUS = {"lookup": 127, "exec": 126}
+
+# Of these, there is one cause, wherever they come up.
+_ONLY_CAUSE = {_EMFILE: "descriptor-limit"}
 
 
 class UsernsError(OSError):
@@ -41,7 +45,7 @@ class UsernsError(OSError):
         self.filename = filename
         self.reason = reason
         self.step = step
-        self.cause = cause
+        self.cause = cause or _ONLY_CAUSE.get(errno)
         self.remedy = remedy
 
     @property
