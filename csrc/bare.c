@@ -3,6 +3,8 @@
  * granted. To start a libc takes longer than all that this program does (303 µs with it, 63
  * without, where a virtual machine has to be asked for the features of its processor).
  */
+#include "entry.h"
+
 #include <asm/unistd.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -233,22 +235,8 @@ size_t strlen(const char *text)
     return length;
 }
 
-/* The stack as a program finds it (the System V ABI): argc, argv, NULL, envp, NULL. */
-__attribute__((noreturn, used)) static void start(long *stack)
+static void start(long *stack)
 {
     char **words = (char **)(stack + 1);
     _exit(main((int)stack[0], words, words + stack[0] + 1));
 }
-
-__asm__(".globl _start\n"
-        "_start:\n\t"
-#if defined(__x86_64__)
-        "xor %ebp, %ebp\n\t"
-        "mov %rsp, %rdi\n\t"
-        "and $-16, %rsp\n\t"
-        "call start\n");
-#else
-        "mov x29, #0\n\t"
-        "mov x0, sp\n\t"
-        "bl start\n");
-#endif

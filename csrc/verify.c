@@ -7,6 +7,7 @@
  * long; each page that gVisor has to bring in delays the payload.
  */
 #include "candidate.h"
+#include "entry.h"
 
 #include <asm/unistd.h>
 #include <errno.h>
@@ -161,24 +162,10 @@ static int run(int argc, char **argv, char **envp)
     return explain(argv[1], execute(argv[1], argv + 1, envp));
 }
 
-/* The stack as a program finds it (the System V ABI): argc, argv, NULL, envp, NULL. */
-__attribute__((noreturn, used)) static void start(long *stack)
+static void start(long *stack)
 {
     int argc = (int)stack[0];
     char **argv = (char **)(stack + 1);
     for (;;)
         call(__NR_exit_group, run(argc, argv, argv + argc + 1), 0, 0);
 }
-
-__asm__(".globl _start\n"
-        "_start:\n\t"
-#if defined(__x86_64__)
-        "xor %ebp, %ebp\n\t"
-        "mov %rsp, %rdi\n\t"
-        "and $-16, %rsp\n\t"
-        "call start\n");
-#else
-        "mov x29, #0\n\t"
-        "mov x0, sp\n\t"
-        "bl start\n");
-#endif
