@@ -7,29 +7,20 @@ import random
 import select
 import signal
 import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
+import supervisors
 from tally import Tally
 
-import usernsctl as un
-
-BIN = Path(un.__file__).with_name("_bin")
 PATIENCE = 20
 
 
-@pytest.mark.parametrize("kind", ["fork", "pid", "watch"])
+@pytest.mark.parametrize("kind", supervisors.KINDS)
 def test_hostile_kill_of_a_supervisor_leaves_its_command(
     prelude: Any, tally: Tally, kind: str
 ) -> None:
-    supervisor = {
-        "fork": [prelude.path, "-rf", "--"],
-        "pid": [prelude.path, "-rp", "--"],
-        "watch": [
-            *(BIN / "usernsctl-watch", "125", "/usr/bin/env", "/bin/false", "--", "--", "env"),
-        ],
-    }[kind]
+    supervisor = supervisors.words(kind, prelude.path)
     chance = random.Random(kind)
     for _ in range(tally.rounds(short=100, full=5000)):
         output, held = os.pipe()

@@ -15,16 +15,12 @@ import termios
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
+import supervisors
 from conftest import Program
 from inside import PATIENCE, WAITER, read_ready
 from processes import children_of, status_of
-
-import usernsctl as un
-
-WATCHER = str(Path(un.__file__).with_name("_bin") / "usernsctl-watch")
 
 # Prints the number of each signal that it gets; SIGUSR1 is the last.
 TELLER = """
@@ -55,16 +51,10 @@ def python(script: str) -> list[str]:
     return [sys.executable, "-c", script]
 
 
-@pytest.fixture(params=["fork", "pid", "watch"])
+@pytest.fixture(params=supervisors.KINDS)
 def supervised(request: pytest.FixtureRequest, prelude: Program) -> list[str]:
     """The words that come before a command that is to be supervised."""
-    words = {
-        "fork": [str(prelude.path), "-rf", "--"],
-        "pid": [str(prelude.path), "-rp", "--"],
-        # What it runs is executed by one path.
-        "watch": [WATCHER, "125", "/usr/bin/env", "/bin/false", "--", "--", "env"],
-    }
-    return words[request.param]
+    return supervisors.words(request.param, prelude.path)
 
 
 class Terminal:

@@ -1,0 +1,25 @@
+"""What stands in for a command: usernsctl-exec and usernsctl-watch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import usernsctl as un
+
+WATCHER = Path(un.__file__).with_name("_bin") / "usernsctl-watch"
+
+#: The ways to have one, by their names.
+KINDS = ("fork", "pid", "watch")
+
+
+def words(kind: str, prelude: Path) -> list[str]:
+    """The words that come before a command that is to be supervised.
+
+    :param prelude: the path of usernsctl-exec.
+    """
+    return {
+        "fork": [str(prelude), "-rf", "--"],
+        "pid": [str(prelude), "-rp", "--"],
+        # What it runs is executed by one path.
+        "watch": [str(WATCHER), "125", "/usr/bin/env", "/bin/false", "--", "--", "env"],
+    }[kind]
