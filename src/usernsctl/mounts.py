@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 
 from usernsctl import _core
+from usernsctl.mountinfo import parse
 from usernsctl.opened import Opened
 
 # mount(2), linux/mount.h.
@@ -98,9 +98,7 @@ def make_read_only(top: Opened) -> None:
 def mounts_below(top: str, mountinfo: str) -> dict[str, int]:
     """The flags of each mount point; where several mounts are stacked, of the one to be seen."""
     found = {}
-    for line in mountinfo.split("\n")[:-1]:
-        fields = line.split(" ")
-        mount_point = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), fields[4])
-        if mount_point == top or mount_point.startswith(f"{top}/"):
-            found[mount_point] = sum(_OPTION_FLAGS.get(name, 0) for name in fields[5].split(","))
+    for mount in parse(mountinfo):
+        if mount.point == top or mount.point.startswith(f"{top}/"):
+            found[mount.point] = sum(_OPTION_FLAGS.get(name, 0) for name in mount.options)
     return found

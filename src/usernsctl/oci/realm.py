@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
-from dataclasses import dataclass
+
+from usernsctl import mountinfo
 
 _TOPS = ("/proc", "/sys", "/dev")
 
@@ -32,39 +32,14 @@ def machine_part(descriptor: int) -> str | None:
     for top in _TOPS:
         if f"{path}/".startswith(f"{top}/") or f"{top}/".startswith(f"{path.rstrip('/')}/"):
             return top
-    mounts = _mounts()
-    own = mounts.get(_mount_of(descriptor))
+    mounts = mountinfo.read()
+    own = mounts.get(mountinfo.id_of(descriptor))
     if own is not None and own.kind in _KERNEL:
         return own.kind
     if _is_in_dev(os.fstat(descriptor).st_dev):
         return "/dev"
     below = (mount.kind for mount in mounts.values() if mount.point.startswith(f"{path}/"))
     return next((kind for kind in below if kind in _KERNEL), None)
-
-
-@dataclass(frozen=True, slots=True)
-class _Mount:
-    point: str
-    kind: str
-
-
-def _mounts() -> dict[int, _Mount]:
-    """All mounts by their ids, proc_pid_mountinfo(5)."""
-    found = {}
-    with open("/proc/self/mountinfo", "rb") as file:
-        lines = os.fsdecode(file.read()).split("\n")[:-1]
-    for line in lines:
-        fields, _, more = line.partition(" - ")
-        words = fields.split(" ")
-        point = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), words[4])
-        found[int(words[0])] = _Mount(point, more.split(" ")[0])
-    return found
-
-
-def _mount_of(descriptor: int) -> int:
-    with open(f"/proc/self/fdinfo/{descriptor}", "rb") as file:
-        found = re.search(rb"^mnt_id:\s*(\d+)$", file.read(), re.MULTILINE)
-    return int(found[1]) if found else -1
 
 
 def _is_in_dev(device: int) -> bool:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from usernsctl import mountinfo
 from usernsctl.errors import BundleError
+from usernsctl.mountinfo import Mount
 from usernsctl.opened import Opened
 
 _PATH = os.O_PATH | os.O_CLOEXEC
@@ -26,38 +27,31 @@ def refuse_state(sources: Mapping[str, Opened], state: str) -> None:
     :raises BundleError: one does (cause ``bind-shows-state``). It is told by what it is, not by its
         name: by a link or another mount, it is the same directory.
     """
-    for name, source in sources.items():
-        _refuse_state_at(source.fd, name, state)
-
-
-def _refuse_state_at(fd: int, source: str, state: str) -> None:
+    if not sources:
+        return
     ours, is_there = _nearest(state)
     try:
-        mounts = _mounts()
-        shown, kept = _Place.of(fd, mounts), _Place.of(ours, mounts)
-        holds = _is_above(fd, ours) or shown.shows(kept, mounts)
-        if holds or (is_there and kept.holds(shown)):
-            raise BundleError(
-                f"{source} can't be shown: it {'holds' if holds else 'is in'} {state}, which is "
-                "for usernsctl and runsc alone",
-                step="bind",
-                filename=source,
-                cause="bind-shows-state",
-                remedy="show only what is needed of it, or name a directory elsewhere for these "
-                "(--root, --debug-log, XDG_RUNTIME_DIR)",
-            )
+        mounts = mountinfo.read()
+        kept = _Place.of(ours, mounts)
+        for name, source in sources.items():
+            shown = _Place.of(source.fd, mounts)
+            if _is_above(source.fd, ours) or shown.shows(kept, mounts):
+                raise _refusal(name, "holds", state)
+            if is_there and kept.holds(shown):
+                raise _refusal(name, "is in", state)
     finally:
         os.close(ours)
 
 
-@dataclass(frozen=True, slots=True)
-class _Mount:
-    """Which directory of which file system is where (proc_pid_mountinfo(5))."""
-
-    id: int
-    device: str
-    root: str
-    point: str
+def _refusal(source: str, how: str, state: str) -> BundleError:
+    return BundleError(
+        f"{source} can't be shown: it {how} {state}, which is for usernsctl and runsc alone",
+        step="bind",
+        filename=source,
+        cause="bind-shows-state",
+        remedy="show only what is needed of it, or name a directory elsewhere for these "
+        "(--root, --debug-log, XDG_RUNTIME_DIR)",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +63,9 @@ class _Place:
     path: str
 
     @classmethod
-    def of(cls, fd: int, mounts: dict[int, _Mount]) -> _Place:
-        with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as file:
-            number = next(int(line.split()[1]) for line in file if line.startswith("mnt_id:"))
+    def of(cls, fd: int, mounts: dict[int, Mount]) -> _Place:
         path = os.readlink(f"/proc/self/fd/{fd}")
-        mount = mounts.get(number)
+        mount = mounts.get(mountinfo.id_of(fd))
         if mount is None:  # of another mount namespace
             return cls("", path, path)
         return cls(mount.device, _joined(mount.root, path, mount.point), path)
@@ -82,7 +74,7 @@ class _Place:
         """Whether `other` is the same, or below it in the same file system."""
         return self.device == other.device and _is_below(other.inner, self.inner)
 
-    def shows(self, other: _Place, mounts: dict[int, _Mount]) -> bool:
+    def shows(self, other: _Place, mounts: dict[int, Mount]) -> bool:
         """The same, with what is mounted below it."""
         below = [
             _Place(mount.device, mount.root, mount.point)
@@ -99,20 +91,6 @@ def _is_below(path: str, top: str) -> bool:
 def _joined(root: str, path: str, point: str) -> str:
     rest = path.removeprefix(point.rstrip("/")).lstrip("/")
     return f"{root.rstrip('/')}/{rest}".rstrip("/") or "/"
-
-
-def _mounts() -> dict[int, _Mount]:
-    with open("/proc/self/mountinfo", "rb") as file:
-        lines = os.fsdecode(file.read()).split("\n")[:-1]
-    found = {}
-    for line in lines:
-        number, _, device, root, point, *_ = line.split(" ")
-        found[int(number)] = _Mount(int(number), device, _plain(root), _plain(point))
-    return found
-
-
-def _plain(field: str) -> str:
-    return re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), field)
 
 
 def _nearest(path: str) -> tuple[int, bool]:
