@@ -197,7 +197,7 @@ def follow(path: str) -> Opened:
     :raises ForeignLinkError: one on the way is somebody else's.
     :raises OSError: it does not exist, or the caller may not look.
     """
-    trail = [_root()]
+    trail = [root()]
     missing = walk(os.path.join(os.getcwd(), path), trail, _look)
     if missing:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
@@ -219,7 +219,7 @@ def make_directory(path: str, mode: int = 0o700) -> Opened:
     :raises ChangeableError: somebody else may write to it, or to one on the way.
     :raises OSError: it is none, can't be made, or the caller may not look.
     """
-    trail = [_root()]
+    trail = [root()]
     missing = walk(os.path.join(os.getcwd(), path), trail, _look)
     if ".." in missing:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
@@ -276,7 +276,8 @@ def _is_private(gid: int) -> bool:
         return False
 
 
-def _root() -> Opened:
+def root() -> Opened:
+    """The root directory of this process."""
     return Opened(os.open("/", _ENTRY | os.O_DIRECTORY), "/")
 
 
@@ -347,7 +348,7 @@ def _descend(path: str) -> Opened:
 
     :raises OSError: it has one by now, or does not exist.
     """
-    trail = [_root()]
+    trail = [root()]
     if walk(path, trail, lambda trail, name: trail[-1].child(name)):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
     return trail[-1]

@@ -6,12 +6,8 @@ import errno
 import os
 import stat
 
-from usernsctl.opened import is_trusted
-
-# As many as the kernel follows (path_resolution(7)).
-_LINKS_MAX = 40
-
-_PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+from usernsctl import opened
+from usernsctl.opened import Opened, is_trusted
 
 
 class Untrusted(Exception):
@@ -38,55 +34,39 @@ def open_trusted(path: str) -> int:
     :raises Untrusted: somebody else can.
     :raises OSError: there is no such directory, or it can't be reached.
     """
-    walked = "/"
-    here = os.open("/", _PATH | os.O_DIRECTORY)
+    trail = [opened.root()]
     try:
-        _check(os.fstat(here), walked)
-        names = path.split("/")[::-1]
-        links = 0
-        while names:
-            name = names.pop()
-            if name in ("", "."):
-                continue
-            is_shared = bool(os.fstat(here).st_mode & 0o022)
-            walked = os.path.join(walked, name)
-            there = os.open(name, _PATH, dir_fd=here)
-            try:
-                status = os.fstat(there)
-                if is_shared and name != ".." and not is_trusted(status.st_uid, walked):
-                    raise _foreign(walked, status)
-                if stat.S_ISLNK(status.st_mode):
-                    links += 1
-                    if links > _LINKS_MAX:
-                        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), walked)
-                    target = os.readlink("", dir_fd=there)
-                    names += target.split("/")[::-1]
-                    walked = "/" if target.startswith("/") else os.path.dirname(walked)
-                    if walked == "/":
-                        os.close(there)
-                        there = os.open("/", _PATH | os.O_DIRECTORY)
-                        here, there = there, here
-                    continue
-                if not stat.S_ISDIR(status.st_mode):
-                    raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), walked)
-                _check(status, walked)
-                here, there = there, here
-            finally:
-                os.close(there)
-        here, found = -1, here
-        return found
+        _check(trail[0])
+        opened.walk(path, trail, _look)
+        return trail.pop().detach()
     finally:
-        if here >= 0:
-            os.close(here)
+        for passed in trail:
+            passed.close()
 
 
-def _check(status: os.stat_result, walked: str) -> None:
-    if not is_trusted(status.st_uid, walked):
-        raise _foreign(walked, status)
+def _look(trail: list[Opened], name: str) -> Opened | str:
+    """What the path goes on with, if nobody else can have put it there."""
+    is_shared = bool(trail[-1].status.st_mode & 0o022)
+    found = trail[-1].child(name)
+    if is_shared and not is_trusted(found.status.st_uid, found.path):
+        raise _foreign(found)
+    if found.is_link:
+        return found.link
+    if not found.is_directory:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), found.path)
+    _check(found)
+    return found
+
+
+def _check(directory: Opened) -> None:
+    status = directory.status
+    if not is_trusted(status.st_uid, directory.path):
+        raise _foreign(directory)
     if status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX:
         mode = stat.S_IMODE(status.st_mode)
-        raise Untrusted(walked, f"can be written to by others (mode {mode:o})", writable=True)
+        why = f"can be written to by others (mode {mode:o})"
+        raise Untrusted(directory.path, why, writable=True)
 
 
-def _foreign(walked: str, status: os.stat_result) -> Untrusted:
-    return Untrusted(walked, f"belongs to uid {status.st_uid}", writable=False)
+def _foreign(found: Opened) -> Untrusted:
+    return Untrusted(found.path, f"belongs to uid {found.status.st_uid}", writable=False)
