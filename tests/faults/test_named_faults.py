@@ -18,7 +18,7 @@ from injecting import run_with
 SWEEP = """
 import os, signal, sys
 from usernsctl import holder, named, namespace
-from usernsctl.namespace import Namespace
+from usernsctl.namespaces.namespace import Namespace
 
 FILES = {module.__file__ for module in (holder, named, namespace)}
 

@@ -16,8 +16,9 @@ import gvisor
 import pytest
 from conftest import Program
 
-from usernsctl.idmap import Extent
-from usernsctl.oci import Finding, check, load
+from usernsctl.gvisor.oci import Finding, check
+from usernsctl.gvisor.oci import bundle as load
+from usernsctl.maps import Extent
 
 PRINT_VERSION = ["/bin/cat", "/proc/version"]
 OWN_ROOT = [{"containerID": 0, "hostID": 0, "size": 1}]

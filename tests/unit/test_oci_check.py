@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from oci_configs import RANGES, changed, mapping, minimal, mutations, outcome
 
 from usernsctl.errors import BundleError
-from usernsctl.idmap import Extent
-from usernsctl.oci import Finding, check, fix
-from usernsctl.oci.files import resolve_in_root
+from usernsctl.gvisor.oci import Finding, build, check
+from usernsctl.gvisor.oci.files import resolve_in_root
+from usernsctl.maps import Extent
 
 # An id that owns nothing here, so that it has only the rights of everybody.
 STRANGER = [Extent(0, 3_000_000_000, 1)]
@@ -345,7 +345,7 @@ def test_links_are_followed_within_the_root(
 @settings(deadline=None)
 def test_no_mutation_gives_anything_but_findings(config: dict[str, Any]) -> None:
     for extents in (RANGES, STRANGER):
-        mended = outcome(fix, config, extents, extents)
+        mended = outcome(build, config, extents, extents)
         if not isinstance(mended, BundleError):
             findings = found(mended[0], Path("/"), extents)
             assert all(finding.path.startswith("$.") for finding in findings)
