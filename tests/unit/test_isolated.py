@@ -21,7 +21,7 @@ INSTALLED = PACKAGE.parent
 # In a process that has the package by other means: a child imports all that a verb needs.
 ASK = """
 import subprocess, sys
-from usernsctl import isolated
+from usernsctl._system import isolated
 print(isolated.__file__)
 words = isolated.command("usernsctl", "run", "--help")
 done = subprocess.run(words, cwd="/", env={}, capture_output=True, text=True)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from oci_configs import RANGES, ROOT_ONLY, mapping, outcome
 
 from usernsctl.errors import BundleError
-from usernsctl.gvisor.oci import BuildOptions, Mount, Rlimit, build, check, parse, serialise
+from usernsctl.gvisor.oci import BuildOptions, Mount, Rlimit, build, check, fix, parse, serialise
 
 
 def options(**what: Any) -> BuildOptions:
@@ -25,7 +25,7 @@ def mounts_by_destination(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def test_a_config_needs_no_fix() -> None:
     config = build(options())
-    assert build(config, ROOT_ONLY, ROOT_ONLY) == (config, [])
+    assert fix(config, ROOT_ONLY, ROOT_ONLY) == (config, [])
     assert check(config, Path("/"), ROOT_ONLY, ROOT_ONLY) == []
 
 

@@ -10,8 +10,7 @@ import pytest
 from oci_configs import minimal
 
 from usernsctl.errors import BundleError
-from usernsctl.gvisor.oci import Bundle, create, replace
-from usernsctl.gvisor.oci import bundle as load
+from usernsctl.gvisor.oci import Bundle, create, load, replace
 from usernsctl.gvisor.oci.bundle import MAX_BYTES
 
 TEXT = json.dumps(minimal())

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from oci_configs import RANGES, ROOT_ONLY, changed, mapping, minimal, with_user_namespace
 
 from usernsctl.errors import BundleError
-from usernsctl.gvisor.oci import build, check
+from usernsctl.gvisor.oci import check, fix
 from usernsctl.maps import Extent
 
 ROOT_MAPPING = [mapping(0, 0, 1)]
@@ -39,7 +39,7 @@ ADDED_ALL = ["$.process.user", "$.linux.namespaces", "$.linux.uidMappings", "$.l
 def test_the_namespace_its_map_and_the_user_are_there_afterwards(
     linux: object, changes: list[str]
 ) -> None:
-    mended, made = build(minimal() | {"linux": linux}, ROOT_ONLY, ROOT_ONLY)
+    mended, made = fix(minimal() | {"linux": linux}, ROOT_ONLY, ROOT_ONLY)
     assert [change.path for change in made] == changes
     assert mended["process"]["user"] == {"uid": 0, "gid": 0}
     assert {"type": "user"} in mended["linux"]["namespaces"]
@@ -48,14 +48,14 @@ def test_the_namespace_its_map_and_the_user_are_there_afterwards(
 
 
 def test_a_config_without_the_key_linux_gets_it() -> None:
-    mended, _ = build(minimal(), ROOT_ONLY, ROOT_ONLY)
+    mended, _ = fix(minimal(), ROOT_ONLY, ROOT_ONLY)
     assert list(mended) == ["process", "root", "linux"]
     assert mended["linux"]["namespaces"] == [{"type": "user"}]
 
 
 def test_each_extent_is_mapped_to_itself() -> None:
     gids = [Extent(0, 1000, 1), Extent(5, 7000, 3)]
-    mended, changes = build(minimal(), RANGES, gids)
+    mended, changes = fix(minimal(), RANGES, gids)
     assert mended["linux"]["uidMappings"] == [mapping(0, 0, 1), mapping(1, 1, 65535)]
     assert mended["linux"]["gidMappings"] == [mapping(0, 0, 1), mapping(5, 5, 3)]
     assert changes[-1].text == "added 0:0:1, 5:5:3"
@@ -63,14 +63,14 @@ def test_each_extent_is_mapped_to_itself() -> None:
 
 def test_mappings_that_the_namespace_can_have_are_kept() -> None:
     config = with_user_namespace(mapping(0, 5, 10))
-    mended, changes = build(config, RANGES, RANGES)
+    mended, changes = fix(config, RANGES, RANGES)
     assert mended["linux"] == config["linux"]
     assert [change.path for change in changes] == ["$.process.user"]
 
 
 def test_a_user_namespace_is_made_instead_of_joined() -> None:
     joins = ({"type": "pid"}, {"type": "user", "path": "/proc/1/ns/user"})
-    mended, changes = build(
+    mended, changes = fix(
         with_user_namespace(*ROOT_MAPPING, namespaces=joins), ROOT_ONLY, ROOT_ONLY
     )
     assert mended["linux"]["namespaces"] == [{"type": "pid"}, {"type": "user"}]
@@ -80,13 +80,13 @@ def test_a_user_namespace_is_made_instead_of_joined() -> None:
 
 def test_a_user_that_is_there_is_kept() -> None:
     config = changed(minimal(), "process.user", {"uid": 7, "gid": 8, "umask": 18})
-    mended, _ = build(config, ROOT_ONLY, ROOT_ONLY)
+    mended, _ = fix(config, ROOT_ONLY, ROOT_ONLY)
     assert mended["process"] == config["process"]
 
 
 def test_a_config_of_the_wrong_shape_is_refused() -> None:
     with pytest.raises(BundleError, match=r"\$\.linux\.namespaces"):
-        build(minimal() | {"linux": {"namespaces": "user"}}, ROOT_ONLY, ROOT_ONLY)
+        fix(minimal() | {"linux": {"namespaces": "user"}}, ROOT_ONLY, ROOT_ONLY)
 
 
 ids = st.integers(0, 2**17)
@@ -132,10 +132,10 @@ def without_ours(config: dict[str, Any]) -> dict[str, Any]:
 @settings(deadline=None)
 def test_after_fix_nothing_is_left_to_fix(config: dict[str, Any], extents: list[Extent]) -> None:
     before = copy.deepcopy(config)
-    mended, changes = build(config, extents, extents)
+    mended, changes = fix(config, extents, extents)
     assert config == before
     assert bool(changes) == (mended != config)
-    assert build(mended, extents, extents) == (mended, [])
+    assert fix(mended, extents, extents) == (mended, [])
     assert without_ours(mended) == without_ours(config)
     assert list(mended) == list(config)
     findings = check(mended, Path("/"), extents, extents)
