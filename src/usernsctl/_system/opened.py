@@ -416,9 +416,6 @@ def _foreign(found: Opened) -> Untrusted:
     return Untrusted(found.path, f"belongs to uid {found.status.st_uid}", writable=False)
 
 
-_BENEATH_LINKS_MAX = 40  # as in the kernel, path_resolution(7)
-
-
 def open_beneath(directory: int, path: str) -> int:
     """Open `path` within `directory`, as openat2(2) does with RESOLVE_BENEATH, on any kernel.
 
@@ -469,7 +466,7 @@ def _walk(way: list[int], path: str) -> None:
         finally:
             os.close(reached)
         links += 1
-        if links > _BENEATH_LINKS_MAX:
+        if links > _LINKS_MAX:
             raise _error(errno.ELOOP, path)
         if link.startswith("/"):
             raise _error(errno.EXDEV, path)
