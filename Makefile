@@ -39,6 +39,7 @@ lint: packages ## check style and types
 	"$$bin/ruff" check $(PYTHON_CODE); \
 	"$$bin/ruff" format --check $(PYTHON_CODE); \
 	"$$bin/mypy" --python-executable "$$bin/python"; \
+	PYTHONPATH=src "$$bin/lint-imports" --no-cache --no-logo; \
 	"$$bin/shellcheck" $(SHELL_CODE); \
 	"$$bin/python" tools/seccomp_profile.py --check; \
 	"$$bin/clang-format" --dry-run --Werror $(C_CODE)
