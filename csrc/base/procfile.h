@@ -1,0 +1,17 @@
+/* Small facts that tell one cause of an errno from another. Internal. */
+#ifndef USERNSCTL_BASE_PROCFILE_H
+#define USERNSCTL_BASE_PROCFILE_H
+
+#include "include/usernsctl.h"
+
+/* Reads a number from a file below `proc`, such as "sys/user/max_user_namespaces"; -1: there is
+ * none. */
+int64_t un_proc_number(const char *proc, const char *file);
+/* The number in the line of PROC/self/status that begins with `key`, such as "Seccomp:"; -1: none.
+ */
+int64_t un_proc_status(const char *proc, const char *key);
+/* Whether PROC/self/mountinfo has a mount whose mount point is `point`, or, with `below`, one below
+ * it. */
+bool un_proc_has_mount(const char *proc, const char *point, bool below);
+
+#endif
