@@ -41,8 +41,8 @@ FREESTANDING = {
     "usernsctl-verify": ("programs/verify/main.c",),
     "usernsctl-child": (
         *("programs/child/main.c", "child/libc.c", "child/enter.c", "child/task.c"),
-        *("sys/own_maps.c", "sys/namespaces.c", "sys/setup.c", "sys/exec.c", "sys/clone.c"),
-        *("base/caps.c", "base/error.c"),
+        *("sys/self.c", "sys/own_maps.c", "sys/namespaces.c", "sys/setup.c", "sys/exec.c"),
+        *("sys/clone.c", "sys/message.c", "base/caps.c", "base/number.c", "base/error.c"),
     ),
 }
 

@@ -1,4 +1,5 @@
-/* The files that a command's name may stand for, one after the other. Internal; needs no libc. */
+/* Where programs are looked for: the files that a command's name may stand for, one after the
+ * other. Internal; needs no libc. */
 #ifndef USERNSCTL_BASE_PATH_H
 #define USERNSCTL_BASE_PATH_H
 
@@ -9,6 +10,9 @@
 
 /* What execvp(3) searches where PATH is not set: the current directory is not in it. */
 #define UN_DEFAULT_PATH "/bin:/usr/bin"
+
+/* Where the programs of the system are that we start on our own account. */
+#define UN_SYSTEM_PATH "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
 
 static inline bool un_has_slash(const char *name)
 {

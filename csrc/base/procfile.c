@@ -51,3 +51,24 @@ bool un_proc_has_mount(const char *proc, const char *point, bool below)
         fclose(stream);
     return found;
 }
+
+bool un_proc_cgroup(const char *proc, const char *controller, char *path, size_t size)
+{
+    char line[UN_PATH_MAX];
+    bool found = false;
+    FILE *stream = open_below(proc, "self/cgroup");
+    while (stream && !found && fgets(line, sizeof line, stream)) {
+        /* ID:CONTROLLERS:PATH */
+        char *name = strchr(line, ':'), *group = name ? strchr(++name, ':') : NULL;
+        if (!group)
+            continue;
+        *group++ = '\0';
+        group[strcspn(group, "\n")] = '\0';
+        found = !strcmp(name, controller);
+        if (found)
+            snprintf(path, size, "%s", group);
+    }
+    if (stream)
+        fclose(stream);
+    return found;
+}

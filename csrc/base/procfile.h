@@ -14,4 +14,9 @@ int64_t un_proc_status(const char *proc, const char *key);
  * it. */
 bool un_proc_has_mount(const char *proc, const char *point, bool below);
 
+/* Our place in a hierarchy of control groups, such as "/a/b" (cgroups(7), PROC/self/cgroup): of
+ * the one in version 1 that this controller alone has, or, for "", of version 2. In a container
+ * the path may be that of the host. False: there is none. */
+bool un_proc_cgroup(const char *proc, const char *controller, char *path, size_t size);
+
 #endif

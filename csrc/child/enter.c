@@ -12,8 +12,11 @@
 #include "child/enter.h"
 #include "base/error.h"
 #include "sys/clone.h"
-#include "sys/map_files.h"
+#include "sys/message.h"
 #include "sys/namespaces.h"
+#include "sys/own_maps.h"
+#include "sys/self.h"
+#include "sys/setup.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -22,9 +25,6 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
-#ifndef CLONE_NEWTIME
-#define CLONE_NEWTIME 0x00000080
-#endif
 #define FAILED 127
 
 static void close_fd(int *fd)
@@ -94,10 +94,8 @@ static int become_command(void *arg)
     struct un_error err;
     if (!set_up(task, &err)) {
         close_fd(&task->fd[UN_TASK_PARENT]);
-        if (task->number[UN_TASK_RESTORE_SIGNALS]) {
-            signal(SIGPIPE, SIG_DFL);
-            signal(SIGXFSZ, SIG_DFL);
-        }
+        if (task->number[UN_TASK_RESTORE_SIGNALS])
+            un_restore_signals();
         un_tell(task->fd[UN_TASK_SOCKET], &here, NULL, 0);
         un_set_signals((uint64_t)task->number[UN_TASK_SIGNALS]);
         un_exec(&command, &err);
@@ -106,11 +104,8 @@ static int become_command(void *arg)
     return FAILED;
 }
 
-/* A process does not move into the PID namespace that it joins or makes, nor into the time
- * namespace that it makes: its children do. So a child that is our parent's becomes the command. It
- * is made with its new PID namespace: seccomp filters may know clone(2) for that, and no
- * unshare(2).
- */
+/* A child that is our parent's becomes the command, see un_task_has_second(). It is made with its
+ * new PID namespace: seccomp filters may know clone(2) for that, and no unshare(2). */
 static int run_second(struct inside *inside)
 {
     const int socket = inside->task.fd[UN_TASK_SOCKET];
@@ -133,9 +128,9 @@ static int run_second(struct inside *inside)
 static int run(struct inside *inside)
 {
     struct un_task *task = &inside->task;
-    uint64_t flags = (uint64_t)task->number[UN_TASK_FLAGS];
-    bool second = flags & (CLONE_NEWPID | CLONE_NEWTIME) || task->fd[UN_TASK_NS + UN_NS_PID] >= 0;
     struct un_error err;
+    /* Asked before the descriptors are used up. */
+    bool second = un_task_has_second(task);
     if (enter(task, &err)) {
         un_tell_failure(task->fd[UN_TASK_SOCKET], &err);
         return FAILED;
@@ -148,20 +143,15 @@ static int run(struct inside *inside)
 static int hold(struct un_task *task, struct un_error *err)
 {
     const struct un_message holding = {.news = UN_NEWS_HOLDING};
-    const struct un_setup setup = {.group_count = -1,
-                                   .gid = -1,
-                                   .uid = -1,
-                                   .pdeathsig = SIGKILL,
-                                   .parent_pidfd = task->fd[UN_TASK_PARENT]};
-    int fds[UN_NEWS_FDS], count = 1;
-    if (un_setup_apply(&setup, err))
+    int fds[UN_MESSAGE_FDS], count = 1;
+    if (un_die_with_parent(SIGKILL, task->fd[UN_TASK_PARENT], err))
         return -1;
     close_fd(&task->fd[UN_TASK_PARENT]);
     if (unshare((int)task->number[UN_TASK_FLAGS]))
         return un_fail_errno(err, UN_STEP_UNSHARE, "");
-    fds[0] = open("/proc/self", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    fds[0] = un_open_self(err);
     if (fds[0] < 0)
-        return un_fail_errno(err, UN_STEP_FACTS, "/proc/self");
+        return -1;
     for (int kind = 0; kind < UN_NS_COUNT; kind++)
         if ((uint64_t)task->number[UN_TASK_FLAGS] & un_ns_flag(kind)) {
             fds[count] = openat(fds[0], un_ns_file(kind), O_RDONLY | O_CLOEXEC);

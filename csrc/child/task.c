@@ -1,11 +1,13 @@
 /* What our child program is asked, and what it answers. */
 #include "child/task.h"
 #include "base/error.h"
+#include "base/number.h"
+#include "sys/message.h"
+#include "sys/namespaces.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 
 /* The kernel takes no word that is longer than 128 KiB (MAX_ARG_STRLEN): so many groups in one,
  * each of at most ten digits, and a comma. */
@@ -26,16 +28,9 @@ void un_task_init(struct un_task *task)
 /* Writes a number and a comma, ends it with NUL, and returns where that is. */
 static char *put_number(char *to, int64_t number)
 {
-    char digits[20];
-    size_t count = 0;
-    uint64_t left = number < 0 ? 0 - (uint64_t)number : (uint64_t)number;
     if (number < 0)
         *to++ = '-';
-    do
-        digits[count++] = (char)('0' + left % 10);
-    while (left /= 10);
-    while (count)
-        *to++ = digits[--count];
+    to = un_number_write(to, number < 0 ? 0 - (uint64_t)number : (uint64_t)number);
     *to++ = ',';
     *to = '\0';
     return to;
@@ -44,15 +39,12 @@ static char *put_number(char *to, int64_t number)
 /* Reads what put_number() wrote; NULL: that is none. */
 static const char *take_number(const char *from, int64_t *number)
 {
-    bool negative = from && *from == '-';
-    uint64_t read = 0;
     if (!from)
         return NULL;
-    from += negative;
-    const char *start = from;
-    for (; *from >= '0' && *from <= '9'; from++)
-        read = read * 10 + (uint64_t)(*from - '0');
-    if (from == start || from - start > 20 || *from != ',')
+    bool negative = *from == '-';
+    uint64_t read;
+    from = un_number_read(from + negative, UINT64_MAX, &read);
+    if (!from || *from != ',')
         return NULL;
     *number = (int64_t)(negative ? 0 - read : read);
     return from + 1;
@@ -195,27 +187,15 @@ bool un_words_read(char **words, struct un_task *task)
     return true;
 }
 
+bool un_task_has_second(const struct un_task *task)
+{
+    return task->number[UN_TASK_FLAGS] & (CLONE_NEWPID | CLONE_NEWTIME) ||
+           task->fd[UN_TASK_NS + UN_NS_PID] >= 0;
+}
+
 bool un_tell(int socket, const struct un_message *message, const int *fds, size_t count)
 {
-    union {
-        struct cmsghdr header;
-        char room[CMSG_SPACE(UN_NEWS_FDS * sizeof(int))];
-    } control;
-    struct iovec part = {.iov_base = (void *)(uintptr_t)message, .iov_len = sizeof *message};
-    struct msghdr letter = {.msg_iov = &part, .msg_iovlen = 1};
-    memset(&control, 0, sizeof control);
-    if (count) {
-        control.header.cmsg_len = CMSG_LEN(count * sizeof(int));
-        control.header.cmsg_level = SOL_SOCKET;
-        control.header.cmsg_type = SCM_RIGHTS;
-        memcpy(CMSG_DATA(&control.header), fds, count * sizeof(int));
-        letter.msg_control = &control;
-        letter.msg_controllen = CMSG_SPACE(count * sizeof(int));
-    }
-    ssize_t sent;
-    while ((sent = sendmsg(socket, &letter, MSG_NOSIGNAL)) < 0 && errno == EINTR)
-        continue;
-    return sent == (ssize_t)sizeof *message;
+    return un_send(socket, message, sizeof *message, fds, count);
 }
 
 void un_tell_failure(int socket, const struct un_error *err)

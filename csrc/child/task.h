@@ -56,6 +56,10 @@ struct un_task {
 };
 
 void un_task_init(struct un_task *task);
+/* Whether the child program has a child of its own in its place: a process does not move into the
+ * PID namespace that it joins or makes, nor into the time namespace that it makes; its children do.
+ */
+bool un_task_has_second(const struct un_task *task);
 
 /* A task as words. */
 struct un_words {
@@ -83,7 +87,6 @@ enum un_news {
 };
 
 #define UN_CAUSE_MAX 64
-#define UN_NEWS_FDS (1 + UN_NS_COUNT)
 
 struct un_message {
     int32_t news; /* enum un_news */

@@ -1,5 +1,6 @@
-/* Why a child could not be started in a control group. */
+#include "explain/cgroup.h"
 #include "base/error.h"
+#include "base/procfile.h"
 #include "sys/clone.h"
 
 #include <errno.h>
@@ -33,22 +34,6 @@ static size_t mount_length(const char *path)
     return length;
 }
 
-/* Our own cgroup v2 below the root of the hierarchy, as "/a/b"; false if /proc does not tell. */
-static bool read_own(char *path, size_t size)
-{
-    char line[UN_PATH_MAX];
-    bool found = false;
-    FILE *stream = fopen("/proc/self/cgroup", "re");
-    while (stream && !found && fgets(line, sizeof line, stream)) {
-        found = !strncmp(line, "0::", 3);
-        line[strcspn(line, "\n")] = '\0';
-        snprintf(path, size, "%s", found ? line + 3 : "");
-    }
-    if (stream)
-        fclose(stream);
-    return found;
-}
-
 /* The length of the longest path that both are at or below: "/a" of "/a/b" and "/a/bc". */
 static size_t common_length(const char *a, const char *b)
 {
@@ -77,7 +62,7 @@ static bool find_unwritable(const char *path, char *file, size_t size)
     snprintf(file, size, "%s" PROCS, path);
     if (!may_write(file))
         return true;
-    if (!read_own(own, sizeof own))
+    if (!un_proc_cgroup("/proc", "", own, sizeof own))
         return false;
     size_t mount = mount_length(path);
     size_t common = common_length(path + mount, strcmp(own, "/") ? own : "");

@@ -1,5 +1,5 @@
 #include "explain/limits.h"
-#include "include/usernsctl.h"
+#include "base/procfile.h"
 
 #include <inttypes.h>
 #include <stdbool.h>
@@ -37,14 +37,15 @@ static bool read_count(const char *path, const char *field, uint64_t *count)
     return found;
 }
 
-/* `group` is our place in the hierarchy, "/a/b", or in that of the host: a container sees its own
- * group where the hierarchy is mounted. */
+/* `group` is our place in the hierarchy, or in that of the host: a container sees its own group
+ * where the hierarchy is mounted. */
 static bool count_in(enum un_limit limit, int version, const char *group, uint64_t *count)
 {
     char mount[64], path[UN_PATH_MAX + 128];
     snprintf(mount, sizeof mount, "/sys/fs/cgroup%s%s", version == 1 ? "/" : "",
              version == 1 ? limits[limit].controller : "");
-    snprintf(path, sizeof path, "%s%s/%s", mount, group, limits[limit].files[version - 1]);
+    snprintf(path, sizeof path, "%s%s/%s", mount, strcmp(group, "/") ? group : "",
+             limits[limit].files[version - 1]);
     if (read_count(path, limits[limit].field, count))
         return true;
     snprintf(path, sizeof path, "%s/%s", mount, limits[limit].files[version - 1]);
@@ -53,25 +54,13 @@ static bool count_in(enum un_limit limit, int version, const char *group, uint64
 
 uint64_t un_limit_hits(enum un_limit limit)
 {
-    char line[UN_PATH_MAX];
+    char group[UN_PATH_MAX];
     uint64_t count = 0;
-    bool found = false;
-    FILE *file = fopen("/proc/self/cgroup", "re");
-    while (file && !found && fgets(line, sizeof line, file)) {
-        /* ID:CONTROLLER:PATH */
-        char *controller = strchr(line, ':'), *path = controller;
-        if (!controller || !(path = strchr(++controller, ':')))
-            continue;
-        *path++ = '\0';
-        path[strcspn(path, "\n")] = '\0';
-        const char *group = strcmp(path, "/") ? path : "";
-        if (!strcmp(controller, limits[limit].controller))
-            found = count_in(limit, 1, group, &count);
-        else if (!*controller)
-            found = count_in(limit, 2, group, &count);
-    }
-    if (file)
-        fclose(file);
+    if (un_proc_cgroup("/proc", limits[limit].controller, group, sizeof group) &&
+        count_in(limit, 1, group, &count))
+        return count;
+    if (un_proc_cgroup("/proc", "", group, sizeof group))
+        count_in(limit, 2, group, &count);
     return count;
 }
 

@@ -1,9 +1,8 @@
 /* Facts: who we are, and which ids exist for us. */
 #include "base/caps.h"
 #include "base/error.h"
+#include "sys/self.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <linux/capability.h>
 #include <stdio.h>
@@ -26,13 +25,9 @@ static int read_kernel(struct un_facts *facts, struct un_error *err)
 
 static int read_parent_maps(struct un_facts *facts, struct un_error *err)
 {
-    int self = open("/proc/self", O_PATH | O_DIRECTORY | O_CLOEXEC);
-    if (self < 0) {
-        un_fail_errno(err, UN_STEP_FACTS, "/proc/self");
-        if (err->errnum == ENOENT)
-            err->cause = "no-proc";
+    int self = un_open_self(err);
+    if (self < 0)
         return -1;
-    }
     int failed = un_map_read(self, "uid_map", &facts->id[UN_UID].parent, err) ||
                  un_map_read(self, "gid_map", &facts->id[UN_GID].parent, err);
     close(self);

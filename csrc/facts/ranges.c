@@ -2,6 +2,8 @@
 #include "base/error.h"
 #include "base/lines.h"
 #include "base/notice.h"
+#include "base/path.h"
+#include "map/kind.h"
 #include "sys/jobs.h"
 
 #include <errno.h>
@@ -17,8 +19,6 @@
 #include <unistd.h>
 
 #define ASK_TIMEOUT_MS 10000
-/* Where helpers are when PATH does not say. */
-#define DEFAULT_PATH "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
 
 /* What getsubids(1) says of the most ranges that a map can hold. */
 #define SUBIDS_TEXT_MAX (UN_MAP_MAX * (sizeof "339:  4294967295 4294967295\n" + UN_USER_MAX))
@@ -30,16 +30,12 @@ static bool is_program(const char *path)
     return !stat(path, &status) && S_ISREG(status.st_mode) && !access(path, X_OK);
 }
 
-/* Finds an executable file along `path`; false if there is none. */
+/* Finds an executable file in one of the absolute directories of `path`; false if there is none. */
 static bool find_program(const char *path, const char *name, char found[UN_PATH_MAX])
 {
-    for (const char *start = path; *start;) {
-        const char *end = strchrnul(start, ':');
-        int length = snprintf(found, UN_PATH_MAX, "%.*s/%s", (int)(end - start), start, name);
-        if (*start == '/' && length < UN_PATH_MAX && is_program(found))
+    while (un_next_candidate(&path, name, found))
+        if (*found == '/' && is_program(found))
             return true;
-        start = *end ? end + 1 : end;
-    }
     found[0] = '\0';
     return false;
 }
@@ -195,21 +191,19 @@ static const char *or_else(const char *given, const char *otherwise)
 int un_facts_read_ranges(struct un_facts *facts, const struct un_sources *sources,
                          struct un_error *err)
 {
-    static const char *const files[] = {"/etc/subuid", "/etc/subgid"};
-    static const char *const helpers[] = {"newuidmap", "newgidmap"};
-    const char *path = or_else(sources->path, DEFAULT_PATH);
+    const char *path = or_else(sources->path, UN_SYSTEM_PATH);
 
     read_user(or_else(sources->passwd, "/etc/passwd"), path, facts);
     facts->any_group = grants_any_group(or_else(sources->login, "/etc/login.defs"));
     bool other = has_other_source(or_else(sources->nsswitch, "/etc/nsswitch.conf"));
     for (int kind = UN_UID; kind <= UN_GID; kind++) {
         struct un_id_facts *id = &facts->id[kind];
-        read_helper(path, helpers[kind], id);
+        read_helper(path, un_kinds[kind].helper, id);
         /* The user's uid is what counts for groups too: an entry by gid is never looked at. */
-        int failed = other
-                         ? ask_ranges(kind, path, facts, err)
-                         : un_subid_read(or_else(sources->subid[kind], files[kind]), facts->user,
-                                         facts->id[UN_UID].own, &id->ranges, &facts->notices, err);
+        int failed =
+            other ? ask_ranges(kind, path, facts, err)
+                  : un_subid_read(or_else(sources->subid[kind], un_kinds[kind].subid), facts->user,
+                                  facts->id[UN_UID].own, &id->ranges, &facts->notices, err);
         if (failed)
             return -1;
     }

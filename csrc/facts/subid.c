@@ -2,6 +2,7 @@
 #include "base/error.h"
 #include "base/lines.h"
 #include "base/notice.h"
+#include "base/number.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -9,14 +10,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Reads decimal digits up to the byte `end`. Returns what follows it, or NULL. */
-static const char *parse_number(const char *text, char end, uint64_t *number)
+/* Reads a number that the byte `end` follows. Returns what follows that, or NULL. */
+static const char *read_field(const char *text, char end, uint64_t *number)
 {
-    const char *at = text;
-    *number = 0;
-    for (; *at >= '0' && *at <= '9' && *number <= UINT32_MAX; at++)
-        *number = *number * 10 + (uint64_t)(*at - '0');
-    if (at == text || *at != end || *number > UINT32_MAX)
+    const char *at = un_number_read(text, UINT32_MAX, number);
+    if (!at || *at != end)
         return NULL;
     return end ? at + 1 : at;
 }
@@ -25,9 +23,9 @@ static const char *parse_number(const char *text, char end, uint64_t *number)
 static const char *parse_range(const char *text, struct un_range *range)
 {
     uint64_t start, count;
-    const char *at = parse_number(text, ':', &start);
+    const char *at = read_field(text, ':', &start);
     if (at)
-        at = parse_number(at, '\0', &count);
+        at = read_field(at, '\0', &count);
     if (!at)
         return strchr(text, '\r') ? "it ends with CR LF" : "it must be name:start:count";
     if (count == 0)

@@ -1,13 +1,8 @@
 #include "map/compose.h"
 #include "base/error.h"
+#include "map/kind.h"
 
 #include <inttypes.h>
-#include <stdio.h>
-
-const char *un_kind_name(int kind)
-{
-    return kind == UN_UID ? "uid" : "gid";
-}
 
 static int add_self(int kind, const struct un_id_request *want, const struct un_id_facts *id,
                     struct un_map *map, struct un_error *err)
@@ -17,7 +12,7 @@ static int add_self(int kind, const struct un_id_request *want, const struct un_
     if (!un_map_has(&id->parent, id->own))
         return un_fail(err, UN_STEP_PLAN, 0, "caller-id-unmapped",
                        "our %s %" PRIu32 " is not mapped in the user namespace we are in",
-                       un_kind_name(kind), id->own);
+                       un_kinds[kind].name, id->own);
     return un_map_add(map, (struct un_extent){want->self, id->own, 1}, err);
 }
 
@@ -33,7 +28,7 @@ static int add_named(int kind, struct un_extent extent, const struct un_map *par
             return un_fail(err, UN_STEP_PLAN, 0, "outside-parent-map",
                            "%s %" PRIu32 " does not exist in the user namespace we are in, and "
                            "%" PRIu32 " from it on don't either",
-                           un_kind_name(kind), extent.outside, length);
+                           un_kinds[kind].name, extent.outside, length);
         if (un_map_add(map, (struct un_extent){extent.inside, extent.outside, length}, err))
             return -1;
         extent.inside += length;
@@ -95,16 +90,16 @@ static int add_range(struct un_range ids, int fill, uint32_t *next, const struct
 
 static int no_range(int kind, const struct un_facts *facts, struct un_error *err)
 {
-    const char *file = kind == UN_UID ? "/etc/subuid" : "/etc/subgid";
+    const char *file = un_kinds[kind].subid;
     const char *notice = facts->notices.len ? facts->notices.text[0] : "";
     const char *separator = *notice ? "; " : "";
     /* A grant would not help then: the helpers map nothing for a uid without a name. */
     if (!facts->user[0])
         return un_fail(err, UN_STEP_PLAN, 0, "no-passwd-entry",
                        "%s grants no %s to uid %" PRIu32 ", which has no name in /etc/passwd%s%s",
-                       file, un_kind_name(kind), facts->id[UN_UID].own, separator, notice);
+                       file, un_kinds[kind].name, facts->id[UN_UID].own, separator, notice);
     return un_fail(err, UN_STEP_PLAN, 0, "no-subordinate-range", "%s grants no %s to user %s%s%s",
-                   file, un_kind_name(kind), facts->user, separator, notice);
+                   file, un_kinds[kind].name, facts->user, separator, notice);
 }
 
 static int add_ranges(int kind, int fill, const struct un_facts *facts, struct un_map *map,
@@ -121,7 +116,7 @@ static int add_ranges(int kind, int fill, const struct un_facts *facts, struct u
         return un_fail(err, UN_STEP_PLAN, 0, "range-outside-parent",
                        "the subordinate %ss %" PRIu32 ":%" PRIu32
                        " do not exist in the user namespace we are in",
-                       un_kind_name(kind), clipped->range[0].start, clipped->range[0].count);
+                       un_kinds[kind].name, clipped->range[0].start, clipped->range[0].count);
     return 0;
 }
 

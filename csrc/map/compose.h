@@ -4,8 +4,6 @@
 
 #include "include/usernsctl.h"
 
-/* "uid" or "gid". */
-const char *un_kind_name(int kind);
 /* Fills in the map that is asked for, and the ranges that had to be left out of it. */
 int un_compose(int kind, const struct un_request *request, const struct un_facts *facts,
                struct un_map *map, struct un_ranges *clipped, struct un_error *err);

@@ -1,28 +1,19 @@
 /* Extents and maps: reading, checking and writing them. */
 #include "base/error.h"
+#include "base/number.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
-#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 /* (uid_t)-1 stands for "no id" and can't be mapped. */
 #define NO_ID UINT32_MAX
 
-/* Reads decimal digits and nothing else, up to 4294967295. Returns what follows them, or NULL. */
-static const char *parse_number(const char *text, uint32_t *number)
+static const char *read_id(const char *text, uint32_t *id)
 {
-    const char *at = text;
-    uint64_t value = 0;
-    for (; *at >= '0' && *at <= '9'; at++) {
-        value = value * 10 + (uint64_t)(*at - '0');
-        if (value > UINT32_MAX)
-            return NULL;
-    }
-    *number = (uint32_t)value;
-    return at == text ? NULL : at;
+    uint64_t number = 0;
+    const char *end = un_number_read(text, UINT32_MAX, &number);
+    *id = (uint32_t)number;
+    return end;
 }
 
 /* Whether the ids from `first` on exist: 4294967295 is not one of them (kernel: map_write()). */
@@ -50,7 +41,7 @@ int un_extent_parse(const char *text, struct un_extent *extent, struct un_error 
     uint32_t field[3];
     const char *at = text;
     for (int i = 0; i < 3 && at; i++) {
-        at = parse_number(at, &field[i]);
+        at = read_id(at, &field[i]);
         if (at && i < 2)
             at = *at == ':' ? at + 1 : NULL;
     }
@@ -124,16 +115,9 @@ int un_map_check(const struct un_map *map, uint32_t max_extents, size_t page_siz
     return 0;
 }
 
-static char *format_number(char *at, uint32_t number, char end)
+static char *write_field(char *at, uint32_t number, char end)
 {
-    char digits[10];
-    size_t count = 0;
-    do {
-        digits[count++] = (char)('0' + number % 10);
-        number /= 10;
-    } while (number);
-    while (count)
-        *at++ = digits[--count];
+    at = un_number_write(at, number);
     *at++ = end;
     return at;
 }
@@ -142,9 +126,9 @@ size_t un_map_format(const struct un_map *map, char text[UN_MAP_TEXT_MAX])
 {
     char *at = text;
     for (uint32_t i = 0; i < map->len; i++) {
-        at = format_number(at, map->extent[i].inside, ' ');
-        at = format_number(at, map->extent[i].outside, ' ');
-        at = format_number(at, map->extent[i].count, '\n');
+        at = write_field(at, map->extent[i].inside, ' ');
+        at = write_field(at, map->extent[i].outside, ' ');
+        at = write_field(at, map->extent[i].count, '\n');
     }
     *at = '\0';
     return (size_t)(at - text);
@@ -164,7 +148,7 @@ int un_map_parse(const char *text, struct un_map *map, struct un_error *err)
         uint32_t field[3];
         const char *line = at;
         for (int i = 0; i < 3 && at; i++)
-            at = parse_number(skip_blanks(at), &field[i]);
+            at = read_id(skip_blanks(at), &field[i]);
         if (at)
             at = skip_blanks(at);
         if (!at || (*at && *at != '\n'))
@@ -178,41 +162,6 @@ int un_map_parse(const char *text, struct un_map *map, struct un_error *err)
             at++;
     }
     return 0;
-}
-
-/* Reads all of a small file. The kernel gives a map in one read where the buffer is large enough,
- * but nothing promises it. */
-static ssize_t read_all(int fd, char *text, size_t size)
-{
-    size_t length = 0;
-    while (length < size) {
-        ssize_t got = read(fd, text + length, size - length);
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got < 0)
-            return -1;
-        if (got == 0)
-            break;
-        length += (size_t)got;
-    }
-    return (ssize_t)length;
-}
-
-int un_map_read(int dir, const char *name, struct un_map *map, struct un_error *err)
-{
-    /* The kernel pads each of the numbers to ten columns. */
-    char text[UN_MAP_MAX * 33 + 1];
-    int fd = openat(dir, name, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return un_fail_errno(err, UN_STEP_FACTS, name);
-    ssize_t length = read_all(fd, text, sizeof text - 1);
-    if (length < 0)
-        un_fail_errno(err, UN_STEP_FACTS, name);
-    close(fd);
-    if (length < 0)
-        return -1;
-    text[length] = '\0';
-    return un_map_parse(text, map, err);
 }
 
 bool un_map_has(const struct un_map *map, uint32_t inside)

@@ -1,12 +1,12 @@
 /* Planning: what is mapped, and who writes it. Pure functions of a request and of facts. */
+#include "map/plan.h"
 #include "base/error.h"
 #include "map/compose.h"
+#include "map/kind.h"
 
-#include <fcntl.h>
 #include <inttypes.h>
 #include <linux/capability.h>
 #include <string.h>
-#include <unistd.h>
 
 static const char *const writer_names[] = {
     [UN_WRITER_NONE] = "none",
@@ -14,10 +14,6 @@ static const char *const writer_names[] = {
     [UN_WRITER_PARENT] = "parent",
     [UN_WRITER_HELPER] = "helper",
 };
-
-/* What writing a map of each kind takes. */
-static const int writing_cap[] = {[UN_UID] = CAP_SETUID, [UN_GID] = CAP_SETGID};
-static const char *const writing_cap_name[] = {[UN_UID] = "CAP_SETUID", [UN_GID] = "CAP_SETGID"};
 
 const char *un_writer_name(int writer)
 {
@@ -84,11 +80,11 @@ static bool is_granted(struct un_extent extent, const struct un_id_facts *id)
 static int refuse_helper(int kind, const struct un_facts *facts, const char *cause, const char *why,
                          struct un_error *err)
 {
-    const char *helper = kind == UN_UID ? "newuidmap" : "newgidmap";
     const char *path = facts->id[kind].helper;
     return un_fail(err, UN_STEP_PLAN, 0, cause,
                    "the %s map is more than our own id and we don't hold %s, so it takes %s; %s",
-                   un_kind_name(kind), writing_cap_name[kind], *path ? path : helper, why);
+                   un_kinds[kind].name, un_kinds[kind].capability,
+                   *path ? path : un_kinds[kind].helper, why);
 }
 
 /* What can be told of a helper without running it. */
@@ -133,11 +129,10 @@ static int plan_helper(int kind, const struct un_facts *facts, struct un_plan *p
         if (!is_granted(map->extent[i], id))
             return un_fail(err, UN_STEP_PLAN, 0, "range-not-granted",
                            "the %ss %" PRIu32 ":%" PRIu32 " are not granted to user %s by %s",
-                           un_kind_name(kind), map->extent[i].outside, map->extent[i].count,
-                           facts->user, kind == UN_UID ? "/etc/subuid" : "/etc/subgid");
+                           un_kinds[kind].name, map->extent[i].outside, map->extent[i].count,
+                           facts->user, un_kinds[kind].subid);
     plan->writer[kind] = UN_WRITER_HELPER;
-    plan->reason[kind] = kind == UN_UID ? "newuidmap writes what /etc/subuid grants"
-                                        : "newgidmap writes what /etc/subgid grants";
+    plan->reason[kind] = un_kinds[kind].helper_does;
     memcpy(plan->helper[kind], id->helper, sizeof id->helper);
     return 0;
 }
@@ -147,7 +142,7 @@ static int choose_writer(int kind, const struct un_request *request, const struc
 {
     const struct un_map *map = &plan->map.of[kind];
     bool own = is_own_id(map, facts->id[kind].own);
-    bool privileged = holds(facts, writing_cap[kind]);
+    bool privileged = holds(facts, un_kinds[kind].cap);
     /* A file's group may be denied what everybody else is granted: so who maps a group without
      * privilege must not be able to leave it (user_namespaces(7), "The /proc/PID/setgroups file").
      */
@@ -163,9 +158,7 @@ static int choose_writer(int kind, const struct un_request *request, const struc
                        "uid 0 of this namespace can't be mapped without CAP_SETFCAP");
     if (self || privileged) {
         plan->writer[kind] = self ? UN_WRITER_SELF : UN_WRITER_PARENT;
-        plan->reason[kind] = self             ? "one id, our own"
-                             : kind == UN_UID ? "we hold CAP_SETUID"
-                                              : "we hold CAP_SETGID";
+        plan->reason[kind] = self ? "one id, our own" : un_kinds[kind].privileged;
         return 0;
     }
     if (own)
@@ -184,10 +177,12 @@ static int64_t inside_id(const struct un_map *map, uint32_t own)
 }
 
 /* Our groups are not those of somebody else, but only who may call setgroups(2) can drop them. */
-static bool must_drop_groups(const struct un_plan *plan, uint32_t own)
+void un_plan_become(struct un_plan *plan, uint32_t uid, uint32_t gid)
 {
-    return plan->setgroups != UN_SETGROUPS_DENY && plan->become[UN_GID] >= 0 &&
-           !maps_outside(&plan->map.of[UN_GID], own);
+    plan->become[UN_UID] = inside_id(&plan->map.of[UN_UID], uid);
+    plan->become[UN_GID] = inside_id(&plan->map.of[UN_GID], gid);
+    plan->drop_groups = plan->setgroups != UN_SETGROUPS_DENY && plan->become[UN_GID] >= 0 &&
+                        !maps_outside(&plan->map.of[UN_GID], gid);
 }
 
 static int plan_kind(int kind, const struct un_request *request, const struct un_facts *facts,
@@ -199,10 +194,7 @@ static int plan_kind(int kind, const struct un_request *request, const struct un
         return -1;
     if (map->len && un_map_check(map, most, facts->page_size, err))
         return -1;
-    if (choose_writer(kind, request, facts, plan, err))
-        return -1;
-    plan->become[kind] = inside_id(map, facts->id[kind].own);
-    return 0;
+    return choose_writer(kind, request, facts, plan, err);
 }
 
 static int plan_all(const struct un_request *request, const struct un_facts *facts,
@@ -216,13 +208,12 @@ static int plan_all(const struct un_request *request, const struct un_facts *fac
     plan->setgroups = request->setgroups;
     if (plan->writer[UN_GID] == UN_WRITER_SELF)
         plan->setgroups = UN_SETGROUPS_DENY;
-    plan->drop_groups = must_drop_groups(plan, facts->id[UN_GID].own);
+    un_plan_become(plan, facts->id[UN_UID].own, facts->id[UN_GID].own);
     return 0;
 }
 
-/* What is left of a request where its ranges can't be had, and that is said to be enough. */
-static int plan_single_id(const struct un_request *request, const struct un_facts *facts,
-                          struct un_plan *plan, struct un_error *err)
+int un_plan_single_id(const struct un_request *request, const struct un_facts *facts,
+                      struct un_plan *plan, struct un_error *err)
 {
     struct un_request single = *request;
     struct un_error wanted = *err;
@@ -246,33 +237,7 @@ int un_plan_make(const struct un_request *request, const struct un_facts *facts,
         return 0;
     if (!request->allow_single_id || err->step != UN_STEP_PLAN)
         return -1;
-    return plan_single_id(request, facts, plan, err);
-}
-
-static int read_setgroups(int dir, int *setgroups, struct un_error *err)
-{
-    char text[8] = "";
-    int fd = openat(dir, "setgroups", O_RDONLY | O_CLOEXEC);
-    if (fd < 0 || read(fd, text, sizeof text - 1) < 0)
-        un_fail_errno(err, UN_STEP_FACTS, "setgroups");
-    else
-        *setgroups = strncmp(text, "deny", 4) ? UN_SETGROUPS_ALLOW : UN_SETGROUPS_DENY;
-    if (fd >= 0)
-        close(fd);
-    return *setgroups == UN_SETGROUPS_AUTO ? -1 : 0;
-}
-
-int un_plan_to_join(int dir, struct un_plan *plan, struct un_error *err)
-{
-    memset(plan, 0, sizeof *plan);
-    if (un_map_read(dir, "uid_map", &plan->map.of[UN_UID], err) ||
-        un_map_read(dir, "gid_map", &plan->map.of[UN_GID], err) ||
-        read_setgroups(dir, &plan->setgroups, err))
-        return -1;
-    plan->become[UN_UID] = inside_id(&plan->map.of[UN_UID], geteuid());
-    plan->become[UN_GID] = inside_id(&plan->map.of[UN_GID], getegid());
-    plan->drop_groups = must_drop_groups(plan, getegid());
-    return 0;
+    return un_plan_single_id(request, facts, plan, err);
 }
 
 bool un_plan_writes_itself(const struct un_plan *plan)
@@ -289,18 +254,8 @@ bool un_plan_needs_ranges(const struct un_request *request, const struct un_fact
         const struct un_id_request *want = &request->id[kind];
         if (want->fill == UN_FILL_PACKED || want->fill == UN_FILL_IDENTITY)
             return true;
-        if ((want->fill == UN_FILL_ALL || want->more.len) && !holds(facts, writing_cap[kind]))
+        if ((want->fill == UN_FILL_ALL || want->more.len) && !holds(facts, un_kinds[kind].cap))
             return true;
     }
     return false;
-}
-
-int un_plan_for_caller(const struct un_request *request, const struct un_sources *sources,
-                       struct un_facts *facts, struct un_plan *plan, struct un_error *err)
-{
-    if (un_facts_read(facts, err))
-        return -1;
-    if (un_plan_needs_ranges(request, facts) && un_facts_read_ranges(facts, sources, err))
-        return request->allow_single_id ? plan_single_id(request, facts, plan, err) : -1;
-    return un_plan_make(request, facts, plan, err);
 }

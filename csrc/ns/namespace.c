@@ -1,9 +1,10 @@
 /* Making, keeping and entering namespaces. */
 #include "base/error.h"
 #include "ns/start_child.h"
-#include "sys/clone.h"
 #include "sys/map_files.h"
 #include "sys/namespaces.h"
+#include "sys/process.h"
+#include "sys/self.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -85,7 +86,6 @@ static int create(const struct un_plan *plan, uint64_t flags, struct un_start *s
                   struct un_namespace *ns, struct un_error *err)
 {
     struct un_task task;
-    siginfo_t how;
     un_task_init(&task);
     task.number[UN_TASK_HOLD] = 1;
     task.number[UN_TASK_FLAGS] = (int64_t)flags;
@@ -98,9 +98,7 @@ static int create(const struct un_plan *plan, uint64_t flags, struct un_start *s
         return -1;
     failed = hold_and_map(start, plan, flags, ns, err);
     close(start->socket);
-    un_kill(start->pidfd);
-    un_reap(start->pidfd, &how);
-    close(start->pidfd);
+    un_kill_and_reap(start->pidfd);
     if (failed)
         un_namespace_close(ns);
     return failed;
@@ -121,13 +119,14 @@ int un_namespace_create(const struct un_plan *plan, uint64_t flags, const char *
 }
 
 /* One thread can't be in another user namespace than the rest of its process: EINVAL. */
-int un_explain_clone(struct un_error *err, enum un_step step, uint64_t flags)
+static int fail_unshare_user(struct un_error *err)
 {
-    un_fail_errno(err, step, "");
+    un_fail_errno(err, UN_STEP_UNSHARE, "");
     int threads = un_thread_count();
-    if (step != UN_STEP_CLONE && err->errnum == EINVAL && flags & CLONE_NEWUSER && threads > 1)
-        return un_fail(err, step, EINVAL, "multithreaded", "this process has %d threads", threads);
-    return -1;
+    if (err->errnum != EINVAL || threads <= 1)
+        return -1;
+    return un_fail(err, UN_STEP_UNSHARE, EINVAL, "multithreaded", "this process has %d threads",
+                   threads);
 }
 
 static int enter_and_write(const struct un_plan *plan, uint64_t flags, struct un_error *err)
@@ -138,9 +137,8 @@ static int enter_and_write(const struct un_plan *plan, uint64_t flags, struct un
         return un_fail_errno(err, UN_STEP_UID_MAP, "the maps");
     un_own_maps_of(plan, text, &maps);
     un_hide_process();
-    int failed = unshare((int)(flags | CLONE_NEWUSER))
-                     ? un_explain_clone(err, UN_STEP_UNSHARE, flags | CLONE_NEWUSER)
-                     : un_write_own_maps(&maps, err);
+    int failed = unshare((int)(flags | CLONE_NEWUSER)) ? fail_unshare_user(err)
+                                                       : un_write_own_maps(&maps, err);
     free(text);
     return failed;
 }
@@ -153,7 +151,7 @@ static int create_and_join(const struct un_plan *plan, uint64_t flags, const cha
     /* The kernel would say so, too, but not before all the rest is done. */
     if (un_thread_count() > 1) {
         errno = EINVAL;
-        return un_explain_clone(err, UN_STEP_UNSHARE, CLONE_NEWUSER);
+        return fail_unshare_user(err);
     }
     if (un_namespace_create(plan, 0, child, &ns, err))
         return -1;

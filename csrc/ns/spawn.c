@@ -1,16 +1,14 @@
 /*
  * Starting a command in a child: by the child program where it is to run somewhere else, or as
- * somebody else (start.c, inside.c), else at once.
- *
- * In both cases the child shares our memory until it executes something, so that the price does not
- * grow with the heap, and until then it makes system calls and little else: no allocation, no
- * stdio, no locks.
+ * somebody else (start_child.c, child/enter.c), else at once (sys/bare_command.c).
  */
 #include "base/error.h"
+#include "explain/cgroup.h"
 #include "ns/start_child.h"
+#include "sys/bare_command.h"
 #include "sys/clone.h"
-#include "sys/fds.h"
 #include "sys/map_files.h"
+#include "sys/process.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -20,96 +18,6 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-#ifndef CLONE_NEWTIME
-#define CLONE_NEWTIME 0x00000080
-#endif
-
-void un_spawn_init(struct un_spawn *spawn)
-{
-    memset(spawn, 0, sizeof *spawn);
-    un_setup_init(&spawn->setup);
-    spawn->stdio[0] = spawn->stdio[1] = spawn->stdio[2] = -1;
-    spawn->cgroup = -1;
-    spawn->process_group = -1;
-    spawn->umask = -1;
-}
-
-/* What is no matter of namespaces: it is done before there are any. */
-static int prepare(const void *arg, struct un_error *err)
-{
-    const struct un_spawn *spawn = arg;
-    if (un_place_stdio(spawn->stdio, err))
-        return -1;
-    if (spawn->umask >= 0)
-        umask((mode_t)spawn->umask);
-    if (spawn->new_session && setsid() < 0)
-        return un_fail_errno(err, UN_STEP_SESSION, "setsid");
-    if (spawn->process_group >= 0 && setpgid(0, spawn->process_group))
-        return un_fail_errno(err, UN_STEP_SESSION, "setpgid");
-    return spawn->close_fds ? un_close_fds_at_exec(spawn->keep, spawn->keep_count, err) : 0;
-}
-
-/* ---- a bare command ------------------------------------------------------------------------ */
-
-static bool is_bare(const struct un_spawn *spawn)
-{
-    const struct un_setup *setup = &spawn->setup;
-    return !spawn->plan && !spawn->join && !spawn->flags && !setup->propagation && !setup->root &&
-           !setup->mount_proc && !setup->drop_bounding && !setup->no_new_privs &&
-           setup->group_count < 0 && setup->gid < 0 && setup->uid < 0 && !setup->keep_caps;
-}
-
-struct bare {
-    const struct un_spawn *spawn;
-    struct un_error *err; /* no step: there was none */
-    uint64_t signals;     /* the mask that the command gets */
-};
-
-static int become_command(void *arg)
-{
-    const struct bare *bare = arg;
-    const struct un_spawn *spawn = bare->spawn;
-    if (prepare(spawn, bare->err) || un_setup_apply(&spawn->setup, bare->err))
-        return -1;
-    if (spawn->restore_signals) {
-        signal(SIGPIPE, SIG_DFL);
-        signal(SIGXFSZ, SIG_DFL);
-    }
-    un_set_signals(bare->signals);
-    return un_exec(&spawn->command, bare->err);
-}
-
-static int spawn_bare(const struct un_spawn *spawn, uint64_t signals, pid_t *pid, int *pidfd,
-                      struct un_error *err)
-{
-    struct bare bare = {.spawn = spawn, .err = err, .signals = signals};
-    struct un_clone clone = {
-        .flags =
-            CLONE_VM | CLONE_VFORK | CLONE_PIDFD | (spawn->cgroup >= 0 ? UN_CLONE_INTO_CGROUP : 0),
-        .run = become_command,
-        .arg = &bare,
-        .cgroup = spawn->cgroup,
-        .exit_signal = SIGCHLD,
-    };
-    siginfo_t how;
-    err->step = UN_STEP_NONE;
-    if (un_clone(&clone)) {
-        un_explain_clone(err, UN_STEP_CLONE, 0);
-        if (spawn->cgroup >= 0)
-            un_explain_cgroup(err, spawn->cgroup);
-        return -1;
-    }
-    *pid = clone.pid;
-    *pidfd = clone.pidfd;
-    if (err->step == UN_STEP_NONE)
-        return 0;
-    un_reap(clone.pidfd, &how);
-    close(clone.pidfd);
-    return -1;
-}
-
-/* ---- any other ----------------------------------------------------------------------------- */
 
 static void describe_setup(const struct un_setup *setup, struct un_task *task)
 {
@@ -187,21 +95,13 @@ static void hear_out(int socket, struct heard *heard, struct un_error *err)
 /* Nothing of it is to be left. */
 static int give_up(const struct un_start *start, const struct heard *heard, struct un_error *err)
 {
-    siginfo_t how;
     /* Of whom we only know the pid we had no room for the descriptor. */
     int second = heard->pidfd >= 0 || heard->pid <= 0 ? heard->pidfd : un_pidfd_open(heard->pid);
-    if (second >= 0) {
-        un_kill(second);
-        un_reap(second, &how);
-        close(second);
-    }
-    if (heard->failed) {
-        un_kill(start->pidfd);
-        un_reap(start->pidfd, &how);
-    } else {
+    if (second >= 0)
+        un_kill_and_reap(second);
+    if (!heard->failed)
         un_fail_ended(start->pidfd, err);
-    }
-    close(start->pidfd);
+    un_kill_and_reap(start->pidfd);
     return -1;
 }
 
@@ -245,9 +145,8 @@ static int spawn_inside(const struct un_spawn *spawn, uint64_t signals, pid_t *p
     struct un_start start = {
         .program = spawn->child,
         .cgroup = spawn->cgroup,
-        .has_second =
-            spawn->flags & (CLONE_NEWPID | CLONE_NEWTIME) || task.fd[UN_TASK_NS + UN_NS_PID] >= 0,
-        .prepare = prepare,
+        .has_second = un_task_has_second(&task),
+        .prepare = un_spawn_prepare,
         .arg = spawn,
         .environment = spawn->command.envp,
     };
@@ -256,18 +155,26 @@ static int spawn_inside(const struct un_spawn *spawn, uint64_t signals, pid_t *p
     return failed;
 }
 
+static int spawn_bare(const struct un_spawn *spawn, uint64_t signals, pid_t *pid, int *pidfd,
+                      struct un_error *err)
+{
+    int failed = un_spawn_bare(spawn, signals, pid, pidfd, err);
+    if (failed && err->step == UN_STEP_CLONE && spawn->cgroup >= 0)
+        un_explain_cgroup(err, spawn->cgroup);
+    return failed;
+}
+
 static int watch_parent_and_spawn(struct un_spawn *spawn, pid_t *pid, int *pidfd,
                                   struct un_error *err)
 {
-    uint64_t signals = un_block_signals();
-    un_set_signals(signals);
+    uint64_t signals = un_signal_mask();
     if (spawn->setup.pdeathsig) {
         spawn->setup.parent_pidfd = un_pidfd_open(getpid());
         if (spawn->setup.parent_pidfd < 0)
             return un_fail_errno(err, UN_STEP_PDEATHSIG, "pidfd_open");
     }
-    int failed = is_bare(spawn) ? spawn_bare(spawn, signals, pid, pidfd, err)
-                                : spawn_inside(spawn, signals, pid, pidfd, err);
+    int failed = un_spawn_is_bare(spawn) ? spawn_bare(spawn, signals, pid, pidfd, err)
+                                         : spawn_inside(spawn, signals, pid, pidfd, err);
     if (spawn->setup.pdeathsig)
         close(spawn->setup.parent_pidfd);
     return failed;

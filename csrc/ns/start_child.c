@@ -13,8 +13,10 @@
  */
 #include "ns/start_child.h"
 #include "base/error.h"
+#include "explain/cgroup.h"
 #include "sys/clone.h"
 #include "sys/fds.h"
+#include "sys/process.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -36,27 +38,8 @@ struct child {
 /* What the kernel has room for: one descriptor, or those of a whole message. */
 union control {
     struct cmsghdr header;
-    char room[CMSG_SPACE(UN_NEWS_FDS * sizeof(int)) + CMSG_SPACE(sizeof(struct ucred))];
+    char room[CMSG_SPACE(UN_MESSAGE_FDS * sizeof(int)) + CMSG_SPACE(sizeof(struct ucred))];
 };
-
-static int send_fd(int socket, int fd)
-{
-    union control control;
-    char byte = 0;
-    struct iovec part = {.iov_base = &byte, .iov_len = 1};
-    struct msghdr letter = {
-        .msg_iov = &part,
-        .msg_iovlen = 1,
-        .msg_control = &control,
-        .msg_controllen = CMSG_SPACE(sizeof fd),
-    };
-    memset(&control, 0, sizeof control);
-    control.header.cmsg_len = CMSG_LEN(sizeof fd);
-    control.header.cmsg_level = SOL_SOCKET;
-    control.header.cmsg_type = SCM_RIGHTS;
-    memcpy(CMSG_DATA(&control.header), &fd, sizeof fd);
-    return sendmsg(socket, &letter, MSG_NOSIGNAL) == 1 ? 0 : -1;
-}
 
 /* Takes the descriptors of a message, and who sent it. */
 static void take_control(struct msghdr *letter, struct un_told *told)
@@ -112,7 +95,7 @@ static int make_socket(const struct child *child)
         return -1;
     if (child->start->has_second && setsockopt(ends[0], SOL_SOCKET, SO_PASSCRED, &on, sizeof on))
         return -1;
-    if (send_fd(child->letterbox[1], ends[0]))
+    if (!un_send(child->letterbox[1], "", 1, &ends[0], 1))
         return -1;
     close(ends[0]);
     int moved = ends[1] > 2 ? ends[1] : fcntl(ends[1], F_DUPFD_CLOEXEC, 3);
@@ -175,11 +158,10 @@ static int clone_child(struct un_start *start, struct child *child, struct un_er
         .exit_signal = SIGCHLD,
     };
     struct un_told told;
-    siginfo_t how;
     char byte;
     child->err->step = UN_STEP_NONE;
     if (un_clone(&clone)) {
-        un_explain_clone(err, UN_STEP_CLONE, 0);
+        un_fail_errno(err, UN_STEP_CLONE, "");
         if (start->cgroup >= 0)
             un_explain_cgroup(err, start->cgroup);
         return -1;
@@ -190,9 +172,7 @@ static int clone_child(struct un_start *start, struct child *child, struct un_er
         (receive(child->letterbox[0], &byte, 1, MSG_DONTWAIT, &told) != 1 || told.fd_count != 1))
         failed = un_fail_errno(err, UN_STEP_CLONE, "a descriptor for the child");
     if (failed) {
-        un_kill(clone.pidfd);
-        un_reap(clone.pidfd, &how);
-        close(clone.pidfd);
+        un_kill_and_reap(clone.pidfd);
         return -1;
     }
     start->pid = clone.pid;

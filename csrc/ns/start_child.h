@@ -3,6 +3,7 @@
 #define USERNSCTL_NS_START_CHILD_H
 
 #include "child/task.h"
+#include "sys/message.h"
 
 struct un_start {
     const char *program; /* the child program */
@@ -26,7 +27,7 @@ int un_start_child(struct un_start *start, const struct un_task *task, struct un
 struct un_told {
     struct un_message message;
     pid_t sender; /* of whom it is, where that was asked for: as this process sees it */
-    int fd[UN_NEWS_FDS];
+    int fd[UN_MESSAGE_FDS];
     size_t fd_count;
 };
 

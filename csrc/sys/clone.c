@@ -1,24 +1,16 @@
 #include "sys/clone.h"
 
 #include <errno.h>
-#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stddef.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #ifndef SYS_clone3
 #define SYS_clone3 435
-#endif
-#ifndef SYS_pidfd_open
-#define SYS_pidfd_open 434
-#endif
-#ifndef SYS_pidfd_send_signal
-#define SYS_pidfd_send_signal 424
 #endif
 /* From linux/sched.h, which does not go together with sched.h. */
 #define CLEAR_SIGHAND 0x100000000ULL
@@ -212,6 +204,13 @@ void un_set_signals(uint64_t mask)
     syscall(SYS_rt_sigprocmask, SIG_SETMASK, &mask, NULL, sizeof mask);
 }
 
+uint64_t un_signal_mask(void)
+{
+    uint64_t mask = 0;
+    syscall(SYS_rt_sigprocmask, SIG_SETMASK, NULL, &mask, sizeof mask);
+    return mask;
+}
+
 int un_clone(struct un_clone *clone)
 {
     uint64_t before = un_block_signals();
@@ -235,33 +234,8 @@ bool un_clone3_works(void)
     return !syscall(SYS_clone3, NULL, 0) || (errno != ENOSYS && errno != EPERM);
 }
 
-int un_pidfd_open(pid_t pid)
+void un_restore_signals(void)
 {
-    return (int)syscall(SYS_pidfd_open, pid, 0);
-}
-
-bool un_reap(int pidfd, siginfo_t *how)
-{
-    int failed;
-    memset(how, 0, sizeof *how);
-    while ((failed = waitid(UN_BY_PIDFD, (id_t)pidfd, how, WEXITED | __WALL)) && errno == EINTR)
-        continue;
-    return !failed;
-}
-
-void un_kill(int pidfd)
-{
-    syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
-}
-
-int un_forbid_cancel(void)
-{
-    int before = PTHREAD_CANCEL_ENABLE;
-    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before);
-    return before;
-}
-
-void un_restore_cancel(int state)
-{
-    pthread_setcancelstate(state, NULL);
+    signal(SIGPIPE, SIG_DFL);
+    signal(SIGXFSZ, SIG_DFL);
 }

@@ -4,13 +4,8 @@
 
 #include "include/usernsctl.h"
 
-#include <signal.h>
-
 /* From linux/sched.h, which does not go together with sched.h; since Linux 5.7. */
 #define UN_CLONE_INTO_CGROUP 0x200000000ULL
-
-/* waitid(2) by a pidfd, since Linux 5.4; younger than some libcs. */
-#define UN_BY_PIDFD 3
 
 struct un_clone {
     uint64_t flags;     /* CLONE_...; CLONE_VM only with CLONE_VFORK; CLONE_PIDFD for pidfd */
@@ -34,31 +29,14 @@ int un_clone(struct un_clone *clone);
 /* Whether the kernel has clone3(2), and no filter keeps it from us. */
 bool un_clone3_works(void);
 
-/* pidfd_open(2), which older libcs lack. -1 with errno. Async-signal-safe. */
-int un_pidfd_open(pid_t pid);
-
-/* Waits for the end of the child that a pidfd refers to. False: how it ended is not to be known,
- * since SIGCHLD is ignored, or somebody else has waited for it. */
-bool un_reap(int pidfd, siginfo_t *how);
-/* SIGKILL to whom the pidfd refers, and to nobody else. */
-void un_kill(int pidfd);
-
 /* Blocks every signal, those that libc keeps for itself included: what was blocked before.
  * Async-signal-safe. */
 uint64_t un_block_signals(void);
 void un_set_signals(uint64_t mask);
+/* What this thread blocks. Async-signal-safe. */
+uint64_t un_signal_mask(void);
 
-/* Has this thread not be cancelled: what pthread_cancel(3) does would happen in a child that shares
- * our memory, or leave a child and descriptors behind. Returns what to restore. */
-int un_forbid_cancel(void);
-void un_restore_cancel(int state);
-
-/* Records errno after a refused clone, unshare or setns with `flags`, with its cause if it is
- * plain. Returns -1. */
-int un_explain_clone(struct un_error *err, enum un_step step, uint64_t flags);
-
-/* After a refused clone into the cgroup whose directory is open as `dir`: if it was for the sake of
- * that, makes `err`, which has the errno, say what was wrong with it. */
-void un_explain_cgroup(struct un_error *err, int dir);
+/* Gives SIGPIPE and SIGXFSZ, which Python ignores, their default action. Async-signal-safe. */
+void un_restore_signals(void);
 
 #endif

@@ -1,10 +1,12 @@
 /* Which descriptors the command gets. */
 #include "sys/fds.h"
 #include "base/error.h"
+#include "base/number.h"
 
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/magic.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -22,10 +24,9 @@
 /* The number that a name in /proc/self/fd is; -1 for "." and "..". */
 static int fd_number(const char *name)
 {
-    int fd = 0;
-    for (; *name >= '0' && *name <= '9'; name++)
-        fd = fd * 10 + (*name - '0');
-    return *name ? -1 : fd;
+    uint64_t fd;
+    const char *end = un_number_read(name, INT_MAX, &fd);
+    return end && !*end ? (int)fd : -1;
 }
 
 /* What is to be done with descriptors. */
@@ -82,16 +83,9 @@ static void treat_range(unsigned first, unsigned last, enum what what)
 /* printf(3) is not async-signal-safe. */
 static int fail_pass_on(int fd, struct un_error *err)
 {
-    char text[] = "descriptor ...........";
-    char *at = text + sizeof text - 1;
-    unsigned left = fd < 0 ? 0U - (unsigned)fd : (unsigned)fd;
-    do {
-        *--at = (char)('0' + left % 10);
-        left /= 10;
-    } while (left);
-    if (fd < 0)
-        *--at = '-';
-    memmove(text + strlen("descriptor "), at, strlen(at) + 1);
+    char text[sizeof "descriptor -2147483648"] = "descriptor -";
+    char *at = text + strlen("descriptor ") + (fd < 0);
+    un_number_write(at, fd < 0 ? 0U - (unsigned)fd : (unsigned)fd);
     return un_fail_errno(err, UN_STEP_FDS, text);
 }
 

@@ -1,6 +1,9 @@
 #include "sys/jobs.h"
 #include "base/error.h"
+#include "base/path.h"
+#include "sys/bare_command.h"
 #include "sys/clone.h"
+#include "sys/process.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -23,7 +26,7 @@ static int64_t now_ms(void)
 
 static int start(struct un_job *job, int null, struct un_error *err)
 {
-    static const char *const env[] = {"LC_ALL=C", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", NULL};
+    static const char *const env[] = {"LC_ALL=C", "PATH=" UN_SYSTEM_PATH, NULL};
     int ends[2];
     if (pipe2(ends, O_CLOEXEC))
         return un_fail_errno(err, UN_STEP_HELPER, "pipe");
@@ -39,7 +42,7 @@ static int start(struct un_job *job, int null, struct un_error *err)
     spawn.keep_count = job->keep_fd >= 0;
     spawn.restore_signals = true;
     pid_t pid;
-    int failed = un_spawn(&spawn, &pid, &job->pidfd, err);
+    int failed = un_spawn_bare(&spawn, un_signal_mask(), &pid, &job->pidfd, err);
     close(ends[1]);
     if (failed)
         close(ends[0]);

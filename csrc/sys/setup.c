@@ -1,7 +1,8 @@
 /* What is done once inside the namespaces, before the command. */
+#include "sys/setup.h"
 #include "base/caps.h"
 #include "base/error.h"
-#include "sys/namespaces.h"
+#include "sys/self.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -78,13 +79,11 @@ static int apply_credentials(const struct un_setup *setup, bool hidden, struct u
     return 0;
 }
 
-/* The signal never comes from a parent that died before it was asked for. In a new PID namespace
- * getppid() tells nothing, so a descriptor does. */
-static int apply_pdeathsig(const struct un_setup *setup, struct un_error *err)
+int un_die_with_parent(int sig, int parent_pidfd, struct un_error *err)
 {
-    if (prctl(PR_SET_PDEATHSIG, setup->pdeathsig))
+    if (prctl(PR_SET_PDEATHSIG, sig))
         return un_fail_errno(err, UN_STEP_PDEATHSIG, "");
-    struct pollfd parent = {.fd = setup->parent_pidfd, .events = POLLIN};
+    struct pollfd parent = {.fd = parent_pidfd, .events = POLLIN};
     if (poll(&parent, 1, 0) == 0)
         return 0;
     errno = ESRCH;
@@ -105,5 +104,5 @@ int un_setup_apply(const struct un_setup *setup, struct un_error *err)
     if (apply_restrictions(setup, err) || apply_credentials(setup, hidden, err))
         return -1;
     /* Last: a change of credentials clears it (PR_SET_PDEATHSIG(2const)). */
-    return setup->pdeathsig ? apply_pdeathsig(setup, err) : 0;
+    return setup->pdeathsig ? un_die_with_parent(setup->pdeathsig, setup->parent_pidfd, err) : 0;
 }

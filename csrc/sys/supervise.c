@@ -1,6 +1,6 @@
 #include "sys/supervise.h"
 #include "base/error.h"
-#include "sys/clone.h"
+#include "sys/process.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -29,7 +29,7 @@ static void take_changes(struct life *child)
         child->stopped = WIFSTOPPED(change);
         child->ended = WIFEXITED(change) || WIFSIGNALED(change);
         if (child->ended)
-            child->status = WIFEXITED(change) ? WEXITSTATUS(change) : 128 + WTERMSIG(change);
+            child->status = un_exit_status_of(change);
     }
 }
 
@@ -173,7 +173,7 @@ pid_t un_supervise(un_pass_on *pass_on, void *arg, int *parent_pidfd, int *statu
     if (child > 0)
         *status = stand_in(child, &signals.all, pass_on, arg, restore ? &terminal : NULL);
     else if (child < 0)
-        un_explain_clone(err, UN_STEP_CLONE, 0);
+        un_fail_errno(err, UN_STEP_CLONE, "");
     else
         *parent_pidfd = self;
     give_signals_back(&signals);

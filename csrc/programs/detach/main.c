@@ -11,6 +11,7 @@
  * DIRECTORY with a lock on it (flock(2)), which tells others that it is in use until we end.
  */
 #include "programs/shared/sandbox_command.h"
+#include "sys/process.h"
 
 #include <errno.h>
 #include <ftw.h>
@@ -43,7 +44,7 @@ static bool wait_for(int creator, int fd)
     return fds[1].revents;
 }
 
-/* The exit status of the child `pid`, or STARTER_KILLED: the creator ended first. */
+/* The exit status of the child `pid`, or SANDBOX_KILLED: the creator ended first. */
 static int wait_for_child(pid_t pid, int creator, int signals)
 {
     struct signalfd_siginfo info;
@@ -51,11 +52,11 @@ static int wait_for_child(pid_t pid, int creator, int signals)
     pid_t ended;
     while (!(ended = waitpid(pid, &status, WNOHANG))) {
         if (!wait_for(creator, signals))
-            return STARTER_KILLED;
+            return SANDBOX_KILLED;
         while (read(signals, &info, sizeof info) > 0)
             continue;
     }
-    return ended == pid ? starter_exit_status(status) : STARTER_FAILED;
+    return ended == pid ? un_exit_status_of(status) : SANDBOX_FAILED;
 }
 
 /* Kills all our descendants: whose parent dies becomes our child, since we are their reaper. */
@@ -91,29 +92,29 @@ static bool is_wanted(const struct channel *to)
 static int run(char **argv, const struct channel *to, const char *directory)
 {
     int signals;
-    pid_t starter = starter_start(argv, &signals);
+    pid_t starter = sandbox_start_command(argv, &signals);
     if (starter < 0)
-        return STARTER_FAILED;
+        return SANDBOX_FAILED;
     int status = wait_for_child(starter, to->creator, signals);
     if (status == 0 && is_wanted(to))
         return 0;
     kill_all();
     nftw(directory, remove_one, 16, FTW_DEPTH | FTW_PHYS);
-    return status ? status : STARTER_KILLED;
+    return status ? status : SANDBOX_KILLED;
 }
 
 int main(int argc, char **argv)
 {
     if (argc < 6) {
         fputs("usage: usernsctl-detach CREATOR CONNECTION LOCK DIRECTORY COMMAND...\n", stderr);
-        return STARTER_FAILED;
+        return SANDBOX_FAILED;
     }
     int fds[3];
-    if (starter_take(argv + 1, fds, 3))
-        return STARTER_FAILED;
+    if (sandbox_take_fds(argv + 1, fds, 3))
+        return SANDBOX_FAILED;
     const struct channel to = {.creator = fds[0], .connection = fds[1]};
     if (access(CHILDREN, R_OK) || prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
-        return starter_fail(CHILDREN);
+        return sandbox_fail(CHILDREN);
     int status = run(argv + 5, &to, argv[4]);
     /* A fork of the creator may have this descriptor too. */
     flock(fds[2], LOCK_UN);

@@ -12,6 +12,7 @@
  *
  * What in-gvisor lets a command have is said by its options alone.
  */
+#include "base/path.h"
 #include "base/printable.h"
 
 #include <errno.h>
@@ -162,7 +163,7 @@ static int become(struct words *words, char *const *rest, bool is_run)
     static char python[PATH_MAX], script[PATH_MAX], option[sizeof "--environ-fd=" + 11];
     const char *term = terminal();
     const char *const clean[] = {
-        "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "PATH=" UN_SYSTEM_PATH,
         "LANG=C.UTF-8",
         term,
         NULL,

@@ -1,6 +1,8 @@
 #include "programs/exec/hold.h"
 #include "base/error.h"
+#include "sys/message.h"
 #include "sys/namespaces.h"
+#include "sys/self.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -39,31 +41,20 @@ static ssize_t wait_for_answer(int socket)
 static bool send_ready(int socket)
 {
     static const char text[] = "ready";
-    union {
-        struct cmsghdr header;
-        char room[CMSG_SPACE(UN_NS_COUNT * sizeof(int))];
-    } control;
-    struct iovec part = {.iov_base = (void *)(uintptr_t)text, .iov_len = sizeof text - 1};
-    struct msghdr letter = {.msg_iov = &part,
-                            .msg_iovlen = 1,
-                            .msg_control = &control,
-                            .msg_controllen = sizeof control};
+    struct un_error ignored;
     int fds[UN_NS_COUNT];
-    char path[64];
+    int self = un_open_self(&ignored);
+    if (self < 0)
+        return false;
     for (int kind = 0; kind < UN_NS_COUNT; kind++) {
-        snprintf(path, sizeof path, "/proc/self/%s", un_ns_file(kind));
-        fds[kind] = open(path, O_RDONLY | O_CLOEXEC);
+        fds[kind] = openat(self, un_ns_file(kind), O_RDONLY | O_CLOEXEC);
         if (fds[kind] < 0)
             return false;
     }
-    memset(&control, 0, sizeof control);
-    control.header.cmsg_len = CMSG_LEN(sizeof fds);
-    control.header.cmsg_level = SOL_SOCKET;
-    control.header.cmsg_type = SCM_RIGHTS;
-    memcpy(CMSG_DATA(&control.header), fds, sizeof fds);
-    bool sent = sendmsg(socket, &letter, MSG_NOSIGNAL) >= 0;
+    bool sent = un_send(socket, text, sizeof text - 1, fds, UN_NS_COUNT);
     for (int kind = 0; kind < UN_NS_COUNT; kind++)
         close(fds[kind]);
+    close(self);
     return sent;
 }
 

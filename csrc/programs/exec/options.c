@@ -2,13 +2,12 @@
  * them. */
 #include "programs/exec/options.h"
 #include "base/error.h"
+#include "base/number.h"
 
 #include <ctype.h>
-#include <errno.h>
 #include <getopt.h>
 #include <limits.h>
 #include <signal.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <unistd.h>
@@ -74,14 +73,13 @@ static int usage(struct un_error *err, const char *format, const char *option, c
     return un_fail(err, UN_STEP_ARGUMENT, 0, "usage", format, option, value);
 }
 
-/* Reads a number from 0 to `most`. */
 static int parse_number(const char *option, const char *text, int64_t most, int64_t *number,
                         struct un_error *err)
 {
-    char *end;
-    errno = 0;
-    *number = strtoll(text, &end, 10);
-    if (*text < '0' || *text > '9' || *end || errno || *number > most)
+    uint64_t read = 0;
+    const char *end = un_number_read(text, (uint64_t)most, &read);
+    *number = (int64_t)read;
+    if (!end || *end)
         return un_fail(err, UN_STEP_ARGUMENT, 0, "usage",
                        "%s: \"%.200s\" is no number from 0 to %lld", option, text, (long long)most);
     return 0;

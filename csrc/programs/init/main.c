@@ -11,6 +11,7 @@
  * byte once the sandbox runs.
  */
 #include "programs/shared/sandbox_command.h"
+#include "sys/process.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -43,11 +44,11 @@ static int wait_for(pid_t pid, bool others, int creator, int signals)
         pid_t ended;
         while ((ended = waitpid(others ? -1 : pid, &status, WNOHANG)) > 0)
             if (ended == pid)
-                return starter_exit_status(status);
+                return un_exit_status_of(status);
         if (ended < 0 && errno == ECHILD)
-            return STARTER_FAILED;
+            return SANDBOX_FAILED;
     } while (wait_for_news(creator, signals));
-    return STARTER_KILLED;
+    return SANDBOX_KILLED;
 }
 
 static pid_t read_pid(const char *path)
@@ -65,15 +66,15 @@ static pid_t read_pid(const char *path)
 static int run(char **argv, int creator, int ready, const char *pidfile)
 {
     int signals;
-    pid_t starter = starter_start(argv, &signals);
+    pid_t starter = sandbox_start_command(argv, &signals);
     if (starter < 0)
-        return STARTER_FAILED;
+        return SANDBOX_FAILED;
     int status = wait_for(starter, false, creator, signals);
     if (status)
         return status;
     pid_t sandbox = read_pid(pidfile);
     if (sandbox <= 0 || write(ready, "+", 1) != 1)
-        return STARTER_FAILED;
+        return SANDBOX_FAILED;
     close(ready);
     return wait_for(sandbox, true, creator, signals);
 }
@@ -82,10 +83,10 @@ int main(int argc, char **argv)
 {
     if (argc < 5) {
         fputs("usage: usernsctl-init CREATOR READY PIDFILE COMMAND...\n", stderr);
-        return STARTER_FAILED;
+        return SANDBOX_FAILED;
     }
     int fds[2];
-    if (starter_take(argv + 1, fds, 2))
-        return STARTER_FAILED;
+    if (sandbox_take_fds(argv + 1, fds, 2))
+        return SANDBOX_FAILED;
     return run(argv + 4, fds[0], fds[1], argv[3]);
 }

@@ -9,7 +9,8 @@
 #include "base/caps.h"
 #include "base/error.h"
 #include "child/enter.h"
-#include "sys/clone.h"
+#include "sys/process.h"
+#include "sys/setup.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -133,7 +134,7 @@ static int collect(pid_t child, enum un_step step, const char *what, struct un_e
 static pid_t fork_into(uint64_t flags, struct un_error *err)
 {
     pid_t child = (pid_t)syscall(SYS_clone, flags | SIGCHLD, NULL, NULL, NULL, NULL);
-    return child < 0 ? un_explain_clone(err, UN_STEP_CLONE, flags) : child;
+    return child < 0 ? un_fail_errno(err, UN_STEP_CLONE, "") : child;
 }
 
 static int make_namespaces(const char *path, struct un_error *err)
@@ -245,12 +246,8 @@ static int pivot_root(const char *path, struct un_error *err)
 /* Waits to be traced, and to be killed; by our own end at the latest. */
 static _Noreturn void be_traced(int parent)
 {
-    struct un_setup setup;
     struct un_error err;
-    un_setup_init(&setup);
-    setup.pdeathsig = SIGKILL;
-    setup.parent_pidfd = parent;
-    if (un_setup_apply(&setup, &err))
+    if (un_die_with_parent(SIGKILL, parent, &err))
         _exit(1);
     for (;;)
         pause();

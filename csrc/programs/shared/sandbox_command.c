@@ -1,4 +1,5 @@
 #include "programs/shared/sandbox_command.h"
+#include "base/number.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -6,27 +7,21 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/signalfd.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 extern char **environ;
 
-int starter_fail(const char *what)
+int sandbox_fail(const char *what)
 {
     perror(what);
-    return STARTER_FAILED;
-}
-
-int starter_exit_status(int status)
-{
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+    return SANDBOX_FAILED;
 }
 
 static int take_one(const char *word)
 {
-    char *end;
-    long number = strtol(word, &end, 10);
-    if (end == word || *end || number < 0 || number > INT_MAX) {
+    uint64_t number;
+    const char *end = un_number_read(word, INT_MAX, &number);
+    if (!end || *end) {
         fprintf(stderr, "\"%s\" is no descriptor\n", word);
         return -1;
     }
@@ -34,7 +29,7 @@ static int take_one(const char *word)
     int taken = fd < 3 ? fcntl(fd, F_DUPFD_CLOEXEC, 3) : fd;
     if (taken < 0 || fcntl(taken, F_SETFD, FD_CLOEXEC)) {
         fprintf(stderr, "descriptor %s: ", word);
-        starter_fail("taken over");
+        sandbox_fail("taken over");
         return -1;
     }
     return taken;
@@ -45,7 +40,7 @@ static int open_nothing(void)
     return open("/dev/null", O_RDWR | O_CLOEXEC);
 }
 
-int starter_take(char **argv, int fds[], int count)
+int sandbox_take_fds(char **argv, int fds[], int count)
 {
     for (int i = 0; i < count; i++) {
         fds[i] = take_one(argv[i]);
@@ -61,7 +56,7 @@ int starter_take(char **argv, int fds[], int count)
             continue;
         /* The lowest number that is free is this one. */
         if (open_nothing() != fd || fcntl(fd, F_SETFD, 0)) {
-            starter_fail("/dev/null");
+            sandbox_fail("/dev/null");
             return -1;
         }
     }
@@ -74,7 +69,7 @@ static _Noreturn void become(char **argv, const sigset_t *mask, const struct sig
     sigprocmask(SIG_SETMASK, mask, NULL);
     execve(argv[0], argv, environ);
     perror(argv[0]);
-    _exit(STARTER_FAILED);
+    _exit(SANDBOX_FAILED);
 }
 
 /* Not closed: what we open later would be there, and be written to as standard error. */
@@ -84,7 +79,7 @@ static void let_go_of_standard(int nothing)
         dup2(nothing, fd);
 }
 
-pid_t starter_start(char **argv, int *signals)
+pid_t sandbox_start_command(char **argv, int *signals)
 {
     /* Where it is ignored, the kernel collects children, and tells nobody how they ended. */
     const struct sigaction told = {.sa_handler = SIG_DFL};
@@ -97,14 +92,14 @@ pid_t starter_start(char **argv, int *signals)
     int nothing = open_nothing();
     *signals = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
     if (nothing < 0 || *signals < 0) {
-        starter_fail(nothing < 0 ? "/dev/null" : "signalfd");
+        sandbox_fail(nothing < 0 ? "/dev/null" : "signalfd");
         return -1;
     }
     pid_t pid = fork();
     if (pid == 0)
         become(argv, &before, &chosen);
     if (pid < 0)
-        starter_fail("fork");
+        sandbox_fail("fork");
     else
         let_go_of_standard(nothing);
     close(nothing);

@@ -6,14 +6,11 @@
 #include <sys/types.h>
 
 /* Exit statuses: something failed before the sandbox ran; whoever asked for it has ended. */
-#define STARTER_FAILED 125
-#define STARTER_KILLED (128 + SIGKILL)
+#define SANDBOX_FAILED 125
+#define SANDBOX_KILLED (128 + SIGKILL)
 
-/* Says what failed, and why by errno. Returns STARTER_FAILED. */
-int starter_fail(const char *what);
-
-/* The exit status that stands for one of waitpid(2). */
-int starter_exit_status(int status);
+/* Says what failed, and why by errno. Returns SANDBOX_FAILED. */
+int sandbox_fail(const char *what);
 
 /*
  * Takes over `count` descriptors that we were called with, whose numbers are the words of `argv`:
@@ -21,13 +18,13 @@ int starter_exit_status(int status);
  * them, becomes /dev/null: what we open would else be there, and be taken for standard input or
  * output by COMMAND. Returns 0, or -1: it was said what is wrong.
  */
-int starter_take(char **argv, int fds[], int count);
+int sandbox_take_fds(char **argv, int fds[], int count);
 
 /*
  * Runs argv in a child, and lets go of our standard input, output and error: whoever reads what the
  * sandbox writes waits for all writers to end. `signals` becomes a signalfd, not blocking, that can
  * be read when a child has ended. Returns the child, or -1: it was said why there is none.
  */
-pid_t starter_start(char **argv, int *signals);
+pid_t sandbox_start_command(char **argv, int *signals);
 
 #endif

@@ -14,28 +14,20 @@
  */
 #include "explain/limits.h"
 #include "programs/shared/report.h"
+#include "sys/fds.h"
+#include "sys/process.h"
+#include "sys/setup.h"
 #include "sys/supervise.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#ifndef SYS_close_range
-#define SYS_close_range 436
-#endif
-#ifndef CLOSE_RANGE_CLOEXEC
-#define CLOSE_RANGE_CLOEXEC 4U
-#endif
-
-/* What we are given is among the first. */
-#define GIVEN_MAX 256
 #define KILL_MAX 32
 #define KILL_TIMEOUT_MS 10000
 
@@ -55,14 +47,6 @@ static int fail(const struct un_error *err)
 {
     report_error("usernsctl", err);
     return un_exit_status(err);
-}
-
-static void inherit_nothing(void)
-{
-    if (!syscall(SYS_close_range, 3, ~0U, CLOSE_RANGE_CLOEXEC))
-        return;
-    for (int fd = 3; fd < GIVEN_MAX; fd++)
-        fcntl(fd, F_SETFD, FD_CLOEXEC);
 }
 
 static struct un_command command_of(const char *program, char **argv)
@@ -135,12 +119,8 @@ static int conclude(const struct words *words, const char *statuses, int status,
 /* Only returns if it failed. Who kills us means the command. */
 static int become_child(const struct words *words, int parent_pidfd)
 {
-    struct un_setup setup;
     struct un_error err;
-    un_setup_init(&setup);
-    setup.pdeathsig = SIGKILL;
-    setup.parent_pidfd = parent_pidfd;
-    if (un_setup_apply(&setup, &err))
+    if (un_die_with_parent(SIGKILL, parent_pidfd, &err))
         return fail(&err);
     /* What the terminal sends comes through KILL. */
     if (*words->kill) {
@@ -181,17 +161,16 @@ static int start_kill(const char *program, char **words, int sig)
  * for it we notice nothing else. */
 static bool run_kill(const char *program, char **words, int sig)
 {
-    siginfo_t end = {.si_pid = 0};
+    siginfo_t end;
     int pidfd = start_kill(program, words, sig);
     if (pidfd < 0)
         return false;
     struct pollfd ended = {.fd = pidfd, .events = POLLIN};
     if (poll(&ended, 1, KILL_TIMEOUT_MS) <= 0)
-        syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
-    while (waitid(P_PIDFD, (id_t)pidfd, &end, WEXITED) && errno == EINTR)
-        continue;
+        un_kill(pidfd);
+    bool known = un_reap(pidfd, &end);
     close(pidfd);
-    return end.si_pid && end.si_code == CLD_EXITED && end.si_status == 0;
+    return known && end.si_code == CLD_EXITED && end.si_status == 0;
 }
 
 static void pass_on(pid_t child, const siginfo_t *info, void *arg)
@@ -238,7 +217,8 @@ int main(int argc, char **argv)
               stderr);
         return 125;
     }
-    inherit_nothing();
+    /* What we are given is for us alone. */
+    un_close_fds_at_exec(NULL, 0, &err);
     pid_t child = un_supervise(pass_on, &words, &parent_pidfd, &status, &err);
     if (child < 0)
         return fail(&err);
