@@ -31,7 +31,8 @@ docker: packages ## build the images and run tests/docker, with an engine of its
 	@tools/packages docker/packages.apt
 	@USERNSCTL_MUST_WORK=docker $(DEV)/bin/python -B -m pytest -p no:cacheprovider tests/docker
 
-c: packages ## build csrc/ with gcc and clang, sanitized, and run tests/c
+c: packages ## check the layers of csrc/, build it with gcc and clang, sanitized, and run tests/c
+	@$(DEV)/bin/python tools/c_layers.py
 	@$(DEV)/bin/python tools/c_tests.py
 
 lint: packages ## check style and types
