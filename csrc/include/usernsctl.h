@@ -1,8 +1,10 @@
 /*
  * usernsctl: user namespaces, made and mapped without privilege.
  *
- * The whole C interface. The Python binding reads its declarations from this very file, so it keeps
- * to what cffi understands: numbers, structs, enums and functions.
+ * The whole interface of the core, and internal to the wheel: the Python package and the programs
+ * that come with it are its only callers, and it changes with them. The Python binding reads its
+ * declarations from this very file, so it keeps to what cffi understands: numbers, structs, enums
+ * and functions.
  *
  * Conventions
  *   - A function that can fail returns 0, or -1 and fills in the struct un_error that is its last
@@ -21,7 +23,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-/* ---- errors (error.c, cause.c, diagnose.c) ------------------------------------------------- */
+/* ---- errors (base/error.c, explain/) --------------------------------------------------------- */
 
 #define UN_DETAIL_MAX 512
 
@@ -83,7 +85,7 @@ void un_diagnose(struct un_error *err, const char *proc);
 /* The exit status for a failure before the command ran: 127 not found, 126 not executable, 125. */
 int un_exit_status(const struct un_error *err);
 
-/* ---- extents and maps (idmap.c) ------------------------------------------------------------ */
+/* ---- extents and maps (map/idmap.c, sys/map_files.c) ----------------------------------------- */
 
 #define UN_MAP_MAX 340        /* extents in a map; 5 before kernel 4.15 */
 #define UN_MAP_TEXT_MAX 11221 /* 340 lines of three ten-digit numbers, and a NUL */
@@ -113,7 +115,7 @@ struct un_idmap {
 /* Reads "inside:outside:count". */
 int un_extent_parse(const char *text, struct un_extent *extent, struct un_error *err);
 int un_map_add(struct un_map *map, struct un_extent extent, struct un_error *err);
-/* Checks what the kernel would answer with a bare EINVAL: see the comment in idmap.c. */
+/* Checks what the kernel would answer with a bare EINVAL: see the comment in map/idmap.c. */
 int un_map_check(const struct un_map *map, uint32_t max_extents, size_t page_size,
                  struct un_error *err);
 /* Writes the kernel's text of a map, ends it with NUL, returns its length. Async-signal-safe. */
@@ -130,7 +132,7 @@ uint32_t un_map_run(const struct un_map *map, int side, uint32_t id, uint32_t co
 /* Whether two maps map the same ids to the same: the order and the cut of extents don't matter. */
 bool un_map_equal(const struct un_map *a, const struct un_map *b);
 
-/* ---- subordinate ranges (subid.c) ---------------------------------------------------------- */
+/* ---- subordinate ranges (facts/subid.c) ------------------------------------------------------ */
 
 /* `count` ids from `start` on. */
 struct un_range {
@@ -158,7 +160,7 @@ struct un_notices {
 int un_subid_read(const char *path, const char *user, uint32_t uid, struct un_ranges *ranges,
                   struct un_notices *notices, struct un_error *err);
 
-/* ---- facts (facts.c) ----------------------------------------------------------------------- */
+/* ---- facts (facts/) -------------------------------------------------------------------------- */
 
 #define UN_USER_MAX 256
 #define UN_PATH_MAX 4096
@@ -213,7 +215,7 @@ int un_facts_read_ranges(struct un_facts *facts, const struct un_sources *source
 /* The number of threads of this process, or -1 where /proc does not tell. */
 int un_thread_count(void);
 
-/* ---- planning (plan.c) --------------------------------------------------------------------- */
+/* ---- planning (map/plan.c, facts/caller_plan.c) ---------------------------------------------- */
 
 enum un_setgroups { UN_SETGROUPS_AUTO, UN_SETGROUPS_ALLOW, UN_SETGROUPS_DENY };
 
@@ -279,7 +281,7 @@ int un_plan_to_join(int dir, struct un_plan *plan, struct un_error *err);
 int un_plan_for_caller(const struct un_request *request, const struct un_sources *sources,
                        struct un_facts *facts, struct un_plan *plan, struct un_error *err);
 
-/* ---- writing the maps (writer.c, helper.c) ------------------------------------------------- */
+/* ---- writing the maps (sys/map_files.c, ns/helper.c) ----------------------------------------- */
 
 /* Writes setgroups, uid_map and gid_map of the process whose /proc directory is open as `dir`, in
  * that order, but for the maps that helpers write. Async-signal-safe. */
@@ -290,7 +292,7 @@ int un_run_helpers(int dir, const struct un_plan *plan, struct un_error *err);
 /* Reads the maps back: an error unless they are those of the plan. */
 int un_verify_maps(int dir, const struct un_plan *plan, struct un_error *err);
 
-/* ---- namespaces (namespace.c) -------------------------------------------------------------- */
+/* ---- namespaces (sys/namespaces.c, ns/namespace.c) ------------------------------------------- */
 
 enum un_ns {
     UN_NS_USER,
@@ -334,7 +336,7 @@ int un_namespace_join(const struct un_namespace *ns, struct un_error *err);
 int un_enter(const struct un_plan *plan, uint64_t flags, const char *child, bool is_private,
              struct un_error *err);
 
-/* ---- once inside (setup.c) ----------------------------------------------------------------- */
+/* ---- once inside (sys/setup.c, sys/mount.c) -------------------------------------------------- */
 
 /* What is done inside the namespaces, in the order of the fields. Unset: NULL, 0, false, or -1. */
 struct un_setup {
@@ -369,8 +371,7 @@ int un_bind(int source, int target, uint64_t attributes, const char *name, struc
 int un_mount_restrict(int top, uint64_t set, uint64_t clear, const char *name,
                       struct un_error *err);
 
-/* ---- running a command (exec.c, fds.c, spawn.c, supervise.c) ----------------------------------
- */
+/* ---- running a command (sys/exec.c, sys/fds.c, sys/supervise.c, ns/spawn.c) ------------------ */
 
 struct un_command {
     const char *file;        /* a path, or a name to be looked up along `path` */

@@ -1,4 +1,5 @@
-/* usernsctl-child: enters namespaces in place of a caller, and becomes a command; see inside.c. */
+/* usernsctl-child: enters namespaces in place of a caller, and becomes a command; see
+ * child/enter.c. */
 #include "child/enter.h"
 
 int main(int argc, char **argv, char **environment)
