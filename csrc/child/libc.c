@@ -3,9 +3,8 @@
  * granted. To start a libc takes longer than all that this program does (303 µs with it, 63
  * without, where a virtual machine has to be asked for the features of its processor).
  */
-#include "base/entry.h"
+#include "base/freestanding.h"
 
-#include <asm/unistd.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -27,40 +26,10 @@ int *__errno_location(void)
     return &last_error;
 }
 
-static long bare(long number, long a, long b, long c, long d, long e, long f)
-{
-#if defined(__x86_64__)
-    long result;
-    register long r10 __asm__("r10") = d;
-    register long r8 __asm__("r8") = e;
-    register long r9 __asm__("r9") = f;
-    __asm__ volatile("syscall"
-                     : "=a"(result)
-                     : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
-                     : "rcx", "r11", "memory");
-    return result;
-#elif defined(__aarch64__)
-    register long x8 __asm__("x8") = number;
-    register long x0 __asm__("x0") = a;
-    register long x1 __asm__("x1") = b;
-    register long x2 __asm__("x2") = c;
-    register long x3 __asm__("x3") = d;
-    register long x4 __asm__("x4") = e;
-    register long x5 __asm__("x5") = f;
-    __asm__ volatile("svc #0"
-                     : "+r"(x0)
-                     : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4), "r"(x5)
-                     : "memory");
-    return x0;
-#else
-#error "on other machines usernsctl-child has a libc"
-#endif
-}
-
 /* As libc gives it: -1, with errno. */
 static long call(long number, long a, long b, long c, long d, long e)
 {
-    long result = bare(number, a, b, c, d, e, 0);
+    long result = un_raw_call(number, a, b, c, d, e, 0);
     if (result >= 0)
         return result;
     errno = (int)-result;

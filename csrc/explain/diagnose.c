@@ -3,7 +3,6 @@
  *
  * A cause is only named if a fact speaks for it; what is left is for the doctor, who can try.
  */
-#include "base/error.h"
 #include "base/procfile.h"
 
 #include <errno.h>

@@ -1,12 +1,10 @@
 /* Facts about what the system grants us: our name, our subordinate ranges, the helpers. */
 #include "base/error.h"
 #include "base/lines.h"
-#include "base/notice.h"
 #include "base/path.h"
 #include "map/kind.h"
 #include "sys/jobs.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>

@@ -10,13 +10,9 @@
 #include "sys/map_files.h"
 #include "sys/process.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 static void describe_setup(const struct un_setup *setup, struct un_task *task)

@@ -1,7 +1,6 @@
 #include "programs/shared/sandbox_command.h"
 #include "base/number.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>

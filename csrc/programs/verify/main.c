@@ -6,10 +6,9 @@
  * so that neither a mounted /proc nor a file can lie to it. Without a libc it is also two pages
  * long; each page that gVisor has to bring in delays the payload.
  */
-#include "base/entry.h"
+#include "base/freestanding.h"
 #include "base/path.h"
 
-#include <asm/unistd.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/utsname.h>
@@ -34,23 +33,7 @@ static const char gvisor_boot[] = "Starting gVisor...";
 
 static long call(long number, long a, long b, long c)
 {
-#if defined(__x86_64__)
-    long result;
-    __asm__ volatile("syscall"
-                     : "=a"(result)
-                     : "a"(number), "D"(a), "S"(b), "d"(c)
-                     : "rcx", "r11", "memory");
-    return result;
-#elif defined(__aarch64__)
-    register long x8 __asm__("x8") = number;
-    register long x0 __asm__("x0") = a;
-    register long x1 __asm__("x1") = b;
-    register long x2 __asm__("x2") = c;
-    __asm__ volatile("svc #0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2) : "memory");
-    return x0;
-#else
-#error "gVisor runs on x86-64 and Arm64"
-#endif
+    return un_raw_call(number, a, b, c, 0, 0, 0);
 }
 
 static size_t length_of(const char *text)
