@@ -76,16 +76,7 @@ def run(
     own = (one.path for one in (used.state, used.debug_log) if one is not None)
     for directory in (state_directory(), *own):
         refuse_state(used.sources, directory)
-    directory = _current_directory()
-    outside = _Outside(
-        caller=caller,
-        homes=paths.home_directories(caller),
-        directory=directory,
-        named=view.files_named(request.args[1:], directory),
-        program=program,
-        scratch_place=used.scratch_place(),
-        is_root=os.geteuid() == 0,
-    )
+    outside = _look_outside(request, caller, used, program)
 
     place.enter()
     # What is made here is seen inside, by other users too.
@@ -124,6 +115,21 @@ class _Outside:
     program: str
     scratch_place: str
     is_root: bool
+
+
+def _look_outside(
+    request: Request, caller: Mapping[str, str], used: paths.Paths, program: str
+) -> _Outside:
+    directory = _current_directory()
+    return _Outside(
+        caller=caller,
+        homes=paths.home_directories(caller),
+        directory=directory,
+        named=view.files_named(request.args[1:], directory),
+        program=program,
+        scratch_place=used.scratch_place(),
+        is_root=os.geteuid() == 0,
+    )
 
 
 def _build(
