@@ -13,7 +13,7 @@ from typing import Any
 
 from usernsctl._text import shown
 
-# As un_exit_status() in csrc/error.c has it for the prelude.
+# As un_exit_status() in csrc/base/error.c has it for the prelude.
 _EXIT_STATUS = {"lookup": 127, "exec": 126}
 
 # Of these, there is one cause, wherever they come up.

@@ -7,6 +7,7 @@ import os
 import select
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -170,6 +171,20 @@ def test_a_pid_namespace_is_kept_and_its_processes_end_with_it(usernsctl: Progra
         read_ready(process.stdout)
         ns(usernsctl, "remove", "web")
         assert process.wait(PATIENCE) == 128 + signal.SIGKILL
+
+
+def test_ns_exec_passes_on_a_signal_that_comes_while_the_command_starts() -> None:
+    script = (
+        "import os, signal, sys\n"
+        "import usernsctl as un\n"
+        "from usernsctl.cli import ns\n"
+        "def start():\n"
+        "    os.kill(os.getpid(), signal.SIGUSR1)\n"
+        "    return un.Popen(['sleep', '60'])\n"
+        "sys.exit(ns._exit_status(start))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], timeout=PATIENCE)
+    assert done.returncode == 128 + signal.SIGUSR1
 
 
 def children_of(parent: int) -> list[int]:

@@ -185,7 +185,7 @@ def stand_in(child: int) -> int:
 
 
 def bind(source: int, target: int, attributes: int, name: str) -> None:
-    """Show what the descriptor `source` refers to on what `target` does (csrc/usernsctl.h).
+    """Show what the descriptor `source` refers to on what `target` does (csrc/include/usernsctl.h).
 
     :raises NamespaceError: the kernel refused it, or is older than 5.12.
     """

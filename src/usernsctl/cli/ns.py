@@ -6,6 +6,7 @@ import json
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, NoReturn
 
@@ -82,7 +83,7 @@ def exec_(name: str, command: tuple[str, ...]) -> NoReturn:
     if not namespace.has("pid"):
         namespace.exec(command, env=env)
     # A process does not move into a PID namespace, its children do.
-    sys.exit(_exit_status(namespace.popen(command, env=env, pdeathsig=signal.SIGKILL)))
+    sys.exit(_exit_status(lambda: namespace.popen(command, env=env, pdeathsig=signal.SIGKILL)))
 
 
 @ns_group.command("remove")
@@ -93,14 +94,23 @@ def remove(names: tuple[str, ...]) -> None:
         named.remove_named(name)
 
 
-def _exit_status(child: Popen[Any]) -> int:
-    """Wait for a command, and pass our signals on to it; its exit status, or 128+N."""
+def _exit_status(start: Callable[[], Popen[Any]]) -> int:
+    """Start a command, wait for it, and pass our signals on to it; its exit status, or 128+N."""
+    started: list[Popen[Any]] = []
+    early: list[int] = []
 
     def pass_on(number: int, frame: object) -> None:
-        child.send_signal(number)
+        if started:
+            started[0].send_signal(number)
+        else:
+            early.append(number)
 
     for number in _PASSED_ON:
         signal.signal(number, pass_on)
+    child = start()
+    started.append(child)
+    for number in early:
+        child.send_signal(number)
     status = child.wait()
     return status if status >= 0 else 128 - status
 

@@ -30,7 +30,7 @@ from usernsctl.gvisor import runsc
 from usernsctl.gvisor.releases import release_of
 from usernsctl.maps import Extent
 
-# Where helpers are when PATH does not say: as csrc/granted.c has it.
+# Where helpers are when PATH does not say: as csrc/base/path.h has it.
 _DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
 
 
@@ -109,7 +109,7 @@ class Tree:
             return False
 
 
-# gVisor has reported this build since 2018 (csrc/verify.c looks for it too).
+# gVisor has reported this build since 2018 (csrc/programs/verify/main.c looks for it too).
 _GVISOR_BUILD = "Sun Jan 10 15:06:54 PST 2016"
 
 _KUBERNETES_SECRETS = "var/run/secrets/kubernetes.io"

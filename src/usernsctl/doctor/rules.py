@@ -1,7 +1,7 @@
 """When a cause holds: for each one, a pure function of facts and probes that returns the evidence.
 
-Most causes are named by the core itself, in the probe that failed (csrc/diagnose.c). A rule of its
-own has a cause that facts show, so that a second cause is found behind the first one.
+Most causes are named by the core itself, in the probe that failed (csrc/explain/diagnose.c). A rule of
+its own has a cause that facts show, so that a second cause is found behind the first one.
 """
 
 from __future__ import annotations
@@ -278,7 +278,7 @@ def from_service(seen: Seen) -> Evidence:
 def shared(seen: Seen) -> Evidence:
     probe = seen.probes.get("ranges")
     lines = probe.detail.split("\n") if probe and probe.outcome == "ok" else []
-    # So the core tells it (csrc/subid.c).
+    # So the core tells it (csrc/facts/subid.c).
     return tuple(line for line in lines if "ids that are ours too" in line)
 
 

@@ -285,7 +285,8 @@ def _starter(
 ) -> Iterator[Popen[bytes]]:
     """Have a sandbox started. It stays only if the block comes to its end.
 
-    Until then, the death of this process is the end of the sandbox, too (csrc/detach.c).
+    Until then, the death of this process is the end of the sandbox, too
+    (csrc/programs/detach/main.c).
     """
     with contextlib.ExitStack() as opened:
         creator = os.pidfd_open(os.getpid())

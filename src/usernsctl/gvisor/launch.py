@@ -143,7 +143,7 @@ def _build(
     """Make the root filesystem and the bundle.
 
     :param notify: is told which files the command names and will not find.
-    :returns: the arguments that start runsc on them, under a watcher (csrc/watch.c).
+    :returns: the arguments that start runsc on them, under a watcher (csrc/programs/watch/main.c).
     """
     scratch = mounts.mount_scratch(outside.scratch_place)
     root, wanted = make_root(
@@ -423,7 +423,7 @@ def _hand_over(arguments: list[str], used: paths.Paths, environ: dict[str, str])
     :raises RunscError: the kernel refused.
     """
     _prepare_standard()
-    # The watcher passes it on to nobody (csrc/watch.c).
+    # The watcher passes it on to nobody (csrc/programs/watch/main.c).
     pass_only([used.runsc.fd])
     restore_signals()
     # The directory we were in may lie under the tmpfs.

@@ -18,7 +18,7 @@ from usernsctl.maps import Extent
 
 STEP = "name"
 
-_HOLDER_NAME = "usernsctl-hold"  # UN_HOLDER_NAME in csrc/hold.h
+_HOLDER_NAME = "usernsctl-hold"  # UN_HOLDER_NAME in csrc/programs/exec/hold.h
 _OPEN_SECONDS = 2
 _NAP_SECONDS = 0.0002
 

@@ -266,7 +266,7 @@ def _wait_until_ready(
 
 
 def _reported_error(text: str) -> NamespaceError:
-    """What un_hold_report() in csrc/hold.c wrote."""
+    """What un_hold_report() in csrc/programs/exec/hold.c wrote."""
     step, number, cause_id, detail = [*text.split(" ", 3), ""][:4]
     errno = int(number)
     said = os.strerror(errno) if errno else ""
