@@ -1,7 +1,8 @@
 """Trying the steps of the set-up, each in a throw-away child.
 
 The children are a native program (csrc/programs/probe/main.c), so that a probe costs a
-millisecond and nothing of an interpreter is in the way. What a probe makes lies in namespaces that end with it.
+millisecond and nothing of an interpreter is in the way. What a probe makes lies in namespaces that
+end with it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """When a cause holds: for each one, a pure function of facts and probes that returns the evidence.
 
-Most causes are named by the core itself, in the probe that failed (csrc/explain/diagnose.c). A rule of
-its own has a cause that facts show, so that a second cause is found behind the first one.
+Most causes are named by the core itself, in the probe that failed
+(csrc/explain/diagnose.c). A rule of its own has a cause that facts show, so that a second cause is
+found behind the first one.
 """
 
 from __future__ import annotations
