@@ -125,7 +125,7 @@ def directory_of(path: Path) -> str:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if words := REQUIRED.get(directory_of(item.path)):
-            item.add_marker(pytest.mark.requires(*words))
+            item.add_marker(pytest.mark.userns_requires(*words))
 
 
 @pytest.fixture(autouse=True)

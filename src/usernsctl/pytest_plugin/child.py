@@ -16,10 +16,9 @@ import warnings
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
-import prctl
 import pytest
 
-from usernsctl import _core
+from usernsctl import _core, hardening
 from usernsctl.commands.target import Target
 from usernsctl.errors import UsernsError
 
@@ -267,6 +266,8 @@ def move(target: Target, *, mount_proc: bool, channel: Channel) -> None:
     target.setup.pdeathsig = signal.SIGKILL
     proc = "/proc" if mount_proc else None
     try:
+        # Inside, its file may be out of reach.
+        prctl = hardening.python_prctl()
         target.enter()
         # What a test does to its own process in /proc works, as it does outside.
         prctl.set_dumpable(True)
