@@ -13,6 +13,8 @@ from usernsctl import _core, hardening
 from usernsctl.errors import HardeningError
 from usernsctl.hardening import Hardening
 
+pytestmark = pytest.mark.each_user
+
 
 def test_runsc_keeps_what_it_needs_and_no_more() -> None:
     one_id, many = hardening.for_run(), hardening.for_run(ids=65537)

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.each_user
+
 
 def test_requirements_skip_with_the_reason(session: pytest.Pytester) -> None:
     session.makepyfile(
