@@ -38,6 +38,7 @@ lint: packages ## check style and types
 	@set -e; bin=$(DEV)/bin; \
 	"$$bin/ruff" check $(PYTHON_CODE); \
 	"$$bin/ruff" format --check $(PYTHON_CODE); \
+	"$$bin/flake8" src; \
 	"$$bin/mypy" --python-executable "$$bin/python"; \
 	"$$bin/shellcheck" $(SHELL_CODE); \
 	"$$bin/python" tools/seccomp_profile.py --check; \

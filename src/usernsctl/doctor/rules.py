@@ -52,6 +52,7 @@ class Seen:
 
 
 def told(probe: Probe) -> str:
+    """What a probe said, as evidence."""
     return f"{probe.name}: {probe.detail}"
 
 

@@ -52,10 +52,12 @@ _NEEDS = pytest.StashKey["Needs"]()
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Add the hook of this plugin."""
     pluginmanager.add_hookspecs(_Hooks)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option of this plugin."""
     parser.getgroup("usernsctl").addoption(
         _OPTION,
         metavar="WORDS",
@@ -66,6 +68,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
+    """Describe the marks, and check what must work."""
     for line in _MARKERS.values():
         config.addinivalue_line("markers", line)
     if _must_work(config):
@@ -104,6 +107,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test if the machine lacks what it requires."""
     if _asks(item):
         from usernsctl.pytest_plugin import marks
 
@@ -112,6 +116,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(hookwrapper=True, trylast=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, None]:
+    """Have whoever records warnings get those of the child as well."""
     if item.get_closest_marker("userns") is None:
         yield
     else:
@@ -123,6 +128,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, None]:
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, None]:
+    """Have a test with the mark ``userns`` run in a child."""
     if item.get_closest_marker("userns") is None:
         yield
     else:

@@ -61,8 +61,9 @@ class Needs:
         )
 
     def __call__(self, *words: str) -> None:
-        """Skip the test that calls this if the machine lacks one of `words`; fail it if that must
-        work.
+        """Skip the test that calls this if the machine lacks one of `words`.
+
+        If that must work, the test fails.
 
         :raises pytest.UsageError: a word is unknown.
         """
