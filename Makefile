@@ -39,6 +39,7 @@ lint: packages ## check style and types
 	@set -e; bin=$(DEV)/bin; \
 	"$$bin/ruff" check $(PYTHON_CODE); \
 	"$$bin/ruff" format --check $(PYTHON_CODE); \
+	"$$bin/flake8" src; \
 	"$$bin/mypy" --python-executable "$$bin/python"; \
 	PYTHONPATH=src "$$bin/lint-imports" --no-cache --no-logo; \
 	"$$bin/shellcheck" $(SHELL_CODE); \

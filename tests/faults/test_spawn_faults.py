@@ -10,7 +10,7 @@ import pytest
 from callers import as_root
 from injecting import run_with
 
-pytestmark = pytest.mark.requires("strace")
+pytestmark = pytest.mark.userns_requires("strace")
 
 # Tries once, and tells what came of it and that nothing is left.
 SCRIPT = """

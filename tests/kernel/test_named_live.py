@@ -248,7 +248,7 @@ def test_one_id_in_place_of_ranges_is_said(usernsctl: Program) -> None:
 
 
 @unprivileged
-@pytest.mark.requires("subid")
+@pytest.mark.userns_requires("subid")
 def test_the_whole_range_is_kept(usernsctl: Program) -> None:
     ns(usernsctl, "create", "web", "-r", "--map-auto")
     plan = un.plan(un.IdMap.auto())

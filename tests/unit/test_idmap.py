@@ -80,6 +80,7 @@ def test_an_extent_that_no_kernel_takes_is_refused(text: str, reason: str) -> No
     assert text in str(caught.value)
 
 
+@pytest.mark.each_user
 def test_the_usual_maps() -> None:
     assert IdMap.root() == IdMap(map_user=0, map_group=0)
     assert IdMap.current() == IdMap(map_user=os.geteuid(), map_group=os.getegid())

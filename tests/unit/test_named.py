@@ -17,6 +17,8 @@ from usernsctl.namespaces import named
 from usernsctl.namespaces.holder import NamedNamespace
 from usernsctl.namespaces.namespace import Namespace
 
+pytestmark = pytest.mark.each_user
+
 
 @pytest.fixture
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -16,6 +16,8 @@ from conftest import Program
 import usernsctl as un
 from usernsctl.cli import main
 
+pytestmark = pytest.mark.each_user
+
 UID, GID = os.geteuid(), os.getegid()
 
 

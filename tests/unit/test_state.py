@@ -21,6 +21,8 @@ from usernsctl._system.state import locked_directory, state_directory
 from usernsctl.gvisor import registry
 from usernsctl.namespaces import named
 
+pytestmark = pytest.mark.each_user
+
 # What a wait for nothing may take at most, in seconds.
 AT_MOST = 2
 

@@ -45,7 +45,8 @@ class ProcessIdentity:
     def of(cls, pid: int) -> ProcessIdentity:
         """Look at a process, which may be a zombie.
 
-        :raises FileNotFoundError, ProcessLookupError: there is none.
+        :raises FileNotFoundError: there is none.
+        :raises ProcessLookupError: it has ended meanwhile.
         """
         return cls(
             pid=pid,
@@ -58,7 +59,9 @@ class ProcessIdentity:
     def from_json(cls, state: Mapping[str, Any]) -> ProcessIdentity:
         """Read the fields of this class from what was written down.
 
-        :raises LookupError, TypeError, ValueError: they are not there.
+        :raises LookupError: one is not there.
+        :raises TypeError: one is of another type.
+        :raises ValueError: one can't be what it should.
         """
         pid = int(state["pid"])
         if not 0 < pid <= _PID_MAX:
@@ -203,7 +206,8 @@ def kill(pidfd: int) -> None:
 def moment(written: Any) -> float:
     """A moment that was written down, in seconds since 1970.
 
-    :raises TypeError, ValueError: it can't be one.
+    :raises TypeError: it is no number.
+    :raises ValueError: it can't be a moment.
     """
     seconds = float(written)
     if not 0 <= seconds < _MOMENT_MAX:

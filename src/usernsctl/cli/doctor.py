@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import TYPE_CHECKING
 
 import click
 
+from usernsctl.cli.terminal import can_draw
 from usernsctl.cli.verdict import VerdictCommand, tolerate_any_text
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def doctor_command(form: str | None, no_runsc: bool, purpose: Purpose) -> int:
         from usernsctl.doctor.render import as_script
 
         print(as_script(report), end="")
-    elif sys.stdout.isatty():
+    elif can_draw():
         from usernsctl.doctor.render_rich import show
 
         show(report, needs)

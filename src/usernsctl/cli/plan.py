@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 import click
 
 from usernsctl._text import shown
+from usernsctl.cli.terminal import can_draw
 from usernsctl.maps import Extent, Fill, IdMap, Plan, Range
 from usernsctl.maps import plan as make_plan
 
@@ -36,7 +36,7 @@ def plan_command(as_json: bool, **given: Any) -> None:
     decided = make_plan(_idmap(**given))
     if as_json:
         print(json.dumps(_as_json(decided), indent=2))
-    elif sys.stdout.isatty():
+    elif can_draw():
         _print_rich(decided)
     else:
         _print_plain(decided)

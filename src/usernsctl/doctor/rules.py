@@ -53,6 +53,7 @@ class Seen:
 
 
 def told(probe: Probe) -> str:
+    """What a probe said, as evidence."""
     return f"{probe.name}: {probe.detail}"
 
 

@@ -1,4 +1,4 @@
-"""What the marks ``userns`` and ``requires`` on a test ask for."""
+"""What the marks ``userns`` and ``userns_requires`` on a test ask for."""
 
 from __future__ import annotations
 
@@ -9,14 +9,7 @@ import pytest
 
 import usernsctl as un
 from usernsctl.commands.target import Propagation, selected
-
-MARKERS = (
-    'userns(map="root", mount=False, net=False, pid=False, ipc=False, uts=False, cgroup=False, '
-    'time=False, propagation="private", mount_proc=False): run the test in a user namespace of '
-    'its own. map is "root", "auto", "current", an IdMap, or extents for uids and gids alike.',
-    "requires(word, ...): skip the test where the machine lacks userns, subid, runsc, docker, "
-    "kernel>=VERSION or cap:NAME, with the reason.",
-)
+from usernsctl.pytest_plugin.needs import Needs
 
 _MAPS = {"root": un.IdMap.root, "auto": un.IdMap.auto, "current": un.IdMap.current}
 _NAMESPACES = ("mount", "net", "pid", "ipc", "uts", "cgroup", "time")
@@ -49,16 +42,45 @@ def wanted(item: pytest.Item) -> Wanted | None:
 
 
 def required(item: pytest.Item) -> list[Any]:
-    """The words of all ``requires`` marks of a test.
+    """The words of all ``userns_requires`` marks of a test, and what its ``userns`` mark implies.
 
     :raises ValueError: a mark is wrong.
     """
     words: list[Any] = []
-    for marker in item.iter_markers("requires"):
+    for marker in item.iter_markers("userns_requires"):
         if marker.kwargs or not marker.args:
-            raise ValueError('requires takes words, as in requires("subid", "kernel>=5.12")')
+            raise ValueError(
+                'userns_requires takes words, as in userns_requires("subid", "kernel>=5.12")'
+            )
         words += marker.args
-    return words
+    asked = wanted(item)
+    return words if asked is None else [*words, asked.need]
+
+
+def check(items: Iterable[pytest.Item], needs: Needs) -> None:
+    """Check the marks of tests.
+
+    :raises pytest.UsageError: some are wrong, or can't be had; it names them all.
+    """
+    mistakes = [problem for item in items if (problem := _problem(item, needs))]
+    if mistakes:
+        raise pytest.UsageError("\n".join(mistakes))
+
+
+def _problem(item: pytest.Item, needs: Needs) -> str | None:
+    try:
+        for word in required(item):
+            needs.check(word)
+    except (ValueError, pytest.UsageError) as error:
+        return f"{item.nodeid}: {error}"
+    options = item.config.option
+    inside = item.get_closest_marker("userns") is not None
+    if inside and (getattr(options, "usepdb", False) or getattr(options, "trace", False)):
+        return (
+            f"{item.nodeid}: --pdb and --trace can't be had: the test runs in a child, which has "
+            "no terminal; leave such tests out: -m 'not userns'"
+        )
+    return None
 
 
 def _read(marker: pytest.Mark) -> Wanted:
