@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import click
 
 from usernsctl._text import say
-from usernsctl.cli.usage import show_usage
+from usernsctl.cli.usage import Group, show_usage
 from usernsctl.errors import UsernsError
 from usernsctl.explain.printing import print_error
 
@@ -31,7 +31,7 @@ _VERBS = {
 }
 
 
-class _Verbs(click.Group):
+class _Verbs(Group):
     """A group whose commands are imported on demand."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
