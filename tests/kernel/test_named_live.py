@@ -50,6 +50,18 @@ def only_one() -> NamedNamespace:
     return found
 
 
+@pytest.mark.parametrize("inside", [0, 7])
+def test_state_in_tmp_is_named_by_the_uid_outside(
+    prelude: Program, usernsctl: Program, tmp_path: Path, inside: int
+) -> None:
+    """Somebody who is uid 0 inside would take the name that root's state has."""
+    ids = (f"--map-user={inside}", f"--map-group={inside}")
+    env = {"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path)}
+    done = prelude(*ids, "--", usernsctl.path, "ns", "list", env=env)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [made.name for made in tmp_path.iterdir()] == [f"usernsctl-{UID}"]
+
+
 def test_it_lives_from_create_to_remove(usernsctl: Program, state: Path) -> None:
     assert ns(usernsctl, "create", "web", "-r", "--mount", "-u") == ""
     holder = only_one()

@@ -159,7 +159,7 @@ def test_causes_with_one_text_are_told_apart_where_they_are(
     [
         (["runsc", "--rootless", "create", "x"], "runsc-rootless-create"),
         (["runsc", "--rootless", "run", "x"], "runsc-rootless-netstack"),
-        (["runsc", "--no-such-flag"], "runsc-too-old"),
+        (["runsc", "--no-such-flag"], "runsc-flag-unknown"),
         (["sh", "-c", "exec runsc-missing/runsc"], "runsc-missing"),
     ],
 )

@@ -78,6 +78,10 @@ FIRST = [
     ("panic: couldn't open /proc/sys/vm/mmap_min_addr: open", "no-proc"),
     ("mount: /mnt: permission denied.", "mount-without-owned-ns"),
     ("sh: 1: newuidmap: not found", "helper-missing"),
+    ("flag provided but not defined: -overlay2", "runsc-too-old"),
+    ("flag provided but not defined: -host-uds", "runsc-too-old"),
+    ("flag provided but not defined: -foo", "runsc-flag-unknown"),
+    ("flag provided but not defined: -overlay2x", "runsc-flag-unknown"),
 ]
 AMONG = [
     ("unshare: unshare failed: Operation not permitted", "in-chroot"),

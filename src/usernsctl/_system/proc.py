@@ -175,6 +175,30 @@ def is_below_us(pid: int) -> bool:
     return False
 
 
+def uid_outside() -> int:
+    """The effective uid of this process, as the user namespace above its own counts it.
+
+    It is the same in the initial namespace, and where /proc does not tell.
+    """
+    try:
+        text = Path("/proc/self/uid_map").read_text()
+    except OSError:
+        text = ""
+    return id_outside(os.geteuid(), text)
+
+
+def id_outside(inside: int, id_map: str) -> int:
+    """What an id is outside by the text of a map (user_namespaces(7)); itself if it is not mapped.
+
+    :param id_map: what /proc/PID/uid_map or gid_map holds.
+    """
+    for line in id_map.splitlines():
+        first, outside, count = map(int, line.split())
+        if first <= inside < first + count:
+            return outside + inside - first
+    return inside
+
+
 def exit_status(pidfd: int) -> int | None:
     """The exit status of a process that has ended, if it happens to be a child of ours.
 

@@ -13,7 +13,7 @@ import click
 
 from usernsctl import _interrupts
 from usernsctl._text import say
-from usernsctl.cli.usage import show_usage
+from usernsctl.cli.usage import Group, show_usage
 from usernsctl.errors import UsernsError
 from usernsctl.explain.printing import print_error
 
@@ -37,7 +37,7 @@ _VERBS = {
 _COMPLETE = "_USERNSCTL_COMPLETE"
 
 
-class _Verbs(click.Group):
+class _Verbs(Group):
     """A group whose commands are imported on demand."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

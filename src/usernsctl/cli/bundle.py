@@ -13,6 +13,7 @@ import click
 from usernsctl._text import command as pasted
 from usernsctl._text import operand, shown
 from usernsctl.cli import caller
+from usernsctl.cli.usage import Group
 from usernsctl.errors import BundleError
 from usernsctl.gvisor import environment, oci
 from usernsctl.gvisor.oci.check import Network
@@ -21,7 +22,7 @@ from usernsctl.maps import Extent
 EXIT_FINDINGS = 1
 
 
-@click.group("bundle")
+@click.group("bundle", cls=Group)
 def bundle_group() -> None:
     """Make, check or mend an OCI bundle for a runsc without root.
 

@@ -14,6 +14,7 @@ import click
 
 from usernsctl._text import shown, shown_lines
 from usernsctl.cli import caller
+from usernsctl.cli.usage import Group
 from usernsctl.commands.popen import Popen
 from usernsctl.namespaces import named
 from usernsctl.namespaces.holder import NamedNamespace
@@ -26,7 +27,7 @@ _PASSED_ON = (
 _NOT_OURS = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 
 
-@click.group("ns")
+@click.group("ns", cls=Group)
 def ns_group() -> None:
     """Make, list, use and remove namespaces that are kept under a name."""
 

@@ -31,7 +31,8 @@ _BAR_WIDTH = 24
 def plan_command(as_json: bool, **given: Any) -> None:
     """Show what these options of usernsctl-exec would map, who would write it, and why.
 
-    Nothing is started. Without options: what you have as root inside, with all your ranges.
+    Nothing is started. Without map options, it shows the map that `usernsctl run` makes by
+    default: your own ids become 0, and no other id is mapped.
     """
     decided = make_plan(_idmap(**given))
     if as_json:
@@ -57,11 +58,14 @@ def _idmap(
     everything: Fill = "auto" if map_auto else "subids" if map_subids else "none"
     users, fill_users = _split(map_users, everything)
     groups, fill_groups = _split(map_groups, everything)
-    ids = IdMap.current() if current else IdMap.root()
     named = map_user is not None or map_group is not None or users or groups
-    if not (root or current or named or fill_users != "none" or fill_groups != "none"):
-        return IdMap.auto(allow_single_id=allow_single_id)
-    own = ids if root or current else IdMap()
+    filled = fill_users != "none" or fill_groups != "none"
+    if current:
+        own = IdMap.current()
+    elif root or not (named or filled):
+        own = IdMap.root()
+    else:
+        own = IdMap()
     return IdMap(
         map_user=own.map_user if map_user is None else map_user,
         map_group=own.map_group if map_group is None else map_group,

@@ -23,7 +23,37 @@ class _GroupedOption(click.Option):
         self.heading = heading
 
 
+# What docker run calls what is another option here: whoever knows that one types it first.
+_DOCKER_OPTIONS = {
+    "-e": "--env",
+    "-v": "--bind",
+    "--volume": "--bind",
+    "--mount": "--bind",
+    "-w": "--wd",
+    "--workdir": "--wd",
+    "-u": "--user",
+    "--net": "--network",
+    "-i": "--terminal",
+    "-t": "--terminal",
+    "--ulimit": "--rlimit",
+}
+
+
 class _GroupedCommand(click.Command):
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            name = error.option_name
+            ours = _DOCKER_OPTIONS.get(name)
+            for option in self.get_params(ctx):
+                if ours in option.opts:
+                    use = f"{ours} {option.metavar or ''}".rstrip()
+                    raise click.UsageError(
+                        f"there is no option {name!r}. Use {use}.", ctx
+                    ) from error
+            raise
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         headings: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
