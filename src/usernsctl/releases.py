@@ -60,6 +60,8 @@ ABILITIES = {
     "host-settings": (20241014, "--host-settings, which checks this machine's settings"),
     "exec-wants-cwd": (20241111, "exec --process refuses a file without cwd"),
     "overlay-size": (20250616, "--overlay2=root:memory,size=N"),
+    "devices-without-mode": (20260223, "linux.devices without fileMode, which crashed it before"),
+    "terminals": (20260316, "a terminal that is one of the streams is one inside, too"),
     "linux-4-19": (20260427, "uname says 4.19.0-gvisor, no longer 4.4.0"),
     "features": (20260511, "the command features, of the OCI runtime specification"),
     "side-directory": (20260727, "programs of its own in gvisor-bin/ beside it, if they are there"),
