@@ -135,7 +135,8 @@ class BuildExtension(build_ext):
         )
         for name in freestanding:
             build_freestanding(programs / name)
-        for name in PROGRAMS.keys() - {*SCRIPTS, *freestanding}:
+        # Also a copy of usernsctl-exec: where scripts are installed, the package can't always tell.
+        for name in PROGRAMS.keys() - {"usernsctl-entrypoint", *freestanding}:
             build_program(programs / name)
 
 

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import usernsctl as un
-from usernsctl import oci
+from usernsctl.gvisor import oci
 
 COMMANDS = 10_000
 SANDBOXES = 100

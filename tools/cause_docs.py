@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from usernsctl.doctor.catalogue import AREAS, entries, get
-from usernsctl.doctor.model import Cause
+from usernsctl.explain.catalogue import AREAS, entries, get
+from usernsctl.explain.model import Cause
 
 TARGET = Path(__file__).parent.parent / "docs" / "causes.md"
 

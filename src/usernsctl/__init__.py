@@ -3,23 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from usernsctl.errors import (
-    BundleError,
-    CommandError,
-    CommandNotADirectoryError,
-    CommandNotExecutableError,
-    CommandNotFoundError,
-    HardeningError,
-    MapError,
-    NamespaceError,
-    PlanError,
-    RunscError,
-    UsernsError,
-)
-from usernsctl.idmap import Extent, IdMap
-from usernsctl.namespace import Namespace, enter
-from usernsctl.plan import Plan, plan
-from usernsctl.process import (
+from usernsctl.commands.popen import (
     DEVNULL,
     PIPE,
     STDOUT,
@@ -35,13 +19,29 @@ from usernsctl.process import (
     run,
     spawn,
 )
+from usernsctl.errors import (
+    BundleError,
+    CommandError,
+    CommandNotADirectoryError,
+    CommandNotExecutableError,
+    CommandNotFoundError,
+    HardeningError,
+    MapError,
+    NamespaceError,
+    PlanError,
+    RunscError,
+    UsernsError,
+)
+from usernsctl.maps import Extent, IdMap, Plan, plan
+from usernsctl.namespaces.namespace import Namespace, enter
 
 if TYPE_CHECKING:
-    from usernsctl.aio import create_subprocess_exec
+    from usernsctl.commands.aio import create_subprocess_exec
     from usernsctl.doctor import diagnose
-    from usernsctl.sandbox.box import Sandbox
-    from usernsctl.sandbox.host import SandboxHost
-    from usernsctl.sandbox.registry import DetachedSandbox
+    from usernsctl.gvisor.host import SandboxHost
+    from usernsctl.gvisor.registry import DetachedRecord
+    from usernsctl.gvisor.sandbox import Sandbox
+
 
 __all__ = [
     "DEVNULL",
@@ -55,7 +55,7 @@ __all__ = [
     "CommandNotExecutableError",
     "CommandNotFoundError",
     "CompletedProcess",
-    "DetachedSandbox",
+    "DetachedRecord",
     "Extent",
     "HardeningError",
     "IdMap",
@@ -84,10 +84,10 @@ __all__ = [
 
 # What takes longer to import than all the rest, and many programs never ask for.
 _IMPORTED_WHEN_USED = {
-    "DetachedSandbox": "usernsctl.sandbox.registry",
-    "Sandbox": "usernsctl.sandbox.box",
-    "SandboxHost": "usernsctl.sandbox.host",
-    "create_subprocess_exec": "usernsctl.aio",
+    "DetachedRecord": "usernsctl.gvisor.registry",
+    "Sandbox": "usernsctl.gvisor.sandbox",
+    "SandboxHost": "usernsctl.gvisor.host",
+    "create_subprocess_exec": "usernsctl.commands.aio",
     "diagnose": "usernsctl.doctor",
 }
 

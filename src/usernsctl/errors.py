@@ -11,7 +11,7 @@ import os
 from errno import EMFILE as _EMFILE
 from typing import Any
 
-from usernsctl.shown import shown
+from usernsctl._text import shown
 
 # As un_exit_status() in csrc/error.c has it for the prelude.
 _EXIT_STATUS = {"lookup": 127, "exec": 126}

@@ -17,8 +17,8 @@ from injecting import run_with
 # caller must get a namespace that works; prints how many creators it took.
 SWEEP = """
 import os, signal, sys
-from usernsctl import holder, named, namespace
-from usernsctl.namespace import Namespace
+from usernsctl.namespaces import holder, named, namespace
+from usernsctl.namespaces.namespace import Namespace
 
 FILES = {module.__file__ for module in (holder, named, namespace)}
 

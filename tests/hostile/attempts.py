@@ -13,7 +13,9 @@ import traceback
 from typing import Any, NoReturn
 
 from usernsctl.errors import UsernsError
-from usernsctl.sandbox import Bind, Request, environment, run
+from usernsctl.gvisor import environment
+from usernsctl.gvisor.launch import run
+from usernsctl.gvisor.request import Bind, Request
 
 
 def attempt(fields: dict[str, Any]) -> NoReturn:

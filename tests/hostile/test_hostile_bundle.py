@@ -22,13 +22,13 @@ from typing import Any
 
 import pytest
 
-from usernsctl import oci
+from usernsctl.commands.target import Target
 from usernsctl.errors import BundleError
-from usernsctl.idmap import Extent
-from usernsctl.sandbox.bundle import OpenBundle, open_bundle
-from usernsctl.sandbox.place import Place
-from usernsctl.sandbox.request import Request
-from usernsctl.target import Target
+from usernsctl.gvisor import oci
+from usernsctl.gvisor.config import OpenBundle, open_bundle
+from usernsctl.gvisor.place import Place
+from usernsctl.gvisor.request import Request
+from usernsctl.maps import Extent
 
 pytestmark = pytest.mark.requires("runsc")
 

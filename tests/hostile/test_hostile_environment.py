@@ -24,7 +24,7 @@ with un.SandboxHost() as host:
     with host.start(["true"], stdin=un.DEVNULL) as box:
         assert box.wait() == 0
 """
-TRIAL = "from usernsctl.pytest_needs import _try_runsc; assert _try_runsc() is None"
+TRIAL = "from usernsctl.pytest_plugin.needs import _try_runsc; assert _try_runsc() is None"
 
 # Each starts a child of ours that is Python, or a program.
 STARTS = {

@@ -19,7 +19,7 @@ from callers import MAP_OF_SEVERAL, as_root, several_ids
 from tally import Tally
 
 import usernsctl as un
-from usernsctl import named
+from usernsctl.namespaces import named
 
 HERE = Path(__file__).parent / "memory"
 FULL_ROUNDS = 20000

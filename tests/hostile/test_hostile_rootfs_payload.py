@@ -14,7 +14,7 @@ from conftest import Program
 from tally import Tally
 
 import usernsctl as un
-from usernsctl.sandbox import Bind
+from usernsctl.gvisor.request import Bind
 
 pytestmark = pytest.mark.requires("runsc")
 

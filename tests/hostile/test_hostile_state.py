@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 import usernsctl as un
-from usernsctl import named
-from usernsctl.identity import ProcessIdentity
-from usernsctl.sandbox import Bind
+from usernsctl._system.proc import ProcessIdentity
+from usernsctl.gvisor.request import Bind
+from usernsctl.namespaces import named
 
 pytestmark = pytest.mark.requires("runsc")
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from usernsctl import shown
+from usernsctl import _text
 from usernsctl.cli import main, print_error
 from usernsctl.errors import BundleError
-from usernsctl.sandbox.failure import describe
+from usernsctl.gvisor.failure import describe
 
 # What a terminal acts on: a title, the screen, a new line of "ours", hidden and turned text, and
 # CSI as one character.
@@ -173,8 +173,8 @@ def test_hostile_characters_are_all_escaped(tally: Any) -> None:
         char = chr(code)
         if unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp"):
             tally.tried()
-            told = shown.shown(f"a{char}b")
-            if not told.isprintable() or shown.shown(told) != told:
+            told = _text.shown(f"a{char}b")
+            if not told.isprintable() or _text.shown(told) != told:
                 tally.succeeded(f"U+{code:04X}")
 
 
@@ -191,10 +191,10 @@ def test_hostile_words_are_what_they_were_after_the_shell(tally: Any) -> None:
     ]
     for word in words:
         tally.tried()
-        line = shown.command(["printf", "%s", word])
+        line = _text.command(["printf", "%s", word])
         if not line.isprintable():
             tally.succeeded(f"{word!r} is not fit for a terminal: {line!r}")
         done = subprocess.run([shell, "-c", line], capture_output=True, env={"LC_ALL": "C.UTF-8"})
         if done.stdout != os.fsencode(word) or done.stderr:
             tally.succeeded(f"{word!r} became {done.stdout!r}")
-    assert shown.command(["a b", "c"]) == shlex.join(["a b", "c"])
+    assert _text.command(["a b", "c"]) == shlex.join(["a b", "c"])

@@ -19,9 +19,9 @@ from inside import PATIENCE, WAITER, namespace, read_ready
 from kept import LINK, MAP_WITHOUT_US, WHO, in_python, without_us
 
 import usernsctl as un
-from usernsctl import named
-from usernsctl.holder import NamedNamespace
-from usernsctl.namespace import Namespace
+from usernsctl.namespaces import named
+from usernsctl.namespaces.holder import NamedNamespace
+from usernsctl.namespaces.namespace import Namespace
 
 UID, GID = os.geteuid(), os.getegid()
 
@@ -115,7 +115,7 @@ def test_commands_are_root_without_our_groups_where_we_are_not_mapped(usernsctl:
 
 def test_it_outlives_its_creator_and_the_others_find_it() -> None:
     inside = in_python(
-        "from usernsctl.namespace import Namespace\n"
+        "from usernsctl.namespaces.namespace import Namespace\n"
         "with Namespace.open_or_create('web', mount=True) as ns:\n"
         f"    ns.run({LINK!r})\n"
     )
@@ -323,7 +323,7 @@ def test_many_names_are_many_namespaces() -> None:
 
 def test_fifty_processes_that_race_get_the_same_one() -> None:
     told = in_python(
-        "from usernsctl.namespace import Namespace\n"
+        "from usernsctl.namespaces.namespace import Namespace\n"
         "gate, opened = os.pipe()\n"
         "results, write_results = os.pipe()\n"
         "children = []\n"

@@ -19,7 +19,7 @@ from inside import PATIENCE, WAITER, namespace, read_ready
 from kept import LINK, MAP_WITHOUT_US, ROOT, WHO, in_python, without_us
 
 import usernsctl as un
-from usernsctl.namespace import Namespace
+from usernsctl.namespaces.namespace import Namespace
 
 UID, GID = os.geteuid(), os.getegid()
 ALL_CAPABILITIES = int(Path("/proc/sys/kernel/cap_last_cap").read_text()) + 1
@@ -45,7 +45,7 @@ def test_every_way_to_start_leads_into_the_same_namespace() -> None:
 def test_a_process_can_move_into_it_and_become_the_command(method: str) -> None:
     move = "ns.exec(command)" if method == "exec" else "ns.enter(); os.execvp('sh', command)"
     told = in_python(
-        "from usernsctl.namespace import Namespace\n"
+        "from usernsctl.namespaces.namespace import Namespace\n"
         "links = 'id -u; readlink /proc/self/ns/user /proc/self/ns/uts'\n"
         "command = ['sh', '-c', 'echo $$; ' + links]\n"
         "ns = Namespace.create(uts=True)\n"

@@ -12,7 +12,7 @@ from conftest import children, open_descriptors
 from kept import LINK, MAP_WITHOUT_US, without_us
 
 import usernsctl as un
-from usernsctl.namespace import Namespace
+from usernsctl.namespaces.namespace import Namespace
 
 THREADS = 16
 

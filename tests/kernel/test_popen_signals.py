@@ -15,7 +15,7 @@ import pytest
 from inside import PATIENCE
 
 import usernsctl as un
-from usernsctl.namespace import Namespace
+from usernsctl.namespaces.namespace import Namespace
 
 FOREVER = ["sleep", "1000"]
 

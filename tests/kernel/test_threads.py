@@ -224,7 +224,7 @@ def test_a_process_with_numpy_a_gibibyte_threads_forks_and_signals() -> None:
 # What a thread that starts a sandbox does first of all.
 AT_ONCE = """
 import threading
-from usernsctl import oci
+from usernsctl.gvisor import oci
 
 config = {"ociVersion": "1.0.0", "root": {"path": "/"}, "process": {"args": ["true"], "cwd": "/"}}
 barrier = threading.Barrier(16)

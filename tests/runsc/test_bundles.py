@@ -16,8 +16,8 @@ import gvisor
 import pytest
 from conftest import Program
 
-from usernsctl.idmap import Extent
-from usernsctl.oci import Finding, check, load
+from usernsctl.gvisor.oci import Violation, check, load
+from usernsctl.maps import Extent
 
 PRINT_VERSION = ["/bin/cat", "/proc/version"]
 OWN_ROOT = [{"containerID": 0, "hostID": 0, "size": 1}]
@@ -71,7 +71,7 @@ def run_plainly(bundle: Path, *options: str) -> subprocess.CompletedProcess[str]
     )
 
 
-def findings(bundle: Path) -> list[Finding]:
+def findings(bundle: Path) -> list[Violation]:
     uid_map, gid_map = [Extent(0, os.geteuid(), 1)], [Extent(0, os.getegid(), 1)]
     return check(load(bundle), bundle, uid_map, gid_map)
 

@@ -22,7 +22,7 @@ from callers import unprivileged
 from conftest import children
 
 import usernsctl as un
-from usernsctl.namespace import Namespace
+from usernsctl.namespaces.namespace import Namespace
 from usernsctl.pytest_plugin import Needs
 
 PATIENCE = 30

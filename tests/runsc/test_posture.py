@@ -30,8 +30,8 @@ from posture_table import (
 )
 
 import usernsctl as un
-from usernsctl.named import find_named
-from usernsctl.sandbox import Bind
+from usernsctl.gvisor.request import Bind
+from usernsctl.namespaces.named import find_named
 
 # How long a start may take, and its last processes and mounts may stay, in seconds.
 PATIENCE = 20

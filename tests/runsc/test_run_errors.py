@@ -15,7 +15,7 @@ from callers import as_root
 from conftest import TESTS, Program
 
 import usernsctl as un
-from usernsctl.sandbox import Bind
+from usernsctl.gvisor.request import Bind
 
 BREAK = TESTS / "kernel" / "causes" / "broken.py"
 

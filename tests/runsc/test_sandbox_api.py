@@ -20,7 +20,7 @@ from conftest import Program, children, open_descriptors
 from processes import children_of, processes_with, status_of
 
 import usernsctl as un
-from usernsctl.sandbox import Bind
+from usernsctl.gvisor.request import Bind
 
 # No test waits longer than this for what it waits for, in seconds.
 PATIENCE = 20

@@ -14,7 +14,7 @@ import pytest
 from conftest import open_descriptors
 
 import usernsctl as un
-from usernsctl.sandbox import Bind
+from usernsctl.gvisor.request import Bind
 
 PATIENCE = 20
 FOREVER = ["sleep", "1000"]

@@ -18,9 +18,9 @@ from usernsctl.doctor.facts import (
     Runsc,
 )
 from usernsctl.doctor.findings import findings, hold
-from usernsctl.doctor.findings_rules import Seen
-from usernsctl.doctor.model import Finding, Probe, Purpose
-from usernsctl.idmap import Extent
+from usernsctl.doctor.rules import Seen
+from usernsctl.explain.model import Finding, Probe, Purpose
+from usernsctl.maps import Extent
 
 POWERLESS = {"newuidmap": Helper(path="/usr/bin/newuidmap", mode=0o755, owner=0)}
 ALL = (Extent(0, 0, 2**32 - 1),)

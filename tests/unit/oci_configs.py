@@ -1,4 +1,4 @@
-"""Configs for the tests of usernsctl.oci."""
+"""Configs for the tests of usernsctl.gvisor.oci."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from usernsctl.errors import BundleError
-from usernsctl.idmap import Extent
+from usernsctl.maps import Extent
 
 ROOT_ONLY = [Extent(0, 1000, 1)]
 """The map of `usernsctl run` for a user whose uid is 1000."""

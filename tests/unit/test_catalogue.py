@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from usernsctl import _core
-from usernsctl.cli import print_error
-from usernsctl.doctor.catalogue import catalogue, entries, get
 from usernsctl.errors import NamespaceError
+from usernsctl.explain.catalogue import catalogue, entries, get
+from usernsctl.explain.printing import print_error
 
 TREE = Path(__file__).parents[2]
 ID = re.compile(r"[a-z]+(?:-[a-z]+)+")

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from usernsctl.doctor.facts import Facts
-from usernsctl.doctor.facts_read import SYSCTLS, read_facts
-from usernsctl.idmap import Extent
+from usernsctl.doctor.reading import SYSCTLS, read_facts
+from usernsctl.maps import Extent
 
 STATUS = """Name:\tdoctor
 Uid:\t1000\t1001\t1000\t1000

@@ -19,13 +19,13 @@ from doctor_machines import (
     refused,
 )
 
-from usernsctl.doctor.catalogue import catalogue
 from usernsctl.doctor.facts import Container, Facts, Helper, Ids, Kernel, Runsc, Subordinate
 from usernsctl.doctor.facts import SecurityModules as Modules
 from usernsctl.doctor.findings import STANDS_IN_THE_WAY_OF, attributed
-from usernsctl.doctor.findings_order import CONSEQUENCES, RULES
-from usernsctl.doctor.model import Probe
-from usernsctl.idmap import Extent
+from usernsctl.doctor.rules import CONSEQUENCES, RULES
+from usernsctl.explain.catalogue import catalogue
+from usernsctl.explain.model import Probe
+from usernsctl.maps import Extent
 
 EPERM, EACCES, EINVAL, ENOSPC, EAGAIN = (
     errno.EPERM,

@@ -8,9 +8,9 @@ import pytest
 from doctor_machines import healthy, nested, privileges, probes, refused
 
 from usernsctl.doctor.facts import Container, Facts, Ids, Runsc
-from usernsctl.doctor.findings_needs import Need, needs
-from usernsctl.doctor.model import Purpose
-from usernsctl.idmap import Extent
+from usernsctl.doctor.needs import Need, needs
+from usernsctl.explain.model import Purpose
+from usernsctl.maps import Extent
 
 DOCKER = Container(engine="docker", sign="it is")
 POD = Container(engine="kubernetes", sign="it is")

@@ -121,9 +121,8 @@ def test_where_no_child_can_be_started_the_others_are_skipped(
 
 
 def test_an_incomplete_installation_is_told() -> None:
-    with pytest.raises(CommandError) as caught:
+    with pytest.raises(CommandError, match=r"usernsctl-probe, which .* is missing") as caught:
         try_steps([Step(name="one", words=("/nowhere/usernsctl-probe",))], soon())
-    assert caught.value.filename == "/nowhere/usernsctl-probe"
     assert caught.value.remedy is not None
 
 

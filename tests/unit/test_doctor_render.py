@@ -11,10 +11,10 @@ import jsonschema
 import pytest
 from doctor_machines import POWERLESS, failed, healthy, judged, probes, refused
 
-from usernsctl.doctor import render, render_json, render_rich, script
+from usernsctl.doctor import render, render_rich
 from usernsctl.doctor.facts import Container, Facts
-from usernsctl.doctor.findings_needs import Need, needs
-from usernsctl.doctor.model import Place, Probe, Purpose, Report
+from usernsctl.doctor.needs import Need, needs
+from usernsctl.explain.model import Place, Probe, Purpose, Report
 
 BLOCKED = refused("unshare-nothing", "unshare-user")
 
@@ -48,20 +48,20 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_json_is_as_its_schema_says(case: str) -> None:
-    value = json.loads(json.dumps(render_json.as_json(*CASES[case])))
+    value = json.loads(json.dumps(render.as_json(*CASES[case])))
     jsonschema.validate(value, schema())
 
 
 def test_the_schema_is_one_and_refuses_what_is_not_described() -> None:
     jsonschema.Draft202012Validator.check_schema(schema())
-    value = render_json.as_json(*CASES["healthy"]) | {"more": 1}
+    value = render.as_json(*CASES["healthy"]) | {"more": 1}
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(value, schema())
 
 
 def test_json_has_what_the_report_has() -> None:
     report, settings = CASES["blocked"]
-    value = render_json.as_json(report, settings)
+    value = render.as_json(report, settings)
     assert value["ready"] is False
     assert [finding["id"] for finding in value["findings"]] == [f.id for f in report.findings]
     assert value["probes"]["unshare-user"]["error"] == "EPERM"
@@ -123,13 +123,13 @@ def test_remedies_are_for_where_we_are(facts: Facts, purpose: Purpose, place: Pl
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_script_is_one_for_a_shell(case: str) -> None:
-    text = script.as_script(CASES[case][0])
+    text = render.as_script(CASES[case][0])
     assert text.startswith("#!/bin/sh\n")
     subprocess.run(["sh", "-n"], input=text, text=True, check=True)
 
 
 def test_a_script_has_the_commands_of_the_place_and_all_else_as_comments() -> None:
-    lines = script.as_script(CASES["pod"][0]).split("\n")
+    lines = render.as_script(CASES["pod"][0]).split("\n")
     commands = [line for line in lines if line and not line.startswith("#")]
     assert commands[0] == "set -eu"
     profile = "docker run --rm --entrypoint usernsctl IMAGE seccomp-profile"
@@ -138,7 +138,7 @@ def test_a_script_has_the_commands_of_the_place_and_all_else_as_comments() -> No
 
 def test_evidence_can_not_get_out_of_its_comment() -> None:
     nasty = probes(failed("mount", 1, "x\nrm -rf /tmp/nothing\r\x1b[1mreboot\u2028halt"))
-    text = script.as_script(examined(healthy(), nasty)[0])
+    text = render.as_script(examined(healthy(), nasty)[0])
     commands = [line for line in text.splitlines() if line and not line.startswith("#")]
     assert commands == ["set -eu"]
 

@@ -14,13 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from usernsctl.cli import main, print_error
-from usernsctl.doctor.catalogue import catalogue
-from usernsctl.doctor.explain import confirm, explain
-from usernsctl.doctor.lines import SHOWN_MAX
-from usernsctl.doctor.model import Finding, Report
-from usernsctl.doctor.texts import Text, needle, texts
 from usernsctl.errors import PlanError
-from usernsctl.releases import Release
+from usernsctl.explain.catalogue import catalogue
+from usernsctl.explain.logs import SHOWN_MAX
+from usernsctl.explain.messages import Text, confirm, explain, needle, texts
+from usernsctl.explain.model import Finding, Report
+from usernsctl.gvisor.releases import Release
 
 EOF = (
     "running container: creating container: cannot create sandbox: cannot read client sync file: "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import usernsctl
-from usernsctl import isolated
+from usernsctl._system import isolated
 from usernsctl.errors import CommandError
 
 PACKAGE = Path(usernsctl.__file__).parent
@@ -20,7 +21,7 @@ INSTALLED = PACKAGE.parent
 # In a process that has the package by other means: a child imports all that a verb needs.
 ASK = """
 import subprocess, sys
-from usernsctl import isolated
+from usernsctl._system import isolated
 print(isolated.__file__)
 words = isolated.command("usernsctl", "run", "--help")
 done = subprocess.run(words, cwd="/", env={}, capture_output=True, text=True)
@@ -85,12 +86,14 @@ def test_a_child_has_the_same_package_though_there_is_another(tmp_path: Path) ->
     copy = tmp_path / "usernsctl"
     copy.mkdir()
     for entry in PACKAGE.iterdir():
-        if entry.name != "__main__.py":
+        if entry.name not in ("__main__.py", "_system"):
             (copy / entry.name).symlink_to(entry)
-    (copy / "isolated.py").unlink()
-    (copy / "isolated.py").write_text((PACKAGE / "isolated.py").read_text())
+    shutil.copytree(PACKAGE / "_system", copy / "_system")
     (copy / "__main__.py").write_text("print(__file__)")
-    start = "import subprocess, usernsctl.isolated as i; subprocess.run(i.command('usernsctl'))"
+    start = (
+        "import subprocess; from usernsctl._system import isolated; "
+        "subprocess.run(isolated.command('usernsctl'))"
+    )
     shown = run([sys.executable, "-c", start], env={"PYTHONPATH": str(tmp_path)}, cwd="/")
     assert shown == f"{copy}/__main__.py\n"
 
@@ -124,4 +127,4 @@ def test_no_python_is_started_another_way() -> None:
         if "sys.executable" in file.read_text()
     ]
     # The others read the interpreter's file, and keep its directory in sight.
-    assert sorted(starts) == ["isolated.py", "runsc.py", "sandbox/paths.py"]
+    assert sorted(starts) == ["_system/isolated.py", "gvisor/paths.py", "gvisor/runsc.py"]

@@ -12,10 +12,10 @@ import pytest
 from callers import as_root, unprivileged
 
 import usernsctl as un
-from usernsctl import named
 from usernsctl.cli import main
-from usernsctl.holder import NamedNamespace
-from usernsctl.namespace import Namespace
+from usernsctl.namespaces import named
+from usernsctl.namespaces.holder import NamedNamespace
+from usernsctl.namespaces.namespace import Namespace
 
 
 @pytest.fixture
@@ -51,9 +51,8 @@ def state_of(pid: int, /, **changed: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "use",
     [
-        named.open_named,
-        named.remove_named,
         Namespace.open,
+        named.remove_named,
         Namespace.open_or_create,
         lambda name: named.create_named(name, []),
     ],
@@ -70,7 +69,7 @@ def test_a_name_that_is_none_is_refused(
 
 @pytest.mark.parametrize("name", ["a", "A9_.-", "0", "_", "x" * 64, "a..b", "web.json"])
 def test_a_name_that_nobody_has_is_told(state: Path, name: str) -> None:
-    for use in (named.open_named, named.remove_named):
+    for use in (Namespace.open, named.remove_named):
         with pytest.raises(un.NamespaceError, match=f"there is no namespace '{name}'") as caught:
             use(name)
         assert caught.value.cause == "no-such-namespace"
@@ -130,7 +129,7 @@ def test_state_that_is_not_true_any_more_is_forgotten(
     state.mkdir(mode=0o700)
     (state / "old.json").write_text(json.dumps(forge()))
     with pytest.raises(un.NamespaceError, match="there is no namespace 'old'"):
-        named.open_named("old")
+        Namespace.open("old")
     assert list(state.iterdir()) == []
     (state / "old.json").write_text(json.dumps(forge()))
     assert named.list_named() == []

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from oci_configs import RANGES, ROOT_ONLY, mapping, outcome
 
 from usernsctl.errors import BundleError
-from usernsctl.oci import BuildOptions, Mount, Rlimit, build, check, fix, parse, serialise
+from usernsctl.gvisor.oci import BuildOptions, Mount, Rlimit, build, check, fix, parse, serialise
 
 
 def options(**what: Any) -> BuildOptions:

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from oci_configs import RANGES, changed, mapping, minimal, mutations, outcome
 
 from usernsctl.errors import BundleError
-from usernsctl.idmap import Extent
-from usernsctl.oci import Finding, check, fix
-from usernsctl.oci.files import resolve_in_root
+from usernsctl.gvisor.oci import Violation, check, fix
+from usernsctl.gvisor.oci.files import resolve_in_root
+from usernsctl.maps import Extent
 
 # An id that owns nothing here, so that it has only the rights of everybody.
 STRANGER = [Extent(0, 3_000_000_000, 1)]
@@ -42,7 +42,7 @@ def bundle() -> Iterator[Path]:
 
 def found(
     config: dict[str, Any], bundle: Path, extents: list[Extent] | None = None, **how: Any
-) -> list[Finding]:
+) -> list[Violation]:
     """The findings in `config`, by default for a namespace in which the caller is root."""
     if extents is None:
         own_map = ([Extent(0, os.geteuid(), 1)], [Extent(0, os.getegid(), 1)])
@@ -50,11 +50,11 @@ def found(
     return check(config, bundle, extents, extents, **how)
 
 
-def places(findings: list[Finding]) -> list[tuple[str, str]]:
+def places(findings: list[Violation]) -> list[tuple[str, str]]:
     return [(finding.path, finding.id) for finding in findings]
 
 
-def one(findings: list[Finding], path: str, cause: str) -> Finding:
+def one(findings: list[Violation], path: str, cause: str) -> Violation:
     """The only finding, which must be this one."""
     assert places(findings) == [(path, cause)]
     return findings[0]

@@ -10,7 +10,7 @@ import pytest
 from oci_configs import mapping, minimal
 
 from usernsctl.cli import main
-from usernsctl.oci import load
+from usernsctl.gvisor.oci import load
 
 Output = pytest.CaptureFixture[str]
 

@@ -10,8 +10,8 @@ import pytest
 from oci_configs import minimal
 
 from usernsctl.errors import BundleError
-from usernsctl.oci import Bundle, create, load, replace
-from usernsctl.oci.load import MAX_BYTES
+from usernsctl.gvisor.oci import Bundle, create, load, replace
+from usernsctl.gvisor.oci.bundle import MAX_BYTES
 
 TEXT = json.dumps(minimal())
 

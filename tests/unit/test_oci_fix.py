@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from oci_configs import RANGES, ROOT_ONLY, changed, mapping, minimal, with_user_namespace
 
 from usernsctl.errors import BundleError
-from usernsctl.idmap import Extent
-from usernsctl.oci import check, fix
+from usernsctl.gvisor.oci import check, fix
+from usernsctl.maps import Extent
 
 ROOT_MAPPING = [mapping(0, 0, 1)]
 ADDED_ALL = ["$.process.user", "$.linux.namespaces", "$.linux.uidMappings", "$.linux.gidMappings"]

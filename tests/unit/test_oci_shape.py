@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from oci_configs import changed, minimal, mutations, outcome
 
 from usernsctl.errors import BundleError
-from usernsctl.oci import parse, serialise, validate
+from usernsctl.gvisor.oci import parse, serialise, validate
 
 ID = "should be a whole number from 0 to 4294967295"
 TEXT = "should be a string in UTF-8, without NUL characters"

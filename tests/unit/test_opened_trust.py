@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from usernsctl import opened
+from usernsctl._system import opened
 
 OVERFLOW = 65534
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from usernsctl import releases
 from usernsctl.errors import RunscError
-from usernsctl.releases import ABILITIES, Release, check_side_programs, release_of
+from usernsctl.gvisor import releases
+from usernsctl.gvisor.releases import ABILITIES, Release, check_side_programs, release_of
 
 LABEL = "release-20260831.0"
 

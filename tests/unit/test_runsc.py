@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from usernsctl import runsc
 from usernsctl.errors import RunscError
+from usernsctl.gvisor import runsc
 
 X86_64, ARM64 = 62, 183
 NATIVE = struct.unpack_from("<H", Path("/proc/self/exe").read_bytes(), 18)[0]

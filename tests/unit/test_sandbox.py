@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from usernsctl import opened
+from usernsctl._system import opened
+from usernsctl._system.mounts import MS_NODEV, MS_NOSUID, MS_RDONLY, MS_RELATIME, mounts_below
+from usernsctl._system.opened import Opened
 from usernsctl.errors import BundleError, CommandError, NamespaceError, PlanError
-from usernsctl.idmap import Extent
-from usernsctl.mounts import MS_NODEV, MS_NOSUID, MS_RDONLY, MS_RELATIME, mounts_below
-from usernsctl.opened import Opened
-from usernsctl.plan import Plan
-from usernsctl.sandbox import Bind, Request, config, environment, paths
-from usernsctl.sandbox.rootfs import private_files
+from usernsctl.gvisor import config, environment, paths
+from usernsctl.gvisor.request import Bind, Request
+from usernsctl.gvisor.rootfs import private_files
+from usernsctl.maps import Extent, Plan
 
 CALLER = {"PATH": "/bin", "TERM": "vt100", "TOKEN": "secret", "HOME": "/home/me"}
 

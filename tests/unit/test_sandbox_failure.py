@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from usernsctl.sandbox import failure
+from usernsctl.gvisor import failure
 
 PIVOT_ROOT = (
     "failed to change the root file system: pivot_root failed, make sure that the root mount has "

@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from usernsctl import runsc
-from usernsctl.doctor.lines import quoted
-from usernsctl.sandbox import failure, logs
+from usernsctl.explain.logs import quoted
+from usernsctl.gvisor import failure, logs, runsc
 
 END = "I1125 01:43:37.998166   66184 main.go:222] Exiting with status: 512\n"
 EOF = "running container: creating container: waiting for sandbox to start: EOF"

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from usernsctl import opened
+from usernsctl._system import opened
 from usernsctl.errors import CommandNotExecutableError, CommandNotFoundError
-from usernsctl.sandbox import command
-from usernsctl.sandbox.environment import DEFAULT_PATH
-from usernsctl.sandbox.view import View, Walk
+from usernsctl.gvisor import view as command
+from usernsctl.gvisor.environment import DEFAULT_PATH
+from usernsctl.gvisor.view import View, Walk
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import pytest
 
 from usernsctl.cli import main
 from usernsctl.errors import UsernsError
-from usernsctl.oci import BuildOptions, build, validate
-from usernsctl.sandbox import checks, environment
+from usernsctl.gvisor import checks, environment
+from usernsctl.gvisor.oci import BuildOptions, build, validate
 
 SECRET = "c0rrect-horse"
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from usernsctl.shared import LetGoError, Shared
+from usernsctl._system.descriptors import LetGoError, Shared
 
 PATIENCE = 20
 

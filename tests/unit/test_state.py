@@ -16,9 +16,10 @@ import pytest
 from callers import as_root
 
 import usernsctl as un
-from usernsctl import named, walk
-from usernsctl.sandbox import registry
-from usernsctl.state import locked_directory, state_directory
+from usernsctl._system import opened
+from usernsctl._system.state import locked_directory, state_directory
+from usernsctl.gvisor import registry
+from usernsctl.namespaces import named
 
 # What a wait for nothing may take at most, in seconds.
 AT_MOST = 2
@@ -106,7 +107,7 @@ def test_links_that_lead_nowhere(tmp_path: Path) -> None:
     before = os.listdir("/proc/self/fd")
     for name, number in (("a", errno.ELOOP), ("file", errno.ENOTDIR), ("none", errno.ENOENT)):
         with pytest.raises(OSError, match=name) as caught:
-            walk.open_trusted(f"{tmp_path}/{name}")
+            opened.open_trusted(f"{tmp_path}/{name}")
         assert caught.value.errno == number
     assert len(os.listdir("/proc/self/fd")) == len(before)
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
+from usernsctl import _programs
 from usernsctl._core.failures import cause, check, raise_error
 from usernsctl._core.memory import Memory
 from usernsctl._core.planning import NativePlan
@@ -15,11 +16,7 @@ from usernsctl._native import ffi, lib
 from usernsctl.errors import NamespaceError
 
 # The program that enters namespaces in place of a process that has something to lose.
-_CHILD = os.fsencode(
-    os.path.join(
-        os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "_bin", "usernsctl-child"
-    )
-)
+_CHILD = os.fsencode(_programs.path_of("usernsctl-child"))
 _NS_FLAG = {name: lib.un_ns_flag(index) for index, name in enumerate(NAMESPACES, lib.UN_NS_MOUNT)}
 
 

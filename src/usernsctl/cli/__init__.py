@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import io
 import os
 import signal
 import sys
@@ -11,8 +10,10 @@ from collections.abc import Sequence
 
 import click
 
+from usernsctl._text import say
+from usernsctl.cli.usage import show_usage
 from usernsctl.errors import UsernsError
-from usernsctl.shown import shown, shown_lines
+from usernsctl.explain.printing import print_error
 
 #: Where each verb's click command is. They are imported when they are called: a payload should not
 #: wait for verbs that it does not use.
@@ -55,48 +56,6 @@ def usernsctl(context: click.Context, environ_fd: int | None) -> None:
         from usernsctl.cli import caller
 
         context.obj = caller.read(environ_fd)
-
-
-def print_error(error: UsernsError) -> None:
-    """Say on standard error what failed, why, and what mends it: a line each."""
-    say(f"usernsctl: {error}")
-    why, known_remedy = _known(error.cause)
-    if why:
-        say(f"  why: {why} [{error.cause}]")
-    elif error.cause:
-        say(f"  cause: {error.cause}")
-    # Of several lines are those of the catalogue; in ours, no name brings a line end with it.
-    if remedy := error.remedy or known_remedy:
-        print("  remedy: " + shown_lines(remedy).replace("\n", "\n    "), file=sys.stderr)
-
-
-def say(text: str) -> None:
-    """Print one line on standard error, whatever others have put into it."""
-    print(shown(text), file=sys.stderr)
-
-
-def show_usage(error: click.ClickException) -> None:
-    """Print click's own message about a wrong call."""
-    text = io.StringIO()
-    error.show(file=text)
-    print(shown_lines(text.getvalue()), end="", file=sys.stderr)
-
-
-def _known(cause: str | None) -> tuple[str | None, str | None]:
-    """What is known of a cause: why, and what mends it."""
-    # These are imported here to keep --help fast; the core's own texts need no files to be read.
-    from usernsctl import _core
-
-    if cause is None:
-        return None, None
-    if known := _core.cause(cause):
-        return known.why, known.remedy
-    from usernsctl.doctor.catalogue import catalogue
-
-    entry = catalogue().get(cause)
-    if entry is None:
-        return None, None
-    return entry.why, entry.remedies["host"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,14 +10,13 @@ from typing import get_args
 
 import click
 
-from usernsctl import oci
+from usernsctl._text import command as pasted
+from usernsctl._text import operand, shown
 from usernsctl.cli import caller
 from usernsctl.errors import BundleError
-from usernsctl.idmap import Extent
-from usernsctl.oci.refusals import Network
-from usernsctl.sandbox import environment
-from usernsctl.shown import command as pasted
-from usernsctl.shown import operand, shown
+from usernsctl.gvisor import environment, oci
+from usernsctl.gvisor.oci.check import Network
+from usernsctl.maps import Extent
 
 EXIT_FINDINGS = 1
 
@@ -149,7 +148,7 @@ def _rootfs_for(directory: str, rootfs: str) -> str:
     return str(outside)
 
 
-def _as_text(finding: oci.Finding) -> list[str]:
+def _as_text(finding: oci.Violation) -> list[str]:
     kind = "outside" if finding.outside else "fails" if finding.blocks else "note"
     return [
         f"{kind}: {finding.path}: {finding.problem} [{finding.id}]",
@@ -158,7 +157,7 @@ def _as_text(finding: oci.Finding) -> list[str]:
     ]
 
 
-def _summary(directory: str, findings: list[oci.Finding]) -> str:
+def _summary(directory: str, findings: list[oci.Violation]) -> str:
     if not findings:
         return f"{directory}: nothing in the way of runsc without root"
     fixable = sum(finding.fixable for finding in findings)

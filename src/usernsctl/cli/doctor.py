@@ -11,7 +11,8 @@ import click
 from usernsctl.cli.verdict import VerdictCommand, tolerate_any_text
 
 if TYPE_CHECKING:
-    from usernsctl.doctor.model import Purpose
+    from usernsctl.explain.model import Purpose
+
 
 _BLOCKED = 1
 
@@ -41,11 +42,11 @@ def doctor_command(form: str | None, no_runsc: bool, purpose: Purpose) -> int:
     tolerate_any_text()
     report, needs = examine(purpose, runsc=not no_runsc)
     if form == "json":
-        from usernsctl.doctor.render_json import as_json
+        from usernsctl.doctor.render import as_json
 
         print(json.dumps(as_json(report, needs), indent=2))
     elif form == "script":
-        from usernsctl.doctor.script import as_script
+        from usernsctl.doctor.render import as_script
 
         print(as_script(report), end="")
     elif sys.stdout.isatty():

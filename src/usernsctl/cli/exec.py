@@ -6,7 +6,7 @@ import os
 
 import click
 
-from usernsctl import prelude
+from usernsctl import _programs
 from usernsctl.cli import caller
 
 
@@ -18,4 +18,6 @@ from usernsctl.cli import caller
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
 def exec_command(words: tuple[str, ...]) -> None:
     """Execute a command in a new user namespace (usernsctl-exec; see its --help)."""
-    os.execve(prelude.prelude_path(), [prelude.NAME, *words], caller.environ())
+    name = "usernsctl-exec"
+    program = _programs.find(name, "makes the namespaces")
+    os.execve(program, [name, *words], caller.environ())

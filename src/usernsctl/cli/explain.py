@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from usernsctl.cli import say
+from usernsctl._text import say
 from usernsctl.cli.verdict import WRONG_USAGE, VerdictCommand, tolerate_any_text
-from usernsctl.doctor.lines import printable
 from usernsctl.errors import UsernsError
+from usernsctl.explain.logs import printable
 
 if TYPE_CHECKING:
-    from usernsctl.doctor.debuglog import Failure
-    from usernsctl.doctor.explain import Candidate, Explanation
-    from usernsctl.doctor.model import Finding
+    from usernsctl.explain.logs import Failure
+    from usernsctl.explain.messages import Candidate, Explanation
+    from usernsctl.explain.model import Finding
+
 
 _NOT_RECOGNISED = 1
 # So many causes are told in full; of those that are less likely, what tells them apart.
@@ -42,8 +43,8 @@ def explain_command(
 
     Exit status: 0 a cause is named, 1 nothing in the text is known, 2 wrong usage or no such file.
     """
-    from usernsctl.doctor.debuglog import failures
-    from usernsctl.doctor.explain import explain_failures
+    from usernsctl.explain.logs import failures
+    from usernsctl.explain.messages import explain_failures
 
     if file is not None and debug_log is not None:
         _fail(context, "FILE and --debug-log exclude each other")
@@ -73,7 +74,7 @@ def _fail(context: click.Context, message: str) -> NoReturn:
 
 
 def _read(file: str | None) -> Explanation:
-    from usernsctl.doctor.explain import explain
+    from usernsctl.explain.messages import explain
 
     if file not in (None, "-"):
         with open(str(file), "rb") as stream:
@@ -86,7 +87,7 @@ def _read(file: str | None) -> Explanation:
 def _probe(explanation: Explanation) -> Explanation:
     """See which of the causes holds here. If that can't be tried, the text has to do."""
     from usernsctl.doctor import diagnose
-    from usernsctl.doctor.explain import confirm
+    from usernsctl.explain.messages import confirm
 
     try:
         # This purpose has all others' findings too, at least as warnings.

@@ -11,12 +11,12 @@ from typing import Any, NoReturn
 
 import click
 
-from usernsctl import named
+from usernsctl._text import shown, shown_lines
 from usernsctl.cli import caller
-from usernsctl.holder import NamedNamespace
-from usernsctl.namespace import Namespace
-from usernsctl.process import Popen
-from usernsctl.shown import shown, shown_lines
+from usernsctl.commands.popen import Popen
+from usernsctl.namespaces import named
+from usernsctl.namespaces.holder import NamedNamespace
+from usernsctl.namespaces.namespace import Namespace
 
 _PASSED_ON = (
     *(signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT),

@@ -9,10 +9,9 @@ from typing import Any
 
 import click
 
-from usernsctl.idmap import Extent, Fill, IdMap
-from usernsctl.plan import Plan, Range
-from usernsctl.plan import plan as make_plan
-from usernsctl.shown import shown
+from usernsctl._text import shown
+from usernsctl.maps import Extent, Fill, IdMap, Plan, Range
+from usernsctl.maps import plan as make_plan
 
 _BAR_WIDTH = 24
 

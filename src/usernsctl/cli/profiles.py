@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from usernsctl.shown import command
+from usernsctl._text import command
 
 if TYPE_CHECKING:
     from usernsctl.profiles import Ids

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
-from usernsctl.cli import caller, say, values
+from usernsctl._text import say
+from usernsctl.cli import caller, values
 
 if TYPE_CHECKING:
-    from usernsctl.idmap import Fill, IdMap
+    from usernsctl.maps import Fill, IdMap
 
 
 class _GroupedOption(click.Option):
@@ -246,7 +247,8 @@ def run_command(**given: Any) -> NoReturn:
     usernsctl run --bind ~/venv --bind .:/data:rw --wd /data -- ~/venv/bin/python job.py
     usernsctl run --network host --env TOKEN -- curl https://example.org
     """
-    from usernsctl.sandbox import Request, run
+    from usernsctl.gvisor.launch import run
+    from usernsctl.gvisor.request import Request
 
     _check_combination(given)
     env = _environment(given)
@@ -264,7 +266,7 @@ def run_command(**given: Any) -> NoReturn:
 
 def _idmap(given: dict[str, Any]) -> IdMap:
     """What the options about ids say; they are taken out of `given`."""
-    from usernsctl.idmap import IdMap
+    from usernsctl.maps import IdMap
 
     fill: Fill = "auto" if given.pop("map_auto") else "none"
     return IdMap(
@@ -305,7 +307,7 @@ def _check_combination(given: dict[str, Any]) -> None:
 
 def _environment(given: dict[str, Any]) -> dict[str, str]:
     """What the environment options say; they are taken out of `given`."""
-    from usernsctl.sandbox import environment
+    from usernsctl.gvisor import environment
 
     everything, files, settings = (given.pop(n) for n in ("env_all", "env_files", "settings"))
     variables = caller.environ()

@@ -12,8 +12,9 @@ import click
 from usernsctl.errors import RunscError
 
 if TYPE_CHECKING:
-    from usernsctl.oci import Rlimit
-    from usernsctl.sandbox import Bind
+    from usernsctl.gvisor.oci import Rlimit
+    from usernsctl.gvisor.request import Bind
+
 
 _ID_MAX = 2**32 - 2  # the last one, 2**32 - 1, stands for "no change" (setresuid(2))
 _UNLIMITED = 2**64 - 1  # RLIM_INFINITY, as config.json has it
@@ -35,7 +36,7 @@ def each(parse: Callable[[str], Any]) -> Callable[[click.Context, click.Paramete
 
 def bind(text: str) -> Bind:
     """Read ``SRC[:DST][:ro|rw]``; SRC and DST have no colons."""
-    from usernsctl.sandbox import Bind
+    from usernsctl.gvisor.request import Bind
 
     source, *more = text.split(":")
     mode = more.pop() if more and more[-1] in ("ro", "rw") else "ro"
@@ -55,7 +56,7 @@ def user(text: str) -> tuple[int, int]:
 
 def rlimit(text: str) -> Rlimit:
     """Read ``NAME=SOFT[:HARD]``; NAME as ``nofile`` or ``RLIMIT_NOFILE``."""
-    from usernsctl.oci import Rlimit
+    from usernsctl.gvisor.oci import Rlimit
 
     name, _, limits = text.partition("=")
     full = f"RLIMIT_{name.upper().removeprefix('RLIMIT_')}"

@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from usernsctl.cli import show_usage
+from usernsctl.cli.usage import show_usage
 
 #: The exit status of a wrong call, since 1 is a verdict.
 WRONG_USAGE = 2

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from usernsctl.doctor.model import Cause, Finding, Probe, Purpose, Report
+from usernsctl.explain.model import Cause, Finding, Probe, Purpose, Report
 
 if TYPE_CHECKING:
-    from usernsctl.doctor.findings_needs import Need
+    from usernsctl.doctor.needs import Need
+
 
 __all__ = ["Cause", "Finding", "Probe", "Purpose", "Report", "diagnose", "examine"]
 
@@ -32,10 +33,10 @@ def examine(
 ) -> tuple[Report, tuple[Need, ...]]:
     """The same, and which settings of the machine, and of its containers, are as they must be."""
     # Whoever wants the catalogue only should not wait for these.
-    from usernsctl.doctor.facts_read import read_facts
     from usernsctl.doctor.findings import attributed, findings
-    from usernsctl.doctor.findings_needs import needs
+    from usernsctl.doctor.needs import needs
     from usernsctl.doctor.probes import try_all
+    from usernsctl.doctor.reading import read_facts
 
     facts = read_facts(root)
     probes = try_all(facts, runsc=runsc)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from usernsctl.idmap import Extent
+from usernsctl.maps import Extent
 
 Engine = Literal["docker", "podman", "kubernetes", "gvisor", "other"]
 

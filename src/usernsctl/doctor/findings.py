@@ -7,11 +7,10 @@ import errno
 import re
 from collections.abc import Mapping
 
-from usernsctl.doctor.catalogue import catalogue
 from usernsctl.doctor.facts import Facts
-from usernsctl.doctor.findings_order import CONSEQUENCES, RULES
-from usernsctl.doctor.findings_rules import Evidence, Rule, Seen, told
-from usernsctl.doctor.model import Finding, Probe, Purpose
+from usernsctl.doctor.rules import CONSEQUENCES, RULES, Evidence, Rule, Seen, told
+from usernsctl.explain.catalogue import catalogue
+from usernsctl.explain.model import Finding, Probe, Purpose
 
 _ANY: tuple[Purpose, ...] = ("run", "range", "docker", "kubernetes")
 _SANDBOX: tuple[Purpose, ...] = ("run", "docker", "kubernetes")
@@ -125,7 +124,7 @@ def _unknown(seen: Seen, held: list[Rule], purpose: Purpose) -> list[Finding]:
 
 def _by_words(said: str) -> str | None:
     """The cause that runsc's words can only have; several messages may have them."""
-    from usernsctl.doctor.texts import texts
+    from usernsctl.explain.messages import texts
 
     # Imported here and read only now, since there are many.
     for text in texts():

@@ -7,7 +7,9 @@ of an interpreter is in the way. What a probe makes lies in namespaces that end 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
+import re
 import selectors
 import signal
 import subprocess
@@ -15,11 +17,12 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from usernsctl import _programs
+from usernsctl._system import isolated
 from usernsctl.doctor.facts import Facts
-from usernsctl.doctor.model import Probe
-from usernsctl.errors import CommandError
+from usernsctl.explain.model import Probe
 
-PROGRAM = os.path.join(os.path.dirname(os.path.dirname(__file__)), "_bin", "usernsctl-probe")
+PROGRAM = _programs.path_of("usernsctl-probe")
 
 #: The probe that fails where no child can be started at all; then the others are skipped.
 START = "start"
@@ -150,12 +153,7 @@ def _start(step: Step, nothing: int) -> _Child | Probe:
             start_new_session=True,
         )
     except FileNotFoundError as error:
-        raise CommandError(
-            f"{step.words[0]} is missing: it is installed together with this package",
-            step="exec",
-            filename=step.words[0],
-            remedy="pip install --force-reinstall usernsctl",
-        ) from error
+        raise _programs.missing("usernsctl-probe", "tries the steps") from error
     except OSError as error:
         return Probe(
             name=START,
@@ -237,7 +235,31 @@ def try_all(facts: Facts, *, runsc: bool = True, seconds: float = DEADLINE) -> d
     tried = try_steps(wanted, deadline)
     results = {name: tried[name] for name in (START, *(s.name for s in wanted)) if name in tried}
     if runsc and START not in results:
-        from usernsctl.doctor import probes_runsc
-
-        results[probes_runsc.NAME] = probes_runsc.try_runsc(deadline)
+        results[NAME] = try_runsc(deadline)
     return results
+
+
+NAME = "runsc"
+
+# How our commands name a cause: "  why: ... [id]" or "  cause: id".
+_CAUSE = re.compile(r"^  (?:why: .*\[([a-z0-9-]+)\]|cause: ([a-z0-9-]+))$", re.MULTILINE)
+
+# The end of what is said is where the reason is.
+_SAID_MAX = 2000
+
+
+def try_runsc(deadline: float) -> Probe:
+    """Run a trivial program as ``usernsctl run`` does, which says itself why runsc fails.
+
+    :param deadline: as :func:`time.monotonic` counts.
+    """
+    command = isolated.command("usernsctl", "run", "--no-terminal", "--", "true")
+    probe = try_steps([Step(name=NAME, words=tuple(command))], deadline)[NAME]
+    if probe.outcome == "ok":
+        return dataclasses.replace(probe, detail="")
+    named = _CAUSE.findall(probe.detail)
+    # The rest is what we say of that cause ourselves.
+    said = "\n".join(line for line in probe.detail.split("\n") if not line.startswith("  "))
+    return dataclasses.replace(
+        probe, detail=said[-_SAID_MAX:], cause="".join(named[-1]) if named else None
+    )

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import textwrap
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from usernsctl import _core
+from usernsctl._text import shown
 from usernsctl.doctor.findings import STANDS_IN_THE_WAY_OF
-from usernsctl.doctor.findings_needs import Need
-from usernsctl.doctor.model import Cause, Finding, Place, Probe, Purpose, Report
-from usernsctl.shown import shown
+from usernsctl.doctor.needs import Need
+from usernsctl.explain.model import Cause, Finding, Place, Probe, Purpose, Report
 
 WIDTH = 80
 _LABEL = 9
@@ -121,3 +124,83 @@ def _need(need: Need) -> Iterator[str]:
     yield from _wrap(f"   {need.state:<8}{need.name}: {need.found}", " " * 11)
     if need.state != "met":
         yield from _wrap(f"{'':<11}wanted: {need.wanted}", " " * 11)
+
+
+_WIDTH = 78
+
+_HEAD = """#!/bin/sh
+# What mends what usernsctl doctor found. Read it before you run it: words in capital letters are
+# for you to replace, and a command without a comment is run as it is.
+set -eu
+"""
+
+
+def as_script(report: Report) -> str:
+    """A script for sh(1). What is no command is a comment in it."""
+    lines = [_HEAD.rstrip("\n"), f"# {headline(report)}"]
+    for finding in report.findings:
+        lines += ["", *_script_finding(finding, place(report))]
+    return "\n".join(lines) + "\n"
+
+
+def _script_finding(finding: Finding, where: Place) -> Iterator[str]:
+    kind = "blocks" if finding.blocks else "warning"
+    yield from _comment(f"{title(finding)} ({kind})")
+    for evidence in finding.evidence:
+        for line in evidence.split("\n"):
+            yield from _comment(f"seen: {line}")
+    if finding.cause is None:
+        yield from _comment("nothing is known that mends it")
+        return
+    yield from _comment(f"why: {finding.cause.why}")
+    text = remedy(finding.cause, where)
+    if is_prose(finding.cause, text):
+        yield from _comment(f"remedy: {text}")
+    else:
+        yield from text.split("\n")
+
+
+def _comment(text: str) -> list[str]:
+    lines = textwrap.wrap(shown(text), _WIDTH, break_on_hyphens=False)
+    return [f"# {line}" for line in lines]
+
+
+#: Of the form, not of the program: it grows when something is taken away or changes its meaning.
+VERSION = 1
+
+
+def as_json(report: Report, needs: Sequence[Need]) -> dict[str, Any]:
+    return {
+        "version": VERSION,
+        "purpose": report.purpose,
+        "ready": report.ready,
+        "place": place(report),
+        "findings": [_json_finding(finding, place(report)) for finding in report.findings],
+        "probes": {name: _json_probe(probe) for name, probe in report.probes.items()},
+        "settings": [dataclasses.asdict(need) for need in needs],
+        "facts": dict(report.facts),
+    }
+
+
+def _json_finding(finding: Finding, where: Place) -> dict[str, Any]:
+    cause = finding.cause
+    return {
+        "id": finding.id,
+        "blocks": finding.blocks,
+        "evidence": list(finding.evidence),
+        "title": cause and cause.title,
+        "why": cause and cause.why,
+        "remedy": cause and remedy(cause, where),
+        "reference": cause and cause.reference,
+    }
+
+
+def _json_probe(probe: Probe) -> dict[str, Any]:
+    return {
+        "outcome": probe.outcome,
+        "errno": probe.errno,
+        "error": errno.errorcode.get(probe.errno),
+        "detail": probe.detail,
+        "cause": probe.cause,
+        "seconds": round(probe.seconds, 6),
+    }

@@ -8,10 +8,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from usernsctl._text import shown
 from usernsctl.doctor import render
-from usernsctl.doctor.findings_needs import Need
-from usernsctl.doctor.model import Finding, Place, Report
-from usernsctl.shown import shown
+from usernsctl.doctor.needs import Need
+from usernsctl.explain.model import Finding, Place, Report
 
 _LABEL = 7
 _STYLES = {

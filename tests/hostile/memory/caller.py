@@ -18,8 +18,8 @@ from typing import Any
 
 import usernsctl as un
 from usernsctl import _core
-from usernsctl.named import remove_named
-from usernsctl.prelude import prelude_path
+from usernsctl._programs import prelude_path
+from usernsctl.namespaces.named import remove_named
 
 KIND, ROUNDS, ATTACKER, DIRECTORY = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
 MARKER = ctypes.create_string_buffer(os.urandom(32), 32)

@@ -1,0 +1,481 @@
+"""Files outside: their paths are followed once, and from then on a descriptor tells which they are.
+
+Who may write to a directory can swap what is in it for a symbolic link at any time. So no path is
+looked at twice, and a link counts only if nobody else could have put it there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import grp
+import os
+import pwd
+import stat
+from collections.abc import Callable, Iterator
+from typing import Self, TypeVar
+
+# As many as the kernel follows (path_resolution(7)).
+_LINKS_MAX = 40
+
+# Besides what is in / itself, /etc and /usr.
+_OF_ROOT = frozenset(
+    (
+        "/run/lock",
+        "/run/user",
+        "/var/cache",
+        "/var/lib",
+        "/var/lock",
+        "/var/log",
+        "/var/run",
+        "/var/tmp",
+    )
+)
+
+_ENTRY = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+
+_T = TypeVar("_T")
+
+
+class ForeignLinkError(PermissionError):
+    """A symbolic link that belongs to somebody else, who decides where it leads."""
+
+    cause = "foreign-link"
+    remedy = "name the file that it leads to"
+
+
+class ChangeableError(PermissionError):
+    """Somebody else may write to a directory on the way, and so have the path lead elsewhere."""
+
+    cause = "directory-writable-by-others"
+    remedy = "name a directory of your own in it, which is made if it is missing, or one elsewhere"
+
+
+class Opened:
+    """A file, of any kind, that a descriptor (O_PATH) holds. It is closed with this object.
+
+    :ivar fd: the descriptor.
+    :ivar path: its path, without symbolic links.
+    """
+
+    def __init__(self, fd: int, path: str) -> None:
+        self.fd = fd
+        self.path = path
+
+    @property
+    def status(self) -> os.stat_result:
+        return os.fstat(self.fd)
+
+    @property
+    def is_directory(self) -> bool:
+        return stat.S_ISDIR(self.status.st_mode)
+
+    @property
+    def is_link(self) -> bool:
+        """Whether it is a symbolic link itself."""
+        return stat.S_ISLNK(self.status.st_mode)
+
+    @property
+    def link(self) -> str:
+        """What a symbolic link holds."""
+        return os.readlink("", dir_fd=self.fd)
+
+    def child(self, name: str) -> Opened:
+        """An entry of a directory; of a symbolic link, the link itself.
+
+        :raises OSError: there is none, or the caller may not look.
+        """
+        return Opened(os.open(name, _ENTRY, dir_fd=self.fd), os.path.join(self.path, name))
+
+    def entries(self, wanted: Callable[[os.DirEntry[str]], bool] = bool) -> Iterator[Opened]:
+        """The entries of a directory; what vanishes meanwhile is left out.
+
+        :param wanted: tells by a cheap look which ones are worth opening.
+        :raises OSError: the caller may not list it.
+        """
+        listing = self.open()
+        try:
+            with os.scandir(listing) as entries:
+                for entry in entries:
+                    with contextlib.suppress(FileNotFoundError):
+                        if wanted(entry):
+                            yield self.child(entry.name)
+        finally:
+            os.close(listing)
+
+    def set_mode(self, mode: int) -> None:
+        """Change its mode, whatever that is: it need not be open to be read."""
+        os.chmod(f"/proc/self/fd/{self.fd}", stat.S_IMODE(mode))
+
+    def open(self, flags: int = os.O_RDONLY) -> int:
+        """A descriptor to read it with, the caller's to close.
+
+        :raises OSError: the caller may not, or it is of a kind that can't be read.
+        """
+        if self.is_directory:
+            return os.open(".", flags | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.fd)
+        return os.open(f"/proc/self/fd/{self.fd}", flags | os.O_CLOEXEC)
+
+    def here(self) -> Opened:
+        """The same file by a descriptor of the mount namespace that this process is in by now.
+
+        The kernel binds nothing by a descriptor of another one.
+
+        :raises OSError: there is another file at its path, or none.
+        """
+        again = _descend(self.path)
+        if not os.path.samestat(again.status, self.status):
+            raise OSError(errno.ESTALE, "it was replaced by another file meanwhile", self.path)
+        return again
+
+    def detach(self) -> int:
+        """The descriptor, the caller's to close from now on."""
+        fd, self.fd = self.fd, -1
+        return fd
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.detach())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Opened: {self.path}>"
+
+
+def walk(
+    path: str, trail: list[_T], look: Callable[[list[_T], str], _T | str | None]
+) -> tuple[str, ...]:
+    """Follow a path from the last directory of `trail`, or from its first if it is absolute.
+
+    At the end, `trail` has what was passed on the way there. ``..`` leads back on it, and never
+    over its first, whatever others have moved meanwhile.
+
+    :param look: what an entry of the last directory is: a symbolic link, as what it holds; a file
+        of another kind; ``None``: there is none.
+    :returns: what is left of the path, which does not exist.
+    :raises OSError: there are too many links.
+    """
+    if path.startswith("/"):
+        del trail[1:]
+    pending = [*reversed(path.split("/"))]
+    links = 0
+    while pending:
+        name = pending.pop()
+        if name in ("", "."):
+            continue
+        if name == "..":
+            del trail[max(len(trail) - 1, 1) :]
+            continue
+        found = look(trail, name)
+        if found is None:
+            return tuple(part for part in (name, *reversed(pending)) if part not in ("", "."))
+        if not isinstance(found, str):
+            trail.append(found)
+            continue
+        links += 1
+        if links > _LINKS_MAX:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+        pending += reversed(found.split("/"))
+        if found.startswith("/"):
+            del trail[1:]
+    return ()
+
+
+def follow(path: str) -> Opened:
+    """Open what the caller has named, following symbolic links of his own and of root's only.
+
+    A relative path starts at the current directory.
+
+    :raises ForeignLinkError: one on the way is somebody else's.
+    :raises OSError: it does not exist, or the caller may not look.
+    """
+    trail = [root()]
+    missing = walk(os.path.join(os.getcwd(), path), trail, _look)
+    if missing:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    return _named(trail[-1])
+
+
+def own(path: str) -> Opened:
+    """Open a program of ours or of the caller's, wherever links lead.
+
+    :raises OSError: it does not exist, or the caller may not look.
+    """
+    return _named(Opened(os.open(path, os.O_PATH | os.O_CLOEXEC), path))
+
+
+def make_directory(path: str, mode: int = 0o700) -> Opened:
+    """Open a directory for the caller alone to use by its path; it is made if need be.
+
+    :param mode: of those that are made, whatever the umask is.
+    :raises ChangeableError: somebody else may write to it, or to one on the way.
+    :raises OSError: it is none, can't be made, or the caller may not look.
+    """
+    trail = [root()]
+    missing = walk(os.path.join(os.getcwd(), path), trail, _look)
+    if ".." in missing:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    _check_unchangeable(trail, has_more=bool(missing))
+    for name in missing:
+        parent = trail[-1]
+        os.mkdir(name, mode, dir_fd=parent.fd)
+        made = parent.child(name)
+        # Whatever the umask is.
+        made.set_mode(mode)
+        trail.append(made)
+    if not trail[-1].is_directory:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+    return _named(trail[-1])
+
+
+def _check_unchangeable(trail: list[Opened], *, has_more: bool) -> None:
+    """Check that only the caller and root decide where a path leads, and what is there.
+
+    :param has_more: whether the caller is to make the next one.
+    :raises ChangeableError: they do not.
+    """
+    for place, after in zip(trail, [*trail[1:], None], strict=True):
+        status = place.status
+        # In a sticky directory, an entry is its owner's.
+        is_sticky = bool(status.st_mode & stat.S_ISVTX)
+        is_kept = is_sticky and (
+            has_more if after is None else is_trusted(after.status.st_uid, after.path)
+        )
+        if place.is_directory and (
+            not is_trusted(status.st_uid, place.path) or (_others_write(status) and not is_kept)
+        ):
+            raise ChangeableError(
+                errno.EACCES,
+                f"others may write to {place.path}, and so have the path lead elsewhere",
+                place.path,
+            )
+
+
+def _others_write(status: os.stat_result) -> bool:
+    if status.st_mode & stat.S_IWOTH:
+        return True
+    return bool(status.st_mode & stat.S_IWGRP) and not _is_private(status.st_gid)
+
+
+def _is_private(gid: int) -> bool:
+    """Whether a group has the caller, or root, as its only member."""
+    if gid == 0:
+        return True
+    try:
+        user = pwd.getpwuid(os.geteuid())
+        return gid == user.pw_gid and set(grp.getgrgid(gid).gr_mem) <= {user.pw_name}
+    except KeyError:
+        return False
+
+
+def root() -> Opened:
+    """The root directory of this process."""
+    return Opened(os.open("/", _ENTRY | os.O_DIRECTORY), "/")
+
+
+def is_trusted(uid: int, path: str) -> bool:
+    """Whether the owner of a file may lead us anywhere: it is the caller, root, or who owns ``/``.
+
+    In a user namespace that does not map root, root's files show the overflow uid, and so do those
+    of all others who are not mapped (user_namespaces(7)). There, what counts as root's is what
+    nobody else can have made.
+
+    :param path: of the file, without symbolic links but itself.
+    """
+    if uid in (0, os.geteuid()):
+        return True
+    if uid != os.stat("/").st_uid:
+        return False
+    first, *more = path.split("/")[1:]
+    return uid != _overflow_uid() or not more or first in ("etc", "usr") or path in _OF_ROOT
+
+
+def _overflow_uid() -> int:
+    with open("/proc/sys/kernel/overflowuid", encoding="ascii") as file:
+        return int(file.read())
+
+
+def _look(trail: list[Opened], name: str) -> Opened | str | None:
+    try:
+        found = trail[-1].child(name)
+    except FileNotFoundError:
+        return None
+    if not found.is_link:
+        return found
+    status = found.status
+    if _is_in_proc(status):
+        # What it holds is no path: /dev/fd/N, which the shell makes of <(COMMAND).
+        return Opened(os.open(name, os.O_PATH | os.O_CLOEXEC, dir_fd=trail[-1].fd), found.path)
+    if not is_trusted(status.st_uid, found.path):
+        raise ForeignLinkError(
+            errno.EACCES,
+            f"the symbolic link {found.path} belongs to uid {status.st_uid}, "
+            "who may change where it leads",
+            found.path,
+        )
+    return found.link
+
+
+def _is_in_proc(link: os.stat_result) -> bool:
+    """Whether a symbolic link is one of the kernel's own, in /proc."""
+    try:
+        return link.st_dev == os.lstat("/proc/self").st_dev
+    except FileNotFoundError:
+        return False
+
+
+def _named(found: Opened) -> Opened:
+    """The same with the path that the kernel knows.
+
+    :raises FileNotFoundError: it has none any more.
+    """
+    path = os.readlink(f"/proc/self/fd/{found.fd}")
+    if found.status.st_nlink == 0:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    return Opened(os.dup(found.fd), path)
+
+
+def _descend(path: str) -> Opened:
+    """Open a path that has no symbolic links.
+
+    :raises OSError: it has one by now, or does not exist.
+    """
+    trail = [root()]
+    if walk(path, trail, lambda trail, name: trail[-1].child(name)):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    return trail[-1]
+
+
+class Untrusted(Exception):
+    """Somebody else can replace what a path leads to.
+
+    :ivar directory: where.
+    :ivar writable: whether that is because of its mode, and not of its owner.
+    """
+
+    def __init__(self, directory: str, why: str, *, writable: bool) -> None:
+        super().__init__(f"{directory} {why}")
+        self.directory = directory
+        self.writable = writable
+
+
+def open_trusted(path: str) -> int:
+    """Open a directory, if nobody else can make its path lead elsewhere.
+
+    In each directory on the way, those that links lead through included, nobody may write but the
+    user and root; or else it is sticky (as /tmp is), and what is on the way there is theirs.
+
+    :param path: an absolute path.
+    :returns: a descriptor that is good for use as ``dir_fd`` (O_PATH), the caller's to close.
+    :raises Untrusted: somebody else can.
+    :raises OSError: there is no such directory, or it can't be reached.
+    """
+    trail = [root()]
+    try:
+        _check(trail[0])
+        walk(path, trail, _look_at_part)
+        return trail.pop().detach()
+    finally:
+        for passed in trail:
+            passed.close()
+
+
+def _look_at_part(trail: list[Opened], name: str) -> Opened | str:
+    """What the path goes on with, if nobody else can have put it there."""
+    is_shared = bool(trail[-1].status.st_mode & 0o022)
+    found = trail[-1].child(name)
+    if is_shared and not is_trusted(found.status.st_uid, found.path):
+        raise _foreign(found)
+    if found.is_link:
+        return found.link
+    if not found.is_directory:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), found.path)
+    _check(found)
+    return found
+
+
+def _check(directory: Opened) -> None:
+    status = directory.status
+    if not is_trusted(status.st_uid, directory.path):
+        raise _foreign(directory)
+    if status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX:
+        mode = stat.S_IMODE(status.st_mode)
+        why = f"can be written to by others (mode {mode:o})"
+        raise Untrusted(directory.path, why, writable=True)
+
+
+def _foreign(found: Opened) -> Untrusted:
+    return Untrusted(found.path, f"belongs to uid {found.status.st_uid}", writable=False)
+
+
+def open_beneath(directory: int, path: str) -> int:
+    """Open `path` within `directory`, as openat2(2) does with RESOLVE_BENEATH, on any kernel.
+
+    Every step goes from a descriptor to a name in it and follows no symbolic link; links are read
+    and walked likewise, and ``..`` goes back to the descriptor that was come from. So no step can
+    be led astray by who renames, or puts a link where a directory was.
+
+    :param directory: a descriptor of the directory.
+    :param path: a relative path.
+    :returns: a descriptor of the file that was reached (O_PATH, close-on-exec), which is no
+        symbolic link.
+    :raises OSError: EXDEV if the path leads out of the directory; ELOOP, too many symbolic links;
+        or what the kernel says of a step.
+    """
+    if path.startswith("/"):
+        raise _error(errno.EXDEV, path)
+    way = [_step(directory, ".")]
+    try:
+        _walk(way, path)
+        return way.pop()
+    finally:
+        for descriptor in way:
+            os.close(descriptor)
+
+
+def _walk(way: list[int], path: str) -> None:
+    """Go on from the last descriptor of `way`, to which those that are reached are added."""
+    pending = [*reversed(path.split("/"))]
+    links = 0
+    while pending:
+        name = pending.pop()
+        # A name before a slash is a directory's, also where the slash is the last character.
+        if name in ("", "."):
+            if not stat.S_ISDIR(os.fstat(way[-1]).st_mode):
+                raise _error(errno.ENOTDIR, path)
+            continue
+        if name == "..":
+            if len(way) == 1:
+                raise _error(errno.EXDEV, path)
+            os.close(way.pop())
+            continue
+        reached = _step(way[-1], name)
+        if not stat.S_ISLNK(os.fstat(reached).st_mode):
+            way.append(reached)
+            continue
+        try:
+            link = os.readlink("", dir_fd=reached)
+        finally:
+            os.close(reached)
+        links += 1
+        if links > _LINKS_MAX:
+            raise _error(errno.ELOOP, path)
+        if link.startswith("/"):
+            raise _error(errno.EXDEV, path)
+        pending += reversed(link.split("/"))
+
+
+def _step(directory: int, name: str) -> int:
+    return os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+
+
+def _error(number: int, path: str) -> OSError:
+    return OSError(number, os.strerror(number), path)

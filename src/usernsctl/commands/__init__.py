@@ -1,0 +1,1 @@
+"""Commands in namespaces: started, waited for and ended, as subprocess and asyncio do it."""

@@ -1,0 +1,270 @@
+"""Commands in namespaces for asyncio, with its own arguments, streams and results."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import warnings
+from asyncio.subprocess import SubprocessStreamProtocol
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+from usernsctl.commands.arguments import StrOrBytesPath
+from usernsctl.commands.popen import Popen
+
+__all__ = ["Process", "create_subprocess_exec", "wait_for_end"]
+
+# asyncio.StreamReader's own default, in bytes.
+_LIMIT = 2**16
+
+# What asyncio refuses too, with the values that change nothing.
+_BYTES_ONLY: dict[str, tuple[Any, ...]] = {
+    "universal_newlines": (None, False),
+    "text": (None, False),
+    "encoding": (None,),
+    "errors": (None,),
+    "bufsize": (0,),
+}
+
+
+class Process(asyncio.subprocess.Process):
+    """A command started by :func:`create_subprocess_exec`: :class:`asyncio.subprocess.Process`.
+
+    It is also an asynchronous context manager. At its end the command has ended and has been
+    waited for: it is killed if the block ends by an exception, such as a timeout or a cancellation.
+    """
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self.stdin is not None:
+            self.stdin.close()
+        if error is not None:
+            self.kill()
+        try:
+            await self.wait()
+        except asyncio.CancelledError:
+            self.kill()
+            raise
+
+
+async def create_subprocess_exec(
+    program: StrOrBytesPath,
+    *args: StrOrBytesPath,
+    stdin: Any = None,
+    stdout: Any = None,
+    stderr: Any = None,
+    limit: int = _LIMIT,
+    **arguments: Any,
+) -> Process:
+    """Start a command in new namespaces: :func:`asyncio.create_subprocess_exec`.
+
+    The end of the command is learned from its pidfd, in every event loop that has ``add_reader``;
+    there is no thread and no signal handler. The event loop stands still for the start itself: a
+    millisecond, but longer where newuidmap writes the map; keep a :class:`usernsctl.Namespace`.
+
+    If this call is cancelled, the command is killed and has been waited for when it ends. A command
+    that is forgotten while it runs is killed too, with a ResourceWarning.
+
+    :param limit: of the streams' buffers, in bytes.
+    :param arguments: those of :class:`usernsctl.Popen`, but for those about text.
+    :raises ValueError: text was asked for: the streams carry bytes.
+    :raises UsernsError: as :class:`usernsctl.Popen` does.
+    """
+    for name, accepted in _BYTES_ONLY.items():
+        if name in arguments and arguments.pop(name) not in accepted:
+            raise ValueError(f"{name} can't be had: asyncio's streams carry bytes, unbuffered")
+    loop = asyncio.get_running_loop()
+    protocol = SubprocessStreamProtocol(limit=limit, loop=loop)
+    streams = {"stdin": stdin, "stdout": stdout, "stderr": stderr}
+    popen = Popen[bytes]([program, *args], bufsize=0, **streams, **arguments)
+    transport = _Transport(loop, protocol, popen)
+    connecting = loop.create_task(transport.connect())
+    try:
+        # Not to be interrupted: uvloop would then close a pipe whose file object stays open.
+        await asyncio.shield(connecting)
+    except BaseException:
+        connecting.add_done_callback(lambda _: transport.close())
+        await transport._wait()
+        raise
+    return Process(transport, protocol, loop)
+
+
+async def wait_for_end(pidfd: int) -> None:
+    """Wait until the process that `pidfd` refers to has ended; to cancel this changes nothing."""
+    loop = asyncio.get_running_loop()
+    ended = loop.create_future()
+    # Of our own: an event loop knows a descriptor once, but several may wait.
+    own = os.dup(pidfd)
+    loop.add_reader(own, _set, ended)
+    try:
+        await ended
+    finally:
+        loop.remove_reader(own)
+        os.close(own)
+
+
+def _set(ended: asyncio.Future[None]) -> None:
+    if not ended.done():
+        ended.set_result(None)
+
+
+class _Transport(asyncio.SubprocessTransport):
+    """Connects a command with the event loop.
+
+    `_wait` is what :class:`asyncio.subprocess.Process` calls besides the documented methods.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        protocol: SubprocessStreamProtocol,
+        popen: Popen[bytes],
+    ) -> None:
+        super().__init__()
+        self._closed = True
+        self._loop = loop
+        self._protocol = protocol
+        self._popen = popen
+        streams = enumerate((popen.stdin, popen.stdout, popen.stderr))
+        self._streams = {fd: stream for fd, stream in streams if stream is not None}
+        self._pipes: dict[int, _Pipe] = {}
+        self._ended = loop.create_future()
+        # What happened before the protocol knew of its pipes; None: it does.
+        self._early: list[Callable[[], None]] | None = []
+        try:
+            loop.add_reader(popen.pidfd, self._reap)
+        except BaseException:
+            with popen:
+                popen.kill()
+            raise
+        self._closed = False
+
+    async def connect(self) -> None:
+        """Hand the pipes over to the event loop."""
+        for fd, stream in self._streams.items():
+            self._pipes[fd] = pipe = _Pipe(self, fd)
+            if fd == 0:
+                await self._loop.connect_write_pipe(lambda p=pipe: p, stream)  # type: ignore[misc]
+            else:
+                await self._loop.connect_read_pipe(lambda p=pipe: p, stream)  # type: ignore[misc]
+        self._protocol.connection_made(self)
+        early, self._early = self._early, None
+        for call in early or ():
+            call()
+
+    def tell(self, method: str, *arguments: Any) -> None:
+        """Call a method of the protocol, once it knows of its pipes."""
+
+        def call() -> None:
+            getattr(self._protocol, method)(*arguments)
+
+        if self._early is None:
+            call()
+        else:
+            self._early.append(call)
+
+    def _reap(self) -> None:
+        """The pidfd is readable: the command has ended (pidfd_open(2))."""
+        # Before the pidfd is closed, and its number used again.
+        self._loop.remove_reader(self._popen.pidfd)
+        self._popen.wait()
+        self._ended.set_result(None)
+        self.tell("process_exited")
+
+    async def _wait(self) -> int | None:
+        # The future is everybody's: who is cancelled must not cancel it.
+        await asyncio.shield(self._ended)
+        return self._popen.returncode
+
+    def get_pid(self) -> int:
+        return self._popen.pid
+
+    def get_returncode(self) -> int | None:
+        return self._popen.returncode
+
+    def get_pipe_transport(self, fd: int) -> asyncio.BaseTransport | None:
+        pipe = self._pipes.get(fd)
+        return None if pipe is None else pipe.transport
+
+    def send_signal(self, signal_number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            if self._popen.pidfd >= 0:
+                # Not Popen's method: it might reap, and close the pidfd under the event loop.
+                signal.pidfd_send_signal(self._popen.pidfd, signal_number)
+            else:
+                # It has ended; or it is garbage, like us, and was finalised first.
+                self._popen.send_signal(signal_number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def is_closing(self) -> bool:
+        return self._closed
+
+    def close(self) -> None:
+        """Close the pipes, and kill the command if it still runs.
+
+        The event loop reaps it then. If that is closed, nobody else would: we do.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        if self._popen.returncode is None:
+            with contextlib.suppress(PermissionError):
+                self.kill()
+        is_over = self._loop.is_closed()
+        for fd, stream in self._streams.items():
+            pipe_transport = self.get_pipe_transport(fd)
+            if pipe_transport is None:
+                stream.close()
+            elif not is_over:
+                pipe_transport.close()
+        if is_over:
+            self._popen.wait()
+
+    def __del__(self) -> None:
+        if not self._closed:
+            warnings.warn(
+                f"process {self._popen.pid} still ran when it was forgotten",
+                ResourceWarning,
+                source=self,
+                stacklevel=1,
+            )
+            self.close()
+
+
+class _Pipe(asyncio.Protocol):
+    """Passes on to the protocol of the command what happens at one of its pipes."""
+
+    def __init__(self, owner: _Transport, fd: int) -> None:
+        self.transport: asyncio.BaseTransport | None = None
+        self._owner = owner
+        self._fd = fd
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._owner.tell("pipe_data_received", self._fd, data)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._owner.tell("pipe_connection_lost", self._fd, error)
+
+    def pause_writing(self) -> None:
+        self._owner.tell("pause_writing")
+
+    def resume_writing(self) -> None:
+        self._owner.tell("resume_writing")

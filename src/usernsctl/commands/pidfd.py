@@ -1,0 +1,99 @@
+"""Children that any thread, and a handler of signals, may wait for and kill at any time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from subprocess import TimeoutExpired
+from typing import Any, AnyStr
+
+from usernsctl._system.descriptors import LetGoError, Shared, wait_readable
+
+# How long to leave a child that has ended to whoever traces it, before the next look.
+_TRACER_SECONDS = 0.001
+
+
+class Collected(subprocess.Popen[AnyStr]):
+    """A :class:`subprocess.Popen` that learns of its child by a pidfd, and holds no lock meanwhile.
+
+    Whoever makes the child calls :meth:`_hold`.
+    """
+
+    #: Refers to the child until it has been waited for, then -1; close-on-exec, ours to close.
+    pidfd: int = -1
+
+    def _hold(self, pidfd: int) -> None:
+        self._shared = Shared("the pidfd", [pidfd])
+        self.pidfd = pidfd
+
+    # These two are subprocess's, private, and the same from 3.11 to 3.14. Its own hold a lock that
+    # a handler of signals that has interrupted them would wait for in vain. They remain for an
+    # object that is garbage, whose pidfd is closed though nobody knows the exit status.
+
+    def _internal_poll(self, _deadstate: int | None = None, **_: Any) -> int | None:
+        """Look whether the child has ended; collect it then."""
+        if self.returncode is None:
+            try:
+                with self._shared.use() as (pidfd,):
+                    self._look(pidfd)
+            except LetGoError:
+                super()._internal_poll(_deadstate)  # type: ignore[misc]
+        return self.returncode
+
+    def _wait(self, timeout: float | None) -> int | None:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while self.returncode is None:
+            left = None if deadline is None else deadline - time.monotonic()
+            try:
+                with self._shared.use() as (pidfd,):
+                    if not wait_readable(pidfd, timeout=left):
+                        assert timeout is not None
+                        raise TimeoutExpired(self.args, timeout)
+                    self._look(pidfd)
+            except LetGoError:
+                super()._wait(left)  # type: ignore[misc]
+            else:
+                if self.returncode is None:  # a tracer has it first
+                    time.sleep(_TRACER_SECONDS)
+        return self.returncode
+
+    def _look(self, pidfd: int) -> None:
+        """Learn the exit status first, and collect afterwards: any number may do so at once."""
+        try:
+            ended = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            # Where SIGCHLD is ignored, nobody learns it: subprocess says 0 then.
+            self._end_with(0)
+            return
+        if ended is not None:
+            is_exit = ended.si_code == os.CLD_EXITED
+            try:
+                self._end_with(ended.si_status if is_exit else -ended.si_status)
+            finally:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+
+    def _end_with(self, status: int) -> None:
+        if self.returncode is None:
+            self.returncode = status
+        self.pidfd = -1
+        self._shared.close()
+
+    def send_signal(self, sig: int) -> None:
+        """Send a signal to the child, if it has not been waited for."""
+        if self.poll() is not None:
+            return
+        try:
+            with contextlib.suppress(ProcessLookupError), self._shared.use() as (pidfd,):
+                signal.pidfd_send_signal(pidfd, sig)
+        except LetGoError:
+            super().send_signal(sig)
+
+    def __del__(self, *arguments: Any) -> None:
+        if self.pidfd >= 0:
+            self.pidfd = -1
+            self._shared.close()
+        super().__del__(*arguments)

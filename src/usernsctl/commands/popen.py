@@ -1,0 +1,395 @@
+"""Commands in fresh namespaces, with subprocess's arguments and results."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from subprocess import DEVNULL, PIPE, STDOUT, CalledProcessError, CompletedProcess, TimeoutExpired
+from typing import Any, AnyStr, Literal, NamedTuple, NoReturn, overload
+
+from usernsctl import _core
+from usernsctl.commands.arguments import (
+    TEXT_ARGUMENTS,
+    Args,
+    StrOrBytesPath,
+    check_ids,
+    descriptors,
+    make_command,
+    opened,
+    refuse,
+    words_of,
+)
+from usernsctl.commands.pidfd import Collected
+from usernsctl.commands.target import Joinable, Propagation, Target, make_target, selected
+from usernsctl.maps import IdMap
+
+__all__ = [
+    "DEVNULL",
+    "PIPE",
+    "STDOUT",
+    "CalledProcessError",
+    "Child",
+    "CompletedProcess",
+    "Popen",
+    "TimeoutExpired",
+    "call",
+    "check_call",
+    "check_output",
+    "exec",
+    "run",
+    "spawn",
+]
+
+
+def _start(
+    target: Target, request: _core.Spawn, in_cgroup: StrOrBytesPath | int | None
+) -> tuple[int, int]:
+    request.plan = target.plan
+    request.namespaces = target.namespaces
+    request.setup = target.setup
+    with target.held, opened(in_cgroup) as request.cgroup:
+        request.join = target.join
+        return _core.spawn(request)
+
+
+class Popen(Collected[AnyStr]):
+    """A command in new namespaces; everything else is :class:`subprocess.Popen`'s.
+
+    The child is made by clone3(2) with CLONE_VFORK and CLONE_VM, so the price does not depend on
+    the size of this process. It executes a small program, which only then enters the namespaces,
+    with nothing of this process that the command does not get. Any thread may start one.
+
+    `user`, `group`, `extra_groups` are ids *inside*; by default the command is who `idmap` makes
+    it. `preexec_fn` and ``shell=True`` are refused with :class:`ValueError`.
+
+    :param idmap: the ids inside; by default the caller is root there.
+    :param namespace: a kept namespace to join, in place of `idmap`.
+    :param mount: whether the command gets a mount namespace of its own; and so on for `net`, `pid`
+        (the command is process 1 there), `ipc`, `uts`, `cgroup` and `time`.
+    :param propagation: of the mounts in a new mount namespace.
+    :param pdeathsig: the signal that the command gets when the *thread* that started it ends
+        (PR_SET_PDEATHSIG(2const)), or 0.
+    :param in_cgroup: the directory of a control group v2, a path or a descriptor, that the command
+        is started in (CLONE_INTO_CGROUP of clone3(2), Linux 5.7): it never runs outside of it. The
+        caller must be able to write cgroup.procs there, and in the closest group above it and its
+        own (cgroups(7)). With `cgroup`, the new namespace has this directory as its root.
+    :raises MapError: the map is malformed.
+    :raises PlanError: the caller may not have the map.
+    :raises NamespaceError: the kernel refused the namespaces or the control group; nothing of the
+        command ran.
+    :raises CommandError: the command could not be started; where it does not exist this is a
+        :class:`FileNotFoundError`, where it may not be executed a :class:`PermissionError`.
+    """
+
+    # For type checkers; it is bytes where nothing asks for text.
+    @overload
+    def __init__(
+        self: Popen[str], args: Args, *positional: Any, text: Literal[True], **arguments: Any
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: Popen[bytes],
+        args: Args,
+        *positional: Any,
+        text: Literal[False] | None = None,
+        universal_newlines: Literal[False] | None = None,
+        encoding: None = None,
+        errors: None = None,
+        **arguments: Any,
+    ) -> None: ...
+
+    @overload
+    def __init__(self: Popen[Any], args: Args, *positional: Any, **arguments: Any) -> None: ...
+
+    def __init__(
+        self,
+        args: Args,
+        *positional: Any,
+        idmap: IdMap | None = None,
+        namespace: Joinable | None = None,
+        mount: bool = False,
+        net: bool = False,
+        pid: bool = False,
+        ipc: bool = False,
+        uts: bool = False,
+        cgroup: bool = False,
+        time: bool = False,
+        propagation: Propagation = "private",
+        pdeathsig: int = 0,
+        in_cgroup: StrOrBytesPath | int | None = None,
+        **arguments: Any,
+    ) -> None:
+        names = selected(mount=mount, net=net, pid=pid, ipc=ipc, uts=uts, cgroup=cgroup, time=time)
+        self._target = make_target(names, idmap=idmap, namespace=namespace, propagation=propagation)
+        self._target.setup.pdeathsig = pdeathsig
+        self._in_cgroup = in_cgroup
+        super().__init__(args, *positional, **arguments)
+
+    def _execute_child(  # private, and the same from 3.11 to 3.14
+        self,
+        args: Args,
+        executable: StrOrBytesPath | None,
+        preexec_fn: None,
+        close_fds: bool,
+        pass_fds: Sequence[int],
+        cwd: StrOrBytesPath | None,
+        env: Mapping[Any, Any] | None,
+        startupinfo: None,
+        creationflags: int,
+        shell: bool,
+        p2cread: int,
+        p2cwrite: int,
+        c2pread: int,
+        c2pwrite: int,
+        errread: int,
+        errwrite: int,
+        restore_signals: bool,
+        gid: int | None,
+        gids: Sequence[int] | None,
+        uid: int | None,
+        umask: int,
+        start_new_session: bool,
+        process_group: int,
+    ) -> None:
+        refuse(preexec_fn, shell)
+        check_ids(uid, gid, gids)
+        # Once: it may be an iterator.
+        words = words_of(args)
+        command = make_command(words, executable, env)
+        sys.audit("subprocess.Popen", executable or words[0], words, cwd, env)
+        setup = self._target.setup
+        setup.cwd = setup.cwd if cwd is None else os.fsencode(cwd)
+        setup.uid = setup.uid if uid is None else uid
+        setup.gid = setup.gid if gid is None else gid
+        setup.groups = setup.groups if gids is None else gids
+        self.pid, pidfd = _start(
+            self._target,
+            _core.Spawn(
+                command=command,
+                stdio=(p2cread, c2pwrite, errwrite),
+                close_fds=close_fds,
+                keep=descriptors(pass_fds),
+                restore_signals=restore_signals,
+                new_session=start_new_session,
+                process_group=-1 if process_group is None else process_group,
+                umask=umask,
+            ),
+            self._in_cgroup,
+        )
+        self._hold(pidfd)
+        self._child_created = True
+        self._close_pipe_fds(  # type: ignore[attr-defined]
+            p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite
+        )
+
+
+class Child(NamedTuple):
+    """A process that :func:`spawn` started; its caller waits for `pid` and closes `pidfd`."""
+
+    pid: int
+    pidfd: int
+
+
+def spawn(
+    args: Args,
+    *,
+    idmap: IdMap | None = None,
+    namespace: Joinable | None = None,
+    env: Mapping[Any, Any] | None = None,
+    cwd: StrOrBytesPath | None = None,
+    stdin: int = -1,
+    stdout: int = -1,
+    stderr: int = -1,
+    pass_fds: Sequence[int] = (),
+    pdeathsig: int = 0,
+    propagation: Propagation = "private",
+    in_cgroup: StrOrBytesPath | int | None = None,
+    **namespaces: bool,
+) -> Child:
+    """Start a command in new namespaces or in kept ones, with the least that takes.
+
+    :param stdin: the descriptor that becomes its standard input, or -1: ours; likewise the others.
+    :param in_cgroup: as :class:`Popen` has it.
+    :param namespaces: ``mount=True`` and so on, as :class:`Popen` has them.
+    :returns: what nobody but the caller waits for.
+    :raises UsernsError: as :class:`Popen` does.
+    """
+    target = make_target(
+        selected(**namespaces), idmap=idmap, namespace=namespace, propagation=propagation
+    )
+    target.setup.pdeathsig = pdeathsig
+    target.setup.cwd = target.setup.cwd if cwd is None else os.fsencode(cwd)
+    request = _core.Spawn(
+        command=make_command(args, None, env),
+        stdio=(stdin, stdout, stderr),
+        keep=descriptors(pass_fds),
+    )
+    return Child(*_start(target, request, in_cgroup))
+
+
+def call(args: Args, *positional: Any, timeout: float | None = None, **arguments: Any) -> int:
+    """Run a command in new namespaces and return its exit status: :func:`subprocess.call`.
+
+    :raises TimeoutExpired: it took more than `timeout` seconds, and was killed.
+    :raises UsernsError: as :class:`Popen` does.
+    """
+    with Popen[Any](args, *positional, **arguments) as process:
+        try:
+            return process.wait(timeout)
+        except BaseException:
+            process.kill()
+            raise
+
+
+def check_call(args: Args, *positional: Any, **arguments: Any) -> int:
+    """Run a command in new namespaces: :func:`subprocess.check_call`.
+
+    :returns: 0.
+    :raises CalledProcessError: its exit status was not 0.
+    :raises TimeoutExpired: it took more than `timeout` seconds, and was killed.
+    :raises UsernsError: as :class:`Popen` does.
+    """
+    status = call(args, *positional, **arguments)
+    if status:
+        raise CalledProcessError(status, args)
+    return 0
+
+
+def run(
+    args: Args,
+    *positional: Any,
+    input: Any = None,
+    capture_output: bool = False,
+    timeout: float | None = None,
+    check: bool = False,
+    started: Callable[[Popen[Any]], object] = lambda process: None,
+    **arguments: Any,
+) -> CompletedProcess[Any]:
+    """Run a command in new namespaces and wait for it: :func:`subprocess.run`.
+
+    :param started: is told of the process once there is one.
+    :param arguments: those of :class:`Popen`.
+    :raises TimeoutExpired: it took more than `timeout` seconds, and was killed.
+    :raises CalledProcessError: `check` was asked for, and its exit status was not 0.
+    :raises UsernsError: as :class:`Popen` does.
+    """
+    if input is not None:
+        if arguments.get("stdin") is not None:
+            raise ValueError("stdin and input arguments may not both be used.")
+        arguments["stdin"] = PIPE
+    if capture_output:
+        if arguments.get("stdout") is not None or arguments.get("stderr") is not None:
+            raise ValueError("stdout and stderr arguments may not be used with capture_output.")
+        arguments["stdout"] = arguments["stderr"] = PIPE
+    with Popen[Any](args, *positional, **arguments) as process:
+        started(process)
+        try:
+            stdout, stderr = process.communicate(input, timeout=timeout)
+        except TimeoutExpired as expired:
+            process.kill()
+            # What was read up to now is in the exception; the rest ends with the child.
+            process.wait()
+            raise expired
+        except BaseException:
+            process.kill()
+            raise
+        status = process.poll()
+    assert status is not None
+    if check and status:
+        raise CalledProcessError(status, process.args, output=stdout, stderr=stderr)
+    return CompletedProcess(process.args, status, stdout, stderr)
+
+
+def check_output(
+    args: Args, *positional: Any, timeout: float | None = None, **arguments: Any
+) -> Any:
+    """Run a command in new namespaces and return what it wrote: :func:`subprocess.check_output`.
+
+    :raises CalledProcessError: its exit status was not 0.
+    :raises TimeoutExpired: it took more than `timeout` seconds, and was killed.
+    :raises UsernsError: as :class:`Popen` does.
+    """
+    for name in ("stdout", "check"):
+        if name in arguments:
+            raise ValueError(f"{name} argument not allowed, it will be overridden.")
+    if arguments.get("input", "") is None:
+        # Nothing; to run() it would be what we read ourselves.
+        is_text = any(arguments.get(name) for name in TEXT_ARGUMENTS)
+        arguments["input"] = "" if is_text else b""
+    return run(args, *positional, stdout=PIPE, timeout=timeout, check=True, **arguments).stdout
+
+
+def pass_only(fds: Iterable[int]) -> None:
+    """Have an exec pass on standard input, output and error, and of the others only `fds`.
+
+    Nothing is closed before that: the exec may fail, and this process go on.
+
+    :raises OSError: one of `fds` is not open.
+    """
+    for name in os.listdir("/proc/self/fd"):
+        # The listing has itself in it, closed by now.
+        with contextlib.suppress(OSError):
+            if int(name) > 2:
+                os.set_inheritable(int(name), False)
+    for fd in fds:
+        os.set_inheritable(fd, True)
+
+
+def close_inherited() -> None:
+    """Close what this process was started with, but for standard input, output and error.
+
+    Python makes whatever it opens itself close-on-exec.
+    """
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            if int(name) > 2 and os.get_inheritable(int(name)):
+                os.close(int(name))
+
+
+def restore_signals() -> None:
+    """Undo what Python ignores, and what a command would inherit."""
+    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(ignored, signal.SIG_DFL)
+
+
+def exec(
+    args: Args,
+    *,
+    idmap: IdMap | None = None,
+    namespace: Joinable | None = None,
+    mount: bool = False,
+    net: bool = False,
+    ipc: bool = False,
+    uts: bool = False,
+    cgroup: bool = False,
+    propagation: Propagation = "private",
+    executable: StrOrBytesPath | None = None,
+    env: Mapping[Any, Any] | None = None,
+    cwd: StrOrBytesPath | None = None,
+    pass_fds: Sequence[int] = (),
+) -> NoReturn:
+    """Replace this process by a command in new namespaces or kept ones: same pid, nobody waits.
+
+    The process must have one thread only. A failure may leave it inside the new namespaces, or,
+    with `namespace`, without its descriptors: exit then. Nobody inside can look into it meanwhile.
+
+    :param idmap: the ids inside; by default the caller is root there.
+    :param namespace: a kept namespace to join, in place of `idmap`.
+    :param pass_fds: the descriptors from 3 on that the command gets.
+    :raises MapError: the map is malformed.
+    :raises PlanError: the caller may not have the map.
+    :raises NamespaceError: the kernel refused; cause ``"multithreaded"`` if there are threads.
+    :raises CommandError: the command could not be started.
+    """
+    command = make_command(args, executable, env)
+    names = selected(mount=mount, net=net, ipc=ipc, uts=uts, cgroup=cgroup)
+    target = make_target(names, idmap=idmap, namespace=namespace, propagation=propagation)
+    target.setup.cwd = target.setup.cwd if cwd is None else os.fsencode(cwd)
+    target.enter(pass_fds=pass_fds)
+    pass_only(pass_fds)
+    restore_signals()
+    _core.exec_command(command)

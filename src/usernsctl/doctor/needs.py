@@ -1,0 +1,195 @@
+"""What must be so on a machine, and in how containers are started there, for production."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from usernsctl.doctor.facts import NO_LIMIT, Facts
+from usernsctl.explain.model import Probe, Purpose
+
+#: How many ids a container has under userns-remap, and a Pod with hostUsers: false.
+_CONTAINER_IDS = 65536
+_ALL_IDS = 2**32 - 1
+_YEAR = 366  # days
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Need:
+    """:ivar name: the setting, as its own documentation names it.
+
+    :ivar state: ``"met"``, ``"unmet"``, or ``"open"`` where it can't be told from here.
+    :ivar found: what was found.
+    :ivar wanted: what it should be.
+    """
+
+    name: str
+    state: Literal["met", "unmet", "open"]
+    found: str
+    wanted: str
+
+
+def needs(facts: Facts, probes: Mapping[str, Probe], purpose: Purpose) -> tuple[Need, ...]:
+    """What `purpose` needs here; for a container of Docker's or a Pod, of how it is started too."""
+    found = [_switch(facts), _limit(facts), _apparmor(facts), *_release(facts)]
+    engine = facts.container.engine
+    if purpose == "docker" or engine == "docker":
+        inside = engine == "docker"
+        found += [_remap(facts, inside), _docker_seccomp(probes, inside)]
+        found.append(_docker_privileges(facts, inside))
+    if purpose == "kubernetes" or engine == "kubernetes":
+        inside = engine == "kubernetes"
+        found += [_host_users(facts, inside), _escalation(facts, inside)]
+        found += [_pod_seccomp(probes, inside), _proc_mount(facts, inside)]
+    return tuple(found)
+
+
+def _state(good: bool) -> Literal["met", "unmet"]:
+    return "met" if good else "unmet"
+
+
+def _switch(facts: Facts) -> Need:
+    value = facts.sysctls.get("kernel/unprivileged_userns_clone")
+    return Need(
+        name="kernel.unprivileged_userns_clone",
+        state=_state(value != 0),
+        found="absent" if value is None else str(value),
+        wanted="1, or absent: only kernels of Debian's kind have it",
+    )
+
+
+def _limit(facts: Facts) -> Need:
+    value = facts.sysctls.get("user/max_user_namespaces")
+    shown = "no limit of its own" if value is not None and value >= NO_LIMIT else str(value)
+    return Need(
+        name="user.max_user_namespaces",
+        state="open" if value is None else _state(value > 0),
+        found="not readable" if value is None else shown,
+        wanted="two for each sandbox that is to run at a time",
+    )
+
+
+def _apparmor(facts: Facts) -> Need:
+    value = facts.sysctls.get("kernel/apparmor_restrict_unprivileged_userns")
+    return Need(
+        name="kernel.apparmor_restrict_unprivileged_userns",
+        state=_state(value != 1),
+        found="absent" if value is None else str(value),
+        wanted="0 or absent, or a profile with userns, for usernsctl-exec and runsc",
+    )
+
+
+def _release(facts: Facts) -> list[Need]:
+    """Which runsc there is, and how old; nothing where there is none."""
+    runsc = facts.runsc
+    if runsc is None or runsc.release is None:
+        return []
+    age = "of unknown age" if runsc.age is None else f"{runsc.age} days old"
+    return [
+        Need(
+            name="runsc",
+            state="open" if runsc.age is None else _state(runsc.age <= _YEAR),
+            found=f"{runsc.release}, {age}, {runsc.path}",
+            wanted="a release of the last twelve months: gVisor's own figure for a start went from "
+            "203 ms in 2024 to 147 ms in 2026",
+        )
+    ]
+
+
+def _own(name: str, inside: bool, look: Callable[[], tuple[bool, str]], wanted: str) -> Need:
+    """A setting of the container, which only shows inside of it."""
+    if not inside:
+        return Need(name=name, state="open", found="it shows inside only", wanted=wanted)
+    good, found = look()
+    return Need(name=name, state=_state(good), found=found, wanted=wanted)
+
+
+def _id_count(facts: Facts) -> int | None:
+    extents = facts.ids.uid_map
+    return None if extents is None else sum(extent.count for extent in extents)
+
+
+def _remap(facts: Facts, inside: bool) -> Need:
+    wanted = f"unset; or subordinate ranges in the image that lie below {_CONTAINER_IDS}"
+    if inside:
+        return _own("userns-remap", True, lambda: _ids_found(facts), wanted)
+    remap = facts.container.userns_remap
+    return Need(
+        name="userns-remap",
+        state="open" if remap or not facts.container.docker_daemon else "met",
+        found=remap or "not set in /etc/docker/daemon.json",
+        wanted=wanted,
+    )
+
+
+def _ids_found(facts: Facts) -> tuple[bool, str]:
+    count = _id_count(facts)
+    return count is None or count > _CONTAINER_IDS, f"the container has {count or 'unknown'} ids"
+
+
+def _seccomp_found(probes: Mapping[str, Probe]) -> tuple[bool, str]:
+    probe = probes.get("unshare-user")
+    if probe is None:
+        return True, "not tried"
+    return probe.outcome == "ok", f"unshare(CLONE_NEWUSER): {probe.outcome}"
+
+
+def _docker_seccomp(probes: Mapping[str, Probe], inside: bool) -> Need:
+    return _own(
+        "docker run --security-opt seccomp",
+        inside,
+        lambda: _seccomp_found(probes),
+        "the profile that usernsctl seccomp-profile prints; usernsctl docker-args has all options",
+    )
+
+
+def _privileges_found(facts: Facts) -> tuple[bool, str]:
+    return (
+        not facts.privileges.no_new_privs,
+        f"NoNewPrivs: {int(bool(facts.privileges.no_new_privs))}",
+    )
+
+
+def _docker_privileges(facts: Facts, inside: bool) -> Need:
+    return _own(
+        "docker run --security-opt no-new-privileges",
+        inside,
+        lambda: _privileges_found(facts),
+        "left out, if more than one id is to be mapped by newuidmap",
+    )
+
+
+def _host_users(facts: Facts, inside: bool) -> Need:
+    def look() -> tuple[bool, str]:
+        count = _id_count(facts)
+        return True, f"the Pod has {'all' if count == _ALL_IDS else count or 'unknown'} ids"
+
+    wanted = f"either; with false, subordinate ranges must lie below {_CONTAINER_IDS}"
+    return _own("hostUsers", inside, look, wanted)
+
+
+def _escalation(facts: Facts, inside: bool) -> Need:
+    return _own(
+        "allowPrivilegeEscalation",
+        inside,
+        lambda: _privileges_found(facts),
+        "true, if more than one id is to be mapped by newuidmap",
+    )
+
+
+def _pod_seccomp(probes: Mapping[str, Probe], inside: bool) -> Need:
+    return _own(
+        "seccompProfile",
+        inside,
+        lambda: _seccomp_found(probes),
+        "type: Localhost, with the profile that usernsctl seccomp-profile prints",
+    )
+
+
+def _proc_mount(facts: Facts, inside: bool) -> Need:
+    def look() -> tuple[bool, str]:
+        masked = facts.masked_proc()
+        return True, f"mounts below /proc: {len(masked)}" if masked else "/proc is not masked"
+
+    return _own("procMount", inside, look, "Default will do; Unmasked only for --mount-proc")

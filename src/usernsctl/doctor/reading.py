@@ -1,0 +1,440 @@
+"""The files that facts are read from, below a root directory."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from usernsctl._system import mounts
+from usernsctl.doctor.facts import (
+    Cgroup,
+    Container,
+    Device,
+    Engine,
+    Facts,
+    Helper,
+    Ids,
+    Kernel,
+    Limits,
+    Privileges,
+    Runsc,
+    SecurityModules,
+    Subordinate,
+)
+from usernsctl.errors import HardeningError, RunscError
+from usernsctl.gvisor import runsc
+from usernsctl.gvisor.releases import release_of
+from usernsctl.maps import Extent
+
+# Where helpers are when PATH does not say: as csrc/granted.c has it.
+_DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
+
+
+class Tree:
+    """A root directory. What is absent or can't be read there is ``None``, not an error."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root.rstrip("/")
+
+    @property
+    def is_real(self) -> bool:
+        """Whether it is this machine's own."""
+        return not self._root
+
+    def path(self, path: str) -> str:
+        """Where a file of the tree is on this machine."""
+        return f"{self._root}/{path.lstrip('/')}"
+
+    def text(self, path: str) -> str | None:
+        try:
+            with open(self.path(path), "rb") as file:
+                return os.fsdecode(file.read())
+        except OSError:
+            return None
+
+    def number(self, path: str) -> int | None:
+        """The number that a file holds; ``None`` also where it holds another word."""
+        try:
+            return int((self.text(path) or "").strip())
+        except ValueError:
+            return None
+
+    def names(self, path: str) -> list[str]:
+        try:
+            return sorted(os.listdir(self.path(path)))
+        except OSError:
+            return []
+
+    def link(self, path: str) -> str | None:
+        """Where a symbolic link leads."""
+        try:
+            return os.readlink(self.path(path))
+        except OSError:
+            return None
+
+    def is_absent(self, path: str) -> bool:
+        """Whether it is certain that there is no such file: it may only be out of reach."""
+        try:
+            os.lstat(self.path(path))
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    def exists(self, path: str) -> bool:
+        return os.path.exists(self.path(path))
+
+    def real(self, path: str) -> str:
+        """A path of the tree without symbolic links."""
+        real = os.path.realpath(self.path(path))
+        return real.removeprefix(os.path.realpath(self._root or "/").rstrip("/")) or "/"
+
+    def which(self, name: str, search: str | None) -> str | None:
+        """The first executable file along `search`, absolute directories only, as the core does."""
+        for directory in (search or _DEFAULT_PATH).split(":"):
+            path = f"{directory}/{name}"
+            if directory.startswith("/") and os.access(self.path(path), os.X_OK):
+                return path
+        return None
+
+    def has_attribute(self, path: str, attribute: str) -> bool:
+        try:
+            return bool(os.getxattr(self.path(path), attribute))
+        except OSError:
+            return False
+
+
+# gVisor has reported this build since 2018 (csrc/verify.c looks for it too).
+_GVISOR_BUILD = "Sun Jan 10 15:06:54 PST 2016"
+
+_KUBERNETES_SECRETS = "var/run/secrets/kubernetes.io"
+_DOCKER_SOCKETS = ("run/docker.sock", "var/run/docker.sock")
+_UNIFIED = ("sys/fs/cgroup", "sys/fs/cgroup/unified")
+
+
+def read_container(
+    tree: Tree, environ: Mapping[str, str], points: Mapping[str, tuple[str, ...]] | None
+) -> Container:
+    """:param points: the mount points; ``None``: not known."""
+    engine, sign = _engine(tree, environ)
+    return Container(
+        engine=engine,
+        sign=sign,
+        # A mount namespace has a mount at "/"; from a chroot it can't be seen.
+        chroot=None if points is None else "/" not in points,
+        docker_daemon=any(tree.exists(path) for path in _DOCKER_SOCKETS),
+        userns_remap=_userns_remap(tree),
+    )
+
+
+def _engine(tree: Tree, environ: Mapping[str, str]) -> tuple[Engine | None, str]:
+    # The innermost first: a pod's container is containerd's or Docker's too.
+    if is_gvisor(tree):
+        return "gvisor", "/proc/version is gVisor's"
+    if "KUBERNETES_SERVICE_HOST" in environ:
+        return "kubernetes", "the variable KUBERNETES_SERVICE_HOST is set"
+    if tree.exists(_KUBERNETES_SECRETS):
+        return "kubernetes", f"/{_KUBERNETES_SECRETS} exists"
+    if tree.exists("run/.containerenv"):
+        return "podman", "/run/.containerenv exists"
+    if tree.exists(".dockerenv"):
+        return "docker", "/.dockerenv exists"
+    if environ.get("container"):
+        return "other", f"the variable container is {environ['container']}"
+    return None, ""
+
+
+def is_gvisor(tree: Tree) -> bool:
+    return _GVISOR_BUILD in (tree.text("proc/version") or "")
+
+
+def _userns_remap(tree: Tree) -> str | None:
+    try:
+        settings = json.loads(tree.text("etc/docker/daemon.json") or "{}")
+    except ValueError:
+        return None
+    remap = settings.get("userns-remap") if isinstance(settings, dict) else None
+    return remap if isinstance(remap, str) and remap else None
+
+
+def _own_groups(tree: Tree) -> dict[str, str]:
+    """Our control group in each hierarchy, by its controllers; "" is that of version 2."""
+    groups = {}
+    for line in (tree.text("proc/self/cgroup") or "").split("\n"):
+        _, _, rest = line.partition(":")
+        controllers, colon, path = rest.partition(":")
+        if colon:
+            groups[controllers] = path
+    return groups
+
+
+def read_cgroup(tree: Tree) -> Cgroup:
+    path = _own_groups(tree).get("")
+    for top in _UNIFIED:
+        if path is not None and tree.exists(f"{top}/cgroup.procs"):
+            directory = f"/{top}{path}".rstrip("/")
+            return Cgroup(
+                directory=directory,
+                delegated=os.access(tree.path(directory), os.W_OK | os.X_OK)
+                and os.access(tree.path(f"{directory}/cgroup.procs"), os.W_OK),
+            )
+    return Cgroup()
+
+
+def read_pids(tree: Tree) -> tuple[int | None, int | None]:
+    """The smallest pids.max from our control group upwards, and how many there are there now."""
+    groups = _own_groups(tree)
+    places = [(f"sys/fs/cgroup/{names}", path) for names, path in groups.items() if names == "pids"]
+    places += [(top, groups[""]) for top in _UNIFIED if "" in groups]
+    found: list[tuple[int, int | None]] = []
+    for top, path in places:
+        while True:
+            directory = f"{top}{path.rstrip('/')}"
+            most = tree.number(f"{directory}/pids.max")
+            if most is not None:
+                found.append((most, tree.number(f"{directory}/pids.current")))
+            if path.rstrip("/") == "":
+                break
+            path = os.path.dirname(path)
+    return min(found, key=lambda limit: limit[0], default=(None, None))
+
+
+SYSCTLS = (
+    "user/max_user_namespaces",
+    "user/max_mnt_namespaces",
+    "user/max_net_namespaces",
+    "user/max_pid_namespaces",
+    "kernel/unprivileged_userns_clone",
+    "kernel/apparmor_restrict_unprivileged_userns",
+    "kernel/apparmor_restrict_unprivileged_unconfined",
+    "kernel/yama/ptrace_scope",
+    "kernel/cap_last_cap",
+    "vm/mmap_min_addr",
+    "vm/max_map_count",
+)
+
+HELPERS = ("newuidmap", "newgidmap")
+DEVICES = ("/dev/net/tun", "/dev/kvm")
+
+# PROC_USER_INIT_INO, the inode number of the initial user namespace (linux/proc_ns.h).
+_INITIAL = "user:[4026531837]"
+
+_RESTRICTIONS = {
+    "ro": mounts.MS_RDONLY,
+    "nosuid": mounts.MS_NOSUID,
+    "nodev": mounts.MS_NODEV,
+    "noexec": mounts.MS_NOEXEC,
+}
+
+
+def read_facts(root: str = "/", environ: Mapping[str, str] | None = None) -> Facts:
+    """Read all facts. Nothing is started, but for a runsc whose release is not known yet.
+
+    :param root: the directory with proc, sys, etc, dev and usr. What only a call tells, about this
+        process, is read if it is ``/``, else left unknown.
+    :param environ: where PATH and the like come from, by default ``os.environ``.
+    """
+    environ = os.environ if environ is None else environ
+    tree = Tree(root)
+    status = _Status.read(tree)
+    mountinfo = tree.text("proc/self/mountinfo")
+    points = _mounts(mountinfo or "")
+    namespaces = _namespaces(tree)
+    return Facts(
+        has_proc=bool(status.fields),
+        supported=not tree.is_absent("proc/self/ns/user") if status.fields else None,
+        initial=namespaces["user"] == _INITIAL if "user" in namespaces else None,
+        kernel=_kernel(tree),
+        ids=_ids(tree, status),
+        privileges=_privileges(status, live=tree.is_real),
+        namespaces=namespaces,
+        threads=status.number("Threads", 10) or 1,
+        limits=_limits(tree),
+        sysctls={name: tree.number(f"proc/sys/{name}") for name in SYSCTLS},
+        security=_security(tree),
+        mounts=points,
+        container=read_container(tree, environ, points if mountinfo is not None else None),
+        helpers={name: _helper(tree, name, environ, points) for name in HELPERS},
+        subordinate=_subordinate(tree, status),
+        cgroup=read_cgroup(tree),
+        devices={path: _device(tree, path) for path in DEVICES},
+        runsc=_runsc(environ) if tree.is_real else None,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Status:
+    """/proc/self/status (proc_pid_status(5)), by the names of its lines."""
+
+    fields: Mapping[str, str]
+
+    @classmethod
+    def read(cls, tree: Tree) -> _Status:
+        pairs = (line.partition(":") for line in (tree.text("proc/self/status") or "").split("\n"))
+        return cls({name: value.strip() for name, colon, value in pairs if colon})
+
+    def number(self, name: str, base: int, column: int = 0) -> int | None:
+        columns = self.fields.get(name, "").split()
+        return int(columns[column], base) if len(columns) > column else None
+
+
+def _mounts(mountinfo: str) -> dict[str, tuple[str, ...]]:
+    # The root mount's own point is "/" alone, and what is "below" the empty path is all there is.
+    found = mounts.mounts_below("", mountinfo)
+    return {
+        point: tuple(name for name, flag in _RESTRICTIONS.items() if flags & flag)
+        for point, flags in found.items()
+    }
+
+
+def _namespaces(tree: Tree) -> dict[str, str]:
+    found = {}
+    for name in tree.names("proc/self/ns"):
+        identity = tree.link(f"proc/self/ns/{name}")
+        if identity is not None:
+            found[name] = identity
+    return found
+
+
+def _kernel(tree: Tree) -> Kernel:
+    words = (tree.text("proc/version") or "").split()
+    return Kernel(
+        release=words[2] if words[:2] == ["Linux", "version"] and len(words) > 2 else None,
+        gvisor=is_gvisor(tree),
+        machine=os.uname().machine if tree.is_real else None,
+    )
+
+
+def _ids(tree: Tree, status: _Status) -> Ids:
+    uid, gid = status.number("Uid", 10, 1), status.number("Gid", 10, 1)
+    return Ids(
+        uid=os.geteuid() if uid is None else uid,
+        gid=os.getegid() if gid is None else gid,
+        groups=tuple(int(word) for word in status.fields.get("Groups", "").split()),
+        uid_map=_map(tree.text("proc/self/uid_map")),
+        gid_map=_map(tree.text("proc/self/gid_map")),
+    )
+
+
+def _map(text: str | None) -> tuple[Extent, ...] | None:
+    if text is None:
+        return None
+    return tuple(Extent(*map(int, line.split())) for line in text.splitlines())
+
+
+def _privileges(status: _Status, *, live: bool) -> Privileges:
+    no_new_privs = status.number("NoNewPrivs", 10)
+    securebits, dumpable = _called() if live else (None, None)
+    return Privileges(
+        inheritable=status.number("CapInh", 16),
+        permitted=status.number("CapPrm", 16),
+        effective=status.number("CapEff", 16),
+        bounding=status.number("CapBnd", 16),
+        ambient=status.number("CapAmb", 16),
+        securebits=securebits,
+        no_new_privs=None if no_new_privs is None else no_new_privs == 1,
+        seccomp=status.number("Seccomp", 10),
+        seccomp_filters=status.number("Seccomp_filters", 10),
+        dumpable=dumpable,
+    )
+
+
+def _called() -> tuple[tuple[str, ...] | None, bool | None]:
+    """The securebits, and whether we are dumpable: what no file tells."""
+    from usernsctl import hardening
+
+    try:
+        now = hardening.read()
+    except (HardeningError, OSError):
+        # Without /proc, or without python-prctl.
+        return None, None
+    return tuple(sorted(now.securebits or ())), now.dumpable
+
+
+def _limits(tree: Tree) -> Limits:
+    processes = None
+    for line in (tree.text("proc/self/limits") or "").split("\n"):
+        if line.startswith("Max processes"):
+            soft = line.removeprefix("Max processes").split()[0]
+            processes = None if soft == "unlimited" else int(soft)
+    pids, current = read_pids(tree)
+    return Limits(processes=processes, pids=pids, pids_current=current)
+
+
+def _security(tree: Tree) -> SecurityModules:
+    names = tree.text("sys/kernel/security/lsm")
+    label = tree.text("proc/self/attr/apparmor/current") or tree.text("proc/self/attr/current")
+    enforcing = tree.number("sys/fs/selinux/enforce")
+    return SecurityModules(
+        names=None if names is None else tuple(names.strip().split(",")),
+        label=label.strip("\0\n ") or None if label else None,
+        selinux_enforcing=None if enforcing is None else enforcing == 1,
+    )
+
+
+def _helper(
+    tree: Tree, name: str, environ: Mapping[str, str], points: Mapping[str, tuple[str, ...]]
+) -> Helper:
+    path = tree.which(name, environ.get("PATH"))
+    if path is None:
+        return Helper()
+    found = os.stat(tree.path(path))
+    file_capabilities = tree.has_attribute(path, "security.capability")
+    point = _mount_point(tree.real(path), points)
+    return Helper(
+        path=path,
+        mode=found.st_mode & 0o7777,
+        owner=found.st_uid,
+        file_capabilities=file_capabilities,
+        privileged=bool(found.st_mode & 0o4000 and found.st_uid == 0) or file_capabilities,
+        nosuid=point if "nosuid" in points.get(point, ()) else None,
+    )
+
+
+def _mount_point(path: str, points: Mapping[str, tuple[str, ...]]) -> str:
+    while path != "/" and path not in points:
+        path = os.path.dirname(path)
+    return path
+
+
+def _subordinate(tree: Tree, status: _Status) -> Subordinate:
+    source = None
+    for line in (tree.text("etc/nsswitch.conf") or "").split("\n"):
+        name, _, value = line.partition(":")
+        if name.strip() == "subid":
+            source = value.split("#")[0].strip()
+    uid, gid = status.number("Uid", 10, 1), status.number("Gid", 10, 1)
+    lines = (tree.text("etc/subgid") or "").split("\n")
+    entries = () if uid == gid else tuple(ln for ln in lines if ln.startswith(f"{gid}:"))
+    return Subordinate(source=None if source == "files" else source, gid_entries=entries)
+
+
+def _device(tree: Tree, path: str) -> Device:
+    try:
+        found = os.stat(tree.path(path))
+    except OSError:
+        return Device(path=path)
+    accessible = os.access(tree.path(path), os.R_OK | os.W_OK)
+    return Device(path=path, mode=found.st_mode & 0o7777, accessible=accessible)
+
+
+def _runsc(environ: Mapping[str, str]) -> Runsc:
+    try:
+        path = runsc.find(environ)
+    except RunscError as error:
+        return Runsc(cause=error.cause, problem=error.reason)
+    # What keeps programs from being started is named by others of the facts.
+    release = None
+    with contextlib.suppress(RunscError):
+        release = release_of(path, remember=False)
+    today = datetime.datetime.now(datetime.UTC).date()
+    return Runsc(
+        path=path,
+        release=release.label if release else None,
+        age=release.age(today) if release else None,
+    )

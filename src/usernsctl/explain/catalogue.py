@@ -1,0 +1,88 @@
+"""The causes that can be told, read from the files in ``causes/``.
+
+What the C core tells by itself, it has the words for: those entries say neither ``why`` nor the
+remedy for the host here, so that each text is in one place.
+"""
+
+from __future__ import annotations
+
+import functools
+import tomllib
+from collections.abc import Iterator, Mapping
+from importlib import resources
+from types import MappingProxyType
+
+import msgspec
+
+from usernsctl import _core
+from usernsctl.explain.model import Cause, Place, Purpose
+
+#: The files of the catalogue, in the order in which their causes get in the way.
+AREAS = ("namespaces", "maps", "helpers", "runsc", "bundle", "commands")
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A cause as its file has it; see :class:`~usernsctl.explain.model.Cause` for the fields.
+
+    `why` and the remedy for the host are left out where the core has them.
+    """
+
+    id: str
+    title: str
+    told_by: str
+    reference: str
+    purposes: tuple[Purpose, ...]
+    why: str | None = None
+    remedies: dict[Place, str] = {}
+    reproduced: bool = False
+
+
+class _File(msgspec.Struct, forbid_unknown_fields=True):
+    cause: tuple[Entry, ...]
+
+
+def entries() -> Iterator[tuple[str, Entry]]:
+    """Every entry as the files have it, after the area that it is of."""
+    directory = resources.files("usernsctl.explain") / "causes"
+    for area in AREAS:
+        table = tomllib.loads((directory / f"{area}.toml").read_text(encoding="utf-8"))
+        for entry in msgspec.convert(table, _File).cause:
+            yield area, entry
+
+
+@functools.cache
+def catalogue() -> Mapping[str, Cause]:
+    """Every cause by its id, in the order of the files."""
+    return MappingProxyType({entry.id: _complete(entry) for _, entry in entries()})
+
+
+def get(cause_id: str) -> Cause:
+    """The cause with this id.
+
+    :raises KeyError: there is none.
+    """
+    return catalogue()[cause_id]
+
+
+def _complete(entry: Entry) -> Cause:
+    known = _core.cause(entry.id)
+    remedies = dict(entry.remedies)
+    if known is not None:
+        remedies = {"host": known.remedy, **remedies}
+    why = entry.why or (_sentence(known.why) if known is not None else "")
+    return Cause(
+        id=entry.id,
+        title=entry.title,
+        why=why,
+        told_by=entry.told_by,
+        remedies=MappingProxyType({place: text.strip() for place, text in remedies.items()}),
+        purposes=entry.purposes,
+        reference=entry.reference,
+        reproduced=entry.reproduced,
+    )
+
+
+def _sentence(clause: str) -> str:
+    """The core's words stand after a colon; here they stand alone."""
+    proper = clause.startswith(("newuidmap", "nsswitch.conf", "no_new_privs", "/"))
+    return f"{clause if proper else clause[0].upper() + clause[1:]}."

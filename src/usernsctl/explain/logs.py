@@ -1,0 +1,167 @@
+"""What runsc's debug logs say of a failure that runsc itself reports as no more than ``EOF``.
+
+runsc runs as three processes with a log each: the one that was called, the gofer, which serves the
+root filesystem, and the sandbox (``boot``). If one of the latter two dies while it starts, the
+first one sees its connections closed, and only the log has the reason.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from usernsctl._text import shown
+
+# The end of a log has the reason, though a stack of each thread may follow it.
+_TAIL = 4 << 20
+
+# runsc.log.DATE-TIME.COMMAND.txt: the processes of one call have the same time.
+_NAME = re.compile(r"(?P<call>.*\.\d{8}-\d{6}\.\d+)\.(?P<command>[a-z-]+)\.txt")
+
+# By the command that each is started with. The sandbox needs the gofer, and who called needs both.
+_PROCESSES = {"gofer": "gofer", "boot": "sandbox", "panic": "sandbox"}
+_ORDER = ("gofer", "sandbox", "runsc")
+
+# After the place in the source, so that nothing that the sandbox's program writes is taken for it.
+_FATAL = re.compile(r"\] FATAL ERROR: (?=\S)")
+# Go's runtime gives the reason of some fatal errors in the line before.
+_CRASH = re.compile(r"^(?:runtime: failed |(?:panic|fatal error|SIG[A-Z]+): )[^\n]*", re.MULTILINE)
+_HELPER_SAID = re.compile(r"^(?:newuidmap|newgidmap): [^\n]+", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why one of runsc's processes ended.
+
+    :ivar process: ``"gofer"``, ``"sandbox"`` or ``"runsc"``.
+    :ivar filename: the log that says so.
+    :ivar message: what it says, in one line.
+    """
+
+    process: str
+    filename: str
+    message: str
+
+
+def root_failure(directory: str | os.PathLike[str]) -> str | None:
+    """What the newest failed call of runsc failed of, in runsc's own words.
+
+    :param directory: what runsc was given as ``--debug-log``.
+    :returns: one line, or ``None`` if no log there tells of a failure.
+    :raises OSError: the directory or a log in it can't be read.
+    """
+    found = failures(directory)
+    return found[0].message if found else None
+
+
+def failures(directory: str | os.PathLike[str]) -> tuple[Failure, ...]:
+    """All failures of the newest call of runsc that failed, the one behind the others first.
+
+    :raises OSError: the directory or a log in it can't be read.
+    """
+    for logs in _calls(directory):
+        found = tuple(failure for log in logs if (failure := log.failure()) is not None)
+        if found:
+            return found
+    return ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Log:
+    filename: str
+    command: str
+
+    @property
+    def process(self) -> str:
+        return _PROCESSES.get(self.command, "runsc")
+
+    def failure(self) -> Failure | None:
+        text = self._tail()
+        message = _fatal(text)
+        if message is None:
+            return None
+        if re.search(r"new[ug]idmap failed", message):
+            # runsc lets the helpers write to its log; what they said comes before.
+            said = _HELPER_SAID.findall(text)
+            message = said[-1] if said else message
+        return Failure(process=self.process, filename=self.filename, message=printable(message))
+
+    def _tail(self) -> str:
+        with open(self.filename, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _TAIL))
+            return file.read(_TAIL).decode("utf-8", "replace")
+
+
+def _calls(directory: str | os.PathLike[str]) -> Iterator[list[_Log]]:
+    """The logs of each call of runsc, the newest call first."""
+    calls: dict[str, list[_Log]] = {}
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if not entry.is_file(follow_symlinks=False):
+                continue
+            name = _NAME.fullmatch(entry.name)
+            # With --debug-log=PATTERN, the user has chosen the names.
+            call, command = (name["call"], name["command"]) if name else ("", _guess(entry.name))
+            calls.setdefault(call, []).append(_Log(entry.path, command))
+    for call in sorted(calls, reverse=True):
+        yield sorted(calls[call], key=lambda log: (_ORDER.index(log.process), log.filename))
+
+
+def _guess(name: str) -> str:
+    return next((command for command in _PROCESSES if command in name), "")
+
+
+def _fatal(text: str) -> str | None:
+    for place in _FATAL.finditer(text):
+        start = text.rfind("\n", 0, place.start()) + 1
+        end = text.find("\n", place.end())
+        line = text[start : end if end >= 0 else len(text)]
+        message = message_at(line, place.start() - start)
+        return message.partition(place[0])[2].split("\n")[0] or None
+    return crash_line(text)
+
+
+def crash_line(text: str) -> str | None:
+    """The line of a log that tells of a crash of Go's runtime, if there is one."""
+    crash = _CRASH.search(text)
+    return crash[0] if crash else None
+
+
+SHOWN_MAX = 300
+
+# As runsc, Docker and containerd write them. runsc puts one object after the other in a line.
+_JSON_MESSAGE = re.compile(r'"(?:msg|log|message)":\s?"((?:[^"\\]|\\.)*)"')
+
+
+def message_at(line: str, place: int) -> str:
+    """The message that a place in a line is in: one of those in JSON, else the line itself."""
+    for message in _JSON_MESSAGE.finditer(line):
+        if message.start() <= place < message.end():
+            return _unescape(message[1])
+    return line
+
+
+def printable(text: str) -> str:
+    """One line of at most :data:`SHOWN_MAX` characters, fit for a terminal."""
+    return shown(" ".join(text.split())[:SHOWN_MAX])[:SHOWN_MAX]
+
+
+def quoted(text: str) -> str:
+    """Somebody else's words, in quotation marks that they can't end, in one line.
+
+    At most :data:`SHOWN_MAX` characters of them, and none that does something to a terminal.
+    """
+    shown = text if len(text) <= SHOWN_MAX else f"{text[:SHOWN_MAX]}..."
+    escaped = json.dumps(shown, ensure_ascii=False)
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in escaped)
+
+
+def _unescape(text: str) -> str:
+    try:
+        return str(json.loads(f'"{text}"'))
+    except ValueError:
+        return text

@@ -1,0 +1,1 @@
+"""Sandboxes: runsc found, its bundle checked and built, and a command started in it."""

@@ -1,0 +1,162 @@
+"""The arguments that are passed on, for type checkers and editors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any, TypedDict
+
+from usernsctl._system.state import NAME, NAME_RULE
+from usernsctl.commands.arguments import Args, StrOrBytesPath
+from usernsctl.errors import BundleError
+from usernsctl.gvisor.request import Bind
+from usernsctl.maps import IdMap
+
+
+class StartOptions(TypedDict, total=False):
+    """Those of :class:`usernsctl.Sandbox` that are about one sandbox."""
+
+    id: str | None
+    env: Mapping[str, str] | None
+    cwd: StrOrBytesPath | None
+    user: tuple[int, int] | None
+    stdin: Any
+    stdout: Any
+    stderr: Any
+    detach: bool
+
+
+class HostOptions(TypedDict, total=False):
+    """Those of :class:`usernsctl.SandboxHost`."""
+
+    idmap: IdMap | None
+    bundle: StrOrBytesPath | None
+    trust: bool
+    allow_hooks: bool
+    rootfs: StrOrBytesPath | None
+    expose_root: bool
+    binds: Iterable[Bind]
+    hostname: str | None
+    network: str
+    platform: str | None
+    verify: bool
+
+
+def words(args: Args) -> tuple[str, ...]:
+    """The words of a command, as subprocess takes them.
+
+    :raises TypeError: one is neither text nor a path.
+    """
+    given: Any = [args] if isinstance(args, str | bytes | os.PathLike) else args
+    try:
+        return tuple(map(os.fsdecode, given))
+    except TypeError as error:
+        raise TypeError(f"args must be text, or a sequence of text and paths: {error}") from None
+
+
+def box_id(id: str) -> str:
+    """An id that runsc takes.
+
+    :raises TypeError: it is no text.
+    :raises ValueError: it is malformed.
+    """
+    if not isinstance(id, str):
+        raise TypeError(f"id must be text, not {id!r}")
+    if not NAME.fullmatch(id):
+        raise ValueError(f"{id!r} can't be an id: {NAME_RULE}")
+    return id
+
+
+def user_ids(user: tuple[int, int]) -> tuple[int, int]:
+    """A uid and a gid.
+
+    :raises TypeError: it is something else, such as a name.
+    """
+    is_pair = isinstance(user, tuple | list) and len(user) == 2
+    if not is_pair or not all(isinstance(number, int) for number in user):
+        raise TypeError(f"user must be two numbers, a uid and a gid, not {user!r}")
+    return int(user[0]), int(user[1])
+
+
+def variables(env: Mapping[str, str] | None) -> dict[str, str]:
+    """Variables for an environment; what is in them is not shown in errors.
+
+    :raises TypeError: it is no mapping, or not of text to text.
+    :raises BundleError: a name can't be one.
+    """
+    if env is None:
+        return {}
+    if not isinstance(env, Mapping):
+        raise TypeError(f"env must be a mapping of names to values, not {type(env).__name__}")
+    found = {}
+    for name, value in env.items():
+        try:
+            found[os.fsdecode(name)] = os.fsdecode(value)
+        except TypeError as error:
+            raise TypeError(f"env: names and values must be text: {error}") from None
+    for name in found:
+        if not name or "=" in name:
+            what = f"{name.partition('=')[0]!r}, with a = after it," if name else "an empty name"
+            raise BundleError(f"env: {what} can't be the name of a variable", step="bundle")
+    return found
+
+
+def path(name: str, given: StrOrBytesPath | None) -> str | None:
+    """The path that the argument `name` gives, if it does.
+
+    :raises TypeError: it is no path.
+    """
+    try:
+        return None if given is None else os.fsdecode(given)
+    except TypeError:
+        raise TypeError(f"{name} must be a path, not {given!r}") from None
+
+
+def binds(given: Iterable[Bind]) -> tuple[Bind, ...]:
+    """Binds, their paths as text.
+
+    :raises TypeError: they are something else, such as text.
+    """
+    found = tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else None
+    if found is None or not all(isinstance(bind, Bind) for bind in found):
+        raise TypeError(f"binds must be a list of usernsctl.Bind, not {given!r}")
+    return tuple(
+        Bind(os.fsdecode(bind.source), os.fsdecode(bind.destination), bind.read_only)
+        for bind in found
+    )
+
+
+def instance(name: str, given: object, kind: type) -> None:
+    """Check what the argument `name` is.
+
+    :raises TypeError: it is something else.
+    """
+    if not isinstance(given, kind):
+        raise TypeError(f"{name} must be {kind.__name__}, not {given!r}")
+
+
+def stream(name: str, given: Any) -> None:
+    """Check that this can be a standard input or output, as for subprocess.
+
+    :raises TypeError: it is something else, such as a path.
+    """
+    if given is not None and not isinstance(given, int) and not hasattr(given, "fileno"):
+        raise TypeError(
+            f"{name} must be an open file, a descriptor, PIPE or DEVNULL, not {given!r}"
+        )
+
+
+def host_options(options: HostOptions, *, is_open: bool) -> None:
+    """Check the arguments of a sandbox that are its host's.
+
+    :param is_open: whether a host is to be made, of these.
+    :raises TypeError: one is unknown.
+    :raises ValueError: there are some, but the host is there already.
+    """
+    if unknown := options.keys() - HostOptions.__annotations__.keys():
+        raise TypeError(
+            f"a sandbox has no argument {', '.join(sorted(unknown))}; its streams carry bytes, "
+            "and what is about its namespaces is its host's"
+        )
+    if options and not is_open:
+        raise ValueError(f"the host decides these already: {', '.join(options)}")

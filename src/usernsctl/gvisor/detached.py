@@ -1,0 +1,354 @@
+"""A sandbox that lives on when its creator ends: nobody holds it, and nobody waits for it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import socket
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from usernsctl import hardening
+from usernsctl._system import proc
+from usernsctl._system.descriptors import LetGoError, Shared, wait_readable
+from usernsctl.commands import aio
+from usernsctl.commands.popen import DEVNULL, PIPE, Popen, TimeoutExpired
+from usernsctl.errors import NamespaceError, RunscError
+from usernsctl.gvisor import environment, registry, runsc
+from usernsctl.gvisor.files import Files
+from usernsctl.gvisor.held import Confined, SandboxEnded, close_streams
+from usernsctl.gvisor.prepared import PreparedNamespace
+from usernsctl.gvisor.runsc import PRIVATE_UMASK
+from usernsctl.namespaces.namespace import Namespace
+
+# The directory for runsc's state, as each of its commands about one sandbox is told of it: the one
+# that it is started in. runsc puts the name of its socket there into that state.
+_HERE = "/proc/self/cwd"
+
+# ioctl_nsfs(2)
+_NS_GET_PARENT = 0xB702
+
+
+class Detached:
+    """A detached sandbox, seen from any process of the same user.
+
+    :ivar record: what is known of it.
+    :ivar popen: what has started it, with our ends of its pipes; ``None`` if that was not us.
+    """
+
+    def __init__(
+        self,
+        entry: registry.Entry,
+        record: registry.DetachedRecord,
+        popen: Popen[bytes] | None = None,
+        host: PreparedNamespace | None = None,
+        env: tuple[str, ...] | None = None,
+    ) -> None:
+        """Hold it by descriptors.
+
+        :param host: what it was started in, if that was just now.
+        :param env: the environment of its command, if that is known.
+        :raises Stranger: what is known of it is not true.
+        :raises NamespaceError: the kernel refused.
+        """
+        self.record = record
+        self.popen = popen
+        self.status: int | None = None
+        self._runsc = None if host is None else host.runsc
+        self._env = env
+        self._entry = entry
+        self._is_killed = False
+        self._inside: Namespace | None = None
+        opened = record.open_processes()
+        try:
+            state = entry.open_state()
+        except BaseException:
+            registry.close_all(opened)
+            raise
+        # The directory for runsc's state; then the process that the command runs in, unless that
+        # has ended, and runsc's others.
+        self._shared = Shared("the sandbox", [state, *(fd for fd in opened if fd is not None)])
+        self._has_ended = opened[0] is None
+        try:
+            if opened[0] is not None:
+                self._inside = _namespace_of_runsc(record.pid, opened[0])
+        except BaseException:
+            self.let_go()
+            raise
+
+    @property
+    def env(self) -> tuple[str, ...]:
+        """The environment of the command, each entry NAME=VALUE.
+
+        :raises RunscError: it can't be told.
+        """
+        if self._env is None:
+            self._env = self._entry.environment()
+        return self._env
+
+    @contextlib.contextmanager
+    def runsc(self, *words: str) -> Iterator[tuple[list[str], dict[str, Any]]]:
+        """A command of runsc about the sandbox, and what a Popen needs for it, for a block.
+
+        runsc is looked for anew: nothing is executed because a file says so. It is given its state
+        by a descriptor, and knows it by the same name whoever has started it.
+
+        :raises SandboxEnded: it has ended.
+        :raises RunscError: there is no runsc.
+        """
+        if self._inside is None or self.has_ended():
+            raise SandboxEnded.of(self.record.id)
+        if self._runsc is None:
+            self._runsc = runsc.find(os.environ)
+        with self._shared.use() as (state, *_):
+            yield (
+                [self._runsc, f"--root={_HERE}", *words],
+                {
+                    "namespace": Confined(self._inside, hardening.for_run()),
+                    "env": environment.for_runsc(),
+                    "cwd": f"/proc/self/fd/{state}",
+                    "pass_fds": [state],
+                },
+            )
+
+    @classmethod
+    def attach(cls, id: str) -> Detached:
+        """Find one by its id.
+
+        :raises RunscError: there is none.
+        :raises NamespaceError: the state directory can't be used, or the kernel refused.
+        """
+        entry, record = registry.find(id)
+        try:
+            return cls(entry, record)
+        except BaseException:
+            entry.close()
+            raise
+
+    @classmethod
+    def start(
+        cls,
+        host: PreparedNamespace,
+        files: Files,
+        id: str,
+        args: tuple[str, ...],
+        streams: Mapping[str, Any],
+    ) -> Detached:
+        """Start one, and return when it runs.
+
+        :raises RunscError: runsc failed, or the id is taken.
+        :raises NamespaceError: the kernel refused, or the state directory can't be used.
+        """
+        entry = registry.claim(id)
+        made = None
+        try:
+            with _starter(host, files, entry, streams) as popen:
+                record = registry.describe(id, args, files.read_pid(), popen.pid)
+                entry.write(record)
+                made = cls(entry, record, popen, host, files.env)
+            entry.unlock()
+            return made
+        except BaseException:
+            if made is not None:
+                made.close()
+            elif entry.fd >= 0:
+                entry.remove()
+                entry.unlock()
+                entry.close()
+            raise
+
+    def has_ended(self) -> bool:
+        with contextlib.suppress(LetGoError):  # it was let go of
+            if not self._has_ended:
+                with self._shared.use() as (_, pidfd, *_others):
+                    if not wait_readable(pidfd, timeout=0):
+                        return False
+                    self._see_end(pidfd)
+        self._has_ended = True
+        return True
+
+    def poll(self) -> int | None:
+        return self._known_status() if self.has_ended() else None
+
+    def wait(self, timeout: float | None) -> int:
+        with contextlib.suppress(SandboxEnded, LetGoError), contextlib.ExitStack() as held:
+            command, arguments = held.enter_context(self._asking())
+            end = held.enter_context(self._end())
+            waiter = held.enter_context(Popen[bytes](command, **arguments))
+            try:
+                if not wait_readable(end, timeout=timeout):
+                    assert timeout is not None
+                    raise TimeoutExpired(self.record.args, timeout)
+                if self.has_ended() and self.status is None:
+                    self._take_answer(waiter.communicate()[0])
+            finally:
+                waiter.kill()
+        return self._known_status()
+
+    async def wait_async(self) -> int:
+        with contextlib.suppress(SandboxEnded, LetGoError), contextlib.ExitStack() as held:
+            command, arguments = held.enter_context(self._asking())
+            end = held.enter_context(self._end())
+            async with await aio.create_subprocess_exec(*command, **arguments) as waiter:
+                await aio.wait_for_end(end)
+                if self.has_ended() and self.status is None:
+                    self._take_answer((await waiter.communicate())[0])
+                else:
+                    waiter.kill()
+        return self._known_status()
+
+    @contextlib.contextmanager
+    def _end(self) -> Iterator[int]:
+        """A descriptor that can be read once the sandbox has ended, even if it is closed."""
+        with self._shared.use() as (_, pidfd, *_others):
+            copy = fcntl.fcntl(pidfd, fcntl.F_DUPFD_CLOEXEC, 3)
+        try:
+            yield copy
+        finally:
+            os.close(copy)
+
+    @contextlib.contextmanager
+    def _asking(self) -> Iterator[tuple[list[str], dict[str, Any]]]:
+        """The command that learns the exit status, as :meth:`runsc` has it."""
+        with self.runsc("wait", self.record.id) as (command, arguments):
+            yield command, {**arguments, "stdin": DEVNULL, "stdout": PIPE, "stderr": DEVNULL}
+
+    def _take_answer(self, answer: bytes) -> None:
+        """Learn the exit status from what ``runsc wait`` has printed, if it knew."""
+        with contextlib.suppress(LookupError, TypeError, ValueError):
+            self.status = int(json.loads(answer)["exitStatus"])
+
+    def _see_end(self, pidfd: int) -> None:
+        """Learn what there is to learn from the process that the command ran in."""
+        status = proc.exit_status(pidfd)
+        if status is None and self._is_killed:
+            status = 128 + signal.SIGKILL
+        if self.status is None:
+            self.status = status
+        # Who finds nothing to collect finds the status that was learned before.
+        proc.collect(pidfd)
+
+    def _known_status(self) -> int:
+        if self.status is None:
+            raise RunscError(
+                f"the sandbox {self.record.id} has ended, and its exit status is not known: "
+                "nobody waited for it then",
+                step="sandbox",
+                cause="exit-status-unknown",
+            )
+        return self.status
+
+    def kill(self) -> None:
+        """End all that is in the sandbox, at once."""
+        if not self.has_ended():
+            with contextlib.suppress(LetGoError), self._shared.use() as (_, pidfd, *_others):
+                self._is_killed = True
+                proc.kill(pidfd)
+
+    def close(self) -> None:
+        """End it, and remove what is known of it."""
+        with contextlib.suppress(LetGoError), self._shared.use() as (_, *pidfds):
+            # If somebody else ends it just now, he removes what is known of it.
+            is_locked = self._entry.lock()
+            self.kill()
+            registry.end(pidfds)
+            self.has_ended()
+            if is_locked:
+                self._forget()
+        self.let_go()
+
+    def _forget(self) -> None:
+        try:
+            self._entry.remove()
+            self._entry.unlock()
+        except NamespaceError:
+            # A handler of signals that has interrupted us may have done it all.
+            if self._entry.fd >= 0:
+                raise
+
+    def let_go(self) -> None:
+        """Close our descriptors, and leave the sandbox alone."""
+        self._shared.close()
+        if self._inside is not None:
+            self._inside.close()
+        if self.popen is not None:
+            close_streams(self.popen)
+        self._entry.close()
+
+
+@contextlib.contextmanager
+def _starter(
+    host: PreparedNamespace, files: Files, entry: registry.Entry, streams: Mapping[str, Any]
+) -> Iterator[Popen[bytes]]:
+    """Have a sandbox started. It stays only if the block comes to its end.
+
+    Until then, the death of this process is the end of the sandbox, too (csrc/detach.c).
+    """
+    with contextlib.ExitStack() as opened:
+        creator = os.pidfd_open(os.getpid())
+        opened.callback(os.close, creator)
+        ours, theirs = socket.socketpair()
+        opened.enter_context(ours)
+        numbers = [creator, theirs.fileno(), entry.fd]
+        with theirs:
+            popen = Popen[bytes](
+                [host.prepared.detach, *map(str, numbers), entry.path, *files.command(_HERE)],
+                namespace=Confined(host.namespace, host.restrictions),
+                pass_fds=numbers,
+                env=environment.for_runsc(),
+                cwd=entry.state,
+                umask=PRIVATE_UMASK,
+                # What a terminal sends to us is not meant for it.
+                start_new_session=True,
+                **streams,
+            )
+        try:
+            wait_readable(ours.fileno(), popen.pidfd)
+            if not _is_ready(ours):
+                raise files.failure(popen.wait())
+            yield popen
+            ours.send(b"+")
+            if popen.wait() != 0:
+                raise files.failure(popen.returncode)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                ours.send(b"-")
+            popen.wait()
+            close_streams(popen)
+            raise
+
+
+def _is_ready(connection: socket.socket) -> bool:
+    """Whether there is the byte that tells that the sandbox runs."""
+    connection.setblocking(False)
+    # A fork of this process may hold the other end open.
+    with contextlib.suppress(BlockingIOError):
+        return bool(connection.recv(1))
+    return False
+
+
+def _namespace_of_runsc(pid: int, pidfd: int) -> Namespace | None:
+    """The user namespace that runsc was started in: the parent of the sandbox's own.
+
+    :param pidfd: of the process.
+    :returns: ``None`` if the sandbox has just ended.
+    :raises NamespaceError: it can't be had.
+    """
+    try:
+        own = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        # Nobody else has its pid as long as it has not ended.
+        if wait_readable(pidfd, timeout=0):
+            return None
+        parent = fcntl.ioctl(own, _NS_GET_PARENT)
+    finally:
+        os.close(own)
+    try:
+        return Namespace.from_fd(parent)
+    finally:
+        os.close(parent)

@@ -1,0 +1,101 @@
+"""The environment of the command: little of the caller's own, and what is asked for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from usernsctl._system import opened
+from usernsctl.errors import CommandError
+from usernsctl.gvisor.releases import SIDE_VARIABLE, named_side_directory
+
+PASSED_ON = ("PATH", "LANG", "TERM")
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+# A name that plainly is one, and no piece of a value.
+_PLAIN = re.compile(r"[A-Z_][A-Z0-9_]{0,39}")
+
+
+def for_runsc(*, is_named: bool = False) -> dict[str, str]:
+    """That of runsc: its processes can be looked into by the caller's others, and need no secrets.
+
+    Where the programs are that it needs, this process's own environment may say; in a container,
+    that is the image's, and not the one that a command is given.
+
+    :param is_named: whether the caller has named runsc, and so leaves nothing to variables.
+    """
+    directory = None if is_named else named_side_directory()
+    return {"PATH": DEFAULT_PATH, **({SIDE_VARIABLE: directory} if directory else {})}
+
+
+def base(caller: Mapping[str, str], *, everything: bool) -> dict[str, str]:
+    """What the command has without being asked for.
+
+    :param caller: the environment of the caller.
+    :param everything: whether all of it is passed on, secrets included.
+    """
+    if everything:
+        return dict(caller)
+    kept = {name: caller[name] for name in PASSED_ON if name in caller}
+    kept.setdefault("PATH", DEFAULT_PATH)
+    return kept
+
+
+def home(uid: int) -> str:
+    """The HOME of a uid inside, where nobody sets one."""
+    return "/root" if uid == 0 else "/"
+
+
+def read_settings(settings: Iterable[str], caller: Mapping[str, str]) -> dict[str, str]:
+    """Read ``NAME=VALUE`` settings, or ``NAME`` for the caller's own value.
+
+    :raises CommandError: a setting is malformed, or the caller has no such variable.
+    """
+    return dict(
+        _setting(text, caller, f"--env, number {number}") for number, text in enumerate(settings, 1)
+    )
+
+
+def read_file(path: str, caller: Mapping[str, str]) -> dict[str, str]:
+    """Read a file of such settings, one a line; empty lines and those with ``#`` first are skipped.
+
+    Values are taken as they are, quotes included.
+
+    :raises CommandError: the file can't be read, or a line is malformed.
+    """
+    try:
+        with open(opened.follow(path).open(), encoding="utf-8") as file:
+            lines = file.read().split("\n")
+    except OSError as error:
+        failed = _error(f"--env-file {path}: {error.strerror}", path)
+        if isinstance(error, opened.ForeignLinkError):
+            failed.cause, failed.remedy = error.cause, error.remedy
+        raise failed from error
+    except UnicodeDecodeError as error:
+        # The error itself has the whole text with it.
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise _error(f"--env-file {path}, line {line}: a byte that isn't UTF-8", path) from None
+    return dict(
+        _setting(line.removesuffix("\r"), caller, f"--env-file {path}, line {number}")
+        for number, line in enumerate(lines, 1)
+        if line.strip() and not line.startswith("#")
+    )
+
+
+def _setting(text: str, caller: Mapping[str, str], where: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    # What is no setting may be a piece of a value, such as the second line of a key: none is told.
+    if not name:
+        raise _error(f"{where}: there is no name before the =; it should be NAME=VALUE or NAME")
+    if name != name.strip():
+        raise _error(f"{where}: a space beside the name; it should be NAME=VALUE or NAME")
+    if equals:
+        return name, value
+    if name not in caller:
+        told = name if _PLAIN.fullmatch(name) else "a variable of this name"
+        raise _error(f"{where}: {told} is not set; give it a value: NAME=VALUE")
+    return name, caller[name]
+
+
+def _error(reason: str, path: str | None = None) -> CommandError:
+    return CommandError(reason, step="environment", filename=path)

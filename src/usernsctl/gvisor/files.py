@@ -1,0 +1,127 @@
+"""The files of one sandbox in the tmpfs of its host."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+
+from usernsctl.errors import NamespaceError, RunscError
+from usernsctl.gvisor import logs, runsc
+from usernsctl.gvisor.prepare import CRASH_DIRECTORY
+from usernsctl.gvisor.prepared import PreparedNamespace
+from usernsctl.gvisor.registry import duplicate_id
+
+
+class Files:
+    """A directory of its own, named by the id of the sandbox, with a bundle in it."""
+
+    def __init__(self, host: PreparedNamespace, id: str, config: bytes) -> None:
+        """Make the directory.
+
+        :param config: what goes into config.json.
+        :raises ValueError: the host is closed.
+        :raises RunscError: another sandbox of the host has that id.
+        :raises NamespaceError: it can't be written.
+        """
+        self._host = host
+        self.id = id
+        #: The same for those in the mount namespace of the host.
+        self.inside = f"{host.prepared.scratch}/boxes/{id}"
+        self.pid_file = f"{self.inside}/pid"
+        self._config = config.decode()
+        #: The environment of the command, each entry NAME=VALUE.
+        self.env: tuple[str, ...] = tuple(json.loads(config)["process"].get("env") or ())
+        # Of our own, so that the host may be closed meanwhile.
+        self._top = host.open_directory()
+        self._is_made = False
+        try:
+            self._make(config)
+        except BaseException as error:
+            self.remove()
+            if isinstance(error, OSError) and not isinstance(error, RunscError):
+                raise NamespaceError(
+                    f"the files of the sandbox: {error.strerror}",
+                    step="sandbox",
+                    errno=error.errno or 0,
+                ) from error
+            raise
+
+    def _make(self, config: bytes) -> None:
+        try:
+            os.mkdir(self.id, 0o700, dir_fd=self._top)
+        except FileExistsError as error:
+            raise duplicate_id(self.id, "in this host") from error
+        self._is_made = True
+        for name in ("state", "log"):
+            os.mkdir(f"{self.id}/{name}", 0o700, dir_fd=self._top)
+        logs.prepare(f"{self.id}/log", self._top)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with open(os.open(f"{self.id}/config.json", flags, 0o600, dir_fd=self._top), "wb") as file:
+            file.write(config)
+
+    def command(self, state: str) -> list[str]:
+        """The command that starts the sandbox and ends, with its pid in :attr:`pid_file`.
+
+        :param state: the directory for runsc's state.
+        """
+        *words, bundle, id = runsc.command_line(
+            self._host.runsc,
+            runsc.RunOptions(
+                state=state,
+                bundle=self.inside,
+                container_id=self.id,
+                logs=self._logs(self._host.prepared.scratch + "/boxes"),
+                network=self._host.request.network,
+                platform=self._host.request.platform,
+            ),
+        )
+        return [*words, "--detach", f"--pid-file={self.pid_file}", bundle, id]
+
+    def read_pid(self) -> int:
+        """What is in :attr:`pid_file`."""
+        flags = os.O_RDONLY | os.O_CLOEXEC
+        with open(os.open(f"{self.id}/pid", flags, dir_fd=self._top)) as file:
+            return int(file.read())
+
+    def _logs(self, boxes: str) -> runsc.Logs:
+        """Where runsc writes.
+
+        :param boxes: the directory for the files of all sandboxes.
+        """
+        return logs.quiet(f"{boxes}/{self.id}/log", f"{boxes}/{CRASH_DIRECTORY}/{self.id}")
+
+    def failure(self, status: int) -> RunscError:
+        """Why the sandbox did not start, by what runsc says.
+
+        :param status: the exit status of who should have started it.
+        """
+        # The catalogue of causes is read only if it is needed.
+        from usernsctl.gvisor.failure import crash, describe
+
+        told = logs.reason(self._logs(f"/proc/self/fd/{self._top}"))
+        if told is None and status == runsc.CRASHED:
+            return crash()
+        if told is None:
+            return RunscError(f"runsc ended with status {status} before it started", step="runsc")
+        return describe(told, config=self._config)
+
+    def remove(self) -> None:
+        """Remove the directory: the id is free again."""
+        if self._is_made:
+            self._is_made = False
+            shutil.rmtree(self.id, ignore_errors=True, dir_fd=self._top)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{CRASH_DIRECTORY}/{self.id}", dir_fd=self._top)
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Close the descriptor, and leave the directory alone."""
+        top, self._top = self._top, -1
+        if top >= 0:
+            os.close(top)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_top"):
+            self.let_go()

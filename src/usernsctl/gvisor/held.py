@@ -1,0 +1,216 @@
+"""Where runsc runs for a sandbox: in namespaces, with no more privileges than it needs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import weakref
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from usernsctl import hardening
+from usernsctl._system.descriptors import wait_readable
+from usernsctl.commands import aio
+from usernsctl.commands.popen import Popen, TimeoutExpired
+from usernsctl.commands.target import Joinable, Target
+from usernsctl.errors import CommandError, NamespaceError
+from usernsctl.gvisor import environment
+from usernsctl.gvisor.files import Files
+from usernsctl.gvisor.prepared import PreparedNamespace
+from usernsctl.gvisor.runsc import PRIVATE_UMASK
+from usernsctl.namespaces.namespace import Namespace
+
+
+class Confined:
+    """Namespaces whose commands have given up what runsc has no use for.
+
+    :param restrictions: what they give up.
+    :param mount_proc: whether they get a /proc that fits their PID namespace: runsc reads it.
+    :ivar commands: where those who start commands there put them, to be collected in their place.
+    """
+
+    def __init__(
+        self,
+        namespace: Joinable,
+        restrictions: hardening.Hardening,
+        *,
+        mount_proc: bool = False,
+    ) -> None:
+        self._namespace = namespace
+        self._restrictions = restrictions
+        self._mount_proc = mount_proc
+        self.commands: weakref.WeakSet[Popen[Any]] = weakref.WeakSet()
+
+    def target(self) -> Target:
+        target = self._namespace.target()
+        hardening.prepare(target.setup, self._restrictions)
+        if self._mount_proc:
+            target.setup.mount_proc = "/proc"
+        return target
+
+
+class SandboxEnded(CommandError):
+    """There is no sandbox any more that a command could be about."""
+
+    @classmethod
+    def of(cls, id: str) -> SandboxEnded:
+        return cls(f"the sandbox {id} has ended", step="sandbox")
+
+
+# How long the end of process 1 is waited for, once it was killed; whoever else has something to
+# collect, such as an event loop, can do so then.
+_END_SECONDS = 5
+_LOOK_SECONDS = 0.01
+
+
+class Held:
+    """Process 1 of a PID namespace, which ends as the sandbox does, and the sandbox with it.
+
+    :ivar popen: that process, seen from outside.
+    :ivar env: the environment of the command, each entry NAME=VALUE.
+    """
+
+    def __init__(self, host: PreparedNamespace, files: Files, streams: Mapping[str, Any]) -> None:
+        """Start it, and return when the sandbox runs.
+
+        :raises RunscError: runsc failed.
+        :raises NamespaceError: the kernel refused.
+        """
+        state = f"{files.inside}/state"
+        self._id = files.id
+        self._runsc = [host.runsc, f"--root={state}"]
+        self.env = files.env
+        self._restrictions = host.restrictions
+        self._inside: Namespace | None = None
+        self._commands: weakref.WeakSet[Popen[Any]] = weakref.WeakSet()
+        creator = ready = theirs = -1
+        try:
+            creator = os.pidfd_open(os.getpid())
+            ready, theirs = os.pipe()
+            init = [host.prepared.init, str(creator), str(theirs), files.pid_file]
+            self.popen = Popen[bytes](
+                [*init, *files.command(state)],
+                namespace=Confined(host.namespace, host.restrictions, mount_proc=True),
+                mount=True,
+                pid=True,
+                pass_fds=[creator, theirs],
+                env=environment.for_runsc(),
+                cwd="/",
+                umask=PRIVATE_UMASK,
+                **streams,
+            )
+            try:
+                os.close(theirs)
+                theirs = -1
+                self._wait_until_ready(ready, files)
+                self._inside = self._open_inside()
+            except BaseException:
+                self.close()
+                raise
+        finally:
+            for fd in (creator, ready, theirs):
+                if fd >= 0:
+                    os.close(fd)
+
+    def _wait_until_ready(self, ready: int, files: Files) -> None:
+        """Wait for the byte that process 1 writes, or for its end."""
+        wait_readable(ready, self.popen.pidfd)
+        os.set_blocking(ready, False)
+        with contextlib.suppress(BlockingIOError):
+            if os.read(ready, 1):
+                return
+        status = self.popen.wait()
+        raise files.failure(status)
+
+    def _open_inside(self) -> Namespace | None:
+        """What commands of runsc's join; ``None`` where the command has ended already."""
+        try:
+            return Namespace.from_pid(self.popen.pid)
+        except NamespaceError as error:
+            if error.cause != "target-gone":
+                raise
+            # It gives its namespaces up some time before it can be waited for.
+            self.popen.wait()
+            return None
+
+    @property
+    def status(self) -> int | None:
+        """The exit status, 128+N after signal N; ``None``: none was seen yet."""
+        status = self.popen.returncode
+        return 128 - status if status is not None and status < 0 else status
+
+    def has_ended(self) -> bool:
+        return self.popen.poll() is not None
+
+    def poll(self) -> int | None:
+        self.popen.poll()
+        return self.status
+
+    def wait(self, timeout: float | None) -> int:
+        self.popen.wait(timeout)
+        status = self.status
+        assert status is not None
+        return status
+
+    async def wait_async(self) -> int:
+        if not self.has_ended():
+            await aio.wait_for_end(self.popen.pidfd)
+        return self.wait(None)
+
+    def kill(self) -> None:
+        """End all that is in the sandbox, at once."""
+        self.popen.kill()
+
+    @contextlib.contextmanager
+    def runsc(self, *words: str) -> Iterator[tuple[list[str], dict[str, Any]]]:
+        """A command of runsc about the sandbox, and what a Popen needs for it, for a block.
+
+        :raises SandboxEnded: it has ended.
+        """
+        if self._inside is None or self.has_ended():
+            raise SandboxEnded.of(self._id)
+        place = Confined(self._inside, self._restrictions)
+        place.commands = self._commands
+        yield (
+            [*self._runsc, *words],
+            {
+                "namespace": place,
+                "env": environment.for_runsc(),
+                "cwd": "/",
+                "pass_fds": [],
+            },
+        )
+
+    def close(self) -> None:
+        self.popen.kill()
+        self._wait_for_end()
+        self.let_go()
+
+    def _wait_for_end(self) -> None:
+        """Wait for the end of process 1, which is the last one of its namespace that is collected.
+
+        The others that we have started there are ours to collect. Whoever waits for one of them
+        may stand still until we return: this may be a handler of signals that has interrupted him.
+        """
+        deadline = time.monotonic() + _END_SECONDS
+        while time.monotonic() < deadline:
+            for command in list(self._commands):
+                command.poll()
+            with contextlib.suppress(TimeoutExpired):
+                self.popen.wait(_LOOK_SECONDS)
+                return
+
+    def let_go(self) -> None:
+        """Close our descriptors, and leave the sandbox alone."""
+        close_streams(self.popen)
+        if self._inside is not None:
+            self._inside.close()
+
+
+def close_streams(popen: Popen[bytes]) -> None:
+    for stream in (popen.stdin, popen.stdout, popen.stderr):
+        if stream is not None:
+            # RuntimeError: a handler of signals has interrupted a read, which sees the end now.
+            with contextlib.suppress(BrokenPipeError, RuntimeError):
+                stream.close()

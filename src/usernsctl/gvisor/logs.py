@@ -1,0 +1,160 @@
+"""What runsc writes about itself, and what of that can be trusted.
+
+Its debug logs hold text of whoever made the bundle, and of the command: names, options, arguments.
+So nothing is looked for in them. What tells that runsc failed is written by runsc alone:
+
+- Each of its processes writes an error that it ends of to one file, as JSON (``--log``).
+- The last line that ``runsc run`` writes to its own debug log, where it ends in order, is the exit
+  status. That is the command's then, whatever it is; or the sandbox's own, if that has crashed.
+- Go's report of a crash goes to a file of its own (``--panic-log``).
+
+The debug logs of the other two processes, which a command inside can have grow, are thrown away if
+nobody has asked for them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from usernsctl.explain.logs import crash_line, quoted
+from usernsctl.gvisor import runsc
+
+# More than all the messages of a start, and the beginning of the report of a crash.
+_READ_MAX = 1 << 18
+
+#: So large may the reports of crashes become: with the stacks of all threads, megabytes.
+CRASH_BYTES = 1 << 20
+
+_COMMANDS = ("run", "boot", "gofer")
+
+_END = re.compile(r"[A-Z]\d{4} [\d:.]+ +\d+ \w+\.go:\d+\] Exiting with status: \d+")
+
+
+def quiet(directory: str, crash: str) -> runsc.Logs:
+    """Where runsc is to write; :func:`prepare` makes ready.
+
+    :param directory: one of the run's own.
+    :param crash: the file for the report of a crash.
+    """
+    return runsc.Logs(errors=f"{directory}/errors", debug=f"{directory}/%COMMAND%.txt", crash=crash)
+
+
+def prepare(directory: str, dir_fd: int | None = None) -> None:
+    """Have the logs that are not wanted thrown away: see :func:`quiet`."""
+    for command in _COMMANDS[1:]:
+        os.symlink(os.devnull, f"{directory}/{command}.txt", dir_fd=dir_fd)
+
+
+def kept(directory: str, own: str) -> runsc.Logs:
+    """Where runsc is to write if somebody wants to read it all: new files, closed to others.
+
+    :param directory: where the debug logs go, under the names that runsc gives them.
+    :param own: a directory of the run's own.
+    :raises OSError: they can't be made.
+    """
+    while True:
+        now = time.time()
+        stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now)) + f".{int(now % 1 * 1e6):06}"
+        pattern = f"{directory.rstrip('/')}/runsc.log.{stamp}.%COMMAND%.txt"
+        made = [pattern.replace("%COMMAND%", name) for name in (*_COMMANDS, "panic")]
+        try:
+            for path in made:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+                os.close(os.open(path, flags, 0o600))
+        except FileExistsError:
+            continue  # another run has begun in the same microsecond
+        return runsc.Logs(errors=f"{own}/errors", debug=pattern, crash=made[-1])
+
+
+def has_ended(logs: runsc.Logs) -> bool:
+    """Whether ``runsc run`` came to its end, with whatever status, and the sandbox to its own."""
+    if crash_line(_read(logs.crash)) is not None:
+        return False
+    lines = _read(logs.debug.replace("%COMMAND%", "run"), at_end=True).splitlines()
+    return bool(lines) and _END.fullmatch(lines[-1]) is not None
+
+
+def reason(logs: runsc.Logs) -> str | None:
+    """Why runsc failed, in its own words, or ``None`` if it says nothing.
+
+    These words may be about what a stranger has written: they are to be shown quoted only.
+    """
+    messages = list(_messages(_read(logs.errors)))
+    if len(messages) <= 1:
+        # The process that was called has seen no more than that the other one was gone.
+        crash = crash_line(_read(logs.crash))
+        if crash is not None:
+            return crash
+    return messages[0] if messages else None
+
+
+def said(words: str) -> str:
+    """What to say of runsc's words: that they are its own."""
+    return f"runsc says: {quoted(words)}"
+
+
+def own_words(words: str, config: str) -> str:
+    """A message of runsc's without what it quotes of a config.json.
+
+    So that nobody can have a message explained as something else by the name of a mount.
+    """
+    try:
+        strings = set(_strings(json.loads(config)))
+    except (ValueError, RecursionError):
+        return words
+    for text in sorted(filter(_is_phrase, strings), key=len, reverse=True):
+        for form in (text, json.dumps(text)[1:-1], repr(text)[1:-1]):
+            words = words.replace(form, "...")
+    return words
+
+
+def _is_phrase(text: str) -> bool:
+    """Whether it could be taken for a message: a path or a word is none."""
+    return re.fullmatch(r"[\w./=-]*", text) is None
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, one in value.items():
+            yield key
+            yield from _strings(one)
+    elif isinstance(value, list):
+        for one in value:
+            yield from _strings(one)
+
+
+def _messages(text: str) -> Iterator[str]:
+    """The messages of JSON objects that follow each other."""
+    decoder = json.JSONDecoder()
+    place = 0
+    while True:
+        start = text.find("{", place)
+        if start < 0:
+            return
+        try:
+            found, place = decoder.raw_decode(text, start)
+        except (ValueError, RecursionError):
+            return
+        message = found.get("msg")
+        if isinstance(message, str) and message.strip():
+            yield message.strip()
+
+
+def _read(path: str, *, at_end: bool = False) -> str:
+    """The beginning of a log, or its end; empty if there is none."""
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        with open(os.open(path, flags), "rb") as file:
+            if at_end:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - _READ_MAX))
+            return file.read(_READ_MAX).decode("utf-8", "replace")
+    except OSError:
+        return ""

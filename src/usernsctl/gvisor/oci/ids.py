@@ -1,0 +1,248 @@
+"""What the prepared namespace can reach of the filesystem, judged from outside it."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from usernsctl.gvisor.oci.model import KINDS, MAX_ID, Config, IdMapping, Kind, Linux, Violation
+from usernsctl.maps import Extent
+
+WRITE, SEARCH = 2, 1
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """The rights of 0:0 in a namespace with these ids, whose map is seen from outside.
+
+    In its own user namespace, root overrides the mode of exactly those files whose owner *and*
+    group are mapped (the kernel's capable_wrt_inode_uidgid()); to all others it is the outside
+    id that 0 stands for.
+    """
+
+    ids: IdView
+
+    def blocked_at(self, path: str, need: int) -> str | None:
+        """The first directory on the way to `path` that can't be searched, or `path` itself
+        if it lacks a right of `need`; ``None`` if nothing stands in the way.
+
+        What the caller can't see itself isn't judged: the namespace may have more ids.
+
+        :raises OSError: `path` doesn't exist, or a file is taken for a directory.
+        """
+        way = os.path.realpath(path)
+        with contextlib.suppress(PermissionError):  # told by the directory that is in the way
+            os.stat(way)
+        try:
+            for directory in _ancestors(way):
+                if not self._allows(directory, SEARCH):
+                    return directory
+            return None if self._allows(way, need) else way
+        except PermissionError:
+            return None
+
+    def _allows(self, path: str, need: int) -> bool:
+        status = os.stat(path)
+        uid_map, gid_map = self.ids.uid_map, self.ids.gid_map
+        if _maps(uid_map, status.st_uid) and _maps(gid_map, status.st_gid):
+            return True
+        uid, gid = _outside_root(uid_map), _outside_root(gid_map)
+        if uid == os.geteuid() != 0:
+            # Root inside is the caller outside, so the kernel can be asked; it also knows
+            # what the mode doesn't tell: ACLs, and supplementary groups.
+            return os.access(path, need)
+        shift = 6 if status.st_uid == uid else 3 if status.st_gid == gid else 0
+        return (stat.S_IMODE(status.st_mode) >> shift) & need == need
+
+
+def _maps(extents: Sequence[Extent], outside: int) -> bool:
+    return any(e.outside <= outside < e.outside + e.count for e in extents)
+
+
+def _outside_root(extents: Sequence[Extent]) -> int | None:
+    """The id outside that 0 inside stands for."""
+    return next((e.outside for e in extents if e.inside == 0), None)
+
+
+def _ancestors(path: str) -> list[str]:
+    parts = path.split("/")[1:-1]
+    return ["/", *("/" + "/".join(parts[: end + 1]) for end in range(len(parts)))]
+
+
+_MAX_MAPPINGS = 340  # UID_GID_MAP_MAX_EXTENTS, since Linux 4.15
+
+
+@dataclass(frozen=True, slots=True)
+class IdView:
+    """The extents of the prepared namespace."""
+
+    uid_map: Sequence[Extent]
+    gid_map: Sequence[Extent]
+
+    def extents(self, kind: Kind) -> Sequence[Extent]:
+        return self.uid_map if kind == "uid" else self.gid_map
+
+
+@dataclass(frozen=True, slots=True)
+class MappingFault:
+    """Why the kernel or runsc refuses a list of mappings."""
+
+    id: str
+    problem: str
+    why: str
+
+
+def mapping_fault(
+    mappings: Sequence[IdMapping] | None, extents: Sequence[Extent]
+) -> MappingFault | None:
+    """What is wrong with `mappings` for a user namespace nested in one with `extents`.
+
+    The rules are the kernel's (user_namespaces(7)): each extent must lie within one extent of
+    the parent. And runsc's: its processes become 0:0 in the nested namespace.
+    """
+    if not mappings:
+        return MappingFault(
+            "bundle-no-mappings",
+            "a user namespace without mappings",
+            "no id exists in such a namespace, so runsc can't become anyone in it "
+            "(runsc: `operation not permitted` or `waiting for sandbox to start: EOF`)",
+        )
+    for mapping in mappings:
+        if not _within_one(mapping, extents):
+            has = ", ".join(_range(extent.inside, extent.count) for extent in extents)
+            return MappingFault(
+                "outside-parent-map",
+                f"maps hostID {_range(mapping.host_id, mapping.size)}, "
+                f"but the namespace runsc is started in has {has or 'no ids'}",
+                "hostID counts in the ids of the namespace that runsc is started in, and the "
+                "kernel refuses an extent that isn't within one of its extents (runsc: "
+                "`operation not permitted`, with a false hint at max_user_namespaces)",
+            )
+    if not any(mapping.container_id == 0 for mapping in mappings):
+        return MappingFault(
+            "bundle-root-unmapped",
+            "containerID 0 is not mapped",
+            "runsc's own processes become 0:0 in the namespace (runsc: `invalid argument`)",
+        )
+    malformed = _malformed(mappings)
+    if malformed is not None:
+        return MappingFault("map-invalid", malformed, "the kernel refuses such a map (EINVAL)")
+    return None
+
+
+def check_ids(config: Config, ids: IdView) -> Iterator[Violation]:
+    """The user namespace, its mappings, and ``process.user``."""
+    linux = config.linux or Linux()
+    users = [entry for entry in linux.namespaces or () if entry.type == "user"]
+    if not users:
+        yield _no_user_namespace()
+    for index, entry in enumerate(linux.namespaces or ()):
+        if entry.type == "user" and entry.path:
+            yield Violation(
+                path=f"$.linux.namespaces[{index}].path",
+                id="bundle-join-user",
+                problem=f"joins the user namespace {entry.path}",
+                why="a process can only join user namespaces below its own, and runsc is in "
+                "the prepared one already (runsc: `error setting namespace of type user`)",
+                remedy="remove the path",
+                fixable=True,
+            )
+    for kind in KINDS:
+        yield from _check_mappings(linux, kind, ids.extents(kind), has_namespace=bool(users))
+    yield from _check_user(config, ids)
+
+
+def _no_user_namespace() -> Violation:
+    return Violation(
+        path="$.linux.namespaces",
+        id="bundle-no-mappings",
+        problem="no user namespace",
+        why="runsc adds one only with --rootless or in a prepared namespace; otherwise it asks "
+        "newuidmap for all ids (`newuidmap failed: exit status 1`), or stops with `unable to "
+        "run a rootless container without userns`",
+        remedy='add {"type": "user"}, and the mappings',
+        fixable=True,
+    )
+
+
+def _check_mappings(
+    linux: Linux, kind: Kind, extents: Sequence[Extent], *, has_namespace: bool
+) -> Iterator[Violation]:
+    mappings = linux.mappings(kind)
+    if not mappings and not has_namespace:
+        return
+    fault = mapping_fault(mappings, extents)
+    if fault is None and not has_namespace:
+        fault = MappingFault(
+            "bundle-no-mappings",
+            "mappings, but no user namespace",
+            "runsc: `spec defines UID/GID mappings without defining userns`",
+        )
+    if fault is not None:
+        wanted = ", ".join(f"{e.inside}:{e.inside}:{e.count}" for e in extents)
+        yield Violation(
+            path=f"$.linux.{kind}Mappings",
+            id=fault.id,
+            problem=fault.problem,
+            why=fault.why,
+            remedy=f"containerID:hostID:size should be {wanted}",
+            fixable=True,
+        )
+
+
+def _check_user(config: Config, ids: IdView) -> Iterator[Violation]:
+    user = config.process.user
+    if user is None:
+        yield Violation(
+            path="$.process.user",
+            id="bundle-no-user",
+            problem="missing",
+            why="the OCI specification requires it; runsc takes 0:0",
+            remedy='add {"uid": 0, "gid": 0}',
+            fixable=True,
+            blocks=False,
+        )
+        return
+    for kind in KINDS:
+        value = (user.uid if kind == "uid" else user.gid) or 0
+        if not any(e.inside <= value < e.inside + e.count for e in ids.extents(kind)):
+            yield Violation(
+                path=f"$.process.user.{kind}",
+                id="bundle-user-unmapped",
+                problem=f"{kind} {value} is not mapped",
+                why="the command has this id in gVisor, but none outside: it is no owner of "
+                "any file, and can't make files in bind mounts (`Invalid argument`)",
+                remedy=f"a map with {kind} {value} in it, or 0",
+                blocks=False,
+            )
+
+
+def _within_one(mapping: IdMapping, extents: Sequence[Extent]) -> bool:
+    end = mapping.host_id + mapping.size
+    return any(e.inside <= mapping.host_id and end <= e.inside + e.count for e in extents)
+
+
+def _malformed(mappings: Sequence[IdMapping]) -> str | None:
+    """What no parent's map could make good, user_namespaces(7)."""
+    if len(mappings) > _MAX_MAPPINGS:
+        return f"{len(mappings)} mappings; the kernel takes {_MAX_MAPPINGS}"
+    for mapping in mappings:
+        if mapping.container_id + mapping.size > MAX_ID:
+            reach = _range(mapping.container_id, mapping.size)
+            return f"maps containerID {reach}; the last id is {MAX_ID - 1}"
+    for side, ranges in (
+        ("containerID", [(mapping.container_id, mapping.size) for mapping in mappings]),
+        ("hostID", [(mapping.host_id, mapping.size) for mapping in mappings]),
+    ):
+        for (first, size), (following, _) in itertools.pairwise(sorted(ranges)):
+            if first + size > following:
+                return f"two mappings overlap at {side} {following}"
+    return None
+
+
+def _range(first: int, count: int) -> str:
+    return str(first) if count == 1 else f"{first} to {first + count - 1}"

@@ -1,0 +1,280 @@
+"""The files that a run names: followed once, before the namespace is entered, and then held."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import pwd
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from usernsctl import _programs
+from usernsctl._system import opened
+from usernsctl._system.opened import ChangeableError, ForeignLinkError, Opened
+from usernsctl.errors import BundleError, CommandError, NamespaceError, RunscError, UsernsError
+from usernsctl.gvisor.oci.outside import machine_part
+from usernsctl.gvisor.request import Bind, Request
+
+# Where the tmpfs may go: directories that most machines have, and that a run seldom needs.
+_SCRATCH_PLACES = ("/mnt", "/media", "/srv", "/tmp", "/run", "/var/tmp", "/home", "/boot")
+
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paths:
+    """What a run uses of the machine.
+
+    :ivar runsc: the program; for a script its path counts, which it may look at itself.
+    :ivar watcher: the program that waits for runsc, and passes signals on.
+    :ivar verifier: the program that proves the kernel, or ``None`` if that is not wanted.
+    :ivar tree: the root filesystem to be shown as it is, or ``None`` for this machine's programs.
+    :ivar binds: those of the request.
+    :ivar sources: what is to be bound, by the source that `binds` and config.json have for it.
+    :ivar state: the directory for runsc's state, or ``None`` for one of the run's own.
+    :ivar debug_log: the same for its logs.
+    """
+
+    runsc: Opened
+    watcher: Opened
+    verifier: Opened | None
+    tree: Opened | None
+    binds: tuple[Bind, ...] = ()
+    sources: Mapping[str, Opened] = field(default_factory=dict)
+    state: Opened | None = None
+    debug_log: Opened | None = None
+
+    def here(self) -> Paths:
+        """The same by descriptors of the mount namespace that this process is in by now.
+
+        :raises NamespaceError: there is another file at a path, or none.
+        """
+        changed: dict[str, Any] = {
+            one.name: _here(value)
+            for one in fields(self)
+            if isinstance(value := getattr(self, one.name), Opened)
+        }
+        sources = {name: _here(source) for name, source in self.sources.items()}
+        return replace(self, sources=sources, **changed)
+
+    def descriptors(self) -> list[int]:
+        """All that hold these files."""
+        return [one.fd for one in self._files()]
+
+    def close(self) -> None:
+        """Let go of all these files."""
+        for one in self._files():
+            one.close()
+
+    def _files(self) -> list[Opened]:
+        values = (getattr(self, one.name) for one in fields(self))
+        return [*(value for value in values if isinstance(value, Opened)), *self.sources.values()]
+
+    def scratch_place(self, others: Iterable[str] = ()) -> str:
+        """A directory to mount a tmpfs on: nothing is in it that is gone to by its path.
+
+        :param others: further paths that must stay in sight.
+        :raises NamespaceError: there is no such directory.
+        """
+        needed = [one.path for one in (self.runsc, self.state) if one is not None]
+        # Python still imports from there, and is started again should runsc fail.
+        needed += [os.path.abspath(entry) for entry in (*sys.path, __file__, sys.executable)]
+        needed += others
+        needed += [os.path.realpath(path) for path in needed]
+        for place in _SCRATCH_PLACES:
+            is_free = not any(path == place or path.startswith(f"{place}/") for path in needed)
+            if is_free and os.path.isdir(place) and os.path.realpath(place) == place:
+                return place
+        raise NamespaceError(
+            f"the run uses paths in each of {', '.join(_SCRATCH_PLACES)}, "
+            "so there is no directory left to mount its own files on",
+            step="mount",
+            remedy="make an empty directory /mnt",
+        )
+
+
+def _here(file: Opened) -> Opened:
+    try:
+        return file.here()
+    except OSError as error:
+        raise NamespaceError(
+            f"{file.path}, as the namespace has it: {error.strerror}",
+            step="sandbox",
+            errno=error.errno or 0,
+            filename=file.path,
+        ) from error
+
+
+def resolve(
+    request: Request,
+    runsc: str,
+    tree: str | Opened | None,
+    bundle_sources: Mapping[str, Opened | None] | None = None,
+) -> Paths:
+    """Open what `request` names. Directories for runsc to write to are made, if need be.
+
+    :param tree: the root filesystem to show, or ``None`` for this machine's programs.
+    :param bundle_sources: those of the binds of a bundle, as its config.json has them. What is
+        ``None`` is opened here, as if the caller had named it.
+    :raises BundleError: a path to be shown inside does not exist.
+    :raises RunscError: our own program is missing, or runsc could not write to a directory.
+    """
+    sources: dict[str, Opened] = {}
+    for name, source in (bundle_sources or {}).items():
+        sources[name] = _follow(f"the bundle's bind of {name}", name) if source is None else source
+    binds = []
+    for bind in request.binds:
+        source = _follow(f"--bind {bind.source}", bind.source)
+        if not bind.read_only:
+            _refuse_kernel(bind.source, source)
+        sources[source.path] = source
+        binds.append(Bind(source.path, _destination(bind), bind.read_only))
+    return Paths(
+        runsc=opened.own(runsc),
+        watcher=_watcher(),
+        verifier=_verifier() if request.verify else None,
+        tree=_open_tree(tree) if isinstance(tree, str) else tree,
+        binds=tuple(binds),
+        sources=sources,
+        state=_make_directory(request.state),
+        debug_log=_make_directory(request.debug_log),
+    )
+
+
+def _open_tree(path: str) -> Opened:
+    try:
+        found = opened.follow(path)
+        if not found.is_directory:
+            raise NotADirectoryError(errno.ENOTDIR, "is not a directory")
+        return found
+    except OSError as error:
+        known = {errno.ENOENT: "does not exist", errno.ENOTDIR: "is not a directory"}
+        raise _error(
+            BundleError,
+            f"the root filesystem {path} {known.get(error.errno or 0, '')}".rstrip(),
+            error,
+            path,
+            step="rootfs",
+            cause="rootfs-missing" if error.errno in known else None,
+            says=error.errno not in known,
+        ) from error
+
+
+def _follow(what: str, path: str) -> Opened:
+    try:
+        return opened.follow(path)
+    except OSError as error:
+        raise _error(BundleError, what, error, path, step="bind") from error
+
+
+def _error(
+    kind: type[UsernsError],
+    what: str,
+    error: OSError,
+    path: str,
+    *,
+    step: str,
+    cause: str | None = None,
+    says: bool = True,
+) -> UsernsError:
+    """An error about a file that could not be opened.
+
+    :param says: whether what the kernel says is not in `what` already.
+    """
+    known = error if isinstance(error, ForeignLinkError | ChangeableError) else None
+    return kind(
+        f"{what}: {error.strerror}" if says else what,
+        step=step,
+        errno=error.errno or 0,
+        filename=path,
+        cause=known.cause if known else cause,
+        remedy=known.remedy if known else None,
+    )
+
+
+def home_directories(environ: Mapping[str, str]) -> set[str]:
+    """The home directories of the caller: by HOME, and by the user database.
+
+    :returns: absolute paths; where links lead elsewhere, that one too.
+    """
+    homes = {environ.get("HOME", "")}
+    with contextlib.suppress(KeyError):
+        homes.add(pwd.getpwuid(os.getuid()).pw_dir)
+    # normpath(3) leaves two slashes at the beginning alone.
+    named = {"/" + os.path.normpath(home).lstrip("/") for home in homes if home.startswith("/")}
+    return (named | {os.path.realpath(home) for home in named}) - {"/"}
+
+
+def _refuse_kernel(name: str, source: Opened) -> None:
+    """Refuse to have a program inside write to what acts on the kernel. Devices are no such files.
+
+    :raises BundleError: it is one, or holds one (cause ``bind-writes-machine``).
+    """
+    part = machine_part(source.fd)
+    if part not in (None, "/dev"):
+        raise BundleError(
+            f"--bind {name}: {part} can't be written to from a sandbox: it acts on this machine's "
+            "kernel",
+            step="bind",
+            filename=name,
+            cause="bind-writes-machine",
+            remedy="show it without :rw, or only what is needed of it",
+        )
+
+
+def own_program(name: str, purpose: str) -> Opened:
+    """A program that this package brings with it.
+
+    :param purpose: what it does, for the message should it be missing.
+    :raises CommandError: it is missing, or can't be opened.
+    """
+    path = _programs.find(name, purpose)
+    try:
+        return opened.own(path)
+    except OSError as error:
+        raise CommandError(
+            f"{path}: {error.strerror}", step="sandbox", errno=error.errno or 0, filename=path
+        ) from error
+
+
+def _verifier() -> Opened:
+    return own_program("usernsctl-verify", "proves that a sandbox is one")
+
+
+def _watcher() -> Opened:
+    return own_program("usernsctl-watch", "waits for runsc")
+
+
+def _destination(bind: Bind) -> str:
+    destination = os.path.normpath(bind.destination)
+    if not bind.destination.startswith("/") or destination.strip("/") == "":
+        raise BundleError(
+            f"--bind {bind.source}:{bind.destination}: "
+            "the destination must be an absolute path other than /",
+            step="bind",
+            filename=bind.destination,
+        )
+    return "/" + destination.lstrip("/")
+
+
+def _make_directory(path: str | None) -> Opened | None:
+    """Open a directory for runsc to write to; it is made unless there is one.
+
+    :raises RunscError: it can't be made, or not be written to, or others could change it: runsc
+        follows links there.
+    """
+    if path is None:
+        return None
+    what = f"{path}, which runsc was to write to"
+    try:
+        made = opened.make_directory(path)
+        if not os.access(f"/proc/self/fd/{made.fd}", os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        failed = _error(RunscError, what, error, path, step="runsc", cause="runsc-root-unwritable")
+        failed.remedy = failed.remedy or "name a directory that you may write to"
+        raise failed from error
+    return made

@@ -1,0 +1,112 @@
+"""The user namespace of a run, new or kept, and the ids that there are in it."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from dataclasses import dataclass
+
+from usernsctl import _core
+from usernsctl._system import mounts
+from usernsctl.commands.popen import close_inherited
+from usernsctl.commands.target import Target, make_target
+from usernsctl.maps import Extent, IdMap, plan
+
+# A mount namespace of the run's own, whatever else there is.
+_NAMESPACES = ("mount",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where runsc is to run.
+
+    :ivar uid: the map of uids.
+    :ivar gid: the map of gids.
+    :ivar become: the uid and gid that we have there.
+    :ivar target: how to get there.
+    :ivar pid: whether it has a PID namespace, which a process does not move into.
+    :ivar single_id_reason: why there is one id only though more were asked for, or ``None``.
+    """
+
+    uid: tuple[Extent, ...]
+    gid: tuple[Extent, ...]
+    become: tuple[int, int]
+    target: Target
+    pid: bool = False
+    single_id_reason: str | None = None
+
+    @classmethod
+    def new(cls, idmap: IdMap) -> Place:
+        """A user namespace that is made for the run.
+
+        :raises MapError: the map is malformed.
+        :raises PlanError: the caller may not have it.
+        """
+        planned = plan(idmap)
+        target = make_target(_NAMESPACES, idmap=idmap)
+        return cls(
+            uid=planned.uid,
+            gid=planned.gid,
+            become=planned.become,
+            target=target,
+            single_id_reason=planned.single_id_reason,
+        )
+
+    @classmethod
+    def kept(cls, name: str) -> Place:
+        """A user namespace that is kept under a name.
+
+        :raises NamespaceError: there is none of that name.
+        """
+        # Only who names a namespace pays for these.
+        from usernsctl.namespaces.named import find_named
+        from usernsctl.namespaces.namespace import Namespace
+
+        found = find_named(name)
+        namespace = Namespace.of_holder(found)
+        target = make_target(_NAMESPACES, namespace=namespace)
+        setup = target.setup
+        become = (-1 if setup.uid is None else setup.uid, -1 if setup.gid is None else setup.gid)
+        return cls(
+            uid=found.uid,
+            gid=found.gid,
+            become=become,
+            target=target,
+            pid=namespace.has("pid"),
+        )
+
+    @property
+    def id_count(self) -> int:
+        """How many uids or gids there are, whichever are more."""
+        return max(sum(extent.count for extent in extents) for extents in (self.uid, self.gid))
+
+    def enter(self) -> None:
+        """Move this process there, into a new mount namespace, with no descriptor of its caller's
+        but standard input, output and error.
+
+        Where there is a PID namespace, this returns in a child, which is in it. This process waits
+        for the child, and ends as it does.
+
+        :raises NamespaceError: the kernel refused.
+        """
+        close_inherited()
+        self.target.enter()
+        if self.pid:
+            _go_on_in_child()
+            mounts.mount_own_proc()
+
+
+def _go_on_in_child() -> None:
+    parent = os.pidfd_open(os.getpid())
+    # None gets lost: what comes before un_stand_in() waits for it.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    child = os.fork()
+    if child:
+        os._exit(_core.stand_in(child))
+    # Before it is looked whether the parent is there: the signal comes from one that dies later.
+    _core.apply_setup(_core.Setup(pdeathsig=signal.SIGKILL))
+    if select.select([parent], [], [], 0)[0]:
+        os._exit(128 + signal.SIGKILL)
+    os.close(parent)
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)

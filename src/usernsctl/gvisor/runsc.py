@@ -1,0 +1,245 @@
+"""Finding gVisor's runsc, and writing its command line."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import struct
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from usernsctl.errors import RunscError
+from usernsctl.gvisor.releases import (
+    INSTALL,
+    VARIABLES,
+    check_side_programs,
+    named_side_directory,
+    not_runsc,
+    release_of,
+)
+
+# Of runsc: what it writes outside, its state and its logs, may hold secrets of the command.
+PRIVATE_UMASK = 0o077
+
+NETWORKS = ("none", "host")
+PLATFORMS = ("systrap", "ptrace", "kvm")
+
+# The exit statuses of `runsc run` where runsc itself failed, and where it crashed, as each program
+# in Go does. A command may end with them too.
+FAILED = 128
+CRASHED = 2
+
+# The names of the machine types that runsc is built for, and of what else is met (elf(5)).
+_MACHINES = {3: "x86 (32 bits)", 40: "Arm (32 bits)", 62: "x86-64", 183: "Arm64", 243: "RISC-V"}
+
+_PT_NOTE = 4
+_PROGRAM_HEADER_MAX = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Logs:
+    """Files that runsc writes to, absolute paths.
+
+    :ivar errors: the errors that its processes end of.
+    :ivar crash: Go's report of a crash of one that ``runsc run`` has started.
+    :ivar debug: all else; ``%COMMAND%`` stands for which process it is of.
+    """
+
+    errors: str
+    crash: str
+    debug: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """What decides the command line of ``runsc run``.
+
+    :ivar state: the directory for runsc's own state, an absolute path (``--root``).
+    :ivar bundle: the directory with config.json, an absolute path.
+    :ivar container_id: unique in `state`.
+    :ivar network: one of :data:`NETWORKS`.
+    :ivar platform: one of :data:`PLATFORMS`, or ``None`` for runsc's default.
+    :ivar logs: where it writes what it has to say.
+    :ivar debug: whether the debug logs tell everything, or only what went wrong.
+    """
+
+    state: str
+    bundle: str
+    container_id: str
+    logs: Logs
+    network: str = "none"
+    platform: str | None = None
+    debug: bool = False
+
+
+def command_line(runsc: str, options: RunOptions) -> list[str]:
+    """The arguments that run a container in the foreground, from `runsc` on.
+
+    Control groups are left alone, since a plain user is seldom given one to configure. Whatever
+    is written to the root filesystem stays in memory: runsc's default would put a file of its own
+    into the root filesystem. Sockets of the host are out of reach, which is runsc's default too,
+    but not one to depend on.
+    """
+    command = [
+        runsc,
+        "--rootless",
+        f"--root={options.state}",
+        "--ignore-cgroups",
+        f"--network={options.network}",
+        "--overlay2=root:memory",
+        "--host-uds=none",
+        f"--log={options.logs.errors}",
+        "--log-format=json",
+        f"--panic-log={options.logs.crash}",
+        f"--debug-log={options.logs.debug}",
+    ]
+    if options.platform is not None:
+        command.append(f"--platform={options.platform}")
+    if options.debug:
+        command.append("--debug")
+    return [*command, "run", f"--bundle={options.bundle}", options.container_id]
+
+
+def kill_command(runsc: str, options: RunOptions) -> list[str]:
+    """The arguments that send a signal to the command, but for the signal."""
+    return [runsc, "--rootless", f"--root={options.state}", "kill", options.container_id]
+
+
+def find(environ: Mapping[str, str], named: str | None = None) -> str:
+    """The absolute path of runsc: `named`, what a variable of VARIABLES names, or along PATH.
+
+    The file is looked at and not started, since a start costs more than the rest of our work. It
+    is started (``--version``) only if it isn't plainly a program of the right kind.
+
+    :raises RunscError: there is none (cause ``runsc-missing``), it is no runsc (``not-runsc``),
+        it is for another machine type (``wrong-architecture``), or what belongs beside it is not
+        there (``runsc-sidecars-missing``).
+    """
+    path = _locate(environ) if named is None else _check_named(named)
+    if not os.path.isfile(path):
+        raise not_runsc(path, "it is not a file")
+    if not os.access(path, os.X_OK):
+        raise not_runsc(path, "it is not executable")
+    # A file that is executable but not readable can only be asked.
+    if not (os.access(path, os.R_OK) and _is_go_program(path)):
+        release_of(path)
+    # As runsc will have it. Who names runsc does not leave to a variable what it runs.
+    check_side_programs(path, named_side_directory() if named is None else None)
+    return path
+
+
+def _locate(environ: Mapping[str, str]) -> str:
+    variable = next((name for name in VARIABLES if environ.get(name)), None)
+    if variable is not None:
+        wanted = environ[variable]
+        path = wanted if "/" in wanted else _search(wanted, environ)
+        if path is None or not os.path.exists(path):
+            raise RunscError(
+                f"{variable} names {wanted!r}, which does not exist",
+                step="runsc",
+                filename=wanted,
+                cause="runsc-missing",
+                remedy=f"unset {variable}, or set it to the path of runsc. To install: {INSTALL}",
+            )
+        return os.path.abspath(path)
+    path = _search("runsc", environ)
+    if path is None:
+        raise RunscError(
+            "gVisor's runsc was not found along PATH",
+            step="runsc",
+            cause="runsc-missing",
+            remedy=INSTALL,
+        )
+    return os.path.abspath(path)
+
+
+def _check_named(path: str) -> str:
+    if not os.path.isabs(path):
+        raise not_runsc(path, "its path must be absolute")
+    if not os.path.exists(path):
+        raise RunscError(
+            f"{path}, which is to be runsc, does not exist",
+            step="runsc",
+            filename=path,
+            cause="runsc-missing",
+            remedy=f"name the path that it has. To install: {INSTALL}",
+        )
+    return path
+
+
+def _search(name: str, environ: Mapping[str, str]) -> str | None:
+    """Where a program is along PATH, but for directories that depend on the current one: what is
+    in that is somebody's data, and this program is run outside of gVisor.
+    """
+    search = environ.get("PATH", os.defpath).split(os.pathsep)
+    return shutil.which(name, path=os.pathsep.join(filter(os.path.isabs, search)))
+
+
+def _is_go_program(path: str) -> bool:
+    """Whether this is a Go program for this machine, as every build of runsc is.
+
+    :raises RunscError: it is a program for another machine type.
+    """
+    with open(path, "rb") as file, open(sys.executable, "rb") as own:
+        header, ours = _ElfHeader.read(file), _ElfHeader.read(own)
+        is_go = header is not None and header.has_go_note(file)
+    if header is not None and ours is not None and header.kind != ours.kind:
+        raise RunscError(
+            f"{path} is a program for {header.machine_name}, "
+            f"but this machine runs programs for {ours.machine_name}",
+            step="runsc",
+            filename=path,
+            cause="wrong-architecture",
+            remedy=f"install the build for {ours.machine_name}: {INSTALL}",
+        )
+    return is_go
+
+
+@dataclass(frozen=True, slots=True)
+class _ElfHeader:
+    """What tells programs apart (elf(5)): 64 or 32 bits, byte order, machine type."""
+
+    kind: tuple[int, int, int]
+    program_headers: int
+    entry_size: int
+    entry_count: int
+
+    @classmethod
+    def read(cls, file: BinaryIO) -> _ElfHeader | None:
+        """The header of an ELF file, or ``None`` if it is of another format."""
+        start = file.read(64)
+        if len(start) < 64 or start[:4] != b"\x7fELF":
+            return None
+        size, order = start[4], start[5]
+        prefix = "<" if order == 1 else ">"
+        (machine,) = struct.unpack_from(f"{prefix}H", start, 18)
+        if size == 2:
+            (offset,) = struct.unpack_from(f"{prefix}Q", start, 32)
+            entry_size, count = struct.unpack_from(f"{prefix}HH", start, 54)
+        else:
+            (offset,) = struct.unpack_from(f"{prefix}I", start, 28)
+            entry_size, count = struct.unpack_from(f"{prefix}HH", start, 42)
+        return cls((size, order, machine), offset, entry_size, count)
+
+    @property
+    def machine_name(self) -> str:
+        machine = self.kind[2]
+        return _MACHINES.get(machine, f"machine type {machine}")
+
+    def has_go_note(self, file: BinaryIO) -> bool:
+        """Whether the Go linker left its build note; only 64-bit, little-endian files have it."""
+        if self.kind[:2] != (2, 1) or self.entry_size != 56:
+            return False
+        for index in range(min(self.entry_count, _PROGRAM_HEADER_MAX)):
+            file.seek(self.program_headers + index * self.entry_size)
+            entry = file.read(self.entry_size)
+            if len(entry) < self.entry_size:
+                return False
+            kind, _flags, offset, _vaddr, _paddr, size = struct.unpack_from("<IIQQQQ", entry)
+            if kind == _PT_NOTE:
+                file.seek(offset)
+                if b"Go\0\0" in file.read(min(size, 4096)):
+                    return True
+        return False

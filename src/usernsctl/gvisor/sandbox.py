@@ -1,0 +1,453 @@
+"""Another command beside that of a sandbox: ``runsc exec``."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from types import TracebackType
+from typing import Any, NoReturn, Self, Unpack
+
+from usernsctl.commands import aio
+from usernsctl.commands.arguments import Args, StrOrBytesPath
+from usernsctl.commands.popen import (
+    DEVNULL,
+    PIPE,
+    CalledProcessError,
+    CompletedProcess,
+    Popen,
+    TimeoutExpired,
+)
+from usernsctl.commands.popen import run as run_command
+from usernsctl.errors import NamespaceError, RunscError, UsernsError
+from usernsctl.gvisor import checks, oci, registry
+from usernsctl.gvisor.checks import HostOptions
+from usernsctl.gvisor.detached import Detached
+from usernsctl.gvisor.files import Files
+from usernsctl.gvisor.held import Held, SandboxEnded
+from usernsctl.gvisor.prepared import PreparedNamespace
+from usernsctl.gvisor.registry import DetachedRecord
+from usernsctl.gvisor.stdio import prepared_streams
+
+# These would be about runsc, which is outside, and do nothing, or harm, for the command.
+_REFUSED = (
+    *("idmap", "namespace", "mount", "net", "pid", "ipc", "uts", "cgroup", "time", "propagation"),
+    *("executable", "group", "extra_groups", "umask", "pass_fds", "in_cgroup"),
+)
+
+
+@contextlib.contextmanager
+def command_in(
+    life: Held | Detached, id: str, args: Args, options: Mapping[str, Any]
+) -> Iterator[tuple[list[str], dict[str, Any]]]:
+    """The command of runsc that runs `args` in the sandbox `id`, to be started in the block.
+
+    What it is to run goes through a file in memory: ``--env`` of runsc takes a comma for the end of
+    a value, and everybody on the machine can read the words of a command.
+
+    :param options: `env`, `cwd`, `user` of the command, and arguments of a Popen.
+    :returns: the words, and the arguments of a Popen.
+    :raises TypeError, ValueError: one of `options` can't be had here.
+    :raises BundleError: something can't be in a config.json, such as text that is not UTF-8.
+    :raises SandboxEnded: it has ended.
+    """
+    refused = [name for name in _REFUSED if name in options]
+    if refused:
+        raise ValueError(
+            f"{', '.join(refused)}: this can't be had for a command in a sandbox; "
+            "env, cwd and user can"
+        )
+    arguments = dict(options)
+    process = _process(
+        life,
+        args,
+        arguments.pop("env", None),
+        arguments.pop("cwd", None),
+        arguments.pop("user", None),
+    )
+    with open(os.memfd_create("process.json", os.MFD_CLOEXEC), "wb") as file:
+        file.write(json.dumps(process).encode())
+        file.flush()
+        process_file = f"--process=/proc/self/fd/{file.fileno()}"
+        with life.runsc("exec", process_file, id) as (command, needed):
+            fds = [*needed["pass_fds"], file.fileno()]
+            yield command, {**arguments, **needed, "pass_fds": fds}
+
+
+def _process(life: Held | Detached, args: Args, env: Any, cwd: Any, user: Any) -> dict[str, Any]:
+    """The ``process`` of the OCI runtime specification; what is left out is as for the first."""
+    words = checks.words(args)
+    if not words:
+        raise ValueError("args is empty: it must hold a command")
+    uid, gid = (0, 0) if user is None else checks.user_ids(user)
+    process: dict[str, Any] = {
+        "args": list(words),
+        "user": {"uid": uid, "gid": gid},
+        # The specification wants it, and so does runsc since it looks.
+        "cwd": "/" if cwd is None else checks.path("cwd", cwd),
+    }
+    added = checks.variables(env)
+    kept = [entry for entry in life.env if entry.partition("=")[0] not in added]
+    process["env"] = [*kept, *(f"{name}={value}" for name, value in added.items())]
+    oci.validate({"process": process, "root": {"path": "/"}})
+    return process
+
+
+def note(arguments: Mapping[str, Any]) -> Callable[[Popen[Any]], None]:
+    """What notes a command that was started with `arguments` as one to be collected at the end."""
+    commands: Callable[[Popen[Any]], None] = arguments["namespace"].commands.add
+    return commands
+
+
+class Sandbox:
+    """A command in gVisor, and what else is started beside it.
+
+    It lives until the command ends, it is closed, or the process that made it ends, however that
+    ends. Beside runsc's own two processes there is one of ours, of a few hundred KiB: process 1 of
+    the PID namespace that all of them are in.
+
+    A detached one lives on when its creator ends, and there is no process but runsc's two. Any
+    process of the same user (in the same PID namespace) may :meth:`attach` to it, and do with it
+    what its creator can. How it ended is known only to who was waiting then: see :meth:`wait`.
+
+    It is a context manager, also an asynchronous one, that closes the sandbox at its end, detached
+    or not; :meth:`release` lets a detached one live.
+
+    :ivar id: what runsc calls it.
+    :ivar args: the command, empty if it is the bundle's own.
+    """
+
+    _own_host: PreparedNamespace | None = None
+    _files: Files | None = None
+    _life: Held | Detached | None = None
+    _is_released = False
+
+    def __init__(
+        self,
+        args: Args = (),
+        *,
+        host: PreparedNamespace | None = None,
+        id: str | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: StrOrBytesPath | None = None,
+        user: tuple[int, int] | None = None,
+        stdin: Any = DEVNULL,
+        stdout: Any = None,
+        stderr: Any = None,
+        detach: bool = False,
+        **host_options: Unpack[HostOptions],
+    ) -> None:
+        """Start a command in a sandbox, and return when it runs.
+
+        :param args: the command and its arguments, or one word as the command; may be left out for
+            a bundle, which has its own.
+        :param host: where; by default in a host of its own, made of `host_options`, the arguments
+            of :class:`SandboxHost`.
+        :param id: what runsc calls it; by default a new one is drawn.
+        :param env: what is set beside PATH, LANG and TERM, or beside the bundle's own variables.
+        :param cwd: where the command starts, a path inside; by default ``/``, or the bundle's own.
+        :param user: uid and gid inside; by default 0 and 0, or the bundle's own.
+        :param stdin: as for :class:`subprocess.Popen`, and so `stdout` and `stderr`. A file is
+            appended to: gVisor writes at an offset of its own.
+        :param detach: whether it outlives this process. ``None`` is DEVNULL then: whoever reads
+            what we write would wait for the sandbox. Our ends of pipes end with this process: the
+            command reads the end of its input then, and its writes fail (EPIPE).
+        :raises ValueError: `host` and `host_options` are both given, or there is no command.
+        :raises RunscError: runsc failed; cause ``"duplicate-id"`` if a sandbox has that id already
+            (of this host, or a detached one of this user), which is left alone.
+        :raises UsernsError: as :class:`SandboxHost` does.
+        """
+        words = checks.words(args)
+        wanted = checks.box_id(id) if id is not None else f"usernsctl-{os.urandom(8).hex()}"
+        checks.host_options(host_options, is_open=host is None)
+        self._become(wanted, words)
+        used = host if host is not None else PreparedNamespace(**host_options)
+        self._own_host = used if host is None else None
+        try:
+            if not words and used.request.bundle is None:
+                raise ValueError("args is empty: it must hold a command")
+            start = checks.path("cwd", cwd)
+            config = used.config_for(words, env=env, cwd=start, user=user)
+            self._start(used, config, prepared_streams(stdin, stdout, stderr, detach), detach)
+        except BaseException as error:
+            self.close()
+            if isinstance(error, OSError) and not isinstance(error, UsernsError):
+                raise NamespaceError(
+                    f"the sandbox could not be started: {error.strerror}",
+                    step="sandbox",
+                    errno=error.errno or 0,
+                    filename=error.filename,
+                ) from error
+            raise
+
+    def _start(
+        self, host: PreparedNamespace, config: bytes, streams: Mapping[str, Any], detach: bool
+    ) -> None:
+        self._files = Files(host, self.id, config)
+        if detach:
+            self._life = Detached.start(host, self._files, self.id, self.args, streams)
+        else:
+            self._life = Held(host, self._files, streams)
+
+    def _become(self, id: str, args: tuple[str, ...]) -> None:
+        self.id = id
+        self.args = args
+        self._creator = os.getpid()
+        # A handler of signals may close it, too, while this thread does.
+        self._closing = threading.RLock()
+
+    @classmethod
+    def attach(cls, id: str) -> Self:
+        """Find a detached sandbox by its id.
+
+        Its :attr:`stdin`, :attr:`stdout` and :attr:`stderr` are ``None``: they stay its creator's.
+
+        :raises ValueError: this can't be an id.
+        :raises RunscError: there is none (cause ``"no-such-sandbox"``), or it has ended; what it
+            has left is removed then, and the id is free.
+        :raises NamespaceError: the state directory can't be used, or the kernel refused.
+        """
+        life = Detached.attach(checks.box_id(id))
+        box = cls.__new__(cls)
+        box._become(id, life.record.args)
+        box._life = life
+        return box
+
+    @staticmethod
+    def list_detached() -> list[DetachedRecord]:
+        """What is known of each detached sandbox of this user; what ended ones left is removed.
+
+        :raises NamespaceError: the state directory can't be used.
+        """
+        return registry.list_all()
+
+    @property
+    def detached(self) -> bool:
+        """Whether it outlives its creator."""
+        return isinstance(self._life, Detached)
+
+    @property
+    def init(self) -> Popen[bytes]:
+        """Process 1 of the sandbox's PID namespace, seen from outside; it ends as the sandbox does.
+
+        To kill it is to kill all that is in the sandbox.
+
+        :raises ValueError: the sandbox is detached, and so has none.
+        """
+        life = self._get()
+        if isinstance(life, Detached):
+            raise ValueError("a detached sandbox has no process of ours")
+        return life.popen
+
+    @property
+    def stdin(self) -> Any:
+        """Our end of the pipe that was asked for, as :class:`subprocess.Popen` has it."""
+        return self._stream("stdin")
+
+    @property
+    def stdout(self) -> Any:
+        """See :attr:`stdin`."""
+        return self._stream("stdout")
+
+    @property
+    def stderr(self) -> Any:
+        """See :attr:`stdin`."""
+        return self._stream("stderr")
+
+    def _stream(self, name: str) -> Any:
+        return getattr(self._get().popen, name, None)
+
+    def _get(self) -> Held | Detached:
+        if self._is_released:
+            raise ValueError(f"the sandbox {self.id} was released: attach to it")
+        assert self._life is not None
+        return self._life
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit status of the command, 128+N after signal N; ``None``: none was seen yet."""
+        return self._get().status
+
+    def poll(self) -> int | None:
+        """Look whether the command has ended: :attr:`returncode`.
+
+        :raises RunscError: it has, and the exit status is not known, as :meth:`wait` says.
+        """
+        return self._get().poll()
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end of the command: its :attr:`returncode`.
+
+        For a detached sandbox this takes a process of runsc for as long as it waits, and it is
+        runsc that learns the exit status, up to two seconds late. No process does so while nobody
+        waits: of a sandbox that ended then, nothing is known but that it has ended. So whoever
+        wants to know how it takes a signal waits first, in another thread or task. Of one that
+        this object has killed (SIGKILL) the status is known.
+
+        :raises TimeoutExpired: it took more than `timeout` seconds; it goes on.
+        :raises RunscError: it is detached, and ended when nobody waited (cause
+            ``"exit-status-unknown"``).
+        """
+        try:
+            return self._get().wait(timeout)
+        except TimeoutExpired as expired:
+            raise TimeoutExpired(self.args, expired.timeout) from None
+
+    async def wait_async(self) -> int:
+        """The same from asyncio; to cancel this changes nothing."""
+        return await self._get().wait_async()
+
+    def kill(self, sig: int = signal.SIGTERM) -> None:
+        """Send a signal to the command. SIGKILL ends all that is in the sandbox, at once.
+
+        :raises RunscError: runsc refused. A command that has ended gets none, without an error.
+        """
+        life = self._get()
+        if sig == signal.SIGKILL:
+            life.kill()
+        else:
+            self._runsc("kill", self.id, str(int(sig)))
+
+    def state(self) -> dict[str, Any]:
+        """What runsc says of it, as the OCI runtime specification has it ("State").
+
+        :raises RunscError: runsc refused.
+        """
+        told = self._runsc("state", self.id)
+        return {"id": self.id, "status": "stopped"} if told is None else dict(json.loads(told))
+
+    def run(self, args: Args, **options: Any) -> CompletedProcess[Any]:
+        """Run another command in the sandbox: :func:`usernsctl.run`, and :meth:`popen`."""
+        with command_in(self._get(), self.id, args, options) as (command, arguments):
+            try:
+                done = run_command(command, **arguments, started=note(arguments))
+            except (CalledProcessError, TimeoutExpired) as error:
+                # What was asked for, not how runsc is told.
+                error.cmd = args
+                raise
+        done.args = args
+        return done
+
+    def popen(self, args: Args, **options: Any) -> Popen[Any]:
+        """Start another command in the sandbox.
+
+        It costs a process of runsc, which waits for the command, passes signals on, and ends as the
+        command does.
+
+        :param options: `env`, `cwd` and `user`, as :class:`Sandbox` has them, and the other
+            arguments of :class:`usernsctl.Popen`, but for those that would be about runsc.
+        :raises ValueError: one of these is given, such as `executable` or `pass_fds`.
+        :raises CommandError: the sandbox has ended.
+        """
+        with command_in(self._get(), self.id, args, options) as (command, arguments):
+            started = Popen[Any](command, **arguments)
+            note(arguments)(started)
+        started.args = args
+        return started
+
+    async def create_subprocess_exec(self, program: str, *args: str, **options: Any) -> aio.Process:
+        """Start another command in the sandbox from asyncio: see :meth:`popen`."""
+        with command_in(self._get(), self.id, [program, *args], options) as (command, arguments):
+            return await aio.create_subprocess_exec(*command, **arguments)
+
+    def _runsc(self, *words: str) -> str | None:
+        """What a command of runsc prints; ``None``: the sandbox has ended.
+
+        :raises RunscError: it failed.
+        """
+        life = self._get()
+        try:
+            with life.runsc(*words) as (command, needed):
+                done = run_command(
+                    command, **needed, stdin=DEVNULL, stdout=PIPE, stderr=PIPE, text=True
+                )
+        except SandboxEnded:
+            return None
+        if done.returncode == 0:
+            return str(done.stdout)
+        if life.has_ended():
+            return None
+        raise RunscError(_last_line(done.stderr), step="runsc")
+
+    def close(self) -> None:
+        """End the sandbox, if it has not ended, and forget it. Does nothing the second time.
+
+        In a fork of the process that has started or found it, this closes descriptors and no more:
+        the sandbox is that process's.
+        """
+        self._finish(end=os.getpid() == self._creator)
+
+    def release(self) -> None:
+        """Let a detached sandbox live, and close what this object has of it, pipes included.
+
+        Only :meth:`close` makes sense afterwards, and does nothing.
+
+        :raises ValueError: it is not detached, and so can't live without this process.
+        """
+        if not isinstance(self._life, Detached):
+            raise ValueError(f"the sandbox {self.id} is not detached, and ends with this process")
+        self._finish(end=False)
+        self._is_released = True
+
+    def _finish(self, *, end: bool) -> None:
+        with self._closing:
+            if self._is_released:
+                return
+            if self._life is not None:
+                self._life.close() if end else self._life.let_go()
+            if self._files is not None:
+                # Its id is free again from here on.
+                self._files.remove() if os.getpid() == self._creator else self._files.let_go()
+            if self._own_host is not None:
+                self._own_host.close()
+
+    async def close_async(self) -> None:
+        """The same from asyncio."""
+        await asyncio.shield(asyncio.ensure_future(asyncio.to_thread(self.close)))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        life = self._life
+        if self._is_released:
+            state = "released"
+        elif life is None:
+            state = "not started"
+        else:
+            state = "no exit status" if life.status is None else f"exit status {life.status}"
+        kind = "detached, " if self.detached else ""
+        return f"<Sandbox {self.id!r} {list(self.args)}: {kind}{state}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a Sandbox can't be copied or pickled: it holds descriptors; where it is detached, "
+            "pass its id on, and call Sandbox.attach"
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close_async()
+
+
+def _last_line(text: str) -> str:
+    return text.strip().rpartition("\n")[2] or "runsc failed without a word"

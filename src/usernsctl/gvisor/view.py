@@ -1,0 +1,225 @@
+"""Paths as the command will see them, followed before it runs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from usernsctl._system import opened
+from usernsctl._system.opened import Opened
+from usernsctl._text import quoted
+from usernsctl.errors import CommandNotExecutableError, CommandNotFoundError
+from usernsctl.gvisor.environment import DEFAULT_PATH
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A path inside, without symbolic links, and the file that is there for us.
+
+    :ivar file: ``None`` where only gVisor will have one: it makes up the way to a mount.
+    """
+
+    inside: str
+    file: Opened | None
+
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """How far a path inside leads.
+
+    :ivar trail: the directories on the way, from the root on, and the last file reached.
+    :ivar missing: what is left of the path, which does not exist.
+    """
+
+    trail: tuple[Place, ...]
+    missing: tuple[str, ...]
+
+    @property
+    def inside(self) -> str:
+        """The path of the last file reached, as seen inside, without symbolic links."""
+        return self.trail[-1].inside
+
+    @property
+    def file(self) -> Opened | None:
+        """The last file reached, by a descriptor of ours."""
+        return self.trail[-1].file
+
+    @property
+    def complete(self) -> bool:
+        return not self.missing
+
+    @property
+    def wanted(self) -> str:
+        """Where the path leads inside, whether or not it exists."""
+        return os.path.join(self.inside, *self.missing)
+
+
+class View:
+    """The directory tree that the command will see.
+
+    :param top: the directory that becomes its ``/``.
+    """
+
+    def __init__(self, top: Opened) -> None:
+        self.top = top
+        self._binds: dict[str, Opened] = {}
+
+    def add_bind(self, inside: str, source: Opened) -> None:
+        """Note that runsc will show `source` at a path inside that has no symbolic links.
+
+        The first of two at the same place counts.
+        """
+        self._binds.setdefault(inside, source)
+
+    def bind_at(self, inside: str) -> tuple[str, Opened] | None:
+        """The innermost bind that shows a path without symbolic links, and its place."""
+        while inside not in self._binds:
+            if inside == "/":
+                return None
+            inside = os.path.dirname(inside)
+        return inside, self._binds[inside]
+
+    def leads_to_bind(self, inside: str) -> bool:
+        """Whether this is the place of a bind or a directory on the way to one.
+
+        Those on the way exist inside even where a mount hides what is there for us: gVisor makes
+        them up.
+        """
+        return any(f"{place}/".startswith(f"{inside}/") for place in self._binds)
+
+    def walk(self, path: str, *, start: str = "/") -> Walk:
+        """Follow a path inside, and the symbolic links on it, as the kernel will do there.
+
+        :param start: the directory inside that a relative path starts at.
+        :raises OSError: there are too many links, or we may not look into a directory on the way.
+        """
+        trail = [Place("/", self.top)]
+        missing = opened.walk(os.path.join(start, path), trail, self._look)
+        return Walk(tuple(trail), missing)
+
+    def _look(self, trail: list[Place], name: str) -> Place | str | None:
+        inside = os.path.join(trail[-1].inside, name)
+        if inside in self._binds:
+            return Place(inside, self._binds[inside])
+        directory = trail[-1].file
+        try:
+            found = directory.child(name) if directory is not None else None
+        except (FileNotFoundError, NotADirectoryError):
+            found = None
+        if self.leads_to_bind(inside):
+            return Place(inside, found)
+        if found is None:
+            return None
+        return found.link if found.is_link else Place(inside, found)
+
+
+# Filled by gVisor itself.
+_UNKNOWN = ("/proc", "/sys", "/dev")
+
+_SHEBANG_MAX = 256  # bytes that the kernel looks at (execve(2))
+
+
+def check(
+    command: str,
+    view: View,
+    *,
+    search: str,
+    cwd: str,
+    caller: Mapping[str, str],
+) -> None:
+    """Check that the command can be found and executed inside.
+
+    :param search: PATH of the command.
+    :param cwd: the directory inside that the command starts in.
+    :param caller: the caller's environment, to tell where it has that command.
+    :raises CommandNotFoundError: it does not exist inside.
+    :raises CommandNotExecutableError: it does, but is not executable, or its interpreter is not
+        there.
+    """
+    names = (
+        [command] if "/" in command else [f"{part or '.'}/{command}" for part in search.split(":")]
+    )
+    walks = []
+    for name in names:
+        try:
+            walk = view.walk(name, start=cwd)
+        except OSError:
+            return
+        if is_unknown(walk.wanted):
+            return
+        walks.append(walk)
+    found = [(walk, walk.file) for walk in walks if walk.complete and walk.file is not None]
+    found = [(walk, file) for walk, file in found if stat.S_ISREG(file.status.st_mode)]
+    if not found:
+        raise _not_found(command, search, view, caller)
+    executable = [(walk, file) for walk, file in found if file.status.st_mode & 0o111]
+    if not executable:
+        raise CommandNotExecutableError(
+            f"{found[0][0].inside} is there, but it is not executable",
+            step="exec",
+            filename=command,
+        )
+    _check_interpreter(*executable[0], view)
+
+
+def is_unknown(path: str) -> bool:
+    """Whether a path inside lies where only gVisor knows what is there."""
+    return any(path == top or path.startswith(f"{top}/") for top in _UNKNOWN)
+
+
+def _check_interpreter(script: Walk, opened: Opened, view: View) -> None:
+    """Venvs are why: their scripts name an interpreter that links to one elsewhere."""
+    try:
+        with open(opened.open(), "rb") as file:
+            line = file.read(_SHEBANG_MAX).split(b"\n")[0]
+        words = os.fsdecode(line.removeprefix(b"#!")).split()
+        if not line.startswith(b"#!") or not words:
+            return
+        walk = view.walk(words[0])
+    except OSError:
+        return
+    if walk.complete or is_unknown(walk.wanted):
+        return
+    leads = "" if walk.wanted == words[0] else f" (which leads to {walk.wanted})"
+    raise CommandNotExecutableError(
+        f"{script.inside} is run by {words[0]}{leads}, which is not in the sandbox",
+        step="exec",
+        filename=script.inside,
+        remedy=bind_option(walk.wanted) if os.path.exists(walk.wanted) else None,
+    )
+
+
+def _not_found(
+    command: str, search: str, view: View, caller: Mapping[str, str]
+) -> CommandNotFoundError:
+    own = shutil.which(command, path=caller.get("PATH"))
+    if own is None:
+        where = "" if "/" in command else " along PATH"
+        return CommandNotFoundError(
+            f"{command!r} was not found{where} in the sandbox", step="lookup", filename=command
+        )
+    own = os.path.abspath(own)
+    try:
+        hidden = view.walk(own)
+    except OSError:
+        hidden = None
+    if hidden is None or not hidden.complete:
+        remedy = bind_option(hidden.wanted if hidden is not None else own)
+        known_as = f"{command!r}" if command == own else f"{command!r} ({own} here)"
+        reason = f"{known_as} is not in the sandbox"
+    else:
+        # The rest of PATH is not told: it is as much the environment's as any other variable.
+        remedy = f"--env PATH={quoted(os.path.dirname(own))}:{DEFAULT_PATH}"
+        reason = f"{command!r} is {own}, but the PATH in the sandbox does not lead there"
+    return CommandNotFoundError(reason, step="lookup", filename=command, remedy=remedy)
+
+
+def bind_option(path: str) -> str:
+    """The option that shows a program: with its whole installation, where it is in a ``bin``."""
+    directory = os.path.dirname(path)
+    prefix = os.path.dirname(directory)
+    whole = os.path.basename(directory) in ("bin", "sbin") and prefix.count("/") > 1
+    return f"--bind {quoted(prefix if whole else directory)}"

@@ -1,0 +1,1 @@
+"""Namespaces that are kept, by descriptors or by a name."""

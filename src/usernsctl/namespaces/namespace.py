@@ -1,0 +1,347 @@
+"""Namespaces that are kept: made once, entered as often as wanted."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn, Self
+
+from usernsctl import _core
+from usernsctl._system.descriptors import Shared
+from usernsctl.commands import popen as commands
+from usernsctl.commands.arguments import Args, StrOrBytesPath
+from usernsctl.commands.target import Propagation, Target, make_target, selected
+from usernsctl.errors import NamespaceError, UsernsError
+from usernsctl.maps import IdMap, Plan, decide, plan
+from usernsctl.namespaces import named
+from usernsctl.namespaces.holder import NamedNamespace
+
+if TYPE_CHECKING:
+    from usernsctl.commands.aio import Process
+
+
+# ioctl_nsfs(2): which kind of namespace a descriptor is of, as a CLONE_NEW... flag.
+_NS_GET_NSTYPE = 0xB703
+_CLONE_NEWUSER = 0x10000000
+
+
+def enter(
+    idmap: IdMap,
+    *,
+    mount: bool = False,
+    net: bool = False,
+    ipc: bool = False,
+    uts: bool = False,
+    cgroup: bool = False,
+    propagation: Propagation = "private",
+) -> Plan:
+    """Move this process into a new user namespace, and into new ones of the kinds asked for.
+
+    The process must have one thread only; :func:`usernsctl.run` and :class:`usernsctl.Popen` have
+    no such limit. There is no way back, so a failure may leave the process in between: exit then.
+
+    From then on the process is not dumpable (PR_SET_DUMPABLE(2const)), since it brings its memory
+    and its descriptors along: nobody in there can trace it, nor read /proc/PID/environ of it, and
+    it leaves no core. So it may not write files such as its own /proc/self/oom_score_adj, which are
+    root's then. What it executes is a process like any other.
+
+    :param idmap: the ids inside.
+    :param propagation: of the mounts in a new mount namespace.
+    :raises MapError: the map is malformed.
+    :raises PlanError: the caller may not have the map.
+    :raises NamespaceError: the kernel refused; cause ``"multithreaded"`` if there are threads.
+    """
+    names = selected(mount=mount, net=net, ipc=ipc, uts=uts, cgroup=cgroup)
+    planned = plan(idmap)
+    make_target(names, idmap=idmap, propagation=propagation).enter()
+    return planned
+
+
+class Namespace:
+    """A user namespace, and others that belong to it, held open by descriptors; no process.
+
+    Any thread may start commands in it, at the same time as others. It lives until it is closed
+    and no process is in it any more. It is a context manager. It can't be pickled: descriptors
+    mean nothing to another process; name it (:meth:`open_or_create`), or pass :meth:`fileno` on.
+    """
+
+    _fds: list[int]
+    _shared: Shared
+    _identity: _core.Setup
+
+    def __init__(self) -> None:
+        raise TypeError(
+            "a Namespace is made by Namespace.create(), from_pid(), from_fd(), open() or "
+            "open_or_create()"
+        )
+
+    @classmethod
+    def _holding(cls, fds: Sequence[int], identity: _core.Setup) -> Self:
+        """Take over descriptors, in the core's order, -1 for namespaces that it has none of.
+
+        :param identity: the uid, the gid and the groups that commands have inside.
+        """
+        namespace = cls.__new__(cls)
+        namespace._fds = list(fds)
+        namespace._shared = Shared("the namespace", namespace._fds)
+        namespace._identity = identity
+        return namespace
+
+    @classmethod
+    def create(
+        cls,
+        idmap: IdMap | None = None,
+        *,
+        mount: bool = False,
+        net: bool = False,
+        ipc: bool = False,
+        uts: bool = False,
+        cgroup: bool = False,
+        time: bool = False,
+    ) -> Self:
+        """Make namespaces.
+
+        A PID namespace can't be kept this way: it ends with its first process. Name it, or give
+        each command one of its own: ``ns.run(..., pid=True)``.
+
+        :param idmap: the ids inside; by default the caller is root there.
+        :raises MapError: the map is malformed.
+        :raises PlanError: the caller may not have the map.
+        :raises NamespaceError: the kernel refused.
+        """
+        names = selected(mount=mount, net=net, ipc=ipc, uts=uts, cgroup=cgroup, time=time)
+        planned = decide(IdMap.root() if idmap is None else idmap)
+        return cls._holding(_core.create_namespaces(planned, names), planned.setup())
+
+    @classmethod
+    def from_pid(cls, pid: int) -> Self:
+        """Hold the namespaces that a process is in, as far as they are not ours too.
+
+        Commands are who the process's map makes the caller: its own ids if they are mapped, else
+        0:0, without groups where setgroups(2) is permitted.
+
+        :raises NamespaceError: there is no such process, it is in our user namespace or in one
+            that is not below ours, or its namespaces may not be looked at.
+        """
+        with _reported(f"process {pid}"):
+            # The directory stays that of this process, and is empty once it has ended.
+            directory = os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fds = _open_foreign(pid, directory)
+            try:
+                return cls._holding(fds, _identity(pid, directory))
+            except BaseException:
+                _close(fds)
+                raise
+        finally:
+            os.close(directory)
+
+    @classmethod
+    def from_fd(cls, fd: int) -> Self:
+        """Hold the user namespace that a descriptor refers to; the descriptor stays the caller's.
+
+        A descriptor does not tell the map. Commands are 0:0, so these two must be mapped.
+
+        :raises NamespaceError: it refers to something else.
+        """
+        try:
+            kind = fcntl.ioctl(fd, _NS_GET_NSTYPE)
+        except OSError:
+            kind = 0
+        if kind != _CLONE_NEWUSER:
+            raise NamespaceError(
+                f"descriptor {fd} is of no user namespace: open /proc/PID/ns/user", step="setns"
+            )
+        duplicate = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+        return cls._holding([duplicate] + [-1] * len(_core.NAMESPACES), _core.Setup(uid=0, gid=0))
+
+    @classmethod
+    def open(cls, name: str) -> Self:
+        """Hold a namespace that has a name (``usernsctl ns list`` shows them).
+
+        :raises NamespaceError: there is none of that name.
+        """
+        return cls.of_holder(named.find_named(name))
+
+    @classmethod
+    def open_or_create(cls, name: str, idmap: IdMap | None = None, **namespaces: bool) -> Self:
+        """Hold a namespace that has a name; make it if there is none.
+
+        Any number of processes may call it at once: one makes it, all get the same. It outlives
+        them: ``usernsctl ns remove NAME`` ends it.
+
+        :param idmap: the ids inside, if it is made; by default the caller is root there.
+        :param namespaces: as :meth:`create` has them, and ``pid=True``.
+        :raises NamespaceError: the kernel refused, or the state directory can't be trusted.
+        """
+        wanted = IdMap.root() if idmap is None else idmap
+        options = named.options_of(wanted, selected(**namespaces))
+        with named.found_or_created(name, options) as known:
+            return cls.of_holder(known)
+
+    @classmethod
+    def of_holder(cls, known: NamedNamespace) -> Self:
+        """Hold what the holder of a named namespace holds.
+
+        :raises NamespaceError: it is gone.
+        :raises Stranger: it is not this user's.
+        """
+        with contextlib.ExitStack() as undo:
+            with known.alive():
+                namespace = cls.from_pid(known.pid)
+                undo.callback(namespace.close)
+            undo.pop_all()
+        return namespace
+
+    def target(self) -> Target:
+        """Where commands go that are started here; see :mod:`usernsctl.commands.target`."""
+        setup = replace(self._identity)
+        # Joining a mount namespace moves a process to its root directory (setns(2)).
+        if self._fds[1] >= 0:
+            with contextlib.suppress(FileNotFoundError):
+                setup.cwd = os.getcwdb()
+        return Target(join=self._fds, setup=setup, owner=self, held=self._shared.use())
+
+    def popen(self, args: Args, *positional: Any, **arguments: Any) -> commands.Popen[Any]:
+        """Start a command here: :class:`usernsctl.Popen` with its arguments, but for `idmap`."""
+        return commands.Popen[Any](args, *positional, namespace=self, **arguments)
+
+    def run(self, args: Args, *positional: Any, **arguments: Any) -> commands.CompletedProcess[Any]:
+        """Run a command here and wait for it: :func:`usernsctl.run`."""
+        return commands.run(args, *positional, namespace=self, **arguments)
+
+    def check_output(self, args: Args, *positional: Any, **arguments: Any) -> Any:
+        """Run a command here and return what it wrote: :func:`usernsctl.check_output`."""
+        return commands.check_output(args, *positional, namespace=self, **arguments)
+
+    async def create_subprocess_exec(
+        self, program: StrOrBytesPath, *args: StrOrBytesPath, **arguments: Any
+    ) -> Process:
+        """Start a command here from asyncio: :func:`usernsctl.create_subprocess_exec`."""
+        # asyncio takes longer to import than all of this package.
+        from usernsctl.commands import aio
+
+        return await aio.create_subprocess_exec(program, *args, namespace=self, **arguments)
+
+    def spawn(self, args: Args, **arguments: Any) -> commands.Child:
+        """Start a command here with the least that takes: :func:`usernsctl.spawn`."""
+        return commands.spawn(args, namespace=self, **arguments)
+
+    def enter(self) -> None:
+        """Move this process, which must have one thread only, in here. There is no way back.
+
+        It is not dumpable from before that on, see :func:`usernsctl.enter`. Close the descriptors
+        that those inside must not have in any case.
+
+        :raises NamespaceError: the kernel refused; cause ``"multithreaded"`` if there are threads.
+        """
+        self.target().enter()
+
+    def exec(self, args: Args, **arguments: Any) -> NoReturn:
+        """Replace this process by a command in here: :func:`usernsctl.exec`.
+
+        Not for a namespace with a PID namespace of its own, which only children enter.
+        """
+        commands.exec(args, namespace=self, **arguments)
+
+    def has(self, kind: str) -> bool:
+        """Whether it has a namespace of its own of a kind such as ``"mount"`` or ``"pid"``."""
+        return not self.closed and self._fds[_core.ALL_NAMESPACES.index(kind)] >= 0
+
+    def fileno(self) -> int:
+        """The descriptor of the user namespace; it stays this object's to close.
+
+        :raises ValueError: it is closed.
+        """
+        self._check_open()
+        return self._fds[0]
+
+    @property
+    def closed(self) -> bool:
+        return self._shared.closed
+
+    def close(self) -> None:
+        """Let go of the namespaces, once commands that are just being started have been."""
+        self._shared.close()
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise ValueError("the namespace is closed")
+
+    def __enter__(self) -> Self:
+        self._check_open()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_shared"):
+            self.close()
+
+    def __repr__(self) -> str:
+        if self.closed:
+            return "<Namespace: closed>"
+        return f"<Namespace: {', '.join(filter(self.has, _core.ALL_NAMESPACES))}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Namespace can't be pickled: descriptors mean nothing elsewhere; name it")
+
+
+def _close(fds: Sequence[int]) -> None:
+    for fd in fds:
+        if fd >= 0:
+            os.close(fd)
+
+
+@contextlib.contextmanager
+def _reported(what: str) -> Iterator[None]:
+    """Turns an OSError into one that says what it is about."""
+    try:
+        yield
+    except OSError as error:
+        number = error.errno or 0
+        cause = "target-gone" if number in (errno.ESRCH, errno.ENOENT) else None
+        raise NamespaceError(
+            f"{what}: {os.strerror(number)}", step="setns", errno=number, cause=cause
+        ) from error
+
+
+def _open_foreign(pid: int, directory: int) -> list[int]:
+    """Open the namespaces of a process, by its /proc directory, that are not the caller's too."""
+    fds = [-1] * len(_core.NAMESPACE_FILES)
+    try:
+        for index, name in enumerate(_core.NAMESPACE_FILES):
+            with _reported(f"process {pid}: namespace {name}"):
+                theirs = os.stat(f"ns/{name}", dir_fd=directory)
+                if not os.path.samestat(theirs, os.stat(f"/proc/self/ns/{name}")):
+                    fds[index] = os.open(f"ns/{name}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
+        if fds[0] < 0:
+            raise NamespaceError(f"process {pid}: it is in our own user namespace", step="setns")
+    except BaseException:
+        _close(fds)
+        raise
+    return fds
+
+
+def _identity(pid: int, directory: int) -> _core.Setup:
+    """Who commands are in the namespaces of a process."""
+    try:
+        return _core.setup_to_join(directory)
+    except UsernsError as error:
+        raise NamespaceError(
+            f"process {pid}: its ids can't be told from ours: {error.reason}",
+            step="setns",
+            errno=error.errno or 0,
+            cause="join-denied",
+        ) from error

@@ -1,0 +1,189 @@
+"""What a test may say it requires of the machine, and how that is found out."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Callable, Iterable, Mapping
+from typing import Literal
+
+import pytest
+
+import usernsctl as un
+from usernsctl import hardening
+from usernsctl._system import isolated
+
+VARIABLE = "USERNSCTL_MUST_WORK"
+OPTION = "--userns-must-work"
+
+Trial = Callable[[], str | None]
+"""Tries something that a test may require; gives the reason why it can't be had, if it can't."""
+
+_KERNEL = re.compile(r"kernel>=(\d+(?:\.\d+)*)")
+_CAPABILITY = re.compile(r"cap:(?:CAP_)?([A-Z][A-Z_]*)")
+_SECONDS = 60
+
+
+class Hooks:
+    """The hook by which a test suite adds words of its own."""
+
+    @pytest.hookspec
+    def pytest_userns_needs(self) -> Mapping[str, Trial]:  # type: ignore[empty-body]
+        """Words for the mark ``requires``, each with a function that tries what it stands for."""
+
+
+class Lacking(pytest.skip.Exception):  # type: ignore[name-defined,misc]
+    """Skips a test, since the machine lacks what it requires."""
+
+
+class Needs:
+    """Tells what the machine can't do; each thing is tried once, when it is asked for first.
+
+    :ivar must_work: the words whose absence is a failure.
+    """
+
+    def __init__(self, must_work: Iterable[str], trials: Mapping[str, Trial]) -> None:
+        """Take note of what must work.
+
+        :param trials: words beside the plugin's own.
+        :raises pytest.UsageError: a word is unknown.
+        """
+        self.must_work = frozenset(must_work)
+        self._trials = {**_TRIALS, **trials}
+        self._objections: dict[str, str | None] = {}
+        for word in sorted(self.must_work):
+            self.check(word)
+
+    @classmethod
+    def from_config(cls, config: pytest.Config) -> Needs:
+        given = [config.getoption(OPTION) or "", os.environ.get(VARIABLE, "")]
+        words = (word.strip() for text in given for word in text.split(","))
+        trials: dict[str, Trial] = {}
+        for more in config.hook.pytest_userns_needs():
+            trials.update(more)
+        return cls((word for word in words if word), trials)
+
+    def check(self, word: object) -> None:
+        """Check that a requirement is one that is known.
+
+        :raises pytest.UsageError: it is not.
+        """
+        if isinstance(word, str):
+            if word in self._trials or _KERNEL.fullmatch(word):
+                return
+            if (named := _CAPABILITY.fullmatch(word)) and named[1].lower() in hardening.names():
+                return
+        known = ", ".join([*self._trials, "kernel>=5.12", "cap:SYS_ADMIN"])
+        raise pytest.UsageError(
+            f"{word!r} is no requirement; there are {known}, with any version and any capability "
+            "of capabilities(7)"
+        )
+
+    def __call__(self, *words: str) -> None:
+        """Skip the test that calls this if the machine lacks one of `words`; fail it if that must
+        work.
+
+        :raises pytest.UsageError: a word is unknown.
+        """
+        __tracebackhide__ = True
+        for word in words:
+            objection = self._objection(word)
+            if objection is None:
+                continue
+            if word in self.must_work:
+                pytest.fail(f"{word} must work, but {objection}", pytrace=False)
+            raise Lacking(f"{word}: {objection}")
+
+    def _objection(self, word: str) -> str | None:
+        if word not in self._objections:
+            self.check(word)
+            trial = self._trials.get(word)
+            self._objections[word] = trial() if trial else _compared(word)
+        return self._objections[word]
+
+
+def _compared(word: str) -> str | None:
+    if kernel := _KERNEL.fullmatch(word):
+        return _too_old(kernel[1])
+    capability = word.rpartition(":")[2].removeprefix("CAP_")
+    if capability.lower() in hardening.effective():
+        return None
+    return f"this process does not hold CAP_{capability}"
+
+
+def _too_old(wanted: str) -> str | None:
+    release = platform.release()
+    numbers = re.match(r"\d+(?:\.\d+)*", release)
+    have = numbers[0] if numbers else "0"
+    if _version(have) >= _version(wanted):
+        return None
+    return f"this kernel is {release}"
+
+
+def _version(text: str) -> list[int]:
+    return [int(part) for part in text.split(".")]
+
+
+def _try_userns() -> str | None:
+    return _try_map(un.IdMap.root(), "run")
+
+
+def _try_subid() -> str | None:
+    return _try_map(un.IdMap.auto(), "range")
+
+
+def _try_map(idmap: un.IdMap, purpose: Literal["run", "range"]) -> str | None:
+    try:
+        un.run(["true"], idmap=idmap, check=True, stdin=un.DEVNULL)
+    except un.UsernsError as error:
+        return _diagnosed(str(error), error.cause, purpose)
+    except un.CalledProcessError as error:
+        return _diagnosed(str(error), None, purpose)
+    return None
+
+
+def _diagnosed(error: str, cause_id: str | None, purpose: Literal["run", "range"]) -> str:
+    """The error, and what the doctor finds behind it, or what it knows of the error's own cause."""
+    from usernsctl.doctor import diagnose
+    from usernsctl.explain.catalogue import get
+
+    findings = diagnose(purpose, runsc=False).findings
+    causes = [found.cause for found in findings if found.blocks and found.cause is not None]
+    if cause_id is not None:
+        causes.append(get(cause_id))
+    if not causes:
+        return error
+    cause = causes[0]
+    return f"{error} [{cause.id}: {cause.title}; {cause.remedies['host']}]"
+
+
+def _try_runsc() -> str | None:
+    words = ["run", "--", "true"]
+    return _try_command(isolated.command("usernsctl", *words), known_as=["usernsctl", *words])
+
+
+def _try_docker() -> str | None:
+    command = ["docker", "info"]
+    return _try_command(command, known_as=command)
+
+
+def _try_command(command: list[str], known_as: list[str]) -> str | None:
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_SECONDS
+        )
+    except (OSError, subprocess.TimeoutExpired) as failure:
+        return str(failure)
+    if done.returncode == 0:
+        return None
+    return f"{' '.join(known_as)}: exit status {done.returncode}: {done.stderr.strip()}"
+
+
+_TRIALS: Mapping[str, Trial] = {
+    "userns": _try_userns,
+    "subid": _try_subid,
+    "runsc": _try_runsc,
+    "docker": _try_docker,
+}
