@@ -121,6 +121,7 @@ def main(connection: socket.socket) -> None:
 
 if __name__ == "__main__":
     # What is pickled must be known by the same name on both sides, which __main__ is not.
+    from usernsctl.gvisor import prepare as module
 
     with socket.socket(fileno=int(sys.argv[1])) as given:
-        main(given)
+        module.main(given)
