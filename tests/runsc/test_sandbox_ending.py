@@ -124,7 +124,10 @@ def test_a_command_that_ended_with_the_sandbox_was_killed(
     stand_in(ending("exec", LOST))
     with un.Sandbox(FOREVER, id="ending", detach=detach) as box:
         assert box.run(["true"], stderr=un.DEVNULL).returncode == 128 + signal.SIGKILL
-    with un.Sandbox(FOREVER, id="ending", detach=detach) as box, pytest.raises(un.CalledProcessError) as caught:
+    with (
+        un.Sandbox(FOREVER, id="ending", detach=detach) as box,
+        pytest.raises(un.CalledProcessError) as caught,
+    ):
         box.run(["true"], stderr=un.DEVNULL, check=True)
     assert (caught.value.returncode, caught.value.cmd) == (128 + signal.SIGKILL, ["true"])
 

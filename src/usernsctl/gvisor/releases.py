@@ -177,8 +177,8 @@ def named_side_directory() -> str | None:
 def check_side_programs(path: str, directory: str | None) -> None:
     """See that what runs beside a runsc is whole, and of the same release.
 
-    A release that can do without one of them does what it is for by itself. Where there is no such directory, runsc is left to say whether it needs one: to ask for its
-    release would take as long.
+    A release that can do without one of them does what it is for by itself. Where there is no such
+    directory, runsc is left to say whether it needs one: to ask for its release would take as long.
 
     :param path: of runsc; absolute.
     :param directory: what :data:`SIDE_VARIABLE` names, or ``None``.
