@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+
+from usernsctl.gvisor.releases import Release, release_of
 
 #: In /proc/version, the same since 2018.
 BUILD = "#1 SMP Sun Jan 10 15:06:54 PST 2016"
@@ -10,6 +14,13 @@ BUILD = "#1 SMP Sun Jan 10 15:06:54 PST 2016"
 # 4.4.0, and 4.19.0-gvisor in releases since 20260427.
 RELEASE = re.compile(r"\d+\.\d+\.\d+(-gvisor)?")
 VERSION = re.compile(rf"Linux version {RELEASE.pattern} {re.escape(BUILD)}\n")
+
+
+def release() -> Release:
+    """The release that the tests run: the one along PATH, or that a variable names."""
+    path = shutil.which(os.environ.get("USERNSCTL_RUNSC", "runsc"))
+    assert path is not None
+    return release_of(path, remember=False)
 
 
 def is_version(text: str) -> bool:

@@ -356,6 +356,10 @@ class Family:
         how = "path" if flags & O_PATH else ("r", "w", "rw")[flags & os.O_ACCMODE]
         if link == os.devnull:
             return f"null {how}"
+        # Go since 1.25 keeps them open, to know how many processors it may use.
+        # The gofer sees no more of their path than the end.
+        if re.search(r"/cpu\.(max|cfs_(quota|period)_us)$", link):
+            return f"limit of processors {how}"
         device = os.stat(entry).st_dev
         # What none of them has in sight is known by the directory that it is in.
         directory = re.sub(rf"^/.*/{SCRATCH}/(.*)/[^/]*$", r"\1", link)

@@ -24,7 +24,7 @@ STREAMS = words("stdin, stdout, stderr")
 # Newer releases of runsc pass capabilities on to what they execute as ambient ones.
 INHERITED = frozenset(f"?{name}" for name in FILES)
 # What all of runsc has for its own use; some only now and then, or in some releases.
-GO = words("eventfd, eventpoll, pipe, socket, ?io_uring, ?memfd")
+GO = words("eventfd, eventpoll, pipe, socket, ?io_uring, ?memfd, ?limit of processors r")
 # The log of the process that was called, and the errors that others end of; a crash has a file of
 # its own, in a file system of 1 MiB.
 LOG = frozenset({"scratch w"})

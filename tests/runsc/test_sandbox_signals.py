@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import random
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +18,8 @@ import pytest
 import usernsctl as un
 
 PATIENCE = 20
+# At so many steps of a close it is closed once more.
+STEPS = 40
 FOREVER = ["sleep", "1000"]
 both_kinds = pytest.mark.parametrize("detach", [False, True], ids=["held", "detached"])
 
@@ -101,6 +106,44 @@ def test_it_closes_while_it_is_closed(detach: bool) -> None:
                 while not calls:
                     pass
             assert box.returncode == 128 + signal.SIGKILL
+
+
+def close_twice(box: un.Sandbox, step: int) -> int:
+    """Close a sandbox, and once more, as a handler of signals would, before the line that is
+    executed as the `step`-th of that.
+
+    :returns: how many lines there were.
+    """
+    lines = 0
+
+    def trace(frame: FrameType, event: str, value: object) -> Any:
+        nonlocal lines
+        lines += event == "line"
+        if event == "line" and lines == step:
+            box.close()
+        return trace
+
+    sys.settrace(trace)
+    try:
+        box.close()
+    finally:
+        sys.settrace(None)
+    return lines
+
+
+@both_kinds
+def test_it_closes_at_any_step_of_a_close(detach: bool) -> None:
+    with un.SandboxHost() as host:
+        before = sorted(os.listdir(host.directory))
+        count = close_twice(host.start(FOREVER, detach=detach), 0)
+        first = random.randrange(1, 1 + count // STEPS)
+        print(f"from step {first} of {count}")
+        for step in range(first, count, count // STEPS):
+            box = host.start(FOREVER, detach=detach)
+            assert close_twice(box, step) >= step or step > count // 2
+            assert box.returncode == 128 + signal.SIGKILL, step
+            assert sorted(os.listdir(host.directory)) == before, step
+            assert un.Sandbox.list_detached() == [], step
 
 
 @both_kinds

@@ -222,6 +222,18 @@ def test_a_part_that_is_missing_is_named(
     assert f"{name} is missing" in refusal(tmp_path / "runsc")
 
 
+@pytest.mark.parametrize("name", releases.SIDE_PROGRAMS)
+def test_a_release_that_can_do_without_a_part_does(
+    cache: Path, side: Path, tmp_path: Path, program: Made, name: str
+) -> None:
+    for each in ("runsc", "gvisor-bin/gvisor_sentry"):
+        program("echo runsc version release-20260803.0", each)
+    (side / name).chmod(0o644)
+    check_side_programs(str(tmp_path / "runsc"), None)
+    (side / name).unlink()
+    check_side_programs(str(tmp_path / "runsc"), None)
+
+
 def test_parts_of_different_releases_do_not_go_together(
     cache: Path, side: Path, tmp_path: Path, program: Made
 ) -> None:

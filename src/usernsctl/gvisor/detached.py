@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import json
@@ -27,6 +28,9 @@ from usernsctl.namespaces.namespace import Namespace
 # The directory for runsc's state, as each of its commands about one sandbox is told of it: the one
 # that it is started in. runsc puts the name of its socket there into that state.
 _HERE = "/proc/self/cwd"
+
+# So long may `runsc wait` take to tell how a sandbox has ended that is gone, in seconds.
+_ANSWER_SECONDS = 10
 
 # ioctl_nsfs(2)
 _NS_GET_PARENT = 0xB702
@@ -170,6 +174,13 @@ class Detached:
         self._has_ended = True
         return True
 
+    def ends_within(self, seconds: float) -> bool:
+        """Whether it has ended, or does so within this time."""
+        with contextlib.suppress(LetGoError), self._shared.use() as (_, pidfd, *_others):
+            if not self._has_ended:
+                wait_readable(pidfd, timeout=seconds)
+        return self.has_ended()
+
     def poll(self) -> int | None:
         return self._known_status() if self.has_ended() else None
 
@@ -183,7 +194,8 @@ class Detached:
                     assert timeout is not None
                     raise TimeoutExpired(self.record.args, timeout)
                 if self.has_ended() and self.status is None:
-                    self._take_answer(waiter.communicate()[0])
+                    with contextlib.suppress(TimeoutExpired):
+                        self._take_answer(waiter.communicate(timeout=_ANSWER_SECONDS)[0])
             finally:
                 waiter.kill()
         return self._known_status()
@@ -194,9 +206,12 @@ class Detached:
             end = held.enter_context(self._end())
             async with await aio.create_subprocess_exec(*command, **arguments) as waiter:
                 await aio.wait_for_end(end)
-                if self.has_ended() and self.status is None:
-                    self._take_answer((await waiter.communicate())[0])
-                else:
+                try:
+                    if self.has_ended() and self.status is None:
+                        answer = asyncio.wait_for(waiter.communicate(), _ANSWER_SECONDS)
+                        with contextlib.suppress(TimeoutError):
+                            self._take_answer((await answer)[0])
+                finally:
                     waiter.kill()
         return self._known_status()
 
@@ -235,7 +250,7 @@ class Detached:
         if self.status is None:
             raise RunscError(
                 f"the sandbox {self.record.id} has ended, and its exit status is not known: "
-                "nobody waited for it then",
+                "nobody waited for it then, or runsc did not tell",
                 step="sandbox",
                 cause="exit-status-unknown",
             )
@@ -252,20 +267,25 @@ class Detached:
         """End it, and remove what is known of it."""
         with contextlib.suppress(LetGoError), self._shared.use() as (_, *pidfds):
             # If somebody else ends it just now, he removes what is known of it.
-            is_locked = self._entry.lock()
+            is_locked = False
+            with self._unless_closed():
+                is_locked = self._entry.lock()
             self.kill()
             registry.end(pidfds)
             self.has_ended()
-            if is_locked:
-                self._forget()
+            with self._unless_closed():
+                if is_locked:
+                    self._entry.remove()
+                    self._entry.unlock()
         self.let_go()
 
-    def _forget(self) -> None:
+    @contextlib.contextmanager
+    def _unless_closed(self) -> Iterator[None]:
+        """For a block with the sandbox's directory, which a handler of signals may close: then it
+        has done all that is to be done."""
         try:
-            self._entry.remove()
-            self._entry.unlock()
-        except NamespaceError:
-            # A handler of signals that has interrupted us may have done it all.
+            yield
+        except (OSError, ValueError, NamespaceError):
             if self._entry.fd >= 0:
                 raise
 

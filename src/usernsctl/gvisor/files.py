@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -110,10 +109,14 @@ class Files:
     def remove(self) -> None:
         """Remove the directory: the id is free again."""
         if self._is_made:
-            self._is_made = False
             shutil.rmtree(self.id, ignore_errors=True, dir_fd=self._top)
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 os.unlink(f"{CRASH_DIRECTORY}/{self.id}", dir_fd=self._top)
+            except OSError as error:
+                # With -1, a handler of signals that has interrupted us has done it all.
+                if not isinstance(error, FileNotFoundError) and self._top >= 0:
+                    raise
+            self._is_made = False
         self.let_go()
 
     def let_go(self) -> None:

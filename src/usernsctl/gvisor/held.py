@@ -143,6 +143,12 @@ class Held:
     def has_ended(self) -> bool:
         return self.popen.poll() is not None
 
+    def ends_within(self, seconds: float) -> bool:
+        """Whether it has ended, or does so within this time."""
+        with contextlib.suppress(TimeoutExpired):
+            self.popen.wait(seconds)
+        return self.has_ended()
+
     def poll(self) -> int | None:
         self.popen.poll()
         return self.status

@@ -93,6 +93,13 @@ def reason(logs: runsc.Logs) -> str | None:
     return messages[0] if messages else None
 
 
+def own_failure(fd: int) -> str | None:
+    """What a command of runsc has written to an open file (``--log``) of why it failed; ``None`` if
+    it did not fail, and so ended as what it ran."""
+    content = os.pread(fd, _READ_MAX, 0).decode("utf-8", "replace")
+    return next(_messages(content), None)
+
+
 def said(words: str) -> str:
     """What to say of runsc's words: that they are its own."""
     return f"runsc says: {quoted(words)}"

@@ -27,7 +27,7 @@ _DIRECTORY = "sandboxes"
 _RECORD = "sandbox.json"
 _STATE = "state"
 
-# runsc has two; one more for whatever a later release may add.
+# runsc has two that know of the sandbox; and more for whatever a later release may add.
 _PROCESSES_MAX = 8
 
 # How often to look again for a sandbox that somebody else has started or ended meanwhile.
@@ -74,10 +74,9 @@ class DetachedRecord:
 
     def _is_mine(self, pid: int) -> bool:
         """Whether a process is in a namespace of this user's making, and has our bundle."""
-        suffix = f"/boxes/{self.id}"
         words = proc.words_of(pid)
         # Without words it is about to end.
-        return proc.is_below_us(pid) and (not words or any(word.endswith(suffix) for word in words))
+        return proc.is_below_us(pid) and (not words or _names(words, self.id))
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -306,15 +305,24 @@ def list_all() -> list[DetachedRecord]:
 def describe(id: str, args: tuple[str, ...], pid: int, starter: int) -> DetachedRecord:
     """Look at what a start has brought about.
 
+    What can't be known again is left out: runsc-fd-parking (since 20260831) has no words of the
+    sandbox. It waits for the sandbox's end, and ends.
+
     :param pid: the process of the sandbox, a child of `starter` by now.
     """
     text = Path(f"/proc/{starter}/task/{starter}/children").read_text()
     others = {int(word) for word in text.split()} - {pid}
     processes = [ProcessIdentity.of(pid)]
     for other in sorted(others):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            processes.append(ProcessIdentity.of(other))
+        if _names(proc.words_of(other), id):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                processes.append(ProcessIdentity.of(other))
     return DetachedRecord(id=id, args=args, created=time.time(), processes=tuple(processes))
+
+
+def _names(words: list[str], id: str) -> bool:
+    """Whether a command line has the bundle of the sandbox `id`."""
+    return any(word.endswith(f"/boxes/{id}") for word in words)
 
 
 def end(pidfds: list[int]) -> None:

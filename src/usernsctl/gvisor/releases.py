@@ -60,10 +60,17 @@ ABILITIES = {
     "host-settings": (20241014, "--host-settings, which checks this machine's settings"),
     "exec-wants-cwd": (20241111, "exec --process refuses a file without cwd"),
     "overlay-size": (20250616, "--overlay2=root:memory,size=N"),
+    "deprecated-flags": (20260126, "a warning on standard error about each flag that is to go"),
+    "devices-without-mode": (20260223, "linux.devices without fileMode, which crashed it before"),
+    "terminals": (20260316, "a terminal that is one of the streams is one inside, too"),
     "linux-4-19": (20260427, "uname says 4.19.0-gvisor, no longer 4.4.0"),
     "features": (20260511, "the command features, of the OCI runtime specification"),
-    "side-directory": (20260727, "programs of its own in gvisor-bin/ beside it, if they are there"),
-    "null-netns": (20260803, "a mount null-netns below --root, which stays"),
+    "side-directory": (20260721, "programs of its own in gvisor-bin/ beside it, if they are there"),
+    "null-netns": (20260810, "a mount null-netns below --root, which stays"),
+    "character-devices": (
+        20260817,
+        "a device that is bound is gVisor's own, or can't be opened (ENXIO)",
+    ),
     "side-programs": (20260831, "its programs in gvisor-bin/ beside it, without which it fails"),
 }
 
@@ -170,8 +177,8 @@ def named_side_directory() -> str | None:
 def check_side_programs(path: str, directory: str | None) -> None:
     """See that what runs beside a runsc is whole, and of the same release.
 
-    Where there is no such directory, runsc is left to say whether it needs one: to ask for its
-    release would take as long.
+    A release that can do without one of them does what it is for by itself. Where there is no such
+    directory, runsc is left to say whether it needs one: to ask for its release would take as long.
 
     :param path: of runsc; absolute.
     :param directory: what :data:`SIDE_VARIABLE` names, or ``None``.
@@ -184,11 +191,12 @@ def check_side_programs(path: str, directory: str | None) -> None:
         return
     for name in SIDE_PROGRAMS:
         program = os.path.join(directory, name)
-        if not os.path.isfile(program):
-            raise _side_program(path, f"{program} is missing")
-        if not os.access(program, os.X_OK):
-            raise _side_program(path, f"{program} is not executable")
-    _check_same_release(path, os.path.join(directory, _TELLS_RELEASE))
+        why = "is missing" if not os.path.isfile(program) else "is not executable"
+        if os.path.isfile(program) and os.access(program, os.X_OK):
+            if name == _TELLS_RELEASE:
+                _check_same_release(path, program)
+        elif release_of(path).has("side-programs"):
+            raise _side_program(path, f"{program} {why}")
 
 
 def _side_directory(path: str) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -17,14 +18,13 @@ from usernsctl.commands.arguments import Args, StrOrBytesPath
 from usernsctl.commands.popen import (
     DEVNULL,
     PIPE,
-    CalledProcessError,
     CompletedProcess,
     Popen,
     TimeoutExpired,
 )
 from usernsctl.commands.popen import run as run_command
 from usernsctl.errors import NamespaceError, RunscError, UsernsError
-from usernsctl.gvisor import checks, oci, registry
+from usernsctl.gvisor import checks, logs, oci, registry
 from usernsctl.gvisor.checks import HostOptions
 from usernsctl.gvisor.detached import Detached
 from usernsctl.gvisor.files import Files
@@ -40,17 +40,26 @@ _REFUSED = (
 )
 
 
+# How long after a failure of runsc the end of a sandbox is taken for its reason, in seconds: from
+# the end of its command to its own, it answers no more.
+_ENDING_SECONDS = 1
+
+# What ``runsc exec`` says if it can't tell how a command ended that it had started.
+_LOST = "waiting on pid"
+
+
 @contextlib.contextmanager
 def command_in(
     life: Held | Detached, id: str, args: Args, options: Mapping[str, Any]
-) -> Iterator[tuple[list[str], dict[str, Any]]]:
+) -> Iterator[tuple[list[str], dict[str, Any], Callable[[], str | None]]]:
     """The command of runsc that runs `args` in the sandbox `id`, to be started in the block.
 
     What it is to run goes through a file in memory: ``--env`` of runsc takes a comma for the end of
     a value, and everybody on the machine can read the words of a command.
 
     :param options: `env`, `cwd`, `user` of the command, and arguments of a Popen.
-    :returns: the words, and the arguments of a Popen.
+    :returns: the words, the arguments of a Popen, and what tells afterwards why runsc failed, if it
+        was not the command that did.
     :raises TypeError, ValueError: one of `options` can't be had here.
     :raises BundleError: something can't be in a config.json, such as text that is not UTF-8.
     :raises SandboxEnded: it has ended.
@@ -69,13 +78,33 @@ def command_in(
         arguments.pop("cwd", None),
         arguments.pop("user", None),
     )
-    with open(os.memfd_create("process.json", os.MFD_CLOEXEC), "wb") as file:
+    with (
+        open(os.memfd_create("process.json", os.MFD_CLOEXEC), "wb") as file,
+        open(os.memfd_create("errors", os.MFD_CLOEXEC), "wb") as errors,
+    ):
         file.write(json.dumps(process).encode())
         file.flush()
+        log = [f"--log=/proc/self/fd/{errors.fileno()}", "--log-format=json"]
         process_file = f"--process=/proc/self/fd/{file.fileno()}"
-        with life.runsc("exec", process_file, id) as (command, needed):
-            fds = [*needed["pass_fds"], file.fileno()]
-            yield command, {**arguments, **needed, "pass_fds": fds}
+        with life.runsc(*log, "exec", process_file, id) as (command, needed), _known_end(life, id):
+            fds = [*needed["pass_fds"], file.fileno(), errors.fileno()]
+            told = functools.partial(logs.own_failure, errors.fileno())
+            yield command, {**arguments, **needed, "pass_fds": fds}, told
+
+
+@contextlib.contextmanager
+def _known_end(life: Held | Detached, id: str) -> Iterator[None]:
+    """Have it told as such that nothing could be started since the sandbox ends: in a PID namespace
+    without process 1 there is no memory for another one (ENOMEM, pid_namespaces(7)).
+
+    :raises SandboxEnded: so it was.
+    """
+    try:
+        yield
+    except NamespaceError as error:
+        if not life.ends_within(_ENDING_SECONDS):
+            raise
+        raise SandboxEnded.of(id) from error
 
 
 def _process(life: Held | Detached, args: Args, env: Any, cwd: Any, user: Any) -> dict[str, Any]:
@@ -321,29 +350,44 @@ class Sandbox:
         return {"id": self.id, "status": "stopped"} if told is None else dict(json.loads(told))
 
     def run(self, args: Args, **options: Any) -> CompletedProcess[Any]:
-        """Run another command in the sandbox: :func:`usernsctl.run`, and :meth:`popen`."""
-        with command_in(self._get(), self.id, args, options) as (command, arguments):
+        """Run another command in the sandbox: :func:`usernsctl.run`, and :meth:`popen`.
+
+        One that ends with the sandbox ends by SIGKILL.
+
+        :raises CommandError: the sandbox has ended before the command could start.
+        """
+        check = options.pop("check", False)
+        life = self._get()
+        with command_in(life, self.id, args, options) as (command, arguments, told):
             try:
                 done = run_command(command, **arguments, started=note(arguments))
-            except (CalledProcessError, TimeoutExpired) as error:
+            except TimeoutExpired as error:
                 # What was asked for, not how runsc is told.
                 error.cmd = args
                 raise
+            why = told()
+        if why is not None and life.ends_within(_ENDING_SECONDS):
+            if not why.startswith(_LOST):
+                raise SandboxEnded.of(self.id)
+            done.returncode = 128 + signal.SIGKILL
         done.args = args
+        if check:
+            done.check_returncode()
         return done
 
     def popen(self, args: Args, **options: Any) -> Popen[Any]:
         """Start another command in the sandbox.
 
         It costs a process of runsc, which waits for the command, passes signals on, and ends as the
-        command does.
+        command does. Its standard error and status 128 tell if runsc fails, as it does where the
+        sandbox is just ending.
 
         :param options: `env`, `cwd` and `user`, as :class:`Sandbox` has them, and the other
             arguments of :class:`usernsctl.Popen`, but for those that would be about runsc.
         :raises ValueError: one of these is given, such as `executable` or `pass_fds`.
         :raises CommandError: the sandbox has ended.
         """
-        with command_in(self._get(), self.id, args, options) as (command, arguments):
+        with command_in(self._get(), self.id, args, options) as (command, arguments, _):
             started = Popen[Any](command, **arguments)
             note(arguments)(started)
         started.args = args
@@ -351,7 +395,8 @@ class Sandbox:
 
     async def create_subprocess_exec(self, program: str, *args: str, **options: Any) -> aio.Process:
         """Start another command in the sandbox from asyncio: see :meth:`popen`."""
-        with command_in(self._get(), self.id, [program, *args], options) as (command, arguments):
+        words = [program, *args]
+        with command_in(self._get(), self.id, words, options) as (command, arguments, _):
             return await aio.create_subprocess_exec(*command, **arguments)
 
     def _runsc(self, *words: str) -> str | None:
@@ -361,7 +406,7 @@ class Sandbox:
         """
         life = self._get()
         try:
-            with life.runsc(*words) as (command, needed):
+            with life.runsc(*words) as (command, needed), _known_end(life, self.id):
                 done = run_command(
                     command, **needed, stdin=DEVNULL, stdout=PIPE, stderr=PIPE, text=True
                 )
@@ -369,7 +414,7 @@ class Sandbox:
             return None
         if done.returncode == 0:
             return str(done.stdout)
-        if life.has_ended():
+        if life.ends_within(_ENDING_SECONDS):
             return None
         raise RunscError(_last_line(done.stderr), step="runsc")
 

@@ -43,8 +43,9 @@ def check_refusals(config: Config, network: Network) -> Iterator[Violation]:
             path="$.linux.devices",
             id="bundle-devices",
             problem="asks for device files",
-            why="runsc can't make them without root (runsc: `StartRoot failed: EOF`); it always "
-            "has null, zero, full, random, urandom, tty, ptmx, fuse and net/tun",
+            why="runsc releases before 20260223 crash over one without fileMode (runsc: "
+            "`StartRoot failed: EOF`), and usernsctl gives them none; gVisor always has null, "
+            "zero, full, random, urandom, tty, ptmx, fuse and net/tun",
             remedy="remove it",
         )
     yield from _check_process(config)

@@ -1,0 +1,209 @@
+"""A sandbox that is just ending: whoever asks something of it then is told that it has ended."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import prctl
+import pytest
+from conftest import EXIT_SECONDS
+from processes import processes_with
+
+import usernsctl as un
+from usernsctl.gvisor import detached
+
+PATIENCE = 20
+# So long after its start a sandbox is asked again and again.
+ASKING_SECONDS = 0.5
+FOREVER = ["sleep", "1000"]
+SHORT = ["sh", "-c", "sleep 0.15; exit 7"]
+both_kinds = pytest.mark.parametrize("detach", [False, True], ids=["held", "detached"])
+
+# A runsc that meets the end of the sandbox when it is asked for WORD, and says what real ones say.
+ENDING = """#!/bin/sh
+case " $* " in *" WORD "*) ;; *) exec RUNSC "$@" ;; esac
+for word; do
+    case $word in --log=*) log=${word#--log=} ;; ending*) id=$word ;; esac
+done
+[ -z "$log" ] || printf '{"msg": "%s", "level": "error"}' "SAYS" >>"$log"
+echo "SAYS" >&2
+# If we are in the sandbox's PID namespace, that is our end.
+RUNSC "$1" kill "$id" KILL
+exit 128
+"""
+REFUSED = "executing command: connecting to control server at PID 9: connection refused"
+LOST = "waiting on pid 8: waiting on PID 8 in sandbox: connection reset by peer"
+
+
+def real_runsc() -> str:
+    runsc = shutil.which("runsc")
+    assert runsc is not None
+    return runsc
+
+
+def ending(word: str, says: str = REFUSED) -> str:
+    return ENDING.replace("WORD", word).replace("RUNSC", real_runsc()).replace("SAYS", says)
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    (tmp_path / "runtime").mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "runtime"))
+    yield
+    assert un.Sandbox.list_detached() == []
+
+
+@pytest.fixture
+def init_collects() -> Iterator[None]:
+    """Orphans are process 1's, as they mostly are, and not ours."""
+    prctl.set_child_subreaper(False)
+    yield
+    prctl.set_child_subreaper(True)
+
+
+def ask(box: un.Sandbox, what: str, wrong: list[object]) -> None:
+    """Ask until some time after the end, and take note of answers that are neither the sandbox's
+    nor that it has ended."""
+    end = time.monotonic() + ASKING_SECONDS
+    while time.monotonic() < end:
+        try:
+            if what == "state":
+                if box.state()["status"] not in ("running", "stopped"):
+                    wrong.append(box.state())
+            elif what == "kill":
+                box.kill(signal.SIGURG)
+            else:
+                done = box.run(["true"], capture_output=True, text=True)
+                if done.returncode not in (0, -signal.SIGKILL, 128 + signal.SIGKILL):
+                    wrong.append(done)
+        except un.CommandError as error:
+            if "has ended" not in str(error):
+                wrong.append(error)
+        except Exception as error:
+            wrong.append(error)
+
+
+@both_kinds
+@pytest.mark.parametrize("what", ["state", "kill", "run"])
+def test_it_has_ended_whatever_it_is_asked(detach: bool, what: str) -> None:
+    wrong: list[object] = []
+    with un.SandboxHost() as host:
+        for _ in range(3):
+            with host.start(SHORT, detach=detach) as box:
+                threads = [threading.Thread(target=ask, args=[box, what, wrong]) for _ in range(2)]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
+    assert wrong == []
+
+
+@both_kinds
+def test_runsc_that_finds_nobody_is_not_a_command_that_failed(
+    stand_in: Callable[[str], None], detach: bool
+) -> None:
+    stand_in(ending("exec"))
+    for check in (False, True):
+        with (
+            un.Sandbox(FOREVER, id="ending", detach=detach) as box,
+            pytest.raises(un.CommandError, match="has ended"),
+        ):
+            box.run(["true"], check=check, stderr=un.DEVNULL)
+
+
+@both_kinds
+def test_a_command_that_ended_with_the_sandbox_was_killed(
+    stand_in: Callable[[str], None], detach: bool
+) -> None:
+    stand_in(ending("exec", LOST))
+    with un.Sandbox(FOREVER, id="ending", detach=detach) as box:
+        assert box.run(["true"], stderr=un.DEVNULL).returncode == 128 + signal.SIGKILL
+    with (
+        un.Sandbox(FOREVER, id="ending", detach=detach) as box,
+        pytest.raises(un.CalledProcessError) as caught,
+    ):
+        box.run(["true"], stderr=un.DEVNULL, check=True)
+    assert (caught.value.returncode, caught.value.cmd) == (128 + signal.SIGKILL, ["true"])
+
+
+@both_kinds
+@pytest.mark.parametrize("what", ["state", "kill"])
+def test_runsc_that_finds_nobody_is_no_failure(
+    stand_in: Callable[[str], None], detach: bool, what: str
+) -> None:
+    stand_in(ending(what))
+    with un.Sandbox(FOREVER, id="ending", detach=detach) as box:
+        if what == "state":
+            assert box.state() == {"id": "ending", "status": "stopped"}
+        else:
+            box.kill(signal.SIGTERM)
+            assert box.state() == {"id": "ending", "status": "stopped"}
+
+
+@both_kinds
+def test_a_failure_of_runsc_alone_is_still_one(
+    stand_in: Callable[[str], None], detach: bool
+) -> None:
+    script = ending("state").replace(f'{real_runsc()} "$1" kill', ": ")
+    stand_in(script)
+    with (
+        un.Sandbox(FOREVER, id="ending", detach=detach) as box,
+        pytest.raises(un.RunscError, match="connection refused"),
+    ):
+        box.state()
+
+
+@pytest.mark.usefixtures("init_collects")
+def test_a_runsc_that_never_tells_how_it_ended_is_not_waited_for(
+    stand_in: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(f'#!/bin/sh\ncase " $* " in *" wait "*) exec sleep 999 ;; esac\n'
+             f'exec {real_runsc()} "$@"\n')  # fmt: skip
+    assert 1 <= detached._ANSWER_SECONDS <= 10
+    monkeypatch.setattr(detached, "_ANSWER_SECONDS", 0.3)
+    for wait in (lambda box: box.wait(), lambda box: asyncio.run(box.wait_async())):
+        with un.Sandbox(["sleep", "0.5"], detach=True) as box:
+            begin = time.monotonic()
+            with pytest.raises(un.RunscError, match="not known") as caught:
+                wait(box)
+            assert caught.value.cause == "exit-status-unknown"
+            assert time.monotonic() - begin < PATIENCE
+    assert processes_with("sleep 999") == []
+
+
+# Waits for the end of the sandbox, and ends, as runsc-fd-parking does (since 20260831). Like that,
+# it has no words of the sandbox.
+PARKS = """#!/bin/sh
+case " $* " in *" --detach "*) ;; *) exec RUNSC "$@" ;; esac
+RUNSC "$@" || exit
+for word; do case $word in --pid-file=*) pid=$(cat "${word#*=}") ;; esac; done
+PARKING -s 0.05 --pid="$pid" -f /dev/null </dev/null >/dev/null 2>&1 &
+until tr '\\0' ' ' </proc/$!/cmdline | grep -q PARKING; do :; done
+"""
+
+
+@both_kinds
+def test_who_parks_descriptors_is_none_of_its_processes(
+    stand_in: Callable[[str], None], tmp_path: Path, detach: bool
+) -> None:
+    parking = tmp_path / "runsc-fd-parking"
+    parking.symlink_to(str(shutil.which("tail")))
+    stand_in(PARKS.replace("RUNSC", real_runsc()).replace("PARKING", str(parking)))
+    with un.Sandbox(FOREVER, id="parked", detach=detach) as box:
+        assert len(processes_with(str(parking))) == 1
+        if detach:
+            assert [one.id for one in un.Sandbox.list_detached()] == ["parked"]
+            with un.Sandbox.attach("parked") as again:
+                assert again.run(["true"]).returncode == 0
+                again.release()
+        assert box.run(["true"]).returncode == 0
+    deadline = time.monotonic() + EXIT_SECONDS
+    while processes_with(str(parking)):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
