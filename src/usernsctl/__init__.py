@@ -32,7 +32,7 @@ from usernsctl.errors import (
     RunscError,
     UsernsError,
 )
-from usernsctl.maps import Extent, IdMap, Plan, plan
+from usernsctl.maps import Extent, IdMap, Plan, SingleIdWarning, plan
 from usernsctl.namespaces.namespace import Namespace, enter
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ __all__ = [
     "RunscError",
     "Sandbox",
     "SandboxHost",
+    "SingleIdWarning",
     "TimeoutExpired",
     "UsernsError",
     "call",
@@ -96,3 +97,7 @@ def __getattr__(name: str) -> Any:
     if name not in _IMPORTED_WHEN_USED:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_IMPORTED_WHEN_USED[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -28,9 +28,6 @@ from usernsctl.namespaces.namespace import Namespace
 # that it is started in. runsc puts the name of its socket there into that state.
 _HERE = "/proc/self/cwd"
 
-# ioctl_nsfs(2)
-_NS_GET_PARENT = 0xB702
-
 
 class Detached:
     """A detached sandbox, seen from any process of the same user.
@@ -345,7 +342,7 @@ def _namespace_of_runsc(pid: int, pidfd: int) -> Namespace | None:
         # Nobody else has its pid as long as it has not ended.
         if wait_readable(pidfd, timeout=0):
             return None
-        parent = fcntl.ioctl(own, _NS_GET_PARENT)
+        parent = proc.parent_namespace(own)
     finally:
         os.close(own)
     try:

@@ -80,7 +80,7 @@ def _read(marker: pytest.Mark) -> Wanted:
     mount_proc = options.pop("mount_proc", False)
     if mount_proc and not (options.get("pid") and options.get("mount")):
         raise ValueError("userns: mount_proc takes pid and mount as well")
-    return Wanted(idmap, selected(**options), propagation, mount_proc)
+    return Wanted(idmap, selected(options), propagation, mount_proc)
 
 
 def _idmap(given: Any) -> un.IdMap:
