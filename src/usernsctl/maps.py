@@ -175,13 +175,14 @@ _WORDS: dict[str, Callable[[], IdMap]] = {
 }
 
 
-def requested(given: AnyIdMap | None) -> IdMap:
+def requested(given: AnyIdMap | None, name: str = "idmap") -> IdMap:
     """The map that an argument asks for.
 
     :param given: an :class:`IdMap`; a word: ``"root"`` and ``"current"``, what the class methods of
         these names give; ``"auto"``, :meth:`IdMap.auto`; ``"subids"`` and ``"all"``, the caller's
         own id and all its subordinate ranges, or all ids that there are, each as itself; extents,
         for uids and gids alike; or ``None``: ``"root"``.
+    :param name: of the argument, for errors.
     :raises TypeError: it is something else.
     :raises ValueError: it is another word.
     :raises MapError: an extent is malformed.
@@ -193,13 +194,13 @@ def requested(given: AnyIdMap | None) -> IdMap:
     words = ", ".join(map(repr, _WORDS))
     if isinstance(given, str):
         if given not in _WORDS:
-            raise ValueError(f"idmap must be one of {words}, an IdMap or extents, not {given!r}")
+            raise ValueError(f"{name} must be one of {words}, an IdMap or extents, not {given!r}")
         return _WORDS[given]()
     extents = list(given) if isinstance(given, Iterable) else [given]
     if not isinstance(given, Iterable) or not all(map(_is_extent, extents)):
         raise TypeError(
-            f"idmap must be an IdMap, one of {words}, or extents, each an Extent, three numbers or "
-            f"'inside:outside:count', not {given!r}"
+            f"{name} must be an IdMap, one of {words}, or extents, each an Extent, three numbers "
+            f"or 'inside:outside:count', not {given!r}"
         )
     return IdMap.extents(extents, extents)
 

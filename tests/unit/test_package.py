@@ -11,6 +11,8 @@ from pathlib import Path
 
 from conftest import SCRIPTS, Program
 
+import usernsctl as un
+
 VERSION = metadata.version("usernsctl")
 
 
@@ -56,3 +58,10 @@ def test_the_package_is_not_imported_from_a_source_tree() -> None:
         check=True,
     )
     assert Path(found.stdout.strip()).is_relative_to(sys.prefix)
+
+
+def test_dir_shows_what_is_imported_when_it_is_used() -> None:
+    assert {"SandboxHost", "create_subprocess_exec", "run", "__file__"} <= set(dir(un))
+    assert set(un.__all__) <= set(dir(un))
+    for name in un.__all__:
+        assert getattr(un, name) is not None

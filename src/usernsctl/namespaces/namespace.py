@@ -199,8 +199,10 @@ class Namespace(Closing):
         wanted = requested(idmap)
         with named.found_or_created(name, named.options_of(wanted, names)) as known:
             namespace = cls.of_holder(known)
-        if known.notice and wanted.allow_single_id:
-            warn_single_id(known.notice)
+        # What usernsctl-exec has said when it was made (csrc/prelude.c).
+        _, is_single, reason = known.notice.partition("--allow-single-id allows: ")
+        if is_single and wanted.allow_single_id:
+            warn_single_id(reason.split("\n")[0])
         return namespace
 
     @classmethod

@@ -144,7 +144,8 @@ def _run(item: pytest.Item, asked: Wanted, inner: Callable[[], None]) -> None:
     """What the test is in the parent: to hear what became of it in the child."""
     __tracebackhide__ = True
     try:
-        target = make_target(asked.namespaces, idmap=asked.idmap, propagation=asked.propagation)
+        planned = un.plan(asked.idmap)
+        target = make_target(asked.namespaces, planned=planned, propagation=asked.propagation)
     except un.UsernsError as error:
         refuse(error)
     process = fork()

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, NamedTuple, get_args
 
 import pytest
 
 import usernsctl as un
 from usernsctl.commands.target import Propagation, selected
+from usernsctl.maps import requested
 
 MARKERS = (
     'userns(map="root", mount=False, net=False, pid=False, ipc=False, uts=False, cgroup=False, '
     'time=False, propagation="private", mount_proc=False): run the test in a user namespace of '
-    'its own. map is "root", "auto", "current", an IdMap, or extents for uids and gids alike.',
+    'its own. map is "root", "current", "auto", "subids", "all", an IdMap, or extents for uids and '
+    "gids alike.",
     "requires(word, ...): skip the test where the machine lacks userns, subid, runsc, docker, "
     "kernel>=VERSION or cap:NAME, with the reason.",
 )
 
-_MAPS = {"root": un.IdMap.root, "auto": un.IdMap.auto, "current": un.IdMap.current}
 _NAMESPACES = ("mount", "net", "pid", "ipc", "uts", "cgroup", "time")
 _ARGUMENTS = ("map", *_NAMESPACES, "propagation", "mount_proc")
 
@@ -84,28 +84,9 @@ def _read(marker: pytest.Mark) -> Wanted:
 
 
 def _idmap(given: Any) -> un.IdMap:
-    if isinstance(given, un.IdMap):
-        return given
-    if isinstance(given, str):
-        if given in _MAPS:
-            return _MAPS[given]()
-    elif isinstance(given, Iterable):
-        extents = list(given)
-        for extent in extents:
-            if not isinstance(extent, str | un.Extent) and not _is_extent(extent):
-                raise ValueError(
-                    f"userns: map: an extent is inside, outside and count, not {extent!r}"
-                )
-        try:
-            return un.IdMap.extents(extents, extents)
-        except un.MapError as error:
-            raise ValueError(f"userns: map: {error}") from error
-    raise ValueError(f"userns: map must be {', '.join(_MAPS)}, an IdMap or extents, not {given!r}")
-
-
-def _is_extent(value: Any) -> bool:
-    return (
-        isinstance(value, tuple | list)
-        and len(value) == 3
-        and all(isinstance(number, int) for number in value)
-    )
+    try:
+        return requested(given, "map")
+    except un.MapError as error:
+        raise ValueError(f"userns: map: {error}") from error
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"userns: {error}") from error
