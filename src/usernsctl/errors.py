@@ -79,8 +79,7 @@ class UsernsError(OSError):
 
     @property
     def exit_status(self) -> int:
-        """The exit status of our commands for it: 127, there is no command; 126, it can't be
-        executed; else 125."""
+        """What our commands end with: 127, there is no command; 126, it can't be executed; 125."""
         return _EXIT_STATUS.get(self.step, 125)
 
     def __str__(self) -> str:

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from usernsctl import _core
+from usernsctl.commands import options, target
+
 CALLS = Path(__file__).with_name("typed_calls.py")
 
 
@@ -40,3 +43,9 @@ def test_mypy_finds_wrong_calls_of_run_popen_spawn_and_no_others(
     assert len(wrong) == 39
     assert {number: complaints[number] for number in complaints.keys() - wrong} == {}
     assert wrong - complaints.keys() == set()
+
+
+def test_type_checkers_know_the_namespaces_that_there_are() -> None:
+    assert options.Kinds.__optional_keys__ == set(_core.NAMESPACES)
+    assert options.KeptKinds.__optional_keys__ == set(target.KEPT)
+    assert options.EnterableKinds.__optional_keys__ == set(target.ENTERABLE)

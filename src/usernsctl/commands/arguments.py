@@ -19,7 +19,8 @@ Environment = Mapping[str, StrOrBytesPath] | Mapping[bytes, StrOrBytesPath]
 class HasFileno(Protocol):
     """A file, a socket, or whatever else has a descriptor."""
 
-    def fileno(self) -> int: ...
+    def fileno(self) -> int:
+        """The descriptor."""
 
 
 #: What can be a standard stream: a descriptor, what has one, PIPE, DEVNULL, STDOUT (for standard

@@ -173,16 +173,20 @@ class _Either(TypedDict, total=False):
     errors: str | None
 
 
-class PopenText(_PopenOptions, _Text, total=False): ...
+class PopenText(_PopenOptions, _Text, total=False):
+    """Of :class:`usernsctl.Popen`, with ``text=True``."""
 
 
-class PopenEncoded(_PopenOptions, _Encoded, total=False): ...
+class PopenEncoded(_PopenOptions, _Encoded, total=False):
+    """Of :class:`usernsctl.Popen`, with `encoding`."""
 
 
-class PopenBytes(_PopenOptions, _Bytes, total=False): ...
+class PopenBytes(_PopenOptions, _Bytes, total=False):
+    """Of :class:`usernsctl.Popen`, with bytes."""
 
 
-class PopenEither(_PopenOptions, _Either, total=False): ...
+class PopenEither(_PopenOptions, _Either, total=False):
+    """Of :class:`usernsctl.Popen`, with text or bytes, as it turns out."""
 
 
 class CallOptions(PopenEither, total=False):
@@ -194,25 +198,33 @@ class CallOptions(PopenEither, total=False):
     timeout: float | None
 
 
-class RunText(_RunOptions[str], _Text, total=False): ...
+class RunText(_RunOptions[str], _Text, total=False):
+    """Of :func:`usernsctl.run`, with ``text=True``."""
 
 
-class RunEncoded(_RunOptions[str], _Encoded, total=False): ...
+class RunEncoded(_RunOptions[str], _Encoded, total=False):
+    """Of :func:`usernsctl.run`, with `encoding`."""
 
 
-class RunBytes(_RunOptions[bytes], _Bytes, total=False): ...
+class RunBytes(_RunOptions[bytes], _Bytes, total=False):
+    """Of :func:`usernsctl.run`, with bytes."""
 
 
-class RunEither(_RunOptions[Any], _Either, total=False): ...
+class RunEither(_RunOptions[Any], _Either, total=False):
+    """Of :func:`usernsctl.run`, with text or bytes, as it turns out."""
 
 
-class OutputText(_OutputOptions[str], _Text, total=False): ...
+class OutputText(_OutputOptions[str], _Text, total=False):
+    """Of :func:`usernsctl.check_output`, with ``text=True``."""
 
 
-class OutputEncoded(_OutputOptions[str], _Encoded, total=False): ...
+class OutputEncoded(_OutputOptions[str], _Encoded, total=False):
+    """Of :func:`usernsctl.check_output`, with `encoding`."""
 
 
-class OutputBytes(_OutputOptions[bytes], _Bytes, total=False): ...
+class OutputBytes(_OutputOptions[bytes], _Bytes, total=False):
+    """Of :func:`usernsctl.check_output`, with bytes."""
 
 
-class OutputEither(_OutputOptions[Any], _Either, total=False): ...
+class OutputEither(_OutputOptions[Any], _Either, total=False):
+    """Of :func:`usernsctl.check_output`, with text or bytes, as it turns out."""

@@ -24,7 +24,8 @@ KEPT = (*ENTERABLE, "time")
 class Joinable(Protocol):
     """Namespaces that exist already and that a command can be put into."""
 
-    def target(self) -> Target: ...
+    def target(self) -> Target:
+        """Where a command goes that is to run there, for one start."""
 
 
 @dataclass(slots=True)

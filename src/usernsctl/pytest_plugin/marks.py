@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, get_args
 import pytest
 
 import usernsctl as un
+from usernsctl import _core
 from usernsctl.commands.target import Propagation, selected
 from usernsctl.maps import requested
 
@@ -19,8 +20,7 @@ MARKERS = (
     "kernel>=VERSION or cap:NAME, with the reason.",
 )
 
-_NAMESPACES = ("mount", "net", "pid", "ipc", "uts", "cgroup", "time")
-_ARGUMENTS = ("map", *_NAMESPACES, "propagation", "mount_proc")
+_ARGUMENTS = ("map", *_core.NAMESPACES, "propagation", "mount_proc")
 
 
 class Wanted(NamedTuple):
