@@ -283,8 +283,8 @@ def test_create_subprocess_exec_block_never_blocks_the_loop(run: Run) -> None:
 
     async def main() -> None:
         theirs, ours = os.pipe()
-        command = ["sh", "-c", f"read x <&{theirs}; exit 9"]
-        async with await un.create_subprocess_exec(*command, pass_fds=[theirs]) as process:
+        command = ["sh", "-c", "read x; exit 9"]
+        async with await un.create_subprocess_exec(*command, stdin=theirs) as process:
             os.close(theirs)
             asyncio.get_running_loop().call_later(0.1, os.close, ours)
         assert process.returncode == 9
