@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from usernsctl.gvisor.host import SandboxHost
     from usernsctl.gvisor.registry import DetachedRecord
     from usernsctl.gvisor.sandbox import Sandbox
-    from usernsctl.maps import Extent, IdMap, Plan, plan
+    from usernsctl.maps import Extent, IdMap, Plan, SingleIdWarning, plan
     from usernsctl.namespaces.namespace import Namespace, enter
 
 __all__ = [
@@ -71,6 +71,7 @@ __all__ = [
     "RunscError",
     "Sandbox",
     "SandboxHost",
+    "SingleIdWarning",
     "TimeoutExpired",
     "UsernsError",
     "call",

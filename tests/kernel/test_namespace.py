@@ -223,9 +223,10 @@ def test_it_can_not_be_pickled() -> None:
         pickle.dumps(ns)
 
 
-def test_one_that_nobody_refers_to_is_closed() -> None:
+def test_namespace_that_is_forgotten_is_closed_with_a_warning() -> None:
     before = open_descriptors()
-    Namespace.create(uts=True)
+    with pytest.warns(ResourceWarning, match="the namespace was forgotten before it was closed"):
+        Namespace.create(uts=True)
     assert open_descriptors() == before
 
 

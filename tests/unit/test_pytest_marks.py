@@ -126,10 +126,10 @@ def test_a_suite_has_words_of_its_own(session: pytest.Pytester) -> None:
 
 
 MISTAKES = [
-    ("userns(map='rot')", "userns: map must be root, auto, current*'rot'"),
-    ("userns(map=7)", "userns: map must be root, auto, current*7"),
+    ("userns(map='rot')", "userns: map must be one of 'root', 'current', *'rot'"),
+    ("userns(map=7)", "userns: map must be an IdMap, one of 'root', *7"),
     ("userns(map=['0:0'])", 'userns: map: *"0:0" is no extent*inside:outside:count*'),
-    ("userns(map=[(0, 0)])", "userns: map: an extent is inside, outside and count, not (0, 0)"),
+    ("userns(map=[(0, 0)])", "userns: map must be an IdMap, *three numbers or *not [[](0, 0)]"),
     ("userns('auto')", "userns takes its arguments by name, as in *"),
     ("userns(network=True)", "userns has no argument network; there are map, mount, net, *"),
     ("userns(mount='yes')", "userns: mount must be True or False, not 'yes'"),

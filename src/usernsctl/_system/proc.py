@@ -163,7 +163,7 @@ def is_below_us(pid: int) -> bool:
             owner = bytearray(4)
             fcntl.ioctl(here, _NS_GET_OWNER_UID, owner)
             # EPERM if that is not below ours.
-            above = fcntl.ioctl(here, _NS_GET_PARENT)
+            above = parent_namespace(here)
             os.close(here)
             here = above
             if os.path.samestat(os.fstat(here), ours):
@@ -197,6 +197,15 @@ def id_outside(inside: int, id_map: str) -> int:
         if first <= inside < first + count:
             return outside + inside - first
     return inside
+
+
+def parent_namespace(fd: int) -> int:
+    """The user namespace above the one that a descriptor refers to: a descriptor of its own, which
+    is close-on-exec and the caller's to close (NS_GET_PARENT of ioctl_nsfs(2)).
+
+    :raises PermissionError: that is not below the caller's.
+    """
+    return fcntl.ioctl(fd, _NS_GET_PARENT)
 
 
 def exit_status(pidfd: int) -> int | None:

@@ -146,7 +146,7 @@ def chrooted(seen: Seen) -> Evidence:
 def unmapped(seen: Seen) -> Evidence:
     ids, found = seen.facts.ids, []
     for kind, own, extents in (("uid", ids.uid, ids.uid_map), ("gid", ids.gid, ids.gid_map)):
-        if extents is not None and not any(0 <= own - e.inside < e.count for e in extents):
+        if extents is not None and not any(e.has(own) for e in extents):
             found.append(f"our {kind}, {own}, is not in /proc/self/{kind}_map")
     return tuple(found)
 

@@ -32,9 +32,6 @@ _HERE = "/proc/self/cwd"
 # So long may `runsc wait` take to tell how a sandbox has ended that is gone, in seconds.
 _ANSWER_SECONDS = 10
 
-# ioctl_nsfs(2)
-_NS_GET_PARENT = 0xB702
-
 
 class Detached:
     """A detached sandbox, seen from any process of the same user.
@@ -366,7 +363,7 @@ def _namespace_of_runsc(pid: int, pidfd: int) -> Namespace | None:
         # Nobody else has its pid as long as it has not ended.
         if wait_readable(pidfd, timeout=0):
             return None
-        parent = fcntl.ioctl(own, _NS_GET_PARENT)
+        parent = proc.parent_namespace(own)
     finally:
         os.close(own)
     try:

@@ -69,7 +69,7 @@ def read_file(path: str, caller: Mapping[str, str]) -> dict[str, str]:
     except OSError as error:
         failed = _error(f"--env-file {path}: {error.strerror}", path)
         if isinstance(error, opened.ForeignLinkError):
-            failed.cause, failed.remedy = error.cause, error.remedy
+            failed.explain(cause=error.cause, remedy=error.remedy)
         raise failed from error
     except UnicodeDecodeError as error:
         # The error itself has the whole text with it.

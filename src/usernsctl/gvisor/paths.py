@@ -275,6 +275,6 @@ def _make_directory(path: str | None) -> Opened | None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         failed = _error(RunscError, what, error, path, step="runsc", cause="runsc-root-unwritable")
-        failed.remedy = failed.remedy or "name a directory that you may write to"
+        failed.explain(remedy="name a directory that you may write to")
         raise failed from error
     return made

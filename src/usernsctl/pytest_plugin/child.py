@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import io
 import os
 import pickle
@@ -19,6 +18,7 @@ from typing import Any, NoReturn
 import pytest
 
 from usernsctl import _core, hardening
+from usernsctl._system.proc import parent_namespace
 from usernsctl.commands.target import Target
 from usernsctl.errors import UsernsError
 
@@ -94,8 +94,6 @@ def _with_subclasses(cls: type[BaseException]) -> Iterator[type[BaseException]]:
         yield from _with_subclasses(below)
 
 
-# ioctl_nsfs(2): a descriptor of the user namespace that owns or contains the given one.
-_NS_GET_PARENT = 0xB702
 _LENGTH = struct.Struct("!Q")
 # How often the processes of a namespace are looked for, before they are taken for immortal.
 _SWEEPS = 1000
@@ -395,7 +393,7 @@ def _is_in(pid: int, namespace: int) -> bool:
     wanted = os.fstat(namespace)
     try:
         while not os.path.samestat(os.fstat(current), wanted):
-            parent = fcntl.ioctl(current, _NS_GET_PARENT)
+            parent = parent_namespace(current)
             os.close(current)
             current = parent
     except OSError:  # above ours, where we may not look

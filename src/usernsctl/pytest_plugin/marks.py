@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, NamedTuple, get_args
 
 import pytest
 
 import usernsctl as un
+from usernsctl import _core
 from usernsctl.commands.target import Propagation, selected
 from usernsctl.pytest_plugin.needs import Needs
+from usernsctl.maps import requested
 
-_MAPS = {"root": un.IdMap.root, "auto": un.IdMap.auto, "current": un.IdMap.current}
-_NAMESPACES = ("mount", "net", "pid", "ipc", "uts", "cgroup", "time")
-_ARGUMENTS = ("map", *_NAMESPACES, "propagation", "mount_proc")
+_ARGUMENTS = ("map", *_core.NAMESPACES, "propagation", "mount_proc")
 
 
 class Wanted(NamedTuple):
@@ -102,32 +101,13 @@ def _read(marker: pytest.Mark) -> Wanted:
     mount_proc = options.pop("mount_proc", False)
     if mount_proc and not (options.get("pid") and options.get("mount")):
         raise ValueError("userns: mount_proc takes pid and mount as well")
-    return Wanted(idmap, selected(**options), propagation, mount_proc)
+    return Wanted(idmap, selected(options), propagation, mount_proc)
 
 
 def _idmap(given: Any) -> un.IdMap:
-    if isinstance(given, un.IdMap):
-        return given
-    if isinstance(given, str):
-        if given in _MAPS:
-            return _MAPS[given]()
-    elif isinstance(given, Iterable):
-        extents = list(given)
-        for extent in extents:
-            if not isinstance(extent, str | un.Extent) and not _is_extent(extent):
-                raise ValueError(
-                    f"userns: map: an extent is inside, outside and count, not {extent!r}"
-                )
-        try:
-            return un.IdMap.extents(extents, extents)
-        except un.MapError as error:
-            raise ValueError(f"userns: map: {error}") from error
-    raise ValueError(f"userns: map must be {', '.join(_MAPS)}, an IdMap or extents, not {given!r}")
-
-
-def _is_extent(value: Any) -> bool:
-    return (
-        isinstance(value, tuple | list)
-        and len(value) == 3
-        and all(isinstance(number, int) for number in value)
-    )
+    try:
+        return requested(given, "map")
+    except un.MapError as error:
+        raise ValueError(f"userns: map: {error}") from error
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"userns: {error}") from error

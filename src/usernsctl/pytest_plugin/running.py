@@ -13,6 +13,7 @@ import pytest
 
 from usernsctl.commands.target import make_target
 from usernsctl.errors import UsernsError
+from usernsctl.maps import plan
 from usernsctl.pytest_plugin.child import (
     Channel,
     Child,
@@ -90,7 +91,8 @@ def _run(item: pytest.Item, asked: Wanted, inner: Callable[[], None]) -> None:
     """What the test is in the parent: to hear what became of it in the child."""
     __tracebackhide__ = True
     try:
-        target = make_target(asked.namespaces, idmap=asked.idmap, propagation=asked.propagation)
+        planned = plan(asked.idmap)
+        target = make_target(asked.namespaces, planned=planned, propagation=asked.propagation)
     except UsernsError as error:
         refuse(error)
     process = fork()
