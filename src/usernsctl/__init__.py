@@ -36,10 +36,13 @@ from usernsctl.maps import Extent, IdMap, Plan, plan
 from usernsctl.namespaces.namespace import Namespace, enter
 
 if TYPE_CHECKING:
+    from usernsctl import gvisor
     from usernsctl.commands.aio import create_subprocess_exec
     from usernsctl.doctor import diagnose
     from usernsctl.gvisor.host import SandboxHost
+    from usernsctl.gvisor.oci import Rlimit
     from usernsctl.gvisor.registry import DetachedRecord
+    from usernsctl.gvisor.request import Bind, HostOptions, StartOptions
     from usernsctl.gvisor.sandbox import Sandbox
 
 
@@ -47,6 +50,7 @@ __all__ = [
     "DEVNULL",
     "PIPE",
     "STDOUT",
+    "Bind",
     "BundleError",
     "CalledProcessError",
     "Child",
@@ -58,6 +62,7 @@ __all__ = [
     "DetachedRecord",
     "Extent",
     "HardeningError",
+    "HostOptions",
     "IdMap",
     "MapError",
     "Namespace",
@@ -65,9 +70,11 @@ __all__ = [
     "Plan",
     "PlanError",
     "Popen",
+    "Rlimit",
     "RunscError",
     "Sandbox",
     "SandboxHost",
+    "StartOptions",
     "TimeoutExpired",
     "UsernsError",
     "call",
@@ -77,6 +84,7 @@ __all__ = [
     "diagnose",
     "enter",
     "exec",
+    "gvisor",
     "plan",
     "run",
     "spawn",
@@ -84,15 +92,21 @@ __all__ = [
 
 # What takes longer to import than all the rest, and many programs never ask for.
 _IMPORTED_WHEN_USED = {
+    "Bind": "usernsctl.gvisor.request",
     "DetachedRecord": "usernsctl.gvisor.registry",
+    "HostOptions": "usernsctl.gvisor.request",
+    "Rlimit": "usernsctl.gvisor.oci",
     "Sandbox": "usernsctl.gvisor.sandbox",
     "SandboxHost": "usernsctl.gvisor.host",
+    "StartOptions": "usernsctl.gvisor.request",
     "create_subprocess_exec": "usernsctl.commands.aio",
     "diagnose": "usernsctl.doctor",
 }
 
 
 def __getattr__(name: str) -> Any:
+    if name == "gvisor":
+        return import_module("usernsctl.gvisor")
     if name not in _IMPORTED_WHEN_USED:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_IMPORTED_WHEN_USED[name]), name)

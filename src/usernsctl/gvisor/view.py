@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from usernsctl._system import opened
 from usernsctl._system.opened import Opened
 from usernsctl._text import quoted
-from usernsctl.errors import CommandNotExecutableError, CommandNotFoundError
+from usernsctl.errors import CommandError, CommandNotExecutableError, CommandNotFoundError
 from usernsctl.gvisor.environment import DEFAULT_PATH
 
 
@@ -50,6 +50,12 @@ class Walk:
     @property
     def complete(self) -> bool:
         return not self.missing
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether the last file reached is a directory."""
+        # What is on the way to a mount, gVisor makes up.
+        return self.file is None or self.file.is_directory
 
     @property
     def wanted(self) -> str:
@@ -99,6 +105,14 @@ class View:
         trail = [Place("/", self.top)]
         missing = opened.walk(os.path.join(start, path), trail, self._look)
         return Walk(tuple(trail), missing)
+
+    def has_directory(self, inside: str) -> bool:
+        """Whether a path inside leads to a directory.
+
+        :raises OSError: as :meth:`walk` does.
+        """
+        walk = self.walk(inside)
+        return walk.complete and walk.is_directory
 
     def _look(self, trail: list[Place], name: str) -> Place | str | None:
         inside = os.path.join(trail[-1].inside, name)
@@ -163,6 +177,30 @@ def check(
             filename=command,
         )
     _check_interpreter(*executable[0], view)
+
+
+def check_directory(view: View, cwd: str, named: str, remedy: str | None) -> None:
+    """Check the directory that the command is to start in.
+
+    :param named: how it was asked for.
+    :param remedy: what shows it.
+    :raises CommandError: it is no absolute path, or there is no such directory inside.
+    :raises PermissionError: we may not look.
+    """
+    if not cwd.startswith("/"):
+        reason = f"{named}: it must be an absolute path"
+        raise CommandError(reason, step="chdir", filename=cwd)
+    if is_unknown(cwd):
+        return
+    try:
+        is_there = view.has_directory(cwd)
+    except PermissionError:
+        raise
+    except OSError:  # too many links
+        is_there = False
+    if not is_there:
+        reason = f"{named}: there is no such directory in the sandbox"
+        raise CommandError(reason, step="chdir", filename=cwd, remedy=remedy)
 
 
 def is_unknown(path: str) -> bool:
