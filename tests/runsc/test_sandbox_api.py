@@ -20,7 +20,6 @@ from conftest import Program, children, open_descriptors
 from processes import children_of, processes_with, status_of
 
 import usernsctl as un
-from usernsctl.gvisor.request import Bind
 
 # No test waits longer than this for what it waits for, in seconds.
 PATIENCE = 20
@@ -129,7 +128,7 @@ def test_a_bundle_is_run(tmp_path: Path, usernsctl: Program) -> None:
 
 def test_what_is_bound_is_shown(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("shown")
-    bind = Bind(str(tmp_path), "/shown", read_only=False)
+    bind = un.Bind(str(tmp_path), "/shown", read_only=False)
     script = ["sh", "-c", "cat /shown/file; echo new >/shown/new"]
     with un.Sandbox(script, stdout=un.PIPE, binds=[bind]) as box:
         assert box.stdout.read() == b"shown"

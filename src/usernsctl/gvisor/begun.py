@@ -95,7 +95,7 @@ def in_event_loop() -> bool:
 
 
 def _in_thread(job: Callable[[], object]) -> None:
-    threading.Thread(target=job).start()
+    threading.Thread(target=job, name="usernsctl").start()
 
 
 def _fill(future: Future[Any], work: Callable[[], Any]) -> None:

@@ -145,6 +145,7 @@ def _build(
         search=config.environment_of(wanted).get("PATH", environment.DEFAULT_PATH),
         cwd=process.get("cwd") or "/",
         caller=outside.caller,
+        tree=request.rootfs or request.bundle,
     )
     if used.verifier is not None:
         process["args"] = [VERIFIER_INSIDE, *process["args"]]

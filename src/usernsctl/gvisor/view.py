@@ -143,12 +143,15 @@ def check(
     search: str,
     cwd: str,
     caller: Mapping[str, str],
+    tree: str | None = None,
 ) -> None:
     """Check that the command can be found and executed inside.
 
     :param search: PATH of the command.
     :param cwd: the directory inside that the command starts in.
     :param caller: the caller's environment, to tell where it has that command.
+    :param tree: the root filesystem, where it has programs of its own: those of this machine are
+        no remedy then.
     :raises CommandNotFoundError: it does not exist inside.
     :raises CommandNotExecutableError: it does, but is not executable, or its interpreter is not
         there.
@@ -168,7 +171,7 @@ def check(
     found = [(walk, walk.file) for walk in walks if walk.complete and walk.file is not None]
     found = [(walk, file) for walk, file in found if stat.S_ISREG(file.status.st_mode)]
     if not found:
-        raise _not_found(command, search, view, caller)
+        raise _not_found(command, view, caller) if tree is None else _not_in(tree, command)
     executable = [(walk, file) for walk, file in found if file.status.st_mode & 0o111]
     if not executable:
         raise CommandNotExecutableError(
@@ -176,7 +179,7 @@ def check(
             step="exec",
             filename=command,
         )
-    _check_interpreter(*executable[0], view)
+    _check_interpreter(*executable[0], view, tree)
 
 
 def check_directory(view: View, cwd: str, named: str, remedy: str | None) -> None:
@@ -208,7 +211,7 @@ def is_unknown(path: str) -> bool:
     return any(path == top or path.startswith(f"{top}/") for top in _UNKNOWN)
 
 
-def _check_interpreter(script: Walk, opened: Opened, view: View) -> None:
+def _check_interpreter(script: Walk, opened: Opened, view: View, tree: str | None) -> None:
     """Venvs are why: their scripts name an interpreter that links to one elsewhere."""
     try:
         with open(opened.open(), "rb") as file:
@@ -226,13 +229,21 @@ def _check_interpreter(script: Walk, opened: Opened, view: View) -> None:
         f"{script.inside} is run by {words[0]}{leads}, which is not in the sandbox",
         step="exec",
         filename=script.inside,
-        remedy=bind_option(walk.wanted) if os.path.exists(walk.wanted) else None,
+        remedy=bind_option(walk.wanted) if tree is None and os.path.exists(walk.wanted) else None,
     )
 
 
-def _not_found(
-    command: str, search: str, view: View, caller: Mapping[str, str]
-) -> CommandNotFoundError:
+def _not_in(tree: str, command: str) -> CommandNotFoundError:
+    where = "" if "/" in command else " along PATH"
+    return CommandNotFoundError(
+        f"{command!r} was not found{where} in the sandbox, whose programs are those of {tree}",
+        step="lookup",
+        filename=command,
+        remedy="name a program that is there, by the path that it has in the sandbox",
+    )
+
+
+def _not_found(command: str, view: View, caller: Mapping[str, str]) -> CommandNotFoundError:
     own = shutil.which(command, path=caller.get("PATH"))
     if own is None:
         where = "" if "/" in command else " along PATH"
