@@ -171,7 +171,7 @@ def test_start_in_a_cwd_that_is_not_there(
     host: un.SandboxHost, cwd: str, detach: bool, capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = open_descriptors(), os.listdir(host.directory)
-    with pytest.raises(un.CommandError, match="cwd='?/?") as caught:
+    with pytest.raises(un.CommandError, match="cwd=") as caught:
         host.start(["true"], cwd=cwd, detach=detach)
     assert (caught.value.step, caught.value.filename) == ("chdir", cwd)
     assert (open_descriptors(), os.listdir(host.directory)) == before

@@ -23,13 +23,16 @@ class SandboxHost(HostBase):
     """
 
     def start(self, args: Args = (), **options: Unpack[StartOptions]) -> Sandbox:
-        """Start a command in a sandbox of its own: :class:`Sandbox` has the arguments.
+        """Start a command in a sandbox of its own, and return when it runs.
+
+        :class:`Sandbox` has the arguments. An event loop stands still for it, some tenths of a
+        second: :meth:`start_async` is for those.
 
         :raises ValueError: the host is closed.
         :raises TimeoutExpired: it took more than `timeout` seconds.
         :raises UsernsError: as :class:`Sandbox` does.
         """
-        return Sandbox(args, host=self, **options)
+        return Sandbox(args, host=self, **options).__enter__()
 
     async def start_async(self, args: Args = (), **options: Unpack[StartOptions]) -> Sandbox:
         """The same from asyncio; if this is cancelled, the sandbox is closed."""

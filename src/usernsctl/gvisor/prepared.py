@@ -10,7 +10,7 @@ import os
 import pickle
 import socket
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from types import TracebackType
 from typing import NoReturn, Self, Unpack
@@ -137,25 +137,33 @@ class PreparedNamespace:
         """
         is_machine = not (self.request.bundle or self.request.rootfs or self.request.expose_root)
         remedy = f"binds=[{cwd!r}]" if is_machine and os.path.isdir(cwd) else None
-        with contextlib.suppress(PermissionError), self._shared.use() as (directory,):
-            view.check_directory(self._view(directory), cwd, f"cwd={cwd!r}", remedy)
+        with contextlib.suppress(PermissionError), self._view() as seen:
+            view.check_directory(seen, cwd, f"cwd={cwd!r}", remedy)
 
-    def _view(self, directory: int) -> View:
-        """What a sandbox sees, by descriptors: its mounts are in another mount namespace."""
+    @contextlib.contextmanager
+    def _view(self) -> Iterator[View]:
+        """What a sandbox sees, for a block: by descriptors, since it is in another namespace.
 
-        def opened(path: str) -> Opened:
-            flags = os.O_PATH | os.O_CLOEXEC
-            inside = path.removeprefix(self.prepared.scratch)
-            return Opened(os.open(f"..{inside}", flags, dir_fd=directory), path)
+        :raises ValueError: the host is closed.
+        """
+        with self._shared.use() as (directory,), contextlib.ExitStack() as held:
 
-        made = View(opened(self.prepared.config["root"]["path"]))
-        for mount in self.prepared.config.get("mounts") or ():
-            if mount in config.bind_mounts(self.prepared.config):
-                made.add_bind(mount["destination"], opened(mount["source"]))
-            elif mount.get("type") == "tmpfs":
-                place = made.walk(mount["destination"]).wanted
-                made.add_bind(place, opened(self.prepared.empty))
-        return made
+            def opened(path: str) -> Opened:
+                flags = os.O_PATH | os.O_CLOEXEC
+                below = path.removeprefix(self.prepared.scratch)
+                found = Opened(os.open(f"..{below}", flags, dir_fd=directory), path)
+                return held.enter_context(found)
+
+            wanted = self.prepared.config
+            seen = View(opened(wanted["root"]["path"]))
+            binds = config.bind_mounts(wanted)
+            for mount in wanted.get("mounts") or ():
+                if mount in binds:
+                    seen.add_bind(mount["destination"], opened(mount["source"]))
+                elif mount.get("type") == "tmpfs":
+                    place = seen.walk(mount["destination"]).wanted
+                    seen.add_bind(place, opened(self.prepared.empty))
+            yield seen
 
     def close(self) -> None:
         """Let go of the namespace. Sandboxes that still run keep what they need of it."""
@@ -213,8 +221,8 @@ class HostBase:
         :raises TypeError: an argument is of the wrong type, or unknown.
         :raises UsernsError: the reasons are those of ``usernsctl run``.
         """
-        self._request = Request.for_host({"idmap": idmap, **options})
-        self._begun = Begun(lambda: PreparedNamespace(self._request))
+        self._request = request = Request.for_host({"idmap": idmap, **options})
+        self._begun = Begun(lambda: PreparedNamespace(request))
         self._is_closed = False
 
     @classmethod
