@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import Any
 
+    from usernsctl import gvisor
     from usernsctl.commands.aio import create_subprocess_exec
     from usernsctl.commands.popen import (
         DEVNULL,
@@ -41,7 +42,9 @@ if TYPE_CHECKING:
         UsernsError,
     )
     from usernsctl.gvisor.host import SandboxHost
+    from usernsctl.gvisor.oci import Rlimit
     from usernsctl.gvisor.registry import DetachedRecord
+    from usernsctl.gvisor.request import Bind, HostOptions, StartOptions
     from usernsctl.gvisor.sandbox import Sandbox
     from usernsctl.maps import Extent, IdMap, Plan, SingleIdWarning, plan
     from usernsctl.namespaces.namespace import Namespace, enter
@@ -50,6 +53,7 @@ __all__ = [
     "DEVNULL",
     "PIPE",
     "STDOUT",
+    "Bind",
     "BundleError",
     "CalledProcessError",
     "Child",
@@ -61,6 +65,7 @@ __all__ = [
     "DetachedRecord",
     "Extent",
     "HardeningError",
+    "HostOptions",
     "IdMap",
     "MapError",
     "Namespace",
@@ -68,10 +73,12 @@ __all__ = [
     "Plan",
     "PlanError",
     "Popen",
+    "Rlimit",
     "RunscError",
     "Sandbox",
     "SandboxHost",
     "SingleIdWarning",
+    "StartOptions",
     "TimeoutExpired",
     "UsernsError",
     "call",
@@ -81,6 +88,7 @@ __all__ = [
     "diagnose",
     "enter",
     "exec",
+    "gvisor",
     "plan",
     "run",
     "spawn",
@@ -96,15 +104,21 @@ _TOGETHER = (
 )
 # What takes longer to import than all the rest, and many programs never ask for.
 _APART = {
+    "Bind": "usernsctl.gvisor.request",
     "DetachedRecord": "usernsctl.gvisor.registry",
+    "HostOptions": "usernsctl.gvisor.request",
+    "Rlimit": "usernsctl.gvisor.oci",
     "Sandbox": "usernsctl.gvisor.sandbox",
     "SandboxHost": "usernsctl.gvisor.host",
+    "StartOptions": "usernsctl.gvisor.request",
     "create_subprocess_exec": "usernsctl.commands.aio",
     "diagnose": "usernsctl.doctor",
 }
 
 
 def __getattr__(name: str) -> Any:
+    if name == "gvisor":
+        return _import_module("usernsctl.gvisor")
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name in _APART:

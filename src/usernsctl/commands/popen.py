@@ -477,14 +477,23 @@ def check_output(args: Args, bufsize: int = -1, *positional: Any, **arguments: A
     :raises TimeoutExpired: it took more than `timeout` seconds, and was killed.
     :raises UsernsError: as :class:`Popen` does.
     """
+    return run(args, bufsize, *positional, **output_options(arguments)).stdout
+
+
+def output_options(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a ``run()`` that does what a ``check_output()`` with `arguments` is to do.
+
+    :raises ValueError: one of them is for that to set.
+    """
     for name in ("stdout", "check"):
         if name in arguments:
             raise ValueError(f"{name} argument not allowed, it will be overridden.")
-    if arguments.get("input", "") is None:
+    found = {**arguments, "stdout": PIPE, "check": True}
+    if found.get("input", "") is None:
         # Nothing; to run() it would be what we read ourselves.
-        is_text = any(arguments.get(name) for name in TEXT_ARGUMENTS)
-        arguments["input"] = "" if is_text else b""
-    return run(args, bufsize, *positional, stdout=PIPE, check=True, **arguments).stdout
+        is_text = any(found.get(name) for name in TEXT_ARGUMENTS)
+        found["input"] = "" if is_text else b""
+    return found
 
 
 def pass_only(fds: Iterable[int]) -> None:

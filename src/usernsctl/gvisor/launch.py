@@ -45,7 +45,6 @@ def run(
     request: Request,
     environ: Mapping[str, str] | None = None,
     notify: Callable[[str], object] = lambda text: None,
-    program: str | None = None,
 ) -> NoReturn:
     """Replace this process by one that waits for runsc, which runs the command in gVisor.
 
@@ -56,7 +55,6 @@ def run(
 
     :param environ: the environment of the caller, ``os.environ`` by default.
     :param notify: is told what the user should know before the command starts.
-    :param program: the absolute path of runsc; ``None``: as :func:`runsc.find` finds it.
     :raises UsernsError: something failed before runsc was started. Where that was past the making
         of the namespace, this process is good for nothing but to say so and exit.
     """
@@ -64,8 +62,8 @@ def run(
     if request.terminal and not os.isatty(0):
         # gVisor would wait for a terminal that isn't there.
         raise CommandError("a terminal was asked for, but standard input is none", step="terminal")
-    is_named = program is not None
-    program = runsc.find(caller, program)
+    program = runsc.find(caller, request.program)
+    assert request.kept is None or isinstance(request.kept, str)
     place = Place.kept(request.kept) if request.kept else Place.new(request.idmap)
     if place.single_id_reason is not None:
         notify(f"going on with one id, as --allow-single-id allows: {place.single_id_reason}")
@@ -92,7 +90,7 @@ def run(
     _give_up(request, place)
     # What runsc writes is for the caller alone. The command has a umask of its own.
     os.umask(PRIVATE_UMASK)
-    _hand_over(arguments, used, environment.for_runsc(is_named=is_named))
+    _hand_over(arguments, used, environment.for_runsc(is_named=request.program is not None))
 
 
 def _failure(error: OSError) -> NamespaceError:
@@ -158,6 +156,7 @@ def _build(
         search=config.environment_of(wanted).get("PATH", environment.DEFAULT_PATH),
         cwd=process.get("cwd") or "/",
         caller=outside.caller,
+        tree=request.rootfs or request.bundle,
     )
     _tell_hidden(request, root, used, outside, process.get("cwd") or "/", notify)
     if used.verifier is not None:
@@ -363,18 +362,9 @@ def _start_directory(request: Request, root: Rootfs, start: str, used: paths.Pat
         if not is_machine or not root.has_directory(start):
             return "/"
         return start
-    if not request.cwd.startswith("/"):
-        raise CommandError(
-            f"--wd {request.cwd}: it must be an absolute path", step="chdir", filename=request.cwd
-        )
-    if not view.is_unknown(request.cwd) and not root.has_directory(request.cwd):
-        exists = os.path.isdir(request.cwd) and used.tree is None
-        raise CommandError(
-            f"--wd {request.cwd}: there is no such directory in the sandbox",
-            step="chdir",
-            filename=request.cwd,
-            remedy=f"--bind {quoted(request.cwd)}" if exists else None,
-        )
+    exists = used.tree is None and os.path.isdir(request.cwd)
+    remedy = f"--bind {quoted(request.cwd)}" if exists else None
+    view.check_directory(root.view, request.cwd, f"--wd {request.cwd}", remedy)
     return request.cwd
 
 
@@ -400,15 +390,23 @@ def _write_bundle(
 def _make_logs(debug_log: Opened | None, scratch: Opened) -> runsc.Logs:
     own = f"{scratch.path}/log"
     if debug_log is not None:
-        os.mkdir("debug-log", 0o700, dir_fd=scratch.fd)
-        shown = scratch.child("debug-log")
-        mounts.bind(debug_log, shown, mounts.ATTR_NOSUID | mounts.ATTR_NODEV)
-        return logs.kept(shown.path, own)
+        return logs.kept(show_debug_log(debug_log, scratch), own)
     crash = f"{own}/crash"
     os.mkdir(crash)
     mounts.mount_tmpfs(crash, logs.CRASH_BYTES)
     logs.prepare(own)
     return logs.quiet(own, f"{crash}/report")
+
+
+def show_debug_log(directory: Opened, scratch: Opened) -> str:
+    """Show the directory for debug logs where nobody can have its path lead elsewhere.
+
+    :returns: its path there.
+    """
+    os.mkdir("debug-log", 0o700, dir_fd=scratch.fd)
+    shown = scratch.child("debug-log")
+    mounts.bind(directory, shown, mounts.ATTR_NOSUID | mounts.ATTR_NODEV)
+    return shown.path
 
 
 def _give_up(request: Request, place: Place) -> None:

@@ -152,22 +152,31 @@ def _open_tree(path: str) -> Opened:
         return found
     except OSError as error:
         known = {errno.ENOENT: "does not exist", errno.ENOTDIR: "is not a directory"}
-        raise _error(
+        failed = _error(
             BundleError,
             f"the root filesystem {path} {known.get(error.errno or 0, '')}".rstrip(),
             error,
             path,
             step="rootfs",
-            cause="rootfs-missing" if error.errno in known else None,
             says=error.errno not in known,
-        ) from error
+        )
+        if error.errno in known:
+            failed.remedy = "name a directory of this machine, such as that of an unpacked image"
+        raise failed from error
 
 
 def _follow(what: str, path: str) -> Opened:
     try:
         return opened.follow(path)
     except OSError as error:
-        raise _error(BundleError, what, error, path, step="bind") from error
+        failed = _error(BundleError, what, error, path, step="bind")
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            failed.reason = f"{what}: there is no {path} on this machine"
+            failed.remedy = (
+                "SRC is a path of this machine, and DST one in the sandbox: "
+                "name what is there, or make it first"
+            )
+        raise failed from error
 
 
 def _error(

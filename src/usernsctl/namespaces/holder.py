@@ -98,8 +98,8 @@ class NamedNamespace:
                 for (kind, file), fd in zip(kinds.items(), fds, strict=True)
                 if not os.path.samestat(os.fstat(fd), os.stat(f"/proc/self/ns/{file}"))
             ),
-            uid=_read_map(f"{directory}/uid_map"),
-            gid=_read_map(f"{directory}/gid_map"),
+            uid=read_map(f"{directory}/uid_map"),
+            gid=read_map(f"{directory}/gid_map"),
             notice=notice,
         )
 
@@ -194,6 +194,10 @@ def _may_be_holder(pid: int) -> bool:
     return _is_other(pid) or is_below_us(pid)
 
 
-def _read_map(path: str) -> tuple[Extent, ...]:
+def read_map(path: str) -> tuple[Extent, ...]:
+    """The map that a file such as /proc/PID/uid_map has (user_namespaces(7)).
+
+    :raises OSError: it can't be read.
+    """
     lines = Path(path).read_text().splitlines()
     return tuple(Extent(*map(int, line.split())) for line in lines)
