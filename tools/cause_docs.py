@@ -41,8 +41,8 @@ TESTED = """\
 ## How they are tested
 
 *Real*: a test makes the machine fail for this cause, and checks that usernsctl names the cause.
-*Given*: not every machine can be made to fail for this cause. So a test gives usernsctl the facts, or
-the message, and checks that it names the cause.
+*Given*: not every machine can be made to fail for this cause. So a test gives usernsctl the facts,
+or the message, and checks that it names the cause.
 
 | id | tested |
 |---|---|

@@ -271,7 +271,8 @@ def plan(idmap: AnyIdMap) -> Plan:
     :param idmap: as :func:`usernsctl.run` takes it: an :class:`IdMap`, a word or extents.
     :raises MapError: the kernel would refuse such a map (EINVAL in user_namespaces(7)).
     :raises PlanError: the caller may not have it; the cause says why.
-    :raises TypeError, ValueError: it is nothing that stands for a map.
+    :raises TypeError: it is nothing that stands for a map.
+    :raises ValueError: likewise.
     """
     native = _decide(requested(idmap))
     result = native.describe()
@@ -286,7 +287,10 @@ def plan(idmap: AnyIdMap) -> Plan:
 def decide(idmap: AnyIdMap | None) -> _core.NativePlan:
     """The same, for who only wants to make use of it: so it warns where there is one id only.
 
-    :raises MapError, PlanError, TypeError, ValueError: as :func:`plan` does.
+    :raises MapError: as :func:`plan` does.
+    :raises PlanError: likewise.
+    :raises TypeError: likewise.
+    :raises ValueError: likewise.
     """
     native = _decide(requested(idmap))
     if native.single_id_reason is not None:

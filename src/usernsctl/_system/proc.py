@@ -200,8 +200,10 @@ def id_outside(inside: int, id_map: str) -> int:
 
 
 def parent_namespace(fd: int) -> int:
-    """The user namespace above the one that a descriptor refers to: a descriptor of its own, which
-    is close-on-exec and the caller's to close (NS_GET_PARENT of ioctl_nsfs(2)).
+    """Open the user namespace above the one that a descriptor refers to.
+
+    :returns: a descriptor of its own, close-on-exec and the caller's to close (NS_GET_PARENT of
+        ioctl_nsfs(2)).
 
     :raises PermissionError: that is not below the caller's.
     """

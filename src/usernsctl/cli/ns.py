@@ -110,8 +110,8 @@ def _exit_status(start: Callable[[], Popen[Any]]) -> int:
         signal.signal(number, pass_on)
     child = start()
     started.append(child)
-    for number in early:
-        child.send_signal(number)
+    for missed in early:
+        child.send_signal(missed)
     status = child.wait()
     return status if status >= 0 else 128 - status
 

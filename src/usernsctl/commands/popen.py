@@ -95,7 +95,8 @@ class Popen(Collected[AnyStr]):
         is started in (CLONE_INTO_CGROUP of clone3(2), Linux 5.7): it never runs outside of it. The
         caller must be able to write cgroup.procs there, and in the closest group above it and its
         own (cgroups(7)). With `cgroup`, the new namespace has this directory as its root.
-    :raises TypeError, ValueError: an argument is none, or can't be had, as with subprocess.
+    :raises TypeError: an argument is none, or can't be had, as with subprocess.
+    :raises ValueError: likewise.
     :raises MapError: the map is malformed.
     :raises PlanError: the caller may not have the map.
     :raises NamespaceError: the kernel refused the namespaces or the control group; nothing of the

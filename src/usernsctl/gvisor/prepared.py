@@ -233,7 +233,9 @@ class HostBase:
 
         If this is cancelled, nothing is left of it.
 
-        :raises UsernsError, ValueError, TypeError: as the constructor does.
+        :raises UsernsError: as the constructor does.
+        :raises ValueError: likewise.
+        :raises TypeError: likewise.
         """
         return await cls(idmap, **options).__aenter__()
 

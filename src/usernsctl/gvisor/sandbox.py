@@ -63,7 +63,8 @@ def command_in(
     :param options: `env`, `cwd`, `user` of the command, and arguments of a Popen.
     :returns: the words, the arguments of a Popen, and what tells afterwards why runsc failed, if it
         was not the command that did.
-    :raises TypeError, ValueError: one of `options` can't be had here.
+    :raises TypeError: one of `options` can't be had here.
+    :raises ValueError: likewise.
     :raises BundleError: something can't be in a config.json, such as text that is not UTF-8.
     :raises SandboxEnded: it has ended.
     """

@@ -107,7 +107,10 @@ class NamedNamespace:
     def from_json(cls, name: str, state: Mapping[str, Any]) -> NamedNamespace:
         """Read what :meth:`to_json` has made.
 
-        :raises ArithmeticError, LookupError, TypeError, ValueError: it has not.
+        :raises ArithmeticError: it has not.
+        :raises LookupError: likewise.
+        :raises TypeError: likewise.
+        :raises ValueError: likewise.
         """
         identity = ProcessIdentity.from_json(state)
         namespaces = tuple(state["namespaces"])

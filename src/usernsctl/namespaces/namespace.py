@@ -316,7 +316,9 @@ class Namespace(Closing):
         """Run a command here and wait for it: :func:`usernsctl.run`, but for `idmap`.
 
         :raises ValueError: it is closed, or `idmap` is given.
-        :raises TimeoutExpired, CalledProcessError, UsernsError: as :func:`usernsctl.run` does.
+        :raises TimeoutExpired: as :func:`usernsctl.run` does.
+        :raises CalledProcessError: likewise.
+        :raises UsernsError: likewise.
         """
         return commands.run(args, bufsize, *positional, namespace=self, **arguments)
 
@@ -362,7 +364,9 @@ class Namespace(Closing):
         """Run a command here and return what it wrote: :func:`usernsctl.check_output`.
 
         :raises ValueError: it is closed, or `idmap` is given.
-        :raises TimeoutExpired, CalledProcessError, UsernsError: as :func:`usernsctl.run` does.
+        :raises TimeoutExpired: as :func:`usernsctl.run` does.
+        :raises CalledProcessError: likewise.
+        :raises UsernsError: likewise.
         """
         return commands.check_output(args, bufsize, *positional, namespace=self, **arguments)
 

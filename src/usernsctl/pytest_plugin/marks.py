@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple, get_args
 
 import pytest
@@ -9,8 +10,8 @@ import pytest
 import usernsctl as un
 from usernsctl import _core
 from usernsctl.commands.target import Propagation, selected
-from usernsctl.pytest_plugin.needs import Needs
 from usernsctl.maps import requested
+from usernsctl.pytest_plugin.needs import Needs
 
 _ARGUMENTS = ("map", *_core.NAMESPACES, "propagation", "mount_proc")
 
