@@ -349,7 +349,7 @@ def test_wrong_calls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         ([absent], f"{absent}: No such file or directory"),
         ([str(tmp_path)], f"{tmp_path}: Is a directory"),
         (["--debug-log", absent], f"{absent}: No such file or directory"),
-        (["--debug-log", str(tmp_path), absent], "exclude each other"),
+        (["--debug-log", str(tmp_path), absent], "not both"),
         (["--no-such-option"], "No such option"),
         ([absent, absent], "unexpected extra argument"),
     ):

@@ -76,7 +76,10 @@ def list_(as_json: bool) -> None:
 @click.argument("name")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def exec_(name: str, command: tuple[str, ...]) -> NoReturn:
-    """Replace this process by COMMAND in the namespace NAME; in a PID namespace, wait for it."""
+    """Run COMMAND in the namespace NAME.
+
+    This process becomes COMMAND. If NAME has a PID namespace, it waits for COMMAND instead.
+    """
     if command[0] == "--":
         command = command[1:]
     env = caller.environ()
@@ -90,7 +93,10 @@ def exec_(name: str, command: tuple[str, ...]) -> NoReturn:
 @ns_group.command("remove")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 def remove(names: tuple[str, ...]) -> None:
-    """End the holder of a namespace. Processes in its PID namespace, if any, are killed."""
+    """Remove namespaces: end the process that holds each of them.
+
+    Processes in a namespace go on. If it has a PID namespace, the kernel kills all processes there.
+    """
     for name in names:
         named.remove_named(name)
 

@@ -21,12 +21,20 @@ _BAR_WIDTH = 24
 @click.option("-c", "--map-current-user", "current", is_flag=True, help="You keep your ids.")
 @click.option("--map-user", type=int, metavar="UID", help="You are UID inside.")
 @click.option("--map-group", type=int, metavar="GID", help="Your group is GID inside.")
-@click.option("--map-users", multiple=True, metavar="I:O:N|auto|subids|all", help="More uids.")
-@click.option("--map-groups", multiple=True, metavar="I:O:N|auto|subids|all", help="More gids.")
-@click.option("--map-auto", is_flag=True, help="All your subordinate ranges.")
-@click.option("--map-subids", is_flag=True, help="The same, each id as itself.")
-@click.option("--allow-single-id", is_flag=True, help="Your own id will do.")
-@click.option("--setgroups", type=click.Choice(["auto", "allow", "deny"]), default="auto")
+@click.option("--map-users", multiple=True, metavar="I:O:N|auto|subids|all", help="Map these uids.")
+@click.option(
+    "--map-groups", multiple=True, metavar="I:O:N|auto|subids|all", help="The same for gids."
+)
+@click.option("--map-auto", is_flag=True, help="Map all your subordinate ranges.")
+@click.option("--map-subids", is_flag=True, help="The same; each id stays what it is.")
+@click.option("--allow-single-id", is_flag=True, help="If ranges can't be mapped, your id alone.")
+@click.option(
+    "--setgroups",
+    type=click.Choice(["auto", "allow", "deny"]),
+    default="auto",
+    show_default=True,
+    help="Whether setgroups(2) is permitted inside.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def plan_command(as_json: bool, **given: Any) -> None:
     """Show what these options of usernsctl-exec would map, who would write it, and why.

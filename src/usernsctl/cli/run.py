@@ -110,12 +110,12 @@ def _option(one: Field[Any], option: Option) -> Callable[[_F], _F]:
 def run_command(**given: Any) -> NoReturn:
     """Run CMD in gVisor: on a kernel of its own, without root.
 
-    CMD sees /usr, /bin, /sbin, /lib*, /etc and /opt of this machine. All that it writes is kept in
-    memory and is gone with it. Homes, /tmp, /run, /var, /mnt, /media and /srv are empty, and of
-    your environment there are only PATH, LANG and TERM.
+    CMD sees /usr, /bin, /sbin, /lib*, /etc and /opt of this machine. Homes, /tmp, /run, /var, /mnt,
+    /media and /srv are empty: --bind shows a file of yours. What CMD writes stays in memory, and is
+    gone when CMD ends. Of your environment, CMD gets only PATH, LANG and TERM.
 
-    The exit status is that of CMD, 128+N if signal N killed it. 125: CMD did not run, or runsc
-    failed; 126: it can't be executed; 127: it is not there.
+    The exit status is that of CMD, or 128+N if signal N killed CMD. 125: CMD did not run, or runsc
+    failed. 126: CMD can't be executed. 127: CMD does not exist.
 
     \b
     usernsctl run -- cat /proc/version

@@ -224,8 +224,9 @@ class Request:
                 multiple=True,
                 parse=Bind.parse,
                 metavar="SRC[:DST][:ro|rw]",
-                help="Show a file or directory; DST is SRC and ro unless given. With rw, what is "
-                "written there reaches this machine.",
+                help="Show a file or directory of this machine inside, as DST (by default as "
+                "SRC). CMD can only read it. With rw, CMD can also write there, and that "
+                "reaches this machine.",
             ),
             argument=Argument("binds", binds),
         ),
@@ -237,8 +238,8 @@ class Request:
                 flags=("--rootfs",),
                 heading=FILES,
                 metavar="DIR",
-                help="Use a root filesystem of your own, such as an unpacked image; it is not "
-                "written to.",
+                help="Use DIR as the root filesystem, such as an unpacked image. Nothing is "
+                "written to it.",
             ),
             argument=Argument("rootfs", checks.path),
         ),
@@ -250,8 +251,8 @@ class Request:
                 flags=("--bundle",),
                 heading=FILES,
                 metavar="DIR",
-                help="Run an OCI bundle. Its config.json is mended where needed, in memory; "
-                "options and CMD replace what it says.",
+                help="Run an OCI bundle. usernsctl adds what its config.json lacks, in memory. "
+                "Options and CMD replace what the file says.",
             ),
             argument=Argument("bundle", checks.path),
         ),
@@ -263,8 +264,8 @@ class Request:
                 flags=("--trust-bundle",),
                 heading=FILES,
                 help="Take the bundle's bind mounts, annotations and capabilities as they are "
-                "written. Without it, the bundle is a stranger's data, and may show nothing but "
-                "its own files.",
+                "written. Without this, the bundle counts as a stranger's data, and may "
+                "show nothing but its own files.",
             ),
             argument=Argument("trust", as_bool),
         ),
@@ -287,8 +288,8 @@ class Request:
             Option(
                 flags=("--expose-root",),
                 heading=FILES,
-                help="SHOW ALL FILES that you can read, your home and your secrets included: all "
-                "of / save /proc, /sys, /dev and /tmp.",
+                help="SHOW ALL FILES that you can read, your home and your secrets included: "
+                "all of / except for /proc, /sys, /dev and /tmp.",
             ),
             argument=Argument("expose_root", as_bool),
         ),
@@ -302,7 +303,8 @@ class Request:
                 heading=PROCESS,
                 multiple=True,
                 metavar="NAME[=VALUE]",
-                help="Set a variable; without a value, pass on yours.",
+                help="Set a variable. Without VALUE, CMD gets the value that the variable has "
+                "here.",
             ),
             Option(
                 flags=("--env-file",),
@@ -310,7 +312,7 @@ class Request:
                 heading=PROCESS,
                 multiple=True,
                 metavar="FILE",
-                help="Read such settings from a file, one a line.",
+                help="Read variables from FILE: one NAME or NAME=VALUE on each line.",
             ),
             Option(
                 flags=("--env-all",),
@@ -327,7 +329,7 @@ class Request:
                 flags=("--wd", "--cwd"),
                 heading=PROCESS,
                 metavar="DIR",
-                help="Start in DIR; by default in the current directory if it is there inside, "
+                help="Start in DIR. By default: in the current directory if it exists inside, "
                 "else in /.",
             ),
         ),
@@ -363,8 +365,8 @@ class Request:
                 flags=("--terminal/--no-terminal",),
                 heading=PROCESS,
                 is_open=True,
-                help="Give the command a terminal of its own; by default if standard input, "
-                "output and error are one.",
+                help="Give CMD a terminal of its own. By default it gets one if standard "
+                "input, output and error are a terminal.",
             ),
         ),
         default=False,
@@ -392,7 +394,7 @@ class Request:
                 shows_default=True,
                 parse=parse_network,
                 metavar="none|host",
-                help="No network but a loopback device, or this machine's.",
+                help="none: a loopback device alone. host: this machine's network.",
             ),
             argument=Argument("network", is_one_of(*runsc.NETWORKS)),
         ),
@@ -406,7 +408,7 @@ class Request:
                 heading=ISOLATION,
                 multiple=True,
                 metavar="INNER:OUTER:COUNT",
-                help="Map uids besides your own, which is 0 inside.",
+                help="Map more uids than your own, which is 0 inside.",
             ),
             Option(
                 flags=("--map-groups",),
@@ -426,7 +428,7 @@ class Request:
                 flags=("--allow-single-id",),
                 name="allow_single_id",
                 heading=ISOLATION,
-                help="Where they can't be had, go on with your own id alone.",
+                help="If these ids can't be mapped, go on with your own id alone.",
             ),
             argument=Argument("idmap", as_idmap),
         ),
@@ -451,7 +453,7 @@ class Request:
                 flags=("--verify/--no-verify",),
                 heading=ISOLATION,
                 shows_default=True,
-                help="Prove that the kernel is gVisor's before the command gets control.",
+                help="Check that the kernel is gVisor's before CMD starts.",
             ),
             argument=Argument("verify", as_bool),
         ),
@@ -463,8 +465,7 @@ class Request:
                 flags=("--no-new-privs/--new-privs",),
                 heading=ISOLATION,
                 shows_default=True,
-                help="Keep runsc, and the command inside, from gaining privileges by set-user-id "
-                "programs.",
+                help="Keep runsc, and CMD inside, from gaining privileges by set-user-id programs.",
             ),
             argument=Argument("no_new_privs", as_bool),
         ),
@@ -476,7 +477,7 @@ class Request:
                 flags=("--drop-bounding/--keep-bounding",),
                 heading=ISOLATION,
                 shows_default=True,
-                help="Leave runsc no capabilities in its namespace but those that it needs.",
+                help="Leave runsc only those capabilities in its namespace that it needs.",
             ),
             argument=Argument("drop_bounding", as_bool),
         ),
@@ -488,8 +489,8 @@ class Request:
                 flags=("--runsc",),
                 heading=RUNSC,
                 metavar="FILE",
-                help="The runsc to run, by its absolute path; by default what $USERNSCTL_RUNSC "
-                "names, else the first along PATH.",
+                help="The runsc to run, by its absolute path. By default: what "
+                "$USERNSCTL_RUNSC or $RUNSC_PATH names, else the first along PATH.",
             ),
             argument=Argument("runsc", checks.path),
         ),
@@ -501,7 +502,8 @@ class Request:
                 flags=("--root",),
                 heading=RUNSC,
                 metavar="DIR",
-                help="Keep runsc's state in DIR, for other runsc commands to use meanwhile.",
+                help="Keep runsc's state in DIR, so that you can call other runsc commands "
+                "meanwhile.",
             ),
         ),
         default=None,
