@@ -16,10 +16,15 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import prctl
 import pytest
 
 pytest_plugins = ["pytester", "tally"]
+
+# How long an example takes depends on what else the machine does.
+hypothesis.settings.register_profile("usernsctl", deadline=None)
+hypothesis.settings.load_profile("usernsctl")
 
 TESTS = Path(__file__).parent
 SCRIPTS = Path(sysconfig.get_path("scripts"))
