@@ -336,6 +336,6 @@ def test_python_itself_works_inside() -> None:
 def test_namespace_has_says_which_kinds_there_are() -> None:
     with Namespace.create(uts=True) as ns:
         assert (ns.has("user"), ns.has("uts"), ns.has("net")) == (True, True, False)
-        with pytest.raises(ValueError, match="kind must be one of user, mount, .*, not 'mnt'"):
+        with pytest.raises(ValueError, match=r"kind must be one of user, mount, .*, not 'mnt'"):
             ns.has("mnt")
     assert not ns.has("user")
