@@ -3,10 +3,10 @@
 
 # The directory of the environment that holds usernsctl as it is in this tree.
 DEV = $$(tools/environment dev)
-PYTHON_CODE = src tests tools demo bench examples setup.py
+PYTHON_CODE = src tests tools demo bench examples csrc setup.py
 SHELL_CODE = tools/packages tools/environment tools/user tools/as-user tools/test-users demo/run .ci/run \
 	docker/install docker/install-runsc
-C_CODE = $(wildcard csrc/*.[ch] tests/c/*.[ch])
+C_CODE = $(shell find csrc tests/c -name "*.[ch]")
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test unit kernel runsc hostile docker c lint format bench packages clean
@@ -31,7 +31,8 @@ docker: packages ## build the images and run tests/docker, with an engine of its
 	@tools/packages docker/packages.apt
 	@USERNSCTL_MUST_WORK=docker $(DEV)/bin/python -B -m pytest -p no:cacheprovider tests/docker
 
-c: packages ## build csrc/ with gcc and clang, sanitized, and run tests/c
+c: packages ## check the layers of csrc/, build it with gcc and clang, sanitized, and run tests/c
+	@$(DEV)/bin/python tools/c_layers.py
 	@$(DEV)/bin/python tools/c_tests.py
 
 lint: packages ## check style and types
@@ -39,6 +40,7 @@ lint: packages ## check style and types
 	"$$bin/ruff" check $(PYTHON_CODE); \
 	"$$bin/ruff" format --check $(PYTHON_CODE); \
 	"$$bin/mypy" --python-executable "$$bin/python"; \
+	PYTHONPATH=src "$$bin/lint-imports" --no-cache --no-logo; \
 	"$$bin/shellcheck" $(SHELL_CODE); \
 	"$$bin/python" tools/seccomp_profile.py --check; \
 	"$$bin/clang-format" --dry-run --Werror $(C_CODE)

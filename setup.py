@@ -1,7 +1,7 @@
 """Build the cffi extension and the native programs from csrc/.
 
-pyproject.toml lists the programs; every other source in csrc/ is the core, so a new core file needs
-no edit. The declarations that cffi needs come from the public header itself.
+csrc/layout.py says what is built from which sources. The declarations that cffi needs come from the
+interface itself, csrc/include/usernsctl.h.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import platform
 import re
 import shlex
 import subprocess
+import sys
 import tempfile
 import tomllib
 from pathlib import Path
@@ -24,21 +25,18 @@ from setuptools.errors import CompileError
 # setuptools brings this module, and has no other name for the command.
 from distutils.command.build_scripts import build_scripts  # isort: skip
 
+# setuptools wants paths that begin here.
 CSRC = Path("csrc")
+sys.path.insert(0, str(CSRC.resolve()))
+import layout  # noqa: E402
+
 PYPROJECT = tomllib.loads(Path("pyproject.toml").read_text())
-PROGRAMS = {
-    name: [CSRC / source for source in sources]
-    for name, sources in PYPROJECT["tool"]["usernsctl"]["programs"].items()
-}
 # What users call; the others are data of the package.
 SCRIPTS = ["usernsctl-exec", "usernsctl-entrypoint"]
-FREESTANDING = PYPROJECT["tool"]["usernsctl"]["freestanding"]
-NOT_CORE = {CSRC / source for source in FREESTANDING["own"]}
-CORE = sorted(set(CSRC.glob("*.c")).difference(NOT_CORE, *PROGRAMS.values()))
+INTERFACE = "include/usernsctl.h"
 DEFINES = [("USERNSCTL_VERSION", '"{}"'.format(PYPROJECT["project"]["version"]))]
 
-# The language and the warnings, for every build of csrc/; clangd reads the same file.
-FLAGS = (CSRC / "compile_flags.txt").read_text().split()
+FLAGS = layout.flags(CSRC)
 # -U first: some distributions' compilers define FORTIFY themselves, at another level.
 RELEASE = ["-O2", "-fstack-protector-strong", "-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2"]
 # The binding that cffi generates is not ours to mend, so the extension is built without warnings.
@@ -72,12 +70,12 @@ def declarations(header: str) -> str:
 
 def extension() -> Any:
     ffi = FFI()
-    ffi.cdef(SYSTEM_TYPES + declarations((CSRC / "usernsctl.h").read_text()))
+    ffi.cdef(SYSTEM_TYPES + declarations((CSRC / INTERFACE).read_text()))
     ffi.set_source(
         "usernsctl._native",
-        '#include "usernsctl.h"',
-        sources=[str(path) for path in CORE],
-        depends=[str(path) for path in sorted(CSRC.glob("*.h"))],
+        f'#include "{INTERFACE}"',
+        sources=[str(path) for path in layout.core(CSRC)],
+        depends=[str(path) for path in sorted(CSRC.rglob("*.h"))],
         include_dirs=[str(CSRC)],
         define_macros=DEFINES,
         extra_compile_args=[*EXTENSION_FLAGS, "-fvisibility=hidden"],
@@ -103,12 +101,13 @@ def link_mode(compiler: list[str]) -> list[str]:
 def build_program(program: Path) -> None:
     defines = [f"-D{name}={value}" for name, value in DEFINES]
     flags = [*PROGRAM_FLAGS, *defines, *link_mode(compiler()), *PROGRAM_LDFLAGS]
-    compile_program(flags, [*PROGRAMS[program.name], *CORE], program)
+    sources = [*layout.program(program.name, CSRC), *layout.core(CSRC)]
+    compile_program(flags, sources, program)
 
 
 def build_freestanding(program: Path) -> None:
-    sources = [CSRC / source for source in FREESTANDING["sources"][program.name]]
-    compile_program([*FLAGS, "-O2", *FREESTANDING["flags"]], sources, program)
+    flags = [*FLAGS, "-O2", *layout.FREESTANDING_FLAGS]
+    compile_program(flags, layout.freestanding(program.name, CSRC), program)
 
 
 def compiler() -> list[str]:
@@ -130,13 +129,12 @@ class BuildExtension(build_ext):
     def run(self) -> None:
         super().run()
         programs = Path(self.build_lib, "usernsctl", "_bin")
-        freestanding = (
-            FREESTANDING["sources"] if platform.machine() in FREESTANDING["machines"] else ()
-        )
+        has_freestanding = platform.machine() in layout.FREESTANDING_MACHINES
+        freestanding = layout.FREESTANDING.keys() if has_freestanding else set()
         for name in freestanding:
             build_freestanding(programs / name)
         # Also a copy of usernsctl-exec: where scripts are installed, the package can't always tell.
-        for name in PROGRAMS.keys() - {"usernsctl-entrypoint", *freestanding}:
+        for name in layout.PROGRAMS.keys() - {"usernsctl-entrypoint", *freestanding}:
             build_program(programs / name)
 
 
@@ -150,7 +148,7 @@ class BuildScripts(build_scripts):
 
 setup(
     ext_modules=[extension()],
-    scripts=[str(PROGRAMS[name][0]) for name in SCRIPTS],
+    scripts=[str(layout.program(name, CSRC)[0]) for name in SCRIPTS],
     cmdclass={"build_ext": BuildExtension, "build_scripts": BuildScripts},
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

@@ -1,4 +1,4 @@
-"""Build csrc/ and every tests/c/*.c under ASan and UBSan, with each compiler, and run the tests.
+"""Build csrc/ and all of tests/c under ASan and UBSan, with each compiler, and run the tests.
 
 A test is a program of its own, linked with the core; it fails by exiting nonzero. The native
 programs are built too, so that both compilers have checked every line.
@@ -13,13 +13,16 @@ import sys
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+
+CSRC = Path("csrc")
+sys.path.insert(0, str(CSRC.resolve()))
+import layout  # noqa: E402
 
 COMPILERS = ("gcc", "clang")
-CSRC = Path("csrc")
+TESTS = Path("tests/c")
 BUILD = Path("build/c")
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-FLAGS = [f"@{CSRC}/compile_flags.txt", "-Werror", "-g", "-O1", f"-I{CSRC}", *SANITIZE]
+FLAGS = [*layout.flags(CSRC), "-Werror", "-g", "-O1", f"-I{TESTS}", *SANITIZE]
 TEST_SECONDS = 120
 
 
@@ -38,47 +41,40 @@ def run(command: list[str | Path], **environment: str) -> None:
 
 def build(compiler: str, pool: ThreadPoolExecutor) -> list[Path]:
     """Build everything with this compiler; the test programs."""
-    pyproject = tomllib.loads(Path("pyproject.toml").read_text())
-    version = pyproject["project"]["version"]
-    objects: dict[Path, Path] = {}
+    version = tomllib.loads(Path("pyproject.toml").read_text())["project"]["version"]
 
-    def compile_all(sources: list[Path]) -> list[Path]:
-        done = list(pool.map(lambda source: compile_to_object(compiler, source, version), sources))
-        objects.update(zip(sources, done, strict=True))
-        return done
-
-    programs = {
-        name: [CSRC / file for file in files]
-        for name, files in pyproject["tool"]["usernsctl"]["programs"].items()
-    }
-    own_files = {file for files in programs.values() for file in files}
-    freestanding = build_freestanding(compiler, pyproject["tool"]["usernsctl"]["freestanding"])
-    others = own_files | freestanding
-    core = compile_all([file for file in sorted(CSRC.glob("*.c")) if file not in others])
-    compile_all(sorted(own_files))
+    def compile_all(sources: list[Path]) -> dict[Path, Path]:
+        done = pool.map(lambda source: compile_to_object(compiler, source, version), sources)
+        return dict(zip(sources, done, strict=True))
 
     def link(inputs: list[Path], target: Path) -> Path:
-        run([compiler, *SANITIZE, *inputs, *core, "-o", target])
+        target.parent.mkdir(parents=True, exist_ok=True)
+        run([compiler, *SANITIZE, *inputs, *core.values(), "-o", target])
         return target
 
+    build_freestanding(compiler)
+    programs = {name: layout.program(name, CSRC) for name in layout.PROGRAMS}
+    core = compile_all(layout.core(CSRC))
+    objects = compile_all(sorted({file for files in programs.values() for file in files}))
     for name, files in programs.items():
         link([objects[file] for file in files], BUILD / compiler / name)
-    tests = compile_all(sorted(Path("tests/c").glob("*.c")))
-    return [link([test], BUILD / compiler / test.stem) for test in tests]
+    tests = compile_all(sorted(TESTS.rglob("test_*.c")))
+    # Beside usernsctl-child, which they look for there.
+    return [link([made], BUILD / compiler / made.stem) for made in tests.values()]
 
 
-def build_freestanding(compiler: str, settings: dict[str, Any]) -> set[Path]:
-    """Build what is linked with nothing, sanitizers included; the sources that only it has.
+def build_freestanding(compiler: str) -> None:
+    """Build what is linked with nothing, sanitizers included.
 
     The tests use the programs that are linked with all that.
     """
-    if platform.machine() in settings["machines"]:
-        for name, files in settings["sources"].items():
-            target = BUILD / compiler / "freestanding" / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            flags = [f"@{CSRC}/compile_flags.txt", "-Werror", "-O2", *settings["flags"]]
-            run([compiler, *flags, *(CSRC / file for file in files), "-o", target])
-    return {CSRC / source for source in settings["own"]}
+    if platform.machine() not in layout.FREESTANDING_MACHINES:
+        return
+    for name in layout.FREESTANDING:
+        target = BUILD / compiler / "freestanding" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        flags = [*layout.flags(CSRC), "-Werror", "-O2", *layout.FREESTANDING_FLAGS]
+        run([compiler, *flags, *layout.freestanding(name, CSRC), "-o", target])
 
 
 def main() -> int:

@@ -2,7 +2,7 @@
 #ifndef CHECK_H
 #define CHECK_H
 
-#include "usernsctl.h"
+#include "include/usernsctl.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -254,3 +255,41 @@ def test_limits_and_names(usernsctl: Program) -> None:
     options = ["--rlimit", "nofile=123:456", "--hostname", "somewhere", "--wd", "/usr"]
     done = usernsctl("run", *options, "--", "sh", "-c", script)
     assert done.stdout.split() == ["123", "456", "somewhere", "/usr"]
+
+
+def test_run_tells_which_option_shows_a_file(
+    usernsctl: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "a script.py"
+    script.write_text("print('it runs')")
+    monkeypatch.chdir(tmp_path)
+    for named, option in ((script.name, "--bind ."), (str(script), f"--bind '{script}'")):
+        told = usernsctl("run", "--", "python3", named)
+        assert told.returncode == 2
+        first = told.stderr.splitlines()[0]
+        assert first == f"usernsctl: the sandbox does not show '{named}'; to show it, add {option}"
+        shown = usernsctl("run", *shlex.split(option), "--", "python3", named)
+        assert (shown.returncode, shown.stdout, shown.stderr) == (0, "it runs\n", "")
+
+
+def test_run_tells_which_option_shows_a_file_under_the_name_it_is_called_by(
+    usernsctl: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("shown")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    words = ["run", "--wd", "/usr/share"]
+    told = usernsctl(*words, "--", "cat", "../file")
+    option = told.stderr.splitlines()[0].partition(" add ")[2]
+    assert option == "--bind ../file:/usr/file"
+    assert usernsctl(*words, *shlex.split(option), "--", "cat", "../file").stdout == "shown"
+
+
+def test_run_says_nothing_of_what_is_shown_or_no_file(
+    usernsctl: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "-n").touch()
+    words = ["/usr/bin/env", "/proc/self", "-n", "no such file", "", "/"]
+    done = usernsctl("run", "--", "echo", *words)
+    assert (done.returncode, done.stderr) == (0, "")

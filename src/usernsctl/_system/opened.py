@@ -151,7 +151,11 @@ class Opened:
 
 
 def walk(
-    path: str, trail: list[_T], look: Callable[[list[_T], str], _T | str | None]
+    path: str,
+    trail: list[_T],
+    look: Callable[[list[_T], str], _T | str | None],
+    *,
+    beneath: bool = False,
 ) -> tuple[str, ...]:
     """Follow a path from the last directory of `trail`, or from its first if it is absolute.
 
@@ -160,9 +164,17 @@ def walk(
 
     :param look: what an entry of the last directory is: a symbolic link, as what it holds; a file
         of another kind; ``None``: there is none.
+    :param beneath: whether to lead out of the first of `trail` is an error, as it is for
+        RESOLVE_BENEATH (openat2(2)). Then ``.`` is looked at, too: a file has none.
     :returns: what is left of the path, which does not exist.
-    :raises OSError: there are too many links.
+    :raises OSError: there are too many links (ELOOP), or it leads out (EXDEV).
     """
+
+    def refuse_to_leave(leaves: bool) -> None:
+        if beneath and leaves:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), path)
+
+    refuse_to_leave(path.startswith("/"))
     if path.startswith("/"):
         del trail[1:]
     pending = [*reversed(path.split("/"))]
@@ -170,8 +182,11 @@ def walk(
     while pending:
         name = pending.pop()
         if name in ("", "."):
+            if beneath:
+                look(trail, ".")
             continue
         if name == "..":
+            refuse_to_leave(len(trail) == 1)
             del trail[max(len(trail) - 1, 1) :]
             continue
         found = look(trail, name)
@@ -183,6 +198,7 @@ def walk(
         links += 1
         if links > _LINKS_MAX:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+        refuse_to_leave(found.startswith("/"))
         pending += reversed(found.split("/"))
         if found.startswith("/"):
             del trail[1:]
@@ -430,52 +446,15 @@ def open_beneath(directory: int, path: str) -> int:
     :raises OSError: EXDEV if the path leads out of the directory; ELOOP, too many symbolic links;
         or what the kernel says of a step.
     """
-    if path.startswith("/"):
-        raise _error(errno.EXDEV, path)
-    way = [_step(directory, ".")]
+    trail = [Opened(os.open(".", _ENTRY, dir_fd=directory), ".")]
     try:
-        _walk(way, path)
-        return way.pop()
+        walk(path, trail, _entry_or_link, beneath=True)
+        return trail.pop().detach()
     finally:
-        for descriptor in way:
-            os.close(descriptor)
+        for passed in trail:
+            passed.close()
 
 
-def _walk(way: list[int], path: str) -> None:
-    """Go on from the last descriptor of `way`, to which those that are reached are added."""
-    pending = [*reversed(path.split("/"))]
-    links = 0
-    while pending:
-        name = pending.pop()
-        # A name before a slash is a directory's, also where the slash is the last character.
-        if name in ("", "."):
-            if not stat.S_ISDIR(os.fstat(way[-1]).st_mode):
-                raise _error(errno.ENOTDIR, path)
-            continue
-        if name == "..":
-            if len(way) == 1:
-                raise _error(errno.EXDEV, path)
-            os.close(way.pop())
-            continue
-        reached = _step(way[-1], name)
-        if not stat.S_ISLNK(os.fstat(reached).st_mode):
-            way.append(reached)
-            continue
-        try:
-            link = os.readlink("", dir_fd=reached)
-        finally:
-            os.close(reached)
-        links += 1
-        if links > _LINKS_MAX:
-            raise _error(errno.ELOOP, path)
-        if link.startswith("/"):
-            raise _error(errno.EXDEV, path)
-        pending += reversed(link.split("/"))
-
-
-def _step(directory: int, name: str) -> int:
-    return os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
-
-
-def _error(number: int, path: str) -> OSError:
-    return OSError(number, os.strerror(number), path)
+def _entry_or_link(trail: list[Opened], name: str) -> Opened | str:
+    found = trail[-1].child(name)
+    return found.link if found.is_link else found

@@ -76,10 +76,12 @@ def run(
     own = (one.path for one in (used.state, used.debug_log) if one is not None)
     for directory in (state_directory(), *own):
         refuse_state(used.sources, directory)
+    directory = _current_directory()
     outside = _Outside(
         caller=caller,
         homes=paths.home_directories(caller),
-        directory=_current_directory(),
+        directory=directory,
+        named=view.files_named(request.args[1:], directory),
         program=program,
         scratch_place=used.scratch_place(),
         is_root=os.geteuid() == 0,
@@ -91,7 +93,7 @@ def run(
     try:
         # Before the first mount, which could cover them.
         used = used.here()
-        arguments = _build(request, place, used, outside, bundle)
+        arguments = _build(request, place, used, outside, bundle, notify)
     except UsernsError:
         raise
     except OSError as error:
@@ -118,6 +120,7 @@ class _Outside:
     caller: Mapping[str, str]
     homes: set[str]
     directory: str
+    named: list[str]
     program: str
     scratch_place: str
     is_root: bool
@@ -129,9 +132,11 @@ def _build(
     used: paths.Paths,
     outside: _Outside,
     bundle: dict[str, Any] | None,
+    notify: Callable[[str], object],
 ) -> list[str]:
     """Make the root filesystem and the bundle.
 
+    :param notify: is told which files the command names and will not find.
     :returns: the arguments that start runsc on them, under a watcher (csrc/watch.c).
     """
     scratch = mounts.mount_scratch(outside.scratch_place)
@@ -148,6 +153,7 @@ def _build(
         cwd=process.get("cwd") or "/",
         caller=outside.caller,
     )
+    _tell_hidden(request, root, used, outside, process.get("cwd") or "/", notify)
     if used.verifier is not None:
         process["args"] = [VERIFIER_INSIDE, *process["args"]]
     options = _write_bundle(request, used, wanted, scratch)
@@ -162,6 +168,24 @@ def _build(
     run = runsc.command_line(outside.program, options)
     statuses = f"{runsc.FAILED},{runsc.CRASHED}"
     return [watcher, statuses, program, *explain, "--", *kill, "--", *run]
+
+
+def _tell_hidden(
+    request: Request,
+    root: Rootfs,
+    used: paths.Paths,
+    outside: _Outside,
+    cwd: str,
+    notify: Callable[[str], object],
+) -> None:
+    """Say which argument names a file that is here and not inside; programs tell it badly."""
+    found = view.hidden(outside.named, root.view, cwd=cwd)
+    if not found:
+        return
+    is_kept = request.cwd is None and used.tree is None
+    option = view.how_to_show(found[0], directory=outside.directory, cwd=None if is_kept else cwd)
+    others = f" and {len(found) - 1} more files that the command names" if found[1:] else ""
+    notify(f"the sandbox does not show {quoted(found[0])}{others}; to show it, add {option}")
 
 
 def _show_programs(used: paths.Paths, runsc_path: str, scratch: Opened) -> tuple[str, str]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from usernsctl._system import opened
@@ -223,3 +224,39 @@ def bind_option(path: str) -> str:
     prefix = os.path.dirname(directory)
     whole = os.path.basename(directory) in ("bin", "sbin") and prefix.count("/") > 1
     return f"--bind {quoted(prefix if whole else directory)}"
+
+
+def files_named(words: Iterable[str], directory: str) -> list[str]:
+    """Those of a command's arguments that name a file of this machine, seen from `directory`."""
+    return [
+        word
+        for word in words
+        if word and not word.startswith("-") and os.path.lexists(os.path.join(directory, word))
+    ]
+
+
+def hidden(named: Iterable[str], view: View, *, cwd: str) -> list[str]:
+    """Those of these paths that lead nowhere inside, for a command that starts in `cwd`."""
+    found = []
+    for path in named:
+        with contextlib.suppress(OSError):
+            walk = view.walk(path, start=cwd)
+            if not walk.complete and not is_unknown(walk.wanted):
+                found.append(path)
+    return found
+
+
+def how_to_show(path: str, *, directory: str, cwd: str | None) -> str:
+    """The option that shows a file of this machine under the name that the command has for it.
+
+    :param path: as the command names it.
+    :param directory: the caller's current directory, which a relative path starts at here.
+    :param cwd: where a relative path starts inside; ``None``: in the same directory, if that is
+        shown.
+    """
+    if os.path.isabs(path):
+        return f"--bind {quoted(path)}"
+    if cwd is None and os.pardir not in path.split("/"):
+        return "--bind ."
+    inside = os.path.normpath(os.path.join(cwd or directory, path))
+    return f"--bind {quoted(path)}:{quoted(inside)}"

@@ -1,0 +1,81 @@
+/* Errors: how a failure is recorded, and how it is told. */
+#include "base/error.h"
+#include "base/printable.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+static const char *const step_names[UN_STEP_COUNT] = {
+    [UN_STEP_NONE] = "none",           [UN_STEP_ARGUMENT] = "argument",
+    [UN_STEP_FACTS] = "facts",         [UN_STEP_SUBID] = "subordinate ranges",
+    [UN_STEP_PLAN] = "plan",           [UN_STEP_CLONE] = "clone",
+    [UN_STEP_CGROUP] = "cgroup",       [UN_STEP_UNSHARE] = "unshare",
+    [UN_STEP_SETNS] = "setns",         [UN_STEP_SETGROUPS] = "setgroups",
+    [UN_STEP_UID_MAP] = "uid_map",     [UN_STEP_GID_MAP] = "gid_map",
+    [UN_STEP_HELPER] = "helper",       [UN_STEP_PROPAGATION] = "propagation",
+    [UN_STEP_MOUNT] = "mount",         [UN_STEP_ROOT] = "chroot",
+    [UN_STEP_CWD] = "chdir",           [UN_STEP_SETRESGID] = "setresgid",
+    [UN_STEP_SETRESUID] = "setresuid", [UN_STEP_CAPABILITIES] = "capabilities",
+    [UN_STEP_SESSION] = "session",     [UN_STEP_PDEATHSIG] = "pdeathsig",
+    [UN_STEP_STDIO] = "stdio",         [UN_STEP_FDS] = "descriptors",
+    [UN_STEP_LOOKUP] = "lookup",       [UN_STEP_EXEC] = "exec",
+    [UN_STEP_WAIT] = "wait",
+};
+
+const char *un_step_name(int step)
+{
+    if (step < 0 || step >= UN_STEP_COUNT)
+        return "unknown";
+    return step_names[step];
+}
+
+static void set(struct un_error *err, enum un_step step, int errnum, const char *cause)
+{
+    err->step = (int)step;
+    err->errnum = errnum;
+    err->cause = cause;
+    err->detail[0] = '\0';
+}
+
+int un_fail(struct un_error *err, enum un_step step, int errnum, const char *cause,
+            const char *format, ...)
+{
+    set(err, step, errnum, cause);
+    va_list args;
+    va_start(args, format);
+    vsnprintf(err->detail, sizeof err->detail, format, args);
+    va_end(args);
+    return -1;
+}
+
+int un_fail_errno(struct un_error *err, enum un_step step, const char *detail)
+{
+    set(err, step, errno, NULL);
+    size_t length = strnlen(detail, sizeof err->detail - 1);
+    memcpy(err->detail, detail, length);
+    err->detail[length] = '\0';
+    return -1;
+}
+
+const char *un_error_reason(const struct un_error *err, char *text, size_t size)
+{
+    const char *kernel = err->errnum ? strerror(err->errnum) : "";
+    /* Only a command can be looked up under an empty name. */
+    const char *detail = err->step == UN_STEP_LOOKUP && !*err->detail ? "\"\"" : err->detail;
+    const char *between = *kernel && *detail ? ": " : "";
+    snprintf(text, size, "%s%s%s", detail, between, kernel);
+    /* A path, an argument or a helper's words may hold anything; a message is one line, and no
+     * commands to a terminal. */
+    if (size)
+        un_make_printable(text);
+    return text;
+}
+
+int un_exit_status(const struct un_error *err)
+{
+    if (err->step == UN_STEP_LOOKUP)
+        return 127;
+    return err->step == UN_STEP_EXEC ? 126 : 125;
+}

@@ -1,0 +1,55 @@
+/* A program without libc: where it begins, and how it asks the kernel. Internal; who includes it
+ * defines start(). */
+#ifndef USERNSCTL_BASE_FREESTANDING_H
+#define USERNSCTL_BASE_FREESTANDING_H
+
+#include <asm/unistd.h>
+
+/* Gets the stack as a program finds it (the System V ABI): argc, argv, NULL, envp, NULL. */
+__attribute__((noreturn, used)) static void start(long *stack);
+
+__asm__(".globl _start\n"
+        "_start:\n\t"
+#if defined(__x86_64__)
+        "xor %ebp, %ebp\n\t"
+        "mov %rsp, %rdi\n\t"
+        "and $-16, %rsp\n\t"
+        "call start\n");
+#else
+        "mov x29, #0\n\t"
+        "mov x0, sp\n\t"
+        "bl start\n");
+#endif
+
+/* A system call: its result, or the negated errno. */
+static inline long un_raw_call(long number, long a, long b, long c, long d, long e, long f)
+{
+#if defined(__x86_64__)
+    long result;
+    register long r10 __asm__("r10") = d;
+    register long r8 __asm__("r8") = e;
+    register long r9 __asm__("r9") = f;
+    __asm__ volatile("syscall"
+                     : "=a"(result)
+                     : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
+                     : "rcx", "r11", "memory");
+    return result;
+#elif defined(__aarch64__)
+    register long x8 __asm__("x8") = number;
+    register long x0 __asm__("x0") = a;
+    register long x1 __asm__("x1") = b;
+    register long x2 __asm__("x2") = c;
+    register long x3 __asm__("x3") = d;
+    register long x4 __asm__("x4") = e;
+    register long x5 __asm__("x5") = f;
+    __asm__ volatile("svc #0"
+                     : "+r"(x0)
+                     : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4), "r"(x5)
+                     : "memory");
+    return x0;
+#else
+#error "on other machines programs have a libc"
+#endif
+}
+
+#endif

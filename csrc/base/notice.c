@@ -1,0 +1,22 @@
+#include "base/notice.h"
+#include "base/printable.h"
+
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+
+void un_notice(struct un_notices *notices, const char *format, ...)
+{
+    if (notices->len == UN_NOTICES) {
+        /* The last place tells how many the others are. */
+        notices->more += notices->more ? 1 : 2;
+        snprintf(notices->text[UN_NOTICES - 1], UN_NOTICE_MAX, "and %" PRIu32 " more",
+                 notices->more);
+        return;
+    }
+    va_list args;
+    va_start(args, format);
+    vsnprintf(notices->text[notices->len], UN_NOTICE_MAX, format, args);
+    va_end(args);
+    un_make_printable(notices->text[notices->len++]);
+}

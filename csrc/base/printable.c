@@ -1,0 +1,64 @@
+#include "base/printable.h"
+
+#include <ctype.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Of Unicode's categories Cc (from 128 on), Cf, Zl and Zp, and the noncharacters of its last block:
+ * what a terminal acts on, or shows in another place, or not at all. */
+static const struct {
+    uint32_t first, last;
+} unprintable[] = {
+    {0x80, 0x9f},       {0xad, 0xad},       {0x600, 0x605},     {0x61c, 0x61c},
+    {0x6dd, 0x6dd},     {0x70f, 0x70f},     {0x890, 0x891},     {0x8e2, 0x8e2},
+    {0x180e, 0x180e},   {0x200b, 0x200f},   {0x2028, 0x202e},   {0x2060, 0x206f},
+    {0xfeff, 0xfeff},   {0xfff0, 0xfffb},   {0xfffe, 0xffff},   {0x110bd, 0x110bd},
+    {0x110cd, 0x110cd}, {0x13430, 0x1343f}, {0x1bca0, 0x1bca3}, {0x1d173, 0x1d17a},
+    {0xe0000, 0xe0fff},
+};
+
+static bool is_printable(uint32_t code)
+{
+    for (size_t i = 0; i < sizeof unprintable / sizeof *unprintable; i++)
+        if (code >= unprintable[i].first && code <= unprintable[i].last)
+            return false;
+    return true;
+}
+
+/* The length of the character that `text` begins with, which is no ASCII; 0 if it is not UTF-8:
+ * half of a surrogate pair, too great, or written longer than it need be (RFC 3629). */
+static size_t decode(const char *text, uint32_t *code)
+{
+    static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
+    unsigned char lead = (unsigned char)*text;
+    size_t len = lead >= 0xf0 ? 4 : lead >= 0xe0 ? 3 : 2;
+    if (lead < 0xc2 || lead > 0xf4)
+        return 0;
+    *code = lead & (0xffU >> (len + 1));
+    for (size_t i = 1; i < len; i++) {
+        if (((unsigned char)text[i] & 0xc0) != 0x80)
+            return 0;
+        *code = *code << 6 | ((unsigned char)text[i] & 0x3f);
+    }
+    bool is_half = *code >= 0xd800 && *code <= 0xdfff;
+    return is_half || *code < least[len] || *code > 0x10ffff ? 0 : len;
+}
+
+void un_make_printable(char *text)
+{
+    char *to = text;
+    for (const char *from = text; *from;) {
+        unsigned char byte = (unsigned char)*from;
+        uint32_t code = byte;
+        size_t len = byte < 0x80 ? 1 : decode(from, &code);
+        bool keep = byte < 0x80 ? !iscntrl(byte) : len && is_printable(code);
+        if (keep)
+            for (size_t i = 0; i < len; i++)
+                *to++ = from[i];
+        else
+            *to++ = byte < 0x80 && isspace(byte) ? ' ' : '?';
+        from += len ? len : 1;
+    }
+    *to = '\0';
+}

@@ -1,0 +1,74 @@
+/* Reading single facts out of /proc. */
+#include "base/procfile.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+static FILE *open_below(const char *proc, const char *file)
+{
+    char path[256];
+    int length = snprintf(path, sizeof path, "%s/%s", proc, file);
+    return length < (int)sizeof path ? fopen(path, "re") : NULL;
+}
+
+int64_t un_proc_number(const char *proc, const char *file)
+{
+    int64_t number;
+    FILE *stream = open_below(proc, file);
+    if (!stream)
+        return -1;
+    if (fscanf(stream, "%" SCNd64, &number) != 1)
+        number = -1;
+    fclose(stream);
+    return number;
+}
+
+int64_t un_proc_status(const char *proc, const char *key)
+{
+    char line[512];
+    int64_t number = -1;
+    FILE *stream = open_below(proc, "self/status");
+    while (stream && number < 0 && fgets(line, sizeof line, stream))
+        if (!strncmp(line, key, strlen(key)))
+            sscanf(line + strlen(key), "%" SCNd64, &number);
+    if (stream)
+        fclose(stream);
+    return number;
+}
+
+bool un_proc_has_mount(const char *proc, const char *point, bool below)
+{
+    char line[4096], at[2048];
+    bool found = false;
+    size_t length = strlen(point);
+    FILE *stream = open_below(proc, "self/mountinfo");
+    /* Field 5 of proc_pid_mountinfo(5). */
+    while (stream && !found && fgets(line, sizeof line, stream))
+        if (sscanf(line, "%*d %*d %*s %*s %2047s", at) == 1)
+            found = below ? !strncmp(at, point, length) && at[length] == '/' : !strcmp(at, point);
+    if (stream)
+        fclose(stream);
+    return found;
+}
+
+bool un_proc_cgroup(const char *proc, const char *controller, char *path, size_t size)
+{
+    char line[UN_PATH_MAX];
+    bool found = false;
+    FILE *stream = open_below(proc, "self/cgroup");
+    while (stream && !found && fgets(line, sizeof line, stream)) {
+        /* ID:CONTROLLERS:PATH */
+        char *name = strchr(line, ':'), *group = name ? strchr(++name, ':') : NULL;
+        if (!group)
+            continue;
+        *group++ = '\0';
+        group[strcspn(group, "\n")] = '\0';
+        found = !strcmp(name, controller);
+        if (found)
+            snprintf(path, size, "%s", group);
+    }
+    if (stream)
+        fclose(stream);
+    return found;
+}

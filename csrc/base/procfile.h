@@ -1,0 +1,22 @@
+/* Small facts that tell one cause of an errno from another. Internal. */
+#ifndef USERNSCTL_BASE_PROCFILE_H
+#define USERNSCTL_BASE_PROCFILE_H
+
+#include "include/usernsctl.h"
+
+/* Reads a number from a file below `proc`, such as "sys/user/max_user_namespaces"; -1: there is
+ * none. */
+int64_t un_proc_number(const char *proc, const char *file);
+/* The number in the line of PROC/self/status that begins with `key`, such as "Seccomp:"; -1: none.
+ */
+int64_t un_proc_status(const char *proc, const char *key);
+/* Whether PROC/self/mountinfo has a mount whose mount point is `point`, or, with `below`, one below
+ * it. */
+bool un_proc_has_mount(const char *proc, const char *point, bool below);
+
+/* Our place in a hierarchy of control groups, such as "/a/b" (cgroups(7), PROC/self/cgroup): of
+ * the one in version 1 that this controller alone has, or, for "", of version 2. In a container
+ * the path may be that of the host. False: there is none. */
+bool un_proc_cgroup(const char *proc, const char *controller, char *path, size_t size);
+
+#endif

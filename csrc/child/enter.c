@@ -1,0 +1,190 @@
+/*
+ * What our child program does: it enters namespaces on behalf of a caller, and becomes a command.
+ *
+ * Who is in a namespace already, as root there, may look into whoever comes in: read and write his
+ * memory, take his descriptors, see the root directory that he came from. So nobody comes in who
+ * has any of that. This program has memory of its own, with nothing in it but what the command is
+ * to get; its descriptors are the command's, and a socket, which can't be opened through /proc; and
+ * it hides itself before it enters anything.
+ *
+ * It needs no libc at its side: no allocation, no stdio, no threads.
+ */
+#include "child/enter.h"
+#include "base/error.h"
+#include "sys/clone.h"
+#include "sys/message.h"
+#include "sys/namespaces.h"
+#include "sys/own_maps.h"
+#include "sys/self.h"
+#include "sys/setup.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#define FAILED 127
+
+static void close_fd(int *fd)
+{
+    if (*fd >= 0)
+        close(*fd);
+    *fd = -1;
+}
+
+/* Joins namespaces, then makes the further ones, but for a PID namespace: see run_second(). */
+static int enter(struct un_task *task, struct un_error *err)
+{
+    uint64_t flags = (uint64_t)task->number[UN_TASK_FLAGS] & ~(uint64_t)CLONE_NEWPID;
+    for (int kind = 0; kind < UN_NS_COUNT; kind++) {
+        if (un_namespace_join_one(task->fd[UN_TASK_NS + kind], kind, err))
+            return -1;
+        close_fd(&task->fd[UN_TASK_NS + kind]);
+    }
+    if (flags && unshare((int)flags))
+        return un_fail_errno(err, UN_STEP_UNSHARE, "");
+    un_hide_process();
+    if (!(flags & CLONE_NEWUSER))
+        return 0;
+    const struct un_own_maps maps = {task->text[UN_TASK_POLICY],
+                                     {task->text[UN_TASK_UID_MAP], task->text[UN_TASK_GID_MAP]}};
+    return un_write_own_maps(&maps, err);
+}
+
+static int set_up(const struct un_task *task, struct un_error *err)
+{
+    const int64_t *number = task->number;
+    const struct un_setup setup = {
+        .propagation = (unsigned long)number[UN_TASK_PROPAGATION],
+        .mount_proc = task->text[UN_TASK_MOUNT_PROC],
+        .root = task->text[UN_TASK_ROOT],
+        .cwd = task->text[UN_TASK_CWD],
+        .drop_bounding = (uint64_t)number[UN_TASK_DROP_BOUNDING],
+        .no_new_privs = number[UN_TASK_NO_NEW_PRIVS],
+        .groups = task->groups,
+        .group_count = (int32_t)number[UN_TASK_GROUPS],
+        .gid = number[UN_TASK_GID],
+        .uid = number[UN_TASK_UID],
+        .keep_caps = number[UN_TASK_KEEP_CAPS],
+        .pdeathsig = (int)number[UN_TASK_PDEATHSIG],
+        .parent_pidfd = task->fd[UN_TASK_PARENT],
+    };
+    return un_setup_apply(&setup, err);
+}
+
+struct inside {
+    struct un_task task;
+    const char *const *environment;
+};
+
+/* Only returns if it failed, which it has told then. */
+static int become_command(void *arg)
+{
+    struct inside *inside = arg;
+    struct un_task *task = &inside->task;
+    const struct un_message here = {.news = UN_NEWS_HERE};
+    const struct un_command command = {
+        .file = task->text[UN_TASK_FILE],
+        .path = task->text[UN_TASK_PATH],
+        .argv = task->argv,
+        .envp = inside->environment,
+    };
+    struct un_error err;
+    if (!set_up(task, &err)) {
+        close_fd(&task->fd[UN_TASK_PARENT]);
+        if (task->number[UN_TASK_RESTORE_SIGNALS])
+            un_restore_signals();
+        un_tell(task->fd[UN_TASK_SOCKET], &here, NULL, 0);
+        un_set_signals((uint64_t)task->number[UN_TASK_SIGNALS]);
+        un_exec(&command, &err);
+    }
+    un_tell_failure(task->fd[UN_TASK_SOCKET], &err);
+    return FAILED;
+}
+
+/* A child that is our parent's becomes the command, see un_task_has_second(). It is made with its
+ * new PID namespace: seccomp filters may know clone(2) for that, and no unshare(2). */
+static int run_second(struct inside *inside)
+{
+    const int socket = inside->task.fd[UN_TASK_SOCKET];
+    const struct un_message message = {.news = UN_NEWS_SECOND};
+    struct un_clone second = {
+        .flags = CLONE_PARENT | CLONE_PIDFD |
+                 ((uint64_t)inside->task.number[UN_TASK_FLAGS] & CLONE_NEWPID),
+        .run = become_command,
+        .arg = inside,
+    };
+    struct un_error err;
+    if (un_clone(&second)) {
+        un_fail_errno(&err, UN_STEP_CLONE, "");
+        un_tell_failure(socket, &err);
+        return FAILED;
+    }
+    return un_tell(socket, &message, &second.pidfd, 1) ? 0 : FAILED;
+}
+
+static int run(struct inside *inside)
+{
+    struct un_task *task = &inside->task;
+    struct un_error err;
+    /* Asked before the descriptors are used up. */
+    bool second = un_task_has_second(task);
+    if (enter(task, &err)) {
+        un_tell_failure(task->fd[UN_TASK_SOCKET], &err);
+        return FAILED;
+    }
+    return second ? run_second(inside) : become_command(inside);
+}
+
+/* Makes namespaces, hands them out, and opens itself to those who write the maps, with empty hands:
+ * the end of the socket tells that they are. */
+static int hold(struct un_task *task, struct un_error *err)
+{
+    const struct un_message holding = {.news = UN_NEWS_HOLDING};
+    int fds[UN_MESSAGE_FDS], count = 1;
+    if (un_die_with_parent(SIGKILL, task->fd[UN_TASK_PARENT], err))
+        return -1;
+    close_fd(&task->fd[UN_TASK_PARENT]);
+    if (unshare((int)task->number[UN_TASK_FLAGS]))
+        return un_fail_errno(err, UN_STEP_UNSHARE, "");
+    fds[0] = un_open_self(err);
+    if (fds[0] < 0)
+        return -1;
+    for (int kind = 0; kind < UN_NS_COUNT; kind++)
+        if ((uint64_t)task->number[UN_TASK_FLAGS] & un_ns_flag(kind)) {
+            fds[count] = openat(fds[0], un_ns_file(kind), O_RDONLY | O_CLOEXEC);
+            if (fds[count++] < 0)
+                return un_fail_errno(err, UN_STEP_FACTS, un_ns_file(kind));
+        }
+    if (!un_tell(task->fd[UN_TASK_SOCKET], &holding, fds, (size_t)count))
+        return un_fail_errno(err, UN_STEP_WAIT, "");
+    while (count)
+        close_fd(&fds[--count]);
+    close_fd(&task->fd[UN_TASK_SOCKET]);
+    prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
+    for (;;)
+        pause();
+}
+
+void un_child_main(char **words, char **environment)
+{
+    static const char usage[] = "usernsctl-child: it is a part of usernsctl, for its own use\n";
+    struct inside inside = {.environment = (const char *const *)environment};
+    struct un_task *task = &inside.task;
+    struct un_error err;
+    un_hide_process();
+    if (!un_words_read(words, task)) {
+        (void)!write(STDERR_FILENO, usage, sizeof usage - 1);
+        _exit(125);
+    }
+    for (int i = 0; i < UN_TASK_FDS; i++)
+        if (task->fd[i] >= 0)
+            fcntl(task->fd[i], F_SETFD, FD_CLOEXEC);
+    if (!task->number[UN_TASK_HOLD])
+        _exit(run(&inside));
+    hold(task, &err);
+    un_tell_failure(task->fd[UN_TASK_SOCKET], &err);
+    _exit(FAILED);
+}

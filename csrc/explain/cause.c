@@ -1,0 +1,163 @@
+/* The causes that the C core itself can tell, each with what mends it. */
+#include "include/usernsctl.h"
+
+#include <string.h>
+
+static const struct un_cause causes[] = {
+    {"apparmor-restricts-userns",
+     "AppArmor lets only programs with a profile that says userns use what they have in a new user "
+     "namespace (Ubuntu 23.10 and later)",
+     "load a profile for this program: usernsctl apparmor-profile; or, for all programs, "
+     "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"},
+    {"bounding-set", "what is not in the bounding set, no setuid program can gain",
+     "start with CAP_SETUID and CAP_SETGID: docker run --cap-add SETUID --cap-add SETGID"},
+    {"caller-id-unmapped",
+     "this process's own user or group id does not exist in the user namespace it is in",
+     "start it as a user that the namespace maps: see /proc/self/uid_map and /proc/self/gid_map"},
+    {"cgroup-not-delegated",
+     "to start something in a control group takes the right to write its cgroup.procs, and that of "
+     "the closest group that it shares with ours; this user has been given no such groups",
+     "systemd-run --user --scope --property Delegate=yes COMMAND; what only wants limits can do "
+     "without: runsc --ignore-cgroups, as usernsctl run does"},
+    {"cgroup-not-unified", "a child can be started in a directory of cgroup v2 only",
+     "name one below a mount that findmnt -t cgroup2 lists"},
+    {"cgroup-takes-no-process",
+     "a control group that enables controllers for those below it holds no processes of its own, "
+     "nor does one whose cgroup.type is \"domain invalid\" (cgroups(7))",
+     "mkdir GROUP/leaf, and start it there; cat GROUP/cgroup.subtree_control GROUP/cgroup.type"},
+    {"child-missing",
+     "what enters namespaces is a program of its own, usernsctl-child, which is not there, or may "
+     "not be executed here",
+     "pip install --force-reinstall usernsctl; findmnt -T its directory, if that is mounted "
+     "noexec"},
+    {"clone-into-cgroup-missing",
+     "starting a process in a control group takes clone3(2) of Linux 5.7, which is older here, or "
+     "kept away by a seccomp filter as container engines have it",
+     "leave the control group out, or allow it: docker run --security-opt seccomp=PROFILE, with "
+     "what usernsctl seccomp-profile prints, and clone3 in it"},
+    {"command-not-executable", "the command is there, but can't be executed",
+     "chmod +x it; a script must begin with #! and its interpreter"},
+    {"command-not-found", "there is no such command",
+     "name one that is on PATH, or give its whole path"},
+    {"gid-differs-from-passwd",
+     "newuidmap serves a process only if its group is the one in its user's passwd entry",
+     "start it with that group: docker run --user UID:GID, or newgrp"},
+    {"helper-failed", "newuidmap or newgidmap refused",
+     "see what it said; usernsctl plan tells more"},
+    {"helper-hung", "newuidmap or newgidmap did not end; the user database may not answer",
+     "time getent passwd $(id -u)"},
+    {"helper-killed", "newuidmap or newgidmap was killed", "see dmesg, and try again"},
+    {"helper-missing", "newuidmap and newgidmap are what lets a user map its subordinate ranges",
+     "apt-get install uidmap (elsewhere the package is called shadow-utils)"},
+    {"helper-not-setuid", "newuidmap or newgidmap has lost its privilege, as happens in images",
+     "chmod u+s $(command -v newuidmap) $(command -v newgidmap)"},
+    {"helper-on-nosuid", "newuidmap or newgidmap is on a mount where setuid does not count",
+     "mount -o remount,suid it, or install the package uidmap on another file system"},
+    {"helper-status-lost",
+     "whether newuidmap or newgidmap succeeded is told to one who waits, and somebody else in this "
+     "process did, or SIGCHLD is ignored",
+     "signal(SIGCHLD, SIG_DFL), and wait for children by their pid, not for any (waitpid(-1))"},
+    {"helper-stopped", "newuidmap or newgidmap was stopped",
+     "find out who stops it, and try again"},
+    {"in-chroot", "the kernel makes no user namespace for a process in a chroot",
+     "enter that root by pivot_root(2) (or bwrap, or a container engine) instead of chroot(2)"},
+    {"inside-id-unmapped", "only an id that is mapped inside can be had there",
+     "map it (--map-users, --map-groups, --map-auto), or choose one that is; usernsctl plan shows "
+     "them"},
+    {"interpreter-not-found",
+     "the command is there, but its interpreter (the #! line, or the ELF loader) is not",
+     "install the interpreter, or correct the first line of the script"},
+    {"join-denied",
+     "a process can enter only a user namespace that it or its user has made, and not its own",
+     "start from the namespace, and as the user, that it was made in"},
+    {"landlock", "Landlock confines this process, and writing to /proc is not among what it may do",
+     "start outside that confinement, or have it allow write access to /proc"},
+    {"lsm-denies-userns", "a security module (SELinux, or a BPF program) forbids user namespaces",
+     "see journalctl -k and ausearch -m avc for the denial; with SELinux, allow user_namespace "
+     "create"},
+    {"map-invalid", "the kernel takes no such map (user_namespaces(7))",
+     "give extents as inside:outside:count, that do not overlap"},
+    {"map-not-written", "what writes the maps did not write what it was told to",
+     "see that newuidmap and newgidmap are those of your system"},
+    {"max-user-namespaces", "the limit of user namespaces is used up, or 0",
+     "sysctl -w user.max_user_namespaces=15000"},
+    {"mount-by-descriptor-missing",
+     "open_tree(2), move_mount(2) and mount_setattr(2), by which files are shown that others may "
+     "write to, came with Linux 5.12; this one is older, or a seccomp filter forbids them",
+     "boot Linux 5.12 or newer; in a container docker run --rm --entrypoint usernsctl IMAGE "
+     "seccomp-profile >seccomp.json; docker run --security-opt seccomp=seccomp.json IMAGE"},
+    {"mount-denied", "a seccomp filter or a security module forbids mount(2) here",
+     "docker run --rm --entrypoint usernsctl IMAGE seccomp-profile >seccomp.json; "
+     "docker run --security-opt seccomp=seccomp.json IMAGE"},
+    {"mount-without-owned-ns",
+     "proc and sysfs can be mounted only together with a PID or network namespace of one's own",
+     "add --pid (for /proc) or --net (for /sys)"},
+    {"multithreaded", "a process with more than one thread can't enter another user namespace",
+     "start the command in a child instead (usernsctl.run, usernsctl.Popen), or enter before "
+     "anything starts a thread"},
+    {"needs-setfcap",
+     "mapping uid 0 of the parent namespace takes CAP_SETFCAP since Linux 5.12, even for root",
+     "keep CAP_SETFCAP (docker run --cap-add SETFCAP), or start as a user other than root"},
+    {"nesting-too-deep", "user namespaces can be nested 32 deep, no deeper",
+     "start from an outer namespace"},
+    {"no-config-user-ns", "this kernel is built without user namespaces (CONFIG_USER_NS)",
+     "boot a kernel that has them: zgrep CONFIG_USER_NS /proc/config.gz"},
+    {"no-new-privs", "no_new_privs keeps newuidmap from gaining the privilege that it needs",
+     "start without it: in Kubernetes allowPrivilegeEscalation: true, in Docker without "
+     "--security-opt no-new-privileges; or map one id only"},
+    {"no-passwd-entry", "newuidmap needs to know the name of who calls it",
+     "useradd --uid UID NAME, which grants subordinate ranges too; or start as a user with a name"},
+    {"no-proc", "/proc is not mounted", "mount -t proc proc /proc"},
+    {"no-subordinate-range", "the user has no subordinate range, so only its own id can be mapped",
+     "usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER"},
+    {"not-dumpable",
+     "the /proc files of a process that is not dumpable belong to root, its maps among them",
+     "don't clear PR_SET_DUMPABLE, nor start from a program that its user can't read"},
+    {"nss-subid", "nsswitch.conf has subordinate ranges come from a service that does not answer",
+     "getsubids USER"},
+    {"out-of-memory",
+     "the control group's limit, or this machine's memory, was too small; a program in gVisor may "
+     "then end with a status of its own",
+     "raise the limit (docker run --memory 2g; in Kubernetes resources.limits.memory), or use "
+     "less"},
+    {"outside-parent-map", "an id to be mapped does not exist in the user namespace we are in",
+     "map only ids that cat /proc/self/uid_map /proc/self/gid_map lists in the first column"},
+    {"proc-masked",
+     "a container engine covers parts of /proc, and the kernel then allows no new one",
+     "docker run --security-opt systempaths=unconfined; in Kubernetes procMount: Unmasked"},
+    {"proc-read-only", "/proc is mounted read-only, so no map can be written",
+     "mount -o remount,rw /proc, or start the container with a /proc that is writable"},
+    {"process-limit", "no more processes are allowed: RLIMIT_NPROC, or pids.max of the cgroup",
+     "raise it: ulimit -u, or docker run --pids-limit; see ps -u $(id -u) for what runs"},
+    {"range-not-granted", "a user may map only what /etc/subuid and /etc/subgid grant it",
+     "map ranges that getsubids lists, or have them granted: usermod --add-subuids FIRST-LAST "
+     "USER"},
+    {"range-outside-parent",
+     "the granted range does not exist in this container, which has fewer ids than its host",
+     "grant a range that does: in the image, usermod --add-subuids 1001-65535 "
+     "--add-subgids 1001-65535 USER"},
+    {"seccomp-denies-userns",
+     "a seccomp filter forbids user namespaces, as the default one of Docker and of others does",
+     "docker run --rm --entrypoint usernsctl IMAGE seccomp-profile >seccomp.json; "
+     "docker run --security-opt seccomp=seccomp.json IMAGE"},
+    {"setgroups-denied-on-join", "in this namespace setgroups(2) was given up",
+     "keep the groups: leave --setgid out"},
+    {"setgroups-order", "an unprivileged process must give up setgroups(2) before it maps a group",
+     "leave --setgroups out, or set it to deny"},
+    {"subid-file-unreadable", "the file that grants subordinate ranges can't be read",
+     "chmod 644 /etc/subuid /etc/subgid"},
+    {"target-gone", "the process whose namespace or map it was has ended", "start again"},
+    {"unprivileged-map", "a process without CAP_SETUID and CAP_SETGID may map one id only, its own",
+     "map one id (--map-root-user or --map-current-user), or start with these capabilities"},
+    {"unprivileged-userns-clone-off",
+     "this kernel lets only root make user namespaces (Debian's kernel.unprivileged_userns_clone)",
+     "sysctl -w kernel.unprivileged_userns_clone=1"},
+};
+
+const struct un_cause *un_cause_find(const char *id)
+{
+    for (size_t i = 0; id && i < sizeof causes / sizeof causes[0]; i++)
+        if (!strcmp(causes[i].id, id))
+            return &causes[i];
+    return NULL;
+}

@@ -1,0 +1,116 @@
+#include "explain/cgroup.h"
+#include "base/error.h"
+#include "base/procfile.h"
+#include "sys/clone.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#define PROCS "/cgroup.procs"
+
+static bool is_on_cgroup2(const char *path)
+{
+    struct statfs fs;
+    return !statfs(path, &fs) && (uint64_t)fs.f_type == CGROUP2_SUPER_MAGIC;
+}
+
+/* Where the cgroup2 file system that `path` is on begins: the length of that part of it. */
+static size_t mount_length(const char *path)
+{
+    char above[UN_PATH_MAX];
+    size_t length = strlen(path);
+    snprintf(above, sizeof above, "%s", path);
+    for (char *slash; (slash = strrchr(above, '/')) && slash > above; length = strlen(above)) {
+        *slash = '\0';
+        if (!is_on_cgroup2(above))
+            break;
+    }
+    return length;
+}
+
+/* The length of the longest path that both are at or below: "/a" of "/a/b" and "/a/bc". */
+static size_t common_length(const char *a, const char *b)
+{
+    size_t common = 0;
+    for (size_t i = 0;; i++) {
+        if ((a[i] == '/' || !a[i]) && (b[i] == '/' || !b[i]))
+            common = i;
+        if (!a[i] || a[i] != b[i])
+            return common;
+    }
+}
+
+static bool may_write(const char *file)
+{
+    return !faccessat(AT_FDCWD, file, W_OK, AT_EACCESS);
+}
+
+/*
+ * Who moves a process must be able to write cgroup.procs of the group that it comes to and of the
+ * closest one that is above both (cgroups(7), "Cgroups v2 delegation: delegation containment").
+ * Writes which of the two we can't for the group with this path into `file`; false: neither.
+ */
+static bool find_unwritable(const char *path, char *file, size_t size)
+{
+    char own[UN_PATH_MAX];
+    snprintf(file, size, "%s" PROCS, path);
+    if (!may_write(file))
+        return true;
+    if (!un_proc_cgroup("/proc", "", own, sizeof own))
+        return false;
+    size_t mount = mount_length(path);
+    size_t common = common_length(path + mount, strcmp(own, "/") ? own : "");
+    snprintf(file, size, "%.*s" PROCS, (int)(mount + common), path);
+    return !may_write(file);
+}
+
+static void refuse(struct un_error *err, const char *cause, const char *what)
+{
+    un_fail(err, UN_STEP_CGROUP, err->errnum, cause, "%s", what);
+}
+
+void un_explain_cgroup(struct un_error *err, int dir)
+{
+    char link[32], path[UN_PATH_MAX], file[UN_PATH_MAX + sizeof PROCS];
+    struct stat status;
+
+    snprintf(link, sizeof link, "/proc/self/fd/%d", dir);
+    ssize_t length = readlink(link, path, sizeof path - 1);
+    path[length < 0 ? 0 : length] = '\0';
+    if (length < 0)
+        memcpy(path, link, sizeof link);
+    switch (err->errnum) {
+    case ENOSYS:
+    case EPERM:
+        /* The one is for what we asked to be made with it, unless clone3(2) is what is missing. */
+        if (!un_clone3_works())
+            refuse(err, "clone-into-cgroup-missing", path);
+        break;
+    case E2BIG:
+        refuse(err, "clone-into-cgroup-missing", path);
+        break;
+    case EBADF:
+        refuse(err, fstat(dir, &status) ? NULL : "cgroup-not-unified", path);
+        break;
+    case EBUSY:
+    case EOPNOTSUPP:
+        refuse(err, "cgroup-takes-no-process", path);
+        break;
+    case ENODEV:
+    case ENOENT:
+        refuse(err, NULL, path);
+        break;
+    case EACCES:
+        if (find_unwritable(path, file, sizeof file))
+            refuse(err, "cgroup-not-delegated", file);
+        break;
+    default:
+        break;
+    }
+}

@@ -1,0 +1,186 @@
+/*
+ * Which of the causes that share an errno it was, by facts that cost a few microseconds.
+ *
+ * A cause is only named if a fact speaks for it; what is left is for the doctor, who can try.
+ */
+#include "base/procfile.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#ifndef SYS_landlock_create_ruleset
+#define SYS_landlock_create_ruleset 444
+#endif
+#define LANDLOCK_VERSION 1U
+
+static bool is_filtered(const char *proc)
+{
+    return un_proc_status(proc, "Seccomp:") == 2;
+}
+
+static bool is_restricted_by_apparmor(const char *proc)
+{
+    return un_proc_number(proc, "sys/kernel/apparmor_restrict_unprivileged_userns") == 1;
+}
+
+/* To be freed, since they are more than a small stack holds. NULL: they can't be had. */
+static struct un_facts *read_facts(void)
+{
+    struct un_error ignored;
+    struct un_facts *facts = malloc(sizeof *facts);
+    if (facts && un_facts_read(facts, &ignored)) {
+        free(facts);
+        return NULL;
+    }
+    return facts;
+}
+
+static bool has_own_ids(void)
+{
+    struct un_facts *facts = read_facts();
+    bool has = !facts || (un_map_has(&facts->id[UN_UID].parent, facts->id[UN_UID].own) &&
+                          un_map_has(&facts->id[UN_GID].parent, facts->id[UN_GID].own));
+    free(facts);
+    return has;
+}
+
+static bool may_admin(void)
+{
+    struct un_facts *facts = read_facts();
+    bool may = facts && facts->caps >> CAP_SYS_ADMIN & 1;
+    free(facts);
+    return may;
+}
+
+/* Only the initial user namespace maps every id. */
+static bool is_initial(void)
+{
+    struct un_facts *facts = read_facts();
+    bool initial = facts && facts->id[UN_UID].parent.len == 1 &&
+                   facts->id[UN_UID].parent.extent[0].count == UINT32_MAX;
+    free(facts);
+    return initial;
+}
+
+static const char *creation_denied(const char *proc)
+{
+    /* No kernel refuses to unshare nothing: so it was a filter, which comes before all else. */
+    if (syscall(SYS_unshare, 0) && errno == EPERM)
+        return "seccomp-denies-userns";
+    if (!un_proc_has_mount(proc, "/", false))
+        return "in-chroot";
+    if (!has_own_ids())
+        return "caller-id-unmapped";
+    if (un_proc_number(proc, "sys/kernel/unprivileged_userns_clone") == 0 && !may_admin())
+        return "unprivileged-userns-clone-off";
+    if (is_filtered(proc))
+        return "seccomp-denies-userns";
+    return is_restricted_by_apparmor(proc) ? "apparmor-restricts-userns" : NULL;
+}
+
+static const char *creation_failed(int errnum, const char *proc)
+{
+    char path[64];
+    switch (errnum) {
+    case EPERM:
+        return creation_denied(proc);
+    case EACCES:
+        return is_restricted_by_apparmor(proc) ? "apparmor-restricts-userns" : "lsm-denies-userns";
+    case ENOSYS:
+        return is_filtered(proc) ? "seccomp-denies-userns" : NULL;
+    case EAGAIN:
+        return "process-limit";
+    case ENOSPC:
+    case EUSERS:
+        if (un_proc_number(proc, "sys/user/max_user_namespaces") > 0 && !is_initial())
+            return "nesting-too-deep";
+        return "max-user-namespaces";
+    case EINVAL:
+        snprintf(path, sizeof path, "%s/self/ns/user", proc);
+        return access(path, F_OK) ? "no-config-user-ns" : NULL;
+    default:
+        return NULL;
+    }
+}
+
+static const char *map_failed(int errnum, const char *proc)
+{
+    switch (errnum) {
+    case EROFS:
+        return "proc-read-only";
+    case ENOENT:
+    case ESRCH:
+        return "target-gone";
+    case EINVAL:
+        return "map-invalid";
+    case EPERM:
+        return is_restricted_by_apparmor(proc) ? "apparmor-restricts-userns" : NULL;
+    case EACCES:
+        if (is_restricted_by_apparmor(proc))
+            return "apparmor-restricts-userns";
+        /* Nothing tells whether a process is confined by Landlock, but nothing else is left that
+         * refuses a file to its owner. */
+        return syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_VERSION) > 0 ? "landlock"
+                                                                                   : NULL;
+    default:
+        return NULL;
+    }
+}
+
+static const char *mount_failed(const struct un_error *err, const char *proc)
+{
+    if (err->errnum != EPERM && err->errnum != EACCES)
+        return NULL;
+    /* As with unshare(0): what the kernel has to say to this is EFAULT or EINVAL. */
+    if (syscall(SYS_mount, NULL, NULL, NULL, 0, NULL) && errno == EPERM)
+        return "mount-denied";
+    if (strcmp(err->detail, "/proc"))
+        return is_filtered(proc) ? "mount-denied" : NULL;
+    return un_proc_has_mount(proc, "/proc", true) ? "proc-masked" : "mount-without-owned-ns";
+}
+
+static const char *join_failed(int errnum)
+{
+    /* The kernel looks at the descriptor first, and has EBADF to say to this one. */
+    if (errnum == EPERM && syscall(SYS_setns, -1, 0) && errno == EPERM)
+        return "seccomp-denies-userns";
+    return errnum == EPERM || errnum == EINVAL ? "join-denied" : NULL;
+}
+
+static const char *find(const struct un_error *err, const char *proc)
+{
+    switch (err->step) {
+    case UN_STEP_CLONE:
+    case UN_STEP_UNSHARE:
+        return creation_failed(err->errnum, proc);
+    case UN_STEP_SETNS:
+        return join_failed(err->errnum);
+    case UN_STEP_SETGROUPS:
+        if (err->errnum != EPERM)
+            return map_failed(err->errnum, proc);
+        return strcmp(err->detail, "setgroups") ? "setgroups-denied-on-join" : "setgroups-order";
+    case UN_STEP_UID_MAP:
+    case UN_STEP_GID_MAP:
+        return map_failed(err->errnum, proc);
+    case UN_STEP_PROPAGATION:
+    case UN_STEP_MOUNT:
+        return mount_failed(err, proc);
+    case UN_STEP_SETRESUID:
+    case UN_STEP_SETRESGID:
+        return err->errnum == EINVAL ? "inside-id-unmapped" : NULL;
+    default:
+        return NULL;
+    }
+}
+
+void un_diagnose(struct un_error *err, const char *proc)
+{
+    if (!err->cause)
+        err->cause = find(err, proc);
+}

@@ -1,0 +1,144 @@
+/* Subordinate ranges: what /etc/subuid and /etc/subgid grant to a user (subuid(5)). */
+#include "base/error.h"
+#include "base/lines.h"
+#include "base/notice.h"
+#include "base/number.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+/* Reads a number that the byte `end` follows. Returns what follows that, or NULL. */
+static const char *read_field(const char *text, char end, uint64_t *number)
+{
+    const char *at = un_number_read(text, UINT32_MAX, number);
+    if (!at || *at != end)
+        return NULL;
+    return end ? at + 1 : at;
+}
+
+/* What is wrong with what follows the name, or NULL; fills in `range`. */
+static const char *parse_range(const char *text, struct un_range *range)
+{
+    uint64_t start, count;
+    const char *at = read_field(text, ':', &start);
+    if (at)
+        at = read_field(at, '\0', &count);
+    if (!at)
+        return strchr(text, '\r') ? "it ends with CR LF" : "it must be name:start:count";
+    if (count == 0)
+        return "its count is 0";
+    /* 4294967295 is no id. */
+    if (start + count > UINT32_MAX)
+        return "it goes past 4294967294, the last id there is";
+    *range = (struct un_range){(uint32_t)start, (uint32_t)count};
+    return NULL;
+}
+
+struct reader {
+    const char *path;
+    const char *user;
+    char uid[11];
+    struct un_ranges *ranges;
+    struct un_notices *notices;
+};
+
+/* Whether a line is about our user. By name or uid to the letter: strtoul() would take any name
+ * for user 0. */
+static bool is_ours(const struct reader *reader, const char *name)
+{
+    return (*reader->user && !strcmp(name, reader->user)) || !strcmp(name, reader->uid);
+}
+
+/* No user's name is empty or begins with "#", so such a line grants nothing. */
+static bool is_nobodys(const char *line)
+{
+    return !*line || strchr("#:", *line);
+}
+
+typedef int take_line(struct reader *, char *line, bool cut, unsigned number, struct un_error *);
+
+static int read_ours(struct reader *reader, char *line, bool cut, unsigned number,
+                     struct un_error *err)
+{
+    char *colon = strchr(line, ':');
+    if (is_nobodys(line))
+        return 0;
+    if (cut || !colon) {
+        un_notice(reader->notices, "%s, line %u is skipped: %s", reader->path, number,
+                  cut ? "it is too long" : "it must be name:start:count");
+        return 0;
+    }
+    *colon = '\0';
+    if (!is_ours(reader, line))
+        return 0;
+    struct un_range range;
+    const char *fault = parse_range(colon + 1, &range);
+    if (fault) {
+        un_notice(reader->notices, "%s, line %u is skipped: %s", reader->path, number, fault);
+        return 0;
+    }
+    if (reader->ranges->len == UN_MAP_MAX)
+        return un_fail(err, UN_STEP_SUBID, 0, "map-invalid",
+                       "%s grants more than %d ranges, more than a map can hold", reader->path,
+                       UN_MAP_MAX);
+    reader->ranges->range[reader->ranges->len++] = range;
+    return 0;
+}
+
+/* Two users with the same ids can read and kill what is the other's: worth knowing. */
+static int compare_others(struct reader *reader, char *line, bool cut, unsigned number,
+                          struct un_error *err)
+{
+    struct un_range other;
+    char *colon = strchr(line, ':');
+    (void)err;
+    if (is_nobodys(line) || cut || !colon)
+        return 0;
+    *colon = '\0';
+    if (is_ours(reader, line) || parse_range(colon + 1, &other))
+        return 0;
+    for (uint32_t i = 0; i < reader->ranges->len; i++) {
+        struct un_range own = reader->ranges->range[i];
+        if (other.start < (uint64_t)own.start + own.count &&
+            own.start < (uint64_t)other.start + other.count)
+            un_notice(reader->notices,
+                      "%s, line %u grants %.32s ids that are ours too: %" PRIu32 ":%" PRIu32,
+                      reader->path, number, line, other.start, other.count);
+    }
+    return 0;
+}
+
+static int for_each_line(FILE *file, struct reader *reader, take_line *take, struct un_error *err)
+{
+    char line[UN_LINE_MAX];
+    bool cut;
+    for (unsigned number = 1; un_lines_next(file, line, &cut); number++)
+        if (take(reader, line, cut, number, err))
+            return -1;
+    return ferror(file) ? un_fail_errno(err, UN_STEP_SUBID, reader->path) : 0;
+}
+
+int un_subid_read(const char *path, const char *user, uint32_t uid, struct un_ranges *ranges,
+                  struct un_notices *notices, struct un_error *err)
+{
+    struct reader reader = {path, user, "", ranges, notices};
+    snprintf(reader.uid, sizeof reader.uid, "%" PRIu32, uid);
+    ranges->len = 0;
+    FILE *file = un_lines_open(path);
+    if (!file && errno == ENOENT)
+        return 0;
+    if (!file) {
+        un_fail_errno(err, UN_STEP_SUBID, path);
+        err->cause = "subid-file-unreadable";
+        return -1;
+    }
+    int failed = for_each_line(file, &reader, read_ours, err);
+    if (!failed && ranges->len) {
+        rewind(file);
+        failed = for_each_line(file, &reader, compare_others, err);
+    }
+    fclose(file);
+    return failed;
+}

@@ -1,0 +1,423 @@
+/*
+ * usernsctl: user namespaces, made and mapped without privilege.
+ *
+ * The whole interface of the core, and internal to the wheel: the Python package and the programs
+ * that come with it are its only callers, and it changes with them. The Python binding reads its
+ * declarations from this very file, so it keeps to what cffi understands: numbers, structs, enums
+ * and functions.
+ *
+ * Conventions
+ *   - A function that can fail returns 0, or -1 and fills in the struct un_error that is its last
+ *     argument. Nothing here prints, exits, or keeps state of its own between calls.
+ *   - "Async-signal-safe" means what signal-safety(7) means: the function neither allocates nor
+ *     locks, so it may run in a child that still shares its parent's memory.
+ *   - Descriptors that a function opens are close-on-exec.
+ *   - The rules quoted are those of user_namespaces(7); where one came or went, its kernel is
+ * named.
+ */
+#ifndef USERNSCTL_H
+#define USERNSCTL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+/* ---- errors (base/error.c, explain/) --------------------------------------------------------- */
+
+#define UN_DETAIL_MAX 512
+
+/* The point of the set-up at which something failed. */
+enum un_step {
+    UN_STEP_NONE,
+    UN_STEP_ARGUMENT,    /* what we were asked for makes no sense */
+    UN_STEP_FACTS,       /* finding out who and where we are */
+    UN_STEP_SUBID,       /* reading the subordinate ranges */
+    UN_STEP_PLAN,        /* deciding what to map, and who writes it */
+    UN_STEP_CLONE,       /* starting a process */
+    UN_STEP_CGROUP,      /* starting it in another control group */
+    UN_STEP_UNSHARE,     /* making a namespace */
+    UN_STEP_SETNS,       /* joining a namespace */
+    UN_STEP_SETGROUPS,   /* writing /proc/PID/setgroups, or setgroups(2) */
+    UN_STEP_UID_MAP,     /* writing /proc/PID/uid_map */
+    UN_STEP_GID_MAP,     /* writing /proc/PID/gid_map */
+    UN_STEP_HELPER,      /* newuidmap or newgidmap */
+    UN_STEP_PROPAGATION, /* mount propagation */
+    UN_STEP_MOUNT,       /* mount(2) */
+    UN_STEP_ROOT,        /* chroot(2) */
+    UN_STEP_CWD,         /* chdir(2) */
+    UN_STEP_SETRESGID,
+    UN_STEP_SETRESUID,
+    UN_STEP_CAPABILITIES,
+    UN_STEP_SESSION, /* setsid(2), setpgid(2) */
+    UN_STEP_PDEATHSIG,
+    UN_STEP_STDIO,  /* standard input, output and error */
+    UN_STEP_FDS,    /* passing and closing descriptors */
+    UN_STEP_LOOKUP, /* the command does not exist */
+    UN_STEP_EXEC,   /* the command exists, but can't be executed */
+    UN_STEP_WAIT,   /* waiting for a child */
+    UN_STEP_COUNT
+};
+
+struct un_error {
+    int step;                   /* enum un_step */
+    int errnum;                 /* errno of the call that failed, 0 where none did */
+    const char *cause;          /* the id of a struct un_cause, or NULL if the cause is not known */
+    char detail[UN_DETAIL_MAX]; /* what it was about: a path, an extent, a helper's own words */
+};
+
+/* Why something failed, for people. */
+struct un_cause {
+    const char *id;     /* stable: an id never changes once released */
+    const char *why;    /* one sentence */
+    const char *remedy; /* what to do; a command where there is one */
+};
+
+/* A step's name, such as "uid_map". */
+const char *un_step_name(int step);
+/* The cause with this id, or NULL. */
+const struct un_cause *un_cause_find(const char *id);
+/* Says in one line what failed: the detail, and what the kernel said. Returns text. */
+const char *un_error_reason(const struct un_error *err, char *text, size_t size);
+/* Names the cause of a failure that has none yet, by cheap facts from `proc` ("/proc"), if one of
+ * them speaks for it. To be called where it failed, by the process that it failed in. */
+void un_diagnose(struct un_error *err, const char *proc);
+/* The exit status for a failure before the command ran: 127 not found, 126 not executable, 125. */
+int un_exit_status(const struct un_error *err);
+
+/* ---- extents and maps (map/idmap.c, sys/map_files.c) ----------------------------------------- */
+
+#define UN_MAP_MAX 340        /* extents in a map; 5 before kernel 4.15 */
+#define UN_MAP_TEXT_MAX 11221 /* 340 lines of three ten-digit numbers, and a NUL */
+
+/* `count` ids from `inside` on stand for as many from `outside` on. */
+struct un_extent {
+    uint32_t inside;
+    uint32_t outside;
+    uint32_t count;
+};
+
+struct un_map {
+    uint32_t len;
+    struct un_extent extent[UN_MAP_MAX];
+};
+
+enum un_kind { UN_UID, UN_GID };
+
+/* The sides of a map. */
+enum un_side { UN_INSIDE, UN_OUTSIDE };
+
+/* The maps of both kinds, indexed by enum un_kind. */
+struct un_idmap {
+    struct un_map of[2];
+};
+
+/* Reads "inside:outside:count". */
+int un_extent_parse(const char *text, struct un_extent *extent, struct un_error *err);
+int un_map_add(struct un_map *map, struct un_extent extent, struct un_error *err);
+/* Checks what the kernel would answer with a bare EINVAL: see the comment in map/idmap.c. */
+int un_map_check(const struct un_map *map, uint32_t max_extents, size_t page_size,
+                 struct un_error *err);
+/* Writes the kernel's text of a map, ends it with NUL, returns its length. Async-signal-safe. */
+size_t un_map_format(const struct un_map *map, char text[UN_MAP_TEXT_MAX]);
+/* Reads the kernel's text of a map. */
+int un_map_parse(const char *text, struct un_map *map, struct un_error *err);
+/* Reads a file such as /proc/self/uid_map, the name relative to the directory `dir`. */
+int un_map_read(int dir, const char *name, struct un_map *map, struct un_error *err);
+/* Whether an id inside is mapped. */
+bool un_map_has(const struct un_map *map, uint32_t inside);
+/* How many of the ids from `id` on, `count` at most, are alike on that side of a map: all in one
+ * extent (*mapped is set), or all in none. */
+uint32_t un_map_run(const struct un_map *map, int side, uint32_t id, uint32_t count, bool *mapped);
+/* Whether two maps map the same ids to the same: the order and the cut of extents don't matter. */
+bool un_map_equal(const struct un_map *a, const struct un_map *b);
+
+/* ---- subordinate ranges (facts/subid.c) ------------------------------------------------------ */
+
+/* `count` ids from `start` on. */
+struct un_range {
+    uint32_t start;
+    uint32_t count;
+};
+
+struct un_ranges {
+    uint32_t len;
+    struct un_range range[UN_MAP_MAX];
+};
+
+#define UN_NOTICE_MAX 200
+#define UN_NOTICES 8
+
+/* What is worth telling but stops nobody: malformed lines, ranges shared with somebody. */
+struct un_notices {
+    uint32_t len;  /* how many are here */
+    uint32_t more; /* how many there was no room for: the last text says so */
+    char text[UN_NOTICES][UN_NOTICE_MAX];
+};
+
+/* Reads the ranges of a user from a file like /etc/subuid (subuid(5)): those of lines that begin
+ * with exactly its name, or with exactly its uid in decimal. No such file: no ranges. */
+int un_subid_read(const char *path, const char *user, uint32_t uid, struct un_ranges *ranges,
+                  struct un_notices *notices, struct un_error *err);
+
+/* ---- facts (facts/) -------------------------------------------------------------------------- */
+
+#define UN_USER_MAX 256
+#define UN_PATH_MAX 4096
+
+/* What is known of newuidmap or newgidmap without running it. */
+enum un_helper_state {
+    UN_HELPER_MISSING, /* not on PATH */
+    UN_HELPER_READY,
+    UN_HELPER_NOT_SETUID, /* neither setuid root nor with file capabilities */
+    UN_HELPER_NOSUID      /* on a mount where neither counts */
+};
+
+struct un_id_facts {
+    uint32_t own;         /* our effective id */
+    struct un_map parent; /* the map of the namespace we are in: the ids that exist for us */
+    struct un_ranges ranges;
+    int helper_state;         /* enum un_helper_state */
+    char helper[UN_PATH_MAX]; /* where it is */
+};
+
+/* What a plan depends on, and all it depends on. */
+struct un_facts {
+    struct un_id_facts id[2]; /* by enum un_kind */
+    uint64_t caps;            /* our effective capabilities, bit N for capability N */
+    uint32_t kernel_major;
+    uint32_t kernel_minor;
+    size_t page_size; /* bytes */
+    bool no_new_privs;
+    bool in_bounding_set; /* whether CAP_SETUID and CAP_SETGID are: helpers can gain them */
+    /* The rest is read only if a plan needs it. */
+    bool has_ranges;        /* whether it was */
+    char user[UN_USER_MAX]; /* our name, "" if there is none */
+    int64_t user_gid;       /* the gid in our passwd entry, -1 without one */
+    bool any_group;         /* the helpers serve whoever has another gid too */
+    struct un_notices notices;
+};
+
+/* Where the facts about ranges come from. NULL: the system's. */
+struct un_sources {
+    const char *subid[2]; /* /etc/subuid and /etc/subgid, by enum un_kind */
+    const char *passwd;   /* /etc/passwd */
+    const char *nsswitch; /* /etc/nsswitch.conf */
+    const char *login;    /* /etc/login.defs */
+    const char *path;     /* where helpers are looked for: directories separated by colons */
+};
+
+/* Reads the facts of the calling process, but for those about ranges. */
+int un_facts_read(struct un_facts *facts, struct un_error *err);
+/* Reads those. */
+int un_facts_read_ranges(struct un_facts *facts, const struct un_sources *sources,
+                         struct un_error *err);
+/* The number of threads of this process, or -1 where /proc does not tell. */
+int un_thread_count(void);
+
+/* ---- planning (map/plan.c, facts/caller_plan.c) ---------------------------------------------- */
+
+enum un_setgroups { UN_SETGROUPS_AUTO, UN_SETGROUPS_ALLOW, UN_SETGROUPS_DENY };
+
+/* Who writes a map. */
+enum un_writer {
+    UN_WRITER_NONE,   /* nobody: the map stays empty */
+    UN_WRITER_SELF,   /* the process itself: one id, its own */
+    UN_WRITER_PARENT, /* a process outside that holds CAP_SETUID or CAP_SETGID: any map */
+    UN_WRITER_HELPER  /* newuidmap or newgidmap: what the user was granted */
+};
+
+/* What else is mapped, beside our own id and the extents named. */
+enum un_fill {
+    UN_FILL_NONE,
+    UN_FILL_PACKED,   /* all our subordinate ranges, to the free ids from 0 on */
+    UN_FILL_IDENTITY, /* all our subordinate ranges, each id to itself */
+    UN_FILL_ALL       /* all ids that there are here, each to itself */
+};
+
+struct un_id_request {
+    bool map_self;      /* our own id ... */
+    uint32_t self;      /* ... is this one inside */
+    struct un_map more; /* further extents */
+    int fill;           /* enum un_fill */
+};
+
+struct un_request {
+    struct un_id_request id[2]; /* by enum un_kind */
+    int setgroups;              /* enum un_setgroups */
+    bool allow_single_id;       /* rather than to fail, map our own id alone */
+};
+
+#define UN_HELPER_TIMEOUT_MS 10000
+
+struct un_plan {
+    struct un_idmap map;
+    int writer[2];               /* enum un_writer, by enum un_kind */
+    const char *reason[2];       /* why this writer, by enum un_kind */
+    char helper[2][UN_PATH_MAX]; /* the program, where the writer is UN_WRITER_HELPER */
+    int helper_timeout_ms;       /* how long both helpers may take */
+    struct un_ranges clipped[2]; /* subordinate ranges that do not exist in our namespace */
+    bool single_id;              /* whether more was wanted, and allow_single_id used ... */
+    struct un_error wanted;      /* ... and why more could not be had */
+    int setgroups;     /* what is written to /proc/PID/setgroups; UN_SETGROUPS_AUTO: nothing */
+    int64_t become[2]; /* who we are inside, by enum un_kind; -1: nobody in particular */
+    bool drop_groups;  /* we become somebody else outside too, whose groups are not ours */
+};
+
+/* Whether a plan for this request depends on the facts about ranges. */
+bool un_plan_needs_ranges(const struct un_request *request, const struct un_facts *facts);
+/* Decides what is mapped and who writes it. Starts nothing and asks nobody: the same request and
+ * facts give the same plan. */
+int un_plan_make(const struct un_request *request, const struct un_facts *facts,
+                 struct un_plan *plan, struct un_error *err);
+const char *un_writer_name(int writer);
+/* Whether the process itself writes all there is to write. Async-signal-safe. */
+bool un_plan_writes_itself(const struct un_plan *plan);
+
+/* Who we will be in the user namespace of a process, below ours, whose /proc directory is open as
+ * `dir`: fills in its maps, who we become, and whether our groups are to be dropped. */
+int un_plan_to_join(int dir, struct un_plan *plan, struct un_error *err);
+/* Reads the facts that a request needs, of the calling process, and plans. */
+int un_plan_for_caller(const struct un_request *request, const struct un_sources *sources,
+                       struct un_facts *facts, struct un_plan *plan, struct un_error *err);
+
+/* ---- writing the maps (sys/map_files.c, ns/helper.c) ----------------------------------------- */
+
+/* Writes setgroups, uid_map and gid_map of the process whose /proc directory is open as `dir`, in
+ * that order, but for the maps that helpers write. Async-signal-safe. */
+int un_write_maps(int dir, const struct un_plan *plan, struct un_error *err);
+/* Has newuidmap and newgidmap write theirs, both at once, for the process whose /proc directory is
+ * open as `dir`. */
+int un_run_helpers(int dir, const struct un_plan *plan, struct un_error *err);
+/* Reads the maps back: an error unless they are those of the plan. */
+int un_verify_maps(int dir, const struct un_plan *plan, struct un_error *err);
+
+/* ---- namespaces (sys/namespaces.c, ns/namespace.c) ------------------------------------------- */
+
+enum un_ns {
+    UN_NS_USER,
+    UN_NS_MOUNT,
+    UN_NS_NET,
+    UN_NS_PID,
+    UN_NS_IPC,
+    UN_NS_UTS,
+    UN_NS_CGROUP,
+    UN_NS_TIME,
+    UN_NS_COUNT
+};
+
+/* A kept namespace: its descriptors by enum un_ns, -1 for those it does not have of its own. */
+struct un_namespace {
+    int fd[UN_NS_COUNT];
+};
+
+/* The CLONE_NEW... flag of a namespace. */
+uint64_t un_ns_flag(int ns);
+/*
+ * Who is root in a namespace may look into any process that comes in, so whatever comes in has
+ * memory and descriptors of its own: the child program, usernsctl-child, which is executed first
+ * and enters then. `child` says where it is; a static program that calls un_child_main() is one
+ * itself, as "/proc/self/exe".
+ */
+
+/* Makes namespaces, the user namespace mapped as planned, and opens them. No process is left.
+ * `flags` are CLONE_NEW... of the others; a PID namespace can't be made this way (EINVAL). */
+int un_namespace_create(const struct un_plan *plan, uint64_t flags, const char *child,
+                        struct un_namespace *ns, struct un_error *err);
+void un_namespace_close(struct un_namespace *ns);
+/* Moves the caller into the namespaces, the user namespace first. From before that on the process
+ * is not dumpable (PR_SET_DUMPABLE(2const)): those inside can't look into it. Descriptors that they
+ * must not have in any case are to be closed before. Async-signal-safe. */
+int un_namespace_join(const struct un_namespace *ns, struct un_error *err);
+/* Moves this process, which must have one thread only, into new namespaces. `plan` may be NULL:
+ * then no user namespace is made. The process is not dumpable from then on, but while it opens the
+ * three files of its own map; if `is_private`, not then either: the namespace is made by `child`,
+ * as it is in any case where somebody else has to write the map. */
+int un_enter(const struct un_plan *plan, uint64_t flags, const char *child, bool is_private,
+             struct un_error *err);
+
+/* ---- once inside (sys/setup.c, sys/mount.c) -------------------------------------------------- */
+
+/* What is done inside the namespaces, in the order of the fields. Unset: NULL, 0, false, or -1. */
+struct un_setup {
+    unsigned long propagation; /* MS_PRIVATE, MS_SLAVE or MS_SHARED, of all mounts */
+    const char *root;          /* chroot(2) */
+    const char *mount_proc;    /* where a new /proc is mounted, below that root */
+    const char *cwd;           /* chdir(2) */
+    uint64_t drop_bounding;    /* bit N: capability N leaves the bounding set */
+    bool no_new_privs;         /* PR_SET_NO_NEW_PRIVS(2const) */
+    const gid_t *groups;       /* setgroups(2) with group_count groups */
+    int32_t group_count;       /* -1: leave them */
+    int64_t gid;               /* setresgid(2) */
+    int64_t uid;               /* setresuid(2) */
+    bool keep_caps;            /* keep the capabilities across exec, as ambient ones */
+    int pdeathsig;             /* the signal that we get when our parent dies ... */
+    int parent_pidfd;          /* ... and who that is: it may be dead already */
+};
+
+void un_setup_init(struct un_setup *setup);
+/* A process that is not dumpable stays so. Async-signal-safe. */
+int un_setup_apply(const struct un_setup *setup, struct un_error *err);
+/* mount(2). Async-signal-safe. */
+int un_mount(const char *source, const char *target, const char *type, unsigned long flags,
+             const char *data, struct un_error *err);
+/* Shows the file or directory `source`, with all that is mounted below it, on `target`, which is
+ * one of the same kind: both by descriptors, which O_PATH will do for, of this mount namespace.
+ * What is shown has `attributes` (MOUNT_ATTR_... of mount_setattr(2)) from the beginning. `name` is
+ * for the error. Linux 5.12; else the cause is mount-by-descriptor-missing. */
+int un_bind(int source, int target, uint64_t attributes, const char *name, struct un_error *err);
+/* Gives all mounts on and below `top`, a descriptor of a mount's root, the attributes `set`, and
+ * takes `clear` from them. Linux 5.12, as above. */
+int un_mount_restrict(int top, uint64_t set, uint64_t clear, const char *name,
+                      struct un_error *err);
+
+/* ---- running a command (sys/exec.c, sys/fds.c, sys/supervise.c, ns/spawn.c) ------------------ */
+
+struct un_command {
+    const char *file;        /* a path, or a name to be looked up along `path` */
+    const char *path;        /* directories separated by colons; NULL: /bin:/usr/bin */
+    const char *const *argv; /* ends with NULL */
+    const char *const *envp; /* ends with NULL */
+};
+
+/* Replaces this program. Returns only if that failed, with -1. Async-signal-safe. */
+int un_exec(const struct un_command *command, struct un_error *err);
+/* Closes every descriptor from 3 on but those in `keep`, which is sorted and without doubles;
+ * those are passed on. Async-signal-safe. */
+int un_close_fds(const int *keep, size_t keep_count, struct un_error *err);
+
+struct un_spawn {
+    const char *child;               /* see un_namespace_create(); for a bare command: NULL */
+    const struct un_plan *plan;      /* a new user namespace, or NULL */
+    const struct un_namespace *join; /* namespaces to join first, or NULL */
+    uint64_t flags;                  /* CLONE_NEW... of further new namespaces */
+    int cgroup;                      /* a cgroup v2 directory to start in, never after; -1: ours */
+    struct un_setup setup;
+    struct un_command command;
+    int stdio[3];         /* what becomes descriptors 0 to 2; -1: leave */
+    bool close_fds;       /* close all from 3 on ... */
+    const int *keep;      /* ... but these: sorted, without doubles */
+    size_t keep_count;    /* */
+    bool restore_signals; /* SIGPIPE and SIGXFSZ, which Python ignores, get their default action */
+    bool new_session;     /* setsid(2) */
+    int process_group;    /* setpgid(2); -1: leave */
+    int umask;            /* umask(2); -1: leave */
+};
+
+void un_spawn_init(struct un_spawn *spawn);
+/*
+ * Starts a command in a child. 0: it has been exec'd, *pid is its id and *pidfd refers to it. -1:
+ * no process is left. Any thread may call it, and one that is cancelled meanwhile is so afterwards.
+ * The price does not depend on the size of the caller's memory.
+ *
+ * A bare command, one that changes nothing of what it is and where (no namespace, no root, no ids,
+ * no capabilities), is what the child executes; any other one the child program does, once inside.
+ */
+int un_spawn(const struct un_spawn *spawn, pid_t *pid, int *pidfd, struct un_error *err);
+/* Waits for a child on behalf of whoever waits for us, as usernsctl-exec --fork does: passes
+ * signals on to it, and returns what our exit status should be, 128+N if signal N killed it.
+ * Signals that came before reach it too if they were blocked when it was forked. Waits for all
+ * other children as well, so it is for a process that does nothing else any more. */
+int un_stand_in(pid_t child);
+
+#endif

@@ -1,0 +1,153 @@
+#include "map/compose.h"
+#include "base/error.h"
+#include "map/kind.h"
+
+#include <inttypes.h>
+
+static int add_self(int kind, const struct un_id_request *want, const struct un_id_facts *id,
+                    struct un_map *map, struct un_error *err)
+{
+    if (!want->map_self)
+        return 0;
+    if (!un_map_has(&id->parent, id->own))
+        return un_fail(err, UN_STEP_PLAN, 0, "caller-id-unmapped",
+                       "our %s %" PRIu32 " is not mapped in the user namespace we are in",
+                       un_kinds[kind].name, id->own);
+    return un_map_add(map, (struct un_extent){want->self, id->own, 1}, err);
+}
+
+/* Adds an extent as it is, but cut where the parent's map is cut: the kernel looks an extent up in
+ * one extent of the parent's (map_id_range_down()). */
+static int add_named(int kind, struct un_extent extent, const struct un_map *parent,
+                     struct un_map *map, struct un_error *err)
+{
+    while (extent.count) {
+        bool exists;
+        uint32_t length = un_map_run(parent, UN_INSIDE, extent.outside, extent.count, &exists);
+        if (!exists)
+            return un_fail(err, UN_STEP_PLAN, 0, "outside-parent-map",
+                           "%s %" PRIu32 " does not exist in the user namespace we are in, and "
+                           "%" PRIu32 " from it on don't either",
+                           un_kinds[kind].name, extent.outside, length);
+        if (un_map_add(map, (struct un_extent){extent.inside, extent.outside, length}, err))
+            return -1;
+        extent.inside += length;
+        extent.outside += length;
+        extent.count -= length;
+    }
+    return 0;
+}
+
+/* Maps ids to the first free ones inside, from *next on. */
+static int place(struct un_range ids, uint32_t *next, struct un_map *map, struct un_error *err)
+{
+    while (ids.count) {
+        bool taken;
+        uint32_t length = un_map_run(map, UN_INSIDE, *next, ids.count, &taken);
+        if (!taken) {
+            if (un_map_add(map, (struct un_extent){*next, ids.start, length}, err))
+                return -1;
+            ids.start += length;
+            ids.count -= length;
+        }
+        *next += length;
+    }
+    return 0;
+}
+
+static int clip(struct un_range ids, struct un_ranges *clipped, struct un_error *err)
+{
+    if (clipped->len == UN_MAP_MAX)
+        return un_fail(err, UN_STEP_PLAN, 0, "map-invalid",
+                       "more than %d ranges lie outside the user namespace we are in", UN_MAP_MAX);
+    clipped->range[clipped->len++] = ids;
+    return 0;
+}
+
+/* Maps what of a range exists here and is not mapped yet. */
+static int add_range(struct un_range ids, int fill, uint32_t *next, const struct un_map *parent,
+                     struct un_map *map, struct un_ranges *clipped, struct un_error *err)
+{
+    while (ids.count) {
+        bool exists, taken;
+        uint32_t length = un_map_run(parent, UN_INSIDE, ids.start, ids.count, &exists);
+        length = un_map_run(map, UN_OUTSIDE, ids.start, length, &taken);
+        struct un_range part = {ids.start, length};
+        int failed = 0;
+        if (!exists)
+            failed = clip(part, clipped, err);
+        else if (!taken && fill == UN_FILL_PACKED)
+            failed = place(part, next, map, err);
+        else if (!taken)
+            failed = un_map_add(map, (struct un_extent){part.start, part.start, length}, err);
+        if (failed)
+            return -1;
+        ids.start += length;
+        ids.count -= length;
+    }
+    return 0;
+}
+
+static int no_range(int kind, const struct un_facts *facts, struct un_error *err)
+{
+    const char *file = un_kinds[kind].subid;
+    const char *notice = facts->notices.len ? facts->notices.text[0] : "";
+    const char *separator = *notice ? "; " : "";
+    /* A grant would not help then: the helpers map nothing for a uid without a name. */
+    if (!facts->user[0])
+        return un_fail(err, UN_STEP_PLAN, 0, "no-passwd-entry",
+                       "%s grants no %s to uid %" PRIu32 ", which has no name in /etc/passwd%s%s",
+                       file, un_kinds[kind].name, facts->id[UN_UID].own, separator, notice);
+    return un_fail(err, UN_STEP_PLAN, 0, "no-subordinate-range", "%s grants no %s to user %s%s%s",
+                   file, un_kinds[kind].name, facts->user, separator, notice);
+}
+
+static int add_ranges(int kind, int fill, const struct un_facts *facts, struct un_map *map,
+                      struct un_ranges *clipped, struct un_error *err)
+{
+    const struct un_id_facts *id = &facts->id[kind];
+    uint32_t before = map->len, next = 0;
+    if (id->ranges.len == 0)
+        return no_range(kind, facts, err);
+    for (uint32_t i = 0; i < id->ranges.len; i++)
+        if (add_range(id->ranges.range[i], fill, &next, &id->parent, map, clipped, err))
+            return -1;
+    if (map->len == before && clipped->len)
+        return un_fail(err, UN_STEP_PLAN, 0, "range-outside-parent",
+                       "the subordinate %ss %" PRIu32 ":%" PRIu32
+                       " do not exist in the user namespace we are in",
+                       un_kinds[kind].name, clipped->range[0].start, clipped->range[0].count);
+    return 0;
+}
+
+static int add_all(const struct un_map *parent, struct un_map *map, struct un_error *err)
+{
+    struct un_ranges none = {.len = 0};
+    uint32_t next = 0;
+    for (uint32_t i = 0; i < parent->len; i++) {
+        struct un_range ids = {parent->extent[i].inside, parent->extent[i].count};
+        if (add_range(ids, UN_FILL_IDENTITY, &next, parent, map, &none, err))
+            return -1;
+    }
+    return 0;
+}
+
+/* Our own id first, then what was asked for by name; the rest fills what is left. */
+int un_compose(int kind, const struct un_request *request, const struct un_facts *facts,
+               struct un_map *map, struct un_ranges *clipped, struct un_error *err)
+{
+    const struct un_id_request *want = &request->id[kind];
+    const struct un_id_facts *id = &facts->id[kind];
+
+    map->len = clipped->len = 0;
+    if (add_self(kind, want, id, map, err))
+        return -1;
+    for (uint32_t i = 0; i < want->more.len; i++)
+        if (add_named(kind, want->more.extent[i], &id->parent, map, err))
+            return -1;
+    if (want->fill == UN_FILL_ALL)
+        return add_all(&id->parent, map, err);
+    if (want->fill != UN_FILL_NONE)
+        return add_ranges(kind, want->fill, facts, map, clipped, err);
+    return 0;
+}

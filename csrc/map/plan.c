@@ -1,0 +1,261 @@
+/* Planning: what is mapped, and who writes it. Pure functions of a request and of facts. */
+#include "map/plan.h"
+#include "base/error.h"
+#include "map/compose.h"
+#include "map/kind.h"
+
+#include <inttypes.h>
+#include <linux/capability.h>
+#include <string.h>
+
+static const char *const writer_names[] = {
+    [UN_WRITER_NONE] = "none",
+    [UN_WRITER_SELF] = "self",
+    [UN_WRITER_PARENT] = "parent",
+    [UN_WRITER_HELPER] = "helper",
+};
+
+const char *un_writer_name(int writer)
+{
+    return writer_names[writer];
+}
+
+static bool kernel_is(const struct un_facts *facts, uint32_t major, uint32_t minor)
+{
+    return facts->kernel_major > major ||
+           (facts->kernel_major == major && facts->kernel_minor >= minor);
+}
+
+static bool holds(const struct un_facts *facts, int cap)
+{
+    return facts->caps >> cap & 1;
+}
+
+static bool maps_outside(const struct un_map *map, uint32_t outside)
+{
+    bool mapped;
+    un_map_run(map, UN_OUTSIDE, outside, 1, &mapped);
+    return mapped;
+}
+
+/* Linux 5.12: who maps the parent's uid 0 could write file capabilities that count there. */
+static bool lacks_setfcap(int kind, const struct un_map *map, const struct un_facts *facts)
+{
+    return kind == UN_UID && maps_outside(map, 0) && kernel_is(facts, 5, 12) &&
+           !holds(facts, CAP_SETFCAP);
+}
+
+static bool is_own_id(const struct un_map *map, uint32_t own)
+{
+    return map->len == 1 && map->extent[0].count == 1 && map->extent[0].outside == own;
+}
+
+/* How many ids from `id` on one of the ranges has; 0: none has it. */
+static uint32_t granted_from(const struct un_ranges *ranges, uint32_t id)
+{
+    for (uint32_t i = 0; i < ranges->len; i++)
+        if (id >= ranges->range[i].start && id - ranges->range[i].start < ranges->range[i].count)
+            return ranges->range[i].count - (id - ranges->range[i].start);
+    return 0;
+}
+
+/* As newuidmap(1) judges: an extent may go on from one range into the next, but not from one's own
+ * id, which is granted by itself only (have_range() in shadow's subordinateio.c). */
+static bool is_granted(struct un_extent extent, const struct un_id_facts *id)
+{
+    if (extent.count == 1 && extent.outside == id->own)
+        return true;
+    while (extent.count) {
+        uint32_t granted = granted_from(&id->ranges, extent.outside);
+        if (granted == 0)
+            return false;
+        if (granted >= extent.count)
+            return true;
+        extent.outside += granted;
+        extent.count -= granted;
+    }
+    return false;
+}
+
+static int refuse_helper(int kind, const struct un_facts *facts, const char *cause, const char *why,
+                         struct un_error *err)
+{
+    const char *path = facts->id[kind].helper;
+    return un_fail(err, UN_STEP_PLAN, 0, cause,
+                   "the %s map is more than our own id and we don't hold %s, so it takes %s; %s",
+                   un_kinds[kind].name, un_kinds[kind].capability,
+                   *path ? path : un_kinds[kind].helper, why);
+}
+
+/* What can be told of a helper without running it. */
+static int check_helper(int kind, const struct un_facts *facts, struct un_error *err)
+{
+    switch (facts->id[kind].helper_state) {
+    case UN_HELPER_MISSING:
+        return refuse_helper(kind, facts, "helper-missing", "it is not installed", err);
+    case UN_HELPER_NOT_SETUID:
+        return refuse_helper(kind, facts, "helper-not-setuid",
+                             "it is neither setuid root nor has it file capabilities", err);
+    case UN_HELPER_NOSUID:
+        return refuse_helper(kind, facts, "helper-on-nosuid",
+                             "it is on a mount with nosuid, where it has no privilege", err);
+    default:
+        break;
+    }
+    if (facts->no_new_privs)
+        return refuse_helper(kind, facts, "no-new-privs",
+                             "no_new_privs is set, so it gains no privilege", err);
+    if (!facts->in_bounding_set)
+        return refuse_helper(kind, facts, "bounding-set",
+                             "CAP_SETUID and CAP_SETGID are not in our bounding set, so it can't "
+                             "gain them",
+                             err);
+    if (!facts->user[0])
+        return refuse_helper(kind, facts, "no-passwd-entry", "our uid has no name", err);
+    if (!facts->any_group && facts->user_gid != (int64_t)facts->id[UN_GID].own)
+        return refuse_helper(kind, facts, "gid-differs-from-passwd",
+                             "our gid is not the one in our passwd entry", err);
+    return 0;
+}
+
+static int plan_helper(int kind, const struct un_facts *facts, struct un_plan *plan,
+                       struct un_error *err)
+{
+    const struct un_map *map = &plan->map.of[kind];
+    const struct un_id_facts *id = &facts->id[kind];
+    if (check_helper(kind, facts, err))
+        return -1;
+    for (uint32_t i = 0; i < map->len; i++)
+        if (!is_granted(map->extent[i], id))
+            return un_fail(err, UN_STEP_PLAN, 0, "range-not-granted",
+                           "the %ss %" PRIu32 ":%" PRIu32 " are not granted to user %s by %s",
+                           un_kinds[kind].name, map->extent[i].outside, map->extent[i].count,
+                           facts->user, un_kinds[kind].subid);
+    plan->writer[kind] = UN_WRITER_HELPER;
+    plan->reason[kind] = un_kinds[kind].helper_does;
+    memcpy(plan->helper[kind], id->helper, sizeof id->helper);
+    return 0;
+}
+
+static int choose_writer(int kind, const struct un_request *request, const struct un_facts *facts,
+                         struct un_plan *plan, struct un_error *err)
+{
+    const struct un_map *map = &plan->map.of[kind];
+    bool own = is_own_id(map, facts->id[kind].own);
+    bool privileged = holds(facts, un_kinds[kind].cap);
+    /* A file's group may be denied what everybody else is granted: so who maps a group without
+     * privilege must not be able to leave it (user_namespaces(7), "The /proc/PID/setgroups file").
+     */
+    bool self = own && !(kind == UN_GID && request->setgroups == UN_SETGROUPS_ALLOW);
+
+    if (map->len == 0) {
+        plan->writer[kind] = UN_WRITER_NONE;
+        plan->reason[kind] = "nothing was asked for";
+        return 0;
+    }
+    if ((self || privileged) && lacks_setfcap(kind, map, facts))
+        return un_fail(err, UN_STEP_PLAN, 0, "needs-setfcap",
+                       "uid 0 of this namespace can't be mapped without CAP_SETFCAP");
+    if (self || privileged) {
+        plan->writer[kind] = self ? UN_WRITER_SELF : UN_WRITER_PARENT;
+        plan->reason[kind] = self ? "one id, our own" : un_kinds[kind].privileged;
+        return 0;
+    }
+    if (own)
+        return un_fail(err, UN_STEP_PLAN, 0, "setgroups-order",
+                       "setgroups can't stay allowed: we don't hold CAP_SETGID");
+    return plan_helper(kind, facts, plan, err);
+}
+
+/* Our own id if it is mapped, else root if that is. */
+static int64_t inside_id(const struct un_map *map, uint32_t own)
+{
+    for (uint32_t i = 0; i < map->len; i++)
+        if (own - map->extent[i].outside < map->extent[i].count)
+            return map->extent[i].inside + (own - map->extent[i].outside);
+    return un_map_has(map, 0) ? 0 : -1;
+}
+
+/* Our groups are not those of somebody else, but only who may call setgroups(2) can drop them. */
+void un_plan_become(struct un_plan *plan, uint32_t uid, uint32_t gid)
+{
+    plan->become[UN_UID] = inside_id(&plan->map.of[UN_UID], uid);
+    plan->become[UN_GID] = inside_id(&plan->map.of[UN_GID], gid);
+    plan->drop_groups = plan->setgroups != UN_SETGROUPS_DENY && plan->become[UN_GID] >= 0 &&
+                        !maps_outside(&plan->map.of[UN_GID], gid);
+}
+
+static int plan_kind(int kind, const struct un_request *request, const struct un_facts *facts,
+                     struct un_plan *plan, struct un_error *err)
+{
+    struct un_map *map = &plan->map.of[kind];
+    uint32_t most = kernel_is(facts, 4, 15) ? UN_MAP_MAX : 5;
+    if (un_compose(kind, request, facts, map, &plan->clipped[kind], err))
+        return -1;
+    if (map->len && un_map_check(map, most, facts->page_size, err))
+        return -1;
+    return choose_writer(kind, request, facts, plan, err);
+}
+
+static int plan_all(const struct un_request *request, const struct un_facts *facts,
+                    struct un_plan *plan, struct un_error *err)
+{
+    memset(plan, 0, sizeof *plan);
+    plan->helper_timeout_ms = UN_HELPER_TIMEOUT_MS;
+    for (int kind = UN_UID; kind <= UN_GID; kind++)
+        if (plan_kind(kind, request, facts, plan, err))
+            return -1;
+    plan->setgroups = request->setgroups;
+    if (plan->writer[UN_GID] == UN_WRITER_SELF)
+        plan->setgroups = UN_SETGROUPS_DENY;
+    un_plan_become(plan, facts->id[UN_UID].own, facts->id[UN_GID].own);
+    return 0;
+}
+
+int un_plan_single_id(const struct un_request *request, const struct un_facts *facts,
+                      struct un_plan *plan, struct un_error *err)
+{
+    struct un_request single = *request;
+    struct un_error wanted = *err;
+    for (int kind = UN_UID; kind <= UN_GID; kind++) {
+        single.id[kind].more.len = 0;
+        single.id[kind].fill = UN_FILL_NONE;
+        single.id[kind].self = request->id[kind].map_self ? request->id[kind].self : 0;
+        single.id[kind].map_self = true;
+    }
+    if (plan_all(&single, facts, plan, err))
+        return -1;
+    plan->single_id = true;
+    plan->wanted = wanted;
+    return 0;
+}
+
+int un_plan_make(const struct un_request *request, const struct un_facts *facts,
+                 struct un_plan *plan, struct un_error *err)
+{
+    if (!plan_all(request, facts, plan, err))
+        return 0;
+    if (!request->allow_single_id || err->step != UN_STEP_PLAN)
+        return -1;
+    return un_plan_single_id(request, facts, plan, err);
+}
+
+bool un_plan_writes_itself(const struct un_plan *plan)
+{
+    for (int kind = UN_UID; kind <= UN_GID; kind++)
+        if (plan->writer[kind] > UN_WRITER_SELF)
+            return false;
+    return true;
+}
+
+bool un_plan_needs_ranges(const struct un_request *request, const struct un_facts *facts)
+{
+    for (int kind = UN_UID; kind <= UN_GID; kind++) {
+        const struct un_id_request *want = &request->id[kind];
+        if (want->fill == UN_FILL_PACKED || want->fill == UN_FILL_IDENTITY)
+            return true;
+        if ((want->fill == UN_FILL_ALL || want->more.len) && !holds(facts, un_kinds[kind].cap))
+            return true;
+    }
+    return false;
+}

@@ -1,0 +1,149 @@
+/* newuidmap(1) and newgidmap(1): setuid programs that write what /etc/subuid and /etc/subgid
+ * grant. */
+#include "base/error.h"
+#include "sys/jobs.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define WORDS_MAX 400
+
+struct call {
+    int kind;
+    const char *argv[2 + 3 * UN_MAP_MAX + 1];
+    char numbers[UN_MAP_TEXT_MAX];
+    char words[WORDS_MAX]; /* what it says */
+};
+
+/* The numbers of a map as arguments are its text, cut at the blanks. */
+static void make_argv(struct call *call, const char *target, const struct un_plan *plan)
+{
+    size_t count = 0;
+    call->argv[count++] = plan->helper[call->kind];
+    call->argv[count++] = target;
+    un_map_format(&plan->map.of[call->kind], call->numbers);
+    char *rest;
+    for (char *word = strtok_r(call->numbers, " \n", &rest); word;
+         word = strtok_r(NULL, " \n", &rest))
+        call->argv[count++] = word;
+    call->argv[count] = NULL;
+}
+
+static int fail(const char *helper, const char *cause, const char *how, int number,
+                const char *words, struct un_error *err)
+{
+    char told[UN_DETAIL_MAX];
+    snprintf(told, sizeof told, how, number);
+    int length = (int)strcspn(words, "\n");
+    return un_fail(err, UN_STEP_HELPER, 0, cause, "%s %s%s%.*s", helper, told, length ? ": " : "",
+                   length, words);
+}
+
+/* Only "exited with 0" is success. */
+static int judge(const struct un_job *job, struct un_error *err)
+{
+    const char *helper = job->argv[0];
+    if (job->timed_out)
+        return fail(helper, "helper-hung", "had not ended in time, and was killed", 0, job->output,
+                    err);
+    if (job->stopped_by)
+        return fail(helper, "helper-stopped", "was stopped by signal %d, so it was killed",
+                    job->stopped_by, job->output, err);
+    if (!job->ended)
+        return fail(helper, "helper-status-lost", "ended, and nobody can tell how", 0, job->output,
+                    err);
+    if (job->ended != CLD_EXITED)
+        return fail(helper, "helper-killed", "was killed by signal %d", job->status, job->output,
+                    err);
+    if (job->status)
+        return fail(helper, "helper-failed", "exited with status %d", job->status, job->output,
+                    err);
+    return 0;
+}
+
+static int run(struct call *calls, size_t count, int dir, int timeout_ms, struct un_job *jobs,
+               struct un_error *err)
+{
+    for (size_t i = 0; i < count; i++)
+        jobs[i] = (struct un_job){
+            .argv = calls[i].argv,
+            .keep_fd = dir,
+            .output = calls[i].words,
+            .output_size = sizeof calls[i].words,
+        };
+    return un_run_jobs(jobs, count, timeout_ms, err);
+}
+
+/* shadow before 4.14 takes a pid only, and tells by its usage. */
+static bool wants_pid(const struct un_job *job)
+{
+    return job->ended == CLD_EXITED && job->status && strstr(job->output, "sage:") &&
+           !strstr(job->output, "fd:");
+}
+
+/* The pid of the process whose /proc directory this is, in that very /proc: it may be another
+ * PID namespace's than ours. */
+static int read_pid(int dir, char *pid, size_t size, struct un_error *err)
+{
+    int fd = openat(dir, "stat", O_RDONLY | O_CLOEXEC);
+    ssize_t got = fd < 0 ? -1 : read(fd, pid, size - 1);
+    if (got < 0)
+        un_fail_errno(err, UN_STEP_HELPER, "the target's pid");
+    if (fd >= 0)
+        close(fd);
+    if (got < 0)
+        return -1;
+    pid[got] = '\0';
+    pid[strspn(pid, "0123456789")] = '\0';
+    return 0;
+}
+
+static int run_all(struct call *calls, size_t count, int dir, const struct un_plan *plan,
+                   struct un_error *err)
+{
+    struct un_job jobs[2];
+    char target[32];
+    /* A descriptor stays what it is; a pid could be somebody else's by the time it is looked at. */
+    snprintf(target, sizeof target, "fd:%d", dir);
+    for (bool by_pid = false;; by_pid = true) {
+        for (size_t i = 0; i < count; i++)
+            make_argv(&calls[i], target, plan);
+        if (run(calls, count, dir, plan->helper_timeout_ms, jobs, err))
+            return -1;
+        if (by_pid || !wants_pid(&jobs[0]))
+            break;
+        if (read_pid(dir, target, sizeof target, err))
+            return -1;
+    }
+    for (size_t i = 0; i < count; i++)
+        if (judge(&jobs[i], err))
+            return -1;
+    return 0;
+}
+
+int un_run_helpers(int dir, const struct un_plan *plan, struct un_error *err)
+{
+    /* Too much for a small stack. */
+    struct call *calls = calloc(2, sizeof *calls);
+    size_t count = 0;
+    if (!calls)
+        return un_fail_errno(err, UN_STEP_HELPER, "the words of a helper");
+    for (int kind = UN_UID; kind <= UN_GID; kind++)
+        if (plan->writer[kind] == UN_WRITER_HELPER)
+            calls[count++].kind = kind;
+    /* Where ours are closed, `dir` may be one of the three that become a helper's standard input,
+     * output and error. */
+    int passed = count ? fcntl(dir, F_DUPFD_CLOEXEC, 3) : -1, failed = 0;
+    if (count && passed < 0)
+        failed = un_fail_errno(err, UN_STEP_HELPER, "the target's directory");
+    else if (count)
+        failed = run_all(calls, count, passed, plan, err);
+    if (passed >= 0)
+        close(passed);
+    free(calls);
+    return failed;
+}

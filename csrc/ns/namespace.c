@@ -1,0 +1,176 @@
+/* Making, keeping and entering namespaces. */
+#include "base/error.h"
+#include "ns/start_child.h"
+#include "sys/map_files.h"
+#include "sys/namespaces.h"
+#include "sys/process.h"
+#include "sys/self.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+/* How long a holder may take from letting go of its socket to being dumpable: a call or two. */
+#define DUMPABLE_TIMEOUT_US 10000000
+#define LONGEST_NAP_US 1000
+
+/*
+ * A holder opens itself to newuidmap, which has our ids, once it has nothing that could be taken
+ * from it; nothing could tell us when. Its files belong to us then (proc_pid(5)).
+ */
+static int wait_until_open(int dir, int pidfd, struct un_error *err)
+{
+    struct pollfd end = {.fd = pidfd, .events = POLLIN};
+    struct stat file;
+    long nap = 20;
+    for (long waited = 0; waited < DUMPABLE_TIMEOUT_US; waited += nap) {
+        if (poll(&end, 1, 0) > 0)
+            return un_fail_ended(pidfd, err);
+        if (fstatat(dir, "uid_map", &file, 0))
+            return un_fail_errno(err, UN_STEP_UID_MAP, "uid_map");
+        if (file.st_uid == geteuid())
+            return 0;
+        nanosleep(&(struct timespec){.tv_nsec = nap * 1000}, NULL);
+        nap = nap < LONGEST_NAP_US ? nap * 2 : nap;
+    }
+    return un_fail(err, UN_STEP_UID_MAP, EACCES, NULL, "uid_map");
+}
+
+/* Takes what the holder hands out: its /proc directory, and the namespaces with these flags. */
+static int take_namespaces(int socket, int pidfd, uint64_t flags, int *dir, struct un_namespace *ns,
+                           struct un_error *err)
+{
+    struct un_told told;
+    size_t taken = 1;
+    int got = un_hear(socket, &told, err);
+    if (got < 0)
+        return -1;
+    if (got == 0)
+        return un_fail_ended(pidfd, err);
+    if (told.message.news == UN_NEWS_HOLDING && told.fd_count) {
+        *dir = told.fd[0];
+        for (int kind = 0; kind < UN_NS_COUNT; kind++)
+            if (flags & un_ns_flag(kind) && taken < told.fd_count)
+                ns->fd[kind] = told.fd[taken++];
+    } else {
+        taken = 0;
+    }
+    while (told.fd_count > taken)
+        close(told.fd[--told.fd_count]);
+    if (told.message.news == UN_NEWS_FAILED)
+        return un_told_failure(&told, err);
+    if (!taken || un_hear(socket, &told, err))
+        return un_fail(err, UN_STEP_CLONE, EPROTO, NULL, "news of the holder");
+    return 0;
+}
+
+static int hold_and_map(struct un_start *start, const struct un_plan *plan, uint64_t flags,
+                        struct un_namespace *ns, struct un_error *err)
+{
+    int dir = -1;
+    int failed = take_namespaces(start->socket, start->pidfd, flags, &dir, ns, err) ||
+                 wait_until_open(dir, start->pidfd, err) || un_write_maps(dir, plan, err) ||
+                 un_run_helpers(dir, plan, err) || un_verify_maps(dir, plan, err);
+    if (dir >= 0)
+        close(dir);
+    return failed ? -1 : 0;
+}
+
+static int create(const struct un_plan *plan, uint64_t flags, struct un_start *start,
+                  struct un_namespace *ns, struct un_error *err)
+{
+    struct un_task task;
+    un_task_init(&task);
+    task.number[UN_TASK_HOLD] = 1;
+    task.number[UN_TASK_FLAGS] = (int64_t)flags;
+    task.fd[UN_TASK_PARENT] = un_pidfd_open(getpid());
+    if (task.fd[UN_TASK_PARENT] < 0)
+        return un_fail_errno(err, UN_STEP_CLONE, "pidfd_open");
+    int failed = un_start_child(start, &task, err);
+    close(task.fd[UN_TASK_PARENT]);
+    if (failed)
+        return -1;
+    failed = hold_and_map(start, plan, flags, ns, err);
+    close(start->socket);
+    un_kill_and_reap(start->pidfd);
+    if (failed)
+        un_namespace_close(ns);
+    return failed;
+}
+
+int un_namespace_create(const struct un_plan *plan, uint64_t flags, const char *child,
+                        struct un_namespace *ns, struct un_error *err)
+{
+    struct un_start start = {.program = child, .cgroup = -1, .is_empty = true};
+    memset(ns->fd, 0xff, sizeof ns->fd);
+    if (flags & CLONE_NEWPID)
+        return un_fail(err, UN_STEP_ARGUMENT, EINVAL, NULL,
+                       "a PID namespace ends with its first process, so it can't be kept");
+    int cancel = un_forbid_cancel();
+    int failed = create(plan, flags | CLONE_NEWUSER, &start, ns, err);
+    un_restore_cancel(cancel);
+    return failed;
+}
+
+/* One thread can't be in another user namespace than the rest of its process: EINVAL. */
+static int fail_unshare_user(struct un_error *err)
+{
+    un_fail_errno(err, UN_STEP_UNSHARE, "");
+    int threads = un_thread_count();
+    if (err->errnum != EINVAL || threads <= 1)
+        return -1;
+    return un_fail(err, UN_STEP_UNSHARE, EINVAL, "multithreaded", "this process has %d threads",
+                   threads);
+}
+
+static int enter_and_write(const struct un_plan *plan, uint64_t flags, struct un_error *err)
+{
+    struct un_own_maps maps;
+    char(*text)[UN_MAP_TEXT_MAX] = calloc(2, sizeof *text);
+    if (!text)
+        return un_fail_errno(err, UN_STEP_UID_MAP, "the maps");
+    un_own_maps_of(plan, text, &maps);
+    un_hide_process();
+    int failed = unshare((int)(flags | CLONE_NEWUSER)) ? fail_unshare_user(err)
+                                                       : un_write_own_maps(&maps, err);
+    free(text);
+    return failed;
+}
+
+/* Somebody else makes the namespace; then follow. */
+static int create_and_join(const struct un_plan *plan, uint64_t flags, const char *child,
+                           struct un_error *err)
+{
+    struct un_namespace ns;
+    /* The kernel would say so, too, but not before all the rest is done. */
+    if (un_thread_count() > 1) {
+        errno = EINVAL;
+        return fail_unshare_user(err);
+    }
+    if (un_namespace_create(plan, 0, child, &ns, err))
+        return -1;
+    int failed = un_namespace_join(&ns, err);
+    un_namespace_close(&ns);
+    if (failed)
+        return -1;
+    if (flags && unshare((int)flags))
+        return un_fail_errno(err, UN_STEP_UNSHARE, "");
+    return 0;
+}
+
+int un_enter(const struct un_plan *plan, uint64_t flags, const char *child, bool is_private,
+             struct un_error *err)
+{
+    if (plan && !is_private && un_plan_writes_itself(plan))
+        return enter_and_write(plan, flags, err);
+    if (plan)
+        return create_and_join(plan, flags, child, err);
+    if (flags && unshare((int)flags))
+        return un_fail_errno(err, UN_STEP_UNSHARE, "");
+    return 0;
+}

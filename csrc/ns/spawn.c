@@ -1,0 +1,202 @@
+/*
+ * Starting a command in a child: by the child program where it is to run somewhere else, or as
+ * somebody else (start_child.c, child/enter.c), else at once (sys/bare_command.c).
+ */
+#include "base/error.h"
+#include "explain/cgroup.h"
+#include "ns/start_child.h"
+#include "sys/bare_command.h"
+#include "sys/clone.h"
+#include "sys/map_files.h"
+#include "sys/process.h"
+
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static void describe_setup(const struct un_setup *setup, struct un_task *task)
+{
+    task->number[UN_TASK_PROPAGATION] = (int64_t)setup->propagation;
+    task->number[UN_TASK_DROP_BOUNDING] = (int64_t)setup->drop_bounding;
+    task->number[UN_TASK_NO_NEW_PRIVS] = setup->no_new_privs;
+    task->number[UN_TASK_GID] = setup->gid;
+    task->number[UN_TASK_UID] = setup->uid;
+    task->number[UN_TASK_KEEP_CAPS] = setup->keep_caps;
+    task->number[UN_TASK_PDEATHSIG] = setup->pdeathsig;
+    task->number[UN_TASK_GROUPS] = setup->group_count;
+    task->text[UN_TASK_MOUNT_PROC] = setup->mount_proc;
+    task->text[UN_TASK_ROOT] = setup->root;
+    task->text[UN_TASK_CWD] = setup->cwd;
+    task->groups = setup->groups;
+}
+
+static void describe(const struct un_spawn *spawn, const struct un_own_maps *maps, uint64_t signals,
+                     struct un_task *task)
+{
+    un_task_init(task);
+    task->number[UN_TASK_FLAGS] = (int64_t)spawn->flags;
+    task->number[UN_TASK_SIGNALS] = (int64_t)signals;
+    task->number[UN_TASK_RESTORE_SIGNALS] = spawn->restore_signals;
+    task->text[UN_TASK_FILE] = spawn->command.file;
+    task->text[UN_TASK_PATH] = spawn->command.path;
+    task->argv = spawn->command.argv;
+    task->text[UN_TASK_POLICY] = maps->policy;
+    task->text[UN_TASK_UID_MAP] = maps->map[UN_UID];
+    task->text[UN_TASK_GID_MAP] = maps->map[UN_GID];
+    describe_setup(&spawn->setup, task);
+    task->fd[UN_TASK_PARENT] = spawn->setup.parent_pidfd;
+    if (spawn->join)
+        memcpy(task->fd + UN_TASK_NS, spawn->join->fd, sizeof spawn->join->fd);
+}
+
+/* Who is to be the command. */
+struct heard {
+    bool here;
+    pid_t pid;  /* of a second child, as all that follows */
+    int pidfd;  /* -1: nothing was heard of it */
+    int failed; /* as is written down */
+};
+
+static void note(struct un_told *told, struct heard *heard, struct un_error *err)
+{
+    if (told->message.news == UN_NEWS_FAILED && !heard->failed)
+        heard->failed = un_told_failure(told, err);
+    if (told->message.news == UN_NEWS_HERE) {
+        heard->here = true;
+        heard->pid = told->sender;
+    }
+    if (told->message.news == UN_NEWS_SECOND && told->fd_count && heard->pidfd < 0)
+        heard->pidfd = told->fd[--told->fd_count];
+    while (told->fd_count)
+        close(told->fd[--told->fd_count]);
+}
+
+/* Until the command has been executed, or nobody is left who could do it. */
+static void hear_out(int socket, struct heard *heard, struct un_error *err)
+{
+    struct un_told told;
+    struct un_error mishap;
+    int got;
+    while ((got = un_hear(socket, &told, &mishap))) {
+        if (got > 0)
+            note(&told, heard, err);
+        else if (!heard->failed) {
+            heard->failed = -1;
+            *err = mishap;
+        }
+    }
+}
+
+/* Nothing of it is to be left. */
+static int give_up(const struct un_start *start, const struct heard *heard, struct un_error *err)
+{
+    /* Of whom we only know the pid we had no room for the descriptor. */
+    int second = heard->pidfd >= 0 || heard->pid <= 0 ? heard->pidfd : un_pidfd_open(heard->pid);
+    if (second >= 0)
+        un_kill_and_reap(second);
+    if (!heard->failed)
+        un_fail_ended(start->pidfd, err);
+    un_kill_and_reap(start->pidfd);
+    return -1;
+}
+
+static int start_and_hear(struct un_start *start, const struct un_task *task, pid_t *pid,
+                          int *pidfd, struct un_error *err)
+{
+    struct heard heard = {.pidfd = -1};
+    siginfo_t how;
+    if (un_start_child(start, task, err))
+        return -1;
+    hear_out(start->socket, &heard, err);
+    close(start->socket);
+    if (heard.failed || !heard.here || (start->has_second && (heard.pidfd < 0 || heard.pid <= 0)))
+        return give_up(start, &heard, err);
+    *pid = start->pid;
+    *pidfd = start->pidfd;
+    if (start->has_second) {
+        un_reap(start->pidfd, &how);
+        close(start->pidfd);
+        *pid = heard.pid;
+        *pidfd = heard.pidfd;
+    }
+    return 0;
+}
+
+static int spawn_inside(const struct un_spawn *spawn, uint64_t signals, pid_t *pid, int *pidfd,
+                        struct un_error *err)
+{
+    struct un_own_maps maps = {.policy = NULL};
+    struct un_task task;
+    char(*text)[UN_MAP_TEXT_MAX] = NULL;
+    if (spawn->plan) {
+        text = calloc(2, sizeof *text);
+        if (!text)
+            return un_fail_errno(err, UN_STEP_CLONE, "the maps");
+        un_own_maps_of(spawn->plan, text, &maps);
+    }
+    describe(spawn, &maps, signals, &task);
+    if (spawn->plan)
+        task.number[UN_TASK_FLAGS] |= CLONE_NEWUSER;
+    struct un_start start = {
+        .program = spawn->child,
+        .cgroup = spawn->cgroup,
+        .has_second = un_task_has_second(&task),
+        .prepare = un_spawn_prepare,
+        .arg = spawn,
+        .environment = spawn->command.envp,
+    };
+    int failed = start_and_hear(&start, &task, pid, pidfd, err);
+    free(text);
+    return failed;
+}
+
+static int spawn_bare(const struct un_spawn *spawn, uint64_t signals, pid_t *pid, int *pidfd,
+                      struct un_error *err)
+{
+    int failed = un_spawn_bare(spawn, signals, pid, pidfd, err);
+    if (failed && err->step == UN_STEP_CLONE && spawn->cgroup >= 0)
+        un_explain_cgroup(err, spawn->cgroup);
+    return failed;
+}
+
+static int watch_parent_and_spawn(struct un_spawn *spawn, pid_t *pid, int *pidfd,
+                                  struct un_error *err)
+{
+    uint64_t signals = un_signal_mask();
+    if (spawn->setup.pdeathsig) {
+        spawn->setup.parent_pidfd = un_pidfd_open(getpid());
+        if (spawn->setup.parent_pidfd < 0)
+            return un_fail_errno(err, UN_STEP_PDEATHSIG, "pidfd_open");
+    }
+    int failed = un_spawn_is_bare(spawn) ? spawn_bare(spawn, signals, pid, pidfd, err)
+                                         : spawn_inside(spawn, signals, pid, pidfd, err);
+    if (spawn->setup.pdeathsig)
+        close(spawn->setup.parent_pidfd);
+    return failed;
+}
+
+/* Who maps more than its own id can't do so itself: the namespace is made first, then joined. */
+static int make_and_spawn(struct un_spawn *spawn, pid_t *pid, int *pidfd, struct un_error *err)
+{
+    struct un_namespace made;
+    if (!spawn->plan || un_plan_writes_itself(spawn->plan))
+        return watch_parent_and_spawn(spawn, pid, pidfd, err);
+    if (un_namespace_create(spawn->plan, 0, spawn->child, &made, err))
+        return -1;
+    spawn->plan = NULL;
+    spawn->join = &made;
+    int failed = watch_parent_and_spawn(spawn, pid, pidfd, err);
+    un_namespace_close(&made);
+    return failed;
+}
+
+int un_spawn(const struct un_spawn *spawn, pid_t *pid, int *pidfd, struct un_error *err)
+{
+    struct un_spawn ours = *spawn;
+    int cancel = un_forbid_cancel();
+    ours.setup.parent_pidfd = -1;
+    int failed = make_and_spawn(&ours, pid, pidfd, err);
+    un_restore_cancel(cancel);
+    return failed;
+}

@@ -1,0 +1,238 @@
+/*
+ * Starting the child program in a child, and hearing it out.
+ *
+ * Until it has executed that program the child shares our memory, so that the price does not grow
+ * with the heap; it stays where we are meanwhile, as who we are, while this thread is suspended
+ * (CLONE_VFORK). Other threads go on and may hold any lock, so it makes system calls and nothing
+ * else. A failure it records in our memory.
+ *
+ * After that it has a socket to tell us. That the other end of it is closed is how we know that the
+ * command has been executed; so nobody else may have that end, least of all a child that another
+ * thread forks just now. That is why the child makes the pair, in its own table of descriptors, and
+ * sends us our end.
+ */
+#include "ns/start_child.h"
+#include "base/error.h"
+#include "explain/cgroup.h"
+#include "sys/clone.h"
+#include "sys/fds.h"
+#include "sys/process.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+struct child {
+    const struct un_start *start;
+    const struct un_task *task;
+    struct un_words *words;
+    struct un_error *err; /* no step: there was none */
+    int letterbox[2];     /* where it sends our end to: ours, and its own */
+};
+
+/* What the kernel has room for: one descriptor, or those of a whole message. */
+union control {
+    struct cmsghdr header;
+    char room[CMSG_SPACE(UN_MESSAGE_FDS * sizeof(int)) + CMSG_SPACE(sizeof(struct ucred))];
+};
+
+/* Takes the descriptors of a message, and who sent it. */
+static void take_control(struct msghdr *letter, struct un_told *told)
+{
+    struct ucred sender;
+    told->fd_count = 0;
+    told->sender = 0;
+    for (struct cmsghdr *part = CMSG_FIRSTHDR(letter); part; part = CMSG_NXTHDR(letter, part)) {
+        size_t size = part->cmsg_len - CMSG_LEN(0);
+        if (part->cmsg_level != SOL_SOCKET)
+            continue;
+        if (part->cmsg_type == SCM_RIGHTS && size <= sizeof told->fd) {
+            told->fd_count = size / sizeof(int);
+            memcpy(told->fd, CMSG_DATA(part), size);
+        } else if (part->cmsg_type == SCM_CREDENTIALS && size == sizeof sender) {
+            memcpy(&sender, CMSG_DATA(part), size);
+            told->sender = sender.pid;
+        }
+    }
+}
+
+static ssize_t receive(int socket, void *data, size_t size, int flags, struct un_told *told)
+{
+    union control control;
+    struct iovec part = {.iov_base = data, .iov_len = size};
+    struct msghdr letter = {
+        .msg_iov = &part,
+        .msg_iovlen = 1,
+        .msg_control = &control,
+        .msg_controllen = sizeof control,
+    };
+    ssize_t got;
+    while ((got = recvmsg(socket, &letter, MSG_CMSG_CLOEXEC | flags)) < 0 && errno == EINTR)
+        continue;
+    if (got <= 0)
+        return got;
+    take_control(&letter, told);
+    if (!(letter.msg_flags & (MSG_TRUNC | MSG_CTRUNC)))
+        return got;
+    /* What there is no room for in our table of descriptors is lost. */
+    while (told->fd_count)
+        close(told->fd[--told->fd_count]);
+    errno = EMFILE;
+    return -1;
+}
+
+/* Makes the pair, and sends one end. The other one, which is the result, is not one of the three
+ * that the command gets as standard input, output and error. */
+static int make_socket(const struct child *child)
+{
+    int ends[2], on = 1;
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends))
+        return -1;
+    if (child->start->has_second && setsockopt(ends[0], SOL_SOCKET, SO_PASSCRED, &on, sizeof on))
+        return -1;
+    if (!un_send(child->letterbox[1], "", 1, &ends[0], 1))
+        return -1;
+    close(ends[0]);
+    int moved = ends[1] > 2 ? ends[1] : fcntl(ends[1], F_DUPFD_CLOEXEC, 3);
+    if (moved != ends[1])
+        close(ends[1]);
+    return moved;
+}
+
+/* The descriptors of the task, as copies: the command may be to get the same ones. */
+static int copy_fds(const struct child *child, int fd[UN_TASK_FDS])
+{
+    for (int i = 0; i < UN_TASK_FDS; i++) {
+        if (i == UN_TASK_SOCKET)
+            fd[i] = make_socket(child);
+        else
+            fd[i] = child->task->fd[i] < 0 ? -1 : fcntl(child->task->fd[i], F_DUPFD_CLOEXEC, 3);
+        if (fd[i] < 0 && (i == UN_TASK_SOCKET || child->task->fd[i] >= 0))
+            return -1;
+    }
+    return 0;
+}
+
+/* Only returns if it failed. */
+static int execute_program(void *arg)
+{
+    static char *const nothing[] = {NULL};
+    struct child *child = arg;
+    const struct un_start *start = child->start;
+    int fd[UN_TASK_FDS];
+    if (copy_fds(child, fd))
+        return un_fail_errno(child->err, UN_STEP_CLONE, "a descriptor for the child");
+    if (start->is_empty)
+        un_close_all_fds_at_exec();
+    else if (start->prepare(start->arg, child->err))
+        return -1;
+    for (int i = 0; i < UN_TASK_FDS; i++)
+        if (fd[i] >= 0 && fcntl(fd[i], F_SETFD, 0))
+            return un_fail_errno(child->err, UN_STEP_CLONE, "a descriptor for the child");
+    un_words_set_fds(child->words, fd);
+    execve(start->program, (char *const *)child->words->argv,
+           start->environment ? (char *const *)start->environment : nothing);
+    un_fail_errno(child->err, UN_STEP_CLONE, start->program);
+    /* Words and environment, which are the command's but for a few, are more than the kernel
+     * takes. */
+    if (errno == E2BIG && !start->is_empty)
+        un_fail_errno(child->err, UN_STEP_EXEC, child->task->text[UN_TASK_FILE]);
+    else if (errno == ENOENT || errno == EACCES)
+        child->err->cause = "child-missing";
+    return -1;
+}
+
+static int clone_child(struct un_start *start, struct child *child, struct un_error *err)
+{
+    struct un_clone clone = {
+        .flags =
+            CLONE_VM | CLONE_VFORK | CLONE_PIDFD | (start->cgroup >= 0 ? UN_CLONE_INTO_CGROUP : 0),
+        .run = execute_program,
+        .arg = child,
+        .cgroup = start->cgroup,
+        .exit_signal = SIGCHLD,
+    };
+    struct un_told told;
+    char byte;
+    child->err->step = UN_STEP_NONE;
+    if (un_clone(&clone)) {
+        un_fail_errno(err, UN_STEP_CLONE, "");
+        if (start->cgroup >= 0)
+            un_explain_cgroup(err, start->cgroup);
+        return -1;
+    }
+    /* It was sent before the program was executed, so it is there. */
+    int failed = err->step != UN_STEP_NONE;
+    if (!failed &&
+        (receive(child->letterbox[0], &byte, 1, MSG_DONTWAIT, &told) != 1 || told.fd_count != 1))
+        failed = un_fail_errno(err, UN_STEP_CLONE, "a descriptor for the child");
+    if (failed) {
+        un_kill_and_reap(clone.pidfd);
+        return -1;
+    }
+    start->pid = clone.pid;
+    start->pidfd = clone.pidfd;
+    start->socket = told.fd[0];
+    return 0;
+}
+
+int un_start_child(struct un_start *start, const struct un_task *task, struct un_error *err)
+{
+    struct un_words words;
+    struct child child = {.start = start, .task = task, .words = &words, .err = err};
+    if (!start->program)
+        return un_fail(err, UN_STEP_ARGUMENT, EINVAL, NULL, "no child program is named");
+    if (un_words_make(task, &words, err))
+        return -1;
+    int failed = socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, child.letterbox);
+    if (failed) {
+        un_fail_errno(err, UN_STEP_CLONE, "socketpair");
+    } else {
+        failed = clone_child(start, &child, err);
+        close(child.letterbox[0]);
+        close(child.letterbox[1]);
+    }
+    un_words_free(&words);
+    return failed;
+}
+
+int un_hear(int socket, struct un_told *told, struct un_error *err)
+{
+    struct un_message *message = &told->message;
+    ssize_t got = receive(socket, message, sizeof *message, 0, told);
+    if (got == 0)
+        return 0;
+    if (got < 0)
+        return un_fail_errno(err, UN_STEP_CLONE, "news of the child");
+    if (got == sizeof *message && message->news >= 0 && message->news < UN_NEWS_COUNT &&
+        message->step >= 0 && message->step < UN_STEP_COUNT &&
+        memchr(message->cause, '\0', sizeof message->cause) &&
+        memchr(message->detail, '\0', sizeof message->detail))
+        return 1;
+    while (told->fd_count)
+        close(told->fd[--told->fd_count]);
+    errno = EPROTO;
+    return un_fail_errno(err, UN_STEP_CLONE, "news of the child");
+}
+
+int un_told_failure(const struct un_told *told, struct un_error *err)
+{
+    const struct un_cause *cause = un_cause_find(told->message.cause);
+    errno = told->message.errnum;
+    un_fail_errno(err, (enum un_step)told->message.step, told->message.detail);
+    err->cause = cause ? cause->id : NULL;
+    return -1;
+}
+
+int un_fail_ended(int pidfd, struct un_error *err)
+{
+    siginfo_t how;
+    un_kill(pidfd);
+    if (un_reap(pidfd, &how) && how.si_code != CLD_EXITED)
+        return un_fail(err, UN_STEP_CLONE, 0, NULL,
+                       "the child was killed by signal %d before the command ran", how.si_status);
+    return un_fail(err, UN_STEP_CLONE, 0, NULL, "the child ended before the command ran");
+}

@@ -1,0 +1,42 @@
+/* Starting the child program, and hearing it out. Internal. */
+#ifndef USERNSCTL_NS_START_CHILD_H
+#define USERNSCTL_NS_START_CHILD_H
+
+#include "child/task.h"
+#include "sys/message.h"
+
+struct un_start {
+    const char *program; /* the child program */
+    int cgroup;          /* a directory to start in; -1: ours */
+    bool has_second;     /* whether it has a child in its place */
+    bool is_empty;       /* it gets no descriptor but those of its task */
+    /* Else what is done in the child before it executes the program, to what it passes on: */
+    int (*prepare)(const void *arg, struct un_error *err); /* async-signal-safe */
+    const void *arg;
+    const char *const *environment; /* of the command; it is given to nobody else */
+    /* Out: */
+    pid_t pid;
+    int pidfd;
+    int socket; /* where its news come from */
+};
+
+/* Executes the child program in a child. 0: it is there, and will tell how it goes on. */
+int un_start_child(struct un_start *start, const struct un_task *task, struct un_error *err);
+
+/* What was told. */
+struct un_told {
+    struct un_message message;
+    pid_t sender; /* of whom it is, where that was asked for: as this process sees it */
+    int fd[UN_MESSAGE_FDS];
+    size_t fd_count;
+};
+
+/* Waits for the next news: 1, with descriptors that are the caller's; 0 at the end, when the child
+ * has become something else, or has ended; -1: what came is none. */
+int un_hear(int socket, struct un_told *told, struct un_error *err);
+/* What a UN_NEWS_FAILED says. Returns -1. */
+int un_told_failure(const struct un_told *told, struct un_error *err);
+/* Of a child that ended without a word. Returns -1. */
+int un_fail_ended(int pidfd, struct un_error *err);
+
+#endif

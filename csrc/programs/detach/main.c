@@ -1,0 +1,121 @@
+/*
+ * usernsctl-detach CREATOR CONNECTION LOCK DIRECTORY COMMAND...
+ *
+ * Starts a sandbox that outlives whoever asked for it, and nothing if that cannot be brought to its
+ * end. It runs COMMAND, which leaves the sandbox behind, and says so by a byte on CONNECTION. The
+ * answer "+" means that the sandbox is known by then: it stays, and we end. At any other answer, or
+ * if COMMAND fails or CREATOR ends first, all processes that were started are killed, and DIRECTORY
+ * is removed with all that is in it.
+ *
+ * CREATOR is a pidfd: a fork of that process may hold CONNECTION open. LOCK is a descriptor of
+ * DIRECTORY with a lock on it (flock(2)), which tells others that it is in use until we end.
+ */
+#include "programs/shared/sandbox_command.h"
+#include "sys/process.h"
+
+#include <errno.h>
+#include <ftw.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <sys/file.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define CHILDREN "/proc/thread-self/children"
+
+struct channel {
+    int creator;
+    int connection;
+};
+
+/* Waits until `fd` can be read, or the creator has ended. False: it has, and there is nothing. */
+static bool wait_for(int creator, int fd)
+{
+    struct pollfd fds[] = {{.fd = creator, .events = POLLIN}, {.fd = fd, .events = POLLIN}};
+    while (poll(fds, 2, -1) < 0 && errno == EINTR)
+        continue;
+    return fds[1].revents;
+}
+
+/* The exit status of the child `pid`, or SANDBOX_KILLED: the creator ended first. */
+static int wait_for_child(pid_t pid, int creator, int signals)
+{
+    struct signalfd_siginfo info;
+    int status;
+    pid_t ended;
+    while (!(ended = waitpid(pid, &status, WNOHANG))) {
+        if (!wait_for(creator, signals))
+            return SANDBOX_KILLED;
+        while (read(signals, &info, sizeof info) > 0)
+            continue;
+    }
+    return ended == pid ? un_exit_status_of(status) : SANDBOX_FAILED;
+}
+
+/* Kills all our descendants: whose parent dies becomes our child, since we are their reaper. */
+static void kill_all(void)
+{
+    do {
+        FILE *children = fopen(CHILDREN, "re");
+        int pid;
+        while (children && fscanf(children, "%d", &pid) == 1)
+            kill(pid, SIGKILL);
+        if (children)
+            fclose(children);
+    } while (waitpid(-1, NULL, 0) >= 0 || errno == EINTR);
+}
+
+static int remove_one(const char *path, const struct stat *status, int kind, struct FTW *where)
+{
+    (void)status, (void)kind, (void)where;
+    /* runsc leaves a namespace mounted below its state directory (null-netns, since 20260803). */
+    if (remove(path) && errno == EBUSY && !umount2(path, MNT_DETACH | UMOUNT_NOFOLLOW))
+        remove(path);
+    return 0;
+}
+
+static bool is_wanted(const struct channel *to)
+{
+    char answer = 0;
+    return send(to->connection, "+", 1, MSG_NOSIGNAL) == 1 &&
+           wait_for(to->creator, to->connection) && recv(to->connection, &answer, 1, 0) == 1 &&
+           answer == '+';
+}
+
+static int run(char **argv, const struct channel *to, const char *directory)
+{
+    int signals;
+    pid_t starter = sandbox_start_command(argv, &signals);
+    if (starter < 0)
+        return SANDBOX_FAILED;
+    int status = wait_for_child(starter, to->creator, signals);
+    if (status == 0 && is_wanted(to))
+        return 0;
+    kill_all();
+    nftw(directory, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+    return status ? status : SANDBOX_KILLED;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 6) {
+        fputs("usage: usernsctl-detach CREATOR CONNECTION LOCK DIRECTORY COMMAND...\n", stderr);
+        return SANDBOX_FAILED;
+    }
+    int fds[3];
+    if (sandbox_take_fds(argv + 1, fds, 3))
+        return SANDBOX_FAILED;
+    const struct channel to = {.creator = fds[0], .connection = fds[1]};
+    if (access(CHILDREN, R_OK) || prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
+        return sandbox_fail(CHILDREN);
+    int status = run(argv + 5, &to, argv[4]);
+    /* A fork of the creator may have this descriptor too. */
+    flock(fds[2], LOCK_UN);
+    return status;
+}

@@ -1,0 +1,294 @@
+/*
+ * usernsctl-entrypoint: the first program of a container that runs programs in gVisor.
+ *
+ *   in-gvisor [OPTION]... [--] CMD [ARGUMENT]...    usernsctl run, on the container's files
+ *   usernsctl [ARGUMENT]...                         usernsctl itself
+ *
+ * It is called by either name. Who fills in a container's environment, and what is mounted there,
+ * is not always who may decide what runs outside of gVisor. So this program is static, which leaves
+ * nothing for the variables of a dynamic loader to change; it finds what it starts beside itself;
+ * and that has an environment of its own. The container's goes into a file in memory, as data for
+ * the command in gVisor.
+ *
+ * What in-gvisor lets a command have is said by its options alone.
+ */
+#include "base/path.h"
+#include "base/printable.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <limits.h>
+#include <linux/memfd.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#ifndef MFD_NOEXEC_SEAL
+#define MFD_NOEXEC_SEAL 8U /* since Linux 6.3 */
+#endif
+
+/* Not 126 or 127: the command has no part in it. */
+#define FAILED 125
+#define CLI "usernsctl"
+#define SELF "in-gvisor"
+/* Besides the words of the caller: the longest command line has 20 of ours. */
+#define OWN_WORDS_MAX 24
+#define TERM_MAX 64
+
+extern char **environ;
+
+static const char help[] =
+    "Usage: " SELF " [OPTIONS] [--] COMMAND [ARGUMENT...]\n"
+    "\n"
+    "Runs COMMAND in gVisor, on the files of this container, read-only under an overlay in "
+    "memory,\n"
+    "and with its environment. For ENTRYPOINT, by its absolute path.\n"
+    "\n"
+    "      --network=host|none  the container's network (the default), or none\n"
+    "      --ids=one|all        its own id (the default), or all its subordinate ids too\n"
+    "      --runsc=FILE         the runsc to run; by default the first in the system's "
+    "directories\n"
+    "  -h, --help               show this\n"
+    "  -V, --version            show the version\n"
+    "\n"
+    "End the options with --, where who gives COMMAND must not add any.\n";
+
+struct policy {
+    const char *network;
+    const char *ids;
+    const char *runsc;
+};
+
+/* A command line in the making. The array has room for all that can come. */
+struct words {
+    const char **word;
+    size_t count;
+};
+
+static void add(struct words *words, const char *word)
+{
+    words->word[words->count++] = word;
+}
+
+static void add_all(struct words *words, char *const *more)
+{
+    while (*more)
+        add(words, *more++);
+}
+
+static int fail(const char *what)
+{
+    fprintf(stderr, CLI ": %s: %s\n", what, strerror(errno));
+    return FAILED;
+}
+
+/* What is started, which is installed beside us: writes its path. */
+static int find_beside(const char *name, char path[PATH_MAX])
+{
+    ssize_t length = readlink("/proc/self/exe", path, PATH_MAX - 1);
+    if (length < 0)
+        return -1;
+    path[length] = '\0';
+    char *base = strrchr(path, '/') + 1;
+    size_t room = PATH_MAX - (size_t)(base - path);
+    if (strlen(name) >= room) {
+        errno = ENAMETOOLONG;
+        return -1;
+    }
+    memcpy(base, name, strlen(name) + 1);
+    return 0;
+}
+
+static int write_all(int fd, const char *from, size_t size)
+{
+    while (size) {
+        ssize_t written = write(fd, from, size);
+        if (written < 0)
+            return -1;
+        from += written;
+        size -= (size_t)written;
+    }
+    return 0;
+}
+
+/* A descriptor of a file with the environment, each variable ended by a zero, or -1. It is none of
+ * the standard ones, should one of those be closed. */
+static int keep_environment(void)
+{
+    int fd = memfd_create("environ", MFD_NOEXEC_SEAL | MFD_CLOEXEC);
+    if (fd < 0 && errno == EINVAL)
+        fd = memfd_create("environ", MFD_CLOEXEC);
+    if (fd >= 0)
+        fd = fcntl(fd, F_DUPFD, STDERR_FILENO + 1);
+    for (char **at = environ; fd >= 0 && *at; at++)
+        if (write_all(fd, *at, strlen(*at) + 1))
+            return -1;
+    return fd;
+}
+
+/* The kind of terminal, for the colours of what we print ourselves: a name, and no path. */
+static const char *terminal(void)
+{
+    static const char allowed[] =
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-+_.";
+    static char setting[TERM_MAX + sizeof "TERM="];
+    const char *name = getenv("TERM");
+    if (!name || strlen(name) > TERM_MAX || name[strspn(name, allowed)])
+        return NULL;
+    snprintf(setting, sizeof setting, "TERM=%s", name);
+    return setting;
+}
+
+/* The first process of a container never gets a signal that it neither handles nor blocks. What is
+ * blocked waits until usernsctl can pass it on; else docker stop, come early, would be lost. */
+static int block_signals(void)
+{
+    static const int numbers[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+    sigset_t set;
+    sigemptyset(&set);
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
+        sigaddset(&set, numbers[i]);
+    return sigprocmask(SIG_BLOCK, &set, NULL);
+}
+
+/* Becomes usernsctl; only returns if that failed. */
+static int become(struct words *words, char *const *rest, bool is_run)
+{
+    static char python[PATH_MAX], script[PATH_MAX], option[sizeof "--environ-fd=" + 11];
+    const char *term = terminal();
+    const char *const clean[] = {
+        "PATH=" UN_SYSTEM_PATH,
+        "LANG=C.UTF-8",
+        term,
+        NULL,
+    };
+    int fd = keep_environment();
+    if (fd < 0)
+        return fail("the environment can't be kept");
+    if (find_beside("python3", python) || find_beside(CLI, script))
+        return fail("/proc/self/exe");
+    if (is_run && block_signals())
+        return fail("sigprocmask");
+    snprintf(option, sizeof option, "--environ-fd=%d", fd);
+    words->word[0] = python;
+    words->word[1] = "-I";
+    words->word[2] = script;
+    words->word[3] = option;
+    add_all(words, rest);
+    add(words, NULL);
+    execve(python, (char *const *)words->word, (char *const *)clean);
+    return fail(python);
+}
+
+static int usage(const char *what, const char *value, const char *right)
+{
+    char text[256];
+    snprintf(text, sizeof text, "%s%s; %s", what, value, right);
+    un_make_printable(text);
+    fprintf(stderr, CLI ": " SELF ": %s\n", text);
+    return FAILED;
+}
+
+static bool is_one_of(const char *value, const char *a, const char *b)
+{
+    return !strcmp(value, a) || !strcmp(value, b);
+}
+
+/* What used to decide: who sets it relies on it, so that it can't go unnoticed. The exit
+ * status, or -1 to go on. */
+static int check_variables(void)
+{
+    static const char *const names[] = {"USERNSCTL_NETWORK", "USERNSCTL_IDS"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (getenv(names[i]))
+            return usage(names[i], " is set, but variables decide nothing",
+                         "give --network or --ids to " SELF " in the ENTRYPOINT, and unset it");
+    return -1;
+}
+
+/* The exit status, or -1 to go on. */
+static int check(const struct policy *policy, const char *command)
+{
+    if (!is_one_of(policy->network, "host", "none"))
+        return usage("--network=", policy->network, "it may be host or none");
+    if (!is_one_of(policy->ids, "one", "all"))
+        return usage("--ids=", policy->ids, "it may be one or all");
+    if (policy->runsc && *policy->runsc != '/')
+        return usage("--runsc=", policy->runsc, "it must be an absolute path");
+    if (!command)
+        return usage("no command", "", "give one, as in: " SELF " -- cat /proc/version");
+    return check_variables();
+}
+
+/* The exit status, or -1 to go on. */
+static int parse(int argc, char **argv, struct policy *policy)
+{
+    static const struct option options[] = {
+        {"network", required_argument, NULL, 'n'}, {"ids", required_argument, NULL, 'i'},
+        {"runsc", required_argument, NULL, 'r'},   {"help", no_argument, NULL, 'h'},
+        {"version", no_argument, NULL, 'V'},       {NULL, 0, NULL, 0},
+    };
+    int option;
+    opterr = 0;
+    while ((option = getopt_long(argc, argv, "+hV", options, NULL)) != -1)
+        if (option == 'n')
+            policy->network = optarg;
+        else if (option == 'i')
+            policy->ids = optarg;
+        else if (option == 'r')
+            policy->runsc = optarg;
+        else if (option == 'h')
+            return fputs(help, stdout) < 0 || fflush(stdout) ? FAILED : 0;
+        else if (option == 'V')
+            return puts(SELF " " USERNSCTL_VERSION) < 0 || fflush(stdout) ? FAILED : 0;
+        else
+            return usage(argv[optind - 1], " is no option, or lacks its value",
+                         SELF " --help lists them");
+    return -1;
+}
+
+static int run_in_gvisor(int argc, char **argv, struct words *words)
+{
+    static char directory[PATH_MAX];
+    static struct utsname host;
+    struct policy policy = {.network = "host", .ids = "one"};
+    int status = parse(argc, argv, &policy);
+    if (status < 0)
+        status = check(&policy, argv[optind]);
+    if (status >= 0)
+        return status;
+    if (!getcwd(directory, sizeof directory) || uname(&host))
+        return fail("the working directory or the host name can't be told");
+    const char *const fixed[] = {
+        "run",  "--network", policy.network, "--hostname",    host.nodename,
+        "--wd", directory,   "--env-all",    "--expose-root",
+    };
+    for (size_t i = 0; i < sizeof fixed / sizeof *fixed; i++)
+        add(words, fixed[i]);
+    if (!strcmp(policy.ids, "all"))
+        add(words, "--map-auto");
+    if (policy.runsc) {
+        add(words, "--runsc");
+        add(words, policy.runsc);
+    }
+    add(words, "--");
+    return become(words, argv + optind, true);
+}
+
+int main(int argc, char **argv)
+{
+    /* The first four are for become(). */
+    struct words words = {calloc((size_t)argc + OWN_WORDS_MAX, sizeof *words.word), 4};
+    if (!words.word || !argc)
+        return fail("no memory");
+    const char *slash = strrchr(argv[0], '/');
+    if (!strcmp(slash ? slash + 1 : argv[0], CLI))
+        return become(&words, argv + 1, argc > 1 && !strcmp(argv[1], "run"));
+    return run_in_gvisor(argc, argv, &words);
+}

@@ -1,0 +1,121 @@
+#include "programs/exec/hold.h"
+#include "base/error.h"
+#include "sys/message.h"
+#include "sys/namespaces.h"
+#include "sys/self.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+static bool send_text(int socket, const char *text)
+{
+    return send(socket, text, strlen(text), MSG_NOSIGNAL) >= 0;
+}
+
+void un_hold_report(int socket, const struct un_error *err)
+{
+    char text[UN_DETAIL_MAX + 128];
+    snprintf(text, sizeof text, "error %s %d %s %s", un_step_name(err->step), err->errnum,
+             err->cause ? err->cause : "-", err->detail);
+    send_text(socket, text);
+}
+
+static ssize_t wait_for_answer(int socket)
+{
+    char byte;
+    ssize_t got;
+    do
+        got = recv(socket, &byte, 1, 0);
+    while (got < 0 && errno == EINTR);
+    return got;
+}
+
+/* The namespaces that we are in, by descriptors: nobody else can open them yet. */
+static bool send_ready(int socket)
+{
+    static const char text[] = "ready";
+    struct un_error ignored;
+    int fds[UN_NS_COUNT];
+    int self = un_open_self(&ignored);
+    if (self < 0)
+        return false;
+    for (int kind = 0; kind < UN_NS_COUNT; kind++) {
+        fds[kind] = openat(self, un_ns_file(kind), O_RDONLY | O_CLOEXEC);
+        if (fds[kind] < 0)
+            return false;
+    }
+    bool sent = un_send(socket, text, sizeof text - 1, fds, UN_NS_COUNT);
+    for (int kind = 0; kind < UN_NS_COUNT; kind++)
+        close(fds[kind]);
+    close(self);
+    return sent;
+}
+
+static int prepare(int socket, const struct un_setup *setup, struct un_error *err)
+{
+    if (un_setup_apply(setup, err))
+        return -1;
+    /* As process 1 of a PID namespace we are everybody's parent: nobody shall stay a zombie. */
+    signal(SIGCHLD, SIG_IGN);
+    if (setsid() < 0)
+        return un_fail_errno(err, UN_STEP_SESSION, "setsid");
+    if (chdir("/"))
+        return un_fail_errno(err, UN_STEP_CWD, "/");
+    if (un_close_fds(&socket, 1, err))
+        return -1;
+    /* A pipe that our caller reads from must end when our caller does. */
+    for (int fd = 0; fd < 3; fd++)
+        if (fd != socket)
+            close(fd);
+    return 0;
+}
+
+static _Noreturn void hold(int socket, const struct un_setup *setup)
+{
+    struct un_error err;
+    if (prepare(socket, setup, &err)) {
+        un_diagnose(&err, "/proc");
+        un_hold_report(socket, &err);
+        _exit(125);
+    }
+    if (!send_ready(socket) || wait_for_answer(socket) != 1)
+        _exit(125);
+    /* The name tells a holder that stays from one that is about to end with its creator. */
+    prctl(PR_SET_NAME, UN_HOLDER_NAME, 0, 0, 0);
+    close(socket);
+    /* Whoever may enter the namespaces must be able to open them in /proc, and so may look at all
+     * that this process has: nothing, by now. */
+    prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
+    for (;;)
+        pause();
+}
+
+void un_forget_environment(char **environment)
+{
+    for (; *environment; environment++)
+        if (strncmp(*environment, "PATH=", 5))
+            memset(*environment, 0, strlen(*environment));
+}
+
+int un_hold(int socket, const struct un_setup *setup, struct un_error *err)
+{
+    /* Not our child, once we have ended: nobody has to wait for it. */
+    pid_t holder = fork();
+    if (holder < 0)
+        return un_fail_errno(err, UN_STEP_CLONE, "fork");
+    if (holder == 0)
+        hold(socket, setup);
+    char text[32];
+    snprintf(text, sizeof text, "pid %d", (int)holder);
+    if (send_text(socket, text))
+        return 0;
+    un_fail_errno(err, UN_STEP_WAIT, "nobody is there to hold the namespace for");
+    kill(holder, SIGKILL);
+    return -1;
+}

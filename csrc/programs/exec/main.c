@@ -1,0 +1,155 @@
+/*
+ * usernsctl-exec: makes a user namespace, then becomes the command.
+ *
+ * No process is left waiting unless --fork asks for it, so PID 1 of a container stays PID 1.
+ */
+#include "base/error.h"
+#include "child/enter.h"
+#include "programs/exec/hold.h"
+#include "programs/exec/options.h"
+#include "programs/shared/report.h"
+#include "sys/supervise.h"
+
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+extern char **environ;
+
+static void print_error(const struct un_error *err)
+{
+    report_error("usernsctl-exec", err);
+}
+
+static void warn_single_id(const struct un_error *wanted)
+{
+    char reason[UN_DETAIL_MAX + 128];
+    fprintf(stderr, "usernsctl-exec: going on with one id, as --allow-single-id allows: %s\n",
+            un_error_reason(wanted, reason, sizeof reason));
+}
+
+/* Who we become, unless the options say so. */
+static void take_identity(const struct un_plan *plan, struct un_setup *setup)
+{
+    if (setup->uid < 0)
+        setup->uid = plan->become[UN_UID];
+    bool may_drop = plan->setgroups != UN_SETGROUPS_DENY;
+    if (plan->drop_groups || (setup->gid >= 0 && may_drop))
+        setup->group_count = 0;
+    if (setup->gid < 0)
+        setup->gid = plan->become[UN_GID];
+}
+
+/* What is planned, and of what: more than a small stack holds. */
+struct decision {
+    struct un_facts facts;
+    struct un_plan plan;
+};
+
+static int enter_planned(struct un_options *options, struct decision *decision,
+                         struct un_error *err)
+{
+    /* Not the caller's PATH if we have more privilege than the caller. */
+    const struct un_sources sources = {.path = secure_getenv("PATH")};
+    struct un_plan *plan = &decision->plan;
+    if (un_plan_for_caller(&options->request, &sources, &decision->facts, plan, err))
+        return -1;
+    /* Before anybody inside could take them; our memory has nothing that the command does not get.
+     */
+    bool holds = options->hold >= 0;
+    if (un_close_fds(holds ? &options->hold : options->keep, holds ? 1 : options->keep_count,
+                     err) ||
+        un_enter(plan, options->flags, "/proc/self/exe", false, err))
+        return -1;
+    if (plan->single_id)
+        warn_single_id(&plan->wanted);
+    take_identity(plan, &options->setup);
+    return 0;
+}
+
+static int enter(struct un_options *options, struct un_error *err)
+{
+    struct decision *decision = malloc(sizeof *decision);
+    if (!decision)
+        return un_fail_errno(err, UN_STEP_PLAN, "");
+    int failed = enter_planned(options, decision, err);
+    free(decision);
+    return failed;
+}
+
+/* Only returns if it failed. */
+static int become_command(const struct un_options *options, struct un_error *err)
+{
+    struct un_command command = {
+        .file = options->command[0],
+        .path = getenv("PATH"),
+        .argv = options->command,
+        .envp = (const char *const *)environ,
+    };
+    return un_setup_apply(&options->setup, err) ? -1 : un_exec(&command, err);
+}
+
+static int fail(struct un_error *err)
+{
+    un_diagnose(err, "/proc");
+    print_error(err);
+    return un_exit_status(err);
+}
+
+/* To who asked for a namespace to be held. */
+static int report(int socket, struct un_error *err)
+{
+    un_diagnose(err, "/proc");
+    un_hold_report(socket, err);
+    return un_exit_status(err);
+}
+
+static int run(struct un_options *options, struct un_error *err)
+{
+    if (enter(options, err))
+        return options->hold < 0 ? fail(err) : report(options->hold, err);
+    if (options->hold >= 0)
+        return un_hold(options->hold, &options->setup, err) ? report(options->hold, err) : 0;
+    if (options->fork) {
+        int status;
+        options->setup.pdeathsig = options->kill_child;
+        pid_t child =
+            un_supervise(un_pass_on_by_kill, NULL, &options->setup.parent_pidfd, &status, err);
+        if (child < 0)
+            return fail(err);
+        if (child > 0)
+            return status;
+    }
+    become_command(options, err);
+    return fail(err);
+}
+
+/* A full disk is told by the flush at the earliest. */
+static int print(const char *text)
+{
+    struct un_error err;
+    if (fputs(text, stdout) >= 0 && fflush(stdout) == 0)
+        return 0;
+    un_fail_errno(&err, UN_STEP_STDIO, "standard output");
+    return fail(&err);
+}
+
+int main(int argc, char **argv)
+{
+    struct un_options options;
+    struct un_error err;
+    if (argc && !strcmp(argv[0], UN_CHILD_NAME))
+        un_child_main(argv, environ);
+    int failed = un_options_parse(argc, argv, &options, &err);
+    if (options.hold >= 0)
+        un_forget_environment(environ);
+    if (failed)
+        return options.hold < 0 ? fail(&err) : report(options.hold, &err);
+    if (options.action == UN_HELP)
+        return print(un_options_help);
+    if (options.action == UN_VERSION)
+        return print("usernsctl-exec " USERNSCTL_VERSION "\n");
+    return run(&options, &err);
+}

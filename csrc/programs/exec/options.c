@@ -1,0 +1,368 @@
+/* Reading the command line of usernsctl-exec: names and meanings are unshare(1)'s where it has
+ * them. */
+#include "programs/exec/options.h"
+#include "base/error.h"
+#include "base/number.h"
+
+#include <ctype.h>
+#include <getopt.h>
+#include <limits.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <unistd.h>
+
+enum {
+    OPT_MAP_USER = 256,
+    OPT_MAP_GROUP,
+    OPT_MAP_USERS,
+    OPT_MAP_GROUPS,
+    OPT_MAP_AUTO,
+    OPT_MAP_SUBIDS,
+    OPT_ALLOW_SINGLE_ID,
+    OPT_SETGROUPS,
+    OPT_KILL_CHILD,
+    OPT_MOUNT_PROC,
+    OPT_PROPAGATION,
+    OPT_KEEP_CAPS,
+    OPT_HOLD,
+    OPT_PRESERVE_FD,
+};
+
+/* The + stops at the first word that is no option: what follows is the command's. */
+static const char short_options[] = "+:UrcmnpiuCTfR:w:S:G:hV";
+
+static const struct option long_options[] = {
+    {"user", no_argument, NULL, 'U'},
+    {"map-root-user", no_argument, NULL, 'r'},
+    {"map-current-user", no_argument, NULL, 'c'},
+    {"map-user", required_argument, NULL, OPT_MAP_USER},
+    {"map-group", required_argument, NULL, OPT_MAP_GROUP},
+    {"map-users", required_argument, NULL, OPT_MAP_USERS},
+    {"map-groups", required_argument, NULL, OPT_MAP_GROUPS},
+    {"map-auto", no_argument, NULL, OPT_MAP_AUTO},
+    {"map-subids", no_argument, NULL, OPT_MAP_SUBIDS},
+    {"allow-single-id", no_argument, NULL, OPT_ALLOW_SINGLE_ID},
+    {"setgroups", required_argument, NULL, OPT_SETGROUPS},
+    {"mount", no_argument, NULL, 'm'},
+    {"net", no_argument, NULL, 'n'},
+    {"pid", no_argument, NULL, 'p'},
+    {"ipc", no_argument, NULL, 'i'},
+    {"uts", no_argument, NULL, 'u'},
+    {"cgroup", no_argument, NULL, 'C'},
+    {"time", no_argument, NULL, 'T'},
+    {"fork", no_argument, NULL, 'f'},
+    {"kill-child", optional_argument, NULL, OPT_KILL_CHILD},
+    {"mount-proc", optional_argument, NULL, OPT_MOUNT_PROC},
+    {"propagation", required_argument, NULL, OPT_PROPAGATION},
+    {"root", required_argument, NULL, 'R'},
+    {"wd", required_argument, NULL, 'w'},
+    {"setuid", required_argument, NULL, 'S'},
+    {"setgid", required_argument, NULL, 'G'},
+    {"keep-caps", no_argument, NULL, OPT_KEEP_CAPS},
+    {"preserve-fd", required_argument, NULL, OPT_PRESERVE_FD},
+    /* How a named namespace is made: for usernsctl itself, so --help does not tell of it. */
+    {"hold", required_argument, NULL, OPT_HOLD},
+    {"help", no_argument, NULL, 'h'},
+    {"version", no_argument, NULL, 'V'},
+    {NULL, 0, NULL, 0},
+};
+
+static int usage(struct un_error *err, const char *format, const char *option, const char *value)
+{
+    return un_fail(err, UN_STEP_ARGUMENT, 0, "usage", format, option, value);
+}
+
+static int parse_number(const char *option, const char *text, int64_t most, int64_t *number,
+                        struct un_error *err)
+{
+    uint64_t read = 0;
+    const char *end = un_number_read(text, (uint64_t)most, &read);
+    *number = (int64_t)read;
+    if (!end || *end)
+        return un_fail(err, UN_STEP_ARGUMENT, 0, "usage",
+                       "%s: \"%.200s\" is no number from 0 to %lld", option, text, (long long)most);
+    return 0;
+}
+
+static int parse_id(const char *option, const char *text, int64_t *id, struct un_error *err)
+{
+    return parse_number(option, text, UINT32_MAX - 1, id, err);
+}
+
+static int parse_signal(const char *text, int *sig, struct un_error *err)
+{
+    int64_t number;
+    if (*text >= '0' && *text <= '9') {
+        if (parse_number("--kill-child", text, SIGRTMAX, &number, err))
+            return -1;
+        *sig = (int)number;
+        if (*sig > 0)
+            return 0;
+    }
+    const char *name = strncmp(text, "SIG", 3) ? text : text + 3;
+    for (*sig = 1; *sig < NSIG; (*sig)++) {
+        const char *known = sigabbrev_np(*sig);
+        if (known && !strcmp(known, name))
+            return 0;
+    }
+    return usage(err, "%s: \"%.200s\" is no signal; try KILL or TERM", "--kill-child", text);
+}
+
+static int map_self(struct un_options *options, int kind, const char *option, const char *text,
+                    struct un_error *err)
+{
+    int64_t id;
+    if (parse_id(option, text, &id, err))
+        return -1;
+    options->request.id[kind].map_self = true;
+    options->request.id[kind].self = (uint32_t)id;
+    return 0;
+}
+
+static void map_both(struct un_options *options, uint32_t uid, uint32_t gid)
+{
+    options->request.id[UN_UID].map_self = options->request.id[UN_GID].map_self = true;
+    options->request.id[UN_UID].self = uid;
+    options->request.id[UN_GID].self = gid;
+}
+
+static void fill_both(struct un_options *options, int fill)
+{
+    options->request.id[UN_UID].fill = options->request.id[UN_GID].fill = fill;
+}
+
+static int map_more(struct un_options *options, int kind, const char *text, struct un_error *err)
+{
+    static const struct {
+        const char *name;
+        int fill;
+    } fills[] = {{"auto", UN_FILL_PACKED}, {"subids", UN_FILL_IDENTITY}, {"all", UN_FILL_ALL}};
+    struct un_id_request *want = &options->request.id[kind];
+    for (size_t i = 0; i < sizeof fills / sizeof fills[0]; i++)
+        if (!strcmp(text, fills[i].name)) {
+            want->fill = fills[i].fill;
+            return 0;
+        }
+    struct un_extent extent;
+    if (un_extent_parse(text, &extent, err))
+        return -1;
+    return un_map_add(&want->more, extent, err);
+}
+
+static int parse_setgroups(const char *text, int *setgroups, struct un_error *err)
+{
+    if (!strcmp(text, "allow"))
+        *setgroups = UN_SETGROUPS_ALLOW;
+    else if (!strcmp(text, "deny"))
+        *setgroups = UN_SETGROUPS_DENY;
+    else
+        return usage(err, "%s: \"%.200s\" must be allow or deny", "--setgroups", text);
+    return 0;
+}
+
+static int parse_propagation(const char *text, struct un_options *options, struct un_error *err)
+{
+    static const struct {
+        const char *name;
+        unsigned long flag;
+    } modes[] = {
+        {"private", MS_PRIVATE}, {"shared", MS_SHARED}, {"slave", MS_SLAVE}, {"unchanged", 0}};
+    for (size_t i = 0; i < sizeof modes / sizeof modes[0]; i++)
+        if (!strcmp(text, modes[i].name)) {
+            options->propagation = modes[i].flag;
+            return 0;
+        }
+    return usage(err, "%s: \"%.200s\" must be private, shared, slave or unchanged", "--propagation",
+                 text);
+}
+
+static int parse_fd(const char *option, const char *text, int *fd, struct un_error *err)
+{
+    int64_t number;
+    if (parse_number(option, text, INT_MAX, &number, err))
+        return -1;
+    *fd = (int)number;
+    return 0;
+}
+
+static int add_keep(struct un_options *options, const char *text, struct un_error *err)
+{
+    int fd;
+    if (parse_fd("--preserve-fd", text, &fd, err))
+        return -1;
+    size_t at = options->keep_count;
+    while (at > 0 && options->keep[at - 1] > fd)
+        at--;
+    if (at > 0 && options->keep[at - 1] == fd)
+        return 0;
+    if (options->keep_count == UN_KEEP_MAX)
+        return usage(err, "%s: too many descriptors at %s", "--preserve-fd", text);
+    memmove(&options->keep[at + 1], &options->keep[at],
+            (options->keep_count - at) * sizeof options->keep[0]);
+    options->keep[at] = fd;
+    options->keep_count++;
+    return 0;
+}
+
+static bool add_namespace(struct un_options *options, int letter)
+{
+    static const char letters[UN_NS_COUNT + 1] = "UmnpiuCT";
+    /* A long option without a letter is past all of them: strchr() would cut it to a char. */
+    const char *found = letter < 128 ? strchr(letters, letter) : NULL;
+    if (!found)
+        return false;
+    int ns = (int)(found - letters);
+    if (ns == UN_NS_USER)
+        options->user = true;
+    else
+        options->flags |= un_ns_flag(ns);
+    return true;
+}
+
+/* Options about maps. 1: the option is none of these. */
+static int take_map_option(struct un_options *options, int option, struct un_error *err)
+{
+    switch (option) {
+    case 'r':
+        map_both(options, 0, 0);
+        return 0;
+    case 'c':
+        map_both(options, geteuid(), getegid());
+        return 0;
+    case OPT_MAP_USER:
+        return map_self(options, UN_UID, "--map-user", optarg, err);
+    case OPT_MAP_GROUP:
+        return map_self(options, UN_GID, "--map-group", optarg, err);
+    case OPT_MAP_USERS:
+        return map_more(options, UN_UID, optarg, err);
+    case OPT_MAP_GROUPS:
+        return map_more(options, UN_GID, optarg, err);
+    case OPT_MAP_AUTO:
+        fill_both(options, UN_FILL_PACKED);
+        return 0;
+    case OPT_MAP_SUBIDS:
+        fill_both(options, UN_FILL_IDENTITY);
+        return 0;
+    case OPT_ALLOW_SINGLE_ID:
+        options->request.allow_single_id = true;
+        return 0;
+    case OPT_SETGROUPS:
+        return parse_setgroups(optarg, &options->request.setgroups, err);
+    default:
+        return 1;
+    }
+}
+
+/* The other options. */
+static int take_option(struct un_options *options, int option, struct un_error *err)
+{
+    switch (option) {
+    case 'f':
+        options->fork = true;
+        return 0;
+    case OPT_KILL_CHILD:
+        options->fork = true;
+        return optarg ? parse_signal(optarg, &options->kill_child, err) : 0;
+    case OPT_MOUNT_PROC:
+        options->setup.mount_proc = optarg ? optarg : "/proc";
+        options->flags |= un_ns_flag(UN_NS_MOUNT);
+        return 0;
+    case OPT_PROPAGATION:
+        return parse_propagation(optarg, options, err);
+    case 'R':
+        options->setup.root = optarg;
+        return 0;
+    case 'w':
+        options->setup.cwd = optarg;
+        return 0;
+    case 'S':
+        return parse_id("--setuid", optarg, &options->setup.uid, err);
+    case 'G':
+        return parse_id("--setgid", optarg, &options->setup.gid, err);
+    case OPT_KEEP_CAPS:
+        options->setup.keep_caps = true;
+        return 0;
+    case OPT_HOLD:
+        return parse_fd("--hold", optarg, &options->hold, err);
+    case OPT_PRESERVE_FD:
+        return add_keep(options, optarg, err);
+    case 'h':
+        options->action = UN_HELP;
+        return 0;
+    case 'V':
+        options->action = UN_VERSION;
+        return 0;
+    default:
+        return usage(err, "option %s is not handled%s", "?", "");
+    }
+}
+
+/* What getopt_long() refused. */
+static int refuse(int option, const char *word, struct un_error *err)
+{
+    if (option == ':')
+        return usage(err, "option %s needs a value%s", word, "");
+    /* optopt is the letter of an option that there is not, 0 for a long one that there is not, or
+     * what a long one that there is would have returned. */
+    if (optopt == 0)
+        return usage(err, "there is no option %s%s; see --help", word, "");
+    if (optopt > UCHAR_MAX || (isalpha(optopt) && strchr(short_options, optopt)))
+        return usage(err, "%s: the option takes no value%s", word, "");
+    char name[] = {'-', (char)optopt, '\0'};
+    return usage(err, "there is no option %s%s; see --help", name, "");
+}
+
+static int take(struct un_options *options, int option, char **argv, struct un_error *err)
+{
+    if (option == ':' || option == '?')
+        return refuse(option, argv[optind - 1], err);
+    if (add_namespace(options, option))
+        return 0;
+    int taken = take_map_option(options, option, err);
+    return taken == 1 ? take_option(options, option, err) : taken;
+}
+
+static bool maps_anything(const struct un_request *request)
+{
+    for (int kind = UN_UID; kind <= UN_GID; kind++)
+        if (request->id[kind].map_self || request->id[kind].more.len || request->id[kind].fill)
+            return true;
+    return false;
+}
+
+/* What follows from the options taken together. */
+static void conclude(struct un_options *options)
+{
+    if (!options->user && !maps_anything(&options->request))
+        map_both(options, 0, 0);
+    if (options->flags & un_ns_flag(UN_NS_PID))
+        options->fork = true;
+    if (options->flags & un_ns_flag(UN_NS_MOUNT))
+        options->setup.propagation = options->propagation;
+}
+
+int un_options_parse(int argc, char **argv, struct un_options *options, struct un_error *err)
+{
+    memset(options, 0, sizeof *options);
+    un_setup_init(&options->setup);
+    options->kill_child = SIGKILL;
+    options->hold = -1;
+    options->propagation = MS_PRIVATE;
+
+    opterr = 0;
+    int option;
+    while ((option = getopt_long(argc, argv, short_options, long_options, NULL)) != -1) {
+        if (take(options, option, argv, err))
+            return -1;
+        if (options->action != UN_RUN)
+            return 0;
+    }
+    if (optind == argc && options->hold < 0)
+        return usage(err, "no command was given: %s%s", "usernsctl-exec [OPTIONS] -- COMMAND", "");
+    if (optind < argc && options->hold >= 0)
+        return usage(err, "a namespace is made, and no command run in it: %s%s", argv[optind], "");
+    options->command = (const char *const *)argv + optind;
+    conclude(options);
+    return 0;
+}

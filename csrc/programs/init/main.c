@@ -1,0 +1,91 @@
+/*
+ * usernsctl-init CREATOR READY PIDFILE COMMAND...
+ *
+ * Process 1 of the PID namespace that a sandbox of its own lives in. It runs COMMAND, which leaves
+ * the sandbox behind and its process id in PIDFILE, then ends as the sandbox does, or as COMMAND if
+ * that failed. Its end is the end of whatever else is in the namespace (pid_namespaces(7)), so to
+ * kill it is to kill all, and nothing outlives it.
+ *
+ * CREATOR is a pidfd: with that process it ends too, however that one ended. A parent-death signal
+ * would come with the end of the mere thread that started us. READY is a descriptor that gets one
+ * byte once the sandbox runs.
+ */
+#include "programs/shared/sandbox_command.h"
+#include "sys/process.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* Waits until a child may have ended. False: the creator has. */
+static bool wait_for_news(int creator, int signals)
+{
+    struct pollfd fds[] = {{.fd = creator, .events = POLLIN}, {.fd = signals, .events = POLLIN}};
+    struct signalfd_siginfo info;
+    while (poll(fds, 2, -1) < 0 && errno == EINTR)
+        continue;
+    /* Which one is not to be relied on: several signals may have become one. */
+    while (read(signals, &info, sizeof info) > 0)
+        continue;
+    return !fds[0].revents;
+}
+
+/* Waits for the child `pid` to end, and collects whoever else does meanwhile if `others`. */
+static int wait_for(pid_t pid, bool others, int creator, int signals)
+{
+    int status;
+    do {
+        pid_t ended;
+        while ((ended = waitpid(others ? -1 : pid, &status, WNOHANG)) > 0)
+            if (ended == pid)
+                return un_exit_status_of(status);
+        if (ended < 0 && errno == ECHILD)
+            return SANDBOX_FAILED;
+    } while (wait_for_news(creator, signals));
+    return SANDBOX_KILLED;
+}
+
+static pid_t read_pid(const char *path)
+{
+    int pid = 0;
+    FILE *file = fopen(path, "re");
+    if (!file)
+        return 0;
+    if (fscanf(file, "%d", &pid) != 1)
+        pid = 0;
+    fclose(file);
+    return pid;
+}
+
+static int run(char **argv, int creator, int ready, const char *pidfile)
+{
+    int signals;
+    pid_t starter = sandbox_start_command(argv, &signals);
+    if (starter < 0)
+        return SANDBOX_FAILED;
+    int status = wait_for(starter, false, creator, signals);
+    if (status)
+        return status;
+    pid_t sandbox = read_pid(pidfile);
+    if (sandbox <= 0 || write(ready, "+", 1) != 1)
+        return SANDBOX_FAILED;
+    close(ready);
+    return wait_for(sandbox, true, creator, signals);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 5) {
+        fputs("usage: usernsctl-init CREATOR READY PIDFILE COMMAND...\n", stderr);
+        return SANDBOX_FAILED;
+    }
+    int fds[2];
+    if (sandbox_take_fds(argv + 1, fds, 2))
+        return SANDBOX_FAILED;
+    return run(argv + 4, fds[0], fds[1], argv[3]);
+}

@@ -1,0 +1,106 @@
+#include "programs/shared/sandbox_command.h"
+#include "base/number.h"
+
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+extern char **environ;
+
+int sandbox_fail(const char *what)
+{
+    perror(what);
+    return SANDBOX_FAILED;
+}
+
+static int take_one(const char *word)
+{
+    uint64_t number;
+    const char *end = un_number_read(word, INT_MAX, &number);
+    if (!end || *end) {
+        fprintf(stderr, "\"%s\" is no descriptor\n", word);
+        return -1;
+    }
+    int fd = (int)number;
+    int taken = fd < 3 ? fcntl(fd, F_DUPFD_CLOEXEC, 3) : fd;
+    if (taken < 0 || fcntl(taken, F_SETFD, FD_CLOEXEC)) {
+        fprintf(stderr, "descriptor %s: ", word);
+        sandbox_fail("taken over");
+        return -1;
+    }
+    return taken;
+}
+
+static int open_nothing(void)
+{
+    return open("/dev/null", O_RDWR | O_CLOEXEC);
+}
+
+int sandbox_take_fds(char **argv, int fds[], int count)
+{
+    for (int i = 0; i < count; i++) {
+        fds[i] = take_one(argv[i]);
+        if (fds[i] < 0)
+            return -1;
+    }
+    /* Not before all were taken: two words may name the same. */
+    for (int i = 0; i < count; i++)
+        if (fds[i] != atoi(argv[i]))
+            close(atoi(argv[i]));
+    for (int fd = 0; fd < 3; fd++) {
+        if (fcntl(fd, F_GETFD) >= 0)
+            continue;
+        /* The lowest number that is free is this one. */
+        if (open_nothing() != fd || fcntl(fd, F_SETFD, 0)) {
+            sandbox_fail("/dev/null");
+            return -1;
+        }
+    }
+    return 0;
+}
+
+static _Noreturn void become(char **argv, const sigset_t *mask, const struct sigaction *chosen)
+{
+    sigaction(SIGCHLD, chosen, NULL);
+    sigprocmask(SIG_SETMASK, mask, NULL);
+    execve(argv[0], argv, environ);
+    perror(argv[0]);
+    _exit(SANDBOX_FAILED);
+}
+
+/* Not closed: what we open later would be there, and be written to as standard error. */
+static void let_go_of_standard(int nothing)
+{
+    for (int fd = 0; fd < 3; fd++)
+        dup2(nothing, fd);
+}
+
+pid_t sandbox_start_command(char **argv, int *signals)
+{
+    /* Where it is ignored, the kernel collects children, and tells nobody how they ended. */
+    const struct sigaction told = {.sa_handler = SIG_DFL};
+    struct sigaction chosen;
+    sigset_t child, before;
+    sigaction(SIGCHLD, &told, &chosen);
+    sigemptyset(&child);
+    sigaddset(&child, SIGCHLD);
+    sigprocmask(SIG_BLOCK, &child, &before);
+    int nothing = open_nothing();
+    *signals = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
+    if (nothing < 0 || *signals < 0) {
+        sandbox_fail(nothing < 0 ? "/dev/null" : "signalfd");
+        return -1;
+    }
+    pid_t pid = fork();
+    if (pid == 0)
+        become(argv, &before, &chosen);
+    if (pid < 0)
+        sandbox_fail("fork");
+    else
+        let_go_of_standard(nothing);
+    close(nothing);
+    return pid;
+}

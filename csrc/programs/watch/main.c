@@ -1,0 +1,229 @@
+/*
+ * usernsctl-watch STATUS[,STATUS]... PROGRAM EXPLAIN... -- [KILL...] -- COMMAND...
+ *
+ * Runs COMMAND in a child, passes signals on to it, and ends with its exit status. Where that is
+ * one of STATUS, it becomes EXPLAIN, with two more arguments: the status, and the cause of which a
+ * limit was hit meanwhile, or nothing. Who has to explain a failure is loaded only if there may be
+ * one.
+ *
+ * With KILL, a signal is passed on by running KILL with its number as one more argument: `runsc
+ * run` itself would end at a signal, and what it runs could not catch it.
+ *
+ * PROGRAM is what is executed for KILL and COMMAND, whatever their first words are: it may lead to
+ * a descriptor that we were given, which none of them inherits.
+ */
+#include "explain/limits.h"
+#include "programs/shared/report.h"
+#include "sys/fds.h"
+#include "sys/process.h"
+#include "sys/setup.h"
+#include "sys/supervise.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define KILL_MAX 32
+#define KILL_TIMEOUT_MS 10000
+
+extern char **environ;
+
+/* The three commands, each ended by NULL, what the last two execute, and the signal in whose place
+ * SIGTERM has been sent, or 0. */
+struct words {
+    const char *program;
+    char **explain;
+    char **kill;
+    char **command;
+    int early;
+};
+
+static int fail(const struct un_error *err)
+{
+    report_error("usernsctl", err);
+    return un_exit_status(err);
+}
+
+static struct un_command command_of(const char *program, char **argv)
+{
+    return (struct un_command){
+        .file = program,
+        .argv = (const char *const *)argv,
+        .envp = (const char *const *)environ,
+    };
+}
+
+/* Only returns if it failed. */
+static int become(const char *program, char **argv)
+{
+    struct un_command command = command_of(program, argv);
+    struct un_error err;
+    un_exec(&command, &err);
+    return fail(&err);
+}
+
+/* Whether a list of numbers, separated by commas, has this one. */
+static bool has(const char *list, int number)
+{
+    char *end;
+    while (strtol(list, &end, 10) != number) {
+        if (*end != ',')
+            return false;
+        list = end + 1;
+    }
+    return true;
+}
+
+/* Only returns if it failed. `cause` may be empty. */
+static int explain(const struct words *words, int status, const char *cause)
+{
+    char number[12], copy[64];
+    char **end = words->explain;
+    while (*end)
+        end++;
+    snprintf(number, sizeof number, "%d", status);
+    snprintf(copy, sizeof copy, "%s", cause);
+    /* What follows in argv, KILL and COMMAND, is not needed any more. */
+    end[0] = number;
+    end[1] = copy;
+    end[2] = NULL;
+    return become(words->explain[0], words->explain);
+}
+
+/* What is to be said of an end with this status, and the status that is ours. `before` are the hits
+ * of all limits before the start. */
+static int conclude(const struct words *words, const char *statuses, int status,
+                    const uint64_t before[UN_LIMIT_COUNT])
+{
+    const char *cause = "";
+    bool hit[UN_LIMIT_COUNT];
+    for (enum un_limit i = 0; i < UN_LIMIT_COUNT; i++)
+        if ((hit[i] = status && un_limit_hits(i) > before[i]))
+            cause = un_limit_cause(i);
+    if (has(statuses, status))
+        return explain(words, status, cause);
+    /* gVisor may have gone on without the process that was killed, and the command have failed. */
+    if (hit[UN_LIMIT_MEMORY]) {
+        fputs("usernsctl: the kernel killed a process of the sandbox, since memory ran out\n",
+              stderr);
+        report_cause(un_limit_cause(UN_LIMIT_MEMORY));
+    }
+    return status;
+}
+
+/* Only returns if it failed. Who kills us means the command. */
+static int become_child(const struct words *words, int parent_pidfd)
+{
+    struct un_error err;
+    if (un_die_with_parent(SIGKILL, parent_pidfd, &err))
+        return fail(&err);
+    /* What the terminal sends comes through KILL. */
+    if (*words->kill) {
+        signal(SIGINT, SIG_IGN);
+        signal(SIGQUIT, SIG_IGN);
+    }
+    return become(words->program, words->command);
+}
+
+/* Starts KILL: a pidfd, or -1. */
+static int start_kill(const char *program, char **words, int sig)
+{
+    char number[12];
+    char *argv[KILL_MAX];
+    size_t count = 0;
+    for (; words[count]; count++)
+        argv[count] = words[count];
+    snprintf(number, sizeof number, "%d", sig);
+    argv[count++] = number;
+    argv[count] = NULL;
+
+    struct un_spawn spawn;
+    struct un_error err;
+    pid_t pid;
+    int pidfd;
+    un_spawn_init(&spawn);
+    spawn.command = command_of(program, argv);
+    /* That the sandbox is not there yet is told by the status alone. */
+    int nowhere = open("/dev/null", O_WRONLY | O_CLOEXEC);
+    spawn.stdio[2] = nowhere;
+    int failed = un_spawn(&spawn, &pid, &pidfd, &err);
+    if (nowhere >= 0)
+        close(nowhere);
+    return failed ? -1 : pidfd;
+}
+
+/* Whether KILL could deliver the signal. It asks a sandbox that may not answer, and while we wait
+ * for it we notice nothing else. */
+static bool run_kill(const char *program, char **words, int sig)
+{
+    siginfo_t end;
+    int pidfd = start_kill(program, words, sig);
+    if (pidfd < 0)
+        return false;
+    struct pollfd ended = {.fd = pidfd, .events = POLLIN};
+    if (poll(&ended, 1, KILL_TIMEOUT_MS) <= 0)
+        un_kill(pidfd);
+    bool known = un_reap(pidfd, &end);
+    close(pidfd);
+    return known && end.si_code == CLD_EXITED && end.si_status == 0;
+}
+
+static void pass_on(pid_t child, const siginfo_t *info, void *arg)
+{
+    struct words *words = arg;
+    int sig = info->si_signo;
+    bool stops = sig == SIGTSTP || sig == SIGTTIN || sig == SIGTTOU || sig == SIGCONT;
+    if (!*words->kill || stops)
+        un_pass_on_by_kill(child, info, NULL);
+    /* Before the command has started there is nobody to catch it, and runsc ignores these two. */
+    else if (!run_kill(words->program, words->kill, sig)) {
+        bool is_ignored = sig == SIGINT || sig == SIGQUIT;
+        words->early = is_ignored ? sig : 0;
+        kill(child, is_ignored ? SIGTERM : sig);
+    }
+}
+
+/* Cuts argv at its first two "--". */
+static bool split(int argc, char **argv, struct words *words)
+{
+    char **start[3] = {argv + 3, NULL, NULL};
+    int found = 0;
+    for (int i = 3; i < argc && found < 2; i++)
+        if (!strcmp(argv[i], "--")) {
+            argv[i] = NULL;
+            start[++found] = argv + i + 1;
+        }
+    *words = (struct words){argv[2], start[0], start[1], start[2], 0};
+    return found == 2 && *words->explain && *words->command &&
+           words->command - words->kill < KILL_MAX;
+}
+
+int main(int argc, char **argv)
+{
+    struct words words;
+    struct un_error err;
+    int parent_pidfd, status;
+    uint64_t hits[UN_LIMIT_COUNT];
+    for (enum un_limit i = 0; i < UN_LIMIT_COUNT; i++)
+        hits[i] = un_limit_hits(i);
+    if (argc < 4 || !split(argc, argv, &words)) {
+        fputs("usage: usernsctl-watch STATUS[,STATUS]... PROGRAM EXPLAIN... -- [KILL...] -- "
+              "COMMAND...\n",
+              stderr);
+        return 125;
+    }
+    /* What we are given is for us alone. */
+    un_close_fds_at_exec(NULL, 0, &err);
+    pid_t child = un_supervise(pass_on, &words, &parent_pidfd, &status, &err);
+    if (child < 0)
+        return fail(&err);
+    if (child == 0)
+        return become_child(&words, parent_pidfd);
+    if (words.early && status == 128 + SIGTERM)
+        status = 128 + words.early;
+    return conclude(&words, argv[1], status, hits);
+}

@@ -1,0 +1,241 @@
+#include "sys/clone.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <signal.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#ifndef SYS_clone3
+#define SYS_clone3 435
+#endif
+/* From linux/sched.h, which does not go together with sched.h. */
+#define CLEAR_SIGHAND 0x100000000ULL
+#define PIDFD 0x00001000
+
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define WITH_ASAN
+#endif
+#elif defined(__SANITIZE_ADDRESS__)
+#define WITH_ASAN
+#endif
+#ifdef WITH_ASAN
+void __asan_unpoison_memory_region(const volatile void *at, size_t size);
+/* The child left our stack by execve(2), not by returning from its functions. */
+static void forget_frames_of_child(void)
+{
+    enum { BELOW = 32 * 1024 };
+    char here;
+    __asan_unpoison_memory_region(&here - BELOW, BELOW);
+}
+#else
+static void forget_frames_of_child(void)
+{
+}
+#endif
+
+/* struct clone_args of clone3(2). */
+struct clone3_args {
+    uint64_t flags;
+    uint64_t pidfd;
+    uint64_t child_tid;
+    uint64_t parent_tid;
+    uint64_t exit_signal;
+    uint64_t stack;
+    uint64_t stack_size;
+    uint64_t tls;
+    uint64_t set_tid; /* not before Linux 5.5 */
+    uint64_t set_tid_size;
+    uint64_t cgroup; /* not before Linux 5.7 */
+};
+
+/*
+ * Makes the system call, and in the child calls `run`, which must not return to where the parent
+ * goes on: with CLONE_VM that stack frame is the parent's. Below the red zone all is free, since
+ * the parent is suspended until the child has its own memory (CLONE_VFORK), as with vfork(2).
+ */
+#if defined(__x86_64__)
+#define SAME_STACK 1
+static long call_and_run(long number, long first, long second, long third, int (*run)(void *),
+                         void *arg)
+{
+    register long result __asm__("rax") = number;
+    register long a1 __asm__("rdi") = first;
+    register long a2 __asm__("rsi") = second;
+    register long a3 __asm__("rdx") = third;
+    register long a4 __asm__("r10") = 0;
+    register long a5 __asm__("r8") = 0;
+    register int (*child_run)(void *) __asm__("r12") = run;
+    register void *child_arg __asm__("r13") = arg;
+    __asm__ volatile("syscall\n\t"
+                     "test %%rax, %%rax\n\t"
+                     "jnz 1f\n\t"
+                     "xor %%ebp, %%ebp\n\t"
+                     "lea -128(%%rsp), %%rsp\n\t"
+                     "and $-16, %%rsp\n\t"
+                     "mov %[arg], %%rdi\n\t"
+                     "call *%[run]\n\t"
+                     "mov %%eax, %%edi\n\t"
+                     "mov %[exit], %%eax\n\t"
+                     "syscall\n\t"
+                     "hlt\n"
+                     "1:"
+                     : "+r"(result)
+                     : "r"(a1), "r"(a2), "r"(a3), "r"(a4),
+                       "r"(a5), [run] "r"(child_run), [arg] "r"(child_arg), [exit] "i"(SYS_exit)
+                     : "rcx", "r11", "memory", "cc");
+    return result;
+}
+#elif defined(__aarch64__)
+#define SAME_STACK 1
+static long call_and_run(long number, long first, long second, long third, int (*run)(void *),
+                         void *arg)
+{
+    register long x8 __asm__("x8") = number;
+    register long result __asm__("x0") = first;
+    register long a2 __asm__("x1") = second;
+    register long a3 __asm__("x2") = third;
+    register long a4 __asm__("x3") = 0;
+    register long a5 __asm__("x4") = 0;
+    register int (*child_run)(void *) __asm__("x19") = run;
+    register void *child_arg __asm__("x20") = arg;
+    __asm__ volatile("svc #0\n\t"
+                     "cbnz x0, 1f\n\t"
+                     "mov x29, #0\n\t"
+                     "sub sp, sp, #128\n\t"
+                     "mov x0, %[arg]\n\t"
+                     "blr %[run]\n\t"
+                     "mov x8, %[exit]\n\t"
+                     "svc #0\n"
+                     "1:"
+                     : "+r"(result)
+                     : "r"(x8), "r"(a2), "r"(a3), "r"(a4),
+                       "r"(a5), [run] "r"(child_run), [arg] "r"(child_arg), [exit] "i"(SYS_exit)
+                     : "memory", "cc");
+    return result;
+}
+#else
+#define SAME_STACK 0
+static long call_and_run(long number, long first, long second, long third, int (*run)(void *),
+                         void *arg)
+{
+    (void)number, (void)first, (void)second, (void)third, (void)run, (void)arg;
+    return -ENOSYS;
+}
+#endif
+
+static int try_clone3(struct un_clone *clone)
+{
+    bool in_cgroup = clone->flags & UN_CLONE_INTO_CGROUP;
+    struct clone3_args args = {
+        .flags = clone->flags | CLEAR_SIGHAND,
+        .pidfd = (uint64_t)(uintptr_t)&clone->pidfd,
+        .exit_signal = (uint64_t)clone->exit_signal,
+        .cgroup = in_cgroup ? (uint64_t)clone->cgroup : 0,
+    };
+    size_t size = in_cgroup ? sizeof args : offsetof(struct clone3_args, set_tid);
+    long pid = call_and_run(SYS_clone3, (long)&args, (long)size, 0, clone->run, clone->arg);
+    if (pid < 0) {
+        errno = (int)-pid;
+        return -1;
+    }
+    clone->pid = (pid_t)pid;
+    return 0;
+}
+
+/* CLONE_CLEAR_SIGHAND for clone(2), which has no room for the flag. */
+static int reset_handlers_and_run(void *arg)
+{
+    const struct un_clone *clone = arg;
+    for (int sig = 1; sig < NSIG; sig++) {
+        struct sigaction action;
+        if (sigaction(sig, NULL, &action) || action.sa_handler == SIG_IGN ||
+            action.sa_handler == SIG_DFL)
+            continue;
+        memset(&action, 0, sizeof action);
+        sigaction(sig, &action, NULL);
+    }
+    return clone->run(clone->arg);
+}
+
+/* libc's clone(3) where call_and_run() knows no better: it wants a stack, which gets a guard. */
+static long clone_on_stack(struct un_clone *c, int flags)
+{
+    enum { SIZE = 64 * 1024, GUARD = 64 * 1024 };
+    char *stack = mmap(NULL, GUARD + SIZE, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+    if (stack == MAP_FAILED)
+        return -errno;
+    long pid = mprotect(stack, GUARD, PROT_NONE);
+    if (!pid)
+        pid = clone(reset_handlers_and_run, stack + GUARD + SIZE, flags, c, &c->pidfd);
+    long result = pid < 0 ? -errno : pid;
+    munmap(stack, GUARD + SIZE);
+    return result;
+}
+
+static int try_clone(struct un_clone *c)
+{
+    int flags = (int)c->flags | c->exit_signal;
+    long pid = SAME_STACK
+                   ? call_and_run(SYS_clone, flags, 0, (long)&c->pidfd, reset_handlers_and_run, c)
+                   : clone_on_stack(c, flags);
+    if (pid < 0) {
+        errno = (int)-pid;
+        return -1;
+    }
+    c->pid = (pid_t)pid;
+    return 0;
+}
+
+uint64_t un_block_signals(void)
+{
+    uint64_t all = ~UINT64_C(0), before = 0;
+    syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, &before, sizeof all);
+    return before;
+}
+
+void un_set_signals(uint64_t mask)
+{
+    syscall(SYS_rt_sigprocmask, SIG_SETMASK, &mask, NULL, sizeof mask);
+}
+
+uint64_t un_signal_mask(void)
+{
+    uint64_t mask = 0;
+    syscall(SYS_rt_sigprocmask, SIG_SETMASK, NULL, &mask, sizeof mask);
+    return mask;
+}
+
+int un_clone(struct un_clone *clone)
+{
+    uint64_t before = un_block_signals();
+    clone->pidfd = -1;
+    int failed = try_clone3(clone);
+    /* EPERM is what some filters answer to a call they don't know: clone(2) tells whether it is. It
+     * has nothing to say of cgroups. */
+    if (failed && !(clone->flags & UN_CLONE_INTO_CGROUP) &&
+        (errno == ENOSYS || errno == EPERM || errno == EINVAL || errno == E2BIG))
+        failed = try_clone(clone);
+    int errnum = errno;
+    forget_frames_of_child();
+    un_set_signals(before);
+    errno = errnum;
+    return failed;
+}
+
+bool un_clone3_works(void)
+{
+    /* What the kernel has to say to no arguments is EINVAL. */
+    return !syscall(SYS_clone3, NULL, 0) || (errno != ENOSYS && errno != EPERM);
+}
+
+void un_restore_signals(void)
+{
+    signal(SIGPIPE, SIG_DFL);
+    signal(SIGXFSZ, SIG_DFL);
+}

@@ -1,0 +1,151 @@
+/* Which descriptors the command gets. */
+#include "sys/fds.h"
+#include "base/error.h"
+#include "base/number.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/magic.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#ifndef SYS_close_range
+#define SYS_close_range 436
+#endif
+#ifndef CLOSE_RANGE_CLOEXEC
+#define CLOSE_RANGE_CLOEXEC 4U
+#endif
+
+/* The number that a name in /proc/self/fd is; -1 for "." and "..". */
+static int fd_number(const char *name)
+{
+    uint64_t fd;
+    const char *end = un_number_read(name, INT_MAX, &fd);
+    return end && !*end ? (int)fd : -1;
+}
+
+/* What is to be done with descriptors. */
+enum what { CLOSE, CLOSE_AT_EXEC };
+
+static void treat(int fd, enum what what)
+{
+    if (what == CLOSE)
+        close(fd);
+    else
+        fcntl(fd, F_SETFD, FD_CLOEXEC);
+}
+
+/* By what is open. readdir(3) would allocate. False if /proc does not tell, or is none. */
+static bool treat_listed(unsigned first, unsigned last, enum what what)
+{
+    _Alignas(struct dirent64) char entries[1024];
+    struct statfs fs;
+    long size = -1;
+    int dir = open("/proc/self/fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (dir < 0)
+        return false;
+    bool is_real = !fstatfs(dir, &fs) && (uint64_t)fs.f_type == PROC_SUPER_MAGIC;
+    while (is_real && (size = syscall(SYS_getdents64, dir, entries, sizeof entries)) > 0) {
+        const struct dirent64 *entry;
+        for (long at = 0; at < size; at += entry->d_reclen) {
+            entry = (const struct dirent64 *)(const void *)(entries + at);
+            int fd = fd_number(entry->d_name);
+            if (fd != dir && fd >= 0 && (unsigned)fd >= first && (unsigned)fd <= last)
+                treat(fd, what);
+        }
+    }
+    close(dir);
+    return size == 0;
+}
+
+static void treat_range(unsigned first, unsigned last, enum what what)
+{
+    unsigned flags = what == CLOSE ? 0 : CLOSE_RANGE_CLOEXEC;
+    if (first > last || !syscall(SYS_close_range, first, last, flags))
+        return;
+    /* Before Linux 5.9 or, for the flag, 5.11; or under a filter that does not know the call.
+     * Counting comes last: the limit may be a billion, and what was opened before it was lowered is
+     * above it. */
+    if (treat_listed(first, last, what))
+        return;
+    struct rlimit limit;
+    if (last == ~0U)
+        last = getrlimit(RLIMIT_NOFILE, &limit) ? 65535 : (unsigned)limit.rlim_max - 1;
+    for (unsigned fd = first; fd <= last; fd++)
+        treat((int)fd, what);
+}
+
+/* printf(3) is not async-signal-safe. */
+static int fail_pass_on(int fd, struct un_error *err)
+{
+    char text[sizeof "descriptor -2147483648"] = "descriptor -";
+    char *at = text + strlen("descriptor ") + (fd < 0);
+    un_number_write(at, fd < 0 ? 0U - (unsigned)fd : (unsigned)fd);
+    return un_fail_errno(err, UN_STEP_FDS, text);
+}
+
+static int pass_on(int fd, struct un_error *err)
+{
+    int flags = fcntl(fd, F_GETFD);
+    if (flags < 0 || fcntl(fd, F_SETFD, flags & ~FD_CLOEXEC))
+        return fail_pass_on(fd, err);
+    return 0;
+}
+
+static int treat_others(unsigned first, const int *keep, size_t keep_count, enum what what,
+                        struct un_error *err)
+{
+    for (size_t i = 0; i < keep_count; i++) {
+        if (pass_on(keep[i], err))
+            return -1;
+        if (keep[i] < 3)
+            continue;
+        if ((unsigned)keep[i] > first)
+            treat_range(first, (unsigned)keep[i] - 1, what);
+        first = (unsigned)keep[i] + 1;
+    }
+    treat_range(first, ~0U, what);
+    return 0;
+}
+
+int un_close_fds(const int *keep, size_t keep_count, struct un_error *err)
+{
+    return treat_others(3, keep, keep_count, CLOSE, err);
+}
+
+int un_close_fds_at_exec(const int *keep, size_t keep_count, struct un_error *err)
+{
+    return treat_others(3, keep, keep_count, CLOSE_AT_EXEC, err);
+}
+
+void un_close_all_fds_at_exec(void)
+{
+    treat_range(0, ~0U, CLOSE_AT_EXEC);
+}
+
+int un_place_stdio(const int stdio[3], struct un_error *err)
+{
+    int from[3];
+    /* First out of the way: one that is to become 1 may stand where 0 is to come. */
+    for (int to = 0; to < 3; to++) {
+        from[to] = stdio[to];
+        if (from[to] < 0 || from[to] > 2 || from[to] == to)
+            continue;
+        from[to] = fcntl(from[to], F_DUPFD_CLOEXEC, 3);
+        if (from[to] < 0)
+            return un_fail_errno(err, UN_STEP_STDIO, "");
+    }
+    for (int to = 0; to < 3; to++) {
+        if (from[to] == to) {
+            if (pass_on(to, err))
+                return -1;
+        } else if (from[to] >= 0 && dup2(from[to], to) < 0) {
+            return un_fail_errno(err, UN_STEP_STDIO, "");
+        }
+    }
+    return 0;
+}

@@ -1,0 +1,13 @@
+#ifndef USERNSCTL_SYS_FDS_H
+#define USERNSCTL_SYS_FDS_H
+
+#include "include/usernsctl.h"
+
+/* Makes stdio[0..2] descriptors 0 to 2; -1 leaves one as it is. Async-signal-safe. */
+int un_place_stdio(const int stdio[3], struct un_error *err);
+/* As un_close_fds(), but they are closed by the next exec. Async-signal-safe. */
+int un_close_fds_at_exec(const int *keep, size_t keep_count, struct un_error *err);
+/* All of them. Async-signal-safe. */
+void un_close_all_fds_at_exec(void);
+
+#endif

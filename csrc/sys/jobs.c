@@ -1,0 +1,173 @@
+#include "sys/jobs.h"
+#include "base/error.h"
+#include "base/path.h"
+#include "sys/bare_command.h"
+#include "sys/clone.h"
+#include "sys/process.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+/* How long a wait may be before it is looked whether somebody was stopped. */
+#define SLICE_MS 200
+#define JOBS_MAX 2
+
+static int64_t now_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+static int start(struct un_job *job, int null, struct un_error *err)
+{
+    static const char *const env[] = {"LC_ALL=C", "PATH=" UN_SYSTEM_PATH, NULL};
+    int ends[2];
+    if (pipe2(ends, O_CLOEXEC))
+        return un_fail_errno(err, UN_STEP_HELPER, "pipe");
+    /* Ours only: a program that writes much has to wait, not to fail. */
+    fcntl(ends[0], F_SETFL, O_NONBLOCK);
+    struct un_spawn spawn;
+    un_spawn_init(&spawn);
+    spawn.command = (struct un_command){.file = job->argv[0], .argv = job->argv, .envp = env};
+    spawn.stdio[0] = null;
+    spawn.stdio[1] = spawn.stdio[2] = ends[1];
+    spawn.close_fds = true;
+    spawn.keep = &job->keep_fd;
+    spawn.keep_count = job->keep_fd >= 0;
+    spawn.restore_signals = true;
+    pid_t pid;
+    int failed = un_spawn_bare(&spawn, un_signal_mask(), &pid, &job->pidfd, err);
+    close(ends[1]);
+    if (failed)
+        close(ends[0]);
+    job->pipe = failed ? -1 : ends[0];
+    return failed;
+}
+
+/* Reads what there is; keeps what there is room for. */
+static void drain(struct un_job *job)
+{
+    char spare[4096];
+    for (;;) {
+        size_t room = job->output_size - 1 - job->length;
+        ssize_t got = room ? read(job->pipe, job->output + job->length, room)
+                           : read(job->pipe, spare, sizeof spare);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got <= 0) {
+            if (got == 0) {
+                close(job->pipe);
+                job->pipe = -1;
+            }
+            break;
+        }
+        job->length += room ? (size_t)got : 0;
+    }
+    job->output[job->length] = '\0';
+}
+
+static void finish(struct un_job *job)
+{
+    siginfo_t how;
+    bool known = un_reap(job->pidfd, &how);
+    job->ended = known ? how.si_code : 0;
+    job->status = known ? how.si_status : 0;
+    close(job->pidfd);
+    job->pidfd = -1;
+    if (job->pipe >= 0) {
+        drain(job);
+        if (job->pipe >= 0)
+            close(job->pipe);
+        job->pipe = -1;
+    }
+}
+
+static void kill_and_finish(struct un_job *job)
+{
+    un_kill(job->pidfd);
+    finish(job);
+}
+
+/* One round: waits until something happens, or `timeout` is over. */
+static void wait_round(struct un_job *jobs, size_t count, int timeout)
+{
+    struct pollfd fds[2 * JOBS_MAX];
+    for (size_t i = 0; i < count; i++) {
+        fds[2 * i] = (struct pollfd){.fd = jobs[i].pipe, .events = POLLIN};
+        fds[2 * i + 1] = (struct pollfd){.fd = jobs[i].pidfd, .events = POLLIN};
+    }
+    if (poll(fds, 2 * count, timeout) <= 0)
+        return;
+    for (size_t i = 0; i < count; i++) {
+        if (fds[2 * i].revents)
+            drain(&jobs[i]);
+        if (fds[2 * i + 1].revents)
+            finish(&jobs[i]);
+    }
+}
+
+static bool is_stopped(struct un_job *job)
+{
+    siginfo_t info = {.si_pid = 0};
+    if (waitid(UN_BY_PIDFD, (id_t)job->pidfd, &info, WSTOPPED | WNOHANG | WNOWAIT) || !info.si_pid)
+        return false;
+    job->stopped_by = info.si_status;
+    return true;
+}
+
+static void wait_all(struct un_job *jobs, size_t count, int timeout_ms)
+{
+    int64_t deadline = now_ms() + timeout_ms;
+    for (;;) {
+        int64_t left = deadline - now_ms();
+        size_t running = 0;
+        for (size_t i = 0; i < count; i++) {
+            if (jobs[i].pidfd >= 0 && (left <= 0 || is_stopped(&jobs[i]))) {
+                jobs[i].timed_out = left <= 0;
+                kill_and_finish(&jobs[i]);
+            }
+            running += jobs[i].pidfd >= 0;
+        }
+        if (!running)
+            return;
+        wait_round(jobs, count, left < SLICE_MS ? (int)left : SLICE_MS);
+    }
+}
+
+static int run_jobs(struct un_job *jobs, size_t count, int timeout_ms, struct un_error *err)
+{
+    /* What they read must not be what our command is to read. */
+    int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    size_t started = 0;
+    for (; started < count; started++) {
+        jobs[started].length = 0;
+        jobs[started].output[0] = '\0';
+        jobs[started].timed_out = false;
+        jobs[started].stopped_by = 0;
+        if (start(&jobs[started], null, err))
+            break;
+    }
+    if (null >= 0)
+        close(null);
+    if (started < count) {
+        for (size_t i = 0; i < started; i++)
+            kill_and_finish(&jobs[i]);
+        return -1;
+    }
+    wait_all(jobs, count, timeout_ms);
+    return 0;
+}
+
+int un_run_jobs(struct un_job *jobs, size_t count, int timeout_ms, struct un_error *err)
+{
+    int cancel = un_forbid_cancel();
+    int failed = run_jobs(jobs, count, timeout_ms, err);
+    un_restore_cancel(cancel);
+    return failed;
+}

@@ -1,0 +1,116 @@
+/* setgroups, uid_map and gid_map of a process: written, read, and read back. */
+#include "sys/map_files.h"
+#include "base/error.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+static const int file_of[] = {[UN_UID] = UN_FILE_UID_MAP, [UN_GID] = UN_FILE_GID_MAP};
+
+static const char *policy_of(const struct un_plan *plan)
+{
+    if (plan->setgroups == UN_SETGROUPS_AUTO)
+        return NULL;
+    return plan->setgroups == UN_SETGROUPS_DENY ? "deny" : "allow";
+}
+
+void un_own_maps_of(const struct un_plan *plan, char text[2][UN_MAP_TEXT_MAX],
+                    struct un_own_maps *maps)
+{
+    maps->policy = policy_of(plan);
+    for (int kind = UN_UID; kind <= UN_GID; kind++) {
+        bool ours = plan->writer[kind] == UN_WRITER_SELF;
+        if (ours)
+            un_map_format(&plan->map.of[kind], text[kind]);
+        maps->map[kind] = ours ? text[kind] : NULL;
+    }
+}
+
+static int write_file(int dir, int file, const char *text, struct un_error *err)
+{
+    int fd = un_map_file_open(dir, file, err);
+    if (fd < 0)
+        return -1;
+    int failed = un_map_file_write(fd, file, text, err);
+    close(fd);
+    return failed;
+}
+
+int un_write_maps(int dir, const struct un_plan *plan, struct un_error *err)
+{
+    char text[UN_MAP_TEXT_MAX];
+    const char *policy = policy_of(plan);
+    if (policy && write_file(dir, UN_FILE_SETGROUPS, policy, err))
+        return -1;
+    for (int kind = UN_UID; kind <= UN_GID; kind++) {
+        if (plan->writer[kind] != UN_WRITER_SELF && plan->writer[kind] != UN_WRITER_PARENT)
+            continue;
+        un_map_format(&plan->map.of[kind], text);
+        if (write_file(dir, file_of[kind], text, err))
+            return -1;
+    }
+    return 0;
+}
+
+/* Reads all of a small file. The kernel gives a map in one read where the buffer is large enough,
+ * but nothing promises it. */
+static ssize_t read_all(int fd, char *text, size_t size)
+{
+    size_t length = 0;
+    while (length < size) {
+        ssize_t got = read(fd, text + length, size - length);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0)
+            return -1;
+        if (got == 0)
+            break;
+        length += (size_t)got;
+    }
+    return (ssize_t)length;
+}
+
+int un_map_read(int dir, const char *name, struct un_map *map, struct un_error *err)
+{
+    /* The kernel pads each of the numbers to ten columns. */
+    char text[UN_MAP_MAX * 33 + 1];
+    int fd = openat(dir, name, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return un_fail_errno(err, UN_STEP_FACTS, name);
+    ssize_t length = read_all(fd, text, sizeof text - 1);
+    if (length < 0)
+        un_fail_errno(err, UN_STEP_FACTS, name);
+    close(fd);
+    if (length < 0)
+        return -1;
+    text[length] = '\0';
+    return un_map_parse(text, map, err);
+}
+
+int un_verify_maps(int dir, const struct un_plan *plan, struct un_error *err)
+{
+    for (int kind = UN_UID; kind <= UN_GID; kind++) {
+        struct un_map written;
+        if (un_map_read(dir, un_map_files[file_of[kind]].name, &written, err))
+            return -1;
+        if (!un_map_equal(&written, &plan->map.of[kind]))
+            return un_fail(err, un_map_files[file_of[kind]].step, 0, "map-not-written",
+                           "the kernel shows another map than was planned");
+    }
+    return 0;
+}
+
+int un_setgroups_read(int dir, int *setgroups, struct un_error *err)
+{
+    char text[8] = "";
+    int fd = openat(dir, "setgroups", O_RDONLY | O_CLOEXEC);
+    if (fd < 0 || read(fd, text, sizeof text - 1) < 0)
+        un_fail_errno(err, UN_STEP_FACTS, "setgroups");
+    else
+        *setgroups = strncmp(text, "deny", 4) ? UN_SETGROUPS_ALLOW : UN_SETGROUPS_DENY;
+    if (fd >= 0)
+        close(fd);
+    return *setgroups == UN_SETGROUPS_AUTO ? -1 : 0;
+}

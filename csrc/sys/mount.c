@@ -1,0 +1,105 @@
+/*
+ * Mounts: by path, and by descriptor.
+ *
+ * Who may write to a directory can swap it for a symbolic link between two looks at its path. A
+ * descriptor stays what it was, so whoever shows files that others may write to, or mounts on what
+ * they may write to, has one of each: open_tree(2) and move_mount(2), Linux 5.2, and
+ * mount_setattr(2), Linux 5.12.
+ */
+#include "base/error.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/mount.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* linux/mount.h does not go together with sys/mount.h, nor has every libc what is new in it. */
+#ifndef SYS_open_tree
+#define SYS_open_tree 428
+#endif
+#ifndef SYS_move_mount
+#define SYS_move_mount 429
+#endif
+#ifndef SYS_mount_setattr
+#define SYS_mount_setattr 442
+#endif
+#ifndef AT_RECURSIVE
+#define AT_RECURSIVE 0x8000
+#endif
+#ifndef OPEN_TREE_CLONE
+#define OPEN_TREE_CLONE 1U
+#endif
+#ifndef MOVE_MOUNT_F_EMPTY_PATH
+#define MOVE_MOUNT_F_EMPTY_PATH 0x4U
+#endif
+#ifndef MOVE_MOUNT_T_EMPTY_PATH
+#define MOVE_MOUNT_T_EMPTY_PATH 0x40U
+#endif
+
+#define NO_SUCH_FLAG 0x40000000U
+
+/* struct mount_attr. */
+struct attributes {
+    uint64_t set, clear, propagation, userns_fd;
+};
+
+int un_mount(const char *source, const char *target, const char *type, unsigned long flags,
+             const char *data, struct un_error *err)
+{
+    if (mount(source, target, type, flags, data))
+        return un_fail_errno(err, UN_STEP_MOUNT, target);
+    return 0;
+}
+
+/* Whether the last call failed because there is none, or a filter forbids it. */
+static bool is_missing(long result)
+{
+    return result < 0 && (errno == ENOSYS || errno == EPERM);
+}
+
+/* The kernel looks at the flags first, and has EINVAL to say to these; move_mount(2) asks for the
+ * capability before, which whoever came so far has. */
+static bool is_kept_away(void)
+{
+    return is_missing(syscall(SYS_open_tree, -1, "", NO_SUCH_FLAG)) ||
+           is_missing(syscall(SYS_move_mount, -1, "", -1, "", NO_SUCH_FLAG)) ||
+           is_missing(syscall(SYS_mount_setattr, -1, "", NO_SUCH_FLAG, NULL, 0));
+}
+
+static int fail(const char *name, struct un_error *err)
+{
+    un_fail_errno(err, UN_STEP_MOUNT, name);
+    if ((err->errnum == ENOSYS || err->errnum == EPERM) && is_kept_away())
+        err->cause = "mount-by-descriptor-missing";
+    return -1;
+}
+
+static int set_attributes(int fd, uint64_t set, uint64_t clear)
+{
+    const struct attributes attributes = {.set = set, .clear = clear};
+    return (int)syscall(SYS_mount_setattr, fd, "", AT_EMPTY_PATH | AT_RECURSIVE, &attributes,
+                        sizeof attributes);
+}
+
+int un_mount_restrict(int top, uint64_t set, uint64_t clear, const char *name, struct un_error *err)
+{
+    return set_attributes(top, set, clear) ? fail(name, err) : 0;
+}
+
+int un_bind(int source, int target, uint64_t attributes, const char *name, struct un_error *err)
+{
+    /* Recursive, since in a namespace owned by a user namespace the kernel refuses to show a
+     * directory without the mounts that may hide something in it (mount_namespaces(7)). */
+    int tree = (int)syscall(SYS_open_tree, source, "",
+                            OPEN_TREE_CLONE | AT_EMPTY_PATH | AT_RECURSIVE | O_CLOEXEC);
+    if (tree < 0)
+        return fail(name, err);
+    int failed = (attributes && set_attributes(tree, attributes, 0)) ||
+                 syscall(SYS_move_mount, tree, "", target, "",
+                         MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
+    if (failed)
+        fail(name, err);
+    close(tree);
+    return failed ? -1 : 0;
+}

@@ -1,0 +1,61 @@
+/* The kinds of namespaces, and going into them. */
+#include "sys/namespaces.h"
+#include "base/error.h"
+#include "sys/self.h"
+
+#include <sched.h>
+#include <unistd.h>
+
+static const struct {
+    uint64_t flag;
+    const char *file; /* in /proc/PID */
+} kinds[UN_NS_COUNT] = {
+    [UN_NS_USER] = {CLONE_NEWUSER, "ns/user"},
+    [UN_NS_MOUNT] = {CLONE_NEWNS, "ns/mnt"},
+    [UN_NS_NET] = {CLONE_NEWNET, "ns/net"},
+    [UN_NS_PID] = {CLONE_NEWPID, "ns/pid"},
+    [UN_NS_IPC] = {CLONE_NEWIPC, "ns/ipc"},
+    [UN_NS_UTS] = {CLONE_NEWUTS, "ns/uts"},
+    [UN_NS_CGROUP] = {CLONE_NEWCGROUP, "ns/cgroup"},
+    /* A child enters the namespace that its parent chose for its children. */
+    [UN_NS_TIME] = {CLONE_NEWTIME, "ns/time_for_children"},
+};
+
+uint64_t un_ns_flag(int ns)
+{
+    return kinds[ns].flag;
+}
+
+const char *un_ns_file(int ns)
+{
+    return kinds[ns].file;
+}
+
+int un_namespace_join_one(int fd, int ns, struct un_error *err)
+{
+    if (fd < 0)
+        return 0;
+    if (setns(fd, (int)kinds[ns].flag))
+        return un_fail_errno(err, UN_STEP_SETNS, kinds[ns].file);
+    un_hide_process();
+    return 0;
+}
+
+int un_namespace_join(const struct un_namespace *ns, struct un_error *err)
+{
+    un_hide_process();
+    /* The user namespace comes first: the right to join the others is had there. */
+    for (int kind = 0; kind < UN_NS_COUNT; kind++)
+        if (un_namespace_join_one(ns->fd[kind], kind, err))
+            return -1;
+    return 0;
+}
+
+void un_namespace_close(struct un_namespace *ns)
+{
+    for (int kind = 0; kind < UN_NS_COUNT; kind++) {
+        if (ns->fd[kind] >= 0)
+            close(ns->fd[kind]);
+        ns->fd[kind] = -1;
+    }
+}

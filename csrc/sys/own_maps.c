@@ -1,0 +1,81 @@
+/* Writing setgroups, uid_map and gid_map of this process itself. */
+#include "sys/own_maps.h"
+#include "base/error.h"
+#include "sys/self.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+const struct un_map_file un_map_files[UN_MAP_FILES] = {
+    [UN_FILE_SETGROUPS] = {"setgroups", UN_STEP_SETGROUPS},
+    [UN_FILE_UID_MAP] = {"uid_map", UN_STEP_UID_MAP},
+    [UN_FILE_GID_MAP] = {"gid_map", UN_STEP_GID_MAP},
+};
+
+static int fail_file(int file, struct un_error *err)
+{
+    return un_fail_errno(err, un_map_files[file].step, un_map_files[file].name);
+}
+
+int un_map_file_open(int dir, int file, struct un_error *err)
+{
+    int fd = openat(dir, un_map_files[file].name, O_WRONLY | O_CLOEXEC);
+    return fd < 0 ? fail_file(file, err) : fd;
+}
+
+/* The kernel takes a map, and a policy, in one write(2) or not at all. */
+int un_map_file_write(int fd, int file, const char *text, struct un_error *err)
+{
+    ssize_t length = (ssize_t)strlen(text), written = write(fd, text, (size_t)length);
+    if (written >= 0 && written != length)
+        errno = EIO;
+    return written == length ? 0 : fail_file(file, err);
+}
+
+static int open_files(int dir, const char *const text[UN_MAP_FILES], int fd[UN_MAP_FILES],
+                      struct un_error *err)
+{
+    for (int i = 0; i < UN_MAP_FILES; i++)
+        if (text[i] && fd[i] < 0 && (fd[i] = un_map_file_open(dir, i, err)) < 0)
+            return -1;
+    return 0;
+}
+
+static int write_files(const char *const text[UN_MAP_FILES], const int fd[UN_MAP_FILES],
+                       struct un_error *err)
+{
+    for (int i = 0; i < UN_MAP_FILES; i++)
+        if (text[i] && un_map_file_write(fd[i], i, text[i], err))
+            return -1;
+    return 0;
+}
+
+int un_write_own_maps(const struct un_own_maps *maps, struct un_error *err)
+{
+    const char *const text[UN_MAP_FILES] = {
+        [UN_FILE_SETGROUPS] = maps->policy,
+        [UN_FILE_UID_MAP] = maps->map[UN_UID],
+        [UN_FILE_GID_MAP] = maps->map[UN_GID],
+    };
+    int fd[UN_MAP_FILES] = {-1, -1, -1};
+    int self = un_open_self(err);
+    if (self < 0)
+        return -1;
+    int failed = open_files(self, text, fd, err);
+    /* The files of a hidden process are root's. */
+    if (failed && err->errnum == EACCES) {
+        prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
+        failed = open_files(self, text, fd, err);
+        un_hide_process();
+    }
+    close(self);
+    if (!failed)
+        failed = write_files(text, fd, err);
+    for (int i = 0; i < UN_MAP_FILES; i++)
+        if (fd[i] >= 0)
+            close(fd[i]);
+    return failed;
+}

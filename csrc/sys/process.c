@@ -1,0 +1,59 @@
+#include "sys/process.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#ifndef SYS_pidfd_open
+#define SYS_pidfd_open 434
+#endif
+#ifndef SYS_pidfd_send_signal
+#define SYS_pidfd_send_signal 424
+#endif
+
+int un_pidfd_open(pid_t pid)
+{
+    return (int)syscall(SYS_pidfd_open, pid, 0);
+}
+
+bool un_reap(int pidfd, siginfo_t *how)
+{
+    int failed;
+    memset(how, 0, sizeof *how);
+    while ((failed = waitid(UN_BY_PIDFD, (id_t)pidfd, how, WEXITED | __WALL)) && errno == EINTR)
+        continue;
+    return !failed;
+}
+
+void un_kill(int pidfd)
+{
+    syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
+}
+
+void un_kill_and_reap(int pidfd)
+{
+    siginfo_t how;
+    un_kill(pidfd);
+    un_reap(pidfd, &how);
+    close(pidfd);
+}
+
+int un_exit_status_of(int wait_status)
+{
+    return WIFEXITED(wait_status) ? WEXITSTATUS(wait_status) : 128 + WTERMSIG(wait_status);
+}
+
+int un_forbid_cancel(void)
+{
+    int before = PTHREAD_CANCEL_ENABLE;
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before);
+    return before;
+}
+
+void un_restore_cancel(int state)
+{
+    pthread_setcancelstate(state, NULL);
+}

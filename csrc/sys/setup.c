@@ -1,0 +1,108 @@
+/* What is done once inside the namespaces, before the command. */
+#include "sys/setup.h"
+#include "base/caps.h"
+#include "base/error.h"
+#include "sys/self.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* Where the first kernels knew ids of 16 bits, these are the calls for all of them. */
+#ifdef SYS_setresuid32
+#define UN_SYS_SETGROUPS SYS_setgroups32
+#define UN_SYS_SETRESGID SYS_setresgid32
+#define UN_SYS_SETRESUID SYS_setresuid32
+#else
+#define UN_SYS_SETGROUPS SYS_setgroups
+#define UN_SYS_SETRESGID SYS_setresgid
+#define UN_SYS_SETRESUID SYS_setresuid
+#endif
+
+void un_setup_init(struct un_setup *setup)
+{
+    memset(setup, 0, sizeof *setup);
+    setup->group_count = -1;
+    setup->gid = -1;
+    setup->uid = -1;
+    setup->parent_pidfd = -1;
+}
+
+static int apply_mount_proc(const struct un_setup *setup, struct un_error *err)
+{
+    if (!setup->mount_proc)
+        return 0;
+    /* The new /proc would show up in the old namespace if its mount point were shared. */
+    if (mount("none", setup->mount_proc, NULL, MS_PRIVATE | MS_REC, NULL) && errno != EINVAL)
+        return un_fail_errno(err, UN_STEP_PROPAGATION, setup->mount_proc);
+    if (mount("proc", setup->mount_proc, "proc", MS_NOSUID | MS_NOEXEC | MS_NODEV, NULL))
+        return un_fail_errno(err, UN_STEP_MOUNT, setup->mount_proc);
+    return 0;
+}
+
+/* Before the ids change: whoever is not root afterwards may not do it any more. */
+static int apply_restrictions(const struct un_setup *setup, struct un_error *err)
+{
+    for (unsigned long cap = 0; cap < 64; cap++)
+        if (setup->drop_bounding >> cap & 1 && prctl(PR_CAPBSET_DROP, cap, 0, 0, 0))
+            return un_fail_errno(err, UN_STEP_CAPABILITIES, "bounding set");
+    if (setup->no_new_privs && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+        return un_fail_errno(err, UN_STEP_CAPABILITIES, "PR_SET_NO_NEW_PRIVS");
+    return 0;
+}
+
+/* The bare system calls: libc's wrappers change the ids of all threads, through a lock, and the
+ * child program has no libc. */
+static int apply_credentials(const struct un_setup *setup, bool hidden, struct un_error *err)
+{
+    if (setup->group_count >= 0 &&
+        syscall(UN_SYS_SETGROUPS, (size_t)setup->group_count, setup->groups))
+        return un_fail_errno(err, UN_STEP_SETGROUPS, "supplementary groups");
+    gid_t gid = (gid_t)setup->gid;
+    if (setup->gid >= 0 && syscall(UN_SYS_SETRESGID, gid, gid, gid))
+        return un_fail_errno(err, UN_STEP_SETRESGID, "");
+    if (hidden)
+        un_hide_process();
+    uid_t uid = (uid_t)setup->uid;
+    if (setup->keep_caps && prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0))
+        return un_fail_errno(err, UN_STEP_CAPABILITIES, "PR_SET_KEEPCAPS");
+    if (setup->uid >= 0 && syscall(UN_SYS_SETRESUID, uid, uid, uid))
+        return un_fail_errno(err, UN_STEP_SETRESUID, "");
+    if (hidden)
+        un_hide_process();
+    if (setup->keep_caps && un_caps_keep())
+        return un_fail_errno(err, UN_STEP_CAPABILITIES, "ambient set");
+    return 0;
+}
+
+int un_die_with_parent(int sig, int parent_pidfd, struct un_error *err)
+{
+    if (prctl(PR_SET_PDEATHSIG, sig))
+        return un_fail_errno(err, UN_STEP_PDEATHSIG, "");
+    struct pollfd parent = {.fd = parent_pidfd, .events = POLLIN};
+    if (poll(&parent, 1, 0) == 0)
+        return 0;
+    errno = ESRCH;
+    return un_fail_errno(err, UN_STEP_PDEATHSIG, "the parent");
+}
+
+int un_setup_apply(const struct un_setup *setup, struct un_error *err)
+{
+    bool hidden = prctl(PR_GET_DUMPABLE, 0, 0, 0, 0) == 0;
+    if (setup->propagation && mount("none", "/", NULL, MS_REC | setup->propagation, NULL))
+        return un_fail_errno(err, UN_STEP_PROPAGATION, "/");
+    if (setup->root && (chroot(setup->root) || chdir("/")))
+        return un_fail_errno(err, UN_STEP_ROOT, setup->root);
+    if (apply_mount_proc(setup, err))
+        return -1;
+    if (setup->cwd && chdir(setup->cwd))
+        return un_fail_errno(err, UN_STEP_CWD, setup->cwd);
+    if (apply_restrictions(setup, err) || apply_credentials(setup, hidden, err))
+        return -1;
+    /* Last: a change of credentials clears it (PR_SET_PDEATHSIG(2const)). */
+    return setup->pdeathsig ? un_die_with_parent(setup->pdeathsig, setup->parent_pidfd, err) : 0;
+}

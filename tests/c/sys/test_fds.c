@@ -1,0 +1,208 @@
+/* Descriptors: which ones a command gets, and that the fallback for an old kernel closes as many.
+ */
+#include "check.h"
+#include "forked.h"
+#include "sys/fds.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <stddef.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+enum { HIGH = 700, HIGHEST = 1000 };
+
+static bool is_open(int fd)
+{
+    return fcntl(fd, F_GETFD) >= 0;
+}
+
+static bool is_passed_on(int fd)
+{
+    int flags = fcntl(fd, F_GETFD);
+    return flags >= 0 && !(flags & FD_CLOEXEC);
+}
+
+static void open_at(int fd)
+{
+    int opened = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    CHECK(opened >= 0);
+    if (opened != fd) {
+        CHECK_INT(dup3(opened, fd, O_CLOEXEC), fd);
+        close(opened);
+    }
+}
+
+/* 3 to 8 and two far away, all close-on-exec. */
+static void open_some(void)
+{
+    for (int fd = 3; fd <= 8; fd++)
+        open_at(fd);
+    open_at(HIGH);
+    open_at(HIGHEST);
+}
+
+static int all_but_the_kept_are_closed(void *arg)
+{
+    static const int keep[] = {0, 4, 5, 8, HIGH};
+    struct un_error err;
+    (void)arg;
+    open_some();
+    CHECK_OK(un_close_fds(keep, COUNT(keep), &err), &err);
+    for (int fd = 0; fd <= HIGHEST; fd++) {
+        bool kept = fd < 3 || fd == 4 || fd == 5 || fd == 8 || fd == HIGH;
+        CHECK_INT(is_open(fd), kept);
+        CHECK_INT(is_passed_on(fd), kept);
+    }
+    return 0;
+}
+
+static int all_are_closed_if_none_is_kept(void *arg)
+{
+    struct un_error err;
+    (void)arg;
+    open_some();
+    CHECK_OK(un_close_fds(NULL, 0, &err), &err);
+    for (int fd = 0; fd <= HIGHEST; fd++)
+        CHECK_INT(is_open(fd), fd < 3);
+    return 0;
+}
+
+static int one_to_be_kept_must_be_open(void *arg)
+{
+    static const int keep[] = {6, 9};
+    struct un_error err;
+    (void)arg;
+    open_some();
+    CHECK_INT(un_close_fds(keep, COUNT(keep), &err), -1);
+    CHECK_INT(err.step, UN_STEP_FDS);
+    CHECK_INT(err.errnum, EBADF);
+    CHECK_HAS(err.detail, "9");
+    return 0;
+}
+
+/* From here on close_range(2) is what it is before Linux 5.9, and under some filters: ENOSYS. */
+static void take_close_range_away(void)
+{
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_close_range, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {.len = COUNT(filter), .filter = filter};
+    CHECK_INT(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+    CHECK_INT(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
+    CHECK_INT(syscall(SYS_close_range, 3000, 3000, 0), -1);
+    CHECK_INT(errno, ENOSYS);
+}
+
+/* A limit lowered later does not close what is above it, and a huge one must not be counted up
+ * to. */
+static int the_fallback_goes_by_what_is_open(void *arg)
+{
+    struct rlimit limit;
+    CHECK_INT(getrlimit(RLIMIT_NOFILE, &limit), 0);
+    open_some();
+    limit.rlim_cur = limit.rlim_max = HIGH - 100;
+    CHECK_INT(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    take_close_range_away();
+    struct un_error err;
+    (void)arg;
+    CHECK_OK(un_close_fds(NULL, 0, &err), &err);
+    for (int fd = 0; fd <= HIGHEST; fd++)
+        CHECK_INT(is_open(fd), fd < 3);
+    return 0;
+}
+
+static int the_fallback_keeps_what_is_to_be_kept(void *arg)
+{
+    take_close_range_away();
+    return all_but_the_kept_are_closed(arg);
+}
+
+/* Pipes whose read ends are 0 to 2, each holding its own number. */
+static void number_the_standard_descriptors(void)
+{
+    for (int fd = 0; fd < 3; fd++) {
+        int ends[2];
+        char number = (char)('0' + fd);
+        CHECK_INT(pipe2(ends, O_CLOEXEC), 0);
+        CHECK_INT(write(ends[1], &number, 1), 1);
+        CHECK_INT(dup3(ends[0], fd + 100, O_CLOEXEC), fd + 100);
+        close(ends[0]);
+        close(ends[1]);
+    }
+    for (int fd = 0; fd < 3; fd++) {
+        CHECK_INT(dup3(fd + 100, fd, O_CLOEXEC), fd);
+        close(fd + 100);
+    }
+}
+
+struct placing {
+    int stdio[3];
+    char want[3]; /* the number that each must hold then */
+};
+
+/* Checks are told by the status here: standard error is among what is moved. */
+static int stdio_is_placed(void *arg)
+{
+    const struct placing *placing = arg;
+    struct un_error err;
+    number_the_standard_descriptors();
+    if (un_place_stdio(placing->stdio, &err))
+        return 1;
+    for (int fd = 0; fd < 3; fd++) {
+        bool moved = placing->stdio[fd] >= 0;
+        if (moved && !is_passed_on(fd))
+            return 2;
+    }
+    for (int fd = 0; fd < 3; fd++) {
+        char got = 0;
+        bool first = true;
+        for (int other = 0; other < fd; other++)
+            first = first && placing->want[other] != placing->want[fd];
+        /* A pipe holds its number once, so one that stands at two places is read at the first. */
+        if (first && (read(fd, &got, 1) != 1 || got != placing->want[fd]))
+            return 3;
+    }
+    return 0;
+}
+
+static void stdio_is_placed_however_it_is_crossed(void)
+{
+    static struct placing cases[] = {
+        {{-1, -1, -1}, {'0', '1', '2'}}, {{0, 1, 2}, {'0', '1', '2'}},
+        {{1, 0, 2}, {'1', '0', '2'}},    {{1, 2, 0}, {'1', '2', '0'}},
+        {{2, 0, 1}, {'2', '0', '1'}},    {{2, 1, 0}, {'2', '1', '0'}},
+        {{-1, 0, -1}, {'0', '0', '2'}},  {{1, 1, 1}, {'1', '1', '1'}},
+        {{-1, 2, 2}, {'0', '2', '2'}},   {{2, -1, 0}, {'2', '1', '0'}},
+    };
+    for (size_t i = 0; i < COUNT(cases); i++)
+        CHECK_INT(forked(stdio_is_placed, &cases[i]), 0);
+}
+
+static int one_to_be_placed_must_be_open(void *arg)
+{
+    struct un_error err;
+    (void)arg;
+    CHECK_INT(un_place_stdio((const int[3]){999, -1, -1}, &err), -1);
+    CHECK_INT(err.step, UN_STEP_STDIO);
+    CHECK_INT(err.errnum, EBADF);
+    return 0;
+}
+
+int main(void)
+{
+    CHECK_INT(forked(all_but_the_kept_are_closed, NULL), 0);
+    CHECK_INT(forked(all_are_closed_if_none_is_kept, NULL), 0);
+    CHECK_INT(forked(one_to_be_kept_must_be_open, NULL), 0);
+    CHECK_INT(forked(the_fallback_goes_by_what_is_open, NULL), 0);
+    CHECK_INT(forked(the_fallback_keeps_what_is_to_be_kept, NULL), 0);
+    stdio_is_placed_however_it_is_crossed();
+    CHECK_INT(forked(one_to_be_placed_must_be_open, NULL), 0);
+}

@@ -1,0 +1,230 @@
+/* Running small programs side by side: what they say, and how they end. */
+#include "forked.h"
+#include "sys/jobs.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/stat.h>
+
+/* Far longer than anything takes, and far shorter than a test may last. */
+enum { PATIENCE_MS = 20000 };
+
+struct shell {
+    const char *argv[4];
+    char output[64];
+    struct un_job job;
+};
+
+static void init_shell(struct shell *shell, const char *script)
+{
+    const char *const argv[] = {"/bin/sh", "-c", script, NULL};
+    memset(shell, 0, sizeof *shell);
+    memcpy(shell->argv, argv, sizeof argv);
+    shell->job = (struct un_job){.argv = shell->argv,
+                                 .keep_fd = -1,
+                                 .output = shell->output,
+                                 .output_size = sizeof shell->output};
+}
+
+static void run_one(struct shell *shell, const char *script, int timeout_ms)
+{
+    struct un_error err;
+    init_shell(shell, script);
+    CHECK_OK(un_run_jobs(&shell->job, 1, timeout_ms, &err), &err);
+    check_no_child_left();
+}
+
+static void what_a_job_says_and_its_status_are_kept(void)
+{
+    struct shell shell;
+    run_one(&shell, "echo out; echo err >&2; exit 7", PATIENCE_MS);
+    CHECK_TEXT(shell.output, "out\nerr\n");
+    CHECK_INT(shell.job.ended, CLD_EXITED);
+    CHECK_INT(shell.job.status, 7);
+    CHECK(!shell.job.timed_out);
+    CHECK_INT(shell.job.stopped_by, 0);
+
+    run_one(&shell, "true", PATIENCE_MS);
+    CHECK_TEXT(shell.output, "");
+    CHECK_INT(shell.job.status, 0);
+}
+
+static void output_without_end_is_read_but_not_kept(void)
+{
+    struct shell shell;
+    run_one(&shell, "head -c 10000000 /dev/zero | tr '\\0' x; exit 3", PATIENCE_MS);
+    CHECK_INT((long long)strlen(shell.output), (long long)sizeof shell.output - 1);
+    CHECK_INT((long long)strspn(shell.output, "x"), (long long)sizeof shell.output - 1);
+    CHECK_INT(shell.job.ended, CLD_EXITED);
+    CHECK_INT(shell.job.status, 3);
+}
+
+static void a_job_that_hangs_is_killed_when_its_time_is_over(void)
+{
+    struct shell shell;
+    run_one(&shell, "echo waiting; exec sleep 1000", 300);
+    CHECK(shell.job.timed_out);
+    CHECK_TEXT(shell.output, "waiting\n");
+    CHECK(shell.job.ended == CLD_KILLED || shell.job.ended == CLD_DUMPED);
+    CHECK_INT(shell.job.status, SIGKILL);
+}
+
+static void a_job_that_is_killed_is_told_from_one_that_exits(void)
+{
+    struct shell shell;
+    run_one(&shell, "echo bye; kill -SEGV $$", PATIENCE_MS);
+    CHECK(shell.job.ended == CLD_KILLED || shell.job.ended == CLD_DUMPED);
+    CHECK_INT(shell.job.status, SIGSEGV);
+    CHECK(!shell.job.timed_out);
+    CHECK_TEXT(shell.output, "bye\n");
+}
+
+static void a_job_that_stops_is_not_waited_for(void)
+{
+    struct shell shell;
+    run_one(&shell, "kill -STOP $$", PATIENCE_MS);
+    CHECK_INT(shell.job.stopped_by, SIGSTOP);
+    CHECK(!shell.job.timed_out);
+    CHECK_INT(shell.job.status, SIGKILL);
+}
+
+static void a_grandchild_that_keeps_the_pipe_is_not_waited_for(void)
+{
+    struct shell shell;
+    struct un_error err;
+    char script[64];
+    int ends[2];
+    /* The grandchild ends when our end of this pipe does. */
+    CHECK_INT(pipe2(ends, O_CLOEXEC), 0);
+    snprintf(script, sizeof script, "cat <&%d & echo started", ends[0]);
+    init_shell(&shell, script);
+    shell.job.keep_fd = ends[0];
+    CHECK_OK(un_run_jobs(&shell.job, 1, PATIENCE_MS, &err), &err);
+    CHECK(!shell.job.timed_out);
+    CHECK_TEXT(shell.output, "started\n");
+    CHECK_INT(shell.job.status, 0);
+    close(ends[0]);
+    close(ends[1]);
+    check_no_child_left();
+}
+
+/* Each one waits for the other: one after the other they would wait for ever. */
+static void jobs_run_at_the_same_time(void)
+{
+    struct shell shells[2];
+    struct un_job jobs[2];
+    struct un_error err;
+    char dir[] = "/tmp/usernsctl-test-XXXXXX", path[2][64], script[2][160];
+    CHECK(mkdtemp(dir) != NULL);
+    for (int i = 0; i < 2; i++) {
+        snprintf(path[i], sizeof path[i], "%s/%d", dir, i);
+        CHECK_INT(mkfifo(path[i], 0600), 0);
+    }
+    snprintf(script[0], sizeof script[0], "read x <%s; echo $x; echo b >%s", path[0], path[1]);
+    snprintf(script[1], sizeof script[1], "echo a >%s; read x <%s; echo $x", path[0], path[1]);
+    for (int i = 0; i < 2; i++) {
+        init_shell(&shells[i], script[i]);
+        jobs[i] = shells[i].job;
+    }
+    CHECK_OK(un_run_jobs(jobs, 2, PATIENCE_MS, &err), &err);
+    CHECK_TEXT(shells[0].output, "a\n");
+    CHECK_TEXT(shells[1].output, "b\n");
+    for (int i = 0; i < 2; i++) {
+        CHECK_INT(jobs[i].status, 0);
+        CHECK_INT(unlink(path[i]), 0);
+    }
+    CHECK_INT(rmdir(dir), 0);
+    check_no_child_left();
+}
+
+static void a_job_that_hangs_does_not_hide_how_the_other_one_ended(void)
+{
+    struct shell shells[2];
+    struct un_job jobs[2];
+    struct un_error err;
+    init_shell(&shells[0], "exec sleep 1000");
+    init_shell(&shells[1], "echo no; exit 4");
+    for (int i = 0; i < 2; i++)
+        jobs[i] = shells[i].job;
+    CHECK_OK(un_run_jobs(jobs, 2, 300, &err), &err);
+    CHECK(jobs[0].timed_out);
+    CHECK(!jobs[1].timed_out);
+    CHECK_INT(jobs[1].status, 4);
+    CHECK_TEXT(shells[1].output, "no\n");
+    check_no_child_left();
+}
+
+static void a_job_gets_no_input_no_descriptor_and_no_environment_of_ours(void)
+{
+    struct shell shell;
+    int fd = open("/", O_RDONLY | O_DIRECTORY);
+    CHECK(fd >= 0);
+    CHECK_INT(setenv("SECRET", "x", 1), 0);
+    run_one(&shell, "cat; ls /proc/self/fd | tr '\\n' ' '; echo ${SECRET-none}", PATIENCE_MS);
+    /* 3 is what ls itself has opened. */
+    CHECK_TEXT(shell.output, "0 1 2 3 none\n");
+    CHECK_INT(unsetenv("SECRET"), 0);
+
+    char script[64];
+    snprintf(script, sizeof script, "readlink /proc/self/fd/%d", fd);
+    init_shell(&shell, script);
+    shell.job.keep_fd = fd;
+    struct un_error err;
+    CHECK_OK(un_run_jobs(&shell.job, 1, PATIENCE_MS, &err), &err);
+    CHECK_TEXT(shell.output, "/\n");
+    close(fd);
+}
+
+static void a_program_that_is_not_there_leaves_none_running(void)
+{
+    struct shell shells[2];
+    struct un_job jobs[2];
+    struct un_error err;
+    init_shell(&shells[0], "exec sleep 1000");
+    init_shell(&shells[1], "");
+    shells[1].argv[0] = "/no/such/program";
+    for (int i = 0; i < 2; i++)
+        jobs[i] = shells[i].job;
+    int before = dup(0);
+    close(before);
+    CHECK_INT(un_run_jobs(jobs, 2, PATIENCE_MS, &err), -1);
+    CHECK_TEXT(err.cause, "command-not-found");
+    CHECK_HAS(err.detail, "/no/such/program");
+    check_no_child_left();
+    int after = dup(0);
+    close(after);
+    CHECK_INT(after, before);
+}
+
+/* Nobody tells then how a child ended: that it may have failed must not pass for success. */
+static void an_end_that_nobody_saw_is_not_known(void)
+{
+    struct shell shell;
+    struct un_error err;
+    void (*before)(int) = signal(SIGCHLD, SIG_IGN);
+    init_shell(&shell, "exit 3");
+    CHECK_OK(un_run_jobs(&shell.job, 1, PATIENCE_MS, &err), &err);
+    CHECK_INT(shell.job.ended, 0);
+    CHECK(!shell.job.timed_out);
+    init_shell(&shell, "exec sleep 1000");
+    CHECK_OK(un_run_jobs(&shell.job, 1, 100, &err), &err);
+    CHECK(shell.job.timed_out);
+    signal(SIGCHLD, before);
+    check_no_child_left();
+}
+
+int main(void)
+{
+    an_end_that_nobody_saw_is_not_known();
+    what_a_job_says_and_its_status_are_kept();
+    output_without_end_is_read_but_not_kept();
+    a_job_that_hangs_is_killed_when_its_time_is_over();
+    a_job_that_is_killed_is_told_from_one_that_exits();
+    a_job_that_stops_is_not_waited_for();
+    a_grandchild_that_keeps_the_pipe_is_not_waited_for();
+    jobs_run_at_the_same_time();
+    a_job_that_hangs_does_not_hide_how_the_other_one_ended();
+    a_job_gets_no_input_no_descriptor_and_no_environment_of_ours();
+    a_program_that_is_not_there_leaves_none_running();
+    return 0;
+}

@@ -1,0 +1,57 @@
+"""The rule that imports point down (pyproject.toml, importlinter) is one that can be broken."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TREE = Path(__file__).parents[2]
+CHECK = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    shutil.copytree(TREE / "src", tmp_path / "src")
+    shutil.copy(TREE / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+def broken(tree: Path) -> str:
+    """The report about a tree in which a rule is broken."""
+    done = subprocess.run(
+        CHECK,
+        cwd=tree,
+        env={"PYTHONPATH": str(tree / "src"), "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    return done.stdout
+
+
+def add(file: Path, line: str) -> None:
+    file.write_text(f"{file.read_text()}\n{line}\n")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import usernsctl.cli.run",
+        "def late() -> None:\n    import usernsctl.cli.run",
+        "if TYPE_CHECKING:\n    import usernsctl.cli.run",
+    ],
+)
+def test_an_import_that_points_up_is_reported(tree: Path, line: str) -> None:
+    add(tree / "src/usernsctl/maps.py", line)
+    told = broken(tree)
+    assert "usernsctl.maps is not allowed to import usernsctl.cli" in told
+
+
+def test_a_circle_within_a_room_is_reported(tree: Path) -> None:
+    add(tree / "src/usernsctl/gvisor/registry.py", "import usernsctl.gvisor.detached")
+    assert "no circles BROKEN" in broken(tree)

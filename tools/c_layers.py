@@ -1,0 +1,163 @@
+"""Check that calls in csrc/ point one way: csrc/layout.py says which.
+
+A file depends on another one if it includes its header, or calls or reads what that one defines, as
+the symbols of their objects tell. It may depend on files of its own directory and of those below
+it, never in a circle; a program on itself and on programs/shared/ as well. What is pure calls
+nothing that looks at the machine.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
+from pathlib import Path
+
+CSRC = Path(__file__).resolve().parent.parent / "csrc"
+sys.path.insert(0, str(CSRC))
+import layout  # noqa: E402
+
+INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
+
+# Of libc, what depends on its arguments alone.
+PURE_CALLS = re.compile(
+    r"(__)?(mem(cpy|set|move|cmp|chr)|str(n?len|n?cmp|c?spn|r?chr|str)|v?snprintf)(_chk)?"
+    r"|__stack_chk_fail|_GLOBAL_OFFSET_TABLE_"
+)
+
+
+@dataclass
+class Symbols:
+    """What an object has for others, and what it wants of them."""
+
+    defined: set[str] = field(default_factory=set)
+    wanted: set[str] = field(default_factory=set)
+
+
+def read_symbols(csrc: Path, source: Path, target: Path) -> Symbols:
+    """
+    :raises subprocess.CalledProcessError: if it can't be compiled.
+    """
+    compiler = shlex.split(os.environ.get("CC", "cc"))
+    flags = [*layout.flags(csrc), "-w", '-DUSERNSCTL_VERSION=""']
+    subprocess.run([*compiler, *flags, "-c", source, "-o", target], check=True)
+    listed = subprocess.run(
+        ["nm", "--format=posix", target], check=True, capture_output=True, text=True
+    )
+    symbols = Symbols()
+    for line in listed.stdout.splitlines():
+        name, kind = line.split()[:2]
+        if kind == "U":
+            symbols.wanted.add(name)
+        elif kind.isupper():
+            symbols.defined.add(name)
+    return symbols
+
+
+def name_of(csrc: Path, path: Path) -> str:
+    """What a source and its header have in common: ``base/error``."""
+    return path.relative_to(csrc).with_suffix("").as_posix()
+
+
+def place_of(name: str) -> str:
+    """The directory that a file belongs to: a layer, or a program."""
+    return name.rpartition("/")[0]
+
+
+def dependencies(csrc: Path) -> tuple[dict[str, dict[str, str]], list[str]]:
+    """Which file depends on which one, with an example of why; and what is wrong besides."""
+    sources = sorted(csrc.rglob("*.c"))
+    with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(os.cpu_count()) as pool:
+        targets = [Path(scratch, f"{number}.o") for number in range(len(sources))]
+        found = pool.map(read_symbols, [csrc] * len(sources), sources, targets)
+        symbols = dict(zip([name_of(csrc, source) for source in sources], found, strict=True))
+    definer = {
+        symbol: name
+        for name, of in symbols.items()
+        if name != layout.OWN_LIBC.removesuffix(".c")
+        for symbol in of.defined - {"main", "_start"}
+    }
+    uses: dict[str, dict[str, str]] = {}
+    wrong = []
+    for file in sorted(csrc.rglob("*.[ch]")):
+        of = uses.setdefault(name_of(csrc, file), {})
+        for included in INCLUDE.findall(file.read_text()):
+            if not (csrc / included).is_file():
+                wrong.append(
+                    f"{file.relative_to(csrc)} includes {included}; "
+                    "it must be named from csrc/, such as base/error.h"
+                )
+            of.setdefault(name_of(csrc, csrc / included), f"includes {included}")
+    for name, wants in symbols.items():
+        for symbol in sorted(wants.wanted):
+            if symbol in definer:
+                uses[name].setdefault(definer[symbol], f"uses {symbol}")
+            elif place_of(name) in layout.PURE and not PURE_CALLS.fullmatch(symbol):
+                wrong.append(f"{name}.c is pure, and calls {symbol}")
+    for name, of in uses.items():
+        of.pop(name, None)
+    return uses, wrong
+
+
+def is_allowed(user: str, used: str) -> bool:
+    """Whether a file in the directory `user` may depend on one in `used`."""
+    if used in ("include", user):
+        return True
+    if user == "include" or used.startswith("programs/"):
+        return user.startswith("programs/") and used == "programs/shared"
+    layers = list(layout.LAYERS)
+    return layers.index(used) < layers.index(user.partition("/")[0])
+
+
+def is_known(place: str) -> bool:
+    programs = {f"programs/{name.removeprefix('usernsctl-')}" for name in layout.PROGRAMS}
+    programs |= {f"programs/{Path(files[0]).parent.name}" for files in layout.FREESTANDING.values()}
+    return place in {"include", "programs/shared", *layout.LAYERS[:-1], *programs}
+
+
+def circle(uses: dict[str, dict[str, str]]) -> Iterator[str]:
+    try:
+        TopologicalSorter({name: list(of) for name, of in uses.items()}).prepare()
+    except CycleError as error:
+        # Each of them is used by the next one.
+        way = error.args[1][::-1]
+        steps = [f"{a} {uses[a][b]} ({b})" for a, b in pairwise(way)]
+        yield "a circle: " + ", ".join(steps)
+
+
+def check(csrc: Path) -> list[str]:
+    """
+    :param csrc: a directory like csrc/, with its own compile_flags.txt.
+    :returns: what is wrong, a line each.
+    :raises subprocess.CalledProcessError: if something can't be compiled.
+    """
+    uses, wrong = dependencies(csrc)
+    unknown = {place for place in map(place_of, uses) if not is_known(place)}
+    if unknown:
+        return [*wrong, *(f"csrc/layout.py does not know {place}/" for place in sorted(unknown))]
+    for user, of in sorted(uses.items()):
+        for used, why in sorted(of.items()):
+            if used in uses and not is_allowed(place_of(user), place_of(used)):
+                wrong.append(
+                    f"{user} {why}, of {place_of(used)}/, which is not below {place_of(user)}/"
+                )
+    return [*wrong, *circle(uses)]
+
+
+def main() -> int:
+    wrong = check(CSRC)
+    for line in wrong:
+        print(line, file=sys.stderr)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
