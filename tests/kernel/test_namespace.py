@@ -331,3 +331,11 @@ def test_python_itself_works_inside() -> None:
     with Namespace.create(mount=True, net=True) as ns:
         command = [sys.executable, "-c", "import os; print(os.getuid(), os.getgid())"]
         assert ns.check_output(command, text=True) == "0 0\n"
+
+
+def test_namespace_has_says_which_kinds_there_are() -> None:
+    with Namespace.create(uts=True) as ns:
+        assert (ns.has("user"), ns.has("uts"), ns.has("net")) == (True, True, False)
+        with pytest.raises(ValueError, match=r"kind must be one of user, mount, .*, not 'mnt'"):
+            ns.has("mnt")
+    assert not ns.has("user")

@@ -8,13 +8,10 @@ takes the namespaces out of the dictionary, and what nobody knows is a :class:`T
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Generic, Literal, Required, TypedDict, TypeVar
+from typing import Any, Generic, Literal, Required, TypedDict, TypeVar
 
 from usernsctl.commands.arguments import Environment, Stream, StrOrBytesPath
 from usernsctl.commands.target import Propagation
-
-if TYPE_CHECKING:
-    from usernsctl.commands.popen import Popen
 
 _Input = TypeVar("_Input", str, bytes, Any)
 
@@ -133,12 +130,12 @@ class _PopenOptions(_ProcessOptions, total=False):
 
 
 class _RunOptions(_OutputOptions[_Input], total=False):
-    """:ivar started: is told of the process once there is one."""
+    """:ivar started: is told of the process, a Popen, once there is one."""
 
     stdout: Stream
     capture_output: bool
     check: bool
-    started: Callable[[Popen[Any]], object]
+    started: Callable[[Any], object]
 
 
 # What makes the streams carry text. `errors` and `universal_newlines` do so, too; type checkers are

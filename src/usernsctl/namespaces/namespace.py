@@ -421,6 +421,9 @@ class Namespace(Closing):
             ``"cgroup"`` or ``"time"``.
         :raises ValueError: there is no such kind.
         """
+        if kind not in _core.ALL_NAMESPACES:
+            known = ", ".join(_core.ALL_NAMESPACES)
+            raise ValueError(f"kind must be one of {known}, not {kind!r}")
         return not self.closed and self._fds[_core.ALL_NAMESPACES.index(kind)] >= 0
 
     def fileno(self) -> int:
