@@ -39,10 +39,11 @@ if TYPE_CHECKING:
     from usernsctl import gvisor
     from usernsctl.commands.aio import create_subprocess_exec
     from usernsctl.doctor import diagnose
+    from usernsctl.gvisor.arguments import HostOptions, StartOptions
     from usernsctl.gvisor.host import SandboxHost
     from usernsctl.gvisor.oci import Rlimit
     from usernsctl.gvisor.registry import DetachedRecord
-    from usernsctl.gvisor.request import Bind, HostOptions, StartOptions
+    from usernsctl.gvisor.request import Bind
     from usernsctl.gvisor.sandbox import Sandbox
 
 
@@ -94,11 +95,11 @@ __all__ = [
 _IMPORTED_WHEN_USED = {
     "Bind": "usernsctl.gvisor.request",
     "DetachedRecord": "usernsctl.gvisor.registry",
-    "HostOptions": "usernsctl.gvisor.request",
+    "HostOptions": "usernsctl.gvisor.arguments",
     "Rlimit": "usernsctl.gvisor.oci",
     "Sandbox": "usernsctl.gvisor.sandbox",
     "SandboxHost": "usernsctl.gvisor.host",
-    "StartOptions": "usernsctl.gvisor.request",
+    "StartOptions": "usernsctl.gvisor.arguments",
     "create_subprocess_exec": "usernsctl.commands.aio",
     "diagnose": "usernsctl.doctor",
 }

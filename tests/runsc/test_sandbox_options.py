@@ -328,6 +328,9 @@ def test_gvisor_run_fails_as_subprocess_does(host: un.SandboxHost) -> None:
     for wrong in ({"input": b"", "stdin": un.PIPE}, {"capture_output": True, "stdout": un.PIPE}):
         with pytest.raises(ValueError, match="may not"):
             un.gvisor.run(["true"], host=host, **wrong)
+    for name in ("detach", "terminal", "capure_output"):
+        with pytest.raises(TypeError, match=name):
+            un.gvisor.run(["true"], host=host, **{name: True})
     assert os.listdir(host.directory) == [".crash"]
 
 

@@ -24,11 +24,12 @@ from usernsctl.commands.popen import DEVNULL, PIPE
 from usernsctl.commands.target import Target
 from usernsctl.errors import NamespaceError
 from usernsctl.gvisor import checks, config, environment, launch, oci, paths, runsc, view
+from usernsctl.gvisor.arguments import NamedHostOptions
 from usernsctl.gvisor.begun import Begun
 from usernsctl.gvisor.config import open_bundle
 from usernsctl.gvisor.place import Place
 from usernsctl.gvisor.prepare import Order, Prepared
-from usernsctl.gvisor.request import NamedHostOptions, Request
+from usernsctl.gvisor.request import Request
 from usernsctl.gvisor.view import View
 from usernsctl.maps import IdMap, plan
 from usernsctl.namespaces.holder import read_map
