@@ -84,14 +84,9 @@ def test_untrusted_report_follows_no_link(tmp_path: Path, monkeypatch: pytest.Mo
     secret = tmp_path / "secret"
     secret.write_text("secret")
     (tmp_path / "data").mkdir()
-    for program, number in (
-        (f"ln -s {secret} /results/report", errno.ELOOP),
-        ("true", errno.ENOENT),
-    ):
-        monkeypatch.setattr(report, "PROGRAM", program)
-        with pytest.raises(OSError) as caught:
-            report.report_on(str(tmp_path / "data"))
-        assert caught.value.errno == number
+    monkeypatch.setattr(report, "PROGRAM", f"ln -s {secret} /results/report")
+    with pytest.raises(OSError, match=os.strerror(errno.ELOOP)):
+        report.report_on(str(tmp_path / "data"))
     monkeypatch.setattr(report, "PROGRAM", "mkdir /results/report")
     with pytest.raises(ValueError, match="no regular file"):
         report.report_on(str(tmp_path / "data"))
