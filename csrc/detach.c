@@ -4,8 +4,8 @@
  * Starts a sandbox that outlives whoever asked for it, and nothing if that cannot be brought to its
  * end. It runs COMMAND, which leaves the sandbox behind, and says so by a byte on CONNECTION. The
  * answer "+" means that the sandbox is known by then: it stays, and we end. At any other answer,
- * which may come before that byte, or if COMMAND fails or CREATOR ends first, all processes that were
- * started are killed, and DIRECTORY is removed with all that is in it.
+ * which may come before that byte, or if COMMAND fails or CREATOR ends first, all processes that
+ * were started are killed, and DIRECTORY is removed with all that is in it.
  *
  * CREATOR is a pidfd: a fork of that process may hold CONNECTION open. LOCK is a descriptor of
  * DIRECTORY with a lock on it (flock(2)), which tells others that it is in use until we end.
@@ -87,9 +87,8 @@ static int remove_one(const char *path, const struct stat *status, int kind, str
 static bool is_wanted(const struct channel *to)
 {
     char answer = 0;
-    return send(to->connection, "+", 1, MSG_NOSIGNAL) == 1 &&
-           wait_for(to, to->connection) && recv(to->connection, &answer, 1, 0) == 1 &&
-           answer == '+';
+    return send(to->connection, "+", 1, MSG_NOSIGNAL) == 1 && wait_for(to, to->connection) &&
+           recv(to->connection, &answer, 1, 0) == 1 && answer == '+';
 }
 
 static int run(char **argv, const struct channel *to, const char *directory)
