@@ -41,10 +41,11 @@ if TYPE_CHECKING:
         RunscError,
         UsernsError,
     )
+    from usernsctl.gvisor.arguments import HostOptions, StartOptions
     from usernsctl.gvisor.host import SandboxHost
     from usernsctl.gvisor.oci import Rlimit
     from usernsctl.gvisor.registry import DetachedRecord
-    from usernsctl.gvisor.request import Bind, HostOptions, StartOptions
+    from usernsctl.gvisor.request import Bind
     from usernsctl.gvisor.sandbox import Sandbox
     from usernsctl.maps import Extent, IdMap, Plan, SingleIdWarning, plan
     from usernsctl.namespaces.namespace import Namespace, enter
@@ -106,11 +107,11 @@ _TOGETHER = (
 _APART = {
     "Bind": "usernsctl.gvisor.request",
     "DetachedRecord": "usernsctl.gvisor.registry",
-    "HostOptions": "usernsctl.gvisor.request",
+    "HostOptions": "usernsctl.gvisor.arguments",
     "Rlimit": "usernsctl.gvisor.oci",
     "Sandbox": "usernsctl.gvisor.sandbox",
     "SandboxHost": "usernsctl.gvisor.host",
-    "StartOptions": "usernsctl.gvisor.request",
+    "StartOptions": "usernsctl.gvisor.arguments",
     "create_subprocess_exec": "usernsctl.commands.aio",
     "diagnose": "usernsctl.doctor",
 }

@@ -6,9 +6,9 @@ import asyncio
 from typing import Unpack
 
 from usernsctl.commands.arguments import Args
+from usernsctl.gvisor.arguments import StartOptions
 from usernsctl.gvisor.begun import Begun
 from usernsctl.gvisor.prepared import HostBase
-from usernsctl.gvisor.request import StartOptions
 from usernsctl.gvisor.sandbox import Sandbox
 
 

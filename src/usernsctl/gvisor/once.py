@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from typing import Any, Unpack
 
-from usernsctl.commands.arguments import Args, StrOrBytesPath
+from usernsctl.commands.arguments import Args
 from usernsctl.commands.popen import (
     DEVNULL,
     PIPE,
@@ -14,8 +13,8 @@ from usernsctl.commands.popen import (
     CompletedProcess,
     TimeoutExpired,
 )
+from usernsctl.gvisor.arguments import RunOptions
 from usernsctl.gvisor.prepared import HostBase
-from usernsctl.gvisor.request import HostOptions
 from usernsctl.gvisor.sandbox import Sandbox
 
 
@@ -29,15 +28,8 @@ def run(
     text: bool | None = None,
     encoding: str | None = None,
     errors: str | None = None,
-    stdin: Any = None,
-    stdout: Any = None,
-    stderr: Any = None,
-    env: Mapping[str, str] | None = None,
-    cwd: StrOrBytesPath | None = None,
-    user: tuple[int, int] | None = None,
-    in_cgroup: StrOrBytesPath | int | None = None,
     host: HostBase | None = None,
-    **host_options: Unpack[HostOptions],
+    **options: Unpack[RunOptions],
 ) -> CompletedProcess[Any]:
     """Run a command in gVisor and wait for it, as :func:`subprocess.run` does.
 
@@ -51,43 +43,27 @@ def run(
     :param bool check: whether an exit status other than 0 is an error.
     :param bool text: whether what is written and read is text: UTF-8, or what `encoding` and
         `errors` say.
-    :param stdin: as for :class:`usernsctl.Sandbox`: by default there is nothing to read.
-    :param stdout: as for :class:`subprocess.Popen`, and so `stderr`.
-    :param env: as for :class:`usernsctl.Sandbox`, and so `cwd`, `user` and `in_cgroup`.
-    :param SandboxHost host: where; by default in a host of its own, made of `host_options`, the
-        arguments of :class:`usernsctl.SandboxHost`. Who runs many commands keeps one.
+    :param SandboxHost host: where; by default in a host of its own. Who runs many commands keeps
+        one.
+    :param options: `env`, `cwd`, `user`, `stdin`, `stdout`, `stderr` and `in_cgroup`, as for
+        :class:`usernsctl.Sandbox`; without `host`, also the arguments of
+        :class:`usernsctl.SandboxHost`.
     :returns: with the exit status of the command, 128+N after signal N; 127: there is none.
     :raises TimeoutExpired: it took more than `timeout` seconds, and was ended.
     :raises CalledProcessError: `check` was asked for, and its exit status was not 0.
+    :raises TypeError: an argument is of the wrong type, or unknown.
     :raises ValueError: `input` and `stdin`, or `capture_output` and `stdout` or `stderr`, are both
         given; and as :class:`usernsctl.Sandbox` does.
     :raises UsernsError: as :class:`usernsctl.Sandbox` does.
     """
-    if input is not None:
-        if stdin is not None:
-            raise ValueError("stdin and input arguments may not both be used.")
-        stdin = PIPE
-    if capture_output:
-        if stdout is not None or stderr is not None:
-            raise ValueError("stdout and stderr arguments may not be used with capture_output.")
-        stdout = stderr = PIPE
+    if unknown := options.keys() - RunOptions.__annotations__.keys():
+        raise TypeError(f"run has no argument {', '.join(sorted(unknown))}")
+    _choose_streams(options, input, capture_output)
     is_text = bool(text or encoding or errors)
     coding = (encoding or "utf-8", errors or "strict")
     deadline = None if timeout is None else time.monotonic() + timeout
     try:
-        with Sandbox(
-            args,
-            host=host,
-            env=env,
-            cwd=cwd,
-            user=user,
-            stdin=DEVNULL if stdin is None else stdin,
-            stdout=stdout,
-            stderr=stderr,
-            in_cgroup=in_cgroup,
-            timeout=timeout,
-            **host_options,
-        ) as box:
+        with Sandbox(args, host=host, timeout=timeout, **options) as box:
             sent = input.encode(*coding) if is_text and input is not None else input
             left = None if deadline is None else deadline - time.monotonic()
             out, err = box.communicate(sent, left)
@@ -100,6 +76,23 @@ def run(
     if check and status:
         raise CalledProcessError(status, args, output=out, stderr=err)
     return CompletedProcess(args, status, out, err)
+
+
+def _choose_streams(options: RunOptions, input: Any, capture_output: bool) -> None:
+    """Make pipes of the streams that are written to and read.
+
+    :raises ValueError: they are to be something else, too.
+    """
+    if input is not None:
+        if options.get("stdin") is not None:
+            raise ValueError("stdin and input arguments may not both be used.")
+        options["stdin"] = PIPE
+    if capture_output:
+        if options.get("stdout") is not None or options.get("stderr") is not None:
+            raise ValueError("stdout and stderr arguments may not be used with capture_output.")
+        options["stdout"] = options["stderr"] = PIPE
+    if options.get("stdin") is None:
+        options["stdin"] = DEVNULL
 
 
 def _lines(told: bytes | None, encoding: str, errors: str) -> str | None:

@@ -9,7 +9,6 @@ import fcntl
 import os
 import pickle
 import socket
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from types import TracebackType
@@ -24,11 +23,12 @@ from usernsctl.commands.popen import DEVNULL, PIPE
 from usernsctl.commands.target import Target
 from usernsctl.errors import NamespaceError
 from usernsctl.gvisor import checks, config, environment, launch, oci, paths, runsc, view
+from usernsctl.gvisor.arguments import NamedHostOptions
 from usernsctl.gvisor.begun import Begun
 from usernsctl.gvisor.config import open_bundle
 from usernsctl.gvisor.place import Place
 from usernsctl.gvisor.prepare import Order, Prepared
-from usernsctl.gvisor.request import NamedHostOptions, Request
+from usernsctl.gvisor.request import Request
 from usernsctl.gvisor.view import View
 from usernsctl.maps import IdMap, plan
 from usernsctl.namespaces.holder import read_map
@@ -328,8 +328,8 @@ def _join(kept: Namespace | str) -> tuple[Namespace, Place]:
             kept = undo.enter_context(Namespace.open(kept))
         if kept.has("pid"):
             raise ValueError("namespace: one with a PID namespace of its own can't have sandboxes")
-        # A mount namespace needs a process that makes it.
-        command = [sys.executable, "-I", "-S", "-c", "input()"]
+        # A mount namespace needs a process that makes it: this one gets no further than to start.
+        command = isolated.command("usernsctl.gvisor.prepare", "0")
         maker = undo.enter_context(kept.popen(command, mount=True, stdin=PIPE, stderr=DEVNULL))
         undo.callback(maker.kill)
         uid, gid = (read_map(f"/proc/{maker.pid}/{name}_map") for name in ("uid", "gid"))

@@ -10,7 +10,7 @@ import re
 import resource
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Self, TypedDict
+from typing import Any, Self
 
 from usernsctl.commands.arguments import StrOrBytesPath
 from usernsctl.errors import RunscError
@@ -558,46 +558,3 @@ class Request:
         if made.get("kept") is not None and options.get("idmap") is not None:
             raise ValueError("namespace has a map of its own: leave idmap out")
         return cls(**made)
-
-
-class StartOptions(TypedDict, total=False):
-    """Arguments of :class:`usernsctl.Sandbox` that are about one sandbox, for type checkers."""
-
-    id: str | None
-    env: Mapping[str, str] | None
-    cwd: StrOrBytesPath | None
-    user: tuple[int, int] | None
-    stdin: Any
-    stdout: Any
-    stderr: Any
-    terminal: bool
-    detach: bool
-    in_cgroup: StrOrBytesPath | int | None
-    timeout: float | None
-
-
-class NamedHostOptions(TypedDict, total=False):
-    """Arguments of :class:`usernsctl.SandboxHost` that have to be named, for type checkers."""
-
-    namespace: Namespace | str | None
-    bundle: StrOrBytesPath | None
-    trust: bool
-    allow_hooks: bool
-    rootfs: StrOrBytesPath | None
-    expose_root: bool
-    binds: Iterable[Bind | StrOrBytesPath]
-    hostname: str | None
-    rlimits: Iterable[Rlimit | str]
-    network: str
-    platform: str | None
-    debug_log: StrOrBytesPath | None
-    runsc: StrOrBytesPath | None
-    verify: bool
-    no_new_privs: bool
-    drop_bounding: bool
-
-
-class HostOptions(NamedHostOptions, total=False):
-    """Arguments of :class:`usernsctl.SandboxHost`, for type checkers and wrappers."""
-
-    idmap: IdMap | None

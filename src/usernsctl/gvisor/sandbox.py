@@ -27,13 +27,14 @@ from usernsctl.commands.popen import (
 from usernsctl.commands.popen import run as run_command
 from usernsctl.errors import NamespaceError, RunscError, UsernsError
 from usernsctl.gvisor import checks, logs, oci, registry
+from usernsctl.gvisor.arguments import HostOptions
 from usernsctl.gvisor.begun import Begun
 from usernsctl.gvisor.detached import Detached
 from usernsctl.gvisor.files import Files
 from usernsctl.gvisor.held import Held, SandboxEnded
 from usernsctl.gvisor.prepared import HostBase, PreparedNamespace
 from usernsctl.gvisor.registry import DetachedRecord
-from usernsctl.gvisor.request import HostOptions, Request
+from usernsctl.gvisor.request import Request
 from usernsctl.gvisor.stdio import prepared_streams, receive_terminal
 
 # These would be about runsc, which is outside, and do nothing, or harm, for the command.
@@ -150,6 +151,38 @@ class Sandbox:
     It is a context manager, also an asynchronous one, that closes the sandbox at its end, detached
     or not; :meth:`release` lets a detached one live.
 
+    Where an event loop of asyncio runs in this thread, another thread starts it, and the loop
+    goes on: ``async with`` waits for the end of it, and so does whatever is called before that.
+    Only a wrong argument is told at once there.
+
+    :param args: the command and its arguments, or one word as the command; may be left out for
+        a bundle, which has its own.
+    :param SandboxHost host: where; by default in a host of its own, made of `host_options`, the
+        arguments of :class:`SandboxHost`.
+    :param str id: what runsc calls it; by default a new one is drawn.
+    :param env: what is set beside PATH, LANG and TERM, or beside the bundle's own variables.
+    :param cwd: where the command starts, a path inside; by default ``/``, or the bundle's own.
+    :param user: uid and gid inside; by default 0 and 0, or the bundle's own.
+    :param stdin: as for :class:`subprocess.Popen`, and so `stdout` and `stderr`. A file is
+        appended to: gVisor writes at an offset of its own.
+    :param bool terminal: whether the command gets a terminal of its own as its standard input,
+        output and error; :attr:`terminal` is our end of it.
+    :param bool detach: whether it outlives this process. ``None`` is DEVNULL then: whoever
+        reads what we write would wait for the sandbox. Our ends of pipes end with this process:
+        the command reads the end of its input then, and its writes fail (EPIPE).
+    :param in_cgroup: the directory of a control group v2, a path or a descriptor, that all
+        processes of the sandbox are started in, as :class:`usernsctl.Popen` has it: its
+        ``memory.max`` is a limit for all that is in the sandbox, gVisor's kernel and files that
+        it has written included.
+    :param float timeout: how long the start may take, in seconds.
+    :raises TypeError: an argument is of the wrong type, or unknown.
+    :raises ValueError: `host` and `host_options` are both given, `terminal` and streams, or
+        there is no command.
+    :raises TimeoutExpired: it took more than `timeout` seconds; nothing is left of it.
+    :raises RunscError: runsc failed; cause ``"duplicate-id"`` if a sandbox has that id already
+        (of this host, or a detached one of this user), which is left alone.
+    :raises CommandError: there is no directory `cwd` inside.
+    :raises UsernsError: as :class:`SandboxHost` does.
     :ivar id: what runsc calls it.
     :ivar args: the command, empty if it is the bundle's own.
     """
@@ -178,41 +211,7 @@ class Sandbox:
         timeout: float | None = None,
         **host_options: Unpack[HostOptions],
     ) -> None:
-        """Start a command in a sandbox, and return when it runs.
-
-        Where an event loop of asyncio runs in this thread, another thread does that, and the loop
-        goes on: ``async with`` waits for the end of it, and so does whatever is called before that.
-        Only a wrong argument is told at once there.
-
-        :param args: the command and its arguments, or one word as the command; may be left out for
-            a bundle, which has its own.
-        :param SandboxHost host: where; by default in a host of its own, made of `host_options`, the
-            arguments of :class:`SandboxHost`.
-        :param str id: what runsc calls it; by default a new one is drawn.
-        :param env: what is set beside PATH, LANG and TERM, or beside the bundle's own variables.
-        :param cwd: where the command starts, a path inside; by default ``/``, or the bundle's own.
-        :param user: uid and gid inside; by default 0 and 0, or the bundle's own.
-        :param stdin: as for :class:`subprocess.Popen`, and so `stdout` and `stderr`. A file is
-            appended to: gVisor writes at an offset of its own.
-        :param bool terminal: whether the command gets a terminal of its own as its standard input,
-            output and error; :attr:`terminal` is our end of it.
-        :param bool detach: whether it outlives this process. ``None`` is DEVNULL then: whoever
-            reads what we write would wait for the sandbox. Our ends of pipes end with this process:
-            the command reads the end of its input then, and its writes fail (EPIPE).
-        :param in_cgroup: the directory of a control group v2, a path or a descriptor, that all
-            processes of the sandbox are started in, as :class:`usernsctl.Popen` has it: its
-            ``memory.max`` is a limit for all that is in the sandbox, gVisor's kernel and files that
-            it has written included.
-        :param float timeout: how long the start may take, in seconds.
-        :raises TypeError: an argument is of the wrong type, or unknown.
-        :raises ValueError: `host` and `host_options` are both given, `terminal` and streams, or
-            there is no command.
-        :raises TimeoutExpired: it took more than `timeout` seconds; nothing is left of it.
-        :raises RunscError: runsc failed; cause ``"duplicate-id"`` if a sandbox has that id already
-            (of this host, or a detached one of this user), which is left alone.
-        :raises CommandError: there is no directory `cwd` inside.
-        :raises UsernsError: as :class:`SandboxHost` does.
-        """
+        """Start a command in a sandbox, and return when it runs: the class has the arguments."""
         words = checks.words(args)
         wanted = checks.box_id(id) if id is not None else f"usernsctl-{os.urandom(8).hex()}"
         request = _host_request(host_options, host)
