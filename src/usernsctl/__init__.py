@@ -115,11 +115,12 @@ _APART = {
     "create_subprocess_exec": "usernsctl.commands.aio",
     "diagnose": "usernsctl.doctor",
 }
+_MODULES = ("gvisor",)
 
 
 def __getattr__(name: str) -> Any:
-    if name == "gvisor":
-        return _import_module("usernsctl.gvisor")
+    if name in _MODULES:
+        return _import_module(f"usernsctl.{name}")
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name in _APART:

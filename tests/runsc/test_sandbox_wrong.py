@@ -126,7 +126,7 @@ def test_what_only_a_first_command_takes(
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"idmap": "auto"}, "idmap"),
+        ({"idmap": 5}, "idmap"),
         ({"bundle": 5}, "bundle"),
         ({"rootfs": 5}, "rootfs"),
         ({"binds": "/data"}, "binds"),
@@ -155,6 +155,7 @@ def test_what_no_host_can_be_made_of(options: dict[str, Any], told: str) -> None
         ({"rlimits": ["nofile=2:1"]}, "rlimits: .*above the hard limit"),
         ({"network": None}, "network must be one of none, host"),
         ({"namespace": "kept", "idmap": un.IdMap.root()}, "leave idmap out"),
+        ({"idmap": "everything"}, "idmap must be one of .root., .current., .auto."),
         ({"trust": True}, "about a bundle"),
         ({"rootfs": "/a", "expose_root": True}, "exclude each other"),
     ],

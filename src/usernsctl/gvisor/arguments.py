@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 from usernsctl.commands.arguments import StrOrBytesPath
 from usernsctl.gvisor.oci import Rlimit
 from usernsctl.gvisor.request import Bind
-from usernsctl.maps import IdMap
+from usernsctl.maps import AnyIdMap
 from usernsctl.namespaces.namespace import Namespace
 
 
@@ -57,7 +57,7 @@ class NamedHostOptions(TypedDict, total=False):
 class HostOptions(NamedHostOptions, total=False):
     """Arguments of :class:`usernsctl.SandboxHost`."""
 
-    idmap: IdMap | None
+    idmap: AnyIdMap | None
 
 
 class RunOptions(CommandOptions, HostOptions, total=False):

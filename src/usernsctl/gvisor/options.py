@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from usernsctl.gvisor import checks
-from usernsctl.maps import IdMap
+from usernsctl.maps import IdMap, requested
 
 
 def one_of(*known: str) -> Callable[[str], str]:
@@ -49,14 +49,12 @@ def as_text(name: str, given: Any) -> Any:
 
 
 def as_idmap(name: str, given: Any) -> IdMap:
-    """Take an :class:`usernsctl.IdMap`, or ``None`` for the default.
+    """Take what stands for a map: see :func:`usernsctl.maps.requested`.
 
     :raises TypeError: it is something else.
+    :raises ValueError: likewise.
     """
-    if given is None:
-        return IdMap.root()
-    checks.instance(name, given, IdMap)
-    return given  # type: ignore[no-any-return]
+    return requested(given, name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,7 +30,7 @@ from usernsctl.gvisor.place import Place
 from usernsctl.gvisor.prepare import Order, Prepared
 from usernsctl.gvisor.request import Request
 from usernsctl.gvisor.view import View
-from usernsctl.maps import IdMap, plan
+from usernsctl.maps import AnyIdMap, IdMap, plan
 from usernsctl.namespaces.holder import read_map
 from usernsctl.namespaces.namespace import Namespace
 
@@ -179,15 +179,15 @@ class PreparedNamespace:
 class HostBase:
     """:class:`SandboxHost`, but for what starts sandboxes."""
 
-    def __init__(self, idmap: IdMap | None = None, **options: Unpack[NamedHostOptions]) -> None:
+    def __init__(self, idmap: AnyIdMap | None = None, **options: Unpack[NamedHostOptions]) -> None:
         """Make the namespace and the root filesystem, as ``usernsctl run`` does.
 
         Where an event loop of asyncio runs in this thread, another thread does that, and the loop
         goes on: ``async with`` waits for the end of it, and so does whatever is called before that.
         Only a wrong argument is told at once there, as TypeError or ValueError.
 
-        :param IdMap idmap: the ids inside; by default there is one, the caller's, which is root
-            there.
+        :param idmap: the ids inside, as :func:`usernsctl.run` takes them; by default there is one,
+            the caller's, which is root there.
         :param namespace: a kept :class:`usernsctl.Namespace`, or the name of one, to have the
             sandboxes in, in place of `idmap`. It stays the caller's, and may be closed.
         :param bundle: the directory of an OCI bundle, whose config.json then decides all that is
@@ -227,7 +227,7 @@ class HostBase:
 
     @classmethod
     async def create_async(
-        cls, idmap: IdMap | None = None, **options: Unpack[NamedHostOptions]
+        cls, idmap: AnyIdMap | None = None, **options: Unpack[NamedHostOptions]
     ) -> Self:
         """Make one from asyncio, and return when it can be used.
 
