@@ -315,7 +315,8 @@ class Family:
             inside = mount.point.removeprefix(top)
         if mount.source == SCRATCH:
             return label_of_ours(mount.point, top, inside)
-        if mount.device not in self.machine:
+        # Namespaces that are mounted are of one device, also those that the caller has mounted.
+        if mount.device not in self.machine or mount.point.endswith("/state/null-netns"):
             return mount.type if inside else f"{mount.source} at {mount.point}"
         shown = mount.point if inside is None else inside.removeprefix("/root")
         if shown.split("/")[1] in PROGRAMS:
