@@ -80,6 +80,9 @@ EXCLUDED = {
     "docs/explain.md: unshare --map-root-user --map-auto true 2>&1 | usernsctl explain": (
         "it shows what is said under no_new_privs"
     ),
+    "docs/run.md: systemd-run --user --scope -p MemoryMax=1G usernsctl run -- CMD": (
+        "it takes a systemd that manages the user"
+    ),
     'docs/python.md: with un.SandboxHost() as host, open("log", "ab") as log:': (
         "my-server stands for the reader's program"
     ),
@@ -120,8 +123,10 @@ def make_rootfs(directory: Path) -> None:
 def home(tmp_path: Path) -> Path:
     """A home with what the pages say that the reader has."""
     made = tmp_path / "home"
-    for directory in ("data", "venv/bin", ".pyenv/versions/3.12/bin"):
+    for directory in ("data", "results", "venv/bin", ".pyenv/versions/3.12/bin"):
         (made / directory).mkdir(parents=True)
+    (made / "data" / "numbers").write_text("1 2 3\n")
+    (made / "results" / "sizes").write_text("6 /data/numbers\n")
     (made / "script.py").write_text("print('hello')\n")
     (made / "error.txt").write_text("unshare: unshare failed: Operation not permitted\n")
     python = made / ".pyenv" / "versions" / "3.12" / "bin" / "python3.12"

@@ -95,10 +95,21 @@ def test_async_with_is_the_same() -> None:
 
 
 @pytest.mark.parametrize("detach", [False, True])
-def test_async_closing_does_not_block(detach: bool) -> None:
+def test_async_closing_does_not_block(detach: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         async with others() as other, await un.SandboxHost.create_async() as host:
             box = await host.start_async(FOREVER, detach=detach)
+            wanted = other.turns + TURNS
+            close = un.Sandbox.close
+
+            def close_when_others_had_their_turns(self: un.Sandbox) -> None:
+                deadline = time.monotonic() + PATIENCE / 2
+                while other.turns < wanted and time.monotonic() < deadline:
+                    time.sleep(0.001)
+                close(self)
+
+            # By itself it may be over too soon to tell.
+            monkeypatch.setattr(un.Sandbox, "close", close_when_others_had_their_turns)
             with other.go_on():
                 await box.close_async()
             assert box.returncode == 137
