@@ -3,13 +3,13 @@
 
 # The directory of the environment that holds usernsctl as it is in this tree.
 DEV = $$(tools/environment dev)
-PYTHON_CODE = src tests tools demo bench examples csrc setup.py
+PYTHON_CODE = src tests tools demo bench examples csrc docs/api/conf.py setup.py
 SHELL_CODE = tools/packages tools/environment tools/user tools/as-user tools/test-users demo/run .ci/run \
 	docker/install docker/install-runsc
 C_CODE = $(shell find csrc tests/c -name "*.[ch]")
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit kernel runsc hostile docker c lint format bench packages clean
+.PHONY: help demo test unit kernel runsc hostile docker c docs lint format bench packages clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z ]*\):.*## /    make \1\t/p' Makefile | expand -t 24
@@ -35,10 +35,14 @@ c: packages ## check the layers of csrc/, build it with gcc and clang, sanitized
 	@$(DEV)/bin/python tools/c_layers.py
 	@$(DEV)/bin/python tools/c_tests.py
 
-lint: packages ## check style and types
+docs: packages ## make the reference of the Python interface, build/docs/index.html
+	@$(DEV)/bin/sphinx-build --fail-on-warning --quiet docs/api build/docs
+
+lint: docs ## check style and types
 	@set -e; bin=$(DEV)/bin; \
 	"$$bin/ruff" check $(PYTHON_CODE); \
 	"$$bin/ruff" format --check $(PYTHON_CODE); \
+	"$$bin/flake8" src; \
 	"$$bin/mypy" --python-executable "$$bin/python"; \
 	PYTHONPATH=src "$$bin/lint-imports" --no-cache --no-logo; \
 	"$$bin/shellcheck" $(SHELL_CODE); \

@@ -128,7 +128,7 @@ class BuildExtension(build_ext):
 
     def run(self) -> None:
         super().run()
-        programs = Path(self.build_lib, "usernsctl", "_bin")
+        programs = self._package() / "_bin"
         has_freestanding = platform.machine() in layout.FREESTANDING_MACHINES
         freestanding = layout.FREESTANDING.keys() if has_freestanding else set()
         for name in freestanding:
@@ -136,6 +136,12 @@ class BuildExtension(build_ext):
         # Also a copy of usernsctl-exec: where scripts are installed, the package can't always tell.
         for name in layout.PROGRAMS.keys() - {"usernsctl-entrypoint", *freestanding}:
             build_program(programs / name)
+
+    def _package(self) -> Path:
+        """Where the package will be imported from: the tree itself, if it is installed editable."""
+        if self.inplace or self.editable_mode:
+            return Path(self.get_finalized_command("build_py").get_package_dir("usernsctl"))
+        return Path(self.build_lib, "usernsctl")
 
 
 class BuildScripts(build_scripts):

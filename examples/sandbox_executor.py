@@ -44,8 +44,8 @@ class SandboxExecutor(Executor):
     def _run(self, task: bytes) -> Any:
         command = [PYTHON, "-c", RUNNER]
         with self._host.start(command, stdin=un.PIPE, stdout=un.PIPE, stderr=un.PIPE) as sandbox:
-            output, errors = sandbox.init.communicate(task)
-            if sandbox.wait() != 0:
+            output, errors = sandbox.communicate(task)
+            if sandbox.returncode != 0:
                 raise TaskError(errors.decode(errors="replace").strip())
         return json.loads(output)
 

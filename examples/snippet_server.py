@@ -4,19 +4,25 @@
     curl --data-binary 'print(6 * 7)' http://127.0.0.1:8000/
 
 The answer is what the snippet printed, its exit status is in the header X-Exit-Status. A snippet
-sees this machine's programs but none of its data, and no network; it gets five seconds.
+sees this machine's programs but none of its data, and no network. It gets five seconds, and may
+print 64 KiB: one that prints more is ended. No process of it may have more than 512 MiB of memory.
+For a limit that all of a sandbox keeps, files in memory included, start the sandboxes with
+`in_cgroup=`: docs/python.md tells how.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
-import tempfile
+import threading
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import usernsctl as un
 
 SECONDS = 5
 LONGEST = 64 * 1024
+MEMORY = 512 * 1024 * 1024
 PYTHON = "/usr/bin/python3"
 
 
@@ -25,27 +31,39 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, address: tuple[str, int]) -> None:
         super().__init__(address, Handler)
-        self.host = un.SandboxHost()
+        self.host = un.SandboxHost(rlimits=[f"as={MEMORY}"])
 
     def server_close(self) -> None:
         super().server_close()
         self.host.close()
 
     def run_snippet(self, text: bytes) -> tuple[int, bytes]:
-        """Run a snippet; its exit status and its output."""
-        with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as source:
-            source.write(text)
-            source.seek(0)
-            with self.host.start(
-                [PYTHON, "-"], stdin=source, stdout=output, stderr=output
-            ) as sandbox:
-                try:
-                    status = sandbox.wait(SECONDS)
-                except un.TimeoutExpired:
-                    sandbox.kill(9)
-                    status = sandbox.wait()
-            output.seek(0)
-            return status, output.read(LONGEST)
+        """Run a snippet; its exit status and the beginning of its output."""
+        command = [PYTHON, "-"]
+        with (
+            self.host.start(
+                command, stdin=un.PIPE, stdout=un.PIPE, stderr=un.STDOUT, timeout=SECONDS
+            ) as sandbox,
+            ended_after(SECONDS, sandbox),
+        ):
+            with contextlib.suppress(BrokenPipeError):
+                sandbox.stdin.write(text)
+                sandbox.stdin.close()
+            output = sandbox.stdout.read(LONGEST + 1)
+            if len(output) > LONGEST:
+                sandbox.kill()
+            return sandbox.wait(), output[:LONGEST]
+
+
+@contextlib.contextmanager
+def ended_after(seconds: float, sandbox: un.Sandbox) -> Iterator[None]:
+    """Has a sandbox ended if the block takes longer."""
+    timer = threading.Timer(seconds, sandbox.kill)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -67,15 +67,15 @@ def test_a_file_has_an_owner_on_either_side(file_made_inside: Path) -> None:
 
 @pytest.mark.userns(map="auto")
 @pytest.mark.parametrize("inside", [1, 1000])
-def test_others_can_be_had_where_they_are_mapped(inside: int, subids: Subids) -> None:
+def test_others_can_be_had_where_they_are_mapped(inside: int, userns_subids: Subids) -> None:
     """setuid(2): the id must be valid in the user namespace."""
-    if not any(inside < extent.inside + extent.count for extent in subids.uids):
+    if not any(inside < extent.inside + extent.count for extent in userns_subids.uids):
         pytest.skip("the subordinate ranges are shorter")
     os.setresuid(inside, inside, inside)
     assert os.getuid() == inside
 
 
-@pytest.mark.requires("kernel>=5.6")
+@pytest.mark.userns_requires("kernel>=5.6")
 @pytest.mark.userns(time=True)
 def test_a_clock_of_ones_own() -> None:
     """time_namespaces(7), "/proc/PID/timens_offsets": what the clocks are off by."""
@@ -90,7 +90,7 @@ def test_commands_run_in_a_kept_namespace(userns: un.Namespace) -> None:
     assert not os.path.exists("/mnt/file")
 
 
-@pytest.mark.requires("cap:SYS_ADMIN")
+@pytest.mark.userns_requires("cap:SYS_ADMIN")
 def test_root_may_do_the_same_without() -> None:
     """mount_namespaces(7): CAP_SYS_ADMIN is enough where pytest itself has it."""
     subprocess.run(["unshare", "--mount", "true"], check=True)

@@ -34,10 +34,9 @@ async def main(tasks: int) -> dict[int, int]:
     for number in range(tasks):
         queue.put_nowait(number)
     results: dict[int, int] = {}
-    with un.SandboxHost() as host:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(min(WORKERS, tasks)):
-                group.create_task(work(host, queue, results))
+    async with un.SandboxHost() as host, asyncio.TaskGroup() as group:
+        for _ in range(min(WORKERS, tasks)):
+            group.create_task(work(host, queue, results))
     return results
 
 

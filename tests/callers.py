@@ -23,4 +23,4 @@ unprivileged = pytest.mark.skipif(os.geteuid() == 0, reason="root may do it")
 
 # A map of several ids, and the mark of a test that wants it written.
 MAP_OF_SEVERAL = un.IdMap.extents(["0:0:100"], ["0:0:100"]) if may_map_any_id() else un.IdMap.auto()
-several_ids = pytest.mark.requires("userns" if may_map_any_id() else "subid")
+several_ids = pytest.mark.userns_requires("userns" if may_map_any_id() else "subid")

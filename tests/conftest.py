@@ -16,10 +16,15 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import prctl
 import pytest
 
 pytest_plugins = ["pytester", "tally"]
+
+# How long an example takes depends on what else the machine does.
+hypothesis.settings.register_profile("usernsctl", deadline=None)
+hypothesis.settings.load_profile("usernsctl")
 
 TESTS = Path(__file__).parent
 SCRIPTS = Path(sysconfig.get_path("scripts"))
@@ -33,6 +38,8 @@ REQUIRED = {
     "kernel": ["userns"],
     "runsc": ["userns", "runsc"],
 }
+# Directories whose tests don't mind others beside them.
+PARALLEL = {"kernel", "unit"}
 
 
 @dataclass(frozen=True)
@@ -98,9 +105,21 @@ def session(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytes
     return pytester
 
 
-def pytest_configure() -> None:
-    # A process that outlives its parent becomes our child, so that `nothing_left` sees it.
-    prctl.set_child_subreaper(True)
+def pytest_configure(config: pytest.Config) -> None:
+    # A shell has its background jobs ignore these, and whatever they execute; tests wait for them.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+    if not is_controller(config):
+        # A process that outlives its parent becomes our child, so that `nothing_left` sees it.
+        prctl.set_child_subreaper(True)
+
+
+def is_controller(config: pytest.Config) -> bool:
+    """Whether this process runs no tests, but starts the workers of pytest-xdist that do.
+
+    What a worker leaves is found in the worker.
+    """
+    return not hasattr(config, "workerinput") and bool(getattr(config.option, "numprocesses", None))
 
 
 def pytest_userns_needs() -> dict[str, Callable[[], str | None]]:
@@ -124,8 +143,13 @@ def directory_of(path: Path) -> str:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if words := REQUIRED.get(directory_of(item.path)):
-            item.add_marker(pytest.mark.requires(*words))
+        directory = directory_of(item.path)
+        if words := REQUIRED.get(directory):
+            item.add_marker(pytest.mark.userns_requires(*words))
+        if directory in PARALLEL:
+            item.add_marker(pytest.mark.parallel)
+        if directory != "unit":
+            item.add_marker(pytest.mark.each_user)
 
 
 @pytest.fixture(autouse=True)

@@ -26,13 +26,13 @@ PLACES = {"host": "Host", "docker": "Docker", "podman": "Podman", "kubernetes": 
 INTRODUCTION = """\
 # Causes
 
-Why something fails, by the ids that stand in brackets at the end of an error's second line:
-`usernsctl-exec`, `usernsctl run`, `doctor` and `explain` all use the same ones, and so does
+Each cause has an id. It stands in brackets at the end of the second line of an error.
+`usernsctl-exec`, `usernsctl run`, `doctor` and `explain` use the same ids, and so does
 `UsernsError.cause` in Python. An id never changes once it is released.
 
-Many causes share one message: `Operation not permitted` has more than a dozen, and runsc's
-`waiting for sandbox to start: EOF` nearly as many. So they are told by what works and what does
-not, step by step, and by facts; *Told by* says by which.
+Many causes share one message. `Operation not permitted` has more than a dozen causes, and runsc's
+`waiting for sandbox to start: EOF` has nearly as many. *Told by* says how to find out which cause
+it is: by a step that works or does not work, or by a fact about the machine.
 
 This file is made from the catalogue by `tools/cause_docs.py`.
 """
@@ -40,9 +40,9 @@ This file is made from the catalogue by `tools/cause_docs.py`.
 TESTED = """\
 ## How they are tested
 
-*Real*: a test brings the cause about on the machine that runs the tests, and sees it named.
-*Given*: a test gives the facts, or the message, to what has to name it, since the cause can't be
-brought about everywhere.
+*Real*: a test makes the machine fail for this cause, and checks that usernsctl names the cause.
+*Given*: not every machine can be made to fail for this cause. So a test gives usernsctl the facts,
+or the message, and checks that it names the cause.
 
 | id | tested |
 |---|---|

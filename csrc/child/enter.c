@@ -104,6 +104,16 @@ static int become_command(void *arg)
     return FAILED;
 }
 
+/* Whether the caller has our socket: he would know of nothing that is started without it. */
+static bool is_heard(int socket)
+{
+    char byte;
+    ssize_t got;
+    while ((got = read(socket, &byte, 1)) < 0 && errno == EINTR)
+        continue;
+    return got == 1;
+}
+
 /* A child that is our parent's becomes the command, see un_task_has_second(). It is made with its
  * new PID namespace: seccomp filters may know clone(2) for that, and no unshare(2). */
 static int run_second(struct inside *inside)
@@ -182,6 +192,8 @@ void un_child_main(char **words, char **environment)
     for (int i = 0; i < UN_TASK_FDS; i++)
         if (task->fd[i] >= 0)
             fcntl(task->fd[i], F_SETFD, FD_CLOEXEC);
+    if (!is_heard(task->fd[UN_TASK_SOCKET]))
+        _exit(FAILED);
     if (!task->number[UN_TASK_HOLD])
         _exit(run(&inside));
     hold(task, &err);

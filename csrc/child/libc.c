@@ -83,6 +83,11 @@ int close(int fd)
     return (int)call(__NR_close, fd, 0, 0, 0, 0);
 }
 
+ssize_t read(int fd, void *data, size_t size)
+{
+    return call(__NR_read, fd, (long)data, (long)size, 0, 0);
+}
+
 ssize_t write(int fd, const void *data, size_t size)
 {
     return call(__NR_write, fd, (long)data, (long)size, 0, 0);

@@ -176,6 +176,13 @@ static int clone_child(struct un_start *start, struct child *child, struct un_er
     start->pid = clone.pid;
     start->pidfd = clone.pidfd;
     start->socket = told.fd[0];
+    /* It waits for this: what it starts is for us to end, and we know of it by this socket only. */
+    if (!un_send(start->socket, "", 1, NULL, 0)) {
+        un_fail_errno(err, UN_STEP_CLONE, "the child");
+        un_kill_and_reap(clone.pidfd);
+        close(start->socket);
+        return -1;
+    }
     return 0;
 }
 

@@ -1,52 +1,60 @@
 """User namespaces, made and mapped without privilege, for gVisor and for everyone else."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
-from usernsctl.commands.popen import (
-    DEVNULL,
-    PIPE,
-    STDOUT,
-    CalledProcessError,
-    Child,
-    CompletedProcess,
-    Popen,
-    TimeoutExpired,
-    call,
-    check_call,
-    check_output,
-    exec,
-    run,
-    spawn,
-)
-from usernsctl.errors import (
-    BundleError,
-    CommandError,
-    CommandNotADirectoryError,
-    CommandNotExecutableError,
-    CommandNotFoundError,
-    HardeningError,
-    MapError,
-    NamespaceError,
-    PlanError,
-    RunscError,
-    UsernsError,
-)
-from usernsctl.maps import Extent, IdMap, Plan, plan
-from usernsctl.namespaces.namespace import Namespace, enter
+import os as _os
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from usernsctl.commands.aio import create_subprocess_exec
-    from usernsctl.doctor import diagnose
-    from usernsctl.gvisor.host import SandboxHost
-    from usernsctl.gvisor.registry import DetachedRecord
-    from usernsctl.gvisor.sandbox import Sandbox
+    from typing import Any
 
+    from usernsctl import gvisor
+    from usernsctl.commands.aio import create_subprocess_exec
+    from usernsctl.commands.popen import (
+        DEVNULL,
+        PIPE,
+        STDOUT,
+        CalledProcessError,
+        Child,
+        CompletedProcess,
+        Popen,
+        TimeoutExpired,
+        call,
+        check_call,
+        check_output,
+        exec,
+        run,
+        spawn,
+    )
+    from usernsctl.doctor import diagnose
+    from usernsctl.errors import (
+        BundleError,
+        CommandError,
+        CommandNotADirectoryError,
+        CommandNotExecutableError,
+        CommandNotFoundError,
+        HardeningError,
+        MapError,
+        NamespaceError,
+        PlanError,
+        RunscError,
+        UsernsError,
+    )
+    from usernsctl.gvisor.arguments import HostOptions, StartOptions
+    from usernsctl.gvisor.host import SandboxHost
+    from usernsctl.gvisor.oci import Rlimit
+    from usernsctl.gvisor.registry import DetachedRecord
+    from usernsctl.gvisor.request import Bind
+    from usernsctl.gvisor.sandbox import Sandbox
+    from usernsctl.maps import Extent, IdMap, Plan, SingleIdWarning, plan
+    from usernsctl.namespaces.namespace import Namespace, enter
 
 __all__ = [
     "DEVNULL",
     "PIPE",
     "STDOUT",
+    "Bind",
     "BundleError",
     "CalledProcessError",
     "Child",
@@ -58,6 +66,7 @@ __all__ = [
     "DetachedRecord",
     "Extent",
     "HardeningError",
+    "HostOptions",
     "IdMap",
     "MapError",
     "Namespace",
@@ -65,9 +74,12 @@ __all__ = [
     "Plan",
     "PlanError",
     "Popen",
+    "Rlimit",
     "RunscError",
     "Sandbox",
     "SandboxHost",
+    "SingleIdWarning",
+    "StartOptions",
     "TimeoutExpired",
     "UsernsError",
     "call",
@@ -77,22 +89,59 @@ __all__ = [
     "diagnose",
     "enter",
     "exec",
+    "gvisor",
     "plan",
     "run",
     "spawn",
 ]
 
+# Nothing is imported before a name is used: a command must first see to its signals, and the pytest
+# plugin is loaded into sessions that never use it.
+_TOGETHER = (
+    "usernsctl.commands.popen",
+    "usernsctl.errors",
+    "usernsctl.maps",
+    "usernsctl.namespaces.namespace",
+)
 # What takes longer to import than all the rest, and many programs never ask for.
-_IMPORTED_WHEN_USED = {
+_APART = {
+    "Bind": "usernsctl.gvisor.request",
     "DetachedRecord": "usernsctl.gvisor.registry",
+    "HostOptions": "usernsctl.gvisor.arguments",
+    "Rlimit": "usernsctl.gvisor.oci",
     "Sandbox": "usernsctl.gvisor.sandbox",
     "SandboxHost": "usernsctl.gvisor.host",
+    "StartOptions": "usernsctl.gvisor.arguments",
     "create_subprocess_exec": "usernsctl.commands.aio",
     "diagnose": "usernsctl.doctor",
 }
+_MODULES = ("gvisor",)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _IMPORTED_WHEN_USED:
+    if name in _MODULES:
+        return _import_module(f"usernsctl.{name}")
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_IMPORTED_WHEN_USED[name]), name)
+    if name in _APART:
+        globals()[name] = getattr(_import_module(_APART[name]), name)
+    else:
+        # At once: whoever enters a namespace may not be able to read the rest afterwards.
+        for module in map(_import_module, _TOGETHER):
+            found = vars(module)
+            globals().update((each, found[each]) for each in __all__ if each in found)
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+# Python would find the modules in an archive, but the kernel executes nothing from one.
+if not _os.path.isdir(_os.path.dirname(__file__)):
+    raise ImportError(
+        f"usernsctl can't be imported from within an archive, as {_os.path.dirname(__file__)}: the "
+        "kernel can't execute its native programs there; let pip install it into a directory",
+        name=__name__,
+        path=__file__,
+    )

@@ -1,5 +1,35 @@
+"""The command ``usernsctl``, also as ``python -m usernsctl``."""
+
+from __future__ import annotations
+
+import io
 import sys
 
-from usernsctl.cli import main
+from usernsctl import _interrupts
 
-sys.exit(main())
+
+def main() -> int:
+    """Run the command line of this process and return its exit status."""
+    _interrupts.end_at_once()
+    _buffer_output()
+    # This takes most of the time that the command needs to start.
+    from usernsctl import cli
+
+    return cli.main()
+
+
+def _buffer_output() -> None:
+    """Have standard output written to its end, or fail.
+
+    With PYTHONUNBUFFERED, Python forgets what a pipe did not take (io.RawIOBase.write()), and a
+    reader that has left in the midst stays unnoticed.
+    """
+    out = sys.stdout
+    if isinstance(out, io.TextIOWrapper) and isinstance(out.buffer, io.FileIO):
+        sys.stdout = io.TextIOWrapper(
+            io.BufferedWriter(out.buffer), out.encoding, out.errors, line_buffering=True
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -3,7 +3,7 @@
 Paths, arguments, bundles and what runsc says may hold anything: an escape sequence that rewrites
 what is on the screen, a line end that begins a message of its own, a control that turns the order
 of the letters around. Whatever this package prints goes through :func:`shown`. A program in C has
-the same rule in un_make_printable() of csrc/printable.c.
+the same rule in un_make_printable() of csrc/base/printable.c.
 """
 
 from __future__ import annotations

@@ -2,18 +2,19 @@
 
 Every one is an :class:`OSError`, so ``except OSError`` keeps working in code that called
 :mod:`subprocess` before, and carries what a program needs to decide and what a person needs to
-mend it.
+mend it. ``str(error)`` says what failed; a traceback shows the cause and the remedy below, as notes
+(:pep:`678`).
 """
 
 from __future__ import annotations
 
 import os
 from errno import EMFILE as _EMFILE
-from typing import Any
+from typing import Any, Self
 
-from usernsctl._text import shown
+from usernsctl._text import shown, shown_lines
 
-# As un_exit_status() in csrc/error.c has it for the prelude.
+# As un_exit_status() in csrc/base/error.c has it for the prelude.
 _EXIT_STATUS = {"lookup": 127, "exec": 126}
 
 # Of these, there is one cause, wherever they come up.
@@ -45,12 +46,40 @@ class UsernsError(OSError):
         self.filename = filename
         self.reason = reason
         self.step = step
-        self.cause = cause or _ONLY_CAUSE.get(errno)
-        self.remedy = remedy
+        self.cause: str | None = None
+        self.remedy: str | None = None
+        self.explain(cause=cause or _ONLY_CAUSE.get(errno), remedy=remedy)
+
+    @classmethod
+    def from_os_error(
+        cls,
+        error: OSError,
+        what: str,
+        *,
+        step: str,
+        filename: str | None = None,
+        cause: str | None = None,
+    ) -> Self:
+        """The same failure, told as one of this family.
+
+        :param what: what it is about, such as a path or a process.
+        """
+        number = error.errno or 0
+        why = os.strerror(number) if number else str(error)
+        return cls(f"{what}: {why}", step=step, errno=number, filename=filename, cause=cause)
+
+    def explain(self, *, cause: str | None = None, remedy: str | None = None) -> None:
+        """Set the cause and the remedy, as far as they are not known yet, and note them."""
+        if cause and not self.cause:
+            self.cause = cause
+            self.add_note(f"cause: {shown(cause)}")
+        if remedy and not self.remedy:
+            self.remedy = remedy
+            self.add_note(f"remedy: {shown_lines(remedy)}")
 
     @property
     def exit_status(self) -> int:
-        """That of our commands: 127, there is no command; 126, it can't be executed; else 125."""
+        """What our commands end with: 127, there is no command; 126, it can't be executed; 125."""
         return _EXIT_STATUS.get(self.step, 125)
 
     def __str__(self) -> str:
@@ -73,31 +102,40 @@ def _rebuild(kind: type[UsernsError], reason: str, fields: dict[str, Any]) -> Us
 
 
 class MapError(UsernsError, ValueError):
-    """An id map is malformed, or one that the kernel would refuse."""
+    """An id map is malformed, or one that the kernel would refuse (EINVAL, user_namespaces(7))."""
 
 
 class PlanError(UsernsError):
-    """The map that was asked for can't be had by this user on this machine."""
+    """The map that was asked for can't be had by this user on this machine.
+
+    Such as a range that /etc/subuid does not grant, or newuidmap missing. Nothing was started.
+    """
 
 
 class NamespaceError(UsernsError):
-    """The kernel refused to make, map, enter or set up a namespace."""
+    """A namespace could not be made, mapped, entered, set up or found.
+
+    Mostly the kernel refused it. Nothing of the command has run.
+    """
 
 
 class CommandError(UsernsError):
-    """The namespace was ready, but the command could not be started in it."""
+    """The namespace was ready, but the command could not be started in it.
+
+    `filename` is the command, or the directory that it was to start in.
+    """
 
 
 class CommandNotFoundError(CommandError, FileNotFoundError):
-    """The command does not exist."""
+    """The command, or the directory that it was to start in, does not exist (ENOENT)."""
 
 
 class CommandNotADirectoryError(CommandError, NotADirectoryError):
-    """What should be a directory is none: the working directory, or one on the way to it."""
+    """What should be a directory is none (ENOTDIR): the working directory, or one on the way."""
 
 
 class CommandNotExecutableError(CommandError, PermissionError):
-    """The command exists but can't be executed."""
+    """The command exists but can't be executed (EACCES, EPERM)."""
 
 
 class HardeningError(UsernsError):

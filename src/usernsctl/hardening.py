@@ -87,15 +87,15 @@ class Hardening:
         """
         if self.pdeathsig is not None:
             _check_signal(self.pdeathsig)
-            _call("pdeathsig", _prctl().set_pdeathsig, self.pdeathsig)
+            _call("pdeathsig", python_prctl().set_pdeathsig, self.pdeathsig)
         if self.dumpable is not None:
-            _call("dumpable", _prctl().set_dumpable, int(self.dumpable))
+            _call("dumpable", python_prctl().set_dumpable, int(self.dumpable))
         if self.securebits is not None:
             _add_securebits(self.securebits)
         if self.bounding is not None:
             _limit_bounding(self.bounding)
         if self.no_new_privs:
-            _call("no_new_privs", _prctl().set_no_new_privs, 1)
+            _call("no_new_privs", python_prctl().set_no_new_privs, 1)
         self._confirm()
 
     def _confirm(self) -> None:
@@ -146,7 +146,7 @@ def read() -> Hardening:
 
     :raises HardeningError: python-prctl can't be imported, or the kernel refused.
     """
-    prctl = _prctl()
+    prctl = python_prctl()
     bits = int(_call("securebits", prctl.get_securebits))
     return Hardening(
         no_new_privs=bool(_call("no_new_privs", prctl.get_no_new_privs)),
@@ -173,22 +173,26 @@ def names() -> frozenset[str]:
     :raises HardeningError: python-prctl can't be imported.
     """
     known = frozenset(name for name, _ in _capabilities())
-    return known.union(_prctl().ALL_CAP_NAMES) - {"last_cap"}
+    return known.union(python_prctl().ALL_CAP_NAMES) - {"last_cap"}
 
 
-def _set(names: frozenset[str] | None) -> frozenset[str]:
-    return names if names is not None else frozenset()
+def python_prctl() -> ModuleType:
+    """The module of python-prctl, for who needs more of it than is here.
 
-
-def _prctl() -> ModuleType:
+    :raises HardeningError: it can't be imported.
+    """
     try:
         return importlib.import_module("prctl")
     except ImportError as error:
         raise HardeningError(
             f"python-prctl can't be imported: {error}",
             step="prctl",
-            remedy="pip install python-prctl (building it needs gcc and libcap-dev)",
+            remedy="apt-get install libcap-dev gcc python3-dev && pip install python-prctl",
         ) from error
+
+
+def _set(names: frozenset[str] | None) -> frozenset[str]:
+    return names if names is not None else frozenset()
 
 
 def _call(what: str, function: Callable[..., Any], *arguments: int) -> Any:
@@ -206,7 +210,7 @@ def _capabilities() -> list[tuple[str, int]]:
     python-prctl knows those of the kernel headers it was built with. One that only the running
     kernel knows is called by its number, as capsh(1) does, so that it is dropped all the same.
     """
-    prctl = _prctl()
+    prctl = python_prctl()
     names = {
         int(getattr(prctl, f"CAP_{name.upper()}")): name
         for name in prctl.ALL_CAP_NAMES
@@ -218,7 +222,7 @@ def _capabilities() -> list[tuple[str, int]]:
 
 
 def _is_bounding(number: int) -> bool:
-    return bool(_call("bounding set", _prctl().capbset_read, number))
+    return bool(_call("bounding set", python_prctl().capbset_read, number))
 
 
 def _limit_bounding(keep: frozenset[str]) -> None:
@@ -226,15 +230,15 @@ def _limit_bounding(keep: frozenset[str]) -> None:
     _check_names("capability", keep, (name for name, _ in capabilities))
     for name, number in capabilities:
         if name not in keep and _is_bounding(number):
-            _call(f"bounding set, {name}", _prctl().capbset_drop, number)
+            _call(f"bounding set, {name}", python_prctl().capbset_drop, number)
 
 
 def _add_securebits(names: frozenset[str]) -> None:
     _check_names("securebit", names, SECUREBITS)
-    bits = int(_call("securebits", _prctl().get_securebits))
+    bits = int(_call("securebits", python_prctl().get_securebits))
     for name in names:
         bits |= 1 << SECUREBITS[name]
-    _call("securebits", _prctl().set_securebits, bits)
+    _call("securebits", python_prctl().set_securebits, bits)
 
 
 def _check_names(kind: str, names: frozenset[str], known: Iterable[str]) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from usernsctl import _core
 
@@ -17,7 +19,12 @@ _FILLS = ("none", "auto", "subids", "all")
 
 @dataclass(frozen=True, slots=True, order=True)
 class Extent:
-    """`count` ids from `inside` on stand for as many from `outside` on (user_namespaces(7))."""
+    """`count` ids from `inside` on stand for as many from `outside` on (user_namespaces(7)).
+
+    :ivar inside: the first id in the namespace, from 0 to 4294967294; and so `outside`, in the
+        namespace that it is made in.
+    :ivar count: how many, at least 1.
+    """
 
     inside: int
     outside: int
@@ -25,11 +32,19 @@ class Extent:
 
     @classmethod
     def parse(cls, text: str) -> Extent:
-        """Read ``inside:outside:count``, the form that unshare(1) takes.
+        """Read ``inside:outside:count``, the form that unshare(1) takes: three decimal numbers.
 
         :raises MapError: it is malformed, or no kernel would take it.
         """
         return cls(*_core.parse_extent(text))
+
+    def has(self, inside: int, count: int = 1) -> bool:
+        """Whether all of `count` ids from `inside` on are among the ids inside."""
+        return self.inside <= inside and inside + count <= self.inside + self.count
+
+    def has_outside(self, outside: int) -> bool:
+        """Whether an id inside stands for the id `outside`."""
+        return 0 <= outside - self.outside < self.count
 
     def __iter__(self) -> Iterator[int]:
         return iter((self.inside, self.outside, self.count))
@@ -38,13 +53,20 @@ class Extent:
         return f"{self.inside}:{self.outside}:{self.count}"
 
 
-def _extents(given: Iterable[Extent | tuple[int, int, int] | str]) -> tuple[Extent, ...]:
+#: What stands for an extent: itself, its three numbers, or ``"inside:outside:count"``.
+AnyExtent = Extent | tuple[int, int, int] | str
+
+
+def _extents(given: Iterable[AnyExtent]) -> tuple[Extent, ...]:
     return tuple(Extent.parse(e) if isinstance(e, str) else Extent(*e) for e in given)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdMap:
     """A request for an id map; :func:`usernsctl.plan` turns it into extents.
+
+    An id is a number from 0 to 4294967294. What can't be one is found out by whoever takes the
+    request: :class:`usernsctl.MapError`.
 
     :ivar map_user: the uid that the caller's own becomes inside, or ``None``: it is not mapped.
     :ivar map_group: the same for the gid.
@@ -57,7 +79,9 @@ class IdMap:
     :ivar setgroups: whether setgroups(2) is permitted inside. ``"auto"`` denies it only where the
         kernel demands that (user_namespaces(7), "The /proc/PID/setgroups file").
     :ivar allow_single_id: whether to go on with the caller's own id alone where more can't be had;
-        without it that is an error.
+        without it that is an error. There is a :class:`usernsctl.SingleIdWarning` then.
+    :raises ValueError: there is no such `setgroups` or fill.
+    :raises MapError: an extent is malformed.
     """
 
     map_user: int | None = None
@@ -112,8 +136,8 @@ class IdMap:
     @classmethod
     def extents(
         cls,
-        uids: Iterable[Extent | tuple[int, int, int] | str],
-        gids: Iterable[Extent | tuple[int, int, int] | str],
+        uids: Iterable[AnyExtent],
+        gids: Iterable[AnyExtent],
         *,
         setgroups: SetgroupsPolicy = "auto",
     ) -> IdMap:
@@ -122,6 +146,69 @@ class IdMap:
         :raises MapError: one of them is malformed.
         """
         return cls(map_users=_extents(uids), map_groups=_extents(gids), setgroups=setgroups)
+
+
+Word = Literal["root", "current", "auto", "subids", "all"]
+
+#: What stands for a map wherever one is asked for: see :func:`requested`. To type checkers, a str
+#: would be a sequence of extents, if any sequence was one.
+AnyIdMap = (
+    IdMap
+    | Word
+    | Sequence[Extent | tuple[int, int, int]]
+    | list[str]
+    | list[AnyExtent]
+    | tuple[AnyExtent, ...]
+)
+
+
+def _as_itself(fill: Fill) -> IdMap:
+    return IdMap(map_user=os.geteuid(), map_group=os.getegid(), fill_users=fill, fill_groups=fill)
+
+
+_WORDS: dict[str, Callable[[], IdMap]] = {
+    "root": IdMap.root,
+    "current": IdMap.current,
+    "auto": IdMap.auto,
+    "subids": lambda: _as_itself("subids"),
+    "all": lambda: IdMap(fill_users="all", fill_groups="all"),
+}
+
+
+def requested(given: AnyIdMap | None, name: str = "idmap") -> IdMap:
+    """The map that an argument asks for.
+
+    :param given: an :class:`IdMap`; a word: ``"root"`` and ``"current"``, what the class methods of
+        these names give; ``"auto"``, :meth:`IdMap.auto`; ``"subids"`` and ``"all"``, the caller's
+        own id and all its subordinate ranges, or all ids that there are, each as itself; extents,
+        for uids and gids alike; or ``None``: ``"root"``.
+    :param name: of the argument, for errors.
+    :raises TypeError: it is something else.
+    :raises ValueError: it is another word.
+    :raises MapError: an extent is malformed.
+    """
+    if given is None:
+        return IdMap.root()
+    if isinstance(given, IdMap):
+        return given
+    words = ", ".join(map(repr, _WORDS))
+    if isinstance(given, str):
+        if given not in _WORDS:
+            raise ValueError(f"{name} must be one of {words}, an IdMap or extents, not {given!r}")
+        return _WORDS[given]()
+    extents = list(given) if isinstance(given, Iterable) else [given]
+    if not isinstance(given, Iterable) or not all(map(_is_extent, extents)):
+        raise TypeError(
+            f"{name} must be an IdMap, one of {words}, or extents, each an Extent, three numbers "
+            f"or 'inside:outside:count', not {given!r}"
+        )
+    return IdMap.extents(extents, extents)
+
+
+def _is_extent(value: Any) -> bool:
+    if isinstance(value, Extent | str):
+        return True
+    return isinstance(value, tuple | list) and [type(number) for number in value] == [int] * 3
 
 
 Writer = Literal["none", "self", "parent", "helper"]
@@ -174,13 +261,20 @@ class Plan:
     native: _core.NativePlan = field(repr=False, compare=False)
 
 
-def plan(idmap: IdMap) -> Plan:
+class SingleIdWarning(UserWarning):
+    """There is one id only, as `allow_single_id` permits, where more were asked for."""
+
+
+def plan(idmap: AnyIdMap) -> Plan:
     """Decide how the calling process would get `idmap`. Nothing is started.
 
+    :param idmap: as :func:`usernsctl.run` takes it: an :class:`IdMap`, a word or extents.
     :raises MapError: the kernel would refuse such a map (EINVAL in user_namespaces(7)).
     :raises PlanError: the caller may not have it; the cause says why.
+    :raises TypeError: it is nothing that stands for a map.
+    :raises ValueError: likewise.
     """
-    native = decide(idmap)
+    native = _decide(requested(idmap))
     result = native.describe()
     values = result._asdict()
     values["uid"] = tuple(Extent(*extent) for extent in result.uid)
@@ -190,8 +284,33 @@ def plan(idmap: IdMap) -> Plan:
     return Plan(**values, native=native)
 
 
-def decide(idmap: IdMap) -> _core.NativePlan:
-    """The same, for who only wants to make use of it."""
+def decide(idmap: AnyIdMap | None) -> _core.NativePlan:
+    """The same, for who only wants to make use of it: so it warns where there is one id only.
+
+    :raises MapError: as :func:`plan` does.
+    :raises PlanError: likewise.
+    :raises TypeError: likewise.
+    :raises ValueError: likewise.
+    """
+    native = _decide(requested(idmap))
+    if native.single_id_reason is not None:
+        warn_single_id(native.single_id_reason)
+    return native
+
+
+def warn_single_id(reason: str) -> None:
+    """Say that there is one id only: a :class:`SingleIdWarning` at whoever called this package."""
+    frame, level = sys._getframe(), 1
+    while frame.f_back and frame.f_globals["__name__"].partition(".")[0] == "usernsctl":
+        frame, level = frame.f_back, level + 1
+    warnings.warn(
+        f"going on with one id, as allow_single_id permits: {reason}",
+        SingleIdWarning,
+        stacklevel=level,
+    )
+
+
+def _decide(idmap: IdMap) -> _core.NativePlan:
     return _core.plan(
         _core.IdRequest(idmap.map_user, idmap.map_users, idmap.fill_users),
         _core.IdRequest(idmap.map_group, idmap.map_groups, idmap.fill_groups),

@@ -39,9 +39,9 @@ def objection() -> str | None:
 
 
 @pytest.fixture(scope="session")
-def plain(requires: Needs) -> Iterator[Engine]:
+def plain(userns_requires: Needs) -> Iterator[Engine]:
     """An engine as it is by default, with all images."""
-    if "docker" not in requires.must_work:
+    if "docker" not in userns_requires.must_work:
         pytest.skip("it starts a Docker engine, which has not been asked for: make docker")
     if reason := objection():
         pytest.fail(f"docker must work, but {reason}", pytrace=False)

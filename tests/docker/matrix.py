@@ -156,13 +156,17 @@ def table(found: dict[Cell, tuple[str, ...]]) -> str:
     text = [
         "# What works in Docker, and what does not",
         "",
-        "Each line has been run with a real engine by `USERNSCTL_WRITE_MATRIX=1 make docker`,",
-        "which writes this page. *works*: the connector ran, and it saw gVisor's kernel. A cause:",
-        "nothing ran, the exit status was 125, and what standard error said to do was done then.",
-        "Where that had another cause, that follows. In the end, each of them worked.",
+        "`USERNSCTL_WRITE_MATRIX=1 make docker` runs each line with a real engine, and writes",
+        "this page.",
         "",
-        "The profile `docker/seccomp.json` is what `usernsctl seccomp-profile` prints. One id is",
-        "the image as it is, and all ids are `in-gvisor --ids=all`: `usernsctl run --map-auto`",
+        "- *works*: the connector ran, and it saw gVisor's kernel.",
+        "- A cause, such as `mount-denied`: nothing ran, the exit status was 125, and standard",
+        "  error named this cause and its remedy. The remedy was then applied. If the next try",
+        "  failed too, its cause stands after *then*. After the last remedy, the connector ran.",
+        "",
+        "`docker/seccomp.json` is the profile that `usernsctl seccomp-profile` prints. *One id* is",
+        "the image as it is. *All ids* is the image with `in-gvisor --ids=all`, which calls",
+        "`usernsctl run --map-auto`.",
     ]
     for daemon, title in _DAEMONS.items():
         text += ["", f"## {title}", "", "| options | one id | all ids |", "|---|---|---|"]

@@ -223,6 +223,23 @@ def test_the_engine_s_settings_are_enough(plain: Engine, tmp_path: Path) -> None
     assert (done.returncode, "Jan 10 15:06:54 PST 2016" in done.stdout) == (0, True), done.stderr
 
 
+RECIPE = re.compile(r"^```dockerfile\n(FROM my-image\n.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.timeout(600)
+def test_usernsctl_is_added_to_an_existing_image_as_documented(plain: Engine) -> None:
+    (recipe,) = RECIPE.findall((TREE / "docs" / "docker.md").read_text())
+    lines = recipe.replace("FROM my-image\n", f"FROM {BASE}\n")
+    lines = lines.replace("--from=prelude ", f"--from={PRELUDE} ")
+    image = "usernsctl-test/recipe"
+    # There is no other network that a build of this engine's could have.
+    built = plain("build", "--network=host", f"--tag={image}", "-", input=lines, timeout=600)
+    assert built.returncode == 0, built.stderr
+    done = plain("run", "--rm", "--cap-drop=ALL", NO_NEW_PRIVILEGES, SECCOMP, image)
+    assert done.returncode == 0, done.stderr
+    assert "Jan 10 15:06:54 PST 2016" in done.stdout
+
+
 def test_the_images_have_no_file_that_all_may_write(plain: Engine) -> None:
     """And no certificate that the base does not have."""
     found = plain(

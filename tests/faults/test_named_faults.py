@@ -70,7 +70,7 @@ def test_a_creator_may_be_killed_anywhere(tmp_path: Path) -> None:
     assert int(done.stdout) > 50
 
 
-@pytest.mark.requires("strace")
+@pytest.mark.userns_requires("strace")
 @pytest.mark.parametrize("when", range(1, 46, 2))
 def test_the_prelude_may_be_killed_anywhere(when: int) -> None:
     """Both processes of it, at their Nth system call. A holder ends if it is told nothing."""

@@ -13,7 +13,7 @@ from callers import as_root
 from conftest import Program
 from injecting import run_with
 
-pytestmark = pytest.mark.requires("strace")
+pytestmark = pytest.mark.userns_requires("strace")
 
 WIDE = ["--map-users=0:100000:9", "--map-groups=0:100000:9"]
 

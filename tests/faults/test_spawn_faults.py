@@ -10,7 +10,7 @@ import pytest
 from callers import as_root
 from injecting import run_with
 
-pytestmark = pytest.mark.requires("strace")
+pytestmark = pytest.mark.userns_requires("strace")
 
 # Tries once, and tells what came of it and that nothing is left.
 SCRIPT = """
@@ -99,6 +99,22 @@ def test_a_fault_in_between_leaves_nothing(call: str, when: int, arguments: str)
     """It is told, or it did no harm."""
     (told,) = attempt(f"{call}:error=ENOMEM:when={when}", arguments=arguments)
     assert told.split()[0] in ("ran", "NamespaceError", "CommandError", "PlanError")
+
+
+@pytest.mark.parametrize("arguments", ["", "pid=True", "mount=True, pid=True"])
+def test_spawn_of_a_child_that_cannot_be_heard_runs_nothing(arguments: str) -> None:
+    """However late it is ended: what it has started would be nobody's."""
+    script = (
+        "import usernsctl as un\n"
+        "try:\n"
+        f"    un.run(['/bin/sh', '-c', 'echo it ran >&2'], {arguments})\n"
+        "except un.NamespaceError as error:\n"
+        "    print(error)\n"
+    )
+    faults = ("recvmsg:error=EMFILE:when=1", "pidfd_send_signal:delay_enter=300000")
+    done = run_with(*faults, command=[sys.executable, "-c", script])
+    assert done.stderr == ""
+    assert "a descriptor for the child" in done.stdout
 
 
 @pytest.mark.parametrize("error", ["ENOSPC", "EAGAIN", "ENOMEM"])

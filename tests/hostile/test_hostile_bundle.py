@@ -30,7 +30,7 @@ from usernsctl.gvisor.place import Place
 from usernsctl.gvisor.request import Request
 from usernsctl.maps import Extent
 
-pytestmark = pytest.mark.requires("runsc")
+pytestmark = pytest.mark.userns_requires("runsc")
 
 SECRET = "the caller's secret"
 

@@ -13,7 +13,7 @@ import pytest
 
 import usernsctl as un
 
-pytestmark = pytest.mark.requires("runsc")
+pytestmark = pytest.mark.userns_requires("runsc")
 
 PATIENCE = 20
 # As runsc writes it, and as Go does; each line begins as one of theirs.

@@ -74,7 +74,7 @@ def test_the_traps_work(traps: Path) -> None:
     assert {"module click", "program getent"} <= set(marks(traps))
 
 
-@pytest.mark.requires("runsc")
+@pytest.mark.userns_requires("runsc")
 @pytest.mark.parametrize("name", STARTS)
 def test_modules_in_the_current_directory_run_outside_gvisor(
     name: str, traps: Path, tally: Tally
@@ -86,7 +86,7 @@ def test_modules_in_the_current_directory_run_outside_gvisor(
         tally.succeeded(mark)
 
 
-@pytest.mark.requires("runsc")
+@pytest.mark.userns_requires("runsc")
 @pytest.mark.parametrize("name", STARTS)
 def test_python_variables_name_what_runs_outside_gvisor(
     name: str, traps: Path, tally: Tally
@@ -107,7 +107,7 @@ def test_python_variables_name_what_runs_outside_gvisor(
         tally.succeeded(mark)
 
 
-@pytest.mark.requires("runsc")
+@pytest.mark.userns_requires("runsc")
 @pytest.mark.parametrize("name", STARTS)
 def test_a_relative_path_names_what_runs_outside_gvisor(
     name: str, traps: Path, tally: Tally
@@ -129,7 +129,7 @@ def test_the_library_works(traps: Path) -> None:
     assert marks(traps) == ["library"]
 
 
-@pytest.mark.requires("runsc")
+@pytest.mark.userns_requires("runsc")
 @pytest.mark.parametrize("words", [["in-gvisor"], ["usernsctl", "run", "--env-all"]], ids=" ".join)
 def test_variables_of_a_container_name_what_runs_outside_gvisor(
     words: list[str], traps: Path, tally: Tally

@@ -184,6 +184,6 @@ def test_hostile_host_user_against_root(kind: str, place: Path, tally: Tally) ->
     attack(kind, tally.rounds(100, FULL_ROUNDS), place, tally)
 
 
-@pytest.mark.requires("runsc")
+@pytest.mark.userns_requires("runsc")
 def test_hostile_root_beside_a_sandbox(place: Path, tally: Tally) -> None:
     attack("sandbox", tally.rounds(15, FULL_ROUNDS), place, tally)

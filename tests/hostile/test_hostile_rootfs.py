@@ -199,7 +199,7 @@ def stranger(place: Path, programs: Path, secret: Path) -> Stranger:
     return Stranger(programs, place / "public", secret)
 
 
-other_users = pytest.mark.requires("userns" if may_map_any_id() else "subid")
+other_users = pytest.mark.userns_requires("userns" if may_map_any_id() else "subid")
 
 
 @other_users

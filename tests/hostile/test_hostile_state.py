@@ -21,7 +21,7 @@ from usernsctl._system.proc import ProcessIdentity
 from usernsctl.gvisor.request import Bind
 from usernsctl.namespaces import named
 
-pytestmark = pytest.mark.requires("runsc")
+pytestmark = pytest.mark.userns_requires("runsc")
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 FOREVER = ["sleep", "1000"]

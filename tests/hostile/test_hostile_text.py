@@ -86,7 +86,7 @@ def test_hostile_bundles_do_not_speak_to_the_terminal(
             tally.succeeded(f"{wanted}: a line of its own")
 
 
-@pytest.mark.requires("runsc")
+@pytest.mark.userns_requires("runsc")
 def test_hostile_names_do_not_speak_to_the_terminal(
     tally: Any, usernsctl: Any, tmp_path: Path
 ) -> None:

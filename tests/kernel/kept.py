@@ -22,7 +22,7 @@ MAP_WITHOUT_US = (
     if ROOT
     else un.IdMap(fill_users="auto", fill_groups="auto")
 )
-without_us = pytest.mark.requires("userns" if ROOT else "subid")
+without_us = pytest.mark.userns_requires("userns" if ROOT else "subid")
 
 
 def in_python(script: str, *arguments: str, status: int = 0) -> str:

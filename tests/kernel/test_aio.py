@@ -237,13 +237,99 @@ def test_a_timeout_ends_what_the_block_was_about(run: Run) -> None:
     run(main())
 
 
-def test_the_end_of_the_block_waits(run: Run) -> None:
+def test_create_subprocess_exec_block_waits_at_its_end(run: Run) -> None:
     async def main() -> None:
         async with await un.create_subprocess_exec("cat", stdin=un.PIPE) as process:
             assert process.returncode is None
         assert process.returncode == 0
 
     run(main())
+
+
+def test_create_subprocess_exec_block_closes_the_pipes_first(run: Run) -> None:
+    async def main() -> None:
+        # `yes` ends once nobody reads, `cat` once nobody writes.
+        async with await un.create_subprocess_exec("yes", stdout=un.PIPE) as process:
+            assert (await process.stdout.readline()) == b"y\n"
+        assert process.returncode in (1, -signal.SIGPIPE)
+        async with await un.create_subprocess_exec("sh", "-c", "yes >&2", stderr=un.PIPE) as other:
+            pass
+        assert other.returncode
+        streams = {"stdin": un.PIPE, "stdout": un.PIPE}
+        async with await un.create_subprocess_exec("cat", **streams) as process:
+            process.stdin.write(b"x")
+            assert await process.stdout.read(1) == b"x"
+        assert process.returncode == 0
+
+    run(main())
+
+
+def test_create_subprocess_exec_block_writes_what_it_was_given(run: Run, tmp_path: Any) -> None:
+    much = os.urandom(1 << 20)
+
+    async def main() -> None:
+        with (tmp_path / "out").open("wb") as out:
+            streams = {"stdin": un.PIPE, "stdout": out}
+            async with await un.create_subprocess_exec("cat", **streams) as process:
+                process.stdin.write(much)
+        assert process.returncode == 0
+
+    run(main())
+    assert (tmp_path / "out").read_bytes() == much
+
+
+def test_create_subprocess_exec_block_never_blocks_the_loop(run: Run) -> None:
+    """The command ends by what the event loop does while the end of the block waits for it."""
+
+    async def main() -> None:
+        theirs, ours = os.pipe()
+        command = ["sh", "-c", "read x; exit 9"]
+        async with await un.create_subprocess_exec(*command, stdin=theirs) as process:
+            os.close(theirs)
+            asyncio.get_running_loop().call_later(0.1, os.close, ours)
+        assert process.returncode == 9
+
+    run(main())
+
+
+TRACED = """
+import asyncio, ctypes, os, signal, sys, time
+import usernsctl as un
+
+# A tracer is told first of the end of a child (ptrace(2)); until it has been, wait(2) has nothing.
+async def main():
+    process = await un.create_subprocess_exec("sleep", "1000", idmap="current")
+    ready, told = os.pipe()
+    tracer = os.fork()
+    if tracer == 0:
+        libc = ctypes.CDLL(None, use_errno=True)
+        seized = libc.ptrace(0x4206, process.pid, None, None)  # PTRACE_SEIZE
+        os.write(told, b"+" if seized == 0 else b"-")
+        time.sleep(1)
+        os._exit(0)
+    os.close(told)
+    if os.read(ready, 1) != b"+":
+        print("refused")
+        os.kill(tracer, signal.SIGKILL)
+    process.kill()
+    turns = 0
+    while process.returncode is None:
+        turns += 1
+        await asyncio.sleep(0.02)
+    os.waitpid(tracer, 0)
+    print(turns, process.returncode)
+
+asyncio.run(main())
+"""
+
+
+def test_create_subprocess_exec_goes_on_while_a_tracer_has_the_end_first() -> None:
+    script = [sys.executable, "-W", "ignore", "-c", TRACED]
+    told = subprocess.check_output(script, text=True, timeout=PATIENCE).splitlines()
+    turns, status = map(int, told[-1].split())
+    assert status == -signal.SIGKILL
+    # Without a tracer it takes one or two turns; with one, about fifty.
+    assert turns > 10 or told[0] == "refused"
 
 
 async def cancel(work: Callable[[], Coroutine[Any, Any, None]], turns: int) -> None:

@@ -48,14 +48,14 @@ def test_a_closed_tun_device_is_told_by_its_probe() -> None:
     assert "tun-missing" not in found.ids
 
 
-@pytest.mark.requires("runsc")
+@pytest.mark.userns_requires("runsc")
 def test_a_real_program_is_run_in_gvisor() -> None:
     found = Diagnosis([])
     assert found.report["probes"]["runsc"]["outcome"] == "ok"
     assert found.blocking == []
 
 
-@pytest.mark.requires("runsc")
+@pytest.mark.userns_requires("runsc")
 def test_a_sandbox_in_a_sandbox() -> None:
     shown = [option for place in {sys.prefix, sys.base_prefix} for option in ("--bind", place)]
     doctor = [USERNSCTL, "doctor", "--no-runsc", "--json"]
@@ -70,7 +70,7 @@ def test_a_sandbox_in_a_sandbox() -> None:
 
 
 @as_root
-@pytest.mark.requires("runsc")
+@pytest.mark.userns_requires("runsc")
 def test_a_read_only_container() -> None:
     assert run_broken(["read-only"], ["touch", "/tmp/written"]).returncode != 0
     found = Diagnosis(["read-only"])
@@ -121,7 +121,7 @@ def own_cgroup() -> list[str]:
     return sorted(os.listdir(directory)) if directory else []
 
 
-@pytest.mark.requires("runsc")
+@pytest.mark.userns_requires("runsc")
 def test_no_file_and_no_control_group_is_left(tmp_path: Path) -> None:
     before = own_cgroup()
     env = ENVIRONMENT | {"TMPDIR": str(tmp_path), "HOME": str(tmp_path)}

@@ -65,7 +65,7 @@ def test_of_two_causes_the_one_that_blocks_first_is_first(
     assert named_by_command(ways, "-r", "-m") == causes[0]
 
 
-@pytest.mark.requires("runsc")
+@pytest.mark.userns_requires("runsc")
 def test_a_filter_of_ptrace_is_found_before_and_behind_the_message_of_runsc() -> None:
     found = Diagnosis(["seccomp-ptrace"])
     assert found.report["probes"]["runsc"]["outcome"] == "failed"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -126,6 +127,27 @@ def test_exec_becomes_the_command() -> None:
     assert before == after
     assert (uid, gid, given, cwd) == ("0", "0", "x", "/usr")
     assert uid_map.split() == ["0", str(UID), "1"]
+
+
+def test_exec_writes_what_python_holds_back() -> None:
+    script = (
+        "print('first'); sys.stderr.reconfigure(line_buffering=False, write_through=False)\n"
+        "sys.stderr.write('also'); un.exec(['sh', '-c', 'echo; echo second; echo >&2'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", PREPARE + script], capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert (done.stdout, done.stderr) == ("first\n\nsecond\n", "also\n")
+
+
+def test_exec_goes_without_standard_streams() -> None:
+    assert in_python("sys.stdout.close(); sys.stderr = None; un.exec(['true'])") == ""
+
+
+@pytest.mark.parametrize("call", ["un.exec(['true'], pid=True)", "un.enter('root', moutn=True)"])
+def test_exec_and_enter_refuse_arguments_that_they_do_not_have(call: str) -> None:
+    told = in_python(f"try:\n    {call}\nexcept TypeError as error:\n    print(error)")
+    assert re.fullmatch(r"(exec|enter)\(\) got an unexpected keyword argument '.*'\n", told)
 
 
 def test_exec_gives_the_status_of_the_command() -> None:

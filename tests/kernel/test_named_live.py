@@ -7,6 +7,7 @@ import os
 import select
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,6 +48,18 @@ def ns(usernsctl: Program, *arguments: str, status: int = 0) -> str:
 def only_one() -> NamedNamespace:
     (found,) = named.list_named()
     return found
+
+
+@pytest.mark.parametrize("inside", [0, 7])
+def test_state_in_tmp_is_named_by_the_uid_outside(
+    prelude: Program, usernsctl: Program, tmp_path: Path, inside: int
+) -> None:
+    """Somebody who is uid 0 inside would take the name that root's state has."""
+    ids = (f"--map-user={inside}", f"--map-group={inside}")
+    env = {"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path)}
+    done = prelude(*ids, "--", usernsctl.path, "ns", "list", env=env)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [made.name for made in tmp_path.iterdir()] == [f"usernsctl-{UID}"]
 
 
 def test_it_lives_from_create_to_remove(usernsctl: Program, state: Path) -> None:
@@ -172,6 +185,20 @@ def test_a_pid_namespace_is_kept_and_its_processes_end_with_it(usernsctl: Progra
         assert process.wait(PATIENCE) == 128 + signal.SIGKILL
 
 
+def test_ns_exec_passes_on_a_signal_that_comes_while_the_command_starts() -> None:
+    script = (
+        "import os, signal, sys\n"
+        "import usernsctl as un\n"
+        "from usernsctl.cli import ns\n"
+        "def start():\n"
+        "    os.kill(os.getpid(), signal.SIGUSR1)\n"
+        "    return un.Popen(['sleep', '60'])\n"
+        "sys.exit(ns._exit_status(start))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], timeout=PATIENCE)
+    assert done.returncode == 128 + signal.SIGUSR1
+
+
 def children_of(parent: int) -> list[int]:
     return [
         int(word) for word in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
@@ -233,7 +260,7 @@ def test_one_id_in_place_of_ranges_is_said(usernsctl: Program) -> None:
 
 
 @unprivileged
-@pytest.mark.requires("subid")
+@pytest.mark.userns_requires("subid")
 def test_the_whole_range_is_kept(usernsctl: Program) -> None:
     ns(usernsctl, "create", "web", "-r", "--map-auto")
     plan = un.plan(un.IdMap.auto())

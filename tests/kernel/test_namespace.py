@@ -223,9 +223,10 @@ def test_it_can_not_be_pickled() -> None:
         pickle.dumps(ns)
 
 
-def test_one_that_nobody_refers_to_is_closed() -> None:
+def test_namespace_that_is_forgotten_is_closed_with_a_warning() -> None:
     before = open_descriptors()
-    Namespace.create(uts=True)
+    with pytest.warns(ResourceWarning, match="the namespace was forgotten before it was closed"):
+        Namespace.create(uts=True)
     assert open_descriptors() == before
 
 
@@ -330,3 +331,11 @@ def test_python_itself_works_inside() -> None:
     with Namespace.create(mount=True, net=True) as ns:
         command = [sys.executable, "-c", "import os; print(os.getuid(), os.getgid())"]
         assert ns.check_output(command, text=True) == "0 0\n"
+
+
+def test_namespace_has_says_which_kinds_there_are() -> None:
+    with Namespace.create(uts=True) as ns:
+        assert (ns.has("user"), ns.has("uts"), ns.has("net")) == (True, True, False)
+        with pytest.raises(ValueError, match=r"kind must be one of user, mount, .*, not 'mnt'"):
+            ns.has("mnt")
+    assert not ns.has("user")

@@ -43,14 +43,14 @@ def end(process: un.Popen[bytes]) -> int:
 
 
 @pytest.mark.parametrize("timeout", [None, PATIENCE])
-def test_it_may_end_what_is_waited_for(timeout: float | None) -> None:
+def test_kill_in_signal_handler_ends_what_is_waited_for(timeout: float | None) -> None:
     with un.Popen(FOREVER) as process, handled(lambda: end(process), 0.05) as results:
         assert process.wait(timeout) == -signal.SIGKILL
     assert results == [-signal.SIGKILL]
     assert process.pidfd == -1
 
 
-def test_it_may_come_at_any_moment_of_many_polls() -> None:
+def test_wait_in_signal_handler_at_any_moment_of_many_polls() -> None:
     for pause in range(1, 100):
         with un.Popen(["true"]) as process:
             with handled(process.wait, pause * 2e-5) as results:
@@ -84,7 +84,7 @@ def run_until_closed(namespace: Namespace) -> None:
         assert namespace.run(["true"]).returncode == 0
 
 
-def test_a_namespace_may_be_closed_while_commands_are_started_in_it() -> None:
+def test_close_in_signal_handler_while_commands_are_started_in_the_namespace() -> None:
     closed = 0
     for pause in range(1, 40):
         namespace = Namespace.create()
@@ -93,3 +93,40 @@ def test_a_namespace_may_be_closed_while_commands_are_started_in_it() -> None:
         assert namespace.closed
         closed += 1
     assert closed == 39
+
+
+@pytest.mark.parametrize("call", ["run", "check_output", "popen"])
+def test_close_in_signal_handler_while_the_thread_waits_for_a_command(call: str) -> None:
+    """The command goes on: it is in the namespace, which nobody holds any more."""
+    namespace = Namespace.create(uts=True)
+    with handled(namespace.close, 0.05) as results:
+        start = getattr(namespace, call)(["sleep", "0.2"])
+        if call == "popen":
+            with start:
+                assert start.wait(PATIENCE) == 0
+    assert (results, namespace.closed) == ([None], True)
+    with pytest.raises(ValueError, match="closed"):
+        namespace.spawn(["true"])
+
+
+def test_close_in_signal_handler_at_the_end_of_its_own_block() -> None:
+    for pause in range(1, 60):
+        with Namespace.create() as namespace, handled(namespace.close, pause * 2e-5) as results:
+            namespace.close()
+            while not results:
+                pass
+        assert namespace.closed
+
+
+def test_exit_in_signal_handler_while_the_thread_waits_for_the_command() -> None:
+    process = un.Popen(FOREVER, stdin=un.PIPE, stdout=un.PIPE)
+
+    def leave() -> None:
+        process.kill()
+        process.__exit__(None, None, None)
+
+    with handled(leave, 0.05) as results:
+        assert process.wait() == -signal.SIGKILL
+    assert results == [None]
+    assert process.stdout is not None
+    assert process.stdout.closed

@@ -73,7 +73,7 @@ def test_options_mean_what_they_mean_to_unshare(prelude: Program, options: list[
 
 
 @unprivileged
-@pytest.mark.requires("subid")
+@pytest.mark.userns_requires("subid")
 @pytest.mark.parametrize(
     "options", [["-r", "--map-auto"], ["-c", "--map-auto"], ["--map-auto"], ["--map-groups=auto"]]
 )
@@ -99,7 +99,7 @@ def extents(text: str) -> dict[tuple[int, int], int]:
 
 
 @unprivileged
-@pytest.mark.requires("subid")
+@pytest.mark.userns_requires("subid")
 def test_with_helpers_too_the_command_is_the_same_process(prelude: Program) -> None:
     show = ["sh", "-c", "echo $$; id -u; id -g"]
     command: list[str | Path] = [prelude.path, "-r", "--map-auto", "--", *show]

@@ -190,7 +190,7 @@ for fd in range(3):
     "options",
     [
         *("-r", "-rf", "-rpmui --mount-proc", "-c --no-such-option"),
-        pytest.param("-r --map-auto", marks=pytest.mark.requires("subid")),
+        pytest.param("-r --map-auto", marks=pytest.mark.userns_requires("subid")),
     ],
 )
 def test_a_small_stack_is_enough(prelude: Program, options: str) -> None:

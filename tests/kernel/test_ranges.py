@@ -14,7 +14,7 @@ from inside import PATIENCE
 
 import usernsctl as un
 
-pytestmark = [unprivileged, pytest.mark.requires("subid")]
+pytestmark = [unprivileged, pytest.mark.userns_requires("subid")]
 
 MAPS = ["cat", "/proc/self/uid_map", "/proc/self/gid_map", "/proc/self/setgroups"]
 UID, GID = os.geteuid(), os.getegid()

@@ -87,7 +87,7 @@ def test_ranges_do_not_overlap(text: str) -> None:
         write(MAP, text)
 
 
-@pytest.mark.requires("kernel>=4.15")
+@pytest.mark.userns_requires("kernel>=4.15")
 def test_a_map_has_340_lines_at_most() -> None:
     """Since Linux 4.15 ... 340 lines (EINVAL)."""
     lines = "\n".join(f"{2 * n} {2 * n} 1" for n in range(341))
@@ -152,7 +152,7 @@ def test_ids_that_the_parent_lacks_can_not_be_mapped() -> None:
         written_from_outside("0 1 1")
 
 
-@pytest.mark.requires("kernel>=5.12")
+@pytest.mark.userns_requires("kernel>=5.12")
 def test_to_map_the_parent_s_0_takes_cap_setfcap() -> None:
     """Since Linux 5.12: if user ID 0 of the parent is mapped, CAP_SETFCAP is needed (EPERM)."""
 

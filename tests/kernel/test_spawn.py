@@ -206,6 +206,12 @@ def test_what_a_shared_memory_forbids_is_refused() -> None:
         un.run(["true"], propagation="sideways")
 
 
+@pytest.mark.parametrize("call", [un.run, un.call, un.check_call, un.check_output, un.Popen])
+def test_run_and_popen_refuse_arguments_that_they_do_not_have(call: Any) -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'moutn'"):
+        call(["true"], moutn=True)
+
+
 def start_one(index: int) -> None:
     """A command that works or, every other time, one of several that don't."""
     failing: list[dict[str, Any]] = [

@@ -96,7 +96,7 @@ def test_runsc_alone_refuses_it(tmp_path: Path, name: str) -> None:
 def test_a_command_may_end_before_runsc_has_done_with_it(
     usernsctl: Program, tmp_path: Path
 ) -> None:
-    """runsc sets oomScoreAdj once the command runs, and fails if that has ended: we set it before."""
+    """runsc sets oomScoreAdj once the command runs, and fails if that has ended: we do before."""
     asked = {"args": ["/bin/true"], "oomScoreAdj": 500}
     bundle = make_bundle(tmp_path / "b", **process(**asked))
     for _ in range(15):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import importlib
 import os
 import subprocess
 import sys
@@ -57,6 +59,37 @@ def test_the_server_runs_what_is_posted(url: str, tmp_path: Path) -> None:
 
 def test_the_server_ends_what_takes_too_long(url: str) -> None:
     assert post(url, "print('early', flush=True)\nwhile True: pass") == ("137", "early\n")
+
+
+def test_snippet_server_ends_what_prints_too_much(url: str) -> None:
+    status, told = post(url, "while True: print('x' * 999)")
+    assert status == "137"
+    assert len(told) == 64 * 1024
+
+
+def test_snippet_server_refuses_memory_above_its_limit(url: str) -> None:
+    status, told = post(url, "bytearray(1 << 30)")
+    assert (status, told.splitlines()[-1]) == ("1", "MemoryError")
+
+
+def test_untrusted_report_counts_files(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).write_text("")
+    assert run("untrusted_report.py", str(tmp_path)).strip() == "2"
+
+
+def test_untrusted_report_follows_no_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES)
+    report = importlib.import_module("untrusted_report")
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    (tmp_path / "data").mkdir()
+    monkeypatch.setattr(report, "PROGRAM", f"ln -s {secret} /results/report")
+    with pytest.raises(OSError, match=os.strerror(errno.ELOOP)):
+        report.report_on(str(tmp_path / "data"))
+    monkeypatch.setattr(report, "PROGRAM", "mkdir /results/report")
+    with pytest.raises(ValueError, match="no regular file"):
+        report.report_on(str(tmp_path / "data"))
 
 
 def test_the_pool_works_through_its_queue() -> None:

@@ -160,7 +160,7 @@ def test_causes_with_one_text_are_told_apart_where_they_are(
     [
         (["runsc", "--rootless", "create"], "runsc-rootless-create"),
         (["runsc", "--rootless", "run"], "runsc-rootless-netstack"),
-        (["runsc", "--no-such-flag"], "runsc-too-old"),
+        (["runsc", "--no-such-flag"], "runsc-flag-unknown"),
         (["sh", "-c", "exec runsc-missing/runsc"], "runsc-missing"),
     ],
 )

@@ -133,12 +133,12 @@ def directory(tmp_path: Path) -> Path:
 
 @pytest.fixture(params=["one id", "all ranges"])
 def containers(
-    request: pytest.FixtureRequest, directory: Path, requires: Needs
+    request: pytest.FixtureRequest, directory: Path, userns_requires: Needs
 ) -> Iterator[Containers]:
     if request.param == "all ranges":
         if os.geteuid() == 0:
             pytest.skip("root writes any map by itself")
-        requires("subid")
+        userns_requires("subid")
     idmap = un.IdMap.root() if request.param == "one id" else un.IdMap.auto()
     with Namespace.create(idmap, mount=True) as namespace:
         yield Containers(namespace, directory)
@@ -190,7 +190,7 @@ def put_counting_helpers(directory: Path) -> Path:
 
 
 @unprivileged
-@pytest.mark.requires("subid")
+@pytest.mark.userns_requires("subid")
 def test_twenty_containers_call_no_helper(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = put_counting_helpers(directory)
     with Namespace.create(un.IdMap.auto(), mount=True) as namespace:

@@ -30,7 +30,6 @@ from posture_table import (
 )
 
 import usernsctl as un
-from usernsctl.gvisor.request import Bind
 from usernsctl.namespaces.named import find_named
 
 # How long a start may take, and its last processes and mounts may stay, in seconds.
@@ -145,8 +144,8 @@ def test_run_in_a_kept_namespace(scene: Scene, usernsctl: Program) -> None:
 )
 def test_a_sandbox_of_a_host(scene: Scene, binds: bool, expected: Mapping[str, Posture]) -> None:
     asked = [
-        Bind(str(scene.directory / "shown"), "/shown"),
-        Bind(str(scene.directory / "open"), "/open", read_only=False),
+        un.Bind(str(scene.directory / "shown"), "/shown"),
+        un.Bind(str(scene.directory / "open"), "/open", read_only=False),
     ]
     with (
         un.SandboxHost(binds=asked if binds else []) as host,

@@ -15,13 +15,18 @@ from callers import as_root
 from conftest import TESTS, Program
 
 import usernsctl as un
-from usernsctl.gvisor.request import Bind
 
 BREAK = TESTS / "kernel" / "causes" / "broken.py"
 
 ARGUMENTS = [
     # (options, exit status, what the message says)
-    (["--bind", "/nonexistent", "--", "true"], 125, "--bind /nonexistent: No such file"),
+    (
+        ["--bind", "/nonexistent", "--", "true"],
+        125,
+        "--bind /nonexistent: there is no /nonexistent on this machine\n"
+        "  remedy: SRC is a path of this machine, and DST one in the sandbox",
+    ),
+    (["--bind", "/etc:/b,rw", "--", "true"], 125, "did you mean '/etc:/b:rw'?"),
     (["--bind", "/etc:relative", "--", "true"], 125, "must be an absolute path"),
     (["--bind", "/etc:/a:b", "--", "true"], 125, "'/etc:/a:b' is not SRC[:DST][:ro|rw]"),
     (["--bind", "/etc:/", "--", "true"], 125, "an absolute path other than /"),
@@ -33,12 +38,24 @@ ARGUMENTS = [
     (["--network", "sandbox", "--", "true"], 125, "runsc-rootless-netstack"),
     (["--network", "bridge", "--", "true"], 125, "'bridge' is none of none, host"),
     (["--platform", "xen", "--", "true"], 125, "'xen' is none of systrap, ptrace, kvm"),
-    (["--rootfs", "/nonexistent", "--", "true"], 125, "/nonexistent does not exist"),
+    (
+        ["--rootfs", "/nonexistent", "--", "true"],
+        125,
+        "/nonexistent does not exist\n  remedy: name a directory of this machine",
+    ),
+    (
+        ["--rootfs", "/usr/lib", "--", "sh"],
+        127,
+        "'sh' was not found along PATH in the sandbox, whose programs are those of /usr/lib\n"
+        "  remedy: name a program that is there",
+    ),
+    (["--rootfs", "/usr/lib", "--", "/bin/sh"], 127, "'/bin/sh' was not found in the sandbox"),
     (["--rootfs", "/etc/passwd", "--", "true"], 125, "/etc/passwd is not a directory"),
     (["--rootfs", "/usr", "--expose-root", "--", "true"], 125, "exclude each other"),
     (["--bundle", "/nonexistent"], 125, "/nonexistent"),
     (["--bundle", "/usr"], 125, "config.json"),
     (["--env", "NO_SUCH_VARIABLE", "--", "true"], 125, "NO_SUCH_VARIABLE is not set"),
+    (["--env", "NAME:value", "--", "true"], 125, "not a =; it should be NAME=VALUE"),
     (["--env", "=x", "--", "true"], 125, "there is no name before the ="),
     (["--env-file", "/nonexistent", "--", "true"], 125, "/nonexistent: No such file"),
     (["--rlimit", "speed=1", "--", "true"], 125, "'speed' is no resource limit"),
@@ -285,7 +302,7 @@ def test_the_state_directory_is_not_shown(
 ) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     with pytest.raises(un.BundleError, match=f"{tmp_path} can't be shown") as caught:
-        un.SandboxHost(binds=[Bind(str(tmp_path), "/data")])
+        un.SandboxHost(binds=[un.Bind(str(tmp_path), "/data")])
     assert caught.value.cause == "bind-shows-state"
     done = usernsctl("run", "--bind", str(tmp_path), "--", "true", env=dict(os.environ))
     assert done.returncode == 125

@@ -20,7 +20,6 @@ from conftest import Program, children, open_descriptors
 from processes import children_of, processes_with, status_of
 
 import usernsctl as un
-from usernsctl.gvisor.request import Bind
 
 # No test waits longer than this for what it waits for, in seconds.
 PATIENCE = 20
@@ -40,7 +39,7 @@ def test_a_command_runs_in_gvisor_with_its_own_streams(host: un.SandboxHost) -> 
     script = ["sh", "-c", "cat /proc/version; cat; echo err >&2; exit 5"]
     pipes = {"stdin": un.PIPE, "stdout": un.PIPE, "stderr": un.PIPE}
     with host.start(script, **pipes) as box:
-        out, err = box.init.communicate(b"input", timeout=PATIENCE)
+        out, err = box.communicate(b"input", timeout=PATIENCE)
         assert gvisor.is_version(out.removesuffix(b"input").decode())
         assert err == b"err\n"
         assert box.wait(PATIENCE) == 5
@@ -69,14 +68,14 @@ def test_what_one_command_is_given(host: un.SandboxHost) -> None:
 def test_signals_reach_the_command(host: un.SandboxHost) -> None:
     with host.start(TRAP, stdout=un.PIPE) as box:
         assert box.stdout.readline() == b"ready\n"
-        box.kill()
+        box.terminate()
         assert box.wait(PATIENCE) == 9
-        box.kill()
+        box.terminate()
     with host.start(FOREVER) as box:
-        box.kill(signal.SIGTERM)
+        box.send_signal(signal.SIGTERM)
         assert box.wait(PATIENCE) == 128 + signal.SIGTERM
     with host.start(FOREVER) as box:
-        box.kill(signal.SIGKILL)
+        box.kill()
         assert box.wait(PATIENCE) == 128 + signal.SIGKILL
 
 
@@ -129,7 +128,7 @@ def test_a_bundle_is_run(tmp_path: Path, usernsctl: Program) -> None:
 
 def test_what_is_bound_is_shown(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("shown")
-    bind = Bind(str(tmp_path), "/shown", read_only=False)
+    bind = un.Bind(str(tmp_path), "/shown", read_only=False)
     script = ["sh", "-c", "cat /shown/file; echo new >/shown/new"]
     with un.Sandbox(script, stdout=un.PIPE, binds=[bind]) as box:
         assert box.stdout.read() == b"shown"
@@ -246,7 +245,7 @@ def test_a_command_that_ends_at_once(host: un.SandboxHost, monkeypatch: pytest.M
     with host.start(["sh", "-c", "exit 5"]) as box:
         assert box.wait() == 5
         assert box.state()["status"] == "stopped"
-        box.kill()
+        box.terminate()
 
 
 def test_many_from_asyncio(host: un.SandboxHost) -> None:
@@ -356,7 +355,7 @@ def test_descriptors_may_be_many(
                 opened.enter_context(open(os.devnull))
             with host.start(FOREVER, detach=detach) as box:
                 assert box.run(["true"]).returncode == 0
-                box.kill(signal.SIGKILL)
+                box.kill()
                 assert box.wait(PATIENCE) == 128 + signal.SIGKILL
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

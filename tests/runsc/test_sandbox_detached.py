@@ -119,11 +119,11 @@ def test_it_lives_on_when_its_creator_is_killed(marker: str, state: Path) -> Non
         with ThreadPoolExecutor(1) as pool:
             waiting = pool.submit(box.wait, PATIENCE)
             wait_until_it_is_waited_for(marker)
-            box.kill()
+            box.terminate()
             assert waiting.result() == 9
         assert box.poll() == box.returncode == 9
         assert box.state() == {"id": marker, "status": "stopped"}
-        box.kill()
+        box.terminate()
         with pytest.raises(un.CommandError, match="has ended"):
             box.run(["true"])
     assert processes_with(marker) == []
@@ -223,7 +223,7 @@ def test_it_is_waited_for_from_asyncio(host: un.SandboxHost, marker: str) -> Non
             with pytest.raises(asyncio.CancelledError):
                 await cancelled
             await asyncio.to_thread(wait_until_it_is_waited_for, marker)
-            box.kill()
+            box.terminate()
             return await waiting
 
     assert asyncio.run(asyncio.wait_for(main(), PATIENCE)) == 9

@@ -163,3 +163,46 @@ def test_many_threads_close_it_while_many_wait(detach: bool) -> None:
         thread.join(PATIENCE)
         assert not thread.is_alive()
     assert sorted(results, key=str) == [128 + signal.SIGKILL] * 4 + [None] * 4
+
+
+@both_kinds
+def test_close_in_signal_handler_while_it_communicates(detach: bool) -> None:
+    """What is read sees the end of its pipes, and no other file under their numbers."""
+    pipes: dict[str, Any] = {"stdin": un.PIPE, "stdout": un.PIPE, "stderr": un.PIPE}
+    with un.SandboxHost() as host:
+        box = host.start(["sh", "-c", "echo early; sleep 1000"], **pipes, detach=detach)
+        with handled(box.close, 0.5) as calls:
+            assert box.communicate() == (b"early\n", b"")
+        assert calls
+        assert box.returncode == 128 + signal.SIGKILL
+        assert box.stdout.closed
+        assert box.stdin.closed
+
+
+@both_kinds
+def test_close_in_another_thread_while_it_communicates(detach: bool) -> None:
+    with un.SandboxHost() as host:
+        box = host.start(FOREVER, stdout=un.PIPE, detach=detach)
+        timer = threading.Timer(0.3, box.close)
+        timer.start()
+        assert box.communicate() == (b"", None)
+        timer.join()
+        assert box.stdout.closed
+
+
+def test_close_of_the_host_in_signal_handler_while_a_sandbox_is_waited_for() -> None:
+    host = un.SandboxHost()
+    with host.start(["sh", "-c", "sleep 0.6; exit 4"]) as box:
+        with handled(host.close, 0.2) as calls:
+            assert box.wait(PATIENCE) == 4
+        assert calls
+    with pytest.raises(ValueError, match="is closed"):
+        host.start(["true"])
+
+
+def test_close_in_signal_handler_while_gvisor_run_runs() -> None:
+    """The host may go at any time: what runs keeps what it needs of it."""
+    host = un.SandboxHost()
+    with handled(host.close, 0.4) as calls:
+        done = un.gvisor.run(["sh", "-c", "sleep 1; exit 4"], host=host, capture_output=True)
+    assert (done.returncode, calls) == (4, [signal.SIGALRM])

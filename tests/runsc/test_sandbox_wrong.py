@@ -14,7 +14,6 @@ import pytest
 from conftest import open_descriptors
 
 import usernsctl as un
-from usernsctl.gvisor.request import Bind
 
 PATIENCE = 20
 FOREVER = ["sleep", "1000"]
@@ -127,13 +126,19 @@ def test_what_only_a_first_command_takes(
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"idmap": "auto"}, "idmap"),
+        ({"idmap": 5}, "idmap"),
         ({"bundle": 5}, "bundle"),
         ({"rootfs": 5}, "rootfs"),
         ({"binds": "/data"}, "binds"),
-        ({"binds": ["/data:/data"]}, "binds"),
-        ({"binds": Bind("/usr", "/x")}, "binds"),
+        ({"binds": [5]}, "binds"),
+        ({"binds": un.Bind("/usr", "/x")}, "binds"),
+        ({"rlimits": "nofile=5"}, "rlimits"),
+        ({"rlimits": [("nofile", 5)]}, "rlimits"),
+        ({"namespace": 5}, "namespace"),
+        ({"debug_log": 5}, "debug_log"),
+        ({"runsc": 5}, "runsc"),
         ({"hostname": 5}, "hostname"),
+        ({"bind": []}, "bind"),
     ],
 )
 def test_what_no_host_can_be_made_of(options: dict[str, Any], told: str) -> None:
@@ -141,8 +146,55 @@ def test_what_no_host_can_be_made_of(options: dict[str, Any], told: str) -> None
         un.SandboxHost(**options)
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"binds": ["/usr:/b,rw"]}, "binds: .*did you mean '/usr:/b:rw'"),
+        ({"binds": ["/usr:/a:/b"]}, r"binds: '/usr:/a:/b' is not SRC\[:DST\]\[:ro|rw\]"),
+        ({"rlimits": ["speed=1"]}, "rlimits: 'speed' is no resource limit"),
+        ({"rlimits": ["nofile=2:1"]}, "rlimits: .*above the hard limit"),
+        ({"network": None}, "network must be one of none, host"),
+        ({"namespace": "kept", "idmap": un.IdMap.root()}, "leave idmap out"),
+        ({"idmap": "everything"}, "idmap must be one of .root., .current., .auto."),
+        ({"trust": True}, "about a bundle"),
+        ({"rootfs": "/a", "expose_root": True}, "exclude each other"),
+    ],
+)
+def test_what_a_host_option_can_not_be(options: dict[str, Any], told: str) -> None:
+    for make in (un.SandboxHost, lambda **given: un.Sandbox(["true"], **given)):
+        with pytest.raises(ValueError, match=told):
+            make(**options)
+
+
+@pytest.mark.parametrize("cwd", ["/nope", "/etc/passwd", "/home/nope", "usr"])
+@pytest.mark.parametrize("detach", [False, True])
+def test_start_in_a_cwd_that_is_not_there(
+    host: un.SandboxHost, cwd: str, detach: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = open_descriptors(), os.listdir(host.directory)
+    with pytest.raises(un.CommandError, match="cwd=") as caught:
+        host.start(["true"], cwd=cwd, detach=detach)
+    assert (caught.value.step, caught.value.filename) == ("chdir", cwd)
+    assert (open_descriptors(), os.listdir(host.directory)) == before
+    assert capfd.readouterr().err == ""
+
+
+def test_start_in_a_cwd_that_is_here_but_not_shown(tmp_path: Path) -> None:
+    with un.SandboxHost() as made, pytest.raises(un.CommandError) as caught:
+        made.start(["true"], cwd=tmp_path)
+    assert caught.value.remedy == f"binds=['{tmp_path}']"
+    with un.Sandbox(["pwd"], cwd=tmp_path, binds=[str(tmp_path)], stdout=un.PIPE) as started:
+        assert started.communicate()[0] == f"{tmp_path}\n".encode()
+
+
+@pytest.mark.parametrize("name", ["stdin", "stdout", "stderr"])
+def test_start_with_a_terminal_has_no_other_stream(host: un.SandboxHost, name: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        host.start(["true"], terminal=True, **{name: un.PIPE})
+
+
 def test_paths_may_be_paths() -> None:
-    bind: Any = Bind(Path("/usr"), Path("/shown"))  # type: ignore[arg-type]
+    bind: Any = un.Bind(Path("/usr"), Path("/shown"))  # type: ignore[arg-type]
     with un.Sandbox(["ls", "/shown"], binds=[bind], stdout=un.PIPE) as started:
         assert b"bin" in started.stdout.read()
 

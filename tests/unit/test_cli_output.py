@@ -1,18 +1,79 @@
-"""What becomes of a verb whose output nobody takes."""
+"""What becomes of a verb whose output nobody takes, and of one that is interrupted."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
+from pathlib import Path
 
+import pytest
 from conftest import Program
 
+# Each with whether it is standard error that is written to.
+CALLS = {
+    "--help": False,
+    "--version": False,
+    "run --help": False,
+    "plan -r": False,
+    "plan -r --json": False,
+    "doctor --no-runsc": False,
+    "doctor --json --no-runsc": False,
+    "seccomp-profile": False,
+    "nonsense": True,
+    "plan --nonsense": True,
+    "doctor --nonsense": True,
+    "plan --map-user 7 --map-users 0:0:0": True,
+}
 
-def test_a_full_disk_is_one_line(usernsctl: Program) -> None:
+
+def environment(unbuffered: bool) -> dict[str, str]:
+    return os.environ | ({"PYTHONUNBUFFERED": "1"} if unbuffered else {})
+
+
+@pytest.mark.parametrize("unbuffered", [False, True])
+@pytest.mark.parametrize("words", CALLS)
+def test_a_reader_that_is_gone_is_no_error(
+    usernsctl: Program, words: str, unbuffered: bool
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [usernsctl.path, *words.split()],
+        stdout=subprocess.PIPE if CALLS[words] else writing,
+        stderr=writing if CALLS[words] else subprocess.PIPE,
+        text=True,
+        env=environment(unbuffered),
+        timeout=60,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stdout or "", done.stderr or "") == (128 + signal.SIGPIPE, "", "")
+
+
+@pytest.mark.parametrize("unbuffered", [False, True])
+def test_a_reader_may_leave_in_the_midst(usernsctl: Program, unbuffered: bool) -> None:
+    reading, writing = os.pipe()
+    # A page: it can't all be in there.
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+    process = subprocess.Popen(
+        [usernsctl.path, "seccomp-profile"],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        env=environment(unbuffered),
+    )
+    os.close(writing)
+    assert os.read(reading, 1)
+    os.close(reading)
+    _, told = process.communicate(timeout=60)
+    assert (process.returncode, told) == (128 + signal.SIGPIPE, b"")
+
+
+@pytest.mark.parametrize("words", ["plan -r --json", "--help"])
+def test_a_full_disk_is_one_line(usernsctl: Program, words: str) -> None:
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
-            [usernsctl.path, "plan", "-r", "--json"], stdout=full, stderr=subprocess.PIPE, text=True
+            [usernsctl.path, *words.split()], stdout=full, stderr=subprocess.PIPE, text=True
         )
     assert done.returncode == 125
     assert done.stderr.startswith("usernsctl: ")
@@ -20,11 +81,45 @@ def test_a_full_disk_is_one_line(usernsctl: Program) -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_a_reader_that_is_gone_is_no_error(usernsctl: Program) -> None:
-    reading, writing = os.pipe()
-    os.close(reading)
-    done = subprocess.run(
-        [usernsctl.path, "plan", "-r", "--json"], stdout=writing, stderr=subprocess.PIPE, text=True
+def test_closed_output_is_no_error(usernsctl: Program) -> None:
+    for words in ("plan -r", "--help", "doctor --for range --no-runsc"):
+        done = subprocess.run(
+            ["sh", "-c", f'exec "$0" {words} >&-', usernsctl.path],
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+        assert done.stderr == ""
+        assert done.returncode == 0 or "doctor" in words
+
+
+# In place of a module that the command imports: it is interrupted in that moment.
+INTERRUPTED = """
+import os, signal, time
+os.kill(os.getpid(), signal.SIGINT)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("module", ["click", "msgspec", "_cffi_backend"])
+def test_an_interrupt_during_the_start_ends_it_without_a_word(
+    usernsctl: Program, tmp_path: Path, module: str
+) -> None:
+    (tmp_path / f"{module}.py").write_text(INTERRUPTED)
+    done = usernsctl("run", "--", "true", env=os.environ | {"PYTHONPATH": str(tmp_path)})
+    assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGINT, "", "")
+
+
+def test_an_interrupt_that_is_ignored_stays_ignored(usernsctl: Program, tmp_path: Path) -> None:
+    (tmp_path / "click.py").write_text(
+        "import os, signal; os.kill(os.getpid(), signal.SIGINT); raise SystemExit(7)"
     )
-    os.close(writing)
-    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
+    environ = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        ["sh", "-c", 'trap "" INT; exec "$0" plan', usernsctl.path],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (7, "")

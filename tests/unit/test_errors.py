@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import errno
 import pickle
+import traceback
 
 import pytest
 
@@ -77,3 +78,31 @@ def test_families_are_what_callers_of_subprocess_expect() -> None:
 )
 def test_the_exit_status_is_a_shell_s(step: str, status: int) -> None:
     assert UsernsError("", step=step).exit_status == status
+
+
+def test_a_traceback_tells_cause_and_remedy_once() -> None:
+    for error in (full(UsernsError), pickle.loads(pickle.dumps(full(UsernsError)))):
+        assert error.__notes__ == ["cause: command-not-executable", "remedy: chmod +x /x"]
+        told = "".join(traceback.format_exception_only(error)).splitlines()
+        assert told == [
+            "usernsctl.errors.UsernsError: exec: /x: Permission denied",
+            "cause: command-not-executable",
+            "remedy: chmod +x /x",
+        ]
+    assert not hasattr(UsernsError("nothing to map", step="plan"), "__notes__")
+
+
+def test_what_is_learned_later_is_noted_too_and_changes_nothing_known() -> None:
+    error = UsernsError("x", step="plan", errno=errno.EMFILE)
+    error.explain(cause="another", remedy="close\x1b some\nor all")
+    error.explain(remedy="another")
+    assert (error.cause, error.remedy) == ("descriptor-limit", "close\x1b some\nor all")
+    assert error.__notes__ == ["cause: descriptor-limit", "remedy: close\\x1b some\nor all"]
+
+
+def test_an_os_error_becomes_one_of_a_family() -> None:
+    given = OSError(errno.EACCES, "in any language", "/secret")
+    error = usernsctl.NamespaceError.from_os_error(given, "process 7", step="setns", cause="x")
+    assert (str(error), error.errno) == ("setns: process 7: Permission denied", errno.EACCES)
+    assert (error.filename, error.cause) == (None, "x")
+    assert str(UsernsError.from_os_error(OSError("odd"), "it", step="a")) == "a: it: odd"

@@ -78,6 +78,10 @@ FIRST = [
     ("panic: couldn't open /proc/sys/vm/mmap_min_addr: open", "no-proc"),
     ("mount: /mnt: permission denied.", "mount-without-owned-ns"),
     ("sh: 1: newuidmap: not found", "helper-missing"),
+    ("flag provided but not defined: -overlay2", "runsc-too-old"),
+    ("flag provided but not defined: -host-uds", "runsc-too-old"),
+    ("flag provided but not defined: -foo", "runsc-flag-unknown"),
+    ("flag provided but not defined: -overlay2x", "runsc-flag-unknown"),
 ]
 AMONG = [
     ("unshare: unshare failed: Operation not permitted", "in-chroot"),
@@ -345,7 +349,7 @@ def test_wrong_calls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         ([absent], f"{absent}: No such file or directory"),
         ([str(tmp_path)], f"{tmp_path}: Is a directory"),
         (["--debug-log", absent], f"{absent}: No such file or directory"),
-        (["--debug-log", str(tmp_path), absent], "exclude each other"),
+        (["--debug-log", str(tmp_path), absent], "not both"),
         (["--no-such-option"], "No such option"),
         ([absent, absent], "unexpected extra argument"),
     ):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,8 @@ import pytest
 from usernsctl import _core, hardening
 from usernsctl.errors import HardeningError
 from usernsctl.hardening import Hardening
+
+pytestmark = pytest.mark.each_user
 
 
 def test_runsc_keeps_what_it_needs_and_no_more() -> None:
@@ -58,3 +62,35 @@ def test_facts_are_those_of_proc() -> None:
     assert facts.bounding is not None
     assert len(facts.bounding) == int(status["CapBnd"], 16).bit_count()
     assert facts.pdeathsig in {0, *signal.valid_signals()}
+
+
+def test_a_missing_python_prctl_is_told_with_what_builds_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "prctl", None)
+    for use in (hardening.read, hardening.names, Hardening(no_new_privs=True).apply):
+        with pytest.raises(HardeningError, match="python-prctl can't be imported") as caught:
+            use()
+        assert caught.value.remedy is not None
+        assert caught.value.remedy.startswith("apt-get install libcap-dev gcc")
+
+
+# None of these gives anything up, so none of them may need it.
+USES = """
+import sys
+sys.modules["prctl"] = None
+import usernsctl as un
+import usernsctl.pytest_plugin, usernsctl.hardening
+assert un.run(["id", "-u"], capture_output=True, text=True).stdout == "0\\n"
+with un.Namespace.create(mount=True) as namespace:
+    namespace.run(["true"], check=True)
+un.diagnose("range", runsc=False)
+from usernsctl.cli import main
+sys.exit(main(["plan", "-r", "--json"]))
+"""
+
+
+@pytest.mark.userns_requires("userns")
+def test_python_prctl_is_imported_only_where_it_is_used() -> None:
+    done = subprocess.run([sys.executable, "-c", USES], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")

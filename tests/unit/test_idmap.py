@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from usernsctl import Extent, IdMap, MapError
+from usernsctl import Extent, IdMap, MapError, plan
+from usernsctl.maps import requested
 
 
 def test_an_extent_reads_and_writes_unshare_s_form() -> None:
@@ -80,6 +81,7 @@ def test_an_extent_that_no_kernel_takes_is_refused(text: str, reason: str) -> No
     assert text in str(caught.value)
 
 
+@pytest.mark.each_user
 def test_the_usual_maps() -> None:
     assert IdMap.root() == IdMap(map_user=0, map_group=0)
     assert IdMap.current() == IdMap(map_user=os.geteuid(), map_group=os.getegid())
@@ -105,3 +107,56 @@ def test_a_map_is_a_value() -> None:
     assert hash(IdMap.root()) == hash(IdMap.root())
     with pytest.raises(AttributeError):
         IdMap.root().map_user = 7  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        (None, IdMap.root()),
+        ("root", IdMap.root()),
+        ("current", IdMap.current()),
+        ("auto", IdMap.auto()),
+        (
+            "subids",
+            IdMap(
+                map_user=os.geteuid(),
+                map_group=os.getegid(),
+                fill_users="subids",
+                fill_groups="subids",
+            ),
+        ),
+        ("all", IdMap(fill_users="all", fill_groups="all")),
+        (IdMap.keep_id(7), IdMap.keep_id(7)),
+        (["0:5:1"], IdMap.extents(["0:5:1"], ["0:5:1"])),
+        (((0, 5, 1), Extent(1, 9, 2)), IdMap.extents(["0:5:1", "1:9:2"], ["0:5:1", "1:9:2"])),
+        ([], IdMap()),
+    ],
+)
+def test_idmap_may_be_a_word_or_extents(given: Any, wanted: IdMap) -> None:
+    assert requested(given) == wanted
+
+
+@pytest.mark.parametrize(
+    "given", [7, True, object(), 1.5, [7], [None], [(0, 1)], [("0", "1", "2")], {0: 1}, b"auto"]
+)
+def test_idmap_of_another_type_is_told_what_is_accepted(given: Any) -> None:
+    says = r"^idmap must be an IdMap, one of 'root', 'current', 'auto', 'subids', 'all', or extents"
+    with pytest.raises(TypeError, match=says):
+        requested(given)
+    with pytest.raises(TypeError, match=says):
+        plan(given)
+
+
+@pytest.mark.parametrize("given", ["autp", "", "0:0:1", "ROOT"])
+def test_idmap_of_another_word_is_told_which_there_are(given: Any) -> None:
+    with pytest.raises(ValueError, match=r"^idmap must be one of 'root', .* not '.*'$"):
+        requested(given)
+
+
+@pytest.mark.parametrize(
+    ("first", "count", "is_in"),
+    [(9, 1, False), (10, 1, True), (14, 1, True), (15, 1, False), (10, 5, True), (10, 6, False)],
+)
+def test_an_extent_knows_the_ids_it_has(first: int, count: int, is_in: bool) -> None:
+    assert Extent(10, 100, 5).has(first, count) is is_in
+    assert Extent(100, 10, 5).has_outside(first) is (10 <= first < 15)

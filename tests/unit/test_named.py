@@ -12,10 +12,13 @@ import pytest
 from callers import as_root, unprivileged
 
 import usernsctl as un
+from usernsctl._system.proc import uid_outside
 from usernsctl.cli import main
 from usernsctl.namespaces import named
 from usernsctl.namespaces.holder import NamedNamespace
 from usernsctl.namespaces.namespace import Namespace
+
+pytestmark = pytest.mark.each_user
 
 
 @pytest.fixture
@@ -218,7 +221,7 @@ def test_without_a_runtime_directory_it_is_in_tmp(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert named.list_named() == []
     (made,) = tmp_path.iterdir()
-    assert made.name == f"usernsctl-{os.geteuid()}"
+    assert made.name == f"usernsctl-{uid_outside()}"
     assert made.stat().st_mode & 0o7777 == 0o700
 
 

@@ -17,6 +17,8 @@ from usernsctl.gvisor.oci import Violation, check, fix
 from usernsctl.gvisor.oci.files import resolve_in_root
 from usernsctl.maps import Extent
 
+pytestmark = pytest.mark.each_user
+
 # An id that owns nothing here, so that it has only the rights of everybody.
 STRANGER = [Extent(0, 3_000_000_000, 1)]
 GOOD = minimal() | {

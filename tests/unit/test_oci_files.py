@@ -13,6 +13,8 @@ from usernsctl.errors import BundleError
 from usernsctl.gvisor.oci import Bundle, create, load, replace
 from usernsctl.gvisor.oci.bundle import MAX_BYTES
 
+pytestmark = pytest.mark.each_user
+
 TEXT = json.dumps(minimal())
 
 

@@ -8,6 +8,8 @@ import pytest
 
 from usernsctl._system import opened
 
+pytestmark = pytest.mark.each_user
+
 OVERFLOW = 65534
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import os
 import subprocess
 import sys
+import zipfile
 from importlib import metadata, resources
 from pathlib import Path
 
+import pytest
 from conftest import SCRIPTS, Program
+
+import usernsctl as usernsctl_package
 
 VERSION = metadata.version("usernsctl")
 
@@ -56,3 +61,58 @@ def test_the_package_is_not_imported_from_a_source_tree() -> None:
         check=True,
     )
     assert Path(found.stdout.strip()).is_relative_to(sys.prefix)
+
+
+def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments, "-c", code], capture_output=True, text=True, timeout=60
+    )
+
+
+def test_import_usernsctl_imports_nothing_until_a_name_is_used() -> None:
+    code = (
+        "import sys, usernsctl as un\n"
+        "ours = lambda: {name for name in sys.modules if name.startswith('usernsctl')}\n"
+        "assert ours() == {'usernsctl'}, ours()\n"
+        "assert set(un.__all__) <= set(dir(un))\n"
+        "un.IdMap.root()\n"
+        # What a process that has lost sight of the package may still call.
+        "before = ours()\n"
+        "for name in {*un.__all__} - {*un._APART, *un._MODULES}: getattr(un, name)\n"
+        "assert ours() == before\n"
+        "assert hasattr(un, 'nonsense') is False\n"
+    )
+    done = python(code)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("name", usernsctl_package.__all__)
+def test_every_public_name_is_what_type_checkers_take_it_for(name: str) -> None:
+    tree = ast.parse(Path(usernsctl_package.__file__).read_text())
+    sources = {
+        alias.name: node.module
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module
+        for alias in node.names
+    }
+    there = importlib.import_module(sources[name])
+    assert getattr(usernsctl_package, name) is getattr(there, name)
+
+
+def test_import_from_an_archive_is_refused_with_the_reason(tmp_path: Path) -> None:
+    archive = tmp_path / "app.pyz"
+    package = Path(usernsctl_package.__file__).parent
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in package.rglob("*"):
+            file.write(path, path.relative_to(package.parent))
+        file.writestr("__main__.py", "import usernsctl")
+    imported = python(f"import sys; sys.path.insert(0, {str(archive)!r}); import usernsctl")
+    run = subprocess.run([sys.executable, archive], capture_output=True, text=True, timeout=60)
+    for done in (imported, run):
+        assert done.returncode == 1
+        last = done.stderr.splitlines()[-1]
+        assert last.startswith(
+            f"ImportError: usernsctl can't be imported from within an archive, as {archive}/"
+        )
+        assert "native programs" in last
+        assert "let pip install it" in last

@@ -11,6 +11,8 @@ from callers import as_root, unprivileged
 import usernsctl as un
 from usernsctl import Extent, IdMap
 
+pytestmark = pytest.mark.each_user
+
 UID, GID = os.geteuid(), os.getegid()
 
 

@@ -16,6 +16,8 @@ from conftest import Program
 import usernsctl as un
 from usernsctl.cli import main
 
+pytestmark = pytest.mark.each_user
+
 UID, GID = os.geteuid(), os.getegid()
 
 
@@ -71,9 +73,18 @@ def test_json_and_the_api_say_the_same(capsys: pytest.CaptureFixture[str]) -> No
     assert (told["uid"]["writer"], told["gid"]["writer"]) == (plan.uid_writer, plan.gid_writer)
 
 
-def test_without_options_it_is_root_with_all_ranges(capsys: pytest.CaptureFixture[str]) -> None:
-    alone = planned(capsys, "--allow-single-id")
-    assert alone == planned(capsys, "-r", "--map-auto", "--allow-single-id")
+@pytest.mark.parametrize("options", [[], ["--allow-single-id"]])
+def test_plan_without_map_options_is_the_default_map_of_run(
+    capsys: pytest.CaptureFixture[str], options: list[str]
+) -> None:
+    """So it never asks for subordinate ranges, which root, for one, may not have."""
+    alone = planned(capsys, *options)
+    assert alone == planned(capsys, "-r")
+    assert (extents(alone, "uid"), extents(alone, "gid")) == ([(0, UID, 1)], [(0, GID, 1)])
+
+
+def test_plan_without_map_options_heeds_setgroups(capsys: pytest.CaptureFixture[str]) -> None:
+    assert planned(capsys, "--setgroups=deny") == planned(capsys, "-r", "--setgroups=deny")
 
 
 def test_people_get_lines(capsys: pytest.CaptureFixture[str]) -> None:

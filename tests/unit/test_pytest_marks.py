@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 
 import pytest
+
+pytestmark = pytest.mark.each_user
 
 
 def test_requirements_skip_with_the_reason(session: pytest.Pytester) -> None:
@@ -13,17 +16,17 @@ def test_requirements_skip_with_the_reason(session: pytest.Pytester) -> None:
         """
         import pytest
 
-        @pytest.mark.requires("kernel>=4.0")
+        @pytest.mark.userns_requires("kernel>=4.0")
         def test_runs():
             pass
 
-        @pytest.mark.requires("kernel>=99.1")
+        @pytest.mark.userns_requires("kernel>=99.1")
         def test_new_kernel():
             raise AssertionError
 
-        def test_asks_late(requires):
-            requires("kernel>=4.0")
-            requires("kernel>=4.0", "kernel>=99.1")
+        def test_asks_late(userns_requires):
+            userns_requires("kernel>=4.0")
+            userns_requires("kernel>=4.0", "kernel>=99.1")
             raise AssertionError
         """
     )
@@ -43,8 +46,8 @@ def test_capabilities_are_those_outside(session: pytest.Pytester) -> None:
         """
         import pytest
 
-        @pytest.mark.requires("cap:SYS_ADMIN", "cap:CAP_SETFCAP")
-        @pytest.mark.requires("userns")
+        @pytest.mark.userns_requires("cap:SYS_ADMIN", "cap:CAP_SETFCAP")
+        @pytest.mark.userns_requires("userns")
         @pytest.mark.userns
         def test_it():
             pass
@@ -72,7 +75,7 @@ LACKING = [
 ]
 
 
-@pytest.mark.requires("userns")
+@pytest.mark.userns_requires("userns")
 @pytest.mark.parametrize(("word", "without", "told"), LACKING, ids=[one[0] for one in LACKING])
 def test_what_the_machine_lacks_is_told_with_its_cause(
     session: pytest.Pytester, word: str, without: list[str], told: str
@@ -81,7 +84,7 @@ def test_what_the_machine_lacks_is_told_with_its_cause(
         f"""
         import pytest
 
-        @pytest.mark.requires("{word}")
+        @pytest.mark.userns_requires("{word}")
         def test_it():
             raise AssertionError
         """
@@ -106,11 +109,11 @@ def test_a_suite_has_words_of_its_own(session: pytest.Pytester) -> None:
         """
         import pytest
 
-        @pytest.mark.requires("water")
+        @pytest.mark.userns_requires("water")
         def test_runs():
             pass
 
-        @pytest.mark.requires("coffee")
+        @pytest.mark.userns_requires("coffee")
         def test_does_not():
             raise AssertionError
         """
@@ -123,21 +126,24 @@ def test_a_suite_has_words_of_its_own(session: pytest.Pytester) -> None:
 
 
 MISTAKES = [
-    ("userns(map='rot')", "userns: map must be root, auto, current*'rot'"),
-    ("userns(map=7)", "userns: map must be root, auto, current*7"),
+    ("userns(map='rot')", "userns: map must be one of 'root', 'current', *'rot'"),
+    ("userns(map=7)", "userns: map must be an IdMap, one of 'root', *7"),
     ("userns(map=['0:0'])", 'userns: map: *"0:0" is no extent*inside:outside:count*'),
-    ("userns(map=[(0, 0)])", "userns: map: an extent is inside, outside and count, not (0, 0)"),
+    ("userns(map=[(0, 0)])", "userns: map must be an IdMap, *three numbers or *not [[](0, 0)]"),
     ("userns('auto')", "userns takes its arguments by name, as in *"),
     ("userns(network=True)", "userns has no argument network; there are map, mount, net, *"),
     ("userns(mount='yes')", "userns: mount must be True or False, not 'yes'"),
     ("userns(propagation='public')", "userns: propagation must be one of private, *'public'"),
     ("userns(mount_proc=True)", "userns: mount_proc takes pid and mount as well"),
-    ("requires('kernell>=5')", "'kernell>=5' is no requirement; there are userns, *kernel>=5.12*"),
-    ("requires('kernel>=new')", "'kernel>=new' is no requirement; *"),
-    ("requires('cap:SYS_ADMN')", "'cap:SYS_ADMN' is no requirement; *cap:SYS_ADMIN*"),
-    ("requires(7)", "7 is no requirement; *"),
-    ("requires", "requires takes words, as in *"),
-    ("requires(word='subid')", "requires takes words, as in *"),
+    (
+        "userns_requires('kernell>=5')",
+        "'kernell>=5' is no requirement; there are userns, *kernel>=5.12*",
+    ),
+    ("userns_requires('kernel>=new')", "'kernel>=new' is no requirement; *"),
+    ("userns_requires('cap:SYS_ADMN')", "'cap:SYS_ADMN' is no requirement; *cap:SYS_ADMIN*"),
+    ("userns_requires(7)", "7 is no requirement; *"),
+    ("userns_requires", "userns_requires takes words, as in *"),
+    ("userns_requires(word='subid')", "userns_requires takes words, as in *"),
 ]
 
 
@@ -221,3 +227,64 @@ def test_a_nearer_mark_counts(session: pytest.Pytester) -> None:
         """
     )
     session.runpytest_subprocess().assert_outcomes(passed=3)
+
+
+FOREIGN_CONFTEST = """
+    import pytest
+
+    def pytest_configure(config):
+        config.addinivalue_line("markers", "requires(what): a mark that is not ours")
+        config.addinivalue_line("markers", "subids: another one")
+
+    @pytest.fixture
+    def requires(request):
+        return [mark.args for mark in request.node.iter_markers("requires")]
+
+    @pytest.fixture
+    def subids():
+        return "whatever"
+"""
+
+FOREIGN_TESTS = """
+    import sys
+    import pytest
+
+    @pytest.mark.requires("openai")
+    @pytest.mark.subids
+    def test_has_words_of_its_own(requires, subids):
+        assert requires == [("openai",)]
+        assert subids == "whatever"
+
+    @pytest.mark.requires
+    def test_asks_for_nothing(requires):
+        assert requires == [()]
+
+    def test_nothing_of_ours_was_imported():
+        ours = {name for name in sys.modules if name.partition(".")[0] == "usernsctl"}
+        assert ours == {"usernsctl", "usernsctl.pytest_plugin"}
+        assert not {"_cffi_backend", "prctl"} & sys.modules.keys()
+"""
+
+
+@pytest.mark.parametrize("options", [(), ("-n", "2")], ids=["here", "xdist"])
+def test_a_suite_with_marks_and_fixtures_of_its_own_is_left_alone(
+    session: pytest.Pytester, options: tuple[str, ...]
+) -> None:
+    session.makeconftest(FOREIGN_CONFTEST)
+    session.makepyfile(FOREIGN_TESTS)
+    session.runpytest_subprocess(*options).assert_outcomes(passed=3)
+
+
+def test_all_names_of_the_plugin_have_userns_in_them(session: pytest.Pytester) -> None:
+    told = []
+    for option in ("--fixtures", "--markers"):
+        result = session.runpytest_subprocess(option, "-v")
+        assert result.ret in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
+        told.append(result.stdout.str())
+    fixtures = re.findall(r"^(\w+).* -- .*usernsctl/pytest_plugin", told[0], re.MULTILINE)
+    assert sorted(fixtures) == ["kept_userns", "userns", "userns_requires", "userns_subids"]
+    marks = re.findall(r"^@pytest\.mark\.(\w+)", told[1], re.MULTILINE)
+    assert {"userns", "userns_requires"} <= set(marks)
+    without = session.runpytest_subprocess("--markers", "-p", "no:usernsctl").stdout.str()
+    others = re.findall(r"^@pytest\.mark\.(\w+)", without, re.MULTILINE)
+    assert set(marks) - set(others) == {"userns", "userns_requires"}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.requires("userns")
+pytestmark = [pytest.mark.each_user, pytest.mark.userns_requires("userns")]
 
 NAMESPACES = """
     import os
@@ -64,7 +64,7 @@ def test_the_mark_says_which_namespaces_are_new(session: pytest.Pytester) -> Non
     session.runpytest_subprocess().assert_outcomes(passed=7)
 
 
-@pytest.mark.requires("subid")
+@pytest.mark.userns_requires("subid")
 def test_a_range_is_mapped(session: pytest.Pytester) -> None:
     session.makepyfile(
         """
@@ -72,10 +72,10 @@ def test_a_range_is_mapped(session: pytest.Pytester) -> None:
         import pytest
 
         @pytest.mark.userns(map="auto")
-        def test_auto(subids):
+        def test_auto(userns_subids):
             with open("/proc/self/uid_map") as file:
                 assert sum(int(line.split()[2]) for line in file) == 1 + sum(
-                    extent.count for extent in subids.uids)
+                    extent.count for extent in userns_subids.uids)
             os.setresuid(1, 1, 1)
         """
     )

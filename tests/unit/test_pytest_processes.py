@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.requires("userns")
+pytestmark = [pytest.mark.each_user, pytest.mark.userns_requires("userns")]
 
 
 def process_names() -> str:

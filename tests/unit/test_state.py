@@ -16,10 +16,12 @@ import pytest
 from callers import as_root
 
 import usernsctl as un
-from usernsctl._system import opened
+from usernsctl._system import opened, proc
 from usernsctl._system.state import locked_directory, state_directory
 from usernsctl.gvisor import registry
 from usernsctl.namespaces import named
+
+pytestmark = pytest.mark.each_user
 
 # What a wait for nothing may take at most, in seconds.
 AT_MOST = 2
@@ -98,6 +100,21 @@ def test_what_somebody_else_has_put_on_the_way_is_refused(
         inside.mkdir(mode=0o700)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(inside))
     assert f"{theirs} belongs to uid 12345" in refused().reason
+
+
+@pytest.mark.parametrize(
+    ("text", "outside"),
+    [
+        ("         0          0 4294967295\n", 7),
+        ("         7       1000          1\n", 1000),
+        ("         0     100000          1\n         5     200000         10\n", 200002),
+        ("         0       1000          1\n", 7),
+        ("", 7),
+    ],
+)
+def test_uid_outside_is_what_the_map_says(text: str, outside: int) -> None:
+    """An id that is not mapped stands for itself."""
+    assert proc.id_outside(7, text) == outside
 
 
 def test_links_that_lead_nowhere(tmp_path: Path) -> None:

@@ -3,9 +3,9 @@
  *
  * Starts a sandbox that outlives whoever asked for it, and nothing if that cannot be brought to its
  * end. It runs COMMAND, which leaves the sandbox behind, and says so by a byte on CONNECTION. The
- * answer "+" means that the sandbox is known by then: it stays, and we end. At any other answer, or
- * if COMMAND fails or CREATOR ends first, all processes that were started are killed, and DIRECTORY
- * is removed with all that is in it.
+ * answer "+" means that the sandbox is known by then: it stays, and we end. At any other answer,
+ * which may come before that byte, or if COMMAND fails or CREATOR ends first, all processes that
+ * were started are killed, and DIRECTORY is removed with all that is in it.
  *
  * CREATOR is a pidfd: a fork of that process may hold CONNECTION open. LOCK is a descriptor of
  * DIRECTORY with a lock on it (flock(2)), which tells others that it is in use until we end.
@@ -34,23 +34,27 @@ struct channel {
     int connection;
 };
 
-/* Waits until `fd` can be read, or the creator has ended. False: it has, and there is nothing. */
-static bool wait_for(int creator, int fd)
+/* Waits until `fd` can be read. False: the creator has ended or answers, and there is nothing. */
+static bool wait_for(const struct channel *to, int fd)
 {
-    struct pollfd fds[] = {{.fd = creator, .events = POLLIN}, {.fd = fd, .events = POLLIN}};
-    while (poll(fds, 2, -1) < 0 && errno == EINTR)
+    struct pollfd fds[] = {
+        {.fd = to->creator, .events = POLLIN},
+        {.fd = to->connection, .events = POLLIN},
+        {.fd = fd, .events = POLLIN},
+    };
+    while (poll(fds, 3, -1) < 0 && errno == EINTR)
         continue;
-    return fds[1].revents;
+    return fds[2].revents;
 }
 
-/* The exit status of the child `pid`, or SANDBOX_KILLED: the creator ended first. */
-static int wait_for_child(pid_t pid, int creator, int signals)
+/* The exit status of the child `pid`, or SANDBOX_KILLED: the creator ended first, or wants none. */
+static int wait_for_child(pid_t pid, const struct channel *to, int signals)
 {
     struct signalfd_siginfo info;
     int status;
     pid_t ended;
     while (!(ended = waitpid(pid, &status, WNOHANG))) {
-        if (!wait_for(creator, signals))
+        if (!wait_for(to, signals))
             return SANDBOX_KILLED;
         while (read(signals, &info, sizeof info) > 0)
             continue;
@@ -83,9 +87,8 @@ static int remove_one(const char *path, const struct stat *status, int kind, str
 static bool is_wanted(const struct channel *to)
 {
     char answer = 0;
-    return send(to->connection, "+", 1, MSG_NOSIGNAL) == 1 &&
-           wait_for(to->creator, to->connection) && recv(to->connection, &answer, 1, 0) == 1 &&
-           answer == '+';
+    return send(to->connection, "+", 1, MSG_NOSIGNAL) == 1 && wait_for(to, to->connection) &&
+           recv(to->connection, &answer, 1, 0) == 1 && answer == '+';
 }
 
 static int run(char **argv, const struct channel *to, const char *directory)
@@ -94,7 +97,7 @@ static int run(char **argv, const struct channel *to, const char *directory)
     pid_t starter = sandbox_start_command(argv, &signals);
     if (starter < 0)
         return SANDBOX_FAILED;
-    int status = wait_for_child(starter, to->creator, signals);
+    int status = wait_for_child(starter, to, signals);
     if (status == 0 && is_wanted(to))
         return 0;
     kill_all();

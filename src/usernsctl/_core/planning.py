@@ -25,8 +25,6 @@ _FILLS = {
 }
 _SETGROUPS_NAME = {number: name for name, number in _SETGROUPS.items()}
 
-# All other steps are about namespaces.
-
 
 def parse_extent(text: str) -> ExtentTuple:
     """Read ``inside:outside:count``.
@@ -116,6 +114,11 @@ class NativePlan:
         uid, gid = (None if inside < 0 else inside for inside in self.cdata.become)
         return Setup(uid=uid, gid=gid, groups=() if self.cdata.drop_groups else None)
 
+    @property
+    def single_id_reason(self) -> str | None:
+        """Why there is one id only, where more were asked for."""
+        return reason_of(ffi.addressof(self.cdata.wanted)) if self.cdata.single_id else None
+
     def describe(self) -> PlanDescription:
         plan, notices = self.cdata, self._notices
         return PlanDescription(
@@ -131,5 +134,5 @@ class NativePlan:
             clipped_uid=_ranges(plan.clipped[lib.UN_UID]),
             clipped_gid=_ranges(plan.clipped[lib.UN_GID]),
             notices=tuple(text_of(notices.text[i]) for i in range(notices.len)),
-            single_id_reason=reason_of(ffi.addressof(plan.wanted)) if plan.single_id else None,
+            single_id_reason=self.single_id_reason,
         )

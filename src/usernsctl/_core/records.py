@@ -79,7 +79,7 @@ class Spawn:
     namespaces: Iterable[str] = ()
     cgroup: int = -1
     setup: Setup = field(default_factory=Setup)
-    stdio: tuple[int, int, int] = (-1, -1, -1)
+    stdio: Sequence[int] = (-1, -1, -1)
     close_fds: bool = True
     keep: Sequence[int] = ()
     restore_signals: bool = True

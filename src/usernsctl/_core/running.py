@@ -97,8 +97,9 @@ def _planned(plan: object | None) -> Any:
 
 
 def enter(plan: NativePlan | None, namespaces: Iterable[str]) -> None:
-    """Move this single-threaded process into new namespaces. If there is a plan, it is not dumpable
-    from then on: nobody inside can look into it.
+    """Move this single-threaded process into new namespaces.
+
+    If there is a plan, it is not dumpable from then on: nobody inside can look into it.
 
     :raises NamespaceError: they could not be had.
     """
@@ -118,8 +119,9 @@ def create_namespaces(plan: NativePlan, namespaces: Iterable[str]) -> list[int]:
 
 
 def join(fds: Sequence[int]) -> None:
-    """Move this single-threaded process into namespaces. It is not dumpable from then on: nobody
-    inside can look into it.
+    """Move this single-threaded process into namespaces.
+
+    It is not dumpable from then on: nobody inside can look into it.
 
     :raises NamespaceError: the kernel refused.
     """
@@ -185,7 +187,7 @@ def stand_in(child: int) -> int:
 
 
 def bind(source: int, target: int, attributes: int, name: str) -> None:
-    """Show what the descriptor `source` refers to on what `target` does (csrc/usernsctl.h).
+    """Show what the descriptor `source` refers to on what `target` does (csrc/include/usernsctl.h).
 
     :raises NamespaceError: the kernel refused it, or is older than 5.12.
     """
@@ -205,7 +207,7 @@ def mount_restrict(top: int, attributes: int, cleared: int, name: str) -> None:
 def mount(
     source: str | None, target: str, fstype: str | None, flags: int, data: str | None
 ) -> None:
-    """mount(2).
+    """Mount something (mount(2)).
 
     :raises NamespaceError: the kernel refused it.
     """

@@ -1,4 +1,4 @@
-"""Waiting for descriptors, such as pidfds, which are readable once their process has ended."""
+"""Descriptors: waited for, such as pidfds, shared, and closed at the end of a block."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import contextlib
 import math
 import os
 import select
+import warnings
 from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Self
 
 
 def wait_readable(*fds: int, timeout: float | None = None) -> bool:
@@ -21,6 +24,73 @@ def wait_readable(*fds: int, timeout: float | None = None) -> bool:
     for fd in fds:
         poll.register(fd, select.POLLIN)
     return bool(poll.poll(None if timeout is None else math.ceil(max(timeout, 0) * 1000)))
+
+
+class Closing:
+    """What is closed at the end of a ``with`` block, or, with a warning, when it is forgotten.
+
+    A class that can't be told to be closed before it has got what it holds says so by
+    :meth:`_holds`, which is asked when an object is forgotten: its constructor may have failed.
+    """
+
+    #: What an object of the class is, for the warning.
+    _what = "an object"
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def _holds(self) -> bool:
+        """Whether it has something that nobody has closed."""
+        return not getattr(self, "closed", True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if self._holds():
+            try:
+                warn_forgotten(self, f"{self._what} was forgotten before it was closed")
+            finally:
+                # Warnings may be errors.
+                self.close()
+
+
+class AsyncClosing:
+    """What is closed at the end of an ``async with`` block, without a wait in the event loop."""
+
+    async def close_async(self) -> None:
+        raise NotImplementedError
+
+    async def _leave(self, error: BaseException | None) -> None:
+        """The end of the block.
+
+        :param error: what it has ended by.
+        """
+        await self.close_async()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._leave(error)
+
+
+def warn_forgotten(owner: object, text: str) -> None:
+    """Say that `owner`, which is being collected, holds what somebody should have closed."""
+    warnings.warn(text, ResourceWarning, source=owner, stacklevel=3)
 
 
 class LetGoError(ValueError):

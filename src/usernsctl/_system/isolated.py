@@ -61,8 +61,9 @@ def _places() -> list[str]:
 
 
 def _is_trusted(entry: str) -> bool:
-    """Whether modules are there on purpose: the current directory is searched for no other reason
-    than that somebody is in it.
+    """Whether modules are there on purpose.
+
+    The current directory is searched for no other reason than that somebody is in it.
     """
     if not os.path.isabs(entry):
         return False

@@ -45,7 +45,8 @@ class ProcessIdentity:
     def of(cls, pid: int) -> ProcessIdentity:
         """Look at a process, which may be a zombie.
 
-        :raises FileNotFoundError, ProcessLookupError: there is none.
+        :raises FileNotFoundError: there is none.
+        :raises ProcessLookupError: it has ended meanwhile.
         """
         return cls(
             pid=pid,
@@ -58,7 +59,9 @@ class ProcessIdentity:
     def from_json(cls, state: Mapping[str, Any]) -> ProcessIdentity:
         """Read the fields of this class from what was written down.
 
-        :raises LookupError, TypeError, ValueError: they are not there.
+        :raises LookupError: one is not there.
+        :raises TypeError: one is of another type.
+        :raises ValueError: one can't be what it should.
         """
         pid = int(state["pid"])
         if not 0 < pid <= _PID_MAX:
@@ -160,7 +163,7 @@ def is_below_us(pid: int) -> bool:
             owner = bytearray(4)
             fcntl.ioctl(here, _NS_GET_OWNER_UID, owner)
             # EPERM if that is not below ours.
-            above = fcntl.ioctl(here, _NS_GET_PARENT)
+            above = parent_namespace(here)
             os.close(here)
             here = above
             if os.path.samestat(os.fstat(here), ours):
@@ -170,6 +173,41 @@ def is_below_us(pid: int) -> bool:
     finally:
         os.close(here)
     return False
+
+
+def uid_outside() -> int:
+    """The effective uid of this process, as the user namespace above its own counts it.
+
+    It is the same in the initial namespace, and where /proc does not tell.
+    """
+    try:
+        text = Path("/proc/self/uid_map").read_text()
+    except OSError:
+        text = ""
+    return id_outside(os.geteuid(), text)
+
+
+def id_outside(inside: int, id_map: str) -> int:
+    """What an id is outside by the text of a map (user_namespaces(7)); itself if it is not mapped.
+
+    :param id_map: what /proc/PID/uid_map or gid_map holds.
+    """
+    for line in id_map.splitlines():
+        first, outside, count = map(int, line.split())
+        if first <= inside < first + count:
+            return outside + inside - first
+    return inside
+
+
+def parent_namespace(fd: int) -> int:
+    """Open the user namespace above the one that a descriptor refers to.
+
+    :returns: a descriptor of its own, close-on-exec and the caller's to close (NS_GET_PARENT of
+        ioctl_nsfs(2)).
+
+    :raises PermissionError: that is not below the caller's.
+    """
+    return fcntl.ioctl(fd, _NS_GET_PARENT)
 
 
 def exit_status(pidfd: int) -> int | None:
@@ -203,7 +241,8 @@ def kill(pidfd: int) -> None:
 def moment(written: Any) -> float:
     """A moment that was written down, in seconds since 1970.
 
-    :raises TypeError, ValueError: it can't be one.
+    :raises TypeError: it is no number.
+    :raises ValueError: it can't be a moment.
     """
     seconds = float(written)
     if not 0 <= seconds < _MOMENT_MAX:

@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from usernsctl._system.opened import Untrusted, open_trusted
+from usernsctl._system.proc import uid_outside
 from usernsctl._text import quoted
 from usernsctl.errors import NamespaceError
 
@@ -51,7 +52,11 @@ _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 def state_directory() -> str:
-    """Where it is: $XDG_RUNTIME_DIR/usernsctl, or a directory of the user's own in /tmp."""
+    """Where it is: $XDG_RUNTIME_DIR/usernsctl, or a directory of the user's own in /tmp.
+
+    In /tmp it is named by the uid outside. By the uid inside, a user who is 0 in a namespace would
+    take the name that root's own directory has.
+    """
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime:
         return os.path.join(os.path.abspath(runtime), "usernsctl")
@@ -60,7 +65,7 @@ def state_directory() -> str:
     except FileNotFoundError:
         # In a read-only container there is no state, and none can be made.
         temporary = "/tmp"
-    return os.path.join(temporary, f"usernsctl-{os.geteuid()}")
+    return os.path.join(temporary, f"usernsctl-{uid_outside()}")
 
 
 class Directory:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import signal
@@ -10,8 +11,9 @@ from collections.abc import Sequence
 
 import click
 
+from usernsctl import _interrupts
 from usernsctl._text import say
-from usernsctl.cli.usage import show_usage
+from usernsctl.cli.usage import Group, show_usage
 from usernsctl.errors import UsernsError
 from usernsctl.explain.printing import print_error
 
@@ -31,7 +33,11 @@ _VERBS = {
 }
 
 
-class _Verbs(click.Group):
+#: What a shell asks for completions by (click's documentation, "Shell Completion").
+_COMPLETE = "_USERNSCTL_COMPLETE"
+
+
+class _Verbs(Group):
     """A group whose commands are imported on demand."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -43,6 +49,7 @@ class _Verbs(click.Group):
         module, _, name = _VERBS[cmd_name].partition(":")
         command = getattr(importlib.import_module(module), name)
         assert isinstance(command, click.Command)
+        _interrupts.raise_again()
         return command
 
 
@@ -59,29 +66,53 @@ def usernsctl(context: click.Context, environ_fd: int | None) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line and return its exit status, 125 where the failure is ours."""
+    """Run a command line and return its exit status, 125 where the failure is ours.
+
+    :param argv: its words without the program's name; ``None`` takes those of this process.
+    """
     try:
-        status = usernsctl.main(argv, prog_name="usernsctl", standalone_mode=False)
-        sys.stdout.flush()
-        return status if isinstance(status, int) else 0
+        return _answer(sys.argv[1:] if argv is None else list(argv))
+    except (click.Abort, KeyboardInterrupt):
+        return _interrupts.STATUS
+    except BrokenPipeError:
+        _forget(1)
+        _forget(2)
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        _forget(1)
+        with contextlib.suppress(OSError):
+            say(f"usernsctl: {error}")
+        return 125
+
+
+def _answer(argv: list[str]) -> int:
+    try:
+        return _call(argv)
     except UsernsError as error:
         print_error(error)
         return error.exit_status
     except click.ClickException as error:
         show_usage(error)
         return 125
-    except (click.Abort, KeyboardInterrupt):
-        return 128 + signal.SIGINT
-    except BrokenPipeError:
-        _forget_output()
-        return 128 + signal.SIGPIPE
-    except OSError as error:
-        _forget_output()
-        say(f"usernsctl: {error}")
-        return 125
 
 
-def _forget_output() -> None:
+def _call(argv: list[str]) -> int:
+    """Not by click's own ``main()``, for which a closed pipe is exit status 1."""
+    if instruction := os.environ.get(_COMPLETE):
+        from click.shell_completion import shell_complete
+
+        return shell_complete(usernsctl, {}, "usernsctl", _COMPLETE, instruction)
+    try:
+        with usernsctl.make_context("usernsctl", argv) as context:
+            status = usernsctl.invoke(context)
+    except click.exceptions.Exit as ended:
+        status = ended.exit_code
+    # Standard output may be closed, which print() bears.
+    print(end="", flush=True)
+    return status if isinstance(status, int) else 0
+
+
+def _forget(fd: int) -> None:
     """What nobody can take any more would be flushed once more, and fail once more, at exit."""
     with open(os.devnull, "wb") as nothing:
-        os.dup2(nothing.fileno(), 1)
+        os.dup2(nothing.fileno(), fd)

@@ -13,6 +13,7 @@ import click
 from usernsctl._text import command as pasted
 from usernsctl._text import operand, shown
 from usernsctl.cli import caller
+from usernsctl.cli.usage import Group
 from usernsctl.errors import BundleError
 from usernsctl.gvisor import environment, oci
 from usernsctl.gvisor.oci.check import Network
@@ -21,13 +22,13 @@ from usernsctl.maps import Extent
 EXIT_FINDINGS = 1
 
 
-@click.group("bundle")
+@click.group("bundle", cls=Group)
 def bundle_group() -> None:
-    """Make, check or mend an OCI bundle for a runsc without root.
+    """Make, check or mend an OCI bundle, so that runsc can run it without root.
 
-    A bundle is a directory with a config.json, and usually with the root filesystem that it
-    names. Ids are checked against the map that `usernsctl run` makes by default: the caller is
-    0:0 inside, and no other id exists.
+    A bundle is a directory with a config.json, and usually with the root filesystem that the file
+    names. All commands assume the map that `usernsctl run` makes by default: the caller is 0:0
+    inside, and no other id exists.
     """
 
 
@@ -35,7 +36,7 @@ def bundle_group() -> None:
 @click.argument("directory", type=click.Path())
 @click.option("--rootfs", required=True, type=click.Path(), help="An unpacked root filesystem.")
 @click.option("--writable", is_flag=True, help="Let the command write to the root filesystem.")
-@click.option("--env", "settings", multiple=True, metavar="NAME=VALUE", help="Besides PATH.")
+@click.option("--env", "settings", multiple=True, metavar="NAME=VALUE", help="Set a variable.")
 @click.option("--cwd", default="/", show_default=True, help="Where the command starts, inside.")
 @click.option("--hostname", help="The host's name inside.")
 @click.option("--terminal", is_flag=True, help="Give the command a terminal of its own.")
@@ -82,15 +83,15 @@ def init_command(
     type=click.Choice(get_args(Network)),
     default="none",
     show_default=True,
-    help="What runsc will be called with.",
+    help="The --network that runsc will be called with.",
 )
 @click.pass_context
 def check_command(context: click.Context, directory: str, as_json: bool, network: Network) -> None:
-    """Say what in a bundle's config.json would fail under runsc without root, and why.
+    """List what in a bundle's config.json would fail under runsc without root, and why.
 
-    Also all that reaches outside of the bundle, and so needs --trust-bundle or --allow-hooks.
+    Also list what leads out of the bundle, and therefore needs --trust-bundle or --allow-hooks.
 
-    Exit status: 0 if there is nothing to say, 1 if there is, 125 if the bundle can't be read.
+    Exit status: 0 nothing is found, 1 something is found, 125 the bundle can't be read.
     """
     uid_map, gid_map = _default_map()
     with oci.Bundle(directory) as opened:
@@ -112,7 +113,7 @@ def check_command(context: click.Context, directory: str, as_json: bool, network
 def fix_command(directory: str) -> None:
     """Add to a bundle's config.json what runsc without root needs, and take out its hooks.
 
-    The old file is kept as config.json.orig. What check finds and this can't mend stays.
+    fix keeps the old file as config.json.orig. It can't mend all that check finds.
     """
     uid_map, gid_map = _default_map()
     with oci.Bundle(directory) as opened:

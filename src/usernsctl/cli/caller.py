@@ -1,7 +1,7 @@
 """The environment of whoever calls ``usernsctl``.
 
-It is this process's own, but in a container: there csrc/entrypoint.c hands it over as data, so that
-it changes nothing of what is started outside of gVisor.
+It is this process's own, but in a container: there csrc/programs/entrypoint/main.c hands it over
+as data, so that it changes nothing of what is started outside of gVisor.
 """
 
 from __future__ import annotations

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import TYPE_CHECKING
 
 import click
 
+from usernsctl.cli.terminal import can_draw
 from usernsctl.cli.verdict import VerdictCommand, tolerate_any_text
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ _BLOCKED = 1
 
 @click.command("doctor", cls=VerdictCommand)
 @click.option("--json", "form", flag_value="json", help="Print JSON, for programs.")
-@click.option("--script", "form", flag_value="script", help="Print the remedies, for a shell.")
+@click.option("--script", "form", flag_value="script", help="Print the remedies as a shell script.")
 @click.option("--no-runsc", is_flag=True, help="Don't try runsc, which takes the most time.")
 @click.option(
     "--for",
@@ -27,15 +27,15 @@ _BLOCKED = 1
     type=click.Choice(["run", "range", "docker", "kubernetes"]),
     default="run",
     show_default=True,
-    help="run: a command in gVisor; range: a map of more than one id; docker, kubernetes: a "
-    "command in gVisor in a container of theirs.",
+    help="What you want to do. run: run a command in gVisor. range: map more than one id. docker, "
+    "kubernetes: run a command in gVisor in a container of theirs.",
 )
 def doctor_command(form: str | None, no_runsc: bool, purpose: Purpose) -> int:
-    """Find out what works here, why what does not, and what mends it.
+    """Find out whether programs can be run here, and if not, why not and how to mend it.
 
-    Each step is tried, in a process that is thrown away. Nothing is left behind.
+    doctor tries each step in a process of its own that ends afterwards. It leaves nothing behind.
 
-    Exit status: 0 ready, 1 something blocks, 2 wrong usage.
+    Exit status: 0 programs can be run, 1 at least one cause blocks, 2 wrong usage.
     """
     from usernsctl.doctor import examine
 
@@ -49,7 +49,7 @@ def doctor_command(form: str | None, no_runsc: bool, purpose: Purpose) -> int:
         from usernsctl.doctor.render import as_script
 
         print(as_script(report), end="")
-    elif sys.stdout.isatty():
+    elif can_draw():
         from usernsctl.doctor.render_rich import show
 
         show(report, needs)

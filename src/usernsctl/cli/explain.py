@@ -29,17 +29,17 @@ _SAYS_TOO_LITTLE = "mapped-sandbox-eof-unknown"
 @click.command("explain", cls=VerdictCommand)
 @click.argument("file", type=click.Path(allow_dash=True), required=False)
 @click.option("--debug-log", metavar="DIR", help="Read runsc's debug logs in DIR instead.")
-@click.option("--no-probe", is_flag=True, help="The failure was on another machine.")
+@click.option("--no-probe", is_flag=True, help="Try nothing: the failure was on another machine.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 @click.pass_context
 def explain_command(
     context: click.Context, file: str | None, debug_log: str | None, no_probe: bool, as_json: bool
 ) -> None:
-    """Say what an error message comes from, and what mends it.
+    """Name the causes that an error message can have, and say how to mend them.
 
-    FILE, or standard input, is what runsc, newuidmap, newgidmap, unshare, bwrap, podman, buildah,
-    docker, rootlesskit or usernsctl printed, be it text or JSON. Unless told not to, the steps are
-    tried on this machine too, to see which of the causes it really is.
+    explain reads FILE, or standard input: what runsc, newuidmap, newgidmap, unshare, bwrap, podman,
+    buildah, docker, rootlesskit or usernsctl has printed, as text or as JSON. Then it tries the
+    steps on this machine, to find out which of the causes it is; --no-probe leaves that out.
 
     Exit status: 0 a cause is named, 1 nothing in the text is known, 2 wrong usage or no such file.
     """
@@ -47,7 +47,7 @@ def explain_command(
     from usernsctl.explain.messages import explain_failures
 
     if file is not None and debug_log is not None:
-        _fail(context, "FILE and --debug-log exclude each other")
+        _fail(context, "give FILE or --debug-log, not both")
     logged: Sequence[Failure] = ()
     try:
         if debug_log is None:

@@ -6,6 +6,7 @@ import json
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, NoReturn
 
@@ -13,6 +14,7 @@ import click
 
 from usernsctl._text import shown, shown_lines
 from usernsctl.cli import caller
+from usernsctl.cli.usage import Group
 from usernsctl.commands.popen import Popen
 from usernsctl.namespaces import named
 from usernsctl.namespaces.holder import NamedNamespace
@@ -25,7 +27,7 @@ _PASSED_ON = (
 _NOT_OURS = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 
 
-@click.group("ns")
+@click.group("ns", cls=Group)
 def ns_group() -> None:
     """Make, list, use and remove namespaces that are kept under a name."""
 
@@ -74,7 +76,10 @@ def list_(as_json: bool) -> None:
 @click.argument("name")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def exec_(name: str, command: tuple[str, ...]) -> NoReturn:
-    """Replace this process by COMMAND in the namespace NAME; in a PID namespace, wait for it."""
+    """Run COMMAND in the namespace NAME.
+
+    This process becomes COMMAND. If NAME has a PID namespace, it waits for COMMAND instead.
+    """
     if command[0] == "--":
         command = command[1:]
     env = caller.environ()
@@ -82,25 +87,37 @@ def exec_(name: str, command: tuple[str, ...]) -> NoReturn:
     if not namespace.has("pid"):
         namespace.exec(command, env=env)
     # A process does not move into a PID namespace, its children do.
-    sys.exit(_exit_status(namespace.popen(command, env=env, pdeathsig=signal.SIGKILL)))
+    sys.exit(_exit_status(lambda: namespace.popen(command, env=env, pdeathsig=signal.SIGKILL)))
 
 
 @ns_group.command("remove")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 def remove(names: tuple[str, ...]) -> None:
-    """End the holder of a namespace. Processes in its PID namespace, if any, are killed."""
+    """Remove namespaces: end the process that holds each of them.
+
+    Processes in a namespace go on. If it has a PID namespace, the kernel kills all processes there.
+    """
     for name in names:
         named.remove_named(name)
 
 
-def _exit_status(child: Popen[Any]) -> int:
-    """Wait for a command, and pass our signals on to it; its exit status, or 128+N."""
+def _exit_status(start: Callable[[], Popen[Any]]) -> int:
+    """Start a command, wait for it, and pass our signals on to it; its exit status, or 128+N."""
+    started: list[Popen[Any]] = []
+    early: list[int] = []
 
     def pass_on(number: int, frame: object) -> None:
-        child.send_signal(number)
+        if started:
+            started[0].send_signal(number)
+        else:
+            early.append(number)
 
     for number in _PASSED_ON:
         signal.signal(number, pass_on)
+    child = start()
+    started.append(child)
+    for missed in early:
+        child.send_signal(missed)
     status = child.wait()
     return status if status >= 0 else 128 - status
 

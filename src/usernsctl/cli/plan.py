@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 import click
 
 from usernsctl._text import shown
+from usernsctl.cli.terminal import can_draw
 from usernsctl.maps import Extent, Fill, IdMap, Plan, Range
 from usernsctl.maps import plan as make_plan
 
@@ -21,22 +21,31 @@ _BAR_WIDTH = 24
 @click.option("-c", "--map-current-user", "current", is_flag=True, help="You keep your ids.")
 @click.option("--map-user", type=int, metavar="UID", help="You are UID inside.")
 @click.option("--map-group", type=int, metavar="GID", help="Your group is GID inside.")
-@click.option("--map-users", multiple=True, metavar="I:O:N|auto|subids|all", help="More uids.")
-@click.option("--map-groups", multiple=True, metavar="I:O:N|auto|subids|all", help="More gids.")
-@click.option("--map-auto", is_flag=True, help="All your subordinate ranges.")
-@click.option("--map-subids", is_flag=True, help="The same, each id as itself.")
-@click.option("--allow-single-id", is_flag=True, help="Your own id will do.")
-@click.option("--setgroups", type=click.Choice(["auto", "allow", "deny"]), default="auto")
+@click.option("--map-users", multiple=True, metavar="I:O:N|auto|subids|all", help="Map these uids.")
+@click.option(
+    "--map-groups", multiple=True, metavar="I:O:N|auto|subids|all", help="The same for gids."
+)
+@click.option("--map-auto", is_flag=True, help="Map all your subordinate ranges.")
+@click.option("--map-subids", is_flag=True, help="The same; each id stays what it is.")
+@click.option("--allow-single-id", is_flag=True, help="If ranges can't be mapped, your id alone.")
+@click.option(
+    "--setgroups",
+    type=click.Choice(["auto", "allow", "deny"]),
+    default="auto",
+    show_default=True,
+    help="Whether setgroups(2) is permitted inside.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def plan_command(as_json: bool, **given: Any) -> None:
     """Show what these options of usernsctl-exec would map, who would write it, and why.
 
-    Nothing is started. Without options: what you have as root inside, with all your ranges.
+    Nothing is started. Without map options, it shows the map that `usernsctl run` makes by
+    default: your own ids become 0, and no other id is mapped.
     """
     decided = make_plan(_idmap(**given))
     if as_json:
         print(json.dumps(_as_json(decided), indent=2))
-    elif sys.stdout.isatty():
+    elif can_draw():
         _print_rich(decided)
     else:
         _print_plain(decided)
@@ -57,11 +66,14 @@ def _idmap(
     everything: Fill = "auto" if map_auto else "subids" if map_subids else "none"
     users, fill_users = _split(map_users, everything)
     groups, fill_groups = _split(map_groups, everything)
-    ids = IdMap.current() if current else IdMap.root()
     named = map_user is not None or map_group is not None or users or groups
-    if not (root or current or named or fill_users != "none" or fill_groups != "none"):
-        return IdMap.auto(allow_single_id=allow_single_id)
-    own = ids if root or current else IdMap()
+    filled = fill_users != "none" or fill_groups != "none"
+    if current:
+        own = IdMap.current()
+    elif root or not (named or filled):
+        own = IdMap.root()
+    else:
+        own = IdMap()
     return IdMap(
         map_user=own.map_user if map_user is None else map_user,
         map_group=own.map_group if map_group is None else map_group,

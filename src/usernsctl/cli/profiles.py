@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 def seccomp_command() -> None:
     """Print the seccomp profile for containers that run gVisor.
 
-    It allows what Docker's own does, less what gVisor has no use for, and the few calls
-    that it needs to make its sandbox.
+    It allows what Docker's own profile allows, except for the calls that gVisor does not use. It
+    also allows the few calls that gVisor needs to make its sandbox.
 
     \b
     docker run --rm --entrypoint usernsctl IMAGE seccomp-profile >seccomp.json
@@ -32,7 +32,7 @@ def seccomp_command() -> None:
 def apparmor_command() -> None:
     """Print the AppArmor profile for containers that run gVisor.
 
-    Only hosts with AppArmor need it: Ubuntu and Debian, unless it is switched off there.
+    Only hosts with AppArmor need it: Ubuntu and Debian, unless AppArmor is switched off there.
 
     \b
     docker run --rm --entrypoint usernsctl IMAGE apparmor-profile |
@@ -51,26 +51,26 @@ def apparmor_command() -> None:
     type=click.Choice(["docker", "podman"]),
     default="docker",
     show_default=True,
-    help="Which one is to be called: both take the same options.",
+    help="The engine that you use. Both take the same options.",
 )
 @click.option(
     "--seccomp",
     default="seccomp.json",
     show_default=True,
     metavar="FILE",
-    help="Where what usernsctl seccomp-profile prints will be.",
+    help="The file that you have written the output of usernsctl seccomp-profile to.",
 )
 @click.option(
     "--apparmor/--no-apparmor",
     default=None,
-    help="Name the AppArmor profile, too; by default where the kernel has AppArmor.",
+    help="Name the AppArmor profile, too. By default: if the kernel here has AppArmor.",
 )
 @click.option(
     "--ids",
     type=click.Choice(["one", "all"]),
     default="one",
     show_default=True,
-    help="Which ids a run maps: its own, or its subordinate ones too.",
+    help="Which ids the container maps: its user's own, or also that user's subordinate ids.",
 )
 def docker_command(engine: str, seccomp: str, apparmor: bool | None, ids: Ids) -> None:
     """Print the options that let docker run start gVisor, without --privileged.
@@ -84,7 +84,7 @@ def docker_command(engine: str, seccomp: str, apparmor: bool | None, ids: Ids) -
         apparmor = profiles.has_apparmor()
     if apparmor:
         click.echo(
-            f"{engine} needs the profile to be loaded: usernsctl apparmor-profile tells how",
+            f"{engine} needs the profile to be loaded: usernsctl apparmor-profile --help tells how",
             err=True,
         )
     options = profiles.engine_options(seccomp=seccomp, apparmor=apparmor, ids=ids)

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import Field, fields
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
 from usernsctl._text import say
 from usernsctl.cli import caller, values
+from usernsctl.gvisor.options import Option
+from usernsctl.gvisor.request import Request
 
 if TYPE_CHECKING:
     from usernsctl.maps import Fill, IdMap
+
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 
 class _GroupedOption(click.Option):
@@ -23,7 +28,37 @@ class _GroupedOption(click.Option):
         self.heading = heading
 
 
+# What docker run calls what is another option here: whoever knows that one types it first.
+_DOCKER_OPTIONS = {
+    "-e": "--env",
+    "-v": "--bind",
+    "--volume": "--bind",
+    "--mount": "--bind",
+    "-w": "--wd",
+    "--workdir": "--wd",
+    "-u": "--user",
+    "--net": "--network",
+    "-i": "--terminal",
+    "-t": "--terminal",
+    "--ulimit": "--rlimit",
+}
+
+
 class _GroupedCommand(click.Command):
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            name = error.option_name
+            ours = _DOCKER_OPTIONS.get(name)
+            for option in self.get_params(ctx):
+                if ours in option.opts:
+                    use = f"{ours} {option.metavar or ''}".rstrip()
+                    raise click.UsageError(
+                        f"there is no option {name!r}. Use {use}.", ctx
+                    ) from error
+            raise
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         headings: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
@@ -36,14 +71,32 @@ class _GroupedCommand(click.Command):
                 formatter.write_dl(records)
 
 
-_F = TypeVar("_F", bound=Callable[..., Any])
+def _options(command: _F) -> _F:
+    """Give a command the options that the fields of a Request have."""
+    made = [
+        _option(one, option)
+        for one in fields(Request)
+        for option in one.metadata.get("options", ())
+    ]
+    for decorate in reversed(made):
+        command = decorate(command)
+    return command
 
 
-def _option(heading: str, *names: str, **kwargs: Any) -> Callable[[_F], _F]:
-    return click.option(*names, cls=_GroupedOption, heading=heading, **kwargs)
-
-
-_FILES, _PROCESS, _ISOLATION, _RUNSC = "Files", "The command", "Isolation", "runsc"
+def _option(one: Field[Any], option: Option) -> Callable[[_F], _F]:
+    given: dict[str, Any] = {"heading": option.heading, "help": option.help}
+    if option.metavar is not None:
+        given |= {"metavar": option.metavar, "multiple": option.multiple}
+    elif "/" not in option.flags[0]:
+        given["is_flag"] = True
+    if option.is_open:
+        given["default"] = None
+    elif option.shows_default:
+        given |= {"default": one.default, "show_default": True}
+    if option.parse is not None:
+        given["callback"] = values.each(option.parse)
+    name = option.name or one.name
+    return click.option(*option.flags, name, cls=_GroupedOption, **given)
 
 
 @click.command(
@@ -52,195 +105,17 @@ _FILES, _PROCESS, _ISOLATION, _RUNSC = "Files", "The command", "Isolation", "run
     context_settings={"allow_interspersed_args": False},
     options_metavar="[OPTIONS] --",
 )
-@_option(
-    _FILES,
-    "--bind",
-    "binds",
-    multiple=True,
-    callback=values.each(values.bind),
-    metavar="SRC[:DST][:ro|rw]",
-    help="Show a file or directory; DST is SRC and ro unless given. With rw, what is written "
-    "there reaches this machine.",
-)
-@_option(
-    _FILES,
-    "--rootfs",
-    metavar="DIR",
-    help="Use a root filesystem of your own, such as an unpacked image; it is not written to.",
-)
-@_option(
-    _FILES,
-    "--bundle",
-    metavar="DIR",
-    help="Run an OCI bundle. Its config.json is mended where needed, in memory; options and CMD "
-    "replace what it says.",
-)
-@_option(
-    _FILES,
-    "--trust-bundle",
-    is_flag=True,
-    help="Take the bundle's bind mounts, annotations and capabilities as they are written. Without "
-    "it, the bundle is a stranger's data, and may show nothing but its own files.",
-)
-@_option(
-    _FILES,
-    "--allow-hooks",
-    is_flag=True,
-    help="Let the bundle's hooks run: programs of its choice that run OUTSIDE gVisor, on this "
-    "machine's kernel, as you.",
-)
-@_option(
-    _FILES,
-    "--expose-root",
-    is_flag=True,
-    help="SHOW ALL FILES that you can read, your home and your secrets included: all of / save "
-    "/proc, /sys, /dev and /tmp.",
-)
-@_option(
-    _PROCESS,
-    "--env",
-    "settings",
-    multiple=True,
-    metavar="NAME[=VALUE]",
-    help="Set a variable; without a value, pass on yours.",
-)
-@_option(
-    _PROCESS,
-    "--env-file",
-    "env_files",
-    multiple=True,
-    metavar="FILE",
-    help="Read such settings from a file, one a line.",
-)
-@_option(_PROCESS, "--env-all", is_flag=True, help="Pass on all variables, secrets included.")
-@_option(
-    _PROCESS,
-    "--wd",
-    "--cwd",
-    "cwd",
-    metavar="DIR",
-    help="Start in DIR; by default in the current directory if it is there inside, else in /.",
-)
-@_option(
-    _PROCESS,
-    "--user",
-    callback=values.each(values.user),
-    metavar="UID[:GID]",
-    help="Run as these ids inside; 0:0 by default.",
-)
-@_option(_PROCESS, "--hostname", metavar="NAME", help="The name of the host inside.")
-@_option(
-    _PROCESS,
-    "--terminal/--no-terminal",
-    default=None,
-    help="Give the command a terminal of its own; by default if standard input, output and error "
-    "are one.",
-)
-@_option(
-    _PROCESS,
-    "--rlimit",
-    "rlimits",
-    multiple=True,
-    callback=values.each(values.rlimit),
-    metavar="NAME=SOFT[:HARD]",
-    help="Set a resource limit, such as nofile=1024; setrlimit(2) has the names and units.",
-)
-@_option(
-    _ISOLATION,
-    "--network",
-    default="none",
-    show_default=True,
-    callback=values.each(values.network),
-    metavar="none|host",
-    help="No network but a loopback device, or this machine's.",
-)
-@_option(
-    _ISOLATION,
-    "--map-users",
-    multiple=True,
-    metavar="INNER:OUTER:COUNT",
-    help="Map uids besides your own, which is 0 inside.",
-)
-@_option(
-    _ISOLATION,
-    "--map-groups",
-    multiple=True,
-    metavar="INNER:OUTER:COUNT",
-    help="The same for gids.",
-)
-@_option(
-    _ISOLATION,
-    "--map-auto",
-    is_flag=True,
-    help="Map all your subordinate ids, from 1 on.",
-)
-@_option(
-    _ISOLATION,
-    "--allow-single-id",
-    is_flag=True,
-    help="Where they can't be had, go on with your own id alone.",
-)
-@_option(
-    _ISOLATION,
-    "--in",
-    "kept",
-    metavar="NAME",
-    help="Run in a kept namespace (usernsctl ns create NAME), with the ids that it has.",
-)
-@_option(
-    _ISOLATION,
-    "--verify/--no-verify",
-    default=True,
-    show_default=True,
-    help="Prove that the kernel is gVisor's before the command gets control.",
-)
-@_option(
-    _ISOLATION,
-    "--no-new-privs/--new-privs",
-    default=True,
-    show_default=True,
-    help="Keep runsc, and the command inside, from gaining privileges by set-user-id programs.",
-)
-@_option(
-    _ISOLATION,
-    "--drop-bounding/--keep-bounding",
-    default=True,
-    show_default=True,
-    help="Leave runsc no capabilities in its namespace but those that it needs.",
-)
-@_option(
-    _RUNSC,
-    "--runsc",
-    "program",
-    metavar="FILE",
-    help="The runsc to run, by its absolute path; by default what $USERNSCTL_RUNSC names, else the "
-    "first along PATH.",
-)
-@_option(
-    _RUNSC,
-    "--root",
-    "state",
-    metavar="DIR",
-    help="Keep runsc's state in DIR, for other runsc commands to use meanwhile.",
-)
-@_option(
-    _RUNSC,
-    "--platform",
-    callback=values.each(values.choice("systrap", "ptrace", "kvm")),
-    metavar="systrap|ptrace|kvm",
-    help="How gVisor intercepts system calls; systrap by default.",
-)
-@_option(_RUNSC, "--debug-log", metavar="DIR", help="Have runsc write debug logs to DIR.")
+@_options
 @click.argument("command", nargs=-1, metavar="CMD [ARG]...", type=click.UNPROCESSED)
 def run_command(**given: Any) -> NoReturn:
     """Run CMD in gVisor: on a kernel of its own, without root.
 
-    CMD sees /usr, /bin, /sbin, /lib*, /etc and /opt of this machine. All that it writes is kept in
-    memory and is gone with it. Homes, /tmp, /run, /var, /mnt, /media and /srv are empty, and of
-    your environment there are only PATH, LANG and TERM.
+    CMD sees /usr, /bin, /sbin, /lib*, /etc and /opt of this machine. Homes, /tmp, /run, /var, /mnt,
+    /media and /srv are empty: --bind shows a file of yours. What CMD writes stays in memory, and is
+    gone when CMD ends. Of your environment, CMD gets only PATH, LANG and TERM.
 
-    The exit status is that of CMD, 128+N if signal N killed it. 125: CMD did not run, or runsc
-    failed; 126: it can't be executed; 127: it is not there.
+    The exit status is that of CMD, or 128+N if signal N killed CMD. 125: CMD did not run, or runsc
+    failed. 126: CMD can't be executed. 127: CMD does not exist.
 
     \b
     usernsctl run -- cat /proc/version
@@ -248,7 +123,6 @@ def run_command(**given: Any) -> NoReturn:
     usernsctl run --network host --env TOKEN -- curl https://example.org
     """
     from usernsctl.gvisor.launch import run
-    from usernsctl.gvisor.request import Request
 
     _check_combination(given)
     env = _environment(given)
@@ -256,11 +130,9 @@ def run_command(**given: Any) -> NoReturn:
     if given["terminal"] is None:
         # With one of them elsewhere, as in a pipe, gVisor often hangs before the command starts.
         given["terminal"] = all(map(os.isatty, (0, 1, 2)))
-    program = given.pop("program")
     run(
         Request(args=given.pop("command"), env=env, idmap=idmap, **given),
         notify=lambda text: say(f"usernsctl: {text}"),
-        program=program,
     )
 
 

@@ -6,19 +6,27 @@ import asyncio
 import contextlib
 import os
 import signal
-import warnings
 from asyncio.subprocess import SubprocessStreamProtocol
 from collections.abc import Callable
-from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Unpack
 
+from usernsctl._system.descriptors import AsyncClosing, warn_forgotten
 from usernsctl.commands.arguments import StrOrBytesPath
-from usernsctl.commands.popen import Popen
+from usernsctl.commands.pidfd import TRACER_SECONDS
+from usernsctl.commands.popen import Popen, TimeoutExpired
+from usernsctl.commands.target import Joinable
+from usernsctl.maps import AnyIdMap
+
+if TYPE_CHECKING:
+    from usernsctl.commands import options
 
 __all__ = ["Process", "create_subprocess_exec", "wait_for_end"]
 
 # asyncio.StreamReader's own default, in bytes.
 _LIMIT = 2**16
+
+# How long the end of a command that was killed is waited for where no event loop would.
+_END_SECONDS = 5
 
 # What asyncio refuses too, with the values that change nothing.
 _BYTES_ONLY: dict[str, tuple[Any, ...]] = {
@@ -30,41 +38,41 @@ _BYTES_ONLY: dict[str, tuple[Any, ...]] = {
 }
 
 
-class Process(asyncio.subprocess.Process):
+class Process(asyncio.subprocess.Process, AsyncClosing):
     """A command started by :func:`create_subprocess_exec`: :class:`asyncio.subprocess.Process`.
 
-    It is also an asynchronous context manager. At its end the command has ended and has been
-    waited for: it is killed if the block ends by an exception, such as a timeout or a cancellation.
+    It is also an asynchronous context manager. At the end of the block our ends of its pipes are
+    closed, as :class:`subprocess.Popen` does it: who still writes gets SIGPIPE (pipe(7)), who reads
+    comes to the end. Then it waits for the command. If the block ends by an exception, such as a
+    timeout or a cancellation, the command is killed before that.
     """
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self.stdin is not None:
-            self.stdin.close()
+    async def _leave(self, error: BaseException | None) -> None:
+        self._close_pipes()
         if error is not None:
             self.kill()
         try:
             await self.wait()
         except asyncio.CancelledError:
             self.kill()
+            await self.wait()
             raise
+
+    def _close_pipes(self) -> None:
+        transport: asyncio.SubprocessTransport = self._transport  # type: ignore[attr-defined]
+        for fd in (0, 1, 2):
+            pipe = transport.get_pipe_transport(fd)
+            if pipe is not None:
+                # The event loop does it, once what was written before has gone out.
+                pipe.close()
 
 
 async def create_subprocess_exec(
     program: StrOrBytesPath,
     *args: StrOrBytesPath,
-    stdin: Any = None,
-    stdout: Any = None,
-    stderr: Any = None,
-    limit: int = _LIMIT,
-    **arguments: Any,
+    idmap: AnyIdMap | None = None,
+    namespace: Joinable | None = None,
+    **arguments: Unpack[options.StreamOptions],
 ) -> Process:
     """Start a command in new namespaces: :func:`asyncio.create_subprocess_exec`.
 
@@ -75,18 +83,20 @@ async def create_subprocess_exec(
     If this call is cancelled, the command is killed and has been waited for when it ends. A command
     that is forgotten while it runs is killed too, with a ResourceWarning.
 
-    :param limit: of the streams' buffers, in bytes.
-    :param arguments: those of :class:`usernsctl.Popen`, but for those about text.
+    :param idmap: the ids inside, as :class:`usernsctl.Popen` has it.
+    :param namespace: a kept namespace to join, in place of `idmap`.
+    :param arguments: those of :class:`usernsctl.Popen`, but for those about text, and `limit`: that
+        of the streams' buffers, in bytes.
     :raises ValueError: text was asked for: the streams carry bytes.
     :raises UsernsError: as :class:`usernsctl.Popen` does.
     """
+    others: dict[str, Any] = {**arguments}
     for name, accepted in _BYTES_ONLY.items():
-        if name in arguments and arguments.pop(name) not in accepted:
+        if name in others and others.pop(name) not in accepted:
             raise ValueError(f"{name} can't be had: asyncio's streams carry bytes, unbuffered")
     loop = asyncio.get_running_loop()
-    protocol = SubprocessStreamProtocol(limit=limit, loop=loop)
-    streams = {"stdin": stdin, "stdout": stdout, "stderr": stderr}
-    popen = Popen[bytes]([program, *args], bufsize=0, **streams, **arguments)
+    protocol = SubprocessStreamProtocol(limit=others.pop("limit", _LIMIT), loop=loop)
+    popen = Popen[bytes]([program, *args], 0, idmap=idmap, namespace=namespace, **others)
     transport = _Transport(loop, protocol, popen)
     connecting = loop.create_task(transport.connect())
     try:
@@ -144,8 +154,10 @@ class _Transport(asyncio.SubprocessTransport):
         try:
             loop.add_reader(popen.pidfd, self._reap)
         except BaseException:
-            with popen:
-                popen.kill()
+            popen.kill()
+            for stream in self._streams.values():
+                stream.close()
+            _wait_for_killed(popen)
             raise
         self._closed = False
 
@@ -177,7 +189,13 @@ class _Transport(asyncio.SubprocessTransport):
         """The pidfd is readable: the command has ended (pidfd_open(2))."""
         # Before the pidfd is closed, and its number used again.
         self._loop.remove_reader(self._popen.pidfd)
-        self._popen.wait()
+        self._collect()
+
+    def _collect(self) -> None:
+        if self._popen.poll() is None:
+            # A tracer has it first. The pidfd stays readable meanwhile.
+            self._loop.call_later(TRACER_SECONDS, self._collect)
+            return
         self._ended.set_result(None)
         self.tell("process_exited")
 
@@ -233,17 +251,23 @@ class _Transport(asyncio.SubprocessTransport):
             elif not is_over:
                 pipe_transport.close()
         if is_over:
-            self._popen.wait()
+            _wait_for_killed(self._popen)
 
     def __del__(self) -> None:
         if not self._closed:
-            warnings.warn(
-                f"process {self._popen.pid} still ran when it was forgotten",
-                ResourceWarning,
-                source=self,
-                stacklevel=1,
-            )
-            self.close()
+            try:
+                warn_forgotten(self, f"process {self._popen.pid} was forgotten while it ran")
+            finally:
+                self.close()
+
+
+def _wait_for_killed(popen: Popen[bytes]) -> None:
+    """Collect a command that was killed, which no event loop does any more.
+
+    If it goes on, since it has become somebody else's, subprocess collects it some day.
+    """
+    with contextlib.suppress(TimeoutExpired):
+        popen.wait(_END_SECONDS)
 
 
 class _Pipe(asyncio.Protocol):

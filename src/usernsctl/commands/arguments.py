@@ -5,13 +5,29 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from subprocess import DEVNULL, PIPE, STDOUT
+from typing import Any, Protocol
 
 from usernsctl import _core
 from usernsctl.errors import NamespaceError
 
 StrOrBytesPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 Args = StrOrBytesPath | Sequence[StrOrBytesPath]
+Environment = Mapping[str, StrOrBytesPath] | Mapping[bytes, StrOrBytesPath]
+
+
+class HasFileno(Protocol):
+    """A file, a socket, or whatever else has a descriptor."""
+
+    def fileno(self) -> int:
+        """The descriptor."""
+
+
+#: What can be a standard stream: a descriptor, what has one, PIPE, DEVNULL, STDOUT (for standard
+#: error), or None: ours.
+Stream = HasFileno | int | None
+
+_INHERITED = -1  # struct un_spawn
 
 #: Each of these, if it is true, makes the streams carry text.
 TEXT_ARGUMENTS = ("text", "universal_newlines", "encoding", "errors")
@@ -88,6 +104,37 @@ def descriptors(pass_fds: Iterable[Any]) -> list[int]:
 
 
 @contextlib.contextmanager
+def stdio(**streams: Stream) -> Iterator[tuple[int, ...]]:
+    """The descriptors that become standard streams, for a block; -1: ours.
+
+    :param streams: what is to be each, by its name.
+    :raises ValueError: a stream is one that only a Popen can have, or no descriptor.
+    """
+    with contextlib.ExitStack() as opened:
+        fds = []
+        for name, wanted in streams.items():
+            if wanted == DEVNULL:
+                fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+                opened.callback(os.close, fd)
+            else:
+                fd = _stream(name, wanted)
+            fds.append(fd)
+        yield tuple(fds)
+
+
+def _stream(name: str, wanted: Stream) -> int:
+    if wanted is None:
+        return _INHERITED
+    for word, number in (("PIPE", PIPE), ("STDOUT", STDOUT)):
+        if wanted == number:
+            raise ValueError(f"{name}={word} can't be had of spawn(): use Popen")
+    fd = wanted if isinstance(wanted, int) else wanted.fileno()
+    if not 0 <= fd <= _MAX_FD:
+        raise ValueError(f"{name}: {fd} is no descriptor; None stands for ours")
+    return fd
+
+
+@contextlib.contextmanager
 def opened(cgroup: StrOrBytesPath | int | None) -> Iterator[int]:
     """The descriptor of a control group's directory, or -1 if there is none.
 
@@ -110,9 +157,7 @@ def _directory(path: str) -> Iterator[int]:
     try:
         fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        raise NamespaceError(
-            f"{path}: {error.strerror}", step="cgroup", errno=error.errno or 0, filename=path
-        ) from error
+        raise NamespaceError.from_os_error(error, path, step="cgroup", filename=path) from error
     try:
         yield fd
     finally:

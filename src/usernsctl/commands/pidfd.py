@@ -13,7 +13,7 @@ from typing import Any, AnyStr
 from usernsctl._system.descriptors import LetGoError, Shared, wait_readable
 
 # How long to leave a child that has ended to whoever traces it, before the next look.
-_TRACER_SECONDS = 0.001
+TRACER_SECONDS = 0.001
 
 
 class Collected(subprocess.Popen[AnyStr]):
@@ -57,7 +57,7 @@ class Collected(subprocess.Popen[AnyStr]):
                 super()._wait(left)  # type: ignore[misc]
             else:
                 if self.returncode is None:  # a tracer has it first
-                    time.sleep(_TRACER_SECONDS)
+                    time.sleep(TRACER_SECONDS)
         return self.returncode
 
     def _look(self, pidfd: int) -> None:

@@ -8,23 +8,37 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from subprocess import DEVNULL, PIPE, STDOUT, CalledProcessError, CompletedProcess, TimeoutExpired
-from typing import Any, AnyStr, Literal, NamedTuple, NoReturn, overload
+from typing import TYPE_CHECKING, Any, AnyStr, NamedTuple, NoReturn, Unpack, overload
 
 from usernsctl import _core
 from usernsctl.commands.arguments import (
     TEXT_ARGUMENTS,
     Args,
+    Environment,
+    Stream,
     StrOrBytesPath,
     check_ids,
     descriptors,
     make_command,
     opened,
     refuse,
+    stdio,
     words_of,
 )
 from usernsctl.commands.pidfd import Collected
-from usernsctl.commands.target import Joinable, Propagation, Target, make_target, selected
-from usernsctl.maps import IdMap
+from usernsctl.commands.target import (
+    ENTERABLE,
+    Joinable,
+    Propagation,
+    Target,
+    make_target,
+    refuse_others,
+    selected,
+)
+from usernsctl.maps import AnyIdMap
+
+if TYPE_CHECKING:
+    from usernsctl.commands import options
 
 __all__ = [
     "DEVNULL",
@@ -65,7 +79,12 @@ class Popen(Collected[AnyStr]):
     `user`, `group`, `extra_groups` are ids *inside*; by default the command is who `idmap` makes
     it. `preexec_fn` and ``shell=True`` are refused with :class:`ValueError`.
 
-    :param idmap: the ids inside; by default the caller is root there.
+    One that is forgotten while it runs goes on, with a :class:`ResourceWarning`, as subprocess's
+    does; its `pidfd` is closed.
+
+    :param idmap: the ids inside: an :class:`IdMap`; ``"root"`` (the default: the caller is root
+        there), ``"current"``, ``"auto"``, ``"subids"`` or ``"all"``; or extents, for uids and gids
+        alike. See :func:`usernsctl.maps.requested`.
     :param namespace: a kept namespace to join, in place of `idmap`.
     :param mount: whether the command gets a mount namespace of its own; and so on for `net`, `pid`
         (the command is process 1 there), `ipc`, `uts`, `cgroup` and `time`.
@@ -76,6 +95,8 @@ class Popen(Collected[AnyStr]):
         is started in (CLONE_INTO_CGROUP of clone3(2), Linux 5.7): it never runs outside of it. The
         caller must be able to write cgroup.procs there, and in the closest group above it and its
         own (cgroups(7)). With `cgroup`, the new namespace has this directory as its root.
+    :raises TypeError: an argument is none, or can't be had, as with subprocess.
+    :raises ValueError: likewise.
     :raises MapError: the map is malformed.
     :raises PlanError: the caller may not have the map.
     :raises NamespaceError: the kernel refused the namespaces or the control group; nothing of the
@@ -84,50 +105,67 @@ class Popen(Collected[AnyStr]):
         :class:`FileNotFoundError`, where it may not be executed a :class:`PermissionError`.
     """
 
-    # For type checkers; it is bytes where nothing asks for text.
     @overload
     def __init__(
-        self: Popen[str], args: Args, *positional: Any, text: Literal[True], **arguments: Any
+        self: Popen[str],
+        args: Args,
+        bufsize: int = -1,
+        *positional: Any,
+        idmap: AnyIdMap | None = None,
+        namespace: Joinable | None = None,
+        **arguments: Unpack[options.PopenText],
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: Popen[str],
+        args: Args,
+        bufsize: int = -1,
+        *positional: Any,
+        idmap: AnyIdMap | None = None,
+        namespace: Joinable | None = None,
+        **arguments: Unpack[options.PopenEncoded],
     ) -> None: ...
 
     @overload
     def __init__(
         self: Popen[bytes],
         args: Args,
+        bufsize: int = -1,
         *positional: Any,
-        text: Literal[False] | None = None,
-        universal_newlines: Literal[False] | None = None,
-        encoding: None = None,
-        errors: None = None,
-        **arguments: Any,
+        idmap: AnyIdMap | None = None,
+        namespace: Joinable | None = None,
+        **arguments: Unpack[options.PopenBytes],
     ) -> None: ...
 
     @overload
-    def __init__(self: Popen[Any], args: Args, *positional: Any, **arguments: Any) -> None: ...
+    def __init__(
+        self: Popen[Any],
+        args: Args,
+        bufsize: int = -1,
+        *positional: Any,
+        idmap: AnyIdMap | None = None,
+        namespace: Joinable | None = None,
+        **arguments: Unpack[options.PopenEither],
+    ) -> None: ...
 
     def __init__(
         self,
         args: Args,
+        bufsize: int = -1,
         *positional: Any,
-        idmap: IdMap | None = None,
+        idmap: AnyIdMap | None = None,
         namespace: Joinable | None = None,
-        mount: bool = False,
-        net: bool = False,
-        pid: bool = False,
-        ipc: bool = False,
-        uts: bool = False,
-        cgroup: bool = False,
-        time: bool = False,
         propagation: Propagation = "private",
         pdeathsig: int = 0,
         in_cgroup: StrOrBytesPath | int | None = None,
         **arguments: Any,
     ) -> None:
-        names = selected(mount=mount, net=net, pid=pid, ipc=ipc, uts=uts, cgroup=cgroup, time=time)
+        names = selected(arguments)
         self._target = make_target(names, idmap=idmap, namespace=namespace, propagation=propagation)
         self._target.setup.pdeathsig = pdeathsig
         self._in_cgroup = in_cgroup
-        super().__init__(args, *positional, **arguments)
+        super().__init__(args, bufsize, *positional, **arguments)
 
     def _execute_child(  # private, and the same from 3.11 to 3.14
         self,
@@ -197,47 +235,72 @@ class Child(NamedTuple):
 def spawn(
     args: Args,
     *,
-    idmap: IdMap | None = None,
+    idmap: AnyIdMap | None = None,
     namespace: Joinable | None = None,
-    env: Mapping[Any, Any] | None = None,
-    cwd: StrOrBytesPath | None = None,
-    stdin: int = -1,
-    stdout: int = -1,
-    stderr: int = -1,
-    pass_fds: Sequence[int] = (),
-    pdeathsig: int = 0,
-    propagation: Propagation = "private",
-    in_cgroup: StrOrBytesPath | int | None = None,
-    **namespaces: bool,
+    **arguments: Unpack[options.SpawnOptions],
 ) -> Child:
     """Start a command in new namespaces or in kept ones, with the least that takes.
 
-    :param stdin: the descriptor that becomes its standard input, or -1: ours; likewise the others.
-    :param in_cgroup: as :class:`Popen` has it.
-    :param namespaces: ``mount=True`` and so on, as :class:`Popen` has them.
+    :param idmap: the ids inside, as :class:`Popen` has it; so `namespace` and `in_cgroup`.
+    :param arguments: ``mount=True`` and so on, `propagation`, `pdeathsig`, `in_cgroup`, `env`,
+        `cwd` and `pass_fds`, as :class:`Popen` has them; `stdin`, `stdout` and `stderr`: a
+        descriptor, an object that has one, DEVNULL, or ``None``: ours.
     :returns: what nobody but the caller waits for.
+    :raises TypeError: there is another argument.
+    :raises ValueError: a stream is PIPE, STDOUT, or no descriptor; there is no command.
     :raises UsernsError: as :class:`Popen` does.
     """
-    target = make_target(
-        selected(**namespaces), idmap=idmap, namespace=namespace, propagation=propagation
-    )
+    return _spawn(args, idmap, namespace, **arguments)
+
+
+def _spawn(
+    args: Args,
+    idmap: AnyIdMap | None,
+    namespace: Joinable | None,
+    *,
+    propagation: Propagation = "private",
+    env: Environment | None = None,
+    cwd: StrOrBytesPath | None = None,
+    stdin: Stream = None,
+    stdout: Stream = None,
+    stderr: Stream = None,
+    pass_fds: Iterable[int] = (),
+    pdeathsig: int = 0,
+    in_cgroup: StrOrBytesPath | int | None = None,
+    **kinds: Any,
+) -> Child:
+    names = selected(kinds)
+    refuse_others("spawn", kinds)
+    target = make_target(names, idmap=idmap, namespace=namespace, propagation=propagation)
     target.setup.pdeathsig = pdeathsig
     target.setup.cwd = target.setup.cwd if cwd is None else os.fsencode(cwd)
-    request = _core.Spawn(
-        command=make_command(args, None, env),
-        stdio=(stdin, stdout, stderr),
-        keep=descriptors(pass_fds),
-    )
-    return Child(*_start(target, request, in_cgroup))
+    with stdio(stdin=stdin, stdout=stdout, stderr=stderr) as streams:
+        request = _core.Spawn(
+            command=make_command(args, None, env), stdio=streams, keep=descriptors(pass_fds)
+        )
+        return Child(*_start(target, request, in_cgroup))
 
 
-def call(args: Args, *positional: Any, timeout: float | None = None, **arguments: Any) -> int:
+def call(
+    args: Args,
+    bufsize: int = -1,
+    *positional: Any,
+    idmap: AnyIdMap | None = None,
+    namespace: Joinable | None = None,
+    **arguments: Unpack[options.CallOptions],
+) -> int:
     """Run a command in new namespaces and return its exit status: :func:`subprocess.call`.
 
+    :param arguments: those of :class:`Popen`, and `timeout`: how long it may take, in seconds.
+    :returns: -N where signal N has ended it.
     :raises TimeoutExpired: it took more than `timeout` seconds, and was killed.
     :raises UsernsError: as :class:`Popen` does.
     """
-    with Popen[Any](args, *positional, **arguments) as process:
+    others: dict[str, Any] = {**arguments}
+    timeout = others.pop("timeout", None)
+    with Popen[Any](
+        args, bufsize, *positional, idmap=idmap, namespace=namespace, **others
+    ) as process:
         try:
             return process.wait(timeout)
         except BaseException:
@@ -245,22 +308,75 @@ def call(args: Args, *positional: Any, timeout: float | None = None, **arguments
             raise
 
 
-def check_call(args: Args, *positional: Any, **arguments: Any) -> int:
+def check_call(
+    args: Args,
+    bufsize: int = -1,
+    *positional: Any,
+    idmap: AnyIdMap | None = None,
+    namespace: Joinable | None = None,
+    **arguments: Unpack[options.CallOptions],
+) -> int:
     """Run a command in new namespaces: :func:`subprocess.check_call`.
 
+    :param arguments: those of :class:`Popen`, and `timeout`: how long it may take, in seconds.
     :returns: 0.
     :raises CalledProcessError: its exit status was not 0.
     :raises TimeoutExpired: it took more than `timeout` seconds, and was killed.
     :raises UsernsError: as :class:`Popen` does.
     """
-    status = call(args, *positional, **arguments)
+    status = call(args, bufsize, *positional, idmap=idmap, namespace=namespace, **arguments)
     if status:
         raise CalledProcessError(status, args)
     return 0
 
 
+@overload
 def run(
     args: Args,
+    bufsize: int = -1,
+    *positional: Any,
+    idmap: AnyIdMap | None = None,
+    namespace: Joinable | None = None,
+    **arguments: Unpack[options.RunText],
+) -> CompletedProcess[str]: ...
+
+
+@overload
+def run(
+    args: Args,
+    bufsize: int = -1,
+    *positional: Any,
+    idmap: AnyIdMap | None = None,
+    namespace: Joinable | None = None,
+    **arguments: Unpack[options.RunEncoded],
+) -> CompletedProcess[str]: ...
+
+
+@overload
+def run(
+    args: Args,
+    bufsize: int = -1,
+    *positional: Any,
+    idmap: AnyIdMap | None = None,
+    namespace: Joinable | None = None,
+    **arguments: Unpack[options.RunBytes],
+) -> CompletedProcess[bytes]: ...
+
+
+@overload
+def run(
+    args: Args,
+    bufsize: int = -1,
+    *positional: Any,
+    idmap: AnyIdMap | None = None,
+    namespace: Joinable | None = None,
+    **arguments: Unpack[options.RunEither],
+) -> CompletedProcess[Any]: ...
+
+
+def run(
+    args: Args,
+    bufsize: int = -1,
     *positional: Any,
     input: Any = None,
     capture_output: bool = False,
@@ -271,10 +387,15 @@ def run(
 ) -> CompletedProcess[Any]:
     """Run a command in new namespaces and wait for it: :func:`subprocess.run`.
 
+    :param input: what the command reads, text if its streams carry text; then `stdin` is a pipe.
+    :param capture_output: whether `stdout` and `stderr` are pipes, and what comes is kept.
+    :param timeout: how long it may take, in seconds.
+    :param check: whether an exit status other than 0 is an error.
     :param started: is told of the process once there is one.
     :param arguments: those of :class:`Popen`.
     :raises TimeoutExpired: it took more than `timeout` seconds, and was killed.
     :raises CalledProcessError: `check` was asked for, and its exit status was not 0.
+    :raises ValueError: arguments exclude each other, or can't be had.
     :raises UsernsError: as :class:`Popen` does.
     """
     if input is not None:
@@ -285,7 +406,7 @@ def run(
         if arguments.get("stdout") is not None or arguments.get("stderr") is not None:
             raise ValueError("stdout and stderr arguments may not be used with capture_output.")
         arguments["stdout"] = arguments["stderr"] = PIPE
-    with Popen[Any](args, *positional, **arguments) as process:
+    with Popen[Any](args, bufsize, *positional, **arguments) as process:
         started(process)
         try:
             stdout, stderr = process.communicate(input, timeout=timeout)
@@ -304,23 +425,76 @@ def run(
     return CompletedProcess(process.args, status, stdout, stderr)
 
 
+@overload
 def check_output(
-    args: Args, *positional: Any, timeout: float | None = None, **arguments: Any
-) -> Any:
+    args: Args,
+    bufsize: int = -1,
+    *positional: Any,
+    idmap: AnyIdMap | None = None,
+    namespace: Joinable | None = None,
+    **arguments: Unpack[options.OutputText],
+) -> str: ...
+
+
+@overload
+def check_output(
+    args: Args,
+    bufsize: int = -1,
+    *positional: Any,
+    idmap: AnyIdMap | None = None,
+    namespace: Joinable | None = None,
+    **arguments: Unpack[options.OutputEncoded],
+) -> str: ...
+
+
+@overload
+def check_output(
+    args: Args,
+    bufsize: int = -1,
+    *positional: Any,
+    idmap: AnyIdMap | None = None,
+    namespace: Joinable | None = None,
+    **arguments: Unpack[options.OutputBytes],
+) -> bytes: ...
+
+
+@overload
+def check_output(
+    args: Args,
+    bufsize: int = -1,
+    *positional: Any,
+    idmap: AnyIdMap | None = None,
+    namespace: Joinable | None = None,
+    **arguments: Unpack[options.OutputEither],
+) -> Any: ...
+
+
+def check_output(args: Args, bufsize: int = -1, *positional: Any, **arguments: Any) -> Any:
     """Run a command in new namespaces and return what it wrote: :func:`subprocess.check_output`.
 
+    :param arguments: those of :func:`run`, but for `stdout`, `capture_output` and `check`.
+    :returns: text, if `text`, `encoding`, `errors` or `universal_newlines` asks for it; else bytes.
     :raises CalledProcessError: its exit status was not 0.
     :raises TimeoutExpired: it took more than `timeout` seconds, and was killed.
     :raises UsernsError: as :class:`Popen` does.
     """
+    return run(args, bufsize, *positional, **output_options(arguments)).stdout
+
+
+def output_options(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a ``run()`` that does what a ``check_output()`` with `arguments` is to do.
+
+    :raises ValueError: one of them is for that to set.
+    """
     for name in ("stdout", "check"):
         if name in arguments:
             raise ValueError(f"{name} argument not allowed, it will be overridden.")
-    if arguments.get("input", "") is None:
+    found = {**arguments, "stdout": PIPE, "check": True}
+    if found.get("input", "") is None:
         # Nothing; to run() it would be what we read ourselves.
-        is_text = any(arguments.get(name) for name in TEXT_ARGUMENTS)
-        arguments["input"] = "" if is_text else b""
-    return run(args, *positional, stdout=PIPE, timeout=timeout, check=True, **arguments).stdout
+        is_text = any(found.get(name) for name in TEXT_ARGUMENTS)
+        found["input"] = "" if is_text else b""
+    return found
 
 
 def pass_only(fds: Iterable[int]) -> None:
@@ -359,37 +533,52 @@ def restore_signals() -> None:
 def exec(
     args: Args,
     *,
-    idmap: IdMap | None = None,
+    idmap: AnyIdMap | None = None,
     namespace: Joinable | None = None,
-    mount: bool = False,
-    net: bool = False,
-    ipc: bool = False,
-    uts: bool = False,
-    cgroup: bool = False,
-    propagation: Propagation = "private",
-    executable: StrOrBytesPath | None = None,
-    env: Mapping[Any, Any] | None = None,
-    cwd: StrOrBytesPath | None = None,
-    pass_fds: Sequence[int] = (),
+    **arguments: Unpack[options.ExecOptions],
 ) -> NoReturn:
     """Replace this process by a command in new namespaces or kept ones: same pid, nobody waits.
 
     The process must have one thread only. A failure may leave it inside the new namespaces, or,
     with `namespace`, without its descriptors: exit then. Nobody inside can look into it meanwhile.
+    What ``sys.stdout`` and ``sys.stderr`` hold back is written before.
 
-    :param idmap: the ids inside; by default the caller is root there.
+    :param idmap: the ids inside, as :class:`Popen` has it.
     :param namespace: a kept namespace to join, in place of `idmap`.
-    :param pass_fds: the descriptors from 3 on that the command gets.
+    :param arguments: ``mount=True``, and so on for `net`, `ipc`, `uts` and `cgroup`; `propagation`,
+        `executable`, `env` and `cwd`, as :class:`Popen` has them; `pass_fds`: the descriptors from
+        3 on that the command gets.
+    :raises TypeError: there is another argument.
     :raises MapError: the map is malformed.
     :raises PlanError: the caller may not have the map.
     :raises NamespaceError: the kernel refused; cause ``"multithreaded"`` if there are threads.
     :raises CommandError: the command could not be started.
     """
+    _exec(args, idmap, namespace, **arguments)
+
+
+def _exec(
+    args: Args,
+    idmap: AnyIdMap | None,
+    namespace: Joinable | None,
+    *,
+    propagation: Propagation = "private",
+    executable: StrOrBytesPath | None = None,
+    env: Environment | None = None,
+    cwd: StrOrBytesPath | None = None,
+    pass_fds: Iterable[int] = (),
+    **kinds: Any,
+) -> NoReturn:
+    names = selected(kinds, ENTERABLE)
+    refuse_others("exec", kinds)
     command = make_command(args, executable, env)
-    names = selected(mount=mount, net=net, ipc=ipc, uts=uts, cgroup=cgroup)
+    passed = descriptors(pass_fds)
     target = make_target(names, idmap=idmap, namespace=namespace, propagation=propagation)
     target.setup.cwd = target.setup.cwd if cwd is None else os.fsencode(cwd)
-    target.enter(pass_fds=pass_fds)
-    pass_only(pass_fds)
+    for file in (sys.stdout, sys.stderr):
+        if file is not None and not file.closed:
+            file.flush()
+    target.enter(pass_fds=passed)
+    pass_only(passed)
     restore_signals()
     _core.exec_command(command)

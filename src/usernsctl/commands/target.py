@@ -8,18 +8,24 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from usernsctl import _core
-from usernsctl.maps import IdMap, decide
+from usernsctl.maps import AnyIdMap, Plan, decide
 
 Propagation = Literal["private", "slave", "shared", "unchanged"]
 
 # mount(2)'s flags; the standard library does not have them.
 _PROPAGATION = {"private": 1 << 18, "slave": 1 << 19, "shared": 1 << 20, "unchanged": 0}
 
+#: The namespaces that a process may move into itself; the others are its children's only.
+ENTERABLE = ("mount", "net", "ipc", "uts", "cgroup")
+#: Those that can be held by a descriptor, without a process in them.
+KEPT = (*ENTERABLE, "time")
+
 
 class Joinable(Protocol):
     """Namespaces that exist already and that a command can be put into."""
 
-    def target(self) -> Target: ...
+    def target(self) -> Target:
+        """Where a command goes that is to run there, for one start."""
 
 
 @dataclass(slots=True)
@@ -59,34 +65,41 @@ class Target:
         _core.apply_setup(self.setup)
 
 
-def selected(
-    *,
-    mount: bool = False,
-    net: bool = False,
-    pid: bool = False,
-    ipc: bool = False,
-    uts: bool = False,
-    cgroup: bool = False,
-    time: bool = False,
-) -> tuple[str, ...]:
-    """The names of the namespaces asked for."""
-    wanted = (mount, net, pid, ipc, uts, cgroup, time)
-    return tuple(name for name, want in zip(_core.NAMESPACES, wanted, strict=True) if want)
+def selected(options: dict[str, Any], kinds: Sequence[str] = _core.NAMESPACES) -> tuple[str, ...]:
+    """Take the keywords of namespaces out of `options`, and tell which are asked for.
+
+    :param kinds: those that can be had, in the core's order.
+    """
+    return tuple([kind for kind in kinds if options.pop(kind, False)])
+
+
+def refuse_others(function: str, options: Iterable[str]) -> None:
+    """Refuse what is left of the keywords of a function.
+
+    :raises TypeError: there is one.
+    """
+    for name in options:
+        raise TypeError(f"{function}() got an unexpected keyword argument {name!r}")
 
 
 def make_target(
     namespaces: tuple[str, ...],
     *,
-    idmap: IdMap | None = None,
+    idmap: AnyIdMap | None = None,
     namespace: Joinable | None = None,
+    planned: Plan | None = None,
     propagation: Propagation = "private",
 ) -> Target:
     """Plan a new user namespace, or take the kept one that is given.
 
     :param namespaces: the names of further new ones.
-    :param idmap: the map of a new user namespace; by default the caller is root there.
+    :param idmap: the map of a new user namespace, or what stands for one; by default the caller is
+        root there.
+    :param namespace: the kept one, in place of `idmap`.
+    :param planned: what `idmap` has led to already, in its place. Who has it tells of a single id.
     :raises MapError: the map is malformed.
     :raises PlanError: the caller may not have it.
+    :raises TypeError: `idmap` is nothing that stands for a map.
     :raises ValueError: `idmap` and `namespace` are both given, or there is no such propagation.
     """
     if propagation not in _PROPAGATION:
@@ -97,8 +110,8 @@ def make_target(
             raise ValueError("idmap makes a new user namespace, namespace joins one: give only one")
         target = namespace.target()
     else:
-        planned = decide(IdMap.root() if idmap is None else idmap)
-        target = Target(plan=planned, setup=planned.setup())
+        native = decide(idmap) if planned is None else planned.native
+        target = Target(plan=native, setup=native.setup())
     target.namespaces = namespaces
     if "mount" in namespaces:
         target.setup.propagation = _PROPAGATION[propagation]

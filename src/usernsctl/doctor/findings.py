@@ -40,8 +40,9 @@ _EOF_UNKNOWN = "mapped-sandbox-eof-unknown"
 def findings(
     facts: Facts, probes: Mapping[str, Probe], purpose: Purpose = "run"
 ) -> tuple[Finding, ...]:
-    """What is wrong here for `purpose`: what blocks it in the order in which it does, then the
-    warnings.
+    """What is wrong here for `purpose`.
+
+    First comes what blocks it, in the order in which it does, then the warnings.
 
     A cause is named only if something speaks for it, which is then its evidence. A probe that
     failed for no cause that is known gives a finding without a cause.

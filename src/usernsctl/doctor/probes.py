@@ -1,7 +1,8 @@
 """Trying the steps of the set-up, each in a throw-away child.
 
-The children are a native program (csrc/probe.c), so that a probe costs a millisecond and nothing
-of an interpreter is in the way. What a probe makes lies in namespaces that end with it.
+The children are a native program (csrc/programs/probe/main.c), so that a probe costs a
+millisecond and nothing of an interpreter is in the way. What a probe makes lies in namespaces that
+end with it.
 """
 
 from __future__ import annotations
@@ -192,7 +193,7 @@ def judge(name: str, status: int, output: str, seconds: float, *, timed_out: boo
     """What the end of a probe says.
 
     :param status: its exit status, or -N if signal N killed it.
-    :param output: what it wrote: csrc/probe.c says in which form.
+    :param output: what it wrote: csrc/programs/probe/main.c says in which form.
     """
     text = output.strip()
     if timed_out:

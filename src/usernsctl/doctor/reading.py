@@ -30,7 +30,7 @@ from usernsctl.gvisor import runsc
 from usernsctl.gvisor.releases import release_of
 from usernsctl.maps import Extent
 
-# Where helpers are when PATH does not say: as csrc/granted.c has it.
+# Where helpers are when PATH does not say: as csrc/base/path.h has it.
 _DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
 
 
@@ -50,6 +50,7 @@ class Tree:
         return f"{self._root}/{path.lstrip('/')}"
 
     def text(self, path: str) -> str | None:
+        """What a file holds; ``None`` if it can't be read."""
         try:
             with open(self.path(path), "rb") as file:
                 return os.fsdecode(file.read())
@@ -64,6 +65,7 @@ class Tree:
             return None
 
     def names(self, path: str) -> list[str]:
+        """The names in a directory, sorted; none if it can't be read."""
         try:
             return sorted(os.listdir(self.path(path)))
         except OSError:
@@ -87,6 +89,7 @@ class Tree:
         return False
 
     def exists(self, path: str) -> bool:
+        """Whether there is such a file, and this process can see it."""
         return os.path.exists(self.path(path))
 
     def real(self, path: str) -> str:
@@ -103,13 +106,14 @@ class Tree:
         return None
 
     def has_attribute(self, path: str, attribute: str) -> bool:
+        """Whether a file has that extended attribute, and it is not empty (xattr(7))."""
         try:
             return bool(os.getxattr(self.path(path), attribute))
         except OSError:
             return False
 
 
-# gVisor has reported this build since 2018 (csrc/verify.c looks for it too).
+# gVisor has reported this build since 2018 (csrc/programs/verify/main.c looks for it too).
 _GVISOR_BUILD = "Sun Jan 10 15:06:54 PST 2016"
 
 _KUBERNETES_SECRETS = "var/run/secrets/kubernetes.io"
@@ -150,6 +154,7 @@ def _engine(tree: Tree, environ: Mapping[str, str]) -> tuple[Engine | None, str]
 
 
 def is_gvisor(tree: Tree) -> bool:
+    """Whether the kernel is gVisor's, by its version."""
     return _GVISOR_BUILD in (tree.text("proc/version") or "")
 
 
@@ -174,6 +179,7 @@ def _own_groups(tree: Tree) -> dict[str, str]:
 
 
 def read_cgroup(tree: Tree) -> Cgroup:
+    """This process's control group of version 2, and whether it may make groups below it."""
     path = _own_groups(tree).get("")
     for top in _UNIFIED:
         if path is not None and tree.exists(f"{top}/cgroup.procs"):

@@ -35,6 +35,7 @@ def place(report: Report) -> Place:
 
 
 def remedy(cause: Cause, where: Place) -> str:
+    """What mends a cause there."""
     return cause.remedies.get(where) or cause.remedies["host"]
 
 
@@ -45,6 +46,7 @@ def is_prose(cause: Cause, text: str) -> bool:
 
 
 def headline(report: Report) -> str:
+    """The report in a line."""
     what = WHAT[report.purpose]
     blocking = sum(finding.blocks for finding in report.findings)
     warnings = len(report.findings) - blocking
@@ -59,6 +61,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def title(finding: Finding) -> str:
+    """What was found, in a line."""
     if finding.cause is None:
         return "unknown: nothing in the catalogue matches"
     return f"{finding.id}: {finding.cause.title}"
@@ -170,6 +173,7 @@ VERSION = 1
 
 
 def as_json(report: Report, needs: Sequence[Need]) -> dict[str, Any]:
+    """The report as its schema, ``doctor/schema.json``, describes it."""
     return {
         "version": VERSION,
         "purpose": report.purpose,

@@ -1,7 +1,8 @@
 """When a cause holds: for each one, a pure function of facts and probes that returns the evidence.
 
-Most causes are named by the core itself, in the probe that failed (csrc/diagnose.c). A rule of its
-own has a cause that facts show, so that a second cause is found behind the first one.
+Most causes are named by the core itself, in the probe that failed
+(csrc/explain/diagnose.c). A rule of its own has a cause that facts show, so that a second cause is
+found behind the first one.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ class Seen:
 
 
 def told(probe: Probe) -> str:
+    """What a probe said, as evidence."""
     return f"{probe.name}: {probe.detail}"
 
 
@@ -144,7 +146,7 @@ def chrooted(seen: Seen) -> Evidence:
 def unmapped(seen: Seen) -> Evidence:
     ids, found = seen.facts.ids, []
     for kind, own, extents in (("uid", ids.uid, ids.uid_map), ("gid", ids.gid, ids.gid_map)):
-        if extents is not None and not any(0 <= own - e.inside < e.count for e in extents):
+        if extents is not None and not any(e.has(own) for e in extents):
             found.append(f"our {kind}, {own}, is not in /proc/self/{kind}_map")
     return tuple(found)
 
@@ -278,7 +280,7 @@ def from_service(seen: Seen) -> Evidence:
 def shared(seen: Seen) -> Evidence:
     probe = seen.probes.get("ranges")
     lines = probe.detail.split("\n") if probe and probe.outcome == "ok" else []
-    # So the core tells it (csrc/subid.c).
+    # So the core tells it (csrc/facts/subid.c).
     return tuple(line for line in lines if "ids that are ours too" in line)
 
 

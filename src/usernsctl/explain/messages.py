@@ -111,6 +111,7 @@ class Explanation:
 
     @property
     def recognised(self) -> bool:
+        """Whether a cause is known that it may have."""
         return bool(self.candidates)
 
 

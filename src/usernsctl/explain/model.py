@@ -55,6 +55,7 @@ class Finding:
 
     @property
     def id(self) -> str:
+        """That of the cause, or ``"unknown"``."""
         return "unknown" if self.cause is None else self.cause.id
 
 

@@ -1,1 +1,19 @@
-"""Sandboxes: runsc found, its bundle checked and built, and a command started in it."""
+"""Sandboxes: runsc found, its bundle checked and built, and a command started in it.
+
+:func:`run` runs one command in gVisor, as :func:`subprocess.run` does on this machine's kernel.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from usernsctl.gvisor.once import run
+
+__all__ = ["run"]
+
+
+def __getattr__(name: str) -> Any:
+    # Most of this package's modules are imported by who needs one of them alone.
+    if name != "run":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return import_module("usernsctl.gvisor.once").run

@@ -1,45 +1,14 @@
-"""The arguments that are passed on, for type checkers and editors."""
+"""What the arguments of sandboxes are to be, checked one by one."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
-from typing import Any, TypedDict
+from collections.abc import Mapping
+from typing import Any
 
 from usernsctl._system.state import NAME, NAME_RULE
 from usernsctl.commands.arguments import Args, StrOrBytesPath
 from usernsctl.errors import BundleError
-from usernsctl.gvisor.request import Bind
-from usernsctl.maps import IdMap
-
-
-class StartOptions(TypedDict, total=False):
-    """Those of :class:`usernsctl.Sandbox` that are about one sandbox."""
-
-    id: str | None
-    env: Mapping[str, str] | None
-    cwd: StrOrBytesPath | None
-    user: tuple[int, int] | None
-    stdin: Any
-    stdout: Any
-    stderr: Any
-    detach: bool
-
-
-class HostOptions(TypedDict, total=False):
-    """Those of :class:`usernsctl.SandboxHost`."""
-
-    idmap: IdMap | None
-    bundle: StrOrBytesPath | None
-    trust: bool
-    allow_hooks: bool
-    rootfs: StrOrBytesPath | None
-    expose_root: bool
-    binds: Iterable[Bind]
-    hostname: str | None
-    network: str
-    platform: str | None
-    verify: bool
 
 
 def words(args: Args) -> tuple[str, ...]:
@@ -112,20 +81,6 @@ def path(name: str, given: StrOrBytesPath | None) -> str | None:
         raise TypeError(f"{name} must be a path, not {given!r}") from None
 
 
-def binds(given: Iterable[Bind]) -> tuple[Bind, ...]:
-    """Binds, their paths as text.
-
-    :raises TypeError: they are something else, such as text.
-    """
-    found = tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else None
-    if found is None or not all(isinstance(bind, Bind) for bind in found):
-        raise TypeError(f"binds must be a list of usernsctl.Bind, not {given!r}")
-    return tuple(
-        Bind(os.fsdecode(bind.source), os.fsdecode(bind.destination), bind.read_only)
-        for bind in found
-    )
-
-
 def instance(name: str, given: object, kind: type) -> None:
     """Check what the argument `name` is.
 
@@ -144,19 +99,3 @@ def stream(name: str, given: Any) -> None:
         raise TypeError(
             f"{name} must be an open file, a descriptor, PIPE or DEVNULL, not {given!r}"
         )
-
-
-def host_options(options: HostOptions, *, is_open: bool) -> None:
-    """Check the arguments of a sandbox that are its host's.
-
-    :param is_open: whether a host is to be made, of these.
-    :raises TypeError: one is unknown.
-    :raises ValueError: there are some, but the host is there already.
-    """
-    if unknown := options.keys() - HostOptions.__annotations__.keys():
-        raise TypeError(
-            f"a sandbox has no argument {', '.join(sorted(unknown))}; its streams carry bytes, "
-            "and what is about its namespaces is its host's"
-        )
-    if options and not is_open:
-        raise ValueError(f"the host decides these already: {', '.join(options)}")

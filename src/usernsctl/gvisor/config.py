@@ -121,7 +121,7 @@ def check_ids(place: Place, user: tuple[int, int]) -> None:
         ("uid", "--map-users", user[0], place.uid),
         ("gid", "--map-groups", user[1], place.gid),
     ):
-        if not any(e.inside <= wanted < e.inside + e.count for e in extents):
+        if not any(e.has(wanted) for e in extents):
             mapped = ", ".join(map(_range, extents))
             raise PlanError(
                 f"{name} {wanted} is not mapped: the map has {mapped}",

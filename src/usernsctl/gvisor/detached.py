@@ -9,7 +9,8 @@ import json
 import os
 import signal
 import socket
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from usernsctl import hardening
@@ -20,7 +21,7 @@ from usernsctl.commands.popen import DEVNULL, PIPE, Popen, TimeoutExpired
 from usernsctl.errors import NamespaceError, RunscError
 from usernsctl.gvisor import environment, registry, runsc
 from usernsctl.gvisor.files import Files
-from usernsctl.gvisor.held import Confined, SandboxEnded, close_streams
+from usernsctl.gvisor.held import Confined, SandboxEnded, Streams, close_streams
 from usernsctl.gvisor.prepared import PreparedNamespace
 from usernsctl.gvisor.runsc import PRIVATE_UMASK
 from usernsctl.namespaces.namespace import Namespace
@@ -31,9 +32,6 @@ _HERE = "/proc/self/cwd"
 
 # So long may `runsc wait` take to tell how a sandbox has ended that is gone, in seconds.
 _ANSWER_SECONDS = 10
-
-# ioctl_nsfs(2)
-_NS_GET_PARENT = 0xB702
 
 
 class Detached:
@@ -64,6 +62,8 @@ class Detached:
         self._runsc = None if host is None else host.runsc
         self._env = env
         self._entry = entry
+        self._environ = environment.for_runsc() if host is None else host.environ
+        self._streams = Streams()
         self._is_killed = False
         self._inside: Namespace | None = None
         opened = record.open_processes()
@@ -112,7 +112,7 @@ class Detached:
                 [self._runsc, f"--root={_HERE}", *words],
                 {
                     "namespace": Confined(self._inside, hardening.for_run()),
-                    "env": environment.for_runsc(),
+                    "env": self._environ,
                     "cwd": f"/proc/self/fd/{state}",
                     "pass_fds": [state],
                 },
@@ -139,17 +139,21 @@ class Detached:
         files: Files,
         id: str,
         args: tuple[str, ...],
-        streams: Mapping[str, Any],
+        how: Mapping[str, Any],
+        timeout: float | None = None,
     ) -> Detached:
         """Start one, and return when it runs.
 
+        :param how: streams, and other arguments of a Popen.
+        :param timeout: how long that may take, in seconds.
+        :raises TimeoutExpired: it took longer.
         :raises RunscError: runsc failed, or the id is taken.
         :raises NamespaceError: the kernel refused, or the state directory can't be used.
         """
         entry = registry.claim(id)
         made = None
         try:
-            with _starter(host, files, entry, streams) as popen:
+            with _starter(host, files, entry, how, timeout) as popen:
                 record = registry.describe(id, args, files.read_pid(), popen.pid)
                 entry.write(record)
                 made = cls(entry, record, popen, host, files.env)
@@ -185,11 +189,37 @@ class Detached:
         return self._known_status() if self.has_ended() else None
 
     def wait(self, timeout: float | None) -> int:
+        self._await(timeout)
+        return self._known_status()
+
+    def communicate(self, input: Any, timeout: float | None) -> tuple[Any, Any]:
+        popen, told = self.popen, (None, None)
+        begin = time.monotonic()
+
+        def read() -> float | None:
+            nonlocal told
+            if popen is not None:
+                told = self._streams.communicate(popen, input, timeout)
+            return None if timeout is None else timeout - (time.monotonic() - begin)
+
+        self._await(timeout, read)
+        return told
+
+    def _await(
+        self, timeout: float | None, meanwhile: Callable[[], float | None] | None = None
+    ) -> None:
+        """Wait for the end, and learn the exit status if that is possible.
+
+        :param meanwhile: is called once it will be learned; returns how long to wait from then on.
+        :raises TimeoutExpired: it took longer.
+        """
         with contextlib.suppress(SandboxEnded, LetGoError), contextlib.ExitStack() as held:
             command, arguments = held.enter_context(self._asking())
             end = held.enter_context(self._end())
             waiter = held.enter_context(Popen[bytes](command, **arguments))
             try:
+                if meanwhile is not None:
+                    timeout, meanwhile = meanwhile(), None
                 if not wait_readable(end, timeout=timeout):
                     assert timeout is not None
                     raise TimeoutExpired(self.record.args, timeout)
@@ -198,7 +228,8 @@ class Detached:
                         self._take_answer(waiter.communicate(timeout=_ANSWER_SECONDS)[0])
             finally:
                 waiter.kill()
-        return self._known_status()
+        if meanwhile is not None:  # it had ended before
+            meanwhile()
 
     async def wait_async(self) -> int:
         with contextlib.suppress(SandboxEnded, LetGoError), contextlib.ExitStack() as held:
@@ -295,17 +326,22 @@ class Detached:
         if self._inside is not None:
             self._inside.close()
         if self.popen is not None:
-            close_streams(self.popen)
+            self._streams.close(self.popen)
         self._entry.close()
 
 
 @contextlib.contextmanager
 def _starter(
-    host: PreparedNamespace, files: Files, entry: registry.Entry, streams: Mapping[str, Any]
+    host: PreparedNamespace,
+    files: Files,
+    entry: registry.Entry,
+    how: Mapping[str, Any],
+    timeout: float | None,
 ) -> Iterator[Popen[bytes]]:
     """Have a sandbox started. It stays only if the block comes to its end.
 
-    Until then, the death of this process is the end of the sandbox, too (csrc/detach.c).
+    Until then, the death of this process is the end of the sandbox, too
+    (csrc/programs/detach/main.c).
     """
     with contextlib.ExitStack() as opened:
         creator = os.pidfd_open(os.getpid())
@@ -318,15 +354,17 @@ def _starter(
                 [host.prepared.detach, *map(str, numbers), entry.path, *files.command(_HERE)],
                 namespace=Confined(host.namespace, host.restrictions),
                 pass_fds=numbers,
-                env=environment.for_runsc(),
+                env=host.environ,
                 cwd=entry.state,
                 umask=PRIVATE_UMASK,
                 # What a terminal sends to us is not meant for it.
                 start_new_session=True,
-                **streams,
+                **how,
             )
         try:
-            wait_readable(ours.fileno(), popen.pidfd)
+            if not wait_readable(ours.fileno(), popen.pidfd, timeout=timeout):
+                assert timeout is not None
+                raise TimeoutExpired(popen.args, timeout)
             if not _is_ready(ours):
                 raise files.failure(popen.wait())
             yield popen
@@ -365,7 +403,7 @@ def _namespace_of_runsc(pid: int, pidfd: int) -> Namespace | None:
         # Nobody else has its pid as long as it has not ended.
         if wait_readable(pidfd, timeout=0):
             return None
-        parent = fcntl.ioctl(own, _NS_GET_PARENT)
+        parent = proc.parent_namespace(own)
     finally:
         os.close(own)
     try:

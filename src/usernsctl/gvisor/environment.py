@@ -69,7 +69,7 @@ def read_file(path: str, caller: Mapping[str, str]) -> dict[str, str]:
     except OSError as error:
         failed = _error(f"--env-file {path}: {error.strerror}", path)
         if isinstance(error, opened.ForeignLinkError):
-            failed.cause, failed.remedy = error.cause, error.remedy
+            failed.explain(cause=error.cause, remedy=error.remedy)
         raise failed from error
     except UnicodeDecodeError as error:
         # The error itself has the whole text with it.
@@ -92,6 +92,11 @@ def _setting(text: str, caller: Mapping[str, str], where: str) -> tuple[str, str
     if equals:
         return name, value
     if name not in caller:
+        head, colon, _ = name.partition(":")
+        if colon and _PLAIN.fullmatch(head):
+            raise _error(
+                f"{where}: there is a colon after {head}, not a =; it should be {head}=VALUE"
+            )
         told = name if _PLAIN.fullmatch(name) else "a variable of this name"
         raise _error(f"{where}: {told} is not set; give it a value: NAME=VALUE")
     return name, caller[name]

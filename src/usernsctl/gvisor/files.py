@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import socket
+from collections.abc import Iterator
 
 from usernsctl.errors import NamespaceError, RunscError
 from usernsctl.gvisor import logs, runsc
 from usernsctl.gvisor.prepare import CRASH_DIRECTORY
 from usernsctl.gvisor.prepared import PreparedNamespace
 from usernsctl.gvisor.registry import duplicate_id
+
+_CONSOLE = "console"
 
 
 class Files:
@@ -35,6 +40,7 @@ class Files:
         # Of our own, so that the host may be closed meanwhile.
         self._top = host.open_directory()
         self._is_made = False
+        self._console = False
         try:
             self._make(config)
         except BaseException as error:
@@ -55,7 +61,13 @@ class Files:
         self._is_made = True
         for name in ("state", "log"):
             os.mkdir(f"{self.id}/{name}", 0o700, dir_fd=self._top)
-        logs.prepare(f"{self.id}/log", self._top)
+        #: Where runsc writes, by our descriptor.
+        own = f"{self._here}/{self.id}/log"
+        if self._host.request.debug_log is None:
+            logs.prepare(f"{self.id}/log", self._top)
+            self._logs = logs.quiet(own, f"{self._here}/{CRASH_DIRECTORY}/{self.id}")
+        else:
+            self._logs = logs.kept(f"{self._here}/../debug-log", own)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         with open(os.open(f"{self.id}/config.json", flags, 0o600, dir_fd=self._top), "wb") as file:
             file.write(config)
@@ -71,25 +83,37 @@ class Files:
                 state=state,
                 bundle=self.inside,
                 container_id=self.id,
-                logs=self._logs(self._host.prepared.scratch + "/boxes"),
+                logs=logs.seen_from(self._logs, self._here, f"{self._host.prepared.scratch}/boxes"),
                 network=self._host.request.network,
                 platform=self._host.request.platform,
+                debug=self._host.request.debug_log is not None,
             ),
         )
-        return [*words, "--detach", f"--pid-file={self.pid_file}", bundle, id]
+        console = [f"--console-socket={self.inside}/{_CONSOLE}"] if self._console else []
+        return [*words, "--detach", f"--pid-file={self.pid_file}", *console, bundle, id]
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[socket.socket]:
+        """The socket that runsc sends our end of the command's terminal to, for a block.
+
+        :raises OSError: it can't be made.
+        """
+        with socket.socket(socket.AF_UNIX) as console:
+            console.bind(f"{self._here}/{self.id}/{_CONSOLE}")
+            console.listen(1)
+            self._console = True
+            yield console
+
+    @property
+    def _here(self) -> str:
+        """The directory with the files of all sandboxes, by our descriptor."""
+        return f"/proc/self/fd/{self._top}"
 
     def read_pid(self) -> int:
         """What is in :attr:`pid_file`."""
         flags = os.O_RDONLY | os.O_CLOEXEC
         with open(os.open(f"{self.id}/pid", flags, dir_fd=self._top)) as file:
             return int(file.read())
-
-    def _logs(self, boxes: str) -> runsc.Logs:
-        """Where runsc writes.
-
-        :param boxes: the directory for the files of all sandboxes.
-        """
-        return logs.quiet(f"{boxes}/{self.id}/log", f"{boxes}/{CRASH_DIRECTORY}/{self.id}")
 
     def failure(self, status: int) -> RunscError:
         """Why the sandbox did not start, by what runsc says.
@@ -99,7 +123,7 @@ class Files:
         # The catalogue of causes is read only if it is needed.
         from usernsctl.gvisor.failure import crash, describe
 
-        told = logs.reason(self._logs(f"/proc/self/fd/{self._top}"))
+        told = logs.reason(self._logs)
         if told is None and status == runsc.CRASHED:
             return crash()
         if told is None:

@@ -15,7 +15,6 @@ from usernsctl.commands import aio
 from usernsctl.commands.popen import Popen, TimeoutExpired
 from usernsctl.commands.target import Joinable, Target
 from usernsctl.errors import CommandError, NamespaceError
-from usernsctl.gvisor import environment
 from usernsctl.gvisor.files import Files
 from usernsctl.gvisor.prepared import PreparedNamespace
 from usernsctl.gvisor.runsc import PRIVATE_UMASK
@@ -71,9 +70,18 @@ class Held:
     :ivar env: the environment of the command, each entry NAME=VALUE.
     """
 
-    def __init__(self, host: PreparedNamespace, files: Files, streams: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        host: PreparedNamespace,
+        files: Files,
+        how: Mapping[str, Any],
+        timeout: float | None = None,
+    ) -> None:
         """Start it, and return when the sandbox runs.
 
+        :param how: streams, and other arguments of a Popen.
+        :param timeout: how long that may take, in seconds.
+        :raises TimeoutExpired: it took longer.
         :raises RunscError: runsc failed.
         :raises NamespaceError: the kernel refused.
         """
@@ -81,7 +89,9 @@ class Held:
         self._id = files.id
         self._runsc = [host.runsc, f"--root={state}"]
         self.env = files.env
+        self._environ = host.environ
         self._restrictions = host.restrictions
+        self._streams = Streams()
         self._inside: Namespace | None = None
         self._commands: weakref.WeakSet[Popen[Any]] = weakref.WeakSet()
         creator = ready = theirs = -1
@@ -95,15 +105,15 @@ class Held:
                 mount=True,
                 pid=True,
                 pass_fds=[creator, theirs],
-                env=environment.for_runsc(),
+                env=host.environ,
                 cwd="/",
                 umask=PRIVATE_UMASK,
-                **streams,
+                **how,
             )
             try:
                 os.close(theirs)
                 theirs = -1
-                self._wait_until_ready(ready, files)
+                self._wait_until_ready(ready, files, timeout)
                 self._inside = self._open_inside()
             except BaseException:
                 self.close()
@@ -113,9 +123,11 @@ class Held:
                 if fd >= 0:
                     os.close(fd)
 
-    def _wait_until_ready(self, ready: int, files: Files) -> None:
+    def _wait_until_ready(self, ready: int, files: Files, timeout: float | None) -> None:
         """Wait for the byte that process 1 writes, or for its end."""
-        wait_readable(ready, self.popen.pidfd)
+        if not wait_readable(ready, self.popen.pidfd, timeout=timeout):
+            assert timeout is not None
+            raise TimeoutExpired(self.popen.args, timeout)
         os.set_blocking(ready, False)
         with contextlib.suppress(BlockingIOError):
             if os.read(ready, 1):
@@ -159,6 +171,9 @@ class Held:
         assert status is not None
         return status
 
+    def communicate(self, input: Any, timeout: float | None) -> tuple[Any, Any]:
+        return self._streams.communicate(self.popen, input, timeout)
+
     async def wait_async(self) -> int:
         if not self.has_ended():
             await aio.wait_for_end(self.popen.pidfd)
@@ -182,7 +197,7 @@ class Held:
             [*self._runsc, *words],
             {
                 "namespace": place,
-                "env": environment.for_runsc(),
+                "env": self._environ,
                 "cwd": "/",
                 "pass_fds": [],
             },
@@ -209,9 +224,42 @@ class Held:
 
     def let_go(self) -> None:
         """Close our descriptors, and leave the sandbox alone."""
-        close_streams(self.popen)
+        self._streams.close(self.popen)
         if self._inside is not None:
             self._inside.close()
+
+
+class Streams:
+    """Our ends of the pipes of a process, closed once nobody communicates by them any more.
+
+    A handler of signals may close them while this thread communicates: what is in there sees the
+    end of them, since the process has ended, and must not find other files under their numbers.
+    """
+
+    def __init__(self) -> None:
+        self._users: set[object] = set()
+        self._is_let_go = False
+
+    def communicate(
+        self, popen: Popen[bytes], input: Any, timeout: float | None
+    ) -> tuple[Any, Any]:
+        """Popen.communicate().
+
+        :raises TimeoutExpired: as that does.
+        """
+        user = object()
+        try:
+            self._users.add(user)
+            return popen.communicate(input, timeout)
+        finally:
+            self._users.discard(user)
+            if self._is_let_go:
+                self.close(popen)
+
+    def close(self, popen: Popen[bytes]) -> None:
+        self._is_let_go = True
+        if not self._users:
+            close_streams(popen)
 
 
 def close_streams(popen: Popen[bytes]) -> None:

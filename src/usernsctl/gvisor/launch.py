@@ -45,7 +45,6 @@ def run(
     request: Request,
     environ: Mapping[str, str] | None = None,
     notify: Callable[[str], object] = lambda text: None,
-    program: str | None = None,
 ) -> NoReturn:
     """Replace this process by one that waits for runsc, which runs the command in gVisor.
 
@@ -56,7 +55,6 @@ def run(
 
     :param environ: the environment of the caller, ``os.environ`` by default.
     :param notify: is told what the user should know before the command starts.
-    :param program: the absolute path of runsc; ``None``: as :func:`runsc.find` finds it.
     :raises UsernsError: something failed before runsc was started. Where that was past the making
         of the namespace, this process is good for nothing but to say so and exit.
     """
@@ -64,8 +62,8 @@ def run(
     if request.terminal and not os.isatty(0):
         # gVisor would wait for a terminal that isn't there.
         raise CommandError("a terminal was asked for, but standard input is none", step="terminal")
-    is_named = program is not None
-    program = runsc.find(caller, program)
+    program = runsc.find(caller, request.program)
+    assert request.kept is None or isinstance(request.kept, str)
     place = Place.kept(request.kept) if request.kept else Place.new(request.idmap)
     if place.single_id_reason is not None:
         notify(f"going on with one id, as --allow-single-id allows: {place.single_id_reason}")
@@ -76,16 +74,7 @@ def run(
     own = (one.path for one in (used.state, used.debug_log) if one is not None)
     for directory in (state_directory(), *own):
         refuse_state(used.sources, directory)
-    directory = _current_directory()
-    outside = _Outside(
-        caller=caller,
-        homes=paths.home_directories(caller),
-        directory=directory,
-        named=view.files_named(request.args[1:], directory),
-        program=program,
-        scratch_place=used.scratch_place(),
-        is_root=os.geteuid() == 0,
-    )
+    outside = _look_outside(request, caller, used, program)
 
     if bundle is not None:
         _take_oom_score(bundle["process"])
@@ -104,7 +93,7 @@ def run(
     _give_up(request, place)
     # What runsc writes is for the caller alone. The command has a umask of its own.
     os.umask(PRIVATE_UMASK)
-    _hand_over(arguments, used, environment.for_runsc(is_named=is_named))
+    _hand_over(arguments, used, environment.for_runsc(is_named=request.program is not None))
 
 
 def _take_oom_score(process: dict[str, Any]) -> None:
@@ -147,6 +136,21 @@ class _Outside:
     is_root: bool
 
 
+def _look_outside(
+    request: Request, caller: Mapping[str, str], used: paths.Paths, program: str
+) -> _Outside:
+    directory = _current_directory()
+    return _Outside(
+        caller=caller,
+        homes=paths.home_directories(caller),
+        directory=directory,
+        named=view.files_named(request.args[1:], directory),
+        program=program,
+        scratch_place=used.scratch_place(),
+        is_root=os.geteuid() == 0,
+    )
+
+
 def _build(
     request: Request,
     place: Place,
@@ -158,7 +162,7 @@ def _build(
     """Make the root filesystem and the bundle.
 
     :param notify: is told which files the command names and will not find.
-    :returns: the arguments that start runsc on them, under a watcher (csrc/watch.c).
+    :returns: the arguments that start runsc on them, under a watcher (csrc/programs/watch/main.c).
     """
     scratch = mounts.mount_scratch(outside.scratch_place)
     root, wanted = make_root(
@@ -173,6 +177,7 @@ def _build(
         search=config.environment_of(wanted).get("PATH", environment.DEFAULT_PATH),
         cwd=process.get("cwd") or "/",
         caller=outside.caller,
+        tree=request.rootfs or request.bundle,
     )
     _tell_hidden(request, root, used, outside, process.get("cwd") or "/", notify)
     if used.verifier is not None:
@@ -378,18 +383,9 @@ def _start_directory(request: Request, root: Rootfs, start: str, used: paths.Pat
         if not is_machine or not root.has_directory(start):
             return "/"
         return start
-    if not request.cwd.startswith("/"):
-        raise CommandError(
-            f"--wd {request.cwd}: it must be an absolute path", step="chdir", filename=request.cwd
-        )
-    if not view.is_unknown(request.cwd) and not root.has_directory(request.cwd):
-        exists = os.path.isdir(request.cwd) and used.tree is None
-        raise CommandError(
-            f"--wd {request.cwd}: there is no such directory in the sandbox",
-            step="chdir",
-            filename=request.cwd,
-            remedy=f"--bind {quoted(request.cwd)}" if exists else None,
-        )
+    exists = used.tree is None and os.path.isdir(request.cwd)
+    remedy = f"--bind {quoted(request.cwd)}" if exists else None
+    view.check_directory(root.view, request.cwd, f"--wd {request.cwd}", remedy)
     return request.cwd
 
 
@@ -415,15 +411,23 @@ def _write_bundle(
 def _make_logs(debug_log: Opened | None, scratch: Opened) -> runsc.Logs:
     own = f"{scratch.path}/log"
     if debug_log is not None:
-        os.mkdir("debug-log", 0o700, dir_fd=scratch.fd)
-        shown = scratch.child("debug-log")
-        mounts.bind(debug_log, shown, mounts.ATTR_NOSUID | mounts.ATTR_NODEV)
-        return logs.kept(shown.path, own)
+        return logs.kept(show_debug_log(debug_log, scratch), own)
     crash = f"{own}/crash"
     os.mkdir(crash)
     mounts.mount_tmpfs(crash, logs.CRASH_BYTES)
     logs.prepare(own)
     return logs.quiet(own, f"{crash}/report")
+
+
+def show_debug_log(directory: Opened, scratch: Opened) -> str:
+    """Show the directory for debug logs where nobody can have its path lead elsewhere.
+
+    :returns: its path there.
+    """
+    os.mkdir("debug-log", 0o700, dir_fd=scratch.fd)
+    shown = scratch.child("debug-log")
+    mounts.bind(directory, shown, mounts.ATTR_NOSUID | mounts.ATTR_NODEV)
+    return shown.path
 
 
 def _give_up(request: Request, place: Place) -> None:
@@ -438,7 +442,7 @@ def _hand_over(arguments: list[str], used: paths.Paths, environ: dict[str, str])
     :raises RunscError: the kernel refused.
     """
     _prepare_standard()
-    # The watcher passes it on to nobody (csrc/watch.c).
+    # The watcher passes it on to nobody (csrc/programs/watch/main.c).
     pass_only([used.runsc.fd])
     restore_signals()
     # The directory we were in may lie under the tmpfs.

@@ -50,6 +50,15 @@ def prepare(directory: str, dir_fd: int | None = None) -> None:
         os.symlink(os.devnull, f"{directory}/{command}.txt", dir_fd=dir_fd)
 
 
+def seen_from(logs: runsc.Logs, here: str, there: str) -> runsc.Logs:
+    """The same files for whoever knows the directory `here` as `there`."""
+    return runsc.Logs(
+        errors=there + logs.errors.removeprefix(here),
+        crash=there + logs.crash.removeprefix(here),
+        debug=there + logs.debug.removeprefix(here),
+    )
+
+
 def kept(directory: str, own: str) -> runsc.Logs:
     """Where runsc is to write if somebody wants to read it all: new files, closed to others.
 

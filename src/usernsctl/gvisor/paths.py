@@ -152,13 +152,16 @@ def _open_tree(path: str) -> Opened:
         return found
     except OSError as error:
         known = {errno.ENOENT: "does not exist", errno.ENOTDIR: "is not a directory"}
+        # No name for the error: it would keep what is open in these frames.
         raise _error(
             BundleError,
             f"the root filesystem {path} {known.get(error.errno or 0, '')}".rstrip(),
             error,
             path,
             step="rootfs",
-            cause="rootfs-missing" if error.errno in known else None,
+            remedy="name a directory of this machine, such as that of an unpacked image"
+            if error.errno in known
+            else None,
             says=error.errno not in known,
         ) from error
 
@@ -167,7 +170,18 @@ def _follow(what: str, path: str) -> Opened:
     try:
         return opened.follow(path)
     except OSError as error:
-        raise _error(BundleError, what, error, path, step="bind") from error
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+            raise _error(BundleError, what, error, path, step="bind") from error
+        raise _error(
+            BundleError,
+            f"{what}: there is no {path} on this machine",
+            error,
+            path,
+            step="bind",
+            remedy="SRC is a path of this machine, and DST one in the sandbox: "
+            "name what is there, or make it first",
+            says=False,
+        ) from error
 
 
 def _error(
@@ -178,6 +192,7 @@ def _error(
     *,
     step: str,
     cause: str | None = None,
+    remedy: str | None = None,
     says: bool = True,
 ) -> UsernsError:
     """An error about a file that could not be opened.
@@ -191,7 +206,7 @@ def _error(
         errno=error.errno or 0,
         filename=path,
         cause=known.cause if known else cause,
-        remedy=known.remedy if known else None,
+        remedy=known.remedy if known else remedy,
     )
 
 
@@ -275,6 +290,6 @@ def _make_directory(path: str | None) -> Opened | None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         failed = _error(RunscError, what, error, path, step="runsc", cause="runsc-root-unwritable")
-        failed.remedy = failed.remedy or "name a directory that you may write to"
+        failed.explain(remedy="name a directory that you may write to")
         raise failed from error
     return made

@@ -44,7 +44,7 @@ class Place:
         :raises PlanError: the caller may not have it.
         """
         planned = plan(idmap)
-        target = make_target(_NAMESPACES, idmap=idmap)
+        target = make_target(_NAMESPACES, planned=planned)
         return cls(
             uid=planned.uid,
             gid=planned.gid,

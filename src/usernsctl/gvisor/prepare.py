@@ -57,12 +57,14 @@ class Prepared:
     :ivar scratch: the path inside of the directory for the files of the sandboxes.
     :ivar init: the path of the program that each sandbox's PID namespace begins with.
     :ivar detach: the path of the program that starts a sandbox which has none.
+    :ivar empty: the path of an empty directory.
     :ivar config: the config.json of a sandbox, but for what differs between them.
     """
 
     scratch: str
     init: str
     detach: str
+    empty: str
     config: dict[str, Any]
 
 
@@ -76,7 +78,8 @@ def prepare(order: Order) -> Prepared:
     used = order.used.here()
     init = paths.own_program("usernsctl-init", "holds sandboxes")
     detach = paths.own_program("usernsctl-detach", "starts detached sandboxes")
-    refuse_state(used.sources, order.state)
+    for directory in (order.state, *([used.debug_log.path] if used.debug_log else ())):
+        refuse_state(used.sources, directory)
     os.umask(0o022)
     scratch = mounts.mount_scratch(used.scratch_place([order.state]))
     _, wanted = launch.make_root(
@@ -88,16 +91,24 @@ def prepare(order: Order) -> Prepared:
         homes=order.homes,
         is_root=order.is_root,
     )
-    for name in ("boxes", "programs"):
+    for name in ("boxes", "programs", "empty"):
         os.mkdir(name, 0o700, dir_fd=scratch.fd)
     crash = f"{scratch.path}/boxes/{CRASH_DIRECTORY}"
     os.mkdir(crash, 0o700)
     mounts.mount_tmpfs(crash, logs.CRASH_BYTES)
+    if used.debug_log is not None:
+        launch.show_debug_log(used.debug_log, scratch)
     programs = scratch.child("programs")
     shown = [launch.show_program(program, programs) for program in (init, detach)]
     # Sandboxes are started by its path, since it looks for files of its own beside that.
     used.runsc.here()
-    return Prepared(scratch=scratch.path, init=shown[0], detach=shown[1], config=wanted)
+    return Prepared(
+        scratch=scratch.path,
+        init=shown[0],
+        detach=shown[1],
+        empty=f"{scratch.path}/empty",
+        config=wanted,
+    )
 
 
 def main(connection: socket.socket) -> None:

@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import copy
 import fcntl
 import os
 import pickle
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from types import TracebackType
-from typing import NoReturn, Self
+from typing import NoReturn, Self, Unpack
 
 from usernsctl import hardening
 from usernsctl._system import isolated
 from usernsctl._system.descriptors import Shared
+from usernsctl._system.opened import Opened
 from usernsctl._system.state import state_directory
-from usernsctl.commands.arguments import StrOrBytesPath
-from usernsctl.commands.popen import PIPE
+from usernsctl.commands.popen import DEVNULL, PIPE
 from usernsctl.commands.target import Target
 from usernsctl.errors import NamespaceError
-from usernsctl.gvisor import checks, config, environment, launch, oci, paths, runsc
+from usernsctl.gvisor import checks, config, environment, launch, oci, paths, runsc, view
+from usernsctl.gvisor.arguments import NamedHostOptions
+from usernsctl.gvisor.begun import Begun
 from usernsctl.gvisor.config import open_bundle
 from usernsctl.gvisor.place import Place
 from usernsctl.gvisor.prepare import Order, Prepared
-from usernsctl.gvisor.request import Bind, Request
-from usernsctl.maps import IdMap, plan
+from usernsctl.gvisor.request import Request
+from usernsctl.gvisor.view import View
+from usernsctl.maps import AnyIdMap, IdMap, plan
+from usernsctl.namespaces.holder import read_map
 from usernsctl.namespaces.namespace import Namespace
 
 # Until a sandbox says what it runs; a config.json must have a command.
@@ -34,67 +39,47 @@ _NO_COMMAND = ("true",)
 
 
 class PreparedNamespace:
-    """What sandboxes share: :class:`SandboxHost` without those that start them."""
+    """What sandboxes share: namespaces with a root filesystem in them.
 
-    def __init__(
-        self,
-        idmap: IdMap | None = None,
-        *,
-        bundle: StrOrBytesPath | None = None,
-        trust: bool = False,
-        allow_hooks: bool = False,
-        rootfs: StrOrBytesPath | None = None,
-        expose_root: bool = False,
-        binds: Iterable[Bind] = (),
-        hostname: str | None = None,
-        network: str = "none",
-        platform: str | None = None,
-        verify: bool = True,
-    ) -> None:
-        """Make the namespace and the root filesystem, as ``usernsctl run`` does.
+    :ivar request: what its sandboxes have in common.
+    :ivar runsc: the path of runsc.
+    :ivar environ: the environment of runsc.
+    :ivar restrictions: what runsc gives up.
+    :ivar namespace: where it runs.
+    :ivar prepared: what is there.
+    :ivar directory: a descriptor of the directory for the files of the sandboxes.
+    """
 
-        :param idmap: the ids inside; by default there is one, the caller's, which is root there.
-        :param bundle: the directory of an OCI bundle, whose config.json then decides all that is
-            left open; without it, `rootfs` or `expose_root`, sandboxes see the machine's programs.
-        :param trust: whether the bundle's bind mounts and annotations are taken as they are
-            written. Otherwise it is a stranger's data, and may show nothing but its own files.
-        :param allow_hooks: whether the bundle's hooks are run: programs that runsc starts for each
-            sandbox OUTSIDE gVisor, on this machine's kernel, as you.
-        :param rootfs: the directory of a root filesystem to show.
-        :param expose_root: whether all of this machine's files are shown, read-only.
-        :param binds: what else of this machine is shown.
-        :param network: ``"none"`` or ``"host"``.
-        :param platform: runsc's, such as ``"systrap"``; by default runsc chooses.
-        :param verify: whether it is proven that the kernel is gVisor's before a command starts.
-        :raises ValueError: more than one of `bundle`, `rootfs` and `expose_root` is given, `trust`
-            or `allow_hooks` without `bundle`, or there is no such network or platform.
-        :raises TypeError: an argument is of the wrong type.
+    def __init__(self, request: Request) -> None:
+        """Make the namespaces and the root filesystem.
+
         :raises UsernsError: the reasons are those of ``usernsctl run``.
+        :raises ValueError: the kept namespaces are closed, or have a PID namespace.
         """
-        idmap = IdMap.root() if idmap is None else idmap
-        _check_types(idmap, hostname)
-        self.request = Request(
-            args=() if bundle is not None else _NO_COMMAND,
-            bundle=checks.path("bundle", bundle),
-            trust_bundle=bool(trust),
-            allow_hooks=bool(allow_hooks),
-            rootfs=checks.path("rootfs", rootfs),
-            expose_root=expose_root,
-            binds=checks.binds(binds),
-            hostname=hostname,
-            network=network,
-            platform=platform,
-            verify=verify,
-            env={} if bundle is not None else environment.base(os.environ, everything=False),
-            idmap=idmap,
-        )
-        _check_request(self.request)
-        self._place = _make_place(idmap)
-        self.runsc = runsc.find(os.environ)
-        order = _make_order(self.request, self._place, self.runsc)
-        self.restrictions = hardening.for_run(ids=self._place.id_count)
-        with contextlib.closing(order.used):
-            self.namespace, self.prepared, self.directory = _make_namespace(idmap, order)
+        if request.bundle is None:
+            base = environment.base(os.environ, everything=False)
+            request = replace(request, args=_NO_COMMAND, env=base)
+        with contextlib.ExitStack() as undo:
+            if request.kept is None:
+                joined, self._place = None, _new_place(request.idmap)
+            else:
+                joined, self._place = _join(request.kept)
+                undo.callback(joined.close)
+            # An order for another process has no use for descriptors of ours.
+            self.request = request = replace(request, kept=None)
+            self.runsc = runsc.find(os.environ, request.program)
+            self.environ = environment.for_runsc(is_named=request.program is not None)
+            self.restrictions = hardening.for_run(
+                no_new_privs=request.no_new_privs,
+                drop_bounding=request.drop_bounding,
+                ids=self._place.id_count,
+            )
+            order = _make_order(request, self._place, self.runsc)
+            with contextlib.closing(order.used):
+                self.namespace = joined or Namespace.create(request.idmap, mount=True)
+                undo.callback(self.namespace.close)
+                self.prepared, self.directory = _prepare(self.namespace, order)
+            undo.pop_all()
         self._shared = Shared("the host", [self.directory])
 
     def config_for(
@@ -104,10 +89,12 @@ class PreparedNamespace:
         env: Mapping[str, str] | None,
         cwd: str | None,
         user: tuple[int, int] | None,
+        terminal: bool = False,
     ) -> bytes:
         """The config.json of one sandbox.
 
         :raises PlanError: `user` is not mapped.
+        :raises CommandError: there is no directory `cwd` inside.
         :raises BundleError: something can't be in a config.json, such as text that is not UTF-8.
         """
         variables = checks.variables(env)
@@ -122,11 +109,13 @@ class PreparedNamespace:
             args=tuple(args),
             env=variables,
             user=user,
+            terminal=terminal,
             binds=(),
         )
         config.apply_request(wanted, request, wanted["root"]["path"], ())
         process = wanted["process"]
         if cwd is not None:
+            self._check_directory(cwd)
             process["cwd"] = cwd
         if self.request.verify:
             process["args"] = [launch.VERIFIER_INSIDE, *process["args"]]
@@ -141,13 +130,148 @@ class PreparedNamespace:
         with self._shared.use() as (directory,):
             return fcntl.fcntl(directory, fcntl.F_DUPFD_CLOEXEC, 3)
 
+    def _check_directory(self, cwd: str) -> None:
+        """Check that a sandbox has a directory, as it is before its first command runs.
+
+        :raises CommandError: it has none.
+        """
+        is_machine = not (self.request.bundle or self.request.rootfs or self.request.expose_root)
+        remedy = f"binds=[{cwd!r}]" if is_machine and os.path.isdir(cwd) else None
+        with contextlib.suppress(PermissionError), self._view() as seen:
+            view.check_directory(seen, cwd, f"cwd={cwd!r}", remedy)
+
+    @contextlib.contextmanager
+    def _view(self) -> Iterator[View]:
+        """What a sandbox sees, for a block: by descriptors, since it is in another namespace.
+
+        :raises ValueError: the host is closed.
+        """
+        with self._shared.use() as (directory,), contextlib.ExitStack() as held:
+
+            def opened(path: str) -> Opened:
+                flags = os.O_PATH | os.O_CLOEXEC
+                below = path.removeprefix(self.prepared.scratch)
+                found = Opened(os.open(f"..{below}", flags, dir_fd=directory), path)
+                return held.enter_context(found)
+
+            wanted = self.prepared.config
+            seen = View(opened(wanted["root"]["path"]))
+            binds = config.bind_mounts(wanted)
+            for mount in wanted.get("mounts") or ():
+                if mount in binds:
+                    seen.add_bind(mount["destination"], opened(mount["source"]))
+                elif mount.get("type") == "tmpfs":
+                    place = seen.walk(mount["destination"]).wanted
+                    seen.add_bind(place, opened(self.prepared.empty))
+            yield seen
+
     def close(self) -> None:
         """Let go of the namespace. Sandboxes that still run keep what they need of it."""
         self.namespace.close()
         self.directory = -1
         self._shared.close()
 
+    def __del__(self) -> None:
+        if hasattr(self, "_shared"):
+            self.close()
+
+
+class HostBase:
+    """:class:`SandboxHost`, but for what starts sandboxes."""
+
+    def __init__(self, idmap: AnyIdMap | None = None, **options: Unpack[NamedHostOptions]) -> None:
+        """Make the namespace and the root filesystem, as ``usernsctl run`` does.
+
+        Where an event loop of asyncio runs in this thread, another thread does that, and the loop
+        goes on: ``async with`` waits for the end of it, and so does whatever is called before that.
+        Only a wrong argument is told at once there, as TypeError or ValueError.
+
+        :param idmap: the ids inside, as :func:`usernsctl.run` takes them; by default there is one,
+            the caller's, which is root there.
+        :param namespace: a kept :class:`usernsctl.Namespace`, or the name of one, to have the
+            sandboxes in, in place of `idmap`. It stays the caller's, and may be closed.
+        :param bundle: the directory of an OCI bundle, whose config.json then decides all that is
+            left open; without it, `rootfs` or `expose_root`, sandboxes see the machine's programs.
+        :param bool trust: whether the bundle's bind mounts and annotations are taken as they are
+            written. Otherwise it is a stranger's data, and may show nothing but its own files.
+        :param bool allow_hooks: whether the bundle's hooks are run: programs that runsc starts for
+            each sandbox OUTSIDE gVisor, on this machine's kernel, as you.
+        :param rootfs: the directory of a root filesystem to show.
+        :param bool expose_root: whether all of this machine's files are shown, read-only.
+        :param binds: what else of this machine is shown: each a path, a text
+            ``"SRC[:DST][:ro|rw]"`` as ``--bind`` takes it, or a :class:`usernsctl.Bind`.
+        :param str hostname: the name of the host inside.
+        :param rlimits: limits of each process inside, kept by gVisor: each a text
+            ``"NAME=SOFT[:HARD]"`` as ``--rlimit`` takes it, in the units of setrlimit(2), or a
+            :class:`usernsctl.Rlimit`.
+        :param str network: ``"none"`` or ``"host"``.
+        :param str platform: runsc's, such as ``"systrap"``; by default runsc chooses.
+        :param debug_log: a directory that runsc writes debug logs to, without a limit; it is made
+            if need be.
+        :param runsc: the absolute path of runsc; by default what ``USERNSCTL_RUNSC`` names, else
+            the first along PATH.
+        :param bool verify: whether it is proven that the kernel is gVisor's before a command
+            starts.
+        :param bool no_new_privs: whether runsc and all it starts, and the commands inside, are kept
+            from gaining privileges by set-user-id programs.
+        :param bool drop_bounding: whether runsc is left no more capabilities than it needs.
+        :raises ValueError: an argument can't have this value, two exclude each other, such as
+            `bundle` and `rootfs`, or `trust` or `allow_hooks` is given without `bundle`; the
+            namespace is closed, or is a PID namespace, too.
+        :raises TypeError: an argument is of the wrong type, or unknown.
+        :raises UsernsError: the reasons are those of ``usernsctl run``.
+        """
+        self._request = request = Request.for_host({"idmap": idmap, **options})
+        self._begun = Begun(lambda: PreparedNamespace(request))
+        self._is_closed = False
+
+    @classmethod
+    async def create_async(
+        cls, idmap: AnyIdMap | None = None, **options: Unpack[NamedHostOptions]
+    ) -> Self:
+        """Make one from asyncio, and return when it can be used.
+
+        If this is cancelled, nothing is left of it.
+
+        :raises UsernsError: as the constructor does.
+        :raises ValueError: likewise.
+        :raises TypeError: likewise.
+        """
+        return await cls(idmap, **options).__aenter__()
+
+    @property
+    def prepared(self) -> PreparedNamespace:
+        """What was made; this waits for it where that has only been begun.
+
+        :raises UsernsError: it could not be made.
+        """
+        return self._begun.get()
+
+    @property
+    def directory(self) -> int:
+        """A descriptor of the directory for the files of the sandboxes; -1 once it is closed."""
+        return self.prepared.directory
+
+    @property
+    def namespace(self) -> Namespace:
+        """The namespaces that runsc runs in; they stay this object's to close."""
+        return self.prepared.namespace
+
+    def close(self) -> None:
+        """Let go of the namespace. Sandboxes that still run keep what they need of it.
+
+        Any thread may call it at any time, and so may a handler of signals.
+        """
+        self._is_closed = True
+        if self._begun.settle():
+            self._begun.get().close()
+
+    async def close_async(self) -> None:
+        """The same from asyncio."""
+        await asyncio.shield(asyncio.ensure_future(asyncio.to_thread(self.close)))
+
     def __enter__(self) -> Self:
+        self._begun.get()
         return self
 
     def __exit__(
@@ -158,11 +282,27 @@ class PreparedNamespace:
     ) -> None:
         self.close()
 
+    async def __aenter__(self) -> Self:
+        try:
+            await self._begun.wait()
+        except asyncio.CancelledError:
+            self._begun.undo(PreparedNamespace.close)
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close_async()
+
     def __repr__(self) -> str:
-        shown = self.request.bundle or self.request.rootfs or "/"
-        if shown == "/" and not self.request.expose_root:
+        shown = self._request.bundle or self._request.rootfs or "/"
+        if shown == "/" and not self._request.expose_root:
             shown = "this machine's programs"
-        return f"<SandboxHost: {shown}{', closed' if self.directory < 0 else ''}>"
+        return f"<SandboxHost: {shown}{', closed' if self._is_closed else ''}>"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
@@ -170,41 +310,37 @@ class PreparedNamespace:
             "make one in each process"
         )
 
-    def __del__(self) -> None:
-        if hasattr(self, "_shared"):
-            self.close()
 
-
-def _check_types(idmap: IdMap, hostname: str | None) -> None:
-    checks.instance("idmap", idmap, IdMap)
-    if hostname is not None:
-        checks.instance("hostname", hostname, str)
-
-
-def _check_request(request: Request) -> None:
-    roots = (request.bundle is not None, request.rootfs is not None, request.expose_root)
-    if sum(roots) > 1:
-        raise ValueError("bundle, rootfs and expose_root exclude each other")
-    if request.bundle is None and (request.trust_bundle or request.allow_hooks):
-        raise ValueError("trust and allow_hooks are about a bundle, and none is given")
-    _check_choice("network", request.network, runsc.NETWORKS)
-    if request.platform is not None:
-        _check_choice("platform", request.platform, runsc.PLATFORMS)
-
-
-def _check_choice(what: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{what} must be one of {', '.join(choices)}, not {value!r}")
-
-
-def _make_place(idmap: IdMap) -> Place:
+def _new_place(idmap: IdMap) -> Place:
     planned = plan(idmap)
-    place = Place(uid=planned.uid, gid=planned.gid, become=planned.become, target=Target())
-    config.check_ids(place, (0, 0))
-    return place
+    return Place(uid=planned.uid, gid=planned.gid, become=planned.become, target=Target())
+
+
+def _join(kept: Namespace | str) -> tuple[Namespace, Place]:
+    """Kept namespaces, with a new mount namespace for a root filesystem.
+
+    :returns: descriptors of our own.
+    :raises ValueError: they are closed, or have a PID namespace: /proc would be another one's.
+    :raises NamespaceError: there are none of that name, or the kernel refused.
+    """
+    with contextlib.ExitStack() as undo:
+        if isinstance(kept, str):
+            kept = undo.enter_context(Namespace.open(kept))
+        if kept.has("pid"):
+            raise ValueError("namespace: one with a PID namespace of its own can't have sandboxes")
+        # A mount namespace needs a process that makes it: this one gets no further than to start.
+        command = isolated.command("usernsctl.gvisor.prepare", "0")
+        maker = undo.enter_context(kept.popen(command, mount=True, stdin=PIPE, stderr=DEVNULL))
+        undo.callback(maker.kill)
+        uid, gid = (read_map(f"/proc/{maker.pid}/{name}_map") for name in ("uid", "gid"))
+        joined = Namespace.from_pid(maker.pid)
+        setup = joined.target().setup
+    become = (-1 if setup.uid is None else setup.uid, -1 if setup.gid is None else setup.gid)
+    return joined, Place(uid=uid, gid=gid, become=become, target=Target())
 
 
 def _make_order(request: Request, place: Place, program: str) -> Order:
+    config.check_ids(place, (0, 0))
     bundle = open_bundle(request, request.bundle, place) if request.bundle else None
     return Order(
         request=request,
@@ -216,16 +352,6 @@ def _make_order(request: Request, place: Place, program: str) -> Order:
         is_root=os.geteuid() == 0,
         state=state_directory(),
     )
-
-
-def _make_namespace(idmap: IdMap, order: Order) -> tuple[Namespace, Prepared, int]:
-    """The namespace, and what :func:`_prepare` has made in it."""
-    namespace = Namespace.create(idmap, mount=True)
-    try:
-        return namespace, *_prepare(namespace, order)
-    except BaseException:
-        namespace.close()
-        raise
 
 
 def _prepare(namespace: Namespace, order: Order) -> tuple[Prepared, int]:

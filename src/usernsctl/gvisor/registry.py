@@ -90,7 +90,10 @@ class DetachedRecord:
     def from_json(cls, state: Mapping[str, Any]) -> DetachedRecord:
         """Read what :meth:`to_json` has made.
 
-        :raises ArithmeticError, LookupError, TypeError, ValueError: it has not.
+        :raises ArithmeticError: it has not.
+        :raises LookupError: likewise.
+        :raises TypeError: likewise.
+        :raises ValueError: likewise.
         """
         made = cls(
             id=str(state["id"]),

@@ -213,10 +213,9 @@ class Rootfs:
 
     def has_directory(self, inside: str) -> bool:
         try:
-            walk = self.view.walk(inside)
+            return self.view.has_directory(inside)
         except OSError:
             return False
-        return walk.complete and _is_directory(walk)
 
     def hide(self, file: Opened) -> None:
         """Cover a file or directory that is shown, by an empty one."""
@@ -253,7 +252,7 @@ class Rootfs:
         """
         is_directory = source.is_directory
         walk = self._make_mount_point(inside, is_directory=is_directory, for_runsc=True)
-        if _is_directory(walk) != is_directory:
+        if walk.is_directory != is_directory:
             kinds = ("a directory", "a file") if is_directory else ("a file", "a directory")
             raise BundleError(
                 f"{source.path} is {kinds[0]}, so it can't be mounted on {inside}, "
@@ -409,11 +408,6 @@ def _make_file(parent: Opened, name: str) -> Opened:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     os.close(os.open(name, flags, 0o644, dir_fd=parent.fd))
     return parent.child(name)
-
-
-def _is_directory(walk: Walk) -> bool:
-    # What is on the way to a mount, gVisor makes up.
-    return walk.file is None or walk.file.is_directory
 
 
 def _has_devices(source: Opened) -> bool:

@@ -1,4 +1,4 @@
-"""Another command beside that of a sandbox: ``runsc exec``."""
+"""Sandboxes: one command in gVisor, and what is done with it and beside it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from io import FileIO
 from types import TracebackType
 from typing import Any, NoReturn, Self, Unpack
 
@@ -21,17 +22,20 @@ from usernsctl.commands.popen import (
     CompletedProcess,
     Popen,
     TimeoutExpired,
+    output_options,
 )
 from usernsctl.commands.popen import run as run_command
 from usernsctl.errors import NamespaceError, RunscError, UsernsError
 from usernsctl.gvisor import checks, logs, oci, registry
-from usernsctl.gvisor.checks import HostOptions
+from usernsctl.gvisor.arguments import HostOptions
+from usernsctl.gvisor.begun import Begun
 from usernsctl.gvisor.detached import Detached
 from usernsctl.gvisor.files import Files
 from usernsctl.gvisor.held import Held, SandboxEnded
-from usernsctl.gvisor.prepared import PreparedNamespace
+from usernsctl.gvisor.prepared import HostBase, PreparedNamespace
 from usernsctl.gvisor.registry import DetachedRecord
-from usernsctl.gvisor.stdio import prepared_streams
+from usernsctl.gvisor.request import Request
+from usernsctl.gvisor.stdio import prepared_streams, receive_terminal
 
 # These would be about runsc, which is outside, and do nothing, or harm, for the command.
 _REFUSED = (
@@ -60,7 +64,8 @@ def command_in(
     :param options: `env`, `cwd`, `user` of the command, and arguments of a Popen.
     :returns: the words, the arguments of a Popen, and what tells afterwards why runsc failed, if it
         was not the command that did.
-    :raises TypeError, ValueError: one of `options` can't be had here.
+    :raises TypeError: one of `options` can't be had here.
+    :raises ValueError: likewise.
     :raises BundleError: something can't be in a config.json, such as text that is not UTF-8.
     :raises SandboxEnded: it has ended.
     """
@@ -146,6 +151,38 @@ class Sandbox:
     It is a context manager, also an asynchronous one, that closes the sandbox at its end, detached
     or not; :meth:`release` lets a detached one live.
 
+    Where an event loop of asyncio runs in this thread, another thread starts it, and the loop
+    goes on: ``async with`` waits for the end of it, and so does whatever is called before that.
+    Only a wrong argument is told at once there.
+
+    :param args: the command and its arguments, or one word as the command; may be left out for
+        a bundle, which has its own.
+    :param SandboxHost host: where; by default in a host of its own, made of `host_options`, the
+        arguments of :class:`SandboxHost`.
+    :param str id: what runsc calls it; by default a new one is drawn.
+    :param env: what is set beside PATH, LANG and TERM, or beside the bundle's own variables.
+    :param cwd: where the command starts, a path inside; by default ``/``, or the bundle's own.
+    :param user: uid and gid inside; by default 0 and 0, or the bundle's own.
+    :param stdin: as for :class:`subprocess.Popen`, and so `stdout` and `stderr`. A file is
+        appended to: gVisor writes at an offset of its own.
+    :param bool terminal: whether the command gets a terminal of its own as its standard input,
+        output and error; :attr:`terminal` is our end of it.
+    :param bool detach: whether it outlives this process. ``None`` is DEVNULL then: whoever
+        reads what we write would wait for the sandbox. Our ends of pipes end with this process:
+        the command reads the end of its input then, and its writes fail (EPIPE).
+    :param in_cgroup: the directory of a control group v2, a path or a descriptor, that all
+        processes of the sandbox are started in, as :class:`usernsctl.Popen` has it: its
+        ``memory.max`` is a limit for all that is in the sandbox, gVisor's kernel and files that
+        it has written included.
+    :param float timeout: how long the start may take, in seconds.
+    :raises TypeError: an argument is of the wrong type, or unknown.
+    :raises ValueError: `host` and `host_options` are both given, `terminal` and streams, or
+        there is no command.
+    :raises TimeoutExpired: it took more than `timeout` seconds; nothing is left of it.
+    :raises RunscError: runsc failed; cause ``"duplicate-id"`` if a sandbox has that id already
+        (of this host, or a detached one of this user), which is left alone.
+    :raises CommandError: there is no directory `cwd` inside.
+    :raises UsernsError: as :class:`SandboxHost` does.
     :ivar id: what runsc calls it.
     :ivar args: the command, empty if it is the bundle's own.
     """
@@ -153,13 +190,14 @@ class Sandbox:
     _own_host: PreparedNamespace | None = None
     _files: Files | None = None
     _life: Held | Detached | None = None
+    _terminal: FileIO | None = None
     _is_released = False
 
     def __init__(
         self,
         args: Args = (),
         *,
-        host: PreparedNamespace | None = None,
+        host: HostBase | None = None,
         id: str | None = None,
         env: Mapping[str, str] | None = None,
         cwd: StrOrBytesPath | None = None,
@@ -167,43 +205,59 @@ class Sandbox:
         stdin: Any = DEVNULL,
         stdout: Any = None,
         stderr: Any = None,
+        terminal: bool = False,
         detach: bool = False,
+        in_cgroup: StrOrBytesPath | int | None = None,
+        timeout: float | None = None,
         **host_options: Unpack[HostOptions],
     ) -> None:
-        """Start a command in a sandbox, and return when it runs.
-
-        :param args: the command and its arguments, or one word as the command; may be left out for
-            a bundle, which has its own.
-        :param host: where; by default in a host of its own, made of `host_options`, the arguments
-            of :class:`SandboxHost`.
-        :param id: what runsc calls it; by default a new one is drawn.
-        :param env: what is set beside PATH, LANG and TERM, or beside the bundle's own variables.
-        :param cwd: where the command starts, a path inside; by default ``/``, or the bundle's own.
-        :param user: uid and gid inside; by default 0 and 0, or the bundle's own.
-        :param stdin: as for :class:`subprocess.Popen`, and so `stdout` and `stderr`. A file is
-            appended to: gVisor writes at an offset of its own.
-        :param detach: whether it outlives this process. ``None`` is DEVNULL then: whoever reads
-            what we write would wait for the sandbox. Our ends of pipes end with this process: the
-            command reads the end of its input then, and its writes fail (EPIPE).
-        :raises ValueError: `host` and `host_options` are both given, or there is no command.
-        :raises RunscError: runsc failed; cause ``"duplicate-id"`` if a sandbox has that id already
-            (of this host, or a detached one of this user), which is left alone.
-        :raises UsernsError: as :class:`SandboxHost` does.
-        """
+        """Start a command in a sandbox, and return when it runs: the class has the arguments."""
         words = checks.words(args)
         wanted = checks.box_id(id) if id is not None else f"usernsctl-{os.urandom(8).hex()}"
-        checks.host_options(host_options, is_open=host is None)
+        request = _host_request(host_options, host)
+        _check_streams(stdin, stdout, stderr, terminal)
+        start = checks.path("cwd", cwd)
         self._become(wanted, words)
-        used = host if host is not None else PreparedNamespace(**host_options)
-        self._own_host = used if host is None else None
-        try:
+
+        def begin() -> None:
+            used = host.prepared if host is not None else PreparedNamespace(request)
+            self._own_host = used if host is None else None
             if not words and used.request.bundle is None:
                 raise ValueError("args is empty: it must hold a command")
-            start = checks.path("cwd", cwd)
-            config = used.config_for(words, env=env, cwd=start, user=user)
-            self._start(used, config, prepared_streams(stdin, stdout, stderr, detach), detach)
+            config = used.config_for(words, env=env, cwd=start, user=user, terminal=terminal)
+            if terminal:
+                streams = prepared_streams(DEVNULL, DEVNULL, DEVNULL, detach)
+            else:
+                streams = prepared_streams(stdin, stdout, stderr, detach)
+            self._files = Files(used, self.id, config)
+            how = {**streams, "in_cgroup": in_cgroup}
+            self._start(used, self._files, how, detach=detach, terminal=terminal, timeout=timeout)
+
+        self._begun = Begun(lambda: self._undone_unless_whole(begin))
+
+    def _start(
+        self,
+        host: PreparedNamespace,
+        files: Files,
+        how: Mapping[str, Any],
+        *,
+        detach: bool,
+        terminal: bool,
+        timeout: float | None,
+    ) -> None:
+        with files.listening() if terminal else contextlib.nullcontext() as console:
+            if detach:
+                self._life = Detached.start(host, files, self.id, self.args, how, timeout)
+            else:
+                self._life = Held(host, files, how, timeout)
+            if console is not None:
+                self._terminal = receive_terminal(console)
+
+    def _undone_unless_whole(self, begin: Callable[[], None]) -> None:
+        try:
+            begin()
         except BaseException as error:
-            self.close()
+            self._finish(end=True)
             if isinstance(error, OSError) and not isinstance(error, UsernsError):
                 raise NamespaceError(
                     f"the sandbox could not be started: {error.strerror}",
@@ -211,16 +265,9 @@ class Sandbox:
                     errno=error.errno or 0,
                     filename=error.filename,
                 ) from error
+            if isinstance(error, TimeoutExpired):
+                raise TimeoutExpired(self.args, error.timeout) from None
             raise
-
-    def _start(
-        self, host: PreparedNamespace, config: bytes, streams: Mapping[str, Any], detach: bool
-    ) -> None:
-        self._files = Files(host, self.id, config)
-        if detach:
-            self._life = Detached.start(host, self._files, self.id, self.args, streams)
-        else:
-            self._life = Held(host, self._files, streams)
 
     def _become(self, id: str, args: tuple[str, ...]) -> None:
         self.id = id
@@ -244,6 +291,7 @@ class Sandbox:
         box = cls.__new__(cls)
         box._become(id, life.record.args)
         box._life = life
+        box._begun = Begun(lambda: None)
         return box
 
     @staticmethod
@@ -257,6 +305,7 @@ class Sandbox:
     @property
     def detached(self) -> bool:
         """Whether it outlives its creator."""
+        self._begun.settle()
         return isinstance(self._life, Detached)
 
     @property
@@ -287,12 +336,23 @@ class Sandbox:
         """See :attr:`stdin`."""
         return self._stream("stderr")
 
+    @property
+    def terminal(self) -> FileIO | None:
+        """Our end of the command's terminal, a binary file without a buffer (pty(7)).
+
+        It is closed with this object; a command that reads then sees the end (SIGHUP). To read it
+        fails with EIO once nobody inside has the other end. ``None``: none was asked for.
+        """
+        self._get()
+        return self._terminal
+
     def _stream(self, name: str) -> Any:
         return getattr(self._get().popen, name, None)
 
     def _get(self) -> Held | Detached:
         if self._is_released:
             raise ValueError(f"the sandbox {self.id} was released: attach to it")
+        self._begun.get()
         assert self._life is not None
         return self._life
 
@@ -328,11 +388,30 @@ class Sandbox:
 
     async def wait_async(self) -> int:
         """The same from asyncio; to cancel this changes nothing."""
+        await self._begun.wait()
         return await self._get().wait_async()
 
-    def kill(self, sig: int = signal.SIGTERM) -> None:
+    def communicate(self, input: Any = None, timeout: float | None = None) -> tuple[Any, Any]:
+        """Write to the command and read what it writes until its end, as with :mod:`subprocess`.
+
+        :param bytes input: what to write, where `stdin` is PIPE.
+        :param float timeout: how long this may take, in seconds.
+        :returns: what was read of its standard output and error, each ``None`` if that is no pipe
+            of ours. :attr:`returncode` is the exit status then, if that is known.
+        :raises TimeoutExpired: it took more; the command goes on, and nothing read is lost: this
+            may be called again.
+        """
+        try:
+            return self._get().communicate(input, timeout)
+        except TimeoutExpired as expired:
+            raise TimeoutExpired(
+                self.args, expired.timeout, expired.output, expired.stderr
+            ) from None
+
+    def send_signal(self, sig: int) -> None:
         """Send a signal to the command. SIGKILL ends all that is in the sandbox, at once.
 
+        :param sig: its number, such as :data:`signal.SIGTERM`.
         :raises RunscError: runsc refused. A command that has ended gets none, without an error.
         """
         life = self._get()
@@ -340,6 +419,17 @@ class Sandbox:
             life.kill()
         else:
             self._runsc("kill", self.id, str(int(sig)))
+
+    def terminate(self) -> None:
+        """Send SIGTERM to the command, which may catch it.
+
+        :raises RunscError: as :meth:`send_signal` does.
+        """
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Send SIGKILL: all that is in the sandbox ends, at once."""
+        self.send_signal(signal.SIGKILL)
 
     def state(self) -> dict[str, Any]:
         """What runsc says of it, as the OCI runtime specification has it ("State").
@@ -375,6 +465,13 @@ class Sandbox:
             done.check_returncode()
         return done
 
+    def check_output(self, args: Args, **options: Any) -> Any:
+        """Run another command in the sandbox and return what it wrote.
+
+        See :func:`usernsctl.check_output`, and :meth:`popen`.
+        """
+        return self.run(args, **output_options(options)).stdout
+
     def popen(self, args: Args, **options: Any) -> Popen[Any]:
         """Start another command in the sandbox.
 
@@ -395,6 +492,7 @@ class Sandbox:
 
     async def create_subprocess_exec(self, program: str, *args: str, **options: Any) -> aio.Process:
         """Start another command in the sandbox from asyncio: see :meth:`popen`."""
+        await self._begun.wait()
         words = [program, *args]
         with command_in(self._get(), self.id, words, options) as (command, arguments, _):
             return await aio.create_subprocess_exec(*command, **arguments)
@@ -421,9 +519,12 @@ class Sandbox:
     def close(self) -> None:
         """End the sandbox, if it has not ended, and forget it. Does nothing the second time.
 
+        Any thread may call it at any time, and so may a handler of signals.
+
         In a fork of the process that has started or found it, this closes descriptors and no more:
         the sandbox is that process's.
         """
+        self._begun.settle()
         self._finish(end=os.getpid() == self._creator)
 
     def release(self) -> None:
@@ -433,7 +534,7 @@ class Sandbox:
 
         :raises ValueError: it is not detached, and so can't live without this process.
         """
-        if not isinstance(self._life, Detached):
+        if not self.detached:
             raise ValueError(f"the sandbox {self.id} is not detached, and ends with this process")
         self._finish(end=False)
         self._is_released = True
@@ -449,12 +550,15 @@ class Sandbox:
                 self._files.remove() if os.getpid() == self._creator else self._files.let_go()
             if self._own_host is not None:
                 self._own_host.close()
+            if self._terminal is not None:
+                self._terminal.close()
 
     async def close_async(self) -> None:
         """The same from asyncio."""
         await asyncio.shield(asyncio.ensure_future(asyncio.to_thread(self.close)))
 
     def __enter__(self) -> Self:
+        self._begun.get()
         return self
 
     def __exit__(
@@ -473,7 +577,7 @@ class Sandbox:
             state = "not started"
         else:
             state = "no exit status" if life.status is None else f"exit status {life.status}"
-        kind = "detached, " if self.detached else ""
+        kind = "detached, " if isinstance(life, Detached) else ""
         return f"<Sandbox {self.id!r} {list(self.args)}: {kind}{state}>"
 
     def __reduce__(self) -> NoReturn:
@@ -483,6 +587,11 @@ class Sandbox:
         )
 
     async def __aenter__(self) -> Self:
+        try:
+            await self._begun.wait()
+        except asyncio.CancelledError:
+            self._begun.undo(lambda _: self.close())
+            raise
         return self
 
     async def __aexit__(
@@ -492,6 +601,34 @@ class Sandbox:
         traceback: TracebackType | None,
     ) -> None:
         await self.close_async()
+
+
+def _host_request(options: HostOptions, host: HostBase | None) -> Request:
+    """What the arguments of a sandbox say that are its host's.
+
+    :raises TypeError: one is unknown, or of the wrong type.
+    :raises ValueError: one can't have its value, or there are some, but there is a host, too.
+    """
+    if unknown := options.keys() - HostOptions.__annotations__.keys():
+        raise TypeError(
+            f"a sandbox has no argument {', '.join(sorted(unknown))}; its streams carry bytes, "
+            "and what is about its namespaces is its host's"
+        )
+    if options and host is not None:
+        raise ValueError(f"the host decides these already: {', '.join(options)}")
+    return Request.for_host(options)
+
+
+def _check_streams(stdin: Any, stdout: Any, stderr: Any, terminal: bool) -> None:
+    """Check what the streams are to be.
+
+    :raises TypeError: one is no stream.
+    :raises ValueError: there is a terminal, too.
+    """
+    for name, stream in (("stdin", stdin), ("stdout", stdout), ("stderr", stderr)):
+        checks.stream(name, stream)
+        if terminal and stream not in (None, DEVNULL):
+            raise ValueError(f"{name}: with terminal=True, it is the terminal")
 
 
 def _last_line(text: str) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import socket
 import stat
+from io import FileIO
 from subprocess import DEVNULL
 from typing import Any
 
-from usernsctl.errors import CommandError
-from usernsctl.gvisor import checks
+from usernsctl.errors import CommandError, RunscError
 
 
 def append_at_end(descriptor: int) -> None:
@@ -54,11 +55,8 @@ def prepared_streams(stdin: Any, stdout: Any, stderr: Any, detach: bool) -> dict
     """Standard input, output and error for a command in gVisor, as a Popen takes them.
 
     :param detach: whether the command outlives this process, and so gets nothing of what we have.
-    :raises TypeError: one is no stream.
     :raises CommandError: one is not open.
     """
-    for name, stream in (("stdin", stdin), ("stdout", stdout), ("stderr", stderr)):
-        checks.stream(name, stream)
     if detach:
         stdin, stdout, stderr = (
             DEVNULL if stream is None else stream for stream in (stdin, stdout, stderr)
@@ -68,3 +66,21 @@ def prepared_streams(stdin: Any, stdout: Any, stderr: Any, detach: bool) -> dict
         "stdout": prepared_output("stdout", stdout, 1),
         "stderr": prepared_output("stderr", stderr, 2),
     }
+
+
+def receive_terminal(console: socket.socket) -> FileIO:
+    """Our end of the terminal that runsc has made (``--console-socket``).
+
+    :param console: the socket that it has sent that to, and does not wait.
+    :raises RunscError: it has sent none.
+    """
+    console.setblocking(False)
+    try:
+        connection, _ = console.accept()
+        with connection:
+            _, fds, _, _ = socket.recv_fds(connection, 4096, 1)
+    except BlockingIOError:
+        fds = []
+    if not fds:
+        raise RunscError("runsc has made no terminal", step="terminal")
+    return FileIO(fds[0], "r+")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from usernsctl._system import opened
 from usernsctl._system.opened import Opened
 from usernsctl._text import quoted
-from usernsctl.errors import CommandNotExecutableError, CommandNotFoundError
+from usernsctl.errors import CommandError, CommandNotExecutableError, CommandNotFoundError
 from usernsctl.gvisor.environment import DEFAULT_PATH
 
 
@@ -51,6 +51,12 @@ class Walk:
     @property
     def complete(self) -> bool:
         return not self.missing
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether the last file reached is a directory."""
+        # What is on the way to a mount, gVisor makes up.
+        return self.file is None or self.file.is_directory
 
     @property
     def wanted(self) -> str:
@@ -101,6 +107,14 @@ class View:
         missing = opened.walk(os.path.join(start, path), trail, self._look)
         return Walk(tuple(trail), missing)
 
+    def has_directory(self, inside: str) -> bool:
+        """Whether a path inside leads to a directory.
+
+        :raises OSError: as :meth:`walk` does.
+        """
+        walk = self.walk(inside)
+        return walk.complete and walk.is_directory
+
     def _look(self, trail: list[Place], name: str) -> Place | str | None:
         inside = os.path.join(trail[-1].inside, name)
         if inside in self._binds:
@@ -130,12 +144,15 @@ def check(
     search: str,
     cwd: str,
     caller: Mapping[str, str],
+    tree: str | None = None,
 ) -> None:
     """Check that the command can be found and executed inside.
 
     :param search: PATH of the command.
     :param cwd: the directory inside that the command starts in.
     :param caller: the caller's environment, to tell where it has that command.
+    :param tree: the root filesystem, where it has programs of its own: those of this machine are
+        no remedy then.
     :raises CommandNotFoundError: it does not exist inside.
     :raises CommandNotExecutableError: it does, but is not executable, or its interpreter is not
         there.
@@ -155,7 +172,7 @@ def check(
     found = [(walk, walk.file) for walk in walks if walk.complete and walk.file is not None]
     found = [(walk, file) for walk, file in found if stat.S_ISREG(file.status.st_mode)]
     if not found:
-        raise _not_found(command, search, view, caller)
+        raise _not_found(command, view, caller) if tree is None else _not_in(tree, command)
     executable = [(walk, file) for walk, file in found if file.status.st_mode & 0o111]
     if not executable:
         raise CommandNotExecutableError(
@@ -163,7 +180,31 @@ def check(
             step="exec",
             filename=command,
         )
-    _check_interpreter(*executable[0], view)
+    _check_interpreter(*executable[0], view, tree)
+
+
+def check_directory(view: View, cwd: str, named: str, remedy: str | None) -> None:
+    """Check the directory that the command is to start in.
+
+    :param named: how it was asked for.
+    :param remedy: what shows it.
+    :raises CommandError: it is no absolute path, or there is no such directory inside.
+    :raises PermissionError: we may not look.
+    """
+    if not cwd.startswith("/"):
+        reason = f"{named}: it must be an absolute path"
+        raise CommandError(reason, step="chdir", filename=cwd)
+    if is_unknown(cwd):
+        return
+    try:
+        is_there = view.has_directory(cwd)
+    except PermissionError:
+        raise
+    except OSError:  # too many links
+        is_there = False
+    if not is_there:
+        reason = f"{named}: there is no such directory in the sandbox"
+        raise CommandError(reason, step="chdir", filename=cwd, remedy=remedy)
 
 
 def is_unknown(path: str) -> bool:
@@ -171,7 +212,7 @@ def is_unknown(path: str) -> bool:
     return any(path == top or path.startswith(f"{top}/") for top in _UNKNOWN)
 
 
-def _check_interpreter(script: Walk, opened: Opened, view: View) -> None:
+def _check_interpreter(script: Walk, opened: Opened, view: View, tree: str | None) -> None:
     """Venvs are why: their scripts name an interpreter that links to one elsewhere."""
     try:
         with open(opened.open(), "rb") as file:
@@ -189,13 +230,21 @@ def _check_interpreter(script: Walk, opened: Opened, view: View) -> None:
         f"{script.inside} is run by {words[0]}{leads}, which is not in the sandbox",
         step="exec",
         filename=script.inside,
-        remedy=bind_option(walk.wanted) if os.path.exists(walk.wanted) else None,
+        remedy=bind_option(walk.wanted) if tree is None and os.path.exists(walk.wanted) else None,
     )
 
 
-def _not_found(
-    command: str, search: str, view: View, caller: Mapping[str, str]
-) -> CommandNotFoundError:
+def _not_in(tree: str, command: str) -> CommandNotFoundError:
+    where = "" if "/" in command else " along PATH"
+    return CommandNotFoundError(
+        f"{command!r} was not found{where} in the sandbox, whose programs are those of {tree}",
+        step="lookup",
+        filename=command,
+        remedy="name a program that is there, by the path that it has in the sandbox",
+    )
+
+
+def _not_found(command: str, view: View, caller: Mapping[str, str]) -> CommandNotFoundError:
     own = shutil.which(command, path=caller.get("PATH"))
     if own is None:
         where = "" if "/" in command else " along PATH"

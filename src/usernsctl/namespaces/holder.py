@@ -18,7 +18,7 @@ from usernsctl.maps import Extent
 
 STEP = "name"
 
-_HOLDER_NAME = "usernsctl-hold"  # UN_HOLDER_NAME in csrc/hold.h
+_HOLDER_NAME = "usernsctl-hold"  # UN_HOLDER_NAME in csrc/programs/exec/hold.h
 _OPEN_SECONDS = 2
 _NAP_SECONDS = 0.0002
 
@@ -98,8 +98,8 @@ class NamedNamespace:
                 for (kind, file), fd in zip(kinds.items(), fds, strict=True)
                 if not os.path.samestat(os.fstat(fd), os.stat(f"/proc/self/ns/{file}"))
             ),
-            uid=_read_map(f"{directory}/uid_map"),
-            gid=_read_map(f"{directory}/gid_map"),
+            uid=read_map(f"{directory}/uid_map"),
+            gid=read_map(f"{directory}/gid_map"),
             notice=notice,
         )
 
@@ -107,7 +107,10 @@ class NamedNamespace:
     def from_json(cls, name: str, state: Mapping[str, Any]) -> NamedNamespace:
         """Read what :meth:`to_json` has made.
 
-        :raises ArithmeticError, LookupError, TypeError, ValueError: it has not.
+        :raises ArithmeticError: it has not.
+        :raises LookupError: likewise.
+        :raises TypeError: likewise.
+        :raises ValueError: likewise.
         """
         identity = ProcessIdentity.from_json(state)
         namespaces = tuple(state["namespaces"])
@@ -194,6 +197,10 @@ def _may_be_holder(pid: int) -> bool:
     return _is_other(pid) or is_below_us(pid)
 
 
-def _read_map(path: str) -> tuple[Extent, ...]:
+def read_map(path: str) -> tuple[Extent, ...]:
+    """The map that a file such as /proc/PID/uid_map has (user_namespaces(7)).
+
+    :raises OSError: it can't be read.
+    """
     lines = Path(path).read_text().splitlines()
     return tuple(Extent(*map(int, line.split())) for line in lines)

@@ -12,9 +12,9 @@ import os
 import socket
 import subprocess
 from collections.abc import Iterable, Iterator
-from typing import Self
 
 from usernsctl import _core, _programs
+from usernsctl._system.descriptors import Closing
 from usernsctl._system.proc import Stranger
 from usernsctl._system.state import NAME, NAME_RULE, Directory, locked_directory, untrue
 from usernsctl.errors import NamespaceError
@@ -188,7 +188,7 @@ def _read_live(directory: Directory, name: str) -> NamedNamespace | None:
     return None
 
 
-class _Holder:
+class _Holder(Closing):
     """A process that holds a namespace, and ends unless it is told to stay.
 
     If this process ends before that, the holder sees its connection closed and ends too.
@@ -226,10 +226,8 @@ class _Holder:
         self._connection.recv(1)
         return made
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Let go of its namespaces, and, if it was not told to stay, of it."""
         for fd in self._fds:
             os.close(fd)
         self._connection.close()
@@ -266,7 +264,7 @@ def _wait_until_ready(
 
 
 def _reported_error(text: str) -> NamespaceError:
-    """What un_hold_report() in csrc/hold.c wrote."""
+    """What un_hold_report() in csrc/programs/exec/hold.c wrote."""
     step, number, cause_id, detail = [*text.split(" ", 3), ""][:4]
     errno = int(number)
     said = os.strerror(errno) if errno else ""

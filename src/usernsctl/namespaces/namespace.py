@@ -8,20 +8,27 @@ import fcntl
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self, Unpack, overload
 
 from usernsctl import _core
-from usernsctl._system.descriptors import Shared
+from usernsctl._system.descriptors import Closing, Shared
 from usernsctl.commands import popen as commands
 from usernsctl.commands.arguments import Args, StrOrBytesPath
-from usernsctl.commands.target import Propagation, Target, make_target, selected
+from usernsctl.commands.target import (
+    ENTERABLE,
+    KEPT,
+    Target,
+    make_target,
+    refuse_others,
+    selected,
+)
 from usernsctl.errors import NamespaceError, UsernsError
-from usernsctl.maps import IdMap, Plan, decide, plan
+from usernsctl.maps import AnyIdMap, Plan, decide, plan, requested, warn_single_id
 from usernsctl.namespaces import named
 from usernsctl.namespaces.holder import NamedNamespace
 
 if TYPE_CHECKING:
+    from usernsctl.commands import options
     from usernsctl.commands.aio import Process
 
 
@@ -30,16 +37,7 @@ _NS_GET_NSTYPE = 0xB703
 _CLONE_NEWUSER = 0x10000000
 
 
-def enter(
-    idmap: IdMap,
-    *,
-    mount: bool = False,
-    net: bool = False,
-    ipc: bool = False,
-    uts: bool = False,
-    cgroup: bool = False,
-    propagation: Propagation = "private",
-) -> Plan:
+def enter(idmap: AnyIdMap, **arguments: Unpack[options.EnterOptions]) -> Plan:
     """Move this process into a new user namespace, and into new ones of the kinds asked for.
 
     The process must have one thread only; :func:`usernsctl.run` and :class:`usernsctl.Popen` have
@@ -50,25 +48,38 @@ def enter(
     it leaves no core. So it may not write files such as its own /proc/self/oom_score_adj, which are
     root's then. What it executes is a process like any other.
 
-    :param idmap: the ids inside.
-    :param propagation: of the mounts in a new mount namespace.
+    :param idmap: the ids inside, as :class:`usernsctl.Popen` has it.
+    :param arguments: ``mount=True``, and so on for `net`, `ipc`, `uts` and `cgroup`, and
+        `propagation`: of the mounts in a new mount namespace.
+    :returns: what was mapped, and who wrote it.
+    :raises TypeError: there is another argument.
     :raises MapError: the map is malformed.
     :raises PlanError: the caller may not have the map.
     :raises NamespaceError: the kernel refused; cause ``"multithreaded"`` if there are threads.
     """
-    names = selected(mount=mount, net=net, ipc=ipc, uts=uts, cgroup=cgroup)
-    planned = plan(idmap)
-    make_target(names, idmap=idmap, propagation=propagation).enter()
+    others: dict[str, Any] = {**arguments}
+    names = selected(others, ENTERABLE)
+    propagation = others.pop("propagation", "private")
+    refuse_others("enter", others)
+    wanted = requested(idmap)
+    planned = plan(wanted)
+    make_target(names, idmap=wanted, propagation=propagation).enter()
     return planned
 
 
-class Namespace:
+class Namespace(Closing):
     """A user namespace, and others that belong to it, held open by descriptors; no process.
 
     Any thread may start commands in it, at the same time as others. It lives until it is closed
-    and no process is in it any more. It is a context manager. It can't be pickled: descriptors
-    mean nothing to another process; name it (:meth:`open_or_create`), or pass :meth:`fileno` on.
+    and no process is in it any more. It is a context manager. One that is forgotten is closed, with
+    a :class:`ResourceWarning`. It can't be pickled: descriptors mean nothing to another process;
+    name it (:meth:`open_or_create`), or pass :meth:`fileno` on.
+
+    There is no constructor: the class methods make and find them. Once it is closed, everything but
+    :meth:`close` and :attr:`closed` is a :class:`ValueError`.
     """
+
+    _what = "the namespace"
 
     _fds: list[int]
     _shared: Shared
@@ -93,29 +104,25 @@ class Namespace:
         return namespace
 
     @classmethod
-    def create(
-        cls,
-        idmap: IdMap | None = None,
-        *,
-        mount: bool = False,
-        net: bool = False,
-        ipc: bool = False,
-        uts: bool = False,
-        cgroup: bool = False,
-        time: bool = False,
-    ) -> Self:
+    def create(cls, idmap: AnyIdMap | None = None, **namespaces: Unpack[options.KeptKinds]) -> Self:
         """Make namespaces.
 
         A PID namespace can't be kept this way: it ends with its first process. Name it, or give
         each command one of its own: ``ns.run(..., pid=True)``.
 
-        :param idmap: the ids inside; by default the caller is root there.
+        :param idmap: the ids inside, as :class:`usernsctl.Popen` has it; by default the caller is
+            root there.
+        :param namespaces: ``mount=True``, and so on for `net`, `ipc`, `uts`, `cgroup` and `time`:
+            what it has besides its user namespace.
+        :raises TypeError: there is another argument.
         :raises MapError: the map is malformed.
         :raises PlanError: the caller may not have the map.
         :raises NamespaceError: the kernel refused.
         """
-        names = selected(mount=mount, net=net, ipc=ipc, uts=uts, cgroup=cgroup, time=time)
-        planned = decide(IdMap.root() if idmap is None else idmap)
+        others: dict[str, Any] = {**namespaces}
+        names = selected(others, KEPT)
+        refuse_others("Namespace.create", others)
+        planned = decide(idmap)
         return cls._holding(_core.create_namespaces(planned, names), planned.setup())
 
     @classmethod
@@ -125,6 +132,7 @@ class Namespace:
         Commands are who the process's map makes the caller: its own ids if they are mapped, else
         0:0, without groups where setgroups(2) is permitted.
 
+        :param pid: of the process, as this one sees it.
         :raises NamespaceError: there is no such process, it is in our user namespace or in one
             that is not below ours, or its namespaces may not be looked at.
         """
@@ -147,6 +155,7 @@ class Namespace:
 
         A descriptor does not tell the map. Commands are 0:0, so these two must be mapped.
 
+        :param fd: of /proc/PID/ns/user, or from ioctl_nsfs(2).
         :raises NamespaceError: it refers to something else.
         """
         try:
@@ -164,12 +173,16 @@ class Namespace:
     def open(cls, name: str) -> Self:
         """Hold a namespace that has a name (``usernsctl ns list`` shows them).
 
-        :raises NamespaceError: there is none of that name.
+        :param name: 1 to 64 letters, digits, dots, dashes and underscores.
+        :raises NamespaceError: there is none of that name (cause ``"no-such-namespace"``), or the
+            state directory can't be trusted.
         """
         return cls.of_holder(named.find_named(name))
 
     @classmethod
-    def open_or_create(cls, name: str, idmap: IdMap | None = None, **namespaces: bool) -> Self:
+    def open_or_create(
+        cls, name: str, idmap: AnyIdMap | None = None, **namespaces: Unpack[options.Kinds]
+    ) -> Self:
         """Hold a namespace that has a name; make it if there is none.
 
         Any number of processes may call it at once: one makes it, all get the same. It outlives
@@ -177,12 +190,20 @@ class Namespace:
 
         :param idmap: the ids inside, if it is made; by default the caller is root there.
         :param namespaces: as :meth:`create` has them, and ``pid=True``.
+        :raises TypeError: there is another argument.
         :raises NamespaceError: the kernel refused, or the state directory can't be trusted.
         """
-        wanted = IdMap.root() if idmap is None else idmap
-        options = named.options_of(wanted, selected(**namespaces))
-        with named.found_or_created(name, options) as known:
-            return cls.of_holder(known)
+        others: dict[str, Any] = {**namespaces}
+        names = selected(others)
+        refuse_others("Namespace.open_or_create", others)
+        wanted = requested(idmap)
+        with named.found_or_created(name, named.options_of(wanted, names)) as known:
+            namespace = cls.of_holder(known)
+        # What usernsctl-exec has said when it was made (csrc/prelude.c).
+        _, is_single, reason = known.notice.partition("--allow-single-id allows: ")
+        if is_single and wanted.allow_single_id:
+            warn_single_id(reason.split("\n")[0])
+        return namespace
 
     @classmethod
     def of_holder(cls, known: NamedNamespace) -> Self:
@@ -207,29 +228,170 @@ class Namespace:
                 setup.cwd = os.getcwdb()
         return Target(join=self._fds, setup=setup, owner=self, held=self._shared.use())
 
-    def popen(self, args: Args, *positional: Any, **arguments: Any) -> commands.Popen[Any]:
-        """Start a command here: :class:`usernsctl.Popen` with its arguments, but for `idmap`."""
-        return commands.Popen[Any](args, *positional, namespace=self, **arguments)
+    @overload
+    def popen(
+        self,
+        args: Args,
+        bufsize: int = -1,
+        *positional: Any,
+        **arguments: Unpack[options.PopenText],
+    ) -> commands.Popen[str]: ...
 
-    def run(self, args: Args, *positional: Any, **arguments: Any) -> commands.CompletedProcess[Any]:
-        """Run a command here and wait for it: :func:`usernsctl.run`."""
-        return commands.run(args, *positional, namespace=self, **arguments)
+    @overload
+    def popen(
+        self,
+        args: Args,
+        bufsize: int = -1,
+        *positional: Any,
+        **arguments: Unpack[options.PopenEncoded],
+    ) -> commands.Popen[str]: ...
 
-    def check_output(self, args: Args, *positional: Any, **arguments: Any) -> Any:
-        """Run a command here and return what it wrote: :func:`usernsctl.check_output`."""
-        return commands.check_output(args, *positional, namespace=self, **arguments)
+    @overload
+    def popen(
+        self,
+        args: Args,
+        bufsize: int = -1,
+        *positional: Any,
+        **arguments: Unpack[options.PopenBytes],
+    ) -> commands.Popen[bytes]: ...
+
+    @overload
+    def popen(
+        self,
+        args: Args,
+        bufsize: int = -1,
+        *positional: Any,
+        **arguments: Unpack[options.PopenEither],
+    ) -> commands.Popen[Any]: ...
+
+    def popen(
+        self, args: Args, bufsize: int = -1, *positional: Any, **arguments: Any
+    ) -> commands.Popen[Any]:
+        """Start a command here: :class:`usernsctl.Popen` with its arguments, but for `idmap`.
+
+        :raises ValueError: it is closed, or `idmap` is given.
+        :raises UsernsError: as :class:`usernsctl.Popen` does.
+        """
+        return commands.Popen[Any](args, bufsize, *positional, namespace=self, **arguments)
+
+    @overload
+    def run(
+        self,
+        args: Args,
+        bufsize: int = -1,
+        *positional: Any,
+        **arguments: Unpack[options.RunText],
+    ) -> commands.CompletedProcess[str]: ...
+
+    @overload
+    def run(
+        self,
+        args: Args,
+        bufsize: int = -1,
+        *positional: Any,
+        **arguments: Unpack[options.RunEncoded],
+    ) -> commands.CompletedProcess[str]: ...
+
+    @overload
+    def run(
+        self,
+        args: Args,
+        bufsize: int = -1,
+        *positional: Any,
+        **arguments: Unpack[options.RunBytes],
+    ) -> commands.CompletedProcess[bytes]: ...
+
+    @overload
+    def run(
+        self,
+        args: Args,
+        bufsize: int = -1,
+        *positional: Any,
+        **arguments: Unpack[options.RunEither],
+    ) -> commands.CompletedProcess[Any]: ...
+
+    def run(
+        self, args: Args, bufsize: int = -1, *positional: Any, **arguments: Any
+    ) -> commands.CompletedProcess[Any]:
+        """Run a command here and wait for it: :func:`usernsctl.run`, but for `idmap`.
+
+        :raises ValueError: it is closed, or `idmap` is given.
+        :raises TimeoutExpired: as :func:`usernsctl.run` does.
+        :raises CalledProcessError: likewise.
+        :raises UsernsError: likewise.
+        """
+        return commands.run(args, bufsize, *positional, namespace=self, **arguments)
+
+    @overload
+    def check_output(
+        self,
+        args: Args,
+        bufsize: int = -1,
+        *positional: Any,
+        **arguments: Unpack[options.OutputText],
+    ) -> str: ...
+
+    @overload
+    def check_output(
+        self,
+        args: Args,
+        bufsize: int = -1,
+        *positional: Any,
+        **arguments: Unpack[options.OutputEncoded],
+    ) -> str: ...
+
+    @overload
+    def check_output(
+        self,
+        args: Args,
+        bufsize: int = -1,
+        *positional: Any,
+        **arguments: Unpack[options.OutputBytes],
+    ) -> bytes: ...
+
+    @overload
+    def check_output(
+        self,
+        args: Args,
+        bufsize: int = -1,
+        *positional: Any,
+        **arguments: Unpack[options.OutputEither],
+    ) -> Any: ...
+
+    def check_output(
+        self, args: Args, bufsize: int = -1, *positional: Any, **arguments: Any
+    ) -> Any:
+        """Run a command here and return what it wrote: :func:`usernsctl.check_output`.
+
+        :raises ValueError: it is closed, or `idmap` is given.
+        :raises TimeoutExpired: as :func:`usernsctl.run` does.
+        :raises CalledProcessError: likewise.
+        :raises UsernsError: likewise.
+        """
+        return commands.check_output(args, bufsize, *positional, namespace=self, **arguments)
 
     async def create_subprocess_exec(
-        self, program: StrOrBytesPath, *args: StrOrBytesPath, **arguments: Any
+        self,
+        program: StrOrBytesPath,
+        *args: StrOrBytesPath,
+        **arguments: Unpack[options.StreamOptions],
     ) -> Process:
-        """Start a command here from asyncio: :func:`usernsctl.create_subprocess_exec`."""
+        """Start a command here from asyncio: :func:`usernsctl.create_subprocess_exec`.
+
+        :raises ValueError: it is closed, or text was asked for.
+        :raises UsernsError: as :class:`usernsctl.Popen` does.
+        """
         # asyncio takes longer to import than all of this package.
         from usernsctl.commands import aio
 
         return await aio.create_subprocess_exec(program, *args, namespace=self, **arguments)
 
-    def spawn(self, args: Args, **arguments: Any) -> commands.Child:
-        """Start a command here with the least that takes: :func:`usernsctl.spawn`."""
+    def spawn(self, args: Args, **arguments: Unpack[options.SpawnOptions]) -> commands.Child:
+        """Start a command here with the least that takes: :func:`usernsctl.spawn`.
+
+        :raises ValueError: it is closed, or a stream can't be had.
+        :raises UsernsError: as :class:`usernsctl.Popen` does.
+        """
         return commands.spawn(args, namespace=self, **arguments)
 
     def enter(self) -> None:
@@ -242,15 +404,26 @@ class Namespace:
         """
         self.target().enter()
 
-    def exec(self, args: Args, **arguments: Any) -> NoReturn:
+    def exec(self, args: Args, **arguments: Unpack[options.ExecOptions]) -> NoReturn:
         """Replace this process by a command in here: :func:`usernsctl.exec`.
 
         Not for a namespace with a PID namespace of its own, which only children enter.
+
+        :raises ValueError: it is closed.
+        :raises UsernsError: as :func:`usernsctl.exec` does.
         """
         commands.exec(args, namespace=self, **arguments)
 
     def has(self, kind: str) -> bool:
-        """Whether it has a namespace of its own of a kind such as ``"mount"`` or ``"pid"``."""
+        """Whether it has a namespace of its own of a kind; nothing has that is closed.
+
+        :param kind: ``"user"``, ``"mount"``, ``"net"``, ``"pid"``, ``"ipc"``, ``"uts"``,
+            ``"cgroup"`` or ``"time"``.
+        :raises ValueError: there is no such kind.
+        """
+        if kind not in _core.ALL_NAMESPACES:
+            known = ", ".join(_core.ALL_NAMESPACES)
+            raise ValueError(f"kind must be one of {known}, not {kind!r}")
         return not self.closed and self._fds[_core.ALL_NAMESPACES.index(kind)] >= 0
 
     def fileno(self) -> int:
@@ -263,10 +436,14 @@ class Namespace:
 
     @property
     def closed(self) -> bool:
+        """Whether it was let go of."""
         return self._shared.closed
 
     def close(self) -> None:
-        """Let go of the namespaces, once commands that are just being started have been."""
+        """Let go of the namespaces, once commands that are just being started have been.
+
+        It waits for nothing. Any thread may call it at any time, and so may a handler of signals.
+        """
         self._shared.close()
 
     def _check_open(self) -> None:
@@ -275,19 +452,7 @@ class Namespace:
 
     def __enter__(self) -> Self:
         self._check_open()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        if hasattr(self, "_shared"):
-            self.close()
+        return super().__enter__()
 
     def __repr__(self) -> str:
         if self.closed:
@@ -310,11 +475,8 @@ def _reported(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        number = error.errno or 0
-        cause = "target-gone" if number in (errno.ESRCH, errno.ENOENT) else None
-        raise NamespaceError(
-            f"{what}: {os.strerror(number)}", step="setns", errno=number, cause=cause
-        ) from error
+        cause = "target-gone" if error.errno in (errno.ESRCH, errno.ENOENT) else None
+        raise NamespaceError.from_os_error(error, what, step="setns", cause=cause) from error
 
 
 def _open_foreign(pid: int, directory: int) -> list[int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import io
 import os
 import pickle
@@ -16,10 +15,10 @@ import warnings
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
-import prctl
 import pytest
 
-from usernsctl import _core
+from usernsctl import _core, hardening
+from usernsctl._system.proc import parent_namespace
 from usernsctl.commands.target import Target
 from usernsctl.errors import UsernsError
 
@@ -95,8 +94,6 @@ def _with_subclasses(cls: type[BaseException]) -> Iterator[type[BaseException]]:
         yield from _with_subclasses(below)
 
 
-# ioctl_nsfs(2): a descriptor of the user namespace that owns or contains the given one.
-_NS_GET_PARENT = 0xB702
 _LENGTH = struct.Struct("!Q")
 # How often the processes of a namespace are looked for, before they are taken for immortal.
 _SWEEPS = 1000
@@ -116,13 +113,16 @@ class Channel:
         self._has_sent_namespace = False
 
     def close(self) -> None:
+        """Close this end."""
         self._connection.close()
 
     @property
     def closed(self) -> bool:
+        """Whether :meth:`close` was called."""
         return self._connection.fileno() < 0
 
     def send_namespace(self) -> None:
+        """Tell the parent which user namespace the child is in now."""
         fd = os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)
         socket.send_fds(self._connection, [b"+"], [fd])
         os.close(fd)
@@ -134,6 +134,7 @@ class Channel:
         return fds[0] if fds else -1
 
     def send(self, message: dict[str, Any]) -> None:
+        """Tell the parent something; what can't be pickled is told by its representation."""
         data = pickle.dumps(sendable(message))
         if not self._has_sent_namespace:
             self._connection.sendall(b"-")
@@ -267,6 +268,8 @@ def move(target: Target, *, mount_proc: bool, channel: Channel) -> None:
     target.setup.pdeathsig = signal.SIGKILL
     proc = "/proc" if mount_proc else None
     try:
+        # Inside, its file may be out of reach.
+        prctl = hardening.python_prctl()
         target.enter()
         # What a test does to its own process in /proc works, as it does outside.
         prctl.set_dumpable(True)
@@ -390,7 +393,7 @@ def _is_in(pid: int, namespace: int) -> bool:
     wanted = os.fstat(namespace)
     try:
         while not os.path.samestat(os.fstat(current), wanted):
-            parent = fcntl.ioctl(current, _NS_GET_PARENT)
+            parent = parent_namespace(current)
             os.close(current)
             current = parent
     except OSError:  # above ours, where we may not look

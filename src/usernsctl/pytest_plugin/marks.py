@@ -1,4 +1,4 @@
-"""What the marks ``userns`` and ``requires`` on a test ask for."""
+"""What the marks ``userns`` and ``userns_requires`` on a test ask for."""
 
 from __future__ import annotations
 
@@ -8,19 +8,12 @@ from typing import Any, NamedTuple, get_args
 import pytest
 
 import usernsctl as un
+from usernsctl import _core
 from usernsctl.commands.target import Propagation, selected
+from usernsctl.maps import requested
+from usernsctl.pytest_plugin.needs import Needs
 
-MARKERS = (
-    'userns(map="root", mount=False, net=False, pid=False, ipc=False, uts=False, cgroup=False, '
-    'time=False, propagation="private", mount_proc=False): run the test in a user namespace of '
-    'its own. map is "root", "auto", "current", an IdMap, or extents for uids and gids alike.',
-    "requires(word, ...): skip the test where the machine lacks userns, subid, runsc, docker, "
-    "kernel>=VERSION or cap:NAME, with the reason.",
-)
-
-_MAPS = {"root": un.IdMap.root, "auto": un.IdMap.auto, "current": un.IdMap.current}
-_NAMESPACES = ("mount", "net", "pid", "ipc", "uts", "cgroup", "time")
-_ARGUMENTS = ("map", *_NAMESPACES, "propagation", "mount_proc")
+_ARGUMENTS = ("map", *_core.NAMESPACES, "propagation", "mount_proc")
 
 
 class Wanted(NamedTuple):
@@ -49,16 +42,45 @@ def wanted(item: pytest.Item) -> Wanted | None:
 
 
 def required(item: pytest.Item) -> list[Any]:
-    """The words of all ``requires`` marks of a test.
+    """The words of all ``userns_requires`` marks of a test, and what its ``userns`` mark implies.
 
     :raises ValueError: a mark is wrong.
     """
     words: list[Any] = []
-    for marker in item.iter_markers("requires"):
+    for marker in item.iter_markers("userns_requires"):
         if marker.kwargs or not marker.args:
-            raise ValueError('requires takes words, as in requires("subid", "kernel>=5.12")')
+            raise ValueError(
+                'userns_requires takes words, as in userns_requires("subid", "kernel>=5.12")'
+            )
         words += marker.args
-    return words
+    asked = wanted(item)
+    return words if asked is None else [*words, asked.need]
+
+
+def check(items: Iterable[pytest.Item], needs: Needs) -> None:
+    """Check the marks of tests.
+
+    :raises pytest.UsageError: some are wrong, or can't be had; it names them all.
+    """
+    mistakes = [problem for item in items if (problem := _problem(item, needs))]
+    if mistakes:
+        raise pytest.UsageError("\n".join(mistakes))
+
+
+def _problem(item: pytest.Item, needs: Needs) -> str | None:
+    try:
+        for word in required(item):
+            needs.check(word)
+    except (ValueError, pytest.UsageError) as error:
+        return f"{item.nodeid}: {error}"
+    options = item.config.option
+    inside = item.get_closest_marker("userns") is not None
+    if inside and (getattr(options, "usepdb", False) or getattr(options, "trace", False)):
+        return (
+            f"{item.nodeid}: --pdb and --trace can't be had: the test runs in a child, which has "
+            "no terminal; leave such tests out: -m 'not userns'"
+        )
+    return None
 
 
 def _read(marker: pytest.Mark) -> Wanted:
@@ -80,32 +102,13 @@ def _read(marker: pytest.Mark) -> Wanted:
     mount_proc = options.pop("mount_proc", False)
     if mount_proc and not (options.get("pid") and options.get("mount")):
         raise ValueError("userns: mount_proc takes pid and mount as well")
-    return Wanted(idmap, selected(**options), propagation, mount_proc)
+    return Wanted(idmap, selected(options), propagation, mount_proc)
 
 
 def _idmap(given: Any) -> un.IdMap:
-    if isinstance(given, un.IdMap):
-        return given
-    if isinstance(given, str):
-        if given in _MAPS:
-            return _MAPS[given]()
-    elif isinstance(given, Iterable):
-        extents = list(given)
-        for extent in extents:
-            if not isinstance(extent, str | un.Extent) and not _is_extent(extent):
-                raise ValueError(
-                    f"userns: map: an extent is inside, outside and count, not {extent!r}"
-                )
-        try:
-            return un.IdMap.extents(extents, extents)
-        except un.MapError as error:
-            raise ValueError(f"userns: map: {error}") from error
-    raise ValueError(f"userns: map must be {', '.join(_MAPS)}, an IdMap or extents, not {given!r}")
-
-
-def _is_extent(value: Any) -> bool:
-    return (
-        isinstance(value, tuple | list)
-        and len(value) == 3
-        and all(isinstance(number, int) for number in value)
-    )
+    try:
+        return requested(given, "map")
+    except un.MapError as error:
+        raise ValueError(f"userns: map: {error}") from error
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"userns: {error}") from error

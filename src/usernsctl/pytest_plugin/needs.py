@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 import subprocess
@@ -15,23 +14,12 @@ import usernsctl as un
 from usernsctl import hardening
 from usernsctl._system import isolated
 
-VARIABLE = "USERNSCTL_MUST_WORK"
-OPTION = "--userns-must-work"
-
 Trial = Callable[[], str | None]
 """Tries something that a test may require; gives the reason why it can't be had, if it can't."""
 
 _KERNEL = re.compile(r"kernel>=(\d+(?:\.\d+)*)")
 _CAPABILITY = re.compile(r"cap:(?:CAP_)?([A-Z][A-Z_]*)")
 _SECONDS = 60
-
-
-class Hooks:
-    """The hook by which a test suite adds words of its own."""
-
-    @pytest.hookspec
-    def pytest_userns_needs(self) -> Mapping[str, Trial]:  # type: ignore[empty-body]
-        """Words for the mark ``requires``, each with a function that tries what it stands for."""
 
 
 class Lacking(pytest.skip.Exception):  # type: ignore[name-defined,misc]
@@ -56,15 +44,6 @@ class Needs:
         for word in sorted(self.must_work):
             self.check(word)
 
-    @classmethod
-    def from_config(cls, config: pytest.Config) -> Needs:
-        given = [config.getoption(OPTION) or "", os.environ.get(VARIABLE, "")]
-        words = (word.strip() for text in given for word in text.split(","))
-        trials: dict[str, Trial] = {}
-        for more in config.hook.pytest_userns_needs():
-            trials.update(more)
-        return cls((word for word in words if word), trials)
-
     def check(self, word: object) -> None:
         """Check that a requirement is one that is known.
 
@@ -82,8 +61,9 @@ class Needs:
         )
 
     def __call__(self, *words: str) -> None:
-        """Skip the test that calls this if the machine lacks one of `words`; fail it if that must
-        work.
+        """Skip the test that calls this if the machine lacks one of `words`.
+
+        If that must work, the test fails.
 
         :raises pytest.UsageError: a word is unknown.
         """

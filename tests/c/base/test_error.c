@@ -110,17 +110,6 @@ static void only_the_command_itself_gives_126_and_127(void)
     }
 }
 
-static void a_cause_is_found_by_its_whole_id(void)
-{
-    const struct un_cause *cause = un_cause_find("multithreaded");
-    CHECK(cause != NULL);
-    CHECK_TEXT(cause->id, "multithreaded");
-    CHECK(*cause->why && *cause->remedy);
-    CHECK(un_cause_find("multi") == NULL);
-    CHECK(un_cause_find("") == NULL);
-    CHECK(un_cause_find(NULL) == NULL);
-}
-
 int main(void)
 {
     every_step_has_a_name_of_its_own();
@@ -129,5 +118,4 @@ int main(void)
     a_reason_is_one_line_of_what_is_known();
     nothing_from_others_speaks_to_a_terminal();
     only_the_command_itself_gives_126_and_127();
-    a_cause_is_found_by_its_whole_id();
 }

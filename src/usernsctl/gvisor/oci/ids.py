@@ -60,7 +60,7 @@ class Reach:
 
 
 def _maps(extents: Sequence[Extent], outside: int) -> bool:
-    return any(e.outside <= outside < e.outside + e.count for e in extents)
+    return any(e.has_outside(outside) for e in extents)
 
 
 def _outside_root(extents: Sequence[Extent]) -> int | None:
@@ -209,7 +209,7 @@ def _check_user(config: Config, ids: IdView) -> Iterator[Violation]:
         return
     for kind in KINDS:
         value = (user.uid if kind == "uid" else user.gid) or 0
-        if not any(e.inside <= value < e.inside + e.count for e in ids.extents(kind)):
+        if not any(e.has(value) for e in ids.extents(kind)):
             yield Violation(
                 path=f"$.process.user.{kind}",
                 id="bundle-user-unmapped",
@@ -222,8 +222,7 @@ def _check_user(config: Config, ids: IdView) -> Iterator[Violation]:
 
 
 def _within_one(mapping: IdMapping, extents: Sequence[Extent]) -> bool:
-    end = mapping.host_id + mapping.size
-    return any(e.inside <= mapping.host_id and end <= e.inside + e.count for e in extents)
+    return any(e.has(mapping.host_id, mapping.size) for e in extents)
 
 
 def _malformed(mappings: Sequence[IdMapping]) -> str | None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import threading
+import warnings
 from types import FrameType
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from usernsctl._system.descriptors import LetGoError, Shared
+from usernsctl._system.descriptors import AsyncClosing, Closing, LetGoError, Shared
 
 PATIENCE = 20
 
@@ -104,7 +106,7 @@ def use_until_closed(shared: Shared) -> None:
             assert os.fstat(used).st_rdev
 
 
-def test_a_handler_of_signals_may_close_what_it_has_interrupted() -> None:
+def test_close_in_signal_handler_that_has_interrupted_a_use() -> None:
     """It comes at any moment of a loop that does nothing but use them."""
     closed = 0
     shared, fd = make()
@@ -127,3 +129,58 @@ def test_a_handler_of_signals_may_close_what_it_has_interrupted() -> None:
         signal.signal(signal.SIGALRM, before)
     assert closed == 299
     shared.close()
+
+
+class Held(Closing):
+    _what = "the thing"
+
+    def __init__(self, log: list[str]) -> None:
+        self._log = log
+        if not log:
+            raise ValueError("no log")
+        self.closed = False
+
+    def close(self) -> None:
+        self.closed = True
+        self._log.append("closed")
+
+
+def test_close_at_the_end_of_a_block_or_when_forgotten() -> None:
+    log = ["begin"]
+    with Held(log) as held:
+        assert log == ["begin"]
+    assert log == ["begin", "closed"]
+    del held
+    with pytest.warns(ResourceWarning, match="the thing was forgotten before it was closed"):
+        Held(log)
+    assert log == ["begin", "closed", "closed"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ValueError, match="no log"):
+            Held([])
+
+
+# The warning cannot be raised where the object is collected.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_close_when_forgotten_though_warnings_are_errors() -> None:
+    log = ["begin"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Held(log)
+    assert log == ["begin", "closed"]
+
+
+def test_close_async_at_the_end_of_an_async_block() -> None:
+    log: list[str] = []
+
+    class Slow(AsyncClosing):
+        async def close_async(self) -> None:
+            await asyncio.sleep(0)
+            log.append("closed")
+
+    async def main() -> None:
+        async with Slow():
+            assert log == []
+
+    asyncio.run(main())
+    assert log == ["closed"]

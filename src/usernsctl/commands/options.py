@@ -1,0 +1,227 @@
+"""The keyword arguments of whatever starts a command, each list once, for type checkers too.
+
+What is called with them takes ``**options: Unpack[...]`` of one of these classes. Nothing looks at
+the classes at run time, so nobody imports them then: :func:`usernsctl.commands.target.selected`
+takes the namespaces out of the dictionary, and what nobody knows is a :class:`TypeError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Generic, Literal, Required, TypedDict, TypeVar
+
+from usernsctl.commands.arguments import Environment, Stream, StrOrBytesPath
+from usernsctl.commands.target import Propagation
+
+_Input = TypeVar("_Input", str, bytes, Any)
+
+
+class EnterableKinds(TypedDict, total=False):
+    """The namespaces that a process may move into itself: whether there is to be a new one."""
+
+    mount: bool
+    net: bool
+    ipc: bool
+    uts: bool
+    cgroup: bool
+
+
+class KeptKinds(EnterableKinds, total=False):
+    """Those that can be held by a descriptor, without a process in them."""
+
+    time: bool
+
+
+class Kinds(KeptKinds, total=False):
+    """All but the user namespace."""
+
+    pid: bool
+
+
+class EnterOptions(EnterableKinds, total=False):
+    """Of :func:`usernsctl.enter`.
+
+    :ivar propagation: of the mounts in a new mount namespace (mount_namespaces(7)).
+    """
+
+    propagation: Propagation
+
+
+class _Command(TypedDict, total=False):
+    """What a command is given.
+
+    :ivar env: its whole environment; ``None``: what ``os.environ`` has.
+    :ivar cwd: the directory that it starts in, a path *inside*; ``None``: the one that we are in.
+    :ivar pass_fds: the descriptors from 3 on that it gets, with the same numbers.
+    """
+
+    env: Environment | None
+    cwd: StrOrBytesPath | None
+    pass_fds: Iterable[int]
+
+
+class ExecOptions(EnterOptions, _Command, total=False):
+    """Of :func:`usernsctl.exec`.
+
+    :ivar executable: the file to execute, in place of the first word.
+    """
+
+    executable: StrOrBytesPath | None
+
+
+class _ChildOptions(Kinds, _Command, total=False):
+    """What a child can be given besides.
+
+    :ivar pdeathsig: the signal that it gets when the *thread* that started it ends
+        (PR_SET_PDEATHSIG(2const)), or 0.
+    :ivar in_cgroup: the directory of a control group v2, a path or a descriptor, to start in.
+    """
+
+    propagation: Propagation
+    stdin: Stream
+    stderr: Stream
+    pdeathsig: int
+    in_cgroup: StrOrBytesPath | int | None
+
+
+class SpawnOptions(_ChildOptions, total=False):
+    """Of :func:`usernsctl.spawn`; of the streams, PIPE and STDOUT are refused."""
+
+    stdout: Stream
+
+
+class _ProcessOptions(_ChildOptions, total=False):
+    """subprocess's own, with their names and meanings, but for those about text and output.
+
+    :ivar user: the uid *inside*, or the name of a user out here, whose uid it is; and so on.
+    """
+
+    executable: StrOrBytesPath | None
+    close_fds: bool
+    restore_signals: bool
+    start_new_session: bool
+    process_group: int | None
+    user: str | int | None
+    group: str | int | None
+    extra_groups: Iterable[str | int] | None
+    umask: int
+    pipesize: int
+
+
+class StreamOptions(_ProcessOptions, total=False):
+    """Of :func:`usernsctl.create_subprocess_exec`, whose streams carry bytes, unbuffered.
+
+    :ivar limit: of the buffers, in bytes.
+    """
+
+    stdout: Stream
+    limit: int
+
+
+class _OutputOptions(_ProcessOptions, Generic[_Input], total=False):
+    """:ivar timeout: how long it may take, in seconds."""
+
+    input: _Input | None
+    timeout: float | None
+
+
+class _PopenOptions(_ProcessOptions, total=False):
+    stdout: Stream
+
+
+class _RunOptions(_OutputOptions[_Input], total=False):
+    """:ivar started: is told of the process, a Popen, once there is one."""
+
+    stdout: Stream
+    capture_output: bool
+    check: bool
+    started: Callable[[Any], object]
+
+
+# What makes the streams carry text. `errors` and `universal_newlines` do so, too; type checkers are
+# not told.
+
+
+class _Text(TypedDict, total=False):
+    text: Required[Literal[True]]
+    universal_newlines: bool | None
+    encoding: str | None
+    errors: str | None
+
+
+class _Encoded(TypedDict, total=False):
+    text: Literal[True] | None
+    universal_newlines: bool | None
+    encoding: Required[str]
+    errors: str | None
+
+
+class _Bytes(TypedDict, total=False):
+    text: Literal[False] | None
+    universal_newlines: Literal[False] | None
+    encoding: None
+    errors: None
+
+
+class _Either(TypedDict, total=False):
+    text: bool | None
+    universal_newlines: bool | None
+    encoding: str | None
+    errors: str | None
+
+
+class PopenText(_PopenOptions, _Text, total=False):
+    """Of :class:`usernsctl.Popen`, with ``text=True``."""
+
+
+class PopenEncoded(_PopenOptions, _Encoded, total=False):
+    """Of :class:`usernsctl.Popen`, with `encoding`."""
+
+
+class PopenBytes(_PopenOptions, _Bytes, total=False):
+    """Of :class:`usernsctl.Popen`, with bytes."""
+
+
+class PopenEither(_PopenOptions, _Either, total=False):
+    """Of :class:`usernsctl.Popen`, with text or bytes, as it turns out."""
+
+
+class CallOptions(PopenEither, total=False):
+    """Of :func:`usernsctl.call` and :func:`usernsctl.check_call`.
+
+    :ivar timeout: how long it may take, in seconds.
+    """
+
+    timeout: float | None
+
+
+class RunText(_RunOptions[str], _Text, total=False):
+    """Of :func:`usernsctl.run`, with ``text=True``."""
+
+
+class RunEncoded(_RunOptions[str], _Encoded, total=False):
+    """Of :func:`usernsctl.run`, with `encoding`."""
+
+
+class RunBytes(_RunOptions[bytes], _Bytes, total=False):
+    """Of :func:`usernsctl.run`, with bytes."""
+
+
+class RunEither(_RunOptions[Any], _Either, total=False):
+    """Of :func:`usernsctl.run`, with text or bytes, as it turns out."""
+
+
+class OutputText(_OutputOptions[str], _Text, total=False):
+    """Of :func:`usernsctl.check_output`, with ``text=True``."""
+
+
+class OutputEncoded(_OutputOptions[str], _Encoded, total=False):
+    """Of :func:`usernsctl.check_output`, with `encoding`."""
+
+
+class OutputBytes(_OutputOptions[bytes], _Bytes, total=False):
+    """Of :func:`usernsctl.check_output`, with bytes."""
+
+
+class OutputEither(_OutputOptions[Any], _Either, total=False):
+    """Of :func:`usernsctl.check_output`, with text or bytes, as it turns out."""

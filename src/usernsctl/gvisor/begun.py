@@ -1,0 +1,112 @@
+"""Work that an event loop does not stand still for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import warnings
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, Generic, TypeVar
+
+_T = TypeVar("_T")
+
+
+class Begun(Generic[_T]):
+    """Work that was begun, and what came of it.
+
+    It is done at once, in the caller's thread, unless an event loop of asyncio runs there: then
+    another thread does it, and the loop goes on.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[], _T],
+        run: Callable[[Callable[[], object]], object] | None = None,
+    ) -> None:
+        """Begin it.
+
+        :param run: has some other thread call what it is given; by default a new one.
+        :raises BaseException: what `work` raises, if that is done here.
+        """
+        self._future: Future[_T] = Future()
+        self._is_told = False
+        if not in_event_loop():
+            self._future.set_result(work())
+            return
+        # It can't be called off from here on.
+        self._future.set_running_or_notify_cancel()
+        future = self._future
+        (run or _in_thread)(lambda: _fill(future, work))
+
+    def get(self) -> _T:
+        """What came of it; this thread waits for that.
+
+        :raises BaseException: what `work` has raised.
+        """
+        self._is_told = True
+        return self._future.result()
+
+    async def wait(self) -> _T:
+        """The same from asyncio; to cancel this changes nothing."""
+        self._is_told = True
+        if not self._future.done():
+            loop = asyncio.get_running_loop()
+            done = loop.create_future()
+
+            def tell(_: object) -> None:
+                with contextlib.suppress(RuntimeError):  # the loop is closed
+                    loop.call_soon_threadsafe(_set, done)
+
+            self._future.add_done_callback(tell)
+            await done
+        return self._future.result()
+
+    def settle(self) -> bool:
+        """Wait until it is over; whether something came of it."""
+        self._is_told = True
+        return self._future.exception() is None
+
+    def undo(self, do: Callable[[_T], object]) -> None:
+        """Have another thread do something with what comes of it, as soon as that is there."""
+        self._is_told = True
+
+        def act(future: Future[_T]) -> None:
+            if future.exception() is None:
+                _in_thread(lambda: do(future.result()))
+
+        self._future.add_done_callback(act)
+
+    def __del__(self) -> None:
+        if not hasattr(self, "_is_told") or self._is_told or not self._future.done():
+            return
+        if error := self._future.exception():
+            warnings.warn(f"nobody has asked what came of it: {error}", ResourceWarning, 1, self)
+
+
+def in_event_loop() -> bool:
+    """Whether an event loop of asyncio runs in this thread."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _in_thread(job: Callable[[], object]) -> None:
+    threading.Thread(target=job, name="usernsctl").start()
+
+
+def _fill(future: Future[Any], work: Callable[[], Any]) -> None:
+    try:
+        result = work()
+    except BaseException as error:
+        future.set_exception(error)
+    else:
+        future.set_result(result)
+
+
+def _set(done: asyncio.Future[None]) -> None:
+    if not done.done():
+        done.set_result(None)

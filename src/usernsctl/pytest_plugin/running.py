@@ -1,0 +1,209 @@
+"""A test in a child: how it is started there, and how the parent reports what became of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import pytest
+
+from usernsctl.commands.target import make_target
+from usernsctl.errors import UsernsError
+from usernsctl.maps import plan
+from usernsctl.pytest_plugin.child import (
+    Channel,
+    Child,
+    describe,
+    fork,
+    leave,
+    move,
+    rebuild,
+    refuse,
+    save_coverage,
+)
+from usernsctl.pytest_plugin.marks import Wanted, wanted
+from usernsctl.pytest_plugin.needs import Lacking
+
+
+@dataclass(eq=False)
+class _Inside:
+    """A plugin that only the child has. It knows whether the test is over."""
+
+    item: pytest.Item
+    channel: Channel
+    warned: int
+    over: bool = False
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Of a subtest; only the parent has whoever counts and shows it."""
+        self.channel.send({"subtest": _to_data(self.item.config, report)})
+
+    def pytest_fixture_setup(self, fixturedef: Any) -> None:
+        pytest.fail(
+            f"the fixture {fixturedef.argname} would be set up inside, and never be torn down: let "
+            "the test take it as an argument",
+            pytrace=False,
+        )
+
+    @pytest.hookimpl(hookwrapper=True, trylast=True)
+    def pytest_runtest_makereport(self, call: pytest.CallInfo[None]) -> Generator[None, Any, None]:
+        """Send the report, and end."""
+        outcome = yield
+        if self.over:
+            _end(self, outcome, call)
+
+
+# What the child reported, until the parent's own report is due.
+_REPORT = pytest.StashKey[pytest.TestReport]()
+_WARNINGS = pytest.StashKey[list[warnings.WarningMessage]]()
+
+
+@contextlib.contextmanager
+def warnings_of_both(item: pytest.Item) -> Iterator[None]:
+    """Collect the warnings of parent and child, for whoever else records them."""
+    with warnings.catch_warnings(record=True) as recorded:
+        item.stash[_WARNINGS] = recorded
+        yield
+    for found in recorded:
+        # Filters have had their say where it was given.
+        warnings.showwarning(found.message, found.category, found.filename, found.lineno)
+
+
+@contextlib.contextmanager
+def in_a_child(item: pytest.Item) -> Iterator[None]:
+    """Have the test run in a child of its own when it is called."""
+    asked = wanted(item)
+    assert asked is not None
+    # Below all hooks that call functions, so that none of them can run it elsewhere.
+    inner = item.runtest
+    setattr(item, "runtest", lambda: _run(item, asked, inner))  # noqa: B010 - a method of its own
+    try:
+        yield
+    finally:
+        del item.__dict__["runtest"]
+
+
+def _run(item: pytest.Item, asked: Wanted, inner: Callable[[], None]) -> None:
+    """What the test is in the parent: to hear what became of it in the child."""
+    __tracebackhide__ = True
+    try:
+        planned = plan(asked.idmap)
+        target = make_target(asked.namespaces, planned=planned, propagation=asked.propagation)
+    except UsernsError as error:
+        refuse(error)
+    process = fork()
+    if isinstance(process, Channel):
+        inside = _Inside(item, process, len(item.stash.get(_WARNINGS, [])))
+        try:
+            _relay_subtests(inside)
+            move(target, mount_proc=asked.mount_proc, channel=process)
+            inner()
+        except (KeyboardInterrupt, pytest.exit.Exception) as error:
+            # These end the session, which is the parent's, without a report.
+            _leave(inside, None, error)
+        finally:
+            if process.closed:
+                os.write(2, b"a process that the test forked came back from it\n")
+                os._exit(os.EX_SOFTWARE)
+            inside.over = True
+        return
+    with contextlib.closing(process):
+        last = _follow(item, process)
+    for data in last["warnings"]:
+        found = rebuild(data[0])
+        assert isinstance(found, Warning)
+        warnings.showwarning(found, type(found), *data[1:])
+    if last["report"]:
+        item.stash[_REPORT] = _from_data(item.config, last["report"])
+    if last["error"]:
+        raise rebuild(last["error"])
+
+
+def _follow(item: pytest.Item, process: Child) -> dict[str, Any]:
+    """Report subtests as they come, and return the last words of the child."""
+    __tracebackhide__ = True
+    capture = item.config.pluginmanager.getplugin("capturemanager")
+    for message in process.messages():
+        if "subtest" not in message:
+            return message
+        report = _from_data(item.config, message["subtest"])
+        # What is shown of it is no output of the test.
+        with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
+            item.ihook.pytest_runtest_logreport(report=report)
+    raise AssertionError("messages() ends by a failure")
+
+
+def _relay_subtests(inside: _Inside) -> None:
+    """Keep reports from who would show them, send them elsewhere, or write them down, in vain."""
+    config, session = inside.item.config, inside.item.session
+    for found in config.hook.pytest_runtest_logreport.get_hookimpls():
+        # The session counts failures, which tells a subtest whether to go on.
+        is_wrapper = found.hookwrapper or getattr(found, "wrapper", False)
+        if found.plugin is not session and not is_wrapper:
+            setattr(found, "function", _ignore)  # noqa: B010 - typed as final
+    config.pluginmanager.register(inside)
+
+
+def _ignore(*_: object) -> None:
+    pass
+
+
+def report(item: pytest.Item, call: pytest.CallInfo[None], outcome: Any) -> None:
+    """Let what pytest reports of a test be what the child reported, and what the machine lacks."""
+    if call.when == "call" and _REPORT in item.stash:
+        told = item.stash[_REPORT]
+        del item.stash[_REPORT]
+        outcome.force_result(told)
+        item.user_properties[:] = told.user_properties
+        _add_sections(item, told)
+    if call.excinfo and isinstance(call.excinfo.value, Lacking):
+        # It is the test that is skipped here, and not some line of ours.
+        path, line, _ = item.reportinfo()
+        location = os.fspath(path), (line or 0) + 1
+        outcome.get_result().longrepr = (*location, str(call.excinfo.value))
+
+
+def _add_sections(item: pytest.Item, report: pytest.TestReport) -> None:
+    """Keep what was captured for the report of the teardown, which has it all."""
+    for title, text in report.sections:
+        what, _, when = title.removeprefix("Captured ").rpartition(" ")
+        if when == "call":
+            item.add_report_section(when, what, text)
+
+
+def _end(inside: _Inside, outcome: Any, call: pytest.CallInfo[None]) -> NoReturn:
+    try:
+        config, report = inside.item.config, outcome.get_result()
+        # Where a test has failed by its subtests alone, pytest says so only when it asks for this.
+        config.hook.pytest_report_teststatus(report=report, config=config)
+        _leave(inside, _to_data(config, report), call.excinfo.value if call.excinfo else None)
+    finally:
+        os._exit(os.EX_SOFTWARE)
+
+
+def _leave(inside: _Inside, report: dict[str, Any] | None, error: BaseException | None) -> NoReturn:
+    recorded = inside.item.stash.get(_WARNINGS, [])
+    if problem := save_coverage():
+        warning = pytest.PytestWarning(f"the lines that the test ran can't be counted: {problem}")
+        path, line, _ = inside.item.location
+        recorded.append(warnings.WarningMessage(warning, type(warning), path, (line or 0) + 1))
+    told = []
+    for found in recorded[inside.warned :]:
+        assert isinstance(found.message, Warning)
+        told.append((describe(found.message), found.filename, found.lineno))
+    last = {"report": report, "error": describe(error) if error else None, "warnings": told}
+    leave(inside.channel, last)
+
+
+def _to_data(config: pytest.Config, report: pytest.TestReport) -> dict[str, Any]:
+    return dict(config.hook.pytest_report_to_serializable(config=config, report=report))
+
+
+def _from_data(config: pytest.Config, data: dict[str, Any]) -> pytest.TestReport:
+    report = config.hook.pytest_report_from_serializable(config=config, data=data)
+    assert isinstance(report, pytest.TestReport)
+    return report

@@ -1,0 +1,79 @@
+/* What the child program is asked: as words, and read back from them. */
+#include "check.h"
+#include "child/task.h"
+
+#include <sched.h>
+
+static const char *const command[] = {"sh", "-c", "", NULL};
+
+static void a_task_is_read_back_from_its_words(void)
+{
+    static const gid_t groups[] = {0, 5, 4294967294U};
+    struct un_task task, read;
+    struct un_words words;
+    struct un_error err;
+    un_task_init(&task);
+    task.fd[UN_TASK_SOCKET] = 3;
+    task.fd[UN_TASK_NS + UN_NS_PID] = 2147483647;
+    task.number[UN_TASK_DROP_BOUNDING] = -1;
+    task.number[UN_TASK_UID] = 4294967294;
+    task.number[UN_TASK_GROUPS] = COUNT(groups);
+    task.text[UN_TASK_FILE] = "sh";
+    task.text[UN_TASK_CWD] = "";
+    task.groups = groups;
+    task.argv = command;
+    CHECK_OK(un_words_make(&task, &words, &err), &err);
+    CHECK_TEXT(words.argv[0], UN_CHILD_NAME);
+    CHECK(un_words_read((char **)words.argv, &read));
+    for (int i = 0; i < UN_TASK_FDS; i++)
+        CHECK_INT(read.fd[i], task.fd[i]);
+    for (int i = 0; i < UN_TASK_WORDS; i++)
+        CHECK_INT(read.number[i], task.number[i]);
+    CHECK_TEXT(read.text[UN_TASK_FILE], "sh");
+    CHECK_TEXT(read.text[UN_TASK_CWD], "");
+    CHECK(read.text[UN_TASK_ROOT] == NULL);
+    for (size_t i = 0; i < COUNT(groups); i++)
+        CHECK_INT(read.groups[i], groups[i]);
+    for (size_t i = 0; i < COUNT(command) - 1; i++)
+        CHECK_TEXT(read.argv[i], command[i]);
+    CHECK(read.argv[COUNT(command) - 1] == NULL);
+    un_words_free(&words);
+}
+
+static void words_that_are_no_task_are_refused(void)
+{
+    static char *const wrong[][5] = {
+        {NULL},
+        {"usernsctl-child", NULL},
+        {"usernsctl-child", "--help", "x", NULL},
+        {"usernsctl-child", "3,", "0,", "sh", NULL},
+    };
+    struct un_task task;
+    for (size_t i = 0; i < COUNT(wrong); i++) {
+        char *words[5];
+        memcpy(words, wrong[i], sizeof words);
+        CHECK(!un_words_read(words, &task));
+    }
+}
+
+static void a_new_or_joined_pid_namespace_takes_a_second_child(void)
+{
+    struct un_task task;
+    un_task_init(&task);
+    CHECK(!un_task_has_second(&task));
+    task.number[UN_TASK_FLAGS] = CLONE_NEWUSER | CLONE_NEWNS;
+    task.fd[UN_TASK_NS + UN_NS_USER] = 0;
+    CHECK(!un_task_has_second(&task));
+    task.number[UN_TASK_FLAGS] |= CLONE_NEWPID;
+    CHECK(un_task_has_second(&task));
+    task.number[UN_TASK_FLAGS] = 0;
+    task.fd[UN_TASK_NS + UN_NS_PID] = 0;
+    CHECK(un_task_has_second(&task));
+}
+
+int main(void)
+{
+    a_task_is_read_back_from_its_words();
+    words_that_are_no_task_are_refused();
+    a_new_or_joined_pid_namespace_takes_a_second_child();
+}

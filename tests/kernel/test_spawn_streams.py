@@ -1,0 +1,88 @@
+"""The standard streams of usernsctl.spawn, and what it refuses."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any
+
+import pytest
+from conftest import children, open_descriptors
+
+import usernsctl as un
+
+
+def end(child: un.Child) -> int:
+    os.close(child.pidfd)
+    return os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1])
+
+
+def streams_of(written_to: str, **streams: Any) -> list[str]:
+    """What the standard streams of a command are; it tells by one of them, `stdout` or `stderr`."""
+    ours, theirs = os.pipe()
+    files = [f"/proc/self/fd/{fd}" for fd in range(3)]
+    redirected = [] if written_to == "stdout" else ["sh", "-c", 'exec "$@" >&2', "sh"]
+    try:
+        child = un.spawn([*redirected, "readlink", *files], **{written_to: theirs}, **streams)
+    finally:
+        os.close(theirs)
+    with open(ours) as file:
+        told = file.read().splitlines()
+    assert end(child) == 0
+    return told
+
+
+@pytest.mark.parametrize("stdin", [None, un.DEVNULL])
+@pytest.mark.parametrize("other", [None, un.DEVNULL])
+def test_spawn_inherits_streams_or_gives_none(stdin: Any, other: Any) -> None:
+    def link(fd: int, given: Any) -> str:
+        return os.devnull if given == un.DEVNULL else os.readlink(f"/proc/self/fd/{fd}")
+
+    before = open_descriptors()
+    first, _, third = streams_of("stdout", stdin=stdin, stderr=other)
+    assert (first, third) == (link(0, stdin), link(2, other))
+    # There it is that of `sh`, redirected.
+    first, *_ = streams_of("stderr", stdin=stdin, stdout=other)
+    assert first == link(0, stdin)
+    assert open_descriptors() == before
+
+
+def test_spawn_takes_whatever_has_a_descriptor() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, open(os.devnull) as nothing:
+        child = un.spawn(["sh", "-c", "cat; echo out"], stdin=nothing, stdout=theirs)
+        assert ours.recv(10) == b"out\n"
+        assert end(child) == 0
+
+
+@pytest.mark.parametrize("stream", ["stdin", "stdout", "stderr"])
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (un.PIPE, "=PIPE can't be had of spawn.*use Popen"),
+        (un.STDOUT, "=STDOUT can't be had of spawn.*use Popen"),
+        (-4, ": -4 is no descriptor; None stands for ours"),
+        (-1000, "-1000 is no descriptor"),
+        (2**31, "2147483648 is no descriptor"),
+    ],
+)
+def test_spawn_refuses_other_numbers(stream: str, given: int, says: str) -> None:
+    before = open_descriptors(), children()
+    with pytest.raises(ValueError, match=f"{stream}{says}|{stream}: {says}"):
+        un.spawn(["true"], **{stream: given})  # type: ignore[arg-type]
+    assert (open_descriptors(), children()) == before
+
+
+def test_spawn_says_that_a_descriptor_is_closed() -> None:
+    with pytest.raises(un.CommandError) as caught:
+        un.spawn(["true"], stdout=998)
+    assert caught.value.step == "stdio"
+
+
+def test_spawn_refuses_arguments_that_it_does_not_have() -> None:
+    wrong: dict[str, Any] = {"moutn": True}
+    with pytest.raises(TypeError, match=r"^spawn\(\) got an unexpected .* 'moutn'$"):
+        un.spawn(["true"], **wrong)
+    for make in (un.Namespace.create, lambda **kinds: un.Namespace.open_or_create("a", **kinds)):
+        with pytest.raises(TypeError, match="unexpected keyword argument 'moutn'"):
+            make(**wrong)

@@ -1,0 +1,214 @@
+"""Every command of README and docs runs as it is written, in a clean home.
+
+What does so is in blocks of `sh`, `console` (after `$ `) and `python`, and in README's cheat sheet.
+A block that can't run here is in EXCLUDED, with the reason.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from conftest import SCRIPTS
+
+TREE = Path(__file__).parents[2]
+PAGES = [
+    "README.md",
+    *(f"docs/{page}.md" for page in ("run", "namespaces", "maps", "bundle", "doctor", "explain")),
+]
+# Of this page, what is Python.
+PYTHON_PAGE = "docs/python.md"
+LANGUAGES = {"sh", "console", "python", "text"}
+
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+CHEAT_SHEET = re.compile(r"^\| .* \| `(.+)` \|$", re.MULTILINE)
+SECONDS = 120
+
+
+@dataclass(frozen=True)
+class Block:
+    """What is run as a whole.
+
+    :ivar name: the page and the first line of it, without the remark.
+    :ivar script: what runs, without the output that is shown.
+    """
+
+    page: str
+    language: str
+    script: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.page}: {self.script.splitlines()[0].partition('  #')[0].strip()}"
+
+
+def commands_of(transcript: str) -> str:
+    lines = transcript.splitlines(keepends=True)
+    return "".join(line.removeprefix("$ ") for line in lines if line.startswith("$ "))
+
+
+def blocks_of(page: str) -> Iterator[Block]:
+    text = (TREE / page).read_text()
+    for language, content in BLOCK.findall(text):
+        if language == "console":
+            yield Block(page, "sh", commands_of(content))
+        elif language in ("sh", "python"):
+            yield Block(page, language, content)
+    if page == "README.md":
+        yield from (Block(page, "sh", command) for command in CHEAT_SHEET.findall(text))
+
+
+BLOCKS = [block for page in PAGES for block in blocks_of(page)]
+BLOCKS += [block for block in blocks_of(PYTHON_PAGE) if block.language == "python"]
+
+#: What can't run here, and why.
+EXCLUDED = {
+    "README.md: make demo": ("it installs from PyPI; `make test` runs this test"),
+    "README.md: docker build -f Dockerfile.gvisor -t connector .": "it takes Docker",
+    "README.md: apt-get install gcc libc6-dev libcap-dev python3-dev python3-venv runsc": (
+        "it takes root, and changes the machine"
+    ),
+    "README.md: usernsctl run --network host -- curl https://example.org": "it takes the Internet",
+    'README.md: ENTRYPOINT ["usernsctl-exec", "-r", "--"]': "it is a line of a Dockerfile",
+    "docs/explain.md: unshare --map-root-user --map-auto true 2>&1 | usernsctl explain": (
+        "it shows what is said under no_new_privs"
+    ),
+    'docs/python.md: with un.SandboxHost() as host, open("log", "ab") as log:': (
+        "my-server stands for the reader's program"
+    ),
+    'docs/python.md: with un.Sandbox.attach("web") as box:': (
+        "it attaches to the sandbox of the block before"
+    ),
+}
+
+#: What ends with another status than 0, as the page shows.
+STATUS = {
+    "docs/run.md: usernsctl run --bind ~/venv -- ~/venv/bin/tool": 126,
+    # Root may map any id.
+    "docs/maps.md: usernsctl plan -r --map-users 1:500:1": 125 if os.geteuid() else 0,
+}
+
+#: What finds a namespace that another command of its page has made.
+AFTER = {
+    "README.md: usernsctl ns exec web -- id": "README.md: usernsctl ns create web -r -m",
+    "README.md: usernsctl run --in web -- id": "README.md: usernsctl ns create web -r -m",
+    "README.md: usernsctl ns remove web": "README.md: usernsctl ns create web -r -m",
+}
+
+#: What takes subordinate ranges.
+OF_RANGES = re.compile(r"--map-auto|IdMap\.auto\(\)")
+
+
+def make_rootfs(directory: Path) -> None:
+    """A small root filesystem of this machine's programs and their libraries."""
+    programs = [f"/bin/{name}" for name in ("sh", "id", "sleep", "true")]
+    told = subprocess.run(["ldd", *programs], capture_output=True, text=True, check=True).stdout
+    for path in {*programs, *re.findall(r"(/\S+) \(0x", told)}:
+        target = directory / path.lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A home with what the pages say that the reader has."""
+    made = tmp_path / "home"
+    for directory in ("data", "venv/bin", ".pyenv/versions/3.12/bin"):
+        (made / directory).mkdir(parents=True)
+    (made / "script.py").write_text("print('hello')\n")
+    (made / "error.txt").write_text("unshare: unshare failed: Operation not permitted\n")
+    python = made / ".pyenv" / "versions" / "3.12" / "bin" / "python3.12"
+    shutil.copy("/bin/true", python)
+    (made / "venv" / "bin" / "python").symlink_to(python)
+    tool = made / "venv" / "bin" / "tool"
+    tool.write_text(f"#!{made}/venv/bin/python\n")
+    tool.chmod(0o755)
+    for bundle in ("web", "bundle"):
+        make_rootfs(made / bundle / "rootfs")
+    return made
+
+
+@pytest.fixture
+def environ(home: Path) -> Iterator[dict[str, str]]:
+    """A login's environment; the namespaces that were named with it are removed at the end."""
+    made = {
+        "HOME": str(home),
+        "PATH": f"{SCRIPTS}:{os.environ['PATH']}",
+        "TMPDIR": str(home.parent),
+        "TOKEN": "secret",
+        "LANG": "C.UTF-8",
+    }
+    yield made
+    left = (
+        "usernsctl ns list | sed 1d | cut -d' ' -f1 | xargs --no-run-if-empty usernsctl ns remove"
+    )
+    assert shell(left, home, made).returncode == 0
+
+
+def shell(script: str, home: Path, environ: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return execute(["sh", "-euc", script], home, environ)
+
+
+def execute(
+    command: list[str], home: Path, environ: dict[str, str]
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        cwd=home,
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+
+
+def cases() -> Iterator[object]:
+    for block in BLOCKS:
+        if block.name not in EXCLUDED:
+            marks = [pytest.mark.requires("subid")] if OF_RANGES.search(block.script) else []
+            yield pytest.param(block, id=block.name, marks=marks)
+
+
+@pytest.mark.timeout(2 * SECONDS)
+@pytest.mark.parametrize("block", list(cases()))
+def test_documented_block_runs_as_written(
+    block: Block, home: Path, environ: dict[str, str]
+) -> None:
+    if "bundle init" not in block.script:
+        for bundle, command in (("web", "true"), ("bundle", "sleep 100")):
+            init = f"usernsctl bundle init {bundle} --rootfs {bundle}/rootfs -- {command}"
+            assert shell(init, home, environ).returncode == 0
+    if block.name in AFTER:
+        (before,) = (each.script for each in BLOCKS if each.name == AFTER[block.name])
+        assert shell(before, home, environ).returncode == 0
+    if block.language == "python":
+        script = f"import usernsctl as un\n{block.script}"
+        done = execute([sys.executable, "-c", script], home, environ)
+    else:
+        done = shell(block.script, home, environ)
+    assert done.returncode == STATUS.get(block.name, 0), f"{done.stdout}\n{done.stderr}"
+
+
+def test_every_exception_is_about_a_block_that_is_there() -> None:
+    names = [block.name for block in BLOCKS]
+    assert len(names) == len(set(names)) > 30, (
+        "the search finds too little, or a name is there twice"
+    )
+    for name in (*EXCLUDED, *STATUS, *AFTER, *AFTER.values()):
+        assert name in names
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_says_what_it_is(page: str) -> None:
+    """A block of commands that does not say so would never be run."""
+    for language, content in BLOCK.findall((TREE / page).read_text()):
+        assert language in LANGUAGES, content
+        assert language == "console" or not re.search(r"^\$ ", content, re.MULTILINE), content

@@ -1,0 +1,201 @@
+"""An event loop goes on while sandboxes and their hosts are made, used and closed in it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import open_descriptors
+from processes import processes_with
+
+import usernsctl as un
+
+PATIENCE = 20
+FOREVER = ["sleep", "1000"]
+# Of the other task, while one thing is waited for: it would be none, or one, if the loop stood.
+TURNS = 20
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    before = open_descriptors()
+    yield
+    gc.collect()
+    assert open_descriptors() == before
+
+
+class Others:
+    """Another task of the loop, which counts how often it has its turn."""
+
+    def __init__(self) -> None:
+        self.turns = 0
+
+    async def run(self) -> None:
+        while True:
+            self.turns += 1
+            await asyncio.sleep(0)
+
+    @contextlib.contextmanager
+    def go_on(self) -> Iterator[None]:
+        """Checks that they do, in the block."""
+        before = self.turns
+        yield
+        assert self.turns - before >= TURNS
+
+
+@contextlib.asynccontextmanager
+async def others() -> AsyncIterator[Others]:
+    made = Others()
+    task = asyncio.create_task(made.run())
+    try:
+        yield made
+    finally:
+        task.cancel()
+
+
+def run(main: Callable[[], Any]) -> Any:
+    return asyncio.run(asyncio.wait_for(main(), PATIENCE))
+
+
+def test_async_with_sandbox_host_does_not_block() -> None:
+    async def main() -> None:
+        async with others() as other:
+            with other.go_on():
+                host = await un.SandboxHost().__aenter__()
+            with other.go_on():
+                box = await host.start_async(["sh", "-c", "exit 4"])
+            with other.go_on():
+                assert await box.wait_async() == 4
+            await box.close_async()
+            await host.__aexit__(None, None, None)
+
+    run(main)
+
+
+def test_async_with_is_the_same() -> None:
+    async def main() -> None:
+        async with others() as other, un.SandboxHost() as host:
+            with other.go_on():
+                async with un.Sandbox(FOREVER, host=host) as box:
+                    box.kill()
+                    assert await box.wait_async() == 137
+            with other.go_on():
+                async with un.Sandbox(["true"]) as box:
+                    assert await box.wait_async() == 0
+
+    run(main)
+
+
+@pytest.mark.parametrize("detach", [False, True])
+def test_async_closing_does_not_block(detach: bool) -> None:
+    async def main() -> None:
+        async with others() as other, await un.SandboxHost.create_async() as host:
+            box = await host.start_async(FOREVER, detach=detach)
+            with other.go_on():
+                await box.close_async()
+            assert box.returncode == 137
+
+    run(main)
+
+
+def test_create_async_does_not_block() -> None:
+    async def main() -> None:
+        async with others() as other:
+            with other.go_on():
+                host = await un.SandboxHost.create_async(network="none")
+            host.close()
+
+    run(main)
+
+
+def test_a_sandbox_made_in_a_loop_works_without_async_with() -> None:
+    async def main() -> None:
+        with un.SandboxHost() as host, un.Sandbox(["sh", "-c", "exit 3"], host=host) as box:
+            assert box.wait() == 3
+        box = un.Sandbox(["sh", "-c", "exit 5"])
+        assert await box.wait_async() == 5
+        box.close()
+        un.Sandbox(FOREVER).close()
+        un.SandboxHost().close()
+
+    run(main)
+
+
+def test_errors_in_a_loop() -> None:
+    async def main() -> None:
+        with pytest.raises(TypeError, match="hostname"):
+            un.SandboxHost(hostname=5)  # type: ignore[arg-type]
+        with pytest.raises(un.BundleError, match="does not exist"):
+            async with un.SandboxHost(rootfs="/no/such"):
+                pass
+        with pytest.raises(un.BundleError, match="does not exist"):
+            await un.SandboxHost.create_async(rootfs="/no/such")
+        host = un.SandboxHost(rootfs="/no/such")
+        with pytest.raises(un.BundleError, match="does not exist"):
+            host.start(["true"])
+        host.close()
+        async with un.SandboxHost() as host:
+            with pytest.raises(un.CommandError, match="no such directory"):
+                async with un.Sandbox(["true"], host=host, cwd="/nope"):
+                    pass
+            with pytest.raises(un.CommandError, match="no such directory"):
+                await host.start_async(["true"], cwd="/nope")
+
+    run(main)
+
+
+def test_an_error_in_a_loop_that_nobody_asks_for_is_a_warning() -> None:
+    async def main() -> None:
+        told = [un.SandboxHost(rootfs="/no/such")]
+        while any(thread.name.startswith("usernsctl") for thread in threading.enumerate()):
+            await asyncio.sleep(0.001)
+        with pytest.warns(ResourceWarning, match="does not exist"):
+            forget(told)
+
+    run(main)
+
+
+def forget(things: list[Any]) -> None:
+    things.clear()
+    gc.collect()
+
+
+def test_what_is_cancelled_while_it_is_made_leaves_nothing() -> None:
+    async def enter(made: Any) -> None:
+        async with made:
+            pass
+
+    async def main() -> None:
+        async with un.SandboxHost() as host:
+            for make in (
+                lambda: un.Sandbox(FOREVER, host=host, id="wanted"),
+                lambda: un.Sandbox(FOREVER, id="wanted"),
+                un.SandboxHost,
+            ):
+                task = asyncio.create_task(enter(make()))
+                await asyncio.sleep(0.01)
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+                await asyncio.to_thread(wait_for_threads)
+        assert processes_with("wanted") == []
+
+    run(main)
+
+
+def wait_for_threads() -> None:
+    """Wait for those that clear up."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        if not [one for one in threading.enumerate() if one.name.startswith("usernsctl")]:
+            return
+        time.sleep(0.01)
+    raise AssertionError(threading.enumerate())

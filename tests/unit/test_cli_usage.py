@@ -1,0 +1,84 @@
+"""How a mistyped call is answered: by the word that was probably meant."""
+
+from __future__ import annotations
+
+import pytest
+
+from usernsctl.cli import main
+
+
+def complaint(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert main(words) == 125
+    told = capsys.readouterr()
+    assert told.out == ""
+    return told.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["rnu", "--", "id"], "run"),
+        (["docotr"], "doctor"),
+        (["Run", "--", "id"], "run"),
+        (["seccomp"], "seccomp-profile"),
+        (["ns", "crate", "web"], "create"),
+        (["bundle", "chekc", "web"], "check"),
+    ],
+)
+def test_a_mistyped_verb_is_answered_by_the_one_meant(
+    capsys: pytest.CaptureFixture[str], words: list[str], meant: str
+) -> None:
+    typed = words[1] if words[0] in ("ns", "bundle") else words[0]
+    assert complaint(capsys, *words) == (
+        f"Error: there is no command {typed!r}. Did you mean {meant!r}?"
+    )
+
+
+def test_a_verb_that_is_like_none_is_only_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert complaint(capsys, "python3", "job.py") == "Error: there is no command 'python3'."
+
+
+def test_an_option_in_place_of_a_verb_is_told_as_an_option(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert "option '--bind'" in complaint(capsys, "--bind", ".", "run", "--", "id")
+
+
+@pytest.mark.parametrize("verb", [["run"], ["plan"]])
+def test_a_mistyped_option_is_answered_by_the_one_meant(
+    capsys: pytest.CaptureFixture[str], verb: list[str]
+) -> None:
+    told = complaint(capsys, *verb, "--map-uto")
+    assert "--map-uto" in told
+    assert "Did you mean" in told
+    assert "--map-auto" in told
+
+
+@pytest.mark.parametrize(
+    ("typed", "ours"),
+    [
+        (["-e", "TOKEN"], "--env NAME[=VALUE]"),
+        (["-eTOKEN"], "--env NAME[=VALUE]"),
+        (["-v", ".:/data"], "--bind SRC[:DST][:ro|rw]"),
+        (["--volume=.:/data"], "--bind SRC[:DST][:ro|rw]"),
+        (["--mount", "type=bind"], "--bind SRC[:DST][:ro|rw]"),
+        (["-w", "/data"], "--wd DIR"),
+        (["--workdir", "/data"], "--wd DIR"),
+        (["-u", "1000"], "--user UID[:GID]"),
+        (["--net=host"], "--network none|host"),
+        (["-it"], "--terminal"),
+        (["--ulimit", "nofile=9"], "--rlimit NAME=SOFT[:HARD]"),
+    ],
+)
+def test_run_answers_an_option_of_docker_by_its_own(
+    capsys: pytest.CaptureFixture[str], typed: list[str], ours: str
+) -> None:
+    name = typed[0].partition("=")[0]
+    name = name if name.startswith("--") else name[:2]
+    told = complaint(capsys, "run", *typed, "--", "id")
+    assert told == f"Error: there is no option {name!r}. Use {ours}."
+
+
+def test_run_leaves_the_command_s_options_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    told = complaint(capsys, "run", "--rootfs", "", "--", "env", "-v", "-e")
+    assert told == "Error: --rootfs needs a directory, not an empty string"

@@ -1,0 +1,106 @@
+"""The reference lists all that is public, and docstrings speak of what is there."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import usernsctl
+
+PACKAGE = Path(usernsctl.__file__).parent
+REFERENCE = Path(__file__).parents[2] / "docs" / "api" / "index.rst"
+
+
+def test_every_public_name_is_in_the_reference_once() -> None:
+    found = re.findall(
+        r"^\.\. (?:auto)?(?:function|class|exception|data):: (\w+)$",
+        REFERENCE.read_text(),
+        re.MULTILINE,
+    )
+    assert sorted(found) == sorted(usernsctl.__all__)
+
+
+# What is not ours has subprocess's own documentation; constants have none.
+OURS = [
+    name
+    for name in usernsctl.__all__
+    if getattr(getattr(usernsctl, name), "__module__", "").startswith("usernsctl")
+]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_public_name_has_a_docstring(name: str) -> None:
+    assert getattr(usernsctl, name).__doc__
+
+
+def names_of(node: ast.FunctionDef | ast.AsyncFunctionDef) -> set[str]:
+    every = node.args
+    more = [one for one in (every.vararg, every.kwarg) if one is not None]
+    found = {one.arg for one in [*every.posonlyargs, *every.args, *every.kwonlyargs, *more]}
+    if every.kwarg is not None and every.kwarg.annotation is not None:
+        # Unpack[module.Name[...]] stands for what that TypedDict has.
+        listed = re.match(r"Unpack\[(?:\w+\.)*(\w+)", ast.unparse(every.kwarg.annotation))
+        found |= LISTS[listed[1]] if listed else set()
+    return found
+
+
+def fields_of(node: ast.ClassDef) -> set[str]:
+    """What its constructor takes: of its own, or of a dataclass."""
+    has = annotated(node)
+    for part in node.body:
+        if isinstance(part, ast.FunctionDef) and part.name in ("__init__", "__new__"):
+            has |= names_of(part)
+    return has
+
+
+def annotated(node: ast.ClassDef) -> set[str]:
+    return {
+        part.target.id
+        for part in node.body
+        if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name)
+    }
+
+
+def keyword_lists() -> dict[str, set[str]]:
+    """What each TypedDict of the package has, with what it inherits."""
+    own: dict[str, tuple[list[str], set[str]]] = {}
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                bases = [ast.unparse(base).partition("[")[0] for base in node.bases]
+                own[node.name] = (bases, annotated(node))
+
+    def of(name: str) -> set[str]:
+        bases, fields = own.get(name, ([], set()))
+        return fields.union(*map(of, bases))
+
+    return {name: of(name) for name in own}
+
+
+LISTS = keyword_lists()
+
+
+def documented() -> Iterator[tuple[str, str, set[str], set[str]]]:
+    """Each function and class with what it documents as its parameters, and what it has."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                where, has = node.name, names_of(node)
+            elif isinstance(node, ast.ClassDef):
+                where, has = node.name, fields_of(node)
+            else:
+                continue
+            told = set(re.findall(r":param (\w+):", ast.get_docstring(node) or ""))
+            if told:
+                yield str(path.relative_to(PACKAGE)), where, told, has
+
+
+def test_a_parameter_that_is_described_is_there() -> None:
+    found = list(documented())
+    assert len(found) > 50
+    wrong = [(path, where, told - has) for path, where, told, has in found if told - has]
+    assert not wrong

@@ -1,0 +1,114 @@
+"""Right and wrong calls, for test_typing.py: nobody runs them.
+
+mypy must complain about each line that says `wrong`, and about no other.
+"""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from pathlib import Path
+from typing import IO, Any, assert_type
+
+import usernsctl as un
+from usernsctl.commands.aio import Process
+
+KEYWORDS: dict[str, Any] = {"stdin": un.DEVNULL}
+
+
+def run_results(ns: un.Namespace, is_text: bool) -> None:
+    assert_type(un.run(["id"], text=True).stdout, str)
+    assert_type(un.run(["id"]).stdout, bytes)
+    assert_type(un.run("id", capture_output=True, check=True).stderr, bytes)
+    assert_type(un.run(["id"], encoding="utf-8", input="x").stdout, str)
+    assert_type(un.run(["id"], text=is_text), subprocess.CompletedProcess[Any])
+    assert_type(un.run(["id"], errors="replace"), subprocess.CompletedProcess[Any])
+    un.run(["id"], **KEYWORDS)
+    assert_type(ns.run(["id"], text=True).stdout, str)
+    assert_type(ns.run([Path("id")], input=b"x").stdout, bytes)
+    assert_type(un.check_output(["id"], text=True), str)
+    assert_type(un.check_output(["id"], timeout=1.5), bytes)
+    assert_type(ns.check_output(["id"], encoding="utf-8"), str)
+    assert_type(ns.check_output(["id"]), bytes)
+    assert_type(un.call(["id"], timeout=1, text=True), int)
+    assert_type(un.check_call(["id"], -1, stdout=un.PIPE), int)
+
+
+def popen_results(ns: un.Namespace) -> None:
+    assert_type(un.Popen(["id"], stdout=un.PIPE, text=True), un.Popen[str])
+    assert_type(un.Popen(["id"], stdout=un.PIPE), un.Popen[bytes])
+    assert_type(ns.popen(["id"], encoding="utf-8"), un.Popen[str])
+    assert_type(ns.popen(["id"]), un.Popen[bytes])
+    assert_type(un.Popen[Any](["id"], **KEYWORDS), un.Popen[Any])
+
+
+def right(ns: un.Namespace, file: IO[bytes], connection: socket.socket) -> None:
+    un.run(["id"], idmap="auto", mount=True, pid=True, propagation="slave", pdeathsig=9)
+    un.run(["id"], idmap=un.IdMap.root(), in_cgroup="/sys/fs/cgroup/x", user=1, umask=0o77)
+    un.run(["id"], idmap=["0:1000:1", "1:100000:10"])
+    un.run(["id"], idmap=("0:1000:1", (1, 100000, 10), un.Extent(20, 5, 1)))
+    un.run(["id"], namespace=ns, stdin=file, stdout=connection, stderr=un.STDOUT)
+    un.run(["id"], env={"A": "b"}, cwd=Path("/"), pass_fds=[3], started=print)
+    un.run(["id"], env={b"A": b"b"}, start_new_session=True, process_group=0)
+    assert_type(un.spawn(["id"], net=True, stdout=1, stderr=un.DEVNULL).pidfd, int)
+    ns.spawn(["id"], stdin=file, cwd="/", pdeathsig=15)
+    un.Namespace.create("subids", mount=True, time=True).close()
+    un.Namespace.open_or_create("a", pid=True).close()
+    assert_type(un.plan("all").uid, tuple[un.Extent, ...])
+    un.enter("root", mount=True, propagation="unchanged")
+
+
+def wrong(ns: un.Namespace) -> None:
+    un.run(["id"], moutn=True)  # wrong
+    un.run(["id"], capure_output=True)  # wrong
+    un.run(["id"], stdin="nope")  # wrong
+    un.run("ls", "-l")  # wrong
+    un.run(["id"], preexec_fn=print)  # wrong
+    un.run(["id"], shell=True)  # wrong
+    un.run(["id"], idmap="autp")  # wrong
+    un.run(["id"], idmap=7)  # wrong
+    un.run(["id"], propagation="sideways")  # wrong
+    un.run(["id"], mount="yes")  # wrong
+    un.run(["id"], timeout="1")  # wrong
+    un.run([7])  # wrong
+    un.call(["id"], capture_output=True)  # wrong
+    un.check_call(["id"], moutn=True)  # wrong
+    un.check_output(["id"], stdout=un.PIPE)  # wrong
+    un.check_output(["id"], check=True)  # wrong
+    un.Popen(["id"], capture_output=True)  # wrong
+    un.Popen(["id"], moutn=True)  # wrong
+    un.spawn(["id"], text=True)  # wrong
+    un.spawn(["id"], stdout="nope")  # wrong
+    un.enter("root", pid=True)  # wrong
+
+
+def wrong_in_a_namespace(ns: un.Namespace) -> None:
+    ns.run(["id"], moutn=True)  # wrong
+    ns.run(["id"], capure_output=True)  # wrong
+    ns.run(["id"], stdin="nope")  # wrong
+    ns.run(["id"], idmap="auto")  # wrong
+    ns.popen(["id"], moutn=True)  # wrong
+    ns.check_output(["id"], stdout=un.PIPE)  # wrong
+    ns.spawn(["id"], sdtout=1)  # wrong
+    un.Namespace.create("auto", pid=True)  # wrong
+    un.Namespace.create("auto", moutn=True)  # wrong
+    un.Namespace.open_or_create("a", moutn=True)  # wrong
+    ns.exec(["id"], pid=True)  # wrong
+
+
+def wrong_exec() -> None:
+    un.exec(["id"], stdout=1)  # wrong
+
+
+async def streams(ns: un.Namespace) -> None:
+    assert_type(await un.create_subprocess_exec("id", "-u", stdout=un.PIPE, limit=9), Process)
+    assert_type(await ns.create_subprocess_exec("id", cwd="/", pid=True), Process)
+    await un.create_subprocess_exec("id", idmap="auto", net=True)
+    async with await ns.create_subprocess_exec("id") as process:
+        assert_type(process, Process)
+    await un.create_subprocess_exec(["id"])  # wrong
+    await un.create_subprocess_exec("id", text=True)  # wrong
+    await un.create_subprocess_exec("id", moutn=True)  # wrong
+    await ns.create_subprocess_exec("id", stdin="nope")  # wrong
+    await ns.create_subprocess_exec("id", capture_output=True)  # wrong
+    await ns.create_subprocess_exec("id", idmap="auto")  # wrong
