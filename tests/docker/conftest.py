@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from docker.engine import CACHE, TREE, Engine, build, hand_over, make_base, started
-from usernsctl.pytest_plugin import Needs
+from usernsctl.pytest_plugin.needs import Needs
 
 BASE = "usernsctl-test/base"
 PRELUDE = "usernsctl-test/prelude"

@@ -173,7 +173,7 @@ def execute(
 def cases() -> Iterator[object]:
     for block in BLOCKS:
         if block.name not in EXCLUDED:
-            marks = [pytest.mark.requires("subid")] if OF_RANGES.search(block.script) else []
+            marks = [pytest.mark.userns_requires("subid")] if OF_RANGES.search(block.script) else []
             yield pytest.param(block, id=block.name, marks=marks)
 
 

@@ -23,7 +23,7 @@ from conftest import children
 
 import usernsctl as un
 from usernsctl.namespaces.namespace import Namespace
-from usernsctl.pytest_plugin import Needs
+from usernsctl.pytest_plugin.needs import Needs
 
 PATIENCE = 30
 OWN_ROOT = [{"containerID": 0, "hostID": 0, "size": 1}]

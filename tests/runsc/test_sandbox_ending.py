@@ -77,7 +77,7 @@ def ask(box: un.Sandbox, what: str, wrong: list[object]) -> None:
                 if box.state()["status"] not in ("running", "stopped"):
                     wrong.append(box.state())
             elif what == "kill":
-                box.kill(signal.SIGURG)
+                box.send_signal(signal.SIGURG)
             else:
                 done = box.run(["true"], capture_output=True, text=True)
                 if done.returncode not in (0, -signal.SIGKILL, 128 + signal.SIGKILL):
@@ -142,7 +142,7 @@ def test_runsc_that_finds_nobody_is_no_failure(
         if what == "state":
             assert box.state() == {"id": "ending", "status": "stopped"}
         else:
-            box.kill(signal.SIGTERM)
+            box.send_signal(signal.SIGTERM)
             assert box.state() == {"id": "ending", "status": "stopped"}
 
 
