@@ -15,11 +15,13 @@ from typing import Any
 import gvisor
 import pytest
 from conftest import Program
+from processes import children_of
 
 from usernsctl.gvisor.oci import Violation, check, load
 from usernsctl.maps import Extent
 
 PRINT_VERSION = ["/bin/cat", "/proc/version"]
+LASTING = ["/bin/sh", "-c", "/bin/cat /proc/version; sleep 1"]
 OWN_ROOT = [{"containerID": 0, "hostID": 0, "size": 1}]
 GRANTED_TO_NOBODY = [{"containerID": 0, "hostID": 4_000_000_000, "size": 65536}]
 USER = [{"type": "user"}]
@@ -89,6 +91,36 @@ def test_runsc_alone_refuses_it(tmp_path: Path, name: str) -> None:
     assert refused.returncode != 0
     assert gvisor.BUILD not in refused.stdout
     assert "creating container" in refused.stderr
+
+
+def test_a_command_may_end_before_runsc_has_done_with_it(
+    usernsctl: Program, tmp_path: Path
+) -> None:
+    """runsc sets oomScoreAdj once the command runs, and fails if that has ended: we do before."""
+    asked = {"args": ["/bin/true"], "oomScoreAdj": 500}
+    bundle = make_bundle(tmp_path / "b", **process(**asked))
+    for _ in range(15):
+        done = usernsctl("run", "--trust-bundle", "--bundle", bundle)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_bundle_has_the_oom_score_that_it_asks_for(usernsctl: Program, tmp_path: Path) -> None:
+    lasting = ["/bin/sh", "-c", "echo ready; read line"]
+    bundle = make_bundle(tmp_path / "b", **process(args=lasting, oomScoreAdj=500))
+    with subprocess.Popen(
+        [usernsctl.path, "run", "--trust-bundle", "--bundle", bundle],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == b"ready\n"
+        family = [running.pid]
+        for pid in family:
+            family += children_of(pid)
+        scores = {Path(f"/proc/{pid}/oom_score_adj").read_text() for pid in family}
+        running.communicate(b"\n")
+    assert len(family) > 3
+    assert scores == {"500\n"}
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -188,7 +220,8 @@ NOTED = [
     ("cgroup-not-delegated", linux(cgroupsPath="/a/b")),
     (None, process()),
     (None, bind("/usr", "/mnt", "rslave", "nosuid")),
-    (None, process(oomScoreAdj=1000)),
+    # runsc sets it once the command runs, and fails if that has just ended.
+    (None, process(args=LASTING, oomScoreAdj=1000)),
 ]
 
 

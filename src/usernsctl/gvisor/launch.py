@@ -76,6 +76,9 @@ def run(
         refuse_state(used.sources, directory)
     outside = _look_outside(request, caller, used, program)
 
+    if bundle is not None:
+        _take_oom_score(bundle["process"])
+
     place.enter()
     # What is made here is seen inside, by other users too.
     os.umask(0o022)
@@ -91,6 +94,24 @@ def run(
     # What runsc writes is for the caller alone. The command has a umask of its own.
     os.umask(PRIVATE_UMASK)
     _hand_over(arguments, used, environment.for_runsc(is_named=request.program is not None))
+
+
+def _take_oom_score(process: dict[str, Any]) -> None:
+    """Give this process, and so all that come from it, the ``oomScoreAdj`` of a bundle.
+
+    runsc would set it once the command runs, and fail where that has ended by then. That it is not
+    below our own, which would be refused, was seen to (oci/check.py).
+
+    :raises NamespaceError: it can't be set.
+    """
+    score = process.pop("oomScoreAdj", None)
+    if score is None:
+        return
+    try:
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write(str(score))
+    except OSError as error:
+        raise _failure(error) from error
 
 
 def _failure(error: OSError) -> NamespaceError:
