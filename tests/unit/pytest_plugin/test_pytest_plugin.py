@@ -267,7 +267,7 @@ def test_hypothesis_tries_its_examples_inside(session: pytest.Pytester) -> None:
 
 
 def test_a_file_with_nothing_but_the_plugin_runs_as_anybody(session: pytest.Pytester) -> None:
-    text = (Path(__file__).parents[2] / "examples" / "test_kernel_rules.py").read_text()
+    text = (Path(__file__).parents[3] / "examples" / "test_kernel_rules.py").read_text()
     session.makepyfile(test_kernel_rules=text)
     outcomes = session.runpytest_subprocess().parseoutcomes()
     skipped = outcomes.pop("skipped", 0)

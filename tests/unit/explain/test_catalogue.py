@@ -16,7 +16,7 @@ from usernsctl.errors import NamespaceError
 from usernsctl.explain.catalogue import catalogue, entries, get
 from usernsctl.explain.printing import print_error
 
-TREE = Path(__file__).parents[2]
+TREE = Path(__file__).parents[3]
 ID = re.compile(r"[a-z]+(?:-[a-z]+)+")
 C_STRING = re.compile(r'"([a-z]+(?:-[a-z]+)+)"')
 CORE_ENTRY = re.compile(r'^    \{"([a-z-]+)",', re.MULTILINE)

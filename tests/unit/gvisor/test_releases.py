@@ -253,7 +253,7 @@ def test_another_directory_may_be_named(cache: Path, side: Path, tmp_path: Path)
 
 
 def test_the_documentation_has_what_is_known() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "runsc.md").read_text().replace("`", "")
+    page = (Path(__file__).parents[3] / "docs" / "runsc.md").read_text().replace("`", "")
     rows = [line.split(" | ") for line in page.split("\n") if line.startswith("| 20")]
     told = {int(since.removeprefix("| ")): what for since, what, _ in rows}
     assert told == dict(ABILITIES.values())
