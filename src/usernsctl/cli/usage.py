@@ -24,6 +24,7 @@ class Group(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that a word names."""
         name = args[0]
         # What looks like an option is told as one.
         if name.startswith("-") or self.get_command(ctx, name) is not None:

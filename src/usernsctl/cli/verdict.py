@@ -17,6 +17,7 @@ class VerdictCommand(click.Command):
     """A command whose wrong usage ends with :data:`WRONG_USAGE`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the words of a call."""
         try:
             return super().parse_args(ctx, args)
         except click.UsageError as error:

@@ -169,6 +169,7 @@ class Detached:
             raise
 
     def has_ended(self) -> bool:
+        """Whether the sandbox has ended."""
         with contextlib.suppress(LetGoError):  # it was let go of
             if not self._has_ended:
                 with self._shared.use() as (_, pidfd, *_others):
@@ -186,13 +187,16 @@ class Detached:
         return self.has_ended()
 
     def poll(self) -> int | None:
+        """Look whether it has ended: see :meth:`usernsctl.Sandbox.poll`."""
         return self._known_status() if self.has_ended() else None
 
     def wait(self, timeout: float | None) -> int:
+        """Wait for its end, for `timeout` seconds: see :meth:`usernsctl.Sandbox.wait`."""
         self._await(timeout)
         return self._known_status()
 
     def communicate(self, input: Any, timeout: float | None) -> tuple[Any, Any]:
+        """Write, read and wait: see :meth:`usernsctl.Sandbox.communicate`."""
         popen, told = self.popen, (None, None)
         begin = time.monotonic()
 
@@ -232,6 +236,7 @@ class Detached:
             meanwhile()
 
     async def wait_async(self) -> int:
+        """Wait for its end from asyncio."""
         with contextlib.suppress(SandboxEnded, LetGoError), contextlib.ExitStack() as held:
             command, arguments = held.enter_context(self._asking())
             end = held.enter_context(self._end())
@@ -312,8 +317,10 @@ class Detached:
 
     @contextlib.contextmanager
     def _unless_closed(self) -> Iterator[None]:
-        """For a block with the sandbox's directory, which a handler of signals may close: then it
-        has done all that is to be done."""
+        """For a block with the sandbox's directory, which a handler of signals may close.
+
+        Then the handler has done all that is to be done.
+        """
         try:
             yield
         except (OSError, ValueError, NamespaceError):

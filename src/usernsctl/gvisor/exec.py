@@ -78,8 +78,10 @@ def command_in(
 
 @contextlib.contextmanager
 def known_end(life: Held | Detached, id: str) -> Iterator[None]:
-    """Have it told as such that nothing could be started since the sandbox ends: in a PID namespace
-    without process 1 there is no memory for another one (ENOMEM, pid_namespaces(7)).
+    """Say that the sandbox has ended where that is why nothing could be started in the block.
+
+    In a PID namespace without process 1 there is no memory for another one (ENOMEM,
+    pid_namespaces(7)).
 
     :raises SandboxEnded: so it was.
     """

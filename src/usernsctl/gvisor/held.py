@@ -42,6 +42,7 @@ class Confined:
         self.commands: weakref.WeakSet[Popen[Any]] = weakref.WeakSet()
 
     def target(self) -> Target:
+        """Where commands go, and what they give up."""
         target = self._namespace.target()
         hardening.prepare(target.setup, self._restrictions)
         if self._mount_proc:
@@ -54,6 +55,7 @@ class SandboxEnded(CommandError):
 
     @classmethod
     def of(cls, id: str) -> SandboxEnded:
+        """Say it of the sandbox `id`."""
         return cls(f"the sandbox {id} has ended", step="sandbox")
 
 
@@ -153,6 +155,7 @@ class Held:
         return 128 - status if status is not None and status < 0 else status
 
     def has_ended(self) -> bool:
+        """Whether the sandbox has ended."""
         return self.popen.poll() is not None
 
     def ends_within(self, seconds: float) -> bool:
@@ -162,19 +165,23 @@ class Held:
         return self.has_ended()
 
     def poll(self) -> int | None:
+        """Look whether it has ended: see :meth:`usernsctl.Sandbox.poll`."""
         self.popen.poll()
         return self.status
 
     def wait(self, timeout: float | None) -> int:
+        """Wait for its end, for `timeout` seconds: see :meth:`usernsctl.Sandbox.wait`."""
         self.popen.wait(timeout)
         status = self.status
         assert status is not None
         return status
 
     def communicate(self, input: Any, timeout: float | None) -> tuple[Any, Any]:
+        """Write, read and wait: see :meth:`usernsctl.Sandbox.communicate`."""
         return self._streams.communicate(self.popen, input, timeout)
 
     async def wait_async(self) -> int:
+        """Wait for its end from asyncio."""
         if not self.has_ended():
             await aio.wait_for_end(self.popen.pidfd)
         return self.wait(None)
@@ -204,6 +211,7 @@ class Held:
         )
 
     def close(self) -> None:
+        """End the sandbox, and close all that is ours."""
         self.popen.kill()
         self._wait_for_end()
         self.let_go()
@@ -257,12 +265,14 @@ class Streams:
                 self.close(popen)
 
     def close(self, popen: Popen[bytes]) -> None:
+        """Close the pipes, once nobody uses them any more."""
         self._is_let_go = True
         if not self._users:
             close_streams(popen)
 
 
 def close_streams(popen: Popen[bytes]) -> None:
+    """Close our ends of the pipes to a command."""
     for stream in (popen.stdin, popen.stdout, popen.stderr):
         if stream is not None:
             # RuntimeError: a handler of signals has interrupted a read, which sees the end now.

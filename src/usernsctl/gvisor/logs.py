@@ -103,8 +103,10 @@ def reason(logs: runsc.Logs) -> str | None:
 
 
 def own_failure(fd: int) -> str | None:
-    """What a command of runsc has written to an open file (``--log``) of why it failed; ``None`` if
-    it did not fail, and so ended as what it ran."""
+    """What a command of runsc has written to an open file (``--log``) of why it failed.
+
+    :returns: ``None`` if it did not fail, and so ended as what it ran.
+    """
     content = os.pread(fd, _READ_MAX, 0).decode("utf-8", "replace")
     return next(_messages(content), None)
 

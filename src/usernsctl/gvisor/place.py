@@ -82,10 +82,9 @@ class Place:
         return max(sum(extent.count for extent in extents) for extents in (self.uid, self.gid))
 
     def enter(self) -> None:
-        """Move this process there, into a new mount namespace, with no descriptor of its caller's
-        but standard input, output and error.
+        """Move this process there, into a new mount namespace.
 
-        Where there is a PID namespace, this returns in a child, which is in it. This process waits
+        Of its caller's descriptors it keeps standard input, output and error only. Where there is a PID namespace, this returns in a child, which is in it. This process waits
         for the child, and ends as it does.
 
         :raises NamespaceError: the kernel refused.

@@ -179,7 +179,9 @@ class PreparedNamespace:
 class HostBase:
     """:class:`SandboxHost`, but for what starts sandboxes."""
 
-    def __init__(self, idmap: AnyIdMap | None = None, **options: Unpack[NamedHostOptions]) -> None:
+    def __init__(  # noqa: DOC102 - the options are those of NamedHostOptions
+        self, idmap: AnyIdMap | None = None, **options: Unpack[NamedHostOptions]
+    ) -> None:
         """Make the namespace and the root filesystem, as ``usernsctl run`` does.
 
         Where an event loop of asyncio runs in this thread, another thread does that, and the loop

@@ -79,6 +79,7 @@ class DetachedRecord:
         return proc.is_below_us(pid) and (not words or _names(words, self.id))
 
     def to_json(self) -> dict[str, Any]:
+        """What is written down."""
         return {
             "id": self.id,
             "args": self.args,
@@ -150,9 +151,11 @@ class Entry:
         return self.directory.lock()
 
     def try_lock(self) -> bool:
+        """Lock it if nobody else has; whether that was so."""
         return self.directory.lock(0)
 
     def unlock(self) -> None:
+        """Let others lock it."""
         self.directory.unlock()
 
     def write(self, record: DetachedRecord) -> None:
@@ -206,6 +209,7 @@ class Entry:
         self._parent.remove_tree(self.directory, self.id)
 
     def close(self) -> None:
+        """Close the directories; that unlocks, too."""
         self.directory.close()
         self._parent.close()
 
@@ -338,6 +342,7 @@ def end(pidfds: list[int]) -> None:
 
 
 def close_all(pidfds: Iterable[int | None]) -> None:
+    """Close descriptors of processes; ``None`` stands for none."""
     for pidfd in pidfds:
         if pidfd is not None:
             os.close(pidfd)

@@ -212,6 +212,7 @@ class Rootfs:
                 os.mkdir(name, dir_fd=self.top.fd)
 
     def has_directory(self, inside: str) -> bool:
+        """Whether a path inside leads to a directory."""
         try:
             return self.view.has_directory(inside)
         except OSError:

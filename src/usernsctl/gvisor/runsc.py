@@ -170,8 +170,9 @@ def _check_named(path: str) -> str:
 
 
 def _search(name: str, environ: Mapping[str, str]) -> str | None:
-    """Where a program is along PATH, but for directories that depend on the current one: what is
-    in that is somebody's data, and this program is run outside of gVisor.
+    """Where a program is along PATH, but for directories that depend on the current one.
+
+    What is in that is somebody's data, and this program is run outside of gVisor.
     """
     search = environ.get("PATH", os.defpath).split(os.pathsep)
     return shutil.which(name, path=os.pathsep.join(filter(os.path.isabs, search)))

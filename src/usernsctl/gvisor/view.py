@@ -50,6 +50,7 @@ class Walk:
 
     @property
     def complete(self) -> bool:
+        """Whether all of the path exists."""
         return not self.missing
 
     @property

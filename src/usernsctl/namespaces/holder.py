@@ -164,7 +164,6 @@ class NamedNamespace:
     @contextlib.contextmanager
     def _held_holder(self) -> Iterator[int | None]:
         """A pidfd of the holder; ``None``: it has ended."""
-
         pidfd = self._identity().open(_may_be_holder)
         try:
             yield None if pidfd is None or _is_other(self.pid) else pidfd

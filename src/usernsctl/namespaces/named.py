@@ -57,8 +57,9 @@ def create_named(name: str, options: Iterable[str]) -> NamedNamespace:
 
 @contextlib.contextmanager
 def found_or_created(name: str, options: Iterable[str]) -> Iterator[NamedNamespace]:
-    """A named namespace, which is made if there is none, for a block that it stays as it is for;
-    any number may call it at once.
+    """A named namespace, which is made if there is none; it stays as it is for a block.
+
+    Any number may call it at once.
 
     :param options: as :func:`create_named` has them; not looked at if there is one.
     :raises NamespaceError: as :func:`create_named` does, but for a name that is taken.
@@ -92,8 +93,9 @@ def list_named() -> list[NamedNamespace]:
 
 
 def remove_named(name: str) -> None:
-    """End the holder and forget the name. Processes inside stay there, but for those in a PID
-    namespace of it, which the kernel kills.
+    """End the holder and forget the name.
+
+    Processes inside stay there, but for those in a PID namespace of it, which the kernel kills.
 
     :raises NamespaceError: there is none of that name, or it is in another PID namespace.
     """

@@ -126,9 +126,11 @@ class Bundle:
         os.link(old, new, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
 
     def rename(self, old: str, new: str) -> None:
+        """Rename a file of the bundle."""
         os.rename(old, new, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
 
     def unlink(self, name: str) -> None:
+        """Remove a file of the bundle."""
         os.unlink(name, dir_fd=self.descriptor)
 
     def sync(self) -> None:
@@ -141,6 +143,7 @@ class Bundle:
             os.close(directory)
 
     def close(self) -> None:
+        """Close the directory. Does nothing the second time."""
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1

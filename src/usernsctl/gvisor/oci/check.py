@@ -143,10 +143,9 @@ def check(
     network: Network = "none",
     memory_overlay: bool = False,
 ) -> list[Violation]:
-    """Find what would fail under rootless runsc in a user and mount namespace with these ids, and
-    all that reaches outside of the bundle.
+    """Find what would fail under rootless runsc, and all that reaches outside of the bundle.
 
-    Call it outside that namespace: files are judged by the outside ids of the map.
+    runsc is to run in a user and mount namespace with these ids. Call it outside of that: files are judged by the outside ids of the map.
 
     :param bundle: the directory that relative paths of `config` start at, or it opened.
     :param network: runsc's ``--network``.

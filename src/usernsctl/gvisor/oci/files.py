@@ -27,6 +27,7 @@ class FileView:
     memory_overlay: bool
 
     def rootfs(self, config: Config) -> str:
+        """The path of the root filesystem that a config.json names."""
         return os.path.join(self.bundle, config.root.path)
 
     def advise(self, words: list[str], path: str, otherwise: str) -> str:

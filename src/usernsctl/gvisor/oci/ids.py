@@ -27,10 +27,10 @@ class Reach:
     ids: IdView
 
     def blocked_at(self, path: str, need: int) -> str | None:
-        """The first directory on the way to `path` that can't be searched, or `path` itself
-        if it lacks a right of `need`; ``None`` if nothing stands in the way.
+        """What stands in the way to `path`: ``None``, if nothing does.
 
-        What the caller can't see itself isn't judged: the namespace may have more ids.
+        That is the first directory that can't be searched, or `path` itself if it lacks a right of
+        `need`. What the caller can't see itself isn't judged: the namespace may have more ids.
 
         :raises OSError: `path` doesn't exist, or a file is taken for a directory.
         """
@@ -84,6 +84,7 @@ class IdView:
     gid_map: Sequence[Extent]
 
     def extents(self, kind: Kind) -> Sequence[Extent]:
+        """The extents of uids, or of gids."""
         return self.uid_map if kind == "uid" else self.gid_map
 
 

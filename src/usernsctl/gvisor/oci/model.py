@@ -238,6 +238,7 @@ class Linux(Struct, rename="camel"):
     time_offsets: Withheld = None
 
     def mappings(self, kind: Kind) -> list[IdMapping] | None:
+        """The mappings of uids, or of gids; ``None`` if there are none."""
         return self.uid_mappings if kind == "uid" else self.gid_mappings
 
 
@@ -274,8 +275,10 @@ Permission = Literal["--trust-bundle", "--allow-hooks"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Violation:
-    """One thing in a config.json that an unprivileged runsc can't do, or silently leaves out, or
-    that reaches outside of the bundle.
+    """One thing in a config.json that is not as it should be.
+
+    An unprivileged runsc can't do it, or silently leaves it out, or it reaches outside of the
+    bundle.
 
     :ivar path: where, as a JSON path such as ``"$.linux.namespaces"``.
     :ivar id: the stable id of the cause.
