@@ -84,8 +84,9 @@ class Place:
     def enter(self) -> None:
         """Move this process there, into a new mount namespace.
 
-        Of its caller's descriptors it keeps standard input, output and error only. Where there is a PID namespace, this returns in a child, which is in it. This process waits
-        for the child, and ends as it does.
+        Of its caller's descriptors it keeps standard input, output and error only. Where there is a
+        PID namespace, this returns in a child, which is in it. This process waits for the child,
+        and ends as it does.
 
         :raises NamespaceError: the kernel refused.
         """

@@ -145,7 +145,8 @@ def check(
 ) -> list[Violation]:
     """Find what would fail under rootless runsc, and all that reaches outside of the bundle.
 
-    runsc is to run in a user and mount namespace with these ids. Call it outside of that: files are judged by the outside ids of the map.
+    runsc is to run in a user and mount namespace with these ids. Call it outside of that: files are
+    judged by the outside ids of the map.
 
     :param bundle: the directory that relative paths of `config` start at, or it opened.
     :param network: runsc's ``--network``.
