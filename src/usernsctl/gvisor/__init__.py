@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from usernsctl.gvisor.once import run
+    from usernsctl.gvisor.host import run
 
 __all__ = ["run"]
 
@@ -16,4 +16,4 @@ def __getattr__(name: str) -> Any:
     # Most of this package's modules are imported by who needs one of them alone.
     if name != "run":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return import_module("usernsctl.gvisor.once").run
+    return import_module("usernsctl.gvisor.host").run

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Unpack
+import time
+from typing import Any, Unpack
 
 from usernsctl.commands.arguments import Args
-from usernsctl.gvisor.arguments import StartOptions
+from usernsctl.commands.popen import (
+    DEVNULL,
+    PIPE,
+    CalledProcessError,
+    CompletedProcess,
+    TimeoutExpired,
+)
+from usernsctl.gvisor.arguments import RunOptions, StartOptions
 from usernsctl.gvisor.begun import Begun
 from usernsctl.gvisor.prepared import HostBase
 from usernsctl.gvisor.sandbox import Sandbox
@@ -47,3 +55,87 @@ class SandboxHost(HostBase):
         except asyncio.CancelledError:
             starting.undo(Sandbox.close)
             raise
+
+
+def run(
+    args: Args = (),
+    *,
+    input: Any = None,
+    capture_output: bool = False,
+    timeout: float | None = None,
+    check: bool = False,
+    text: bool | None = None,
+    encoding: str | None = None,
+    errors: str | None = None,
+    host: HostBase | None = None,
+    **options: Unpack[RunOptions],
+) -> CompletedProcess[Any]:
+    """Run a command in gVisor and wait for it, as :func:`subprocess.run` does.
+
+    This process goes on, unlike that of ``usernsctl run``. Nothing is left of the sandbox.
+
+    :param args: the command and its arguments, or one word as the command; may be left out for a
+        bundle, which has its own.
+    :param input: what the command reads, bytes, or str with `text`.
+    :param bool capture_output: whether its standard output and error are read.
+    :param float timeout: how long all this may take, the start included, in seconds.
+    :param bool check: whether an exit status other than 0 is an error.
+    :param bool text: whether what is written and read is text: UTF-8, or what `encoding` and
+        `errors` say.
+    :param SandboxHost host: where; by default in a host of its own. Who runs many commands keeps
+        one.
+    :param options: `env`, `cwd`, `user`, `stdin`, `stdout`, `stderr` and `in_cgroup`, as for
+        :class:`usernsctl.Sandbox`; without `host`, also the arguments of
+        :class:`usernsctl.SandboxHost`.
+    :returns: with the exit status of the command, 128+N after signal N; 127: there is none.
+    :raises TimeoutExpired: it took more than `timeout` seconds, and was ended.
+    :raises CalledProcessError: `check` was asked for, and its exit status was not 0.
+    :raises TypeError: an argument is of the wrong type, or unknown.
+    :raises ValueError: `input` and `stdin`, or `capture_output` and `stdout` or `stderr`, are both
+        given; and as :class:`usernsctl.Sandbox` does.
+    :raises UsernsError: as :class:`usernsctl.Sandbox` does.
+    """
+    if unknown := options.keys() - RunOptions.__annotations__.keys():
+        raise TypeError(f"run has no argument {', '.join(sorted(unknown))}")
+    _choose_streams(options, input, capture_output)
+    is_text = bool(text or encoding or errors)
+    coding = (encoding or "utf-8", errors or "strict")
+    deadline = None if timeout is None else time.monotonic() + timeout
+    try:
+        with Sandbox(args, host=host, timeout=timeout, **options) as box:
+            sent = input.encode(*coding) if is_text and input is not None else input
+            left = None if deadline is None else deadline - time.monotonic()
+            out, err = box.communicate(sent, left)
+            status = box.wait()
+    except TimeoutExpired as expired:
+        expired.cmd, expired.timeout = args, timeout or 0
+        raise
+    if is_text:
+        out, err = (_lines(told, *coding) for told in (out, err))
+    if check and status:
+        raise CalledProcessError(status, args, output=out, stderr=err)
+    return CompletedProcess(args, status, out, err)
+
+
+def _choose_streams(options: RunOptions, input: Any, capture_output: bool) -> None:
+    """Make pipes of the streams that are written to and read.
+
+    :raises ValueError: they are to be something else, too.
+    """
+    if input is not None:
+        if options.get("stdin") is not None:
+            raise ValueError("stdin and input arguments may not both be used.")
+        options["stdin"] = PIPE
+    if capture_output:
+        if options.get("stdout") is not None or options.get("stderr") is not None:
+            raise ValueError("stdout and stderr arguments may not be used with capture_output.")
+        options["stdout"] = options["stderr"] = PIPE
+    if options.get("stdin") is None:
+        options["stdin"] = DEVNULL
+
+
+def _lines(told: bytes | None, encoding: str, errors: str) -> str | None:
+    """Text, with the ends of lines as :mod:`subprocess` has them."""
+    if told is None:
+        return None
+    return told.decode(encoding, errors).replace("\r\n", "\n").replace("\r", "\n")

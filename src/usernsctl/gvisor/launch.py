@@ -22,10 +22,9 @@ from usernsctl.commands.popen import pass_only, restore_signals
 from usernsctl.errors import CommandError, NamespaceError, RunscError, UsernsError
 from usernsctl.gvisor import config, environment, logs, oci, paths, runsc, view
 from usernsctl.gvisor.config import OpenBundle, open_bundle
-from usernsctl.gvisor.exposed import refuse_state
 from usernsctl.gvisor.place import Place
 from usernsctl.gvisor.request import Request
-from usernsctl.gvisor.rootfs import Rootfs
+from usernsctl.gvisor.rootfs import Rootfs, refuse_state
 from usernsctl.gvisor.runsc import PRIVATE_UMASK
 from usernsctl.gvisor.stdio import append_at_end
 

@@ -18,9 +18,9 @@ from usernsctl._system import mounts
 from usernsctl.commands.target import Target
 from usernsctl.errors import NamespaceError, UsernsError
 from usernsctl.gvisor import launch, logs, paths
-from usernsctl.gvisor.exposed import refuse_state
 from usernsctl.gvisor.place import Place
 from usernsctl.gvisor.request import Request
+from usernsctl.gvisor.rootfs import refuse_state
 from usernsctl.maps import Extent
 
 # Beside the directories of a host's sandboxes, whose names are their ids: a file for each one's
