@@ -359,3 +359,17 @@ def test_descriptors_may_be_many(
                 assert box.wait(PATIENCE) == 128 + signal.SIGKILL
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_sandbox_that_is_forgotten_is_closed_with_a_warning(host: un.SandboxHost) -> None:
+    boxes = [host.start(["sleep", "1000"])]
+    pid = boxes[0].init.pid
+    with pytest.warns(ResourceWarning, match="a sandbox was forgotten before it was closed"):
+        boxes.clear()
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_sandbox_host_that_is_forgotten_is_closed_with_a_warning() -> None:
+    hosts = [un.SandboxHost()]
+    with pytest.warns(ResourceWarning, match="a SandboxHost was forgotten before it was closed"):
+        hosts.clear()

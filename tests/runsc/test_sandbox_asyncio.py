@@ -71,7 +71,7 @@ def test_async_with_sandbox_host_does_not_block() -> None:
             with other.go_on():
                 host = await un.SandboxHost().__aenter__()
             with other.go_on():
-                box = await host.start_async(["sh", "-c", "exit 4"])
+                box = await host.start_async(["sh", "-c", "sleep 0.5; exit 4"])
             with other.go_on():
                 assert await box.wait_async() == 4
             await box.close_async()
@@ -88,7 +88,7 @@ def test_async_with_is_the_same() -> None:
                     box.kill()
                     assert await box.wait_async() == 137
             with other.go_on():
-                async with un.Sandbox(["true"]) as box:
+                async with un.Sandbox(["sleep", "0.5"]) as box:
                     assert await box.wait_async() == 0
 
     run(main)

@@ -20,9 +20,9 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterator
-from types import TracebackType
 from typing import Any, Self
 
+from usernsctl._system.descriptors import Closing
 from usernsctl._system.opened import Untrusted, open_trusted
 from usernsctl._system.proc import uid_outside
 from usernsctl._text import quoted
@@ -68,7 +68,7 @@ def state_directory() -> str:
     return os.path.join(temporary, f"usernsctl-{uid_outside()}")
 
 
-class Directory:
+class Directory(Closing):
     """A directory of the user's own, held by a descriptor, `fd`.
 
     :ivar path: where it was found, for messages.
@@ -214,17 +214,6 @@ class Directory:
         fd, self.fd = self.fd, -1
         if fd >= 0:
             os.close(fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 @contextlib.contextmanager

@@ -63,6 +63,10 @@ class Begun(Generic[_T]):
             await done
         return self._future.result()
 
+    def is_there(self) -> bool:
+        """Whether it is over, and something came of it."""
+        return self._future.done() and self._future.exception() is None
+
     def settle(self) -> bool:
         """Wait until it is over; whether something came of it."""
         self._is_told = True

@@ -11,12 +11,11 @@ import pickle
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from types import TracebackType
 from typing import NoReturn, Self, Unpack
 
 from usernsctl import hardening
 from usernsctl._system import isolated
-from usernsctl._system.descriptors import Shared
+from usernsctl._system.descriptors import AsyncClosing, Closing, Shared
 from usernsctl._system.opened import Opened
 from usernsctl._system.state import state_directory
 from usernsctl.commands.popen import DEVNULL, PIPE
@@ -176,8 +175,10 @@ class PreparedNamespace:
             self.close()
 
 
-class HostBase:
+class HostBase(Closing, AsyncClosing):
     """:class:`SandboxHost`, but for what starts sandboxes."""
+
+    _what = "a SandboxHost"
 
     def __init__(  # noqa: DOC102 - the options are those of NamedHostOptions
         self, idmap: AnyIdMap | None = None, **options: Unpack[NamedHostOptions]
@@ -276,13 +277,8 @@ class HostBase:
         self._begun.get()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
+    def _holds(self) -> bool:
+        return not getattr(self, "_is_closed", True) and self._begun.is_there()
 
     async def __aenter__(self) -> Self:
         try:
@@ -291,14 +287,6 @@ class HostBase:
             self._begun.undo(PreparedNamespace.close)
             raise
         return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close_async()
 
     def __repr__(self) -> str:
         shown = self._request.bundle or self._request.rootfs or "/"

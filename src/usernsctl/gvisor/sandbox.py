@@ -10,9 +10,9 @@ import signal
 import threading
 from collections.abc import Callable, Mapping
 from io import FileIO
-from types import TracebackType
 from typing import Any, NoReturn, Self, Unpack
 
+from usernsctl._system.descriptors import AsyncClosing, Closing
 from usernsctl.commands import aio
 from usernsctl.commands.arguments import Args, StrOrBytesPath
 from usernsctl.commands.popen import (
@@ -38,7 +38,7 @@ from usernsctl.gvisor.request import Request
 from usernsctl.gvisor.stdio import prepared_streams, receive_terminal
 
 
-class Sandbox:
+class Sandbox(Closing, AsyncClosing):
     """A command in gVisor, and what else is started beside it.
 
     It lives until the command ends, it is closed, or the process that made it ends, however that
@@ -93,6 +93,8 @@ class Sandbox:
     _life: Held | Detached | None = None
     _terminal: FileIO | None = None
     _is_released = False
+    _is_finished = False
+    _what = "a sandbox"
 
     def __init__(
         self,
@@ -444,6 +446,7 @@ class Sandbox:
         with self._closing:
             if self._is_released:
                 return
+            self._is_finished = True
             if self._life is not None:
                 self._life.close() if end else self._life.let_go()
             if self._files is not None:
@@ -462,14 +465,6 @@ class Sandbox:
         self._begun.get()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def __repr__(self) -> str:
         life = self._life
         if self._is_released:
@@ -487,6 +482,10 @@ class Sandbox:
             "pass its id on, and call Sandbox.attach"
         )
 
+    def _holds(self) -> bool:
+        is_ours = isinstance(self._life, Held) and os.getpid() == self._creator
+        return is_ours and not self._is_finished
+
     async def __aenter__(self) -> Self:
         try:
             await self._begun.wait()
@@ -494,14 +493,6 @@ class Sandbox:
             self._begun.undo(lambda _: self.close())
             raise
         return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close_async()
 
 
 def _host_request(options: HostOptions, host: HostBase | None) -> Request:

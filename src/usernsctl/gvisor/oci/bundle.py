@@ -9,9 +9,9 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn
 
+from usernsctl._system.descriptors import Closing
 from usernsctl._system.opened import follow, open_beneath
 from usernsctl._text import command, operand
 from usernsctl.errors import BundleError
@@ -22,7 +22,7 @@ MAX_BYTES = 16 * 1024 * 1024
 """Longer files are refused: real ones have a few KiB."""
 
 
-class Bundle:
+class Bundle(Closing):
     """The directory of a bundle: an open descriptor, which all paths of it are followed from.
 
     :ivar path: what it was opened as, for messages.
@@ -147,17 +147,6 @@ class Bundle:
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __del__(self) -> None:
         if hasattr(self, "descriptor"):
