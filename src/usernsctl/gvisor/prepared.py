@@ -136,7 +136,9 @@ class PreparedNamespace:
         :raises CommandError: it has none.
         """
         is_machine = not (self.request.bundle or self.request.rootfs or self.request.expose_root)
-        remedy = f"binds=[{cwd!r}]" if is_machine and os.path.isdir(cwd) else None
+        # As an object: of text, a part might be taken for something else.
+        bind = f"usernsctl.Bind.shown({cwd!r})" if ":" in cwd else f"{cwd!r}"
+        remedy = f"binds=[{bind}]" if is_machine and os.path.isdir(cwd) else None
         with contextlib.suppress(PermissionError), self._view() as seen:
             view.check_directory(seen, cwd, f"cwd={cwd!r}", remedy)
 
