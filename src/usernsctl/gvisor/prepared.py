@@ -16,7 +16,7 @@ from typing import NoReturn, Self, Unpack
 
 from usernsctl import hardening
 from usernsctl._system import isolated
-from usernsctl._system.descriptors import Shared
+from usernsctl._system.descriptors import Shared, receive
 from usernsctl._system.opened import Opened
 from usernsctl._system.state import state_directory
 from usernsctl.commands.popen import DEVNULL, PIPE
@@ -372,7 +372,7 @@ def _prepare(namespace: Namespace, order: Order) -> tuple[Prepared, int]:
                 stderr=PIPE,
                 pass_fds=[theirs.fileno(), *order.used.descriptors()],
             )
-        _, fds, _, _ = socket.recv_fds(ours, 1, 1)
+        _, fds = receive(ours, 1, 1)
     with contextlib.ExitStack() as undo:
         for fd in fds:
             undo.callback(os.close, fd)
