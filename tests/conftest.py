@@ -39,7 +39,7 @@ REQUIRED = {
     "runsc": ["userns", "runsc"],
 }
 # Directories whose tests don't mind others beside them.
-PARALLEL = {"kernel", "unit"}
+PARALLEL = ("unit", "kernel", "faults", "fuzz")
 
 
 @dataclass(frozen=True)

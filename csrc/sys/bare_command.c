@@ -80,10 +80,11 @@ int un_spawn_bare(const struct un_spawn *spawn, uint64_t signals, pid_t *pid, in
     err->step = UN_STEP_NONE;
     if (un_clone(&clone))
         return un_fail_errno(err, UN_STEP_CLONE, "");
-    *pid = clone.pid;
-    *pidfd = clone.pidfd;
-    if (err->step == UN_STEP_NONE)
+    if (err->step == UN_STEP_NONE) {
+        *pid = clone.pid;
+        *pidfd = clone.pidfd;
         return 0;
+    }
     un_reap(clone.pidfd, &how);
     close(clone.pidfd);
     return -1;

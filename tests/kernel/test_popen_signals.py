@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -15,6 +17,7 @@ import pytest
 from inside import PATIENCE
 
 import usernsctl as un
+from usernsctl import _core
 from usernsctl.namespaces.namespace import Namespace
 
 FOREVER = ["sleep", "1000"]
@@ -32,6 +35,28 @@ def handled(do: Any, seconds: float) -> Iterator[list[Any]]:
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield results
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+class Interrupted(BaseException):
+    """As KeyboardInterrupt."""
+
+
+@contextmanager
+def interrupting(function: Any) -> Iterator[None]:
+    """Has a handler of signals raise in `function`, as soon as a call that it makes is over."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if frame is not None and frame.f_code is function.__code__:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            raise Interrupted
+
+    before = signal.signal(signal.SIGALRM, handle)
+    signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
+    try:
+        yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
@@ -130,3 +155,37 @@ def test_exit_in_signal_handler_while_the_thread_waits_for_the_command() -> None
     assert results == [None]
     assert process.stdout is not None
     assert process.stdout.closed
+
+
+@pytest.mark.parametrize("namespaces", [{}, {"mount": True, "pid": True}], ids=["few", "more"])
+def test_nothing_is_left_of_a_start_that_a_signal_handler_interrupts(
+    namespaces: dict[str, bool],
+) -> None:
+    interrupted = 0
+    before = os.listdir("/proc/self/fd")
+    for _ in range(20):
+        try:
+            with interrupting(_core.spawn):
+                process = un.Popen(FOREVER, **namespaces)
+        except Interrupted:
+            interrupted += 1
+        else:
+            end(process)
+    assert interrupted
+    assert Path("/proc/thread-self/children").read_text() == ""
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_nothing_is_left_of_namespaces_whose_making_a_signal_handler_interrupts() -> None:
+    interrupted = 0
+    before = os.listdir("/proc/self/fd")
+    for _ in range(20):
+        try:
+            with interrupting(_core.create_namespaces):
+                made = Namespace.create(mount=True)
+        except Interrupted:
+            interrupted += 1
+        else:
+            made.close()
+    assert interrupted
+    assert os.listdir("/proc/self/fd") == before

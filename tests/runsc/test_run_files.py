@@ -272,6 +272,29 @@ def test_run_tells_which_option_shows_a_file(
         assert (shown.returncode, shown.stdout, shown.stderr) == (0, "it runs\n", "")
 
 
+def test_the_name_of_a_file_has_no_other_file_be_written_to(
+    usernsctl: Program, tmp_path: Path
+) -> None:
+    """What is told to show a file is typed: as the name ends, another directory would be open."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine:rw").write_text("a stranger's")
+    told = usernsctl("run", "--", "cat", f"{tmp_path}/mine:rw")
+    first = told.stderr.splitlines()[0]
+    assert first == (
+        f"usernsctl: the sandbox does not show {tmp_path}/mine:rw; to show it, "
+        "rename it: --bind would take a part of its path for something else"
+    )
+
+
+def test_no_directory_to_start_in_is_shown_by_the_name_of_another(
+    usernsctl: Program, tmp_path: Path
+) -> None:
+    (tmp_path / "mine:rw").mkdir()
+    told = usernsctl("run", "--wd", f"{tmp_path}/mine:rw", "--", "true")
+    assert told.returncode == 125
+    assert "remedy: rename it:" in told.stderr
+
+
 def test_run_tells_which_option_shows_a_file_under_the_name_it_is_called_by(
     usernsctl: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -177,6 +177,14 @@ def test_start_with_a_terminal(host: un.SandboxHost, detach: bool) -> None:
     assert open_descriptors() == before
 
 
+def test_no_program_inherits_what_a_sandbox_has() -> None:
+    before = open_descriptors()
+    with un.SandboxHost() as host, host.start(FOREVER, terminal=True):
+        ours = [entry.split()[0] for entry in open_descriptors() - before]
+        assert ours
+        assert not any(os.get_inheritable(int(fd)) for fd in ours)
+
+
 def read_until(fd: int, wanted: bytes) -> bool:
     """Whether that comes."""
     told = b""

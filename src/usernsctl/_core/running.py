@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import signal
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -71,7 +73,7 @@ def spawn(request: Spawn) -> tuple[int, int]:
     :raises ValueError: an argument contains NUL, or a variable's name is malformed.
     """
     native, err, memory = ffi.new("struct un_spawn *"), ffi.new("struct un_error *"), Memory()
-    pid, pidfd = ffi.new("pid_t *"), ffi.new("int *")
+    pid, pidfd = ffi.new("pid_t *"), ffi.new("int *", -1)
     lib.un_spawn_init(native)
     _fill_setup(native.setup, request.setup, memory)
     _fill_command(native.command, request.command, memory)
@@ -88,8 +90,25 @@ def spawn(request: Spawn) -> tuple[int, int]:
     native.new_session = bool(request.new_session)
     native.process_group = request.process_group
     native.umask = request.umask
-    check(lib.un_spawn(native, pid, pidfd, err), err)
-    return pid[0], pidfd[0]
+    try:
+        check(lib.un_spawn(native, pid, pidfd, err), err)
+        return pid[0], pidfd[0]
+    except BaseException:
+        # A handler of signals has raised it as soon as the call was over: nobody knows the child.
+        if pidfd[0] >= 0:
+            _end_child(pidfd[0])
+        raise
+
+
+def _end_child(pidfd: int) -> None:
+    """Kill a child of ours, wait for its end, and close its pidfd."""
+    try:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+    finally:
+        os.close(pidfd)
 
 
 def _planned(plan: object | None) -> Any:
@@ -113,9 +132,15 @@ def create_namespaces(plan: NativePlan, namespaces: Iterable[str]) -> list[int]:
     :returns: their descriptors, in the order of :data:`ALL_NAMESPACES`; -1 for those not made.
     :raises NamespaceError: they could not be had.
     """
-    made, err = ffi.new("struct un_namespace *"), ffi.new("struct un_error *")
-    check(lib.un_namespace_create(plan.cdata, _flags(namespaces), _CHILD, made, err), err)
-    return list(made.fd)
+    nothing = {"fd": [-1] * lib.UN_NS_COUNT}
+    made, err = ffi.new("struct un_namespace *", nothing), ffi.new("struct un_error *")
+    try:
+        check(lib.un_namespace_create(plan.cdata, _flags(namespaces), _CHILD, made, err), err)
+        return list(made.fd)
+    except BaseException:
+        # As in spawn().
+        lib.un_namespace_close(made)
+        raise
 
 
 def join(fds: Sequence[int]) -> None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import array
 import contextlib
 import math
 import os
 import select
+import socket
 import warnings
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Self
+
+
+# What poll(2) can count, in milliseconds of an int; math.inf and 25 days are without an end.
+_POLL_SECONDS_MAX = (2**31 - 1) // 1000
 
 
 def wait_readable(*fds: int, timeout: float | None = None) -> bool:
@@ -23,7 +29,26 @@ def wait_readable(*fds: int, timeout: float | None = None) -> bool:
     poll = select.poll()
     for fd in fds:
         poll.register(fd, select.POLLIN)
-    return bool(poll.poll(None if timeout is None else math.ceil(max(timeout, 0) * 1000)))
+    if timeout is None or timeout > _POLL_SECONDS_MAX:
+        return bool(poll.poll())
+    return bool(poll.poll(math.ceil(max(timeout, 0) * 1000)))
+
+
+def receive(connection: socket.socket, size: int, count: int) -> tuple[bytes, list[int]]:
+    """Receive up to `size` bytes, and up to `count` descriptors, which are the caller's to close.
+
+    None of them is inherited by what is executed. Those of socket.recv_fds() are, and it takes
+    flags without passing them on.
+
+    :raises OSError: as recvmsg(2) says.
+    """
+    fds = array.array("i")
+    room = socket.CMSG_LEN(count * fds.itemsize)
+    data, parts, _, _ = connection.recvmsg(size, room, socket.MSG_CMSG_CLOEXEC)
+    for level, kind, content in parts:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+    return data, list(fds)
 
 
 class Closing:

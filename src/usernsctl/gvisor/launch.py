@@ -208,9 +208,11 @@ def _tell_hidden(
     if not found:
         return
     is_kept = request.cwd is None and used.tree is None
-    option = view.how_to_show(found[0], directory=outside.directory, cwd=None if is_kept else cwd)
+    remedy = view.how_to_show(found[0], directory=outside.directory, cwd=None if is_kept else cwd)
+    if remedy.startswith("--"):
+        remedy = f"add {remedy}"
     others = f" and {len(found) - 1} more files that the command names" if found[1:] else ""
-    notify(f"the sandbox does not show {quoted(found[0])}{others}; to show it, add {option}")
+    notify(f"the sandbox does not show {quoted(found[0])}{others}; to show it, {remedy}")
 
 
 def _show_programs(used: paths.Paths, runsc_path: str, scratch: Opened) -> tuple[str, str]:
@@ -383,7 +385,7 @@ def _start_directory(request: Request, root: Rootfs, start: str, used: paths.Pat
             return "/"
         return start
     exists = used.tree is None and os.path.isdir(request.cwd)
-    remedy = f"--bind {quoted(request.cwd)}" if exists else None
+    remedy = view.show_remedy(request.cwd) if exists else None
     view.check_directory(root.view, request.cwd, f"--wd {request.cwd}", remedy)
     return request.cwd
 

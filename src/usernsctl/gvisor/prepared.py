@@ -15,7 +15,7 @@ from typing import NoReturn, Self, Unpack
 
 from usernsctl import hardening
 from usernsctl._system import isolated
-from usernsctl._system.descriptors import AsyncClosing, Closing, Shared
+from usernsctl._system.descriptors import AsyncClosing, Closing, Shared, receive
 from usernsctl._system.opened import Opened
 from usernsctl._system.state import state_directory
 from usernsctl.commands.popen import DEVNULL, PIPE
@@ -135,7 +135,9 @@ class PreparedNamespace:
         :raises CommandError: it has none.
         """
         is_machine = not (self.request.bundle or self.request.rootfs or self.request.expose_root)
-        remedy = f"binds=[{cwd!r}]" if is_machine and os.path.isdir(cwd) else None
+        # As an object: of text, a part might be taken for something else.
+        bind = f"usernsctl.Bind.shown({cwd!r})" if ":" in cwd else f"{cwd!r}"
+        remedy = f"binds=[{bind}]" if is_machine and os.path.isdir(cwd) else None
         with contextlib.suppress(PermissionError), self._view() as seen:
             view.check_directory(seen, cwd, f"cwd={cwd!r}", remedy)
 
@@ -360,7 +362,7 @@ def _prepare(namespace: Namespace, order: Order) -> tuple[Prepared, int]:
                 stderr=PIPE,
                 pass_fds=[theirs.fileno(), *order.used.descriptors()],
             )
-        _, fds, _, _ = socket.recv_fds(ours, 1, 1)
+        _, fds = receive(ours, 1, 1)
     with contextlib.ExitStack() as undo:
         for fd in fds:
             undo.callback(os.close, fd)

@@ -11,6 +11,7 @@ from io import FileIO
 from subprocess import DEVNULL
 from typing import Any
 
+from usernsctl._system.descriptors import receive
 from usernsctl.errors import CommandError, RunscError
 
 
@@ -78,7 +79,7 @@ def receive_terminal(console: socket.socket) -> FileIO:
     try:
         connection, _ = console.accept()
         with connection:
-            _, fds, _, _ = socket.recv_fds(connection, 4096, 1)
+            _, fds = receive(connection, 4096, 1)
     except BlockingIOError:
         fds = []
     if not fds:

@@ -14,6 +14,7 @@ from usernsctl._system.opened import Opened
 from usernsctl._text import quoted
 from usernsctl.errors import CommandError, CommandNotExecutableError, CommandNotFoundError
 from usernsctl.gvisor.environment import DEFAULT_PATH
+from usernsctl.gvisor.request import Bind
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,11 +270,27 @@ def _not_found(command: str, view: View, caller: Mapping[str, str]) -> CommandNo
 
 
 def bind_option(path: str) -> str:
-    """The option that shows a program: with its whole installation, where it is in a ``bin``."""
+    """How to show a program: with its whole installation, where it is in a ``bin``."""
     directory = os.path.dirname(path)
     prefix = os.path.dirname(directory)
     whole = os.path.basename(directory) in ("bin", "sbin") and prefix.count("/") > 1
-    return f"--bind {quoted(prefix if whole else directory)}"
+    return show_remedy(prefix if whole else directory)
+
+
+def show_remedy(source: str, destination: str = "") -> str:
+    """The option that shows `source`, under its own name unless `destination` is given.
+
+    Names are others' choice: one that ends in ``:rw`` must not have another file be shown, nor be
+    written to. Of a path that the option can't name, this says what else there is to do.
+    """
+    words = [source, destination] if destination else [source]
+    try:
+        is_read_so = Bind.parse(":".join(words)) == Bind.shown(source, destination)
+    except ValueError:
+        is_read_so = False
+    if not is_read_so:
+        return "rename it: --bind would take a part of its path for something else"
+    return f"--bind {':'.join(map(quoted, words))}"
 
 
 def files_named(words: Iterable[str], directory: str) -> list[str]:
@@ -297,7 +314,7 @@ def hidden(named: Iterable[str], view: View, *, cwd: str) -> list[str]:
 
 
 def how_to_show(path: str, *, directory: str, cwd: str | None) -> str:
-    """The option that shows a file of this machine under the name that the command has for it.
+    """How to show a file of this machine under the name that the command has for it.
 
     :param path: as the command names it.
     :param directory: the caller's current directory, which a relative path starts at here.
@@ -305,8 +322,7 @@ def how_to_show(path: str, *, directory: str, cwd: str | None) -> str:
         shown.
     """
     if os.path.isabs(path):
-        return f"--bind {quoted(path)}"
+        return show_remedy(path)
     if cwd is None and os.pardir not in path.split("/"):
-        return "--bind ."
-    inside = os.path.normpath(os.path.join(cwd or directory, path))
-    return f"--bind {quoted(path)}:{quoted(inside)}"
+        return show_remedy(".")
+    return show_remedy(path, os.path.normpath(os.path.join(cwd or directory, path)))

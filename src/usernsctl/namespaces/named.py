@@ -14,7 +14,7 @@ import subprocess
 from collections.abc import Iterable, Iterator
 
 from usernsctl import _core, _programs
-from usernsctl._system.descriptors import Closing
+from usernsctl._system.descriptors import Closing, receive
 from usernsctl._system.proc import Stranger
 from usernsctl._system.state import NAME, NAME_RULE, Directory, locked_directory, untrue
 from usernsctl.errors import NamespaceError
@@ -246,7 +246,7 @@ def _wait_until_ready(
     pid, fds = None, list[int]()
     with contextlib.suppress(TimeoutError):
         while pid is None or not fds:
-            data, received, _, _ = socket.recv_fds(ours, 4096, len(_core.NAMESPACE_FILES))
+            data, received = receive(ours, 4096, len(_core.NAMESPACE_FILES))
             word, _, rest = data.decode(errors="replace").partition(" ")
             if word == "error":
                 raise _reported_error(rest)

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 import pytest
 
 from usernsctl import _core, hardening
+from usernsctl._system.descriptors import receive
 from usernsctl._system.proc import parent_namespace
 from usernsctl.commands.target import Target
 from usernsctl.errors import UsernsError
@@ -130,7 +131,7 @@ class Channel:
 
     def receive_namespace(self) -> int:
         """The descriptor of the child's user namespace, or -1 if it has none of its own."""
-        _, fds, _, _ = socket.recv_fds(self._connection, 1, 1)
+        _, fds = receive(self._connection, 1, 1)
         return fds[0] if fds else -1
 
     def send(self, message: dict[str, Any]) -> None:

@@ -155,13 +155,40 @@ def test_an_interpreter_that_is_there_or_none(view: View, top: Path, text: str) 
     check(view, "data")
 
 
+UNNAMEABLE = "rename it: --bind would take a part of its path for something else"
+
+
 @pytest.mark.parametrize(
     ("path", "option"),
     [
         ("/home/me/venv/bin/tool", "--bind /home/me/venv"),
         ("/home/me/tool", "--bind /home/me"),
         ("/srv/bin/tool", "--bind /srv/bin"),
+        ("/home/me:rw/tool", UNNAMEABLE),
+        ("/home/me:/etc:rw/bin/tool", UNNAMEABLE),
     ],
 )
 def test_the_option_that_shows_a_program(path: str, option: str) -> None:
     assert command.bind_option(path) == option
+
+
+@pytest.mark.parametrize(
+    ("path", "cwd", "option"),
+    [
+        ("/home/me/data", None, "--bind /home/me/data"),
+        ("/home/me/,rw", None, "--bind /home/me/,rw"),
+        ("data:rw", None, "--bind ."),
+        ("../data", "/usr", "--bind ../data:/data"),
+        # Each would show another file, some of them to be written to.
+        ("/home/me:rw", None, UNNAMEABLE),
+        ("/home/me:ro", None, UNNAMEABLE),
+        ("/home/me:/etc", None, UNNAMEABLE),
+        ("/home/me:/etc:rw", None, UNNAMEABLE),
+        ("/home/me:", None, UNNAMEABLE),
+        ("../data:rw", None, UNNAMEABLE),
+        ("data:rw", "/usr", UNNAMEABLE),
+        ("../data,rw", "/usr", UNNAMEABLE),
+    ],
+)
+def test_how_a_file_is_shown_whatever_its_name(path: str, cwd: str | None, option: str) -> None:
+    assert command.how_to_show(path, directory="/home/me", cwd=cwd) == option

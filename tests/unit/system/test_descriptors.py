@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
+import socket
 import threading
 import warnings
 from types import FrameType
@@ -13,7 +15,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from usernsctl._system.descriptors import AsyncClosing, Closing, LetGoError, Shared
+from usernsctl._system.descriptors import (
+    AsyncClosing,
+    Closing,
+    LetGoError,
+    Shared,
+    receive,
+    wait_readable,
+)
 
 PATIENCE = 20
 
@@ -184,3 +193,23 @@ def test_close_async_at_the_end_of_an_async_block() -> None:
 
     asyncio.run(main())
     assert log == ["closed"]
+
+
+@pytest.mark.parametrize("timeout", [math.inf, 1e300, 2**31])
+def test_a_wait_of_any_length(timeout: float) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.send(b"+")
+        assert wait_readable(ours.fileno(), timeout=timeout)
+
+
+def test_what_was_received_is_not_inherited() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        socket.send_fds(theirs, [b"+"], [0])
+        data, (fd,) = receive(ours, 1, 1)
+        try:
+            assert data == b"+"
+            assert not os.get_inheritable(fd)
+        finally:
+            os.close(fd)
