@@ -171,7 +171,7 @@ def not_runsc(path: str, why: str, errno: int = 0) -> RunscError:
         errno=errno,
         filename=path,
         cause="not-runsc",
-        remedy=f"set {VARIABLE} to the path of runsc. To install: {INSTALL}",
+        remedy=f"give the path of runsc by --runsc or {VARIABLE}. To install: {INSTALL}",
     )
 
 
