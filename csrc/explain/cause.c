@@ -9,32 +9,33 @@ static const struct un_cause causes[] = {
      "namespace (Ubuntu 23.10 and later)",
      "load a profile for this program: usernsctl apparmor-profile; or, for all programs, "
      "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"},
-    {"bounding-set", "what is not in the bounding set, no setuid program can gain",
+    {"bounding-set", "a setuid program can gain only capabilities that are in the bounding set",
      "start with CAP_SETUID and CAP_SETGID: docker run --cap-add SETUID --cap-add SETGID"},
     {"caller-id-unmapped",
      "this process's own user or group id does not exist in the user namespace it is in",
      "start it as a user that the namespace maps: see /proc/self/uid_map and /proc/self/gid_map"},
     {"cgroup-not-delegated",
-     "to start something in a control group takes the right to write its cgroup.procs, and that of "
-     "the closest group that it shares with ours; this user has been given no such groups",
-     "systemd-run --user --scope --property Delegate=yes COMMAND; what only wants limits can do "
-     "without: runsc --ignore-cgroups, as usernsctl run does"},
+     "a process may start another one in a control group only if it may write the group's "
+     "cgroup.procs, and that of the closest group that is above both its own group and that one; "
+     "this user has no such groups",
+     "systemd-run --user --scope --property Delegate=yes COMMAND; if limits are all you want, "
+     "leave the control group out: runsc --ignore-cgroups, as usernsctl run does"},
     {"cgroup-not-unified", "a child can be started in a directory of cgroup v2 only",
      "name one below a mount that findmnt -t cgroup2 lists"},
     {"cgroup-takes-no-process",
-     "a control group that enables controllers for those below it holds no processes of its own, "
-     "nor does one whose cgroup.type is \"domain invalid\" (cgroups(7))",
+     "a control group that enables controllers for the groups below it can hold no processes of "
+     "its own; nor can one whose cgroup.type is \"domain invalid\" (cgroups(7))",
      "mkdir GROUP/leaf, and start it there; cat GROUP/cgroup.subtree_control GROUP/cgroup.type"},
     {"child-missing",
-     "what enters namespaces is a program of its own, usernsctl-child, which is not there, or may "
+     "the program usernsctl-child, which enters namespaces for usernsctl, does not exist, or may "
      "not be executed here",
-     "pip install --force-reinstall usernsctl; findmnt -T its directory, if that is mounted "
-     "noexec"},
+     "pip install --force-reinstall usernsctl; if findmnt -T DIRECTORY, with the directory of "
+     "usernsctl-child, says noexec: install usernsctl elsewhere"},
     {"clone-into-cgroup-missing",
-     "starting a process in a control group takes clone3(2) of Linux 5.7, which is older here, or "
-     "kept away by a seccomp filter as container engines have it",
-     "leave the control group out, or allow it: docker run --security-opt seccomp=PROFILE, with "
-     "what usernsctl seccomp-profile prints, and clone3 in it"},
+     "to start a process in a control group, usernsctl needs clone3(2) of Linux 5.7; this kernel "
+     "is older, or a seccomp filter, such as that of a container engine, forbids clone3(2)",
+     "leave the control group out; or allow clone3: add it to what usernsctl seccomp-profile "
+     "prints, and pass that file: docker run --security-opt seccomp=FILE"},
     {"command-not-executable", "the command is there, but can't be executed",
      "chmod +x it; a script must begin with #! and its interpreter"},
     {"command-not-found", "there is no such command",
@@ -47,43 +48,52 @@ static const struct un_cause causes[] = {
     {"helper-hung", "newuidmap or newgidmap did not end; the user database may not answer",
      "time getent passwd $(id -u)"},
     {"helper-killed", "newuidmap or newgidmap was killed", "see dmesg, and try again"},
-    {"helper-missing", "newuidmap and newgidmap are what lets a user map its subordinate ranges",
+    {"helper-missing",
+     "newuidmap or newgidmap is not installed; without them, a user can't map its subordinate "
+     "ranges",
      "apt-get install uidmap (elsewhere the package is called shadow-utils)"},
-    {"helper-not-setuid", "newuidmap or newgidmap has lost its privilege, as happens in images",
+    {"helper-not-setuid",
+     "newuidmap or newgidmap is not setuid root any more, as happens in images",
      "chmod u+s $(command -v newuidmap) $(command -v newgidmap)"},
-    {"helper-on-nosuid", "newuidmap or newgidmap is on a mount where setuid does not count",
+    {"helper-on-nosuid",
+     "newuidmap or newgidmap is on a mount with nosuid, where a setuid program gains nothing",
      "mount -o remount,suid it, or install the package uidmap on another file system"},
     {"helper-status-lost",
-     "whether newuidmap or newgidmap succeeded is told to one who waits, and somebody else in this "
-     "process did, or SIGCHLD is ignored",
-     "signal(SIGCHLD, SIG_DFL), and wait for children by their pid, not for any (waitpid(-1))"},
+     "usernsctl could not learn whether newuidmap or newgidmap succeeded: another part of this "
+     "process has waited for the helper, or this process ignores SIGCHLD",
+     "signal(SIGCHLD, SIG_DFL); wait for each child by its pid, and never for any child "
+     "(waitpid(-1))"},
     {"helper-stopped", "newuidmap or newgidmap was stopped",
      "find out who stops it, and try again"},
     {"in-chroot", "the kernel makes no user namespace for a process in a chroot",
      "enter that root by pivot_root(2) (or bwrap, or a container engine) instead of chroot(2)"},
-    {"inside-id-unmapped", "only an id that is mapped inside can be had there",
+    {"inside-id-unmapped", "a process in the namespace can take on only an id that is mapped there",
      "map it (--map-users, --map-groups, --map-auto), or choose one that is; usernsctl plan shows "
      "them"},
     {"interpreter-not-found",
      "the command is there, but its interpreter (the #! line, or the ELF loader) is not",
      "install the interpreter, or correct the first line of the script"},
     {"join-denied",
-     "a process can enter only a user namespace that it or its user has made, and not its own",
-     "start from the namespace, and as the user, that it was made in"},
-    {"landlock", "Landlock confines this process, and writing to /proc is not among what it may do",
+     "a process can enter a user namespace only if it, or its user, has made that namespace; and "
+     "it can't enter the one that it is in",
+     "start from the namespace in which the user namespace was made, and as the user who made it"},
+    {"landlock", "Landlock confines this process, and does not let it write to /proc",
      "start outside that confinement, or have it allow write access to /proc"},
     {"lsm-denies-userns", "a security module (SELinux, or a BPF program) forbids user namespaces",
      "see journalctl -k and ausearch -m avc for the denial; with SELinux, allow user_namespace "
      "create"},
     {"map-invalid", "the kernel takes no such map (user_namespaces(7))",
      "give extents as inside:outside:count, that do not overlap"},
-    {"map-not-written", "what writes the maps did not write what it was told to",
-     "see that newuidmap and newgidmap are those of your system"},
+    {"map-not-written",
+     "newuidmap or newgidmap succeeded, but the map is not the one that usernsctl asked for",
+     "check that newuidmap and newgidmap are those of your system: ls -l $(command -v newuidmap "
+     "newgidmap)"},
     {"max-user-namespaces", "the limit of user namespaces is used up, or 0",
      "sysctl -w user.max_user_namespaces=15000"},
     {"mount-by-descriptor-missing",
-     "open_tree(2), move_mount(2) and mount_setattr(2), by which files are shown that others may "
-     "write to, came with Linux 5.12; this one is older, or a seccomp filter forbids them",
+     "usernsctl shows files by open_tree(2), move_mount(2) and mount_setattr(2), so that nobody "
+     "can swap them meanwhile; these came with Linux 5.12: this kernel is older, or a seccomp "
+     "filter forbids them",
      "boot Linux 5.12 or newer; in a container docker run --rm --entrypoint usernsctl IMAGE "
      "seccomp-profile >seccomp.json; docker run --security-opt seccomp=seccomp.json IMAGE"},
     {"mount-denied", "a seccomp filter or a security module forbids mount(2) here",
@@ -105,19 +115,22 @@ static const struct un_cause causes[] = {
     {"no-new-privs", "no_new_privs keeps newuidmap from gaining the privilege that it needs",
      "start without it: in Kubernetes allowPrivilegeEscalation: true, in Docker without "
      "--security-opt no-new-privileges; or map one id only"},
-    {"no-passwd-entry", "newuidmap needs to know the name of who calls it",
+    {"no-passwd-entry",
+     "newuidmap needs a name for its caller's uid, and the user database has none",
      "useradd --uid UID NAME, which grants subordinate ranges too; or start as a user with a name"},
     {"no-proc", "/proc is not mounted", "mount -t proc proc /proc"},
     {"no-subordinate-range", "the user has no subordinate range, so only its own id can be mapped",
      "usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER"},
     {"not-dumpable",
-     "the /proc files of a process that is not dumpable belong to root, its maps among them",
-     "don't clear PR_SET_DUMPABLE, nor start from a program that its user can't read"},
-    {"nss-subid", "nsswitch.conf has subordinate ranges come from a service that does not answer",
+     "this process is not dumpable, so its files in /proc, its maps among them, belong to root",
+     "don't clear PR_SET_DUMPABLE, and don't start from a program that its user can't read"},
+    {"nss-subid",
+     "/etc/nsswitch.conf names a service as the source of subordinate ranges, and that service "
+     "does not answer",
      "getsubids USER"},
     {"out-of-memory",
-     "the control group's limit, or this machine's memory, was too small; a program in gVisor may "
-     "then end with a status of its own",
+     "the memory that the control group allows, or this machine has, was used up; a program in "
+     "gVisor may then end with a status of its own",
      "raise the limit (docker run --memory 2g; in Kubernetes resources.limits.memory), or use "
      "less"},
     {"outside-parent-map", "an id to be mapped does not exist in the user namespace we are in",
@@ -137,10 +150,12 @@ static const struct un_cause causes[] = {
      "grant a range that does: in the image, usermod --add-subuids 1001-65535 "
      "--add-subgids 1001-65535 USER"},
     {"seccomp-denies-userns",
-     "a seccomp filter forbids user namespaces, as the default one of Docker and of others does",
-     "docker run --rm --entrypoint usernsctl IMAGE seccomp-profile >seccomp.json; "
-     "docker run --security-opt seccomp=seccomp.json IMAGE"},
-    {"setgroups-denied-on-join", "in this namespace setgroups(2) was given up",
+     "a seccomp filter forbids user namespaces, as the default filters of Docker and other "
+     "engines do",
+     "docker run --rm --entrypoint usernsctl IMAGE seccomp-profile >seccomp.json; docker run "
+     "--security-opt seccomp=seccomp.json IMAGE"},
+    {"setgroups-denied-on-join",
+     "setgroups(2) is denied in this namespace, so nobody can drop groups there",
      "keep the groups: leave --setgid out"},
     {"setgroups-order", "an unprivileged process must give up setgroups(2) before it maps a group",
      "leave --setgroups out, or set it to deny"},

@@ -58,6 +58,8 @@ AnyExtent = Extent | tuple[int, int, int] | str
 
 
 def _extents(given: Iterable[AnyExtent]) -> tuple[Extent, ...]:
+    if isinstance(given, str):
+        raise TypeError(f"an extent must be in a list, as in [{given!r}]")
     return tuple(Extent.parse(e) if isinstance(e, str) else Extent(*e) for e in given)
 
 
@@ -144,6 +146,7 @@ class IdMap:
         """Exactly these extents, each an :class:`Extent`, three numbers or ``"0:100000:65536"``.
 
         :raises MapError: one of them is malformed.
+        :raises TypeError: `uids` or `gids` is a single text, and not a list.
         """
         return cls(map_users=_extents(uids), map_groups=_extents(gids), setgroups=setgroups)
 

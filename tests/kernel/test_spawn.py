@@ -284,3 +284,8 @@ def test_a_limit_on_descriptors_is_told_and_leaves_nothing() -> None:
             os.close(fd)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert open_descriptors() == before
+
+
+def test_a_name_is_no_namespace() -> None:
+    with pytest.raises(TypeError, match=r"must be a Namespace, not 'web'; Namespace\.open"):
+        un.run(["true"], namespace="web")  # type: ignore[call-overload]

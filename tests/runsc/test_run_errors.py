@@ -36,8 +36,8 @@ ARGUMENTS = [
     (["--user", "0:5", "--", "true"], 125, "gid 5 is not mapped: the map has 0"),
     (["--user", "me", "--", "true"], 125, "'me' is not UID[:GID]"),
     (["--network", "sandbox", "--", "true"], 125, "runsc-rootless-netstack"),
-    (["--network", "bridge", "--", "true"], 125, "'bridge' is none of none, host"),
-    (["--platform", "xen", "--", "true"], 125, "'xen' is none of systrap, ptrace, kvm"),
+    (["--network", "bridge", "--", "true"], 125, "'bridge' must be none or host"),
+    (["--platform", "xen", "--", "true"], 125, "'xen' must be systrap, ptrace or kvm"),
     (
         ["--rootfs", "/nonexistent", "--", "true"],
         125,

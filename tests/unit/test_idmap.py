@@ -160,3 +160,8 @@ def test_idmap_of_another_word_is_told_which_there_are(given: Any) -> None:
 def test_an_extent_knows_the_ids_it_has(first: int, count: int, is_in: bool) -> None:
     assert Extent(10, 100, 5).has(first, count) is is_in
     assert Extent(100, 10, 5).has_outside(first) is (10 <= first < 15)
+
+
+def test_a_single_extent_outside_of_a_list_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"must be in a list, as in \['0:1000:1'\]"):
+        IdMap.extents("0:1000:1", [])

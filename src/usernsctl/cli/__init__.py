@@ -54,7 +54,7 @@ class _Verbs(Group):
 
 
 @click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="usernsctl", prog_name="usernsctl")
+@click.version_option(None, "-V", "--version", package_name="usernsctl", prog_name="usernsctl")
 @click.option("--environ-fd", type=click.IntRange(3), hidden=True)
 @click.pass_context
 def usernsctl(context: click.Context, environ_fd: int | None) -> None:
@@ -79,9 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         _forget(2)
         return 128 + signal.SIGPIPE
     except OSError as error:
+        where = error.filename or _unwritten()
         _forget(1)
         with contextlib.suppress(OSError):
-            say(f"usernsctl: {error}")
+            say(f"usernsctl: {where}: {error.strerror}" if where else f"usernsctl: {error}")
         return 125
 
 
@@ -110,6 +111,15 @@ def _call(argv: list[str]) -> int:
     # Standard output may be closed, which print() bears.
     print(end="", flush=True)
     return status if isinstance(status, int) else 0
+
+
+def _unwritten() -> str | None:
+    """Standard output, if that is what could not be written."""
+    try:
+        print(end="", flush=True)
+    except OSError:
+        return "standard output"
+    return None
 
 
 def _forget(fd: int) -> None:

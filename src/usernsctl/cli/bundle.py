@@ -22,7 +22,7 @@ from usernsctl.maps import Extent
 EXIT_FINDINGS = 1
 
 
-@click.group("bundle", cls=Group)
+@click.group("bundle", cls=Group, short_help="Make, check or mend an OCI bundle.")
 def bundle_group() -> None:
     """Make, check or mend an OCI bundle, so that runsc can run it without root.
 
@@ -75,7 +75,9 @@ def init_command(
     click.echo(f"{shown(str(filename))}: made; {pasted(words)}")
 
 
-@bundle_group.command("check")
+@bundle_group.command(
+    "check", short_help="List what in a bundle would fail under runsc without root."
+)
 @click.argument("directory", type=click.Path())
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 @click.option(
@@ -108,7 +110,9 @@ def check_command(context: click.Context, directory: str, as_json: bool, network
         context.exit(EXIT_FINDINGS)
 
 
-@bundle_group.command("fix")
+@bundle_group.command(
+    "fix", short_help="Add what runsc without root needs, and take out the hooks."
+)
 @click.argument("directory", type=click.Path())
 def fix_command(directory: str) -> None:
     """Add to a bundle's config.json what runsc without root needs, and take out its hooks.

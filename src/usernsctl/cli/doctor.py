@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 _BLOCKED = 1
 
 
-@click.command("doctor", cls=VerdictCommand)
+@click.command(
+    "doctor", cls=VerdictCommand, short_help="Find out what keeps programs from running here."
+)
 @click.option("--json", "form", flag_value="json", help="Print JSON, for programs.")
 @click.option("--script", "form", flag_value="script", help="Print the remedies as a shell script.")
 @click.option("--no-runsc", is_flag=True, help="Don't try runsc, which takes the most time.")

@@ -14,6 +14,7 @@ from usernsctl.cli import caller
     "exec",
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
     add_help_option=False,
+    short_help="Execute a command in a new user namespace.",
 )
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
 def exec_command(words: tuple[str, ...]) -> None:

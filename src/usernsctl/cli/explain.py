@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -26,7 +28,11 @@ _IN_FULL = 3
 _SAYS_TOO_LITTLE = "mapped-sandbox-eof-unknown"
 
 
-@click.command("explain", cls=VerdictCommand)
+@click.command(
+    "explain",
+    cls=VerdictCommand,
+    short_help="Name the causes of an error message, and the remedies.",
+)
 @click.argument("file", type=click.Path(allow_dash=True), required=False)
 @click.option("--debug-log", metavar="DIR", help="Read runsc's debug logs in DIR instead.")
 @click.option("--no-probe", is_flag=True, help="Try nothing: the failure was on another machine.")
@@ -38,7 +44,8 @@ def explain_command(
     """Name the causes that an error message can have, and say how to mend them.
 
     explain reads FILE, or standard input: what runsc, newuidmap, newgidmap, unshare, bwrap, podman,
-    buildah, docker, rootlesskit or usernsctl has printed, as text or as JSON. Then it tries the
+    buildah, docker, rootlesskit or usernsctl has printed, as text or as JSON. FILE may also be the
+    id of a cause, which usernsctl's errors have in brackets. Then explain tries the
     steps on this machine, to find out which of the causes it is; --no-probe leaves that out.
 
     Exit status: 0 a cause is named, 1 nothing in the text is known, 2 wrong usage or no such file.
@@ -74,9 +81,12 @@ def _fail(context: click.Context, message: str) -> NoReturn:
 
 
 def _read(file: str | None) -> Explanation:
+    from usernsctl.explain.catalogue import catalogue
     from usernsctl.explain.messages import explain
 
     if file not in (None, "-"):
+        if file in catalogue() and not os.path.lexists(file):
+            return explain(io.BytesIO(f"[{file}]".encode()))
         with open(str(file), "rb") as stream:
             return explain(stream)
     if sys.stdin.isatty():

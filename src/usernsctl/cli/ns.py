@@ -27,7 +27,7 @@ _PASSED_ON = (
 _NOT_OURS = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 
 
-@click.group("ns", cls=Group)
+@click.group("ns", cls=Group, short_help="Make, list, use and remove namespaces with a name.")
 def ns_group() -> None:
     """Make, list, use and remove namespaces that are kept under a name."""
 
@@ -45,7 +45,7 @@ def create(name: str, options: tuple[str, ...]) -> None:
         print(shown_lines(made.notice), file=sys.stderr)
 
 
-@ns_group.command("list")
+@ns_group.command("list", short_help="List the namespaces.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def list_(as_json: bool) -> None:
     """List the namespaces: name, holder, age, processes inside, kinds and maps."""

@@ -16,7 +16,7 @@ from usernsctl.maps import plan as make_plan
 _BAR_WIDTH = 24
 
 
-@click.command("plan")
+@click.command("plan", short_help="Show which ids would be mapped, by whom, and why.")
 @click.option("-r", "--map-root-user", "root", is_flag=True, help="You are uid 0 and gid 0 inside.")
 @click.option("-c", "--map-current-user", "current", is_flag=True, help="You keep your ids.")
 @click.option("--map-user", type=int, metavar="UID", help="You are UID inside.")

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from usernsctl.profiles import Ids
 
 
-@click.command("seccomp-profile")
+@click.command("seccomp-profile", short_help="Print the seccomp profile for containers.")
 def seccomp_command() -> None:
     """Print the seccomp profile for containers that run gVisor.
 
@@ -28,7 +28,7 @@ def seccomp_command() -> None:
     click.echo(profiles.read("seccomp.json"), nl=False)
 
 
-@click.command("apparmor-profile")
+@click.command("apparmor-profile", short_help="Print the AppArmor profile for containers.")
 def apparmor_command() -> None:
     """Print the AppArmor profile for containers that run gVisor.
 
@@ -45,7 +45,7 @@ def apparmor_command() -> None:
     click.echo(profiles.read("apparmor"), nl=False)
 
 
-@click.command("docker-args")
+@click.command("docker-args", short_help="Print the options that docker run needs for gVisor.")
 @click.option(
     "--engine",
     type=click.Choice(["docker", "podman"]),

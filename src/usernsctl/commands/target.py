@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from usernsctl import _core
 from usernsctl.maps import AnyIdMap, Plan, decide
@@ -21,6 +21,7 @@ ENTERABLE = ("mount", "net", "ipc", "uts", "cgroup")
 KEPT = (*ENTERABLE, "time")
 
 
+@runtime_checkable
 class Joinable(Protocol):
     """Namespaces that exist already and that a command can be put into."""
 
@@ -99,7 +100,7 @@ def make_target(
     :param planned: what `idmap` has led to already, in its place. Who has it tells of a single id.
     :raises MapError: the map is malformed.
     :raises PlanError: the caller may not have it.
-    :raises TypeError: `idmap` is nothing that stands for a map.
+    :raises TypeError: `idmap` is nothing that stands for a map, or `namespace` is no namespace.
     :raises ValueError: `idmap` and `namespace` are both given, or there is no such propagation.
     """
     if propagation not in _PROPAGATION:
@@ -108,6 +109,11 @@ def make_target(
     if namespace is not None:
         if idmap is not None:
             raise ValueError("idmap makes a new user namespace, namespace joins one: give only one")
+        if not isinstance(namespace, Joinable):
+            raise TypeError(
+                f"namespace must be a Namespace, not {namespace!r}; "
+                "Namespace.open(name) finds the one of that name"
+            )
         target = namespace.target()
     else:
         native = decide(idmap) if planned is None else planned.native

@@ -14,7 +14,7 @@ def print_error(error: UsernsError) -> None:
     why, known_remedy = _known(error.cause)
     if why:
         say(f"  why: {why} [{error.cause}]")
-    elif error.cause:
+    elif error.cause not in (None, "usage"):  # the core's word for an option that there is not
         say(f"  cause: {error.cause}")
     # Of several lines are those of the catalogue; in ours, no name brings a line end with it.
     if remedy := error.remedy or known_remedy:

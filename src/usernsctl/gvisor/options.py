@@ -15,7 +15,8 @@ def one_of(*known: str) -> Callable[[str], str]:
 
     def parse(text: str) -> str:
         if text not in known:
-            raise ValueError(f"{text!r} is none of {', '.join(known)}")
+            *most, last = known
+            raise ValueError(f"{text!r} must be {', '.join(most)} or {last}")
         return text
 
     return parse

@@ -1,7 +1,8 @@
 """Releases of runsc: which one a program is, and what that release can and wants.
 
 The only module that knows how they differ. A release is named by the day it was cut from gVisor's
-sources; one that says none, or is newer than all that are known here, is taken for the newest.
+sources. If it names no day, or a later day than all that are known here, it is treated as the
+newest of these.
 """
 
 from __future__ import annotations
@@ -60,18 +61,24 @@ ABILITIES = {
     "host-settings": (20241014, "--host-settings, which checks this machine's settings"),
     "exec-wants-cwd": (20241111, "exec --process refuses a file without cwd"),
     "overlay-size": (20250616, "--overlay2=root:memory,size=N"),
-    "deprecated-flags": (20260126, "a warning on standard error about each flag that is to go"),
-    "devices-without-mode": (20260223, "linux.devices without fileMode, which crashed it before"),
-    "terminals": (20260316, "a terminal that is one of the streams is one inside, too"),
+    "deprecated-flags": (
+        20260126,
+        "a warning on standard error about each flag that will be removed",
+    ),
+    "devices-without-mode": (
+        20260223,
+        "accepts linux.devices without fileMode, which crashed runsc before",
+    ),
+    "terminals": (20260316, "if a stream is a terminal, it is a terminal inside, too"),
     "linux-4-19": (20260427, "uname says 4.19.0-gvisor, no longer 4.4.0"),
     "features": (20260511, "the command features, of the OCI runtime specification"),
-    "side-directory": (20260721, "programs of its own in gvisor-bin/ beside it, if they are there"),
-    "null-netns": (20260810, "a mount null-netns below --root, which stays"),
+    "side-directory": (20260721, "runs programs in gvisor-bin/ beside it, if they exist"),
+    "null-netns": (20260810, "leaves a mount null-netns below --root"),
     "character-devices": (
         20260817,
-        "a device that is bound is gVisor's own, or can't be opened (ENXIO)",
+        "a device that you bind is gVisor's own device, or can't be opened (ENXIO)",
     ),
-    "side-programs": (20260831, "its programs in gvisor-bin/ beside it, without which it fails"),
+    "side-programs": (20260831, "fails without its programs in gvisor-bin/"),
 }
 
 
@@ -164,7 +171,7 @@ def not_runsc(path: str, why: str, errno: int = 0) -> RunscError:
         errno=errno,
         filename=path,
         cause="not-runsc",
-        remedy=f"set {VARIABLE} to the path of runsc. To install: {INSTALL}",
+        remedy=f"give the path of runsc by --runsc or {VARIABLE}. To install: {INSTALL}",
     )
 
 

@@ -157,7 +157,13 @@ def _locate(environ: Mapping[str, str]) -> str:
 
 def _check_named(path: str) -> str:
     if not os.path.isabs(path):
-        raise not_runsc(path, "its path must be absolute")
+        raise RunscError(
+            f"{path}, which is to be runsc, must be absolute",
+            step="runsc",
+            filename=path,
+            cause="not-runsc",
+            remedy="give the whole path, such as /usr/bin/runsc",
+        )
     if not os.path.exists(path):
         raise RunscError(
             f"{path}, which is to be runsc, does not exist",

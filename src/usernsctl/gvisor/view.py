@@ -181,6 +181,7 @@ def check(
             f"{found[0][0].inside} is there, but it is not executable",
             step="exec",
             filename=command,
+            remedy="chmod +x it, or start it by its interpreter, as in: python3 FILE",
         )
     _check_interpreter(*executable[0], view, tree)
 
@@ -248,10 +249,15 @@ def _not_in(tree: str, command: str) -> CommandNotFoundError:
 
 def _not_found(command: str, view: View, caller: Mapping[str, str]) -> CommandNotFoundError:
     own = shutil.which(command, path=caller.get("PATH"))
+    if own is None and "/" in command and os.path.isfile(command):
+        own = command
     if own is None:
         where = "" if "/" in command else " along PATH"
         return CommandNotFoundError(
-            f"{command!r} was not found{where} in the sandbox", step="lookup", filename=command
+            f"{command!r} was not found{where} in the sandbox",
+            step="lookup",
+            filename=command,
+            remedy=_as_meant(command),
         )
     own = os.path.abspath(own)
     try:
@@ -267,6 +273,17 @@ def _not_found(command: str, view: View, caller: Mapping[str, str]) -> CommandNo
         remedy = f"--env PATH={quoted(os.path.dirname(own))}:{DEFAULT_PATH}"
         reason = f"{command!r} is {own}, but the PATH in the sandbox does not lead there"
     return CommandNotFoundError(reason, step="lookup", filename=command, remedy=remedy)
+
+
+def _as_meant(command: str) -> str | None:
+    """What was probably meant by a command that is nowhere."""
+    if "/" not in command and os.path.isfile(command):
+        return (
+            f"name a file of the current directory by a path: --bind . -- {quoted('./' + command)}"
+        )
+    if len(command.split()) > 1:
+        return f"give each word as an argument of its own, or: sh -c {quoted(command)}"
+    return None
 
 
 def bind_option(path: str) -> str:

@@ -82,3 +82,18 @@ def test_run_answers_an_option_of_docker_by_its_own(
 def test_run_leaves_the_command_s_options_alone(capsys: pytest.CaptureFixture[str]) -> None:
     told = complaint(capsys, "run", "--rootfs", "", "--", "env", "-v", "-e")
     assert told == "Error: --rootfs needs a directory, not an empty string"
+
+
+@pytest.mark.parametrize("group", [[], ["bundle"], ["ns"]])
+def test_no_verb_is_summed_up_by_half_a_sentence(
+    capsys: pytest.CaptureFixture[str], group: list[str]
+) -> None:
+    assert main([*group, "--help"]) == 0
+    told = capsys.readouterr().out
+    assert "Commands:" in told
+    assert "..." not in told.partition("Commands:")[2]
+
+
+def test_a_wrong_option_has_no_cause_but_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    told = complaint(capsys, "ns", "create", "two", "--maunt")
+    assert told == "usernsctl: argument: there is no option --maunt; see --help"

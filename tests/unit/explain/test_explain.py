@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from usernsctl.cli import main, print_error
 from usernsctl.errors import PlanError
-from usernsctl.explain.catalogue import catalogue
+from usernsctl.explain.catalogue import catalogue, get
 from usernsctl.explain.logs import SHOWN_MAX
 from usernsctl.explain.messages import Text, confirm, explain, needle, texts
 from usernsctl.explain.model import Finding, Report
@@ -328,6 +328,18 @@ def test_the_command_reads_standard_input(
     status, out, _ = run(capsys, *source, "--no-probe")
     assert status == 0
     assert out.startswith("helper-not-setuid: ")
+
+
+def test_the_command_takes_the_id_of_a_cause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["explain", "--no-probe", "range-not-granted"]) == 0
+    assert get("range-not-granted").why in capsys.readouterr().out
+    # A file of that name comes first.
+    (tmp_path / "range-not-granted").write_text("nothing\n")
+    assert main(["explain", "--no-probe", "range-not-granted"]) == 1
+    assert "Nothing in this text" in capsys.readouterr().out
 
 
 def test_the_command_recognises_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -169,3 +169,14 @@ def test_a_directory_that_depends_on_the_current_one_is_not_searched(
             runsc.find(environ)
         assert caught.value.cause == "runsc-missing"
     assert runsc.find({"PATH": str(tmp_path)}) == str(tmp_path / "runsc")
+
+
+def test_an_error_about_the_runsc_of_an_option_speaks_of_that_option(tmp_path: Path) -> None:
+    with pytest.raises(RunscError, match="must be absolute") as caught:
+        runsc.find({}, "bin/runsc")
+    assert caught.value.remedy == "give the whole path, such as /usr/bin/runsc"
+    with pytest.raises(RunscError) as caught:
+        runsc.find({}, str(script(tmp_path / "tool", "echo tool version 1")))
+    assert caught.value.cause == "not-runsc"
+    assert caught.value.remedy is not None
+    assert "--runsc" in caught.value.remedy

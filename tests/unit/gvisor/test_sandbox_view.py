@@ -141,6 +141,36 @@ def test_what_would_show_it(view: View, tmp_path: Path) -> None:
     assert caught.value.remedy == f"--env PATH={tool.parent}:{DEFAULT_PATH}"
 
 
+def test_a_file_of_this_machine_is_told_how_to_show_it_and_to_name_it(
+    view: View, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "job.py").touch()
+    monkeypatch.chdir(tmp_path)
+    for name in ("./job.py", f"{tmp_path}/job.py"):
+        with pytest.raises(CommandNotFoundError) as caught:
+            check(view, name, PATH="/usr/bin")
+        assert "is not in the sandbox" in str(caught.value)
+        assert caught.value.remedy == f"--bind {tmp_path}"
+    with pytest.raises(CommandNotFoundError) as caught:
+        check(view, "job.py", PATH="/usr/bin")
+    assert caught.value.remedy is not None
+    assert "./job.py" in caught.value.remedy
+
+
+def test_a_whole_command_line_in_one_word_is_told_to_be_one(view: View) -> None:
+    with pytest.raises(CommandNotFoundError) as caught:
+        check(view, "tool --all; tool", PATH="/usr/bin")
+    assert caught.value.remedy is not None
+    assert "sh -c 'tool --all; tool'" in caught.value.remedy
+
+
+def test_a_file_that_is_not_executable_is_told_what_makes_it_so(view: View) -> None:
+    with pytest.raises(CommandNotExecutableError) as caught:
+        check(view, "/bin/data")
+    assert caught.value.remedy is not None
+    assert "chmod +x" in caught.value.remedy
+
+
 @pytest.mark.parametrize("line", ["#!/absent/python -I", "#! /absent/python"])
 def test_an_interpreter_that_is_missing(view: View, top: Path, line: str) -> None:
     (top / "usr" / "bin" / "tool").write_text(f"{line}\n")
