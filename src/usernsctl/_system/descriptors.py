@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
-
 # What poll(2) can count, in milliseconds of an int; math.inf and 25 days are without an end.
 _POLL_SECONDS_MAX = (2**31 - 1) // 1000
 
