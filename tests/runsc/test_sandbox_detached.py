@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -350,3 +353,34 @@ def test_a_fork_does_not_end_what_its_parent_has(host: un.SandboxHost, marker: s
             assert os.waitpid(pid, 0)[1] == 0
             assert box.run(["true"]).returncode == 0
             assert box.state()["status"] == "running"
+
+
+def test_no_descriptor_is_left_of_a_start_that_runs_out_of_them(
+    host: un.SandboxHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not far below /, since the way there takes some, too: more than is needed afterwards."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as runtime:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
+        run_out_of_descriptors(host)
+
+
+def run_out_of_descriptors(host: un.SandboxHost) -> None:
+    un.Sandbox.list_detached()
+    before = open_descriptors()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    failures = 0
+    lowest = os.dup(0)
+    os.close(lowest)
+    for room in range(24):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + room, limits[1]))
+        try:
+            host.start(FOREVER, detach=True).close()
+        except un.UsernsError as error:
+            assert error.errno == errno.EMFILE
+            failures += 1
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert open_descriptors() == before
+        # What could not be removed then is now, since nobody has the lock on it.
+        assert un.Sandbox.list_detached() == []
+    assert failures

@@ -163,9 +163,12 @@ class Detached:
             if made is not None:
                 made.close()
             elif entry.fd >= 0:
-                entry.remove()
-                entry.unlock()
-                entry.close()
+                # Whatever can't be removed, such as for want of descriptors, must not stay locked.
+                with contextlib.closing(entry):
+                    try:
+                        entry.remove()
+                    finally:
+                        entry.unlock()
             raise
 
     def has_ended(self) -> bool:

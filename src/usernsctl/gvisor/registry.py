@@ -238,8 +238,8 @@ def claim(id: str) -> Entry:
             entry.try_lock()
             entry.directory.make(_STATE).close()
         except BaseException:
-            entry.remove()
-            entry.close()
+            with contextlib.closing(entry):
+                entry.remove()
             raise
         return entry
 
