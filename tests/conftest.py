@@ -39,7 +39,7 @@ REQUIRED = {
     "runsc": ["userns", "runsc"],
 }
 # Directories whose tests don't mind others beside them.
-PARALLEL = ("unit", "kernel", "faults", "fuzz")
+PARALLEL = {"fuzz", "kernel", "unit"}
 
 
 @dataclass(frozen=True)
