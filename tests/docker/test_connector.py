@@ -296,7 +296,9 @@ def test_host_name_and_working_directory_are_the_container_s(plain: Engine) -> N
     assert "--wd /tmp/mine: there is no such directory in the sandbox" in done.stderr
 
 
-def test_doctor_shows_a_table_on_a_terminal(plain: Engine) -> None:
+def test_doctor_is_plain_on_a_terminal(plain: Engine) -> None:
+    """The image does without rich."""
     done = plain("run", "--rm", "--tty", SECCOMP, PRELUDE, "doctor")
     assert done.returncode == 0, done.stdout
-    assert "\x1b[1;32mReady for a command in gVisor" in done.stdout
+    assert done.stdout.startswith("Ready for a command in gVisor")
+    assert "\x1b" not in done.stdout
