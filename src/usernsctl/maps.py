@@ -53,6 +53,11 @@ class Extent:
         return f"{self.inside}:{self.outside}:{self.count}"
 
 
+def parse_map(text: str) -> tuple[Extent, ...]:
+    """Read what /proc/PID/uid_map or gid_map holds (user_namespaces(7))."""
+    return tuple(Extent(*map(int, line.split())) for line in text.splitlines())
+
+
 #: What stands for an extent: itself, its three numbers, or ``"inside:outside:count"``.
 AnyExtent = Extent | tuple[int, int, int] | str
 

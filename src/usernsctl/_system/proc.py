@@ -15,6 +15,7 @@ from typing import Any
 
 from usernsctl._system.descriptors import wait_readable
 from usernsctl.errors import NamespaceError
+from usernsctl.maps import parse_map
 
 # PID_MAX_LIMIT of the kernel (proc_sys_kernel(5), pid_max).
 _PID_MAX = 1 << 22
@@ -192,10 +193,9 @@ def id_outside(inside: int, id_map: str) -> int:
 
     :param id_map: what /proc/PID/uid_map or gid_map holds.
     """
-    for line in id_map.splitlines():
-        first, outside, count = map(int, line.split())
-        if first <= inside < first + count:
-            return outside + inside - first
+    for extent in parse_map(id_map):
+        if extent.has(inside):
+            return extent.outside + inside - extent.inside
     return inside
 
 

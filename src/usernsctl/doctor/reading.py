@@ -28,7 +28,7 @@ from usernsctl.doctor.facts import (
 from usernsctl.errors import HardeningError, RunscError
 from usernsctl.gvisor import runsc
 from usernsctl.gvisor.releases import release_of
-from usernsctl.maps import Extent
+from usernsctl.maps import Extent, parse_map
 
 # Where helpers are when PATH does not say: as csrc/base/path.h has it.
 _DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
@@ -328,9 +328,7 @@ def _ids(tree: Tree, status: _Status) -> Ids:
 
 
 def _map(text: str | None) -> tuple[Extent, ...] | None:
-    if text is None:
-        return None
-    return tuple(Extent(*map(int, line.split())) for line in text.splitlines())
+    return None if text is None else parse_map(text)
 
 
 def _privileges(status: _Status, *, live: bool) -> Privileges:

@@ -14,7 +14,7 @@ from usernsctl import _core
 from usernsctl._system.descriptors import wait_readable
 from usernsctl._system.proc import ProcessIdentity, is_below_us, kill, moment, name_of
 from usernsctl.errors import NamespaceError
-from usernsctl.maps import Extent
+from usernsctl.maps import Extent, parse_map
 
 STEP = "name"
 
@@ -201,5 +201,4 @@ def read_map(path: str) -> tuple[Extent, ...]:
 
     :raises OSError: it can't be read.
     """
-    lines = Path(path).read_text().splitlines()
-    return tuple(Extent(*map(int, line.split())) for line in lines)
+    return parse_map(Path(path).read_text())
