@@ -210,3 +210,21 @@ def wait_for_threads() -> None:
             return
         time.sleep(0.01)
     raise AssertionError(threading.enumerate())
+
+
+def test_async_with_that_is_cancelled_leaves_nothing_to_warn_of(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    async def main() -> None:
+        host = un.SandboxHost()
+        entering = asyncio.create_task(host.__aenter__())
+        await asyncio.sleep(0.01)
+        entering.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await entering
+        # Another thread makes it, and closes it.
+        await asyncio.to_thread(wait_for_threads)
+
+    run(main)
+    gc.collect()
+    assert not list(recwarn)

@@ -8,7 +8,9 @@ import threading
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
+
+from usernsctl._system.descriptors import AsyncClosing, Closing
 
 _T = TypeVar("_T")
 
@@ -87,6 +89,31 @@ class Begun(Generic[_T]):
             return
         if error := self._future.exception():
             warnings.warn(f"nobody has asked what came of it: {error}", ResourceWarning, 1, self)
+
+
+class BegunClosing(Closing, AsyncClosing):
+    """What is closed at the end of a block, and may just have been begun when the block is entered.
+
+    Its class says what :meth:`close` does.
+    """
+
+    _begun: Begun[Any]
+
+    async def close_async(self) -> None:
+        """Close it from asyncio."""
+        await asyncio.shield(asyncio.ensure_future(asyncio.to_thread(self.close)))
+
+    def __enter__(self) -> Self:
+        self._begun.get()
+        return self
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._begun.wait()
+        except asyncio.CancelledError:
+            self._begun.undo(lambda _: self.close())
+            raise
+        return self
 
 
 def in_event_loop() -> bool:

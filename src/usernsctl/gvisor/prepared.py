@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import copy
 import fcntl
@@ -15,7 +14,7 @@ from typing import NoReturn, Self, Unpack
 
 from usernsctl import hardening
 from usernsctl._system import isolated
-from usernsctl._system.descriptors import AsyncClosing, Closing, Shared, receive
+from usernsctl._system.descriptors import Shared, receive
 from usernsctl._system.opened import Opened
 from usernsctl._system.state import state_directory
 from usernsctl.commands.popen import DEVNULL, PIPE
@@ -23,7 +22,7 @@ from usernsctl.commands.target import Target
 from usernsctl.errors import NamespaceError
 from usernsctl.gvisor import checks, config, environment, launch, oci, paths, runsc, view
 from usernsctl.gvisor.arguments import NamedHostOptions
-from usernsctl.gvisor.begun import Begun
+from usernsctl.gvisor.begun import Begun, BegunClosing
 from usernsctl.gvisor.config import open_bundle
 from usernsctl.gvisor.place import Place
 from usernsctl.gvisor.prepare import Order, Prepared
@@ -177,7 +176,7 @@ class PreparedNamespace:
             self.close()
 
 
-class HostBase(Closing, AsyncClosing):
+class HostBase(BegunClosing):
     """:class:`SandboxHost`, but for what starts sandboxes."""
 
     _what = "a SandboxHost"
@@ -227,7 +226,7 @@ class HostBase(Closing, AsyncClosing):
         :raises UsernsError: the reasons are those of ``usernsctl run``.
         """
         self._request = request = Request.for_host({"idmap": idmap, **options})
-        self._begun = Begun(lambda: PreparedNamespace(request))
+        self._begun: Begun[PreparedNamespace] = Begun(lambda: PreparedNamespace(request))
         self._is_closed = False
 
     @classmethod
@@ -271,24 +270,8 @@ class HostBase(Closing, AsyncClosing):
         if self._begun.settle():
             self._begun.get().close()
 
-    async def close_async(self) -> None:
-        """The same from asyncio."""
-        await asyncio.shield(asyncio.ensure_future(asyncio.to_thread(self.close)))
-
-    def __enter__(self) -> Self:
-        self._begun.get()
-        return self
-
     def _holds(self) -> bool:
         return not getattr(self, "_is_closed", True) and self._begun.is_there()
-
-    async def __aenter__(self) -> Self:
-        try:
-            await self._begun.wait()
-        except asyncio.CancelledError:
-            self._begun.undo(PreparedNamespace.close)
-            raise
-        return self
 
     def __repr__(self) -> str:
         shown = self._request.bundle or self._request.rootfs or "/"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
@@ -12,7 +11,6 @@ from collections.abc import Callable, Mapping
 from io import FileIO
 from typing import Any, NoReturn, Self, Unpack
 
-from usernsctl._system.descriptors import AsyncClosing, Closing
 from usernsctl.commands import aio
 from usernsctl.commands.arguments import Args, StrOrBytesPath
 from usernsctl.commands.popen import (
@@ -27,7 +25,7 @@ from usernsctl.commands.popen import run as run_command
 from usernsctl.errors import NamespaceError, RunscError, UsernsError
 from usernsctl.gvisor import checks, registry
 from usernsctl.gvisor.arguments import HostOptions
-from usernsctl.gvisor.begun import Begun
+from usernsctl.gvisor.begun import Begun, BegunClosing
 from usernsctl.gvisor.detached import Detached
 from usernsctl.gvisor.exec import ENDING_SECONDS, LOST, command_in, known_end, note
 from usernsctl.gvisor.files import Files
@@ -38,7 +36,7 @@ from usernsctl.gvisor.request import Request
 from usernsctl.gvisor.stdio import prepared_streams, receive_terminal
 
 
-class Sandbox(Closing, AsyncClosing):
+class Sandbox(BegunClosing):
     """A command in gVisor, and what else is started beside it.
 
     It lives until the command ends, it is closed, or the process that made it ends, however that
@@ -457,14 +455,6 @@ class Sandbox(Closing, AsyncClosing):
             if self._terminal is not None:
                 self._terminal.close()
 
-    async def close_async(self) -> None:
-        """The same from asyncio."""
-        await asyncio.shield(asyncio.ensure_future(asyncio.to_thread(self.close)))
-
-    def __enter__(self) -> Self:
-        self._begun.get()
-        return self
-
     def __repr__(self) -> str:
         life = self._life
         if self._is_released:
@@ -485,14 +475,6 @@ class Sandbox(Closing, AsyncClosing):
     def _holds(self) -> bool:
         is_ours = isinstance(self._life, Held) and os.getpid() == self._creator
         return is_ours and not self._is_finished
-
-    async def __aenter__(self) -> Self:
-        try:
-            await self._begun.wait()
-        except asyncio.CancelledError:
-            self._begun.undo(lambda _: self.close())
-            raise
-        return self
 
 
 def _host_request(options: HostOptions, host: HostBase | None) -> Request:
