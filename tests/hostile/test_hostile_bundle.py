@@ -22,11 +22,10 @@ from typing import Any
 
 import pytest
 
-from usernsctl.commands.target import Target
 from usernsctl.errors import BundleError
 from usernsctl.gvisor import oci
 from usernsctl.gvisor.config import OpenBundle, open_bundle
-from usernsctl.gvisor.place import Place
+from usernsctl.gvisor.place import Ids
 from usernsctl.gvisor.request import Request
 from usernsctl.maps import Extent
 
@@ -102,11 +101,10 @@ def bind(source: str, **more: Any) -> dict[str, Any]:
 
 def read(directory: Path, **how: Any) -> OpenBundle:
     """What `usernsctl run --bundle` does before anything is started."""
-    own = Place(
+    own = Ids(
         uid=(Extent(0, os.geteuid(), 1),),
         gid=(Extent(0, os.getegid(), 1),),
         become=(0, 0),
-        target=Target(),
     )
     return open_bundle(Request(bundle=str(directory), **how), str(directory), own)
 

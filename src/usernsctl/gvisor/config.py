@@ -15,7 +15,7 @@ from typing import Any
 from usernsctl._system.opened import ForeignLinkError, Opened
 from usernsctl.errors import BundleError, PlanError
 from usernsctl.gvisor import oci
-from usernsctl.gvisor.place import Place
+from usernsctl.gvisor.place import Ids
 from usernsctl.gvisor.request import Bind, Request
 from usernsctl.maps import Extent
 
@@ -34,7 +34,7 @@ class OpenBundle:
     sources: Mapping[str, Opened]
 
 
-def open_bundle(request: Request, path: str, place: Place) -> OpenBundle:
+def open_bundle(request: Request, path: str, ids: Ids) -> OpenBundle:
     """Read the config.json of a bundle, judge and mend it, and open the files that it shows.
 
     The bundle itself is left alone.
@@ -44,7 +44,7 @@ def open_bundle(request: Request, path: str, place: Place) -> OpenBundle:
         asks for what rootless runsc can't give.
     """
     with oci.Bundle(path) as directory:
-        given = read_bundle(request, directory, place)
+        given = read_bundle(request, directory, ids)
         trusted = request.trust_bundle
         return OpenBundle(
             config=given,
@@ -105,12 +105,12 @@ _ID_CAPABILITIES = (
 )
 
 
-def check_ids(place: Place, user: tuple[int, int]) -> None:
+def check_ids(ids: Ids, user: tuple[int, int]) -> None:
     """Check that runsc will find itself to be root, and the command the ids it is to have.
 
     :raises PlanError: one of these ids is not mapped.
     """
-    if place.become != (0, 0):
+    if ids.become != (0, 0):
         raise PlanError(
             "the caller must be uid 0 and gid 0 inside: otherwise runsc has no capabilities there, "
             "and makes a namespace of its own",
@@ -118,8 +118,8 @@ def check_ids(place: Place, user: tuple[int, int]) -> None:
             remedy="map ids 1 and up, and leave 0 to the caller",
         )
     for name, option, wanted, extents in (
-        ("uid", "--map-users", user[0], place.uid),
-        ("gid", "--map-groups", user[1], place.gid),
+        ("uid", "--map-users", user[0], ids.uid),
+        ("gid", "--map-groups", user[1], ids.gid),
     ):
         if not any(e.has(wanted) for e in extents):
             mapped = ", ".join(map(_range, extents))
@@ -131,7 +131,7 @@ def check_ids(place: Place, user: tuple[int, int]) -> None:
 
 
 def for_command(
-    request: Request, place: Place, rootfs: str, binds: tuple[Bind, ...], env: Mapping[str, str]
+    request: Request, ids: Ids, rootfs: str, binds: tuple[Bind, ...], env: Mapping[str, str]
 ) -> dict[str, Any]:
     """Make the config.json for a command; its ``cwd`` is left at ``/``.
 
@@ -139,13 +139,13 @@ def for_command(
     :raises BundleError: something can't be in a config.json, such as text that is not UTF-8.
     """
     uid, gid = request.user or (0, 0)
-    has_other_ids = any(e.count > 1 for e in (*place.uid, *place.gid))
+    has_other_ids = ids.count > 1
     return oci.build(
         oci.BuildOptions(
             args=request.args,
             rootfs=rootfs,
-            uid_map=place.uid,
-            gid_map=place.gid,
+            uid_map=ids.uid,
+            gid_map=ids.gid,
             env=env,
             # gVisor has no overlay over a read-only root; ours is read-only from outside.
             read_only=False,
@@ -161,7 +161,7 @@ def for_command(
     )
 
 
-def read_bundle(request: Request, bundle: oci.Bundle, place: Place) -> dict[str, Any]:
+def read_bundle(request: Request, bundle: oci.Bundle, ids: Ids) -> dict[str, Any]:
     """Read the config.json of a bundle and mend it; the bundle itself is left alone.
 
     :returns: what runsc is to be given; paths are as they were written.
@@ -170,10 +170,10 @@ def read_bundle(request: Request, bundle: oci.Bundle, place: Place) -> dict[str,
     """
     given = bundle.load()
     _refuse_reaching_out(request, bundle, given)
-    config, _ = oci.fix(given, place.uid, place.gid, keep_hooks=request.allow_hooks)
+    config, _ = oci.fix(given, ids.uid, ids.gid, keep_hooks=request.allow_hooks)
     network: Any = request.network
     for finding in oci.check(
-        config, bundle, place.uid, place.gid, network=network, memory_overlay=True
+        config, bundle, ids.uid, ids.gid, network=network, memory_overlay=True
     ):
         # A mount point that is missing is no fault here: Rootfs makes it.
         if finding.blocks and finding.id != "bundle-bind-target":

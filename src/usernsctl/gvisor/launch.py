@@ -7,6 +7,7 @@ when this process ends, however it ends.
 
 from __future__ import annotations
 
+import copy
 import os
 import stat
 from collections.abc import Callable, Mapping
@@ -16,19 +17,17 @@ from typing import Any, NoReturn
 from usernsctl import hardening
 from usernsctl._system import isolated, mounts, opened
 from usernsctl._system.opened import Opened
-from usernsctl._system.state import state_directory
 from usernsctl._text import quoted
 from usernsctl.commands.popen import pass_only, restore_signals
 from usernsctl.errors import CommandError, NamespaceError, RunscError, UsernsError
 from usernsctl.gvisor import config, environment, logs, oci, paths, runsc, view
-from usernsctl.gvisor.config import OpenBundle, open_bundle
-from usernsctl.gvisor.place import Place
+from usernsctl.gvisor.decide import VERIFIER_INSIDE
+from usernsctl.gvisor.look import Facts, is_script, look
+from usernsctl.gvisor.place import Ids
 from usernsctl.gvisor.request import Request
-from usernsctl.gvisor.rootfs import Rootfs, refuse_state
+from usernsctl.gvisor.rootfs import Rootfs
 from usernsctl.gvisor.runsc import PRIVATE_UMASK
 from usernsctl.gvisor.stdio import append_at_end
-
-VERIFIER_INSIDE = "/.usernsctl-verify"
 
 _RESOLVER = "/etc/resolv.conf"
 _RESOLVER_BYTES = 1 << 16
@@ -58,23 +57,10 @@ def run(
         of the namespace, this process is good for nothing but to say so and exit.
     """
     caller = os.environ if environ is None else environ
-    if request.terminal and not os.isatty(0):
-        # gVisor would wait for a terminal that isn't there.
-        raise CommandError("a terminal was asked for, but standard input is none", step="terminal")
-    program = runsc.find(caller, request.program)
-    assert request.kept is None or isinstance(request.kept, str)
-    place = Place.kept(request.kept) if request.kept else Place.new(request.idmap)
-    if place.single_id_reason is not None:
-        notify(f"going on with one id, as --allow-single-id allows: {place.single_id_reason}")
-    config.check_ids(place, request.user or (0, 0))
-    opened_bundle = open_bundle(request, request.bundle, place) if request.bundle else None
-    bundle = opened_bundle.config if opened_bundle is not None else None
-    used = resolve(request, program, opened_bundle)
-    own = (one.path for one in (used.state, used.debug_log) if one is not None)
-    for directory in (state_directory(), *own):
-        refuse_state(used.sources, directory)
-    outside = _look_outside(request, caller, used, program)
-
+    looked = look(request, caller, notify=notify)
+    facts, used, place = looked.facts, looked.used, looked.place
+    bundle = copy.deepcopy(dict(facts.bundle)) if facts.bundle is not None else None
+    outside = _look_outside(request, caller, facts)
     if bundle is not None:
         _take_oom_score(bundle["process"])
 
@@ -84,15 +70,15 @@ def run(
     try:
         # Before the first mount, which could cover them.
         used = used.here()
-        arguments = _build(request, place, used, outside, bundle, notify)
+        arguments = _build(request, place.ids, used, outside, bundle, notify)
     except UsernsError:
         raise
     except OSError as error:
         raise _failure(error) from error
-    _give_up(request, place)
+    _give_up(request, place.ids)
     # What runsc writes is for the caller alone. The command has a umask of its own.
     os.umask(PRIVATE_UMASK)
-    _hand_over(arguments, used, environment.for_runsc(is_named=request.program is not None))
+    _hand_over(arguments, used, dict(facts.runsc_env))
 
 
 def _take_oom_score(process: dict[str, Any]) -> None:
@@ -135,24 +121,22 @@ class _Outside:
     is_root: bool
 
 
-def _look_outside(
-    request: Request, caller: Mapping[str, str], used: paths.Paths, program: str
-) -> _Outside:
+def _look_outside(request: Request, caller: Mapping[str, str], facts: Facts) -> _Outside:
     directory = _current_directory()
     return _Outside(
         caller=caller,
-        homes=paths.home_directories(caller),
+        homes=set(facts.homes or ()),
         directory=directory,
         named=view.files_named(request.args[1:], directory),
-        program=program,
-        scratch_place=used.scratch_place(),
-        is_root=os.geteuid() == 0,
+        program=facts.runsc,
+        scratch_place=facts.scratch[0],
+        is_root=facts.is_root,
     )
 
 
 def _build(
     request: Request,
-    place: Place,
+    ids: Ids,
     used: paths.Paths,
     outside: _Outside,
     bundle: dict[str, Any] | None,
@@ -165,7 +149,7 @@ def _build(
     """
     scratch = mounts.mount_scratch(outside.scratch_place)
     root, wanted = make_root(
-        request, place, used, scratch, bundle, homes=outside.homes, is_root=outside.is_root
+        request, ids, used, scratch, bundle, homes=outside.homes, is_root=outside.is_root
     )
     process = wanted["process"]
     if request.cwd is not None or bundle is None:
@@ -237,28 +221,9 @@ def show_program(program: Opened, directory: Opened) -> str:
     return f"{directory.path}/{name}"
 
 
-def is_script(program: Opened) -> bool:
-    """Whether it is executed by an interpreter, which needs a path to read it by."""
-    try:
-        with open(program.open(), "rb") as file:
-            return file.read(2) == b"#!"
-    except PermissionError:
-        return False
-
-
-def resolve(request: Request, program: str, bundle: OpenBundle | None) -> paths.Paths:
-    """Open what a request names besides its bundle.
-
-    :raises UsernsError: something of it can't be had.
-    """
-    if bundle is not None:
-        return paths.resolve(request, program, bundle.tree, bundle.sources)
-    return paths.resolve(request, program, "/" if request.expose_root else request.rootfs)
-
-
 def make_root(
     request: Request,
-    place: Place,
+    ids: Ids,
     used: paths.Paths,
     scratch: Opened,
     bundle: dict[str, Any] | None,
@@ -277,7 +242,7 @@ def make_root(
         _show_machine(root, homes, is_root=is_root)
     else:
         root.show_tree(used.tree)
-    wanted = _make_config(request, place, root, used, bundle)
+    wanted = _make_config(request, ids, root, used, bundle)
     _complete(root, wanted, used, request)
     return root, wanted
 
@@ -325,7 +290,7 @@ def _hide_home(root: Rootfs, home: str) -> None:
 
 def _make_config(
     request: Request,
-    place: Place,
+    ids: Ids,
     root: Rootfs,
     used: paths.Paths,
     bundle: dict[str, Any] | None,
@@ -335,7 +300,7 @@ def _make_config(
         return bundle
     uid = request.user[0] if request.user is not None else 0
     env = {"HOME": environment.home(uid), **request.env}
-    return config.for_command(request, place, root.top.path, used.binds, env)
+    return config.for_command(request, ids, root.top.path, used.binds, env)
 
 
 def _complete(root: Rootfs, wanted: dict[str, Any], used: paths.Paths, request: Request) -> None:
@@ -431,9 +396,9 @@ def show_debug_log(directory: Opened, scratch: Opened) -> str:
     return shown.path
 
 
-def _give_up(request: Request, place: Place) -> None:
+def _give_up(request: Request, ids: Ids) -> None:
     hardening.for_run(
-        no_new_privs=request.no_new_privs, drop_bounding=request.drop_bounding, ids=place.id_count
+        no_new_privs=request.no_new_privs, drop_bounding=request.drop_bounding, ids=ids.count
     ).apply()
 
 

@@ -32,6 +32,9 @@ CRASH_BYTES = 1 << 20
 
 _COMMANDS = ("run", "boot", "gofer")
 
+#: In the directory of a run's own logs: what is thrown away.
+UNWANTED = tuple(f"{command}.txt" for command in _COMMANDS[1:])
+
 _END = re.compile(r"[A-Z]\d{4} [\d:.]+ +\d+ \w+\.go:\d+\] Exiting with status: \d+")
 
 
@@ -46,8 +49,8 @@ def quiet(directory: str, crash: str) -> runsc.Logs:
 
 def prepare(directory: str, dir_fd: int | None = None) -> None:
     """Have the logs that are not wanted thrown away: see :func:`quiet`."""
-    for command in _COMMANDS[1:]:
-        os.symlink(os.devnull, f"{directory}/{command}.txt", dir_fd=dir_fd)
+    for name in UNWANTED:
+        os.symlink(os.devnull, f"{directory}/{name}", dir_fd=dir_fd)
 
 
 def seen_from(logs: runsc.Logs, here: str, there: str) -> runsc.Logs:
@@ -56,6 +59,26 @@ def seen_from(logs: runsc.Logs, here: str, there: str) -> runsc.Logs:
         errors=there + logs.errors.removeprefix(here),
         crash=there + logs.crash.removeprefix(here),
         debug=there + logs.debug.removeprefix(here),
+    )
+
+
+def kept_files(stamp: str) -> list[str]:
+    """The names of the files that are to be made for :func:`kept_at`; the last is for crashes."""
+    return [f"runsc.log.{stamp}.{name}.txt" for name in (*_COMMANDS, "panic")]
+
+
+def kept_at(directory: str, own: str, stamp: str) -> runsc.Logs:
+    """Where runsc is to write if somebody wants to read it all, and the files are there.
+
+    :param directory: where the debug logs go, under the names that runsc gives them.
+    :param own: a directory of the run's own.
+    :param stamp: the time of the start, as runsc would write it.
+    """
+    files = kept_files(stamp)
+    return runsc.Logs(
+        errors=f"{own}/errors",
+        debug=f"{directory}/runsc.log.{stamp}.%COMMAND%.txt",
+        crash=f"{directory}/{files[-1]}",
     )
 
 
@@ -69,15 +92,13 @@ def kept(directory: str, own: str) -> runsc.Logs:
     while True:
         now = time.time()
         stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now)) + f".{int(now % 1 * 1e6):06}"
-        pattern = f"{directory.rstrip('/')}/runsc.log.{stamp}.%COMMAND%.txt"
-        made = [pattern.replace("%COMMAND%", name) for name in (*_COMMANDS, "panic")]
         try:
-            for path in made:
+            for name in kept_files(stamp):
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-                os.close(os.open(path, flags, 0o600))
+                os.close(os.open(f"{directory}/{name}", flags, 0o600))
         except FileExistsError:
             continue  # another run has begun in the same microsecond
-        return runsc.Logs(errors=f"{own}/errors", debug=pattern, crash=made[-1])
+        return kept_at(directory.rstrip("/"), own, stamp)
 
 
 def has_ended(logs: runsc.Logs) -> bool:

@@ -19,7 +19,7 @@ from usernsctl.gvisor.oci.outside import machine_part
 from usernsctl.gvisor.request import Bind, Request
 
 # Where the tmpfs may go: directories that most machines have, and that a run seldom needs.
-_SCRATCH_PLACES = ("/mnt", "/media", "/srv", "/tmp", "/run", "/var/tmp", "/home", "/boot")
+SCRATCH_PLACES = ("/mnt", "/media", "/srv", "/tmp", "/run", "/var/tmp", "/home", "/boot")
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -73,8 +73,8 @@ class Paths:
         values = (getattr(self, one.name) for one in fields(self))
         return [*(value for value in values if isinstance(value, Opened)), *self.sources.values()]
 
-    def scratch_place(self, others: Iterable[str] = ()) -> str:
-        """A directory to mount a tmpfs on: nothing is in it that is gone to by its path.
+    def scratch_places(self, others: Iterable[str] = ()) -> tuple[str, ...]:
+        """Directories to mount a tmpfs on: nothing is in them that is gone to by its path.
 
         :param others: further paths that must stay in sight.
         :raises NamespaceError: there is no such directory.
@@ -84,12 +84,17 @@ class Paths:
         needed += [os.path.abspath(entry) for entry in (*sys.path, __file__, sys.executable)]
         needed += others
         needed += [os.path.realpath(path) for path in needed]
-        for place in _SCRATCH_PLACES:
-            is_free = not any(path == place or path.startswith(f"{place}/") for path in needed)
-            if is_free and os.path.isdir(place) and os.path.realpath(place) == place:
-                return place
+        free = tuple(
+            place
+            for place in SCRATCH_PLACES
+            if not any(path == place or path.startswith(f"{place}/") for path in needed)
+            and os.path.isdir(place)
+            and os.path.realpath(place) == place
+        )
+        if free:
+            return free
         raise NamespaceError(
-            f"the run uses paths in each of {', '.join(_SCRATCH_PLACES)}, "
+            f"the run uses paths in each of {', '.join(SCRATCH_PLACES)}, "
             "so there is no directory left to mount its own files on",
             step="mount",
             remedy="make an empty directory /mnt",
@@ -113,12 +118,16 @@ def resolve(
     runsc: str,
     tree: str | Opened | None,
     bundle_sources: Mapping[str, Opened | None] | None = None,
+    *,
+    makes: bool = True,
 ) -> Paths:
-    """Open what `request` names. Directories for runsc to write to are made, if need be.
+    """Open what `request` names.
 
     :param tree: the root filesystem to show, or ``None`` for this machine's programs.
     :param bundle_sources: those of the binds of a bundle, as its config.json has them. What is
         ``None`` is opened here, as if the caller had named it.
+    :param makes: whether directories for runsc to write to are made, if need be; those that are
+        missing are left out otherwise.
     :raises BundleError: a path to be shown inside does not exist.
     :raises RunscError: our own program is missing, or runsc could not write to a directory.
     """
@@ -139,8 +148,8 @@ def resolve(
         tree=_open_tree(tree) if isinstance(tree, str) else tree,
         binds=tuple(binds),
         sources=sources,
-        state=_make_directory(request.state),
-        debug_log=_make_directory(request.debug_log),
+        state=_make_directory(request.state, makes=makes),
+        debug_log=_make_directory(request.debug_log, makes=makes),
     )
 
 
@@ -275,13 +284,13 @@ def _destination(bind: Bind) -> str:
     return "/" + destination.lstrip("/")
 
 
-def _make_directory(path: str | None) -> Opened | None:
+def _make_directory(path: str | None, *, makes: bool) -> Opened | None:
     """Open a directory for runsc to write to; it is made unless there is one.
 
     :raises RunscError: it can't be made, or not be written to, or others could change it: runsc
         follows links there.
     """
-    if path is None:
+    if path is None or not (makes or os.path.lexists(path)):
         return None
     what = f"{path}, which runsc was to write to"
     try:

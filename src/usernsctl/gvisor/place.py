@@ -18,20 +18,35 @@ _NAMESPACES = ("mount",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where runsc is to run.
+class Ids:
+    """The ids of a user namespace.
 
     :ivar uid: the map of uids.
     :ivar gid: the map of gids.
     :ivar become: the uid and gid that we have there.
-    :ivar target: how to get there.
-    :ivar pid: whether it has a PID namespace, which a process does not move into.
-    :ivar single_id_reason: why there is one id only though more were asked for, or ``None``.
     """
 
     uid: tuple[Extent, ...]
     gid: tuple[Extent, ...]
     become: tuple[int, int]
+
+    @property
+    def count(self) -> int:
+        """How many uids or gids there are, whichever are more."""
+        return max(sum(extent.count for extent in extents) for extents in (self.uid, self.gid))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where runsc is to run.
+
+    :ivar ids: those that there are.
+    :ivar target: how to get there.
+    :ivar pid: whether it has a PID namespace, which a process does not move into.
+    :ivar single_id_reason: why there is one id only though more were asked for, or ``None``.
+    """
+
+    ids: Ids
     target: Target
     pid: bool = False
     single_id_reason: str | None = None
@@ -46,9 +61,7 @@ class Place:
         planned = plan(idmap)
         target = make_target(_NAMESPACES, planned=planned)
         return cls(
-            uid=planned.uid,
-            gid=planned.gid,
-            become=planned.become,
+            ids=Ids(uid=planned.uid, gid=planned.gid, become=planned.become),
             target=target,
             single_id_reason=planned.single_id_reason,
         )
@@ -69,17 +82,10 @@ class Place:
         setup = target.setup
         become = (-1 if setup.uid is None else setup.uid, -1 if setup.gid is None else setup.gid)
         return cls(
-            uid=found.uid,
-            gid=found.gid,
-            become=become,
+            ids=Ids(uid=found.uid, gid=found.gid, become=become),
             target=target,
             pid=namespace.has("pid"),
         )
-
-    @property
-    def id_count(self) -> int:
-        """How many uids or gids there are, whichever are more."""
-        return max(sum(extent.count for extent in extents) for extents in (self.uid, self.gid))
 
     def enter(self) -> None:
         """Move this process there, into a new mount namespace.

@@ -15,13 +15,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from usernsctl._system import mounts
-from usernsctl.commands.target import Target
 from usernsctl.errors import NamespaceError, UsernsError
 from usernsctl.gvisor import launch, logs, paths
-from usernsctl.gvisor.place import Place
+from usernsctl.gvisor.place import Ids
 from usernsctl.gvisor.request import Request
 from usernsctl.gvisor.rootfs import refuse_state
-from usernsctl.maps import Extent
 
 # Beside the directories of a host's sandboxes, whose names are their ids: a file for each one's
 # report of a crash. All together are bounded; what tells of failures is not among them.
@@ -34,7 +32,7 @@ class Order:
 
     :ivar used: the files that it takes; the child has the same descriptors.
     :ivar bundle: the config.json of a bundle as :func:`config.read_bundle` gave it, or ``None``.
-    :ivar uid: the map of uids, and so `gid`.
+    :ivar ids: those that there are.
     :ivar homes: the home directories of the caller.
     :ivar is_root: whether the caller is root.
     :ivar state: the directory that detached sandboxes are known by.
@@ -43,8 +41,7 @@ class Order:
     request: Request
     used: paths.Paths
     bundle: dict[str, Any] | None
-    uid: tuple[Extent, ...]
-    gid: tuple[Extent, ...]
+    ids: Ids
     homes: set[str]
     is_root: bool
     state: str
@@ -73,7 +70,6 @@ def prepare(order: Order) -> Prepared:
 
     :raises UsernsError: it can't be had; the reasons are those of ``usernsctl run``.
     """
-    place = Place(uid=order.uid, gid=order.gid, become=(0, 0), target=Target())
     # Before the first mount, which could cover them.
     used = order.used.here()
     init = paths.own_program("usernsctl-init", "holds sandboxes")
@@ -81,10 +77,10 @@ def prepare(order: Order) -> Prepared:
     for directory in (order.state, *([used.debug_log.path] if used.debug_log else ())):
         refuse_state(used.sources, directory)
     os.umask(0o022)
-    scratch = mounts.mount_scratch(used.scratch_place([order.state]))
+    scratch = mounts.mount_scratch(used.scratch_places([order.state])[0])
     _, wanted = launch.make_root(
         order.request,
-        place,
+        order.ids,
         used,
         scratch,
         order.bundle,

@@ -18,13 +18,14 @@ from usernsctl._system.descriptors import Shared, receive
 from usernsctl._system.opened import Opened
 from usernsctl._system.state import state_directory
 from usernsctl.commands.popen import DEVNULL, PIPE
-from usernsctl.commands.target import Target
 from usernsctl.errors import NamespaceError
-from usernsctl.gvisor import checks, config, environment, launch, oci, paths, runsc, view
+from usernsctl.gvisor import checks, config, environment, oci, paths, runsc, view
 from usernsctl.gvisor.arguments import NamedHostOptions
 from usernsctl.gvisor.begun import Begun, BegunClosing
 from usernsctl.gvisor.config import open_bundle
-from usernsctl.gvisor.place import Place
+from usernsctl.gvisor.decide import VERIFIER_INSIDE
+from usernsctl.gvisor.look import resolve
+from usernsctl.gvisor.place import Ids
 from usernsctl.gvisor.prepare import Order, Prepared
 from usernsctl.gvisor.request import Request
 from usernsctl.gvisor.view import View
@@ -59,9 +60,9 @@ class PreparedNamespace:
             request = replace(request, args=_NO_COMMAND, env=base)
         with contextlib.ExitStack() as undo:
             if request.kept is None:
-                joined, self._place = None, _new_place(request.idmap)
+                joined, self._ids = None, _ids_of(request.idmap)
             else:
-                joined, self._place = _join(request.kept)
+                joined, self._ids = _join(request.kept)
                 undo.callback(joined.close)
             # An order for another process has no use for descriptors of ours.
             self.request = request = replace(request, kept=None)
@@ -70,9 +71,9 @@ class PreparedNamespace:
             self.restrictions = hardening.for_run(
                 no_new_privs=request.no_new_privs,
                 drop_bounding=request.drop_bounding,
-                ids=self._place.id_count,
+                ids=self._ids.count,
             )
-            order = _make_order(request, self._place, self.runsc)
+            order = _make_order(request, self._ids, self.runsc)
             with contextlib.closing(order.used):
                 self.namespace = joined or Namespace.create(request.idmap, mount=True)
                 undo.callback(self.namespace.close)
@@ -98,7 +99,7 @@ class PreparedNamespace:
         variables = checks.variables(env)
         if user is not None:
             user = checks.user_ids(user)
-            config.check_ids(self._place, user)
+            config.check_ids(self._ids, user)
             if self.request.bundle is None:
                 variables.setdefault("HOME", environment.home(user[0]))
         wanted = copy.deepcopy(self.prepared.config)
@@ -116,7 +117,7 @@ class PreparedNamespace:
             self._check_directory(cwd)
             process["cwd"] = cwd
         if self.request.verify:
-            process["args"] = [launch.VERIFIER_INSIDE, *process["args"]]
+            process["args"] = [VERIFIER_INSIDE, *process["args"]]
         oci.validate(wanted)
         return oci.serialise(wanted)
 
@@ -286,12 +287,12 @@ class HostBase(BegunClosing):
         )
 
 
-def _new_place(idmap: IdMap) -> Place:
+def _ids_of(idmap: IdMap) -> Ids:
     planned = plan(idmap)
-    return Place(uid=planned.uid, gid=planned.gid, become=planned.become, target=Target())
+    return Ids(uid=planned.uid, gid=planned.gid, become=planned.become)
 
 
-def _join(kept: Namespace | str) -> tuple[Namespace, Place]:
+def _join(kept: Namespace | str) -> tuple[Namespace, Ids]:
     """Kept namespaces, with a new mount namespace for a root filesystem.
 
     :returns: descriptors of our own.
@@ -311,18 +312,17 @@ def _join(kept: Namespace | str) -> tuple[Namespace, Place]:
         joined = Namespace.from_pid(maker.pid)
         setup = joined.target().setup
     become = (-1 if setup.uid is None else setup.uid, -1 if setup.gid is None else setup.gid)
-    return joined, Place(uid=uid, gid=gid, become=become, target=Target())
+    return joined, Ids(uid=uid, gid=gid, become=become)
 
 
-def _make_order(request: Request, place: Place, program: str) -> Order:
-    config.check_ids(place, (0, 0))
-    bundle = open_bundle(request, request.bundle, place) if request.bundle else None
+def _make_order(request: Request, ids: Ids, program: str) -> Order:
+    config.check_ids(ids, (0, 0))
+    bundle = open_bundle(request, request.bundle, ids) if request.bundle else None
     return Order(
         request=request,
-        used=launch.resolve(request, program, bundle),
+        used=resolve(request, program, bundle),
         bundle=bundle.config if bundle is not None else None,
-        uid=place.uid,
-        gid=place.gid,
+        ids=ids,
         homes=paths.home_directories(os.environ),
         is_root=os.geteuid() == 0,
         state=state_directory(),

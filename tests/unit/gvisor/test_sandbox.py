@@ -13,20 +13,19 @@ from usernsctl._system.mounts import MS_NODEV, MS_NOSUID, MS_RDONLY, MS_RELATIME
 from usernsctl._system.opened import Opened
 from usernsctl.errors import BundleError, CommandError, NamespaceError, PlanError
 from usernsctl.gvisor import config, environment, paths
+from usernsctl.gvisor.place import Ids
 from usernsctl.gvisor.request import Bind, Request
 from usernsctl.gvisor.rootfs import private_files
-from usernsctl.maps import Extent, Plan
+from usernsctl.maps import Extent
 
 CALLER = {"PATH": "/bin", "TERM": "vt100", "TOKEN": "secret", "HOME": "/home/me"}
 
 
-def plan(uid: tuple[Extent, ...], gid: tuple[Extent, ...], become: tuple[int, int]) -> Plan:
-    fields: dict[str, Any] = dict.fromkeys(Plan.__dataclass_fields__)
-    fields.update(uid=uid, gid=gid, become=become)
-    return Plan(**fields)
+def ids_of(uid: tuple[Extent, ...], gid: tuple[Extent, ...], become: tuple[int, int]) -> Ids:
+    return Ids(uid=uid, gid=gid, become=become)
 
 
-ONE_ID = plan((Extent(0, 1000, 1),), (Extent(0, 1000, 1),), (0, 0))
+ONE_ID = ids_of((Extent(0, 1000, 1),), (Extent(0, 1000, 1),), (0, 0))
 
 
 def test_the_environment_is_short() -> None:
@@ -61,14 +60,14 @@ def test_a_file_of_settings(tmp_path: Path) -> None:
 
 def test_ids_must_be_mapped() -> None:
     config.check_ids(ONE_ID, (0, 0))
-    ranges = plan((Extent(0, 1000, 1), Extent(1, 100000, 9)), (Extent(0, 1000, 1),), (0, 0))
+    ranges = ids_of((Extent(0, 1000, 1), Extent(1, 100000, 9)), (Extent(0, 1000, 1),), (0, 0))
     config.check_ids(ranges, (9, 0))
     with pytest.raises(PlanError, match="uid 10 is not mapped: the map has 0, 1 to 9"):
         config.check_ids(ranges, (10, 0))
     with pytest.raises(PlanError, match="gid 9 is not mapped"):
         config.check_ids(ranges, (9, 9))
     with pytest.raises(PlanError, match="uid 0 and gid 0"):
-        config.check_ids(plan((Extent(5, 1000, 1),), (Extent(5, 1000, 1),), (5, 5)), (5, 5))
+        config.check_ids(ids_of((Extent(5, 1000, 1),), (Extent(5, 1000, 1),), (5, 5)), (5, 5))
 
 
 def resolved(**fields: str) -> paths.Paths:
@@ -82,22 +81,22 @@ def resolved(**fields: str) -> paths.Paths:
 
 
 def test_the_scratch_covers_nothing_that_is_used() -> None:
-    free = resolved().scratch_place()
+    free = resolved().scratch_places()[0]
     assert os.path.isdir(free)
     for used in (
         resolved(runsc=f"{free}/runsc"),
         resolved(state=f"{free}/a/b"),
     ):
-        assert used.scratch_place() != free
-    assert resolved().scratch_place([f"{free}/source"]) != free
-    assert resolved(debug_log=free).scratch_place() == free, "it is held by a descriptor"
+        assert used.scratch_places()[0] != free
+    assert resolved().scratch_places([f"{free}/source"])[0] != free
+    assert resolved(debug_log=free).scratch_places()[0] == free, "it is held by a descriptor"
 
 
 def test_no_place_for_the_scratch_is_an_error() -> None:
     every = [f"{place}/x" for place in os.listdir("/") for place in (f"/{place}",)]
     every.append("/var/tmp/x")
     with pytest.raises(NamespaceError, match="no directory left"):
-        resolved().scratch_place(every)
+        resolved().scratch_places(every)
 
 
 def test_binds_are_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,282 @@
+"""Deciding a launch: what a run will do, of what is asked for and what was found.
+
+Nothing here looks at the machine: the same request and facts give the same launch.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from usernsctl.gvisor import config, environment, logs, oci, runsc
+from usernsctl.gvisor.look import Facts
+from usernsctl.gvisor.request import Request
+from usernsctl.gvisor.rootfs import EMPTY, LINKS, SHOWN
+from usernsctl.gvisor.steps import (
+    SCRATCH,
+    STAMP,
+    Launch,
+    Mark,
+    Moment,
+    Record,
+    Several,
+    Source,
+    literal,
+    record,
+)
+
+VERIFIER_INSIDE = "/.usernsctl-verify"
+
+# Until a command is known; a config.json must have one.
+_NO_COMMAND = ("true",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frozen:
+    """What is left open where a launch is kept for later.
+
+    :ivar assumptions: records of what must be as it is now.
+    :ivar ids: options of ``usernsctl-exec`` that make the user namespace.
+    :ivar env: records of the environment that the command gets besides a bundle's.
+    """
+
+    assumptions: tuple[Record, ...] = ()
+    ids: tuple[str, ...] = ()
+    env: tuple[Record, ...] = ()
+
+
+def decide(request: Request, facts: Facts, frozen: Frozen | None = None) -> Launch:
+    """The launch of one command.
+
+    :param frozen: what the command is given later, or ``None`` if it starts now.
+    :raises PlanError: an id that it needs is not mapped.
+    :raises BundleError: something can't be in a config.json, such as text that is not UTF-8.
+    """
+    config.check_ids(facts.ids, request.user or (0, 0))
+    sources = _Sources(facts, frozen)
+    wanted = make_config(request, facts)
+    score = wanted["process"].pop("oomScoreAdj", None)
+    steps = tuple(root_steps(request, facts, wanted, sources))
+    files = tuple(_files(facts, sources))
+    moment = _moment(request, facts, wanted)
+    run, watcher = _commands(request, facts)
+    launch = Launch(
+        version=facts.version,
+        oom_score=score,
+        sources=tuple(sources.all),
+        scratch=facts.scratch,
+        steps=steps,
+        files=files,
+        config=_marked(wanted, facts),
+        moment=moment,
+        given_up=tuple(_given_up(request)),
+        watcher=watcher,
+        runsc=run,
+        runsc_env=tuple(f"{name}={value}" for name, value in facts.runsc_env.items()),
+    )
+    return launch if frozen is None else _freeze(launch, request, facts, frozen)
+
+
+class _Sources:
+    """The files that a launch opens, by their places in the list."""
+
+    def __init__(self, facts: Facts, frozen: Frozen | None) -> None:
+        # What a bundle shows was judged as it is, and nobody else may have a path lead elsewhere.
+        is_judged = facts.bundle is not None and frozen is not None
+        self._shown = "exact" if is_judged else "follow"
+        self.all: list[Source] = []
+        for path in filter(None, (facts.runsc_file, facts.watcher, facts.verifier)):
+            self.own(path)
+        for path in filter(None, (facts.state, facts.debug_log)):
+            self.shown(path)
+
+    def own(self, path: str) -> int:
+        """A program of ours, or runsc."""
+        return self._number(Source("own", path))
+
+    def shown(self, path: str) -> int:
+        """What somebody has named."""
+        return self._number(Source(self._shown, path))
+
+    def _number(self, source: Source) -> int:
+        if source not in self.all:
+            self.all.append(source)
+        return self.all.index(source)
+
+
+def make_config(request: Request, facts: Facts) -> dict[str, Any]:
+    """The config.json, with paths of this machine in it; to whoever asks, a new one."""
+    if facts.bundle is not None:
+        wanted = copy.deepcopy(dict(facts.bundle))
+        config.apply_request(wanted, request, "/", facts.binds)
+    else:
+        uid = request.user[0] if request.user is not None else 0
+        env = {"HOME": environment.home(uid), **request.env}
+        named = replace(request, args=request.args or _NO_COMMAND)
+        wanted = config.for_command(named, facts.ids, "/", facts.binds, env)
+    # gVisor mounts what is above first, and runsc must do so too, or it would show what is below
+    # the mount that covers it.
+    mounted = wanted.get("mounts") or []
+    mounted.sort(key=lambda mount: os.path.normpath(mount["destination"]).count("/"))
+    return wanted
+
+
+def root_steps(
+    request: Request, facts: Facts, wanted: dict[str, Any], sources: _Sources
+) -> Iterable[Record]:
+    """What makes the root filesystem; binds in `wanted` become marks."""
+    if facts.tree is None:
+        yield from _machine(facts)
+    else:
+        yield record("tree", sources.shown(facts.tree))
+    if facts.verifier is not None:
+        yield record("file", sources.own(facts.verifier), VERIFIER_INSIDE)
+    if request.network == "host":
+        yield record("resolver")
+    binds = config.bind_mounts(wanted)
+    for number, mount in enumerate(binds):
+        source = sources.shown(facts.sources[mount["source"]])
+        access = "ro" if config.is_read_only(mount) else "rw"
+        yield record("bind", source, mount["destination"], access)
+        mount["source"] = Mark(record("json-bind-source", number))
+        mount["destination"] = Mark(record("json-bind-destination", number))
+    for mount in wanted.get("mounts") or ():
+        if not any(mount is bind for bind in binds):
+            shows = "empty" if mount.get("type") == "tmpfs" else "other"
+            yield record("mount", mount["destination"], shows)
+    yield record("read-only")
+
+
+def _machine(facts: Facts) -> Iterable[Record]:
+    """The programs of this machine, without what is private in the directories shown."""
+    for name in SHOWN:
+        # Root may read whatever comes to be in /etc later.
+        yield record("snapshot" if name == "etc" and facts.is_root else "machine", name)
+        if name == "etc" and not facts.is_root:
+            # Members of some groups may read more than the programs inside should.
+            yield record("hide-private", "/etc")
+    for path, mode in EMPTY.items():
+        yield record("directory", f"/{path}", f"{mode:o}")
+    for path, target in LINKS.items():
+        yield record("link", f"/{path}", target)
+    if facts.homes is None:
+        yield record("home-moment")
+    for home in sorted(facts.homes or ()):
+        yield record("home", home)
+
+
+def _files(facts: Facts, sources: _Sources) -> Iterable[Record]:
+    """The run's own files."""
+    for name in ("bundle", "state", "log", "programs"):
+        yield record("make", name, "700")
+    if facts.debug_log is not None:
+        yield record("debug-log", sources.shown(facts.debug_log))
+        for name in logs.kept_files(STAMP):
+            yield record("touch", f"debug-log/{name}")
+    else:
+        yield record("make", "log/crash", "755")
+        yield record("tmpfs", "log/crash", logs.CRASH_BYTES)
+        for name in logs.UNWANTED:
+            yield record("discard", f"log/{name}")
+    yield record("program", sources.own(facts.watcher))
+    number = sources.own(facts.runsc_file)
+    if facts.runsc_is_script:
+        yield record("program-path", number)
+    else:
+        # No mount, since runsc looks for files of its own beside its real path. And a link, since
+        # processes are known by the name of what was executed.
+        yield record("program-link", number, f"programs/{literal(os.path.basename(facts.runsc))}")
+
+
+def _commands(request: Request, facts: Facts) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The words of runsc, and those that start it under a watcher (csrc/programs/watch/main.c)."""
+    own = f"{SCRATCH}/log"
+    if facts.debug_log is not None:
+        written = logs.kept_at(f"{SCRATCH}/debug-log", own, STAMP)
+    else:
+        written = logs.quiet(own, f"{own}/crash/report")
+    options = runsc.RunOptions(
+        state=literal(facts.state) if facts.state is not None else f"{SCRATCH}/state",
+        logs=written,
+        bundle=f"{SCRATCH}/bundle",
+        # A second container of the same name would take the first one's state with it.
+        container_id="usernsctl-@i",
+        network=request.network,
+        platform=request.platform,
+        debug=facts.debug_log is not None,
+    )
+    name = literal(facts.runsc)
+    programs = f"{SCRATCH}/programs"
+    watcher = f"{programs}/{literal(os.path.basename(facts.watcher))}"
+    program = literal(facts.runsc_file)
+    if not facts.runsc_is_script:
+        program = f"{programs}/{os.path.basename(name)}"
+    # With a terminal, runsc passes signals on itself.
+    kill = [] if request.terminal else runsc.kill_command(name, options)
+    run = runsc.command_line(name, options)
+    explain = [
+        *map(literal, facts.explain),
+        *(written.errors, written.crash, written.debug, options.bundle),
+    ]
+    statuses = f"{runsc.FAILED},{runsc.CRASHED}"
+    return tuple(run), (watcher, statuses, program, *explain, "--", *kill, "--", *run)
+
+
+def _given_up(request: Request) -> Iterable[Record]:
+    if request.no_new_privs:
+        yield record("no-new-privs")
+    if request.drop_bounding:
+        yield record("drop-bounding")
+
+
+def _moment(request: Request, facts: Facts, wanted: Mapping[str, Any]) -> Moment:
+    process = wanted["process"]
+    cwd = request.cwd
+    if cwd is None and facts.bundle is not None:
+        cwd = process.get("cwd") or "/"
+    return Moment(args=tuple(process["args"]), env=tuple(process.get("env") or ()), cwd=cwd)
+
+
+def _marked(wanted: dict[str, Any], facts: Facts) -> dict[str, Any]:
+    """The same with marks for what is known at the start only."""
+    process = wanted["process"]
+    verifier = [] if facts.verifier is None else [VERIFIER_INSIDE]
+    process["args"] = [*verifier, Mark(record("json-args"))]
+    process["env"] = [Mark(record("json-env"))]
+    process["cwd"] = Mark(record("json-cwd"))
+    wanted["root"]["path"] = Mark(record("json-root"))
+    for kind, extents in (("uid", facts.ids.uid), ("gid", facts.ids.gid)):
+        if wanted["linux"][f"{kind}Mappings"] == oci.identity_mappings(extents):
+            wanted["linux"][f"{kind}Mappings"] = [Mark(record(f"json-{kind}-map"))]
+    return wanted
+
+
+def _freeze(launch: Launch, request: Request, facts: Facts, frozen: Frozen) -> Launch:
+    """The same launch for later."""
+    assert launch.config is not None
+    assert launch.moment is not None
+    given = copy.deepcopy(dict(launch.config))
+    if facts.bundle is None and "capabilities" in given["process"]:
+        given["process"]["capabilities"] = Several(given["process"]["capabilities"])
+    if given.get("hostname") is None:
+        given["hostname"] = Mark(record("json-hostname"))
+    policy = [*(record("env-set", setting) for setting in launch.moment.env), *frozen.env]
+    if launch.moment.cwd is not None:
+        policy.append(record("cwd", launch.moment.cwd))
+    if request.hostname is None and isinstance(given["hostname"], Mark):
+        policy.append(record("hostname-moment"))
+    if request.args or facts.bundle is not None:
+        policy += [record("arg", word) for word in launch.moment.args]
+    user = request.user or (0, 0)
+    return replace(
+        launch,
+        assumptions=frozen.assumptions,
+        ids=frozen.ids,
+        user=(user[0], user[1]),
+        config=given,
+        moment=None,
+        policy=tuple(policy),
+    )

@@ -1,0 +1,105 @@
+"""Launches as words, and as a config.json."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from launches import decoded, launch
+
+from usernsctl.errors import CommandError
+from usernsctl.gvisor import steps
+from usernsctl.gvisor.steps import Mark, Record, Several, completed, literal, pieces, record
+
+WORD = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=9)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def test_words_are_what_was_encoded() -> None:
+    made = launch()
+    header, records = decoded(made.encode())
+    assert header == ["usernsctl-launch", "1", "1.2"]
+    assert records == list(made.records())
+    assert records[-1] == Record("end")
+
+
+@given(words=st.lists(WORD, min_size=1))
+def test_any_words_are_what_was_encoded(words: list[str]) -> None:
+    made = replace(launch(), watcher=tuple(words))
+    _, records = decoded(made.encode())
+    assert [one.words[0] for one in records if one.verb == "watch"] == words
+
+
+def test_bytes_that_are_no_text_are_kept() -> None:
+    made = replace(launch(), scratch=("/\udcff",))
+    assert b"scratch\0/\xff\0" in made.encode()
+
+
+def test_a_nul_is_refused() -> None:
+    with pytest.raises(CommandError, match=r"NUL character .* after '/a'") as caught:
+        replace(launch(), scratch=("/a\0b",)).encode()
+    assert caught.value.step == "launch"
+    assert caught.value.remedy
+
+
+def test_there_are_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    size = len(launch().encode())
+    monkeypatch.setattr(steps, "BYTES_MAX", size)
+    launch().encode()
+    monkeypatch.setattr(steps, "BYTES_MAX", size - 1)
+    with pytest.raises(CommandError, match=f"{size} bytes"):
+        launch().encode()
+
+
+def test_the_count_of_words_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    count = launch().encode().count(b"\0")
+    monkeypatch.setattr(steps, "WORDS_MAX", count - 1)
+    with pytest.raises(CommandError, match=f"{count} words"):
+        launch().encode()
+
+
+@given(text=st.text())
+def test_a_literal_has_no_marks(text: str) -> None:
+    made = literal(text)
+    assert made.replace("@@", "") == made.replace("@@", "").replace("@", "")
+    assert made.replace("@@", "@") == text
+
+
+@given(config=st.dictionaries(st.text(), JSON))
+def test_pieces_without_marks_are_json(config: dict[str, object]) -> None:
+    (only,) = pieces(config)
+    assert json.loads(only.words[0]) == config
+    assert completed(config, {}, several=False) == config
+
+
+def test_marks_cut_the_text() -> None:
+    args, cwd = record("json-args"), record("json-cwd")
+    config = {"a": ["x", Mark(args)], "b": Mark(cwd), "c": Several({"d": [1]}), "e": None}
+    assert pieces(config) == [
+        record("json", '{"a": ["x", '),
+        args,
+        record("json", '], "b": '),
+        cwd,
+        record("json-several", ', "c": {"d": [1]}'),
+        record("json", ', "e": null}\n'),
+    ]
+    values = {args: ["y", "z"], cwd: "/"}
+    whole = {"a": ["x", "y", "z"], "b": "/", "c": {"d": [1]}, "e": None}
+    assert completed(config, values, several=True) == whole
+    del whole["c"]
+    assert completed(config, values, several=False) == whole
+
+
+def test_a_record_has_the_words_of_its_verb() -> None:
+    assert record("bind", 1, "/a", "ro").named == {"source": "1", "inside": "/a", "access": "ro"}
+    with pytest.raises(AssertionError):
+        record("bind", 1)
+    with pytest.raises(KeyError):
+        record("unbind")
