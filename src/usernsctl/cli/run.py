@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import Field, fields
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -71,6 +71,22 @@ class _GroupedCommand(click.Command):
                 formatter.write_dl(records)
 
 
+_LOOKING_AHEAD = (
+    Option(
+        flags=("--dry-run",),
+        name="dry_run",
+        heading="Looking ahead",
+        help="Print what would be done, with the values of all variables, and do nothing.",
+    ),
+    Option(
+        flags=("--json",),
+        name="as_json",
+        heading="Looking ahead",
+        help="Print that as JSON, for programs.",
+    ),
+)
+
+
 def _options(command: _F) -> _F:
     """Give a command the options that the fields of a Request have."""
     made = [
@@ -78,12 +94,13 @@ def _options(command: _F) -> _F:
         for one in fields(Request)
         for option in one.metadata.get("options", ())
     ]
+    made += [_option(None, option) for option in _LOOKING_AHEAD]
     for decorate in reversed(made):
         command = decorate(command)
     return command
 
 
-def _option(one: Field[Any], option: Option) -> Callable[[_F], _F]:
+def _option(one: Field[Any] | None, option: Option) -> Callable[[_F], _F]:
     given: dict[str, Any] = {"heading": option.heading, "help": option.help}
     if option.metavar is not None:
         given |= {"metavar": option.metavar, "multiple": option.multiple}
@@ -91,11 +108,12 @@ def _option(one: Field[Any], option: Option) -> Callable[[_F], _F]:
         given["is_flag"] = True
     if option.is_open:
         given["default"] = None
-    elif option.shows_default:
+    elif option.shows_default and one is not None:
         given |= {"default": one.default, "show_default": True}
     if option.parse is not None:
         given["callback"] = values.each(option.parse)
-    name = option.name or one.name
+    name = option.name or (one.name if one is not None else None)
+    assert name is not None
     return click.option(*option.flags, name, cls=_GroupedOption, **given)
 
 
@@ -107,7 +125,7 @@ def _option(one: Field[Any], option: Option) -> Callable[[_F], _F]:
 )
 @_options
 @click.argument("command", nargs=-1, metavar="CMD [ARG]...", type=click.UNPROCESSED)
-def run_command(**given: Any) -> NoReturn:
+def run_command(**given: Any) -> None:
     """Run CMD in gVisor: on a kernel of its own, without root.
 
     CMD sees /usr, /bin, /sbin, /lib*, /etc and /opt of this machine. Homes, /tmp, /run, /var, /mnt,
@@ -122,18 +140,26 @@ def run_command(**given: Any) -> NoReturn:
     usernsctl run --bind ~/venv --bind .:/data:rw --wd /data -- ~/venv/bin/python job.py
     usernsctl run --network host --env TOKEN -- curl https://example.org
     """
-    from usernsctl.gvisor.launch import run
-
     _check_combination(given)
+    is_dry, as_json = given.pop("dry_run"), given.pop("as_json")
     env = _environment(given)
     idmap = _idmap(given)
     if given["terminal"] is None:
         # With one of them elsewhere, as in a pipe, gVisor often hangs before the command starts.
         given["terminal"] = all(map(os.isatty, (0, 1, 2)))
-    run(
-        Request(args=given.pop("command"), env=env, idmap=idmap, **given),
-        notify=lambda text: say(f"usernsctl: {text}"),
-    )
+    request = Request(args=given.pop("command"), env=env, idmap=idmap, **given)
+    if is_dry:
+        from usernsctl.cli import dry_run
+
+        dry_run.show(request, _notify, as_json=as_json)
+    else:
+        from usernsctl.gvisor.launch import run
+
+        run(request, notify=_notify)
+
+
+def _notify(text: str) -> None:
+    say(f"usernsctl: {text}")
 
 
 def _idmap(given: dict[str, Any]) -> IdMap:
@@ -153,6 +179,8 @@ def _idmap(given: dict[str, Any]) -> IdMap:
 
 
 def _check_combination(given: dict[str, Any]) -> None:
+    if given["as_json"] and not given["dry_run"]:
+        raise click.UsageError("--json is about what would be done: give --dry-run, too")
     roots = {
         "--rootfs": given["rootfs"],
         "--bundle": given["bundle"],

@@ -237,6 +237,9 @@ def _moment(request: Request, facts: Facts, wanted: Mapping[str, Any]) -> Moment
     cwd = request.cwd
     if cwd is None and facts.bundle is not None:
         cwd = process.get("cwd") or "/"
+    if cwd is None and facts.tree not in (None, "/"):
+        # What is there under the name of the current directory is another one.
+        cwd = "/"
     return Moment(args=tuple(process["args"]), env=tuple(process.get("env") or ()), cwd=cwd)
 
 

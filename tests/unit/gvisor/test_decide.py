@@ -96,6 +96,11 @@ def test_a_tree_is_shown_as_it_is() -> None:
     assert steps(made)[0] == ("tree", "3")
     assert made.sources[3] == Source("follow", "/image")
     assert "home" not in verbs(made)
+    assert made.moment is not None
+    assert made.moment.cwd == "/"
+    whole = launch(tree="/", expose_root=True)
+    assert whole.moment is not None
+    assert whole.moment.cwd is None, "the current directory, if it is there"
 
 
 def test_binds_come_from_the_top_down() -> None:

@@ -1,0 +1,141 @@
+"""``usernsctl run --dry-run``: what would be done, and nothing is."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from usernsctl import _text
+
+if TYPE_CHECKING:
+    from usernsctl.gvisor.look import Facts
+    from usernsctl.gvisor.request import Request
+    from usernsctl.gvisor.steps import Launch, Record
+    from usernsctl.maps import Extent
+
+
+def show(request: Request, notify: Callable[[str], object], *, as_json: bool) -> None:
+    """Print the launch of a request.
+
+    :param notify: is told what the user should know.
+    :param as_json: whether for programs.
+    :raises UsernsError: as a run would, for what can be known without one.
+    """
+    from usernsctl.gvisor.decide import decide
+    from usernsctl.gvisor.look import look
+
+    looked = look(request, os.environ, notify=notify, makes=False)
+    launch = decide(request, looked.facts)
+    if as_json:
+        print(json.dumps(described(launch, looked.facts), indent=2))
+    else:
+        print("\n".join(map(_text.shown, as_text(launch, looked.facts))))
+
+
+def described(launch: Launch, facts: Facts) -> dict[str, Any]:
+    """A launch as JSON has it.
+
+    What is known at the start only has a name in its place: ``ID`` and ``TIME`` of the start.
+    """
+    place = _Names(launch)
+    return {
+        "version": launch.version,
+        "ids": {"uid": _extents(facts.ids.uid), "gid": _extents(facts.ids.gid)},
+        "oom_score": launch.oom_score,
+        "sources": [{"how": source.how, "path": source.path} for source in launch.sources],
+        "scratch": place.scratch,
+        "steps": [place.step(one) for one in launch.steps],
+        "files": [place.step(one) for one in launch.files],
+        "config": place.config(facts),
+        "given_up": [one.verb for one in launch.given_up],
+        "watcher": place.words(launch.watcher),
+        "runsc": place.words(launch.runsc),
+        "environment": list(launch.runsc_env),
+    }
+
+
+def as_text(launch: Launch, facts: Facts) -> Iterator[str]:
+    """The lines of a launch, for people."""
+    from usernsctl.gvisor.steps import VERBS
+
+    place = _Names(launch)
+
+    def told(steps: Iterable[Record]) -> Iterator[str]:
+        for one in steps:
+            yield f"  {VERBS[one.verb][1].format(**place.named(one))}"
+
+    yield "Files that are opened at first:"
+    yield from (f"  {source.path}" for source in launch.sources)
+    yield "The ids inside, as inside:outside:count:"
+    for kind, extents in (("uid", facts.ids.uid), ("gid", facts.ids.gid)):
+        yield f"  {kind} {', '.join(map(str, extents))}"
+    if launch.oom_score is not None:
+        yield f"  oom_score_adj {launch.oom_score}"
+    yield f"The root filesystem, {place.scratch}/root, in a mount namespace of its own:"
+    yield from told(launch.steps)
+    yield f"Other files of the run, in {place.scratch}:"
+    yield from told(launch.files)
+    yield f"{place.scratch}/bundle/config.json:"
+    yield from (f"  {line}" for line in json.dumps(place.config(facts), indent=2).split("\n"))
+    yield "What is given up:"
+    yield from told(launch.given_up)
+    yield f"What is executed, with {' '.join(launch.runsc_env)} alone:"
+    yield f"  {_text.command(place.words(launch.watcher))}"
+    yield "Of that, runsc is:"
+    yield f"  {_text.command(place.words(launch.runsc))}"
+
+
+def _extents(extents: Iterable[Extent]) -> list[dict[str, int]]:
+    return [{"inside": e.inside, "outside": e.outside, "count": e.count} for e in extents]
+
+
+class _Names:
+    """What stands for the marks of a launch."""
+
+    def __init__(self, launch: Launch) -> None:
+        self._launch = launch
+        self.scratch = f"{launch.scratch[0]}/usernsctl"
+        self._marks = {"@s": self.scratch, "@i": "ID", "@t": "TIME", "@@": "@"}
+
+    def word(self, word: str) -> str:
+        return re.sub("@.", lambda mark: self._marks[mark[0]], word)
+
+    def words(self, words: Iterable[str]) -> list[str]:
+        return [self.word(word) for word in words]
+
+    def named(self, one: Record) -> Mapping[str, str]:
+        named = one.named
+        if "source" in named:
+            named["source"] = self._launch.sources[int(named["source"])].path
+        if "name" in named:
+            named["name"] = self.word(named["name"])
+        return named
+
+    def step(self, one: Record) -> dict[str, str]:
+        return {"do": one.verb, **self.named(one)}
+
+    def config(self, facts: Facts) -> Any:
+        """The config.json, as far as it is known."""
+        from usernsctl.gvisor import oci
+        from usernsctl.gvisor.steps import completed, record
+
+        launch, moment = self._launch, self._launch.moment
+        assert launch.config is not None
+        assert moment is not None
+        values: dict[Record, Any] = {
+            record("json-args"): moment.args,
+            record("json-env"): moment.env,
+            record("json-cwd"): moment.cwd or os.getcwd(),
+            record("json-root"): f"{self.scratch}/root",
+            record("json-uid-map"): oci.identity_mappings(facts.ids.uid),
+            record("json-gid-map"): oci.identity_mappings(facts.ids.gid),
+        }
+        binds = [one.named for one in launch.steps if one.verb == "bind"]
+        for number, bind in enumerate(binds):
+            source = launch.sources[int(bind["source"])].path
+            values[record("json-bind-source", number)] = source
+            values[record("json-bind-destination", number)] = bind["inside"]
+        return completed(launch.config, values, several=facts.ids.count > 1)

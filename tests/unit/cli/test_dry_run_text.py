@@ -1,0 +1,88 @@
+"""How a launch is told to people and to programs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from usernsctl.cli.dry_run import as_text, described
+from usernsctl.gvisor.decide import decide
+from usernsctl.gvisor.look import Facts
+from usernsctl.gvisor.place import Ids
+from usernsctl.gvisor.request import Bind, Request
+from usernsctl.gvisor.steps import VERBS
+from usernsctl.maps import Extent
+
+BINDS = (Bind("/src", "/x", read_only=False),)
+FACTS = Facts(
+    version="1.2",
+    ids=Ids(uid=(Extent(0, 7, 1),), gid=(Extent(0, 8, 1),), become=(0, 0)),
+    runsc="/usr/bin/run@sc",
+    runsc_file="/usr/bin/run@sc",
+    watcher="/lib/usernsctl-watch",
+    verifier="/lib/usernsctl-verify",
+    explain=("/bin/python",),
+    runsc_env={"PATH": "/bin"},
+    binds=BINDS,
+    sources={"/src": "/src"},
+    scratch=("/srv",),
+)
+REQUEST = Request(args=("echo", "a b"), env={"A": "1"}, binds=BINDS)
+
+
+def test_people_read_it() -> None:
+    lines = list(as_text(decide(REQUEST, FACTS), FACTS))
+    for line in (
+        "  uid 0:7:1",
+        "  show this machine's /usr, read-only",
+        "  bind /src on /x, rw",
+        "  make all of that read-only",
+        "  have programs/run@sc lead to /usr/bin/run@sc",
+        '        "a b"',
+        "What is executed, with PATH=/bin alone:",
+    ):
+        assert line in lines
+    assert lines[-1].startswith("  /usr/bin/run@sc --rootless --root=/srv/usernsctl/state")
+    assert lines[-1].endswith("--bundle=/srv/usernsctl/bundle usernsctl-ID")
+
+
+def test_programs_read_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = json.loads(json.dumps(described(decide(REQUEST, FACTS), FACTS)))
+    assert found["ids"]["uid"] == [{"inside": 0, "outside": 7, "count": 1}]
+    assert {"do": "bind", "source": "/src", "inside": "/x", "access": "rw"} in found["steps"]
+    assert {"do": "tmpfs", "name": "log/crash", "size": "1048576"} in found["files"]
+    config = found["config"]
+    assert config["process"]["args"] == ["/.usernsctl-verify", "echo", "a b"]
+    assert config["process"]["env"] == ["HOME=/root", "A=1"]
+    assert config["process"]["cwd"] == str(tmp_path)
+    assert config["root"]["path"] == "/srv/usernsctl/root"
+    assert config["linux"]["uidMappings"] == [{"containerID": 0, "hostID": 0, "size": 1}]
+    assert [m for m in config["mounts"] if m["type"] == "bind"] == [
+        {"destination": "/x", "type": "bind", "source": "/src", "options": ["rbind", "rw"]}
+    ]
+    assert found["runsc"] == found["watcher"][-len(found["runsc"]) :]
+    assert found["watcher"][2] == "/srv/usernsctl/programs/run@sc"
+    assert found["given_up"] == ["no-new-privs", "drop-bounding"]
+    assert found["environment"] == ["PATH=/bin"]
+
+
+def test_each_verb_can_be_told() -> None:
+    for verb, (names, text) in VERBS.items():
+        told = text.format(**dict.fromkeys(names, "WORD"))
+        assert "{" not in told, verb
+
+
+def test_a_score_is_told() -> None:
+    bundle = {
+        "process": {"args": ["x"], "cwd": "/", "oomScoreAdj": 7},
+        "root": {"path": "r"},
+        "linux": {"uidMappings": [], "gidMappings": []},
+    }
+    facts = replace(FACTS, bundle=bundle, tree="/b")
+    launch = decide(replace(REQUEST, bundle="/b"), facts)
+    assert "  oom_score_adj 7" in list(as_text(launch, facts))
+    assert described(launch, facts)["oom_score"] == 7
