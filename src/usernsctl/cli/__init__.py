@@ -21,6 +21,7 @@ from usernsctl.explain.printing import print_error
 #: wait for verbs that it does not use.
 _VERBS = {
     "run": "usernsctl.cli.run:run_command",
+    "freeze": "usernsctl.cli.freeze:freeze_command",
     "exec": "usernsctl.cli.exec:exec_command",
     "bundle": "usernsctl.cli.bundle:bundle_group",
     "ns": "usernsctl.cli.ns:ns_group",

@@ -44,8 +44,11 @@ _DOCKER_OPTIONS = {
 }
 
 
-class _GroupedCommand(click.Command):
+class GroupedCommand(click.Command):
+    """A command whose options are listed under headings."""
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the words; of an option of docker's, say what it is called here."""
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
@@ -60,6 +63,7 @@ class _GroupedCommand(click.Command):
             raise
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the options under their headings."""
         headings: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
@@ -87,16 +91,22 @@ _LOOKING_AHEAD = (
 )
 
 
-def _options(command: _F) -> _F:
+def request_options(command: _F) -> _F:
     """Give a command the options that the fields of a Request have."""
     made = [
         _option(one, option)
         for one in fields(Request)
         for option in one.metadata.get("options", ())
     ]
-    made += [_option(None, option) for option in _LOOKING_AHEAD]
     for decorate in reversed(made):
         command = decorate(command)
+    return command
+
+
+def _looking_ahead(command: _F) -> _F:
+    """Give a command the options that have it only tell what it would do."""
+    for option in reversed(_LOOKING_AHEAD):
+        command = _option(None, option)(command)
     return command
 
 
@@ -119,11 +129,12 @@ def _option(one: Field[Any] | None, option: Option) -> Callable[[_F], _F]:
 
 @click.command(
     "run",
-    cls=_GroupedCommand,
+    cls=GroupedCommand,
     context_settings={"allow_interspersed_args": False},
     options_metavar="[OPTIONS] --",
 )
-@_options
+@request_options
+@_looking_ahead
 @click.argument("command", nargs=-1, metavar="CMD [ARG]...", type=click.UNPROCESSED)
 def run_command(**given: Any) -> None:
     """Run CMD in gVisor: on a kernel of its own, without root.
@@ -140,8 +151,10 @@ def run_command(**given: Any) -> None:
     usernsctl run --bind ~/venv --bind .:/data:rw --wd /data -- ~/venv/bin/python job.py
     usernsctl run --network host --env TOKEN -- curl https://example.org
     """
-    _check_combination(given)
     is_dry, as_json = given.pop("dry_run"), given.pop("as_json")
+    if as_json and not is_dry:
+        raise click.UsageError("--json is about what would be done: give --dry-run, too")
+    check_combination(given)
     env = _environment(given)
     idmap = _idmap(given)
     if given["terminal"] is None:
@@ -178,9 +191,11 @@ def _idmap(given: dict[str, Any]) -> IdMap:
     )
 
 
-def _check_combination(given: dict[str, Any]) -> None:
-    if given["as_json"] and not given["dry_run"]:
-        raise click.UsageError("--json is about what would be done: give --dry-run, too")
+def check_combination(given: dict[str, Any]) -> None:
+    """Refuse options that exclude each other.
+
+    :raises click.UsageError: some do.
+    """
     roots = {
         "--rootfs": given["rootfs"],
         "--bundle": given["bundle"],

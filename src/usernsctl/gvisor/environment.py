@@ -51,9 +51,7 @@ def read_settings(settings: Iterable[str], caller: Mapping[str, str]) -> dict[st
 
     :raises CommandError: a setting is malformed, or the caller has no such variable.
     """
-    return dict(
-        _setting(text, caller, f"--env, number {number}") for number, text in enumerate(settings, 1)
-    )
+    return dict(_value(*one, caller) for one in _options(settings))
 
 
 def read_file(path: str, caller: Mapping[str, str]) -> dict[str, str]:
@@ -63,6 +61,32 @@ def read_file(path: str, caller: Mapping[str, str]) -> dict[str, str]:
 
     :raises CommandError: the file can't be read, or a line is malformed.
     """
+    return dict(_value(*one, caller) for one in _lines(path))
+
+
+def names_in(settings: Iterable[str]) -> list[tuple[str, str | None]]:
+    """What such settings name, each with its value, or ``None`` for what a caller is to have.
+
+    :raises CommandError: a setting is malformed.
+    """
+    return [_unset(*one) for one in _options(settings)]
+
+
+def names_in_file(path: str) -> list[tuple[str, str | None]]:
+    """The same of a file.
+
+    :raises CommandError: the file can't be read, or a line is malformed.
+    """
+    return [_unset(*one) for one in _lines(path)]
+
+
+def _options(settings: Iterable[str]) -> list[tuple[str, str]]:
+    """Settings, each with the place that it is in."""
+    return [(text, f"--env, number {number}") for number, text in enumerate(settings, 1)]
+
+
+def _lines(path: str) -> list[tuple[str, str]]:
+    """The same of a file."""
     try:
         with open(opened.follow(path).open(), encoding="utf-8") as file:
             lines = file.read().split("\n")
@@ -75,31 +99,44 @@ def read_file(path: str, caller: Mapping[str, str]) -> dict[str, str]:
         # The error itself has the whole text with it.
         line = error.object.count(b"\n", 0, error.start) + 1
         raise _error(f"--env-file {path}, line {line}: a byte that isn't UTF-8", path) from None
-    return dict(
-        _setting(line.removesuffix("\r"), caller, f"--env-file {path}, line {number}")
+    return [
+        (line.removesuffix("\r"), f"--env-file {path}, line {number}")
         for number, line in enumerate(lines, 1)
         if line.strip() and not line.startswith("#")
-    )
+    ]
 
 
-def _setting(text: str, caller: Mapping[str, str], where: str) -> tuple[str, str]:
+def _setting(text: str, where: str) -> tuple[str, str | None]:
+    """The name in a setting, and the value if it has one."""
     name, equals, value = text.partition("=")
     # What is no setting may be a piece of a value, such as the second line of a key: none is told.
     if not name:
         raise _error(f"{where}: there is no name before the =; it should be NAME=VALUE or NAME")
     if name != name.strip():
         raise _error(f"{where}: a space beside the name; it should be NAME=VALUE or NAME")
-    if equals:
-        return name, value
-    if name not in caller:
-        head, colon, _ = name.partition(":")
-        if colon and _PLAIN.fullmatch(head):
-            raise _error(
-                f"{where}: there is a colon after {head}, not a =; it should be {head}=VALUE"
-            )
+    return name, value if equals else None
+
+
+def _unset(text: str, where: str) -> tuple[str, str | None]:
+    name, value = _setting(text, where)
+    if value is None:
+        _refuse_colon(name, where)
+    return name, value
+
+
+def _value(text: str, where: str, caller: Mapping[str, str]) -> tuple[str, str]:
+    name, value = _setting(text, where)
+    if value is None and name not in caller:
+        _refuse_colon(name, where)
         told = name if _PLAIN.fullmatch(name) else "a variable of this name"
         raise _error(f"{where}: {told} is not set; give it a value: NAME=VALUE")
-    return name, caller[name]
+    return name, caller[name] if value is None else value
+
+
+def _refuse_colon(name: str, where: str) -> None:
+    head, colon, _ = name.partition(":")
+    if colon and _PLAIN.fullmatch(head):
+        raise _error(f"{where}: there is a colon after {head}, not a =; it should be {head}=VALUE")
 
 
 def _error(reason: str, path: str | None = None) -> CommandError:

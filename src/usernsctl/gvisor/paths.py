@@ -19,7 +19,7 @@ from usernsctl.gvisor.oci.outside import machine_part
 from usernsctl.gvisor.request import Bind, Request
 
 # Where the tmpfs may go: directories that most machines have, and that a run seldom needs.
-SCRATCH_PLACES = ("/mnt", "/media", "/srv", "/tmp", "/run", "/var/tmp", "/home", "/boot")
+_SCRATCH_PLACES = ("/mnt", "/media", "/srv", "/tmp", "/run", "/var/tmp", "/home", "/boot")
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -86,19 +86,31 @@ class Paths:
         needed += [os.path.realpath(path) for path in needed]
         free = tuple(
             place
-            for place in SCRATCH_PLACES
-            if not any(path == place or path.startswith(f"{place}/") for path in needed)
-            and os.path.isdir(place)
-            and os.path.realpath(place) == place
+            for place in free_places(needed)
+            if os.path.isdir(place) and os.path.realpath(place) == place
         )
         if free:
             return free
-        raise NamespaceError(
-            f"the run uses paths in each of {', '.join(SCRATCH_PLACES)}, "
-            "so there is no directory left to mount its own files on",
-            step="mount",
-            remedy="make an empty directory /mnt",
-        )
+        raise _no_place()
+
+
+def free_places(needed: Iterable[str]) -> tuple[str, ...]:
+    """Directories for a tmpfs that have none of these paths in them, whether or not they exist."""
+    paths = list(needed)
+    return tuple(
+        place
+        for place in _SCRATCH_PLACES
+        if not any(path == place or path.startswith(f"{place}/") for path in paths)
+    )
+
+
+def _no_place() -> NamespaceError:
+    return NamespaceError(
+        f"the run uses paths in each of {', '.join(_SCRATCH_PLACES)}, "
+        "so there is no directory left to mount its own files on",
+        step="mount",
+        remedy="make an empty directory /mnt",
+    )
 
 
 def _here(file: Opened) -> Opened:

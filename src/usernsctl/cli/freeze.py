@@ -1,0 +1,100 @@
+"""``usernsctl freeze``: what ``usernsctl run`` would do, kept in a file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from usernsctl.cli import caller
+from usernsctl.cli.run import GroupedCommand, check_combination, request_options
+from usernsctl.gvisor.request import Request
+from usernsctl.maps import Extent
+
+# What is of the moment, or of this process.
+_REFUSED = {
+    "kept": ("--in", "a kept namespace may be gone by then"),
+    "state": ("--root", "each start has a state of its own"),
+    "debug_log": ("--debug-log", "use it with usernsctl run"),
+}
+
+
+class _FreezeCommand(GroupedCommand):
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        # click takes them out of the list.
+        ctx.obj = list(args)
+        return super().parse_args(ctx, args)
+
+
+@click.command(
+    "freeze",
+    cls=_FreezeCommand,
+    context_settings={"allow_interspersed_args": False},
+    options_metavar="[OPTIONS] -o FILE [--]",
+    short_help="Keep what run would do in a file, to be done without Python.",
+)
+@click.option(
+    "-o", "--output", required=True, metavar="FILE", help="Write the launch to FILE, anew."
+)
+@request_options
+@click.argument("command", nargs=-1, metavar="[CMD [ARG]...]", type=click.UNPROCESSED)
+@click.pass_context
+def freeze_command(context: click.Context, /, output: str, **given: Any) -> None:
+    """Write what `usernsctl run` would do to FILE, and do nothing.
+
+    usernsctl-exec --launch FILE [-- CMD [ARG]...] does it later, as often as you like, and needs no
+    Python. It takes FILE from you or root only. CMD there takes the place of CMD here.
+
+    Decided now: which files are shown, what config.json says, what runsc is called with. Taken from
+    whoever starts it: ids, the current directory, the name of the host, and the variables that are
+    passed on, such as those of --env NAME. Values of --env NAME=VALUE are in FILE, which all users
+    may read.
+
+    \b
+    usernsctl freeze -o job.launch --bind ~/data:/data -- python3 -c 'print(6 * 7)'
+    usernsctl-exec --launch job.launch
+    """
+    from usernsctl.gvisor import freeze
+
+    for name, (option, why) in _REFUSED.items():
+        if given[name] is not None:
+            raise click.UsageError(f"{option} can't be frozen: {why}")
+    if not given["command"] and given["bundle"] is None:
+        # One may come later.
+        check_combination({**given, "command": ("true",)})
+    else:
+        check_combination(given)
+    everything, files, settings = (given.pop(n) for n in ("env_all", "env_files", "settings"))
+    later = freeze.Later(
+        ids=_ids(given),
+        has_several=bool(given.pop("map_users"))
+        | bool(given.pop("map_groups"))
+        | given.pop("map_auto"),
+        env=freeze.environment_of(
+            settings,
+            files,
+            everything=everything,
+            bare=given["bundle"] is not None and not everything,
+        ),
+        remedy=freeze.remedy_of(context.obj),
+    )
+    given.pop("allow_single_id")
+    given["terminal"] = bool(given["terminal"])
+    request = Request(args=given.pop("command"), **given)
+    freeze.write(freeze.freeze(request, caller.environ(), later), output)
+
+
+def _ids(given: dict[str, Any]) -> tuple[str, ...]:
+    """The options of usernsctl-exec that map the same ids.
+
+    :raises MapError: an extent is malformed.
+    """
+    words = ["--map-root-user"]
+    for name in ("map_users", "map_groups"):
+        for text in given[name]:
+            Extent.parse(text)
+            words.append(f"--{name.replace('_', '-')}={text}")
+    for name in ("map_auto", "allow_single_id"):
+        if given[name]:
+            words.append(f"--{name.replace('_', '-')}")
+    return tuple(words)

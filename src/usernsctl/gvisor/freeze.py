@@ -1,0 +1,190 @@
+"""A launch that is kept in a file, to be performed later, and by others, without Python.
+
+What is decided now stays so. What the file leaves open is taken from whoever performs it: the
+homes to hide, the ids, the directory, the name of the host, variables that are named, arguments.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from usernsctl import _programs
+from usernsctl._system import isolated, opened
+from usernsctl._system.state import state_directory
+from usernsctl._text import quoted
+from usernsctl.errors import CommandError
+from usernsctl.gvisor import environment, paths, runsc
+from usernsctl.gvisor.config import open_bundle
+from usernsctl.gvisor.decide import Frozen, decide
+from usernsctl.gvisor.look import Facts, is_script, resolve
+from usernsctl.gvisor.place import Ids
+from usernsctl.gvisor.request import Request
+from usernsctl.gvisor.rootfs import refuse_state
+from usernsctl.gvisor.steps import Launch, Record, record
+from usernsctl.maps import Extent
+
+# Whoever performs it must be able to read it, and nobody else to change it.
+_MODE = 0o644
+
+# Where others may have their state directories; what is in there needs not exist.
+_STATES = ("/tmp/usernsctl-0", "/run/user/0/usernsctl")
+
+# All that there may be.
+_ANY = (Extent(0, 0, 1), Extent(1, 1, 2**32 - 2))
+_ONE = (Extent(0, 0, 1),)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Later:
+    """What is left open.
+
+    :ivar ids: options of ``usernsctl-exec`` that make the user namespace.
+    :ivar has_several: whether these map more than one id.
+    :ivar env: the variables that the command gets, as :func:`environment_of` gives them.
+    :ivar remedy: the command that makes the file anew.
+    """
+
+    ids: tuple[str, ...] = ()
+    has_several: bool = False
+    env: tuple[Record, ...] = ()
+    remedy: str
+
+
+def environment_of(
+    settings: Iterable[str], files: Iterable[str], *, everything: bool, bare: bool
+) -> tuple[Record, ...]:
+    """The variables that a command gets of whoever starts it.
+
+    :param settings: ``NAME=VALUE``, or ``NAME`` for the value of that time.
+    :param files: files of such.
+    :param everything: whether all variables are passed on.
+    :param bare: whether none is that nobody has asked for.
+    :raises CommandError: a file can't be read, or a setting is malformed.
+    """
+    found = []
+    if everything:
+        found.append(record("env-all"))
+    elif not bare:
+        found.append(record("env-set", f"PATH={environment.DEFAULT_PATH}"))
+        found += [record("env-name", name) for name in environment.PASSED_ON]
+    named = [one for path in files for one in environment.names_in_file(path)]
+    for name, value in [*named, *environment.names_in(settings)]:
+        if value is None:
+            found.append(record("env-need", name))
+        else:
+            found.append(record("env-set", f"{name}={value}"))
+    return tuple(found)
+
+
+def freeze(request: Request, caller: Mapping[str, str], later: Later) -> Launch:
+    """The launch of a request for later.
+
+    :param request: its `env` and `idmap` are not looked at.
+    :param caller: the environment of the caller, to find runsc by.
+    :raises UsernsError: something of it can't be had now.
+    """
+    program = runsc.find(caller, request.program)
+    extents = _ANY if later.has_several else _ONE
+    ids = Ids(uid=extents, gid=extents, become=(0, 0))
+    bundle = open_bundle(request, request.bundle, ids) if request.bundle else None
+    used = resolve(request, program, bundle)
+    for directory in (state_directory(), *_STATES):
+        refuse_state(used.sources, directory)
+    explain = _explainer()
+    facts = Facts(
+        version=version("usernsctl"),
+        ids=ids,
+        # Whoever performs it may be.
+        is_root=True,
+        homes=None,
+        runsc=program,
+        runsc_file=used.runsc.path,
+        runsc_is_script=is_script(used.runsc),
+        watcher=used.watcher.path,
+        verifier=used.verifier.path if used.verifier is not None else None,
+        explain=explain,
+        runsc_env=environment.for_runsc(is_named=request.program is not None),
+        tree=used.tree.path if used.tree is not None else None,
+        binds=used.binds,
+        sources={name: source.path for name, source in used.sources.items()},
+        bundle=bundle.config if bundle is not None else None,
+        scratch=paths.free_places([program, used.runsc.path, *filter(os.path.isabs, explain)]),
+    )
+    assumed = [used.runsc, used.watcher, *([used.verifier] if used.verifier is not None else [])]
+    frozen = Frozen(
+        assumptions=(*map(_assume, assumed), record("remedy", later.remedy)),
+        ids=later.ids,
+        env=later.env,
+    )
+    return decide(request, facts, frozen)
+
+
+def _explainer() -> tuple[str, ...]:
+    """The words that explain a failure of runsc."""
+    native = _programs.path_of("usernsctl-explain")
+    if os.access(native, os.X_OK):
+        return (native,)
+    return tuple(isolated.command("usernsctl.gvisor.failure"))
+
+
+def _assume(program: opened.Opened) -> Record:
+    status = program.status
+    mode = f"{status.st_mode:o}"
+    return record("assume", program.path, status.st_size, status.st_mtime_ns, mode)
+
+
+def write(launch: Launch, path: str) -> None:
+    """Write a launch to a file, in place of what is there: all of it, or nothing.
+
+    :raises CommandError: it can't be written, or holds what can't be encoded.
+    """
+    text = launch.encode()
+    directory, name = os.path.split(path)
+    temporary = os.path.join(directory, f".usernsctl-{os.urandom(8).hex()}")
+    try:
+        if not name or os.path.isdir(path):
+            raise IsADirectoryError(None, "it is a directory")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with open(os.open(temporary, flags, 0o600), "wb") as file:
+            file.write(text)
+            os.fchmod(file.fileno(), _MODE)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise CommandError(
+            f"can't write {path}: {error.strerror}",
+            step="freeze",
+            errno=error.errno or 0,
+            filename=path,
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+
+
+def remedy_of(words: Sequence[str]) -> str:
+    """The command that makes a frozen launch anew, without the values of variables.
+
+    :param words: those of ``usernsctl freeze``, without these two.
+    """
+    told = ["usernsctl", "freeze"]
+    rest = iter(words)
+    for word in rest:
+        option, equals, value = word.partition("=")
+        if option != "--env":
+            told.append(word)
+            if word == "--":
+                told.extend(rest)
+        elif equals:
+            told.append(f"--env={_without_value(value)}")
+        else:
+            told += [word, _without_value(next(rest, ""))]
+    return " ".join(map(quoted, told))
+
+
+def _without_value(setting: str) -> str:
+    name, equals, _ = setting.partition("=")
+    return f"{name}=..." if equals else name

@@ -1,0 +1,147 @@
+"""What is kept in a file, and what is left open there."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from launches import decoded, launch
+
+from usernsctl.errors import BundleError, CommandError
+from usernsctl.gvisor import freeze, paths
+from usernsctl.gvisor.freeze import Later, environment_of, remedy_of
+from usernsctl.gvisor.oci import Rlimit
+from usernsctl.gvisor.request import Bind, Request
+from usernsctl.gvisor.steps import Launch, Record, record
+
+
+@pytest.fixture
+def caller(tmp_path: Path) -> dict[str, str]:
+    """The environment of somebody who has a program for runsc."""
+    program = tmp_path / "bin" / "runsc"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\necho runsc version release-20260101.0\n")
+    program.chmod(0o755)
+    return {"USERNSCTL_RUNSC": str(program)}
+
+
+def frozen(caller: dict[str, str], later: Later | None = None, **asked: object) -> Launch:
+    request = Request(**{"args": ("id",), **asked})  # type: ignore[arg-type]
+    return freeze.freeze(request, caller, later or Later(remedy="again"))
+
+
+def words(records: tuple[Record, ...], verb: str) -> list[tuple[str, ...]]:
+    return [one.words for one in records if one.verb == verb]
+
+
+def test_what_must_be_as_it_was(caller: dict[str, str]) -> None:
+    made = frozen(caller)
+    program = caller["USERNSCTL_RUNSC"]
+    status = os.stat(program)
+    mode, mtime = f"{status.st_mode:o}", str(status.st_mtime_ns)
+    first, *_ = words(made.assumptions, "assume")
+    assert first == (os.path.realpath(program), str(status.st_size), mtime, mode)
+    names = [os.path.basename(path) for path, *_ in words(made.assumptions, "assume")]
+    assert names == ["runsc", "usernsctl-watch", "usernsctl-verify"]
+    assert made.assumptions[-1] == record("remedy", "again")
+
+
+def test_it_does_not_matter_who_freezes(caller: dict[str, str]) -> None:
+    made = frozen(caller)
+    assert record("snapshot", "etc") in made.steps
+    assert record("home-moment") in made.steps
+    assert not words(made.steps, "home")
+    assert made.user == (0, 0)
+    assert made.moment is None
+
+
+def test_scratch_is_not_where_runsc_is(
+    caller: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(paths, "_SCRATCH_PLACES", ("/mnt", str(tmp_path), "/no/such/directory"))
+    assert frozen(caller).scratch == ("/mnt", "/no/such/directory")
+
+
+def test_options_of_the_moment(caller: dict[str, str]) -> None:
+    later = Later(
+        ids=("--map-root-user", "--map-auto"),
+        has_several=True,
+        env=environment_of(["TOKEN"], [], everything=False, bare=False),
+        remedy="again",
+    )
+    made = frozen(caller, later, user=(5, 6), rlimits=(Rlimit("RLIMIT_CORE", 0, 0),), cwd="/srv")
+    assert made.ids == later.ids
+    assert made.user == (5, 6)
+    assert words(made.policy, "env-need") == [("TOKEN",)]
+    assert words(made.policy, "cwd") == [("/srv",)]
+    _, records = decoded(made.encode())
+    assert [one.verb for one in records].count("json-several") == 1
+    assert "json-several" not in [one.verb for one in decoded(frozen(caller).encode())[1]]
+
+
+@pytest.mark.parametrize("source", ["/tmp", "/run"])
+def test_the_state_of_others_is_not_shown(caller: dict[str, str], source: str) -> None:
+    with pytest.raises(BundleError) as caught:
+        frozen(caller, binds=(Bind(source, "/x"),))
+    assert caught.value.cause == "bind-shows-state"
+
+
+def test_variables(tmp_path: Path) -> None:
+    file = tmp_path / "env"
+    file.write_text("A=1\n# B=2\nC\n")
+    made = environment_of(["D=4", "A"], [str(file)], everything=False, bare=True)
+    assert [(one.verb, *one.words) for one in made] == [
+        ("env-set", "A=1"),
+        ("env-need", "C"),
+        ("env-set", "D=4"),
+        ("env-need", "A"),
+    ]
+    first, *names = environment_of([], [], everything=False, bare=False)
+    assert (first.verb, first.words[0].partition("=")[0]) == ("env-set", "PATH")
+    assert [one.words[0] for one in names] == ["PATH", "LANG", "TERM"]
+    assert environment_of([], [], everything=True, bare=False) == (record("env-all"),)
+    for setting, says in (("=x", "no name"), (" A=b", "space"), ("A:b", "colon")):
+        with pytest.raises(CommandError, match=says):
+            environment_of([setting], [], everything=False, bare=True)
+
+
+def test_values_are_not_in_the_command_that_mends() -> None:
+    told = remedy_of(["--env", "A=s e", "--env=B=secret", "--env", "C", "-o", "f", "--", "--env"])
+    assert told == "usernsctl freeze --env A=... --env=B=... --env C -o f -- --env"
+    assert remedy_of(["--env"]) == "usernsctl freeze --env ''"
+
+
+def test_a_file_is_written_whole(tmp_path: Path) -> None:
+    file = tmp_path / "launch"
+    file.write_text("old")
+    file.chmod(0o777)
+    before = os.umask(0o077)
+    try:
+        freeze.write(launch(), str(file))
+    finally:
+        os.umask(before)
+    assert file.read_bytes() == launch().encode()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o644
+    assert os.listdir(tmp_path) == ["launch"]
+
+
+def test_a_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
+    target, link = tmp_path / "target", tmp_path / "launch"
+    target.write_text("mine")
+    link.symlink_to(target)
+    freeze.write(launch(), str(link))
+    assert target.read_text() == "mine"
+    assert not link.is_symlink()
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("", "is a directory"), ("missing/f", "No such file"), ("d", "is a directory")],
+)
+def test_a_file_that_cannot_be_written(tmp_path: Path, name: str, says: str) -> None:
+    (tmp_path / "d").mkdir()
+    with pytest.raises(CommandError, match=says):
+        freeze.write(launch(), f"{tmp_path}/{name}")
+    assert os.listdir(tmp_path) == ["d"]
