@@ -5,6 +5,7 @@ failure is an exception. The GIL is released while C runs.
 """
 
 from usernsctl._core.failures import cause
+from usernsctl._core.launching import NativeLaunch, version
 from usernsctl._core.planning import NativePlan, parse_extent, plan, setup_to_join
 from usernsctl._core.records import (
     ALL_NAMESPACES,
@@ -39,6 +40,7 @@ __all__ = [
     "Cause",
     "Command",
     "IdRequest",
+    "NativeLaunch",
     "NativePlan",
     "PlanDescription",
     "Setup",
@@ -59,4 +61,5 @@ __all__ = [
     "setup_to_join",
     "spawn",
     "stand_in",
+    "version",
 ]

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 from usernsctl._core.records import Cause
 from usernsctl._native import ffi, lib
 from usernsctl.errors import (
+    BundleError,
     CommandError,
     CommandNotADirectoryError,
     CommandNotExecutableError,
@@ -16,6 +17,7 @@ from usernsctl.errors import (
     MapError,
     NamespaceError,
     PlanError,
+    RunscError,
     UsernsError,
 )
 
@@ -30,6 +32,11 @@ _FAMILY: dict[int, type[UsernsError]] = {
     lib.UN_STEP_FDS: CommandError,
     lib.UN_STEP_LOOKUP: CommandError,
     lib.UN_STEP_EXEC: CommandError,
+    lib.UN_STEP_HOME: CommandError,
+    lib.UN_STEP_BIND: BundleError,
+    lib.UN_STEP_ROOTFS: BundleError,
+    lib.UN_STEP_CONFIG: BundleError,
+    lib.UN_STEP_RUNSC: RunscError,
 }
 # As OSError itself does it.
 _COMMAND_FAMILY: dict[int, type[CommandError]] = {
@@ -64,18 +71,29 @@ def _family(err: Any) -> type[UsernsError]:
     return _COMMAND_FAMILY.get(err.errnum, family) if family is CommandError else family
 
 
-def raise_error(err: Any) -> NoReturn:
+def error_of(err: Any, *, filename: str | None = None, remedy: str | None = None) -> UsernsError:
+    """The exception for a failure.
+
+    :param filename: the path that it is about, if that is known.
+    :param remedy: what mends it, if that is known better than by its cause.
+    """
     lib.un_diagnose(err, b"/proc")
     cause_id = text_of(err.cause) if err.cause else None
     known = cause(cause_id)
-    raise _family(err)(
+    if filename is None and err.step in _PATH_STEPS:
+        filename = text_of(err.detail)
+    return _family(err)(
         reason_of(err),
         step=text_of(lib.un_step_name(err.step)),
         errno=err.errnum,
-        filename=text_of(err.detail) if err.step in _PATH_STEPS else None,
+        filename=filename,
         cause=cause_id,
-        remedy=known.remedy if known else None,
+        remedy=remedy or (known.remedy if known else None),
     )
+
+
+def raise_error(err: Any) -> NoReturn:
+    raise error_of(err)
 
 
 def check(result: int, err: Any) -> None:
