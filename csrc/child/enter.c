@@ -57,6 +57,7 @@ static int set_up(const struct un_task *task, struct un_error *err)
 {
     const int64_t *number = task->number;
     const struct un_setup setup = {
+        .own_stdio = number[UN_TASK_OWN_STDIO],
         .propagation = (unsigned long)number[UN_TASK_PROPAGATION],
         .mount_proc = task->text[UN_TASK_MOUNT_PROC],
         .root = task->text[UN_TASK_ROOT],

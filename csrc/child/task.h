@@ -22,6 +22,7 @@ enum un_task_number {
     UN_TASK_FLAGS, /* CLONE_NEW... of new namespaces */
     UN_TASK_SIGNALS,
     UN_TASK_RESTORE_SIGNALS,
+    UN_TASK_OWN_STDIO,
     UN_TASK_PROPAGATION,
     UN_TASK_DROP_BOUNDING,
     UN_TASK_NO_NEW_PRIVS,

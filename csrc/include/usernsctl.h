@@ -340,6 +340,7 @@ int un_enter(const struct un_plan *plan, uint64_t flags, const char *child, bool
 
 /* What is done inside the namespaces, in the order of the fields. Unset: NULL, 0, false, or -1. */
 struct un_setup {
+    bool own_stdio;            /* see un_own_stdio() */
     unsigned long propagation; /* MS_PRIVATE, MS_SLAVE or MS_SHARED, of all mounts */
     const char *root;          /* chroot(2) */
     const char *mount_proc;    /* where a new /proc is mounted, below that root */

@@ -17,6 +17,7 @@
 
 static void describe_setup(const struct un_setup *setup, struct un_task *task)
 {
+    task->number[UN_TASK_OWN_STDIO] = setup->own_stdio;
     task->number[UN_TASK_PROPAGATION] = (int64_t)setup->propagation;
     task->number[UN_TASK_DROP_BOUNDING] = (int64_t)setup->drop_bounding;
     task->number[UN_TASK_NO_NEW_PRIVS] = setup->no_new_privs;

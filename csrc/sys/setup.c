@@ -3,6 +3,7 @@
 #include "base/caps.h"
 #include "base/error.h"
 #include "sys/self.h"
+#include "sys/stdio.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -93,6 +94,9 @@ int un_die_with_parent(int sig, int parent_pidfd, struct un_error *err)
 int un_setup_apply(const struct un_setup *setup, struct un_error *err)
 {
     bool hidden = prctl(PR_GET_DUMPABLE, 0, 0, 0, 0) == 0;
+    /* First: another root directory may have no /proc, and another user not open them. */
+    if (setup->own_stdio)
+        un_own_stdio();
     if (setup->propagation && mount("none", "/", NULL, MS_REC | setup->propagation, NULL))
         return un_fail_errno(err, UN_STEP_PROPAGATION, "/");
     if (setup->root && (chroot(setup->root) || chdir("/")))

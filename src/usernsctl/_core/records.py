@@ -47,6 +47,7 @@ class PlanDescription(NamedTuple):
 class Setup:
     """What is done inside the namespaces before a command starts; see struct un_setup."""
 
+    own_stdio: bool = False
     propagation: int = 0
     mount_proc: str | None = None
     root: str | None = None

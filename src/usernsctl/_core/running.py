@@ -30,6 +30,7 @@ def _flags(namespaces: Iterable[str]) -> int:
 
 
 def _fill_setup(native: Any, setup: Setup, memory: Memory) -> None:
+    native.own_stdio = setup.own_stdio
     native.propagation = setup.propagation
     native.mount_proc = memory.string(setup.mount_proc)
     native.root = memory.string(setup.root)

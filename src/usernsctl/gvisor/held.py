@@ -42,8 +42,14 @@ class Confined:
         self.commands: weakref.WeakSet[Popen[Any]] = weakref.WeakSet()
 
     def target(self) -> Target:
-        """Where commands go, and what they give up."""
+        """Where commands go, and what they give up.
+
+        gVisor makes the streams that it is given nonblocking, and takes for nonblocking which are
+        so already: of two that are one open file, such as those of ``2>&1``, the second. And who
+        has them from us would have them so afterwards.
+        """
         target = self._namespace.target()
+        target.setup.own_stdio = True
         hardening.prepare(target.setup, self._restrictions)
         if self._mount_proc:
             target.setup.mount_proc = "/proc"

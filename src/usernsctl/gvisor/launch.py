@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from usernsctl import hardening
+from usernsctl import _core, hardening
 from usernsctl._system import isolated, mounts, opened
 from usernsctl._system.opened import Opened
 from usernsctl._text import quoted
@@ -434,3 +434,5 @@ def _prepare_standard() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)
             os.set_inheritable(descriptor, True)
+    # What gVisor does to their flags is not done to the caller's (see Confined).
+    _core.apply_setup(_core.Setup(own_stdio=True))

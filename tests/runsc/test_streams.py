@@ -1,0 +1,123 @@
+"""Standard streams that are pipes or terminals: their flags are the command's, and the caller's.
+
+gVisor makes what it is given nonblocking, in an open file that others may share.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Program
+
+import usernsctl as un
+
+# Prints which of its streams are nonblocking.
+LOOK = (
+    "import fcntl, os; "
+    "print([fd for fd in (0, 1, 2) if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_NONBLOCK])"
+)
+PYTHON = ["/usr/bin/python3", "-c"]
+# gVisor looks at its streams in an order that changes from one start to the next.
+TRIES = 8
+# More than a pipe holds.
+MUCH = 200_000
+
+
+@pytest.fixture
+def host() -> Iterator[un.SandboxHost]:
+    with un.SandboxHost() as made:
+        yield made
+
+
+def is_blocking(fd: int) -> bool:
+    return not fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_NONBLOCK
+
+
+def test_run_has_blocking_streams_where_two_are_one_pipe(usernsctl: Program) -> None:
+    command = [usernsctl.path, "run", "--", *PYTHON, LOOK]
+    for _ in range(TRIES):
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert (done.returncode, done.stdout) == (0, "[]\n")
+
+
+def test_run_leaves_the_callers_pipe_as_it_is(usernsctl: Program) -> None:
+    ours, theirs = os.pipe()
+    try:
+        subprocess.run([usernsctl.path, "run", "--", "true"], check=True, stdin=ours, stdout=theirs)
+        assert is_blocking(ours)
+        assert is_blocking(theirs)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+def test_run_leaves_the_callers_terminal_as_it_is(usernsctl: Program) -> None:
+    ours, theirs = os.openpty()
+    try:
+        # One is no terminal, or the command would get a terminal of its own.
+        subprocess.run(
+            [usernsctl.path, "run", "--", "cat"],
+            check=True,
+            stdin=subprocess.DEVNULL,
+            stdout=theirs,
+            stderr=theirs,
+        )
+        assert is_blocking(theirs)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+def test_run_reads_a_named_pipe_whose_writer_comes_late(usernsctl: Program, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    os.set_blocking(reader, True)
+    with subprocess.Popen(
+        [usernsctl.path, "run", "--", "cat"], stdin=reader, stdout=subprocess.PIPE, text=True
+    ) as process:
+        (tmp_path / "pipe").write_text("late\n")
+        os.close(reader)
+        assert process.communicate() == ("late\n", None)
+
+
+def by_start(host: un.SandboxHost) -> bytes:
+    with host.start([*PYTHON, LOOK], stdin=un.DEVNULL, stdout=un.PIPE, stderr=un.STDOUT) as box:
+        return box.communicate()[0]
+
+
+def by_detach(host: un.SandboxHost) -> bytes:
+    with host.start(
+        [*PYTHON, LOOK], stdin=un.DEVNULL, stdout=un.PIPE, stderr=un.STDOUT, detach=True
+    ) as box:
+        return box.communicate()[0]
+
+
+def by_run(host: un.SandboxHost) -> bytes:
+    with host.start(["sleep", "1000"], stdin=un.DEVNULL, stdout=un.DEVNULL) as box:
+        return box.run([*PYTHON, LOOK], stdin=un.DEVNULL, stdout=un.PIPE, stderr=un.STDOUT).stdout
+
+
+@pytest.mark.parametrize("call", [by_start, by_detach, by_run])
+def test_sandboxes_have_blocking_streams_where_two_are_one_pipe(
+    host: un.SandboxHost, call: Callable[[un.SandboxHost], bytes]
+) -> None:
+    assert [call(host) for _ in range(TRIES)] == [b"[]\n"] * TRIES
+
+
+def test_start_has_all_written_that_is_read_late(host: un.SandboxHost) -> None:
+    code = f"import time; print('x' * {MUCH}, flush=True); time.sleep(0.1)"
+    for _ in range(TRIES):
+        with host.start([*PYTHON, code], stdin=un.DEVNULL, stdout=un.PIPE, stderr=un.STDOUT) as box:
+            assert box.communicate()[0] == b"x" * MUCH + b"\n"
+            assert box.wait() == 0
