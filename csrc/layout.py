@@ -21,6 +21,7 @@ PURE = ("map",)
 PROGRAMS = {
     "usernsctl-exec": ("report.c",),
     "usernsctl-entrypoint": (),
+    "usernsctl-build": (),
     "usernsctl-init": ("sandbox_command.c",),
     "usernsctl-detach": ("sandbox_command.c",),
     "usernsctl-watch": ("report.c",),

@@ -5,7 +5,7 @@ failure is an exception. The GIL is released while C runs.
 """
 
 from usernsctl._core.failures import cause
-from usernsctl._core.launching import NativeLaunch, version
+from usernsctl._core.launching import NativeLaunch, failure, version
 from usernsctl._core.planning import NativePlan, parse_extent, plan, setup_to_join
 from usernsctl._core.records import (
     ALL_NAMESPACES,
@@ -20,7 +20,6 @@ from usernsctl._core.records import (
 )
 from usernsctl._core.running import (
     apply_setup,
-    bind,
     check_single_thread,
     close_descriptors,
     create_namespaces,
@@ -28,7 +27,6 @@ from usernsctl._core.running import (
     exec_command,
     join,
     mount,
-    mount_restrict,
     spawn,
     stand_in,
 )
@@ -46,16 +44,15 @@ __all__ = [
     "Setup",
     "Spawn",
     "apply_setup",
-    "bind",
     "cause",
     "check_single_thread",
     "close_descriptors",
     "create_namespaces",
     "enter",
     "exec_command",
+    "failure",
     "join",
     "mount",
-    "mount_restrict",
     "parse_extent",
     "plan",
     "setup_to_join",

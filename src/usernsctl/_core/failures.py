@@ -71,13 +71,21 @@ def _family(err: Any) -> type[UsernsError]:
     return _COMMAND_FAMILY.get(err.errnum, family) if family is CommandError else family
 
 
-def error_of(err: Any, *, filename: str | None = None, remedy: str | None = None) -> UsernsError:
+def error_of(
+    err: Any,
+    *,
+    filename: str | None = None,
+    remedy: str | None = None,
+    is_diagnosed: bool = False,
+) -> UsernsError:
     """The exception for a failure.
 
     :param filename: the path that it is about, if that is known.
     :param remedy: what mends it, if that is known better than by its cause.
+    :param is_diagnosed: whether a cause was looked for where it failed.
     """
-    lib.un_diagnose(err, b"/proc")
+    if not is_diagnosed:
+        lib.un_diagnose(err, b"/proc")
     cause_id = text_of(err.cause) if err.cause else None
     known = cause(cause_id)
     if filename is None and err.step in _PATH_STEPS:

@@ -17,6 +17,25 @@ def version() -> str:
     return text_of(lib.un_version())
 
 
+def failure(words: Sequence[bytes]) -> UsernsError:
+    """The exception for what failed in usernsctl-build.
+
+    :param words: what it has written (csrc/programs/build/main.c).
+    """
+    step, errnum, cause, detail, filename, remedy = words
+    err = ffi.new("struct un_error *")
+    err.step, err.errnum = int(step), int(errnum)
+    known = lib.un_cause_find(cause) if cause else ffi.NULL
+    err.cause = known.id if known else ffi.NULL
+    err.detail = detail[: lib.UN_DETAIL_MAX - 1]
+    return error_of(
+        err,
+        filename=os.fsdecode(filename) or None,
+        remedy=os.fsdecode(remedy) or None,
+        is_diagnosed=True,
+    )
+
+
 class NativeLaunch:
     """A launch that is performed: opened, then built inside the namespaces, then executed.
 

@@ -212,24 +212,6 @@ def stand_in(child: int) -> int:
     return int(lib.un_stand_in(child))
 
 
-def bind(source: int, target: int, attributes: int, name: str) -> None:
-    """Show what the descriptor `source` refers to on what `target` does (csrc/include/usernsctl.h).
-
-    :raises NamespaceError: the kernel refused it, or is older than 5.12.
-    """
-    err, memory = ffi.new("struct un_error *"), Memory()
-    check(lib.un_bind(source, target, attributes, memory.string(name), err), err)
-
-
-def mount_restrict(top: int, attributes: int, cleared: int, name: str) -> None:
-    """Give all mounts on and below `top` these attributes, and take others from them.
-
-    :raises NamespaceError: the kernel refused it, or is older than 5.12.
-    """
-    err, memory = ffi.new("struct un_error *"), Memory()
-    check(lib.un_mount_restrict(top, attributes, cleared, memory.string(name), err), err)
-
-
 def mount(
     source: str | None, target: str, fstype: str | None, flags: int, data: str | None
 ) -> None:

@@ -8,7 +8,6 @@ import re
 from dataclasses import dataclass
 
 from usernsctl import _core
-from usernsctl._system.opened import Opened
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +78,7 @@ MS_NODEV = 0x4
 MS_NOEXEC = 0x8
 MS_NOATIME = 0x400
 MS_NODIRATIME = 0x800
-MS_UNBINDABLE = 0x20000
 MS_RELATIME = 0x200000
-
-# mount_setattr(2), linux/mount.h.
-ATTR_RDONLY = 0x1
-ATTR_NOSUID = 0x2
-ATTR_NODEV = 0x4
 
 # The options of a mount point, as mountinfo (proc_pid_mountinfo(5)) names them.
 _OPTION_FLAGS = {
@@ -99,24 +92,6 @@ _OPTION_FLAGS = {
 }
 
 
-def mount_scratch(target: str) -> Opened:
-    """Mount a new, empty tmpfs on the directory `target`, which only root can replace.
-
-    A recursive bind mount of a directory above leaves it out, and so shows what the tmpfs covers:
-    what is mounted on `target` itself is unbindable (mount_namespaces(7)). Since nothing on that
-    mount could be bound anywhere, the tmpfs to be used is one below it.
-
-    :returns: the empty directory to use.
-    :raises NamespaceError: the kernel refused.
-    """
-    inner = f"{target}/usernsctl"
-    _core.mount("usernsctl", target, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755")
-    _core.mount(None, target, None, MS_UNBINDABLE, None)
-    os.mkdir(inner)
-    _core.mount("usernsctl", inner, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755")
-    return Opened(os.open(inner, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC), inner)
-
-
 def mount_own_proc() -> None:
     """See to it that /proc shows the PID namespace that this process is in.
 
@@ -128,34 +103,6 @@ def mount_own_proc() -> None:
         if os.readlink("/proc/self") == str(os.getpid()):
             return
     _core.mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, None)
-
-
-def mount_tmpfs(target: str, size: int) -> None:
-    """Mount an empty tmpfs of `size` bytes on the directory `target`.
-
-    :raises NamespaceError: the kernel refused.
-    """
-    _core.mount("usernsctl", target, "tmpfs", MS_NOSUID | MS_NODEV, f"mode=0700,size={size}")
-
-
-def bind(source: Opened, target: Opened, attributes: int = 0) -> None:
-    """Show `source` at `target`, with all that is mounted below it.
-
-    :param source: a directory, or another file.
-    :param target: an existing one of the same kind.
-    :param attributes: what all of it has from the beginning, such as :data:`ATTR_RDONLY`.
-    :raises NamespaceError: the kernel refused, or is older than Linux 5.12.
-    """
-    _core.bind(source.fd, target.fd, attributes, target.path)
-
-
-def make_read_only(top: Opened) -> None:
-    """Make every mount below the directory `top`, and the one on it, read-only.
-
-    :param top: opened after that one was mounted.
-    :raises NamespaceError: the kernel refused, or is older than Linux 5.12.
-    """
-    _core.mount_restrict(top.fd, ATTR_RDONLY, 0, top.path)
 
 
 def mounts_below(top: str, mountinfo: str) -> dict[str, int]:

@@ -269,12 +269,6 @@ def is_read_only(mount: dict[str, Any]) -> bool:
     return bool(said) and said[-1] != "rw"
 
 
-def environment_of(config: dict[str, Any]) -> dict[str, str]:
-    """The environment that the command will have."""
-    entries = (entry.partition("=") for entry in config["process"].get("env") or ())
-    return {name: value for name, _, value in entries}
-
-
 def _mount(bind: Bind) -> oci.Mount:
     return oci.Mount.bind(bind.source, bind.destination, read_only=bind.read_only)
 

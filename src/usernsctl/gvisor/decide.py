@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from usernsctl.gvisor.look import Facts
 from usernsctl.gvisor.request import Request
 from usernsctl.gvisor.rootfs import EMPTY, LINKS, SHOWN
 from usernsctl.gvisor.steps import (
+    EMPTY_DIRECTORY,
     SCRATCH,
     STAMP,
     Launch,
@@ -29,6 +30,13 @@ from usernsctl.gvisor.steps import (
 )
 
 VERIFIER_INSIDE = "/.usernsctl-verify"
+
+#: Of a host's own files: the directories of its sandboxes, whose names are their ids.
+BOXES = "boxes"
+#: In there: a file for each one's report of a crash. All together are bounded; what tells of
+#: failures is not among them.
+CRASH_DIRECTORY = ".crash"
+CRASHES = f"{BOXES}/{CRASH_DIRECTORY}"
 
 # Until a command is known; a config.json must have one.
 _NO_COMMAND = ("true",)
@@ -56,7 +64,9 @@ def decide(request: Request, facts: Facts, frozen: Frozen | None = None) -> Laun
     :raises BundleError: something can't be in a config.json, such as text that is not UTF-8.
     """
     config.check_ids(facts.ids, request.user or (0, 0))
-    sources = _Sources(facts, frozen)
+    sources = _Sources(facts, is_frozen=frozen is not None)
+    for path in filter(None, (facts.runsc_file, facts.watcher, facts.verifier)):
+        sources.own(path)
     wanted = make_config(request, facts)
     score = wanted["process"].pop("oomScoreAdj", None)
     steps = tuple(root_steps(request, facts, wanted, sources))
@@ -80,16 +90,53 @@ def decide(request: Request, facts: Facts, frozen: Frozen | None = None) -> Laun
     return launch if frozen is None else _freeze(launch, request, facts, frozen)
 
 
+def decide_host(
+    request: Request, facts: Facts, programs: Sequence[str]
+) -> tuple[Launch, dict[str, Any]]:
+    """The launch that makes what many sandboxes share, and starts none.
+
+    :param programs: of ours, to be shown in ``programs``.
+    :returns: also the config.json of a sandbox, but for what differs between them, with marks for
+        what is known when all is made.
+    :raises PlanError: an id that it needs is not mapped.
+    :raises BundleError: something can't be in a config.json, such as text that is not UTF-8.
+    """
+    config.check_ids(facts.ids, (0, 0))
+    sources = _Sources(facts)
+    wanted = make_config(request, facts)
+    wanted["root"]["path"] = Mark(record("json-root"))
+    steps = tuple(root_steps(request, facts, wanted, sources))
+    files = tuple(_host_files(facts, programs, sources))
+    launch = Launch(
+        version=facts.version,
+        sources=tuple(sources.all),
+        scratch=facts.scratch,
+        steps=steps,
+        files=files,
+    )
+    return launch, wanted
+
+
+def _host_files(facts: Facts, programs: Sequence[str], sources: _Sources) -> Iterable[Record]:
+    for name in (BOXES, "programs", EMPTY_DIRECTORY, CRASHES):
+        yield record("make", name, "700")
+    yield record("tmpfs", CRASHES, logs.CRASH_BYTES)
+    if facts.debug_log is not None:
+        yield record("debug-log", sources.shown(facts.debug_log))
+    for path in programs:
+        yield record("program", sources.own(path))
+    # Sandboxes are started by its path, since it looks for files of its own beside that.
+    yield record("program-path", sources.own(facts.runsc_file))
+
+
 class _Sources:
     """The files that a launch opens, by their places in the list."""
 
-    def __init__(self, facts: Facts, frozen: Frozen | None) -> None:
+    def __init__(self, facts: Facts, *, is_frozen: bool = False) -> None:
         # What a bundle shows was judged as it is, and nobody else may have a path lead elsewhere.
-        is_judged = facts.bundle is not None and frozen is not None
+        is_judged = facts.bundle is not None and is_frozen
         self._shown = "exact" if is_judged else "follow"
         self.all: list[Source] = []
-        for path in filter(None, (facts.runsc_file, facts.watcher, facts.verifier)):
-            self.own(path)
         for path in filter(None, (facts.state, facts.debug_log)):
             self.shown(path)
 
@@ -170,7 +217,7 @@ def _machine(facts: Facts) -> Iterable[Record]:
 
 def _files(facts: Facts, sources: _Sources) -> Iterable[Record]:
     """The run's own files."""
-    for name in ("bundle", "state", "log", "programs"):
+    for name in ("bundle", "state", "log", "programs", EMPTY_DIRECTORY):
         yield record("make", name, "700")
     if facts.debug_log is not None:
         yield record("debug-log", sources.shown(facts.debug_log))

@@ -361,7 +361,12 @@ def _starter(
         numbers = [creator, theirs.fileno(), entry.fd]
         with theirs:
             popen = Popen[bytes](
-                [host.prepared.detach, *map(str, numbers), entry.path, *files.command(_HERE)],
+                [
+                    host.prepared.program("usernsctl-detach"),
+                    *map(str, numbers),
+                    entry.path,
+                    *files.command(_HERE),
+                ],
                 namespace=Confined(host.namespace, host.restrictions),
                 pass_fds=numbers,
                 env=host.environ,

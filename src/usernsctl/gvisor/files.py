@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from usernsctl.errors import NamespaceError, RunscError
 from usernsctl.gvisor import logs, runsc
-from usernsctl.gvisor.prepare import CRASH_DIRECTORY
+from usernsctl.gvisor.decide import BOXES, CRASH_DIRECTORY
 from usernsctl.gvisor.prepared import PreparedNamespace
 from usernsctl.gvisor.registry import duplicate_id
 
@@ -32,7 +32,7 @@ class Files:
         self._host = host
         self.id = id
         #: The same for those in the mount namespace of the host.
-        self.inside = f"{host.prepared.scratch}/boxes/{id}"
+        self.inside = f"{host.prepared.scratch}/{BOXES}/{id}"
         self.pid_file = f"{self.inside}/pid"
         self._config = config.decode()
         #: The environment of the command, each entry NAME=VALUE.
@@ -83,7 +83,9 @@ class Files:
                 state=state,
                 bundle=self.inside,
                 container_id=self.id,
-                logs=logs.seen_from(self._logs, self._here, f"{self._host.prepared.scratch}/boxes"),
+                logs=logs.seen_from(
+                    self._logs, self._here, f"{self._host.prepared.scratch}/{BOXES}"
+                ),
                 network=self._host.request.network,
                 platform=self._host.request.platform,
                 debug=self._host.request.debug_log is not None,

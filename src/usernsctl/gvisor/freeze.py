@@ -10,9 +10,8 @@ import contextlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 
-from usernsctl import _programs
+from usernsctl import _core, _programs
 from usernsctl._system import isolated, opened
 from usernsctl._system.state import state_directory
 from usernsctl._text import quoted
@@ -96,7 +95,7 @@ def freeze(request: Request, caller: Mapping[str, str], later: Later) -> Launch:
         refuse_state(used.sources, directory)
     explain = _explainer()
     facts = Facts(
-        version=version("usernsctl"),
+        version=_core.version(),
         ids=ids,
         # Whoever performs it may be.
         is_root=True,

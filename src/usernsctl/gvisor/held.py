@@ -106,7 +106,12 @@ class Held:
         try:
             creator = os.pidfd_open(os.getpid())
             ready, theirs = os.pipe()
-            init = [host.prepared.init, str(creator), str(theirs), files.pid_file]
+            init = [
+                host.prepared.program("usernsctl-init"),
+                str(creator),
+                str(theirs),
+                files.pid_file,
+            ]
             self.popen = Popen[bytes](
                 [*init, *files.command(state)],
                 namespace=Confined(host.namespace, host.restrictions, mount_proc=True),

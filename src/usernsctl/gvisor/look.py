@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
+from usernsctl import _core
 from usernsctl._system import isolated
 from usernsctl._system.opened import Opened
 from usernsctl._system.state import state_directory
@@ -17,6 +17,7 @@ from usernsctl.gvisor.config import OpenBundle, open_bundle
 from usernsctl.gvisor.place import Ids, Place
 from usernsctl.gvisor.request import Bind, Request
 from usernsctl.gvisor.rootfs import refuse_state
+from usernsctl.gvisor.steps import Launch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,15 +131,18 @@ def gather(
     used: paths.Paths,
     ids: Ids,
     bundle: OpenBundle | None,
+    *,
+    others: Iterable[str] = (),
 ) -> Facts:
     """The facts about files that are open.
 
     :param program: runsc, by the path that it is called by.
+    :param others: further paths that must stay in sight.
     :raises NamespaceError: there is no place for a tmpfs.
     :raises CommandError: it is not known which interpreter this is.
     """
     return Facts(
-        version=version("usernsctl"),
+        version=_core.version(),
         ids=ids,
         is_root=os.geteuid() == 0,
         homes=frozenset(paths.home_directories(caller)),
@@ -155,8 +159,14 @@ def gather(
         state=_directory(used.state, request.state),
         debug_log=_directory(used.debug_log, request.debug_log),
         bundle=bundle.config if bundle is not None else None,
-        scratch=used.scratch_places(),
+        scratch=used.scratch_places(others),
     )
+
+
+def descriptors(launch: Launch, files: Iterable[Opened]) -> list[int]:
+    """Those of the files that a launch calls its sources, in the order of these."""
+    known = {file.path: file.fd for file in files}
+    return [known[source.path] for source in launch.sources]
 
 
 def _directory(found: Opened | None, wanted: str | None) -> str | None:

@@ -8,8 +8,7 @@ import os
 import pwd
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from dataclasses import dataclass, field, fields
 
 from usernsctl import _programs
 from usernsctl._system import opened
@@ -47,29 +46,8 @@ class Paths:
     state: Opened | None = None
     debug_log: Opened | None = None
 
-    def here(self) -> Paths:
-        """The same by descriptors of the mount namespace that this process is in by now.
-
-        :raises NamespaceError: there is another file at a path, or none.
-        """
-        changed: dict[str, Any] = {
-            one.name: _here(value)
-            for one in fields(self)
-            if isinstance(value := getattr(self, one.name), Opened)
-        }
-        sources = {name: _here(source) for name, source in self.sources.items()}
-        return replace(self, sources=sources, **changed)
-
-    def descriptors(self) -> list[int]:
-        """All that hold these files."""
-        return [one.fd for one in self._files()]
-
-    def close(self) -> None:
-        """Let go of all these files."""
-        for one in self._files():
-            one.close()
-
-    def _files(self) -> list[Opened]:
+    def files(self) -> list[Opened]:
+        """All of them."""
         values = (getattr(self, one.name) for one in fields(self))
         return [*(value for value in values if isinstance(value, Opened)), *self.sources.values()]
 
@@ -111,18 +89,6 @@ def _no_place() -> NamespaceError:
         step="mount",
         remedy="make an empty directory /mnt",
     )
-
-
-def _here(file: Opened) -> Opened:
-    try:
-        return file.here()
-    except OSError as error:
-        raise NamespaceError(
-            f"{file.path}, as the namespace has it: {error.strerror}",
-            step="sandbox",
-            errno=error.errno or 0,
-            filename=file.path,
-        ) from error
 
 
 def resolve(

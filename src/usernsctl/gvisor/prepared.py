@@ -6,32 +6,37 @@ import contextlib
 import copy
 import fcntl
 import os
-import pickle
 import socket
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
-from typing import NoReturn, Self, Unpack
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn, Self, Unpack
 
-from usernsctl import hardening
-from usernsctl._system import isolated
+from usernsctl import _core, _programs, hardening
 from usernsctl._system.descriptors import Shared, receive
 from usernsctl._system.opened import Opened
 from usernsctl._system.state import state_directory
-from usernsctl.commands.popen import DEVNULL, PIPE
-from usernsctl.errors import NamespaceError
+from usernsctl.commands.popen import PIPE, CompletedProcess
+from usernsctl.errors import NamespaceError, UsernsError
 from usernsctl.gvisor import checks, config, environment, oci, paths, runsc, view
 from usernsctl.gvisor.arguments import NamedHostOptions
 from usernsctl.gvisor.begun import Begun, BegunClosing
 from usernsctl.gvisor.config import open_bundle
-from usernsctl.gvisor.decide import VERIFIER_INSIDE
-from usernsctl.gvisor.look import resolve
+from usernsctl.gvisor.decide import VERIFIER_INSIDE, decide_host
+from usernsctl.gvisor.look import descriptors, gather, resolve
 from usernsctl.gvisor.place import Ids
-from usernsctl.gvisor.prepare import Order, Prepared
 from usernsctl.gvisor.request import Request
+from usernsctl.gvisor.rootfs import refuse_state
+from usernsctl.gvisor.steps import Launch, Record, completed, record
 from usernsctl.gvisor.view import View
 from usernsctl.maps import AnyIdMap, IdMap, plan
 from usernsctl.namespaces.holder import read_map
 from usernsctl.namespaces.namespace import Namespace
+
+# What starts sandboxes inside, and what it does.
+_PROGRAMS = {
+    "usernsctl-init": "holds sandboxes",
+    "usernsctl-detach": "starts detached sandboxes",
+}
 
 # Until a sandbox says what it runs; a config.json must have a command.
 _NO_COMMAND = ("true",)
@@ -64,7 +69,7 @@ class PreparedNamespace:
             else:
                 joined, self._ids = _join(request.kept)
                 undo.callback(joined.close)
-            # An order for another process has no use for descriptors of ours.
+            # Of the namespaces, descriptors of our own are what counts from here on.
             self.request = request = replace(request, kept=None)
             self.runsc = runsc.find(os.environ, request.program)
             self.environ = environment.for_runsc(is_named=request.program is not None)
@@ -74,7 +79,7 @@ class PreparedNamespace:
                 ids=self._ids.count,
             )
             order = _make_order(request, self._ids, self.runsc)
-            with contextlib.closing(order.used):
+            with contextlib.closing(order):
                 self.namespace = joined or Namespace.create(request.idmap, mount=True)
                 undo.callback(self.namespace.close)
                 self.prepared, self.directory = _prepare(self.namespace, order)
@@ -155,16 +160,8 @@ class PreparedNamespace:
                 found = Opened(os.open(f"..{below}", flags, dir_fd=directory), path)
                 return held.enter_context(found)
 
-            wanted = self.prepared.config
-            seen = View(opened(wanted["root"]["path"]))
-            binds = config.bind_mounts(wanted)
-            for mount in wanted.get("mounts") or ():
-                if mount in binds:
-                    seen.add_bind(mount["destination"], opened(mount["source"]))
-                elif mount.get("type") == "tmpfs":
-                    place = seen.walk(mount["destination"]).wanted
-                    seen.add_bind(place, opened(self.prepared.empty))
-            yield seen
+            made = self.prepared
+            yield View.built(made.launch, made.scratch, made.binds, opened)
 
     def close(self) -> None:
         """Let go of the namespace. Sandboxes that still run keep what they need of it."""
@@ -304,9 +301,8 @@ def _join(kept: Namespace | str) -> tuple[Namespace, Ids]:
             kept = undo.enter_context(Namespace.open(kept))
         if kept.has("pid"):
             raise ValueError("namespace: one with a PID namespace of its own can't have sandboxes")
-        # A mount namespace needs a process that makes it: this one gets no further than to start.
-        command = isolated.command("usernsctl.gvisor.prepare", "0")
-        maker = undo.enter_context(kept.popen(command, mount=True, stdin=PIPE, stderr=DEVNULL))
+        # A mount namespace needs a process that makes it: this one waits to be killed.
+        maker = undo.enter_context(kept.popen([_builder()], mount=True, stdin=PIPE))
         undo.callback(maker.kill)
         uid, gid = (read_map(f"/proc/{maker.pid}/{name}_map") for name in ("uid", "gid"))
         joined = Namespace.from_pid(maker.pid)
@@ -315,46 +311,118 @@ def _join(kept: Namespace | str) -> tuple[Namespace, Ids]:
     return joined, Ids(uid=uid, gid=gid, become=become)
 
 
-def _make_order(request: Request, ids: Ids, program: str) -> Order:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """What was made.
+
+    :ivar launch: of that which was made.
+    :ivar scratch: the path inside of the directory with all of it.
+    :ivar binds: the sources and destinations of what runsc binds.
+    :ivar config: the config.json of a sandbox, but for what differs between them.
+    """
+
+    launch: Launch
+    scratch: str
+    binds: tuple[tuple[str, str], ...]
+    config: dict[str, Any]
+
+    def program(self, name: str) -> str:
+        """The path inside of a program that was named in the order."""
+        return f"{self.scratch}/programs/{name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Order:
+    """What is to be made.
+
+    :ivar config: see :func:`usernsctl.gvisor.decide.decide_host`.
+    :ivar files: that the launch names.
+    """
+
+    launch: Launch
+    config: dict[str, Any]
+    files: tuple[Opened, ...]
+    several: bool
+
+    def close(self) -> None:
+        """Let go of the files."""
+        for file in self.files:
+            file.close()
+
+
+def _make_order(request: Request, ids: Ids, program: str) -> _Order:
     config.check_ids(ids, (0, 0))
     bundle = open_bundle(request, request.bundle, ids) if request.bundle else None
-    return Order(
-        request=request,
-        used=resolve(request, program, bundle),
-        bundle=bundle.config if bundle is not None else None,
-        ids=ids,
-        homes=paths.home_directories(os.environ),
-        is_root=os.geteuid() == 0,
-        state=state_directory(),
-    )
+    used = resolve(request, program, bundle)
+    state = state_directory()
+    for directory in (state, *([used.debug_log.path] if used.debug_log else ())):
+        refuse_state(used.sources, directory)
+    facts = gather(request, os.environ, program, used, ids, bundle, others=[state])
+    programs = [paths.own_program(name, purpose) for name, purpose in _PROGRAMS.items()]
+    launch, wanted = decide_host(request, facts, [one.path for one in programs])
+    files = (*used.files(), *programs)
+    return _Order(launch=launch, config=wanted, files=files, several=ids.count > 1)
 
 
-def _prepare(namespace: Namespace, order: Order) -> tuple[Prepared, int]:
+def _prepare(namespace: Namespace, order: _Order) -> tuple[Prepared, int]:
     """Have a child inside make the root filesystem.
 
     :returns: what was made, and a descriptor of the directory for the files of the sandboxes.
+    :raises UsernsError: it could not be made.
     """
-    ours, theirs = socket.socketpair()
-    with ours:
-        with theirs:
-            command = isolated.command("usernsctl.gvisor.prepare", str(theirs.fileno()))
-            done = namespace.run(
-                command,
-                input=pickle.dumps(order),
-                stdout=PIPE,
-                stderr=PIPE,
-                pass_fds=[theirs.fileno(), *order.used.descriptors()],
-            )
-        _, fds = receive(ours, 1, 1)
+    sources = descriptors(order.launch, order.files)
     with contextlib.ExitStack() as undo:
+        text = undo.enter_context(_in_memory(order.launch.encode()))
+        ours, theirs = map(undo.enter_context, socket.socketpair())
+        numbers = [text, theirs.fileno(), *sources]
+        done = namespace.run(
+            [_builder(), *map(str, numbers)], stdout=PIPE, stderr=PIPE, pass_fds=sorted({*numbers})
+        )
+        theirs.close()
+        _, fds = receive(ours, 1, 1)
         for fd in fds:
             undo.callback(os.close, fd)
-        if done.returncode != 0:
-            told = done.stderr.decode(errors="replace").strip().split("\n")[-1]
-            raise NamespaceError(f"the root filesystem could not be made: {told}", step="sandbox")
-        # It comes from a child of ours that runs our own program.
-        result = pickle.loads(done.stdout)
-        if isinstance(result, Prepared):
-            undo.pop_all()
-            return result, fds[0]
-        raise result
+        if done.returncode or not fds:
+            raise _failure(done)
+        scratch, *shown = map(os.fsdecode, done.stdout.split(b"\0")[:-1])
+        binds = tuple(zip(shown[::2], shown[1::2], strict=True))
+        prepared = Prepared(
+            launch=order.launch,
+            scratch=scratch,
+            binds=binds,
+            config=completed(order.config, _places(scratch, binds), several=order.several),
+        )
+        kept = fcntl.fcntl(fds[0], fcntl.F_DUPFD_CLOEXEC, 3)
+    return prepared, kept
+
+
+def _builder() -> str:
+    return _programs.find("usernsctl-build", "makes the root filesystem of sandboxes")
+
+
+def _failure(done: CompletedProcess[bytes]) -> UsernsError:
+    """What the child has told of its failure."""
+    words = done.stdout.split(b"\0")[:-1]
+    if done.returncode == 1 and len(words) == 6:
+        return _core.failure(words)
+    told = done.stderr.decode(errors="replace").strip().split("\n")[-1]
+    return NamespaceError(f"the root filesystem could not be made: {told}", step="sandbox")
+
+
+def _places(scratch: str, binds: Iterable[tuple[str, str]]) -> dict[Record, Any]:
+    """What stands for the marks in a config.json."""
+    found: dict[Record, Any] = {record("json-root"): f"{scratch}/root"}
+    for number, (source, destination) in enumerate(binds):
+        found[record("json-bind-source", number)] = source
+        found[record("json-bind-destination", number)] = destination
+    return found
+
+
+@contextlib.contextmanager
+def _in_memory(content: bytes) -> Iterator[int]:
+    """A descriptor of a file with this content that has no name, for a block."""
+    with open(os.memfd_create("launch", os.MFD_CLOEXEC), "r+b", buffering=0) as file:
+        view = memoryview(content)
+        while view:
+            view = view[file.write(view) :]
+        yield file.fileno()

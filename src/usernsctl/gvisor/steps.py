@@ -20,6 +20,9 @@ from usernsctl.errors import CommandError
 
 SCRATCH, ID, STAMP = "@s", "@i", "@t"
 
+#: Of the run's own files: a directory that stays empty.
+EMPTY_DIRECTORY = "empty"
+
 # As csrc/launch/ has them.
 WORDS_MAX = 1 << 18
 BYTES_MAX = 32 << 20

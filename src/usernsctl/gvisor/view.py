@@ -6,8 +6,9 @@ import contextlib
 import os
 import shutil
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Self
 
 from usernsctl._system import opened
 from usernsctl._system.opened import Opened
@@ -15,6 +16,7 @@ from usernsctl._text import quoted
 from usernsctl.errors import CommandError, CommandNotExecutableError, CommandNotFoundError
 from usernsctl.gvisor.environment import DEFAULT_PATH
 from usernsctl.gvisor.request import Bind
+from usernsctl.gvisor.steps import EMPTY_DIRECTORY, Launch
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,29 @@ class View:
     def __init__(self, top: Opened) -> None:
         self.top = top
         self._binds: dict[str, Opened] = {}
+
+    @classmethod
+    def built(
+        cls,
+        launch: Launch,
+        scratch: str,
+        binds: Iterable[tuple[str, str]],
+        open_path: Callable[[str], Opened],
+    ) -> Self:
+        """What a command will see of a launch that was built.
+
+        :param scratch: the path of the directory with its files.
+        :param binds: the sources and destinations that runsc binds.
+        :param open_path: opens a path in that directory (O_PATH).
+        """
+        seen = cls(open_path(f"{scratch}/root"))
+        for source, inside in binds:
+            seen.add_bind(inside, open_path(source))
+        for step in launch.steps:
+            if step.verb == "mount" and step.named["shows"] == "empty":
+                place = seen.walk(step.named["inside"]).wanted
+                seen.add_bind(place, open_path(f"{scratch}/{EMPTY_DIRECTORY}"))
+        return seen
 
     def add_bind(self, inside: str, source: Opened) -> None:
         """Note that runsc will show `source` at a path inside that has no symbolic links.

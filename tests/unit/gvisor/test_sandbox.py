@@ -8,14 +8,12 @@ from typing import Any
 
 import pytest
 
-from usernsctl._system import opened
 from usernsctl._system.mounts import MS_NODEV, MS_NOSUID, MS_RDONLY, MS_RELATIME, mounts_below
 from usernsctl._system.opened import Opened
 from usernsctl.errors import BundleError, CommandError, NamespaceError, PlanError
 from usernsctl.gvisor import config, environment, paths
 from usernsctl.gvisor.place import Ids
 from usernsctl.gvisor.request import Bind, Request
-from usernsctl.gvisor.rootfs import private_files
 from usernsctl.maps import Extent
 
 CALLER = {"PATH": "/bin", "TERM": "vt100", "TOKEN": "secret", "HOME": "/home/me"}
@@ -120,17 +118,6 @@ def test_home_directories(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "/opt/me" in paths.home_directories({"HOME": "//opt/me"})
     assert "/" not in paths.home_directories({"HOME": "/"})
     assert "" not in paths.home_directories({"HOME": "relative"})
-
-
-def test_private_files(tmp_path: Path) -> None:
-    for name in ("public", "private"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "open").touch(mode=0o644)
-        (tmp_path / name / "closed").touch(mode=0o640)
-    (tmp_path / "private").chmod(0o750)
-    (tmp_path / "link").symlink_to("private/closed")
-    found = {file.path for file in private_files(opened.own(str(tmp_path)))}
-    assert found == {f"{tmp_path}/public/closed", f"{tmp_path}/private"}
 
 
 def test_a_bundle_with_what_was_asked_for() -> None:

@@ -1,0 +1,110 @@
+/*
+ * usernsctl-build [LAUNCH SOCKET FD...]
+ *
+ * Builds a launch, inside the namespaces that it is for: the root filesystem that the sandboxes of
+ * a host share. LAUNCH is a descriptor of a file with the launch, and each FD is one of its
+ * sources, in their order. A descriptor of the directory for the sandboxes' files is sent over
+ * SOCKET.
+ *
+ * Standard output gets words, each ended by NUL: the path of the directory with all that was built,
+ * then the source and the destination of each bind; or, with exit status 1, what failed: step,
+ * errno, cause, detail, path and remedy, the last four perhaps empty.
+ *
+ * Without arguments it only keeps its namespaces until it is killed, or standard input ends.
+ */
+#include "base/number.h"
+#include "sys/message.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static int read_fds(char **words, int count, int *fds)
+{
+    for (int i = 0; i < count; i++) {
+        uint64_t number;
+        const char *end = un_number_read(words[i], INT_MAX, &number);
+        if (!end || *end || fcntl((int)number, F_SETFD, FD_CLOEXEC))
+            return -1;
+        fds[i] = (int)number;
+    }
+    return 0;
+}
+
+static void put(const char *word)
+{
+    fputs(word ? word : "", stdout);
+    putchar('\0');
+}
+
+static int tell_failure(const struct un_launch *launch, struct un_error *err)
+{
+    un_diagnose(err, "/proc");
+    printf("%d%c%d%c", err->step, '\0', err->errnum, '\0');
+    put(err->cause);
+    put(err->detail);
+    put(launch ? un_launch_filename(launch) : NULL);
+    put(launch ? un_launch_remedy(launch) : NULL);
+    return 1;
+}
+
+static void tell(const struct un_launch *launch)
+{
+    put(un_launch_scratch(launch));
+    for (size_t i = 0; i < un_launch_bind_count(launch); i++) {
+        put(un_launch_bind_source(launch, i));
+        put(un_launch_bind_destination(launch, i));
+    }
+}
+
+static int build(struct un_launch *launch, int socket, const int *fds)
+{
+    struct un_error err;
+    if (un_launch_open(launch, fds, &err) || un_launch_build(launch, NULL, &err))
+        return tell_failure(launch, &err);
+    int boxes = openat(un_launch_scratch_fd(launch), "boxes", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (boxes < 0 || !un_send(socket, "+", 1, &boxes, 1)) {
+        perror("usernsctl-build: boxes");
+        return 2;
+    }
+    tell(launch);
+    return 0;
+}
+
+static int wait_for_end(void)
+{
+    char ignored[64];
+    ssize_t got;
+    do
+        got = read(STDIN_FILENO, ignored, sizeof ignored);
+    while (got > 0 || (got < 0 && errno == EINTR));
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc == 1)
+        return wait_for_end();
+    struct stat status;
+    struct un_launch *launch = NULL;
+    struct un_error err;
+    int *fds = calloc((size_t)argc + 1, sizeof *fds);
+    if (!fds || argc < 3 || read_fds(argv + 1, argc - 1, fds) || fstat(fds[0], &status)) {
+        fputs("usage: usernsctl-build LAUNCH SOCKET FD...\n", stderr);
+        return 2;
+    }
+    size_t size = (size_t)status.st_size;
+    void *words = mmap(NULL, size, PROT_READ, MAP_PRIVATE, fds[0], 0);
+    if (words == MAP_FAILED) {
+        perror("usernsctl-build: launch");
+        return 2;
+    }
+    if (un_launch_parse(words, size, &launch, &err))
+        return tell_failure(NULL, &err);
+    return build(launch, fds[1], fds + 2);
+}
