@@ -46,6 +46,11 @@ class Paths:
     state: Opened | None = None
     debug_log: Opened | None = None
 
+    def close(self) -> None:
+        """Let go of all these files."""
+        for one in self.files():
+            one.close()
+
     def files(self) -> list[Opened]:
         """All of them."""
         values = (getattr(self, one.name) for one in fields(self))

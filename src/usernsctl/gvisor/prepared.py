@@ -353,13 +353,16 @@ class _Order:
 def _make_order(request: Request, ids: Ids, program: str) -> _Order:
     config.check_ids(ids, (0, 0))
     bundle = open_bundle(request, request.bundle, ids) if request.bundle else None
-    used = resolve(request, program, bundle)
-    state = state_directory()
-    for directory in (state, *([used.debug_log.path] if used.debug_log else ())):
-        refuse_state(used.sources, directory)
-    facts = gather(request, os.environ, program, used, ids, bundle, others=[state])
-    programs = [paths.own_program(name, purpose) for name, purpose in _PROGRAMS.items()]
-    launch, wanted = decide_host(request, facts, [one.path for one in programs])
+    with contextlib.ExitStack() as undo:
+        used = resolve(request, program, bundle)
+        undo.callback(used.close)
+        state = state_directory()
+        for directory in (state, *([used.debug_log.path] if used.debug_log else ())):
+            refuse_state(used.sources, directory)
+        facts = gather(request, os.environ, program, used, ids, bundle, others=[state])
+        programs = [paths.own_program(name, purpose) for name, purpose in _PROGRAMS.items()]
+        launch, wanted = decide_host(request, facts, [one.path for one in programs])
+        undo.pop_all()
     files = (*used.files(), *programs)
     return _Order(launch=launch, config=wanted, files=files, several=ids.count > 1)
 
