@@ -12,7 +12,7 @@ CSRC = Path(__file__).resolve().parent
 
 # From the bottom to the top: what is in one may call those below it. Everything may include the
 # interface, include/usernsctl.h.
-LAYERS = ("base", "map", "sys", "child", "facts", "explain", "ns", "programs")
+LAYERS = ("base", "map", "sys", "child", "facts", "explain", "ns", "launch", "programs")
 
 # The layers that look at nothing and start nothing: the same arguments give the same result.
 PURE = ("map",)

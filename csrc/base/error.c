@@ -21,7 +21,10 @@ static const char *const step_names[UN_STEP_COUNT] = {
     [UN_STEP_SESSION] = "session",     [UN_STEP_PDEATHSIG] = "pdeathsig",
     [UN_STEP_STDIO] = "stdio",         [UN_STEP_FDS] = "descriptors",
     [UN_STEP_LOOKUP] = "lookup",       [UN_STEP_EXEC] = "exec",
-    [UN_STEP_WAIT] = "wait",
+    [UN_STEP_WAIT] = "wait",           [UN_STEP_LAUNCH] = "launch",
+    [UN_STEP_SANDBOX] = "sandbox",     [UN_STEP_ROOTFS] = "rootfs",
+    [UN_STEP_HOME] = "home",           [UN_STEP_BIND] = "bind",
+    [UN_STEP_CONFIG] = "config",       [UN_STEP_RUNSC] = "runsc",
 };
 
 const char *un_step_name(int step)

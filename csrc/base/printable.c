@@ -1,4 +1,5 @@
 #include "base/printable.h"
+#include "base/utf8.h"
 
 #include <ctype.h>
 #include <stdbool.h>
@@ -26,32 +27,13 @@ static bool is_printable(uint32_t code)
     return true;
 }
 
-/* The length of the character that `text` begins with, which is no ASCII; 0 if it is not UTF-8:
- * half of a surrogate pair, too great, or written longer than it need be (RFC 3629). */
-static size_t decode(const char *text, uint32_t *code)
-{
-    static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
-    unsigned char lead = (unsigned char)*text;
-    size_t len = lead >= 0xf0 ? 4 : lead >= 0xe0 ? 3 : 2;
-    if (lead < 0xc2 || lead > 0xf4)
-        return 0;
-    *code = lead & (0xffU >> (len + 1));
-    for (size_t i = 1; i < len; i++) {
-        if (((unsigned char)text[i] & 0xc0) != 0x80)
-            return 0;
-        *code = *code << 6 | ((unsigned char)text[i] & 0x3f);
-    }
-    bool is_half = *code >= 0xd800 && *code <= 0xdfff;
-    return is_half || *code < least[len] || *code > 0x10ffff ? 0 : len;
-}
-
 void un_make_printable(char *text)
 {
     char *to = text;
     for (const char *from = text; *from;) {
         unsigned char byte = (unsigned char)*from;
         uint32_t code = byte;
-        size_t len = byte < 0x80 ? 1 : decode(from, &code);
+        size_t len = byte < 0x80 ? 1 : un_utf8_read(from, &code);
         bool keep = byte < 0x80 ? !iscntrl(byte) : len && is_printable(code);
         if (keep)
             for (size_t i = 0; i < len; i++)

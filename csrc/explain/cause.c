@@ -40,6 +40,10 @@ static const struct un_cause causes[] = {
      "chmod +x it; a script must begin with #! and its interpreter"},
     {"command-not-found", "there is no such command",
      "name one that is on PATH, or give its whole path"},
+    {"foreign-link",
+     "a symbolic link on the way belongs to a user other than you and root, who could make it lead "
+     "to any of your files",
+     "readlink -f PATH    # and name what it says, if that is what you mean"},
     {"gid-differs-from-passwd",
      "newuidmap serves a process only if its group is the one in its user's passwd entry",
      "start it with that group: docker run --user UID:GID, or newgrp"},
@@ -79,6 +83,22 @@ static const struct un_cause causes[] = {
      "start from the namespace in which the user namespace was made, and as the user who made it"},
     {"landlock", "Landlock confines this process, and does not let it write to /proc",
      "start outside that confinement, or have it allow write access to /proc"},
+    {"launch-malformed",
+     "the launch is not one that usernsctl freeze has written: it is of another kind, was cut off, "
+     "or was changed",
+     "usernsctl freeze -o FILE -- CMD    # with the options that it is to have"},
+    {"launch-outdated",
+     "a frozen launch holds only where the programs and files that it was made for still are what "
+     "they were, and for the version of usernsctl that made it",
+     "usernsctl freeze -o FILE -- CMD    # with the options that it was made with"},
+    {"launch-text",
+     "what is in config.json must be UTF-8 (RFC 8259), and an argument, a variable or a path is "
+     "not",
+     "printf '%s' TEXT | iconv -f UTF-8 -t UTF-8 >/dev/null    # says where it is not"},
+    {"launch-untrusted",
+     "a launch decides what of this machine a sandbox sees, so it must be a file that nobody but "
+     "root and the caller can have written",
+     "ls -l FILE; chmod go-w FILE    # or freeze it anew, as root or as yourself"},
     {"lsm-denies-userns", "a security module (SELinux, or a BPF program) forbids user namespaces",
      "see journalctl -k and ausearch -m avc for the denial; with SELinux, allow user_namespace "
      "create"},
@@ -149,6 +169,10 @@ static const struct un_cause causes[] = {
      "the granted range does not exist in this container, which has fewer ids than its host",
      "grant a range that does: in the image, usermod --add-subuids 1001-65535 "
      "--add-subgids 1001-65535 USER"},
+    {"rootfs-unreadable",
+     "the ids that the namespace maps may not search the root filesystem; to be uid 0 inside gives "
+     "no rights over files of ids that are not mapped",
+     "usernsctl bundle check DIR; chmod o+rx ROOTFS    # and o+x on each directory above it"},
     {"seccomp-denies-userns",
      "a seccomp filter forbids user namespaces, as the default filters of Docker and other "
      "engines do",

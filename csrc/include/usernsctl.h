@@ -51,11 +51,18 @@ enum un_step {
     UN_STEP_CAPABILITIES,
     UN_STEP_SESSION, /* setsid(2), setpgid(2) */
     UN_STEP_PDEATHSIG,
-    UN_STEP_STDIO,  /* standard input, output and error */
-    UN_STEP_FDS,    /* passing and closing descriptors */
-    UN_STEP_LOOKUP, /* the command does not exist */
-    UN_STEP_EXEC,   /* the command exists, but can't be executed */
-    UN_STEP_WAIT,   /* waiting for a child */
+    UN_STEP_STDIO,   /* standard input, output and error */
+    UN_STEP_FDS,     /* passing and closing descriptors */
+    UN_STEP_LOOKUP,  /* the command does not exist */
+    UN_STEP_EXEC,    /* the command exists, but can't be executed */
+    UN_STEP_WAIT,    /* waiting for a child */
+    UN_STEP_LAUNCH,  /* reading a launch */
+    UN_STEP_SANDBOX, /* the files of a sandbox */
+    UN_STEP_ROOTFS,  /* its root filesystem */
+    UN_STEP_HOME,    /* hiding a home directory in it */
+    UN_STEP_BIND,    /* showing a file in it */
+    UN_STEP_CONFIG,  /* its config.json */
+    UN_STEP_RUNSC,   /* executing what runs runsc */
     UN_STEP_COUNT
 };
 
@@ -73,6 +80,8 @@ struct un_cause {
     const char *remedy; /* what to do; a command where there is one */
 };
 
+/* The version of the package. */
+const char *un_version(void);
 /* A step's name, such as "uid_map". */
 const char *un_step_name(int step);
 /* The cause with this id, or NULL. */
@@ -420,5 +429,61 @@ int un_spawn(const struct un_spawn *spawn, pid_t *pid, int *pidfd, struct un_err
  * Signals that came before reach it too if they were blocked when it was forked. Waits for all
  * other children as well, so it is for a process that does nothing else any more. */
 int un_stand_in(pid_t child);
+
+/* ---- launches (launch/) ---------------------------------------------------------------------- */
+
+/*
+ * What is to be done from a request to the exec of runsc, as data: words, each ended by NUL.
+ * launch/verbs.c lists them. Whoever has decided what a sandbox is like writes a launch, and here
+ * it is performed: sources opened, then (once the namespaces are entered, by the caller) the root
+ * filesystem and the files made, then the program executed that waits for runsc.
+ */
+#define UN_LAUNCH_MAX 33554432 /* bytes */
+#define UN_LAUNCH_WORDS_MAX 262144
+
+/* A launch that is performed. */
+struct un_launch;
+
+/* What a launch leaves to the moment at which it is performed. */
+struct un_moment {
+    const char *const *args;  /* the command, ends with NULL */
+    const char *const *env;   /* its environment, ends with NULL */
+    const char *cwd;          /* the directory inside that it starts in */
+    const char *hostname;     /* NULL: none */
+    const char *const *homes; /* the homes of the caller, absolute paths; ends with NULL */
+};
+
+/* Reads a launch, *launch. The bytes must stay for as long as it does. */
+int un_launch_parse(const void *bytes, size_t size, struct un_launch **launch,
+                    struct un_error *err);
+/* Checks what the launch assumes of the machine, and opens its sources: before the namespaces are
+ * entered. `fds` has one descriptor for each source, which stays the caller's, or -1 for those that
+ * are to be opened here; NULL: all are. */
+int un_launch_open(struct un_launch *launch, const int *fds, struct un_error *err);
+/* Makes the root filesystem and the files of the sandbox, in the mount namespace that this process
+ * is in by now, whose mounts must be private. After a failure nothing is mounted. */
+int un_launch_build(struct un_launch *launch, const struct un_moment *moment, struct un_error *err);
+/* Writes config.json, gives up privileges, and executes the program that waits for runsc. Returns
+ * only if that failed, with -1; privileges may be gone by then. */
+int un_launch_exec(struct un_launch *launch, const struct un_moment *moment, struct un_error *err);
+/* Closes all that the launch has open. What was mounted stays. NULL is no launch. */
+void un_launch_close(struct un_launch *launch);
+
+/* What was built: the directory with all of it, by its path and a descriptor; the descriptor of the
+ * root filesystem's top. Both stay the launch's. */
+const char *un_launch_scratch(const struct un_launch *launch);
+int un_launch_scratch_fd(const struct un_launch *launch);
+int un_launch_root_fd(const struct un_launch *launch);
+/* The binds for runsc: their sources are paths that nobody else can change, and their destinations
+ * have no symbolic links. */
+size_t un_launch_bind_count(const struct un_launch *launch);
+const char *un_launch_bind_source(const struct un_launch *launch, size_t bind);
+const char *un_launch_bind_destination(const struct un_launch *launch, size_t bind);
+/* Whether the sandbox will have a directory at this absolute path. */
+bool un_launch_has_directory(struct un_launch *launch, const char *inside);
+/* Of the last failure: what mends it, where that is better known than by its cause, and the path
+ * that it is about; else NULL. */
+const char *un_launch_remedy(const struct un_launch *launch);
+const char *un_launch_filename(const struct un_launch *launch);
 
 #endif

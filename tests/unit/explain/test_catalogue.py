@@ -24,8 +24,10 @@ CORE_ENTRY = re.compile(r'^    \{"([a-z-]+)",', re.MULTILINE)
 # What has one of these names takes the id of a cause as an argument.
 TAKES_ID = re.compile(r".*(?:Error|_error|Finding|MappingFault|Rule)")
 
-# In C, these have options or steps by such names, and no causes of their own.
+# In C, these have options, verbs or steps by such names, and no causes of their own.
 WITHOUT_CAUSES = {
+    "launch/files.c",
+    "launch/verbs.c",
     "programs/entrypoint/main.c",
     "programs/exec/help.c",
     "programs/exec/options.c",

@@ -1,0 +1,145 @@
+/* What comes to a place inside: by us, or by runsc later. */
+#include "base/error.h"
+#include "launch/place.h"
+#include "launch/root.h"
+#include "launch/steps.h"
+#include "launch/view.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+/* Shows a file of this machine at a path where there is none yet. */
+int un_step_file(struct un_launch *launch, const struct un_record *record, struct un_error *err)
+{
+    struct un_trail trail;
+    const struct un_source *source = un_record_source(launch, record, 0);
+    const char *inside = un_record_word(record, 1);
+    int failed = un_place_make(launch, inside, false, false, &trail, err);
+    if (!failed && un_trail_last(&trail)->fd < 0)
+        failed = un_place_fail_missing(launch, &trail, err);
+    if (!failed)
+        failed = un_bind(source->fd, un_trail_last(&trail)->fd, UN_ATTR_HARMLESS | UN_ATTR_RDONLY,
+                         inside, err);
+    un_trail_close(&trail);
+    return failed;
+}
+
+/* Whether it is a device, or a directory that is there for devices. */
+static bool has_devices(const struct un_source *source, const struct stat *status)
+{
+    return S_ISCHR(status->st_mode) || S_ISBLK(status->st_mode) || !strcmp(source->path, "/dev") ||
+           !strncmp(source->path, "/dev/", 5);
+}
+
+static uint64_t attributes_of(const struct un_source *source, const struct stat *status,
+                              const char *access)
+{
+    uint64_t attributes = has_devices(source, status) ? UN_ATTR_NOSUID : UN_ATTR_HARMLESS;
+    return strcmp(access, "ro") ? attributes : attributes | UN_ATTR_RDONLY;
+}
+
+static int fail_kind(struct un_launch *launch, const struct un_source *source, const char *inside,
+                     bool is_directory, struct un_error *err)
+{
+    un_launch_tell(launch, inside, NULL);
+    return un_fail(err, UN_STEP_BIND, 0, NULL,
+                   "%.200s is %s, so it can't be mounted on %.200s, which is %s", source->path,
+                   is_directory ? "a directory" : "a file", inside,
+                   is_directory ? "a file" : "a directory");
+}
+
+/* Notes a bind for runsc, whose source is open as `shown`, an entry of that name of the directory
+ * for those. The descriptor becomes the launch's. */
+static int note(struct un_launch *launch, const struct un_source *source, const char *name,
+                const char *inside, int shown, struct un_error *err)
+{
+    struct un_bind *bind = &launch->bind[launch->bind_count];
+    if (asprintf(&bind->shown, "%s/shown/%s", launch->marks.scratch, name) < 0)
+        bind->shown = NULL;
+    bind->inside = strdup(inside);
+    launch->bind_count++;
+    if (!bind->shown || !bind->inside) {
+        close(shown);
+        errno = ENOMEM;
+        return un_launch_fail_file(launch, inside, err);
+    }
+    if (un_view_add(launch, inside, source->path, shown))
+        return un_launch_fail_file(launch, inside, err);
+    return 0;
+}
+
+static int show_for_runsc(struct un_launch *launch, const struct un_record *record,
+                          struct un_trail *trail, struct un_error *err)
+{
+    const struct un_source *source = un_record_source(launch, record, 0);
+    struct stat status;
+    char name[16];
+    if (un_root_status(launch, source->fd, source->path, &status, err))
+        return -1;
+    uint64_t attributes = attributes_of(source, &status, un_record_word(record, 2));
+    int shown = un_root_show(launch, source->fd, launch->root.shown, attributes, name, err);
+    if (shown < 0)
+        return -1;
+    return note(launch, source, name, un_view_inside(trail), shown, err);
+}
+
+/* Prepares what runsc is to bind, and a mount point for it. */
+int un_step_bind(struct un_launch *launch, const struct un_record *record, struct un_error *err)
+{
+    struct un_trail trail;
+    struct stat status;
+    const struct un_source *source = un_record_source(launch, record, 0);
+    const char *inside = un_record_word(record, 1);
+    if (un_root_status(launch, source->fd, source->path, &status, err))
+        return -1;
+    bool is_directory = S_ISDIR(status.st_mode);
+    int failed = un_place_make(launch, inside, is_directory, true, &trail, err);
+    if (!failed && un_view_is_directory(&trail) != is_directory)
+        failed = fail_kind(launch, source, inside, is_directory, err);
+    if (!failed)
+        failed = show_for_runsc(launch, record, &trail, err);
+    un_trail_close(&trail);
+    return failed;
+}
+
+static bool is_writable(int fd)
+{
+    struct statvfs status;
+    return fstatvfs(fd, &status) || !(status.f_flag & ST_RDONLY);
+}
+
+static int cover_by_empty(struct un_launch *launch, const struct un_trail *trail,
+                          struct un_error *err)
+{
+    char wanted[UN_PATH_MAX];
+    if (un_view_wanted(trail, wanted))
+        return un_launch_fail_file(launch, un_view_inside(trail), err);
+    int empty = un_root_new(launch, launch->root.spare, true, NULL, err);
+    if (empty < 0)
+        return -1;
+    return un_view_add(launch, wanted, "", empty) ? un_launch_fail_file(launch, wanted, err) : 0;
+}
+
+/* Notes that gVisor mounts something of its own there, over the binds expected so far. */
+int un_step_mount(struct un_launch *launch, const struct un_record *record, struct un_error *err)
+{
+    struct un_trail trail;
+    int failed = 0;
+    if (un_view_walk(launch, record->words, &trail)) {
+        failed = un_launch_fail_file(launch, record->words, err);
+    } else {
+        const struct un_cover *cover = un_view_cover_at(launch, trail.path, strlen(trail.path));
+        /* In what is read-only, gVisor makes the mount point up. */
+        if (*trail.missing && cover && is_writable(cover->fd))
+            failed = un_place_fail_missing(launch, &trail, err);
+        else if (!strcmp(un_record_word(record, 1), "empty"))
+            failed = cover_by_empty(launch, &trail, err);
+    }
+    un_trail_close(&trail);
+    return failed;
+}

@@ -1,0 +1,111 @@
+/* Making what a launch says, record by record. */
+#include "base/error.h"
+#include "launch/follow.h"
+#include "launch/root.h"
+#include "launch/scratch.h"
+#include "launch/steps.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static int step_home(struct un_launch *launch, const struct un_record *record, struct un_error *err)
+{
+    return un_hide_home(launch, record->words, err);
+}
+
+/* Makes all that is shown read-only: nothing more can be added. */
+static int step_read_only(struct un_launch *launch, const struct un_record *record,
+                          struct un_error *err)
+{
+    (void)record;
+    return un_mount_restrict(launch->root.top, UN_ATTR_RDONLY, 0, "root", err);
+}
+
+/* By verb; what is not here is for another part of the launch. */
+static un_step_taker *const takers[UN_VERB_COUNT] = {
+    [UN_VERB_BIND] = un_step_bind,
+    [UN_VERB_DEBUG_LOG] = un_step_debug_log,
+    [UN_VERB_DIRECTORY] = un_step_directory,
+    [UN_VERB_DISCARD] = un_step_discard,
+    [UN_VERB_FILE] = un_step_file,
+    [UN_VERB_HIDE_PRIVATE] = un_step_hide_private,
+    [UN_VERB_HOME] = step_home,
+    [UN_VERB_LINK] = un_step_link,
+    [UN_VERB_MACHINE] = un_step_machine,
+    [UN_VERB_MAKE] = un_step_make,
+    [UN_VERB_MOUNT] = un_step_mount,
+    [UN_VERB_PROGRAM] = un_step_program,
+    [UN_VERB_PROGRAM_LINK] = un_step_program_link,
+    [UN_VERB_READ_ONLY] = step_read_only,
+    [UN_VERB_RESOLVER] = un_step_resolver,
+    [UN_VERB_SNAPSHOT] = un_step_snapshot,
+    [UN_VERB_TMPFS] = un_step_tmpfs,
+    [UN_VERB_TOUCH] = un_step_touch,
+    [UN_VERB_TREE] = un_step_tree,
+};
+
+static int hide_homes(struct un_launch *launch, const struct un_moment *moment,
+                      struct un_error *err)
+{
+    for (const char *const *home = moment ? moment->homes : NULL; home && *home; home++)
+        if (un_hide_home(launch, *home, err))
+            return -1;
+    return 0;
+}
+
+/* The sources by descriptors of the mount namespace that this process is in by now. */
+static int reopen_sources(struct un_launch *launch, struct un_error *err)
+{
+    for (size_t i = 0; i < launch->of_verb[UN_VERB_SOURCE]; i++) {
+        struct un_source *source = &launch->source[i];
+        int again = un_open_here(source->fd, source->path);
+        if (again < 0) {
+            un_launch_fail_file(launch, source->path, err);
+            return un_fail(err, UN_STEP_SANDBOX, err->errnum, NULL,
+                           "%.400s, as the namespace has it", source->path);
+        }
+        if (source->is_ours)
+            close(source->fd);
+        source->fd = again;
+        source->is_ours = true;
+    }
+    return 0;
+}
+
+static int take_steps(struct un_launch *launch, const struct un_moment *moment,
+                      struct un_error *err)
+{
+    for (size_t i = 0; i < launch->record_count; i++) {
+        const struct un_record *record = &launch->record[i];
+        un_step_taker *take = takers[record->verb];
+        if (take && take(launch, record, err))
+            return -1;
+        if (record->verb == UN_VERB_HOME_MOMENT && hide_homes(launch, moment, err))
+            return -1;
+    }
+    return 0;
+}
+
+static int build(struct un_launch *launch, const struct un_moment *moment, struct un_error *err)
+{
+    if (un_marks_draw(&launch->marks))
+        return un_launch_fail_file(launch, "random", err);
+    /* Before the first mount, which could cover them. */
+    if (reopen_sources(launch, err) || un_scratch_mount(launch, err))
+        return -1;
+    if (!un_root_begin(launch, err) && !take_steps(launch, moment, err))
+        return 0;
+    un_scratch_unmount(launch);
+    return -1;
+}
+
+int un_launch_build(struct un_launch *launch, const struct un_moment *moment, struct un_error *err)
+{
+    /* What is made here is seen inside, by other users too. */
+    mode_t before = umask(022);
+    int failed = build(launch, moment, err);
+    umask(before);
+    return failed;
+}

@@ -1,0 +1,209 @@
+/* The end of a launch: this process becomes the one that waits for runsc. */
+#include "base/error.h"
+#include "launch/config.h"
+#include "launch/follow.h"
+#include "launch/give_up.h"
+#include "launch/launch.h"
+#include "sys/fds.h"
+#include "sys/self.h"
+#include "sys/stdio.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* What the program is executed with: arrays that end with NULL, and a memory of all words. */
+struct words {
+    char **argv;
+    char **envp;
+    char *memory;
+};
+
+static void free_words(struct words *words)
+{
+    free(words->argv);
+    free(words->envp);
+    free(words->memory);
+}
+
+static size_t memory_for(const struct un_launch *launch)
+{
+    size_t size = 0;
+    for (size_t i = 0; i < launch->record_count; i++) {
+        const struct un_record *record = &launch->record[i];
+        if (record->verb == UN_VERB_WATCH)
+            size += un_marks_expand(&launch->marks, record->words, NULL) + 1;
+    }
+    return size;
+}
+
+static void write_words(const struct un_launch *launch, struct words *words)
+{
+    char *at = words->memory, **arg = words->argv, **variable = words->envp;
+    for (size_t i = 0; i < launch->record_count; i++) {
+        const struct un_record *record = &launch->record[i];
+        if (record->verb == UN_VERB_RUNSC_ENV)
+            *variable++ = (char *)(uintptr_t)record->words;
+        if (record->verb != UN_VERB_WATCH)
+            continue;
+        *arg++ = at;
+        at += un_marks_expand(&launch->marks, record->words, at) + 1;
+    }
+}
+
+static int make_words(struct un_launch *launch, struct words *words, struct un_error *err)
+{
+    un_launch_tell(launch, NULL, NULL);
+    if (!launch->of_verb[UN_VERB_WATCH])
+        return un_fail(err, UN_STEP_LAUNCH, 0, "launch-malformed",
+                       "it says nothing of what is to be executed");
+    words->argv = calloc(launch->of_verb[UN_VERB_WATCH] + 1, sizeof *words->argv);
+    words->envp = calloc(launch->of_verb[UN_VERB_RUNSC_ENV] + 1, sizeof *words->envp);
+    words->memory = malloc(memory_for(launch));
+    if (!words->argv || !words->envp || !words->memory)
+        return un_fail_errno(err, UN_STEP_RUNSC, "");
+    write_words(launch, words);
+    return 0;
+}
+
+/*
+ * gVisor writes to a file at an offset of its own, from 0: it would overwrite what is there, and
+ * standard output and error in one file each other. Where we are at the end of the file, to append
+ * is the same as to write. False: the descriptor is not open.
+ */
+static bool append_at_end(int fd)
+{
+    struct stat status;
+    int flags = fcntl(fd, F_GETFL);
+    if (flags < 0 || fstat(fd, &status))
+        return false;
+    bool is_output = S_ISREG(status.st_mode) && (flags & O_ACCMODE) != O_RDONLY;
+    if (is_output && lseek(fd, 0, SEEK_CUR) == status.st_size)
+        fcntl(fd, F_SETFL, flags | O_APPEND);
+    return true;
+}
+
+/* Makes standard input, output and error fit to be shared with runsc. */
+static int prepare_stdio(struct un_error *err)
+{
+    for (int fd = 0; fd < 3; fd++) {
+        if (append_at_end(fd))
+            continue;
+        int nothing = open("/dev/null", O_RDWR);
+        if (nothing < 0 || (nothing != fd && dup2(nothing, fd) < 0))
+            return un_fail_errno(err, UN_STEP_STDIO, "/dev/null");
+        if (nothing != fd)
+            close(nothing);
+    }
+    un_own_stdio();
+    return 0;
+}
+
+static int compare(const void *a, const void *b)
+{
+    const int *left = a, *right = b;
+    return (*left > *right) - (*left < *right);
+}
+
+/* The descriptors that the program inherits: sorted, without doubles. */
+static size_t list_kept(const struct un_launch *launch, int *kept)
+{
+    size_t count = 0, unique = 0;
+    for (size_t i = 0; i < launch->record_count; i++) {
+        const struct un_record *record = &launch->record[i];
+        if (record->verb == UN_VERB_PROGRAM_LINK || record->verb == UN_VERB_PROGRAM_PATH)
+            kept[count++] = un_record_source(launch, record, 0)->fd;
+    }
+    qsort(kept, count, sizeof *kept, compare);
+    for (size_t i = 0; i < count; i++)
+        if (!unique || kept[unique - 1] != kept[i])
+            kept[unique++] = kept[i];
+    return unique;
+}
+
+/* Nothing is closed before the exec: it may fail, and this process go on. */
+static int pass_only(const struct un_launch *launch, struct un_error *err)
+{
+    size_t most = launch->of_verb[UN_VERB_PROGRAM_LINK] + launch->of_verb[UN_VERB_PROGRAM_PATH] + 1;
+    int *kept = calloc(most, sizeof *kept);
+    if (!kept)
+        return un_fail_errno(err, UN_STEP_FDS, "");
+    int failed = un_close_fds_at_exec(kept, list_kept(launch, kept), err);
+    free(kept);
+    return failed;
+}
+
+/* Whether what is to be found by its path still is: what was mounted may cover it. */
+static int check_programs(struct un_launch *launch, struct un_error *err)
+{
+    for (size_t i = 0; i < launch->record_count; i++) {
+        const struct un_record *record = &launch->record[i];
+        if (record->verb != UN_VERB_PROGRAM_LINK && record->verb != UN_VERB_PROGRAM_PATH)
+            continue;
+        const struct un_source *source = un_record_source(launch, record, 0);
+        int again = un_open_here(source->fd, source->path);
+        if (again < 0) {
+            un_fail_errno(err, UN_STEP_RUNSC, source->path);
+            un_launch_tell(launch, source->path, NULL);
+            return -1;
+        }
+        close(again);
+    }
+    return 0;
+}
+
+static int become(struct un_launch *launch, const struct words *words, struct un_error *err)
+{
+    /* What runsc writes is for the caller alone. The command has a umask of its own. */
+    umask(077);
+    un_launch_tell(launch, NULL, NULL);
+    if (prepare_stdio(err) || pass_only(launch, err))
+        return -1;
+    /* The directory we were in may lie under what was mounted. */
+    if (chdir("/"))
+        return un_fail_errno(err, UN_STEP_CWD, "/");
+    if (check_programs(launch, err))
+        return -1;
+    execve(words->argv[0], words->argv, words->envp);
+    un_fail_errno(err, UN_STEP_RUNSC, words->argv[0]);
+    un_launch_tell(launch, words->argv[0], NULL);
+    return -1;
+}
+
+/* The maps of the user namespace that this process is in. */
+static int read_maps(struct un_idmap *maps, struct un_error *err)
+{
+    int self = un_open_self(err);
+    if (self < 0)
+        return -1;
+    int failed = un_map_read(self, "uid_map", &maps->of[UN_UID], err) ||
+                 un_map_read(self, "gid_map", &maps->of[UN_GID], err);
+    close(self);
+    return failed ? -1 : 0;
+}
+
+static int prepare(struct un_launch *launch, const struct un_moment *moment, struct words *words,
+                   struct un_idmap *maps, struct un_error *err)
+{
+    if (make_words(launch, words, err) || read_maps(maps, err) ||
+        un_config_write(launch, moment, maps, err))
+        return -1;
+    bool has_several = un_map_ids(&maps->of[UN_UID]) > 1 || un_map_ids(&maps->of[UN_GID]) > 1;
+    return un_give_up(launch, has_several, err);
+}
+
+int un_launch_exec(struct un_launch *launch, const struct un_moment *moment, struct un_error *err)
+{
+    struct words words = {NULL, NULL, NULL};
+    struct un_idmap *maps = malloc(sizeof *maps);
+    if (!maps)
+        return un_fail_errno(err, UN_STEP_RUNSC, "");
+    if (!prepare(launch, moment, &words, maps, err))
+        become(launch, &words, err);
+    free(maps);
+    free_words(&words);
+    return -1;
+}

@@ -1,0 +1,192 @@
+/* Files outside: their paths are followed once, and a link counts only if nobody else could have
+ * put it there. */
+#include "launch/follow.h"
+#include "base/procfile.h"
+#include "launch/launch.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* Whose link it was that was not followed. */
+struct foreign {
+    int64_t owner;
+    char *path;
+};
+
+/* Whether this lies in / itself, /etc or /usr, or is one of these: what nobody but root can have
+ * made, where root's files look as everybody's. */
+static bool is_of_root(const char *path)
+{
+    static const char *const known[] = {
+        "/run/lock", "/run/user", "/var/cache", "/var/lib",
+        "/var/lock", "/var/log",  "/var/run",   "/var/tmp",
+    };
+    if (!strchr(path + 1, '/') || !strncmp(path, "/etc/", 5) || !strncmp(path, "/usr/", 5))
+        return true;
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (!strcmp(path, known[i]))
+            return true;
+    return false;
+}
+
+/*
+ * Whether the owner of a link may lead us anywhere: it is the caller, root, or who owns /.
+ *
+ * In a user namespace that does not map root, root's files show the overflow uid, and so do those
+ * of all others who are not mapped (user_namespaces(7)). There, what counts as root's is what
+ * nobody else can have made.
+ */
+static bool is_trusted(uid_t uid, const char *path)
+{
+    struct stat root;
+    if (uid == 0 || uid == geteuid())
+        return true;
+    if (stat("/", &root) || uid != root.st_uid)
+        return false;
+    int64_t overflow = un_proc_number("/proc", "sys/kernel/overflowuid");
+    return (overflow >= 0 && (int64_t)uid != overflow) || is_of_root(path);
+}
+
+/* Whether a symbolic link is one of the kernel's own, in /proc. */
+static bool is_in_proc(const struct stat *link)
+{
+    struct stat self;
+    return !lstat("/proc/self", &self) && link->st_dev == self.st_dev;
+}
+
+static enum un_look look_at_link(const struct un_trail *trail, const char *name,
+                                 struct un_entry *found, const struct stat *status,
+                                 struct foreign *foreign)
+{
+    int link = found->fd;
+    int failed = 0;
+    found->fd = -1;
+    if (is_in_proc(status)) {
+        /* What it holds is no path: /dev/fd/N, which the shell makes of <(COMMAND). */
+        close(link);
+        found->fd = openat(trail->place[trail->count - 1].fd, name, O_PATH | O_CLOEXEC);
+        return found->fd < 0 ? UN_LOOK_FAILED : UN_LOOK_FILE;
+    }
+    if (!is_trusted(status->st_uid, trail->path)) {
+        foreign->owner = status->st_uid;
+        snprintf(foreign->path, UN_PATH_MAX, "%s", trail->path);
+        errno = EACCES;
+        failed = -1;
+    }
+    if (!failed)
+        failed = un_read_link(link, found->link);
+    un_close_quietly(link);
+    return failed ? UN_LOOK_FAILED : UN_LOOK_LINK;
+}
+
+static enum un_look look_trusting(const struct un_trail *trail, const char *name,
+                                  struct un_entry *found, void *arg)
+{
+    struct stat status;
+    found->is_ours = true;
+    found->fd = un_child(trail->place[trail->count - 1].fd, name);
+    if (found->fd < 0)
+        return errno == ENOENT ? UN_LOOK_MISSING : UN_LOOK_FAILED;
+    if (fstat(found->fd, &status)) {
+        un_close_quietly(found->fd);
+        return UN_LOOK_FAILED;
+    }
+    return S_ISLNK(status.st_mode) ? look_at_link(trail, name, found, &status, arg) : UN_LOOK_FILE;
+}
+
+static enum un_look look_exactly(const struct un_trail *trail, const char *name,
+                                 struct un_entry *found, void *arg)
+{
+    (void)arg;
+    found->is_ours = true;
+    found->fd = un_child(trail->place[trail->count - 1].fd, name);
+    return found->fd < 0 ? UN_LOOK_FAILED : UN_LOOK_FILE;
+}
+
+/* Out of the way of standard input, output and error, which may be closed. */
+static int take(int fd)
+{
+    int taken = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    un_close_quietly(fd);
+    return taken;
+}
+
+/* The file at the end of a walk, by a descriptor of its own. */
+static int walk_to(const char *path, un_looker *look, void *arg)
+{
+    struct un_trail trail;
+    int root = un_child(AT_FDCWD, "/");
+    if (root < 0)
+        return -1;
+    un_trail_begin(&trail, root);
+    int failed = un_walk(&trail, path, look, arg);
+    int fd = -1;
+    if (!failed && *trail.missing)
+        errno = ENOENT;
+    else if (!failed)
+        fd = fcntl(un_trail_last(&trail)->fd, F_DUPFD_CLOEXEC, 3);
+    int errnum = errno;
+    un_trail_close(&trail);
+    close(root);
+    errno = errnum;
+    return fd;
+}
+
+/* Tells the path of an opened file; ENOENT: it has none any more. */
+static int named(int fd, char real[UN_PATH_MAX])
+{
+    struct stat status;
+    if (fd < 0)
+        return -1;
+    int failed = un_path_of(fd, real) || fstat(fd, &status);
+    if (!failed && status.st_nlink)
+        return fd;
+    if (!failed)
+        errno = ENOENT;
+    un_close_quietly(fd);
+    return -1;
+}
+
+int un_open_follow(const char *path, char real[UN_PATH_MAX], int64_t *foreign)
+{
+    struct foreign link = {.owner = -1, .path = real};
+    int fd = named(walk_to(path, look_trusting, &link), real);
+    *foreign = link.owner;
+    return fd;
+}
+
+int un_open_own(const char *path, char real[UN_PATH_MAX])
+{
+    return named(take(open(path, O_PATH | O_CLOEXEC)), real);
+}
+
+int un_open_exact(const char *path, char real[UN_PATH_MAX])
+{
+    int fd = named(walk_to(path, look_exactly, NULL), real);
+    struct stat status;
+    if (fd >= 0 && !fstat(fd, &status) && S_ISLNK(status.st_mode)) {
+        close(fd);
+        errno = ELOOP;
+        return -1;
+    }
+    return fd;
+}
+
+int un_open_here(int fd, const char *path)
+{
+    struct stat before, now;
+    int again = walk_to(path, look_exactly, NULL);
+    if (again < 0)
+        return -1;
+    if (fstat(fd, &before) || fstat(again, &now) || before.st_dev != now.st_dev ||
+        before.st_ino != now.st_ino) {
+        close(again);
+        errno = ESTALE;
+        return -1;
+    }
+    return again;
+}

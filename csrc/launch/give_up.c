@@ -1,0 +1,60 @@
+/*
+ * What runsc bears, found by trying: the same as hardening.for_run() of Python.
+ *
+ * - no_new_privs: neither runsc nor what it starts ever executes a set-user-id program.
+ * - The bounding set keeps what runsc needs, and nothing else. It bounds what runsc may do to the
+ *   prepared namespace. Its sandbox lives in a user namespace nested in that one, where the kernel
+ *   starts with a full set again (user_namespaces(7)), but over nothing outside.
+ */
+#include "launch/give_up.h"
+#include "base/error.h"
+
+#include <errno.h>
+#include <linux/capability.h>
+#include <sys/prctl.h>
+
+#define BIT(capability) (UINT64_C(1) << (capability))
+
+/* These four, or runsc re-executes itself in a namespace of its own making; and the last, to map id
+ * 0 into the nested user namespace (user_namespaces(7), since Linux 5.12). */
+#define OF_RUNSC                                                                                   \
+    (BIT(CAP_SYS_ADMIN) | BIT(CAP_SYS_CHROOT) | BIT(CAP_SETUID) | BIT(CAP_SETGID) |                \
+     BIT(CAP_SETFCAP))
+/* What the gofer needs besides, to act on files of any id of a map that has several. */
+#define OF_FILES                                                                                   \
+    (BIT(CAP_CHOWN) | BIT(CAP_DAC_OVERRIDE) | BIT(CAP_DAC_READ_SEARCH) | BIT(CAP_FOWNER) |         \
+     BIT(CAP_FSETID))
+
+static int drop_bounding(uint64_t kept, struct un_error *err)
+{
+    for (unsigned long cap = 0; cap < 64; cap++) {
+        int has = kept & BIT(cap) ? 0 : prctl(PR_CAPBSET_READ, cap, 0, 0, 0);
+        if (has < 0 && errno == EINVAL)
+            return 0; /* the kernel has no more */
+        if (has < 0 || (has && prctl(PR_CAPBSET_DROP, cap, 0, 0, 0)))
+            return un_fail_errno(err, UN_STEP_CAPABILITIES, "bounding set");
+        if (has && prctl(PR_CAPBSET_READ, cap, 0, 0, 0))
+            return un_fail(err, UN_STEP_CAPABILITIES, 0, NULL,
+                           "the kernel accepted bounding set but does not show it");
+    }
+    return 0;
+}
+
+static int forbid_privileges(struct un_error *err)
+{
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+        return un_fail_errno(err, UN_STEP_CAPABILITIES, "PR_SET_NO_NEW_PRIVS");
+    if (prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) != 1)
+        return un_fail(err, UN_STEP_CAPABILITIES, 0, NULL,
+                       "the kernel accepted no_new_privs but does not show it");
+    return 0;
+}
+
+int un_give_up(struct un_launch *launch, bool has_several, struct un_error *err)
+{
+    un_launch_tell(launch, NULL, NULL);
+    if (launch->of_verb[UN_VERB_DROP_BOUNDING] &&
+        drop_bounding(has_several ? OF_RUNSC | OF_FILES : OF_RUNSC, err))
+        return -1;
+    return launch->of_verb[UN_VERB_NO_NEW_PRIVS] ? forbid_privileges(err) : 0;
+}

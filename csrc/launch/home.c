@@ -1,0 +1,79 @@
+/* Homes stay hidden, wherever they are. */
+#include "base/error.h"
+#include "launch/place.h"
+#include "launch/root.h"
+#include "launch/steps.h"
+#include "launch/view.h"
+
+#include <errno.h>
+#include <string.h>
+
+/* What a sandbox must see, whosever home it is. */
+static const char *const of_programs[] = {
+    "/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin",
+    "/sbin",           "/bin",           "/etc",      "/lib",
+    "/lib32",          "/lib64",         "/opt",      "/usr/lib",
+    "/usr/share",
+};
+
+/* The first of those that is a directory inside, or lies in it; or NULL. */
+static const char *program_directory(const char *path)
+{
+    size_t length = strlen(path);
+    for (size_t i = 0; i < sizeof of_programs / sizeof *of_programs; i++)
+        if (!strncmp(of_programs[i], path, length) &&
+            (!of_programs[i][length] || of_programs[i][length] == '/'))
+            return length ? of_programs[i] : NULL;
+    return NULL;
+}
+
+static int refuse(struct un_launch *launch, const char *home, const char *kept,
+                  struct un_error *err)
+{
+    un_launch_tell(launch, home, "set HOME to a directory with nothing but your own files");
+    return un_fail(err, UN_STEP_HOME, 0, NULL,
+                   "%.300s is a home directory, which a sandbox must not see, but it has %s, "
+                   "which it needs",
+                   home, kept);
+}
+
+static int add_directory(struct un_launch *launch, const char *home, struct un_error *err)
+{
+    struct un_trail trail;
+    int failed = un_place_make(launch, home, true, false, &trail, err);
+    un_trail_close(&trail);
+    return failed;
+}
+
+static int hide(struct un_launch *launch, const char *home, struct un_trail *trail,
+                struct un_error *err)
+{
+    struct stat status;
+    int file = un_trail_last(trail)->fd;
+    bool is_complete = !*trail->missing;
+    const char *kept = program_directory(trail->path);
+    if (file >= 0 && un_root_status(launch, file, home, &status, err))
+        return -1;
+    if (is_complete && kept && file >= 0)
+        /* Some users of services have such a home in the user database, but it is not theirs. */
+        return status.st_uid == 0 ? refuse(launch, home, kept, err) : 0;
+    /* What belongs to the machine is not made, but covered. */
+    if (file < 0 || status.st_dev == launch->root.device)
+        return add_directory(launch, home, err);
+    if (is_complete && S_ISDIR(status.st_mode))
+        return un_root_hide(launch, file, home, err);
+    return 0;
+}
+
+int un_hide_home(struct un_launch *launch, const char *home, struct un_error *err)
+{
+    struct un_trail trail;
+    int failed = 0;
+    if (!un_view_walk(launch, home, &trail))
+        failed = hide(launch, home, &trail, err);
+    /* Whoever can't look into a directory on the way can't inside, either. */
+    else if (errno != EACCES && errno != EPERM)
+        failed = un_launch_fail_file(launch, home, err);
+    un_trail_close(&trail);
+    return failed;
+}

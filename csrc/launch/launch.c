@@ -1,0 +1,132 @@
+/* What all parts of a launch that is performed have in common. */
+#include "launch/launch.h"
+#include "base/error.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+const char *un_record_word(const struct un_record *record, size_t number)
+{
+    const char *word = record->words;
+    while (number--)
+        word += strlen(word) + 1;
+    return word;
+}
+
+struct un_source *un_record_source(const struct un_launch *launch, const struct un_record *record,
+                                   size_t number)
+{
+    return &launch->source[un_argument_number(un_record_word(record, number))];
+}
+
+const struct un_record *un_launch_first(const struct un_launch *launch, enum un_verb verb)
+{
+    for (size_t i = 0; launch->of_verb[verb] && i < launch->record_count; i++)
+        if (launch->record[i].verb == verb)
+            return &launch->record[i];
+    return NULL;
+}
+
+void un_launch_tell(struct un_launch *launch, const char *filename, const char *remedy, ...)
+{
+    launch->remedy[0] = '\0';
+    snprintf(launch->filename, sizeof launch->filename, "%s", filename ? filename : "");
+    if (!remedy)
+        return;
+    va_list args;
+    va_start(args, remedy);
+    vsnprintf(launch->remedy, sizeof launch->remedy, remedy, args);
+    va_end(args);
+}
+
+int un_launch_fail_file(struct un_launch *launch, const char *path, struct un_error *err)
+{
+    un_fail_errno(err, UN_STEP_SANDBOX, path);
+    un_launch_tell(launch, path, NULL);
+    return -1;
+}
+
+void un_close_quietly(int fd)
+{
+    int errnum = errno;
+    if (fd >= 0)
+        close(fd);
+    errno = errnum;
+}
+
+static void close_root(struct un_root *root)
+{
+    const int fds[] = {root->scratch, root->spare, root->shown, root->top};
+    for (size_t i = 0; i < sizeof fds / sizeof *fds; i++)
+        un_close_quietly(fds[i]);
+    for (size_t i = 0; i < root->cover_count; i++) {
+        un_close_quietly(root->cover[i].fd);
+        free(root->cover[i].inside);
+        free(root->cover[i].source);
+    }
+    free(root->cover);
+}
+
+void un_launch_close(struct un_launch *launch)
+{
+    if (!launch)
+        return;
+    for (size_t i = 0; launch->source && i < launch->of_verb[UN_VERB_SOURCE]; i++) {
+        if (launch->source[i].is_ours)
+            un_close_quietly(launch->source[i].fd);
+        free(launch->source[i].path);
+    }
+    for (size_t i = 0; i < launch->bind_count; i++) {
+        free(launch->bind[i].shown);
+        free(launch->bind[i].inside);
+    }
+    close_root(&launch->root);
+    free(launch->source);
+    free(launch->bind);
+    free(launch->record);
+    free(launch);
+}
+
+const char *un_launch_scratch(const struct un_launch *launch)
+{
+    return launch->marks.scratch;
+}
+
+int un_launch_scratch_fd(const struct un_launch *launch)
+{
+    return launch->root.scratch;
+}
+
+int un_launch_root_fd(const struct un_launch *launch)
+{
+    return launch->root.top;
+}
+
+size_t un_launch_bind_count(const struct un_launch *launch)
+{
+    return launch->bind_count;
+}
+
+const char *un_launch_bind_source(const struct un_launch *launch, size_t bind)
+{
+    return bind < launch->bind_count ? launch->bind[bind].shown : NULL;
+}
+
+const char *un_launch_bind_destination(const struct un_launch *launch, size_t bind)
+{
+    return bind < launch->bind_count ? launch->bind[bind].inside : NULL;
+}
+
+const char *un_launch_remedy(const struct un_launch *launch)
+{
+    return *launch->remedy ? launch->remedy : NULL;
+}
+
+const char *un_launch_filename(const struct un_launch *launch)
+{
+    return *launch->filename ? launch->filename : NULL;
+}

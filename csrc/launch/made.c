@@ -1,0 +1,137 @@
+/* What is made in a root filesystem. */
+#include "launch/follow.h"
+#include "launch/place.h"
+#include "launch/root.h"
+#include "launch/steps.h"
+#include "launch/view.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define RESOLVER "/etc/resolv.conf"
+#define RESOLVER_BYTES_MAX (1 << 16)
+
+/* The directory that a path inside is to be made in: a descriptor, or -1. */
+static int open_parent(struct un_launch *launch, const char *inside, struct un_error *err)
+{
+    struct un_trail trail;
+    char parent[UN_PATH_MAX];
+    snprintf(parent, sizeof parent, "%s", inside);
+    strrchr(parent, '/')[1] = '\0';
+    int fd = -1;
+    if (!un_view_walk(launch, parent, &trail)) {
+        errno = ENOENT;
+        if (!*trail.missing && un_trail_last(&trail)->fd >= 0)
+            fd = fcntl(un_trail_last(&trail)->fd, F_DUPFD_CLOEXEC, 3);
+    }
+    if (fd < 0)
+        un_launch_fail_file(launch, inside, err);
+    un_trail_close(&trail);
+    return fd;
+}
+
+static const char *last_name(const char *path)
+{
+    return strrchr(path, '/') + 1;
+}
+
+int un_step_directory(struct un_launch *launch, const struct un_record *record,
+                      struct un_error *err)
+{
+    const char *inside = record->words;
+    int parent = open_parent(launch, inside, err);
+    if (parent < 0)
+        return -1;
+    int made = un_root_make(launch, parent, last_name(inside), true, err);
+    close(parent);
+    if (made < 0)
+        return -1;
+    mode_t mode = un_argument_mode(un_record_word(record, 1));
+    int failed = un_root_set_mode(launch, made, mode, inside, err);
+    close(made);
+    return failed;
+}
+
+int un_step_link(struct un_launch *launch, const struct un_record *record, struct un_error *err)
+{
+    const char *inside = record->words;
+    int parent = open_parent(launch, inside, err);
+    if (parent < 0)
+        return -1;
+    int failed = symlinkat(un_record_word(record, 1), parent, last_name(inside));
+    if (failed)
+        un_launch_fail_file(launch, inside, err);
+    close(parent);
+    return failed;
+}
+
+/* What the resolver's file says: its length, or -1: it can't be had, or needs no copy. */
+static ssize_t read_resolver(char *text, size_t size)
+{
+    char path[UN_PATH_MAX], name[64];
+    struct stat status;
+    int64_t foreign;
+    ssize_t length = -1;
+    int found = un_open_follow(RESOLVER, path, &foreign);
+    if (found < 0)
+        return -1;
+    snprintf(name, sizeof name, "/proc/self/fd/%d", found);
+    bool is_file = !fstat(found, &status) && S_ISREG(status.st_mode);
+    int file = is_file ? open(name, O_RDONLY | O_CLOEXEC) : -1;
+    if (file >= 0)
+        length = read(file, text, size);
+    un_close_quietly(file);
+    close(found);
+    return length;
+}
+
+/* Whether the path is there inside, or may not be looked for: then nothing is to be done. */
+static bool is_settled(const struct un_launch *launch, const char *inside)
+{
+    struct un_trail trail;
+    bool is = un_view_walk(launch, inside, &trail) || !*trail.missing;
+    un_trail_close(&trail);
+    return is;
+}
+
+static int write_file(struct un_launch *launch, int place, const char *text, size_t length,
+                      struct un_error *err)
+{
+    char name[64];
+    snprintf(name, sizeof name, "/proc/self/fd/%d", place);
+    int file = open(name, O_WRONLY | O_CLOEXEC);
+    bool is_written = file >= 0 && write(file, text, length) == (ssize_t)length;
+    int failed = is_written ? 0 : un_launch_fail_file(launch, RESOLVER, err);
+    un_close_quietly(file);
+    return failed;
+}
+
+static int add_resolver(struct un_launch *launch, const char *text, size_t length,
+                        struct un_error *err)
+{
+    struct un_trail trail;
+    int failed = un_place_make(launch, RESOLVER, false, false, &trail, err);
+    if (!failed && un_trail_last(&trail)->fd < 0)
+        failed = un_place_fail_missing(launch, &trail, err);
+    if (!failed)
+        failed = write_file(launch, un_trail_last(&trail)->fd, text, length, err);
+    un_trail_close(&trail);
+    return failed;
+}
+
+/* Where resolv.conf links to a file in /run, as it often does, has a copy of it there. */
+int un_step_resolver(struct un_launch *launch, const struct un_record *record, struct un_error *err)
+{
+    (void)record;
+    if (is_settled(launch, RESOLVER))
+        return 0;
+    char *text = malloc(RESOLVER_BYTES_MAX);
+    ssize_t length = text ? read_resolver(text, RESOLVER_BYTES_MAX) : -1;
+    int failed = length < 0 ? 0 : add_resolver(launch, text, (size_t)length, err);
+    free(text);
+    return failed;
+}

@@ -1,0 +1,181 @@
+/*
+ * Reading a launch: words, each ended by NUL.
+ *
+ * First three that say what it is: "usernsctl-launch", the format and the version of the package.
+ * Then records: a verb and its arguments, as many as the verb has, in the order of enum un_part.
+ * The last is "end". All is checked before anything is done.
+ */
+#include "base/error.h"
+#include "launch/launch.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define NAME "usernsctl-launch"
+#define FORMAT "1"
+
+/* How far the words were read. */
+struct reader {
+    const char *at;
+    const char *end;
+    size_t number; /* of the word that was read last, from 1 on */
+    size_t sources;
+    size_t binds;
+    enum un_part part;
+};
+
+static int malformed(const struct reader *reader, const char *word, const char *fault,
+                     struct un_error *err)
+{
+    return un_fail(err, UN_STEP_LAUNCH, 0, "launch-malformed", "word %zu, \"%.100s\": %s",
+                   reader->number, word, fault);
+}
+
+/* The next word, or NULL. */
+static const char *next(struct reader *reader)
+{
+    const char *word = reader->at;
+    if (word == reader->end)
+        return NULL;
+    reader->at += strlen(word) + 1;
+    reader->number++;
+    return word;
+}
+
+static int check_bounds(const char *bytes, size_t size, size_t *words, struct un_error *err)
+{
+    if (size > UN_LAUNCH_MAX)
+        return un_fail(err, UN_STEP_LAUNCH, 0, "launch-malformed",
+                       "it has %zu bytes, and may have %d", size, UN_LAUNCH_MAX);
+    if (!size || bytes[size - 1])
+        return un_fail(err, UN_STEP_LAUNCH, 0, "launch-malformed",
+                       "it ends within a word: a part of it is missing");
+    for (const char *at = bytes; at < bytes + size; at += strlen(at) + 1)
+        ++*words;
+    if (*words > UN_LAUNCH_WORDS_MAX)
+        return un_fail(err, UN_STEP_LAUNCH, 0, "launch-malformed",
+                       "it has %zu words, and may have %d", *words, UN_LAUNCH_WORDS_MAX);
+    return 0;
+}
+
+static int read_header(struct reader *reader, struct un_launch *launch, struct un_error *err)
+{
+    const char *name = next(reader);
+    const char *format = next(reader);
+    const char *version = next(reader);
+    if (!version || strcmp(name, NAME))
+        return un_fail(err, UN_STEP_LAUNCH, 0, "launch-malformed",
+                       "it does not begin as a launch does, with \"" NAME "\"");
+    if (strcmp(format, FORMAT))
+        return un_fail(err, UN_STEP_LAUNCH, 0, "launch-outdated",
+                       "it is of format \"%.20s\", made by usernsctl %.40s; this is usernsctl "
+                       "%s, which reads format " FORMAT,
+                       format, version, un_version());
+    launch->version = version;
+    return 0;
+}
+
+static int read_arguments(struct reader *reader, const struct un_verb_rule *rule,
+                          struct un_error *err)
+{
+    for (size_t i = 0; i < UN_VERB_ARGUMENTS && rule->argument[i]; i++) {
+        const char *word = next(reader);
+        if (!word)
+            return malformed(reader, rule->name, "it ends within this record", err);
+        const char *right =
+            un_argument_fault(rule->argument[i], word, reader->sources, reader->binds);
+        if (right)
+            return un_fail(err, UN_STEP_LAUNCH, 0, "launch-malformed",
+                           "word %zu, \"%.100s\", of \"%s\": it must be %s", reader->number, word,
+                           rule->name, right);
+    }
+    return 0;
+}
+
+/* What must come before what. */
+static const char *order_fault(const struct reader *reader, const struct un_launch *launch,
+                               enum un_verb verb)
+{
+    const struct un_verb_rule *rule = &un_verb_rules[verb];
+    if (rule->part < reader->part)
+        return "it stands behind what must come later";
+    if (rule->once && launch->of_verb[verb])
+        return "there may be one only";
+    if (rule->part == UN_PART_STEPS && launch->of_verb[UN_VERB_READ_ONLY])
+        return "nothing can be changed after read-only";
+    if (rule->part >= UN_PART_STEPS && rule->part <= UN_PART_CONFIG &&
+        !launch->of_verb[UN_VERB_SCRATCH])
+        return "there is no scratch before it";
+    if (verb == UN_VERB_ARG_FIXED && launch->of_verb[UN_VERB_ARG])
+        return "it must stand before each arg";
+    return NULL;
+}
+
+static int read_record(struct reader *reader, struct un_launch *launch, struct un_error *err)
+{
+    const char *name = next(reader);
+    if (!name)
+        return un_fail(err, UN_STEP_LAUNCH, 0, "launch-malformed",
+                       "it has no \"end\": a part of it is missing");
+    enum un_verb verb = un_verb_find(name);
+    if (verb == UN_VERB_COUNT)
+        return malformed(reader, name, "there is no such verb", err);
+    const char *fault = order_fault(reader, launch, verb);
+    if (fault)
+        return malformed(reader, name, fault, err);
+    launch->record[launch->record_count++] = (struct un_record){verb, reader->at};
+    if (read_arguments(reader, &un_verb_rules[verb], err))
+        return -1;
+    launch->of_verb[verb]++;
+    reader->sources = launch->of_verb[UN_VERB_SOURCE];
+    reader->binds = launch->of_verb[UN_VERB_BIND];
+    reader->part = un_verb_rules[verb].part;
+    return 0;
+}
+
+static int read_all(struct reader *reader, struct un_launch *launch, struct un_error *err)
+{
+    if (read_header(reader, launch, err))
+        return -1;
+    while (reader->part != UN_PART_END)
+        if (read_record(reader, launch, err))
+            return -1;
+    const char *more = next(reader);
+    return more ? malformed(reader, more, "nothing may come after \"end\"", err) : 0;
+}
+
+/* Room for what comes of the records. */
+static int make_room(struct un_launch *launch, struct un_error *err)
+{
+    size_t sources = launch->of_verb[UN_VERB_SOURCE], binds = launch->of_verb[UN_VERB_BIND];
+    launch->source = calloc(sources + 1, sizeof *launch->source);
+    launch->bind = calloc(binds + 1, sizeof *launch->bind);
+    launch->root.cover =
+        calloc(binds + launch->of_verb[UN_VERB_MOUNT] + 1, sizeof *launch->root.cover);
+    for (size_t i = 0; launch->source && i < sources; i++)
+        launch->source[i].fd = -1;
+    if (!launch->source || !launch->bind || !launch->root.cover)
+        return un_fail_errno(err, UN_STEP_LAUNCH, "");
+    return 0;
+}
+
+int un_launch_parse(const void *bytes, size_t size, struct un_launch **launch, struct un_error *err)
+{
+    size_t words = 0;
+    struct reader reader = {.at = bytes, .end = (const char *)bytes + size};
+    *launch = NULL;
+    if (check_bounds(bytes, size, &words, err))
+        return -1;
+    struct un_launch *made = calloc(1, sizeof *made);
+    if (!made)
+        return un_fail_errno(err, UN_STEP_LAUNCH, "");
+    made->root.scratch = made->root.spare = made->root.shown = made->root.top = -1;
+    made->record = calloc(words, sizeof *made->record);
+    int failed = made->record ? 0 : un_fail_errno(err, UN_STEP_LAUNCH, "");
+    if (failed || read_all(&reader, made, err) || make_room(made, err)) {
+        un_launch_close(made);
+        return -1;
+    }
+    *launch = made;
+    return 0;
+}

@@ -1,0 +1,181 @@
+/* Making room inside for what is to be shown there. */
+#include "launch/place.h"
+#include "base/error.h"
+#include "launch/root.h"
+#include "launch/view.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+/* More than there are directories on a trail: each of them is replaced once at most. */
+#define OPEN_UP_MAX (2 * UN_TRAIL_MAX)
+
+/* A word of a shell, as it can be pasted; what may not fit is cut. */
+static void quote(const char *word, char *to, size_t size)
+{
+    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                                "0123456789@%+=:,./-_";
+    size_t length = 0;
+    if (*word && !word[strspn(word, plain)]) {
+        snprintf(to, size, "%s", word);
+        return;
+    }
+    to[length++] = '\'';
+    for (; *word && length + 6 < size; word++)
+        if (*word == '\'')
+            length += (size_t)snprintf(to + length, size - length, "'\"'\"'");
+        else
+            to[length++] = *word;
+    to[length++] = '\'';
+    to[length] = '\0';
+}
+
+int un_place_fail_missing(struct un_launch *launch, const struct un_trail *trail,
+                          struct un_error *err)
+{
+    char wanted[UN_PATH_MAX], absent[2 * UN_PATH_MAX], quoted[2 * UN_PATH_MAX];
+    if (un_view_wanted(trail, wanted))
+        return un_launch_fail_file(launch, un_view_inside(trail), err);
+    const struct un_cover *cover = un_view_cover_at(launch, trail->path, strlen(trail->path));
+    if (!cover || !*cover->source) {
+        un_launch_tell(launch, wanted, NULL);
+        return un_fail(err, UN_STEP_BIND, 0, NULL,
+                       "%.300s would have to be made where another mount hides it", wanted);
+    }
+    size_t covered = strcmp(cover->inside, "/") ? strlen(cover->inside) : 0;
+    snprintf(absent, sizeof absent, "%s%s", cover->source, wanted + covered);
+    quote(absent, quoted, sizeof quoted);
+    un_launch_tell(launch, wanted, "make %s first", quoted);
+    *strrchr(absent, '/') = '\0';
+    return un_fail(err, UN_STEP_BIND, 0, NULL,
+                   "%.200s would have to be made in %.200s, which another mount shows there",
+                   wanted, *absent ? absent : "/");
+}
+
+/* Whether entries can be made there, or never will be: then another error comes. */
+static bool is_ours(const struct un_launch *launch, const struct un_trail *trail, size_t at,
+                    struct stat *status)
+{
+    const struct un_place *place = &trail->place[at];
+    if (place->fd < 0 || un_view_cover_at(launch, trail->path, place->length))
+        return true;
+    return fstat(place->fd, status) || status->st_dev == launch->root.device ||
+           !S_ISDIR(status->st_mode);
+}
+
+/* Whether somebody else could swap what is in a directory, while runsc passes it: not the caller
+ * and root, whom the namespace may know as somebody who owns nothing else that is the machine's. */
+static bool may_change(const struct un_launch *launch, const struct un_trail *trail, size_t at)
+{
+    struct stat status;
+    const struct un_root *root = &launch->root;
+    if (is_ours(launch, trail, at, &status))
+        return false;
+    bool is_trusted =
+        status.st_uid == 0 || (root->has_machine && status.st_uid == root->machine_owner);
+    return !is_trusted || status.st_mode & 0022;
+}
+
+/* The first directory on the trail that must be replaced by one of ours; -1: there is none. */
+static int find_closed(const struct un_launch *launch, const struct un_trail *trail, bool for_runsc)
+{
+    struct stat status;
+    for (size_t at = 0; for_runsc && at + 1 < trail->count; at++)
+        if (may_change(launch, trail, at))
+            return (int)at;
+    if (*trail->missing && !is_ours(launch, trail, trail->count - 1, &status))
+        return (int)trail->count - 1;
+    return -1;
+}
+
+/* Replaces a directory of the machine by one of ours that shows the same. */
+static int open_up(struct un_launch *launch, int directory, const char *name, struct un_error *err)
+{
+    static const char *const nothing[] = {NULL};
+    struct stat status;
+    if (un_root_status(launch, directory, name, &status, err))
+        return -1;
+    int ours = un_root_new(launch, launch->root.spare, true, NULL, err);
+    if (ours < 0)
+        return -1;
+    int failed = un_root_mirror(launch, directory, ours, nothing, err) ||
+                 un_root_set_mode(launch, ours, status.st_mode, name, err) ||
+                 un_bind(ours, directory, 0, name, err);
+    close(ours);
+    return failed ? -1 : 0;
+}
+
+/* Follows a path, and has directories of ours on it wherever it takes that. */
+static int open_up_to(struct un_launch *launch, const char *inside, bool for_runsc,
+                      struct un_trail *trail, struct un_error *err)
+{
+    for (int tries = 0; tries < OPEN_UP_MAX; tries++) {
+        if (un_view_walk(launch, inside, trail))
+            return un_launch_fail_file(launch, inside, err);
+        int closed = find_closed(launch, trail, for_runsc);
+        if (closed < 0)
+            return 0;
+        if (open_up(launch, trail->place[closed].fd, inside, err))
+            return -1;
+        un_trail_close(trail);
+    }
+    errno = ELOOP;
+    return un_launch_fail_file(launch, inside, err);
+}
+
+/* Makes what is missing of a path, by the names that are left. */
+static int make_missing(struct un_launch *launch, struct un_trail *trail, bool is_directory,
+                        struct un_error *err)
+{
+    char name[NAME_MAX + 1];
+    const char *at = trail->missing;
+    int directory = un_trail_last(trail)->fd, made = -1;
+    while (*at) {
+        size_t length = strcspn(at, "/");
+        bool is_last = !at[length];
+        memcpy(name, at, length);
+        name[length] = '\0';
+        int next = un_root_make(launch, directory, name, is_directory || !is_last, err);
+        un_close_quietly(made);
+        if (next < 0)
+            return -1;
+        directory = made = next;
+        at += length + !is_last;
+    }
+    un_close_quietly(made);
+    return 0;
+}
+
+static int make(struct un_launch *launch, const char *inside, bool is_directory, bool for_runsc,
+                struct un_trail *trail, struct un_error *err)
+{
+    char wanted[UN_PATH_MAX];
+    if (open_up_to(launch, inside, for_runsc, trail, err))
+        return -1;
+    if (!*trail->missing)
+        return 0;
+    if (un_trail_last(trail)->fd < 0 || un_view_cover_at(launch, trail->path, strlen(trail->path)))
+        return un_place_fail_missing(launch, trail, err);
+    if (un_view_wanted(trail, wanted))
+        return un_launch_fail_file(launch, inside, err);
+    if (make_missing(launch, trail, is_directory, err))
+        return -1;
+    un_trail_close(trail);
+    if (un_view_walk(launch, wanted, trail))
+        return un_launch_fail_file(launch, wanted, err);
+    return 0;
+}
+
+int un_place_make(struct un_launch *launch, const char *inside, bool is_directory, bool for_runsc,
+                  struct un_trail *trail, struct un_error *err)
+{
+    int failed = make(launch, inside, is_directory, for_runsc, trail, err);
+    if (!failed || err->step != UN_STEP_SANDBOX)
+        return failed;
+    un_launch_tell(launch, inside, NULL);
+    return un_fail(err, UN_STEP_BIND, err->errnum, NULL, "%.400s can't be made in the sandbox",
+                   inside);
+}

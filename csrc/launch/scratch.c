@@ -1,0 +1,88 @@
+/*
+ * Where all that is made for a sandbox lies: a tmpfs of its own.
+ *
+ * A recursive bind mount of a directory above leaves it out, and so shows what the tmpfs covers:
+ * what is mounted on the place itself is unbindable (mount_namespaces(7)). Since nothing on that
+ * mount could be bound anywhere, the tmpfs to be used is one below it.
+ */
+#include "launch/scratch.h"
+#include "base/error.h"
+#include "launch/follow.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define OPTIONS (MS_NOSUID | MS_NODEV)
+
+/* Whether there is a directory, and no symbolic link on the way. */
+static bool is_real_directory(const char *path)
+{
+    struct stat status;
+    char real[UN_PATH_MAX];
+    int fd = un_open_exact(path, real);
+    if (fd < 0)
+        return false;
+    bool is = !fstat(fd, &status) && S_ISDIR(status.st_mode) && !strcmp(path, real);
+    close(fd);
+    return is;
+}
+
+static const char *choose(struct un_launch *launch, struct un_error *err)
+{
+    for (size_t i = 0; i < launch->record_count; i++) {
+        const struct un_record *record = &launch->record[i];
+        if (record->verb == UN_VERB_SCRATCH && is_real_directory(record->words))
+            return record->words;
+    }
+    un_launch_tell(launch, NULL, "make an empty directory /mnt");
+    un_fail(err, UN_STEP_MOUNT, 0, NULL,
+            "there is no directory left to mount the files of the sandbox on");
+    return NULL;
+}
+
+static int mount_both(struct un_launch *launch, const char *place, struct un_error *err)
+{
+    const char *inner = launch->marks.scratch;
+    if (un_mount(NULL, place, NULL, MS_UNBINDABLE, NULL, err))
+        return -1;
+    if (mkdir(inner, 0777))
+        return un_launch_fail_file(launch, inner, err);
+    if (un_mount("usernsctl", inner, "tmpfs", OPTIONS, "mode=0755", err))
+        return -1;
+    launch->root.scratch = open(inner, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    return launch->root.scratch < 0 ? un_launch_fail_file(launch, inner, err) : 0;
+}
+
+int un_scratch_mount(struct un_launch *launch, struct un_error *err)
+{
+    const char *place = choose(launch, err);
+    if (!place)
+        return -1;
+    int length =
+        snprintf(launch->marks.scratch, sizeof launch->marks.scratch, "%s/usernsctl", place);
+    if (length >= (int)sizeof launch->marks.scratch) {
+        errno = ENAMETOOLONG;
+        return un_launch_fail_file(launch, place, err);
+    }
+    if (un_mount("usernsctl", place, "tmpfs", OPTIONS, "mode=0755", err))
+        return -1;
+    if (!mount_both(launch, place, err))
+        return 0;
+    umount2(place, MNT_DETACH);
+    return -1;
+}
+
+void un_scratch_unmount(struct un_launch *launch)
+{
+    char place[UN_PATH_MAX];
+    if (launch->root.scratch < 0)
+        return;
+    strcpy(place, launch->marks.scratch);
+    *strrchr(place, '/') = '\0';
+    umount2(place, MNT_DETACH);
+}

@@ -1,0 +1,142 @@
+/* What of this machine, or of another root filesystem, a sandbox sees. */
+#include "base/error.h"
+#include "launch/follow.h"
+#include "launch/private.h"
+#include "launch/root.h"
+#include "launch/snapshot.h"
+#include "launch/steps.h"
+#include "launch/view.h"
+
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+/* Who owns / of the machine is trusted as root is: see place.c. */
+static void note_owner(struct un_launch *launch, const struct stat *top)
+{
+    launch->root.machine_owner = top->st_uid;
+    launch->root.has_machine = true;
+}
+
+/* An entry of the machine's root directory: -1 with errno. */
+static int open_of_machine(struct un_launch *launch, const char *name)
+{
+    char path[UN_PATH_MAX];
+    struct stat status;
+    int top = un_open_own("/", path);
+    if (top < 0)
+        return -1;
+    int failed = fstat(top, &status);
+    if (!failed)
+        note_owner(launch, &status);
+    int found = failed ? -1 : un_child(top, name);
+    un_close_quietly(top);
+    return found;
+}
+
+typedef int shower(struct un_launch *launch, int found, int target, const char *name,
+                   struct un_error *err);
+
+static int show_as_it_is(struct un_launch *launch, int found, int target, const char *name,
+                         struct un_error *err)
+{
+    (void)launch;
+    return un_bind(found, target, UN_ATTR_HARMLESS | UN_ATTR_RDONLY, name, err);
+}
+
+static int show_copy(struct un_launch *launch, int found, int target, const char *name,
+                     struct un_error *err)
+{
+    (void)name;
+    return un_snapshot(launch, found, target, err);
+}
+
+static int show_found(struct un_launch *launch, int found, const char *name, shower *show,
+                      struct un_error *err)
+{
+    struct stat status;
+    if (un_root_status(launch, found, name, &status, err))
+        return -1;
+    if (S_ISLNK(status.st_mode))
+        return un_root_copy_link(launch, found, launch->root.top, name, err);
+    if (!S_ISDIR(status.st_mode))
+        return 0;
+    int target = un_root_make(launch, launch->root.top, name, true, err);
+    if (target < 0)
+        return -1;
+    int failed = show(launch, found, target, name, err);
+    close(target);
+    return failed;
+}
+
+static int show_of_machine(struct un_launch *launch, const char *name, shower *show,
+                           struct un_error *err)
+{
+    int found = open_of_machine(launch, name);
+    if (found < 0)
+        return errno == ENOENT ? 0 : un_launch_fail_file(launch, name, err);
+    int failed = show_found(launch, found, name, show, err);
+    close(found);
+    return failed;
+}
+
+int un_step_machine(struct un_launch *launch, const struct un_record *record, struct un_error *err)
+{
+    return show_of_machine(launch, record->words, show_as_it_is, err);
+}
+
+int un_step_snapshot(struct un_launch *launch, const struct un_record *record, struct un_error *err)
+{
+    return show_of_machine(launch, record->words, show_copy, err);
+}
+
+int un_step_hide_private(struct un_launch *launch, const struct un_record *record,
+                         struct un_error *err)
+{
+    struct un_trail trail;
+    const char *inside = record->words;
+    int failed = un_view_walk(launch, inside, &trail);
+    if (failed)
+        un_launch_fail_file(launch, inside, err);
+    else if (!*trail.missing && un_trail_last(&trail)->fd >= 0 && un_view_is_directory(&trail))
+        failed = un_hide_private(launch, un_trail_last(&trail)->fd, inside, err);
+    un_trail_close(&trail);
+    return failed;
+}
+
+/* gVisor mounts its own here, so the machine's are never even handed to runsc. */
+static const char *const of_gvisor[] = {"dev", "proc", "sys", NULL};
+
+static int show_tree(struct un_launch *launch, const struct un_source *source, struct un_error *err)
+{
+    struct stat status;
+    /* Through a copy of the mount: in the source itself our own tmpfs may cover something. */
+    int copy = un_root_show(launch, source->fd, launch->root.spare,
+                            UN_ATTR_HARMLESS | UN_ATTR_RDONLY, NULL, err);
+    if (copy < 0)
+        return -1;
+    int failed = un_root_status(launch, copy, source->path, &status, err);
+    if (!failed && !strcmp(source->path, "/"))
+        note_owner(launch, &status);
+    if (!failed)
+        failed = un_root_mirror(launch, copy, launch->root.top, of_gvisor, err);
+    close(copy);
+    bool may_not = err->errnum == EACCES || err->errnum == EPERM;
+    if (failed && err->step == UN_STEP_SANDBOX && may_not) {
+        un_launch_tell(launch, source->path, NULL);
+        un_fail(err, UN_STEP_ROOTFS, err->errnum, "rootfs-unreadable",
+                "the root filesystem %.400s can't be read", source->path);
+    }
+    return failed;
+}
+
+int un_step_tree(struct un_launch *launch, const struct un_record *record, struct un_error *err)
+{
+    static const char *const names[] = {"dev", "proc", "sys", "tmp"};
+    if (show_tree(launch, un_record_source(launch, record, 0), err))
+        return -1;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (mkdirat(launch->root.top, names[i], 0777) && errno != EEXIST)
+            return un_launch_fail_file(launch, names[i], err);
+    return 0;
+}

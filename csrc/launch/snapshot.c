@@ -1,0 +1,164 @@
+/*
+ * A copy of a directory as it is now.
+ *
+ * As root, runsc could read all files in a directory that is shown, and also those that are made or
+ * replaced later: a new /etc/shadow is a new file, which nothing has hidden. So a directory with
+ * private files is shown as a copy of what every user may read.
+ */
+#include "launch/snapshot.h"
+#include "launch/root.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/sendfile.h>
+#include <unistd.h>
+
+/* A file that is bigger is no copy, but bound: what takes its name later is another one, too. */
+#define FILE_BYTES_MAX (1 << 20)
+/* What is copied in all; the files after that are bound. */
+#define TOTAL_BYTES_MAX (32 << 20)
+
+struct snapshot {
+    struct un_launch *launch;
+    off_t left;
+    int depth;
+};
+
+/* Copies what every user may read by now; returns how many bytes that was, or -1 with errno. */
+static off_t copy_bytes(int source, int out)
+{
+    char path[64];
+    struct stat status;
+    off_t copied = 0;
+    ssize_t count = 1;
+    snprintf(path, sizeof path, "/proc/self/fd/%d", source);
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    if (file < 0)
+        return -1;
+    int failed = fstat(file, &status);
+    /* It may have been closed to others since. */
+    while (!failed && un_is_public(status.st_mode) && copied < FILE_BYTES_MAX && count) {
+        count = sendfile(out, file, NULL, FILE_BYTES_MAX);
+        failed = count < 0;
+        copied += count;
+    }
+    un_close_quietly(file);
+    return failed ? -1 : copied;
+}
+
+static int bind_file(struct snapshot *snapshot, int source, int directory, const char *name,
+                     struct un_error *err)
+{
+    int place = un_child(directory, name);
+    if (place < 0)
+        return un_launch_fail_file(snapshot->launch, name, err);
+    int failed = un_bind(source, place, UN_ATTR_RDONLY | UN_ATTR_HARMLESS, name, err);
+    close(place);
+    return failed;
+}
+
+static int copy_content(struct snapshot *snapshot, int source, int out, const char *name,
+                        struct un_error *err)
+{
+    off_t copied = copy_bytes(source, out);
+    if (copied < 0)
+        return un_launch_fail_file(snapshot->launch, name, err);
+    snapshot->left -= copied;
+    return 0;
+}
+
+static int copy_file(struct snapshot *snapshot, int source, const struct stat *status,
+                     int directory, const char *name, struct un_error *err)
+{
+    int out = openat(directory, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (out < 0)
+        return un_launch_fail_file(snapshot->launch, name, err);
+    bool is_public = un_is_public(status->st_mode);
+    bool is_small = status->st_size <= FILE_BYTES_MAX && status->st_size <= snapshot->left;
+    int failed = 0;
+    if (is_public && !is_small) {
+        failed = bind_file(snapshot, source, directory, name, err);
+    } else {
+        if (is_public)
+            failed = copy_content(snapshot, source, out, name, err);
+        if (!failed && fchmod(out, status->st_mode & 07777))
+            failed = un_launch_fail_file(snapshot->launch, name, err);
+    }
+    close(out);
+    return failed;
+}
+
+static int copy(struct snapshot *snapshot, int source, int target, const char *name,
+                struct un_error *err);
+
+static int copy_directory(struct snapshot *snapshot, int source, const struct stat *status,
+                          int directory, const char *name, struct un_error *err)
+{
+    struct un_launch *launch = snapshot->launch;
+    if (mkdirat(directory, name, 0700))
+        return un_launch_fail_file(launch, name, err);
+    int made = un_child(directory, name);
+    if (made < 0)
+        return un_launch_fail_file(launch, name, err);
+    int failed = un_is_public(status->st_mode) ? copy(snapshot, source, made, name, err) : 0;
+    if (!failed)
+        failed = un_root_set_mode(launch, made, status->st_mode, name, err);
+    close(made);
+    return failed;
+}
+
+static int copy_entry(struct snapshot *snapshot, int found, int target, const char *name,
+                      struct un_error *err)
+{
+    struct stat status;
+    if (un_root_status(snapshot->launch, found, name, &status, err))
+        return -1;
+    if (S_ISLNK(status.st_mode))
+        return un_root_copy_link(snapshot->launch, found, target, name, err);
+    if (S_ISDIR(status.st_mode))
+        return copy_directory(snapshot, found, &status, target, name, err);
+    if (S_ISREG(status.st_mode))
+        return copy_file(snapshot, found, &status, target, name, err);
+    return 0;
+}
+
+static int copy_all(struct snapshot *snapshot, DIR *listing, int source, int target,
+                    const char *name, struct un_error *err)
+{
+    int failed = 0;
+    const struct dirent *entry;
+    while (!failed && (entry = un_root_next(snapshot->launch, listing, name, &failed, err))) {
+        int found = un_child(source, entry->d_name);
+        if (found < 0 && errno == ENOENT)
+            continue; /* it has vanished meanwhile */
+        failed = found < 0 ? un_launch_fail_file(snapshot->launch, entry->d_name, err)
+                           : copy_entry(snapshot, found, target, entry->d_name, err);
+        un_close_quietly(found);
+    }
+    return failed;
+}
+
+static int copy(struct snapshot *snapshot, int source, int target, const char *name,
+                struct un_error *err)
+{
+    if (snapshot->depth == UN_DEPTH_MAX) {
+        errno = ELOOP;
+        return un_launch_fail_file(snapshot->launch, name, err);
+    }
+    DIR *listing = un_root_list(snapshot->launch, source, name, err);
+    if (!listing)
+        return -1;
+    snapshot->depth++;
+    int failed = copy_all(snapshot, listing, source, target, name, err);
+    snapshot->depth--;
+    closedir(listing);
+    return failed;
+}
+
+int un_snapshot(struct un_launch *launch, int source, int target, struct un_error *err)
+{
+    struct snapshot snapshot = {.launch = launch, .left = TOTAL_BYTES_MAX};
+    return copy(&snapshot, source, target, "", err);
+}

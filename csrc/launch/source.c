@@ -1,0 +1,162 @@
+/* What must be so before a launch is performed, and the files of the machine that it uses: opened
+ * before the namespaces are entered. */
+#include "base/error.h"
+#include "launch/follow.h"
+#include "launch/launch.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define SECOND_NS 1000000000U
+
+/* Says that the launch was made for something else than what is there. */
+#define OUTDATED(launch, err, filename, ...)                                                       \
+    (tell_outdated(launch, filename),                                                              \
+     un_fail(err, UN_STEP_LAUNCH, 0, "launch-outdated", __VA_ARGS__))
+
+static void tell_outdated(struct un_launch *launch, const char *filename)
+{
+    const struct un_record *remedy = un_launch_first(launch, UN_VERB_REMEDY);
+    un_launch_tell(launch, filename, remedy ? "%s" : NULL,
+                   remedy ? un_record_word(remedy, 0) : NULL);
+}
+
+static bool is_same_time(const struct timespec *now, uint64_t then)
+{
+    /* Layers of images have whole seconds. */
+    uint64_t part = now->tv_nsec ? then % SECOND_NS : 0;
+    return (uint64_t)now->tv_sec == then / SECOND_NS && (uint64_t)now->tv_nsec == part;
+}
+
+static int check_assumed(struct un_launch *launch, const struct un_record *record,
+                         struct un_error *err)
+{
+    struct stat now;
+    const char *path = un_record_word(record, 0);
+    uint64_t size = un_argument_number(un_record_word(record, 1));
+    uint64_t time = un_argument_number(un_record_word(record, 2));
+    unsigned mode = un_argument_mode(un_record_word(record, 3));
+    if (stat(path, &now))
+        return OUTDATED(launch, err, path, "%.300s, which it was made for: %s", path,
+                        strerror(errno));
+    if ((uint64_t)now.st_size != size)
+        return OUTDATED(launch, err, path,
+                        "%.300s has %jd bytes; it had %" PRIu64 " when the launch was made", path,
+                        (intmax_t)now.st_size, size);
+    if (now.st_mode != mode)
+        return OUTDATED(launch, err, path,
+                        "%.300s has the mode %o; it was %o when the launch was made", path,
+                        (unsigned)now.st_mode, mode);
+    if (!is_same_time(&now.st_mtim, time))
+        return OUTDATED(launch, err, path, "%.300s was changed since the launch was made", path);
+    return 0;
+}
+
+static int check_version(struct un_launch *launch, struct un_error *err)
+{
+    if (!strcmp(launch->version, un_version()))
+        return 0;
+    return OUTDATED(launch, err, NULL, "it was made by usernsctl %.40s; this is usernsctl %s",
+                    launch->version, un_version());
+}
+
+/* For this process, and so for all that come from it. runsc would set it once the command runs, and
+ * fail where that has ended by then. */
+static int take_oom_score(struct un_launch *launch, const char *score, struct un_error *err)
+{
+    static const char path[] = "/proc/self/oom_score_adj";
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    bool is_done = fd >= 0 && write(fd, score, strlen(score)) == (ssize_t)strlen(score);
+    int failed = is_done ? 0 : un_launch_fail_file(launch, path, err);
+    if (fd >= 0)
+        close(fd);
+    return failed;
+}
+
+static int open_by(const char *how, const char *path, char real[UN_PATH_MAX], int64_t *foreign)
+{
+    *foreign = -1;
+    if (!strcmp(how, "own"))
+        return un_open_own(path, real);
+    if (!strcmp(how, "exact"))
+        return un_open_exact(path, real);
+    return un_open_follow(path, real, foreign);
+}
+
+static int fail_source(struct un_launch *launch, const char *path, const char *link,
+                       int64_t foreign, struct un_error *err)
+{
+    int errnum = errno;
+    if (foreign >= 0) {
+        un_launch_tell(launch, path, NULL);
+        return un_fail(err, UN_STEP_SANDBOX, EACCES, "foreign-link",
+                       "%.150s: the symbolic link %.200s belongs to uid %" PRId64
+                       ", who may change where it leads",
+                       path, link, foreign);
+    }
+    if (errnum == ENOENT || errnum == ENOTDIR)
+        return OUTDATED(launch, err, path, "there is no %.300s on this machine any more", path);
+    errno = errnum;
+    return un_launch_fail_file(launch, path, err);
+}
+
+static int open_source(struct un_launch *launch, struct un_source *source, const char *how,
+                       const char *path, struct un_error *err)
+{
+    char real[UN_PATH_MAX] = "";
+    int64_t foreign;
+    source->fd = open_by(how, path, real, &foreign);
+    if (source->fd < 0)
+        return fail_source(launch, path, real, foreign, err);
+    source->is_ours = true;
+    source->path = strdup(real);
+    return source->path ? 0 : un_launch_fail_file(launch, path, err);
+}
+
+static int take_source(struct un_launch *launch, struct un_source *source, int fd, const char *path,
+                       struct un_error *err)
+{
+    char real[UN_PATH_MAX];
+    if (un_path_of(fd, real))
+        return un_launch_fail_file(launch, path, err);
+    source->fd = fd;
+    source->path = strdup(real);
+    return source->path ? 0 : un_launch_fail_file(launch, path, err);
+}
+
+static int open_sources(struct un_launch *launch, const int *fds, struct un_error *err)
+{
+    size_t next = 0;
+    for (size_t i = 0; i < launch->record_count; i++) {
+        const struct un_record *record = &launch->record[i];
+        if (record->verb != UN_VERB_SOURCE)
+            continue;
+        struct un_source *source = &launch->source[next];
+        int given = fds ? fds[next] : -1;
+        const char *path = un_record_word(record, 1);
+        if (given >= 0 ? take_source(launch, source, given, path, err)
+                       : open_source(launch, source, un_record_word(record, 0), path, err))
+            return -1;
+        next++;
+    }
+    return 0;
+}
+
+int un_launch_open(struct un_launch *launch, const int *fds, struct un_error *err)
+{
+    const struct un_record *score = un_launch_first(launch, UN_VERB_OOM_SCORE);
+    if (check_version(launch, err))
+        return -1;
+    for (size_t i = 0; i < launch->record_count; i++)
+        if (launch->record[i].verb == UN_VERB_ASSUME &&
+            check_assumed(launch, &launch->record[i], err))
+            return -1;
+    if (open_sources(launch, fds, err))
+        return -1;
+    return score ? take_oom_score(launch, un_record_word(score, 0), err) : 0;
+}

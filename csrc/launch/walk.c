@@ -1,0 +1,194 @@
+/*
+ * Following a path.
+ *
+ * Who may write to a directory can swap what is in it for a symbolic link at any time. So each step
+ * goes from a descriptor to a name in it and follows no link; links are read and walked likewise.
+ */
+#include "launch/walk.h"
+#include "launch/launch.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+/* As many as the kernel follows (path_resolution(7)). */
+#define LINKS_MAX 40
+#define PENDING_MAX (4 * UN_PATH_MAX)
+
+/* What is still to be walked: the end of `text`, from `at` on. */
+struct pending {
+    char text[PENDING_MAX];
+    size_t at;
+};
+
+int un_child(int directory, const char *name)
+{
+    return openat(directory, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+}
+
+int un_read_link(int link, char text[UN_PATH_MAX])
+{
+    ssize_t length = readlinkat(link, "", text, UN_PATH_MAX);
+    if (length == UN_PATH_MAX)
+        errno = ENAMETOOLONG;
+    if (length < 0 || length == UN_PATH_MAX)
+        return -1;
+    text[length] = '\0';
+    return 0;
+}
+
+int un_path_of(int fd, char path[UN_PATH_MAX])
+{
+    char name[64];
+    snprintf(name, sizeof name, "/proc/self/fd/%d", fd);
+    ssize_t length = readlink(name, path, UN_PATH_MAX);
+    if (length == UN_PATH_MAX)
+        errno = ENAMETOOLONG;
+    if (length < 0 || length == UN_PATH_MAX)
+        return -1;
+    path[length] = '\0';
+    return 0;
+}
+
+void un_trail_begin(struct un_trail *trail, int root)
+{
+    trail->path[0] = trail->missing[0] = '\0';
+    trail->place[0] = (struct un_place){.fd = root};
+    trail->count = 1;
+}
+
+/* Leads back to the first `count` places. */
+static void cut(struct un_trail *trail, size_t count)
+{
+    while (trail->count > count) {
+        const struct un_place *last = &trail->place[--trail->count];
+        if (last->is_ours)
+            un_close_quietly(last->fd);
+    }
+    trail->path[un_trail_last(trail)->length] = '\0';
+}
+
+void un_trail_close(struct un_trail *trail)
+{
+    if (trail->count)
+        cut(trail, 1);
+}
+
+/* Has `text` come before what is pending. */
+static int put_first(struct pending *pending, const char *text)
+{
+    size_t length = strlen(text);
+    if (length + 1 > pending->at) {
+        errno = ENAMETOOLONG;
+        return -1;
+    }
+    pending->text[--pending->at] = '/';
+    pending->at -= length;
+    memcpy(pending->text + pending->at, text, length);
+    return 0;
+}
+
+/* The next name; false at the end. */
+static bool take_name(struct pending *pending, char name[NAME_MAX + 1], int *failed)
+{
+    const char *from = pending->text + pending->at;
+    size_t length = strcspn(from, "/");
+    *failed = length > NAME_MAX ? -1 : 0;
+    if (*failed)
+        errno = ENAMETOOLONG;
+    if (!*from || *failed)
+        return false;
+    memcpy(name, from, length);
+    name[length] = '\0';
+    pending->at += length + 1;
+    return true;
+}
+
+static bool is_nothing(const char *name)
+{
+    return !*name || !strcmp(name, ".");
+}
+
+/* What is left, the empty names and those for the same directory left out. */
+static int note_missing(struct un_trail *trail, const char *first, struct pending *pending)
+{
+    char name[NAME_MAX + 1];
+    int failed;
+    size_t length = (size_t)snprintf(trail->missing, sizeof trail->missing, "%s", first);
+    while (take_name(pending, name, &failed)) {
+        if (is_nothing(name))
+            continue;
+        length +=
+            (size_t)snprintf(trail->missing + length, sizeof trail->missing - length, "/%s", name);
+        if (length >= sizeof trail->missing) {
+            errno = ENAMETOOLONG;
+            return -1;
+        }
+    }
+    return failed;
+}
+
+/* Has the path of the trail go on with a name. */
+static int extend(struct un_trail *trail, const char *name)
+{
+    size_t length = un_trail_last(trail)->length, more = strlen(name);
+    if (trail->count == UN_TRAIL_MAX || length + 1 + more >= sizeof trail->path) {
+        errno = ENAMETOOLONG;
+        return -1;
+    }
+    trail->path[length] = '/';
+    memcpy(trail->path + length + 1, name, more + 1);
+    return 0;
+}
+
+static int follow_link(struct un_trail *trail, const char *link, struct pending *pending,
+                       int *links)
+{
+    if (++*links > LINKS_MAX) {
+        errno = ELOOP;
+        return -1;
+    }
+    cut(trail, *link == '/' ? 1 : trail->count);
+    return put_first(pending, link);
+}
+
+/* 1: the rest of the path does not exist. */
+static int step(struct un_trail *trail, const char *name, struct pending *pending, int *links,
+                un_looker *look, void *arg)
+{
+    struct un_entry found = {.fd = -1};
+    if (extend(trail, name))
+        return -1;
+    switch (look(trail, name, &found, arg)) {
+    case UN_LOOK_FILE:
+        trail->place[trail->count++] = (struct un_place){
+            .fd = found.fd, .is_ours = found.is_ours, .length = strlen(trail->path)};
+        return 0;
+    case UN_LOOK_LINK:
+        return follow_link(trail, found.link, pending, links);
+    case UN_LOOK_MISSING:
+        cut(trail, trail->count);
+        return note_missing(trail, name, pending) ? -1 : 1;
+    default:
+        return -1;
+    }
+}
+
+int un_walk(struct un_trail *trail, const char *path, un_looker *look, void *arg)
+{
+    struct pending pending = {.at = PENDING_MAX - 1};
+    char name[NAME_MAX + 1];
+    int links = 0, failed = put_first(&pending, path);
+    while (!failed && take_name(&pending, name, &failed)) {
+        if (!strcmp(name, ".."))
+            cut(trail, trail->count > 1 ? trail->count - 1 : 1);
+        else if (!is_nothing(name))
+            failed = step(trail, name, &pending, &links, look, arg);
+        if (failed == 1)
+            return 0;
+    }
+    return failed;
+}

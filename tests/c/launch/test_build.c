@@ -1,0 +1,313 @@
+/* Making the root filesystem and the files of a sandbox. */
+#include "forked.h"
+#include "inside.h"
+#include "launched.h"
+#include "needs.h"
+
+#define SCRATCH "/tmp/scratch/usernsctl"
+#define ROOT SCRATCH "/root"
+
+/* Builds what these lines say; the launch is the caller's to close. */
+static struct un_launch *built(struct draft *draft, const char *const *lines)
+{
+    struct un_error err;
+    struct un_launch *launch = launch_of(draft, lines);
+    CHECK_OK(un_launch_open(launch, NULL, &err), &err);
+    CHECK_OK(un_launch_build(launch, NULL, &err), &err);
+    CHECK_TEXT(un_launch_scratch(launch), SCRATCH);
+    return launch;
+}
+
+/* Has these lines fail, and leave nothing; the error's detail has a part. */
+static void fails(const char *const *lines, const char *part, struct un_error *err,
+                  char remedy[UN_PATH_MAX])
+{
+    struct draft draft;
+    int fds = count_fds(), mounts = count_mounts();
+    struct un_launch *launch = launch_of(&draft, lines);
+    CHECK_OK(un_launch_open(launch, NULL, err), err);
+    CHECK_INT(un_launch_build(launch, NULL, err), -1);
+    CHECK_HAS(err->detail, part);
+    const char *told = un_launch_remedy(launch);
+    snprintf(remedy, UN_PATH_MAX, "%s", told ? told : "");
+    un_launch_close(launch);
+    CHECK_INT(count_fds(), fds);
+    CHECK_INT(count_mounts(), mounts);
+}
+
+static int programs_of_the_machine_are_shown(void *arg)
+{
+    struct draft draft;
+    struct stat status;
+    (void)arg;
+    enter_inside();
+    int fds = count_fds();
+    struct un_launch *launch = built(
+        &draft, LINES("scratch /tmp/none", "scratch /tmp/scratch", "machine usr", "machine bin",
+                      "machine not-there", "directory /run 755", "directory /tmp 1777",
+                      "directory /run/lock 1777", "link /etc-link /usr/etc", "read-only"));
+    CHECK_INT(access(ROOT "/usr/bin", F_OK), 0);
+    CHECK_INT(lstat("/bin", &status), 0);
+    bool is_link = S_ISLNK(status.st_mode);
+    CHECK_INT(lstat(ROOT "/bin", &status), 0);
+    CHECK_INT(S_ISLNK(status.st_mode), is_link);
+    CHECK_INT(access(ROOT "/not-there", F_OK), -1);
+    CHECK_INT(mode_of(ROOT "/tmp"), 01777);
+    CHECK_INT(mode_of(ROOT "/run/lock"), 01777);
+    CHECK_INT(mkdir(ROOT "/new", 0755), -1);
+    CHECK_INT(errno, EROFS);
+    CHECK_INT(mkdir(ROOT "/usr/new", 0755), -1);
+    CHECK_INT(errno, EROFS);
+    CHECK(un_launch_has_directory(launch, "/usr/bin"));
+    CHECK(un_launch_has_directory(launch, "/run/../tmp"));
+    CHECK(!un_launch_has_directory(launch, "/nowhere"));
+    un_launch_close(launch);
+    CHECK_INT(count_fds(), fds);
+    return 0;
+}
+
+/* A root filesystem with all that could be in the way. */
+static void make_tree(void)
+{
+    make_directory("tree", 0755);
+    make_directory("tree/etc", 0755);
+    make_directory("tree/open", 0777);
+    make_directory("tree/open/inner", 0755);
+    make_directory("tree/proc", 0755);
+    make_file("tree/etc/passwd", "root\n", 0644);
+    make_file("tree/proc/own", "not shown\n", 0644);
+    make_file("tree/file", "content\n", 0644);
+    CHECK_INT(symlink("/open/inner", "tree/link"), 0);
+    CHECK_INT(symlink("../../../etc", "tree/open/up"), 0);
+    CHECK_INT(symlink("loop", "tree/loop"), 0);
+    make_directory("source", 0755);
+    make_file("source/data", "data\n", 0644);
+}
+
+#define TREE                                                                                       \
+    "source follow /tmp/tree", "source follow /tmp/source", "scratch /tmp/scratch", "tree 0"
+
+static int what_a_tree_has_is_seen(void *arg)
+{
+    struct draft draft;
+    (void)arg;
+    enter_inside();
+    make_tree();
+    struct un_launch *launch = built(&draft, LINES(TREE, "read-only"));
+    CHECK_TEXT(read_text(ROOT "/etc/passwd"), "root\n");
+    CHECK_TEXT(read_text(ROOT "/file"), "content\n");
+    CHECK_INT(access(ROOT "/proc/own", F_OK), -1);
+    CHECK_INT(access(ROOT "/tmp", F_OK), 0);
+    CHECK_INT(access(ROOT "/dev", F_OK), 0);
+    CHECK_INT(unlink(ROOT "/file"), -1);
+    CHECK(un_launch_has_directory(launch, "/link"));
+    CHECK(un_launch_has_directory(launch, "/open/up"));
+    CHECK(!un_launch_has_directory(launch, "/loop"));
+    CHECK(!un_launch_has_directory(launch, "/file"));
+    un_launch_close(launch);
+    return 0;
+}
+
+/* The tree's own links lead where they would inside, and the way there can't be changed by others:
+ * a directory that everybody may write to is replaced. */
+static int a_bind_gets_a_place_of_ours(void *arg)
+{
+    struct draft draft;
+    (void)arg;
+    enter_inside();
+    make_tree();
+    struct un_launch *launch =
+        built(&draft, LINES(TREE, "bind 1 /link/made/here ro", "bind 1 /open/up/new rw",
+                            "mount /link/made/here/tmp other", "mount /empty empty", "read-only"));
+    CHECK(un_launch_bind_count(launch) == 2);
+    CHECK_TEXT(un_launch_bind_destination(launch, 0), "/open/inner/made/here");
+    CHECK_TEXT(un_launch_bind_destination(launch, 1), "/etc/new");
+    CHECK(un_launch_bind_destination(launch, 2) == NULL);
+    CHECK_INT(access(ROOT "/open/inner/made/here", F_OK), 0);
+    CHECK_INT(access("tree/open/inner/made", F_OK), -1);
+    CHECK_INT(mode_of(ROOT "/open"), 0777);
+    CHECK(un_launch_has_directory(launch, "/empty"));
+    char path[UN_PATH_MAX];
+    snprintf(path, sizeof path, "%s/data", un_launch_bind_source(launch, 0));
+    CHECK_TEXT(read_text(path), "data\n");
+    CHECK_INT(open(path, O_WRONLY), -1);
+    snprintf(path, sizeof path, "%s/data", un_launch_bind_source(launch, 1));
+    int writable = open(path, O_WRONLY | O_CLOEXEC);
+    CHECK(writable >= 0);
+    close(writable);
+    /* By what will be there, not by what is there for us. */
+    CHECK(un_launch_has_directory(launch, "/link/made/here"));
+    CHECK(!un_launch_has_directory(launch, "/link/made/here/data"));
+    un_launch_close(launch);
+    return 0;
+}
+
+static int what_can_not_be_bound_is_told(void *arg)
+{
+    struct un_error err;
+    char remedy[UN_PATH_MAX];
+    (void)arg;
+    enter_inside();
+    make_tree();
+    make_directory("it's", 0755);
+    fails(LINES(TREE, "bind 1 /file ro"), "/tmp/source is a directory, so it can't be mounted on",
+          &err, remedy);
+    CHECK_INT(err.step, UN_STEP_BIND);
+    fails(LINES(TREE, "bind 1 /file/below ro"), "/file/below can't be made in the sandbox", &err,
+          remedy);
+    CHECK_INT(err.errnum, ENOTDIR);
+    fails(LINES(TREE, "bind 1 /loop/x ro"), "/loop/x can't be made in the sandbox", &err, remedy);
+    CHECK_INT(err.errnum, ELOOP);
+    fails(LINES("source follow /tmp/it's", TREE, "bind 0 /data rw", "bind 0 /data/a/b rw"),
+          "/data/a/b would have to be made in /tmp/it's/a, which another mount shows there", &err,
+          remedy);
+    CHECK_TEXT(remedy, "make '/tmp/it'\"'\"'s/a/b' first");
+    fails(LINES(TREE, "mount /data empty", "bind 1 /data/a rw"),
+          "/data/a would have to be made where another mount hides it", &err, remedy);
+    fails(LINES(TREE, "bind 1 /data rw", "mount /data/x other"),
+          "/data/x would have to be made in /tmp/source, which", &err, remedy);
+    return 0;
+}
+
+static int private_files_are_hidden(void *arg)
+{
+    struct draft draft;
+    (void)arg;
+    enter_inside();
+    make_tree();
+    make_file("tree/etc/shadow", "secret\n", 0640);
+    make_directory("tree/etc/private", 0750);
+    make_file("tree/etc/private/key", "secret\n", 0644);
+    make_directory("tree/etc/public", 0755);
+    make_file("tree/etc/public/key", "secret\n", 0600);
+    struct un_launch *launch =
+        built(&draft, LINES(TREE, "hide-private /etc", "hide-private /none", "hide-private /file"));
+    CHECK_TEXT(read_text(ROOT "/etc/passwd"), "root\n");
+    CHECK_TEXT(read_text(ROOT "/etc/shadow"), "");
+    CHECK_TEXT(read_text(ROOT "/etc/public/key"), "");
+    CHECK_INT(access(ROOT "/etc/private", F_OK), 0);
+    CHECK_INT(access(ROOT "/etc/private/key", F_OK), -1);
+    CHECK_TEXT(read_text("tree/etc/shadow"), "secret\n");
+    un_launch_close(launch);
+    return 0;
+}
+
+static int a_home_is_hidden(void *arg)
+{
+    struct draft draft;
+    struct un_error err;
+    char remedy[UN_PATH_MAX];
+    (void)arg;
+    enter_inside();
+    make_tree();
+    make_directory("tree/home", 0755);
+    make_file("tree/home/secret", "secret\n", 0644);
+    struct un_launch *launch =
+        built(&draft, LINES(TREE, "home /home", "home /var/lib/me", "home /file", "read-only"));
+    CHECK_INT(access(ROOT "/home/secret", F_OK), -1);
+    CHECK_INT(access(ROOT "/var/lib/me", F_OK), 0);
+    CHECK_TEXT(read_text(ROOT "/file"), "content\n");
+    un_launch_close(launch);
+    CHECK_INT(umount2("/tmp/scratch", MNT_DETACH), 0);
+    fails(LINES(TREE, "home /etc"), "/etc is a home directory", &err, remedy);
+    CHECK_INT(err.step, UN_STEP_HOME);
+    CHECK_HAS(remedy, "set HOME");
+    return 0;
+}
+
+static int the_homes_of_the_moment_are_hidden(void *arg)
+{
+    struct draft draft;
+    struct un_error err;
+    const struct un_moment moment = {.homes = LINES("/open/inner", "/none")};
+    (void)arg;
+    enter_inside();
+    make_tree();
+    make_file("tree/open/inner/secret", "secret\n", 0644);
+    struct un_launch *launch = launch_of(&draft, LINES(TREE, "home-moment"));
+    CHECK_OK(un_launch_open(launch, NULL, &err), &err);
+    CHECK_OK(un_launch_build(launch, &moment, &err), &err);
+    CHECK_INT(access(ROOT "/open/inner/secret", F_OK), -1);
+    CHECK_INT(access(ROOT "/none", F_OK), 0);
+    un_launch_close(launch);
+    return 0;
+}
+
+static int files_are_made_beside(void *arg)
+{
+    struct draft draft;
+    (void)arg;
+    enter_inside();
+    make_tree();
+    mode_t before = umask(027);
+    struct un_launch *launch =
+        built(&draft, LINES("source follow /tmp/tree/file", "source follow /tmp/source",
+                            "scratch /tmp/scratch", "make log 0700", "make log/crash 0700",
+                            "make programs 0700", "tmpfs log/crash 1048576", "touch log/crash/@@",
+                            "discard log/boot.txt", "debug-log 1", "program 0",
+                            "program-link 0 programs/run"));
+    CHECK_INT(umask(before), 027);
+    CHECK_INT(mode_of(SCRATCH "/log"), 0700);
+    CHECK_INT(access(SCRATCH "/log/crash/@", F_OK), 0);
+    char target[64] = "";
+    CHECK(readlink(SCRATCH "/log/boot.txt", target, sizeof target) > 0);
+    CHECK_TEXT(target, "/dev/null");
+    CHECK_TEXT(read_text(SCRATCH "/debug-log/data"), "data\n");
+    CHECK_TEXT(read_text(SCRATCH "/programs/file"), "content\n");
+    CHECK_TEXT(read_text(SCRATCH "/programs/run"), "content\n");
+    un_launch_close(launch);
+    return 0;
+}
+
+static int what_was_replaced_meanwhile_is_told(void *arg)
+{
+    struct draft draft;
+    struct un_error err;
+    (void)arg;
+    enter_inside();
+    make_tree();
+    struct un_launch *launch = launch_of(&draft, LINES(TREE));
+    CHECK_OK(un_launch_open(launch, NULL, &err), &err);
+    CHECK_INT(rename("tree", "away"), 0);
+    make_directory("tree", 0755);
+    CHECK_INT(un_launch_build(launch, NULL, &err), -1);
+    CHECK_INT(err.errnum, ESTALE);
+    CHECK_TEXT(un_launch_filename(launch), "/tmp/tree");
+    un_launch_close(launch);
+    return 0;
+}
+
+static int there_must_be_a_place_for_scratch(void *arg)
+{
+    struct un_error err;
+    char remedy[UN_PATH_MAX];
+    (void)arg;
+    enter_inside();
+    make_file("file", "", 0644);
+    CHECK_INT(symlink("scratch", "link"), 0);
+    fails(LINES("scratch /tmp/link", "scratch /tmp/file", "scratch /tmp/none"),
+          "no directory left to mount", &err, remedy);
+    CHECK_TEXT(remedy, "make an empty directory /mnt");
+    return 0;
+}
+
+int main(void)
+{
+    static int (*const parts[])(void *) = {
+        programs_of_the_machine_are_shown,
+        what_a_tree_has_is_seen,
+        a_bind_gets_a_place_of_ours,
+        what_can_not_be_bound_is_told,
+        private_files_are_hidden,
+        a_home_is_hidden,
+        the_homes_of_the_moment_are_hidden,
+        files_are_made_beside,
+        what_was_replaced_meanwhile_is_told,
+        there_must_be_a_place_for_scratch,
+    };
+    need_user_namespaces();
+    for (size_t i = 0; i < COUNT(parts); i++)
+        CHECK_INT(forked(parts[i], NULL), 0);
+    check_no_child_left();
+    return 0;
+}

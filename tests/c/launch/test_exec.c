@@ -1,0 +1,227 @@
+/* The end of a launch: config.json, what is given up, and the program that is executed. */
+#include "forked.h"
+#include "inside.h"
+#include "launched.h"
+#include "needs.h"
+
+#include "launch/config.h"
+
+/* A launch that executes a shell command with what is in scratch. */
+#define SHELL                                                                                      \
+    "source own /bin/sh", "scratch /tmp/scratch", "make bundle 0700", "make programs 0700",        \
+        "program-link 0 programs/shell"
+
+static int config_text(const char *const *lines, const struct un_moment *moment,
+                       struct un_text *text, struct un_error *err)
+{
+    struct draft draft;
+    static struct un_idmap maps;
+    maps.of[UN_UID].len = 2;
+    maps.of[UN_UID].extent[0] = (struct un_extent){0, 1000, 1};
+    maps.of[UN_UID].extent[1] = (struct un_extent){1, 100000, 65536};
+    maps.of[UN_GID].len = 1;
+    maps.of[UN_GID].extent[0] = (struct un_extent){0, 1000, 1};
+    struct un_launch *launch = launch_of(&draft, lines);
+    strcpy(launch->marks.scratch, "/mnt/usernsctl");
+    int failed = un_config_text(launch, moment, &maps, text, err);
+    un_launch_close(launch);
+    return failed;
+}
+
+static void config_is(const char *const *lines, const struct un_moment *moment, const char *want)
+{
+    struct un_text text = {0};
+    struct un_error err;
+    CHECK_OK(config_text(lines, moment, &text, &err), &err);
+    CHECK(text.length == strlen(want));
+    CHECK(!memcmp(text.bytes, want, text.length));
+    un_text_free(&text);
+}
+
+static void config_is_refused(const char *const *lines, const struct un_moment *moment,
+                              const char *part)
+{
+    struct un_text text = {0};
+    struct un_error err;
+    CHECK_INT(config_text(lines, moment, &text, &err), -1);
+    CHECK_HAS(err.detail, part);
+    un_text_free(&text);
+}
+
+static void pieces_are_put_together(void)
+{
+    const struct un_moment moment = {
+        .args = LINES("a \"quoted\"\\", "", "\n\x1f\x7f", "\xc3\xa4\xf0\x9f\x98\x80"),
+        .env = LINES("A=1", "B="),
+        .cwd = "/data",
+        .hostname = "box",
+    };
+    config_is(LINES("scratch /mnt", "json [", "json-args", "json ]"), &moment,
+              "[\"a \\\"quoted\\\"\\\\\", \"\", \"\\u000a\\u001f\x7f\", "
+              "\"\xc3\xa4\xf0\x9f\x98\x80\"]");
+    config_is(LINES("scratch /mnt", "json-env", "json ;", "json-cwd", "json ;", "json-hostname",
+                    "json ;", "json-root"),
+              &moment, "\"A=1\", \"B=\";\"/data\";\"box\";\"/mnt/usernsctl/root\"");
+    config_is(LINES("scratch /mnt", "json-uid-map", "json-several several"), &moment,
+              "{\"containerID\": 0, \"hostID\": 0, \"size\": 1}, "
+              "{\"containerID\": 1, \"hostID\": 1, \"size\": 65536}several");
+    config_is(LINES("scratch /mnt", "json-gid-map"), &moment,
+              "{\"containerID\": 0, \"hostID\": 0, \"size\": 1}");
+    config_is(LINES("scratch /mnt", "json-env", "json-cwd"), &(struct un_moment){.cwd = NULL},
+              "\"/\"");
+}
+
+static void what_is_not_utf8_is_named(void)
+{
+    static const char *const broken[] = {
+        "\xff", "a\xc3", "\xc0\x80", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xe2\x82\"", "\x80"};
+    for (size_t i = 0; i < COUNT(broken); i++) {
+        const struct un_moment moment = {.args = LINES("true", broken[i]), .cwd = broken[i]};
+        config_is_refused(LINES("scratch /mnt", "json-args"), &moment,
+                          "$.process.args[1]: a byte that isn't UTF-8");
+        config_is_refused(LINES("scratch /mnt", "json-cwd"), &moment, "$.process.cwd: a byte");
+    }
+    const struct un_moment secret = {.env = LINES("A=1", "TOKEN=secret\xff")};
+    config_is_refused(LINES("scratch /mnt", "json-env"), &secret, "$.process.env[1]: a byte");
+    config_is_refused(LINES("scratch /mnt", "json-args"), &secret, "no command was given");
+}
+
+static struct un_launch *built(struct draft *draft, const char *const *lines)
+{
+    struct un_error err;
+    struct un_launch *launch = launch_of(draft, lines);
+    CHECK_OK(un_launch_open(launch, NULL, &err), &err);
+    CHECK_OK(un_launch_build(launch, NULL, &err), &err);
+    return launch;
+}
+
+/* Becomes a shell that tells what it was given, on the descriptor `out`. */
+static int become_shell(void *arg)
+{
+    static const char script[] =
+        "echo args \"$*\" from $FROM; ls -m /proc/$$/fd;"
+        " cat \"$1/bundle/config.json\"; echo; grep -E '^(CapBnd|NoNewPrivs)' /proc/self/status;"
+        " umask; pwd; grep flags /proc/self/fdinfo/2; readlink /proc/self/fd/0";
+    static const char *const lines[] = {
+        SHELL,
+        "json {",
+        "json-args",
+        "json }",
+        "no-new-privs",
+        "drop-bounding",
+        "runsc-env FROM=launch",
+        "runsc-env PATH=/bin:/usr/bin",
+        "watch @s/programs/shell",
+        "watch -c",
+        NULL,
+    };
+    struct draft draft;
+    struct un_error err;
+    struct un_launch *launch;
+    const struct un_moment moment = {.args = LINES("true", "it")};
+    enter_inside();
+    write_draft(&draft, lines);
+    add_line(&draft, "watch");
+    add_word(&draft, script);
+    add_line(&draft, "watch sh watch @s watch --id=@@@i end");
+    CHECK_OK(un_launch_parse(draft.bytes, draft.size, &launch, &err), &err);
+    CHECK_OK(un_launch_open(launch, NULL, &err), &err);
+    CHECK_OK(un_launch_build(launch, NULL, &err), &err);
+    int file = open("/tmp/log", O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    CHECK_INT(write(file, "before\n", 7), 7);
+    /* None of these is close-on-exec; the last must be closed all the same. */
+    CHECK_INT(dup2(*(int *)arg, 1), 1);
+    CHECK_INT(dup2(file, 2), 2);
+    CHECK_INT(fcntl(file, F_DUPFD, 100), 100);
+    close(0);
+    un_launch_exec(launch, &moment, &err);
+    CHECK_OK(-1, &err);
+    return 1;
+}
+
+static void the_program_gets_what_it_should(void)
+{
+    char text[8192];
+    int ends[2];
+    size_t length = 0;
+    CHECK_INT(pipe2(ends, O_CLOEXEC), 0);
+    pid_t pid = fork();
+    CHECK(pid >= 0);
+    if (pid == 0)
+        _exit(become_shell(&ends[1]));
+    close(ends[1]);
+    for (ssize_t got; (got = read(ends[0], text + length, sizeof text - 1 - length)) > 0;)
+        length += (size_t)got;
+    text[length] = '\0';
+    close(ends[0]);
+    CHECK_INT(wait_for(pid), 0);
+    CHECK_HAS(text, "args /tmp/scratch/usernsctl --id=@");
+    CHECK_HAS(text, " from launch\n");
+    CHECK_HAS(text, "{\"true\", \"it\"}\n");
+    CHECK_HAS(text, "NoNewPrivs:\t1\n");
+    /* CAP_SETGID, CAP_SETUID, CAP_SYS_CHROOT, CAP_SYS_ADMIN and CAP_SETFCAP. */
+    CHECK_HAS(text, "CapBnd:\t00000000802400c0\n");
+    CHECK_HAS(text, "0077\n/\n");
+    /* O_WRONLY and O_APPEND. */
+    CHECK_HAS(text, "2001\n/dev/null\n");
+    /* Beside the standard ones only that of the program. */
+    int fds = 0; /* commas between them */
+    for (const char *at = strchr(text, '\n') + 1; *at != '\n'; at++)
+        fds += *at == ',';
+    CHECK_INT(fds, 3);
+}
+
+static int nothing_is_left_of_a_failure(void *arg)
+{
+    struct draft draft;
+    struct un_error err;
+    (void)arg;
+    enter_inside();
+    const struct un_moment moment = {.args = LINES("true")};
+    struct un_launch *launch = built(&draft, LINES(SHELL, "json-args", "watch /none"));
+    int fds = count_fds();
+    CHECK_INT(un_launch_exec(launch, &moment, &err), -1);
+    CHECK_INT(err.step, UN_STEP_RUNSC);
+    CHECK_INT(err.errnum, ENOENT);
+    CHECK_TEXT(err.detail, "/none");
+    CHECK_TEXT(un_launch_filename(launch), "/none");
+    CHECK_INT(count_fds(), fds);
+    un_launch_close(launch);
+    CHECK_INT(umount2("/tmp/scratch", MNT_DETACH), 0);
+    launch = built(&draft, LINES("scratch /tmp/scratch"));
+    CHECK_INT(un_launch_exec(launch, &moment, &err), -1);
+    CHECK_HAS(err.detail, "nothing of what is to be executed");
+    un_launch_close(launch);
+    return 0;
+}
+
+static int a_program_that_is_covered_is_told(void *arg)
+{
+    struct draft draft;
+    struct un_error err;
+    (void)arg;
+    enter_inside();
+    make_file("program", "#!/bin/sh\n", 0755);
+    struct un_launch *launch =
+        built(&draft, LINES("source own /tmp/program", "scratch /tmp/scratch", "program-path 0",
+                            "watch /bin/true"));
+    CHECK_INT(unlink("program"), 0);
+    make_file("program", "#!/bin/sh\n", 0755);
+    CHECK_INT(un_launch_exec(launch, NULL, &err), -1);
+    CHECK_INT(err.errnum, ESTALE);
+    CHECK_TEXT(err.detail, "/tmp/program");
+    un_launch_close(launch);
+    return 0;
+}
+
+int main(void)
+{
+    pieces_are_put_together();
+    what_is_not_utf8_is_named();
+    need_user_namespaces();
+    the_program_gets_what_it_should();
+    CHECK_INT(forked(nothing_is_left_of_a_failure, NULL), 0);
+    CHECK_INT(forked(a_program_that_is_covered_is_told, NULL), 0);
+    check_no_child_left();
+    return 0;
+}

@@ -1,0 +1,221 @@
+/* Reading launches: what is right is taken, and what is wrong is named. */
+#include "launched.h"
+
+#include "launch/launch.h"
+
+static void refused(const struct draft *draft, const char *part)
+{
+    struct un_launch *launch;
+    struct un_error err;
+    CHECK_INT(un_launch_parse(draft->bytes, draft->size, &launch, &err), -1);
+    CHECK(launch == NULL);
+    CHECK_INT(err.step, UN_STEP_LAUNCH);
+    CHECK_HAS(err.detail, part);
+    CHECK(err.cause && (!strcmp(err.cause, "launch-malformed") ||
+                        (!strcmp(err.cause, "launch-outdated") && strstr(part, "format"))));
+}
+
+static void lines_are_refused(const char *const *lines, const char *part)
+{
+    struct draft draft;
+    write_draft(&draft, lines);
+    add_word(&draft, "end");
+    refused(&draft, part);
+}
+
+static const char *const everything[] = {
+    "assume /bin/sh 12 1700000000000000000 100755",
+    "remedy usernsctl\\ freeze",
+    "idmap --map-auto",
+    "idmap -r",
+    "oom-score -5",
+    "user 0 0",
+    "source own /bin/sh",
+    "source follow /",
+    "source exact /etc",
+    "scratch /mnt",
+    "scratch /srv",
+    "machine usr",
+    "snapshot etc",
+    "hide-private /etc",
+    "directory /tmp 1777",
+    "link /var/run /run",
+    "tree 1",
+    "home /home/me",
+    "home-moment",
+    "file 0 /.verify",
+    "resolver",
+    "bind 2 /data rw",
+    "bind 1 /host ro",
+    "mount /tmp empty",
+    "mount /proc other",
+    "read-only",
+    "make bundle 0700",
+    "tmpfs bundle/crash 1048576",
+    "touch log/@t.@i.txt",
+    "discard log/boot@@.txt",
+    "debug-log 2",
+    "program 0",
+    "program-link 0 programs/runsc",
+    "program-path 0",
+    "json {\"args\":\\ [",
+    "json-args",
+    "json-env",
+    "json-cwd",
+    "json-hostname",
+    "json-root",
+    "json-bind-source 0",
+    "json-bind-destination 1",
+    "json-uid-map",
+    "json-gid-map",
+    "json-several [\"CAP_CHOWN\"]",
+    "env-all",
+    "env-name TERM",
+    "env-need TOKEN",
+    "env-set A=",
+    "cwd /data",
+    "hostname box",
+    "arg-fixed true",
+    "arg \\ x",
+    "no-new-privs",
+    "drop-bounding",
+    "runsc-env PATH=/bin",
+    "watch @s/programs/watch",
+    "watch --root=@s/state@@@i",
+    NULL,
+};
+
+static void every_verb_is_known(void)
+{
+    struct draft draft;
+    struct un_launch *launch = launch_of(&draft, everything);
+    for (int verb = 0; verb < UN_VERB_COUNT; verb++) {
+        CHECK(launch->of_verb[verb] > 0);
+        CHECK_INT(un_verb_find(un_verb_rules[verb].name), verb);
+        CHECK(verb == 0 || strcmp(un_verb_rules[verb - 1].name, un_verb_rules[verb].name) < 0);
+    }
+    CHECK(launch->of_verb[UN_VERB_SOURCE] == 3);
+    const struct un_record *bind = un_launch_first(launch, UN_VERB_BIND);
+    CHECK_TEXT(un_record_word(bind, 1), "/data");
+    CHECK_TEXT(un_record_word(bind, 2), "rw");
+    CHECK(un_record_source(launch, bind, 0) == &launch->source[2]);
+    un_launch_close(launch);
+}
+
+/* Whatever is cut off, it is no launch any more. */
+static void a_part_of_it_is_refused(void)
+{
+    struct draft draft;
+    write_draft(&draft, everything);
+    add_word(&draft, "end");
+    while (draft.size--)
+        refused(&draft, "");
+}
+
+static void what_is_no_launch_is_refused(void)
+{
+    struct draft draft = {.size = 0};
+    refused(&draft, "a part of it is missing");
+    add_line(&draft, "#!/bin/sh");
+    refused(&draft, "it does not begin as a launch does");
+    draft.size = 0;
+    add_line(&draft, "usernsctl-launch 2 9.9");
+    refused(&draft, "format \"2\", made by usernsctl 9.9");
+    write_draft(&draft, LINES("machine usr"));
+    refused(&draft, "word 4, \"machine\": there is no scratch before it");
+}
+
+static void a_wrong_record_is_named(void)
+{
+    lines_are_refused(LINES("scratch /mnt", "frobnicate 1"),
+                      "word 6, \"frobnicate\": there is no such verb");
+    lines_are_refused(LINES("scratch /mnt", "read-only", "read-only"), "there may be one only");
+    lines_are_refused(LINES("scratch /mnt", "read-only", "machine usr"), "after read-only");
+    lines_are_refused(LINES("scratch /mnt", "source own /"), "stands behind");
+    lines_are_refused(LINES("end", "scratch"), "nothing may come after");
+    lines_are_refused(LINES("arg a", "arg-fixed b"), "before each arg");
+    lines_are_refused(LINES("scratch"), "word 5, \"end\", of \"scratch\": it must be an absolute");
+}
+
+static void a_wrong_argument_is_named(void)
+{
+    static const struct {
+        const char *line, *right;
+    } wrong[] = {
+        {"machine ../usr", "one name"},
+        {"machine ..", "one name"},
+        {"machine ", "one name"},
+        {"hide-private etc", "an absolute path"},
+        {"directory /a 8", "permissions in octal"},
+        {"directory /a 10000", "permissions in octal"},
+        {"directory /a ", "permissions in octal"},
+        {"bind 1 /a ro", "the number of a source"},
+        {"bind -1 /a ro", "the number of a source"},
+        {"bind 0x /a ro", "the number of a source"},
+        {"bind 0 /a rx", "ro or rw"},
+        {"mount /a full", "empty or other"},
+        {"make ../x 0700", "a relative path"},
+        {"make a//b 0700", "a relative path"},
+        {"make a/./b 0700", "a relative path"},
+        {"make /a 0700", "a relative path"},
+        {"make a@s 0700", "a relative path"},
+        {"tmpfs a 1k", "a number"},
+        {"tmpfs a 99999999999999999999", "a number"},
+        {"json-bind-source 0", "the number of a bind"},
+        {"env-name A=B", "the name of a variable"},
+        {"env-set =A", "NAME=VALUE"},
+        {"env-set A", "NAME=VALUE"},
+        {"watch a@", "@s, @i, @t or @@"},
+        {"watch @x", "@s, @i, @t or @@"},
+    };
+    for (size_t i = 0; i < COUNT(wrong); i++)
+        lines_are_refused(LINES("source own /", "scratch /mnt", wrong[i].line), wrong[i].right);
+    lines_are_refused(LINES("source where /"), "own, follow or exact");
+    lines_are_refused(LINES("idmap --root=/"), "an option about ids");
+    lines_are_refused(LINES("idmap --mount"), "an option about ids");
+    lines_are_refused(LINES("oom-score 1001"), "from -1000 to 1000");
+    lines_are_refused(LINES("user -1 0"), "an id");
+}
+
+static void too_much_is_refused(void)
+{
+    struct un_launch *launch;
+    struct un_error err;
+    static const size_t sizes[] = {UN_LAUNCH_WORDS_MAX + 1, (size_t)UN_LAUNCH_MAX + 1};
+    for (size_t i = 0; i < COUNT(sizes); i++) {
+        char *bytes = calloc(sizes[i], 1);
+        CHECK(bytes != NULL);
+        CHECK_INT(un_launch_parse(bytes, sizes[i], &launch, &err), -1);
+        CHECK_TEXT(err.cause, "launch-malformed");
+        CHECK_HAS(err.detail, "may have");
+        free(bytes);
+    }
+}
+
+static void marks_are_replaced(void)
+{
+    const struct un_marks marks = {.scratch = "/mnt/x", .id = "0123", .stamp = "now"};
+    char text[64];
+    CHECK(un_marks_expand(&marks, "--a=@s/b-@i.@t@@", NULL) == 22);
+    CHECK(un_marks_expand(&marks, "--a=@s/b-@i.@t@@", text) == 22);
+    CHECK_TEXT(text, "--a=/mnt/x/b-0123.now@");
+    CHECK(un_marks_expand(&marks, "", text) == 0);
+    CHECK_TEXT(text, "");
+}
+
+static void no_launch_is_closed(void)
+{
+    un_launch_close(NULL);
+}
+
+int main(void)
+{
+    every_verb_is_known();
+    a_part_of_it_is_refused();
+    what_is_no_launch_is_refused();
+    a_wrong_record_is_named();
+    a_wrong_argument_is_named();
+    too_much_is_refused();
+    marks_are_replaced();
+    no_launch_is_closed();
+}

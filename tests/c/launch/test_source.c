@@ -1,0 +1,187 @@
+/* Opening the files of the machine, and what a launch assumes of it. */
+#include "forked.h"
+#include "inside.h"
+#include "launched.h"
+#include "needs.h"
+
+#include "launch/launch.h"
+
+#include <inttypes.h>
+
+static void opens(const char *const *lines, const char *path)
+{
+    struct draft draft;
+    struct un_error err;
+    struct un_launch *launch = launch_of(&draft, lines);
+    CHECK_OK(un_launch_open(launch, NULL, &err), &err);
+    CHECK_TEXT(launch->source[0].path, path);
+    un_launch_close(launch);
+}
+
+static void refuses(const char *const *lines, int errnum, const char *cause, const char *part)
+{
+    struct draft draft;
+    struct un_error err;
+    int fds = count_fds();
+    struct un_launch *launch = launch_of(&draft, lines);
+    CHECK_INT(un_launch_open(launch, NULL, &err), -1);
+    CHECK_INT(err.errnum, errnum);
+    CHECK_HAS(err.detail, part);
+    CHECK(cause ? err.cause && !strcmp(err.cause, cause) : !err.cause);
+    const char *remedy = un_launch_remedy(launch);
+    CHECK(cause && !strcmp(cause, "launch-outdated") && launch->of_verb[UN_VERB_REMEDY]
+              ? remedy && !strcmp(remedy, "freeze it anew")
+              : !remedy);
+    un_launch_close(launch);
+    CHECK_INT(count_fds(), fds);
+}
+
+static int links_of_our_own_are_followed(void *arg)
+{
+    (void)arg;
+    enter_inside();
+    make_directory("real", 0755);
+    make_file("real/file", "", 0644);
+    CHECK_INT(symlink("real", "one"), 0);
+    CHECK_INT(symlink("/tmp/./one/../real/file", "two"), 0);
+    CHECK_INT(symlink("three", "three"), 0);
+    opens(LINES("source follow /tmp/two"), "/tmp/real/file");
+    opens(LINES("source own /tmp/one/file"), "/tmp/real/file");
+    opens(LINES("source exact /tmp/real//file"), "/tmp/real/file");
+    opens(LINES("source follow /"), "/");
+    opens(LINES("source follow /proc/self/../../tmp"), "/tmp");
+    refuses(LINES("source exact /tmp/one/file"), 0, "launch-outdated", "no /tmp/one/file");
+    refuses(LINES("source exact /tmp/two"), ELOOP, NULL, "/tmp/two");
+    refuses(LINES("source follow /tmp/three"), ELOOP, NULL, "/tmp/three");
+    refuses(LINES("source follow /tmp/none"), 0, "launch-outdated", "there is no /tmp/none");
+    refuses(LINES("remedy freeze\\ it\\ anew", "source follow /tmp/real/file/x"), 0,
+            "launch-outdated", "there is no /tmp/real/file/x");
+    return 0;
+}
+
+/* Needs a second id, so that a link can be somebody else's. */
+static int foreign_links_are_not(void *arg)
+{
+    (void)arg;
+    CHECK_INT(unshare(CLONE_NEWNS), 0);
+    struct un_error err;
+    CHECK_OK(un_mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL, &err), &err);
+    CHECK_OK(un_mount("test", "/tmp", "tmpfs", 0, "mode=0755", &err), &err);
+    CHECK_INT(chdir("/tmp"), 0);
+    make_file("file", "", 0644);
+    CHECK_INT(symlink("file", "link"), 0);
+    CHECK_INT(symlink("/etc/..", "up"), 0);
+    CHECK_INT(lchown("link", 12345, 12345), 0);
+    CHECK_INT(lchown("up", 12345, 12345), 0);
+    refuses(LINES("source follow /tmp/link"), EACCES, "foreign-link",
+            "the symbolic link /tmp/link belongs to uid 12345");
+    refuses(LINES("source follow /tmp/up/tmp/file"), EACCES, "foreign-link", "/tmp/up belongs");
+    opens(LINES("source own /tmp/link"), "/tmp/file");
+    return 0;
+}
+
+static int given_descriptors_are_used(void *arg)
+{
+    struct draft draft;
+    struct un_error err;
+    (void)arg;
+    enter_inside();
+    make_file("file", "", 0644);
+    make_file("other", "", 0644);
+    int fds[] = {open("file", O_PATH | O_CLOEXEC), -1};
+    struct un_launch *launch =
+        launch_of(&draft, LINES("source own /tmp/never", "source own /tmp/other"));
+    CHECK_OK(un_launch_open(launch, fds, &err), &err);
+    CHECK_TEXT(launch->source[0].path, "/tmp/file");
+    CHECK_TEXT(launch->source[1].path, "/tmp/other");
+    un_launch_close(launch);
+    CHECK(fcntl(fds[0], F_GETFD) >= 0);
+    return 0;
+}
+
+/* The record of what is assumed of /tmp/file, changed by so much. */
+static void write_assumption(char line[256], long size, long ns, unsigned mode)
+{
+    struct stat status;
+    CHECK_INT(stat("/tmp/file", &status), 0);
+    int64_t time = (int64_t)status.st_mtim.tv_sec * 1000000000 + status.st_mtim.tv_nsec + ns;
+    snprintf(line, 256, "assume /tmp/file %ld %" PRId64 " %o", (long)status.st_size + size, time,
+             status.st_mode ^ mode);
+}
+
+static int what_is_assumed_is_checked(void *arg)
+{
+    static const char remedy[] = "remedy freeze\\ it\\ anew";
+    static const char source[] = "source own /tmp/file";
+    char line[256];
+    (void)arg;
+    enter_inside();
+    make_file("file", "12345", 0644);
+    const struct timespec times[2] = {{1700000000, 5}, {1700000000, 5}};
+    const struct timespec whole[2] = {{1700000000, 0}, {1700000000, 0}};
+    CHECK_INT(utimensat(AT_FDCWD, "file", times, 0), 0);
+    write_assumption(line, 0, 0, 0);
+    opens(LINES(line, remedy, source), "/tmp/file");
+    write_assumption(line, 1, 0, 0);
+    refuses(LINES(line, remedy, source), 0, "launch-outdated", "has 5 bytes; it had 6");
+    write_assumption(line, 0, 1, 0);
+    refuses(LINES(line, remedy, source), 0, "launch-outdated", "was changed since");
+    write_assumption(line, 0, 0, 0100);
+    refuses(LINES(line, remedy, source), 0, "launch-outdated", "the mode 100644; it was 100744");
+    /* A layer of an image has cut it off. */
+    write_assumption(line, 0, 0, 0);
+    CHECK_INT(utimensat(AT_FDCWD, "file", whole, 0), 0);
+    opens(LINES(line, remedy, source), "/tmp/file");
+    write_assumption(line, 0, 1000000000, 0);
+    refuses(LINES(line, remedy, source), 0, "launch-outdated", "was changed since");
+    CHECK_INT(unlink("file"), 0);
+    refuses(LINES(line, remedy), 0, "launch-outdated", "/tmp/file, which it was made for");
+    return 0;
+}
+
+static void another_version_is_told(void)
+{
+    static const char bytes[] = "usernsctl-launch\0"
+                                "1\0"
+                                "0.0.1\0"
+                                "remedy\0freeze it anew\0"
+                                "end";
+    struct un_launch *launch;
+    struct un_error err;
+    CHECK_OK(un_launch_parse(bytes, sizeof bytes, &launch, &err), &err);
+    CHECK_INT(un_launch_open(launch, NULL, &err), -1);
+    CHECK_TEXT(err.cause, "launch-outdated");
+    CHECK_HAS(err.detail, "it was made by usernsctl 0.0.1; this is usernsctl " USERNSCTL_VERSION);
+    CHECK_TEXT(un_launch_remedy(launch), "freeze it anew");
+    un_launch_close(launch);
+}
+
+static int the_oom_score_is_set(void *arg)
+{
+    struct draft draft;
+    struct un_error err;
+    (void)arg;
+    struct un_launch *launch = launch_of(&draft, LINES("oom-score 777"));
+    CHECK_OK(un_launch_open(launch, NULL, &err), &err);
+    CHECK_TEXT(read_text("/proc/self/oom_score_adj"), "777\n");
+    un_launch_close(launch);
+    return 0;
+}
+
+int main(void)
+{
+    static int (*const parts[])(void *) = {
+        links_of_our_own_are_followed,
+        given_descriptors_are_used,
+        what_is_assumed_is_checked,
+        the_oom_score_is_set,
+    };
+    another_version_is_told();
+    need_user_namespaces();
+    for (size_t i = 0; i < COUNT(parts); i++)
+        CHECK_INT(forked(parts[i], NULL), 0);
+    if (geteuid() == 0)
+        CHECK_INT(forked(foreign_links_are_not, NULL), 0);
+    check_no_child_left();
+    return 0;
+}

@@ -1,0 +1,63 @@
+/* Writing launches for tests. */
+#ifndef LAUNCHED_H
+#define LAUNCHED_H
+
+#include "check.h"
+
+/* A launch in the making. */
+struct draft {
+    char bytes[65536];
+    size_t size;
+};
+
+static inline void add_word(struct draft *draft, const char *word)
+{
+    size_t length = strlen(word) + 1;
+    CHECK(draft->size + length <= sizeof draft->bytes);
+    memcpy(draft->bytes + draft->size, word, length);
+    draft->size += length;
+}
+
+/* Adds the words of a line; a backslash before a space makes that a part of its word. */
+static inline void add_line(struct draft *draft, const char *line)
+{
+    char word[4096];
+    size_t length = 0;
+    for (; *line; line++) {
+        if (*line == '\\' && line[1] == ' ')
+            word[length++] = *++line;
+        else if (*line != ' ')
+            word[length++] = *line;
+        if (*line == ' ' && line[-1] != '\\') {
+            word[length] = '\0';
+            add_word(draft, word);
+            length = 0;
+        }
+    }
+    word[length] = '\0';
+    add_word(draft, word);
+}
+
+/* Begins a launch with its header, and adds lines, which end with NULL. */
+static inline void write_draft(struct draft *draft, const char *const *lines)
+{
+    draft->size = 0;
+    add_line(draft, "usernsctl-launch 1 " USERNSCTL_VERSION);
+    for (; *lines; lines++)
+        add_line(draft, *lines);
+}
+
+/* Reads a launch that is right, of these lines and an "end". */
+static inline struct un_launch *launch_of(struct draft *draft, const char *const *lines)
+{
+    struct un_launch *launch;
+    struct un_error err;
+    write_draft(draft, lines);
+    add_word(draft, "end");
+    CHECK_OK(un_launch_parse(draft->bytes, draft->size, &launch, &err), &err);
+    return launch;
+}
+
+#define LINES(...) ((const char *const[]){__VA_ARGS__, NULL})
+
+#endif
