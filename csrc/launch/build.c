@@ -95,7 +95,8 @@ static int build(struct un_launch *launch, const struct un_moment *moment, struc
     /* Before the first mount, which could cover them. */
     if (reopen_sources(launch, err) || un_scratch_mount(launch, err))
         return -1;
-    if (!un_root_begin(launch, err) && !take_steps(launch, moment, err))
+    if (!un_root_begin(launch, err) && !take_steps(launch, moment, err) &&
+        !un_check_programs(launch, err))
         return 0;
     un_scratch_unmount(launch);
     return -1;

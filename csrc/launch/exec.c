@@ -136,36 +136,15 @@ static int pass_only(const struct un_launch *launch, struct un_error *err)
     return failed;
 }
 
-/* Whether what is to be found by its path still is: what was mounted may cover it. */
-static int check_programs(struct un_launch *launch, struct un_error *err)
-{
-    for (size_t i = 0; i < launch->record_count; i++) {
-        const struct un_record *record = &launch->record[i];
-        if (record->verb != UN_VERB_PROGRAM_LINK && record->verb != UN_VERB_PROGRAM_PATH)
-            continue;
-        const struct un_source *source = un_record_source(launch, record, 0);
-        int again = un_open_here(source->fd, source->path);
-        if (again < 0) {
-            un_fail_errno(err, UN_STEP_RUNSC, source->path);
-            un_launch_tell(launch, source->path, NULL);
-            return -1;
-        }
-        close(again);
-    }
-    return 0;
-}
-
 static int become(struct un_launch *launch, const struct words *words, struct un_error *err)
 {
-    /* What runsc writes is for the caller alone. The command has a umask of its own. */
-    umask(077);
     un_launch_tell(launch, NULL, NULL);
     if (prepare_stdio(err) || pass_only(launch, err))
         return -1;
     /* The directory we were in may lie under what was mounted. */
     if (chdir("/"))
         return un_fail_errno(err, UN_STEP_CWD, "/");
-    if (check_programs(launch, err))
+    if (un_check_programs(launch, err))
         return -1;
     execve(words->argv[0], words->argv, words->envp);
     un_fail_errno(err, UN_STEP_RUNSC, words->argv[0]);
@@ -201,6 +180,9 @@ int un_launch_exec(struct un_launch *launch, const struct un_moment *moment, str
     struct un_idmap *maps = malloc(sizeof *maps);
     if (!maps)
         return un_fail_errno(err, UN_STEP_RUNSC, "");
+    /* What runsc writes, and what it reads, is for the caller alone. The command has a umask of its
+     * own. */
+    umask(077);
     if (!prepare(launch, moment, &words, maps, err))
         become(launch, &words, err);
     free(maps);

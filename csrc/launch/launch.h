@@ -72,6 +72,8 @@ int un_launch_fail_file(struct un_launch *launch, const char *path, struct un_er
  * rules and as it is. Either may be NULL. */
 void un_launch_tell(struct un_launch *launch, const char *filename, const char *remedy, ...)
     __attribute__((format(printf, 3, 4)));
+/* Whether what is to be found by its path still is: what was mounted may cover it. */
+int un_check_programs(struct un_launch *launch, struct un_error *err);
 /* Closes a descriptor if it is one, and keeps errno. */
 void un_close_quietly(int fd);
 

@@ -147,6 +147,24 @@ static int open_sources(struct un_launch *launch, const int *fds, struct un_erro
     return 0;
 }
 
+int un_check_programs(struct un_launch *launch, struct un_error *err)
+{
+    for (size_t i = 0; i < launch->record_count; i++) {
+        const struct un_record *record = &launch->record[i];
+        if (record->verb != UN_VERB_PROGRAM_LINK && record->verb != UN_VERB_PROGRAM_PATH)
+            continue;
+        const struct un_source *source = un_record_source(launch, record, 0);
+        int again = un_open_here(source->fd, source->path);
+        if (again < 0) {
+            un_fail_errno(err, UN_STEP_RUNSC, source->path);
+            un_launch_tell(launch, source->path, NULL);
+            return -1;
+        }
+        close(again);
+    }
+    return 0;
+}
+
 int un_launch_open(struct un_launch *launch, const int *fds, struct un_error *err)
 {
     const struct un_record *score = un_launch_first(launch, UN_VERB_OOM_SCORE);
