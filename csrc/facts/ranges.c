@@ -2,11 +2,11 @@
 #include "base/error.h"
 #include "base/lines.h"
 #include "base/path.h"
+#include "facts/ask.h"
+#include "facts/user.h"
 #include "map/kind.h"
-#include "sys/jobs.h"
 
 #include <inttypes.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,74 +16,20 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
-#define ASK_TIMEOUT_MS 10000
-
 /* What getsubids(1) says of the most ranges that a map can hold. */
 #define SUBIDS_TEXT_MAX (UN_MAP_MAX * (sizeof "339:  4294967295 4294967295\n" + UN_USER_MAX))
 
-/* A directory may be searched, which access(2) takes for executed. */
-static bool is_program(const char *path)
-{
-    struct stat status;
-    return !stat(path, &status) && S_ISREG(status.st_mode) && !access(path, X_OK);
-}
-
-/* Finds an executable file in one of the absolute directories of `path`; false if there is none. */
-static bool find_program(const char *path, const char *name, char found[UN_PATH_MAX])
-{
-    while (un_next_candidate(&path, name, found))
-        if (*found == '/' && is_program(found))
-            return true;
-    found[0] = '\0';
-    return false;
-}
-
-/* Asks a program of the system's for what only NSS knows. Its output, cut to size - 1, or NULL. */
-static const char *ask(const char *path, const char *const words[], char *output, size_t size)
-{
-    char program[UN_PATH_MAX];
-    const char *argv[4] = {program, words[1], words[1] ? words[2] : NULL, NULL};
-    struct un_job job = {.argv = argv, .keep_fd = -1, .output = output, .output_size = size};
-    struct un_error err;
-    if (!find_program(path, words[0], program) || un_run_jobs(&job, 1, ASK_TIMEOUT_MS, &err))
-        return NULL;
-    bool answered = !job.timed_out && !job.stopped_by && job.ended == CLD_EXITED && job.status == 0;
-    return answered ? output : NULL;
-}
-
-/* Takes name and gid out of a line of passwd(5) if it is `uid`'s. */
-static bool take_passwd(const char *line, uint32_t uid, struct un_facts *facts)
+/* Takes name and gid out of a line of passwd(5). */
+static void take_passwd(const char *line, struct un_facts *facts)
 {
     const char *end = strchr(line, ':');
     const char *number = end ? strchr(end + 1, ':') : NULL;
-    unsigned long found, gid;
-    if (!number || sscanf(number + 1, "%lu:%lu:", &found, &gid) != 2 || found != uid ||
-        end - line >= UN_USER_MAX)
-        return false;
+    unsigned long gid;
+    if (!number || sscanf(number + 1, "%*u:%lu:", &gid) != 1)
+        return;
     memcpy(facts->user, line, (size_t)(end - line));
     facts->user[end - line] = '\0';
     facts->user_gid = (int64_t)gid;
-    return true;
-}
-
-/* Not getpwuid(): a static program can't load what NSS is made of. Who is not in the file is asked
- * for by a program that can. */
-static void read_user(const char *passwd, const char *path, struct un_facts *facts)
-{
-    uint32_t uid = facts->id[UN_UID].own;
-    char line[UN_LINE_MAX], number[11];
-    FILE *file = un_lines_open(passwd);
-    bool found = false, cut;
-    /* What counts is at the beginning, so it may be cut. */
-    while (file && !found && un_lines_next(file, line, &cut))
-        found = take_passwd(line, uid, facts);
-    if (file)
-        fclose(file);
-    snprintf(number, sizeof number, "%" PRIu32, uid);
-    const char *const words[] = {"getent", "passwd", number};
-    const char *answer = found ? NULL : ask(path, words, line, sizeof line);
-    if (answer)
-        take_passwd(answer, uid, facts);
 }
 
 /* Whether nsswitch.conf(5) has subordinate ranges come from somewhere else than the files. */
@@ -152,7 +98,7 @@ static int ask_ranges(int kind, const char *path, struct un_facts *facts, struct
     char *text = malloc(SUBIDS_TEXT_MAX);
     if (!text)
         return un_fail_errno(err, UN_STEP_SUBID, "getsubids");
-    const char *fault = ask(path, kind == UN_UID ? uids : gids, text, SUBIDS_TEXT_MAX)
+    const char *fault = un_ask(path, kind == UN_UID ? uids : gids, text, SUBIDS_TEXT_MAX)
                             ? take_subids(text, &facts->id[kind].ranges)
                             : "it fails";
     free(text);
@@ -178,7 +124,7 @@ static int helper_state(const char *helper)
 static void read_helper(const char *path, const char *name, struct un_id_facts *id)
 {
     id->helper_state =
-        find_program(path, name, id->helper) ? helper_state(id->helper) : UN_HELPER_MISSING;
+        un_find_program(path, name, id->helper) ? helper_state(id->helper) : UN_HELPER_MISSING;
 }
 
 static const char *or_else(const char *given, const char *otherwise)
@@ -191,7 +137,9 @@ int un_facts_read_ranges(struct un_facts *facts, const struct un_sources *source
 {
     const char *path = or_else(sources->path, UN_SYSTEM_PATH);
 
-    read_user(or_else(sources->passwd, "/etc/passwd"), path, facts);
+    char line[UN_LINE_MAX];
+    if (un_user_line(or_else(sources->passwd, "/etc/passwd"), path, facts->id[UN_UID].own, line))
+        take_passwd(line, facts);
     facts->any_group = grants_any_group(or_else(sources->login, "/etc/login.defs"));
     bool other = has_other_source(or_else(sources->nsswitch, "/etc/nsswitch.conf"));
     for (int kind = UN_UID; kind <= UN_GID; kind++) {

@@ -33,14 +33,7 @@ static bool is_of_root(const char *path)
     return false;
 }
 
-/*
- * Whether the owner of a link may lead us anywhere: it is the caller, root, or who owns /.
- *
- * In a user namespace that does not map root, root's files show the overflow uid, and so do those
- * of all others who are not mapped (user_namespaces(7)). There, what counts as root's is what
- * nobody else can have made.
- */
-static bool is_trusted(uid_t uid, const char *path)
+bool un_owner_is_trusted(uid_t uid, const char *path)
 {
     struct stat root;
     if (uid == 0 || uid == geteuid())
@@ -71,7 +64,7 @@ static enum un_look look_at_link(const struct un_trail *trail, const char *name,
         found->fd = openat(trail->place[trail->count - 1].fd, name, O_PATH | O_CLOEXEC);
         return found->fd < 0 ? UN_LOOK_FAILED : UN_LOOK_FILE;
     }
-    if (!is_trusted(status->st_uid, trail->path)) {
+    if (!un_owner_is_trusted(status->st_uid, trail->path)) {
         foreign->owner = status->st_uid;
         snprintf(foreign->path, UN_PATH_MAX, "%s", trail->path);
         errno = EACCES;

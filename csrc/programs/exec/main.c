@@ -5,7 +5,9 @@
  */
 #include "base/error.h"
 #include "child/enter.h"
+#include "programs/exec/enter.h"
 #include "programs/exec/hold.h"
+#include "programs/exec/launch.h"
 #include "programs/exec/options.h"
 #include "programs/shared/report.h"
 #include "sys/supervise.h"
@@ -23,50 +25,17 @@ static void print_error(const struct un_error *err)
     report_error("usernsctl-exec", err);
 }
 
-static void warn_single_id(const struct un_error *wanted)
-{
-    char reason[UN_DETAIL_MAX + 128];
-    fprintf(stderr, "usernsctl-exec: going on with one id, as --allow-single-id allows: %s\n",
-            un_error_reason(wanted, reason, sizeof reason));
-}
-
-/* Who we become, unless the options say so. */
-static void take_identity(const struct un_plan *plan, struct un_setup *setup)
-{
-    if (setup->uid < 0)
-        setup->uid = plan->become[UN_UID];
-    bool may_drop = plan->setgroups != UN_SETGROUPS_DENY;
-    if (plan->drop_groups || (setup->gid >= 0 && may_drop))
-        setup->group_count = 0;
-    if (setup->gid < 0)
-        setup->gid = plan->become[UN_GID];
-}
-
-/* What is planned, and of what: more than a small stack holds. */
-struct decision {
-    struct un_facts facts;
-    struct un_plan plan;
-};
-
 static int enter_planned(struct un_options *options, struct decision *decision,
                          struct un_error *err)
 {
-    /* Not the caller's PATH if we have more privilege than the caller. */
-    const struct un_sources sources = {.path = secure_getenv("PATH")};
-    struct un_plan *plan = &decision->plan;
-    if (un_plan_for_caller(&options->request, &sources, &decision->facts, plan, err))
+    if (un_exec_plan(&options->request, decision, err))
         return -1;
     /* Before anybody inside could take them; our memory has nothing that the command does not get.
      */
     bool holds = options->hold >= 0;
-    if (un_close_fds(holds ? &options->hold : options->keep, holds ? 1 : options->keep_count,
-                     err) ||
-        un_enter(plan, options->flags, "/proc/self/exe", false, err))
+    if (un_close_fds(holds ? &options->hold : options->keep, holds ? 1 : options->keep_count, err))
         return -1;
-    if (plan->single_id)
-        warn_single_id(&plan->wanted);
-    take_identity(plan, &options->setup);
-    return 0;
+    return un_exec_enter(decision, options->flags, &options->setup, err);
 }
 
 static int enter(struct un_options *options, struct un_error *err)
@@ -151,5 +120,5 @@ int main(int argc, char **argv)
         return print(un_options_help);
     if (options.action == UN_VERSION)
         return print("usernsctl-exec " USERNSCTL_VERSION "\n");
-    return run(&options, &err);
+    return options.launch ? un_exec_launch(options.launch, options.command) : run(&options, &err);
 }

@@ -27,6 +27,7 @@ enum {
     OPT_KEEP_CAPS,
     OPT_HOLD,
     OPT_PRESERVE_FD,
+    OPT_LAUNCH,
 };
 
 /* The + stops at the first word that is no option: what follows is the command's. */
@@ -61,6 +62,7 @@ static const struct option long_options[] = {
     {"setgid", required_argument, NULL, 'G'},
     {"keep-caps", no_argument, NULL, OPT_KEEP_CAPS},
     {"preserve-fd", required_argument, NULL, OPT_PRESERVE_FD},
+    {"launch", required_argument, NULL, OPT_LAUNCH},
     /* How a named namespace is made: for usernsctl itself, so --help does not tell of it. */
     {"hold", required_argument, NULL, OPT_HOLD},
     {"help", no_argument, NULL, 'h'},
@@ -287,6 +289,9 @@ static int take_option(struct un_options *options, int option, struct un_error *
         return parse_fd("--hold", optarg, &options->hold, err);
     case OPT_PRESERVE_FD:
         return add_keep(options, optarg, err);
+    case OPT_LAUNCH:
+        options->launch = optarg;
+        return 0;
     case 'h':
         options->action = UN_HELP;
         return 0;
@@ -351,18 +356,26 @@ int un_options_parse(int argc, char **argv, struct un_options *options, struct u
     options->propagation = MS_PRIVATE;
 
     opterr = 0;
-    int option;
+    /* Have getopt(3) begin anew: a launch has options of its own. */
+    optind = 0;
+    int option, count = 0;
     while ((option = getopt_long(argc, argv, short_options, long_options, NULL)) != -1) {
         if (take(options, option, argv, err))
             return -1;
+        count++;
         if (options->action != UN_RUN)
             return 0;
     }
+    options->command = (const char *const *)argv + optind;
+    if (options->launch && count > 1)
+        return usage(err, "%s decides all that options are for: leave out the others%s", "--launch",
+                     "");
+    if (options->launch)
+        return 0;
     if (optind == argc && options->hold < 0)
         return usage(err, "no command was given: %s%s", "usernsctl-exec [OPTIONS] -- COMMAND", "");
     if (optind < argc && options->hold >= 0)
         return usage(err, "a namespace is made, and no command run in it: %s%s", argv[optind], "");
-    options->command = (const char *const *)argv + optind;
     conclude(options);
     return 0;
 }

@@ -18,6 +18,7 @@ struct un_options {
     struct un_setup setup;
     int keep[UN_KEEP_MAX]; /* descriptors to pass on: sorted, without doubles */
     size_t keep_count;
+    const char *launch;         /* the file of a launch to be performed, or NULL */
     const char *const *command; /* ends with NULL */
 };
 

@@ -1,13 +1,29 @@
 #include "programs/shared/report.h"
+#include "base/printable.h"
 
 #include <stdio.h>
 
 void report_error(const char *program, const struct un_error *err)
 {
+    report_error_with(program, err, NULL);
+}
+
+void report_error_with(const char *program, const struct un_error *err, const char *remedy)
+{
     char reason[UN_DETAIL_MAX + 128];
+    const struct un_cause *cause = un_cause_find(err->cause);
     fprintf(stderr, "%s: %s: %s\n", program, un_step_name(err->step),
             un_error_reason(err, reason, sizeof reason));
-    report_cause(err->cause);
+    if (!remedy) {
+        report_cause(err->cause);
+        return;
+    }
+    char shown[UN_PATH_MAX];
+    snprintf(shown, sizeof shown, "%s", remedy);
+    un_make_printable(shown);
+    if (cause)
+        fprintf(stderr, "  why: %s [%s]\n", cause->why, cause->id);
+    fprintf(stderr, "  remedy: %s\n", shown);
 }
 
 void report_cause(const char *id)

@@ -1,0 +1,38 @@
+/* Asking programs of the system's: a static program can't load what NSS is made of. */
+#include "facts/ask.h"
+#include "base/path.h"
+#include "sys/jobs.h"
+
+#include <signal.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define ASK_TIMEOUT_MS 10000
+
+/* A directory may be searched, which access(2) takes for executed. */
+static bool is_program(const char *path)
+{
+    struct stat status;
+    return !stat(path, &status) && S_ISREG(status.st_mode) && !access(path, X_OK);
+}
+
+bool un_find_program(const char *path, const char *name, char found[UN_PATH_MAX])
+{
+    while (un_next_candidate(&path, name, found))
+        if (*found == '/' && is_program(found))
+            return true;
+    found[0] = '\0';
+    return false;
+}
+
+const char *un_ask(const char *path, const char *const words[], char *output, size_t size)
+{
+    char program[UN_PATH_MAX];
+    const char *argv[4] = {program, words[1], words[1] ? words[2] : NULL, NULL};
+    struct un_job job = {.argv = argv, .keep_fd = -1, .output = output, .output_size = size};
+    struct un_error err;
+    if (!un_find_program(path, words[0], program) || un_run_jobs(&job, 1, ASK_TIMEOUT_MS, &err))
+        return NULL;
+    bool answered = !job.timed_out && !job.stopped_by && job.ended == CLD_EXITED && job.status == 0;
+    return answered ? output : NULL;
+}

@@ -1,0 +1,36 @@
+/* Who a user is. */
+#include "facts/user.h"
+#include "facts/ask.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+static bool is_of(const char *line, uint32_t uid)
+{
+    const char *end = strchr(line, ':');
+    const char *number = end ? strchr(end + 1, ':') : NULL;
+    unsigned long found, gid;
+    return number && end - line < UN_USER_MAX &&
+           sscanf(number + 1, "%lu:%lu:", &found, &gid) == 2 && found == uid;
+}
+
+/* Not getpwuid(): a static program can't load what NSS is made of. Who is not in the file is asked
+ * for by a program that can. */
+bool un_user_line(const char *passwd, const char *path, uint32_t uid, char line[UN_LINE_MAX])
+{
+    char number[11];
+    FILE *file = un_lines_open(passwd);
+    bool found = false, cut;
+    while (file && !found && un_lines_next(file, line, &cut))
+        found = is_of(line, uid);
+    if (file)
+        fclose(file);
+    if (found)
+        return true;
+    snprintf(number, sizeof number, "%" PRIu32, uid);
+    const char *const words[] = {"getent", "passwd", number};
+    if (!un_ask(path, words, line, UN_LINE_MAX) || !is_of(line, uid))
+        return false;
+    line[strcspn(line, "\n")] = '\0';
+    return true;
+}

@@ -1,0 +1,42 @@
+#include "programs/exec/enter.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+static void warn_single_id(const struct un_error *wanted)
+{
+    char reason[UN_DETAIL_MAX + 128];
+    fprintf(stderr, "usernsctl-exec: going on with one id, as --allow-single-id allows: %s\n",
+            un_error_reason(wanted, reason, sizeof reason));
+}
+
+/* Who we become, unless the options say so. */
+static void take_identity(const struct un_plan *plan, struct un_setup *setup)
+{
+    if (setup->uid < 0)
+        setup->uid = plan->become[UN_UID];
+    bool may_drop = plan->setgroups != UN_SETGROUPS_DENY;
+    if (plan->drop_groups || (setup->gid >= 0 && may_drop))
+        setup->group_count = 0;
+    if (setup->gid < 0)
+        setup->gid = plan->become[UN_GID];
+}
+
+int un_exec_plan(const struct un_request *request, struct decision *decision, struct un_error *err)
+{
+    /* Not the caller's PATH if we have more privilege than the caller. */
+    const struct un_sources sources = {.path = secure_getenv("PATH")};
+    return un_plan_for_caller(request, &sources, &decision->facts, &decision->plan, err);
+}
+
+int un_exec_enter(const struct decision *decision, uint64_t flags, struct un_setup *setup,
+                  struct un_error *err)
+{
+    const struct un_plan *plan = &decision->plan;
+    if (un_enter(plan, flags, "/proc/self/exe", false, err))
+        return -1;
+    if (plan->single_id)
+        warn_single_id(&plan->wanted);
+    take_identity(plan, setup);
+    return 0;
+}

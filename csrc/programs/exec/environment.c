@@ -1,0 +1,119 @@
+/* The environment of a command in a launch: what the launch sets, and what it takes of the
+ * caller's. */
+#include "programs/exec/environment.h"
+#include "base/error.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct variable {
+    const char *entry;
+    uint64_t hash;  /* of the name, so that few are compared */
+    unsigned round; /* in which it was set */
+};
+
+/* Each name is there once. */
+struct variables {
+    struct variable *variable;
+    size_t count;
+    unsigned round;
+};
+
+static size_t name_length(const char *entry)
+{
+    return strcspn(entry, "=");
+}
+
+static uint64_t hash_of(const char *name, size_t length)
+{
+    uint64_t hash = 14695981039346656037U;
+    for (size_t i = 0; i < length; i++)
+        hash = (hash ^ (unsigned char)name[i]) * 1099511628211U;
+    return hash;
+}
+
+/* Sets a variable, in the place of one of the same name that was set in an earlier round. */
+static void set(struct variables *variables, const char *entry)
+{
+    size_t length = name_length(entry), at = 0;
+    uint64_t hash = hash_of(entry, length);
+    const struct variable *known = variables->variable;
+    while (at < variables->count &&
+           (known[at].hash != hash || strncmp(known[at].entry, entry, length + 1)))
+        at++;
+    if (at < variables->count && known[at].round == variables->round)
+        return;
+    variables->variable[at] = (struct variable){entry, hash, variables->round};
+    variables->count += at == variables->count;
+}
+
+/* All of the caller's. Of two of one name the first counts, as it does for getenv(3). What has no
+ * name is none. */
+static void set_all(struct variables *variables, char **environment)
+{
+    for (; *environment; environment++)
+        if (**environment != '=' && strchr(*environment, '='))
+            set(variables, *environment);
+}
+
+static const char *find(char **environment, const char *name)
+{
+    size_t length = strlen(name);
+    for (; *environment; environment++)
+        if (!strncmp(*environment, name, length) && (*environment)[length] == '=')
+            return *environment;
+    return NULL;
+}
+
+static int take(struct variables *variables, const struct un_record *record, char **environment,
+                struct un_error *err)
+{
+    const char *found;
+    variables->round++;
+    switch (record->verb) {
+    case UN_VERB_ENV_ALL:
+        set_all(variables, environment);
+        return 0;
+    case UN_VERB_ENV_SET:
+        set(variables, record->words);
+        return 0;
+    case UN_VERB_ENV_NAME:
+    case UN_VERB_ENV_NEED:
+        found = find(environment, record->words);
+        if (found)
+            set(variables, found);
+        else if (record->verb == UN_VERB_ENV_NEED)
+            return un_fail(err, UN_STEP_ARGUMENT, 0, "usage",
+                           "the launch needs the variable %.200s, which is not set", record->words);
+        return 0;
+    default:
+        return 0;
+    }
+}
+
+/* The entries alone, ended by NULL. */
+static const char **list(const struct variables *variables)
+{
+    const char **entries = calloc(variables->count + 1, sizeof *entries);
+    for (size_t i = 0; entries && i < variables->count; i++)
+        entries[i] = variables->variable[i].entry;
+    return entries;
+}
+
+int un_environment_make(const struct un_launch *launch, char **environment, const char ***made,
+                        struct un_error *err)
+{
+    struct variables variables = {.count = 0};
+    size_t most = launch->record_count + 1;
+    for (char **entry = environment; *entry; entry++)
+        most++;
+    variables.variable = calloc(most, sizeof *variables.variable);
+    int failed = variables.variable ? 0 : un_fail_errno(err, UN_STEP_LAUNCH, "");
+    for (size_t i = 0; !failed && i < launch->record_count; i++)
+        failed = take(&variables, &launch->record[i], environment, err);
+    *made = failed ? NULL : list(&variables);
+    if (!failed && !*made)
+        failed = un_fail_errno(err, UN_STEP_LAUNCH, "");
+    free(variables.variable);
+    return failed;
+}

@@ -1,0 +1,149 @@
+/*
+ * usernsctl-exec --launch FILE: from a file to the exec of what waits for runsc, in one process.
+ *
+ * All that is decided beforehand is in the file. What is of the moment are the command, its
+ * environment, its directory, the name of the host, and the ids that the caller may have.
+ */
+#include "programs/exec/launch.h"
+#include "base/error.h"
+#include "programs/exec/enter.h"
+#include "programs/exec/launch_file.h"
+#include "programs/exec/moment.h"
+#include "programs/exec/options.h"
+#include "programs/shared/report.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <unistd.h>
+
+extern char **environ;
+
+/* A launch in the making: more than a small stack holds. */
+struct performance {
+    char *bytes;
+    struct un_launch *launch;
+    struct un_options ids;
+    struct decision decision;
+    struct moment moment;
+};
+
+/* What we open must not take the place of standard input, output or error. */
+static int open_standard(struct un_error *err)
+{
+    int fd;
+    do
+        fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+    while (fd >= 0 && fd < 3 && !fcntl(fd, F_SETFD, 0));
+    if (fd < 3)
+        return un_fail_errno(err, UN_STEP_STDIO, "/dev/null");
+    close(fd);
+    return 0;
+}
+
+/* The first process of a container never gets a signal that it neither handles nor blocks. What is
+ * blocked waits until the watcher can pass it on; else docker stop, come early, would be lost. */
+static void block_signals(void)
+{
+    static const int numbers[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+    sigset_t set;
+    sigemptyset(&set);
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
+        sigaddset(&set, numbers[i]);
+    if (getpid() == 1)
+        sigprocmask(SIG_BLOCK, &set, NULL);
+}
+
+/* Reads the options about ids that the launch has. */
+static int read_ids(const struct un_launch *launch, struct un_options *options,
+                    struct un_error *err)
+{
+    size_t count = launch->of_verb[UN_VERB_IDMAP];
+    char **words = calloc(count + 3, sizeof *words);
+    if (!words)
+        return un_fail_errno(err, UN_STEP_LAUNCH, "");
+    int argc = 0;
+    words[argc++] = (char *)"usernsctl-exec";
+    for (size_t i = 0; i < launch->record_count; i++)
+        if (launch->record[i].verb == UN_VERB_IDMAP)
+            words[argc++] = (char *)(uintptr_t)launch->record[i].words;
+    words[argc++] = (char *)"true";
+    int failed = un_options_parse(argc, words, options, err);
+    free(words);
+    return failed;
+}
+
+static int check_mapped(const struct un_plan *plan, int kind, uint32_t id, struct un_error *err)
+{
+    if (un_map_has(&plan->map.of[kind], id))
+        return 0;
+    return un_fail(err, UN_STEP_PLAN, 0, "inside-id-unmapped",
+                   "the command is to have %s %u, which is not mapped",
+                   kind == UN_UID ? "uid" : "gid", id);
+}
+
+/* Whether runsc will find itself to be root, and the command the ids that it is to have. */
+static int check_plan(const struct un_launch *launch, const struct un_plan *plan,
+                      struct un_error *err)
+{
+    const struct un_record *user = un_launch_first(launch, UN_VERB_USER);
+    if (plan->become[UN_UID] != 0 || plan->become[UN_GID] != 0)
+        return un_fail(err, UN_STEP_PLAN, 0, NULL,
+                       "the caller must be uid 0 and gid 0 inside: otherwise runsc has no "
+                       "capabilities there, and makes a namespace of its own");
+    for (int kind = UN_UID; user && kind <= UN_GID; kind++) {
+        uint64_t id = un_argument_number(un_record_word(user, (size_t)kind));
+        if (check_mapped(plan, kind, (uint32_t)id, err))
+            return -1;
+    }
+    return 0;
+}
+
+static int enter(struct performance *of, struct un_error *err)
+{
+    struct un_setup setup;
+    un_setup_init(&setup);
+    setup.propagation = MS_PRIVATE;
+    if (read_ids(of->launch, &of->ids, err) || un_exec_plan(&of->ids.request, &of->decision, err) ||
+        check_plan(of->launch, &of->decision.plan, err) ||
+        un_exec_enter(&of->decision, un_ns_flag(UN_NS_MOUNT), &setup, err))
+        return -1;
+    return un_setup_apply(&setup, err);
+}
+
+static int perform(struct performance *of, const char *file, const char *const *command,
+                   struct un_error *err)
+{
+    /* Nobody inside could take what is closed. */
+    if (open_standard(err) || un_close_fds(NULL, 0, err) ||
+        un_launch_file_read(file, &of->bytes, &of->launch, err) ||
+        un_moment_take(of->launch, command, environ, &of->moment, err) ||
+        un_launch_open(of->launch, NULL, err) || enter(of, err) ||
+        un_launch_build(of->launch, &of->moment.is, err) ||
+        un_moment_settle(of->launch, &of->moment, err))
+        return -1;
+    return un_launch_exec(of->launch, &of->moment.is, err);
+}
+
+int un_exec_launch(const char *file, const char *const *command)
+{
+    struct un_error err;
+    struct performance *of = calloc(1, sizeof *of);
+    block_signals();
+    if (of)
+        perform(of, file, command, &err);
+    else
+        un_fail_errno(&err, UN_STEP_LAUNCH, file);
+    un_diagnose(&err, "/proc");
+    const char *remedy = of && of->launch ? un_launch_remedy(of->launch) : NULL;
+    report_error_with("usernsctl-exec", &err, remedy);
+    if (of) {
+        un_launch_close(of->launch);
+        un_moment_drop(&of->moment);
+        free(of->bytes);
+        free(of);
+    }
+    return un_exit_status(&err);
+}

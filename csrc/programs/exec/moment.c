@@ -1,0 +1,102 @@
+#include "programs/exec/moment.h"
+#include "base/error.h"
+#include "programs/exec/environment.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static int take_args(const struct un_launch *launch, const char *const *command,
+                     struct moment *moment, struct un_error *err)
+{
+    size_t words = 0, count = 0;
+    while (command[words])
+        words++;
+    moment->args = calloc(launch->record_count + words + 1, sizeof *moment->args);
+    if (!moment->args)
+        return un_fail_errno(err, UN_STEP_LAUNCH, "");
+    for (size_t i = 0; i < launch->record_count; i++) {
+        const struct un_record *record = &launch->record[i];
+        if (record->verb == UN_VERB_ARG_FIXED || (record->verb == UN_VERB_ARG && !words))
+            moment->args[count++] = record->words;
+    }
+    for (size_t i = 0; i < words; i++)
+        moment->args[count++] = command[i];
+    moment->is.args = moment->args;
+    if (count)
+        return 0;
+    return un_fail(err, UN_STEP_ARGUMENT, 0, "usage",
+                   "no command was given, and the launch has none: usernsctl-exec --launch FILE "
+                   "-- COMMAND");
+}
+
+static const char *home_in(char **environment)
+{
+    for (; *environment; environment++)
+        if (!strncmp(*environment, "HOME=", 5))
+            return *environment + 5;
+    return NULL;
+}
+
+int un_moment_take(const struct un_launch *launch, const char *const *command, char **environment,
+                   struct moment *moment, struct un_error *err)
+{
+    const struct un_record *hostname = un_launch_first(launch, UN_VERB_HOSTNAME);
+    memset(moment, 0, sizeof *moment);
+    if (take_args(launch, command, moment, err) ||
+        un_environment_make(launch, environment, &moment->env, err))
+        return -1;
+    moment->is.env = moment->env;
+    if (uname(&moment->host))
+        return un_fail_errno(err, UN_STEP_FACTS, "uname");
+    moment->is.hostname = hostname ? hostname->words : moment->host.nodename;
+    /* Who is somewhere that is gone, starts in /. */
+    if (!getcwd(moment->cwd, sizeof moment->cwd) || *moment->cwd != '/')
+        strcpy(moment->cwd, "/");
+    if (launch->of_verb[UN_VERB_HOME_MOMENT])
+        un_homes_find(&moment->homes, home_in(environment));
+    moment->is.homes = moment->homes.list;
+    return 0;
+}
+
+/* Whether a path inside lies where only gVisor knows what is there. */
+static bool is_unknown(const char *path)
+{
+    static const char *const tops[] = {"/proc", "/sys", "/dev"};
+    for (size_t i = 0; i < sizeof tops / sizeof *tops; i++) {
+        size_t length = strlen(tops[i]);
+        if (!strncmp(path, tops[i], length) && (!path[length] || path[length] == '/'))
+            return true;
+    }
+    return false;
+}
+
+/* Whether what is shown is this machine's, so that a path outside means the same inside. */
+static bool shows_machine(const struct un_launch *launch)
+{
+    const struct un_record *tree = un_launch_first(launch, UN_VERB_TREE);
+    return !tree || !strcmp(un_record_source(launch, tree, 0)->path, "/");
+}
+
+int un_moment_settle(struct un_launch *launch, struct moment *moment, struct un_error *err)
+{
+    const struct un_record *wanted = un_launch_first(launch, UN_VERB_CWD);
+    if (wanted) {
+        moment->is.cwd = wanted->words;
+        if (is_unknown(wanted->words) || un_launch_has_directory(launch, wanted->words))
+            return 0;
+        return un_fail(err, UN_STEP_CWD, 0, NULL,
+                       "%.300s, where the launch has the command start: there is no such directory "
+                       "in the sandbox",
+                       wanted->words);
+    }
+    bool has = shows_machine(launch) && un_launch_has_directory(launch, moment->cwd);
+    moment->is.cwd = has ? moment->cwd : "/";
+    return 0;
+}
+
+void un_moment_drop(struct moment *moment)
+{
+    free(moment->args);
+    free(moment->env);
+}
