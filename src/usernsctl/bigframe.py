@@ -57,7 +57,8 @@ def thrashes() -> bool:
     try:
         # What the interpreter keeps of the first call, it has in the second one.
         _call_in_frame(PROBE, _mapped_pages)
-        return _call_in_frame(PROBE, _mapped_pages) > _mapped_pages()
+        within: int = _call_in_frame(PROBE, _mapped_pages)
+        return within > _mapped_pages()
     except OSError:
         # Without /proc nobody can tell, and a big frame does no harm.
         return True
@@ -73,18 +74,18 @@ def _mapped_pages() -> int:
 
 def _call_in_frame(pointers: int, function: Callable[..., Any], *arguments: Any) -> Any:
     """Call the function from a frame of that many pointers, or of the usual size."""
-    code = _call.__code__
-    sized = code.replace(co_stacksize=max(pointers, code.co_stacksize))
-    return type(_call)(sized, globals())(function, *arguments)
 
+    def call() -> Any:
+        return function(*arguments)
 
-def _call(function: Callable[..., Any], *arguments: Any) -> Any:
-    return function(*arguments)
+    code = call.__code__
+    call.__code__ = code.replace(co_stacksize=max(pointers, code.co_stacksize))
+    return call()
 
 
 def _parse(words: list[str]) -> tuple[Callable[[str, dict[str, Any]], None], str]:
     """How to run which program. Leaves the program's own arguments in sys.argv."""
-    first, *rest = words or [""]
+    first, *rest = words or ["-"]
     option, value = first[:2], first[2:]
     if option in ("-c", "-m"):
         if not value and not rest:
@@ -92,8 +93,8 @@ def _parse(words: list[str]) -> tuple[Callable[[str, dict[str, Any]], None], str
         value = value or rest.pop(0)
         sys.argv[:] = [option, *rest]
         return (_command if option == "-c" else _module), value
-    sys.argv[:] = [first, *rest]
-    if first in ("", "-"):
+    sys.argv[:] = words or [""]
+    if first == "-":
         if sys.stdin is not None and sys.stdin.isatty():
             _refuse("standard input is a terminal, so there is no program to read")
         return _standard_input, "<stdin>"
@@ -122,7 +123,7 @@ def _standard_input(name: str, namespace: dict[str, Any]) -> None:
 def _module(name: str, _: dict[str, Any]) -> None:
     import runpy
 
-    _add_path(_absolute("").rstrip("/") or "/")
+    _add_path(_absolute(""))
     # What Python itself calls for -m.
     runpy._run_module_as_main(name)  # type: ignore[attr-defined]
 
@@ -169,7 +170,7 @@ def _load(path: str) -> tuple[SourceFileLoader | SourcelessFileLoader, Any]:
 def _absolute(path: str) -> str:
     """As Python makes it: with all the dots that are in it."""
     try:
-        return os.path.join(os.getcwd(), path)
+        return os.path.join(os.getcwd(), path) if path else os.getcwd()
     except FileNotFoundError:
         return path
 
