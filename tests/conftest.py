@@ -40,7 +40,7 @@ REQUIRED = {
     "runsc": ["userns", "runsc"],
 }
 # Directories whose tests don't mind others beside them.
-PARALLEL = {"fuzz", "kernel", "unit"}
+PARALLEL = {"fuzz", "kernel", "runsc", "unit"}
 
 
 @dataclass(frozen=True)
