@@ -64,9 +64,8 @@ def decide(request: Request, facts: Facts, frozen: Frozen | None = None) -> Laun
     :raises BundleError: something can't be in a config.json, such as text that is not UTF-8.
     """
     config.check_ids(facts.ids, request.user or (0, 0))
-    sources = _Sources(facts, is_frozen=frozen is not None)
-    for path in filter(None, (facts.runsc_file, facts.watcher, facts.verifier)):
-        sources.own(path)
+    programs = filter(None, (facts.runsc_file, facts.watcher, facts.verifier))
+    sources = _Sources(facts, programs, is_frozen=frozen is not None)
     wanted = make_config(request, facts)
     score = wanted["process"].pop("oomScoreAdj", None)
     steps = tuple(root_steps(request, facts, wanted, sources))
@@ -102,7 +101,7 @@ def decide_host(
     :raises BundleError: something can't be in a config.json, such as text that is not UTF-8.
     """
     config.check_ids(facts.ids, (0, 0))
-    sources = _Sources(facts)
+    sources = _Sources(facts, programs)
     wanted = make_config(request, facts)
     wanted["root"]["path"] = Mark(record("json-root"))
     steps = tuple(root_steps(request, facts, wanted, sources))
@@ -132,11 +131,13 @@ def _host_files(facts: Facts, programs: Sequence[str], sources: _Sources) -> Ite
 class _Sources:
     """The files that a launch opens, by their places in the list."""
 
-    def __init__(self, facts: Facts, *, is_frozen: bool = False) -> None:
+    def __init__(self, facts: Facts, programs: Iterable[str], *, is_frozen: bool = False) -> None:
         # What a bundle shows was judged as it is, and nobody else may have a path lead elsewhere.
         is_judged = facts.bundle is not None and is_frozen
         self._shown = "exact" if is_judged else "follow"
         self.all: list[Source] = []
+        for path in programs:
+            self.own(path)
         for path in filter(None, (facts.state, facts.debug_log)):
             self.shown(path)
 
@@ -316,8 +317,6 @@ def _freeze(launch: Launch, request: Request, facts: Facts, frozen: Frozen) -> L
     policy = [*(record("env-set", setting) for setting in launch.moment.env), *frozen.env]
     if launch.moment.cwd is not None:
         policy.append(record("cwd", launch.moment.cwd))
-    if request.hostname is None and isinstance(given["hostname"], Mark):
-        policy.append(record("hostname-moment"))
     if request.args or facts.bundle is not None:
         policy += [record("arg", word) for word in launch.moment.args]
     user = request.user or (0, 0)

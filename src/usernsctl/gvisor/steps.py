@@ -90,8 +90,6 @@ VERBS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "env-need": (("name",), "the variable {name}"),
     "env-set": (("setting",), "{setting}"),
     "cwd": (("path",), "start in {path}"),
-    "hostname-moment": ((), "the name of the host"),
-    "hostname": (("name",), "the host name {name}"),
     "arg": (("word",), "{word}"),
     # What is given up.
     "no-new-privs": ((), "gain no privileges any more (no_new_privs)"),

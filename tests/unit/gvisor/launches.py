@@ -6,6 +6,7 @@ import os
 from dataclasses import replace
 from typing import Any
 
+from usernsctl import _core
 from usernsctl.gvisor.decide import decide
 from usernsctl.gvisor.look import Facts
 from usernsctl.gvisor.place import Ids
@@ -18,7 +19,7 @@ SEVERAL = Ids(
     uid=(Extent(0, 1000, 1), Extent(1, 100000, 9)), gid=(Extent(0, 1000, 1),), become=(0, 0)
 )
 FACTS = Facts(
-    version="1.2",
+    version=_core.version(),
     ids=ONE_ID,
     homes=frozenset(("/home/me", "/data")),
     runsc="/usr/bin/runsc",

@@ -284,13 +284,13 @@ def test_a_frozen_launch_leaves_open_what_the_moment_says() -> None:
     made = decide(replace(REQUEST, env={}), facts, FROZEN)
     assert made.moment is None
     assert made.config is not None
+    assert made.config["hostname"] == Mark(record("json-hostname"))
     assert isinstance(made.config["process"]["capabilities"], Several)
     assert "capabilities" not in config(made)["process"]  # type: ignore[operator]
     assert "capabilities" in config(made, several=True)["process"]  # type: ignore[operator]
     assert [(one.verb, *one.words) for one in made.policy] == [
         ("env-set", "HOME=/root"),
         ("env-name", "TERM"),
-        ("hostname-moment",),
         ("arg", "cat"),
         ("arg", "a b"),
     ]
@@ -314,7 +314,8 @@ def test_a_frozen_bundle_follows_no_links() -> None:
     assert policy[:2] == [("env-set", "A=1"), ("env-set", "LANG=x")]
     assert ("cwd", "/srv") in policy
     assert ("arg", "sh") in policy
-    assert ("hostname-moment",) not in policy
+    assert made.config is not None
+    assert made.config["hostname"] == "theirs"
 
 
 def test_ids_are_those_of_the_namespace() -> None:

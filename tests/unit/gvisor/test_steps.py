@@ -3,16 +3,38 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from launches import decoded, launch
+from launches import FACTS, SEVERAL, decoded, launch
 
-from usernsctl.errors import CommandError
+from usernsctl import _core
+from usernsctl.errors import CommandError, NamespaceError
 from usernsctl.gvisor import steps
-from usernsctl.gvisor.steps import Mark, Record, Several, completed, literal, pieces, record
+from usernsctl.gvisor.decide import Frozen, decide, decide_host
+from usernsctl.gvisor.request import Bind, Request
+from usernsctl.gvisor.steps import (
+    VERBS,
+    Launch,
+    Mark,
+    Record,
+    Several,
+    completed,
+    literal,
+    pieces,
+    record,
+)
+
+CSRC = Path(__file__).parents[3] / "csrc"
+FROZEN = Frozen(
+    assumptions=(record("assume", "/r", 1, 2, "100755"), record("remedy", "usernsctl freeze")),
+    ids=("--map-root-user", "--map-auto"),
+    env=(record("env-all"), record("env-need", "TERM")),
+)
 
 WORD = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=9)
 JSON = st.recursive(
@@ -25,7 +47,7 @@ JSON = st.recursive(
 def test_words_are_what_was_encoded() -> None:
     made = launch()
     header, records = decoded(made.encode())
-    assert header == ["usernsctl-launch", "1", "1.2"]
+    assert header == ["usernsctl-launch", "1", _core.version()]
     assert records == list(made.records())
     assert records[-1] == Record("end")
 
@@ -35,6 +57,37 @@ def test_any_words_are_what_was_encoded(words: list[str]) -> None:
     made = replace(launch(), watcher=tuple(words))
     _, records = decoded(made.encode())
     assert [one.words[0] for one in records if one.verb == "watch"] == words
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        launch(),
+        launch(is_root=True, ids=SEVERAL, network="host", terminal=True),
+        launch(tree="/", expose_root=True, runsc_is_script=True, debug_log="/logs", state="/s"),
+        launch(binds=(Bind("/a", "/x"), Bind("/a", "/y", False)), sources={"/a": "/a"}),
+        decide(Request(args=("x",)), replace(FACTS, homes=None, ids=SEVERAL), FROZEN),
+        decide_host(Request(args=("x",)), replace(FACTS, debug_log="/logs"), ["/lib/init"])[0],
+    ],
+    ids=["plain", "root", "tree", "binds", "frozen", "host"],
+)
+def test_the_core_reads_what_is_encoded(made: Launch) -> None:
+    _core.NativeLaunch(made.encode()).close()
+
+
+def test_the_core_knows_the_same_verbs() -> None:
+    text = (CSRC / "launch" / "verbs.c").read_text()
+    known = set(re.findall(r'^    \[UN_VERB_\w+\] = \{"([a-z-]+)"', text, re.MULTILINE))
+    # What nothing here makes yet.
+    assert known == VERBS.keys() | {"arg-fixed", "hostname"}
+
+
+def test_what_is_no_launch_is_refused() -> None:
+    text = launch().encode()
+    for wrong in (b"", b"x", text[:-4], text + b"x\0", text.replace(b"scratch", b"scrotch")):
+        with pytest.raises(NamespaceError) as caught:
+            _core.NativeLaunch(wrong)
+        assert caught.value.cause == "launch-malformed"
 
 
 def test_bytes_that_are_no_text_are_kept() -> None:
