@@ -22,7 +22,8 @@ from typing import Any
 
 import pytest
 
-from usernsctl.errors import BundleError
+import usernsctl as un
+from usernsctl.errors import BundleError, NamespaceError
 from usernsctl.gvisor import oci
 from usernsctl.gvisor.config import OpenBundle, open_bundle
 from usernsctl.gvisor.place import Ids
@@ -414,18 +415,25 @@ def test_hostile_swaps_do_not_show_what_is_outside(
     assert usernsctl("run", "--bundle", bundle).stdout == "its own"
 
 
-def test_hostile_swaps_of_the_bundle_are_noticed(tally: Any, bundle: Path, secret: Path) -> None:
+def test_hostile_swaps_of_the_bundle_are_noticed(
+    tally: Any, bundle: Path, secret: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Between what was judged, and what is opened in the namespace."""
     other = bundle.with_name("other")
     shutil.copytree(bundle, other)
     (other / "data/file").write_text(SECRET)
     write(bundle, bind("data"))
-    judged = read(bundle)
-    files = [judged.tree, *judged.sources.values()]
-    assert [file.here().path for file in files] == [file.path for file in files]
-    bundle.rename(bundle.with_name("away"))
-    other.rename(bundle)
-    for file in files:
-        tally.tried()
-        with contextlib.suppress(OSError):
-            tally.succeeded(f"{file.here().path} of the other bundle")
+    write(other, bind("data"))
+    create = un.Namespace.create
+
+    def swap_and_create(*args: Any, **options: Any) -> un.Namespace:
+        bundle.rename(bundle.with_name("away"))
+        other.rename(bundle)
+        return create(*args, **options)
+
+    with un.SandboxHost(bundle=bundle) as host:
+        assert host.directory >= 0
+    monkeypatch.setattr(un.Namespace, "create", swap_and_create)
+    tally.tried()
+    with pytest.raises(NamespaceError, match="as the namespace has it"):
+        un.SandboxHost(bundle=bundle)

@@ -6,13 +6,12 @@ looked at twice, and a link counts only if nobody else could have put it there.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import grp
 import os
 import pwd
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Self, TypeVar
 
 # As many as the kernel follows (path_resolution(7)).
@@ -87,22 +86,6 @@ class Opened:
         """
         return Opened(os.open(name, _ENTRY, dir_fd=self.fd), os.path.join(self.path, name))
 
-    def entries(self, wanted: Callable[[os.DirEntry[str]], bool] = bool) -> Iterator[Opened]:
-        """The entries of a directory; what vanishes meanwhile is left out.
-
-        :param wanted: tells by a cheap look which ones are worth opening.
-        :raises OSError: the caller may not list it.
-        """
-        listing = self.open()
-        try:
-            with os.scandir(listing) as entries:
-                for entry in entries:
-                    with contextlib.suppress(FileNotFoundError):
-                        if wanted(entry):
-                            yield self.child(entry.name)
-        finally:
-            os.close(listing)
-
     def set_mode(self, mode: int) -> None:
         """Change its mode, whatever that is: it need not be open to be read."""
         os.chmod(f"/proc/self/fd/{self.fd}", stat.S_IMODE(mode))
@@ -115,18 +98,6 @@ class Opened:
         if self.is_directory:
             return os.open(".", flags | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.fd)
         return os.open(f"/proc/self/fd/{self.fd}", flags | os.O_CLOEXEC)
-
-    def here(self) -> Opened:
-        """The same file by a descriptor of the mount namespace that this process is in by now.
-
-        The kernel binds nothing by a descriptor of another one.
-
-        :raises OSError: there is another file at its path, or none.
-        """
-        again = _descend(self.path)
-        if not os.path.samestat(again.status, self.status):
-            raise OSError(errno.ESTALE, "it was replaced by another file meanwhile", self.path)
-        return again
 
     def detach(self) -> int:
         """The descriptor, the caller's to close from now on."""
@@ -357,17 +328,6 @@ def _named(found: Opened) -> Opened:
     if found.status.st_nlink == 0:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
     return Opened(os.dup(found.fd), path)
-
-
-def _descend(path: str) -> Opened:
-    """Open a path that has no symbolic links.
-
-    :raises OSError: it has one by now, or does not exist.
-    """
-    trail = [root()]
-    if walk(path, trail, lambda trail, name: trail[-1].child(name)):
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-    return trail[-1]
 
 
 class Untrusted(Exception):

@@ -108,14 +108,6 @@ class View:
         """
         self._binds.setdefault(inside, source)
 
-    def bind_at(self, inside: str) -> tuple[str, Opened] | None:
-        """The innermost bind that shows a path without symbolic links, and its place."""
-        while inside not in self._binds:
-            if inside == "/":
-                return None
-            inside = os.path.dirname(inside)
-        return inside, self._binds[inside]
-
     def leads_to_bind(self, inside: str) -> bool:
         """Whether this is the place of a bind or a directory on the way to one.
 

@@ -82,10 +82,6 @@ def test_binds_are_followed(view: View, tmp_path: Path) -> None:
     view.add_bind("/data", opened.own(str(outer)))
     view.add_bind("/data/in", opened.own(str(inner)))
     assert outside(view.walk("/data/link")) == f"{inner}/file"
-    place = view.bind_at("/data/in/deep/er")
-    assert place is not None
-    assert place[0] == "/data/in"
-    assert view.bind_at("/database") is None
 
 
 def test_a_mount_hides_what_is_below_it(view: View, tmp_path: Path) -> None:
