@@ -1,7 +1,9 @@
 """Build csrc/ and all of tests/c under ASan and UBSan, with each compiler, and run the tests.
 
 A test is a program of its own, linked with the core; it fails by exiting nonzero. The native
-programs are built too, so that both compilers have checked every line.
+programs are built too, so that both compilers have checked every line. What reads bytes of others'
+making, ``fuzz_*.c``, gets bytes from clang's libFuzzer for a while, beginning with the seeds in the
+directory beside it.
 """
 
 from __future__ import annotations
@@ -23,14 +25,17 @@ TESTS = Path("tests/c")
 BUILD = Path("build/c")
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 FLAGS = [*layout.flags(CSRC), "-Werror", "-g", "-O1", f"-I{TESTS}", *SANITIZE]
+# So that libFuzzer sees which lines are reached.
+COVERAGE = {"gcc": [], "clang": ["-fsanitize=fuzzer-no-link"]}
 TEST_SECONDS = 120
+FUZZ_SECONDS = 5
 
 
 def compile_to_object(compiler: str, source: Path, version: str) -> Path:
     target = BUILD / compiler / source.with_suffix(".o")
     target.parent.mkdir(parents=True, exist_ok=True)
     define = f'-DUSERNSCTL_VERSION="{version}"'
-    run([compiler, *FLAGS, define, "-c", source, "-o", target])
+    run([compiler, *FLAGS, *COVERAGE[compiler], define, "-c", source, "-o", target])
     return target
 
 
@@ -39,17 +44,17 @@ def run(command: list[str | Path], **environment: str) -> None:
     subprocess.run(command, check=True, timeout=TEST_SECONDS, env=os.environ | environment)
 
 
-def build(compiler: str, pool: ThreadPoolExecutor) -> list[Path]:
-    """Build everything with this compiler; the test programs."""
+def build(compiler: str, pool: ThreadPoolExecutor) -> list[list[Path | str]]:
+    """Build everything with this compiler; the commands that test it."""
     version = tomllib.loads(Path("pyproject.toml").read_text())["project"]["version"]
 
     def compile_all(sources: list[Path]) -> dict[Path, Path]:
         done = pool.map(lambda source: compile_to_object(compiler, source, version), sources)
         return dict(zip(sources, done, strict=True))
 
-    def link(inputs: list[Path], target: Path) -> Path:
+    def link(inputs: list[Path], target: Path, *flags: str) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
-        run([compiler, *SANITIZE, *inputs, *core.values(), "-o", target])
+        run([compiler, *SANITIZE, *flags, *inputs, *core.values(), "-o", target])
         return target
 
     build_freestanding(compiler)
@@ -60,7 +65,24 @@ def build(compiler: str, pool: ThreadPoolExecutor) -> list[Path]:
         link([objects[file] for file in files], BUILD / compiler / name)
     tests = compile_all(sorted(TESTS.rglob("test_*.c")))
     # Beside usernsctl-child, which they look for there.
-    return [link([made], BUILD / compiler / made.stem) for made in tests.values()]
+    commands: list[list[Path | str]] = [
+        [link([made], BUILD / compiler / made.stem).absolute()] for made in tests.values()
+    ]
+    if compiler == "clang":
+        fuzzers = compile_all(sorted(TESTS.rglob("fuzz_*.c")))
+        for source, made in fuzzers.items():
+            program = link([made], BUILD / compiler / made.stem, "-fsanitize=fuzzer")
+            commands.append(fuzz_command(source, program))
+    return commands
+
+
+def fuzz_command(source: Path, program: Path) -> list[Path | str]:
+    """Have a program be called with bytes for a while; what it finds goes beside it."""
+    found = program.with_suffix(".corpus")
+    found.mkdir(exist_ok=True)
+    options = ["-close_fd_mask=1", "-verbosity=0", "-max_len=4096", f"-artifact_prefix={program}-"]
+    options.append(f"-max_total_time={FUZZ_SECONDS}")
+    return [program.absolute(), *options, found, source.parent / "seeds"]
 
 
 def build_freestanding(compiler: str) -> None:
@@ -82,11 +104,12 @@ def main() -> int:
     total = 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for compiler in COMPILERS:
-            for program in build(compiler, pool):
+            for command in build(compiler, pool):
                 total += 1
+                program = Path(command[0]).relative_to(Path.cwd())
                 print(f"--- {program}", flush=True)
                 try:
-                    run([program.absolute()], UBSAN_OPTIONS="print_stacktrace=1")
+                    run(command, UBSAN_OPTIONS="print_stacktrace=1")
                 except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as failure:
                     print(failure, file=sys.stderr)
                     failed.append(str(program))

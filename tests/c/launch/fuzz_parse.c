@@ -1,0 +1,67 @@
+/* Whatever bytes a launch has, reading it and putting its config.json together stays within bounds.
+ * libFuzzer calls this with bytes of its own making; a line stands for a word, so that the seeds
+ * can be read. */
+#include "launch/config.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+/* As if everything had been built. */
+static void pretend(struct un_launch *launch)
+{
+    strcpy(launch->marks.scratch, "/mnt/usernsctl");
+    strcpy(launch->marks.id, "0123456789abcdef");
+    strcpy(launch->marks.stamp, "20250101-000000.000000");
+    launch->bind_count = launch->of_verb[UN_VERB_BIND];
+    for (size_t i = 0; i < launch->bind_count; i++) {
+        launch->bind[i].shown = strdup("/mnt/usernsctl/shown/1");
+        launch->bind[i].inside = strdup("/data");
+    }
+}
+
+static void expand(const struct un_launch *launch)
+{
+    for (size_t i = 0; i < launch->record_count; i++) {
+        const struct un_record *record = &launch->record[i];
+        if (record->verb != UN_VERB_WATCH)
+            continue;
+        size_t length = un_marks_expand(&launch->marks, record->words, NULL);
+        char *text = malloc(length + 1);
+        if (text && un_marks_expand(&launch->marks, record->words, text) != length)
+            abort();
+        free(text);
+    }
+}
+
+static void read_launch(const char *bytes, size_t size)
+{
+    static struct un_idmap maps;
+    struct un_launch *launch;
+    struct un_error err;
+    struct un_text text = {0};
+    if (un_launch_parse(bytes, size, &launch, &err))
+        return;
+    pretend(launch);
+    expand(launch);
+    /* The words of the launch itself, which may be no UTF-8. */
+    const char *const args[] = {launch->record[0].words, bytes, NULL};
+    const struct un_moment moment = {.args = args, .env = args, .cwd = bytes, .hostname = bytes};
+    un_config_text(launch, &moment, &maps, &text, &err);
+    un_text_free(&text);
+    un_launch_close(launch);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    /* Of its own size, so that to read behind it is seen. */
+    char *bytes = malloc(size ? size : 1);
+    if (!bytes)
+        return 0;
+    for (size_t i = 0; i < size; i++)
+        bytes[i] = (char)(data[i] == '\n' ? '\0' : data[i]);
+    read_launch(bytes, size);
+    free(bytes);
+    return 0;
+}

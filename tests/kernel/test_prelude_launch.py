@@ -1,0 +1,208 @@
+"""usernsctl-exec --launch: a launch in a file is performed, or refused with one message.
+
+What is executed at its end is a shell in place of the program that waits for runsc.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+from callers import as_root
+from conftest import Program
+
+pytestmark = pytest.mark.userns_requires("userns")
+
+HEADER = ["usernsctl-launch", "1", version("usernsctl")]
+SHOW = "cat @s/bundle/config.json"
+PLACES = [f"scratch\0{place}" for place in ("/mnt", "/media", "/srv", "/opt")]
+CONFIG = [
+    *("json\0" + '{"args": [', "json-args", "json\0" + '], "env": [', "json-env"),
+    *("json\0" + '], "cwd": ', "json-cwd", "json\0" + ', "hostname": ', "json-hostname"),
+    *("json\0" + ', "uid": [', "json-uid-map", "json\0]}"),
+]
+ROOT = ["make\0bundle\000700"]
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Writes a launch of these records, which are joined by NUL, beside what each one needs."""
+
+    def write(
+        moment: tuple[str, ...] = (),
+        *,
+        before: tuple[str, ...] = (),
+        steps: tuple[str, ...] = (),
+        script: str = SHOW,
+        header: list[str] = HEADER,
+    ) -> Path:
+        end = ["watch\0/bin/sh", "watch\0-c", f"watch\0{script}", "runsc-env\0PATH=/usr/bin:/bin"]
+        records = [*before, *PLACES, *steps, *ROOT, *CONFIG, *moment, *end, "end"]
+        path = tmp_path / "launch"
+        path.write_text("".join(f"{record}\0" for record in [*header, *records]))
+        path.chmod(0o644)
+        return path
+
+    return write
+
+
+def config_of(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    assert done.returncode == 0, done.stderr
+    config: dict[str, Any] = json.loads(done.stdout)
+    return config
+
+
+def refusal(done: subprocess.CompletedProcess[str], cause: str | None, text: str) -> None:
+    assert done.returncode == 125, done.stdout
+    assert done.stdout == ""
+    assert text in done.stderr
+    assert cause is None or f"[{cause}]" in done.stderr
+
+
+def test_what_is_of_the_moment_is_filled_in(prelude: Program, write: Write) -> None:
+    tree = write(
+        ("env-name\0TOKEN", "env-set\0A=1"), before=("source\0follow\0/",), steps=("tree\0000",)
+    )
+    seen = config_of(
+        prelude(
+            "--launch", tree, "--", "cat", 'a "b"\n', env={"TOKEN": "x", "B": "2"}, cwd=Path("/usr")
+        )
+    )
+    assert seen == {
+        "args": ["cat", 'a "b"\n'],
+        "env": ["TOKEN=x", "A=1"],
+        "cwd": "/usr",
+        "hostname": socket.gethostname(),
+        "uid": [{"containerID": 0, "hostID": 0, "size": 1}],
+    }
+
+
+def test_the_current_directory_counts_if_it_is_inside(prelude: Program, write: Write) -> None:
+    assert config_of(prelude("--launch", write(), "--", "true", cwd=Path("/usr")))["cwd"] == "/"
+    launch = write(("cwd\0/not/there",))
+    refusal(prelude("--launch", launch, "--", "true"), None, "/not/there, where the launch has")
+    launch = write(("cwd\0/proc/1",))
+    assert config_of(prelude("--launch", launch, "--", "true"))["cwd"] == "/proc/1"
+
+
+def test_words_take_the_place_of_the_command(prelude: Program, write: Write) -> None:
+    launch = write(("arg-fixed\0env", "arg\0cat", "arg\0x", "hostname\0box"))
+    assert config_of(prelude("--launch", launch))["args"] == ["env", "cat", "x"]
+    seen = config_of(prelude(f"--launch={launch}", "--", "-r", "--"))
+    assert (seen["args"], seen["hostname"]) == (["env", "-r", "--"], "box")
+    refusal(prelude("--launch", write()), None, "no command was given, and the launch has none")
+
+
+def test_the_environment_is_made_in_order(prelude: Program, write: Write) -> None:
+    caller = {"A": "1", "B": "2", "PATH": "/bin"}
+    launch = write(("env-set\0PATH=/x", "env-set\0C=3", "env-all", "env-set\0B=9"))
+    seen = config_of(prelude("--launch", launch, "--", "true", env=caller))
+    assert seen["env"] == ["PATH=/bin", "C=3", "A=1", "B=9"]
+    launch = write(("env-need\0TOKEN",))
+    refusal(prelude("--launch", launch, "--", "true"), None, "variable TOKEN, which is not set")
+
+
+def test_much_is_passed_on(prelude: Program, write: Write) -> None:
+    env = {f"NAME_{number}": "x" * 50 for number in range(3000)}
+    words = ["y" * 100_000] * 15
+    seen = config_of(prelude("--launch", write(("env-all",)), "--", *words, env=env))
+    assert seen["args"] == words
+    assert seen["env"] == [f"{name}={value}" for name, value in env.items()]
+
+
+def test_what_is_no_utf8_is_refused(prelude: Program, write: Write) -> None:
+    launch = write(("env-all",))
+    word = os.fsdecode(b"a\xff")
+    refusal(prelude("--launch", launch, "--", "true", word), "launch-text", "$.process.args[1]")
+    done = prelude("--launch", launch, "--", "true", env={"TOKEN": word})
+    refusal(done, "launch-text", "$.process.env[0]")
+    assert "TOKEN" not in done.stderr
+
+
+def test_nothing_of_the_caller_is_inherited(prelude: Program, write: Write) -> None:
+    launch = write(script="ls -m /proc/$$/fd; umask; pwd; grep NoNewPrivs /proc/self/status; env")
+    with open("/dev/null") as file:
+        os.set_inheritable(file.fileno(), True)
+        done = prelude("--launch", launch, "--", "true", pass_fds=(file.fileno(),))
+    assert done.stdout.splitlines()[:3] == ["0, 1, 2", "0077", "/"]
+    assert "PATH=/usr/bin:/bin\n" in done.stdout
+
+
+def test_closed_streams_are_no_files_of_ours(prelude: Program, write: Write) -> None:
+    launch = write(script='seen=$(readlink /proc/$$/fd/0 /proc/$$/fd/1); echo "$seen" >&2')
+    line = f"exec {prelude.path} --launch {launch} -- true <&- >&-"
+    done = subprocess.run(["sh", "-c", line], stderr=subprocess.PIPE, text=True)
+    assert done.stderr == "/dev/null\n/dev/null\n"
+
+
+@pytest.mark.parametrize("mode", [0o646, 0o664, 0o622])
+def test_what_others_may_write_is_refused(prelude: Program, write: Write, mode: int) -> None:
+    launch = write()
+    launch.chmod(mode)
+    refusal(prelude("--launch", launch, "--", "true"), "launch-untrusted", f"(mode {mode:o})")
+
+
+@as_root
+def test_what_belongs_to_somebody_else_is_refused(prelude: Program, write: Write) -> None:
+    launch = write()
+    os.chown(launch, 12345, 12345)
+    text = "belongs to uid 12345, who is neither root nor you"
+    refusal(prelude("--launch", launch, "--", "true"), "launch-untrusted", text)
+
+
+def test_a_file_of_another_kind_is_refused(prelude: Program, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with open(tmp_path / "large", "wb") as file:
+        file.truncate((32 << 20) + 1)
+    for name, text in (
+        ("/etc/passwd", "it ends within a word"),
+        ("/dev/null", "it is not a regular file"),
+        (tmp_path, "it is not a regular file"),
+        (tmp_path / "pipe", "it is not a regular file"),
+        (tmp_path / "large", "a launch may have 33554432"),
+    ):
+        refusal(prelude("--launch", name, "--", "true"), "launch-malformed", text)
+    refusal(prelude("--launch", "/none", "--", "true"), None, "/none: No such file")
+
+
+def test_a_part_of_a_launch_is_refused(prelude: Program, write: Write) -> None:
+    launch = write()
+    whole = launch.read_bytes()
+    for length in (0, 1, 20, len(whole) // 2, len(whole) - 4, len(whole) - 1):
+        launch.write_bytes(whole[:length])
+        refusal(prelude("--launch", launch, "--", "true"), "launch-malformed", str(launch))
+    launch.write_bytes(whole + b"more\0")
+    refusal(prelude("--launch", launch, "--", "true"), "launch-malformed", "nothing may come after")
+
+
+def test_one_of_another_time_is_refused(prelude: Program, write: Write, tmp_path: Path) -> None:
+    remedy = "remedy\0usernsctl freeze -o it"
+    launch = write(before=(remedy,), header=["usernsctl-launch", "1", "0.0.1"])
+    done = prelude("--launch", launch, "--", "true")
+    refusal(done, "launch-outdated", "it was made by usernsctl 0.0.1")
+    assert "  remedy: usernsctl freeze -o it\n" in done.stderr
+    launch = write(header=["usernsctl-launch", "2", "9"])
+    refusal(prelude("--launch", launch, "--", "true"), "launch-outdated", 'of format "2"')
+    file = tmp_path / "assumed"
+    file.write_text("it")
+    launch = write(before=(f"assume\0{file}\0003\0{file.stat().st_mtime_ns}\000100644", remedy))
+    refusal(prelude("--launch", launch, "--", "true"), "launch-outdated", "has 2 bytes; it had 3")
+
+
+def test_other_options_are_refused(prelude: Program, write: Write) -> None:
+    launch = write()
+    for words in (["-r", "--launch", launch], ["--launch", launch, "-m"]):
+        refusal(prelude(*words, "--", "true"), None, "--launch decides all that options are for")
+    launch = write(before=("idmap\0--map-user=5",))
+    refusal(prelude("--launch", launch, "--", "true"), None, "must be uid 0 and gid 0 inside")
+    launch = write(before=("user\0000\0005",))
+    refusal(prelude("--launch", launch, "--", "true"), "inside-id-unmapped", "gid 5")
