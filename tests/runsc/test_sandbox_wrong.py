@@ -146,6 +146,9 @@ def test_what_no_host_can_be_made_of(options: dict[str, Any], told: str) -> None
         un.SandboxHost(**options)
 
 
+PATHS = ("rootfs", "bundle", "debug_log", "runsc")
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
@@ -158,6 +161,11 @@ def test_what_no_host_can_be_made_of(options: dict[str, Any], told: str) -> None
         ({"idmap": "everything"}, "idmap must be one of .root., .current., .auto."),
         ({"trust": True}, "about a bundle"),
         ({"rootfs": "/a", "expose_root": True}, "exclude each other"),
+        *(({name: ""}, f"{name} is empty") for name in PATHS),
+        *(({name: "/a\0b"}, rf"{name}: '/a\\x00b' can't be a path") for name in PATHS),
+        ({"binds": [un.Bind("", "/x")]}, "binds: SRC is empty"),
+        ({"binds": ["/a\0b:/x"]}, r"binds: SRC: '/a\\x00b' can't be a path"),
+        ({"bundle": "", "trust": True}, "bundle is empty"),
     ],
 )
 def test_what_a_host_option_can_not_be(options: dict[str, Any], told: str) -> None:
