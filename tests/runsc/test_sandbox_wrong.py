@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import os
 import pickle
 import resource
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 from conftest import open_descriptors
+from limits import descriptors_left
 
 import usernsctl as un
 
@@ -226,6 +228,20 @@ def test_nothing_is_left_where_descriptors_run_out(host: un.SandboxHost) -> None
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         assert open_descriptors() == before, spare
+
+
+def test_no_host_where_descriptors_run_out() -> None:
+    before = open_descriptors()
+    failures = 0
+    for room in range(20):
+        with descriptors_left(room):
+            try:
+                un.SandboxHost().close()
+            except un.UsernsError as error:
+                assert (error.errno, error.cause) == (errno.EMFILE, "descriptor-limit")
+                failures += 1
+        assert open_descriptors() == before, room
+    assert failures
 
 
 def test_they_tell_what_they_are(host: un.SandboxHost) -> None:
