@@ -244,6 +244,21 @@ def test_no_host_where_descriptors_run_out() -> None:
     assert failures
 
 
+@pytest.mark.parametrize("detach", [False, True])
+def test_an_id_is_free_again_where_descriptors_ran_out(
+    host: un.SandboxHost, detach: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files of the sandbox could not be removed then."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    before = os.listdir(host.directory)
+    for room in range(6):
+        with descriptors_left(room), pytest.raises(un.NamespaceError) as caught:
+            host.start(["true"], id="short", detach=detach)
+        assert caught.value.errno == errno.EMFILE
+        host.start(["true"], id="short", detach=detach).close()
+        assert os.listdir(host.directory) == before
+
+
 def test_they_tell_what_they_are(host: un.SandboxHost) -> None:
     with host.start(["sleep", "1000"], id="shown") as started:
         assert repr(started) == "<Sandbox 'shown' ['sleep', '1000']: no exit status>"

@@ -46,6 +46,7 @@ class PreparedNamespace:
     :ivar namespace: where it runs.
     :ivar prepared: what is there.
     :ivar directory: a descriptor of the directory for the files of the sandboxes.
+    :ivar left: the ids of sandboxes that have ended, and whose files could not be removed then.
     """
 
     def __init__(self, request: Request) -> None:
@@ -54,6 +55,7 @@ class PreparedNamespace:
         :raises UsernsError: the reasons are those of ``usernsctl run``.
         :raises ValueError: the kept namespaces are closed, or have a PID namespace.
         """
+        self.left: set[str] = set()
         with NamespaceError.instead("the host of sandboxes", step="sandbox"):
             self._make(request)
 
