@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import errno
+import gc
 import os
 import pickle
 import resource
@@ -257,6 +258,21 @@ def test_an_id_is_free_again_where_descriptors_ran_out(
         assert caught.value.errno == errno.EMFILE
         host.start(["true"], id="short", detach=detach).close()
         assert os.listdir(host.directory) == before
+
+
+def test_an_error_about_a_directory_holds_nothing_open(tmp_path: Path) -> None:
+    """It would keep what was open until garbage is looked for."""
+    file = tmp_path / "file"
+    file.touch()
+    gc.collect()
+    gc.disable()
+    try:
+        before = open_descriptors()
+        with pytest.raises(un.RunscError, match="Not a directory"):
+            un.SandboxHost(debug_log=file)
+        assert open_descriptors() == before
+    finally:
+        gc.enable()
 
 
 def test_they_tell_what_they_are(host: un.SandboxHost) -> None:
