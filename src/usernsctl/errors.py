@@ -76,6 +76,7 @@ class UsernsError(OSError):
         """Have the failures of system calls in a block be told as ones of this family.
 
         :param what: what they are about.
+        :raises UsernsError: there was one.
         """
         try:
             yield
