@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import math
 import os
 import select
@@ -39,14 +40,18 @@ def receive(connection: socket.socket, size: int, count: int) -> tuple[bytes, li
     None of them is inherited by what is executed. Those of socket.recv_fds() are, and it takes
     flags without passing them on.
 
-    :raises OSError: as recvmsg(2) says.
+    :raises OSError: as recvmsg(2) says; EMFILE: there are more, which this process has no room for.
     """
     fds = array.array("i")
     room = socket.CMSG_LEN(count * fds.itemsize)
-    data, parts, _, _ = connection.recvmsg(size, room, socket.MSG_CMSG_CLOEXEC)
+    data, parts, flags, _ = connection.recvmsg(size, room, socket.MSG_CMSG_CLOEXEC)
     for level, kind, content in parts:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+    if flags & socket.MSG_CTRUNC and len(fds) < count:
+        for fd in fds:
+            os.close(fd)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
     return data, list(fds)
 
 

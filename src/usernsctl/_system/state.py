@@ -17,7 +17,6 @@ import os
 import re
 import shutil
 import stat
-import tempfile
 import time
 from collections.abc import Iterator
 from typing import Any, Self
@@ -52,19 +51,18 @@ _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 def state_directory() -> str:
-    """Where it is: $XDG_RUNTIME_DIR/usernsctl, or a directory of the user's own in /tmp.
+    """Where it is: $XDG_RUNTIME_DIR/usernsctl, or a directory of the user's own in $TMPDIR or /tmp.
 
     In /tmp it is named by the uid outside. By the uid inside, a user who is 0 in a namespace would
     take the name that root's own directory has.
+
+    Variables alone decide. :func:`tempfile.gettempdir` would look for another place once there is
+    no space left in this one: whoever fills it would have what is known be lost, and be shown.
     """
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime:
         return os.path.join(os.path.abspath(runtime), "usernsctl")
-    try:
-        temporary = os.path.abspath(tempfile.gettempdir())
-    except FileNotFoundError:
-        # In a read-only container there is no state, and none can be made.
-        temporary = "/tmp"
+    temporary = os.path.abspath(os.environ.get("TMPDIR") or "/tmp")
     return os.path.join(temporary, f"usernsctl-{uid_outside()}")
 
 

@@ -43,6 +43,16 @@ _DOCKER_OPTIONS = {
     "--ulimit": "--rlimit",
 }
 
+# What an empty string, such as the value of a variable that is not set, must not be taken for: the
+# current directory, or that the option was left out.
+_NEVER_EMPTY = {
+    "rootfs": ("--rootfs", "a directory"),
+    "bundle": ("--bundle", "a directory"),
+    "debug_log": ("--debug-log", "a directory"),
+    "state": ("--root", "a directory"),
+    "kept": ("--in", "the name of a namespace"),
+}
+
 
 class GroupedCommand(click.Command):
     """A command whose options are listed under headings."""
@@ -208,9 +218,9 @@ def check_combination(given: dict[str, Any]) -> None:
         given["map_users"] or given["map_groups"] or given["map_auto"]
     ):
         raise click.UsageError("--in NAME has a map of its own: leave the --map options out")
-    for name in ("rootfs", "bundle"):
+    for name, (option, what) in _NEVER_EMPTY.items():
         if given[name] == "":
-            raise click.UsageError(f"--{name} needs a directory, not an empty string")
+            raise click.UsageError(f"{option} needs {what}, not an empty string")
     for name in ("trust_bundle", "allow_hooks"):
         if given[name] and not given["bundle"]:
             raise click.UsageError(f"--{name.replace('_', '-')} is about a bundle: give --bundle")

@@ -35,6 +35,7 @@ from usernsctl.commands.target import (
     refuse_others,
     selected,
 )
+from usernsctl.errors import CommandError
 from usernsctl.maps import AnyIdMap
 
 if TYPE_CHECKING:
@@ -165,7 +166,13 @@ class Popen(Collected[AnyStr]):
         self._target = make_target(names, idmap=idmap, namespace=namespace, propagation=propagation)
         self._target.setup.pdeathsig = pdeathsig
         self._in_cgroup = in_cgroup
-        super().__init__(args, bufsize, *positional, **arguments)
+        try:
+            super().__init__(args, bufsize, *positional, **arguments)
+        except OSError as error:
+            # For want of descriptors, pipes can't be made. A class of its own says what it is.
+            if type(error) is not OSError:
+                raise
+            raise CommandError.from_os_error(error, "the streams", step="stdio") from error
 
     def _execute_child(  # private, and the same from 3.11 to 3.14
         self,

@@ -74,11 +74,18 @@ def path(name: str, given: StrOrBytesPath | None) -> str | None:
     """The path that the argument `name` gives, if it does.
 
     :raises TypeError: it is no path.
+    :raises ValueError: it is one that no file has.
     """
     try:
-        return None if given is None else os.fsdecode(given)
+        found = None if given is None else os.fsdecode(given)
     except TypeError:
         raise TypeError(f"{name} must be a path, not {given!r}") from None
+    # Mostly of a variable that was not set: it would be taken for the current directory.
+    if found == "":
+        raise ValueError(f"{name} is empty: it must be a path")
+    if found is not None and "\0" in found:
+        raise ValueError(f"{name}: {found!r} can't be a path: it has a NUL character")
+    return found
 
 
 def instance(name: str, given: object, kind: type) -> None:

@@ -281,7 +281,14 @@ def _make_directory(path: str | None, *, makes: bool) -> Opened | None:
         if not os.access(f"/proc/self/fd/{made.fd}", os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
-        failed = _error(RunscError, what, error, path, step="runsc", cause="runsc-root-unwritable")
-        failed.explain(remedy="name a directory that you may write to")
-        raise failed from error
+        # No name for the error, as above.
+        raise _error(
+            RunscError,
+            what,
+            error,
+            path,
+            step="runsc",
+            cause="runsc-root-unwritable",
+            remedy="name a directory that you may write to",
+        ) from error
     return made

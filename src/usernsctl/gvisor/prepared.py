@@ -52,6 +52,7 @@ class PreparedNamespace:
     :ivar namespace: where it runs.
     :ivar prepared: what is there.
     :ivar directory: a descriptor of the directory for the files of the sandboxes.
+    :ivar left: the ids of sandboxes that have ended, and whose files could not be removed then.
     """
 
     def __init__(self, request: Request) -> None:
@@ -60,6 +61,11 @@ class PreparedNamespace:
         :raises UsernsError: the reasons are those of ``usernsctl run``.
         :raises ValueError: the kept namespaces are closed, or have a PID namespace.
         """
+        self.left: set[str] = set()
+        with NamespaceError.instead("the host of sandboxes", step="sandbox"):
+            self._make(request)
+
+    def _make(self, request: Request) -> None:
         if request.bundle is None:
             base = environment.base(os.environ, everything=False)
             request = replace(request, args=_NO_COMMAND, env=base)
@@ -409,6 +415,7 @@ def _failure(done: CompletedProcess[bytes]) -> UsernsError:
     if done.returncode == 1 and len(words) == 6:
         return _core.failure(words)
     told = done.stderr.decode(errors="replace").strip().split("\n")[-1]
+    told = told or f"what makes it ended with status {done.returncode}"
     return NamespaceError(f"the root filesystem could not be made: {told}", step="sandbox")
 
 

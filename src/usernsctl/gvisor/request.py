@@ -135,9 +135,12 @@ def binds(name: str, given: Iterable[Bind | StrOrBytesPath]) -> tuple[Bind, ...]
 
     :param name: what the argument is called.
     :raises TypeError: they are something else.
-    :raises ValueError: a text is not ``SRC[:DST][:ro|rw]``.
+    :raises ValueError: a text is not ``SRC[:DST][:ro|rw]``, or a source can't be a path.
     """
-    return tuple(_bind(name, one) for one in _several(name, given))
+    found = tuple(_bind(name, one) for one in _several(name, given))
+    for bind in found:
+        checks.path(f"{name}: SRC", bind.source)
+    return found
 
 
 def _bind(name: str, given: Any) -> Bind:

@@ -73,15 +73,18 @@ def receive_terminal(console: socket.socket) -> FileIO:
     """Our end of the terminal that runsc has made (``--console-socket``).
 
     :param console: the socket that it has sent that to, and does not wait.
-    :raises RunscError: it has sent none.
+    :raises RunscError: it has sent none. In a kept namespace, root may have connected in its place.
     """
     console.setblocking(False)
-    try:
+    fds: list[int] = []
+    with contextlib.suppress(BlockingIOError):
         connection, _ = console.accept()
         with connection:
+            # It does not inherit this of the socket.
+            connection.setblocking(False)
             _, fds = receive(connection, 4096, 1)
-    except BlockingIOError:
-        fds = []
-    if not fds:
-        raise RunscError("runsc has made no terminal", step="terminal")
-    return FileIO(fds[0], "r+")
+    for fd in fds:
+        if os.isatty(fd):
+            return FileIO(fd, "r+")
+        os.close(fd)
+    raise RunscError("runsc has made no terminal", step="terminal")

@@ -201,6 +201,10 @@ class _Holder(Closing):
 
         :raises NamespaceError: it failed.
         """
+        with NamespaceError.instead("the holder", step=STEP):
+            self._begin(options)
+
+    def _begin(self, options: Iterable[str]) -> None:
         self._connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             with theirs:
