@@ -150,6 +150,7 @@ static int open_sources(struct un_launch *launch, const int *fds, struct un_erro
 int un_launch_open(struct un_launch *launch, const int *fds, struct un_error *err)
 {
     const struct un_record *score = un_launch_first(launch, UN_VERB_OOM_SCORE);
+    launch->is_root = geteuid() == 0;
     if (check_version(launch, err))
         return -1;
     for (size_t i = 0; i < launch->record_count; i++)
