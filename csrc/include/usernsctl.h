@@ -23,6 +23,9 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+/* The version of the package that this was built with (base/version.c). */
+const char *un_version(void);
+
 /* ---- errors (base/error.c, explain/) --------------------------------------------------------- */
 
 #define UN_DETAIL_MAX 512

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
+
+from usernsctl._records import dataclass, field
 
 ExtentTuple = tuple[int, int, int]
 

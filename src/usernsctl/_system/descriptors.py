@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import array
 import contextlib
 import math
 import os
 import select
-import socket
 import warnings
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    import socket
 
 # What poll(2) can count, in milliseconds of an int; math.inf and 25 days are without an end.
 _POLL_SECONDS_MAX = (2**31 - 1) // 1000
@@ -41,6 +42,10 @@ def receive(connection: socket.socket, size: int, count: int) -> tuple[bytes, li
 
     :raises OSError: as recvmsg(2) says.
     """
+    # A command that is executed at once receives nothing.
+    import array
+    import socket
+
     fds = array.array("i")
     room = socket.CMSG_LEN(count * fds.itemsize)
     data, parts, _, _ = connection.recvmsg(size, room, socket.MSG_CMSG_CLOEXEC)

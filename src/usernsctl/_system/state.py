@@ -12,12 +12,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import json
 import os
 import re
-import shutil
 import stat
-import tempfile
 import time
 from collections.abc import Iterator
 from typing import Any, Self
@@ -60,12 +57,20 @@ def state_directory() -> str:
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime:
         return os.path.join(os.path.abspath(runtime), "usernsctl")
-    try:
-        temporary = os.path.abspath(tempfile.gettempdir())
-    except FileNotFoundError:
-        # In a read-only container there is no state, and none can be made.
-        temporary = "/tmp"
-    return os.path.join(temporary, f"usernsctl-{uid_outside()}")
+    return os.path.join(_temporary_directory(), f"usernsctl-{uid_outside()}")
+
+
+def _temporary_directory() -> str:
+    """That of :func:`tempfile.gettempdir`, which takes long to import, and writes a file to try.
+
+    In a read-only container there is none. So there is no state, and none can be made.
+    """
+    named = filter(None, map(os.environ.get, ("TMPDIR", "TEMP", "TMP")))
+    with contextlib.suppress(OSError):
+        for directory in map(os.path.abspath, (*named, "/tmp", "/var/tmp", "/usr/tmp", os.curdir)):
+            if os.path.isdir(directory) and os.access(directory, os.W_OK | os.X_OK):
+                return directory
+    return "/tmp"
 
 
 class Directory(Closing):
@@ -172,6 +177,8 @@ class Directory(Closing):
                 content = file.read(_RECORD_MAX + 1)
         if len(content) > _RECORD_MAX:
             raise untrue(path, f"it has more than {_RECORD_MAX} bytes")
+        import json
+
         try:
             record = json.loads(content)
         except RecursionError as error:
@@ -185,6 +192,8 @@ class Directory(Closing):
 
         :raises NamespaceError: it can't be written; there is no space, for example.
         """
+        import json
+
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with (
             reported(f"{self.path}/{name}"),
@@ -208,6 +217,8 @@ class Directory(Closing):
         with reported(directory.path), contextlib.suppress(FileNotFoundError):
             now = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
             if os.path.samestat(now, os.fstat(directory.fd)):
+                import shutil
+
                 shutil.rmtree(name, dir_fd=self.fd)
 
     def close(self) -> None:

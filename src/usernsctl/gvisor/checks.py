@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from usernsctl._system.state import NAME, NAME_RULE
-from usernsctl.commands.arguments import Args, StrOrBytesPath
 from usernsctl.errors import BundleError
+
+if TYPE_CHECKING:
+    from usernsctl.commands.arguments import Args, StrOrBytesPath
 
 
 def words(args: Args) -> tuple[str, ...]:

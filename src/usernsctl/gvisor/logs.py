@@ -14,7 +14,6 @@ nobody has asked for them.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import time
@@ -121,6 +120,8 @@ def own_words(words: str, config: str) -> str:
 
     So that nobody can have a message explained as something else by the name of a mount.
     """
+    import json
+
     try:
         strings = set(_strings(json.loads(config)))
     except (ValueError, RecursionError):
@@ -150,6 +151,8 @@ def _strings(value: Any) -> Iterator[str]:
 
 def _messages(text: str) -> Iterator[str]:
     """The messages of JSON objects that follow each other."""
+    import json
+
     decoder = json.JSONDecoder()
     place = 0
     while True:
