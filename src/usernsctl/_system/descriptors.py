@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import contextlib
 import math
 import os
@@ -43,7 +44,6 @@ def receive(connection: socket.socket, size: int, count: int) -> tuple[bytes, li
     :raises OSError: as recvmsg(2) says.
     """
     # A command that is executed at once receives nothing.
-    import array
     import socket
 
     fds = array.array("i")

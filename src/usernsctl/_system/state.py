@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import json
 import os
 import re
 import stat
@@ -26,7 +27,7 @@ from usernsctl._text import quoted
 from usernsctl.errors import NamespaceError
 
 #: What may be a name there: of a namespace, or the id of a sandbox.
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}"
 NAME_RULE = (
     "it must be 1 to 64 letters, digits, dots, dashes and underscores, "
     "the first a letter, a digit or an underscore"
@@ -153,7 +154,7 @@ class Directory(Closing):
     def names(self) -> list[str]:
         """What is in it, by name; only what could be of our making."""
         with reported(self.path):
-            return sorted(filter(NAME.fullmatch, os.listdir(self.fd)))
+            return sorted(name for name in os.listdir(self.fd) if re.fullmatch(NAME, name))
 
     def read(self, name: str) -> Any:
         """What a record says; ``None`` if there is none.
@@ -177,8 +178,6 @@ class Directory(Closing):
                 content = file.read(_RECORD_MAX + 1)
         if len(content) > _RECORD_MAX:
             raise untrue(path, f"it has more than {_RECORD_MAX} bytes")
-        import json
-
         try:
             record = json.loads(content)
         except RecursionError as error:
@@ -192,8 +191,6 @@ class Directory(Closing):
 
         :raises NamespaceError: it can't be written; there is no space, for example.
         """
-        import json
-
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with (
             reported(f"{self.path}/{name}"),

@@ -5,6 +5,7 @@ click has no part in this, see :mod:`usernsctl.cli.run_click`.
 
 from __future__ import annotations
 
+import codecs
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -87,6 +88,7 @@ def perform(given: dict[str, Any], environ: Mapping[str, str]) -> NoReturn:
     """
     from usernsctl.gvisor.launch import run
 
+    _import_the_rest(has_strangers=given["kept"] is not None)
     env = _environment(given, environ)
     idmap = _idmap(given)
     if given["terminal"] is None:
@@ -96,6 +98,23 @@ def perform(given: dict[str, Any], environ: Mapping[str, str]) -> NoReturn:
         Request(args=given.pop("command"), env=env, idmap=idmap, **given),
         notify=lambda text: say(f"usernsctl: {text}"),
     )
+
+
+def _import_the_rest(*, has_strangers: bool) -> None:
+    """Import what is needed once the namespace is entered.
+
+    :param has_strangers: whether somebody may be in it already: who is root there could have
+        mounted modules of his own over ours. So there is no import there, not even to fail.
+    :raises HardeningError: python-prctl can't be imported.
+    """
+    from usernsctl import hardening
+
+    hardening.python_prctl()
+    codecs.lookup("ascii")  # encodings are modules, too
+    if has_strangers:
+        from usernsctl.explain.catalogue import catalogue
+
+        catalogue()
 
 
 def _idmap(given: dict[str, Any]) -> IdMap:

@@ -33,8 +33,8 @@ _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 _SECONDS = 10
 
 # release-20260817.0, or 0.0~20240729.0 as Debian has it.
-_DAY = re.compile(r"\b(20\d{6})\.\d+")
-_FIRST_LINE = re.compile(r"runsc version (\S{1,100})")
+_DAY = r"\b(20\d{6})\.\d+"
+_FIRST_LINE = r"runsc version (\S{1,100})"
 
 _CACHE = "runsc-releases.json"
 _CACHE_BYTES = 1 << 16
@@ -98,7 +98,7 @@ class Release:
         """Read a label; anything is one."""
         import datetime
 
-        found = _DAY.search(label)
+        found = re.search(_DAY, label)
         day = None
         if found:
             with contextlib.suppress(ValueError):
@@ -161,7 +161,7 @@ def _ask(path: str) -> str:
         )
     except subprocess.TimeoutExpired as error:
         raise not_runsc(path, "it does not answer --version") from error
-    found = _FIRST_LINE.match(answer.stdout.decode(errors="replace"))
+    found = re.match(_FIRST_LINE, answer.stdout.decode(errors="replace"))
     if answer.returncode != 0 or found is None:
         raise not_runsc(path, "its answer to --version is not runsc's")
     return found[1]
