@@ -28,8 +28,8 @@ def names(text: str) -> set[str]:
 # What any Python program has, or nearly any.
 COMMON = names(
     "__future__ collections contextlib copyreg encodings enum errno functools importlib itertools "
-    "keyword math operator re reprlib shlex signal sre_compile sre_constants sre_parse string types "
-    "typing warnings"
+    "keyword math operator re reprlib shlex signal sre_compile sre_constants sre_parse string "
+    "types typing warnings"
 )
 # What `usernsctl run` has to do with.
 USED = names("array codecs fcntl grp json pwd resource select struct time")

@@ -1,21 +1,22 @@
 """The command line: ``usernsctl VERB ...``.
 
 click reads it, which takes longer to import than ``usernsctl run`` needs for all else. So what is
-called most often is answered without it, where there is nothing to complain about.
+called most often is answered without it, where there is nothing to complain about. Here nothing is
+imported but by who needs it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
 
 from usernsctl import _interrupts
-from usernsctl._text import say
-from usernsctl.errors import UsernsError
-from usernsctl.explain.printing import print_error
+
+# To type checkers this is true; the module that has it is not needed otherwise.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 #: What a shell asks for completions by (click's documentation, "Shell Completion").
 _COMPLETE = "_USERNSCTL_COMPLETE"
@@ -37,6 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         where = error.filename or _unwritten()
         _forget(1)
+        import contextlib
+
+        from usernsctl._text import say
+
         with contextlib.suppress(OSError):
             say(f"usernsctl: {where}: {error.strerror}" if where else f"usernsctl: {error}")
         return 125
@@ -48,7 +53,12 @@ def _answer(argv: list[str]) -> int:
         # Standard output may be closed, which print() bears.
         print(end="", flush=True)
         return status
-    except UsernsError as error:
+    except OSError as error:
+        from usernsctl.errors import UsernsError
+        from usernsctl.explain.printing import print_error
+
+        if not isinstance(error, UsernsError):
+            raise
         print_error(error)
         return error.exit_status
 
