@@ -37,8 +37,11 @@ _DOCKER_OPTIONS = {
 }
 
 
-class _GroupedCommand(click.Command):
+class GroupedCommand(click.Command):
+    """A command whose options are listed under headings."""
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the words; of an option of docker's, say what it is called here."""
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
@@ -53,6 +56,7 @@ class _GroupedCommand(click.Command):
             raise
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the options under their headings."""
         headings: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
@@ -64,7 +68,7 @@ class _GroupedCommand(click.Command):
                 formatter.write_dl(records)
 
 
-def _options(command: _F) -> _F:
+def request_options(command: _F) -> _F:
     """Give a command the options that the fields of a Request have."""
     for name, option, default in reversed(list(run.options())):
         command = _option(name, option, default)(command)
@@ -88,11 +92,11 @@ def _option(name: str, option: Option, default: Any) -> Callable[[_F], _F]:
 
 @click.command(
     "run",
-    cls=_GroupedCommand,
+    cls=GroupedCommand,
     context_settings={"allow_interspersed_args": False},
     options_metavar="[OPTIONS] --",
 )
-@_options
+@request_options
 @click.argument("command", nargs=-1, metavar="CMD [ARG]...", type=click.UNPROCESSED)
 def run_command(**given: Any) -> NoReturn:
     """Run CMD in gVisor: on a kernel of its own, without root.

@@ -8,6 +8,7 @@ import json
 import os
 import resource
 import socket
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -273,3 +274,30 @@ def test_a_record_that_can_not_be_written_leaves_none(state: Path) -> None:
         with pytest.raises(un.NamespaceError, match="record: File exists"):
             directory.write("record", {})
         assert json.loads((state / "record").read_text()) == {"a": "b" * 10}
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {},
+        {"TMPDIR": "."},
+        {"TMPDIR": "directory"},
+        {"TMPDIR": "file", "TEMP": "directory"},
+        {"TMPDIR": "missing", "TMP": "directory"},
+        {"TMPDIR": ""},
+        {"TEMP": "missing"},
+    ],
+    ids=str,
+)
+def test_without_a_runtime_directory_it_is_where_temporary_files_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
+) -> None:
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "file").touch()
+    monkeypatch.chdir(tmp_path)
+    for name in ("XDG_RUNTIME_DIR", "TMPDIR", "TEMP", "TMP"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("tempfile.tempdir", None)
+    assert os.path.dirname(state_directory()) == os.path.abspath(tempfile.gettempdir())
