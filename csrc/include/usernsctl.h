@@ -23,9 +23,6 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-/* The version of the package that this was built with (base/version.c). */
-const char *un_version(void);
-
 /* ---- errors (base/error.c, explain/) --------------------------------------------------------- */
 
 #define UN_DETAIL_MAX 512
@@ -76,6 +73,8 @@ struct un_cause {
     const char *remedy; /* what to do; a command where there is one */
 };
 
+/* The version of the package. */
+const char *un_version(void);
 /* A step's name, such as "uid_map". */
 const char *un_step_name(int step);
 /* The cause with this id, or NULL. */
