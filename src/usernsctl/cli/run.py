@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from usernsctl._records import fields
@@ -115,6 +116,9 @@ def _import_the_rest(*, has_strangers: bool) -> None:
         from usernsctl.explain.catalogue import catalogue
 
         catalogue()
+        # What tells of errors, and what Python tells of ours by.
+        for module in ("usernsctl.explain.printing", "traceback"):
+            import_module(module)
 
 
 def _idmap(given: dict[str, Any]) -> IdMap:
