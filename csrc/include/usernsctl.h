@@ -73,6 +73,8 @@ struct un_cause {
     const char *remedy; /* what to do; a command where there is one */
 };
 
+/* The version of the package. */
+const char *un_version(void);
 /* A step's name, such as "uid_map". */
 const char *un_step_name(int step);
 /* The cause with this id, or NULL. */

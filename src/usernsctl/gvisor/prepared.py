@@ -9,10 +9,10 @@ import os
 import pickle
 import socket
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from typing import NoReturn, Self, Unpack
 
 from usernsctl import hardening
+from usernsctl._records import replace
 from usernsctl._system import isolated
 from usernsctl._system.descriptors import Shared, receive
 from usernsctl._system.opened import Opened
