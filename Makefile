@@ -9,7 +9,7 @@ SHELL_CODE = tools/packages tools/environment tools/user tools/as-user tools/tes
 C_CODE = $(shell find csrc tests/c -name "*.[ch]")
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit kernel runsc hostile docker c docs lint format bench packages clean
+.PHONY: help demo test unit kernel runsc hostile docker c connector docs lint format bench packages clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z ]*\):.*## /    make \1\t/p' Makefile | expand -t 24
@@ -17,7 +17,8 @@ help: ## list the targets
 demo: packages ## run an Airbyte connector in gVisor, as an unprivileged user
 	@demo/run
 
-test: packages lint c ## run every check and every test, as every kind of user
+test: packages ## run every check and every test, as every kind of user
+	@$(MAKE) --jobs=3 --output-sync --no-print-directory lint c connector
 	@tools/test-users tests
 	@case ",$$USERNSCTL_MUST_WORK," in *,docker,*) $(MAKE) docker ;; esac
 
@@ -34,6 +35,9 @@ docker: packages ## build the images and run tests/docker, with an engine of its
 c: packages ## check the layers of csrc/, build it with gcc and clang, sanitized, and run tests/c
 	@$(DEV)/bin/python tools/c_layers.py
 	@$(DEV)/bin/python tools/c_tests.py
+
+connector: packages
+	@tools/environment connector >/dev/null
 
 docs: packages ## make the reference of the Python interface, build/docs/index.html
 	@$(DEV)/bin/sphinx-build --fail-on-warning --quiet docs/api build/docs
@@ -59,7 +63,10 @@ bench: packages ## measure usernsctl against its peers
 	@set -e; python=$(DEV)/bin/python; name=$$(id -un); \
 	if [ "$$name" = root ]; then name=usernsctl-test; tools/user $$name ranges; fi; \
 	tools/as-user $$name bench -- $$python bench/run.py; \
-	tools/as-user $$name bench -- $$python bench/sandboxes.py
+	tools/as-user $$name bench -- $$python bench/start.py; \
+	tools/as-user $$name bench -- $$python bench/sandboxes.py; \
+	USERNSCTL_CONNECTOR=$$(tools/environment connector); export USERNSCTL_CONNECTOR; \
+	tools/as-user $$name bench demo -- $$python bench/connector.py
 
 packages:
 	@tools/packages

@@ -7,6 +7,7 @@ skips them, with the reason, where it is lacking (docs/pytest.md).
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import select
 import signal
@@ -39,7 +40,7 @@ REQUIRED = {
     "runsc": ["userns", "runsc"],
 }
 # Directories whose tests don't mind others beside them.
-PARALLEL = {"fuzz", "kernel", "unit"}
+PARALLEL = {"fuzz", "kernel", "runsc", "unit"}
 
 
 @dataclass(frozen=True)
@@ -167,6 +168,15 @@ def open_descriptors() -> set[str]:
         except FileNotFoundError:
             continue
     return found
+
+
+def settled_descriptors() -> set[str]:
+    """The same, once what earlier tests have left to the garbage collector is gone.
+
+    Otherwise it might go between two looks.
+    """
+    gc.collect()
+    return open_descriptors()
 
 
 def mounts() -> set[str]:

@@ -8,7 +8,9 @@ mend it. ``str(error)`` says what failed; a traceback shows the cause and the re
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from errno import EMFILE as _EMFILE
 from typing import Any, Self
 
@@ -67,6 +69,21 @@ class UsernsError(OSError):
         number = error.errno or 0
         why = os.strerror(number) if number else str(error)
         return cls(f"{what}: {why}", step=step, errno=number, filename=filename, cause=cause)
+
+    @classmethod
+    @contextlib.contextmanager
+    def instead(cls, what: str, *, step: str) -> Iterator[None]:
+        """Have the failures of system calls in a block be told as ones of this family.
+
+        :param what: what they are about.
+        :raises UsernsError: there was one.
+        """
+        try:
+            yield
+        except UsernsError:
+            raise
+        except OSError as error:
+            raise cls.from_os_error(error, what, step=step, filename=error.filename) from error
 
     def explain(self, *, cause: str | None = None, remedy: str | None = None) -> None:
         """Set the cause and the remedy, as far as they are not known yet, and note them."""

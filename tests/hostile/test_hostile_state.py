@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -334,6 +335,31 @@ def test_hostile_bind_shows_the_state_by_another_mount(
     if "sandbox.json\n" in done.stdout or done.stdout.count("status 125") != 4:
         tally.succeeded(done.stdout)
     assert done.stdout.count("[bind-shows-state]") == 4, done.stdout
+
+
+def test_hostile_full_disk_moves_the_state(tmp_path: Path, tally: Any) -> None:
+    """Where another user has left no space in /tmp, the state in there is none any more."""
+    script = (
+        "mount -t tmpfs -o size=64k none /mnt && "
+        f"{SCRIPTS}/usernsctl ns create name -r && "
+        "{ cat /dev/zero >/mnt/filled 2>/dev/null; "
+        f"{SCRIPTS}/usernsctl ns list; "
+        f"{SCRIPTS}/usernsctl run --bind /mnt:/shown:rw -- sh -c 'cat /shown/*/name.json'; "
+        "rm /mnt/filled; "
+        f"{SCRIPTS}/usernsctl ns remove name; }}"
+    )
+    env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "TMPDIR": "/mnt"}
+    with un.Namespace.create(mount=True) as namespace:
+        done = namespace.run(
+            ["sh", "-c", script], stdout=un.PIPE, stderr=un.STDOUT, text=True, env=env
+        )
+    tally.tried(2)
+    if '"pid"' in done.stdout:
+        tally.succeeded("the record of a namespace")
+    if not re.search("^name +[0-9]", done.stdout, re.MULTILINE):
+        tally.succeeded("a namespace that nobody knows any more")
+    assert "[bind-shows-state]" in done.stdout, done.stdout
+    assert done.returncode == 0, done.stdout
 
 
 def test_hostile_bundle_shows_the_state(

@@ -175,6 +175,8 @@ def test_what_is_no_group(arguments: dict[str, Any], tmp_path: Path) -> None:
     assert (missing.errno, missing.filename) == (errno.ENOENT, f"{tmp_path}/missing")
     assert failure(__file__, **arguments).errno == errno.ENOTDIR
     assert failure(999, **arguments).errno == errno.EBADF
+    with pytest.raises(ValueError, match=r"in_cgroup: '/a\\x00b' can't be a path"):
+        failure("/a\0b", **arguments)
     with un.Namespace.create() as ns:
         assert failure(tmp_path, namespace=ns, **arguments).cause == "cgroup-not-unified"
     with pytest.raises(ValueError, match="in_cgroup"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import threading
@@ -14,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
+from conftest import settled_descriptors
 from inside import PATIENCE
 
 import usernsctl as un
@@ -167,7 +167,7 @@ def test_nothing_is_left_of_a_start_that_a_signal_handler_interrupts(
     namespaces: dict[str, bool],
 ) -> None:
     interrupted = 0
-    before = os.listdir("/proc/self/fd")
+    before = settled_descriptors()
     others = children()
     for _ in range(20):
         try:
@@ -179,12 +179,12 @@ def test_nothing_is_left_of_a_start_that_a_signal_handler_interrupts(
             end(process)
     assert interrupted
     assert children() <= others
-    assert os.listdir("/proc/self/fd") == before
+    assert settled_descriptors() == before
 
 
 def test_nothing_is_left_of_namespaces_whose_making_a_signal_handler_interrupts() -> None:
     interrupted = 0
-    before = os.listdir("/proc/self/fd")
+    before = settled_descriptors()
     for _ in range(20):
         try:
             with interrupting(_core.create_namespaces):
@@ -194,4 +194,4 @@ def test_nothing_is_left_of_namespaces_whose_making_a_signal_handler_interrupts(
         else:
             made.close()
     assert interrupted
-    assert os.listdir("/proc/self/fd") == before
+    assert settled_descriptors() == before

@@ -5,13 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import pickle
-import resource
 import select
 import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -265,25 +263,6 @@ def test_we_stay_dumpable() -> None:
     assert prctl.get_dumpable() == 1
     assert un.run(["true"], idmap=un.IdMap.extents(["0:1:1"], ["0:1:1"])).returncode == 0
     assert prctl.get_dumpable() == 1
-
-
-def test_a_limit_on_descriptors_is_told_and_leaves_nothing() -> None:
-    before = open_descriptors()
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    ballast = []
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
-        with suppress(OSError):
-            while True:
-                ballast.append(os.dup(0))
-        with pytest.raises(OSError, match="Too many open files") as caught:
-            un.run(["true"])
-        assert caught.value.errno == errno.EMFILE
-    finally:
-        for fd in ballast:
-            os.close(fd)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert open_descriptors() == before
 
 
 def test_a_name_is_no_namespace() -> None:

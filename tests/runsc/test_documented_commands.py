@@ -21,7 +21,10 @@ from conftest import SCRIPTS
 TREE = Path(__file__).parents[2]
 PAGES = [
     "README.md",
-    *(f"docs/{page}.md" for page in ("run", "namespaces", "maps", "bundle", "doctor", "explain")),
+    *(
+        f"docs/{page}.md"
+        for page in ("run", "bigframe", "namespaces", "maps", "bundle", "doctor", "explain")
+    ),
 ]
 # Of this page, what is Python.
 PYTHON_PAGE = "docs/python.md"

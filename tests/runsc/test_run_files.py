@@ -180,18 +180,16 @@ def test_a_mount_below_a_closed_directory_is_no_obstacle(
     """As engines have them, for every container that runs."""
     closed = tmp_path_factory.mktemp("closed")
     (closed / "mount").mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "none", closed / "mount"], check=True)
-    try:
-        closed.chmod(0o700)
-        user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
-        done = subprocess.run(
-            [*user, usernsctl.path, "run", "--expose-root", "--", "echo", "ran"],
-            capture_output=True,
-            text=True,
-            cwd="/",
-        )
-    finally:
-        subprocess.run(["umount", closed / "mount"], check=True)
+    closed.chmod(0o700)
+    # In a mount namespace of its own: other tests run beside this one.
+    user = "setpriv --reuid=65534 --regid=65534 --clear-groups"
+    script = (
+        f"mount -t tmpfs none {closed}/mount && cd / && "
+        f"exec {user} {usernsctl.path} run --expose-root -- echo ran"
+    )
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script], capture_output=True, text=True
+    )
     assert (done.returncode, done.stdout) == (0, "ran\n"), done.stderr
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import errno
+import gc
 import os
 import pickle
 import resource
@@ -12,6 +14,7 @@ from typing import Any
 
 import pytest
 from conftest import open_descriptors
+from limits import descriptors_left
 
 import usernsctl as un
 
@@ -146,6 +149,9 @@ def test_what_no_host_can_be_made_of(options: dict[str, Any], told: str) -> None
         un.SandboxHost(**options)
 
 
+PATHS = ("rootfs", "bundle", "debug_log", "runsc")
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
@@ -158,6 +164,11 @@ def test_what_no_host_can_be_made_of(options: dict[str, Any], told: str) -> None
         ({"idmap": "everything"}, "idmap must be one of .root., .current., .auto."),
         ({"trust": True}, "about a bundle"),
         ({"rootfs": "/a", "expose_root": True}, "exclude each other"),
+        *(({name: ""}, f"{name} is empty") for name in PATHS),
+        *(({name: "/a\0b"}, rf"{name}: '/a\\x00b' can't be a path") for name in PATHS),
+        ({"binds": [un.Bind("", "/x")]}, "binds: SRC is empty"),
+        ({"binds": ["/a\0b:/x"]}, r"binds: SRC: '/a\\x00b' can't be a path"),
+        ({"bundle": "", "trust": True}, "bundle is empty"),
     ],
 )
 def test_what_a_host_option_can_not_be(options: dict[str, Any], told: str) -> None:
@@ -218,6 +229,50 @@ def test_nothing_is_left_where_descriptors_run_out(host: un.SandboxHost) -> None
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         assert open_descriptors() == before, spare
+
+
+def test_no_host_where_descriptors_run_out() -> None:
+    before = open_descriptors()
+    failures = 0
+    for room in range(20):
+        with descriptors_left(room):
+            try:
+                un.SandboxHost().close()
+            except un.UsernsError as error:
+                assert (error.errno, error.cause) == (errno.EMFILE, "descriptor-limit")
+                failures += 1
+        assert open_descriptors() == before, room
+    assert failures
+
+
+@pytest.mark.parametrize("detach", [False, True])
+def test_an_id_is_free_again_where_descriptors_ran_out(
+    host: un.SandboxHost, detach: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files of the sandbox could not be removed then."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    before = os.listdir(host.directory)
+    for room in range(6):
+        with descriptors_left(room), pytest.raises(un.NamespaceError) as caught:
+            host.start(["true"], id="short", detach=detach)
+        assert caught.value.errno == errno.EMFILE
+        host.start(["true"], id="short", detach=detach).close()
+        assert os.listdir(host.directory) == before
+
+
+def test_an_error_about_a_directory_holds_nothing_open(tmp_path: Path) -> None:
+    """It would keep what was open until garbage is looked for."""
+    file = tmp_path / "file"
+    file.touch()
+    gc.collect()
+    gc.disable()
+    try:
+        before = open_descriptors()
+        with pytest.raises(un.RunscError, match="Not a directory"):
+            un.SandboxHost(debug_log=file)
+        assert open_descriptors() == before
+    finally:
+        gc.enable()
 
 
 def test_they_tell_what_they_are(host: un.SandboxHost) -> None:

@@ -30,6 +30,7 @@ from usernsctl._core.running import (
     mount_restrict,
     spawn,
     stand_in,
+    version,
 )
 
 __all__ = [
@@ -59,4 +60,5 @@ __all__ = [
     "setup_to_join",
     "spawn",
     "stand_in",
+    "version",
 ]

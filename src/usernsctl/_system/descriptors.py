@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import math
 import os
 import select
-import socket
 import warnings
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    import socket
 
 # What poll(2) can count, in milliseconds of an int; math.inf and 25 days are without an end.
 _POLL_SECONDS_MAX = (2**31 - 1) // 1000
@@ -39,14 +42,21 @@ def receive(connection: socket.socket, size: int, count: int) -> tuple[bytes, li
     None of them is inherited by what is executed. Those of socket.recv_fds() are, and it takes
     flags without passing them on.
 
-    :raises OSError: as recvmsg(2) says.
+    :raises OSError: as recvmsg(2) says; EMFILE: there are more, which this process has no room for.
     """
+    # A command that is executed at once receives nothing.
+    import socket
+
     fds = array.array("i")
     room = socket.CMSG_LEN(count * fds.itemsize)
-    data, parts, _, _ = connection.recvmsg(size, room, socket.MSG_CMSG_CLOEXEC)
+    data, parts, flags, _ = connection.recvmsg(size, room, socket.MSG_CMSG_CLOEXEC)
     for level, kind, content in parts:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+    if flags & socket.MSG_CTRUNC and len(fds) < count:
+        for fd in fds:
+            os.close(fd)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
     return data, list(fds)
 
 

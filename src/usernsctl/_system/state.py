@@ -15,9 +15,7 @@ import fcntl
 import json
 import os
 import re
-import shutil
 import stat
-import tempfile
 import time
 from collections.abc import Iterator
 from typing import Any, Self
@@ -29,7 +27,7 @@ from usernsctl._text import quoted
 from usernsctl.errors import NamespaceError
 
 #: What may be a name there: of a namespace, or the id of a sandbox.
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}"
 NAME_RULE = (
     "it must be 1 to 64 letters, digits, dots, dashes and underscores, "
     "the first a letter, a digit or an underscore"
@@ -52,19 +50,18 @@ _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 def state_directory() -> str:
-    """Where it is: $XDG_RUNTIME_DIR/usernsctl, or a directory of the user's own in /tmp.
+    """Where it is: $XDG_RUNTIME_DIR/usernsctl, or a directory of the user's own in $TMPDIR or /tmp.
 
     In /tmp it is named by the uid outside. By the uid inside, a user who is 0 in a namespace would
     take the name that root's own directory has.
+
+    Variables alone decide. :func:`tempfile.gettempdir` would look for another place once there is
+    no space left in this one: whoever fills it would have what is known be lost, and be shown.
     """
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime:
         return os.path.join(os.path.abspath(runtime), "usernsctl")
-    try:
-        temporary = os.path.abspath(tempfile.gettempdir())
-    except FileNotFoundError:
-        # In a read-only container there is no state, and none can be made.
-        temporary = "/tmp"
+    temporary = os.path.abspath(os.environ.get("TMPDIR") or "/tmp")
     return os.path.join(temporary, f"usernsctl-{uid_outside()}")
 
 
@@ -148,7 +145,7 @@ class Directory(Closing):
     def names(self) -> list[str]:
         """What is in it, by name; only what could be of our making."""
         with reported(self.path):
-            return sorted(filter(NAME.fullmatch, os.listdir(self.fd)))
+            return sorted(name for name in os.listdir(self.fd) if re.fullmatch(NAME, name))
 
     def read(self, name: str) -> Any:
         """What a record says; ``None`` if there is none.
@@ -208,6 +205,8 @@ class Directory(Closing):
         with reported(directory.path), contextlib.suppress(FileNotFoundError):
             now = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
             if os.path.samestat(now, os.fstat(directory.fd)):
+                import shutil
+
                 shutil.rmtree(name, dir_fd=self.fd)
 
     def close(self) -> None:

@@ -82,6 +82,8 @@ def exec_(name: str, command: tuple[str, ...]) -> NoReturn:
     """
     if command[0] == "--":
         command = command[1:]
+    if not command:
+        raise click.UsageError("no command: give one, as in: usernsctl ns exec NAME -- id")
     env = caller.environ()
     namespace = Namespace.open(name)
     if not namespace.has("pid"):

@@ -139,7 +139,7 @@ def opened(cgroup: StrOrBytesPath | int | None) -> Iterator[int]:
     """The descriptor of a control group's directory, or -1 if there is none.
 
     :raises NamespaceError: the path can't be opened, or is no directory.
-    :raises ValueError: it is a number, but no descriptor.
+    :raises ValueError: it is a number, but no descriptor, or can't be a path.
     """
     if cgroup is None:
         yield -1
@@ -158,6 +158,8 @@ def _directory(path: str) -> Iterator[int]:
         fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise NamespaceError.from_os_error(error, path, step="cgroup", filename=path) from error
+    except ValueError as error:  # a NUL character
+        raise ValueError(f"in_cgroup: {path!r} can't be a path: {error}") from None
     try:
         yield fd
     finally:

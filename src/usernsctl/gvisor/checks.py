@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from usernsctl._system.state import NAME, NAME_RULE
-from usernsctl.commands.arguments import Args, StrOrBytesPath
 from usernsctl.errors import BundleError
+
+if TYPE_CHECKING:
+    from usernsctl.commands.arguments import Args, StrOrBytesPath
 
 
 def words(args: Args) -> tuple[str, ...]:
@@ -31,7 +34,7 @@ def box_id(id: str) -> str:
     """
     if not isinstance(id, str):
         raise TypeError(f"id must be text, not {id!r}")
-    if not NAME.fullmatch(id):
+    if not re.fullmatch(NAME, id):
         raise ValueError(f"{id!r} can't be an id: {NAME_RULE}")
     return id
 
@@ -74,11 +77,18 @@ def path(name: str, given: StrOrBytesPath | None) -> str | None:
     """The path that the argument `name` gives, if it does.
 
     :raises TypeError: it is no path.
+    :raises ValueError: it is one that no file has.
     """
     try:
-        return None if given is None else os.fsdecode(given)
+        found = None if given is None else os.fsdecode(given)
     except TypeError:
         raise TypeError(f"{name} must be a path, not {given!r}") from None
+    # Mostly of a variable that was not set: it would be taken for the current directory.
+    if found == "":
+        raise ValueError(f"{name} is empty: it must be a path")
+    if found is not None and "\0" in found:
+        raise ValueError(f"{name}: {found!r} can't be a path: it has a NUL character")
+    return found
 
 
 def instance(name: str, given: object, kind: type) -> None:

@@ -54,6 +54,7 @@ class Files:
             raise
 
     def _make(self, config: bytes) -> None:
+        self._remove_left()
         try:
             os.mkdir(self.id, 0o700, dir_fd=self._top)
         except FileExistsError as error:
@@ -131,17 +132,42 @@ class Files:
         return describe(told, config=self._config)
 
     def remove(self) -> None:
-        """Remove the directory: the id is free again."""
+        """Remove the directory: the id is free again.
+
+        Where there are no descriptors left to do that with, it is done with the next sandbox.
+        """
         if self._is_made:
-            shutil.rmtree(self.id, ignore_errors=True, dir_fd=self._top)
             try:
-                os.unlink(f"{CRASH_DIRECTORY}/{self.id}", dir_fd=self._top)
-            except OSError as error:
+                is_removed = self._remove(self.id)
+            except OSError:
                 # With -1, a handler of signals that has interrupted us has done it all.
-                if not isinstance(error, FileNotFoundError) and self._top >= 0:
+                if self._top >= 0:
                     raise
+            else:
+                if not is_removed:
+                    self._host.left.add(self.id)
             self._is_made = False
         self.let_go()
+
+    def _remove_left(self) -> None:
+        """Remove what could not be removed before."""
+        for id in list(self._host.left):
+            # Nobody else does so meanwhile: there may be a new directory of that name then.
+            with contextlib.suppress(KeyError):
+                self._host.left.remove(id)
+                if not self._remove(id):
+                    self._host.left.add(id)
+
+    def _remove(self, id: str) -> bool:
+        """Remove the directory of a sandbox; whether it is gone."""
+        shutil.rmtree(id, ignore_errors=True, dir_fd=self._top)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{CRASH_DIRECTORY}/{id}", dir_fd=self._top)
+        try:
+            os.stat(id, dir_fd=self._top, follow_symlinks=False)
+        except FileNotFoundError:
+            return True
+        return False
 
     def let_go(self) -> None:
         """Close the descriptor, and leave the directory alone."""

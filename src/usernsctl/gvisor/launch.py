@@ -63,7 +63,7 @@ def run(
         raise CommandError("a terminal was asked for, but standard input is none", step="terminal")
     program = runsc.find(caller, request.program)
     assert request.kept is None or isinstance(request.kept, str)
-    place = Place.kept(request.kept) if request.kept else Place.new(request.idmap)
+    place = Place.kept(request.kept) if request.kept is not None else Place.new(request.idmap)
     if place.single_id_reason is not None:
         notify(f"going on with one id, as --allow-single-id allows: {place.single_id_reason}")
     config.check_ids(place, request.user or (0, 0))

@@ -8,14 +8,14 @@ import os
 import pwd
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from usernsctl import _programs
+from usernsctl._records import dataclass, field, fields, replace
 from usernsctl._system import opened
+from usernsctl._system.machine import machine_part
 from usernsctl._system.opened import ChangeableError, ForeignLinkError, Opened
 from usernsctl.errors import BundleError, CommandError, NamespaceError, RunscError, UsernsError
-from usernsctl.gvisor.oci.outside import machine_part
 from usernsctl.gvisor.request import Bind, Request
 
 # Where the tmpfs may go: directories that most machines have, and that a run seldom needs.
@@ -289,7 +289,14 @@ def _make_directory(path: str | None) -> Opened | None:
         if not os.access(f"/proc/self/fd/{made.fd}", os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
-        failed = _error(RunscError, what, error, path, step="runsc", cause="runsc-root-unwritable")
-        failed.explain(remedy="name a directory that you may write to")
-        raise failed from error
+        # No name for the error, as above.
+        raise _error(
+            RunscError,
+            what,
+            error,
+            path,
+            step="runsc",
+            cause="runsc-root-unwritable",
+            remedy="name a directory that you may write to",
+        ) from error
     return made

@@ -9,10 +9,10 @@ import os
 import pickle
 import socket
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from typing import NoReturn, Self, Unpack
 
 from usernsctl import hardening
+from usernsctl._records import replace
 from usernsctl._system import isolated
 from usernsctl._system.descriptors import Shared, receive
 from usernsctl._system.opened import Opened
@@ -46,6 +46,7 @@ class PreparedNamespace:
     :ivar namespace: where it runs.
     :ivar prepared: what is there.
     :ivar directory: a descriptor of the directory for the files of the sandboxes.
+    :ivar left: the ids of sandboxes that have ended, and whose files could not be removed then.
     """
 
     def __init__(self, request: Request) -> None:
@@ -54,6 +55,11 @@ class PreparedNamespace:
         :raises UsernsError: the reasons are those of ``usernsctl run``.
         :raises ValueError: the kept namespaces are closed, or have a PID namespace.
         """
+        self.left: set[str] = set()
+        with NamespaceError.instead("the host of sandboxes", step="sandbox"):
+            self._make(request)
+
+    def _make(self, request: Request) -> None:
         if request.bundle is None:
             base = environment.base(os.environ, everything=False)
             request = replace(request, args=_NO_COMMAND, env=base)
@@ -351,6 +357,7 @@ def _prepare(namespace: Namespace, order: Order) -> tuple[Prepared, int]:
             undo.callback(os.close, fd)
         if done.returncode != 0:
             told = done.stderr.decode(errors="replace").strip().split("\n")[-1]
+            told = told or f"what makes it ended with status {done.returncode}"
             raise NamespaceError(f"the root filesystem could not be made: {told}", step="sandbox")
         # It comes from a child of ours that runs our own program.
         result = pickle.loads(done.stdout)

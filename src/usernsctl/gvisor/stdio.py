@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import socket
 import stat
 from io import FileIO
-from subprocess import DEVNULL
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from usernsctl._system.descriptors import receive
 from usernsctl.errors import CommandError, RunscError
+
+if TYPE_CHECKING:
+    import socket
 
 
 def append_at_end(descriptor: int) -> None:
@@ -59,6 +60,8 @@ def prepared_streams(stdin: Any, stdout: Any, stderr: Any, detach: bool) -> dict
     :raises CommandError: one is not open.
     """
     if detach:
+        from subprocess import DEVNULL
+
         stdin, stdout, stderr = (
             DEVNULL if stream is None else stream for stream in (stdin, stdout, stderr)
         )
@@ -73,15 +76,18 @@ def receive_terminal(console: socket.socket) -> FileIO:
     """Our end of the terminal that runsc has made (``--console-socket``).
 
     :param console: the socket that it has sent that to, and does not wait.
-    :raises RunscError: it has sent none.
+    :raises RunscError: it has sent none. In a kept namespace, root may have connected in its place.
     """
     console.setblocking(False)
-    try:
+    fds: list[int] = []
+    with contextlib.suppress(BlockingIOError):
         connection, _ = console.accept()
         with connection:
+            # It does not inherit this of the socket.
+            connection.setblocking(False)
             _, fds = receive(connection, 4096, 1)
-    except BlockingIOError:
-        fds = []
-    if not fds:
-        raise RunscError("runsc has made no terminal", step="terminal")
-    return FileIO(fds[0], "r+")
+    for fd in fds:
+        if os.isatty(fd):
+            return FileIO(fd, "r+")
+        os.close(fd)
+    raise RunscError("runsc has made no terminal", step="terminal")

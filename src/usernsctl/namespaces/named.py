@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import subprocess
 from collections.abc import Iterable, Iterator
@@ -137,7 +138,7 @@ def _error(reason: str, cause: str | None = None, remedy: str | None = None) -> 
 
 
 def _check_name(name: str) -> None:
-    if not NAME.fullmatch(name):
+    if not re.fullmatch(NAME, name):
         shown = name if len(name) <= 80 else f"{name[:80]}..."
         raise _error(f"{shown!r} is no name for a namespace: {NAME_RULE}", "name-invalid")
 
@@ -201,6 +202,10 @@ class _Holder(Closing):
 
         :raises NamespaceError: it failed.
         """
+        with NamespaceError.instead("the holder", step=STEP):
+            self._begin(options)
+
+    def _begin(self, options: Iterable[str]) -> None:
         self._connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             with theirs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from conftest import Program
 
 from usernsctl.cli import main
 
@@ -82,6 +83,30 @@ def test_run_answers_an_option_of_docker_by_its_own(
 def test_run_leaves_the_command_s_options_alone(capsys: pytest.CaptureFixture[str]) -> None:
     told = complaint(capsys, "run", "--rootfs", "", "--", "env", "-v", "-e")
     assert told == "Error: --rootfs needs a directory, not an empty string"
+
+
+@pytest.mark.parametrize(
+    ("option", "what"),
+    [
+        ("--rootfs", "a directory"),
+        ("--bundle", "a directory"),
+        ("--debug-log", "a directory"),
+        ("--root", "a directory"),
+        ("--in", "the name of a namespace"),
+    ],
+)
+def test_run_takes_no_empty_string_for_an_option_left_out(
+    usernsctl: Program, option: str, what: str
+) -> None:
+    """As of `--in "$NAME"`, where nobody has set NAME."""
+    done = usernsctl("run", option, "", "--", "id")
+    assert done.returncode == 125
+    assert done.stderr.endswith(f"Error: {option} needs {what}, not an empty string\n")
+
+
+def test_ns_exec_wants_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    told = complaint(capsys, "ns", "exec", "name", "--")
+    assert told == "Error: no command: give one, as in: usernsctl ns exec NAME -- id"
 
 
 @pytest.mark.parametrize("group", [[], ["bundle"], ["ns"]])

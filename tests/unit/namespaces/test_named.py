@@ -218,7 +218,7 @@ def test_without_a_runtime_directory_it_is_in_tmp(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     assert named.list_named() == []
     (made,) = tmp_path.iterdir()
     assert made.name == f"usernsctl-{uid_outside()}"

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from callers import as_root
+from conftest import settled_descriptors
 
 import usernsctl as un
 from usernsctl._system import opened, proc
@@ -121,12 +122,12 @@ def test_links_that_lead_nowhere(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
     (tmp_path / "file").touch()
-    before = os.listdir("/proc/self/fd")
+    before = settled_descriptors()
     for name, number in (("a", errno.ELOOP), ("file", errno.ENOTDIR), ("none", errno.ENOENT)):
         with pytest.raises(OSError, match=name) as caught:
             opened.open_trusted(f"{tmp_path}/{name}")
         assert caught.value.errno == number
-    assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert settled_descriptors() == before
 
 
 @pytest.mark.usefixtures("no_umask")
@@ -246,9 +247,9 @@ def test_what_has_run_out_is_no_fault_of_the_directory(state: Path) -> None:
     with locked_directory():
         pass
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    before = os.listdir("/proc/self/fd")
-    used = 1 + max(map(int, before))
-    holes = [os.open("/dev/null", os.O_RDONLY) for _ in range(used - len(before) + 1)]
+    before = settled_descriptors()
+    used = 1 + max(int(one.split()[0]) for one in before)
+    holes = [os.open("/dev/null", os.O_RDONLY) for _ in range(used - len(before))]
     told = set()
     for spare in range(5):
         resource.setrlimit(resource.RLIMIT_NOFILE, (used + spare, hard))
@@ -261,7 +262,7 @@ def test_what_has_run_out_is_no_fault_of_the_directory(state: Path) -> None:
     for fd in holes:
         os.close(fd)
     assert told == {(errno.EMFILE, "descriptor-limit", None)}
-    assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert settled_descriptors() == before
 
 
 def test_a_record_that_can_not_be_written_leaves_none(state: Path) -> None:
@@ -273,3 +274,28 @@ def test_a_record_that_can_not_be_written_leaves_none(state: Path) -> None:
         with pytest.raises(un.NamespaceError, match="record: File exists"):
             directory.write("record", {})
         assert json.loads((state / "record").read_text()) == {"a": "b" * 10}
+
+
+@pytest.mark.parametrize(
+    ("variables", "where"),
+    [
+        ({}, "/tmp"),
+        ({"TMPDIR": ""}, "/tmp"),
+        ({"TMPDIR": "."}, "."),
+        ({"TMPDIR": "directory"}, "directory"),
+        ({"TMPDIR": "missing", "TMP": "directory"}, "missing"),
+        ({"TEMP": "directory"}, "/tmp"),
+    ],
+    ids=str,
+)
+def test_without_a_runtime_directory_it_is_where_the_variable_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], where: str
+) -> None:
+    """And nowhere else: whoever fills the disk does not move it."""
+    (tmp_path / "directory").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for name in ("XDG_RUNTIME_DIR", "TMPDIR", "TEMP", "TMP"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert os.path.dirname(state_directory()) == os.path.abspath(tmp_path / where)

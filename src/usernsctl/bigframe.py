@@ -1,0 +1,200 @@
+"""Run a Python program from a frame so big that CPython's data stack does not thrash.
+
+    python -m usernsctl.bigframe [-m MODULE | -c CODE | SCRIPT | -] [ARG...]
+    python /path/bigframe.py [-m MODULE | -c CODE | SCRIPT | -] [ARG...]
+
+CPython keeps the frames of a thread in chunks of 16 KiB. Many releases unmap a chunk as soon as its
+last frame returns. So a loop that calls a function at a chunk's edge maps and unmaps memory each
+time, and in gVisor that takes 0.1 ms and more. A frame of a megabyte gets a chunk that has most of
+another megabyte to spare, and there the program's frames find their place.
+
+This file imports nothing of usernsctl: it can be copied alone into an image, and then also serves
+interpreters that usernsctl itself does not support. docs/bigframe.md tells what a program notices.
+"""
+
+from __future__ import annotations
+
+import builtins
+import os
+import sys
+from importlib.machinery import BuiltinImporter, SourceFileLoader, SourcelessFileLoader
+
+# Importing these would take longer than all else that is done here.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+    from typing import Any, NoReturn
+
+# Of a frame, in pointers. A chunk has the next power of two of bytes: here 128 KiB, more than one
+# page on every machine.
+PROBE = 10_000
+# Here 2 MiB. Nobody touches the half that is the frame's own, so that it takes up no memory.
+BIG = 140_000
+
+USAGE = "usage: bigframe [-m MODULE | -c CODE | SCRIPT | -] [ARG...]"
+
+
+def main() -> None:
+    """Run the program that the arguments of this process name, as the module ``__main__``.
+
+    :raises SystemExit: the arguments name no program; besides, whatever the program raises.
+    """
+    run, program = _parse(sys.argv[1:])
+    if not _safe_path():
+        # What Python has put there for us; the program's own takes its place.
+        del sys.path[0]
+    sys.modules["__main__"] = module = type(sys)("__main__")
+    # As Python makes it. What else that has, a new module has, too.
+    if sys.version_info < (3, 14):
+        module.__annotations__ = {}
+    module.__dict__.update(__loader__=BuiltinImporter, __builtins__=builtins)
+    _call_in_frame(BIG if thrashes() else 0, run, program, module.__dict__)
+
+
+def thrashes() -> bool:
+    """Whether this interpreter unmaps a chunk at once: less is mapped after a call than in it."""
+    try:
+        # What the interpreter keeps of the first call, it has in the second one.
+        _call_in_frame(PROBE, _mapped_pages)
+        within: int = _call_in_frame(PROBE, _mapped_pages)
+        return within > _mapped_pages()
+    except OSError:
+        # Without /proc nobody can tell, and a big frame does no harm.
+        return True
+
+
+def _mapped_pages() -> int:
+    descriptor = os.open("/proc/self/statm", os.O_RDONLY)
+    try:
+        return int(os.read(descriptor, 4096).split()[0])
+    finally:
+        os.close(descriptor)
+
+
+def _call_in_frame(pointers: int, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call the function from a frame of that many pointers, or of the usual size."""
+
+    def call() -> Any:
+        return function(*arguments)
+
+    code = call.__code__
+    call.__code__ = code.replace(co_stacksize=max(pointers, code.co_stacksize))
+    return call()
+
+
+def _parse(words: list[str]) -> tuple[Callable[[str, dict[str, Any]], None], str]:
+    """How to run which program. Leaves the program's own arguments in sys.argv."""
+    first, *rest = words or ["-"]
+    option, value = first[:2], first[2:]
+    if option in ("-c", "-m"):
+        if not value and not rest:
+            _refuse(f"{option} needs an argument")
+        value = value or rest.pop(0)
+        sys.argv[:] = [option, *rest]
+        return (_command if option == "-c" else _module), value
+    sys.argv[:] = words or [""]
+    if first == "-":
+        if sys.stdin is not None and sys.stdin.isatty():
+            _refuse("standard input is a terminal, so there is no program to read")
+        return _standard_input, "<stdin>"
+    if first.startswith("-"):
+        _refuse(f"{first} is not one of mine; Python's options go before bigframe")
+    return _script, first
+
+
+def _refuse(reason: str) -> NoReturn:
+    print(f"{USAGE}\nbigframe: {reason}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _command(source: str, namespace: dict[str, Any]) -> None:
+    _add_path("")
+    exec(compile(source, "<string>", "exec", dont_inherit=True), namespace)
+
+
+def _standard_input(name: str, namespace: dict[str, Any]) -> None:
+    _add_path("")
+    source = sys.stdin.buffer.read() if sys.stdin else b""
+    namespace.update(__file__=name, __cached__=None)
+    exec(compile(source, name, "exec", dont_inherit=True), namespace)
+
+
+def _module(name: str, _: dict[str, Any]) -> None:
+    import runpy
+
+    _add_path(_absolute(""))
+    # What Python itself calls for -m.
+    runpy._run_module_as_main(name)  # type: ignore[attr-defined]
+
+
+def _script(path: str, namespace: dict[str, Any]) -> None:
+    """Run a file of source or bytecode, or a directory or an archive that has a __main__.py."""
+    absolute = _absolute(path)
+    if _holds_modules(absolute):
+        import runpy
+
+        sys.path.insert(0, absolute)
+        return runpy._run_module_as_main("__main__", False)  # type: ignore[attr-defined, no-any-return]
+    _add_path(os.path.dirname(os.path.realpath(path)))
+    try:
+        loader, code = _load(absolute)
+    except OSError as error:
+        reason = f"can't open file {absolute!r}: [Errno {error.errno}] {error.strerror}"
+        print(f"{sys.executable}: {reason}", file=sys.stderr)
+        sys.exit(2)
+    namespace.update(__file__=absolute, __cached__=None, __loader__=loader)
+    exec(code, namespace)
+
+
+def _holds_modules(path: str) -> bool:
+    for hook in sys.path_hooks:
+        try:
+            hook(path)
+        except ImportError:
+            continue
+        return True
+    return False
+
+
+def _load(path: str) -> tuple[SourceFileLoader | SourcelessFileLoader, Any]:
+    if path.endswith(".pyc"):
+        bytecode = SourcelessFileLoader("__main__", path)
+        return bytecode, bytecode.get_code("__main__")
+    with open(path, "rb") as file:
+        source = file.read()
+    loader = SourceFileLoader("__main__", path)
+    return loader, compile(source, path, "exec", dont_inherit=True)
+
+
+def _absolute(path: str) -> str:
+    """As Python makes it: with all the dots that are in it."""
+    try:
+        return os.path.join(os.getcwd(), path) if path else os.getcwd()
+    except FileNotFoundError:
+        return path
+
+
+def _add_path(entry: str) -> None:
+    if not _safe_path():
+        sys.path.insert(0, entry)
+
+
+def _safe_path() -> bool:
+    """Whether Python adds nothing of the program's to sys.path."""
+    return bool(getattr(sys.flags, "safe_path", sys.flags.isolated))
+
+
+def _without_ours(traceback: TracebackType | None) -> TracebackType | None:
+    while traceback is not None and traceback.tb_frame.f_globals is globals():
+        traceback = traceback.tb_next
+    return traceback
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except BaseException as error:
+        # Raised without a name, it does not get this frame back.
+        error.__traceback__ = _without_ours(error.__traceback__)
+        raise

@@ -1,0 +1,121 @@
+"""Whoever connects in place of runsc sends no terminal, or more than one, or nothing at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tally import Tally
+
+from usernsctl._system import opened
+from usernsctl.errors import RunscError
+from usernsctl.gvisor.stdio import receive_terminal
+
+
+@pytest.fixture
+def console(tmp_path: Path) -> Iterator[socket.socket]:
+    """The socket that runsc is to connect to."""
+    with socket.socket(socket.AF_UNIX) as made, opened.follow(str(tmp_path)) as here:
+        # The name must be short.
+        made.bind(f"/proc/self/fd/{here.fd}/console")
+        made.listen(1)
+        yield made
+
+
+@contextlib.contextmanager
+def connected(console: socket.socket) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX) as sender:
+        sender.connect(os.fsencode(console.getsockname()))
+        yield sender
+
+
+def send(sender: socket.socket, *fds: int) -> None:
+    try:
+        socket.send_fds(sender, [b"x"], fds)
+    finally:
+        for fd in set(fds):
+            os.close(fd)
+
+
+def send_nothing(sender: socket.socket) -> None:
+    """And stay."""
+
+
+def send_text(sender: socket.socket) -> None:
+    sender.send(b"/dev/ptmx")
+
+
+def leave(sender: socket.socket) -> None:
+    sender.close()
+
+
+def send_directory(sender: socket.socket) -> None:
+    send(sender, os.open("/", os.O_RDONLY))
+
+
+def send_path(sender: socket.socket) -> None:
+    send(sender, os.open("/dev/null", os.O_PATH))
+
+
+def send_file(sender: socket.socket) -> None:
+    send(sender, os.open("/etc/passwd", os.O_RDONLY))
+
+
+def send_pipe(sender: socket.socket) -> None:
+    ours, theirs = os.pipe()
+    os.close(theirs)
+    send(sender, ours)
+
+
+def send_many(sender: socket.socket) -> None:
+    """As many as one message may have (SCM_MAX_FD)."""
+    send(sender, *[os.open("/dev/null", os.O_RDWR)] * 253)
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        send_nothing,
+        send_text,
+        leave,
+        send_directory,
+        send_path,
+        send_file,
+        send_pipe,
+        send_many,
+    ],
+)
+def test_hostile_sender_of_what_is_no_terminal(
+    console: socket.socket, tally: Tally, attack: Callable[[socket.socket], None]
+) -> None:
+    before = os.listdir("/proc/self/fd")
+    with connected(console) as sender:
+        attack(sender)
+        tally.tried()
+        with contextlib.suppress(RunscError), receive_terminal(console) as taken:
+            tally.succeeded(f"{taken} taken for a terminal")
+    if len(os.listdir("/proc/self/fd")) != len(before):
+        tally.succeeded("a descriptor that stays open")
+
+
+def test_hostile_sender_of_many_terminals(console: socket.socket, tally: Tally) -> None:
+    """One of them is taken, and the others are closed."""
+    before = os.listdir("/proc/self/fd")
+    ours, theirs = pty.openpty()
+    with connected(console) as sender:
+        socket.send_fds(sender, [b"x"], [ours] * 100)
+        tally.tried()
+        with receive_terminal(console) as taken:
+            assert os.ttyname(theirs)
+            assert os.isatty(taken.fileno())
+            assert not os.get_inheritable(taken.fileno())
+            # Besides it: both ends here, and the sender's.
+            if len(os.listdir("/proc/self/fd")) != len(before) + 4:
+                tally.succeeded("more than one")
+    os.close(ours)
+    os.close(theirs)

@@ -1,0 +1,56 @@
+"""A process has no room for descriptors: that is told, and nothing is left."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import open_descriptors
+from limits import descriptors_left
+
+import usernsctl as un
+from usernsctl.namespaces import named
+
+
+@contextmanager
+def out_of_descriptors() -> Iterator[list[un.UsernsError]]:
+    """For a block that may run out of descriptors, and says so then."""
+    failed: list[un.UsernsError] = []
+    try:
+        yield failed
+    except un.UsernsError as error:
+        assert (error.errno, error.cause) == (errno.EMFILE, "descriptor-limit")
+        failed.append(error)
+
+
+@pytest.mark.parametrize("streams", [{}, {"stdin": un.PIPE, "stdout": un.PIPE, "stderr": un.PIPE}])
+def test_a_limit_on_descriptors_is_told_and_leaves_nothing(streams: dict[str, Any]) -> None:
+    before = open_descriptors()
+    failures = 0
+    for room in range(16):
+        with descriptors_left(room), out_of_descriptors() as failed:
+            un.run(["true"], **streams)
+        failures += bool(failed)
+        assert open_descriptors() == before
+    assert failures
+
+
+def test_no_holder_is_left_where_descriptors_run_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    before = open_descriptors()
+    failures = 0
+    for room in range(24):
+        with descriptors_left(room), out_of_descriptors() as failed:
+            named.create_named("name", ["--user"])
+        failures += bool(failed)
+        assert open_descriptors() == before
+        assert [one.name for one in named.list_named()] == ([] if failed else ["name"])
+        if not failed:
+            named.remove_named("name")
+    assert failures

@@ -1,0 +1,32 @@
+"""In gVisor, where a call that maps memory costs most, a program in a big frame makes none."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from conftest import Program
+
+from usernsctl import bigframe
+
+LAUNCHER = Path(bigframe.__file__)
+CROSSINGS = Path(__file__).parents[1] / "crossings.py"
+
+
+def test_no_call_maps_memory_whatever_its_depth(usernsctl: Program) -> None:
+    interpreter = Path(sys.executable)
+    shown = [LAUNCHER, CROSSINGS, interpreter.parent.parent]
+    if not interpreter.resolve().is_relative_to("/usr"):
+        shown.append(interpreter.resolve().parent.parent)
+    binds = [word for path in shown for word in ("--bind", str(path))]
+
+    def run(*words: str | Path) -> str:
+        done = usernsctl("run", *binds, "--", interpreter, *words)
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    look = "import runpy, sys; print(runpy.run_path(sys.argv[1])['thrashes']())"
+    thrashes = run("-c", look, LAUNCHER) == "True\n"
+    assert (int(run(CROSSINGS)) > 0) == thrashes
+    assert run(LAUNCHER, CROSSINGS) == "0\n"
+    assert run(LAUNCHER, "-c", look, LAUNCHER) == "False\n"
