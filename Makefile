@@ -63,6 +63,7 @@ bench: packages ## measure usernsctl against its peers
 	@set -e; python=$(DEV)/bin/python; name=$$(id -un); \
 	if [ "$$name" = root ]; then name=usernsctl-test; tools/user $$name ranges; fi; \
 	tools/as-user $$name bench -- $$python bench/run.py; \
+	tools/as-user $$name bench -- $$python bench/start.py; \
 	tools/as-user $$name bench -- $$python bench/sandboxes.py; \
 	USERNSCTL_CONNECTOR=$$(tools/environment connector); export USERNSCTL_CONNECTOR; \
 	tools/as-user $$name bench demo -- $$python bench/connector.py

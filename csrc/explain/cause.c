@@ -9,6 +9,11 @@ static const struct un_cause causes[] = {
      "namespace (Ubuntu 23.10 and later)",
      "load a profile for this program: usernsctl apparmor-profile; or, for all programs, "
      "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"},
+    {"bind-writes-machine",
+     "files of /proc, /sys and the like hold no data: whoever writes to them changes this "
+     "machine's "
+     "kernel or its processes, so that with :rw a program inside could leave the sandbox",
+     "usernsctl run --bind DIR -- CMD    # without :rw"},
     {"bounding-set", "a setuid program can gain only capabilities that are in the bounding set",
      "start with CAP_SETUID and CAP_SETGID: docker run --cap-add SETUID --cap-add SETGID"},
     {"caller-id-unmapped",

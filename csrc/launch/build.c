@@ -30,6 +30,7 @@ static un_step_taker *const takers[UN_VERB_COUNT] = {
     [UN_VERB_DIRECTORY] = un_step_directory,
     [UN_VERB_DISCARD] = un_step_discard,
     [UN_VERB_FILE] = un_step_file,
+    [UN_VERB_GUARDED] = un_step_guarded,
     [UN_VERB_HIDE_PRIVATE] = un_step_hide_private,
     [UN_VERB_HOME] = step_home,
     [UN_VERB_LINK] = un_step_link,

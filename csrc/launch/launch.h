@@ -52,6 +52,7 @@ struct un_launch {
     struct un_source *source;      /* as many as there are such records ... */
     struct un_bind *bind;          /* ... and here, too ... */
     size_t bind_count;             /* ... of which so many are done */
+    bool is_root;                  /* whether whoever opened the sources is */
     struct un_root root;
     struct un_marks marks;
     char remedy[UN_PATH_MAX]; /* of the last failure; "": its cause has one, or nobody */

@@ -8,6 +8,8 @@
 #include "launch/view.h"
 
 #include <errno.h>
+#include <limits.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -90,11 +92,9 @@ int un_step_snapshot(struct un_launch *launch, const struct un_record *record, s
     return show_of_machine(launch, record->words, show_copy, err);
 }
 
-int un_step_hide_private(struct un_launch *launch, const struct un_record *record,
-                         struct un_error *err)
+static int hide_private(struct un_launch *launch, const char *inside, struct un_error *err)
 {
     struct un_trail trail;
-    const char *inside = record->words;
     int failed = un_view_walk(launch, inside, &trail);
     if (failed)
         un_launch_fail_file(launch, inside, err);
@@ -102,6 +102,23 @@ int un_step_hide_private(struct un_launch *launch, const struct un_record *recor
         failed = un_hide_private(launch, un_trail_last(&trail)->fd, inside, err);
     un_trail_close(&trail);
     return failed;
+}
+
+int un_step_hide_private(struct un_launch *launch, const struct un_record *record,
+                         struct un_error *err)
+{
+    return hide_private(launch, record->words, err);
+}
+
+/* What has private files: root, who may read whatever comes to be there later, gets a copy of the
+ * rest; for anybody else they are covered. */
+int un_step_guarded(struct un_launch *launch, const struct un_record *record, struct un_error *err)
+{
+    char inside[NAME_MAX + 2];
+    if (launch->is_root)
+        return un_step_snapshot(launch, record, err);
+    snprintf(inside, sizeof inside, "/%s", record->words);
+    return un_step_machine(launch, record, err) ? -1 : hide_private(launch, inside, err);
 }
 
 /* gVisor mounts its own here, so the machine's are never even handed to runsc. */

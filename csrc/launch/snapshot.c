@@ -32,14 +32,15 @@ static off_t copy_bytes(int source, int out)
     char path[64];
     struct stat status;
     off_t copied = 0;
-    ssize_t count = 1;
+    ssize_t count = FILE_BYTES_MAX;
     snprintf(path, sizeof path, "/proc/self/fd/%d", source);
     int file = open(path, O_RDONLY | O_CLOEXEC);
     if (file < 0)
         return -1;
     int failed = fstat(file, &status);
-    /* It may have been closed to others since. */
-    while (!failed && un_is_public(status.st_mode) && copied < FILE_BYTES_MAX && count) {
+    /* It may have been closed to others since. Of a file, less is only got at its end. */
+    while (!failed && un_is_public(status.st_mode) && copied < FILE_BYTES_MAX &&
+           count == FILE_BYTES_MAX) {
         count = sendfile(out, file, NULL, FILE_BYTES_MAX);
         failed = count < 0;
         copied += count;
@@ -109,6 +110,22 @@ static int copy_directory(struct snapshot *snapshot, int source, const struct st
     return failed;
 }
 
+/* Most of /etc are links, which need not be opened. False: it is none any more, or can't be read.
+ */
+static bool copy_link(struct snapshot *snapshot, int source, int target, const char *name,
+                      int *failed, struct un_error *err)
+{
+    char text[UN_PATH_MAX];
+    ssize_t length = readlinkat(source, name, text, sizeof text);
+    if (length < 0 || length == sizeof text)
+        return false;
+    text[length] = '\0';
+    *failed = symlinkat(text, target, name);
+    if (*failed)
+        un_launch_fail_file(snapshot->launch, name, err);
+    return true;
+}
+
 static int copy_entry(struct snapshot *snapshot, int found, int target, const char *name,
                       struct un_error *err)
 {
@@ -130,6 +147,9 @@ static int copy_all(struct snapshot *snapshot, DIR *listing, int source, int tar
     int failed = 0;
     const struct dirent *entry;
     while (!failed && (entry = un_root_next(snapshot->launch, listing, name, &failed, err))) {
+        if (entry->d_type == DT_LNK &&
+            copy_link(snapshot, source, target, entry->d_name, &failed, err))
+            continue;
         int found = un_child(source, entry->d_name);
         if (found < 0 && errno == ENOENT)
             continue; /* it has vanished meanwhile */

@@ -2,6 +2,7 @@
  * before the namespaces are entered. */
 #include "base/error.h"
 #include "launch/follow.h"
+#include "launch/kernel_files.h"
 #include "launch/launch.h"
 
 #include <errno.h>
@@ -168,13 +169,14 @@ int un_check_programs(struct un_launch *launch, struct un_error *err)
 int un_launch_open(struct un_launch *launch, const int *fds, struct un_error *err)
 {
     const struct un_record *score = un_launch_first(launch, UN_VERB_OOM_SCORE);
+    launch->is_root = geteuid() == 0;
     if (check_version(launch, err))
         return -1;
     for (size_t i = 0; i < launch->record_count; i++)
         if (launch->record[i].verb == UN_VERB_ASSUME &&
             check_assumed(launch, &launch->record[i], err))
             return -1;
-    if (open_sources(launch, fds, err))
+    if (open_sources(launch, fds, err) || un_refuse_kernel_files(launch, err))
         return -1;
     return score ? take_oom_score(launch, un_record_word(score, 0), err) : 0;
 }

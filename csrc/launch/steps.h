@@ -8,7 +8,8 @@ typedef int un_step_taker(struct un_launch *launch, const struct un_record *reco
                           struct un_error *err);
 
 /* What of the machine is shown (shown.c). */
-un_step_taker un_step_machine, un_step_snapshot, un_step_tree, un_step_hide_private;
+un_step_taker un_step_machine, un_step_snapshot, un_step_guarded, un_step_tree,
+    un_step_hide_private;
 /* What is made (made.c). */
 un_step_taker un_step_directory, un_step_link, un_step_resolver;
 /* What comes to a place inside (bound.c). */

@@ -25,6 +25,7 @@ const struct un_verb_rule un_verb_rules[UN_VERB_COUNT] = {
     [UN_VERB_ENV_NEED] = {"env-need", UN_PART_MOMENT, false, {UN_ARG_VARIABLE}},
     [UN_VERB_ENV_SET] = {"env-set", UN_PART_MOMENT, false, {UN_ARG_SETTING}},
     [UN_VERB_FILE] = {"file", UN_PART_STEPS, false, {UN_ARG_SOURCE, UN_ARG_PATH}},
+    [UN_VERB_GUARDED] = {"guarded", UN_PART_STEPS, false, {UN_ARG_NAME}},
     [UN_VERB_HIDE_PRIVATE] = {"hide-private", UN_PART_STEPS, false, {UN_ARG_PATH}},
     [UN_VERB_HOME] = {"home", UN_PART_STEPS, false, {UN_ARG_PATH}},
     [UN_VERB_HOME_MOMENT] = {"home-moment", UN_PART_STEPS, true, {0}},

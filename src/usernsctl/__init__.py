@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os as _os
 from importlib import import_module as _import_module
-from typing import TYPE_CHECKING
 
+# To type checkers this is true. The module that has it takes longer to import than this one.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-from types import FrameType
-from typing import NoReturn
+
+# To type checkers this is true; the module that has it is not needed otherwise.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
+    from typing import NoReturn
 
 STATUS = 128 + signal.SIGINT
 """The exit status of a command of ours that SIGINT has ended, as a shell would tell it."""

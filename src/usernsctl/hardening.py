@@ -22,11 +22,11 @@ import importlib
 import os
 import signal
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
 from usernsctl import _core
+from usernsctl._records import dataclass
 from usernsctl.errors import HardeningError
 
 RUNSC_CAPABILITIES = frozenset(

@@ -6,10 +6,10 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from usernsctl import _core
+from usernsctl._records import dataclass, field, fields
 
 SetgroupsPolicy = Literal["auto", "allow", "deny"]
 Fill = Literal["none", "auto", "subids", "all"]
@@ -284,7 +284,7 @@ def plan(idmap: AnyIdMap) -> Plan:
     """
     native = _decide(requested(idmap))
     result = native.describe()
-    values = result._asdict()
+    values: dict[str, Any] = {one.name: getattr(result, one.name) for one in fields(result)}
     values["uid"] = tuple(Extent(*extent) for extent in result.uid)
     values["gid"] = tuple(Extent(*extent) for extent in result.gid)
     values["clipped_uid"] = tuple(Range(*ids) for ids in result.clipped_uid)

@@ -29,6 +29,7 @@ from usernsctl._core.running import (
     mount,
     spawn,
     stand_in,
+    version,
 )
 
 __all__ = [

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+
+from usernsctl._records import dataclass, field
 
 ExtentTuple = tuple[int, int, int]
 
@@ -18,14 +18,16 @@ ALL_NAMESPACES = ("user", *NAMESPACES)
 NAMESPACE_FILES = ("user", "mnt", "net", "pid", "ipc", "uts", "cgroup", "time")
 
 
-class Cause(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Cause:
     """Why something fails, and what mends it."""
 
     why: str
     remedy: str
 
 
-class PlanDescription(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanDescription:
     """What a plan says; see struct un_plan."""
 
     uid: tuple[ExtentTuple, ...]
@@ -89,7 +91,8 @@ class Spawn:
     umask: int = -1
 
 
-class IdRequest(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class IdRequest:
     """What is to be mapped of one kind of ids; see struct un_id_request."""
 
     own: int | None

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from usernsctl import _programs
-from usernsctl._core.failures import cause, check, raise_error
+from usernsctl._core.failures import cause, check, raise_error, text_of
 from usernsctl._core.memory import Memory
 from usernsctl._core.planning import NativePlan
 from usernsctl._core.records import NAMESPACES, Command, Setup, Spawn
@@ -222,3 +222,8 @@ def mount(
     err, memory = ffi.new("struct un_error *"), Memory()
     strings = (memory.string(source), memory.string(target), memory.string(fstype))
     check(lib.un_mount(*strings, flags, memory.string(data), err), err)
+
+
+def version() -> str:
+    """The version of this package."""
+    return text_of(lib.un_version())

@@ -8,11 +8,13 @@ import errno
 import math
 import os
 import select
-import socket
 import warnings
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    import socket
 
 # What poll(2) can count, in milliseconds of an int; math.inf and 25 days are without an end.
 _POLL_SECONDS_MAX = (2**31 - 1) // 1000
@@ -42,6 +44,9 @@ def receive(connection: socket.socket, size: int, count: int) -> tuple[bytes, li
 
     :raises OSError: as recvmsg(2) says; EMFILE: there are more, which this process has no room for.
     """
+    # A command that is executed at once receives nothing.
+    import socket
+
     fds = array.array("i")
     room = socket.CMSG_LEN(count * fds.itemsize)
     data, parts, flags, _ = connection.recvmsg(size, room, socket.MSG_CMSG_CLOEXEC)

@@ -8,10 +8,7 @@ that starts it, and is handed on: they may be in a directory that Python does no
 from __future__ import annotations
 
 import importlib.machinery
-import importlib.util
-import itertools
 import os
-import runpy
 import sys
 
 # This file is also the script that such a child runs: it imports nothing of the package at first.
@@ -75,6 +72,9 @@ def _is_trusted(entry: str) -> bool:
 
 def _run(places: list[str], module: str) -> None:
     """What the child does."""
+    import importlib.util
+    import runpy
+
     sys.path += [place for place in places if place not in sys.path]
     # From where this file is, though there may be another of the name.
     name = os.path.basename(_PACKAGE)
@@ -91,6 +91,8 @@ def _run(places: list[str], module: str) -> None:
 
 if __name__ == "__main__":
     # The places are absolute paths, and what follows them is none.
+    import itertools
+
     _given = list(itertools.takewhile(os.path.isabs, sys.argv[1:]))
     sys.argv = sys.argv[len(_given) + 1 :]
     _run(_given, sys.argv[0])

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from dataclasses import dataclass
 
 from usernsctl import _core
+from usernsctl._records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

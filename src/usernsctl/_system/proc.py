@@ -9,10 +9,9 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from usernsctl._records import dataclass
 from usernsctl._system.descriptors import wait_readable
 from usernsctl.errors import NamespaceError
 from usernsctl.maps import parse_map
@@ -144,7 +143,7 @@ def name_of(pid: int) -> str | None:
 def words_of(pid: int) -> list[str]:
     """The command line of a process; empty if it has ended."""
     try:
-        return os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes()).split("\0")[:-1]
+        return os.fsdecode(_read(f"/proc/{pid}/cmdline")).split("\0")[:-1]
     except (FileNotFoundError, ProcessLookupError):
         return []
 
@@ -182,7 +181,7 @@ def uid_outside() -> int:
     It is the same in the initial namespace, and where /proc does not tell.
     """
     try:
-        text = Path("/proc/self/uid_map").read_text()
+        text = _read("/proc/self/uid_map").decode()
     except OSError:
         text = ""
     return id_outside(os.geteuid(), text)
@@ -250,8 +249,13 @@ def moment(written: Any) -> float:
     return seconds
 
 
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
+
+
 def _boot_id() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return _read("/proc/sys/kernel/random/boot_id").decode().strip()
 
 
 def _pid_namespace() -> int:
@@ -260,5 +264,5 @@ def _pid_namespace() -> int:
 
 def _stat(pid: int) -> tuple[str, list[str]]:
     """proc_pid_stat(5): field 2, which may hold blanks and parentheses, and those from 3 on."""
-    before, _, after = Path(f"/proc/{pid}/stat").read_text().rpartition(")")
+    before, _, after = os.fsdecode(_read(f"/proc/{pid}/stat")).rpartition(")")
     return before.partition("(")[2], after.split()

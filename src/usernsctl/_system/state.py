@@ -15,7 +15,6 @@ import fcntl
 import json
 import os
 import re
-import shutil
 import stat
 import time
 from collections.abc import Iterator
@@ -28,7 +27,7 @@ from usernsctl._text import quoted
 from usernsctl.errors import NamespaceError
 
 #: What may be a name there: of a namespace, or the id of a sandbox.
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}"
 NAME_RULE = (
     "it must be 1 to 64 letters, digits, dots, dashes and underscores, "
     "the first a letter, a digit or an underscore"
@@ -146,7 +145,7 @@ class Directory(Closing):
     def names(self) -> list[str]:
         """What is in it, by name; only what could be of our making."""
         with reported(self.path):
-            return sorted(filter(NAME.fullmatch, os.listdir(self.fd)))
+            return sorted(name for name in os.listdir(self.fd) if re.fullmatch(NAME, name))
 
     def read(self, name: str) -> Any:
         """What a record says; ``None`` if there is none.
@@ -206,6 +205,8 @@ class Directory(Closing):
         with reported(directory.path), contextlib.suppress(FileNotFoundError):
             now = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
             if os.path.samestat(now, os.fstat(directory.fd)):
+                import shutil
+
                 shutil.rmtree(name, dir_fd=self.fd)
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ from usernsctl.cli import caller
 from usernsctl.cli.usage import Group
 from usernsctl.errors import BundleError
 from usernsctl.gvisor import environment, oci
-from usernsctl.gvisor.oci.check import Network
+from usernsctl.gvisor.oci.checking import Network
 from usernsctl.maps import Extent
 
 EXIT_FINDINGS = 1

@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-import click
-
 
 def environ() -> Mapping[str, str]:
-    """The variables that a command may be given."""
+    """The variables that a command may be given, within a command of click's."""
+    import click
+
     given = click.get_current_context().find_root().obj
     return os.environ if given is None else dict(given)
 
@@ -24,14 +24,12 @@ def read(fd: int) -> dict[str, str]:
     What is no ``NAME=VALUE`` is left out, and the first of a name counts, as in ``os.environ``.
 
     :param fd: a descriptor of a file, read from its beginning.
-    :raises click.UsageError: it can't be read.
+    :raises OSError: it can't be read; it stays open then, if it is.
     """
-    try:
-        with open(fd, "rb") as file:
-            file.seek(0)
-            text = file.read()
-    except OSError as error:
-        raise click.UsageError(f"--environ-fd {fd}: {error.strerror}") from error
+    with open(fd, "rb", closefd=False) as file:
+        file.seek(0)
+        text = file.read()
+    os.close(fd)
     found: dict[str, str] = {}
     for entry in text.split(b"\0"):
         name, equals, value = entry.partition(b"=")

@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from usernsctl.cli import caller
-from usernsctl.cli.run import GroupedCommand, check_combination, request_options
+from usernsctl.cli.run import request_options
+from usernsctl.cli.run_click import GroupedCommand, check_combination, with_options
 from usernsctl.gvisor.request import Request
 from usernsctl.maps import Extent
 
@@ -36,7 +37,7 @@ class _FreezeCommand(GroupedCommand):
 @click.option(
     "-o", "--output", required=True, metavar="FILE", help="Write the launch to FILE, anew."
 )
-@request_options
+@with_options(request_options())
 @click.argument("command", nargs=-1, metavar="[CMD [ARG]...]", type=click.UNPROCESSED)
 @click.pass_context
 def freeze_command(context: click.Context, /, output: str, **given: Any) -> None:

@@ -1,47 +1,97 @@
-"""``usernsctl run``: a command in gVisor, without root."""
+"""``usernsctl run``: a command in gVisor, without root.
+
+click has no part in this, see :mod:`usernsctl.cli.run_click`.
+"""
 
 from __future__ import annotations
 
+import codecs
 import os
-from collections.abc import Callable
-from dataclasses import Field, fields
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-import click
-
+from usernsctl._records import fields
 from usernsctl._text import say
-from usernsctl.cli import caller, values
+from usernsctl.errors import UsernsError
 from usernsctl.gvisor.options import Option
 from usernsctl.gvisor.request import Request
 
 if TYPE_CHECKING:
     from usernsctl.maps import Fill, IdMap
 
-_F = TypeVar("_F", bound=Callable[..., Any])
+
+class WrongUsageError(Exception):
+    """These options make no sense together."""
 
 
-class _GroupedOption(click.Option):
-    """An option that --help lists under a heading."""
-
-    def __init__(self, *args: Any, heading: str, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.heading = heading
-
-
-# What docker run calls what is another option here: whoever knows that one types it first.
-_DOCKER_OPTIONS = {
-    "-e": "--env",
-    "-v": "--bind",
-    "--volume": "--bind",
-    "--mount": "--bind",
-    "-w": "--wd",
-    "--workdir": "--wd",
-    "-u": "--user",
-    "--net": "--network",
-    "-i": "--terminal",
-    "-t": "--terminal",
-    "--ulimit": "--rlimit",
+_LOOKING_AHEAD = {
+    "dry_run": Option(
+        flags=("--dry-run",),
+        heading="Looking ahead",
+        help="Print what would be done, with the values of all variables, and do nothing.",
+    ),
+    "as_json": Option(
+        flags=("--json",),
+        heading="Looking ahead",
+        help="Print that as JSON, for programs.",
+    ),
 }
+
+
+def request_options() -> Iterator[tuple[str, Option, Any]]:
+    """The options that the fields of a Request have: by its name, each with the field's default."""
+    for one in fields(Request):
+        for option in one.metadata.get("options", ()):
+            yield option.name or one.name, option, one.default
+
+
+def options() -> Iterator[tuple[str, Option, Any]]:
+    """All options of ``usernsctl run``: these, and those that have it only tell what it would do."""
+    yield from request_options()
+    for name, option in _LOOKING_AHEAD.items():
+        yield name, option, False
+
+
+def read(words: Sequence[str]) -> dict[str, Any] | None:
+    """What the words of a call say, as click would have it.
+
+    :param words: those behind ``run``.
+    :returns: the value of each option by its name, and the words of the ``command``; ``None`` if
+        they ask for help, or something is wrong with them: click tells what.
+    """
+    given: dict[str, Any] = {}
+    flags: dict[str, tuple[str, Option, bool]] = {}
+    for name, option, default in options():
+        given[name] = _left_out(option, default)
+        for flag in option.flags:
+            for is_on, one in zip((True, False), flag.split("/"), strict=False):
+                flags[one] = (name, option, is_on)
+    rest = list(reversed(words))
+    while rest and len(rest[-1]) > 1 and rest[-1].startswith("-"):
+        word = rest.pop()
+        if word == "--":
+            break
+        flag, has_value, value = word.partition("=")
+        if flag not in flags:
+            return None
+        name, option, is_on = flags[flag]
+        if option.metavar is None:
+            if has_value:
+                return None
+            given[name] = is_on
+        elif not has_value and not rest:
+            return None
+        else:
+            text = value if has_value else rest.pop()
+            try:
+                read = text if option.parse is None else option.parse(text)
+            except (ValueError, UsernsError):
+                return None
+            given[name] = (*given[name], read) if option.multiple else read
+    given["command"] = tuple(reversed(rest))
+    return given
+
 
 # What an empty string, such as the value of a variable that is not set, must not be taken for: the
 # current directory, or that the option was left out.
@@ -54,118 +104,25 @@ _NEVER_EMPTY = {
 }
 
 
-class GroupedCommand(click.Command):
-    """A command whose options are listed under headings."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Read the words; of an option of docker's, say what it is called here."""
-        try:
-            return super().parse_args(ctx, args)
-        except click.NoSuchOption as error:
-            name = error.option_name
-            ours = _DOCKER_OPTIONS.get(name)
-            for option in self.get_params(ctx):
-                if ours in option.opts:
-                    use = f"{ours} {option.metavar or ''}".rstrip()
-                    raise click.UsageError(
-                        f"there is no option {name!r}. Use {use}.", ctx
-                    ) from error
-            raise
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the options under their headings."""
-        headings: dict[str, list[tuple[str, str]]] = {}
-        for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
-            if record is not None and isinstance(parameter, click.Option):
-                heading = getattr(parameter, "heading", "Other")
-                headings.setdefault(heading, []).append(record)
-        for heading, records in headings.items():
-            with formatter.section(heading):
-                formatter.write_dl(records)
+def _left_out(option: Option, default: Any) -> Any:
+    """What an option is that is not there."""
+    if option.multiple:
+        return ()
+    if option.shows_default:
+        return default
+    return None if option.is_open or option.metavar is not None else False
 
 
-_LOOKING_AHEAD = (
-    Option(
-        flags=("--dry-run",),
-        name="dry_run",
-        heading="Looking ahead",
-        help="Print what would be done, with the values of all variables, and do nothing.",
-    ),
-    Option(
-        flags=("--json",),
-        name="as_json",
-        heading="Looking ahead",
-        help="Print that as JSON, for programs.",
-    ),
-)
+def perform(given: dict[str, Any], environ: Mapping[str, str]) -> None:
+    """Run the command that the options ask for, in place of this process.
 
+    Returns only if it is to be told what that would do.
 
-def request_options(command: _F) -> _F:
-    """Give a command the options that the fields of a Request have."""
-    made = [
-        _option(one, option)
-        for one in fields(Request)
-        for option in one.metadata.get("options", ())
-    ]
-    for decorate in reversed(made):
-        command = decorate(command)
-    return command
-
-
-def _looking_ahead(command: _F) -> _F:
-    """Give a command the options that have it only tell what it would do."""
-    for option in reversed(_LOOKING_AHEAD):
-        command = _option(None, option)(command)
-    return command
-
-
-def _option(one: Field[Any] | None, option: Option) -> Callable[[_F], _F]:
-    given: dict[str, Any] = {"heading": option.heading, "help": option.help}
-    if option.metavar is not None:
-        given |= {"metavar": option.metavar, "multiple": option.multiple}
-    elif "/" not in option.flags[0]:
-        given["is_flag"] = True
-    if option.is_open:
-        given["default"] = None
-    elif option.shows_default and one is not None:
-        given |= {"default": one.default, "show_default": True}
-    if option.parse is not None:
-        given["callback"] = values.each(option.parse)
-    name = option.name or (one.name if one is not None else None)
-    assert name is not None
-    return click.option(*option.flags, name, cls=_GroupedOption, **given)
-
-
-@click.command(
-    "run",
-    cls=GroupedCommand,
-    context_settings={"allow_interspersed_args": False},
-    options_metavar="[OPTIONS] --",
-)
-@request_options
-@_looking_ahead
-@click.argument("command", nargs=-1, metavar="CMD [ARG]...", type=click.UNPROCESSED)
-def run_command(**given: Any) -> None:
-    """Run CMD in gVisor: on a kernel of its own, without root.
-
-    CMD sees /usr, /bin, /sbin, /lib*, /etc and /opt of this machine. Homes, /tmp, /run, /var, /mnt,
-    /media and /srv are empty: --bind shows a file of yours. What CMD writes stays in memory, and is
-    gone when CMD ends. Of your environment, CMD gets only PATH, LANG and TERM.
-
-    The exit status is that of CMD, or 128+N if signal N killed CMD. 125: CMD did not run, or runsc
-    failed. 126: CMD can't be executed. 127: CMD does not exist.
-
-    \b
-    usernsctl run -- cat /proc/version
-    usernsctl run --bind ~/venv --bind .:/data:rw --wd /data -- ~/venv/bin/python job.py
-    usernsctl run --network host --env TOKEN -- curl https://example.org
+    :param given: what they say, by their names.
+    :param environ: the variables that the command may be given.
     """
     is_dry, as_json = given.pop("dry_run"), given.pop("as_json")
-    if as_json and not is_dry:
-        raise click.UsageError("--json is about what would be done: give --dry-run, too")
-    check_combination(given)
-    env = _environment(given)
+    env = _environment(given, environ)
     idmap = _idmap(given)
     if given["terminal"] is None:
         # With one of them elsewhere, as in a pipe, gVisor often hangs before the command starts.
@@ -178,11 +135,28 @@ def run_command(**given: Any) -> None:
     else:
         from usernsctl.gvisor.launch import run
 
+        _import_the_rest(has_strangers=given["kept"] is not None)
         run(request, notify=_notify)
 
 
 def _notify(text: str) -> None:
     say(f"usernsctl: {text}")
+
+
+def _import_the_rest(*, has_strangers: bool) -> None:
+    """Import what is needed once the namespace is entered.
+
+    :param has_strangers: whether somebody may be in it already: who is root there could have
+        mounted modules of his own over ours. So there is no import there, not even to fail.
+    """
+    codecs.lookup("ascii")  # encodings are modules, too
+    if has_strangers:
+        from usernsctl.explain.catalogue import catalogue
+
+        catalogue()
+        # What looks for a command, what tells of errors, and what Python tells of ours by.
+        for module in ("shutil", "usernsctl.explain.printing", "traceback"):
+            import_module(module)
 
 
 def _idmap(given: dict[str, Any]) -> IdMap:
@@ -202,10 +176,13 @@ def _idmap(given: dict[str, Any]) -> IdMap:
 
 
 def check_combination(given: dict[str, Any]) -> None:
-    """Refuse options that exclude each other.
+    """Look whether options go together.
 
-    :raises click.UsageError: some do.
+    :raises WrongUsageError: they do not.
     """
+    # To keep a launch for later has no such option.
+    if given.get("as_json") and not given["dry_run"]:
+        raise WrongUsageError("--json is about what would be done: give --dry-run, too")
     roots = {
         "--rootfs": given["rootfs"],
         "--bundle": given["bundle"],
@@ -213,29 +190,28 @@ def check_combination(given: dict[str, Any]) -> None:
     }
     chosen = [name for name, value in roots.items() if value]
     if len(chosen) > 1:
-        raise click.UsageError(f"{' and '.join(chosen)} exclude each other")
+        raise WrongUsageError(f"{' and '.join(chosen)} exclude each other")
     if given["kept"] is not None and (
         given["map_users"] or given["map_groups"] or given["map_auto"]
     ):
-        raise click.UsageError("--in NAME has a map of its own: leave the --map options out")
+        raise WrongUsageError("--in NAME has a map of its own: leave the --map options out")
     for name, (option, what) in _NEVER_EMPTY.items():
         if given[name] == "":
-            raise click.UsageError(f"{option} needs {what}, not an empty string")
+            raise WrongUsageError(f"{option} needs {what}, not an empty string")
     for name in ("trust_bundle", "allow_hooks"):
         if given[name] and not given["bundle"]:
-            raise click.UsageError(f"--{name.replace('_', '-')} is about a bundle: give --bundle")
+            raise WrongUsageError(f"--{name.replace('_', '-')} is about a bundle: give --bundle")
     if not given["command"] and not given["bundle"]:
-        raise click.UsageError("no command: give one, as in: usernsctl run -- cat /proc/version")
+        raise WrongUsageError("no command: give one, as in: usernsctl run -- cat /proc/version")
     if given["command"] and not given["command"][0]:
-        raise click.UsageError("the command is an empty string")
+        raise WrongUsageError("the command is an empty string")
 
 
-def _environment(given: dict[str, Any]) -> dict[str, str]:
+def _environment(given: dict[str, Any], variables: Mapping[str, str]) -> dict[str, str]:
     """What the environment options say; they are taken out of `given`."""
     from usernsctl.gvisor import environment
 
     everything, files, settings = (given.pop(n) for n in ("env_all", "env_files", "settings"))
-    variables = caller.environ()
     # A bundle has an environment of its own.
     bare = given["bundle"] and not everything
     env = {} if bare else environment.base(variables, everything=everything)

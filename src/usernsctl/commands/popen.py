@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from subprocess import DEVNULL, PIPE, STDOUT, CalledProcessError, CompletedProcess, TimeoutExpired
 from typing import TYPE_CHECKING, Any, AnyStr, NamedTuple, NoReturn, Unpack, overload
 
 from usernsctl import _core
+from usernsctl._system.handover import close_inherited as close_inherited
+from usernsctl._system.handover import pass_only as pass_only
+from usernsctl._system.handover import restore_signals as restore_signals
 from usernsctl.commands.arguments import (
     TEXT_ARGUMENTS,
     Args,
@@ -502,39 +503,6 @@ def output_options(arguments: Mapping[str, Any]) -> dict[str, Any]:
         is_text = any(found.get(name) for name in TEXT_ARGUMENTS)
         found["input"] = "" if is_text else b""
     return found
-
-
-def pass_only(fds: Iterable[int]) -> None:
-    """Have an exec pass on standard input, output and error, and of the others only `fds`.
-
-    Nothing is closed before that: the exec may fail, and this process go on.
-
-    :raises OSError: one of `fds` is not open.
-    """
-    for name in os.listdir("/proc/self/fd"):
-        # The listing has itself in it, closed by now.
-        with contextlib.suppress(OSError):
-            if int(name) > 2:
-                os.set_inheritable(int(name), False)
-    for fd in fds:
-        os.set_inheritable(fd, True)
-
-
-def close_inherited() -> None:
-    """Close what this process was started with, but for standard input, output and error.
-
-    Python makes whatever it opens itself close-on-exec.
-    """
-    for name in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):
-            if int(name) > 2 and os.get_inheritable(int(name)):
-                os.close(int(name))
-
-
-def restore_signals() -> None:
-    """Undo what Python ignores, and what a command would inherit."""
-    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(ignored, signal.SIG_DFL)
 
 
 def exec(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from usernsctl import _core
+from usernsctl._records import dataclass, field
 from usernsctl.maps import AnyIdMap, Plan, decide
 
 Propagation = Literal["private", "slave", "shared", "unchanged"]

@@ -7,12 +7,11 @@ first one sees its connections closed, and only the log has the reason.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+from usernsctl._records import dataclass
 from usernsctl._text import shown
 
 # The end of a log has the reason, though a stack of each thread may follow it.
@@ -155,12 +154,16 @@ def quoted(text: str) -> str:
 
     At most :data:`SHOWN_MAX` characters of them, and none that does something to a terminal.
     """
+    import json
+
     shown = text if len(text) <= SHOWN_MAX else f"{text[:SHOWN_MAX]}..."
     escaped = json.dumps(shown, ensure_ascii=False)
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in escaped)
 
 
 def _unescape(text: str) -> str:
+    import json
+
     try:
         return str(json.loads(f'"{text}"'))
     except ValueError:

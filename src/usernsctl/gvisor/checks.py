@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from usernsctl._system.state import NAME, NAME_RULE
-from usernsctl.commands.arguments import Args, StrOrBytesPath
 from usernsctl.errors import BundleError
+
+if TYPE_CHECKING:
+    from usernsctl.commands.arguments import Args, StrOrBytesPath
 
 
 def words(args: Args) -> tuple[str, ...]:
@@ -31,7 +34,7 @@ def box_id(id: str) -> str:
     """
     if not isinstance(id, str):
         raise TypeError(f"id must be text, not {id!r}")
-    if not NAME.fullmatch(id):
+    if not re.fullmatch(NAME, id):
         raise ValueError(f"{id!r} can't be an id: {NAME_RULE}")
     return id
 

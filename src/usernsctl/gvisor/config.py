@@ -9,9 +9,9 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from usernsctl._records import dataclass
 from usernsctl._system.opened import ForeignLinkError, Opened
 from usernsctl.errors import BundleError, PlanError
 from usernsctl.gvisor import oci

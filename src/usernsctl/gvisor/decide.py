@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from usernsctl._records import dataclass, replace
 from typing import Any
 
 from usernsctl.gvisor import config, environment, logs, oci, runsc
@@ -201,9 +201,16 @@ def root_steps(
 def _machine(facts: Facts) -> Iterable[Record]:
     """The programs of this machine, without what is private in the directories shown."""
     for name in SHOWN:
-        # Root may read whatever comes to be in /etc later.
-        yield record("snapshot" if name == "etc" and facts.is_root else "machine", name)
-        if name == "etc" and not facts.is_root:
+        if name != "etc":
+            yield record("machine", name)
+        elif facts.homes is None:
+            # Whoever starts it later may be root, or not.
+            yield record("guarded", name)
+        elif facts.is_root:
+            # Root may read whatever comes to be there later.
+            yield record("snapshot", name)
+        else:
+            yield record("machine", name)
             # Members of some groups may read more than the programs inside should.
             yield record("hide-private", "/etc")
     for path, mode in EMPTY.items():

@@ -13,7 +13,7 @@ PASSED_ON = ("PATH", "LANG", "TERM")
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # A name that plainly is one, and no piece of a value.
-_PLAIN = re.compile(r"[A-Z_][A-Z0-9_]{0,39}")
+_PLAIN = "[A-Z_][A-Z0-9_]{0,39}"
 
 
 def for_runsc(*, is_named: bool = False) -> dict[str, str]:
@@ -128,14 +128,14 @@ def _value(text: str, where: str, caller: Mapping[str, str]) -> tuple[str, str]:
     name, value = _setting(text, where)
     if value is None and name not in caller:
         _refuse_colon(name, where)
-        told = name if _PLAIN.fullmatch(name) else "a variable of this name"
+        told = name if re.fullmatch(_PLAIN, name) else "a variable of this name"
         raise _error(f"{where}: {told} is not set; give it a value: NAME=VALUE")
     return name, caller[name] if value is None else value
 
 
 def _refuse_colon(name: str, where: str) -> None:
     head, colon, _ = name.partition(":")
-    if colon and _PLAIN.fullmatch(head):
+    if colon and re.fullmatch(_PLAIN, head):
         raise _error(f"{where}: there is a colon after {head}, not a =; it should be {head}=VALUE")
 
 

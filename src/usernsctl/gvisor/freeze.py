@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from usernsctl._records import dataclass
 
 from usernsctl import _core, _programs
 from usernsctl._system import isolated, opened

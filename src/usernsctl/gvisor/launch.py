@@ -16,7 +16,7 @@ from typing import NoReturn
 from usernsctl import _core
 from usernsctl._system.opened import Opened
 from usernsctl._text import quoted
-from usernsctl.commands.popen import restore_signals
+from usernsctl._system.handover import restore_signals
 from usernsctl.gvisor import environment, view
 from usernsctl.gvisor.decide import decide
 from usernsctl.gvisor.look import Facts, descriptors, look

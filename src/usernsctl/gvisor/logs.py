@@ -14,14 +14,12 @@ nobody has asked for them.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import time
 from collections.abc import Iterator
 from typing import Any
 
-from usernsctl.explain.logs import crash_line, quoted
 from usernsctl.gvisor import runsc
 
 # More than all the messages of a start, and the beginning of the report of a crash.
@@ -35,7 +33,7 @@ _COMMANDS = ("run", "boot", "gofer")
 #: In the directory of a run's own logs: what is thrown away.
 UNWANTED = tuple(f"{command}.txt" for command in _COMMANDS[1:])
 
-_END = re.compile(r"[A-Z]\d{4} [\d:.]+ +\d+ \w+\.go:\d+\] Exiting with status: \d+")
+_END = r"[A-Z]\d{4} [\d:.]+ +\d+ \w+\.go:\d+\] Exiting with status: \d+"
 
 
 def quiet(directory: str, crash: str) -> runsc.Logs:
@@ -103,10 +101,12 @@ def kept(directory: str, own: str) -> runsc.Logs:
 
 def has_ended(logs: runsc.Logs) -> bool:
     """Whether ``runsc run`` came to its end, with whatever status, and the sandbox to its own."""
+    from usernsctl.explain.logs import crash_line
+
     if crash_line(_read(logs.crash)) is not None:
         return False
     lines = _read(logs.debug.replace("%COMMAND%", "run"), at_end=True).splitlines()
-    return bool(lines) and _END.fullmatch(lines[-1]) is not None
+    return bool(lines) and re.fullmatch(_END, lines[-1]) is not None
 
 
 def reason(logs: runsc.Logs) -> str | None:
@@ -114,6 +114,8 @@ def reason(logs: runsc.Logs) -> str | None:
 
     These words may be about what a stranger has written: they are to be shown quoted only.
     """
+    from usernsctl.explain.logs import crash_line
+
     messages = list(_messages(_read(logs.errors)))
     if len(messages) <= 1:
         # The process that was called has seen no more than that the other one was gone.
@@ -134,6 +136,8 @@ def own_failure(fd: int) -> str | None:
 
 def said(words: str) -> str:
     """What to say of runsc's words: that they are its own."""
+    from usernsctl.explain.logs import quoted
+
     return f"runsc says: {quoted(words)}"
 
 
@@ -142,6 +146,8 @@ def own_words(words: str, config: str) -> str:
 
     So that nobody can have a message explained as something else by the name of a mount.
     """
+    import json
+
     try:
         strings = set(_strings(json.loads(config)))
     except (ValueError, RecursionError):
@@ -171,6 +177,8 @@ def _strings(value: Any) -> Iterator[str]:
 
 def _messages(text: str) -> Iterator[str]:
     """The messages of JSON objects that follow each other."""
+    import json
+
     decoder = json.JSONDecoder()
     place = 0
     while True:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from usernsctl._records import dataclass
 from typing import Any
 
 from usernsctl import _core

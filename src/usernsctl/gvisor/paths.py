@@ -8,13 +8,13 @@ import os
 import pwd
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
 
 from usernsctl import _programs
+from usernsctl._records import dataclass, field, fields
 from usernsctl._system import opened
+from usernsctl._system.machine import machine_part
 from usernsctl._system.opened import ChangeableError, ForeignLinkError, Opened
 from usernsctl.errors import BundleError, CommandError, NamespaceError, RunscError, UsernsError
-from usernsctl.gvisor.oci.outside import machine_part
 from usernsctl.gvisor.request import Bind, Request
 
 # Where the tmpfs may go: directories that most machines have, and that a run seldom needs.

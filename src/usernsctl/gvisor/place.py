@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import select
 import signal
-from dataclasses import dataclass
 
 from usernsctl import _core
+from usernsctl._records import dataclass
 from usernsctl._system import mounts
-from usernsctl.commands.popen import close_inherited
+from usernsctl._system.handover import close_inherited
 from usernsctl.commands.target import Target, make_target
 from usernsctl.maps import Extent, IdMap, plan
 

@@ -8,10 +8,10 @@ import fcntl
 import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from typing import Any, NoReturn, Self, Unpack
 
 from usernsctl import _core, _programs, hardening
+from usernsctl._records import dataclass, replace
 from usernsctl._system.descriptors import Shared, receive
 from usernsctl._system.opened import Opened
 from usernsctl._system.state import state_directory

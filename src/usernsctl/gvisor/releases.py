@@ -8,17 +8,17 @@ newest of these.
 from __future__ import annotations
 
 import contextlib
-import datetime
-import json
 import os
 import re
 import stat
-import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
+from usernsctl._records import dataclass
 from usernsctl.errors import RunscError
+
+if TYPE_CHECKING:
+    import datetime
 
 #: The variables that name runsc; the first that is set counts. Other programs take the second, too.
 VARIABLES = ("USERNSCTL_RUNSC", "RUNSC_PATH")
@@ -33,8 +33,8 @@ _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 _SECONDS = 10
 
 # release-20260817.0, or 0.0~20240729.0 as Debian has it.
-_DAY = re.compile(r"\b(20\d{6})\.\d+")
-_FIRST_LINE = re.compile(r"runsc version (\S{1,100})")
+_DAY = r"\b(20\d{6})\.\d+"
+_FIRST_LINE = r"runsc version (\S{1,100})"
 
 _CACHE = "runsc-releases.json"
 _CACHE_BYTES = 1 << 16
@@ -96,7 +96,9 @@ class Release:
     @classmethod
     def parse(cls, label: str) -> Release:
         """Read a label; anything is one."""
-        found = _DAY.search(label)
+        import datetime
+
+        found = re.search(_DAY, label)
         day = None
         if found:
             with contextlib.suppress(ValueError):
@@ -145,6 +147,8 @@ def _identity(path: str) -> list[int]:
 
 
 def _ask(path: str) -> str:
+    import subprocess
+
     try:
         answer = subprocess.run(
             [path, "--version"],
@@ -157,7 +161,7 @@ def _ask(path: str) -> str:
         )
     except subprocess.TimeoutExpired as error:
         raise not_runsc(path, "it does not answer --version") from error
-    found = _FIRST_LINE.match(answer.stdout.decode(errors="replace"))
+    found = re.match(_FIRST_LINE, answer.stdout.decode(errors="replace"))
     if answer.returncode != 0 or found is None:
         raise not_runsc(path, "its answer to --version is not runsc's")
     return found[1]
@@ -241,7 +245,7 @@ def _cache_directory(*, make: bool) -> Iterator[int]:
 
     :raises OSError: there is none, and none can be made, or it is somebody else's, too.
     """
-    top = os.environ.get("XDG_CACHE_HOME") or str(Path.home())
+    top = os.environ.get("XDG_CACHE_HOME") or _home()
     # Root with the HOME of somebody else must not leave anything there.
     _check_ours(os.stat(top), top)
     path = os.path.join(top, "usernsctl" if "XDG_CACHE_HOME" in os.environ else ".cache/usernsctl")
@@ -255,6 +259,13 @@ def _cache_directory(*, make: bool) -> Iterator[int]:
         os.close(descriptor)
 
 
+def _home() -> str:
+    found = os.path.expanduser("~")
+    if not os.path.isabs(found):
+        raise FileNotFoundError("this user has no home directory")
+    return found
+
+
 def _check_ours(status: os.stat_result, path: str) -> None:
     if status.st_uid != os.geteuid() or status.st_mode & 0o022:
         raise PermissionError(f"{path} is somebody else's, or others may write to it")
@@ -262,6 +273,8 @@ def _check_ours(status: os.stat_result, path: str) -> None:
 
 def _entries(directory: int) -> dict[str, list[object]]:
     """What is remembered; nothing if that can't be trusted or read."""
+    import json
+
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     with (
         contextlib.suppress(OSError, ValueError, RecursionError),
@@ -286,6 +299,8 @@ def _remembered(path: str, identity: list[int]) -> str | None:
 
 def _remember(path: str, identity: list[int], label: str) -> None:
     """It is only a cache: where it can't be written, runsc is asked again."""
+    import json
+
     with (
         contextlib.suppress(OSError, RuntimeError, UnicodeError),
         _cache_directory(make=True) as directory,

@@ -9,13 +9,12 @@ import os
 import re
 import resource
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from usernsctl.commands.arguments import StrOrBytesPath
+from usernsctl._records import dataclass, field, fields
 from usernsctl.errors import RunscError
 from usernsctl.gvisor import checks, runsc
-from usernsctl.gvisor.oci import Rlimit
+from usernsctl.gvisor.oci.building import Rlimit
 from usernsctl.gvisor.options import (
     FILES,
     ISOLATION,
@@ -31,7 +30,10 @@ from usernsctl.gvisor.options import (
     one_of,
 )
 from usernsctl.maps import IdMap
-from usernsctl.namespaces.namespace import Namespace
+
+if TYPE_CHECKING:
+    from usernsctl.commands.arguments import StrOrBytesPath
+    from usernsctl.namespaces.namespace import Namespace
 
 _ID_MAX = 2**32 - 2  # the last one, 2**32 - 1, stands for "no change" (setresuid(2))
 _UNLIMITED = 2**64 - 1  # RLIM_INFINITY, as config.json has it
@@ -184,6 +186,8 @@ def _read(name: str, parse: Callable[[str], Any], text: str) -> Any:
 
 
 def _kept(name: str, given: Any) -> Any:
+    from usernsctl.namespaces.namespace import Namespace
+
     if given is not None and not isinstance(given, str | Namespace):
         raise TypeError(f"{name} must be a Namespace, or the name of one, not {given!r}")
     return given

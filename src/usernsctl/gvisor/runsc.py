@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 import struct
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import BinaryIO
 
+from usernsctl._records import dataclass
 from usernsctl.errors import RunscError
 from usernsctl.gvisor.releases import (
     INSTALL,
@@ -181,7 +180,11 @@ def _search(name: str, environ: Mapping[str, str]) -> str | None:
     What is in that is somebody's data, and this program is run outside of gVisor.
     """
     search = environ.get("PATH", os.defpath).split(os.pathsep)
-    return shutil.which(name, path=os.pathsep.join(filter(os.path.isabs, search)))
+    for directory in filter(os.path.isabs, search):
+        path = os.path.join(directory, name)
+        if os.access(path, os.X_OK) and not os.path.isdir(path):
+            return path
+    return None
 
 
 def _is_go_program(path: str) -> bool:

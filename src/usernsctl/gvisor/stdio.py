@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import socket
 import stat
 from io import FileIO
-from subprocess import DEVNULL
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from usernsctl._system.descriptors import receive
 from usernsctl.errors import CommandError, RunscError
+
+if TYPE_CHECKING:
+    import socket
 
 
 def append_at_end(descriptor: int) -> None:
@@ -59,6 +60,8 @@ def prepared_streams(stdin: Any, stdout: Any, stderr: Any, detach: bool) -> dict
     :raises CommandError: one is not open.
     """
     if detach:
+        from subprocess import DEVNULL
+
         stdin, stdout, stderr = (
             DEVNULL if stream is None else stream for stream in (stdin, stdout, stderr)
         )

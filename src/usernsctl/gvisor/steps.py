@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from usernsctl._records import dataclass
 from typing import Any
 
 from usernsctl.errors import CommandError
@@ -52,6 +52,7 @@ VERBS: Mapping[str, tuple[tuple[str, ...], str]] = {
     # The root filesystem.
     "machine": (("name",), "show this machine's /{name}, read-only"),
     "snapshot": (("name",), "copy what everybody may read of /{name}"),
+    "guarded": (("name",), "show of /{name} what everybody may read"),
     "hide-private": (("inside",), "hide what not everybody may read in {inside}"),
     "directory": (("inside", "mode"), "make the directory {inside}, mode {mode}"),
     "link": (("inside", "target"), "make the link {inside} to {target}"),

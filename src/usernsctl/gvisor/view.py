@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import stat
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Self
 
+from usernsctl._records import dataclass
 from usernsctl._system import opened
 from usernsctl._system.opened import Opened
 from usernsctl._text import quoted
@@ -265,6 +264,8 @@ def _not_in(tree: str, command: str) -> CommandNotFoundError:
 
 
 def _not_found(command: str, view: View, caller: Mapping[str, str]) -> CommandNotFoundError:
+    import shutil
+
     own = shutil.which(command, path=caller.get("PATH"))
     if own is None and "/" in command and os.path.isfile(command):
         own = command

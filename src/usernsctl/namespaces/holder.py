@@ -6,11 +6,11 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from usernsctl import _core
+from usernsctl._records import dataclass
 from usernsctl._system.descriptors import wait_readable
 from usernsctl._system.proc import ProcessIdentity, is_below_us, kill, moment, name_of
 from usernsctl.errors import NamespaceError
@@ -131,6 +131,8 @@ class NamedNamespace:
 
     def to_json(self) -> dict[str, Any]:
         """What is written down."""
+        from dataclasses import asdict
+
         state = asdict(self)
         state["uid"] = [list(extent) for extent in self.uid]
         state["gid"] = [list(extent) for extent in self.gid]

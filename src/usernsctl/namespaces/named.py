@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import subprocess
 from collections.abc import Iterable, Iterator
@@ -137,7 +138,7 @@ def _error(reason: str, cause: str | None = None, remedy: str | None = None) -> 
 
 
 def _check_name(name: str) -> None:
-    if not NAME.fullmatch(name):
+    if not re.fullmatch(NAME, name):
         shown = name if len(name) <= 80 else f"{name[:80]}..."
         raise _error(f"{shown!r} is no name for a namespace: {NAME_RULE}", "name-invalid")
 

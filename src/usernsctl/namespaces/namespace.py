@@ -7,10 +7,10 @@ import errno
 import fcntl
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn, Self, Unpack, overload
 
 from usernsctl import _core
+from usernsctl._records import replace
 from usernsctl._system.descriptors import Closing, Shared
 from usernsctl.commands import popen as commands
 from usernsctl.commands.arguments import Args, StrOrBytesPath

@@ -4,6 +4,8 @@
 #include "launched.h"
 #include "needs.h"
 
+#include "launch/launch.h"
+
 #define SCRATCH "/tmp/scratch/usernsctl"
 #define ROOT SCRATCH "/root"
 
@@ -192,6 +194,79 @@ static int private_files_are_hidden(void *arg)
     return 0;
 }
 
+/* Has /etc be a directory of the test's own, with all that a snapshot treats in its own way. */
+static void make_etc(void)
+{
+    struct un_error err;
+    CHECK_OK(un_mount("test", "/etc", "tmpfs", 0, "mode=0755", &err), &err);
+    make_file("/etc/public", "public\n", 0644);
+    make_file("/etc/shadow", "secret\n", 0640);
+    make_directory("/etc/private", 0700);
+    make_file("/etc/private/key", "secret\n", 0644);
+    make_directory("/etc/sub", 01755);
+    make_file("/etc/sub/tool", "#!\n", 0755);
+    CHECK_INT(symlink("sub/tool", "/etc/link"), 0);
+    CHECK_INT(mkfifo("/etc/pipe", 0644), 0);
+    make_file("/etc/large", "large\n", 0644);
+    CHECK_INT(truncate("/etc/large", (1 << 20) + 1), 0);
+}
+
+static void check_etc(const struct un_launch *launch)
+{
+    char target[64] = "";
+    CHECK_TEXT(read_text(ROOT "/etc/public"), "public\n");
+    CHECK_TEXT(read_text(ROOT "/etc/shadow"), "");
+    CHECK_INT(access(ROOT "/etc/shadow", F_OK), 0);
+    CHECK_INT(access(ROOT "/etc/private", F_OK), 0);
+    CHECK_INT(access(ROOT "/etc/private/key", F_OK), -1);
+    CHECK_INT(mode_of(ROOT "/etc/sub"), 01755);
+    CHECK_INT(mode_of(ROOT "/etc/sub/tool"), 0755);
+    CHECK(readlink(ROOT "/etc/link", target, sizeof target) > 0);
+    CHECK_TEXT(target, "sub/tool");
+    CHECK_TEXT(read_text(ROOT "/etc/large"), "large\n");
+    CHECK_INT(open(ROOT "/etc/large", O_WRONLY), -1);
+    /* What comes later is in what is shown as it is, and not in a copy. */
+    make_file("/etc/later", "later\n", 0644);
+    CHECK_INT(access(ROOT "/etc/later", F_OK), launch->is_root ? -1 : 0);
+}
+
+static int a_snapshot_has_what_everybody_may_read(void *arg)
+{
+    struct draft draft;
+    (void)arg;
+    enter_inside();
+    make_etc();
+    struct un_launch *launch =
+        built(&draft, LINES("scratch /tmp/scratch", "snapshot etc", "snapshot none"));
+    CHECK(launch->is_root);
+    check_etc(launch);
+    CHECK_INT(access(ROOT "/etc/pipe", F_OK), -1);
+    CHECK_INT(mode_of(ROOT "/etc/shadow"), 0640);
+    un_launch_close(launch);
+    return 0;
+}
+
+static int what_is_guarded_depends_on_who_we_are(void *arg)
+{
+    struct draft draft;
+    struct un_error err;
+    (void)arg;
+    enter_inside();
+    make_etc();
+    struct un_launch *launch = launch_of(&draft, LINES("scratch /tmp/scratch", "guarded etc"));
+    CHECK_OK(un_launch_open(launch, NULL, &err), &err);
+    launch->is_root = false;
+    CHECK_OK(un_launch_build(launch, NULL, &err), &err);
+    check_etc(launch);
+    un_launch_close(launch);
+    CHECK_INT(umount2("/tmp/scratch", MNT_DETACH), 0);
+    CHECK_INT(unlink("/etc/later"), 0);
+    launch = built(&draft, LINES("scratch /tmp/scratch", "guarded etc"));
+    check_etc(launch);
+    un_launch_close(launch);
+    return 0;
+}
+
 static int a_home_is_hidden(void *arg)
 {
     struct draft draft;
@@ -299,6 +374,8 @@ int main(void)
         a_bind_gets_a_place_of_ours,
         what_can_not_be_bound_is_told,
         private_files_are_hidden,
+        a_snapshot_has_what_everybody_may_read,
+        what_is_guarded_depends_on_who_we_are,
         a_home_is_hidden,
         the_homes_of_the_moment_are_hidden,
         files_are_made_beside,

@@ -37,6 +37,7 @@ static const char *const everything[] = {
     "scratch /srv",
     "machine usr",
     "snapshot etc",
+    "guarded etc",
     "hide-private /etc",
     "directory /tmp 1777",
     "link /var/run /run",

@@ -99,12 +99,21 @@ time.sleep(60)
 """
 
 
-@pytest.mark.parametrize("module", ["click", "msgspec", "_cffi_backend"])
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("click", "plan"),
+        ("msgspec", "bundle check web"),
+        ("_cffi_backend", "run -- true"),
+        ("prctl", "run -- true"),
+        ("_cffi_backend", "--version"),
+    ],
+)
 def test_an_interrupt_during_the_start_ends_it_without_a_word(
-    usernsctl: Program, tmp_path: Path, module: str
+    usernsctl: Program, tmp_path: Path, module: str, words: str
 ) -> None:
     (tmp_path / f"{module}.py").write_text(INTERRUPTED)
-    done = usernsctl("run", "--", "true", env=os.environ | {"PYTHONPATH": str(tmp_path)})
+    done = usernsctl(*words.split(), env=os.environ | {"PYTHONPATH": str(tmp_path)})
     assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGINT, "", "")
 
 

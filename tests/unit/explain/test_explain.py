@@ -13,12 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from usernsctl.cli import main, print_error
+from usernsctl.cli import main
 from usernsctl.errors import PlanError
 from usernsctl.explain.catalogue import catalogue, get
 from usernsctl.explain.logs import SHOWN_MAX
 from usernsctl.explain.messages import Text, confirm, explain, needle, texts
 from usernsctl.explain.model import Finding, Report
+from usernsctl.explain.printing import print_error
 from usernsctl.gvisor.releases import Release
 
 EOF = (

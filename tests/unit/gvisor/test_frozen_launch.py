@@ -50,7 +50,7 @@ def test_what_must_be_as_it_was(caller: dict[str, str]) -> None:
 
 def test_it_does_not_matter_who_freezes(caller: dict[str, str]) -> None:
     made = frozen(caller)
-    assert record("snapshot", "etc") in made.steps
+    assert record("guarded", "etc") in made.steps
     assert record("home-moment") in made.steps
     assert not words(made.steps, "home")
     assert made.user == (0, 0)

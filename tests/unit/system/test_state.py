@@ -274,3 +274,28 @@ def test_a_record_that_can_not_be_written_leaves_none(state: Path) -> None:
         with pytest.raises(un.NamespaceError, match="record: File exists"):
             directory.write("record", {})
         assert json.loads((state / "record").read_text()) == {"a": "b" * 10}
+
+
+@pytest.mark.parametrize(
+    ("variables", "where"),
+    [
+        ({}, "/tmp"),
+        ({"TMPDIR": ""}, "/tmp"),
+        ({"TMPDIR": "."}, "."),
+        ({"TMPDIR": "directory"}, "directory"),
+        ({"TMPDIR": "missing", "TMP": "directory"}, "missing"),
+        ({"TEMP": "directory"}, "/tmp"),
+    ],
+    ids=str,
+)
+def test_without_a_runtime_directory_it_is_where_the_variable_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], where: str
+) -> None:
+    """And nowhere else: whoever fills the disk does not move it."""
+    (tmp_path / "directory").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for name in ("XDG_RUNTIME_DIR", "TMPDIR", "TEMP", "TMP"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert os.path.dirname(state_directory()) == os.path.abspath(tmp_path / where)

@@ -7,15 +7,16 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from usernsctl._records import dataclass
 from usernsctl._system.descriptors import Closing
 from usernsctl._system.opened import follow, open_beneath
 from usernsctl._text import command, operand
 from usernsctl.errors import BundleError
-from usernsctl.gvisor.oci.parse import STEP, parse, serialise, validate
+from usernsctl.gvisor.oci.parsing import parse, validate
+from usernsctl.gvisor.oci.write import STEP, serialise
 
 CONFIG_NAME = "config.json"
 MAX_BYTES = 16 * 1024 * 1024

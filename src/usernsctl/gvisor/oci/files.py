@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+from usernsctl._records import dataclass
 from usernsctl._text import command
-from usernsctl.gvisor.oci.build import binds
+from usernsctl.gvisor.oci.building import binds
 from usernsctl.gvisor.oci.ids import SEARCH, WRITE, Reach
 from usernsctl.gvisor.oci.model import Config, MountEntry, Violation
 
@@ -54,7 +54,7 @@ def check_files(config: Config, view: FileView) -> Iterator[Violation]:
 
 
 def is_bind(mount: MountEntry) -> bool:
-    """:func:`usernsctl.gvisor.oci.build.binds` of an entry of ``mounts``."""
+    """:func:`usernsctl.gvisor.oci.building.binds` of an entry of ``mounts``."""
     return binds(mount.type, mount.options)
 
 

@@ -7,8 +7,8 @@ import itertools
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
+from usernsctl._records import dataclass
 from usernsctl.gvisor.oci.model import KINDS, MAX_ID, Config, IdMapping, Kind, Linux, Violation
 from usernsctl.maps import Extent
 

@@ -6,11 +6,12 @@ says would be right.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct, field
+
+from usernsctl._records import dataclass
 
 MAX_ID = 2**32 - 1
 

@@ -5,13 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oci_configs import RANGES, ROOT_ONLY, mapping, outcome
 
 from usernsctl.errors import BundleError
-from usernsctl.gvisor.oci import BuildOptions, Mount, Rlimit, build, check, fix, parse, serialise
+from usernsctl.gvisor.oci import (
+    BuildOptions,
+    Mount,
+    Rlimit,
+    build,
+    check,
+    fix,
+    parse,
+    serialise,
+    validate,
+)
+from usernsctl.gvisor.oci.building import _is_sound
+from usernsctl.maps import Extent
 
 
 def options(**what: Any) -> BuildOptions:
@@ -138,3 +151,41 @@ def test_any_command_is_kept_to_the_letter_or_refused(
     assert again == config
     assert again["process"]["args"] == args
     assert dict(entry.split("=", 1) for entry in again["process"]["env"]) == env
+
+
+TEXT = st.one_of(st.text(max_size=4), st.sampled_from(["/", "/a", "a\0b", "\ud800", "", "ro"]))
+MOUNT = st.builds(Mount, TEXT, TEXT, TEXT, st.lists(TEXT, max_size=2))
+OPTIONS = st.builds(
+    BuildOptions,
+    args=st.lists(TEXT, max_size=2),
+    rootfs=TEXT,
+    uid_map=st.just([Extent(0, 0, 1)]),
+    gid_map=st.just([Extent(0, 0, 1)]),
+    env=st.dictionaries(TEXT, TEXT, max_size=2),
+    cwd=TEXT,
+    uid=st.integers(-1, 2**32),
+    hostname=st.none() | TEXT,
+    mounts=st.lists(MOUNT, max_size=1),
+    capabilities=st.lists(st.sampled_from(["CAP_CHOWN", "chown", "CAP_", "CAP_A\n"]), max_size=1),
+)
+
+
+@settings(max_examples=400)
+@given(OPTIONS)
+def test_what_is_taken_without_msgspec_is_what_msgspec_takes(options: BuildOptions) -> None:
+    if _is_sound(options):
+        validate(build(options))
+
+
+UTF8 = st.text(st.characters(codec="utf-8"), max_size=8)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | UTF8,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(UTF8, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(UTF8, VALUES, max_size=4))
+def test_json_writes_what_msgspec_writes(config: dict[str, Any]) -> None:
+    encoded = msgspec.json.format(msgspec.json.encode(config), indent=4)
+    assert serialise(config) == encoded + b"\n"

@@ -14,19 +14,15 @@ from typing import Annotated, Any, NoReturn, get_args, get_origin
 
 import msgspec
 
-from usernsctl.errors import BundleError
 from usernsctl.gvisor.oci.model import SECRET, Config
+from usernsctl.gvisor.oci.write import fault
 
 MAX_DEPTH = 100
 """Objects and arrays within each other; real files have about 6."""
 
-STEP = "bundle"
-
 _BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
 _SHOWN_MAX = 60
 _PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
-# Decimal keeps a fraction exactly as it was written; float would round it.
-_encoder = msgspec.json.Encoder(decimal_format="number")
 
 
 def parse(text: bytes, *, filename: str | None = None) -> dict[str, Any]:
@@ -56,11 +52,6 @@ def parse(text: bytes, *, filename: str | None = None) -> dict[str, Any]:
     if not isinstance(config, dict):
         _refuse(f"$: found {describe(config)}; should be an object", filename)
     return config
-
-
-def serialise(config: dict[str, Any]) -> bytes:
-    """The text of a config.json, indented, its keys in the order of `config`."""
-    return msgspec.json.format(_encoder.encode(config), indent=4) + b"\n"
 
 
 def child(path: str, key: str | int) -> str:
@@ -169,13 +160,6 @@ def _place(text: str, position: int) -> str:
 
 def _refuse(reason: str, filename: str | None) -> NoReturn:
     raise fault(reason, filename)
-
-
-def fault(reason: str, filename: str | None) -> BundleError:
-    """The error for a mistake in a config.json; `filename` is ``None`` for one never stored."""
-    return BundleError(
-        f"{filename}: {reason}" if filename else reason, step=STEP, filename=filename
-    )
 
 
 # msgspec looks at a class, and at those that it mentions, when one is used first. Two threads that

@@ -16,7 +16,7 @@ from usernsctl.gvisor.oci.files import FileView, check_files, is_bind
 from usernsctl.gvisor.oci.ids import IdView, Reach, check_ids
 from usernsctl.gvisor.oci.model import Config, Linux, Violation
 from usernsctl.gvisor.oci.outside import check_outside
-from usernsctl.gvisor.oci.parse import validate
+from usernsctl.gvisor.oci.parsing import validate
 from usernsctl.maps import Extent
 
 Network = Literal["none", "host"]

@@ -1,0 +1,41 @@
+"""What a process sees to before it executes something, or enters a namespace to do so."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterable
+
+
+def pass_only(fds: Iterable[int]) -> None:
+    """Have an exec pass on standard input, output and error, and of the others only `fds`.
+
+    Nothing is closed before that: the exec may fail, and this process go on.
+
+    :raises OSError: one of `fds` is not open.
+    """
+    for name in os.listdir("/proc/self/fd"):
+        # The listing has itself in it, closed by now.
+        with contextlib.suppress(OSError):
+            if int(name) > 2:
+                os.set_inheritable(int(name), False)
+    for fd in fds:
+        os.set_inheritable(fd, True)
+
+
+def close_inherited() -> None:
+    """Close what this process was started with, but for standard input, output and error.
+
+    Python makes whatever it opens itself close-on-exec.
+    """
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            if int(name) > 2 and os.get_inheritable(int(name)):
+                os.close(int(name))
+
+
+def restore_signals() -> None:
+    """Undo what Python ignores, and what a command would inherit."""
+    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(ignored, signal.SIG_DFL)

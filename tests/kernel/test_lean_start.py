@@ -1,0 +1,163 @@
+"""What is imported, which is most of what a start takes: no more than these lists have.
+
+They name the roots of packages, and of this package its parts. The standard library's own private
+modules come with public ones, so they are not named. Before a name is added here, see whether its
+import can wait for those who need it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Program
+
+import usernsctl as un
+
+
+def names(text: str) -> set[str]:
+    return set(text.split())
+
+
+# What any Python program has, or nearly any.
+COMMON = names(
+    "__future__ collections contextlib copyreg encodings enum errno functools importlib itertools "
+    "keyword math operator re reprlib shlex signal sre_compile sre_constants sre_parse string "
+    "types typing warnings"
+)
+# What `usernsctl run` has to do with.
+USED = names("array codecs fcntl grp json pwd resource select struct time")
+# What dataclasses and subprocess import.
+HEAVY = names(
+    "annotationlib ast copy dataclasses dis inspect linecache locale msvcrt opcode selectors "
+    "subprocess threading token tokenize weakref"
+)
+
+VERSION = names(
+    "_cffi_backend usernsctl usernsctl.__main__ usernsctl._core usernsctl._interrupts "
+    "usernsctl._native usernsctl._programs usernsctl._records usernsctl._text usernsctl.cli "
+    "usernsctl.errors usernsctl.explain"
+)
+RUN = VERSION | names(
+    "_prctl prctl usernsctl._system usernsctl.commands usernsctl.gvisor usernsctl.hardening "
+    "usernsctl.maps"
+)
+
+# Says what was imported, and what of it once another mount namespace was entered: when the program
+# executes another one, or at its end.
+TOLD = """
+import json, os, sys
+
+before = set(sys.modules)
+late = []
+home = os.stat("/proc/self/ns/mnt").st_ino
+
+def tell():
+    os.write(2, json.dumps([sorted(set(sys.modules) - before), late]).encode())
+    os._exit(0)
+
+def hook(event, arguments):
+    if event == "import" and os.stat("/proc/self/ns/mnt").st_ino != home:
+        late.append(arguments[0])
+    elif event == "os.exec":
+        tell()
+
+sys.addaudithook(hook)
+sys.argv = ["usernsctl", *sys.argv[1:]]
+"""
+
+
+def told(code: str, *words: str, environ: dict[str, str] | None = None) -> tuple[set[str], Any]:
+    """What a program imports: by its roots, without what the interpreter had; and what late."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"{TOLD}\n{code}\ntell()", *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environ,
+    )
+    try:
+        modules, late = json.loads(done.stderr.splitlines()[-1])
+    except (ValueError, IndexError):
+        pytest.fail(f"status {done.returncode}: {done.stdout}{done.stderr}")
+    return set(filter(None, map(root, modules))), late
+
+
+def root(module: str) -> str | None:
+    """The package that a module is of, or the part of this one; ``None``: it is not counted."""
+    first, _, rest = module.partition(".")
+    if first == "usernsctl" and rest:
+        return f"{first}.{rest.partition('.')[0]}"
+    is_private = first.startswith("_") and first in sys.stdlib_module_names
+    return None if is_private and first != "__future__" else first
+
+
+CALL = "from usernsctl.__main__ import main; main()"
+
+
+def test_import_usernsctl_imports_next_to_nothing() -> None:
+    found, _ = told("import usernsctl")
+    assert found <= {"usernsctl", "__future__", "importlib"}
+
+
+def test_the_version_needs_neither_click_nor_the_metadata() -> None:
+    found, _ = told(CALL, "--version")
+    assert found - COMMON <= VERSION
+
+
+@pytest.fixture
+def runsc(tmp_path: Path) -> dict[str, str]:
+    """The environment in which a program that looks like runsc is taken for it."""
+    path = tmp_path / "runsc"
+    own = struct.unpack_from("<H", Path("/proc/self/exe").read_bytes(), 18)[0]
+    header = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
+    header += struct.pack("<HHIQQQIHHHHHH", 2, own, 1, 0, 64, 0, 0, 64, 56, 1, 0, 0, 0)
+    note = struct.pack("<III", 4, 0, 4) + b"Go\0\0"
+    path.write_bytes(header + struct.pack("<IIQQQQQQ", 4, 4, 120, 0, 0, 16, 16, 4) + note)
+    path.chmod(0o755)
+    return {**os.environ, "USERNSCTL_RUNSC": str(path)}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--"],
+        ["--bind", "/usr", "--env", "HOME", "--network=host", "--wd", "/", "--hostname", "box"],
+        ["--user", "0", "--rootfs", "/", "--no-verify"],
+    ],
+)
+def test_run_imports_what_is_listed_and_nothing_once_inside(
+    runsc: dict[str, str], options: list[str]
+) -> None:
+    found, late = told(CALL, "run", *options, "true", environ=runsc)
+    assert found - COMMON - USED - HEAVY <= RUN
+    assert late == []
+
+
+def test_nothing_is_imported_where_others_may_have_mounted_something(
+    runsc: dict[str, str], tmp_path: Path, usernsctl: Program
+) -> None:
+    environ = {**runsc, "XDG_RUNTIME_DIR": str(tmp_path)}
+    made = usernsctl("ns", "create", "box", "-r", "-m", env=environ)
+    assert made.returncode == 0, made.stderr
+    try:
+        _, late = told(CALL, "run", "--in", "box", "true", environ=environ)
+        assert late == []
+        # Nor to say what is wrong.
+        wrong = ["run", "--in", "box", "--wd", "/nonsense", "true"]
+        _, late = told(CALL, *wrong, environ=environ)
+        assert late == []
+    finally:
+        usernsctl("ns", "remove", "box", env=environ)
+
+
+def test_a_name_of_the_package_brings_no_asyncio() -> None:
+    found, _ = told("import usernsctl; usernsctl.run; usernsctl.Namespace")
+    assert not found & {"asyncio", "click", "inspect", "msgspec", "rich", "tempfile", "random"}
+    assert un.run.__module__ == "usernsctl.commands.popen"
