@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <unistd.h>
 
 extern char **environ;
@@ -30,23 +31,34 @@ static void warn_single_id(const struct un_error *wanted)
             un_error_reason(wanted, reason, sizeof reason));
 }
 
-/* Who we become, unless the options say so. */
-static void take_identity(const struct un_plan *plan, struct un_setup *setup)
-{
-    if (setup->uid < 0)
-        setup->uid = plan->become[UN_UID];
-    bool may_drop = plan->setgroups != UN_SETGROUPS_DENY;
-    if (plan->drop_groups || (setup->gid >= 0 && may_drop))
-        setup->group_count = 0;
-    if (setup->gid < 0)
-        setup->gid = plan->become[UN_GID];
-}
-
 /* What is planned, and of what: more than a small stack holds. */
 struct decision {
     struct un_facts facts;
     struct un_plan plan;
 };
+
+/* Whether we are who we are to become: where our own id is mapped, and where our real, effective
+ * and saved ids were the same when we were executed. */
+static bool stays(const struct decision *decision, int kind)
+{
+    bool is_mapped;
+    un_map_run(&decision->plan.map.of[kind], UN_OUTSIDE, decision->facts.id[kind].own, 1,
+               &is_mapped);
+    return is_mapped && !getauxval(AT_SECURE);
+}
+
+/* Who we become, unless the options say so. */
+static void take_identity(const struct decision *decision, struct un_setup *setup)
+{
+    const struct un_plan *plan = &decision->plan;
+    bool may_drop = plan->setgroups != UN_SETGROUPS_DENY;
+    if (plan->drop_groups || (setup->gid >= 0 && may_drop))
+        setup->group_count = 0;
+    if (setup->uid < 0 && !stays(decision, UN_UID))
+        setup->uid = plan->become[UN_UID];
+    if (setup->gid < 0 && !stays(decision, UN_GID))
+        setup->gid = plan->become[UN_GID];
+}
 
 static int enter_planned(struct un_options *options, struct decision *decision,
                          struct un_error *err)
@@ -65,7 +77,7 @@ static int enter_planned(struct un_options *options, struct decision *decision,
         return -1;
     if (plan->single_id)
         warn_single_id(&plan->wanted);
-    take_identity(plan, &options->setup);
+    take_identity(decision, &options->setup);
     return 0;
 }
 
