@@ -3,6 +3,9 @@
  * granted. To start a libc takes longer than all that this program does (303 µs with it, 63
  * without, where a virtual machine has to be asked for the features of its processor).
  */
+#ifdef UN_BEFORE_LIBC
+#define UN_NO_ENTRY /* that is programs/exec/first_libc.c's */
+#endif
 #include "base/freestanding.h"
 
 #include <errno.h>
@@ -209,8 +212,10 @@ size_t strlen(const char *text)
     return length;
 }
 
+#ifndef UN_BEFORE_LIBC
 static void start(long *stack)
 {
     char **words = (char **)(stack + 1);
     _exit(main((int)stack[0], words, words + stack[0] + 1));
 }
+#endif

@@ -5,7 +5,9 @@
  */
 #include "base/error.h"
 #include "child/enter.h"
+#include "programs/exec/failure.h"
 #include "programs/exec/hold.h"
+#include "programs/exec/identity.h"
 #include "programs/exec/options.h"
 #include "programs/shared/report.h"
 #include "sys/supervise.h"
@@ -37,29 +39,6 @@ struct decision {
     struct un_plan plan;
 };
 
-/* Whether we are who we are to become: where our own id is mapped, and where our real, effective
- * and saved ids were the same when we were executed. */
-static bool stays(const struct decision *decision, int kind)
-{
-    bool is_mapped;
-    un_map_run(&decision->plan.map.of[kind], UN_OUTSIDE, decision->facts.id[kind].own, 1,
-               &is_mapped);
-    return is_mapped && !getauxval(AT_SECURE);
-}
-
-/* Who we become, unless the options say so. */
-static void take_identity(const struct decision *decision, struct un_setup *setup)
-{
-    const struct un_plan *plan = &decision->plan;
-    bool may_drop = plan->setgroups != UN_SETGROUPS_DENY;
-    if (plan->drop_groups || (setup->gid >= 0 && may_drop))
-        setup->group_count = 0;
-    if (setup->uid < 0 && !stays(decision, UN_UID))
-        setup->uid = plan->become[UN_UID];
-    if (setup->gid < 0 && !stays(decision, UN_GID))
-        setup->gid = plan->become[UN_GID];
-}
-
 static int enter_planned(struct un_options *options, struct decision *decision,
                          struct un_error *err)
 {
@@ -77,7 +56,7 @@ static int enter_planned(struct un_options *options, struct decision *decision,
         return -1;
     if (plan->single_id)
         warn_single_id(&plan->wanted);
-    take_identity(decision, &options->setup);
+    un_take_identity(plan, &decision->facts, !getauxval(AT_SECURE), &options->setup);
     return 0;
 }
 
@@ -152,6 +131,8 @@ int main(int argc, char **argv)
 {
     struct un_options options;
     struct un_error err;
+    if (un_first_failure.step != UN_STEP_NONE)
+        return fail(&un_first_failure);
     if (argc && !strcmp(argv[0], UN_CHILD_NAME))
         un_child_main(argv, environ);
     int failed = un_options_parse(argc, argv, &options, &err);
