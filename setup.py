@@ -116,7 +116,7 @@ def build_program(program: Path) -> None:
 
 
 def has_first(mode: list[str]) -> bool:
-    """Whether a program can begin before its libc does: one that the dynamic loader starts can't."""
+    """Whether a program can begin before its libc does; if the dynamic loader starts it, no."""
     known = platform.machine() in layout.FREESTANDING_MACHINES
     return known and mode in STATIC_MODES and shutil.which(OBJCOPY) is not None
 
