@@ -106,13 +106,24 @@ def build_program(program: Path) -> None:
     mode = link_mode(compiler())
     flags = [*PROGRAM_FLAGS, *defines, *mode, *PROGRAM_LDFLAGS]
     sources = [*layout.program(program.name, CSRC), *layout.core(CSRC)]
-    with tempfile.TemporaryDirectory() as scratch:
-        if program.name == "usernsctl-exec" and has_first(mode):
-            first = Path(scratch, "first.o")
-            build_first(first, mode)
-            sources.append(first)
-            flags.append(f"-Wl,-e,{layout.FIRST_ENTRY}")
+    if program.name != "usernsctl-exec" or not build_with_first(flags, mode, sources, program):
         compile_program(flags, sources, program)
+
+
+def build_with_first(flags: list[str], mode: list[str], sources: list[Path], program: Path) -> bool:
+    """Build the program so that it begins before its libc; false where the tools can't."""
+    if not has_first(mode):
+        return False
+    with tempfile.TemporaryDirectory() as scratch:
+        first = Path(scratch, "first.o")
+        try:
+            build_first(first, mode)
+            entry = f"-Wl,-e,{layout.FIRST_ENTRY}"
+            compile_program([*flags, entry], [*sources, first], program)
+        except CompileError as error:
+            print(f"{error}: it begins with libc, and starts later for that", flush=True)
+            return False
+    return subprocess.run([program, "--version"], stdout=subprocess.DEVNULL).returncode == 0
 
 
 def has_first(mode: list[str]) -> bool:
