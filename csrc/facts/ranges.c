@@ -6,11 +6,13 @@
 #include "sys/jobs.h"
 
 #include <inttypes.h>
+#include <linux/capability.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/xattr.h>
@@ -22,20 +24,31 @@
 #define SUBIDS_TEXT_MAX (UN_MAP_MAX * (sizeof "339:  4294967295 4294967295\n" + UN_USER_MAX))
 
 /* A directory may be searched, which access(2) takes for executed. */
-static bool is_program(const char *path)
+static bool is_program(const char *path, struct stat *status)
 {
-    struct stat status;
-    return !stat(path, &status) && S_ISREG(status.st_mode) && !access(path, X_OK);
+    return !stat(path, status) && S_ISREG(status->st_mode) && !access(path, X_OK);
 }
 
 /* Finds an executable file in one of the absolute directories of `path`; false if there is none. */
-static bool find_program(const char *path, const char *name, char found[UN_PATH_MAX])
+static bool find_program(const char *path, const char *name, char found[UN_PATH_MAX],
+                         struct stat *status)
 {
     while (un_next_candidate(&path, name, found))
-        if (*found == '/' && is_program(found))
+        if (*found == '/' && is_program(found, status))
             return true;
     found[0] = '\0';
     return false;
+}
+
+/* The same, in the directory that has another program, found before. */
+static bool find_beside(const char *other, const char *name, char found[UN_PATH_MAX],
+                        struct stat *status)
+{
+    const char *slash = strrchr(other, '/');
+    if (!slash)
+        return false;
+    int length = snprintf(found, UN_PATH_MAX, "%.*s/%s", (int)(slash - other), other, name);
+    return length < UN_PATH_MAX && is_program(found, status);
 }
 
 /* Asks a program of the system's for what only NSS knows. Its output, cut to size - 1, or NULL. */
@@ -45,7 +58,9 @@ static const char *ask(const char *path, const char *const words[], char *output
     const char *argv[4] = {program, words[1], words[1] ? words[2] : NULL, NULL};
     struct un_job job = {.argv = argv, .keep_fd = -1, .output = output, .output_size = size};
     struct un_error err;
-    if (!find_program(path, words[0], program) || un_run_jobs(&job, 1, ASK_TIMEOUT_MS, &err))
+    struct stat status;
+    if (!find_program(path, words[0], program, &status) ||
+        un_run_jobs(&job, 1, ASK_TIMEOUT_MS, &err))
         return NULL;
     bool answered = !job.timed_out && !job.stopped_by && job.ended == CLD_EXITED && job.status == 0;
     return answered ? output : NULL;
@@ -72,13 +87,13 @@ static void read_user(const char *passwd, const char *path, struct un_facts *fac
 {
     uint32_t uid = facts->id[UN_UID].own;
     char line[UN_LINE_MAX], number[11];
-    FILE *file = un_lines_open(passwd);
-    bool found = false, cut;
+    struct un_lines lines;
+    bool is_open = un_lines_open(&lines, passwd), found = false, cut;
     /* What counts is at the beginning, so it may be cut. */
-    while (file && !found && un_lines_next(file, line, &cut))
+    while (is_open && !found && un_lines_next(&lines, line, &cut))
         found = take_passwd(line, uid, facts);
-    if (file)
-        fclose(file);
+    if (is_open)
+        un_lines_close(&lines);
     snprintf(number, sizeof number, "%" PRIu32, uid);
     const char *const words[] = {"getent", "passwd", number};
     const char *answer = found ? NULL : ask(path, words, line, sizeof line);
@@ -90,13 +105,13 @@ static void read_user(const char *passwd, const char *path, struct un_facts *fac
 static bool has_other_source(const char *nsswitch)
 {
     char line[UN_LINE_MAX], source[64];
-    bool other = false, cut;
-    FILE *file = un_lines_open(nsswitch);
-    while (file && un_lines_next(file, line, &cut))
+    struct un_lines lines;
+    bool is_open = un_lines_open(&lines, nsswitch), other = false, cut;
+    while (is_open && un_lines_next(&lines, line, &cut))
         if (sscanf(line, " subid: %63s", source) == 1)
             other = strcmp(source, "files") != 0;
-    if (file)
-        fclose(file);
+    if (is_open)
+        un_lines_close(&lines);
     return other;
 }
 
@@ -106,9 +121,9 @@ static bool grants_any_group(const char *login)
 {
     static const char name[] = "GRANT_AUX_GROUP_SUBIDS";
     char line[UN_LINE_MAX];
-    bool granted = false, cut;
-    FILE *file = un_lines_open(login);
-    while (file && un_lines_next(file, line, &cut)) {
+    struct un_lines lines;
+    bool is_open = un_lines_open(&lines, login), granted = false, cut;
+    while (is_open && un_lines_next(&lines, line, &cut)) {
         for (size_t end = strlen(line); end && strchr(" \t", line[end - 1]);)
             line[--end] = '\0';
         char *at = line + strspn(line, " \t");
@@ -119,8 +134,8 @@ static bool grants_any_group(const char *login)
         at[strcspn(at, "\"")] = '\0';
         granted = !strcasecmp(at, "yes");
     }
-    if (file)
-        fclose(file);
+    if (is_open)
+        un_lines_close(&lines);
     return granted;
 }
 
@@ -162,23 +177,27 @@ static int ask_ranges(int kind, const char *path, struct un_facts *facts, struct
                    "getsubids does not tell the ranges of %s: %s", facts->user, fault);
 }
 
-static int helper_state(const char *helper)
+static int helper_state(const char *helper, const struct stat *status)
 {
-    struct stat status;
     struct statvfs mount;
-    if (statvfs(helper, &mount) || stat(helper, &status))
-        return UN_HELPER_MISSING;
-    bool privileged = (status.st_mode & S_ISUID && status.st_uid == 0) ||
+    bool privileged = (status->st_mode & S_ISUID && status->st_uid == 0) ||
                       getxattr(helper, "security.capability", NULL, 0) > 0;
     if (!privileged)
         return UN_HELPER_NOT_SETUID;
+    if (statvfs(helper, &mount))
+        return UN_HELPER_MISSING;
     return mount.f_flag & ST_NOSUID ? UN_HELPER_NOSUID : UN_HELPER_READY;
 }
 
-static void read_helper(const char *path, const char *name, struct un_id_facts *id)
+/* The two come together: the second one is looked for beside the first one before anywhere else. */
+static void read_helper(const char *path, int kind, struct un_facts *facts)
 {
-    id->helper_state =
-        find_program(path, name, id->helper) ? helper_state(id->helper) : UN_HELPER_MISSING;
+    struct un_id_facts *id = &facts->id[kind];
+    const char *name = un_kinds[kind].helper, *other = facts->id[!kind].helper;
+    struct stat status;
+    bool found = find_beside(other, name, id->helper, &status) ||
+                 find_program(path, name, id->helper, &status);
+    id->helper_state = found ? helper_state(id->helper, &status) : UN_HELPER_MISSING;
 }
 
 static const char *or_else(const char *given, const char *otherwise)
@@ -191,12 +210,16 @@ int un_facts_read_ranges(struct un_facts *facts, const struct un_sources *source
 {
     const char *path = or_else(sources->path, UN_SYSTEM_PATH);
 
+    facts->in_bounding_set = prctl(PR_CAPBSET_READ, CAP_SETUID, 0, 0, 0) == 1 &&
+                             prctl(PR_CAPBSET_READ, CAP_SETGID, 0, 0, 0) == 1;
+    facts->no_new_privs = prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1;
     read_user(or_else(sources->passwd, "/etc/passwd"), path, facts);
-    facts->any_group = grants_any_group(or_else(sources->login, "/etc/login.defs"));
+    if (facts->user_gid != (int64_t)facts->id[UN_GID].own)
+        facts->any_group = grants_any_group(or_else(sources->login, "/etc/login.defs"));
     bool other = has_other_source(or_else(sources->nsswitch, "/etc/nsswitch.conf"));
     for (int kind = UN_UID; kind <= UN_GID; kind++) {
         struct un_id_facts *id = &facts->id[kind];
-        read_helper(path, un_kinds[kind].helper, id);
+        read_helper(path, kind, facts);
         /* The user's uid is what counts for groups too: an entry by gid is never looked at. */
         int failed =
             other ? ask_ranges(kind, path, facts, err)

@@ -5,7 +5,9 @@
  */
 #include "base/error.h"
 #include "child/enter.h"
+#include "programs/exec/failure.h"
 #include "programs/exec/hold.h"
+#include "programs/exec/identity.h"
 #include "programs/exec/options.h"
 #include "programs/shared/report.h"
 #include "sys/supervise.h"
@@ -14,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <unistd.h>
 
 extern char **environ;
@@ -28,18 +31,6 @@ static void warn_single_id(const struct un_error *wanted)
     char reason[UN_DETAIL_MAX + 128];
     fprintf(stderr, "usernsctl-exec: going on with one id, as --allow-single-id allows: %s\n",
             un_error_reason(wanted, reason, sizeof reason));
-}
-
-/* Who we become, unless the options say so. */
-static void take_identity(const struct un_plan *plan, struct un_setup *setup)
-{
-    if (setup->uid < 0)
-        setup->uid = plan->become[UN_UID];
-    bool may_drop = plan->setgroups != UN_SETGROUPS_DENY;
-    if (plan->drop_groups || (setup->gid >= 0 && may_drop))
-        setup->group_count = 0;
-    if (setup->gid < 0)
-        setup->gid = plan->become[UN_GID];
 }
 
 /* What is planned, and of what: more than a small stack holds. */
@@ -65,7 +56,7 @@ static int enter_planned(struct un_options *options, struct decision *decision,
         return -1;
     if (plan->single_id)
         warn_single_id(&plan->wanted);
-    take_identity(plan, &options->setup);
+    un_take_identity(plan, &decision->facts, !getauxval(AT_SECURE), &options->setup);
     return 0;
 }
 
@@ -140,6 +131,8 @@ int main(int argc, char **argv)
 {
     struct un_options options;
     struct un_error err;
+    if (un_first_failure.step != UN_STEP_NONE)
+        return fail(&un_first_failure);
     if (argc && !strcmp(argv[0], UN_CHILD_NAME))
         un_child_main(argv, environ);
     int failed = un_options_parse(argc, argv, &options, &err);
