@@ -9,7 +9,7 @@ SHELL_CODE = tools/packages tools/environment tools/user tools/as-user tools/tes
 C_CODE = $(shell find csrc tests/c -name "*.[ch]")
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit kernel runsc hostile docker c connector docs lint format bench packages clean
+.PHONY: help demo test unit kernel runsc hostile docker c connector docs lint format bench counts packages clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z ]*\):.*## /    make \1\t/p' Makefile | expand -t 24
@@ -67,6 +67,16 @@ bench: packages ## measure usernsctl against its peers
 	tools/as-user $$name bench -- $$python bench/sandboxes.py; \
 	USERNSCTL_CONNECTOR=$$(tools/environment connector); export USERNSCTL_CONNECTOR; \
 	tools/as-user $$name bench demo -- $$python bench/connector.py
+
+counts: packages ## count anew what `make test` compares, after a change of what starting a command costs
+	@set -e; python=$(DEV)/bin/python; file=bench/counts.json; name=$$(id -un); \
+	if [ "$$name" = root ]; then \
+		name=usernsctl-test; tools/user $$name ranges; \
+		tools/as-user root tests -- $$python tests/counting.py <$$file >$$file.new; \
+		mv $$file.new $$file; \
+	fi; \
+	tools/as-user $$name tests -- $$python tests/counting.py <$$file >$$file.new; \
+	mv $$file.new $$file
 
 packages:
 	@tools/packages

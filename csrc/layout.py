@@ -43,19 +43,35 @@ FREESTANDING = {
     "usernsctl-child": (
         *("programs/child/main.c", "child/libc.c", "child/enter.c", "child/task.c"),
         *("sys/self.c", "sys/own_maps.c", "sys/namespaces.c", "sys/setup.c", "sys/exec.c"),
-        *(
-            "sys/clone.c",
-            "sys/message.c",
-            "sys/stdio.c",
-            "base/caps.c",
-            "base/number.c",
-            "base/error.c",
-        ),
+        *("sys/clone.c", "sys/fds.c", "sys/message.c", "sys/stdio.c", "base/caps.c"),
+        *("base/number.c", "base/error.c"),
     ),
 }
 
-# Stands in for libc, so nothing else is built with it.
-OWN_LIBC = "child/libc.c"
+# What usernsctl-exec begins with, before its libc is started (programs/exec/first.h): one object,
+# that has but one name for others.
+FIRST_ENTRY = "un_begin"
+FIRST_FLAGS = (
+    *("-DUN_BEFORE_LIBC", "-ffreestanding", "-fno-builtin"),
+    *("-fstack-protector-strong", "-mstack-protector-guard=global"),
+    *("-fvisibility=hidden", "-ffunction-sections", "-fdata-sections"),
+    # Nothing of its own is looked up in a table that libc has not filled yet.
+    *("-include", str(CSRC / "programs/exec/first_hidden.h")),
+)
+FIRST_LDFLAGS = (
+    *("-nostdlib", "-r", "-Wl,--gc-sections", f"-Wl,-e,{FIRST_ENTRY}"),
+    f"-Wl,-T,{CSRC / 'programs/exec/first.ld'}",
+)
+FIRST_ONLY = ("programs/exec/first.c", "programs/exec/first_libc.c")
+FIRST = (
+    *(*FIRST_ONLY, "programs/exec/identity.c", "programs/exec/options.c"),
+    *(source for source in FREESTANDING["usernsctl-child"] if source != "programs/child/main.c"),
+    *("facts/process.c", "map/plan.c", "map/compose.c", "map/idmap.c", "map/kind.c"),
+    "sys/map_files.c",
+)
+
+# These stand in for libc, so nothing else is built with them.
+OWN_LIBC = ("child/libc.c", "programs/exec/first_libc.c")
 
 
 def flags(csrc: Path = CSRC) -> list[str]:
@@ -67,16 +83,22 @@ def flags(csrc: Path = CSRC) -> list[str]:
 def core(csrc: Path = CSRC) -> list[Path]:
     """The sources that the extension and every program that has a libc are built from."""
     found = [file for layer in LAYERS[:-1] for file in (csrc / layer).glob("*.c")]
-    return sorted(set(found) - {csrc / OWN_LIBC})
+    return sorted(set(found) - {csrc / source for source in OWN_LIBC})
 
 
 def program(name: str, csrc: Path = CSRC) -> list[Path]:
     """The sources of a program, but for the core's."""
     programs = csrc / "programs"
-    own = sorted((programs / name.removeprefix("usernsctl-")).glob("*.c"))
-    return [*own, *(programs / "shared" / source for source in PROGRAMS[name])]
+    own = set((programs / name.removeprefix("usernsctl-")).glob("*.c"))
+    own -= {csrc / source for source in FIRST_ONLY}
+    return [*sorted(own), *(programs / "shared" / source for source in PROGRAMS[name])]
 
 
 def freestanding(name: str, csrc: Path = CSRC) -> list[Path]:
     """All sources of a program that has no libc."""
     return [csrc / source for source in FREESTANDING[name]]
+
+
+def first(csrc: Path = CSRC) -> list[Path]:
+    """All sources of what usernsctl-exec begins with."""
+    return [csrc / source for source in FIRST]

@@ -124,7 +124,7 @@ def is_controller(config: pytest.Config) -> bool:
 
 
 def pytest_userns_needs() -> dict[str, Callable[[], str | None]]:
-    return {"strace": try_strace}
+    return {"strace": try_strace, "valgrind": try_valgrind}
 
 
 def try_strace() -> str | None:
@@ -133,6 +133,15 @@ def try_strace() -> str | None:
         done = subprocess.run(
             ["strace", "-o", os.devnull, "true"], capture_output=True, text=True, timeout=60
         )
+    except FileNotFoundError as error:
+        return str(error)
+    return done.stderr.strip() if done.returncode else None
+
+
+def try_valgrind() -> str | None:
+    """Why valgrind(1) can't be used, to count instructions, or ``None`` if it can."""
+    try:
+        done = subprocess.run(["valgrind", "--version"], capture_output=True, text=True, timeout=60)
     except FileNotFoundError as error:
         return str(error)
     return done.stderr.strip() if done.returncode else None

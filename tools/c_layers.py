@@ -82,8 +82,8 @@ def dependencies(csrc: Path) -> tuple[dict[str, dict[str, str]], list[str]]:
     definer = {
         symbol: name
         for name, of in symbols.items()
-        if name != layout.OWN_LIBC.removesuffix(".c")
-        for symbol in of.defined - {"main", "_start"}
+        if f"{name}.c" not in layout.OWN_LIBC
+        for symbol in of.defined - {"main", "_start", layout.FIRST_ENTRY}
     }
     uses: dict[str, dict[str, str]] = {}
     wrong = []

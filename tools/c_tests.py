@@ -97,6 +97,13 @@ def build_freestanding(compiler: str) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         flags = [*layout.flags(CSRC), "-Werror", "-O2", *layout.FREESTANDING_FLAGS]
         run([compiler, *flags, *layout.freestanding(name, CSRC), "-o", target])
+    flags = [*layout.flags(CSRC), "-Werror", "-O2", *layout.FIRST_FLAGS, "-fno-pie"]
+    target = BUILD / compiler / "freestanding" / "first.o"
+    run([compiler, *flags, *layout.FIRST_LDFLAGS, *layout.first(CSRC), "-o", target])
+    # It needs nothing but what libc is begun with; what it does not use may be missing.
+    given = [f"-Wl,--defsym={name}=0" for name in ("_start", "un_first_failure")]
+    entry = ["-Wl,--gc-sections", f"-Wl,-e,{layout.FIRST_ENTRY}"]
+    run([compiler, "-nostdlib", "-static", *entry, *given, target, "-o", target.with_suffix("")])
 
 
 def main() -> int:

@@ -6,33 +6,77 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-FILE *un_lines_open(const char *path)
+bool un_lines_open(struct un_lines *lines, const char *path)
 {
     struct stat status;
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     if (fd < 0)
-        return NULL;
-    FILE *file = NULL;
-    if (fstat(fd, &status) == 0) {
-        errno = S_ISDIR(status.st_mode) ? EISDIR : EINVAL;
-        file = S_ISREG(status.st_mode) ? fdopen(fd, "r") : NULL;
-    }
-    if (!file) {
-        int errnum = errno;
+        return false;
+    bool is_known = !fstat(fd, &status);
+    if (!is_known || !S_ISREG(status.st_mode)) {
+        int errnum = !is_known ? errno : S_ISDIR(status.st_mode) ? EISDIR : EINVAL;
         close(fd);
         errno = errnum;
+        return false;
     }
-    return file;
+    lines->fd = fd;
+    lines->errnum = 0;
+    lines->size = (uint64_t)status.st_size;
+    lines->read = 0;
+    lines->at = lines->length = 0;
+    return true;
 }
 
-bool un_lines_next(FILE *file, char line[UN_LINE_MAX], bool *cut)
+/* Fills the block anew. False: there is no more. */
+static bool read_block(struct un_lines *lines)
 {
-    if (!fgets(line, UN_LINE_MAX, file))
+    ssize_t got;
+    /* That it has come to its end need not be asked: what is added just now is nobody's yet. Of
+     * files that the kernel makes up the size is not known. */
+    if (lines->errnum || (lines->size && lines->read >= lines->size))
         return false;
-    size_t length = strcspn(line, "\n");
-    *cut = !line[length] && length == UN_LINE_MAX - 1;
+    while ((got = read(lines->fd, lines->block, sizeof lines->block)) < 0 && errno == EINTR)
+        continue;
+    lines->errnum = got < 0 ? errno : 0;
+    lines->at = 0;
+    lines->length = got < 0 ? 0 : (size_t)got;
+    lines->read += lines->length;
+    return lines->length > 0;
+}
+
+bool un_lines_next(struct un_lines *lines, char line[UN_LINE_MAX], bool *cut)
+{
+    size_t length = 0;
+    bool any = false, ended = false;
+    *cut = false;
+    while (!ended && (lines->at < lines->length || read_block(lines))) {
+        const char *from = lines->block + lines->at;
+        const char *end = memchr(from, '\n', lines->length - lines->at);
+        size_t part = end ? (size_t)(end - from) : lines->length - lines->at;
+        size_t room = UN_LINE_MAX - 1 - length;
+        any = true;
+        ended = end;
+        *cut = *cut || part >= room;
+        memcpy(line + length, from, part < room ? part : room);
+        length += part < room ? part : room;
+        lines->at += part + ended;
+    }
     line[length] = '\0';
-    for (int byte = *cut ? 0 : '\n'; byte != '\n' && byte != EOF;)
-        byte = fgetc(file);
-    return true;
+    return any;
+}
+
+void un_lines_rewind(struct un_lines *lines)
+{
+    lines->at = 0;
+    /* All that was read is still there. */
+    if (lines->read == lines->length && !lines->errnum)
+        return;
+    lines->length = 0;
+    lines->read = 0;
+    lines->errnum = lseek(lines->fd, 0, SEEK_SET) < 0 ? errno : 0;
+}
+
+void un_lines_close(struct un_lines *lines)
+{
+    close(lines->fd);
 }

@@ -12,6 +12,7 @@
 #include "child/enter.h"
 #include "base/error.h"
 #include "sys/clone.h"
+#include "sys/fds.h"
 #include "sys/message.h"
 #include "sys/namespaces.h"
 #include "sys/own_maps.h"
@@ -43,14 +44,12 @@ static int enter(struct un_task *task, struct un_error *err)
             return -1;
         close_fd(&task->fd[UN_TASK_NS + kind]);
     }
-    if (flags && unshare((int)flags))
-        return un_fail_errno(err, UN_STEP_UNSHARE, "");
-    un_hide_process();
-    if (!(flags & CLONE_NEWUSER))
-        return 0;
     const struct un_own_maps maps = {task->text[UN_TASK_POLICY],
-                                     {task->text[UN_TASK_UID_MAP], task->text[UN_TASK_GID_MAP]}};
-    return un_write_own_maps(&maps, err);
+                                     {task->text[UN_TASK_UID_MAP], task->text[UN_TASK_GID_MAP]},
+                                     task->number[UN_TASK_IS_ROOT]};
+    if (flags & CLONE_NEWUSER)
+        return un_make_and_map(flags, &maps, err);
+    return flags && unshare((int)flags) ? un_fail_errno(err, UN_STEP_UNSHARE, "") : 0;
 }
 
 static int set_up(const struct un_task *task, struct un_error *err)
@@ -171,8 +170,7 @@ static int hold(struct un_task *task, struct un_error *err)
         }
     if (!un_tell(task->fd[UN_TASK_SOCKET], &holding, fds, (size_t)count))
         return un_fail_errno(err, UN_STEP_WAIT, "");
-    while (count)
-        close_fd(&fds[--count]);
+    un_close_each(fds, (size_t)count);
     close_fd(&task->fd[UN_TASK_SOCKET]);
     prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
     for (;;)
@@ -190,7 +188,8 @@ void un_child_main(char **words, char **environment)
         (void)!write(STDERR_FILENO, usage, sizeof usage - 1);
         _exit(125);
     }
-    for (int i = 0; i < UN_TASK_FDS; i++)
+    /* Who holds executes nothing. */
+    for (int i = 0; i < UN_TASK_FDS && !task->number[UN_TASK_HOLD]; i++)
         if (task->fd[i] >= 0)
             fcntl(task->fd[i], F_SETFD, FD_CLOEXEC);
     if (!is_heard(task->fd[UN_TASK_SOCKET]))

@@ -30,9 +30,10 @@ enum un_task_number {
     UN_TASK_UID,
     UN_TASK_KEEP_CAPS,
     UN_TASK_PDEATHSIG,
-    UN_TASK_GROUPS, /* how many; -1: they stay as they are */
-    UN_TASK_WORDS,  /* of the command */
-    UN_TASK_TEXTS,  /* which of these there are, bit N for N: */
+    UN_TASK_GROUPS,  /* how many; -1: they stay as they are */
+    UN_TASK_IS_ROOT, /* whether the caller is uid 0 where it is */
+    UN_TASK_WORDS,   /* of the command */
+    UN_TASK_TEXTS,   /* which of these there are, bit N for N: */
     UN_TASK_NUMBERS
 };
 

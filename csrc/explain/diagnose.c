@@ -29,12 +29,13 @@ static bool is_restricted_by_apparmor(const char *proc)
     return un_proc_number(proc, "sys/kernel/apparmor_restrict_unprivileged_userns") == 1;
 }
 
-/* To be freed, since they are more than a small stack holds. NULL: they can't be had. */
+/* What is known of us and of where we are. To be freed, since that is more than a small stack
+ * holds. NULL: it can't be had. */
 static struct un_facts *read_facts(void)
 {
     struct un_error ignored;
     struct un_facts *facts = malloc(sizeof *facts);
-    if (facts && un_facts_read(facts, &ignored)) {
+    if (facts && (un_facts_read(facts, &ignored) || un_facts_read_parents(facts, &ignored))) {
         free(facts);
         return NULL;
     }

@@ -4,22 +4,21 @@
 #include "sys/jobs.h"
 
 #include <signal.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #define ASK_TIMEOUT_MS 10000
 
 /* A directory may be searched, which access(2) takes for executed. */
-static bool is_program(const char *path)
+bool un_is_program(const char *path, struct stat *status)
 {
-    struct stat status;
-    return !stat(path, &status) && S_ISREG(status.st_mode) && !access(path, X_OK);
+    return !stat(path, status) && S_ISREG(status->st_mode) && !access(path, X_OK);
 }
 
-bool un_find_program(const char *path, const char *name, char found[UN_PATH_MAX])
+bool un_find_program(const char *path, const char *name, char found[UN_PATH_MAX],
+                     struct stat *status)
 {
     while (un_next_candidate(&path, name, found))
-        if (*found == '/' && is_program(found))
+        if (*found == '/' && un_is_program(found, status))
             return true;
     found[0] = '\0';
     return false;
@@ -31,7 +30,9 @@ const char *un_ask(const char *path, const char *const words[], char *output, si
     const char *argv[4] = {program, words[1], words[1] ? words[2] : NULL, NULL};
     struct un_job job = {.argv = argv, .keep_fd = -1, .output = output, .output_size = size};
     struct un_error err;
-    if (!un_find_program(path, words[0], program) || un_run_jobs(&job, 1, ASK_TIMEOUT_MS, &err))
+    struct stat status;
+    if (!un_find_program(path, words[0], program, &status) ||
+        un_run_jobs(&job, 1, ASK_TIMEOUT_MS, &err))
         return NULL;
     bool answered = !job.timed_out && !job.stopped_by && job.ended == CLD_EXITED && job.status == 0;
     return answered ? output : NULL;

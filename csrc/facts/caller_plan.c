@@ -20,7 +20,8 @@ int un_plan_to_join(int dir, struct un_plan *plan, struct un_error *err)
 int un_plan_for_caller(const struct un_request *request, const struct un_sources *sources,
                        struct un_facts *facts, struct un_plan *plan, struct un_error *err)
 {
-    if (un_facts_read(facts, err))
+    if (un_facts_read(facts, err) ||
+        (un_plan_needs_parents(request, facts) && un_facts_read_parents(facts, err)))
         return -1;
     if (un_plan_needs_ranges(request, facts) && un_facts_read_ranges(facts, sources, err))
         return request->allow_single_id ? un_plan_single_id(request, facts, plan, err) : -1;

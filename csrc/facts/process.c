@@ -1,13 +1,12 @@
 /* Facts: who we are, and which ids exist for us. */
 #include "base/caps.h"
 #include "base/error.h"
+#include "base/number.h"
 #include "sys/self.h"
 
-#include <inttypes.h>
-#include <linux/capability.h>
-#include <stdio.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/utsname.h>
 #include <unistd.h>
@@ -17,37 +16,46 @@ static int read_kernel(struct un_facts *facts, struct un_error *err)
     struct utsname name;
     if (uname(&name))
         return un_fail_errno(err, UN_STEP_FACTS, "uname");
-    if (sscanf(name.release, "%" SCNu32 ".%" SCNu32, &facts->kernel_major, &facts->kernel_minor) !=
-        2)
+    uint64_t major = 0, minor = 0;
+    const char *at = un_number_read(name.release, UINT32_MAX, &major);
+    if (!at || *at != '.' || !un_number_read(at + 1, UINT32_MAX, &minor))
         return un_fail(err, UN_STEP_FACTS, 0, NULL, "\"%s\" is no kernel version", name.release);
+    facts->kernel_major = (uint32_t)major;
+    facts->kernel_minor = (uint32_t)minor;
     return 0;
 }
 
 static int read_parent_maps(struct un_facts *facts, struct un_error *err)
 {
-    int self = un_open_self(err);
+    int failed = un_map_read(AT_FDCWD, "/proc/self/uid_map", &facts->id[UN_UID].parent, err) ||
+                 un_map_read(AT_FDCWD, "/proc/self/gid_map", &facts->id[UN_GID].parent, err);
+    if (!failed || err->errnum != ENOENT)
+        return failed ? -1 : 0;
+    /* Tells whether there is a /proc at all. */
+    struct un_error why;
+    int self = un_open_self(&why);
     if (self < 0)
-        return -1;
-    int failed = un_map_read(self, "uid_map", &facts->id[UN_UID].parent, err) ||
-                 un_map_read(self, "gid_map", &facts->id[UN_GID].parent, err);
-    close(self);
-    return failed ? -1 : 0;
+        *err = why;
+    else
+        close(self);
+    return -1;
 }
 
 int un_facts_read(struct un_facts *facts, struct un_error *err)
 {
     memset(facts, 0, sizeof *facts);
     facts->user_gid = -1;
-    facts->in_bounding_set = prctl(PR_CAPBSET_READ, CAP_SETUID, 0, 0, 0) == 1 &&
-                             prctl(PR_CAPBSET_READ, CAP_SETGID, 0, 0, 0) == 1;
-    facts->no_new_privs = prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1;
     facts->id[UN_UID].own = geteuid();
     facts->id[UN_GID].own = getegid();
     facts->page_size = (size_t)sysconf(_SC_PAGESIZE);
-    if (un_caps_effective(&facts->caps))
-        return un_fail_errno(err, UN_STEP_FACTS, "capget");
+    return un_caps_effective(&facts->caps) ? un_fail_errno(err, UN_STEP_FACTS, "capget") : 0;
+}
+
+int un_facts_read_parents(struct un_facts *facts, struct un_error *err)
+{
     if (read_kernel(facts, err) || read_parent_maps(facts, err))
         return -1;
+    facts->has_parents = true;
     return 0;
 }
 

@@ -7,10 +7,12 @@
 #include "map/kind.h"
 
 #include <inttypes.h>
+#include <linux/capability.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/xattr.h>
@@ -18,6 +20,17 @@
 
 /* What getsubids(1) says of the most ranges that a map can hold. */
 #define SUBIDS_TEXT_MAX (UN_MAP_MAX * (sizeof "339:  4294967295 4294967295\n" + UN_USER_MAX))
+
+/* The same as un_find_program(), in the directory that has another program, found before. */
+static bool find_beside(const char *other, const char *name, char found[UN_PATH_MAX],
+                        struct stat *status)
+{
+    const char *slash = strrchr(other, '/');
+    if (!slash)
+        return false;
+    int length = snprintf(found, UN_PATH_MAX, "%.*s/%s", (int)(slash - other), other, name);
+    return length < UN_PATH_MAX && un_is_program(found, status);
+}
 
 /* Takes name and gid out of a line of passwd(5). */
 static void take_passwd(const char *line, struct un_facts *facts)
@@ -36,13 +49,13 @@ static void take_passwd(const char *line, struct un_facts *facts)
 static bool has_other_source(const char *nsswitch)
 {
     char line[UN_LINE_MAX], source[64];
-    bool other = false, cut;
-    FILE *file = un_lines_open(nsswitch);
-    while (file && un_lines_next(file, line, &cut))
+    struct un_lines lines;
+    bool is_open = un_lines_open(&lines, nsswitch), other = false, cut;
+    while (is_open && un_lines_next(&lines, line, &cut))
         if (sscanf(line, " subid: %63s", source) == 1)
             other = strcmp(source, "files") != 0;
-    if (file)
-        fclose(file);
+    if (is_open)
+        un_lines_close(&lines);
     return other;
 }
 
@@ -52,9 +65,9 @@ static bool grants_any_group(const char *login)
 {
     static const char name[] = "GRANT_AUX_GROUP_SUBIDS";
     char line[UN_LINE_MAX];
-    bool granted = false, cut;
-    FILE *file = un_lines_open(login);
-    while (file && un_lines_next(file, line, &cut)) {
+    struct un_lines lines;
+    bool is_open = un_lines_open(&lines, login), granted = false, cut;
+    while (is_open && un_lines_next(&lines, line, &cut)) {
         for (size_t end = strlen(line); end && strchr(" \t", line[end - 1]);)
             line[--end] = '\0';
         char *at = line + strspn(line, " \t");
@@ -65,8 +78,8 @@ static bool grants_any_group(const char *login)
         at[strcspn(at, "\"")] = '\0';
         granted = !strcasecmp(at, "yes");
     }
-    if (file)
-        fclose(file);
+    if (is_open)
+        un_lines_close(&lines);
     return granted;
 }
 
@@ -108,23 +121,27 @@ static int ask_ranges(int kind, const char *path, struct un_facts *facts, struct
                    "getsubids does not tell the ranges of %s: %s", facts->user, fault);
 }
 
-static int helper_state(const char *helper)
+static int helper_state(const char *helper, const struct stat *status)
 {
-    struct stat status;
     struct statvfs mount;
-    if (statvfs(helper, &mount) || stat(helper, &status))
-        return UN_HELPER_MISSING;
-    bool privileged = (status.st_mode & S_ISUID && status.st_uid == 0) ||
+    bool privileged = (status->st_mode & S_ISUID && status->st_uid == 0) ||
                       getxattr(helper, "security.capability", NULL, 0) > 0;
     if (!privileged)
         return UN_HELPER_NOT_SETUID;
+    if (statvfs(helper, &mount))
+        return UN_HELPER_MISSING;
     return mount.f_flag & ST_NOSUID ? UN_HELPER_NOSUID : UN_HELPER_READY;
 }
 
-static void read_helper(const char *path, const char *name, struct un_id_facts *id)
+/* The two come together: the second one is looked for beside the first one before anywhere else. */
+static void read_helper(const char *path, int kind, struct un_facts *facts)
 {
-    id->helper_state =
-        un_find_program(path, name, id->helper) ? helper_state(id->helper) : UN_HELPER_MISSING;
+    struct un_id_facts *id = &facts->id[kind];
+    const char *name = un_kinds[kind].helper, *other = facts->id[!kind].helper;
+    struct stat status;
+    bool found = find_beside(other, name, id->helper, &status) ||
+                 un_find_program(path, name, id->helper, &status);
+    id->helper_state = found ? helper_state(id->helper, &status) : UN_HELPER_MISSING;
 }
 
 static const char *or_else(const char *given, const char *otherwise)
@@ -136,15 +153,19 @@ int un_facts_read_ranges(struct un_facts *facts, const struct un_sources *source
                          struct un_error *err)
 {
     const char *path = or_else(sources->path, UN_SYSTEM_PATH);
-
     char line[UN_LINE_MAX];
+
+    facts->in_bounding_set = prctl(PR_CAPBSET_READ, CAP_SETUID, 0, 0, 0) == 1 &&
+                             prctl(PR_CAPBSET_READ, CAP_SETGID, 0, 0, 0) == 1;
+    facts->no_new_privs = prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1;
     if (un_user_line(or_else(sources->passwd, "/etc/passwd"), path, facts->id[UN_UID].own, line))
         take_passwd(line, facts);
-    facts->any_group = grants_any_group(or_else(sources->login, "/etc/login.defs"));
+    if (facts->user_gid != (int64_t)facts->id[UN_GID].own)
+        facts->any_group = grants_any_group(or_else(sources->login, "/etc/login.defs"));
     bool other = has_other_source(or_else(sources->nsswitch, "/etc/nsswitch.conf"));
     for (int kind = UN_UID; kind <= UN_GID; kind++) {
         struct un_id_facts *id = &facts->id[kind];
-        read_helper(path, un_kinds[kind].helper, id);
+        read_helper(path, kind, facts);
         /* The user's uid is what counts for groups too: an entry by gid is never looked at. */
         int failed =
             other ? ask_ranges(kind, path, facts, err)

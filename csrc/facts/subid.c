@@ -110,14 +110,16 @@ static int compare_others(struct reader *reader, char *line, bool cut, unsigned 
     return 0;
 }
 
-static int for_each_line(FILE *file, struct reader *reader, take_line *take, struct un_error *err)
+static int for_each_line(struct un_lines *lines, struct reader *reader, take_line *take,
+                         struct un_error *err)
 {
     char line[UN_LINE_MAX];
     bool cut;
-    for (unsigned number = 1; un_lines_next(file, line, &cut); number++)
+    for (unsigned number = 1; un_lines_next(lines, line, &cut); number++)
         if (take(reader, line, cut, number, err))
             return -1;
-    return ferror(file) ? un_fail_errno(err, UN_STEP_SUBID, reader->path) : 0;
+    errno = lines->errnum;
+    return errno ? un_fail_errno(err, UN_STEP_SUBID, reader->path) : 0;
 }
 
 int un_subid_read(const char *path, const char *user, uint32_t uid, struct un_ranges *ranges,
@@ -126,19 +128,19 @@ int un_subid_read(const char *path, const char *user, uint32_t uid, struct un_ra
     struct reader reader = {path, user, "", ranges, notices};
     snprintf(reader.uid, sizeof reader.uid, "%" PRIu32, uid);
     ranges->len = 0;
-    FILE *file = un_lines_open(path);
-    if (!file && errno == ENOENT)
-        return 0;
-    if (!file) {
+    struct un_lines lines;
+    if (!un_lines_open(&lines, path)) {
+        if (errno == ENOENT)
+            return 0;
         un_fail_errno(err, UN_STEP_SUBID, path);
         err->cause = "subid-file-unreadable";
         return -1;
     }
-    int failed = for_each_line(file, &reader, read_ours, err);
+    int failed = for_each_line(&lines, &reader, read_ours, err);
     if (!failed && ranges->len) {
-        rewind(file);
-        failed = for_each_line(file, &reader, compare_others, err);
+        un_lines_rewind(&lines);
+        failed = for_each_line(&lines, &reader, compare_others, err);
     }
-    fclose(file);
+    un_lines_close(&lines);
     return failed;
 }

@@ -3,6 +3,7 @@
 #include "facts/ask.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 static bool is_of(const char *line, uint32_t uid)
@@ -19,12 +20,12 @@ static bool is_of(const char *line, uint32_t uid)
 bool un_user_line(const char *passwd, const char *path, uint32_t uid, char line[UN_LINE_MAX])
 {
     char number[11];
-    FILE *file = un_lines_open(passwd);
-    bool found = false, cut;
-    while (file && !found && un_lines_next(file, line, &cut))
+    struct un_lines lines;
+    bool is_open = un_lines_open(&lines, passwd), found = false, cut;
+    while (is_open && !found && un_lines_next(&lines, line, &cut))
         found = is_of(line, uid);
-    if (file)
-        fclose(file);
+    if (is_open)
+        un_lines_close(&lines);
     if (found)
         return true;
     snprintf(number, sizeof number, "%" PRIu32, uid);

@@ -194,16 +194,18 @@ struct un_id_facts {
 struct un_facts {
     struct un_id_facts id[2]; /* by enum un_kind */
     uint64_t caps;            /* our effective capabilities, bit N for capability N */
+    size_t page_size;         /* bytes */
+    /* The rest is read only if a plan needs it: where we are, ... */
+    bool has_parents; /* whether that was read: this, and id[].parent */
     uint32_t kernel_major;
     uint32_t kernel_minor;
-    size_t page_size; /* bytes */
+    /* ... and what the system grants us. */
+    bool has_ranges; /* whether that was read */
     bool no_new_privs;
-    bool in_bounding_set; /* whether CAP_SETUID and CAP_SETGID are: helpers can gain them */
-    /* The rest is read only if a plan needs it. */
-    bool has_ranges;        /* whether it was */
+    bool in_bounding_set;   /* whether CAP_SETUID and CAP_SETGID are: helpers can gain them */
     char user[UN_USER_MAX]; /* our name, "" if there is none */
     int64_t user_gid;       /* the gid in our passwd entry, -1 without one */
-    bool any_group;         /* the helpers serve whoever has another gid too */
+    bool any_group;         /* if we have another: the helpers serve us nevertheless */
     struct un_notices notices;
 };
 
@@ -216,9 +218,11 @@ struct un_sources {
     const char *path;     /* where helpers are looked for: directories separated by colons */
 };
 
-/* Reads the facts of the calling process, but for those about ranges. */
+/* Reads the facts that every plan needs, of the calling process. */
 int un_facts_read(struct un_facts *facts, struct un_error *err);
-/* Reads those. */
+/* Reads which ids exist here, and which kernel this is. */
+int un_facts_read_parents(struct un_facts *facts, struct un_error *err);
+/* Reads what the system grants us. */
 int un_facts_read_ranges(struct un_facts *facts, const struct un_sources *sources,
                          struct un_error *err);
 /* The number of threads of this process, or -1 where /proc does not tell. */
@@ -271,9 +275,12 @@ struct un_plan {
     int setgroups;     /* what is written to /proc/PID/setgroups; UN_SETGROUPS_AUTO: nothing */
     int64_t become[2]; /* who we are inside, by enum un_kind; -1: nobody in particular */
     bool drop_groups;  /* we become somebody else outside too, whose groups are not ours */
+    bool is_root;      /* we are uid 0 of the namespace that we are in */
 };
 
-/* Whether a plan for this request depends on the facts about ranges. */
+/* Whether a plan for this request depends on where we are, ... */
+bool un_plan_needs_parents(const struct un_request *request, const struct un_facts *facts);
+/* ... and on what the system grants us. */
 bool un_plan_needs_ranges(const struct un_request *request, const struct un_facts *facts);
 /* Decides what is mapped and who writes it. Starts nothing and asks nobody: the same request and
  * facts give the same plan. */

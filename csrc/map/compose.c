@@ -4,12 +4,14 @@
 
 #include <inttypes.h>
 
-static int add_self(int kind, const struct un_id_request *want, const struct un_id_facts *id,
+/* Where the parent's map was not read, the kernel says whether our own id is in it. */
+static int add_self(int kind, const struct un_id_request *want, const struct un_facts *facts,
                     struct un_map *map, struct un_error *err)
 {
+    const struct un_id_facts *id = &facts->id[kind];
     if (!want->map_self)
         return 0;
-    if (!un_map_has(&id->parent, id->own))
+    if (facts->has_parents && !un_map_has(&id->parent, id->own))
         return un_fail(err, UN_STEP_PLAN, 0, "caller-id-unmapped",
                        "our %s %" PRIu32 " is not mapped in the user namespace we are in",
                        un_kinds[kind].name, id->own);
@@ -140,7 +142,7 @@ int un_compose(int kind, const struct un_request *request, const struct un_facts
     const struct un_id_facts *id = &facts->id[kind];
 
     map->len = clipped->len = 0;
-    if (add_self(kind, want, id, map, err))
+    if (add_self(kind, want, facts, map, err))
         return -1;
     for (uint32_t i = 0; i < want->more.len; i++)
         if (add_named(kind, want->more.extent[i], &id->parent, map, err))

@@ -8,6 +8,9 @@
 #include <linux/capability.h>
 #include <string.h>
 
+/* What the kernel shows in place of an id that does not exist here, unless it was told another. */
+#define OVERFLOW_ID 65534
+
 static const char *const writer_names[] = {
     [UN_WRITER_NONE] = "none",
     [UN_WRITER_SELF] = "self",
@@ -179,6 +182,7 @@ static int64_t inside_id(const struct un_map *map, uint32_t own)
 /* Our groups are not those of somebody else, but only who may call setgroups(2) can drop them. */
 void un_plan_become(struct un_plan *plan, uint32_t uid, uint32_t gid)
 {
+    plan->is_root = uid == 0;
     plan->become[UN_UID] = inside_id(&plan->map.of[UN_UID], uid);
     plan->become[UN_GID] = inside_id(&plan->map.of[UN_GID], gid);
     plan->drop_groups = plan->setgroups != UN_SETGROUPS_DENY && plan->become[UN_GID] >= 0 &&
@@ -246,6 +250,24 @@ bool un_plan_writes_itself(const struct un_plan *plan)
         if (plan->writer[kind] > UN_WRITER_SELF)
             return false;
     return true;
+}
+
+/* Our own ids exist, or else the kernel makes no namespace, and un_diagnose() tells why: but one
+ * that looks as the kernel shows those that do not exist (/proc/sys/kernel/overflowuid) is told of
+ * before anything is tried. Who may map uid 0 depends on the kernel. */
+bool un_plan_needs_parents(const struct un_request *request, const struct un_facts *facts)
+{
+    for (int kind = UN_UID; kind <= UN_GID; kind++) {
+        const struct un_id_request *want = &request->id[kind];
+        uint32_t own = facts->id[kind].own;
+        if (want->fill != UN_FILL_NONE || want->more.len)
+            return true;
+        if (want->map_self && own == OVERFLOW_ID)
+            return true;
+        if (want->map_self && kind == UN_UID && own == 0 && !holds(facts, CAP_SETFCAP))
+            return true;
+    }
+    return false;
 }
 
 bool un_plan_needs_ranges(const struct un_request *request, const struct un_facts *facts)

@@ -137,12 +137,12 @@ int un_run_helpers(int dir, const struct un_plan *plan, struct un_error *err)
             calls[count++].kind = kind;
     /* Where ours are closed, `dir` may be one of the three that become a helper's standard input,
      * output and error. */
-    int passed = count ? fcntl(dir, F_DUPFD_CLOEXEC, 3) : -1, failed = 0;
+    int passed = count && dir < 3 ? fcntl(dir, F_DUPFD_CLOEXEC, 3) : dir, failed = 0;
     if (count && passed < 0)
         failed = un_fail_errno(err, UN_STEP_HELPER, "the target's directory");
     else if (count)
         failed = run_all(calls, count, passed, plan, err);
-    if (passed >= 0)
+    if (passed != dir && passed >= 0)
         close(passed);
     free(calls);
     return failed;

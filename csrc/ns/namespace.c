@@ -28,13 +28,17 @@ static int wait_until_open(int dir, int pidfd, struct un_error *err)
     struct pollfd end = {.fd = pidfd, .events = POLLIN};
     struct stat file;
     long nap = 20;
+    const uid_t own = geteuid();
     for (long waited = 0; waited < DUMPABLE_TIMEOUT_US; waited += nap) {
+        bool is_there = !fstatat(dir, "uid_map", &file, 0);
+        int errnum = errno;
+        if (is_there && file.st_uid == own)
+            return 0;
         if (poll(&end, 1, 0) > 0)
             return un_fail_ended(pidfd, err);
-        if (fstatat(dir, "uid_map", &file, 0))
+        errno = errnum;
+        if (!is_there)
             return un_fail_errno(err, UN_STEP_UID_MAP, "uid_map");
-        if (file.st_uid == geteuid())
-            return 0;
         nanosleep(&(struct timespec){.tv_nsec = nap * 1000}, NULL);
         nap = nap < LONGEST_NAP_US ? nap * 2 : nap;
     }
@@ -118,14 +122,12 @@ int un_namespace_create(const struct un_plan *plan, uint64_t flags, const char *
 }
 
 /* One thread can't be in another user namespace than the rest of its process: EINVAL. */
-static int fail_unshare_user(struct un_error *err)
+static void explain_unshare_user(struct un_error *err)
 {
-    un_fail_errno(err, UN_STEP_UNSHARE, "");
-    int threads = un_thread_count();
-    if (err->errnum != EINVAL || threads <= 1)
-        return -1;
-    return un_fail(err, UN_STEP_UNSHARE, EINVAL, "multithreaded", "this process has %d threads",
-                   threads);
+    int threads = err->errnum == EINVAL ? un_thread_count() : 1;
+    if (threads > 1)
+        un_fail(err, UN_STEP_UNSHARE, EINVAL, "multithreaded", "this process has %d threads",
+                threads);
 }
 
 static int enter_and_write(const struct un_plan *plan, uint64_t flags, struct un_error *err)
@@ -136,8 +138,9 @@ static int enter_and_write(const struct un_plan *plan, uint64_t flags, struct un
         return un_fail_errno(err, UN_STEP_UID_MAP, "the maps");
     un_own_maps_of(plan, text, &maps);
     un_hide_process();
-    int failed = unshare((int)(flags | CLONE_NEWUSER)) ? fail_unshare_user(err)
-                                                       : un_write_own_maps(&maps, err);
+    int failed = un_make_and_map(flags | CLONE_NEWUSER, &maps, err);
+    if (failed && err->step == UN_STEP_UNSHARE)
+        explain_unshare_user(err);
     free(text);
     return failed;
 }
@@ -150,7 +153,9 @@ static int create_and_join(const struct un_plan *plan, uint64_t flags, const cha
     /* The kernel would say so, too, but not before all the rest is done. */
     if (un_thread_count() > 1) {
         errno = EINVAL;
-        return fail_unshare_user(err);
+        un_fail_errno(err, UN_STEP_UNSHARE, "");
+        explain_unshare_user(err);
+        return -1;
     }
     if (un_namespace_create(plan, 0, child, &ns, err))
         return -1;

@@ -42,6 +42,7 @@ static void describe(const struct un_spawn *spawn, const struct un_own_maps *map
     task->text[UN_TASK_FILE] = spawn->command.file;
     task->text[UN_TASK_PATH] = spawn->command.path;
     task->argv = spawn->command.argv;
+    task->number[UN_TASK_IS_ROOT] = maps->is_root;
     task->text[UN_TASK_POLICY] = maps->policy;
     task->text[UN_TASK_UID_MAP] = maps->map[UN_UID];
     task->text[UN_TASK_GID_MAP] = maps->map[UN_GID];
@@ -124,8 +125,7 @@ static int start_and_hear(struct un_start *start, const struct un_task *task, pi
     return 0;
 }
 
-static int spawn_inside(const struct un_spawn *spawn, uint64_t signals, pid_t *pid, int *pidfd,
-                        struct un_error *err)
+static int spawn_inside(const struct un_spawn *spawn, pid_t *pid, int *pidfd, struct un_error *err)
 {
     struct un_own_maps maps = {.policy = NULL};
     struct un_task task;
@@ -136,7 +136,7 @@ static int spawn_inside(const struct un_spawn *spawn, uint64_t signals, pid_t *p
             return un_fail_errno(err, UN_STEP_CLONE, "the maps");
         un_own_maps_of(spawn->plan, text, &maps);
     }
-    describe(spawn, &maps, signals, &task);
+    describe(spawn, &maps, un_signal_mask(), &task);
     if (spawn->plan)
         task.number[UN_TASK_FLAGS] |= CLONE_NEWUSER;
     struct un_start start = {
@@ -152,10 +152,9 @@ static int spawn_inside(const struct un_spawn *spawn, uint64_t signals, pid_t *p
     return failed;
 }
 
-static int spawn_bare(const struct un_spawn *spawn, uint64_t signals, pid_t *pid, int *pidfd,
-                      struct un_error *err)
+static int spawn_bare(const struct un_spawn *spawn, pid_t *pid, int *pidfd, struct un_error *err)
 {
-    int failed = un_spawn_bare(spawn, signals, pid, pidfd, err);
+    int failed = un_spawn_bare(spawn, pid, pidfd, err);
     if (failed && err->step == UN_STEP_CLONE && spawn->cgroup >= 0)
         un_explain_cgroup(err, spawn->cgroup);
     return failed;
@@ -164,14 +163,13 @@ static int spawn_bare(const struct un_spawn *spawn, uint64_t signals, pid_t *pid
 static int watch_parent_and_spawn(struct un_spawn *spawn, pid_t *pid, int *pidfd,
                                   struct un_error *err)
 {
-    uint64_t signals = un_signal_mask();
     if (spawn->setup.pdeathsig) {
         spawn->setup.parent_pidfd = un_pidfd_open(getpid());
         if (spawn->setup.parent_pidfd < 0)
             return un_fail_errno(err, UN_STEP_PDEATHSIG, "pidfd_open");
     }
-    int failed = un_spawn_is_bare(spawn) ? spawn_bare(spawn, signals, pid, pidfd, err)
-                                         : spawn_inside(spawn, signals, pid, pidfd, err);
+    int failed = un_spawn_is_bare(spawn) ? spawn_bare(spawn, pid, pidfd, err)
+                                         : spawn_inside(spawn, pid, pidfd, err);
     if (spawn->setup.pdeathsig)
         close(spawn->setup.parent_pidfd);
     return failed;

@@ -88,15 +88,15 @@ static ssize_t receive(int socket, void *data, size_t size, int flags, struct un
  * that the command gets as standard input, output and error. */
 static int make_socket(const struct child *child)
 {
-    int ends[2], on = 1;
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends))
+    int ends[2], on = 1, empty = child->start->is_empty;
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | (empty ? 0 : SOCK_CLOEXEC), 0, ends))
         return -1;
     if (child->start->has_second && setsockopt(ends[0], SOL_SOCKET, SO_PASSCRED, &on, sizeof on))
         return -1;
     if (!un_send(child->letterbox[1], "", 1, &ends[0], 1))
         return -1;
     close(ends[0]);
-    int moved = ends[1] > 2 ? ends[1] : fcntl(ends[1], F_DUPFD_CLOEXEC, 3);
+    int moved = ends[1] > 2 ? ends[1] : fcntl(ends[1], empty ? F_DUPFD : F_DUPFD_CLOEXEC, 3);
     if (moved != ends[1])
         close(ends[1]);
     return moved;
@@ -105,11 +105,12 @@ static int make_socket(const struct child *child)
 /* The descriptors of the task, as copies: the command may be to get the same ones. */
 static int copy_fds(const struct child *child, int fd[UN_TASK_FDS])
 {
+    int copy = child->start->is_empty ? F_DUPFD : F_DUPFD_CLOEXEC;
     for (int i = 0; i < UN_TASK_FDS; i++) {
         if (i == UN_TASK_SOCKET)
             fd[i] = make_socket(child);
         else
-            fd[i] = child->task->fd[i] < 0 ? -1 : fcntl(child->task->fd[i], F_DUPFD_CLOEXEC, 3);
+            fd[i] = child->task->fd[i] < 0 ? -1 : fcntl(child->task->fd[i], copy, 3);
         if (fd[i] < 0 && (i == UN_TASK_SOCKET || child->task->fd[i] >= 0))
             return -1;
     }
@@ -123,13 +124,14 @@ static int execute_program(void *arg)
     struct child *child = arg;
     const struct un_start *start = child->start;
     int fd[UN_TASK_FDS];
-    if (copy_fds(child, fd))
-        return un_fail_errno(child->err, UN_STEP_CLONE, "a descriptor for the child");
+    /* All that there is by then; what comes after is passed on. */
     if (start->is_empty)
         un_close_all_fds_at_exec();
-    else if (start->prepare(start->arg, child->err))
+    if (copy_fds(child, fd))
+        return un_fail_errno(child->err, UN_STEP_CLONE, "a descriptor for the child");
+    if (!start->is_empty && start->prepare(start->arg, child->err))
         return -1;
-    for (int i = 0; i < UN_TASK_FDS; i++)
+    for (int i = 0; i < UN_TASK_FDS && !start->is_empty; i++)
         if (fd[i] >= 0 && fcntl(fd[i], F_SETFD, 0))
             return un_fail_errno(child->err, UN_STEP_CLONE, "a descriptor for the child");
     un_words_set_fds(child->words, fd);
@@ -199,8 +201,7 @@ int un_start_child(struct un_start *start, const struct un_task *task, struct un
         un_fail_errno(err, UN_STEP_CLONE, "socketpair");
     } else {
         failed = clone_child(start, &child, err);
-        close(child.letterbox[0]);
-        close(child.letterbox[1]);
+        un_close_each(child.letterbox, 2);
     }
     un_words_free(&words);
     return failed;

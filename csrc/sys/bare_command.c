@@ -49,7 +49,7 @@ bool un_spawn_is_bare(const struct un_spawn *spawn)
 struct bare {
     const struct un_spawn *spawn;
     struct un_error *err; /* no step: there was none */
-    uint64_t signals;     /* the mask that the command gets */
+    const struct un_clone *clone;
 };
 
 static int become_command(void *arg)
@@ -60,14 +60,13 @@ static int become_command(void *arg)
         return -1;
     if (spawn->restore_signals)
         un_restore_signals();
-    un_set_signals(bare->signals);
+    un_set_signals(bare->clone->signals);
     return un_exec(&spawn->command, bare->err);
 }
 
-int un_spawn_bare(const struct un_spawn *spawn, uint64_t signals, pid_t *pid, int *pidfd,
-                  struct un_error *err)
+int un_spawn_bare(const struct un_spawn *spawn, pid_t *pid, int *pidfd, struct un_error *err)
 {
-    struct bare bare = {.spawn = spawn, .err = err, .signals = signals};
+    struct bare bare = {.spawn = spawn, .err = err};
     struct un_clone clone = {
         .flags =
             CLONE_VM | CLONE_VFORK | CLONE_PIDFD | (spawn->cgroup >= 0 ? UN_CLONE_INTO_CGROUP : 0),
@@ -77,6 +76,7 @@ int un_spawn_bare(const struct un_spawn *spawn, uint64_t signals, pid_t *pid, in
         .exit_signal = SIGCHLD,
     };
     siginfo_t how;
+    bare.clone = &clone;
     err->step = UN_STEP_NONE;
     if (un_clone(&clone))
         return un_fail_errno(err, UN_STEP_CLONE, "");

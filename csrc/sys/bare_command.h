@@ -9,9 +9,9 @@
 
 bool un_spawn_is_bare(const struct un_spawn *spawn);
 
-/* Starts it, with `signals` blocked. A failure of the clone has UN_STEP_CLONE, and no cause. */
-int un_spawn_bare(const struct un_spawn *spawn, uint64_t signals, pid_t *pid, int *pidfd,
-                  struct un_error *err);
+/* Starts it, with those signals blocked that we block. A failure of the clone has UN_STEP_CLONE,
+ * and no cause. */
+int un_spawn_bare(const struct un_spawn *spawn, pid_t *pid, int *pidfd, struct un_error *err);
 
 /* What is no matter of namespaces, and is done in a child of any kind before it executes anything.
  * `arg` is a struct un_spawn. Async-signal-safe. */

@@ -213,7 +213,7 @@ uint64_t un_signal_mask(void)
 
 int un_clone(struct un_clone *clone)
 {
-    uint64_t before = un_block_signals();
+    clone->signals = un_block_signals();
     clone->pidfd = -1;
     int failed = try_clone3(clone);
     /* EPERM is what some filters answer to a call they don't know: clone(2) tells whether it is. It
@@ -223,7 +223,7 @@ int un_clone(struct un_clone *clone)
         failed = try_clone(clone);
     int errnum = errno;
     forget_frames_of_child();
-    un_set_signals(before);
+    un_set_signals(clone->signals);
     errno = errnum;
     return failed;
 }

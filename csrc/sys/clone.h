@@ -11,10 +11,11 @@ struct un_clone {
     uint64_t flags;     /* CLONE_...; CLONE_VM only with CLONE_VFORK; CLONE_PIDFD for pidfd */
     int (*run)(void *); /* what the child does; its result is the child's exit status */
     void *arg;
-    int cgroup;      /* with UN_CLONE_INTO_CGROUP: a descriptor of its directory */
-    int exit_signal; /* what the parent gets when the child ends */
-    pid_t pid;       /* out: the child */
-    int pidfd;       /* out, with CLONE_PIDFD */
+    int cgroup;       /* with UN_CLONE_INTO_CGROUP: a descriptor of its directory */
+    int exit_signal;  /* what the parent gets when the child ends */
+    pid_t pid;        /* out: the child */
+    int pidfd;        /* out, with CLONE_PIDFD */
+    uint64_t signals; /* out: what the caller blocks; `run` may know it, too */
 };
 
 /*

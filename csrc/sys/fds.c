@@ -62,10 +62,29 @@ static bool treat_listed(unsigned first, unsigned last, enum what what)
     return size == 0;
 }
 
+static bool close_range_now(unsigned first, unsigned last, unsigned flags)
+{
+    return !syscall(SYS_close_range, first, last, flags);
+}
+
+void un_close_each(const int *fd, size_t count)
+{
+    for (size_t i = 0, next; i < count; i = next) {
+        for (next = i + 1; next < count && fd[next] > 0 && fd[next] == fd[next - 1] + 1;)
+            next++;
+        bool is_row = next - i > 1;
+        if (is_row && close_range_now((unsigned)fd[i], (unsigned)fd[next - 1], 0))
+            continue;
+        for (; i < next; i++)
+            if (fd[i] >= 0)
+                close(fd[i]);
+    }
+}
+
 static void treat_range(unsigned first, unsigned last, enum what what)
 {
     unsigned flags = what == CLOSE ? 0 : CLOSE_RANGE_CLOEXEC;
-    if (first > last || !syscall(SYS_close_range, first, last, flags))
+    if (first > last || close_range_now(first, last, flags))
         return;
     /* Before Linux 5.9 or, for the flag, 5.11; or under a filter that does not know the call.
      * Counting comes last: the limit may be a billion, and what was opened before it was lowered is

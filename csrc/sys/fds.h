@@ -5,6 +5,9 @@
 
 /* Makes stdio[0..2] descriptors 0 to 2; -1 leaves one as it is. Async-signal-safe. */
 int un_place_stdio(const int stdio[3], struct un_error *err);
+/* Closes each of them that is one, and those that have numbers in a row by one call.
+ * Async-signal-safe. */
+void un_close_each(const int *fd, size_t count);
 /* As un_close_fds(), but they are closed by the next exec. Async-signal-safe. */
 int un_close_fds_at_exec(const int *keep, size_t keep_count, struct un_error *err);
 /* All of them. Async-signal-safe. */

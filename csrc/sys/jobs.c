@@ -30,8 +30,6 @@ static int start(struct un_job *job, int null, struct un_error *err)
     int ends[2];
     if (pipe2(ends, O_CLOEXEC))
         return un_fail_errno(err, UN_STEP_HELPER, "pipe");
-    /* Ours only: a program that writes much has to wait, not to fail. */
-    fcntl(ends[0], F_SETFL, O_NONBLOCK);
     struct un_spawn spawn;
     un_spawn_init(&spawn);
     spawn.command = (struct un_command){.file = job->argv[0], .argv = job->argv, .envp = env};
@@ -42,7 +40,7 @@ static int start(struct un_job *job, int null, struct un_error *err)
     spawn.keep_count = job->keep_fd >= 0;
     spawn.restore_signals = true;
     pid_t pid;
-    int failed = un_spawn_bare(&spawn, un_signal_mask(), &pid, &job->pidfd, err);
+    int failed = un_spawn_bare(&spawn, &pid, &job->pidfd, err);
     close(ends[1]);
     if (failed)
         close(ends[0]);
@@ -50,26 +48,44 @@ static int start(struct un_job *job, int null, struct un_error *err)
     return failed;
 }
 
-/* Reads what there is; keeps what there is room for. */
-static void drain(struct un_job *job)
+static void close_pipe(struct un_job *job)
+{
+    if (job->pipe >= 0)
+        close(job->pipe);
+    job->pipe = -1;
+}
+
+static size_t room(const struct un_job *job)
+{
+    return job->output_size - 1 - job->length;
+}
+
+/* Reads once from a pipe that poll(2) reports, so it does not wait; keeps what there is room for.
+ */
+static void take_words(struct un_job *job, short events)
 {
     char spare[4096];
-    for (;;) {
-        size_t room = job->output_size - 1 - job->length;
-        ssize_t got = room ? read(job->pipe, job->output + job->length, room)
-                           : read(job->pipe, spare, sizeof spare);
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got <= 0) {
-            if (got == 0) {
-                close(job->pipe);
-                job->pipe = -1;
-            }
-            break;
-        }
-        job->length += room ? (size_t)got : 0;
-    }
+    size_t most = room(job);
+    ssize_t got = 0;
+    if (events & POLLIN)
+        got = most ? read(job->pipe, job->output + job->length, most)
+                   : read(job->pipe, spare, sizeof spare);
+    if (got < 0 && errno == EINTR)
+        return;
+    if (got <= 0)
+        close_pipe(job);
+    else if (most)
+        job->length += (size_t)got;
     job->output[job->length] = '\0';
+}
+
+/* What it has left in its pipe, which others may still hold. */
+static void take_last_words(struct un_job *job)
+{
+    struct pollfd end = {.fd = job->pipe, .events = POLLIN};
+    while (job->pipe >= 0 && room(job) && poll(&end, 1, 0) > 0)
+        take_words(job, end.revents);
+    close_pipe(job);
 }
 
 static void finish(struct un_job *job)
@@ -80,12 +96,7 @@ static void finish(struct un_job *job)
     job->status = known ? how.si_status : 0;
     close(job->pidfd);
     job->pidfd = -1;
-    if (job->pipe >= 0) {
-        drain(job);
-        if (job->pipe >= 0)
-            close(job->pipe);
-        job->pipe = -1;
-    }
+    take_last_words(job);
 }
 
 static void kill_and_finish(struct un_job *job)
@@ -106,7 +117,7 @@ static void wait_round(struct un_job *jobs, size_t count, int timeout)
         return;
     for (size_t i = 0; i < count; i++) {
         if (fds[2 * i].revents)
-            drain(&jobs[i]);
+            take_words(&jobs[i], fds[2 * i].revents);
         if (fds[2 * i + 1].revents)
             finish(&jobs[i]);
     }
@@ -123,20 +134,22 @@ static bool is_stopped(struct un_job *job)
 
 static void wait_all(struct un_job *jobs, size_t count, int timeout_ms)
 {
-    int64_t deadline = now_ms() + timeout_ms;
-    for (;;) {
-        int64_t left = deadline - now_ms();
+    int64_t now = now_ms(), deadline = now + timeout_ms, look = now + SLICE_MS;
+    for (;; now = now_ms()) {
+        bool is_over = now >= deadline, looks = now >= look;
         size_t running = 0;
         for (size_t i = 0; i < count; i++) {
-            if (jobs[i].pidfd >= 0 && (left <= 0 || is_stopped(&jobs[i]))) {
-                jobs[i].timed_out = left <= 0;
+            if (jobs[i].pidfd >= 0 && (is_over || (looks && is_stopped(&jobs[i])))) {
+                jobs[i].timed_out = is_over;
                 kill_and_finish(&jobs[i]);
             }
             running += jobs[i].pidfd >= 0;
         }
         if (!running)
             return;
-        wait_round(jobs, count, left < SLICE_MS ? (int)left : SLICE_MS);
+        if (looks)
+            look = now + SLICE_MS;
+        wait_round(jobs, count, (int)((look < deadline ? look : deadline) - now));
     }
 }
 

@@ -20,6 +20,7 @@ void un_own_maps_of(const struct un_plan *plan, char text[2][UN_MAP_TEXT_MAX],
                     struct un_own_maps *maps)
 {
     maps->policy = policy_of(plan);
+    maps->is_root = plan->is_root;
     for (int kind = UN_UID; kind <= UN_GID; kind++) {
         bool ours = plan->writer[kind] == UN_WRITER_SELF;
         if (ours)

@@ -1,10 +1,12 @@
 /* Writing setgroups, uid_map and gid_map of this process itself. */
 #include "sys/own_maps.h"
 #include "base/error.h"
+#include "sys/fds.h"
 #include "sys/self.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <unistd.h>
@@ -53,29 +55,44 @@ static int write_files(const char *const text[UN_MAP_FILES], const int fd[UN_MAP
     return 0;
 }
 
-int un_write_own_maps(const struct un_own_maps *maps, struct un_error *err)
+/* The files of a hidden process belong to uid 0 of the namespace that its program was started in
+ * (proc_pid(5)); to nobody's, where the kernel is too old for that, and then 0 is denied, too. */
+static int open_while_hidden(int dir, const struct un_own_maps *maps,
+                             const char *const text[UN_MAP_FILES], int fd[UN_MAP_FILES],
+                             struct un_error *err)
+{
+    if (maps->is_root) {
+        int failed = open_files(dir, text, fd, err);
+        if (!failed || err->errnum != EACCES)
+            return failed;
+    }
+    prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
+    int failed = open_files(dir, text, fd, err);
+    un_hide_process();
+    return failed;
+}
+
+static int write_own_maps(const struct un_own_maps *maps, struct un_error *err)
 {
     const char *const text[UN_MAP_FILES] = {
         [UN_FILE_SETGROUPS] = maps->policy,
         [UN_FILE_UID_MAP] = maps->map[UN_UID],
         [UN_FILE_GID_MAP] = maps->map[UN_GID],
     };
-    int fd[UN_MAP_FILES] = {-1, -1, -1};
-    int self = un_open_self(err);
-    if (self < 0)
+    /* The directory is opened first, and closed with them. */
+    int all[1 + UN_MAP_FILES] = {un_open_self(err), -1, -1, -1}, *fd = all + 1;
+    if (all[0] < 0)
         return -1;
-    int failed = open_files(self, text, fd, err);
-    /* The files of a hidden process are root's. */
-    if (failed && err->errnum == EACCES) {
-        prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
-        failed = open_files(self, text, fd, err);
-        un_hide_process();
-    }
-    close(self);
+    int failed = open_while_hidden(all[0], maps, text, fd, err);
     if (!failed)
         failed = write_files(text, fd, err);
-    for (int i = 0; i < UN_MAP_FILES; i++)
-        if (fd[i] >= 0)
-            close(fd[i]);
+    un_close_each(all, 1 + UN_MAP_FILES);
     return failed;
+}
+
+int un_make_and_map(uint64_t flags, const struct un_own_maps *maps, struct un_error *err)
+{
+    if (unshare((int)flags))
+        return un_fail_errno(err, UN_STEP_UNSHARE, "");
+    return write_own_maps(maps, err);
 }

@@ -26,10 +26,12 @@ int un_map_file_write(int fd, int file, const char *text, struct un_error *err);
 struct un_own_maps {
     const char *policy; /* for setgroups; NULL: nothing is written there */
     const char *map[2]; /* the kernel's text, by enum un_kind; NULL: nothing is written */
+    bool is_root;       /* whether we are uid 0 of the namespace that we come from */
 };
 
-/* Writes them. The process must be hidden, and is so all the time but for three calls of open(2).
- */
-int un_write_own_maps(const struct un_own_maps *maps, struct un_error *err);
+/* Makes namespaces by unshare(2), a user namespace among them, and writes its maps. The process
+ * must be hidden, and is so all the time but for three calls of open(2), for uid 0 then too.
+ * Async-signal-safe. */
+int un_make_and_map(uint64_t flags, const struct un_own_maps *maps, struct un_error *err);
 
 #endif

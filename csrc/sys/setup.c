@@ -58,8 +58,10 @@ static int apply_restrictions(const struct un_setup *setup, struct un_error *err
 
 /* The bare system calls: libc's wrappers change the ids of all threads, through a lock, and the
  * child program has no libc. */
-static int apply_credentials(const struct un_setup *setup, bool hidden, struct un_error *err)
+static int apply_credentials(const struct un_setup *setup, struct un_error *err)
 {
+    bool changes = setup->gid >= 0 || setup->uid >= 0;
+    bool hidden = changes && prctl(PR_GET_DUMPABLE, 0, 0, 0, 0) == 0;
     if (setup->group_count >= 0 &&
         syscall(UN_SYS_SETGROUPS, (size_t)setup->group_count, setup->groups))
         return un_fail_errno(err, UN_STEP_SETGROUPS, "supplementary groups");
@@ -93,7 +95,6 @@ int un_die_with_parent(int sig, int parent_pidfd, struct un_error *err)
 
 int un_setup_apply(const struct un_setup *setup, struct un_error *err)
 {
-    bool hidden = prctl(PR_GET_DUMPABLE, 0, 0, 0, 0) == 0;
     /* First: another root directory may have no /proc, and another user not open them. */
     if (setup->own_stdio)
         un_own_stdio();
@@ -105,7 +106,7 @@ int un_setup_apply(const struct un_setup *setup, struct un_error *err)
         return -1;
     if (setup->cwd && chdir(setup->cwd))
         return un_fail_errno(err, UN_STEP_CWD, setup->cwd);
-    if (apply_restrictions(setup, err) || apply_credentials(setup, hidden, err))
+    if (apply_restrictions(setup, err) || apply_credentials(setup, err))
         return -1;
     /* Last: a change of credentials clears it (PR_SET_PDEATHSIG(2const)). */
     return setup->pdeathsig ? un_die_with_parent(setup->pdeathsig, setup->parent_pidfd, err) : 0;

@@ -36,6 +36,7 @@ static inline void init_user(struct un_facts *facts, uint32_t uid, uint32_t gid)
     memset(facts, 0, sizeof *facts);
     facts->id[UN_UID].own = uid;
     facts->id[UN_GID].own = gid;
+    facts->has_parents = true;
     facts->kernel_major = 6;
     facts->kernel_minor = 1;
     facts->page_size = 4096;

@@ -35,11 +35,12 @@ class Fault:
 
 
 FAULTS = [
-    Fault("uname", "EFAULT", "facts"),
+    Fault("uname", "EFAULT", "facts", options=(*WIDE,)),
     Fault("capget", "EINVAL", "facts"),
-    Fault("openat", "ENOENT", "facts", path="/proc/self"),
-    Fault("openat", "EACCES", "facts", path="uid_map", when="1"),
-    Fault("openat", "EACCES", "facts", path="gid_map", when="1"),
+    # By its number: who looks on without privilege can no longer read the path.
+    Fault("openat", "ENOENT", "facts", when="1"),
+    Fault("openat", "EACCES", "facts", options=(*WIDE,), path="/proc/self/uid_map"),
+    Fault("openat", "ENOENT", "facts", options=(*WIDE,), path="/proc/self/gid_map"),
     # Seccomp filters, sysctls, limits, old kernels.
     *(
         Fault("unshare", error, "unshare", options=options)
@@ -50,10 +51,10 @@ FAULTS = [
         Fault("openat", error, "setgroups", path="setgroups")
         for error in ("EACCES", "ENOENT", "EROFS")
     ),
-    # The second of these is tried once more, as a process that is dumpable.
-    Fault("openat", "EACCES", "uid_map", path="uid_map", when="2+"),
-    Fault("openat", "EROFS", "gid_map", path="gid_map", when="2"),
-    Fault("openat", "EMFILE", "gid_map", path="gid_map", when="2"),
+    # By root this is tried once more, as a process that is dumpable.
+    Fault("openat", "EACCES", "uid_map", path="uid_map"),
+    Fault("openat", "EROFS", "gid_map", path="gid_map"),
+    Fault("openat", "EMFILE", "gid_map", path="gid_map"),
     # The first thing that it writes is the policy, and then the maps.
     Fault("write", "EPERM", "setgroups", when="1"),
     Fault("write", "EPERM", "uid_map", when="2"),
@@ -65,8 +66,9 @@ FAULTS = [
     Fault("mount", "EBUSY", "mount", options=("-rp", "--mount-proc"), when="3"),
     Fault("chroot", "EPERM", "chroot", options=("-r", "--root=/")),
     Fault("chdir", "EACCES", "chdir", options=("-r", "--wd=/")),
-    Fault("setresgid", "EPERM", "setresgid"),
-    Fault("setresuid", "EAGAIN", "setresuid"),
+    # Who is it already does not become it.
+    Fault("setresgid", "EPERM", "setresgid", options=("-r", "--setgid=0")),
+    Fault("setresuid", "EAGAIN", "setresuid", options=("-r", "--setuid=0")),
     Fault("capset", "EPERM", "capabilities", options=("-r", "--keep-caps")),
     Fault("fcntl", "EBADF", "descriptors", options=("-r", "--preserve-fd=0")),
     Fault("pidfd_open", "ENOSYS", "pdeathsig", options=("-rf",)),
@@ -80,7 +82,7 @@ FAULTS_AS_ROOT = [
     Fault("setns", "EPERM", "setns", options=(*WIDE,)),
     Fault("setns", "EINVAL", "setns", options=(*WIDE,)),
     Fault("unshare", "EPERM", "unshare", options=(*WIDE, "-m")),
-    Fault("openat", "EACCES", "uid_map", options=(*WIDE,), path="uid_map", when="2"),
+    Fault("openat", "EACCES", "uid_map", options=(*WIDE,), path="uid_map", when="1"),
     Fault("write", "EPERM", "uid_map", options=(*WIDE,), when="1"),
     Fault("write", "EPERM", "gid_map", options=(*WIDE,), when="2"),
     Fault("setgroups", "EPERM", "setgroups", options=(*WIDE,)),

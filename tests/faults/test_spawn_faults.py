@@ -59,7 +59,8 @@ def attempt(*faults: str, arguments: str = "", path: str | None = None) -> list[
         # Counted for each process: the child writes the policy, then the maps.
         ("write:error=EPERM:when=2", None, "", "NamespaceError uid_map EPERM"),
         ("write:error=EINVAL:when=3", None, "", "NamespaceError gid_map EINVAL"),
-        ("openat:error=EACCES:when=1", "gid_map", "", "PlanError facts EACCES"),
+        ("openat:error=EACCES:when=1+", "gid_map", "", "NamespaceError gid_map EACCES"),
+        ("openat:error=EACCES", "/proc/self/gid_map", WIDE, "PlanError facts EACCES"),
         ("mount:error=EPERM", None, "mount=True", "NamespaceError propagation EPERM"),
         ("setresgid:error=EPERM", None, "", "NamespaceError setresgid EPERM"),
         ("setresuid:error=EAGAIN", None, "", "NamespaceError setresuid EAGAIN"),
@@ -138,7 +139,7 @@ def test_without_close_range_all_are_closed() -> None:
 @pytest.mark.parametrize(
     ("fault", "path", "arguments", "told"),
     [
-        ("openat:error=EACCES:when=2", "uid_map", WIDE, "NamespaceError uid_map EACCES"),
+        ("openat:error=EACCES:when=1", "uid_map", WIDE, "NamespaceError uid_map EACCES"),
         ("openat:error=EMFILE", "ns/user", WIDE, "PlanError facts EMFILE"),
         ("setns:error=EPERM", None, WIDE, "NamespaceError setns EPERM"),
         ("setgroups:error=EPERM", None, WIDE, "NamespaceError setgroups EPERM"),

@@ -141,6 +141,42 @@ def test_it_outlives_its_creator_and_the_others_find_it() -> None:
         assert kept.check_output(LINK, text=True) == inside
 
 
+# Is killed when it has told its holder to stay, and before that has heard it.
+KILLED_EARLY = """
+import os, signal
+from usernsctl.namespaces import named
+from usernsctl.namespaces.holder import NamedNamespace
+
+def keep(self, directory, name):
+    os.kill(self._pid, signal.SIGSTOP)
+    made = NamedNamespace.describe(name, self._pid, self._fds, notice=self._notice)
+    directory.write(name + ".json", made.to_json())
+    self._connection.send(b"+")
+    print(self._pid, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+named._Holder.keep = keep
+named.create_named("web", ["-r"])
+"""
+
+
+def test_a_holder_that_has_not_yet_heard_that_it_stays_is_found(usernsctl: Program) -> None:
+    """Else nobody would know of it any more, and it would stay for ever."""
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED_EARLY], stdout=subprocess.PIPE, text=True, timeout=PATIENCE
+    )
+    assert done.returncode == -signal.SIGKILL
+    holder = int(done.stdout)
+    with subprocess.Popen(
+        [usernsctl.path, "ns", "list"], stdout=subprocess.PIPE, text=True
+    ) as process:
+        time.sleep(0.5)
+        os.kill(holder, signal.SIGCONT)
+        told, _ = process.communicate(timeout=PATIENCE)
+    assert "web" in told
+    assert only_one().pid == holder
+
+
 def test_the_status_is_the_commands(usernsctl: Program) -> None:
     for options in (["-r"], ["-rp"]):
         ns(usernsctl, "create", "web", *options)

@@ -1,25 +1,15 @@
 #include "programs/exec/enter.h"
+#include "programs/exec/identity.h"
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/auxv.h>
 
 static void warn_single_id(const struct un_error *wanted)
 {
     char reason[UN_DETAIL_MAX + 128];
     fprintf(stderr, "usernsctl-exec: going on with one id, as --allow-single-id allows: %s\n",
             un_error_reason(wanted, reason, sizeof reason));
-}
-
-/* Who we become, unless the options say so. */
-static void take_identity(const struct un_plan *plan, struct un_setup *setup)
-{
-    if (setup->uid < 0)
-        setup->uid = plan->become[UN_UID];
-    bool may_drop = plan->setgroups != UN_SETGROUPS_DENY;
-    if (plan->drop_groups || (setup->gid >= 0 && may_drop))
-        setup->group_count = 0;
-    if (setup->gid < 0)
-        setup->gid = plan->become[UN_GID];
 }
 
 int un_exec_plan(const struct un_request *request, struct decision *decision, struct un_error *err)
@@ -37,6 +27,6 @@ int un_exec_enter(const struct decision *decision, uint64_t flags, struct un_set
         return -1;
     if (plan->single_id)
         warn_single_id(&plan->wanted);
-    take_identity(plan, setup);
+    un_take_identity(plan, &decision->facts, !getauxval(AT_SECURE), setup);
     return 0;
 }

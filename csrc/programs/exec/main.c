@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "child/enter.h"
 #include "programs/exec/enter.h"
+#include "programs/exec/failure.h"
 #include "programs/exec/hold.h"
 #include "programs/exec/launch.h"
 #include "programs/exec/options.h"
@@ -109,6 +110,8 @@ int main(int argc, char **argv)
 {
     struct un_options options;
     struct un_error err;
+    if (un_first_failure.step != UN_STEP_NONE)
+        return fail(&un_first_failure);
     if (argc && !strcmp(argv[0], UN_CHILD_NAME))
         un_child_main(argv, environ);
     int failed = un_options_parse(argc, argv, &options, &err);

@@ -4,7 +4,6 @@
 #include "base/error.h"
 #include "base/number.h"
 
-#include <ctype.h>
 #include <getopt.h>
 #include <limits.h>
 #include <signal.h>
@@ -303,6 +302,11 @@ static int take_option(struct un_options *options, int option, struct un_error *
     }
 }
 
+static bool is_letter(int letter)
+{
+    return (letter >= 'a' && letter <= 'z') || (letter >= 'A' && letter <= 'Z');
+}
+
 /* What getopt_long() refused. */
 static int refuse(int option, const char *word, struct un_error *err)
 {
@@ -312,16 +316,36 @@ static int refuse(int option, const char *word, struct un_error *err)
      * what a long one that there is would have returned. */
     if (optopt == 0)
         return usage(err, "there is no option %s%s; see --help", word, "");
-    if (optopt > UCHAR_MAX || (isalpha(optopt) && strchr(short_options, optopt)))
+    if (optopt > UCHAR_MAX || (is_letter(optopt) && strchr(short_options, optopt)))
         return usage(err, "%s: the option takes no value%s", word, "");
     char name[] = {'-', (char)optopt, '\0'};
     return usage(err, "there is no option %s%s; see --help", name, "");
+}
+
+/* What is possible before libc is started: to name here what is, so that nothing new is by mistake.
+ */
+static bool is_possible_first(int option)
+{
+    static const short possible[] = {'U',           'r',
+                                     'c',           'm',
+                                     'n',           'i',
+                                     'u',           'C',
+                                     'R',           'w',
+                                     'S',           'G',
+                                     OPT_MAP_USER,  OPT_MAP_GROUP,
+                                     OPT_SETGROUPS, OPT_PROPAGATION,
+                                     OPT_KEEP_CAPS, OPT_PRESERVE_FD};
+    for (size_t i = 0; i < sizeof possible / sizeof *possible; i++)
+        if (option == possible[i])
+            return true;
+    return false;
 }
 
 static int take(struct un_options *options, int option, char **argv, struct un_error *err)
 {
     if (option == ':' || option == '?')
         return refuse(option, argv[optind - 1], err);
+    options->needs_libc = options->needs_libc || !is_possible_first(option);
     if (add_namespace(options, option))
         return 0;
     int taken = take_map_option(options, option, err);

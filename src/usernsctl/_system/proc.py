@@ -100,7 +100,7 @@ class ProcessIdentity:
             raise
         try:
             # In this order: a process that has not ended after the look was the one looked at.
-            is_same = self._is_same()
+            is_same = self.is_running()
             is_accepted = is_same and accept(self.pid)
             if is_same and not wait_readable(pidfd, timeout=0):
                 if not is_accepted:
@@ -116,7 +116,8 @@ class ProcessIdentity:
             if pidfd >= 0:
                 os.close(pidfd)
 
-    def _is_same(self) -> bool:
+    def is_running(self) -> bool:
+        """Whether it has not ended."""
         try:
             fields = _stat(self.pid)[1]
         except (FileNotFoundError, ProcessLookupError):

@@ -19,6 +19,8 @@ from usernsctl.maps import Extent, parse_map
 STEP = "name"
 
 _HOLDER_NAME = "usernsctl-hold"  # UN_HOLDER_NAME in csrc/programs/exec/hold.h
+# Before it has that one: of the program.
+_STARTING_NAME = "usernsctl-exec"
 _OPEN_SECONDS = 2
 _NAP_SECONDS = 0.0002
 
@@ -166,7 +168,8 @@ class NamedNamespace:
     @contextlib.contextmanager
     def _held_holder(self) -> Iterator[int | None]:
         """A pidfd of the holder; ``None``: it has ended."""
-        pidfd = self._identity().open(_may_be_holder)
+        identity = self._identity()
+        pidfd = identity.open(lambda _: _may_be_holder(identity))
         try:
             yield None if pidfd is None or _is_other(self.pid) else pidfd
         finally:
@@ -186,16 +189,27 @@ def _is_other(pid: int) -> bool:
     return name_of(pid) != _HOLDER_NAME
 
 
-def _may_be_holder(pid: int) -> bool:
+def _may_be_holder(process: ProcessIdentity) -> bool:
     """Whether a process is no holder yet, or any more, or one of this user's."""
-    # A holder has its name a moment before it lets its namespaces be opened: not before it has let
-    # go of all that it had, so that it has nothing left to tell us by.
     deadline = time.monotonic() + _OPEN_SECONDS
-    while not _is_other(pid) and not os.access(f"/proc/{pid}/ns/user", os.R_OK):
+    while _is_becoming_holder(process.pid) and process.is_running():
         if time.monotonic() > deadline:
-            return False
+            return _is_other(process.pid)
         time.sleep(_NAP_SECONDS)
-    return _is_other(pid) or is_below_us(pid)
+    return _is_other(process.pid) or is_below_us(process.pid)
+
+
+def _is_becoming_holder(pid: int) -> bool:
+    """Whether it will soon be seen what a process is.
+
+    One whose creator was killed may have been told to stay, and not have heard that yet. A holder
+    has its name a moment before it lets its namespaces be opened: not before it has let go of all
+    that it had, so that it has nothing left to tell us by.
+    """
+    name = name_of(pid)
+    if name == _HOLDER_NAME:
+        return not os.access(f"/proc/{pid}/ns/user", os.R_OK)
+    return name == _STARTING_NAME
 
 
 def read_map(path: str) -> tuple[Extent, ...]:

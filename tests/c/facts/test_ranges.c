@@ -246,13 +246,43 @@ static void login_defs_says_whether_any_group_will_do(void)
         {"GRANT_AUX_GROUP yes\n", false},
     };
     struct place place;
+    char line[64];
     make_place(&place);
+    put(place.file[4], "GRANT_AUX_GROUP_SUBIDS yes\n", 0644);
+    read_facts(&place);
+    /* It is not asked for the group that is in the passwd entry. */
+    CHECK_INT(facts.any_group, false);
+    snprintf(line, sizeof line, "anna:x:%u:%u::/:\n", geteuid(), getegid() + 1);
+    put(place.file[2], line, 0644);
     for (size_t i = 0; i < COUNT(cases); i++) {
         put(place.file[4], cases[i].text, 0644);
         read_facts(&place);
         CHECK_INT(facts.any_group, cases[i].any);
     }
     remove_place(&place);
+}
+
+static void the_helpers_are_looked_for_as_a_pair(void)
+{
+    struct place place, other;
+    char path[192], want[128];
+    make_place(&place);
+    make_place(&other);
+    snprintf(path, sizeof path, "%s:%s", place.dir, other.dir);
+    place.sources.path = path;
+    put_program(&other, "newuidmap", "", 0755);
+    put_program(&other, "newgidmap", "", 0755);
+    put_program(&place, "newgidmap", "", 0755);
+    read_facts(&place);
+    snprintf(want, sizeof want, "%s/newgidmap", other.dir);
+    CHECK_TEXT(facts.id[UN_GID].helper, want);
+    /* ... but one that can't be executed there may be somewhere else. */
+    put_program(&other, "newgidmap", "", 0644);
+    read_facts(&place);
+    snprintf(want, sizeof want, "%s/newgidmap", place.dir);
+    CHECK_TEXT(facts.id[UN_GID].helper, want);
+    remove_place(&place);
+    remove_place(&other);
 }
 
 /* In the /etc of somebody else's image; a FIFO would be waited for, and a device read for ever. */
@@ -301,6 +331,7 @@ int main(void)
     another_source_of_ranges_is_asked();
     all_ranges_that_a_map_can_hold_are_asked_for();
     login_defs_says_whether_any_group_will_do();
+    the_helpers_are_looked_for_as_a_pair();
     what_is_no_file_is_not_read();
     what_can_not_be_read_is_survived_with_one_id_only_on_demand();
     check_no_child_left();

@@ -139,6 +139,27 @@ static void the_last_id_may_be_in_a_range(void)
     CHECK_INT(notices.len, 0);
 }
 
+/* It is read in parts, and lines go on from one part to the next. */
+static void a_large_file_is_read_to_its_end(void)
+{
+    static char text[200000];
+    size_t length = 0;
+    for (unsigned i = 0; length < sizeof text - 200; i++)
+        length += (size_t)sprintf(text + length, "user%u:%u:10\n", i, 1000000 + 10 * i);
+    sprintf(text + length, "anna:5:1\nanna:100000:65536\nlast:100001:1");
+    read_text(text, "anna", 1000);
+    CHECK_INT(ranges.len, 2);
+    check_range(0, 5, 1);
+    check_range(1, 100000, 65536);
+    /* What comes before is looked at, too, once the ranges are known. */
+    CHECK_INT(notices.len, 1);
+    CHECK_HAS(notices.text[0], "grants last ids that are ours too: 100001:1");
+    memcpy(text, "early:5:3\n#", 11);
+    read_text(text, "anna", 1000);
+    CHECK_INT(notices.len, 2);
+    CHECK_HAS(notices.text[0], "line 1 grants early ids that are ours too: 5:3");
+}
+
 static void too_long_a_line_is_skipped_whole(void)
 {
     static char text[5000];
@@ -301,6 +322,7 @@ int main(void)
     the_last_line_needs_no_newline();
     a_malformed_line_is_told_with_its_number_and_skipped();
     the_last_id_may_be_in_a_range();
+    a_large_file_is_read_to_its_end();
     too_long_a_line_is_skipped_whole();
     a_file_of_ten_megabytes_is_read();
     bytes_that_are_no_text_do_no_harm();

@@ -20,6 +20,7 @@ static void init_facts(struct un_facts *facts, uint32_t uid, uint32_t gid, uint6
         facts->id[kind].parent.extent[0] = all;
     }
     facts->caps = caps;
+    facts->has_parents = true;
     facts->kernel_major = 6;
     facts->kernel_minor = 1;
     facts->page_size = 4096;
@@ -220,6 +221,47 @@ static void an_id_that_does_not_exist_here_can_not_be_mapped(void)
     CHECK_HAS(err.detail, "120000");
 }
 
+/* Reading where we are costs more than all else that a map of one's own ids takes. */
+static void ones_own_ids_are_mapped_wherever_one_is(void)
+{
+    static const struct {
+        uint32_t uid, gid;
+        uint64_t caps;
+        bool needs;
+    } cases[] = {
+        {MINE_UID, MINE_GID, 0, false},
+        {MINE_UID, 0, 0, false},
+        {0, 0, ROOT_CAPS, false},
+        /* Whether uid 0 may be mapped depends on the kernel. */
+        {0, 0, CAP(CAP_SETUID), true},
+        /* Perhaps these exist, perhaps the kernel shows them for one that does not. */
+        {65534, MINE_GID, 0, true},
+        {MINE_UID, 65534, 0, true},
+    };
+    struct un_request request;
+    struct un_facts facts;
+    struct un_plan plan;
+    struct un_error err;
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        init_request(&request, 0, 0);
+        init_facts(&facts, cases[i].uid, cases[i].gid, cases[i].caps);
+        CHECK_INT(un_plan_needs_parents(&request, &facts), cases[i].needs);
+        request.id[UN_GID].fill = UN_FILL_PACKED;
+        CHECK(un_plan_needs_parents(&request, &facts));
+        init_request(&request, -1, -1);
+        CHECK(!un_plan_needs_parents(&request, &facts));
+        want(&request, UN_UID, 0, 1, 1);
+        CHECK(un_plan_needs_parents(&request, &facts));
+    }
+    init_request(&request, 0, 5);
+    init_facts(&facts, MINE_UID, MINE_GID, 0);
+    facts.has_parents = false;
+    facts.id[UN_UID].parent.len = facts.id[UN_GID].parent.len = facts.kernel_major = 0;
+    CHECK_OK(un_plan_make(&request, &facts, &plan, &err), &err);
+    check_map(&plan.map.of[UN_UID], "0 1000 1\n");
+    check_map(&plan.map.of[UN_GID], "5 1001 1\n");
+}
+
 /* The kernel takes an extent only if it lies in one extent of the parent (EPERM else). */
 static void extents_are_split_along_the_parent_map(void)
 {
@@ -367,6 +409,7 @@ static void the_plan_for_this_process_can_be_made_from_its_facts(void)
     struct un_facts facts;
     struct un_error err;
     CHECK_OK(un_facts_read(&facts, &err), &err);
+    CHECK_OK(un_facts_read_parents(&facts, &err), &err);
     CHECK(facts.kernel_major >= 3);
     CHECK(facts.page_size >= 4096);
     CHECK(un_map_has(&facts.id[UN_UID].parent, facts.id[UN_UID].own));
@@ -390,6 +433,7 @@ int main(void)
     mapping_the_parents_root_takes_setfcap_since_5_12();
     a_range_that_has_root_in_it_takes_setfcap_too();
     an_id_that_does_not_exist_here_can_not_be_mapped();
+    ones_own_ids_are_mapped_wherever_one_is();
     extents_are_split_along_the_parent_map();
     limits_are_those_of_the_kernel_and_its_page();
     overlaps_are_found_across_all_that_was_asked_for();

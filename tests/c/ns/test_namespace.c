@@ -98,6 +98,7 @@ static int a_range_is_written_from_outside(void *arg)
     struct un_error err;
     (void)arg;
     CHECK_OK(un_facts_read(&facts, &err), &err);
+    CHECK_OK(un_facts_read_parents(&facts, &err), &err);
     request.id[UN_UID].more = (struct un_map){1, {{0, 0, 2}}};
     request.id[UN_GID].more = (struct un_map){1, {{0, 0, 2}}};
     request.setgroups = UN_SETGROUPS_ALLOW;

@@ -220,6 +220,7 @@ static int we_stay_dumpable(void *arg)
     struct un_error err;
     (void)arg;
     CHECK_OK(un_facts_read(&facts, &err), &err);
+    CHECK_OK(un_facts_read_parents(&facts, &err), &err);
     for (int kind = UN_UID; kind <= UN_GID; kind++)
         request.id[kind].more = (struct un_map){1, {{0, 1, 1}}};
     CHECK_OK(un_plan_make(&request, &facts, &plan, &err), &err);

@@ -1,0 +1,3 @@
+#include "programs/exec/failure.h"
+
+struct un_error un_first_failure;

@@ -1,0 +1,2 @@
+/* For what comes before libc: all that it uses is in the same program. */
+#pragma GCC visibility push(hidden)

@@ -1,0 +1,179 @@
+"""What starting a command costs that does not depend on what else the machine does: system calls
+and instructions, with fixed input. `make counts` writes them to bench/counts.json.
+
+Left out is what differs between machines, or from one time to the next:
+
+- system calls by which a program waits (how often depends on who is faster), gets memory, or reads
+  files of /etc, which may be long;
+- instructions of Python, of the helpers, and of what reads /etc;
+- the start of libc, which asks the processor what it can do: so the instructions are those that are
+  more than a program takes that does nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+PRELUDE = Path(sysconfig.get_path("scripts"), "usernsctl-exec")
+# Nothing of the caller's, and few directories: a helper is in one of them.
+ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
+WAITING = {"poll", "ppoll", "nanosleep", "clock_nanosleep", "restart_syscall", "sched_yield"}
+MEMORY = {"brk", "mmap", "munmap", "mremap", "madvise", "mprotect", "futex"}
+# newfstatat waits, too: until a holder has opened itself.
+READING = {"read", "newfstatat"}
+SECONDS = 120
+TINY = "void _start(void) { for (;;) %s; }"
+EXIT = {
+    "x86_64": '__asm__ volatile("syscall" : : "a"(231), "D"(0))',
+    "aarch64": '__asm__ volatile("mov x8, 94; mov x0, 0; svc 0" : : : "x0", "x8")',
+}
+# Starts a command so often; what it takes more for more is what it takes for one.
+SPAWNING = """
+import sys, usernsctl as un
+times, program = int(sys.argv[1]), sys.argv[2]
+{make}
+for _ in range(times):
+    {once}
+"""
+IN_PYTHON = {
+    "un.run, fresh": ("", "un.run([program], check=True)"),
+    "ns.spawn": (
+        "import os; ns = un.Namespace.create()",
+        "child = ns.spawn([program]); os.close(child.pidfd); os.waitpid(child.pid, 0)",
+    ),
+}
+
+
+def compile_c(text: str, target: Path, *flags: str) -> Path:
+    """Compile a program that is linked with nothing that may change."""
+    source = target.with_suffix(".c")
+    source.write_text(text)
+    subprocess.run(["cc", "-O2", *flags, source, "-o", target], check=True)
+    return target
+
+
+def tiny_program(directory: Path) -> Path:
+    """A program that makes one system call."""
+    text = TINY % EXIT[os.uname().machine]
+    return compile_c(text, directory / "tiny", "-static", "-nostdlib")
+
+
+def trace(*command: str | Path, follow: bool = False) -> dict[int, list[str]]:
+    """The names of the system calls that each process makes, in their order, the first one first.
+
+    A program that has privileges of its own has none if it is followed.
+    """
+    with tempfile.NamedTemporaryFile() as log:
+        options = ["-qqq", "-e", "signal=none", "-o", log.name, *(["-f"] if follow else [])]
+        subprocess.run(
+            ["strace", *options, "--", *command], check=True, env=ENVIRONMENT, timeout=SECONDS
+        )
+        lines = log.read().decode(errors="replace").splitlines()
+    calls: dict[int, list[str]] = {}
+    for line in lines:
+        found = re.match(r"(\d+ +)?(\w+)\(", line)
+        if found:
+            calls.setdefault(int(found[1] or 0), []).append(found[2])
+    return calls
+
+
+def own_calls(names: list[str]) -> list[str]:
+    """What a prelude does itself: from its start to the start of the command, libc's start aside.
+
+    :raises ValueError: if it has executed nothing.
+    """
+    end = names.index("execve", 1) + 1
+    names = names[1:end]
+    # Where libc was started first, this is the last thing that it did.
+    return names[names.index("mprotect") + 1 :] if "mprotect" in names else names
+
+
+def trace_prelude(program: Path, *options: str) -> list[str]:
+    (names,) = trace(PRELUDE, *options, "--", program).values()
+    return own_calls(names)
+
+
+def count_in_python(make: str, once: str, program: Path) -> Counter[str]:
+    """The system calls of one call in Python, those of its child with them."""
+    script = SPAWNING.format(make=make, once=once)
+
+    def total(times: int) -> Counter[str]:
+        command = [sys.executable, "-c", script, str(times), str(program)]
+        traced = trace(*command, follow=True)
+        return Counter(name for names in traced.values() for name in names)
+
+    few, many = total(5), total(15)
+    return Counter({name: round((many[name] - few[name]) / 10) for name in many})
+
+
+def stable(names: Counter[str]) -> int:
+    return sum(names[name] for name in names.keys() - WAITING - MEMORY - READING)
+
+
+def instructions(*command: str | Path) -> int:
+    """How many instructions a program executes, by callgrind."""
+    with tempfile.TemporaryDirectory() as scratch:
+        done = subprocess.run(
+            ["valgrind", "--tool=callgrind", "--callgrind-out-file=callgrind.out", *command],
+            capture_output=True,
+            text=True,
+            cwd=scratch,
+            env=ENVIRONMENT,
+            timeout=SECONDS,
+        )
+    found = re.search(r"I\s+refs:\s+([\d,]+)", done.stderr)
+    if not found:
+        raise RuntimeError(f"callgrind does not tell a number: {done.stderr}")
+    return int(found[1].replace(",", ""))
+
+
+def may_map_ranges() -> bool:
+    done = subprocess.run(
+        [PRELUDE, "--map-auto", "-r", "--", "true"], capture_output=True, env=ENVIRONMENT
+    )
+    return done.returncode == 0
+
+
+def count(directory: Path) -> dict[str, int]:
+    """All counts that this user can have."""
+    tiny = tiny_program(directory)
+    nothing = compile_c("int main(void) { return 0; }", directory / "nothing", "-static-pie")
+    start = instructions(nothing)
+    counts = {}
+    for options in ("-r", "-rmniuC"):
+        counts[f"usernsctl-exec {options}: calls"] = len(trace_prelude(tiny, options))
+        # The command does not exist: another program's instructions would end the count.
+        failing = [PRELUDE, options, "--", "/nonexistent/command"]
+        counts[f"usernsctl-exec {options}: instructions"] = instructions(*failing) - start
+    if may_map_ranges():
+        calls = Counter(trace_prelude(tiny, "--map-auto", "-r"))
+        counts["usernsctl-exec --map-auto -r: calls"] = stable(calls)
+    for name, (make, once) in IN_PYTHON.items():
+        counts[f"{name}: calls"] = stable(count_in_python(make, once, tiny))
+    return counts
+
+
+def kind_of_user() -> str:
+    """Root takes another way: it holds capabilities."""
+    return "root" if os.geteuid() == 0 else "user"
+
+
+def main() -> int:
+    """Print a file of counts with this user's counted anew."""
+    known = json.loads(sys.stdin.read() or "{}")
+    with tempfile.TemporaryDirectory() as scratch:
+        known[kind_of_user()] = count(Path(scratch))
+    print(json.dumps(known, indent=4, sort_keys=True))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
