@@ -38,9 +38,7 @@ VERSION = names(
     "usernsctl._native usernsctl._programs usernsctl._records usernsctl._text usernsctl.cli "
     "usernsctl.errors usernsctl.explain"
 )
-RUN = VERSION | names(
-    "usernsctl._system usernsctl.commands usernsctl.gvisor usernsctl.maps"
-)
+RUN = VERSION | names("usernsctl._system usernsctl.commands usernsctl.gvisor usernsctl.maps")
 
 # Says what was imported, and what of it once another mount namespace was entered: when the core is
 # to execute another program, or at the end.

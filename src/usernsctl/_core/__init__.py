@@ -5,7 +5,7 @@ failure is an exception. The GIL is released while C runs.
 """
 
 from usernsctl._core.failures import cause
-from usernsctl._core.launching import NativeLaunch, failure, version
+from usernsctl._core.launching import NativeLaunch, failure
 from usernsctl._core.planning import NativePlan, parse_extent, plan, setup_to_join
 from usernsctl._core.records import (
     ALL_NAMESPACES,

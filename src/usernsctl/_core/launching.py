@@ -12,11 +12,6 @@ from usernsctl._native import ffi, lib
 from usernsctl.errors import UsernsError
 
 
-def version() -> str:
-    """The version of the core, and so of this package."""
-    return text_of(lib.un_version())
-
-
 def failure(words: Sequence[bytes]) -> UsernsError:
     """The exception for what failed in usernsctl-build.
 

@@ -47,7 +47,7 @@ def request_options() -> Iterator[tuple[str, Option, Any]]:
 
 
 def options() -> Iterator[tuple[str, Option, Any]]:
-    """All options of ``usernsctl run``: these, and those that have it only tell what it would do."""
+    """All options of ``usernsctl run``: also those that have it only tell what it would do."""
     yield from request_options()
     for name, option in _LOOKING_AHEAD.items():
         yield name, option, False

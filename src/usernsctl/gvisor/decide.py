@@ -8,9 +8,9 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from usernsctl._records import dataclass, replace
 from typing import Any
 
+from usernsctl._records import dataclass, replace
 from usernsctl.gvisor import config, environment, logs, oci, runsc
 from usernsctl.gvisor.look import Facts
 from usernsctl.gvisor.request import Request

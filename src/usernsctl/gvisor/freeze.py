@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from usernsctl._records import dataclass
 
 from usernsctl import _core, _programs
+from usernsctl._records import dataclass
 from usernsctl._system import isolated, opened
 from usernsctl._system.state import state_directory
 from usernsctl._text import quoted

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from usernsctl._records import dataclass
 from typing import Any
 
 from usernsctl import _core
+from usernsctl._records import dataclass
 from usernsctl._system import isolated
 from usernsctl._system.opened import Opened
 from usernsctl._system.state import state_directory

@@ -14,8 +14,8 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping
-from usernsctl._records import dataclass
 
+from usernsctl._records import dataclass
 from usernsctl._system.mounts import Mount
 from usernsctl._system.mounts import id_of as mount_id_of
 from usernsctl._system.mounts import read as read_mounts

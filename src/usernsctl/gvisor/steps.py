@@ -13,9 +13,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from usernsctl._records import dataclass
 from typing import Any
 
+from usernsctl._records import dataclass
 from usernsctl.errors import CommandError
 
 SCRATCH, ID, STAMP = "@s", "@i", "@t"
