@@ -16,6 +16,7 @@ from conftest import open_descriptors
 from processes import processes_with
 
 import usernsctl as un
+from usernsctl.gvisor import begun
 
 PATIENCE = 20
 FOREVER = ["sleep", "1000"]
@@ -179,23 +180,41 @@ def forget(things: list[Any]) -> None:
     gc.collect()
 
 
-def test_what_is_cancelled_while_it_is_made_leaves_nothing() -> None:
+@pytest.fixture
+def goes_on(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """What is begun in another thread waits for this, so that it is not done before."""
+    may_go_on = threading.Event()
+    fill = begun._fill
+
+    def wait_and_fill(*arguments: Any) -> None:
+        assert may_go_on.wait(PATIENCE)
+        fill(*arguments)
+
+    monkeypatch.setattr(begun, "_fill", wait_and_fill)
+    yield may_go_on
+    may_go_on.set()
+
+
+def test_what_is_cancelled_while_it_is_made_leaves_nothing(goes_on: threading.Event) -> None:
     async def enter(made: Any) -> None:
         async with made:
             pass
 
     async def main() -> None:
+        goes_on.set()
         async with un.SandboxHost() as host:
             for make in (
                 lambda: un.Sandbox(FOREVER, host=host, id="wanted"),
                 lambda: un.Sandbox(FOREVER, id="wanted"),
                 un.SandboxHost,
             ):
+                goes_on.clear()
                 task = asyncio.create_task(enter(make()))
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0)
                 task.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await task
+                goes_on.set()
                 await asyncio.to_thread(wait_for_threads)
         assert processes_with("wanted") == []
 
@@ -213,15 +232,16 @@ def wait_for_threads() -> None:
 
 
 def test_async_with_that_is_cancelled_leaves_nothing_to_warn_of(
-    recwarn: pytest.WarningsRecorder,
+    recwarn: pytest.WarningsRecorder, goes_on: threading.Event
 ) -> None:
     async def main() -> None:
         host = un.SandboxHost()
         entering = asyncio.create_task(host.__aenter__())
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0)
         entering.cancel()
         with pytest.raises(asyncio.CancelledError):
             await entering
+        goes_on.set()
         # Another thread makes it, and closes it.
         await asyncio.to_thread(wait_for_threads)
 
