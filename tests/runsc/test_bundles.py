@@ -22,6 +22,8 @@ from usernsctl.maps import Extent
 
 PRINT_VERSION = ["/bin/cat", "/proc/version"]
 LASTING = ["/bin/sh", "-c", "/bin/cat /proc/version; sleep 1"]
+# Prints only if it is let live.
+LATE = ["/bin/sh", "-c", "sleep 10; /bin/cat /proc/version"]
 OWN_ROOT = [{"containerID": 0, "hostID": 0, "size": 1}]
 GRANTED_TO_NOBODY = [{"containerID": 0, "hostID": 4_000_000_000, "size": 65536}]
 USER = [{"type": "user"}]
@@ -188,7 +190,8 @@ BLOCKED = [
     ("bundle-selinux", process(selinuxLabel="a:b:c")),
     ("bundle-other-system", WORKS | {"windows": {"layerFolders": []}}),
     ("bundle-other-system", WORKS | {"solaris": {}}),
-    ("bundle-oom-score", process(oomScoreAdj=-1000)),
+    # runsc sets it once the command runs, which could have ended by then.
+    ("bundle-oom-score", process(args=LATE, oomScoreAdj=-1000)),
     ("rootfs-missing", process() | {"root": {"path": "missing", "readonly": True}}),
     ("rootfs-missing", process() | {"root": {"path": "/etc/passwd", "readonly": True}}),
     ("bundle-bind-source", bind("/missing", "/mnt")),
