@@ -6,7 +6,6 @@ import os
 import random
 import select
 import signal
-import tempfile
 import time
 from pathlib import Path
 
@@ -98,11 +97,17 @@ def files(directory: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("detach", [False, True], ids=["held", "detached"])
-def test_a_killed_creator_leaves_nothing_or_what_works(detach: bool, runtime: Path) -> None:
+def test_a_killed_creator_leaves_nothing_or_what_works(
+    detach: bool,
+    runtime: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    temporary = tmp_path_factory.mktemp("temporary")
+    monkeypatch.setenv("TMPDIR", str(temporary))
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     moments = random.Random(seed)
-    temporary = set(os.listdir(tempfile.gettempdir()))
     # What is there from the first use on.
     un.Sandbox(FOREVER, detach=True).close()
     before = files(runtime)
@@ -118,7 +123,7 @@ def test_a_killed_creator_leaves_nothing_or_what_works(detach: bool, runtime: Pa
     assert lived == 0 or detach
     assert un.Sandbox.list_detached() == []
     assert files(runtime) == before
-    assert set(os.listdir(tempfile.gettempdir())) <= temporary
+    assert list(temporary.iterdir()) == []
     # Where runsc puts its sockets if it can't have them elsewhere.
     assert not [name for name in os.listdir("/tmp") if f"killed-{os.getpid()}" in name]
 
