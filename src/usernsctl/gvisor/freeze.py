@@ -10,16 +10,15 @@ import contextlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 
-from usernsctl import _core, _programs
-from usernsctl._records import dataclass
-from usernsctl._system import isolated, opened
+from usernsctl._records import dataclass, replace
+from usernsctl._system import opened
 from usernsctl._system.state import state_directory
 from usernsctl._text import quoted
 from usernsctl.errors import CommandError
 from usernsctl.gvisor import environment, paths, runsc
 from usernsctl.gvisor.config import open_bundle
 from usernsctl.gvisor.decide import Frozen, decide
-from usernsctl.gvisor.look import Facts, is_script, resolve
+from usernsctl.gvisor.look import explainer, gather, resolve
 from usernsctl.gvisor.place import Ids
 from usernsctl.gvisor.request import Request
 from usernsctl.gvisor.rootfs import refuse_state
@@ -93,26 +92,12 @@ def freeze(request: Request, caller: Mapping[str, str], later: Later) -> Launch:
     used = resolve(request, program, bundle)
     for directory in (state_directory(), *_STATES):
         refuse_state(used.sources, directory)
-    explain = _explainer()
-    facts = Facts(
-        version=_core.version(),
-        ids=ids,
-        # Whoever performs it may be.
-        is_root=True,
-        homes=None,
-        runsc=program,
-        runsc_file=used.runsc.path,
-        runsc_is_script=is_script(used.runsc),
-        watcher=used.watcher.path,
-        verifier=used.verifier.path if used.verifier is not None else None,
-        explain=explain,
-        runsc_env=environment.for_runsc(is_named=request.program is not None),
-        tree=used.tree.path if used.tree is not None else None,
-        binds=used.binds,
-        sources={name: source.path for name, source in used.sources.items()},
-        bundle=bundle.config if bundle is not None else None,
-        scratch=paths.free_places([program, used.runsc.path, *filter(os.path.isabs, explain)]),
-    )
+    # What is gone to by its path must stay in sight.
+    needed = [program, used.runsc.path, *filter(os.path.isabs, explainer())]
+    scratch = paths.free_places(needed)
+    now = gather(request, caller, program, used, ids, bundle, scratch=scratch)
+    # Whoever performs it may be root, and has homes of his own.
+    facts = replace(now, is_root=True, homes=None)
     assumed = [used.runsc, used.watcher, *([used.verifier] if used.verifier is not None else [])]
     frozen = Frozen(
         assumptions=(*map(_assume, assumed), record("remedy", later.remedy)),
@@ -120,14 +105,6 @@ def freeze(request: Request, caller: Mapping[str, str], later: Later) -> Launch:
         env=later.env,
     )
     return decide(request, facts, frozen)
-
-
-def _explainer() -> tuple[str, ...]:
-    """The words that explain a failure of runsc."""
-    native = _programs.path_of("usernsctl-explain")
-    if os.access(native, os.X_OK):
-        return (native,)
-    return tuple(isolated.command("usernsctl.gvisor.failure"))
 
 
 def _assume(program: opened.Opened) -> Record:

@@ -106,7 +106,8 @@ def look(
     own = (one.path for one in (used.state, used.debug_log) if one is not None)
     for directory in (state_directory(), *own):
         refuse_state(used.sources, directory)
-    facts = gather(request, caller, program, used, place.ids, bundle)
+    scratch = used.scratch_places()
+    facts = gather(request, caller, program, used, place.ids, bundle, scratch=scratch)
     return Looked(facts=facts, used=used, place=place)
 
 
@@ -132,13 +133,12 @@ def gather(
     ids: Ids,
     bundle: OpenBundle | None,
     *,
-    others: Iterable[str] = (),
+    scratch: tuple[str, ...],
 ) -> Facts:
     """The facts about files that are open.
 
     :param program: runsc, by the path that it is called by.
-    :param others: further paths that must stay in sight.
-    :raises NamespaceError: there is no place for a tmpfs.
+    :param scratch: where the run's tmpfs may go.
     :raises CommandError: it is not known which interpreter this is.
     """
     return Facts(
@@ -151,7 +151,7 @@ def gather(
         runsc_is_script=is_script(used.runsc),
         watcher=used.watcher.path,
         verifier=used.verifier.path if used.verifier is not None else None,
-        explain=tuple(isolated.command("usernsctl.gvisor.failure")),
+        explain=explainer(),
         runsc_env=environment.for_runsc(is_named=request.program is not None),
         tree=used.tree.path if used.tree is not None else None,
         binds=used.binds,
@@ -159,8 +159,16 @@ def gather(
         state=_directory(used.state, request.state),
         debug_log=_directory(used.debug_log, request.debug_log),
         bundle=bundle.config if bundle is not None else None,
-        scratch=used.scratch_places(others),
+        scratch=scratch,
     )
+
+
+def explainer() -> tuple[str, ...]:
+    """The words that start what explains a failure of runsc.
+
+    :raises CommandError: it is not known which interpreter this is.
+    """
+    return tuple(isolated.command("usernsctl.gvisor.failure"))
 
 
 def descriptors(launch: Launch, files: Iterable[Opened]) -> list[int]:

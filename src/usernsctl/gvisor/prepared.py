@@ -365,7 +365,8 @@ def _make_order(request: Request, ids: Ids, program: str) -> _Order:
         state = state_directory()
         for directory in (state, *([used.debug_log.path] if used.debug_log else ())):
             refuse_state(used.sources, directory)
-        facts = gather(request, os.environ, program, used, ids, bundle, others=[state])
+        scratch = used.scratch_places([state])
+        facts = gather(request, os.environ, program, used, ids, bundle, scratch=scratch)
         programs = [paths.own_program(name, purpose) for name, purpose in _PROGRAMS.items()]
         launch, wanted = decide_host(request, facts, [one.path for one in programs])
         undo.pop_all()
