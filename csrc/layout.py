@@ -19,8 +19,8 @@ PURE = ("map",)
 
 # Programs, and what they share with others: sources of programs/shared/.
 PROGRAMS = {
-    "usernsctl-exec": ("report.c",),
-    "usernsctl-entrypoint": (),
+    "usernsctl-exec": ("early_signals.c", "report.c"),
+    "usernsctl-entrypoint": ("early_signals.c",),
     "usernsctl-build": (),
     "usernsctl-init": ("sandbox_command.c",),
     "usernsctl-detach": ("sandbox_command.c",),

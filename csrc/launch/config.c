@@ -1,6 +1,7 @@
 /* config.json, from pieces that are JSON already and what is known only at the start. */
 #include "launch/config.h"
 #include "base/error.h"
+#include "base/write.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -149,23 +150,11 @@ int un_config_text(struct un_launch *launch, const struct un_moment *moment,
     return un_launch_fail_file(launch, "config.json", err);
 }
 
-static int write_all(int fd, const char *from, size_t size)
-{
-    while (size) {
-        ssize_t written = write(fd, from, size);
-        if (written < 0)
-            return -1;
-        from += written;
-        size -= (size_t)written;
-    }
-    return 0;
-}
-
 static int write_text(struct un_launch *launch, const struct un_text *text, struct un_error *err)
 {
     int flags = O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
     int file = openat(launch->root.scratch, "bundle/config.json", flags, 0600);
-    int failed = file < 0 ? -1 : write_all(file, text->bytes, text->length);
+    int failed = file < 0 ? -1 : un_write_all(file, text->bytes, text->length);
     if (failed)
         un_launch_fail_file(launch, "config.json", err);
     un_close_quietly(file);

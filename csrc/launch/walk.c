@@ -29,9 +29,9 @@ int un_child(int directory, const char *name)
     return openat(directory, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 }
 
-int un_read_link(int link, char text[UN_PATH_MAX])
+static int read_link(int directory, const char *name, char text[UN_PATH_MAX])
 {
-    ssize_t length = readlinkat(link, "", text, UN_PATH_MAX);
+    ssize_t length = readlinkat(directory, name, text, UN_PATH_MAX);
     if (length == UN_PATH_MAX)
         errno = ENAMETOOLONG;
     if (length < 0 || length == UN_PATH_MAX)
@@ -40,17 +40,16 @@ int un_read_link(int link, char text[UN_PATH_MAX])
     return 0;
 }
 
+int un_read_link(int link, char text[UN_PATH_MAX])
+{
+    return read_link(link, "", text);
+}
+
 int un_path_of(int fd, char path[UN_PATH_MAX])
 {
     char name[64];
     snprintf(name, sizeof name, "/proc/self/fd/%d", fd);
-    ssize_t length = readlink(name, path, UN_PATH_MAX);
-    if (length == UN_PATH_MAX)
-        errno = ENAMETOOLONG;
-    if (length < 0 || length == UN_PATH_MAX)
-        return -1;
-    path[length] = '\0';
-    return 0;
+    return read_link(AT_FDCWD, name, path);
 }
 
 void un_trail_begin(struct un_trail *trail, int root)

@@ -14,13 +14,14 @@
  */
 #include "base/path.h"
 #include "base/printable.h"
+#include "base/write.h"
+#include "programs/shared/early_signals.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
 #include <limits.h>
 #include <linux/memfd.h>
-#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -105,18 +106,6 @@ static int find_beside(const char *name, char path[PATH_MAX])
     return 0;
 }
 
-static int write_all(int fd, const char *from, size_t size)
-{
-    while (size) {
-        ssize_t written = write(fd, from, size);
-        if (written < 0)
-            return -1;
-        from += written;
-        size -= (size_t)written;
-    }
-    return 0;
-}
-
 /* A descriptor of a file with the environment, each variable ended by a zero, or -1. It is none of
  * the standard ones, should one of those be closed. */
 static int keep_environment(void)
@@ -127,7 +116,7 @@ static int keep_environment(void)
     if (fd >= 0)
         fd = fcntl(fd, F_DUPFD, STDERR_FILENO + 1);
     for (char **at = environ; fd >= 0 && *at; at++)
-        if (write_all(fd, *at, strlen(*at) + 1))
+        if (un_write_all(fd, *at, strlen(*at) + 1))
             return -1;
     return fd;
 }
@@ -143,18 +132,6 @@ static const char *terminal(void)
         return NULL;
     snprintf(setting, sizeof setting, "TERM=%s", name);
     return setting;
-}
-
-/* The first process of a container never gets a signal that it neither handles nor blocks. What is
- * blocked waits until usernsctl can pass it on; else docker stop, come early, would be lost. */
-static int block_signals(void)
-{
-    static const int numbers[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM};
-    sigset_t set;
-    sigemptyset(&set);
-    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
-        sigaddset(&set, numbers[i]);
-    return sigprocmask(SIG_BLOCK, &set, NULL);
 }
 
 /* Becomes usernsctl; only returns if that failed. */
@@ -173,7 +150,7 @@ static int become(struct words *words, char *const *rest, bool is_run)
         return fail("the environment can't be kept");
     if (find_beside("python3", python) || find_beside(CLI, script))
         return fail("/proc/self/exe");
-    if (is_run && block_signals())
+    if (is_run && keep_early_signals())
         return fail("sigprocmask");
     snprintf(option, sizeof option, "--environ-fd=%d", fd);
     words->word[0] = python;

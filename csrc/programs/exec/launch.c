@@ -10,10 +10,10 @@
 #include "programs/exec/launch_file.h"
 #include "programs/exec/moment.h"
 #include "programs/exec/options.h"
+#include "programs/shared/early_signals.h"
 #include "programs/shared/report.h"
 
 #include <fcntl.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
@@ -41,19 +41,6 @@ static int open_standard(struct un_error *err)
         return un_fail_errno(err, UN_STEP_STDIO, "/dev/null");
     close(fd);
     return 0;
-}
-
-/* The first process of a container never gets a signal that it neither handles nor blocks. What is
- * blocked waits until the watcher can pass it on; else docker stop, come early, would be lost. */
-static void block_signals(void)
-{
-    static const int numbers[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM};
-    sigset_t set;
-    sigemptyset(&set);
-    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
-        sigaddset(&set, numbers[i]);
-    if (getpid() == 1)
-        sigprocmask(SIG_BLOCK, &set, NULL);
 }
 
 /* Reads the options about ids that the launch has. */
@@ -131,7 +118,8 @@ int un_exec_launch(const char *file, const char *const *command)
 {
     struct un_error err;
     struct performance *of = calloc(1, sizeof *of);
-    block_signals();
+    if (getpid() == 1)
+        keep_early_signals();
     if (of)
         perform(of, file, command, &err);
     else
