@@ -4,7 +4,7 @@
  * Runs COMMAND in a child, passes signals on to it, and ends with its exit status. Where that is
  * one of STATUS, it becomes EXPLAIN, with two more arguments: the status, and the cause of which a
  * limit was hit meanwhile, or nothing. Who has to explain a failure is loaded only if there may be
- * one.
+ * one. EXPLAIN may also be "itself" and the four files of explain.h: then this program explains it.
  *
  * With KILL, a signal is passed on by running KILL with its number as one more argument: `runsc
  * run` itself would end at a signal, and what it runs could not catch it.
@@ -14,6 +14,7 @@
  */
 #include "explain/limits.h"
 #include "programs/shared/report.h"
+#include "programs/watch/explain.h"
 #include "sys/fds.h"
 #include "sys/process.h"
 #include "sys/setup.h"
@@ -26,6 +27,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+/* In place of a program that explains failures. */
+#define ITSELF "itself"
+#define ITS_FILES 4
 
 #define KILL_MAX 32
 #define KILL_TIMEOUT_MS 10000
@@ -78,13 +83,26 @@ static bool has(const char *list, int number)
     return true;
 }
 
-/* Only returns if it failed. `cause` may be empty. */
+static size_t count_words(char *const *words)
+{
+    size_t count = 0;
+    while (words[count])
+        count++;
+    return count;
+}
+
+static bool explains_itself(const struct words *words)
+{
+    return !strcmp(words->explain[0], ITSELF);
+}
+
+/* Returns the status that is ours, if nobody else explains it. `cause` may be empty. */
 static int explain(const struct words *words, int status, const char *cause)
 {
     char number[12], copy[64];
-    char **end = words->explain;
-    while (*end)
-        end++;
+    char **end = words->explain + count_words(words->explain);
+    if (explains_itself(words))
+        return explain_runsc(words->explain + 1, status, cause);
     snprintf(number, sizeof number, "%d", status);
     snprintf(copy, sizeof copy, "%s", cause);
     /* What follows in argv, KILL and COMMAND, is not needed any more. */
@@ -199,7 +217,8 @@ static bool split(int argc, char **argv, struct words *words)
         }
     *words = (struct words){argv[2], start[0], start[1], start[2], 0};
     return found == 2 && *words->explain && *words->command &&
-           words->command - words->kill < KILL_MAX;
+           words->command - words->kill < KILL_MAX &&
+           (!explains_itself(words) || count_words(words->explain) == 1 + ITS_FILES);
 }
 
 int main(int argc, char **argv)

@@ -20,6 +20,10 @@ from usernsctl.gvisor.rootfs import refuse_state
 from usernsctl.gvisor.steps import Launch
 
 
+#: In place of a program that explains a failure of runsc: the watcher does so itself, in C.
+ITSELF = ("itself",)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """What a launch is decided by, besides the request. All paths are absolute.
@@ -34,7 +38,8 @@ class Facts:
     :ivar runsc_is_script: whether it has to be executed by its path.
     :ivar watcher: the program that waits for runsc.
     :ivar verifier: the program that proves the kernel, or ``None`` if that is not wanted.
-    :ivar explain: the words that start the program which explains a failure of runsc.
+    :ivar explain: the words that start the program which explains a failure of runsc, or
+        :data:`ITSELF`.
     :ivar runsc_env: the environment of runsc.
     :ivar tree: the root filesystem to be shown as it is, or ``None`` for this machine's programs.
     :ivar binds: those of the request, their sources without symbolic links.
