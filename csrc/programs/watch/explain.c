@@ -88,12 +88,12 @@ static void tell(const struct un_runsc_words *words, const struct un_runsc_failu
         print_more(words);
     print_remedy(failure->remedy);
     if (!failure->has_cause)
-        fputs("  more: with usernsctl's Python package, usernsctl run --debug-log DIR -- COMMAND, "
-              "and usernsctl explain --debug-log DIR\n",
+        fputs("  more: usernsctl run --debug-log DIR -- COMMAND; usernsctl explain --debug-log DIR"
+              "    # both of usernsctl's Python package\n",
               stderr);
 }
 
-int explain_runsc(char *const files[4], int status, const char *limit)
+int explain_runsc(char *const *files, int status, const char *limit)
 {
     struct un_runsc_words words;
     struct un_runsc_failure failure;

@@ -8,6 +8,6 @@
  * its debug log, and the bundle. `limit` is the cause of which a limit was hit meanwhile, or "".
  * Returns the exit status that is ours.
  */
-int explain_runsc(char *const files[4], int status, const char *limit);
+int explain_runsc(char *const *files, int status, const char *limit);
 
 #endif

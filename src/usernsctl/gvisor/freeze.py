@@ -18,7 +18,7 @@ from usernsctl.errors import CommandError
 from usernsctl.gvisor import environment, paths, runsc
 from usernsctl.gvisor.config import open_bundle
 from usernsctl.gvisor.decide import Frozen, decide
-from usernsctl.gvisor.look import ITSELF, gather, resolve
+from usernsctl.gvisor.look import gather, resolve
 from usernsctl.gvisor.place import Ids
 from usernsctl.gvisor.request import Request
 from usernsctl.gvisor.rootfs import refuse_state
@@ -95,8 +95,8 @@ def freeze(request: Request, caller: Mapping[str, str], later: Later) -> Launch:
     # What is gone to by its path must stay in sight.
     scratch = paths.free_places([program, used.runsc.path])
     now = gather(request, caller, program, used, ids, bundle, scratch=scratch)
-    # Whoever performs it may be root, has homes of his own, and needs no Python.
-    facts = replace(now, is_root=True, homes=None, explain=ITSELF)
+    # Whoever performs it may be root, and has homes of his own.
+    facts = replace(now, is_root=True, homes=None)
     assumed = [used.runsc, used.watcher, *([used.verifier] if used.verifier is not None else [])]
     frozen = Frozen(
         assumptions=(*map(_assume, assumed), record("remedy", later.remedy)),
