@@ -26,7 +26,7 @@ MANY = 1000
 # Causes that runsc's failures can have without a word of it.
 SILENT = {"runsc-refused-call"}
 
-# Classes, as the inside of a set. \w and \S know more characters outside of ASCII.
+# Classes, as the inside of a set (re.ASCII).
 CLASSES = {"d": "0-9", "w": "A-Za-z0-9_", "S": "^ \t\n\r\f\v"}
 
 HEAD = """\

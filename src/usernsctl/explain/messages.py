@@ -31,7 +31,7 @@ class Text(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """A message that some program prints.
 
     :ivar says: the message as it was met.
-    :ivar pattern: the regular expression that it is known by, within a line.
+    :ivar pattern: the regular expression (:data:`re.ASCII`) that it is known by, within a line.
     :ivar causes: ids of what it can come from, likeliest first.
     :ivar since: the first release of runsc that says so (YYYYMMDD), where others don't.
     :ivar until: the first that no longer does.
@@ -189,7 +189,7 @@ class _Search:
         self.found: list[_Match] = []
         self._own: set[str] = set()
         self._left: list[tuple[str, re.Pattern[str], Text]] = [
-            (needle(text.pattern), re.compile(text.pattern), text) for text in texts()
+            (needle(text.pattern), re.compile(text.pattern, re.ASCII), text) for text in texts()
         ]
 
     def look_at(self, piece: str) -> None:

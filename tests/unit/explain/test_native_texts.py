@@ -61,16 +61,18 @@ def test_each_message_has_the_same_causes(text: Text, tmp_path: Path) -> None:
         check("".join(changed), tmp_path)
 
 
+# A line end of other systems is one of ours for usernsctl explain; runsc writes none.
+LETTERS = st.characters(exclude_characters="\0\r", exclude_categories=["Cs"])
 PARTS = [word for text in texts() for word in text.says.split()]
 
 
 @settings(max_examples=300)
-@given(st.lists(st.sampled_from(texts()), min_size=1, max_size=5), st.text(max_size=20))
+@given(st.lists(st.sampled_from(texts()), min_size=1, max_size=5), st.text(LETTERS, max_size=20))
 def test_several_messages_have_the_causes_of_all(several: list[Text], between: str) -> None:
     check(between.join(text.says for text in several).replace("\0", ""), Path("/nonexistent"))
 
 
 @settings(max_examples=300)
-@given(st.lists(st.sampled_from(PARTS) | st.text(max_size=5), max_size=30))
+@given(st.lists(st.sampled_from(PARTS) | st.text(LETTERS, max_size=5), max_size=30))
 def test_any_words_have_the_same_causes(words: list[str]) -> None:
     check(" ".join(words).replace("\0", ""), Path("/nonexistent"))
