@@ -58,6 +58,8 @@ const char un_options_help[] =
     "                             in gVisor. COMMAND takes the place of the one in FILE, if there\n"
     "                             is one. No other option may be given. FILE must belong to root\n"
     "                             or to you, and nobody else may be able to write to it\n"
+    "      --check                with --launch: do all but start the program, and say so. What was\n"
+    "                             made is gone again\n"
     "\n"
     "  -h, --help\n"
     "  -V, --version\n"
