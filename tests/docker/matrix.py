@@ -165,8 +165,8 @@ def table(found: dict[Cell, tuple[str, ...]]) -> str:
         "  failed too, its cause stands after *then*. After the last remedy, the connector ran.",
         "",
         "`docker/seccomp.json` is the profile that `usernsctl seccomp-profile` prints. *One id* is",
-        "the image as it is. *All ids* is the image with `in-gvisor --ids=all`, which calls",
-        "`usernsctl run --map-auto`.",
+        "the image as it is. *All ids* is the image with `in-gvisor --ids=all`, which performs a",
+        "launch that was frozen with `--map-auto`.",
     ]
     for daemon, title in _DAEMONS.items():
         text += ["", f"## {title}", "", "| options | one id | all ids |", "|---|---|---|"]
