@@ -21,5 +21,5 @@ def words(kind: str, prelude: Path) -> list[str]:
         "fork": [str(prelude), "-rf", "--"],
         "pid": [str(prelude), "-rp", "--"],
         # What it runs is executed by one path.
-        "watch": [str(WATCHER), "125", "/usr/bin/env", "/bin/false", "--", "--", "env"],
+        "watch": [str(WATCHER), "/usr/bin/env", *["/none"] * 4, "--", "--", "env"],
     }[kind]

@@ -2,9 +2,11 @@
 #include "base/utf8.h"
 
 #include <ctype.h>
+#include <inttypes.h>
 #include <stdbool.h>
 #include <stddef.h>
-#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
 
 /* Of Unicode's categories Cc (from 128 on), Cf, Zl and Zp, and the noncharacters of its last block:
  * what a terminal acts on, or shows in another place, or not at all. */
@@ -43,4 +45,42 @@ void un_make_printable(char *text)
         from += len ? len : 1;
     }
     *to = '\0';
+}
+
+/* Writes a character that may not stand there as it is, as JSON does, or Python where it doesn't.
+ */
+static char *write_escape(char *to, uint32_t code)
+{
+    static const char signs[] = "\"\\\b\f\n\r\t", names[] = "\"\\bfnrt";
+    const char *sign = code && code < 0x80 ? strchr(signs, (int)code) : NULL;
+    if (sign)
+        return to + sprintf(to, "\\%c", names[sign - signs]);
+    if (code >= 0x7f && code < 0x100)
+        return to + sprintf(to, "\\x%02" PRIx32, code);
+    return to + sprintf(to, code < 0x10000 ? "\\u%04" PRIx32 : "\\U%08" PRIx32, code);
+}
+
+static bool is_quotable(uint32_t code)
+{
+    bool is_ascii = code < 0x80;
+    return is_ascii ? code >= ' ' && code != '"' && code != '\\' && code != 0x7f
+                    : is_printable(code);
+}
+
+void un_quote(const char *text, char quoted[UN_QUOTED_ROOM])
+{
+    char *to = quoted;
+    *to++ = '"';
+    for (int count = 0; *text && count < UN_QUOTED_MAX; count++) {
+        uint32_t code = (unsigned char)*text;
+        size_t length = code < 0x80 ? 1 : un_utf8_read(text, &code);
+        if (!length)
+            to = stpcpy(to, UN_REPLACEMENT);
+        else if (!is_quotable(code))
+            to = write_escape(to, code);
+        else
+            to = mempcpy(to, text, length);
+        text += length ? length : 1;
+    }
+    strcpy(to, *text ? "...\"" : "\"");
 }

@@ -9,4 +9,7 @@
  * half of a surrogate pair, too great, or written longer than it need be (RFC 3629). */
 size_t un_utf8_read(const char *text, uint32_t *code);
 
+/* What stands in the place of a byte that is not UTF-8: U+FFFD. */
+#define UN_REPLACEMENT "\xef\xbf\xbd"
+
 #endif

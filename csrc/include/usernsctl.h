@@ -94,6 +94,28 @@ void un_diagnose(struct un_error *err, const char *proc);
 /* The exit status for a failure before the command ran: 127 not found, 126 not executable, 125. */
 int un_exit_status(const struct un_error *err);
 
+/* ---- runsc's failures (explain/runsc.c) ------------------------------------------------------ */
+
+/* The exit statuses of `runsc run` where runsc itself failed, and where it crashed, as each program
+ * in Go does. A command may end with them, too. */
+#define UN_RUNSC_FAILED 128
+#define UN_RUNSC_CRASHED 2
+
+struct un_runsc_failure {
+    char what[4096];       /* in one line: runsc's own words, in quotation marks */
+    bool has_cause;        /* whether they can have but one cause: ... */
+    struct un_cause cause; /* ... this */
+    char remedy[4096];     /* may have several lines */
+};
+
+/* Explains a message of runsc's by the messages that are known. `limit` is the id of the cause that
+ * it has if it can have several, or "". Of what the message quotes of the config.json, which may be
+ * anybody's, nothing counts; if `config` is NULL, nothing at all. `proc` is "/proc". */
+int un_runsc_explain(const char *told, const char *limit, const char *config, size_t size,
+                     const char *proc, struct un_runsc_failure *failure, struct un_error *err);
+/* The same where runsc failed, or crashed, and said nothing. */
+void un_runsc_explain_silence(int status, const char *limit, struct un_runsc_failure *failure);
+
 /* ---- extents and maps (map/idmap.c, sys/map_files.c) ----------------------------------------- */
 
 #define UN_MAP_MAX 340        /* extents in a map; 5 before kernel 4.15 */

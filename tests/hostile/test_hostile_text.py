@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from usernsctl.gvisor.failure import describe
 
 from usernsctl import _text
 from usernsctl.cli import main
 from usernsctl.errors import BundleError
 from usernsctl.explain.printing import print_error
-from usernsctl.gvisor.failure import describe
 
 # What a terminal acts on: a title, the screen, a new line of "ours", hidden and turned text, and
 # CSI as one character.

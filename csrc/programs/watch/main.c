@@ -1,10 +1,9 @@
 /*
- * usernsctl-watch STATUS[,STATUS]... PROGRAM EXPLAIN... -- [KILL...] -- COMMAND...
+ * usernsctl-watch PROGRAM ERRORS CRASH DEBUG BUNDLE -- [KILL...] -- COMMAND...
  *
- * Runs COMMAND in a child, passes signals on to it, and ends with its exit status. Where that is
- * one of STATUS, it becomes EXPLAIN, with two more arguments: the status, and the cause of which a
- * limit was hit meanwhile, or nothing. Who has to explain a failure is loaded only if there may be
- * one.
+ * Runs COMMAND, which is a runsc, in a child, passes signals on to it, and ends with its exit
+ * status. Where runsc itself may have ended so, the four files tell whether it has failed, and why
+ * (explain.h).
  *
  * With KILL, a signal is passed on by running KILL with its number as one more argument: `runsc
  * run` itself would end at a signal, and what it runs could not catch it.
@@ -14,6 +13,7 @@
  */
 #include "explain/limits.h"
 #include "programs/shared/report.h"
+#include "programs/watch/explain.h"
 #include "sys/fds.h"
 #include "sys/process.h"
 #include "sys/setup.h"
@@ -27,16 +27,17 @@
 #include <string.h>
 #include <unistd.h>
 
+#define FILES 4
 #define KILL_MAX 32
 #define KILL_TIMEOUT_MS 10000
 
 extern char **environ;
 
-/* The three commands, each ended by NULL, what the last two execute, and the signal in whose place
- * SIGTERM has been sent, or 0. */
+/* The two commands, each ended by NULL, what they execute, what runsc writes its failures to, and
+ * the signal in whose place SIGTERM has been sent, or 0. */
 struct words {
     const char *program;
-    char **explain;
+    char **files;
     char **kill;
     char **command;
     int early;
@@ -66,46 +67,17 @@ static int become(const char *program, char **argv)
     return fail(&err);
 }
 
-/* Whether a list of numbers, separated by commas, has this one. */
-static bool has(const char *list, int number)
-{
-    char *end;
-    while (strtol(list, &end, 10) != number) {
-        if (*end != ',')
-            return false;
-        list = end + 1;
-    }
-    return true;
-}
-
-/* Only returns if it failed. `cause` may be empty. */
-static int explain(const struct words *words, int status, const char *cause)
-{
-    char number[12], copy[64];
-    char **end = words->explain;
-    while (*end)
-        end++;
-    snprintf(number, sizeof number, "%d", status);
-    snprintf(copy, sizeof copy, "%s", cause);
-    /* What follows in argv, KILL and COMMAND, is not needed any more. */
-    end[0] = number;
-    end[1] = copy;
-    end[2] = NULL;
-    return become(words->explain[0], words->explain);
-}
-
 /* What is to be said of an end with this status, and the status that is ours. `before` are the hits
  * of all limits before the start. */
-static int conclude(const struct words *words, const char *statuses, int status,
-                    const uint64_t before[UN_LIMIT_COUNT])
+static int conclude(const struct words *words, int status, const uint64_t before[UN_LIMIT_COUNT])
 {
     const char *cause = "";
     bool hit[UN_LIMIT_COUNT];
     for (enum un_limit i = 0; i < UN_LIMIT_COUNT; i++)
         if ((hit[i] = status && un_limit_hits(i) > before[i]))
             cause = un_limit_cause(i);
-    if (has(statuses, status))
-        return explain(words, status, cause);
+    if (status == UN_RUNSC_FAILED || status == UN_RUNSC_CRASHED)
+        return explain_runsc(words->files, status, cause);
     /* gVisor may have gone on without the process that was killed, and the command have failed. */
     if (hit[UN_LIMIT_MEMORY]) {
         fputs("usernsctl: the kernel killed a process of the sandbox, since memory ran out\n",
@@ -190,15 +162,15 @@ static void pass_on(pid_t child, const siginfo_t *info, void *arg)
 /* Cuts argv at its first two "--". */
 static bool split(int argc, char **argv, struct words *words)
 {
-    char **start[3] = {argv + 3, NULL, NULL};
+    char **start[2] = {NULL, NULL};
     int found = 0;
-    for (int i = 3; i < argc && found < 2; i++)
+    for (int i = 2; i < argc && found < 2; i++)
         if (!strcmp(argv[i], "--")) {
             argv[i] = NULL;
-            start[++found] = argv + i + 1;
+            start[found++] = argv + i + 1;
         }
-    *words = (struct words){argv[2], start[0], start[1], start[2], 0};
-    return found == 2 && *words->explain && *words->command &&
+    *words = (struct words){argv[1], argv + 2, start[0], start[1], 0};
+    return found == 2 && words->kill - words->files == FILES + 1 && *words->command &&
            words->command - words->kill < KILL_MAX;
 }
 
@@ -210,8 +182,8 @@ int main(int argc, char **argv)
     uint64_t hits[UN_LIMIT_COUNT];
     for (enum un_limit i = 0; i < UN_LIMIT_COUNT; i++)
         hits[i] = un_limit_hits(i);
-    if (argc < 4 || !split(argc, argv, &words)) {
-        fputs("usage: usernsctl-watch STATUS[,STATUS]... PROGRAM EXPLAIN... -- [KILL...] -- "
+    if (argc < 2 || !split(argc, argv, &words)) {
+        fputs("usage: usernsctl-watch PROGRAM ERRORS CRASH DEBUG BUNDLE -- [KILL...] -- "
               "COMMAND...\n",
               stderr);
         return 125;
@@ -225,5 +197,5 @@ int main(int argc, char **argv)
         return become_child(&words, parent_pidfd);
     if (words.early && status == 128 + SIGTERM)
         status = 128 + words.early;
-    return conclude(&words, argv[1], status, hits);
+    return conclude(&words, status, hits);
 }

@@ -4,6 +4,7 @@ The one package that touches cffi's untyped objects: what comes out is Python's 
 failure is an exception. The GIL is released while C runs.
 """
 
+from usernsctl._core.explaining import explain_runsc, explain_silent_runsc
 from usernsctl._core.failures import cause
 from usernsctl._core.launching import NativeLaunch, failure
 from usernsctl._core.planning import NativePlan, parse_extent, plan, setup_to_join
@@ -51,6 +52,8 @@ __all__ = [
     "create_namespaces",
     "enter",
     "exec_command",
+    "explain_runsc",
+    "explain_silent_runsc",
     "failure",
     "join",
     "mount",

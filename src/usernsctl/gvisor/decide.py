@@ -275,12 +275,8 @@ def _commands(request: Request, facts: Facts) -> tuple[tuple[str, ...], tuple[st
     # With a terminal, runsc passes signals on itself.
     kill = [] if request.terminal else runsc.kill_command(name, options)
     run = runsc.command_line(name, options)
-    explain = [
-        *map(literal, facts.explain),
-        *(written.errors, written.crash, written.debug, options.bundle),
-    ]
-    statuses = f"{runsc.FAILED},{runsc.CRASHED}"
-    return tuple(run), (watcher, statuses, program, *explain, "--", *kill, "--", *run)
+    explained = (written.errors, written.crash, written.debug, options.bundle)
+    return tuple(run), (watcher, program, *explained, "--", *kill, "--", *run)
 
 
 def _given_up(request: Request) -> Iterable[Record]:

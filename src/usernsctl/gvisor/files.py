@@ -9,6 +9,7 @@ import shutil
 import socket
 from collections.abc import Iterator
 
+from usernsctl import _core
 from usernsctl.errors import NamespaceError, RunscError
 from usernsctl.gvisor import logs, runsc
 from usernsctl.gvisor.decide import BOXES, CRASH_DIRECTORY
@@ -123,15 +124,12 @@ class Files:
 
         :param status: the exit status of who should have started it.
         """
-        # The catalogue of causes is read only if it is needed.
-        from usernsctl.gvisor.failure import crash, describe
-
         told = logs.reason(self._logs)
         if told is None and status == runsc.CRASHED:
-            return crash()
+            return _core.explain_silent_runsc(status)
         if told is None:
             return RunscError(f"runsc ended with status {status} before it started", step="runsc")
-        return describe(told, config=self._config)
+        return _core.explain_runsc(told, config=self._config)
 
     def remove(self) -> None:
         """Remove the directory: the id is free again.

@@ -18,7 +18,7 @@ from usernsctl.errors import CommandError
 from usernsctl.gvisor import environment, paths, runsc
 from usernsctl.gvisor.config import open_bundle
 from usernsctl.gvisor.decide import HERE, Frozen, decide
-from usernsctl.gvisor.look import explainer, gather, resolve
+from usernsctl.gvisor.look import gather, resolve
 from usernsctl.gvisor.place import Ids
 from usernsctl.gvisor.request import Request
 from usernsctl.gvisor.rootfs import refuse_state
@@ -100,8 +100,7 @@ def freeze(request: Request, caller: Mapping[str, str], later: Later) -> Launch:
     for directory in (state_directory(), *_STATES):
         refuse_state(used.sources, directory)
     # What is gone to by its path must stay in sight.
-    needed = [program, used.runsc.path, *filter(os.path.isabs, explainer())]
-    scratch = paths.free_places(needed)
+    scratch = paths.free_places([program, used.runsc.path])
     now = gather(request, caller, program, used, ids, bundle, scratch=scratch)
     # Whoever performs it may be root, and has homes of his own.
     facts = replace(now, is_root=True, homes=None)

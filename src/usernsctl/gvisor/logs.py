@@ -15,10 +15,8 @@ nobody has asked for them.
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Iterator
-from typing import Any
 
 from usernsctl.gvisor import runsc
 
@@ -32,8 +30,6 @@ _COMMANDS = ("run", "boot", "gofer")
 
 #: In the directory of a run's own logs: what is thrown away.
 UNWANTED = tuple(f"{command}.txt" for command in _COMMANDS[1:])
-
-_END = r"[A-Z]\d{4} [\d:.]+ +\d+ \w+\.go:\d+\] Exiting with status: \d+"
 
 
 def quiet(directory: str, crash: str) -> runsc.Logs:
@@ -99,16 +95,6 @@ def kept(directory: str, own: str) -> runsc.Logs:
         return kept_at(directory.rstrip("/"), own, stamp)
 
 
-def has_ended(logs: runsc.Logs) -> bool:
-    """Whether ``runsc run`` came to its end, with whatever status, and the sandbox to its own."""
-    from usernsctl.explain.logs import crash_line
-
-    if crash_line(_read(logs.crash)) is not None:
-        return False
-    lines = _read(logs.debug.replace("%COMMAND%", "run"), at_end=True).splitlines()
-    return bool(lines) and re.fullmatch(_END, lines[-1]) is not None
-
-
 def reason(logs: runsc.Logs) -> str | None:
     """Why runsc failed, in its own words, or ``None`` if it says nothing.
 
@@ -139,40 +125,6 @@ def said(words: str) -> str:
     from usernsctl.explain.logs import quoted
 
     return f"runsc says: {quoted(words)}"
-
-
-def own_words(words: str, config: str) -> str:
-    """A message of runsc's without what it quotes of a config.json.
-
-    So that nobody can have a message explained as something else by the name of a mount.
-    """
-    import json
-
-    try:
-        strings = set(_strings(json.loads(config)))
-    except (ValueError, RecursionError):
-        return words
-    for text in sorted(filter(_is_phrase, strings), key=len, reverse=True):
-        for form in (text, json.dumps(text)[1:-1], repr(text)[1:-1]):
-            words = words.replace(form, "...")
-    return words
-
-
-def _is_phrase(text: str) -> bool:
-    """Whether it could be taken for a message: a path or a word is none."""
-    return re.fullmatch(r"[\w./=-]*", text) is None
-
-
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for key, one in value.items():
-            yield key
-            yield from _strings(one)
-    elif isinstance(value, list):
-        for one in value:
-            yield from _strings(one)
 
 
 def _messages(text: str) -> Iterator[str]:

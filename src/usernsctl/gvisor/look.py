@@ -8,7 +8,6 @@ from typing import Any
 
 from usernsctl import _core
 from usernsctl._records import dataclass
-from usernsctl._system import isolated
 from usernsctl._system.opened import Opened
 from usernsctl._system.state import state_directory
 from usernsctl.errors import CommandError
@@ -34,7 +33,6 @@ class Facts:
     :ivar runsc_is_script: whether it has to be executed by its path.
     :ivar watcher: the program that waits for runsc.
     :ivar verifier: the program that proves the kernel, or ``None`` if that is not wanted.
-    :ivar explain: the words that start the program which explains a failure of runsc.
     :ivar runsc_env: the environment of runsc.
     :ivar tree: the root filesystem to be shown as it is, or ``None`` for this machine's programs.
     :ivar binds: those of the request, their sources without symbolic links.
@@ -54,7 +52,6 @@ class Facts:
     runsc_is_script: bool = False
     watcher: str
     verifier: str | None
-    explain: tuple[str, ...]
     runsc_env: Mapping[str, str]
     tree: str | None = None
     binds: tuple[Bind, ...] = ()
@@ -139,7 +136,6 @@ def gather(
 
     :param program: runsc, by the path that it is called by.
     :param scratch: where the run's tmpfs may go.
-    :raises CommandError: it is not known which interpreter this is.
     """
     return Facts(
         version=_core.version(),
@@ -151,7 +147,6 @@ def gather(
         runsc_is_script=is_script(used.runsc),
         watcher=used.watcher.path,
         verifier=used.verifier.path if used.verifier is not None else None,
-        explain=explainer(),
         runsc_env=environment.for_runsc(is_named=request.program is not None),
         tree=used.tree.path if used.tree is not None else None,
         binds=used.binds,
@@ -161,14 +156,6 @@ def gather(
         bundle=bundle.config if bundle is not None else None,
         scratch=scratch,
     )
-
-
-def explainer() -> tuple[str, ...]:
-    """The words that start what explains a failure of runsc.
-
-    :raises CommandError: it is not known which interpreter this is.
-    """
-    return tuple(isolated.command("usernsctl.gvisor.failure"))
 
 
 def descriptors(launch: Launch, files: Iterable[Opened]) -> list[int]:

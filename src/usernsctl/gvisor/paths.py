@@ -63,8 +63,8 @@ class Paths:
         :raises NamespaceError: there is no such directory.
         """
         needed = [one.path for one in (self.runsc, self.state) if one is not None]
-        # Python still imports from there, and is started again should runsc fail.
-        needed += [os.path.abspath(entry) for entry in (*sys.path, __file__, sys.executable)]
+        # Python still imports from there.
+        needed += [os.path.abspath(entry) for entry in (*sys.path, __file__)]
         needed += others
         needed += [os.path.realpath(path) for path in needed]
         free = tuple(

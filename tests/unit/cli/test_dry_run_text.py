@@ -24,7 +24,6 @@ FACTS = Facts(
     runsc_file="/usr/bin/run@sc",
     watcher="/lib/usernsctl-watch",
     verifier="/lib/usernsctl-verify",
-    explain=("/bin/python",),
     runsc_env={"PATH": "/bin"},
     binds=BINDS,
     sources={"/src": "/src"},
@@ -65,7 +64,7 @@ def test_programs_read_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
         {"destination": "/x", "type": "bind", "source": "/src", "options": ["rbind", "rw"]}
     ]
     assert found["runsc"] == found["watcher"][-len(found["runsc"]) :]
-    assert found["watcher"][2] == "/srv/usernsctl/programs/run@sc"
+    assert found["watcher"][1] == "/srv/usernsctl/programs/run@sc"
     assert found["given_up"] == ["no-new-privs", "drop-bounding"]
     assert found["environment"] == ["PATH=/bin"]
 

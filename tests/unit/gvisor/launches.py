@@ -26,7 +26,6 @@ FACTS = Facts(
     runsc_file="/usr/lib/gvisor/runsc",
     watcher="/lib/usernsctl-watch",
     verifier="/lib/usernsctl-verify",
-    explain=("/bin/python", "explain"),
     runsc_env={"PATH": "/bin"},
     sources={},
     scratch=("/mnt", "/srv"),

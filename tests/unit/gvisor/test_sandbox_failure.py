@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from usernsctl.gvisor import failure
+from usernsctl import _core
 
 PIVOT_ROOT = (
     "failed to change the root file system: pivot_root failed, make sure that the root mount has "
@@ -16,14 +16,14 @@ ATTACH = "panic: unable to initialize systrap source: unable to attach: operatio
 
 
 def test_a_namespace_that_was_made_is_in_no_chroot() -> None:
-    error = failure.describe(PIVOT_ROOT)
+    error = _core.explain_runsc(PIVOT_ROOT)
     assert error.cause == "mount-denied"
     assert error.remedy is not None
     assert "--security-opt seccomp=" in error.remedy
 
 
 def test_a_missing_directory_is_no_fault_of_the_machine() -> None:
-    error = failure.describe(
+    error = _core.explain_runsc(
         'Error setting up root FS: creating working directory "/nope": mkdir /proc/fs/root/nope: '
         "read-only file system"
     )
@@ -35,13 +35,13 @@ def test_a_missing_directory_is_no_fault_of_the_machine() -> None:
     ("scope", "cause"), [(None, "ptrace-denied"), ("1\n", "ptrace-denied"), ("3\n", None)]
 )
 def test_yama_is_in_question_only_where_it_restricts(
-    scope: str | None, cause: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scope: str | None, cause: str | None, tmp_path: Path
 ) -> None:
-    file = tmp_path / "ptrace_scope"
+    file = tmp_path / "sys" / "kernel" / "yama" / "ptrace_scope"
+    file.parent.mkdir(parents=True)
     if scope is not None:
         file.write_text(scope)
-    monkeypatch.setattr(failure, "_YAMA", str(file))
-    error = failure.describe(ATTACH)
+    error = _core.explain_runsc(ATTACH, proc=str(tmp_path))
     assert error.cause == cause
     assert error.remedy is not None
     assert ("yama-ptrace-scope" in error.remedy) == (cause is None)
@@ -51,10 +51,10 @@ EOF = "cannot read client sync file: waiting for sandbox to start: EOF"
 
 
 def test_a_limit_that_was_hit_settles_what_a_message_leaves_open() -> None:
-    assert failure.describe(EOF).cause is None
-    error = failure.describe(EOF, "process-limit")
+    assert _core.explain_runsc(EOF).cause is None
+    error = _core.explain_runsc(EOF, "process-limit")
     assert error.cause == "process-limit"
     assert error.remedy is not None
     assert "--pids-limit" in error.remedy
     # Words that can come from one thing only have it.
-    assert failure.describe(PIVOT_ROOT, "out-of-memory").cause == "mount-denied"
+    assert _core.explain_runsc(PIVOT_ROOT, "out-of-memory").cause == "mount-denied"

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import tempfile
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from supervisors import WATCHER
 
+from usernsctl import _core
 from usernsctl.explain.logs import quoted
-from usernsctl.gvisor import failure, logs, runsc
+from usernsctl.gvisor import logs, runsc
 
 END = "I1125 01:43:37.998166   66184 main.go:222] Exiting with status: 512\n"
 EOF = "running container: creating container: waiting for sandbox to start: EOF"
@@ -30,68 +33,98 @@ def write(directory: Path, *messages: str, run: str = "", crash: str = "") -> ru
     return written
 
 
-def status_of(directory: Path, status: int, *messages: str, run: str = "", crash: str = "") -> int:
-    return failure.main(
-        write(directory, *messages, run=run, crash=crash), str(directory), status, ""
-    )
+def end_of(directory: Path, written: runsc.Logs, status: int) -> tuple[int, str]:
+    """What the watcher ends with, and says, where runsc has ended with `status`."""
+    files = (written.errors, written.crash, written.debug, str(directory))
+    command = [str(WATCHER), "/bin/sh", *files, "--", "--", "sh", "-c", f"exit {status}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.stdout == ""
+    return done.returncode, done.stderr
+
+
+def told(directory: Path, status: int, *messages: str, run: str = "", crash: str = "") -> str:
+    """What is said of a failure."""
+    ended, text = end_of(directory, write(directory, *messages, run=run, crash=crash), status)
+    assert ended == 125
+    return text
 
 
 @pytest.mark.parametrize("status", [runsc.FAILED, runsc.CRASHED])
-def test_a_run_that_ended_in_order_did_not_fail(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], status: int
-) -> None:
-    assert status_of(tmp_path, status, run=f"] FATAL ERROR: x\n{END}") == status
-    assert status_of(tmp_path, status, "some error", run=END) == status
-    assert capsys.readouterr() == ("", "")
+def test_a_run_that_ended_in_order_did_not_fail(tmp_path: Path, status: int) -> None:
+    for messages, run in (((), f"] FATAL ERROR: x\n{END}"), (("some error",), END)):
+        assert end_of(tmp_path, write(tmp_path, *messages, run=run), status) == (status, "")
 
 
-def test_the_first_error_is_behind_the_others(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert status_of(tmp_path, runsc.FAILED, GOFER, EOF, run="started") == 125
-    told = capsys.readouterr().err
-    assert told.startswith(f'usernsctl: runsc: runsc says: "{GOFER}"\n')
+def test_another_status_is_the_commands(tmp_path: Path) -> None:
+    assert end_of(tmp_path, write(tmp_path, GOFER), 3) == (3, "")
 
 
-def test_a_crash_is_behind_what_the_caller_saw(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_first_error_is_behind_the_others(tmp_path: Path) -> None:
+    text = told(tmp_path, runsc.FAILED, GOFER, EOF, run="started")
+    assert text.startswith(f'usernsctl: runsc: runsc says: "{GOFER}"\n')
+    assert "[rootfs-missing]" in text
+    assert EOF not in text
+
+
+def test_a_crash_is_behind_what_the_caller_saw(tmp_path: Path) -> None:
     line = PANIC.split("\n")[0]
     # The status of a sandbox that crashes later is told as if it were the command's.
     for messages, run in (((EOF,), "started"), ((), END)):
-        assert status_of(tmp_path, runsc.CRASHED, *messages, run=run, crash=PANIC) == 125
-        assert f'runsc says: "{line}"' in capsys.readouterr().err
+        text = told(tmp_path, runsc.CRASHED, *messages, run=run, crash=PANIC)
+        assert f'runsc says: "{line}"' in text
 
 
-def test_runsc_itself_may_crash(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert status_of(tmp_path, runsc.CRASHED, run="started") == 125
-    assert "runsc crashed" in capsys.readouterr().err
+def test_runsc_itself_may_crash(tmp_path: Path) -> None:
+    assert "runsc crashed" in told(tmp_path, runsc.CRASHED, run="started")
 
 
-def test_runsc_may_refuse_before_it_writes_anything(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert status_of(tmp_path, runsc.FAILED, run="") == 125
-    assert "[runsc-refused-call]" in capsys.readouterr().err
+def test_runsc_may_refuse_before_it_writes_anything(tmp_path: Path) -> None:
+    assert "[runsc-refused-call]" in told(tmp_path, runsc.FAILED, run="")
+
+
+def test_more_is_quoted_where_no_cause_is_known(tmp_path: Path) -> None:
+    others = [f"error {number}" for number in range(20)]
+    text = told(tmp_path, runsc.FAILED, "something new", *others, crash="panic: \x1b[2J")
+    lines = text.splitlines()
+    assert lines[0] == 'usernsctl: runsc: runsc says: "something new"'
+    quoted_lines = [*(f'  it also says: "error {number}"' for number in range(15, 20))]
+    assert lines[1:7] == [*quoted_lines, '  it also says: "panic: \\u001b[2J"']
+    assert lines[7] == "  remedy: usernsctl doctor"
+    assert lines[8].startswith("  more: usernsctl run --debug-log DIR")
+    assert len(lines) == 9
 
 
 def test_the_end_must_be_the_last_line(tmp_path: Path) -> None:
     for run, expected in (
         (END, True),
         (END.replace("main.go", "cli.go"), True),
+        (END.removesuffix("\n"), True),
         (END + "W1125 01:43:38.0 1 util.go:64] FATAL ERROR: x\n", False),
         (f"x {END}", False),
+        (END.replace("512\n", "512 \n"), False),
+        (END.replace("512\n", "512\0\n"), False),
+        (END + "\n", False),
         ("", False),
     ):
-        assert logs.has_ended(write(tmp_path, run=run)) is expected, run
+        ended, _ = end_of(tmp_path, write(tmp_path, run=run), runsc.FAILED)
+        assert (ended == runsc.FAILED) is expected, run
 
 
 def test_nothing_to_read(tmp_path: Path) -> None:
     written = logs.quiet(str(tmp_path), "/nonexistent")
     os.mkfifo(written.errors)
     (tmp_path / "run.txt").symlink_to("/dev/zero")
-    assert not logs.has_ended(written)
+    assert end_of(tmp_path, written, runsc.FAILED)[0] == 125
     assert logs.reason(written) is None
+
+
+def test_without_a_config_nothing_is_runscs_own(tmp_path: Path) -> None:
+    written = write(tmp_path, GOFER)
+    (tmp_path / "config.json").unlink()
+    ended, text = end_of(tmp_path, written, runsc.FAILED)
+    assert ended == 125
+    assert "why:" not in text
+    assert GOFER in text
 
 
 def test_kept_logs_are_new_and_ours(tmp_path: Path) -> None:
@@ -120,8 +153,34 @@ def test_any_errors_will_do(data: bytes) -> None:
 
 
 def test_words_of_the_bundle_are_not_runscs() -> None:
-    phrase = "x: unable to attach: operation not permitted\n"
-    config = json.dumps({"process": {"cwd": phrase, "args": ["true"]}, "mounts": [{"a b c": 1}]})
-    said = f"true: {phrase!r}: {phrase}: a b c: failed"
-    assert logs.own_words(said, config) == "true: '...': ...: ...: failed"
-    assert logs.own_words(said, "no JSON") == said
+    words = "unable to attach: operation not permitted"
+    assert _core.explain_runsc(f"panic: {words}").cause == "ptrace-denied"
+    for phrase in (
+        f"x: {words}\n", f'"\x1b{words}', f"\xe9{words}\u202e", f"{words} ", f"\\n{words}\\",
+        f"<{words}>", f"\a'{words}'\x7f",
+    ):  # fmt: skip
+        config = json.dumps({"process": {"cwd": phrase}}, ensure_ascii=False)
+        # As Go quotes, as JSON does, and as it is.
+        for form in (go_quoted(phrase), json.dumps(phrase), phrase):
+            said = f"true: {form.strip()}: failed"
+            assert _core.explain_runsc(said, config=config).cause is None, (said, config)
+            assert _core.explain_runsc(said, config="{}").cause == "ptrace-denied"
+    config = json.dumps({words: "a: b"})
+    assert _core.explain_runsc(f"true: {words}", config=config).cause is None
+
+
+def test_a_path_or_a_word_of_the_bundle_hides_nothing() -> None:
+    config = json.dumps(
+        {"args": ["permitted", "operation", "/to/attach:", ": ", '{"a": "b"}', " "]}
+    )
+    said = "unable to attach: operation not permitted"
+    assert _core.explain_runsc(said, config=config).cause == "ptrace-denied"
+
+
+def go_quoted(text: str) -> str:
+    """As Go's strconv.Quote."""
+    named = dict(zip('"\\\a\b\f\n\r\t\v', '"\\abfnrtv', strict=True))
+    return "".join(
+        f"\\{named[char]}" if char in named else char if char.isprintable() else ascii(char)[1:-1]
+        for char in text
+    )

@@ -1,0 +1,257 @@
+#include "explain/messages.h"
+#include "base/utf8.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Deeper than what anybody writes; the stack bears it. */
+#define DEPTH_MAX 64
+
+/* A text that is read, and where strings of it go. */
+struct reader {
+    const char *at;
+    const char *end;
+    char *to; /* NULL: nowhere */
+};
+
+static bool take(struct reader *reader, char wanted)
+{
+    if (reader->at == reader->end || *reader->at != wanted)
+        return false;
+    reader->at++;
+    return true;
+}
+
+static void skip_space(struct reader *reader)
+{
+    while (reader->at < reader->end && *reader->at && strchr(" \t\r\n", *reader->at))
+        reader->at++;
+}
+
+static void add(struct reader *reader, const char *bytes, size_t length)
+{
+    if (!reader->to)
+        return;
+    memcpy(reader->to, bytes, length);
+    reader->to += length;
+}
+
+static void add_code(struct reader *reader, uint32_t code)
+{
+    char bytes[4];
+    size_t length = code < 0x80 ? 1 : code < 0x800 ? 2 : code < 0x10000 ? 3 : 4;
+    if (!code || (code >= 0xd800 && code < 0xe000)) {
+        add(reader, UN_REPLACEMENT, 3);
+        return;
+    }
+    for (size_t i = length; i-- > 1; code >>= 6)
+        bytes[i] = (char)(0x80 | (code & 0x3f));
+    bytes[0] = (char)(length == 1 ? code : (0xf00U >> length & 0xff) | code);
+    add(reader, bytes, length);
+}
+
+/* Four hexadecimal digits. */
+static bool read_hex(struct reader *reader, uint32_t *code)
+{
+    static const char digits[] = "0123456789abcdef";
+    *code = 0;
+    for (int i = 0; i < 4; i++, reader->at++) {
+        char digit = reader->at < reader->end ? *reader->at : '\0';
+        digit = (char)(digit >= 'A' && digit <= 'F' ? digit - 'A' + 'a' : digit);
+        const char *found = digit ? strchr(digits, digit) : NULL;
+        if (!found)
+            return false;
+        *code = *code << 4 | (uint32_t)(found - digits);
+    }
+    return true;
+}
+
+/* What follows \u: one character, or the halves of a pair. */
+static bool read_code(struct reader *reader)
+{
+    uint32_t code, low;
+    if (!read_hex(reader, &code))
+        return false;
+    const char *behind = reader->at;
+    bool is_high = code >= 0xd800 && code < 0xdc00;
+    if (is_high && take(reader, '\\') && take(reader, 'u') && read_hex(reader, &low) &&
+        low >= 0xdc00 && low < 0xe000)
+        code = 0x10000 + ((code - 0xd800) << 10 | (low - 0xdc00));
+    else
+        reader->at = behind;
+    add_code(reader, code);
+    return true;
+}
+
+static bool read_escape(struct reader *reader)
+{
+    static const char names[] = "\"\\/bfnrt", values[] = "\"\\/\b\f\n\r\t";
+    if (take(reader, 'u'))
+        return read_code(reader);
+    const char *name = reader->at < reader->end && *reader->at ? strchr(names, *reader->at) : NULL;
+    if (!name)
+        return false;
+    reader->at++;
+    add(reader, &values[name - names], 1);
+    return true;
+}
+
+/* A string behind its first quotation mark. What is written is at most three times as long. */
+static bool read_string(struct reader *reader)
+{
+    while (reader->at < reader->end && *reader->at != '"') {
+        unsigned char byte = (unsigned char)*reader->at;
+        uint32_t code;
+        if (byte < 0x20)
+            return false;
+        if (take(reader, '\\')) {
+            if (!read_escape(reader))
+                return false;
+            continue;
+        }
+        /* The text is ended by NUL, so that no character is read from behind it. */
+        size_t length = byte < 0x80 ? 1 : un_utf8_read(reader->at, &code);
+        if (length)
+            add(reader, reader->at, length);
+        else
+            add(reader, UN_REPLACEMENT, 3);
+        reader->at += length ? length : 1;
+    }
+    return take(reader, '"');
+}
+
+/* A number, true, false or null. */
+static bool skip_word(struct reader *reader)
+{
+    const char *start = reader->at;
+    while (reader->at < reader->end && *reader->at && !strchr(" \t\r\n,:]}[{\"", *reader->at))
+        reader->at++;
+    return reader->at > start;
+}
+
+static bool skip_value(struct reader *reader, int depth);
+
+/* The members behind the opening bracket of a list or an object. */
+static bool skip_members(struct reader *reader, char closing, int depth)
+{
+    skip_space(reader);
+    if (take(reader, closing))
+        return true;
+    do {
+        skip_space(reader);
+        if (closing == '}') {
+            if (!take(reader, '"') || !read_string(reader))
+                return false;
+            skip_space(reader);
+            if (!take(reader, ':'))
+                return false;
+        }
+        if (!skip_value(reader, depth))
+            return false;
+        skip_space(reader);
+    } while (take(reader, ','));
+    return take(reader, closing);
+}
+
+static bool skip_value(struct reader *reader, int depth)
+{
+    skip_space(reader);
+    if (depth == DEPTH_MAX)
+        return false;
+    if (take(reader, '"'))
+        return read_string(reader);
+    if (take(reader, '{'))
+        return skip_members(reader, '}', depth + 1);
+    if (take(reader, '['))
+        return skip_members(reader, ']', depth + 1);
+    return skip_word(reader);
+}
+
+/* Reads a member of the outermost object. If it is "msg", `message` becomes its value. */
+static bool read_member(struct reader *reader, char *message)
+{
+    skip_space(reader);
+    const char *name = reader->at;
+    if (!take(reader, '"') || !read_string(reader))
+        return false;
+    bool is_message = reader->at - name == 5 && !memcmp(name, "\"msg\"", 5);
+    skip_space(reader);
+    if (!take(reader, ':'))
+        return false;
+    skip_space(reader);
+    if (!is_message || reader->at == reader->end || *reader->at != '"')
+        return skip_value(reader, 1);
+    /* The last one counts. */
+    reader->to = message;
+    reader->at++;
+    bool is_whole = read_string(reader);
+    *reader->to = '\0';
+    reader->to = NULL;
+    return is_whole;
+}
+
+/* An object behind its opening bracket. */
+static bool read_object(struct reader *reader, char *message)
+{
+    skip_space(reader);
+    if (take(reader, '}'))
+        return true;
+    do {
+        if (!read_member(reader, message))
+            return false;
+        skip_space(reader);
+    } while (take(reader, ','));
+    return take(reader, '}');
+}
+
+/* Takes the white space from both ends. Returns the length. */
+static size_t strip(char *text)
+{
+    static const char space[] = " \t\r\n\v\f";
+    size_t before = strspn(text, space), length = strlen(text + before);
+    memmove(text, text + before, length + 1);
+    while (length && strchr(space, text[length - 1]))
+        length--;
+    text[length] = '\0';
+    return length;
+}
+
+int un_messages_read(const char *text, size_t size, struct un_messages *messages)
+{
+    *messages = (struct un_messages){0};
+    /* Its end in NUL is nobody else's promise. */
+    char *copy = calloc(1, size + 1);
+    messages->bytes = calloc(1, size * 3 + 1);
+    if (!copy || !messages->bytes) {
+        free(copy);
+        un_messages_free(messages);
+        return -1;
+    }
+    memcpy(copy, text, size);
+    struct reader reader = {.at = copy, .end = copy + size};
+    for (;;) {
+        char *message = messages->bytes + messages->size;
+        *message = '\0';
+        reader.at = memchr(reader.at, '{', (size_t)(reader.end - reader.at));
+        if (!reader.at)
+            break;
+        reader.at++;
+        if (!read_object(&reader, message)) {
+            *message = '\0';
+            break;
+        }
+        size_t length = strip(message);
+        messages->size += length ? length + 1 : 0;
+        messages->count += length != 0;
+    }
+    free(copy);
+    return 0;
+}
+
+void un_messages_free(struct un_messages *messages)
+{
+    free(messages->bytes);
+    *messages = (struct un_messages){0};
+}

@@ -1,0 +1,112 @@
+/* Why runsc failed, by what it said of that itself. */
+#include "base/error.h"
+#include "base/printable.h"
+#include "base/procfile.h"
+#include "explain/known.h"
+#include "explain/own_words.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Only on kernels with Yama (Documentation/admin-guide/LSM/Yama.rst). */
+#define YAMA_FILE "sys/kernel/yama/ptrace_scope"
+#define YAMA_ADMIN_ONLY 2
+
+/* What it says where the directory that the command starts in is missing, and can't be made. */
+static const char *const no_directory[] = {"creating working directory",
+                                           "create process working directory"};
+
+/* Whether it can't be this cause, since the sandbox's namespace was made, and this process runs. */
+static bool is_ruled_out(const char *id, const char *proc)
+{
+    /* The kernel makes no user namespace for a process in a chroot, and there is one. */
+    if (!strcmp(id, "in-chroot"))
+        return true;
+    return !strcmp(id, "yama-ptrace-scope") && un_proc_number(proc, YAMA_FILE) < YAMA_ADMIN_ONLY;
+}
+
+static void rule_out(struct un_candidates *found, const char *proc)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < found->count; i++)
+        if (!is_ruled_out(found->id[i], proc))
+            found->id[kept++] = found->id[i];
+    found->count = kept;
+}
+
+static void set_remedy(struct un_runsc_failure *failure, const char *remedy)
+{
+    snprintf(failure->remedy, sizeof failure->remedy, "%s", remedy);
+}
+
+static void set_cause(struct un_runsc_failure *failure, const char *id)
+{
+    if (!un_cause_look_up(id, &failure->cause))
+        return;
+    failure->has_cause = true;
+    set_remedy(failure, failure->cause.remedy);
+}
+
+/* Has the doctor decide between several. */
+static void list(struct un_runsc_failure *failure, const struct un_candidates *found)
+{
+    size_t length = strlen(failure->remedy);
+    for (size_t i = 0; i < found->count && length < sizeof failure->remedy; i++)
+        length += (size_t)snprintf(failure->remedy + length, sizeof failure->remedy - length,
+                                   "%s%s", i ? ", " : " tells which it is: ", found->id[i]);
+}
+
+static void conclude(const char *own, const char *limit, const char *proc,
+                     struct un_runsc_failure *failure)
+{
+    struct un_candidates found;
+    for (size_t i = 0; i < sizeof no_directory / sizeof *no_directory; i++)
+        if (strstr(own, no_directory[i])) {
+            set_remedy(failure, "choose a working directory that there is in the sandbox");
+            return;
+        }
+    un_candidates_find(own, &found);
+    rule_out(&found, proc);
+    if (found.count == 1)
+        set_cause(failure, found.id[0]);
+    else if (*limit)
+        set_cause(failure, limit);
+    if (failure->has_cause)
+        return;
+    set_remedy(failure, "usernsctl doctor");
+    list(failure, &found);
+}
+
+int un_runsc_explain(const char *told, const char *limit, const char *config, size_t size,
+                     const char *proc, struct un_runsc_failure *failure, struct un_error *err)
+{
+    char *own = strdup(told);
+    char quoted[UN_QUOTED_ROOM];
+    *failure = (struct un_runsc_failure){.has_cause = false};
+    un_quote(told, quoted);
+    snprintf(failure->what, sizeof failure->what, "runsc says: %s", quoted);
+    if (own && !config)
+        *own = '\0';
+    if (!own || (config && un_keep_own_words(own, config, size))) {
+        free(own);
+        return un_fail_errno(err, UN_STEP_RUNSC, "");
+    }
+    conclude(own, limit, proc, failure);
+    free(own);
+    return 0;
+}
+
+void un_runsc_explain_silence(int status, const char *limit, struct un_runsc_failure *failure)
+{
+    bool has_crashed = status == UN_RUNSC_CRASHED;
+    const char *cause = *limit || has_crashed ? limit : "runsc-refused-call";
+    *failure = (struct un_runsc_failure){.has_cause = false};
+    strcpy(failure->what, has_crashed
+                              ? "runsc crashed; its own report is on standard error"
+                              : "runsc refused to start; its own words are on standard error");
+    set_remedy(failure,
+               "usernsctl explain takes what it said. Too few threads are the usual cause: "
+               "see ulimit -u, and docker run --pids-limit");
+    set_cause(failure, cause);
+}

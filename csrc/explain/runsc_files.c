@@ -1,0 +1,146 @@
+#include "explain/runsc_files.h"
+#include "explain/match.h"
+#include "include/usernsctl.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* More than all the messages of a start, and the beginning of the report of a crash. */
+#define READ_MAX (1 << 18)
+
+/* As the lines are that runsc writes to its debug log, this one before it exits. */
+static const char end_line[] =
+    "\1A-Z\0011,1;\0010-9\0014,4; \0010-9:.\0011,99; \1 \0010,99;\0010-9\0011,20; "
+    "\1A-Za-z0-9_\0011,99;.go:\0010-9\0011,20;] Exiting with status: \0010-9\0011,9;" UN_MATCH_END;
+
+/* Go's runtime gives the reason of some fatal errors in the line before. */
+static const char *const crash_lines[] = {"runtime: failed ",
+                                          "panic: ", "fatal error: ", "SIG\1A-Z\0011,99;: "};
+
+static ssize_t read_up_to(int fd, char *to, size_t most)
+{
+    size_t length = 0;
+    while (length < most) {
+        ssize_t got = read(fd, to + length, most - length);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got <= 0)
+            return got < 0 ? got : (ssize_t)length;
+        length += (size_t)got;
+    }
+    return (ssize_t)length;
+}
+
+/* The beginning of a file, or its end, ended by NUL; empty if there is none. NULL: no memory. */
+static char *read_file(const char *path, bool at_end, size_t *size)
+{
+    struct stat status;
+    char *text = malloc(READ_MAX + 1);
+    int fd = text ? open(path, O_RDONLY | O_NONBLOCK | O_NOFOLLOW | O_NOCTTY | O_CLOEXEC) : -1;
+    ssize_t got = 0;
+    if (fd >= 0 && !fstat(fd, &status) && S_ISREG(status.st_mode)) {
+        if (at_end && status.st_size > READ_MAX)
+            lseek(fd, status.st_size - READ_MAX, SEEK_SET);
+        got = read_up_to(fd, text, READ_MAX);
+    }
+    if (fd >= 0)
+        close(fd);
+    *size = got > 0 ? (size_t)got : 0;
+    if (text)
+        text[*size] = '\0';
+    return text;
+}
+
+static bool tells_of_crash(const char *line)
+{
+    for (size_t i = 0; i < sizeof crash_lines / sizeof *crash_lines; i++)
+        if (un_match_start(crash_lines[i], line))
+            return true;
+    return false;
+}
+
+static int read_crash(const char *path, struct un_runsc_words *words)
+{
+    size_t size;
+    char *text = read_file(path, false, &size);
+    if (!text)
+        return -1;
+    for (char *line = text, *end; *line; line = end + (*end != '\0')) {
+        end = line + strcspn(line, "\n");
+        if (!tells_of_crash(line))
+            continue;
+        words->crash = strndup(line, (size_t)(end - line));
+        free(text);
+        return words->crash ? 0 : -1;
+    }
+    free(text);
+    return 0;
+}
+
+static int read_errors(const char *path, struct un_runsc_words *words)
+{
+    size_t size;
+    char *text = read_file(path, false, &size);
+    int failed = text ? un_messages_read(text, size, &words->messages) : -1;
+    free(text);
+    return failed;
+}
+
+/* The path of the log of runsc's process that was called. NULL: no memory. */
+static char *own_log(const char *debug)
+{
+    static const char place[] = "%COMMAND%";
+    const char *at = strstr(debug, place);
+    char *path;
+    if (!at)
+        return strdup(debug);
+    if (asprintf(&path, "%.*srun%s", (int)(at - debug), debug, at + sizeof place - 1) < 0)
+        return NULL;
+    return path;
+}
+
+static int read_end(const char *debug, struct un_runsc_words *words)
+{
+    size_t size;
+    char *path = own_log(debug);
+    char *text = path ? read_file(path, true, &size) : NULL;
+    free(path);
+    if (!text)
+        return -1;
+    if (size && text[size - 1] == '\n')
+        text[--size] = '\0';
+    const char *before = memrchr(text, '\n', size);
+    const char *last = before ? before + 1 : text;
+    words->has_ended = last + strlen(last) == text + size && un_match_start(end_line, last);
+    free(text);
+    return 0;
+}
+
+int un_runsc_words_read(const char *errors, const char *crash, const char *debug,
+                        struct un_runsc_words *words)
+{
+    *words = (struct un_runsc_words){.has_ended = false};
+    if (read_errors(errors, words) || read_crash(crash, words) || read_end(debug, words)) {
+        un_runsc_words_free(words);
+        return -1;
+    }
+    words->has_ended = words->has_ended && !words->crash;
+    words->told = words->messages.count ? words->messages.bytes : NULL;
+    /* If there is one message only, the process that was called has seen no more than that the
+     * other one was gone. */
+    if (words->crash && words->messages.count <= 1)
+        words->told = words->crash;
+    return 0;
+}
+
+void un_runsc_words_free(struct un_runsc_words *words)
+{
+    un_messages_free(&words->messages);
+    free(words->crash);
+    words->crash = NULL;
+}

@@ -1,0 +1,115 @@
+#include "programs/watch/explain.h"
+#include "base/printable.h"
+#include "explain/runsc_files.h"
+#include "programs/shared/report.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { ERRORS, CRASH, DEBUG, BUNDLE };
+
+#define FAILED 125
+
+/* So many more of its messages are quoted if the first one does not tell the cause. */
+#define MORE_MAX 5
+
+/* What failed, in one line; why; and what mends it. */
+static void print(const struct un_runsc_failure *failure)
+{
+    fprintf(stderr, "usernsctl: runsc: %s\n", failure->what);
+    if (failure->has_cause)
+        fprintf(stderr, "  why: %s [%s]\n", failure->cause.why, failure->cause.id);
+}
+
+static void print_remedy(const char *remedy)
+{
+    fputs("  remedy: ", stderr);
+    for (; *remedy; remedy++)
+        fputs(*remedy == '\n' ? "\n    " : (const char[]){*remedy, '\0'}, stderr);
+    fputc('\n', stderr);
+}
+
+static void print_quoted(const char *text)
+{
+    char quoted[UN_QUOTED_ROOM];
+    un_quote(text, quoted);
+    fprintf(stderr, "  it also says: %s\n", quoted);
+}
+
+/* The last of what else it said. */
+static void print_more(const struct un_runsc_words *words)
+{
+    const char *text = words->messages.bytes;
+    for (size_t i = 0; i < words->messages.count; i++, text += strlen(text) + 1)
+        if (text != words->told && i + MORE_MAX >= words->messages.count)
+            print_quoted(text);
+    if (words->crash && words->crash != words->told)
+        print_quoted(words->crash);
+}
+
+/* Maps a file of our own. NULL: it can't be read, or is empty. */
+static const char *map_config(const char *bundle, size_t *size)
+{
+    char path[UN_PATH_MAX];
+    struct stat status;
+    snprintf(path, sizeof path, "%s/config.json", bundle);
+    int fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+    if (fd < 0)
+        return NULL;
+    bool has_text = !fstat(fd, &status) && S_ISREG(status.st_mode) && status.st_size > 0;
+    *size = has_text ? (size_t)status.st_size : 0;
+    void *text = has_text ? mmap(NULL, *size, PROT_READ, MAP_PRIVATE, fd, 0) : MAP_FAILED;
+    close(fd);
+    return text == MAP_FAILED ? NULL : text;
+}
+
+static int explain(const struct un_runsc_words *words, const char *bundle, const char *limit,
+                   struct un_runsc_failure *failure)
+{
+    struct un_error err;
+    size_t size;
+    const char *config = map_config(bundle, &size);
+    int failed =
+        un_runsc_explain(words->told, limit, config, config ? size : 0, "/proc", failure, &err);
+    if (failed)
+        report_error("usernsctl", &err);
+    return failed;
+}
+
+static void tell(const struct un_runsc_words *words, const struct un_runsc_failure *failure)
+{
+    print(failure);
+    if (!failure->has_cause)
+        print_more(words);
+    print_remedy(failure->remedy);
+    if (!failure->has_cause)
+        fputs("  more: usernsctl run --debug-log DIR -- COMMAND; usernsctl explain --debug-log DIR"
+              "    # both of usernsctl's Python package\n",
+              stderr);
+}
+
+int explain_runsc(char *const *files, int status, const char *limit)
+{
+    struct un_runsc_words words;
+    struct un_runsc_failure failure;
+    int failed = 0;
+    if (un_runsc_words_read(files[ERRORS], files[CRASH], files[DEBUG], &words)) {
+        perror("usernsctl: runsc");
+        return FAILED;
+    }
+    bool is_command =
+        words.has_ended || (!words.told && status != UN_RUNSC_CRASHED && status != UN_RUNSC_FAILED);
+    if (!is_command && words.told)
+        failed = explain(&words, files[BUNDLE], limit, &failure);
+    else if (!is_command)
+        un_runsc_explain_silence(status, limit, &failure);
+    if (!is_command && !failed)
+        tell(&words, &failure);
+    un_runsc_words_free(&words);
+    return is_command ? status : FAILED;
+}
