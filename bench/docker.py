@@ -3,8 +3,8 @@
 Run as root, after `make docker` has built the images: python bench/docker.py [ROUNDS]
 
 What it is measured against is runsc as one would call it by hand in the same image, on the same
-files: `runsc --rootless`, with a config.json that is already there. The ratios are those to that; only these
-can be compared with those of another run.
+files: `runsc --rootless`, with a config.json that is already there. The ratios are those to that;
+only these can be compared with those of another run.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def ways_to(image: str, command: list[str]) -> dict[str, list[str]]:
 
 
 def measure(engine: Engine, image: str, command: list[str], rounds: int) -> dict[str, float]:
-    """The medians of what is done by hand, which is the first, and of others, in turns, in seconds."""
+    """The medians, in seconds, of what is done by hand, which is the first, and of the others."""
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="usernsctl-bench-") as bundle:
         os.chmod(bundle, 0o755)
         Path(bundle, "config.json").write_text(config(command))

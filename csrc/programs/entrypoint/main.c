@@ -259,9 +259,12 @@ static int check(const struct policy *policy, const char *command)
 static int parse(int argc, char **argv, struct policy *policy)
 {
     static const struct option options[] = {
-        {"network", required_argument, NULL, 'n'}, {"ids", required_argument, NULL, 'i'},
-        {"runsc", required_argument, NULL, 'r'},   {"check", no_argument, NULL, 'c'},
-        {"help", no_argument, NULL, 'h'},          {"version", no_argument, NULL, 'V'},
+        {"network", required_argument, NULL, 'n'},
+        {"ids", required_argument, NULL, 'i'},
+        {"runsc", required_argument, NULL, 'r'},
+        {"check", no_argument, NULL, 'c'},
+        {"help", no_argument, NULL, 'h'},
+        {"version", no_argument, NULL, 'V'},
         {NULL, 0, NULL, 0},
     };
     int option;

@@ -10,7 +10,8 @@ struct decision {
     struct un_plan plan;
 };
 
-/* Plans what is asked for. `path` is where helpers are looked for; NULL: in the system's directories.
+/* Plans what is asked for. `path` is where helpers are looked for; NULL: in the system's
+ * directories.
  */
 int un_exec_plan(const struct un_request *request, const char *path, struct decision *decision,
                  struct un_error *err);

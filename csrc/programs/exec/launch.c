@@ -134,8 +134,8 @@ int un_exec_launch(const char *file, const char *const *command, bool is_check)
     struct performance *of = calloc(1, sizeof *of);
     if (getpid() == 1)
         keep_early_signals();
-    int failed = of ? perform(of, file, command, is_check, &err)
-                    : un_fail_errno(&err, UN_STEP_LAUNCH, file);
+    int failed =
+        of ? perform(of, file, command, is_check, &err) : un_fail_errno(&err, UN_STEP_LAUNCH, file);
     int status = failed ? tell(of, &err) : 0;
     if (of) {
         un_launch_close(of->launch);
