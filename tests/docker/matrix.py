@@ -13,6 +13,7 @@ Ids = Literal["one", "all"]
 
 SECCOMP = "--security-opt=seccomp=docker/seccomp.json"
 IN_GVISOR = "--entrypoint=/usr/local/bin/in-gvisor"
+EXEC = "--entrypoint=/usr/local/bin/usernsctl-exec"
 NO_NEW_PRIVILEGES = "--security-opt=no-new-privileges"
 NONE_LEFT = "--cap-drop=ALL"
 FOR_HELPERS = ("--cap-add=SETUID", "--cap-add=SETGID")

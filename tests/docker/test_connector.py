@@ -19,9 +19,9 @@ import gvisor
 import pytest
 from connector import of_type
 
-from docker.conftest import CONNECTOR, PRELUDE_PYTHON
+from docker.conftest import CONNECTOR, PRELUDE, PRELUDE_PYTHON
 from docker.engine import TREE, Engine
-from docker.matrix import IN_GVISOR, NO_NEW_PRIVILEGES, NONE_LEFT, SECCOMP, cause_of
+from docker.matrix import EXEC, IN_GVISOR, NO_NEW_PRIVILEGES, NONE_LEFT, SECCOMP, cause_of
 
 PAGES, PAGE_SIZE = 30, 100
 STOP_SECONDS = 2
@@ -197,11 +197,22 @@ def test_docker_stop_ends_a_read(plain: Engine, files: Path, station: Station) -
     assert reading.returncode == 143
 
 
+@pytest.mark.parametrize(
+    "start",
+    [
+        [IN_GVISOR, PRELUDE],
+        [EXEC, PRELUDE, "--launch", "/etc/usernsctl/launch", "--"],
+        [PRELUDE_PYTHON, "run", "--"],
+    ],
+    ids=["in-gvisor", "launch", "run"],
+)
 @pytest.mark.parametrize("signal", [SIGHUP, SIGINT, SIGQUIT, SIGTERM])
-def test_a_signal_before_the_sandbox_is_there_is_not_lost(signal: Signals, plain: Engine) -> None:
+def test_a_signal_before_the_sandbox_is_there_is_not_lost(
+    signal: Signals, start: list[str], plain: Engine
+) -> None:
     """The first process of a container gets none that it neither handles nor blocks."""
     name = f"usernsctl-early-{os.getpid()}-{signal.name}"
-    run = ["run", "--detach", f"--name={name}", *PROTECTED, IN_GVISOR, CONNECTOR]
+    run = ["run", "--detach", f"--name={name}", *PROTECTED, *start]
     plain.must(*run, "sleep", "1000")
     try:
         plain.must("kill", f"--signal={signal.name}", name)

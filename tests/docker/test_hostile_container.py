@@ -18,13 +18,13 @@ from traps import GVISOR, VARIABLES, marks, set_traps
 
 from docker.conftest import CONNECTOR, PRELUDE, PRELUDE_PYTHON
 from docker.engine import Engine
-from docker.matrix import IN_GVISOR, NO_NEW_PRIVILEGES, NONE_LEFT, SECCOMP
+from docker.matrix import EXEC, IN_GVISOR, NO_NEW_PRIVILEGES, NONE_LEFT, SECCOMP
 
 PROTECTED = [NONE_LEFT, NO_NEW_PRIVILEGES, SECCOMP]
 # By its path: else it is looked for, in gVisor, along the same PATH.
 VERSION = ["/bin/cat", "/proc/version"]
 
-LAUNCH = ["--entrypoint=/usr/local/bin/usernsctl-exec", PRELUDE]
+LAUNCH = [EXEC, PRELUDE]
 
 # What libc and runsc look at.
 OF_OTHERS = ["GLIBC_TUNABLES=glibc.malloc.check=3", "GVISOR_SIDECAR_BINARIES_DIR={}"]
@@ -125,6 +125,20 @@ def test_hostile_path_finds_no_entrypoint(image: str, plain: Engine, tally: Tall
     names = [command[0] for command in started]
     done = plain("run", "--rm", "--entrypoint=sh", image, "-c", f"{script} 2>&1", "sh", *names)
     assert done.stdout.count("root 755") == len(names), done.stdout
+
+
+def test_hostile_user_changes_no_launch(plain: Engine, tally: Tally) -> None:
+    """A launch decides what the next command may have: it is root's alone."""
+    listed = "stat -c '%U %a' /etc/usernsctl /etc/usernsctl/*"
+    attacks = ["echo x >>launch", "mv launch.all-ids launch", "rm -f launch", "touch launch.x"]
+    attacks.append("chmod 666 launch")
+    for attack in attacks:
+        script = f"cd /etc/usernsctl; {attack} 2>/dev/null && echo DONE; {listed}"
+        done = plain("run", "--rm", SECCOMP, "--entrypoint=sh", PRELUDE, "-c", script)
+        tally.tried()
+        if "DONE" in done.stdout:
+            tally.succeeded(attack)
+        assert done.stdout.splitlines()[-5:] == ["root 755", *4 * ["root 644"]]
 
 
 def test_hostile_arguments_change_no_policy(plain: Engine, tally: Tally) -> None:
