@@ -9,6 +9,7 @@ import json
 import os
 import socket
 import subprocess
+import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -29,6 +30,8 @@ CONFIG = [
     *("json\0" + ', "uid": [', "json-uid-map", "json\0]}"),
 ]
 ROOT = ["make\0bundle\000700"]
+# The command must be there.
+PROGRAMS = ("machine\0bin", "machine\0usr")
 
 Write = Callable[..., Path]
 
@@ -41,7 +44,7 @@ def write(tmp_path: Path) -> Write:
         moment: tuple[str, ...] = (),
         *,
         before: tuple[str, ...] = (),
-        steps: tuple[str, ...] = (),
+        steps: tuple[str, ...] = PROGRAMS,
         script: str = SHOW,
         header: list[str] = HEADER,
     ) -> Path:
@@ -87,7 +90,7 @@ def test_what_is_of_the_moment_is_filled_in(prelude: Program, write: Write) -> N
 
 
 def test_the_current_directory_counts_if_it_is_inside(prelude: Program, write: Write) -> None:
-    assert config_of(prelude("--launch", write(), "--", "true", cwd=Path("/usr")))["cwd"] == "/"
+    assert config_of(prelude("--launch", write(), "--", "true", cwd=Path("/var")))["cwd"] == "/"
     launch = write(("cwd\0/not/there",))
     refusal(prelude("--launch", launch, "--", "true"), None, "/not/there, where the launch has")
     launch = write(("cwd\0/proc/1",))
@@ -152,7 +155,7 @@ def test_the_environment_is_made_in_order(prelude: Program, write: Write) -> Non
 
 def test_much_is_passed_on(prelude: Program, write: Write) -> None:
     env = {f"NAME_{number}": "x" * 50 for number in range(3000)}
-    words = ["y" * 100_000] * 15
+    words = ["true", *["y" * 100_000] * 15]
     seen = config_of(prelude("--launch", write(("env-all",)), "--", *words, env=env))
     assert seen["args"] == words
     assert seen["env"] == [f"{name}={value}" for name, value in env.items()]
@@ -245,3 +248,87 @@ def test_other_options_are_refused(prelude: Program, write: Write) -> None:
     refusal(prelude("--launch", launch, "--", "true"), None, "must be uid 0 and gid 0 inside")
     launch = write(before=("user\0000\0005",))
     refusal(prelude("--launch", launch, "--", "true"), "inside-id-unmapped", "gid 5")
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "text"),
+    [
+        (["no-such"], 127, "lookup: 'no-such' was not found along PATH in the sandbox\n"),
+        (["/no/such"], 127, "lookup: '/no/such' was not found in the sandbox\n"),
+        (["./such"], 127, "lookup: './such' was not found in the sandbox\n"),
+        (["/usr"], 127, "lookup: '/usr' was not found in the sandbox\n"),
+        (["no\x1b[2J'such"], 127, "lookup: 'no?[2J'such' was not found along PATH"),
+        (["x" * 5000], 127, "was not found along PATH in the sandbox\n"),
+        ([""], 125, "argument: the command is an empty string\n"),
+        (["/opt/plain"], 126, "exec: /opt/plain is there, but it is not executable\n"),
+        (["plain"], 126, "exec: /opt/plain is there, but it is not executable\n"),
+        (["/opt/script"], 126, "/opt/script is run by /no/python, which is not in the sandbox\n"),
+        (["/opt/venv"], 126, "run by /opt/python (which leads to /home/me/python), which is not"),
+    ],
+)
+def test_a_command_that_cannot_be_started_is_told_before(
+    prelude: Program, write: Write, tmp_path: Path, words: list[str], status: int, text: str
+) -> None:
+    (tmp_path / "plain").write_text("x")
+    for name, line in (("script", "#!/no/python -u"), ("venv", "#! /opt/python")):
+        (tmp_path / name).write_text(f"{line}\nimport sys\n")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "python").symlink_to("/home/me/python")
+    launch = write(
+        ("env-set\0PATH=/none:relative::/opt:/usr/bin:/bin",),
+        before=(f"source\0follow\0{tmp_path}",),
+        steps=(*PROGRAMS, "directory\0/opt\000755", "bind\0000\0/opt\0ro"),
+    )
+    done = prelude("--launch", launch, "--", *words)
+    assert (done.returncode, done.stdout) == (status, ""), done.stderr
+    assert text in done.stderr
+    assert "\x1b" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "word", ["true", "/usr/bin/true", "/proc/1/exe", "/sys/x", "../usr/bin/env"]
+)
+def test_a_command_that_is_there_or_is_not_known_is_started(
+    prelude: Program, write: Write, word: str
+) -> None:
+    assert config_of(prelude("--launch", write(), "--", word))["args"] == [word]
+
+
+def test_the_programs_of_a_tree_are_its_own(prelude: Program, write: Write, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    (tree / "bin").mkdir(parents=True)
+    (tree / "bin" / "own").write_text("x")
+    (tree / "bin" / "own").chmod(0o755)
+    launch = write(
+        ("env-set\0PATH=/bin",), before=(f"source\0follow\0{tree}",), steps=("tree\0000",)
+    )
+    assert config_of(prelude("--launch", launch, "--", "own"))["args"] == ["own"]
+    done = prelude("--launch", launch, "--", "env")
+    assert done.returncode == 127
+    assert (
+        f"'env' was not found along PATH in the sandbox, whose programs are those of {tree}"
+        in done.stderr
+    )
+
+
+RENAME = """
+import os, socket, sys
+socket.sethostname(os.fsencode(sys.argv[1]))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+@pytest.mark.parametrize("name", ["box", "a.b-c.example", "x" * 64, "", "\xe9 \"'"])
+def test_the_name_of_the_host_is_that_of_the_moment(
+    prelude: Program, write: Write, name: str
+) -> None:
+    command = [prelude.path, "--launch", write(), "--", "true"]
+    done = prelude("-r", "-u", "--", sys.executable, "-c", RENAME, name, *command)
+    assert config_of(done)["hostname"] == name
+
+
+def test_a_name_of_the_host_that_is_no_text_is_refused(prelude: Program, write: Write) -> None:
+    command = [prelude.path, "--launch", write(), "--", "true"]
+    name = os.fsdecode(b"a\xff")
+    done = prelude("-r", "-u", "--", sys.executable, "-c", RENAME, name, *command)
+    refusal(done, "launch-text", "$.hostname: a byte that isn't UTF-8")

@@ -1,5 +1,6 @@
 #include "programs/exec/moment.h"
 #include "base/error.h"
+#include "launch/command.h"
 #include "programs/exec/environment.h"
 
 #include <stdlib.h>
@@ -23,6 +24,8 @@ static int take_args(const struct un_launch *launch, const char *const *command,
     for (size_t i = 0; i < words; i++)
         moment->args[count++] = command[i];
     moment->is.args = moment->args;
+    if (count && !*moment->args[0])
+        return un_fail(err, UN_STEP_ARGUMENT, 0, "usage", "the command is an empty string");
     if (count)
         return 0;
     return un_fail(err, UN_STEP_ARGUMENT, 0, "usage",
@@ -59,18 +62,6 @@ int un_moment_take(const struct un_launch *launch, const char *const *command, c
     return 0;
 }
 
-/* Whether a path inside lies where only gVisor knows what is there. */
-static bool is_unknown(const char *path)
-{
-    static const char *const tops[] = {"/proc", "/sys", "/dev"};
-    for (size_t i = 0; i < sizeof tops / sizeof *tops; i++) {
-        size_t length = strlen(tops[i]);
-        if (!strncmp(path, tops[i], length) && (!path[length] || path[length] == '/'))
-            return true;
-    }
-    return false;
-}
-
 /* Whether what is shown is this machine's, so that a path outside means the same inside. */
 static bool shows_machine(const struct un_launch *launch)
 {
@@ -78,7 +69,7 @@ static bool shows_machine(const struct un_launch *launch)
     return !tree || !strcmp(un_record_source(launch, tree, 0)->path, "/");
 }
 
-int un_moment_settle(struct un_launch *launch, struct moment *moment, struct un_error *err)
+static int settle_cwd(struct un_launch *launch, struct moment *moment, struct un_error *err)
 {
     const struct un_record *named = un_launch_first(launch, UN_VERB_CWD);
     const char *wanted = named ? named->words : NULL;
@@ -86,7 +77,7 @@ int un_moment_settle(struct un_launch *launch, struct moment *moment, struct un_
         wanted = moment->cwd;
     if (wanted) {
         moment->is.cwd = wanted;
-        if (is_unknown(wanted) || un_launch_has_directory(launch, wanted))
+        if (un_launch_is_unknown(wanted) || un_launch_has_directory(launch, wanted))
             return 0;
         return un_fail(err, UN_STEP_CWD, 0, NULL,
                        "%.300s, where the launch has the command start: there is no such directory "
@@ -96,6 +87,13 @@ int un_moment_settle(struct un_launch *launch, struct moment *moment, struct un_
     bool has = shows_machine(launch) && un_launch_has_directory(launch, moment->cwd);
     moment->is.cwd = has ? moment->cwd : "/";
     return 0;
+}
+
+int un_moment_settle(struct un_launch *launch, struct moment *moment, struct un_error *err)
+{
+    if (settle_cwd(launch, moment, err))
+        return -1;
+    return un_launch_check_command(launch, &moment->is, err);
 }
 
 void un_moment_drop(struct moment *moment)

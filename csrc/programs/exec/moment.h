@@ -21,7 +21,7 @@ struct moment {
  * the place of the launch's own. What was taken is to be dropped in any case. */
 int un_moment_take(const struct un_launch *launch, const char *const *command, char **environment,
                    struct moment *moment, struct un_error *err);
-/* Decides where the command starts, once the root filesystem is made. */
+/* Decides where the command starts, once the root filesystem is made, and sees that it is there. */
 int un_moment_settle(struct un_launch *launch, struct moment *moment, struct un_error *err);
 void un_moment_drop(struct moment *moment);
 

@@ -139,16 +139,25 @@ def _nearest(path: str) -> tuple[int, bool]:
 def _is_above(upper: int, lower: int) -> bool:
     """Whether `upper` is the directory `lower`, or one on the way to it."""
     wanted = os.fstat(upper)
-    here = os.open(".", _PATH, dir_fd=lower)
+    here = os.dup(lower)
     try:
         while True:
             status = os.fstat(here)
             if os.path.samestat(status, wanted):
                 return True
-            above = os.open("..", _PATH, dir_fd=here)
+            above = _above(here)
             os.close(here)
             here = above
             if os.path.samestat(os.fstat(here), status):
                 return False
     finally:
         os.close(here)
+
+
+def _above(directory: int) -> int:
+    """The directory that one is in."""
+    try:
+        return os.open("..", _PATH, dir_fd=directory)
+    except PermissionError:
+        # Somebody else's, such as root's state directory, that we may not search.
+        return os.open(os.path.dirname(os.readlink(f"/proc/self/fd/{directory}")), _PATH)

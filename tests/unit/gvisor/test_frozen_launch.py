@@ -88,6 +88,18 @@ def test_the_state_of_others_is_not_shown(caller: dict[str, str], source: str) -
     assert caught.value.cause == "bind-shows-state"
 
 
+@pytest.mark.each_user
+def test_state_that_only_root_may_look_into_stops_nobody(
+    caller: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As /tmp/usernsctl-0 is, once root has used it."""
+    monkeypatch.setattr(freeze, "_STATES", ("/root", "/root/state"))
+    assert frozen(caller, binds=(Bind(str(tmp_path), "/x"),)).steps
+    with pytest.raises(BundleError) as caught:
+        frozen(caller, binds=(Bind("/", "/x"),))
+    assert caught.value.cause == "bind-shows-state"
+
+
 def test_variables(tmp_path: Path) -> None:
     file = tmp_path / "env"
     file.write_text("A=1\n# B=2\nC\n")
