@@ -102,8 +102,8 @@ def test_the_current_directory_can_be_demanded(prelude: Program, write: Write) -
     done = prelude("--launch", launch, "--", "true", cwd=Path("/usr/share"))
     assert config_of(done)["cwd"] == "/usr/share"
     launch = write(("cwd-moment",))
-    text = "/usr/share, where the launch has the command start: there is no such directory"
-    refusal(prelude("--launch", launch, "--", "true", cwd=Path("/usr/share")), None, text)
+    text = "/var, where the launch has the command start: there is no such directory"
+    refusal(prelude("--launch", launch, "--", "true", cwd=Path("/var")), None, text)
 
 
 def test_a_launch_is_checked(prelude: Program, write: Write) -> None:
@@ -111,6 +111,9 @@ def test_a_launch_is_checked(prelude: Program, write: Write) -> None:
     for words in ([], ["--", "cat"]):
         done = prelude("--launch", write(script="echo executed"), "--check", *words)
         assert (done.returncode, done.stdout, done.stderr) == (0, ready, "")
+    for arguments, words in (((), ["--", "/none"]), (("arg\0/none",), [])):
+        done = prelude("--launch", write(arguments), "--check", *words)
+        assert (done.returncode, done.stdout) == (127, "")
     done = prelude("--check", "--launch", write(("env-need\0TOKEN",)))
     refusal(done, None, "variable TOKEN, which is not set")
     refusal(prelude("--check", "--", "true"), None, "--check checks a launch")
@@ -128,12 +131,20 @@ def test_helpers_are_not_looked_for_along_path(
         (traps / name).write_text(f"#!/bin/sh\necho {name} >>{tmp_path}/mark\n")
         (traps / name).chmod(0o755)
     launch = write(before=("idmap\0-r", "idmap\0--map-auto"))
-    done = prelude("--launch", launch, "--", "true", env={"PATH": str(traps)})
+    done = prelude("--launch", launch, "--", "/bin/true", env={"PATH": str(traps)})
     assert len(config_of(done)["uid"]) > 0
     assert not (tmp_path / "mark").exists()
     # A check of the attack: elsewhere these are the ones that are found, and not good enough.
     done = prelude("-r", "--map-auto", "--", "true", env={"PATH": str(traps)})
     assert os.geteuid() == 0 or "[helper-not-setuid]" in done.stderr
+
+
+@pytest.mark.parametrize("limit", [5, 8, 10, 12])
+def test_too_few_descriptors_are_told(prelude: Program, write: Write, limit: int) -> None:
+    line = f"ulimit -n {limit}; exec {prelude.path} --launch {write()} -- true"
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True)
+    refusal(done, "descriptor-limit", "Too many open files")
+    assert "  remedy: ulimit -n 4096\n" in done.stderr
 
 
 def test_words_take_the_place_of_the_command(prelude: Program, write: Write) -> None:

@@ -102,16 +102,25 @@ static int enter(struct performance *of, struct un_error *err)
     return un_setup_apply(&setup, err);
 }
 
+/* The words to check a launch with. A launch that is for any command is checked without one: what
+ * lies in /proc inside is known to gVisor alone, so it is not looked for. */
+static const char *const *words_to_check(const struct un_launch *launch, const char *const *command)
+{
+    static const char *const any[] = {"/proc/self/exe", NULL};
+    bool has = *command || launch->of_verb[UN_VERB_ARG] || launch->of_verb[UN_VERB_ARG_FIXED];
+    return has ? command : any;
+}
+
 static int perform(struct performance *of, const char *file, const char *const *command,
                    bool is_check, struct un_error *err)
 {
-    static const char *const any[] = {"true", NULL};
-    if (is_check && !*command)
-        command = any;
     /* Nobody inside could take what is closed. */
     if (open_standard(err) || un_close_fds(NULL, 0, err) ||
-        un_launch_file_read(file, &of->bytes, &of->launch, err) ||
-        un_moment_take(of->launch, command, environ, &of->moment, err) ||
+        un_launch_file_read(file, &of->bytes, &of->launch, err))
+        return -1;
+    if (is_check)
+        command = words_to_check(of->launch, command);
+    if (un_moment_take(of->launch, command, environ, &of->moment, err) ||
         un_launch_open(of->launch, NULL, err) || enter(of, err) ||
         un_launch_build(of->launch, &of->moment.is, err) ||
         un_moment_settle(of->launch, &of->moment, err))
