@@ -7,7 +7,6 @@ import os
 import subprocess
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -24,7 +23,6 @@ from docker.engine import TREE, Engine
 from docker.matrix import EXEC, IN_GVISOR, NO_NEW_PRIVILEGES, NONE_LEFT, SECCOMP, cause_of
 
 PAGES, PAGE_SIZE = 30, 100
-STOP_SECONDS = 2
 PROTECTED = [NONE_LEFT, NO_NEW_PRIVILEGES, SECCOMP]
 
 Message = dict[str, Any]
@@ -190,10 +188,9 @@ def test_docker_stop_ends_a_read(plain: Engine, files: Path, station: Station) -
         command, cwd=TREE, env=plain.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as reading:
         assert station.waiting.wait(120)
-        before = time.monotonic()
-        plain.must("stop", "--time=30", name)
-        assert time.monotonic() - before < STOP_SECONDS
+        plain.must("stop", "--time=60", name)
         reading.communicate(timeout=30)
+    # By SIGTERM: after the time, it would be killed.
     assert reading.returncode == 143
 
 
@@ -216,7 +213,7 @@ def test_a_signal_before_the_sandbox_is_there_is_not_lost(
     plain.must(*run, "sleep", "1000")
     try:
         plain.must("kill", f"--signal={signal.name}", name)
-        ended = plain.must("wait", name, timeout=STOP_SECONDS * 10)
+        ended = plain.must("wait", name, timeout=60)
     finally:
         plain.must("rm", "--force", name)
     assert int(ended) == 128 + signal
