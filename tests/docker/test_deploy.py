@@ -289,3 +289,19 @@ def test_the_images_have_no_file_that_all_may_write(plain: Engine) -> None:
     )
     base = plain("run", "--rm", BASE, "find", "/", "-xdev", "-name", "ca-certificates.crt")
     assert found.stdout == base.stdout == ""
+
+
+# Of which runsc is 30.
+PRELUDE_MEGABYTES = 45
+
+
+def test_the_prelude_is_small_and_has_no_python(plain: Engine) -> None:
+    base, prelude = (
+        int(plain.must("image", "inspect", "--format={{.Size}}", image)) for image in (BASE, PRELUDE)
+    )
+    assert prelude - base < PRELUDE_MEGABYTES * 10**6
+    find = "find / -xdev -name 'python*' -o -xdev -name '*.py'"
+    for user in ("0", "1000"):
+        found = plain("run", "--rm", f"--user={user}", "--entrypoint=sh", PRELUDE, "-c", find)
+        base_has = plain("run", "--rm", f"--user={user}", BASE, "sh", "-c", find)
+        assert found.stdout == base_has.stdout

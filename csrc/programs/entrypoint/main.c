@@ -250,6 +250,9 @@ static int check(const struct policy *policy, const char *command)
         return usage("--ids=", policy->ids, "it may be one or all");
     if (policy->runsc && *policy->runsc != '/')
         return usage("--runsc=", policy->runsc, "it must be an absolute path");
+    if (policy->runsc && policy->is_check)
+        return usage("--check with --runsc", "",
+                     "what is checked is a launch, which has decided on runsc: leave out --runsc");
     if (!command && !policy->is_check)
         return usage("no command", "", "give one, as in: " SELF " -- cat /proc/version");
     return check_variables();
