@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import stat
 from pathlib import Path
 from typing import Any
@@ -151,3 +152,29 @@ def test_a_frozen_bundle(usernsctl: Program, prelude: Program, tmp_path: Path) -
     assert (frozen.returncode, frozen.stderr) == (0, "")
     done = launched(prelude, file)
     assert (done.returncode, done.stdout, done.stderr) == (6, "/\n", "")
+
+
+def test_the_name_of_the_host(usernsctl: Program, prelude: Program, tmp_path: Path) -> None:
+    """It is that of the moment, unless one was chosen."""
+    file, chosen = tmp_path / "launch", tmp_path / "chosen"
+    show = ("--", "cat", "/proc/sys/kernel/hostname")
+    assert usernsctl("freeze", "-o", file).returncode == 0
+    assert usernsctl("freeze", "--hostname", "chosen", "-o", chosen, *show).returncode == 0
+    there = launched(prelude, file, *show)
+    assert (there.returncode, there.stdout) == (0, f"{socket.gethostname()}\n"), there.stderr
+    renamed = ("-r", "-u", "--", "sh", "-c", 'hostname other && exec "$@"', "sh", prelude.path)
+    other = prelude(*renamed, "--launch", file, *show)
+    assert (other.returncode, other.stdout) == (0, "other\n"), other.stderr
+    assert prelude(*renamed, "--launch", chosen).stdout == "chosen\n"
+
+
+def test_a_command_that_cannot_be_started(
+    usernsctl: Program, prelude: Program, tmp_path: Path
+) -> None:
+    file = tmp_path / "launch"
+    assert usernsctl("freeze", "-o", file).returncode == 0
+    for word, status in (("no-such", 127), ("/no/such", 127), ("/etc/passwd", 126), ("", 125)):
+        done, ran = launched(prelude, file, "--", word), usernsctl("run", "--", word)
+        assert (done.returncode, done.stdout) == (ran.returncode, "") == (status, "")
+        line = ran.stderr.splitlines()[0].removeprefix("usernsctl")
+        assert not word or done.stderr.splitlines()[0] == f"usernsctl-exec{line}"

@@ -1,0 +1,70 @@
+/* Whatever runsc has written, and whatever a config.json says, explaining it stays within bounds,
+ * and prints nothing that speaks to a terminal. libFuzzer calls this with bytes of its own making:
+ * a config.json up to the first NUL or line end, then messages. */
+#include "base/printable.h"
+#include "explain/match.h"
+#include "explain/messages.h"
+#include "include/usernsctl.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static void check_quoted(const char *text)
+{
+    char quoted[UN_QUOTED_ROOM];
+    un_quote(text, quoted);
+    size_t length = strlen(quoted);
+    if (length < 2 || quoted[0] != '"' || quoted[length - 1] != '"')
+        abort();
+    for (size_t i = 1; i + 1 < length; i++) {
+        if (quoted[i] == '\\')
+            i++;
+        else if ((unsigned char)quoted[i] < ' ' || quoted[i] == '"' || quoted[i] == 0x7f)
+            abort();
+    }
+}
+
+static void explain(const char *told, const char *config, size_t size)
+{
+    static const char *const limits[] = {"", "process-limit"};
+    struct un_runsc_failure failure;
+    struct un_error err;
+    for (size_t i = 0; i < 2; i++) {
+        if (un_runsc_explain(told, limits[i], config, size, "/nonexistent", &failure, &err))
+            continue;
+        if (!*failure.remedy || (failure.has_cause && !*failure.cause.why))
+            abort();
+    }
+    check_quoted(told);
+    /* The text as a sequence, which may be malformed: short, or it takes its time. */
+    if (strlen(told) < 24)
+        un_match(told, "a text\n");
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    struct un_messages messages;
+    size_t length = 0;
+    while (length < size && data[length] && data[length] != '\n')
+        length++;
+    /* Of their own size, so that to read behind them is seen. */
+    char *config = malloc(length + 1);
+    char *text = malloc(size - length + 1);
+    if (config && text) {
+        memcpy(config, data, length);
+        memcpy(text, data + length, size - length);
+        if (!un_messages_read(text, size - length, &messages)) {
+            const char *at = messages.bytes;
+            for (size_t i = 0; i < messages.count; i++, at += strlen(at) + 1)
+                explain(at, config, length);
+            un_messages_free(&messages);
+        }
+        text[size - length] = '\0';
+        explain(text, config, length);
+    }
+    free(config);
+    free(text);
+    return 0;
+}

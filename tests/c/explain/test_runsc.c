@@ -1,0 +1,149 @@
+/* Why runsc failed, by its own words. */
+#include "check.h"
+
+#include "base/printable.h"
+#include "explain/known.h"
+#include "explain/own_words.h"
+
+static struct un_runsc_failure explained(const char *told, const char *limit, const char *config)
+{
+    static struct un_runsc_failure failure;
+    struct un_error err;
+    CHECK_OK(un_runsc_explain(told, limit, config, config ? strlen(config) : 0, "/nonexistent",
+                              &failure, &err),
+             &err);
+    return failure;
+}
+
+static void has_cause(const char *told, const char *config, const char *cause)
+{
+    struct un_runsc_failure failure = explained(told, "", config);
+    CHECK(failure.has_cause == (cause != NULL));
+    if (cause)
+        CHECK_TEXT(failure.cause.id, cause);
+    CHECK(*failure.remedy);
+}
+
+static void own_words_are(const char *message, const char *config, const char *left)
+{
+    char text[256];
+    strcpy(text, message);
+    CHECK_INT(un_keep_own_words(text, config, strlen(config)), 0);
+    CHECK_TEXT(text, left);
+}
+
+static void one_cause_is_named(void)
+{
+    struct un_runsc_failure failure =
+        explained("x: unable to run a rootless container without userns", "", "{}");
+    CHECK(failure.has_cause);
+    CHECK_TEXT(failure.cause.id, "bundle-no-mappings");
+    CHECK_TEXT(failure.what,
+               "runsc says: \"x: unable to run a rootless container without userns\"");
+    CHECK_HAS(failure.cause.why, "Without a user namespace");
+    CHECK_HAS(failure.remedy, "usernsctl run --bundle DIR\n#");
+    /* The core's own words for a cause that it knows by itself. */
+    failure = explained("error setting up chroot: operation not permitted", "", "{}");
+    CHECK_TEXT(failure.cause.why, un_cause_find("mount-denied")->why);
+}
+
+static void several_are_for_the_doctor(void)
+{
+    struct un_runsc_failure failure = explained("newuidmap failed: exit status 1", "", "{}");
+    CHECK(!failure.has_cause);
+    CHECK_HAS(failure.remedy, "usernsctl doctor tells which it is: bundle-no-mappings, range-not-");
+    failure = explained("newuidmap failed: exit status 1", "process-limit", "{}");
+    CHECK_TEXT(failure.cause.id, "process-limit");
+    failure = explained("something new", "", "{}");
+    CHECK(!failure.has_cause);
+    CHECK_TEXT(failure.remedy, "usernsctl doctor");
+}
+
+static void messages_with_few_causes_come_first(void)
+{
+    struct un_candidates found;
+    un_candidates_find("pivot_root failed, make sure that the root mount has a parent\n"
+                       "container already exists, waiting for sandbox to start: EOF",
+                       &found);
+    CHECK_TEXT(found.id[0], "duplicate-id");
+    CHECK_TEXT(found.id[1], "mount-denied");
+    CHECK_TEXT(found.id[2], "in-chroot");
+    CHECK_TEXT(found.id[3], "nonroot-in-namespace");
+    un_candidates_find("", &found);
+    CHECK_INT((long long)found.count, 0);
+}
+
+static void words_of_a_config_are_blotted_out(void)
+{
+    own_words_are("a: no such thing: b", "{\"x\": \"no such thing\"}", "a: ...: b");
+    own_words_are("no such no such", "[\" such no \", 5]", "no ... such");
+    own_words_are("a \\u001b]x y z\\n", "[\"\\u001b]x y\\nz\"]", "a \\u001b... z\\n");
+    own_words_are("path /a/b-c.d=e, word", "[\"/a/b-c.d=e\", \"word\", \": \", \",\"]",
+                  "path /a/b-c.d=e, word");
+    /* Only in strings, and whatever is malformed. */
+    own_words_are("a: 5, 6", "{\"x\": [5, 6]}", "a: 5, 6");
+    own_words_are("a b c", "{\"x\": \"a b", "... c");
+    own_words_are("a b c", "\"\\", "a b c");
+    own_words_are("a b c", "\"\\u12", "a b c");
+    own_words_are("", "[\"a b\"]", "");
+}
+
+static void nobody_else_chooses_a_cause(void)
+{
+    const char *const told = "\"/no dir\\a: newuidmap failed: exit status 1\": x";
+    const char *const attach = "mount \"unable to attach: operation not permitted\": failed";
+    has_cause(attach, "{}", "ptrace-denied");
+    has_cause(attach, "[\"unable to attach: operation not permitted\"]", NULL);
+    has_cause(attach, NULL, NULL);
+    CHECK_TEXT(explained(told, "", "[\"/no dir\\u0007: newuidmap failed: exit status 1\"]").remedy,
+               "usernsctl doctor");
+}
+
+static void silence_is_told(void)
+{
+    struct un_runsc_failure failure;
+    un_runsc_explain_silence(UN_RUNSC_FAILED, "", &failure);
+    CHECK_TEXT(failure.cause.id, "runsc-refused-call");
+    CHECK_HAS(failure.what, "runsc refused to start");
+    un_runsc_explain_silence(UN_RUNSC_FAILED, "process-limit", &failure);
+    CHECK_TEXT(failure.cause.id, "process-limit");
+    un_runsc_explain_silence(UN_RUNSC_CRASHED, "", &failure);
+    CHECK(!failure.has_cause);
+    CHECK_HAS(failure.what, "runsc crashed");
+    CHECK_HAS(failure.remedy, "ulimit -u");
+}
+
+static void quoted_is(const char *text, const char *want)
+{
+    char quoted[UN_QUOTED_ROOM];
+    un_quote(text, quoted);
+    CHECK_TEXT(quoted, want);
+}
+
+static void quotations_end_where_they_should(void)
+{
+    char text[UN_QUOTED_MAX * 4 + 8] = "";
+    char quoted[UN_QUOTED_ROOM];
+    quoted_is("", "\"\"");
+    quoted_is("a \"b\" \\ '", "\"a \\\"b\\\" \\\\ '\"");
+    quoted_is("\n\t\r\b\f\x1b\x7f", "\"\\n\\t\\r\\b\\f\\u001b\\x7f\"");
+    quoted_is("\xc2\x9b\xc2\xad\xe2\x80\xae\xf3\xa0\x80\xa0\xc3\xa9",
+              "\"\\x9b\\xad\\u202e\\U000e0020\xc3\xa9\"");
+    quoted_is("\xff\xc3", "\"\xef\xbf\xbd\xef\xbf\xbd\"");
+    for (int i = 0; i <= UN_QUOTED_MAX; i++)
+        strcat(text, "\xf3\xa0\x80\xa0");
+    un_quote(text, quoted);
+    CHECK_INT((long long)strlen(quoted), UN_QUOTED_ROOM - 1);
+    CHECK_TEXT(quoted + strlen(quoted) - 4, "...\"");
+}
+
+int main(void)
+{
+    one_cause_is_named();
+    several_are_for_the_doctor();
+    messages_with_few_causes_come_first();
+    words_of_a_config_are_blotted_out();
+    nobody_else_chooses_a_cause();
+    silence_is_told();
+    quotations_end_where_they_should();
+}

@@ -1,0 +1,50 @@
+"""What containers lack: a frozen launch names it without Python, as `usernsctl run` does."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from broken_machine import PRELUDE, USERNSCTL, run_broken
+from callers import as_root
+from conftest import Program
+
+pytestmark = pytest.mark.userns_requires("userns", "runsc")
+
+
+@pytest.fixture
+def seen_by_all() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="usernsctl-") as made:
+        os.chmod(made, 0o755)
+        yield Path(made)
+
+
+@pytest.mark.parametrize(
+    ("way", "options", "cause"),
+    [
+        ("seccomp-engine", [], "seccomp-denies-userns"),
+        ("seccomp-mount", [], "mount-denied"),
+        ("seccomp-ptrace", [], "ptrace-denied"),
+        pytest.param("powerless-root", [], "needs-setfcap", marks=as_root),
+        pytest.param("no-new-privs", ["--map-auto"], "no-new-privs", marks=as_root),
+        pytest.param("bounded", ["--map-auto"], "bounding-set", marks=as_root),
+        pytest.param("nameless", ["--map-auto"], "no-passwd-entry", marks=as_root),
+        pytest.param("no-ranges", ["--map-auto"], "no-subordinate-range", marks=as_root),
+        pytest.param("few-ids", ["--map-auto"], "range-outside-parent", marks=as_root),
+    ],
+)
+def test_the_causes_of_containers(
+    usernsctl: Program, seen_by_all: Path, way: str, options: list[str], cause: str
+) -> None:
+    """Those of docs/docker-matrix.md, with runsc itself, and one more."""
+    file = seen_by_all / "launch"
+    made = usernsctl("freeze", *options, "-o", file, "--", "echo", "ran")
+    assert (made.returncode, made.stderr) == (0, "")
+    done = run_broken([way], [PRELUDE, "--launch", str(file)])
+    ran = run_broken([way], [USERNSCTL, "run", *options, "--", "echo", "ran"])
+    assert (done.returncode, done.stdout) == (125, ""), done.stderr
+    assert f" [{cause}]\n" in done.stderr
+    assert done.stderr.splitlines()[1:] == ran.stderr.splitlines()[1:]

@@ -1,0 +1,164 @@
+"""A frozen launch that fails says why without Python, and as `usernsctl run` does."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Program
+
+from usernsctl.explain.catalogue import get
+from usernsctl.explain.messages import explain
+
+# What is called as runsc: it has written `errors`, which is beside it, before it fails.
+STAND_IN = """\
+#!/bin/sh
+[ "$1" = --version ] && echo "runsc version release-20260101.0" && exit
+for word; do
+    case $word in
+    --log=*) cat "${0%/*}/errors" >"${word#--log=}" ;;
+    --panic-log=*) cat "${0%/*}/crash" >"${word#--panic-log=}" ;;
+    esac
+done
+exit "$(cat "${0%/*}/status")"
+"""
+
+# Ten of what runsc is met to say, and the cause; None: it can have several, or none is known.
+SAID = [
+    ("creating container: unable to run a rootless container without userns", "bundle-no-mappings"),
+    ("cannot create gofer process: newuidmap failed: exit status 1", None),
+    ("running container: cannot read client sync file: waiting for sandbox to start: EOF", None),
+    ("error setting up chroot: error converting mounts: operation not permitted", "mount-denied"),
+    (
+        "pivot_root failed, make sure that the root mount has a parent: operation not permitted",
+        "mount-denied",
+    ),
+    ("unable to attach: operation not permitted", "ptrace-denied"),
+    ("gofer: fork/exec /proc/self/exe: function not implemented", "seccomp-denies-userns"),
+    ("sandbox: fork/exec /proc/self/exe: resource temporarily unavailable", "process-limit"),
+    ("fork/exec /proc/self/exe: too many open files", "descriptor-limit"),
+    ("error opening KVM device file (/dev/kvm): permission denied", "kvm-denied"),
+    ("mounting root on root err: no such file or directory", "rootfs-missing"),
+    ("something that nobody has met", None),
+]
+
+Fails = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def fails(prelude: Program, usernsctl: Program, tmp_path: Path) -> Fails:
+    """Performs a frozen launch of a runsc that fails."""
+    program = tmp_path / "bin" / "runsc"
+    program.parent.mkdir()
+    program.write_text(STAND_IN)
+    program.chmod(0o755)
+
+    def fail(
+        errors: bytes, *options: str, crash: bytes = b"", status: int = 128
+    ) -> subprocess.CompletedProcess[str]:
+        (program.parent / "errors").write_bytes(errors)
+        (program.parent / "crash").write_bytes(crash)
+        (program.parent / "status").write_text(str(status))
+        file = tmp_path / "launch"
+        made = usernsctl("freeze", "--runsc", program, *options, "-o", file, "--", "true")
+        assert (made.returncode, made.stderr) == (0, "")
+        done = prelude("--launch", file)
+        ran = usernsctl("run", "--runsc", program, *options, "--", "true")
+        assert (done.returncode, done.stdout, done.stderr) == (ran.returncode, "", ran.stderr)
+        return done
+
+    return fail
+
+
+def written(*messages: str) -> bytes:
+    return "".join(json.dumps({"msg": one, "level": "error"}) for one in messages).encode()
+
+
+@pytest.mark.parametrize(("said", "cause"), SAID)
+def test_the_causes_of_runscs_words(fails: Fails, said: str, cause: str | None) -> None:
+    done = fails(written(said, "and more"))
+    assert done.returncode == 125
+    first, *rest = done.stderr.splitlines()
+    assert first == f'usernsctl: runsc: runsc says: "{said}"'
+    known = explain(io.BytesIO(said.encode())).candidates
+    if cause is None:
+        assert rest[0] == '  it also says: "and more"'
+        # Those that are ruled out are not told.
+        told = rest[1].removeprefix("  remedy: usernsctl doctor").split(", ")
+        assert len(known) - 1 <= (len(told) if known else 0)
+        assert rest[2].startswith("  more: usernsctl run --debug-log DIR")
+    else:
+        assert cause in [one.cause.id for one in known]
+        assert rest[0].endswith(f" [{cause}]")
+        assert "\n".join(rest[1:]).replace("\n    ", "\n") == (
+            f"  remedy: {get(cause).remedies['host']}"
+        )
+
+
+def test_a_crash_and_silence(fails: Fails) -> None:
+    crash = b"runtime: failed to create new OS thread (have 6 already; errno=11)\nmore\n"
+    assert "[process-limit]" in fails(written("EOF"), crash=crash, status=2).stderr
+    assert "runsc crashed" in fails(b"", status=2).stderr
+    assert "[runsc-refused-call]" in fails(b"").stderr
+    assert fails(written("x"), status=3).returncode == 3
+
+
+def test_words_that_are_hostile(fails: Fails) -> None:
+    """Of whoever made a bundle, whose words runsc repeats."""
+    for errors in (
+        written("a\x1b[2J\u202e\r\nusernsctl: all is well\n\x9b\x00", "\x1b]0;owned\x07"),
+        b'{"msg":"\\ud800\xff\xc3","level":"error"}',
+        b'{"msg":"' + b"x" * (1 << 20),
+        written(*["y" * 5000] * 1000),
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b"\0\n\xff" * 1000,
+        os.urandom(10_000),
+    ):
+        done = fails(errors, crash=errors.replace(b"{", b"\npanic: "))
+        assert done.returncode == 125
+        assert done.stderr.replace("\n", "").isprintable(), done.stderr
+        assert len(done.stderr) < 10_000
+        assert not any("usernsctl: all is well" in line[:20] for line in done.stderr.splitlines())
+
+
+@pytest.mark.parametrize("phrase", [said for said, cause in SAID if cause])
+def test_the_words_of_a_config_choose_no_cause(fails: Fails, phrase: str) -> None:
+    variable = f'A="\x07: {phrase}'
+    for quoted in (json.dumps(variable), repr(variable), variable):
+        done = fails(written(f"bad variable {quoted}: refused"), "--env", variable)
+        assert done.returncode == 125
+        assert "why:" not in done.stderr
+
+
+def test_runsc_itself_fails(usernsctl: Program, prelude: Program, tmp_path: Path) -> None:
+    if os.access("/dev/kvm", os.R_OK | os.W_OK):
+        pytest.skip("/dev/kvm can be had here, by whoever runs this")
+    file = tmp_path / "launch"
+    options = ["--platform", "kvm", "--", "echo", "ran"]
+    assert usernsctl("freeze", "-o", file, *options).returncode == 0
+    done, ran = prelude("--launch", file), usernsctl("run", *options)
+    assert (done.returncode, done.stdout) == (125, "")
+    assert "[kvm-denied]" in done.stderr
+    assert done.stderr.splitlines()[-2:] == ran.stderr.splitlines()[-2:]
+
+
+@pytest.mark.userns_requires("strace")
+def test_no_python_is_started(fails: Fails, prelude: Program, tmp_path: Path) -> None:
+    """Nor anything else but what the launch is made of."""
+    fails(written("something new"))
+    trace = tmp_path / "trace"
+    command = ["strace", "-f", "-e", "trace=execve", "-o", trace, prelude.path]
+    done = subprocess.run([*command, "--launch", tmp_path / "launch"], capture_output=True)
+    assert done.returncode == 125
+    programs = re.findall(r"execve\((\S+),", trace.read_text())
+    # The words of a process that is not dumpable are told to root alone.
+    names = [os.path.basename(program.strip('"')) for program in programs]
+    assert (names[0], names[2]) == ("usernsctl-exec", "runsc")
+    assert set(names[3:]) == {"cat"}
