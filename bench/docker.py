@@ -2,8 +2,9 @@
 
 Run as root, after `make docker` has built the images: python bench/docker.py [ROUNDS]
 
-What it is measured against is runsc as one would call it by hand in the same container, on the same
-files: `runsc --rootless`, with a config.json that is already there.
+What it is measured against is runsc as one would call it by hand in the same image, on the same
+files: `runsc --rootless`, with a config.json that is already there. The ratios are those to that;
+only these can be compared with those of another run.
 """
 
 from __future__ import annotations
@@ -22,12 +23,14 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from docker.engine import TREE, Engine, started
 
 BASE, PRELUDE = "usernsctl-test/base", "usernsctl-test/prelude"
-CONNECTOR = "usernsctl-test/connector"
+PRELUDE_PYTHON, CONNECTOR = "usernsctl-test/prelude-python", "usernsctl-test/connector"
 OPTIONS = ["--rm", "--security-opt=seccomp=docker/seccomp.json", "--network=none"]
-COMMANDS = {
-    "cat /proc/version": ["cat", "/proc/version"],
-    "the connector's spec": ["/opt/airbyte/bin/source-declarative-manifest", "spec"],
-}
+VERSION = ["cat", "/proc/version"]
+SPEC = ["/opt/airbyte/bin/source-declarative-manifest", "spec"]
+
+LAUNCH = ["--launch", "/etc/usernsctl/launch.no-network", "--"]
+EXEC, IN_GVISOR = "--entrypoint=/usr/local/bin/usernsctl-exec", "--entrypoint=in-gvisor"
+RUN = ["run", "--expose-root", "--"]
 
 BY_HAND = (
     "exec runsc --rootless --ignore-cgroups --network=none --root=/tmp/state --overlay2=root:memory"
@@ -78,17 +81,32 @@ def first_byte(engine: Engine, arguments: list[str]) -> float:
     return seconds
 
 
-def measure(engine: Engine, command: list[str], rounds: int) -> tuple[float, float]:
-    """The medians of ours and of what is done by hand, in turns, in seconds."""
+def ways_to(image: str, command: list[str]) -> dict[str, list[str]]:
+    """What `docker run` is given to run a command of an image in gVisor, by titles."""
+    ways = {
+        "a launch": [EXEC, image, *LAUNCH, *command],
+        "in-gvisor": [IN_GVISOR, image, "--network=none", "--", *command],
+    }
+    if image == PRELUDE:
+        ways["usernsctl run, in prelude-python"] = [PRELUDE_PYTHON, *RUN, *command]
+    else:
+        ways["without gVisor"] = [f"--entrypoint={command[0]}", image, *command[1:]]
+    return ways
+
+
+def measure(engine: Engine, image: str, command: list[str], rounds: int) -> dict[str, float]:
+    """The medians, in seconds, of what is done by hand, which is the first, and of the others."""
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="usernsctl-bench-") as bundle:
         os.chmod(bundle, 0o755)
         Path(bundle, "config.json").write_text(config(command))
-        ours = ["--entrypoint=usernsctl", CONNECTOR, "run", "--expose-root", "--", *command]
-        hand = [f"--volume={bundle}:/bundle:ro", "--entrypoint=sh", CONNECTOR, "-c", BY_HAND]
-        pairs = [(first_byte(engine, ours), first_byte(engine, hand)) for _ in range(rounds + 1)]
+        hand = [f"--volume={bundle}:/bundle:ro", "--entrypoint=sh", image, "-c", BY_HAND]
+        ways = {"runsc by hand": hand, **ways_to(image, command)}
+        found: dict[str, list[float]] = {title: [] for title in ways}
+        for _ in range(rounds + 1):
+            for title, arguments in ways.items():
+                found[title].append(first_byte(engine, arguments))
     # The first round finds nothing cached.
-    own, other = zip(*pairs[1:], strict=True)
-    return statistics.median(own), statistics.median(other)
+    return {title: statistics.median(seconds[1:]) for title, seconds in found.items()}
 
 
 def sizes(engine: Engine, image: str) -> tuple[float, float]:
@@ -105,12 +123,18 @@ def main(arguments: list[str]) -> None:
     rounds = int(arguments[0]) if arguments else 9
     with started("plain") as engine:
         base = sizes(engine, BASE)
-        for name in (PRELUDE, CONNECTOR):
+        for name in (PRELUDE, PRELUDE_PYTHON, CONNECTOR):
             disk, packed = (a - b for a, b in zip(sizes(engine, name), base, strict=True))
             print(f"{name}: {disk:.0f} MB more than its base, {packed:.0f} MB compressed")
-        for title, command in COMMANDS.items():
-            own, other = measure(engine, command, rounds)
-            print(f"{title}: {own:.2f} s, by hand {other:.2f} s, ratio {own / other:.2f}")
+        for title, image, command in (
+            ("cat /proc/version", PRELUDE, VERSION),
+            ("the connector's spec", CONNECTOR, SPEC),
+        ):
+            medians = measure(engine, image, command, rounds)
+            by_hand = next(iter(medians.values()))
+            print(f"{title}, load {os.getloadavg()[0]:.1f}:")
+            for way, seconds in medians.items():
+                print(f"    {way}: {seconds:.3f} s, ratio {seconds / by_hand:.2f}")
 
 
 if __name__ == "__main__":

@@ -255,6 +255,16 @@ def in_container(sandboxes: Mapping[str, Posture]) -> dict[str, Posture]:
     return filtered | masked | {"watcher": replace(filtered["watcher"], parent="outside")}
 
 
+def in_remapped(sandboxes: Mapping[str, Posture]) -> dict[str, Posture]:
+    """The same where the container has a user namespace of its own.
+
+    Who is not in that one can't become one of those that it maps.
+    """
+    return {kind: replace(row, traceable=None) for kind, row in in_container(sandboxes).items()}
+
+
 RUN_IN_CONTAINER = in_container(RUN)
-# Who is not in the container's own user namespace can't become one of those that it maps.
-RUN_IN_REMAPPED = {kind: replace(row, traceable=None) for kind, row in RUN_IN_CONTAINER.items()}
+RUN_IN_REMAPPED = in_remapped(RUN)
+# The launches of the images show all files of the container.
+LAUNCH_IN_CONTAINER = in_container(RUN_WITH_EXPOSED_ROOT)
+LAUNCH_IN_REMAPPED = in_remapped(RUN_WITH_EXPOSED_ROOT)

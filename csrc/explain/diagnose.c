@@ -182,6 +182,8 @@ static const char *find(const struct un_error *err, const char *proc)
 
 void un_diagnose(struct un_error *err, const char *proc)
 {
-    if (!err->cause)
-        err->cause = find(err, proc);
+    if (err->cause)
+        return;
+    /* There is but one cause of this, wherever it comes up. */
+    err->cause = err->errnum == EMFILE ? "descriptor-limit" : find(err, proc);
 }

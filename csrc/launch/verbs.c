@@ -15,6 +15,7 @@ const struct un_verb_rule un_verb_rules[UN_VERB_COUNT] = {
                         {UN_ARG_PATH, UN_ARG_NUMBER, UN_ARG_NUMBER, UN_ARG_MODE}},
     [UN_VERB_BIND] = {"bind", UN_PART_STEPS, false, {UN_ARG_SOURCE, UN_ARG_PATH, UN_ARG_ACCESS}},
     [UN_VERB_CWD] = {"cwd", UN_PART_MOMENT, true, {UN_ARG_PATH}},
+    [UN_VERB_CWD_MOMENT] = {"cwd-moment", UN_PART_MOMENT, true, {0}},
     [UN_VERB_DEBUG_LOG] = {"debug-log", UN_PART_FILES, true, {UN_ARG_SOURCE}},
     [UN_VERB_DIRECTORY] = {"directory", UN_PART_STEPS, false, {UN_ARG_PATH, UN_ARG_PERMISSIONS}},
     [UN_VERB_DISCARD] = {"discard", UN_PART_FILES, false, {UN_ARG_SCRATCH}},

@@ -15,7 +15,10 @@ from usernsctl.pytest_plugin.needs import Needs
 
 BASE = "usernsctl-test/base"
 PRELUDE = "usernsctl-test/prelude"
+PRELUDE_PYTHON = "usernsctl-test/prelude-python"
 CONNECTOR = "usernsctl-test/connector"
+# By the targets that they are built from.
+IMAGES = {"prelude": PRELUDE, "prelude-python": PRELUDE_PYTHON, "connector": CONNECTOR}
 
 # userns-remap takes this user's subordinate ranges, and it calls Podman; tools/user makes it.
 USER = "usernsctl-test"
@@ -48,8 +51,8 @@ def plain(userns_requires: Needs) -> Iterator[Engine]:
     CACHE.mkdir(parents=True, exist_ok=True)
     with started("plain") as engine:
         make_base(engine, BASE, platform.freedesktop_os_release()["VERSION_CODENAME"])
-        build(engine, "prelude", PRELUDE, BASE)
-        build(engine, "connector", CONNECTOR, BASE)
+        for target, image in IMAGES.items():
+            build(engine, target, image, BASE)
         yield engine
 
 
@@ -58,7 +61,7 @@ def remapped(plain: Engine) -> Iterator[Engine]:
     """An engine whose containers have 65,536 ids (userns-remap), with the same images."""
     subprocess.run([TREE / "tools" / "user", USER, "ranges"], check=True)
     with started("remapped", f"--userns-remap={USER}") as engine:
-        hand_over([PRELUDE, CONNECTOR], plain, engine)
+        hand_over([*IMAGES.values()], plain, engine)
         yield engine
 
 

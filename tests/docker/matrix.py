@@ -13,6 +13,7 @@ Ids = Literal["one", "all"]
 
 SECCOMP = "--security-opt=seccomp=docker/seccomp.json"
 IN_GVISOR = "--entrypoint=/usr/local/bin/in-gvisor"
+EXEC = "--entrypoint=/usr/local/bin/usernsctl-exec"
 NO_NEW_PRIVILEGES = "--security-opt=no-new-privileges"
 NONE_LEFT = "--cap-drop=ALL"
 FOR_HELPERS = ("--cap-add=SETUID", "--cap-add=SETGID")
@@ -165,8 +166,8 @@ def table(found: dict[Cell, tuple[str, ...]]) -> str:
         "  failed too, its cause stands after *then*. After the last remedy, the connector ran.",
         "",
         "`docker/seccomp.json` is the profile that `usernsctl seccomp-profile` prints. *One id* is",
-        "the image as it is. *All ids* is the image with `in-gvisor --ids=all`, which calls",
-        "`usernsctl run --map-auto`.",
+        "the image as it is. *All ids* is the image with `in-gvisor --ids=all`, which performs a",
+        "launch that was frozen with `--map-auto`.",
     ]
     for daemon, title in _DAEMONS.items():
         text += ["", f"## {title}", "", "| options | one id | all ids |", "|---|---|---|"]

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from tally import Tally
 
-from docker.conftest import BASE, CONNECTOR, PRELUDE, USER
+from docker.conftest import BASE, CONNECTOR, PRELUDE, PRELUDE_PYTHON, USER
 from docker.engine import TREE, Engine, started
 from docker.matrix import NO_NEW_PRIVILEGES, SECCOMP
 
@@ -218,25 +218,65 @@ def test_the_engine_s_settings_are_enough(plain: Engine, tmp_path: Path) -> None
             check=True,
             env=engine.environ,
         )
-        done = engine("run", "--rm", PRELUDE, "run", "--", "cat", "/proc/version")
+        done = engine("run", "--rm", PRELUDE, "cat", "/proc/version")
         engine.must("image", "rm", PRELUDE)
     assert (done.returncode, "Jan 10 15:06:54 PST 2016" in done.stdout) == (0, True), done.stderr
 
 
-RECIPE = re.compile(r"^```dockerfile\n(FROM my-image\n.*?)^```$", re.MULTILINE | re.DOTALL)
+RECIPE = re.compile(r"^```dockerfile\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+RECIPE_IMAGE = "usernsctl-test/recipe"
+PROTECTED = ["--cap-drop=ALL", NO_NEW_PRIVILEGES, SECCOMP]
+SHOW_VERSION = "#!/bin/sh\nexec cat /proc/version\n"
+
+
+def build_recipe(plain: Engine, page: str, begin: str, context: Path) -> None:
+    """Build the image of the one Dockerfile in a page that begins so.
+
+    :param context: the directory that it is built from, which also has a program named so.
+    """
+    recipes = RECIPE.findall((TREE / page).read_text())
+    (recipe,) = [one for one in recipes if one.startswith(begin)]
+    assert isinstance(recipe, str)
+    images = {"my-image": BASE, "prelude": PRELUDE, "prelude-python": PRELUDE_PYTHON}
+    named = re.compile(r"(?<=FROM |from=)(my-image|prelude-python|prelude)\b")
+    (context / "Dockerfile").write_text(named.sub(lambda found: images[found[0]], recipe))
+    program = context / "program"
+    program.write_text(SHOW_VERSION)
+    program.chmod(0o755)
+    # There is no other network that a build of this engine's could have.
+    build = ["build", "--network=host", f"--tag={RECIPE_IMAGE}"]
+    built = plain(*build, str(context), timeout=600)
+    assert built.returncode == 0, built.stderr
 
 
 @pytest.mark.timeout(600)
-def test_usernsctl_is_added_to_an_existing_image_as_documented(plain: Engine) -> None:
-    (recipe,) = RECIPE.findall((TREE / "docs" / "docker.md").read_text())
-    lines = recipe.replace("FROM my-image\n", f"FROM {BASE}\n")
-    lines = lines.replace("--from=prelude ", f"--from={PRELUDE} ")
-    image = "usernsctl-test/recipe"
-    # There is no other network that a build of this engine's could have.
-    built = plain("build", "--network=host", f"--tag={image}", "-", input=lines, timeout=600)
-    assert built.returncode == 0, built.stderr
-    done = plain("run", "--rm", "--cap-drop=ALL", NO_NEW_PRIVILEGES, SECCOMP, image)
+@pytest.mark.parametrize(
+    ("page", "begin"),
+    [
+        ("README.md", "FROM prelude\n"),
+        ("docs/docker.md", "FROM prelude\nCOPY program "),
+        ("docs/docker.md", "FROM my-image\n"),
+    ],
+)
+def test_an_image_is_made_as_documented(
+    page: str, begin: str, plain: Engine, tmp_path: Path
+) -> None:
+    build_recipe(plain, page, begin, tmp_path)
+    done = plain("run", "--rm", *PROTECTED, RECIPE_IMAGE)
     assert done.returncode == 0, done.stderr
+    assert "Jan 10 15:06:54 PST 2016" in done.stdout
+
+
+@pytest.mark.timeout(600)
+def test_a_launch_is_made_as_documented(plain: Engine, tmp_path: Path) -> None:
+    build_recipe(plain, "docs/docker.md", "FROM prelude-python AS launch\n", tmp_path)
+    with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="usernsctl-data-") as made:
+        os.chmod(made, 0o777)
+        done = plain("run", "--rm", *PROTECTED, f"--volume={made}:/data", RECIPE_IMAGE)
+        assert done.returncode == 0, done.stderr
+        assert "result" in done.stdout
+        assert Path(made, "result").read_text()
+    done = plain("run", "--rm", *PROTECTED, RECIPE_IMAGE, "cat", "/proc/version", "/home/airbyte")
     assert "Jan 10 15:06:54 PST 2016" in done.stdout
 
 
@@ -249,3 +289,19 @@ def test_the_images_have_no_file_that_all_may_write(plain: Engine) -> None:
     )
     base = plain("run", "--rm", BASE, "find", "/", "-xdev", "-name", "ca-certificates.crt")
     assert found.stdout == base.stdout == ""
+
+
+# Of which runsc is 30.
+PRELUDE_MEGABYTES = 45
+
+
+def test_the_prelude_is_small_and_has_no_python(plain: Engine) -> None:
+    base, prelude = (
+        int(plain.must("image", "inspect", "--format={{.Size}}", image)) for image in (BASE, PRELUDE)
+    )
+    assert prelude - base < PRELUDE_MEGABYTES * 10**6
+    find = "find / -xdev -name 'python*' -o -xdev -name '*.py'"
+    for user in ("0", "1000"):
+        found = plain("run", "--rm", f"--user={user}", "--entrypoint=sh", PRELUDE, "-c", find)
+        base_has = plain("run", "--rm", f"--user={user}", BASE, "sh", "-c", find)
+        assert found.stdout == base_has.stdout

@@ -16,24 +16,34 @@ import pytest
 from tally import Tally
 from traps import GVISOR, VARIABLES, marks, set_traps
 
-from docker.conftest import CONNECTOR, PRELUDE
+from docker.conftest import CONNECTOR, PRELUDE, PRELUDE_PYTHON
 from docker.engine import Engine
-from docker.matrix import IN_GVISOR, NO_NEW_PRIVILEGES, NONE_LEFT, SECCOMP
+from docker.matrix import EXEC, IN_GVISOR, NO_NEW_PRIVILEGES, NONE_LEFT, SECCOMP
 
 PROTECTED = [NONE_LEFT, NO_NEW_PRIVILEGES, SECCOMP]
 # By its path: else it is looked for, in gVisor, along the same PATH.
 VERSION = ["/bin/cat", "/proc/version"]
+
+LAUNCH = [EXEC, PRELUDE]
+
+# What libc and runsc look at.
+OF_OTHERS = ["GLIBC_TUNABLES=glibc.malloc.check=3", "GVISOR_SIDECAR_BINARIES_DIR={}"]
 
 # How the images start a command in gVisor, and what they start outside of it: options, arguments.
 STARTS: dict[str, tuple[list[str], list[str]]] = {
     "the connector": ([CONNECTOR], ["spec"]),
     "in-gvisor": ([IN_GVISOR, CONNECTOR], ["--", *VERSION]),
     "all ids": ([IN_GVISOR, CONNECTOR], ["--ids=all", "--", *VERSION]),
-    "run": ([PRELUDE], ["run", "--env-all", "--expose-root", "--", *VERSION]),
-    "doctor": ([PRELUDE], ["doctor"]),
+    "a launch": (LAUNCH, ["--launch", "/etc/usernsctl/launch", "--", *VERSION]),
+    "a launch of all ids": (LAUNCH, ["--launch", "/etc/usernsctl/launch.all-ids", "--", *VERSION]),
+    "another runsc": ([IN_GVISOR, PRELUDE_PYTHON], ["--runsc=/usr/bin/runsc", "--", *VERSION]),
+    "run": ([PRELUDE_PYTHON], ["run", "--env-all", "--expose-root", "--", *VERSION]),
+    "doctor": ([PRELUDE_PYTHON], ["doctor"]),
 }
 # Those of a run, all of whose output must be the command's in gVisor.
-SHOWN = {"in-gvisor", "all ids", "run"}
+SHOWN = set(STARTS) - {"the connector", "doctor"}
+# All ids need a privilege that the others are denied.
+PRIVILEGED = {"all ids", "a launch of all ids"}
 
 
 @pytest.fixture
@@ -60,15 +70,14 @@ def test_variables_and_a_volume_name_what_runs_outside_gvisor(
     start: str, plain: Engine, volume: Path, tally: Tally
 ) -> None:
     traps = set_traps(volume, Path("/traps"))
-    settings = [entry.format("/traps/traps") for entry in VARIABLES]
+    settings = [entry.format("/traps/traps") for entry in [*VARIABLES, *OF_OTHERS]]
     options, words = STARTS[start]
     alone = [[setting] for setting in settings][: tally.rounds(4, len(settings))]
     for chosen in [settings, *alone] * tally.rounds(1, 3):
         variables = volume / "env"
         variables.write_text("\n".join(chosen))
         given = ["--network=none", f"--volume={volume}:/traps", f"--env-file={variables}"]
-        # All ids need a privilege that the others are denied.
-        protected = [SECCOMP] if start == "all ids" else PROTECTED
+        protected = [SECCOMP] if start in PRIVILEGED else PROTECTED
         done = plain("run", "--rm", *protected, *given, "--workdir=/traps/traps", *options, *words)
         tally.tried()
         if start in SHOWN and done.returncode == 0 and GVISOR not in done.stdout:
@@ -80,12 +89,13 @@ def test_variables_and_a_volume_name_what_runs_outside_gvisor(
         tally.succeeded(mark)
 
 
+@pytest.mark.parametrize("image", [PRELUDE, PRELUDE_PYTHON])
 def test_the_health_check_runs_nothing_that_a_variable_names(
-    plain: Engine, volume: Path, tally: Tally
+    image: str, plain: Engine, volume: Path, tally: Tally
 ) -> None:
     """It runs outside of gVisor, with the container's environment and in its directory."""
     traps = set_traps(volume, Path("/traps"))
-    shown = plain.must("image", "inspect", "--format={{json .Config}}", CONNECTOR)
+    shown = plain.must("image", "inspect", "--format={{json .Config}}", image)
     kind, *command = json.loads(shown)["Healthcheck"]["Test"]
     assert kind == "CMD"
     variables = volume / "env"
@@ -94,7 +104,7 @@ def test_the_health_check_runs_nothing_that_a_variable_names(
         done = plain(
             *["run", "--rm", *PROTECTED, "--network=none", f"--volume={volume}:/traps"],
             *[f"--env-file={variables}", "--workdir=/traps/traps", f"--entrypoint={command[0]}"],
-            *[PRELUDE, *command[1:]],
+            *[image, *command[1:]],
         )
         tally.tried()
         assert done.stdout.startswith("Ready"), done.stdout + done.stderr
@@ -102,7 +112,7 @@ def test_the_health_check_runs_nothing_that_a_variable_names(
         tally.succeeded(mark)
 
 
-@pytest.mark.parametrize("image", [PRELUDE, CONNECTOR])
+@pytest.mark.parametrize("image", [PRELUDE, PRELUDE_PYTHON, CONNECTOR])
 def test_hostile_path_finds_no_entrypoint(image: str, plain: Engine, tally: Tally) -> None:
     """What an image starts is named by an absolute path, which root owns and nobody may write."""
     config = json.loads(plain.must("image", "inspect", "--format={{json .Config}}", image))
@@ -115,6 +125,20 @@ def test_hostile_path_finds_no_entrypoint(image: str, plain: Engine, tally: Tall
     names = [command[0] for command in started]
     done = plain("run", "--rm", "--entrypoint=sh", image, "-c", f"{script} 2>&1", "sh", *names)
     assert done.stdout.count("root 755") == len(names), done.stdout
+
+
+def test_hostile_user_changes_no_launch(plain: Engine, tally: Tally) -> None:
+    """A launch decides what the next command may have: it is root's alone."""
+    listed = "stat -c '%U %a' /etc/usernsctl /etc/usernsctl/*"
+    attacks = ["echo x >>launch", "mv launch.all-ids launch", "rm -f launch", "touch launch.x"]
+    attacks.append("chmod 666 launch")
+    for attack in attacks:
+        script = f"cd /etc/usernsctl; {attack} 2>/dev/null && echo DONE; {listed}"
+        done = plain("run", "--rm", SECCOMP, "--entrypoint=sh", PRELUDE, "-c", script)
+        tally.tried()
+        if "DONE" in done.stdout:
+            tally.succeeded(attack)
+        assert done.stdout.splitlines()[-5:] == ["root 755", *4 * ["root 644"]]
 
 
 def test_hostile_arguments_change_no_policy(plain: Engine, tally: Tally) -> None:
@@ -158,7 +182,7 @@ def test_hostile_process_outside_gvisor_leaves_a_setuid_file_of_another_id(
         options = [SECCOMP, NO_NEW_PRIVILEGES] if protected else [SECCOMP]
         plain(
             *["run", "--rm", *options, f"--volume={made}:/files", "--entrypoint=python3"],
-            *[PRELUDE, "-c", MAP],
+            *[PRELUDE_PYTHON, "-c", MAP],
         )
         left = [(file.stat().st_uid, oct(file.stat().st_mode)) for file in Path(made).iterdir()]
     tally.tried()
@@ -179,7 +203,7 @@ def test_hostile_modules_in_the_working_directory_of_doctor(
         done = plain(
             *["run", "--rm", SECCOMP, f"--user={user}", f"--volume={volume}:/traps"],
             *["--workdir=/traps/traps", "--env=PYTHONPATH=/traps/traps", "--entrypoint=sh"],
-            *[PRELUDE, "-c", script],
+            *[PRELUDE_PYTHON, "-c", script],
         )
         tally.tried()
         assert "Ready" in done.stdout, done.stdout + done.stderr

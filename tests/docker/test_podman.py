@@ -14,7 +14,7 @@ from pathlib import Path
 import gvisor
 import pytest
 
-from docker.conftest import PRELUDE, USER
+from docker.conftest import PRELUDE, PRELUDE_PYTHON, USER
 from docker.engine import TREE, Engine, unmount_below
 
 
@@ -59,14 +59,14 @@ class Podman:
 
 @pytest.fixture(scope="module", params=["root", USER])
 def podman(plain: Engine, request: pytest.FixtureRequest) -> Iterator[Podman]:
-    """Podman, with the image."""
+    """Podman, with the images."""
     subprocess.run([TREE / "tools" / "user", USER, "ranges"], check=True)
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="usernsctl-podman-") as made:
         directory = Path(made)
         entry = pwd.getpwnam(request.param)
         shutil.copy(TREE / "docker" / "seccomp.json", directory)
         archive = directory / "image.tar"
-        plain.must("save", f"--output={archive}", PRELUDE)
+        plain.must("save", f"--output={archive}", PRELUDE, PRELUDE_PYTHON)
         for path in (directory, archive):
             os.chown(path, entry.pw_uid, entry.pw_gid)
         called = Podman(request.param, directory)
@@ -78,17 +78,20 @@ def podman(plain: Engine, request: pytest.FixtureRequest) -> Iterator[Podman]:
             unmount_below(directory)
 
 
-def run(podman: Podman, *arguments: str, options: list[str]) -> str:
-    return podman("run", "--rm", "--network=none", *options, PRELUDE, *arguments)
+def run(podman: Podman, image: str, *arguments: str, options: list[str]) -> str:
+    return podman("run", "--rm", "--network=none", *options, image, *arguments)
 
 
 def test_its_own_profile_is_enough(podman: Podman) -> None:
-    assert gvisor.BUILD in run(podman, "run", "--", "cat", "/proc/version", options=[])
+    assert gvisor.BUILD in run(podman, PRELUDE, "cat", "/proc/version", options=[])
 
 
 @pytest.mark.parametrize(("ids", "option"), [("one", "--"), ("all", "--map-auto")])
 def test_the_options_that_the_image_prints(podman: Podman, ids: str, option: str) -> None:
-    printed = run(podman, "docker-args", "--engine=podman", f"--ids={ids}", options=[])
-    assert "--security-opt=seccomp=seccomp.json" in printed.split()
-    command = ["run", *dict.fromkeys([option, "--"]), "cat", "/proc/version"]
-    assert gvisor.BUILD in run(podman, *command, options=printed.split())
+    words = ["docker-args", "--engine=podman", f"--ids={ids}"]
+    options = run(podman, PRELUDE_PYTHON, *words, options=[]).split()
+    assert "--security-opt=seccomp=seccomp.json" in options
+    show = ["cat", "/proc/version"]
+    command = ["run", *dict.fromkeys([option, "--"]), *show]
+    assert gvisor.BUILD in run(podman, PRELUDE_PYTHON, *command, options=options)
+    assert gvisor.BUILD in run(podman, PRELUDE, f"--ids={ids}", *show, options=options)

@@ -9,9 +9,14 @@ from collections.abc import Iterator, Mapping
 
 import pytest
 from posture import Caller, Family, Posture, family_of, kind_of, lasting_differences
-from posture_table import RUN_IN_CONTAINER, RUN_IN_REMAPPED
+from posture_table import (
+    LAUNCH_IN_CONTAINER,
+    LAUNCH_IN_REMAPPED,
+    RUN_IN_CONTAINER,
+    RUN_IN_REMAPPED,
+)
 
-from docker.conftest import PRELUDE
+from docker.conftest import PRELUDE, PRELUDE_PYTHON
 from docker.engine import Engine
 from docker.matrix import NO_NEW_PRIVILEGES, NONE_LEFT, SECCOMP
 
@@ -20,16 +25,21 @@ SETTLING = 20
 
 
 # `docker exec` would enter the mount namespace of process 1, which is not the container's any more.
-SCRIPT = "sleep 1000 & exec usernsctl run -- sh -c 'echo ready; read line'"
+SCRIPT = "sleep 1000 & exec {} -- sh -c 'echo ready; read line'"
+# How a command is started, by images.
+STARTS = {
+    PRELUDE_PYTHON: "usernsctl run",
+    PRELUDE: "usernsctl-exec --launch /etc/usernsctl/launch.no-network",
+}
 
 
 @contextlib.contextmanager
-def container(engine: Engine, *options: str) -> Iterator[tuple[int, int]]:
+def container(engine: Engine, image: str, *options: str) -> Iterator[tuple[int, int]]:
     """One with a command that waits: its process 1, and one that is as that was at first."""
     name = f"posture-{time.monotonic_ns()}"
     run = ["run", "--rm", "--interactive", f"--name={name}", "--env", f"TOKEN={SECRET}", *options]
     process = subprocess.Popen(
-        engine.command(*run, "--entrypoint=sh", PRELUDE, "-c", SCRIPT),
+        engine.command(*run, "--entrypoint=sh", image, "-c", SCRIPT.format(STARTS[image])),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=engine.environ,
@@ -46,13 +56,18 @@ def container(engine: Engine, *options: str) -> Iterator[tuple[int, int]]:
 
 
 @pytest.mark.parametrize(
-    ("engine", "expected"),
-    [("plain", RUN_IN_CONTAINER), ("remapped", RUN_IN_REMAPPED)],
+    ("image", "engine", "expected"),
+    [
+        (PRELUDE_PYTHON, "plain", RUN_IN_CONTAINER),
+        (PRELUDE_PYTHON, "remapped", RUN_IN_REMAPPED),
+        (PRELUDE, "plain", LAUNCH_IN_CONTAINER),
+        (PRELUDE, "remapped", LAUNCH_IN_REMAPPED),
+    ],
     indirect=["engine"],
-    ids=["plain", "remapped"],
+    ids=["plain", "remapped", "launch-plain", "launch-remapped"],
 )
-def test_posture(engine: Engine, expected: Mapping[str, Posture]) -> None:
-    with container(engine, NONE_LEFT, NO_NEW_PRIVILEGES, SECCOMP) as (first, beside):
+def test_posture(image: str, engine: Engine, expected: Mapping[str, Posture]) -> None:
+    with container(engine, image, NONE_LEFT, NO_NEW_PRIVILEGES, SECCOMP) as (first, beside):
         streams = ("stdin", "stdout", "stderr")
         given = {name: f"/proc/{first}/fd/{number}" for number, name in enumerate(streams)}
         caller = Caller(given, {"TOKEN": SECRET}, pid=beside)

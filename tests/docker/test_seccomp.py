@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tally import Tally
 
-from docker.conftest import PRELUDE
+from docker.conftest import PRELUDE, PRELUDE_PYTHON
 from docker.engine import TREE, Engine
 
 PROFILE = TREE / "docker" / "seccomp.json"
@@ -123,7 +123,8 @@ def fails(plain: Engine, directory: Path, profile: dict[str, Any]) -> bool:
     failed = []
     for run in RUNS:
         done = plain(
-            "run", "--rm", f"--security-opt=seccomp={file}", PRELUDE, *run, "--", "echo", "ran"
+            *["run", "--rm", f"--security-opt=seccomp={file}", PRELUDE_PYTHON],
+            *[*run, "--", "echo", "ran"],
         )
         assert done.returncode == 0 or (done.returncode, done.stdout) == (125, ""), done.stderr
         failed.append(done.returncode != 0)
@@ -158,7 +159,7 @@ def sockets(plain: Engine, wanted: dict[str, tuple[int, ...]]) -> dict[str, str]
     """What root with all capabilities is told of each of these sockets."""
     done = plain(
         *["run", "--rm", "--user=0", "--cap-add=ALL", f"--security-opt=seccomp={PROFILE}"],
-        *["--entrypoint=python3", PRELUDE, "-c", SOCKET_PROBE, json.dumps(wanted)],
+        *["--entrypoint=python3", PRELUDE_PYTHON, "-c", SOCKET_PROBE, json.dumps(wanted)],
     )
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout))
@@ -196,7 +197,7 @@ def test_a_filter_that_refuses_setns_is_named(plain: Engine, tmp_path: Path) -> 
         "--rm",
         f"--security-opt=seccomp={profile}",
         PRELUDE,
-        *["run", "--map-auto", "--", "true"],
+        *["--ids=all", "--", "true"],
     )
     assert done.returncode == 125
     assert "[seccomp-denies-userns]" in done.stderr
@@ -210,7 +211,7 @@ def test_what_is_dangerous_is_refused(plain: Engine) -> None:
         "--cap-add=ALL",
         f"--security-opt=seccomp={PROFILE}",
         "--entrypoint=python3",
-        PRELUDE,
+        PRELUDE_PYTHON,
         "-c",
         PROBE,
     )
@@ -224,22 +225,26 @@ def test_what_is_dangerous_is_refused(plain: Engine) -> None:
 
 def test_the_image_is_ready_with_it(plain: Engine) -> None:
     """HEALTHCHECK asks the doctor, too."""
-    done = plain("run", "--rm", f"--security-opt=seccomp={PROFILE}", PRELUDE, "doctor")
+    with_it = ["run", "--rm", f"--security-opt=seccomp={PROFILE}"]
+    done = plain(*with_it, PRELUDE_PYTHON, "doctor")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.startswith("Ready for a command in gVisor\n")
+    done = plain(*with_it, PRELUDE)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Ready for a command in gVisor; runsc itself was not started\n")
 
 
 def test_the_image_prints_the_options_that_work(plain: Engine, tmp_path: Path) -> None:
     profile = tmp_path / "seccomp.json"
-    printed = plain("run", "--rm", PRELUDE, "seccomp-profile")
-    assert printed.stdout == PROFILE.read_text()
+    for image in (PRELUDE, PRELUDE_PYTHON):
+        printed = plain("run", "--rm", "--entrypoint=usernsctl", image, "seccomp-profile")
+        assert printed.stdout == PROFILE.read_text(), printed.stderr
     profile.write_text(printed.stdout)
     for ids, options in (("one", []), ("all", ["--map-auto"])):
         wanted = plain(
-            *["run", "--rm", PRELUDE, "docker-args", "--no-apparmor"],
+            *["run", "--rm", PRELUDE_PYTHON, "docker-args", "--no-apparmor"],
             *[f"--seccomp={profile}", f"--ids={ids}"],
         )
-        done = plain(
-            "run", "--rm", *wanted.stdout.split(), PRELUDE, "run", *options, "--", "echo", "ran"
-        )
-        assert (done.returncode, done.stdout) == (0, "ran\n"), done.stderr
+        for start in ([PRELUDE_PYTHON, "run", *options], [PRELUDE, f"--ids={ids}"]):
+            done = plain("run", "--rm", *wanted.stdout.split(), *start, "--", "echo", "ran")
+            assert (done.returncode, done.stdout) == (0, "ran\n"), done.stderr

@@ -97,6 +97,56 @@ def test_the_current_directory_counts_if_it_is_inside(prelude: Program, write: W
     assert config_of(prelude("--launch", launch, "--", "true"))["cwd"] == "/proc/1"
 
 
+def test_the_current_directory_can_be_demanded(prelude: Program, write: Write) -> None:
+    launch = write(("cwd-moment",), before=("source\0follow\0/",), steps=("tree\0000",))
+    done = prelude("--launch", launch, "--", "true", cwd=Path("/usr/share"))
+    assert config_of(done)["cwd"] == "/usr/share"
+    launch = write(("cwd-moment",))
+    text = "/var, where the launch has the command start: there is no such directory"
+    refusal(prelude("--launch", launch, "--", "true", cwd=Path("/var")), None, text)
+
+
+def test_a_launch_is_checked(prelude: Program, write: Write) -> None:
+    ready = "Ready for a command in gVisor; runsc itself was not started\n"
+    for words in ([], ["--", "cat"]):
+        done = prelude("--launch", write(script="echo executed"), "--check", *words)
+        assert (done.returncode, done.stdout, done.stderr) == (0, ready, "")
+    for arguments, words in (((), ["--", "/none"]), (("arg\0/none",), [])):
+        done = prelude("--launch", write(arguments), "--check", *words)
+        assert (done.returncode, done.stdout) == (127, "")
+    done = prelude("--check", "--launch", write(("env-need\0TOKEN",)))
+    refusal(done, None, "variable TOKEN, which is not set")
+    refusal(prelude("--check", "--", "true"), None, "--check checks a launch")
+    refusal(prelude("--launch", write(), "--check", "-r"), None, "leave out the others")
+
+
+@pytest.mark.userns_requires("subid")
+def test_helpers_are_not_looked_for_along_path(
+    prelude: Program, write: Write, tmp_path: Path
+) -> None:
+    """In a container, PATH is what the command is to have, and may be somebody else's."""
+    traps = tmp_path / "traps"
+    traps.mkdir()
+    for name in ("newuidmap", "newgidmap", "getent", "getsubids"):
+        (traps / name).write_text(f"#!/bin/sh\necho {name} >>{tmp_path}/mark\n")
+        (traps / name).chmod(0o755)
+    launch = write(before=("idmap\0-r", "idmap\0--map-auto"))
+    done = prelude("--launch", launch, "--", "/bin/true", env={"PATH": str(traps)})
+    assert len(config_of(done)["uid"]) > 0
+    assert not (tmp_path / "mark").exists()
+    # A check of the attack: elsewhere these are the ones that are found, and not good enough.
+    done = prelude("-r", "--map-auto", "--", "true", env={"PATH": str(traps)})
+    assert os.geteuid() == 0 or "[helper-not-setuid]" in done.stderr
+
+
+@pytest.mark.parametrize("limit", [5, 8, 10, 12])
+def test_too_few_descriptors_are_told(prelude: Program, write: Write, limit: int) -> None:
+    line = f"ulimit -n {limit}; exec {prelude.path} --launch {write()} -- true"
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True)
+    refusal(done, "descriptor-limit", "Too many open files")
+    assert "  remedy: ulimit -n 4096\n" in done.stderr
+
+
 def test_words_take_the_place_of_the_command(prelude: Program, write: Write) -> None:
     launch = write(("arg-fixed\0env", "arg\0cat", "arg\0x", "hostname\0box"))
     assert config_of(prelude("--launch", launch))["args"] == ["env", "cat", "x"]

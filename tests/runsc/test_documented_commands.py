@@ -28,7 +28,7 @@ PAGES = [
 ]
 # Of this page, what is Python.
 PYTHON_PAGE = "docs/python.md"
-LANGUAGES = {"sh", "console", "python", "text"}
+LANGUAGES = {"sh", "console", "python", "text", "dockerfile"}
 
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CHEAT_SHEET = re.compile(r"^\| .* \| `(.+)` \|$", re.MULTILINE)
@@ -75,6 +75,9 @@ BLOCKS += [block for block in blocks_of(PYTHON_PAGE) if block.language == "pytho
 EXCLUDED = {
     "README.md: make demo": ("it installs from PyPI; `make test` runs this test"),
     "README.md: docker build -f Dockerfile.gvisor -t connector .": "it takes Docker",
+    "README.md: docker build -f Dockerfile.gvisor -t prelude --target prelude .": (
+        "it takes Docker; tests/docker builds and runs that image"
+    ),
     "README.md: apt-get install gcc libc6-dev libcap-dev python3-dev python3-venv runsc": (
         "it takes root, and changes the machine"
     ),

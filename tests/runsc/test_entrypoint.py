@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -108,6 +109,8 @@ def test_no_network_is_none(in_gvisor: Program) -> None:
         (["--expose", "--", "true"], "--expose is no option"),
         (["--network"], "--network is no option, or lacks its value"),
         (["-x", "true"], "-x is no option"),
+        (["--check", "--runsc=/usr/bin/runsc"], "--check with --runsc; what is checked is a launch"),
+        (["--check"], "/etc/usernsctl/launch: No such file"),
         (["--"], "no command"),
         ([], "no command"),
     ],
@@ -156,7 +159,56 @@ def test_an_installation_that_is_incomplete_is_told(tmp_path: Path) -> None:
     (tmp_path / "in-gvisor").chmod(0o755)
     done = Program(tmp_path / "in-gvisor")("--", "true")
     assert (done.returncode, done.stdout) == (125, "")
-    assert done.stderr == f"usernsctl: {tmp_path}/python3: No such file or directory\n"
+    assert done.stderr == f"usernsctl: {tmp_path}/usernsctl-exec: No such file or directory\n"
+
+
+@pytest.fixture
+def without_python(tmp_path: Path) -> Path:
+    """The native programs alone, as they are in an image without Python."""
+    made = tmp_path / "usernsctl" / "bin"
+    made.mkdir(parents=True)
+    for name in ("usernsctl-entrypoint", "usernsctl-exec"):
+        shutil.copy(SCRIPTS / name, made)
+    for name in ("in-gvisor", "usernsctl"):
+        (made / name).symlink_to("usernsctl-entrypoint")
+    return made
+
+
+def test_without_python_the_profiles_are_printed(without_python: Path) -> None:
+    share = without_python.parent / "share"
+    share.mkdir()
+    printed = Program(without_python / "usernsctl")
+    for name in ("seccomp-profile", "apparmor-profile"):
+        (share / name).write_text("x" * 100_000 + name)
+        done = printed(name)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout == (share / name).read_text()
+        (share / name).unlink()
+        done = printed(name)
+        assert (done.returncode, done.stdout) == (125, "")
+        assert f"share/{name}: No such file" in done.stderr
+    for words in (["doctor"], [], ["run", "--", "true"], ["seccomp-profile", "x"]):
+        done = printed(*words)
+        assert (done.returncode, done.stdout) == (125, "")
+        assert "this image has no Python" in done.stderr
+        assert "prelude-python" in done.stderr
+
+
+def test_without_python_there_must_be_a_launch(without_python: Path) -> None:
+    """None was made for this machine."""
+    program = Program(without_python / "in-gvisor")
+    for words, file in (
+        (["--", "true"], "launch"),
+        (["--network=none", "true"], "launch.no-network"),
+        (["--ids=all", "--check"], "launch.all-ids"),
+        (["--ids=all", "--network=none", "true"], "launch.no-network.all-ids"),
+    ):
+        done = program(*words)
+        assert (done.returncode, done.stdout) == (125, "")
+        assert f"/etc/usernsctl/{file}: No such file" in done.stderr
+    done = program("--runsc=/usr/bin/runsc", "--", "true")
+    assert done.returncode == 125
+    assert "the launch has decided which" in done.stderr
 
 
 def test_a_wrong_descriptor_is_told() -> None:

@@ -51,6 +51,7 @@ def test_a_file_without_a_command(usernsctl: Program, tmp_path: Path) -> None:
         (["-o", "F", "--hostname", "\udcff", "--", "true"], "UTF-8"),
         (["-o", "F/missing/x", "--", "true"], "can't write F/missing/x"),
         (["-o", "F", "--", ""], "the command is an empty string"),
+        (["-o", "F", "--wd", "here"], "--wd here: it must be an absolute path, or . for"),
     ],
 )
 def test_bad_options(usernsctl: Program, tmp_path: Path, options: list[str], says: str) -> None:
@@ -112,6 +113,20 @@ def test_a_launch_that_does_not_hold_any_more(
     assert "launch-outdated" in gone.stderr
     assert f"usernsctl freeze --bind {data}:/x --env TOKEN=... -o {file}" in gone.stderr
     assert "secret" not in gone.stderr
+
+
+def test_a_frozen_launch_that_starts_where_its_caller_is(
+    usernsctl: Program, prelude: Program, tmp_path: Path
+) -> None:
+    file = tmp_path / "launch"
+    assert usernsctl("freeze", "--wd", ".", "-o", file, "--", "pwd").returncode == 0
+    done = launched(prelude, file, cwd=Path("/usr/share"))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "/usr/share\n", "")
+    none = launched(prelude, file, cwd=tmp_path)
+    assert (none.returncode, none.stdout) == (125, "")
+    assert f"{tmp_path}, where" in none.stderr
+    ready = launched(prelude, file, "--check", cwd=Path("/usr"))
+    assert (ready.returncode, ready.stderr) == (0, "")
 
 
 @pytest.mark.userns_requires("subid")

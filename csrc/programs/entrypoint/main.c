@@ -6,9 +6,11 @@
  *
  * It is called by either name. Who fills in a container's environment, and what is mounted there,
  * is not always who may decide what runs outside of gVisor. So this program is static, which leaves
- * nothing for the variables of a dynamic loader to change; it finds what it starts beside itself;
- * and that has an environment of its own. The container's goes into a file in memory, as data for
- * the command in gVisor.
+ * nothing for the variables of a dynamic loader to change, and it finds what it starts beside
+ * itself. That is usernsctl-exec, which is static, too, with a launch that was frozen when the
+ * image was built; to it, the container's environment is data for the command in gVisor. Where
+ * there is no such launch, it is Python, which gets an environment of its own; the container's goes
+ * into a file in memory.
  *
  * What in-gvisor lets a command have is said by its options alone.
  */
@@ -38,6 +40,10 @@
 #define FAILED 125
 #define CLI "usernsctl"
 #define SELF "in-gvisor"
+/* The launch of in-gvisor's own options, and what others add to the name. */
+#define LAUNCH "/etc/usernsctl/launch"
+#define NO_NETWORK ".no-network"
+#define ALL_IDS ".all-ids"
 /* Besides the words of the caller: the longest command line has 20 of ours. */
 #define OWN_WORDS_MAX 24
 #define TERM_MAX 64
@@ -53,8 +59,9 @@ static const char help[] =
     "\n"
     "      --network=host|none  the container's network (the default), or none\n"
     "      --ids=one|all        its own id (the default), or all its subordinate ids too\n"
-    "      --runsc=FILE         the runsc to run; by default the first in the system's "
-    "directories\n"
+    "      --runsc=FILE         the runsc to run, where the image has Python; by default the one\n"
+    "                           that the launch in /etc/usernsctl names\n"
+    "      --check              say whether a command could be started, and start none\n"
     "  -h, --help               show this\n"
     "  -V, --version            show the version\n"
     "\n"
@@ -64,6 +71,7 @@ struct policy {
     const char *network;
     const char *ids;
     const char *runsc;
+    bool is_check;
 };
 
 /* A command line in the making. The array has room for all that can come. */
@@ -134,6 +142,21 @@ static const char *terminal(void)
     return setting;
 }
 
+/* Copies a file beside us to standard output: the exit status. */
+static int print_file(const char *name)
+{
+    static char path[PATH_MAX], bytes[1 << 16];
+    int fd = find_beside(name, path) ? -1 : open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return fail(path);
+    ssize_t length;
+    int failed = 0;
+    while (!failed && (length = read(fd, bytes, sizeof bytes)))
+        failed = length < 0 || un_write_all(STDOUT_FILENO, bytes, (size_t)length);
+    close(fd);
+    return failed ? fail(path) : 0;
+}
+
 /* Becomes usernsctl; only returns if that failed. */
 static int become(struct words *words, char *const *rest, bool is_run)
 {
@@ -161,6 +184,35 @@ static int become(struct words *words, char *const *rest, bool is_run)
     add(words, NULL);
     execve(python, (char *const *)words->word, (char *const *)clean);
     return fail(python);
+}
+
+/* Whether the Python that usernsctl is installed with is there, beside us. */
+static bool has_python(void)
+{
+    char python[PATH_MAX];
+    return !find_beside("python3", python) && !access(python, X_OK);
+}
+
+/* Becomes usernsctl-exec, which performs a launch; only returns if that failed. */
+static int perform(struct words *words, const char *launch, const struct policy *policy,
+                   char *const *rest)
+{
+    static char program[PATH_MAX];
+    if (find_beside("usernsctl-exec", program))
+        return fail("/proc/self/exe");
+    if (keep_early_signals())
+        return fail("sigprocmask");
+    words->count = 0;
+    add(words, "usernsctl-exec");
+    add(words, "--launch");
+    add(words, launch);
+    if (policy->is_check)
+        add(words, "--check");
+    add(words, "--");
+    add_all(words, rest);
+    add(words, NULL);
+    execv(program, (char *const *)words->word);
+    return fail(program);
 }
 
 static int usage(const char *what, const char *value, const char *right)
@@ -198,7 +250,10 @@ static int check(const struct policy *policy, const char *command)
         return usage("--ids=", policy->ids, "it may be one or all");
     if (policy->runsc && *policy->runsc != '/')
         return usage("--runsc=", policy->runsc, "it must be an absolute path");
-    if (!command)
+    if (policy->runsc && policy->is_check)
+        return usage("--check with --runsc", "",
+                     "what is checked is a launch, which has decided on runsc: leave out --runsc");
+    if (!command && !policy->is_check)
         return usage("no command", "", "give one, as in: " SELF " -- cat /proc/version");
     return check_variables();
 }
@@ -207,9 +262,13 @@ static int check(const struct policy *policy, const char *command)
 static int parse(int argc, char **argv, struct policy *policy)
 {
     static const struct option options[] = {
-        {"network", required_argument, NULL, 'n'}, {"ids", required_argument, NULL, 'i'},
-        {"runsc", required_argument, NULL, 'r'},   {"help", no_argument, NULL, 'h'},
-        {"version", no_argument, NULL, 'V'},       {NULL, 0, NULL, 0},
+        {"network", required_argument, NULL, 'n'},
+        {"ids", required_argument, NULL, 'i'},
+        {"runsc", required_argument, NULL, 'r'},
+        {"check", no_argument, NULL, 'c'},
+        {"help", no_argument, NULL, 'h'},
+        {"version", no_argument, NULL, 'V'},
+        {NULL, 0, NULL, 0},
     };
     int option;
     opterr = 0;
@@ -220,6 +279,8 @@ static int parse(int argc, char **argv, struct policy *policy)
             policy->ids = optarg;
         else if (option == 'r')
             policy->runsc = optarg;
+        else if (option == 'c')
+            policy->is_check = true;
         else if (option == 'h')
             return fputs(help, stdout) < 0 || fflush(stdout) ? FAILED : 0;
         else if (option == 'V')
@@ -230,32 +291,67 @@ static int parse(int argc, char **argv, struct policy *policy)
     return -1;
 }
 
-static int run_in_gvisor(int argc, char **argv, struct words *words)
+/* Without a launch: usernsctl run, with the same options. */
+static int run_by_python(const struct policy *policy, char *const *command, struct words *words)
 {
     static char directory[PATH_MAX];
     static struct utsname host;
+    if (!getcwd(directory, sizeof directory) || uname(&host))
+        return fail("the working directory or the host name can't be told");
+    const char *const fixed[] = {
+        "run",  "--network", policy->network, "--hostname",    host.nodename,
+        "--wd", directory,   "--env-all",     "--expose-root",
+    };
+    for (size_t i = 0; i < sizeof fixed / sizeof *fixed; i++)
+        add(words, fixed[i]);
+    if (!strcmp(policy->ids, "all"))
+        add(words, "--map-auto");
+    if (policy->runsc) {
+        add(words, "--runsc");
+        add(words, policy->runsc);
+    }
+    add(words, "--");
+    return become(words, command, true);
+}
+
+static int run_in_gvisor(int argc, char **argv, struct words *words)
+{
+    static char launch[sizeof LAUNCH NO_NETWORK ALL_IDS];
     struct policy policy = {.network = "host", .ids = "one"};
     int status = parse(argc, argv, &policy);
     if (status < 0)
         status = check(&policy, argv[optind]);
     if (status >= 0)
         return status;
-    if (!getcwd(directory, sizeof directory) || uname(&host))
-        return fail("the working directory or the host name can't be told");
-    const char *const fixed[] = {
-        "run",  "--network", policy.network, "--hostname",    host.nodename,
-        "--wd", directory,   "--env-all",    "--expose-root",
+    snprintf(launch, sizeof launch, "%s%s%s", LAUNCH,
+             !strcmp(policy.network, "none") ? NO_NETWORK : "",
+             !strcmp(policy.ids, "all") ? ALL_IDS : "");
+    if (policy.runsc && !has_python())
+        return usage("--runsc=", policy.runsc,
+                     "the launch has decided which, and there is no Python to take another one: "
+                     "leave it out, or freeze a launch with it");
+    if (!policy.runsc && (policy.is_check || !has_python() || !access(launch, F_OK)))
+        return perform(words, launch, &policy, argv + optind);
+    return run_by_python(&policy, argv + optind, words);
+}
+
+/* Without Python: prints what engines need, which is in files beside us. */
+static int run_without_python(int argc, char **argv)
+{
+    static const char *const printed[][2] = {
+        {"seccomp-profile", "../share/seccomp-profile"},
+        {"apparmor-profile", "../share/apparmor-profile"},
     };
-    for (size_t i = 0; i < sizeof fixed / sizeof *fixed; i++)
-        add(words, fixed[i]);
-    if (!strcmp(policy.ids, "all"))
-        add(words, "--map-auto");
-    if (policy.runsc) {
-        add(words, "--runsc");
-        add(words, policy.runsc);
-    }
-    add(words, "--");
-    return become(words, argv + optind, true);
+    for (size_t i = 0; argc == 2 && i < sizeof printed / sizeof *printed; i++)
+        if (!strcmp(argv[1], printed[i][0]))
+            return print_file(printed[i][1]);
+    fputs(CLI ": this image has no Python, so that " CLI " can do no more than print what engines "
+              "need:\n  " CLI " seccomp-profile|apparmor-profile\n"
+              "in-gvisor runs a command in gVisor, and in-gvisor --check says whether one could be "
+              "started.\nThe target prelude-python of Dockerfile.gvisor has all of " CLI
+              ", such as " CLI " doctor.\n",
+          stderr);
+    return FAILED;
 }
 
 int main(int argc, char **argv)
@@ -265,7 +361,10 @@ int main(int argc, char **argv)
     if (!words.word || !argc)
         return fail("no memory");
     const char *slash = strrchr(argv[0], '/');
-    if (!strcmp(slash ? slash + 1 : argv[0], CLI))
+    bool is_cli = !strcmp(slash ? slash + 1 : argv[0], CLI);
+    if (is_cli && !has_python())
+        return run_without_python(argc, argv);
+    if (is_cli)
         return become(&words, argv + 1, argc > 1 && !strcmp(argv[1], "run"));
     return run_in_gvisor(argc, argv, &words);
 }

@@ -93,45 +93,64 @@ static int enter(struct performance *of, struct un_error *err)
     struct un_setup setup;
     un_setup_init(&setup);
     setup.propagation = MS_PRIVATE;
-    if (read_ids(of->launch, &of->ids, err) || un_exec_plan(&of->ids.request, &of->decision, err) ||
+    /* Helpers of the system's: PATH may be what the command is to have, and somebody else's. */
+    if (read_ids(of->launch, &of->ids, err) ||
+        un_exec_plan(&of->ids.request, NULL, &of->decision, err) ||
         check_plan(of->launch, &of->decision.plan, err) ||
         un_exec_enter(&of->decision, un_ns_flag(UN_NS_MOUNT), &setup, err))
         return -1;
     return un_setup_apply(&setup, err);
 }
 
+/* The words to check a launch with. A launch that is for any command is checked without one: what
+ * lies in /proc inside is known to gVisor alone, so it is not looked for. */
+static const char *const *words_to_check(const struct un_launch *launch, const char *const *command)
+{
+    static const char *const any[] = {"/proc/self/exe", NULL};
+    bool has = *command || launch->of_verb[UN_VERB_ARG] || launch->of_verb[UN_VERB_ARG_FIXED];
+    return has ? command : any;
+}
+
 static int perform(struct performance *of, const char *file, const char *const *command,
-                   struct un_error *err)
+                   bool is_check, struct un_error *err)
 {
     /* Nobody inside could take what is closed. */
     if (open_standard(err) || un_close_fds(NULL, 0, err) ||
-        un_launch_file_read(file, &of->bytes, &of->launch, err) ||
-        un_moment_take(of->launch, command, environ, &of->moment, err) ||
+        un_launch_file_read(file, &of->bytes, &of->launch, err))
+        return -1;
+    if (is_check)
+        command = words_to_check(of->launch, command);
+    if (un_moment_take(of->launch, command, environ, &of->moment, err) ||
         un_launch_open(of->launch, NULL, err) || enter(of, err) ||
         un_launch_build(of->launch, &of->moment.is, err) ||
         un_moment_settle(of->launch, &of->moment, err))
         return -1;
-    return un_launch_exec(of->launch, &of->moment.is, err);
+    return is_check ? 0 : un_launch_exec(of->launch, &of->moment.is, err);
 }
 
-int un_exec_launch(const char *file, const char *const *command)
+/* The exit status. */
+static int tell(const struct performance *of, struct un_error *err)
+{
+    un_diagnose(err, "/proc");
+    const char *remedy = of && of->launch ? un_launch_remedy(of->launch) : NULL;
+    report_error_with("usernsctl-exec", err, remedy);
+    return un_exit_status(err);
+}
+
+int un_exec_launch(const char *file, const char *const *command, bool is_check)
 {
     struct un_error err;
     struct performance *of = calloc(1, sizeof *of);
     if (getpid() == 1)
         keep_early_signals();
-    if (of)
-        perform(of, file, command, &err);
-    else
-        un_fail_errno(&err, UN_STEP_LAUNCH, file);
-    un_diagnose(&err, "/proc");
-    const char *remedy = of && of->launch ? un_launch_remedy(of->launch) : NULL;
-    report_error_with("usernsctl-exec", &err, remedy);
+    int failed =
+        of ? perform(of, file, command, is_check, &err) : un_fail_errno(&err, UN_STEP_LAUNCH, file);
+    int status = failed ? tell(of, &err) : 0;
     if (of) {
         un_launch_close(of->launch);
         un_moment_drop(&of->moment);
         free(of->bytes);
         free(of);
     }
-    return un_exit_status(&err);
+    return status;
 }

@@ -5,7 +5,8 @@
 #include "include/usernsctl.h"
 
 /* Performs the launch in a file; `command` are the words that came with it. Returns only if that
- * failed, and it was said why: the exit status. */
-int un_exec_launch(const char *file, const char *const *command);
+ * failed, and it was said why: the exit status. To check is to do all but the last step, the exec:
+ * 0 if that is all that there is left to do. */
+int un_exec_launch(const char *file, const char *const *command, bool is_check);
 
 #endif

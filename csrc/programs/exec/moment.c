@@ -71,15 +71,18 @@ static bool shows_machine(const struct un_launch *launch)
 
 static int settle_cwd(struct un_launch *launch, struct moment *moment, struct un_error *err)
 {
-    const struct un_record *wanted = un_launch_first(launch, UN_VERB_CWD);
+    const struct un_record *named = un_launch_first(launch, UN_VERB_CWD);
+    const char *wanted = named ? named->words : NULL;
+    if (launch->of_verb[UN_VERB_CWD_MOMENT])
+        wanted = moment->cwd;
     if (wanted) {
-        moment->is.cwd = wanted->words;
-        if (un_launch_is_unknown(wanted->words) || un_launch_has_directory(launch, wanted->words))
+        moment->is.cwd = wanted;
+        if (un_launch_is_unknown(wanted) || un_launch_has_directory(launch, wanted))
             return 0;
         return un_fail(err, UN_STEP_CWD, 0, NULL,
                        "%.300s, where the launch has the command start: there is no such directory "
                        "in the sandbox",
-                       wanted->words);
+                       wanted);
     }
     bool has = shows_machine(launch) && un_launch_has_directory(launch, moment->cwd);
     moment->is.cwd = has ? moment->cwd : "/";

@@ -27,6 +27,7 @@ enum {
     OPT_HOLD,
     OPT_PRESERVE_FD,
     OPT_LAUNCH,
+    OPT_CHECK,
 };
 
 /* The + stops at the first word that is no option: what follows is the command's. */
@@ -62,6 +63,7 @@ static const struct option long_options[] = {
     {"keep-caps", no_argument, NULL, OPT_KEEP_CAPS},
     {"preserve-fd", required_argument, NULL, OPT_PRESERVE_FD},
     {"launch", required_argument, NULL, OPT_LAUNCH},
+    {"check", no_argument, NULL, OPT_CHECK},
     /* How a named namespace is made: for usernsctl itself, so --help does not tell of it. */
     {"hold", required_argument, NULL, OPT_HOLD},
     {"help", no_argument, NULL, 'h'},
@@ -291,6 +293,9 @@ static int take_option(struct un_options *options, int option, struct un_error *
     case OPT_LAUNCH:
         options->launch = optarg;
         return 0;
+    case OPT_CHECK:
+        options->check = true;
+        return 0;
     case 'h':
         options->action = UN_HELP;
         return 0;
@@ -391,11 +396,13 @@ int un_options_parse(int argc, char **argv, struct un_options *options, struct u
             return 0;
     }
     options->command = (const char *const *)argv + optind;
-    if (options->launch && count > 1)
+    if (options->launch && count > 1 + options->check)
         return usage(err, "%s decides all that options are for: leave out the others%s", "--launch",
                      "");
     if (options->launch)
         return 0;
+    if (options->check)
+        return usage(err, "%s checks a launch: %s", "--check", "--launch FILE --check");
     if (optind == argc && options->hold < 0)
         return usage(err, "no command was given: %s%s", "usernsctl-exec [OPTIONS] -- COMMAND", "");
     if (optind < argc && options->hold >= 0)

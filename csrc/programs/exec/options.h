@@ -20,6 +20,7 @@ struct un_options {
     int keep[UN_KEEP_MAX]; /* descriptors to pass on: sorted, without doubles */
     size_t keep_count;
     const char *launch;         /* the file of a launch to be performed, or NULL */
+    bool check;                 /* whether to perform it but for its last step */
     const char *const *command; /* ends with NULL */
 };
 

@@ -1,5 +1,6 @@
 #include "programs/shared/report.h"
 #include "base/printable.h"
+#include "explain/known.h"
 
 #include <stdio.h>
 
@@ -11,7 +12,7 @@ void report_error(const char *program, const struct un_error *err)
 void report_error_with(const char *program, const struct un_error *err, const char *remedy)
 {
     char reason[UN_DETAIL_MAX + 128];
-    const struct un_cause *cause = un_cause_find(err->cause);
+    struct un_cause cause;
     fprintf(stderr, "%s: %s: %s\n", program, un_step_name(err->step),
             un_error_reason(err, reason, sizeof reason));
     if (!remedy) {
@@ -21,14 +22,14 @@ void report_error_with(const char *program, const struct un_error *err, const ch
     char shown[UN_PATH_MAX];
     snprintf(shown, sizeof shown, "%s", remedy);
     un_make_printable(shown);
-    if (cause)
-        fprintf(stderr, "  why: %s [%s]\n", cause->why, cause->id);
+    if (un_cause_look_up(err->cause, &cause))
+        fprintf(stderr, "  why: %s [%s]\n", cause.why, cause.id);
     fprintf(stderr, "  remedy: %s\n", shown);
 }
 
 void report_cause(const char *id)
 {
-    const struct un_cause *cause = un_cause_find(id);
-    if (cause)
-        fprintf(stderr, "  why: %s [%s]\n  remedy: %s\n", cause->why, cause->id, cause->remedy);
+    struct un_cause cause;
+    if (un_cause_look_up(id, &cause))
+        fprintf(stderr, "  why: %s [%s]\n  remedy: %s\n", cause.why, cause.id, cause.remedy);
 }

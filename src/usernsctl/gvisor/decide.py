@@ -31,6 +31,9 @@ from usernsctl.gvisor.steps import (
 
 VERIFIER_INSIDE = "/.usernsctl-verify"
 
+#: Where a command may start that is kept for later: the directory of whoever starts it then.
+HERE = "."
+
 #: Of a host's own files: the directories of its sandboxes, whose names are their ids.
 BOXES = "boxes"
 #: In there: a file for each one's report of a crash. All together are bounded; what tells of
@@ -318,7 +321,9 @@ def _freeze(launch: Launch, request: Request, facts: Facts, frozen: Frozen) -> L
     if given.get("hostname") is None:
         given["hostname"] = Mark(record("json-hostname"))
     policy = [*(record("env-set", setting) for setting in launch.moment.env), *frozen.env]
-    if launch.moment.cwd is not None:
+    if request.cwd == HERE:
+        policy.append(record("cwd-moment"))
+    elif launch.moment.cwd is not None:
         policy.append(record("cwd", launch.moment.cwd))
     if request.args or facts.bundle is not None:
         policy += [record("arg", word) for word in launch.moment.args]

@@ -17,7 +17,7 @@ from usernsctl._text import quoted
 from usernsctl.errors import CommandError
 from usernsctl.gvisor import environment, paths, runsc
 from usernsctl.gvisor.config import open_bundle
-from usernsctl.gvisor.decide import Frozen, decide
+from usernsctl.gvisor.decide import HERE, Frozen, decide
 from usernsctl.gvisor.look import gather, resolve
 from usernsctl.gvisor.place import Ids
 from usernsctl.gvisor.request import Request
@@ -85,6 +85,13 @@ def freeze(request: Request, caller: Mapping[str, str], later: Later) -> Launch:
     :param caller: the environment of the caller, to find runsc by.
     :raises UsernsError: something of it can't be had now.
     """
+    if request.cwd is not None and request.cwd != HERE and not request.cwd.startswith("/"):
+        raise CommandError(
+            f"--wd {request.cwd}: it must be an absolute path, or {HERE} for the directory of "
+            "whoever starts it",
+            step="chdir",
+            filename=request.cwd,
+        )
     program = runsc.find(caller, request.program)
     extents = _ANY if later.has_several else _ONE
     ids = Ids(uid=extents, gid=extents, become=(0, 0))

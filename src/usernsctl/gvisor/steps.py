@@ -91,6 +91,7 @@ VERBS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "env-need": (("name",), "the variable {name}"),
     "env-set": (("setting",), "{setting}"),
     "cwd": (("path",), "start in {path}"),
+    "cwd-moment": ((), "start in the current directory, which must be inside"),
     "arg": (("word",), "{word}"),
     # What is given up.
     "no-new-privs": ((), "gain no privileges any more (no_new_privs)"),

@@ -75,6 +75,7 @@ static const char *const everything[] = {
     "env-need TOKEN",
     "env-set A=",
     "cwd /data",
+    "cwd-moment",
     "hostname box",
     "arg-fixed true",
     "arg \\ x",
