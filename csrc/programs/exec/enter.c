@@ -12,10 +12,10 @@ static void warn_single_id(const struct un_error *wanted)
             un_error_reason(wanted, reason, sizeof reason));
 }
 
-int un_exec_plan(const struct un_request *request, struct decision *decision, struct un_error *err)
+int un_exec_plan(const struct un_request *request, const char *path, struct decision *decision,
+                 struct un_error *err)
 {
-    /* Not the caller's PATH if we have more privilege than the caller. */
-    const struct un_sources sources = {.path = secure_getenv("PATH")};
+    const struct un_sources sources = {.path = path};
     return un_plan_for_caller(request, &sources, &decision->facts, &decision->plan, err);
 }
 

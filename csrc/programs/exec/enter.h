@@ -10,8 +10,10 @@ struct decision {
     struct un_plan plan;
 };
 
-/* Plans what is asked for. */
-int un_exec_plan(const struct un_request *request, struct decision *decision, struct un_error *err);
+/* Plans what is asked for. `path` is where helpers are looked for, directories separated by colons;
+ * NULL: where the system has its programs. */
+int un_exec_plan(const struct un_request *request, const char *path, struct decision *decision,
+                 struct un_error *err);
 /* Moves this process into new namespaces, as planned, and has `setup` become who is planned unless
  * it says so itself. Descriptors that nobody inside may take are to be closed before. */
 int un_exec_enter(const struct decision *decision, uint64_t flags, struct un_setup *setup,

@@ -29,7 +29,8 @@ static void print_error(const struct un_error *err)
 static int enter_planned(struct un_options *options, struct decision *decision,
                          struct un_error *err)
 {
-    if (un_exec_plan(&options->request, decision, err))
+    /* Not the caller's PATH if we have more privilege than the caller. */
+    if (un_exec_plan(&options->request, secure_getenv("PATH"), decision, err))
         return -1;
     /* Before anybody inside could take them; our memory has nothing that the command does not get.
      */
