@@ -101,12 +101,12 @@ def _lines(path: str) -> list[tuple[str, str]]:
         line = content.count(b"\n", 0, error.start) + 1
         raise _error(f"--env-file {path}, line {line}: a byte that isn't UTF-8", path) from None
     found = []
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, setting in enumerate(text.split("\n"), 1):
         where = f"--env-file {path}, line {number}"
-        if "\0" in line:
+        if "\0" in setting:
             raise _error(f"{where}: a NUL character, which no variable can have", path)
-        if line.strip() and not line.startswith("#"):
-            found.append((line.removesuffix("\r"), where))
+        if setting.strip() and not setting.startswith("#"):
+            found.append((setting.removesuffix("\r"), where))
     return found
 
 
