@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import socket
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,12 +50,14 @@ def test_a_part_of_a_launch(perform: Refused, launch: Path) -> None:
 def test_a_launch_with_a_byte_changed(prelude: Program, launch: Path) -> None:
     """It is refused, or performed: which of them depends on the byte. Never does it crash."""
     whole = launch.read_bytes()
-    for _ in range(200):
-        at = random.randrange(len(whole) // 2)
+    for _ in range(60):
+        at = random.randrange(len(whole))
         changed = bytes([random.randrange(256)])
         launch.write_bytes(whole[:at] + changed + whole[at + 1 :])
-        done = prelude("--launch", launch)
-        assert done.returncode in (0, 125, 126, 127), (at, changed, done)
+        command = [prelude.path, "--launch", launch]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True)
+        assert 0 <= done.returncode < 128, (at, changed, done)
+        assert b"Traceback" not in done.stderr, (at, changed, done)
 
 
 def test_a_launch_that_is_too_long(perform: Refused, launch: Path, tmp_path: Path) -> None:

@@ -184,6 +184,13 @@ def test_a_home_that_can_not_be_hidden(perform: Perform, home: str) -> None:
     assert_refused(done, "is a home directory, which a sandbox must not see", "set HOME to")
 
 
+def test_no_proc(prelude: Program, launch: Path) -> None:
+    script = f"mount -t tmpfs none /proc && exec {prelude.path} --launch {launch}"
+    done = prelude("-r", "-m", "--", "sh", "-c", script)
+    assert_refused(done, "/proc")
+    assert str(launch) not in done.stderr
+
+
 def test_odd_environments(perform: Perform, usernsctl: Program, tmp_path: Path) -> None:
     assert_ran(perform(env={}))
     everything = freeze(usernsctl, tmp_path / "all", "--env-all", command=("env",))

@@ -4,6 +4,7 @@
 #include "launch/follow.h"
 #include "launch/launch.h"
 #include "launch/walk.h"
+#include "sys/self.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -17,6 +18,19 @@
 static int fail(const char *file, const char *cause, const char *what, struct un_error *err)
 {
     return un_fail(err, UN_STEP_LAUNCH, 0, cause, "%.300s: %s", file, what);
+}
+
+/* Where there is no /proc, no file has a path. */
+static int fail_open(const char *file, struct un_error *err)
+{
+    struct un_error why;
+    un_fail_errno(err, UN_STEP_LAUNCH, file);
+    int self = err->errnum == ENOENT ? un_open_self(&why) : -1;
+    if (self >= 0)
+        close(self);
+    else if (err->errnum == ENOENT)
+        *err = why;
+    return -1;
 }
 
 /* Opens it, and tells the path that it has: a descriptor that is good for looking only, or -1. */
@@ -34,7 +48,7 @@ static int find(const char *file, char real[UN_PATH_MAX], struct un_error *err)
     if (fd >= 0)
         return fd;
     if (foreign < 0)
-        return un_fail_errno(err, UN_STEP_LAUNCH, file);
+        return fail_open(file, err);
     return un_fail(err, UN_STEP_LAUNCH, EACCES, "foreign-link",
                    "%.200s: the symbolic link %.200s belongs to uid %" PRId64
                    ", who may change where it leads",
