@@ -21,7 +21,7 @@ import hypothesis
 import prctl
 import pytest
 
-pytest_plugins = ["pytester", "tally"]
+pytest_plugins = ["pytester", "strangers", "tally"]
 
 # How long an example takes depends on what else the machine does.
 hypothesis.settings.register_profile("usernsctl", deadline=None)

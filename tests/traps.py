@@ -19,7 +19,8 @@ MODULES = [
 PROGRAMS = [
     "cat", "env", "fusermount", "getent", "getsubids", "id", "mount", "newgidmap", "newuidmap",
     "nsenter", "python", "python3", "runsc", "sh", "true", "umount", "unshare", "usernsctl",
-    "usernsctl-exec", "usernsctl-probe", "usernsctl-watch",
+    "usernsctl-build", "usernsctl-child", "usernsctl-exec", "usernsctl-init", "usernsctl-probe",
+    "usernsctl-verify", "usernsctl-watch",
 ]  # fmt: skip
 
 # Loaded into whatever a dynamic loader starts.

@@ -9,6 +9,12 @@ static const struct un_cause causes[] = {
      "namespace (Ubuntu 23.10 and later)",
      "load a profile for this program: usernsctl apparmor-profile; or, for all programs, "
      "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"},
+    {"bind-shows-state",
+     "usernsctl keeps records of the user's sandboxes and namespaces in a directory, and runsc "
+     "keeps its own files in those of --root and --debug-log; a program inside that could see "
+     "these could end other sandboxes, and make runsc act outside",
+     "show only what is needed of it: --bind DIR/what-is-needed; or set XDG_RUNTIME_DIR to a "
+     "directory elsewhere"},
     {"bind-writes-machine",
      "files of /proc, /sys and the like hold no data: whoever writes to them changes this "
      "machine's "
@@ -101,9 +107,10 @@ static const struct un_cause causes[] = {
      "not",
      "printf '%s' TEXT | iconv -f UTF-8 -t UTF-8 >/dev/null    # says where it is not"},
     {"launch-untrusted",
-     "a launch decides what of this machine a sandbox sees, so it must be a file that nobody but "
-     "root and the caller can have written",
-     "ls -l FILE; chmod go-w FILE    # or freeze it anew, as root or as yourself"},
+     "a launch decides what of this machine a sandbox sees, so nobody but root and the caller may "
+     "be able to write to it, or to put another file in its place",
+     "ls -l FILE; chmod go-w FILE    # or freeze it anew, as root or as yourself, in a directory "
+     "that others can't write to"},
     {"lsm-denies-userns", "a security module (SELinux, or a BPF program) forbids user namespaces",
      "see journalctl -k and ausearch -m avc for the denial; with SELinux, allow user_namespace "
      "create"},

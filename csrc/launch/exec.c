@@ -72,26 +72,29 @@ static int make_words(struct un_launch *launch, struct words *words, struct un_e
 /*
  * gVisor writes to a file at an offset of its own, from 0: it would overwrite what is there, and
  * standard output and error in one file each other. Where we are at the end of the file, to append
- * is the same as to write. False: the descriptor is not open.
+ * is the same as to write.
  */
-static bool append_at_end(int fd)
+int un_append_at_end(int fd)
 {
     struct stat status;
     int flags = fcntl(fd, F_GETFL);
     if (flags < 0 || fstat(fd, &status))
-        return false;
+        return -1;
     bool is_output = S_ISREG(status.st_mode) && (flags & O_ACCMODE) != O_RDONLY;
     if (is_output && lseek(fd, 0, SEEK_CUR) == status.st_size)
         fcntl(fd, F_SETFL, flags | O_APPEND);
-    return true;
+    return 0;
 }
 
 /* Makes standard input, output and error fit to be shared with runsc. */
 static int prepare_stdio(struct un_error *err)
 {
+    static const char *const names[] = {"standard input", "standard output", "standard error"};
     for (int fd = 0; fd < 3; fd++) {
-        if (append_at_end(fd))
+        if (!un_append_at_end(fd))
             continue;
+        if (errno != EBADF)
+            return un_fail_errno(err, UN_STEP_STDIO, names[fd]);
         int nothing = open("/dev/null", O_RDWR);
         if (nothing < 0 || (nothing != fd && dup2(nothing, fd) < 0))
             return un_fail_errno(err, UN_STEP_STDIO, "/dev/null");

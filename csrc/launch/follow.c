@@ -33,6 +33,14 @@ static bool is_of_root(const char *path)
     return false;
 }
 
+/*
+ * Who may lead us anywhere is the caller, root, or who owns /. `path` is without symbolic links but
+ * the file itself.
+ *
+ * In a user namespace that does not map root, root's files show the overflow uid, and so do those
+ * of all others who are not mapped (user_namespaces(7)). There, what counts as root's is what
+ * nobody else can have made.
+ */
 bool un_owner_is_trusted(uid_t uid, const char *path)
 {
     struct stat root;

@@ -21,14 +21,4 @@ int un_open_exact(const char *path, char real[UN_PATH_MAX]);
  * another file by now. */
 int un_open_here(int fd, const char *path);
 
-/*
- * Whether the owner of a file may lead us anywhere: it is the caller, root, or who owns /. `path`
- * is that of the file, without symbolic links but itself.
- *
- * In a user namespace that does not map root, root's files show the overflow uid, and so do those
- * of all others who are not mapped (user_namespaces(7)). There, what counts as root's is what
- * nobody else can have made.
- */
-bool un_owner_is_trusted(uid_t uid, const char *path);
-
 #endif

@@ -1,12 +1,13 @@
-/* Whether what a sandbox may write to is, lies in or has below it a file system that is the
- * kernel's face: the same rule as machine_part() of Python. */
+/* Whether what is shown is, lies in or has below it a file system that is the kernel's face. */
 #include "launch/kernel_files.h"
 #include "base/error.h"
+#include "launch/mounts.h"
+#include "launch/walk.h"
 
-#include <errno.h>
-#include <stdio.h>
 #include <string.h>
-#include <unistd.h>
+#include <sys/stat.h>
+
+static const char *const tops[] = {"/proc", "/sys", "/dev"};
 
 static const char *const kernel_types[] = {
     "binfmt_misc", "bpf",        "cgroup",    "cgroup2", "configfs", "debugfs", "devpts",
@@ -14,95 +15,71 @@ static const char *const kernel_types[] = {
     "resctrl",     "securityfs", "selinuxfs", "smackfs", "sysfs",    "tracefs",
 };
 
-static bool is_kernel_type(const char *type)
+/* The type of a mount, if it is one of the kernel's own, or NULL. */
+static const char *kernel_type(const struct un_mounted *mount)
 {
     for (size_t i = 0; i < sizeof kernel_types / sizeof *kernel_types; i++)
-        if (!strcmp(type, kernel_types[i]))
-            return true;
-    return false;
+        if (!strcmp(mount->type, kernel_types[i]))
+            return kernel_types[i];
+    return NULL;
 }
 
-/* Whether a path is `top`, or below it. The root directory is "". */
-static bool is_below(const char *path, const char *top)
+/* Whether a file lies in what is mounted on /dev, wherever else that is mounted. */
+static bool is_in_dev(int fd)
 {
-    size_t length = strlen(top);
-    return !strncmp(path, top, length) && (!path[length] || path[length] == '/');
+    struct stat file, dev, root;
+    return !fstat(fd, &file) && !stat("/dev", &dev) && !stat("/", &root) &&
+           file.st_dev == dev.st_dev && dev.st_dev != root.st_dev;
 }
 
-/* The id of the mount that a file was reached by; -1: /proc does not tell. */
-static int mount_id(int fd)
+static int find_by_mounts(const struct un_mounts *mounts, int fd, const char *path,
+                          const char **part)
 {
-    char name[64], line[128];
-    int id = -1;
-    snprintf(name, sizeof name, "/proc/self/fdinfo/%d", fd);
-    FILE *file = fopen(name, "re");
-    while (file && id < 0 && fgets(line, sizeof line, file))
-        sscanf(line, "mnt_id: %d", &id);
-    if (file)
-        fclose(file);
-    return id;
-}
-
-/* Undoes the escapes of mountinfo, \ooo (proc_pid_mountinfo(5)). */
-static void unescape(char *text)
-{
-    char *to = text;
-    for (const char *from = text; *from; to++) {
-        unsigned code;
-        bool is_escape = *from == '\\' && sscanf(from + 1, "%3o", &code) == 1;
-        *to = is_escape ? (char)code : *from;
-        from += is_escape ? 4 : 1;
+    const struct un_mounted *own;
+    if (un_mounts_find(mounts, fd, &own))
+        return -1;
+    *part = own ? kernel_type(own) : NULL;
+    if (!*part && is_in_dev(fd))
+        *part = "/dev";
+    for (size_t i = 0; !*part && i < mounts->count; i++) {
+        const char *point = mounts->mount[i].point;
+        if (un_is_below(point, path) && strcmp(point, path) != 0)
+            *part = kernel_type(&mounts->mount[i]);
     }
-    *to = '\0';
+    return 0;
 }
 
-/* The type of the mount in a line, if it is the kernel's, and has the source or lies below it. */
-static bool shows_kernel(char *line, int id, const char *path, char type[32])
+int un_machine_part(int fd, const char **part)
 {
-    char point[UN_PATH_MAX];
-    int found;
-    const char *rest = strstr(line, " - ");
-    if (!rest || sscanf(line, "%d %*d %*s %*s %4095s", &found, point) != 2 ||
-        sscanf(rest + 3, "%31s", type) != 1 || !is_kernel_type(type))
-        return false;
-    unescape(point);
-    return found == id || (is_below(point, path) && strcmp(point, path) != 0);
-}
-
-static bool find_kernel(const struct un_source *source, const char *path, char type[32])
-{
-    static const char *const tops[] = {"/proc", "/sys"};
+    char path[UN_PATH_MAX];
+    struct un_mounts mounts;
+    *part = NULL;
+    if (un_path_of(fd, path))
+        return -1;
     for (size_t i = 0; i < sizeof tops / sizeof *tops; i++)
-        if (is_below(path, tops[i]) || is_below(tops[i], path)) {
-            strcpy(type, tops[i]);
-            return true;
+        if (un_is_below(path, tops[i]) || un_is_below(tops[i], path)) {
+            *part = tops[i];
+            return 0;
         }
-    char line[4 * UN_PATH_MAX];
-    bool found = false;
-    int id = mount_id(source->fd);
-    FILE *file = fopen("/proc/self/mountinfo", "re");
-    while (file && !found && fgets(line, sizeof line, file))
-        found = shows_kernel(line, id, path, type);
-    /* What can't be told is no permission. */
-    if (!file || id < 0)
-        strcpy(type, "what /proc does not tell");
-    if (file)
-        fclose(file);
-    return found || !file || id < 0;
+    int failed = un_mounts_read(&mounts) || find_by_mounts(&mounts, fd, path, part);
+    un_mounts_free(&mounts);
+    return failed ? -1 : 0;
 }
 
 static int check(struct un_launch *launch, const struct un_source *source, struct un_error *err)
 {
-    char type[32];
-    const char *path = strcmp(source->path, "/") ? source->path : "";
+    const char *part;
+    if (un_machine_part(source->fd, &part))
+        /* What can't be told is no permission. */
+        part = "what /proc does not tell";
     /* Devices are for being written to. */
-    if (is_below(path, "/dev") || !find_kernel(source, path, type))
+    if (!part || !strcmp(part, "/dev"))
         return 0;
     un_launch_tell(launch, source->path, "show it without :rw, or only what is needed of it");
     return un_fail(
         err, UN_STEP_BIND, 0, "bind-writes-machine",
         "%.300s: %s can't be written to from a sandbox: it acts on this machine's kernel",
-        source->path, type);
+        source->path, part);
 }
 
 int un_refuse_kernel_files(struct un_launch *launch, struct un_error *err)

@@ -32,15 +32,15 @@ static off_t copy_bytes(int source, int out)
     char path[64];
     struct stat status;
     off_t copied = 0;
-    ssize_t count = FILE_BYTES_MAX;
+    ssize_t count = 1;
     snprintf(path, sizeof path, "/proc/self/fd/%d", source);
     int file = open(path, O_RDONLY | O_CLOEXEC);
     if (file < 0)
         return -1;
     int failed = fstat(file, &status);
-    /* It may have been closed to others since. Of a file, less is only got at its end. */
-    while (!failed && un_is_public(status.st_mode) && copied < FILE_BYTES_MAX &&
-           count == FILE_BYTES_MAX) {
+    /* It may have been closed to others since, and have become longer or shorter. */
+    while (!failed && un_is_public(status.st_mode) && copied < status.st_size &&
+           copied < FILE_BYTES_MAX && count) {
         count = sendfile(out, file, NULL, FILE_BYTES_MAX);
         failed = count < 0;
         copied += count;

@@ -34,6 +34,21 @@ static bool is_same_time(const struct timespec *now, uint64_t then)
     return (uint64_t)now->tv_sec == then / SECOND_NS && (uint64_t)now->tv_nsec == part;
 }
 
+/* What a path leads to now: the very file that is opened, if it is one of the sources. */
+static int look_at(const struct un_launch *launch, const char *path, struct stat *now)
+{
+    size_t next = 0;
+    for (size_t i = 0; i < launch->record_count; i++) {
+        const struct un_record *record = &launch->record[i];
+        if (record->verb != UN_VERB_SOURCE)
+            continue;
+        if (!strcmp(un_record_word(record, 1), path))
+            return fstat(launch->source[next].fd, now);
+        next++;
+    }
+    return stat(path, now);
+}
+
 static int check_assumed(struct un_launch *launch, const struct un_record *record,
                          struct un_error *err)
 {
@@ -42,7 +57,7 @@ static int check_assumed(struct un_launch *launch, const struct un_record *recor
     uint64_t size = un_argument_number(un_record_word(record, 1));
     uint64_t time = un_argument_number(un_record_word(record, 2));
     unsigned mode = un_argument_mode(un_record_word(record, 3));
-    if (stat(path, &now))
+    if (look_at(launch, path, &now))
         return OUTDATED(launch, err, path, "%.300s, which it was made for: %s", path,
                         strerror(errno));
     if ((uint64_t)now.st_size != size)
@@ -89,8 +104,8 @@ static int open_by(const char *how, const char *path, char real[UN_PATH_MAX], in
     return un_open_follow(path, real, foreign);
 }
 
-static int fail_source(struct un_launch *launch, const char *path, const char *link,
-                       int64_t foreign, struct un_error *err)
+static int fail_source(struct un_launch *launch, const char *how, const char *path,
+                       const char *link, int64_t foreign, struct un_error *err)
 {
     int errnum = errno;
     if (foreign >= 0) {
@@ -102,6 +117,9 @@ static int fail_source(struct un_launch *launch, const char *path, const char *l
     }
     if (errnum == ENOENT || errnum == ENOTDIR)
         return OUTDATED(launch, err, path, "there is no %.300s on this machine any more", path);
+    if (errnum == ELOOP && !strcmp(how, "exact"))
+        return OUTDATED(launch, err, path,
+                        "%.300s is a symbolic link; it was none when the launch was made", path);
     errno = errnum;
     return un_launch_fail_file(launch, path, err);
 }
@@ -113,7 +131,7 @@ static int open_source(struct un_launch *launch, struct un_source *source, const
     int64_t foreign;
     source->fd = open_by(how, path, real, &foreign);
     if (source->fd < 0)
-        return fail_source(launch, path, real, foreign, err);
+        return fail_source(launch, how, path, real, foreign, err);
     source->is_ours = true;
     source->path = strdup(real);
     return source->path ? 0 : un_launch_fail_file(launch, path, err);
@@ -148,6 +166,32 @@ static int open_sources(struct un_launch *launch, const int *fds, struct un_erro
     return 0;
 }
 
+/* Nothing else can be shown as the root filesystem. */
+static int check_tree(struct un_launch *launch, struct un_error *err)
+{
+    struct stat status;
+    const struct un_record *tree = un_launch_first(launch, UN_VERB_TREE);
+    const struct un_source *source = tree ? un_record_source(launch, tree, 0) : NULL;
+    if (!source)
+        return 0;
+    if (fstat(source->fd, &status))
+        return un_launch_fail_file(launch, source->path, err);
+    if (S_ISDIR(status.st_mode))
+        return 0;
+    return OUTDATED(launch, err, source->path,
+                    "%.300s, which is to be the root filesystem, is no directory any more",
+                    source->path);
+}
+
+static int check_assumptions(struct un_launch *launch, struct un_error *err)
+{
+    for (size_t i = 0; i < launch->record_count; i++)
+        if (launch->record[i].verb == UN_VERB_ASSUME &&
+            check_assumed(launch, &launch->record[i], err))
+            return -1;
+    return check_tree(launch, err);
+}
+
 int un_check_programs(struct un_launch *launch, struct un_error *err)
 {
     for (size_t i = 0; i < launch->record_count; i++) {
@@ -170,13 +214,8 @@ int un_launch_open(struct un_launch *launch, const int *fds, struct un_error *er
 {
     const struct un_record *score = un_launch_first(launch, UN_VERB_OOM_SCORE);
     launch->is_root = geteuid() == 0;
-    if (check_version(launch, err))
-        return -1;
-    for (size_t i = 0; i < launch->record_count; i++)
-        if (launch->record[i].verb == UN_VERB_ASSUME &&
-            check_assumed(launch, &launch->record[i], err))
-            return -1;
-    if (open_sources(launch, fds, err) || un_refuse_kernel_files(launch, err))
+    if (check_version(launch, err) || open_sources(launch, fds, err) ||
+        check_assumptions(launch, err) || un_refuse_kernel_files(launch, err))
         return -1;
     return score ? take_oom_score(launch, un_record_word(score, 0), err) : 0;
 }

@@ -1,6 +1,7 @@
 /* Which records there are, and what their arguments may be. */
 #include "launch/verbs.h"
 #include "base/number.h"
+#include "base/utf8.h"
 #include "launch/marks.h"
 
 #include <limits.h>
@@ -32,7 +33,7 @@ const struct un_verb_rule un_verb_rules[UN_VERB_COUNT] = {
     [UN_VERB_HOME_MOMENT] = {"home-moment", UN_PART_STEPS, true, {0}},
     [UN_VERB_HOSTNAME] = {"hostname", UN_PART_MOMENT, true, {UN_ARG_TEXT}},
     [UN_VERB_IDMAP] = {"idmap", UN_PART_IDS, false, {UN_ARG_ID_OPTION}},
-    [UN_VERB_JSON] = {"json", UN_PART_CONFIG, false, {UN_ARG_TEXT}},
+    [UN_VERB_JSON] = {"json", UN_PART_CONFIG, false, {UN_ARG_JSON}},
     [UN_VERB_JSON_ARGS] = {"json-args", UN_PART_CONFIG, false, {0}},
     [UN_VERB_JSON_BIND_DESTINATION] = {"json-bind-destination",
                                        UN_PART_CONFIG,
@@ -44,7 +45,7 @@ const struct un_verb_rule un_verb_rules[UN_VERB_COUNT] = {
     [UN_VERB_JSON_GID_MAP] = {"json-gid-map", UN_PART_CONFIG, false, {0}},
     [UN_VERB_JSON_HOSTNAME] = {"json-hostname", UN_PART_CONFIG, false, {0}},
     [UN_VERB_JSON_ROOT] = {"json-root", UN_PART_CONFIG, false, {0}},
-    [UN_VERB_JSON_SEVERAL] = {"json-several", UN_PART_CONFIG, false, {UN_ARG_TEXT}},
+    [UN_VERB_JSON_SEVERAL] = {"json-several", UN_PART_CONFIG, false, {UN_ARG_JSON}},
     [UN_VERB_JSON_UID_MAP] = {"json-uid-map", UN_PART_CONFIG, false, {0}},
     [UN_VERB_LINK] = {"link", UN_PART_STEPS, false, {UN_ARG_PATH, UN_ARG_TEXT}},
     [UN_VERB_MACHINE] = {"machine", UN_PART_STEPS, false, {UN_ARG_NAME}},
@@ -133,6 +134,17 @@ static bool is_one_of(const char *word, const char *a, const char *b, const char
     return !strcmp(word, a) || !strcmp(word, b) || !strcmp(word, c);
 }
 
+static bool is_utf8(const char *word)
+{
+    uint32_t code;
+    for (size_t length; *word; word += length) {
+        length = (unsigned char)*word < 0x80 ? 1 : un_utf8_read(word, &code);
+        if (!length)
+            return false;
+    }
+    return true;
+}
+
 static bool is_setting(const char *word)
 {
     return strchr(word, '=') && *word != '=';
@@ -148,6 +160,8 @@ static bool is_id_option(const char *word)
 static const char *text_fault(int argument, const char *word)
 {
     switch (argument) {
+    case UN_ARG_JSON:
+        return is_utf8(word) ? NULL : "UTF-8";
     case UN_ARG_MARKED:
         return un_marks_valid(word, "sit") ? NULL : "@s, @i, @t or @@ where it has an @";
     case UN_ARG_NAME:

@@ -81,6 +81,7 @@ enum un_part {
 /* What an argument of a record is. */
 enum un_argument {
     UN_ARG_TEXT = 1,
+    UN_ARG_JSON,        /* UTF-8: a piece of a config.json */
     UN_ARG_MARKED,      /* text in which an @ begins a mark: see marks.h */
     UN_ARG_NAME,        /* one name of a directory */
     UN_ARG_SCRATCH,     /* a path relative to scratch, without . and .., with marks */

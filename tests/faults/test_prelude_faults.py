@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from callers import as_root
+from callers import as_root, unprivileged
 from conftest import Program
 from injecting import run_with
 
@@ -103,6 +103,17 @@ def check(prelude: Program, fault: Fault) -> None:
     assert os.strerror(getattr(errno, fault.error)) in first
     assert all(line.startswith(("  why: ", "  remedy: ")) for line in rest)
     assert done.returncode == fault.status
+
+
+@unprivileged
+@pytest.mark.parametrize("error", ["EPERM", "ENOSYS"])
+def test_who_may_not_be_signalled_by_a_descriptor_is_killed(prelude: Program, error: str) -> None:
+    """Not waited for. strace keeps newuidmap from what it needs, so that there is somebody."""
+    done = run_with(
+        f"pidfd_send_signal:error={error}", command=[prelude.path, *WIDE, "--", "/bin/echo", "ran"]
+    )
+    assert (done.returncode, done.stdout) == (125, "")
+    assert "usernsctl-exec: helper: " in done.stderr
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=str)

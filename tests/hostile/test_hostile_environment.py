@@ -6,13 +6,19 @@ gVisor, as the user.
 
 from __future__ import annotations
 
+import itertools
 import os
+import stat
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
 
 import pytest
+from callers import as_root
+from conftest import Program
+from frozen import freeze
 from tally import Tally
 from traps import GVISOR, VARIABLES, marks, set_traps
 
@@ -127,6 +133,41 @@ def test_the_library_works(traps: Path) -> None:
         ["/bin/true"], env={"LD_PRELOAD": str(traps / "trap.so")}, timeout=60, check=True
     )
     assert marks(traps) == ["library"]
+
+
+@as_root
+@pytest.mark.userns_requires("runsc")
+@pytest.mark.parametrize("options", [[], ["--map-auto"], ["--env-all"]], ids=str)
+def test_variables_name_what_a_frozen_launch_runs_outside_gvisor(
+    options: list[str], tally: Tally, usernsctl: Program, prelude: Program
+) -> None:
+    """Those of a container are a tenant's. Its user may have no name, and somebody is asked."""
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        directory.chmod(0o777 | stat.S_ISVTX)
+        traps = set_traps(directory)
+        file = freeze(
+            usernsctl, directory / "launch", *options, command=("/bin/cat", "/proc/version")
+        )
+        relative = [f"PATH=:.:traps:{traps}"]
+        other = ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups"]
+        for before, environ, here in itertools.product(
+            ([], other),
+            ([entry.format(traps) for entry in VARIABLES], relative),
+            (directory, traps),
+        ):
+            done = subprocess.run(
+                [*before, "/usr/bin/env", "-i", *environ, prelude.path, "--launch", file],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=60,
+                cwd=here,
+            )
+            tally.tried()
+            assert GVISOR in done.stdout or "--map-auto" in options, done.stderr
+        for mark in marks(traps):
+            tally.succeeded(mark)
 
 
 @pytest.mark.userns_requires("runsc")

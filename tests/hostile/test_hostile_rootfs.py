@@ -6,54 +6,20 @@ what a payload would have got (stand_in.c), so that many starts can be tried.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from callers import may_map_any_id
+from strangers import Stranger, other_users, swapping
 from tally import Tally
-
-import usernsctl as un
 
 HERE = Path(__file__).parent
 SHORT, FULL = 15, 2000
-
-Swap = Callable[[Path, Path], contextlib.AbstractContextManager[None]]
-
-
-@pytest.fixture(scope="module")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The swapper, the stand-in for runsc, and the attacker's."""
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("there is no C compiler")
-    directory = Path(tempfile.mkdtemp())
-    directory.chmod(0o755)
-    for name, source, *flags in (
-        ("swapper", "swapper.c"),
-        ("runsc", "stand_in.c"),
-        ("evil", "stand_in.c", '-DIDENTITY="evil"'),
-    ):
-        command = [compiler, "-O1", "-static", *flags, str(HERE / source), "-o", directory / name]
-        subprocess.run(command, check=True)
-    return directory
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """A directory that other users can reach."""
-    directory = Path(tempfile.mkdtemp())
-    directory.chmod(0o755)
-    yield directory
-    shutil.rmtree(directory)
 
 
 @pytest.fixture
@@ -62,17 +28,6 @@ def victim(place: Path, programs: Path) -> Path:
     directory = place / "bin"
     directory.mkdir()
     shutil.copy(programs / "runsc", directory)
-    return directory
-
-
-@pytest.fixture
-def secret(place: Path) -> Path:
-    """A directory of the caller's that nobody has asked to be shown."""
-    directory = place / "private"
-    (directory / "data").mkdir(parents=True)
-    for path in (directory, directory / "data"):
-        (path / "secret").touch()
-    (directory / "env").write_text("TOKEN=SECRET\n")
     return directory
 
 
@@ -86,18 +41,6 @@ def rootfs(place: Path, programs: Path) -> Path:
         (directory / path).mkdir(parents=True)
         shutil.copy(programs / "evil", directory / path / "runsc")
     return directory
-
-
-@contextlib.contextmanager
-def swapping(programs: Path, first: Path, second: Path, *before: str) -> Iterator[None]:
-    command = [*before, str(programs / "swapper"), str(first), str(second)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"swapping\n"
-        try:
-            yield
-        finally:
-            process.kill()
 
 
 def attempts(victim: Path, count: int, **fields: Any) -> list[str]:
@@ -154,52 +97,6 @@ def test_a_directory_of_the_rootfs_becomes_a_link_to_where_runsc_is(
             binds=[[str(secret / "env"), "/opt/inner/absent", True]],
         )
     judge(tally, lines)
-
-
-class Stranger:
-    """Another user, who may write to `directory`, and swaps one in it for a symbolic link."""
-
-    def __init__(self, programs: Path, directory: Path, secret: Path) -> None:
-        self.programs = programs
-        self.directory = directory
-        self.secret = secret
-
-    @contextlib.contextmanager
-    def swaps(self) -> Iterator[Path]:
-        """`x` has what the caller means to use, or leads to the same names in his secret."""
-        directory = self.directory
-        directory.mkdir()
-        directory.chmod(0o777)
-        script = f"""
-            umask 0
-            mkdir -p {directory}/x/data {directory}/x/log {directory}/x/bin
-            cp /bin/true {directory}/x/bin
-            echo A=b >{directory}/x/env
-            ln -s {self.secret} {directory}/y
-            exec {self.programs}/swapper {directory}/x {directory}/y
-        """
-        command = ["sh", "-c", script]
-        process: subprocess.Popen[bytes] | un.Popen[bytes]
-        if may_map_any_id():
-            command = ["setpriv", "--reuid=65533", "--regid=65533", "--clear-groups", *command]
-            process = subprocess.Popen(command, stdout=subprocess.PIPE)
-        else:
-            process = un.Popen(command, stdout=un.PIPE, idmap=un.IdMap.auto(), user=1, group=1)
-        with process:
-            assert process.stdout is not None
-            assert process.stdout.readline() == b"swapping\n"
-            try:
-                yield directory / "x"
-            finally:
-                process.kill()
-
-
-@pytest.fixture
-def stranger(place: Path, programs: Path, secret: Path) -> Stranger:
-    return Stranger(programs, place / "public", secret)
-
-
-other_users = pytest.mark.userns_requires("userns" if may_map_any_id() else "subid")
 
 
 @other_users

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import stat
 from pathlib import Path
@@ -59,6 +60,26 @@ def test_bad_options(usernsctl: Program, tmp_path: Path, options: list[str], say
     assert done.returncode == 125
     assert says in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_but_a_file_is_replaced(usernsctl: Program, tmp_path: Path) -> None:
+    fifo, link, directory = (tmp_path / name for name in ("fifo", "link", "directory"))
+    os.mkfifo(fifo)
+    link.symlink_to("target")
+    directory.mkdir()
+    for path, says in (
+        ("/dev/null", "it is no regular file"),
+        ("/dev/stdout", "it is a symbolic link"),
+        (fifo, "it is no regular file"),
+        (link, "it is a symbolic link; name the file that it leads to"),
+        (directory, "it is a directory"),
+        (f"{tmp_path}/", "it is a directory"),
+    ):
+        done = usernsctl("freeze", "-o", path, "--", "true")
+        assert (done.returncode, done.stdout) == (125, "")
+        assert f"can't write {path}: {says}" in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["directory", "fifo", "link"]
+    assert link.is_symlink()
 
 
 def launched(prelude: Program, file: Path, *words: str, **how: Any) -> Any:

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from callers import may_map_any_id, several_ids
 from conftest import SCRIPTS, Program
+from frozen import freeze
 from posture import Caller, Family, Posture, family_of, lasting_differences
 from posture_table import (
     DETACHED,
@@ -91,6 +92,21 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
 def running(scene: Scene, *options: str) -> Iterator[int]:
     """`usernsctl run` with these options; the id of its process."""
     words = [str(SCRIPTS / "usernsctl"), "run", *options, "--", *COMMAND]
+    with started(scene, words) as pid:
+        yield pid
+
+
+@contextlib.contextmanager
+def launched(scene: Scene, *options: str) -> Iterator[int]:
+    """The same by way of a file, without Python."""
+    file = freeze(Program(SCRIPTS / "usernsctl"), scene.directory / "launch", *options)
+    words = [str(SCRIPTS / "usernsctl-exec"), "--launch", str(file), "--", *COMMAND]
+    with started(scene, words) as pid:
+        yield pid
+
+
+@contextlib.contextmanager
+def started(scene: Scene, words: list[str]) -> Iterator[int]:
     process = subprocess.Popen(words, **scene.streams, pass_fds=[scene.secret])
     try:
         scene.wait_until_ready()
@@ -99,6 +115,9 @@ def running(scene: Scene, *options: str) -> Iterator[int]:
         process.kill()
         process.wait(PATIENCE)
 
+
+Start = Callable[..., contextlib.AbstractContextManager[int]]
+STARTS = (running, launched)
 
 several = (
     ["--map-users=1:100001:9", "--map-groups=1:100001:9"] if may_map_any_id() else ["--map-auto"]
@@ -116,14 +135,18 @@ several = (
         pytest.param(several, RUN_WITH_SEVERAL_IDS, id="several-ids", marks=several_ids),
     ],
 )
-def test_run(scene: Scene, options: list[str], expected: Mapping[str, Posture]) -> None:
-    with running(scene, *options) as pid:
+@pytest.mark.parametrize("start", STARTS)
+def test_run(
+    scene: Scene, options: list[str], expected: Mapping[str, Posture], start: Start
+) -> None:
+    with start(scene, *options) as pid:
         scene.check(expected, lambda: family_of(pid))
 
 
-def test_run_with_binds(scene: Scene) -> None:
+@pytest.mark.parametrize("start", STARTS)
+def test_run_with_binds(scene: Scene, start: Start) -> None:
     binds = [f"--bind={scene.directory}/shown:/shown", f"--bind={scene.directory}/open:/open:rw"]
-    with running(scene, *binds) as pid:
+    with start(scene, *binds) as pid:
         scene.check(RUN_WITH_BINDS, lambda: family_of(pid))
 
 

@@ -70,6 +70,10 @@ def test_a_file_that_is_no_text_is_not_told(tmp_path: Path) -> None:
         environment.read_file(str(file), {})
     assert caught.value.__cause__ is None
     assert SECRET not in str(caught.value)
+    file.write_bytes(b"A=b\nC=" + SECRET.encode() + b"\0")
+    with pytest.raises(UsernsError, match="line 2: a NUL character") as caught:
+        environment.read_file(str(file), {})
+    assert SECRET not in str(caught.value)
 
 
 @pytest.mark.parametrize("verb", ["check", "fix"])

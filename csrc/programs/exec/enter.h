@@ -10,9 +10,8 @@ struct decision {
     struct un_plan plan;
 };
 
-/* Plans what is asked for. `path` is where helpers are looked for; NULL: in the system's
- * directories.
- */
+/* Plans what is asked for. `path` is where helpers are looked for, directories separated by colons;
+ * NULL: where the system has its programs. */
 int un_exec_plan(const struct un_request *request, const char *path, struct decision *decision,
                  struct un_error *err);
 /* Moves this process into new namespaces, as planned, and has `setup` become who is planned unless

@@ -65,6 +65,12 @@ static const char *find(char **environment, const char *name)
     return NULL;
 }
 
+const char *un_environment_value(char **environment, const char *name)
+{
+    const char *found = find(environment, name);
+    return found ? found + strlen(name) + 1 : NULL;
+}
+
 static int take(struct variables *variables, const struct un_record *record, char **environment,
                 struct un_error *err)
 {

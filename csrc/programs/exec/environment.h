@@ -9,4 +9,7 @@
 int un_environment_make(const struct un_launch *launch, char **environment, const char ***made,
                         struct un_error *err);
 
+/* The value of a variable, or NULL. */
+const char *un_environment_value(char **environment, const char *name);
+
 #endif

@@ -10,10 +10,12 @@
 #include "programs/exec/launch_file.h"
 #include "programs/exec/moment.h"
 #include "programs/exec/options.h"
+#include "programs/exec/state.h"
 #include "programs/shared/early_signals.h"
 #include "programs/shared/report.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
@@ -23,7 +25,7 @@ extern char **environ;
 
 /* A launch in the making: more than a small stack holds. */
 struct performance {
-    char *bytes;
+    struct un_launch_file file;
     struct un_launch *launch;
     struct un_options ids;
     struct decision decision;
@@ -93,7 +95,7 @@ static int enter(struct performance *of, struct un_error *err)
     struct un_setup setup;
     un_setup_init(&setup);
     setup.propagation = MS_PRIVATE;
-    /* Helpers of the system's: PATH may be what the command is to have, and somebody else's. */
+    /* In a container PATH is a tenant's, who decides what runs inside, and nothing outside. */
     if (read_ids(of->launch, &of->ids, err) ||
         un_exec_plan(&of->ids.request, NULL, &of->decision, err) ||
         check_plan(of->launch, &of->decision.plan, err) ||
@@ -111,17 +113,46 @@ static const char *const *words_to_check(const struct un_launch *launch, const c
     return has ? command : any;
 }
 
+/* Opens what the launch names, unless it does not hold any more, or shows what it may not. */
+static int open_sources(struct performance *of, const char *file, struct un_error *err)
+{
+    char state[UN_PATH_MAX];
+    if (un_launch_open(of->launch, NULL, err))
+        return un_launch_file_name(file, err);
+    if (un_state_directory(environ, state))
+        return un_fail_errno(err, UN_STEP_BIND, "the state directory");
+    int failed = un_launch_guard(of->launch, of->file.fd, state, err);
+    close(of->file.fd);
+    of->file.fd = -1;
+    return failed;
+}
+
+static void ignore(int number)
+{
+    (void)number;
+}
+
+/* A write past RLIMIT_FSIZE is to fail, not to kill us without a word; what is executed has the
+ * signal's default action again. */
+static void survive_file_limit(void)
+{
+    const struct sigaction action = {.sa_handler = ignore};
+    struct sigaction before;
+    if (!sigaction(SIGXFSZ, &action, &before) && before.sa_handler == SIG_IGN)
+        sigaction(SIGXFSZ, &before, NULL);
+}
+
 static int perform(struct performance *of, const char *file, const char *const *command,
                    bool is_check, struct un_error *err)
 {
     /* Nobody inside could take what is closed. */
     if (open_standard(err) || un_close_fds(NULL, 0, err) ||
-        un_launch_file_read(file, &of->bytes, &of->launch, err))
+        un_launch_file_read(file, &of->file, &of->launch, err))
         return -1;
     if (is_check)
         command = words_to_check(of->launch, command);
     if (un_moment_take(of->launch, command, environ, &of->moment, err) ||
-        un_launch_open(of->launch, NULL, err) || enter(of, err) ||
+        open_sources(of, file, err) || enter(of, err) ||
         un_launch_build(of->launch, &of->moment.is, err) ||
         un_moment_settle(of->launch, &of->moment, err))
         return -1;
@@ -143,13 +174,16 @@ int un_exec_launch(const char *file, const char *const *command, bool is_check)
     struct performance *of = calloc(1, sizeof *of);
     if (getpid() == 1)
         keep_early_signals();
+    survive_file_limit();
+    if (of)
+        of->file.fd = -1;
     int failed =
         of ? perform(of, file, command, is_check, &err) : un_fail_errno(&err, UN_STEP_LAUNCH, file);
     int status = failed ? tell(of, &err) : 0;
     if (of) {
         un_launch_close(of->launch);
         un_moment_drop(&of->moment);
-        free(of->bytes);
+        un_launch_file_close(&of->file);
         free(of);
     }
     return status;

@@ -2,6 +2,9 @@
 #include "programs/exec/launch_file.h"
 #include "base/error.h"
 #include "launch/follow.h"
+#include "launch/launch.h"
+#include "launch/walk.h"
+#include "sys/self.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -17,12 +20,27 @@ static int fail(const char *file, const char *cause, const char *what, struct un
     return un_fail(err, UN_STEP_LAUNCH, 0, cause, "%.300s: %s", file, what);
 }
 
+/* Where there is no /proc, no file has a path. */
+static int fail_open(const char *file, struct un_error *err)
+{
+    struct un_error why;
+    un_fail_errno(err, UN_STEP_LAUNCH, file);
+    int self = err->errnum == ENOENT ? un_open_self(&why) : -1;
+    if (self >= 0)
+        close(self);
+    else if (err->errnum == ENOENT)
+        *err = why;
+    return -1;
+}
+
 /* Opens it, and tells the path that it has: a descriptor that is good for looking only, or -1. */
 static int find(const char *file, char real[UN_PATH_MAX], struct un_error *err)
 {
     char path[2 * UN_PATH_MAX];
     char here[UN_PATH_MAX] = "";
     int64_t foreign = -1;
+    if (!*file)
+        return un_fail(err, UN_STEP_LAUNCH, 0, "usage", "--launch: no file was named");
     if (*file != '/' && !getcwd(here, sizeof here))
         return un_fail_errno(err, UN_STEP_LAUNCH, file);
     snprintf(path, sizeof path, "%s%s%s", here, *file == '/' ? "" : "/", file);
@@ -30,11 +48,71 @@ static int find(const char *file, char real[UN_PATH_MAX], struct un_error *err)
     if (fd >= 0)
         return fd;
     if (foreign < 0)
-        return un_fail_errno(err, UN_STEP_LAUNCH, file);
+        return fail_open(file, err);
     return un_fail(err, UN_STEP_LAUNCH, EACCES, "foreign-link",
                    "%.200s: the symbolic link %.200s belongs to uid %" PRId64
                    ", who may change where it leads",
                    file, real, foreign);
+}
+
+/* Where on the way to a file somebody else could have put another one in its place. */
+struct gap {
+    char path[UN_PATH_MAX]; /* the directory; "": nowhere */
+    struct stat status;
+};
+
+/* Whether somebody else could replace an entry of a directory: it is somebody's own in a sticky
+ * one. The caller's group is taken to be the caller's alone. */
+static bool is_open_to_others(const struct stat *directory, bool is_entry_trusted)
+{
+    mode_t others = directory->st_gid == 0 || directory->st_gid == getegid() ? S_IWOTH : 022;
+    bool may_write = directory->st_mode & others;
+    return may_write && !(directory->st_mode & S_ISVTX && is_entry_trusted);
+}
+
+static enum un_look look_for_gaps(const struct un_trail *trail, const char *name,
+                                  struct un_entry *found, void *arg)
+{
+    struct gap *gap = arg;
+    struct stat entry;
+    const struct un_place *parent = &trail->place[trail->count - 1];
+    snprintf(gap->path, sizeof gap->path, "%.*s", parent->length ? (int)parent->length : 1,
+             parent->length ? trail->path : "/");
+    found->fd = un_child(parent->fd, name);
+    found->is_ours = true;
+    if (found->fd < 0 || fstat(parent->fd, &gap->status) || fstat(found->fd, &entry)) {
+        un_close_quietly(found->fd);
+        return UN_LOOK_FAILED;
+    }
+    if (un_owner_is_trusted(gap->status.st_uid, gap->path) &&
+        !is_open_to_others(&gap->status, un_owner_is_trusted(entry.st_uid, trail->path))) {
+        gap->path[0] = '\0';
+        return UN_LOOK_FILE;
+    }
+    close(found->fd);
+    errno = EPERM;
+    return UN_LOOK_FAILED;
+}
+
+/* Whether nobody else can have put the file there. */
+static int check_way(const char *file, const char *real, struct un_error *err)
+{
+    struct un_trail trail;
+    struct gap gap = {.path = ""};
+    int root = un_child(AT_FDCWD, "/");
+    if (root < 0)
+        return un_fail_errno(err, UN_STEP_LAUNCH, file);
+    un_trail_begin(&trail, root);
+    int failed = un_walk(&trail, real, look_for_gaps, &gap);
+    if (failed && errno != EPERM)
+        un_fail_errno(err, UN_STEP_LAUNCH, file);
+    else if (failed)
+        un_fail(err, UN_STEP_LAUNCH, 0, "launch-untrusted",
+                "%.200s lies in %.200s, where others may replace it (uid %u, mode %o)", file,
+                gap.path, gap.status.st_uid, (unsigned)gap.status.st_mode & 07777);
+    un_trail_close(&trail);
+    close(root);
+    return failed;
 }
 
 static int check(const char *file, const char *real, const struct stat *status,
@@ -54,7 +132,7 @@ static int check(const char *file, const char *real, const struct stat *status,
         return un_fail(err, UN_STEP_LAUNCH, 0, "launch-malformed",
                        "%.300s has %jd bytes; a launch may have %d", file,
                        (intmax_t)status->st_size, UN_LAUNCH_MAX);
-    return 0;
+    return check_way(file, real, err);
 }
 
 /* Reads all of it: how many bytes that was, or -1 with errno. */
@@ -95,33 +173,43 @@ static int read_checked(const char *file, int fd, const struct stat *status, cha
     return failed;
 }
 
-static int read_file(const char *file, char **bytes, size_t *size, struct un_error *err)
+static int read_file(const char *file, struct un_launch_file *of, size_t *size,
+                     struct un_error *err)
 {
     char real[UN_PATH_MAX];
     struct stat status;
-    int fd = find(file, real, err);
-    if (fd < 0)
+    of->fd = find(file, real, err);
+    if (of->fd < 0)
         return -1;
-    int failed = fstat(fd, &status) ? un_fail_errno(err, UN_STEP_LAUNCH, file)
-                                    : check(file, real, &status, err);
-    if (!failed)
-        failed = read_checked(file, fd, &status, bytes, size, err);
-    close(fd);
-    return failed;
+    int failed = fstat(of->fd, &status) ? un_fail_errno(err, UN_STEP_LAUNCH, file)
+                                        : check(file, real, &status, err);
+    return failed ? -1 : read_checked(file, of->fd, &status, &of->bytes, size, err);
 }
 
-int un_launch_file_read(const char *file, char **bytes, struct un_launch **launch,
+int un_launch_file_read(const char *file, struct un_launch_file *of, struct un_launch **launch,
                         struct un_error *err)
 {
     size_t size;
-    *bytes = NULL;
+    of->bytes = NULL;
     *launch = NULL;
-    if (read_file(file, bytes, &size, err))
+    if (read_file(file, of, &size, err))
         return -1;
-    if (!un_launch_parse(*bytes, size, launch, err))
+    if (!un_launch_parse(of->bytes, size, launch, err))
         return 0;
-    /* Which file it was is not known where it is read. */
+    return un_launch_file_name(file, err);
+}
+
+int un_launch_file_name(const char *file, struct un_error *err)
+{
     char detail[UN_DETAIL_MAX];
     strcpy(detail, err->detail);
-    return un_fail(err, UN_STEP_LAUNCH, err->errnum, err->cause, "%.200s: %.300s", file, detail);
+    return un_fail(err, (enum un_step)err->step, err->errnum, err->cause, "%.200s: %.300s", file,
+                   detail);
+}
+
+void un_launch_file_close(struct un_launch_file *of)
+{
+    if (of->fd >= 0)
+        close(of->fd);
+    free(of->bytes);
 }

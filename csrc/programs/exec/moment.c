@@ -33,14 +33,6 @@ static int take_args(const struct un_launch *launch, const char *const *command,
                    "-- COMMAND");
 }
 
-static const char *home_in(char **environment)
-{
-    for (; *environment; environment++)
-        if (!strncmp(*environment, "HOME=", 5))
-            return *environment + 5;
-    return NULL;
-}
-
 int un_moment_take(const struct un_launch *launch, const char *const *command, char **environment,
                    struct moment *moment, struct un_error *err)
 {
@@ -57,7 +49,7 @@ int un_moment_take(const struct un_launch *launch, const char *const *command, c
     if (!getcwd(moment->cwd, sizeof moment->cwd) || *moment->cwd != '/')
         strcpy(moment->cwd, "/");
     if (launch->of_verb[UN_VERB_HOME_MOMENT])
-        un_homes_find(&moment->homes, home_in(environment));
+        un_homes_find(&moment->homes, un_environment_value(environment, "HOME"));
     moment->is.homes = moment->homes.list;
     return 0;
 }

@@ -58,12 +58,14 @@ static struct un_command command_of(const char *program, char **argv)
     };
 }
 
-/* Only returns if it failed. */
+/* Only returns if it failed. What can't be executed is no command of a user's. */
 static int become(const char *program, char **argv)
 {
     struct un_command command = command_of(program, argv);
     struct un_error err;
     un_exec(&command, &err);
+    err.step = UN_STEP_RUNSC;
+    err.cause = NULL;
     return fail(&err);
 }
 

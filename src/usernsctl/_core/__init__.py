@@ -7,6 +7,7 @@ failure is an exception. The GIL is released while C runs.
 from usernsctl._core.explaining import explain_runsc, explain_silent_runsc
 from usernsctl._core.failures import cause
 from usernsctl._core.launching import NativeLaunch, failure
+from usernsctl._core.looking import append_at_end, is_trusted, machine_part, refuse_to_show
 from usernsctl._core.planning import NativePlan, parse_extent, plan, setup_to_join
 from usernsctl._core.records import (
     ALL_NAMESPACES,
@@ -45,6 +46,7 @@ __all__ = [
     "PlanDescription",
     "Setup",
     "Spawn",
+    "append_at_end",
     "apply_setup",
     "cause",
     "check_single_thread",
@@ -55,10 +57,13 @@ __all__ = [
     "explain_runsc",
     "explain_silent_runsc",
     "failure",
+    "is_trusted",
     "join",
+    "machine_part",
     "mount",
     "parse_extent",
     "plan",
+    "refuse_to_show",
     "setup_to_join",
     "spawn",
     "stand_in",

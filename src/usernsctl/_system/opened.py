@@ -14,22 +14,10 @@ import stat
 from collections.abc import Callable
 from typing import Self, TypeVar
 
+from usernsctl import _core
+
 # As many as the kernel follows (path_resolution(7)).
 _LINKS_MAX = 40
-
-# Besides what is in / itself, /etc and /usr.
-_OF_ROOT = frozenset(
-    (
-        "/run/lock",
-        "/run/user",
-        "/var/cache",
-        "/var/lib",
-        "/var/lock",
-        "/var/log",
-        "/var/run",
-        "/var/tmp",
-    )
-)
 
 _ENTRY = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -234,10 +222,11 @@ def _check_unchangeable(trail: list[Opened], *, has_more: bool) -> None:
         # In a sticky directory, an entry is its owner's.
         is_sticky = bool(status.st_mode & stat.S_ISVTX)
         is_kept = is_sticky and (
-            has_more if after is None else is_trusted(after.status.st_uid, after.path)
+            has_more if after is None else _core.is_trusted(after.status.st_uid, after.path)
         )
         if place.is_directory and (
-            not is_trusted(status.st_uid, place.path) or (_others_write(status) and not is_kept)
+            not _core.is_trusted(status.st_uid, place.path)
+            or (_others_write(status) and not is_kept)
         ):
             raise ChangeableError(
                 errno.EACCES,
@@ -268,28 +257,6 @@ def root() -> Opened:
     return Opened(os.open("/", _ENTRY | os.O_DIRECTORY), "/")
 
 
-def is_trusted(uid: int, path: str) -> bool:
-    """Whether the owner of a file may lead us anywhere: it is the caller, root, or who owns ``/``.
-
-    In a user namespace that does not map root, root's files show the overflow uid, and so do those
-    of all others who are not mapped (user_namespaces(7)). There, what counts as root's is what
-    nobody else can have made.
-
-    :param path: of the file, without symbolic links but itself.
-    """
-    if uid in (0, os.geteuid()):
-        return True
-    if uid != os.stat("/").st_uid:
-        return False
-    first, *more = path.split("/")[1:]
-    return uid != _overflow_uid() or not more or first in ("etc", "usr") or path in _OF_ROOT
-
-
-def _overflow_uid() -> int:
-    with open("/proc/sys/kernel/overflowuid", encoding="ascii") as file:
-        return int(file.read())
-
-
 def _look(trail: list[Opened], name: str) -> Opened | str | None:
     try:
         found = trail[-1].child(name)
@@ -301,7 +268,7 @@ def _look(trail: list[Opened], name: str) -> Opened | str | None:
     if _is_in_proc(status):
         # What it holds is no path: /dev/fd/N, which the shell makes of <(COMMAND).
         return Opened(os.open(name, os.O_PATH | os.O_CLOEXEC, dir_fd=trail[-1].fd), found.path)
-    if not is_trusted(status.st_uid, found.path):
+    if not _core.is_trusted(status.st_uid, found.path):
         raise ForeignLinkError(
             errno.EACCES,
             f"the symbolic link {found.path} belongs to uid {status.st_uid}, "
@@ -368,7 +335,7 @@ def _look_at_part(trail: list[Opened], name: str) -> Opened | str:
     """What the path goes on with, if nobody else can have put it there."""
     is_shared = bool(trail[-1].status.st_mode & 0o022)
     found = trail[-1].child(name)
-    if is_shared and not is_trusted(found.status.st_uid, found.path):
+    if is_shared and not _core.is_trusted(found.status.st_uid, found.path):
         raise _foreign(found)
     if found.is_link:
         return found.link
@@ -380,7 +347,7 @@ def _look_at_part(trail: list[Opened], name: str) -> Opened | str:
 
 def _check(directory: Opened) -> None:
     status = directory.status
-    if not is_trusted(status.st_uid, directory.path):
+    if not _core.is_trusted(status.st_uid, directory.path):
         raise _foreign(directory)
     if status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX:
         mode = stat.S_IMODE(status.st_mode)

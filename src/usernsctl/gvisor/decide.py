@@ -135,9 +135,9 @@ class _Sources:
     """The files that a launch opens, by their places in the list."""
 
     def __init__(self, facts: Facts, programs: Iterable[str], *, is_frozen: bool = False) -> None:
-        # What a bundle shows was judged as it is, and nobody else may have a path lead elsewhere.
-        is_judged = facts.bundle is not None and is_frozen
-        self._shown = "exact" if is_judged else "follow"
+        # The paths that are kept have no links in them. What is one by then was put there since,
+        # perhaps by a program in a sandbox that may write there.
+        self._shown = "exact" if is_frozen else "follow"
         self.all: list[Source] = []
         for path in programs:
             self.own(path)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import re
+import stat
 from collections.abc import Iterable, Mapping
 
 from usernsctl._system import opened
@@ -11,6 +13,10 @@ from usernsctl.gvisor.releases import SIDE_VARIABLE, named_side_directory
 
 PASSED_ON = ("PATH", "LANG", "TERM")
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+# What a file of settings may have: more than any command is started with, and a device may have no
+# end.
+_FILE_BYTES_MAX = 8 << 20
 
 # A name that plainly is one, and no piece of a value.
 _PLAIN = "[A-Z_][A-Z0-9_]{0,39}"
@@ -87,23 +93,47 @@ def _options(settings: Iterable[str]) -> list[tuple[str, str]]:
 
 def _lines(path: str) -> list[tuple[str, str]]:
     """The same of a file."""
+    content = _content(path)
     try:
-        with open(opened.follow(path).open(), encoding="utf-8") as file:
-            lines = file.read().split("\n")
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        # The error itself has the whole text with it.
+        line = content.count(b"\n", 0, error.start) + 1
+        raise _error(f"--env-file {path}, line {line}: a byte that isn't UTF-8", path) from None
+    found = []
+    for number, setting in enumerate(text.split("\n"), 1):
+        where = f"--env-file {path}, line {number}"
+        if "\0" in setting:
+            raise _error(f"{where}: a NUL character, which no variable can have", path)
+        if setting.strip() and not setting.startswith("#"):
+            found.append((setting.removesuffix("\r"), where))
+    return found
+
+
+def _content(path: str) -> bytes:
+    """All bytes of a file of settings."""
+    try:
+        content = _read(path)
     except OSError as error:
         failed = _error(f"--env-file {path}: {error.strerror}", path)
         if isinstance(error, opened.ForeignLinkError):
             failed.explain(cause=error.cause, remedy=error.remedy)
         raise failed from error
-    except UnicodeDecodeError as error:
-        # The error itself has the whole text with it.
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise _error(f"--env-file {path}, line {line}: a byte that isn't UTF-8", path) from None
-    return [
-        (line.removesuffix("\r"), f"--env-file {path}, line {number}")
-        for number, line in enumerate(lines, 1)
-        if line.strip() and not line.startswith("#")
-    ]
+    if len(content) > _FILE_BYTES_MAX:
+        reason = f"it has more than {_FILE_BYTES_MAX} bytes; settings may have no more"
+        raise _error(f"--env-file {path}: {reason}", path)
+    return content
+
+
+def _read(path: str) -> bytes:
+    """The bytes of a file, or one more than there may be."""
+    with opened.follow(path) as found:
+        # To open a FIFO that nobody writes to would wait for ever. A pipe of the shell's own,
+        # <(COMMAND), has no path.
+        if stat.S_ISFIFO(found.status.st_mode) and found.path.startswith("/"):
+            raise OSError(errno.EINVAL, "it is a FIFO; name a file, or say <(COMMAND) in a shell")
+        with open(found.open(), "rb") as file:
+            return file.read(_FILE_BYTES_MAX + 1)
 
 
 def _setting(text: str, where: str) -> tuple[str, str | None]:

@@ -7,7 +7,9 @@ homes to hide, the ids, the directory, the name of the host, variables that are 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 from collections.abc import Iterable, Mapping, Sequence
 
 from usernsctl._records import dataclass, replace
@@ -120,16 +122,15 @@ def _assume(program: opened.Opened) -> Record:
 
 
 def write(launch: Launch, path: str) -> None:
-    """Write a launch to a file, in place of what is there: all of it, or nothing.
+    """Write a launch to a file, in place of the one that is there: all of it, or nothing.
 
-    :raises CommandError: it can't be written, or holds what can't be encoded.
+    :raises CommandError: it can't be written, holds what can't be encoded, or what is there is no
+        regular file.
     """
     text = launch.encode()
-    directory, name = os.path.split(path)
-    temporary = os.path.join(directory, f".usernsctl-{os.urandom(8).hex()}")
+    temporary = os.path.join(os.path.dirname(path), f".usernsctl-{os.urandom(8).hex()}")
     try:
-        if not name or os.path.isdir(path):
-            raise IsADirectoryError(None, "it is a directory")
+        _check_replaceable(path)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         with open(os.open(temporary, flags, 0o600), "wb") as file:
             file.write(text)
@@ -145,6 +146,21 @@ def write(launch: Launch, path: str) -> None:
     finally:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
+
+
+def _check_replaceable(path: str) -> None:
+    """Refuse to put a file in the place of a device, such as /dev/null, or of a link to one.
+
+    :raises OSError: something else is there than a regular file.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        mode = os.lstat(path).st_mode
+        if stat.S_ISLNK(mode):
+            raise OSError(errno.ELOOP, "it is a symbolic link; name the file that it leads to")
+        if stat.S_ISDIR(mode):
+            raise OSError(errno.EISDIR, "it is a directory")
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
 
 
 def remedy_of(words: Sequence[str]) -> str:

@@ -9,10 +9,9 @@ import pwd
 import sys
 from collections.abc import Iterable, Mapping
 
-from usernsctl import _programs
+from usernsctl import _core, _programs
 from usernsctl._records import dataclass, field, fields
 from usernsctl._system import opened
-from usernsctl._system.machine import machine_part
 from usernsctl._system.opened import ChangeableError, ForeignLinkError, Opened
 from usernsctl.errors import BundleError, CommandError, NamespaceError, RunscError, UsernsError
 from usernsctl.gvisor.request import Bind, Request
@@ -220,7 +219,7 @@ def _refuse_kernel(name: str, source: Opened) -> None:
 
     :raises BundleError: it is one, or holds one (cause ``bind-writes-machine``).
     """
-    part = machine_part(source.fd)
+    part = _core.machine_part(source.fd)
     if part not in (None, "/dev"):
         raise BundleError(
             f"--bind {name}: {part} can't be written to from a sandbox: it acts on this machine's "

@@ -3,33 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
-import stat
 from io import FileIO
 from typing import TYPE_CHECKING, Any
 
+from usernsctl import _core
 from usernsctl._system.descriptors import receive
 from usernsctl.errors import CommandError, RunscError
 
 if TYPE_CHECKING:
     import socket
-
-
-def append_at_end(descriptor: int) -> None:
-    """Have what is written through `descriptor` appended, if it is at the end of a file.
-
-    gVisor writes to a file at an offset of its own, from 0: it would overwrite what is there, and
-    standard output and error in one file each other. Where we are at the end of the file, to append
-    is the same as to write.
-
-    :raises OSError: it is not open.
-    """
-    status = os.fstat(descriptor)
-    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
-    is_output = stat.S_ISREG(status.st_mode) and flags & os.O_ACCMODE != os.O_RDONLY
-    if is_output and os.lseek(descriptor, 0, os.SEEK_CUR) == status.st_size:
-        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_APPEND)
 
 
 def prepared_output(name: str, stream: Any, inherited: int) -> Any:
@@ -42,10 +25,10 @@ def prepared_output(name: str, stream: Any, inherited: int) -> Any:
     """
     if stream is None:
         with contextlib.suppress(OSError):  # it is closed, and so there is nothing to write to
-            append_at_end(inherited)
+            _core.append_at_end(inherited)
     elif not isinstance(stream, int) or stream >= 0:
         try:
-            append_at_end(stream if isinstance(stream, int) else stream.fileno())
+            _core.append_at_end(stream if isinstance(stream, int) else stream.fileno())
         except OSError as error:
             number = error.errno or 0
             reason = f"{name}: {error.strerror or error}"

@@ -1,8 +1,7 @@
-"""Requests and facts to decide launches by, and a decoder of their words."""
+"""Requests and facts to decide launches by."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +10,7 @@ from usernsctl.gvisor.decide import decide
 from usernsctl.gvisor.look import Facts
 from usernsctl.gvisor.place import Ids
 from usernsctl.gvisor.request import Request
-from usernsctl.gvisor.steps import VERBS, Launch, Record
+from usernsctl.gvisor.steps import Launch
 from usernsctl.maps import Extent
 
 ONE_ID = Ids(uid=(Extent(0, 1000, 1),), gid=(Extent(0, 1000, 1),), become=(0, 0))
@@ -37,20 +36,6 @@ def launch(request: Request = REQUEST, facts: Facts = FACTS, **changed: Any) -> 
     """The launch of a request that is changed, or for other facts."""
     ours = {name: changed.pop(name) for name in list(changed) if name in Facts.__slots__}
     return decide(replace(request, **changed), replace(facts, **ours))
-
-
-def decoded(text: bytes) -> tuple[list[str], list[Record]]:
-    """The header and the records of what encode() gives."""
-    assert text.endswith(b"\0")
-    words = [os.fsdecode(word) for word in text[:-1].split(b"\0")]
-    header, rest = words[:3], words[3:]
-    found = []
-    while rest:
-        count = len(VERBS[rest[0]][0])
-        found.append(Record(rest[0], tuple(rest[1 : count + 1])))
-        assert len(found[-1].words) == count
-        rest = rest[count + 1 :]
-    return header, found
 
 
 def verbs(launch: Launch) -> list[str]:

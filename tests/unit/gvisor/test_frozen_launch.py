@@ -7,7 +7,8 @@ import stat
 from pathlib import Path
 
 import pytest
-from launches import decoded, launch
+from frozen import decoded
+from launches import launch
 
 from usernsctl.errors import BundleError, CommandError
 from usernsctl.gvisor import freeze, paths

@@ -56,6 +56,31 @@ def test_a_file_of_settings(tmp_path: Path) -> None:
         environment.read_file(str(file), CALLER)
 
 
+def test_a_file_of_settings_has_an_end(tmp_path: Path) -> None:
+    big, fifo = tmp_path / "big", tmp_path / "fifo"
+    with big.open("wb") as file:
+        file.truncate(1 << 40)
+    os.mkfifo(fifo)
+    for path, says in (
+        ("/dev/zero", "it has more than 8388608 bytes"),
+        (big, "it has more than 8388608 bytes"),
+        (fifo, "it is a FIFO; name a file"),
+        (tmp_path, "Is a directory"),
+    ):
+        with pytest.raises(CommandError, match=says) as caught:
+            environment.read_file(str(path), {})
+        assert str(path) in str(caught.value)
+    assert environment.read_file("/dev/null", {}) == {}
+
+
+def test_a_pipe_of_settings() -> None:
+    ours, theirs = os.pipe()
+    with open(ours, "rb"):
+        os.write(theirs, b"A=b\n")
+        os.close(theirs)
+        assert environment.read_file(f"/dev/fd/{ours}", {}) == {"A": "b"}
+
+
 def test_ids_must_be_mapped() -> None:
     config.check_ids(ONE_ID, (0, 0))
     ranges = ids_of((Extent(0, 1000, 1), Extent(1, 100000, 9)), (Extent(0, 1000, 1),), (0, 0))

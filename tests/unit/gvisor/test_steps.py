@@ -8,9 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from frozen import decoded
 from hypothesis import given
 from hypothesis import strategies as st
-from launches import FACTS, SEVERAL, decoded, launch
+from launches import FACTS, SEVERAL, launch
 
 from usernsctl import _core
 from usernsctl.errors import CommandError, NamespaceError

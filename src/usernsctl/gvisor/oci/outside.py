@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterator
 from typing import Any
 
-from usernsctl._system.machine import machine_part
+from usernsctl import _core
 from usernsctl.gvisor.oci.bundle import Bundle
 from usernsctl.gvisor.oci.files import is_bind
 from usernsctl.gvisor.oci.model import Config, MountEntry, Permission, Violation, named_hooks
@@ -71,7 +71,7 @@ def open_source(bundle: Bundle, path: str, *, trusted: bool) -> int:
             raise _refused("it lies outside of the bundle", path) from None
         raise
     try:
-        if part := machine_part(found):
+        if part := _core.machine_part(found):
             raise Forbidden(errno.EXDEV, f"{part} of this machine would be seen", path)
         mode = os.fstat(found).st_mode
         if not trusted and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):

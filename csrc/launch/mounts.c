@@ -1,0 +1,145 @@
+/* What is mounted where, by /proc/self/mountinfo. */
+#include "launch/mounts.h"
+#include "launch/launch.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define ROOM_FIRST 16384
+
+bool un_is_below(const char *path, const char *top)
+{
+    size_t length = strcmp(top, "/") ? strlen(top) : 0;
+    return !strncmp(path, top, length) && (!path[length] || path[length] == '/' || !length);
+}
+
+/* All of a file, ended by NUL; NULL with errno. */
+static char *read_all(int fd)
+{
+    size_t room = ROOM_FIRST, length = 0;
+    char *text = malloc(room);
+    while (text) {
+        ssize_t got = read(fd, text + length, room - 1 - length);
+        if (got <= 0) {
+            text[length] = '\0';
+            if (!got)
+                return text;
+            break;
+        }
+        length += (size_t)got;
+        if (room - 1 - length)
+            continue;
+        char *grown = realloc(text, room *= 2);
+        if (!grown)
+            break;
+        text = grown;
+    }
+    int errnum = errno;
+    free(text);
+    errno = errnum;
+    return NULL;
+}
+
+/* Undoes the escapes of mountinfo, \ooo. */
+static void unescape(char *text)
+{
+    char *to = text;
+    for (const char *from = text; *from; to++) {
+        unsigned code;
+        bool is_escape = *from == '\\' && sscanf(from + 1, "%3o", &code) == 1;
+        *to = is_escape ? (char)code : *from;
+        from += is_escape ? 4 : 1;
+    }
+    *to = '\0';
+}
+
+/* Cuts off what is before the next space: the rest, or NULL if there is none. */
+static char *cut(char *text)
+{
+    char *space = text ? strchr(text, ' ') : NULL;
+    if (!space)
+        return NULL;
+    *space = '\0';
+    return space + 1;
+}
+
+/* ID PARENT DEVICE ROOT POINT OPTIONS [TAG]... - TYPE SOURCE OPTIONS */
+static bool parse(char *line, struct un_mounted *mount)
+{
+    char *end = strstr(line, " - ");
+    char *parent = cut(line), *device = cut(parent), *root = cut(device), *point = cut(root);
+    if (!end || !cut(point) || !cut(end + 3))
+        return false;
+    unescape(root);
+    unescape(point);
+    *mount = (struct un_mounted){atoi(line), device, root, point, end + 3};
+    return true;
+}
+
+static size_t count_lines(const char *text)
+{
+    size_t lines = 0;
+    while ((text = strchr(text, '\n')))
+        lines++, text++;
+    return lines;
+}
+
+int un_mounts_read(struct un_mounts *mounts)
+{
+    *mounts = (struct un_mounts){NULL, NULL, 0};
+    int fd = open("/proc/self/mountinfo", O_RDONLY | O_CLOEXEC);
+    mounts->text = fd < 0 ? NULL : read_all(fd);
+    un_close_quietly(fd);
+    if (!mounts->text)
+        return -1;
+    mounts->mount = calloc(count_lines(mounts->text) + 1, sizeof *mounts->mount);
+    if (!mounts->mount)
+        return -1;
+    for (char *line = mounts->text, *end; (end = strchr(line, '\n')); line = end + 1) {
+        *end = '\0';
+        if (!parse(line, &mounts->mount[mounts->count])) {
+            errno = EBADMSG;
+            return -1;
+        }
+        mounts->count++;
+    }
+    return 0;
+}
+
+void un_mounts_free(struct un_mounts *mounts)
+{
+    free(mounts->text);
+    free(mounts->mount);
+}
+
+/* The id of the mount that a file was reached by; -1 with errno. */
+static int id_of(int fd)
+{
+    char name[64], line[128];
+    int id = -1;
+    snprintf(name, sizeof name, "/proc/self/fdinfo/%d", fd);
+    FILE *file = fopen(name, "re");
+    if (!file)
+        return -1;
+    errno = EBADMSG;
+    while (id < 0 && fgets(line, sizeof line, file))
+        sscanf(line, "mnt_id: %d", &id);
+    int errnum = errno;
+    fclose(file);
+    errno = errnum;
+    return id;
+}
+
+int un_mounts_find(const struct un_mounts *mounts, int fd, const struct un_mounted **found)
+{
+    int id = id_of(fd);
+    *found = NULL;
+    for (size_t i = 0; i < mounts->count && id >= 0; i++)
+        if (mounts->mount[i].id == id)
+            *found = &mounts->mount[i];
+    return id < 0 ? -1 : 0;
+}

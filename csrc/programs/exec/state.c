@@ -1,0 +1,46 @@
+#include "programs/exec/state.h"
+#include "programs/exec/environment.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+/* The caller's uid, as the user namespace above its own counts it. */
+static uint32_t uid_outside(void)
+{
+    struct un_error err;
+    uint32_t uid = geteuid();
+    struct un_map *map = malloc(sizeof *map);
+    if (map && !un_map_read(AT_FDCWD, "/proc/self/uid_map", map, &err))
+        for (uint32_t i = 0; i < map->len; i++) {
+            const struct un_extent *extent = &map->extent[i];
+            if (uid >= extent->inside && uid - extent->inside < extent->count) {
+                uid = extent->outside + (uid - extent->inside);
+                break;
+            }
+        }
+    free(map);
+    return uid;
+}
+
+int un_state_directory(char **environment, char path[UN_PATH_MAX])
+{
+    char here[UN_PATH_MAX] = "", own[32] = "usernsctl";
+    const char *place = un_environment_value(environment, "XDG_RUNTIME_DIR");
+    if (!place || !*place) {
+        place = un_environment_value(environment, "TMPDIR");
+        snprintf(own, sizeof own, "usernsctl-%" PRIu32, uid_outside());
+    }
+    if (!place || !*place)
+        place = "/tmp";
+    if (*place != '/' && !getcwd(here, sizeof here))
+        return -1;
+    int length = snprintf(path, UN_PATH_MAX, "%s%s%s/%s", here, *here ? "/" : "", place, own);
+    if (length < UN_PATH_MAX)
+        return 0;
+    errno = ENAMETOOLONG;
+    return -1;
+}

@@ -1,0 +1,132 @@
+/* What may not be shown, and what may not be written to from inside. */
+#include "forked.h"
+#include "inside.h"
+#include "launched.h"
+#include "needs.h"
+
+#include "launch/launch.h"
+#include "launch/mounts.h"
+
+static int hold(const char *path)
+{
+    int fd = open(path, O_PATH | O_CLOEXEC);
+    CHECK(fd >= 0);
+    return fd;
+}
+
+/* Whether these two, of which only the second may be refused, are. */
+static void refused(const char *path, const char *kept, const char *part)
+{
+    struct un_error err;
+    size_t which;
+    int before = count_fds();
+    int fds[] = {hold("/tmp/beside"), hold(path)};
+    const char *const names[] = {"the first", "the second"};
+    int failed = un_refuse_to_show(fds, names, 2, kept, &which, &err);
+    CHECK_INT(failed, part ? -1 : 0);
+    if (part) {
+        CHECK_TEXT(err.cause, "bind-shows-state");
+        CHECK_HAS(err.detail, "the second can't be shown: it");
+        CHECK_HAS(err.detail, part);
+        CHECK_HAS(err.detail, kept);
+        CHECK(which == 1);
+    }
+    close(fds[0]);
+    close(fds[1]);
+    CHECK_INT(count_fds(), before);
+}
+
+static void prepare(void)
+{
+    struct un_error err;
+    enter_inside();
+    make_directory("beside", 0755);
+    make_directory("a", 0755);
+    make_directory("a/state", 0700);
+    make_directory("a/state/inner", 0700);
+    make_directory("a b", 0755);
+    make_directory("other", 0755);
+    make_directory("other/mount", 0755);
+    CHECK_OK(un_mount("/tmp/a", "/tmp/a b", NULL, MS_BIND, NULL, &err), &err);
+    CHECK_OK(un_mount("/tmp/a/state", "/tmp/other/mount", NULL, MS_BIND, NULL, &err), &err);
+    CHECK_INT(symlink("a/state", "link"), 0);
+}
+
+static int what_is_kept_is_not_shown(void *arg)
+{
+    (void)arg;
+    prepare();
+    refused("/tmp/a/state", "/tmp/a/state", "holds");
+    refused("/tmp/a", "/tmp/a/state", "holds");
+    refused("/tmp", "/tmp/a/state", "holds");
+    refused("/", "/tmp/a/state", "holds");
+    refused("/tmp/link", "/tmp/a/state", "holds");
+    refused("/tmp/a", "/tmp/link", "holds");
+    refused("/tmp/a/state/inner", "/tmp/a/state", "is in");
+    /* By other mounts of the same directory. */
+    refused("/tmp/a b", "/tmp/a/state", "holds");
+    refused("/tmp/a b/state/inner", "/tmp/a/state", "is in");
+    refused("/tmp/other", "/tmp/a/state", "holds");
+    refused("/tmp/other/mount/inner", "/tmp/a/state", "is in");
+    refused("/tmp/a/state", "/tmp/a b/state", "holds");
+    /* One that is to come. */
+    refused("/tmp/a", "/tmp/a/later/state", "holds");
+    refused("/tmp/a/state", "/tmp/a/later/state", NULL);
+    refused("/tmp/a/state", "/tmp/scratch/state", NULL);
+    refused("/tmp/other", "/tmp/a/later", NULL);
+    return 0;
+}
+
+/* A launch in /tmp/a/launch that binds this. */
+static void guarded(const char *source, const char *access, const char *part)
+{
+    struct draft draft;
+    struct un_error err;
+    char bind[64], line[256];
+    snprintf(line, sizeof line, "source follow %s", source);
+    snprintf(bind, sizeof bind, "bind 0 /x %s", access);
+    struct un_launch *launch = launch_of(&draft, LINES(line, "scratch /tmp/scratch", bind));
+    CHECK_OK(un_launch_open(launch, NULL, &err), &err);
+    int fds = count_fds(), file = hold("/tmp/a/launch");
+    int failed = un_launch_guard(launch, file, "/nonexistent/state", &err);
+    CHECK_INT(failed, part ? -1 : 0);
+    if (part) {
+        CHECK_TEXT(err.cause, "launch-untrusted");
+        CHECK_HAS(err.detail, part);
+    }
+    close(file);
+    CHECK_INT(count_fds(), fds);
+    un_launch_close(launch);
+}
+
+static int a_launch_is_not_written_to(void *arg)
+{
+    (void)arg;
+    prepare();
+    make_file("a/launch", "", 0644);
+    guarded("/tmp/a/launch", "rw", "since /tmp/a/launch is shown");
+    guarded("/tmp/a", "rw", "since /tmp/a is shown");
+    guarded("/tmp", "rw", "since /tmp is shown");
+    guarded("/tmp", "ro", NULL);
+    guarded("/tmp/a/launch", "ro", NULL);
+    guarded("/tmp/a/state", "rw", NULL);
+    guarded("/tmp/beside", "rw", NULL);
+    return 0;
+}
+
+static void paths_are_compared_by_names(void)
+{
+    CHECK(un_is_below("/a", "/a") && un_is_below("/a/b", "/a") && un_is_below("/a", "/"));
+    CHECK(un_is_below("/", "/") && !un_is_below("/ab", "/a") && !un_is_below("/", "/a"));
+    CHECK(!un_is_below("/a", "/a/b"));
+}
+
+int main(void)
+{
+    paths_are_compared_by_names();
+    need_user_namespaces();
+    CHECK_INT(forked(what_is_kept_is_not_shown, NULL), 0);
+    CHECK_INT(forked(a_launch_is_not_written_to, NULL), 0);
+    check_no_child_left();
+    return 0;
+}

@@ -1,0 +1,88 @@
+"""usernsctl-exec --launch when a system call fails, each of them: one message, and nothing has run;
+or it can do without."""
+
+from __future__ import annotations
+
+import collections
+import os
+import random
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import Program
+from frozen import freeze, without_sandbox
+from injecting import run_with
+from tally import Tally
+
+pytestmark = [
+    pytest.mark.userns_requires("strace", "runsc"),
+    pytest.mark.timeout(600),
+]
+
+ERRORS = ("EMFILE", "ENOMEM", "EPERM")
+
+# The kernel says no to these in other ways, or never, or libc makes them before our first line.
+LIBC = ("arch_prctl", "brk", "close", "exit_group", "mprotect")
+
+
+@pytest.fixture
+def launch(usernsctl: Program, tmp_path: Path) -> Path:
+    """One with a step of each kind, and little to do."""
+    for name in ("root/etc", "data/inner"):
+        (tmp_path / name).mkdir(parents=True)
+    options = [
+        *("--rootfs", str(tmp_path / "root"), "--network", "host"),
+        *("--bind", f"{tmp_path}/data:/new/data:rw", "--bind", f"{tmp_path}/data/inner:/inner"),
+    ]
+    made = freeze(usernsctl, tmp_path / "launch", *options)
+    without_sandbox(made, "/bin/echo", "ran")
+    return made
+
+
+def calls_of(command: list[str | Path], trace: Path) -> collections.Counter[str]:
+    """How often it makes each system call until it executes something else."""
+    subprocess.run(["strace", "-f", "-o", trace, "--", *command], check=True, capture_output=True)
+    made = re.findall(r"^\d+ +(\w+)\(", trace.read_text().rpartition(" execve(")[0], re.MULTILINE)
+    return collections.Counter(name for name in made if name not in LIBC)
+
+
+def test_each_call_may_fail(prelude: Program, launch: Path, tmp_path: Path, tally: Tally) -> None:
+    command = [prelude.path, "--launch", launch]
+    counted = calls_of(command, tmp_path / "trace")
+    assert len(counted) > 30
+    refused = 0
+    for name, count in sorted(counted.items()):
+        wanted = min(count, tally.rounds(2, 1000))
+        for when in random.sample(range(1, count + 1), wanted):
+            error = random.choice(ERRORS)
+            done = run_with(f"{name}:error={error}:when={when}", command=command)
+            tally.tried()
+            what = f"{name}, the {when}th: {error}: {done}"
+            if (done.returncode, done.stdout, done.stderr) == (0, "ran\n", ""):
+                continue
+            first, *rest = done.stderr.splitlines() or [""]
+            is_told = first.startswith("usernsctl-exec: ") and all(
+                line.startswith(("  why: ", "  remedy: ")) for line in rest
+            )
+            if done.returncode not in (125, 126) or done.stdout or not is_told:
+                tally.succeeded(what)
+            refused += 1
+    assert refused > tally.tries / 3
+    assert os.listdir(tmp_path / "data") == ["inner"]
+
+
+@pytest.mark.parametrize("signal", ["KILL", "TERM", "SEGV"])
+def test_it_may_end_at_each_call(
+    prelude: Program, launch: Path, tmp_path: Path, tally: Tally, signal: str
+) -> None:
+    command = [prelude.path, "--launch", launch]
+    counted = calls_of(command, tmp_path / "trace")
+    every = [(name, when) for name, count in counted.items() for when in range(1, count + 1)]
+    for name, when in random.sample(every, tally.rounds(10, 200)):
+        done = run_with(f"{name}:signal={signal}:when={when}", command=command)
+        tally.tried()
+        # A signal that comes with the exec is the next program's.
+        if done.stdout and name != "execve":
+            tally.succeeded(f"{name}, the {when}th: {done}")

@@ -1,0 +1,71 @@
+"""Frozen launches, and what is said of those that are not performed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+from conftest import Program
+
+from usernsctl.gvisor.steps import VERBS, Record, record
+
+#: What a launch has the sandbox do, if nothing else is said.
+COMMAND = ("sh", "-c", "echo ran")
+
+
+def freeze(
+    usernsctl: Program, file: Path, *options: str, command: tuple[str, ...] = COMMAND
+) -> Path:
+    """Make a launch.
+
+    :returns: `file`.
+    """
+    done = usernsctl("freeze", *options, "-o", file, "--", *command)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), done.stderr
+    return file
+
+
+def assert_refused(
+    done: subprocess.CompletedProcess[str], *says: str, cause: str | None = None
+) -> None:
+    """Check that it was one message with 125, that has all this, and that nothing has run."""
+    assert (done.returncode, done.stdout) == (125, ""), done.stderr
+    first, *rest = done.stderr.splitlines()
+    assert first.startswith("usernsctl-exec: "), done.stderr
+    assert all(line.startswith(("  why: ", "  remedy: ")) for line in rest), done.stderr
+    for text in says:
+        assert text in done.stderr
+    assert cause is None or f"[{cause}]" in done.stderr, done.stderr
+
+
+def assert_ran(done: subprocess.CompletedProcess[str], output: str = "ran\n") -> None:
+    assert (done.returncode, done.stdout, done.stderr) == (0, output, "")
+
+
+def decoded(text: bytes) -> tuple[list[str], list[Record]]:
+    """The header and the records of what encode() gives."""
+    assert text.endswith(b"\0")
+    words = [os.fsdecode(word) for word in text[:-1].split(b"\0")]
+    header, rest = words[:3], words[3:]
+    found = []
+    while rest:
+        count = len(VERBS[rest[0]][0])
+        found.append(Record(rest[0], tuple(rest[1 : count + 1])))
+        assert len(found[-1].words) == count
+        rest = rest[count + 1 :]
+    return header, found
+
+
+def without_sandbox(launch: Path, *command: str) -> None:
+    """Have a launch make all that it makes, and then execute a command of this machine."""
+    header, records = decoded(launch.read_bytes())
+    kept = [one for one in records if one.verb not in ("watch", "runsc-env", "end")]
+    ends = [*(record("watch", word) for word in command), record("end")]
+    launch.write_bytes(encoded(header, [*kept, *ends]))
+
+
+def encoded(header: Iterable[str], records: Iterable[Record]) -> bytes:
+    words = [*header, *(word for one in records for word in (one.verb, *one.words))]
+    return b"".join(os.fsencode(word) + b"\0" for word in words)

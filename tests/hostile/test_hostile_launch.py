@@ -1,0 +1,121 @@
+"""Attacks on a launch that is kept in a file, by another user, by its own sandbox, and by signals.
+
+What is called as runsc in most of them tells what a payload would have got (stand_in.c).
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from conftest import SCRIPTS, Program
+from frozen import freeze
+from processes import wait_until_gone
+from strangers import Stranger, other_users
+from tally import Tally
+
+SHORT, FULL = 15, 400
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture
+def runsc(place: Path, programs: Path) -> Path:
+    """The stand-in, where nobody swaps anything."""
+    directory = place / "bin"
+    directory.mkdir()
+    return Path(shutil.copy(programs / "runsc", directory))
+
+
+def attack(tally: Tally, launch: Path, count: int) -> None:
+    """Perform a launch as often, and count what the attacker got."""
+    shown = 0
+    for _ in range(count):
+        done = subprocess.run(
+            [SCRIPTS / "usernsctl-exec", "--launch", launch, "--", "/bin/true"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            cwd="/",
+            env={"PATH": "/usr/bin:/bin", "HOME": "/"},
+        )
+        tally.tried()
+        words = done.stdout.split()
+        shown += "ours" in words
+        for got in ("evil", "secret"):
+            if got in words:
+                tally.succeeded(got)
+        assert "ours" in words or done.stderr.startswith("usernsctl-exec: "), done.stderr
+    assert shown or count < FULL, "what is swapped was never seen as it should be"
+
+
+@other_users
+@pytest.mark.parametrize("access", ["ro", "rw"])
+def test_a_source_becomes_a_link(
+    tally: Tally, usernsctl: Program, place: Path, runsc: Path, stranger: Stranger, access: str
+) -> None:
+    x = stranger.directory / "x"
+    options = ["--runsc", str(runsc), "--no-verify", "--bind", f"{x}/data:/data:{access}"]
+    for path in (stranger.directory, x, x / "data"):
+        path.mkdir(parents=True, exist_ok=True)
+    launch = freeze(usernsctl, place / "launch", *options)
+    shutil.rmtree(stranger.directory)
+    with stranger.swaps():
+        attack(tally, launch, tally.rounds(SHORT, FULL))
+
+
+@other_users
+def test_the_root_filesystem_becomes_a_link(
+    tally: Tally, usernsctl: Program, place: Path, runsc: Path, stranger: Stranger
+) -> None:
+    x = stranger.directory / "x"
+    x.mkdir(parents=True)
+    options = ["--runsc", str(runsc), "--no-verify", "--rootfs", str(x)]
+    launch = freeze(usernsctl, place / "launch", *options)
+    shutil.rmtree(stranger.directory)
+    with stranger.swaps():
+        attack(tally, launch, tally.rounds(SHORT, FULL))
+
+
+@other_users
+def test_the_launch_becomes_another_one(
+    tally: Tally, usernsctl: Program, runsc: Path, stranger: Stranger
+) -> None:
+    """Which is the caller's, too, but shows more."""
+    options = ["--runsc", str(runsc), "--no-verify"]
+    freeze(usernsctl, stranger.secret / "env", *options, "--bind", f"{stranger.secret}:/opt")
+    with stranger.swaps() as x:
+        attack(tally, x / "env", tally.rounds(SHORT, FULL))
+
+
+@pytest.mark.userns_requires("runsc")
+def test_a_launch_that_is_killed_leaves_something(
+    tally: Tally, usernsctl: Program, tmp_path: Path
+) -> None:
+    """At any moment: while it is read, made, started, or runs."""
+    seconds = f"1{random.randrange(10**6):06}.5"
+    (tmp_path / "data").mkdir()
+    options = ["--bind", f"{tmp_path}/data:/data:rw"]
+    launch = freeze(usernsctl, tmp_path / "launch", *options, command=("sleep", seconds))
+    ends = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT]
+    for number in range(tally.rounds(10, 200)):
+        process = subprocess.Popen(
+            [SCRIPTS / "usernsctl-exec", "--launch", launch],
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        time.sleep(random.random() * random.choice([0.03, 0.4]))
+        process.send_signal(ends[number % len(ends)])
+        status = process.wait(60)
+        tally.tried()
+        if status == 0:
+            tally.succeeded("an end that looks as if the command had come to its own")
+        for left in wait_until_gone(seconds, 10):
+            tally.succeeded(left)
+    assert os.listdir(tmp_path / "data") == []

@@ -1,0 +1,221 @@
+"""usernsctl-exec --launch of a file that is no launch, is another one, or is not to be trusted."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from callers import as_root, unprivileged
+from conftest import Program
+from frozen import assert_ran, assert_refused, freeze
+
+from usernsctl import _core
+
+LAUNCH_MAX = 32 << 20
+WORDS_MAX = 1 << 18
+
+
+@pytest.fixture
+def launch(usernsctl: Program, tmp_path: Path) -> Path:
+    return freeze(usernsctl, tmp_path / "launch")
+
+
+@pytest.fixture
+def perform(prelude: Program, launch: Path) -> Callable[..., None]:
+    """Checks that a file is refused, and why."""
+
+    def perform(file: Path | str, *says: str, cause: str | None = "launch-malformed") -> None:
+        assert_refused(prelude("--launch", file), *says, cause=cause)
+
+    return perform
+
+
+Refused = Callable[..., None]
+
+
+def test_a_part_of_a_launch(perform: Refused, launch: Path) -> None:
+    whole = launch.read_bytes()
+    borders = [at + 1 for at, byte in enumerate(whole) if byte == 0]
+    anywhere = random.sample(range(len(whole)), 50)
+    for length in {0, *borders[:-1], *anywhere}:
+        launch.write_bytes(whole[:length])
+        perform(launch, f"{launch}: ", "part" if length not in borders else "")
+
+
+def test_a_launch_with_a_byte_changed(prelude: Program, launch: Path) -> None:
+    """It is refused, or performed: which of them depends on the byte. Never does it crash."""
+    whole = launch.read_bytes()
+    for _ in range(60):
+        at = random.randrange(len(whole))
+        changed = bytes([random.randrange(256)])
+        launch.write_bytes(whole[:at] + changed + whole[at + 1 :])
+        command = [prelude.path, "--launch", launch]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True)
+        assert 0 <= done.returncode < 128, (at, changed, done)
+        assert b"Traceback" not in done.stderr, (at, changed, done)
+
+
+def test_a_launch_that_is_too_long(perform: Refused, launch: Path, tmp_path: Path) -> None:
+    whole = launch.read_bytes()
+    long, many, sparse = tmp_path / "long", tmp_path / "many", tmp_path / "sparse"
+    long.write_bytes(whole + b"x" * LAUNCH_MAX)
+    perform(long, f"{long} has {LAUNCH_MAX + len(whole)} bytes; a launch may have {LAUNCH_MAX}")
+    many.write_bytes(whole + b"\0" * WORDS_MAX)
+    perform(many, f"{many}: it has ", f"words, and may have {WORDS_MAX}")
+    with sparse.open("wb") as file:
+        file.truncate(1 << 40)
+    perform(sparse, f"{sparse} has {1 << 40} bytes")
+
+
+def test_what_is_no_launch(perform: Refused, tmp_path: Path) -> None:
+    text, program, fifo, end = (tmp_path / name for name in ("text", "program", "fifo", "socket"))
+    text.write_text("A=b\n")
+    program.write_bytes(Path("/bin/true").read_bytes())
+    os.mkfifo(fifo)
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(end))
+        for file in (tmp_path, fifo, end, "/dev/zero", "/dev/null", "/dev/fd/0", "/"):
+            perform(file, f"{file}: it is not a regular file")
+    perform(text, f"{text}: it ends within a word")
+    perform(program, f"{program}: it does not begin as a launch does")
+    perform("/proc/self/mem", "/proc/self/mem: it ends within a word")
+    perform("", "--launch: no file was named", cause=None)
+    perform(tmp_path / "none", f"{tmp_path}/none: No such file", cause=None)
+
+
+def test_a_launch_of_another_version(perform: Refused, launch: Path) -> None:
+    whole = launch.read_bytes()
+    ours = _core.version()
+    launch.write_bytes(whole.replace(b"\0" + ours.encode() + b"\0", b"\x0099.1\0", 1))
+    told = f"{launch}: it was made by usernsctl 99.1; this is usernsctl {ours}"
+    perform(launch, told, f"  remedy: usernsctl freeze -o {launch}", cause="launch-outdated")
+    launch.write_bytes(whole.replace(b"\x001\0", b"\x002\0", 1))
+    perform(launch, f'{launch}: it is of format "2"', "reads format 1", cause="launch-outdated")
+
+
+@pytest.mark.parametrize("mode", [0o666, 0o664, 0o646, 0o622, 0o602])
+def test_a_launch_that_others_may_write(perform: Refused, launch: Path, mode: int) -> None:
+    launch.chmod(mode)
+    told = f"{launch} can be written to by others (mode {mode:o})"
+    perform(launch, told, cause="launch-untrusted")
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o733, 0o757])
+def test_a_launch_that_others_may_replace(
+    prelude: Program, perform: Refused, launch: Path, mode: int
+) -> None:
+    """By another one of the caller's, or of root's, that shows more."""
+    directory = launch.parent / "a" / "b"
+    directory.mkdir(parents=True)
+    moved = launch.rename(directory / "launch")
+    for place in (directory, directory.parent):
+        place.chmod(mode)
+        told = f"{moved} lies in {place}, where others may replace it (uid "
+        perform(moved, told, f"mode {mode:o}", cause="launch-untrusted")
+        # What is the caller's there, nobody else can move.
+        place.chmod(mode | 0o1000)
+        assert_ran(prelude("--launch", moved))
+
+
+@as_root
+def test_a_launch_of_somebody_else(prelude: Program, perform: Refused, launch: Path) -> None:
+    os.chown(launch, 12345, 12345)
+    told = f"{launch} belongs to uid 12345, who is neither root nor you"
+    perform(launch, told, cause="launch-untrusted")
+    os.chown(launch, 0, 0)
+    link = launch.with_name("link")
+    link.symlink_to(launch)
+    assert_ran(prelude("--launch", link))
+    os.chown(link, 12345, 12345, follow_symlinks=False)
+    told = f"the symbolic link {link} belongs to uid 12345"
+    perform(link, told, cause="foreign-link")
+    os.chown(launch.parent, 12345, 12345)
+    told = f"{launch} lies in {launch.parent}, where others may replace it (uid 12345"
+    perform(launch, told, cause="launch-untrusted")
+    os.chown(launch.parent, 0, 0)
+
+
+def test_links_to_a_launch(prelude: Program, perform: Refused, launch: Path) -> None:
+    link, loop = launch.with_name("link"), launch.with_name("loop")
+    link.symlink_to("launch")
+    assert_ran(prelude("--launch", link))
+    assert_ran(prelude("--launch", "link", cwd=launch.parent))
+    loop.symlink_to("loop")
+    perform(loop, f"{loop}: Too many levels of symbolic links", cause=None)
+    link.unlink()
+    link.symlink_to("gone")
+    perform(link, f"{link}: No such file", cause=None)
+
+
+@unprivileged
+def test_a_launch_that_can_not_be_read(perform: Refused, launch: Path) -> None:
+    launch.chmod(0)
+    perform(launch, f"{launch}: Permission denied", cause=None)
+
+
+@as_root
+def test_a_launch_of_roots_for_others(prelude: Program, usernsctl: Program) -> None:
+    """And one of another user's, that root is led to perform."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        launch = freeze(usernsctl, directory / "launch", command=("id", "-u"))
+        own = directory / "own"
+        own.write_bytes(launch.read_bytes())
+        own.chmod(0o644)
+        os.chown(own, 12345, 12345)
+        other = ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups"]
+        for file in (launch, own):
+            done = Program(Path("/usr/bin/env"))(*other, str(prelude.path), "--launch", file)
+            assert_ran(done, "0\n")
+        assert_refused(prelude("--launch", own), "belongs to uid 12345", cause="launch-untrusted")
+
+
+def test_a_launch_that_the_sandbox_could_write(
+    prelude: Program, perform: Refused, usernsctl: Program, tmp_path: Path
+) -> None:
+    """The next time it would decide what it sees."""
+    below = tmp_path / "a" / "b"
+    below.mkdir(parents=True)
+    for source in (tmp_path, tmp_path / "a", below):
+        launch = freeze(usernsctl, below / "launch", "--bind", f"{source}:/x:rw")
+        told = f"{launch} could be written to from the sandbox, since {source} is shown with :rw"
+        perform(launch, told, cause="launch-untrusted")
+        freeze(usernsctl, launch, "--bind", f"{source}:/x")
+        assert_ran(prelude("--launch", launch))
+    beside = below / "beside"
+    beside.mkdir()
+    freeze(usernsctl, launch, "--bind", f"{beside}:/x:rw")
+    assert_ran(prelude("--launch", launch))
+    freeze(usernsctl, launch, "--bind", f"{launch}:/x:rw")
+    perform(launch, "could be written to from the sandbox", cause="launch-untrusted")
+
+
+def test_a_launch_that_shows_the_state(
+    prelude: Program, perform: Refused, usernsctl: Program, tmp_path: Path
+) -> None:
+    """What is frozen is any directory; whose state lies in it, only who performs it can know."""
+    runtime = tmp_path / "runtime"
+    (runtime / "usernsctl" / "inner").mkdir(parents=True)
+    (tmp_path / "beside").mkdir()
+    env = {"PATH": "/usr/bin:/bin", "XDG_RUNTIME_DIR": str(runtime)}
+    for source, how in (
+        (tmp_path, "holds"),
+        (runtime, "holds"),
+        (runtime / "usernsctl", "holds"),
+        (runtime / "usernsctl" / "inner", "is in"),
+    ):
+        launch = freeze(usernsctl, tmp_path / "launch", "--bind", f"{source}:/x")
+        done = prelude("--launch", launch, env=env)
+        told = f"{source} can't be shown: it {how} {runtime}/usernsctl"
+        assert_refused(done, told, cause="bind-shows-state")
+        assert_ran(prelude("--launch", launch, env=env | {"XDG_RUNTIME_DIR": "/nonexistent"}))
+    launch = freeze(usernsctl, tmp_path / "launch", "--bind", f"{tmp_path}/beside:/x:rw")
+    assert_ran(prelude("--launch", launch, env=env))

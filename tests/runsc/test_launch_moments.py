@@ -1,0 +1,216 @@
+"""usernsctl-exec --launch with odd arguments, variables, directories, descriptors and limits: it is
+performed as is documented, or one message says what is wrong."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from callers import as_root
+from conftest import SCRIPTS, Program
+from frozen import assert_ran, assert_refused, freeze
+
+ENV = {"PATH": "/usr/bin:/bin"}
+
+Perform = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def launch(usernsctl: Program, tmp_path: Path) -> Path:
+    return freeze(usernsctl, tmp_path / "launch")
+
+
+@pytest.fixture
+def perform(prelude: Program, launch: Path) -> Perform:
+    """Performs a launch in a child that has prepared itself."""
+
+    def perform(
+        *words: str, file: Path = launch, before: Callable[[], object] | None = None, **how: Any
+    ) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [prelude.path, "--launch", file, *(["--", *words] if words else [])],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=60,
+            preexec_fn=before,
+            **({"env": ENV} | how),
+        )
+        return subprocess.CompletedProcess(
+            done.args, done.returncode, os.fsdecode(done.stdout), os.fsdecode(done.stderr)
+        )
+
+    return perform
+
+
+def limited(name: str, value: int) -> Callable[[], None]:
+    number = getattr(resource, f"RLIMIT_{name}")
+    return lambda: resource.setrlimit(number, (value, value))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["", "", " "],
+        ["".join(map(chr, range(1, 128)))],
+        ["\x80\x85\u2028\ufeff\uffff\U0010ffff"],
+        ["-r", "--", "--launch", "@s", "@", "%s", "\\", '"', "\n"],
+        ["x" * 131_000] * 15,
+        ["x"] * 50_000,
+    ],
+    ids=["empty", "control", "unicode", "looks like ours", "2 MiB", "50,000"],
+)
+def test_arguments(perform: Perform, words: list[str]) -> None:
+    done = perform("printf", "%s\\0", *words)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split("\0")[:-1] == words
+
+
+@pytest.mark.parametrize(
+    "raw", [b"\xff", b"a\xc3", b"\xed\xa0\x80", b"\xc0\xaf", b"\xf4\x90\x80\x80"]
+)
+def test_what_is_not_utf8(perform: Perform, usernsctl: Program, tmp_path: Path, raw: bytes) -> None:
+    word = os.fsdecode(raw)
+    assert_refused(perform("echo", word), "$.process.args[1]: a byte", cause="launch-text")
+    everything = freeze(usernsctl, tmp_path / "all", "--env-all")
+    for env in ({"A": word}, {word: "a"}):
+        done = perform(file=everything, env=ENV | env)
+        assert_refused(done, "$.process.env[", cause="launch-text")
+    # What nobody has asked for is of no interest.
+    assert_ran(perform(env=ENV | {"A": word}))
+
+
+def test_no_command(perform: Perform, usernsctl: Program, tmp_path: Path) -> None:
+    done = usernsctl("freeze", "-o", tmp_path / "bare")
+    assert done.returncode == 0
+    assert_refused(perform(file=tmp_path / "bare"), "no command was given")
+    assert perform("").returncode == 127
+    assert perform("/nonexistent").returncode == 127
+
+
+def test_many_variables(perform: Perform, usernsctl: Program, tmp_path: Path) -> None:
+    command = ("sh", "-c", "env | grep -c ^V; env | wc -c")
+    everything = freeze(usernsctl, tmp_path / "all", "--env-all", command=command)
+    for count, size in ((3000, 10), (20, 100_000)):
+        env = {f"V{number}": "x" * size for number in range(count)}
+        done = perform(file=everything, env=ENV | env)
+        assert (done.returncode, done.stderr) == (0, "")
+        many, length = map(int, done.stdout.split())
+        assert many == count
+        assert length > count * size
+
+
+@pytest.mark.parametrize("count", [3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 18, 20])
+def test_few_descriptors(perform: Perform, count: int) -> None:
+    done = perform(before=limited("NOFILE", count))
+    assert_refused(done, ": Too many open files")
+
+
+@pytest.mark.parametrize("size", [0, 1, 100])
+def test_no_file_may_be_written(perform: Perform, size: int) -> None:
+    """Each has a part of ours that is cut, and none is taken for whole."""
+    done = perform(before=limited("FSIZE", size))
+    assert_refused(done, "File too large")
+
+
+def test_a_small_stack(perform: Perform) -> None:
+    assert_ran(perform(before=limited("STACK", 128 << 10)))
+
+
+@pytest.mark.parametrize(("name", "value"), [("AS", 200 << 20), ("NOFILE", 32)])
+def test_limits_that_runsc_does_not_bear(perform: Perform, name: str, value: int) -> None:
+    """It says so itself, and we say what it means."""
+    done = perform(before=limited(name, value))
+    assert (done.returncode, done.stdout) == (125, "")
+    assert "usernsctl: runsc: " in done.stderr
+
+
+@pytest.mark.parametrize("name", ["CORE", "MEMLOCK", "SIGPENDING", "MSGQUEUE", "RTPRIO"])
+def test_limits_that_matter_to_nobody(perform: Perform, name: str) -> None:
+    assert_ran(perform(before=limited(name, 0)))
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1), (1, 2), (0, 1, 2)])
+def test_closed_descriptors(perform: Perform, closed: tuple[int, ...]) -> None:
+    done = perform(before=lambda: [os.close(fd) for fd in closed])
+    assert_ran(done, "" if 1 in closed else "ran\n")
+
+
+@pytest.mark.parametrize("mask", [0, 0o777])
+def test_the_umask(perform: Perform, mask: int) -> None:
+    done = perform("sh", "-c", "umask; >/tmp/file; ls -l /tmp/file", before=lambda: os.umask(mask))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("0022\n-rw-r--r-- ")
+
+
+def test_a_directory_that_is_gone(perform: Perform, tmp_path: Path) -> None:
+    def go() -> None:
+        gone.mkdir()
+        os.chdir(gone)
+        gone.rmdir()
+
+    gone = tmp_path / "gone"
+    assert_ran(perform("pwd", before=go), "/\n")
+    assert_ran(perform("pwd", cwd=tmp_path), "/\n")
+    done = perform("pwd", before=go, file=Path("launch"))
+    assert_refused(done, "launch: No such file or directory")
+
+
+@pytest.mark.parametrize(
+    "home",
+    ["", "relative", "/", "//", "/..", "/nonexistent/home", "/proc", "/dev/null", "/etc/passwd",
+     "/a\nb", "/" + "a/" * 100, "x" * 5000, os.fsdecode(b"/\xff")],
+    ids=lambda home: ascii(home)[:20],
+)  # fmt: skip
+def test_an_odd_home(perform: Perform, home: str) -> None:
+    assert_ran(perform(env=ENV | {"HOME": home}))
+
+
+@pytest.mark.parametrize("home", ["/" + "a/" * 1000, "/" + "x" * 300], ids=["deep", "long"])
+def test_a_home_that_can_not_be(perform: Perform, home: str) -> None:
+    assert_refused(perform(env=ENV | {"HOME": home}), home[:200], "File name too long")
+
+
+@as_root
+@pytest.mark.parametrize("home", ["/usr", "/etc", "//usr//bin", "/tmp/../usr", "/bin"])
+def test_a_home_that_can_not_be_hidden(perform: Perform, home: str) -> None:
+    """A user of services may have such a one, but root's own is what HOME says."""
+    done = perform(env=ENV | {"HOME": home})
+    assert_refused(done, "is a home directory, which a sandbox must not see", "set HOME to")
+
+
+def test_no_proc(prelude: Program, launch: Path) -> None:
+    script = f"mount -t tmpfs none /proc && exec {prelude.path} --launch {launch}"
+    done = prelude("-r", "-m", "--", "sh", "-c", script)
+    assert_refused(done, "/proc")
+    assert str(launch) not in done.stderr
+
+
+def test_odd_environments(perform: Perform, usernsctl: Program, tmp_path: Path) -> None:
+    assert_ran(perform(env={}))
+    everything = freeze(usernsctl, tmp_path / "all", "--env-all", command=("env",))
+    # As execve(2) takes it, and no shell or Python makes it.
+    odd = (b"=x", b"A=1", b"A=2", b"NONE", b"", b"B==")
+    array = (ctypes.c_char_p * (len(odd) + 1))(*odd, None)
+    words = [bytes(word) for word in (prelude_path(), b"--launch", bytes(everything))]
+    argv = (ctypes.c_char_p * 4)(*words, None)
+    execve = ctypes.CDLL(None).execve
+    done = subprocess.run(
+        ["/bin/false"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: execve(words[0], argv, array),
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    seen = [line for line in done.stdout.splitlines() if line[0] in "=ABN"]
+    assert sorted(seen) == ["A=1", "B=="]
+
+
+def prelude_path() -> bytes:
+    return bytes(SCRIPTS / "usernsctl-exec")
