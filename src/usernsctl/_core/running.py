@@ -37,6 +37,7 @@ def _fill_setup(native: Any, setup: Setup, memory: Memory) -> None:
     native.cwd = memory.string(setup.cwd)
     native.drop_bounding = setup.drop_bounding
     native.no_new_privs = setup.no_new_privs
+    native.no_membarrier = setup.no_membarrier
     if setup.groups is not None:
         native.groups = memory.numbers("gid_t[]", setup.groups)
         native.group_count = len(setup.groups)

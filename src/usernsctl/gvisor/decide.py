@@ -81,7 +81,7 @@ def decide(request: Request, facts: Facts, frozen: Frozen | None = None) -> Laun
         files=files,
         config=_marked(wanted, facts),
         moment=moment,
-        given_up=tuple(_given_up(request)),
+        given_up=tuple(_given_up(request, facts)),
         watcher=watcher,
         runsc=run,
         runsc_env=tuple(f"{name}={value}" for name, value in facts.runsc_env.items()),
@@ -280,11 +280,13 @@ def _commands(request: Request, facts: Facts) -> tuple[tuple[str, ...], tuple[st
     return tuple(run), (watcher, statuses, program, *explain, "--", *kill, "--", *run)
 
 
-def _given_up(request: Request) -> Iterable[Record]:
+def _given_up(request: Request, facts: Facts) -> Iterable[Record]:
     if request.no_new_privs:
         yield record("no-new-privs")
     if request.drop_bounding:
         yield record("drop-bounding")
+    if runsc.forgoes_barriers(request, is_script=facts.runsc_is_script):
+        yield record("no-membarrier")
 
 
 def _moment(request: Request, facts: Facts, wanted: Mapping[str, Any]) -> Moment:

@@ -94,6 +94,7 @@ VERBS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "arg": (("word",), "{word}"),
     # What is given up.
     "no-new-privs": ((), "gain no privileges any more (no_new_privs)"),
+    "no-membarrier": ((), "do not register for memory barriers, which runsc has no use for"),
     "drop-bounding": ((), "drop all capabilities that runsc does not need"),
     # What is executed.
     "watch": (("word",), "{word}"),
