@@ -66,7 +66,7 @@ def test_programs_read_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     ]
     assert found["runsc"] == found["watcher"][-len(found["runsc"]) :]
     assert found["watcher"][2] == "/srv/usernsctl/programs/run@sc"
-    assert found["given_up"] == ["no-new-privs", "drop-bounding"]
+    assert found["given_up"] == ["no-new-privs", "drop-bounding", "no-membarrier"]
     assert found["environment"] == ["PATH=/bin"]
 
 
