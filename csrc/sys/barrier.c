@@ -58,6 +58,8 @@ void un_forgo_barrier(void)
 
 #else
 
-void un_forgo_barrier(void) {}
+void un_forgo_barrier(void)
+{
+}
 
 #endif

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 
 from usernsctl import _core
 from usernsctl._records import dataclass
@@ -68,6 +67,10 @@ def id_of(descriptor: int) -> int:
 
 
 def _plain(field: str) -> str:
+    if "\\" not in field:
+        return field
+    import re
+
     return re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), field)
 
 

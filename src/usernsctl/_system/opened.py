@@ -12,7 +12,8 @@ import os
 import pwd
 import stat
 from collections.abc import Callable
-from typing import Self, TypeVar
+
+from usernsctl._typing import Self, TypeVar
 
 # As many as the kernel follows (path_resolution(7)).
 _LINKS_MAX = 40

@@ -15,11 +15,10 @@ nobody has asked for them.
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Iterator
-from typing import Any
 
+from usernsctl._typing import Any
 from usernsctl.gvisor import runsc
 
 # More than all the messages of a start, and the beginning of the report of a crash.
@@ -106,6 +105,8 @@ def has_ended(logs: runsc.Logs) -> bool:
     if crash_line(_read(logs.crash)) is not None:
         return False
     lines = _read(logs.debug.replace("%COMMAND%", "run"), at_end=True).splitlines()
+    import re
+
     return bool(lines) and re.fullmatch(_END, lines[-1]) is not None
 
 
@@ -160,6 +161,8 @@ def own_words(words: str, config: str) -> str:
 
 def _is_phrase(text: str) -> bool:
     """Whether it could be taken for a message: a path or a word is none."""
+    import re
+
     return re.fullmatch(r"[\w./=-]*", text) is None
 
 

@@ -21,7 +21,7 @@ from usernsctl.gvisor import checks, config, environment, oci, paths, runsc, vie
 from usernsctl.gvisor.arguments import NamedHostOptions
 from usernsctl.gvisor.begun import Begun, BegunClosing
 from usernsctl.gvisor.config import open_bundle
-from usernsctl.gvisor.decide import VERIFIER_INSIDE, decide_host
+from usernsctl.gvisor.decide import VERIFIER_INSIDE, decide_host, forgoes_barriers
 from usernsctl.gvisor.look import descriptors, gather, resolve
 from usernsctl.gvisor.place import Ids
 from usernsctl.gvisor.request import Request
@@ -84,7 +84,7 @@ class PreparedNamespace:
                 no_new_privs=request.no_new_privs,
                 drop_bounding=request.drop_bounding,
                 ids=self._ids.count,
-                no_membarrier=runsc.forgoes_barriers(request, is_script=order.is_script),
+                no_membarrier=forgoes_barriers(request, is_script=order.is_script),
             )
             with contextlib.closing(order):
                 self.namespace = joined or Namespace.create(request.idmap, mount=True)

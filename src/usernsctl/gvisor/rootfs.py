@@ -136,16 +136,26 @@ def _nearest(path: str) -> tuple[int, bool]:
         path, is_there = os.path.dirname(path), False
 
 
+def _open_above(directory: int) -> int:
+    """The directory that one is in."""
+    try:
+        return os.open("..", _PATH, dir_fd=directory)
+    except PermissionError:
+        # It is somebody else's, who lets nobody in; what is above it lets us.
+        path = os.readlink(f"/proc/self/fd/{directory}")
+        return os.open(os.path.dirname(path), _PATH | os.O_DIRECTORY)
+
+
 def _is_above(upper: int, lower: int) -> bool:
     """Whether `upper` is the directory `lower`, or one on the way to it."""
     wanted = os.fstat(upper)
-    here = os.open(".", _PATH, dir_fd=lower)
+    here = os.dup(lower)
     try:
         while True:
             status = os.fstat(here)
             if os.path.samestat(status, wanted):
                 return True
-            above = os.open("..", _PATH, dir_fd=here)
+            above = _open_above(here)
             os.close(here)
             here = above
             if os.path.samestat(os.fstat(here), status):

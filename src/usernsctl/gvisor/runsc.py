@@ -6,9 +6,9 @@ import os
 import struct
 import sys
 from collections.abc import Mapping
-from typing import BinaryIO
 
 from usernsctl._records import dataclass
+from usernsctl._typing import BinaryIO
 from usernsctl.errors import RunscError
 from usernsctl.gvisor.releases import (
     INSTALL,
@@ -18,11 +18,6 @@ from usernsctl.gvisor.releases import (
     not_runsc,
     release_of,
 )
-
-# To type checkers this is true; the module that has it is not needed otherwise.
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from usernsctl.gvisor.request import Request
 
 # Of runsc: what it writes outside, its state and its logs, may hold secrets of the command.
 PRIVATE_UMASK = 0o077
@@ -104,18 +99,6 @@ def command_line(runsc: str, options: RunOptions) -> list[str]:
     if options.debug:
         command.append("--debug")
     return [*command, "run", f"--bundle={options.bundle}", options.container_id]
-
-
-def forgoes_barriers(request: Request, *, is_script: bool) -> bool:
-    """Whether runsc's processes go without registering for memory barriers (csrc/sys/barrier.c).
-
-    Each of them would wait for that, and only the platform kvm has a use for it. Other programs
-    than runsc's may need what they register for, and privileged ones are told nothing wrong.
-
-    :param is_script: whether runsc is executed by an interpreter.
-    """
-    others = is_script or request.allow_hooks or not request.no_new_privs
-    return not others and request.platform != "kvm"
 
 
 def kill_command(runsc: str, options: RunOptions) -> list[str]:
