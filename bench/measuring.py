@@ -84,12 +84,12 @@ def medians(*calls: Call, rounds: int) -> list[float]:
 
 
 def print_header(title: str) -> None:
-    print(f"{title:<58}{'theirs':>9}{'ours':>9}{'share':>8}{'aim':>7}")
-    print(f"{'':<58}{'ms':>9}{'ms':>9}", flush=True)
+    print(f"{title:<58}{'theirs':>10}{'ours':>10}{'share':>8}{'aim':>7}")
+    print(f"{'':<58}{'ms':>10}{'ms':>10}", flush=True)
 
 
 def print_row(title: str, theirs: float, ours: float, aim: str) -> None:
-    print(f"{title:<58}{theirs:>9.3f}{ours:>9.3f}{ours / theirs:>8.2f}{aim:>7}", flush=True)
+    print(f"{title:<58}{theirs:>10.3f}{ours:>10.3f}{ours / theirs:>8.2f}{aim:>7}", flush=True)
 
 
 def compare(title: str, aim: str, theirs: Call, ours: Call, *, rounds: int) -> None:
