@@ -100,7 +100,8 @@ static int become_shell(void *arg)
 {
     static const char script[] =
         "echo args \"$*\" from $FROM; ls -m /proc/$$/fd;"
-        " cat \"$1/bundle/config.json\"; echo; grep -E '^(CapBnd|NoNewPrivs|Seccomp:)' /proc/self/status;"
+        " cat \"$1/bundle/config.json\"; echo; grep -E '^(CapBnd|NoNewPrivs|Seccomp:)' "
+        "/proc/self/status;"
         " umask; pwd; grep flags /proc/self/fdinfo/2; readlink /proc/self/fd/0";
     static const char *const lines[] = {
         SHELL,
