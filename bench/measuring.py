@@ -1,5 +1,6 @@
 """How things are measured beside their peers: the calls take turns, so that what else the machine
-does meets all of them alike. Only the shares of one run mean anything.
+does meets all of them alike. Only the shares of one run mean anything. Where others keep the
+machine busy, root can have them wait: chrt -r 20 tools/as-user USER bench demo -- python ....
 """
 
 from __future__ import annotations
