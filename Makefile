@@ -62,11 +62,13 @@ format: packages ## put the code into the style that lint checks
 bench: packages ## measure usernsctl against its peers
 	@set -e; python=$(DEV)/bin/python; name=$$(id -un); \
 	if [ "$$name" = root ]; then name=usernsctl-test; tools/user $$name ranges; fi; \
+	USERNSCTL_CONNECTOR=$$(tools/environment connector); export USERNSCTL_CONNECTOR; \
+	tools/as-user $$name bench demo -- $$python bench/aims.py; \
 	tools/as-user $$name bench -- $$python bench/run.py; \
 	tools/as-user $$name bench -- $$python bench/start.py; \
 	tools/as-user $$name bench -- $$python bench/sandboxes.py; \
-	USERNSCTL_CONNECTOR=$$(tools/environment connector); export USERNSCTL_CONNECTOR; \
-	tools/as-user $$name bench demo -- $$python bench/connector.py
+	tools/as-user $$name bench demo -- $$python bench/connector.py; \
+	case ",$$USERNSCTL_MUST_WORK," in *,docker,*) $$python bench/docker.py ;; esac
 
 counts: packages ## count anew what `make test` compares, after a change of what starting a command costs
 	@set -e; python=$(DEV)/bin/python; file=bench/counts.json; name=$$(id -un); \

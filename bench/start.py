@@ -2,8 +2,8 @@
 
     python bench/start.py [ROUNDS]
 
-The calls take turns, as in bench/run.py. `usernsctl run` is called so that it refuses what it was
-asked for once all is imported, before it makes a namespace.
+The calls take turns, as bench/measuring.py has it. `usernsctl run` is called so that it refuses
+what it was asked for once all is imported, before it makes a namespace.
 """
 
 from __future__ import annotations
@@ -12,12 +12,10 @@ import os
 import statistics
 import subprocess
 import sys
-from pathlib import Path
 
-from run import PRELUDE, Call, medians
+from measuring import USERNSCTL, Call, medians
 
 ROUNDS = 100
-USERNSCTL = str(Path(PRELUDE).with_name("usernsctl"))
 NOTHING = [sys.executable, "-c", "pass"]
 CALLS = {
     "python -c 'import usernsctl'": [sys.executable, "-c", "import usernsctl"],

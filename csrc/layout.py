@@ -44,7 +44,7 @@ FREESTANDING = {
         *("programs/child/main.c", "child/libc.c", "child/enter.c", "child/task.c"),
         *("sys/self.c", "sys/own_maps.c", "sys/namespaces.c", "sys/setup.c", "sys/exec.c"),
         *("sys/clone.c", "sys/fds.c", "sys/message.c", "sys/stdio.c", "base/caps.c"),
-        *("base/number.c", "base/error.c"),
+        *("base/number.c", "base/error.c", "sys/barrier.c"),
     ),
 }
 

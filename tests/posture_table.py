@@ -45,7 +45,8 @@ WATCHER = Posture(
     effective=PREPARED,
     permitted=PREPARED,
     bounding=PREPARED,
-    seccomp=False,
+    # Of ours, about memory barriers alone (csrc/sys/barrier.c).
+    seccomp=True,
     # In a namespace of its own there is nobody to do so. In a kept one there may be.
     traceable=True,
     namespaces=words("user own, mnt own"),
@@ -58,7 +59,8 @@ RUNSC = replace(
     WATCHER,
     parent="watcher",
     namespaces=words("user of watcher, mnt of watcher"),
-    descriptors=STREAMS | GO | LOG | words("pidfd"),
+    # "null path" has it get a large table of descriptors; what it starts closes it.
+    descriptors=STREAMS | GO | LOG | words("pidfd, null path"),
 )
 GOFER = Posture(
     parent="runsc",
@@ -228,6 +230,7 @@ HOLDER = replace(
     permitted=words("all"),
     bounding=words("all"),
     no_new_privs=False,
+    seccomp=False,
     # It has CAP_SYS_PTRACE.
     traceable=False,
     namespaces=words("user own"),

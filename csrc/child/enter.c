@@ -63,6 +63,7 @@ static int set_up(const struct un_task *task, struct un_error *err)
         .cwd = task->text[UN_TASK_CWD],
         .drop_bounding = (uint64_t)number[UN_TASK_DROP_BOUNDING],
         .no_new_privs = number[UN_TASK_NO_NEW_PRIVS],
+        .no_membarrier = number[UN_TASK_NO_MEMBARRIER],
         .groups = task->groups,
         .group_count = (int32_t)number[UN_TASK_GROUPS],
         .gid = number[UN_TASK_GID],

@@ -8,6 +8,7 @@
  */
 #include "launch/give_up.h"
 #include "base/error.h"
+#include "sys/barrier.h"
 
 #include <errno.h>
 #include <linux/capability.h>
@@ -56,5 +57,9 @@ int un_give_up(struct un_launch *launch, bool has_several, struct un_error *err)
     if (launch->of_verb[UN_VERB_DROP_BOUNDING] &&
         drop_bounding(has_several ? OF_RUNSC | OF_FILES : OF_RUNSC, err))
         return -1;
-    return launch->of_verb[UN_VERB_NO_NEW_PRIVS] ? forbid_privileges(err) : 0;
+    if (launch->of_verb[UN_VERB_NO_NEW_PRIVS] && forbid_privileges(err))
+        return -1;
+    if (launch->of_verb[UN_VERB_NO_MEMBARRIER])
+        un_forgo_barrier();
+    return 0;
 }

@@ -51,6 +51,7 @@ const struct un_verb_rule un_verb_rules[UN_VERB_COUNT] = {
     [UN_VERB_MACHINE] = {"machine", UN_PART_STEPS, false, {UN_ARG_NAME}},
     [UN_VERB_MAKE] = {"make", UN_PART_FILES, false, {UN_ARG_SCRATCH, UN_ARG_PERMISSIONS}},
     [UN_VERB_MOUNT] = {"mount", UN_PART_STEPS, false, {UN_ARG_PATH, UN_ARG_KIND}},
+    [UN_VERB_NO_MEMBARRIER] = {"no-membarrier", UN_PART_GIVE_UP, true, {0}},
     [UN_VERB_NO_NEW_PRIVS] = {"no-new-privs", UN_PART_GIVE_UP, true, {0}},
     [UN_VERB_OOM_SCORE] = {"oom-score", UN_PART_IDS, true, {UN_ARG_SCORE}},
     [UN_VERB_PROGRAM] = {"program", UN_PART_FILES, false, {UN_ARG_SOURCE}},

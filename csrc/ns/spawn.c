@@ -21,6 +21,7 @@ static void describe_setup(const struct un_setup *setup, struct un_task *task)
     task->number[UN_TASK_PROPAGATION] = (int64_t)setup->propagation;
     task->number[UN_TASK_DROP_BOUNDING] = (int64_t)setup->drop_bounding;
     task->number[UN_TASK_NO_NEW_PRIVS] = setup->no_new_privs;
+    task->number[UN_TASK_NO_MEMBARRIER] = setup->no_membarrier;
     task->number[UN_TASK_GID] = setup->gid;
     task->number[UN_TASK_UID] = setup->uid;
     task->number[UN_TASK_KEEP_CAPS] = setup->keep_caps;

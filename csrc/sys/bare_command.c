@@ -43,7 +43,8 @@ bool un_spawn_is_bare(const struct un_spawn *spawn)
     const struct un_setup *setup = &spawn->setup;
     return !spawn->plan && !spawn->join && !spawn->flags && !setup->propagation && !setup->root &&
            !setup->mount_proc && !setup->drop_bounding && !setup->no_new_privs &&
-           setup->group_count < 0 && setup->gid < 0 && setup->uid < 0 && !setup->keep_caps;
+           !setup->no_membarrier && setup->group_count < 0 && setup->gid < 0 && setup->uid < 0 &&
+           !setup->keep_caps;
 }
 
 struct bare {

@@ -146,6 +146,18 @@ void un_close_all_fds_at_exec(void)
     treat_range(0, ~0U, CLOSE_AT_EXEC);
 }
 
+#define ROOM 512
+
+void un_make_fd_room(void)
+{
+    /* By O_PATH: it can be neither read nor written. */
+    int nothing = open("/dev/null", O_PATH);
+    if (nothing < 0)
+        return;
+    fcntl(nothing, F_DUPFD, ROOM - 1);
+    close(nothing);
+}
+
 int un_place_stdio(const int stdio[3], struct un_error *err)
 {
     int from[3];

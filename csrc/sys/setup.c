@@ -2,6 +2,7 @@
 #include "sys/setup.h"
 #include "base/caps.h"
 #include "base/error.h"
+#include "sys/barrier.h"
 #include "sys/self.h"
 #include "sys/stdio.h"
 
@@ -53,6 +54,8 @@ static int apply_restrictions(const struct un_setup *setup, struct un_error *err
             return un_fail_errno(err, UN_STEP_CAPABILITIES, "bounding set");
     if (setup->no_new_privs && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
         return un_fail_errno(err, UN_STEP_CAPABILITIES, "PR_SET_NO_NEW_PRIVS");
+    if (setup->no_membarrier)
+        un_forgo_barrier();
     return 0;
 }
 

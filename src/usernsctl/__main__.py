@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import sys
 
@@ -10,6 +11,8 @@ from usernsctl import _interrupts
 
 def main() -> int:
     """Run the command line of this process and return its exit status."""
+    # What is imported stays, and `usernsctl run` ends before much else would be garbage.
+    gc.disable()
     _interrupts.end_at_once()
     _buffer_output()
     # This takes most of the time that the command needs to start.

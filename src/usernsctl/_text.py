@@ -9,9 +9,11 @@ the same rule in un_make_printable() of csrc/base/printable.c.
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from collections.abc import Iterable
+
+# What no shell takes for anything else, as :mod:`shlex` has it.
+_PLAIN = {*"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_@%+=:,./-"}
 
 
 def shown(text: str) -> str:
@@ -42,8 +44,10 @@ def command(words: Iterable[str]) -> str:
 
 def quoted(word: str) -> str:
     """One word of a :func:`command`."""
+    if word and not set(word) - _PLAIN:
+        return word
     if word.isprintable():
-        return shlex.quote(word)
+        return "'" + word.replace("'", "'\"'\"'") + "'"
     return "$'" + "".join(map(_quoted_char, word)) + "'"
 
 

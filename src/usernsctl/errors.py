@@ -12,9 +12,9 @@ import contextlib
 import os
 from collections.abc import Iterator
 from errno import EMFILE as _EMFILE
-from typing import Any, Self
 
 from usernsctl._text import shown, shown_lines
+from usernsctl._typing import Any, Self
 
 # As un_exit_status() in csrc/base/error.c has it for the prelude.
 _EXIT_STATUS = {"lookup": 127, "exec": 126}

@@ -68,6 +68,8 @@ class Hardening:
         ``None`` leaves it. The kernel clears it at the exec of a set-user-id program.
     :ivar bounding: the only capabilities to be left in the bounding set; ``None`` leaves it.
     :ivar securebits: names from :data:`SECUREBITS` to set besides those set; ``None`` leaves them.
+    :ivar no_membarrier: whether what is started goes without registering for memory barriers
+        (csrc/sys/barrier.c): for runsc alone.
     """
 
     no_new_privs: bool = False
@@ -75,6 +77,7 @@ class Hardening:
     pdeathsig: int | None = None
     bounding: frozenset[str] | None = None
     securebits: frozenset[str] | None = None
+    no_membarrier: bool = False
 
     def apply(self) -> None:
         """Apply the restrictions to this process.
@@ -120,10 +123,11 @@ class Hardening:
 def prepare(setup: _core.Setup, restrictions: Hardening) -> None:
     """Have a command that is about to be started in a namespace give up the same.
 
-    :param restrictions: only ``no_new_privs`` and ``bounding`` are looked at.
+    :param restrictions: of these, ``no_new_privs``, ``bounding`` and ``no_membarrier`` count.
     :raises HardeningError: a name is unknown, or python-prctl can't be imported.
     """
     setup.no_new_privs = restrictions.no_new_privs
+    setup.no_membarrier = restrictions.no_membarrier
     if restrictions.bounding is not None:
         capabilities = _capabilities()
         _check_names("capability", restrictions.bounding, (name for name, _ in capabilities))
@@ -132,13 +136,23 @@ def prepare(setup: _core.Setup, restrictions: Hardening) -> None:
         )
 
 
-def for_run(*, no_new_privs: bool = True, drop_bounding: bool = True, ids: int = 1) -> Hardening:
+def for_run(
+    *,
+    no_new_privs: bool = True,
+    drop_bounding: bool = True,
+    ids: int = 1,
+    no_membarrier: bool = False,
+) -> Hardening:
     """What to give up before runsc is executed.
 
     :param ids: how many ids the prepared namespace has.
     """
     needed = RUNSC_CAPABILITIES if ids == 1 else RUNSC_CAPABILITIES | FILE_CAPABILITIES
-    return Hardening(no_new_privs=no_new_privs, bounding=needed if drop_bounding else None)
+    return Hardening(
+        no_new_privs=no_new_privs,
+        bounding=needed if drop_bounding else None,
+        no_membarrier=no_membarrier,
+    )
 
 
 def read() -> Hardening:

@@ -6,10 +6,10 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Literal
 
 from usernsctl import _core
 from usernsctl._records import dataclass, field, fields
+from usernsctl._typing import Any, Literal
 
 SetgroupsPolicy = Literal["auto", "allow", "deny"]
 Fill = Literal["none", "auto", "subids", "all"]

@@ -27,15 +27,15 @@ def names(text: str) -> set[str]:
 
 # What any Python program has, or nearly any.
 COMMON = names(
-    "__future__ collections contextlib copyreg encodings enum errno functools importlib itertools "
-    "keyword math operator re reprlib shlex signal sre_compile sre_constants sre_parse string "
-    "types typing warnings"
+    "__future__ collections contextlib encodings enum errno functools gc importlib itertools "
+    "keyword math operator reprlib signal string types warnings"
 )
 # What `usernsctl run` has to do with.
-USED = names("array codecs copy fcntl grp json pwd resource select struct time weakref")
+USED = names("array codecs fcntl grp pwd select struct time")
 VERSION = names(
     "_cffi_backend usernsctl usernsctl.__main__ usernsctl._core usernsctl._interrupts "
-    "usernsctl._native usernsctl._programs usernsctl._records usernsctl._text usernsctl.cli "
+    "usernsctl._native usernsctl._programs usernsctl._records usernsctl._text usernsctl._typing "
+    "usernsctl.cli "
     "usernsctl.errors usernsctl.explain"
 )
 RUN = VERSION | names("usernsctl._system usernsctl.commands usernsctl.gvisor usernsctl.maps")

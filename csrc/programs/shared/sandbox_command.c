@@ -1,5 +1,6 @@
 #include "programs/shared/sandbox_command.h"
 #include "base/number.h"
+#include "sys/fds.h"
 
 #include <fcntl.h>
 #include <limits.h>
@@ -66,6 +67,7 @@ static _Noreturn void become(char **argv, const sigset_t *mask, const struct sig
 {
     sigaction(SIGCHLD, chosen, NULL);
     sigprocmask(SIG_SETMASK, mask, NULL);
+    un_make_fd_room();
     execve(argv[0], argv, environ);
     perror(argv[0]);
     _exit(SANDBOX_FAILED);

@@ -100,6 +100,7 @@ static int become_child(const struct words *words, int parent_pidfd)
         signal(SIGINT, SIG_IGN);
         signal(SIGQUIT, SIG_IGN);
     }
+    un_make_fd_room();
     return become(words->program, words->command);
 }
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import Any, NoReturn
 
 from usernsctl._core.records import Cause
 from usernsctl._native import ffi, lib
+from usernsctl._typing import Any, NoReturn
 from usernsctl.errors import (
     BundleError,
     CommandError,

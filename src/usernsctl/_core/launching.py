@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from typing import Any, NoReturn
 
 from usernsctl._core.failures import error_of, text_of
 from usernsctl._core.memory import Memory
 from usernsctl._native import ffi, lib
+from usernsctl._typing import Any, NoReturn
 from usernsctl.errors import UsernsError
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from usernsctl._native import ffi
+from usernsctl._typing import Any
 
 
 class Memory:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import Any
 
 from usernsctl._core.failures import check, reason_of, text_of
 from usernsctl._core.memory import Memory
 from usernsctl._core.records import ExtentTuple, IdRequest, PlanDescription, Setup
 from usernsctl._native import ffi, lib
+from usernsctl._typing import Any
 from usernsctl.errors import MapError
 
 _SETGROUPS = {

@@ -56,6 +56,7 @@ class Setup:
     cwd: bytes | None = None
     drop_bounding: int = 0
     no_new_privs: bool = False
+    no_membarrier: bool = False
     groups: Sequence[int] | None = None
     gid: int | None = None
     uid: int | None = None

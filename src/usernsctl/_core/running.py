@@ -7,7 +7,6 @@ import errno
 import os
 import signal
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NoReturn
 
 from usernsctl import _programs
 from usernsctl._core.failures import cause, check, raise_error, text_of
@@ -15,6 +14,7 @@ from usernsctl._core.memory import Memory
 from usernsctl._core.planning import NativePlan
 from usernsctl._core.records import NAMESPACES, Command, Setup, Spawn
 from usernsctl._native import ffi, lib
+from usernsctl._typing import Any, NoReturn
 from usernsctl.errors import NamespaceError
 
 # The program that enters namespaces in place of a process that has something to lose.
@@ -37,6 +37,7 @@ def _fill_setup(native: Any, setup: Setup, memory: Memory) -> None:
     native.cwd = memory.string(setup.cwd)
     native.drop_bounding = setup.drop_bounding
     native.no_new_privs = setup.no_new_privs
+    native.no_membarrier = setup.no_membarrier
     if setup.groups is not None:
         native.groups = memory.numbers("gid_t[]", setup.groups)
         native.group_count = len(setup.groups)

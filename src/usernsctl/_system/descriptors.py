@@ -11,7 +11,8 @@ import select
 import warnings
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+
+from usernsctl._typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     import socket

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 
 from usernsctl import _core
 
@@ -54,4 +53,6 @@ def mounts_below(top: str, mountinfo: str) -> dict[str, int]:
 
 
 def _plain(field: str) -> str:
+    import re
+
     return re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), field)

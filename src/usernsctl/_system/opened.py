@@ -12,7 +12,8 @@ import os
 import pwd
 import stat
 from collections.abc import Callable
-from typing import Self, TypeVar
+
+from usernsctl._typing import Self, TypeVar
 
 from usernsctl import _core
 

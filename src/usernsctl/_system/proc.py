@@ -9,10 +9,10 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from usernsctl._records import dataclass
 from usernsctl._system.descriptors import wait_readable
+from usernsctl._typing import Any
 from usernsctl.errors import NamespaceError
 from usernsctl.maps import parse_map
 

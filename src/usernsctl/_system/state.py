@@ -12,18 +12,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import json
 import os
-import re
 import stat
 import time
 from collections.abc import Iterator
-from typing import Any, Self
 
 from usernsctl._system.descriptors import Closing
 from usernsctl._system.opened import Untrusted, open_trusted
 from usernsctl._system.proc import uid_outside
 from usernsctl._text import quoted
+from usernsctl._typing import Any, Self
 from usernsctl.errors import NamespaceError
 
 #: What may be a name there: of a namespace, or the id of a sandbox.
@@ -145,6 +143,8 @@ class Directory(Closing):
     def names(self) -> list[str]:
         """What is in it, by name; only what could be of our making."""
         with reported(self.path):
+            import re
+
             return sorted(name for name in os.listdir(self.fd) if re.fullmatch(NAME, name))
 
     def read(self, name: str) -> Any:
@@ -169,6 +169,8 @@ class Directory(Closing):
                 content = file.read(_RECORD_MAX + 1)
         if len(content) > _RECORD_MAX:
             raise untrue(path, f"it has more than {_RECORD_MAX} bytes")
+        import json
+
         try:
             record = json.loads(content)
         except RecursionError as error:
@@ -182,6 +184,8 @@ class Directory(Closing):
 
         :raises NamespaceError: it can't be written; there is no space, for example.
         """
+        import json
+
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with (
             reported(f"{self.path}/{name}"),

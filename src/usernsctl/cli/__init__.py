@@ -7,6 +7,7 @@ imported but by who needs it.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -73,6 +74,7 @@ def _call(argv: list[str]) -> int:
 
         if direct.run(argv):
             return 0
+    gc.enable()
     from usernsctl.cli import verbs
 
     return verbs.complete(_COMPLETE, instruction) if instruction else verbs.call(argv)

@@ -9,10 +9,10 @@ import codecs
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
 from usernsctl._records import fields
 from usernsctl._text import say
+from usernsctl._typing import TYPE_CHECKING, Any
 from usernsctl.errors import UsernsError
 from usernsctl.gvisor.options import Option
 from usernsctl.gvisor.request import Request

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, Protocol, runtime_checkable
 
 from usernsctl import _core
 from usernsctl._records import dataclass, field
+from usernsctl._typing import Any, Literal, Protocol
 from usernsctl.maps import AnyIdMap, Plan, decide
 
 Propagation = Literal["private", "slave", "shared", "unchanged"]
@@ -21,7 +21,6 @@ ENTERABLE = ("mount", "net", "ipc", "uts", "cgroup")
 KEPT = (*ENTERABLE, "time")
 
 
-@runtime_checkable
 class Joinable(Protocol):
     """Namespaces that exist already and that a command can be put into."""
 
@@ -109,7 +108,7 @@ def make_target(
     if namespace is not None:
         if idmap is not None:
             raise ValueError("idmap makes a new user namespace, namespace joins one: give only one")
-        if not isinstance(namespace, Joinable):
+        if not callable(getattr(namespace, "target", None)):
             raise TypeError(
                 f"namespace must be a Namespace, not {namespace!r}; "
                 "Namespace.open(name) finds the one of that name"

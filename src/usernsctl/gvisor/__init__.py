@@ -4,7 +4,8 @@
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+
+from usernsctl._typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from usernsctl.gvisor.host import run

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
 
 from usernsctl._system.state import NAME, NAME_RULE
+from usernsctl._typing import TYPE_CHECKING, Any
 from usernsctl.errors import BundleError
 
 if TYPE_CHECKING:
@@ -34,6 +33,8 @@ def box_id(id: str) -> str:
     """
     if not isinstance(id, str):
         raise TypeError(f"id must be text, not {id!r}")
+    import re
+
     if not re.fullmatch(NAME, id):
         raise ValueError(f"{id!r} can't be an id: {NAME_RULE}")
     return id

@@ -9,10 +9,10 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from usernsctl._records import dataclass
 from usernsctl._system.opened import ForeignLinkError, Opened
+from usernsctl._typing import Any
 from usernsctl.errors import BundleError, PlanError
 from usernsctl.gvisor import oci
 from usernsctl.gvisor.place import Ids

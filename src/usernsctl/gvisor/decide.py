@@ -5,12 +5,11 @@ Nothing here looks at the machine: the same request and facts give the same laun
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from usernsctl._records import dataclass, replace
+from usernsctl._typing import Any
 from usernsctl.gvisor import config, environment, logs, oci, runsc
 from usernsctl.gvisor.look import Facts
 from usernsctl.gvisor.request import Request
@@ -84,7 +83,7 @@ def decide(request: Request, facts: Facts, frozen: Frozen | None = None) -> Laun
         files=files,
         config=_marked(wanted, facts),
         moment=moment,
-        given_up=tuple(_given_up(request)),
+        given_up=tuple(_given_up(request, facts)),
         watcher=watcher,
         runsc=run,
         runsc_env=tuple(f"{name}={value}" for name, value in facts.runsc_env.items()),
@@ -161,6 +160,8 @@ class _Sources:
 def make_config(request: Request, facts: Facts) -> dict[str, Any]:
     """The config.json, with paths of this machine in it; to whoever asks, a new one."""
     if facts.bundle is not None:
+        import copy
+
         wanted = copy.deepcopy(dict(facts.bundle))
         config.apply_request(wanted, request, "/", facts.binds)
     else:
@@ -279,11 +280,25 @@ def _commands(request: Request, facts: Facts) -> tuple[tuple[str, ...], tuple[st
     return tuple(run), (watcher, program, *explained, "--", *kill, "--", *run)
 
 
-def _given_up(request: Request) -> Iterable[Record]:
+def forgoes_barriers(request: Request, *, is_script: bool) -> bool:
+    """Whether runsc's processes go without registering for memory barriers (csrc/sys/barrier.c).
+
+    Each of them would wait for that, and only the platform kvm has a use for it. Other programs
+    than runsc's may need what they register for, and privileged ones are told nothing wrong.
+
+    :param is_script: whether runsc is executed by an interpreter.
+    """
+    others = is_script or request.allow_hooks or not request.no_new_privs
+    return not others and request.platform != "kvm"
+
+
+def _given_up(request: Request, facts: Facts) -> Iterable[Record]:
     if request.no_new_privs:
         yield record("no-new-privs")
     if request.drop_bounding:
         yield record("drop-bounding")
+    if forgoes_barriers(request, is_script=facts.runsc_is_script):
+        yield record("no-membarrier")
 
 
 def _moment(request: Request, facts: Facts, wanted: Mapping[str, Any]) -> Moment:
@@ -315,6 +330,8 @@ def _freeze(launch: Launch, request: Request, facts: Facts, frozen: Frozen) -> L
     """The same launch for later."""
     assert launch.config is not None
     assert launch.moment is not None
+    import copy
+
     given = copy.deepcopy(dict(launch.config))
     if facts.bundle is None and "capabilities" in given["process"]:
         given["process"]["capabilities"] = Several(given["process"]["capabilities"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import re
 import stat
 from collections.abc import Iterable, Mapping
 
@@ -157,6 +156,8 @@ def _unset(text: str, where: str) -> tuple[str, str | None]:
 def _value(text: str, where: str, caller: Mapping[str, str]) -> tuple[str, str]:
     name, value = _setting(text, where)
     if value is None and name not in caller:
+        import re
+
         _refuse_colon(name, where)
         told = name if re.fullmatch(_PLAIN, name) else "a variable of this name"
         raise _error(f"{where}: {told} is not set; give it a value: NAME=VALUE")
@@ -164,6 +165,8 @@ def _value(text: str, where: str, caller: Mapping[str, str]) -> tuple[str, str]:
 
 
 def _refuse_colon(name: str, where: str) -> None:
+    import re
+
     head, colon, _ = name.partition(":")
     if colon and re.fullmatch(_PLAIN, head):
         raise _error(f"{where}: there is a colon after {head}, not a =; it should be {head}=VALUE")

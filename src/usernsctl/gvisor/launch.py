@@ -11,12 +11,12 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Mapping
-from typing import NoReturn
 
 from usernsctl import _core
 from usernsctl._system.handover import restore_signals
 from usernsctl._system.opened import Opened
 from usernsctl._text import quoted
+from usernsctl._typing import NoReturn
 from usernsctl.gvisor import environment, view
 from usernsctl.gvisor.decide import decide
 from usernsctl.gvisor.look import Facts, descriptors, look

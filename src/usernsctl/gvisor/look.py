@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 from usernsctl import _core
 from usernsctl._records import dataclass
 from usernsctl._system.opened import Opened
 from usernsctl._system.state import state_directory
+from usernsctl._typing import Any
 from usernsctl.errors import CommandError
 from usernsctl.gvisor import config, environment, paths, runsc
 from usernsctl.gvisor.config import OpenBundle, open_bundle

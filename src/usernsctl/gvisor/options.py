@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from usernsctl._records import dataclass
+from usernsctl._typing import Any
 from usernsctl.gvisor import checks
 from usernsctl.maps import IdMap, requested
 

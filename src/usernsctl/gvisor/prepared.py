@@ -21,7 +21,7 @@ from usernsctl.gvisor import checks, config, environment, oci, paths, runsc, vie
 from usernsctl.gvisor.arguments import NamedHostOptions
 from usernsctl.gvisor.begun import Begun, BegunClosing
 from usernsctl.gvisor.config import open_bundle
-from usernsctl.gvisor.decide import VERIFIER_INSIDE, decide_host
+from usernsctl.gvisor.decide import VERIFIER_INSIDE, decide_host, forgoes_barriers
 from usernsctl.gvisor.look import descriptors, gather, resolve
 from usernsctl.gvisor.place import Ids
 from usernsctl.gvisor.request import Request
@@ -79,12 +79,13 @@ class PreparedNamespace:
             self.request = request = replace(request, kept=None)
             self.runsc = runsc.find(os.environ, request.program)
             self.environ = environment.for_runsc(is_named=request.program is not None)
+            order = _make_order(request, self._ids, self.runsc)
             self.restrictions = hardening.for_run(
                 no_new_privs=request.no_new_privs,
                 drop_bounding=request.drop_bounding,
                 ids=self._ids.count,
+                no_membarrier=forgoes_barriers(request, is_script=order.is_script),
             )
-            order = _make_order(request, self._ids, self.runsc)
             with contextlib.closing(order):
                 self.namespace = joined or Namespace.create(request.idmap, mount=True)
                 undo.callback(self.namespace.close)
@@ -343,11 +344,13 @@ class _Order:
 
     :ivar config: see :func:`usernsctl.gvisor.decide.decide_host`.
     :ivar files: that the launch names.
+    :ivar is_script: whether runsc is executed by an interpreter.
     """
 
     launch: Launch
     config: dict[str, Any]
     files: tuple[Opened, ...]
+    is_script: bool
     several: bool
 
     def close(self) -> None:
@@ -371,7 +374,13 @@ def _make_order(request: Request, ids: Ids, program: str) -> _Order:
         launch, wanted = decide_host(request, facts, [one.path for one in programs])
         undo.pop_all()
     files = (*used.files(), *programs)
-    return _Order(launch=launch, config=wanted, files=files, several=ids.count > 1)
+    return _Order(
+        launch=launch,
+        config=wanted,
+        files=files,
+        is_script=facts.runsc_is_script,
+        several=ids.count > 1,
+    )
 
 
 def _prepare(namespace: Namespace, order: _Order) -> tuple[Prepared, int]:

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import stat
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from usernsctl._records import dataclass
+from usernsctl._typing import TYPE_CHECKING
 from usernsctl.errors import RunscError
 
 if TYPE_CHECKING:
@@ -97,6 +96,7 @@ class Release:
     def parse(cls, label: str) -> Release:
         """Read a label; anything is one."""
         import datetime
+        import re
 
         found = re.search(_DAY, label)
         day = None
@@ -161,6 +161,8 @@ def _ask(path: str) -> str:
         )
     except subprocess.TimeoutExpired as error:
         raise not_runsc(path, "it does not answer --version") from error
+    import re
+
     found = re.match(_FIRST_LINE, answer.stdout.decode(errors="replace"))
     if answer.returncode != 0 or found is None:
         raise not_runsc(path, "its answer to --version is not runsc's")

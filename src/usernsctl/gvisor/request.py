@@ -6,12 +6,10 @@ The fields of :class:`Request` are the one place that says which options there a
 from __future__ import annotations
 
 import os
-import re
-import resource
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Self
 
 from usernsctl._records import dataclass, field, fields
+from usernsctl._typing import TYPE_CHECKING, Any, Self
 from usernsctl.errors import RunscError
 from usernsctl.gvisor import checks, runsc
 from usernsctl.gvisor.oci.building import Rlimit
@@ -65,8 +63,9 @@ class Bind:
         :raises ValueError: it is something else.
         """
         source, *more = text.split(":")
-        if more and (listed := re.fullmatch(r"(.*),(ro|rw)", more[-1], re.DOTALL)):
-            meant = ":".join([source, *more[:-1], *filter(None, listed.groups())])
+        before, comma, listed = more[-1].rpartition(",") if more else ("", "", "")
+        if comma and listed in ("ro", "rw"):
+            meant = ":".join([source, *more[:-1], *filter(None, (before, listed))])
             raise ValueError(f"{text!r} is not SRC[:DST][:ro|rw]; did you mean {meant!r}?")
         mode = more.pop() if more and more[-1] in ("ro", "rw") else "ro"
         if not source or len(more) > 1:
@@ -81,6 +80,8 @@ def parse_rlimit(text: str) -> Rlimit:
         numbers in its unit, or ``unlimited``; HARD is SOFT unless given.
     :raises ValueError: it is something else.
     """
+    import resource
+
     name, _, limits = text.partition("=")
     full = f"RLIMIT_{name.upper().removeprefix('RLIMIT_')}"
     if full == "RLIMIT_OFILE" or not hasattr(resource, full):
@@ -98,6 +99,8 @@ def parse_rlimit(text: str) -> Rlimit:
 def _limit(text: str, number: str) -> int:
     if number in ("unlimited", "-1"):
         return _UNLIMITED
+    import re
+
     if not re.fullmatch(r"[0-9]{1,20}", number) or int(number) > _UNLIMITED:
         raise ValueError(f"{text!r} is not NAME=SOFT[:HARD], numbers or 'unlimited'")
     return int(number)
@@ -108,6 +111,8 @@ def parse_user(text: str) -> tuple[int, int]:
 
     :raises ValueError: it is something else.
     """
+    import re
+
     uid, _, gid = text.partition(":")
     ids = [uid, gid or uid]
     if not all(re.fullmatch(r"[0-9]{1,10}", number) and int(number) <= _ID_MAX for number in ids):

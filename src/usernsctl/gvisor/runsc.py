@@ -6,9 +6,9 @@ import os
 import struct
 import sys
 from collections.abc import Mapping
-from typing import BinaryIO
 
 from usernsctl._records import dataclass
+from usernsctl._typing import BinaryIO
 from usernsctl.errors import RunscError
 from usernsctl.gvisor.releases import (
     INSTALL,

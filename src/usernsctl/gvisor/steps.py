@@ -10,13 +10,13 @@ that is, and ``@@`` is one ``@``.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from usernsctl._records import dataclass
+from usernsctl._typing import Any
 from usernsctl.errors import CommandError
+from usernsctl.gvisor.oci.scalars import dumps
 
 SCRATCH, ID, STAMP = "@s", "@i", "@t"
 
@@ -95,6 +95,7 @@ VERBS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "arg": (("word",), "{word}"),
     # What is given up.
     "no-new-privs": ((), "gain no privileges any more (no_new_privs)"),
+    "no-membarrier": ((), "do not register for memory barriers, which runsc has no use for"),
     "drop-bounding": ((), "drop all capabilities that runsc does not need"),
     # What is executed.
     "watch": (("word",), "{word}"),
@@ -289,14 +290,14 @@ def _pieces(value: Any) -> Iterator[str | Record]:
             yield from _pieces(element)
         yield "]"
     else:
-        yield json.dumps(value, ensure_ascii=False)
+        yield dumps(value)
 
 
 def _member(name: str, value: Any, *, is_first: bool) -> Iterator[str | Record]:
-    start = f"{'' if is_first else ', '}{json.dumps(name, ensure_ascii=False)}: "
+    start = f"{'' if is_first else ', '}{dumps(name)}: "
     if isinstance(value, Several):
         assert not is_first, name
-        yield record("json-several", start + json.dumps(value.value, ensure_ascii=False))
+        yield record("json-several", start + dumps(value.value))
     else:
         yield start
         yield from _pieces(value)

@@ -6,12 +6,12 @@ import contextlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Mapping
-from typing import Self
 
 from usernsctl._records import dataclass
 from usernsctl._system import opened
 from usernsctl._system.opened import Opened
 from usernsctl._text import quoted
+from usernsctl._typing import Self
 from usernsctl.errors import CommandError, CommandNotExecutableError, CommandNotFoundError
 from usernsctl.gvisor.environment import DEFAULT_PATH
 from usernsctl.gvisor.request import Bind

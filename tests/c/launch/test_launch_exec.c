@@ -100,7 +100,8 @@ static int become_shell(void *arg)
 {
     static const char script[] =
         "echo args \"$*\" from $FROM; ls -m /proc/$$/fd;"
-        " cat \"$1/bundle/config.json\"; echo; grep -E '^(CapBnd|NoNewPrivs)' /proc/self/status;"
+        " cat \"$1/bundle/config.json\"; echo; grep -E '^(CapBnd|NoNewPrivs|Seccomp:)' "
+        "/proc/self/status;"
         " umask; pwd; grep flags /proc/self/fdinfo/2; readlink /proc/self/fd/0";
     static const char *const lines[] = {
         SHELL,
@@ -109,6 +110,7 @@ static int become_shell(void *arg)
         "json }",
         "no-new-privs",
         "drop-bounding",
+        "no-membarrier",
         "runsc-env FROM=launch",
         "runsc-env PATH=/bin:/usr/bin",
         "watch @s/programs/shell",
@@ -159,6 +161,7 @@ static void the_program_gets_what_it_should(void)
     CHECK_HAS(text, " from launch\n");
     CHECK_HAS(text, "{\"true\", \"it\"}\n");
     CHECK_HAS(text, "NoNewPrivs:\t1\n");
+    CHECK_HAS(text, "Seccomp:\t2\n");
     /* CAP_SETGID, CAP_SETUID, CAP_SYS_CHROOT, CAP_SYS_ADMIN and CAP_SETFCAP. */
     CHECK_HAS(text, "CapBnd:\t00000000802400c0\n");
     CHECK_HAS(text, "0077\n/\n");

@@ -81,6 +81,7 @@ static const char *const everything[] = {
     "arg \\ x",
     "no-new-privs",
     "drop-bounding",
+    "no-membarrier",
     "runsc-env PATH=/bin",
     "watch @s/programs/watch",
     "watch --root=@s/state@@@i",

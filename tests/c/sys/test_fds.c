@@ -196,8 +196,37 @@ static int one_to_be_placed_must_be_open(void *arg)
     return 0;
 }
 
+static int there_is_room_for_many(void *arg)
+{
+    (void)arg;
+    un_make_fd_room();
+    CHECK(is_passed_on(511));
+    CHECK(fcntl(511, F_GETFL) & O_PATH);
+    char byte;
+    CHECK_INT(read(511, &byte, 1), -1);
+    CHECK_INT(errno, EBADF);
+    /* No other one is left. */
+    for (int fd = 3; fd < 511; fd++)
+        CHECK(!is_open(fd));
+    return 0;
+}
+
+static int room_is_not_had_where_there_may_be_none(void *arg)
+{
+    (void)arg;
+    CHECK_INT(setrlimit(RLIMIT_NOFILE, &(struct rlimit){100, 100}), 0);
+    un_make_fd_room();
+    for (int fd = 3; fd < 100; fd++)
+        CHECK(!is_open(fd));
+    return 0;
+}
+
 int main(void)
 {
+    struct un_error err;
+    CHECK_OK(un_close_fds(NULL, 0, &err), &err);
+    CHECK_INT(forked(there_is_room_for_many, NULL), 0);
+    CHECK_INT(forked(room_is_not_had_where_there_may_be_none, NULL), 0);
     CHECK_INT(forked(all_but_the_kept_are_closed, NULL), 0);
     CHECK_INT(forked(all_are_closed_if_none_is_kept, NULL), 0);
     CHECK_INT(forked(one_to_be_kept_must_be_open, NULL), 0);

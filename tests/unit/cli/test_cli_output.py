@@ -105,7 +105,7 @@ time.sleep(60)
         ("click", "plan"),
         ("msgspec", "bundle check web"),
         ("_cffi_backend", "run -- true"),
-        ("json", "run -- true"),
+        ("contextlib", "run -- true"),
         ("_cffi_backend", "--version"),
     ],
 )

@@ -65,7 +65,7 @@ def test_programs_read_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     ]
     assert found["runsc"] == found["watcher"][-len(found["runsc"]) :]
     assert found["watcher"][1] == "/srv/usernsctl/programs/run@sc"
-    assert found["given_up"] == ["no-new-privs", "drop-bounding"]
+    assert found["given_up"] == ["no-new-privs", "drop-bounding", "no-membarrier"]
     assert found["environment"] == ["PATH=/bin"]
 
 

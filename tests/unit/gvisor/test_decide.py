@@ -194,8 +194,19 @@ def test_debug_logs_are_kept() -> None:
 
 
 def test_what_is_given_up() -> None:
-    assert launch().given_up == (record("no-new-privs"), record("drop-bounding"))
+    usual = (record("no-new-privs"), record("drop-bounding"))
+    assert launch().given_up == (*usual, record("no-membarrier"))
     assert launch(no_new_privs=False, drop_bounding=False).given_up == ()
+
+
+def test_only_runsc_goes_without_what_it_has_no_use_for() -> None:
+    without = record("no-membarrier")
+    assert without in launch(platform="systrap").given_up
+    assert without not in launch(platform="kvm").given_up
+    assert without not in launch(no_new_privs=False).given_up
+    assert without not in launch(allow_hooks=True).given_up
+    script = decide(REQUEST, replace(FACTS, runsc_is_script=True))
+    assert without not in script.given_up
 
 
 def test_capabilities_inside_go_with_the_ids() -> None:
@@ -297,7 +308,8 @@ def test_a_frozen_launch_leaves_open_what_the_moment_says() -> None:
     assert "home" not in verbs(made)
     order = list(dict.fromkeys(verbs(made)))
     assert order[:6] == ["assume", "remedy", "idmap", "user", "source", "scratch"]
-    assert order[-6:] == ["arg", "no-new-privs", "drop-bounding", "watch", "runsc-env", "end"]
+    given_up = ["no-new-privs", "drop-bounding", "no-membarrier"]
+    assert order[-7:] == ["arg", *given_up, "watch", "runsc-env", "end"]
 
 
 def test_a_frozen_launch_may_have_no_command() -> None:

@@ -158,3 +158,18 @@ def test_a_file_that_cannot_be_written(tmp_path: Path, name: str, says: str) -> 
     with pytest.raises(CommandError, match=says):
         freeze.write(launch(), f"{tmp_path}/{name}")
     assert os.listdir(tmp_path) == ["d"]
+
+
+@pytest.mark.each_user
+def test_a_state_directory_of_somebody_who_lets_nobody_in(
+    caller: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed, other = tmp_path / "closed", tmp_path / "other"
+    closed.mkdir(0)
+    other.mkdir()
+    monkeypatch.setattr(freeze, "_STATES", (str(closed),))
+    assert frozen(caller, binds=(Bind(str(other), "/x"),)).sources
+    for source in (closed, tmp_path):
+        with pytest.raises(BundleError) as caught:
+            frozen(caller, binds=(Bind(str(source), "/x"),))
+        assert caught.value.cause == "bind-shows-state"

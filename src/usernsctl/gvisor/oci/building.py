@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
 
 from usernsctl._records import dataclass, field
+from usernsctl._typing import Any, Self
 from usernsctl.gvisor.oci.write import fault
 from usernsctl.maps import Extent
 
@@ -144,11 +143,17 @@ def _is_sound(options: BuildOptions) -> bool:
         and all(type(number) is int and 0 <= number <= _MAX_ID for number in ids)
         and all(options.env)
         and not options.rlimits
-        and all(re.fullmatch("CAP_[A-Z_]+", name) for name in options.capabilities)
+        and all(map(_is_capability, options.capabilities))
         and isinstance(options.terminal, bool)
         and isinstance(options.read_only, bool)
         and isinstance(options.no_new_privileges, bool)
     )
+
+
+def _is_capability(name: str) -> bool:
+    rest = name.removeprefix("CAP_")
+    letters = rest.replace("_", "")
+    return name != rest and letters.isascii() and letters.isalpha() and letters.isupper()
 
 
 def _is_text(value: object) -> bool:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
+from usernsctl._typing import Any
 from usernsctl.errors import BundleError
 
 STEP = "bundle"
@@ -12,6 +10,8 @@ STEP = "bundle"
 
 def serialise(config: dict[str, Any]) -> bytes:
     """The text of a config.json, indented, its keys in the order of `config`."""
+    import json
+
     try:
         text = json.dumps(config, ensure_ascii=False, indent=4)
     except TypeError:

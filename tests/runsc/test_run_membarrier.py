@@ -1,0 +1,46 @@
+"""What runsc's processes go without (csrc/sys/barrier.c) is no loss to the command."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+from conftest import Program
+from processes import status_of
+
+import usernsctl as un
+
+# What the command's kernel says of memory barriers, and whether it makes them.
+ASK = """
+import ctypes, errno, platform, sys
+call = ctypes.CDLL(None, use_errno=True).syscall
+number = {"x86_64": 324}.get(platform.machine(), 283)
+for command in (0, 1, 16, 8):
+    print(call(number, command, 0, 0), errno.errorcode.get(ctypes.get_errno()))
+"""
+
+
+@pytest.mark.parametrize("options", [[], ["--platform=ptrace"]])
+def test_barriers_inside_are_what_they_are_without_the_filter(
+    usernsctl: Program, options: list[str]
+) -> None:
+    python = os.path.realpath(sys.executable)
+    shown = [] if python.startswith("/usr/") else ["--bind", sys.base_prefix]
+    with_it, without = (
+        usernsctl("run", *options, *shown, *more, "--", python, "-I", "-S", "-c", ASK)
+        for more in ([], ["--new-privs"])
+    )
+    assert (with_it.returncode, with_it.stderr) == (0, "")
+    assert with_it.stdout == without.stdout
+    assert len(with_it.stdout.splitlines()) == 4
+
+
+def test_a_sandbox_of_a_host_has_the_filter_where_it_may() -> None:
+    ours = status_of(os.getpid())["Seccomp"]
+    for no_new_privs, filtered in ((True, "2"), (False, ours)):
+        with (
+            un.SandboxHost(no_new_privs=no_new_privs) as host,
+            host.start(["sleep", "60"]) as box,
+        ):
+            assert status_of(box.init.pid)["Seccomp"] == filtered

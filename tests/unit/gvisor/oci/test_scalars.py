@@ -1,0 +1,29 @@
+"""What is written into a config.json in pieces is what json would have written."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from usernsctl.gvisor.oci.scalars import dumps
+
+
+@given(st.text() | st.integers() | st.booleans() | st.none() | st.floats(allow_nan=False))
+def test_it_is_json(value: Any) -> None:
+    assert dumps(value) == json.dumps(value, ensure_ascii=False)
+
+
+@pytest.mark.parametrize("value", ["", '"\\/', "\x00\x1f\x7f", "\ud800", "ä\u2028", -0.0, 10**30])
+def test_its_corners_are_json(value: Any) -> None:
+    assert dumps(value) == json.dumps(value, ensure_ascii=False)
+
+
+def test_what_has_members_is_left_to_json() -> None:
+    value = {"a": [1, "ä", None, {"b": True}]}
+    assert dumps(value) == json.dumps(value, ensure_ascii=False)
+    with pytest.raises(TypeError):
+        dumps({1, 2})
