@@ -65,13 +65,13 @@ def test_bad_options(usernsctl: Program, tmp_path: Path, options: list[str], say
 def test_nothing_but_a_file_is_replaced(usernsctl: Program, tmp_path: Path) -> None:
     fifo, link, directory = (tmp_path / name for name in ("fifo", "link", "directory"))
     os.mkfifo(fifo)
-    link.symlink_to("target")
+    link.symlink_to(fifo)
     directory.mkdir()
     for path, says in (
         ("/dev/null", "it is no regular file"),
-        ("/dev/stdout", "it is a symbolic link"),
+        ("/dev/stdout", "it is no regular file"),
         (fifo, "it is no regular file"),
-        (link, "it is a symbolic link; name the file that it leads to"),
+        (link, "it is no regular file"),
         (directory, "it is a directory"),
         (f"{tmp_path}/", "it is a directory"),
     ):

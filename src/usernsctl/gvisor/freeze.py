@@ -149,14 +149,15 @@ def write(launch: Launch, path: str) -> None:
 
 
 def _check_replaceable(path: str) -> None:
-    """Refuse to put a file in the place of a device, such as /dev/null, or of a link to one.
+    """Refuse to put a file in the place of a device, such as /dev/null, or of /dev/stdout.
 
-    :raises OSError: something else is there than a regular file.
+    :raises OSError: something else is there than a regular file, or a link to one or to nothing.
     """
+    directory = os.path.realpath(os.path.dirname(path) or ".")
+    if f"{directory}/".startswith(("/dev/", "/proc/")) and os.path.islink(path):
+        raise OSError(errno.EINVAL, "it is no regular file")
     with contextlib.suppress(FileNotFoundError):
-        mode = os.lstat(path).st_mode
-        if stat.S_ISLNK(mode):
-            raise OSError(errno.ELOOP, "it is a symbolic link; name the file that it leads to")
+        mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode):
             raise OSError(errno.EISDIR, "it is a directory")
         if not stat.S_ISREG(mode):
