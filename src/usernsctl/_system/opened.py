@@ -13,9 +13,8 @@ import pwd
 import stat
 from collections.abc import Callable
 
-from usernsctl._typing import Self, TypeVar
-
 from usernsctl import _core
+from usernsctl._typing import Self, TypeVar
 
 # As many as the kernel follows (path_resolution(7)).
 _LINKS_MAX = 40
