@@ -297,8 +297,7 @@ PRELUDE_MEGABYTES = 45
 
 def test_the_prelude_is_small_and_has_no_python(plain: Engine) -> None:
     base, prelude = (
-        int(plain.must("image", "inspect", "--format={{.Size}}", image))
-        for image in (BASE, PRELUDE)
+        int(plain.must("image", "inspect", "--format={{.Size}}", one)) for one in (BASE, PRELUDE)
     )
     assert prelude - base < PRELUDE_MEGABYTES * 10**6
     find = "find / -xdev -name 'python*' -o -xdev -name '*.py'"

@@ -109,10 +109,7 @@ def test_no_network_is_none(in_gvisor: Program) -> None:
         (["--expose", "--", "true"], "--expose is no option"),
         (["--network"], "--network is no option, or lacks its value"),
         (["-x", "true"], "-x is no option"),
-        (
-            ["--check", "--runsc=/usr/bin/runsc"],
-            "--check with --runsc; what is checked is a launch",
-        ),
+        (["--check", "--runsc=/usr/bin/runsc"], "--check with --runsc; what is checked is a"),
         (["--check"], "/etc/usernsctl/launch: No such file"),
         (["--"], "no command"),
         ([], "no command"),
