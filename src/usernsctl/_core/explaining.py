@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from usernsctl._core.failures import check, text_of
 from usernsctl._core.memory import Memory
 from usernsctl._native import ffi, lib
+from usernsctl._typing import Any
 from usernsctl.errors import RunscError
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
 
 from usernsctl._core.failures import error_of, text_of
 from usernsctl._core.memory import Memory
 from usernsctl._native import ffi, lib
+from usernsctl._typing import Any
 
 
 def _raise_errno() -> Any:
