@@ -36,8 +36,7 @@ static bool is_before(struct rank one, struct rank other)
     return one.of < other.of || (one.of == other.of && one.place < other.place);
 }
 
-/* Adds a cause, or takes note that it is likelier than it was. Those of one rank stay in the order
- * in which they came. */
+/* Adds a cause, or takes note that it is likelier than it was. */
 static void add(struct un_candidates *found, struct rank ranks[], const char *id, struct rank rank)
 {
     size_t at = 0;
@@ -46,12 +45,24 @@ static void add(struct un_candidates *found, struct rank ranks[], const char *id
     if (at == UN_CANDIDATES_MAX || (at < found->count && !is_before(rank, ranks[at])))
         return;
     found->count += at == found->count;
-    for (; at && is_before(rank, ranks[at - 1]); at--) {
-        found->id[at] = found->id[at - 1];
-        ranks[at] = ranks[at - 1];
-    }
     found->id[at] = id;
     ranks[at] = rank;
+}
+
+/* The likeliest first. Those of one rank stay in the order in which they were found first. */
+static void sort(struct un_candidates *found, struct rank ranks[])
+{
+    for (size_t i = 1; i < found->count; i++) {
+        const char *id = found->id[i];
+        struct rank rank = ranks[i];
+        size_t at = i;
+        for (; at && is_before(rank, ranks[at - 1]); at--) {
+            found->id[at] = found->id[at - 1];
+            ranks[at] = ranks[at - 1];
+        }
+        found->id[at] = id;
+        ranks[at] = rank;
+    }
 }
 
 static bool has_any(const char *text, const char *sequences)
@@ -74,6 +85,7 @@ void un_candidates_find(const char *text, struct un_candidates *found)
         for (const char *id = causes; *id; id = next(id), rank.place++)
             add(found, ranks, id, rank);
     }
+    sort(found, ranks);
 }
 
 bool un_cause_look_up(const char *id, struct un_cause *cause)

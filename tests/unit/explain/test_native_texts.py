@@ -72,6 +72,14 @@ def test_several_messages_have_the_causes_of_all(several: list[Text], between: s
     check(between.join(text.says for text in several).replace("\0", ""), Path("/nonexistent"))
 
 
+def test_causes_of_one_rank_stay_in_the_order_in_which_they_were_found() -> None:
+    """Whichever of them was found to be likelier by a later message."""
+    drawn = random.Random(1)
+    for _ in range(1000):
+        several = drawn.sample(texts(), 5)
+        check("\n".join(text.says for text in several), Path("/nonexistent"))
+
+
 @settings(max_examples=300)
 @given(st.lists(st.sampled_from(PARTS) | st.text(LETTERS, max_size=5), max_size=30))
 def test_any_words_have_the_same_causes(words: list[str]) -> None:
