@@ -30,6 +30,7 @@ from usernsctl.gvisor.steps import (
 )
 
 VERIFIER_INSIDE = "/.usernsctl-verify"
+AGENT_INSIDE = "/.usernsctl-agent"
 
 #: Of a host's own files: the directories of its sandboxes, whose names are their ids.
 BOXES = "boxes"
@@ -90,11 +91,12 @@ def decide(request: Request, facts: Facts, frozen: Frozen | None = None) -> Laun
 
 
 def decide_host(
-    request: Request, facts: Facts, programs: Sequence[str]
+    request: Request, facts: Facts, programs: Sequence[str], agent: str
 ) -> tuple[Launch, dict[str, Any]]:
     """The launch that makes what many sandboxes share, and starts none.
 
     :param programs: of ours, to be shown in ``programs``.
+    :param agent: the program that starts other commands in the sandboxes.
     :returns: also the config.json of a sandbox, but for what differs between them, with marks for
         what is known when all is made.
     :raises PlanError: an id that it needs is not mapped.
@@ -104,7 +106,7 @@ def decide_host(
     sources = _Sources(facts, programs)
     wanted = make_config(request, facts)
     wanted["root"]["path"] = Mark(record("json-root"))
-    steps = tuple(root_steps(request, facts, wanted, sources))
+    steps = tuple(root_steps(request, facts, wanted, sources, agent))
     files = tuple(_host_files(facts, programs, sources))
     launch = Launch(
         version=facts.version,
@@ -173,7 +175,11 @@ def make_config(request: Request, facts: Facts) -> dict[str, Any]:
 
 
 def root_steps(
-    request: Request, facts: Facts, wanted: dict[str, Any], sources: _Sources
+    request: Request,
+    facts: Facts,
+    wanted: dict[str, Any],
+    sources: _Sources,
+    agent: str | None = None,
 ) -> Iterable[Record]:
     """What makes the root filesystem; binds in `wanted` become marks."""
     if facts.tree is None:
@@ -182,6 +188,8 @@ def root_steps(
         yield record("tree", sources.shown(facts.tree))
     if facts.verifier is not None:
         yield record("file", sources.own(facts.verifier), VERIFIER_INSIDE)
+    if agent is not None:
+        yield record("file", sources.own(agent), AGENT_INSIDE)
     if request.network == "host":
         yield record("resolver")
     binds = config.bind_mounts(wanted)
