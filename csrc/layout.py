@@ -39,7 +39,7 @@ FREESTANDING_FLAGS = (
     *("-Wl,--build-id=none", "-Wl,-z,noexecstack", "-s"),
 )
 FREESTANDING = {
-    "usernsctl-verify": ("programs/verify/main.c",),
+    "usernsctl-verify": ("programs/verify/main.c", "programs/shared/proof.c"),
     "usernsctl-child": (
         *("programs/child/main.c", "child/libc.c", "child/enter.c", "child/task.c"),
         *("sys/self.c", "sys/own_maps.c", "sys/namespaces.c", "sys/setup.c", "sys/exec.c"),
