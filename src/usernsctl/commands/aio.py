@@ -242,7 +242,7 @@ class _Transport(asyncio.SubprocessTransport):
     async def _wait(self) -> int | None:
         # The future is everybody's: who is cancelled must not cancel it.
         await asyncio.shield(self._ended)
-        return self._popen.returncode
+        return self.get_returncode()
 
     def get_pid(self) -> int:
         pid: int = self._popen.pid

@@ -104,11 +104,12 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
     """
 
     #: A descriptor that can be read once the command has ended, for selectors and event loops, as a
-    #: pidfd can (pidfd_open(2)), but it is a socket; -1 once it was waited for. Not to be read from.
+    #: pidfd can be (pidfd_open(2)); -1 once it was waited for. It is a socket: leave its messages.
     pidfd: int = -1
 
     rusage: wire.Usage | None = None
-    # Whether the socket is kept when the end is known, for what the command has left to be killed.
+    # Whether the socket is kept when the end is known: for who watches it, and since by it what the
+    # command has left can be killed.
     _is_watched = False
     _shared: SharedSocket | None = None
 
@@ -210,9 +211,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
             if not -1 <= number <= _MAX_INT:
                 raise OverflowError(f"{name}: {number} is too large, or less than -1")
         if group > 0:
-            raise ValueError(
-                f"process_group: {group} can't be joined: 0, for a new one, can be had"
-            )
+            raise ValueError(f"process_group: {group} can't be joined; 0 makes a new one")
         flags = wire.NEW_SESSION if start_new_session else 0
         flags |= wire.NEW_GROUP if group == 0 else 0
         flags |= wire.TERMINAL if wanted.size is not None else 0

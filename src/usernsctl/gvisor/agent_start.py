@@ -150,8 +150,8 @@ def _starter(life: Held | Detached, id: str, theirs: socket.socket) -> Iterator[
         process_file = f"--process=/proc/self/fd/{file.fileno()}"
         with life.runsc(*log, "exec", process_file, id) as (command, needed), known_end(life, id):
             fds = [*needed["pass_fds"], file.fileno(), errors.fileno()]
-            streams = {"stdin": theirs, "stdout": DEVNULL, "stderr": writes}
-            popen = Popen[bytes](command, **{**needed, "pass_fds": fds}, **streams)
+            needed = {**needed, "pass_fds": fds}
+            popen = Popen[bytes](command, stdin=theirs, stdout=DEVNULL, stderr=writes, **needed)
         try:
             # Whoever ends the sandbox may have to collect it in our place.
             needed["namespace"].commands.add(popen)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from usernsctl._records import dataclass, replace
@@ -30,6 +31,7 @@ from usernsctl.gvisor.steps import (
 )
 
 VERIFIER_INSIDE = "/.usernsctl-verify"
+#: What further commands in a sandbox are started by; only those of a host have it.
 AGENT_INSIDE = "/.usernsctl-agent"
 
 #: Of a host's own files: the directories of its sandboxes, whose names are their ids.
@@ -96,17 +98,17 @@ def decide_host(
     """The launch that makes what many sandboxes share, and starts none.
 
     :param programs: of ours, to be shown in ``programs``.
-    :param agent: the program that starts other commands in the sandboxes.
+    :param agent: the program that starts further commands in a sandbox.
     :returns: also the config.json of a sandbox, but for what differs between them, with marks for
         what is known when all is made.
     :raises PlanError: an id that it needs is not mapped.
     :raises BundleError: something can't be in a config.json, such as text that is not UTF-8.
     """
     config.check_ids(facts.ids, (0, 0))
-    sources = _Sources(facts, programs)
+    sources = _Sources(facts, [*programs, agent])
     wanted = make_config(request, facts)
     wanted["root"]["path"] = Mark(record("json-root"))
-    steps = tuple(root_steps(request, facts, wanted, sources, agent))
+    steps = tuple(root_steps(request, facts, wanted, sources, {AGENT_INSIDE: agent}))
     files = tuple(_host_files(facts, programs, sources))
     launch = Launch(
         version=facts.version,
@@ -179,17 +181,20 @@ def root_steps(
     facts: Facts,
     wanted: dict[str, Any],
     sources: _Sources,
-    agent: str | None = None,
+    ours: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterable[Record]:
-    """What makes the root filesystem; binds in `wanted` become marks."""
+    """What makes the root filesystem; binds in `wanted` become marks.
+
+    :param ours: further programs of ours, by their paths inside.
+    """
     if facts.tree is None:
         yield from _machine(facts)
     else:
         yield record("tree", sources.shown(facts.tree))
     if facts.verifier is not None:
         yield record("file", sources.own(facts.verifier), VERIFIER_INSIDE)
-    if agent is not None:
-        yield record("file", sources.own(agent), AGENT_INSIDE)
+    for path, program in ours.items():
+        yield record("file", sources.own(program), path)
     if request.network == "host":
         yield record("resolver")
     binds = config.bind_mounts(wanted)
