@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
+from weakref import WeakMethod
 
 from usernsctl.commands import aio
 from usernsctl.commands.arguments import Args, StrOrBytesPath
@@ -46,29 +47,45 @@ class SandboxCommands:
     The agent is started when the first command is.
     """
 
-    def __init__(self, id: str, life: Callable[[], Held | Detached]) -> None:
+    def __init__(self, id: str, life: WeakMethod[Callable[[], Held | Detached]]) -> None:
         """Know of a sandbox.
 
-        :param life: what holds it, once it was started.
+        :param life: tells what holds it, as long as somebody knows it.
         """
         self._id = id
-        self._life = life
+        self._get_life = life
         self._agents = AgentHolder(self._start_agent)
         self._place = Place(id, self._agents, self._ended)
+
+    def _life(self) -> Held | Detached:
+        get = self._get_life()
+        if get is None:
+            raise SandboxEnded.of(self._id)
+        return get()
 
     def _start_agent(self, deadline: float) -> Agent:
         return start_agent(self._life(), self._id, deadline)
 
     def _ended(self) -> SandboxEnded | None:
-        return SandboxEnded.of(self._id) if self._life().ends_within(ENDING_SECONDS) else None
+        try:
+            return SandboxEnded.of(self._id) if self._life().ends_within(ENDING_SECONDS) else None
+        except SandboxEnded as error:
+            return error
 
     def popen(self, args: Args, options: Mapping[str, Any]) -> SandboxPopen[Any]:
         """Start a command: see :meth:`usernsctl.Sandbox.popen`."""
         arguments = dict(options)
         wanted = self._wanted(arguments)
-        return SandboxPopen(
-            self._place, wanted, args, deadline=time.monotonic() + START_SECONDS, **arguments
-        )
+        return self._start(wanted, args, time.monotonic() + START_SECONDS, arguments)
+
+    def _start(
+        self, wanted: Wanted, args: Args, deadline: float, arguments: dict[str, Any]
+    ) -> SandboxPopen[Any]:
+        """Start a command, whose words are checked here; it keeps them as they were given."""
+        words = list(checks.words(args))
+        started = SandboxPopen[Any](self._place, wanted, words, deadline=deadline, **arguments)
+        started.args = args
+        return started
 
     def run(self, args: Args, options: Mapping[str, Any]) -> CompletedProcess[Any]:
         """Run a command to its end: see :meth:`usernsctl.Sandbox.run`."""
@@ -81,9 +98,8 @@ class SandboxCommands:
         begin = time.monotonic()
         seconds = START_SECONDS if timeout is None else min(timeout, START_SECONDS)
         try:
-            with SandboxPopen[Any](
-                self._place, wanted, args, deadline=begin + seconds, **arguments
-            ) as process:
+            arguments["outlives"] = False
+            with self._start(wanted, args, begin + seconds, arguments) as process:
                 left = None if timeout is None else begin + timeout - time.monotonic()
                 return finish(process, input, left, check=check)
         except AgentSilent as error:
@@ -105,15 +121,8 @@ class SandboxCommands:
         if self._agents.current() is None:
             # This takes as long as runsc does. If it is cancelled, the agent is there the sooner.
             await asyncio.to_thread(self._agents.get, deadline)
-        popen = SandboxPopen[bytes](
-            self._place,
-            wanted,
-            [program, *args],
-            deadline=deadline,
-            is_awaited=False,
-            bufsize=0,
-            **arguments,
-        )
+        arguments |= {"bufsize": 0, "is_awaited": False, "outlives": False}
+        popen = self._start(wanted, [program, *args], deadline, arguments)
         await popen.start_async()
         return await aio.connected(popen, limit)
 

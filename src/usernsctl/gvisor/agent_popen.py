@@ -108,6 +108,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
     pidfd: int = -1
 
     rusage: wire.Usage | None = None
+    _outlives = True
     # Whether the socket is kept when the end is known: for who watches it, and since by it what the
     # command has left can be killed.
     _is_watched = False
@@ -121,23 +122,27 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         *,
         deadline: float,
         is_awaited: bool = True,
+        outlives: bool = True,
         **arguments: Any,
     ) -> None:
         """Have it started.
 
         :param deadline: until when, by the monotonic clock.
-        :param is_awaited: whether to wait for that; or else :meth:`finish_start` is called.
+        :param is_awaited: whether to wait for that; or else :meth:`start_async` is called.
+        :param outlives: whether it goes on if it is forgotten, as with subprocess.
         :param arguments: of :class:`subprocess.Popen`.
         """
         self._place = place
         self._wanted = wanted
         self._deadline = deadline
         self._is_awaited = is_awaited
+        self._outlives = outlives
         self._owner = os.getpid()
         self._closed_streams = closed_streams()
         try:
             super().__init__(args, **arguments)
-        except OSError as error:
+        except BaseException as error:
+            self._abandon()
             if type(error) is not OSError:
                 raise
             # For want of descriptors, pipes can't be made. A class of its own says what it is.
@@ -182,12 +187,8 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
             streams.add(c2pwrite, is_fresh=c2pread >= 0)
             streams.add(errwrite, is_fresh=errread >= 0)
             self._ask(message, apart, streams.fds)
-        try:
-            if self._is_awaited:
-                self._await_start()
-        except BaseException:
-            self._abandon()
-            raise
+        if self._is_awaited:
+            self._await_start()
         self._close_pipe_fds(  # type: ignore[attr-defined]
             p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite
         )
@@ -241,14 +242,13 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
                 if apart:
                     fds.append(opened.enter_context(_sealed(apart)))
                 self._send_once_or_twice(message, fds)
-        except BaseException as error:
-            self._abandon()
-            if isinstance(error, AgentLate):
-                raise self._silent() from None
-            if type(error) is OSError:
-                what = "the connection to the sandbox"
-                raise CommandError.from_os_error(error, what, step="agent") from error
-            raise
+        except AgentLate:
+            raise self._silent() from None
+        except OSError as error:
+            if type(error) is not OSError:
+                raise
+            what = "the connection to the sandbox"
+            raise CommandError.from_os_error(error, what, step="agent") from error
 
     def _send_once_or_twice(self, message: bytes, fds: Sequence[int]) -> None:
         """To a new agent, if the one that there was has just ended."""
@@ -453,6 +453,11 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
             self._wait(_END_SECONDS)
         except (RunscError, TimeoutExpired):
             self._abandon()
+
+    def __del__(self, *arguments: Any) -> None:
+        if not self._outlives and self.returncode is None:
+            self._abandon()
+        super().__del__(*arguments)
 
     # Signals.
 

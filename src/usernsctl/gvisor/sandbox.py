@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import threading
+import weakref
 from collections.abc import Callable, Mapping
 from io import FileIO
 from typing import Any, NoReturn, Self, Unpack
@@ -176,7 +177,8 @@ class Sandbox(BegunClosing):
         self.id = id
         self.args = args
         self._creator = os.getpid()
-        self._commands = SandboxCommands(id, self._get)
+        # Commands that outlive this object must not keep it: who forgets it has it closed.
+        self._commands = SandboxCommands(id, weakref.WeakMethod(self._get))
         # A handler of signals may close it, too, while this thread does.
         self._closing = threading.RLock()
 
