@@ -108,6 +108,8 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
     pidfd: int = -1
 
     rusage: wire.Usage | None = None
+    # Until subprocess has looked at its arguments.
+    returncode = None
     _outlives = True
     # Whether the socket is kept when the end is known: for who watches it, and since by it what the
     # command has left can be killed.
