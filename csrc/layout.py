@@ -39,7 +39,7 @@ FREESTANDING_FLAGS = (
     *("-Wl,--build-id=none", "-Wl,-z,noexecstack", "-s"),
 )
 # The agent, but for where it begins: what the tests are linked with.
-AGENT = ("caps", "keeper", "message", "serve", "start", "terminal", "tree", "wire", "words")
+AGENT = ("block", "caps", "keeper", "message", "serve", "start", "terminal", "tree", "wire", "words")
 FREESTANDING = {
     "usernsctl-verify": ("programs/verify/main.c", "programs/shared/proof.c"),
     "usernsctl-child": (
@@ -50,9 +50,8 @@ FREESTANDING = {
     ),
     "usernsctl-agent": (
         *(f"programs/agent/{name}.c" for name in ("main", "libc", *AGENT)),
-        *("programs/shared/proof.c", "child/libc.c", "base/caps.c", "base/error.c"),
-        *("base/number.c", "sys/clone.c", "sys/exec.c", "sys/fds.c", "sys/self.c", "sys/setup.c"),
-        "sys/stdio.c",
+        *("programs/shared/proof.c", "child/libc.c", "base/error.c", "base/number.c"),
+        *("sys/clone.c", "sys/exec.c", "sys/fds.c"),
     ),
 }
 

@@ -24,7 +24,8 @@ int main(int argc, char **argv, char **environment);
 
 static int last_error;
 
-int *__errno_location(void)
+/* The agent has several (programs/agent/libc.c). */
+__attribute__((weak)) int *__errno_location(void)
 {
     return &last_error;
 }

@@ -1,14 +1,28 @@
-/* Which capabilities a command gets. */
+/* Which capabilities the agent has, and a command gets. */
 #ifndef USERNSCTL_PROGRAMS_AGENT_CAPS_H
 #define USERNSCTL_PROGRAMS_AGENT_CAPS_H
 
+#include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
-/* Before the ids change: takes all others from the bounding set as far as we may, so that no
+struct agent_caps {
+    uint64_t bounding;
+    uint64_t inheritable;
+};
+
+/* What the caller has. -1 with errno. */
+int agent_read_caps(struct agent_caps *caps);
+
+/* Has the caller be a user that nobody else is, and keep what it is capable of: whoever may not
+ * signal just anybody (CAP_KILL) can't signal it. False: it may not, and is who it was. */
+bool agent_become_nobody(void);
+
+/* In a child of it, before its ids change: takes all but `wanted` from the bounding set, so that no
  * program gives them back. -1 with errno. */
-int agent_limit_caps(uint64_t caps);
+int agent_limit_caps(const struct agent_caps *caps, uint64_t wanted);
 
-/* Afterwards: exactly these, also across exec. -1 with errno. */
-int agent_set_caps(uint64_t caps);
+/* Afterwards: exactly these. -1 with errno. */
+int agent_set_caps(const struct agent_caps *caps, uint64_t wanted);
 
 #endif

@@ -4,6 +4,7 @@
 #include "programs/agent/terminal.h"
 #include "programs/agent/tree.h"
 #include "programs/agent/words.h"
+#include "sys/fds.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -207,6 +208,7 @@ static int start_command(struct keeper *keeper, struct agent_letter *letter,
                          const struct agent_loaded *loaded)
 {
     struct agent_start start = {
+        .agent = keeper->agent,
         .message = &loaded->message,
         .words = &loaded->words,
         .groups = loaded->groups,
@@ -224,10 +226,21 @@ static int start_command(struct keeper *keeper, struct agent_letter *letter,
     agent_answer(keeper->socket, &started, sizeof started);
     if (start.has_terminal)
         close(start.stdio[0]);
-    for (int i = 0; i < 3; i++)
-        if (!start.has_terminal || i == AGENT_STDERR)
-            close(letter->fd[i]);
+    int kept = start.has_terminal ? AGENT_STDERR : AGENT_STDIN;
+    un_close_each(letter->fd + kept, (size_t)(AGENT_SOCKET - kept));
     return 0;
+}
+
+/* 0: the command runs. */
+static int start(struct keeper *keeper, struct agent_letter *letter)
+{
+    struct agent_loaded loaded;
+    int errnum = agent_load(letter, keeper->agent->control, &loaded);
+    if (errnum)
+        agent_answer_failure(keeper->socket, AGENT_STEP_WORDS, errnum);
+    int failed = errnum ? -1 : start_command(keeper, letter, &loaded);
+    agent_unload(&loaded);
+    return failed;
 }
 
 int agent_keep(const struct agent *agent, struct agent_letter *letter)
@@ -237,17 +250,11 @@ int agent_keep(const struct agent *agent, struct agent_letter *letter)
         .socket = letter->fd[AGENT_SOCKET],
         .terminal = {.master = -1, .input = -1, .output = -1},
     };
-    struct agent_loaded loaded;
     if (become_keeper(&keeper)) {
         agent_answer_failure(keeper.socket, AGENT_STEP_FORK, errno);
         return 1;
     }
-    int errnum = agent_load(letter, agent->control, &loaded);
-    if (errnum) {
-        agent_answer_failure(keeper.socket, AGENT_STEP_WORDS, errnum);
-        return 1;
-    }
-    if (start_command(&keeper, letter, &loaded))
+    if (start(&keeper, letter))
         return 1;
     while (!is_done(&keeper))
         wait_for_news(&keeper);

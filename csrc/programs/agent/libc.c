@@ -1,11 +1,14 @@
 /* What the agent needs of a libc besides child/libc.c: system calls. */
 #define UN_NO_ENTRY /* that is child/libc.c's */
+#include "programs/agent/libc.h"
 #include "base/freestanding.h"
+#include "programs/agent/block.h"
 
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdint.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -15,6 +18,27 @@
 #include <sys/vfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+/* The stack that a program begins on is above all other memory. */
+static uintptr_t first_stack;
+static int first_error;
+
+/* It may have grown down so far. */
+#define FIRST_STACK_SIZE (256 * 1024)
+
+void agent_split_errno(void)
+{
+    first_stack = (uintptr_t)__builtin_frame_address(0) - FIRST_STACK_SIZE;
+}
+
+int *__errno_location(void)
+{
+    uintptr_t here = (uintptr_t)__builtin_frame_address(0);
+    if (here > first_stack)
+        return &first_error;
+    struct agent_block *block = (void *)(here - here % AGENT_BLOCK_SIZE);
+    return &block->error;
+}
 
 /* The kernel's sets of signals, for which it is told their size. */
 #define SET_SIZE 8
@@ -147,6 +171,21 @@ int fstatfs(int fd, struct statfs *fs)
 void *mmap(void *at, size_t size, int protection, int flags, int fd, off_t offset)
 {
     return (void *)call(__NR_mmap, (long)at, (long)size, protection, flags, fd, offset);
+}
+
+int munmap(void *at, size_t size)
+{
+    return (int)call(__NR_munmap, (long)at, (long)size, 0, 0, 0, 0);
+}
+
+uid_t getuid(void)
+{
+    return (uid_t)call(__NR_getuid, 0, 0, 0, 0, 0, 0);
+}
+
+int strcmp(const char *one, const char *other)
+{
+    return strncmp(one, other, SIZE_MAX);
 }
 
 int strncmp(const char *one, const char *other, size_t most)

@@ -5,6 +5,7 @@
  * It is the sandbox's first process, or is started beside that one. It needs no libc, so it runs in
  * any root filesystem.
  */
+#include "programs/agent/libc.h"
 #include "programs/agent/serve.h"
 #include "programs/shared/proof.h"
 
@@ -23,5 +24,6 @@ int main(int argc, char **argv, char **environment)
     (void)argc, (void)argv, (void)environment;
     if (!un_runs_on_gvisor())
         return complain("usernsctl: usernsctl-agent: " UN_NOT_PROVEN "\n");
-    return agent_serve(STDIN_FILENO);
+    agent_split_errno();
+    return agent_serve(STDIN_FILENO, true);
 }

@@ -16,6 +16,8 @@
 /* In the agent's first message. */
 #define AGENT_IS_FIRST 1 /* it is process 1 */
 
+#define AGENT_IS_APART 2 /* no command can signal it without CAP_KILL */
+
 /* In a command's. */
 #define AGENT_NEW_SESSION 1
 #define AGENT_TERMINAL 2

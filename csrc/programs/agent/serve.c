@@ -1,12 +1,13 @@
 #include "programs/agent/serve.h"
+#include "programs/agent/block.h"
 #include "programs/agent/keeper.h"
 #include "programs/agent/tree.h"
 #include "sys/clone.h"
 
 #include <errno.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
-#include <string.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
@@ -14,51 +15,86 @@
 
 struct server {
     struct agent agent;
+    struct agent_blocks blocks;
     int signals;
-    bool ending; /* SIGTERM has come */
-    struct agent_letter letter;
+    bool shares;
+    bool is_apart; /* no command can signal us but by CAP_KILL */
+    bool ending;   /* SIGTERM has come */
+    bool has_lost; /* a keeper was killed, so who it kept is our child now */
 };
 
-/* Keepers are all the children that we have made; who else comes to be our child is left over. */
+static bool is_keeper(pid_t pid, void *arg)
+{
+    const struct server *server = arg;
+    return agent_block_has(&server->blocks, pid);
+}
+
+/* Keepers are the children that we have made; who else comes to be our child has lost a parent. */
 static bool reap(void *arg)
 {
-    (void)arg;
+    struct server *server = arg;
+    int status;
     pid_t pid;
-    while ((pid = waitpid(-1, NULL, WNOHANG)) > 0 || (pid < 0 && errno == EINTR))
-        continue;
+    while ((pid = waitpid(-1, &status, WNOHANG)) > 0 || (pid < 0 && errno == EINTR))
+        if (pid > 0 && agent_block_leave(&server->blocks, pid) && !WIFEXITED(status))
+            server->has_lost = true;
     return pid == 0;
+}
+
+/* Who could kill a keeper is not rid of the host by that. */
+static void kill_lost(struct server *server)
+{
+    if (server->has_lost && !agent_kill_others(server->agent.proc, is_keeper, server))
+        server->has_lost = false;
 }
 
 static int keep(void *arg)
 {
-    struct server *server = arg;
-    close(server->signals);
-    return agent_keep(&server->agent, &server->letter);
+    struct agent_block *block = arg;
+    return agent_keep(block->agent, &block->letter);
 }
 
-static void start_keeper(struct server *server)
+static int start_keeper(struct server *server, struct agent_block *block)
 {
-    struct agent_letter *letter = &server->letter;
-    struct un_clone child = {.run = keep, .arg = server, .exit_signal = SIGCHLD};
-    if (letter->fds < AGENT_WORDS) {
-        agent_answer_failure(server->agent.control, AGENT_STEP_WORDS, EPROTO);
-        return;
+    struct un_clone child = {.run = keep, .arg = block, .exit_signal = SIGCHLD, .is_plain = true};
+    if (server->shares) {
+        child.flags = CLONE_VM;
+        child.stack = agent_block_stack(block);
     }
-    if (server->ending)
-        agent_answer_failure(letter->fd[AGENT_SOCKET], AGENT_STEP_FORK, ESHUTDOWN);
-    else if (un_clone(&child))
-        agent_answer_failure(letter->fd[AGENT_SOCKET], AGENT_STEP_FORK, errno);
+    block->agent = &server->agent;
+    if (un_clone(&child))
+        return errno;
+    agent_block_use(&server->blocks, child.pid);
+    return 0;
 }
 
 /* Takes one command; false: the host is gone. */
 static bool take_command(struct server *server)
 {
-    int found = agent_receive(server->agent.control, &server->letter);
-    if (found > 0) {
-        start_keeper(server);
-        agent_close_fds(&server->letter);
+    struct agent_block *block = agent_block_free(&server->blocks);
+    if (!block)
+        return false;
+    struct agent_letter *letter = &block->letter;
+    int found = agent_receive(server->agent.control, letter);
+    if (found <= 0)
+        return found;
+    if (letter->fds < AGENT_WORDS) {
+        agent_answer_failure(server->agent.control, AGENT_STEP_WORDS, EPROTO);
+    } else {
+        int errnum = server->ending ? ESHUTDOWN : start_keeper(server, block);
+        if (errnum)
+            agent_answer_failure(letter->fd[AGENT_SOCKET], AGENT_STEP_FORK, errnum);
     }
-    return found;
+    agent_close_fds(letter);
+    return true;
+}
+
+/* The commands are told by their keepers. */
+static void pass_on_end(struct server *server)
+{
+    server->ending = true;
+    for (const struct agent_block *block = server->blocks.used; block; block = block->next)
+        kill(block->keeper, SIGTERM);
 }
 
 static void take_signals(struct server *server)
@@ -66,7 +102,7 @@ static void take_signals(struct server *server)
     struct signalfd_siginfo info;
     while (read(server->signals, &info, sizeof info) == sizeof info)
         if (info.ssi_signo == SIGTERM)
-            server->ending = true;
+            pass_on_end(server);
 }
 
 static int open_signals(void)
@@ -81,10 +117,12 @@ static int open_signals(void)
 
 static bool say_hello(const struct server *server)
 {
+    int first = server->agent.pid == 1 ? AGENT_IS_FIRST : 0;
+    int apart = server->is_apart ? AGENT_IS_APART : 0;
     const struct agent_hello hello = {
         .magic = AGENT_HELLO,
         .version = AGENT_VERSION,
-        .flags = server->agent.pid == 1 ? AGENT_IS_FIRST : 0,
+        .flags = (uint16_t)(first | apart),
         .pid = (uint32_t)server->agent.pid,
     };
     return agent_answer(server->agent.control, &hello, sizeof hello);
@@ -92,16 +130,21 @@ static bool say_hello(const struct server *server)
 
 static int serve(struct server *server)
 {
+    /* Who was lost is looked for until there is nobody. */
+    const struct timespec soon = {.tv_nsec = 10000000};
     struct pollfd polls[] = {
         {.fd = server->agent.control, .events = POLLIN},
         {.fd = server->signals, .events = POLLIN},
     };
     for (;;) {
-        if (ppoll(polls, 2, NULL, NULL) < 0)
+        if (ppoll(polls, 2, server->has_lost ? &soon : NULL, NULL) < 0)
             continue;
         if (polls[1].revents)
             take_signals(server);
-        bool any = reap(NULL);
+        bool any = true;
+        if (polls[1].revents || server->has_lost)
+            any = reap(server);
+        kill_lost(server);
         if (server->ending && !any)
             return 128 + SIGTERM;
         if (polls[0].revents && !take_command(server))
@@ -109,15 +152,21 @@ static int serve(struct server *server)
     }
 }
 
-int agent_serve(int control)
+int agent_serve(int control, bool shares)
 {
     static struct server server;
-    server.agent = (struct agent){.pid = getpid(), .control = control, .proc = agent_open_proc()};
+    struct agent *agent = &server.agent;
+    server.shares = shares;
+    *agent = (struct agent){.pid = getpid(), .control = control, .uid = getuid()};
+    agent->proc = agent_open_proc();
     server.signals = open_signals();
-    if (server.signals < 0 || prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) ||
-        prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) || !say_hello(&server))
+    if (server.signals < 0 || chdir("/") || agent_read_caps(&agent->caps))
+        return 1;
+    server.is_apart = agent_become_nobody();
+    if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) || prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) ||
+        !say_hello(&server))
         return 1;
     int status = serve(&server);
-    agent_kill_tree(server.agent.proc, reap, NULL);
+    agent_kill_tree(agent->proc, reap, &server);
     return status;
 }

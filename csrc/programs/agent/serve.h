@@ -2,8 +2,13 @@
 #ifndef USERNSCTL_PROGRAMS_AGENT_SERVE_H
 #define USERNSCTL_PROGRAMS_AGENT_SERVE_H
 
-/* Serves the host on `control` until that ends, or SIGTERM has come and no command is left: the
- * exit status. */
-int agent_serve(int control);
+#include <stdbool.h>
+
+/*
+ * Serves the host on `control` until that ends, or SIGTERM has come and no command is left: the
+ * exit status. Keepers share our memory, which makes them cheap, where `shares` says that our libc
+ * can live with that.
+ */
+int agent_serve(int control, bool shares);
 
 #endif

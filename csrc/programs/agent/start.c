@@ -1,6 +1,5 @@
 #include "programs/agent/start.h"
 #include "base/error.h"
-#include "programs/agent/caps.h"
 #include "sys/clone.h"
 #include "sys/fds.h"
 
@@ -12,6 +11,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -49,30 +49,21 @@ static int set_limits(struct agent_start *start)
     return 0;
 }
 
-/* The command has what it was given of the agent's capabilities, and nobody may look into it before
- * it is executed: it has the agent's memory. */
-static int set_ids(struct agent_start *start)
+/* The command has what it is given of the agent's capabilities. Until it is executed nobody may
+ * look into it, since it has the agent's memory: the kernel sees to it where ids change. */
+static int change_ids(struct agent_start *start)
 {
+    const struct agent *agent = start->agent;
     const struct agent_header *header = &start->message->header;
-    struct un_setup ids;
-    struct un_error err;
-    un_setup_init(&ids);
-    if (header->groups != AGENT_UNCHANGED) {
-        ids.groups = start->groups;
-        ids.group_count = (int32_t)header->groups;
-    }
-    if (header->flags & AGENT_IDS) {
-        ids.gid = header->gid;
-        ids.uid = header->uid;
-    }
-    bool chooses = header->flags & AGENT_CAPABILITIES;
-    if (chooses && agent_limit_caps(header->capabilities))
-        return fail(start, AGENT_STEP_IDS, errno);
-    if (un_setup_apply(&ids, &err))
-        return fail(start, AGENT_STEP_IDS, err.errnum);
-    if (chooses && agent_set_caps(header->capabilities))
-        return fail(start, AGENT_STEP_IDS, errno);
-    return 0;
+    bool sets = header->flags & AGENT_IDS, limits = header->flags & AGENT_CAPABILITIES;
+    uid_t uid = sets ? header->uid : agent->uid;
+    if ((limits && agent_limit_caps(&agent->caps, header->capabilities)) ||
+        (header->groups != AGENT_UNCHANGED &&
+         syscall(SYS_setgroups, (size_t)header->groups, start->groups)) ||
+        (sets && syscall(SYS_setresgid, header->gid, header->gid, header->gid)) ||
+        syscall(SYS_setresuid, uid, uid, uid))
+        return -1;
+    return limits ? agent_set_caps(&agent->caps, header->capabilities) : 0;
 }
 
 static int set_up(struct agent_start *start)
@@ -84,13 +75,16 @@ static int set_up(struct agent_start *start)
     if (un_place_stdio(start->stdio, &err))
         return fail(start, AGENT_STEP_FORK, err.errnum);
     /* Of higher limits only the agent may be capable. */
-    if (set_limits(start) || set_ids(start))
+    if (set_limits(start))
         return 1;
+    if (change_ids(start))
+        return fail(start, AGENT_STEP_IDS, errno);
     /* A change of ids has cleared it. */
     prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
     if (header->umask != AGENT_UNCHANGED)
         umask(header->umask & 0777);
-    if (*start->words->cwd && chdir(start->words->cwd))
+    /* That is where the agent is. */
+    if (strcmp(start->words->cwd, "/") && chdir(start->words->cwd))
         return fail(start, AGENT_STEP_CWD, errno);
     return 0;
 }
@@ -131,6 +125,7 @@ pid_t agent_start_command(struct agent_start *start)
         .run = become_command,
         .arg = start,
         .exit_signal = SIGCHLD,
+        .is_plain = true,
     };
     start->step = start->errnum = 0;
     if (un_clone(&child)) {

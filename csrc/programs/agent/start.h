@@ -2,11 +2,13 @@
 #ifndef USERNSCTL_PROGRAMS_AGENT_START_H
 #define USERNSCTL_PROGRAMS_AGENT_START_H
 
+#include "programs/agent/agent.h"
 #include "programs/agent/message.h"
 
 #include <sys/types.h>
 
 struct agent_start {
+    const struct agent *agent;
     const struct agent_message *message;
     const struct agent_words *words;
     const gid_t *groups; /* those of the message */

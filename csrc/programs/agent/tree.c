@@ -14,6 +14,7 @@
 #include <signal.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
@@ -38,22 +39,21 @@ struct process {
     bool below; /* it is a descendant */
 };
 
-/* This program has but one thread, and no heap. */
-static struct process processes[PROCESSES_MAX];
-static uint64_t descendants[PIDS / 64];
+/* One look at /proc. It is in memory of its own: several keepers may look at the same time. */
+struct look {
+    size_t count;
+    struct process processes[PROCESSES_MAX];
+    uint64_t below[PIDS / 64];
+};
 
-static bool has(pid_t pid)
+static bool has(const struct look *look, pid_t pid)
 {
-    return pid > 0 && pid < PIDS && descendants[pid / 64] >> pid % 64 & 1;
+    return pid > 0 && pid < PIDS && look->below[pid / 64] >> pid % 64 & 1;
 }
 
-static void set(pid_t pid, bool on)
+static void set(struct look *look, pid_t pid)
 {
-    uint64_t bit = UINT64_C(1) << pid % 64;
-    if (on)
-        descendants[pid / 64] |= bit;
-    else
-        descendants[pid / 64] &= ~bit;
+    look->below[pid / 64] |= UINT64_C(1) << pid % 64;
 }
 
 int agent_open_proc(void)
@@ -102,93 +102,125 @@ static bool read_process(int proc, const char *name, struct process *found)
     return read_id(at, &found->group) != NULL;
 }
 
-static size_t add_entries(int proc, const char *entries, long size, size_t count)
+static void add_entries(struct look *look, int proc, const char *entries, long size)
 {
-    const struct dirent {
+    const struct entry {
         uint64_t inode;
         int64_t next;
         unsigned short length;
         unsigned char type;
         char name[];
     } *entry;
-    for (long at = 0; at < size && count < PROCESSES_MAX; at += entry->length) {
+    for (long at = 0; at < size && look->count < PROCESSES_MAX; at += entry->length) {
         entry = (const void *)(entries + at);
         uint64_t pid;
         const char *end = un_number_read(entry->name, PIDS - 1, &pid);
-        struct process *found = &processes[count];
+        struct process *found = &look->processes[look->count];
         if (!end || *end || !pid || !read_process(proc, entry->name, found))
             continue;
         found->pid = (pid_t)pid;
         found->below = false;
-        count++;
+        look->count++;
     }
-    return count;
 }
 
-/* Fills in `processes`: how many they are, or -1. */
-static long look(int proc)
+static void read_all(struct look *look, int proc)
 {
     _Alignas(uint64_t) char entries[4096];
     /* One of its own: several of us read it, each from its beginning. */
-    int dir = proc < 0 ? -1 : openat(proc, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int dir = openat(proc, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (dir < 0)
-        return -1;
-    size_t count = 0;
+        return;
     long size;
     while ((size = syscall(SYS_getdents64, dir, entries, sizeof entries, 0, 0)) > 0)
-        count = add_entries(proc, entries, size, count);
+        add_entries(look, proc, entries, size);
     close(dir);
-    return size < 0 && !count ? -1 : (long)count;
 }
 
-/* Marks those that are below the caller. */
-static void mark(size_t count)
+/* Marks those that are below the caller, but for those at whom `spared` says so, and whom they have
+ * made. */
+static void mark(struct look *look, agent_spared *spared, void *arg)
 {
     pid_t self = getpid();
-    set(self, true);
-    bool more = true;
-    while (more) {
+    set(look, self);
+    for (bool more = true; more;) {
         more = false;
-        for (size_t i = 0; i < count; i++) {
-            struct process *one = &processes[i];
-            if (one->below || one->pid == self || !has(one->parent))
+        for (size_t i = 0; i < look->count; i++) {
+            struct process *one = &look->processes[i];
+            if (one->below || one->pid == self || !has(look, one->parent) ||
+                (spared && spared(one->pid, arg)))
                 continue;
             one->below = more = true;
-            set(one->pid, true);
+            set(look, one->pid);
         }
     }
-    set(self, false);
-    for (size_t i = 0; i < count; i++)
-        set(processes[i].pid, false);
+}
+
+/* NULL: /proc does not tell. To be unmapped. */
+static struct look *look_below(int proc, agent_spared *spared, void *arg)
+{
+    if (proc < 0)
+        return NULL;
+    struct look *look = mmap(NULL, sizeof *look, PROT_READ | PROT_WRITE,
+                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (look == MAP_FAILED)
+        return NULL;
+    read_all(look, proc);
+    if (look->count) {
+        mark(look, spared, arg);
+        return look;
+    }
+    munmap(look, sizeof *look);
+    return NULL;
 }
 
 bool agent_signal_tree(int proc, pid_t group, int sig)
 {
-    long count = look(proc);
-    if (count < 0)
+    struct look *look = look_below(proc, NULL, NULL);
+    if (!look)
         return false;
-    mark((size_t)count);
-    for (long i = 0; i < count; i++)
-        if (processes[i].below && (!group || processes[i].group == group))
-            kill(processes[i].pid, sig);
+    for (size_t i = 0; i < look->count; i++) {
+        const struct process *one = &look->processes[i];
+        if (one->below && (!group || one->group == group))
+            kill(one->pid, sig);
+    }
+    munmap(look, sizeof *look);
     return true;
 }
 
 /* Stops all: whether there was one that still ran. */
 static bool stop_all(int proc)
 {
+    struct look *look = look_below(proc, NULL, NULL);
+    if (!look)
+        return false;
     bool ran = false;
-    long count = look(proc);
-    if (count > 0)
-        mark((size_t)count);
-    for (long i = 0; i < count; i++) {
-        const struct process *one = &processes[i];
+    for (size_t i = 0; i < look->count; i++) {
+        const struct process *one = &look->processes[i];
         if (!one->below || one->state == 'T' || one->state == 't' || one->state == 'Z')
             continue;
         ran = true;
         kill(one->pid, SIGSTOP);
     }
+    munmap(look, sizeof *look);
     return ran;
+}
+
+bool agent_kill_others(int proc, agent_spared *spared, void *arg)
+{
+    struct look *look = look_below(proc, spared, arg);
+    if (!look)
+        return false;
+    bool any = false;
+    for (size_t i = 0; i < look->count; i++) {
+        const struct process *one = &look->processes[i];
+        if (!one->below || one->state == 'Z')
+            continue;
+        any = true;
+        kill(one->pid, SIGKILL);
+    }
+    munmap(look, sizeof *look);
+    return any;
 }
 
 /* Without /proc only our children are to be found, by trying: those who lose a parent by that are

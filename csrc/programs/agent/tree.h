@@ -13,6 +13,13 @@ int agent_open_proc(void);
  * 0. What is made meanwhile may be left out. False: /proc does not tell. */
 bool agent_signal_tree(int proc, pid_t group, int sig);
 
+/* Whether a child of the caller is to be left alone. */
+typedef bool agent_spared(pid_t pid, void *arg);
+
+/* Kills the descendants of the caller, but for those children that are spared, and theirs: whether
+ * there were any. */
+bool agent_kill_others(int proc, agent_spared *spared, void *arg);
+
 /* Waits for the children that have ended: whether there are any left. */
 typedef bool agent_reaper(void *arg);
 

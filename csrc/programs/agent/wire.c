@@ -1,4 +1,5 @@
 #include "programs/agent/wire.h"
+#include "sys/fds.h"
 
 #include <errno.h>
 #include <string.h>
@@ -53,8 +54,7 @@ int agent_receive(int socket, struct agent_letter *letter)
 
 void agent_close_fds(struct agent_letter *letter)
 {
-    for (size_t i = 0; i < letter->fds && i < AGENT_FDS; i++)
-        close(letter->fd[i]);
+    un_close_each(letter->fd, letter->fds < AGENT_FDS ? letter->fds : AGENT_FDS);
 }
 
 bool agent_answer(int socket, const void *data, size_t size)

@@ -7,14 +7,24 @@
 
 #include <sys/types.h>
 
+/* So many words need no memory of their own. */
+#define AGENT_FEW 512
+
 struct agent_loaded {
     struct agent_message message;
     struct agent_words words;
     gid_t *groups;
+    const char *few[AGENT_FEW];
+    /* What is not in here or in the message itself, to be given back. */
+    struct {
+        void *at;
+        size_t size;
+    } memory[3];
 };
 
-/* 0, or an errno. The memory is the process's, to its end. Words that come through a pipe are
+/* 0, or an errno; in any case there is something to unload. Words that come through a pipe are
  * waited for, until the command's socket or `control` ends. */
 int agent_load(const struct agent_letter *letter, int control, struct agent_loaded *loaded);
+void agent_unload(struct agent_loaded *loaded);
 
 #endif

@@ -1,0 +1,17 @@
+/* What all who keep commands know of the agent. */
+#ifndef USERNSCTL_PROGRAMS_AGENT_AGENT_H
+#define USERNSCTL_PROGRAMS_AGENT_AGENT_H
+
+#include "programs/agent/caps.h"
+
+#include <sys/types.h>
+
+struct agent {
+    pid_t pid;
+    int control; /* from the host; its end is the end of all */
+    int proc;    /* see agent_open_proc() */
+    uid_t uid;   /* what a command has that is to have no ids of its own */
+    struct agent_caps caps;
+};
+
+#endif
