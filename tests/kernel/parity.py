@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -27,7 +26,7 @@ def opened(way: str) -> Iterator[Any]:
         return
     if way == SANDBOX:
         with (
-            un.SandboxHost(expose_root=True, binds=[tempfile.gettempdir()]) as host,
+            un.SandboxHost(expose_root=True) as host,
             host.start(["sleep", "1000"], stdout=un.DEVNULL, stderr=un.DEVNULL) as box,
         ):
             yield of_sandbox(box)

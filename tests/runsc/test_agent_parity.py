@@ -7,7 +7,6 @@ import io
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,9 @@ import usernsctl as un
 
 
 @pytest.fixture(scope="module")
-def box() -> Iterator[un.Sandbox]:
-    shown = {"expose_root": True, "binds": [tempfile.gettempdir()]}
+def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[un.Sandbox]:
+    # Which files the tests make is seen inside.
+    shown = {"expose_root": True, "binds": [tmp_path_factory.getbasetemp()]}
     with un.SandboxHost(**shown) as host, host.start(["sleep", "1000"]) as made:
         # The first command has the agent started.
         made.run(["true"], check=True)
