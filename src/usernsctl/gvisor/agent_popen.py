@@ -46,6 +46,9 @@ START_SECONDS = 60
 # How long the end of what was killed is waited for, in seconds: then it is left to the agent.
 _END_SECONDS = 5
 
+# More than an agent of ours ever sends about one command.
+_MESSAGES_MAX = 8
+
 _SEND_FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
@@ -429,10 +432,24 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
             self._close_unless_watched()
 
     def _close_unless_watched(self) -> None:
-        if not self._is_watched:
-            self.pidfd = -1
-            if self._shared is not None:
-                self._shared.close()
+        if self._is_watched:
+            return
+        self.pidfd = -1
+        if self._shared is not None:
+            self._take_all(self._shared)
+            self._shared.close()
+
+    def _take_all(self, shared: SharedSocket) -> None:
+        """Take what was left for others to see.
+
+        Or else the agent meets an error (ECONNRESET), before what was sent to it last.
+        """
+        if os.getpid() != self._owner:
+            return
+        with contextlib.suppress(OSError, LetGoError), shared.use():
+            for _ in range(_MESSAGES_MAX):
+                if not shared.socket.recv(1, socket.MSG_DONTWAIT):
+                    return
 
     def _abandon(self) -> None:
         """Have the agent kill all of it, and wait for nothing any more.

@@ -12,7 +12,7 @@ import fcntl
 import os
 import stat
 
-from usernsctl.gvisor.stdio import append_at_end, is_at_end
+from usernsctl.gvisor.stdio import append_at_end
 
 _FLAGS = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
@@ -65,23 +65,19 @@ class Streams:
         self.fds.append(fd)
 
     def _own(self, fd: int) -> int | None:
-        """The same pipe, terminal or file, opened anew; ``None``: it may be given as it is."""
+        """The same pipe or terminal, opened anew; ``None``: it may be given as it is."""
         mode = os.fstat(fd).st_mode
         flags = fcntl.fcntl(fd, fcntl.F_GETFL)
-        if stat.S_ISREG(mode) and flags & os.O_ACCMODE != os.O_RDONLY:
-            # It writes at an offset of its own, from 0: where we are at the end, it is to append.
-            if not is_at_end(fd):
-                return None
-            flags |= os.O_APPEND
-        elif not stat.S_ISFIFO(mode) and not (stat.S_ISCHR(mode) and os.isatty(fd)):
+        if stat.S_ISREG(mode):
+            append_at_end(fd)
+            return None
+        if not stat.S_ISFIFO(mode) and not (stat.S_ISCHR(mode) and os.isatty(fd)):
             return None
         try:
             # A named pipe that nobody has open at its other end would have us wait.
             made = os.open(f"/proc/self/fd/{fd}", (flags & os.O_ACCMODE) | _FLAGS)
         except OSError:
             # Whoever it belongs to does not let us open it.
-            if stat.S_ISREG(mode):
-                append_at_end(fd)
             return None
         try:
             fcntl.fcntl(made, fcntl.F_SETFL, flags)

@@ -25,20 +25,11 @@ def append_at_end(descriptor: int) -> None:
 
     :raises OSError: it is not open.
     """
-    if is_at_end(descriptor):
-        flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
-        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_APPEND)
-
-
-def is_at_end(descriptor: int) -> bool:
-    """Whether this is a file to be written to, and we are at its end.
-
-    :raises OSError: it is not open.
-    """
     status = os.fstat(descriptor)
     flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
     is_output = stat.S_ISREG(status.st_mode) and flags & os.O_ACCMODE != os.O_RDONLY
-    return is_output and os.lseek(descriptor, 0, os.SEEK_CUR) == status.st_size
+    if is_output and os.lseek(descriptor, 0, os.SEEK_CUR) == status.st_size:
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_APPEND)
 
 
 def prepared_output(name: str, stream: Any, inherited: int) -> Any:
