@@ -32,7 +32,7 @@
 #define ROUNDS_ALONE 3
 #define LOOK_TIME 50
 /* The clock is looked at once for so many processes. */
-#define LOOK_PART 8
+#define LOOK_PART 4
 /* So often everything is stopped: what is just making a process stops when it has made it. */
 #define STOPS_MAX 64
 /* In ns: until that has stopped, and until what is killed has ended. */
@@ -295,9 +295,11 @@ static void kill_children(void)
 }
 
 /* False: there was no time for that. */
-static bool kill_found(int proc)
+static bool kill_found(int proc, int64_t end)
 {
-    struct look *look = look_below(proc, getpid(), milliseconds() + LOOK_TIME, NULL, NULL);
+    if (milliseconds() > end)
+        return false;
+    struct look *look = look_below(proc, getpid(), end, NULL, NULL);
     if (!look) {
         kill_children();
         return true;
@@ -313,9 +315,10 @@ void agent_kill_tree(int proc, const struct agent_killing *how)
 {
     long wait = SHORTEST_NAP;
     for (int round = 0; how->reap(how->arg); round++) {
+        int64_t end = milliseconds() + LOOK_TIME;
         if (how->group && !kill(-how->group, SIGKILL) && !how->reap(how->arg))
             return;
-        bool in_time = round < ROUNDS_ALONE && kill_found(proc);
+        bool in_time = round < ROUNDS_ALONE && kill_found(proc, end);
         if (!how->reap(how->arg))
             return;
         if (!in_time)
