@@ -4,7 +4,11 @@
 
 #include "programs/agent/caps.h"
 
+#include <signal.h>
 #include <sys/types.h>
+
+/* What a keeper tells the agent that can't end what it keeps: agent_kill_while_all_stands(). */
+#define AGENT_HELP_SIGNAL SIGUSR1
 
 struct agent {
     pid_t pid;

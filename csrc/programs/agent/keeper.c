@@ -23,9 +23,13 @@ struct keeper {
     int signals; /* SIGCHLD and SIGTERM */
     pid_t command;
     bool ended; /* the command, and the host has been told so */
+    bool more;  /* children may have ended that have not been waited for */
     bool empty; /* nothing is left of it */
     struct agent_terminal terminal;
 };
+
+/* So many children are waited for before anything else is looked at. */
+#define AT_ONCE 32
 
 enum { POLL_SOCKET, POLL_SIGNALS, POLL_CONTROL, POLL_TERMINAL };
 #define POLLS (POLL_TERMINAL + AGENT_TERMINAL_POLLS)
@@ -48,22 +52,39 @@ static void tell_end(struct keeper *keeper, int status, const struct rusage *use
         agent_answer(keeper->socket, &end, sizeof end);
 }
 
+/* Waits for some that have ended: there may be new ones all the time. Whether there may be more. */
 static bool reap(void *arg)
 {
     struct keeper *keeper = arg;
     struct rusage used;
     int status;
-    pid_t pid;
-    while ((pid = wait4(-1, &status, WNOHANG, &used)) > 0 || (pid < 0 && errno == EINTR))
+    pid_t pid = 1;
+    for (int i = 0; i < AT_ONCE && pid > 0; i++) {
+        pid = wait4(-1, &status, WNOHANG, &used);
         if (pid > 0 && pid == keeper->command)
             tell_end(keeper, status, &used);
+    }
+    keeper->more = pid > 0;
     keeper->empty = pid < 0;
     return !keeper->empty;
 }
 
+/* Two who stop everything would stop each other, so the agent does. */
+static void ask_agent(void *arg)
+{
+    const struct keeper *keeper = arg;
+    kill(keeper->agent->pid, AGENT_HELP_SIGNAL);
+}
+
 static void kill_all(struct keeper *keeper)
 {
-    agent_kill_tree(keeper->agent->proc, reap, keeper);
+    const struct agent_killing how = {
+        .reap = reap,
+        .get_help = ask_agent,
+        .arg = keeper,
+        .group = keeper->command,
+    };
+    agent_kill_tree(keeper->agent->proc, &how);
 }
 
 static void send_signal(struct keeper *keeper, int to, int sig)
@@ -71,7 +92,6 @@ static void send_signal(struct keeper *keeper, int to, int sig)
     /* The process id of one that has been waited for is somebody else's. */
     if (to == AGENT_TO_PROCESS && !keeper->ended)
         kill(keeper->command, sig);
-    /* Its group may be ours, and we are not meant. */
     if (to == AGENT_TO_GROUP && !keeper->ended)
         agent_signal_tree(keeper->agent->proc, getpgid(keeper->command), sig);
     if (to == AGENT_TO_TREE && sig == SIGKILL)
@@ -122,14 +142,22 @@ static void hear(struct keeper *keeper)
         agent_answer(keeper->socket, &refused, sizeof refused);
 }
 
-/* Somebody has ended, or the agent passes on that all are to. */
-static void take_signals(struct keeper *keeper)
+static void end_with_agent(struct keeper *keeper)
+{
+    kill_all(keeper);
+    _exit(0);
+}
+
+/* Somebody has ended, or the agent passes on that all are to, or it has ended itself. */
+static void take_signal(struct keeper *keeper)
 {
     struct signalfd_siginfo info;
-    while (read(keeper->signals, &info, sizeof info) == sizeof info)
-        if (info.ssi_signo == SIGTERM && (pid_t)info.ssi_pid == keeper->agent->pid)
-            send_signal(keeper, AGENT_TO_PROCESS, SIGTERM);
-    reap(keeper);
+    if (read(keeper->signals, &info, sizeof info) != sizeof info || info.ssi_signo != SIGTERM)
+        return;
+    if (getppid() != keeper->agent->pid)
+        end_with_agent(keeper);
+    if ((pid_t)info.ssi_pid == keeper->agent->pid)
+        send_signal(keeper, AGENT_TO_PROCESS, SIGTERM);
 }
 
 static bool is_done(struct keeper *keeper)
@@ -156,18 +184,19 @@ static void wait_for_news(struct keeper *keeper)
         [POLL_CONTROL] = {.fd = keeper->agent->control},
     };
     agent_terminal_polls(&keeper->terminal, polls + POLL_TERMINAL);
-    if (ppoll(polls, POLLS, NULL, NULL) < 0)
+    const struct timespec now = {0, 0};
+    if (ppoll(polls, POLLS, keeper->more ? &now : NULL, NULL) < 0)
         return;
     if (polls[POLL_SIGNALS].revents)
-        take_signals(keeper);
+        take_signal(keeper);
+    if (polls[POLL_SIGNALS].revents || keeper->more)
+        reap(keeper);
     /* What was typed before the end was. */
     agent_terminal_copy(&keeper->terminal, polls + POLL_TERMINAL);
     if (keeper->socket >= 0 && polls[POLL_SOCKET].revents)
         hear(keeper);
-    if (polls[POLL_CONTROL].revents || getppid() != keeper->agent->pid) {
-        kill_all(keeper);
-        _exit(0);
-    }
+    if (polls[POLL_CONTROL].revents)
+        end_with_agent(keeper);
     end_output(keeper);
 }
 

@@ -13,12 +13,16 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+/* So many children are waited for before anything else is looked at. */
+#define AT_ONCE 32
+
 struct server {
     struct agent agent;
     struct agent_blocks blocks;
     int signals;
     bool shares;
     bool is_apart; /* no command can signal us but by CAP_KILL */
+    bool more;     /* children may have ended that have not been waited for */
     bool ending;   /* SIGTERM has come */
     bool has_lost; /* a keeper was killed, so who it kept is our child now */
 };
@@ -29,16 +33,20 @@ static bool is_keeper(pid_t pid, void *arg)
     return agent_block_has(&server->blocks, pid);
 }
 
-/* Keepers are the children that we have made; who else comes to be our child has lost a parent. */
+/* Keepers are the children that we have made; who else comes to be our child has lost a parent, and
+ * there may be new ones all the time. Whether there may be more. */
 static bool reap(void *arg)
 {
     struct server *server = arg;
     int status;
-    pid_t pid;
-    while ((pid = waitpid(-1, &status, WNOHANG)) > 0 || (pid < 0 && errno == EINTR))
+    pid_t pid = 1;
+    for (int i = 0; i < AT_ONCE && pid > 0; i++) {
+        pid = waitpid(-1, &status, WNOHANG);
         if (pid > 0 && agent_block_leave(&server->blocks, pid) && !WIFEXITED(status))
             server->has_lost = true;
-    return pid == 0;
+    }
+    server->more = pid > 0;
+    return pid >= 0;
 }
 
 /* Who could kill a keeper is not rid of the host by that. */
@@ -97,12 +105,15 @@ static void pass_on_end(struct server *server)
         kill(block->keeper, SIGTERM);
 }
 
-static void take_signals(struct server *server)
+static void take_signal(struct server *server)
 {
     struct signalfd_siginfo info;
-    while (read(server->signals, &info, sizeof info) == sizeof info)
-        if (info.ssi_signo == SIGTERM)
-            pass_on_end(server);
+    if (read(server->signals, &info, sizeof info) != sizeof info)
+        return;
+    if (info.ssi_signo == SIGTERM)
+        pass_on_end(server);
+    else if (info.ssi_signo == AGENT_HELP_SIGNAL && is_keeper((pid_t)info.ssi_pid, server))
+        agent_kill_while_all_stands(server->agent.proc, (pid_t)info.ssi_pid);
 }
 
 static int open_signals(void)
@@ -112,6 +123,7 @@ static int open_signals(void)
     sigemptyset(&heard);
     sigaddset(&heard, SIGCHLD);
     sigaddset(&heard, SIGTERM);
+    sigaddset(&heard, AGENT_HELP_SIGNAL);
     return signalfd(-1, &heard, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
@@ -128,6 +140,24 @@ static bool say_hello(const struct server *server)
     return agent_answer(server->agent.control, &hello, sizeof hello);
 }
 
+static void help_ourselves(void *arg)
+{
+    const struct server *server = arg;
+    agent_kill_while_all_stands(server->agent.proc, server->agent.pid);
+}
+
+/* With process 1 all ends anyway. */
+static void kill_all(struct server *server)
+{
+    const struct agent_killing how = {
+        .reap = reap,
+        .get_help = help_ourselves,
+        .arg = server,
+    };
+    if (server->agent.pid != 1)
+        agent_kill_tree(server->agent.proc, &how);
+}
+
 static int serve(struct server *server)
 {
     /* Who was lost is looked for until there is nobody. */
@@ -136,13 +166,15 @@ static int serve(struct server *server)
         {.fd = server->agent.control, .events = POLLIN},
         {.fd = server->signals, .events = POLLIN},
     };
+    const struct timespec now = {0, 0};
     for (;;) {
-        if (ppoll(polls, 2, server->has_lost ? &soon : NULL, NULL) < 0)
+        const struct timespec *most = server->has_lost ? &soon : NULL;
+        if (ppoll(polls, 2, server->more ? &now : most, NULL) < 0)
             continue;
         if (polls[1].revents)
-            take_signals(server);
+            take_signal(server);
         bool any = true;
-        if (polls[1].revents || server->has_lost)
+        if (polls[1].revents || server->more || server->has_lost)
             any = reap(server);
         kill_lost(server);
         if (server->ending && !any)
@@ -167,6 +199,6 @@ int agent_serve(int control, bool shares)
         !say_hello(&server))
         return 1;
     int status = serve(&server);
-    agent_kill_tree(agent->proc, reap, &server);
+    kill_all(&server);
     return status;
 }

@@ -25,12 +25,10 @@ static int fail(struct agent_start *start, int step, int errnum)
 /* A group or a session of its own, and the terminal. */
 static int set_session(struct agent_start *start, unsigned flags)
 {
-    if (flags & (AGENT_NEW_SESSION | AGENT_TERMINAL)) {
-        if (setsid() < 0)
-            return fail(start, AGENT_STEP_FORK, errno);
-    } else if (flags & AGENT_NEW_GROUP && setpgid(0, 0)) {
+    /* A group in any case: that can be killed at once. */
+    bool leads = flags & (AGENT_NEW_SESSION | AGENT_TERMINAL);
+    if (leads ? setsid() < 0 : setpgid(0, 0))
         return fail(start, AGENT_STEP_FORK, errno);
-    }
     if (start->has_terminal && ioctl(start->stdio[0], TIOCSCTTY, 0))
         return fail(start, AGENT_STEP_TERMINAL, errno);
     return 0;

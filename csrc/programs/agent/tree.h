@@ -20,10 +20,20 @@ typedef bool agent_spared(pid_t pid, void *arg);
  * there were any. */
 bool agent_kill_others(int proc, agent_spared *spared, void *arg);
 
-/* Waits for the children that have ended: whether there are any left. */
-typedef bool agent_reaper(void *arg);
+/* Stops everything but the caller and process 1 for a moment, and kills what is below `root`. What
+ * somebody had stopped before goes on afterwards, too. */
+void agent_kill_while_all_stands(int proc, pid_t root);
+
+struct agent_killing {
+    /* Waits for the children that have ended: whether there are any left. */
+    bool (*reap)(void *arg);
+    /* Has somebody call agent_kill_while_all_stands() for the caller. */
+    void (*get_help)(void *arg);
+    void *arg;
+    pid_t group; /* one in which there are only descendants, or 0 */
+};
 
 /* Kills until the caller has no child any more, and so no descendant. */
-void agent_kill_tree(int proc, agent_reaper *reap, void *arg);
+void agent_kill_tree(int proc, const struct agent_killing *how);
 
 #endif
