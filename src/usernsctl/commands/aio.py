@@ -29,6 +29,9 @@ _LIMIT = 2**16
 # How long the end of a command that was killed is waited for where no event loop would.
 _END_SECONDS = 5
 
+# The same where it is for somebody else to kill it.
+_GIVE_UP_SECONDS = 1
+
 # What asyncio refuses too, with the values that change nothing.
 _BYTES_ONLY: dict[str, tuple[Any, ...]] = {
     "universal_newlines": (None, False),
@@ -271,7 +274,7 @@ class _Transport(asyncio.SubprocessTransport):
         self._popen._kill_all()
         if self._popen.returncode is None and self._giving_up is None:
             # Where it is not a child, it is somebody else who kills it.
-            self._giving_up = self._loop.call_later(_END_SECONDS, self._popen._abandon)
+            self._giving_up = self._loop.call_later(_GIVE_UP_SECONDS, self._popen._abandon)
 
     def is_closing(self) -> bool:
         return self._closed

@@ -43,8 +43,9 @@ from usernsctl.gvisor.agent_streams import Streams, closed_streams
 #: How long the start of a command may take where nobody says how long, in seconds.
 START_SECONDS = 60
 
-# How long the end of what was killed is waited for, in seconds: then it is left to the agent.
-_END_SECONDS = 5
+# How long the end of what was killed is waited for, in seconds: then it is left to the agent, which
+# kills it as soon as it sees the end of the connection, if it is an honest one.
+_END_SECONDS = 1
 
 # More than an agent of ours ever sends about one command.
 _MESSAGES_MAX = 8
