@@ -13,7 +13,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from usernsctl._system.descriptors import LetGoError, SharedSocket, wait_readable
 from usernsctl.errors import RunscError
@@ -204,13 +204,21 @@ class AgentHolder:
     handler of signals would wait for in vain: who has interrupted a start makes one of his own.
     """
 
-    def __init__(self, start: Callable[[float], Agent]) -> None:
-        """Have `start` make one, which is told until when, by the monotonic clock."""
+    def __init__(
+        self,
+        start: Callable[[float], Agent],
+        start_async: Callable[[float], Awaitable[Agent]] | None = None,
+    ) -> None:
+        """Have `start` make one, which is told until when, by the monotonic clock.
+
+        :param start_async: does the same for an event loop.
+        """
         self._start = start
+        self._start_async = start_async
         self._agent: Agent | None = None
         self._closed = False
-        # The threads that are about to start one, each with its process: a fork has them, too.
-        self._starters: set[tuple[int, int]] = set()
+        # Who is about to start one: the process, for a fork has this, too; the thread; the task.
+        self._starters: set[tuple[int, int, object]] = set()
 
     def current(self) -> Agent | None:
         """The agent, if there is one that lives."""
@@ -223,22 +231,48 @@ class AgentHolder:
         :raises AgentLate: somebody else's start of it took too long.
         :raises BaseException: what the start raises.
         """
-        own = (os.getpid(), threading.get_ident())
+        process, thread = os.getpid(), threading.get_ident()
         while True:
             agent = self.current()
             if agent is not None:
                 return agent
-            others = {one for one in self._starters.copy() if one[0] == own[0]} - {own}
-            if not others:
-                return self._made(own, deadline)
+            # What this thread has begun will not go on before this comes to its end.
+            if not any(one[0] == process and one[1] != thread for one in self._starters.copy()):
+                break
             _pause(deadline)
-
-    def _made(self, own: tuple[int, int], deadline: float) -> Agent:
+        own = (process, thread, None)
         try:
             self._starters.add(own)
-            made = self._start(deadline)
+            return self._kept(self._start(deadline))
         finally:
             self._starters.discard(own)
+
+    async def get_async(self, deadline: float) -> Agent:
+        """The same from asyncio.
+
+        :raises AgentLate: somebody else's start of it took too long.
+        :raises BaseException: what the start raises.
+        """
+        import asyncio
+
+        assert self._start_async is not None
+        own = (os.getpid(), threading.get_ident(), asyncio.current_task())
+        while True:
+            agent = self.current()
+            if agent is not None:
+                return agent
+            if not any(one[0] == own[0] and one != own for one in self._starters.copy()):
+                break
+            if not seconds_left(deadline):
+                raise AgentLate
+            await asyncio.sleep(_LOOK_SECONDS)
+        try:
+            self._starters.add(own)
+            return self._kept(await self._start_async(deadline))
+        finally:
+            self._starters.discard(own)
+
+    def _kept(self, made: Agent) -> Agent:
         # Somebody else may have been as fast.
         agent = self.current()
         if agent is not None:

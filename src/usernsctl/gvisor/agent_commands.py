@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -14,7 +13,7 @@ from usernsctl.commands.arguments import Args, StrOrBytesPath
 from usernsctl.commands.popen import CompletedProcess, TimeoutExpired, choose_pipes, finish
 from usernsctl.gvisor import agent_wire as wire
 from usernsctl.gvisor import checks, request
-from usernsctl.gvisor.agent import Agent, AgentHolder, AgentSilent
+from usernsctl.gvisor.agent import Agent, AgentHolder, AgentLate, AgentSilent, agent_error
 from usernsctl.gvisor.agent_popen import (
     START_SECONDS,
     Place,
@@ -22,7 +21,7 @@ from usernsctl.gvisor.agent_popen import (
     Wanted,
     terminal_size,
 )
-from usernsctl.gvisor.agent_start import ENDING_SECONDS, start_agent
+from usernsctl.gvisor.agent_start import ENDING_SECONDS, start_agent, start_agent_async
 from usernsctl.gvisor.detached import Detached
 from usernsctl.gvisor.held import Held, SandboxEnded
 
@@ -54,7 +53,7 @@ class SandboxCommands:
         """
         self._id = id
         self._get_life = life
-        self._agents = AgentHolder(self._start_agent)
+        self._agents = AgentHolder(self._start_agent, self._start_agent_async)
         self._place = Place(id, self._agents, self._ended)
 
     def _life(self) -> Held | Detached:
@@ -65,6 +64,9 @@ class SandboxCommands:
 
     def _start_agent(self, deadline: float) -> Agent:
         return start_agent(self._life(), self._id, deadline)
+
+    async def _start_agent_async(self, deadline: float) -> Agent:
+        return await start_agent_async(self._life(), self._id, deadline)
 
     def _ended(self) -> SandboxEnded | None:
         try:
@@ -118,9 +120,10 @@ class SandboxCommands:
         limit = aio.take_limit(arguments)
         deadline = time.monotonic() + START_SECONDS
         wanted = self._wanted(arguments)
-        if self._agents.current() is None:
-            # This takes as long as runsc does. If it is cancelled, the agent is there the sooner.
-            await asyncio.to_thread(self._agents.get, deadline)
+        try:
+            await self._agents.get_async(deadline)
+        except AgentLate:
+            raise agent_error(self._id, "does not answer", AgentSilent) from None
         arguments |= {"bufsize": 0, "is_awaited": False, "outlives": False}
         popen = self._start(wanted, [program, *args], deadline, arguments)
         await popen.start_async()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -9,6 +10,7 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
+from usernsctl.commands.aio import wait_for_end
 from usernsctl.commands.popen import DEVNULL, Popen, TimeoutExpired
 from usernsctl.errors import NamespaceError, RunscError
 from usernsctl.gvisor import agent_wire as wire
@@ -16,6 +18,7 @@ from usernsctl.gvisor import logs
 from usernsctl.gvisor.agent import (
     Agent,
     AgentGone,
+    AgentLate,
     agent_error,
     await_hello,
     seconds_left,
@@ -80,6 +83,35 @@ def start_agent(life: Held | Detached, id: str, deadline: float) -> Agent:
                 pid = await_hello(ours, deadline)
             except AgentGone:
                 raise starter.failure(deadline) from None
+            except wire.Lie as error:
+                raise agent_error(id, f"is none: {error}") from None
+        return Agent(ours, pid)
+    except BaseException:
+        shut(ours)
+        ours.close()
+        raise
+
+
+async def start_agent_async(life: Held | Detached, id: str, deadline: float) -> Agent:
+    """The same from asyncio. If it is cancelled, nothing is left of it.
+
+    :raises SandboxEnded: as :func:`start_agent` does.
+    :raises RunscError: likewise.
+    :raises AgentLate: likewise.
+    :raises OSError: likewise.
+    """
+    ours, theirs = socket_pair()
+    try:
+        with theirs, _starter(life, id, theirs) as starter:
+            theirs.close()
+            try:
+                async with asyncio.timeout(seconds_left(deadline)):
+                    await wait_for_end(ours.fileno())
+                pid = await_hello(ours, deadline)
+            except TimeoutError:
+                raise AgentLate from None
+            except AgentGone:
+                raise await asyncio.to_thread(starter.failure, deadline) from None
             except wire.Lie as error:
                 raise agent_error(id, f"is none: {error}") from None
         return Agent(ours, pid)
