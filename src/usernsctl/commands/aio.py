@@ -120,6 +120,7 @@ async def connected(popen: Any, limit: int) -> Process:
 
     :param popen: a Popen without a buffer, also one of a command in a sandbox.
     :param limit: of the streams' buffers, in bytes.
+    :raises asyncio.CancelledError: it was cancelled.
     """
     loop = asyncio.get_running_loop()
     protocol = SubprocessStreamProtocol(limit=limit, loop=loop)

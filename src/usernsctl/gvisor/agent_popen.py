@@ -137,6 +137,10 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         :param is_awaited: whether to wait for that; or else :meth:`start_async` is called.
         :param outlives: whether it goes on if it is forgotten, as with subprocess.
         :param arguments: of :class:`subprocess.Popen`.
+        :raises CommandError: it could not be started.
+        :raises RunscError: the agent is of no use.
+        :raises TypeError: an argument is none, or of the wrong type.
+        :raises ValueError: one can't be had, or not with this value.
         """
         self._place = place
         self._wanted = wanted
