@@ -39,7 +39,18 @@ FREESTANDING_FLAGS = (
     *("-Wl,--build-id=none", "-Wl,-z,noexecstack", "-s"),
 )
 # The agent, but for where it begins: what the tests are linked with.
-AGENT = ("block", "caps", "keeper", "message", "serve", "start", "terminal", "tree", "wire", "words")
+AGENT = (
+    "block",
+    "caps",
+    "keeper",
+    "message",
+    "serve",
+    "start",
+    "terminal",
+    "tree",
+    "wire",
+    "words",
+)
 FREESTANDING = {
     "usernsctl-verify": ("programs/verify/main.c", "programs/shared/proof.c"),
     "usernsctl-child": (
@@ -104,6 +115,11 @@ def program(name: str, csrc: Path = CSRC) -> list[Path]:
 def freestanding(name: str, csrc: Path = CSRC) -> list[Path]:
     """All sources of a program that has no libc."""
     return [csrc / source for source in FREESTANDING[name]]
+
+
+def agent(csrc: Path = CSRC) -> list[Path]:
+    """The sources of the agent but for where it begins, its libc and its proof, for tests."""
+    return [csrc / "programs" / "agent" / f"{name}.c" for name in AGENT]
 
 
 def first(csrc: Path = CSRC) -> list[Path]:

@@ -12,9 +12,10 @@
 
 struct agent {
     pid_t pid;
-    int control; /* from the host; its end is the end of all */
-    int proc;    /* see agent_open_proc() */
-    uid_t uid;   /* what a command has that is to have no ids of its own */
+    bool is_inside; /* all that runs here may be stopped: it is in a sandbox */
+    int control;    /* from the host; its end is the end of all */
+    int proc;       /* see agent_open_proc() */
+    uid_t uid;      /* what a command has that is to have no ids of its own */
     struct agent_caps caps;
 };
 

@@ -80,7 +80,7 @@ static void kill_all(struct keeper *keeper)
 {
     const struct agent_killing how = {
         .reap = reap,
-        .get_help = ask_agent,
+        .get_help = keeper->agent->is_inside ? ask_agent : NULL,
         .arg = keeper,
         .group = keeper->command,
     };

@@ -3,6 +3,7 @@
 #include "programs/agent/keeper.h"
 #include "programs/agent/tree.h"
 #include "sys/clone.h"
+#include "sys/fds.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -20,7 +21,6 @@ struct server {
     struct agent agent;
     struct agent_blocks blocks;
     int signals;
-    bool shares;
     bool is_apart; /* no command can signal us but by CAP_KILL */
     bool more;     /* children may have ended that have not been waited for */
     bool ending;   /* SIGTERM has come */
@@ -65,7 +65,7 @@ static int keep(void *arg)
 static int start_keeper(struct server *server, struct agent_block *block)
 {
     struct un_clone child = {.run = keep, .arg = block, .exit_signal = SIGCHLD, .is_plain = true};
-    if (server->shares) {
+    if (server->agent.is_inside) {
         child.flags = CLONE_VM;
         child.stack = agent_block_stack(block);
     }
@@ -112,7 +112,8 @@ static void take_signal(struct server *server)
         return;
     if (info.ssi_signo == SIGTERM)
         pass_on_end(server);
-    else if (info.ssi_signo == AGENT_HELP_SIGNAL && is_keeper((pid_t)info.ssi_pid, server))
+    else if (info.ssi_signo == AGENT_HELP_SIGNAL && server->agent.is_inside &&
+             is_keeper((pid_t)info.ssi_pid, server))
         agent_kill_while_all_stands(server->agent.proc, (pid_t)info.ssi_pid);
 }
 
@@ -151,7 +152,8 @@ static void kill_all(struct server *server)
 {
     const struct agent_killing how = {
         .reap = reap,
-        .get_help = help_ourselves,
+        /* On a whole machine, as tests are, it would be that which is stopped. */
+        .get_help = server->agent.is_inside ? help_ourselves : NULL,
         .arg = server,
     };
     if (server->agent.pid != 1)
@@ -184,12 +186,18 @@ static int serve(struct server *server)
     }
 }
 
-int agent_serve(int control, bool shares)
+int agent_serve(int control, bool is_inside)
 {
     static struct server server;
     struct agent *agent = &server.agent;
-    server.shares = shares;
-    *agent = (struct agent){.pid = getpid(), .control = control, .uid = getuid()};
+    *agent = (struct agent){
+        .pid = getpid(),
+        .is_inside = is_inside,
+        .control = control,
+        .uid = getuid(),
+    };
+    struct un_error err;
+    un_close_fds_at_exec(NULL, 0, &err);
     agent->proc = agent_open_proc();
     server.signals = open_signals();
     if (server.signals < 0 || chdir("/") || agent_read_caps(&agent->caps))

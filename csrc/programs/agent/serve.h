@@ -6,9 +6,10 @@
 
 /*
  * Serves the host on `control` until that ends, or SIGTERM has come and no command is left: the
- * exit status. Keepers share our memory, which makes them cheap, where `shares` says that our libc
- * can live with that.
+ * exit status. `is_inside` says that we are the program, in a sandbox: then keepers share our
+ * memory, which makes them cheap, and which our libc can live with; and all that runs here may be
+ * stopped.
  */
-int agent_serve(int control, bool shares);
+int agent_serve(int control, bool is_inside);
 
 #endif

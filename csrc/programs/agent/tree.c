@@ -243,11 +243,11 @@ bool agent_kill_others(int proc, agent_spared *spared, void *arg)
         return false;
     bool any = false;
     for (size_t i = 0; i < look->count; i++) {
-        const struct process *one = &look->processes[i];
-        if (!one->below || is_ended(one))
+        if (!look->processes[i].below)
             continue;
+        /* One that has ended, too: it may have made another one after the directory was read. */
         any = true;
-        kill(one->pid, SIGKILL);
+        kill(look->processes[i].pid, SIGKILL);
     }
     forget(look);
     return any;
@@ -318,7 +318,8 @@ void agent_kill_tree(int proc, const struct agent_killing *how)
         int64_t end = milliseconds() + LOOK_TIME;
         if (how->group && !kill(-how->group, SIGKILL) && !how->reap(how->arg))
             return;
-        bool in_time = round < ROUNDS_ALONE && kill_found(proc, end);
+        bool is_alone = round < ROUNDS_ALONE || !how->get_help;
+        bool in_time = is_alone && kill_found(proc, how->get_help ? end : INT64_MAX);
         if (!how->reap(how->arg))
             return;
         if (!in_time)

@@ -27,7 +27,7 @@ void agent_kill_while_all_stands(int proc, pid_t root);
 struct agent_killing {
     /* Waits for the children that have ended: whether there are any left. */
     bool (*reap)(void *arg);
-    /* Has somebody call agent_kill_while_all_stands() for the caller. */
+    /* Has somebody call agent_kill_while_all_stands() for the caller; NULL: nobody may. */
     void (*get_help)(void *arg);
     void *arg;
     pid_t group; /* one in which there are only descendants, or 0 */
