@@ -31,7 +31,8 @@ __attribute__((weak)) int *__errno_location(void)
 }
 
 /* As libc gives it: -1, with errno. */
-static long call(long number, long a, long b, long c, long d, long e)
+__attribute__((always_inline)) static inline long call(long number, long a, long b, long c, long d,
+                                                       long e)
 {
     long result = un_raw_call(number, a, b, c, d, e, 0);
     if (result >= 0)

@@ -46,6 +46,25 @@ bool agent_become_nobody(void)
     return !syscall(SYS_capset, &sets.header, sets.data);
 }
 
+uid_t agent_borrow_uid(uid_t uid)
+{
+    uid_t own = (uid_t)syscall(SYS_geteuid);
+    syscall(SYS_setresuid, -1, uid, -1);
+    return own;
+}
+
+void agent_return_uid(uid_t own)
+{
+    struct sets sets;
+    syscall(SYS_setresuid, -1, own, -1);
+    /* Who was root for that has none in effect any more. */
+    if (read_sets(&sets))
+        return;
+    for (int i = 0; i < 2; i++)
+        sets.data[i].effective = sets.data[i].permitted;
+    syscall(SYS_capset, &sets.header, sets.data);
+}
+
 int agent_limit_caps(const struct agent_caps *caps, uint64_t wanted)
 {
     uint64_t dropped = caps->bounding & ~wanted;

@@ -115,6 +115,7 @@ static int obey(struct keeper *keeper, const struct agent_note *note, size_t siz
         uint32_t size_asked = (uint32_t)note->value;
         agent_terminal_resize(&keeper->terminal, (uint16_t)(size_asked >> 16),
                               (uint16_t)size_asked);
+        agent_terminal_tell_size(&keeper->terminal, keeper->command);
         return 0;
     }
     return EPROTO;
@@ -224,8 +225,14 @@ static int open_terminal(struct keeper *keeper, struct agent_start *start,
     start->has_terminal = header->flags & AGENT_TERMINAL;
     if (!start->has_terminal)
         return 0;
+    /* It is to belong to who uses it. */
+    uid_t uid = header->flags & AGENT_IDS ? header->uid : keeper->agent->uid;
+    uid_t own = agent_borrow_uid(uid);
     int other = agent_terminal_open(&keeper->terminal, letter->fd[AGENT_STDIN],
                                     letter->fd[AGENT_STDOUT], header->rows, header->columns);
+    int errnum = errno;
+    agent_return_uid(own);
+    errno = errnum;
     for (int i = 0; i < 3; i++)
         start->stdio[i] = other;
     return other < 0 ? -1 : 0;

@@ -43,7 +43,8 @@ int *__errno_location(void)
 /* The kernel's sets of signals, for which it is told their size. */
 #define SET_SIZE 8
 
-static long call(long number, long a, long b, long c, long d, long e, long f)
+__attribute__((always_inline)) static inline long call(long number, long a, long b, long c, long d,
+                                                       long e, long f)
 {
     long result = un_raw_call(number, a, b, c, d, e, f);
     if (result >= 0)

@@ -4,7 +4,7 @@
 #include <asm/termbits.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/sockios.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
@@ -46,6 +46,16 @@ void agent_terminal_resize(const struct agent_terminal *terminal, uint16_t rows,
     const struct winsize size = {.ws_row = rows, .ws_col = columns};
     if (terminal->master >= 0 && rows && columns)
         ioctl(terminal->master, TIOCSWINSZ, &size);
+}
+
+void agent_terminal_tell_size(const struct agent_terminal *terminal, pid_t group)
+{
+    pid_t foreground = 0;
+    if (terminal->master < 0)
+        return;
+    if (ioctl(terminal->master, TIOCGPGRP, &foreground) || foreground <= 0)
+        foreground = group;
+    kill(-foreground, SIGWINCH);
 }
 
 static bool is_empty(const struct agent_flow *flow)

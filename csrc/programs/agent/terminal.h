@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 /* What is on its way in one direction. One piece is what a pipe takes without blocking once poll(2)
  * says that it takes something (PIPE_BUF, pipe(7)). */
@@ -29,6 +30,9 @@ struct agent_terminal {
 int agent_terminal_open(struct agent_terminal *terminal, int input, int output, uint16_t rows,
                         uint16_t columns);
 void agent_terminal_resize(const struct agent_terminal *terminal, uint16_t rows, uint16_t columns);
+
+/* SIGWINCH to who is in its foreground, or to `group`: gVisor's kernel does not send it. */
+void agent_terminal_tell_size(const struct agent_terminal *terminal, pid_t group);
 
 #define AGENT_TERMINAL_POLLS 3
 /* What is to be waited for, in AGENT_TERMINAL_POLLS entries; a descriptor may be -1. */
