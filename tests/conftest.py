@@ -197,7 +197,8 @@ def children() -> dict[int, str]:
     found = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
-            text = stat.read_text()
+            # Any process may give itself a name that is no UTF-8.
+            text = stat.read_text(errors="replace")
         except (FileNotFoundError, ProcessLookupError):
             continue
         name, fields = text.split("(", 1)[1].rsplit(") ", 1)
