@@ -32,6 +32,8 @@ def host() -> Iterator[un.SandboxHost]:
 @pytest.fixture(scope="module")
 def box(host: un.SandboxHost) -> Iterator[un.Sandbox]:
     with host.start(FOREVER) as made:
+        # The first command has the agent started, whose connection stays.
+        made.run(["true"], check=True)
         yield made
 
 
