@@ -452,6 +452,8 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         if os.getpid() != self._owner:
             return
         with contextlib.suppress(OSError, LetGoError), shared.use():
+            # First, so that who still waits for a message sees an end in its place.
+            shut(shared.socket)
             for _ in range(_MESSAGES_MAX):
                 if not shared.socket.recv(1, socket.MSG_DONTWAIT):
                     return
