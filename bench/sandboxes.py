@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -137,6 +139,101 @@ class Rootless:
         assert self.start("true").wait() == 0
 
 
+class Exec:
+    """``runsc exec`` in a sandbox, as a wrapper calls it, for lack of an agent."""
+
+    def __init__(self, box: un.Sandbox) -> None:
+        self._box = box
+
+    def __call__(self, *command: str) -> None:
+        with self._box._get().runsc("exec", self._box.id, *command) as (words, needed):
+            un.run(words, **needed, stdin=un.DEVNULL, capture_output=True, check=True)
+
+    async def start(self, *command: str) -> None:
+        with self._box._get().runsc("exec", self._box.id, *command) as (words, needed):
+            process = await un.create_subprocess_exec(
+                *words, **needed, stdin=un.DEVNULL, stdout=un.PIPE
+            )
+        await process.communicate()
+
+
+def median_of(call: Callable[[], object], count: int) -> float:
+    """The time that a call takes, in milliseconds."""
+    times = []
+    for _ in range(count):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return 1000 * statistics.median(times)
+
+
+async def in_tasks(call: Callable[[], Awaitable[object]], count: int) -> float:
+    """Calls a second, when some `count` calls are made in tasks."""
+    share = max(count // AT_ONCE, 1)
+
+    async def work() -> None:
+        for _ in range(share):
+            await call()
+
+    start = time.perf_counter()
+    await asyncio.gather(*(work() for _ in range(AT_ONCE)))
+    return share * AT_ONCE / (time.perf_counter() - start)
+
+
+def bench_further(count: int) -> None:
+    """Commands in a sandbox that runs: by its agent, and by ``runsc exec``."""
+    print("other commands in a sandbox, medians in ms")
+    with un.SandboxHost() as host, host.start(["sleep", "1000"]) as box:
+        by_runsc = Exec(box)
+
+        def by_agent(*command: str) -> None:
+            box.run(command, stdin=un.DEVNULL, capture_output=True, check=True)
+
+        async def start(*command: str) -> None:
+            process = await box.create_subprocess_exec(*command, stdin=un.DEVNULL, stdout=un.PIPE)
+            await process.communicate()
+
+        static = shutil.which("busybox")
+        for command in ([static, "echo"] if static else [], ["/bin/echo"]):
+            if command:
+                by_agent(*command)
+                ours = median_of(lambda c=command: by_agent(*c), count)
+                theirs = median_of(lambda c=command: by_runsc(*c), max(count // 4, 5))
+                name = " ".join(map(os.path.basename, command))
+                print(f"    {name:<14} runsc exec {theirs:6.1f}    box.run {ours:6.1f}"
+                      f"    {ours / theirs:.2f}")  # fmt: skip
+                more = asyncio.run(in_tasks(lambda c=command: start(*c), 4 * count))
+                fewer = asyncio.run(in_tasks(lambda c=command: by_runsc.start(*c), count))
+                print(f"    {'':<14} {AT_ONCE} at once from asyncio, a second: "
+                      f"{fewer:.0f}, {more:.0f}    {more / fewer:.1f}", flush=True)  # fmt: skip
+
+
+def bench_left(count: int) -> None:
+    """What many of them leave."""
+    with un.SandboxHost() as host, host.start(["sleep", "1000"]) as box:
+
+        def by_agent() -> None:
+            box.run(["true"], stdin=un.DEVNULL, capture_output=True, check=True)
+
+        async def start() -> None:
+            process = await box.create_subprocess_exec("true", stdin=un.DEVNULL)
+            await process.communicate()
+
+        for name, run in (
+            (f"{THREADS} threads", lambda count: in_threads(by_agent, count)),
+            ("asyncio", lambda count: asyncio.run(in_tasks(start, count))),
+        ):
+            run(max(count // 10, 1))
+            inside = box.check_output(["ps", "-e"]).count(b"\n")
+            before, memory_before = left_open(), memory()
+            rate = run(count)
+            left = [now - then for now, then in zip(left_open(), before, strict=True)]
+            inside = box.check_output(["ps", "-e"]).count(b"\n") - inside
+            print(f"    {name}: {rate:.0f} a second; left after {count}: {left[0]} descriptors, "
+                  f"{left[1]} children, {inside} processes inside, "
+                  f"{memory() - memory_before:+d} KiB", flush=True)  # fmt: skip
+
+
 def bench_sandboxes(count: int) -> None:
     print(f"sandboxes, {AT_ONCE} at a time")
     with tempfile.TemporaryDirectory() as scratch, un.SandboxHost() as host:
@@ -182,6 +279,8 @@ def main() -> int:
     commands, sandboxes = [*map(int, sys.argv[1:]), *(COMMANDS, SANDBOXES)[len(sys.argv) - 1 :]]
     bench_commands(commands)
     bench_sandboxes(sandboxes)
+    bench_further(sandboxes)
+    bench_left(commands)
     return 0
 
 

@@ -38,13 +38,31 @@ FREESTANDING_FLAGS = (
     *("-static", "-ffunction-sections", "-fdata-sections", "-Wl,--gc-sections"),
     *("-Wl,--build-id=none", "-Wl,-z,noexecstack", "-s"),
 )
+# The agent, but for where it begins: what the tests are linked with.
+AGENT = (
+    "block",
+    "caps",
+    "keeper",
+    "message",
+    "serve",
+    "start",
+    "terminal",
+    "tree",
+    "wire",
+    "words",
+)
 FREESTANDING = {
-    "usernsctl-verify": ("programs/verify/main.c",),
+    "usernsctl-verify": ("programs/verify/main.c", "programs/shared/proof.c"),
     "usernsctl-child": (
         *("programs/child/main.c", "child/libc.c", "child/enter.c", "child/task.c"),
         *("sys/self.c", "sys/own_maps.c", "sys/namespaces.c", "sys/setup.c", "sys/exec.c"),
         *("sys/clone.c", "sys/fds.c", "sys/message.c", "sys/stdio.c", "base/caps.c"),
         *("base/number.c", "base/error.c", "sys/barrier.c"),
+    ),
+    "usernsctl-agent": (
+        *(f"programs/agent/{name}.c" for name in ("main", "libc", *AGENT)),
+        *("programs/shared/proof.c", "child/libc.c", "base/error.c", "base/number.c"),
+        *("sys/clone.c", "sys/exec.c", "sys/fds.c"),
     ),
 }
 
@@ -71,7 +89,7 @@ FIRST = (
 )
 
 # These stand in for libc, so nothing else is built with them.
-OWN_LIBC = ("child/libc.c", "programs/exec/first_libc.c")
+OWN_LIBC = ("child/libc.c", "programs/agent/libc.c", "programs/exec/first_libc.c")
 
 
 def flags(csrc: Path = CSRC) -> list[str]:
@@ -97,6 +115,11 @@ def program(name: str, csrc: Path = CSRC) -> list[Path]:
 def freestanding(name: str, csrc: Path = CSRC) -> list[Path]:
     """All sources of a program that has no libc."""
     return [csrc / source for source in FREESTANDING[name]]
+
+
+def agent(csrc: Path = CSRC) -> list[Path]:
+    """The sources of the agent but for where it begins, its libc and its proof, for tests."""
+    return [csrc / "programs" / "agent" / f"{name}.c" for name in AGENT]
 
 
 def first(csrc: Path = CSRC) -> list[Path]:

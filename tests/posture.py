@@ -48,7 +48,7 @@ SETS = {
     "inheritable": "Inh",
     "ambient": "Amb",
 }
-VERIFIER = "/.usernsctl-verify"
+OURS = ("/.usernsctl-verify", "/.usernsctl-agent")
 # open(2), as fdinfo (proc_pid_fdinfo(5)) gives it.
 O_PATH = 0o10000000
 
@@ -172,7 +172,7 @@ class Caller:
     ) -> None:
         self.pid = pid = os.getpid() if pid is None else pid
         self.status = status_of(pid)
-        self.asked = {VERIFIER, *asked}
+        self.asked = {*OURS, *asked}
         self.given = {identity_of(file): name for name, file in given.items()}
         self.secrets = dict(secrets)
         self.namespaces = namespaces_of(pid)

@@ -189,11 +189,14 @@ RUN_WITH_NETWORK = table(
     ),
 )
 
+# What starts further commands in the sandboxes of a SandboxHost.
+AGENT = words("/.usernsctl-agent ro")
 # A sandbox of a SandboxHost. Nothing of runsc waits, and process 1 is ours.
 INIT = replace(
     WATCHER,
     namespaces=words("user own, mnt own, pid own"),
     mounts=PLACE - {"log/crash rw nosuid nodev"}
+    | AGENT
     | words("boxes/.crash rw nosuid nodev, proc at /proc rw nosuid nodev noexec"),
     # "null rw" stands where descriptors 0 to 2 were, so that nothing else comes there.
     descriptors=words("pidfd, signalfd, null rw"),
@@ -202,7 +205,7 @@ INIT = replace(
 IN_BOX = {"boxes/.crash w"}
 HELD = table(
     init=INIT,
-    gofer=replace(GOFER, parent="init", descriptors=GOFER.descriptors),
+    gofer=replace(GOFER, parent="init", mounts=GOFER.mounts | AGENT),
     sandbox=replace(
         SANDBOX,
         parent="init",
@@ -212,7 +215,7 @@ HELD = table(
             "|runsc-proc at /proc rw nosuid nodev noexec, "
             "?proc at /proc/sandbox-proc ro nosuid nodev noexec"
         ),
-        descriptors=SANDBOX.descriptors - CRASH | IN_BOX,
+        descriptors=SANDBOX.descriptors - CRASH | IN_BOX | words("?/.usernsctl-agent r"),
     ),
 )
 HELD_WITH_BINDS = showing(HELD, BINDS) | {"init": replace(INIT, mounts=INIT.mounts | OPEN)}

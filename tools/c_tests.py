@@ -64,14 +64,22 @@ def build(compiler: str, pool: ThreadPoolExecutor) -> list[list[Path | str]]:
     for name, files in programs.items():
         link([objects[file] for file in files], BUILD / compiler / name)
     tests = compile_all(sorted(TESTS.rglob("test_*.c")))
+    agent = compile_all(layout.agent(CSRC))
+
+    def parts(source: Path) -> list[Path]:
+        """What a test of a program is linked with besides the core."""
+        return list(agent.values()) if source.parent.name == "agent" else []
+
     # Beside usernsctl-child, which they look for there.
     commands: list[list[Path | str]] = [
-        [link([made], BUILD / compiler / made.stem).absolute()] for made in tests.values()
+        [link([made, *parts(source)], BUILD / compiler / made.stem).absolute()]
+        for source, made in tests.items()
     ]
     if compiler == "clang":
         fuzzers = compile_all(sorted(TESTS.rglob("fuzz_*.c")))
         for source, made in fuzzers.items():
-            program = link([made], BUILD / compiler / made.stem, "-fsanitize=fuzzer")
+            inputs = [made, *parts(source)]
+            program = link(inputs, BUILD / compiler / made.stem, "-fsanitize=fuzzer")
             commands.append(fuzz_command(source, program))
     return commands
 

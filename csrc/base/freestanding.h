@@ -48,18 +48,31 @@ __asm__(".globl " UN_ENTRY "\n" UN_ENTRY ":\n\t"
         UN_AFTER_START);
 #endif
 
-/* A system call: its result, or the negated errno. */
-static inline long un_raw_call(long number, long a, long b, long c, long d, long e, long f)
+/*
+ * A system call: its result, or the negated errno.
+ *
+ * gVisor replaces "mov $NUMBER, %eax; syscall" by what is faster, and takes any bytes for it that
+ * end like that: those of another instruction that a compiler has put there were overwritten in
+ * their middle. So it is written as gVisor looks for it, or so that nothing looks like it.
+ */
+__attribute__((always_inline)) static inline long un_raw_call(long number, long a, long b, long c,
+                                                              long d, long e, long f)
 {
 #if defined(__x86_64__)
     long result;
     register long r10 __asm__("r10") = d;
     register long r8 __asm__("r8") = e;
     register long r9 __asm__("r9") = f;
-    __asm__ volatile("syscall"
-                     : "=a"(result)
-                     : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
-                     : "rcx", "r11", "memory");
+    if (__builtin_constant_p(number))
+        __asm__ volatile("mov %[number], %%eax\n\tsyscall"
+                         : "=a"(result)
+                         : [number] "i"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
+                         : "rcx", "r11", "memory");
+    else
+        __asm__ volatile("nop\n\tsyscall"
+                         : "=a"(result)
+                         : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
+                         : "rcx", "r11", "memory");
     return result;
 #elif defined(__aarch64__)
     register long x8 __asm__("x8") = number;

@@ -24,13 +24,15 @@ int main(int argc, char **argv, char **environment);
 
 static int last_error;
 
-int *__errno_location(void)
+/* The agent has several (programs/agent/libc.c). */
+__attribute__((weak)) int *__errno_location(void)
 {
     return &last_error;
 }
 
 /* As libc gives it: -1, with errno. */
-static long call(long number, long a, long b, long c, long d, long e)
+__attribute__((always_inline)) static inline long call(long number, long a, long b, long c, long d,
+                                                       long e)
 {
     long result = un_raw_call(number, a, b, c, d, e, 0);
     if (result >= 0)

@@ -181,8 +181,10 @@ static long clone_on_stack(struct un_clone *c, int flags)
 static int try_clone(struct un_clone *c)
 {
     int flags = (int)c->flags | c->exit_signal;
+    int (*run)(void *) = c->is_plain ? c->run : reset_handlers_and_run;
+    void *arg = c->is_plain ? c->arg : c;
     long pid = SAME_STACK
-                   ? call_and_run(SYS_clone, flags, 0, (long)&c->pidfd, reset_handlers_and_run, c)
+                   ? call_and_run(SYS_clone, flags, (long)c->stack, (long)&c->pidfd, run, arg)
                    : clone_on_stack(c, flags);
     if (pid < 0) {
         errno = (int)-pid;
@@ -211,8 +213,19 @@ uint64_t un_signal_mask(void)
     return mask;
 }
 
+static int clone_plainly(struct un_clone *clone)
+{
+    int failed = try_clone(clone);
+    int errnum = errno;
+    forget_frames_of_child();
+    errno = errnum;
+    return failed;
+}
+
 int un_clone(struct un_clone *clone)
 {
+    if (clone->is_plain)
+        return clone_plainly(clone);
     clone->signals = un_block_signals();
     clone->pidfd = -1;
     int failed = try_clone3(clone);

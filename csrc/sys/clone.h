@@ -13,6 +13,8 @@ struct un_clone {
     void *arg;
     int cgroup;       /* with UN_CLONE_INTO_CGROUP: a descriptor of its directory */
     int exit_signal;  /* what the parent gets when the child ends */
+    bool is_plain;    /* clone(2) will do: all signals are blocked, and there are no handlers */
+    void *stack;      /* with is_plain, the end of its own: then CLONE_VM alone will do */
     pid_t pid;        /* out: the child */
     int pidfd;        /* out, with CLONE_PIDFD */
     uint64_t signals; /* out: what the caller blocks; `run` may know it, too */

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         RunscError,
         UsernsError,
     )
+    from usernsctl.gvisor.agent_popen import SandboxPopen
     from usernsctl.gvisor.arguments import HostOptions, StartOptions
     from usernsctl.gvisor.host import SandboxHost
     from usernsctl.gvisor.oci import Rlimit
@@ -79,6 +80,7 @@ __all__ = [
     "RunscError",
     "Sandbox",
     "SandboxHost",
+    "SandboxPopen",
     "SingleIdWarning",
     "StartOptions",
     "TimeoutExpired",
@@ -112,6 +114,7 @@ _APART = {
     "Rlimit": "usernsctl.gvisor.oci",
     "Sandbox": "usernsctl.gvisor.sandbox",
     "SandboxHost": "usernsctl.gvisor.host",
+    "SandboxPopen": "usernsctl.gvisor.agent_popen",
     "StartOptions": "usernsctl.gvisor.arguments",
     "create_subprocess_exec": "usernsctl.commands.aio",
     "diagnose": "usernsctl.doctor",

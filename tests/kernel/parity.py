@@ -13,6 +13,8 @@ import usernsctl as un
 
 WAYS = ["subprocess", "fresh", "kept"]
 CALLS = ["Popen", "run", "call", "check_call", "check_output"]
+# Another one, which tests/runsc tries.
+SANDBOX = "sandbox"
 
 
 @contextmanager
@@ -22,7 +24,28 @@ def opened(way: str) -> Iterator[Any]:
     if way in modules:
         yield modules[way]
         return
+    if way == SANDBOX:
+        with (
+            un.SandboxHost(expose_root=True) as host,
+            host.start(["sleep", "1000"], stdout=un.DEVNULL, stderr=un.DEVNULL) as box,
+        ):
+            yield of_sandbox(box)
+        return
     with un.Namespace.create() as ns:
         names = {name: getattr(un, name) for name in un.__all__ if name not in CALLS}
         names |= {name: partial(getattr(un, name), namespace=ns) for name in CALLS}
         yield SimpleNamespace(**names)
+
+
+def of_sandbox(box: un.Sandbox) -> Any:
+    """What starts other commands in a sandbox."""
+
+    def call(args: Any, **options: Any) -> int:
+        return box.run(args, **options).returncode
+
+    def check_call(args: Any, **options: Any) -> int:
+        return box.run(args, check=True, **options).returncode
+
+    names = {name: getattr(un, name) for name in un.__all__ if name not in CALLS}
+    ways = {"Popen": box.popen, "run": box.run, "check_output": box.check_output}
+    return SimpleNamespace(**names, **ways, call=call, check_call=check_call)

@@ -8,28 +8,16 @@
  */
 #include "base/freestanding.h"
 #include "base/path.h"
+#include "base/text.h"
+#include "programs/shared/proof.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/utsname.h>
 #include <unistd.h>
 
 #define NOT_PROVEN 125
 #define NOT_EXECUTABLE 126
 #define NOT_FOUND 127
-
-/* syslog(2): read what is in the kernel's log. gVisor grants that to every user. */
-#define SYSLOG_ACTION_READ_ALL 3
-/* Far more than gVisor's log, which is a dozen lines. */
-#define LOG_SIZE 8192
-
-/* gVisor has reported this build since 2018; only the release before it has changed. It is what
- * /proc/version shows, too. No Linux kernel of that minute is in use. */
-static const char gvisor_build[] = "#1 SMP Sun Jan 10 15:06:54 PST 2016";
-
-/* The first line of gVisor's kernel log (gvisor.dev, "dmesg" in the quick start). The lines after
- * it are drawn by lot. */
-static const char gvisor_boot[] = "Starting gVisor...";
 
 static long call(long number, long a, long b, long c)
 {
@@ -42,24 +30,6 @@ static size_t length_of(const char *text)
     while (text[length])
         length++;
     return length;
-}
-
-/* Whether `text` begins with `start`. */
-static bool begins(const char *text, const char *start)
-{
-    while (*start && *text == *start) {
-        text++;
-        start++;
-    }
-    return !*start;
-}
-
-static bool contains(const char *text, const char *part)
-{
-    for (; *text; text++)
-        if (begins(text, part))
-            return true;
-    return false;
 }
 
 static void say(const char *text)
@@ -75,19 +45,6 @@ static int complain(int status, const char *command, const char *why)
     say(why);
     say("\n");
     return status;
-}
-
-static bool runs_on_gvisor(void)
-{
-    struct new_utsname kernel;
-    if (call(__NR_uname, (long)&kernel, 0, 0) || !begins(kernel.version, gvisor_build))
-        return false;
-    char log[LOG_SIZE];
-    long length = call(__NR_syslog, SYSLOG_ACTION_READ_ALL, (long)log, LOG_SIZE - 1);
-    if (length < 0)
-        return false;
-    log[length] = '\0';
-    return contains(log, gvisor_boot);
 }
 
 static bool exists(const char *path)
@@ -133,12 +90,10 @@ static int run(int argc, char **argv, char **envp)
     const char *path = UN_DEFAULT_PATH;
     if (argc < 2)
         return complain(NOT_PROVEN, "usernsctl-verify", "no command to run");
-    if (!runs_on_gvisor())
-        return complain(NOT_PROVEN, argv[1],
-                        "not started: this kernel is not gVisor's (its build and its boot message "
-                        "are missing), so what was called as runsc did not make a sandbox");
+    if (!un_runs_on_gvisor())
+        return complain(NOT_PROVEN, argv[1], UN_NOT_PROVEN);
     for (char **variable = envp; *variable; variable++)
-        if (begins(*variable, "PATH="))
+        if (un_begins(*variable, "PATH="))
             path = *variable + length_of("PATH=");
     if (*argv[1] && !un_has_slash(argv[1]))
         return search(argv + 1, envp, path);

@@ -187,6 +187,21 @@ class Shared:
         if not self._let_go or self._users:
             return
         with contextlib.suppress(IndexError):  # somebody else was faster
-            for fd in self._unclosed.pop():
-                if fd >= 0:
-                    os.close(fd)
+            self._release(self._unclosed.pop())
+
+    def _release(self, fds: Sequence[int]) -> None:
+        for fd in fds:
+            if fd >= 0:
+                os.close(fd)
+
+
+class SharedSocket(Shared):
+    """The same for a socket, whose methods are called within :meth:`use` only."""
+
+    def __init__(self, what: str, connection: socket.socket) -> None:
+        """Take over a socket."""
+        self.socket = connection
+        super().__init__(what, [connection.fileno()])
+
+    def _release(self, fds: Sequence[int]) -> None:
+        self.socket.close()

@@ -15,6 +15,7 @@ from usernsctl.commands.arguments import StrOrBytesPath
 from usernsctl.commands.pidfd import TRACER_SECONDS
 from usernsctl.commands.popen import Popen, TimeoutExpired
 from usernsctl.commands.target import Joinable
+from usernsctl.errors import UsernsError
 from usernsctl.maps import AnyIdMap
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ _LIMIT = 2**16
 
 # How long the end of a command that was killed is waited for where no event loop would.
 _END_SECONDS = 5
+
+# The same where it is for somebody else to kill it.
+_GIVE_UP_SECONDS = 1
 
 # What asyncio refuses too, with the values that change nothing.
 _BYTES_ONLY: dict[str, tuple[Any, ...]] = {
@@ -48,13 +52,14 @@ class Process(asyncio.subprocess.Process, AsyncClosing):
     """
 
     async def _leave(self, error: BaseException | None) -> None:
+        transport: _Transport = self._transport  # type: ignore[attr-defined]
         self._close_pipes()
         if error is not None:
-            self.kill()
+            transport.kill_all()
         try:
             await self.wait()
         except asyncio.CancelledError:
-            self.kill()
+            transport.kill_all()
             await self.wait()
             raise
 
@@ -91,12 +96,34 @@ async def create_subprocess_exec(
     :raises UsernsError: as :class:`usernsctl.Popen` does.
     """
     others: dict[str, Any] = {**arguments}
-    for name, accepted in _BYTES_ONLY.items():
-        if name in others and others.pop(name) not in accepted:
-            raise ValueError(f"{name} can't be had: asyncio's streams carry bytes, unbuffered")
-    loop = asyncio.get_running_loop()
-    protocol = SubprocessStreamProtocol(limit=others.pop("limit", _LIMIT), loop=loop)
+    limit = take_limit(others)
     popen = Popen[bytes]([program, *args], 0, idmap=idmap, namespace=namespace, **others)
+    return await connected(popen, limit)
+
+
+def take_limit(arguments: dict[str, Any]) -> int:
+    """Take out of the arguments of a Popen those that are not its own here: the streams' limit.
+
+    :raises ValueError: text was asked for.
+    """
+    for name, accepted in _BYTES_ONLY.items():
+        if name in arguments and arguments.pop(name) not in accepted:
+            raise ValueError(f"{name} can't be had: asyncio's streams carry bytes, unbuffered")
+    limit: int = arguments.pop("limit", _LIMIT)
+    return limit
+
+
+async def connected(popen: Any, limit: int) -> Process:
+    """Hand a command over to the event loop.
+
+    If this is cancelled, the command is killed and has been waited for when it ends.
+
+    :param popen: a Popen without a buffer, also one of a command in a sandbox.
+    :param limit: of the streams' buffers, in bytes.
+    :raises asyncio.CancelledError: it was cancelled.
+    """
+    loop = asyncio.get_running_loop()
+    protocol = SubprocessStreamProtocol(limit=limit, loop=loop)
     transport = _Transport(loop, protocol, popen)
     connecting = loop.create_task(transport.connect())
     try:
@@ -138,7 +165,7 @@ class _Transport(asyncio.SubprocessTransport):
         self,
         loop: asyncio.AbstractEventLoop,
         protocol: SubprocessStreamProtocol,
-        popen: Popen[bytes],
+        popen: Any,
     ) -> None:
         super().__init__()
         self._closed = True
@@ -149,12 +176,16 @@ class _Transport(asyncio.SubprocessTransport):
         self._streams = {fd: stream for fd, stream in streams if stream is not None}
         self._pipes: dict[int, _Pipe] = {}
         self._ended = loop.create_future()
+        self._giving_up: asyncio.TimerHandle | None = None
         # What happened before the protocol knew of its pipes; None: it does.
         self._early: list[Callable[[], None]] | None = []
+        # Its standard streams may be held by what it leaves behind.
+        popen._keep()
+        self._watched = popen.pidfd
         try:
-            loop.add_reader(popen.pidfd, self._reap)
+            loop.add_reader(self._watched, self._reap)
         except BaseException:
-            popen.kill()
+            popen._kill_all()
             for stream in self._streams.values():
                 stream.close()
             _wait_for_killed(popen)
@@ -188,46 +219,63 @@ class _Transport(asyncio.SubprocessTransport):
     def _reap(self) -> None:
         """The pidfd is readable: the command has ended (pidfd_open(2))."""
         # Before the pidfd is closed, and its number used again.
-        self._loop.remove_reader(self._popen.pidfd)
+        self._loop.remove_reader(self._watched)
         self._collect()
 
     def _collect(self) -> None:
-        if self._popen.poll() is None:
-            # A tracer has it first. The pidfd stays readable meanwhile.
-            self._loop.call_later(TRACER_SECONDS, self._collect)
-            return
-        self._ended.set_result(None)
+        failure = None
+        try:
+            if self._popen.poll() is None:
+                # A tracer has it first. The pidfd stays readable meanwhile.
+                self._loop.call_later(TRACER_SECONDS, self._collect)
+                return
+        except UsernsError as error:
+            failure = error
+        if failure is None:
+            self._ended.set_result(None)
+        else:
+            self._ended.set_exception(failure)
+            # Nobody may be waiting.
+            self._ended.exception()
+        if self._giving_up is not None:
+            self._giving_up.cancel()
+        if self._closed:
+            self._popen._let_go()
         self.tell("process_exited")
 
     async def _wait(self) -> int | None:
         # The future is everybody's: who is cancelled must not cancel it.
         await asyncio.shield(self._ended)
-        return self._popen.returncode
+        return self.get_returncode()
 
     def get_pid(self) -> int:
-        return self._popen.pid
+        pid: int = self._popen.pid
+        return pid
 
     def get_returncode(self) -> int | None:
-        return self._popen.returncode
+        status: int | None = self._popen.returncode
+        return status
 
     def get_pipe_transport(self, fd: int) -> asyncio.BaseTransport | None:
         pipe = self._pipes.get(fd)
         return None if pipe is None else pipe.transport
 
     def send_signal(self, signal_number: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            if self._popen.pidfd >= 0:
-                # Not Popen's method: it might reap, and close the pidfd under the event loop.
-                signal.pidfd_send_signal(self._popen.pidfd, signal_number)
-            else:
-                # It has ended; or it is garbage, like us, and was finalised first.
-                self._popen.send_signal(signal_number)
+        # Not Popen's method: it might reap, and close the pidfd under the event loop.
+        self._popen._signal(signal_number)
 
     def terminate(self) -> None:
         self.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
+
+    def kill_all(self) -> None:
+        """Kill the command and what it has started, if anybody knows that."""
+        self._popen._kill_all()
+        if self._popen.returncode is None and self._giving_up is None:
+            # Where it is not a child, it is somebody else who kills it.
+            self._giving_up = self._loop.call_later(_GIVE_UP_SECONDS, self._popen._abandon)
 
     def is_closing(self) -> bool:
         return self._closed
@@ -242,7 +290,9 @@ class _Transport(asyncio.SubprocessTransport):
         self._closed = True
         if self._popen.returncode is None:
             with contextlib.suppress(PermissionError):
-                self.kill()
+                self._popen._kill_all()
+        else:
+            self._popen._let_go()
         is_over = self._loop.is_closed()
         for fd, stream in self._streams.items():
             pipe_transport = self.get_pipe_transport(fd)
@@ -261,13 +311,15 @@ class _Transport(asyncio.SubprocessTransport):
                 self.close()
 
 
-def _wait_for_killed(popen: Popen[bytes]) -> None:
+def _wait_for_killed(popen: Any) -> None:
     """Collect a command that was killed, which no event loop does any more.
 
     If it goes on, since it has become somebody else's, subprocess collects it some day.
     """
-    with contextlib.suppress(TimeoutExpired):
+    with contextlib.suppress(TimeoutExpired, UsernsError):
         popen.wait(_END_SECONDS)
+    popen._abandon()
+    popen._let_go()
 
 
 class _Pipe(asyncio.Protocol):

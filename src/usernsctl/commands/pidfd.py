@@ -92,6 +92,35 @@ class Collected(subprocess.Popen[AnyStr]):
         except LetGoError:
             super().send_signal(sig)
 
+    # What whoever runs a command asks of it, be it a child or not.
+
+    def _signal(self, sig: int) -> None:
+        """Send a signal to the child, which an event loop collects: not here, under its hands."""
+        with contextlib.suppress(ProcessLookupError):
+            if self.pidfd >= 0:
+                signal.pidfd_send_signal(self.pidfd, sig)
+            else:
+                # It has ended; or it is garbage, and was finalised first.
+                self.send_signal(sig)
+
+    def _kill_all(self) -> None:
+        """Kill what can be killed: nobody knows what the child has started."""
+        self._signal(signal.SIGKILL)
+
+    def _end(self) -> None:
+        """Kill it, and wait for its end."""
+        self.kill()
+        self.wait()
+
+    def _abandon(self) -> None:
+        """Wait no more: it is killed, and is collected some day."""
+
+    def _keep(self) -> None:
+        """Stay able to kill what the command has left, until :meth:`_let_go`."""
+
+    def _let_go(self) -> None:
+        """Leave alone what it has left."""
+
     def __del__(self, *arguments: Any) -> None:
         if self.pidfd >= 0:
             self.pidfd = -1

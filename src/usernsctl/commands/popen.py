@@ -406,6 +406,17 @@ def run(
     :raises ValueError: arguments exclude each other, or can't be had.
     :raises UsernsError: as :class:`Popen` does.
     """
+    choose_pipes(arguments, input, capture_output)
+    with Popen[Any](args, bufsize, *positional, **arguments) as process:
+        started(process)
+        return finish(process, input, timeout, check=check)
+
+
+def choose_pipes(arguments: dict[str, Any], input: Any, capture_output: bool) -> None:
+    """Make pipes of the streams that are written to and read by a ``run()``.
+
+    :raises ValueError: they are to be something else, too.
+    """
     if input is not None:
         if arguments.get("stdin") is not None:
             raise ValueError("stdin and input arguments may not both be used.")
@@ -414,19 +425,27 @@ def run(
         if arguments.get("stdout") is not None or arguments.get("stderr") is not None:
             raise ValueError("stdout and stderr arguments may not be used with capture_output.")
         arguments["stdout"] = arguments["stderr"] = PIPE
-    with Popen[Any](args, bufsize, *positional, **arguments) as process:
-        started(process)
-        try:
-            stdout, stderr = process.communicate(input, timeout=timeout)
-        except TimeoutExpired as expired:
-            process.kill()
-            # What was read up to now is in the exception; the rest ends with the child.
-            process.wait()
-            raise expired
-        except BaseException:
-            process.kill()
-            raise
-        status = process.poll()
+
+
+def finish(
+    process: Any, input: Any, timeout: float | None, *, check: bool
+) -> CompletedProcess[Any]:
+    """What a ``run()`` does with the process that it has started.
+
+    :param process: a Popen, also one of a command in a sandbox.
+    :raises TimeoutExpired: it took too long, and was killed.
+    :raises CalledProcessError: `check` was asked for, and its exit status was not 0.
+    """
+    try:
+        stdout, stderr = process.communicate(input, timeout=timeout)
+    except TimeoutExpired as expired:
+        # What was read up to now is in the exception; the rest ends with the child.
+        process._end()
+        raise expired
+    except BaseException:
+        process.kill()
+        raise
+    status = process.poll()
     assert status is not None
     if check and status:
         raise CalledProcessError(status, process.args, output=stdout, stderr=stderr)

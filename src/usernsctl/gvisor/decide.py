@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from usernsctl._records import dataclass, replace
 from usernsctl._typing import Any
@@ -29,6 +30,8 @@ from usernsctl.gvisor.steps import (
 )
 
 VERIFIER_INSIDE = "/.usernsctl-verify"
+#: What further commands in a sandbox are started by; only those of a host have it.
+AGENT_INSIDE = "/.usernsctl-agent"
 
 #: Where a command may start that is kept for later: the directory of whoever starts it then.
 HERE = "."
@@ -92,21 +95,22 @@ def decide(request: Request, facts: Facts, frozen: Frozen | None = None) -> Laun
 
 
 def decide_host(
-    request: Request, facts: Facts, programs: Sequence[str]
+    request: Request, facts: Facts, programs: Sequence[str], agent: str
 ) -> tuple[Launch, dict[str, Any]]:
     """The launch that makes what many sandboxes share, and starts none.
 
     :param programs: of ours, to be shown in ``programs``.
+    :param agent: the program that starts further commands in a sandbox.
     :returns: also the config.json of a sandbox, but for what differs between them, with marks for
         what is known when all is made.
     :raises PlanError: an id that it needs is not mapped.
     :raises BundleError: something can't be in a config.json, such as text that is not UTF-8.
     """
     config.check_ids(facts.ids, (0, 0))
-    sources = _Sources(facts, programs)
+    sources = _Sources(facts, [*programs, agent])
     wanted = make_config(request, facts)
     wanted["root"]["path"] = Mark(record("json-root"))
-    steps = tuple(root_steps(request, facts, wanted, sources))
+    steps = tuple(root_steps(request, facts, wanted, sources, {AGENT_INSIDE: agent}))
     files = tuple(_host_files(facts, programs, sources))
     launch = Launch(
         version=facts.version,
@@ -177,15 +181,24 @@ def make_config(request: Request, facts: Facts) -> dict[str, Any]:
 
 
 def root_steps(
-    request: Request, facts: Facts, wanted: dict[str, Any], sources: _Sources
+    request: Request,
+    facts: Facts,
+    wanted: dict[str, Any],
+    sources: _Sources,
+    ours: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterable[Record]:
-    """What makes the root filesystem; binds in `wanted` become marks."""
+    """What makes the root filesystem; binds in `wanted` become marks.
+
+    :param ours: further programs of ours, by their paths inside.
+    """
     if facts.tree is None:
         yield from _machine(facts)
     else:
         yield record("tree", sources.shown(facts.tree))
     if facts.verifier is not None:
         yield record("file", sources.own(facts.verifier), VERIFIER_INSIDE)
+    for path, program in ours.items():
+        yield record("file", sources.own(program), path)
     if request.network == "host":
         yield record("resolver")
     binds = config.bind_mounts(wanted)

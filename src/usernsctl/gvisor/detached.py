@@ -22,6 +22,7 @@ from usernsctl.errors import NamespaceError, RunscError
 from usernsctl.gvisor import environment, registry, runsc
 from usernsctl.gvisor.files import Files
 from usernsctl.gvisor.held import Confined, SandboxEnded, Streams, close_streams
+from usernsctl.gvisor.inherited import Inherited
 from usernsctl.gvisor.prepared import PreparedNamespace
 from usernsctl.gvisor.runsc import PRIVATE_UMASK
 from usernsctl.namespaces.namespace import Namespace
@@ -47,12 +48,12 @@ class Detached:
         record: registry.DetachedRecord,
         popen: Popen[bytes] | None = None,
         host: PreparedNamespace | None = None,
-        env: tuple[str, ...] | None = None,
+        inherited: Inherited | None = None,
     ) -> None:
         """Hold it by descriptors.
 
         :param host: what it was started in, if that was just now.
-        :param env: the environment of its command, if that is known.
+        :param inherited: what all its commands have in common, if that is known.
         :raises Stranger: what is known of it is not true.
         :raises NamespaceError: the kernel refused.
         """
@@ -60,7 +61,7 @@ class Detached:
         self.popen = popen
         self.status: int | None = None
         self._runsc = None if host is None else host.runsc
-        self._env = env
+        self._inherited = inherited
         self._entry = entry
         self._environ = environment.for_runsc() if host is None else host.environ
         self._streams = Streams()
@@ -84,14 +85,14 @@ class Detached:
             raise
 
     @property
-    def env(self) -> tuple[str, ...]:
-        """The environment of the command, each entry NAME=VALUE.
+    def inherited(self) -> Inherited:
+        """What all commands of the sandbox have in common.
 
         :raises RunscError: it can't be told.
         """
-        if self._env is None:
-            self._env = self._entry.environment()
-        return self._env
+        if self._inherited is None:
+            self._inherited = self._entry.inherited()
+        return self._inherited
 
     @contextlib.contextmanager
     def runsc(self, *words: str) -> Iterator[tuple[list[str], dict[str, Any]]]:
@@ -156,7 +157,7 @@ class Detached:
             with _starter(host, files, entry, how, timeout) as popen:
                 record = registry.describe(id, args, files.read_pid(), popen.pid)
                 entry.write(record)
-                made = cls(entry, record, popen, host, files.env)
+                made = cls(entry, record, popen, host, files.inherited)
             entry.unlock()
             return made
         except BaseException:

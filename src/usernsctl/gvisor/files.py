@@ -13,6 +13,7 @@ from usernsctl import _core
 from usernsctl.errors import NamespaceError, RunscError
 from usernsctl.gvisor import logs, runsc
 from usernsctl.gvisor.decide import BOXES, CRASH_DIRECTORY
+from usernsctl.gvisor.inherited import Inherited
 from usernsctl.gvisor.prepared import PreparedNamespace
 from usernsctl.gvisor.registry import duplicate_id
 
@@ -36,8 +37,8 @@ class Files:
         self.inside = f"{host.prepared.scratch}/{BOXES}/{id}"
         self.pid_file = f"{self.inside}/pid"
         self._config = config.decode()
-        #: The environment of the command, each entry NAME=VALUE.
-        self.env: tuple[str, ...] = tuple(json.loads(config)["process"].get("env") or ())
+        #: What all commands of the sandbox have in common.
+        self.inherited = Inherited.of(json.loads(config)["process"])
         # Of our own, so that the host may be closed meanwhile.
         self._top = host.open_directory()
         self._is_made = False

@@ -75,7 +75,7 @@ class Held:
     """Process 1 of a PID namespace, which ends as the sandbox does, and the sandbox with it.
 
     :ivar popen: that process, seen from outside.
-    :ivar env: the environment of the command, each entry NAME=VALUE.
+    :ivar inherited: what all commands of the sandbox have in common.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Held:
         state = f"{files.inside}/state"
         self._id = files.id
         self._runsc = [host.runsc, f"--root={state}"]
-        self.env = files.env
+        self.inherited = files.inherited
         self._environ = host.environ
         self._restrictions = host.restrictions
         self._streams = Streams()

@@ -371,9 +371,10 @@ def _make_order(request: Request, ids: Ids, program: str) -> _Order:
         scratch = used.scratch_places([state])
         facts = gather(request, os.environ, program, used, ids, bundle, scratch=scratch)
         programs = [paths.own_program(name, purpose) for name, purpose in _PROGRAMS.items()]
-        launch, wanted = decide_host(request, facts, [one.path for one in programs])
+        agent = paths.own_program("usernsctl-agent", "starts commands in sandboxes")
+        launch, wanted = decide_host(request, facts, [one.path for one in programs], agent.path)
         undo.pop_all()
-    files = (*used.files(), *programs)
+    files = (*used.files(), *programs, agent)
     return _Order(
         launch=launch,
         config=wanted,

@@ -22,6 +22,7 @@ from usernsctl._system.descriptors import wait_readable
 from usernsctl._system.proc import ProcessIdentity, Stranger
 from usernsctl._system.state import Directory, locked_directory, untrue
 from usernsctl.errors import RunscError
+from usernsctl.gvisor.inherited import Inherited
 
 _DIRECTORY = "sandboxes"
 _RECORD = "sandbox.json"
@@ -177,26 +178,27 @@ class Entry:
                 return made
         return None
 
-    def environment(self) -> tuple[str, ...]:
-        """The environment of the command, each entry NAME=VALUE, by runsc's own state.
+    def inherited(self) -> Inherited:
+        """What all commands of the sandbox have in common, by runsc's own state.
 
-        It is not written down a second time: its values may be secrets.
+        It is not written down a second time: values of its environment may be secrets.
 
         :raises RunscError: it can't be told.
         """
         with (
-            contextlib.suppress(ArithmeticError, LookupError, TypeError, ValueError),
+            contextlib.suppress(
+                ArithmeticError, AttributeError, LookupError, TypeError, ValueError
+            ),
             Directory(self.open_state(), f"{self.path}/{_STATE}") as state,
         ):
             found = [name for name in os.listdir(state.fd) if name.endswith(".state")]
             if len(found) == 1:
-                env = state.read(found[0])["spec"]["process"].get("env") or ()
-                return tuple(map(str, env))
+                return Inherited.of(state.read(found[0])["spec"]["process"])
         raise RunscError(
-            f"the environment of the sandbox {self.id} can't be told: "
+            f"what the commands of the sandbox {self.id} have in common can't be told: "
             "runsc has written its state in another way",
             step="sandbox",
-            remedy="leave env out",
+            remedy="start it anew",
         )
 
     def remove(self) -> None:

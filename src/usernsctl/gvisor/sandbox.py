@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import threading
+import weakref
 from collections.abc import Callable, Mapping
 from io import FileIO
 from typing import Any, NoReturn, Self, Unpack
@@ -24,10 +25,12 @@ from usernsctl.commands.popen import (
 from usernsctl.commands.popen import run as run_command
 from usernsctl.errors import NamespaceError, RunscError, UsernsError
 from usernsctl.gvisor import checks, registry
+from usernsctl.gvisor.agent_commands import SandboxCommands
+from usernsctl.gvisor.agent_popen import SandboxPopen
+from usernsctl.gvisor.agent_start import ENDING_SECONDS, known_end
 from usernsctl.gvisor.arguments import HostOptions
 from usernsctl.gvisor.begun import Begun, BegunClosing
 from usernsctl.gvisor.detached import Detached
-from usernsctl.gvisor.exec import ENDING_SECONDS, LOST, command_in, known_end, note
 from usernsctl.gvisor.files import Files
 from usernsctl.gvisor.held import Held, SandboxEnded
 from usernsctl.gvisor.prepared import HostBase, PreparedNamespace
@@ -174,6 +177,8 @@ class Sandbox(BegunClosing):
         self.id = id
         self.args = args
         self._creator = os.getpid()
+        # Commands that outlive this object must not keep it: who forgets it has it closed.
+        self._commands = SandboxCommands(id, weakref.WeakMethod(self._get))
         # A handler of signals may close it, too, while this thread does.
         self._closing = threading.RLock()
 
@@ -341,30 +346,17 @@ class Sandbox(BegunClosing):
         return {"id": self.id, "status": "stopped"} if told is None else dict(json.loads(told))
 
     def run(self, args: Args, **options: Any) -> CompletedProcess[Any]:
-        """Run another command in the sandbox: :func:`usernsctl.run`, and :meth:`popen`.
+        """Run another command in the sandbox: :func:`subprocess.run`, and :meth:`popen`.
 
-        One that ends with the sandbox ends by SIGKILL.
-
-        :raises CommandError: the sandbox has ended before the command could start.
+        :param options: `input`, `capture_output`, `timeout` and `check`, as there, and those of
+            :meth:`popen`.
+        :raises TimeoutExpired: it took more than `timeout` seconds, the start included. It was
+            killed, and so was all that it had started.
+        :raises CalledProcessError: `check` was asked for, and its exit status was not 0.
+        :raises CommandError: as :meth:`popen` does.
+        :raises RunscError: likewise.
         """
-        check = options.pop("check", False)
-        life = self._get()
-        with command_in(life, self.id, args, options) as (command, arguments, told):
-            try:
-                done = run_command(command, **arguments, started=note(arguments))
-            except TimeoutExpired as error:
-                # What was asked for, not how runsc is told.
-                error.cmd = args
-                raise
-            why = told()
-        if why is not None and life.ends_within(ENDING_SECONDS):
-            if not why.startswith(LOST):
-                raise SandboxEnded.of(self.id)
-            done.returncode = 128 + signal.SIGKILL
-        done.args = args
-        if check:
-            done.check_returncode()
-        return done
+        return self._commands.run(args, options)
 
     def check_output(self, args: Args, **options: Any) -> Any:
         """Run another command in the sandbox and return what it wrote.
@@ -373,30 +365,39 @@ class Sandbox(BegunClosing):
         """
         return self.run(args, **output_options(options)).stdout
 
-    def popen(self, args: Args, **options: Any) -> Popen[Any]:
-        """Start another command in the sandbox.
+    def popen(self, args: Args, **options: Any) -> SandboxPopen[Any]:
+        """Start another command in the sandbox, and return when it runs.
 
-        It costs a process of runsc, which waits for the command, passes signals on, and ends as the
-        command does. Its standard error and status 128 tell if runsc fails, as it does where the
-        sandbox is just ending.
+        An agent inside starts it, a small program of ours; the first command has runsc start that.
+        No thread and no process of this machine is needed for a command, but for those of gVisor.
+        The agent, and whatever it has started and still runs, ends with this object, also where the
+        sandbox is detached and lives on.
 
-        :param options: `env`, `cwd` and `user`, as :class:`Sandbox` has them, and the other
-            arguments of :class:`usernsctl.Popen`, but for those that would be about runsc.
-        :raises ValueError: one of these is given, such as `executable` or `pass_fds`.
-        :raises CommandError: the sandbox has ended.
+        :param options: of :class:`subprocess.Popen`, and with other meanings: `env`, what is set
+            beside what the sandbox has; `cwd`, a path inside, by default ``/``; `user`, a uid and a
+            gid inside, by default 0 and 0; `groups`, a list of gids; `rlimits`, as
+            :class:`SandboxHost` has them; `terminal`, whether it gets a terminal of its own, which
+            is read and written by its streams: true, or its size in columns and rows. Those about
+            namespaces, and `pass_fds`, can't be had.
+        :raises TypeError: an option is of the wrong type, or unknown.
+        :raises ValueError: an option can't be had, or not with this value.
+        :raises CommandError: the command could not be started; where it, or `cwd`, does not exist
+            this is a :class:`FileNotFoundError`, where it may not be executed a
+            :class:`PermissionError`, where `cwd` is no directory a :class:`NotADirectoryError`. Or
+            the sandbox has ended.
+        :raises RunscError: the agent is of no use (cause ``"sandbox-agent"``).
         """
-        with command_in(self._get(), self.id, args, options) as (command, arguments, _):
-            started = Popen[Any](command, **arguments)
-            note(arguments)(started)
-        started.args = args
-        return started
+        return self._commands.popen(args, options)
 
-    async def create_subprocess_exec(self, program: str, *args: str, **options: Any) -> aio.Process:
-        """Start another command in the sandbox from asyncio: see :meth:`popen`."""
+    async def create_subprocess_exec(
+        self, program: StrOrBytesPath, *args: StrOrBytesPath, **options: Any
+    ) -> aio.Process:
+        """Start another command in the sandbox from asyncio: see :meth:`popen`.
+
+        If this is cancelled, all of the command is killed.
+        """
         await self._begun.wait()
-        words = [program, *args]
-        with command_in(self._get(), self.id, words, options) as (command, arguments, _):
-            return await aio.create_subprocess_exec(*command, **arguments)
+        return await self._commands.create_subprocess_exec(program, args, options)
 
     def _runsc(self, *words: str) -> str | None:
         """What a command of runsc prints; ``None``: the sandbox has ended.
@@ -445,6 +446,7 @@ class Sandbox(BegunClosing):
             if self._is_released:
                 return
             self._is_finished = True
+            self._commands.close()
             if self._life is not None:
                 self._life.close() if end else self._life.let_go()
             if self._files is not None:

@@ -68,7 +68,9 @@ def test_any_words_are_what_was_encoded(words: list[str]) -> None:
         launch(tree="/", expose_root=True, runsc_is_script=True, debug_log="/logs", state="/s"),
         launch(binds=(Bind("/a", "/x"), Bind("/a", "/y", False)), sources={"/a": "/a"}),
         decide(Request(args=("x",)), replace(FACTS, homes=None, ids=SEVERAL), FROZEN),
-        decide_host(Request(args=("x",)), replace(FACTS, debug_log="/logs"), ["/lib/init"])[0],
+        decide_host(
+            Request(args=("x",)), replace(FACTS, debug_log="/logs"), ["/lib/init"], "/lib/agent"
+        )[0],
     ],
     ids=["plain", "root", "tree", "binds", "frozen", "host"],
 )

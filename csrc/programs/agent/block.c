@@ -1,0 +1,63 @@
+#include "programs/agent/block.h"
+
+#include <stdint.h>
+#include <sys/mman.h>
+
+/* So many are made at once; one less is got, since they begin where they have to. */
+#define CHUNK 8
+
+static void add_free(struct agent_blocks *blocks, struct agent_block *block)
+{
+    block->next = blocks->free;
+    blocks->free = block;
+}
+
+struct agent_block *agent_block_free(struct agent_blocks *blocks)
+{
+    if (blocks->free)
+        return blocks->free;
+    char *chunk = mmap(NULL, CHUNK * AGENT_BLOCK_SIZE, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (chunk == MAP_FAILED)
+        return NULL;
+    char *first = chunk + AGENT_BLOCK_SIZE - (uintptr_t)chunk % AGENT_BLOCK_SIZE;
+    for (size_t i = CHUNK - 1; i-- > 0;)
+        add_free(blocks, (struct agent_block *)(void *)(first + i * AGENT_BLOCK_SIZE));
+    return blocks->free;
+}
+
+void agent_block_use(struct agent_blocks *blocks, pid_t keeper)
+{
+    struct agent_block *block = blocks->free;
+    blocks->free = block->next;
+    block->keeper = keeper;
+    block->next = blocks->used;
+    blocks->used = block;
+}
+
+bool agent_block_leave(struct agent_blocks *blocks, pid_t keeper)
+{
+    for (struct agent_block **at = &blocks->used; *at; at = &(*at)->next) {
+        struct agent_block *block = *at;
+        if (block->keeper != keeper)
+            continue;
+        *at = block->next;
+        /* The one whose memory was used last is used next. */
+        add_free(blocks, block);
+        return true;
+    }
+    return false;
+}
+
+bool agent_block_has(const struct agent_blocks *blocks, pid_t keeper)
+{
+    for (const struct agent_block *block = blocks->used; block; block = block->next)
+        if (block->keeper == keeper)
+            return true;
+    return false;
+}
+
+void *agent_block_stack(struct agent_block *block)
+{
+    return (char *)block + AGENT_BLOCK_SIZE;
+}

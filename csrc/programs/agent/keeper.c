@@ -1,0 +1,298 @@
+#include "programs/agent/keeper.h"
+#include "programs/agent/message.h"
+#include "programs/agent/start.h"
+#include "programs/agent/terminal.h"
+#include "programs/agent/tree.h"
+#include "programs/agent/words.h"
+#include "sys/fds.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+struct keeper {
+    const struct agent *agent;
+    int socket;  /* to the host, of this command alone; -1: the host has closed it */
+    int signals; /* SIGCHLD and SIGTERM */
+    pid_t command;
+    bool ended; /* the command, and the host has been told so */
+    bool more;  /* children may have ended that have not been waited for */
+    bool empty; /* nothing is left of it */
+    struct agent_terminal terminal;
+};
+
+/* So many children are waited for before anything else is looked at. */
+#define AT_ONCE 32
+
+enum { POLL_SOCKET, POLL_SIGNALS, POLL_CONTROL, POLL_TERMINAL };
+#define POLLS (POLL_TERMINAL + AGENT_TERMINAL_POLLS)
+
+static uint64_t microseconds(const struct timeval *time)
+{
+    return (uint64_t)time->tv_sec * 1000000 + (uint64_t)time->tv_usec;
+}
+
+static void tell_end(struct keeper *keeper, int status, const struct rusage *used)
+{
+    const struct agent_end end = {
+        .note = {.kind = AGENT_ENDED, .value = status},
+        .user_us = microseconds(&used->ru_utime),
+        .system_us = microseconds(&used->ru_stime),
+        .rss_kib = (uint64_t)used->ru_maxrss,
+    };
+    keeper->ended = true;
+    if (keeper->socket >= 0)
+        agent_answer(keeper->socket, &end, sizeof end);
+}
+
+/* Waits for some that have ended: there may be new ones all the time. Whether there may be more. */
+static bool reap(void *arg)
+{
+    struct keeper *keeper = arg;
+    struct rusage used;
+    int status;
+    pid_t pid = 1;
+    for (int i = 0; i < AT_ONCE && pid > 0; i++) {
+        pid = wait4(-1, &status, WNOHANG, &used);
+        if (pid > 0 && pid == keeper->command)
+            tell_end(keeper, status, &used);
+    }
+    keeper->more = pid > 0;
+    keeper->empty = pid < 0;
+    return !keeper->empty;
+}
+
+/* Two who stop everything would stop each other, so the agent does. */
+static void ask_agent(void *arg)
+{
+    const struct keeper *keeper = arg;
+    kill(keeper->agent->pid, AGENT_HELP_SIGNAL);
+}
+
+static void kill_all(struct keeper *keeper)
+{
+    const struct agent_killing how = {
+        .reap = reap,
+        .get_help = keeper->agent->is_inside ? ask_agent : NULL,
+        .arg = keeper,
+        .group = keeper->command,
+    };
+    agent_kill_tree(keeper->agent->proc, &how);
+}
+
+static void send_signal(struct keeper *keeper, int to, int sig)
+{
+    /* The process id of one that has been waited for is somebody else's. */
+    if (to == AGENT_TO_PROCESS && !keeper->ended)
+        kill(keeper->command, sig);
+    if (to == AGENT_TO_GROUP && !keeper->ended)
+        agent_signal_tree(keeper->agent->proc, getpgid(keeper->command), sig);
+    if (to == AGENT_TO_TREE && sig == SIGKILL)
+        kill_all(keeper);
+    else if (to == AGENT_TO_TREE)
+        agent_signal_tree(keeper->agent->proc, 0, sig);
+}
+
+/* 0, or an errno. */
+static int obey(struct keeper *keeper, const struct agent_note *note, size_t size)
+{
+    if (size != sizeof *note)
+        return EPROTO;
+    if (note->kind == AGENT_SIGNAL) {
+        if (note->to > AGENT_TO_TREE || note->value < 0 || note->value >= NSIG)
+            return EINVAL;
+        send_signal(keeper, note->to, note->value);
+        return 0;
+    }
+    if (note->kind == AGENT_WINDOW) {
+        uint32_t size_asked = (uint32_t)note->value;
+        agent_terminal_resize(&keeper->terminal, (uint16_t)(size_asked >> 16),
+                              (uint16_t)size_asked);
+        agent_terminal_tell_size(&keeper->terminal, keeper->command);
+        return 0;
+    }
+    return EPROTO;
+}
+
+/* One message of the host's. */
+static void hear(struct keeper *keeper)
+{
+    struct agent_note note[2];
+    ssize_t size = recv(keeper->socket, note, sizeof note, MSG_DONTWAIT);
+    if (size < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
+    if (size <= 0) {
+        close(keeper->socket);
+        keeper->socket = -1;
+        /* Who has heard the end of the command leaves alone what goes on in the background. */
+        if (!keeper->ended)
+            kill_all(keeper);
+        agent_terminal_close(&keeper->terminal);
+        return;
+    }
+    int errnum = obey(keeper, note, (size_t)size);
+    const struct agent_note refused = {.kind = AGENT_REFUSED, .value = errnum};
+    if (errnum)
+        agent_answer(keeper->socket, &refused, sizeof refused);
+}
+
+static void end_with_agent(struct keeper *keeper)
+{
+    kill_all(keeper);
+    _exit(0);
+}
+
+/* Somebody has ended, or the agent passes on that all are to, or it has ended itself. */
+static void take_signal(struct keeper *keeper)
+{
+    struct signalfd_siginfo info;
+    if (read(keeper->signals, &info, sizeof info) != sizeof info || info.ssi_signo != SIGTERM)
+        return;
+    if (getppid() != keeper->agent->pid)
+        end_with_agent(keeper);
+    if ((pid_t)info.ssi_pid == keeper->agent->pid)
+        send_signal(keeper, AGENT_TO_PROCESS, SIGTERM);
+}
+
+static bool is_done(struct keeper *keeper)
+{
+    return keeper->empty && keeper->socket < 0;
+}
+
+/* What a terminal still holds is copied before it is closed: the host reads until the end. */
+static void end_output(struct keeper *keeper)
+{
+    struct agent_terminal *terminal = &keeper->terminal;
+    if (!keeper->empty || terminal->output < 0 || !agent_terminal_drained(terminal))
+        return;
+    agent_terminal_close(terminal);
+    close(terminal->output);
+    terminal->output = -1;
+}
+
+static void wait_for_news(struct keeper *keeper)
+{
+    struct pollfd polls[POLLS] = {
+        [POLL_SOCKET] = {.fd = keeper->socket, .events = POLLIN},
+        [POLL_SIGNALS] = {.fd = keeper->signals, .events = POLLIN},
+        [POLL_CONTROL] = {.fd = keeper->agent->control},
+    };
+    agent_terminal_polls(&keeper->terminal, polls + POLL_TERMINAL);
+    const struct timespec now = {0, 0};
+    if (ppoll(polls, POLLS, keeper->more ? &now : NULL, NULL) < 0)
+        return;
+    if (polls[POLL_SIGNALS].revents)
+        take_signal(keeper);
+    if (polls[POLL_SIGNALS].revents || keeper->more)
+        reap(keeper);
+    /* What was typed before the end was. */
+    agent_terminal_copy(&keeper->terminal, polls + POLL_TERMINAL);
+    if (keeper->socket >= 0 && polls[POLL_SOCKET].revents)
+        hear(keeper);
+    if (polls[POLL_CONTROL].revents)
+        end_with_agent(keeper);
+    end_output(keeper);
+}
+
+/* Signals come to a descriptor, and the death of the agent with them. */
+static int become_keeper(struct keeper *keeper)
+{
+    sigset_t heard;
+    sigemptyset(&heard);
+    sigaddset(&heard, SIGCHLD);
+    sigaddset(&heard, SIGTERM);
+    keeper->signals = signalfd(-1, &heard, SFD_CLOEXEC | SFD_NONBLOCK);
+    if (keeper->signals < 0 || prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) ||
+        prctl(PR_SET_PDEATHSIG, SIGTERM, 0, 0, 0))
+        return -1;
+    /* Nobody else's command is in the session of this one. */
+    setsid();
+    return 0;
+}
+
+static int open_terminal(struct keeper *keeper, struct agent_start *start,
+                         const struct agent_letter *letter)
+{
+    const struct agent_header *header = &start->message->header;
+    memcpy(start->stdio, letter->fd, sizeof start->stdio);
+    start->has_terminal = header->flags & AGENT_TERMINAL;
+    if (!start->has_terminal)
+        return 0;
+    /* It is to belong to who uses it. */
+    uid_t uid = header->flags & AGENT_IDS ? header->uid : keeper->agent->uid;
+    uid_t own = agent_borrow_uid(uid);
+    int other = agent_terminal_open(&keeper->terminal, letter->fd[AGENT_STDIN],
+                                    letter->fd[AGENT_STDOUT], header->rows, header->columns);
+    int errnum = errno;
+    agent_return_uid(own);
+    errno = errnum;
+    for (int i = 0; i < 3; i++)
+        start->stdio[i] = other;
+    return other < 0 ? -1 : 0;
+}
+
+/* Starts the command and closes what is only for it. -1: that failed, and the host has been told.
+ */
+static int start_command(struct keeper *keeper, struct agent_letter *letter,
+                         const struct agent_loaded *loaded)
+{
+    struct agent_start start = {
+        .agent = keeper->agent,
+        .message = &loaded->message,
+        .words = &loaded->words,
+        .groups = loaded->groups,
+    };
+    if (open_terminal(keeper, &start, letter)) {
+        agent_answer_failure(keeper->socket, AGENT_STEP_TERMINAL, errno);
+        return -1;
+    }
+    keeper->command = agent_start_command(&start);
+    if (keeper->command < 0) {
+        agent_answer_failure(keeper->socket, start.step, start.errnum);
+        return -1;
+    }
+    const struct agent_note started = {.kind = AGENT_STARTED, .value = keeper->command};
+    agent_answer(keeper->socket, &started, sizeof started);
+    if (start.has_terminal)
+        close(start.stdio[0]);
+    int kept = start.has_terminal ? AGENT_STDERR : AGENT_STDIN;
+    un_close_each(letter->fd + kept, (size_t)(AGENT_SOCKET - kept));
+    return 0;
+}
+
+/* 0: the command runs. */
+static int start(struct keeper *keeper, struct agent_letter *letter)
+{
+    struct agent_loaded loaded;
+    int errnum = agent_load(letter, keeper->agent->control, &loaded);
+    if (errnum)
+        agent_answer_failure(keeper->socket, AGENT_STEP_WORDS, errnum);
+    int failed = errnum ? -1 : start_command(keeper, letter, &loaded);
+    agent_unload(&loaded);
+    return failed;
+}
+
+int agent_keep(const struct agent *agent, struct agent_letter *letter)
+{
+    struct keeper keeper = {
+        .agent = agent,
+        .socket = letter->fd[AGENT_SOCKET],
+        .terminal = {.master = -1, .input = -1, .output = -1},
+    };
+    if (become_keeper(&keeper)) {
+        agent_answer_failure(keeper.socket, AGENT_STEP_FORK, errno);
+        return 1;
+    }
+    if (start(&keeper, letter))
+        return 1;
+    while (!is_done(&keeper))
+        wait_for_news(&keeper);
+    return 0;
+}

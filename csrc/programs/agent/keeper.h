@@ -1,0 +1,12 @@
+/* Who keeps a command: starts it, tells the host how it goes, does what the host says, and is there
+ * as long as anything is left of it. */
+#ifndef USERNSCTL_PROGRAMS_AGENT_KEEPER_H
+#define USERNSCTL_PROGRAMS_AGENT_KEEPER_H
+
+#include "programs/agent/agent.h"
+#include "programs/agent/wire.h"
+
+/* Runs in a child of the agent, which may share its memory; the end of that is the end of this. */
+int agent_keep(const struct agent *agent, struct agent_letter *letter);
+
+#endif

@@ -1,0 +1,201 @@
+/* What the agent needs of a libc besides child/libc.c: system calls. */
+#define UN_NO_ENTRY /* that is child/libc.c's */
+#include "programs/agent/libc.h"
+#include "base/freestanding.h"
+#include "programs/agent/block.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* The stack that a program begins on is above all other memory. */
+static uintptr_t first_stack;
+static int first_error;
+
+/* It may have grown down so far. */
+#define FIRST_STACK_SIZE (256 * 1024)
+
+void agent_split_errno(void)
+{
+    first_stack = (uintptr_t)__builtin_frame_address(0) - FIRST_STACK_SIZE;
+}
+
+int *__errno_location(void)
+{
+    uintptr_t here = (uintptr_t)__builtin_frame_address(0);
+    if (here > first_stack)
+        return &first_error;
+    struct agent_block *block = (void *)(here - here % AGENT_BLOCK_SIZE);
+    return &block->error;
+}
+
+/* The kernel's sets of signals, for which it is told their size. */
+#define SET_SIZE 8
+
+__attribute__((always_inline)) static inline long call(long number, long a, long b, long c, long d,
+                                                       long e, long f)
+{
+    long result = un_raw_call(number, a, b, c, d, e, f);
+    if (result >= 0)
+        return result;
+    errno = (int)-result;
+    return -1;
+}
+
+ssize_t recvmsg(int socket, struct msghdr *letter, int flags)
+{
+    return call(__NR_recvmsg, socket, (long)letter, flags, 0, 0, 0);
+}
+
+ssize_t recv(int socket, void *data, size_t size, int flags)
+{
+    return call(__NR_recvfrom, socket, (long)data, (long)size, flags, 0, 0);
+}
+
+ssize_t send(int socket, const void *data, size_t size, int flags)
+{
+    return call(__NR_sendto, socket, (long)data, (long)size, flags, 0, 0);
+}
+
+/* Never to itself, where dup3(2) is another call. */
+int dup2(int fd, int to)
+{
+    return (int)call(__NR_dup3, fd, to, 0, 0, 0, 0);
+}
+
+/* The kernel writes what is left into the time. */
+int ppoll(struct pollfd *fds, nfds_t count, const struct timespec *most, const sigset_t *mask)
+{
+    struct timespec left = most ? *most : (struct timespec){0, 0};
+    return (int)call(__NR_ppoll, (long)fds, (long)count, most ? (long)&left : 0, (long)mask,
+                     SET_SIZE, 0);
+}
+
+int signalfd(int fd, const sigset_t *mask, int flags)
+{
+    return (int)call(__NR_signalfd4, fd, (long)mask, SET_SIZE, flags, 0, 0);
+}
+
+int sigemptyset(sigset_t *set)
+{
+    memset(set, 0, sizeof *set);
+    return 0;
+}
+
+int sigaddset(sigset_t *set, int sig)
+{
+    set->__val[0] |= 1UL << (sig - 1);
+    return 0;
+}
+
+int kill(pid_t pid, int sig)
+{
+    return (int)call(__NR_kill, pid, sig, 0, 0, 0, 0);
+}
+
+pid_t wait4(pid_t pid, int *status, int options, struct rusage *used)
+{
+    return (pid_t)call(__NR_wait4, pid, (long)status, options, (long)used, 0, 0);
+}
+
+pid_t waitpid(pid_t pid, int *status, int options)
+{
+    return wait4(pid, status, options, NULL);
+}
+
+int waitid(idtype_t type, id_t id, siginfo_t *info, int options)
+{
+    return (int)call(__NR_waitid, (long)type, (long)id, (long)info, options, 0, 0);
+}
+
+pid_t getpid(void)
+{
+    return (pid_t)call(__NR_getpid, 0, 0, 0, 0, 0, 0);
+}
+
+pid_t getppid(void)
+{
+    return (pid_t)call(__NR_getppid, 0, 0, 0, 0, 0, 0);
+}
+
+pid_t getpgid(pid_t pid)
+{
+    return (pid_t)call(__NR_getpgid, pid, 0, 0, 0, 0, 0);
+}
+
+int setpgid(pid_t pid, pid_t group)
+{
+    return (int)call(__NR_setpgid, pid, group, 0, 0, 0, 0);
+}
+
+pid_t setsid(void)
+{
+    return (pid_t)call(__NR_setsid, 0, 0, 0, 0, 0, 0);
+}
+
+mode_t umask(mode_t mask)
+{
+    return (mode_t)call(__NR_umask, mask, 0, 0, 0, 0, 0);
+}
+
+int ioctl(int fd, unsigned long request, ...)
+{
+    va_list arguments;
+    va_start(arguments, request);
+    long argument = va_arg(arguments, long);
+    va_end(arguments);
+    return (int)call(__NR_ioctl, fd, (long)request, argument, 0, 0, 0);
+}
+
+int prlimit64(pid_t pid, enum __rlimit_resource resource, const struct rlimit64 *limit,
+              struct rlimit64 *before)
+{
+    return (int)call(__NR_prlimit64, pid, (long)resource, (long)limit, (long)before, 0, 0);
+}
+
+int fstatfs(int fd, struct statfs *fs)
+{
+    return (int)call(__NR_fstatfs, fd, (long)fs, 0, 0, 0, 0);
+}
+
+void *mmap(void *at, size_t size, int protection, int flags, int fd, off_t offset)
+{
+    return (void *)call(__NR_mmap, (long)at, (long)size, protection, flags, fd, offset);
+}
+
+int munmap(void *at, size_t size)
+{
+    return (int)call(__NR_munmap, (long)at, (long)size, 0, 0, 0, 0);
+}
+
+uid_t getuid(void)
+{
+    return (uid_t)call(__NR_getuid, 0, 0, 0, 0, 0, 0);
+}
+
+int strcmp(const char *one, const char *other)
+{
+    return strncmp(one, other, SIZE_MAX);
+}
+
+int strncmp(const char *one, const char *other, size_t most)
+{
+    for (; most--; one++, other++) {
+        if (*one != *other)
+            return (unsigned char)*one - (unsigned char)*other;
+        if (!*one)
+            break;
+    }
+    return 0;
+}

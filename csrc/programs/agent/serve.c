@@ -1,0 +1,213 @@
+#include "programs/agent/serve.h"
+#include "programs/agent/block.h"
+#include "programs/agent/keeper.h"
+#include "programs/agent/tree.h"
+#include "sys/clone.h"
+
+#include <errno.h>
+#include <linux/close_range.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* So many children are waited for before anything else is looked at. */
+#define AT_ONCE 32
+
+struct server {
+    struct agent agent;
+    struct agent_blocks blocks;
+    int signals;
+    bool is_apart; /* no command can signal us but by CAP_KILL */
+    bool more;     /* children may have ended that have not been waited for */
+    bool ending;   /* SIGTERM has come */
+    bool has_lost; /* a keeper was killed, so who it kept is our child now */
+};
+
+static bool is_keeper(pid_t pid, void *arg)
+{
+    const struct server *server = arg;
+    return agent_block_has(&server->blocks, pid);
+}
+
+/* Keepers are the children that we have made; who else comes to be our child has lost a parent, and
+ * there may be new ones all the time. Whether there may be more. */
+static bool reap(void *arg)
+{
+    struct server *server = arg;
+    int status;
+    pid_t pid = 1;
+    for (int i = 0; i < AT_ONCE && pid > 0; i++) {
+        pid = waitpid(-1, &status, WNOHANG);
+        if (pid > 0 && agent_block_leave(&server->blocks, pid) && !WIFEXITED(status))
+            server->has_lost = true;
+    }
+    server->more = pid > 0;
+    return pid >= 0;
+}
+
+/* Who could kill a keeper is not rid of the host by that. */
+static void kill_lost(struct server *server)
+{
+    if (server->has_lost && !agent_kill_others(server->agent.proc, is_keeper, server))
+        server->has_lost = false;
+}
+
+static int keep(void *arg)
+{
+    struct agent_block *block = arg;
+    return agent_keep(block->agent, &block->letter);
+}
+
+static int start_keeper(struct server *server, struct agent_block *block)
+{
+    struct un_clone child = {.run = keep, .arg = block, .exit_signal = SIGCHLD, .is_plain = true};
+    if (server->agent.is_inside) {
+        child.flags = CLONE_VM;
+        child.stack = agent_block_stack(block);
+    }
+    block->agent = &server->agent;
+    if (un_clone(&child))
+        return errno;
+    agent_block_use(&server->blocks, child.pid);
+    return 0;
+}
+
+/* Takes one command; false: the host is gone. */
+static bool take_command(struct server *server)
+{
+    struct agent_block *block = agent_block_free(&server->blocks);
+    if (!block)
+        return false;
+    struct agent_letter *letter = &block->letter;
+    int found = agent_receive(server->agent.control, letter);
+    if (found <= 0)
+        return found;
+    if (letter->fds < AGENT_WORDS) {
+        agent_answer_failure(server->agent.control, AGENT_STEP_WORDS, EPROTO);
+    } else {
+        int errnum = server->ending ? ESHUTDOWN : start_keeper(server, block);
+        if (errnum)
+            agent_answer_failure(letter->fd[AGENT_SOCKET], AGENT_STEP_FORK, errnum);
+    }
+    agent_close_fds(letter);
+    return true;
+}
+
+/* The commands are told by their keepers. */
+static void pass_on_end(struct server *server)
+{
+    server->ending = true;
+    for (const struct agent_block *block = server->blocks.used; block; block = block->next)
+        kill(block->keeper, SIGTERM);
+}
+
+static void take_signal(struct server *server)
+{
+    struct signalfd_siginfo info;
+    if (read(server->signals, &info, sizeof info) != sizeof info)
+        return;
+    if (info.ssi_signo == SIGTERM)
+        pass_on_end(server);
+    else if (info.ssi_signo == AGENT_HELP_SIGNAL && server->agent.is_inside &&
+             is_keeper((pid_t)info.ssi_pid, server))
+        agent_kill_while_all_stands(server->agent.proc, (pid_t)info.ssi_pid);
+}
+
+static int open_signals(void)
+{
+    sigset_t heard;
+    un_block_signals();
+    sigemptyset(&heard);
+    sigaddset(&heard, SIGCHLD);
+    sigaddset(&heard, SIGTERM);
+    sigaddset(&heard, AGENT_HELP_SIGNAL);
+    return signalfd(-1, &heard, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
+static bool say_hello(const struct server *server)
+{
+    int first = server->agent.pid == 1 ? AGENT_IS_FIRST : 0;
+    int apart = server->is_apart ? AGENT_IS_APART : 0;
+    const struct agent_hello hello = {
+        .magic = AGENT_HELLO,
+        .version = AGENT_VERSION,
+        .flags = (uint16_t)(first | apart),
+        .pid = (uint32_t)server->agent.pid,
+    };
+    return agent_answer(server->agent.control, &hello, sizeof hello);
+}
+
+static void help_ourselves(void *arg)
+{
+    const struct server *server = arg;
+    agent_kill_while_all_stands(server->agent.proc, server->agent.pid);
+}
+
+/* With process 1 all ends anyway. */
+static void kill_all(struct server *server)
+{
+    const struct agent_killing how = {
+        .reap = reap,
+        /* On a whole machine, as tests are, it would be that which is stopped. */
+        .get_help = server->agent.is_inside ? help_ourselves : NULL,
+        .arg = server,
+    };
+    if (server->agent.pid != 1)
+        agent_kill_tree(server->agent.proc, &how);
+}
+
+static int serve(struct server *server)
+{
+    /* Who was lost is looked for until there is nobody. */
+    const struct timespec soon = {.tv_nsec = 10000000};
+    struct pollfd polls[] = {
+        {.fd = server->agent.control, .events = POLLIN},
+        {.fd = server->signals, .events = POLLIN},
+    };
+    const struct timespec now = {0, 0};
+    for (;;) {
+        const struct timespec *most = server->has_lost ? &soon : NULL;
+        if (ppoll(polls, 2, server->more ? &now : most, NULL) < 0)
+            continue;
+        if (polls[1].revents)
+            take_signal(server);
+        bool any = true;
+        if (polls[1].revents || server->more || server->has_lost)
+            any = reap(server);
+        kill_lost(server);
+        if (server->ending && !any)
+            return 128 + SIGTERM;
+        if (polls[0].revents && !take_command(server))
+            return 0;
+    }
+}
+
+int agent_serve(int control, bool is_inside)
+{
+    static struct server server;
+    struct agent *agent = &server.agent;
+    *agent = (struct agent){
+        .pid = getpid(),
+        .is_inside = is_inside,
+        .control = control,
+        .uid = getuid(),
+    };
+    /* Nobody has given us any; if somebody had, commands would have them. */
+    syscall(SYS_close_range, STDERR_FILENO + 1, ~0U, CLOSE_RANGE_CLOEXEC, 0, 0);
+    agent->proc = agent_open_proc();
+    server.signals = open_signals();
+    if (server.signals < 0 || chdir("/") || agent_read_caps(&agent->caps))
+        return 1;
+    server.is_apart = agent_become_nobody();
+    if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) || prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) ||
+        !say_hello(&server))
+        return 1;
+    int status = serve(&server);
+    kill_all(&server);
+    return status;
+}

@@ -1,0 +1,138 @@
+#include "programs/agent/start.h"
+#include "base/error.h"
+#include "sys/clone.h"
+#include "sys/fds.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static int fail(struct agent_start *start, int step, int errnum)
+{
+    start->step = step;
+    start->errnum = errnum;
+    return 1;
+}
+
+/* A group or a session of its own, and the terminal. */
+static int set_session(struct agent_start *start, unsigned flags)
+{
+    /* A group in any case: that can be killed at once. */
+    bool leads = flags & (AGENT_NEW_SESSION | AGENT_TERMINAL);
+    if (leads ? setsid() < 0 : setpgid(0, 0))
+        return fail(start, AGENT_STEP_FORK, errno);
+    if (start->has_terminal && ioctl(start->stdio[0], TIOCSCTTY, 0))
+        return fail(start, AGENT_STEP_TERMINAL, errno);
+    return 0;
+}
+
+static int set_limits(struct agent_start *start)
+{
+    const struct agent_message *message = start->message;
+    for (uint32_t i = 0; i < message->header.limits; i++) {
+        struct agent_limit asked;
+        agent_read_limit(message, i, &asked);
+        const struct rlimit64 limit = {.rlim_cur = asked.soft, .rlim_max = asked.hard};
+        if (prlimit64(0, asked.resource, &limit, NULL))
+            return fail(start, AGENT_STEP_LIMITS, errno);
+    }
+    return 0;
+}
+
+/* The command has what it is given of the agent's capabilities. Until it is executed nobody may
+ * look into it, since it has the agent's memory: the kernel sees to it where ids change. */
+static int change_ids(struct agent_start *start)
+{
+    const struct agent *agent = start->agent;
+    const struct agent_header *header = &start->message->header;
+    bool sets = header->flags & AGENT_IDS, limits = header->flags & AGENT_CAPABILITIES;
+    uid_t uid = sets ? header->uid : agent->uid;
+    if ((limits && agent_limit_caps(&agent->caps, header->capabilities)) ||
+        (header->groups != AGENT_UNCHANGED &&
+         syscall(SYS_setgroups, (size_t)header->groups, start->groups)) ||
+        (sets && syscall(SYS_setresgid, header->gid, header->gid, header->gid)) ||
+        syscall(SYS_setresuid, uid, uid, uid))
+        return -1;
+    return limits ? agent_set_caps(&agent->caps, header->capabilities) : 0;
+}
+
+static int set_up(struct agent_start *start)
+{
+    const struct agent_header *header = &start->message->header;
+    struct un_error err;
+    if (set_session(start, header->flags))
+        return 1;
+    if (un_place_stdio(start->stdio, &err))
+        return fail(start, AGENT_STEP_FORK, err.errnum);
+    /* Of higher limits only the agent may be capable. */
+    if (set_limits(start))
+        return 1;
+    if (change_ids(start))
+        return fail(start, AGENT_STEP_IDS, errno);
+    /* A change of ids has cleared it. */
+    prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+    if (header->umask != AGENT_UNCHANGED)
+        umask(header->umask & 0777);
+    /* That is where the agent is. */
+    if (strcmp(start->words->cwd, "/") && chdir(start->words->cwd))
+        return fail(start, AGENT_STEP_CWD, errno);
+    return 0;
+}
+
+/* What follows `name` and "=" in the environment. */
+static const char *look_up(const char *const *environment, const char *name)
+{
+    size_t length = strlen(name);
+    for (; *environment; environment++)
+        if (!strncmp(*environment, name, length) && (*environment)[length] == '=')
+            return *environment + length + 1;
+    return NULL;
+}
+
+/* Runs in the memory of whoever starts it. */
+static int become_command(void *arg)
+{
+    struct agent_start *start = arg;
+    const struct agent_words *words = start->words;
+    if (set_up(start))
+        return 1;
+    un_set_signals(0);
+    const struct un_command command = {
+        .file = words->program,
+        .path = look_up(words->envp, "PATH"),
+        .argv = words->argv,
+        .envp = words->envp,
+    };
+    struct un_error err;
+    un_exec(&command, &err);
+    return fail(start, AGENT_STEP_EXEC, err.errnum);
+}
+
+pid_t agent_start_command(struct agent_start *start)
+{
+    struct un_clone child = {
+        .flags = CLONE_VM | CLONE_VFORK,
+        .run = become_command,
+        .arg = start,
+        .exit_signal = SIGCHLD,
+        .is_plain = true,
+    };
+    start->step = start->errnum = 0;
+    if (un_clone(&child)) {
+        fail(start, AGENT_STEP_FORK, errno);
+        return -1;
+    }
+    if (!start->step)
+        return child.pid;
+    while (waitpid(child.pid, NULL, 0) < 0 && errno == EINTR)
+        continue;
+    return -1;
+}

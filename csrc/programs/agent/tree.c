@@ -1,0 +1,331 @@
+/*
+ * Who loses a parent becomes the child of the nearest subreaper above (PR_SET_CHILD_SUBREAPER), so
+ * a subreaper without children has no descendants: that is certain, and the kernel says so
+ * (ECHILD). Who they are is read from /proc, and may have changed when it has been read. So that is
+ * repeated until there are none. Who makes processes faster than they are found (a fork bomb has
+ * most of the processor) is found while everything in the sandbox stands still for a moment.
+ */
+#include "programs/agent/tree.h"
+#include "base/number.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/magic.h>
+#include <signal.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/vfs.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+/* As many as are looked at in one go: those that are left out are found in the next one. */
+#define PROCESSES_MAX 8192
+/* gVisor has 65,536 tasks at most, Linux (for the tests) ids up to 4,194,304. */
+#define PIDS (1 << 22)
+/* So often all are killed that are found, before everything is stopped to find them; or if that
+ * takes so long (in ms), as it does if very many want the processor. */
+#define ROUNDS_ALONE 3
+#define LOOK_TIME 50
+/* The clock is looked at once for so many processes. */
+#define LOOK_PART 4
+/* So often everything is stopped: what is just making a process stops when it has made it. */
+#define STOPS_MAX 64
+/* In ns: until that has stopped, and until what is killed has ended. */
+#define STOP_NAP 1000000
+#define SHORTEST_NAP 100000
+#define LONGEST_NAP 20000000
+
+struct process {
+    pid_t pid;
+    pid_t parent;
+    pid_t group;
+    char state;
+    bool below; /* it is a descendant */
+};
+
+/* One look at /proc. It is in memory of its own: several keepers may look at the same time. */
+struct look {
+    size_t count;
+    int64_t end;  /* when it is given up, or 0 */
+    bool is_late; /* it was */
+    struct process processes[PROCESSES_MAX];
+    uint64_t below[PIDS / 64];
+};
+
+static bool has(const struct look *look, pid_t pid)
+{
+    return pid > 0 && pid < PIDS && look->below[pid / 64] >> pid % 64 & 1;
+}
+
+static void set(struct look *look, pid_t pid)
+{
+    look->below[pid / 64] |= UINT64_C(1) << pid % 64;
+}
+
+static int64_t milliseconds(void)
+{
+    struct timespec now = {0, 0};
+    syscall(SYS_clock_gettime, CLOCK_MONOTONIC, &now, 0, 0, 0);
+    return now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+static void nap(long nanoseconds)
+{
+    const struct timespec time = {.tv_nsec = nanoseconds};
+    syscall(SYS_nanosleep, &time, NULL, 0, 0, 0);
+}
+
+int agent_open_proc(void)
+{
+    struct statfs fs;
+    int proc = open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (proc < 0)
+        return -1;
+    if (!fstatfs(proc, &fs) && (uint64_t)fs.f_type == PROC_SUPER_MAGIC)
+        return proc;
+    close(proc);
+    return -1;
+}
+
+static const char *read_id(const char *text, pid_t *id)
+{
+    uint64_t number = 0;
+    text = text ? un_number_read(text, PIDS - 1, &number) : NULL;
+    *id = (pid_t)number;
+    return text && *text == ' ' ? text + 1 : NULL;
+}
+
+/* "PID (NAME) STATE PARENT GROUP ...": there may be anything in a name. */
+static bool read_process(int proc, const char *name, struct process *found)
+{
+    char path[32], text[512];
+    size_t length = strnlen(name, sizeof path - sizeof "/stat");
+    memcpy(path, name, length);
+    memcpy(path + length, "/stat", sizeof "/stat");
+    int file = openat(proc, path, O_RDONLY | O_CLOEXEC);
+    if (file < 0)
+        return false;
+    ssize_t size = read(file, text, sizeof text - 1);
+    close(file);
+    if (size <= 0)
+        return false;
+    text[size] = '\0';
+    const char *at = NULL;
+    for (const char *letter = text; *letter; letter++)
+        if (*letter == ')')
+            at = letter;
+    if (!at || at[1] != ' ' || !at[2] || at[3] != ' ')
+        return false;
+    found->state = at[2];
+    at = read_id(at + 4, &found->parent);
+    return read_id(at, &found->group) != NULL;
+}
+
+static void add_entries(struct look *look, int proc, const char *entries, long size)
+{
+    const struct entry {
+        uint64_t inode;
+        int64_t next;
+        unsigned short length;
+        unsigned char type;
+        char name[];
+    } *entry;
+    for (long at = 0; at < size && look->count < PROCESSES_MAX && !look->is_late;
+         at += entry->length) {
+        entry = (const void *)(entries + at);
+        uint64_t pid;
+        const char *end = un_number_read(entry->name, PIDS - 1, &pid);
+        struct process *found = &look->processes[look->count];
+        if (!end || *end || !pid || !read_process(proc, entry->name, found))
+            continue;
+        found->pid = (pid_t)pid;
+        found->below = false;
+        if (++look->count % LOOK_PART == 0 && look->end && milliseconds() > look->end)
+            look->is_late = true;
+    }
+}
+
+static void read_all(struct look *look, int proc)
+{
+    _Alignas(uint64_t) char entries[4096];
+    /* One of its own: several of us read it, each from its beginning. */
+    int dir = openat(proc, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (dir < 0)
+        return;
+    long size;
+    while (!look->is_late &&
+           (size = syscall(SYS_getdents64, dir, entries, sizeof entries, 0, 0)) > 0)
+        add_entries(look, proc, entries, size);
+    close(dir);
+}
+
+/* Marks those that are below `root`, but for those at whom `spared` says so, and whom they have
+ * made.
+ */
+static void mark(struct look *look, pid_t root, agent_spared *spared, void *arg)
+{
+    set(look, root);
+    for (bool more = true; more;) {
+        more = false;
+        for (size_t i = 0; i < look->count; i++) {
+            struct process *one = &look->processes[i];
+            if (one->below || one->pid == root || !has(look, one->parent) ||
+                (spared && spared(one->pid, arg)))
+                continue;
+            one->below = more = true;
+            set(look, one->pid);
+        }
+    }
+}
+
+static bool is_ended(const struct process *one)
+{
+    return one->state == 'Z' || one->state == 'X';
+}
+
+static bool is_stopped(const struct process *one)
+{
+    return one->state == 'T' || one->state == 't';
+}
+
+static void forget(struct look *look)
+{
+    munmap(look, sizeof *look);
+}
+
+/* NULL: /proc does not tell. To be forgotten. */
+static struct look *look_below(int proc, pid_t root, int64_t end, agent_spared *spared, void *arg)
+{
+    if (proc < 0)
+        return NULL;
+    struct look *look = mmap(NULL, sizeof *look, PROT_READ | PROT_WRITE,
+                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (look == MAP_FAILED)
+        return NULL;
+    look->end = end;
+    read_all(look, proc);
+    if (look->count) {
+        mark(look, root, spared, arg);
+        return look;
+    }
+    forget(look);
+    return NULL;
+}
+
+static void signal_below(const struct look *look, pid_t group, int sig)
+{
+    for (size_t i = 0; i < look->count; i++) {
+        const struct process *one = &look->processes[i];
+        if (one->below && (!group || one->group == group))
+            kill(one->pid, sig);
+    }
+}
+
+bool agent_signal_tree(int proc, pid_t group, int sig)
+{
+    struct look *look = look_below(proc, getpid(), 0, NULL, NULL);
+    if (!look)
+        return false;
+    signal_below(look, group, sig);
+    forget(look);
+    return true;
+}
+
+bool agent_kill_others(int proc, agent_spared *spared, void *arg)
+{
+    struct look *look = look_below(proc, getpid(), 0, spared, arg);
+    if (!look)
+        return false;
+    bool any = false;
+    for (size_t i = 0; i < look->count; i++) {
+        if (!look->processes[i].below)
+            continue;
+        /* One that has ended, too: it may have made another one after the directory was read. */
+        any = true;
+        kill(look->processes[i].pid, SIGKILL);
+    }
+    forget(look);
+    return any;
+}
+
+/* Whether all that are below have stopped. */
+static bool have_stopped(const struct look *look)
+{
+    for (size_t i = 0; i < look->count; i++) {
+        const struct process *one = &look->processes[i];
+        if (one->below && !is_stopped(one) && !is_ended(one))
+            return false;
+    }
+    return true;
+}
+
+void agent_kill_while_all_stands(int proc, pid_t root)
+{
+    struct look *look = NULL;
+    for (int i = 0; i < STOPS_MAX; i++) {
+        /* Whoever was made meanwhile is stopped by the next one. */
+        for (int again = 0; again < 3; again++)
+            kill(-1, SIGSTOP);
+        look = look_below(proc, root, 0, NULL, NULL);
+        if (!look || have_stopped(look) || i == STOPS_MAX - 1)
+            break;
+        forget(look);
+        nap(STOP_NAP);
+    }
+    if (look)
+        signal_below(look, 0, SIGKILL);
+    kill(-1, SIGCONT);
+    if (look)
+        forget(look);
+}
+
+/* Without /proc only our children are to be found, by trying: those who lose a parent by that are
+ * the next ones. */
+static void kill_children(void)
+{
+    siginfo_t none;
+    for (pid_t pid = 2; pid < 1 << 16; pid++)
+        if (!waitid(P_PID, (id_t)pid, &none, WEXITED | WNOHANG | WNOWAIT))
+            kill(pid, SIGKILL);
+}
+
+/* False: there was no time for that. */
+static bool kill_found(int proc, int64_t end)
+{
+    if (milliseconds() > end)
+        return false;
+    struct look *look = look_below(proc, getpid(), end, NULL, NULL);
+    if (!look) {
+        kill_children();
+        return true;
+    }
+    bool in_time = !look->is_late;
+    if (in_time)
+        signal_below(look, 0, SIGKILL);
+    forget(look);
+    return in_time;
+}
+
+void agent_kill_tree(int proc, const struct agent_killing *how)
+{
+    long wait = SHORTEST_NAP;
+    for (int round = 0; how->reap(how->arg); round++) {
+        int64_t end = milliseconds() + LOOK_TIME;
+        if (how->group && !kill(-how->group, SIGKILL) && !how->reap(how->arg))
+            return;
+        bool is_alone = round < ROUNDS_ALONE || !how->get_help;
+        bool in_time = is_alone && kill_found(proc, how->get_help ? end : INT64_MAX);
+        if (!how->reap(how->arg))
+            return;
+        if (!in_time)
+            how->get_help(how->arg);
+        nap(wait);
+        if (wait < LONGEST_NAP)
+            wait *= 2;
+    }
+}

@@ -1,0 +1,72 @@
+#include "programs/agent/wire.h"
+#include "sys/fds.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+/* Room for one more than there may be, so that too many are seen to be. */
+#define ROOM (AGENT_FDS + 1)
+
+union control {
+    struct cmsghdr header;
+    char room[CMSG_SPACE(ROOM * sizeof(int))];
+};
+
+static void take_fds(struct msghdr *head, struct agent_letter *letter)
+{
+    for (struct cmsghdr *part = CMSG_FIRSTHDR(head); part; part = CMSG_NXTHDR(head, part)) {
+        if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS)
+            continue;
+        size_t count = (part->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+        for (size_t i = 0; i < count; i++) {
+            int fd;
+            memcpy(&fd, CMSG_DATA(part) + i * sizeof fd, sizeof fd);
+            if (letter->fds < AGENT_FDS)
+                letter->fd[letter->fds] = fd;
+            else
+                close(fd);
+            letter->fds++;
+        }
+    }
+}
+
+int agent_receive(int socket, struct agent_letter *letter)
+{
+    union control control;
+    struct iovec part = {.iov_base = letter->bytes, .iov_len = sizeof letter->bytes};
+    struct msghdr head = {
+        .msg_iov = &part,
+        .msg_iovlen = 1,
+        .msg_control = &control,
+        .msg_controllen = sizeof control,
+    };
+    letter->fds = 0;
+    ssize_t size = recvmsg(socket, &head, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    if (size < 0)
+        return errno == EAGAIN || errno == EINTR ? -1 : 0;
+    letter->size = (size_t)size;
+    letter->cut = head.msg_flags & (MSG_TRUNC | MSG_CTRUNC);
+    take_fds(&head, letter);
+    return size || letter->fds || letter->cut;
+}
+
+void agent_close_fds(struct agent_letter *letter)
+{
+    un_close_each(letter->fd, letter->fds < AGENT_FDS ? letter->fds : AGENT_FDS);
+}
+
+bool agent_answer(int socket, const void *data, size_t size)
+{
+    return send(socket, data, size, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)size;
+}
+
+bool agent_answer_failure(int socket, int step, int errnum)
+{
+    const struct agent_failure failure = {
+        .note = {.kind = AGENT_FAILED, .value = errnum},
+        .step = (uint32_t)step,
+    };
+    return agent_answer(socket, &failure, sizeof failure);
+}

@@ -1,0 +1,104 @@
+#include "programs/agent/words.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+/* Each kind of memory has its place. */
+enum { APART, GROUPS, POINTERS };
+
+static void *allocate(struct agent_loaded *loaded, int what, size_t size)
+{
+    size += !size;
+    void *at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (at == MAP_FAILED)
+        return NULL;
+    loaded->memory[what].at = at;
+    loaded->memory[what].size = size;
+    return at;
+}
+
+void agent_unload(struct agent_loaded *loaded)
+{
+    for (size_t i = 0; i < sizeof loaded->memory / sizeof *loaded->memory; i++)
+        if (loaded->memory[i].at)
+            munmap(loaded->memory[i].at, loaded->memory[i].size);
+}
+
+/* Whether there is something to be read; not so if nobody wants it any more. */
+static bool wait_to_read(int fd, int socket, int control)
+{
+    struct pollfd polls[] = {{.fd = fd, .events = POLLIN}, {.fd = socket}, {.fd = control}};
+    while (ppoll(polls, 3, NULL, NULL) < 0 && errno == EINTR)
+        continue;
+    return polls[0].revents && !polls[1].revents && !polls[2].revents;
+}
+
+static int read_apart(const struct agent_letter *letter, int control, char *into, size_t size)
+{
+    int fd = letter->fd[AGENT_WORDS];
+    for (size_t at = 0; at < size;) {
+        if (!wait_to_read(fd, letter->fd[AGENT_SOCKET], control))
+            return ECANCELED;
+        ssize_t part = read(fd, into + at, size - at);
+        if (!part)
+            return EPROTO;
+        if (part < 0 && errno != EAGAIN && errno != EINTR)
+            return errno;
+        at += part > 0 ? (size_t)part : 0;
+    }
+    close(fd);
+    return 0;
+}
+
+static int load_groups(struct agent_loaded *loaded)
+{
+    const struct agent_message *message = &loaded->message;
+    uint32_t count = message->header.groups;
+    if (count == AGENT_UNCHANGED || !count)
+        return 0;
+    loaded->groups = allocate(loaded, GROUPS, count * sizeof *loaded->groups);
+    if (!loaded->groups)
+        return ENOMEM;
+    for (uint32_t i = 0; i < count; i++)
+        loaded->groups[i] = agent_read_group(message, i);
+    return 0;
+}
+
+static int load_words(const struct agent_letter *letter, int control, struct agent_loaded *loaded)
+{
+    const struct agent_header *header = &loaded->message.header;
+    const char *bytes = loaded->message.words;
+    if (header->flags & AGENT_WORDS_APART) {
+        char *apart = allocate(loaded, APART, header->size);
+        if (!apart)
+            return ENOMEM;
+        int errnum = read_apart(letter, control, apart, header->size);
+        if (errnum)
+            return errnum;
+        bytes = apart;
+    }
+    size_t count = agent_pointers(header);
+    const char **pointers = loaded->few;
+    if (count > AGENT_FEW)
+        pointers = allocate(loaded, POINTERS, count * sizeof *pointers);
+    if (!pointers)
+        return ENOMEM;
+    return agent_read_words(header, bytes, header->size, pointers, &loaded->words);
+}
+
+int agent_load(const struct agent_letter *letter, int control, struct agent_loaded *loaded)
+{
+    memset(loaded->memory, 0, sizeof loaded->memory);
+    loaded->groups = NULL;
+    int errnum = agent_read_message(letter->bytes, letter->size, &loaded->message);
+    if (errnum)
+        return errnum;
+    bool apart = loaded->message.header.flags & AGENT_WORDS_APART;
+    if (letter->cut || letter->fds != (apart ? AGENT_FDS : AGENT_WORDS))
+        return EPROTO;
+    errnum = load_groups(loaded);
+    return errnum ? errnum : load_words(letter, control, loaded);
+}

@@ -1,0 +1,591 @@
+"""A command that the agent of a sandbox starts, as subprocess has it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import operator
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from subprocess import TimeoutExpired
+from typing import Any, AnyStr, NoReturn
+
+from usernsctl._records import dataclass
+from usernsctl._system.descriptors import LetGoError, SharedSocket, wait_readable
+from usernsctl.commands.aio import wait_for_end
+from usernsctl.commands.arguments import Args, StrOrBytesPath, refuse, words_of
+from usernsctl.errors import (
+    CommandError,
+    CommandNotADirectoryError,
+    CommandNotExecutableError,
+    CommandNotFoundError,
+    RunscError,
+)
+from usernsctl.gvisor import agent_wire as wire
+from usernsctl.gvisor.agent import (
+    AgentGone,
+    AgentHolder,
+    AgentLate,
+    AgentSilent,
+    agent_error,
+    seconds_left,
+    shut,
+    socket_pair,
+)
+from usernsctl.gvisor.agent_streams import Streams, closed_streams
+
+#: How long the start of a command may take where nobody says how long, in seconds.
+START_SECONDS = 60
+
+# How long the end of what was killed is waited for, in seconds: then it is left to the agent, which
+# kills it as soon as it sees the end of the connection, if it is an honest one.
+_END_SECONDS = 1
+
+# More than an agent of ours ever sends about one command.
+_MESSAGES_MAX = 8
+
+_SEND_FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+
+_KINDS: dict[int, type[CommandError]] = {
+    errno.ENOENT: CommandNotFoundError,
+    errno.ENOTDIR: CommandNotADirectoryError,
+    errno.EACCES: CommandNotExecutableError,
+    errno.EPERM: CommandNotExecutableError,
+}
+
+_MAX_INT = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What a command is given besides its words and streams.
+
+    :ivar env: all of its environment, each entry NAME=VALUE.
+    :ivar audited: the variables that the caller has named.
+    """
+
+    env: Sequence[bytes]
+    audited: Mapping[str, str] | None = None
+    cwd: str | None = None
+    user: tuple[int, int] | None = None
+    groups: Sequence[int] | None = None
+    rlimits: Sequence[tuple[int, int, int]] = ()
+    capabilities: int = 0
+    size: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The sandbox that a command is started in.
+
+    :ivar id: what runsc calls it.
+    :ivar agents: who starts commands there.
+    :ivar ended: tells the error that the sandbox has ended, or does so in a moment; ``None``: it
+        has not.
+    """
+
+    id: str
+    agents: AgentHolder
+    ended: Callable[[], Exception | None]
+
+
+class SandboxPopen(subprocess.Popen[AnyStr]):
+    """A command in a sandbox, as :meth:`usernsctl.Sandbox.popen` returns it.
+
+    Everything is as with :class:`subprocess.Popen`, any thread may do it at any time, and a handler
+    of signals too. What differs: `pid` is that inside. A command whose sandbox or agent ends, ends
+    by SIGKILL. What it leaves running in the background goes on, unless :meth:`kill_tree` is
+    called while it runs.
+
+    :ivar rusage: what it has used, as gVisor counts it, once it has ended and was waited for.
+    """
+
+    #: A descriptor that can be read once the command has ended, for selectors and event loops, as a
+    #: pidfd can be (pidfd_open(2)); -1 once it was waited for. It is a socket: leave its messages.
+    pidfd: int = -1
+
+    rusage: wire.Usage | None = None
+    # Until subprocess has looked at its arguments.
+    returncode = None
+    _outlives = True
+    # Whether the socket is kept when the end is known: for who watches it, and since by it what the
+    # command has left can be killed.
+    _is_watched = False
+    _shared: SharedSocket | None = None
+
+    def __init__(
+        self,
+        place: Place,
+        wanted: Wanted,
+        args: Args,
+        *,
+        deadline: float,
+        is_awaited: bool = True,
+        outlives: bool = True,
+        **arguments: Any,
+    ) -> None:
+        """Have it started.
+
+        :param deadline: until when, by the monotonic clock.
+        :param is_awaited: whether to wait for that; or else :meth:`start_async` is called.
+        :param outlives: whether it goes on if it is forgotten, as with subprocess.
+        :param arguments: of :class:`subprocess.Popen`.
+        :raises CommandError: it could not be started.
+        :raises RunscError: the agent is of no use.
+        :raises TypeError: an argument is none, or of the wrong type.
+        :raises ValueError: one can't be had, or not with this value.
+        """
+        self._place = place
+        self._wanted = wanted
+        self._deadline = deadline
+        self._is_awaited = is_awaited
+        self._outlives = outlives
+        self._owner = os.getpid()
+        self._closed_streams = closed_streams()
+        try:
+            super().__init__(args, **arguments)
+        except BaseException as error:
+            self._abandon()
+            if type(error) is not OSError:
+                raise
+            # For want of descriptors, pipes can't be made. A class of its own says what it is.
+            raise CommandError.from_os_error(error, "the streams", step="stdio") from error
+
+    def _execute_child(  # private, and the same from 3.11 to 3.14
+        self,
+        args: Args,
+        executable: StrOrBytesPath | None,
+        preexec_fn: None,
+        close_fds: bool,
+        pass_fds: Sequence[int],
+        cwd: None,
+        env: None,
+        startupinfo: None,
+        creationflags: int,
+        shell: bool,
+        p2cread: int,
+        p2cwrite: int,
+        c2pread: int,
+        c2pwrite: int,
+        errread: int,
+        errwrite: int,
+        restore_signals: bool,
+        gid: None,
+        gids: None,
+        uid: None,
+        umask: int,
+        start_new_session: bool,
+        process_group: int | None,
+    ) -> None:
+        refuse(preexec_fn, shell)
+        # Once: it may be an iterator.
+        words = self._words = words_of(args)
+        self._executable = executable
+        command = self._command(words, executable, umask, start_new_session, process_group)
+        message, apart = _encoded(command, words)
+        wanted = self._wanted
+        sys.audit("subprocess.Popen", executable or words[0], words, wanted.cwd, wanted.audited)
+        with Streams(self._closed_streams) as streams:
+            streams.add(p2cread, is_fresh=p2cwrite >= 0)
+            streams.add(c2pwrite, is_fresh=c2pread >= 0)
+            streams.add(errwrite, is_fresh=errread >= 0)
+            self._ask(message, apart, streams.fds)
+        if self._is_awaited:
+            self._await_start()
+        self._close_pipe_fds(  # type: ignore[attr-defined]
+            p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite
+        )
+
+    def _command(
+        self,
+        words: Sequence[StrOrBytesPath],
+        executable: StrOrBytesPath | None,
+        umask: int,
+        start_new_session: bool,
+        process_group: int | None,
+    ) -> wire.Command:
+        """What the agent is to start.
+
+        :raises OverflowError: a number is too large.
+        :raises ValueError: the process group is one that exists.
+        """
+        wanted = self._wanted
+        group = -1 if process_group is None else process_group
+        for name, number in (("umask", umask), ("process_group", group)):
+            if not -1 <= number <= _MAX_INT:
+                raise OverflowError(f"{name}: {number} is too large, or less than -1")
+        if group > 0:
+            raise ValueError(f"process_group: {group} can't be joined; 0 makes a new one")
+        flags = wire.NEW_SESSION if start_new_session else 0
+        flags |= wire.NEW_GROUP if group == 0 else 0
+        flags |= wire.TERMINAL if wanted.size is not None else 0
+        return wire.Command(
+            args=[os.fsencode(word) for word in words],
+            program=None if executable is None else os.fsencode(executable),
+            cwd=os.fsencode(wanted.cwd or "/"),
+            env=wanted.env,
+            user=wanted.user,
+            groups=wanted.groups,
+            rlimits=wanted.rlimits,
+            umask=wire.UNCHANGED if umask < 0 else umask & 0o777,
+            flags=flags,
+            size=wanted.size or (0, 0),
+            capabilities=wanted.capabilities,
+        )
+
+    # The start.
+
+    def _ask(self, message: bytes, apart: bytes, streams: Sequence[int]) -> None:
+        try:
+            ours, theirs = socket_pair()
+            self._shared = SharedSocket("the command", ours)
+            self.pidfd = ours.fileno()
+            with theirs, contextlib.ExitStack() as opened:
+                fds = [*streams, theirs.fileno()]
+                if apart:
+                    fds.append(opened.enter_context(_sealed(apart)))
+                self._send_once_or_twice(message, fds)
+        except AgentLate:
+            raise self._silent() from None
+        except OSError as error:
+            if type(error) is not OSError:
+                raise
+            what = "the connection to the sandbox"
+            raise CommandError.from_os_error(error, what, step="agent") from error
+
+    def _send_once_or_twice(self, message: bytes, fds: Sequence[int]) -> None:
+        """To a new agent, if the one that there was has just ended."""
+        for _ in range(2):
+            agent = self._place.agents.get(self._deadline)
+            with contextlib.suppress(AgentGone):
+                agent.send(message, fds, self._deadline)
+                return
+        raise self._place.ended() or self._gone()
+
+    def _await_start(self) -> None:
+        shared = self._get()
+        left = seconds_left(self._deadline)
+        if not wait_readable(shared.socket.fileno(), timeout=left):
+            raise self._silent()
+        self.finish_start()
+
+    async def start_async(self) -> None:
+        """Wait for the start, and take what the agent tells of it.
+
+        If this is cancelled, all of the command is killed.
+
+        :raises CommandError: the command could not be started.
+        :raises RunscError: the agent is of no use.
+        """
+        import asyncio
+
+        try:
+            try:
+                async with asyncio.timeout(seconds_left(self._deadline)):
+                    await wait_for_end(self._get().socket.fileno())
+            except TimeoutError:
+                raise self._silent() from None
+            self.finish_start()
+        except BaseException:
+            self._abandon()
+            for stream in (self.stdin, self.stdout, self.stderr):
+                if stream is not None:
+                    stream.close()
+            raise
+
+    def finish_start(self) -> None:
+        """Take what the agent tells of the start.
+
+        :raises CommandError: the command could not be started.
+        :raises RunscError: the agent is of no use.
+        """
+        told = self._receive(0)
+        if not told:
+            self._fail_without_word()
+        try:
+            start = wire.read_start(told)
+        except wire.Lie as lie:
+            raise agent_error(self._place.id, f"is not to be believed: {lie}") from None
+        if isinstance(start, wire.Failed):
+            raise self._failure(start)
+        self.pid = start.pid
+        self._child_created = True
+
+    def _fail_without_word(self) -> NoReturn:
+        """The agent has let go of the command's socket before it has told anything."""
+        agent = self._place.agents.current()
+        failed = None if agent is None else agent.told_failure()
+        if failed is not None:
+            raise self._failure(failed)
+        raise self._place.ended() or self._gone()
+
+    def _gone(self) -> RunscError:
+        return agent_error(self._place.id, "has ended before it started the command")
+
+    def _silent(self) -> RunscError:
+        return agent_error(self._place.id, "does not answer", AgentSilent)
+
+    def _failure(self, failed: wire.Failed) -> CommandError:
+        reason = os.strerror(failed.errno)
+        if failed.step == "cwd":
+            path = self._wanted.cwd or "/"
+        elif failed.step == "exec":
+            path = os.fsdecode(self._executable or self._words[0])
+        else:
+            return CommandError(
+                f"the command could not be started in the sandbox {self._place.id}: {reason}",
+                step=failed.step,
+                errno=failed.errno,
+            )
+        kind = _KINDS.get(failed.errno, CommandError)
+        is_missing = failed.step == "exec" and failed.errno == errno.ENOENT
+        step = "lookup" if is_missing else failed.step
+        return kind(f"{path}: {reason}", step=step, errno=failed.errno, filename=path)
+
+    # The end.
+
+    # These two are subprocess's, private, and the same from 3.11 to 3.14. Its own are about a
+    # process of this machine with our number, which is a stranger's.
+
+    def _internal_poll(self, _deadstate: int | None = None, **_: Any) -> int | None:
+        """Look whether the command has ended."""
+        if self.returncode is None:
+            try:
+                self._look()
+            except RunscError:
+                # With it, it is not our caller who asks.
+                if _deadstate is None:
+                    raise
+        return self.returncode
+
+    def _wait(self, timeout: float | None) -> int | None:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while self.returncode is None:
+            with contextlib.suppress(LetGoError):
+                shared = self._get()
+                with shared.use():
+                    fd = shared.socket.fileno()
+                    if not wait_readable(fd, timeout=seconds_left(deadline)):
+                        assert timeout is not None
+                        raise TimeoutExpired(self.args, timeout)
+            self._look()
+        return self.returncode
+
+    def _look(self) -> None:
+        """Learn the exit status, if there is one; any number may do so at once."""
+        try:
+            # It stays where it is, for all who look for it.
+            told = self._receive(socket.MSG_PEEK)
+        except BlockingIOError:
+            return
+        except LetGoError:
+            self._end_with(-signal.SIGKILL)
+            return
+        if not told:
+            self._end_with(-signal.SIGKILL)
+            return
+        try:
+            ended = wire.read_end(told)
+        except wire.Lie as lie:
+            self._abandon()
+            self._end_with(-signal.SIGKILL)
+            raise agent_error(self._place.id, f"is not to be believed: {lie}") from None
+        self._end_with(ended.returncode, ended.usage)
+
+    def _receive(self, flags: int) -> bytes:
+        """What came on the command's socket: nothing, if its other end is closed.
+
+        Descriptors that come with it are none that this process ever has: it asks for none.
+
+        :raises BlockingIOError: nothing came yet.
+        :raises LetGoError: the socket is closed.
+        """
+        shared = self._get()
+        with shared.use():
+            for _ in range(2):
+                # What was not read of ours is told of first, and only once.
+                with contextlib.suppress(ConnectionError):
+                    return shared.socket.recv(wire.MESSAGE_MAX, flags | socket.MSG_DONTWAIT)
+        return b""
+
+    def _get(self) -> SharedSocket:
+        if self._shared is None:
+            raise LetGoError("the command has not started")
+        return self._shared
+
+    def _end_with(self, status: int, usage: wire.Usage | None = None) -> None:
+        if self.returncode is None:
+            self.rusage = usage
+            self.returncode = status
+        self._close_unless_watched()
+
+    def _keep(self) -> None:
+        """Keep the socket when the end is known, until :meth:`_let_go`: it is watched."""
+        self._is_watched = True
+
+    def _let_go(self) -> None:
+        """Let go of the socket, once the end is known, and of what the command has left."""
+        self._is_watched = False
+        if self.returncode is not None:
+            self._close_unless_watched()
+
+    def _close_unless_watched(self) -> None:
+        if self._is_watched:
+            return
+        self.pidfd = -1
+        if self._shared is not None:
+            self._take_all(self._shared)
+            self._shared.close()
+
+    def _take_all(self, shared: SharedSocket) -> None:
+        """Take what was left for others to see.
+
+        Or else the agent meets an error (ECONNRESET), before what was sent to it last.
+        """
+        if os.getpid() != self._owner:
+            return
+        with contextlib.suppress(OSError, LetGoError), shared.use():
+            # First, so that who still waits for a message sees an end in its place.
+            shut(shared.socket)
+            for _ in range(_MESSAGES_MAX):
+                if not shared.socket.recv(1, socket.MSG_DONTWAIT):
+                    return
+
+    def _abandon(self) -> None:
+        """Have the agent kill all of it, and wait for nothing any more.
+
+        Who watches the socket sees its end.
+        """
+        with contextlib.suppress(LetGoError):
+            shared = self._get()
+            with shared.use():
+                if os.getpid() == self._owner:
+                    self._order(wire.signal_order(signal.SIGKILL, wire.TO_TREE))
+                    shut(shared.socket)
+        if not self._is_watched:
+            self._end_with(-signal.SIGKILL)
+
+    def _end(self) -> None:
+        """Kill all of it, and wait for the end, but not for an agent that does nothing."""
+        self.kill_tree()
+        try:
+            self._wait(_END_SECONDS)
+        except (RunscError, TimeoutExpired):
+            self._abandon()
+
+    def __del__(self, *arguments: Any) -> None:
+        if not self._outlives and self.returncode is None:
+            self._abandon()
+        super().__del__(*arguments)
+
+    # Signals.
+
+    def send_signal(self, sig: int) -> None:
+        """Send a signal to the command, if it has not ended, as subprocess does.
+
+        :raises OSError: there is no such signal (EINVAL).
+        :raises RunscError: the agent takes no more orders.
+        """
+        if self.poll() is None:
+            self._send(sig)
+
+    def _send(self, sig: int, to: int = wire.TO_PROCESS) -> None:
+        """The same without a look whether it has ended."""
+        number = operator.index(sig)
+        if not 0 <= number <= signal.NSIG - 1:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        if not self._order(wire.signal_order(number, to)):
+            if number != signal.SIGKILL:
+                raise self._silent()
+            # This much of it works without its doing anything now.
+            with contextlib.suppress(LetGoError), self._get().use():
+                shut(self._get().socket)
+
+    def send_signal_to_group(self, sig: int) -> None:
+        """Send a signal to the process group of the command, as :func:`os.killpg` does.
+
+        That is the sandbox's other commands' group, too, unless the command was started with
+        ``start_new_session=True`` or ``process_group=0``.
+
+        :raises OSError: there is no such signal (EINVAL).
+        :raises RunscError: the agent takes no more orders.
+        """
+        if self.poll() is None:
+            self._send(sig, wire.TO_GROUP)
+
+    def _signal(self, sig: int) -> None:
+        self._send(sig)
+
+    def _kill_all(self) -> None:
+        self.kill_tree()
+
+    def kill_tree(self) -> None:
+        """Kill the command and all that it has started, wherever it has gone (SIGKILL).
+
+        Does nothing once it is known that the command has ended.
+        """
+        self._send(signal.SIGKILL, wire.TO_TREE)
+
+    def resize_terminal(self, columns: int, rows: int) -> None:
+        """Change the size of the command's terminal, which is told of it by SIGWINCH.
+
+        :raises ValueError: it has no terminal, or none can have that size.
+        :raises RunscError: the agent takes no more orders.
+        """
+        if self._wanted.size is None:
+            raise ValueError("the command has no terminal: terminal=True gives it one")
+        rows, columns = terminal_size((columns, rows))
+        if self.poll() is None and not self._order(wire.size_order(rows, columns)):
+            raise self._silent()
+
+    def _order(self, message: bytes) -> bool:
+        """Send something to the agent; whether it could be, or there is none any more."""
+        try:
+            shared = self._get()
+            with shared.use():
+                shared.socket.send(message, _SEND_FLAGS)
+        except BlockingIOError:
+            return False
+        except (ConnectionError, LetGoError):
+            pass
+        return True
+
+
+def terminal_size(size: Sequence[int]) -> tuple[int, int]:
+    """The rows and columns of a size that has columns and lines, as os.terminal_size has them.
+
+    :raises TypeError: these are no numbers.
+    :raises ValueError: no terminal can have them.
+    """
+    columns, rows = map(operator.index, size)
+    for name, number in (("columns", columns), ("rows", rows)):
+        if not 0 < number <= 0xFFFF:
+            raise ValueError(f"terminal: {number} {name} can't be had: 1 to 65535 can")
+    return rows, columns
+
+
+def _encoded(command: wire.Command, words: Sequence[StrOrBytesPath]) -> tuple[bytes, bytes]:
+    try:
+        return wire.encode(command)
+    except OSError as error:
+        path = os.fsdecode(words[0])
+        raise CommandError.from_os_error(error, path, step="exec", filename=path) from None
+
+
+@contextlib.contextmanager
+def _sealed(content: bytes) -> Iterator[int]:
+    """A file in memory that nobody can change any more, for a block."""
+    fd = os.memfd_create("words", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    with open(fd, "wb", buffering=0) as file:
+        view = memoryview(content)
+        while view:
+            view = view[file.write(view) :]
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+        yield fd

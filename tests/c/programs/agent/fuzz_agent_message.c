@@ -1,0 +1,54 @@
+/* Whatever bytes a command's message has, what is read of it lies within them. libFuzzer calls this
+ * with bytes of its own making. */
+#include "programs/agent/words.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static size_t lengths(const char *const *words)
+{
+    size_t all = 0;
+    for (; *words; words++)
+        all += strlen(*words) + 1;
+    return all;
+}
+
+static void use(const struct agent_loaded *loaded)
+{
+    const struct agent_message *message = &loaded->message;
+    const struct agent_words *words = &loaded->words;
+    size_t all = strlen(words->cwd) + 1 + lengths(words->argv) + lengths(words->envp);
+    if (message->header.flags & AGENT_PROGRAM)
+        all += strlen(words->program) + 1;
+    if (all != message->header.size)
+        abort();
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < message->header.limits; i++) {
+        struct agent_limit limit;
+        agent_read_limit(message, i, &limit);
+        sum += limit.soft ^ limit.hard;
+    }
+    if (message->header.groups != AGENT_UNCHANGED)
+        for (uint32_t i = 0; i < message->header.groups; i++)
+            sum += loaded->groups[i];
+    if (sum == 1)
+        abort();
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    /* In memory that ends where the message does. */
+    struct agent_letter *letter = malloc(offsetof(struct agent_letter, bytes) + size);
+    static struct agent_loaded loaded;
+    letter->size = size;
+    letter->fds = AGENT_WORDS;
+    letter->cut = false;
+    memcpy(letter->bytes, data, size);
+    if (!agent_load(letter, -1, &loaded))
+        use(&loaded);
+    agent_unload(&loaded);
+    free(letter);
+    return 0;
+}

@@ -1,0 +1,278 @@
+/* An agent on this machine's own kernel, and a host that asks it. */
+#ifndef SERVED_H
+#define SERVED_H
+
+#include "forked.h"
+#include "programs/agent/protocol.h"
+#include "programs/agent/serve.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <time.h>
+
+struct served {
+    int control;
+    pid_t pid;
+};
+
+/* A command to be: what is 0 or NULL is left out. */
+struct asked {
+    const char *const *argv;
+    const char *const *envp;
+    const char *cwd;
+    const char *program;
+    unsigned flags;
+    const struct agent_limit *limits;
+    unsigned limit_count;
+    uint32_t umask; /* 0: unchanged */
+    int stdio[3];   /* 0: /dev/null */
+    uint16_t rows;
+    uint16_t columns;
+    int words; /* for AGENT_WORDS_APART: where they are written to, 0: a file in memory */
+};
+
+static inline void socket_pair(int fd[2])
+{
+    CHECK_INT(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fd), 0);
+}
+
+static inline void start_agent(struct served *agent)
+{
+    int fd[2];
+    socket_pair(fd);
+    agent->pid = fork();
+    CHECK(agent->pid >= 0);
+    if (!agent->pid) {
+        close(fd[0]);
+        dup2(fd[1], STDIN_FILENO);
+        close(fd[1]);
+        _exit(agent_serve(STDIN_FILENO, false));
+    }
+    close(fd[1]);
+    agent->control = fd[0];
+    struct agent_hello hello;
+    CHECK_INT(recv(fd[0], &hello, sizeof hello, 0), sizeof hello);
+    CHECK_INT(hello.magic, AGENT_HELLO);
+    CHECK_INT(hello.version, AGENT_VERSION);
+    CHECK_INT(hello.flags & AGENT_IS_FIRST, 0);
+    CHECK_INT(hello.pid, agent->pid);
+}
+
+/* Its exit status. */
+static inline int stop_agent(struct served *agent)
+{
+    close(agent->control);
+    return wait_for(agent->pid);
+}
+
+static inline void send_message(int control, const void *bytes, size_t size, const int *fds,
+                                size_t count)
+{
+    union {
+        struct cmsghdr header;
+        char room[CMSG_SPACE(8 * sizeof(int))];
+    } control_part;
+    struct iovec part = {.iov_base = (void *)(uintptr_t)bytes, .iov_len = size};
+    struct msghdr head = {.msg_iov = &part, .msg_iovlen = 1};
+    memset(&control_part, 0, sizeof control_part);
+    if (count) {
+        control_part.header.cmsg_level = SOL_SOCKET;
+        control_part.header.cmsg_type = SCM_RIGHTS;
+        control_part.header.cmsg_len = CMSG_LEN(count * sizeof(int));
+        memcpy(CMSG_DATA(&control_part.header), fds, count * sizeof(int));
+        head.msg_control = &control_part;
+        head.msg_controllen = CMSG_SPACE(count * sizeof(int));
+    }
+    CHECK_INT(sendmsg(control, &head, MSG_NOSIGNAL), (long long)size);
+}
+
+static inline char *add_word(char *to, const char *word)
+{
+    return stpcpy(to, word) + 1;
+}
+
+static inline uint32_t add_words(char **to, const char *const *words)
+{
+    uint32_t count = 0;
+    for (; words && *words; words++, count++)
+        *to = add_word(*to, *words);
+    return count;
+}
+
+/* All that a message is made of, with the words behind it; returns where they begin. */
+static inline size_t encode(const struct asked *asked, char *bytes)
+{
+    static const char *const path[] = {"PATH=/usr/bin:/bin", NULL};
+    struct agent_header header = {
+        .magic = AGENT_COMMAND,
+        .version = AGENT_VERSION,
+        .flags = (uint16_t)asked->flags,
+        .groups = AGENT_UNCHANGED,
+        .limits = asked->limit_count,
+        .umask = asked->umask ? asked->umask : AGENT_UNCHANGED,
+        .rows = asked->rows,
+        .columns = asked->columns,
+    };
+    size_t fixed = sizeof header + asked->limit_count * sizeof *asked->limits;
+    char *at = bytes + fixed;
+    at = add_word(at, asked->cwd ? asked->cwd : "/");
+    if (asked->program) {
+        header.flags |= AGENT_PROGRAM;
+        at = add_word(at, asked->program);
+    }
+    header.args = add_words(&at, asked->argv);
+    header.env = add_words(&at, asked->envp ? asked->envp : path);
+    header.size = (uint32_t)(at - bytes - (ptrdiff_t)fixed);
+    memcpy(bytes, &header, sizeof header);
+    if (asked->limit_count)
+        memcpy(bytes + sizeof header, asked->limits, asked->limit_count * sizeof *asked->limits);
+    return fixed;
+}
+
+/* The command's own socket. */
+static inline int ask(const struct served *agent, const struct asked *asked)
+{
+    static char bytes[4 << 20];
+    int own[2], null = open("/dev/null", O_RDWR | O_CLOEXEC), fds[5];
+    socket_pair(own);
+    size_t fixed = encode(asked, bytes);
+    struct agent_header header;
+    memcpy(&header, bytes, sizeof header);
+    for (int i = 0; i < 3; i++)
+        fds[i] = asked->stdio[i] ? asked->stdio[i] : null;
+    fds[AGENT_SOCKET] = own[1];
+    bool apart = asked->flags & AGENT_WORDS_APART;
+    int file = -1;
+    if (apart) {
+        file = fds[AGENT_WORDS] = asked->words ? asked->words : memfd_create("words", MFD_CLOEXEC);
+        if (!asked->words) {
+            CHECK_INT(write(file, bytes + fixed, header.size), header.size);
+            lseek(file, 0, SEEK_SET);
+        }
+    }
+    send_message(agent->control, bytes, fixed + (apart ? 0 : header.size), fds, apart ? 5 : 4);
+    close(own[1]);
+    close(null);
+    if (apart && !asked->words)
+        close(file);
+    return own[0];
+}
+
+struct answer {
+    struct agent_note note;
+    union {
+        uint32_t step;
+        struct {
+            uint64_t user_us, system_us, rss_kib;
+        } used;
+    } more;
+    long size;
+};
+
+static inline struct answer hear(int socket)
+{
+    struct answer answer;
+    char bytes[64];
+    memset(&answer, 0, sizeof answer);
+    answer.size = recv(socket, bytes, sizeof bytes, 0);
+    CHECK(answer.size >= 0 && answer.size <= (long)sizeof(struct agent_end));
+    if (answer.size)
+        memcpy(&answer.note, bytes, sizeof answer.note);
+    if (answer.size > (long)sizeof answer.note)
+        memcpy(&answer.more, bytes + sizeof answer.note, (size_t)answer.size - sizeof answer.note);
+    return answer;
+}
+
+static inline pid_t hear_start(int socket)
+{
+    struct answer answer = hear(socket);
+    CHECK_INT(answer.size, sizeof(struct agent_note));
+    CHECK_INT(answer.note.kind, AGENT_STARTED);
+    return answer.note.value;
+}
+
+/* A status as waitpid(2) has it. */
+static inline int hear_end(int socket)
+{
+    struct answer answer = hear(socket);
+    CHECK_INT(answer.size, sizeof(struct agent_end));
+    CHECK_INT(answer.note.kind, AGENT_ENDED);
+    return answer.note.value;
+}
+
+static inline void hear_failure(int socket, int step, int errnum)
+{
+    struct answer answer = hear(socket);
+    CHECK_INT(answer.size, sizeof(struct agent_failure));
+    CHECK_INT(answer.note.kind, AGENT_FAILED);
+    CHECK_INT(answer.more.step, step);
+    CHECK_INT(answer.note.value, errnum);
+}
+
+static inline void tell(int socket, int kind, int to, int value)
+{
+    struct agent_note note = {.kind = (uint16_t)kind, .to = (uint16_t)to, .value = value};
+    CHECK_INT(send(socket, &note, sizeof note, MSG_NOSIGNAL), sizeof note);
+}
+
+static inline size_t read_all(int fd, char *text, size_t size)
+{
+    size_t length = 0;
+    ssize_t part;
+    while (length < size - 1 && (part = read(fd, text + length, size - 1 - length)) > 0)
+        length += (size_t)part;
+    text[length] = '\0';
+    close(fd);
+    return length;
+}
+
+/* Runs a shell's script to its end: its status, and in `text` what it wrote. */
+static inline int run_script(const struct served *agent, const char *script, struct asked asked,
+                             char *text, size_t size)
+{
+    const char *const argv[] = {"sh", "-c", script, NULL};
+    int out[2];
+    CHECK_INT(pipe2(out, O_CLOEXEC), 0);
+    asked.argv = argv;
+    asked.stdio[1] = out[1];
+    int socket = ask(agent, &asked);
+    close(out[1]);
+    hear_start(socket);
+    read_all(out[0], text, size);
+    int status = hear_end(socket);
+    close(socket);
+    return status;
+}
+
+/* Starts a script whose processes hold the end of a pipe, and waits until it has written a line:
+ * the command's socket, and in *alive what ends when they all have. */
+static inline int start_script(const struct served *agent, const char *script, int *alive,
+                               pid_t *pid)
+{
+    const char *const argv[] = {"sh", "-c", script, NULL};
+    int out[2];
+    char line[64];
+    CHECK_INT(pipe2(out, O_CLOEXEC), 0);
+    struct asked asked = {.argv = argv, .stdio = {0, out[1], 0}};
+    int socket = ask(agent, &asked);
+    close(out[1]);
+    *pid = hear_start(socket);
+    CHECK(read(out[0], line, sizeof line) > 0);
+    *alive = out[0];
+    return socket;
+}
+
+static inline void check_all_end(int alive)
+{
+    struct pollfd end = {.fd = alive, .events = POLLIN};
+    char rest[256];
+    do
+        CHECK_INT(poll(&end, 1, 30000), 1);
+    while (read(alive, rest, sizeof rest) > 0);
+    close(alive);
+}
+
+#endif

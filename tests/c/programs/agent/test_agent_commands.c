@@ -1,0 +1,270 @@
+/* What the agent does with a command: what that gets, how it ends, and what went wrong. */
+#include "served.h"
+
+#include <sys/resource.h>
+#include <sys/stat.h>
+
+#define TEXT_SIZE 65536
+
+static char text[TEXT_SIZE];
+
+static void a_command_gets_what_was_asked_for(struct served *agent)
+{
+    static const char *const env[] = {"PATH=/bin:/usr/bin", "A=b c", NULL};
+    const struct agent_limit limits[] = {{RLIMIT_NOFILE, 40, 50}, {RLIMIT_CORE, 0, 0}};
+    struct asked asked = {
+        .envp = env, .cwd = "/usr", .umask = 027, .limits = limits, .limit_count = COUNT(limits)};
+    int status =
+        run_script(agent, "echo $A; pwd; umask; ulimit -n; ulimit -Hn", asked, text, sizeof text);
+    CHECK_INT(status, 0);
+    CHECK_TEXT(text, "b c\n/usr\n0027\n40\n50\n");
+}
+
+static void it_has_no_descriptor_but_its_own(struct served *agent)
+{
+    CHECK_INT(
+        run_script(agent, "ls /proc/self/fd | tr '\\n' ' '", (struct asked){0}, text, sizeof text),
+        0);
+    /* The last one is of the directory itself. */
+    CHECK_TEXT(text, "0 1 2 3 ");
+}
+
+static void it_has_no_signal_blocked_or_ignored(struct served *agent)
+{
+    CHECK_INT(run_script(agent, "grep -E 'Sig(Blk|Ign)' /proc/self/status", (struct asked){0}, text,
+                         sizeof text),
+              0);
+    CHECK_TEXT(text, "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n");
+}
+
+static void it_leads_a_session_if_asked(struct served *agent)
+{
+    const char *script = "set -- $(cat /proc/$$/stat); test $5 = $$ && test $6 = $$";
+    struct asked asked = {.flags = AGENT_NEW_SESSION};
+    CHECK_INT(run_script(agent, script, asked, text, sizeof text), 0);
+    asked.flags = AGENT_NEW_GROUP;
+    CHECK_INT(run_script(agent, script, asked, text, sizeof text), 1 << 8);
+}
+
+static void its_end_is_told(struct served *agent)
+{
+    CHECK_INT(run_script(agent, "exit 7", (struct asked){0}, text, sizeof text), 7 << 8);
+    CHECK_INT(run_script(agent, "kill -KILL $$", (struct asked){0}, text, sizeof text), SIGKILL);
+}
+
+static void the_program_may_be_another_one(struct served *agent)
+{
+    const char *const argv[] = {"some name", "-c", "exit 3", NULL};
+    struct asked asked = {.argv = argv, .program = "/bin/sh"};
+    int socket = ask(agent, &asked);
+    hear_start(socket);
+    CHECK_INT(hear_end(socket), 3 << 8);
+    close(socket);
+}
+
+static void fails(struct served *agent, struct asked asked, int step, int errnum)
+{
+    static const char *const found[] = {"true", NULL};
+    if (!asked.argv)
+        asked.argv = found;
+    int socket = ask(agent, &asked);
+    hear_failure(socket, step, errnum);
+    /* And nothing is left of it. */
+    CHECK_INT(hear(socket).size, 0);
+    close(socket);
+}
+
+static void a_failure_is_told_by_its_step(struct served *agent)
+{
+    static const char *const missing[] = {"no-such-tool", NULL}, *const directory[] = {"/etc",
+                                                                                       NULL};
+    static const char *const absent[] = {"/no/such/tool", NULL}, *const empty[] = {"", NULL};
+    static char path[] = "/tmp/usernsctl-agent-XXXXXX";
+    const char *const text_file[] = {path, NULL};
+    const struct agent_limit unknown = {77, 1, 1};
+    int file = mkostemp(path, O_CLOEXEC);
+    CHECK(file >= 0 && write(file, "text\n", 5) == 5 && !fchmod(file, 0755));
+    close(file);
+
+    fails(agent, (struct asked){.argv = missing}, AGENT_STEP_EXEC, ENOENT);
+    fails(agent, (struct asked){.argv = absent}, AGENT_STEP_EXEC, ENOENT);
+    fails(agent, (struct asked){.argv = empty}, AGENT_STEP_EXEC, ENOENT);
+    fails(agent, (struct asked){.argv = directory}, AGENT_STEP_EXEC, EACCES);
+    fails(agent, (struct asked){.argv = text_file}, AGENT_STEP_EXEC, ENOEXEC);
+    fails(agent, (struct asked){.cwd = "/no/such"}, AGENT_STEP_CWD, ENOENT);
+    fails(agent, (struct asked){.limits = &unknown, .limit_count = 1}, AGENT_STEP_LIMITS, EINVAL);
+    unlink(path);
+}
+
+static void long_words_come_apart(struct served *agent)
+{
+    static char word[100001];
+    const char *argv[32] = {"sh", "-c", "echo $# ${#1} $(echo $1 | cksum)", "sh"};
+    memset(word, 'x', sizeof word - 1);
+    for (int i = 4; i < 24; i++)
+        argv[i] = word;
+    int out[2];
+    CHECK_INT(pipe2(out, O_CLOEXEC), 0);
+    struct asked asked = {.argv = argv, .flags = AGENT_WORDS_APART, .stdio = {0, out[1], 0}};
+    int socket = ask(agent, &asked);
+    close(out[1]);
+    hear_start(socket);
+    read_all(out[0], text, sizeof text);
+    CHECK_HAS(text, "20 100000 ");
+    CHECK_INT(hear_end(socket), 0);
+    close(socket);
+}
+
+static void a_word_that_is_too_long_is_told(struct served *agent)
+{
+    static char word[200001];
+    memset(word, 'x', sizeof word - 1);
+    const char *const argv[] = {"true", word, NULL};
+    fails(agent, (struct asked){.argv = argv, .flags = AGENT_WORDS_APART}, AGENT_STEP_EXEC, E2BIG);
+}
+
+/* Who is slow to say what is to be run keeps nobody else waiting, and may give it up. */
+static void words_in_a_pipe_are_waited_for(struct served *agent)
+{
+    const char *const argv[] = {"sh", "-c", "exit 4", NULL};
+    static char bytes[4096];
+    int words[2];
+    CHECK_INT(pipe2(words, O_CLOEXEC), 0);
+    struct asked asked = {.argv = argv, .flags = AGENT_WORDS_APART, .words = words[0]};
+    struct agent_header header;
+    size_t fixed = encode(&asked, bytes);
+    memcpy(&header, bytes, sizeof header);
+    int given_up = ask(agent, &asked);
+    close(given_up);
+    int socket = ask(agent, &asked);
+    CHECK_INT(run_script(agent, "exit 0", (struct asked){0}, text, sizeof text), 0);
+    CHECK_INT(write(words[1], bytes + fixed, 5), 5);
+    CHECK_INT(run_script(agent, "exit 0", (struct asked){0}, text, sizeof text), 0);
+    CHECK_INT(write(words[1], bytes + fixed + 5, header.size - 5), header.size - 5);
+    hear_start(socket);
+    CHECK_INT(hear_end(socket), 4 << 8);
+    close(socket);
+    close(words[0]);
+    close(words[1]);
+}
+
+static void send_to(struct served *agent, const char *bytes, size_t size, int *socket, size_t count)
+{
+    int own[2], fds[6];
+    socket_pair(own);
+    for (size_t i = 0; i < COUNT(fds); i++)
+        fds[i] = own[1];
+    send_message(agent->control, bytes, size, fds, count);
+    close(own[1]);
+    *socket = own[0];
+}
+
+static void what_is_no_message_is_answered_by_an_error(struct served *agent)
+{
+    static char bytes[AGENT_MESSAGE_MAX + 100];
+    const char *const argv[] = {"true", NULL};
+    struct asked asked = {.argv = argv};
+    size_t fixed = encode(&asked, bytes), size = fixed + sizeof "/" + sizeof "true" + 19;
+    int socket;
+    for (size_t cut = 0; cut < size; cut++) {
+        send_to(agent, bytes, cut, &socket, 4);
+        hear_failure(socket, AGENT_STEP_WORDS, EPROTO);
+        CHECK_INT(hear(socket).size, 0);
+        close(socket);
+    }
+    for (size_t count = 0; count <= 6; count++) {
+        send_to(agent, bytes, size, &socket, count);
+        if (count < 4)
+            hear_failure(agent->control, AGENT_STEP_WORDS, EPROTO);
+        else if (count > 4)
+            hear_failure(socket, AGENT_STEP_WORDS, EPROTO);
+        else
+            hear_start(socket);
+        close(socket);
+    }
+    send_to(agent, bytes, AGENT_MESSAGE_MAX + 100, &socket, 4);
+    hear_failure(socket, AGENT_STEP_WORDS, EPROTO);
+    close(socket);
+}
+
+static void the_hosts_nonsense_is_refused(struct served *agent)
+{
+    int alive;
+    pid_t pid;
+    int socket = start_script(agent, "echo; exec sleep 100", &alive, &pid);
+    const int wrong[][3] = {
+        {9, 0, 0},
+        {AGENT_SIGNAL, 3, SIGTERM},
+        {AGENT_SIGNAL, 0, 65},
+        {AGENT_SIGNAL, 0, -1},
+    };
+    for (size_t i = 0; i < COUNT(wrong); i++) {
+        tell(socket, wrong[i][0], wrong[i][1], wrong[i][2]);
+        CHECK_INT(hear(socket).note.kind, AGENT_REFUSED);
+    }
+    CHECK_INT(send(socket, "abc", 3, 0), 3);
+    CHECK_INT(hear(socket).note.kind, AGENT_REFUSED);
+    tell(socket, AGENT_SIGNAL, AGENT_TO_PROCESS, SIGTERM);
+    CHECK_INT(hear_end(socket), SIGTERM);
+    /* To nobody, which is no fault. */
+    tell(socket, AGENT_SIGNAL, AGENT_TO_PROCESS, SIGTERM);
+    tell(socket, AGENT_SIGNAL, AGENT_TO_GROUP, SIGTERM);
+    tell(socket, AGENT_SIGNAL, AGENT_TO_TREE, SIGTERM);
+    close(socket);
+    check_all_end(alive);
+}
+
+static void many_run_at_once(struct served *agent)
+{
+    enum { MANY = 150 };
+    const char *const argv[] = {"cat", NULL};
+    int socket[MANY], in[2];
+    CHECK_INT(pipe2(in, O_CLOEXEC), 0);
+    struct asked asked = {.argv = argv, .stdio = {in[0], 0, 0}};
+    for (int i = 0; i < MANY; i++)
+        socket[i] = ask(agent, &asked);
+    close(in[0]);
+    for (int i = 0; i < MANY; i++)
+        hear_start(socket[i]);
+    close(in[1]);
+    for (int i = 0; i < MANY; i++) {
+        CHECK_INT(hear_end(socket[i]), 0);
+        close(socket[i]);
+    }
+}
+
+static void what_a_command_uses_is_told(struct served *agent)
+{
+    const char *const argv[] = {"sh", "-c", "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done",
+                                NULL};
+    struct asked asked = {.argv = argv};
+    int socket = ask(agent, &asked);
+    hear_start(socket);
+    struct answer end = hear(socket);
+    CHECK_INT(end.note.kind, AGENT_ENDED);
+    CHECK(end.more.used.user_us + end.more.used.system_us > 0);
+    CHECK(end.more.used.rss_kib > 100);
+    close(socket);
+}
+
+int main(void)
+{
+    struct served agent;
+    start_agent(&agent);
+    a_command_gets_what_was_asked_for(&agent);
+    it_has_no_descriptor_but_its_own(&agent);
+    it_has_no_signal_blocked_or_ignored(&agent);
+    it_leads_a_session_if_asked(&agent);
+    its_end_is_told(&agent);
+    the_program_may_be_another_one(&agent);
+    a_failure_is_told_by_its_step(&agent);
+    long_words_come_apart(&agent);
+    a_word_that_is_too_long_is_told(&agent);
+    words_in_a_pipe_are_waited_for(&agent);
+    what_is_no_message_is_answered_by_an_error(&agent);
+    the_hosts_nonsense_is_refused(&agent);
+    many_run_at_once(&agent);
+    what_a_command_uses_is_told(&agent);
+    CHECK_INT(stop_agent(&agent), 0);
+    return 0;
+}

@@ -1,0 +1,138 @@
+/* Whatever a command does, nothing of it is left once the host, the agent or its keeper is gone. */
+#include "served.h"
+
+/* Each writes a line when it has become what it says. */
+static const char *const stubborn[] = {
+    "echo; exec sleep 1000",
+    "sleep 1000 & echo; wait",
+    "(setsid sh -c 'trap \"\" TERM HUP INT; echo; while :; do sleep 1; done' &); sleep 1000",
+    "(setsid sh -c '(setsid sh -c \"(setsid sleep 1000 &) ; echo\" &)' &); sleep 1000",
+    "setsid setsid setsid sleep 1000 & echo; kill -STOP $$; sleep 1000",
+    "echo; while :; do (sleep 0.01 &); done",
+};
+
+/* How it is to end: what is closed or killed. */
+enum way { SOCKET, CONTROL, TREE, AGENT, KEEPER, WAYS };
+
+static pid_t parent_of(pid_t pid)
+{
+    char path[64], text[512];
+    int parent = 0;
+    snprintf(path, sizeof path, "/proc/%d/stat", pid);
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    CHECK(file >= 0);
+    read_all(file, text, sizeof text);
+    CHECK_INT(sscanf(strrchr(text, ')'), ") %*c %d", &parent), 1);
+    return parent;
+}
+
+static void nothing_is_left(const char *script, enum way way)
+{
+
+    struct served agent;
+    int alive;
+    pid_t pid;
+    start_agent(&agent);
+    int socket = start_script(&agent, script, &alive, &pid);
+    if (way == SOCKET)
+        close(socket);
+    if (way == CONTROL)
+        close(agent.control);
+    if (way == TREE)
+        tell(socket, AGENT_SIGNAL, AGENT_TO_TREE, SIGKILL);
+    if (way == AGENT)
+        kill(agent.pid, SIGKILL);
+    if (way == KEEPER)
+        kill(parent_of(pid), SIGKILL);
+    check_all_end(alive);
+    if (way == TREE)
+        CHECK_INT(hear_end(socket), SIGKILL);
+    if (way != SOCKET)
+        close(socket);
+    if (way != CONTROL)
+        close(agent.control);
+    CHECK_INT(wait_for(agent.pid), way == AGENT ? 128 + SIGKILL : 0);
+}
+
+/* A daemon goes on where the host has heard the end of the command, and is killed if it says so. */
+static void a_daemon_outlives_its_command(void)
+{
+    struct served agent;
+    int alive, again;
+    pid_t pid;
+    start_agent(&agent);
+    int socket = start_script(&agent, "setsid sleep 1000 & echo", &alive, &pid);
+    CHECK_INT(hear_end(socket), 0);
+    close(socket);
+    socket = start_script(&agent, "setsid sleep 1000 & echo", &again, &pid);
+    CHECK_INT(hear_end(socket), 0);
+    tell(socket, AGENT_SIGNAL, AGENT_TO_TREE, SIGKILL);
+    check_all_end(again);
+    struct pollfd first = {.fd = alive, .events = POLLIN};
+    CHECK_INT(poll(&first, 1, 0), 0);
+    close(socket);
+    CHECK_INT(stop_agent(&agent), 0);
+    check_all_end(alive);
+}
+
+static void signals_go_where_they_are_to_go(void)
+{
+    static const char script[] =
+        "trap 'echo p' TERM; sh -c 'trap \"echo g; exit\" TERM; while :; do sleep 0.01; done' & "
+        "setsid sh -c 'trap \"echo t; exit\" TERM; echo; while :; do sleep 0.01; done' & "
+        "while :; do sleep 0.01; done";
+    static const char *const heard[] = {"p", "gp", "gpt"};
+    for (int to = AGENT_TO_PROCESS; to <= AGENT_TO_TREE; to++) {
+        struct served agent;
+        int alive;
+        pid_t pid;
+        char letters[16] = "", letter;
+        start_agent(&agent);
+        int socket = start_script(&agent, script, &alive, &pid);
+        tell(socket, AGENT_SIGNAL, to, SIGTERM);
+        for (size_t i = 0; i < strlen(heard[to]);)
+            if (read(alive, &letter, 1) == 1 && letter != '\n')
+                letters[i++] = letter;
+        for (const char *one = heard[to]; *one; one++)
+            CHECK(strchr(letters, *one));
+        close(socket);
+        check_all_end(alive);
+        CHECK_INT(stop_agent(&agent), 0);
+    }
+}
+
+static void sigterm_is_passed_on_and_no_more_is_begun(void)
+{
+    struct served agent;
+    int alive;
+    pid_t pid;
+    const char *const argv[] = {"true", NULL};
+    struct asked asked = {.argv = argv};
+    start_agent(&agent);
+    int socket = start_script(&agent,
+                              "trap 'echo; sleep 0.2; exit 5' TERM; echo; "
+                              "while :; do sleep 0.01; done",
+                              &alive, &pid);
+    kill(agent.pid, SIGTERM);
+    char line[8];
+    CHECK(read(alive, line, sizeof line) > 0);
+    int late = ask(&agent, &asked);
+    hear_failure(late, AGENT_STEP_FORK, ESHUTDOWN);
+    close(late);
+    CHECK_INT(hear_end(socket), 5 << 8);
+    close(socket);
+    CHECK_INT(wait_for(agent.pid), 128 + SIGTERM);
+    close(agent.control);
+    check_all_end(alive);
+}
+
+int main(void)
+{
+    for (int way = 0; way < WAYS; way++)
+        for (size_t i = 0; i < COUNT(stubborn); i++)
+            nothing_is_left(stubborn[i], (enum way)way);
+    a_daemon_outlives_its_command();
+    signals_go_where_they_are_to_go();
+    sigterm_is_passed_on_and_no_more_is_begun();
+    return 0;
+}

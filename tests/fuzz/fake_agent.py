@@ -1,0 +1,121 @@
+"""An agent that is no program inside, but a thread here that answers as a test wants."""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import os
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from usernsctl.gvisor.agent import Agent, AgentHolder, socket_pair
+from usernsctl.gvisor.agent_popen import Place, SandboxPopen, Wanted
+
+HEADER = struct.Struct("<IHH8IHHQ")
+STARTED = struct.pack("<HHi", 1, 0, 4711)
+ENDED = struct.pack("<HHiQQQ", 3, 0, 7 << 8, 1, 2, 3)
+
+# What is sent to a command's socket, one after the other; `None` closes it.
+Answers = list[bytes | None]
+
+
+@dataclass
+class Asked:
+    """A message that came, with the descriptors of it."""
+
+    message: bytes
+    fds: list[int]
+
+    def close(self) -> None:
+        for fd in self.fds:
+            os.close(fd)
+        self.fds = []
+
+
+def receive(connection: socket.socket) -> Asked | None:
+    data, parts, _, _ = connection.recvmsg(1 << 16, socket.CMSG_SPACE(64))
+    fds = array.array("i")
+    for _, _, content in parts:
+        fds.frombytes(content)
+    if not data:
+        return None
+    return Asked(data, list(fds))
+
+
+class FakeAgent:
+    """Answers each command in the same way.
+
+    :ivar place: where commands of it are started.
+    """
+
+    def __init__(self, answer: Callable[[socket.socket], object], *, ended: bool = False) -> None:
+        self._answer = answer
+        self.asked: list[bytes] = []
+        self._threads: list[threading.Thread] = []
+        self._connections: list[socket.socket] = []
+        error = ValueError("the sandbox has ended") if ended else None
+        self.holder = AgentHolder(self._start)
+        self.place = Place("box", self.holder, lambda: error)
+
+    def _start(self, deadline: float) -> Agent:
+        ours, theirs = socket_pair()
+        self._connections.append(theirs)
+        thread = threading.Thread(target=self._serve, args=[theirs])
+        self._threads.append(thread)
+        thread.start()
+        return Agent(ours, 2)
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, contextlib.ExitStack() as held:
+            while True:
+                try:
+                    asked = receive(connection)
+                except OSError:
+                    return
+                if asked is None:
+                    return
+                self.asked.append(asked.message)
+                own = socket.socket(fileno=asked.fds.pop(3))
+                held.enter_context(own)
+                asked.close()
+                with contextlib.suppress(OSError):
+                    self._answer(own)
+
+    def popen(self, seconds: float = 20, **arguments: Any) -> SandboxPopen[Any]:
+        wanted = Wanted(env=[b"A=b"])
+        deadline = time.monotonic() + seconds
+        return SandboxPopen[Any](self.place, wanted, ["x"], deadline=deadline, **arguments)
+
+    def close(self) -> None:
+        self.holder.close()
+        for thread in self._threads:
+            thread.join(20)
+            assert not thread.is_alive()
+
+
+@contextlib.contextmanager
+def agent(answer: Callable[[socket.socket], object], **how: Any) -> Iterator[FakeAgent]:
+    made = FakeAgent(answer, **how)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def saying(answers: Answers) -> Callable[[socket.socket], None]:
+    """What sends these, without waiting for anybody to read them."""
+
+    def answer(own: socket.socket) -> None:
+        own.setblocking(False)
+        for one in answers:
+            if one is None:
+                own.close()
+                return
+            own.send(one)
+
+    return answer

@@ -1,0 +1,343 @@
+"""What an agent may say that is not ours any more: it never blocks, leaks, or is believed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import struct
+import time
+from typing import Any
+
+import pytest
+from conftest import open_descriptors, settled_descriptors
+from fake_agent import ENDED, HEADER, STARTED, agent, saying
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import usernsctl as un
+from usernsctl.commands import aio
+from usernsctl.gvisor import agent_wire as wire
+from usernsctl.gvisor.agent import (
+    Agent,
+    AgentGone,
+    AgentHolder,
+    AgentLate,
+    AgentSilent,
+    await_hello,
+    socket_pair,
+)
+from usernsctl.gvisor.agent_popen import Place, SandboxPopen, Wanted
+
+PATIENCE = 20
+EXAMPLES = settings(max_examples=150)
+
+words = st.binary(max_size=300)
+# Mostly what is nearly right.
+events = st.one_of(
+    words,
+    st.builds(
+        lambda kind, zero, value, rest: struct.pack("<HHi", kind, zero, value) + rest,
+        st.integers(0, 5),
+        st.sampled_from([0, 0, 0, 1, 65535]),
+        st.one_of(st.integers(-5, 300), st.integers(-(2**31), 2**31 - 1)),
+        st.one_of(
+            st.just(b""), st.binary(min_size=4, max_size=4), st.binary(min_size=24, max_size=24)
+        ),
+    ),
+)
+
+
+@given(events)
+@EXAMPLES
+def test_only_what_can_be_true_is_read(message: bytes) -> None:
+    with contextlib.suppress(wire.Lie):
+        start = wire.read_start(message)
+        if isinstance(start, wire.Started):
+            assert 0 < start.pid < 2**31
+        else:
+            assert 0 < start.errno < 4096
+    with contextlib.suppress(wire.Lie):
+        end = wire.read_end(message)
+        assert -64 <= end.returncode <= 255
+        assert len(message) == 32
+
+
+def test_a_status_is_read_as_wait_has_it() -> None:
+    exits = {code << 8 for code in range(256)}
+    signals = {number | core for number in range(1, 65) for core in (0, 0x80)}
+    for status in range(1 << 16):
+        message = struct.pack("<HHiQQQ", 3, 0, status, 0, 0, 0)
+        if status in exits | signals:
+            assert wire.read_end(message).returncode == os.waitstatus_to_exitcode(status)
+        else:
+            with pytest.raises(wire.Lie):
+                wire.read_end(message)
+
+
+commands = st.builds(
+    wire.Command,
+    args=st.lists(words, min_size=1, max_size=5),
+    program=st.none() | words,
+    cwd=words,
+    env=st.lists(words, max_size=5),
+    user=st.none() | st.tuples(st.integers(0, 2**32 - 2), st.integers(0, 2**32 - 2)),
+    groups=st.none() | st.lists(st.integers(0, 2**32 - 2), max_size=9),
+    rlimits=st.lists(
+        st.tuples(st.integers(0, 15), st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1)),
+        max_size=3,
+    ),
+    umask=st.integers(0, 0o777),
+    size=st.tuples(st.integers(0, 65535), st.integers(0, 65535)),
+    capabilities=st.integers(0, 2**64 - 1),
+)
+
+
+@given(commands)
+@EXAMPLES
+def test_a_command_is_written_so_that_it_can_be_read(command: wire.Command) -> None:
+    every = [command.cwd, *([] if command.program is None else [command.program]), *command.args]
+    every += command.env
+    try:
+        head, apart = wire.encode(command)
+    except ValueError:
+        assert any(b"\0" in word for word in every)
+        return
+    magic, version, flags, uid, gid, groups, limits, args, env, size, umask, *rest = (
+        HEADER.unpack_from(head)
+    )
+    assert (magic.to_bytes(4, "little"), version) == (b"CMND", 1)
+    assert (bool(flags & 16), (uid, gid)) == (command.user is not None, command.user or (0, 0))
+    count = 0 if command.groups is None else len(command.groups)
+    assert groups == (0xFFFFFFFF if command.groups is None else count)
+    assert (limits, args, env) == (len(command.rlimits), len(command.args), len(command.env))
+    assert (umask, *rest) == (command.umask, *command.size, command.capabilities)
+    text = head[HEADER.size + 4 * count + 20 * limits :] + apart
+    assert len(text) == size
+    assert text.split(b"\0")[:-1] == every
+    assert bool(flags & 8) == (command.program is not None)
+
+
+def test_many_words_lie_apart_and_too_many_nowhere() -> None:
+    head, apart = wire.encode(wire.Command(args=[b"x" * 40_000]))
+    assert len(head) == HEADER.size
+    assert apart == b"/\0" + b"x" * 40_000 + b"\0"
+    with pytest.raises(OSError, match="too long"):
+        wire.encode(wire.Command(args=[b"x" * (2 << 20)]))
+
+
+def outcome(answers: list[bytes | None]) -> Any:
+    """What comes of a command that is answered so: an exit status, or an error."""
+    with agent(saying(answers)) as fake:
+        try:
+            with fake.popen(0.2) as process:
+                try:
+                    return process.wait(0.05)
+                except un.TimeoutExpired:
+                    process._abandon()
+                    return "silent"
+        except (un.CommandError, un.RunscError) as error:
+            return error
+
+
+@given(st.lists(st.one_of(st.none(), events, st.just(STARTED), st.just(ENDED)), max_size=4))
+@settings(max_examples=60)
+def test_whatever_it_answers_comes_to_an_end(answers: list[bytes | None]) -> None:
+    before = settled_descriptors()
+    begin = time.monotonic()
+    found = outcome(answers)
+    assert time.monotonic() - begin < PATIENCE
+    assert open_descriptors() == before
+    if answers[:2] == [STARTED, ENDED]:
+        assert found == 7
+    elif answers[:1] == [None] or answers[:1] == [b""]:
+        assert "has ended before it started" in str(found)
+    elif answers[:2] == [STARTED, None]:
+        assert found == -signal.SIGKILL
+    elif not answers:
+        assert isinstance(found, AgentSilent)
+
+
+LIES = {
+    "another kind": struct.pack("<HHi", 9, 0, 1),
+    "too short": b"abc",
+    "too long": STARTED + b"x",
+    "huge": b"x" * 60_000,
+    "pid 0": struct.pack("<HHi", 1, 0, 0),
+    "an end before the start": ENDED,
+    "errno 0": struct.pack("<HHiI", 2, 0, 0, 5),
+    "no such step": struct.pack("<HHiI", 2, 0, 2, 99),
+    "refused": struct.pack("<HHi", 4, 0, 22),
+}
+
+
+@pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
+def test_a_lie_about_the_start_is_an_error(lie: bytes) -> None:
+    before = settled_descriptors()
+    with agent(saying([lie])) as fake:
+        with pytest.raises(un.RunscError, match="not to be believed") as caught:
+            fake.popen(stdout=un.PIPE, stdin=un.PIPE)
+        assert (caught.value.step, caught.value.cause) == ("agent", "sandbox-agent")
+    assert open_descriptors() == before
+
+
+@pytest.mark.parametrize("lie", [STARTED, b"abc", b"x" * 60_000, ENDED + b"x"])
+def test_a_lie_about_the_end_is_told_once(lie: bytes) -> None:
+    before = settled_descriptors()
+    with agent(saying([STARTED, lie, ENDED])) as fake:
+        process = fake.popen()
+        with pytest.raises(un.RunscError, match="not to be believed"):
+            process.wait(PATIENCE)
+        assert process.wait() == process.poll() == -signal.SIGKILL
+        process.terminate()
+    assert open_descriptors() == before
+
+
+def test_a_failure_is_the_error_of_its_kind() -> None:
+    for number, step, kind, told in (
+        (2, 5, FileNotFoundError, "lookup: x"),
+        (13, 5, PermissionError, "exec: x"),
+        (8, 5, un.CommandError, "exec: x"),
+        (2, 2, FileNotFoundError, "cwd: /"),
+        (20, 2, NotADirectoryError, "cwd: /"),
+        (22, 3, un.CommandError, "ids: "),
+        (1, 4, un.CommandError, "rlimits: "),
+        (12, 6, un.CommandError, "fork: "),
+    ):
+        with (
+            agent(saying([struct.pack("<HHiI", 2, 0, number, step)])) as fake,
+            pytest.raises(kind, match=told),
+        ):
+            fake.popen()
+
+
+def test_descriptors_from_inside_are_none_of_ours() -> None:
+    before = settled_descriptors()
+    many = [os.dup(0) for _ in range(20)]
+
+    def answer(own: socket.socket) -> None:
+        for message in (STARTED, ENDED):
+            socket.send_fds(own, [message], many)
+
+    with agent(answer) as fake, fake.popen() as process:
+        fds = os.listdir("/proc/self/fd")
+        for _ in range(5):
+            assert process.wait() == 7
+        assert len(os.listdir("/proc/self/fd")) <= len(fds)
+    for fd in many:
+        os.close(fd)
+    assert open_descriptors() == before
+
+
+def test_a_flood_is_not_read() -> None:
+    def answer(own: socket.socket) -> None:
+        own.send(STARTED)
+        own.setblocking(False)
+        while True:
+            own.send(ENDED)
+
+    with agent(answer) as fake, fake.popen() as process:
+        assert process.wait(PATIENCE) == 7
+
+
+def send_without_end(process: Any) -> None:
+    while True:
+        process.send_signal(signal.SIGUSR1)
+
+
+def test_one_that_takes_no_orders_is_told_but_its_end_is_not_waited_for() -> None:
+    with agent(saying([STARTED])) as fake:
+        process = fake.popen()
+        with pytest.raises(AgentSilent):
+            send_without_end(process)
+        process.kill()
+        # Its end of the connection is as good as closed.
+        assert process.wait(PATIENCE) == -signal.SIGKILL
+
+
+def test_one_that_reads_nothing_is_told_in_time() -> None:
+    ours, theirs = socket_pair()
+    holder = AgentHolder(lambda deadline: Agent(ours, 2))
+    place = Place("box", holder, lambda: None)
+    failed = 0
+    with theirs:
+        for _ in range(600):
+            wanted = Wanted(env=[b"A=" + b"x" * 20_000])
+            try:
+                SandboxPopen[bytes](place, wanted, ["x"], deadline=time.monotonic() + 0.001)
+            except AgentSilent:
+                failed += 1
+        holder.close()
+    assert failed == 600
+
+
+def test_a_run_that_takes_too_long_ends_though_the_agent_does_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("usernsctl.gvisor.agent_popen._END_SECONDS", 0.1)
+    with agent(saying([STARTED])) as fake:
+        process = fake.popen()
+        process._end()
+        assert process.returncode == -signal.SIGKILL
+
+
+def test_an_agent_that_has_gone_is_replaced() -> None:
+    with agent(saying([STARTED, ENDED])) as fake:
+        assert fake.popen().wait() == 7
+        for connection in fake._connections:
+            connection.shutdown(socket.SHUT_RDWR)
+        assert fake.popen().wait() == 7
+        assert len(fake._connections) == 2
+
+
+def test_where_the_sandbox_has_ended_that_is_what_is_told() -> None:
+    with agent(saying([None]), ended=True) as fake, pytest.raises(ValueError, match="has ended"):
+        fake.popen()
+
+
+@pytest.mark.parametrize(
+    ("hello", "kind"),
+    [
+        (b"", AgentGone),
+        (b"AGNT", wire.Lie),
+        (struct.pack("<4sHHI", b"AGNT", 2, 0, 5), wire.Lie),
+        (struct.pack("<4sHHI", b"XXXX", 1, 0, 5), wire.Lie),
+        (struct.pack("<4sHHI", b"AGNT", 1, 0, 5) + b"x", wire.Lie),
+        (None, AgentLate),
+    ],
+)
+def test_who_does_not_say_that_he_is_an_agent_is_none(
+    hello: bytes | None, kind: type[Exception]
+) -> None:
+    ours, theirs = socket_pair()
+    with ours, theirs:
+        if hello is not None:
+            theirs.send(hello)
+        if hello == b"":
+            theirs.close()
+        with pytest.raises(kind):
+            await_hello(ours, time.monotonic() + 0.05)
+
+
+@given(st.lists(st.one_of(st.none(), events, st.just(STARTED), st.just(ENDED)), max_size=3))
+@settings(max_examples=30)
+def test_an_event_loop_is_told_as_well(answers: list[bytes | None]) -> None:
+    async def main() -> Any:
+        popen = fake.popen(0.2, bufsize=0, is_awaited=False, outlives=False, stdout=un.PIPE)
+        await popen.start_async()
+        async with await aio.connected(popen, 1000) as process:
+            return await asyncio.wait_for(process.wait(), 0.1)
+
+    before = settled_descriptors()
+    with agent(saying(answers)) as fake:
+        try:
+            found: Any = asyncio.run(asyncio.wait_for(main(), PATIENCE))
+        except (un.CommandError, un.RunscError, TimeoutError) as error:
+            found = error
+    assert open_descriptors() == before
+    if answers[:2] == [STARTED, ENDED]:
+        assert found == 7
+    elif answers[:2] == [STARTED, None]:
+        assert found == -signal.SIGKILL

@@ -1,0 +1,233 @@
+"""Root in a sandbox attacks the agent there, and whoever believes what it says."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from callers import MAP_OF_SEVERAL, several_ids
+from conftest import open_descriptors
+from tally import Tally
+
+import usernsctl as un
+from usernsctl.gvisor import agent_start
+
+pytestmark = pytest.mark.userns_requires("runsc")
+
+PATIENCE = 20
+PYTHON = ["/usr/bin/python3", "-c"]
+
+# Tries everything on all processes but itself and those that it comes from, and says what worked.
+ATTACK = """
+import ctypes, os, signal, sys
+
+libc = ctypes.CDLL(None, use_errno=True)
+agents = []
+for name in os.listdir("/proc"):
+    if name.isdigit():
+        try:
+            words = open(f"/proc/{name}/cmdline").read()
+        except OSError:
+            continue
+        if words.startswith("/.usernsctl-agent"):
+            agents.append(int(name))
+print(len(agents), "agents")
+for pid in agents:
+    for what, number in (("seize", 0x4206), ("attach", 16)):
+        if libc.ptrace(number, pid, None, None) == 0:
+            print(what)
+    for file in ("mem", "environ", "fd", "root", "cwd"):
+        try:
+            if file == "fd":
+                for fd in os.listdir(f"/proc/{pid}/fd"):
+                    os.open(f"/proc/{pid}/fd/{fd}", os.O_RDWR)
+                    print("opened", fd)
+            elif file in ("root", "cwd"):
+                pass
+            else:
+                with open(f"/proc/{pid}/{file}", "r+b" if file == "mem" else "rb") as opened:
+                    if file == "mem":
+                        opened.seek(0x400000)
+                        print("mem", opened.write(opened.read(1)))
+        except (OSError, ValueError):
+            pass
+    for number in (signal.SIGSTOP, signal.SIGTERM, signal.SIGKILL):
+        if libc.kill(pid, number) == 0:
+            print("signal", number)
+try:
+    with open("/.usernsctl-agent", "r+b") as file:
+        file.write(b"x")
+        print("file")
+except OSError:
+    pass
+# Its own / is its own, where another one may come to be in this place; the program runs on.
+try:
+    os.rename("/.usernsctl-agent", "/moved")
+except OSError:
+    pass
+"""
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[un.SandboxHost]:
+    with un.SandboxHost() as made:
+        yield made
+
+
+def test_root_without_capabilities_can_not_reach_the_agent(
+    host: un.SandboxHost, tally: Tally
+) -> None:
+    for _ in range(Tally.rounds(2, 20)):
+        with host.start(["sleep", "1000"]) as box:
+            for _ in range(3):
+                told = box.check_output([*PYTHON, ATTACK], text=True, timeout=PATIENCE).split("\n")
+                assert int(told[0].split()[0]) >= 2, told
+                tally.tried()
+                for line in filter(None, told[1:]):
+                    tally.succeeded(line)
+                assert box.run(["true"], timeout=PATIENCE).returncode == 0
+
+
+@several_ids
+def test_root_that_may_kill_it_is_told_of_and_stops_nobody(tally: Tally) -> None:
+    """The command ends, the next one gets an agent of its own, and nobody waits."""
+    with un.SandboxHost(MAP_OF_SEVERAL) as host:
+        for number in (signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM):
+            for _ in range(Tally.rounds(1, 10)):
+                with host.start(["sleep", "1000"]) as box:
+                    begin = time.monotonic()
+                    tally.tried()
+                    with contextlib.suppress(un.UsernsError, un.TimeoutExpired):
+                        script = f"pkill -{int(number)} -f usernsctl-agent; sleep 1000"
+                        box.run(["sh", "-c", script], timeout=2)
+                        box.run(["true"], timeout=2)
+                    box.close()
+                    if time.monotonic() - begin > PATIENCE:
+                        tally.succeeded(f"it took {time.monotonic() - begin} seconds")
+
+
+# What is there in the agent's place, and does what its first word says.
+LIAR = """#!/usr/bin/python3
+import array, os, socket, struct, sys, time
+
+mode = open("/liar/mode").read()
+control = socket.socket(fileno=0)
+hello = struct.pack("<4sHHI", b"AGNT", 1, 0, os.getpid())
+
+def forever(send):
+    while True:
+        try:
+            send()
+        except OSError:
+            time.sleep(0.01)
+
+if mode == "silent":
+    time.sleep(1000)
+if mode == "gone":
+    sys.exit(0)
+if mode == "no hello":
+    control.send(b"hello, here I am, the agent")
+    time.sleep(1000)
+control.send(hello)
+if mode == "deaf":
+    time.sleep(1000)
+if mode == "control flood":
+    forever(lambda: control.send(b"x" * 1000))
+
+files = [os.open("/etc/passwd", os.O_RDONLY) for _ in range(10)]
+started = struct.pack("<HHi", 1, 0, 1)
+ended = struct.pack("<HHiQQQ", 3, 0, 0, 0, 0, 0)
+
+while True:
+    data, parts, _, _ = control.recvmsg(65536, socket.CMSG_SPACE(32))
+    fds = array.array("i")
+    for part in parts:
+        fds.frombytes(part[2])
+    if not data:
+        sys.exit(0)
+    own = socket.socket(fileno=fds[3])
+    if mode == "ends":
+        os._exit(0)
+    if mode == "lies":
+        own.send(struct.pack("<HHi", 77, 0, 1))
+    if mode == "long":
+        own.send(b"x" * 60000)
+    if mode == "started":
+        own.send(started)
+    if mode == "started and gone":
+        own.send(started)
+        os._exit(0)
+    if mode == "flood":
+        own.send(started)
+        own.setblocking(False)
+        forever(lambda: own.send(b"y" * 500))
+    if mode == "rights":
+        own.send(started)
+        for rights in (files, list(fds)):
+            try:
+                socket.send_fds(own, [ended], rights)
+            except OSError:
+                pass
+    if mode == "output flood":
+        own.send(started)
+        forever(lambda: os.write(fds[1], b"z" * 4096))
+    keep = own
+"""
+MODES = [
+    *("silent", "gone", "no hello", "deaf", "control flood", "ends", "lies", "long", "started"),
+    *("started and gone", "flood", "rights", "output flood"),
+]
+
+
+@pytest.fixture
+def liar(tmp_path: Path) -> Path:
+    script = tmp_path / "agent"
+    script.write_text(LIAR)
+    script.chmod(script.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
+    return script
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_whoever_answers_in_its_place_is_not_waited_for(
+    mode: str, liar: Path, tally: Tally, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_start, "AGENT_INSIDE", "/liar/agent")
+    (liar.parent / "mode").write_text(mode)
+    before = open_descriptors()
+    with un.SandboxHost(binds=[f"{liar.parent}:/liar"]) as host:
+        with host.start(["sleep", "1000"]) as box:
+            for _ in range(Tally.rounds(1, 10)):
+                begin = time.monotonic()
+                tally.tried()
+                try:
+                    box.run(["true"], timeout=1.5, stdin=un.DEVNULL, stderr=un.DEVNULL,
+                            stdout=un.DEVNULL)  # fmt: skip
+                except (un.RunscError, un.TimeoutExpired):
+                    pass
+                except BaseException as error:
+                    tally.succeeded(repr(error))
+                if time.monotonic() - begin > PATIENCE:
+                    tally.succeeded(f"{mode}: {time.monotonic() - begin} seconds")
+            asyncio.run(asyncio.wait_for(from_asyncio(box), PATIENCE))
+            begin = time.monotonic()
+        if time.monotonic() - begin > 5:
+            tally.succeeded(f"{mode}: close took {time.monotonic() - begin} seconds")
+    if open_descriptors() != before:
+        tally.succeeded(f"descriptors: {os.listdir('/proc/self/fd')}")
+
+
+async def from_asyncio(box: un.Sandbox) -> None:
+    async def one() -> None:
+        process = await box.create_subprocess_exec("true", stdin=un.DEVNULL, stdout=un.DEVNULL)
+        async with process:
+            await process.wait()
+
+    with contextlib.suppress(un.RunscError, TimeoutError):
+        await asyncio.wait_for(one(), 1)

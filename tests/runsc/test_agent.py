@@ -1,0 +1,555 @@
+"""Other commands in a sandbox: what they are given, how they end, and that nothing is left."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tally
+from callers import MAP_OF_SEVERAL, several_ids
+from conftest import EXIT_SECONDS, children, open_descriptors
+from limits import descriptors_left
+from processes import processes_with
+
+import usernsctl as un
+from usernsctl.gvisor import agent_start
+
+PATIENCE = 20
+FOREVER = ["sleep", "1000"]
+PYTHON = ["/usr/bin/python3", "-c"]
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[un.SandboxHost]:
+    with un.SandboxHost() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def box(host: un.SandboxHost) -> Iterator[un.Sandbox]:
+    with host.start(FOREVER) as made:
+        # The first command has the agent started.
+        made.run(["true"], check=True)
+        yield made
+
+
+def told(box: un.Sandbox, *command: str, **options: Any) -> str:
+    return box.check_output(command, text=True, stderr=un.STDOUT, **options)
+
+
+def python(box: un.Sandbox, code: str, **options: Any) -> str:
+    return told(box, *PYTHON, code, **options).strip()
+
+
+def running(box: un.Sandbox) -> str:
+    return told(box, "ps", "-eo", "args")
+
+
+def wait_until_gone(box: un.Sandbox, word: str) -> None:
+    deadline = time.monotonic() + EXIT_SECONDS
+    while word in running(box):
+        assert time.monotonic() < deadline, running(box)
+
+
+# What it is given.
+
+
+def test_ids_and_groups_are_those_asked_for(box: un.Sandbox) -> None:
+    assert told(box, "id", "-u") == "0\n"
+    show = ["sh", "-c", "id -u; id -g; id -G"]
+    assert told(box, *show, user=(5, 6), groups=[7, 8]) == "5\n6\n6 7 8\n"
+    assert told(box, "id", "-G", groups=[]) == "0\n"
+
+
+@several_ids
+def test_root_has_the_capabilities_of_the_first_command() -> None:
+    # None is inherited, which nobody needs.
+    show = ["grep", "Cap[^I]", "/proc/self/status"]
+    with un.SandboxHost(MAP_OF_SEVERAL) as many:
+        with many.start(show, stdout=un.PIPE) as first:
+            wanted = first.stdout.read()
+        with many.start(FOREVER) as box:
+            assert box.check_output(show) == wanted
+            other = box.check_output(show, user=(5, 5)).decode()
+            assert "CapEff:\t0000000000000000" in other
+
+
+def test_it_has_no_more_privileges_than_the_first_command(host: un.SandboxHost) -> None:
+    show = ["grep", "-E", "Cap|NoNewPrivs|Seccomp|Groups", "/proc/self/status"]
+    with host.start(show, stdout=un.PIPE) as first:
+        wanted = first.stdout.read()
+    with host.start(FOREVER) as box:
+        assert box.check_output(show) == wanted
+
+
+def test_limits_are_the_sandbox_s_and_its_own() -> None:
+    show = ["sh", "-c", "ulimit -n; ulimit -Hn; ulimit -c"]
+    with un.SandboxHost(rlimits=["nofile=100:200"]) as host, host.start(FOREVER) as box:
+        assert told(box, *show) == "100\n200\nunlimited\n"
+        assert (
+            told(box, *show, rlimits=["nofile=50", un.Rlimit("RLIMIT_CORE", 0, 0)]) == "50\n50\n0\n"
+        )
+
+
+def test_umask_session_and_group(box: un.Sandbox) -> None:
+    assert told(box, "sh", "-c", "umask", umask=0o27) == "0027\n"
+    ids = "import os; print(os.getsid(0) == os.getpid(), os.getpgid(0) == os.getpid())"
+    assert python(box, ids, start_new_session=True) == "True True"
+    assert python(box, ids, process_group=0) == "False True"
+
+
+def test_signals_are_as_at_the_start_of_a_program(box: un.Sandbox) -> None:
+    assert python(box, "import signal; print(signal.pthread_sigmask(0, []))") == "set()"
+    code = "import signal as s; print([n for n in range(1, 65) if s.getsignal(n) == s.SIG_IGN])"
+    # Python's own: SIGPIPE and SIGXFSZ.
+    assert python(box, code) == "[13, 25]"
+
+
+def test_it_has_no_descriptors_but_its_streams(box: un.Sandbox) -> None:
+    assert python(box, "import os; print(os.listdir('/proc/self/fd'))") == "['0', '1', '2', '3']"
+
+
+def test_its_words_may_be_many(box: un.Sandbox) -> None:
+    words = ["x" * 1000] * 1900
+    assert box.check_output(["echo", *words]) == b" ".join([b"x" * 1000] * 1900) + b"\n"
+    assert told(box, "sh", "-c", "echo ${#A}", env={"A": "y" * 100_000}) == "100000\n"
+
+
+def test_its_words_may_be_bytes(box: un.Sandbox) -> None:
+    assert box.check_output([b"printf", b"%s", b"\xff\xfe"]) == b"\xff\xfe"
+    assert box.check_output(["printenv", "A"], env={"A": os.fsdecode(b"\xff")}) == b"\xff\n"
+
+
+def test_a_missing_command_is_no_status(box: un.Sandbox) -> None:
+    for command, kind in (
+        (["no-such"], FileNotFoundError),
+        (["/etc/passwd"], PermissionError),
+        (["/usr"], PermissionError),
+    ):
+        with pytest.raises(kind) as caught:
+            box.run(command)
+        assert isinstance(caught.value, un.CommandError)
+        assert caught.value.filename == command[0]
+    assert caught.value.exit_status == 126
+
+
+def test_files_are_appended_to_where_they_end(box: un.Sandbox, tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    with target.open("wb", buffering=0) as file:
+        for word in ("one", "two"):
+            box.run(["echo", word], stdout=file)
+        box.run(["sh", "-c", "echo out; echo err >&2"], stdout=file, stderr=un.STDOUT)
+        assert os.get_blocking(file.fileno())
+    assert target.read_text().split() == ["one", "two", "out", "err"]
+
+
+# A terminal.
+
+
+def test_a_terminal_is_the_commands_own(box: un.Sandbox) -> None:
+    script = ["sh", "-c", "tty; stty size; read line; echo got $line"]
+    with box.popen(script, terminal=(70, 20), stdin=un.PIPE, stdout=un.PIPE) as process:
+        out, _ = process.communicate(b"word\n", timeout=PATIENCE)
+    assert process.returncode == 0
+    lines = out.decode().split("\r\n")
+    assert any(line.startswith("/dev/pts/") for line in lines)
+    assert "20 70" in lines
+    assert "got word" in lines
+
+
+def test_a_terminal_changes_its_size(box: un.Sandbox) -> None:
+    code = (
+        "import os, signal; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGWINCH]);"
+        "print('ready', flush=True); signal.sigwait([signal.SIGWINCH]);"
+        "print(os.get_terminal_size(0))"
+    )
+    with box.popen([*PYTHON, code], terminal=True, stdin=un.PIPE, stdout=un.PIPE) as process:
+        assert process.stdout.readline() == b"ready\r\n"
+        process.resize_terminal(123, 45)
+        assert b"columns=123, lines=45" in process.stdout.read()
+    with box.popen(["true"]) as process, pytest.raises(ValueError, match="no terminal"):
+        process.resize_terminal(1, 1)
+
+
+def test_a_terminal_has_an_end_of_input_and_a_timeout(box: un.Sandbox) -> None:
+    done = box.run(["cat"], terminal=True, input=b"x\n", stdout=un.PIPE, timeout=PATIENCE)
+    assert (done.returncode, done.stdout) == (0, b"x\r\nx\r\n")
+    with pytest.raises(un.TimeoutExpired):
+        box.run(["sleep", "1010"], terminal=True, stdin=un.DEVNULL, timeout=0.5)
+    wait_until_gone(box, "sleep 1010")
+
+
+# How it ends.
+
+
+def test_signals_end_it(box: un.Sandbox) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL, signal.SIGHUP):
+        with box.popen(FOREVER) as process:
+            process.send_signal(number)
+            assert process.wait(PATIENCE) == -number
+        process.send_signal(number)
+    assert box.run(["sh", "-c", "kill -SEGV $$"]).returncode == -signal.SIGSEGV
+    with box.popen(FOREVER) as process:
+        for wrong in (-1, 65, 1000):
+            with pytest.raises(OSError, match="Invalid argument"):
+                process.send_signal(wrong)
+        process.kill()
+    assert process.rusage.maxrss > 0
+
+
+def test_a_signal_to_its_group(box: un.Sandbox) -> None:
+    script = ["sh", "-c", "sleep 1001 & sleep 1001"]
+    with box.popen(script, process_group=0) as process:
+        while running(box).count("sleep 1001") < 2:
+            pass
+        process.send_signal_to_group(signal.SIGTERM)
+        assert process.wait(PATIENCE) == -signal.SIGTERM
+    wait_until_gone(box, "sleep 1001")
+
+
+FLEEING = """
+import os, signal, sys, time
+for number in set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}:
+    signal.signal(number, signal.SIG_IGN)
+for depth in range(3):
+    if os.fork():
+        if depth:
+            os._exit(0)
+        break
+    os.setsid()
+    os.closerange(0, 3)
+sys.argv = ["fled"]
+while True:
+    time.sleep(1)
+"""
+
+
+def test_all_of_it_is_gone_after_its_timeout(box: un.Sandbox) -> None:
+    with pytest.raises(un.TimeoutExpired) as caught:
+        box.run([*PYTHON, FLEEING], timeout=0.7, capture_output=True)
+    assert caught.value.timeout == 0.7
+    wait_until_gone(box, "SIG_IGN")
+
+
+def test_what_has_left_is_gone_too_where_it_keeps_a_pipe_open(box: un.Sandbox) -> None:
+    with pytest.raises(un.TimeoutExpired):
+        box.run(["sh", "-c", "setsid sleep 1002 & echo x"], timeout=0.5, stdout=un.PIPE)
+    wait_until_gone(box, "sleep 1002")
+
+
+def test_what_it_leaves_in_the_background_goes_on(box: un.Sandbox) -> None:
+    box.run(["sh", "-c", "sleep 1003 >/dev/null 2>&1 </dev/null &"], check=True)
+    assert "sleep 1003" in running(box)
+    box.run(["pkill", "-f", "sleep 1003"])
+
+
+def test_kill_tree(box: un.Sandbox) -> None:
+    with box.popen(["sh", "-c", "sleep 1004 & setsid sleep 1004"], stdout=un.PIPE) as process:
+        while running(box).count("sleep 1004") < 2:
+            pass
+        process.kill_tree()
+        assert process.wait(PATIENCE) == -signal.SIGKILL
+    wait_until_gone(box, "sleep 1004")
+    process.kill_tree()
+
+
+def test_its_end_can_be_selected(box: un.Sandbox) -> None:
+    with box.popen(["sh", "-c", "read x"], stdin=un.PIPE) as process:
+        assert select.select([process.pidfd], [], [], 0)[0] == []
+        process.stdin.close()
+        assert select.select([process.pidfd], [], [], PATIENCE)[0] == [process.pidfd]
+        assert process.poll() == 1
+        assert process.pidfd == -1
+
+
+def test_it_ends_with_the_sandbox(host: un.SandboxHost) -> None:
+    with host.start(FOREVER) as box:
+        process = box.popen(FOREVER, stdout=un.PIPE)
+    assert process.communicate(timeout=PATIENCE) == (b"", None)
+    assert process.returncode == -signal.SIGKILL
+    with pytest.raises(un.CommandError, match="has ended"):
+        box.run(["true"])
+
+
+def test_it_ends_with_the_handle_of_a_detached_sandbox(
+    host: un.SandboxHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    with host.start(FOREVER, detach=True) as box:
+        with un.Sandbox.attach(box.id) as other:
+            process = other.popen(["sleep", "1005"])
+            assert "sleep 1005" in running(box)
+            assert running(box).count(".usernsctl-agent") >= 2
+            other.release()
+        assert process.wait(PATIENCE) == -signal.SIGKILL
+        wait_until_gone(box, "sleep 1005")
+        deadline = time.monotonic() + EXIT_SECONDS
+        while running(box).count(".usernsctl-agent") > 2:
+            assert time.monotonic() < deadline
+        assert box.run(["true"]).returncode == 0
+
+
+# From threads, event loops, forks and handlers.
+
+
+def test_no_process_and_no_thread_of_ours_is_needed(box: un.Sandbox) -> None:
+    before = children(), threading.active_count()
+    outside = processes_with(box.id)
+    with box.popen(["cat"], stdin=un.PIPE):
+        assert (children(), threading.active_count()) == before
+        assert processes_with(box.id) == outside
+
+
+def test_eight_threads_at_once(host: un.SandboxHost) -> None:
+    """Also where each of them needs the agent first."""
+    with host.start(FOREVER) as box:
+        begin = threading.Barrier(8)
+
+        def run(number: int) -> int:
+            begin.wait()
+            return box.run(["sh", "-c", f"exit {number}"]).returncode
+
+        with ThreadPoolExecutor(8) as pool:
+            for _ in range(5):
+                assert list(pool.map(run, range(8))) == list(range(8))
+        assert running(box).count("agent") <= 2
+
+
+def test_eight_tasks_at_once(host: un.SandboxHost) -> None:
+    async def main() -> None:
+        async with await host.start_async(FOREVER) as box:
+
+            async def one(number: int) -> None:
+                process = await box.create_subprocess_exec(
+                    "sh", "-c", f"cat; exit {number}", stdin=un.PIPE, stdout=un.PIPE
+                )
+                assert await process.communicate(b"%d" % number) == (b"%d" % number, None)
+                assert process.returncode == number
+
+            for _ in range(5):
+                await asyncio.gather(*map(one, range(8)))
+
+    before = open_descriptors()
+    asyncio.run(asyncio.wait_for(main(), 3 * PATIENCE))
+    assert open_descriptors() == before
+
+
+def test_a_block_of_asyncio_ends_all_of_it(box: un.Sandbox) -> None:
+    async def main() -> None:
+        process = await box.create_subprocess_exec(
+            "sh", "-c", "setsid sleep 1006 & exit 3", stdout=un.PIPE
+        )
+
+        async def work() -> None:
+            async with process:
+                await process.stdout.read()
+
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(work(), 0.5)
+        assert process.returncode == 3
+
+    before = open_descriptors()
+    asyncio.run(asyncio.wait_for(main(), PATIENCE))
+    wait_until_gone(box, "sleep 1006")
+    assert open_descriptors() == before
+
+
+def test_a_cancelled_start_leaves_nothing(box: un.Sandbox) -> None:
+    async def main() -> None:
+        for turns in range(8):
+            starting = asyncio.create_task(box.create_subprocess_exec("sleep", "1007"))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+
+    before = open_descriptors()
+    asyncio.run(asyncio.wait_for(main(), PATIENCE))
+    wait_until_gone(box, "sleep 1007")
+    assert open_descriptors() == before
+
+
+def test_a_fork_can_use_it_and_leaves_it_alone(box: un.Sandbox) -> None:
+    with box.popen(["cat"], stdin=un.PIPE, stdout=un.PIPE) as process:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                status = box.run(["sh", "-c", "exit 9"]).returncode
+                box.close()
+                os._exit(status)
+            finally:
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
+        assert process.communicate(b"still here") == (b"still here", None)
+    assert box.run(["true"]).returncode == 0
+
+
+def test_a_handler_of_signals_may_use_it_too(host: un.SandboxHost) -> None:
+    """Whatever it has interrupted: also the first start, which has the agent started."""
+    for pause in (0.001, 0.02, 0.04, 0.06, 0.1):
+        statuses: list[int] = []
+        with host.start(FOREVER) as box:
+
+            def handle(*_: object, box: un.Sandbox = box, seen: list[int] = statuses) -> None:
+                seen.append(box.run(["sh", "-c", "exit 4"], timeout=PATIENCE).returncode)
+
+            before = signal.signal(signal.SIGALRM, handle)
+            signal.setitimer(signal.ITIMER_REAL, pause)
+            try:
+                while not statuses:
+                    assert box.run(["sh", "-c", "exit 5"], timeout=PATIENCE).returncode == 5
+            finally:
+                signal.signal(signal.SIGALRM, before)
+        assert statuses == [4]
+
+
+def interrupted(box: un.Sandbox, seconds: float) -> bool:
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        box.run(["sleep", "1008"])
+    except KeyboardInterrupt:
+        return True
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    return False
+
+
+def test_an_interrupted_start_leaves_nothing(box: un.Sandbox, host: un.SandboxHost) -> None:
+    before = open_descriptors(), children()
+    for step in range(20):
+        assert interrupted(box, 0.0002 + step * 0.0004)
+    assert (open_descriptors(), children()) == before
+    wait_until_gone(box, "sleep 1008")
+    with host.start(FOREVER) as new:
+        for step in range(6):
+            assert interrupted(new, 0.001 + step * 0.015)
+        wait_until_gone(new, "sleep 1008")
+    assert (open_descriptors(), children()) == before
+
+
+def test_a_limit_on_descriptors_is_told_and_leaves_nothing(host: un.SandboxHost) -> None:
+    with host.start(FOREVER) as new:
+        for is_first in (True, False):
+            failures = 0
+            before = open_descriptors()
+            for room in range(40 if is_first else 16):
+                with descriptors_left(room):
+                    try:
+                        new.run(["true"], stdin=un.PIPE, stdout=un.PIPE, stderr=un.PIPE)
+                        break
+                    except un.UsernsError as error:
+                        assert error.cause == "descriptor-limit", repr(error)
+                        failures += 1
+                assert open_descriptors() == before
+            assert failures
+
+
+CLOSED = """
+import os, sys
+import usernsctl as un
+
+with un.SandboxHost() as host, host.start(["sleep", "1000"]) as box:
+    report = os.dup2(1, 50)
+    for fd in map(int, sys.argv[1]):
+        os.close(fd)
+    for _ in range(2):
+        done = box.run(["sh", "-c", "cat; echo said; echo err >&2; exit 6"])
+        told = box.check_output(["sh", "-c", "cat; echo told"])
+    os.write(report, b"%d %s" % (done.returncode, told))
+"""
+
+
+@pytest.mark.parametrize("closed", ["0", "1", "2", "01", "02", "12", "012"])
+def test_standard_streams_may_be_closed(closed: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CLOSED, closed],
+        input=b"in ",
+        capture_output=True,
+        timeout=3 * PATIENCE,
+    )
+    assert done.returncode == 0, done.stderr
+    said = b"" if "1" in closed else b"in said\nsaid\n" if "0" not in closed else b"said\nsaid\n"
+    assert done.stdout == said + b"6 told\n"
+    assert done.stderr == (b"" if "2" in closed else b"err\nerr\n")
+
+
+# Where there is no agent.
+
+
+def test_a_sandbox_of_an_older_version_is_told(
+    host: un.SandboxHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_start, "AGENT_INSIDE", "/.no-agent")
+    before = open_descriptors(), children()
+    with host.start(FOREVER) as box:
+        for _ in range(2):
+            with pytest.raises(un.RunscError, match=r"shows no /\.no-agent") as caught:
+                box.run(["true"])
+            assert caught.value.cause == "sandbox-agent"
+            assert "start it anew" in (caught.value.remedy or "")
+    assert (open_descriptors(), children()) == before
+
+
+MANY = """
+import asyncio, os, resource, sys
+from concurrent.futures import ThreadPoolExecutor
+import usernsctl as un
+
+count = int(sys.argv[1])
+
+def left():
+    children = open(f"/proc/self/task/{os.getpid()}/children").read().split()
+    return len(os.listdir("/proc/self/fd")), len(children)
+
+def memory():
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() // 1024
+
+async def in_tasks(box, count):
+    async def work():
+        for _ in range(count // 8):
+            process = await box.create_subprocess_exec("true", stdin=un.DEVNULL, stdout=un.PIPE)
+            assert await process.communicate() == (b"", None)
+            assert process.returncode == 0
+    await asyncio.gather(*(work() for _ in range(8)))
+
+def in_threads(box, count):
+    def work():
+        for _ in range(count // 8):
+            box.run(["true"], stdin=un.DEVNULL, capture_output=True, check=True)
+    with ThreadPoolExecutor(8) as pool:
+        for done in [pool.submit(work) for _ in range(8)]:
+            done.result()
+
+with un.SandboxHost() as host, host.start(["sleep", "1000"]) as box:
+    for run in (in_threads, lambda box, count: asyncio.run(in_tasks(box, count))):
+        run(box, max(count // 10, 80))
+        inside = box.check_output(["ps", "-e"]).count(b"\\n")
+        before, size = left(), memory()
+        run(box, count)
+        assert left() == before, (before, left())
+        assert box.check_output(["ps", "-e"]).count(b"\\n") == inside
+        print(memory() - size, flush=True)
+"""
+
+
+def test_many_leave_nothing() -> None:
+    count = 10_000 if tally.FULL else 160
+    done = subprocess.run(
+        [sys.executable, "-c", MANY, str(count)], capture_output=True, text=True, timeout=3600
+    )
+    assert done.returncode == 0, done.stderr
+    grown = [int(word) for word in done.stdout.split()]
+    # Some pages, however many they were.
+    assert max(grown) < 2048, grown

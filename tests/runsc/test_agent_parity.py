@@ -1,0 +1,189 @@
+"""Commands in a sandbox behave as subprocess's and asyncio's: by the tests of those."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import parity
+import pytest
+import test_aio
+import test_parity_processes
+import test_parity_streams
+import uvloop
+
+import usernsctl as un
+
+
+@pytest.fixture(scope="module")
+def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[un.Sandbox]:
+    # Which files the tests make is seen inside.
+    shown = {"expose_root": True, "binds": [tmp_path_factory.getbasetemp()]}
+    with un.SandboxHost(**shown) as host, host.start(["sleep", "1000"]) as made:
+        # The first command has the agent started.
+        made.run(["true"], check=True)
+        yield made
+
+
+@pytest.fixture
+def api(box: un.Sandbox) -> Any:
+    return parity.of_sandbox(box)
+
+
+@pytest.fixture(params=[asyncio, uvloop], ids=["asyncio", "uvloop"])
+def pair(request: pytest.FixtureRequest, box: un.Sandbox) -> tuple[Any, Any]:
+    return test_aio.runner(request.param), box.create_subprocess_exec
+
+
+# Those that ask for `api` or `pair` alone, and not for what a sandbox has otherwise: names and
+# numbers of processes outside, all of the environment, other words in errors, descriptors passed.
+OTHERWISE = {
+    "test_a_process_says_what_it_is",
+    "test_a_signal_that_comes_too_late_hits_nobody",
+    "test_an_empty_environment_is_empty",
+    "test_an_interrupt_kills_what_runs",
+    "test_arguments_may_be_given_by_position",
+    "test_high_descriptors_are_closed_and_passed",
+    "test_no_input_is_not_our_own",
+    "test_numbers_out_of_bounds_are_refused",
+    "test_one_that_is_forgotten_is_warned_of_and_reaped_later",
+    "test_passing_descriptors_closes_the_others",
+    "test_what_is_no_descriptor_is_not_passed",
+    "test_what_would_be_cut_short_is_refused",
+}
+
+
+def asks_for(function: Any) -> set[str]:
+    return set(function.__code__.co_varnames[: function.__code__.co_argcount])
+
+
+for module in (test_parity_processes, test_parity_streams, test_aio):
+    for name, function in vars(module).items():
+        if (
+            name.startswith("test_")
+            and name not in OTHERWISE
+            and asks_for(function) & {"api", "pair"}
+        ):
+            globals()[name] = function
+
+
+@pytest.mark.parametrize(
+    ("how", "stdout", "stderr"),
+    [("inherited", "in\n", "err\n"), ("named", "in\n", "err\n"), ("merged", "in\nerr\n", "")],
+)
+def test_streams_that_are_not_named_are_ours(how: str, stdout: str, stderr: str) -> None:
+    test_parity_streams.test_streams_that_are_not_named_are_ours(
+        parity.SANDBOX, how, stdout, stderr
+    )
+
+
+def test_a_start_is_audited(box: un.Sandbox) -> None:
+    told: list[Any] = []
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "subprocess.Popen" and arguments[2] == "/etc/..":
+            told.append(arguments)
+
+    sys.addaudithook(hook)
+    box.run(["true", "x"], cwd="/etc/..", env={"PATH": "/bin"})
+    assert told == [("true", ["true", "x"], "/etc/..", {"PATH": "/bin"})]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"cwd": "/a\0b"},
+        {"executable": "/bin/tr\0ue"},
+        {"args": [b"true", b"\0"]},
+        {"env": {"A=": "b"}},
+    ],
+)
+def test_what_would_be_cut_short_is_refused(box: un.Sandbox, arguments: dict[str, Any]) -> None:
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(ValueError, match=r"null|NUL|= after it"):
+        box.popen(**({"args": ["true"], "stdout": un.PIPE} | arguments))
+    assert os.listdir("/proc/self/fd") == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind"),
+    [
+        ({"user": (-1, 0)}, ValueError),
+        ({"user": (0, 1 << 32)}, ValueError),
+        ({"user": (0xFFFFFFFF, 0)}, ValueError),
+        ({"groups": [-1]}, ValueError),
+        ({"groups": [0xFFFFFFFF]}, ValueError),
+        ({"groups": range(5000)}, ValueError),
+        ({"groups": "root"}, TypeError),
+        ({"groups": [1.5]}, TypeError),
+        ({"groups": 5}, TypeError),
+        ({"rlimits": ["nofile"]}, ValueError),
+        ({"rlimits": "nofile=5"}, TypeError),
+        ({"umask": 1 << 40}, OverflowError),
+        ({"process_group": 1 << 40}, OverflowError),
+        ({"process_group": 5}, ValueError),
+        ({"terminal": (0, 5)}, ValueError),
+        ({"terminal": (5, 1 << 16)}, ValueError),
+        ({"terminal": ("a", "b")}, TypeError),
+        ({"shell": True}, ValueError),
+        ({"preexec_fn": print}, ValueError),
+        ({"no_such_option": 1}, TypeError),
+    ],
+)
+def test_what_can_not_be_had_is_refused(
+    box: un.Sandbox, arguments: dict[str, Any], kind: type[Exception]
+) -> None:
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(kind):
+        box.run(["true"], **arguments)
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_a_process_says_what_it_is(box: un.Sandbox) -> None:
+    with box.popen(["true", "a" * 200]) as process:
+        assert process.args == ["true", "a" * 200]
+        process.wait()
+    assert repr(process).startswith("<SandboxPopen: returncode: 0 args: ['true', 'aaa")
+    assert isinstance(process, subprocess.Popen)
+    assert repr(box.run(["true"])) == "CompletedProcess(args=['true'], returncode=0)"
+    with pytest.raises(un.CalledProcessError, match="SIGTERM"):
+        box.run(["sh", "-c", "kill -TERM $$"]).check_returncode()
+
+
+def test_one_that_is_forgotten_is_warned_of_and_goes_on(box: un.Sandbox) -> None:
+    before = os.listdir("/proc/self/fd")
+    ours, theirs = os.pipe()
+    process = box.popen(["sh", "-c", "read x; echo $x"], stdin=un.PIPE, stdout=theirs)
+    os.close(theirs)
+    stdin = process.stdin
+    with pytest.warns(ResourceWarning, match=f"subprocess {process.pid} is still running"):
+        del process
+    stdin.write(b"lives\n")
+    stdin.close()
+    with open(ours, "rb") as output:
+        assert output.read() == b"lives\n"
+    # The next start lets go of it, once it has been told of its end.
+    while box.run(["true"]).returncode == 0 and os.listdir("/proc/self/fd") != before:
+        pass
+
+
+def test_a_command_that_was_run_is_not_forgotten(box: un.Sandbox, tmp_path: Path) -> None:
+    """What run() has started ends with it, whatever has interrupted that."""
+    with pytest.raises(TypeError), (tmp_path / "x").open("wb") as file:
+        box.run(["sleep", "4711"], stdout=file, input=5)
+    while "sleep 4711" in box.check_output(["ps", "-ef"], text=True):
+        pass
+
+
+def test_input_is_not_our_own(box: un.Sandbox) -> None:
+    assert box.check_output(["cat"], input=None) == b""
+    assert box.check_output(["cat"], input=None, text=True) == ""
+    with box.popen(["cat"], stdin=un.PIPE, stdout=un.PIPE) as process:
+        assert isinstance(process.stdin, io.BufferedWriter)
+        assert process.communicate(b"x") == (b"x", None)
