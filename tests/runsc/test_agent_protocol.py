@@ -28,6 +28,7 @@ from agent_client import (
     WORDS_APART,
     Client,
     Command,
+    Running,
     kill_tree,
 )
 from callers import MAP_OF_SEVERAL, several_ids
@@ -201,8 +202,8 @@ def test_many_run_at_once(agent: Client) -> None:
 
 
 @contextlib.contextmanager
-def sitting(agent: Client, script: str) -> Iterator[tuple[int, int, object]]:
-    """A command that has a terminal: what is typed, what is seen, and its socket."""
+def sitting(agent: Client, script: str) -> Iterator[tuple[int, Running]]:
+    """A command that has a terminal, and where to type for it."""
     keys, typed = os.pipe()
     seen, screen = os.pipe()
     stdio = {0: keys, 1: screen}
@@ -213,7 +214,7 @@ def sitting(agent: Client, script: str) -> Iterator[tuple[int, int, object]]:
     one.out = seen
     one.started()
     try:
-        yield typed, seen, one
+        yield typed, one
     finally:
         with contextlib.suppress(OSError):
             os.close(typed)
@@ -222,24 +223,24 @@ def sitting(agent: Client, script: str) -> Iterator[tuple[int, int, object]]:
 
 def test_a_terminal(agent: Client) -> None:
     script = "test -t 0 && test -t 2 && stty size && echo own >$(tty)"
-    with sitting(agent, script) as (_, _, one):
+    with sitting(agent, script) as (_, one):
         assert one.rest() == b"24 80\r\nown\r\n"
         assert one.status() == 0
     script = "trap 'stty size; exit 3' WINCH; echo; while :; do sleep 0.01; done"
-    with sitting(agent, script) as (_, _, one):
+    with sitting(agent, script) as (_, one):
         one.line()
         one.tell(2, 0, 50 << 16 | 132)
         assert one.rest() == b"50 132\r\n"
         assert one.status() == 3
     script = "stty -echo; echo; cat; echo end"
-    with sitting(agent, script) as (typed, _, one):
+    with sitting(agent, script) as (typed, one):
         one.line()
         os.write(typed, b"no line")
         os.close(typed)
         assert one.rest() == b"no lineend\r\n"
         assert one.status() == 0
     script = "trap 'exit 4' INT; echo; while :; do sleep 0.01; done"
-    with sitting(agent, script) as (typed, _, one):
+    with sitting(agent, script) as (typed, one):
         one.line()
         os.write(typed, b"\3")
         assert one.status() == 4
@@ -247,7 +248,7 @@ def test_a_terminal(agent: Client) -> None:
 
 def test_who_does_not_read_keeps_nobody_else_waiting(agent: Client) -> None:
     script = "i=0; while [ $i -lt 5000 ]; do echo 0123456789012345678; i=$((i+1)); done"
-    with sitting(agent, script) as (_, _, slow):
+    with sitting(agent, script) as (_, slow):
         for _ in range(5):
             assert agent.run("echo", "other") == (0, "other\n")
         assert len(slow.rest()) == 5000 * 21
