@@ -97,6 +97,25 @@ static const char *look_up(const char *const *environment, const char *name)
     return NULL;
 }
 
+/* The longest word that Linux takes, with its NUL (MAX_ARG_STRLEN, execve(2)); gVisor's limit is
+ * the same. */
+#define WORD_MAX (128 * 1024)
+
+static bool has_long_word(const char *const *words)
+{
+    for (; *words; words++)
+        if (strnlen(*words, WORD_MAX) == WORD_MAX)
+            return true;
+    return false;
+}
+
+/* gVisor says ENAMETOOLONG of a word. */
+static int errno_of_exec(const struct agent_words *words, int errnum)
+{
+    bool is_word = has_long_word(words->argv) || has_long_word(words->envp);
+    return errnum == ENAMETOOLONG && is_word ? E2BIG : errnum;
+}
+
 /* Runs in the memory of whoever starts it. */
 static int become_command(void *arg)
 {
@@ -113,7 +132,7 @@ static int become_command(void *arg)
     };
     struct un_error err;
     un_exec(&command, &err);
-    return fail(start, AGENT_STEP_EXEC, err.errnum);
+    return fail(start, AGENT_STEP_EXEC, errno_of_exec(words, err.errnum));
 }
 
 pid_t agent_start_command(struct agent_start *start)
