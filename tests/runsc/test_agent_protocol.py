@@ -66,6 +66,7 @@ def host() -> Iterator[un.SandboxHost]:
 @pytest.fixture(scope="module")
 def box(host: un.SandboxHost) -> Iterator[un.Sandbox]:
     with host.start(FOREVER) as made:
+        made.run(["true"])  # which starts an agent of its own, before anybody counts descriptors
         yield made
 
 
