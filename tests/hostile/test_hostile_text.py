@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from usernsctl.gvisor.failure import describe
 
-from usernsctl import _text
+from usernsctl import _core, _text
 from usernsctl.cli import main
 from usernsctl.errors import BundleError
 from usernsctl.explain.printing import print_error
@@ -148,7 +147,7 @@ def test_hostile_messages_of_runsc_do_not_speak_to_the_terminal(
     for text in NASTY:
         for message in (text, f'creating working directory "{text}": mkdir', f"{text}: EOF"):
             tally.tried()
-            print_error(describe(message))
+            print_error(_core.explain_runsc(message))
             output = capsys.readouterr()
             if found := raw(output.out + output.err):
                 tally.succeeded(f"{message!r}: {found}")

@@ -89,7 +89,7 @@ def test_no_command(perform: Perform, usernsctl: Program, tmp_path: Path) -> Non
     done = usernsctl("freeze", "-o", tmp_path / "bare")
     assert done.returncode == 0
     assert_refused(perform(file=tmp_path / "bare"), "no command was given")
-    assert perform("").returncode == 127
+    assert_refused(perform(""), "the command is an empty string")
     assert perform("/nonexistent").returncode == 127
 
 
