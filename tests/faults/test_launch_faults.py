@@ -7,6 +7,7 @@ import collections
 import os
 import random
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -28,10 +29,12 @@ LIBC = ("arch_prctl", "brk", "close", "exit_group", "mprotect")
 
 
 @pytest.fixture
-def launch(usernsctl: Program, tmp_path: Path) -> Path:
+def launch(usernsctl: Program, prelude: Program, tmp_path: Path) -> Path:
     """One with a step of each kind, and little to do."""
-    for name in ("root/etc", "data/inner"):
+    for name in ("root/bin", "root/etc", "data/inner"):
         (tmp_path / name).mkdir(parents=True)
+    # Its command is looked for; a static program needs nothing else.
+    shutil.copy(prelude.path, tmp_path / "root/bin/sh")
     options = [
         *("--rootfs", str(tmp_path / "root"), "--network", "host"),
         *("--bind", f"{tmp_path}/data:/new/data:rw", "--bind", f"{tmp_path}/data/inner:/inner"),
