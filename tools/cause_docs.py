@@ -8,6 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import generated
+
 from usernsctl.explain.catalogue import AREAS, entries, get
 from usernsctl.explain.model import Cause
 
@@ -76,19 +78,5 @@ def remedy_item(place: str, remedy: str) -> str:
     return f"- {place}:\n\n{block}\n"
 
 
-def main(arguments: list[str]) -> int:
-    if arguments not in ([], ["--check"]):
-        print("usage: cause_docs.py [--check]", file=sys.stderr)
-        return 2
-    wanted = document()
-    if not arguments:
-        TARGET.write_text(wanted, encoding="utf-8")
-        return 0
-    if TARGET.exists() and TARGET.read_text(encoding="utf-8") == wanted:
-        return 0
-    print(f"{TARGET.name} is out of date: run tools/cause_docs.py", file=sys.stderr)
-    return 1
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(generated.run(sys.argv[1:], TARGET, document))

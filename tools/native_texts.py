@@ -13,6 +13,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import generated
+
 from usernsctl import _core
 from usernsctl.explain.catalogue import get
 from usernsctl.explain.messages import texts
@@ -174,19 +176,5 @@ def document() -> str:
     )
 
 
-def main(arguments: list[str]) -> int:
-    if arguments not in ([], ["--check"]):
-        print("usage: native_texts.py [--check]", file=sys.stderr)
-        return 2
-    wanted = document()
-    if not arguments:
-        TARGET.write_text(wanted, encoding="utf-8")
-        return 0
-    if TARGET.exists() and TARGET.read_text(encoding="utf-8") == wanted:
-        return 0
-    print(f"{TARGET.name} is out of date: run tools/native_texts.py", file=sys.stderr)
-    return 1
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(generated.run(sys.argv[1:], TARGET, document))
