@@ -15,6 +15,9 @@ static size_t lengths(const char *const *words)
     return all;
 }
 
+/* Where what was read goes: the reads have to happen. */
+static volatile uint64_t seen;
+
 static void use(const struct agent_loaded *loaded)
 {
     const struct agent_message *message = &loaded->message;
@@ -24,17 +27,14 @@ static void use(const struct agent_loaded *loaded)
         all += strlen(words->program) + 1;
     if (all != message->header.size)
         abort();
-    uint64_t sum = 0;
     for (uint32_t i = 0; i < message->header.limits; i++) {
         struct agent_limit limit;
         agent_read_limit(message, i, &limit);
-        sum += limit.soft ^ limit.hard;
+        seen = limit.soft ^ limit.hard;
     }
     if (message->header.groups != AGENT_UNCHANGED)
         for (uint32_t i = 0; i < message->header.groups; i++)
-            sum += loaded->groups[i];
-    if (sum == 1)
-        abort();
+            seen = loaded->groups[i];
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
