@@ -42,6 +42,7 @@ FREESTANDING_FLAGS = (
 AGENT = (
     "block",
     "caps",
+    "idle",
     "keeper",
     "message",
     "serve",
