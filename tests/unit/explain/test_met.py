@@ -97,7 +97,7 @@ def test_how_often_it_is_right() -> None:
 
 
 def test_how_often_it_is_right_of_what_was_kept_out() -> None:
-    """No pattern was made to fit any of these. What was counted when they were made is the floor."""
+    """No pattern was made to fit these. What was counted when they were made is the floor."""
     kept = score(of("kept out", ours=True))
     print(f"kept out: {dict(kept)}")
     assert kept["recognised"] >= 50
