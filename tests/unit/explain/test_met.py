@@ -93,11 +93,11 @@ def test_how_often_it_is_right() -> None:
     tuned = score(of("tuned", ours=True))
     print(f"tuned: {dict(tuned)}")
     assert tuned["texts"] - tuned["recognised"] == len(NOT_TOLD)
-    assert (tuned["right first"], tuned["wrong"]) == (68, 0)
+    assert (tuned["right first"], tuned["wrong"]) == (72, 0)
 
 
 def test_how_often_it_is_right_of_what_was_kept_out() -> None:
-    """No pattern was made to fit any of these. What was counted when they were made is the floor."""
+    """No pattern was made to fit these. What was counted when they were made is the floor."""
     kept = score(of("kept out", ours=True))
     print(f"kept out: {dict(kept)}")
     assert kept["recognised"] >= 50
