@@ -205,7 +205,12 @@ INIT = replace(
 IN_BOX = {"boxes/.crash w"}
 HELD = table(
     init=INIT,
-    gofer=replace(GOFER, parent="init", mounts=GOFER.mounts | AGENT),
+    gofer=replace(
+        GOFER,
+        parent="init",
+        mounts=GOFER.mounts | AGENT,
+        descriptors=GOFER.descriptors | words("/.usernsctl-agent r"),
+    ),
     sandbox=replace(
         SANDBOX,
         parent="init",

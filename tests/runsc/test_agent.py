@@ -160,6 +160,20 @@ def test_files_are_appended_to_where_they_end(box: un.Sandbox, tmp_path: Path) -
     assert target.read_text().split() == ["one", "two", "out", "err"]
 
 
+def test_a_pipe_may_be_the_input_of_many(box: un.Sandbox) -> None:
+    shut, held = os.pipe()
+    started = [box.popen(["cat"], stdin=shut, stdout=un.PIPE, stderr=un.PIPE) for _ in range(12)]
+    assert os.get_blocking(shut)
+    os.close(shut)
+    for _ in range(100):
+        os.write(held, b"line\n")
+    os.close(held)
+    told = [process.communicate(timeout=PATIENCE) for process in started]
+    assert [process.returncode for process in started] == [0] * 12
+    assert b"".join(out for out, _ in told) == b"line\n" * 100
+    assert {err for _, err in told} == {b""}
+
+
 # A terminal.
 
 
