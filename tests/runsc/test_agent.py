@@ -446,6 +446,9 @@ def interrupted(box: un.Sandbox, seconds: float) -> bool:
     return False
 
 
+# What is interrupted within socket.socketpair() is closed by who collects garbage, with a warning.
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_interrupted_start_leaves_nothing(box: un.Sandbox, host: un.SandboxHost) -> None:
     before = open_descriptors(), children()
     for step in range(20):
