@@ -204,7 +204,7 @@ def root_steps(
         yield record("resolver")
     binds = config.bind_mounts(wanted)
     for number, mount in enumerate(binds):
-        if mount["source"] == agent:
+        if agent is not None and mount["source"] == agent:
             source = sources.own(agent)
         else:
             source = sources.shown(facts.sources[mount["source"]])
