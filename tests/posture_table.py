@@ -189,14 +189,13 @@ RUN_WITH_NETWORK = table(
     ),
 )
 
-# What starts further commands in the sandboxes of a SandboxHost.
+# What starts further commands in the sandboxes of a SandboxHost, for which runsc mounts it.
 AGENT = words("/.usernsctl-agent ro")
 # A sandbox of a SandboxHost. Nothing of runsc waits, and process 1 is ours.
 INIT = replace(
     WATCHER,
     namespaces=words("user own, mnt own, pid own"),
     mounts=PLACE - {"log/crash rw nosuid nodev"}
-    | AGENT
     | words("boxes/.crash rw nosuid nodev, proc at /proc rw nosuid nodev noexec"),
     # "null rw" stands where descriptors 0 to 2 were, so that nothing else comes there.
     descriptors=words("pidfd, signalfd, null rw"),
@@ -205,7 +204,12 @@ INIT = replace(
 IN_BOX = {"boxes/.crash w"}
 HELD = table(
     init=INIT,
-    gofer=replace(GOFER, parent="init", mounts=GOFER.mounts | AGENT),
+    gofer=replace(
+        GOFER,
+        parent="init",
+        mounts=GOFER.mounts | AGENT,
+        descriptors=GOFER.descriptors | words("/.usernsctl-agent r"),
+    ),
     sandbox=replace(
         SANDBOX,
         parent="init",

@@ -95,6 +95,50 @@ def test_root_without_capabilities_can_not_reach_the_agent(
                 assert box.run(["true"], timeout=PATIENCE).returncode == 0
 
 
+# Puts a program of its own where the agent is, in each way that root without capabilities has.
+REPLACING = r"""
+cat >/tmp/evil <<'END'
+#!/bin/sh
+grep CapEff /proc/self/status >/tmp/got
+sleep 1000
+END
+chmod 755 /tmp/evil
+agent=/.usernsctl-agent
+mv $agent /tmp/moved
+rm -f $agent
+mv /tmp/evil /tmp/other; cp /tmp/other /tmp/evil; mv -f /tmp/evil $agent
+cp -f /tmp/other $agent
+cat /tmp/other >$agent
+ln -sf /tmp/other $agent
+mount --bind /tmp/other $agent
+umount -l $agent
+unshare -Urm sh -c "umount -l $agent; mount --bind /tmp/other $agent; sleep 1000" &
+unshare -Urm sh -c "mount -t tmpfs none /; sleep 1000" &
+sleep 0.2
+echo done
+exec sleep 1000
+"""
+
+
+def test_root_can_not_be_the_next_agent(
+    host: un.SandboxHost, tally: Tally, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would have capabilities that the sandbox's host has given to nobody."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    for detach in (False, True):
+        with host.start(["sh", "-c", REPLACING], stdout=un.PIPE, detach=detach) as box:
+            # Not before the first command would there be one.
+            assert box.stdout.readline() == b"done\n"
+            tally.tried(11)
+            try:
+                done = box.run(["cat", "/tmp/got"], capture_output=True, timeout=PATIENCE)
+            except un.UsernsError as error:
+                tally.succeeded(repr(error))
+            else:
+                if done.returncode == 0:
+                    tally.succeeded(done.stdout.decode())
+
+
 @several_ids
 def test_root_that_may_kill_it_is_told_of_and_stops_nobody(tally: Tally) -> None:
     """The command ends, the next one gets an agent of its own, and nobody waits."""

@@ -160,6 +160,20 @@ def test_files_are_appended_to_where_they_end(box: un.Sandbox, tmp_path: Path) -
     assert target.read_text().split() == ["one", "two", "out", "err"]
 
 
+def test_a_pipe_may_be_the_input_of_many(box: un.Sandbox) -> None:
+    shut, held = os.pipe()
+    started = [box.popen(["cat"], stdin=shut, stdout=un.PIPE, stderr=un.PIPE) for _ in range(12)]
+    assert os.get_blocking(shut)
+    os.close(shut)
+    for _ in range(100):
+        os.write(held, b"line\n")
+    os.close(held)
+    told = [process.communicate(timeout=PATIENCE) for process in started]
+    assert [process.returncode for process in started] == [0] * 12
+    assert b"".join(out for out, _ in told) == b"line\n" * 100
+    assert {err for _, err in told} == {b""}
+
+
 # A terminal.
 
 
@@ -432,6 +446,9 @@ def interrupted(box: un.Sandbox, seconds: float) -> bool:
     return False
 
 
+# What is interrupted within socket.socketpair() is closed by who collects garbage, with a warning.
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_interrupted_start_leaves_nothing(box: un.Sandbox, host: un.SandboxHost) -> None:
     before = open_descriptors(), children()
     for step in range(20):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from conftest import EXIT_SECONDS, children, open_descriptors
 from processes import processes_with
 
 import usernsctl as un
+from usernsctl import _programs
 from usernsctl.gvisor import oci, prepared
 
 PATIENCE = 20
@@ -130,6 +132,22 @@ def test_a_bundle_s_own_command_is_left_out(tmp_path: Path) -> None:
             assert box.poll() is None
         with host.start() as box:
             assert box.wait(PATIENCE) == 1
+
+
+def test_a_host_from_before_an_upgrade_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in os.listdir(_programs._DIRECTORY):
+        shutil.copy2(_programs.path_of(name), tmp_path)
+    monkeypatch.setattr(_programs, "_DIRECTORY", str(tmp_path))
+    with un.SandboxHost() as host:
+        (tmp_path / "new").write_text("another one")
+        with host.start(FOREVER) as box:
+            (tmp_path / "new").rename(tmp_path / "usernsctl-agent")
+            assert box.run(["sh", "-c", "exit 7"]).returncode == 7
+            with pytest.raises(un.NamespaceError, match="was installed anew") as caught:
+                host.start(None)
+            assert caught.value.remedy == "make a new SandboxHost"
 
 
 def test_what_only_a_command_could_have_is_refused(host: un.SandboxHost) -> None:

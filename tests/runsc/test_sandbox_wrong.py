@@ -98,7 +98,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"env": {"A": None}}, "env: names and values must be text"),
     ({"env": {5: "b"}}, "env: names and values must be text"),
     ({"cwd": 5}, "cwd"),
-    ({"args": None}, "args"),
+    ({"args": 5}, "args"),
     ({"args": ["a", 5]}, "args"),
 ]
 

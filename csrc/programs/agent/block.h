@@ -16,7 +16,6 @@ struct agent;
 struct agent_block {
     int error; /* errno of who runs on this stack */
     pid_t keeper;
-    bool has_letter;
     struct agent_block *next;
     struct agent *agent;
     struct agent_letter letter;

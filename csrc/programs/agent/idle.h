@@ -1,5 +1,6 @@
-/* Keepers that have nothing to keep: one of them listens for the next command, which so costs no
- * new process, and the others wait to take its place. Where none listens, the agent does. */
+/* Keepers that are used again. One of them listens for the next command, also while it keeps one:
+ * if that has ended by then, no other process has to do anything. If not, another one that has
+ * nothing to keep takes its place, or else the agent. */
 #ifndef USERNSCTL_PROGRAMS_AGENT_IDLE_H
 #define USERNSCTL_PROGRAMS_AGENT_IDLE_H
 
@@ -20,8 +21,7 @@ struct agent_idle {
 /* The keeper of `block` listens or waits from now on. False: there are enough. */
 bool agent_idle_join(struct agent_idle *idle, struct agent_block *block);
 bool agent_idle_listens(const struct agent_idle *idle, const struct agent_block *block);
-/* The one that listened has a command, or has nothing to say here any more: another one listens, or
- * `agent` is told that nobody does. */
+/* That one has something else to do: another one listens, or `agent` is told that nobody does. */
 void agent_idle_pass_on(struct agent_idle *idle, struct agent_block *block, pid_t agent);
 /* For the agent: the keeper of `block` has ended. */
 void agent_idle_forget(struct agent_idle *idle, struct agent_block *block);

@@ -20,9 +20,11 @@
 
 struct keeper {
     const struct agent *agent;
-    int socket;  /* to the host, of this command alone; -1: the host has closed it */
-    int signals; /* SIGCHLD, SIGTERM, and that it is to listen */
-    void *stack; /* of the command until it is executed; NULL: the keeper's */
+    struct agent_block *block;
+    bool listens; /* it is who is to care for the next command: either itself, or somebody else */
+    int socket;   /* to the host, of this command alone; -1: the host has closed it */
+    int signals;  /* SIGCHLD, SIGTERM, and that it is to listen */
+    void *stack;  /* of the command until it is executed; NULL: the keeper's */
     pid_t command;
     bool ending; /* the agent takes no more commands */
     bool ended;  /* the command, and the host has been told so */
@@ -34,7 +36,7 @@ struct keeper {
 /* So many children are waited for before anything else is looked at. */
 #define AT_ONCE 32
 
-enum { POLL_SOCKET, POLL_SIGNALS, POLL_TERMINAL };
+enum { POLL_SOCKET, POLL_SIGNALS, POLL_CONTROL, POLL_TERMINAL };
 #define POLLS (POLL_TERMINAL + AGENT_TERMINAL_POLLS)
 
 static uint64_t microseconds(const struct timeval *time)
@@ -79,8 +81,18 @@ static void ask_agent(void *arg)
     kill(keeper->agent->pid, AGENT_HELP_SIGNAL);
 }
 
+/* The next command has come, or may come while this keeper does not look. */
+static void listen_no_more(void *arg)
+{
+    struct keeper *keeper = arg;
+    if (keeper->listens)
+        agent_idle_pass_on(keeper->agent->idle, keeper->block, keeper->agent->pid);
+    keeper->listens = false;
+}
+
 static void kill_all(struct keeper *keeper)
 {
+    listen_no_more(keeper);
     const struct agent_killing how = {
         .reap = reap,
         .get_help = keeper->agent->is_inside ? ask_agent : NULL,
@@ -188,6 +200,7 @@ static void wait_for_news(struct keeper *keeper)
     struct pollfd polls[POLLS] = {
         [POLL_SOCKET] = {.fd = keeper->socket, .events = POLLIN},
         [POLL_SIGNALS] = {.fd = keeper->signals, .events = POLLIN},
+        [POLL_CONTROL] = {.fd = keeper->listens ? keeper->agent->control : -1, .events = POLLIN},
     };
     agent_terminal_polls(&keeper->terminal, polls + POLL_TERMINAL);
     const struct timespec now = {0, 0};
@@ -202,6 +215,8 @@ static void wait_for_news(struct keeper *keeper)
     if (keeper->socket >= 0 && polls[POLL_SOCKET].revents)
         hear(keeper);
     end_output(keeper);
+    if (polls[POLL_CONTROL].revents && !is_done(keeper))
+        listen_no_more(keeper);
 }
 
 /* Signals come to a descriptor, and the death of the agent with them. */
@@ -245,14 +260,14 @@ static int open_terminal(struct keeper *keeper, struct agent_start *start,
 /* Starts the command and closes what is only for it. -1: that failed, and the host has been told.
  */
 static int start_command(struct keeper *keeper, struct agent_letter *letter,
-                         const struct agent_loaded *loaded)
+                         const struct agent_wait *wait, const struct agent_loaded *loaded)
 {
     struct agent_start start = {
         .agent = keeper->agent,
         .message = &loaded->message,
         .words = &loaded->words,
         .groups = loaded->groups,
-        .socket = keeper->socket,
+        .wait = *wait,
         .stack = keeper->stack,
     };
     if (open_terminal(keeper, &start, letter)) {
@@ -277,10 +292,16 @@ static int start_command(struct keeper *keeper, struct agent_letter *letter,
 static int start(struct keeper *keeper, struct agent_letter *letter)
 {
     struct agent_loaded loaded;
-    int errnum = agent_load(letter, &loaded);
+    const struct agent_wait wait = {
+        .socket = keeper->socket,
+        .other = keeper->listens ? keeper->agent->control : -1,
+        .tell = listen_no_more,
+        .arg = keeper,
+    };
+    int errnum = agent_load(letter, &wait, &loaded);
     if (errnum)
         agent_answer_failure(keeper->socket, AGENT_STEP_WORDS, errnum);
-    int failed = errnum ? -1 : start_command(keeper, letter, &loaded);
+    int failed = errnum ? -1 : start_command(keeper, letter, &wait, &loaded);
     agent_unload(&loaded);
     return failed;
 }
@@ -304,10 +325,10 @@ static bool keep(struct keeper *keeper, struct agent_letter *letter)
 static bool await_letter(struct keeper *keeper, struct agent_block *block)
 {
     struct agent_idle *idle = keeper->agent->idle;
-    if (!idle || keeper->ending || !agent_idle_join(idle, block))
+    if (!idle || keeper->ending || !(keeper->listens || agent_idle_join(idle, block)))
         return false;
     while (!keeper->ending) {
-        bool listens = agent_idle_listens(idle, block);
+        bool listens = keeper->listens = agent_idle_listens(idle, block);
         struct pollfd polls[] = {
             {.fd = keeper->signals, .events = POLLIN},
             {.fd = keeper->agent->control, .events = listens ? POLLIN : 0},
@@ -319,11 +340,8 @@ static bool await_letter(struct keeper *keeper, struct agent_block *block)
         if (keeper->ending || !polls[1].revents)
             continue;
         int found = agent_receive(keeper->agent->control, &block->letter);
-        if (found < 0)
-            continue;
-        if (found > 0)
-            agent_idle_pass_on(idle, block, keeper->agent->pid);
-        return found > 0;
+        if (found >= 0)
+            return found;
     }
     return false;
 }
@@ -332,19 +350,16 @@ int agent_keep(struct agent_block *block)
 {
     struct keeper keeper = {
         .agent = block->agent,
+        .block = block,
         .stack = block->agent->idle ? agent_block_command_stack(block) : NULL,
         .terminal = {.master = -1, .input = -1, .output = -1},
     };
     if (become_keeper(&keeper)) {
-        if (block->has_letter)
-            agent_answer_failure(block->letter.fd[AGENT_SOCKET], AGENT_STEP_FORK, errno);
+        agent_answer_failure(block->letter.fd[AGENT_SOCKET], AGENT_STEP_FORK, errno);
         return 1;
     }
-    bool has_letter = block->has_letter;
-    while (has_letter || await_letter(&keeper, block)) {
-        has_letter = false;
-        if (!keep(&keeper, &block->letter))
-            return 1;
-    }
-    return 0;
+    while (keep(&keeper, &block->letter))
+        if (!await_letter(&keeper, block))
+            return 0;
+    return 1;
 }

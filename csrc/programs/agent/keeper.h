@@ -7,7 +7,8 @@
 #include "programs/agent/block.h"
 
 /* Runs in a child of the agent, which may share its memory; the end of that is the end of this. It
- * keeps the command that it has a letter of, and then, where keepers are used again, others. */
+ * keeps the command whose letter is in the block, and then, where keepers are used again, others.
+ */
 int agent_keep(struct agent_block *block);
 
 #endif

@@ -75,8 +75,7 @@ static int keep(void *arg)
     return agent_keep(arg);
 }
 
-/* For the letter that its block has, or for any that comes. 0, or an errno. */
-static int start_keeper(struct server *server, struct agent_block *block, bool has_letter)
+static int start_keeper(struct server *server, struct agent_block *block)
 {
     struct un_clone child = {.run = keep, .arg = block, .exit_signal = SIGCHLD, .is_plain = true};
     if (server->agent.is_inside) {
@@ -84,7 +83,6 @@ static int start_keeper(struct server *server, struct agent_block *block, bool h
         child.stack = agent_block_stack(block);
     }
     block->agent = &server->agent;
-    block->has_letter = has_letter;
     if (un_clone(&child))
         return errno;
     agent_block_use(&server->blocks, child.pid);
@@ -101,7 +99,7 @@ static bool take_command(struct server *server)
     int found = agent_receive(server->agent.control, letter);
     if (found <= 0)
         return found;
-    int errnum = server->ending ? ESHUTDOWN : start_keeper(server, block, true);
+    int errnum = server->ending ? ESHUTDOWN : start_keeper(server, block);
     if (errnum)
         agent_answer_failure(letter->fd[AGENT_SOCKET], AGENT_STEP_FORK, errnum);
     agent_close_fds(letter);
@@ -116,14 +114,6 @@ static void pass_on_end(struct server *server)
         kill(block->keeper, SIGTERM);
 }
 
-/* Nobody listens: somebody new is to, so that the next command need not wait for a keeper. */
-static void start_listener(struct server *server)
-{
-    struct agent_block *block = agent_block_free(&server->blocks);
-    if (block && !server->ending && !agent_idle_any(&server->idle))
-        start_keeper(server, block, false);
-}
-
 static void take_signal(struct server *server)
 {
     struct signalfd_siginfo info;
@@ -131,8 +121,6 @@ static void take_signal(struct server *server)
         return;
     if (info.ssi_signo == SIGTERM)
         pass_on_end(server);
-    else if (info.ssi_signo == AGENT_TURN_SIGNAL)
-        start_listener(server);
     else if (info.ssi_signo == AGENT_HELP_SIGNAL && server->agent.is_inside &&
              is_keeper((pid_t)info.ssi_pid, server))
         agent_kill_while_all_stands(server->agent.proc, (pid_t)info.ssi_pid);
@@ -146,6 +134,7 @@ static int open_signals(void)
     sigaddset(&heard, SIGCHLD);
     sigaddset(&heard, SIGTERM);
     sigaddset(&heard, AGENT_HELP_SIGNAL);
+    /* That nobody else listens is seen when it has come. */
     sigaddset(&heard, AGENT_TURN_SIGNAL);
     return signalfd(-1, &heard, SFD_CLOEXEC | SFD_NONBLOCK);
 }

@@ -1,6 +1,5 @@
 #include "programs/agent/start.h"
 #include "base/error.h"
-#include "programs/agent/wire.h"
 #include "sys/clone.h"
 #include "sys/fds.h"
 
@@ -140,10 +139,13 @@ static int become_command(void *arg)
 /* Waits until the other end of the pipe `executed` is closed. */
 static void await_exec(const struct agent_start *start, pid_t pid, int executed)
 {
-    if (agent_wait_while_wanted(executed, start->socket))
+    struct agent_wait wait = start->wait;
+    wait.fd = executed;
+    if (agent_wait_while_wanted(&wait))
         return;
     kill(pid, SIGKILL);
-    agent_wait_while_wanted(executed, -1);
+    wait.socket = -1;
+    agent_wait_while_wanted(&wait);
 }
 
 pid_t agent_start_command(struct agent_start *start)

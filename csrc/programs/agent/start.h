@@ -4,6 +4,7 @@
 
 #include "programs/agent/agent.h"
 #include "programs/agent/message.h"
+#include "programs/agent/wire.h"
 
 #include <sys/types.h>
 
@@ -13,11 +14,11 @@ struct agent_start {
     const struct agent_words *words;
     const gid_t *groups; /* those of the message */
     int stdio[3];
-    int socket;        /* to who asked for it */
-    void *stack;       /* where it begins; NULL: that of the caller */
-    bool has_terminal; /* they are one, which is to control the session */
-    int step;          /* out: what failed, or 0 ... */
-    int errnum;        /* ... and why */
+    struct agent_wait wait; /* what is waited for meanwhile, but for its fd */
+    void *stack;            /* where it begins; NULL: that of the caller */
+    bool has_terminal;      /* they are one, which is to control the session */
+    int step;               /* out: what failed, or 0 ... */
+    int errnum;             /* ... and why */
 };
 
 /* Returns when it has been executed. Where that takes so long that nobody wants it any more, it is

@@ -74,22 +74,28 @@ static bool is_unwanted(int socket)
     return !size || (note.kind == AGENT_SIGNAL && note.value == SIGKILL);
 }
 
-bool agent_wait_while_wanted(int fd, int socket)
+bool agent_wait_while_wanted(const struct agent_wait *wait)
 {
     /* gVisor tells of the end of a socket of the host's by POLLIN alone. */
     struct pollfd polls[] = {
-        {.fd = fd, .events = POLLIN},
-        {.fd = socket, .events = POLLIN},
+        {.fd = wait->fd, .events = POLLIN},
+        {.fd = wait->socket, .events = POLLIN},
+        {.fd = wait->other, .events = POLLIN},
     };
     for (;;) {
-        if (ppoll(polls, 2, NULL, NULL) < 0)
+        if (ppoll(polls, 3, NULL, NULL) < 0)
             continue;
         if (polls[0].revents)
             return true;
-        if (is_unwanted(socket))
+        if (polls[1].revents && is_unwanted(wait->socket))
             return false;
         /* What else it says is for later. */
-        polls[1].fd = -1;
+        if (polls[1].revents)
+            polls[1].fd = -1;
+        if (polls[2].revents) {
+            polls[2].fd = -1;
+            wait->tell(wait->arg);
+        }
     }
 }
 

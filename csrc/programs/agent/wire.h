@@ -20,9 +20,16 @@ struct agent_letter {
  * has closed its end; -1: there is none yet. One without a socket of the command's is answered. */
 int agent_receive(int socket, struct agent_letter *letter);
 
-/* Waits until `fd` can be read, or has come to its end. False: before that, the host has let go of
- * `socket`, which is a command's, or has asked for the end of the command. */
-bool agent_wait_while_wanted(int fd, int socket);
+struct agent_wait {
+    int fd;     /* for what can be read here, or for its end */
+    int socket; /* of the command that this is for; -1: it is waited for in any case */
+    int other;  /* if there is something here, `tell` is told so, once; or -1 */
+    void (*tell)(void *arg);
+    void *arg;
+};
+
+/* False: before that, the host has let go of `socket`, or has asked for the end of the command. */
+bool agent_wait_while_wanted(const struct agent_wait *wait);
 
 void agent_close_fds(struct agent_letter *letter);
 

@@ -26,11 +26,14 @@ void agent_unload(struct agent_loaded *loaded)
             munmap(loaded->memory[i].at, loaded->memory[i].size);
 }
 
-static int read_apart(const struct agent_letter *letter, char *into, size_t size)
+static int read_apart(const struct agent_letter *letter, const struct agent_wait *how, char *into,
+                      size_t size)
 {
     int fd = letter->fd[AGENT_WORDS];
+    struct agent_wait wait = *how;
+    wait.fd = fd;
     for (size_t at = 0; at < size;) {
-        if (!agent_wait_while_wanted(fd, letter->fd[AGENT_SOCKET]))
+        if (!agent_wait_while_wanted(&wait))
             return ECANCELED;
         ssize_t part = read(fd, into + at, size - at);
         if (!part)
@@ -57,7 +60,8 @@ static int load_groups(struct agent_loaded *loaded)
     return 0;
 }
 
-static int load_words(const struct agent_letter *letter, struct agent_loaded *loaded)
+static int load_words(const struct agent_letter *letter, const struct agent_wait *wait,
+                      struct agent_loaded *loaded)
 {
     const struct agent_header *header = &loaded->message.header;
     const char *bytes = loaded->message.words;
@@ -65,7 +69,7 @@ static int load_words(const struct agent_letter *letter, struct agent_loaded *lo
         char *apart = allocate(loaded, APART, header->size);
         if (!apart)
             return ENOMEM;
-        int errnum = read_apart(letter, apart, header->size);
+        int errnum = read_apart(letter, wait, apart, header->size);
         if (errnum)
             return errnum;
         bytes = apart;
@@ -79,7 +83,8 @@ static int load_words(const struct agent_letter *letter, struct agent_loaded *lo
     return agent_read_words(header, bytes, header->size, pointers, &loaded->words);
 }
 
-int agent_load(const struct agent_letter *letter, struct agent_loaded *loaded)
+int agent_load(const struct agent_letter *letter, const struct agent_wait *wait,
+               struct agent_loaded *loaded)
 {
     memset(loaded->memory, 0, sizeof loaded->memory);
     loaded->groups = NULL;
@@ -90,5 +95,5 @@ int agent_load(const struct agent_letter *letter, struct agent_loaded *loaded)
     if (letter->cut || letter->fds != (apart ? AGENT_FDS : AGENT_WORDS))
         return EPROTO;
     errnum = load_groups(loaded);
-    return errnum ? errnum : load_words(letter, loaded);
+    return errnum ? errnum : load_words(letter, wait, loaded);
 }

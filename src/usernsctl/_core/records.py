@@ -75,7 +75,10 @@ class Command:
 
 @dataclass(kw_only=True, slots=True)
 class Spawn:
-    """How a command is started in a child; see struct un_spawn."""
+    """How a command is started in a child; see struct un_spawn.
+
+    :ivar pidfd: of the child, once there is one for the caller to care for.
+    """
 
     command: Command
     plan: object | None = None
@@ -90,6 +93,7 @@ class Spawn:
     new_session: bool = False
     process_group: int = -1
     umask: int = -1
+    pidfd: int = -1
 
 
 @dataclass(frozen=True, slots=True)

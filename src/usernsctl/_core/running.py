@@ -94,23 +94,25 @@ def spawn(request: Spawn) -> tuple[int, int]:
     native.umask = request.umask
     try:
         check(lib.un_spawn(native, pid, pidfd, err), err)
+        request.pidfd = pidfd[0]
         return pid[0], pidfd[0]
     except BaseException:
         # A handler of signals has raised it as soon as the call was over: nobody knows the child.
+        request.pidfd = -1
         if pidfd[0] >= 0:
-            _end_child(pidfd[0])
+            try:
+                end_child(pidfd[0])
+            finally:
+                os.close(pidfd[0])
         raise
 
 
-def _end_child(pidfd: int) -> None:
-    """Kill a child of ours, wait for its end, and close its pidfd."""
-    try:
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):
-            os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
-    finally:
-        os.close(pidfd)
+def end_child(pidfd: int) -> None:
+    """Kill a child of ours, and wait for its end."""
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    with contextlib.suppress(ChildProcessError):
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
 
 
 def _planned(plan: object | None) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from subprocess import DEVNULL, PIPE, STDOUT, CalledProcessError, CompletedProcess, TimeoutExpired
@@ -212,25 +213,38 @@ class Popen(Collected[AnyStr]):
         setup.uid = setup.uid if uid is None else uid
         setup.gid = setup.gid if gid is None else gid
         setup.groups = setup.groups if gids is None else gids
-        self.pid, pidfd = _start(
-            self._target,
-            _core.Spawn(
-                command=command,
-                stdio=(p2cread, c2pwrite, errwrite),
-                close_fds=close_fds,
-                keep=descriptors(pass_fds),
-                restore_signals=restore_signals,
-                new_session=start_new_session,
-                process_group=-1 if process_group is None else process_group,
-                umask=umask,
-            ),
-            self._in_cgroup,
+        request = _core.Spawn(
+            command=command,
+            stdio=(p2cread, c2pwrite, errwrite),
+            close_fds=close_fds,
+            keep=descriptors(pass_fds),
+            restore_signals=restore_signals,
+            new_session=start_new_session,
+            process_group=-1 if process_group is None else process_group,
+            umask=umask,
         )
-        self._hold(pidfd)
-        self._child_created = True
-        self._close_pipe_fds(  # type: ignore[attr-defined]
-            p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite
-        )
+        try:
+            self.pid, pidfd = _start(self._target, request, self._in_cgroup)
+            self._hold(pidfd)
+            self._child_created = True
+            self._close_pipe_fds(  # type: ignore[attr-defined]
+                p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite
+            )
+        except BaseException:
+            # A handler of signals has raised it when there was a child: nobody else knows of that.
+            if request.pidfd >= 0:
+                self._undo(request.pidfd)
+            raise
+
+    def _undo(self, pidfd: int) -> None:
+        """End the child, and let go of all that is known of it."""
+        _core.end_child(pidfd)
+        self.returncode = -signal.SIGKILL
+        self.pidfd = -1
+        if hasattr(self, "_shared"):
+            self._shared.close()
+        else:
+            os.close(pidfd)
 
 
 class Child(NamedTuple):

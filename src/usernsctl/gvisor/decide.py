@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from types import MappingProxyType
 
 from usernsctl._records import dataclass, replace
 from usernsctl._typing import Any
@@ -110,7 +109,11 @@ def decide_host(
     sources = _Sources(facts, [*programs, agent])
     wanted = make_config(request, facts)
     wanted["root"]["path"] = Mark(record("json-root"))
-    steps = tuple(root_steps(request, facts, wanted, sources, {AGENT_INSIDE: agent}))
+    # Root inside may change its own root directory, but no mount: else it could put a program of
+    # its own where the agent is, and have it started with the agent's privileges.
+    shown = oci.mount_entry(oci.Mount.bind(agent, AGENT_INSIDE))
+    wanted["mounts"] = [*(wanted.get("mounts") or ()), shown]
+    steps = tuple(root_steps(request, facts, wanted, sources, agent))
     files = tuple(_host_files(facts, programs, sources))
     launch = Launch(
         version=facts.version,
@@ -185,11 +188,11 @@ def root_steps(
     facts: Facts,
     wanted: dict[str, Any],
     sources: _Sources,
-    ours: Mapping[str, str] = MappingProxyType({}),
+    agent: str | None = None,
 ) -> Iterable[Record]:
     """What makes the root filesystem; binds in `wanted` become marks.
 
-    :param ours: further programs of ours, by their paths inside.
+    :param agent: the program of ours that `wanted` binds.
     """
     if facts.tree is None:
         yield from _machine(facts)
@@ -197,13 +200,14 @@ def root_steps(
         yield record("tree", sources.shown(facts.tree))
     if facts.verifier is not None:
         yield record("file", sources.own(facts.verifier), VERIFIER_INSIDE)
-    for path, program in ours.items():
-        yield record("file", sources.own(program), path)
     if request.network == "host":
         yield record("resolver")
     binds = config.bind_mounts(wanted)
     for number, mount in enumerate(binds):
-        source = sources.shown(facts.sources[mount["source"]])
+        if agent is not None and mount["source"] == agent:
+            source = sources.own(agent)
+        else:
+            source = sources.shown(facts.sources[mount["source"]])
         access = "ro" if config.is_read_only(mount) else "rw"
         yield record("bind", source, mount["destination"], access)
         mount["source"] = Mark(record("json-bind-source", number))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
 import time
 import weakref
 from collections.abc import Iterator, Mapping
@@ -237,6 +238,9 @@ class Held:
         while time.monotonic() < deadline:
             for command in list(self._commands):
                 command.poll()
+            # And of those that nobody has any more, as where a handler of signals has raised
+            # something at their start, it is subprocess that knows.
+            subprocess._cleanup()  # type: ignore[attr-defined]
             with contextlib.suppress(TimeoutExpired):
                 self.popen.wait(_LOOK_SECONDS)
                 return

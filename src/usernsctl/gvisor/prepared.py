@@ -21,7 +21,12 @@ from usernsctl.gvisor import checks, config, environment, oci, paths, runsc, vie
 from usernsctl.gvisor.arguments import NamedHostOptions
 from usernsctl.gvisor.begun import Begun, BegunClosing
 from usernsctl.gvisor.config import open_bundle
-from usernsctl.gvisor.decide import AGENT_INSIDE, VERIFIER_INSIDE, decide_host, forgoes_barriers
+from usernsctl.gvisor.decide import (
+    AGENT_INSIDE,
+    VERIFIER_INSIDE,
+    decide_host,
+    forgoes_barriers,
+)
 from usernsctl.gvisor.inherited import with_command, without_command
 from usernsctl.gvisor.look import descriptors, gather, resolve
 from usernsctl.gvisor.place import Ids
@@ -109,9 +114,11 @@ class PreparedNamespace:
         :param args: the command; ``None``: there is none, and process 1 is the agent.
         :param outlives: whether that agent goes on when its connection has ended.
         :raises PlanError: `user` is not mapped.
+        :raises NamespaceError: usernsctl was installed anew since this was made.
         :raises CommandError: there is no directory `cwd` inside.
         :raises BundleError: something can't be in a config.json, such as text that is not UTF-8.
         """
+        self._check_agent()
         variables = checks.variables(env)
         if user is not None:
             user = checks.user_ids(user)
@@ -136,10 +143,6 @@ class PreparedNamespace:
             without_command(wanted, AGENT_INSIDE, *(["--outlives"] if outlives else []))
         else:
             with_command(wanted)
-        # Root inside may change its own root directory, but no mount: else it could put a program
-        # of its own where the agent is, and have it started with the agent's privileges.
-        agent = oci.Mount.bind(f"{wanted['root']['path']}{AGENT_INSIDE}", AGENT_INSIDE)
-        wanted["mounts"] = [*(wanted.get("mounts") or ()), oci.mount_entry(agent)]
         if self.request.verify and args is not None:
             process["args"] = [VERIFIER_INSIDE, *process["args"]]
         oci.validate(wanted)
@@ -152,6 +155,23 @@ class PreparedNamespace:
         """
         with self._shared.use() as (directory,):
             return fcntl.fcntl(directory, fcntl.F_DUPFD_CLOEXEC, 3)
+
+    def _check_agent(self) -> None:
+        """Check that the agent can be mounted: the kernel refuses a file that was replaced.
+
+        :raises NamespaceError: it was.
+        """
+        shown = next(source for source, inside in self.prepared.binds if inside == AGENT_INSIDE)
+        below = shown.removeprefix(self.prepared.scratch)
+        with self._shared.use() as (directory,):
+            is_there = os.stat(f"..{below}", dir_fd=directory).st_nlink
+        if not is_there:
+            raise NamespaceError(
+                "usernsctl-agent, which this host of sandboxes shows, was replaced since it was "
+                "made: usernsctl was installed anew",
+                step="sandbox",
+                remedy="make a new SandboxHost",
+            )
 
     def _check_directory(self, cwd: str) -> None:
         """Check that a sandbox has a directory, as it is before its first command runs.
