@@ -273,8 +273,7 @@ class Stock(Generic[_T]):
             with self._wake.use() as (wake,):
                 while not (self._is_closing and not self._count_alive()):
                     self._publish()
-                    self._fill()
-                    self._await_news(wake)
+                    self._await_news(wake, self._fill())
                     self._read_inbox()
                     self._rest()
                     self._serve()
@@ -282,7 +281,6 @@ class Stock(Generic[_T]):
             # A mistake of ours: nobody is to wait for a keeper that has gone.
             bug = error
             self._on_close(None)
-            self._end([*self._ready, *self._out.values()])
         finally:
             self._publish()
             self._is_over = True
@@ -295,38 +293,37 @@ class Stock(Generic[_T]):
         busy = self._starting + self._cleaning + self._ending
         return busy + len(self._ready) + len(self._out)
 
-    def _fill(self) -> None:
-        """Have as many made as are to be."""
-        if self._is_closing or self._behind_left() > 0:
-            return
+    def _fill(self) -> float:
+        """Have as many made as are to be; how long until there may be more, in seconds."""
         rules = self.rules
         to_come_back = sum(one.uses < rules.max_uses for one in self._out.values())
         stock = 0 if self._is_dormant else max(rules.size - to_come_back, 0)
         wanted = len(self._queue) + stock
         coming = len(self._ready) + self._starting + self._cleaning
-        room = min(rules.limit - self._count_alive(), rules.starts - self._starting)
-        if self._is_failing:
-            # One tries it for all.
-            room = min(room, 1 - self._starting) if self._pause_left() <= 0 else 0
-        for _ in range(min(wanted - coming, room)):
+        # After failures, one tries it for all.
+        starts = 1 if self._is_failing else rules.starts
+        room = min(rules.limit - self._count_alive(), starts - self._starting)
+        count = min(wanted - coming, room)
+        if self._is_closing or count <= 0:
+            return math.inf
+        left = self._earliest_start() - time.monotonic()
+        if left > 0:
+            return left
+        for _ in range(count):
             self._starting += 1
             self._work(self.maker.make, self._on_made)
             self._publish()
+        return math.inf
 
-    def _behind_left(self) -> float:
-        """How long none is made yet, for the sake of who has just been given one, in seconds."""
-        if self._queue:
-            return 0
-        return self._served_at + _BEHIND_SECONDS - time.monotonic()
-
-    def _pause_left(self) -> float:
-        """How long none is made yet, after failures, in seconds."""
+    def _earliest_start(self) -> float:
+        """Before when none is made, by the monotonic clock."""
+        behind = -math.inf if self._queue else self._served_at + _BEHIND_SECONDS
         if not self._is_failing:
-            return 0
+            return behind
         first, while_waited_for, longest = self.rules.pauses
         most = while_waited_for if self._queue else longest
         pause = min(first * (1 << min(max(self._troubles - 1, 0), 20)), most)
-        return self._failed_at + pause - time.monotonic()
+        return max(behind, self._failed_at + pause)
 
     def _idle_left(self) -> float:
         """How long those that wait still do so if nobody asks for one, in seconds."""
@@ -356,13 +353,12 @@ class Stock(Generic[_T]):
             except RuntimeError:
                 self.abandon(ticket)
 
-    def _await_news(self, wake: int) -> None:
-        """Wait for a message, the end of one that waits, or the time to do something."""
-        left = min(
-            self._pause_left() if self._is_failing else math.inf,
-            behind if (behind := self._behind_left()) > 0 else math.inf,
-            self._idle_left(),
-        )
+    def _await_news(self, wake: int, seconds: float) -> None:
+        """Wait for a message, the end of one that waits, or the time to do something.
+
+        :param seconds: how long at most.
+        """
+        left = min(seconds, self._idle_left())
         poll = select.poll()
         poll.register(wake, select.POLLIN)
         watched = {fd: one for one in self._ready if (fd := self.maker.pidfd(one.one)) >= 0}
@@ -544,19 +540,18 @@ class Stock(Generic[_T]):
     def _bury(self, member: Member[_T]) -> None:
         """Find out why one has ended that was waiting, and end what is left of it."""
 
-        def look() -> BaseException | None:
+        def look() -> BaseException:
             try:
                 self.maker.check(member.one)
             except BaseException as error:
                 return error
             finally:
                 self._end([member])
-            return None
+            return RuntimeError("it has ended while it waited")
 
-        def note(result: BaseException | None) -> None:
+        def note(error: BaseException) -> None:
             self._ending -= 1
-            if result is not None:
-                self._note_failure(result)
+            self._note_failure(error)
 
         self._ending += 1
         self._work(look, note)

@@ -362,6 +362,36 @@ def test_pauses_grow_up_to_a_limit(workshop: Workshop) -> None:
         wait_until(stands(pool, waiting=1))
 
 
+def test_a_keeper_that_has_nothing_to_do_does_nothing(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it waits for a start that comes after failures, or for the end of a pause."""
+    turns = 0
+    wait = Stock._await_news
+
+    def counted(pool: Stock[Thing], wake: int, seconds: float) -> None:
+        nonlocal turns
+        turns += 1
+        wait(pool, wake, seconds)
+
+    monkeypatch.setattr(Stock, "_await_news", counted)
+    workshop.failure = ValueError("broken")
+    with stock(workshop, size=2, pauses=(0.05, 0.05, 0.05)) as pool:
+        wait_until(stands(pool, failed=4))
+        workshop.gate.clear()
+        wait_until(lambda: workshop.at_once > 0)
+        before = turns
+        time.sleep(0.2)
+        assert turns - before <= 3
+        workshop.failure = None
+        workshop.gate.set()
+        wait_until(stands(pool, waiting=2))
+        with lease(pool):
+            wait_until(stands(pool, waiting=2, made=3))
+        wait_until(stands(pool, handed_out=0))
+        assert turns < 60
+
+
 def test_it_is_used_as_often_as_it_may_be(workshop: Workshop) -> None:
     with stock(workshop, max_uses=3) as pool:
         for _ in range(7):
