@@ -218,6 +218,13 @@ def family(pid: int) -> list[int]:
     return found
 
 
+def await_stock(pool: un.SandboxPool) -> None:
+    """Wait until as many wait as can, and what was used last has ended."""
+    while pool.stats().waiting < RUNNING or pool.stats().handed_out:
+        time.sleep(0.01)
+    time.sleep(0.2)
+
+
 def bench_pool(count: int) -> None:
     """From the wish for a sandbox to what a command in it has said."""
 
@@ -233,13 +240,9 @@ def bench_pool(count: int) -> None:
         before = set(family(os.getpid()))
         with host.pool(RUNNING) as pool:
             for _ in range(count):
-                while pool.stats().waiting < RUNNING or pool.stats().handed_out:
-                    time.sleep(0.01)
+                await_stock(pool)
                 ours.append(until_answer(pool.acquire))
-            while pool.stats().waiting < RUNNING or pool.stats().handed_out:
-                time.sleep(0.01)
-            # The last one has just been ended.
-            time.sleep(1)
+            await_stock(pool)
             waiting = sorted(set(family(os.getpid())) - before)
             slow, fast = (1000 * statistics.median(times) for times in (theirs, ours))
             print("a sandbox and a command in it, medians in ms")
