@@ -28,8 +28,16 @@ _IDLE = ("sleep", "2147483647")
 class Starter(Protocol):
     """What starts sandboxes that are ready, such as a template."""
 
-    def start(self, *, stdin: Any, stdout: Any, stderr: Any) -> Sandbox:
-        """Start one, and return when it can be used."""
+    def start(
+        self,
+        *,
+        stdin: Any = DEVNULL,
+        stdout: Any = DEVNULL,
+        stderr: Any = DEVNULL,
+        in_cgroup: StrOrBytesPath | int | None = None,
+        timeout: float | None = None,
+    ) -> Sandbox:
+        """Start one, and return when it can be used: the options are those of a Sandbox."""
 
 
 class PoolOptions(TypedDict, total=False):
@@ -71,7 +79,8 @@ class SandboxPool(Closing, AsyncClosing):
     :param int starts: how many are made at once; by default as many as there are processors.
     :param float start_timeout: how long one start may take, in seconds.
     :param env: as for :class:`usernsctl.Sandbox`, and so `in_cgroup`, `stdin`, `stdout` and
-        `stderr`, which are DEVNULL by default. A template knows the first two already.
+        `stderr`, which are DEVNULL by default: without a template there is no command to have them.
+        A template has variables already.
     :raises TypeError: an argument is of the wrong type.
     :raises ValueError: one can't have its value.
     """
@@ -99,20 +108,25 @@ class SandboxPool(Closing, AsyncClosing):
         """Begin to make sandboxes, and return: the class has the arguments."""
         rules = _rules(size, limit, starts, max_uses, idle_timeout)
         seconds = checks.seconds("start_timeout", start_timeout)
-        streams = {"stdin": stdin, "stdout": stdout, "stderr": stderr}
-        for name, stream in streams.items():
+        how: dict[str, Any] = {"stdout": stdout, "stderr": stderr}
+        if stdin != DEVNULL:
+            # What has no command of its own has no use for one.
+            how["stdin"] = stdin
+        for name, stream in how.items():
             checks.stream(name, stream)
+            if template is None and stream != DEVNULL:
+                raise ValueError(f"{name}: without a template there is no command to have it")
         checks.variables(env)
-        if template is not None and (env is not None or in_cgroup is not None):
-            raise ValueError("env and in_cgroup are the template's: it was made with them")
+        if template is not None and env is not None:
+            raise ValueError("env is the template's: it was made with it")
+        how |= {"in_cgroup": in_cgroup, "timeout": seconds}
 
         def start() -> Sandbox:
             if template is not None:
-                return template.start(**streams)
-            how: dict[str, Any] = {"env": env, "in_cgroup": in_cgroup, **streams}
-            return Sandbox(_IDLE, host=host, timeout=seconds, **how)
+                return template.start(**how)
+            return Sandbox(_IDLE, host=host, env=env, **how)
 
-        self._stock = Stock[Sandbox](Boxes(start, seconds), rules)
+        self._stock = Stock[Sandbox](Boxes(start, seconds, warms=template is None), rules)
 
     def _get(self) -> Stock[Sandbox]:
         assert self._stock is not None

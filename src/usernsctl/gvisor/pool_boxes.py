@@ -28,32 +28,38 @@ _STREAMS: dict[str, Any] = {"stdin": DEVNULL, "stdout": DEVNULL, "stderr": DEVNU
 class Boxes:
     """What a pool does with its sandboxes, wherever they come from."""
 
-    def __init__(self, start: Callable[[], Sandbox], start_seconds: float) -> None:
+    def __init__(
+        self, start: Callable[[], Sandbox], start_seconds: float, *, warms: bool = False
+    ) -> None:
         """Have them started in some way.
 
         :param start: starts one, and returns when it runs.
         :param start_seconds: how long its agent may take then until it answers.
+        :param warms: whether a command that does nothing is run in each. By that, gVisor gets to
+            know the files that most programs need, so that the next command starts sooner.
         """
         self._start = start
         self._start_seconds = start_seconds
+        self._warms = warms
 
     def make(self) -> Sandbox:
-        """Start one, its agent, and a command that does nothing.
-
-        By that, gVisor gets to know the files that most programs need: the first command of whoever
-        is given the sandbox starts sooner.
+        """Start one, and its agent.
 
         :raises BaseException: what the start raises, and :meth:`check`.
         """
         box = self._start()
         try:
             self._look(box, self._start_seconds)
-            with contextlib.suppress(CommandNotFoundError, CommandNotExecutableError):
-                box.run(_WARMING, **_STREAMS, timeout=self._start_seconds)
+            if self._warms:
+                self._warm(box)
         except BaseException:
             box.close()
             raise
         return box
+
+    def _warm(self, box: Sandbox) -> None:
+        with contextlib.suppress(CommandNotFoundError, CommandNotExecutableError):
+            box.run(_WARMING, **_STREAMS, timeout=self._start_seconds)
 
     def check(self, box: Sandbox) -> None:
         """See whether its agent starts commands.
