@@ -21,7 +21,8 @@ from usernsctl.gvisor.sandbox import Sandbox
 #: How long a start may take where nobody says how long, in seconds.
 START_SECONDS = 30
 
-# Of a sandbox that waits for others.
+# What a sandbox runs that is used again. The agent is its process 1 where it is used once; but all
+# that a user has left ends with the agent, and the sandbox must not.
 _IDLE = ("sleep", "2147483647")
 
 
@@ -124,7 +125,7 @@ class SandboxPool(Closing, AsyncClosing):
         def start() -> Sandbox:
             if template is not None:
                 return template.start(**how)
-            return Sandbox(_IDLE, host=host, env=env, **how)
+            return Sandbox(None if rules.max_uses == 1 else _IDLE, host=host, env=env, **how)
 
         self._stock = Stock[Sandbox](Boxes(start, seconds, warms=template is None), rules)
 
