@@ -8,6 +8,7 @@ The peers are what such programs do otherwise: nsenter(1) by subprocess, and ``r
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import resource
 import shutil
@@ -208,6 +209,48 @@ def bench_further(count: int) -> None:
                       f"{fewer:.0f}, {more:.0f}    {more / fewer:.1f}", flush=True)  # fmt: skip
 
 
+def family(pid: int) -> list[int]:
+    """A process, and all that come from it."""
+    found = [pid]
+    for tasks in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in tasks.read_text().split():
+            found += family(int(child))
+    return found
+
+
+def await_stock(pool: un.SandboxPool) -> None:
+    """Wait until as many wait as can, and what was used last has ended."""
+    while pool.stats().waiting < RUNNING or pool.stats().handed_out:
+        time.sleep(0.01)
+    time.sleep(0.2)
+
+
+def bench_pool(count: int) -> None:
+    """From the wish for a sandbox to what a command in it has said."""
+
+    def until_answer(wish: Callable[[], contextlib.AbstractContextManager[un.Sandbox]]) -> float:
+        start = time.perf_counter()
+        with wish() as box:
+            box.run(["true"], stdin=un.DEVNULL, capture_output=True, check=True)
+            return time.perf_counter() - start
+
+    with un.SandboxHost() as host:
+        theirs = [until_answer(lambda: host.start(["sleep", "1000"])) for _ in range(count)]
+        ours = []
+        before = set(family(os.getpid()))
+        with host.pool(RUNNING) as pool:
+            for _ in range(count):
+                await_stock(pool)
+                ours.append(until_answer(pool.acquire))
+            await_stock(pool)
+            waiting = sorted(set(family(os.getpid())) - before)
+            slow, fast = (1000 * statistics.median(times) for times in (theirs, ours))
+            print("a sandbox and a command in it, medians in ms")
+            print(f"    start + box.run {slow:6.1f}    acquire + box.run {fast:6.1f}"
+                  f"    {fast / slow:.3f}")  # fmt: skip
+            tell_running("waiting in a pool:", waiting, RUNNING)
+
+
 def bench_left(count: int) -> None:
     """What many of them leave."""
     with un.SandboxHost() as host, host.start(["sleep", "1000"]) as box:
@@ -280,6 +323,7 @@ def main() -> int:
     bench_commands(commands)
     bench_sandboxes(sandboxes)
     bench_further(sandboxes)
+    bench_pool(sandboxes)
     bench_left(commands)
     return 0
 

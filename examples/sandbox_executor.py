@@ -29,10 +29,11 @@ class TaskError(Exception):
 
 
 class SandboxExecutor(Executor):
-    """Runs each task in a new sandbox, as many at once as there are threads."""
+    """Runs each task in a sandbox of its own, as many at once as there are threads."""
 
-    def __init__(self, max_workers: int | None = None) -> None:
+    def __init__(self, max_workers: int) -> None:
         self._host = un.SandboxHost()
+        self._pool = self._host.pool(max_workers)
         self._threads = ThreadPoolExecutor(max_workers)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
@@ -42,16 +43,16 @@ class SandboxExecutor(Executor):
         return self._threads.submit(self._run, task)
 
     def _run(self, task: bytes) -> Any:
-        command = [PYTHON, "-c", RUNNER]
-        with self._host.start(command, stdin=un.PIPE, stdout=un.PIPE, stderr=un.PIPE) as sandbox:
-            output, errors = sandbox.communicate(task)
-            if sandbox.returncode != 0:
-                raise TaskError(errors.decode(errors="replace").strip())
-        return json.loads(output)
+        with self._pool.acquire() as sandbox:
+            done = sandbox.run([PYTHON, "-c", RUNNER], input=task, capture_output=True)
+        if done.returncode != 0:
+            raise TaskError(done.stderr.decode(errors="replace").strip())
+        return json.loads(done.stdout)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         self._threads.shutdown(wait, cancel_futures=cancel_futures)
         if wait:
+            self._pool.close()
             self._host.close()
 
 

@@ -1,13 +1,15 @@
 """A web server that runs the Python snippets posted to it, each in a sandbox of its own.
 
+The sandboxes wait in a pool, so that nobody waits for one to start.
+
     python examples/snippet_server.py 8000
     curl --data-binary 'print(6 * 7)' http://127.0.0.1:8000/
 
 The answer is what the snippet printed, its exit status is in the header X-Exit-Status. A snippet
 sees this machine's programs but none of its data, and no network. It gets five seconds, and may
 print 64 KiB: one that prints more is ended. No process of it may have more than 512 MiB of memory.
-For a limit that all of a sandbox keeps, files in memory included, start the sandboxes with
-`in_cgroup=`: docs/python.md tells how.
+For a limit that all of a sandbox keeps, files in memory included, make the pool with `in_cgroup=`:
+docs/python.md tells how.
 """
 
 from __future__ import annotations
@@ -15,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import usernsctl as un
@@ -23,47 +24,40 @@ import usernsctl as un
 SECONDS = 5
 LONGEST = 64 * 1024
 MEMORY = 512 * 1024 * 1024
+WAITING = 2
 PYTHON = "/usr/bin/python3"
 
 
 class Server(ThreadingHTTPServer):
-    """Keeps one namespace, in which all its threads start their sandboxes."""
+    """Keeps sandboxes that wait for snippets, for all its threads."""
 
     def __init__(self, address: tuple[str, int]) -> None:
         super().__init__(address, Handler)
         self.host = un.SandboxHost(rlimits=[f"as={MEMORY}"])
+        self.pool = self.host.pool(WAITING)
 
     def server_close(self) -> None:
         super().server_close()
+        self.pool.close()
         self.host.close()
 
     def run_snippet(self, text: bytes) -> tuple[int, bytes]:
-        """Run a snippet; its exit status and the beginning of its output."""
-        command = [PYTHON, "-"]
-        with (
-            self.host.start(
-                command, stdin=un.PIPE, stdout=un.PIPE, stderr=un.STDOUT, timeout=SECONDS
-            ) as sandbox,
-            ended_after(SECONDS, sandbox),
-        ):
-            with contextlib.suppress(BrokenPipeError):
-                sandbox.stdin.write(text)
-                sandbox.stdin.close()
-            output = sandbox.stdout.read(LONGEST + 1)
-            if len(output) > LONGEST:
-                sandbox.kill()
-            return sandbox.wait(), output[:LONGEST]
-
-
-@contextlib.contextmanager
-def ended_after(seconds: float, sandbox: un.Sandbox) -> Iterator[None]:
-    """Has a sandbox ended if the block takes longer."""
-    timer = threading.Timer(seconds, sandbox.kill)
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
+        """Run a snippet; its exit status, -N after signal N, and the beginning of its output."""
+        streams = {"stdin": un.PIPE, "stdout": un.PIPE, "stderr": un.STDOUT}
+        with self.pool.acquire() as sandbox:
+            timer = threading.Timer(SECONDS, sandbox.kill)
+            timer.start()
+            with sandbox.popen([PYTHON, "-"], **streams) as snippet:
+                assert snippet.stdin is not None
+                assert snippet.stdout is not None
+                with contextlib.suppress(BrokenPipeError):
+                    snippet.stdin.write(text)
+                    snippet.stdin.close()
+                output = snippet.stdout.read(LONGEST + 1)
+                if len(output) > LONGEST:
+                    snippet.kill_tree()
+            timer.cancel()
+            return snippet.wait(), output[:LONGEST]
 
 
 class Handler(BaseHTTPRequestHandler):

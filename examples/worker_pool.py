@@ -1,8 +1,8 @@
-"""Eight sandboxes work through a queue: an asyncio program.
+"""Eight sandboxes work through many tasks: an asyncio program.
 
     python examples/worker_pool.py 20
 
-Each worker is one sandbox that stays; a task is a command that is run in it.
+A task is a command that is run in one of the sandboxes of a pool.
 """
 
 from __future__ import annotations
@@ -17,27 +17,25 @@ PYTHON = "/usr/bin/python3"
 TASK = "import sys; n = int(sys.argv[1]); print(sum(i * i for i in range(n)))"
 
 
-async def work(host: un.SandboxHost, queue: asyncio.Queue[int], results: dict[int, int]) -> None:
-    """Start a sandbox, and run the tasks of the queue in it until there are no more."""
-    async with await host.start_async(["sleep", "infinity"]) as sandbox:
-        while not queue.empty():
-            number = queue.get_nowait()
-            command = (PYTHON, "-c", TASK, str(number))
-            # If this task is cancelled, the block kills the command.
-            async with await sandbox.create_subprocess_exec(*command, stdout=un.PIPE) as process:
-                output, _ = await process.communicate()
-            results[number] = int(output)
+async def work(pool: un.SandboxPool, number: int) -> int:
+    """Run a task in the next sandbox that is free."""
+    command = (PYTHON, "-c", TASK, str(number))
+    # If this task is cancelled, the blocks kill the command, and give the sandbox back.
+    async with (
+        pool.acquire_async() as sandbox,
+        await sandbox.create_subprocess_exec(*command, stdout=un.PIPE) as process,
+    ):
+        output, _ = await process.communicate()
+    return int(output)
 
 
 async def main(tasks: int) -> dict[int, int]:
-    queue: asyncio.Queue[int] = asyncio.Queue()
-    for number in range(tasks):
-        queue.put_nowait(number)
-    results: dict[int, int] = {}
-    async with un.SandboxHost() as host, asyncio.TaskGroup() as group:
-        for _ in range(min(WORKERS, tasks)):
-            group.create_task(work(host, queue, results))
-    return results
+    # These tasks trust each other: they may have a sandbox after somebody else has had it.
+    async with (
+        un.SandboxHost() as host,
+        host.pool(WORKERS, limit=WORKERS, max_uses=100) as pool,
+    ):
+        return dict(enumerate(await asyncio.gather(*(work(pool, n) for n in range(tasks)))))
 
 
 if __name__ == "__main__":

@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-import select
 import signal
 import subprocess
 import sysconfig
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -209,21 +209,32 @@ def children() -> dict[int, str]:
     return found
 
 
-def reap(pid: int) -> bool:
-    """Collect a child that has come to its end, or does within EXIT_SECONDS; else kill it."""
-    try:
-        pidfd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    try:
-        ended, _, _ = select.select([pidfd], [], [], EXIT_SECONDS)
-        if not ended:
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(pid, 0)
-        return bool(ended)
-    finally:
-        os.close(pidfd)
+def end(pid: int) -> None:
+    """Kill a child and collect it, if others let it end."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + EXIT_SECONDS
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(pid, os.WNOHANG) == (0, 0) and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+
+def left_children(before: Container[int], seconds: float) -> dict[int, str]:
+    """Who has become our child and lives on after so many seconds; none, as a rule.
+
+    Whoever has ended is collected, in any order: process 1 of a PID namespace comes to its end when
+    all others in there were collected, and those may be ours.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        found = {pid: name for pid, name in children().items() if pid not in before}
+        for pid, name in found.items():
+            if name.endswith("(zombie)"):
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)
+        if not found or time.monotonic() >= deadline:
+            return found
+        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -233,8 +244,9 @@ def nothing_left() -> Iterator[None]:
     before = {what: look() for what, look in left.items()}
     old_children = children()
     yield
-    alive = {pid: who for pid, who in children().items() if pid not in old_children}
-    alive = {pid: who for pid, who in alive.items() if not reap(pid)}
+    alive = left_children(old_children, EXIT_SECONDS)
+    for pid in alive:
+        end(pid)
     extra = {what: look() - before[what] for what, look in left.items()}
     assert not alive, "the test left processes behind"
     for what, found in extra.items():

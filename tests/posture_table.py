@@ -223,6 +223,19 @@ HELD = table(
     ),
 )
 HELD_WITH_BINDS = showing(HELD, BINDS) | {"init": replace(INIT, mounts=INIT.mounts | OPEN)}
+# One that waits in a pool: no stream is the caller's. The agent has the other end of a socket.
+POOLED = table(
+    init=INIT,
+    gofer=replace(
+        HELD["gofer"], descriptors=HELD["gofer"].descriptors | words("?/.usernsctl-agent r")
+    ),
+    sandbox=replace(
+        HELD["sandbox"],
+        # The agent proves by itself that the kernel is gVisor's.
+        descriptors=HELD["sandbox"].descriptors - STREAMS - words("/.usernsctl-verify r")
+        | words("null rw, socket"),
+    ),
+)
 # A detached one: the same without process 1, and so in the PID namespace of the caller.
 DETACHED = table(
     gofer=replace(HELD["gofer"], parent="caller"),

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
         MapError,
         NamespaceError,
         PlanError,
+        PoolError,
+        PoolTimeoutError,
         RunscError,
         UsernsError,
     )
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
     from usernsctl.gvisor.arguments import HostOptions, StartOptions
     from usernsctl.gvisor.host import SandboxHost
     from usernsctl.gvisor.oci import Rlimit
+    from usernsctl.gvisor.pool import SandboxPool
+    from usernsctl.gvisor.pool_stock import PoolStats
     from usernsctl.gvisor.registry import DetachedRecord
     from usernsctl.gvisor.request import Bind
     from usernsctl.gvisor.sandbox import Sandbox
@@ -75,11 +79,15 @@ __all__ = [
     "NamespaceError",
     "Plan",
     "PlanError",
+    "PoolError",
+    "PoolStats",
+    "PoolTimeoutError",
     "Popen",
     "Rlimit",
     "RunscError",
     "Sandbox",
     "SandboxHost",
+    "SandboxPool",
     "SandboxPopen",
     "SingleIdWarning",
     "StartOptions",
@@ -111,9 +119,11 @@ _APART = {
     "Bind": "usernsctl.gvisor.request",
     "DetachedRecord": "usernsctl.gvisor.registry",
     "HostOptions": "usernsctl.gvisor.arguments",
+    "PoolStats": "usernsctl.gvisor.pool_stock",
     "Rlimit": "usernsctl.gvisor.oci",
     "Sandbox": "usernsctl.gvisor.sandbox",
     "SandboxHost": "usernsctl.gvisor.host",
+    "SandboxPool": "usernsctl.gvisor.pool",
     "SandboxPopen": "usernsctl.gvisor.agent_popen",
     "StartOptions": "usernsctl.gvisor.arguments",
     "create_subprocess_exec": "usernsctl.commands.aio",

@@ -165,3 +165,11 @@ class BundleError(UsernsError, ValueError):
 
 class RunscError(UsernsError):
     """runsc is missing, is of the wrong kind, or refused to work."""
+
+
+class PoolError(UsernsError):
+    """A pool has no sandbox to hand out, since none could be made; `__cause__` says why."""
+
+
+class PoolTimeoutError(PoolError, TimeoutError):
+    """A pool had no sandbox to hand out in time. The reason says what it had, and what failed."""

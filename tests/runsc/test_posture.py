@@ -22,6 +22,7 @@ from posture_table import (
     DETACHED,
     HELD,
     HELD_WITH_BINDS,
+    POOLED,
     RUN,
     RUN_IN_KEPT,
     RUN_WITH_BINDS,
@@ -176,6 +177,11 @@ def test_a_sandbox_of_a_host(scene: Scene, binds: bool, expected: Mapping[str, P
     ):
         scene.wait_until_ready()
         scene.check(expected, lambda: family_of(box.init.pid))
+
+
+def test_a_sandbox_of_a_pool(scene: Scene) -> None:
+    with un.SandboxHost() as host, host.pool(1, limit=1) as pool, pool.acquire(PATIENCE) as box:
+        scene.check(POOLED, lambda: family_of(box.init.pid))
 
 
 def test_a_detached_sandbox(scene: Scene) -> None:

@@ -100,6 +100,21 @@ def wrong_exec() -> None:
     un.exec(["id"], stdout=1)  # wrong
 
 
+def pools(host: un.SandboxHost) -> None:
+    with host.pool(2, max_uses=3, idle_timeout=1.5, env={"A": "b"}) as pool:
+        with pool.acquire(timeout=1) as box:
+            assert_type(box, un.Sandbox)
+        assert_type(pool.stats(), un.PoolStats)
+    host.pool("2")  # wrong
+    host.pool(2, maxuses=1)  # wrong
+    pool.acquire(timeout="1")  # wrong
+
+
+async def pools_of_a_loop(host: un.SandboxHost) -> None:
+    async with host.pool(2) as pool, pool.acquire_async() as box:
+        assert_type(box, un.Sandbox)
+
+
 async def streams(ns: un.Namespace) -> None:
     assert_type(await un.create_subprocess_exec("id", "-u", stdout=un.PIPE, limit=9), Process)
     assert_type(await ns.create_subprocess_exec("id", cwd="/", pid=True), Process)

@@ -110,3 +110,29 @@ def stream(name: str, given: Any) -> None:
         raise TypeError(
             f"{name} must be an open file, a descriptor, PIPE or DEVNULL, not {given!r}"
         )
+
+
+def count(name: str, given: int) -> int:
+    """The number of things that the argument `name` gives: one at least.
+
+    :raises TypeError: it is no whole number.
+    :raises ValueError: it is none, or less.
+    """
+    if isinstance(given, bool) or not isinstance(given, int):
+        raise TypeError(f"{name} must be a whole number, not {given!r}")
+    if given < 1:
+        raise ValueError(f"{name} must be 1 or more, not {given}")
+    return given
+
+
+def seconds(name: str, given: float) -> float:
+    """The time that the argument `name` gives.
+
+    :raises TypeError: it is no number.
+    :raises ValueError: it is no time, or less.
+    """
+    if isinstance(given, bool) or not isinstance(given, int | float):
+        raise TypeError(f"{name} must be a number of seconds, not {given!r}")
+    if not given > 0:
+        raise ValueError(f"{name} must be more than 0 seconds, not {given}")
+    return given

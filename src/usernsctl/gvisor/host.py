@@ -16,6 +16,7 @@ from usernsctl.commands.popen import (
 )
 from usernsctl.gvisor.arguments import RunOptions, StartOptions
 from usernsctl.gvisor.begun import Begun
+from usernsctl.gvisor.pool import PoolOptions, SandboxPool
 from usernsctl.gvisor.prepared import HostBase
 from usernsctl.gvisor.sandbox import Sandbox
 
@@ -55,6 +56,16 @@ class SandboxHost(HostBase):
         except asyncio.CancelledError:
             starting.undo(Sandbox.close)
             raise
+
+    def pool(self, size: int, **options: Unpack[PoolOptions]) -> SandboxPool:
+        """Have sandboxes wait until somebody wants one: :meth:`usernsctl.SandboxPool.acquire`.
+
+        :class:`SandboxPool` has the arguments. This returns at once: threads of the pool make them.
+
+        :raises TypeError: an argument is of the wrong type, or unknown.
+        :raises ValueError: one can't have its value.
+        """
+        return SandboxPool(self, size, **options)
 
 
 def run(

@@ -435,6 +435,31 @@ class Sandbox(BegunClosing):
         await self._begun.wait()
         return await self._commands.create_subprocess_exec(program, args, options)
 
+    def _end_others(self, seconds: float) -> None:
+        """End all that was started beside the first command, whoever has started it.
+
+        The agent ends what it has started when it ends itself; a new one is started when it is
+        needed. Whoever was able to kill it may have got away. So runsc is asked what is left.
+
+        :param seconds: how long that may take.
+        :raises RunscError: something is left, or runsc refused to say.
+        :raises CommandError: the sandbox has ended.
+        """
+        self._commands.close()
+        self._commands = SandboxCommands(self.id, weakref.WeakMethod(self._get))
+        deadline = time.monotonic() + seconds
+        while True:
+            told = self._runsc("ps", "--format=json", self.id)
+            if told is None:
+                raise SandboxEnded.of(self.id)
+            left = len(json.loads(told) or ()) - 1
+            if left <= 0:
+                return
+            if time.monotonic() >= deadline:
+                raise RunscError(
+                    f"{left} processes in the sandbox {self.id} outlive the agent", step="agent"
+                )
+
     def _runsc(self, *words: str) -> str | None:
         """What a command of runsc prints; ``None``: the sandbox has ended.
 

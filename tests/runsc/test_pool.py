@@ -1,0 +1,298 @@
+"""Pools of sandboxes: what they hand out, what of it is left, and what they say if they can't."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gvisor
+import pytest
+from conftest import EXIT_SECONDS, children, left_children
+
+import usernsctl as un
+from usernsctl.gvisor import pool_boxes
+
+PATIENCE = 60
+STEPS = 12
+
+
+@pytest.fixture(autouse=True)
+def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+
+
+@pytest.fixture
+def host() -> Iterator[un.SandboxHost]:
+    with un.SandboxHost() as made:
+        yield made
+
+
+def wait_until(what: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def output(box: un.Sandbox, *command: str) -> str:
+    return str(box.check_output(command, text=True, stderr=un.DEVNULL))
+
+
+def running(box: un.Sandbox) -> list[str]:
+    """The command lines of the processes inside."""
+    lines = output(box, "sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '; true")
+    return [word for word in lines.split() if word]
+
+
+def test_nobody_has_what_somebody_had(host: un.SandboxHost) -> None:
+    with host.pool(1) as pool:
+        with pool.acquire(PATIENCE) as one:
+            assert gvisor.BUILD in output(one, "cat", "/proc/version")
+            one.run(["touch", "/tmp/mine"], check=True)
+            left = one.popen(["sleep", "1000"])
+        assert left.wait(PATIENCE) == -signal.SIGKILL
+        with pytest.raises((un.CommandError, ValueError)):
+            one.run(["true"])
+        with pool.acquire(PATIENCE) as other:
+            assert other.id != one.id
+            assert output(other, "ls", "/tmp") == ""
+        assert pool.stats().acquired == 2
+    assert repr(pool).endswith("closed>")
+
+
+def test_from_asyncio(host: un.SandboxHost) -> None:
+    async def use(pool: un.SandboxPool) -> str:
+        async with pool.acquire_async(PATIENCE) as box:
+            process = await box.create_subprocess_exec("uname", "-s", stdout=un.PIPE)
+            told, _ = await process.communicate()
+            return f"{box.id} {told.decode()}"
+
+    async def main() -> None:
+        async with host.pool(2) as pool:
+            told = await asyncio.gather(*(use(pool) for _ in range(5)))
+        assert {line.split()[1] for line in told} == {"Linux"}
+        assert len(set(told)) == 5
+
+    asyncio.run(main())
+
+
+def test_what_is_used_again_has_only_files(host: un.SandboxHost) -> None:
+    script = "touch /tmp/stays; setsid sh -c 'sleep 4321 & sleep 4321' & sleep 4321 & exec true"
+    with host.pool(1, limit=1, max_uses=3) as pool:
+        with pool.acquire(PATIENCE) as one:
+            one.run(["sh", "-c", script], check=True)
+            left = one.popen(["sh", "-c", "trap '' TERM HUP; sleep 4321; sleep 4321"])
+            assert "4321" in running(one)
+        with pool.acquire(PATIENCE) as again:
+            assert again is one
+            assert "4321" not in running(again)
+            assert output(again, "ls", "/tmp") == "stays\n"
+        assert left.wait(PATIENCE) == -signal.SIGKILL
+        with pool.acquire(PATIENCE) as again:
+            assert again is one
+        with pool.acquire(PATIENCE) as other:
+            assert other is not one
+        assert pool.stats().failed == 0
+
+
+# Whoever is root in there can be rid of the agent, or have it stand still.
+@pytest.mark.parametrize("sig", ["KILL", "STOP"])
+def test_who_gets_away_from_the_agent_is_not_handed_on(host: un.SandboxHost, sig: str) -> None:
+    script = f"""
+    setsid sh -c 'trap "" TERM HUP; while :; do sleep 0.1; done' mark-4321 &
+    for path in /proc/[0-9]*; do
+        case $(cat $path/cmdline) in *usernsctl-agent*) kill -{sig} ${{path#/proc/}} ;; esac
+    done
+    sleep 1000
+    """
+    with host.pool(1, limit=1, max_uses=9) as pool:
+        with pool.acquire(PATIENCE) as one:
+            attack = one.popen(["sh", "-c", script])
+            time.sleep(0.5)
+        with pool.acquire(PATIENCE) as next_one:
+            assert "mark-4321" not in running(next_one)
+        assert attack.wait(PATIENCE) == -signal.SIGKILL
+
+
+def test_one_that_died_while_it_waited_is_replaced(host: un.SandboxHost) -> None:
+    with host.pool(1) as pool:
+        wait_until(lambda: pool.stats().waiting == 1)
+        (init,) = [pid for pid, name in children().items() if name == "usernsctl-init"]
+        os.kill(init, signal.SIGKILL)
+        wait_until(lambda: pool.stats().failed == 1)
+        assert "has ended" in str(pool.stats().last_failure)
+        with pool.acquire(PATIENCE) as box:
+            assert output(box, "echo", "works") == "works\n"
+
+
+def test_one_whose_agent_is_silent_is_replaced(
+    host: un.SandboxHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_boxes, "CHECK_SECONDS", 0.2)
+    with host.pool(1) as pool:
+        wait_until(lambda: pool.stats().waiting == 1)
+        stop_insides()
+        with pool.acquire(PATIENCE) as box:
+            assert output(box, "echo", "works") == "works\n"
+        assert pool.stats().failed == 1
+        assert isinstance(pool.stats().last_failure, un.TimeoutExpired)
+
+
+def stop_insides() -> None:
+    """Stop all that is in a sandbox; its process 1 is not among that."""
+    from processes import children_of
+
+    (init,) = [pid for pid, name in children().items() if name == "usernsctl-init"]
+    for pid in children_of(init):
+        os.kill(pid, signal.SIGSTOP)
+
+
+def runsc_that(does: str) -> str:
+    """A runsc that is one until it is to do something."""
+    real = shutil.which("runsc")
+    return f'#!/bin/sh\ncase " $* " in *--version*) exec {real} "$@" ;; esac\n{does}\n'
+
+
+def test_a_runsc_that_fails_is_told_and_not_tried_at_once(
+    stand_in: Callable[[str], None], tmp_path: Path
+) -> None:
+    count = tmp_path / "count"
+    stand_in(runsc_that(f"echo >>{count}; exit 128"))
+    with un.SandboxHost() as host, host.pool(4, starts=1) as pool:
+        begin = time.monotonic()
+        with pytest.raises(un.PoolError, match="no sandbox could be had") as told, pool.acquire():
+            pass
+        assert isinstance(told.value.__cause__, un.RunscError)
+        assert told.value.cause == told.value.__cause__.cause
+        with pytest.raises(un.PoolTimeoutError, match="the last one that failed"):
+            pool.acquire(0).__enter__()
+        pool.close()
+        tries = len(count.read_text().splitlines())
+        # At least 0.1, 0.2, 0.4 ... seconds are between them.
+        assert time.monotonic() - begin >= 0.1 * (2 ** (tries - 2) - 1)
+
+
+def test_close_does_not_wait_for_ever_for_a_start(stand_in: Callable[[str], None]) -> None:
+    stand_in(runsc_that("exec sleep 1000"))
+    with un.SandboxHost() as host, host.pool(2, start_timeout=0.5) as pool:
+        wait_until(lambda: pool.stats().starting > 0)
+        with pytest.raises(un.PoolTimeoutError, match="0 are handed out"), pool.acquire(0.1):
+            pass
+        pool.close()
+
+
+def test_close_ends_what_is_handed_out(host: un.SandboxHost) -> None:
+    with host.pool(2) as pool, pool.acquire(PATIENCE) as box:
+        process = box.popen(["sleep", "1000"])
+        threading.Timer(0.1, pool.close).start()
+        assert process.wait(PATIENCE) == -signal.SIGKILL
+        wait_until(lambda: pool.stats().handed_out == 0)
+        with pytest.raises(ValueError, match="the pool is closed"), pool.acquire():
+            pass
+
+
+def test_one_that_is_closed_in_its_block_is_replaced(host: un.SandboxHost) -> None:
+    with host.pool(1, max_uses=5) as pool:
+        with pool.acquire(PATIENCE) as box:
+            box.close()
+        with pool.acquire(PATIENCE) as other:
+            assert other is not box
+            assert output(other, "echo", "works") == "works\n"
+
+
+def test_a_program_that_ends_leaves_nothing() -> None:
+    """Whether it closes its pool or not, and it does not wait for it."""
+    program = (
+        "import usernsctl as un\n"
+        "host = un.SandboxHost(); pool = host.pool(2)\n"
+        "with pool.acquire(60) as box: print(box.check_output(['echo', 'works'], text=True))\n"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    before = children()
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "works\n\n", "")
+    assert left_children(before, EXIT_SECONDS) == {}
+
+
+def test_an_interrupt_leaves_nothing(host: un.SandboxHost) -> None:
+    with host.pool(1, limit=2) as pool:
+        wait_until(lambda: pool.stats().waiting == 1)
+        before = signal.signal(signal.SIGALRM, interrupt)
+        try:
+            for step in range(STEPS):
+                signal.setitimer(signal.ITIMER_REAL, 0.0002 + step * 0.002)
+                try:
+                    with pool.acquire() as box:
+                        box.run(["true"])
+                        signal.setitimer(signal.ITIMER_REAL, 0)
+                except KeyboardInterrupt:
+                    pass
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        wait_until(lambda: pool.stats().handed_out == 0 and pool.stats().waiting == 1)
+        assert pool.stats().queued == 0
+
+
+def interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"size": 0}, "size must be 1 or more, not 0"),
+        ({"size": "3"}, "size must be a whole number, not '3'"),
+        ({"size": 2, "limit": 1}, r"limit: with at most 1 sandboxes, 2 \(size\) can't wait"),
+        ({"size": 1, "max_uses": 0}, "max_uses must be 1 or more"),
+        ({"size": 1, "starts": True}, "starts must be a whole number"),
+        ({"size": 1, "idle_timeout": 0}, "idle_timeout must be more than 0 seconds, not 0"),
+        ({"size": 1, "start_timeout": "soon"}, "start_timeout must be a number of seconds"),
+        ({"size": 1, "stdout": "path"}, "stdout must be an open file"),
+        ({"size": 1, "stdin": un.PIPE}, "stdin: without a template there is no command"),
+        ({"size": 1, "nonsense": 1}, "nonsense"),
+    ],
+)
+def test_arguments_that_are_wrong(
+    host: un.SandboxHost, arguments: dict[str, Any], error: str
+) -> None:
+    with pytest.raises((TypeError, ValueError), match=error):
+        host.pool(**arguments)
+
+
+def test_env_and_a_template_exclude_each_other(host: un.SandboxHost) -> None:
+    with pytest.raises(ValueError, match="env is the template's"):
+        host.pool(1, template=Template(host), env={"A": "b"})
+
+
+class Template:
+    """Something that starts sandboxes with a command of their own."""
+
+    def __init__(self, host: un.SandboxHost) -> None:
+        self.host = host
+
+    def start(self, **options: Any) -> un.Sandbox:
+        return self.host.start(["cat"], **options)
+
+
+def test_sandboxes_of_a_template_have_their_streams(host: un.SandboxHost) -> None:
+    streams = {"stdin": un.PIPE, "stdout": un.PIPE}
+    with (
+        host.pool(1, template=Template(host), **streams) as pool,
+        pool.acquire(PATIENCE) as box,
+    ):
+        assert box.communicate(b"hello")[0] == b"hello"
+
+
+def test_variables_are_those_of_all(host: un.SandboxHost) -> None:
+    with host.pool(1, env={"WORD": "set"}) as pool, pool.acquire(PATIENCE) as box:
+        assert output(box, "sh", "-c", "echo $WORD") == "set\n"
