@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from usernsctl.gvisor.registry import DetachedRecord
     from usernsctl.gvisor.request import Bind
     from usernsctl.gvisor.sandbox import Sandbox
+    from usernsctl.gvisor.template.template import Template
     from usernsctl.maps import Extent, IdMap, Plan, SingleIdWarning, plan
     from usernsctl.namespaces.namespace import Namespace, enter
 
@@ -83,6 +84,7 @@ __all__ = [
     "SandboxPopen",
     "SingleIdWarning",
     "StartOptions",
+    "Template",
     "TimeoutExpired",
     "UsernsError",
     "call",
@@ -116,6 +118,7 @@ _APART = {
     "SandboxHost": "usernsctl.gvisor.host",
     "SandboxPopen": "usernsctl.gvisor.agent_popen",
     "StartOptions": "usernsctl.gvisor.arguments",
+    "Template": "usernsctl.gvisor.template.template",
     "create_subprocess_exec": "usernsctl.commands.aio",
     "diagnose": "usernsctl.doctor",
 }

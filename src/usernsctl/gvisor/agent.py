@@ -225,6 +225,10 @@ class AgentHolder:
         agent = self._agent
         return agent if agent is not None and agent.is_alive() else None
 
+    def adopt(self, agent: Agent) -> None:
+        """Take over an agent that somebody else has started."""
+        self._kept(agent)
+
     def get(self, deadline: float) -> Agent:
         """The agent; where there is none it is started.
 

@@ -129,6 +129,10 @@ class SandboxCommands:
         await popen.start_async()
         return await aio.connected(popen, limit)
 
+    def adopt(self, agent: Agent) -> None:
+        """Have an agent start them that is there already, as process 1 of the sandbox."""
+        self._agents.adopt(agent)
+
     def close(self) -> None:
         """End the agent, and the commands that run. Waits for nobody."""
         self._agents.close()

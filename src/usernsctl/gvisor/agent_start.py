@@ -33,8 +33,8 @@ from usernsctl.gvisor.held import Held, SandboxEnded
 # the end of its command to its own, it answers no more.
 ENDING_SECONDS = 1
 
-# What the agent needs to start a command as another user, with fewer capabilities, and to end it.
-_NEEDED = ("CAP_KILL", "CAP_SETGID", "CAP_SETUID", "CAP_SETPCAP")
+#: What the agent needs to start a command as another user, with fewer capabilities, and to end it.
+NEEDED = ("CAP_KILL", "CAP_SETGID", "CAP_SETUID", "CAP_SETPCAP")
 
 # What an agent says of itself is about a line.
 _SAID_MAX = 4096
@@ -197,7 +197,7 @@ def _starter(life: Held | Detached, id: str, theirs: socket.socket) -> Iterator[
 def _process(life: Held | Detached) -> dict[str, Any]:
     """The ``process`` of the OCI runtime specification for the agent."""
     inherited = life.inherited
-    capabilities = sorted({*inherited.capabilities, *_NEEDED})
+    capabilities = sorted({*inherited.capabilities, *NEEDED})
     sets = ("bounding", "effective", "permitted")
     return {
         "args": [AGENT_INSIDE],

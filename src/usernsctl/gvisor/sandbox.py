@@ -117,9 +117,9 @@ class Sandbox(BegunClosing):
     ) -> None:
         """Start a command in a sandbox, and return when it runs: the class has the arguments."""
         words = checks.words(args)
-        wanted = checks.box_id(id) if id is not None else f"usernsctl-{os.urandom(8).hex()}"
+        wanted = chosen_id(id)
         request = _host_request(host_options, host)
-        _check_streams(stdin, stdout, stderr, terminal)
+        check_streams(stdin, stdout, stderr, terminal)
         start = checks.path("cwd", cwd)
         self._become(wanted, words)
 
@@ -495,7 +495,16 @@ def _host_request(options: HostOptions, host: HostBase | None) -> Request:
     return Request.for_host(options)
 
 
-def _check_streams(stdin: Any, stdout: Any, stderr: Any, terminal: bool) -> None:
+def chosen_id(id: str | None) -> str:
+    """The id of a new sandbox: the one that was asked for, or one that is drawn.
+
+    :raises TypeError: it is no text.
+    :raises ValueError: it can't be an id.
+    """
+    return checks.box_id(id) if id is not None else f"usernsctl-{os.urandom(8).hex()}"
+
+
+def check_streams(stdin: Any, stdout: Any, stderr: Any, terminal: bool = False) -> None:
     """Check what the streams are to be.
 
     :raises TypeError: one is no stream.

@@ -1,0 +1,120 @@
+"""The sandboxes of templates: the one that is saved, and those that go on from there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from usernsctl._records import dataclass, replace
+from usernsctl.commands.arguments import StrOrBytesPath
+from usernsctl.commands.popen import DEVNULL, TimeoutExpired
+from usernsctl.gvisor import oci
+from usernsctl.gvisor.agent import Agent
+from usernsctl.gvisor.begun import Begun
+from usernsctl.gvisor.detached import Detached
+from usernsctl.gvisor.files import Files
+from usernsctl.gvisor.held import Held
+from usernsctl.gvisor.prepared import PreparedNamespace
+from usernsctl.gvisor.sandbox import Sandbox, check_streams, chosen_id
+from usernsctl.gvisor.stdio import prepared_streams
+from usernsctl.gvisor.template.errors import unsavable
+
+# How long what the agent has started may take to be gone, in seconds.
+_GONE_SECONDS = 10
+_LOOK_SECONDS = 0.01
+
+# As it is known by what runsc tells of processes.
+_AGENT = "usernsctl-agent"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """What a sandbox is made of.
+
+    :ivar config: its config.json.
+    :ivar image: the directory of the image that it goes on from, by its path inside; ``None``: it
+        is a new one.
+    :ivar capabilities: the names of those that root's commands in it have; ``None``: the same as
+        the first.
+    """
+
+    host: PreparedNamespace
+    args: tuple[str, ...]
+    config: dict[str, Any]
+    image: str | None = None
+    capabilities: tuple[str, ...] | None = None
+
+
+class TemplateSandbox(Sandbox):
+    """A sandbox that is to be saved, or was."""
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        id: str | None = None,
+        stdin: Any = DEVNULL,
+        stdout: Any = None,
+        stderr: Any = None,
+        detach: bool = False,
+        in_cgroup: StrOrBytesPath | int | None = None,
+        timeout: float | None = None,
+        then: Callable[[TemplateSandbox], None] | None = None,
+    ) -> None:
+        """Start it, and return when it runs: :class:`usernsctl.Sandbox` has the arguments.
+
+        :param then: what else belongs to the start.
+        :raises UsernsError: it could not be started; nothing is left of it.
+        """
+        wanted = chosen_id(id)
+        check_streams(stdin, stdout, stderr)
+        self._become(wanted, source.args)
+
+        def begin() -> None:
+            streams = prepared_streams(stdin, stdout, stderr, detach)
+            files = Files(source.host, self.id, oci.serialise(source.config), source.image)
+            self._files = files
+            if source.capabilities is not None:
+                files.inherited = replace(files.inherited, capabilities=source.capabilities)
+            how = {**streams, "in_cgroup": in_cgroup}
+            self._start(source.host, files, how, detach=detach, terminal=False, timeout=timeout)
+            if then is not None:
+                then(self)
+
+        self._begun = Begun(lambda: self._undone_unless_whole(begin))
+
+    @property
+    def life(self) -> Held | Detached:
+        """What holds it, once it has started, and while its start comes to its end."""
+        if self._life is None:
+            return self._get()
+        return self._life
+
+    def adopt(self, agent: Agent) -> None:
+        """Have its commands started by an agent that is its process 1."""
+        self._commands.adopt(agent)
+
+    def end_agent(self, deadline: float) -> None:
+        """End the agent, which is not process 1, and all that it has started and still runs.
+
+        :param deadline: until when, by the monotonic clock.
+        :raises TimeoutExpired: that took longer.
+        :raises RunscError: it does not end.
+        """
+        self._commands.close()
+        end = time.monotonic() + _GONE_SECONDS
+        while any(_AGENT in name for name in self._other_processes()):
+            now = time.monotonic()
+            if now > deadline:
+                raise TimeoutExpired(self.args, 0)
+            if now > end:
+                raise unsavable("what was started beside the command of the template does not end")
+            time.sleep(_LOOK_SECONDS)
+
+    def _other_processes(self) -> list[str]:
+        """The names of the processes inside, but for process 1."""
+        told = self._runsc("ps", "--format=table", self.id) or ""
+        # UID, PID, PPID, C, TTY, STIME, TIME, CMD.
+        lines = [line.split(None, 7) for line in told.splitlines()[1:]]
+        return [line[7] for line in lines if len(line) == 8 and line[1] != "1"]
