@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from usernsctl.gvisor.registry import DetachedRecord
     from usernsctl.gvisor.request import Bind
     from usernsctl.gvisor.sandbox import Sandbox
+    from usernsctl.gvisor.template.python import PythonTemplate
     from usernsctl.gvisor.template.template import Template
     from usernsctl.maps import Extent, IdMap, Plan, SingleIdWarning, plan
     from usernsctl.namespaces.namespace import Namespace, enter
@@ -77,6 +78,7 @@ __all__ = [
     "Plan",
     "PlanError",
     "Popen",
+    "PythonTemplate",
     "Rlimit",
     "RunscError",
     "Sandbox",
@@ -113,6 +115,7 @@ _APART = {
     "Bind": "usernsctl.gvisor.request",
     "DetachedRecord": "usernsctl.gvisor.registry",
     "HostOptions": "usernsctl.gvisor.arguments",
+    "PythonTemplate": "usernsctl.gvisor.template.python",
     "Rlimit": "usernsctl.gvisor.oci",
     "Sandbox": "usernsctl.gvisor.sandbox",
     "SandboxHost": "usernsctl.gvisor.host",

@@ -54,6 +54,13 @@ class RestoreOptions(TypedDict, total=False):
     timeout: float | None
 
 
+class PythonStartOptions(RestoreOptions, total=False):
+    """Arguments of :meth:`usernsctl.PythonTemplate.start` besides its own."""
+
+    env: Mapping[str, str] | None
+    cwd: StrOrBytesPath | None
+
+
 class NamedHostOptions(TypedDict, total=False):
     """Arguments of :class:`usernsctl.SandboxHost` that have to be named."""
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import Any, Unpack
 
-from usernsctl.commands.arguments import Args
+from usernsctl.commands.arguments import Args, StrOrBytesPath
 from usernsctl.commands.popen import (
     DEVNULL,
     PIPE,
@@ -17,6 +18,7 @@ from usernsctl.gvisor.arguments import RunOptions, StartOptions, TemplateOptions
 from usernsctl.gvisor.begun import begun_in_executor
 from usernsctl.gvisor.prepared import HostBase
 from usernsctl.gvisor.sandbox import Sandbox
+from usernsctl.gvisor.template.python import PythonTemplate
 from usernsctl.gvisor.template.ready import AnyReady
 from usernsctl.gvisor.template.template import Template
 
@@ -70,6 +72,29 @@ class SandboxHost(HostBase):
         :raises UsernsError: as :class:`Sandbox` does.
         """
         return Template.make(self, args, ready=ready, **options)
+
+    def python_template(
+        self,
+        *,
+        python: StrOrBytesPath = "python3",
+        preload: Iterable[str] = (),
+        code: str | None = None,
+        **options: Unpack[TemplateOptions],
+    ) -> PythonTemplate:
+        """Start a Python interpreter, and save it once it has imported what is wanted.
+
+        :param python: the interpreter: its path inside, or its name.
+        :param preload: the names of modules to be imported.
+        :param code: source text to be run then.
+        :param options: as for :meth:`template`.
+        :raises ValueError: an argument can't have this value, or the host is closed.
+        :raises TypeError: an argument is of the wrong type.
+        :raises TimeoutExpired: it took more than `timeout` seconds; nothing is left of it.
+        :raises RunscError: it failed (cause ``"template-not-ready"``), or has left threads or open
+            sockets (``"template-unsavable"``).
+        :raises UsernsError: as :class:`Sandbox` does.
+        """
+        return PythonTemplate.of(self, python=python, preload=preload, code=code, **options)
 
 
 def run(

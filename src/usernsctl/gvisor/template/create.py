@@ -26,6 +26,8 @@ from usernsctl.gvisor.template.ready import Ready, Told
 from usernsctl.gvisor.template.record import TemplateRecord
 from usernsctl.gvisor.template.sandboxes import Source, TemplateSandbox
 
+_NEW_LINE = "\n"
+
 #: How long a command may take to be ready where nobody says how long, in seconds.
 READY_SECONDS = 300
 
@@ -104,18 +106,15 @@ def create(host: HostBase, wanted: Wanted) -> tuple[TemplateRecord, Image]:
             config=config,
             capabilities=capabilities_of(prepared.prepared.config["process"]),
         )
-        # All are pipes: nothing else comes through in all releases.
-        streams = {"stdin": PIPE, "stdout": PIPE, "stderr": PIPE}
-        if wanted.stdin is not None:
-            streams["stdin"] = wanted.stdin.fileno()
-        with TemplateSandbox(source, timeout=seconds, **streams) as box:
+        # The others are pipes: nothing else comes through in all releases.
+        stdin = PIPE if wanted.stdin is None else wanted.stdin.fileno()
+        with TemplateSandbox(source, timeout=seconds, stdin=stdin, stdout=PIPE, stderr=PIPE) as box:
             if wanted.stdin is not None:
                 wanted.stdin.close()
             told = Told(box)
             try:
                 files = wanted.wait(box, told, deadline)
-                if wanted.kind != "agent":
-                    box.end_agent(deadline)
+                box.end_commands(deadline)
                 image = Image(prepared)
                 try:
                     _checkpoint(box, image)
@@ -124,8 +123,7 @@ def create(host: HostBase, wanted: Wanted) -> tuple[TemplateRecord, Image]:
                     image.close()
                     raise
             finally:
-                box.close()
-                told.join()
+                told.close()
     except TimeoutExpired as expired:
         raise TimeoutExpired(wanted.args, seconds) from expired
     return made, image
@@ -150,14 +148,16 @@ def capabilities_of(process: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _checkpoint(box: TemplateSandbox, image: Image) -> None:
-    """Have runsc save a sandbox, and end it.
+    """Have runsc save a sandbox.
 
     :raises RunscError: it can't be saved, or has ended.
     """
     with open(os.memfd_create("errors", os.MFD_CLOEXEC), "wb") as errors:
         log = [f"--log=/proc/self/fd/{errors.fileno()}", "--log-format=json"]
-        # Nobody reads it but runsc, a moment later: it would take longer to unpack.
-        words = ["checkpoint", f"--image-path={image.inside}", "--compression=none", box.id]
+        # Compressed, it would take longer to read. And where it does not go on, its end is the end
+        # of all in its PID namespace, and so of this runsc, perhaps before that has ended.
+        options = [f"--image-path={image.inside}", "--compression=none", "--leave-running"]
+        words = ["checkpoint", *options, box.id]
         life = box.life
         with life.runsc(*log, *words) as (command, needed), known_end(life, box.id):
             fds = [*needed["pass_fds"], errors.fileno()]
@@ -167,7 +167,8 @@ def _checkpoint(box: TemplateSandbox, image: Image) -> None:
             return
         told = logs.own_failure(errors.fileno())
     raise unsavable(
-        f"runsc could not save the sandbox: {logs.said(told)}"
+        # The stacks of its threads follow.
+        f"runsc could not save the sandbox: {logs.said(told.partition(_NEW_LINE)[0])}"
         if told is not None
         else f"runsc could not save the sandbox, and ended with status {done.returncode}",
         "what was started beside the command of the template, and still runs, can't be saved",

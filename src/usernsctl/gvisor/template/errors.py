@@ -33,6 +33,20 @@ def outdated(what: str, remedy: str | None) -> RunscError:
     )
 
 
+def wrong_kind(path: str, kind: str) -> RunscError:
+    """The error that a saved template is to be loaded as one of another kind.
+
+    :param kind: that it is of.
+    """
+    name = "PythonTemplate" if kind == "python" else "Template"
+    return RunscError(
+        f"{path} is the template of {'an interpreter' if kind == 'python' else 'a command'}",
+        step=STEP,
+        filename=path,
+        remedy=f"usernsctl.{name}.load(directory)",
+    )
+
+
 def damaged(path: str, why: str) -> RunscError:
     """The error that a saved template is not what was saved.
 

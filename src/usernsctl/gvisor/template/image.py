@@ -152,6 +152,7 @@ def open_saved(path: str) -> int:
             errno=error.errno or 0,
             filename=path,
             cause="no-such-template",
+            remedy="name the directory that a template was saved in",
         ) from error
     try:
         _check_ours(os.fstat(opened), path, 0o077)

@@ -8,7 +8,7 @@ import selectors
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from usernsctl._records import dataclass
 from usernsctl.commands.popen import PIPE, TimeoutExpired
@@ -29,7 +29,7 @@ _TAIL_BYTES = 1 << 16
 _LISTENING = re.compile(r"^ *\d+: [0-9A-F]+:([0-9A-F]{4}) [0-9A-F]+:[0-9A-F]{4} 0A ", re.MULTILINE)
 
 #: What tells that a command is ready.
-AnyReady = "str | Callable[[Sandbox], object]"
+AnyReady: TypeAlias = "str | Callable[[Sandbox], object]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,15 +139,19 @@ class Told:
         self.news = threading.Event()
         self._tails = {"stdout": b"\n", "stderr": b"\n"}
         self._streams = {name: getattr(box, name) for name in self._tails}
+        self._stop = os.eventfd(0, os.EFD_CLOEXEC)
         self._thread = threading.Thread(target=self._read, name="usernsctl-template")
         self._thread.start()
 
     def _read(self) -> None:
-        with selectors.DefaultSelector() as selector:
+        with selectors.PollSelector() as selector:
+            selector.register(self._stop, selectors.EVENT_READ)
             for name, stream in self._streams.items():
                 selector.register(stream, selectors.EVENT_READ, name)
-            while selector.get_map():
+            while len(selector.get_map()) > 1:
                 for key, _ in selector.select():
+                    if key.data is None:
+                        return
                     data = os.read(key.fd, _TAIL_BYTES)
                     if not data:
                         selector.unregister(key.fileobj)
@@ -167,6 +171,8 @@ class Told:
                 return text.rpartition("\n")[2][-200:]
         return ""
 
-    def join(self) -> None:
-        """Wait until the command, and all that has its streams, has ended."""
+    def close(self) -> None:
+        """Read no more."""
+        os.eventfd_write(self._stop, 1)
         self._thread.join()
+        os.close(self._stop)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,8 +13,9 @@ from usernsctl._records import dataclass, replace
 from usernsctl.commands.arguments import StrOrBytesPath
 from usernsctl.commands.popen import DEVNULL, TimeoutExpired
 from usernsctl.gvisor import oci
-from usernsctl.gvisor.agent import Agent
+from usernsctl.gvisor.agent import Agent, socket_pair
 from usernsctl.gvisor.begun import Begun
+from usernsctl.gvisor.decide import AGENT_INSIDE
 from usernsctl.gvisor.detached import Detached
 from usernsctl.gvisor.files import Files
 from usernsctl.gvisor.held import Held
@@ -21,11 +25,11 @@ from usernsctl.gvisor.stdio import prepared_streams
 from usernsctl.gvisor.template.errors import unsavable
 
 # How long what the agent has started may take to be gone, in seconds.
-_GONE_SECONDS = 10
+_GONE_SECONDS = 3
 _LOOK_SECONDS = 0.01
 
-# As it is known by what runsc tells of processes.
-_AGENT = "usernsctl-agent"
+# The agent's name, as far as it fits in (PR_SET_NAME(2const)): runsc lists processes by that.
+_AGENT = os.path.basename(AGENT_INSIDE)[:15]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,11 +64,12 @@ class TemplateSandbox(Sandbox):
         detach: bool = False,
         in_cgroup: StrOrBytesPath | int | None = None,
         timeout: float | None = None,
-        then: Callable[[TemplateSandbox], None] | None = None,
+        connect: Callable[[TemplateSandbox, socket.socket], None] | None = None,
     ) -> None:
         """Start it, and return when it runs: :class:`usernsctl.Sandbox` has the arguments.
 
-        :param then: what else belongs to the start.
+        :param connect: is called when it runs, with our end of a connection to it, and takes that
+            over; the other one is its standard input, in place of `stdin`.
         :raises UsernsError: it could not be started; nothing is left of it.
         """
         wanted = chosen_id(id)
@@ -72,15 +77,23 @@ class TemplateSandbox(Sandbox):
         self._become(wanted, source.args)
 
         def begin() -> None:
-            streams = prepared_streams(stdin, stdout, stderr, detach)
             files = Files(source.host, self.id, oci.serialise(source.config), source.image)
             self._files = files
             if source.capabilities is not None:
                 files.inherited = replace(files.inherited, capabilities=source.capabilities)
-            how = {**streams, "in_cgroup": in_cgroup}
-            self._start(source.host, files, how, detach=detach, terminal=False, timeout=timeout)
-            if then is not None:
-                then(self)
+            with contextlib.ExitStack() as undo:
+                given = stdin
+                if connect is not None:
+                    ours, theirs = socket_pair()
+                    undo.callback(ours.close)
+                    given = undo.enter_context(theirs)
+                streams = prepared_streams(given, stdout, stderr, detach)
+                how = {**streams, "in_cgroup": in_cgroup}
+                self._start(source.host, files, how, detach=detach, terminal=False, timeout=timeout)
+                if connect is not None:
+                    theirs.close()
+                    connect(self, ours)
+                undo.pop_all()
 
         self._begun = Begun(lambda: self._undone_unless_whole(begin))
 
@@ -95,16 +108,20 @@ class TemplateSandbox(Sandbox):
         """Have its commands started by an agent that is its process 1."""
         self._commands.adopt(agent)
 
-    def end_agent(self, deadline: float) -> None:
-        """End the agent, which is not process 1, and all that it has started and still runs.
+    def end_commands(self, deadline: float) -> None:
+        """Have nothing in it that has files of this machine open, but for its first command.
+
+        Other commands have, and so has their agent. So the agent is ended, and with it what it has
+        started and still runs, unless the agent is the first command: then they have to have ended.
 
         :param deadline: until when, by the monotonic clock.
         :raises TimeoutExpired: that took longer.
-        :raises RunscError: it does not end.
+        :raises RunscError: they do not end.
         """
-        self._commands.close()
+        if self.args != (AGENT_INSIDE,):
+            self._commands.close()
         end = time.monotonic() + _GONE_SECONDS
-        while any(_AGENT in name for name in self._other_processes()):
+        while any(name == _AGENT for name in self._other_processes()):
             now = time.monotonic()
             if now > deadline:
                 raise TimeoutExpired(self.args, 0)
@@ -115,6 +132,7 @@ class TemplateSandbox(Sandbox):
     def _other_processes(self) -> list[str]:
         """The names of the processes inside, but for process 1."""
         told = self._runsc("ps", "--format=table", self.id) or ""
-        # UID, PID, PPID, C, TTY, STIME, TIME, CMD.
-        lines = [line.split(None, 7) for line in told.splitlines()[1:]]
-        return [line[7] for line in lines if len(line) == 8 and line[1] != "1"]
+        # CMD is the last column, which others are before it differs.
+        head, *lines = [line.split() for line in told.splitlines()] or [["PID"]]
+        number = head.index("PID")
+        return [line[-1] for line in lines if len(line) > number and line[number] != "1"]

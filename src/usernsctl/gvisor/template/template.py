@@ -12,7 +12,7 @@ from usernsctl.commands.arguments import Args, StrOrBytesPath
 from usernsctl.errors import NamespaceError, UsernsError
 from usernsctl.gvisor import checks
 from usernsctl.gvisor.agent import Agent, socket_pair
-from usernsctl.gvisor.arguments import RestoreOptions, TemplateOptions
+from usernsctl.gvisor.arguments import RestoreOptions
 from usernsctl.gvisor.begun import Begun, BegunClosing, begun_in_executor
 from usernsctl.gvisor.decide import AGENT_INSIDE
 from usernsctl.gvisor.prepared import HostBase
@@ -25,7 +25,7 @@ from usernsctl.gvisor.template.create import (
     for_agent,
     for_command,
 )
-from usernsctl.gvisor.template.errors import STEP, damaged, untrusted
+from usernsctl.gvisor.template.errors import STEP, damaged, untrusted, wrong_kind
 from usernsctl.gvisor.template.image import Image, open_saved
 from usernsctl.gvisor.template.ready import AnyReady, Ready
 from usernsctl.gvisor.template.record import TemplateRecord
@@ -48,7 +48,7 @@ class Parts:
 
 
 class Template(BegunClosing):
-    """A command that was saved when it was ready, and can be started from there any number of times.
+    """A command that was saved when it was ready, and is started from there any number of times.
 
     :meth:`usernsctl.SandboxHost.template` makes one. What is saved lies in the memory of the host,
     and is gone with this object or the host, however this process ends, unless :meth:`save` has
@@ -60,6 +60,7 @@ class Template(BegunClosing):
     """
 
     _what = "a template"
+    _kinds: tuple[str, ...] = ("command", "agent")
 
     def __init__(self, begun: Begun[Parts]) -> None:
         """Take over what was made, or will be."""
@@ -99,7 +100,7 @@ class Template(BegunClosing):
                 made, image = create(host, wanted)
             else:
                 ours, theirs = socket_pair()
-                with ours:
+                with ours, theirs:
                     wanted = Wanted(
                         kind="agent",
                         args=(AGENT_INSIDE,),
@@ -160,10 +161,9 @@ class Template(BegunClosing):
                 raise ValueError(
                     f"{name}: a sandbox that has no command but usernsctl's agent can't have it"
                 )
-        ours, theirs = socket_pair()
-        with theirs:
-            options["stdin"] = theirs
-            return TemplateSandbox(source, then=lambda box: box.adopt(Agent(ours, 1)), **options)
+        return TemplateSandbox(
+            source, connect=lambda box, ours: box.adopt(Agent(ours, 1)), **options
+        )
 
     def _source(self) -> Source:
         parts = self._parts
@@ -217,7 +217,7 @@ class Template(BegunClosing):
         :raises UsernsError: as :class:`usernsctl.SandboxHost` does.
         """
         path = _absolute(directory)
-        return cls(Begun(lambda: _load(path, host)))
+        return cls(Begun(lambda: _load(path, host, cls._kinds)))
 
     def close(self) -> None:
         """Remove what was saved in memory. Sandboxes that were started from it go on.
@@ -287,9 +287,11 @@ def _made(path: str) -> Directory:
     return made
 
 
-def _load(path: str, host: HostBase | None) -> Parts:
+def _load(path: str, host: HostBase | None, kinds: tuple[str, ...]) -> Parts:
     with Directory(open_saved(path), path, forbidden=0o077) as directory:
         made = _read(directory)
+        if made.kind not in kinds:
+            raise wrong_kind(path, made.kind)
         own = None
         if host is None:
             if made.options is None:
