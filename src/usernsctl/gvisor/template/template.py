@@ -6,8 +6,6 @@ import os
 from typing import Any, NoReturn, Self, Unpack
 
 from usernsctl._records import dataclass, replace
-from usernsctl._system.opened import Untrusted, open_trusted
-from usernsctl._system.state import Directory, make_private
 from usernsctl.commands.arguments import Args, StrOrBytesPath
 from usernsctl.errors import NamespaceError, UsernsError
 from usernsctl.gvisor import checks
@@ -17,7 +15,7 @@ from usernsctl.gvisor.begun import Begun, BegunClosing, begun_in_executor
 from usernsctl.gvisor.decide import AGENT_INSIDE
 from usernsctl.gvisor.prepared import HostBase
 from usernsctl.gvisor.sandbox import Sandbox
-from usernsctl.gvisor.template import record
+from usernsctl.gvisor.template import record, saved
 from usernsctl.gvisor.template.create import (
     Wanted,
     capabilities_of,
@@ -25,13 +23,11 @@ from usernsctl.gvisor.template.create import (
     for_agent,
     for_command,
 )
-from usernsctl.gvisor.template.errors import STEP, damaged, untrusted, wrong_kind
-from usernsctl.gvisor.template.image import Image, open_saved
+from usernsctl.gvisor.template.errors import STEP, damaged, wrong_kind
+from usernsctl.gvisor.template.image import Image
 from usernsctl.gvisor.template.ready import AnyReady, Ready
 from usernsctl.gvisor.template.record import TemplateRecord
 from usernsctl.gvisor.template.sandboxes import Source, TemplateSandbox
-
-_RECORD = "template.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,10 +190,10 @@ class Template(BegunClosing):
         if parts.record.options is None:
             raise ValueError("a host in a namespace that has no name can't be made again")
         path = _absolute(directory)
-        with NamespaceError.instead(path, step=STEP), _made(path) as made:
+        with NamespaceError.instead(path, step=STEP), saved.made(path) as made:
             try:
                 images = parts.image.save(made.fd)
-                made.write(_RECORD, replace_images(parts.record, images, remedy).to_json())
+                made.write(saved.RECORD, replace_images(parts.record, images, remedy).to_json())
             except BaseException:
                 for name in os.listdir(made.fd):
                     os.unlink(name, dir_fd=made.fd)
@@ -265,31 +261,9 @@ def _absolute(directory: StrOrBytesPath) -> str:
     return os.path.abspath(found)
 
 
-def _made(path: str) -> Directory:
-    """Make a directory, or open one that is empty."""
-    try:
-        parent = open_trusted(os.path.dirname(path))
-    except Untrusted as error:
-        raise untrusted(path, str(error)) from None
-    try:
-        make_private(os.path.basename(path), parent, exist_ok=True)
-    finally:
-        os.close(parent)
-    made = Directory(open_saved(path), path, forbidden=0o077)
-    if os.listdir(made.fd):
-        made.close()
-        raise NamespaceError(
-            f"{path} is not empty",
-            step=STEP,
-            filename=path,
-            remedy="name a directory that does not exist, or remove what is there",
-        )
-    return made
-
-
 def _load(path: str, host: HostBase | None, kinds: tuple[str, ...]) -> Parts:
-    with Directory(open_saved(path), path, forbidden=0o077) as directory:
-        made = _read(directory)
+    with saved.opened(path) as directory:
+        made = saved.read(directory)
         if made.kind not in kinds:
             raise wrong_kind(path, made.kind)
         own = None
@@ -301,7 +275,7 @@ def _load(path: str, host: HostBase | None, kinds: tuple[str, ...]) -> Parts:
             except (AttributeError, LookupError, TypeError, ValueError) as error:
                 if isinstance(error, UsernsError):
                     raise
-                raise damaged(path, f"{_RECORD} makes no sense") from error
+                raise damaged(path, f"{saved.RECORD} makes no sense") from error
         try:
             prepared = host.prepared
             made.check(prepared)
@@ -317,19 +291,3 @@ def _load(path: str, host: HostBase | None, kinds: tuple[str, ...]) -> Parts:
                 own.close()
             raise
     return Parts(host=host, record=made, image=image, is_own_host=own is not None)
-
-
-def _read(directory: Directory) -> TemplateRecord:
-    path = directory.path
-    try:
-        given = directory.read(_RECORD)
-        if given is None:
-            raise damaged(path, f"there is no {_RECORD}")
-        made = TemplateRecord.from_json(given)
-        if made.images is None:
-            raise ValueError("it lists no files")
-        return made
-    except NamespaceError as error:
-        raise untrusted(path, error.reason) from None
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise damaged(path, f"{_RECORD} makes no sense") from error
