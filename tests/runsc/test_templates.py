@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import gvisor
 import pytest
 from callers import MAP_OF_SEVERAL, several_ids
 from conftest import EXIT_SECONDS
@@ -244,6 +245,18 @@ def test_what_has_files_of_this_machine_open_can_t_be_saved(host: un.SandboxHost
     with pytest.raises(un.RunscError, match="does not end") as caught:
         host.template(ready=leave)
     assert caught.value.cause == "template-unsavable"
+
+
+def test_this_machine_s_network_can_be_saved_or_that_is_told() -> None:
+    with un.SandboxHost(network="host") as host:
+        if gvisor.saves_host_network():
+            with host.template([*PYTHON, ECHO], ready="READY") as made:
+                assert lines_of(made) == [b"got a None / 0"]
+        else:
+            with pytest.raises(un.RunscError, match="hostinet") as caught:
+                host.template([*PYTHON, ECHO], ready="READY")
+            assert caught.value.cause == "template-unsavable"
+            assert "20260817" in str(caught.value.remedy)
 
 
 # The agent alone.

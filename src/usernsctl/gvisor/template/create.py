@@ -13,6 +13,7 @@ from usernsctl._records import dataclass
 from usernsctl.commands.arguments import StrOrBytesPath
 from usernsctl.commands.popen import DEVNULL, PIPE, TimeoutExpired
 from usernsctl.commands.popen import run as run_command
+from usernsctl.errors import RunscError
 from usernsctl.gvisor import agent_wire as wire
 from usernsctl.gvisor import checks, logs
 from usernsctl.gvisor.agent import Agent, AgentGone, AgentLate, await_hello
@@ -26,7 +27,8 @@ from usernsctl.gvisor.template.ready import Ready, Told
 from usernsctl.gvisor.template.record import TemplateRecord
 from usernsctl.gvisor.template.sandboxes import Source, TemplateSandbox
 
-_NEW_LINE = "\n"
+# Of what older releases say.
+_HOST_NETWORK = "not supported when using hostinet"
 
 #: How long a command may take to be ready where nobody says how long, in seconds.
 READY_SECONDS = 300
@@ -166,13 +168,22 @@ def _checkpoint(box: TemplateSandbox, image: Image) -> None:
         if done.returncode == 0:
             return
         told = logs.own_failure(errors.fileno())
-    raise unsavable(
-        # The stacks of its threads follow.
-        f"runsc could not save the sandbox: {logs.said(told.partition(_NEW_LINE)[0])}"
-        if told is not None
-        else f"runsc could not save the sandbox, and ended with status {done.returncode}",
-        "what was started beside the command of the template, and still runs, can't be saved",
-    )
+    raise _unsaved(told, done.returncode)
+
+
+def _unsaved(told: str | None, status: int) -> RunscError:
+    """Why a sandbox was not saved, by what runsc says."""
+    if told is None:
+        return unsavable(f"runsc could not save the sandbox, and ended with status {status}")
+    remedy = None
+    if _HOST_NETWORK in told:
+        remedy = (
+            "leave out network='host' (--network host), or use a release of runsc that can: "
+            "those from 20260817 on do"
+        )
+    # The stacks of its threads follow.
+    said = logs.said(told.partition("\n")[0])
+    return unsavable(f"runsc could not save the sandbox: {said}", remedy)
 
 
 def _record(
