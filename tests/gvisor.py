@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import re
 import shutil
@@ -21,6 +22,12 @@ def release() -> Release:
     path = shutil.which(os.environ.get("USERNSCTL_RUNSC", "runsc"))
     assert path is not None
     return release_of(path, remember=False)
+
+
+def saves_host_network() -> bool:
+    """Whether that release saves a sandbox that has this machine's network."""
+    day = release().day
+    return day is None or day >= datetime.date(2026, 8, 17)
 
 
 def is_version(text: str) -> bool:

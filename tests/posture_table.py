@@ -241,6 +241,21 @@ DETACHED = table(
     gofer=replace(HELD["gofer"], parent="caller"),
     sandbox=replace(SANDBOX, parent="caller", descriptors=HELD["sandbox"].descriptors),
 )
+
+
+def restored(sandbox: Posture) -> Posture:
+    """What goes on from a template: it has fewer files open, and no /proc. The image is closed."""
+    start = words("root path, programs path, /.usernsctl-verify r")
+    return replace(
+        sandbox,
+        mounts=words("runsc-root at / ro, ?proc at /proc/sandbox-proc ro nosuid nodev noexec"),
+        descriptors=sandbox.descriptors - start | {f"?{word}" for word in start},
+    )
+
+
+RESTORED = table(init=HELD["init"], gofer=HELD["gofer"], sandbox=restored(HELD["sandbox"]))
+RESTORED_DETACHED = table(gofer=DETACHED["gofer"], sandbox=restored(DETACHED["sandbox"]))
+
 # `usernsctl ns create`: who enters the namespace must be able to open it, and has all of the
 # holder's capabilities there anyway.
 HOLDER = replace(

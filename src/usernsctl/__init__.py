@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     from usernsctl.gvisor.registry import DetachedRecord
     from usernsctl.gvisor.request import Bind
     from usernsctl.gvisor.sandbox import Sandbox
+    from usernsctl.gvisor.template.python import PythonTemplate
+    from usernsctl.gvisor.template.template import Template
     from usernsctl.maps import Extent, IdMap, Plan, SingleIdWarning, plan
     from usernsctl.namespaces.namespace import Namespace, enter
 
@@ -83,6 +85,7 @@ __all__ = [
     "PoolStats",
     "PoolTimeoutError",
     "Popen",
+    "PythonTemplate",
     "Rlimit",
     "RunscError",
     "Sandbox",
@@ -91,6 +94,7 @@ __all__ = [
     "SandboxPopen",
     "SingleIdWarning",
     "StartOptions",
+    "Template",
     "TimeoutExpired",
     "UsernsError",
     "call",
@@ -120,12 +124,14 @@ _APART = {
     "DetachedRecord": "usernsctl.gvisor.registry",
     "HostOptions": "usernsctl.gvisor.arguments",
     "PoolStats": "usernsctl.gvisor.pool_stock",
+    "PythonTemplate": "usernsctl.gvisor.template.python",
     "Rlimit": "usernsctl.gvisor.oci",
     "Sandbox": "usernsctl.gvisor.sandbox",
     "SandboxHost": "usernsctl.gvisor.host",
     "SandboxPool": "usernsctl.gvisor.pool",
     "SandboxPopen": "usernsctl.gvisor.agent_popen",
     "StartOptions": "usernsctl.gvisor.arguments",
+    "Template": "usernsctl.gvisor.template.template",
     "create_subprocess_exec": "usernsctl.commands.aio",
     "diagnose": "usernsctl.doctor",
 }

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import gvisor
 import pytest
 import stations
-from connector import Connector, Message, of_type
+from connector import TIMEOUT_SECONDS, Connector, Message, of_type
 
 CONNECTOR = "USERNSCTL_CONNECTOR"
 
@@ -46,3 +51,34 @@ def test_it_reads_what_the_server_has_as_outside(connector: Connector) -> None:
     records = of_type(inside, "RECORD")
     assert [record["data"] for record in records] == stations.STATIONS
     assert inside == essence(connector.call("read", sandboxed=False))
+
+
+# Older releases of runsc save no sandbox that has this machine's network.
+NETWORK = "host" if gvisor.saves_host_network() else "none"
+
+
+@pytest.fixture
+def server(connector: Connector) -> Iterator[str]:
+    """The URL of examples/connector_server.py."""
+    program = Path(__file__).parents[2] / "examples" / "connector_server.py"
+    command = [sys.executable, program, connector.environment, "0", NETWORK]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().split()[-1]
+        finally:
+            process.terminate()
+
+
+def test_from_a_template_it_answers_as_outside(connector: Connector, server: str) -> None:
+    names = ("config.json", "manifest.yaml", "configured_catalog.json")
+    files = {name: (connector.files / name).read_text() for name in names}
+    verbs = ("spec", "check", "discover", "read", "read") if NETWORK == "host" else ("spec", "spec")
+    for verb in verbs:
+        body = json.dumps(files).encode()
+        with urllib.request.urlopen(f"{server}/{verb}", body, TIMEOUT_SECONDS) as answer:
+            assert answer.headers["X-Exit-Status"] == "0"
+            told = [json.loads(line) for line in answer.read().splitlines()]
+        assert essence(told) == essence(connector.call(verb, sandboxed=False))
+    records = [one["data"] for one in of_type(told, "RECORD")]
+    assert records == (stations.STATIONS if NETWORK == "host" else [])

@@ -23,6 +23,8 @@ from posture_table import (
     HELD,
     HELD_WITH_BINDS,
     POOLED,
+    RESTORED,
+    RESTORED_DETACHED,
     RUN,
     RUN_IN_KEPT,
     RUN_WITH_BINDS,
@@ -195,3 +197,33 @@ def test_a_detached_sandbox(scene: Scene) -> None:
     with un.SandboxHost() as host, host.start(COMMAND, **detached, **scene.streams):
         scene.wait_until_ready()
         scene.check(DETACHED, family)
+
+
+def go_on(scene: Scene) -> None:
+    """Have a command that was restored read a line, and wait until it has."""
+    with open(f"/proc/self/fd/{scene.streams['stdin']}", "wb", buffering=0) as input:
+        input.write(b"\n")
+    scene.wait_until_ready()
+
+
+@pytest.mark.parametrize("detach", [False, True], ids=["held", "detached"])
+def test_a_sandbox_of_a_template(scene: Scene, detach: bool) -> None:
+    id = f"posture-restored-{detach}"
+
+    def family() -> Iterator[int]:
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                if f"/boxes/{id}".encode() in path.read_bytes():
+                    yield from family_of(int(path.parent.name))
+
+    command = ["sh", "-c", f"echo saved; read line; {COMMAND[-1]}"]
+    with (
+        un.SandboxHost() as host,
+        host.template(command, ready="saved") as template,
+        template.start(id=id, detach=detach, **scene.streams) as box,
+    ):
+        go_on(scene)
+        if detach:
+            scene.check(RESTORED_DETACHED, family)
+        else:
+            scene.check(RESTORED, lambda: family_of(box.init.pid))

@@ -335,13 +335,18 @@ def _look_at_part(trail: list[Opened], name: str) -> Opened | str:
     """What the path goes on with, if nobody else can have put it there."""
     is_shared = bool(trail[-1].status.st_mode & 0o022)
     found = trail[-1].child(name)
-    if is_shared and not _core.is_trusted(found.status.st_uid, found.path):
-        raise _foreign(found)
-    if found.is_link:
-        return found.link
-    if not found.is_directory:
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), found.path)
-    _check(found)
+    try:
+        if is_shared and not _core.is_trusted(found.status.st_uid, found.path):
+            raise _foreign(found)
+        if found.is_link:
+            return found.link
+        if not found.is_directory:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), found.path)
+        _check(found)
+    except BaseException:
+        # Whoever keeps the error would keep the descriptor, too.
+        found.close()
+        raise
     return found
 
 

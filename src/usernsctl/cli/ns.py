@@ -6,7 +6,6 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, NoReturn
 
@@ -15,15 +14,11 @@ import click
 from usernsctl._text import shown, shown_lines
 from usernsctl.cli import caller
 from usernsctl.cli.usage import Group
-from usernsctl.commands.popen import Popen
+from usernsctl.cli.waiting import exit_status
 from usernsctl.namespaces import named
 from usernsctl.namespaces.holder import NamedNamespace
 from usernsctl.namespaces.namespace import Namespace
 
-_PASSED_ON = (
-    *(signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT),
-    *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH),
-)
 _NOT_OURS = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 
 
@@ -89,7 +84,7 @@ def exec_(name: str, command: tuple[str, ...]) -> NoReturn:
     if not namespace.has("pid"):
         namespace.exec(command, env=env)
     # A process does not move into a PID namespace, its children do.
-    sys.exit(_exit_status(lambda: namespace.popen(command, env=env, pdeathsig=signal.SIGKILL)))
+    sys.exit(exit_status(lambda: namespace.popen(command, env=env, pdeathsig=signal.SIGKILL)))
 
 
 @ns_group.command("remove")
@@ -101,27 +96,6 @@ def remove(names: tuple[str, ...]) -> None:
     """
     for name in names:
         named.remove_named(name)
-
-
-def _exit_status(start: Callable[[], Popen[Any]]) -> int:
-    """Start a command, wait for it, and pass our signals on to it; its exit status, or 128+N."""
-    started: list[Popen[Any]] = []
-    early: list[int] = []
-
-    def pass_on(number: int, frame: object) -> None:
-        if started:
-            started[0].send_signal(number)
-        else:
-            early.append(number)
-
-    for number in _PASSED_ON:
-        signal.signal(number, pass_on)
-    child = start()
-    started.append(child)
-    for missed in early:
-        child.send_signal(missed)
-    status = child.wait()
-    return status if status >= 0 else 128 - status
 
 
 def _as_json(namespace: NamedNamespace) -> dict[str, Any]:

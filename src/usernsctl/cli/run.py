@@ -122,12 +122,10 @@ def perform(given: dict[str, Any], environ: Mapping[str, str]) -> None:
     :param environ: the variables that the command may be given.
     """
     is_dry, as_json = given.pop("dry_run"), given.pop("as_json")
-    env = _environment(given, environ)
-    idmap = _idmap(given)
     if given["terminal"] is None:
         # With one of them elsewhere, as in a pipe, gVisor often hangs before the command starts.
         given["terminal"] = all(map(os.isatty, (0, 1, 2)))
-    request = Request(args=given.pop("command"), env=env, idmap=idmap, **given)
+    request = request_of(given, environ)
     if is_dry:
         from usernsctl.cli import dry_run
 
@@ -137,6 +135,15 @@ def perform(given: dict[str, Any], environ: Mapping[str, str]) -> None:
 
         _import_the_rest(has_strangers=given["kept"] is not None)
         run(request, notify=_notify)
+
+
+def request_of(given: dict[str, Any], environ: Mapping[str, str]) -> Request:
+    """What the options ask for, but for those that look ahead; they are taken out of `given`.
+
+    :param environ: the variables that the command may be given.
+    """
+    env, idmap = _environment(given, environ), _idmap(given)
+    return Request(args=given.pop("command"), env=env, idmap=idmap, **given)
 
 
 def _notify(text: str) -> None:

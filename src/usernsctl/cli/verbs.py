@@ -17,6 +17,7 @@ _VERBS = {
     "exec": "usernsctl.cli.exec:exec_command",
     "bundle": "usernsctl.cli.bundle:bundle_group",
     "ns": "usernsctl.cli.ns:ns_group",
+    "template": "usernsctl.cli.template:template_group",
     "plan": "usernsctl.cli.plan:plan_command",
     "doctor": "usernsctl.cli.doctor:doctor_command",
     "explain": "usernsctl.cli.explain:explain_command",

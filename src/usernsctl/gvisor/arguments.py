@@ -33,6 +33,34 @@ class StartOptions(CommandOptions, total=False):
     timeout: float | None
 
 
+class TemplateOptions(TypedDict, total=False):
+    """Arguments of :meth:`usernsctl.SandboxHost.template` besides its own."""
+
+    env: Mapping[str, str] | None
+    cwd: StrOrBytesPath | None
+    user: tuple[int, int] | None
+    timeout: float | None
+
+
+class RestoreOptions(TypedDict, total=False):
+    """Arguments of :meth:`usernsctl.Template.start`."""
+
+    id: str | None
+    stdin: Any
+    stdout: Any
+    stderr: Any
+    detach: bool
+    in_cgroup: StrOrBytesPath | int | None
+    timeout: float | None
+
+
+class PythonStartOptions(RestoreOptions, total=False):
+    """Arguments of :meth:`usernsctl.PythonTemplate.start` besides its own."""
+
+    env: Mapping[str, str] | None
+    cwd: StrOrBytesPath | None
+
+
 class NamedHostOptions(TypedDict, total=False):
     """Arguments of :class:`usernsctl.SandboxHost` that have to be named."""
 

@@ -116,6 +116,23 @@ class BegunClosing(Closing, AsyncClosing):
         return self
 
 
+async def begun_in_executor(start: Callable[[], _T], undo: Callable[[_T], object]) -> _T:
+    """What `start` returns, from a thread of the event loop's executor.
+
+    As many go on at once as that has threads for. If this is cancelled, `undo` is called with what
+    comes of it all the same.
+
+    :raises BaseException: what `start` raises.
+    """
+    loop = asyncio.get_running_loop()
+    starting = Begun(start, run=lambda job: loop.run_in_executor(None, job))
+    try:
+        return await starting.wait()
+    except asyncio.CancelledError:
+        starting.undo(undo)
+        raise
+
+
 def in_event_loop() -> bool:
     """Whether an event loop of asyncio runs in this thread."""
     try:

@@ -23,10 +23,14 @@ _CONSOLE = "console"
 class Files:
     """A directory of its own, named by the id of the sandbox, with a bundle in it."""
 
-    def __init__(self, host: PreparedNamespace, id: str, config: bytes) -> None:
+    def __init__(
+        self, host: PreparedNamespace, id: str, config: bytes, image: str | None = None
+    ) -> None:
         """Make the directory.
 
         :param config: what goes into config.json.
+        :param image: the directory of a checkpoint that the sandbox goes on from, by its path
+            inside.
         :raises ValueError: the host is closed.
         :raises RunscError: another sandbox of the host has that id.
         :raises NamespaceError: it can't be written.
@@ -37,6 +41,7 @@ class Files:
         self.inside = f"{host.prepared.scratch}/{BOXES}/{id}"
         self.pid_file = f"{self.inside}/pid"
         self._config = config.decode()
+        self._image = image
         #: What all commands of the sandbox have in common.
         self.inherited = Inherited.of_config(json.loads(config))
         # Of our own, so that the host may be closed meanwhile.
@@ -92,6 +97,7 @@ class Files:
                 network=self._host.request.network,
                 platform=self._host.request.platform,
                 debug=self._host.request.debug_log is not None,
+                image=self._image,
             ),
         )
         console = [f"--console-socket={self.inside}/{_CONSOLE}"] if self._console else []

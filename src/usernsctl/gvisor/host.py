@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
+from collections.abc import Iterable
 from typing import Any, Unpack
 
-from usernsctl.commands.arguments import Args
+from usernsctl.commands.arguments import Args, StrOrBytesPath
 from usernsctl.commands.popen import (
     DEVNULL,
     PIPE,
@@ -14,11 +14,14 @@ from usernsctl.commands.popen import (
     CompletedProcess,
     TimeoutExpired,
 )
-from usernsctl.gvisor.arguments import RunOptions, StartOptions
-from usernsctl.gvisor.begun import Begun
+from usernsctl.gvisor.arguments import RunOptions, StartOptions, TemplateOptions
+from usernsctl.gvisor.begun import begun_in_executor
 from usernsctl.gvisor.pool import PoolOptions, SandboxPool
 from usernsctl.gvisor.prepared import HostBase
 from usernsctl.gvisor.sandbox import Sandbox
+from usernsctl.gvisor.template.python import PythonTemplate
+from usernsctl.gvisor.template.ready import AnyReady
+from usernsctl.gvisor.template.template import Template
 
 
 class SandboxHost(HostBase):
@@ -45,17 +48,54 @@ class SandboxHost(HostBase):
 
     async def start_async(self, args: Args | None = (), **options: Unpack[StartOptions]) -> Sandbox:
         """The same from asyncio; if this is cancelled, the sandbox is closed."""
-        loop = asyncio.get_running_loop()
-        starting = Begun(
-            lambda: self.start(args, **options),
-            # As many at once as the loop has threads for: each start takes a processor.
-            run=lambda job: loop.run_in_executor(None, job),
-        )
-        try:
-            return await starting.wait()
-        except asyncio.CancelledError:
-            starting.undo(Sandbox.close)
-            raise
+        return await begun_in_executor(lambda: self.start(args, **options), Sandbox.close)
+
+    def template(
+        self, args: Args = (), *, ready: AnyReady | None = None, **options: Unpack[TemplateOptions]
+    ) -> Template:
+        """Start a command, save it once it is ready, and end it: it can be started from there.
+
+        :param args: the command and its arguments, or one word as the command. Left out, it is
+            usernsctl's agent, which waits to start others: a sandbox of this template has them
+            started as fast as any other one has its second.
+        :param ready: when it is: once it has written a line to its standard output
+            (``"line:TEXT"``, or a text that is nothing else), there is a file inside
+            (``"file:PATH"``, or a text that begins with ``/``), or something inside listens on a
+            TCP port (``"port:N"``). Or what is called with the sandbox, and returns when it is; the
+            agent may be without.
+        :param options: `env`, `cwd` and `user`, as for :class:`Sandbox`; `timeout`, how long all
+            this may take, in seconds: 300 unless given.
+        :raises ValueError: an argument can't have this value, or the host is closed.
+        :raises TypeError: an argument is of the wrong type.
+        :raises TimeoutExpired: it took more than `timeout` seconds; nothing is left of it.
+        :raises RunscError: the command ended before (cause ``"template-not-ready"``), or can't be
+            saved (``"template-unsavable"``).
+        :raises UsernsError: as :class:`Sandbox` does.
+        """
+        return Template.make(self, args, ready=ready, **options)
+
+    def python_template(
+        self,
+        *,
+        python: StrOrBytesPath = "python3",
+        preload: Iterable[str] = (),
+        code: str | None = None,
+        **options: Unpack[TemplateOptions],
+    ) -> PythonTemplate:
+        """Start a Python interpreter, and save it once it has imported what is wanted.
+
+        :param python: the interpreter: its path inside, or its name.
+        :param preload: the names of modules to be imported.
+        :param code: source text to be run then.
+        :param options: as for :meth:`template`.
+        :raises ValueError: an argument can't have this value, or the host is closed.
+        :raises TypeError: an argument is of the wrong type.
+        :raises TimeoutExpired: it took more than `timeout` seconds; nothing is left of it.
+        :raises RunscError: it failed (cause ``"template-not-ready"``), or has left threads or open
+            sockets (``"template-unsavable"``).
+        :raises UsernsError: as :class:`Sandbox` does.
+        """
+        return PythonTemplate.of(self, python=python, preload=preload, code=code, **options)
 
     def pool(self, size: int, **options: Unpack[PoolOptions]) -> SandboxPool:
         """Have sandboxes wait until somebody wants one: :meth:`usernsctl.SandboxPool.acquire`.

@@ -182,11 +182,11 @@ class PreparedNamespace:
         # As an object: of text, a part might be taken for something else.
         bind = f"usernsctl.Bind.shown({cwd!r})" if ":" in cwd else f"{cwd!r}"
         remedy = f"binds=[{bind}]" if is_machine and os.path.isdir(cwd) else None
-        with contextlib.suppress(PermissionError), self._view() as seen:
+        with contextlib.suppress(PermissionError), self.view() as seen:
             view.check_directory(seen, cwd, f"cwd={cwd!r}", remedy)
 
     @contextlib.contextmanager
-    def _view(self) -> Iterator[View]:
+    def view(self) -> Iterator[View]:
         """What a sandbox sees, for a block: by descriptors, since it is in another namespace.
 
         :raises ValueError: the host is closed.
@@ -287,6 +287,11 @@ class HostBase(BegunClosing):
         :raises UsernsError: it could not be made.
         """
         return self._begun.get()
+
+    @property
+    def request(self) -> Request:
+        """What its sandboxes have in common, as it was asked for."""
+        return self._request
 
     @property
     def directory(self) -> int:

@@ -62,6 +62,8 @@ class RunOptions:
     :ivar platform: one of :data:`PLATFORMS`, or ``None`` for runsc's default.
     :ivar logs: where it writes what it has to say.
     :ivar debug: whether the debug logs tell everything, or only what went wrong.
+    :ivar image: the directory of a checkpoint to go on from, an absolute path; ``None``: the
+        container is a new one.
     """
 
     state: str
@@ -71,6 +73,7 @@ class RunOptions:
     network: str = "none"
     platform: str | None = None
     debug: bool = False
+    image: str | None = None
 
 
 def command_line(runsc: str, options: RunOptions) -> list[str]:
@@ -83,7 +86,8 @@ def command_line(runsc: str, options: RunOptions) -> list[str]:
     """
     command = [
         runsc,
-        "--rootless",
+        # It refuses to restore with that, and needs it for nothing where it has the capabilities.
+        *(["--rootless"] if options.image is None else []),
         f"--root={options.state}",
         "--ignore-cgroups",
         f"--network={options.network}",
@@ -98,7 +102,8 @@ def command_line(runsc: str, options: RunOptions) -> list[str]:
         command.append(f"--platform={options.platform}")
     if options.debug:
         command.append("--debug")
-    return [*command, "run", f"--bundle={options.bundle}", options.container_id]
+    verb = ["run"] if options.image is None else ["restore", f"--image-path={options.image}"]
+    return [*command, *verb, f"--bundle={options.bundle}", options.container_id]
 
 
 def kill_command(runsc: str, options: RunOptions) -> list[str]:

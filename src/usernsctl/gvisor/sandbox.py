@@ -122,11 +122,11 @@ class Sandbox(BegunClosing):
         """Start a command in a sandbox, and return when it runs: the class has the arguments."""
         words = None if args is None else checks.words(args)
         if words is None:
-            _check_no_command(cwd=cwd, user=user, terminal=terminal)
-            _check_no_command(stdin=stdin, stdout=stdout, stderr=stderr)
-        wanted = checks.box_id(id) if id is not None else f"usernsctl-{os.urandom(8).hex()}"
+            check_no_command(cwd=cwd, user=user, terminal=terminal)
+            check_no_command(stdin=stdin, stdout=stdout, stderr=stderr)
+        wanted = chosen_id(id)
         request = _host_request(host_options, host)
-        _check_streams(stdin, stdout, stderr, terminal)
+        check_streams(stdin, stdout, stderr, terminal)
         start = checks.path("cwd", cwd)
         self._become(wanted, words or ())
 
@@ -556,7 +556,7 @@ def _host_request(options: HostOptions, host: HostBase | None) -> Request:
     return Request.for_host(options)
 
 
-def _check_no_command(**options: Any) -> None:
+def check_no_command(**options: Any) -> None:
     """Check that nothing is asked for that only a first command could have.
 
     :raises ValueError: something is.
@@ -566,7 +566,16 @@ def _check_no_command(**options: Any) -> None:
             raise ValueError(f"{name}: without a first command, this is asked for by run and popen")
 
 
-def _check_streams(stdin: Any, stdout: Any, stderr: Any, terminal: bool) -> None:
+def chosen_id(id: str | None) -> str:
+    """The id of a new sandbox: the one that was asked for, or one that is drawn.
+
+    :raises TypeError: it is no text.
+    :raises ValueError: it can't be an id.
+    """
+    return checks.box_id(id) if id is not None else f"usernsctl-{os.urandom(8).hex()}"
+
+
+def check_streams(stdin: Any, stdout: Any, stderr: Any, terminal: bool = False) -> None:
     """Check what the streams are to be.
 
     :raises TypeError: one is no stream.

@@ -1,0 +1,109 @@
+"""A web server that answers for an Airbyte connector, each call in a sandbox of its own.
+
+    python examples/connector_server.py ENVIRONMENT 8000 [host|none]
+    curl http://127.0.0.1:8000/spec
+    curl --data-binary @files.json http://127.0.0.1:8000/read
+
+ENVIRONMENT is a virtual environment with airbyte-cdk. What is posted is a JSON object of files, by
+their names: config.json, manifest.yaml, and configured_catalog.json for read. The answer is what
+the connector writes: its messages, a line each; its exit status is in the header X-Exit-Status.
+
+The connector imports for seconds before it answers. That is done once, when the server starts: a
+template is saved then, and each call goes on from there, with files of its own. It has this
+machine's network, unless you say none: older releases of runsc save no sandbox that has. Then only
+spec makes sense.
+"""
+
+from __future__ import annotations
+
+import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import usernsctl as un
+
+MODULE = "airbyte_cdk.cli.source_declarative_manifest"
+VERBS = ("spec", "check", "discover", "read")
+LONGEST = 1 << 20
+SECONDS = 60
+
+# Runs inside: writes what was posted to files, which are gone with the sandbox.
+PROGRAM = f"""
+import json, sys
+from {MODULE} import run
+
+for name, content in json.load(sys.stdin).items():
+    with open("/tmp/" + name.replace("/", "_"), "w") as file:
+        file.write(content if isinstance(content, str) else json.dumps(content))
+sys.argv[0] = "source-declarative-manifest"
+sys.exit(run())
+"""
+
+
+class Server(ThreadingHTTPServer):
+    """Keeps one template, from which all its threads start their sandboxes."""
+
+    def __init__(self, environment: str, address: tuple[str, int], network: str) -> None:
+        super().__init__(address, Handler)
+        self.host = un.SandboxHost(binds=[environment], network=network)
+        python = f"{environment}/bin/python"
+        try:
+            self.template = self.host.python_template(python=python, preload=["json", MODULE])
+        except BaseException:
+            self.host.close()
+            raise
+
+    def server_close(self) -> None:
+        super().server_close()
+        self.template.close()
+        self.host.close()
+
+    def call(self, verb: str, files: bytes) -> tuple[int, bytes]:
+        """Have the connector do something; its exit status and what it writes."""
+        words = [verb]
+        if verb != "spec":
+            words += ["--config", "/tmp/config.json", "--manifest-path", "/tmp/manifest.yaml"]
+        if verb == "read":
+            words += ["--catalog", "/tmp/configured_catalog.json"]
+        with self.template.start(
+            ["-c", PROGRAM, *words], stdin=un.PIPE, stdout=un.PIPE, timeout=SECONDS
+        ) as sandbox:
+            output, _ = sandbox.communicate(files, SECONDS)
+            return sandbox.wait(), output
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        self.answer(b"{}")
+
+    def do_POST(self) -> None:
+        length = int(self.headers.get("Content-Length") or 0)
+        if length > LONGEST:
+            self.send_error(413)
+        else:
+            self.answer(self.rfile.read(length))
+
+    def answer(self, files: bytes) -> None:
+        verb = self.path.removeprefix("/")
+        if verb not in VERBS:
+            self.send_error(404)
+            return
+        try:
+            status, output = self.server.call(verb, files)
+        except un.TimeoutExpired:
+            self.send_error(504)
+            return
+        self.send_response(200)
+        self.send_header("Content-Type", "application/x-ndjson")
+        self.send_header("Content-Length", str(len(output)))
+        self.send_header("X-Exit-Status", str(status))
+        self.end_headers()
+        self.wfile.write(output)
+
+
+if __name__ == "__main__":
+    network = sys.argv[3] if sys.argv[3:] else "host"
+    with Server(sys.argv[1], ("127.0.0.1", int(sys.argv[2])), network) as server:
+        print(f"listening on http://127.0.0.1:{server.server_port}", flush=True)
+        server.serve_forever()

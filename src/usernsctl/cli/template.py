@@ -1,0 +1,212 @@
+"""``usernsctl template``: programs that are saved where they are ready, and started from there."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any, NoReturn
+
+import click
+
+from usernsctl._text import shown
+from usernsctl.cli import caller, run
+from usernsctl.cli.run_click import GroupedCommand, check_combination, with_options
+from usernsctl.cli.usage import Group
+from usernsctl.cli.waiting import exit_status
+from usernsctl.gvisor import environment
+from usernsctl.gvisor.arguments import RestoreOptions, TemplateOptions
+from usernsctl.gvisor.freeze import remedy_of
+from usernsctl.gvisor.sandbox import Sandbox
+
+# What is of each sandbox's own, or of a run that nobody else has a part in.
+_LEFT_OUT = ("terminal", "state")
+
+_OPTIONS = [one for one in run.request_options() if one[0] not in _LEFT_OUT]
+
+
+@click.group("template", cls=Group, short_help="Save programs where they are ready.")
+def template_group() -> None:
+    """Save programs where they are ready, and start them from there."""
+
+
+class _CreateCommand(GroupedCommand):
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        # click takes them out of the list.
+        ctx.obj = list(args)
+        return super().parse_args(ctx, args)
+
+
+@template_group.command("create", cls=_CreateCommand, options_metavar="[OPTIONS] --")
+@click.argument("name")
+@click.option(
+    "--ready",
+    metavar="line:TEXT|file:PATH|port:N",
+    help="When CMD is ready: it has written this line, there is this file inside, or something "
+    "inside listens on this TCP port.",
+)
+@click.option(
+    "--python",
+    metavar="FILE",
+    help="Save this Python interpreter, in place of CMD. usernsctl template run NAME then takes "
+    "the words of a program.",
+)
+@click.option(
+    "--preload",
+    metavar="MODULE",
+    multiple=True,
+    help="Have it import MODULE before. It may be given several times.",
+)
+@click.option("--timeout", type=float, metavar="SECONDS", help="300 unless given.")
+@click.option("--replace", is_flag=True, help="Take the place of another template of that name.")
+@with_options(_OPTIONS)
+@click.argument("command", nargs=-1, metavar="[CMD [ARG]...]", type=click.UNPROCESSED)
+@click.pass_context
+def create(context: click.Context, /, name: str, replace: bool, **given: Any) -> None:
+    """Start CMD in gVisor, and save it under NAME once it is ready.
+
+    The other options are those of usernsctl run.
+
+    \b
+    usernsctl template create answer --ready line:READY -- python3 answer.py
+    usernsctl template run answer <question
+    usernsctl template create numbers --python python3 --preload decimal
+    usernsctl template run numbers -- -c 'import decimal; print(decimal.Decimal(1) / 3)'
+    """
+    from usernsctl.gvisor.host import SandboxHost
+    from usernsctl.gvisor.template import record, store
+    from usernsctl.gvisor.template.template import Template
+
+    own = {option: given.pop(option) for option in ("ready", "python", "preload", "timeout")}
+    _check(given, own)
+    try:
+        store.path_of(name)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    if not replace:
+        store.check_free(name)
+    request = run.request_of({**given, "terminal": False}, caller.environ())
+    options: TemplateOptions = {
+        "env": request.env,
+        "cwd": request.cwd,
+        "user": request.user,
+        "timeout": own["timeout"],
+    }
+    words = [word for word in context.obj if word != "--replace"]
+    remedy = remedy_of(["--replace", *words], ("template", "create"))
+    with SandboxHost(**record.host_arguments(request)) as host:
+
+        def make() -> Template:
+            if own["python"] is None:
+                return host.template(request.args, ready=own["ready"], **options)
+            names = own["preload"]
+            return host.python_template(python=own["python"], preload=names, **options)
+
+        with make() as template:
+            store.keep(template, name, replace=replace, remedy=remedy)
+
+
+def _check(given: dict[str, Any], own: dict[str, Any]) -> None:
+    """Look whether options go together.
+
+    :raises click.UsageError: they do not.
+    """
+    if own["python"] is not None:
+        if given["command"] or own["ready"] is not None:
+            raise click.UsageError("--python is in place of CMD and --ready")
+    elif own["preload"]:
+        raise click.UsageError("--preload is about an interpreter: give --python")
+    elif own["ready"] is None:
+        raise click.UsageError("--ready has to say when CMD is ready")
+    command = given["command"] or (("python3",) if own["python"] is not None else ())
+    check_combination({**given, "command": command, "state": None})
+    if own["ready"] is not None:
+        from usernsctl.gvisor.template.ready import Ready
+
+        try:
+            Ready.of(own["ready"])
+        except ValueError as error:
+            raise click.UsageError(str(error)) from None
+
+
+@template_group.command("list", short_help="List the templates.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+def list_(as_json: bool) -> None:
+    """List the templates: name, kind, size, age and command."""
+    from usernsctl.gvisor.template import store
+
+    found = store.list_all()
+    if as_json:
+        print(json.dumps([asdict(one) for one in found], indent=2))
+        return
+    if not found:
+        return
+    table = [("NAME", "KIND", "SIZE", "AGE", "COMMAND")]
+    for one in found:
+        # The text that an interpreter is given is ours.
+        args = one.args[:1] if one.kind == "python" else one.args
+        size = f"{one.size / (1 << 20):.1f}M"
+        age = f"{int(time.time() - one.created)}s"
+        table.append((one.name, one.kind or "damaged", size, age, " ".join(args)))
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        print(shown("  ".join(map(str.ljust, row, widths)).rstrip()))
+
+
+@template_group.command("run", context_settings={"allow_interspersed_args": False})
+@click.argument("name")
+@click.option("--env", "settings", multiple=True, metavar="NAME[=VALUE]", help="As for run.")
+@click.option("--wd", "--cwd", "cwd", metavar="DIR", help="Start in DIR.")
+@click.argument("args", nargs=-1, metavar="[ARG]...", type=click.UNPROCESSED)
+def run_(name: str, settings: tuple[str, ...], cwd: str | None, args: tuple[str, ...]) -> NoReturn:
+    """Start a sandbox of the template NAME, and wait for its end.
+
+    If it is the template of an interpreter, ARG are what would follow python3 on a command line,
+    and --env and --wd are of the program's own.
+
+    The exit status is that of the command, or 128+N if signal N killed it. 125: it did not go on.
+    """
+    from usernsctl.gvisor.template import store
+    from usernsctl.gvisor.template.python import PythonTemplate
+    from usernsctl.gvisor.template.template import Template
+
+    words = args[1:] if args[:1] == ("--",) else args
+    streams: RestoreOptions = {"stdin": None, "stdout": None, "stderr": None}
+    try:
+        path = store.path_of(name)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    if store.kind_of(path) == "python":
+        env = environment.read_settings(settings, caller.environ())
+        with PythonTemplate.load(path) as python:
+            status = _wait(lambda: python.start(words, env=env, cwd=cwd, **streams))
+    elif words or settings or cwd is not None:
+        raise click.UsageError(
+            f"the command of the template {name!r} was started already: it takes no words, "
+            "--env or --wd"
+        )
+    else:
+        with Template.load(path) as template:
+            status = _wait(lambda: template.start(**streams))
+    sys.exit(status)
+
+
+def _wait(start: Callable[[], Sandbox]) -> int:
+    with contextlib.ExitStack() as boxes:
+        return exit_status(lambda: boxes.enter_context(start()))
+
+
+@template_group.command("remove")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+def remove(names: tuple[str, ...]) -> None:
+    """Remove templates."""
+    from usernsctl.gvisor.template import store
+
+    for name in names:
+        try:
+            store.remove(name)
+        except ValueError as error:
+            raise click.UsageError(str(error)) from None

@@ -1,0 +1,43 @@
+"""Commands that this process waits for."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from typing import Protocol
+
+_PASSED_ON = (
+    *(signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT),
+    *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH),
+)
+
+
+class Started(Protocol):
+    """A command that can be waited for."""
+
+    def send_signal(self, sig: int, /) -> None:
+        """Send it a signal."""
+
+    def wait(self) -> int:
+        """Wait for its end; its exit status, or -N after signal N."""
+
+
+def exit_status(start: Callable[[], Started]) -> int:
+    """Start a command, wait for it, and pass our signals on to it; its exit status, or 128+N."""
+    started: list[Started] = []
+    early: list[int] = []
+
+    def pass_on(number: int, frame: object) -> None:
+        if started:
+            started[0].send_signal(number)
+        else:
+            early.append(number)
+
+    for number in _PASSED_ON:
+        signal.signal(number, pass_on)
+    child = start()
+    started.append(child)
+    for missed in early:
+        child.send_signal(missed)
+    status = child.wait()
+    return status if status >= 0 else 128 - status

@@ -1,0 +1,233 @@
+"""What a Python template runs inside: an interpreter that waits for its program.
+
+It is given to the interpreter as text (``-c``), together with bigframe's, and imports nothing of
+usernsctl: the interpreter may be another one than ours, of another version. Descriptor 0 is a
+socket to the host. On it goes a message in JSON: that all is loaded, or why that failed. What comes
+back, after a restore, are the descriptors of the program's standard streams, and of a file that has
+the rest in JSON.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from socket import socket
+    from types import FrameType, ModuleType, TracebackType
+    from typing import Any, NoReturn
+
+# As many as are sent, and some more bytes than are in the message.
+_FDS = 4
+_MESSAGE_BYTES = 16
+
+# So many files are told of that decide whether this process can go on.
+_FILES_MAX = 1000
+
+_SOCKET = 0
+
+
+def serve(bigframe_text: str, preload: Iterable[str], code: str | None) -> ModuleType:
+    """Load what is wanted, wait to be restored, and return what runs the program in a child."""
+    import gc
+    import json
+    import socket
+
+    control = socket.socket(fileno=os.dup(_SOCKET))
+    bigframe = _module("usernsctl_bigframe", bigframe_text)
+    hello = _load(preload, code)
+    # Nobody has to look at all of that again, and so to copy it.
+    gc.collect()
+    gc.freeze()
+    if "error" not in hello:
+        hello.update(threads=_threads(), sockets=_sockets({_SOCKET, control.fileno()}))
+        hello.update(files=_files()[:_FILES_MAX])
+    control.send(json.dumps(hello).encode())
+
+    fds = _receive(control)
+    with open(fds.pop(), "rb") as file:
+        wanted = json.loads(file.read())
+    _start(control, wanted, fds)
+    _forget_our_text()
+    _expect_preloaded()
+    sys.argv[:] = ["bigframe", *_words(wanted["args"])]
+    return bigframe
+
+
+def _forget_our_text() -> None:
+    """Have no traceback show lines of this text, which has the name that ``-c`` has, too."""
+    import linecache
+
+    linecache.clearcache()
+    getattr(linecache, "_interactive_cache", {}).clear()
+
+
+def _expect_preloaded() -> None:
+    """Have ``-m`` not warn of a module that was loaded before."""
+    import warnings
+
+    told = ".* found in sys.modules after import of package"
+    warnings.filterwarnings("ignore", told, RuntimeWarning, "runpy")
+
+
+def _module(name: str, text: str) -> ModuleType:
+    module = type(sys)(name)
+    exec(compile(text, name, "exec", dont_inherit=True), module.__dict__)
+    return module
+
+
+def _load(preload: Iterable[str], code: str | None) -> dict[str, Any]:
+    """Import modules and run code; what went wrong."""
+    import importlib
+    import traceback
+
+    try:
+        for name in preload:
+            importlib.import_module(name)
+        if code is not None:
+            exec(compile(code, "<template>", "exec", dont_inherit=True), {"__name__": "template"})
+    except BaseException:
+        return {"error": traceback.format_exc().strip().rpartition("\n")[2][-1000:]}
+    # A fork ends the threads of those libraries that expect one, such as OpenBLAS.
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    return {}
+
+
+def _threads() -> list[str]:
+    """The names of all threads but this one."""
+    import threading
+
+    known: dict[int | None, str] = {one.native_id: one.name for one in threading.enumerate()}
+    others = {int(name) for name in os.listdir("/proc/self/task")} - {threading.get_native_id()}
+    return [known.get(one, "a thread that is not Python's") for one in sorted(others)]
+
+
+def _sockets(ours: set[int]) -> list[str]:
+    """What is known of the open sockets."""
+    import socket
+
+    found = []
+    for fd in sorted(int(name) for name in os.listdir("/proc/self/fd")):
+        try:
+            is_socket = os.readlink(f"/proc/self/fd/{fd}").startswith("socket:")
+            if not is_socket or fd in ours:
+                continue
+            with socket.socket(fileno=os.dup(fd)) as one:
+                found.append(f"descriptor {fd}, {one.family.name} {one.getsockname()!r}")
+        except (OSError, AttributeError):
+            continue
+    return found
+
+
+def _files() -> list[str]:
+    """The files that are mapped, and the directories that modules come from."""
+    mapped = set()
+    with open("/proc/self/maps", errors="surrogateescape") as file:
+        for line in file:
+            words = line.rstrip("\n").split(None, 5)
+            if len(words) == 6 and words[5].startswith("/"):
+                mapped.add(words[5])
+    return sorted(mapped) + [path for path in sys.path if path.startswith("/")]
+
+
+def _receive(control: socket) -> list[int]:
+    import array
+    import socket
+
+    fds = array.array("i")
+    room = socket.CMSG_LEN(_FDS * fds.itemsize)
+    data, parts, _, _ = control.recvmsg(_MESSAGE_BYTES, room)
+    if not data:
+        # The host has no use for us any more.
+        os._exit(0)
+    for level, kind, content in parts:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.frombytes(content)
+    return list(fds)
+
+
+def _start(control: socket, wanted: dict[str, Any], fds: list[int]) -> None:
+    """Become the child that the program runs in; the process itself waits for it."""
+    import json
+
+    try:
+        os.chdir(wanted["cwd"])
+    except OSError as error:
+        control.send(json.dumps({"errno": error.errno}).encode())
+        os._exit(125)
+    os.environ.clear()
+    os.environ.update(wanted["env"])
+    for number, fd in enumerate(fds):
+        os.dup2(fd, number)
+        os.close(fd)
+    child = os.fork()
+    if child:
+        control.send(b"{}")
+        control.close()
+        _wait(child)
+    control.close()
+    _renew()
+
+
+def _wait(child: int) -> NoReturn:
+    """Pass signals on to the child, and end as it does."""
+    import signal
+
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for number in range(3):
+        os.dup2(nothing, number)
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, number)
+
+    for number in signal.Signals:
+        if number not in (signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD):
+            signal.signal(number, pass_on)
+    while True:
+        ended, status = os.wait()
+        if ended == child:
+            os._exit(os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status))
+
+
+def _renew() -> None:
+    """Have nothing random be what it is in another process that was restored from the same."""
+    modules = sys.modules
+    if "random" in modules:
+        modules["random"].seed()
+    if "numpy.random" in modules:
+        modules["numpy.random"].seed()
+    if "ssl" in modules:
+        modules["ssl"].RAND_add(os.urandom(64), 64.0)
+    for stream, is_line in ((sys.stdout, os.isatty(1)), (sys.stderr, True)):
+        # The program's own may be another one.
+        if hasattr(stream, "reconfigure"):
+            through = bool(os.environ.get("PYTHONUNBUFFERED"))
+            stream.reconfigure(line_buffering=is_line, write_through=through)
+
+
+def _words(args: list[str]) -> list[str]:
+    """The words for bigframe; a console script may be named as its package does."""
+    first = args[0] if args else "-"
+    if first[:1] != "-" and "/" not in first and not os.path.exists(first):
+        script = os.path.join(os.path.dirname(sys.executable), first)
+        if os.path.isfile(script):
+            return [script, *args[1:]]
+    return args
+
+
+def without(traceback: TracebackType | None, *ours: object) -> TracebackType | None:
+    """A traceback without the frames that come first, and are of modules of ours."""
+    while traceback is not None and any(traceback.tb_frame.f_globals is one for one in ours):
+        traceback = traceback.tb_next
+    return traceback

@@ -1,0 +1,297 @@
+"""Python templates: an interpreter that has imported what is wanted, and then runs a program."""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import errno
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import resources
+from typing import Any, Self, Unpack
+
+from usernsctl._records import replace
+from usernsctl._system.descriptors import wait_readable
+from usernsctl.commands.arguments import Args, StrOrBytesPath
+from usernsctl.commands.popen import DEVNULL, PIPE, STDOUT, TimeoutExpired
+from usernsctl.errors import (
+    CommandError,
+    CommandNotADirectoryError,
+    CommandNotFoundError,
+    RunscError,
+)
+from usernsctl.gvisor import checks
+from usernsctl.gvisor.agent import socket_pair
+from usernsctl.gvisor.agent_streams import Streams, closed_streams
+from usernsctl.gvisor.arguments import PythonStartOptions, TemplateOptions
+from usernsctl.gvisor.begun import Begun, begun_in_executor
+from usernsctl.gvisor.prepared import HostBase
+from usernsctl.gvisor.sandbox import Sandbox, check_streams
+from usernsctl.gvisor.template.create import Wanted, create
+from usernsctl.gvisor.template.errors import STEP, not_ready, unsavable
+from usernsctl.gvisor.template.ready import Told
+from usernsctl.gvisor.template.sandboxes import TemplateSandbox
+from usernsctl.gvisor.template.template import Parts, Template
+
+# How long a program may take to go on where nobody says how long, in seconds.
+_START_SECONDS = 60
+
+# How long the end of an interpreter is waited for that has let go of the connection, in seconds.
+_END_SECONDS = 5
+
+# More than an interpreter of ours ever sends.
+_MESSAGE_MAX = 1 << 18
+
+_TAIL = """
+_ours = serve({bigframe!r}, {preload!r}, {code!r})
+try:
+    _ours.main()
+except BaseException as error:
+    error.__traceback__ = without(error.__traceback__, globals(), _ours.__dict__)
+    raise
+"""
+
+_KINDS: dict[int, type[CommandError]] = {
+    errno.ENOENT: CommandNotFoundError,
+    errno.ENOTDIR: CommandNotADirectoryError,
+}
+
+
+class PythonTemplate(Template):
+    """A Python interpreter that was saved after it has imported what is wanted.
+
+    :meth:`usernsctl.SandboxHost.python_template` makes one. What a :class:`Template` can, it can.
+    """
+
+    _kinds = ("python",)
+
+    @classmethod
+    def of(
+        cls,
+        host: HostBase,
+        *,
+        python: StrOrBytesPath,
+        preload: Iterable[str],
+        code: str | None,
+        **options: Unpack[TemplateOptions],
+    ) -> Self:
+        """Make one: see :meth:`usernsctl.SandboxHost.python_template`.
+
+        :raises ValueError: an argument can't have this value.
+        :raises TypeError: an argument is of the wrong type.
+        """
+        given: dict[str, Any] = {"env": None, "cwd": None, "user": None, "timeout": None, **options}
+        words = _words(python, preload, code)
+
+        def work() -> Parts:
+            ours, theirs = socket_pair()
+            with ours, theirs:
+                wanted = Wanted(
+                    kind="python", args=words, stdin=theirs, wait=_loaded(ours), **given
+                )
+                made, image = create(host, wanted)
+            return Parts(host=host, record=made, image=image)
+
+        return cls(Begun(work))
+
+    def start(self, args: Args = (), **options: Unpack[PythonStartOptions]) -> Sandbox:
+        """Start a program, and return when it begins.
+
+        It runs in a child of the interpreter's, which is process 1 of the sandbox.
+
+        :param args: what would follow ``python`` on a command line: ``["script.py", ...]``,
+            ``["-m", "module", ...]``, ``["-c", "source", ...]``, ``["-"]``. A word without ``/``
+            that is no file may be a console script beside the interpreter.
+        :param options: `env`, what is set beside what the template has; `cwd`; and `id`, `stdin`,
+            `stdout`, `stderr`, `detach`, `in_cgroup` and `timeout`, as for
+            :class:`usernsctl.Sandbox`.
+        :raises CommandError: there is no directory `cwd` inside.
+        :raises UsernsError: as :meth:`Template.start` does.
+        """
+        return self._begun_with(args, **options).__enter__()
+
+    async def start_async(self, args: Args = (), **options: Unpack[PythonStartOptions]) -> Sandbox:
+        """The same from asyncio; if this is cancelled, the sandbox is closed."""
+        return await begun_in_executor(lambda: self.start(args, **options), Sandbox.close)
+
+    def _begun_with(
+        self,
+        args: Args,
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: StrOrBytesPath | None = None,
+        stdin: Any = DEVNULL,
+        stdout: Any = None,
+        stderr: Any = None,
+        timeout: float | None = None,
+        detach: bool = False,
+        **options: Any,
+    ) -> TemplateSandbox:
+        words, variables = checks.words(args), checks.variables(env)
+        check_streams(stdin, stdout, stderr)
+        source = self._source()
+        process = source.config["process"]
+        known = dict(one.partition("=")[::2] for one in process["env"])
+        wanted = {
+            "args": words,
+            "env": {**known, **variables},
+            "cwd": checks.path("cwd", cwd) or process["cwd"],
+        }
+        streams = [stdin, stdout, stderr]
+        if detach:
+            streams = [DEVNULL if one is None else one for one in streams]
+        deadline = time.monotonic() + (_START_SECONDS if timeout is None else timeout)
+        closed = closed_streams()
+
+        def connect(box: TemplateSandbox, ours: socket.socket) -> None:
+            with ours:
+                _hand_over(box, ours, wanted, streams, closed, deadline)
+
+        return TemplateSandbox(
+            replace(source, args=(source.args[0], *words)),
+            stdout=DEVNULL,
+            stderr=DEVNULL,
+            timeout=timeout,
+            detach=detach,
+            connect=connect,
+            **options,
+        )
+
+
+def _words(python: StrOrBytesPath, preload: Iterable[str], code: str | None) -> tuple[str, ...]:
+    """The command of a template.
+
+    :raises ValueError: an argument can't have this value.
+    :raises TypeError: an argument is of the wrong type.
+    """
+    interpreter = checks.path("python", python)
+    if interpreter is None:
+        raise TypeError("python must be a path, not None")
+    if isinstance(preload, str) or not isinstance(preload, Iterable):
+        raise TypeError(f"preload must be a list of modules, not {preload!r}")
+    names = list(preload)
+    for name in names:
+        if not isinstance(name, str) or not all(map(str.isidentifier, name.split("."))):
+            raise ValueError(f"preload: {name!r} is no name of a module")
+    if code is not None:
+        checks.instance("code", code, str)
+    inside = resources.files("usernsctl.gvisor.template").joinpath("inside.py").read_text("utf-8")
+    bigframe = resources.files("usernsctl").joinpath("bigframe.py").read_text("utf-8")
+    return interpreter, "-c", inside + _TAIL.format(bigframe=bigframe, preload=names, code=code)
+
+
+def _loaded(ours: socket.socket) -> Callable[[TemplateSandbox, Told, float], list[str]]:
+    """What waits until an interpreter has loaded what is wanted.
+
+    :param ours: our end of the connection to it.
+    """
+
+    def wait(box: TemplateSandbox, told: Told, deadline: float) -> list[str]:
+        hello = _heard(ours, deadline)
+        if hello is None:
+            status = box.wait(_END_SECONDS)
+            said = told.last_line()
+            why = f"the interpreter has ended with status {status}"
+            raise not_ready(f"{why}: {said}" if said else why)
+        if "error" in hello:
+            raise not_ready(f"preload or code has failed: {hello['error']}")
+        for name, what in (("threads", "threads"), ("sockets", "open sockets")):
+            if isinstance(found := hello.get(name), list) and found:
+                raise unsavable(f"preload or code has left {what}: {', '.join(map(str, found))}")
+        files = hello.get("files")
+        return [str(path) for path in files] if isinstance(files, list) else []
+
+    return wait
+
+
+def _heard(ours: socket.socket, deadline: float) -> dict[str, Any] | None:
+    """What the interpreter says; ``None``: it has ended.
+
+    :raises TimeoutExpired: it says nothing.
+    :raises RunscError: it says something else than an interpreter of ours would.
+    """
+    if not wait_readable(ours.fileno(), timeout=max(0, deadline - time.monotonic())):
+        raise TimeoutExpired((), 0)
+    try:
+        told = ours.recv(_MESSAGE_MAX)
+    except ConnectionError:
+        told = b""
+    if not told:
+        return None
+    with contextlib.suppress(ValueError, RecursionError):
+        found = json.loads(told)
+        if isinstance(found, dict):
+            return found
+    raise RunscError("the interpreter of the template says what makes no sense", step=STEP)
+
+
+def _hand_over(
+    box: TemplateSandbox,
+    ours: socket.socket,
+    wanted: Mapping[str, Any],
+    streams: Sequence[Any],
+    closed: frozenset[int],
+    deadline: float,
+) -> None:
+    """Give the interpreter its program, and what that reads and writes."""
+    with (
+        contextlib.ExitStack() as pipes,
+        open(os.memfd_create("program", os.MFD_CLOEXEC), "w+b") as file,
+        Streams(closed) as given,
+    ):
+        own: dict[str, Any] = {}
+        for name, stream in zip(("stdin", "stdout", "stderr"), streams, strict=True):
+            if name == "stderr" and stream == STDOUT:
+                given.fds.append(given.fds[1])
+            else:
+                _add(given, name, stream, own, pipes)
+        file.write(json.dumps(wanted).encode())
+        file.flush()
+        file.seek(0)
+        fds = array.array("i", [*given.fds, file.fileno()])
+        try:
+            ours.sendmsg([b"program"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
+            told = _heard(ours, deadline)
+        except (BrokenPipeError, ConnectionError):
+            told = None
+        if told is None:
+            raise RunscError(
+                "the interpreter of the template has ended instead of going on", step=STEP
+            )
+        if "errno" in told:
+            raise _no_directory(wanted["cwd"], told["errno"])
+        popen = box.life.popen
+        assert popen is not None
+        # Whoever communicates with the sandbox finds them there, and so does who closes it.
+        for name, end in own.items():
+            setattr(popen, name, end)
+        own.clear()
+
+
+def _add(
+    given: Streams, name: str, stream: Any, own: dict[str, Any], pipes: contextlib.ExitStack
+) -> None:
+    """Add a stream of the program's; of a pipe, our end goes to `own`."""
+    if isinstance(stream, int) and stream == PIPE:
+        ends = os.pipe2(os.O_CLOEXEC)
+        theirs, mine = ends if name == "stdin" else reversed(ends)
+        pipes.callback(os.close, theirs)
+        own[name] = open(mine, "wb" if name == "stdin" else "rb")  # noqa: SIM115
+        given.add(theirs, is_fresh=True)
+    elif isinstance(stream, int) and stream == DEVNULL:
+        nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        pipes.callback(os.close, nothing)
+        given.add(nothing, is_fresh=True)
+    elif stream is None:
+        given.add(-1, is_fresh=False)
+    else:
+        given.add(stream if isinstance(stream, int) else stream.fileno(), is_fresh=False)
+
+
+def _no_directory(cwd: str, number: Any) -> CommandError:
+    known = number if isinstance(number, int) and 0 < number < 4096 else errno.EIO
+    kind = _KINDS.get(known, CommandError)
+    return kind(f"cwd={cwd!r}: {os.strerror(known)}", step="chdir", errno=known, filename=cwd)

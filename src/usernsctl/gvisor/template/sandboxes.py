@@ -1,0 +1,143 @@
+"""The sandboxes of templates: the one that is saved, and those that go on from there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+from usernsctl._records import dataclass
+from usernsctl.commands.arguments import StrOrBytesPath
+from usernsctl.commands.popen import DEVNULL, TimeoutExpired
+from usernsctl.errors import RunscError
+from usernsctl.gvisor import oci
+from usernsctl.gvisor.agent import Agent, socket_pair
+from usernsctl.gvisor.begun import Begun
+from usernsctl.gvisor.decide import AGENT_INSIDE
+from usernsctl.gvisor.detached import Detached
+from usernsctl.gvisor.files import Files
+from usernsctl.gvisor.held import Held
+from usernsctl.gvisor.prepared import PreparedNamespace
+from usernsctl.gvisor.sandbox import Sandbox, check_streams, chosen_id
+from usernsctl.gvisor.stdio import prepared_streams
+from usernsctl.gvisor.template.errors import unsavable
+
+# How long what the agent has started may take to be gone, in seconds.
+_GONE_SECONDS = 3
+_LOOK_SECONDS = 0.01
+
+# The agent's name, as far as it fits in (PR_SET_NAME(2const)): runsc lists processes by that.
+_AGENT = os.path.basename(AGENT_INSIDE)[:15]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """What a sandbox is made of.
+
+    :ivar config: its config.json.
+    :ivar image: the directory of the image that it goes on from, by its path inside; ``None``: it
+        is a new one.
+    """
+
+    host: PreparedNamespace
+    args: tuple[str, ...]
+    config: dict[str, Any]
+    image: str | None = None
+
+
+class TemplateSandbox(Sandbox):
+    """A sandbox that is to be saved, or was."""
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        id: str | None = None,
+        stdin: Any = DEVNULL,
+        stdout: Any = None,
+        stderr: Any = None,
+        detach: bool = False,
+        in_cgroup: StrOrBytesPath | int | None = None,
+        timeout: float | None = None,
+        connect: Callable[[TemplateSandbox, socket.socket], None] | None = None,
+    ) -> None:
+        """Start it, and return when it runs: :class:`usernsctl.Sandbox` has the arguments.
+
+        :param connect: is called when it runs, with our end of a connection to it, and takes that
+            over; the other one is its standard input, in place of `stdin`.
+        :raises UsernsError: it could not be started; nothing is left of it.
+        """
+        wanted = chosen_id(id)
+        check_streams(stdin, stdout, stderr)
+        self._become(wanted, source.args)
+
+        def begin() -> None:
+            files = Files(source.host, self.id, oci.serialise(source.config), source.image)
+            self._files = files
+            with contextlib.ExitStack() as undo:
+                given = stdin
+                if connect is not None:
+                    ours, theirs = socket_pair()
+                    undo.callback(ours.close)
+                    given = undo.enter_context(theirs)
+                streams = prepared_streams(given, stdout, stderr, detach)
+                how = {**streams, "in_cgroup": in_cgroup}
+                self._start(source.host, files, how, detach=detach, terminal=False, timeout=timeout)
+                if connect is not None:
+                    theirs.close()
+                    connect(self, ours)
+                undo.pop_all()
+
+        self._begun = Begun(lambda: self._undone_unless_whole(begin))
+
+    @property
+    def life(self) -> Held | Detached:
+        """What holds it, once it has started, and while its start comes to its end."""
+        if self._life is None:
+            return self._get()
+        return self._life
+
+    def adopt(self, agent: Agent) -> None:
+        """Have its commands started by an agent that is its process 1."""
+        self._commands.adopt(agent)
+
+    def end_commands(self, deadline: float) -> None:
+        """Have nothing in it that has files of this machine open, but for its first command.
+
+        Other commands have, and so has their agent. So the agent is ended, and with it what it has
+        started and still runs, unless the agent is the first command: then they have to have ended,
+        and who keeps them is ended.
+
+        :param deadline: until when, by the monotonic clock.
+        :raises TimeoutExpired: that took longer.
+        :raises RunscError: they do not end.
+        """
+        is_agents = self.args == (AGENT_INSIDE,)
+        if not is_agents:
+            self._commands.close()
+        end = time.monotonic() + _GONE_SECONDS
+        while keepers := self._keepers():
+            now = time.monotonic()
+            if now > deadline:
+                raise TimeoutExpired(self.args, 0)
+            if now > end:
+                raise unsavable("what was started beside the command of the template does not end")
+            idle = [pid for pid, is_idle in keepers.items() if is_idle]
+            for pid in idle if is_agents and len(idle) == len(keepers) else ():
+                with contextlib.suppress(RunscError):  # it has ended
+                    self._runsc("kill", f"--pid={pid}", self.id, "KILL")
+            time.sleep(_LOOK_SECONDS)
+
+    def _keepers(self) -> dict[int, bool]:
+        """Processes of the agent's, but for process 1, and whether each has nothing to keep."""
+        told = self._runsc("ps", "--format=table", self.id) or ""
+        # CMD is the last column, which others are before it differs.
+        head, *lines = [line.split() for line in told.splitlines()] or [["PID", "PPID"]]
+        pid, parent = head.index("PID"), head.index("PPID")
+        lines = [line for line in lines if len(line) > max(pid, parent)]
+        kept = {line[parent] for line in lines}
+        agents = [line[pid] for line in lines if line[-1] == _AGENT and line[pid] != "1"]
+        return {int(number): number not in kept for number in agents}

@@ -1,0 +1,178 @@
+"""Templates that are kept under a name, in a directory of this user's."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+
+from usernsctl._records import dataclass
+from usernsctl._system.state import NAME, NAME_RULE, Directory, make_private
+from usernsctl.errors import RunscError, UsernsError
+from usernsctl.gvisor.template import saved
+from usernsctl.gvisor.template.errors import STEP
+from usernsctl.gvisor.template.image import open_saved
+from usernsctl.gvisor.template.template import Template
+
+# How long somebody else may take to save or remove one, in seconds.
+_LOCK_SECONDS = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Named:
+    """A template that has a name.
+
+    :ivar kind: one of :data:`usernsctl.gvisor.template.record.KINDS`; ``None``: it is not whole.
+    :ivar args: its command.
+    :ivar size: what it takes up, in bytes.
+    :ivar created: when it was saved, in seconds since 1970.
+    """
+
+    name: str
+    kind: str | None
+    args: tuple[str, ...]
+    size: int
+    created: float
+
+
+def directory() -> str:
+    """Where they are: $XDG_DATA_HOME/usernsctl/templates, or ~/.local/share in place of the first.
+
+    :raises RunscError: this user has no home.
+    """
+    data = os.environ.get("XDG_DATA_HOME")
+    if not data or not os.path.isabs(data):
+        data = os.path.join(os.path.expanduser("~"), ".local", "share")
+    if not os.path.isabs(data):
+        raise RunscError(
+            "this user has no home directory to keep templates in",
+            step=STEP,
+            remedy="set XDG_DATA_HOME to a directory that is yours",
+        )
+    return os.path.join(data, "usernsctl", "templates")
+
+
+def path_of(name: str) -> str:
+    """Where a template is, if there is one of that name.
+
+    :raises ValueError: this can't be a name.
+    """
+    if not re.fullmatch(NAME, name):
+        raise ValueError(f"{name!r} can't be the name of a template: {NAME_RULE}")
+    return os.path.join(directory(), name)
+
+
+def check_free(name: str) -> None:
+    """See that there is no template of a name.
+
+    :raises RunscError: there is one.
+    """
+    if os.path.lexists(path_of(name)):
+        raise RunscError(
+            f"there is a template {name!r} already",
+            step=STEP,
+            remedy=f"usernsctl template remove {name}, or create it with --replace",
+        )
+
+
+def keep(template: Template, name: str, *, replace: bool, remedy: str | None = None) -> None:
+    """Save a template under a name.
+
+    :param replace: whether it takes the place of another one.
+    :raises RunscError: there is one of that name.
+    :raises UsernsError: as :meth:`Template.save` does.
+    """
+    with _locked(make=True) as top:
+        # A name that nobody can ask for. If this process is killed, the next one removes it.
+        temporary = f".{name}"
+        template.save(f"{top.path}/{temporary}", remedy=remedy)
+        if replace:
+            _remove(top, name)
+        else:
+            check_free(name)
+        os.rename(temporary, name, src_dir_fd=top.fd, dst_dir_fd=top.fd)
+
+
+def kind_of(path: str) -> str:
+    """What a template starts: one of :data:`usernsctl.gvisor.template.record.KINDS`.
+
+    :raises RunscError: there is none, it is not whole, or others could have written it.
+    """
+    with saved.opened(path) as found:
+        return saved.read(found).kind
+
+
+def list_all() -> list[Named]:
+    """All templates that have a name."""
+    found: list[Named] = []
+    with contextlib.suppress(FileNotFoundError), _locked() as top:
+        for name in top.names():
+            found.append(_look(top, name))
+    return found
+
+
+def remove(name: str) -> None:
+    """Remove a template.
+
+    :raises RunscError: there is none.
+    :raises ValueError: this can't be a name.
+    """
+    path = path_of(name)
+    is_there = False
+    with contextlib.suppress(FileNotFoundError), _locked() as top:
+        is_there = _remove(top, name)
+    if not is_there:
+        raise RunscError(
+            f"there is no template {name!r}", step=STEP, filename=path, cause="no-such-template"
+        )
+
+
+def _look(top: Directory, name: str) -> Named:
+    path = f"{top.path}/{name}"
+    size, created, kind = 0, 0.0, None
+    args: tuple[str, ...] = ()
+    with contextlib.suppress(UsernsError, OSError), saved.opened(path) as one:
+        created = os.fstat(one.fd).st_mtime
+        size = sum(os.stat(file, dir_fd=one.fd).st_size for file in os.listdir(one.fd))
+        record = saved.read(one)
+        kind, args = record.kind, record.args
+    return Named(name=name, kind=kind, args=args, size=size, created=created)
+
+
+def _remove(top: Directory, name: str) -> bool:
+    try:
+        one = top.open(name)
+    except FileNotFoundError:
+        return False
+    with one:
+        top.remove_tree(one, name)
+    return True
+
+
+@contextlib.contextmanager
+def _locked(*, make: bool = False) -> Iterator[Directory]:
+    """The directory, which nobody else changes meanwhile, without what was left half done.
+
+    :raises FileNotFoundError: there is none yet.
+    """
+    path = directory()
+    if make:
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        parent = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            make_private("templates", parent, exist_ok=True)
+        finally:
+            os.close(parent)
+    elif not os.path.lexists(path):
+        raise FileNotFoundError(path)
+    with Directory(open_saved(path), path, forbidden=0o077) as top:
+        if not top.lock(_LOCK_SECONDS):
+            raise RunscError(f"{path} is locked by another process", step=STEP, remedy="try again")
+        try:
+            for name in os.listdir(top.fd):
+                if name.startswith("."):
+                    _remove(top, name)
+            yield top
+        finally:
+            top.unlock()

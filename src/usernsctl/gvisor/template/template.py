@@ -1,0 +1,293 @@
+"""Templates, as the package's users have them."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, NoReturn, Self, Unpack
+
+from usernsctl._records import dataclass, replace
+from usernsctl.commands.arguments import Args, StrOrBytesPath
+from usernsctl.errors import NamespaceError, UsernsError
+from usernsctl.gvisor import checks
+from usernsctl.gvisor.agent import Agent, socket_pair
+from usernsctl.gvisor.arguments import RestoreOptions
+from usernsctl.gvisor.begun import Begun, BegunClosing, begun_in_executor
+from usernsctl.gvisor.decide import AGENT_INSIDE
+from usernsctl.gvisor.prepared import HostBase
+from usernsctl.gvisor.sandbox import Sandbox, check_no_command
+from usernsctl.gvisor.template import record, saved
+from usernsctl.gvisor.template.create import (
+    Wanted,
+    create,
+    for_agent,
+    for_command,
+)
+from usernsctl.gvisor.template.errors import STEP, damaged, wrong_kind
+from usernsctl.gvisor.template.image import Image
+from usernsctl.gvisor.template.ready import AnyReady, Ready
+from usernsctl.gvisor.template.record import TemplateRecord
+from usernsctl.gvisor.template.sandboxes import Source, TemplateSandbox
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What a template consists of.
+
+    :ivar is_own_host: whether the host was made for this template alone.
+    """
+
+    host: HostBase
+    record: TemplateRecord
+    image: Image
+    is_own_host: bool = False
+
+
+class Template(BegunClosing):
+    """A command that was saved when it was ready, and is started from there any number of times.
+
+    :meth:`usernsctl.SandboxHost.template` makes one. What is saved lies in the memory of the host,
+    and is gone with this object or the host, however this process ends, unless :meth:`save` has
+    copied it.
+
+    It is a context manager, also an asynchronous one, that closes it at its end. Where an event
+    loop of asyncio runs in this thread, another thread makes it, and the loop goes on: ``async
+    with`` waits for the end of it, and so does whatever is called before that.
+    """
+
+    _what = "a template"
+    _kinds: tuple[str, ...] = ("command", "agent")
+
+    def __init__(self, begun: Begun[Parts]) -> None:
+        """Take over what was made, or will be."""
+        self._begun: Begun[Parts] = begun
+        self._is_closed = False
+        self._creator = os.getpid()
+
+    @classmethod
+    def make(
+        cls,
+        host: HostBase,
+        args: Args,
+        *,
+        ready: AnyReady | None = None,
+        env: Any = None,
+        cwd: StrOrBytesPath | None = None,
+        user: tuple[int, int] | None = None,
+        timeout: float | None = None,
+    ) -> Self:
+        """Make one: see :meth:`usernsctl.SandboxHost.template`.
+
+        :raises ValueError: an argument can't have this value.
+        :raises TypeError: an argument is of the wrong type.
+        :raises UsernsError: as that does.
+        """
+        words = checks.words(args)
+        checks.variables(env)
+        when = None if ready is None else Ready.of(ready)
+        if words and when is None:
+            raise ValueError("ready: a command needs something that tells when it is ready")
+        if not words:
+            check_no_command(cwd=cwd, user=user)
+
+        def work() -> Parts:
+            given: dict[str, Any] = {"env": env, "cwd": cwd, "user": user, "timeout": timeout}
+            if words:
+                assert when is not None
+                wanted = Wanted(kind="command", args=words, wait=for_command(when), **given)
+                made, image = create(host, wanted)
+            else:
+                ours, theirs = socket_pair()
+                with ours, theirs:
+                    wanted = Wanted(
+                        kind="agent",
+                        args=(AGENT_INSIDE,),
+                        stdin=theirs,
+                        wait=for_agent(ours, when),
+                        **given,
+                    )
+                    made, image = create(host, wanted)
+            return Parts(host=host, record=made, image=image)
+
+        return cls(Begun(work))
+
+    @property
+    def args(self) -> tuple[str, ...]:
+        """The command."""
+        return self._parts.record.args
+
+    @property
+    def host(self) -> HostBase:
+        """Where its sandboxes are started."""
+        return self._parts.host
+
+    @property
+    def _parts(self) -> Parts:
+        parts = self._begun.get()
+        if self._is_closed:
+            raise ValueError("the template is closed")
+        return parts
+
+    def start(self, **options: Unpack[RestoreOptions]) -> Sandbox:
+        """Start the command where it was saved, and return when it goes on.
+
+        It has the environment, the working directory, the ids and the files that it had; what it
+        wrote to its own files is there. What was saved is not changed: any number may be started,
+        also at once.
+
+        :param options: `id`, `stdin`, `stdout`, `stderr`, `detach`, `in_cgroup` and `timeout`, as
+            for :class:`usernsctl.Sandbox`. An agent's sandbox takes no `stdin`, and ends with its
+            creator.
+        :raises ValueError: the template or its host is closed, or an option can't be had.
+        :raises TimeoutExpired: it took more than `timeout` seconds.
+        :raises RunscError: runsc failed, or is another one than that which has saved it (cause
+            ``"template-outdated"``).
+        :raises UsernsError: as :class:`usernsctl.Sandbox` does.
+        """
+        return self._restored(**options).__enter__()
+
+    async def start_async(self, **options: Unpack[RestoreOptions]) -> Sandbox:
+        """The same from asyncio; if this is cancelled, the sandbox is closed."""
+        return await begun_in_executor(lambda: self.start(**options), Sandbox.close)
+
+    def _restored(self, **options: Unpack[RestoreOptions]) -> TemplateSandbox:
+        source = self._source()
+        if self._parts.record.kind != "agent":
+            return TemplateSandbox(source, **options)
+        for name in ("stdin", "detach"):
+            if options.get(name):
+                raise ValueError(
+                    f"{name}: a sandbox that has no command but usernsctl's agent can't have it"
+                )
+        return TemplateSandbox(
+            source, connect=lambda box, ours: box.adopt(Agent(ours, 1)), **options
+        )
+
+    def _source(self) -> Source:
+        parts = self._parts
+        prepared = parts.host.prepared
+        parts.record.check_runsc(prepared.runsc)
+        return Source(
+            host=prepared,
+            args=parts.record.args,
+            config=parts.record.config_for(prepared.prepared.scratch),
+            image=parts.image.inside,
+        )
+
+    def save(self, directory: StrOrBytesPath, *, remedy: str | None = None) -> None:
+        """Copy what was saved into a directory, which is made, and which only this user may read.
+
+        Whatever the command had in its memory is in there, such as secrets of its environment.
+
+        :param directory: it must not exist, or be empty.
+        :param str remedy: the command that makes the template anew, for the error that it is
+            outdated.
+        :raises ValueError: the template is closed, or its host is in a namespace that has no name,
+            and so can't be made again.
+        :raises NamespaceError: the directory can't be written to.
+        :raises RunscError: others could change it (cause ``"template-untrusted"``).
+        """
+        parts = self._parts
+        if parts.record.options is None:
+            raise ValueError("a host in a namespace that has no name can't be made again")
+        path = _absolute(directory)
+        with NamespaceError.instead(path, step=STEP), saved.made(path) as made:
+            try:
+                images = parts.image.save(made.fd)
+                made.write(saved.RECORD, replace_images(parts.record, images, remedy).to_json())
+            except BaseException:
+                for name in os.listdir(made.fd):
+                    os.unlink(name, dir_fd=made.fd)
+                raise
+
+    @classmethod
+    def load(cls, directory: StrOrBytesPath, *, host: HostBase | None = None) -> Self:
+        """Have a template that was saved.
+
+        :param directory: as :meth:`save` was given it.
+        :param SandboxHost host: where its sandboxes are started; by default a host of its own, made
+            of the arguments that the first one was made of.
+        :raises RunscError: there is none (cause ``"no-such-template"``), it was made with another
+            runsc, for other files or by another version of usernsctl (``"template-outdated"``), is
+            not whole (``"template-damaged"``), or others could have written it
+            (``"template-untrusted"``).
+        :raises UsernsError: as :class:`usernsctl.SandboxHost` does.
+        """
+        path = _absolute(directory)
+        return cls(Begun(lambda: _load(path, host, cls._kinds)))
+
+    def close(self) -> None:
+        """Remove what was saved in memory. Sandboxes that were started from it go on.
+
+        In a fork of the process that has made it, this closes descriptors and no more.
+        """
+        self._is_closed = True
+        if not self._begun.settle():
+            return
+        parts = self._begun.get()
+        if os.getpid() == self._creator:
+            parts.image.close()
+        else:
+            parts.image.let_go()
+        if parts.is_own_host:
+            parts.host.close()
+
+    def _holds(self) -> bool:
+        return not getattr(self, "_is_closed", True) and self._begun.is_there()
+
+    def __repr__(self) -> str:
+        if not self._begun.is_there():
+            return "<Template: not made>"
+        args = list(self._begun.get().record.args)
+        return f"<Template {args}{': closed' if self._is_closed else ''}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a Template can't be copied or pickled: it holds descriptors; save it, and load it in "
+            "the other process"
+        )
+
+
+def replace_images(
+    made: TemplateRecord, images: dict[str, tuple[int, str]], remedy: str | None
+) -> TemplateRecord:
+    """The record of a template that is saved."""
+    return replace(made, images=images, remedy=remedy)
+
+
+def _absolute(directory: StrOrBytesPath) -> str:
+    found = checks.path("directory", directory)
+    if found is None:
+        raise TypeError("directory must be a path, not None")
+    return os.path.abspath(found)
+
+
+def _load(path: str, host: HostBase | None, kinds: tuple[str, ...]) -> Parts:
+    with saved.opened(path) as directory:
+        made = saved.read(directory)
+        if made.kind not in kinds:
+            raise wrong_kind(path, made.kind)
+        own = None
+        if host is None:
+            if made.options is None:
+                raise damaged(path, "it does not say where it can be started")
+            try:
+                host = own = HostBase(**record.arguments_from_json(made.options))
+            except (AttributeError, LookupError, TypeError, ValueError) as error:
+                if isinstance(error, UsernsError):
+                    raise
+                raise damaged(path, f"{saved.RECORD} makes no sense") from error
+        try:
+            prepared = host.prepared
+            made.check(prepared)
+            image = Image(prepared)
+            try:
+                assert made.images is not None
+                image.load(directory.fd, path, made.images)
+            except BaseException:
+                image.close()
+                raise
+        except BaseException:
+            if own is not None:
+                own.close()
+            raise
+    return Parts(host=host, record=made, image=image, is_own_host=own is not None)

@@ -1,0 +1,278 @@
+"""A payload in a template, and whoever replaces what was saved, against who starts it."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import EXIT_SECONDS, open_descriptors
+from processes import wait_until_gone
+from tally import Tally
+
+import usernsctl as un
+
+pytestmark = pytest.mark.userns_requires("runsc")
+
+PATIENCE = 60
+SCRIPT = ["sh", "-c", "echo READY; read line; echo $line"]
+
+# So long may the steps take that a creator is killed in, in seconds: to make a host and a template,
+# then to start a sandbox and a command in it.
+CREATE_SECONDS = 1.2
+START_SECONDS = 0.6
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[un.SandboxHost]:
+    with un.SandboxHost() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def saved(host: un.SandboxHost, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("templates") / "saved"
+    with host.template(SCRIPT, ready="READY") as made:
+        made.save(path)
+    return path
+
+
+# What was saved.
+
+
+def try_to_start(tally: Tally, directory: Path, host: un.SandboxHost) -> None:
+    """Load and start what is there: nothing else than what was saved may come of it."""
+    tally.tried()
+    before = open_descriptors()
+    try:
+        with un.Template.load(directory, host=host) as found:
+            with found.start(stdin=un.PIPE, stdout=un.PIPE, stderr=un.DEVNULL, timeout=20) as box:
+                out, _ = box.communicate(b"word\n", PATIENCE)
+            if out != b"word\n":
+                tally.succeeded(f"it said {out!r}")
+    except un.UsernsError as error:
+        if not error.cause:
+            tally.succeeded(f"an error without a cause: {error}")
+    if open_descriptors() != before:
+        tally.succeeded("descriptors are left")
+
+
+def test_images_with_random_damage_never_start(
+    tally: Tally, host: un.SandboxHost, saved: Path, tmp_path: Path
+) -> None:
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    chosen = random.Random(seed)
+    names = sorted(os.listdir(saved))
+    for number in range(tally.rounds(12, 200)):
+        copy = tmp_path / str(number)
+        shutil.copytree(saved, copy)
+        victim = copy / chosen.choice(names)
+        content = bytearray(victim.read_bytes())
+        for _ in range(chosen.choice((1, 1, 5, 100))):
+            content[chosen.randrange(len(content))] = chosen.randrange(256)
+        if chosen.random() < 0.2:
+            del content[chosen.randrange(len(content)) :]
+        changed = bytes(content) != victim.read_bytes()
+        victim.write_bytes(bytes(content))
+        if victim.name != "template.json" and changed:
+            tally.tried()
+            with pytest.raises(un.RunscError) as caught:
+                un.Template.load(copy, host=host)
+            assert caught.value.cause == "template-damaged"
+        else:
+            try_to_start(tally, copy, host)
+        shutil.rmtree(copy)
+
+
+def put(directory: Path, **fields: Any) -> None:
+    record = directory / "template.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), **fields}))
+
+
+def test_a_record_shows_nothing_that_the_host_does_not(
+    tally: Tally, host: un.SandboxHost, saved: Path, tmp_path: Path
+) -> None:
+    """It is as trusted as its owner's files; what it says of the host is checked all the same."""
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    config = json.loads((saved / "template.json").read_text())["config"]
+    bind = {"destination": "/tmp/x", "source": str(tmp_path), "type": "bind", "options": ["bind"]}
+    hook = {"createRuntime": [{"path": "/usr/bin/touch", "args": ["touch", f"{tmp_path}/hooked"]}]}
+    changes: list[dict[str, Any]] = [
+        {"mounts": [*config["mounts"], bind]},
+        {"hooks": hook},
+        {"root": {**config["root"], "path": str(tmp_path)}},
+        {"annotations": {"dev.gvisor.spec.rootfs.source": str(tmp_path)}},
+        {"linux": {**config["linux"], "uidMappings": []}},
+        {"linux": {**config["linux"], "namespaces": []}},
+        {"process": {**config["process"], "rlimits": [{"type": "X", "soft": 1, "hard": 1}]}},
+    ]
+    for number, change in enumerate(changes):
+        copy = tmp_path / str(number)
+        shutil.copytree(saved, copy)
+        put(copy, config={**config, **change})
+        tally.tried()
+        with pytest.raises(un.RunscError) as caught:
+            un.Template.load(copy, host=host)
+        assert caught.value.cause in ("template-outdated", "template-damaged")
+    assert not (tmp_path / "hooked").exists()
+
+
+def swap_link(directory: Path) -> None:
+    os.rename(directory, f"{directory}.moved")
+    directory.symlink_to(f"{directory}.moved")
+
+
+def link_image(directory: Path) -> None:
+    (directory / "pages.img").unlink()
+    (directory / "pages.img").symlink_to("/etc/passwd")
+
+
+@pytest.mark.parametrize(
+    "swap",
+    [
+        swap_link,
+        lambda path: (
+            (path / "pages.img").unlink() or (path / "pages.img").symlink_to("/etc/passwd")
+        ),
+        lambda path: os.link(path / "template.json", path / "other.json"),
+    ],
+)
+def test_links_are_not_followed(
+    tally: Tally, host: un.SandboxHost, saved: Path, tmp_path: Path, swap: Callable[[Path], None]
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(saved, copy)
+    swap(copy)
+    tally.tried()
+    with pytest.raises(un.RunscError):
+        un.Template.load(copy, host=host)
+
+
+# What runs in it.
+
+# Whatever a payload does before it is saved, it does from inside.
+ATTACK = """
+import ctypes, json, os, socket, sys, threading, time
+found = []
+for fd in range(3, 64):
+    try:
+        found.append((fd, os.readlink(f"/proc/self/fd/{fd}")))
+    except OSError:
+        pass
+for path in ("/mnt/usernsctl", "/proc/1/root/mnt/usernsctl", "/checkpoint.img", "/.images"):
+    if os.path.exists(path):
+        found.append(path)
+print("READY", flush=True)
+sys.stdin.readline()
+for fd in range(3, 64):
+    try:
+        target = os.readlink(f"/proc/self/fd/{fd}")
+    except OSError:
+        continue
+    if "img" in target or "usernsctl" in target:
+        found.append((fd, target))
+print(json.dumps(found))
+"""
+
+
+def test_a_payload_has_nothing_of_its_image(tally: Tally, host: un.SandboxHost) -> None:
+    command = ["/usr/bin/python3", "-c", ATTACK]
+    with host.template(command, ready="READY") as made:
+        for _ in range(tally.rounds(2, 20)):
+            tally.tried()
+            with made.start(stdin=un.PIPE, stdout=un.PIPE) as box:
+                out, _ = box.communicate(b"\n", PATIENCE)
+            if json.loads(out):
+                tally.succeeded(out.decode())
+
+
+# What it says in place of the interpreter, once it has its connection.
+LIES = [
+    "os.write(0, b'x' * 200_000)",
+    "os.write(0, json.dumps({'error': ['x'] * 10}).encode())",
+    "os.write(0, json.dumps({'files': ['/../' * 1000, 7, None, '\\0'], 'threads': []}).encode())",
+    "os.write(0, json.dumps({'files': ['/proc/self/mem'] * 10_000}).encode()[:100_000])",
+    "os.write(0, b'[' * 100_000)",
+    "os.write(0, b'\\xff\\xfe')",
+    "os.close(0)",
+    "os.kill(1, 9)",
+    "s = socket.socket(fileno=os.dup(0)); s.sendmsg([b'{}'], [(1, 1, (0).to_bytes(4, 'little'))])",
+]
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_an_interpreter_that_lies_is_told_or_changes_nothing(
+    tally: Tally, host: un.SandboxHost, lie: str
+) -> None:
+    """Whoever is preloaded has the connection to us."""
+    before = open_descriptors()
+    code = f"import json, os, socket, time\n{lie}\ntime.sleep(1000)"
+    tally.tried()
+    try:
+        with host.python_template(code=code, timeout=4) as made:
+            made.start(["-c", ""], timeout=4).close()
+    except (un.UsernsError, un.TimeoutExpired):
+        pass
+    if open_descriptors() != before:
+        tally.succeeded("descriptors are left")
+
+
+# Whoever makes it is killed.
+
+
+def creator(id: str) -> None:
+    with un.SandboxHost() as host, host.template(SCRIPT, ready="READY") as made:
+        for _ in range(100):
+            with made.start(id=id, stdin=un.PIPE, stdout=un.PIPE) as box:
+                box.run(["true"])
+
+
+def test_a_killed_creator_leaves_nothing(
+    tally: Tally, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    moments = random.Random(seed)
+    for number in range(tally.rounds(8, 200)):
+        id = f"template-{os.getpid()}-{number}"
+        pid = os.fork()
+        if pid == 0:
+            try:
+                creator(id)
+            finally:
+                os._exit(1)
+        time.sleep(moments.uniform(0, CREATE_SECONDS + START_SECONDS))
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        tally.tried()
+        if left := wait_until_gone(id, EXIT_SECONDS):
+            tally.succeeded(f"processes are left: {left}")
+    # Those that were being saved have ids of their own.
+    assert wait_until_gone("echo READY; read line; echo $line", EXIT_SECONDS) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_many_restores_leave_nothing(tally: Tally, host: un.SandboxHost) -> None:
+    with host.template(SCRIPT, ready="READY") as made:
+        made.start().close()
+        before = open_descriptors(), os.listdir(f"/proc/self/fd/{host.directory}")
+        for number in range(tally.rounds(5, 1000)):
+            word = str(number).encode()
+            tally.tried()
+            with made.start(stdin=un.PIPE, stdout=un.PIPE) as box:
+                out, _ = box.communicate(word + b"\n", PATIENCE)
+            if out != word + b"\n":
+                tally.succeeded(f"restore {number} said {out!r}")
+        after = open_descriptors(), os.listdir(f"/proc/self/fd/{host.directory}")
+        assert after == before

@@ -1,0 +1,166 @@
+"""``usernsctl template``: templates that are kept under a name."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import EXIT_SECONDS
+from processes import wait_until_gone
+
+SCRIPT = "echo READY; read line; echo $line $WORD; echo err >&2; exit 5"
+PATIENCE = 60
+
+
+@pytest.fixture(autouse=True)
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    return tmp_path / "data" / "usernsctl" / "templates"
+
+
+@pytest.fixture
+def template(usernsctl: Any) -> Callable[..., subprocess.CompletedProcess[str]]:
+    def call(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        done = usernsctl("template", *words, env=dict(os.environ), **options)
+        assert isinstance(done, subprocess.CompletedProcess)
+        return done
+
+    return call
+
+
+def create(template: Any, name: str, *options: str, script: str = SCRIPT) -> None:
+    done = template("create", name, "--ready", "line:READY", *options, "--", "sh", "-c", script)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_template_is_created_listed_run_and_removed(template: Any, data: Path) -> None:
+    assert template("list").stdout == ""
+    create(template, "one", "--env", "WORD=word")
+    for _ in range(2):
+        done = template("run", "one", input="line\n")
+        assert (done.returncode, done.stdout, done.stderr) == (5, "line word\n", "err\n")
+    listed = json.loads(template("list", "--json").stdout)
+    assert [(one["name"], one["kind"], one["args"][:2]) for one in listed] == [
+        ("one", "command", ["sh", "-c"])
+    ]
+    assert template("list").stdout.splitlines()[1].startswith("one   command  ")
+    assert template("remove", "one").returncode == 0
+    assert os.listdir(data) == []
+    for verb in ("remove", "run"):
+        done = template(verb, "one")
+        assert done.returncode == 125
+        assert "[no-such-template]" in done.stderr
+
+
+def test_its_streams_may_be_files(template: Any, usernsctl: Any, tmp_path: Path) -> None:
+    create(template, "one")
+    (tmp_path / "in").write_text("line\n")
+    with (tmp_path / "in").open("rb") as given, (tmp_path / "out").open("wb") as taken:
+        command = [usernsctl.path, "template", "run", "one"]
+        done = subprocess.run(command, stdin=given, stdout=taken, stderr=taken, timeout=PATIENCE)
+    assert done.returncode == 5
+    assert (tmp_path / "out").read_text() == "line\nerr\n"
+
+
+def test_one_takes_the_place_of_another_if_that_is_said(template: Any, data: Path) -> None:
+    create(template, "one")
+    again = ["--ready", "line:READY", "--", "sh", "-c", "echo READY; read line; echo new"]
+    done = template("create", "one", *again)
+    assert done.returncode == 125
+    assert "there is a template 'one' already" in done.stderr
+    assert template("create", "one", "--replace", *again).returncode == 0
+    assert template("run", "one", input="\n").stdout == "new\n"
+    assert os.listdir(data) == ["one"]
+
+
+def test_what_is_outdated_names_the_command_that_makes_it_anew(template: Any, data: Path) -> None:
+    create(template, "one", "--env", "WORD=secret", "--hostname", "a b")
+    record = data / "one" / "template.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "version": "0.0.1"}))
+    done = template("run", "one")
+    assert done.returncode == 125
+    assert "[template-outdated]" in done.stderr
+    remedy = "usernsctl template create --replace one --ready line:READY --env=WORD=..."
+    assert remedy.replace("--env=", "--env ") in done.stderr or remedy in done.stderr
+    assert "'a b'" in done.stderr
+    assert "secret" not in done.stderr
+
+
+def test_python_programs(template: Any) -> None:
+    done = template("create", "numbers", "--python", "python3", "--preload", "decimal")
+    assert (done.returncode, done.stderr) == (0, "")
+    code = "import os, sys; print(sys.argv[1:], os.environ.get('A'), os.getcwd(), sys.stdin.read())"
+    options = ["--env", "A=b", "--wd", "/usr"]
+    done = template("run", *options, "numbers", "--", "-c", code, "-x", input="read")
+    assert (done.returncode, done.stdout) == (0, "['-x'] b /usr read\n")
+    assert template("run", "numbers", "-m", "no_such_module").returncode == 1
+    assert template("list").stdout.splitlines()[1].endswith("  python3")
+
+
+def test_signals_are_passed_on(template: Any, usernsctl: Any) -> None:
+    create(template, "one", script="echo READY; read line; echo up; exec sleep 1000")
+    command = [usernsctl.path, "template", "run", "one"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == b"up\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 128 + signal.SIGTERM
+
+
+def test_what_was_left_half_done_is_removed(template: Any, data: Path) -> None:
+    create(template, "one")
+    (data / ".two").mkdir(mode=0o700)
+    (data / ".two" / "pages.img").touch()
+    assert template("list").stdout.count("\n") == 2
+    assert os.listdir(data) == ["one"]
+
+
+def test_a_damaged_one_is_listed_and_removed(template: Any, data: Path) -> None:
+    create(template, "one")
+    (data / "one" / "template.json").write_text("{")
+    assert "damaged" in template("list").stdout
+    assert "[template-damaged]" in template("run", "one").stderr
+    assert template("remove", "one").returncode == 0
+
+
+def test_a_killed_creator_leaves_nothing(usernsctl: Any, data: Path) -> None:
+    word = f"12{os.getpid()}"
+    command = [usernsctl.path, "template", "create", "one", "--ready", "never", "--", "sleep", word]
+    with subprocess.Popen(command) as process:
+        while not wait_until_gone(f"-- sleep {word}", 0):
+            assert process.poll() is None
+        os.kill(process.pid, signal.SIGKILL)
+    assert wait_until_gone(f"sleep {word}", EXIT_SECONDS) == []
+    assert not data.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["create", "one", "--", "true"], "--ready has to say"),
+        (["create", "one", "--ready", "port:x", "--", "true"], "is no port"),
+        (["create", "one", "--ready", "x"], "no command"),
+        (["create", "a/b", "--ready", "x", "--", "true"], "can't be the name"),
+        (["create", "one", "--python", "x", "--", "true"], "in place of CMD"),
+        (["create", "one", "--preload", "x", "--ready", "x", "--", "true"], "give --python"),
+        (["create", "one", "--terminal", "--ready", "x", "--", "true"], "--terminal"),
+        (["create"], "NAME"),
+        (["run", "../x"], "can't be the name"),
+        (["remove", ".x"], "can't be the name"),
+    ],
+)
+def test_wrong_calls(template: Any, data: Path, words: list[str], told: str) -> None:
+    done = template(*words)
+    assert done.returncode == 125
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not data.exists()

@@ -1,0 +1,370 @@
+"""Commands that are saved when they are ready, and started from there."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pickle
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import gvisor
+import pytest
+from callers import MAP_OF_SEVERAL, several_ids
+from conftest import EXIT_SECONDS
+from processes import wait_until_gone
+
+import usernsctl as un
+
+PATIENCE = 60
+PYTHON = ["/usr/bin/python3", "-u", "-c"]
+# Says that it is ready, then answers each line; ends with 7.
+ECHO = """
+import os, sys
+print("READY")
+for line in sys.stdin:
+    print("got", line.strip(), os.environ.get("NAME"), os.getcwd(), os.getuid())
+print("over", file=sys.stderr)
+sys.exit(7)
+"""
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[un.SandboxHost]:
+    with un.SandboxHost() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def echo(host: un.SandboxHost) -> Iterator[un.Template]:
+    with host.template([*PYTHON, ECHO], ready="READY", env={"NAME": "x"}, cwd="/usr") as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def agent(host: un.SandboxHost) -> Iterator[un.Template]:
+    with host.template() as made:
+        yield made
+
+
+def answer(box: un.Sandbox, text: bytes = b"a\n") -> bytes:
+    out, _ = box.communicate(text, PATIENCE)
+    assert isinstance(out, bytes)
+    return out
+
+
+def lines_of(template: un.Template, **options: Any) -> list[bytes]:
+    with template.start(stdin=un.PIPE, stdout=un.PIPE, stderr=un.DEVNULL, **options) as box:
+        return answer(box).splitlines()
+
+
+# Starting.
+
+
+def test_it_goes_on_where_it_was_saved(echo: un.Template) -> None:
+    with echo.start(stdin=un.PIPE, stdout=un.PIPE, stderr=un.PIPE) as box:
+        out, err = box.communicate(b"one\ntwo\n", PATIENCE)
+        assert out == b"got one x /usr 0\ngot two x /usr 0\n"
+        assert err == b"over\n"
+        assert box.wait(PATIENCE) == 7
+    assert box.args == echo.args == (*PYTHON, ECHO)
+
+
+def test_any_number_at_once(echo: un.Template) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: lines_of(echo), range(6)))
+    assert found == [[b"got a x /usr 0"]] * 6
+
+
+def test_from_asyncio(host: un.SandboxHost) -> None:
+    async def use() -> list[bytes]:
+        async with host.template([*PYTHON, ECHO], ready="line:READY") as made:
+
+            async def one() -> bytes:
+                box = await made.start_async(stdin=un.PIPE, stdout=un.PIPE, stderr=un.DEVNULL)
+                async with box:
+                    out = await asyncio.to_thread(answer, box)
+                    assert await box.wait_async() == 7
+                return out
+
+            return await asyncio.gather(*(one() for _ in range(3)))
+
+    assert asyncio.run(use()) == [b"got a None / 0\n"] * 3
+
+
+def test_a_cancelled_start_leaves_nothing(echo: un.Template) -> None:
+    id = f"cancelled-{os.getpid()}"
+
+    async def use() -> None:
+        task = asyncio.ensure_future(echo.start_async(id=id))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(use())
+    # Those that clear up.
+    for thread in threading.enumerate():
+        if thread.name.startswith("usernsctl"):
+            thread.join(PATIENCE)
+    assert wait_until_gone(id, EXIT_SECONDS) == []
+
+
+def test_detached_it_outlives_the_template(host: un.SandboxHost, tmp_path: Path) -> None:
+    script = ["sh", "-c", "echo READY; read line; echo $line; exec sleep 1000"]
+    with (
+        host.template(script, ready="READY") as made,
+        made.start(stdin=un.PIPE, stdout=un.PIPE, detach=True) as box,
+    ):
+        made.close()
+        box.stdin.write(b"word\n")
+        box.stdin.flush()
+        assert box.stdout.readline() == b"word\n"
+        with un.Sandbox.attach(box.id) as found:
+            assert found.args == ("sh", "-c", script[-1])
+            assert found.run(["true"]).returncode == 0
+
+
+def test_streams_of_all_kinds(echo: un.Template, tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(b"file\n")
+    with (tmp_path / "in").open("rb") as given, (tmp_path / "out").open("w+b") as taken:
+        taken.write(b"before\n")
+        taken.flush()
+        with echo.start(stdin=given, stdout=taken, stderr=taken) as box:
+            assert box.wait(PATIENCE) == 7
+    assert (tmp_path / "out").read_bytes() == b"before\ngot file x /usr 0\nover\n"
+    master, slave = os.openpty()
+    with open(master, "rb", buffering=0) as ours, open(slave, "wb", buffering=0) as theirs:
+        with echo.start(stdin=un.DEVNULL, stdout=theirs, stderr=un.STDOUT) as box:
+            assert box.wait(PATIENCE) == 7
+        assert ours.read(100) == b"over\r\n"
+
+
+def test_other_commands_run_in_it(echo: un.Template) -> None:
+    with echo.start(stdin=un.PIPE) as box:
+        assert box.check_output(["printenv", "NAME"]) == b"x\n"
+        assert box.state()["status"] == "running"
+        box.terminate()
+        assert box.wait(PATIENCE) == 128 + signal.SIGTERM
+
+
+def test_what_it_has_written_is_there_and_each_has_its_own(host: un.SandboxHost) -> None:
+    script = "echo saved >/tmp/file; echo READY; read line; echo $line >>/tmp/file; cat /tmp/file"
+    with host.template(["sh", "-c", script], ready="READY") as made:
+        for word in (b"one", b"two"):
+            with made.start(stdin=un.PIPE, stdout=un.PIPE) as box:
+                assert answer(box, word + b"\n") == b"saved\n" + word + b"\n"
+
+
+@several_ids
+def test_it_has_the_ids_that_it_had() -> None:
+    with un.SandboxHost(MAP_OF_SEVERAL) as many:
+        with many.template([*PYTHON, ECHO], ready="READY", user=(5, 6)) as made:
+            assert lines_of(made) == [b"got a None / 5"]
+            with made.start(stdin=un.PIPE) as box:
+                assert box.check_output(["id", "-u"], user=(7, 7)) == b"7\n"
+        with many.template() as made, made.start() as box:
+            shown = box.check_output(["grep", "Cap[EB]", "/proc/self/status"])
+        with many.start(["grep", "Cap[EB]", "/proc/self/status"], stdout=un.PIPE) as box:
+            assert box.stdout.read() == shown
+
+
+# Being ready.
+
+
+@pytest.mark.parametrize(
+    ("before", "ready"),
+    [
+        ("", lambda box: box.run(["true"], check=True)),
+        ("time.sleep(0.3); open('/tmp/a file', 'w'); print('no')", "/tmp/a file"),
+        ("time.sleep(0.3); os.mkdir('/tmp/directory')", "file:/tmp/directory"),
+        ("s = socket.create_server(('127.0.0.1', 8080))", "port:8080"),
+        ("s = socket.create_server(('::1', 8080), family=socket.AF_INET6)", "port:8080"),
+        ("print('x' * 100_000); print('a: line')", "line:a: line"),
+        ("print('/not a file')", "line:/not a file"),
+    ],
+)
+def test_it_is_ready_when_it_is_said_to_be(host: un.SandboxHost, before: str, ready: Any) -> None:
+    code = f"import os, socket, sys, time; {before}\nprint(sys.stdin.read() + '.')"
+    with host.template([*PYTHON, code], ready=ready) as made:
+        assert lines_of(made)[-2:] == [b"a", b"."]
+
+
+@pytest.mark.parametrize("ready", ["never", "/never", "port:9"])
+def test_a_command_that_ends_before_is_told_with_what_it_said(
+    host: un.SandboxHost, ready: str
+) -> None:
+    script = ["sh", "-c", "echo out; sleep 0.1; echo why >&2; exit 3"]
+    with pytest.raises(un.RunscError, match=r"status 3 before it was ready: why") as caught:
+        host.template(script, ready=ready)
+    assert (caught.value.step, caught.value.cause) == ("template", "template-not-ready")
+
+
+@pytest.mark.parametrize("ready", ["never", "/never", "port:9"])
+def test_one_that_is_never_ready_is_ended_in_time(host: un.SandboxHost, ready: str) -> None:
+    begin = time.monotonic()
+    word = f"10{os.getpid()}"
+    with pytest.raises(un.TimeoutExpired) as caught:
+        host.template(["sleep", word], ready=ready, timeout=1)
+    assert (caught.value.cmd, caught.value.timeout) == (("sleep", word), 1)
+    assert time.monotonic() - begin < PATIENCE
+    assert wait_until_gone(f"sleep {word}", EXIT_SECONDS) == []
+
+
+def test_what_is_called_may_fail(host: un.SandboxHost) -> None:
+    def fail(box: un.Sandbox) -> None:
+        raise LookupError(box.args[0])
+
+    with pytest.raises(LookupError, match="sleep"):
+        host.template(["sleep", "1000"], ready=fail)
+
+
+def test_what_was_started_beside_it_ends_before_it_is_saved(host: un.SandboxHost) -> None:
+    started = []
+
+    def leave(box: un.Sandbox) -> None:
+        box.run(["sh", "-c", "sleep 1000 &"], check=True)
+        started.append(box.popen(["sleep", "1000"]))
+
+    with host.template([*PYTHON, ECHO], ready=leave) as made:
+        assert started[0].wait(PATIENCE) == -signal.SIGKILL
+        assert lines_of(made)[-1] == b"got a None / 0"
+        with made.start(stdin=un.PIPE) as box:
+            assert "sleep" not in box.check_output(["ps", "-eo", "args"], text=True)
+
+
+def test_what_has_files_of_this_machine_open_can_t_be_saved(host: un.SandboxHost) -> None:
+    def leave(box: un.Sandbox) -> None:
+        box.run(["sh", "-c", "sleep 1000 &"], check=True)
+
+    with pytest.raises(un.RunscError, match="does not end") as caught:
+        host.template(ready=leave)
+    assert caught.value.cause == "template-unsavable"
+
+
+def test_this_machine_s_network_can_be_saved_or_that_is_told() -> None:
+    with un.SandboxHost(network="host") as host:
+        if gvisor.saves_host_network():
+            with host.template([*PYTHON, ECHO], ready="READY") as made:
+                assert lines_of(made) == [b"got a None / 0"]
+        else:
+            with pytest.raises(un.RunscError, match="hostinet") as caught:
+                host.template([*PYTHON, ECHO], ready="READY")
+            assert caught.value.cause == "template-unsavable"
+            assert "20260817" in str(caught.value.remedy)
+
+
+# The agent alone.
+
+
+def test_an_agent_s_commands_are_started_without_runsc(
+    agent: un.Template, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with agent.start() as box:
+        monkeypatch.setattr("usernsctl.gvisor.agent_commands.start_agent", None)
+        assert box.check_output(["cat"], input=b"word") == b"word"
+        assert box.run(["sh", "-c", "kill -9 $$"]).returncode == -9
+        assert box.run(["grep", "-c", "0000000000000000", "/proc/self/status"]).returncode == 0
+    assert box.poll() is not None
+
+
+def test_an_agent_prepares_what_is_called(host: un.SandboxHost) -> None:
+    def prepare(box: un.Sandbox) -> None:
+        box.run(["sh", "-c", "echo prepared >/tmp/file"], check=True)
+
+    with host.template(ready=prepare) as made, made.start() as one, made.start() as two:
+        one.run(["rm", "/tmp/file"], check=True)
+        assert two.check_output(["cat", "/tmp/file"]) == b"prepared\n"
+
+
+def test_an_agent_s_sandbox_ends_with_its_creator(agent: un.Template) -> None:
+    with pytest.raises(ValueError, match="detach: a sandbox that has no command"):
+        agent.start(detach=True)
+    with pytest.raises(ValueError, match="stdin"):
+        agent.start(stdin=un.PIPE)
+
+
+# Mistakes, and ends.
+
+
+@pytest.mark.parametrize(
+    ("args", "ready", "kind"),
+    [
+        (["cat"], None, ValueError),
+        (["cat"], "", ValueError),
+        (["cat"], "line:", ValueError),
+        (["cat"], "a\nb", ValueError),
+        (["cat"], "file:relative", ValueError),
+        (["cat"], "port:0", ValueError),
+        (["cat"], "port:65536", ValueError),
+        (["cat"], "port:x", ValueError),
+        (["cat"], 7, TypeError),
+        ([None], "x", TypeError),
+        (["none-such"], "x", un.UsernsError),
+    ],
+)
+def test_wrong_arguments(host: un.SandboxHost, args: Any, ready: Any, kind: type) -> None:
+    with pytest.raises(kind):
+        host.template(args, ready=ready)
+
+
+def test_wrong_options(host: un.SandboxHost, echo: un.Template) -> None:
+    with pytest.raises(TypeError):
+        host.template(["cat"], ready="x", stdin=un.PIPE)  # type: ignore[call-arg]
+    with pytest.raises(TypeError):
+        echo.start(env={})  # type: ignore[call-arg]
+    with pytest.raises(TypeError):
+        echo.start(stdin="path")
+    with pytest.raises(ValueError, match="id"):
+        echo.start(id="a/b")
+    with echo.start(id="twice", stdin=un.PIPE), pytest.raises(un.RunscError, match="twice"):
+        echo.start(id="twice")
+    with pytest.raises(un.TimeoutExpired):
+        echo.start(timeout=0.001)
+
+
+def test_a_closed_one_starts_nothing(host: un.SandboxHost) -> None:
+    made = host.template([*PYTHON, ECHO], ready="READY")
+    with made.start(stdin=un.PIPE, stdout=un.PIPE, stderr=un.DEVNULL) as box:
+        made.close()
+        made.close()
+        assert answer(box) == b"got a None / 0\n"
+    for use in (made.start, lambda: made.args):
+        with pytest.raises(ValueError, match="closed"):
+            use()
+    assert "closed" in repr(made)
+    with pytest.raises(TypeError, match="pickled"):
+        pickle.dumps(made)
+
+
+def test_its_image_goes_with_it(host: un.SandboxHost) -> None:
+    def images() -> list[str]:
+        return os.listdir(f"/proc/self/fd/{host.directory}/.images")
+
+    with host.template([*PYTHON, ECHO], ready="READY"):
+        before = len(images())
+    assert len(images()) == before - 1
+
+
+def test_a_forgotten_one_is_closed_with_a_warning(host: un.SandboxHost) -> None:
+    made = host.template([*PYTHON, ECHO], ready="READY")
+    with pytest.warns(ResourceWarning, match="a template was forgotten"):
+        del made
+
+
+def test_an_own_runsc_that_was_changed_is_told(echo: un.Template, tmp_path: Path) -> None:
+    """As by an upgrade: the image is of no use then."""
+    from dataclasses import replace
+
+    parts = echo._parts
+    label, size, when = parts.record.runsc
+    for changed in ((label, size + 1, when), (label, size, when + 1)):
+        other = replace(parts.record, runsc=changed)
+        with pytest.raises(un.RunscError, match="another build") as caught:
+            other.check_runsc(parts.host.prepared.runsc)
+        assert caught.value.cause == "template-outdated"

@@ -1,0 +1,256 @@
+"""Templates that are saved: loaded elsewhere, or refused with a cause."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import open_descriptors
+
+import usernsctl as un
+
+SCRIPT = ["sh", "-c", "echo READY; read line; echo $line $NAME; cat /etc/hostname 2>/dev/null"]
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[un.SandboxHost]:
+    with un.SandboxHost() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def saved(host: un.SandboxHost, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("templates") / "saved"
+    with host.template(SCRIPT, ready="READY", env={"NAME": "x"}) as made:
+        made.save(path, remedy="make it")
+    return path
+
+
+@pytest.fixture
+def copy(saved: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(saved, tmp_path / "copy"))
+
+
+def answer(template: un.Template) -> bytes:
+    with template.start(stdin=un.PIPE, stdout=un.PIPE, stderr=un.DEVNULL) as box:
+        out, _ = box.communicate(b"word\n", 60)
+    assert isinstance(out, bytes)
+    return out.splitlines()[0]
+
+
+def change(directory: Path, **fields: Any) -> None:
+    record = directory / "template.json"
+    given = json.loads(record.read_text())
+    record.write_text(json.dumps({**given, **fields}))
+
+
+def refused(directory: Path, cause: str, **options: Any) -> un.RunscError:
+    """The error; nothing was started, and nothing is left."""
+    before = open_descriptors()
+    with pytest.raises(un.RunscError) as caught:
+        un.Template.load(directory, **options)
+    assert caught.value.cause == cause
+    assert caught.value.remedy
+    assert open_descriptors() == before
+    return caught.value
+
+
+def test_it_starts_in_a_host_of_its_own(saved: Path) -> None:
+    with un.Template.load(saved) as found:
+        assert answer(found) == b"word x"
+        assert answer(found) == b"word x"
+        assert found.args == tuple(SCRIPT)
+
+
+def test_it_starts_in_another_host(saved: Path) -> None:
+    with un.SandboxHost() as other, un.Template.load(saved, host=other) as found:
+        assert answer(found) == b"word x"
+
+
+def test_only_its_owner_can_read_it(saved: Path) -> None:
+    assert saved.stat().st_mode & 0o777 == 0o700
+    for file in saved.iterdir():
+        assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_host_s_options_are_kept(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "file").write_text("shown")
+    options: dict[str, Any] = {
+        "binds": [f"{tmp_path}/data:/data"],
+        "hostname": "named",
+        "rlimits": ["nofile=100:200"],
+    }
+    script = "echo READY; read line; ulimit -n; uname -n; cat /data/file"
+    command = ["sh", "-c", script]
+    with un.SandboxHost(**options) as host, host.template(command, ready="READY") as made:
+        made.save(tmp_path / "saved")
+    with (
+        un.Template.load(tmp_path / "saved") as found,
+        found.start(stdin=un.PIPE, stdout=un.PIPE) as box,
+    ):
+        assert box.communicate(b"\n", 60)[0].split() == [b"100", b"named", b"shown"]
+    with un.SandboxHost(**(options | {"hostname": "other"})) as host:
+        error = refused(tmp_path / "saved", "template-outdated", host=host)
+        assert "'hostname'" in error.reason
+
+
+def test_an_agent_is_saved_too(host: un.SandboxHost, tmp_path: Path) -> None:
+    with host.template(ready=lambda box: box.run(["touch", "/tmp/file"], check=True)) as made:
+        made.save(tmp_path / "saved")
+    with un.Template.load(tmp_path / "saved") as found, found.start() as box:
+        assert box.check_output(["ls", "/tmp"]) == b"file\n"
+
+
+def test_nothing_is_saved_over_something(host: un.SandboxHost, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "open").mkdir(mode=0o755)
+    with host.template(SCRIPT, ready="READY") as made:
+        with pytest.raises(un.NamespaceError, match="is not empty"):
+            made.save(tmp_path)
+        with pytest.raises(un.UsernsError):
+            made.save(tmp_path / "none" / "saved")
+        with pytest.raises(un.UsernsError):
+            made.save(tmp_path / "file")
+        with pytest.raises(un.RunscError, match="open to others"):
+            made.save(tmp_path / "open")
+    assert sorted(os.listdir(tmp_path)) == ["file", "open"]
+
+
+def test_one_in_a_namespace_without_a_name_is_not_saved(tmp_path: Path) -> None:
+    with (
+        un.Namespace.create() as ns,
+        un.SandboxHost(namespace=ns) as host,
+        host.template(SCRIPT, ready="READY") as made,
+    ):
+        assert answer(made) == b"word"
+        with pytest.raises(ValueError, match="no name"):
+            made.save(tmp_path / "saved")
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"version": "0.0.1"}, "usernsctl was 0.0.1"),
+        ({"runsc": ["release-20200101.0", 5, 6]}, "was release-20200101.0, which is"),
+        ({"flags": ["host", "default"]}, "network and platform were host, default"),
+        ({"files": [["/usr/bin/sh", 1, 2]]}, "/usr/bin/sh was another one"),
+        ({"files": [["/usr/none", 1, 2]]}, "/usr/none was another one"),
+    ],
+)
+def test_one_for_something_else_is_outdated(copy: Path, fields: dict[str, Any], told: str) -> None:
+    change(copy, **fields)
+    error = refused(copy, "template-outdated")
+    assert told in error.reason
+    assert error.remedy == "make it"
+
+
+def test_one_that_shows_what_its_host_does_not_is_outdated(copy: Path) -> None:
+    config = json.loads((copy / "template.json").read_text())["config"]
+    bind = {"destination": "/data", "source": "/etc", "type": "bind", "options": ["bind"]}
+    config["mounts"] = [*config["mounts"], bind]
+    change(copy, config=config)
+    assert "'mounts'" in refused(copy, "template-outdated").reason
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"format": 2}, "makes no sense"),
+        ({"kind": "other"}, "makes no sense"),
+        ({"args": None}, "makes no sense"),
+        ({"config": {}}, "makes no sense"),
+        ({"config": {"process": {"args": []}, "root": {}}}, "makes no sense"),
+        ({"files": 7}, "makes no sense"),
+        ({"images": None}, "makes no sense"),
+        ({"images": {}}, "makes no sense"),
+        ({"images": {"../../etc/passwd": [1, "x"]}}, "makes no sense"),
+        ({"images": {"checkpoint.img": [-1, "x"]}}, "makes no sense"),
+        ({"options": {"bind": 1}}, "makes no sense"),
+        ({"options": {"binds": 1}}, "makes no sense"),
+        ({"options": None}, "where it can be started"),
+    ],
+)
+def test_a_record_that_makes_no_sense(copy: Path, fields: dict[str, Any], told: str) -> None:
+    change(copy, **fields)
+    assert told in refused(copy, "template-damaged").reason
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "7", "[" * 100_000, '{"format": 1}'])
+def test_a_record_that_is_no_record(copy: Path, text: str) -> None:
+    (copy / "template.json").write_text(text)
+    refused(copy, "template-damaged")
+
+
+def images(directory: Path) -> list[Path]:
+    return [file for file in sorted(directory.iterdir()) if file.name != "template.json"]
+
+
+def damage(file: Path, do: str) -> None:
+    content = file.read_bytes()
+    if do == "cut off":
+        file.write_bytes(content[: len(content) // 2])
+    elif do == "changed":
+        middle = len(content) // 2
+        file.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    else:
+        file.unlink()
+        if do == "a link":
+            file.symlink_to("/etc/passwd")
+        elif do == "a pipe":
+            os.mkfifo(file)
+
+
+@pytest.mark.parametrize("do", ["cut off", "changed", "missing", "a link", "a pipe"])
+def test_an_image_that_is_not_whole(saved: Path, tmp_path: Path, do: str) -> None:
+    for number, one in enumerate(images(saved)):
+        directory = Path(shutil.copytree(saved, tmp_path / str(number)))
+        damage(directory / one.name, do)
+        assert one.name in refused(directory, "template-damaged").reason
+
+
+def test_without_a_record(copy: Path) -> None:
+    (copy / "template.json").unlink()
+    refused(copy, "template-damaged")
+
+
+def test_none_is_no_template(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path)
+    for name in ("none", "none/none", "file"):
+        refused(tmp_path / name, "no-such-template")
+
+
+@pytest.mark.parametrize(
+    "open_it",
+    [
+        lambda path: path.chmod(0o755),
+        lambda path: path.chmod(0o720),
+        lambda path: (path / "template.json").chmod(0o666),
+        lambda path: images(path)[0].chmod(0o620),
+        lambda path: path.parent.chmod(0o777),
+    ],
+)
+def test_what_others_could_have_written(copy: Path, open_it: Callable[[Path], None]) -> None:
+    open_it(copy)
+    try:
+        refused(copy, "template-untrusted")
+    finally:
+        copy.parent.chmod(0o700)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_what_belongs_to_somebody_else(copy: Path) -> None:
+    os.chown(copy, 65534, 65534)
+    refused(copy, "template-untrusted")
+    os.chown(copy, 0, 0)
+    os.chown(images(copy)[0], 65534, 65534)
+    refused(copy, "template-untrusted")
