@@ -34,8 +34,12 @@ class Begun(Generic[_T]):
         """
         self._future: Future[_T] = Future()
         self._is_told = False
+        # The same without a lock: who is interrupted while he asks a future may leave its lock
+        # behind, and then nobody else would ever be told.
+        self._came: tuple[_T] | None = None
         if not in_event_loop():
-            self._future.set_result(work())
+            self._came = (work(),)
+            self._future.set_result(self._came[0])
             return
         # It can't be called off from here on.
         self._future.set_running_or_notify_cancel()
@@ -48,12 +52,14 @@ class Begun(Generic[_T]):
         :raises BaseException: what `work` has raised.
         """
         self._is_told = True
-        return self._future.result()
+        if self._came is None:
+            self._came = (self._future.result(),)
+        return self._came[0]
 
     async def wait(self) -> _T:
         """The same from asyncio; to cancel this changes nothing."""
         self._is_told = True
-        if not self._future.done():
+        if self._came is None and not self._future.done():
             loop = asyncio.get_running_loop()
             done = loop.create_future()
 
@@ -63,16 +69,18 @@ class Begun(Generic[_T]):
 
             self._future.add_done_callback(tell)
             await done
-        return self._future.result()
+        return self.get()
 
     def is_there(self) -> bool:
         """Whether it is over, and something came of it."""
+        if self._came is not None:
+            return True
         return self._future.done() and self._future.exception() is None
 
     def settle(self) -> bool:
         """Wait until it is over; whether something came of it."""
         self._is_told = True
-        return self._future.exception() is None
+        return self._came is not None or self._future.exception() is None
 
     def undo(self, do: Callable[[_T], object]) -> None:
         """Have another thread do something with what comes of it, as soon as that is there."""
