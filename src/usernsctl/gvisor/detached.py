@@ -185,8 +185,9 @@ class Detached:
 
     def ends_within(self, seconds: float) -> bool:
         """Whether it has ended, or does so within this time."""
-        with contextlib.suppress(LetGoError), self._shared.use() as (_, pidfd, *_others):
-            if not self._has_ended:
+        # Of one that had ended when it was found, there is no pidfd.
+        if not self._has_ended:
+            with contextlib.suppress(LetGoError), self._shared.use() as (_, pidfd, *_others):
                 wait_readable(pidfd, timeout=seconds)
         return self.has_ended()
 

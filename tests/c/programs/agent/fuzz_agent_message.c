@@ -46,7 +46,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     letter->fds = AGENT_WORDS;
     letter->cut = false;
     memcpy(letter->bytes, data, size);
-    if (!agent_load(letter, &loaded))
+    const struct agent_wait wait = {.socket = -1, .other = -1};
+    if (!agent_load(letter, &wait, &loaded))
         use(&loaded);
     agent_unload(&loaded);
     free(letter);
