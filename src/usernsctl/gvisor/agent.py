@@ -225,10 +225,6 @@ class AgentHolder:
         agent = self._agent
         return agent if agent is not None and agent.is_alive() else None
 
-    def adopt(self, agent: Agent) -> None:
-        """Take over an agent that somebody else has started."""
-        self._kept(agent)
-
     def get(self, deadline: float) -> Agent:
         """The agent; where there is none it is started.
 
@@ -247,7 +243,7 @@ class AgentHolder:
         own = (process, thread, None)
         try:
             self._starters.add(own)
-            return self._kept(self._start(deadline))
+            return self.keep(self._start(deadline))
         finally:
             self._starters.discard(own)
 
@@ -272,11 +268,12 @@ class AgentHolder:
             await asyncio.sleep(_LOOK_SECONDS)
         try:
             self._starters.add(own)
-            return self._kept(await self._start_async(deadline))
+            return self.keep(await self._start_async(deadline))
         finally:
             self._starters.discard(own)
 
-    def _kept(self, made: Agent) -> Agent:
+    def keep(self, made: Agent) -> Agent:
+        """Take over an agent that was started, unless there is one already: the one to be used."""
         # Somebody else may have been as fast.
         agent = self.current()
         if agent is not None:

@@ -74,6 +74,10 @@ class SandboxCommands:
         except SandboxEnded as error:
             return error
 
+    def adopt(self, agent: Agent) -> None:
+        """Have an agent start them that runs already."""
+        self._agents.keep(agent)
+
     def popen(self, args: Args, options: Mapping[str, Any]) -> SandboxPopen[Any]:
         """Start a command: see :meth:`usernsctl.Sandbox.popen`."""
         arguments = dict(options)
@@ -128,10 +132,6 @@ class SandboxCommands:
         popen = self._start(wanted, [program, *args], deadline, arguments)
         await popen.start_async()
         return await aio.connected(popen, limit)
-
-    def adopt(self, agent: Agent) -> None:
-        """Have an agent start them that is there already, as process 1 of the sandbox."""
-        self._agents.adopt(agent)
 
     def close(self) -> None:
         """End the agent, and the commands that run. Waits for nobody."""

@@ -43,7 +43,7 @@ class Files:
         self._config = config.decode()
         self._image = image
         #: What all commands of the sandbox have in common.
-        self.inherited = Inherited.of(json.loads(config)["process"])
+        self.inherited = Inherited.of_config(json.loads(config))
         # Of our own, so that the host may be closed meanwhile.
         self._top = host.open_directory()
         self._is_made = False

@@ -17,8 +17,7 @@ from usernsctl.errors import RunscError
 from usernsctl.gvisor import agent_wire as wire
 from usernsctl.gvisor import checks, logs
 from usernsctl.gvisor.agent import Agent, AgentGone, AgentLate, await_hello
-from usernsctl.gvisor.agent_start import NEEDED, known_end
-from usernsctl.gvisor.inherited import Inherited
+from usernsctl.gvisor.agent_start import known_end
 from usernsctl.gvisor.prepared import HostBase, PreparedNamespace
 from usernsctl.gvisor.template import record
 from usernsctl.gvisor.template.errors import not_ready, unsavable
@@ -26,6 +25,13 @@ from usernsctl.gvisor.template.image import Image
 from usernsctl.gvisor.template.ready import Ready, Told
 from usernsctl.gvisor.template.record import TemplateRecord
 from usernsctl.gvisor.template.sandboxes import Source, TemplateSandbox
+
+# Of what runsc says where a process has a file of this machine open.
+_FILES_OPEN = "is not savable"
+
+# How long that may be so, in seconds.
+_GONE_SECONDS = 3
+_LOOK_SECONDS = 0.05
 
 # Of what older releases say.
 _HOST_NETWORK = "not supported when using hostinet"
@@ -102,12 +108,7 @@ def create(host: HostBase, wanted: Wanted) -> tuple[TemplateRecord, Image]:
     prepared = host.prepared
     try:
         config = _config(prepared, wanted)
-        source = Source(
-            host=prepared,
-            args=wanted.args,
-            config=config,
-            capabilities=capabilities_of(prepared.prepared.config["process"]),
-        )
+        source = Source(host=prepared, args=wanted.args, config=config)
         # The others are pipes: nothing else comes through in all releases.
         stdin = PIPE if wanted.stdin is None else wanted.stdin.fileno()
         with TemplateSandbox(source, timeout=seconds, stdin=stdin, stdout=PIPE, stderr=PIPE) as box:
@@ -116,7 +117,8 @@ def create(host: HostBase, wanted: Wanted) -> tuple[TemplateRecord, Image]:
             told = Told(box)
             try:
                 files = wanted.wait(box, told, deadline)
-                box.end_commands(deadline)
+                if wanted.kind != "agent":
+                    box.end_agent(deadline)
                 image = Image(prepared)
                 try:
                     _checkpoint(box, image)
@@ -132,28 +134,33 @@ def create(host: HostBase, wanted: Wanted) -> tuple[TemplateRecord, Image]:
 
 
 def _config(prepared: PreparedNamespace, wanted: Wanted) -> dict[str, Any]:
-    given = prepared.config_for(
-        wanted.args, env=wanted.env, cwd=checks.path("cwd", wanted.cwd), user=wanted.user
-    )
+    args = None if wanted.kind == "agent" else wanted.args
+    cwd = checks.path("cwd", wanted.cwd)
+    given = prepared.config_for(args, env=wanted.env, cwd=cwd, user=wanted.user)
     found: dict[str, Any] = json.loads(given)
-    if wanted.kind == "agent":
-        process = found["process"]
-        own = capabilities_of(process)
-        sets = ("bounding", "effective", "permitted")
-        process["capabilities"] = dict.fromkeys(sets, sorted({*own, *NEEDED}))
     return found
-
-
-def capabilities_of(process: Mapping[str, Any]) -> tuple[str, ...]:
-    """The names of the capabilities of a ``process`` of a config.json."""
-    return Inherited.of(process).capabilities
 
 
 def _checkpoint(box: TemplateSandbox, image: Image) -> None:
     """Have runsc save a sandbox.
 
+    Commands that an agent has started let go of their files a moment after their end is told.
+
     :raises RunscError: it can't be saved, or has ended.
     """
+    end = time.monotonic() + _GONE_SECONDS
+    while True:
+        status, told = _checkpoint_once(box, image)
+        if status == 0:
+            return
+        if told is None or _FILES_OPEN not in told or time.monotonic() > end:
+            raise _unsaved(told, status)
+        image.clear()
+        time.sleep(_LOOK_SECONDS)
+
+
+def _checkpoint_once(box: TemplateSandbox, image: Image) -> tuple[int, str | None]:
+    """Have runsc save a sandbox; its exit status, and what it says."""
     with open(os.memfd_create("errors", os.MFD_CLOEXEC), "wb") as errors:
         log = [f"--log=/proc/self/fd/{errors.fileno()}", "--log-format=json"]
         # Compressed, it would take longer to read. And where it does not go on, its end is the end
@@ -165,10 +172,7 @@ def _checkpoint(box: TemplateSandbox, image: Image) -> None:
             fds = [*needed["pass_fds"], errors.fileno()]
             needed = {**needed, "pass_fds": fds}
             done = run_command(command, **needed, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL)
-        if done.returncode == 0:
-            return
-        told = logs.own_failure(errors.fileno())
-    raise _unsaved(told, done.returncode)
+        return done.returncode, logs.own_failure(errors.fileno())
 
 
 def _unsaved(told: str | None, status: int) -> RunscError:

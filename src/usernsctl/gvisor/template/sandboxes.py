@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from usernsctl._records import dataclass, replace
+from usernsctl._records import dataclass
 from usernsctl.commands.arguments import StrOrBytesPath
 from usernsctl.commands.popen import DEVNULL, TimeoutExpired
 from usernsctl.gvisor import oci
@@ -39,15 +39,12 @@ class Source:
     :ivar config: its config.json.
     :ivar image: the directory of the image that it goes on from, by its path inside; ``None``: it
         is a new one.
-    :ivar capabilities: the names of those that root's commands in it have; ``None``: the same as
-        the first.
     """
 
     host: PreparedNamespace
     args: tuple[str, ...]
     config: dict[str, Any]
     image: str | None = None
-    capabilities: tuple[str, ...] | None = None
 
 
 class TemplateSandbox(Sandbox):
@@ -79,8 +76,6 @@ class TemplateSandbox(Sandbox):
         def begin() -> None:
             files = Files(source.host, self.id, oci.serialise(source.config), source.image)
             self._files = files
-            if source.capabilities is not None:
-                files.inherited = replace(files.inherited, capabilities=source.capabilities)
             with contextlib.ExitStack() as undo:
                 given = stdin
                 if connect is not None:
@@ -108,18 +103,16 @@ class TemplateSandbox(Sandbox):
         """Have its commands started by an agent that is its process 1."""
         self._commands.adopt(agent)
 
-    def end_commands(self, deadline: float) -> None:
-        """Have nothing in it that has files of this machine open, but for its first command.
+    def end_agent(self, deadline: float) -> None:
+        """End the agent, which is not process 1, and all that it has started and still runs.
 
-        Other commands have, and so has their agent. So the agent is ended, and with it what it has
-        started and still runs, unless the agent is the first command: then they have to have ended.
+        They have files of this machine open, and so can't be saved.
 
         :param deadline: until when, by the monotonic clock.
         :raises TimeoutExpired: that took longer.
-        :raises RunscError: they do not end.
+        :raises RunscError: it does not end.
         """
-        if self.args != (AGENT_INSIDE,):
-            self._commands.close()
+        self._commands.close()
         end = time.monotonic() + _GONE_SECONDS
         while any(name == _AGENT for name in self._other_processes()):
             now = time.monotonic()

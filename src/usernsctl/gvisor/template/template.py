@@ -18,7 +18,6 @@ from usernsctl.gvisor.sandbox import Sandbox
 from usernsctl.gvisor.template import record, saved
 from usernsctl.gvisor.template.create import (
     Wanted,
-    capabilities_of,
     create,
     for_agent,
     for_command,
@@ -170,7 +169,6 @@ class Template(BegunClosing):
             args=parts.record.args,
             config=parts.record.config_for(prepared.prepared.scratch),
             image=parts.image.inside,
-            capabilities=capabilities_of(prepared.prepared.config["process"]),
         )
 
     def save(self, directory: StrOrBytesPath, *, remedy: str | None = None) -> None:
