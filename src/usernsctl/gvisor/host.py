@@ -59,8 +59,8 @@ class SandboxHost(HostBase):
         """Start a command, save it once it is ready, and end it: it can be started from there.
 
         :param args: the command and its arguments, or one word as the command. ``None``: there is
-            no first command, only usernsctl's agent, which waits to start others: a sandbox of this template has them
-            started as fast as any other one has its second.
+            no first command, only usernsctl's agent, which waits to start others, as fast as any
+            sandbox has its second started.
         :param ready: when it is: once it has written a line to its standard output
             (``"line:TEXT"``, or a text that is nothing else), there is a file inside
             (``"file:PATH"``, or a text that begins with ``/``), or something inside listens on a
