@@ -68,6 +68,7 @@ bench: packages ## measure usernsctl against its peers
 	tools/as-user $$name bench -- $$python bench/start.py; \
 	tools/as-user $$name bench -- $$python bench/sandboxes.py; \
 	tools/as-user $$name bench demo -- $$python bench/connector.py; \
+	tools/as-user $$name bench demo -- $$python bench/templates.py; \
 	case ",$$USERNSCTL_MUST_WORK," in *,docker,*) $$python bench/docker.py ;; esac
 
 counts: packages ## count anew what `make test` compares, after a change of what starting a command costs

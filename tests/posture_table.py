@@ -253,8 +253,13 @@ def restored(sandbox: Posture) -> Posture:
     )
 
 
-RESTORED = table(init=HELD["init"], gofer=HELD["gofer"], sandbox=restored(HELD["sandbox"]))
-RESTORED_DETACHED = table(gofer=DETACHED["gofer"], sandbox=restored(DETACHED["sandbox"]))
+def serving(gofer: Posture) -> Posture:
+    """What serves files to that: it opens those again that were open, before anybody asks."""
+    return replace(gofer, descriptors=gofer.descriptors | {"?/.usernsctl-agent r"})
+
+
+RESTORED = table(init=HELD["init"], gofer=serving(HELD["gofer"]), sandbox=restored(HELD["sandbox"]))
+RESTORED_DETACHED = table(gofer=serving(DETACHED["gofer"]), sandbox=restored(DETACHED["sandbox"]))
 
 # `usernsctl ns create`: who enters the namespace must be able to open it, and has all of the
 # holder's capabilities there anyway.

@@ -23,7 +23,16 @@ PAGES = [
     "README.md",
     *(
         f"docs/{page}.md"
-        for page in ("run", "bigframe", "namespaces", "maps", "bundle", "doctor", "explain")
+        for page in (
+            "run",
+            "bigframe",
+            "namespaces",
+            "maps",
+            "bundle",
+            "doctor",
+            "explain",
+            "templates",
+        )
     ),
 ]
 # Of this page, what is Python.
@@ -109,6 +118,10 @@ AFTER = {
     "README.md: usernsctl ns exec web -- id": "README.md: usernsctl ns create web -r -m",
     "README.md: usernsctl run --in web -- id": "README.md: usernsctl ns create web -r -m",
     "README.md: usernsctl ns remove web": "README.md: usernsctl ns create web -r -m",
+    "README.md: usernsctl template run ready <error.txt": (
+        "README.md: usernsctl template create ready --ready READY -- "
+        "sh -c 'echo READY; read line; echo $line'"
+    ),
 }
 
 #: What takes subordinate ranges.

@@ -242,7 +242,7 @@ def test_what_has_files_of_this_machine_open_can_t_be_saved(host: un.SandboxHost
     def leave(box: un.Sandbox) -> None:
         box.run(["sh", "-c", "sleep 1000 &"], check=True)
 
-    with pytest.raises(un.RunscError, match="does not end") as caught:
+    with pytest.raises(un.RunscError, match="is not savable") as caught:
         host.template(ready=leave)
     assert caught.value.cause == "template-unsavable"
 

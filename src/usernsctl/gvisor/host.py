@@ -51,13 +51,17 @@ class SandboxHost(HostBase):
         return await begun_in_executor(lambda: self.start(args, **options), Sandbox.close)
 
     def template(
-        self, args: Args = (), *, ready: AnyReady | None = None, **options: Unpack[TemplateOptions]
+        self,
+        args: Args | None = None,
+        *,
+        ready: AnyReady | None = None,
+        **options: Unpack[TemplateOptions],
     ) -> Template:
         """Start a command, save it once it is ready, and end it: it can be started from there.
 
-        :param args: the command and its arguments, or one word as the command. Left out, it is
-            usernsctl's agent, which waits to start others: a sandbox of this template has them
-            started as fast as any other one has its second.
+        :param args: the command and its arguments, or one word as the command. ``None``: there is
+            no first command, only usernsctl's agent, which waits to start others, as fast as any
+            sandbox has its second started.
         :param ready: when it is: once it has written a line to its standard output
             (``"line:TEXT"``, or a text that is nothing else), there is a file inside
             (``"file:PATH"``, or a text that begins with ``/``), or something inside listens on a

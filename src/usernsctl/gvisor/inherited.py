@@ -21,9 +21,9 @@ CAPABILITIES = tuple(f"CAP_{name}" for name in _NAMES.split())
 # What the agent needs to start a command as another user, with fewer capabilities, and to end it.
 _OF_AGENT = ("CAP_KILL", "CAP_SETGID", "CAP_SETUID", "CAP_SETPCAP")
 
-# The annotation that has what the commands of a sandbox have in common where its process 1 is the
-# agent, which has less and more.
-_COMMANDS = "usernsctl.commands"
+#: The annotation that has what the commands of a sandbox have in common where its process 1 is the
+#: agent, which has less and more.
+OF_COMMANDS = "usernsctl.commands"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +70,7 @@ class Inherited:
         :raises TypeError: likewise.
         :raises ValueError: likewise.
         """
-        kept = (config.get("annotations") or {}).get(_COMMANDS)
+        kept = (config.get("annotations") or {}).get(OF_COMMANDS)
         return cls.of(config["process"] if kept is None else json.loads(kept))
 
     @property
@@ -112,10 +112,10 @@ def without_command(config: dict[str, Any], *words: str) -> None:
     process = config["process"]
     kept = {name: process.get(name) for name in ("env", "rlimits", "capabilities")}
     kept["noNewPrivileges"] = process.get("noNewPrivileges", False)
-    config["annotations"] = {**(config.get("annotations") or {}), _COMMANDS: json.dumps(kept)}
+    config["annotations"] = {**(config.get("annotations") or {}), OF_COMMANDS: json.dumps(kept)}
     config["process"] = agent_process(Inherited.of(process), *words)
 
 
 def with_command(config: dict[str, Any]) -> None:
     """Keep the command: what a bundle has where :func:`without_command` writes is forgotten."""
-    (config.get("annotations") or {}).pop(_COMMANDS, None)
+    (config.get("annotations") or {}).pop(OF_COMMANDS, None)

@@ -26,6 +26,13 @@ from usernsctl.gvisor.template.ready import Ready, Told
 from usernsctl.gvisor.template.record import TemplateRecord
 from usernsctl.gvisor.template.sandboxes import Source, TemplateSandbox
 
+# Of what runsc says where a process has a file of this machine open.
+_FILES_OPEN = "is not savable"
+
+# How long that may be so, in seconds.
+_GONE_SECONDS = 3
+_LOOK_SECONDS = 0.05
+
 # Of what older releases say.
 _HOST_NETWORK = "not supported when using hostinet"
 
@@ -110,7 +117,8 @@ def create(host: HostBase, wanted: Wanted) -> tuple[TemplateRecord, Image]:
             told = Told(box)
             try:
                 files = wanted.wait(box, told, deadline)
-                box.end_commands(deadline)
+                if wanted.kind != "agent":
+                    box.end_agent(deadline)
                 image = Image(prepared)
                 try:
                     _checkpoint(box, image)
@@ -126,21 +134,33 @@ def create(host: HostBase, wanted: Wanted) -> tuple[TemplateRecord, Image]:
 
 
 def _config(prepared: PreparedNamespace, wanted: Wanted) -> dict[str, Any]:
-    given = prepared.config_for(
-        None if wanted.kind == "agent" else wanted.args,
-        env=wanted.env,
-        cwd=checks.path("cwd", wanted.cwd),
-        user=wanted.user,
-    )
-    config: dict[str, Any] = json.loads(given)
-    return config
+    args = None if wanted.kind == "agent" else wanted.args
+    cwd = checks.path("cwd", wanted.cwd)
+    given = prepared.config_for(args, env=wanted.env, cwd=cwd, user=wanted.user)
+    found: dict[str, Any] = json.loads(given)
+    return found
 
 
 def _checkpoint(box: TemplateSandbox, image: Image) -> None:
     """Have runsc save a sandbox.
 
+    Commands that an agent has started let go of their files a moment after their end is told.
+
     :raises RunscError: it can't be saved, or has ended.
     """
+    end = time.monotonic() + _GONE_SECONDS
+    while True:
+        status, told = _checkpoint_once(box, image)
+        if status == 0:
+            return
+        if told is None or _FILES_OPEN not in told or time.monotonic() > end:
+            raise _unsaved(told, status)
+        image.clear()
+        time.sleep(_LOOK_SECONDS)
+
+
+def _checkpoint_once(box: TemplateSandbox, image: Image) -> tuple[int, str | None]:
+    """Have runsc save a sandbox; its exit status, and what it says."""
     with open(os.memfd_create("errors", os.MFD_CLOEXEC), "wb") as errors:
         log = [f"--log=/proc/self/fd/{errors.fileno()}", "--log-format=json"]
         # Compressed, it would take longer to read. And where it does not go on, its end is the end
@@ -152,10 +172,7 @@ def _checkpoint(box: TemplateSandbox, image: Image) -> None:
             fds = [*needed["pass_fds"], errors.fileno()]
             needed = {**needed, "pass_fds": fds}
             done = run_command(command, **needed, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL)
-        if done.returncode == 0:
-            return
-        told = logs.own_failure(errors.fileno())
-    raise _unsaved(told, done.returncode)
+        return done.returncode, logs.own_failure(errors.fileno())
 
 
 def _unsaved(told: str | None, status: int) -> RunscError:

@@ -90,6 +90,11 @@ class Image:
             if copied != (size, digest):
                 raise damaged(path, f"{name} has changed since it was saved")
 
+    def clear(self) -> None:
+        """Remove what is in it."""
+        for name in os.listdir(self._fd):
+            os.unlink(name, dir_fd=self._fd)
+
     def close(self) -> None:
         """Remove it. Sandboxes that were started from it go on."""
         fd, self._fd = self._fd, -1

@@ -11,6 +11,8 @@ from usernsctl import _core
 from usernsctl._records import fields
 from usernsctl._typing import TYPE_CHECKING
 from usernsctl.gvisor import oci
+from usernsctl.gvisor.decide import AGENT_INSIDE
+from usernsctl.gvisor.inherited import OF_COMMANDS
 from usernsctl.gvisor.oci import Rlimit
 from usernsctl.gvisor.releases import release_of
 from usernsctl.gvisor.request import Bind, Request
@@ -96,8 +98,9 @@ class TemplateRecord:
         self.check_runsc(host.runsc)
         if self.flags != flags_of(host):
             raise outdated(f"network and platform were {', '.join(self.flags)}", self.remedy)
-        now = _common(host.prepared.config, host.prepared.scratch)
-        then = _common(self.config, self.scratch)
+        is_agent = self.kind == "agent"
+        now = _common(host.prepared.config, host.prepared.scratch, is_agent=is_agent)
+        then = _common(self.config, self.scratch, is_agent=is_agent)
         for name in sorted({*now, *then}):
             if now.get(name) != then.get(name):
                 raise outdated(f"the host had another {name!r} in its config.json", self.remedy)
@@ -160,14 +163,20 @@ def flags_of(host: PreparedNamespace) -> tuple[str, str]:
     return host.request.network, host.request.platform or "default"
 
 
-def _common(given: Mapping[str, Any], scratch: str) -> dict[str, Any]:
+def _common(given: Mapping[str, Any], scratch: str, *, is_agent: bool) -> dict[str, Any]:
     """What the sandboxes of a host have in common, of a config.json, wherever its files are.
 
-    What root's commands may do is left out: an agent has more than they.
+    What is of one sandbox is left out, and so is what the agent makes differ, where it is process 1
+    and where it is not: its privileges, and how it is shown.
     """
     found = {**given, "process": dict(given["process"])}
-    for name in ("args", "env", "cwd", "user", "terminal", "capabilities"):
+    own = ("args", "env", "cwd", "user", "terminal", "capabilities")
+    for name in (*own, *(["rlimits"] if is_agent else [])):
         found["process"].pop(name, None)
+    mounts = found.get("mounts") or ()
+    found["mounts"] = [one for one in mounts if one.get("destination") != AGENT_INSIDE]
+    annotations = found.pop("annotations", None) or {}
+    found["annotations"] = {k: v for k, v in annotations.items() if k != OF_COMMANDS}
     _move(found, scratch, "")
     return found
 

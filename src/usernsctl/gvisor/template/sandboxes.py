@@ -12,7 +12,6 @@ from typing import Any
 from usernsctl._records import dataclass
 from usernsctl.commands.arguments import StrOrBytesPath
 from usernsctl.commands.popen import DEVNULL, TimeoutExpired
-from usernsctl.errors import RunscError
 from usernsctl.gvisor import oci
 from usernsctl.gvisor.agent import Agent, socket_pair
 from usernsctl.gvisor.begun import Begun
@@ -104,40 +103,29 @@ class TemplateSandbox(Sandbox):
         """Have its commands started by an agent that is its process 1."""
         self._commands.adopt(agent)
 
-    def end_commands(self, deadline: float) -> None:
-        """Have nothing in it that has files of this machine open, but for its first command.
+    def end_agent(self, deadline: float) -> None:
+        """End the agent, which is not process 1, and all that it has started and still runs.
 
-        Other commands have, and so has their agent. So the agent is ended, and with it what it has
-        started and still runs, unless the agent is the first command: then they have to have ended,
-        and who keeps them is ended.
+        They have files of this machine open, and so can't be saved.
 
         :param deadline: until when, by the monotonic clock.
         :raises TimeoutExpired: that took longer.
-        :raises RunscError: they do not end.
+        :raises RunscError: it does not end.
         """
-        is_agents = self.args == (AGENT_INSIDE,)
-        if not is_agents:
-            self._commands.close()
+        self._commands.close()
         end = time.monotonic() + _GONE_SECONDS
-        while keepers := self._keepers():
+        while any(name == _AGENT for name in self._other_processes()):
             now = time.monotonic()
             if now > deadline:
                 raise TimeoutExpired(self.args, 0)
             if now > end:
                 raise unsavable("what was started beside the command of the template does not end")
-            idle = [pid for pid, is_idle in keepers.items() if is_idle]
-            for pid in idle if is_agents and len(idle) == len(keepers) else ():
-                with contextlib.suppress(RunscError):  # it has ended
-                    self._runsc("kill", f"--pid={pid}", self.id, "KILL")
             time.sleep(_LOOK_SECONDS)
 
-    def _keepers(self) -> dict[int, bool]:
-        """Processes of the agent's, but for process 1, and whether each has nothing to keep."""
+    def _other_processes(self) -> list[str]:
+        """The names of the processes inside, but for process 1."""
         told = self._runsc("ps", "--format=table", self.id) or ""
         # CMD is the last column, which others are before it differs.
-        head, *lines = [line.split() for line in told.splitlines()] or [["PID", "PPID"]]
-        pid, parent = head.index("PID"), head.index("PPID")
-        lines = [line for line in lines if len(line) > max(pid, parent)]
-        kept = {line[parent] for line in lines}
-        agents = [line[pid] for line in lines if line[-1] == _AGENT and line[pid] != "1"]
-        return {int(number): number not in kept for number in agents}
+        head, *lines = [line.split() for line in told.splitlines()] or [["PID"]]
+        number = head.index("PID")
+        return [line[-1] for line in lines if len(line) > number and line[number] != "1"]

@@ -67,7 +67,7 @@ class Template(BegunClosing):
     def make(
         cls,
         host: HostBase,
-        args: Args,
+        args: Args | None,
         *,
         ready: AnyReady | None = None,
         env: Any = None,
@@ -81,7 +81,7 @@ class Template(BegunClosing):
         :raises TypeError: an argument is of the wrong type.
         :raises UsernsError: as that does.
         """
-        words = checks.words(args)
+        words = () if args is None else checks.words(args)
         checks.variables(env)
         when = None if ready is None else Ready.of(ready)
         if words and when is None:
