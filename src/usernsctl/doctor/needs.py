@@ -66,7 +66,7 @@ def _limit(facts: Facts) -> Need:
         name="user.max_user_namespaces",
         state="open" if value is None else _state(value > 0),
         found="not readable" if value is None else shown,
-        wanted="two for each sandbox that is to run at a time",
+        wanted="three for each sandbox that is to run at a time",
     )
 
 

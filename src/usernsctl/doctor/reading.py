@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from usernsctl._system import mounts
 from usernsctl.doctor.facts import (
+    DEFAULT_PATH,
     Cgroup,
     Container,
     Device,
@@ -29,9 +30,6 @@ from usernsctl.errors import HardeningError, RunscError
 from usernsctl.gvisor import runsc
 from usernsctl.gvisor.releases import release_of
 from usernsctl.maps import Extent, parse_map
-
-# Where helpers are when PATH does not say: as csrc/base/path.h has it.
-_DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
 
 
 class Tree:
@@ -97,13 +95,26 @@ class Tree:
         real = os.path.realpath(self.path(path))
         return real.removeprefix(os.path.realpath(self._root or "/").rstrip("/")) or "/"
 
-    def which(self, name: str, search: str | None) -> str | None:
-        """The first executable file along `search`, absolute directories only, as the core does."""
-        for directory in (search or _DEFAULT_PATH).split(":"):
-            path = f"{directory}/{name}"
-            if directory.startswith("/") and os.access(self.path(path), os.X_OK):
-                return path
-        return None
+    def which(self, name: str, search: str | None) -> tuple[str | None, bool]:
+        """The first executable file along `search`, absolute directories only, as the core does.
+
+        :returns: it, or else the first one that may not be executed; and whether it may.
+        """
+        directories = (search or DEFAULT_PATH).split(":")
+        paths = [f"{one}/{name}" for one in directories if one.startswith("/")]
+        files = [path for path in paths if os.path.isfile(self.path(path))]
+        for path in files:
+            if os.access(self.path(path), os.X_OK):
+                return path, True
+        return files[0] if files else None, False
+
+    def is_script(self, path: str) -> bool:
+        """Whether a file begins as a script does."""
+        try:
+            with open(self.path(path), "rb") as file:
+                return file.read(2) == b"#!"
+        except OSError:
+            return False
 
     def has_attribute(self, path: str, attribute: str) -> bool:
         """Whether a file has that extended attribute, and it is not empty (xattr(7))."""
@@ -215,6 +226,9 @@ SYSCTLS = (
     "user/max_mnt_namespaces",
     "user/max_net_namespaces",
     "user/max_pid_namespaces",
+    "user/max_ipc_namespaces",
+    "user/max_uts_namespaces",
+    "user/max_cgroup_namespaces",
     "kernel/unprivileged_userns_clone",
     "kernel/apparmor_restrict_unprivileged_userns",
     "kernel/apparmor_restrict_unprivileged_unconfined",
@@ -360,14 +374,25 @@ def _called() -> tuple[tuple[str, ...] | None, bool | None]:
     return tuple(sorted(now.securebits or ())), now.dumpable
 
 
+# As /proc/self/limits names them.
+_LIMITS = {
+    "processes": "Max processes",
+    "address_space": "Max address space",
+    "data": "Max data size",
+    "file_size": "Max file size",
+    "open_files": "Max open files",
+}
+
+
 def _limits(tree: Tree) -> Limits:
-    processes = None
+    soft: dict[str, int] = {}
     for line in (tree.text("proc/self/limits") or "").split("\n"):
-        if line.startswith("Max processes"):
-            soft = line.removeprefix("Max processes").split()[0]
-            processes = None if soft == "unlimited" else int(soft)
+        for field, name in _LIMITS.items():
+            words = line.removeprefix(name).split()
+            if line.startswith(name) and words and words[0].isdecimal():
+                soft[field] = int(words[0])
     pids, current = read_pids(tree)
-    return Limits(processes=processes, pids=pids, pids_current=current)
+    return Limits(**soft, pids=pids, pids_current=current)
 
 
 def _security(tree: Tree) -> SecurityModules:
@@ -384,7 +409,7 @@ def _security(tree: Tree) -> SecurityModules:
 def _helper(
     tree: Tree, name: str, environ: Mapping[str, str], points: Mapping[str, tuple[str, ...]]
 ) -> Helper:
-    path = tree.which(name, environ.get("PATH"))
+    path, executable = tree.which(name, environ.get("PATH"))
     if path is None:
         return Helper()
     found = os.stat(tree.path(path))
@@ -394,8 +419,10 @@ def _helper(
         path=path,
         mode=found.st_mode & 0o7777,
         owner=found.st_uid,
+        executable=executable,
         file_capabilities=file_capabilities,
         privileged=bool(found.st_mode & 0o4000 and found.st_uid == 0) or file_capabilities,
+        script=tree.is_script(path),
         nosuid=point if "nosuid" in points.get(point, ()) else None,
     )
 

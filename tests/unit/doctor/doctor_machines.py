@@ -63,7 +63,7 @@ def healthy(**changes: Any) -> Facts:
             name: dataclasses.replace(helper, path=f"/usr/bin/{name}")
             for name in ("newuidmap", "newgidmap")
         },
-        runsc=Runsc(path="/usr/bin/runsc"),
+        runsc=Runsc(path="/usr/bin/runsc", release="release-20240729.0"),
     )
     return dataclasses.replace(facts, **changes)
 
