@@ -38,14 +38,21 @@ INTERFACE = "include/usernsctl.h"
 DEFINES = [("USERNSCTL_VERSION", '"{}"'.format(PYPROJECT["project"]["version"]))]
 
 FLAGS = layout.flags(CSRC)
+# Against forged returns and jumps, where the processor can tell them.
+BRANCHES = {"x86_64": ["-fcf-protection=full"], "aarch64": ["-mbranch-protection=standard"]}
 # -U first: some distributions' compilers define FORTIFY themselves, at another level.
-RELEASE = ["-O2", "-fstack-protector-strong", "-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2"]
+RELEASE = [
+    *("-O2", "-fstack-protector-strong", "-fstack-clash-protection"),
+    *("-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=3"),
+    *BRANCHES.get(platform.machine(), ()),
+]
+FULL_RELRO = ["-Wl,-z,relro,-z,now"]
 # The binding that cffi generates is not ours to mend, so the extension is built without warnings.
 EXTENSION_FLAGS = [flag for flag in FLAGS if not flag.startswith("-W")] + RELEASE
 PROGRAM_FLAGS = [*FLAGS, *RELEASE, "-ffunction-sections", "-fdata-sections"]
 PROGRAM_LDFLAGS = [
     "-Wl,--gc-sections",
-    "-Wl,-z,relro,-z,now",
+    *FULL_RELRO,
     "-Wl,-z,noexecstack",
     "-pthread",
     "-s",
@@ -82,6 +89,7 @@ def extension() -> Any:
         include_dirs=[str(CSRC)],
         define_macros=DEFINES,
         extra_compile_args=[*EXTENSION_FLAGS, "-fvisibility=hidden"],
+        extra_link_args=FULL_RELRO,
         py_limited_api=True,
     )
     return ffi.distutils_extension("build")
@@ -104,7 +112,7 @@ def link_mode(compiler: list[str]) -> list[str]:
 def build_program(program: Path) -> None:
     defines = [f"-D{name}={value}" for name, value in DEFINES]
     mode = link_mode(compiler())
-    flags = [*PROGRAM_FLAGS, *defines, *mode, *PROGRAM_LDFLAGS]
+    flags = [*PROGRAM_FLAGS, *defines, *own_flags(), *mode, *PROGRAM_LDFLAGS]
     sources = [*layout.program(program.name, CSRC), *layout.core(CSRC)]
     if program.name != "usernsctl-exec" or not build_with_first(flags, mode, sources, program):
         compile_program(flags, sources, program)
@@ -134,7 +142,7 @@ def has_first(mode: list[str]) -> bool:
 
 def build_first(target: Path, mode: list[str]) -> None:
     movable = ["-fPIE", "-DUN_MOVABLE"] if "-static-pie" in mode else ["-fno-pie"]
-    flags = [*FLAGS, "-O2", *layout.FIRST_FLAGS, *movable, *layout.FIRST_LDFLAGS]
+    flags = [*FLAGS, "-O2", *own_flags(), *layout.FIRST_FLAGS, *movable, *layout.FIRST_LDFLAGS]
     compile_program(flags, layout.first(CSRC), target)
     # Its libc is nobody else's.
     command = [OBJCOPY, f"--keep-global-symbol={layout.FIRST_ENTRY}", str(target)]
@@ -143,12 +151,18 @@ def build_first(target: Path, mode: list[str]) -> None:
 
 
 def build_freestanding(program: Path) -> None:
-    flags = [*FLAGS, "-O2", *layout.FREESTANDING_FLAGS]
+    flags = [*FLAGS, "-O2", *own_flags(), *layout.FREESTANDING_FLAGS]
     compile_program(flags, layout.freestanding(program.name, CSRC), program)
 
 
 def compiler() -> list[str]:
     return shlex.split(os.environ.get("CC", "cc"))
+
+
+def own_flags() -> list[str]:
+    """What the caller wants besides, as make has it; for the extension setuptools adds it."""
+    names = ("CPPFLAGS", "CFLAGS", "LDFLAGS")
+    return [flag for name in names for flag in shlex.split(os.environ.get(name, ""))]
 
 
 def compile_program(flags: list[str], sources: list[Path], program: Path) -> None:

@@ -34,14 +34,16 @@ PROGRAMS = {
 # others.
 FREESTANDING_MACHINES = ("x86_64", "aarch64")
 FREESTANDING_FLAGS = (
-    *("-ffreestanding", "-fno-builtin", "-fno-stack-protector", "-fno-pie", "-nostdlib"),
-    *("-static", "-ffunction-sections", "-fdata-sections", "-Wl,--gc-sections"),
+    *("-ffreestanding", "-fno-builtin", "-fno-stack-protector", "-U_FORTIFY_SOURCE", "-nostdlib"),
+    *("-fstack-clash-protection", "-fno-lto", "-fno-pie", "-static"),
+    *("-ffunction-sections", "-fdata-sections", "-Wl,--gc-sections"),
     *("-Wl,--build-id=none", "-Wl,-z,noexecstack", "-s"),
 )
 # The agent, but for where it begins: what the tests are linked with.
 AGENT = (
     "block",
     "caps",
+    "idle",
     "keeper",
     "message",
     "serve",
@@ -70,7 +72,7 @@ FREESTANDING = {
 # that has but one name for others.
 FIRST_ENTRY = "un_begin"
 FIRST_FLAGS = (
-    *("-DUN_BEFORE_LIBC", "-ffreestanding", "-fno-builtin"),
+    *("-DUN_BEFORE_LIBC", "-ffreestanding", "-fno-builtin", "-fno-lto", "-U_FORTIFY_SOURCE"),
     *("-fstack-protector-strong", "-mstack-protector-guard=global"),
     *("-fvisibility=hidden", "-ffunction-sections", "-fdata-sections"),
     # Nothing of its own is looked up in a table that libc has not filled yet.

@@ -22,6 +22,7 @@ HEADINGS = {
     "runsc": "runsc, mounts and networks",
     "bundle": "Bundles",
     "commands": "Commands and names",
+    "containers": "Container engines and images",
 }
 PLACES = {"host": "Host", "docker": "Docker", "podman": "Podman", "kubernetes": "Kubernetes"}
 

@@ -106,6 +106,7 @@ def check(prelude: Program, fault: Fault) -> None:
 
 
 @unprivileged
+@pytest.mark.userns_requires("subid")
 @pytest.mark.parametrize("error", ["EPERM", "ENOSYS"])
 def test_who_may_not_be_signalled_by_a_descriptor_is_killed(prelude: Program, error: str) -> None:
     """Not waited for. strace keeps newuidmap from what it needs, so that there is somebody."""

@@ -92,7 +92,7 @@ open("/proc/self/uid_map", "w")
         ([sys.executable, "-c", UNDUMPABLE], "not-dumpable"),
         ([*PREPARED, "unshare", "--map-users=0:0:9", "true"], "outside-parent-map"),
         ([*PREPARED, "setpriv", "--clear-groups", "true"], "setgroups-denied-on-join"),
-        ([*PREPARED, "mount", "-t", "sysfs", "none", "/mnt"], "mount-without-owned-ns"),
+        ([*PREPARED, "mount", "-t", "sysfs", "none", "/sys"], "mount-without-owned-ns"),
     ],
 )
 def test_what_is_refused_to_a_plain_user(command: list[str], cause: str) -> None:

@@ -35,7 +35,7 @@ void agent_block_use(struct agent_blocks *blocks, pid_t keeper)
     blocks->used = block;
 }
 
-bool agent_block_leave(struct agent_blocks *blocks, pid_t keeper)
+struct agent_block *agent_block_leave(struct agent_blocks *blocks, pid_t keeper)
 {
     for (struct agent_block **at = &blocks->used; *at; at = &(*at)->next) {
         struct agent_block *block = *at;
@@ -44,9 +44,9 @@ bool agent_block_leave(struct agent_blocks *blocks, pid_t keeper)
         *at = block->next;
         /* The one whose memory was used last is used next. */
         add_free(blocks, block);
-        return true;
+        return block;
     }
-    return false;
+    return NULL;
 }
 
 bool agent_block_has(const struct agent_blocks *blocks, pid_t keeper)
@@ -58,6 +58,11 @@ bool agent_block_has(const struct agent_blocks *blocks, pid_t keeper)
 }
 
 void *agent_block_stack(struct agent_block *block)
+{
+    return (char *)block + AGENT_STACK_SIZE;
+}
+
+void *agent_block_command_stack(struct agent_block *block)
 {
     return (char *)block + AGENT_BLOCK_SIZE;
 }

@@ -1,4 +1,5 @@
 #include "programs/agent/keeper.h"
+#include "programs/agent/idle.h"
 #include "programs/agent/message.h"
 #include "programs/agent/start.h"
 #include "programs/agent/terminal.h"
@@ -20,18 +21,20 @@
 struct keeper {
     const struct agent *agent;
     int socket;  /* to the host, of this command alone; -1: the host has closed it */
-    int signals; /* SIGCHLD and SIGTERM */
+    int signals; /* SIGCHLD, SIGTERM, and that it is to listen */
+    void *stack; /* of the command until it is executed; NULL: the keeper's */
     pid_t command;
-    bool ended; /* the command, and the host has been told so */
-    bool more;  /* children may have ended that have not been waited for */
-    bool empty; /* nothing is left of it */
+    bool ending; /* the agent takes no more commands */
+    bool ended;  /* the command, and the host has been told so */
+    bool more;   /* children may have ended that have not been waited for */
+    bool empty;  /* nothing is left of it */
     struct agent_terminal terminal;
 };
 
 /* So many children are waited for before anything else is looked at. */
 #define AT_ONCE 32
 
-enum { POLL_SOCKET, POLL_SIGNALS, POLL_CONTROL, POLL_TERMINAL };
+enum { POLL_SOCKET, POLL_SIGNALS, POLL_TERMINAL };
 #define POLLS (POLL_TERMINAL + AGENT_TERMINAL_POLLS)
 
 static uint64_t microseconds(const struct timeval *time)
@@ -157,7 +160,10 @@ static void take_signal(struct keeper *keeper)
         return;
     if (getppid() != keeper->agent->pid)
         end_with_agent(keeper);
-    if ((pid_t)info.ssi_pid == keeper->agent->pid)
+    if ((pid_t)info.ssi_pid != keeper->agent->pid)
+        return;
+    keeper->ending = true;
+    if (keeper->command > 0)
         send_signal(keeper, AGENT_TO_PROCESS, SIGTERM);
 }
 
@@ -182,7 +188,6 @@ static void wait_for_news(struct keeper *keeper)
     struct pollfd polls[POLLS] = {
         [POLL_SOCKET] = {.fd = keeper->socket, .events = POLLIN},
         [POLL_SIGNALS] = {.fd = keeper->signals, .events = POLLIN},
-        [POLL_CONTROL] = {.fd = keeper->agent->control},
     };
     agent_terminal_polls(&keeper->terminal, polls + POLL_TERMINAL);
     const struct timespec now = {0, 0};
@@ -196,8 +201,6 @@ static void wait_for_news(struct keeper *keeper)
     agent_terminal_copy(&keeper->terminal, polls + POLL_TERMINAL);
     if (keeper->socket >= 0 && polls[POLL_SOCKET].revents)
         hear(keeper);
-    if (polls[POLL_CONTROL].revents)
-        end_with_agent(keeper);
     end_output(keeper);
 }
 
@@ -208,6 +211,7 @@ static int become_keeper(struct keeper *keeper)
     sigemptyset(&heard);
     sigaddset(&heard, SIGCHLD);
     sigaddset(&heard, SIGTERM);
+    sigaddset(&heard, AGENT_TURN_SIGNAL);
     keeper->signals = signalfd(-1, &heard, SFD_CLOEXEC | SFD_NONBLOCK);
     if (keeper->signals < 0 || prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) ||
         prctl(PR_SET_PDEATHSIG, SIGTERM, 0, 0, 0))
@@ -248,6 +252,8 @@ static int start_command(struct keeper *keeper, struct agent_letter *letter,
         .message = &loaded->message,
         .words = &loaded->words,
         .groups = loaded->groups,
+        .socket = keeper->socket,
+        .stack = keeper->stack,
     };
     if (open_terminal(keeper, &start, letter)) {
         agent_answer_failure(keeper->socket, AGENT_STEP_TERMINAL, errno);
@@ -271,7 +277,7 @@ static int start_command(struct keeper *keeper, struct agent_letter *letter,
 static int start(struct keeper *keeper, struct agent_letter *letter)
 {
     struct agent_loaded loaded;
-    int errnum = agent_load(letter, keeper->agent->control, &loaded);
+    int errnum = agent_load(letter, &loaded);
     if (errnum)
         agent_answer_failure(keeper->socket, AGENT_STEP_WORDS, errnum);
     int failed = errnum ? -1 : start_command(keeper, letter, &loaded);
@@ -279,20 +285,66 @@ static int start(struct keeper *keeper, struct agent_letter *letter)
     return failed;
 }
 
-int agent_keep(const struct agent *agent, struct agent_letter *letter)
+/* Keeps one command to its end. Whether nothing is left of it, and nothing is changed. */
+static bool keep(struct keeper *keeper, struct agent_letter *letter)
+{
+    keeper->socket = letter->fd[AGENT_SOCKET];
+    keeper->command = 0;
+    keeper->ended = keeper->more = keeper->empty = false;
+    if (start(keeper, letter))
+        return false;
+    bool had_terminal = keeper->terminal.master >= 0;
+    while (!is_done(keeper))
+        wait_for_news(keeper);
+    keeper->command = 0;
+    return !had_terminal;
+}
+
+/* Waits for the next command. False: there will be none for this keeper. */
+static bool await_letter(struct keeper *keeper, struct agent_block *block)
+{
+    struct agent_idle *idle = keeper->agent->idle;
+    if (!idle || keeper->ending || !agent_idle_join(idle, block))
+        return false;
+    while (!keeper->ending) {
+        bool listens = agent_idle_listens(idle, block);
+        struct pollfd polls[] = {
+            {.fd = keeper->signals, .events = POLLIN},
+            {.fd = keeper->agent->control, .events = listens ? POLLIN : 0},
+        };
+        if (ppoll(polls, 2, NULL, NULL) < 0)
+            continue;
+        if (polls[0].revents)
+            take_signal(keeper);
+        if (keeper->ending || !polls[1].revents)
+            continue;
+        int found = agent_receive(keeper->agent->control, &block->letter);
+        if (found < 0)
+            continue;
+        if (found > 0)
+            agent_idle_pass_on(idle, block, keeper->agent->pid);
+        return found > 0;
+    }
+    return false;
+}
+
+int agent_keep(struct agent_block *block)
 {
     struct keeper keeper = {
-        .agent = agent,
-        .socket = letter->fd[AGENT_SOCKET],
+        .agent = block->agent,
+        .stack = block->agent->idle ? agent_block_command_stack(block) : NULL,
         .terminal = {.master = -1, .input = -1, .output = -1},
     };
     if (become_keeper(&keeper)) {
-        agent_answer_failure(keeper.socket, AGENT_STEP_FORK, errno);
+        if (block->has_letter)
+            agent_answer_failure(block->letter.fd[AGENT_SOCKET], AGENT_STEP_FORK, errno);
         return 1;
     }
-    if (start(&keeper, letter))
-        return 1;
-    while (!is_done(&keeper))
-        wait_for_news(&keeper);
+    bool has_letter = block->has_letter;
+    while (has_letter || await_letter(&keeper, block)) {
+        has_letter = false;
+        if (!keep(&keeper, &block->letter))
+            return 1;
+    }
     return 0;
 }

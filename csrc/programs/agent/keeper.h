@@ -4,9 +4,10 @@
 #define USERNSCTL_PROGRAMS_AGENT_KEEPER_H
 
 #include "programs/agent/agent.h"
-#include "programs/agent/wire.h"
+#include "programs/agent/block.h"
 
-/* Runs in a child of the agent, which may share its memory; the end of that is the end of this. */
-int agent_keep(const struct agent *agent, struct agent_letter *letter);
+/* Runs in a child of the agent, which may share its memory; the end of that is the end of this. It
+ * keeps the command that it has a letter of, and then, where keepers are used again, others. */
+int agent_keep(struct agent_block *block);
 
 #endif

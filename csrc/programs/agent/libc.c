@@ -36,8 +36,7 @@ int *__errno_location(void)
     uintptr_t here = (uintptr_t)__builtin_frame_address(0);
     if (here > first_stack)
         return &first_error;
-    struct agent_block *block = (void *)(here - here % AGENT_BLOCK_SIZE);
-    return &block->error;
+    return (int *)(here - here % AGENT_STACK_SIZE);
 }
 
 /* The kernel's sets of signals, for which it is told their size. */
@@ -51,6 +50,11 @@ __attribute__((always_inline)) static inline long call(long number, long a, long
         return result;
     errno = (int)-result;
     return -1;
+}
+
+int pipe2(int fds[2], int flags)
+{
+    return (int)call(__NR_pipe2, (long)fds, flags, 0, 0, 0, 0);
 }
 
 ssize_t recvmsg(int socket, struct msghdr *letter, int flags)

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #define NOT_PROVEN 125
+#define OUTLIVES "--outlives"
 
 static int complain(const char *text)
 {
@@ -21,9 +22,9 @@ static int complain(const char *text)
 
 int main(int argc, char **argv, char **environment)
 {
-    (void)argc, (void)argv, (void)environment;
+    (void)environment;
     if (!un_runs_on_gvisor())
         return complain("usernsctl: usernsctl-agent: " UN_NOT_PROVEN "\n");
     agent_split_errno();
-    return agent_serve(STDIN_FILENO, true);
+    return agent_serve(STDIN_FILENO, true, argc == 2 && !strcmp(argv[1], OUTLIVES));
 }

@@ -1,5 +1,6 @@
 #include "programs/agent/serve.h"
 #include "programs/agent/block.h"
+#include "programs/agent/idle.h"
 #include "programs/agent/keeper.h"
 #include "programs/agent/tree.h"
 #include "sys/clone.h"
@@ -21,10 +22,12 @@
 struct server {
     struct agent agent;
     struct agent_blocks blocks;
+    struct agent_idle idle;
     int signals;
     bool is_apart; /* no command can signal us but by CAP_KILL */
     bool more;     /* children may have ended that have not been waited for */
     bool ending;   /* SIGTERM has come */
+    bool outlives; /* the end of control is not ours */
     bool has_lost; /* a keeper was killed, so who it kept is our child now */
 };
 
@@ -32,6 +35,16 @@ static bool is_keeper(pid_t pid, void *arg)
 {
     const struct server *server = arg;
     return agent_block_has(&server->blocks, pid);
+}
+
+static void leave(struct server *server, pid_t pid, int status)
+{
+    struct agent_block *block = agent_block_leave(&server->blocks, pid);
+    if (!block)
+        return;
+    agent_idle_forget(&server->idle, block);
+    if (!WIFEXITED(status))
+        server->has_lost = true;
 }
 
 /* Keepers are the children that we have made; who else comes to be our child has lost a parent, and
@@ -43,8 +56,8 @@ static bool reap(void *arg)
     pid_t pid = 1;
     for (int i = 0; i < AT_ONCE && pid > 0; i++) {
         pid = waitpid(-1, &status, WNOHANG);
-        if (pid > 0 && agent_block_leave(&server->blocks, pid) && !WIFEXITED(status))
-            server->has_lost = true;
+        if (pid > 0)
+            leave(server, pid, status);
     }
     server->more = pid > 0;
     return pid >= 0;
@@ -59,11 +72,11 @@ static void kill_lost(struct server *server)
 
 static int keep(void *arg)
 {
-    struct agent_block *block = arg;
-    return agent_keep(block->agent, &block->letter);
+    return agent_keep(arg);
 }
 
-static int start_keeper(struct server *server, struct agent_block *block)
+/* For the letter that its block has, or for any that comes. 0, or an errno. */
+static int start_keeper(struct server *server, struct agent_block *block, bool has_letter)
 {
     struct un_clone child = {.run = keep, .arg = block, .exit_signal = SIGCHLD, .is_plain = true};
     if (server->agent.is_inside) {
@@ -71,6 +84,7 @@ static int start_keeper(struct server *server, struct agent_block *block)
         child.stack = agent_block_stack(block);
     }
     block->agent = &server->agent;
+    block->has_letter = has_letter;
     if (un_clone(&child))
         return errno;
     agent_block_use(&server->blocks, child.pid);
@@ -87,13 +101,9 @@ static bool take_command(struct server *server)
     int found = agent_receive(server->agent.control, letter);
     if (found <= 0)
         return found;
-    if (letter->fds < AGENT_WORDS) {
-        agent_answer_failure(server->agent.control, AGENT_STEP_WORDS, EPROTO);
-    } else {
-        int errnum = server->ending ? ESHUTDOWN : start_keeper(server, block);
-        if (errnum)
-            agent_answer_failure(letter->fd[AGENT_SOCKET], AGENT_STEP_FORK, errnum);
-    }
+    int errnum = server->ending ? ESHUTDOWN : start_keeper(server, block, true);
+    if (errnum)
+        agent_answer_failure(letter->fd[AGENT_SOCKET], AGENT_STEP_FORK, errnum);
     agent_close_fds(letter);
     return true;
 }
@@ -106,6 +116,14 @@ static void pass_on_end(struct server *server)
         kill(block->keeper, SIGTERM);
 }
 
+/* Nobody listens: somebody new is to, so that the next command need not wait for a keeper. */
+static void start_listener(struct server *server)
+{
+    struct agent_block *block = agent_block_free(&server->blocks);
+    if (block && !server->ending && !agent_idle_any(&server->idle))
+        start_keeper(server, block, false);
+}
+
 static void take_signal(struct server *server)
 {
     struct signalfd_siginfo info;
@@ -113,6 +131,8 @@ static void take_signal(struct server *server)
         return;
     if (info.ssi_signo == SIGTERM)
         pass_on_end(server);
+    else if (info.ssi_signo == AGENT_TURN_SIGNAL)
+        start_listener(server);
     else if (info.ssi_signo == AGENT_HELP_SIGNAL && server->agent.is_inside &&
              is_keeper((pid_t)info.ssi_pid, server))
         agent_kill_while_all_stands(server->agent.proc, (pid_t)info.ssi_pid);
@@ -126,6 +146,7 @@ static int open_signals(void)
     sigaddset(&heard, SIGCHLD);
     sigaddset(&heard, SIGTERM);
     sigaddset(&heard, AGENT_HELP_SIGNAL);
+    sigaddset(&heard, AGENT_TURN_SIGNAL);
     return signalfd(-1, &heard, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
@@ -148,8 +169,7 @@ static void help_ourselves(void *arg)
     agent_kill_while_all_stands(server->agent.proc, server->agent.pid);
 }
 
-/* With process 1 all ends anyway. */
-static void kill_all(struct server *server)
+static void kill_descendants(struct server *server)
 {
     const struct agent_killing how = {
         .reap = reap,
@@ -157,8 +177,7 @@ static void kill_all(struct server *server)
         .get_help = server->agent.is_inside ? help_ourselves : NULL,
         .arg = server,
     };
-    if (server->agent.pid != 1)
-        agent_kill_tree(server->agent.proc, &how);
+    agent_kill_tree(server->agent.proc, &how);
 }
 
 static int serve(struct server *server)
@@ -172,6 +191,7 @@ static int serve(struct server *server)
     const struct timespec now = {0, 0};
     for (;;) {
         const struct timespec *most = server->has_lost ? &soon : NULL;
+        polls[0].events = agent_idle_any(&server->idle) ? 0 : POLLIN;
         if (ppoll(polls, 2, server->more ? &now : most, NULL) < 0)
             continue;
         if (polls[1].revents)
@@ -182,12 +202,18 @@ static int serve(struct server *server)
         kill_lost(server);
         if (server->ending && !any)
             return 128 + SIGTERM;
-        if (polls[0].revents && !take_command(server))
-            return 0;
+        if (polls[0].revents == POLLIN && agent_idle_any(&server->idle))
+            continue;
+        if (polls[0].revents && !take_command(server)) {
+            if (!server->outlives)
+                return 0;
+            kill_descendants(server);
+            polls[0].fd = -1;
+        }
     }
 }
 
-int agent_serve(int control, bool is_inside)
+int agent_serve(int control, bool is_inside, bool outlives)
 {
     static struct server server;
     struct agent *agent = &server.agent;
@@ -196,6 +222,7 @@ int agent_serve(int control, bool is_inside)
         .is_inside = is_inside,
         .control = control,
         .uid = getuid(),
+        .idle = is_inside ? &server.idle : NULL,
     };
     /* Nobody has given us any; if somebody had, commands would have them. */
     syscall(SYS_close_range, STDERR_FILENO + 1, ~0U, CLOSE_RANGE_CLOEXEC, 0, 0);
@@ -204,10 +231,13 @@ int agent_serve(int control, bool is_inside)
     if (server.signals < 0 || chdir("/") || agent_read_caps(&agent->caps))
         return 1;
     server.is_apart = agent_become_nobody();
+    server.outlives = outlives && agent->pid == 1;
     if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) || prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) ||
         !say_hello(&server))
         return 1;
     int status = serve(&server);
-    kill_all(&server);
+    /* With process 1 all ends anyway. */
+    if (agent->pid != 1)
+        kill_descendants(&server);
     return status;
 }

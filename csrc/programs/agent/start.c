@@ -1,9 +1,11 @@
 #include "programs/agent/start.h"
 #include "base/error.h"
+#include "programs/agent/wire.h"
 #include "sys/clone.h"
 #include "sys/fds.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
@@ -135,18 +137,38 @@ static int become_command(void *arg)
     return fail(start, AGENT_STEP_EXEC, errno_of_exec(words, err.errnum));
 }
 
+/* Waits until the other end of the pipe `executed` is closed. */
+static void await_exec(const struct agent_start *start, pid_t pid, int executed)
+{
+    if (agent_wait_while_wanted(executed, start->socket))
+        return;
+    kill(pid, SIGKILL);
+    agent_wait_while_wanted(executed, -1);
+}
+
 pid_t agent_start_command(struct agent_start *start)
 {
     struct un_clone child = {
-        .flags = CLONE_VM | CLONE_VFORK,
+        .flags = CLONE_VM | (start->stack ? 0 : CLONE_VFORK),
         .run = become_command,
         .arg = start,
         .exit_signal = SIGCHLD,
         .is_plain = true,
+        .stack = start->stack,
     };
+    int executed[2];
     start->step = start->errnum = 0;
-    if (un_clone(&child)) {
+    if (pipe2(executed, O_CLOEXEC)) {
         fail(start, AGENT_STEP_FORK, errno);
+        return -1;
+    }
+    int failed = un_clone(&child) ? errno : 0;
+    close(executed[1]);
+    if (!failed)
+        await_exec(start, child.pid, executed[0]);
+    close(executed[0]);
+    if (failed) {
+        fail(start, AGENT_STEP_FORK, failed);
         return -1;
     }
     if (!start->step)

@@ -2,6 +2,8 @@
 #include "sys/fds.h"
 
 #include <errno.h>
+#include <poll.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -49,12 +51,46 @@ int agent_receive(int socket, struct agent_letter *letter)
     letter->size = (size_t)size;
     letter->cut = head.msg_flags & (MSG_TRUNC | MSG_CTRUNC);
     take_fds(&head, letter);
-    return size || letter->fds || letter->cut;
+    if (!size && !letter->fds && !letter->cut)
+        return 0;
+    if (letter->fds >= AGENT_WORDS)
+        return 1;
+    agent_answer_failure(socket, AGENT_STEP_WORDS, EPROTO);
+    agent_close_fds(letter);
+    return -1;
 }
 
 void agent_close_fds(struct agent_letter *letter)
 {
     un_close_each(letter->fd, letter->fds < AGENT_FDS ? letter->fds : AGENT_FDS);
+}
+
+static bool is_unwanted(int socket)
+{
+    struct agent_note note = {.kind = 0};
+    ssize_t size = recv(socket, &note, sizeof note, MSG_PEEK | MSG_DONTWAIT);
+    if (size < 0)
+        return errno != EAGAIN && errno != EINTR;
+    return !size || (note.kind == AGENT_SIGNAL && note.value == SIGKILL);
+}
+
+bool agent_wait_while_wanted(int fd, int socket)
+{
+    /* gVisor tells of the end of a socket of the host's by POLLIN alone. */
+    struct pollfd polls[] = {
+        {.fd = fd, .events = POLLIN},
+        {.fd = socket, .events = POLLIN},
+    };
+    for (;;) {
+        if (ppoll(polls, 2, NULL, NULL) < 0)
+            continue;
+        if (polls[0].revents)
+            return true;
+        if (is_unwanted(socket))
+            return false;
+        /* What else it says is for later. */
+        polls[1].fd = -1;
+    }
 }
 
 bool agent_answer(int socket, const void *data, size_t size)

@@ -16,9 +16,13 @@ struct agent_letter {
     char bytes[AGENT_MESSAGE_MAX];
 };
 
-/* Takes one message without waiting. 1: there was one; 0: the host has closed its end; -1: there is
- * none yet. */
+/* Takes one message without waiting. 1: there was one, with what belongs to a command; 0: the host
+ * has closed its end; -1: there is none yet. One without a socket of the command's is answered. */
 int agent_receive(int socket, struct agent_letter *letter);
+
+/* Waits until `fd` can be read, or has come to its end. False: before that, the host has let go of
+ * `socket`, which is a command's, or has asked for the end of the command. */
+bool agent_wait_while_wanted(int fd, int socket);
 
 void agent_close_fds(struct agent_letter *letter);
 

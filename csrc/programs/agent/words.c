@@ -1,7 +1,6 @@
 #include "programs/agent/words.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -27,20 +26,11 @@ void agent_unload(struct agent_loaded *loaded)
             munmap(loaded->memory[i].at, loaded->memory[i].size);
 }
 
-/* Whether there is something to be read; not so if nobody wants it any more. */
-static bool wait_to_read(int fd, int socket, int control)
-{
-    struct pollfd polls[] = {{.fd = fd, .events = POLLIN}, {.fd = socket}, {.fd = control}};
-    while (ppoll(polls, 3, NULL, NULL) < 0 && errno == EINTR)
-        continue;
-    return polls[0].revents && !polls[1].revents && !polls[2].revents;
-}
-
-static int read_apart(const struct agent_letter *letter, int control, char *into, size_t size)
+static int read_apart(const struct agent_letter *letter, char *into, size_t size)
 {
     int fd = letter->fd[AGENT_WORDS];
     for (size_t at = 0; at < size;) {
-        if (!wait_to_read(fd, letter->fd[AGENT_SOCKET], control))
+        if (!agent_wait_while_wanted(fd, letter->fd[AGENT_SOCKET]))
             return ECANCELED;
         ssize_t part = read(fd, into + at, size - at);
         if (!part)
@@ -67,7 +57,7 @@ static int load_groups(struct agent_loaded *loaded)
     return 0;
 }
 
-static int load_words(const struct agent_letter *letter, int control, struct agent_loaded *loaded)
+static int load_words(const struct agent_letter *letter, struct agent_loaded *loaded)
 {
     const struct agent_header *header = &loaded->message.header;
     const char *bytes = loaded->message.words;
@@ -75,7 +65,7 @@ static int load_words(const struct agent_letter *letter, int control, struct age
         char *apart = allocate(loaded, APART, header->size);
         if (!apart)
             return ENOMEM;
-        int errnum = read_apart(letter, control, apart, header->size);
+        int errnum = read_apart(letter, apart, header->size);
         if (errnum)
             return errnum;
         bytes = apart;
@@ -89,7 +79,7 @@ static int load_words(const struct agent_letter *letter, int control, struct age
     return agent_read_words(header, bytes, header->size, pointers, &loaded->words);
 }
 
-int agent_load(const struct agent_letter *letter, int control, struct agent_loaded *loaded)
+int agent_load(const struct agent_letter *letter, struct agent_loaded *loaded)
 {
     memset(loaded->memory, 0, sizeof loaded->memory);
     loaded->groups = NULL;
@@ -100,5 +90,5 @@ int agent_load(const struct agent_letter *letter, int control, struct agent_load
     if (letter->cut || letter->fds != (apart ? AGENT_FDS : AGENT_WORDS))
         return EPROTO;
     errnum = load_groups(loaded);
-    return errnum ? errnum : load_words(letter, control, loaded);
+    return errnum ? errnum : load_words(letter, loaded);
 }

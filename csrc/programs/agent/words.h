@@ -23,8 +23,8 @@ struct agent_loaded {
 };
 
 /* 0, or an errno; in any case there is something to unload. Words that come through a pipe are
- * waited for, until the command's socket or `control` ends. */
-int agent_load(const struct agent_letter *letter, int control, struct agent_loaded *loaded);
+ * waited for, until the command's socket ends. */
+int agent_load(const struct agent_letter *letter, struct agent_loaded *loaded);
 void agent_unload(struct agent_loaded *loaded);
 
 #endif

@@ -18,7 +18,7 @@ from usernsctl import _core
 from usernsctl.explain.model import Cause, Place, Purpose
 
 #: The files of the catalogue, in the order in which their causes get in the way.
-AREAS = ("namespaces", "maps", "helpers", "runsc", "bundle", "commands")
+AREAS = ("namespaces", "maps", "helpers", "runsc", "bundle", "commands", "containers")
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -7,7 +7,7 @@ import functools
 import io
 import re
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import BinaryIO
@@ -19,7 +19,7 @@ from usernsctl.explain.logs import SHOWN_MAX, Failure, message_at, printable
 from usernsctl.explain.model import Cause, Finding, Report
 
 #: The files, by what says the messages in them.
-SPEAKERS = ("runsc", "helpers", "namespaces")
+SPEAKERS = ("runsc", "helpers", "namespaces", "containers")
 
 _NOT_LITERAL = re.compile(r"\\.|\[[^\]]*\]|\.")
 _GROUP = re.compile(r"\([^()]*\)")
@@ -46,17 +46,31 @@ class Text(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
     text: tuple[Text, ...]
+    hint: tuple[Text, ...] = ()
 
 
 @functools.cache
+def _files() -> tuple[_File, ...]:
+    directory = resources.files("usernsctl.explain") / "texts"
+    tables = (
+        tomllib.loads((directory / f"{speaker}.toml").read_text(encoding="utf-8"))
+        for speaker in SPEAKERS
+    )
+    return tuple(msgspec.convert(table, _File) for table in tables)
+
+
 def texts() -> tuple[Text, ...]:
     """All messages, in the order of the files."""
-    directory = resources.files("usernsctl.explain") / "texts"
-    found: list[Text] = []
-    for speaker in SPEAKERS:
-        table = tomllib.loads((directory / f"{speaker}.toml").read_text(encoding="utf-8"))
-        found += msgspec.convert(table, _File).text
-    return tuple(found)
+    return tuple(text for file in _files() for text in file.text)
+
+
+def hints() -> tuple[Text, ...]:
+    """What is no failure, but says of which system a text is.
+
+    A hint names no cause by itself. Of the causes that messages beside it can have, its own comes
+    first.
+    """
+    return tuple(hint for file in _files() for hint in file.hint)
 
 
 def needle(pattern: str) -> str:
@@ -132,7 +146,7 @@ def explain(stream: BinaryIO) -> Explanation:
     for piece in _pieces(stream):
         empty = False
         search.look_at(piece)
-    return Explanation(candidates=_rank(search.found), empty=empty)
+    return Explanation(candidates=_rank(search.found, search.hinted), empty=empty)
 
 
 def explain_failures(failures: Sequence[Failure]) -> Explanation:
@@ -149,8 +163,12 @@ def explain_failures(failures: Sequence[Failure]) -> Explanation:
 
 
 def confirm(explanation: Explanation, report: Report) -> Explanation:
-    """Put the causes first that hold on this machine, in the order in which they block."""
+    """Put the causes first that hold on this machine, in the order in which they block.
+
+    Of the others, that comes first which a setting of this machine speaks for.
+    """
     order = {finding.id: place for place, finding in enumerate(report.findings)}
+    order |= {cause: len(order) for cause in _spoken_for(report) if cause not in order}
     candidates = [
         Candidate(
             cause=candidate.cause,
@@ -167,6 +185,17 @@ def confirm(explanation: Explanation, report: Report) -> Explanation:
         probed=True,
         empty=explanation.empty,
     )
+
+
+# Other programs can meet these where usernsctl does not: it may have a profile, and they none.
+_BY_SYSCTL = {"apparmor-restricts-userns": ("kernel/apparmor_restrict_unprivileged_userns", 1)}
+
+
+def _spoken_for(report: Report) -> Iterator[str]:
+    sysctls = report.facts.get("sysctls")
+    for cause, (name, value) in _BY_SYSCTL.items():
+        if isinstance(sysctls, Mapping) and sysctls.get(name) == value:
+            yield cause
 
 
 def _pieces(stream: BinaryIO) -> Iterator[str]:
@@ -187,10 +216,10 @@ class _Search:
 
     def __init__(self) -> None:
         self.found: list[_Match] = []
+        self.hinted: set[str] = set()
         self._own: set[str] = set()
-        self._left: list[tuple[str, re.Pattern[str], Text]] = [
-            (needle(text.pattern), re.compile(text.pattern, re.ASCII), text) for text in texts()
-        ]
+        self._left: list[tuple[str, re.Pattern[str], Text]] = [_prepared(text) for text in texts()]
+        self._hints = [_prepared(hint) for hint in hints()]
 
     def look_at(self, piece: str) -> None:
         for own in _OWN_ID.finditer(piece):
@@ -205,16 +234,27 @@ class _Search:
             else:
                 self.found.append(_Match(text.causes, _line_at(piece, match)))
         self._left = left
+        for plain, pattern, hint in self._hints:
+            if plain in piece and pattern.search(piece):
+                self.hinted.update(hint.causes)
 
 
-def _rank(matches: Sequence[_Match]) -> tuple[Candidate, ...]:
-    """The causes of all messages: those of a message that has few before those of one with many."""
+def _prepared(text: Text) -> tuple[str, re.Pattern[str], Text]:
+    return needle(text.pattern), re.compile(text.pattern, re.ASCII), text
+
+
+def _rank(matches: Sequence[_Match], hinted: Collection[str]) -> tuple[Candidate, ...]:
+    """The causes of all messages: those of a message that has few before those of one with many.
+
+    Those that were hinted at come first, if a message has them.
+    """
     rank: dict[str, tuple[int, int]] = {}
     seen: dict[str, dict[str, None]] = {}
     for match in matches:
         for place, cause_id in enumerate(match.causes):
             rank[cause_id] = min(rank.get(cause_id, (99, 99)), (len(match.causes), place))
             seen.setdefault(cause_id, {})[match.line] = None
+    rank |= {cause_id: (0, 0) for cause_id in hinted if cause_id in rank}
     known = catalogue()
     return tuple(
         Candidate(cause=known[cause_id], seen=tuple(seen[cause_id]))

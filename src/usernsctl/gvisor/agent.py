@@ -243,7 +243,7 @@ class AgentHolder:
         own = (process, thread, None)
         try:
             self._starters.add(own)
-            return self._kept(self._start(deadline))
+            return self.keep(self._start(deadline))
         finally:
             self._starters.discard(own)
 
@@ -268,11 +268,12 @@ class AgentHolder:
             await asyncio.sleep(_LOOK_SECONDS)
         try:
             self._starters.add(own)
-            return self._kept(await self._start_async(deadline))
+            return self.keep(await self._start_async(deadline))
         finally:
             self._starters.discard(own)
 
-    def _kept(self, made: Agent) -> Agent:
+    def keep(self, made: Agent) -> Agent:
+        """Take over an agent that was started, unless there is one already: the one to be used."""
         # Somebody else may have been as fast.
         agent = self.current()
         if agent is not None:

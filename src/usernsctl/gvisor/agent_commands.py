@@ -74,6 +74,10 @@ class SandboxCommands:
         except SandboxEnded as error:
             return error
 
+    def adopt(self, agent: Agent) -> None:
+        """Have an agent start them that runs already."""
+        self._agents.keep(agent)
+
     def popen(self, args: Args, options: Mapping[str, Any]) -> SandboxPopen[Any]:
         """Start a command: see :meth:`usernsctl.Sandbox.popen`."""
         arguments = dict(options)

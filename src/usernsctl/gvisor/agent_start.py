@@ -8,7 +8,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from typing import Any
+from io import FileIO
 
 from usernsctl.commands.aio import wait_for_end
 from usernsctl.commands.popen import DEVNULL, Popen, TimeoutExpired
@@ -28,13 +28,11 @@ from usernsctl.gvisor.agent import (
 from usernsctl.gvisor.decide import AGENT_INSIDE
 from usernsctl.gvisor.detached import Detached
 from usernsctl.gvisor.held import Held, SandboxEnded
+from usernsctl.gvisor.inherited import agent_process
 
 # How long after a failure of runsc the end of a sandbox is taken for its reason, in seconds: from
 # the end of its command to its own, it answers no more.
 ENDING_SECONDS = 1
-
-# What the agent needs to start a command as another user, with fewer capabilities, and to end it.
-_NEEDED = ("CAP_KILL", "CAP_SETGID", "CAP_SETUID", "CAP_SETPCAP")
 
 # What an agent says of itself is about a line.
 _SAID_MAX = 4096
@@ -121,6 +119,76 @@ async def start_agent_async(life: Held | Detached, id: str, deadline: float) -> 
         raise
 
 
+class FirstAgent:
+    """The agent that is process 1 of a sandbox, while that is started; for a block.
+
+    :ivar streams: the standard input, output and error of process 1, as a Popen takes them.
+    """
+
+    def __init__(self, id: str) -> None:
+        """Make the connection.
+
+        :param id: of the sandbox.
+        :raises OSError: there are no descriptors left.
+        """
+        self._id = id
+        self._is_got = False
+        self._ours, self._theirs = socket_pair()
+        try:
+            self._said, self._says = _quiet_pipe()
+        except BaseException:
+            self._ours.close()
+            self._theirs.close()
+            raise
+        self.streams = {"stdin": self._theirs, "stdout": DEVNULL, "stderr": self._says}
+
+    def get(self, life: Held | Detached, deadline: float) -> Agent:
+        """The agent, once it has spoken.
+
+        :param life: what holds the sandbox.
+        :param deadline: until when, by the monotonic clock.
+        :raises AgentLate: it took too long.
+        :raises RunscError: it is of no use.
+        """
+        self._theirs.close()
+        self._says.close()
+        try:
+            pid = await_hello(self._ours, deadline)
+        except AgentGone:
+            life.ends_within(ENDING_SECONDS)
+            raise _ended_at_once(self._id, self._said.fileno()) from None
+        except wire.Lie as error:
+            raise agent_error(self._id, f"is none: {error}") from None
+        agent = Agent(self._ours, pid)
+        self._is_got = True
+        return agent
+
+    def __enter__(self) -> FirstAgent:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for one in (self._theirs, self._says, self._said):
+            one.close()
+        if not self._is_got:
+            shut(self._ours)
+            self._ours.close()
+
+
+def _quiet_pipe() -> tuple[FileIO, FileIO]:
+    """A pipe that nobody waits for."""
+    said, says = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    return FileIO(said, "rb"), FileIO(says, "wb")
+
+
+def _ended_at_once(id: str, said: int) -> RunscError:
+    """The error for an agent that has ended without a word, but for what it wrote for users."""
+    told = b""
+    with contextlib.suppress(BlockingIOError):
+        told = os.read(said, _SAID_MAX)
+    words = told.decode(errors="replace").strip()
+    return agent_error(id, f"has ended at once: {words}" if words else "has ended at once")
+
+
 class _Starter:
     """``runsc exec`` of an agent, and what it says."""
 
@@ -138,9 +206,6 @@ class _Starter:
         with contextlib.suppress(TimeoutExpired):
             self._popen.wait(min(_END_SECONDS, seconds_left(deadline) or 0))
         told = logs.own_failure(self._errors)
-        said = b""
-        with contextlib.suppress(BlockingIOError):
-            said = os.read(self._said, _SAID_MAX)
         if self._life.ends_within(ENDING_SECONDS):
             return SandboxEnded.of(self._id)
         if told is not None and os.path.basename(AGENT_INSIDE) in told and _MISSING in told:
@@ -156,10 +221,7 @@ class _Starter:
                 f"the agent of the sandbox {self._id} could not be started: {logs.said(told)}",
                 step="agent",
             )
-        words = said.decode(errors="replace").strip()
-        return agent_error(
-            self._id, f"has ended at once: {words}" if words else "has ended at once"
-        )
+        return _ended_at_once(self._id, self._said)
 
 
 @contextlib.contextmanager
@@ -173,37 +235,20 @@ def _starter(life: Held | Detached, id: str, theirs: socket.socket) -> Iterator[
         open(os.memfd_create("errors", os.MFD_CLOEXEC), "wb") as errors,
         contextlib.ExitStack() as opened,
     ):
-        said, says = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        opened.callback(os.close, said)
-        writes = opened.enter_context(open(says, "wb", buffering=0))
-        file.write(json.dumps(_process(life)).encode())
+        said, says = map(opened.enter_context, _quiet_pipe())
+        file.write(json.dumps(agent_process(life.inherited, AGENT_INSIDE)).encode())
         file.flush()
         log = [f"--log=/proc/self/fd/{errors.fileno()}", "--log-format=json"]
         process_file = f"--process=/proc/self/fd/{file.fileno()}"
         with life.runsc(*log, "exec", process_file, id) as (command, needed), known_end(life, id):
             fds = [*needed["pass_fds"], file.fileno(), errors.fileno()]
             needed = {**needed, "pass_fds": fds}
-            popen = Popen[bytes](command, stdin=theirs, stdout=DEVNULL, stderr=writes, **needed)
+            popen = Popen[bytes](command, stdin=theirs, stdout=DEVNULL, stderr=says, **needed)
         try:
             # Whoever ends the sandbox may have to collect it in our place.
             needed["namespace"].commands.add(popen)
-            writes.close()
-            yield _Starter(life, id, popen, errors.fileno(), said)
+            says.close()
+            yield _Starter(life, id, popen, errors.fileno(), said.fileno())
         finally:
             popen.kill()
             popen.wait()
-
-
-def _process(life: Held | Detached) -> dict[str, Any]:
-    """The ``process`` of the OCI runtime specification for the agent."""
-    inherited = life.inherited
-    capabilities = sorted({*inherited.capabilities, *_NEEDED})
-    sets = ("bounding", "effective", "permitted")
-    return {
-        "args": [AGENT_INSIDE],
-        "user": {"uid": 0, "gid": 0},
-        "cwd": "/",
-        "env": [],
-        "capabilities": dict.fromkeys(sets, capabilities),
-        "noNewPrivileges": inherited.no_new_privs,
-    }

@@ -38,7 +38,7 @@ class Files:
         self.pid_file = f"{self.inside}/pid"
         self._config = config.decode()
         #: What all commands of the sandbox have in common.
-        self.inherited = Inherited.of(json.loads(config)["process"])
+        self.inherited = Inherited.of_config(json.loads(config))
         # Of our own, so that the host may be closed meanwhile.
         self._top = host.open_directory()
         self._is_made = False

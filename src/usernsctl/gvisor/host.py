@@ -30,7 +30,7 @@ class SandboxHost(HostBase):
     It is a context manager, also an asynchronous one, that closes it at its end.
     """
 
-    def start(self, args: Args = (), **options: Unpack[StartOptions]) -> Sandbox:
+    def start(self, args: Args | None = (), **options: Unpack[StartOptions]) -> Sandbox:
         """Start a command in a sandbox of its own, and return when it runs.
 
         :class:`Sandbox` has the arguments. An event loop stands still for it, some tenths of a
@@ -42,7 +42,7 @@ class SandboxHost(HostBase):
         """
         return Sandbox(args, host=self, **options).__enter__()
 
-    async def start_async(self, args: Args = (), **options: Unpack[StartOptions]) -> Sandbox:
+    async def start_async(self, args: Args | None = (), **options: Unpack[StartOptions]) -> Sandbox:
         """The same from asyncio; if this is cancelled, the sandbox is closed."""
         loop = asyncio.get_running_loop()
         starting = Begun(

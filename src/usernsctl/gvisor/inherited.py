@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,13 @@ PERFMON BPF CHECKPOINT_RESTORE
 """
 # The number of each is its place in this list (linux/capability.h).
 CAPABILITIES = tuple(f"CAP_{name}" for name in _NAMES.split())
+
+# What the agent needs to start a command as another user, with fewer capabilities, and to end it.
+_OF_AGENT = ("CAP_KILL", "CAP_SETGID", "CAP_SETUID", "CAP_SETPCAP")
+
+# The annotation that has what the commands of a sandbox have in common where its process 1 is the
+# agent, which has less and more.
+_COMMANDS = "usernsctl.commands"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +60,62 @@ class Inherited:
             no_new_privs=bool(process.get("noNewPrivileges", False)),
         )
 
+    @classmethod
+    def of_config(cls, config: Mapping[str, Any]) -> Inherited:
+        """Read a config.json, also one that :func:`without_command` has changed.
+
+        :raises ArithmeticError: as :meth:`of` does.
+        :raises AttributeError: likewise.
+        :raises LookupError: likewise.
+        :raises TypeError: likewise.
+        :raises ValueError: likewise.
+        """
+        kept = (config.get("annotations") or {}).get(_COMMANDS)
+        return cls.of(config["process"] if kept is None else json.loads(kept))
+
     @property
     def capability_set(self) -> int:
         """The capabilities, a bit for each."""
         known = (CAPABILITIES.index(name) for name in self.capabilities if name in CAPABILITIES)
         return sum(1 << number for number in set(known))
+
+
+def agent_process(inherited: Inherited, *words: str) -> dict[str, Any]:
+    """The ``process`` of the OCI runtime specification for an agent.
+
+    Its environment may be seen by everybody inside, and limits would be in its way: its commands
+    get both from it.
+
+    :param words: its command.
+    """
+    capabilities = sorted({*inherited.capabilities, *_OF_AGENT})
+    return {
+        "args": [*words],
+        "user": {"uid": 0, "gid": 0},
+        "cwd": "/",
+        "env": [],
+        "capabilities": {
+            # What it has itself, no program gets from it.
+            "bounding": sorted(inherited.capabilities),
+            "effective": capabilities,
+            "permitted": capabilities,
+        },
+        "noNewPrivileges": inherited.no_new_privs,
+    }
+
+
+def without_command(config: dict[str, Any], *words: str) -> None:
+    """Have an agent be process 1, in place of the command that a config.json has.
+
+    :param words: the agent's.
+    """
+    process = config["process"]
+    kept = {name: process.get(name) for name in ("env", "rlimits", "capabilities")}
+    kept["noNewPrivileges"] = process.get("noNewPrivileges", False)
+    config["annotations"] = {**(config.get("annotations") or {}), _COMMANDS: json.dumps(kept)}
+    config["process"] = agent_process(Inherited.of(process), *words)
+
+
+def with_command(config: dict[str, Any]) -> None:
+    """Keep the command: what a bundle has where :func:`without_command` writes is forgotten."""
+    (config.get("annotations") or {}).pop(_COMMANDS, None)

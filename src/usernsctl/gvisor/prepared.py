@@ -21,7 +21,8 @@ from usernsctl.gvisor import checks, config, environment, oci, paths, runsc, vie
 from usernsctl.gvisor.arguments import NamedHostOptions
 from usernsctl.gvisor.begun import Begun, BegunClosing
 from usernsctl.gvisor.config import open_bundle
-from usernsctl.gvisor.decide import VERIFIER_INSIDE, decide_host, forgoes_barriers
+from usernsctl.gvisor.decide import AGENT_INSIDE, VERIFIER_INSIDE, decide_host, forgoes_barriers
+from usernsctl.gvisor.inherited import with_command, without_command
 from usernsctl.gvisor.look import descriptors, gather, resolve
 from usernsctl.gvisor.place import Ids
 from usernsctl.gvisor.request import Request
@@ -95,15 +96,18 @@ class PreparedNamespace:
 
     def config_for(
         self,
-        args: Iterable[str],
+        args: Iterable[str] | None,
         *,
         env: Mapping[str, str] | None,
         cwd: str | None,
         user: tuple[int, int] | None,
         terminal: bool = False,
+        outlives: bool = False,
     ) -> bytes:
         """The config.json of one sandbox.
 
+        :param args: the command; ``None``: there is none, and process 1 is the agent.
+        :param outlives: whether that agent goes on when its connection has ended.
         :raises PlanError: `user` is not mapped.
         :raises CommandError: there is no directory `cwd` inside.
         :raises BundleError: something can't be in a config.json, such as text that is not UTF-8.
@@ -117,7 +121,7 @@ class PreparedNamespace:
         wanted = copy.deepcopy(self.prepared.config)
         request = replace(
             self.request,
-            args=tuple(args),
+            args=tuple(args or ()),
             env=variables,
             user=user,
             terminal=terminal,
@@ -128,7 +132,15 @@ class PreparedNamespace:
         if cwd is not None:
             self._check_directory(cwd)
             process["cwd"] = cwd
-        if self.request.verify:
+        if args is None:
+            without_command(wanted, AGENT_INSIDE, *(["--outlives"] if outlives else []))
+        else:
+            with_command(wanted)
+        # Root inside may change its own root directory, but no mount: else it could put a program
+        # of its own where the agent is, and have it started with the agent's privileges.
+        agent = oci.Mount.bind(f"{wanted['root']['path']}{AGENT_INSIDE}", AGENT_INSIDE)
+        wanted["mounts"] = [*(wanted.get("mounts") or ()), oci.mount_entry(agent)]
+        if self.request.verify and args is not None:
             process["args"] = [VERIFIER_INSIDE, *process["args"]]
         oci.validate(wanted)
         return oci.serialise(wanted)

@@ -193,7 +193,7 @@ class Entry:
         ):
             found = [name for name in os.listdir(state.fd) if name.endswith(".state")]
             if len(found) == 1:
-                return Inherited.of(state.read(found[0])["spec"]["process"])
+                return Inherited.of_config(state.read(found[0])["spec"])
         raise RunscError(
             f"what the commands of the sandbox {self.id} have in common can't be told: "
             "runsc has written its state in another way",

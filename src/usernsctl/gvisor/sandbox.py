@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import threading
+import time
 import weakref
 from collections.abc import Callable, Mapping
 from io import FileIO
@@ -25,9 +26,10 @@ from usernsctl.commands.popen import (
 from usernsctl.commands.popen import run as run_command
 from usernsctl.errors import NamespaceError, RunscError, UsernsError
 from usernsctl.gvisor import checks, registry
+from usernsctl.gvisor.agent import AgentLate, AgentSilent, agent_error
 from usernsctl.gvisor.agent_commands import SandboxCommands
-from usernsctl.gvisor.agent_popen import SandboxPopen
-from usernsctl.gvisor.agent_start import ENDING_SECONDS, known_end
+from usernsctl.gvisor.agent_popen import START_SECONDS, SandboxPopen
+from usernsctl.gvisor.agent_start import ENDING_SECONDS, FirstAgent, known_end
 from usernsctl.gvisor.arguments import HostOptions
 from usernsctl.gvisor.begun import Begun, BegunClosing
 from usernsctl.gvisor.detached import Detached
@@ -58,7 +60,9 @@ class Sandbox(BegunClosing):
     Only a wrong argument is told at once there.
 
     :param args: the command and its arguments, or one word as the command; may be left out for
-        a bundle, which has its own.
+        a bundle, which has its own. ``None``: there is no first command. Process 1 is the agent
+        then, which starts what :meth:`run` and :meth:`popen` ask for, and the sandbox lives until
+        it is closed or told to end (:meth:`terminate`).
     :param SandboxHost host: where; by default in a host of its own, made of `host_options`, the
         arguments of :class:`SandboxHost`.
     :param str id: what runsc calls it; by default a new one is drawn.
@@ -99,7 +103,7 @@ class Sandbox(BegunClosing):
 
     def __init__(
         self,
-        args: Args = (),
+        args: Args | None = (),
         *,
         host: HostBase | None = None,
         id: str | None = None,
@@ -116,25 +120,35 @@ class Sandbox(BegunClosing):
         **host_options: Unpack[HostOptions],
     ) -> None:
         """Start a command in a sandbox, and return when it runs: the class has the arguments."""
-        words = checks.words(args)
+        words = None if args is None else checks.words(args)
+        if words is None:
+            _check_no_command(cwd=cwd, user=user, terminal=terminal)
+            _check_no_command(stdin=stdin, stdout=stdout, stderr=stderr)
         wanted = checks.box_id(id) if id is not None else f"usernsctl-{os.urandom(8).hex()}"
         request = _host_request(host_options, host)
         _check_streams(stdin, stdout, stderr, terminal)
         start = checks.path("cwd", cwd)
-        self._become(wanted, words)
+        self._become(wanted, words or ())
 
         def begin() -> None:
             used = host.prepared if host is not None else PreparedNamespace(request)
             self._own_host = used if host is None else None
-            if not words and used.request.bundle is None:
-                raise ValueError("args is empty: it must hold a command")
-            config = used.config_for(words, env=env, cwd=start, user=user, terminal=terminal)
-            if terminal:
-                streams = prepared_streams(DEVNULL, DEVNULL, DEVNULL, detach)
-            else:
-                streams = prepared_streams(stdin, stdout, stderr, detach)
+            if words == () and used.request.bundle is None:
+                raise ValueError(
+                    "args is empty: it must hold a command, or be None where there is to be none"
+                )
+            config = used.config_for(
+                words, env=env, cwd=start, user=user, terminal=terminal, outlives=detach
+            )
             self._files = Files(used, self.id, config)
-            how = {**streams, "in_cgroup": in_cgroup}
+            how = {"in_cgroup": in_cgroup}
+            if words is None:
+                self._start_agent(used, self._files, how, detach=detach, timeout=timeout)
+                return
+            if terminal:
+                how |= prepared_streams(DEVNULL, DEVNULL, DEVNULL, detach)
+            else:
+                how |= prepared_streams(stdin, stdout, stderr, detach)
             self._start(used, self._files, how, detach=detach, terminal=terminal, timeout=timeout)
 
         self._begun = Begun(lambda: self._undone_unless_whole(begin))
@@ -156,6 +170,28 @@ class Sandbox(BegunClosing):
                 self._life = Held(host, files, how, timeout)
             if console is not None:
                 self._terminal = receive_terminal(console)
+
+    def _start_agent(
+        self,
+        host: PreparedNamespace,
+        files: Files,
+        how: Mapping[str, Any],
+        *,
+        detach: bool,
+        timeout: float | None,
+    ) -> None:
+        """Start a sandbox whose process 1 is the agent."""
+        deadline = time.monotonic() + (START_SECONDS if timeout is None else timeout)
+        with FirstAgent(self.id) as first:
+            streams = {**how, **first.streams}
+            self._start(host, files, streams, detach=detach, terminal=False, timeout=timeout)
+            assert self._life is not None
+            try:
+                self._commands.adopt(first.get(self._life, deadline))
+            except AgentLate:
+                if timeout is not None:
+                    raise TimeoutExpired(self.args, timeout) from None
+                raise agent_error(self.id, "does not answer", AgentSilent) from None
 
     def _undone_unless_whole(self, begin: Callable[[], None]) -> None:
         try:
@@ -493,6 +529,16 @@ def _host_request(options: HostOptions, host: HostBase | None) -> Request:
     if options and host is not None:
         raise ValueError(f"the host decides these already: {', '.join(options)}")
     return Request.for_host(options)
+
+
+def _check_no_command(**options: Any) -> None:
+    """Check that nothing is asked for that only a first command could have.
+
+    :raises ValueError: something is.
+    """
+    for name, given in options.items():
+        if given not in (None, False, DEVNULL):
+            raise ValueError(f"{name}: without a first command, this is asked for by run and popen")
 
 
 def _check_streams(stdin: Any, stdout: Any, stderr: Any, terminal: bool) -> None:

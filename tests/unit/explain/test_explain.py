@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from usernsctl.cli import main
 from usernsctl.errors import PlanError
 from usernsctl.explain.catalogue import catalogue, get
 from usernsctl.explain.logs import SHOWN_MAX
-from usernsctl.explain.messages import Text, confirm, explain, needle, texts
+from usernsctl.explain.messages import Text, confirm, explain, hints, needle, texts
 from usernsctl.explain.model import Finding, Report
 from usernsctl.explain.printing import print_error
 from usernsctl.gvisor.releases import Release
@@ -56,7 +57,10 @@ FIRST = [
         "runsc-rootless-netstack",
     ),
     ("creating root file system: input/output error", "rootfs-unreadable"),
-    ("unshare: write failed /proc/self/uid_map: Operation not permitted", "unprivileged-map"),
+    (
+        "unshare: write failed /proc/self/uid_map: Operation not permitted",
+        "apparmor-restricts-userns",
+    ),
     ("unshare: unshare failed: No space left on device", "max-user-namespaces"),
     ("bwrap: setting up uid map: Permission denied", "apparmor-restricts-userns"),
     ("nsenter: setgroups failed: Operation not permitted", "setgroups-denied-on-join"),
@@ -77,7 +81,7 @@ FIRST = [
     ("bwrap: Can't mount proc on /newroot/proc: Operation not permitted", "proc-masked"),
     ("error remounting chroot in read-only: permission denied", "selinux-nested"),
     ("panic: couldn't open /proc/sys/vm/mmap_min_addr: open", "no-proc"),
-    ("mount: /mnt: permission denied.", "mount-without-owned-ns"),
+    ("mount: /proc: permission denied.", "proc-masked"),
     ("sh: 1: newuidmap: not found", "helper-missing"),
     ("flag provided but not defined: -overlay2", "runsc-too-old"),
     ("flag provided but not defined: -host-uds", "runsc-too-old"),
@@ -96,6 +100,7 @@ AMONG = [
     ("unshare: unshare failed: Permission denied", "lsm-denies-userns"),
     ("unshare: fork failed: Resource temporarily unavailable", "process-limit"),
     ("nsenter: reassociate to namespaces failed: Invalid argument", "join-denied"),
+    ("unshare: write failed /proc/self/uid_map: Operation not permitted", "unprivileged-map"),
     ("unshare: write failed /proc/self/uid_map: Operation not permitted", "needs-setfcap"),
     ("unshare: write failed /proc/self/uid_map: Operation not permitted", "outside-parent-map"),
     ("unshare: write failed /proc/self/gid_map: Operation not permitted", "setgroups-order"),
@@ -155,10 +160,16 @@ def test_every_message_is_recognised_by_its_own_pattern(text: Text) -> None:
     assert len(text.causes) == len(set(text.causes)) > 0
 
 
-@pytest.mark.parametrize("text", texts(), ids=lambda text: text.says)
+@pytest.mark.parametrize("text", [*texts(), *hints()], ids=lambda text: text.says)
 def test_no_pattern_takes_for_ever(text: Text) -> None:
-    """What is repeated without limit makes the time grow with the square of a line's length."""
+    """What is repeated without limit makes the time grow with the square of a line's length.
+
+    And what is repeated within limits, one after the other, is tried in as many ways at each place
+    as these limits multiply to.
+    """
     assert not re.search(r"(?<!\\d)(?<!\\)[*+]", text.pattern)
+    limits = re.findall(r"(?<!\\d)\{\d+,(\d+)\}", text.pattern)
+    assert math.prod(map(int, limits)) <= 100_000
 
 
 def test_a_message_that_says_more_comes_first() -> None:
@@ -172,6 +183,48 @@ def test_our_own_errors_say_it_themselves(cause: str, capsys: pytest.CaptureFixt
     print_error(PlanError("it failed", step="plan", cause=cause))
     assert ids(capsys.readouterr().err)[0] == cause
     assert ids(json.dumps({"cause": cause}))[0] == cause
+
+
+UBUNTU = [
+    "Ubuntu 24.04.3 LTS",
+    "#9~24.04.1-Ubuntu SMP",
+    'VERSION_ID="24.04"',
+    "ubuntu-24.04 runner",
+]
+
+
+@pytest.mark.parametrize("ubuntu", UBUNTU)
+@pytest.mark.parametrize("after", [False, True])
+def test_on_ubuntu_apparmor_comes_first(ubuntu: str, after: bool) -> None:
+    text = "unshare: unshare failed: Operation not permitted"
+    both = f"{text}\n{ubuntu}" if after else f"{ubuntu}\n{text}"
+    assert ids(text)[0] == "seccomp-denies-userns"
+    assert ids(both)[0] == "apparmor-restricts-userns"
+    assert sorted(ids(both)) == sorted(ids(text))
+
+
+@pytest.mark.parametrize("ubuntu", UBUNTU)
+def test_a_hint_alone_is_no_message(ubuntu: str) -> None:
+    assert ids(ubuntu) == []
+    assert "apparmor-restricts-userns" not in ids(f"{ubuntu}\nnewuidmap: Could not set caps")
+
+
+@pytest.mark.parametrize(
+    "before",
+    ["Ubuntu 22.04.1 LTS", 'VERSION_ID="12"', "#1~22.04.1-Ubuntu SMP", "ubuntu-latest"],
+)
+def test_other_systems_are_no_hint(before: str) -> None:
+    assert ids(f"{before}\nunshare: unshare failed: Operation not permitted")[0] != (
+        "apparmor-restricts-userns"
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["mount: /mnt: permission denied.", "mount: /media/cdrom: permission denied (are you root?)"],
+)
+def test_a_mount_that_has_nothing_to_do_with_namespaces(text: str) -> None:
+    assert ids(text) == []
 
 
 @pytest.mark.parametrize("text", ["", NOVEL, "[no-such-cause]", "[error]", "\0" * 99, "\n" * 99])
@@ -261,6 +314,22 @@ def test_what_the_probes_found_comes_first() -> None:
     ]
     assert [each.id for each in explanation.others] == ["in-chroot"]
     assert explanation.probed
+
+
+@pytest.mark.parametrize(("value", "first"), [(1, True), (0, False), (None, False)])
+def test_a_setting_of_this_machine_speaks_for_a_cause(value: int | None, first: bool) -> None:
+    """Behind what the probes found: another program may lack the profile that usernsctl has."""
+    text = "unshare: unshare failed: Operation not permitted"
+    report = Report(
+        purpose="run",
+        findings=(finding("in-chroot"),),
+        facts={"sysctls": {"kernel/apparmor_restrict_unprivileged_userns": value}},
+    )
+    named = [
+        each.cause.id for each in confirm(explain(io.BytesIO(text.encode())), report).candidates
+    ]
+    assert named[0] == "in-chroot"
+    assert (named[1] == "apparmor-restricts-userns") is first
 
 
 @pytest.fixture

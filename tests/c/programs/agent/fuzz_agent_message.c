@@ -46,7 +46,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     letter->fds = AGENT_WORDS;
     letter->cut = false;
     memcpy(letter->bytes, data, size);
-    if (!agent_load(letter, -1, &loaded))
+    if (!agent_load(letter, &loaded))
         use(&loaded);
     agent_unload(&loaded);
     free(letter);

@@ -49,7 +49,7 @@ static inline void start_agent(struct served *agent)
         close(fd[0]);
         dup2(fd[1], STDIN_FILENO);
         close(fd[1]);
-        _exit(agent_serve(STDIN_FILENO, false));
+        _exit(agent_serve(STDIN_FILENO, false, false));
     }
     close(fd[1]);
     agent->control = fd[0];

@@ -1,0 +1,56 @@
+/*
+ * Nobody holds a lock here who could be killed with it: each place is taken by one exchange. The
+ * agent looks again whenever one of its keepers ends, and listens where nobody does; that two do
+ * for a moment is no harm, since a message is received by one.
+ */
+#include "programs/agent/idle.h"
+
+#include <signal.h>
+
+#define SET(place, from, to)                                                                       \
+    __atomic_compare_exchange_n(place, &(struct agent_block *){from}, to, false, __ATOMIC_SEQ_CST, \
+                                __ATOMIC_SEQ_CST)
+
+bool agent_idle_join(struct agent_idle *idle, struct agent_block *block)
+{
+    if (SET(&idle->listener, NULL, block))
+        return true;
+    for (int i = 0; i < AGENT_WAITING_MAX; i++)
+        if (SET(&idle->waiting[i], NULL, block))
+            return true;
+    return false;
+}
+
+bool agent_idle_any(const struct agent_idle *idle)
+{
+    return __atomic_load_n(&idle->listener, __ATOMIC_SEQ_CST);
+}
+
+bool agent_idle_listens(const struct agent_idle *idle, const struct agent_block *block)
+{
+    return __atomic_load_n(&idle->listener, __ATOMIC_SEQ_CST) == block;
+}
+
+void agent_idle_pass_on(struct agent_idle *idle, struct agent_block *block, pid_t agent)
+{
+    for (int i = 0; i < AGENT_WAITING_MAX; i++) {
+        struct agent_block *next = __atomic_exchange_n(&idle->waiting[i], NULL, __ATOMIC_SEQ_CST);
+        if (!next || next == block)
+            continue;
+        if (!SET(&idle->listener, block, next))
+            return;
+        if (!kill(next->keeper, AGENT_TURN_SIGNAL))
+            return;
+        /* It has been killed, and waited for. */
+        block = next;
+    }
+    if (SET(&idle->listener, block, NULL))
+        kill(agent, AGENT_TURN_SIGNAL);
+}
+
+void agent_idle_forget(struct agent_idle *idle, struct agent_block *block)
+{
+    SET(&idle->listener, block, NULL);
+    for (int i = 0; i < AGENT_WAITING_MAX; i++)
+        SET(&idle->waiting[i], block, NULL);
+}

@@ -1,0 +1,178 @@
+"""A sandbox without a first command: its process 1 is the agent."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import EXIT_SECONDS, children, open_descriptors
+from processes import processes_with
+
+import usernsctl as un
+from usernsctl.gvisor import oci, prepared
+
+PATIENCE = 20
+FOREVER = ["sleep", "1000"]
+CAPABILITIES = ["grep", "-E", "Cap|NoNewPrivs|Groups", "/proc/self/status"]
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[un.SandboxHost]:
+    with un.SandboxHost() as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+
+
+def told(box: un.Sandbox, *command: str, **options: Any) -> str:
+    return box.check_output(command, text=True, stderr=un.STDOUT, **options)
+
+
+def processes(box: un.Sandbox) -> list[str]:
+    lines = told(box, "ps", "-eo", "pid,args").splitlines()
+    return [line for line in lines[1:] if "ps -eo" not in line]
+
+
+def test_its_process_1_is_the_one_agent(host: un.SandboxHost) -> None:
+    before = open_descriptors(), children()
+    with host.start(None, env={"A": "of all"}) as box:
+        assert box.run(["sh", "-c", "exit 7"]).returncode == 7
+        # Its keeper is one, too.
+        assert {line.split()[1] for line in processes(box)} == {"/.usernsctl-agent"}
+        assert processes(box)[0].split()[0] == "1"
+        assert told(box, "printenv", "A") == "of all\n"
+        assert "of all" not in told(box, "cat", "/proc/1/environ")
+        with box.popen(FOREVER) as process:
+            process.terminate()
+            assert process.wait(PATIENCE) == -signal.SIGTERM
+        assert box.poll() is None
+        assert box.state()["status"] == "running"
+    assert box.returncode == 128 + signal.SIGKILL
+    assert (open_descriptors(), children()) == before
+
+
+def test_its_commands_are_like_others(host: un.SandboxHost) -> None:
+    with host.start(FOREVER) as other:
+        wanted = other.check_output(CAPABILITIES)
+    with host.start(None) as box:
+        assert box.check_output(CAPABILITIES) == wanted
+
+
+def test_orphans_are_waited_for(host: un.SandboxHost) -> None:
+    with host.start(None) as box:
+        box.run(["sh", "-c", "setsid sh -c 'sleep 0.2 & exit 0' & exit 0"], check=True)
+        deadline = time.monotonic() + EXIT_SECONDS
+        while any("sleep" in line or "defunct" in line for line in processes(box)):
+            assert time.monotonic() < deadline, processes(box)
+
+
+def test_what_ends_it_ends_its_commands(host: un.SandboxHost) -> None:
+    with host.start(None) as box:
+        script = "trap 'echo asked; exit 3' TERM; echo ready; while :; do sleep 0.05; done"
+        with box.popen(["sh", "-c", script], stdout=un.PIPE) as process:
+            assert process.stdout.readline() == b"ready\n"
+            box.terminate()
+            assert process.stdout.read() == b"asked\n"
+            assert process.wait(PATIENCE) == 3
+        assert box.wait(PATIENCE) == 128 + signal.SIGTERM
+        with pytest.raises(un.CommandError, match="has ended"):
+            box.run(["true"])
+
+
+def test_limits_are_its_commands_alone() -> None:
+    show = ["sh", "-c", "ulimit -n; ulimit -Hn"]
+    with un.SandboxHost(rlimits=["nofile=9:20"]) as host, host.start(None) as box:
+        started = [box.popen(FOREVER) for _ in range(30)]
+        assert told(box, *show) == "9\n20\n"
+        for process in started:
+            process.kill()
+            process.wait(PATIENCE)
+
+
+def test_a_detached_one_lives_on_and_is_found(host: un.SandboxHost) -> None:
+    with un.SandboxHost(rlimits=["nofile=90:200"]) as limited:
+        box = limited.start(None, detach=True, env={"A": "of all"})
+        started = box.popen(["sleep", "1001"])
+        wanted = box.check_output(CAPABILITIES)
+        box.release()
+    assert started.wait(PATIENCE) == -signal.SIGKILL
+    with un.Sandbox.attach(box.id) as found:
+        assert told(found, "printenv", "A") == "of all\n"
+        assert told(found, "sh", "-c", "ulimit -n; ulimit -Hn") == "90\n200\n"
+        assert found.check_output(CAPABILITIES) == wanted
+        assert not any("sleep" in line for line in processes(found))
+        found.terminate()
+        assert found.wait(PATIENCE) == 128 + signal.SIGTERM
+
+
+def test_a_bundle_s_own_command_is_left_out(tmp_path: Path) -> None:
+    one = [un.Extent(0, 0, 1)]
+    options = oci.BuildOptions(
+        args=["/bin/false"], rootfs="/", uid_map=one, gid_map=one, env={"PATH": "/bin", "B": "b"}
+    )
+    bundle = tmp_path / "bundle"
+    config = oci.build(options)
+    # Where ours lie; it is not asked.
+    config["annotations"] = {"usernsctl.commands": "no JSON"}
+    oci.create(bundle, config)
+    with un.SandboxHost(bundle=bundle, trust=True) as host:
+        with host.start(None) as box:
+            assert told(box, "printenv", "B") == "b\n"
+            assert box.poll() is None
+        with host.start() as box:
+            assert box.wait(PATIENCE) == 1
+
+
+def test_what_only_a_command_could_have_is_refused(host: un.SandboxHost) -> None:
+    wrong: dict[str, Any] = {
+        "cwd": "/",
+        "user": (0, 0),
+        "terminal": True,
+        "stdin": un.PIPE,
+        "stdout": un.PIPE,
+        "stderr": un.STDOUT,
+    }
+    for name, value in wrong.items():
+        with pytest.raises(ValueError, match=f"{name}: without a first command"):
+            host.start(None, **{name: value})
+    with pytest.raises(ValueError, match="args is empty"):
+        host.start([])
+
+
+def test_an_event_loop_goes_on(host: un.SandboxHost) -> None:
+    async def main() -> None:
+        async with await host.start_async(None) as box:
+            process = await box.create_subprocess_exec("sh", "-c", "exit 5")
+            assert await process.wait() == 5
+        async with host.start(None) as box:
+            assert (await (await box.create_subprocess_exec("true")).wait()) == 0
+
+    before = open_descriptors()
+    asyncio.run(asyncio.wait_for(main(), 3 * PATIENCE))
+    assert open_descriptors() == before
+
+
+@pytest.mark.parametrize("program", ["/usr/bin/true", "/usr/bin/sleep"])
+def test_one_that_is_none_leaves_nothing(
+    host: un.SandboxHost, program: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_agent(config: dict[str, Any], *words: str) -> None:
+        config["process"] |= {"args": [program, "1000"], "env": ["PATH=/usr/bin"]}
+
+    monkeypatch.setattr(prepared, "without_command", no_agent)
+    before = open_descriptors()
+    for detach in (False, True):
+        error = un.TimeoutExpired if program.endswith("sleep") else un.RunscError
+        with pytest.raises(error):
+            host.start(None, id=f"none-{os.getpid()}", detach=detach, timeout=3)
+    assert open_descriptors() == before
+    assert not processes_with(f"none-{os.getpid()}")

@@ -1,0 +1,131 @@
+"""Keepers of the agent: they are used again, and have nothing then of what they had before."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import time
+from collections.abc import Iterator
+
+import pytest
+from callers import MAP_OF_SEVERAL, several_ids
+from conftest import EXIT_SECONDS
+from tally import Tally
+
+import usernsctl as un
+
+PATIENCE = 20
+# The agent, one that listens, and those that wait for its place (csrc/programs/agent/idle.h).
+AT_REST = 2 + 3
+PYTHON = ["/usr/bin/python3", "-c"]
+
+
+@pytest.fixture
+def box() -> Iterator[un.Sandbox]:
+    with un.SandboxHost() as host, host.start(None) as made:
+        yield made
+
+
+def agents(box: un.Sandbox) -> set[int]:
+    told = box.check_output(["ps", "-eo", "pid,args"], text=True)
+    return {int(pid) for pid in re.findall(r"(\d+) /\.usernsctl-agent", told)}
+
+
+def test_one_after_the_other_needs_few(box: un.Sandbox) -> None:
+    show = ["sh", "-c", "umask; pwd; ulimit -n; echo $A"]
+    wanted = box.check_output(show)
+    seen = agents(box)
+    for number in range(60):
+        assert box.run(["sh", "-c", f"exit {number}"]).returncode == number
+        # What they could get wrong the next time.
+        if number % 10 == 0:
+            box.run(["true"], start_new_session=True, umask=0o77, cwd="/usr", user=(0, 0))
+            box.run(["true"], rlimits=["nofile=9"], env={"A": "x" * 100_000})
+        seen |= agents(box)
+    assert len(seen) <= AT_REST + 2, seen
+    assert box.check_output(show) == wanted
+
+
+def test_few_are_left_of_many(box: un.Sandbox) -> None:
+    started = [box.popen(["cat"], stdin=un.PIPE) for _ in range(40)]
+    assert len(agents(box)) > 40
+    for process in started:
+        process.communicate(timeout=PATIENCE)
+    deadline = time.monotonic() + EXIT_SECONDS
+    # One more keeps the look.
+    while len(agents(box)) > AT_REST + 1:
+        assert time.monotonic() < deadline, agents(box)
+    assert box.run(["true"]).returncode == 0
+
+
+@pytest.mark.parametrize("words", [0, 100_000])
+def test_what_a_command_had_is_closed(box: un.Sandbox, words: int) -> None:
+    for command in (["true"], ["sh", "-c", "cat >/dev/null & kill -KILL $$"], ["no-such"]):
+        for _ in range(10):
+            shut, held = os.pipe()
+            try:
+                with box.popen(command, stdin=shut, stdout=un.PIPE, env={"A": "x" * words}) as one:
+                    assert select.select([one.stdout], [], [], PATIENCE)[0]
+                    one.kill_tree()
+            except FileNotFoundError:
+                pass
+            os.close(shut)
+            poll = select.poll()
+            poll.register(held, 0)
+            # Nobody is left who could read.
+            assert poll.poll(PATIENCE * 1000), command
+            os.close(held)
+
+
+def test_one_that_has_left_something_is_not_used_again(box: un.Sandbox) -> None:
+    for _ in range(20):
+        box.run(["sh", "-c", "setsid sleep 1020 >/dev/null 2>&1 </dev/null &"], check=True)
+    for _ in range(20):
+        with box.popen(["sleep", "1021"]) as process:
+            process.kill_tree()
+            process.wait(PATIENCE)
+    told = box.check_output(["ps", "-eo", "args"], text=True)
+    assert (told.count("sleep 1020"), told.count("sleep 1021")) == (20, 0)
+
+
+STOPPING = """
+import os, signal
+print(flush=True)
+while True:
+    try:
+        os.kill(-1, signal.SIGSTOP)
+    except OSError:
+        pass
+"""
+
+
+def test_who_stops_a_command_before_it_runs_can_not_keep_it(box: un.Sandbox, tally: Tally) -> None:
+    """Between the change of its ids and its execution, a command belongs to its user already."""
+    with box.popen([*PYTHON, STOPPING], user=(0, 0), stdout=un.PIPE) as neighbour:
+        assert neighbour.stdout.readline() == b"\n"
+        for _ in range(Tally.rounds(10, 200)):
+            tally.tried()
+            try:
+                box.run(["true"], stdin=un.DEVNULL, timeout=0.3)
+            except un.TimeoutExpired:
+                pass
+            except un.RunscError as error:
+                tally.succeeded(repr(error))
+        neighbour.kill()
+    deadline = time.monotonic() + EXIT_SECONDS
+    while b"true" in box.check_output(["ps", "-eo", "args"]):
+        assert time.monotonic() < deadline
+    if len(agents(box)) > AT_REST + 1:
+        tally.succeeded(f"there are {len(agents(box))} agents")
+
+
+@several_ids
+def test_whichever_is_killed_others_take_the_next_command(tally: Tally) -> None:
+    with un.SandboxHost(MAP_OF_SEVERAL) as host, host.start(None) as box:
+        for _ in range(Tally.rounds(10, 300)):
+            for one in agents(box) - {1}:
+                tally.tried()
+                box.run(["kill", "-KILL", str(one)], timeout=PATIENCE)
+                if box.run(["sh", "-c", "exit 7"], timeout=PATIENCE).returncode != 7:
+                    tally.succeeded("a command was not kept")

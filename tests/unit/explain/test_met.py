@@ -1,0 +1,106 @@
+"""What explain makes of error texts that people have met (met.toml), and how often it is right."""
+
+from __future__ import annotations
+
+import io
+import tomllib
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import pytest
+
+from usernsctl.explain.catalogue import catalogue
+from usernsctl.explain.messages import explain
+
+Half = Literal["tuned", "kept out"]
+
+
+class Met(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A text that somebody met.
+
+    :ivar seen: where it was reported.
+    :ivar program: what printed it.
+    :ivar causes: what it came from; none: nothing that the catalogue has.
+    :ivar says: the lines that were printed.
+    """
+
+    seen: str
+    program: str
+    causes: tuple[str, ...]
+    half: Half
+    says: str
+
+
+class Table(msgspec.Struct, forbid_unknown_fields=True):
+    text: tuple[Met, ...]
+
+
+MET = msgspec.convert(
+    tomllib.loads(Path(__file__).with_name("met.toml").read_text(encoding="utf-8")), Table
+).text
+
+# Their own words say too little, or no more than many harmless texts.
+NOT_TOLD = {"hpc/charliecloud#103", "obeone/docker-nfs-server#11"}
+
+
+def of(half: Half, *, ours: bool) -> list[Met]:
+    return [met for met in MET if met.half == half and bool(met.causes) is ours]
+
+
+def named(met: Met) -> list[str]:
+    found = explain(io.BytesIO(met.says.encode())).candidates
+    return [candidate.cause.id for candidate in found]
+
+
+def score(texts: Iterable[Met]) -> Counter[str]:
+    """How many are recognised at all, have a right cause first, and have only wrong ones."""
+    found: Counter[str] = Counter()
+    for met in texts:
+        causes = named(met)
+        found["texts"] += 1
+        found["recognised"] += bool(causes)
+        found["right first"] += causes[:1] != [] and causes[0] in met.causes
+        found["wrong"] += bool(causes) and not set(causes) & set(met.causes)
+    return found
+
+
+def test_the_table_is_sound() -> None:
+    assert len({(met.seen, met.says) for met in MET}) == len(MET) > 150
+    assert [met.seen for met in MET if not set(met.causes) <= catalogue().keys()] == []
+    for half in ("tuned", "kept out"):
+        assert len(of(half, ours=True)) >= 60
+    assert sum(not met.causes for met in MET) >= 15
+
+
+@pytest.mark.parametrize("met", of("tuned", ours=True), ids=lambda met: met.seen)
+def test_a_text_that_the_patterns_are_made_for_has_a_right_cause(met: Met) -> None:
+    causes = named(met)
+    if met.seen in NOT_TOLD:
+        assert causes == []
+    else:
+        assert set(causes) & set(met.causes)
+
+
+@pytest.mark.parametrize("met", of("tuned", ours=False), ids=lambda met: met.seen)
+def test_what_is_no_business_of_ours_is_not_recognised(met: Met) -> None:
+    assert named(met) == []
+
+
+def test_how_often_it_is_right() -> None:
+    tuned = score(of("tuned", ours=True))
+    print(f"tuned: {dict(tuned)}")
+    assert tuned["texts"] - tuned["recognised"] == len(NOT_TOLD)
+    assert (tuned["right first"], tuned["wrong"]) == (72, 0)
+
+
+def test_how_often_it_is_right_of_what_was_kept_out() -> None:
+    """No pattern was made to fit these. What was counted when they were made is the floor."""
+    kept = score(of("kept out", ours=True))
+    print(f"kept out: {dict(kept)}")
+    assert kept["recognised"] >= 50
+    assert kept["right first"] >= 41
+    assert kept["wrong"] == 0
+    assert sum(named(met) != [] for met in of("kept out", ours=False)) == 0

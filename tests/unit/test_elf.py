@@ -1,0 +1,97 @@
+"""How the native programs and the extension are linked, as the files themselves tell."""
+
+from __future__ import annotations
+
+import importlib
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import SCRIPTS
+from elftools.elf.constants import P_FLAGS
+from elftools.elf.dynamic import DynamicSegment
+from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import SymbolTableSection
+
+import usernsctl
+
+PROGRAMS = [
+    *Path(usernsctl.__file__).with_name("_bin").iterdir(),
+    *(SCRIPTS / name for name in ("usernsctl-exec", "usernsctl-entrypoint")),
+]
+EXTENSION = Path(str(importlib.import_module("usernsctl._native").__file__))
+# They have no libc, and nothing that would be relocated: where they lie is fixed, and there is no
+# table of addresses that could be written to (csrc/layout.py).
+WITHOUT_LIBC = ("usernsctl-verify", "usernsctl-child", "usernsctl-agent")
+RELOCATED = [file for file in (*PROGRAMS, EXTENSION) if file.name not in WITHOUT_LIBC]
+
+DF_BIND_NOW = 8
+ENDBR64 = b"\xf3\x0f\x1e\xfa"
+
+
+def named(file: Path) -> str:
+    return f"{file.parent.name}/{file.name}"
+
+
+@pytest.fixture
+def elf(request: pytest.FixtureRequest) -> Iterator[ELFFile]:
+    with request.param.open("rb") as file:
+        yield ELFFile(file)
+
+
+def of(*files: Path) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("elf", files, ids=named, indirect=True)
+
+
+def segment_types(elf: ELFFile) -> list[str]:
+    return [segment["p_type"] for segment in elf.iter_segments()]
+
+
+def test_all_programs_are_looked_at() -> None:
+    assert {*WITHOUT_LIBC, "usernsctl-watch", "usernsctl-exec"} < {file.name for file in PROGRAMS}
+
+
+@of(*PROGRAMS, EXTENSION)
+def test_no_memory_is_written_and_executed(elf: ELFFile) -> None:
+    loaded = [s for s in elf.iter_segments() if s["p_type"] in ("PT_LOAD", "PT_GNU_STACK")]
+    assert "PT_GNU_STACK" in [segment["p_type"] for segment in loaded]
+    for segment in loaded:
+        is_written = segment["p_flags"] & P_FLAGS.PF_W
+        assert not (is_written and segment["p_flags"] & P_FLAGS.PF_X), segment.header
+
+
+@of(*RELOCATED)
+def test_it_lies_anywhere_and_its_addresses_are_read_only(elf: ELFFile) -> None:
+    assert elf["e_type"] == "ET_DYN"
+    assert "PT_GNU_RELRO" in segment_types(elf)
+    [dynamic] = [s for s in elf.iter_segments() if isinstance(s, DynamicSegment)]
+    tags = {tag.entry.d_tag: tag.entry.d_val for tag in dynamic.iter_tags()}
+    assert tags.get("DT_FLAGS", 0) & DF_BIND_NOW
+    assert "DT_TEXTREL" not in tags
+
+
+@of(*(file for file in PROGRAMS if file.name in WITHOUT_LIBC))
+def test_what_has_no_libc_has_nothing_to_relocate(elf: ELFFile) -> None:
+    assert "PT_DYNAMIC" not in segment_types(elf)
+    assert "PT_INTERP" not in segment_types(elf)
+    assert elf.get_section_by_name(".got.plt") is None or elf.get_section_by_name(".plt") is None
+
+
+@of(EXTENSION)
+def test_overflows_are_told_of(elf: ELFFile) -> None:
+    """The programs are stripped, and built with the same flags as the extension."""
+    symbols = elf.get_section_by_name(".dynsym")
+    assert isinstance(symbols, SymbolTableSection)
+    names = {symbol.name for symbol in symbols.iter_symbols()}
+    assert "__stack_chk_fail" in names
+    assert [name for name in names if name.startswith("__") and name.endswith("_chk")]
+
+
+@of(*RELOCATED)
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="other processors have other marks")
+def test_jumps_land_where_they_may(elf: ELFFile) -> None:
+    """The linker notes it for a whole file only if libc, too, is built so: Debian's is not."""
+    text = elf.get_section_by_name(".text")
+    assert text is not None
+    assert text.data().count(ENDBR64) > 10
