@@ -7,8 +7,8 @@ static const struct un_cause causes[] = {
     {"apparmor-restricts-userns",
      "AppArmor lets only programs with a profile that says userns use what they have in a new user "
      "namespace (Ubuntu 23.10 and later)",
-     "load a profile for this program: usernsctl apparmor-profile; or, for all programs, "
-     "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"},
+     "usernsctl apparmor-profile --host | sudo tee /etc/apparmor.d/usernsctl-host; sudo "
+     "apparmor_parser -r /etc/apparmor.d/usernsctl-host"},
     {"bind-shows-state",
      "usernsctl keeps records of the user's sandboxes and namespaces in a directory, and runsc "
      "keeps its own files in those of --root and --debug-log; a program inside that could see "

@@ -68,6 +68,7 @@ static int read_ours(struct reader *reader, char *line, bool cut, unsigned numbe
                      struct un_error *err)
 {
     char *colon = strchr(line, ':');
+    (void)err;
     if (is_nobodys(line))
         return 0;
     if (cut || !colon) {

@@ -134,8 +134,8 @@ add("data-unlimited-stack", late=[w.limit("STACK", -1)])
 add("stack-128k", late=[w.limit("STACK", 128 << 10)])
 add("stack-256k", late=[w.limit("STACK", 256 << 10)])
 add("stack-1m", late=[w.limit("STACK", 1 << 20)])
-add("nofile-64", late=[w.limit("NOFILE", 64)], both="descriptor-limit", range_=None)
-add("nofile-256", late=[w.limit("NOFILE", 256)], both="descriptor-limit", range_=None)
+add("nofile-64", late=[w.limit("NOFILE", 64, 64)], both="descriptor-limit", range_=None)
+add("nofile-256", late=[w.limit("NOFILE", 256, 256)], both="descriptor-limit", range_=None)
 add("as-64g", late=[w.limit("AS", 512 << 30)])
 
 # ---- filters that do no harm -------------------------------------------------------------------
@@ -203,11 +203,11 @@ for most in (0, 1):
 add("nproc-15", late=[w.limit("NPROC", 15)], both="process-limit", range_=None)
 add(
     "nofile-10",
-    late=[w.limit("NOFILE", 10)],
+    late=[w.limit("NOFILE", 10, 10)],
     both="descriptor-limit",
     range_="descriptor-limit",
 )
-add("nofile-20", late=[w.limit("NOFILE", 20)], both="descriptor-limit", range_=None)
+add("nofile-20", late=[w.limit("NOFILE", 20, 20)], both="descriptor-limit", range_=None)
 add("as-200m", late=[w.limit("AS", 200 << 20)], both=("address-space-limit", STEP), range_=None)
 add("as-1g", late=[w.limit("AS", 1 << 30)], both="address-space-limit")
 add("as-8g", late=[w.limit("AS", 8 << 30)])
@@ -452,3 +452,14 @@ add("runsc-killed", root=[w.runsc(w.VERSION + "kill -KILL $$\n")], both="runsc-k
 add("runsc-killed-by-filter", root=[w.runsc(w.VERSION + "kill -SYS $$\n")], both="runsc-killed")
 add("runsc-wrapped", root=[w.runsc('#!/bin/sh\nexec /usr/bin/runsc "$@"\n')])
 add("runsc-hangs", root=[w.runsc("#!/bin/sh\nexec sleep 100\n")], both="not-runsc", within=12)
+
+#: Where what doctor prints is typed, and the command works then.
+HEALED = (
+    *(f"ranges-{name}" for name in ("none", "of-another", "count-0", "negative", "past-the-end")),
+    *(f"ranges-{name}" for name in ("two-fields", "words", "crlf", "by-gid-name", "upper-case")),
+    *("subgid-empty", "subuid-empty", "ranges-unreadable", "subgid-unreadable", "passwd-empty"),
+    *("helpers-powerless", "helpers-0755", "helpers-4750", "helpers-4644", "helpers-of-nobody"),
+    *("helpers-nosuid", "helpers-capabilities-elsewhere", "dev-nodev", "dev-empty"),
+    *("max-user-0", "max-user-1", "max-user-2", "max-net-0", "max-mnt-0", "max-pid-0"),
+    *("max-ipc-0", "max-uts-0", "fsize-1m", "as-200m", "as-1g", "runsc-0644", "runsc-0711"),
+)

@@ -356,7 +356,12 @@ def bounding_set_empty() -> None:
 
 def limit(name: str, soft: int, hard: int | None = None) -> Way:
     number = getattr(resource, f"RLIMIT_{name}")
-    return lambda: resource.setrlimit(number, (soft, soft if hard is None else hard))
+
+    def put() -> None:
+        most = resource.getrlimit(number)[1] if hard is None else hard
+        resource.setrlimit(number, (soft, most))
+
+    return put
 
 
 def umask(bits: int) -> Way:

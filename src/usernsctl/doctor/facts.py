@@ -157,10 +157,14 @@ class Subordinate:
     """Where subordinate ranges come from; the ranges themselves are the planner's to read.
 
     :ivar source: what nsswitch.conf says of ``subid``; ``None``: the files.
+    :ivar user: our name; ``None``: we have none.
+    :ivar free: the first of 65536 ids that nobody has in either file; ``None``: there are none.
     :ivar gid_entries: lines of /etc/subgid that begin with our gid, which nothing ever looks at.
     """
 
     source: str | None = None
+    user: str | None = None
+    free: int | None = None
     gid_entries: tuple[str, ...] = ()
 
 
@@ -188,6 +192,7 @@ class Device:
 class Runsc:
     """:ivar path: ``None`` where there is none that can be used; `cause` and `problem` say why.
 
+    :ivar refused: the one that is there, but can't be used.
     :ivar release: as it says itself, such as ``"release-20260817.0"``.
     :ivar age: in days; ``None`` where the release does not tell its day.
     """
@@ -197,6 +202,7 @@ class Runsc:
     age: int | None = None
     cause: str | None = None
     problem: str | None = None
+    refused: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,6 +26,7 @@ from usernsctl.doctor.facts import (
     SecurityModules,
     Subordinate,
 )
+from usernsctl.doctor.remedies import RANGE_COUNT, RANGE_FIRST
 from usernsctl.errors import HardeningError, RunscError
 from usernsctl.gvisor import runsc
 from usernsctl.gvisor.releases import release_of
@@ -442,7 +443,44 @@ def _subordinate(tree: Tree, status: _Status) -> Subordinate:
     uid, gid = status.number("Uid", 10, 1), status.number("Gid", 10, 1)
     lines = (tree.text("etc/subgid") or "").split("\n")
     entries = () if uid == gid else tuple(ln for ln in lines if ln.startswith(f"{gid}:"))
-    return Subordinate(source=None if source == "files" else source, gid_entries=entries)
+    return Subordinate(
+        source=None if source == "files" else source,
+        user=_user(tree, uid),
+        free=_free(tree),
+        gid_entries=entries,
+    )
+
+
+def _user(tree: Tree, uid: int | None) -> str | None:
+    for line in (tree.text("etc/passwd") or "").split("\n"):
+        words = line.split(":")
+        if len(words) > 2 and words[2] == str(uid):
+            return words[0]
+    return None
+
+
+def _free(tree: Tree) -> int | None:
+    """Behind all ranges that anybody has: uids and gids get the same, as useradd(8) does it."""
+    first = RANGE_FIRST
+    for name in ("subuid", "subgid"):
+        for line in (tree.text(f"etc/{name}") or "").split("\n"):
+            words = line.split(":")
+            numbers = [_number(word) for word in words[1:]]
+            if len(numbers) == 2 and None not in numbers:
+                end = sum(filter(None, numbers))
+                # What goes past the last id there is grants nothing.
+                first = max(first, end) if end < 2**32 else first
+    return first if first + RANGE_COUNT < 2**32 else None
+
+
+def _number(word: str) -> int | None:
+    """A number as those read it who grant ranges: with a 0 first, it is octal, as in C."""
+    text = word.strip(" \t").removeprefix("+")
+    octal = text.isdecimal() and text.startswith("0")
+    try:
+        return int(text, 8 if octal else 0)
+    except ValueError:
+        return None
 
 
 def _device(tree: Tree, path: str) -> Device:
@@ -458,7 +496,8 @@ def _runsc(environ: Mapping[str, str]) -> Runsc:
     try:
         path = runsc.find(environ)
     except RunscError as error:
-        return Runsc(cause=error.cause, problem=error.reason)
+        refused = error.filename if isinstance(error.filename, str) else None
+        return Runsc(cause=error.cause, problem=error.reason, refused=refused)
     # What keeps programs from being started is named by others of the facts.
     release = None
     with contextlib.suppress(RunscError):
