@@ -281,10 +281,11 @@ add("subuid-empty", root=[w.ranges("", f"{OWN}:100000:65536\n")], auto="no-subor
 add("ranges-unreadable", root=["ranges-unreadable"], auto="subid-file-unreadable")
 add("subgid-unreadable", root=[w.mode("/etc/subgid", 0)], auto="subid-file-unreadable")
 add(
-    "subuid-directory",
-    root=[w.devices("null"), w.fifo("/etc/subuid")],
+    "subuid-fifo",
+    root=[w.fifo("/etc/subuid")],
     auto="subid-file-unreadable",
 )
+add("subgid-fifo", root=[w.fifo("/etc/subgid")], auto="subid-file-unreadable")
 add("ranges-of-service", root=["ranges-of-service"], auto="nss-subid")
 add("gid-entry", root=["gid-entry"], gid=1234, auto=("subgid-by-gid", "no-subordinate-range"))
 add("nameless", root=["nameless"], auto="no-passwd-entry")

@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import json
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -51,8 +52,11 @@ class Tree:
     def text(self, path: str) -> str | None:
         """What a file holds; ``None`` if it can't be read."""
         try:
-            with open(self.path(path), "rb") as file:
-                return os.fsdecode(file.read())
+            # A pipe in place of a file would have us wait for somebody to write to it.
+            fd = os.open(self.path(path), os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+            with open(fd, "rb") as file:
+                is_file = stat.S_ISREG(os.fstat(fd).st_mode)
+                return os.fsdecode(file.read()) if is_file else None
         except OSError:
             return None
 
