@@ -21,7 +21,7 @@ import hypothesis
 import prctl
 import pytest
 
-pytest_plugins = ["pytester", "strangers", "tally"]
+pytest_plugins = ["pytester", "score", "strangers", "tally"]
 
 # How long an example takes depends on what else the machine does.
 hypothesis.settings.register_profile("usernsctl", deadline=None)
@@ -34,13 +34,14 @@ EXIT_SECONDS = 10
 
 # What all tests of a directory require; these must also leave nothing behind.
 REQUIRED = {
+    "environments": ["userns", "runsc"],
     "faults": ["userns"],
     "hostile": ["userns"],
     "kernel": ["userns"],
     "runsc": ["userns", "runsc"],
 }
 # Directories whose tests don't mind others beside them.
-PARALLEL = {"fuzz", "kernel", "runsc", "unit"}
+PARALLEL = {"environments", "fuzz", "kernel", "runsc", "unit"}
 
 
 @dataclass(frozen=True)

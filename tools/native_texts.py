@@ -26,7 +26,13 @@ SET, NOT, END = "\1", "\2", "\3"
 MANY = 1000
 
 # Causes that runsc's failures can have without a word of it.
-SILENT = {"runsc-refused-call"}
+SILENT = {
+    "runsc-refused-call",
+    "runsc-ran-nothing",
+    "runsc-killed",
+    "runsc-not-executable",
+    "not-runsc",
+}
 
 # Classes, as the inside of a set (re.ASCII).
 CLASSES = {"d": "0-9", "w": "A-Za-z0-9_", "S": "^ \t\n\r\f\v"}

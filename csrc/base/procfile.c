@@ -52,6 +52,19 @@ bool un_proc_has_mount(const char *proc, const char *point, bool below)
     return found;
 }
 
+bool un_proc_hides(const char *proc)
+{
+    char line[4096];
+    bool hides = false;
+    FILE *stream = open_below(proc, "self/mountinfo");
+    while (stream && !hides && fgets(line, sizeof line, stream))
+        hides = strstr(line, " - proc ") && strstr(line, "hidepid=") &&
+                !strstr(line, "hidepid=off") && !strstr(line, "hidepid=0");
+    if (stream)
+        fclose(stream);
+    return hides;
+}
+
 bool un_proc_cgroup(const char *proc, const char *controller, char *path, size_t size)
 {
     char line[UN_PATH_MAX];

@@ -14,6 +14,9 @@ int64_t un_proc_status(const char *proc, const char *key);
  * it. */
 bool un_proc_has_mount(const char *proc, const char *point, bool below);
 
+/* Whether a mount of proc hides the processes of others (proc(5), hidepid). */
+bool un_proc_hides(const char *proc);
+
 /* Our place in a hierarchy of control groups, such as "/a/b" (cgroups(7), PROC/self/cgroup): of
  * the one in version 1 that this controller alone has, or, for "", of version 2. In a container
  * the path may be that of the host. False: there is none. */

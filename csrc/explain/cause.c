@@ -7,8 +7,8 @@ static const struct un_cause causes[] = {
     {"apparmor-restricts-userns",
      "AppArmor lets only programs with a profile that says userns use what they have in a new user "
      "namespace (Ubuntu 23.10 and later)",
-     "load a profile for this program: usernsctl apparmor-profile; or, for all programs, "
-     "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"},
+     "usernsctl apparmor-profile --host | sudo tee /etc/apparmor.d/usernsctl-host; sudo "
+     "apparmor_parser -r /etc/apparmor.d/usernsctl-host"},
     {"bind-shows-state",
      "usernsctl keeps records of the user's sandboxes and namespaces in a directory, and runsc "
      "keeps its own files in those of --root and --debug-log; a program inside that could see "
@@ -20,8 +20,12 @@ static const struct un_cause causes[] = {
      "machine's "
      "kernel or its processes, so that with :rw a program inside could leave the sandbox",
      "usernsctl run --bind DIR -- CMD    # without :rw"},
-    {"bounding-set", "a setuid program can gain only capabilities that are in the bounding set",
-     "start with CAP_SETUID and CAP_SETGID: docker run --cap-add SETUID --cap-add SETGID"},
+    {"bounding-set",
+     "a setuid program can gain only capabilities that are in the bounding set; one that is setuid "
+     "root needs CAP_SYS_ADMIN, too, and one with file capabilities does not",
+     "start with CAP_SETUID and CAP_SETGID: docker run --cap-add SETUID --cap-add SETGID; or, in "
+     "place of the setuid bit: setcap cap_setuid=ep /usr/bin/newuidmap; setcap cap_setgid=ep "
+     "/usr/bin/newgidmap"},
     {"caller-id-unmapped",
      "this process's own user or group id does not exist in the user namespace it is in",
      "start it as a user that the namespace maps: see /proc/self/uid_map and /proc/self/gid_map"},
@@ -67,6 +71,11 @@ static const struct un_cause causes[] = {
      "newuidmap or newgidmap is not installed; without them, a user can't map its subordinate "
      "ranges",
      "apt-get install uidmap (elsewhere the package is called shadow-utils)"},
+    {"helper-not-executable",
+     "newuidmap or newgidmap is there, and this user may not execute it: its mode, a directory on "
+     "the "
+     "way, or a mount with noexec forbids it",
+     "chmod 4755 $(command -v newuidmap) $(command -v newgidmap)"},
     {"helper-not-setuid",
      "newuidmap or newgidmap is not setuid root any more, as happens in images",
      "chmod u+s $(command -v newuidmap) $(command -v newgidmap)"},
@@ -120,6 +129,18 @@ static const struct un_cause causes[] = {
      "newuidmap or newgidmap succeeded, but the map is not the one that usernsctl asked for",
      "check that newuidmap and newgidmap are those of your system: ls -l $(command -v newuidmap "
      "newgidmap)"},
+    {"max-cgroup-namespaces", "the limit of cgroup namespaces is used up, or 0",
+     "sysctl -w user.max_cgroup_namespaces=15000"},
+    {"max-ipc-namespaces", "the limit of IPC namespaces is used up, or 0",
+     "sysctl -w user.max_ipc_namespaces=15000"},
+    {"max-mnt-namespaces", "the limit of mount namespaces is used up, or 0",
+     "sysctl -w user.max_mnt_namespaces=15000"},
+    {"max-net-namespaces", "the limit of network namespaces is used up, or 0",
+     "sysctl -w user.max_net_namespaces=15000"},
+    {"max-pid-namespaces", "the limit of PID namespaces is used up, or 0",
+     "sysctl -w user.max_pid_namespaces=15000"},
+    {"max-uts-namespaces", "the limit of UTS namespaces is used up, or 0",
+     "sysctl -w user.max_uts_namespaces=15000"},
     {"max-user-namespaces", "the limit of user namespaces is used up, or 0",
      "sysctl -w user.max_user_namespaces=15000"},
     {"mount-by-descriptor-missing",
@@ -167,6 +188,10 @@ static const struct un_cause causes[] = {
      "less"},
     {"outside-parent-map", "an id to be mapped does not exist in the user namespace we are in",
      "map only ids that cat /proc/self/uid_map /proc/self/gid_map lists in the first column"},
+    {"proc-hidepid",
+     "/proc is mounted with hidepid, which hides processes that nobody may look into: "
+     "those whose maps are to be written can't be found",
+     "mount -o remount,hidepid=off /proc"},
     {"proc-masked",
      "a container engine covers parts of /proc, and the kernel then allows no new one",
      "docker run --security-opt systempaths=unconfined; in Kubernetes procMount: Unmasked"},

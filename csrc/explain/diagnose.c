@@ -82,12 +82,42 @@ static const char *creation_denied(const char *proc)
         return "unprivileged-userns-clone-off";
     if (is_filtered(proc))
         return "seccomp-denies-userns";
-    return is_restricted_by_apparmor(proc) ? "apparmor-restricts-userns" : NULL;
+    /* Into a mount point: it looks like the root of a namespace. Nothing else is left that says so.
+     */
+    return is_restricted_by_apparmor(proc) ? "apparmor-restricts-userns" : "in-chroot";
 }
 
-static const char *creation_failed(int errnum, const char *proc)
+/* Which limit it was (namespaces(7), "The /proc/sys/user directory"). One that is 0 forbids all,
+ * and a user namespace has none of its own, unless somebody sets it. */
+static const char *limit_hit(const char *proc)
 {
+    static const char *const others[][2] = {
+        {"sys/user/max_mnt_namespaces", "max-mnt-namespaces"},
+        {"sys/user/max_net_namespaces", "max-net-namespaces"},
+        {"sys/user/max_pid_namespaces", "max-pid-namespaces"},
+        {"sys/user/max_ipc_namespaces", "max-ipc-namespaces"},
+        {"sys/user/max_uts_namespaces", "max-uts-namespaces"},
+        {"sys/user/max_cgroup_namespaces", "max-cgroup-namespaces"},
+    };
+    int64_t users = un_proc_number(proc, "sys/user/max_user_namespaces");
+    for (size_t i = 0; users && i < sizeof others / sizeof *others; i++)
+        if (un_proc_number(proc, others[i][0]) == 0)
+            return others[i][1];
+    return users >= INT32_MAX && !is_initial() ? "nesting-too-deep" : "max-user-namespaces";
+}
+
+/* Whether it is a call of another kind that was refused on the way. */
+static bool is_other_call(const struct un_error *err)
+{
+    return !strcmp(err->detail, "socketpair") || !strcmp(err->detail, "pidfd_open");
+}
+
+static const char *creation_failed(const struct un_error *err, const char *proc)
+{
+    int errnum = err->errnum;
     char path[64];
+    if (is_other_call(err) && (errnum == EPERM || errnum == ENOSYS) && is_filtered(proc))
+        return "seccomp-denies-call";
     switch (errnum) {
     case EPERM:
         return creation_denied(proc);
@@ -99,9 +129,7 @@ static const char *creation_failed(int errnum, const char *proc)
         return "process-limit";
     case ENOSPC:
     case EUSERS:
-        if (un_proc_number(proc, "sys/user/max_user_namespaces") > 0 && !is_initial())
-            return "nesting-too-deep";
-        return "max-user-namespaces";
+        return limit_hit(proc);
     case EINVAL:
         snprintf(path, sizeof path, "%s/self/ns/user", proc);
         return access(path, F_OK) ? "no-config-user-ns" : NULL;
@@ -117,7 +145,7 @@ static const char *map_failed(int errnum, const char *proc)
         return "proc-read-only";
     case ENOENT:
     case ESRCH:
-        return "target-gone";
+        return un_proc_hides(proc) ? "proc-hidepid" : "target-gone";
     case EINVAL:
         return "map-invalid";
     case EPERM:
@@ -136,6 +164,8 @@ static const char *map_failed(int errnum, const char *proc)
 
 static const char *mount_failed(const struct un_error *err, const char *proc)
 {
+    if (err->errnum == ENOSYS)
+        return is_filtered(proc) ? "mount-denied" : NULL;
     if (err->errnum != EPERM && err->errnum != EACCES)
         return NULL;
     /* As with unshare(0): what the kernel has to say to this is EFAULT or EINVAL. */
@@ -159,7 +189,9 @@ static const char *find(const struct un_error *err, const char *proc)
     switch (err->step) {
     case UN_STEP_CLONE:
     case UN_STEP_UNSHARE:
-        return creation_failed(err->errnum, proc);
+        return creation_failed(err, proc);
+    case UN_STEP_PDEATHSIG:
+        return is_other_call(err) && is_filtered(proc) ? "seccomp-denies-call" : NULL;
     case UN_STEP_SETNS:
         return join_failed(err->errnum);
     case UN_STEP_SETGROUPS:
@@ -185,5 +217,10 @@ void un_diagnose(struct un_error *err, const char *proc)
     if (err->cause)
         return;
     /* There is but one cause of this, wherever it comes up. */
-    err->cause = err->errnum == EMFILE ? "descriptor-limit" : find(err, proc);
+    if (err->errnum == EMFILE)
+        err->cause = "descriptor-limit";
+    else if (err->errnum == EFBIG)
+        err->cause = "file-size-limit";
+    else
+        err->cause = find(err, proc);
 }

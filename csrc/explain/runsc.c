@@ -5,6 +5,7 @@
 #include "explain/known.h"
 #include "explain/own_words.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -97,16 +98,38 @@ int un_runsc_explain(const char *told, const char *limit, const char *config, si
     return 0;
 }
 
+/* What is known of an end without a word, and the cause, or "". */
+static const char *judge_silence(int status, struct un_runsc_failure *failure)
+{
+    const char *what;
+    int sig = status - 128;
+    switch (status) {
+    case UN_RUNSC_CRASHED:
+        what = "runsc crashed; its own report is on standard error";
+        break;
+    case UN_RUNSC_FAILED:
+        what = "runsc refused to start; its own words are on standard error";
+        break;
+    default:
+        if (sig > 0 && sig < NSIG)
+            snprintf(failure->what, sizeof failure->what,
+                     "it ended by signal %d (%s), and wrote nothing of what the command did", sig,
+                     strsignal(sig));
+        else
+            snprintf(failure->what, sizeof failure->what,
+                     "it ended with status %d, and wrote nothing of what the command did", status);
+        return sig > 0 && sig < NSIG ? "runsc-killed" : "runsc-ran-nothing";
+    }
+    strcpy(failure->what, what);
+    return status == UN_RUNSC_FAILED ? "runsc-refused-call" : "";
+}
+
 void un_runsc_explain_silence(int status, const char *limit, struct un_runsc_failure *failure)
 {
-    bool has_crashed = status == UN_RUNSC_CRASHED;
-    const char *cause = *limit || has_crashed ? limit : "runsc-refused-call";
     *failure = (struct un_runsc_failure){.has_cause = false};
-    strcpy(failure->what, has_crashed
-                              ? "runsc crashed; its own report is on standard error"
-                              : "runsc refused to start; its own words are on standard error");
+    const char *cause = judge_silence(status, failure);
     set_remedy(failure,
                "usernsctl explain takes what it said. Too few threads are the usual cause: "
                "see ulimit -u, and docker run --pids-limit");
-    set_cause(failure, cause);
+    set_cause(failure, *limit ? limit : cause);
 }

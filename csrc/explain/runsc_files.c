@@ -12,6 +12,8 @@
 
 /* More than all the messages of a start, and the beginning of the report of a crash. */
 #define READ_MAX (1 << 18)
+/* More than end_line can match. */
+#define END_MAX 512
 
 /* As the lines are that runsc writes to its debug log, this one before it exits. */
 static const char end_line[] =
@@ -36,18 +38,23 @@ static ssize_t read_up_to(int fd, char *to, size_t most)
     return (ssize_t)length;
 }
 
-/* The beginning of a file, or its end, ended by NUL; empty if there is none. NULL: no memory. */
-static char *read_file(const char *path, bool at_end, size_t *size)
+/* Opens a regular file. -1: there is none, or it can't be read. */
+static int open_file(const char *path, struct stat *status)
+{
+    int fd = open(path, O_RDONLY | O_NONBLOCK | O_NOFOLLOW | O_NOCTTY | O_CLOEXEC);
+    if (fd < 0 || (!fstat(fd, status) && S_ISREG(status->st_mode)))
+        return fd;
+    close(fd);
+    return -1;
+}
+
+/* The beginning of a file, ended by NUL; empty if there is none. NULL: no memory. */
+static char *read_file(const char *path, size_t *size)
 {
     struct stat status;
     char *text = malloc(READ_MAX + 1);
-    int fd = text ? open(path, O_RDONLY | O_NONBLOCK | O_NOFOLLOW | O_NOCTTY | O_CLOEXEC) : -1;
-    ssize_t got = 0;
-    if (fd >= 0 && !fstat(fd, &status) && S_ISREG(status.st_mode)) {
-        if (at_end && status.st_size > READ_MAX)
-            lseek(fd, status.st_size - READ_MAX, SEEK_SET);
-        got = read_up_to(fd, text, READ_MAX);
-    }
+    int fd = text ? open_file(path, &status) : -1;
+    ssize_t got = fd >= 0 ? read_up_to(fd, text, READ_MAX) : 0;
     if (fd >= 0)
         close(fd);
     *size = got > 0 ? (size_t)got : 0;
@@ -67,7 +74,7 @@ static bool tells_of_crash(const char *line)
 static int read_crash(const char *path, struct un_runsc_words *words)
 {
     size_t size;
-    char *text = read_file(path, false, &size);
+    char *text = read_file(path, &size);
     if (!text)
         return -1;
     for (char *line = text, *end; *line; line = end + (*end != '\0')) {
@@ -85,51 +92,50 @@ static int read_crash(const char *path, struct un_runsc_words *words)
 static int read_errors(const char *path, struct un_runsc_words *words)
 {
     size_t size;
-    char *text = read_file(path, false, &size);
+    char *text = read_file(path, &size);
     int failed = text ? un_messages_read(text, size, &words->messages) : -1;
     free(text);
     return failed;
 }
 
-/* The path of the log of runsc's process that was called. NULL: no memory. */
-static char *own_log(const char *debug)
+/* The path of the log of runsc's process that was called. False: it is too long. */
+static bool own_log(const char *debug, char path[UN_PATH_MAX])
 {
     static const char place[] = "%COMMAND%";
     const char *at = strstr(debug, place);
-    char *path;
-    if (!at)
-        return strdup(debug);
-    if (asprintf(&path, "%.*srun%s", (int)(at - debug), debug, at + sizeof place - 1) < 0)
-        return NULL;
-    return path;
+    int before = (int)(at ? at - debug : (ptrdiff_t)strlen(debug));
+    return snprintf(path, UN_PATH_MAX, "%.*s%s%s", before, debug, at ? "run" : "",
+                    at ? at + sizeof place - 1 : "") < UN_PATH_MAX;
 }
 
-static int read_end(const char *debug, struct un_runsc_words *words)
+bool un_runsc_has_ended(const char *debug)
 {
-    size_t size;
-    char *path = own_log(debug);
-    char *text = path ? read_file(path, true, &size) : NULL;
-    free(path);
-    if (!text)
-        return -1;
-    if (size && text[size - 1] == '\n')
-        text[--size] = '\0';
+    char path[UN_PATH_MAX], text[END_MAX + 1];
+    struct stat status;
+    int fd = own_log(debug, path) ? open_file(path, &status) : -1;
+    if (fd < 0)
+        return false;
+    off_t from = status.st_size > END_MAX ? status.st_size - END_MAX : 0;
+    ssize_t got = pread(fd, text, END_MAX, from);
+    close(fd);
+    if (got <= 0)
+        return false;
+    size_t size = (size_t)got - (text[got - 1] == '\n');
+    text[size] = '\0';
     const char *before = memrchr(text, '\n', size);
     const char *last = before ? before + 1 : text;
-    words->has_ended = last + strlen(last) == text + size && un_match_start(end_line, last);
-    free(text);
-    return 0;
+    return strlen(last) == size - (size_t)(last - text) && un_match_start(end_line, last);
 }
 
 int un_runsc_words_read(const char *errors, const char *crash, const char *debug,
                         struct un_runsc_words *words)
 {
     *words = (struct un_runsc_words){.has_ended = false};
-    if (read_errors(errors, words) || read_crash(crash, words) || read_end(debug, words)) {
+    if (read_errors(errors, words) || read_crash(crash, words)) {
         un_runsc_words_free(words);
         return -1;
     }
-    words->has_ended = words->has_ended && !words->crash;
+    words->has_ended = !words->crash && un_runsc_has_ended(debug);
     words->told = words->messages.count ? words->messages.bytes : NULL;
     /* If there is one message only, the process that was called has seen no more than that the
      * other one was gone. */

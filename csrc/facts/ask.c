@@ -24,6 +24,16 @@ bool un_find_program(const char *path, const char *name, char found[UN_PATH_MAX]
     return false;
 }
 
+bool un_find_unusable(const char *path, const char *name, char found[UN_PATH_MAX])
+{
+    struct stat status;
+    while (un_next_candidate(&path, name, found))
+        if (*found == '/' && !stat(found, &status) && S_ISREG(status.st_mode))
+            return true;
+    found[0] = '\0';
+    return false;
+}
+
 const char *un_ask(const char *path, const char *const words[], char *output, size_t size)
 {
     char program[UN_PATH_MAX];

@@ -6,6 +6,7 @@
 #include "facts/user.h"
 #include "map/kind.h"
 
+#include <fcntl.h>
 #include <inttypes.h>
 #include <linux/capability.h>
 #include <stdio.h>
@@ -121,13 +122,28 @@ static int ask_ranges(int kind, const char *path, struct un_facts *facts, struct
                    "getsubids does not tell the ranges of %s: %s", facts->user, fault);
 }
 
+/* Whether it is a script, which can have no privilege itself, and may start a program that has. */
+static bool is_script(const char *helper)
+{
+    char start[2];
+    int fd = open(helper, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    bool is = fd >= 0 && read(fd, start, 2) == 2 && !memcmp(start, "#!", 2);
+    if (fd >= 0)
+        close(fd);
+    return is;
+}
+
 static int helper_state(const char *helper, const struct stat *status)
 {
     struct statvfs mount;
-    bool privileged = (status->st_mode & S_ISUID && status->st_uid == 0) ||
-                      getxattr(helper, "security.capability", NULL, 0) > 0;
-    if (!privileged)
-        return UN_HELPER_NOT_SETUID;
+    struct vfs_ns_cap_data caps = {.rootid = 0};
+    bool is_setuid = status->st_mode & S_ISUID && status->st_uid == 0;
+    ssize_t size = is_setuid ? 0 : getxattr(helper, "security.capability", &caps, sizeof caps);
+    /* The root that is named is another one than ours (capabilities(7)). */
+    if (size == sizeof caps && caps.rootid)
+        return UN_HELPER_CAPS_ELSEWHERE;
+    if (!is_setuid && size <= 0)
+        return is_script(helper) ? UN_HELPER_READY : UN_HELPER_NOT_SETUID;
     if (statvfs(helper, &mount))
         return UN_HELPER_MISSING;
     return mount.f_flag & ST_NOSUID ? UN_HELPER_NOSUID : UN_HELPER_READY;
@@ -141,7 +157,11 @@ static void read_helper(const char *path, int kind, struct un_facts *facts)
     struct stat status;
     bool found = find_beside(other, name, id->helper, &status) ||
                  un_find_program(path, name, id->helper, &status);
-    id->helper_state = found ? helper_state(id->helper, &status) : UN_HELPER_MISSING;
+    if (found)
+        id->helper_state = helper_state(id->helper, &status);
+    else
+        id->helper_state =
+            un_find_unusable(path, name, id->helper) ? UN_HELPER_NOT_EXECUTABLE : UN_HELPER_MISSING;
 }
 
 static const char *or_else(const char *given, const char *otherwise)

@@ -2,19 +2,24 @@
 #include "base/error.h"
 #include "base/lines.h"
 #include "base/notice.h"
-#include "base/number.h"
 
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
-/* Reads a number that the byte `end` follows. Returns what follows that, or NULL. */
+/* Reads a number that the byte `end` follows, as those do who grant it: blanks may come first, and
+ * a 0 or 0x has the meaning that it has in C (shadow's lib/atoi). Returns what follows, or NULL. */
 static const char *read_field(const char *text, char end, uint64_t *number)
 {
-    const char *at = un_number_read(text, UINT32_MAX, number);
-    if (!at || *at != end)
+    char *at;
+    const char *first = text + strspn(text, " \t\v\f");
+    errno = 0;
+    unsigned long long read = strtoull(first, &at, 0);
+    if (errno || at == first || *first == '-' || read > UINT32_MAX || *at != end)
         return NULL;
+    *number = read;
     return end ? at + 1 : at;
 }
 
@@ -63,6 +68,7 @@ static int read_ours(struct reader *reader, char *line, bool cut, unsigned numbe
                      struct un_error *err)
 {
     char *colon = strchr(line, ':');
+    (void)err;
     if (is_nobodys(line))
         return 0;
     if (cut || !colon) {
@@ -79,10 +85,12 @@ static int read_ours(struct reader *reader, char *line, bool cut, unsigned numbe
         un_notice(reader->notices, "%s, line %u is skipped: %s", reader->path, number, fault);
         return 0;
     }
-    if (reader->ranges->len == UN_MAP_MAX)
-        return un_fail(err, UN_STEP_SUBID, 0, "map-invalid",
-                       "%s grants more than %d ranges, more than a map can hold", reader->path,
-                       UN_MAP_MAX);
+    /* Our own id takes one extent of the map. */
+    if (reader->ranges->len == UN_MAP_MAX - 1) {
+        un_notice(reader->notices, "%s, line %u is skipped: more ranges than a map can hold",
+                  reader->path, number);
+        return 0;
+    }
     reader->ranges->range[reader->ranges->len++] = range;
     return 0;
 }

@@ -113,7 +113,7 @@ struct un_runsc_failure {
  * anybody's, nothing counts; if `config` is NULL, nothing at all. `proc` is "/proc". */
 int un_runsc_explain(const char *told, const char *limit, const char *config, size_t size,
                      const char *proc, struct un_runsc_failure *failure, struct un_error *err);
-/* The same where runsc failed, or crashed, and said nothing. */
+/* The same where runsc ended with `status`, and said nothing; 128+N: perhaps of signal N. */
 void un_runsc_explain_silence(int status, const char *limit, struct un_runsc_failure *failure);
 
 /* ---- extents and maps (map/idmap.c, sys/map_files.c) ----------------------------------------- */
@@ -198,10 +198,12 @@ int un_subid_read(const char *path, const char *user, uint32_t uid, struct un_ra
 
 /* What is known of newuidmap or newgidmap without running it. */
 enum un_helper_state {
-    UN_HELPER_MISSING, /* not on PATH */
-    UN_HELPER_READY,
+    UN_HELPER_MISSING,    /* not on PATH */
+    UN_HELPER_READY,      /* also a script, which may start one that is */
     UN_HELPER_NOT_SETUID, /* neither setuid root nor with file capabilities */
-    UN_HELPER_NOSUID      /* on a mount where neither counts */
+    UN_HELPER_NOSUID,     /* on a mount where neither counts */
+    UN_HELPER_NOT_EXECUTABLE,
+    UN_HELPER_CAPS_ELSEWHERE /* its file capabilities are for another user namespace */
 };
 
 struct un_id_facts {

@@ -96,6 +96,12 @@ static int check_helper(int kind, const struct un_facts *facts, struct un_error 
     switch (facts->id[kind].helper_state) {
     case UN_HELPER_MISSING:
         return refuse_helper(kind, facts, "helper-missing", "it is not installed", err);
+    case UN_HELPER_NOT_EXECUTABLE:
+        return refuse_helper(kind, facts, "helper-not-executable",
+                             "it is there, and we may not execute it", err);
+    case UN_HELPER_CAPS_ELSEWHERE:
+        return refuse_helper(kind, facts, "helper-caps-other-userns",
+                             "its file capabilities are for another user namespace", err);
     case UN_HELPER_NOT_SETUID:
         return refuse_helper(kind, facts, "helper-not-setuid",
                              "it is neither setuid root nor has it file capabilities", err);

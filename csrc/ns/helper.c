@@ -3,11 +3,14 @@
 #include "base/error.h"
 #include "sys/jobs.h"
 
+#include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #define WORDS_MAX 400
@@ -43,6 +46,20 @@ static int fail(const char *helper, const char *cause, const char *how, int numb
                    length, words);
 }
 
+/* Why it failed, by its own words (shadow's lib/idmapping.c). */
+static const char *cause_in(const char *words)
+{
+    if (strstr(words, "Read-only file system"))
+        return "proc-read-only";
+    if (strstr(words, "_map failed: Permission denied"))
+        return "landlock";
+    /* One that is setuid root needs this, too: the namespace is not root's. */
+    if (strstr(words, "_map failed: Operation not permitted") &&
+        prctl(PR_CAPBSET_READ, CAP_SYS_ADMIN, 0, 0, 0) == 0)
+        return "bounding-set";
+    return "helper-failed";
+}
+
 /* Only "exited with 0" is success. */
 static int judge(const struct un_job *job, struct un_error *err)
 {
@@ -60,9 +77,25 @@ static int judge(const struct un_job *job, struct un_error *err)
         return fail(helper, "helper-killed", "was killed by signal %d", job->status, job->output,
                     err);
     if (job->status)
-        return fail(helper, "helper-failed", "exited with status %d", job->status, job->output,
-                    err);
+        return fail(helper, cause_in(job->output), "exited with status %d", job->status,
+                    job->output, err);
     return 0;
+}
+
+/* Why a helper can't be executed. */
+static const char *cause_of(int errnum)
+{
+    switch (errnum) {
+    case EOVERFLOW:
+        return "helper-caps-other-userns";
+    case EACCES:
+        return "helper-not-executable";
+    case ENOEXEC:
+    case ENOENT:
+        return "helper-failed";
+    default:
+        return NULL;
+    }
 }
 
 static int run(struct call *calls, size_t count, int dir, int timeout_ms, struct un_job *jobs,
@@ -75,7 +108,12 @@ static int run(struct call *calls, size_t count, int dir, int timeout_ms, struct
             .output = calls[i].words,
             .output_size = sizeof calls[i].words,
         };
-    return un_run_jobs(jobs, count, timeout_ms, err);
+    if (!un_run_jobs(jobs, count, timeout_ms, err))
+        return 0;
+    /* The command that somebody wants to run is another one. */
+    err->step = UN_STEP_HELPER;
+    err->cause = cause_of(err->errnum);
+    return -1;
 }
 
 /* shadow before 4.14 takes a pid only, and tells by its usage. */

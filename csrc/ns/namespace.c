@@ -163,9 +163,13 @@ static int create_and_join(const struct un_plan *plan, uint64_t flags, const cha
     un_namespace_close(&ns);
     if (failed)
         return -1;
-    if (flags && unshare((int)flags))
-        return un_fail_errno(err, UN_STEP_UNSHARE, "");
-    return 0;
+    if (!flags || !unshare((int)flags))
+        return 0;
+    un_fail_errno(err, UN_STEP_UNSHARE, "");
+    /* The limits that count are those outside of where we are now. */
+    if (err->errnum == ENOSPC && flags == CLONE_NEWNS)
+        err->cause = "max-mnt-namespaces";
+    return -1;
 }
 
 int un_enter(const struct un_plan *plan, uint64_t flags, const char *child, bool is_private,

@@ -21,6 +21,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -239,8 +240,10 @@ int un_fail_ended(int pidfd, struct un_error *err)
 {
     siginfo_t how;
     un_kill(pidfd);
+    /* Only a filter has that signal sent. */
     if (un_reap(pidfd, &how) && how.si_code != CLD_EXITED)
-        return un_fail(err, UN_STEP_CLONE, 0, NULL,
+        return un_fail(err, UN_STEP_CLONE, 0,
+                       how.si_status == SIGSYS ? "seccomp-denies-call" : NULL,
                        "the child was killed by signal %d before the command ran", how.si_status);
     return un_fail(err, UN_STEP_CLONE, 0, NULL, "the child ended before the command ran");
 }

@@ -26,7 +26,7 @@ def test_a_result_that_can_not_be_told_is_no_result(step: str, redirection: str)
 
 
 @pytest.mark.userns_requires("strace")
-@pytest.mark.parametrize("call", ["ptrace", "wait4"])
+@pytest.mark.parametrize("call", ["ptrace", "exit_group"])
 def test_the_child_that_is_traced_ends_with_its_tracer(call: str) -> None:
     """Whenever that is."""
     before = children()

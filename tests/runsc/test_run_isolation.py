@@ -22,6 +22,9 @@ if sys.argv[1:] == ["--version"]:
     sys.exit()
 bundle = next(word[9:] for word in sys.argv if word.startswith("--bundle="))
 config = json.load(open(bundle + "/config.json"))
+log = next(word[12:] for word in sys.argv if word.startswith("--debug-log="))
+with open(log.replace("%COMMAND%", "run"), "w") as file:
+    file.write("I1125 01:43:37.998166   66184 main.go:222] Exiting with status: 0\\n")
 os.chroot(config["root"]["path"])
 os.chdir("/")
 args = config["process"]["args"]

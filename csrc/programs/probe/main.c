@@ -1,5 +1,6 @@
 /*
- * usernsctl-probe STEP [PATH]: tries one step, undoes it by ending, and says how it went.
+ * usernsctl-probe [--within MS] STEP [PATH]: tries one step, undoes it by ending, and says how it
+ * went. usernsctl-probe --within MS -- COMMAND...: the same for a command (within.h).
  *
  * Exit status 0: the step works; what is worth knowing is on standard output, a line each. 1: it
  * does not, and standard output has one line with errno, the step of the core, the cause that the
@@ -8,7 +9,10 @@
  */
 #include "base/caps.h"
 #include "base/error.h"
+#include "base/number.h"
+#include "base/procfile.h"
 #include "child/enter.h"
+#include "programs/probe/within.h"
 #include "sys/process.h"
 #include "sys/setup.h"
 
@@ -33,6 +37,7 @@ extern char **environ;
 /* This very program, see main(). */
 #define CHILD "/proc/self/exe"
 #define READ_ONLY 1 /* MOUNT_ATTR_RDONLY */
+#define MOST_MS 1000000000
 
 /* What each step gets: the PATH it was given, or NULL. */
 typedef int step_function(const char *path, struct un_error *err);
@@ -110,12 +115,6 @@ static int map_one_id(const char *path, struct un_error *err)
     return enter(0, err);
 }
 
-static int nest(const char *path, struct un_error *err)
-{
-    (void)path;
-    return enter(0, err) || enter(0, err) ? -1 : 0;
-}
-
 /* Waits for a child that reports by its exit status: the errno of what failed in it. */
 static int collect(pid_t child, enum un_step step, const char *what, struct un_error *err)
 {
@@ -137,6 +136,26 @@ static pid_t fork_into(uint64_t flags, struct un_error *err)
     return child < 0 ? un_fail_errno(err, UN_STEP_CLONE, "") : child;
 }
 
+/* A filter that lets us make namespaces by unshare(2), and runsc not by clone(2). */
+static int refused_here(struct un_error *err)
+{
+    if (err->errnum == EPERM && un_proc_status("/proc", "Seccomp:") == 2)
+        err->cause = "seccomp-denies-call";
+    return -1;
+}
+
+/* As runsc does: in a child. */
+static int nest(const char *path, struct un_error *err)
+{
+    (void)path;
+    if (enter(0, err))
+        return -1;
+    pid_t child = fork_into(CLONE_NEWUSER, err);
+    if (child == 0)
+        _exit(0);
+    return child < 0 ? refused_here(err) : collect(child, UN_STEP_CLONE, "a user namespace", err);
+}
+
 static int make_namespaces(const char *path, struct un_error *err)
 {
     (void)path;
@@ -146,20 +165,15 @@ static int make_namespaces(const char *path, struct un_error *err)
         fork_into(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS, err);
     if (child == 0)
         _exit(0);
-    return child < 0 ? -1 : collect(child, UN_STEP_CLONE, "namespaces", err);
+    return child < 0 ? refused_here(err) : collect(child, UN_STEP_CLONE, "namespaces", err);
 }
 
-/* All that we may have: whoever may map any id needs no subordinate range. */
+/* The request of `usernsctl run --map-auto`. */
 static struct decision *decide_range(struct un_error *err)
 {
     struct un_request request = one_id;
-    uint64_t caps = 0;
-    un_caps_effective(&caps);
-    bool any = caps >> CAP_SETUID & 1 && caps >> CAP_SETGID & 1;
-    for (int kind = UN_UID; kind <= UN_GID; kind++) {
-        request.id[kind].fill = any ? UN_FILL_ALL : UN_FILL_PACKED;
-        request.id[kind].map_self = !any;
-    }
+    for (int kind = UN_UID; kind <= UN_GID; kind++)
+        request.id[kind].fill = UN_FILL_PACKED;
     return decide(&request, err);
 }
 
@@ -205,16 +219,31 @@ static int mount_tmpfs(const char *path, struct un_error *err)
                : 0;
 }
 
-/* As the root filesystem of a sandbox is made. */
-static int bind_proc(const char *path, struct un_error *err)
+/* As the root filesystem of a sandbox is made: in the namespace that we are in. */
+static int bind_here(struct un_error *err)
 {
-    (void)path;
-    if (enter(CLONE_NEWNS, err) || un_mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL, err))
+    if (un_mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL, err))
         return -1;
     int proc = open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (proc < 0)
         return un_fail_errno(err, UN_STEP_NONE, "/proc");
     return un_bind(proc, proc, READ_ONLY, "a directory", err);
+}
+
+static int bind_proc(const char *path, struct un_error *err)
+{
+    (void)path;
+    return enter(CLONE_NEWNS, err) || bind_here(err) ? -1 : 0;
+}
+
+/* The same with all our ids: others make that namespace, and we join it. */
+static int mount_in_range(const char *path, struct un_error *err)
+{
+    struct decision *made = decide_range(err);
+    (void)path;
+    int failed = made ? un_enter(&made->plan, CLONE_NEWNS, CHILD, false, err) : -1;
+    free(made);
+    return failed || bind_here(err) ? -1 : 0;
 }
 
 /* A /proc shows a PID namespace, and whoever mounts it must be in one of its own. */
@@ -243,14 +272,13 @@ static int pivot_root(const char *path, struct un_error *err)
     return 0;
 }
 
-/* Waits to be traced, and to be killed; by our own end at the latest. */
-static _Noreturn void be_traced(int parent)
+/* Waits to be traced; ends with its parent. */
+static _Noreturn void be_traced(pid_t parent)
 {
-    struct un_error err;
-    if (un_die_with_parent(SIGKILL, parent, &err))
-        _exit(1);
-    for (;;)
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    while (getppid() == parent)
         pause();
+    _exit(1);
 }
 
 /* gVisor's sandbox traces the processes that it starts. */
@@ -261,21 +289,14 @@ static int trace(const char *path, struct un_error *err)
         return -1;
     /* Who enters is kept from being traced. */
     prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
-    int self = un_pidfd_open(getpid());
-    if (self < 0)
-        return un_fail_errno(err, UN_STEP_PDEATHSIG, "pidfd_open");
-    pid_t child = fork();
+    pid_t self = getpid(), child = fork();
     if (child < 0)
         return un_fail_errno(err, UN_STEP_CLONE, "fork");
     if (child == 0)
         be_traced(self);
-    int refused = ptrace(PTRACE_SEIZE, child, NULL, PTRACE_O_EXITKILL) ? errno : 0;
-    kill(child, SIGKILL);
-    while (waitpid(child, NULL, 0) < 0 && errno == EINTR)
-        continue;
-    close(self);
-    errno = refused;
-    return refused ? un_fail_errno(err, UN_STEP_NONE, "ptrace") : 0;
+    return ptrace(PTRACE_SEIZE, child, NULL, PTRACE_O_EXITKILL)
+               ? un_fail_errno(err, UN_STEP_NONE, "ptrace")
+               : 0;
 }
 
 static int open_device(const char *path, struct un_error *err)
@@ -291,14 +312,23 @@ static int make_cgroup(const char *path, struct un_error *err)
 }
 
 static const struct step steps[] = {
-    {"nothing", do_nothing, false},         {"unshare-nothing", unshare_nothing, false},
-    {"unshare-user", unshare_user, false},  {"setgroups", deny_setgroups, false},
-    {"one-id-map", map_one_id, false},      {"nested-user", nest, false},
-    {"namespaces", make_namespaces, false}, {"ranges", read_ranges, false},
-    {"range-map", map_range, false},        {"mount", mount_tmpfs, false},
-    {"mount-bind", bind_proc, false},       {"mount-proc", mount_proc, false},
-    {"pivot-root", pivot_root, false},      {"ptrace", trace, false},
-    {"device", open_device, true},          {"cgroup", make_cgroup, true},
+    {"nothing", do_nothing, false},
+    {"unshare-nothing", unshare_nothing, false},
+    {"unshare-user", unshare_user, false},
+    {"setgroups", deny_setgroups, false},
+    {"one-id-map", map_one_id, false},
+    {"nested-user", nest, false},
+    {"namespaces", make_namespaces, false},
+    {"ranges", read_ranges, false},
+    {"range-map", map_range, false},
+    {"range-mount", mount_in_range, false},
+    {"mount", mount_tmpfs, false},
+    {"mount-bind", bind_proc, false},
+    {"mount-proc", mount_proc, false},
+    {"pivot-root", pivot_root, false},
+    {"ptrace", trace, false},
+    {"device", open_device, true},
+    {"cgroup", make_cgroup, true},
 };
 
 static int report(struct un_error *err)
@@ -319,16 +349,46 @@ static int conclude(int status)
     return 125;
 }
 
-int main(int argc, char **argv)
+static int usage(void)
+{
+    fputs("usage: usernsctl-probe [--within MS] STEP [PATH]\n"
+          "       usernsctl-probe --within MS -- COMMAND [ARGUMENT...]\n"
+          "It is a part of usernsctl doctor.\n",
+          stderr);
+    return 2;
+}
+
+static int run_step(int argc, char **argv)
 {
     struct un_error err;
+    for (size_t i = 0; argc > 0 && i < sizeof steps / sizeof steps[0]; i++)
+        if (!strcmp(argv[0], steps[i].name) && argc == 1 + steps[i].wants_path)
+            return conclude(steps[i].run(argv[1], &err) ? report(&err) : 0);
+    return usage();
+}
+
+/* Only returns if it failed. */
+static int run_command(char **argv)
+{
+    execv(argv[0], argv);
+    perror(argv[0]);
+    return 125;
+}
+
+int main(int argc, char **argv)
+{
+    uint64_t most;
     if (argc && !strcmp(argv[0], UN_CHILD_NAME))
         un_child_main(argv, environ);
-    for (size_t i = 0; argc > 1 && i < sizeof steps / sizeof steps[0]; i++)
-        if (!strcmp(argv[1], steps[i].name) && argc == 2 + steps[i].wants_path) {
-            const char *path = steps[i].wants_path ? argv[2] : NULL;
-            return conclude(steps[i].run(path, &err) ? report(&err) : 0);
-        }
-    fputs("usage: usernsctl-probe STEP [PATH]; it is a part of usernsctl doctor\n", stderr);
-    return 2;
+    if (argc < 4 || strcmp(argv[1], "--within"))
+        return argc > 1 ? run_step(argc - 1, argv + 1) : usage();
+    const char *end = un_number_read(argv[2], MOST_MS, &most);
+    if (!end || *end)
+        return usage();
+    int status = run_within(most);
+    if (status >= 0)
+        return status;
+    if (strcmp(argv[3], "--"))
+        return run_step(argc - 3, argv + 3);
+    return argc > 4 ? run_command(argv + 4) : usage();
 }

@@ -11,8 +11,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { ERRORS, CRASH, DEBUG, BUNDLE };
-
 #define FAILED 125
 
 /* So many more of its messages are quoted if the first one does not tell the cause. */
@@ -93,17 +91,30 @@ static void tell(const struct un_runsc_words *words, const struct un_runsc_failu
               stderr);
 }
 
+/* A directory where runsc would have made a file. */
+void explain_no_more(char *const *files)
+{
+    mkdir(files[ERRORS], 0700);
+}
+
+static bool is_told(char *const *files)
+{
+    struct stat status;
+    return !lstat(files[ERRORS], &status) && S_ISDIR(status.st_mode);
+}
+
 int explain_runsc(char *const *files, int status, const char *limit)
 {
     struct un_runsc_words words;
     struct un_runsc_failure failure;
     int failed = 0;
+    if (is_told(files))
+        return FAILED;
     if (un_runsc_words_read(files[ERRORS], files[CRASH], files[DEBUG], &words)) {
         perror("usernsctl: runsc");
         return FAILED;
     }
-    bool is_command =
-        words.has_ended || (!words.told && status != UN_RUNSC_CRASHED && status != UN_RUNSC_FAILED);
+    bool is_command = words.has_ended;
     if (!is_command && words.told)
         failed = explain(&words, files[BUNDLE], limit, &failure);
     else if (!is_command)

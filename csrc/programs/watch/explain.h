@@ -2,12 +2,18 @@
 #ifndef USERNSCTL_WATCH_EXPLAIN_H
 #define USERNSCTL_WATCH_EXPLAIN_H
 
+/* The files that are handed over: paths of runsc's errors, its report of a crash, its debug log,
+ * and the bundle. */
+enum { ERRORS, CRASH, DEBUG, BUNDLE, FILES };
+
 /*
- * Says on standard error why runsc failed that ended with `status`, which it may have done as the
- * command did: nothing is said then. `files` are the paths of its errors, its report of a crash,
- * its debug log, and the bundle. `limit` is the cause of which a limit was hit meanwhile, or "".
- * Returns the exit status that is ours.
+ * Says on standard error why runsc failed that ended with `status`, unless its log says that it
+ * came to its end, and so that the status is the command's: nothing is said then. `limit` is the
+ * cause of which a limit was hit meanwhile, or "". Returns the exit status that is ours.
  */
 int explain_runsc(char *const *files, int status, const char *limit);
+
+/* Says to the process that waits that what comes is told already: there is no runsc that could. */
+void explain_no_more(char *const *files);
 
 #endif

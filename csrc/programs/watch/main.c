@@ -2,8 +2,8 @@
  * usernsctl-watch PROGRAM ERRORS CRASH DEBUG BUNDLE -- [KILL...] -- COMMAND...
  *
  * Runs COMMAND, which is a runsc, in a child, passes signals on to it, and ends with its exit
- * status. Where runsc itself may have ended so, the four files tell whether it has failed, and why
- * (explain.h).
+ * status. That is the command's if runsc's own log says that it came to its end. Otherwise runsc
+ * has failed, whatever its status, and the four files tell why (explain.h).
  *
  * With KILL, a signal is passed on by running KILL with its number as one more argument: `runsc
  * run` itself would end at a signal, and what it runs could not catch it.
@@ -12,6 +12,7 @@
  * a descriptor that we were given, which none of them inherits.
  */
 #include "explain/limits.h"
+#include "explain/runsc_files.h"
 #include "programs/shared/report.h"
 #include "programs/watch/explain.h"
 #include "sys/fds.h"
@@ -19,6 +20,7 @@
 #include "sys/setup.h"
 #include "sys/supervise.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
@@ -27,7 +29,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#define FILES 4
 #define KILL_MAX 32
 #define KILL_TIMEOUT_MS 10000
 
@@ -41,6 +42,7 @@ struct words {
     char **kill;
     char **command;
     int early;
+    bool signalled; /* whether runsc itself may have ended of a signal that was passed on */
 };
 
 static int fail(const struct un_error *err)
@@ -58,14 +60,31 @@ static struct un_command command_of(const char *program, char **argv)
     };
 }
 
-/* Only returns if it failed. What can't be executed is no command of a user's. */
-static int become(const char *program, char **argv)
+/* Why the kernel does not execute a runsc. What can't be executed is no command of a user's. */
+static const char *cause_of(int errnum)
 {
-    struct un_command command = command_of(program, argv);
+    switch (errnum) {
+    case EACCES:
+    case EPERM:
+        return "runsc-not-executable";
+    case ENOEXEC:
+    case ENOENT:
+    case ELIBBAD:
+        return "not-runsc";
+    default:
+        return NULL;
+    }
+}
+
+/* Only returns if it failed, and has told so. */
+static int become(const struct words *words)
+{
+    struct un_command command = command_of(words->program, words->command);
     struct un_error err;
     un_exec(&command, &err);
     err.step = UN_STEP_RUNSC;
-    err.cause = NULL;
+    err.cause = cause_of(err.errnum);
+    explain_no_more(words->files);
     return fail(&err);
 }
 
@@ -78,7 +97,9 @@ static int conclude(const struct words *words, int status, const uint64_t before
     for (enum un_limit i = 0; i < UN_LIMIT_COUNT; i++)
         if ((hit[i] = status && un_limit_hits(i) > before[i]))
             cause = un_limit_cause(i);
-    if (status == UN_RUNSC_FAILED || status == UN_RUNSC_CRASHED)
+    bool may_be_own = status == UN_RUNSC_FAILED || status == UN_RUNSC_CRASHED;
+    bool was_stopped = words->signalled && status > 128;
+    if (may_be_own || !(was_stopped || un_runsc_has_ended(words->files[DEBUG])))
         return explain_runsc(words->files, status, cause);
     /* gVisor may have gone on without the process that was killed, and the command have failed. */
     if (hit[UN_LIMIT_MEMORY]) {
@@ -101,7 +122,7 @@ static int become_child(const struct words *words, int parent_pidfd)
         signal(SIGQUIT, SIG_IGN);
     }
     un_make_fd_room();
-    return become(words->program, words->command);
+    return become(words);
 }
 
 /* Starts KILL: a pidfd, or -1. */
@@ -152,6 +173,7 @@ static void pass_on(pid_t child, const siginfo_t *info, void *arg)
     struct words *words = arg;
     int sig = info->si_signo;
     bool stops = sig == SIGTSTP || sig == SIGTTIN || sig == SIGTTOU || sig == SIGCONT;
+    words->signalled = words->signalled || !stops;
     if (!*words->kill || stops)
         un_pass_on_by_kill(child, info, NULL);
     /* Before the command has started there is nobody to catch it, and runsc ignores these two. */
@@ -172,7 +194,7 @@ static bool split(int argc, char **argv, struct words *words)
             argv[i] = NULL;
             start[found++] = argv + i + 1;
         }
-    *words = (struct words){argv[1], argv + 2, start[0], start[1], 0};
+    *words = (struct words){argv[1], argv + 2, start[0], start[1], 0, false};
     return found == 2 && words->kill - words->files == FILES + 1 && *words->command &&
            words->command - words->kill < KILL_MAX;
 }

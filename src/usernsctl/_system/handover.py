@@ -36,6 +36,14 @@ def close_inherited() -> None:
 
 
 def restore_signals() -> None:
-    """Undo what Python ignores, and what a command would inherit."""
-    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(ignored, signal.SIG_DFL)
+    """Undo what Python ignores, and what a command would inherit.
+
+    Until there is a command, a write past RLIMIT_FSIZE is to fail, not to kill us without a word;
+    what is executed has the default action of a signal that is caught.
+    """
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    signal.signal(signal.SIGXFSZ, _bear)
+
+
+def _bear(_number: int, _frame: object) -> None:
+    """Do nothing: the call that was interrupted fails."""

@@ -28,6 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     :param argv: its words without the program's name; ``None`` takes those of this process.
     """
+    # Whoever has started us may ignore it: then nothing could be told of a child's end.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
         return _answer(sys.argv[1:] if argv is None else list(argv))
     except KeyboardInterrupt:

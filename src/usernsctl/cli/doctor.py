@@ -32,7 +32,16 @@ _BLOCKED = 1
     help="What you want to do. run: run a command in gVisor. range: map more than one id. docker, "
     "kubernetes: run a command in gVisor in a container of theirs.",
 )
-def doctor_command(form: str | None, no_runsc: bool, purpose: Purpose) -> int:
+@click.option(
+    "--within",
+    "seconds",
+    type=click.IntRange(1, 86400),
+    metavar="SECONDS",
+    default=30,
+    show_default=True,
+    help="How long all trials may take together; what has not ended by then is skipped.",
+)
+def doctor_command(form: str | None, no_runsc: bool, purpose: Purpose, seconds: int) -> int:
     """Find out whether programs can be run here, and if not, why not and how to mend it.
 
     doctor tries each step in a process of its own that ends afterwards. It leaves nothing behind.
@@ -42,7 +51,7 @@ def doctor_command(form: str | None, no_runsc: bool, purpose: Purpose) -> int:
     from usernsctl.doctor import examine
 
     tolerate_any_text()
-    report, needs = examine(purpose, runsc=not no_runsc)
+    report, needs = examine(purpose, runsc=not no_runsc, seconds=seconds)
     if form == "json":
         from usernsctl.doctor.render import as_json
 

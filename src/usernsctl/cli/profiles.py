@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import click
@@ -29,7 +30,8 @@ def seccomp_command() -> None:
 
 
 @click.command("apparmor-profile", short_help="Print the AppArmor profile for containers.")
-def apparmor_command() -> None:
+@click.option("--host", is_flag=True, help="The profile for this machine, not for containers.")
+def apparmor_command(host: bool) -> None:
     """Print the AppArmor profile for containers that run gVisor.
 
     Only hosts with AppArmor need it: Ubuntu and Debian, unless AppArmor is switched off there.
@@ -39,10 +41,31 @@ def apparmor_command() -> None:
         sudo tee /etc/apparmor.d/usernsctl
     sudo apparmor_parser -r /etc/apparmor.d/usernsctl
     docker run --security-opt apparmor=usernsctl IMAGE
+
+    With --host, print the profile that lets the programs of this installation, and runsc, make user
+    namespaces, where AppArmor lets no others (Ubuntu 23.10 and later). The interpreter is one of
+    them, so that every script that it runs may do so.
+
+    \b
+    usernsctl apparmor-profile --host | sudo tee /etc/apparmor.d/usernsctl-host
+    sudo apparmor_parser -r /etc/apparmor.d/usernsctl-host
     """
     from usernsctl import profiles
 
+    if host:
+        click.echo(profiles.host_profile(_runsc()), nl=False)
+        return
     click.echo(profiles.read("apparmor"), nl=False)
+
+
+def _runsc() -> str | None:
+    from usernsctl.errors import RunscError
+    from usernsctl.gvisor import runsc
+
+    try:
+        return runsc.find(os.environ)
+    except RunscError:
+        return None
 
 
 @click.command("docker-args", short_help="Print the options that docker run needs for gVisor.")

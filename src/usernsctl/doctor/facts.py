@@ -11,6 +11,9 @@ from usernsctl.maps import Extent
 
 Engine = Literal["docker", "podman", "kubernetes", "gvisor", "other"]
 
+#: Where programs are when PATH does not say: as csrc/base/path.h has it.
+DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
+
 #: Bit numbers in sets of capabilities (linux/capability.h).
 CAPABILITIES = {"setgid": 6, "setuid": 7, "sys_admin": 21, "setfcap": 31}
 
@@ -79,12 +82,20 @@ class Privileges:
 class Limits:
     """How much there may be of what. ``None``: no limit, or not known.
 
-    :ivar processes: RLIMIT_NPROC, the soft limit.
+    :ivar processes: RLIMIT_NPROC, the soft limit; so are the next ones.
+    :ivar address_space: RLIMIT_AS, in bytes.
+    :ivar data: RLIMIT_DATA, in bytes.
+    :ivar file_size: RLIMIT_FSIZE, in bytes.
+    :ivar open_files: RLIMIT_NOFILE.
     :ivar pids: the smallest pids.max of our control group and those above it.
     :ivar pids_current: how many there are in the group that has that limit.
     """
 
     processes: int | None = None
+    address_space: int | None = None
+    data: int | None = None
+    file_size: int | None = None
+    open_files: int | None = None
     pids: int | None = None
     pids_current: int | None = None
 
@@ -125,15 +136,19 @@ class Helper:
     """newuidmap or newgidmap.
 
     :ivar path: ``None``: not on PATH.
+    :ivar executable: whether we may execute it.
     :ivar privileged: whether it is setuid root, or has file capabilities.
+    :ivar script: whether it is one, which has no privilege itself, but may start what has.
     :ivar nosuid: the mount point that it is on, where neither counts; else ``None``.
     """
 
     path: str | None = None
     mode: int | None = None
     owner: int | None = None
+    executable: bool = True
     file_capabilities: bool = False
     privileged: bool = False
+    script: bool = False
     nosuid: str | None = None
 
 
@@ -142,10 +157,14 @@ class Subordinate:
     """Where subordinate ranges come from; the ranges themselves are the planner's to read.
 
     :ivar source: what nsswitch.conf says of ``subid``; ``None``: the files.
+    :ivar user: our name; ``None``: we have none.
+    :ivar free: the first of 65536 ids that nobody has in either file; ``None``: there are none.
     :ivar gid_entries: lines of /etc/subgid that begin with our gid, which nothing ever looks at.
     """
 
     source: str | None = None
+    user: str | None = None
+    free: int | None = None
     gid_entries: tuple[str, ...] = ()
 
 
@@ -173,6 +192,7 @@ class Device:
 class Runsc:
     """:ivar path: ``None`` where there is none that can be used; `cause` and `problem` say why.
 
+    :ivar refused: the one that is there, but can't be used.
     :ivar release: as it says itself, such as ``"release-20260817.0"``.
     :ivar age: in days; ``None`` where the release does not tell its day.
     """
@@ -182,6 +202,7 @@ class Runsc:
     age: int | None = None
     cause: str | None = None
     problem: str | None = None
+    refused: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

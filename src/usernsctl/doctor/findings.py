@@ -24,6 +24,7 @@ STANDS_IN_THE_WAY_OF: Mapping[str, tuple[Purpose, ...]] = {
     "one-id-map": _ANY,
     "ranges": ("range",),
     "range-map": ("range",),
+    "range-mount": ("range",),
     "nested-user": _SANDBOX,
     "namespaces": _SANDBOX,
     "mount": _SANDBOX,
@@ -74,12 +75,12 @@ def attributed(facts: Facts, probes: Mapping[str, Probe]) -> dict[str, Probe]:
 
 def hold(seen: Seen) -> list[tuple[Rule, Evidence]]:
     """All causes that hold, whether they stand in the way of anything or not."""
-    held = {}
+    held: dict[str, tuple[Rule, Evidence]] = {}
     for rule in RULES:
         evidence = rule.evidence(seen)
         if evidence and rule.eclipses:
             return [(rule, evidence)]
-        if evidence:
+        if evidence and not (rule.guessed and (rule.id in held or _explained(held, rule))):
             held[rule.id] = (rule, evidence)
     for consequence, reasons in CONSEQUENCES.items():
         if any(reason in held for reason in reasons):
@@ -87,12 +88,17 @@ def hold(seen: Seen) -> list[tuple[Rule, Evidence]]:
     return list(held.values())
 
 
+def _explained(held: Mapping[str, tuple[Rule, Evidence]], guessed: Rule) -> bool:
+    """Whether what a rule would explain has a cause already."""
+    return any(set(guessed.explains) & set(rule.explains) for rule, _ in held.values())
+
+
 def _weigh(rule: Rule, evidence: Evidence, seen: Seen, purpose: Purpose) -> Finding | None:
     """A finding, unless the cause is none of this purpose's business."""
     cause = catalogue()[rule.id]
     concerned = set(cause.purposes)
     for name, purposes in STANDS_IN_THE_WAY_OF.items():
-        probe = seen.failed(name)
+        probe = seen.unsettled(name)
         if probe is not None and told(probe) in evidence:
             concerned.update(purposes)
     if purpose in concerned:

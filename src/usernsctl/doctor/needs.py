@@ -66,16 +66,26 @@ def _limit(facts: Facts) -> Need:
         name="user.max_user_namespaces",
         state="open" if value is None else _state(value > 0),
         found="not readable" if value is None else shown,
-        wanted="two for each sandbox that is to run at a time",
+        wanted="three for each sandbox that is to run at a time",
     )
+
+
+def _label(facts: Facts) -> str:
+    return f"this process has the profile {facts.security.label}"
+
+
+def _has_profile(facts: Facts) -> bool:
+    """Whether a profile of AppArmor's applies to us, as one of apparmor-profile --host does."""
+    label = facts.security.label
+    return bool(label) and not str(label).startswith("unconfined")
 
 
 def _apparmor(facts: Facts) -> Need:
     value = facts.sysctls.get("kernel/apparmor_restrict_unprivileged_userns")
     return Need(
         name="kernel.apparmor_restrict_unprivileged_userns",
-        state=_state(value != 1),
-        found="absent" if value is None else str(value),
+        state=_state(value != 1 or _has_profile(facts)),
+        found=_label(facts) if _has_profile(facts) else "absent" if value is None else str(value),
         wanted="0 or absent, or a profile with userns, for usernsctl-exec and runsc",
     )
 

@@ -1,17 +1,17 @@
-"""Trying the steps of the set-up, each in a throw-away child.
+"""Trying the steps of the set-up, each in a throw-away child, one after the other.
 
-The children are a native program (csrc/programs/probe/main.c), so that a probe costs a
-millisecond and nothing of an interpreter is in the way. What a probe makes lies in namespaces that
-end with it.
+At the same time they would use up a limit together that each alone stays below. The children are a
+native program (csrc/programs/probe/main.c), so that a probe costs a millisecond and nothing of an
+interpreter is in the way. What a probe makes lies in namespaces that end with it; all that it has
+started is gone when it ends (within.c).
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
+import errno
 import os
 import re
-import selectors
 import signal
 import subprocess
 import time
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from usernsctl import _programs
 from usernsctl._system import isolated
-from usernsctl.doctor.facts import Facts
+from usernsctl.doctor.facts import DEFAULT_PATH, Facts
 from usernsctl.explain.model import Probe
 
 PROGRAM = _programs.path_of("usernsctl-probe")
@@ -31,13 +31,25 @@ START = "start"
 #: How long all probes may take together, in seconds.
 DEADLINE = 30.0
 
+#: The cause of a probe that is skipped since it had not ended in time.
+LATE = "no-answer-in-time"
+
+# Of what is left of the time: so nothing that hangs keeps the others from being tried.
+_SHARE = 0.5
+_LATE_STATUS = 124  # UN_PROBE_LATE
+_GRACE = 3.0
+
+_FULL = (errno.ENOSPC, errno.EUSERS)
+_FULL_TEXTS = ("no space left on device",)
+_PAUSES = (0.05, 0.2, 0.8)  # seconds
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """Something to try.
 
     :ivar name: of the probe.
-    :ivar words: of the command.
+    :ivar words: a step of the program that tries them, or ``--`` and a command.
     :ivar needs: the probes that must be ok, else this one is skipped.
     """
 
@@ -46,111 +58,96 @@ class Step:
     needs: tuple[str, ...] = ()
 
 
-def steps(facts: Facts) -> tuple[Step, ...]:
-    """What there is to try here; each step comes after those it needs."""
-    named: list[tuple[str, tuple[str, ...]]] = [
-        ("unshare-nothing", ()),
-        ("unshare-user", ()),
-        ("ranges", ()),
-        ("setgroups", ("unshare-user",)),
-        ("one-id-map", ("unshare-user",)),
-        ("range-map", ("unshare-user", "ranges")),
-        ("nested-user", ("one-id-map",)),
-        ("namespaces", ("one-id-map",)),
-        ("mount", ("one-id-map",)),
-        ("mount-bind", ("mount",)),
-        ("mount-proc", ("one-id-map",)),
-        ("pivot-root", ("mount",)),
-        ("ptrace", ("one-id-map",)),
+def steps(facts: Facts, *, runsc: bool) -> tuple[Step, ...]:
+    """What there is to try here; each step comes after those it needs.
+
+    Those that ask the user database, which may not answer, come last.
+    """
+    found = [
+        Step(name=name, words=(name,), needs=needs)
+        for name, needs in (
+            ("unshare-nothing", ()),
+            ("unshare-user", ()),
+            ("setgroups", ("unshare-user",)),
+            ("one-id-map", ("unshare-user",)),
+            ("nested-user", ("one-id-map",)),
+            ("namespaces", ("one-id-map",)),
+            ("mount", ("one-id-map",)),
+            ("mount-bind", ("mount",)),
+            ("mount-proc", ("one-id-map",)),
+            ("pivot-root", ("mount",)),
+            ("ptrace", ("one-id-map",)),
+        )
     ]
-    found = [Step(name=name, words=(PROGRAM, name), needs=needs) for name, needs in named]
-    for name, path in (("tun", "/dev/net/tun"), ("kvm", "/dev/kvm")):
-        found.append(Step(name=name, words=(PROGRAM, "device", path)))
+    for name, path in (("null", "/dev/null"), ("tun", "/dev/net/tun"), ("kvm", "/dev/kvm")):
+        found.append(Step(name=name, words=("device", path)))
     if facts.cgroup.directory is not None:
-        found.append(Step(name="cgroup", words=(PROGRAM, "cgroup", facts.cgroup.directory)))
+        found.append(Step(name="cgroup", words=("cgroup", facts.cgroup.directory)))
+    if runsc:
+        # As `usernsctl run` does it, which says itself why runsc fails.
+        path = ":".join(filter(None, (os.environ.get("PATH"), DEFAULT_PATH)))
+        run = ("run", "--no-terminal", "--env", f"PATH={path}", "--", "true")
+        words = isolated.command("usernsctl", *run)
+        found.append(Step(name=RUNSC, words=("--", *words)))
+    found.append(Step(name="ranges", words=("ranges",)))
+    found.append(Step(name="range-map", words=("range-map",), needs=("unshare-user", "ranges")))
+    found.append(
+        Step(name="range-mount", words=("range-mount",), needs=("range-map", "mount-bind"))
+    )
     return tuple(found)
 
 
 def try_steps(wanted: Iterable[Step], deadline: float) -> dict[str, Probe]:
-    """Try them, at the same time those of which none needs another.
+    """Try them, one after the other.
 
-    :param deadline: as :func:`time.monotonic` counts. What has not ended by then is killed.
+    :param deadline: as :func:`time.monotonic` counts. What has not ended by then is killed, with
+        all that it has started.
     :raises CommandError: the program that tries them is missing.
     """
     results: dict[str, Probe] = {}
-    left = list(wanted)
-    while left:
-        wave = [step for step in left if all(name in results for name in step.needs)]
-        left = [step for step in left if step not in wave]
-        ready = []
-        for step in wave:
-            needs = (START, *step.needs) if START in results else step.needs
-            broken = [name for name in needs if results[name].outcome != "ok"]
-            if broken:
-                detail = f"{broken[0]} must work first"
-                results[step.name] = Probe(name=step.name, outcome="skipped", detail=detail)
-            else:
-                ready.append(step)
-        results.update(_try_together(ready, deadline))
+    for step in wanted:
+        needs = (START, *step.needs) if START in results else step.needs
+        broken = [name for name in needs if results[name].outcome != "ok"]
+        if broken:
+            detail = f"{broken[0]} must work first"
+            results[step.name] = Probe(name=step.name, outcome="skipped", detail=detail)
+            continue
+        probe = _try_often(step, deadline)
+        if probe.name == START:
+            results[START] = probe
+            probe = Probe(name=step.name, outcome="skipped", detail=f"{START} must work first")
+        results[step.name] = probe
     return results
 
 
-@dataclass(slots=True)
-class _Child:
-    step: Step
-    process: subprocess.Popen[bytes]
-    started: float
-    output: bytes = b""
+def _try_often(step: Step, deadline: float) -> Probe:
+    """Try one, and again if a limit was hit.
+
+    The kernel removes namespaces some time after their end: those of earlier probes may count.
+    """
+    for pause in (*_PAUSES, None):
+        probe = _try(step, max(0.0, deadline - time.monotonic()) * _SHARE)
+        full = probe.errno in _FULL or any(text in probe.detail for text in _FULL_TEXTS)
+        if pause is None or not full or time.monotonic() + pause > deadline:
+            break
+        time.sleep(pause)
+    return probe
 
 
-def _try_together(wave: Iterable[Step], deadline: float) -> dict[str, Probe]:
-    results: dict[str, Probe] = {}
+def _try(step: Step, seconds: float) -> Probe:
+    """Try one; the probe that is named START: no child can be started."""
     # Not /dev/null: it would be opened for writing, which is what may be forbidden here.
     nothing, end = os.pipe()
     os.close(end)
-    with selectors.DefaultSelector() as selector:
-        try:
-            for step in wave:
-                child = _start(step, nothing)
-                if isinstance(child, Probe):
-                    results[START] = child
-                    detail = f"{START} must work first"
-                    results[step.name] = Probe(name=step.name, outcome="skipped", detail=detail)
-                else:
-                    assert child.process.stdout is not None
-                    selector.register(child.process.stdout, selectors.EVENT_READ, child)
-            while selector.get_map():
-                events = selector.select(max(0.0, deadline - time.monotonic()))
-                if not events:
-                    break
-                for key, _ in events:
-                    if _read(key.data):
-                        selector.unregister(key.fileobj)
-                        results[key.data.step.name] = _finish(key.data, deadline)
-        finally:
-            os.close(nothing)
-            for key in list(selector.get_map().values()):
-                results[key.data.step.name] = _finish(key.data, 0.0)
-    return results
-
-
-def _read(child: _Child) -> bool:
-    """Take what there is; whether that was the end."""
-    assert child.process.stdout is not None
-    chunk = os.read(child.process.stdout.fileno(), 65536)
-    child.output += chunk
-    return not chunk
-
-
-def _start(step: Step, nothing: int) -> _Child | Probe:
     started = time.monotonic()
+    words = [PROGRAM, "--within", str(int(seconds * 1000)), *step.words]
     try:
+        # In a session of its own, so that it can be killed with what it starts.
         process = subprocess.Popen(
-            step.words,
+            words,
             stdin=nothing,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            # So that all it starts can be killed with it.
             start_new_session=True,
         )
     except FileNotFoundError as error:
@@ -163,47 +160,51 @@ def _start(step: Step, nothing: int) -> _Child | Probe:
             detail=f"a child can't be started: {error.strerror}",
             cause="process-limit" if isinstance(error, BlockingIOError) else None,
         )
-    return _Child(step, process, started)
+    finally:
+        os.close(nothing)
+    output, status = _wait(process, seconds + _GRACE)
+    return judge(step.name, status, os.fsdecode(output), time.monotonic() - started)
 
 
-def _finish(child: _Child, deadline: float) -> Probe:
-    """Wait for the end of a child, which has none after the deadline."""
-    process = child.process
-    timed_out = False
+def _wait(process: subprocess.Popen[bytes], seconds: float) -> tuple[bytes, int]:
+    """What it writes, and its status; it keeps the time itself, if nothing keeps it from that."""
     try:
-        process.wait(max(0.0, deadline - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        timed_out = True
+        output, _ = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired as late:
         # Not collected yet, so the number is still that of its group.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    assert process.stdout is not None
-    process.stdout.close()
-    return judge(
-        child.step.name,
-        process.returncode,
-        os.fsdecode(child.output),
-        time.monotonic() - child.started,
-        timed_out=timed_out,
-    )
+        assert process.stdout is not None
+        process.stdout.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_GRACE)
+        return late.output or b"", _LATE_STATUS
+    return output, process.returncode
 
 
-def judge(name: str, status: int, output: str, seconds: float, *, timed_out: bool) -> Probe:
+def judge(name: str, status: int, output: str, seconds: float) -> Probe:
     """What the end of a probe says.
 
-    :param status: its exit status, or -N if signal N killed it.
+    :param status: its exit status; 128+N, or -N, if signal N killed it.
     :param output: what it wrote: csrc/programs/probe/main.c says in which form.
     """
     text = output.strip()
-    if timed_out:
-        detail = "it had not ended in time, and was killed"
-        return Probe(name=name, outcome="failed", detail=detail, seconds=seconds)
+    if status == _LATE_STATUS:
+        detail = f"it had not ended after {seconds:.1f} s, and was killed"
+        return Probe(name=name, outcome="skipped", detail=detail, cause=LATE, seconds=seconds)
     if status == 0:
-        return Probe(name=name, outcome="ok", detail=text, seconds=seconds)
-    if status < 0:
-        detail = f"killed by signal {-status}"
-        return Probe(name=name, outcome="failed", detail=detail, seconds=seconds)
+        detail = "" if name == RUNSC else text
+        return Probe(name=name, outcome="ok", detail=detail, seconds=seconds)
+    if name == RUNSC:
+        return _judge_runsc(text, status, seconds)
+    if status < 0 or status > 128:
+        sig = -status if status < 0 else status - 128
+        detail = f"killed by signal {sig}"
+        if sig == signal.SIGSYS:
+            # Nothing but a filter has it sent: it refuses a call so.
+            detail += ", as a seccomp filter does"
+        code = errno.EPERM if sig == signal.SIGSYS else 0
+        return Probe(name=name, outcome="failed", errno=code, detail=detail, seconds=seconds)
     number, *rest = text.split("\t", 3)
     if status != 1 or len(rest) != 3 or not number.isdecimal():
         detail = text or f"exit status {status}"
@@ -231,16 +232,12 @@ def try_all(facts: Facts, *, runsc: bool = True, seconds: float = DEADLINE) -> d
     :param seconds: how long that may take together.
     :raises CommandError: the program that tries the steps is missing.
     """
-    deadline = time.monotonic() + seconds
-    wanted = steps(facts)
-    tried = try_steps(wanted, deadline)
-    results = {name: tried[name] for name in (START, *(s.name for s in wanted)) if name in tried}
-    if runsc and START not in results:
-        results[NAME] = try_runsc(deadline)
-    return results
+    wanted = steps(facts, runsc=runsc)
+    tried = try_steps(wanted, time.monotonic() + seconds)
+    return {name: tried[name] for name in (START, *(s.name for s in wanted)) if name in tried}
 
 
-NAME = "runsc"
+RUNSC = "runsc"
 
 # How our commands name a cause: "  why: ... [id]" or "  cause: id".
 _CAUSE = re.compile(r"^  (?:why: .*\[([a-z0-9-]+)\]|cause: ([a-z0-9-]+))$", re.MULTILINE)
@@ -249,18 +246,15 @@ _CAUSE = re.compile(r"^  (?:why: .*\[([a-z0-9-]+)\]|cause: ([a-z0-9-]+))$", re.M
 _SAID_MAX = 2000
 
 
-def try_runsc(deadline: float) -> Probe:
-    """Run a trivial program as ``usernsctl run`` does, which says itself why runsc fails.
-
-    :param deadline: as :func:`time.monotonic` counts.
-    """
-    command = isolated.command("usernsctl", "run", "--no-terminal", "--", "true")
-    probe = try_steps([Step(name=NAME, words=tuple(command))], deadline)[NAME]
-    if probe.outcome == "ok":
-        return dataclasses.replace(probe, detail="")
-    named = _CAUSE.findall(probe.detail)
+def _judge_runsc(text: str, status: int, seconds: float) -> Probe:
+    """What a run says that failed."""
+    named = _CAUSE.findall(text)
     # The rest is what we say of that cause ourselves.
-    said = "\n".join(line for line in probe.detail.split("\n") if not line.startswith("  "))
-    return dataclasses.replace(
-        probe, detail=said[-_SAID_MAX:], cause="".join(named[-1]) if named else None
+    said = "\n".join(line for line in text.split("\n") if not line.startswith("  "))
+    return Probe(
+        name=RUNSC,
+        outcome="failed",
+        detail=said[-_SAID_MAX:] or f"exit status {status}",
+        cause="".join(named[-1]) if named else None,
+        seconds=seconds,
     )

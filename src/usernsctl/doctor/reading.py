@@ -6,11 +6,13 @@ import contextlib
 import datetime
 import json
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from usernsctl._system import mounts
 from usernsctl.doctor.facts import (
+    DEFAULT_PATH,
     Cgroup,
     Container,
     Device,
@@ -25,13 +27,11 @@ from usernsctl.doctor.facts import (
     SecurityModules,
     Subordinate,
 )
+from usernsctl.doctor.remedies import RANGE_COUNT, RANGE_FIRST
 from usernsctl.errors import HardeningError, RunscError
 from usernsctl.gvisor import runsc
 from usernsctl.gvisor.releases import release_of
 from usernsctl.maps import Extent, parse_map
-
-# Where helpers are when PATH does not say: as csrc/base/path.h has it.
-_DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
 
 
 class Tree:
@@ -52,8 +52,11 @@ class Tree:
     def text(self, path: str) -> str | None:
         """What a file holds; ``None`` if it can't be read."""
         try:
-            with open(self.path(path), "rb") as file:
-                return os.fsdecode(file.read())
+            # A pipe in place of a file would have us wait for somebody to write to it.
+            fd = os.open(self.path(path), os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+            with open(fd, "rb") as file:
+                is_file = stat.S_ISREG(os.fstat(fd).st_mode)
+                return os.fsdecode(file.read()) if is_file else None
         except OSError:
             return None
 
@@ -97,13 +100,26 @@ class Tree:
         real = os.path.realpath(self.path(path))
         return real.removeprefix(os.path.realpath(self._root or "/").rstrip("/")) or "/"
 
-    def which(self, name: str, search: str | None) -> str | None:
-        """The first executable file along `search`, absolute directories only, as the core does."""
-        for directory in (search or _DEFAULT_PATH).split(":"):
-            path = f"{directory}/{name}"
-            if directory.startswith("/") and os.access(self.path(path), os.X_OK):
-                return path
-        return None
+    def which(self, name: str, search: str | None) -> tuple[str | None, bool]:
+        """The first executable file along `search`, absolute directories only, as the core does.
+
+        :returns: it, or else the first one that may not be executed; and whether it may.
+        """
+        directories = (search or DEFAULT_PATH).split(":")
+        paths = [f"{one}/{name}" for one in directories if one.startswith("/")]
+        files = [path for path in paths if os.path.isfile(self.path(path))]
+        for path in files:
+            if os.access(self.path(path), os.X_OK):
+                return path, True
+        return files[0] if files else None, False
+
+    def is_script(self, path: str) -> bool:
+        """Whether a file begins as a script does."""
+        try:
+            with open(self.path(path), "rb") as file:
+                return file.read(2) == b"#!"
+        except OSError:
+            return False
 
     def has_attribute(self, path: str, attribute: str) -> bool:
         """Whether a file has that extended attribute, and it is not empty (xattr(7))."""
@@ -215,6 +231,9 @@ SYSCTLS = (
     "user/max_mnt_namespaces",
     "user/max_net_namespaces",
     "user/max_pid_namespaces",
+    "user/max_ipc_namespaces",
+    "user/max_uts_namespaces",
+    "user/max_cgroup_namespaces",
     "kernel/unprivileged_userns_clone",
     "kernel/apparmor_restrict_unprivileged_userns",
     "kernel/apparmor_restrict_unprivileged_unconfined",
@@ -360,14 +379,25 @@ def _called() -> tuple[tuple[str, ...] | None, bool | None]:
     return tuple(sorted(now.securebits or ())), now.dumpable
 
 
+# As /proc/self/limits names them.
+_LIMITS = {
+    "processes": "Max processes",
+    "address_space": "Max address space",
+    "data": "Max data size",
+    "file_size": "Max file size",
+    "open_files": "Max open files",
+}
+
+
 def _limits(tree: Tree) -> Limits:
-    processes = None
+    soft: dict[str, int] = {}
     for line in (tree.text("proc/self/limits") or "").split("\n"):
-        if line.startswith("Max processes"):
-            soft = line.removeprefix("Max processes").split()[0]
-            processes = None if soft == "unlimited" else int(soft)
+        for field, name in _LIMITS.items():
+            words = line.removeprefix(name).split()
+            if line.startswith(name) and words and words[0].isdecimal():
+                soft[field] = int(words[0])
     pids, current = read_pids(tree)
-    return Limits(processes=processes, pids=pids, pids_current=current)
+    return Limits(**soft, pids=pids, pids_current=current)
 
 
 def _security(tree: Tree) -> SecurityModules:
@@ -384,7 +414,7 @@ def _security(tree: Tree) -> SecurityModules:
 def _helper(
     tree: Tree, name: str, environ: Mapping[str, str], points: Mapping[str, tuple[str, ...]]
 ) -> Helper:
-    path = tree.which(name, environ.get("PATH"))
+    path, executable = tree.which(name, environ.get("PATH"))
     if path is None:
         return Helper()
     found = os.stat(tree.path(path))
@@ -394,8 +424,10 @@ def _helper(
         path=path,
         mode=found.st_mode & 0o7777,
         owner=found.st_uid,
+        executable=executable,
         file_capabilities=file_capabilities,
         privileged=bool(found.st_mode & 0o4000 and found.st_uid == 0) or file_capabilities,
+        script=tree.is_script(path),
         nosuid=point if "nosuid" in points.get(point, ()) else None,
     )
 
@@ -415,7 +447,44 @@ def _subordinate(tree: Tree, status: _Status) -> Subordinate:
     uid, gid = status.number("Uid", 10, 1), status.number("Gid", 10, 1)
     lines = (tree.text("etc/subgid") or "").split("\n")
     entries = () if uid == gid else tuple(ln for ln in lines if ln.startswith(f"{gid}:"))
-    return Subordinate(source=None if source == "files" else source, gid_entries=entries)
+    return Subordinate(
+        source=None if source == "files" else source,
+        user=_user(tree, uid),
+        free=_free(tree),
+        gid_entries=entries,
+    )
+
+
+def _user(tree: Tree, uid: int | None) -> str | None:
+    for line in (tree.text("etc/passwd") or "").split("\n"):
+        words = line.split(":")
+        if len(words) > 2 and words[2] == str(uid):
+            return words[0]
+    return None
+
+
+def _free(tree: Tree) -> int | None:
+    """Behind all ranges that anybody has: uids and gids get the same, as useradd(8) does it."""
+    first = RANGE_FIRST
+    for name in ("subuid", "subgid"):
+        for line in (tree.text(f"etc/{name}") or "").split("\n"):
+            words = line.split(":")
+            numbers = [_number(word) for word in words[1:]]
+            if len(numbers) == 2 and None not in numbers:
+                end = sum(filter(None, numbers))
+                # What goes past the last id there is grants nothing.
+                first = max(first, end) if end < 2**32 else first
+    return first if first + RANGE_COUNT < 2**32 else None
+
+
+def _number(word: str) -> int | None:
+    """A number as those read it who grant ranges: with a 0 first, it is octal, as in C."""
+    text = word.strip(" \t").removeprefix("+")
+    octal = text.isdecimal() and text.startswith("0")
+    try:
+        return int(text, 8 if octal else 0)
+    except ValueError:
+        return None
 
 
 def _device(tree: Tree, path: str) -> Device:
@@ -431,7 +500,8 @@ def _runsc(environ: Mapping[str, str]) -> Runsc:
     try:
         path = runsc.find(environ)
     except RunscError as error:
-        return Runsc(cause=error.cause, problem=error.reason)
+        refused = error.filename if isinstance(error.filename, str) else None
+        return Runsc(cause=error.cause, problem=error.reason, refused=refused)
     # What keeps programs from being started is named by others of the facts.
     release = None
     with contextlib.suppress(RunscError):

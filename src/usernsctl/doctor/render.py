@@ -9,9 +9,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from usernsctl import _core
-from usernsctl._text import shown
+from usernsctl._text import quoted, shown
 from usernsctl.doctor.findings import STANDS_IN_THE_WAY_OF
 from usernsctl.doctor.needs import Need
+from usernsctl.doctor.remedies import commands, remedy
 from usernsctl.explain.model import Cause, Finding, Place, Probe, Purpose, Report
 
 WIDTH = 80
@@ -32,11 +33,6 @@ def place(report: Report) -> Place:
     container = report.facts.get("container")
     engine = container.get("engine") if isinstance(container, dict) else None
     return _PLACES.get(str(engine)) or _PLACES.get(report.purpose) or "host"
-
-
-def remedy(cause: Cause, where: Place) -> str:
-    """What mends a cause there."""
-    return cause.remedies.get(where) or cause.remedies["host"]
 
 
 def is_prose(cause: Cause, text: str) -> bool:
@@ -71,7 +67,7 @@ def plain(report: Report, needs: Sequence[Need]) -> str:
     """The whole report, in 80 columns; only commands to be copied may be longer."""
     lines = [headline(report)]
     for number, finding in enumerate(report.findings, 1):
-        lines += ["", *_finding(number, finding, place(report))]
+        lines += ["", *_finding(number, finding, report)]
     lines += ["", "Tried:"]
     for probe in report.probes.values():
         lines += _probe(probe)
@@ -81,7 +77,7 @@ def plain(report: Report, needs: Sequence[Need]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _finding(number: int, finding: Finding, where: Place) -> Iterator[str]:
+def _finding(number: int, finding: Finding, report: Report) -> Iterator[str]:
     kind = "blocks" if finding.blocks else "warning"
     yield from _wrap(f"{number}. {title(finding)} ({kind})", "   ")
     for evidence in finding.evidence:
@@ -91,7 +87,7 @@ def _finding(number: int, finding: Finding, where: Place) -> Iterator[str]:
         yield from _labelled("next", "usernsctl doctor --json has all that was read and tried")
         return
     yield from _labelled("why", finding.cause.why)
-    text = remedy(finding.cause, where)
+    text = remedy(report, finding.cause, place(report))
     if is_prose(finding.cause, text):
         yield from _labelled("remedy", text)
     else:
@@ -141,12 +137,33 @@ set -eu
 def as_script(report: Report) -> str:
     """A script for sh(1). What is no command is a comment in it."""
     lines = [_HEAD.rstrip("\n"), f"# {headline(report)}"]
+    if any(_asked(report, finding) for finding in report.findings):
+        lines += ["", _ASK.rstrip("\n")]
     for finding in report.findings:
-        lines += ["", *_script_finding(finding, place(report))]
+        lines += ["", *_script_finding(finding, report)]
     return "\n".join(lines) + "\n"
 
 
-def _script_finding(finding: Finding, where: Place) -> Iterator[str]:
+# Whoever answers nothing, or has nobody to answer, changes nothing.
+_ASK = """
+ask() {
+    printf '%s [y/N] ' "$1"
+    read -r answer || answer=
+    [ "$answer" = y ]
+}
+"""
+
+
+def _asked(report: Report, finding: Finding) -> str:
+    """The commands for root of this machine that mend a cause, which are asked for one by one."""
+    if finding.cause is None or place(report) != "host":
+        return ""
+    found = commands(report, finding.cause)
+    # These are for the shell that starts the command: a script's own would forget them.
+    return "" if found.startswith("ulimit") else found
+
+
+def _script_finding(finding: Finding, report: Report) -> Iterator[str]:
     kind = "blocks" if finding.blocks else "warning"
     yield from _comment(f"{title(finding)} ({kind})")
     for evidence in finding.evidence:
@@ -156,8 +173,15 @@ def _script_finding(finding: Finding, where: Place) -> Iterator[str]:
         yield from _comment("nothing is known that mends it")
         return
     yield from _comment(f"why: {finding.cause.why}")
-    text = remedy(finding.cause, where)
-    if is_prose(finding.cause, text):
+    text = remedy(report, finding.cause, place(report))
+    if asked := _asked(report, finding):
+        question = quoted(f"{title(finding)}. Type {'; '.join(asked.splitlines())}?")
+        yield f"if ask {question}; then"
+        yield from (f"    {line}" for line in asked.splitlines())
+        yield "fi"
+    elif text.startswith("ulimit"):
+        yield from _comment(f"remedy, in the shell that starts the command: {text}")
+    elif is_prose(finding.cause, text):
         yield from _comment(f"remedy: {text}")
     else:
         yield from text.split("\n")
@@ -179,14 +203,14 @@ def as_json(report: Report, needs: Sequence[Need]) -> dict[str, Any]:
         "purpose": report.purpose,
         "ready": report.ready,
         "place": place(report),
-        "findings": [_json_finding(finding, place(report)) for finding in report.findings],
+        "findings": [_json_finding(finding, report) for finding in report.findings],
         "probes": {name: _json_probe(probe) for name, probe in report.probes.items()},
         "settings": [dataclasses.asdict(need) for need in needs],
         "facts": dict(report.facts),
     }
 
 
-def _json_finding(finding: Finding, where: Place) -> dict[str, Any]:
+def _json_finding(finding: Finding, report: Report) -> dict[str, Any]:
     cause = finding.cause
     return {
         "id": finding.id,
@@ -194,7 +218,7 @@ def _json_finding(finding: Finding, where: Place) -> dict[str, Any]:
         "evidence": list(finding.evidence),
         "title": cause and cause.title,
         "why": cause and cause.why,
-        "remedy": cause and remedy(cause, where),
+        "remedy": cause and remedy(report, cause, place(report)),
         "reference": cause and cause.reference,
     }
 

@@ -11,7 +11,8 @@ from rich.text import Text
 from usernsctl._text import shown
 from usernsctl.doctor import render
 from usernsctl.doctor.needs import Need
-from usernsctl.explain.model import Finding, Place, Report
+from usernsctl.doctor.remedies import remedy
+from usernsctl.explain.model import Finding, Report
 
 _LABEL = 7
 _STYLES = {
@@ -29,7 +30,7 @@ def show(report: Report, needs: Sequence[Need]) -> None:
     console = Console(highlight=False)
     console.print(Text(render.headline(report), "bold green" if report.ready else "bold red"))
     for number, finding in enumerate(report.findings, 1):
-        _show_finding(console, number, finding, render.place(report))
+        _show_finding(console, number, finding, report)
     console.print()
     tried = _table("tried", "", "")
     for probe in report.probes.values():
@@ -56,7 +57,7 @@ def _table(*headings: str) -> Table:
     return table
 
 
-def _show_finding(console: Console, number: int, finding: Finding, where: Place) -> None:
+def _show_finding(console: Console, number: int, finding: Finding, report: Report) -> None:
     kind, style = ("blocks", "red") if finding.blocks else ("warning", "yellow")
     console.print()
     console.print(_text(f"{number}. {render.title(finding)} ({kind})", f"bold {style}"))
@@ -72,5 +73,5 @@ def _show_finding(console: Console, number: int, finding: Finding, where: Place)
     if finding.cause is not None:
         console.print(Text("   remedy", "dim"))
         # Not in the table, which would cut what is to be copied into lines.
-        for line in render.remedy(finding.cause, where).split("\n"):
+        for line in remedy(report, finding.cause, render.place(report)).split("\n"):
             console.print(_text(f"   {line}", "bold"), soft_wrap=True)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from usernsctl.doctor.facts import NO_LIMIT, Facts
+from usernsctl.doctor.probes import LATE
 from usernsctl.explain.model import Probe
 
 #: What the kernel, or a module of it, refuses with.
@@ -35,6 +36,11 @@ class Seen:
             if probe and probe.outcome == "failed" and (not errnos or probe.errno in errnos):
                 return probe
         return None
+
+    def unsettled(self, name: str) -> Probe | None:
+        """The probe, if it failed, or had not ended in time."""
+        probe = self.probes.get(name)
+        return probe if probe and (probe.outcome == "failed" or probe.cause == LATE) else None
 
     def named(self, cause_id: str) -> Evidence:
         """What the probes said for which the core itself names this cause."""
@@ -66,6 +72,7 @@ class Rule:
 
     :ivar warns: whether it never blocks.
     :ivar always: whether it is told whatever the purpose.
+    :ivar guessed: whether it only holds where nothing else explains that the sandbox failed.
     :ivar eclipses: whether nothing else that is found means anything beside it.
     """
 
@@ -74,6 +81,7 @@ class Rule:
     explains: tuple[str, ...] = ()
     warns: bool = False
     always: bool = False
+    guessed: bool = False
     eclipses: bool = False
 
     def evidence(self, seen: Seen) -> Evidence:
@@ -111,17 +119,32 @@ def clone_off(seen: Seen) -> Evidence:
     return ()
 
 
+def _full(seen: Seen) -> Probe | None:
+    """The run of a sandbox, if one of its namespaces could not be had and there is a low limit."""
+    low = (seen.facts.sysctls.get("user/max_user_namespaces") or NO_LIMIT) < _NEEDED
+    return seen.failed("runsc") if low and seen.said("runsc", "no space left on device") else None
+
+
+#: How many a sandbox takes: ours, and those that runsc makes in it.
+_NEEDED = 3
 _EXHAUSTED = (errno.ENOSPC, errno.EUSERS)
 _MAKING = ("unshare-user", "one-id-map", "nested-user")
 
 
 def limited(seen: Seen) -> Evidence:
     limit = seen.facts.sysctls.get("user/max_user_namespaces")
+    probe = seen.failed(*_MAKING, errnos=(errno.ENOSPC,)) or _full(seen)
     if limit == 0:
-        return ("user.max_user_namespaces is 0",)
-    probe = seen.failed(*_MAKING, errnos=(errno.ENOSPC,))
+        return ("user.max_user_namespaces is 0", *((told(probe),) if probe else ()))
     if probe and limit is not None and (seen.facts.initial or limit < NO_LIMIT):
         return (told(probe), f"user.max_user_namespaces is {limit}, and they are used up")
+    return ()
+
+
+def forbidden(kind: str, seen: Seen) -> Evidence:
+    probe = seen.failed("namespaces", "mount", errnos=(errno.ENOSPC,)) or seen.failed("runsc")
+    if probe is not None and seen.facts.sysctls.get(f"user/max_{kind}_namespaces") == 0:
+        return (f"user.max_{kind}_namespaces is 0", told(probe))
     return ()
 
 
@@ -222,10 +245,20 @@ def helper_missing(seen: Seen) -> Evidence:
     return _of_helpers(seen, lambda name: None if helpers[name].path else f"{name}: not on PATH")
 
 
+def helper_closed(seen: Seen) -> Evidence:
+    def judge(name: str) -> str | None:
+        helper = seen.facts.helpers[name]
+        if helper.path is None or helper.executable:
+            return None
+        return f"{helper.path}: mode {helper.mode:04o}, owner {helper.owner}: not for us to execute"
+
+    return _of_helpers(seen, judge)
+
+
 def helper_powerless(seen: Seen) -> Evidence:
     def judge(name: str) -> str | None:
         helper = seen.facts.helpers[name]
-        if helper.path is None or helper.privileged:
+        if helper.path is None or helper.privileged or helper.script or not helper.executable:
             return None
         return f"{helper.path}: mode {helper.mode:04o}, owner {helper.owner}, no file capabilities"
 
@@ -288,7 +321,7 @@ def shared(seen: Seen) -> Evidence:
 
 
 def mount_denied(seen: Seen) -> Evidence:
-    probe = seen.failed("mount", "pivot-root", errnos=_REFUSALS)
+    probe = seen.failed("mount", "pivot-root", errnos=(*_REFUSALS, errno.ENOSYS))
     if probe is None or apparmor_restricted(seen):
         return ()
     label = seen.facts.security.label or ""
@@ -333,13 +366,65 @@ def not_usable(cause_id: str, seen: Seen) -> Evidence:
     return (found.problem or "",) if found and found.cause == cause_id else ()
 
 
+_NO_FLAG = "flag provided but not defined"
+
+
+def other_program(seen: Seen) -> Evidence:
+    found = seen.facts.runsc
+    if found is not None and found.path is not None and found.release is None:
+        refused = seen.said("runsc", _NO_FLAG)
+        return (
+            (f"{found.path} does not answer --version as runsc does", *refused) if refused else ()
+        )
+    return not_usable("not-runsc", seen)
+
+
 def too_old(seen: Seen) -> Evidence:
-    return seen.said("runsc", "flag provided but not defined")
+    return () if other_program(seen) else seen.said("runsc", _NO_FLAG)
 
 
 def not_delegated(seen: Seen) -> Evidence:
     probe = seen.failed("cgroup", errnos=(*_REFUSALS, errno.EROFS, errno.EBUSY))
     return (told(probe),) if probe else ()
+
+
+def no_null(seen: Seen) -> Evidence:
+    probe = seen.failed("null")
+    if probe is None:
+        return ()
+    # What else refuses a device that is there is named by others.
+    nodev = [
+        point for point in ("/dev", "/dev/null") if "nodev" in seen.facts.mounts.get(point, ())
+    ]
+    shown = tuple(f"the mount at {point} is nodev" for point in nodev)
+    return (told(probe), *shown) if nodev or probe.errno not in _REFUSALS else ()
+
+
+def short_of(limits: Mapping[str, tuple[str, int | None]], seen: Seen) -> Evidence:
+    """Limits that are there, where a program in gVisor could not be run.
+
+    :param limits: by the name of the fact, that of the limit, and what is always enough.
+    """
+    probe, found = seen.failed("runsc"), []
+    for fact, (name, enough) in limits.items():
+        most = getattr(seen.facts.limits, fact)
+        if most is not None and (enough is None or most < enough):
+            found.append(f"{name} is {most}")
+    return (*found, told(probe)) if probe and found else ()
+
+
+# gVisor starts dozens of threads, and opens dozens of files, for the smallest program.
+_PROCESSES = {"processes": ("RLIMIT_NPROC", 100)}
+_OPEN_FILES = {"open_files": ("RLIMIT_NOFILE", 300)}
+_FILE_SIZE = {"file_size": ("RLIMIT_FSIZE", None)}
+_MEMORY = {"address_space": ("RLIMIT_AS", None), "data": ("RLIMIT_DATA", None)}
+
+
+def refused_call(seen: Seen) -> Evidence:
+    probe = seen.failed("runsc")
+    if probe is None or seen.facts.privileges.seccomp != 2:
+        return ()
+    return (told(probe), "Seccomp is 2 in /proc/self/status")
 
 
 def no_kvm(seen: Seen) -> Evidence:
@@ -357,10 +442,10 @@ def only_named(seen: Seen) -> Evidence:
     return ()
 
 
-_MAKING = ("unshare-user", "one-id-map", "nested-user")
 _USERNS = (*_MAKING, "setgroups", "namespaces", "mount", "range-map", "runsc")
 _MAP = ("setgroups", "one-id-map", "nested-user", "range-map", "runsc")
-_RANGE = ("ranges", "range-map")
+_RANGE = ("ranges", "range-map", "range-mount")
+_RUNSC = ("runsc",)
 
 #: In the order in which they stand in the way.
 RULES: tuple[Rule, ...] = (
@@ -371,6 +456,10 @@ RULES: tuple[Rule, ...] = (
     Rule("no-config-user-ns", not_supported, _USERNS),
     Rule("unprivileged-userns-clone-off", clone_off, _USERNS),
     Rule("max-user-namespaces", limited, _USERNS),
+    *(
+        Rule(f"max-{kind}-namespaces", partial(forbidden, kind), ("namespaces", "mount", *_RUNSC))
+        for kind in ("mnt", "net", "pid", "ipc", "uts", "cgroup")
+    ),
     Rule("nesting-too-deep", nested, _USERNS),
     Rule("in-chroot", chrooted, _USERNS),
     Rule("caller-id-unmapped", unmapped, _USERNS),
@@ -384,6 +473,7 @@ RULES: tuple[Rule, ...] = (
     Rule("not-dumpable", only_named, _MAP),
     Rule("landlock", only_named, (*_MAP, "mount", "pivot-root")),
     Rule("target-gone", only_named, _MAP),
+    Rule("proc-hidepid", only_named, ("ranges", "range-map", "range-mount", "ptrace")),
     Rule("child-missing", only_named, _MAP),
     Rule("setgroups-order", only_named, _MAP),
     Rule("needs-setfcap", only_named, (*_MAP, "ranges", "namespaces", "mount")),
@@ -399,6 +489,7 @@ RULES: tuple[Rule, ...] = (
     Rule("range-not-granted", only_named, _RANGE),
     Rule("range-overlap", overlapping, _RANGE),
     Rule("helper-missing", helper_missing, _RANGE),
+    Rule("helper-not-executable", helper_closed, _RANGE),
     Rule("helper-not-setuid", helper_powerless, _RANGE),
     Rule("helper-on-nosuid", helper_nosuid, _RANGE),
     Rule("no-new-privs", new_privs_given_up, _RANGE),
@@ -419,10 +510,21 @@ RULES: tuple[Rule, ...] = (
     Rule("yama-ptrace-scope", yama, ("ptrace", "runsc")),
     Rule("ptrace-denied", ptrace_denied, ("ptrace", "runsc")),
     Rule("runsc-missing", partial(not_usable, "runsc-missing"), ("runsc",)),
-    Rule("not-runsc", partial(not_usable, "not-runsc"), ("runsc",)),
+    Rule("not-runsc", other_program, ("runsc",)),
     Rule("wrong-architecture", partial(not_usable, "wrong-architecture"), ("runsc",)),
     Rule("runsc-too-old", too_old, ("runsc",)),
     Rule("selinux-nested", selinux_nested, ("runsc",)),
+    Rule("runsc-not-executable", partial(not_usable, "runsc-not-executable"), ("runsc",)),
+    Rule("dev-null-missing", no_null, ("null", "runsc")),
+    Rule("process-limit", partial(short_of, _PROCESSES), _RUNSC, guessed=True),
+    Rule("descriptor-limit", partial(short_of, _OPEN_FILES), _RUNSC, guessed=True),
+    Rule("file-size-limit", partial(short_of, _FILE_SIZE), _RUNSC, guessed=True),
+    Rule("address-space-limit", partial(short_of, _MEMORY), _RUNSC, guessed=True),
+    Rule("memory-deny-write-execute", only_named, _RUNSC),
+    Rule("seccomp-denies-call", refused_call, _RUNSC, guessed=True),
+    Rule("runsc-ran-nothing", only_named, ("runsc",)),
+    Rule("runsc-killed", only_named, ("runsc",)),
+    Rule(LATE, only_named),
     Rule("cgroup-not-delegated", not_delegated, ("cgroup",)),
     Rule("tun-missing", no_tun, ("tun",)),
     Rule("kvm-denied", no_kvm, ("kvm",)),
@@ -431,10 +533,14 @@ RULES: tuple[Rule, ...] = (
 #: A cause that is but the consequence of another one, if that holds.
 CONSEQUENCES: Mapping[str, tuple[str, ...]] = {
     # The core does not compare the limit with what it is unless somebody sets it.
-    "nesting-too-deep": ("max-user-namespaces",),
+    "nesting-too-deep": (
+        "max-user-namespaces",
+        *(rule.id for rule in RULES if rule.id.startswith("max-")),
+    ),
     "no-subordinate-range": ("subgid-by-gid", "nss-subid"),
     "map-invalid": ("range-overlap",),
-    "target-gone": ("no-proc",),
+    "target-gone": ("no-proc", "proc-hidepid"),
+    "seccomp-denies-call": ("seccomp-denies-userns", "mount-denied", "ptrace-denied"),
     # Where we are nobody, no file is root's either.
     "helper-not-setuid": ("caller-id-unmapped",),
     # All that the core can say of a helper that gave no reason of its own.

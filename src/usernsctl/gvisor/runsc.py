@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 
 from usernsctl._records import dataclass
+from usernsctl._text import operand, quoted
 from usernsctl._typing import BinaryIO
 from usernsctl.errors import RunscError
 from usernsctl.gvisor.releases import (
@@ -119,13 +120,14 @@ def find(environ: Mapping[str, str], named: str | None = None) -> str:
 
     :raises RunscError: there is none (cause ``runsc-missing``), it is no runsc (``not-runsc``),
         it is for another machine type (``wrong-architecture``), or what belongs beside it is not
-        there (``runsc-sidecars-missing``).
+        there (``runsc-sidecars-missing``), or it may not be executed
+        (``runsc-not-executable``).
     """
     path = _locate(environ) if named is None else _check_named(named)
     if not os.path.isfile(path):
         raise not_runsc(path, "it is not a file")
     if not os.access(path, os.X_OK):
-        raise not_runsc(path, "it is not executable")
+        raise _not_executable(path)
     # A file that is executable but not readable can only be asked.
     if not (os.access(path, os.R_OK) and _is_go_program(path)):
         release_of(path)
@@ -139,6 +141,8 @@ def _locate(environ: Mapping[str, str]) -> str:
     if variable is not None:
         wanted = environ[variable]
         path = wanted if "/" in wanted else _search(wanted, environ)
+        if path is not None and _is_closed(path):
+            raise _not_executable(path)
         if path is None or not os.path.exists(path):
             raise RunscError(
                 f"{variable} names {wanted!r}, which does not exist",
@@ -168,6 +172,8 @@ def _check_named(path: str) -> str:
             cause="not-runsc",
             remedy="give the whole path, such as /usr/bin/runsc",
         )
+    if _is_closed(path):
+        raise _not_executable(path)
     if not os.path.exists(path):
         raise RunscError(
             f"{path}, which is to be runsc, does not exist",
@@ -185,11 +191,37 @@ def _search(name: str, environ: Mapping[str, str]) -> str | None:
     What is in that is somebody's data, and this program is run outside of gVisor.
     """
     search = environ.get("PATH", os.defpath).split(os.pathsep)
-    for directory in filter(os.path.isabs, search):
-        path = os.path.join(directory, name)
+    paths = [os.path.join(directory, name) for directory in filter(os.path.isabs, search)]
+    for path in paths:
         if os.access(path, os.X_OK) and not os.path.isdir(path):
             return path
-    return None
+    # One that may not be executed is another thing than none.
+    return next(filter(os.path.isfile, paths), None)
+
+
+def _is_closed(path: str) -> bool:
+    """Whether a directory on the way to a file can't be searched."""
+    try:
+        os.stat(path)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _not_executable(path: str) -> RunscError:
+    import errno
+
+    return RunscError(
+        f"{path} may not be executed by this user",
+        step="runsc",
+        errno=errno.EACCES,
+        filename=path,
+        cause="runsc-not-executable",
+        remedy=f"chmod a+rx {operand(quoted(path))}; namei -l {operand(quoted(path))}    # each "
+        "directory needs x; and findmnt -T that file must not say noexec",
+    )
 
 
 def _is_go_program(path: str) -> bool:

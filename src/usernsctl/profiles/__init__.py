@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from importlib import resources
 from pathlib import Path
 from typing import Literal
@@ -18,6 +20,39 @@ _APPARMOR_ENABLED = Path("/sys/module/apparmor/parameters/enabled")
 def read(profile: Profile) -> str:
     """The text of a profile, as engines and apparmor_parser(8) take it."""
     return resources.files(__name__).joinpath(profile).read_text(encoding="utf-8")
+
+
+_HOST_HEAD = """\
+# Lets usernsctl and gVisor make user namespaces where AppArmor restricts them (Ubuntu 23.10 and
+# later), and no other program. It confines nothing.
+abi <abi/4.0>,
+include <tunables/global>
+"""
+
+
+def host_profile(runsc: str | None) -> str:
+    """The AppArmor profiles that let the programs of this installation make user namespaces.
+
+    :param runsc: the path of gVisor's, if it is to be among them.
+    """
+    from usernsctl import _programs
+
+    names = ("child", "exec", "init", "probe", "watch")
+    programs = [_programs.path_of(f"usernsctl-{name}") for name in names]
+    scripts = [os.path.join(os.path.dirname(sys.executable), "usernsctl-exec")]
+    found = [*programs, *scripts, sys.executable, *([runsc] if runsc else [])]
+    # AppArmor goes by what links lead to.
+    paths = dict.fromkeys(os.path.realpath(path) for path in found if os.path.exists(path))
+    parts = [_HOST_HEAD]
+    for number, path in enumerate(paths):
+        name = f"{APPARMOR_NAME}-host-{number}-{os.path.basename(path)}"
+        parts.append(f'\nprofile {name} "{_escaped(path)}" flags=(unconfined) {{\n  userns,\n}}\n')
+    return "".join(parts)
+
+
+def _escaped(path: str) -> str:
+    """A path in which no character is a pattern (apparmor.d(5))."""
+    return "".join(f"\\{char}" if char in '\\"*?[]{}^@' else char for char in path)
 
 
 def has_apparmor() -> bool:

@@ -102,10 +102,15 @@ static void a_helper_is_judged_by_its_file(void)
     make_place(&place);
     put_program(&place, "newuidmap", "#!/bin/sh\n", 0644);
     read_facts(&place);
-    CHECK_INT(facts.id[UN_UID].helper_state, UN_HELPER_MISSING);
+    CHECK_INT(facts.id[UN_UID].helper_state, UN_HELPER_NOT_EXECUTABLE);
 
+    /* A script has no privilege, but may start what has. */
     put_program(&place, "newuidmap", "#!/bin/sh\n", 0755);
-    put_program(&place, "newgidmap", "#!/bin/sh\n", 04755);
+    read_facts(&place);
+    CHECK_INT(facts.id[UN_UID].helper_state, UN_HELPER_READY);
+
+    put_program(&place, "newuidmap", "program\n", 0755);
+    put_program(&place, "newgidmap", "program\n", 04755);
     read_facts(&place);
     CHECK_INT(facts.id[UN_UID].helper_state, UN_HELPER_NOT_SETUID);
     CHECK_HAS(facts.id[UN_UID].helper, "/newuidmap");

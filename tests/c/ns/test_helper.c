@@ -196,7 +196,7 @@ static void a_helper_that_is_gone_is_told(void)
     make_place(&place, "true", "true");
     CHECK_INT(unlink(place.plan.helper[UN_GID]), 0);
     CHECK_INT(call(&place, &err), -1);
-    CHECK_TEXT(err.cause, "command-not-found");
+    CHECK_TEXT(err.cause, "helper-failed");
     CHECK_HAS(err.detail, place.plan.helper[UN_GID]);
     put_script(&place, UN_GID, "true");
     remove_place(&place);

@@ -17,10 +17,23 @@ CAP_SETGID, CAP_SETUID = 6, 7
 
 # Numbers of system calls (syscalls(2)); those from 424 on are the same everywhere.
 CALLS = {
-    "x86_64": {"unshare": 272, "clone": 56, "clone3": 435, "mount": 165, "ptrace": 101},
-    "aarch64": {"unshare": 97, "clone": 220, "clone3": 435, "mount": 40, "ptrace": 117},
-}[platform.machine()]
-CALLS |= {"open_tree": 428, "move_mount": 429, "mount_setattr": 442}
+    "x86_64": {
+        "unshare": 272, "clone": 56, "mount": 165, "ptrace": 101, "setns": 308, "kill": 62,
+        "pivot_root": 155, "chroot": 161, "dup3": 292, "prctl": 157, "seccomp": 317,
+        "setresuid": 117, "setgroups": 116, "umount2": 166, "capset": 126, "memfd_create": 319,
+        "personality": 135, "socketpair": 53, "sethostname": 170, "membarrier": 324,
+        "process_vm_writev": 311, "fchdir": 81, "mknodat": 259, "keyctl": 250, "bpf": 321,
+    },
+    "aarch64": {
+        "unshare": 97, "clone": 220, "mount": 40, "ptrace": 117, "setns": 268, "kill": 129,
+        "pivot_root": 41, "chroot": 51, "dup3": 24, "prctl": 167, "seccomp": 277,
+        "setresuid": 147, "setgroups": 159, "umount2": 39, "capset": 91, "memfd_create": 279,
+        "personality": 92, "socketpair": 199, "sethostname": 161, "membarrier": 283,
+        "process_vm_writev": 271, "fchdir": 50, "mknodat": 33, "keyctl": 219, "bpf": 280,
+    },
+}[platform.machine()]  # fmt: skip
+CALLS |= {"open_tree": 428, "move_mount": 429, "mount_setattr": 442, "clone3": 435}
+CALLS |= {"pidfd_send_signal": 424, "pidfd_open": 434, "close_range": 436, "openat2": 437}
 LANDLOCK_CREATE, LANDLOCK_RESTRICT = 444, 446
 LANDLOCK_WRITE_FILE = 2
 
@@ -51,11 +64,14 @@ def prctl(option: int, argument: int) -> None:
 
 LOAD, JUMP_EQUAL, JUMP_ANY_BIT, RETURN = 0x20, 0x15, 0x45, 0x06
 ALLOW, REFUSE = 0x7FFF0000, 0x00050000
+#: In place of an errno: the process is killed.
+KILLED = 0x80000000 - REFUSE
 OFFSET_NUMBER, OFFSET_FIRST_ARGUMENT = 0, 16
 
 
 def refuse(rules: list[tuple[str, int, int]]) -> None:
-    """Load a filter. A rule: a call, bits of its first argument (0: whatever it is), an errno."""
+    """Load a filter. A rule: a call, bits of its first argument (0: whatever it is), an errno
+    or KILLED."""
     lines = [(LOAD, 0, 0, OFFSET_NUMBER)]
     for call, bits, number in rules:
         if bits:
@@ -63,11 +79,11 @@ def refuse(rules: list[tuple[str, int, int]]) -> None:
                 (JUMP_EQUAL, 0, 4, CALLS[call]),
                 (LOAD, 0, 0, OFFSET_FIRST_ARGUMENT),
                 (JUMP_ANY_BIT, 0, 1, bits),
-                (RETURN, 0, 0, REFUSE | number),
+                (RETURN, 0, 0, REFUSE + number),
                 (LOAD, 0, 0, OFFSET_NUMBER),
             ]
         else:
-            lines += [(JUMP_EQUAL, 0, 1, CALLS[call]), (RETURN, 0, 0, REFUSE | number)]
+            lines += [(JUMP_EQUAL, 0, 1, CALLS[call]), (RETURN, 0, 0, REFUSE + number)]
     lines.append((RETURN, 0, 0, ALLOW))
     code = b"".join(struct.pack("HBBI", *line) for line in lines)
     buffer = ctypes.create_string_buffer(code, len(code))

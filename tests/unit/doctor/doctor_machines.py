@@ -18,8 +18,9 @@ from usernsctl.doctor.facts import (
     Runsc,
 )
 from usernsctl.doctor.findings import findings, hold
+from usernsctl.doctor.needs import Need, needs
 from usernsctl.doctor.rules import Seen
-from usernsctl.explain.model import Finding, Probe, Purpose
+from usernsctl.explain.model import Finding, Probe, Purpose, Report
 from usernsctl.maps import Extent
 
 POWERLESS = {"newuidmap": Helper(path="/usr/bin/newuidmap", mode=0o755, owner=0)}
@@ -63,7 +64,7 @@ def healthy(**changes: Any) -> Facts:
             name: dataclasses.replace(helper, path=f"/usr/bin/{name}")
             for name in ("newuidmap", "newgidmap")
         },
-        runsc=Runsc(path="/usr/bin/runsc"),
+        runsc=Runsc(path="/usr/bin/runsc", release="release-20240729.0"),
     )
     return dataclasses.replace(facts, **changes)
 
@@ -105,3 +106,15 @@ def ids(found: tuple[Finding, ...]) -> list[str]:
 def held(facts: Facts, tried: dict[str, Probe]) -> set[str]:
     """The causes that hold, whether they stand in the way of something or not."""
     return {rule.id for rule, _ in hold(Seen(facts, tried))}
+
+
+def examined(
+    facts: Facts, tried: dict[str, Probe], purpose: Purpose = "run"
+) -> tuple[Report, tuple[Need, ...]]:
+    report = Report(
+        purpose=purpose,
+        findings=judged(facts, tried, purpose),
+        probes=tried,
+        facts=facts.plain(),
+    )
+    return report, needs(facts, tried, purpose)

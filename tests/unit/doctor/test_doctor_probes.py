@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from processes import processes_with
 
 from usernsctl.doctor.facts import Cgroup, Facts
-from usernsctl.doctor.probes import START, Step, judge, steps, try_steps
+from usernsctl.doctor.probes import LATE, PROGRAM, START, Step, judge, steps, try_steps
 from usernsctl.errors import CommandError
 
 PYTHON = sys.executable
 
 
 def python(name: str, code: str, *needs: str) -> Step:
-    return Step(name=name, words=(PYTHON, "-c", code), needs=needs)
+    return Step(name=name, words=("--", PYTHON, "-c", code), needs=needs)
 
 
 def soon(seconds: float = 60) -> float:
@@ -28,7 +30,7 @@ def soon(seconds: float = 60) -> float:
 
 def test_a_failure_is_taken_apart() -> None:
     output = "1\tunshare\tin-chroot\tOperation not permitted\n"
-    probe = judge("one-id-map", 1, output, 0.5, timed_out=False)
+    probe = judge("one-id-map", 1, output, 0.5)
     assert (probe.outcome, probe.errno, probe.cause) == ("failed", errno.EPERM, "in-chroot")
     assert probe.detail == "unshare: Operation not permitted"
     assert probe.seconds == 0.5
@@ -43,14 +45,15 @@ def test_a_failure_is_taken_apart() -> None:
     ],
 )
 def test_a_step_is_not_said_twice(name: str, output: str, detail: str) -> None:
-    probe = judge(name, 1, output, 0, timed_out=False)
+    probe = judge(name, 1, output, 0)
     assert (probe.detail, probe.cause) == (detail, None)
 
 
 @pytest.mark.parametrize(
     ("status", "output", "detail"),
     [
-        (-31, "", "killed by signal 31"),
+        (-9, "", "killed by signal 9"),
+        (137, "", "killed by signal 9"),
         (2, "usage: ...", "usage: ..."),
         (1, "no tabs", "no tabs"),
         (1, "x\ty\tz\tnot a number", "x\ty\tz\tnot a number"),
@@ -58,12 +61,27 @@ def test_a_step_is_not_said_twice(name: str, output: str, detail: str) -> None:
     ],
 )
 def test_an_end_that_is_not_the_program_s_own(status: int, output: str, detail: str) -> None:
-    probe = judge("mount", status, output, 0, timed_out=False)
+    probe = judge("mount", status, output, 0)
     assert (probe.outcome, probe.detail, probe.cause) == ("failed", detail, None)
 
 
+def test_a_call_that_a_filter_kills_for_is_refused() -> None:
+    probe = judge("mount", 128 + signal.SIGSYS, "", 0)
+    assert (probe.outcome, probe.errno) == ("failed", errno.EPERM)
+
+
+def test_what_has_left_its_session_is_gone_too() -> None:
+    leaves = (
+        "import os, time; os.fork() or (os.setsid(), os.fork() or time.sleep(1000)); print('x')"
+    )
+    mark = f"left-by-{os.getpid()}"
+    tried = try_steps([python("one", f"{leaves} # {mark}")], soon(20))
+    assert tried["one"].outcome == "ok"
+    assert processes_with(mark) == []
+
+
 def test_notices_come_with_success() -> None:
-    probe = judge("ranges", 0, "one\ntwo\n", 0, timed_out=False)
+    probe = judge("ranges", 0, "one\ntwo\n", 0)
     assert (probe.outcome, probe.detail) == ("ok", "one\ntwo")
 
 
@@ -101,7 +119,7 @@ def test_one_deadline_is_for_all_and_kills_what_was_started(tmp_path: Path) -> N
     tried = try_steps([python("one", forks), python("two", waits)], soon(1))
     assert time.monotonic() - started < 20
     for name in ("one", "two"):
-        assert tried[name].detail == "it had not ended in time, and was killed"
+        assert (tried[name].outcome, tried[name].cause) == ("skipped", LATE)
     # The pipe ends when nobody is left who could write to it.
     os.set_blocking(reader, True)
     assert os.read(reader, 1) == b""
@@ -120,16 +138,17 @@ def test_where_no_child_can_be_started_the_others_are_skipped(
     assert [tried[name].outcome for name in ("one", "two")] == ["skipped", "skipped"]
 
 
-def test_an_incomplete_installation_is_told() -> None:
+def test_an_incomplete_installation_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("usernsctl.doctor.probes.PROGRAM", f"{PROGRAM}-that-is-missing")
     with pytest.raises(CommandError, match=r"usernsctl-probe, which .* is missing") as caught:
-        try_steps([Step(name="one", words=("/nowhere/usernsctl-probe",))], soon())
+        try_steps([Step(name="one", words=("nothing",))], soon())
     assert caught.value.remedy is not None
 
 
 def test_every_step_comes_after_those_it_needs() -> None:
     seen: set[str] = set()
-    for step in steps(Facts(cgroup=Cgroup(directory="/sys/fs/cgroup"))):
+    for step in steps(Facts(cgroup=Cgroup(directory="/sys/fs/cgroup")), runsc=True):
         assert seen.issuperset(step.needs)
         seen.add(step.name)
     assert "cgroup" in seen
-    assert "cgroup" not in {step.name for step in steps(Facts())}
+    assert "cgroup" not in {step.name for step in steps(Facts(), runsc=True)}

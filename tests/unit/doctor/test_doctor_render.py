@@ -9,26 +9,13 @@ from typing import Any
 
 import jsonschema
 import pytest
-from doctor_machines import POWERLESS, failed, healthy, judged, probes, refused
+from doctor_machines import POWERLESS, examined, failed, healthy, probes, refused
 
 from usernsctl.doctor import render, render_rich
 from usernsctl.doctor.facts import Container, Facts
-from usernsctl.doctor.needs import Need, needs
-from usernsctl.explain.model import Place, Probe, Purpose, Report
+from usernsctl.explain.model import Place, Probe, Purpose
 
 BLOCKED = refused("unshare-nothing", "unshare-user")
-
-
-def examined(
-    facts: Facts, tried: dict[str, Probe], purpose: Purpose = "run"
-) -> tuple[Report, tuple[Need, ...]]:
-    report = Report(
-        purpose=purpose,
-        findings=judged(facts, tried, purpose),
-        probes=tried,
-        facts=facts.plain(),
-    )
-    return report, needs(facts, tried, purpose)
 
 
 def schema() -> Any:
@@ -118,7 +105,7 @@ def test_remedies_are_for_where_we_are(facts: Facts, purpose: Purpose, place: Pl
     assert render.place(report) == place
     cause = report.findings[0].cause
     assert cause is not None
-    assert render.remedy(cause, place) == cause.remedies[place]
+    assert render.remedy(report, cause, place) == cause.remedies[place]
 
 
 @pytest.mark.parametrize("case", CASES)

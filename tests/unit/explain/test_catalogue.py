@@ -36,7 +36,7 @@ WITHOUT_CAUSES = {
 }
 
 # The tests in these directories bring causes about.
-REAL = ("kernel", "runsc", "docker", "faults")
+REAL = ("environments", "kernel", "runsc", "docker", "faults")
 
 # Ids are promised not to change.
 PROMISED_IDS = """

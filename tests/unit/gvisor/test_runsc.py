@@ -95,8 +95,13 @@ def test_no_program_at_all(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("text")
     (tmp_path / "empty").touch(mode=0o755)
     elf(tmp_path / "other", NATIVE, b"GNU\0")
-    for name in (".", "text", "empty", "other"):
-        assert cause_of({"USERNSCTL_RUNSC": f"{tmp_path}/{name}"}) == "not-runsc"
+    for name, cause in (
+        (".", "not-runsc"),
+        ("text", "runsc-not-executable"),
+        ("empty", "not-runsc"),
+        ("other", "not-runsc"),
+    ):
+        assert cause_of({"USERNSCTL_RUNSC": f"{tmp_path}/{name}"}) == cause
 
 
 @pytest.mark.parametrize("length", [0, 4, 16, 63, 64, 100, 120, 130])

@@ -55,8 +55,22 @@ def test_a_run_that_ended_in_order_did_not_fail(tmp_path: Path, status: int) -> 
         assert end_of(tmp_path, write(tmp_path, *messages, run=run), status) == (status, "")
 
 
-def test_another_status_is_the_commands(tmp_path: Path) -> None:
-    assert end_of(tmp_path, write(tmp_path, GOFER), 3) == (3, "")
+@pytest.mark.parametrize("status", [0, 3, 125, 143])
+def test_a_status_is_the_commands_only_if_the_log_says_so(tmp_path: Path, status: int) -> None:
+    assert end_of(tmp_path, write(tmp_path, GOFER, run=END), status) == (status, "")
+    assert f'runsc says: "{GOFER}"' in told(tmp_path, status, GOFER)
+
+
+def test_an_end_without_a_word_is_told_with_what_is_known(tmp_path: Path) -> None:
+    for status, said, cause in (
+        (0, "it ended with status 0,", "runsc-ran-nothing"),
+        (1, "it ended with status 1,", "runsc-ran-nothing"),
+        (139, "it ended by signal 11 (", "runsc-killed"),
+        (159, "it ended by signal 31 (", "runsc-killed"),
+    ):
+        text = told(tmp_path, status)
+        assert text.startswith(f"usernsctl: runsc: {said}")
+        assert f"[{cause}]\n  remedy: " in text
 
 
 def test_the_first_error_is_behind_the_others(tmp_path: Path) -> None:

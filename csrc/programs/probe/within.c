@@ -1,0 +1,126 @@
+#include "programs/probe/within.h"
+#include "sys/process.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define FAILED 125
+
+/* How long what was killed may take to go. */
+#define GRACE_MS 2000
+/* After so long it is looked again whether there are more to be killed. */
+#define SLICE_MS 20
+
+static int64_t now_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+/* Waits for a SIGCHLD, which is blocked, but not past `until`. */
+static void wait_for_change(const sigset_t *signals, int64_t until)
+{
+    int64_t left = until - now_ms();
+    if (left <= 0)
+        return;
+    const struct timespec most = {.tv_sec = left / 1000, .tv_nsec = left % 1000 * 1000000};
+    sigtimedwait(signals, NULL, &most);
+}
+
+/* By descriptor where there is one: a filter may forbid kill(2), and even kill who calls it. */
+static void kill_one(pid_t pid)
+{
+    int pidfd = un_pidfd_open(pid);
+    if (pidfd >= 0) {
+        un_kill(pidfd);
+        close(pidfd);
+    } else {
+        kill(pid, SIGKILL);
+    }
+}
+
+/* Kills all children. False: it can't be told who they are. */
+static bool kill_children(void)
+{
+    char text[4096], *at = text;
+    int list = open("/proc/thread-self/children", O_RDONLY | O_CLOEXEC);
+    ssize_t got = list < 0 ? -1 : read(list, text, sizeof text - 1);
+    if (list >= 0)
+        close(list);
+    if (got < 0)
+        return false;
+    text[got] = '\0';
+    for (long pid; (pid = strtol(at, &at, 10)) > 0;)
+        kill_one((pid_t)pid);
+    return true;
+}
+
+/* Collects those that have ended. Whether there is no child any more. */
+static bool collect(void)
+{
+    pid_t pid;
+    while ((pid = waitpid(-1, NULL, WNOHANG)) > 0)
+        continue;
+    return pid < 0 && errno == ECHILD;
+}
+
+/* Where a child is gone, those that it leaves become ours, so that there may be several rounds. The
+ * first one is not collected yet, so that its group is its own. */
+static void end_all(pid_t first, const sigset_t *signals)
+{
+    int64_t until = now_ms() + GRACE_MS;
+    if (!kill_children())
+        kill(-first, SIGKILL);
+    while (!collect() && now_ms() < until) {
+        wait_for_change(signals, now_ms() + SLICE_MS);
+        kill_children();
+    }
+}
+
+/* How the child has ended; UN_PROBE_LATE: it has not. It is not collected. */
+static int wait_for(pid_t child, const sigset_t *signals, int64_t until)
+{
+    siginfo_t how;
+    for (;;) {
+        how.si_pid = 0;
+        if (!waitid(P_PID, (id_t)child, &how, WEXITED | WNOHANG | WNOWAIT) && how.si_pid)
+            return how.si_code == CLD_EXITED ? how.si_status : 128 + how.si_status;
+        if (now_ms() >= until)
+            return UN_PROBE_LATE;
+        wait_for_change(signals, until);
+    }
+}
+
+int run_within(uint64_t most)
+{
+    int64_t until = now_ms() + (int64_t)most;
+    sigset_t signals, before;
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGCHLD);
+    signal(SIGCHLD, SIG_DFL);
+    sigprocmask(SIG_BLOCK, &signals, &before);
+    prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+    pid_t self = getpid(), child = fork();
+    if (child < 0) {
+        perror("usernsctl-probe: fork");
+        return FAILED;
+    }
+    if (child > 0) {
+        int status = wait_for(child, &signals, until);
+        end_all(child, &signals);
+        return status;
+    }
+    setpgid(0, 0);
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    sigprocmask(SIG_SETMASK, &before, NULL);
+    return getppid() == self ? -1 : FAILED;
+}

@@ -1,0 +1,99 @@
+"""Remedies for this very machine: commands as root types them, filled in from facts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from usernsctl._text import operand, quoted
+from usernsctl.explain.model import Cause, Place, Report
+
+# As useradd(8) has it: so many ids does a user get (SUB_UID_COUNT), from here on (SUB_UID_MIN).
+RANGE_COUNT = 65536
+RANGE_FIRST = 100000
+
+_Facts = Mapping[str, Any]
+
+
+def remedy(report: Report, cause: Cause, where: Place) -> str:
+    """What mends a cause there."""
+    if where == "host":
+        return commands(report, cause) or cause.remedies["host"]
+    return cause.remedies.get(where) or cause.remedies["host"]
+
+
+def commands(report: Report, cause: Cause) -> str:
+    """The commands that mend a cause on this machine; empty where facts don't tell them.
+
+    They are for root, except for those that begin with ``ulimit``: these are for the shell that
+    starts the command.
+    """
+    known = _KNOWN.get(cause.id)
+    lines = known(report.facts) if known else []
+    return "\n".join(lines)
+
+
+def _grant(facts: _Facts) -> list[str]:
+    ranges = facts.get("subordinate", {})
+    user, first = ranges.get("user"), ranges.get("free")
+    if not user or first is None:
+        return []
+    span = f"{first}-{first + RANGE_COUNT - 1}"
+    return [f"usermod --add-subuids {span} --add-subgids {span} {operand(quoted(user))}"]
+
+
+def _name(facts: _Facts) -> list[str]:
+    ids = facts.get("ids", {})
+    uid, gid = ids.get("uid"), ids.get("gid")
+    if not uid:
+        return []
+    # newuidmap serves nobody whose group is another one.
+    return [
+        f"getent group {gid} || groupadd --gid {gid} user{uid}",
+        f"useradd --uid {uid} --gid {gid} --no-create-home user{uid}",
+    ]
+
+
+def _helpers(*lines: str, which: Callable[[_Facts], bool]) -> Callable[[_Facts], list[str]]:
+    def fill(facts: _Facts) -> list[str]:
+        found = [one for one in facts.get("helpers", {}).values() if one["path"] and which(one)]
+        return [
+            line.format(file=operand(quoted(one["path"])), point=quoted(one["nosuid"] or ""))
+            for one in found
+            for line in lines
+        ]
+
+    return fill
+
+
+def _runsc(facts: _Facts) -> list[str]:
+    found = facts.get("runsc") or {}
+    path = found.get("path") or found.get("refused")
+    return [f"chmod a+rx {operand(quoted(path))}"] if path else []
+
+
+def _limit(option: str) -> Callable[[_Facts], list[str]]:
+    # The hard limit is as far as a user may go.
+    return lambda _facts: [f"ulimit -S -{option} $(ulimit -H -{option})"]
+
+
+_KNOWN: Mapping[str, Callable[[_Facts], list[str]]] = {
+    "no-subordinate-range": _grant,
+    "no-passwd-entry": _name,
+    "helper-not-setuid": _helpers(
+        "chown root:root {file}", "chmod 4755 {file}", which=lambda one: not one["privileged"]
+    ),
+    "helper-not-executable": _helpers("chmod 4755 {file}", which=lambda one: not one["executable"]),
+    "helper-caps-other-userns": _helpers(
+        "setcap -r {file}", "chmod 4755 {file}", which=lambda one: one["file_capabilities"]
+    ),
+    "helper-on-nosuid": _helpers(
+        "mount -o remount,bind,suid {point}", which=lambda one: one["nosuid"] is not None
+    ),
+    "not-dumpable": _runsc,
+    "runsc-not-executable": _runsc,
+    "descriptor-limit": _limit("n"),
+    "process-limit": _limit("u"),
+    "file-size-limit": _limit("f"),
+    "address-space-limit": lambda facts: [*_limit("v")(facts), *_limit("d")(facts)],
+}

@@ -1,0 +1,466 @@
+"""The environments, each with what is true of it: what works, and what the cause is if not."""
+
+from __future__ import annotations
+
+import errno
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import ways as w
+from broken import NOBODY, nest
+from calls import CLONE_NEWUSER, MS_RDONLY
+
+#: What is tried in each: `usernsctl run`, the same with --map-auto, and doctor, for both.
+COMMANDS = ("run", "auto", "doctor", "range")
+#: What there is to try where one id has nothing to do with it.
+RANGE = ("auto", "range")
+
+#: Where nothing in the catalogue is the cause, and a command only names the step that failed.
+STEP = "unknown"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """:ivar root: what root breaks; ways by name are those of broken.py.
+
+    :ivar early: what root has the commands inherit.
+    :ivar late: what nobody does before the exec.
+    :ivar user: who calls the commands, ``"nobody"`` or ``"root"``.
+    :ivar run: why `usernsctl run` fails; ``None``: it works. Several: any of these is right.
+    :ivar auto: why `usernsctl run --map-auto` fails; ``None``: it works.
+    :ivar range_: why a map of more than one id can't be had; by default as `auto` says.
+    :ivar status: what the command ends with where it works.
+    :ivar sometimes: whether it depends on who is faster: then it may work, too.
+    :ivar tried: which of COMMANDS are.
+    :ivar killed: the signal that ends `usernsctl run` itself, where nothing can keep it from that.
+    :ivar silent: whether nothing can be said, so that only the status tells.
+    :ivar quiet: whether output can't be had, so that only the status tells.
+    :ivar within: the deadline of doctor, in seconds, where it matters.
+    :ivar seconds: how long each command may take at most.
+    """
+
+    name: str
+    root: Sequence[str | w.Way] = ()
+    early: Sequence[str | w.Way] = ()
+    late: Sequence[str | w.Way] = ()
+    user: str = "nobody"
+    gid: int = NOBODY
+    groups: Sequence[int] = ()
+    run: str | tuple[str, ...] | None = None
+    auto: str | tuple[str, ...] | None = None
+    range_: object = NotImplemented
+    quiet: bool = False
+    status: int = 0
+    sometimes: bool = False
+    tried: Sequence[str] = COMMANDS
+    killed: int = 0
+    silent: bool = False
+    within: int | None = None
+    seconds: float = 60
+
+
+ENVIRONMENTS: dict[str, Environment] = {}
+
+
+def add(
+    name: str,
+    *,
+    both: str | tuple[str, ...] | None = None,
+    auto: str | tuple[str, ...] | None = None,
+    **more: object,
+) -> None:
+    """:param both: why `run` fails, and so `run --map-auto`."""
+    assert name not in ENVIRONMENTS, name
+    ENVIRONMENTS[name] = Environment(
+        name=name,
+        run=more.pop("run", both),  # type: ignore[arg-type]
+        auto=auto or both,
+        **more,  # type: ignore[arg-type]
+    )
+
+
+def filter_of(name: str, *calls: str, **more: object) -> None:
+    """A filter that refuses these calls, with each errno that filters use."""
+    add(name, early=[w.denied(*calls)], **more)  # type: ignore[arg-type]
+
+
+# ---- healthy, or odd and yet healthy -----------------------------------------------------------
+
+add("healthy")
+add("root", user="root", auto="no-subordinate-range")
+add("root-with-ranges", user="root", root=[w.ranges("root:100000:65536\n")])
+add("extra-groups", groups=tuple(range(1000, 1040)))
+add("umask-0777", late=[w.umask(0o777)])
+add("umask-0700", late=[w.umask(0o700)])
+add("umask-0", late=[w.umask(0)])
+add("sigchld-ignored", late=[w.ignored(signal.SIGCHLD)])
+add("sigpipe-ignored", late=[w.ignored(signal.SIGPIPE)])
+add("term-ignored", late=[w.ignored(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)])
+add("signals-blocked", late=[w.blocked])
+add("stdin-closed", late=[w.closed(0)])
+add("stdin-socket", late=[w.socket_input])
+add("no-variables", late=[w.no_variables])
+add("home-missing", late=[w.variables(HOME=w.NO_FILE, TMPDIR=w.NO_FILE)])
+add(
+    "home-file",
+    late=[w.variables(HOME="/etc/passwd", TMPDIR="/etc/passwd", XDG_RUNTIME_DIR="/etc/passwd")],
+)
+add("locale-wrong", late=[w.variables(LANG="xx_YY", LC_ALL="nowhere", PYTHONUTF8="0")])
+add("path-unset", late=[w.variables(PATH=None)])
+add("cwd-gone", root=[w.gone_directory])
+add("cwd-closed", root=[w.closed_directory])
+add("many-descriptors", late=[w.ten_descriptors])
+add("mdwe", late=[w.mdwe], both="memory-deny-write-execute")
+add("read-only", root=["read-only"])
+add("tmp-read-only", root=[w.remounted("/tmp", MS_RDONLY)])
+add("tmp-noexec", root=[w.remounted("/tmp", w.MS_NOEXEC)])
+add("no-sys", root=[w.empty("/sys")])
+add("sys-read-only", root=[w.remounted("/sys", MS_RDONLY)])
+add("no-proc-sys", root=["no-proc-sys"], both=("no-proc", STEP), range_=None)
+add("no-run", root=[w.empty("/run")])
+add("no-home", root=[w.empty("/home")])
+add("no-root-home", root=[w.empty("/root")])
+add("no-var", root=[w.empty("/var/tmp")])
+add("dev-minimal", root=[w.devices("null", "zero", "full", "random", "urandom", "tty")])
+add("dev-null-only", root=[w.devices("null")])
+add("proc-hidepid", root=[w.proc("hidepid=invisible")], both="proc-hidepid", sometimes=True)
+add("proc-masked", root=["proc-masked"])
+add("core-0", late=[w.limit("CORE", 0)])
+add("memlock-0", late=[w.limit("MEMLOCK", 0)])
+add("sigpending-0", late=[w.limit("SIGPENDING", 0)])
+add("nice-0", late=[w.limit("NICE", 0)])
+add("data-unlimited-stack", late=[w.limit("STACK", -1)])
+add("stack-128k", late=[w.limit("STACK", 128 << 10)])
+add("stack-256k", late=[w.limit("STACK", 256 << 10)])
+add("stack-1m", late=[w.limit("STACK", 1 << 20)])
+add("nofile-64", late=[w.limit("NOFILE", 64, 64)], both="descriptor-limit", range_=None)
+add("nofile-256", late=[w.limit("NOFILE", 256, 256)], both="descriptor-limit", range_=None)
+add("as-64g", late=[w.limit("AS", 512 << 30)])
+
+# ---- filters that do no harm -------------------------------------------------------------------
+
+REFUSED = ("seccomp-denies-call", "seccomp-denies-userns")
+for one in ("fchdir", "clone3", "close_range", "keyctl", "bpf", "personality", "sethostname",
+            "membarrier", "mknodat", "process_vm_writev", "openat2"):  # fmt: skip
+    filter_of(f"no-{one}", one)
+add("no-clone3-enosys", early=[w.denied("clone3", number=errno.ENOSYS)])
+add("no-setns", early=[w.denied("setns")], both="seccomp-denies-userns")
+add("no-kill", early=[w.denied("kill")], both=REFUSED, range_=None)
+add("no-socketpair", early=[w.denied("socketpair")], both=REFUSED, range_=REFUSED)
+
+# ---- filters, and what forbids namespaces ------------------------------------------------------
+
+for name in ("seccomp-engine", "seccomp-flags"):
+    add(name, early=[name], both="seccomp-denies-userns")
+add(
+    "unshare-enosys", early=[w.denied("unshare", number=errno.ENOSYS)], both="seccomp-denies-userns"
+)
+add("unshare-only", early=[w.denied("unshare")], both="seccomp-denies-userns")
+add(
+    "newuser-unshare-only",
+    early=[w.filtered(("unshare", CLONE_NEWUSER, errno.EPERM))],
+    both="seccomp-denies-userns",
+)
+add(
+    "newuser-clone-only",
+    early=[w.filtered(("clone", CLONE_NEWUSER, errno.EPERM), ("clone3", 0, errno.ENOSYS))],
+    both=REFUSED,
+    range_=None,
+)
+add(
+    "newuser-acces",
+    early=[w.filtered(("unshare", CLONE_NEWUSER, errno.EACCES))],
+    both=("lsm-denies-userns", "seccomp-denies-userns"),
+)
+add("unshare-killed", early=[w.killed("unshare")], both=REFUSED, range_=REFUSED)
+add("seccomp-mount", early=["seccomp-mount"], both="mount-denied")
+add("mount-enosys", early=[w.denied("mount", number=errno.ENOSYS)], both="mount-denied")
+add("mount-killed", early=[w.killed("mount")], both="mount-denied", killed=signal.SIGSYS)
+add("no-umount", early=[w.denied("umount2")], both="seccomp-denies-call")
+add("no-pivot-root", early=[w.denied("pivot_root")], both="mount-denied")
+add("no-chroot", early=[w.denied("chroot")], both="seccomp-denies-call")
+add("seccomp-mount-bind", early=["seccomp-mount-bind"], both="mount-by-descriptor-missing")
+add(
+    "mount-bind-enosys",
+    early=[w.denied("open_tree", "move_mount", "mount_setattr", number=errno.ENOSYS)],
+    both="mount-by-descriptor-missing",
+)
+add("seccomp-ptrace", early=["seccomp-ptrace"], both="ptrace-denied")
+add("ptrace-enosys", early=[w.denied("ptrace", number=errno.ENOSYS)], both="ptrace-denied")
+add("ptrace-killed", early=[w.killed("ptrace")], both="ptrace-denied")
+add("no-dup3", early=[w.denied("dup3")], both=REFUSED, range_=None)
+add("no-seccomp", early=[w.denied("seccomp")], both="seccomp-denies-call")
+add("no-capset", early=[w.denied("capset")], both="seccomp-denies-call")
+add("no-memfd", early=[w.denied("memfd_create")], both="seccomp-denies-call")
+add("no-pidfd", early=[w.denied("pidfd_open")], both=REFUSED, range_=REFUSED)
+add("kill-killed", early=[w.killed("kill")], both="seccomp-denies-call")
+
+# ---- limits ------------------------------------------------------------------------------------
+
+for most in (0, 1):
+    add(f"nproc-{most}", late=[w.limit("NPROC", most)], both="process-limit")
+add("nproc-15", late=[w.limit("NPROC", 15)], both="process-limit", range_=None)
+add(
+    "nofile-10",
+    late=[w.limit("NOFILE", 10, 10)],
+    both="descriptor-limit",
+    range_="descriptor-limit",
+)
+add("nofile-20", late=[w.limit("NOFILE", 20, 20)], both="descriptor-limit", range_=None)
+add("as-200m", late=[w.limit("AS", 200 << 20)], both=("address-space-limit", STEP), range_=None)
+add("as-1g", late=[w.limit("AS", 1 << 30)], both="address-space-limit")
+add("as-8g", late=[w.limit("AS", 8 << 30)])
+add("data-64m", late=[w.limit("DATA", 64 << 20)])
+add("fsize-0", late=[w.limit("FSIZE", 0)], both="file-size-limit")
+add("fsize-1m", late=[w.limit("FSIZE", 1 << 20)], both="file-size-limit")
+
+# ---- files and mounts --------------------------------------------------------------------------
+
+add("no-proc", root=["no-proc"], both="no-proc")
+add("proc-read-only", root=["proc-read-only"], both="proc-read-only")
+add("proc-subset", root=[w.proc("subset=pid")], both=("no-proc", STEP), range_=None)
+add("chroot", root=["chroot"], both="in-chroot")
+add("chroot-into-mount-point", root=[w.chroot_into_mount_point], both="in-chroot")
+add("dev-empty", root=[w.empty("/dev")], both="dev-null-missing")
+add("dev-nodev", root=[w.devices("null", flags=w.MS_NODEV)], both="dev-null-missing")
+CLOSED = ("no-passwd-entry", "subid-file-unreadable")
+add("etc-closed", root=[w.covered_mode("/etc", 0)], run=STEP, auto=CLOSED)
+add("passwd-closed", root=[w.covered_mode("/etc/passwd", 0)], auto="no-passwd-entry")
+add("passwd-empty", root=[w.file("/etc/passwd", "")], auto="no-passwd-entry")
+add("group-empty", root=[w.file("/etc/group", "")])
+add("nsswitch-closed", root=[w.covered_mode("/etc/nsswitch.conf", 0)])
+add("nsswitch-empty", root=[w.file("/etc/nsswitch.conf", "")])
+add("login-defs-empty", root=[w.file("/etc/login.defs", "")])
+add("landlock", early=["landlock"], both="landlock")
+add("full-output", late=[w.full_output], quiet=True, status=1)
+add("stdout-closed", late=[w.closed(1)], quiet=True)
+add("stderr-closed", late=[w.closed(2)])
+add("all-closed", late=[w.closed(0, 1, 2)], quiet=True, silent=True)
+
+# ---- ranges ------------------------------------------------------------------------------------
+
+OWN = f"{NOBODY}"
+for name, text in {
+    "by-name": "nobody:100000:65536\n",
+    "tabs": f"{OWN}:\t100000:\t65536\n",
+    "spaces": "nobody: 165536: 65536\n",
+    "plus": f"{OWN}:+100000:+65536\n",
+    "no-line-end": f"{OWN}:100000:65536",
+    "comment": f"# nobody:1:2\n\n{OWN}:100000:65536\n",
+    "two": f"{OWN}:100000:65536\n{OWN}:300000:65536\n",
+    "overlap": f"{OWN}:100000:65536\n{OWN}:150000:65536\n",
+    "small": f"{OWN}:100000:1\n",
+    "huge": f"{OWN}:100000:4000000000\n",
+    "others-bad": f"somebody\n:::\nother:x:y\n{OWN}:100000:65536\n",
+    "long-line": f"{'x' * 9000}:1:1\n{OWN}:100000:65536\n",
+    "bad-then-good": f"{OWN}:x:y\n{OWN}:100000:65536\n",
+    "other-name-first": f"nobodyelse:100000:65536\n{OWN}:300000:65536\n",
+    "leading-zeros": f"{OWN}:0100000:065536\n",
+    "four-fields": f"{OWN}:100000:65536:more\n{OWN}:100000:65536\n",
+}.items():
+    add(f"ranges-{name}", root=[w.ranges(text)], tried=RANGE)
+add("ranges-400", root=[w.ranges("".join(f"{OWN}:{100000 + 10 * n}:5\n" for n in range(400)))])
+add("ranges-shared", root=["ranges-shared"])
+for name, text in {
+    "none": "",
+    "of-another": "somebody:100000:65536\n",
+    "count-0": f"{OWN}:100000:0\n",
+    "negative": f"{OWN}:-1:65536\n",
+    "past-the-end": f"{OWN}:4294967000:65536\n",
+    "two-fields": f"{OWN}:100000\n",
+    "words": f"{OWN}:many:more\n",
+    "crlf": f"{OWN}:100000:65536\r\n",
+    "by-gid-name": "nogroup:100000:65536\n",
+    "nul": f"\0{OWN}:100000:65536\n",
+    "upper-case": "NOBODY:100000:65536\n",
+}.items():
+    add(f"ranges-{name}", root=[w.ranges(text)], auto="no-subordinate-range", tried=RANGE)
+add("subgid-empty", root=[w.ranges(f"{OWN}:100000:65536\n", "")], auto="no-subordinate-range")
+add("subuid-empty", root=[w.ranges("", f"{OWN}:100000:65536\n")], auto="no-subordinate-range")
+add("ranges-unreadable", root=["ranges-unreadable"], auto="subid-file-unreadable")
+add("subgid-unreadable", root=[w.mode("/etc/subgid", 0)], auto="subid-file-unreadable")
+add(
+    "subuid-fifo",
+    root=[w.fifo("/etc/subuid")],
+    auto="subid-file-unreadable",
+)
+add("subgid-fifo", root=[w.fifo("/etc/subgid")], auto="subid-file-unreadable")
+add("ranges-of-service", root=["ranges-of-service"], auto="nss-subid")
+add("gid-entry", root=["gid-entry"], gid=1234, auto=("subgid-by-gid", "no-subordinate-range"))
+add("nameless", root=["nameless"], auto="no-passwd-entry")
+add("other-group", root=["other-group"], auto="gid-differs-from-passwd")
+add("slow-nss", root=[w.slow_nss], auto=("no-passwd-entry", "no-answer-in-time"), within=4)
+
+# ---- helpers -----------------------------------------------------------------------------------
+
+add("helpers-missing", root=["helpers-missing"], auto="helper-missing")
+add("newgidmap-missing", root=[w.only_newuidmap], auto="helper-missing")
+add("helpers-powerless", root=["helpers-powerless"], auto="helper-not-setuid")
+add("helpers-0755", root=[w.helpers(0o755)], auto="helper-not-setuid")
+add("helpers-4750", root=[w.helpers(0o4750)], auto="helper-not-executable")
+add("helpers-4644", root=[w.helpers(0o4644)], auto="helper-not-executable")
+add("helpers-of-nobody", root=[w.helpers(0o4755, NOBODY)], auto="helper-not-setuid")
+add("helpers-4711", root=[w.helpers(0o4711)])
+add("helpers-nosuid", root=["helpers-nosuid"], auto="helper-on-nosuid")
+add("helpers-capabilities", root=[w.helper_capabilities(None)])
+add(
+    "helpers-capabilities-elsewhere",
+    root=[w.helper_capabilities(100000)],
+    auto="helper-caps-other-userns",
+)
+add("helpers-directories-first", root=[w.directories_first("newuidmap", "newgidmap")])
+add("helpers-unusable-first", root=[w.programs("newuidmap", "newgidmap", text="", bits=0o644)])
+add(
+    "helpers-empty",
+    root=[w.programs("newuidmap", "newgidmap", text="")],
+    auto=("helper-not-setuid", "helper-failed"),
+)
+WRAPPER = '#!/bin/sh\nexec /usr/bin/$(basename "$0") "$@"\n'
+add("helpers-wrapped", root=[w.programs("newuidmap", "newgidmap", text=WRAPPER)])
+add(
+    "helpers-exit-1",
+    root=[
+        w.programs("newuidmap", "newgidmap", text="#!/bin/sh\necho no >&2; exit 1\n", bits=0o4755)
+    ],
+    auto="helper-failed",
+)
+add(
+    "helpers-lie",
+    root=[w.programs("newuidmap", "newgidmap", text="#!/bin/sh\nexit 0\n", bits=0o4755)],
+    auto="map-not-written",
+)
+add(
+    "helpers-killed",
+    root=[w.programs("newuidmap", "newgidmap", text="#!/bin/sh\nkill -9 $$\n", bits=0o4755)],
+    auto="helper-killed",
+)
+add(
+    "helpers-hang",
+    root=[w.programs("newuidmap", "newgidmap", text="#!/bin/sh\nexec sleep 100\n", bits=0o4755)],
+    auto=("helper-hung", "no-answer-in-time"),
+    within=4,
+)
+add(
+    "helpers-no-interpreter",
+    root=[w.programs("newuidmap", "newgidmap", text="#!/nonexistent\n", bits=0o4755)],
+    auto="helper-failed",
+)
+add("no-new-privs", late=["no-new-privs"], auto="no-new-privs")
+add("bounded", root=["bounded"], auto="bounding-set")
+add("bounding-set-empty", early=[w.bounding_set_empty], auto="bounding-set")
+add("bounded-setgid", early=[w.unbounded(w.CAP_SETGID)], auto="bounding-set")
+add("bounded-admin", early=[w.unbounded(w.CAP_SYS_ADMIN)], auto="bounding-set")
+
+# ---- who calls ---------------------------------------------------------------------------------
+
+add(
+    "powerless-root",
+    root=["powerless-root"],
+    user="root",
+    run="needs-setfcap",
+    auto=("needs-setfcap", "no-subordinate-range"),
+)
+add(
+    "root-without-setfcap",
+    user="root",
+    early=[w.unbounded(w.CAP_SETFCAP)],
+    run="needs-setfcap",
+    auto=("needs-setfcap", "no-subordinate-range"),
+)
+add("ambient-set-ids", early=[w.ambient(w.CAP_SETUID, w.CAP_SETGID)])
+add("ambient-all-three", early=[w.ambient(w.CAP_SETUID, w.CAP_SETGID, w.CAP_SETFCAP)])
+add("ambient-admin", early=[w.ambient(w.CAP_SYS_ADMIN)])
+add("unmapped", late=["unmapped"], both="caller-id-unmapped")
+add(
+    "nested-deep",
+    late=["nested-deep"],
+    run="nesting-too-deep",
+    auto=("nesting-too-deep", "no-subordinate-range"),
+)
+add(
+    "nested-no-more",
+    late=["nested-no-more"],
+    run="max-user-namespaces",
+    auto=("max-user-namespaces", "no-subordinate-range"),
+)
+add("unshare-Ur", late=[nest], auto="no-subordinate-range")
+add("container", root=[w.ranges(w.RANGE_INSIDE), w.container()])
+add("container-range-outside", root=["few-ids"], auto="range-outside-parent")
+for most in range(11):
+    add(
+        f"max-user-{most}",
+        root=[w.ranges(w.RANGE_INSIDE), w.container({"max_user_namespaces": most})],
+        both="max-user-namespaces" if most < 3 else None,
+        range_="max-user-namespaces" if most < 1 else None,
+    )
+for kind, cause in {
+    "net": "max-net-namespaces",
+    "mnt": "max-mnt-namespaces",
+    "pid": "max-pid-namespaces",
+    "ipc": "max-ipc-namespaces",
+    "uts": "max-uts-namespaces",
+    # A sandbox makes none.
+    "cgroup": None,
+}.items():
+    limits = {f"max_{kind}_namespaces": 0}
+    add(f"max-{kind}-0", root=[w.ranges(w.RANGE_INSIDE), w.container(limits)], both=cause)
+
+# ---- runsc -------------------------------------------------------------------------------------
+
+add("runsc-missing", root=[w.runsc_missing], both="runsc-missing")
+add(
+    "runsc-named-missing",
+    late=[w.variables(USERNSCTL_RUNSC="/nonexistent/runsc")],
+    both="runsc-missing",
+)
+add("runsc-0644", root=[w.runsc_copy(0o644)], both="runsc-not-executable")
+add("runsc-0711", root=[w.runsc_copy(0o711)], both="not-dumpable", range_=None)
+add(
+    "runsc-named-0644",
+    root=[w.runsc_copy(0o644)],
+    late=[w.variables(USERNSCTL_RUNSC="/mnt/runsc")],
+    both="runsc-not-executable",
+)
+add("runsc-closed", root=[w.runsc_closed], both="runsc-not-executable")
+add("runsc-noexec", root=[w.runsc_noexec], both="runsc-not-executable")
+add("runsc-directory", late=[w.variables(USERNSCTL_RUNSC="/usr")], both="not-runsc")
+add("runsc-directory-first", root=[w.directories_first("runsc")])
+add("runsc-unusable-first", root=[w.runsc("", 0o644)])
+add("runsc-empty", root=[w.runsc("")], both="not-runsc")
+add("runsc-text", root=[w.runsc("hello\n")], both="not-runsc")
+add("runsc-truncated", root=[w.runsc_copy(size=20 << 20)], both="runsc-killed")
+add("runsc-truncated-more", root=[w.runsc_copy(size=1 << 20)], both="runsc-killed")
+add(
+    "runsc-other-go-program", root=[w.runsc_other_go_program], both=("not-runsc", STEP), range_=None
+)
+add("runsc-no-interpreter", root=[w.runsc("#!/nonexistent\n")], both="not-runsc")
+add(
+    "runsc-other-machine",
+    root=[w.runsc(b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x02\0\xf3\0" + bytes(44))],
+    both="wrong-architecture",
+)
+add("runsc-prints-version-only", root=[w.runsc(w.VERSION + "exit 0\n")], both="runsc-ran-nothing")
+add("runsc-exits-1", root=[w.runsc(w.VERSION + "exit 1\n")], both="runsc-ran-nothing")
+add(
+    "runsc-exits-3-with-words",
+    root=[w.runsc(w.VERSION + "echo cannot >&2; exit 3\n")],
+    both="runsc-ran-nothing",
+)
+add("runsc-exits-128", root=[w.runsc(w.VERSION + "exit 128\n")], both="runsc-refused-call")
+add("runsc-crashes", root=[w.runsc(w.VERSION + "kill -SEGV $$\n")], both="runsc-killed")
+add("runsc-killed", root=[w.runsc(w.VERSION + "kill -KILL $$\n")], both="runsc-killed")
+add("runsc-killed-by-filter", root=[w.runsc(w.VERSION + "kill -SYS $$\n")], both="runsc-killed")
+add("runsc-wrapped", root=[w.runsc('#!/bin/sh\nexec /usr/bin/runsc "$@"\n')])
+add("runsc-hangs", root=[w.runsc("#!/bin/sh\nexec sleep 100\n")], both="not-runsc", within=12)
+
+#: Where what doctor prints is typed, and the command works then.
+HEALED = (
+    *(f"ranges-{name}" for name in ("none", "of-another", "count-0", "negative", "past-the-end")),
+    *(f"ranges-{name}" for name in ("two-fields", "words", "crlf", "by-gid-name", "upper-case")),
+    *("subgid-empty", "subuid-empty", "ranges-unreadable", "subgid-unreadable", "passwd-empty"),
+    *("helpers-powerless", "helpers-0755", "helpers-4750", "helpers-4644", "helpers-of-nobody"),
+    *("helpers-nosuid", "helpers-capabilities-elsewhere", "dev-nodev", "dev-empty"),
+    *("max-user-0", "max-user-1", "max-user-2", "max-net-0", "max-mnt-0", "max-pid-0"),
+    *("max-ipc-0", "max-uts-0", "fsize-1m", "as-200m", "as-1g", "runsc-0644", "runsc-0711"),
+)

@@ -1,0 +1,43 @@
+"""Each environment of table.py, as root makes it: what the commands do there is what is true."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from callers import as_root
+from judging import faults
+from table import ENVIRONMENTS, HEALED
+
+TRIAL = Path(__file__).parent / "trial.py"
+
+
+def trial(*words: str) -> Any:
+    done = subprocess.run(
+        [sys.executable, "-B", TRIAL, *words], capture_output=True, text=True, timeout=110
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@as_root
+@pytest.mark.parametrize("name", HEALED)
+def test_what_doctor_says_mends_it(name: str) -> None:
+    answer = trial(name, "heal")["heal"]
+    assert (answer["status"], answer["stdout"]) == (0, "ran\n"), answer
+
+
+@as_root
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_the_truth_is_told(name: str, score: Counter[str]) -> None:
+    wrong = []
+    for command, answer in trial(name).items():
+        found = list(faults(ENVIRONMENTS[name], command, answer))
+        score["wrong" if found else "right"] += 1
+        wrong += [f"{command}: {fault}" for fault in found]
+    assert not wrong, "\n".join(wrong)

@@ -1,0 +1,264 @@
+"""Make one environment, and try the commands in it: ``python trial.py NAME [COMMAND...]``.
+
+Prints JSON: what each command did. All is in a PID and a mount namespace of the trial's own, of
+which this process makes process 1; what a command leaves running becomes its child, and is seen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import sysconfig
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import ways
+from broken import EARLY, FOR_ROOT, LATE, NOBODY, become_nobody, prepare
+from calls import check, libc, mount, prctl, unshare
+from table import ENVIRONMENTS, Environment
+
+CLONE_NEWPID = 0x20000000
+SECONDS_TO_GO = 5
+SCRIPTS = Path(sysconfig.get_path("scripts"))
+USERNSCTL = str(SCRIPTS / "usernsctl")
+OUTPUT_MAX = 1 << 20
+
+WORDS = {
+    "run": ["run", "--", "/bin/echo", "ran"],
+    "auto": ["run", "--map-auto", "--", "/bin/echo", "ran"],
+    "doctor": ["doctor", "--json"],
+    "range": ["doctor", "--json", "--no-runsc", "--for", "range"],
+}
+
+
+def look_up(way: str | ways.Way) -> ways.Way:
+    if not isinstance(way, str):
+        return way
+    return (FOR_ROOT | EARLY | LATE)[way]
+
+
+def keep_capabilities(numbers: list[int]) -> None:
+    """Have nobody hold them, over the next exec too (capabilities(7))."""
+    bits = sum(1 << number for number in numbers)
+    header = struct.pack("Ii", 0x20080522, 0)
+    low, high = bits & 0xFFFFFFFF, bits >> 32
+    data = struct.pack("6I", low, low, low, high, high, high)
+    check(libc.capset(header, data), "capset")
+    for number in numbers:
+        check(libc.prctl(ways.PR_CAP_AMBIENT, ways.PR_CAP_AMBIENT_RAISE, number, 0, 0), "ambient")
+
+
+def become(environment: Environment, words: list[str], output: int, errors: int) -> None:
+    """What the child does, up to its exec."""
+    os.setsid()
+    nothing, end = os.pipe()
+    os.close(end)
+    os.dup2(nothing, 0)
+    os.dup2(output, 1)
+    os.dup2(errors, 2)
+    os.closerange(3, 64)
+    kept = [int(word) for word in os.environ.pop("TRIAL_AMBIENT", "").split(",") if word]
+    for way in environment.early:
+        look_up(way)()
+    if environment.user != "root":
+        if kept:
+            prctl(ways.PR_SET_KEEPCAPS, 1)
+        if environment.gid == NOBODY and not environment.groups:
+            become_nobody(NOBODY)
+        else:
+            os.setgroups(list(environment.groups))
+            os.setresgid(environment.gid, environment.gid, environment.gid)
+            os.setresuid(NOBODY, NOBODY, NOBODY)
+            prctl(4, 1)
+    if kept:
+        keep_capabilities(kept)
+    for way in environment.late:
+        look_up(way)()
+    os.execv(words[0], words)
+
+
+def start(environment: Environment, words: list[str]) -> tuple[int, dict[int, bytearray]]:
+    pipes = [os.pipe() for _ in range(2)]
+    pid = os.fork()
+    if pid == 0:
+        try:
+            become(environment, words, pipes[0][1], pipes[1][1])
+        except BaseException:
+            os.write(2, b"trial: " + traceback.format_exc().encode())
+        finally:
+            os._exit(99)
+    for _, end in pipes:
+        os.close(end)
+    return pid, {pipe: bytearray() for pipe, _ in pipes}
+
+
+def wait(pid: int, outputs: dict[int, bytearray], seconds: float) -> int | None:
+    """The status of the child; ``None``: it had not ended in time."""
+    deadline = time.monotonic() + seconds
+    pidfd = os.pidfd_open(pid)
+    left = {pidfd, *outputs}
+    # What has been left open at its end is read below.
+    while pidfd in left and time.monotonic() < deadline:
+        ready, _, _ = select.select(left, [], [], max(0.0, deadline - time.monotonic()))
+        for one in ready:
+            chunk = b"" if one == pidfd else os.read(one, 65536)
+            if chunk:
+                outputs[one] += chunk[: OUTPUT_MAX - len(outputs[one])]
+            else:
+                left.remove(one)
+    for one, text in outputs.items():
+        os.set_blocking(one, False)
+        try:
+            while chunk := os.read(one, 65536):
+                text += chunk
+        except BlockingIOError:
+            pass
+        os.close(one)
+    os.close(pidfd)
+    found, status = os.waitpid(pid, os.WNOHANG if time.monotonic() >= deadline else 0)
+    return os.waitstatus_to_exitcode(status) if found else None
+
+
+def remaining() -> list[str]:
+    """What still runs, after some time to go; it is killed."""
+    deadline = time.monotonic() + SECONDS_TO_GO
+    while True:
+        try:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return []
+        if pid == 0:
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.005)
+    names = []
+    for stat in Path("/proc").glob("[0-9]*/cmdline"):
+        if stat.parent.name != "1":
+            names.append(stat.read_bytes().replace(b"\0", b" ").decode(errors="replace")[:200])
+    os.kill(-1, signal.SIGKILL)
+    while True:
+        try:
+            os.waitpid(-1, 0)
+        except ChildProcessError:
+            return names or ["?"]
+
+
+def mounts() -> str:
+    try:
+        return Path("/proc/self/mountinfo").read_text()
+    except OSError:
+        return ""
+
+
+def try_command(environment: Environment, name: str) -> dict[str, Any]:
+    words = [USERNSCTL, *WORDS[name]]
+    if name in ("doctor", "range") and environment.within is not None:
+        words += ["--within", str(environment.within)]
+    before, started = mounts(), time.monotonic()
+    pid, outputs = start(environment, words)
+    status = wait(pid, outputs, environment.seconds)
+    seconds = time.monotonic() - started
+    left = remaining()
+    output, errors = (bytes(text).decode(errors="replace") for text in outputs.values())
+    return {
+        "status": status,
+        "stdout": output,
+        "stderr": errors,
+        "seconds": round(seconds, 2),
+        "left": left,
+        "mounts": mounts() == before,
+    }
+
+
+def own_etc() -> None:
+    """A copy of /etc as it is now, in which files can be replaced, as those do who change them."""
+    own = ways.SCRATCH / "own-etc"
+    shutil.copytree("/etc", own, symlinks=True, ignore_dangling_symlinks=True)
+    for file in own.iterdir():
+        seen = Path("/etc", file.name).lstat()
+        os.chown(file, seen.st_uid, seen.st_gid, follow_symlinks=False)
+    # Root of a namespace that was made meanwhile may mount nothing, and needs nothing of it.
+    with contextlib.suppress(PermissionError):
+        mount(str(own), "/etc", None, ways.MS_BIND)
+
+
+def text_of(environment: Environment, words: list[str]) -> str:
+    pid, outputs = start(environment, words)
+    wait(pid, outputs, environment.seconds)
+    remaining()
+    return bytes(next(iter(outputs.values()))).decode()
+
+
+def heal(environment: Environment) -> dict[str, Any]:
+    """Type what doctor says, and try again."""
+    own_etc()
+    purpose = ["--for", "run"] if environment.run else ["--no-runsc", "--for", "range"]
+    again = WORDS["run" if environment.run else "auto"]
+    report = json.loads(text_of(environment, [USERNSCTL, "doctor", "--json", *purpose]))
+    script = text_of(environment, [USERNSCTL, "doctor", "--script", *purpose])
+    typed = report["findings"][0]["remedy"]
+    words = [USERNSCTL, *again]
+    done = None
+    if typed.startswith("ulimit"):
+        words = ["/bin/sh", "-c", f'{typed}\nexec "$@"', "sh", *words]
+    elif "\nif ask " in script:
+        # Whoever answers no has nothing changed; what is asked for first is what blocks first.
+        typed = script
+        done = subprocess.run(["sh", "-c", script], input="y\n" * 9, capture_output=True, text=True)
+    else:
+        done = subprocess.run(["sh", "-c", typed], capture_output=True, text=True)
+    pid, outputs = start(environment, words)
+    status = wait(pid, outputs, environment.seconds)
+    output, errors = (bytes(text).decode(errors="replace") for text in outputs.values())
+    said = "" if done is None else done.stdout + done.stderr
+    return {"status": status, "stdout": output, "stderr": errors, "typed": typed, "said": said}
+
+
+def try_all(environment: Environment, names: list[str]) -> dict[str, Any]:
+    os.umask(0o022)
+    os.environ["PATH"] = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    prepare()
+    mount("proc", "/proc", "proc", 0)
+    for way in environment.root:
+        look_up(way)()
+    if names == ["heal"]:
+        return {"heal": heal(environment)}
+    return {name: try_command(environment, name) for name in names}
+
+
+def main(arguments: list[str]) -> None:
+    environment = ENVIRONMENTS[arguments[0]]
+    unshare(CLONE_NEWPID)
+    output, end = os.pipe()
+    init = os.fork()
+    if init == 0:
+        try:
+            prctl(1, signal.SIGKILL)
+            os.close(output)
+            found = try_all(environment, arguments[1:] or list(environment.tried))
+            with open(end, "w") as file:
+                json.dump(found, file)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    os.close(end)
+    with open(output) as file:
+        text = file.read()
+    _, status = os.waitpid(init, 0)
+    if status:
+        sys.exit(f"trial {environment.name}: could not be made")
+    print(text)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,459 @@
+"""Ways to break an environment, beside those of ../kernel/causes/broken.py.
+
+Each is of a stage: root's own (files, mounts, programs, in a mount namespace of the trial),
+then what a process inherits that root may set before it becomes nobody, then what nobody does.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import shutil
+import signal
+import socket
+import stat
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "kernel" / "causes"))
+
+from broken import HELPERS, NOBODY, SCRATCH, copy_helpers, cover, few_ids, use_path
+from calls import (
+    KILLED,
+    MS_BIND,
+    MS_REC,
+    MS_REMOUNT,
+    PR_CAPBSET_DROP,
+    mount,
+    prctl,
+    refuse,
+)
+
+MS_NODEV, MS_NOEXEC = 4, 8
+PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, PR_SET_MDWE, PR_SET_KEEPCAPS = 47, 2, 65, 8
+PR_SET_SECUREBITS = 28
+CAP_SETGID, CAP_SETUID, CAP_SYS_ADMIN, CAP_SETFCAP = 6, 7, 21, 31
+NO_FILE = "/nonexistent"
+
+Way = Callable[[], None]
+
+
+# ---- files of /etc -----------------------------------------------------------------------------
+
+
+def ranges(uids: str, gids: str | None = None) -> Way:
+    """What /etc/subuid and /etc/subgid hold."""
+
+    def cover_both() -> None:
+        cover("/etc/subuid", uids)
+        cover("/etc/subgid", uids if gids is None else gids)
+
+    return cover_both
+
+
+def file(path: str, content: str) -> Way:
+    return partial(cover, path, content)
+
+
+def mode(path: str, bits: int) -> Way:
+    """The mode of a file that is covered before: it must not be the machine's own."""
+    return partial(os.chmod, path, bits)
+
+
+def covered_mode(path: str, bits: int) -> Way:
+    """The same for any file or directory: a copy is shown in its place."""
+
+    def show() -> None:
+        own = SCRATCH / path.replace("/", "_")
+        if os.path.isdir(path):
+            own.mkdir()
+        else:
+            shutil.copy(path, own)
+        own.chmod(bits)
+        mount(str(own), path, None, MS_BIND)
+
+    return show
+
+
+def fifo(path: str) -> Way:
+    def make() -> None:
+        own = SCRATCH / path.replace("/", "_fifo")
+        os.mkfifo(own, 0o644)
+        mount(str(own), path, None, MS_BIND)
+
+    return make
+
+
+def device(path: str, source: str) -> Way:
+    return partial(mount, source, path, None, MS_BIND)
+
+
+def slow_nss() -> None:
+    """getent and getsubids never answer, and the user is in no file."""
+    cover("/etc/passwd", "root:x:0:0:root:/root:/bin/sh\n")
+    programs("getent", "getsubids", text="#!/bin/sh\nexec sleep 100\n")()
+
+
+# ---- mounts ------------------------------------------------------------------------------------
+
+
+def empty(path: str) -> Way:
+    def hide() -> None:
+        mount("none", path, "tmpfs", 0)
+        # Their root may be found, but has nothing in it.
+        os.chmod(path, 0o755)
+
+    return hide
+
+
+def remounted(path: str, flags: int) -> Way:
+    def remount() -> None:
+        mount(path, path, None, MS_BIND)
+        mount("none", path, None, MS_BIND | MS_REMOUNT | flags)
+
+    return remount
+
+
+def devices(*names: str, flags: int = 0) -> Way:
+    """A /dev that has these alone, as engines make them: binds in a tmpfs."""
+
+    def make() -> None:
+        kept = SCRATCH / "dev"
+        kept.mkdir()
+        mount("none", str(kept), "tmpfs", 0)
+        kept.chmod(0o755)
+        for name in names:
+            kind = Path("/dev", name).stat()
+            os.mknod(kept / name, stat.S_IFCHR | 0o666, kind.st_rdev)
+            (kept / name).chmod(0o666)
+        mount(str(kept), "/dev", None, MS_BIND)
+        if flags:
+            mount("none", "/dev", None, MS_BIND | MS_REMOUNT | flags)
+
+    return make
+
+
+def proc(options: str) -> Way:
+    def make() -> None:
+        from calls import check, libc
+
+        done = libc.mount(b"proc", b"/proc", b"proc", 0, options.encode())
+        check(done, f"proc with {options}")
+
+    return make
+
+
+def chroot_into_mount_point() -> None:
+    """Where what is at / is a mount, but not the namespace's own."""
+    root = SCRATCH / "whole"
+    root.mkdir()
+    mount("/", str(root), None, MS_BIND | MS_REC)
+    os.chroot(root)
+    os.chdir("/")
+
+
+def gone_directory() -> None:
+    place = SCRATCH / "gone"
+    place.mkdir()
+    os.chdir(place)
+    place.rmdir()
+
+
+def closed_directory() -> None:
+    place = SCRATCH / "closed"
+    place.mkdir()
+    os.chdir(place)
+    place.chmod(0)
+
+
+# ---- programs ----------------------------------------------------------------------------------
+
+
+def programs(*names: str, text: str | bytes, bits: int = 0o755) -> Way:
+    """Programs of these names, first on PATH."""
+
+    def make() -> None:
+        directory = SCRATCH / "first"
+        if not directory.exists():
+            directory.mkdir()
+            use_path(directory)
+        for name in names:
+            own = directory / name
+            own.write_bytes(text if isinstance(text, bytes) else text.encode())
+            own.chmod(bits)
+
+    return make
+
+
+def directories_first(*names: str) -> Way:
+    """Directories of these names, first on PATH."""
+
+    def make() -> None:
+        directory = SCRATCH / "first"
+        directory.mkdir()
+        for name in names:
+            (directory / name).mkdir()
+        use_path(directory)
+
+    return make
+
+
+def helpers(bits: int, owner: int = 0) -> Way:
+    """Copies of the helpers in place of them."""
+
+    def make() -> None:
+        directory = copy_helpers()
+        for name in HELPERS:
+            os.chown(directory / name, owner, 0)
+            (directory / name).chmod(bits)
+            found = shutil.which(name)
+            assert found is not None
+            mount(str(directory / name), found, None, MS_BIND)
+
+    return make
+
+
+def only_newuidmap() -> None:
+    found = shutil.which("newgidmap")
+    assert found is not None
+    directory = SCRATCH / "bin"
+    directory.mkdir()
+    for program in (*Path("/usr/bin").iterdir(), *Path("/usr/sbin").iterdir()):
+        own = directory / program.name
+        if program.name != "newgidmap" and not own.is_symlink():
+            own.symlink_to(program)
+    os.environ["PATH"] = str(directory)
+
+
+def helper_capabilities(root_id: int | None) -> Way:
+    """File capabilities in place of the setuid bit, perhaps of another user namespace."""
+
+    def make() -> None:
+        helpers(0o755)()
+        for name, bit in (("newuidmap", CAP_SETUID), ("newgidmap", CAP_SETGID)):
+            revision = 0x02000000 if root_id is None else 0x03000000
+            value = struct.pack("<IIIII", revision | 1, 1 << bit, 0, 0, 0)
+            if root_id is not None:
+                value += struct.pack("<I", root_id)
+            os.setxattr(SCRATCH / "bin" / name, "security.capability", value)
+
+    return make
+
+
+def runsc(text: str | bytes, bits: int = 0o755) -> Way:
+    return programs("runsc", text=text, bits=bits)
+
+
+def runsc_copy(bits: int = 0o755, size: int | None = None) -> Way:
+    """A copy of the machine's runsc, or of its beginning, as the only one."""
+
+    def make() -> None:
+        found = shutil.which("runsc")
+        assert found is not None
+        own = SCRATCH / "runsc"
+        shutil.copy(found, own)
+        if size is not None:
+            os.truncate(own, size)
+        own.chmod(bits)
+        mount(str(own), found, None, MS_BIND)
+
+    return make
+
+
+def runsc_closed() -> None:
+    """In a directory that nobody may search."""
+    directory = SCRATCH / "closed"
+    directory.mkdir()
+    (directory / "runsc").symlink_to(shutil.which("runsc") or "")
+    directory.chmod(0)
+    os.environ["USERNSCTL_RUNSC"] = str(directory / "runsc")
+
+
+def runsc_noexec() -> None:
+    directory = SCRATCH / "noexec"
+    directory.mkdir()
+    (directory / "runsc").write_bytes(Path(shutil.which("runsc") or "").read_bytes())
+    (directory / "runsc").chmod(0o755)
+    mount(str(directory), str(directory), None, MS_BIND)
+    mount("none", str(directory), None, MS_BIND | MS_REMOUNT | MS_NOEXEC)
+    os.environ["USERNSCTL_RUNSC"] = str(directory / "runsc")
+
+
+def runsc_missing() -> None:
+    found = shutil.which("runsc")
+    assert found is not None
+    hidden = SCRATCH / "bin"
+    hidden.mkdir(exist_ok=True)
+    for program in (*Path("/usr/bin").iterdir(), *Path("/usr/sbin").iterdir()):
+        own = hidden / program.name
+        if program.name != "runsc" and not own.is_symlink():
+            own.symlink_to(program)
+    os.environ["PATH"] = str(hidden)
+
+
+GO_PROGRAM = """
+#include <stdio.h>
+__asm__(".section .note.go.buildid,\\"a\\",%note\\n"
+        ".long 4, 4, 4\\n.asciz \\"Go\\"\\n.byte 0\\n.long 0\\n.previous\\n");
+int main(void)
+{
+    fputs("flag provided but not defined: -rootless\\nusage: gofmt\\n", stderr);
+    return 2;
+}
+"""
+
+
+def runsc_other_go_program() -> None:
+    """What every program in Go has is there, but it is another one."""
+    directory = SCRATCH / "first"
+    directory.mkdir()
+    subprocess.run(
+        ["cc", "-x", "c", "-o", directory / "runsc", "-"], input=GO_PROGRAM.encode(), check=True
+    )
+    use_path(directory)
+
+
+#: Says which release it is, as a real one does.
+VERSION = """#!/bin/sh
+case "$*" in
+*--version*) echo 'runsc version release-20240729.0'; echo 'spec: 1.1.0-rc.1'; exit 0 ;;
+esac
+"""
+
+
+# ---- what a process inherits -------------------------------------------------------------------
+
+
+def filtered(*rules: tuple[str, int, int]) -> Way:
+    return partial(refuse, list(rules))
+
+
+def denied(*calls: str, number: int = errno.EPERM) -> Way:
+    return filtered(*((call, 0, number) for call in calls))
+
+
+def killed(*calls: str) -> Way:
+    return filtered(*((call, 0, KILLED) for call in calls))
+
+
+def unbounded(*capabilities: int) -> Way:
+    def drop() -> None:
+        for capability in capabilities:
+            prctl(PR_CAPBSET_DROP, capability)
+
+    return drop
+
+
+def bounding_set_empty() -> None:
+    last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
+    unbounded(*range(last + 1))()
+
+
+def limit(name: str, soft: int, hard: int | None = None) -> Way:
+    number = getattr(resource, f"RLIMIT_{name}")
+
+    def put() -> None:
+        most = resource.getrlimit(number)[1] if hard is None else hard
+        resource.setrlimit(number, (soft, most))
+
+    return put
+
+
+def umask(bits: int) -> Way:
+    return lambda: (os.umask(bits), None)[1]
+
+
+def closed(*descriptors: int) -> Way:
+    def close() -> None:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+    return close
+
+
+def full_output() -> None:
+    os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
+
+
+def ignored(*signals: signal.Signals) -> Way:
+    def ignore() -> None:
+        for one in signals:
+            signal.signal(one, signal.SIG_IGN)
+
+    return ignore
+
+
+def blocked() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+
+
+def variables(**values: str | None) -> Way:
+    def put() -> None:
+        for name, value in values.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+    return put
+
+
+def no_variables() -> None:
+    path = os.environ["PATH"]
+    os.environ.clear()
+    os.environ["PATH"] = path
+
+
+def groups() -> None:
+    os.setgroups(range(1000, 1040))
+
+
+def mdwe() -> None:
+    prctl(PR_SET_MDWE, 1)
+
+
+def ambient(*capabilities: int) -> Way:
+    """As systemd's AmbientCapabilities= has it; root keeps them over its change of ids."""
+
+    def keep() -> None:
+        os.environ["TRIAL_AMBIENT"] = ",".join(map(str, capabilities))
+
+    return keep
+
+
+def ten_descriptors() -> None:
+    for _ in range(100):
+        os.set_inheritable(os.dup(0), True)
+
+
+def socket_input() -> None:
+    ends = socket.socketpair()
+    os.dup2(ends[0].fileno(), 0)
+    ends[1].detach()
+
+
+# ---- namespaces --------------------------------------------------------------------------------
+
+
+def container(limits: dict[str, int] | None = None) -> Way:
+    """A user namespace with the ids of a container, of which nobody is one.
+
+    :param limits: files of /proc/sys/user that its root writes.
+    """
+
+    def make() -> None:
+        few_ids()
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+        for name, most in (limits or {}).items():
+            Path(f"/proc/sys/user/{name}").write_text(str(most))
+
+    return make
+
+
+RANGE_INSIDE = f"{NOBODY}:1000:60000\n"

@@ -1,0 +1,31 @@
+"""How many of the trials in broken environments end as they should: printed at the end."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+_PROPERTY = "trials"
+
+
+@pytest.fixture
+def score(record_property: pytest.RecordProperty) -> Iterator[Counter[str]]:
+    """Counts trials that were "right", and "wrong"."""
+    counted: Counter[str] = Counter()
+    yield counted
+    record_property(_PROPERTY, dict(counted))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    total: Counter[str] = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport) and report.when == "teardown":
+                for name, value in report.user_properties:
+                    if name == _PROPERTY:
+                        total.update(value)  # type: ignore[arg-type]
+    if total:
+        terminalreporter.section("broken environments")
+        terminalreporter.write_line(f"{total['right']} of {total.total()} trials are right")
