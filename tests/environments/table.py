@@ -80,6 +80,11 @@ def add(
     )
 
 
+def add_range(name: str, **more: object) -> None:
+    """One in which one id is mapped as ever: only what maps more is tried."""
+    add(name, tried=RANGE, **more)  # type: ignore[arg-type]
+
+
 def filter_of(name: str, *calls: str, **more: object) -> None:
     """A filter that refuses these calls, with each errno that filters use."""
     add(name, early=[w.denied(*calls)], **more)  # type: ignore[arg-type]
@@ -294,63 +299,65 @@ add("slow-nss", root=[w.slow_nss], auto=("no-passwd-entry", "no-answer-in-time")
 
 # ---- helpers -----------------------------------------------------------------------------------
 
-add("helpers-missing", root=["helpers-missing"], auto="helper-missing")
-add("newgidmap-missing", root=[w.only_newuidmap], auto="helper-missing")
-add("helpers-powerless", root=["helpers-powerless"], auto="helper-not-setuid")
-add("helpers-0755", root=[w.helpers(0o755)], auto="helper-not-setuid")
-add("helpers-4750", root=[w.helpers(0o4750)], auto="helper-not-executable")
-add("helpers-4644", root=[w.helpers(0o4644)], auto="helper-not-executable")
-add("helpers-of-nobody", root=[w.helpers(0o4755, NOBODY)], auto="helper-not-setuid")
-add("helpers-4711", root=[w.helpers(0o4711)])
-add("helpers-nosuid", root=["helpers-nosuid"], auto="helper-on-nosuid")
-add("helpers-capabilities", root=[w.helper_capabilities(None)])
-add(
+add_range("helpers-missing", root=["helpers-missing"], auto="helper-missing")
+add_range("newgidmap-missing", root=[w.only_newuidmap], auto="helper-missing")
+add_range("helpers-powerless", root=["helpers-powerless"], auto="helper-not-setuid")
+add_range("helpers-0755", root=[w.helpers(0o755)], auto="helper-not-setuid")
+add_range("helpers-4750", root=[w.helpers(0o4750)], auto="helper-not-executable")
+add_range("helpers-4644", root=[w.helpers(0o4644)], auto="helper-not-executable")
+add_range("helpers-of-nobody", root=[w.helpers(0o4755, NOBODY)], auto="helper-not-setuid")
+add_range("helpers-4711", root=[w.helpers(0o4711)])
+add_range("helpers-nosuid", root=["helpers-nosuid"], auto="helper-on-nosuid")
+add_range("helpers-capabilities", root=[w.helper_capabilities(None)])
+add_range(
     "helpers-capabilities-elsewhere",
     root=[w.helper_capabilities(100000)],
     auto="helper-caps-other-userns",
 )
-add("helpers-directories-first", root=[w.directories_first("newuidmap", "newgidmap")])
-add("helpers-unusable-first", root=[w.programs("newuidmap", "newgidmap", text="", bits=0o644)])
-add(
+add_range("helpers-directories-first", root=[w.directories_first("newuidmap", "newgidmap")])
+add_range(
+    "helpers-unusable-first", root=[w.programs("newuidmap", "newgidmap", text="", bits=0o644)]
+)
+add_range(
     "helpers-empty",
     root=[w.programs("newuidmap", "newgidmap", text="")],
     auto=("helper-not-setuid", "helper-failed"),
 )
 WRAPPER = '#!/bin/sh\nexec /usr/bin/$(basename "$0") "$@"\n'
-add("helpers-wrapped", root=[w.programs("newuidmap", "newgidmap", text=WRAPPER)])
-add(
+add_range("helpers-wrapped", root=[w.programs("newuidmap", "newgidmap", text=WRAPPER)])
+add_range(
     "helpers-exit-1",
     root=[
         w.programs("newuidmap", "newgidmap", text="#!/bin/sh\necho no >&2; exit 1\n", bits=0o4755)
     ],
     auto="helper-failed",
 )
-add(
+add_range(
     "helpers-lie",
     root=[w.programs("newuidmap", "newgidmap", text="#!/bin/sh\nexit 0\n", bits=0o4755)],
     auto="map-not-written",
 )
-add(
+add_range(
     "helpers-killed",
     root=[w.programs("newuidmap", "newgidmap", text="#!/bin/sh\nkill -9 $$\n", bits=0o4755)],
     auto="helper-killed",
 )
-add(
+add_range(
     "helpers-hang",
     root=[w.programs("newuidmap", "newgidmap", text="#!/bin/sh\nexec sleep 100\n", bits=0o4755)],
     auto=("helper-hung", "no-answer-in-time"),
     within=4,
 )
-add(
+add_range(
     "helpers-no-interpreter",
     root=[w.programs("newuidmap", "newgidmap", text="#!/nonexistent\n", bits=0o4755)],
     auto="helper-failed",
 )
-add("no-new-privs", late=["no-new-privs"], auto="no-new-privs")
-add("bounded", root=["bounded"], auto="bounding-set")
-add("bounding-set-empty", early=[w.bounding_set_empty], auto="bounding-set")
-add("bounded-setgid", early=[w.unbounded(w.CAP_SETGID)], auto="bounding-set")
-add("bounded-admin", early=[w.unbounded(w.CAP_SYS_ADMIN)], auto="bounding-set")
+add_range("no-new-privs", late=["no-new-privs"], auto="no-new-privs")
+add_range("bounded", root=["bounded"], auto="bounding-set")
+add_range("bounding-set-empty", early=[w.bounding_set_empty], auto="bounding-set")
+add_range("bounded-setgid", early=[w.unbounded(w.CAP_SETGID)], auto="bounding-set")
+add_range("bounded-admin", early=[w.unbounded(w.CAP_SYS_ADMIN)], auto="bounding-set")
 
 # ---- who calls ---------------------------------------------------------------------------------
 
