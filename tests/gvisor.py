@@ -17,11 +17,16 @@ RELEASE = re.compile(r"\d+\.\d+\.\d+(-gvisor)?")
 VERSION = re.compile(rf"Linux version {RELEASE.pattern} {re.escape(BUILD)}\n")
 
 
+def path() -> str:
+    """The runsc that the tests run: the one along PATH, or that a variable names."""
+    found = shutil.which(os.environ.get("USERNSCTL_RUNSC", "runsc"))
+    assert found is not None
+    return found
+
+
 def release() -> Release:
-    """The release that the tests run: the one along PATH, or that a variable names."""
-    path = shutil.which(os.environ.get("USERNSCTL_RUNSC", "runsc"))
-    assert path is not None
-    return release_of(path, remember=False)
+    """The release of that."""
+    return release_of(path(), remember=False)
 
 
 def saves_host_network() -> bool:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import pickle
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -282,11 +283,39 @@ def test_an_agent_prepares_what_is_called(host: un.SandboxHost) -> None:
         assert two.check_output(["cat", "/tmp/file"]) == b"prepared\n"
 
 
-def test_an_agent_s_sandbox_ends_with_its_creator(agent: un.Template) -> None:
-    with pytest.raises(ValueError, match="detach: a sandbox that has no command"):
-        agent.start(detach=True)
-    with pytest.raises(ValueError, match="stdin"):
+def test_detached_an_agent_outlives_the_template(host: un.SandboxHost) -> None:
+    with host.template() as made, made.start(detach=True) as box:
+        made.close()
+        assert box.check_output(["echo", "one"]) == b"one\n"
+        with un.Sandbox.attach(box.id) as found:
+            assert found.check_output(["echo", "two"]) == b"two\n"
+
+
+def test_an_agent_has_no_stdin(agent: un.Template) -> None:
+    with pytest.raises(ValueError, match="stdin: without a first command"):
         agent.start(stdin=un.PIPE)
+
+
+# A runsc that loses the connection at a restore, as builds of it have done.
+LOSES = f"""#!{sys.executable} -I
+import os, socket, sys
+if "restore" in sys.argv:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    os.dup2(theirs.fileno(), 0)
+os.execv({gvisor.path()!r}, ["runsc", *sys.argv[1:]])
+"""
+
+
+@pytest.mark.parametrize("detach", [False, True])
+def test_an_agent_that_has_lost_its_connection_is_replaced(tmp_path: Path, detach: bool) -> None:
+    runsc = tmp_path / "runsc"
+    runsc.write_text(LOSES)
+    runsc.chmod(0o755)
+    with un.SandboxHost(runsc=runsc) as host, host.template() as made:
+        with made.start(detach=detach) as box:
+            assert box.check_output(["cat"], input=b"word", timeout=PATIENCE) == b"word"
+            assert box.check_output(["echo", "again"], timeout=PATIENCE) == b"again\n"
+            assert box.poll() is None
 
 
 # Mistakes, and ends.

@@ -135,8 +135,7 @@ class Template(BegunClosing):
         also at once.
 
         :param options: `id`, `stdin`, `stdout`, `stderr`, `detach`, `in_cgroup` and `timeout`, as
-            for :class:`usernsctl.Sandbox`. An agent's sandbox takes no `stdin`, and ends with its
-            creator.
+            for :class:`usernsctl.Sandbox`. An agent's sandbox takes no `stdin`.
         :raises ValueError: the template or its host is closed, or an option can't be had.
         :raises TimeoutExpired: it took more than `timeout` seconds.
         :raises RunscError: runsc failed, or is another one than that which has saved it (cause
@@ -153,11 +152,7 @@ class Template(BegunClosing):
         source = self._source()
         if self._parts.record.kind != "agent":
             return TemplateSandbox(source, **options)
-        for name in ("stdin", "detach"):
-            if options.get(name):
-                raise ValueError(
-                    f"{name}: a sandbox that has no command but usernsctl's agent can't have it"
-                )
+        check_no_command(stdin=options.get("stdin"))
         return TemplateSandbox(
             source, connect=lambda box, ours: box.adopt(Agent(ours, 1)), **options
         )
