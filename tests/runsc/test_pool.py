@@ -298,6 +298,37 @@ def test_sandboxes_of_a_template_have_their_streams(host: un.SandboxHost) -> Non
         assert box.communicate(b"hello")[0] == b"hello"
 
 
+def test_sandboxes_go_on_from_where_a_command_was_saved(host: un.SandboxHost) -> None:
+    script = "echo saved >/tmp/file; echo READY; read line; cat /tmp/file; echo $line"
+    streams = {"stdin": un.PIPE, "stdout": un.PIPE}
+    with (
+        host.template(["sh", "-c", script], ready="READY") as made,
+        host.pool(1, template=made, **streams) as pool,
+    ):
+        for word in (b"one\n", b"two\n"):
+            with pool.acquire(PATIENCE) as box:
+                assert box.communicate(word, PATIENCE)[0] == b"saved\n" + word
+
+
+@pytest.mark.parametrize("uses", [1, 3])
+def test_an_agent_that_was_saved_waits_in_a_pool(host: un.SandboxHost, uses: int) -> None:
+    def prepare(box: un.Sandbox) -> None:
+        box.run(["sh", "-c", "echo prepared >/tmp/file"], check=True)
+
+    seen = []
+    with (
+        host.template(ready=prepare) as made,
+        host.pool(1, template=made, max_uses=uses, limit=1) as pool,
+    ):
+        for _ in range(3):
+            with pool.acquire(PATIENCE) as box:
+                assert output(box, "cat", "/tmp/file") == "prepared\n"
+                box.run(["sh", "-c", "sleep 1000 &"], check=True)
+                seen.append(box.id)
+        assert pool.stats().failed == 0
+    assert len(set(seen)) == 3 // uses
+
+
 def test_variables_are_those_of_all(host: un.SandboxHost) -> None:
     with host.pool(1, env={"WORD": "set"}) as pool, pool.acquire(PATIENCE) as box:
         assert output(box, "sh", "-c", "echo $WORD") == "set\n"
