@@ -21,6 +21,8 @@ import hypothesis
 import prctl
 import pytest
 
+import usernsctl as un
+
 pytest_plugins = ["pytester", "score", "strangers", "tally"]
 
 # How long an example takes depends on what else the machine does.
@@ -83,6 +85,13 @@ def usernsctl() -> Program:
 def prelude() -> Program:
     """The native command `usernsctl-exec` of the environment that runs the tests."""
     return Program(SCRIPTS / "usernsctl-exec")
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[un.SandboxHost]:
+    """One with this machine's programs, for all tests of a file."""
+    with un.SandboxHost() as made:
+        yield made
 
 
 @pytest.fixture

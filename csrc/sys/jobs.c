@@ -1,4 +1,5 @@
 #include "sys/jobs.h"
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/path.h"
 #include "sys/bare_command.h"
@@ -10,19 +11,11 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 /* How long a wait may be before it is looked whether somebody was stopped. */
 #define SLICE_MS 200
 #define JOBS_MAX 2
-
-static int64_t now_ms(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
 
 static int start(struct un_job *job, int null, struct un_error *err)
 {
@@ -134,8 +127,8 @@ static bool is_stopped(struct un_job *job)
 
 static void wait_all(struct un_job *jobs, size_t count, int timeout_ms)
 {
-    int64_t now = now_ms(), deadline = now + timeout_ms, look = now + SLICE_MS;
-    for (;; now = now_ms()) {
+    int64_t now = un_now_ms(), deadline = now + timeout_ms, look = now + SLICE_MS;
+    for (;; now = un_now_ms()) {
         bool is_over = now >= deadline, looks = now >= look;
         size_t running = 0;
         for (size_t i = 0; i < count; i++) {

@@ -8,7 +8,6 @@ import os
 import signal
 import stat
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -73,12 +72,6 @@ try:
 except OSError:
     pass
 """
-
-
-@pytest.fixture(scope="module")
-def host() -> Iterator[un.SandboxHost]:
-    with un.SandboxHost() as made:
-        yield made
 
 
 def test_root_without_capabilities_can_not_reach_the_agent(

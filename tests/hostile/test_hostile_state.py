@@ -39,12 +39,6 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return runtime / "usernsctl"
 
 
-@pytest.fixture(scope="module")
-def host() -> Iterator[un.SandboxHost]:
-    with un.SandboxHost() as made:
-        yield made
-
-
 @contextlib.contextmanager
 def victim(command: list[str] | None = None) -> Iterator[int]:
     """A process that nobody may harm; it says when it is what it is to be."""

@@ -9,7 +9,7 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,6 @@ SCRIPT = ["sh", "-c", "echo READY; read line; echo $line"]
 # then to start a sandbox and a command in it.
 CREATE_SECONDS = 1.2
 START_SECONDS = 0.6
-
-
-@pytest.fixture(scope="module")
-def host() -> Iterator[un.SandboxHost]:
-    with un.SandboxHost() as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

@@ -31,12 +31,6 @@ PYTHON = ["/usr/bin/python3", "-c"]
 
 
 @pytest.fixture(scope="module")
-def host() -> Iterator[un.SandboxHost]:
-    with un.SandboxHost() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
 def box(host: un.SandboxHost) -> Iterator[un.Sandbox]:
     with host.start(FOREVER) as made:
         # The first command has the agent started.

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,6 @@ from usernsctl.gvisor import oci, prepared
 PATIENCE = 20
 FOREVER = ["sleep", "1000"]
 CAPABILITIES = ["grep", "-E", "Cap|NoNewPrivs|Groups", "/proc/self/status"]
-
-
-@pytest.fixture(scope="module")
-def host() -> Iterator[un.SandboxHost]:
-    with un.SandboxHost() as made:
-        yield made
 
 
 @pytest.fixture(autouse=True)

@@ -58,12 +58,6 @@ BOMBS = {
 
 
 @pytest.fixture(scope="module")
-def host() -> Iterator[un.SandboxHost]:
-    with un.SandboxHost() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
 def box(host: un.SandboxHost) -> Iterator[un.Sandbox]:
     with host.start(FOREVER) as made:
         made.run(["true"])  # which starts an agent of its own, before anybody counts descriptors

@@ -8,7 +8,6 @@ import os
 import resource
 import select
 import signal
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,12 +26,6 @@ FOREVER = ["sleep", "1000"]
 # SETGID, SETUID, SYS_CHROOT, SYS_ADMIN, SETFCAP (linux/capability.h).
 NEEDED = sum(1 << number for number in (6, 7, 18, 21, 31))
 TRAP = ["sh", "-c", "trap 'exit 9' TERM; echo ready; while :; do sleep 0.05; done"]
-
-
-@pytest.fixture(scope="module")
-def host() -> Iterator[un.SandboxHost]:
-    with un.SandboxHost() as made:
-        yield made
 
 
 def test_a_command_runs_in_gvisor_with_its_own_streams(host: un.SandboxHost) -> None:

@@ -49,12 +49,6 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     assert left == []
 
 
-@pytest.fixture(scope="module")
-def host() -> Iterator[un.SandboxHost]:
-    with un.SandboxHost() as made:
-        yield made
-
-
 @pytest.fixture
 def init_collects() -> Iterator[None]:
     """Orphans are process 1's, as they mostly are, and not ours."""

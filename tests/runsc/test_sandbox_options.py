@@ -32,12 +32,6 @@ def state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     return path
 
 
-@pytest.fixture(scope="module")
-def host() -> Iterator[un.SandboxHost]:
-    with un.SandboxHost() as made:
-        yield made
-
-
 def shown(host: un.SandboxHost, script: str, **options: Any) -> str:
     """What a script prints in a sandbox of a host."""
     with host.start(["sh", "-c", script], stdout=un.PIPE, **options) as box:

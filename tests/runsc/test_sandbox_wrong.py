@@ -24,12 +24,6 @@ FOREVER = ["sleep", "1000"]
 
 
 @pytest.fixture(scope="module")
-def host() -> Iterator[un.SandboxHost]:
-    with un.SandboxHost() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
 def box(host: un.SandboxHost) -> Iterator[un.Sandbox]:
     with host.start(FOREVER) as made:
         # The first command has the agent started, whose connection stays.

@@ -36,12 +36,6 @@ sys.exit(7)
 
 
 @pytest.fixture(scope="module")
-def host() -> Iterator[un.SandboxHost]:
-    with un.SandboxHost() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
 def echo(host: un.SandboxHost) -> Iterator[un.Template]:
     with host.template([*PYTHON, ECHO], ready="READY", env={"NAME": "x"}, cwd="/usr") as made:
         yield made
@@ -311,11 +305,14 @@ def test_an_agent_that_has_lost_its_connection_is_replaced(tmp_path: Path, detac
     runsc = tmp_path / "runsc"
     runsc.write_text(LOSES)
     runsc.chmod(0o755)
-    with un.SandboxHost(runsc=runsc) as host, host.template() as made:
-        with made.start(detach=detach) as box:
-            assert box.check_output(["cat"], input=b"word", timeout=PATIENCE) == b"word"
-            assert box.check_output(["echo", "again"], timeout=PATIENCE) == b"again\n"
-            assert box.poll() is None
+    with (
+        un.SandboxHost(runsc=runsc) as host,
+        host.template() as made,
+        made.start(detach=detach) as box,
+    ):
+        assert box.check_output(["cat"], input=b"word", timeout=PATIENCE) == b"word"
+        assert box.check_output(["echo", "again"], timeout=PATIENCE) == b"again\n"
+        assert box.poll() is None
 
 
 # Mistakes, and ends.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,6 @@ from conftest import open_descriptors
 import usernsctl as un
 
 SCRIPT = ["sh", "-c", "echo READY; read line; echo $line $NAME; cat /etc/hostname 2>/dev/null"]
-
-
-@pytest.fixture(scope="module")
-def host() -> Iterator[un.SandboxHost]:
-    with un.SandboxHost() as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,5 @@
 #include "programs/probe/within.h"
+#include "base/clock.h"
 #include "sys/process.h"
 
 #include <errno.h>
@@ -19,17 +20,10 @@
 /* After so long it is looked again whether there are more to be killed. */
 #define SLICE_MS 20
 
-static int64_t now_ms(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
 /* Waits for a SIGCHLD, which is blocked, but not past `until`. */
 static void wait_for_change(const sigset_t *signals, int64_t until)
 {
-    int64_t left = until - now_ms();
+    int64_t left = until - un_now_ms();
     if (left <= 0)
         return;
     const struct timespec most = {.tv_sec = left / 1000, .tv_nsec = left % 1000 * 1000000};
@@ -77,11 +71,11 @@ static bool collect(void)
  * first one is not collected yet, so that its group is its own. */
 static void end_all(pid_t first, const sigset_t *signals)
 {
-    int64_t until = now_ms() + GRACE_MS;
+    int64_t until = un_now_ms() + GRACE_MS;
     if (!kill_children())
         kill(-first, SIGKILL);
-    while (!collect() && now_ms() < until) {
-        wait_for_change(signals, now_ms() + SLICE_MS);
+    while (!collect() && un_now_ms() < until) {
+        wait_for_change(signals, un_now_ms() + SLICE_MS);
         kill_children();
     }
 }
@@ -94,7 +88,7 @@ static int wait_for(pid_t child, const sigset_t *signals, int64_t until)
         how.si_pid = 0;
         if (!waitid(P_PID, (id_t)child, &how, WEXITED | WNOHANG | WNOWAIT) && how.si_pid)
             return how.si_code == CLD_EXITED ? how.si_status : 128 + how.si_status;
-        if (now_ms() >= until)
+        if (un_now_ms() >= until)
             return UN_PROBE_LATE;
         wait_for_change(signals, until);
     }
@@ -102,7 +96,7 @@ static int wait_for(pid_t child, const sigset_t *signals, int64_t until)
 
 int run_within(uint64_t most)
 {
-    int64_t until = now_ms() + (int64_t)most;
+    int64_t until = un_now_ms() + (int64_t)most;
     sigset_t signals, before;
     sigemptyset(&signals);
     sigaddset(&signals, SIGCHLD);
