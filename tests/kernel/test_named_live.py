@@ -225,11 +225,11 @@ def test_ns_exec_passes_on_a_signal_that_comes_while_the_command_starts() -> Non
     script = (
         "import os, signal, sys\n"
         "import usernsctl as un\n"
-        "from usernsctl.cli import ns\n"
+        "from usernsctl.cli import waiting\n"
         "def start():\n"
         "    os.kill(os.getpid(), signal.SIGUSR1)\n"
         "    return un.Popen(['sleep', '60'])\n"
-        "sys.exit(ns._exit_status(start))\n"
+        "sys.exit(waiting.exit_status(start))\n"
     )
     done = subprocess.run([sys.executable, "-c", script], timeout=PATIENCE)
     assert done.returncode == 128 + signal.SIGUSR1

@@ -134,9 +134,9 @@ def test_helpers_are_not_looked_for_along_path(
     done = prelude("--launch", launch, "--", "/bin/true", env={"PATH": str(traps)})
     assert len(config_of(done)["uid"]) > 0
     assert not (tmp_path / "mark").exists()
-    # A check of the attack: elsewhere these are the ones that are found, and not good enough.
-    done = prelude("-r", "--map-auto", "--", "true", env={"PATH": str(traps)})
-    assert os.geteuid() == 0 or "[helper-not-setuid]" in done.stderr
+    # A check of the attack: elsewhere these are the ones that are found.
+    prelude("-r", "--map-auto", "--", "true", env={"PATH": str(traps)})
+    assert os.geteuid() == 0 or (tmp_path / "mark").exists()
 
 
 @pytest.mark.parametrize("limit", [5, 8, 10, 12])
