@@ -33,6 +33,8 @@ class Environment:
     :ivar status: what the command ends with where it works.
     :ivar sometimes: whether it depends on who is faster: then it may work, too.
     :ivar tried: which of COMMANDS are.
+    :ivar apart: whether each command is tried in one of its own: the kernel counts a namespace for
+        some time after its last process has ended.
     :ivar killed: the signal that ends `usernsctl run` itself, where nothing can keep it from that.
     :ivar silent: whether nothing can be said, so that only the status tells.
     :ivar quiet: whether output can't be had, so that only the status tells.
@@ -54,6 +56,7 @@ class Environment:
     status: int = 0
     sometimes: bool = False
     tried: Sequence[str] = COMMANDS
+    apart: bool = False
     killed: int = 0
     silent: bool = False
     within: int | None = None
@@ -400,6 +403,7 @@ for most in range(11):
         root=[w.ranges(w.RANGE_INSIDE), w.container({"max_user_namespaces": most})],
         both="max-user-namespaces" if most < 3 else None,
         range_="max-user-namespaces" if most < 1 else None,
+        apart=True,
     )
 for kind, cause in {
     "net": "max-net-namespaces",
