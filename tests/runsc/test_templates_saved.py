@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,19 @@ def test_an_agent_is_saved_too(host: un.SandboxHost, tmp_path: Path) -> None:
         made.save(tmp_path / "saved")
     with un.Template.load(tmp_path / "saved") as found, found.start() as box:
         assert box.check_output(["ls", "/tmp"]) == b"file\n"
+
+
+def test_it_is_saved_whole_by_several_threads_at_once(host: un.SandboxHost, tmp_path: Path) -> None:
+    with host.template() as made:
+        made.save(tmp_path / "alone")
+        names = set(os.listdir(tmp_path / "alone"))
+
+        def save(number: int) -> bool:
+            made.save(tmp_path / str(number))
+            return set(os.listdir(tmp_path / str(number))) == names
+
+        with ThreadPoolExecutor(4) as threads:
+            assert all(threads.map(save, range(100)))
 
 
 def test_nothing_is_saved_over_something(host: un.SandboxHost, tmp_path: Path) -> None:
