@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import pickle
+import shutil
 import signal
 import sys
 import threading
@@ -394,3 +395,18 @@ def test_an_own_runsc_that_was_changed_is_told(echo: un.Template, tmp_path: Path
         with pytest.raises(un.RunscError, match="another build") as caught:
             other.check_runsc(parts.host.prepared.runsc)
         assert caught.value.cause == "template-outdated"
+
+
+def test_a_runsc_that_is_gone_is_told(tmp_path: Path) -> None:
+    """As between the two steps of an upgrade."""
+    own = tmp_path / "runsc"
+    shutil.copy(gvisor.path(), own)
+    with un.SandboxHost(runsc=own) as host, host.template([*PYTHON, ECHO], ready="READY") as made:
+        made.save(tmp_path / "saved")
+        own.unlink()
+        with pytest.raises(un.RunscError) as caught:
+            made.start()
+        assert caught.value.cause == "runsc-missing"
+        with pytest.raises(un.RunscError) as caught:
+            un.Template.load(tmp_path / "saved", host=host)
+        assert caught.value.cause == "runsc-missing"
