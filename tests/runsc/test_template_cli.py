@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 from collections.abc import Callable
@@ -90,6 +91,16 @@ def test_what_is_outdated_names_the_command_that_makes_it_anew(template: Any, da
     assert remedy.replace("--env=", "--env ") in done.stderr or remedy in done.stderr
     assert "'a b'" in done.stderr
     assert "secret" not in done.stderr
+
+
+def test_the_command_that_makes_it_anew_has_all_words_of_the_command(
+    template: Any, data: Path
+) -> None:
+    words = ["--", "sh", "-c", SCRIPT, "--replace", "--"]
+    assert template("create", "one", "--replace", "--ready", "READY", *words).returncode == 0
+    remedy = json.loads((data / "one" / "template.json").read_text())["remedy"]
+    expected = ["create", "--replace", "one", "--ready", "READY", *words]
+    assert shlex.split(remedy) == ["usernsctl", "template", *expected]
 
 
 def test_python_programs(template: Any) -> None:

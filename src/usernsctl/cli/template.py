@@ -95,8 +95,7 @@ def create(context: click.Context, /, name: str, replace: bool, **given: Any) ->
         "user": request.user,
         "timeout": own["timeout"],
     }
-    words = [word for word in context.obj if word != "--replace"]
-    remedy = remedy_of(["--replace", *words], ("template", "create"))
+    remedy = remedy_of(["--replace", *_without_replace(context.obj)], ("template", "create"))
     with SandboxHost(**record.host_arguments(request)) as host:
 
         def make() -> Template:
@@ -107,6 +106,12 @@ def create(context: click.Context, /, name: str, replace: bool, **given: Any) ->
 
         with make() as template:
             store.keep(template, name, replace=replace, remedy=remedy)
+
+
+def _without_replace(words: list[str]) -> list[str]:
+    """The words of a call without an option of ours: what follows ``--`` is the command's."""
+    end = words.index("--") if "--" in words else len(words)
+    return [*(word for word in words[:end] if word != "--replace"), *words[end:]]
 
 
 def _check(given: dict[str, Any], own: dict[str, Any]) -> None:
