@@ -135,6 +135,23 @@ def test_what_was_left_half_done_is_removed(template: Any, data: Path) -> None:
     assert os.listdir(data) == ["one"]
 
 
+def test_what_is_none_of_ours_is_left_alone(template: Any, data: Path) -> None:
+    """As network filesystems and file managers leave files in any directory."""
+    create(template, "one")
+    (data / ".file").touch()
+    (data / ".link").symlink_to(data)
+    (data / "two").touch()
+    listed = template("list")
+    assert (listed.returncode, listed.stderr) == (0, "")
+    assert listed.stdout.splitlines()[1].startswith("one")
+    assert template("run", "one", input="line\n").returncode == 5
+    done = template("remove", "two")
+    assert done.returncode == 125
+    assert f"rm -r {data / 'two'}" in done.stderr
+    assert template("remove", "one").returncode == 0
+    assert sorted(os.listdir(data)) == [".file", ".link", "two"]
+
+
 def test_a_damaged_one_is_listed_and_removed(template: Any, data: Path) -> None:
     create(template, "one")
     (data / "one" / "template.json").write_text("{")
