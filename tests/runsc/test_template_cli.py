@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gvisor
 import pytest
 from conftest import EXIT_SECONDS
 from processes import wait_until_gone
@@ -125,6 +126,23 @@ def test_signals_are_passed_on(template: Any, usernsctl: Any) -> None:
         assert process.stdout.readline() == b"up\n"
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE) == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_start_that_hangs_is_given_up_if_that_is_wanted(
+    template: Any, usernsctl: Any, stand_in: Any, tmp_path: Path, number: int
+) -> None:
+    real = gvisor.path()
+    told, word = tmp_path / "told", f"10{os.getpid()}"
+    os.mkfifo(told)
+    restore = f"*' restore '*) echo >{told}; exec sleep {word}"
+    stand_in(f'#!/bin/sh\ncase "$*" in {restore};; *) exec {real} "$@";; esac\n')
+    create(template, "one")
+    with subprocess.Popen([usernsctl.path, "template", "run", "one"]) as process:
+        told.read_text()
+        process.send_signal(number)
+        assert process.wait(PATIENCE) == 128 + number
+    assert wait_until_gone(f"sleep {word}", EXIT_SECONDS) == []
 
 
 def test_what_was_left_half_done_is_removed(template: Any, data: Path) -> None:

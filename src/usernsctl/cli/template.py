@@ -201,7 +201,7 @@ def run_(name: str, settings: tuple[str, ...], cwd: str | None, args: tuple[str,
 
 def _wait(start: Callable[[], Sandbox]) -> int:
     with contextlib.ExitStack() as boxes:
-        return exit_status(lambda: boxes.enter_context(start()))
+        return exit_status(lambda: boxes.enter_context(start()), may_be_long=True)
 
 
 @template_group.command("remove")
