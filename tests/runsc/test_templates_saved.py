@@ -115,6 +115,16 @@ def test_it_is_saved_whole_by_several_threads_at_once(host: un.SandboxHost, tmp_
             assert all(threads.map(save, range(100)))
 
 
+def test_nothing_is_saved_that_could_not_be_loaded(host: un.SandboxHost, tmp_path: Path) -> None:
+    # In JSON, each character of these is six.
+    env = {f"NAME{number}": "\1" * 100_000 for number in range(8)}
+    with host.template(env=env) as made:
+        with pytest.raises(un.NamespaceError, match="and may have") as caught:
+            made.save(tmp_path / "large")
+        assert caught.value.remedy is not None
+    assert os.listdir(tmp_path / "large") == []
+
+
 def test_nothing_is_saved_over_something(host: un.SandboxHost, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "open").mkdir(mode=0o755)
