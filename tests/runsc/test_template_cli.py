@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable
@@ -15,6 +16,9 @@ import gvisor
 import pytest
 from conftest import EXIT_SECONDS
 from processes import wait_until_gone
+
+import usernsctl as un
+from usernsctl.gvisor.template import store
 
 SCRIPT = "echo READY; read line; echo $line $WORD; echo err >&2; exit 5"
 PATIENCE = 60
@@ -79,6 +83,24 @@ def test_one_takes_the_place_of_another_if_that_is_said(template: Any, data: Pat
     assert template("create", "one", "--replace", *again).returncode == 0
     assert template("run", "one", input="\n").stdout == "new\n"
     assert os.listdir(data) == ["one"]
+
+
+def test_an_interrupt_leaves_the_one_or_the_other(
+    host: un.SandboxHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: Any, **options: Any) -> None:
+        remove(*args, **options)
+        raise KeyboardInterrupt
+
+    with host.template() as made:
+        store.keep(made, "one", replace=True)
+        remove = shutil.rmtree
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(shutil, "rmtree", interrupted)
+            store.keep(made, "one", replace=True)
+    assert [(one.name, one.kind) for one in store.list_all()] == [("one", "agent")]
+    with un.Template.load(store.path_of("one"), host=host) as found, found.start() as box:
+        assert box.run(["true"]).returncode == 0
 
 
 def test_what_is_outdated_names_the_command_that_makes_it_anew(template: Any, data: Path) -> None:

@@ -87,11 +87,15 @@ def keep(template: Template, name: str, *, replace: bool, remedy: str | None = N
         # A name that nobody can ask for. If this process is killed, the next one removes it.
         temporary = f".{name}"
         template.save(f"{top.path}/{temporary}", remedy=remedy)
+        # Whoever is killed while it removes the one has the other.
+        before = f".{name}~"
         if replace:
-            _remove(top, name)
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(name, before, src_dir_fd=top.fd, dst_dir_fd=top.fd)
         else:
             check_free(name)
         os.rename(temporary, name, src_dir_fd=top.fd, dst_dir_fd=top.fd)
+        _remove(top, before)
 
 
 def kind_of(path: str) -> str:
@@ -178,7 +182,7 @@ def _locked(*, make: bool = False) -> Iterator[Directory]:
         try:
             for name in os.listdir(top.fd):
                 # What else may be there is not of our making.
-                if name.startswith(".") and re.fullmatch(NAME, name[1:]):
+                if re.fullmatch(rf"\.{NAME}~?", name):
                     with contextlib.suppress(RunscError):
                         _remove(top, name)
             yield top
