@@ -212,6 +212,18 @@ def test_one_that_is_never_ready_is_ended_in_time(host: un.SandboxHost, ready: s
     assert wait_until_gone(f"sleep {word}", EXIT_SECONDS) == []
 
 
+def test_what_takes_too_long_to_save_is_ended_in_time(stand_in: Any) -> None:
+    begin = time.monotonic()
+    word, real = f"11{os.getpid()}", gvisor.path()
+    case = f"case \"$*\" in *' checkpoint '*) exec sleep {word};; esac"
+    stand_in(f'#!/bin/sh\n{case}\nexec {real} "$@"\n')
+    with un.SandboxHost() as host, pytest.raises(un.TimeoutExpired) as caught:
+        host.template(["sleep", word], ready=lambda box: None, timeout=3)
+    assert (caught.value.cmd, caught.value.timeout) == (("sleep", word), 3)
+    assert time.monotonic() - begin < PATIENCE
+    assert wait_until_gone(f"sleep {word}", EXIT_SECONDS) == []
+
+
 def test_what_is_called_may_fail(host: un.SandboxHost) -> None:
     def fail(box: un.Sandbox) -> None:
         raise LookupError(box.args[0])
