@@ -95,9 +95,10 @@ def test_an_interrupt_leaves_the_one_or_the_other(
     with host.template() as made:
         store.keep(made, "one", replace=True)
         remove = shutil.rmtree
-        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-            patched.setattr(shutil, "rmtree", interrupted)
+        monkeypatch.setattr(shutil, "rmtree", interrupted)
+        with pytest.raises(KeyboardInterrupt):
             store.keep(made, "one", replace=True)
+        monkeypatch.setattr(shutil, "rmtree", remove)
     assert [(one.name, one.kind) for one in store.list_all()] == [("one", "agent")]
     with un.Template.load(store.path_of("one"), host=host) as found, found.start() as box:
         assert box.run(["true"]).returncode == 0
