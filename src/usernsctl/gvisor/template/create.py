@@ -162,9 +162,7 @@ def _checkpoint(box: TemplateSandbox, image: Image, deadline: float) -> None:
         time.sleep(_LOOK_SECONDS)
 
 
-def _checkpoint_once(
-    box: TemplateSandbox, image: Image, deadline: float
-) -> tuple[int, str | None]:
+def _checkpoint_once(box: TemplateSandbox, image: Image, deadline: float) -> tuple[int, str | None]:
     """Have runsc save a sandbox; its exit status, and what it says."""
     with open(os.memfd_create("errors", os.MFD_CLOEXEC), "wb") as errors:
         log = [f"--log=/proc/self/fd/{errors.fileno()}", "--log-format=json"]
