@@ -185,6 +185,7 @@ def test_what_is_none_of_ours_is_left_alone(template: Any, data: Path) -> None:
     listed = template("list")
     assert (listed.returncode, listed.stderr) == (0, "")
     assert listed.stdout.splitlines()[1].startswith("one")
+    assert listed.stdout.splitlines()[2].split() == ["two", "damaged", "0.0M", "-"]
     assert template("run", "one", input="line\n").returncode == 5
     done = template("remove", "two")
     assert done.returncode == 125

@@ -154,7 +154,7 @@ def list_(as_json: bool) -> None:
         # The text that an interpreter is given is ours.
         args = one.args[:1] if one.kind == "python" else one.args
         size = f"{one.size / (1 << 20):.1f}M"
-        age = f"{int(time.time() - one.created)}s"
+        age = f"{int(time.time() - one.created)}s" if one.created else "-"
         table.append((one.name, one.kind or "damaged", size, age, " ".join(args)))
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for row in table:
