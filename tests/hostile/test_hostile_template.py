@@ -221,6 +221,24 @@ def test_an_interpreter_that_lies_is_told_or_changes_nothing(
         tally.succeeded("descriptors are left")
 
 
+@pytest.mark.parametrize("script", ["exec sleep 1000", "exec yes", "printf '\\377\\n'"])
+def test_a_cat_that_is_none_has_no_template_wait_longer(
+    tally: Tally, tmp_path: Path, script: str
+) -> None:
+    """Whatever the root filesystem has by that name is executed to learn of ports."""
+    (tmp_path / "cat").write_text(f"#!/bin/sh\n{script}\n")
+    (tmp_path / "cat").chmod(0o755)
+    env = {"PATH": "/mnt/evil:/usr/bin:/bin"}
+    tally.tried()
+    with un.SandboxHost(binds=[un.Bind.shown(str(tmp_path), "/mnt/evil")]) as host:
+        before = open_descriptors()
+        with pytest.raises((un.TimeoutExpired, un.RunscError)) as caught:
+            host.template(["sleep", "1000"], ready="port:8080", timeout=3, env=env)
+        if isinstance(caught.value, un.RunscError):
+            assert caught.value.cause == "template-not-ready"
+        assert open_descriptors() == before
+
+
 # Whoever makes it is killed.
 
 

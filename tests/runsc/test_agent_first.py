@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import signal
+import stat
 import time
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,26 @@ def test_a_bundle_s_own_command_is_left_out(tmp_path: Path) -> None:
             assert box.poll() is None
         with host.start() as box:
             assert box.wait(PATIENCE) == 1
+
+
+@pytest.mark.parametrize("kind", ["fifo", "link to a file", "link to nothing", "socket"])
+def test_what_is_in_its_place_is_refused_at_once(tmp_path: Path, kind: str) -> None:
+    """A root filesystem comes from somebody else: for a FIFO, runsc would wait for ever."""
+    rootfs = tmp_path / "rootfs"
+    (rootfs / "bin").mkdir(parents=True)
+    (rootfs / "bin" / "sh").touch(mode=0o755)
+    place = rootfs / ".usernsctl-agent"
+    if kind == "fifo":
+        os.mkfifo(place)
+    elif kind == "socket":
+        os.mknod(place, stat.S_IFSOCK | 0o755)
+    else:
+        place.symlink_to("/bin/sh" if kind == "link to a file" else "/missing/file")
+    before = open_descriptors()
+    with pytest.raises(un.BundleError, match="no regular file") as caught:
+        un.SandboxHost(rootfs=str(rootfs))
+    assert caught.value.remedy == "remove it from the root filesystem"
+    assert open_descriptors() == before
 
 
 def test_a_host_from_before_an_upgrade_says_so(

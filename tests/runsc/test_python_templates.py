@@ -17,6 +17,7 @@ import usernsctl as un
 
 PATIENCE = 60
 PYTHON = "/usr/bin/python3"
+PRELOAD = ["random", "json.tool", "multiprocessing"]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def host(shown: Path) -> Iterator[un.SandboxHost]:
 @pytest.fixture(scope="module")
 def template(host: un.SandboxHost) -> Iterator[un.PythonTemplate]:
     code = "import random, decimal; random.random(); decimal.loaded = 'by code'"
-    with host.python_template(preload=["random", "json.tool"], code=code, env={"A": "1"}) as made:
+    with host.python_template(preload=PRELOAD, code=code, env={"A": "1"}) as made:
         yield made
 
 
@@ -125,7 +126,11 @@ def test_streams_of_all_kinds(template: un.PythonTemplate, tmp_path: Path) -> No
 
 
 def test_nothing_random_is_the_same_twice(template: un.PythonTemplate) -> None:
-    code = "import random, tempfile, uuid; print(random.random(), tempfile.mktemp(), uuid.uuid4())"
+    code = """
+import multiprocessing, random, tempfile, uuid
+key = multiprocessing.current_process().authkey
+print(random.random(), tempfile.mktemp(), uuid.uuid4(), bytes(key).hex())
+"""
     found = [ended(template, "-c", code)[1].split() for _ in range(2)]
     assert all(one != other for one, other in zip(*found, strict=True))
 

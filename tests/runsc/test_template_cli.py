@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gvisor
 import pytest
 from conftest import EXIT_SECONDS
 from processes import wait_until_gone
+
+import usernsctl as un
+from usernsctl.gvisor.template import store
 
 SCRIPT = "echo READY; read line; echo $line $WORD; echo err >&2; exit 5"
 PATIENCE = 60
@@ -79,6 +85,25 @@ def test_one_takes_the_place_of_another_if_that_is_said(template: Any, data: Pat
     assert os.listdir(data) == ["one"]
 
 
+def test_an_interrupt_leaves_the_one_or_the_other(
+    host: un.SandboxHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: Any, **options: Any) -> None:
+        remove(*args, **options)
+        raise KeyboardInterrupt
+
+    with host.template() as made:
+        store.keep(made, "one", replace=True)
+        remove = shutil.rmtree
+        monkeypatch.setattr(shutil, "rmtree", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            store.keep(made, "one", replace=True)
+        monkeypatch.setattr(shutil, "rmtree", remove)
+    assert [(one.name, one.kind) for one in store.list_all()] == [("one", "agent")]
+    with un.Template.load(store.path_of("one"), host=host) as found, found.start() as box:
+        assert box.run(["true"]).returncode == 0
+
+
 def test_what_is_outdated_names_the_command_that_makes_it_anew(template: Any, data: Path) -> None:
     create(template, "one", "--env", "WORD=secret", "--hostname", "a b")
     record = data / "one" / "template.json"
@@ -90,6 +115,16 @@ def test_what_is_outdated_names_the_command_that_makes_it_anew(template: Any, da
     assert remedy.replace("--env=", "--env ") in done.stderr or remedy in done.stderr
     assert "'a b'" in done.stderr
     assert "secret" not in done.stderr
+
+
+def test_the_command_that_makes_it_anew_has_all_words_of_the_command(
+    template: Any, data: Path
+) -> None:
+    words = ["--", "sh", "-c", SCRIPT, "--replace", "--"]
+    assert template("create", "one", "--replace", "--ready", "READY", *words).returncode == 0
+    remedy = json.loads((data / "one" / "template.json").read_text())["remedy"]
+    expected = ["create", "--replace", "one", "--ready", "READY", *words]
+    assert shlex.split(remedy) == ["usernsctl", "template", *expected]
 
 
 def test_python_programs(template: Any) -> None:
@@ -116,12 +151,47 @@ def test_signals_are_passed_on(template: Any, usernsctl: Any) -> None:
         assert process.wait(PATIENCE) == 128 + signal.SIGTERM
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_start_that_hangs_is_given_up_if_that_is_wanted(
+    template: Any, usernsctl: Any, stand_in: Any, tmp_path: Path, number: int
+) -> None:
+    real = gvisor.path()
+    told, word = tmp_path / "told", f"10{os.getpid()}"
+    os.mkfifo(told)
+    restore = f"*' restore '*) echo >{told}; exec sleep {word}"
+    stand_in(f'#!/bin/sh\ncase "$*" in {restore};; *) exec {real} "$@";; esac\n')
+    create(template, "one")
+    with subprocess.Popen([usernsctl.path, "template", "run", "one"]) as process:
+        told.read_text()
+        process.send_signal(number)
+        assert process.wait(PATIENCE) == 128 + number
+    assert wait_until_gone(f"sleep {word}", EXIT_SECONDS) == []
+
+
 def test_what_was_left_half_done_is_removed(template: Any, data: Path) -> None:
     create(template, "one")
     (data / ".two").mkdir(mode=0o700)
     (data / ".two" / "pages.img").touch()
     assert template("list").stdout.count("\n") == 2
     assert os.listdir(data) == ["one"]
+
+
+def test_what_is_none_of_ours_is_left_alone(template: Any, data: Path) -> None:
+    """As network filesystems and file managers leave files in any directory."""
+    create(template, "one")
+    (data / ".file").touch()
+    (data / ".link").symlink_to(data)
+    (data / "two").touch()
+    listed = template("list")
+    assert (listed.returncode, listed.stderr) == (0, "")
+    assert listed.stdout.splitlines()[1].startswith("one")
+    assert listed.stdout.splitlines()[2].split() == ["two", "damaged", "0.0M", "-"]
+    assert template("run", "one", input="line\n").returncode == 5
+    done = template("remove", "two")
+    assert done.returncode == 125
+    assert f"rm -r {data / 'two'}" in done.stderr
+    assert template("remove", "one").returncode == 0
+    assert sorted(os.listdir(data)) == [".file", ".link", "two"]
 
 
 def test_a_damaged_one_is_listed_and_removed(template: Any, data: Path) -> None:

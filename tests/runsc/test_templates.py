@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import pickle
+import shutil
 import signal
 import sys
 import threading
@@ -211,6 +212,18 @@ def test_one_that_is_never_ready_is_ended_in_time(host: un.SandboxHost, ready: s
     assert wait_until_gone(f"sleep {word}", EXIT_SECONDS) == []
 
 
+def test_what_takes_too_long_to_save_is_ended_in_time(stand_in: Any) -> None:
+    begin = time.monotonic()
+    word, real = f"11{os.getpid()}", gvisor.path()
+    case = f"case \"$*\" in *' checkpoint '*) exec sleep {word};; esac"
+    stand_in(f'#!/bin/sh\n{case}\nexec {real} "$@"\n')
+    with un.SandboxHost() as host, pytest.raises(un.TimeoutExpired) as caught:
+        host.template(["sleep", word], ready=lambda box: None, timeout=3)
+    assert (caught.value.cmd, caught.value.timeout) == (("sleep", word), 3)
+    assert time.monotonic() - begin < PATIENCE
+    assert wait_until_gone(f"sleep {word}", EXIT_SECONDS) == []
+
+
 def test_what_is_called_may_fail(host: un.SandboxHost) -> None:
     def fail(box: un.Sandbox) -> None:
         raise LookupError(box.args[0])
@@ -394,3 +407,18 @@ def test_an_own_runsc_that_was_changed_is_told(echo: un.Template, tmp_path: Path
         with pytest.raises(un.RunscError, match="another build") as caught:
             other.check_runsc(parts.host.prepared.runsc)
         assert caught.value.cause == "template-outdated"
+
+
+def test_a_runsc_that_is_gone_is_told(tmp_path: Path) -> None:
+    """As between the two steps of an upgrade."""
+    own = tmp_path / "runsc"
+    shutil.copy(gvisor.path(), own)
+    with un.SandboxHost(runsc=own) as host, host.template([*PYTHON, ECHO], ready="READY") as made:
+        made.save(tmp_path / "saved")
+        own.unlink()
+        with pytest.raises(un.RunscError) as caught:
+            made.start()
+        assert caught.value.cause == "runsc-missing"
+        with pytest.raises(un.RunscError) as caught:
+            un.Template.load(tmp_path / "saved", host=host)
+        assert caught.value.cause == "runsc-missing"

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,29 @@ def test_an_agent_is_saved_too(host: un.SandboxHost, tmp_path: Path) -> None:
         made.save(tmp_path / "saved")
     with un.Template.load(tmp_path / "saved") as found, found.start() as box:
         assert box.check_output(["ls", "/tmp"]) == b"file\n"
+
+
+def test_it_is_saved_whole_by_several_threads_at_once(host: un.SandboxHost, tmp_path: Path) -> None:
+    with host.template() as made:
+        made.save(tmp_path / "alone")
+        names = set(os.listdir(tmp_path / "alone"))
+
+        def save(number: int) -> bool:
+            made.save(tmp_path / str(number))
+            return set(os.listdir(tmp_path / str(number))) == names
+
+        with ThreadPoolExecutor(4) as threads:
+            assert all(threads.map(save, range(100)))
+
+
+def test_nothing_is_saved_that_could_not_be_loaded(host: un.SandboxHost, tmp_path: Path) -> None:
+    # In JSON, each character of these is six.
+    env = {f"NAME{number}": "\1" * 100_000 for number in range(8)}
+    with host.template(env=env) as made:
+        with pytest.raises(un.NamespaceError, match="and may have") as caught:
+            made.save(tmp_path / "large")
+        assert caught.value.remedy is not None
+    assert os.listdir(tmp_path / "large") == []
 
 
 def test_nothing_is_saved_over_something(host: un.SandboxHost, tmp_path: Path) -> None:

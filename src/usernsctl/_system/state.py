@@ -182,10 +182,19 @@ class Directory(Closing):
     def write(self, name: str, record: Any) -> None:
         """Write a record that there must not be yet.
 
-        :raises NamespaceError: it can't be written; there is no space, for example.
+        :raises NamespaceError: it can't be written; there is no space, for example. Or it is larger
+            than :meth:`read` reads.
         """
         import json
 
+        content = json.dumps(record)
+        if len(content) > _RECORD_MAX:
+            raise NamespaceError(
+                f"{self.path}/{name} would have {len(content)} bytes, and may have {_RECORD_MAX}",
+                step=_STEP,
+                filename=f"{self.path}/{name}",
+                remedy="let the command have fewer or shorter words and variables",
+            )
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with (
             reported(f"{self.path}/{name}"),
@@ -193,7 +202,7 @@ class Directory(Closing):
         ):
             try:
                 os.fchmod(file.fileno(), 0o600)
-                json.dump(record, file)
+                file.write(content)
                 file.flush()
             except BaseException:
                 os.unlink(name, dir_fd=self.fd)

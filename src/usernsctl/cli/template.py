@@ -95,8 +95,7 @@ def create(context: click.Context, /, name: str, replace: bool, **given: Any) ->
         "user": request.user,
         "timeout": own["timeout"],
     }
-    words = [word for word in context.obj if word != "--replace"]
-    remedy = remedy_of(["--replace", *words], ("template", "create"))
+    remedy = remedy_of(["--replace", *_without_replace(context.obj)], ("template", "create"))
     with SandboxHost(**record.host_arguments(request)) as host:
 
         def make() -> Template:
@@ -107,6 +106,12 @@ def create(context: click.Context, /, name: str, replace: bool, **given: Any) ->
 
         with make() as template:
             store.keep(template, name, replace=replace, remedy=remedy)
+
+
+def _without_replace(words: list[str]) -> list[str]:
+    """The words of a call without an option of ours: what follows ``--`` is the command's."""
+    end = words.index("--") if "--" in words else len(words)
+    return [*(word for word in words[:end] if word != "--replace"), *words[end:]]
 
 
 def _check(given: dict[str, Any], own: dict[str, Any]) -> None:
@@ -149,7 +154,7 @@ def list_(as_json: bool) -> None:
         # The text that an interpreter is given is ours.
         args = one.args[:1] if one.kind == "python" else one.args
         size = f"{one.size / (1 << 20):.1f}M"
-        age = f"{int(time.time() - one.created)}s"
+        age = f"{int(time.time() - one.created)}s" if one.created else "-"
         table.append((one.name, one.kind or "damaged", size, age, " ".join(args)))
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for row in table:
@@ -196,7 +201,7 @@ def run_(name: str, settings: tuple[str, ...], cwd: str | None, args: tuple[str,
 
 def _wait(start: Callable[[], Sandbox]) -> int:
     with contextlib.ExitStack() as boxes:
-        return exit_status(lambda: boxes.enter_context(start()))
+        return exit_status(lambda: boxes.enter_context(start()), may_be_long=True)
 
 
 @template_group.command("remove")

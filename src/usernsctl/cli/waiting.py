@@ -6,10 +6,8 @@ import signal
 from collections.abc import Callable
 from typing import Protocol
 
-_PASSED_ON = (
-    *(signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT),
-    *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH),
-)
+_ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
+_PASSED_ON = (*_ENDING, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
 
 
 class Started(Protocol):
@@ -22,14 +20,21 @@ class Started(Protocol):
         """Wait for its end; its exit status, or -N after signal N."""
 
 
-def exit_status(start: Callable[[], Started]) -> int:
-    """Start a command, wait for it, and pass our signals on to it; its exit status, or 128+N."""
+def exit_status(start: Callable[[], Started], *, may_be_long: bool = False) -> int:
+    """Start a command, wait for it, and pass our signals on to it; its exit status, or 128+N.
+
+    :param may_be_long: whether the start is given up if a signal comes meanwhile that ends
+        programs. If not, such a signal is the command's, too.
+    :raises SystemExit: it was given up, with 128+N.
+    """
     started: list[Started] = []
     early: list[int] = []
 
     def pass_on(number: int, frame: object) -> None:
         if started:
             started[0].send_signal(number)
+        elif may_be_long and number in _ENDING:
+            raise SystemExit(128 + number)
         else:
             early.append(number)
 

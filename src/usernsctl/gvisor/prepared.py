@@ -7,6 +7,7 @@ import copy
 import fcntl
 import os
 import socket
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NoReturn, Self, Unpack
 
@@ -16,7 +17,7 @@ from usernsctl._system.descriptors import Shared, receive
 from usernsctl._system.opened import Opened
 from usernsctl._system.state import state_directory
 from usernsctl.commands.popen import PIPE, CompletedProcess
-from usernsctl.errors import NamespaceError, UsernsError
+from usernsctl.errors import BundleError, NamespaceError, UsernsError
 from usernsctl.gvisor import checks, config, environment, oci, paths, runsc, view
 from usernsctl.gvisor.arguments import NamedHostOptions
 from usernsctl.gvisor.begun import Begun, BegunClosing
@@ -96,6 +97,8 @@ class PreparedNamespace:
                 self.namespace = joined or Namespace.create(request.idmap, mount=True)
                 undo.callback(self.namespace.close)
                 self.prepared, self.directory = _prepare(self.namespace, order)
+                undo.callback(os.close, self.directory)
+                _check_place_of_agent(self.prepared, self.directory)
             undo.pop_all()
         self._shared = Shared("the host", [self.directory])
 
@@ -451,6 +454,30 @@ def _prepare(namespace: Namespace, order: _Order) -> tuple[Prepared, int]:
         )
         kept = fcntl.fcntl(fds[0], fcntl.F_DUPFD_CLOEXEC, 3)
     return prepared, kept
+
+
+def _check_place_of_agent(prepared: Prepared, directory: int) -> None:
+    """Check what a root filesystem has where the agent is mounted.
+
+    runsc would wait for ever for whoever opens the other end of a FIFO, and a link would have the
+    agent cover another file.
+
+    :param directory: the one for the files of the sandboxes.
+    :raises BundleError: it is neither a regular file nor nothing.
+    """
+    is_file = any(inside == AGENT_INSIDE for _, inside in prepared.binds)
+    # Where we may not look, it can only be found out by mounting.
+    with contextlib.suppress(PermissionError, FileNotFoundError):
+        found = os.stat(f"../root{AGENT_INSIDE}", dir_fd=directory, follow_symlinks=False)
+        is_file = is_file and stat.S_ISREG(found.st_mode)
+    if not is_file:
+        raise BundleError(
+            f"{AGENT_INSIDE} in the root filesystem is no regular file, and the agent can't be "
+            "mounted there",
+            step="bind",
+            filename=AGENT_INSIDE,
+            remedy="remove it from the root filesystem",
+        )
 
 
 def _builder() -> str:

@@ -16,7 +16,7 @@ from usernsctl.commands.popen import run as run_command
 from usernsctl.errors import RunscError
 from usernsctl.gvisor import agent_wire as wire
 from usernsctl.gvisor import checks, logs
-from usernsctl.gvisor.agent import Agent, AgentGone, AgentLate, await_hello
+from usernsctl.gvisor.agent import Agent, AgentGone, AgentLate, await_hello, seconds_left
 from usernsctl.gvisor.agent_start import known_end
 from usernsctl.gvisor.prepared import HostBase, PreparedNamespace
 from usernsctl.gvisor.template import record
@@ -121,7 +121,7 @@ def create(host: HostBase, wanted: Wanted) -> tuple[TemplateRecord, Image]:
                     box.end_agent(deadline)
                 image = Image(prepared)
                 try:
-                    _checkpoint(box, image)
+                    _checkpoint(box, image, deadline)
                     made = _record(prepared, host, wanted, config, files)
                 except BaseException:
                     image.close()
@@ -142,16 +142,18 @@ def _config(prepared: PreparedNamespace, wanted: Wanted) -> dict[str, Any]:
     return found
 
 
-def _checkpoint(box: TemplateSandbox, image: Image) -> None:
+def _checkpoint(box: TemplateSandbox, image: Image, deadline: float) -> None:
     """Have runsc save a sandbox.
 
     Commands that an agent has started let go of their files a moment after their end is told.
 
+    :param deadline: until when, by the monotonic clock.
+    :raises TimeoutExpired: that took longer.
     :raises RunscError: it can't be saved, or has ended.
     """
     end = time.monotonic() + _GONE_SECONDS
     while True:
-        status, told = _checkpoint_once(box, image)
+        status, told = _checkpoint_once(box, image, deadline)
         if status == 0:
             return
         if told is None or _FILES_OPEN not in told or time.monotonic() > end:
@@ -160,7 +162,7 @@ def _checkpoint(box: TemplateSandbox, image: Image) -> None:
         time.sleep(_LOOK_SECONDS)
 
 
-def _checkpoint_once(box: TemplateSandbox, image: Image) -> tuple[int, str | None]:
+def _checkpoint_once(box: TemplateSandbox, image: Image, deadline: float) -> tuple[int, str | None]:
     """Have runsc save a sandbox; its exit status, and what it says."""
     with open(os.memfd_create("errors", os.MFD_CLOEXEC), "wb") as errors:
         log = [f"--log=/proc/self/fd/{errors.fileno()}", "--log-format=json"]
@@ -171,7 +173,7 @@ def _checkpoint_once(box: TemplateSandbox, image: Image) -> tuple[int, str | Non
         life = box.life
         with life.runsc(*log, *words) as (command, needed), known_end(life, box.id):
             fds = [*needed["pass_fds"], errors.fileno()]
-            needed = {**needed, "pass_fds": fds}
+            needed = {**needed, "pass_fds": fds, "timeout": seconds_left(deadline)}
             done = run_command(command, **needed, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL)
         return done.returncode, logs.own_failure(errors.fileno())
 

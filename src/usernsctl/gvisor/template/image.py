@@ -71,10 +71,12 @@ class Image:
         :param directory: a descriptor of it.
         :raises OSError: they can't be read or written.
         """
-        found = {}
-        for name in sorted(os.listdir(self._fd)):
-            found[name] = _copy(name, self._fd, directory)
-        return found
+        # One of our own: whoever lists the same at the same time would have a part of it.
+        own = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._fd)
+        try:
+            return {name: _copy(name, own, directory) for name in sorted(os.listdir(own))}
+        finally:
+            os.close(own)
 
     def load(self, directory: int, path: str, sums: Sums) -> None:
         """Copy the files of a saved image from a directory, and see that they are whole.

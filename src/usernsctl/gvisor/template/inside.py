@@ -209,6 +209,8 @@ def _renew() -> None:
         modules["numpy.random"].seed()
     if "ssl" in modules:
         modules["ssl"].RAND_add(os.urandom(64), 64.0)
+    if "multiprocessing.process" in modules:
+        modules["multiprocessing.process"].current_process().authkey = os.urandom(32)
     for stream, is_line in ((sys.stdout, os.isatty(1)), (sys.stderr, True)):
         # The program's own may be another one.
         if hasattr(stream, "reconfigure"):

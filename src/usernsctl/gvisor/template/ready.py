@@ -11,12 +11,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from usernsctl._records import dataclass
-from usernsctl.commands.popen import PIPE, TimeoutExpired
+from usernsctl._system.descriptors import wait_readable
+from usernsctl.commands.popen import DEVNULL, PIPE, TimeoutExpired
 from usernsctl.errors import CommandError, CommandNotADirectoryError, CommandNotFoundError
+from usernsctl.gvisor.agent import seconds_left
 from usernsctl.gvisor.decide import AGENT_INSIDE
 from usernsctl.gvisor.template.errors import not_ready
 
 if TYPE_CHECKING:
+    from usernsctl.gvisor.agent_popen import SandboxPopen
     from usernsctl.gvisor.sandbox import Sandbox
 
 # How often it is looked whether it is, in seconds.
@@ -26,7 +29,10 @@ _LOOK_SECONDS = 0.02
 _TAIL_BYTES = 1 << 16
 
 # A listening socket in /proc/net/tcp (proc(5)): the local port, and the state.
-_LISTENING = re.compile(r"^ *\d+: [0-9A-F]+:([0-9A-F]{4}) [0-9A-F]+:[0-9A-F]{4} 0A ", re.MULTILINE)
+_LISTENING = re.compile(rb"^ *\d+: [0-9A-F]+:([0-9A-F]{4}) [0-9A-F]+:[0-9A-F]{4} 0A ", re.MULTILINE)
+
+# More than there is of any sandbox's sockets.
+_SHOWN_MAX = 16 << 20
 
 #: What tells that a command is ready.
 AnyReady: TypeAlias = "str | Callable[[Sandbox], object]"
@@ -78,20 +84,22 @@ class Ready:
         if self.kind == "call":
             self.what(box)
         else:
-            while not self._is_reached(box, told):
+            while not self._is_reached(box, told, deadline):
                 if deadline is not None and time.monotonic() >= deadline:
                     raise TimeoutExpired(box.args, 0)
-                if box.poll() is not None and not self._is_reached(box, told):
+                if box.poll() is not None and not self._is_reached(box, told, deadline):
                     raise self._ended(box, told)
                 told.news.wait(_LOOK_SECONDS)
         if box.poll() is not None:
             raise self._ended(box, told)
 
-    def _is_reached(self, box: Sandbox, told: Told) -> bool:
+    def _is_reached(self, box: Sandbox, told: Told, deadline: float | None) -> bool:
         try:
             if self.kind == "line":
                 return told.has_line(os.fsencode(self.what))
-            return _has_file(box, self.what) if self.kind == "file" else _listens(box, self.what)
+            if self.kind == "file":
+                return _has_file(box, self.what)
+            return _listens(box, self.what, deadline)
         except CommandError:
             if box.poll() is None:
                 raise
@@ -114,16 +122,38 @@ def _has_file(box: Sandbox, path: str) -> bool:
     return True
 
 
-def _listens(box: Sandbox, port: int) -> bool:
+def _listens(box: Sandbox, port: int, deadline: float | None) -> bool:
     files = ["/proc/net/tcp", "/proc/net/tcp6"]
     try:
-        shown = box.run(["cat", *files], stdout=PIPE, stderr=PIPE, text=True).stdout
+        cat = box.popen(["cat", *files], stdout=PIPE, stderr=DEVNULL)
     except CommandNotFoundError as error:
         raise not_ready(
             "the ports that are listened on are read by cat(1), and the root filesystem has none",
             "let ready be a line, a file, or something to call",
         ) from error
+    with cat:
+        try:
+            shown = _read(cat, deadline)
+        finally:
+            cat.kill_tree()
     return any(int(found, 16) == port for found in _LISTENING.findall(shown))
+
+
+def _read(cat: SandboxPopen[bytes], deadline: float | None) -> bytes:
+    """What cat(1) writes: whatever the root filesystem has by that name, there is an end to it."""
+    assert cat.stdout is not None
+    fd, shown = cat.stdout.fileno(), bytearray()
+    while wait_readable(fd, timeout=seconds_left(deadline)):
+        data = os.read(fd, _TAIL_BYTES)
+        if not data:
+            return bytes(shown)
+        shown += data
+        if len(shown) > _SHOWN_MAX:
+            raise not_ready(
+                "cat(1) of the root filesystem shows no list of ports, but writes without an end",
+                "let ready be a line, a file, or something to call",
+            )
+    raise TimeoutExpired(cat.args, 0)
 
 
 class Told:

@@ -16,6 +16,7 @@ from usernsctl.gvisor.inherited import OF_COMMANDS
 from usernsctl.gvisor.oci import Rlimit
 from usernsctl.gvisor.releases import release_of
 from usernsctl.gvisor.request import Bind, Request
+from usernsctl.gvisor.runsc import find
 from usernsctl.gvisor.template.errors import outdated
 from usernsctl.gvisor.template.image import Sums, sums_from_json
 from usernsctl.gvisor.view import View, is_unknown
@@ -78,10 +79,16 @@ class TemplateRecord:
     def check_runsc(self, path: str) -> None:
         """See that a runsc is the one that has saved it.
 
-        :raises RunscError: it is another one (cause ``"template-outdated"``).
+        :raises RunscError: it is another one (cause ``"template-outdated"``), or there is none.
         """
         label, *rest = self.runsc
-        if _stat_of(path) != tuple(rest):
+        try:
+            found = _stat_of(path)
+        except OSError:
+            # It says what is wrong with it, unless it has come back meanwhile.
+            find({}, path)
+            found = _stat_of(path)
+        if found != tuple(rest):
             now = release_of(path).label
             other = f", which is {now} now" if now != label else ", another build of which is there"
             raise outdated(f"{path} was {label}{other}", self.remedy)

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 from usernsctl._records import dataclass
 from usernsctl._system.state import NAME, NAME_RULE, Directory, make_private
-from usernsctl.errors import RunscError, UsernsError
+from usernsctl.errors import NamespaceError, RunscError, UsernsError
 from usernsctl.gvisor.template import saved
-from usernsctl.gvisor.template.errors import STEP
+from usernsctl.gvisor.template.errors import STEP, damaged
 from usernsctl.gvisor.template.image import open_saved
 from usernsctl.gvisor.template.template import Template
 
@@ -87,11 +87,15 @@ def keep(template: Template, name: str, *, replace: bool, remedy: str | None = N
         # A name that nobody can ask for. If this process is killed, the next one removes it.
         temporary = f".{name}"
         template.save(f"{top.path}/{temporary}", remedy=remedy)
+        # Whoever is killed while it removes the one has the other.
+        before = f".{name}~"
         if replace:
-            _remove(top, name)
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(name, before, src_dir_fd=top.fd, dst_dir_fd=top.fd)
         else:
             check_free(name)
         os.rename(temporary, name, src_dir_fd=top.fd, dst_dir_fd=top.fd)
+        _remove(top, before)
 
 
 def kind_of(path: str) -> str:
@@ -141,10 +145,16 @@ def _look(top: Directory, name: str) -> Named:
 
 
 def _remove(top: Directory, name: str) -> bool:
+    """Remove what has this name; whether there was something.
+
+    :raises RunscError: it is none of ours.
+    """
     try:
         one = top.open(name)
     except FileNotFoundError:
         return False
+    except NamespaceError as error:
+        raise damaged(f"{top.path}/{name}", error.reason) from None
     with one:
         top.remove_tree(one, name)
     return True
@@ -171,8 +181,10 @@ def _locked(*, make: bool = False) -> Iterator[Directory]:
             raise RunscError(f"{path} is locked by another process", step=STEP, remedy="try again")
         try:
             for name in os.listdir(top.fd):
-                if name.startswith("."):
-                    _remove(top, name)
+                # What else may be there is not of our making.
+                if re.fullmatch(rf"\.{NAME}~?", name):
+                    with contextlib.suppress(RunscError):
+                        _remove(top, name)
             yield top
         finally:
             top.unlock()
