@@ -160,7 +160,12 @@ def _asked(report: Report, finding: Finding) -> str:
         return ""
     found = commands(report, finding.cause)
     # These are for the shell that starts the command: a script's own would forget them.
-    return "" if found.startswith("ulimit") else found
+    return "" if found.startswith("ulimit") or not _typed(found) else found
+
+
+def _typed(found: str) -> list[str]:
+    """Those of the lines that are commands."""
+    return [line for line in found.splitlines() if not line.startswith("#")]
 
 
 def _script_finding(finding: Finding, report: Report) -> Iterator[str]:
@@ -175,7 +180,7 @@ def _script_finding(finding: Finding, report: Report) -> Iterator[str]:
     yield from _comment(f"why: {finding.cause.why}")
     text = remedy(report, finding.cause, place(report))
     if asked := _asked(report, finding):
-        question = quoted(f"{title(finding)}. Type {'; '.join(asked.splitlines())}?")
+        question = quoted(f"{title(finding)}. Type {'; '.join(_typed(asked))}?")
         yield f"if ask {question}; then"
         yield from (f"    {line}" for line in asked.splitlines())
         yield "fi"
