@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,16 @@ def test_the_profile_of_this_machine_names_programs_that_are_there() -> None:
     assert len(paths) == len(set(paths)) > 3
     assert all(Path(path).is_file() and not Path(path).is_symlink() for path in paths)
     assert text.count("userns,") == len(paths)
+
+
+@pytest.mark.parametrize("name", ["a b", "a{b", 'a"b', "a\n}\nprofile other /** {\n  userns,"])
+def test_a_name_does_not_get_out_of_its_profile(tmp_path: Path, name: str) -> None:
+    runsc = tmp_path / name.replace("/", "")
+    runsc.write_text("")
+    without, text = profiles.host_profile(None), profiles.host_profile(str(runsc))
+    head, _, rest = text.removeprefix(without).partition(f' "{profiles._escaped(str(runsc))}" ')
+    assert re.fullmatch(r"\nprofile [A-Za-z0-9_.+-]+", head)
+    assert rest == "flags=(unconfined) {\n  userns,\n}\n"
 
 
 def test_a_path_is_no_pattern() -> None:
