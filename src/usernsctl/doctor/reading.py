@@ -482,16 +482,22 @@ def _user(tree: Tree, uid: int | None) -> str | None:
 
 def _free(tree: Tree) -> int | None:
     """Behind all ranges that anybody has: uids and gids get the same, as useradd(8) does it."""
-    first = RANGE_FIRST
-    for name in ("subuid", "subgid"):
-        for line in (tree.text(f"etc/{name}") or "").split("\n"):
-            words = line.split(":")
-            numbers = [_number(word) for word in words[1:]]
-            if len(numbers) == 2 and None not in numbers:
-                end = sum(filter(None, numbers))
-                # What goes past the last id there is grants nothing.
-                first = max(first, end) if end < 2**32 else first
-    return first if first + RANGE_COUNT < 2**32 else None
+    first, last = RANGE_FIRST, 2**32 - 1
+    for path in ("etc/subuid", "etc/subgid"):
+        text = tree.text(path)
+        if text is None and not tree.is_absent(path):
+            return None
+        for line in (text or "").split("\n"):
+            words = line.split(":")[1:]
+            start, count = map(_number, words) if len(words) == 2 else (None, None)
+            if start is None or count is None:
+                continue
+            # newuidmap grants what is left of one that goes past the last id there is.
+            if start + count < 2**32:
+                first = max(first, start + count)
+            else:
+                last = min(last, start)
+    return first if first + RANGE_COUNT <= last else None
 
 
 def _number(word: str) -> int | None:

@@ -49,6 +49,9 @@ def test_who_is_not_known_gets_the_words_of_the_catalogue() -> None:
         ("one: 0x20000: 010\n", "x:y:z\n:\n", 0x20008),
         ("one:4294967000:65536\n", "", 100000),
         ("one:4294960000:7000\n", "", None),
+        ("one:100000:4294967000\n", "", None),
+        ("one:165535:5000000000\n", "", None),
+        ("one:165536:5000000000\n", "", 100000),
     ],
 )
 def test_what_is_free_is_behind_all_that_is_granted(
@@ -58,6 +61,11 @@ def test_what_is_free_is_behind_all_that_is_granted(
     (tmp_path / "etc" / "subuid").write_text(subuid)
     (tmp_path / "etc" / "subgid").write_text(subgid)
     assert read_facts(str(tmp_path), {}).subordinate.free == free
+
+
+def test_nothing_is_known_to_be_free_where_the_ranges_can_not_be_read(tmp_path: Path) -> None:
+    (tmp_path / "etc" / "subgid").mkdir(parents=True)
+    assert read_facts(str(tmp_path), {}).subordinate.free is None
 
 
 def powerless(**changes: Any) -> str:
