@@ -1256,7 +1256,7 @@ const char un_text_causes[] =
     "\000"
     "runsc-not-executable" "\000"
     "There is a runsc, and this user may not execute it: its mode forbids it, or a directory on the way can't be searched, or the mount that it is on has noexec." "\000"
-    "chmod 755 \"$(command -v runsc || echo \"$USERNSCTL_RUNSC\")\"; findmnt -o TARGET,OPTIONS -T \"$(command -v runsc || echo \"$USERNSCTL_RUNSC\")\"    # must not say noexec" "\000"
+    "chmod 755 /usr/bin/runsc; findmnt -o TARGET,OPTIONS -T /usr/bin/runsc    # or where it is; must not say noexec" "\000"
     "\000"
     "runsc-ran-nothing" "\000"
     "runsc writes to its log how the command ended, as the last line. Here it ended without that line, so nothing shows that the command ran, whatever the exit status." "\000"
