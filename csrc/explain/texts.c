@@ -1167,7 +1167,7 @@ const char un_text_causes[] =
     "usernsctl doctor\012usernsctl bundle check DIR" "\000"
     "\000"
     "file-size-limit" "\000"
-    "gVisor keeps the memory of the sandbox in a file. RLIMIT_FSIZE lets no file grow beyond a few bytes." "\000"
+    "gVisor keeps the memory of the sandbox in a file. RLIMIT_FSIZE lets no file grow beyond that limit." "\000"
     "ulimit -f unlimited    # if that is refused, the hard limit is in /etc/security/limits.conf, or LimitFSIZE= of the service" "\000"
     "\000"
     "fuse-missing" "\000"
