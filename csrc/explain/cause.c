@@ -73,9 +73,8 @@ static const struct un_cause causes[] = {
      "apt-get install uidmap (elsewhere the package is called shadow-utils)"},
     {"helper-not-executable",
      "newuidmap or newgidmap is there, and this user may not execute it: its mode, a directory on "
-     "the "
-     "way, or a mount with noexec forbids it",
-     "chmod 4755 $(command -v newuidmap) $(command -v newgidmap)"},
+     "the way, or a mount with noexec forbids it",
+     "chmod 4755 /usr/bin/newuidmap /usr/bin/newgidmap"},
     {"helper-not-setuid",
      "newuidmap or newgidmap is not setuid root any more, as happens in images",
      "chmod u+s $(command -v newuidmap) $(command -v newgidmap)"},

@@ -104,20 +104,6 @@ static int no_range(int kind, const struct un_facts *facts, struct un_error *err
                    file, un_kinds[kind].name, facts->user, separator, notice);
 }
 
-/* What is in a map, so that it can be had again. */
-struct before {
-    uint32_t len;
-    struct un_extent last;
-};
-
-static struct before remember(const struct un_map *map)
-{
-    struct before before = {.len = map->len};
-    if (map->len)
-        before.last = map->extent[map->len - 1];
-    return before;
-}
-
 /* The kernel takes a map as text of less than a page. So many have room for sure. */
 static bool has_room(const struct un_map *map, size_t page_size)
 {
@@ -134,13 +120,12 @@ static int add_ranges(int kind, int fill, const struct un_facts *facts, struct u
     if (id->ranges.len == 0)
         return no_range(kind, facts, err);
     for (uint32_t i = 0; i < id->ranges.len; i++) {
-        struct before known = remember(map);
         if (add_range(id->ranges.range[i], fill, &next, &id->parent, map, clipped, err))
             return -1;
         if (has_room(map, facts->page_size))
             continue;
-        map->len = known.len;
-        map->extent[map->len - 1] = known.last;
+        while (map->len > before && !has_room(map, facts->page_size))
+            map->len--;
         break;
     }
     if (map->len == before && clipped->len)

@@ -61,9 +61,8 @@ def _escape(char: str) -> str:
 
 
 def _quoted_char(char: str) -> str:
-    if char in "\\'":
-        return f"\\{char}"
-    if char.isprintable():
+    # A shell that does not know $'...' takes it for '...', where only a quote could end it.
+    if char.isprintable() and char not in "\\'":
         return char
     # Three digits always, so that what follows is not taken for one more.
     return "".join(f"\\{byte:03o}" for byte in os.fsencode(char))

@@ -1,5 +1,6 @@
 #include "programs/probe/within.h"
 #include "base/clock.h"
+#include "base/procfile.h"
 #include "sys/process.h"
 
 #include <errno.h>
@@ -42,9 +43,12 @@ static void kill_one(pid_t pid)
     }
 }
 
-/* Kills all children. False: it can't be told who they are. */
+/* Kills all children. False: it can't be told who they are. A /proc of another PID namespace has
+ * numbers that are somebody else's here. */
 static bool kill_children(void)
 {
+    if (un_proc_status("/proc", "Pid:") != getpid())
+        return false;
     char text[4096], *at = text;
     int list = open("/proc/thread-self/children", O_RDONLY | O_CLOEXEC);
     ssize_t got = list < 0 ? -1 : read(list, text, sizeof text - 1);
@@ -53,7 +57,8 @@ static bool kill_children(void)
     if (got < 0)
         return false;
     text[got] = '\0';
-    for (long pid; (pid = strtol(at, &at, 10)) > 0;)
+    /* A blank follows each: else it is cut. */
+    for (long pid; (pid = strtol(at, &at, 10)) > 0 && *at == ' ';)
         kill_one((pid_t)pid);
     return true;
 }

@@ -140,6 +140,8 @@ class Helper:
     :ivar privileged: whether it is setuid root, or has file capabilities.
     :ivar script: whether it is one, which has no privilege itself, but may start what has.
     :ivar nosuid: the mount point that it is on, where neither counts; else ``None``.
+    :ivar system: it without symbolic links, if only root can put something else in its place, and
+        it is where systems have their programs; else ``None``.
     """
 
     path: str | None = None
@@ -150,6 +152,7 @@ class Helper:
     privileged: bool = False
     script: bool = False
     nosuid: str | None = None
+    system: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,6 +196,8 @@ class Runsc:
     """:ivar path: ``None`` where there is none that can be used; `cause` and `problem` say why.
 
     :ivar refused: the one that is there, but can't be used.
+    :ivar system: the one or the other without symbolic links, if it is called so, and only root can
+        put something else in its place; else ``None``.
     :ivar release: as it says itself, such as ``"release-20260817.0"``.
     :ivar age: in days; ``None`` where the release does not tell its day.
     """
@@ -203,6 +208,7 @@ class Runsc:
     cause: str | None = None
     problem: str | None = None
     refused: str | None = None
+    system: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -100,6 +100,19 @@ class Tree:
         real = os.path.realpath(self.path(path))
         return real.removeprefix(os.path.realpath(self._root or "/").rstrip("/")) or "/"
 
+    def is_roots(self, path: str) -> bool:
+        """Whether only root can put something else in the place of a path without links."""
+        while True:
+            try:
+                found = os.lstat(self.path(path))
+            except OSError:
+                return False
+            if found.st_uid or found.st_mode & 0o022 or stat.S_ISLNK(found.st_mode):
+                return False
+            if path == "/":
+                return True
+            path = os.path.dirname(path)
+
     def which(self, name: str, search: str | None) -> tuple[str | None, bool]:
         """The first executable file along `search`, absolute directories only, as the core does.
 
@@ -288,7 +301,7 @@ def read_facts(root: str = "/", environ: Mapping[str, str] | None = None) -> Fac
         subordinate=_subordinate(tree, status),
         cgroup=read_cgroup(tree),
         devices={path: _device(tree, path) for path in DEVICES},
-        runsc=_runsc(environ) if tree.is_real else None,
+        runsc=_runsc(tree, environ) if tree.is_real else None,
     )
 
 
@@ -419,7 +432,10 @@ def _helper(
         return Helper()
     found = os.stat(tree.path(path))
     file_capabilities = tree.has_attribute(path, "security.capability")
-    point = _mount_point(tree.real(path), points)
+    real = tree.real(path)
+    point = _mount_point(real, points)
+    # Elsewhere, what looks like root's can lie on a filesystem that others have written.
+    is_systems = os.path.dirname(real) in map(tree.real, DEFAULT_PATH.split(":"))
     return Helper(
         path=path,
         mode=found.st_mode & 0o7777,
@@ -429,6 +445,7 @@ def _helper(
         privileged=bool(found.st_mode & 0o4000 and found.st_uid == 0) or file_capabilities,
         script=tree.is_script(path),
         nosuid=point if "nosuid" in points.get(point, ()) else None,
+        system=real if is_systems and tree.is_roots(real) else None,
     )
 
 
@@ -465,16 +482,22 @@ def _user(tree: Tree, uid: int | None) -> str | None:
 
 def _free(tree: Tree) -> int | None:
     """Behind all ranges that anybody has: uids and gids get the same, as useradd(8) does it."""
-    first = RANGE_FIRST
-    for name in ("subuid", "subgid"):
-        for line in (tree.text(f"etc/{name}") or "").split("\n"):
-            words = line.split(":")
-            numbers = [_number(word) for word in words[1:]]
-            if len(numbers) == 2 and None not in numbers:
-                end = sum(filter(None, numbers))
-                # What goes past the last id there is grants nothing.
-                first = max(first, end) if end < 2**32 else first
-    return first if first + RANGE_COUNT < 2**32 else None
+    first, last = RANGE_FIRST, 2**32 - 1
+    for path in ("etc/subuid", "etc/subgid"):
+        text = tree.text(path)
+        if text is None and not tree.is_absent(path):
+            return None
+        for line in (text or "").split("\n"):
+            words = line.split(":")[1:]
+            start, count = map(_number, words) if len(words) == 2 else (None, None)
+            if start is None or count is None:
+                continue
+            # newuidmap grants what is left of one that goes past the last id there is.
+            if start + count < 2**32:
+                first = max(first, start + count)
+            else:
+                last = min(last, start)
+    return first if first + RANGE_COUNT <= last else None
 
 
 def _number(word: str) -> int | None:
@@ -496,12 +519,17 @@ def _device(tree: Tree, path: str) -> Device:
     return Device(path=path, mode=found.st_mode & 0o7777, accessible=accessible)
 
 
-def _runsc(environ: Mapping[str, str]) -> Runsc:
+def _runsc(tree: Tree, environ: Mapping[str, str]) -> Runsc:
     try:
         path = runsc.find(environ)
     except RunscError as error:
         refused = error.filename if isinstance(error.filename, str) else None
-        return Runsc(cause=error.cause, problem=error.reason, refused=refused)
+        return Runsc(
+            cause=error.cause,
+            problem=error.reason,
+            refused=refused,
+            system=_systems_runsc(tree, refused),
+        )
     # What keeps programs from being started is named by others of the facts.
     release = None
     with contextlib.suppress(RunscError):
@@ -511,4 +539,11 @@ def _runsc(environ: Mapping[str, str]) -> Runsc:
         path=path,
         release=release.label if release else None,
         age=release.age(today) if release else None,
+        system=_systems_runsc(tree, path),
     )
+
+
+def _systems_runsc(tree: Tree, path: str | None) -> str | None:
+    """It, if root may open it to all: a variable can name any file, such as one with a secret."""
+    real = tree.real(os.path.abspath(path)) if path else ""
+    return real if os.path.basename(real) == "runsc" and tree.is_roots(real) else None

@@ -26,7 +26,8 @@ def commands(report: Report, cause: Cause) -> str:
     """The commands that mend a cause on this machine; empty where facts don't tell them.
 
     They are for root, except for those that begin with ``ulimit``: these are for the shell that
-    starts the command.
+    starts the command. Where others than root could change what root would give power to, they are
+    comments.
     """
     known = _KNOWN.get(cause.id)
     lines = known(report.facts) if known else []
@@ -36,10 +37,10 @@ def commands(report: Report, cause: Cause) -> str:
 def _grant(facts: _Facts) -> list[str]:
     ranges = facts.get("subordinate", {})
     user, first = ranges.get("user"), ranges.get("free")
-    if not user or first is None:
+    if not user or first is None or user.startswith("-") or not user.isprintable():
         return []
     span = f"{first}-{first + RANGE_COUNT - 1}"
-    return [f"usermod --add-subuids {span} --add-subgids {span} {operand(quoted(user))}"]
+    return [f"usermod --add-subuids {span} --add-subgids {span} {quoted(user)}"]
 
 
 def _name(facts: _Facts) -> list[str]:
@@ -57,19 +58,32 @@ def _name(facts: _Facts) -> list[str]:
 def _helpers(*lines: str, which: Callable[[_Facts], bool]) -> Callable[[_Facts], list[str]]:
     def fill(facts: _Facts) -> list[str]:
         found = [one for one in facts.get("helpers", {}).values() if one["path"] and which(one)]
-        return [
-            line.format(file=operand(quoted(one["path"])), point=quoted(one["nosuid"] or ""))
-            for one in found
-            for line in lines
-        ]
+        return [line for one in found for line in _mend_helper(one, lines)]
 
     return fill
 
 
+def _mend_helper(helper: _Facts, lines: tuple[str, ...]) -> list[str]:
+    """What root may type: nothing that gives power to a file which others can change."""
+    file, point = helper["system"], helper["nosuid"] or "/"
+    if not file or not (file + point).isprintable():
+        return [
+            "# Root must not make this privileged, which others may have made:",
+            f"# {quoted(helper['path'])}",
+            "# Take its directory out of PATH, or have the package put it there",
+            "# anew: apt-get install --reinstall uidmap",
+        ]
+    return [line.format(file=quoted(file), point=quoted(point)) for line in lines]
+
+
 def _runsc(facts: _Facts) -> list[str]:
     found = facts.get("runsc") or {}
-    path = found.get("path") or found.get("refused")
-    return [f"chmod a+rx {operand(quoted(path))}"] if path else []
+    path, file = found.get("path") or found.get("refused"), found.get("system")
+    if file and file.isprintable():
+        return [f"chmod a+rx {quoted(file)}"]
+    if not path:
+        return []
+    return [f"# only if it is a runsc, and as its owner: chmod a+rx {quoted(operand(path))}"]
 
 
 def _limit(option: str) -> Callable[[_Facts], list[str]]:
@@ -80,9 +94,7 @@ def _limit(option: str) -> Callable[[_Facts], list[str]]:
 _KNOWN: Mapping[str, Callable[[_Facts], list[str]]] = {
     "no-subordinate-range": _grant,
     "no-passwd-entry": _name,
-    "helper-not-setuid": _helpers(
-        "chown root:root {file}", "chmod 4755 {file}", which=lambda one: not one["privileged"]
-    ),
+    "helper-not-setuid": _helpers("chmod 4755 {file}", which=lambda one: not one["privileged"]),
     "helper-not-executable": _helpers("chmod 4755 {file}", which=lambda one: not one["executable"]),
     "helper-caps-other-userns": _helpers(
         "setcap -r {file}", "chmod 4755 {file}", which=lambda one: one["file_capabilities"]

@@ -12,7 +12,7 @@ from usernsctl import _core
 from usernsctl._text import quoted, shown
 from usernsctl.doctor.findings import STANDS_IN_THE_WAY_OF
 from usernsctl.doctor.needs import Need
-from usernsctl.doctor.remedies import commands, remedy
+from usernsctl.doctor.remedies import remedy
 from usernsctl.explain.model import Cause, Finding, Place, Probe, Purpose, Report
 
 WIDTH = 80
@@ -129,7 +129,7 @@ _WIDTH = 78
 
 _HEAD = """#!/bin/sh
 # What mends what usernsctl doctor found. Read it before you run it: words in capital letters are
-# for you to replace, and a command without a comment is run as it is.
+# for you to replace.
 set -eu
 """
 
@@ -158,9 +158,15 @@ def _asked(report: Report, finding: Finding) -> str:
     """The commands for root of this machine that mend a cause, which are asked for one by one."""
     if finding.cause is None or place(report) != "host":
         return ""
-    found = commands(report, finding.cause)
-    # These are for the shell that starts the command: a script's own would forget them.
-    return "" if found.startswith("ulimit") else found
+    found = remedy(report, finding.cause, "host")
+    # An ulimit is for the shell that starts the command: a script's own would forget it.
+    is_typed = not (found.startswith("ulimit") or is_prose(finding.cause, found))
+    return found if is_typed and _typed(found) else ""
+
+
+def _typed(found: str) -> list[str]:
+    """Those of the lines that are commands."""
+    return [line for line in found.splitlines() if not line.startswith("#")]
 
 
 def _script_finding(finding: Finding, report: Report) -> Iterator[str]:
@@ -175,7 +181,7 @@ def _script_finding(finding: Finding, report: Report) -> Iterator[str]:
     yield from _comment(f"why: {finding.cause.why}")
     text = remedy(report, finding.cause, place(report))
     if asked := _asked(report, finding):
-        question = quoted(f"{title(finding)}. Type {'; '.join(asked.splitlines())}?")
+        question = quoted(f"{title(finding)}. Type {'; '.join(_typed(asked))}?")
         yield f"if ask {question}; then"
         yield from (f"    {line}" for line in asked.splitlines())
         yield "fi"

@@ -219,7 +219,7 @@ def _not_executable(path: str) -> RunscError:
         errno=errno.EACCES,
         filename=path,
         cause="runsc-not-executable",
-        remedy=f"chmod a+rx {operand(quoted(path))}; namei -l {operand(quoted(path))}    # each "
+        remedy=f"chmod a+rx {quoted(operand(path))}; namei -l {quoted(operand(path))}    # each "
         "directory needs x; and findmnt -T that file must not say noexec",
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from importlib import resources
 from pathlib import Path
@@ -45,7 +46,9 @@ def host_profile(runsc: str | None) -> str:
     paths = dict.fromkeys(os.path.realpath(path) for path in found if os.path.exists(path))
     parts = [_HOST_HEAD]
     for number, path in enumerate(paths):
-        name = f"{APPARMOR_NAME}-host-{number}-{os.path.basename(path)}"
+        # Any file can be the one that a variable names, and in a name all is as in a path.
+        word = "".join(re.findall("[A-Za-z0-9_.+-]", os.path.basename(path)))
+        name = f"{APPARMOR_NAME}-host-{number}-{word}"
         parts.append(f'\nprofile {name} "{_escaped(path)}" flags=(unconfined) {{\n  userns,\n}}\n')
     return "".join(parts)
 

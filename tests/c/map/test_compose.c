@@ -231,6 +231,22 @@ static void more_than_a_map_holds_is_refused(void)
     CHECK(plan.map.of[UN_UID].len > 200 && plan.map.of[UN_UID].len < UN_MAP_MAX - 1);
 }
 
+/* With nothing in the map before, and a parent's map that cuts the first range into many. */
+static void a_range_of_which_a_part_has_room_is_cut(void)
+{
+    enum { EXTENTS = 300, FIRST = 2000000000 };
+    struct un_map *parent = &facts.id[UN_UID].parent;
+    init_wanted(&request, -1, UN_FILL_IDENTITY);
+    init_user(&facts, MINE, MINE);
+    for (uint32_t i = 0; i < EXTENTS; i++)
+        parent->extent[i] = (struct un_extent){FIRST + 2 * i, FIRST + 2 * i, 1};
+    parent->len = EXTENTS;
+    grant(&facts, UN_UID, FIRST, 2 * EXTENTS);
+    grant(&facts, UN_GID, 100000, 1);
+    CHECK_OK(un_plan_make(&request, &facts, &plan, &err), &err);
+    CHECK(plan.map.of[UN_UID].len > 100 && plan.map.of[UN_UID].len < EXTENTS);
+}
+
 int main(void)
 {
     ranges_are_packed_around_ones_own_id();
@@ -246,5 +262,6 @@ int main(void)
     all_maps_every_id_of_the_parent_to_itself();
     nobody_elses_range_is_ever_used();
     more_than_a_map_holds_is_refused();
+    a_range_of_which_a_part_has_room_is_cut();
     return 0;
 }

@@ -61,7 +61,7 @@ def healthy(**changes: Any) -> Facts:
         container=Container(chroot=False),
         mounts={"/": (), "/proc": ()},
         helpers={
-            name: dataclasses.replace(helper, path=f"/usr/bin/{name}")
+            name: dataclasses.replace(helper, path=f"/usr/bin/{name}", system=f"/usr/bin/{name}")
             for name in ("newuidmap", "newgidmap")
         },
         runsc=Runsc(path="/usr/bin/runsc", release="release-20240729.0"),

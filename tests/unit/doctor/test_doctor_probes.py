@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from callers import as_root
 from processes import processes_with
 
 from usernsctl.doctor.facts import Cgroup, Facts
@@ -124,6 +125,30 @@ def test_one_deadline_is_for_all_and_kills_what_was_started(tmp_path: Path) -> N
     os.set_blocking(reader, True)
     assert os.read(reader, 1) == b""
     os.close(reader)
+
+
+# Who is process N here has the number of a probe's child in the /proc that is seen.
+_OUTER = """
+import subprocess, sys
+open("/proc/sys/kernel/ns_last_pid", "w").write("999")
+words = ["unshare", "--pid", "--fork", sys.executable, "-c", *sys.argv[1:]]
+sys.exit(subprocess.run(words).returncode)
+"""
+_INNER = """
+import os, signal, subprocess, sys
+open("/proc/sys/kernel/ns_last_pid", "w").write("1009")
+others = [os.fork() or signal.pause() for _ in range(50)]
+assert others == list(range(1010, 1060))
+subprocess.run([sys.argv[1], "--within", "10", "--", "/bin/sleep", "60"])
+print([pid for pid in others if os.waitpid(pid, os.WNOHANG)[0]])
+"""
+
+
+@as_root
+def test_nobody_is_killed_by_a_number_of_another_pid_namespace() -> None:
+    words = ["unshare", "--pid", "--fork", "--mount-proc", PYTHON, "-c", _OUTER, _INNER, PROGRAM]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
 def test_where_no_child_can_be_started_the_others_are_skipped(

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
+from callers import as_root
 from doctor_machines import examined, failed, healthy, probes
 
 from usernsctl import profiles
+from usernsctl._text import quoted
 from usernsctl.doctor import render
 from usernsctl.doctor.facts import Facts, Helper, Runsc, Subordinate
 from usernsctl.doctor.reading import read_facts
@@ -44,6 +49,9 @@ def test_who_is_not_known_gets_the_words_of_the_catalogue() -> None:
         ("one: 0x20000: 010\n", "x:y:z\n:\n", 0x20008),
         ("one:4294967000:65536\n", "", 100000),
         ("one:4294960000:7000\n", "", None),
+        ("one:100000:4294967000\n", "", None),
+        ("one:165535:5000000000\n", "", None),
+        ("one:165536:5000000000\n", "", 100000),
     ],
 )
 def test_what_is_free_is_behind_all_that_is_granted(
@@ -55,19 +63,106 @@ def test_what_is_free_is_behind_all_that_is_granted(
     assert read_facts(str(tmp_path), {}).subordinate.free == free
 
 
-def test_paths_can_be_pasted() -> None:
-    helper = Helper(path="/a b/newuidmap", mode=0o755, owner=5)
+def test_nothing_is_known_to_be_free_where_the_ranges_can_not_be_read(tmp_path: Path) -> None:
+    (tmp_path / "etc" / "subgid").mkdir(parents=True)
+    assert read_facts(str(tmp_path), {}).subordinate.free is None
+
+
+def powerless(**changes: Any) -> str:
+    """What mends a newuidmap without its privilege."""
+    helper = Helper(**{"path": "/usr/bin/newuidmap", "mode": 0o755, "owner": 0} | changes)
     facts = healthy(helpers={**healthy().helpers, "newuidmap": helper})
-    text = remedy_of(facts, failed("range-map", cause="helper-not-setuid"))
-    assert text == "chown root:root '/a b/newuidmap'\nchmod 4755 '/a b/newuidmap'"
+    return remedy_of(facts, failed("range-map", cause="helper-not-setuid"))
+
+
+def test_paths_can_be_pasted() -> None:
+    assert powerless(system="/a b/newuidmap") == "chmod 4755 '/a b/newuidmap'"
+
+
+def test_root_makes_no_program_privileged_that_others_can_change() -> None:
+    text = powerless(path="/home/it/bin/newuidmap", owner=1000)
+    assert "\n# /home/it/bin/newuidmap\n" in text
+    assert all(line.startswith("#") for line in text.splitlines())
+
+
+@pytest.mark.parametrize("name", ["a\nb", "\n'; echo typed; #", "\n\\'; echo typed; #"])
+def test_a_shell_without_dollar_quotes_types_nothing_else(name: str) -> None:
+    text = powerless(path=f"/{name}/newuidmap", system=f"/{name}/newuidmap")
+    assert all(line.startswith("#") for line in text.splitlines())
+    typed = f"printf %s {quoted(name)}"
+    done = subprocess.run(["/bin/sh", "-c", typed], capture_output=True, text=True, check=True)
+    assert "\\012" in done.stdout or done.stdout == name
+
+
+@pytest.mark.parametrize("user", ["-G root", "-x", "a\nb"])
+def test_no_range_is_granted_to_what_may_be_an_option(user: str) -> None:
+    facts = healthy(subordinate=Subordinate(user=user, free=231072))
+    assert remedy_of(facts, NO_RANGE).endswith(" USER")
+
+
+def test_each_helper_is_asked_for_and_comments_are_not() -> None:
+    own = Helper(path="/home/it/newuidmap", mode=0o755, owner=1000)
+    other = Helper(path="/usr/bin/newgidmap", system="/usr/bin/newgidmap", mode=0o755, owner=0)
+    facts = healthy(helpers={"newuidmap": own, "newgidmap": other})
+    probe = failed("range-map", cause="helper-not-setuid")
+    report, _ = examined(facts, probes(probe), "range")
+    lines = render.as_script(report).splitlines()
+    typed = lines.index("    chmod 4755 /usr/bin/newgidmap")
+    assert any(line.startswith("if ask ") for line in lines[:typed])
+    subprocess.run(["/bin/sh", "-n"], input="\n".join(lines), text=True, check=True)
+
+
+@as_root
+@pytest.mark.parametrize(
+    ("mode", "owner", "directory", "trusted"),
+    [
+        (0o755, 0, 0o755, True),
+        (0o755, 1000, 0o755, False),
+        (0o775, 0, 0o755, False),
+        (0o757, 0, 0o755, False),
+        (0o755, 0, 0o1777, False),
+    ],
+)
+def test_what_others_can_replace_is_not_the_systems(
+    tmp_path: Path, mode: int, owner: int, directory: int, trusted: bool
+) -> None:
+    tmp_path.chmod(0o755)
+    for one in ("/bin", "/usr/bin", "/home"):
+        (tmp_path / one[1:]).mkdir(parents=True)
+    file = tmp_path / "usr/bin/newuidmap"
+    file.write_text("")
+    os.chown(file, owner, 0)
+    file.chmod(mode)
+    (tmp_path / "usr/bin").chmod(directory)
+    (tmp_path / "home/newuidmap").symlink_to("../usr/bin/newuidmap")
+    for path in ("/usr/bin", "/home"):
+        helper = read_facts(str(tmp_path), {"PATH": path}).helpers["newuidmap"]
+        assert helper.system == ("/usr/bin/newuidmap" if trusted else None)
+    (tmp_path / "home/newuidmap").unlink()
+    file.rename(tmp_path / "home/newuidmap")
+    assert read_facts(str(tmp_path), {"PATH": "/home"}).helpers["newuidmap"].system is None
 
 
 def test_a_runsc_that_is_there_is_named() -> None:
-    facts = healthy(runsc=Runsc(cause="runsc-not-executable", refused="/opt/runsc"))
-    report, _ = examined(facts, probes())
+    assert closed_runsc("/opt/runsc") == "chmod a+rx /opt/runsc"
+    assert closed_runsc(None) == "# only if it is a runsc, and as its owner: chmod a+rx /opt/runsc"
+
+
+def closed_runsc(system: str | None) -> str:
+    runsc = Runsc(cause="runsc-not-executable", refused="/opt/runsc", system=system)
+    report, _ = examined(healthy(runsc=runsc), probes())
     cause = report.findings[0].cause
     assert cause is not None
-    assert render.remedy(report, cause, "host") == "chmod a+rx /opt/runsc"
+    return render.remedy(report, cause, "host")
+
+
+@as_root
+def test_a_variable_does_not_have_root_open_a_secret(tmp_path: Path) -> None:
+    secret = tmp_path / "runsc"
+    secret.symlink_to("/etc/shadow")
+    runsc = read_facts("/", {"USERNSCTL_RUNSC": str(secret)}).runsc
+    assert runsc is not None
+    assert runsc.system is None
 
 
 @pytest.mark.parametrize(("answer", "typed"), [("y\n", True), ("n\n", False), ("", False)])
@@ -93,6 +188,16 @@ def test_the_profile_of_this_machine_names_programs_that_are_there() -> None:
     assert len(paths) == len(set(paths)) > 3
     assert all(Path(path).is_file() and not Path(path).is_symlink() for path in paths)
     assert text.count("userns,") == len(paths)
+
+
+@pytest.mark.parametrize("name", ["a b", "a{b", 'a"b', "a\n}\nprofile other /** {\n  userns,"])
+def test_a_name_does_not_get_out_of_its_profile(tmp_path: Path, name: str) -> None:
+    runsc = tmp_path / name.replace("/", "")
+    runsc.write_text("")
+    without, text = profiles.host_profile(None), profiles.host_profile(str(runsc))
+    head, _, rest = text.removeprefix(without).partition(f' "{profiles._escaped(str(runsc))}" ')
+    assert re.fullmatch(r"\nprofile [A-Za-z0-9_.+-]+", head)
+    assert rest == "flags=(unconfined) {\n  userns,\n}\n"
 
 
 def test_a_path_is_no_pattern() -> None:

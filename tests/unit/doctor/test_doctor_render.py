@@ -13,6 +13,7 @@ from doctor_machines import POWERLESS, examined, failed, healthy, probes, refuse
 
 from usernsctl.doctor import render, render_rich
 from usernsctl.doctor.facts import Container, Facts
+from usernsctl.explain.catalogue import catalogue
 from usernsctl.explain.model import Place, Probe, Purpose
 
 BLOCKED = refused("unshare-nothing", "unshare-user")
@@ -121,6 +122,21 @@ def test_a_script_has_the_commands_of_the_place_and_all_else_as_comments() -> No
     assert commands[0] == "set -eu"
     profile = "docker run --rm --entrypoint usernsctl IMAGE seccomp-profile"
     assert commands[1].startswith(f"{profile} >/var/lib/kubelet/seccomp/")
+
+
+@pytest.mark.parametrize("cause_id", sorted(catalogue()))
+def test_nothing_is_typed_on_this_machine_that_was_not_asked_for(cause_id: str) -> None:
+    report, _ = examined(healthy(), probes(failed("mount", cause=cause_id)))
+    text = render.as_script(report)
+    subprocess.run(["sh", "-n"], input=text, text=True, check=True)
+    lines = iter(text.splitlines())
+    for line in lines:
+        if line == "ask() {":
+            assert "}" in lines
+        elif line.startswith("if ask "):
+            assert "fi" in lines
+        else:
+            assert not line or line.startswith(("#", "set -eu"))
 
 
 def test_evidence_can_not_get_out_of_its_comment() -> None:

@@ -154,6 +154,11 @@ def test_seccomp_is_never_switched_off() -> None:
             assert "--privileged" not in remedy
 
 
+@pytest.mark.parametrize("cause_id", ["helper-not-executable", "runsc-not-executable"])
+def test_what_is_not_executable_is_named_and_not_looked_up(cause_id: str) -> None:
+    assert "command -v" not in catalogue()[cause_id].remedies["host"]  # dash(1) finds none
+
+
 def test_an_unknown_id() -> None:
     with pytest.raises(KeyError, match="no-such-cause"):
         get("no-such-cause")
