@@ -77,10 +77,11 @@ static void a_daemon_outlives_its_command(void)
 
 static void signals_go_where_they_are_to_go(void)
 {
+    /* Each is started by one that hears already. */
     static const char script[] =
-        "trap 'echo p' TERM; sh -c 'trap \"echo g; exit\" TERM; while :; do sleep 0.01; done' & "
-        "setsid sh -c 'trap \"echo t; exit\" TERM; echo; while :; do sleep 0.01; done' & "
-        "while :; do sleep 0.01; done";
+        "trap 'echo p' TERM; sh -c 'trap \"echo g; exit\" TERM; "
+        "setsid sh -c \"trap \\\"echo t; exit\\\" TERM; echo; while :; do sleep 0.01; done\" & "
+        "while :; do sleep 0.01; done' & while :; do sleep 0.01; done";
     static const char *const heard[] = {"p", "gp", "gpt"};
     for (int to = AGENT_TO_PROCESS; to <= AGENT_TO_TREE; to++) {
         struct served agent;
