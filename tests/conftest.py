@@ -202,6 +202,11 @@ def mounts() -> set[str]:
     return set(Path("/proc/self/mountinfo").read_text().splitlines())
 
 
+def files_below(directory: Path) -> set[str]:
+    """The paths of all that is in there."""
+    return {str(path) for path in directory.rglob("*")}
+
+
 def children() -> dict[int, str]:
     """Our children by process id, each with its command's name, and whether it is a zombie."""
     found = {}

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from usernsctl.gvisor.host import SandboxHost
     from usernsctl.gvisor.oci import Rlimit
     from usernsctl.gvisor.pool import SandboxPool
-    from usernsctl.gvisor.pool_stock import PoolStats
+    from usernsctl.gvisor.pool_stats import PoolStats
     from usernsctl.gvisor.registry import DetachedRecord
     from usernsctl.gvisor.request import Bind
     from usernsctl.gvisor.sandbox import Sandbox
@@ -123,7 +123,7 @@ _APART = {
     "Bind": "usernsctl.gvisor.request",
     "DetachedRecord": "usernsctl.gvisor.registry",
     "HostOptions": "usernsctl.gvisor.arguments",
-    "PoolStats": "usernsctl.gvisor.pool_stock",
+    "PoolStats": "usernsctl.gvisor.pool_stats",
     "PythonTemplate": "usernsctl.gvisor.template.python",
     "Rlimit": "usernsctl.gvisor.oci",
     "Sandbox": "usernsctl.gvisor.sandbox",

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import EXIT_SECONDS, children, left_children
+from conftest import EXIT_SECONDS, children, files_below, left_children
 from tally import Tally
 
 import usernsctl as un
@@ -62,10 +62,6 @@ def kill_at_random(moments: random.Random) -> None:
         os.close(ours)
 
 
-def files(directory: Path) -> set[str]:
-    return {str(path) for path in directory.rglob("*")}
-
-
 def test_nothing_is_left_of_a_pool_whose_creator_was_killed(
     tally: Tally,
     runtime: Path,
@@ -79,13 +75,13 @@ def test_nothing_is_left_of_a_pool_whose_creator_was_killed(
     moments = random.Random(seed)
     # What is there from the first use on.
     un.SandboxHost().close()
-    before, kept = set(children()), files(runtime)
+    before, kept = set(children()), files_below(runtime)
     for _ in range(tally.rounds(5, 200)):
         kill_at_random(moments)
         tally.tried()
         if found := left_children(before, EXIT_SECONDS):
             tally.succeeded(f"processes: {found}")
-        if more := files(runtime) - kept:
+        if more := files_below(runtime) - kept:
             tally.succeeded(f"files: {more}")
         if stay := list(temporary.iterdir()):
             tally.succeeded(f"temporary files: {stay}")

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import EXIT_SECONDS
+from conftest import EXIT_SECONDS, files_below
 from processes import wait_until_gone
 
 import usernsctl as un
@@ -92,10 +92,6 @@ def end_what_lives(id: str) -> bool:
     return True
 
 
-def files(directory: Path) -> set[str]:
-    return {str(path) for path in directory.rglob("*")}
-
-
 @pytest.mark.parametrize("detach", [False, True], ids=["held", "detached"])
 def test_a_killed_creator_leaves_nothing_or_what_works(
     detach: bool,
@@ -110,7 +106,7 @@ def test_a_killed_creator_leaves_nothing_or_what_works(
     moments = random.Random(seed)
     # What is there from the first use on.
     un.Sandbox(FOREVER, detach=True).close()
-    before = files(runtime)
+    before = files_below(runtime)
     lived = 0
     for batch in range(0, KILLS // 2, AT_ONCE):
         # No other process has these words in its command line, which is what is looked for.
@@ -122,7 +118,7 @@ def test_a_killed_creator_leaves_nothing_or_what_works(
     print(f"{lived} were started before their creators ended")
     assert lived == 0 or detach
     assert un.Sandbox.list_detached() == []
-    assert files(runtime) == before
+    assert files_below(runtime) == before
     assert list(temporary.iterdir()) == []
     # Where runsc puts its sockets if it can't have them elsewhere.
     assert not [name for name in os.listdir("/tmp") if f"killed-{os.getpid()}" in name]

@@ -14,7 +14,8 @@ from usernsctl.commands.popen import DEVNULL
 from usernsctl.gvisor import checks
 from usernsctl.gvisor.pool_boxes import Boxes
 from usernsctl.gvisor.pool_leases import AsyncLease, Lease
-from usernsctl.gvisor.pool_stock import PoolStats, Rules, Stock
+from usernsctl.gvisor.pool_stats import PoolStats
+from usernsctl.gvisor.pool_stock import Rules, Stock
 from usernsctl.gvisor.prepared import HostBase
 from usernsctl.gvisor.sandbox import Sandbox
 

@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 import usernsctl as un
-from usernsctl.gvisor import pool_stock
 from usernsctl.gvisor.pool_leases import AsyncLease, Lease
-from usernsctl.gvisor.pool_stock import PoolStats, Rules, Stock
+from usernsctl.gvisor.pool_stats import PoolStats
+from usernsctl.gvisor.pool_stock import Rules, Stock
 
 PATIENCE = 20
 MANY = 200
@@ -635,4 +635,4 @@ def test_what_should_not_happen_ends_all(
 def test_stats_do_not_change() -> None:
     with pytest.raises(AttributeError):
         PoolStats().made = 1  # type: ignore[misc]
-    assert pool_stock.PoolStats(made=1) == PoolStats(made=1)
+    assert PoolStats(made=1) == PoolStats(made=1)
