@@ -35,7 +35,6 @@ class Environment:
     :ivar tried: which of COMMANDS are.
     :ivar apart: whether each command is tried in one of its own: the kernel counts a namespace for
         some time after its last process has ended.
-    :ivar killed: the signal that ends `usernsctl run` itself, where nothing can keep it from that.
     :ivar silent: whether nothing can be said, so that only the status tells.
     :ivar quiet: whether output can't be had, so that only the status tells.
     :ivar within: the deadline of doctor, in seconds, where it matters.
@@ -57,7 +56,6 @@ class Environment:
     sometimes: bool = False
     tried: Sequence[str] = COMMANDS
     apart: bool = False
-    killed: int = 0
     silent: bool = False
     within: int | None = None
     seconds: float = 60
@@ -184,7 +182,13 @@ add(
 add("unshare-killed", early=[w.killed("unshare")], both=REFUSED, range_=REFUSED)
 add("seccomp-mount", early=["seccomp-mount"], both="mount-denied")
 add("mount-enosys", early=[w.denied("mount", number=errno.ENOSYS)], both="mount-denied")
-add("mount-killed", early=[w.killed("mount")], both="mount-denied", killed=signal.SIGSYS)
+add("mount-killed", early=[w.killed("mount")], both="mount-denied")
+for one in ("open_tree", "move_mount", "mount_setattr"):
+    add(f"{one}-killed", early=[w.killed(one)], both="mount-by-descriptor-missing")
+add("setns-killed", early=[w.killed("setns")], both="seccomp-denies-userns")
+add("clone3-killed", early=[w.killed("clone3")], both=REFUSED, range_=REFUSED)
+add("pivot-root-killed", early=[w.killed("pivot_root")], both=("mount-denied", "runsc-killed"))
+add("umount-killed", early=[w.killed("umount2")], both=("seccomp-denies-call", "runsc-killed"))
 add("no-umount", early=[w.denied("umount2")], both="seccomp-denies-call")
 add("no-pivot-root", early=[w.denied("pivot_root")], both="mount-denied")
 add("no-chroot", early=[w.denied("chroot")], both="seccomp-denies-call")
