@@ -12,7 +12,7 @@ _PROPERTY = "trials"
 
 @pytest.fixture
 def score(record_property: pytest.RecordProperty) -> Iterator[Counter[str]]:
-    """Counts trials that were "right", and "wrong"."""
+    """Counts trials that were "right", and "wrong", and environments that were "healed"."""
     counted: Counter[str] = Counter()
     yield counted
     record_property(_PROPERTY, dict(counted))
@@ -28,4 +28,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
                         total.update(value)  # type: ignore[arg-type]
     if total:
         terminalreporter.section("broken environments")
-        terminalreporter.write_line(f"{total['right']} of {total.total()} trials are right")
+        tried = total["right"] + total["wrong"]
+        terminalreporter.write_line(f"{total['right']} of {tried} trials are right")
+        terminalreporter.write_line(f"{total['healed']} environments are mended by what was typed")

@@ -37,6 +37,7 @@ const char un_texts[] =
     "yama-ptrace-scope" "\000"
     "selinux-nested" "\000"
     "process-limit" "\000"
+    "seccomp-denies-call" "\000"
     "mapped-sandbox-eof-unknown" "\000"
     "\000"
     "containerManager.StartRoot\001\\\0010,1;\" failed: EOF" "\000"

@@ -4,6 +4,7 @@
 #include "launch/follow.h"
 #include "launch/kernel_files.h"
 #include "launch/launch.h"
+#include "sys/filter.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -214,8 +215,9 @@ int un_launch_open(struct un_launch *launch, const int *fds, struct un_error *er
 {
     const struct un_record *score = un_launch_first(launch, UN_VERB_OOM_SCORE);
     launch->is_root = geteuid() == 0;
-    if (check_version(launch, err) || open_sources(launch, fds, err) ||
-        check_assumptions(launch, err) || un_refuse_kernel_files(launch, err))
+    if (UN_SURVIVE(un_tried_mounts, err) || check_version(launch, err) ||
+        open_sources(launch, fds, err) || check_assumptions(launch, err) ||
+        un_refuse_kernel_files(launch, err))
         return -1;
     return score ? take_oom_score(launch, un_record_word(score, 0), err) : 0;
 }

@@ -1,6 +1,7 @@
 /* Making, keeping and entering namespaces. */
 #include "base/error.h"
 #include "ns/start_child.h"
+#include "sys/filter.h"
 #include "sys/map_files.h"
 #include "sys/namespaces.h"
 #include "sys/process.h"
@@ -175,6 +176,8 @@ static int create_and_join(const struct un_plan *plan, uint64_t flags, const cha
 int un_enter(const struct un_plan *plan, uint64_t flags, const char *child, bool is_private,
              struct un_error *err)
 {
+    if ((plan || flags) && UN_SURVIVE(un_tried_unshare, err))
+        return -1;
     if (plan && !is_private && un_plan_writes_itself(plan))
         return enter_and_write(plan, flags, err);
     if (plan)

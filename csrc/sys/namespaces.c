@@ -1,6 +1,7 @@
 /* The kinds of namespaces, and going into them. */
 #include "sys/namespaces.h"
 #include "base/error.h"
+#include "sys/filter.h"
 #include "sys/self.h"
 
 #include <sched.h>
@@ -43,6 +44,8 @@ int un_namespace_join_one(int fd, int ns, struct un_error *err)
 
 int un_namespace_join(const struct un_namespace *ns, struct un_error *err)
 {
+    if (UN_SURVIVE(un_tried_setns, err))
+        return -1;
     un_hide_process();
     /* The user namespace comes first: the right to join the others is had there. */
     for (int kind = 0; kind < UN_NS_COUNT; kind++)

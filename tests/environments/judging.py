@@ -66,8 +66,6 @@ def _of_run(environment: Environment, expected: Expected, answer: Answer) -> Ite
         if status != environment.status or (not environment.quiet and output != "ran\n"):
             yield f"it should work, and ended with {status}: {output[:50]!r} {errors[:400]!r}"
         return
-    if environment.killed and status == -environment.killed:
-        return
     if status != 125 or output:
         yield f"it should end with 125, and ended with {status}: {output[:50]!r} {errors[:400]!r}"
     if not errors and not environment.silent:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import ways as w
 from broken import NOBODY, nest
-from calls import CLONE_NEWUSER, MS_RDONLY
+from calls import CLONE_NEWUSER, MS_NOSUID, MS_RDONLY
 
 #: What is tried in each: `usernsctl run`, the same with --map-auto, and doctor, for both.
 COMMANDS = ("run", "auto", "doctor", "range")
@@ -27,6 +27,7 @@ class Environment:
     :ivar early: what root has the commands inherit.
     :ivar late: what nobody does before the exec.
     :ivar user: who calls the commands, ``"nobody"`` or ``"root"``.
+    :ivar uid: the uid of that user.
     :ivar run: why `usernsctl run` fails; ``None``: it works. Several: any of these is right.
     :ivar auto: why `usernsctl run --map-auto` fails; ``None``: it works.
     :ivar range_: why a map of more than one id can't be had; by default as `auto` says.
@@ -35,7 +36,6 @@ class Environment:
     :ivar tried: which of COMMANDS are.
     :ivar apart: whether each command is tried in one of its own: the kernel counts a namespace for
         some time after its last process has ended.
-    :ivar killed: the signal that ends `usernsctl run` itself, where nothing can keep it from that.
     :ivar silent: whether nothing can be said, so that only the status tells.
     :ivar quiet: whether output can't be had, so that only the status tells.
     :ivar within: the deadline of doctor, in seconds, where it matters.
@@ -47,6 +47,7 @@ class Environment:
     early: Sequence[str | w.Way] = ()
     late: Sequence[str | w.Way] = ()
     user: str = "nobody"
+    uid: int = NOBODY
     gid: int = NOBODY
     groups: Sequence[int] = ()
     run: str | tuple[str, ...] | None = None
@@ -57,7 +58,6 @@ class Environment:
     sometimes: bool = False
     tried: Sequence[str] = COMMANDS
     apart: bool = False
-    killed: int = 0
     silent: bool = False
     within: int | None = None
     seconds: float = 60
@@ -144,6 +144,8 @@ add("stack-256k", late=[w.limit("STACK", 256 << 10)])
 add("stack-1m", late=[w.limit("STACK", 1 << 20)])
 add("nofile-64", late=[w.limit("NOFILE", 64, 64)], both="descriptor-limit", range_=None)
 add("nofile-256", late=[w.limit("NOFILE", 256, 256)], both="descriptor-limit", range_=None)
+# Go raises it as far as it may.
+add("nofile-64-soft", late=[w.limit("NOFILE", 64)])
 add("as-64g", late=[w.limit("AS", 512 << 30)])
 
 # ---- filters that do no harm -------------------------------------------------------------------
@@ -184,7 +186,13 @@ add(
 add("unshare-killed", early=[w.killed("unshare")], both=REFUSED, range_=REFUSED)
 add("seccomp-mount", early=["seccomp-mount"], both="mount-denied")
 add("mount-enosys", early=[w.denied("mount", number=errno.ENOSYS)], both="mount-denied")
-add("mount-killed", early=[w.killed("mount")], both="mount-denied", killed=signal.SIGSYS)
+add("mount-killed", early=[w.killed("mount")], both="mount-denied")
+for one in ("open_tree", "move_mount", "mount_setattr"):
+    add(f"{one}-killed", early=[w.killed(one)], both="mount-by-descriptor-missing")
+add("setns-killed", early=[w.killed("setns")], both="seccomp-denies-userns")
+add("clone3-killed", early=[w.killed("clone3")], both=REFUSED, range_=REFUSED)
+add("pivot-root-killed", early=[w.killed("pivot_root")], both=("mount-denied", "runsc-killed"))
+add("umount-killed", early=[w.killed("umount2")], both=("seccomp-denies-call", "runsc-killed"))
 add("no-umount", early=[w.denied("umount2")], both="seccomp-denies-call")
 add("no-pivot-root", early=[w.denied("pivot_root")], both="mount-denied")
 add("no-chroot", early=[w.denied("chroot")], both="seccomp-denies-call")
@@ -218,6 +226,9 @@ add(
 add("nofile-20", late=[w.limit("NOFILE", 20, 20)], both="descriptor-limit", range_=None)
 add("as-200m", late=[w.limit("AS", 200 << 20)], both=("address-space-limit", STEP), range_=None)
 add("as-1g", late=[w.limit("AS", 1 << 30)], both="address-space-limit")
+add("as-1g-hard", late=[w.limit("AS", 1 << 30, 1 << 30)], both="address-space-limit")
+add("fsize-1m-hard", late=[w.limit("FSIZE", 1 << 20, 1 << 20)], both="file-size-limit")
+add("nproc-15-hard", late=[w.limit("NPROC", 15, 15)], both="process-limit", range_=None)
 add("as-8g", late=[w.limit("AS", 8 << 30)])
 add("data-64m", late=[w.limit("DATA", 64 << 20)])
 add("fsize-0", late=[w.limit("FSIZE", 0)], both="file-size-limit")
@@ -297,6 +308,29 @@ add("subgid-fifo", root=[w.fifo("/etc/subgid")], auto="subid-file-unreadable")
 add("ranges-of-service", root=["ranges-of-service"], auto="nss-subid")
 add("gid-entry", root=["gid-entry"], gid=1234, auto=("subgid-by-gid", "no-subordinate-range"))
 add("nameless", root=["nameless"], auto="no-passwd-entry")
+POD = 1000660000
+add(
+    "openshift",
+    root=[w.ranges(f"{POD}:100000:65536\n")],
+    uid=POD,
+    gid=0,
+    auto="no-passwd-entry",
+)
+add(
+    "openshift-group-of-own",
+    root=[w.ranges(f"{POD}:100000:65536\n")],
+    uid=POD,
+    gid=POD,
+    auto="no-passwd-entry",
+)
+add(
+    "openshift-groups",
+    root=[w.ranges(f"{POD}:100000:65536\n")],
+    uid=POD,
+    gid=0,
+    groups=(POD,),
+    auto="no-passwd-entry",
+)
 add("other-group", root=["other-group"], auto="gid-differs-from-passwd")
 add("slow-nss", root=[w.slow_nss], auto=("no-passwd-entry", "no-answer-in-time"), within=4)
 
@@ -311,6 +345,13 @@ add_range("helpers-4644", root=[w.helpers(0o4644)], auto="helper-not-executable"
 add_range("helpers-of-nobody", root=[w.helpers(0o4755, NOBODY)], auto="helper-not-setuid")
 add_range("helpers-4711", root=[w.helpers(0o4711)])
 add_range("helpers-nosuid", root=["helpers-nosuid"], auto="helper-on-nosuid")
+add_range(
+    "helpers-nosuid-system", root=[w.remounted("/usr/bin", MS_NOSUID)], auto="helper-on-nosuid"
+)
+add_range("helpers-0555", root=[w.helpers(0o555)], auto="helper-not-setuid")
+add_range("helpers-2755", root=[w.helpers(0o2755)], auto="helper-not-setuid")
+add_range("helpers-4700", root=[w.helpers(0o4700)], auto="helper-not-executable")
+add_range("helpers-0", root=[w.helpers(0)], auto="helper-not-executable")
 add_range("helpers-capabilities", root=[w.helper_capabilities(None)])
 add_range(
     "helpers-capabilities-elsewhere",
@@ -474,4 +515,13 @@ HEALED = (
     *("helpers-capabilities-elsewhere", "dev-nodev", "dev-empty"),
     *("max-user-0", "max-user-1", "max-user-2", "max-net-0", "max-mnt-0", "max-pid-0"),
     *("max-ipc-0", "max-uts-0", "fsize-1m", "as-200m", "as-1g", "runsc-0644", "runsc-0711"),
+    *("root", "no-proc", "no-proc-sys", "proc-subset", "proc-read-only", "nproc-0"),
+    *("nproc-1", "nproc-15", "fsize-0", "nameless", "passwd-closed"),
+    *("openshift", "openshift-group-of-own", "openshift-groups", "gid-entry", "other-group"),
+    *("ranges-of-service", "helpers-nosuid-system", "helpers-0555", "helpers-2755"),
+    *("helpers-4700", "helpers-0", "runsc-noexec", "runsc-named-0644", "runsc-named-missing"),
+    *("runsc-closed", "runsc-directory", "runsc-empty", "runsc-text", "runsc-no-interpreter"),
+    *("runsc-other-go-program", "runsc-other-machine", "runsc-prints-version-only"),
+    *("runsc-exits-1", "runsc-exits-3-with-words", "runsc-crashes", "runsc-killed"),
+    *("runsc-killed-by-filter",),
 )

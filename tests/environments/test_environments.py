@@ -27,9 +27,10 @@ def trial(*words: str) -> Any:
 
 @as_root
 @pytest.mark.parametrize("name", HEALED)
-def test_what_doctor_says_mends_it(name: str) -> None:
+def test_what_doctor_says_mends_it(name: str, score: Counter[str]) -> None:
     answer = trial(name, "heal")["heal"]
     assert (answer["status"], answer["stdout"]) == (0, "ran\n"), answer
+    score["healed"] += 1
 
 
 @as_root

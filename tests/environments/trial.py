@@ -72,12 +72,12 @@ def become(environment: Environment, words: list[str], output: int, errors: int)
     if environment.user != "root":
         if kept:
             prctl(ways.PR_SET_KEEPCAPS, 1)
-        if environment.gid == NOBODY and not environment.groups:
+        if (environment.uid, environment.gid) == (NOBODY, NOBODY) and not environment.groups:
             become_nobody(NOBODY)
         else:
             os.setgroups(list(environment.groups))
             os.setresgid(environment.gid, environment.gid, environment.gid)
-            os.setresuid(NOBODY, NOBODY, NOBODY)
+            os.setresuid(environment.uid, environment.uid, environment.uid)
             prctl(4, 1)
     if kept:
         keep_capabilities(kept)
@@ -209,7 +209,7 @@ def heal(environment: Environment) -> dict[str, Any]:
     typed = report["findings"][0]["remedy"]
     words = [USERNSCTL, *again]
     done = None
-    if typed.startswith("ulimit"):
+    if typed.startswith(("ulimit", "export")):
         words = ["/bin/sh", "-c", f'{typed}\nexec "$@"', "sh", *words]
     elif "\nif ask " in script:
         # Whoever answers no has nothing changed; what is asked for first is what blocks first.

@@ -87,6 +87,7 @@ class Limits:
     :ivar data: RLIMIT_DATA, in bytes.
     :ivar file_size: RLIMIT_FSIZE, in bytes.
     :ivar open_files: RLIMIT_NOFILE.
+    :ivar hard: the hard limits, by the names above.
     :ivar pids: the smallest pids.max of our control group and those above it.
     :ivar pids_current: how many there are in the group that has that limit.
     """
@@ -96,6 +97,7 @@ class Limits:
     data: int | None = None
     file_size: int | None = None
     open_files: int | None = None
+    hard: Mapping[str, int] = field(default_factory=dict)
     pids: int | None = None
     pids_current: int | None = None
 
@@ -163,12 +165,15 @@ class Subordinate:
     :ivar user: our name; ``None``: we have none.
     :ivar free: the first of 65536 ids that nobody has in either file; ``None``: there are none.
     :ivar gid_entries: lines of /etc/subgid that begin with our gid, which nothing ever looks at.
+    :ivar unreadable: those of the files that name users and ranges which are there, but not for us
+        to read.
     """
 
     source: str | None = None
     user: str | None = None
     free: int | None = None
     gid_entries: tuple[str, ...] = ()
+    unreadable: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,6 +203,8 @@ class Runsc:
     :ivar refused: the one that is there, but can't be used.
     :ivar system: the one or the other without symbolic links, if it is called so, and only root can
         put something else in its place; else ``None``.
+    :ivar noexec: the mount point that the one that is refused is on, where nothing is executed.
+    :ivar other: another one that is root's, where systems have their programs, and answers.
     :ivar release: as it says itself, such as ``"release-20260817.0"``.
     :ivar age: in days; ``None`` where the release does not tell its day.
     """
@@ -209,6 +216,8 @@ class Runsc:
     problem: str | None = None
     refused: str | None = None
     system: str | None = None
+    noexec: str | None = None
+    other: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,6 +229,7 @@ class Facts:
     :ivar initial: whether we are in the initial user namespace; ``None``: not known.
     :ivar namespaces: their identities, by the names in /proc/self/ns.
     :ivar threads: of this process.
+    :ivar parent: the process that has started this one, such as a shell.
     :ivar sysctls: by path below /proc/sys; ``None``: this kernel does not have it.
     :ivar mounts: by mount point, what restricts each: ``"ro"``, ``"nosuid"``, ``"nodev"``,
         ``"noexec"``.
@@ -233,6 +243,7 @@ class Facts:
     privileges: Privileges = field(default_factory=Privileges)
     namespaces: Mapping[str, str] = field(default_factory=dict)
     threads: int = 1
+    parent: int = 0
     limits: Limits = field(default_factory=Limits)
     sysctls: Mapping[str, int | None] = field(default_factory=dict)
     security: SecurityModules = field(default_factory=SecurityModules)

@@ -200,11 +200,18 @@ def judge(name: str, status: int, output: str, seconds: float) -> Probe:
     if status < 0 or status > 128:
         sig = -status if status < 0 else status - 128
         detail = f"killed by signal {sig}"
-        if sig == signal.SIGSYS:
+        by_filter = sig == signal.SIGSYS
+        if by_filter:
             # Nothing but a filter has it sent: it refuses a call so.
             detail += ", as a seccomp filter does"
-        code = errno.EPERM if sig == signal.SIGSYS else 0
-        return Probe(name=name, outcome="failed", errno=code, detail=detail, seconds=seconds)
+        return Probe(
+            name=name,
+            outcome="failed",
+            errno=errno.EPERM if by_filter else 0,
+            detail=detail,
+            cause="seccomp-denies-call" if by_filter else None,
+            seconds=seconds,
+        )
     number, *rest = text.split("\t", 3)
     if status != 1 or len(rest) != 3 or not number.isdecimal():
         detail = text or f"exit status {status}"

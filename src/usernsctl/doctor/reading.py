@@ -292,6 +292,7 @@ def read_facts(root: str = "/", environ: Mapping[str, str] | None = None) -> Fac
         privileges=_privileges(status, live=tree.is_real),
         namespaces=namespaces,
         threads=status.number("Threads", 10) or 1,
+        parent=status.number("PPid", 10) or 0,
         limits=_limits(tree),
         sysctls={name: tree.number(f"proc/sys/{name}") for name in SYSCTLS},
         security=_security(tree),
@@ -301,7 +302,7 @@ def read_facts(root: str = "/", environ: Mapping[str, str] | None = None) -> Fac
         subordinate=_subordinate(tree, status),
         cgroup=read_cgroup(tree),
         devices={path: _device(tree, path) for path in DEVICES},
-        runsc=_runsc(tree, environ) if tree.is_real else None,
+        runsc=_runsc(tree, environ, points) if tree.is_real else None,
     )
 
 
@@ -404,13 +405,16 @@ _LIMITS = {
 
 def _limits(tree: Tree) -> Limits:
     soft: dict[str, int] = {}
+    hard: dict[str, int] = {}
     for line in (tree.text("proc/self/limits") or "").split("\n"):
         for field, name in _LIMITS.items():
             words = line.removeprefix(name).split()
             if line.startswith(name) and words and words[0].isdecimal():
                 soft[field] = int(words[0])
+                if words[1:] and words[1].isdecimal():
+                    hard[field] = int(words[1])
     pids, current = read_pids(tree)
-    return Limits(**soft, pids=pids, pids_current=current)
+    return Limits(**soft, hard=hard, pids=pids, pids_current=current)
 
 
 def _security(tree: Tree) -> SecurityModules:
@@ -469,6 +473,11 @@ def _subordinate(tree: Tree, status: _Status) -> Subordinate:
         user=_user(tree, uid),
         free=_free(tree),
         gid_entries=entries,
+        unreadable=tuple(
+            f"/{path}"
+            for path in ("etc/passwd", "etc/subuid", "etc/subgid")
+            if tree.text(path) is None and not tree.is_absent(path)
+        ),
     )
 
 
@@ -519,16 +528,19 @@ def _device(tree: Tree, path: str) -> Device:
     return Device(path=path, mode=found.st_mode & 0o7777, accessible=accessible)
 
 
-def _runsc(tree: Tree, environ: Mapping[str, str]) -> Runsc:
+def _runsc(tree: Tree, environ: Mapping[str, str], points: Mapping[str, tuple[str, ...]]) -> Runsc:
     try:
         path = runsc.find(environ)
     except RunscError as error:
         refused = error.filename if isinstance(error.filename, str) else None
+        point = _mount_point(os.path.realpath(refused), points) if refused else ""
         return Runsc(
             cause=error.cause,
             problem=error.reason,
             refused=refused,
             system=_systems_runsc(tree, refused),
+            noexec=point if "noexec" in points.get(point, ()) else None,
+            other=_other_runsc(tree, refused),
         )
     # What keeps programs from being started is named by others of the facts.
     release = None
@@ -540,7 +552,21 @@ def _runsc(tree: Tree, environ: Mapping[str, str]) -> Runsc:
         release=release.label if release else None,
         age=release.age(today) if release else None,
         system=_systems_runsc(tree, path),
+        other=_other_runsc(tree, path),
     )
+
+
+def _other_runsc(tree: Tree, path: str | None) -> str | None:
+    """One that can be named in place of `path`."""
+    for directory in DEFAULT_PATH.split(":"):
+        other = f"{directory}/runsc"
+        real = _systems_runsc(tree, other)
+        if real is None or not os.access(other, os.X_OK) or (path and tree.real(path) == real):
+            continue
+        with contextlib.suppress(RunscError):
+            if release_of(other, remember=False) is not None:
+                return other
+    return None
 
 
 def _systems_runsc(tree: Tree, path: str | None) -> str | None:

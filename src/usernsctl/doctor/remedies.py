@@ -12,6 +12,9 @@ from usernsctl.explain.model import Cause, Place, Report
 RANGE_COUNT = 65536
 RANGE_FIRST = 100000
 
+#: How commands begin that are for the shell that starts the command.
+FOR_SHELL = ("ulimit", "export")
+
 _Facts = Mapping[str, Any]
 
 
@@ -25,9 +28,9 @@ def remedy(report: Report, cause: Cause, where: Place) -> str:
 def commands(report: Report, cause: Cause) -> str:
     """The commands that mend a cause on this machine; empty where facts don't tell them.
 
-    They are for root, except for those that begin with ``ulimit``: these are for the shell that
-    starts the command. Where others than root could change what root would give power to, they are
-    comments.
+    They are for root, except for those that begin with ``ulimit`` or ``export``: these are for the
+    shell that starts the command. Where others than root could change what root would give power
+    to, they are comments.
     """
     known = _KNOWN.get(cause.id)
     lines = known(report.facts) if known else []
@@ -45,6 +48,8 @@ def _grant(facts: _Facts) -> list[str]:
 
 def _name(facts: _Facts) -> list[str]:
     ids = facts.get("ids", {})
+    if "/etc/passwd" in facts.get("subordinate", {}).get("unreadable", ()):
+        return ["chmod a+r /etc/passwd"]
     uid, gid = ids.get("uid"), ids.get("gid")
     if not uid:
         return []
@@ -53,6 +58,14 @@ def _name(facts: _Facts) -> list[str]:
         f"getent group {gid} || groupadd --gid {gid} user{uid}",
         f"useradd --uid {uid} --gid {gid} --no-create-home user{uid}",
     ]
+
+
+def _group(facts: _Facts) -> list[str]:
+    """The group of the user is the caller's: newuidmap serves nobody who has another one."""
+    user, gid = facts.get("subordinate", {}).get("user"), facts.get("ids", {}).get("gid")
+    if not user or gid is None or user.startswith("-") or not user.isprintable():
+        return []
+    return [f"usermod --gid {gid} {quoted(user)}"]
 
 
 def _helpers(*lines: str, which: Callable[[_Facts], bool]) -> Callable[[_Facts], list[str]]:
@@ -79,16 +92,53 @@ def _mend_helper(helper: _Facts, lines: tuple[str, ...]) -> list[str]:
 def _runsc(facts: _Facts) -> list[str]:
     found = facts.get("runsc") or {}
     path, file = found.get("path") or found.get("refused"), found.get("system")
+    if found.get("noexec") and found["noexec"].isprintable():
+        return [f"mount -o remount,bind,exec {quoted(found['noexec'])}"]
     if file and file.isprintable():
         return [f"chmod a+rx {quoted(file)}"]
-    if not path:
-        return []
+    if not path or found.get("other"):
+        return _other_runsc(facts)
     return [f"# only if it is a runsc, and as its owner: chmod a+rx {quoted(operand(path))}"]
 
 
-def _limit(option: str) -> Callable[[_Facts], list[str]]:
-    # The hard limit is as far as a user may go.
-    return lambda _facts: [f"ulimit -S -{option} $(ulimit -H -{option})"]
+def _other_runsc(facts: _Facts) -> list[str]:
+    other = (facts.get("runsc") or {}).get("other")
+    return [f"export USERNSCTL_RUNSC={quoted(other)}"] if other else []
+
+
+# What is always enough, where a hard limit has to be raised.
+_ENOUGH = {"nofile": 4096, "nproc": 4096}
+
+# By the names of the facts: the option of ulimit, and that of prlimit(1).
+_LIMITS = {
+    "open_files": ("n", "nofile"),
+    "processes": ("u", "nproc"),
+    "file_size": ("f", "fsize"),
+    "address_space": ("v", "as"),
+    "data": ("d", "data"),
+}
+
+
+def _limits(*names: str) -> Callable[[_Facts], list[str]]:
+    def fill(facts: _Facts) -> list[str]:
+        limits, parent = facts.get("limits", {}), facts.get("parent")
+        lines = []
+        for name in names:
+            soft, hard = limits.get(name), limits.get("hard", {}).get(name)
+            option, long = _LIMITS[name]
+            if soft is not None and soft == hard and parent:
+                most = _ENOUGH.get(long, "unlimited")
+                lines.append(f"prlimit --pid {parent} --{long}={most}:{most}")
+            elif name == "processes":
+                # Not even the start of a $(...) may be allowed; dash has another letter for it.
+                most = "unlimited" if hard is None else hard
+                lines.append(f"ulimit -S -u {most} 2>&- || ulimit -S -p {most}")
+            elif soft is not None or len(names) == 1:
+                # The hard limit is as far as a user may go.
+                lines.append(f"ulimit -S -{option} $(ulimit -H -{option})")
+        return lines
+
+    return fill
 
 
 _KNOWN: Mapping[str, Callable[[_Facts], list[str]]] = {
@@ -104,8 +154,16 @@ _KNOWN: Mapping[str, Callable[[_Facts], list[str]]] = {
     ),
     "not-dumpable": _runsc,
     "runsc-not-executable": _runsc,
-    "descriptor-limit": _limit("n"),
-    "process-limit": _limit("u"),
-    "file-size-limit": _limit("f"),
-    "address-space-limit": lambda facts: [*_limit("v")(facts), *_limit("d")(facts)],
+    "gid-differs-from-passwd": _group,
+    "subgid-by-gid": _grant,
+    "nss-subid": lambda _facts: ["sed -i 's/^subid:.*/subid: files/' /etc/nsswitch.conf"],
+    "proc-read-only": lambda _facts: ["mount -o remount,bind,rw /proc"],
+    "descriptor-limit": _limits("open_files"),
+    "process-limit": _limits("processes"),
+    "file-size-limit": _limits("file_size"),
+    "address-space-limit": _limits("address_space", "data"),
+    **dict.fromkeys(
+        ("not-runsc", "wrong-architecture", "runsc-missing", "runsc-ran-nothing", "runsc-killed"),
+        _other_runsc,
+    ),
 }

@@ -12,7 +12,7 @@ from usernsctl import _core
 from usernsctl._text import quoted, shown
 from usernsctl.doctor.findings import STANDS_IN_THE_WAY_OF
 from usernsctl.doctor.needs import Need
-from usernsctl.doctor.remedies import remedy
+from usernsctl.doctor.remedies import FOR_SHELL, remedy
 from usernsctl.explain.model import Cause, Finding, Place, Probe, Purpose, Report
 
 WIDTH = 80
@@ -159,8 +159,8 @@ def _asked(report: Report, finding: Finding) -> str:
     if finding.cause is None or place(report) != "host":
         return ""
     found = remedy(report, finding.cause, "host")
-    # An ulimit is for the shell that starts the command: a script's own would forget it.
-    is_typed = not (found.startswith("ulimit") or is_prose(finding.cause, found))
+    # A script's own shell would forget it.
+    is_typed = not (found.startswith(FOR_SHELL) or is_prose(finding.cause, found))
     return found if is_typed and _typed(found) else ""
 
 
@@ -185,7 +185,7 @@ def _script_finding(finding: Finding, report: Report) -> Iterator[str]:
         yield f"if ask {question}; then"
         yield from (f"    {line}" for line in asked.splitlines())
         yield "fi"
-    elif text.startswith("ulimit"):
+    elif text.startswith(FOR_SHELL):
         yield from _comment(f"remedy, in the shell that starts the command: {text}")
     elif is_prose(finding.cause, text):
         yield from _comment(f"remedy: {text}")

@@ -69,6 +69,7 @@ def test_an_end_that_is_not_the_program_s_own(status: int, output: str, detail: 
 def test_a_call_that_a_filter_kills_for_is_refused() -> None:
     probe = judge("mount", 128 + signal.SIGSYS, "", 0)
     assert (probe.outcome, probe.errno) == ("failed", errno.EPERM)
+    assert probe.cause == "seccomp-denies-call"
 
 
 def test_what_has_left_its_session_is_gone_too() -> None:

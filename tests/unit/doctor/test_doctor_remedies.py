@@ -16,7 +16,7 @@ from doctor_machines import examined, failed, healthy, probes
 from usernsctl import profiles
 from usernsctl._text import quoted
 from usernsctl.doctor import render
-from usernsctl.doctor.facts import Facts, Helper, Runsc, Subordinate
+from usernsctl.doctor.facts import Facts, Helper, Ids, Limits, Runsc, Subordinate
 from usernsctl.doctor.reading import read_facts
 from usernsctl.explain.model import Probe
 
@@ -154,6 +154,45 @@ def closed_runsc(system: str | None) -> str:
     cause = report.findings[0].cause
     assert cause is not None
     return render.remedy(report, cause, "host")
+
+
+LIMITED = failed("range-map", cause="process-limit")
+
+
+@pytest.mark.parametrize(
+    ("hard", "parent", "wanted"),
+    [
+        ({}, 7, "ulimit -S -u unlimited 2>&- || ulimit -S -p unlimited"),
+        ({"processes": 200}, 7, "ulimit -S -u 200 2>&- || ulimit -S -p 200"),
+        # Only root goes further than that.
+        ({"processes": 9}, 7, "prlimit --pid 7 --nproc=4096:4096"),
+        ({"processes": 9}, 0, "ulimit -S -u 9 2>&- || ulimit -S -p 9"),
+    ],
+)
+def test_a_limit_is_raised_by_whoever_may(hard: dict[str, int], parent: int, wanted: str) -> None:
+    facts = healthy(limits=Limits(processes=9, hard=hard), parent=parent)
+    assert remedy_of(facts, LIMITED) == wanted
+
+
+def test_a_closed_user_database_is_opened() -> None:
+    facts = healthy(subordinate=Subordinate(unreadable=("/etc/passwd",)), ids=Ids(uid=9, gid=9))
+    nameless = failed("ranges", cause="no-passwd-entry")
+    assert remedy_of(facts, nameless) == "chmod a+r /etc/passwd"
+
+
+def test_a_group_is_that_of_the_caller() -> None:
+    facts = healthy(subordinate=Subordinate(user="it's"), ids=Ids(uid=9, gid=10))
+    other = failed("range-map", cause="gid-differs-from-passwd")
+    assert remedy_of(facts, other) == "usermod --gid 10 " + quoted("it's")
+
+
+def test_a_runsc_that_works_is_named_in_place_of_another() -> None:
+    runsc = Runsc(path="/opt/runsc", release="release-20240729.0", other="/usr/bin/runsc")
+    killed = failed("runsc", cause="runsc-killed")
+    report, _ = examined(healthy(runsc=runsc), probes(killed))
+    cause = report.findings[0].cause
+    assert cause is not None
+    assert render.remedy(report, cause, "host") == "export USERNSCTL_RUNSC=/usr/bin/runsc"
 
 
 @as_root

@@ -1,0 +1,92 @@
+#include "sys/filter.h"
+#include "base/error.h"
+
+#include <errno.h>
+#include <linux/seccomp.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* Those from 424 on are the same everywhere, and older libcs lack them. */
+#ifndef SYS_open_tree
+#define SYS_open_tree 428
+#define SYS_move_mount 429
+#endif
+#ifndef SYS_clone3
+#define SYS_clone3 435
+#endif
+#ifndef SYS_mount_setattr
+#define SYS_mount_setattr 442
+#endif
+
+#define NO_FLAG (-1L)
+#define NO_FD (-1L)
+
+const struct un_tried un_tried_mounts[] = {
+    {SYS_mount, {0}, "mount", UN_STEP_MOUNT, "mount-denied"},
+    {SYS_open_tree, {NO_FD, 0, NO_FLAG}, "open_tree", UN_STEP_MOUNT, "mount-by-descriptor-missing"},
+    {SYS_move_mount,
+     {NO_FD, 0, NO_FD, 0, NO_FLAG},
+     "move_mount",
+     UN_STEP_MOUNT,
+     "mount-by-descriptor-missing"},
+    {SYS_mount_setattr,
+     {NO_FD, 0, NO_FLAG},
+     "mount_setattr",
+     UN_STEP_MOUNT,
+     "mount-by-descriptor-missing"},
+    /* What waits for runsc starts it so. */
+    {SYS_clone3, {0}, "clone3", UN_STEP_CLONE, "seccomp-denies-call"},
+};
+
+/* With a flag that there is not, which a filter does not look at. */
+const struct un_tried un_tried_unshare[] = {{SYS_unshare,
+                                             {CLONE_NEWUSER | CLONE_NEWNS | 1},
+                                             "unshare",
+                                             UN_STEP_UNSHARE,
+                                             "seccomp-denies-userns"}};
+
+const struct un_tried un_tried_setns[] = {
+    {SYS_setns, {NO_FD}, "setns", UN_STEP_SETNS, "seccomp-denies-userns"}};
+
+static _Noreturn void try_in_child(const struct un_tried *tried, size_t count)
+{
+    /* Its end is no crash, of which anybody wants the memory. */
+    prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+    signal(SIGSYS, SIG_DFL);
+    for (size_t i = 0; i < count; i++) {
+        const long *with = tried[i].argument;
+        syscall(tried[i].number, with[0], with[1], with[2], with[3], with[4]);
+    }
+    _exit(0);
+}
+
+/* Whether who makes these calls is killed by a filter. What can't be tried is not. */
+static bool is_lethal(const struct un_tried *tried, size_t count)
+{
+    int status;
+    /* Its end is nobody else's to hear of: neither a handler's, nor a wait's for any child. */
+    pid_t child = (pid_t)syscall(SYS_clone, 0, NULL, NULL, NULL, NULL), ended;
+    if (child == 0)
+        try_in_child(tried, count);
+    if (child < 0)
+        return false;
+    while ((ended = waitpid(child, &status, __WALL)) < 0 && errno == EINTR)
+        continue;
+    return ended == child && WIFSIGNALED(status) && WTERMSIG(status) == SIGSYS;
+}
+
+int un_survive(const struct un_tried *tried, size_t count, struct un_error *err)
+{
+    if (prctl(PR_GET_SECCOMP, 0, 0, 0, 0) != SECCOMP_MODE_FILTER || !is_lethal(tried, count))
+        return 0;
+    for (size_t i = 0; i < count; i++)
+        if (is_lethal(&tried[i], 1))
+            return un_fail(err, tried[i].step, 0, tried[i].cause,
+                           "a seccomp filter kills whoever calls %s(2)", tried[i].name);
+    return 0;
+}

@@ -1,0 +1,96 @@
+/* Filters that kill are told of, and nobody but a child of ours dies of them. */
+#include "check.h"
+#include "forked.h"
+#include "sys/filter.h"
+
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <signal.h>
+#include <stddef.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+
+static volatile sig_atomic_t heard;
+
+static void hear(int number)
+{
+    (void)number;
+    heard = 1;
+}
+
+/* Answers this call so from now on. */
+static void filter(unsigned call, unsigned answer)
+{
+    struct sock_filter rules[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, call, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, answer),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {.len = COUNT(rules), .filter = rules};
+    CHECK_INT(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+    CHECK_INT(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
+}
+
+static void check_survives_all(void)
+{
+    struct un_error err;
+    CHECK_OK(UN_SURVIVE(un_tried_mounts, &err), &err);
+    CHECK_OK(UN_SURVIVE(un_tried_unshare, &err), &err);
+    CHECK_OK(UN_SURVIVE(un_tried_setns, &err), &err);
+}
+
+static int without_filter(void *arg)
+{
+    (void)arg;
+    check_survives_all();
+    return 0;
+}
+
+/* Those that refuse are told by the call itself. */
+static int with_refusal(void *arg)
+{
+    (void)arg;
+    filter(SYS_mount, SECCOMP_RET_ERRNO | 1);
+    check_survives_all();
+    return 0;
+}
+
+static int with_killer(void *arg)
+{
+    struct un_error err;
+    signal(SIGCHLD, hear);
+    filter(SYS_mount, *(unsigned *)arg);
+    CHECK_INT(UN_SURVIVE(un_tried_mounts, &err), -1);
+    CHECK_INT(err.step, UN_STEP_MOUNT);
+    CHECK_TEXT(err.cause, "mount-denied");
+    CHECK_HAS(err.detail, "kills whoever calls mount(2)");
+    CHECK_OK(UN_SURVIVE(un_tried_unshare, &err), &err);
+    CHECK_OK(UN_SURVIVE(un_tried_setns, &err), &err);
+    CHECK_INT(heard, 0);
+    check_no_child_left();
+    return 0;
+}
+
+/* An ignored SIGCHLD leaves nothing to wait for where it is what a child ends with. */
+static int with_ignored_children(void *arg)
+{
+    struct un_error err;
+    signal(SIGCHLD, SIG_IGN);
+    filter(SYS_setns, *(unsigned *)arg);
+    CHECK_INT(UN_SURVIVE(un_tried_setns, &err), -1);
+    CHECK_TEXT(err.cause, "seccomp-denies-userns");
+    return 0;
+}
+
+int main(void)
+{
+    unsigned killers[] = {SECCOMP_RET_KILL_PROCESS, SECCOMP_RET_KILL_THREAD, SECCOMP_RET_TRAP};
+    CHECK_INT(forked(without_filter, NULL), 0);
+    CHECK_INT(forked(with_refusal, NULL), 0);
+    for (size_t i = 0; i < COUNT(killers); i++) {
+        CHECK_INT(forked(with_killer, &killers[i]), 0);
+        CHECK_INT(forked(with_ignored_children, &killers[i]), 0);
+    }
+    return 0;
+}
