@@ -5,11 +5,11 @@
 DEV = $$(tools/environment dev)
 PYTHON_CODE = src tests tools demo bench examples csrc docs/api/conf.py setup.py
 SHELL_CODE = tools/packages tools/environment tools/user tools/as-user tools/test-users demo/run .ci/run \
-	docker/install docker/install-runsc
+	docker/install docker/install-runsc tools/vm/image tools/vm/run tools/vm/guest
 C_CODE = $(shell find csrc tests/c -name "*.[ch]")
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit kernel runsc hostile docker c connector docs lint format bench counts packages clean
+.PHONY: help demo test unit kernel runsc hostile docker vm c connector docs lint format bench counts packages clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z ]*\):.*## /    make \1\t/p' Makefile | expand -t 24
@@ -31,6 +31,10 @@ hostile: packages ## attack with the full number of tries; `make test` tries eac
 docker: packages ## build the images and run tests/docker, with an engine of its own (as root)
 	@tools/packages docker/packages.apt
 	@USERNSCTL_MUST_WORK=docker $(DEV)/bin/python -B -m pytest -p no:cacheprovider tests/docker
+
+vm: packages ## boot Debian, with AppArmor, Yama and systemd, in an emulated machine, and run tests there (as root)
+	@tools/packages tools/vm/packages.apt
+	@tools/vm/run
 
 c: packages ## check the layers of csrc/, build it with gcc and clang, sanitized, and run tests/c
 	@$(DEV)/bin/python tools/c_layers.py

@@ -24,6 +24,7 @@ HEADINGS = {
     "commands": "Commands and names",
     "containers": "Container engines and images",
 }
+TESTED_BY = {True: "real", "vm": "real, in a virtual machine", False: "given"}
 PLACES = {"host": "Host", "docker": "Docker", "podman": "Podman", "kubernetes": "Kubernetes"}
 
 INTRODUCTION = """\
@@ -44,6 +45,7 @@ TESTED = """\
 ## How they are tested
 
 *Real*: a test makes the machine fail for this cause, and checks that usernsctl names the cause.
+*Real, in a virtual machine*: the same, by `make vm`, since it takes Debian's own kernel.
 *Given*: not every machine can be made to fail for this cause. So a test gives usernsctl the facts,
 or the message, and checks that it names the cause.
 
@@ -59,8 +61,7 @@ def document() -> str:
         parts.append(f"## {HEADINGS[area]}\n")
         parts += [section(get(entry.id)) for where, entry in known if where == area]
     rows = [
-        f"| [`{entry.id}`](#{entry.id}) | {'real' if entry.reproduced else 'given'} |\n"
-        for _, entry in known
+        f"| [`{entry.id}`](#{entry.id}) | {TESTED_BY[entry.reproduced]} |\n" for _, entry in known
     ]
     return "\n".join(parts) + "\n" + TESTED + "".join(rows)
 

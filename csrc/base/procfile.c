@@ -52,6 +52,19 @@ bool un_proc_has_mount(const char *proc, const char *point, bool below)
     return found;
 }
 
+bool un_proc_apparmor(const char *proc, const char *who, char *label, size_t size)
+{
+    char file[64];
+    snprintf(file, sizeof file, "%s/attr/apparmor/current", who);
+    FILE *stream = open_below(proc, file);
+    bool has = stream && fgets(label, (int)size, stream);
+    if (stream)
+        fclose(stream);
+    if (has)
+        label[strcspn(label, "\n")] = '\0';
+    return has;
+}
+
 bool un_proc_hides(const char *proc)
 {
     char line[4096];

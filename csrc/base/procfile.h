@@ -17,6 +17,10 @@ bool un_proc_has_mount(const char *proc, const char *point, bool below);
 /* Whether a mount of proc hides the processes of others (proc(5), hidepid). */
 bool un_proc_hides(const char *proc);
 
+/* The label that AppArmor has for a process, such as "unconfined" or "NAME (enforce)"; `who` is
+ * "self" or a number. False: AppArmor has none, or it can't be read. */
+bool un_proc_apparmor(const char *proc, const char *who, char *label, size_t size);
+
 /* Our place in a hierarchy of control groups, such as "/a/b" (cgroups(7), PROC/self/cgroup): of
  * the one in version 1 that this controller alone has, or, for "", of version 2. In a container
  * the path may be that of the host. False: there is none. */

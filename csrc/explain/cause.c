@@ -119,9 +119,12 @@ static const struct un_cause causes[] = {
      "be able to write to it, or to put another file in its place",
      "ls -l FILE; chmod go-w FILE    # or freeze it anew, as root or as yourself, in a directory "
      "that others can't write to"},
-    {"lsm-denies-userns", "a security module (SELinux, or a BPF program) forbids user namespaces",
-     "see journalctl -k and ausearch -m avc for the denial; with SELinux, allow user_namespace "
-     "create"},
+    {"lsm-denies-userns",
+     "a security module (AppArmor, SELinux, or a BPF program) forbids user namespaces, or what is "
+     "to be done in them",
+     "see journalctl -k and ausearch -m avc for the denial; with AppArmor, give the profile that "
+     "/proc/self/attr/current names what it lacks, such as userns, capability, mount, and the flag "
+     "attach_disconnected; with SELinux, allow user_namespace create"},
     {"map-invalid", "the kernel takes no such map (user_namespaces(7))",
      "give extents as inside:outside:count, that do not overlap"},
     {"map-not-written",

@@ -3,6 +3,8 @@
  *
  * A cause is only named if a fact speaks for it; what is left is for the doctor, who can try.
  */
+#include "explain/diagnose.h"
+
 #include "base/procfile.h"
 
 #include <errno.h>
@@ -27,6 +29,17 @@ static bool is_filtered(const char *proc)
 static bool is_restricted_by_apparmor(const char *proc)
 {
     return un_proc_number(proc, "sys/kernel/apparmor_restrict_unprivileged_userns") == 1;
+}
+
+/* A profile of AppArmor's refuses whatever it does not name. */
+static bool is_confined_by_apparmor(const char *proc)
+{
+    static const char mode[] = " (enforce)";
+    char label[512];
+    if (!un_proc_apparmor(proc, "self", label, sizeof label))
+        return false;
+    size_t length = strlen(label), end = sizeof mode - 1;
+    return length > end && !strcmp(label + length - end, mode);
 }
 
 /* What is known of us and of where we are. To be freed, since that is more than a small stack
@@ -138,6 +151,17 @@ static const char *creation_failed(const struct un_error *err, const char *proc)
     }
 }
 
+const char *un_cause_of_closed_proc(const char *proc)
+{
+    if (is_restricted_by_apparmor(proc))
+        return "apparmor-restricts-userns";
+    if (is_confined_by_apparmor(proc))
+        return "lsm-denies-userns";
+    /* Nothing tells whether a process is confined by Landlock, but nothing else is left that
+     * refuses a file to its owner. */
+    return syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_VERSION) > 0 ? "landlock" : NULL;
+}
+
 static const char *map_failed(int errnum, const char *proc)
 {
     switch (errnum) {
@@ -149,14 +173,11 @@ static const char *map_failed(int errnum, const char *proc)
     case EINVAL:
         return "map-invalid";
     case EPERM:
-        return is_restricted_by_apparmor(proc) ? "apparmor-restricts-userns" : NULL;
-    case EACCES:
         if (is_restricted_by_apparmor(proc))
             return "apparmor-restricts-userns";
-        /* Nothing tells whether a process is confined by Landlock, but nothing else is left that
-         * refuses a file to its owner. */
-        return syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_VERSION) > 0 ? "landlock"
-                                                                                   : NULL;
+        return is_confined_by_apparmor(proc) ? "lsm-denies-userns" : NULL;
+    case EACCES:
+        return un_cause_of_closed_proc(proc);
     default:
         return NULL;
     }
@@ -187,6 +208,9 @@ static const char *join_failed(int errnum)
 static const char *find(const struct un_error *err, const char *proc)
 {
     switch (err->step) {
+    case UN_STEP_FACTS:
+        /* The file of a namespace has no path, which a profile may refuse. */
+        return err->errnum == EACCES && is_confined_by_apparmor(proc) ? "lsm-denies-userns" : NULL;
     case UN_STEP_CLONE:
     case UN_STEP_UNSHARE:
         return creation_failed(err, proc);

@@ -1,6 +1,7 @@
 /* newuidmap(1) and newgidmap(1): setuid programs that write what /etc/subuid and /etc/subgid
  * grant. */
 #include "base/error.h"
+#include "explain/diagnose.h"
 #include "sys/jobs.h"
 
 #include <errno.h>
@@ -51,8 +52,10 @@ static const char *cause_in(const char *words)
 {
     if (strstr(words, "Read-only file system"))
         return "proc-read-only";
-    if (strstr(words, "_map failed: Permission denied"))
-        return "landlock";
+    const char *closed =
+        strstr(words, "_map failed: Permission denied") ? un_cause_of_closed_proc("/proc") : NULL;
+    if (closed)
+        return closed;
     /* One that is setuid root needs this, too: the namespace is not root's. */
     if (strstr(words, "_map failed: Operation not permitted") &&
         prctl(PR_CAPBSET_READ, CAP_SYS_ADMIN, 0, 0, 0) == 0)

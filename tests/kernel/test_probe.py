@@ -25,6 +25,21 @@ def test_a_result_that_can_not_be_told_is_no_result(step: str, redirection: str)
     assert done.stderr.startswith("usernsctl-probe: standard output: ")
 
 
+@pytest.mark.parametrize("program", ["/bin/true", "/no/such/program", __file__])
+def test_a_program_whose_profile_is_asked_for_does_nothing(tmp_path: Path, program: str) -> None:
+    mark = tmp_path / "mark"
+    script = tmp_path / "script"
+    script.write_text(f"#!/bin/sh\n: >{mark}\n")
+    script.chmod(0o755)
+    words = [PROBE, "profiles", program, script]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not mark.exists()
+    # Where AppArmor is, a label and a path for each that can be started.
+    for line in done.stdout.splitlines():
+        assert line.partition("\t")[2] in (program, str(script))
+
+
 @pytest.mark.userns_requires("strace")
 @pytest.mark.parametrize("call", ["ptrace", "exit_group"])
 def test_the_child_that_is_traced_ends_with_its_tracer(call: str) -> None:

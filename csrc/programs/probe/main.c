@@ -1,6 +1,6 @@
 /*
- * usernsctl-probe [--within MS] STEP [PATH]: tries one step, undoes it by ending, and says how it
- * went. usernsctl-probe --within MS -- COMMAND...: the same for a command (within.h).
+ * usernsctl-probe [--within MS] STEP [PATH...]: tries one step, undoes it by ending, and says how
+ * it went. usernsctl-probe --within MS -- COMMAND...: the same for a command (within.h).
  *
  * Exit status 0: the step works; what is worth knowing is on standard output, a line each. 1: it
  * does not, and standard output has one line with errno, the step of the core, the cause that the
@@ -42,10 +42,12 @@ extern char **environ;
 /* What each step gets: the PATH it was given, or NULL. */
 typedef int step_function(const char *path, struct un_error *err);
 
+enum wants { NO_PATH, ONE_PATH, EACH_PATH };
+
 struct step {
     const char *name;
     step_function *run;
-    bool wants_path;
+    enum wants wants;
 };
 
 static int do_nothing(const char *path, struct un_error *err)
@@ -311,24 +313,58 @@ static int make_cgroup(const char *path, struct un_error *err)
     return mkdir(made, 0700) || rmdir(made) ? un_fail_errno(err, UN_STEP_NONE, made) : 0;
 }
 
+/* A program whose first instruction never comes. */
+static _Noreturn void become_stopped(const char *path)
+{
+    char *argv[] = {(char *)path, NULL}, *none[] = {NULL};
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (ptrace(PTRACE_TRACEME, 0, NULL, NULL) == 0)
+        execve(path, argv, none);
+    _exit(errno);
+}
+
+/* Says which profile of AppArmor's a program would have, if it can be started: the kernel chooses
+ * it when the program is executed, and shows to nobody but root what it goes by. */
+static int tell_profile(const char *path, struct un_error *err)
+{
+    char who[16], label[512];
+    int status;
+    pid_t child = fork();
+    if (child < 0)
+        return un_fail_errno(err, UN_STEP_CLONE, "fork");
+    if (child == 0)
+        become_stopped(path);
+    if (waitpid(child, &status, 0) < 0)
+        return un_fail_errno(err, UN_STEP_WAIT, "waitpid");
+    if (!WIFSTOPPED(status))
+        return 0;
+    snprintf(who, sizeof who, "%d", (int)child);
+    if (un_proc_apparmor("/proc", who, label, sizeof label))
+        printf("%s\t%s\n", label, path);
+    kill(child, SIGKILL);
+    waitpid(child, &status, 0);
+    return 0;
+}
+
 static const struct step steps[] = {
-    {"nothing", do_nothing, false},
-    {"unshare-nothing", unshare_nothing, false},
-    {"unshare-user", unshare_user, false},
-    {"setgroups", deny_setgroups, false},
-    {"one-id-map", map_one_id, false},
-    {"nested-user", nest, false},
-    {"namespaces", make_namespaces, false},
-    {"ranges", read_ranges, false},
-    {"range-map", map_range, false},
-    {"range-mount", mount_in_range, false},
-    {"mount", mount_tmpfs, false},
-    {"mount-bind", bind_proc, false},
-    {"mount-proc", mount_proc, false},
-    {"pivot-root", pivot_root, false},
-    {"ptrace", trace, false},
-    {"device", open_device, true},
-    {"cgroup", make_cgroup, true},
+    {"nothing", do_nothing, NO_PATH},
+    {"unshare-nothing", unshare_nothing, NO_PATH},
+    {"unshare-user", unshare_user, NO_PATH},
+    {"setgroups", deny_setgroups, NO_PATH},
+    {"one-id-map", map_one_id, NO_PATH},
+    {"nested-user", nest, NO_PATH},
+    {"namespaces", make_namespaces, NO_PATH},
+    {"ranges", read_ranges, NO_PATH},
+    {"range-map", map_range, NO_PATH},
+    {"range-mount", mount_in_range, NO_PATH},
+    {"mount", mount_tmpfs, NO_PATH},
+    {"mount-bind", bind_proc, NO_PATH},
+    {"mount-proc", mount_proc, NO_PATH},
+    {"pivot-root", pivot_root, NO_PATH},
+    {"ptrace", trace, NO_PATH},
+    {"device", open_device, ONE_PATH},
+    {"cgroup", make_cgroup, ONE_PATH},
+    {"profiles", tell_profile, EACH_PATH},
 };
 
 static int report(struct un_error *err)
@@ -351,19 +387,32 @@ static int conclude(int status)
 
 static int usage(void)
 {
-    fputs("usage: usernsctl-probe [--within MS] STEP [PATH]\n"
+    fputs("usage: usernsctl-probe [--within MS] STEP [PATH...]\n"
           "       usernsctl-probe --within MS -- COMMAND [ARGUMENT...]\n"
           "It is a part of usernsctl doctor.\n",
           stderr);
     return 2;
 }
 
-static int run_step(int argc, char **argv)
+static int take(const struct step *step, char **paths)
 {
     struct un_error err;
+    int failed = step->run(*paths, &err);
+    while (!failed && *paths && *++paths)
+        failed = step->run(*paths, &err);
+    return conclude(failed ? report(&err) : 0);
+}
+
+static bool fits(const struct step *step, int paths)
+{
+    return step->wants == EACH_PATH ? paths > 0 : paths == (int)step->wants;
+}
+
+static int run_step(int argc, char **argv)
+{
     for (size_t i = 0; argc > 0 && i < sizeof steps / sizeof steps[0]; i++)
-        if (!strcmp(argv[0], steps[i].name) && argc == 1 + steps[i].wants_path)
-            return conclude(steps[i].run(argv[1], &err) ? report(&err) : 0);
+        if (!strcmp(argv[0], steps[i].name) && fits(&steps[i], argc - 1))
+            return take(&steps[i], argv + 1);
     return usage();
 }
 

@@ -43,8 +43,8 @@ def apparmor_command(host: bool) -> None:
     docker run --security-opt apparmor=usernsctl IMAGE
 
     With --host, print the profile that lets the programs of this installation, and runsc, make user
-    namespaces, where AppArmor lets no others (Ubuntu 23.10 and later). The interpreter is one of
-    them, so that every script that it runs may do so.
+    namespaces, where AppArmor lets no others (Ubuntu 23.10 and later). What these programs start
+    may do so, too. The interpreter is one of them: so may what python SCRIPT runs.
 
     \b
     usernsctl apparmor-profile --host | sudo tee /etc/apparmor.d/usernsctl-host

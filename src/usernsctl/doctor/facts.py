@@ -114,6 +114,11 @@ class SecurityModules:
     label: str | None = None
     selinux_enforcing: bool | None = None
 
+    @property
+    def has_apparmor(self) -> bool:
+        """Whether AppArmor labels processes here."""
+        return "apparmor" in (self.names or ())
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Container:

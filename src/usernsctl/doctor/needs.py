@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from usernsctl.doctor.facts import NO_LIMIT, Facts
+from usernsctl.doctor.probes import PROFILES
+from usernsctl.doctor.rules import without_profile
 from usernsctl.explain.model import Probe, Purpose
 
 #: How many ids a container has under userns-remap, and a Pod with hostUsers: false.
@@ -32,7 +34,7 @@ class Need:
 
 def needs(facts: Facts, probes: Mapping[str, Probe], purpose: Purpose) -> tuple[Need, ...]:
     """What `purpose` needs here; for a container of Docker's or a Pod, of how it is started too."""
-    found = [_switch(facts), _limit(facts), _apparmor(facts), *_release(facts)]
+    found = [_switch(facts), _limit(facts), _apparmor(facts, probes), *_release(facts)]
     engine = facts.container.engine
     if purpose == "docker" or engine == "docker":
         inside = engine == "docker"
@@ -80,12 +82,27 @@ def _has_profile(facts: Facts) -> bool:
     return bool(label) and not str(label).startswith("unconfined")
 
 
-def _apparmor(facts: Facts) -> Need:
+def _profiles(facts: Facts, probes: Mapping[str, Probe]) -> tuple[bool, str]:
+    """Whether each of our programs has a profile of AppArmor's, and how that is told."""
+    probe = probes.get(PROFILES)
+    if probe is None or not probe.detail:
+        return _has_profile(facts), _label(facts) if _has_profile(facts) else ""
+    bare = without_profile(probes)
+    if not bare:
+        return True, "a profile is loaded for each of our programs"
+    if len(bare) == len(probe.detail.split("\n")):
+        return False, "no profile is loaded for our programs"
+    return False, f"no profile is loaded for {', '.join(bare)}"
+
+
+def _apparmor(facts: Facts, probes: Mapping[str, Probe]) -> Need:
     value = facts.sysctls.get("kernel/apparmor_restrict_unprivileged_userns")
+    has_profiles, told = _profiles(facts, probes)
+    shown = "absent" if value is None else str(value)
     return Need(
         name="kernel.apparmor_restrict_unprivileged_userns",
-        state=_state(value != 1 or _has_profile(facts)),
-        found=_label(facts) if _has_profile(facts) else "absent" if value is None else str(value),
+        state=_state(value != 1 or has_profiles),
+        found=f"{shown}; {told}" if told else shown,
         wanted="0 or absent, or a profile with userns, for usernsctl-exec and runsc",
     )
 

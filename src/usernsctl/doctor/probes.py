@@ -22,11 +22,15 @@ from usernsctl import _programs
 from usernsctl._system import isolated
 from usernsctl.doctor.facts import DEFAULT_PATH, Facts
 from usernsctl.explain.model import Probe
+from usernsctl.profiles import host_programs
 
 PROGRAM = _programs.path_of("usernsctl-probe")
 
 #: The probe that fails where no child can be started at all; then the others are skipped.
 START = "start"
+
+#: The probe that says which profile of AppArmor's each of our programs has.
+PROFILES = "profiles"
 
 #: How long all probes may take together, in seconds.
 DEADLINE = 30.0
@@ -83,6 +87,9 @@ def steps(facts: Facts, *, runsc: bool) -> tuple[Step, ...]:
         found.append(Step(name=name, words=("device", path)))
     if facts.cgroup.directory is not None:
         found.append(Step(name="cgroup", words=("cgroup", facts.cgroup.directory)))
+    if facts.security.has_apparmor:
+        programs = host_programs(facts.runsc.path if facts.runsc else None)
+        found.append(Step(name=PROFILES, words=(PROFILES, *programs)))
     if runsc:
         # As `usernsctl run` does it, which says itself why runsc fails.
         path = ":".join(filter(None, (os.environ.get("PATH"), DEFAULT_PATH)))

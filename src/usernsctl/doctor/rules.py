@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from usernsctl.doctor.facts import NO_LIMIT, Facts
-from usernsctl.doctor.probes import LATE
+from usernsctl.doctor.probes import LATE, PROFILES
 from usernsctl.explain.model import Probe
+from usernsctl.profiles import is_own_profile
 
 #: What the kernel, or a module of it, refuses with.
 _REFUSALS = (errno.EPERM, errno.EACCES)
@@ -50,12 +51,24 @@ class Seen:
         """Whether it takes helpers to map a range."""
         return not self.facts.privileges.holds("setuid", "setgid")
 
+    def without_profile(self) -> tuple[str, ...]:
+        """Our programs that no profile of AppArmor's applies to, as far as that is known."""
+        return without_profile(self.probes)
+
     def said(self, name: str, *texts: str) -> Evidence:
         """What a failed probe said, if one of the texts is in it."""
         probe = self.failed(name)
         if probe and any(text in probe.detail for text in texts):
             return (told(probe),)
         return ()
+
+
+def without_profile(probes: Mapping[str, Probe]) -> tuple[str, ...]:
+    """The paths of programs of ours that no profile of AppArmor's applies to."""
+    probe = probes.get(PROFILES)
+    lines = probe.detail.split("\n") if probe and probe.outcome == "ok" else []
+    pairs = (line.partition("\t") for line in lines)
+    return tuple(path for label, _, path in pairs if path and not is_own_profile(label, path))
 
 
 def told(probe: Probe) -> str:
@@ -182,20 +195,26 @@ def apparmor_restricted(seen: Seen) -> Evidence:
     restricted = seen.facts.sysctls.get("kernel/apparmor_restrict_unprivileged_userns") == 1
     if probe is None or not restricted or seen.failed("unshare-nothing"):
         return ()
-    if label is not None and not label.startswith("unconfined"):
+    bare = seen.without_profile()
+    if label not in (None, "unconfined") and not bare:
         return ()
     return (
         "kernel.apparmor_restrict_unprivileged_userns is 1",
-        f"no profile applies to us: {label or 'there is no label'}",
+        f"no profile applies to {', '.join(bare)}"
+        if bare
+        else f"no profile applies to us: {label or 'there is no label'}",
         told(probe),
     )
 
 
 def denied_by_module(seen: Seen) -> Evidence:
-    probe = seen.failed("unshare-user", errnos=(errno.EACCES,))
+    security = seen.facts.security
+    # A profile may allow namespaces, and refuse the capabilities in them.
+    confined = (security.label or "").endswith("(enforce)")
+    names = ("unshare-user", "setgroups", "one-id-map") if confined else ("unshare-user",)
+    probe = seen.failed(*names, errnos=(errno.EACCES,))
     if probe is None or apparmor_restricted(seen):
         return ()
-    security = seen.facts.security
     modules = ", ".join(security.names) if security.names else "not known"
     return (
         told(probe),

@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from importlib import resources
 from types import MappingProxyType
+from typing import Literal
 
 import msgspec
 
@@ -25,6 +26,9 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """A cause as its file has it; see :class:`~usernsctl.explain.model.Cause` for the fields.
 
     `why` and the remedy for the host are left out where the core has them.
+
+    :ivar reproduced: whether the tests make it real; ``"vm"``: those of the virtual machine do,
+        since not every machine can be made to fail so.
     """
 
     id: str
@@ -34,7 +38,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     purposes: tuple[Purpose, ...]
     why: str | None = None
     remedies: dict[Place, str] = {}
-    reproduced: bool = False
+    reproduced: bool | Literal["vm"] = False
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
@@ -78,7 +82,7 @@ def _complete(entry: Entry) -> Cause:
         remedies=MappingProxyType({place: text.strip() for place, text in remedies.items()}),
         purposes=entry.purposes,
         reference=entry.reference,
-        reproduced=entry.reproduced,
+        reproduced=bool(entry.reproduced),
     )
 
 

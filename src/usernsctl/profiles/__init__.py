@@ -25,14 +25,14 @@ def read(profile: Profile) -> str:
 
 _HOST_HEAD = """\
 # Lets usernsctl and gVisor make user namespaces where AppArmor restricts them (Ubuntu 23.10 and
-# later), and no other program. It confines nothing.
+# later), and what these programs start, but no other program. It confines nothing.
 abi <abi/4.0>,
 include <tunables/global>
 """
 
 
-def host_profile(runsc: str | None) -> str:
-    """The AppArmor profiles that let the programs of this installation make user namespaces.
+def host_programs(runsc: str | None) -> list[str]:
+    """The programs of this installation that make user namespaces, each once and without links.
 
     :param runsc: the path of gVisor's, if it is to be among them.
     """
@@ -40,17 +40,49 @@ def host_profile(runsc: str | None) -> str:
 
     names = ("child", "exec", "init", "probe", "watch")
     programs = [_programs.path_of(f"usernsctl-{name}") for name in names]
-    scripts = [os.path.join(os.path.dirname(sys.executable), "usernsctl-exec")]
+    # AppArmor goes by the path of a script, and not by that of its interpreter.
+    scripts = [
+        os.path.join(os.path.dirname(sys.executable), name)
+        for name in ("usernsctl-exec", "usernsctl")
+    ]
     found = [*programs, *scripts, sys.executable, *([runsc] if runsc else [])]
     # AppArmor goes by what links lead to.
-    paths = dict.fromkeys(os.path.realpath(path) for path in found if os.path.exists(path))
+    return list(dict.fromkeys(os.path.realpath(path) for path in found if os.path.exists(path)))
+
+
+def host_profile(runsc: str | None) -> str:
+    """The AppArmor profiles that let the programs of this installation make user namespaces.
+
+    :param runsc: the path of gVisor's, if it is to be among them.
+    """
     parts = [_HOST_HEAD]
-    for number, path in enumerate(paths):
-        # Any file can be the one that a variable names, and in a name all is as in a path.
-        word = "".join(re.findall("[A-Za-z0-9_.+-]", os.path.basename(path)))
-        name = f"{APPARMOR_NAME}-host-{number}-{word}"
+    for number, path in enumerate(host_programs(runsc)):
+        name = f"{APPARMOR_NAME}-host-{number}-{_word(path)}"
         parts.append(f'\nprofile {name} "{_escaped(path)}" flags=(unconfined) {{\n  userns,\n}}\n')
     return "".join(parts)
+
+
+def _word(path: str) -> str:
+    """The name of a file for a profile's.
+
+    Any file can be the one that a variable names, and in a name all is as in a path.
+    """
+    return "".join(re.findall("[A-Za-z0-9_.+-]", os.path.basename(path)))
+
+
+def is_own_profile(label: str, path: str) -> bool:
+    """Whether a program's label shows that a profile applies to it.
+
+    A program without a profile inherits that of the program that starts it, if that one confines
+    nothing. So one of ours only counts for the program that it is named after.
+
+    :param label: as /proc/PID/attr/apparmor/current has it, such as ``"NAME (enforce)"``.
+    """
+    name = label.partition(" (")[0]
+    ours = f"{APPARMOR_NAME}-host-"
+    if name.startswith(ours):
+        return name.removeprefix(ours).partition("-")[2] == _word(path)
+    return name != "unconfined"
 
 
 def _escaped(path: str) -> str:

@@ -1,4 +1,4 @@
-/* Our place in the hierarchies of control groups, as /proc tells it. */
+/* Our place in the hierarchies of control groups, and labels, as /proc tells them. */
 #include "base/procfile.h"
 #include "check.h"
 
@@ -7,10 +7,10 @@
 
 static char proc[64];
 
-static void write_cgroup(const char *text)
+static void write_file(const char *name, const char *text)
 {
     char path[96];
-    snprintf(path, sizeof path, "%s/self/cgroup", proc);
+    snprintf(path, sizeof path, "%s/self/%s", proc, name);
     FILE *file = fopen(path, "we");
     CHECK(file != NULL);
     CHECK(fputs(text, file) >= 0);
@@ -26,7 +26,7 @@ static void check_cgroup(const char *controller, const char *want)
 
 static void each_hierarchy_has_its_own_path(void)
 {
-    write_cgroup("12:cpu,cpuacct:/c\n4:memory:/a/b\n3:pids:/\n0::/user.slice/x:y\n");
+    write_file("cgroup", "12:cpu,cpuacct:/c\n4:memory:/a/b\n3:pids:/\n0::/user.slice/x:y\n");
     check_cgroup("memory", "/a/b");
     check_cgroup("pids", "/");
     check_cgroup("", "/user.slice/x:y");
@@ -35,10 +35,39 @@ static void each_hierarchy_has_its_own_path(void)
 static void what_is_not_there_is_not_found(void)
 {
     char path[64];
-    write_cgroup("4:memory:/a\nnonsense\n7\n");
+    write_file("cgroup", "4:memory:/a\nnonsense\n7\n");
     CHECK(!un_proc_cgroup(proc, "", path, sizeof path));
     CHECK(!un_proc_cgroup(proc, "pids", path, sizeof path));
     CHECK(!un_proc_cgroup("/no/such", "memory", path, sizeof path));
+}
+
+static void a_label_has_no_end_of_line(void)
+{
+    char label[64] = "before";
+    CHECK(!un_proc_apparmor(proc, "self", label, sizeof label));
+    write_file("attr/apparmor/current", "mine (enforce)\n");
+    CHECK(un_proc_apparmor(proc, "self", label, sizeof label));
+    CHECK_TEXT(label, "mine (enforce)");
+    write_file("attr/apparmor/current", "");
+    CHECK(!un_proc_apparmor(proc, "self", label, sizeof label));
+}
+
+/* Below the directory of the process, from the innermost outwards. */
+static void remove_all(void)
+{
+    static const char *const directories[] = {"/self/attr/apparmor", "/self/attr", "/self", ""};
+    char path[96];
+    for (size_t i = 0; i < sizeof directories / sizeof *directories; i++) {
+        snprintf(path, sizeof path, "%s%s", proc, directories[i]);
+        CHECK_INT(rmdir(path), 0);
+    }
+}
+
+static void make_directory(const char *name)
+{
+    char path[96];
+    snprintf(path, sizeof path, "%s/self%s", proc, name);
+    CHECK_INT(mkdir(path, 0700), 0);
 }
 
 int main(void)
@@ -46,13 +75,15 @@ int main(void)
     char path[96];
     strcpy(proc, "/tmp/usernsctl-test-XXXXXX");
     CHECK(mkdtemp(proc) != NULL);
-    snprintf(path, sizeof path, "%s/self", proc);
-    CHECK_INT(mkdir(path, 0700), 0);
+    make_directory("");
+    make_directory("/attr");
+    make_directory("/attr/apparmor");
     each_hierarchy_has_its_own_path();
     what_is_not_there_is_not_found();
+    a_label_has_no_end_of_line();
     snprintf(path, sizeof path, "%s/self/cgroup", proc);
     CHECK_INT(unlink(path), 0);
-    snprintf(path, sizeof path, "%s/self", proc);
-    CHECK_INT(rmdir(path), 0);
-    CHECK_INT(rmdir(proc), 0);
+    snprintf(path, sizeof path, "%s/self/attr/apparmor/current", proc);
+    CHECK_INT(unlink(path), 0);
+    remove_all();
 }

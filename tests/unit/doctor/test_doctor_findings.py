@@ -16,6 +16,7 @@ from doctor_machines import (
     nested,
     privileges,
     probes,
+    profiled,
     refused,
 )
 
@@ -70,6 +71,16 @@ BLOCKING: list[tuple[str, Facts, dict[str, Probe]]] = [
     ("caller-id-unmapped", healthy(ids=Ids(uid=1000, gid=5, uid_map=FEW, gid_map=FEW)), REFUSED),
     ("caller-id-unmapped", healthy(ids=Ids(uid=5, gid=1000, uid_map=FEW, gid_map=FEW)), REFUSED),
     ("lsm-denies-userns", healthy(), probes(failed("unshare-user", EACCES))),
+    (
+        "lsm-denies-userns",
+        healthy(security=Modules(label="mine (enforce)")),
+        probes(failed("setgroups", EACCES)),
+    ),
+    (
+        "apparmor-restricts-userns",
+        healthy(sysctls=RESTRICTED, security=Modules(label="mine (unconfined)")),
+        probes(failed("mount", EACCES), profiled("mine (unconfined)", "unconfined")),
+    ),
     ("process-limit", healthy(), probes(failed("start", EAGAIN))),
     ("apparmor-restricts-userns", healthy(sysctls=RESTRICTED), refused("one-id-map")),
     ("apparmor-restricts-userns", healthy(sysctls=RESTRICTED), REFUSED),
@@ -283,6 +294,15 @@ def test_two_causes_are_both_named_and_the_blocking_one_is_first() -> None:
     found = judged(facts, tried)
     assert ids(found) == ["seccomp-denies-userns", "in-chroot", "helper-not-setuid"]
     assert [finding.blocks for finding in found] == [True, True, False]
+
+
+def test_the_programs_without_a_profile_are_named() -> None:
+    facts = healthy(sysctls=RESTRICTED, security=Modules(label="mine (unconfined)"))
+    tried = probes(failed("mount", EACCES), profiled("mine (unconfined)", "unconfined"))
+    evidence = next(iter(judged(facts, tried))).evidence
+    assert "no profile applies to /opt/program1" in evidence
+    tried = probes(failed("mount", EACCES), profiled("mine (unconfined)"))
+    assert "apparmor-restricts-userns" not in held(facts, tried)
 
 
 def test_a_cause_without_evidence_is_not_named() -> None:

@@ -6,12 +6,13 @@ import dataclasses
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from callers import as_root
-from doctor_machines import examined, failed, healthy, probes
+from doctor_machines import examined, failed, healthy, probes, profiled
 
 from usernsctl import profiles
 from usernsctl._text import quoted
@@ -241,6 +242,54 @@ def test_a_name_does_not_get_out_of_its_profile(tmp_path: Path, name: str) -> No
 
 def test_a_path_is_no_pattern() -> None:
     assert profiles._escaped('/a*b"c') == '/a\\*b\\"c'
+
+
+def test_the_profile_of_this_machine_names_the_script_of_the_command() -> None:
+    """AppArmor goes by the path of a script, and not by its interpreter's."""
+    found = profiles.host_programs(None)
+    for name in ("usernsctl", "usernsctl-exec"):
+        assert os.path.realpath(Path(sys.executable).with_name(name)) in found
+
+
+@pytest.mark.parametrize(
+    ("label", "applies"),
+    [
+        ("unconfined", False),
+        ("usernsctl-host-7-runsc (unconfined)", True),
+        ("usernsctl-host-12-runsc (unconfined)", True),
+        ("usernsctl-host-3-usernsctl-probe (unconfined)", False),
+        ("usernsctl-host-3-not-runsc (unconfined)", False),
+        ("docker-default (enforce)", True),
+        ("unconfined-programs (unconfined)", True),
+    ],
+)
+def test_a_profile_of_ours_counts_for_the_program_that_it_is_named_after(
+    label: str, applies: bool
+) -> None:
+    assert profiles.is_own_profile(label, "/opt/gvisor/runsc") is applies
+
+
+@pytest.mark.parametrize("restricted", [False, True])
+@pytest.mark.parametrize(
+    ("labels", "state", "found"),
+    [
+        (("a (unconfined)", "b (enforce)"), "met", "a profile is loaded for each of our programs"),
+        (("unconfined", "unconfined"), "unmet", "no profile is loaded for our programs"),
+        (("a (unconfined)", "unconfined"), "unmet", "no profile is loaded for /opt/program1"),
+    ],
+)
+def test_profiles_that_are_loaded_meet_the_setting(
+    restricted: bool, labels: tuple[str, ...], state: str, found: str
+) -> None:
+    name = "kernel.apparmor_restrict_unprivileged_userns"
+    sysctls = {"kernel/apparmor_restrict_unprivileged_userns": 1 if restricted else None}
+    # Whatever doctor itself runs as.
+    security = dataclasses.replace(healthy().security, label="mine (unconfined)")
+    facts = healthy(sysctls=sysctls, security=security)
+    _, settings = examined(facts, probes(profiled(*labels)))
+    shown = next(one for one in settings if one.name == name)
+    assert shown.state == (state if restricted else "met")
+    assert shown.found == f"{'1' if restricted else 'absent'}; {found}"
 
 
 def test_facts_of_a_profile_meet_the_setting() -> None:

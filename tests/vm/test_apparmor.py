@@ -1,0 +1,87 @@
+"""Profiles of AppArmor's: those that let our programs make namespaces, and those that don't."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from logins import PATIENCE, Login, blocking, remedy, typed_by_root
+
+SETTING = "kernel.apparmor_restrict_unprivileged_userns"
+RULES = ("file", "network", "signal", "ptrace", "unix", "capability", "mount", "umount")
+RULES += ("pivot_root", "userns")
+CAUSE = "lsm-denies-userns"
+
+Confined = Callable[..., list[str]]
+
+
+@pytest.fixture
+def confined(tmp_path: Path) -> Iterator[Confined]:
+    """Loads a profile, and says what confines a command by it."""
+    file, name = tmp_path / "profile", "usernsctl-vm-confined"
+
+    def load(*left_out: str) -> list[str]:
+        rules = "".join(f"  {rule},\n" for rule in RULES if rule not in left_out)
+        head = "abi <abi/4.0>,\ninclude <tunables/global>\n"
+        flags = "flags=(attach_disconnected)"
+        file.write_text(f"{head}profile {name} {flags} {{\n{rules}}}\n")
+        subprocess.run(["apparmor_parser", "-r", file], check=True, timeout=PATIENCE)
+        return ["aa-exec", "-p", name, "--"]
+
+    yield load
+    subprocess.run(["apparmor_parser", "-R", file], check=True, timeout=PATIENCE)
+
+
+def test_one_that_allows_all_is_in_nobodys_way(user: Login, confined: Confined) -> None:
+    words = confined()
+    assert user(*words, "usernsctl-exec", "-r", "--map-auto", "--", "true").returncode == 0
+    report = user.diagnose(*words)
+    assert report["facts"]["security"]["label"] == "usernsctl-vm-confined (enforce)"
+    assert (report["ready"], blocking(report)) == (True, [])
+
+
+@pytest.mark.parametrize("left_out", ["userns", "capability"])
+def test_one_that_refuses_namespaces(user: Login, confined: Confined, left_out: str) -> None:
+    words = confined(left_out)
+    for command in (["usernsctl-exec", "-r", "--", "true"], ["usernsctl", "run", "--", "true"]):
+        done = user(*words, *command)
+        assert (done.returncode, f"[{CAUSE}]" in done.stderr) == (125, True), done.stderr
+    report = user.diagnose(*words, runsc=False)
+    assert blocking(report) == [CAUSE]
+    assert "AppArmor" in remedy(report, CAUSE)
+
+
+def test_one_that_refuses_mounts(user: Login, confined: Confined) -> None:
+    report = user.diagnose(*confined("mount"), runsc=False)
+    assert blocking(report) == ["mount-denied"]
+    evidence = next(one["evidence"] for one in report["findings"] if one["blocks"])
+    assert "AppArmor label: usernsctl-vm-confined (enforce)" in evidence
+
+
+def setting(user: Login) -> str:
+    return next(
+        one["found"] for one in user.diagnose(runsc=False)["settings"] if one["name"] == SETTING
+    )
+
+
+def test_doctor_knows_whether_our_profile_is_loaded(user: Login) -> None:
+    assert setting(user) == "absent; no profile is loaded for our programs"
+    printed = user("usernsctl", "apparmor-profile", "--host").stdout
+    file = Path("/etc/apparmor.d/usernsctl-host")
+    file.write_text(printed)
+    try:
+        typed_by_root(f"apparmor_parser -r {file}")
+        assert setting(user) == "absent; a profile is loaded for each of our programs"
+        # A script is known by its own path, and what a program starts inherits its profile.
+        report = user.diagnose(runsc=False)
+        assert report["facts"]["security"]["label"].startswith("usernsctl-host-")
+        shown = user("usernsctl-exec", "-r", "--", "cat", "/proc/self/attr/apparmor/current")
+        assert shown.stdout.startswith("usernsctl-host-"), shown.stdout
+        for name in Path("/sys/kernel/security/apparmor/policy/profiles").glob("*-runsc.*/name"):
+            Path("/sys/kernel/security/apparmor/.remove").write_text(name.read_text().strip())
+        assert setting(user) == "absent; no profile is loaded for /usr/bin/runsc"
+    finally:
+        subprocess.run(["apparmor_parser", "-R", file], timeout=PATIENCE)
+        file.unlink()

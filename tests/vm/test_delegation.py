@@ -1,0 +1,41 @@
+"""Control groups of version 2 that systemd delegates to a user."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+from logins import USER, Login
+
+TREE = Path(__file__).parent.parent.parent
+
+
+NOT_GIVEN = "cgroup-not-delegated"
+
+#: What has the user's own systemd start a command, in a control group that is the user's.
+STARTED = ["systemd-run", f"--machine={USER}@.host", "--user", "--quiet", "--pipe", "--wait"]
+STARTED += ["--collect", "-p", "Delegate=yes", "--setenv=PATH", "--setenv=LANG", "--", "env"]
+
+
+def test_doctor_sees_what_is_delegated(user: Login) -> None:
+    probe = Login("root").diagnose(*STARTED, runsc=False)["probes"]["cgroup"]
+    assert probe["outcome"] == "ok", probe
+    assert user.diagnose(runsc=False)["probes"]["cgroup"]["cause"] == NOT_GIVEN
+
+
+def test_commands_start_in_groups_that_a_user_makes() -> None:
+    """As tests/kernel/test_cgroup.py has it, which finds no such group elsewhere but as root."""
+    pytest_ = [sys.executable, "-B", "-m", "pytest", "-p", "no:cacheprovider", "--color=no"]
+    at = [f"--chdir={TREE}"]
+    words = [*pytest_, "-o", "timeout=600", "-rs", "tests/kernel/test_cgroup.py"]
+    done = Login("root")(*STARTED, *at, *words)
+    print(done.stdout)
+    assert done.returncode == 0
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 20  # type: ignore[index]
+    reasons = set(re.findall(r"^SKIPPED .*: (.*)$", done.stdout, re.MULTILINE))
+    # Root's own tests make groups for others, which takes no delegation.
+    allowed = {"only root, outside of containers, may map any id by itself"}
+    # Where a process is, as the test's own is there, no controller can be handed on.
+    allowed.add("no controller is enabled for the groups here")
+    assert reasons <= allowed

@@ -1,0 +1,34 @@
+"""Yama's scopes of ptrace(2). The last one can't be left again, so this file comes last."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gvisor
+import pytest
+from logins import Login, blocking
+
+SCOPE = Path("/proc/sys/kernel/yama/ptrace_scope")
+CAUSE = "yama-ptrace-scope"
+
+
+@pytest.mark.parametrize("scope", [1, 2])
+def test_what_tells_parents_from_strangers_is_in_nobodys_way(user: Login, scope: int) -> None:
+    SCOPE.write_text(str(scope))
+    done = user("usernsctl", "run", "--", "cat", "/proc/version")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert gvisor.is_version(done.stdout)
+    report = user.diagnose()
+    assert (report["ready"], report["probes"]["ptrace"]["outcome"]) == (True, "ok")
+    assert report["facts"]["sysctls"]["kernel/yama/ptrace_scope"] == scope
+
+
+def test_where_nobody_may_attach_no_program_runs(user: Login) -> None:
+    SCOPE.write_text("3")
+    done = user("usernsctl", "run", "--", "cat", "/proc/version")
+    assert (done.returncode, done.stdout) == (125, "")
+    assert CAUSE in done.stderr
+    report = user.diagnose()
+    assert blocking(report) == [CAUSE]
+    # Maps and namespaces take no ptrace(2).
+    assert user("usernsctl-exec", "-r", "--map-auto", "--", "true").returncode == 0
