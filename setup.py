@@ -34,6 +34,9 @@ import layout  # noqa: E402
 PYPROJECT = tomllib.loads(Path("pyproject.toml").read_text())
 # What users call; the others are data of the package.
 SCRIPTS = ["usernsctl-exec", "usernsctl-entrypoint"]
+# An older libc for the extension to be linked with, so that it works with that and all later ones
+# (tools/dist/sysroot.py). The programs are static, and take this machine's.
+SYSROOT = os.environ.get("USERNSCTL_SYSROOT")
 INTERFACE = "include/usernsctl.h"
 DEFINES = [("USERNSCTL_VERSION", '"{}"'.format(PYPROJECT["project"]["version"]))]
 
@@ -79,6 +82,7 @@ def declarations(header: str) -> str:
 
 
 def extension() -> Any:
+    libc = [f"--sysroot={SYSROOT}"] if SYSROOT else []
     ffi = FFI()
     ffi.cdef(SYSTEM_TYPES + declarations((CSRC / INTERFACE).read_text()))
     ffi.set_source(
@@ -88,8 +92,8 @@ def extension() -> Any:
         depends=[str(path) for path in sorted(CSRC.rglob("*.h"))],
         include_dirs=[str(CSRC)],
         define_macros=DEFINES,
-        extra_compile_args=[*EXTENSION_FLAGS, "-fvisibility=hidden"],
-        extra_link_args=FULL_RELRO,
+        extra_compile_args=[*libc, *EXTENSION_FLAGS, "-fvisibility=hidden"],
+        extra_link_args=[*libc, *FULL_RELRO],
         py_limited_api=True,
     )
     return ffi.distutils_extension("build")
@@ -141,7 +145,7 @@ def has_first(mode: list[str]) -> bool:
 
 
 def build_first(target: Path, mode: list[str]) -> None:
-    movable = ["-fPIE", "-DUN_MOVABLE"] if "-static-pie" in mode else ["-fno-pie"]
+    movable = layout.FIRST_MOVABLE if "-static-pie" in mode else ["-fno-pie"]
     flags = [*FLAGS, "-O2", *own_flags(), *layout.FIRST_FLAGS, *movable, *layout.FIRST_LDFLAGS]
     compile_program(flags, layout.first(CSRC), target)
     # Its libc is nobody else's.
@@ -151,7 +155,7 @@ def build_first(target: Path, mode: list[str]) -> None:
 
 
 def build_freestanding(program: Path) -> None:
-    flags = [*FLAGS, "-O2", *own_flags(), *layout.FREESTANDING_FLAGS]
+    flags = [*FLAGS, "-O2", *own_flags(), *layout.freestanding_flags(platform.machine())]
     compile_program(flags, layout.freestanding(program.name, CSRC), program)
 
 

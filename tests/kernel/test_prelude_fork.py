@@ -71,6 +71,26 @@ def test_the_child_gets_the_signal_that_was_chosen(prelude: Program) -> None:
     assert os.waitstatus_to_exitcode(status) == 100 + signal.SIGUSR1
 
 
+def test_each_signal_that_has_a_name_can_be_chosen_by_it(prelude: Program) -> None:
+    ask = (
+        "import ctypes; told = ctypes.c_int(); "
+        "ctypes.CDLL(None).prctl(2, ctypes.byref(told)); print(told.value)"  # PR_GET_PDEATHSIG
+    )
+    # Further words for SIGCHLD, SIGPOLL and SIGABRT.
+    others = {"SIGCLD", "SIGIO", "SIGIOT"}
+    named = {
+        name.removeprefix("SIG"): f"{int(number)}\n"
+        for name, number in signal.Signals.__members__.items()
+        if not name.startswith("SIGRT") and name not in others
+    }
+    assert len(named) == 31
+    told = {}
+    for name in named:
+        done = prelude("-r", f"--kill-child={name}", "--", sys.executable, "-S", "-c", ask)
+        told[name] = done.stdout or done.stderr
+    assert told == named
+
+
 def wait_until_stopped(pid: int) -> None:
     _, status = os.waitpid(pid, os.WUNTRACED)
     assert os.WIFSTOPPED(status)

@@ -11,7 +11,6 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -99,7 +98,8 @@ int sigemptyset(sigset_t *set)
 
 int sigaddset(sigset_t *set, int sig)
 {
-    set->__val[0] |= 1UL << (sig - 1);
+    /* Each libc has its own name for the array in it. */
+    *(unsigned long *)set |= 1UL << (sig - 1);
     return 0;
 }
 
@@ -160,12 +160,6 @@ int ioctl(int fd, unsigned long request, ...)
     long argument = va_arg(arguments, long);
     va_end(arguments);
     return (int)call(__NR_ioctl, fd, (long)request, argument, 0, 0, 0);
-}
-
-int prlimit64(pid_t pid, enum __rlimit_resource resource, const struct rlimit64 *limit,
-              struct rlimit64 *before)
-{
-    return (int)call(__NR_prlimit64, pid, (long)resource, (long)limit, (long)before, 0, 0);
 }
 
 int fstatfs(int fd, struct statfs *fs)

@@ -10,7 +10,6 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -41,8 +40,8 @@ static int set_limits(struct agent_start *start)
     for (uint32_t i = 0; i < message->header.limits; i++) {
         struct agent_limit asked;
         agent_read_limit(message, i, &asked);
-        const struct rlimit64 limit = {.rlim_cur = asked.soft, .rlim_max = asked.hard};
-        if (prlimit64(0, asked.resource, &limit, NULL))
+        const uint64_t limit[] = {asked.soft, asked.hard}; /* the kernel's own struct rlimit64 */
+        if (syscall(SYS_prlimit64, 0, asked.resource, limit, NULL))
             return fail(start, AGENT_STEP_LIMITS, errno);
     }
     return 0;

@@ -121,12 +121,6 @@ int vsnprintf(char *text, size_t size, const char *format, va_list arguments)
     return 0;
 }
 
-const char *sigabbrev_np(int sig)
-{
-    (void)sig;
-    return NULL;
-}
-
 int __libc_current_sigrtmax(void)
 {
     return 64;

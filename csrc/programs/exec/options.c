@@ -93,6 +93,21 @@ static int parse_id(const char *option, const char *text, int64_t *id, struct un
     return parse_number(option, text, UINT32_MAX - 1, id, err);
 }
 
+/* Not every libc has sigabbrev_np(3). The real-time signals have no names. */
+static const struct {
+    char name[8];
+    int number;
+} signals[] = {
+    {"HUP", SIGHUP},   {"INT", SIGINT},       {"QUIT", SIGQUIT}, {"ILL", SIGILL},
+    {"TRAP", SIGTRAP}, {"ABRT", SIGABRT},     {"BUS", SIGBUS},   {"FPE", SIGFPE},
+    {"KILL", SIGKILL}, {"USR1", SIGUSR1},     {"SEGV", SIGSEGV}, {"USR2", SIGUSR2},
+    {"PIPE", SIGPIPE}, {"ALRM", SIGALRM},     {"TERM", SIGTERM}, {"STKFLT", SIGSTKFLT},
+    {"CHLD", SIGCHLD}, {"CONT", SIGCONT},     {"STOP", SIGSTOP}, {"TSTP", SIGTSTP},
+    {"TTIN", SIGTTIN}, {"TTOU", SIGTTOU},     {"URG", SIGURG},   {"XCPU", SIGXCPU},
+    {"XFSZ", SIGXFSZ}, {"VTALRM", SIGVTALRM}, {"PROF", SIGPROF}, {"WINCH", SIGWINCH},
+    {"POLL", SIGPOLL}, {"PWR", SIGPWR},       {"SYS", SIGSYS},
+};
+
 static int parse_signal(const char *text, int *sig, struct un_error *err)
 {
     int64_t number;
@@ -104,9 +119,9 @@ static int parse_signal(const char *text, int *sig, struct un_error *err)
             return 0;
     }
     const char *name = strncmp(text, "SIG", 3) ? text : text + 3;
-    for (*sig = 1; *sig < NSIG; (*sig)++) {
-        const char *known = sigabbrev_np(*sig);
-        if (known && !strcmp(known, name))
+    for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) {
+        *sig = signals[i].number;
+        if (!strcmp(signals[i].name, name))
             return 0;
     }
     return usage(err, "%s: \"%.200s\" is no signal; try KILL or TERM", "--kill-child", text);

@@ -1,0 +1,57 @@
+"""What is released works with an older glibc: tools/dist/glibc.py says with which one.
+
+`make dist` links the extension with an older libc, and looks at all that it has built. These tests
+tell earlier, of what this machine's own libc was linked with.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_elf import EXTENSION, PROGRAMS
+
+TREE = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(TREE / "tools/dist"))
+import glibc  # noqa: E402
+
+LATER = """
+#define _GNU_SOURCE
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+int later(const char *text, struct stat *status)
+{
+    return (int)strtol(text, 0, 10) + gettid() + stat(text, status) + (int)strlen(text);
+}
+"""
+
+
+def build(directory: Path, text: str) -> Path:
+    source, target = directory / "later.c", directory / "later.so"
+    source.write_text(text)
+    compiler = shlex.split(os.environ.get("CC", "cc"))
+    subprocess.run([*compiler, "-shared", "-fPIC", source, "-o", target], check=True)
+    return target
+
+
+def test_the_function_that_came_later_is_found(tmp_path: Path) -> None:
+    """gettid(2) has had a function since glibc 2.30; the others are as old as glibc."""
+    made = build(tmp_path, LATER)
+    assert {"strlen", "gettid"} <= glibc.needed(made).keys()
+    assert [name for name in glibc.too_new(made) if not glibc.is_renamed(name)] == ["gettid"]
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda file: f"{file.parent.name}/{file.name}")
+def test_a_program_needs_no_glibc(program: Path) -> None:
+    assert glibc.needed(program) == {}
+
+
+def test_the_extension_needs_no_function_that_came_later() -> None:
+    assert "setns" in glibc.needed(EXTENSION)
+    assert [name for name in glibc.too_new(EXTENSION) if not glibc.is_renamed(name)] == []

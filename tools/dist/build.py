@@ -1,0 +1,116 @@
+"""Build what is released, into dist/: the sdist, the wheel, and the wheel of the native programs alone.
+
+All is built twice, in directories of different names, and both must give the same bytes: whoever
+has the same compiler and libc can make sure that a wheel is made of the sources that it says.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+import glibc
+import prelude
+import sysroot
+
+TREE = Path(__file__).resolve().parents[2]
+OUTPUT = TREE / "dist"
+SYSROOT = TREE / "build" / f"sysroot-{sysroot.SUITE}"
+
+
+def last_commit() -> str:
+    """When the last commit was made, in seconds since the epoch: the time of all that is built."""
+    command = ["git", "-C", TREE, "log", "-1", "--format=%ct"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def build_package(kind: str, source: Path, target: Path, *options: str) -> Path:
+    """What ``python -m build --KIND`` makes of ``source``, in the empty directory ``target``."""
+    command = [sys.executable, "-m", "build", f"--{kind}", "--no-isolation", *options]
+    log = target / "log"
+    with log.open("w") as output:
+        words = [*command, "--outdir", target, source]
+        done = subprocess.run(words, stdout=output, stderr=subprocess.STDOUT)
+    if done.returncode:
+        sys.exit(f"{log.read_text()}\nthe {kind} could not be built")
+    log.unlink()
+    [made] = target.iterdir()
+    return made
+
+
+def forget_the_builder(sdist: Path, epoch: int) -> None:
+    """Have an sdist tell nothing of who built it, and when."""
+    with tarfile.open(sdist) as archive:
+        members = sorted(archive.getmembers(), key=lambda member: member.name)
+        contents = [archive.extractfile(m) if m.isfile() else None for m in members]
+        with (
+            sdist.with_suffix(".new").open("wb") as raw,
+            gzip.GzipFile("", "wb", fileobj=raw, mtime=epoch) as packed,
+            tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as made,
+        ):
+            for member, content in zip(members, contents, strict=True):
+                member.uid = member.gid = 0
+                member.uname = member.gname = ""
+                member.mtime = epoch
+                member.mode = 0o755 if member.isdir() or member.mode & 0o100 else 0o644
+                member.pax_headers = {}
+                made.addfile(member, content)
+    sdist.with_suffix(".new").rename(sdist)
+
+
+def build_all(scratch: Path, target: Path, epoch: str) -> None:
+    """Build everything into ``target``, the wheels from the sdist."""
+    source, sdists, unpacked, wheels = (scratch / n for n in ("source", "sdist", "tree", "wheel"))
+    for directory in (target, source, sdists, unpacked, wheels):
+        directory.mkdir(parents=True)
+    subprocess.run([TREE / "tools/source-copy", source], check=True)
+    sdist = build_package("sdist", source, sdists)
+    forget_the_builder(sdist, int(epoch))
+    shutil.unpack_archive(sdist, unpacked, filter="data")
+    [tree] = unpacked.iterdir()
+    tag = f"{glibc.PLATFORM}_{platform.machine()}"
+    wheel = build_package("wheel", tree, wheels, f"-C--build-option=--plat-name={tag}")
+    for made in (sdist, wheel):
+        shutil.move(made, target)
+    prelude.repack(target / wheel.name, target, tree, int(epoch))
+
+
+def hashes(directory: Path) -> dict[str, str]:
+    return {
+        file.name: hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(directory.iterdir())
+    }
+
+
+def main() -> None:
+    os.umask(0o022)
+    epoch = last_commit()
+    # The compiler's notes for debuggers would hold the names of our directories.
+    os.environ.update(SOURCE_DATE_EPOCH=epoch, USERNSCTL_SYSROOT=str(SYSROOT), CFLAGS="-g0")
+    os.environ.pop("LDFLAGS", None)
+    sysroot.make(SYSROOT)
+    with tempfile.TemporaryDirectory(prefix="usernsctl-dist-") as scratch:
+        first, again = Path(scratch, "first"), Path(scratch, "once-more")
+        for built in (first, again):
+            print(f"Building {'twice' if built is again else 'once'}", flush=True)
+            build_all(built / "work", built / "dist", epoch)
+        made, others = hashes(first / "dist"), hashes(again / "dist")
+        if made != others:
+            changed = sorted(name for name in made if made[name] != others.get(name))
+            sys.exit(f"two builds of the same sources differ: {', '.join(changed)}")
+        shutil.rmtree(OUTPUT, ignore_errors=True)
+        shutil.copytree(first / "dist", OUTPUT)
+    for name, digest in made.items():
+        print(f"{digest}  dist/{name}")
+
+
+if __name__ == "__main__":
+    main()

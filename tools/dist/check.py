@@ -1,0 +1,124 @@
+"""Check what build.py has left in dist/, and add a list of what is in it (CycloneDX)."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+import glibc
+from build import OUTPUT, TREE, last_commit
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+
+ELF = b"\x7fELF"
+TOOLS = Path(sys.executable).parent
+# The command is installed twice: where users look for it, and where the package does. And the wheel
+# of the programs is nothing but scripts.
+EXPECTED = {"usernsctl": "W002", "usernsctl_prelude": "W007"}
+
+
+def run(program: str, *words: str | Path) -> str:
+    """Run a tool of this environment; what it printed. If it fails, so do we."""
+    done = subprocess.run([TOOLS / program, *words], capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{program}:\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def name_of(file: Path) -> str:
+    return file.name.split("-")[0]
+
+
+def glibc_of(wheel: Path) -> tuple[int, int]:
+    """The oldest glibc that the policies of manylinux have a wheel work with, or (0, 0): any."""
+    told = json.loads(run("auditwheel", "show", "--json", wheel))
+    version = re.fullmatch(r"manylinux_(\d+)_(\d+)_\w+", told["overall_tag"])
+    if not version or told["external_libs"]:
+        sys.exit(f"{wheel.name} is not for every system: {told}")
+    if not told["versioned_symbols"]:
+        return (0, 0)
+    return int(version[1]), int(version[2])
+
+
+def check_programs(wheel: Path) -> None:
+    """Every program is static, and the extension needs no function that is too new."""
+    with tempfile.TemporaryDirectory() as scratch, zipfile.ZipFile(wheel) as archive:
+        archive.extractall(scratch)
+        files = [file for file in Path(scratch).rglob("*") if file.is_file()]
+        native = [file for file in files if file.read_bytes()[:4] == ELF]
+        for file in native:
+            if late := glibc.too_new(file):
+                sys.exit(f"{wheel.name}: {file.name} needs a newer glibc for {', '.join(late)}")
+            if file.suffix != ".so" and glibc.needed(file):
+                sys.exit(f"{wheel.name}: {file.name} is not static")
+    if not native:
+        sys.exit(f"{wheel.name} has no programs in it")
+
+
+def check_wheel(wheel: Path) -> None:
+    run("check-wheel-contents", "--ignore", EXPECTED[name_of(wheel)], wheel)
+    check_programs(wheel)
+    needed = glibc_of(wheel)
+    if needed > glibc.OLDEST:
+        sys.exit(f"{wheel.name} needs glibc {needed}, but says {glibc.OLDEST}")
+    if "-abi3-" in wheel.name:
+        run("abi3audit", "--strict", wheel)
+    libc = "glibc {}.{} and later".format(*needed) if any(needed) else "any libc, or none"
+    print(f"{name_of(wheel)}: works with {libc}")
+
+
+def libc_of_programs() -> dict[str, str]:
+    """The component that is linked into the static programs."""
+    fields = "${source:Package} ${source:Version}"
+    command = ["dpkg-query", "-W", "-f", fields, "libc6-dev"]
+    name, version = subprocess.run(
+        command, check=True, capture_output=True, text=True
+    ).stdout.split()
+    purl = f"pkg:deb/debian/{name}@{version.replace('+', '%2B')}?arch=source"
+    return {"type": "library", "bom-ref": name, "name": name, "version": version, "purl": purl}
+
+
+def list_components(wheel: Path, target: Path) -> None:
+    """Write what an installation of the wheel consists of, and what its programs are linked with."""
+    with tempfile.TemporaryDirectory() as scratch:
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", scratch], check=True)
+        python = Path(scratch, "bin/python")
+        run("pip", "--python", python, "install", "--quiet", wheel)
+        words = ["--pyproject", TREE / "pyproject.toml", "--output-reproducible", "-o", target]
+        run("cyclonedx-py", "environment", *words, python)
+    bom = json.loads(target.read_text())
+    libc = libc_of_programs()
+    bom["components"].append(libc)
+    own = bom["metadata"]["component"]["bom-ref"]
+    for entry in bom["dependencies"]:
+        if entry["ref"] == own:
+            entry["dependsOn"] = sorted([*entry.get("dependsOn", ()), libc["bom-ref"]])
+    bom["dependencies"].append({"ref": libc["bom-ref"]})
+    text = json.dumps(bom, indent=2, sort_keys=True) + "\n"
+    wrong = JsonStrictValidator(SchemaVersion.from_version(bom["specVersion"])).validate_str(text)
+    if wrong:
+        sys.exit(f"{target.name} is no list of components: {wrong}")
+    target.write_text(text)
+
+
+def main() -> None:
+    os.environ["SOURCE_DATE_EPOCH"] = last_commit()
+    files = sorted(OUTPUT.glob("*.whl")) + sorted(OUTPUT.glob("*.tar.gz"))
+    run("twine", "check", "--strict", *files)
+    wheels = {name_of(file): file for file in files if file.suffix == ".whl"}
+    if set(wheels) != set(EXPECTED):
+        sys.exit(f"dist/ should have the wheels {', '.join(EXPECTED)}: see build.py")
+    for wheel in wheels.values():
+        check_wheel(wheel)
+    version = wheels["usernsctl"].name.split("-")[1]
+    list_components(wheels["usernsctl"], OUTPUT / f"usernsctl-{version}.cdx.json")
+
+
+if __name__ == "__main__":
+    main()
