@@ -3,13 +3,13 @@
 
 # The directory of the environment that holds usernsctl as it is in this tree.
 DEV = $$(tools/environment dev)
-PYTHON_CODE = src tests tools demo bench examples csrc docs/api/conf.py setup.py
+PYTHON_CODE = src tests tools demo bench examples csrc docs/conf.py setup.py
 SHELL_CODE = tools/packages tools/environment tools/user tools/as-user tools/test-users demo/run .ci/run \
 	docker/install docker/install-runsc
 C_CODE = $(shell find csrc tests/c -name "*.[ch]")
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit kernel runsc hostile docker c connector docs lint format bench counts packages clean
+.PHONY: help demo test unit kernel runsc hostile docker c connector docs man lint format bench counts packages clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z ]*\):.*## /    make \1\t/p' Makefile | expand -t 24
@@ -39,11 +39,17 @@ c: packages ## check the layers of csrc/, build it with gcc and clang, sanitized
 connector: packages
 	@tools/environment connector >/dev/null
 
-docs: packages ## make the reference of the Python interface, build/docs/index.html
-	@$(DEV)/bin/sphinx-build --fail-on-warning --quiet docs/api build/docs
+# Both are made of docs/ and of what is installed; what was read once is read again when it has changed.
+docs: packages ## make the site, build/docs/index.html
+	@$(DEV)/bin/sphinx-build --fail-on-warning --quiet -d build/doctrees docs build/docs
 
-lint: docs ## check style and types
+man: packages ## make the manual pages, build/man
+	@$(DEV)/bin/sphinx-build --fail-on-warning --quiet -b man -d build/doctrees docs build/man
+
+lint: docs ## check style, types, links and manual pages
 	@set -e; bin=$(DEV)/bin; \
+	$(MAKE) --no-print-directory man; \
+	mandoc -T lint build/man/*.[15]; \
 	"$$bin/ruff" check $(PYTHON_CODE); \
 	"$$bin/ruff" format --check $(PYTHON_CODE); \
 	"$$bin/flake8" src; \
@@ -86,4 +92,4 @@ packages:
 
 clean: ## remove what was built here
 	@tools/environment remove
-	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis src/*.egg-info
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis docs/manual/verbs src/*.egg-info
