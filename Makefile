@@ -92,4 +92,4 @@ packages:
 
 clean: ## remove what was built here
 	@tools/environment remove
-	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis docs/manual/verbs src/*.egg-info
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis docs/manual/verbs docs/project src/*.egg-info

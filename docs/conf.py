@@ -10,7 +10,7 @@ import manuals
 project = "usernsctl"
 author = "the authors of usernsctl"
 release = version = metadata.version("usernsctl")
-extensions = ["myst_parser", "sphinx.ext.autodoc", "manuals"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "manuals", "root_pages"]
 # What is typed has two dashes in it.
 smartquotes = False
 today_fmt = "%Y-%m-%d"
@@ -27,6 +27,7 @@ autodoc_use_type_comments = False
 maximum_signature_line_length = 80
 add_module_names = False
 
+manpages_url = "https://manpages.debian.org/{path}"
 man_pages = manuals.manuals()
 
 html_theme = "furo"

@@ -19,6 +19,8 @@ from pathlib import Path
 import click
 from docutils import nodes
 from docutils.statemachine import StringList
+from root_pages import write_changed
+from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
@@ -388,14 +390,24 @@ def _records() -> Iterator[str]:
         raise ExtensionError(f"{_RULES}: nothing is said of the parts {', '.join(rules)}")
 
 
+def _index() -> Iterator[str]:
+    for _, page, about, _, section in manuals():
+        yield f"{{manpage}}`{page}({section})`"
+        yield f": {prose(about)}"
+        yield ""
+
+
 class FromProgram(SphinxDirective):
-    """What a program says: the options of a native one, the verbs, or the records of a launch."""
+    """What a program says: the options of a native one, the verbs, or the records of a launch.
+
+    Or which manual pages there are.
+    """
 
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
         what = self.arguments[0]
-        makers = {"verbs": _verb_list, "records": _records}
+        makers = {"verbs": _verb_list, "records": _records, "index": _index}
         text = list(makers[what]() if what in makers else _native(what))
         return self.parse_text_to_nodes(StringList(text, what), allow_section_headings=True)
 
@@ -462,20 +474,25 @@ def _tidy(app: Sphinx, failed: Exception | None) -> None:
 
 
 def _write(app: Sphinx) -> None:
-    """Write the pages that have changed, and remove those of verbs that are gone."""
-    directory = Path(app.srcdir) / MADE
-    directory.mkdir(exist_ok=True)
-    made = {directory / f"{name}.md": text for name, text in pages().items()}
-    for path in set(directory.iterdir()) - set(made):
-        path.unlink()
-    for path, text in made.items():
-        if not path.exists() or path.read_text() != text:
-            path.write_text(text)
+    write_changed(Path(app.srcdir) / MADE, {f"{name}.md": text for name, text in pages().items()})
+
+
+def _link(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """Have references to pages of ours lead to them."""
+    if app.builder.format != "html":
+        return
+    ours = {name: place for place, name, _, _, _ in app.config.man_pages}
+    for page in list(doctree.findall(addnodes.manpage)):
+        if page["page"] in ours:
+            target = app.builder.get_relative_uri(docname, ours[page["page"]])
+            shown = addnodes.literal_emphasis("", page.astext())
+            page.replace_self(nodes.reference("", "", shown, internal=True, refuri=target))
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Have Sphinx make the pages before it looks for its sources."""
     app.add_directive("from-program", FromProgram)
     app.connect("builder-inited", _write)
+    app.connect("doctree-resolved", _link)
     app.connect("build-finished", _tidy)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
