@@ -57,6 +57,7 @@ lint: docs ## check style, types, links and manual pages
 	PYTHONPATH=src "$$bin/lint-imports" --no-cache --no-logo; \
 	"$$bin/shellcheck" $(SHELL_CODE); \
 	"$$bin/python" tools/seccomp_profile.py --check; \
+	"$$bin/python" tools/plots.py --check; \
 	"$$bin/clang-format" --dry-run --Werror $(C_CODE)
 
 format: packages ## put the code into the style that lint checks

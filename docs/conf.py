@@ -31,6 +31,8 @@ manpages_url = "https://manpages.debian.org/{path}"
 man_pages = manuals.manuals()
 
 html_theme = "furo"
+html_static_path = ["style"]
+html_css_files = ["site.css"]
 html_title = "usernsctl"
 html_show_copyright = False
 html_show_sphinx = False
