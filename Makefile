@@ -58,6 +58,7 @@ lint: docs ## check style, types, links and manual pages
 	"$$bin/shellcheck" $(SHELL_CODE); \
 	"$$bin/python" tools/seccomp_profile.py --check; \
 	"$$bin/python" tools/plots.py --check; \
+	"$$bin/python" tools/doc_links.py; \
 	"$$bin/clang-format" --dry-run --Werror $(C_CODE)
 
 format: packages ## put the code into the style that lint checks

@@ -98,6 +98,9 @@ _TOLD: dict[str, tuple[tuple[str, ...], str]] = {
     "end": ((), "nothing follows"),
 }
 
+# A word of a manual page: a backslash and its character, and a link, may have spaces in them.
+_WORD = re.compile(r"(?:\\X'[^']*'|\\.|[^ \\])+")
+
 # Options under no heading after those that are; and those that say nothing of themselves.
 _OTHER = "Other"
 _ALWAYS = {"-h, --help": "show a summary and end", "-V, --version": "show the version and end"}
@@ -456,8 +459,7 @@ def tidy(page: str) -> str:
 def _wrapped(line: str) -> Iterator[str]:
     """A line of text as short ones; none of them looks like a macro."""
     short = ""
-    # A space behind a backslash is a part of a word.
-    for word in re.split(r"(?<!\\) ", line):
+    for word in _WORD.findall(line):
         if short and len(short) + len(word) >= _WIDTH:
             yield short
             short = f"\\&{word}" if word.startswith((".", "'")) else word

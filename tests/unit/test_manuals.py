@@ -82,6 +82,15 @@ def test_nothing_that_a_program_says_is_markup() -> None:
     )
 
 
+def test_a_line_is_not_wrapped_within_an_escape() -> None:
+    link = r"\X'tty: link https://example.org/a'\fBa\fP(1)\X'tty: link'"
+    words = " ".join(["word"] * 10)
+    lines = manuals.tidy(f"{words} {link} {words} {words} two\\ words\n").splitlines()
+    assert len(lines) > 2
+    assert any(line.startswith(link) for line in lines)
+    assert any("two\\ words" in line for line in lines)
+
+
 def test_a_manual_page_has_short_lines_that_are_no_macros() -> None:
     text = " ".join(["word"] * 15 + [".bashrc"] + ["'quoted'"] * 10)
     page = manuals.tidy(f".SH X\n.sp\n{text}\n.EX\n{text}\n.EE\n")
