@@ -476,6 +476,9 @@ def _tidy(app: Sphinx, failed: Exception | None) -> None:
 
 
 def _write(app: Sphinx) -> None:
+    if app.builder.name == "man":
+        # Only on a site does a reference to a page of others lead to it by an address.
+        app.config.manpages_url = None
     write_changed(Path(app.srcdir) / MADE, {f"{name}.md": text for name, text in pages().items()})
 
 
