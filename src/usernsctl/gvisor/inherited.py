@@ -95,8 +95,9 @@ def agent_process(inherited: Inherited, *words: str) -> dict[str, Any]:
         "cwd": "/",
         "env": [],
         "capabilities": {
-            # What it has itself, no program gets from it.
-            "bounding": sorted(inherited.capabilities),
+            # Newer releases take from what is permitted, as execve(2) does, what is not in here;
+            # the agent takes it from each command.
+            "bounding": capabilities,
             "effective": capabilities,
             "permitted": capabilities,
         },
