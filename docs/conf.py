@@ -23,6 +23,10 @@ autodoc_default_options = {"members": True, "show-inheritance": True}
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 autodoc_use_type_comments = False
+# Types that are long, and stand in many signatures: docs/api/index.rst tells what they are.
+autodoc_type_aliases = {
+    name: name for name in ("AnyExtent", "AnyIdMap", "Args", "Environment", "Stream")
+}
 # A parameter a line, where they don't fit into one.
 maximum_signature_line_length = 80
 add_module_names = False
