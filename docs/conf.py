@@ -31,7 +31,6 @@ autodoc_type_aliases = {
 maximum_signature_line_length = 80
 add_module_names = False
 
-manpages_url = "https://manpages.debian.org/{path}"
 man_pages = manuals.manuals()
 
 html_theme = "furo"

@@ -110,6 +110,21 @@ _WIDTH = 80
 
 _Named = tuple[tuple[str, ...], click.Command]
 
+# Where manual pages of others are.
+_OTHERS = "https://manpages.debian.org/"
+
+# Which other manual pages do, besides that of usernsctl itself.
+_RELATED = {
+    "run": ("usernsctl-freeze(1)", "usernsctl-doctor(1)", "usernsctl-explain(1)"),
+    "freeze": ("usernsctl-run(1)", "usernsctl-exec(1)", "usernsctl-launch(5)"),
+    "ns": ("usernsctl-exec(1)", "nsenter(1)", "user_namespaces(7)"),
+    "template": ("usernsctl-run(1)",),
+    "plan": ("usernsctl-exec(1)", "subuid(5)", "newuidmap(1)", "user_namespaces(7)"),
+    "doctor": ("usernsctl-explain(1)",),
+    "explain": ("usernsctl-doctor(1)",),
+    "bundle": ("usernsctl-run(1)",),
+}
+
 # An option, a variable or a program of ours within a sentence: what is typed as it stands.
 _VERBS = "|".join(usernsctl.list_commands(click.Context(usernsctl)))
 _TYPED = re.compile(
@@ -297,7 +312,8 @@ def _page(verb: str, command: click.Command) -> str:
     lines += [_synopsis(inner, one) for inner, one in _commands(words, command)]
     lines += ["```", ""]
     lines += (_group if isinstance(command, click.Group) else _one_command)(words, command)
-    lines += ["## See also", "", "{manpage}`usernsctl(1)`, {manpage}`usernsctl-exec(1)`", ""]
+    related = ("usernsctl(1)", *_RELATED.get(verb, ()))
+    lines += ["## See also", "", ", ".join(f"{{manpage}}`{page}`" for page in related), ""]
     if verb in _MORE:
         page, title = _MORE[verb]
         lines += [":::{only} html", f"[{title}](../../{page}) tells more.", ":::", ""]
@@ -476,22 +492,24 @@ def _tidy(app: Sphinx, failed: Exception | None) -> None:
 
 
 def _write(app: Sphinx) -> None:
-    if app.builder.name == "man":
-        # Only on a site does a reference to a page of others lead to it by an address.
-        app.config.manpages_url = None
     write_changed(Path(app.srcdir) / MADE, {f"{name}.md": text for name, text in pages().items()})
 
 
 def _link(app: Sphinx, doctree: nodes.document, docname: str) -> None:
-    """Have references to pages of ours lead to them."""
+    """Have references to manual pages lead to them on the site, and to those of others.
+
+    Sphinx's own setting for that would have the addresses in manual pages, too.
+    """
     if app.builder.format != "html":
         return
     ours = {name: place for place, name, _, _, _ in app.config.man_pages}
     for page in list(doctree.findall(addnodes.manpage)):
-        if page["page"] in ours:
+        is_ours = page["page"] in ours
+        target = f"{_OTHERS}{page.astext()}"
+        if is_ours:
             target = app.builder.get_relative_uri(docname, ours[page["page"]])
-            shown = addnodes.literal_emphasis("", page.astext())
-            page.replace_self(nodes.reference("", "", shown, internal=True, refuri=target))
+        shown = addnodes.literal_emphasis("", page.astext())
+        page.replace_self(nodes.reference("", "", shown, internal=is_ours, refuri=target))
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
