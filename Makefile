@@ -3,14 +3,14 @@
 
 # The directory of the environment that holds usernsctl as it is in this tree.
 DEV = $$(tools/environment dev)
-PYTHON_CODE = src tests tools demo bench examples csrc docs/api/conf.py setup.py
+PYTHON_CODE = src tests tools demo bench examples csrc docs/conf.py setup.py
 SHELL_CODE = tools/packages tools/environment tools/user tools/as-user tools/test-users demo/run .ci/run \
 	docker/install docker/install-runsc tools/source-copy \
 	tools/dist/try-install tools/dist/use-installed tools/vm/image tools/vm/run tools/vm/guest
 C_CODE = $(shell find csrc tests/c -name "*.[ch]")
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit kernel runsc hostile docker vm c connector docs dist lint format bench counts packages clean
+.PHONY: help demo test unit kernel runsc hostile docker vm c connector docs man dist lint format bench counts packages clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z ]*\):.*## /    make \1\t/p' Makefile | expand -t 24
@@ -44,8 +44,9 @@ c: packages ## check the layers of csrc/, build it with gcc and clang, sanitized
 connector: packages
 	@tools/environment connector >/dev/null
 
-docs: packages ## make the reference of the Python interface, build/docs/index.html
-	@$(DEV)/bin/sphinx-build --fail-on-warning --quiet docs/api build/docs
+# Both are made of docs/ and of what is installed; what was read once is read again when it has changed.
+docs: packages ## make the site, build/docs/index.html
+	@$(DEV)/bin/sphinx-build --fail-on-warning --quiet -d build/doctrees docs build/docs
 
 dist: packages ## build the sdist and the wheels into dist/, twice, check them and install them in empty systems
 	@tools/packages tools/dist/packages.apt
@@ -55,8 +56,13 @@ dist: packages ## build the sdist and the wheels into dist/, twice, check them a
 	$$python -B tools/c_tests.py aarch64 musl; \
 	tools/dist/try-install
 
-lint: docs ## check style and types
+man: packages ## make the manual pages, build/man
+	@$(DEV)/bin/sphinx-build --fail-on-warning --quiet -b man -d build/doctrees docs build/man
+
+lint: docs ## check style, types, links and manual pages
 	@set -e; bin=$(DEV)/bin; \
+	$(MAKE) --no-print-directory man; \
+	mandoc -T lint build/man/*.[15]; \
 	"$$bin/ruff" check $(PYTHON_CODE); \
 	"$$bin/ruff" format --check $(PYTHON_CODE); \
 	"$$bin/flake8" src; \
@@ -64,6 +70,8 @@ lint: docs ## check style and types
 	PYTHONPATH=src "$$bin/lint-imports" --no-cache --no-logo; \
 	"$$bin/shellcheck" $(SHELL_CODE); \
 	"$$bin/python" tools/seccomp_profile.py --check; \
+	"$$bin/python" tools/plots.py --check; \
+	"$$bin/python" tools/doc_links.py; \
 	"$$bin/clang-format" --dry-run --Werror $(C_CODE)
 
 format: packages ## put the code into the style that lint checks
@@ -99,4 +107,4 @@ packages:
 
 clean: ## remove what was built here
 	@tools/environment remove
-	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis src/*.egg-info
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis docs/manual/verbs docs/project src/*.egg-info

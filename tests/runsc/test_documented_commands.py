@@ -1,6 +1,7 @@
 """Every command of README and docs runs as it is written, in a clean home.
 
-What does so is in blocks of `sh`, `console` (after `$ `) and `python`, and in README's cheat sheet.
+What does so is in blocks of `sh`, `console` (after `$ `) and `python`, in README's cheat sheet, and
+in the right columns of the page for those who come from other tools.
 A block that can't run here is in EXCLUDED, with the reason.
 """
 
@@ -32,6 +33,7 @@ PAGES = [
             "doctor",
             "explain",
             "templates",
+            "migration",
         )
     ),
 ]
@@ -41,6 +43,8 @@ LANGUAGES = {"sh", "console", "python", "text", "dockerfile"}
 
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CHEAT_SHEET = re.compile(r"^\| .* \| `(.+)` \|$", re.MULTILINE)
+# Which pages have one, and how what is run begins: other cells are names in Python.
+CHEAT_SHEETS = {"README.md": "", "docs/migration.md": "usernsctl"}
 SECONDS = 120
 
 
@@ -73,8 +77,10 @@ def blocks_of(page: str) -> Iterator[Block]:
             yield Block(page, "sh", commands_of(content))
         elif language in ("sh", "python"):
             yield Block(page, language, content)
-    if page == "README.md":
-        yield from (Block(page, "sh", command) for command in CHEAT_SHEET.findall(text))
+    if page in CHEAT_SHEETS:
+        for command in CHEAT_SHEET.findall(text):
+            if command.startswith(CHEAT_SHEETS[page]):
+                yield Block(page, "sh", command)
 
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
@@ -113,11 +119,15 @@ STATUS = {
     "docs/maps.md: usernsctl plan -r --map-users 1:500:1": 125 if os.geteuid() else 0,
 }
 
+BOX = "docs/migration.md: usernsctl ns create box -r -m"
+
 #: What finds a namespace that another command of its page has made.
 AFTER = {
     "README.md: usernsctl ns exec web -- id": "README.md: usernsctl ns create web -r -m",
     "README.md: usernsctl run --in web -- id": "README.md: usernsctl ns create web -r -m",
     "README.md: usernsctl ns remove web": "README.md: usernsctl ns create web -r -m",
+    "docs/migration.md: usernsctl ns exec box -- id -u": BOX,
+    "docs/migration.md: usernsctl ns remove box": BOX,
     "README.md: usernsctl template run ready <error.txt": (
         "README.md: usernsctl template create ready --ready READY -- "
         "sh -c 'echo READY; read line; echo $line'"

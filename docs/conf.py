@@ -1,0 +1,43 @@
+"""The settings of Sphinx for the site and the manual pages (`make docs`, `make man`)."""
+
+import sys
+from importlib import metadata
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
+import manuals
+
+project = "usernsctl"
+author = "the authors of usernsctl"
+release = version = metadata.version("usernsctl")
+extensions = ["myst_parser", "sphinx.ext.autodoc", "manuals", "root_pages"]
+# What is typed has two dashes in it.
+smartquotes = False
+today_fmt = "%Y-%m-%d"
+
+myst_enable_extensions = ["colon_fence", "deflist"]
+# Anchors of headings, as a code-hosting page has them.
+myst_heading_anchors = 4
+
+autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+autodoc_use_type_comments = False
+# Types that are long, and stand in many signatures: docs/api/index.rst tells what they are.
+autodoc_type_aliases = {
+    name: name for name in ("AnyExtent", "AnyIdMap", "Args", "Environment", "Stream")
+}
+# A parameter a line, where they don't fit into one.
+maximum_signature_line_length = 80
+add_module_names = False
+
+man_pages = manuals.manuals()
+
+html_theme = "furo"
+html_static_path = ["style"]
+html_css_files = ["site.css"]
+html_title = "usernsctl"
+html_show_copyright = False
+html_show_sphinx = False
+html_show_sourcelink = False
+html_copy_source = False

@@ -1,0 +1,85 @@
+"""Each tutorial of docs/tutorials works from its beginning to its end, and shows what comes of it.
+
+`Save this as FILE:` and the block after that make the file. In a block of `console`, what is shown
+after a command is what it prints; an ellipsis stands for anything.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import SCRIPTS
+
+TUTORIALS = Path(__file__).resolve().parents[2] / "docs" / "tutorials"
+STEP = re.compile(r"(Save this as `([\w.]+)`:\n\n)?^```(\w+)\n(.*?)^```$", re.M | re.S)
+SECONDS = 120
+
+#: What can't run here: blocks of `sh`, which have no output.
+DOCKER = "it takes Docker; tests/docker builds and runs these images"
+
+
+def steps(page: str) -> Iterator[tuple[str, str, str]]:
+    """Each block: the file that it makes, or "", its language, and its text."""
+    for _, file, language, text in STEP.findall((TUTORIALS / f"{page}.md").read_text()):
+        yield file, language, text
+
+
+def commands(transcript: str) -> Iterator[tuple[str, str]]:
+    """Each command of a transcript, and what is shown of its output."""
+    for part in re.split(r"^\$ ", transcript, flags=re.M)[1:]:
+        command, _, shown = part.partition("\n")
+        yield command, shown
+
+
+def is_shown(shown: str, printed: str) -> bool:
+    """Whether a text is what is shown, where an ellipsis stands for anything."""
+    # Newer releases of gVisor say that they are this.
+    printed = printed.replace("4.19.0-gvisor", "4.4.0")
+    return re.fullmatch(".*".join(map(re.escape, shown.split("…"))), printed, re.S) is not None
+
+
+@pytest.mark.timeout(2 * SECONDS)
+@pytest.mark.parametrize(
+    "page",
+    ["entrypoint", "python", pytest.param("tests", marks=pytest.mark.userns_requires("subid"))],
+)
+def test_a_tutorial_works_as_it_is_written(page: str, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    environ = {
+        "HOME": str(home),
+        "PATH": f"{SCRIPTS}:{os.environ['PATH']}",
+        "TMPDIR": str(tmp_path),
+        "LANG": "C.UTF-8",
+    }
+    tried = 0
+    for file, language, text in steps(page):
+        if file:
+            (home / file).write_text(text)
+        elif language == "console":
+            for command, shown in commands(text):
+                done = subprocess.run(
+                    ["sh", "-c", command],
+                    cwd=home,
+                    env=environ,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                    timeout=SECONDS,
+                )
+                assert is_shown(shown, done.stdout), f"{command}\n{done.stdout}"
+                tried += 1
+        else:
+            assert language == "sh", text
+            assert all(line.startswith("docker ") for line in text.splitlines()), DOCKER
+    assert tried >= 4
+
+
+def test_every_tutorial_is_tried() -> None:
+    assert {path.stem for path in TUTORIALS.iterdir()} == {"entrypoint", "python", "tests"}

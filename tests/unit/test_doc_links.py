@@ -1,0 +1,43 @@
+"""tools/doc_links.py: links are followed as hosts of code follow them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+TREE = Path(__file__).resolve().parents[2]
+
+sys.path.insert(0, str(TREE / "tools"))
+import doc_links  # noqa: E402
+
+
+@pytest.mark.parametrize(
+    ("heading", "slug"),
+    [
+        ("Where the time goes", "where-the-time-goes"),
+        ("Showing more: --bind", "showing-more---bind"),
+        ("`@pytest.mark.userns(…)`", "pytestmarkuserns"),
+        ("One command: `usernsctl-exec -r true`", "one-command-usernsctl-exec--r-true"),
+        ("From [other](tools.md) tools", "from-other-tools"),
+        ("bundle_no_user", "bundle_no_user"),
+    ],
+)
+def test_a_heading_is_found_by_its_fragment(heading: str, slug: str) -> None:
+    assert doc_links.slug(heading) == slug
+
+
+def test_what_leads_nowhere_is_told(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    (tmp_path / "other.md").write_text("# Once\n\n# Once\n\n```sh\n# code\n```\n")
+    page.write_text(
+        "# Here\n[a](#here) [b](other.md#once) [c](other.md#once-1) [d](https://gvisor.dev#x)\n"
+        "`[e](gone.md)`\n```text\n[f](gone.md)\n```\n"
+        "[g](gone.md) [h](other.md#code) [i](#there)\n"
+    )
+    assert list(doc_links.faults(page)) == [
+        "gone.md: there is no such file",
+        "other.md#code: there is no such heading",
+        "#there: there is no such heading",
+    ]

@@ -1,0 +1,101 @@
+"""tools/manuals.py: the manual pages tell of all that the programs take."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from usernsctl.cli.verbs import usernsctl
+
+TREE = Path(__file__).resolve().parents[2]
+
+sys.path.insert(0, str(TREE / "tools"))
+import manuals  # noqa: E402
+
+VERBS = usernsctl.list_commands(click.Context(usernsctl))
+
+# What only usernsctl itself calls usernsctl-exec with.
+HIDDEN = {"hold"}
+
+
+@pytest.mark.parametrize(
+    ("program", "source"),
+    [
+        ("usernsctl-exec", "csrc/programs/exec/options.c"),
+        ("usernsctl-entrypoint", "csrc/programs/entrypoint/main.c"),
+    ],
+)
+def test_every_option_that_a_native_program_takes_is_told(program: str, source: str) -> None:
+    taken = re.findall(
+        r'^ +\{"([a-z-]+)", (?:no|required|optional)_argument', (TREE / source).read_text(), re.M
+    )
+    assert len(taken) > 5
+    options = [one for each in manuals.native_options(program).values() for one in each]
+    assert all(one.told for one in options)
+    told = {name for one in options for name in re.findall(r"--([a-z-]+)", one.written)}
+    assert told == set(taken) - HIDDEN
+
+
+def commands_of(command: click.Command, words: str) -> Iterator[tuple[str, click.Command]]:
+    yield words, command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            inner = command.get_command(context, name)
+            assert inner is not None
+            yield from commands_of(inner, f"{words} {name}")
+
+
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "exec"])
+def test_the_page_of_a_verb_tells_of_each_command_and_option(verb: str) -> None:
+    page = manuals.pages()[f"usernsctl-{verb}"]
+    command = usernsctl.get_command(click.Context(usernsctl), verb)
+    assert command is not None
+    for words, each in commands_of(command, f"usernsctl {verb}"):
+        assert words in page
+        for parameter in each.params:
+            if isinstance(parameter, click.Option) and not parameter.hidden:
+                for flag in (*parameter.opts, *parameter.secondary_opts):
+                    assert re.search(rf"^:::{{option}} .*{flag}\b", page, re.M), flag
+
+
+def test_every_page_has_a_section_and_is_there_once() -> None:
+    names = [name for _, name, _, _, _ in manuals.manuals()]
+    assert len(names) == len(set(names))
+    assert {"usernsctl", *(f"usernsctl-{verb}" for verb in VERBS)} <= set(names)
+    for place, name, about, _, section in manuals.manuals():
+        assert about
+        assert section in ("1", "5")
+        if name in manuals.WRITTEN:
+            assert (TREE / "docs" / f"{place}.md").is_file()
+
+
+def test_nothing_that_a_program_says_is_markup() -> None:
+    told = manuals.prose("/lib* of $HOME: see --bind, or `usernsctl run`. usernsctl has a_b [x]")
+    assert told == (
+        r"/lib\* of `$HOME`: see `--bind`, or `usernsctl run`. usernsctl has a\_b \[x\]"
+    )
+
+
+def test_a_line_is_not_wrapped_within_an_escape() -> None:
+    link = r"\X'tty: link https://example.org/a'\fBa\fP(1)\X'tty: link'"
+    words = " ".join(["word"] * 10)
+    lines = manuals.tidy(f"{words} {link} {words} {words} two\\ words\n").splitlines()
+    assert len(lines) > 2
+    assert any(line.startswith(link) for line in lines)
+    assert any("two\\ words" in line for line in lines)
+
+
+def test_a_manual_page_has_short_lines_that_are_no_macros() -> None:
+    text = " ".join(["word"] * 15 + [".bashrc"] + ["'quoted'"] * 10)
+    page = manuals.tidy(f".SH X\n.sp\n{text}\n.EX\n{text}\n.EE\n")
+    lines = page.splitlines()
+    assert lines[:2] == [".SH X", " ".join(["word"] * 15)]
+    assert lines[2].startswith(r"\&.bashrc 'quoted'")
+    assert lines[3].startswith(r"\&'quoted'")
+    assert lines[-3:] == [".EX", text, ".EE"]

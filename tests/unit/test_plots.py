@@ -1,0 +1,34 @@
+"""tools/plots.py: the picture shows what was measured."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+TREE = Path(__file__).resolve().parents[2]
+
+sys.path.insert(0, str(TREE / "tools"))
+import plots  # noqa: E402
+
+PRINTED = """\
+the aims: theirs / ours, medians of 200 rounds or less        theirs      ours   share    aim
+                                                                  ms        ms
+runsc by hand / usernsctl run -- true                        124.309   114.020    0.92   1.00
+bwrap / usernsctl-exec -r -m: tiny                             2.188     0.524    0.24
+"""
+
+
+def test_each_comparison_is_read() -> None:
+    assert plots.rows(PRINTED) == [
+        plots.Row("runsc by hand", "usernsctl run -- true", "", 124.309, 114.02),
+        plots.Row("bwrap", "usernsctl-exec -r -m", "tiny", 2.188, 0.524),
+    ]
+
+
+def test_the_picture_is_that_of_the_results() -> None:
+    done = subprocess.run([sys.executable, TREE / "tools" / "plots.py", "--check"])
+    assert done.returncode == 0
+    text = plots.picture()
+    for row in plots.rows(plots.RESULTS.read_text()):
+        assert f">{row.our_name}" in text

@@ -1,0 +1,521 @@
+"""A Sphinx extension: the manual pages, with what the programs say about their own options.
+
+The page of each verb is made of its click command. A page that is written by hand has the options
+of a native program, the list of the verbs or the records of a launch by ``from-program``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import shutil
+import subprocess
+import sysconfig
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+from docutils import nodes
+from docutils.statemachine import StringList
+from root_pages import write_changed
+from sphinx import addnodes
+from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
+from sphinx.util.docutils import SphinxDirective
+
+from usernsctl.cli.verbs import usernsctl
+from usernsctl.gvisor.steps import VERBS as RECORDS
+
+#: Where the pages are, and those of them that are made here, below the sources of Sphinx.
+PAGES = "manual"
+MADE = f"{PAGES}/verbs"
+
+#: The pages that are written by hand, with their sections and what they are about. The verb of the
+#: second is that program.
+WRITTEN = {
+    "usernsctl": ("1", "run programs in user namespaces and in gVisor, without root"),
+    "usernsctl-exec": ("1", "execute a command in a new user namespace, or in gVisor"),
+    "usernsctl-entrypoint": ("1", "run a container's command in gVisor"),
+    "usernsctl-launch": ("5", "what usernsctl-exec is to do, kept in a file"),
+}
+
+# Which pages of the site say more about a verb, by its first word.
+_MORE = {
+    "run": ("run.md", "Running a command in gVisor"),
+    "freeze": ("run.md", "Running a command in gVisor"),
+    "bundle": ("bundle.md", "Bundles"),
+    "ns": ("namespaces.md", "Namespaces that stay"),
+    "template": ("templates.md", "Templates"),
+    "plan": ("maps.md", "Maps"),
+    "doctor": ("doctor.md", "doctor"),
+    "explain": ("explain.md", "explain"),
+    "seccomp-profile": ("docker.md", "Docker"),
+    "apparmor-profile": ("docker.md", "Docker"),
+    "docker-args": ("docker.md", "Docker"),
+}
+
+# What the core takes for a launch: the name of each record, and the part of it that it is in.
+_RULES = Path(__file__).parent.parent / "csrc" / "launch" / "verbs.c"
+_RULE = re.compile(r'\{\s*"([a-z-]+)",\s*UN_PART_([A-Z_]+),')
+_PARTS = {
+    "ASSUMED": "What must be as it was",
+    "IDS": "The ids",
+    "SOURCES": "Files of the machine",
+    "SCRATCH": "The run's own tmpfs",
+    "STEPS": "The root filesystem",
+    "FILES": "The run's own files",
+    "CONFIG": "config.json, in pieces",
+    "MOMENT": "What the command gets of whoever starts it",
+    "GIVE_UP": "What is given up",
+    "WATCHER": "What is executed",
+    "END": "The end",
+}
+# The words of records, and what they do, where RECORDS says nothing of it.
+_TOLD: dict[str, tuple[tuple[str, ...], str]] = {
+    "idmap": (("option",), "an option of usernsctl-exec about the map of ids"),
+    "json": (("text",), "write {text}"),
+    "json-several": (("text",), "write {text}, if several ids are mapped"),
+    "json-args": ((), "write the command and its arguments"),
+    "json-env": ((), "write the environment"),
+    "json-cwd": ((), "write the directory that the command starts in"),
+    "json-hostname": ((), "write the name of the host"),
+    "json-uid-map": ((), "write the map of uids"),
+    "json-gid-map": ((), "write the map of gids"),
+    "json-root": ((), "write the path of the root filesystem"),
+    "json-bind-source": (("bind",), "write the source of a bind mount"),
+    "json-bind-destination": (("bind",), "write the destination of a bind mount"),
+    "hostname": (("name",), "have the host called {name} inside"),
+    "env-all": ((), "pass on all variables"),
+    "env-name": (("name",), "pass on the variable {name}, if there is one"),
+    "env-need": (("name",), "pass on the variable {name}, which must be there"),
+    "env-set": (("setting",), "set a variable: NAME=VALUE"),
+    "arg-fixed": (("word",), "a word of the command that no other command takes the place of"),
+    "arg": (("word",), "a word of the command, unless there are words to take its place"),
+    "watch": (("word",), "a word of the watcher's command line, which ends with that of runsc"),
+    "runsc-env": (("setting",), "a variable of the watcher and runsc: NAME=VALUE"),
+    "end": ((), "nothing follows"),
+}
+
+# A word of a manual page: a backslash and its character, and a link, may have spaces in them.
+_WORD = re.compile(r"(?:\\X'[^']*'|\\.|[^ \\])+")
+
+# Options under no heading after those that are; and those that say nothing of themselves.
+_OTHER = "Other"
+_ALWAYS = {"-h, --help": "show a summary and end", "-V, --version": "show the version and end"}
+
+# Of a line of text in a manual page.
+_WIDTH = 80
+
+_Named = tuple[tuple[str, ...], click.Command]
+
+# Where manual pages of others are.
+_OTHERS = "https://manpages.debian.org/"
+
+# Which other manual pages do, besides that of usernsctl itself.
+_RELATED = {
+    "run": ("usernsctl-freeze(1)", "usernsctl-doctor(1)", "usernsctl-explain(1)"),
+    "freeze": ("usernsctl-run(1)", "usernsctl-exec(1)", "usernsctl-launch(5)"),
+    "ns": ("usernsctl-exec(1)", "nsenter(1)", "user_namespaces(7)"),
+    "template": ("usernsctl-run(1)",),
+    "plan": ("usernsctl-exec(1)", "subuid(5)", "newuidmap(1)", "user_namespaces(7)"),
+    "doctor": ("usernsctl-explain(1)",),
+    "explain": ("usernsctl-doctor(1)",),
+    "bundle": ("usernsctl-run(1)",),
+}
+
+# An option, a variable or a program of ours within a sentence: what is typed as it stands.
+_VERBS = "|".join(usernsctl.list_commands(click.Context(usernsctl)))
+_TYPED = re.compile(
+    r"`([^`]+)`"
+    rf"|(?<![\w-])(--?[A-Za-z][\w-]*|\$[A-Z_]+|usernsctl(?:-[a-z]+| (?:{_VERBS}))|--)(?![\w-])"
+)
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~^$!])")
+_STATUS = re.compile(r"^(The exit status|Exit status: )")
+_SPACES = re.compile(r"\s+")
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option: how it is written, each of its names once, and what it does."""
+
+    written: str
+    told: str
+
+
+# ---- text ----------------------------------------------------------------------------------------
+
+
+def prose(text: str) -> str:
+    """A text of a program as Markdown: nothing in it is markup, and what is typed is literal."""
+    text = _SPACES.sub(" ", text)
+    found, end = "", 0
+    for typed in _TYPED.finditer(text):
+        found += _SPECIAL.sub(r"\\\1", text[end : typed.start()]) + f"`{typed[1] or typed[2]}`"
+        end = typed.end()
+    return found + _SPECIAL.sub(r"\\\1", text[end:])
+
+
+def _block(name: str, argument: str, content: Iterable[str] = ()) -> Iterator[str]:
+    yield f":::{{{name}}} {argument}"
+    yield from content
+    yield ":::"
+    yield ""
+
+
+def _listed(program: str, options: Iterable[Option]) -> Iterator[str]:
+    """The directives for options of a program."""
+    yield from _block("program", program)
+    for option in options:
+        yield from _block("option", option.written, [prose(option.told)])
+
+
+# ---- click's commands ----------------------------------------------------------------------------
+
+
+def _written(parameter: click.Option) -> str:
+    flags = [*parameter.opts, *parameter.secondary_opts]
+    if parameter.is_flag or parameter.count:
+        return ", ".join(flags)
+    metavar = parameter.make_metavar(click.Context(click.Command("x")))
+    return ", ".join(f"{flag} {metavar}" for flag in flags)
+
+
+def _groups(command: click.Command, context: click.Context) -> dict[str, list[Option]]:
+    """The options under the headings that ``--help`` has them under."""
+    found: dict[str, list[Option]] = {}
+    for parameter in command.get_params(context):
+        record = parameter.get_help_record(context)
+        if record is None or not isinstance(parameter, click.Option):
+            continue
+        heading = getattr(parameter, "heading", "")
+        found.setdefault(heading, []).append(Option(_written(parameter), record[1]))
+    return found
+
+
+def _context(words: tuple[str, ...], command: click.Command) -> click.Context:
+    return click.Context(command, info_name=" ".join(words), **command.context_settings)
+
+
+def _synopsis(words: tuple[str, ...], command: click.Command) -> str:
+    pieces = command.collect_usage_pieces(_context(words, command))
+    return f"{' '.join(words)} {' '.join(pieces)}".rstrip()
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a command says about itself.
+
+    :ivar paragraphs: of its description.
+    :ivar status: the paragraphs about how it ends.
+    :ivar examples: blocks of commands.
+    """
+
+    paragraphs: tuple[str, ...]
+    status: tuple[str, ...]
+    examples: tuple[str, ...]
+
+
+def _told(command: click.Command) -> Told:
+    text = inspect.cleandoc(command.help or "").partition("\f")[0]
+    paragraphs: list[str] = []
+    status: list[str] = []
+    examples: list[str] = []
+    for paragraph in text.split("\n\n"):
+        if paragraph.startswith("\b\n"):
+            examples.append(paragraph[2:])
+        elif _STATUS.match(paragraph):
+            status.append(paragraph.removeprefix("Exit status: "))
+        else:
+            paragraphs.append(paragraph)
+    return Told(tuple(paragraphs), tuple(status), tuple(examples))
+
+
+def _commands(words: tuple[str, ...], command: click.Command) -> Iterator[_Named]:
+    """A command, or all that a group has, each with its words."""
+    if not isinstance(command, click.Group):
+        yield words, command
+        return
+    context = _context(words, command)
+    for name in command.list_commands(context):
+        one = command.get_command(context, name)
+        assert one is not None
+        if not one.hidden:
+            yield from _commands((*words, name), one)
+
+
+def _verbs() -> dict[str, click.Command]:
+    context = click.Context(usernsctl)
+    names = usernsctl.list_commands(context)
+    found = ((name, usernsctl.get_command(context, name)) for name in names)
+    return {name: one for name, one in found if one is not None and not one.hidden}
+
+
+# ---- the page of a verb --------------------------------------------------------------------------
+
+
+def _options_section(words: tuple[str, ...], command: click.Command, level: str) -> Iterator[str]:
+    groups = _groups(command, _context(words, command))
+    # Of what all commands have, --help says enough.
+    for heading in list(groups):
+        groups[heading] = [one for one in groups[heading] if "--help" not in one.written]
+        if not groups[heading]:
+            del groups[heading]
+    for heading, options in groups.items():
+        if heading:
+            yield from (f"{level} {heading}", "")
+        yield from _listed("-".join(words), options)
+
+
+def _fenced(lines: Iterable[str]) -> Iterator[str]:
+    yield from ("```sh", *lines, "```", "")
+
+
+def _one_command(words: tuple[str, ...], command: click.Command) -> Iterator[str]:
+    """The sections of a verb that is no group."""
+    told = _told(command)
+    yield from ("## Description", "")
+    for paragraph in told.paragraphs:
+        yield from (prose(paragraph), "")
+    options = list(_options_section(words, command, "###"))
+    if options:
+        yield from ("## Options", "", *options)
+    if told.status:
+        yield from ("## Exit status", "")
+        for paragraph in told.status:
+            yield from (prose(paragraph), "")
+    if told.examples:
+        yield from ("## Examples", "")
+        for example in told.examples:
+            yield from _fenced(example.splitlines())
+
+
+def _group(words: tuple[str, ...], command: click.Command) -> Iterator[str]:
+    yield from ("## Description", "")
+    for paragraph in _told(command).paragraphs:
+        yield from (prose(paragraph), "")
+    yield from ("## Commands", "")
+    for inner, one in _commands(words, command):
+        told = _told(one)
+        yield from (f"### {' '.join(inner)}", "")
+        for paragraph in (*told.paragraphs, *told.status):
+            yield from (prose(paragraph), "")
+        yield from _options_section(inner, one, "####")
+        for example in told.examples:
+            yield from _fenced(example.splitlines())
+
+
+def _page(verb: str, command: click.Command) -> str:
+    words = ("usernsctl", verb)
+    lines = [f"# usernsctl-{verb}", "", "## Synopsis", "", "```text"]
+    lines += [_synopsis(inner, one) for inner, one in _commands(words, command)]
+    lines += ["```", ""]
+    lines += (_group if isinstance(command, click.Group) else _one_command)(words, command)
+    related = ("usernsctl(1)", *_RELATED.get(verb, ()))
+    lines += ["## See also", "", ", ".join(f"{{manpage}}`{page}`" for page in related), ""]
+    if verb in _MORE:
+        page, title = _MORE[verb]
+        lines += [":::{only} html", f"[{title}](../../{page}) tells more.", ":::", ""]
+    return "\n".join(lines)
+
+
+# ---- native programs -----------------------------------------------------------------------------
+
+
+def _help_of(program: str) -> list[str]:
+    places = f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}"
+    path = shutil.which(program, path=places)
+    if path is None:
+        raise ExtensionError(f"{program} is not installed, whose --help its manual page is made of")
+    done = subprocess.run([path, "--help"], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
+def native_options(program: str) -> dict[str, list[Option]]:
+    """The options that ``--help`` of a native program lists, under its headings.
+
+    A line that begins an option has its names and, in a column or on the next lines, what it does;
+    a heading stands at the margin and ends with a colon, and a section with an empty line.
+    """
+    lines = _help_of(program)
+    # That of the lines that go on with what is said of an option.
+    column = min(len(line) - len(line.lstrip()) for line in lines if line.startswith(" " * 20))
+    found: dict[str, list[Option]] = {}
+    heading = ""
+    for line in lines:
+        if re.match(r"\S.*:$", line):
+            heading = line[:-1]
+        elif re.match(r" {2,6}-", line):
+            end = column if line[column - 1 : column] in ("", " ") else len(line)
+            written = line[:end].strip()
+            told = line[end:] or _ALWAYS.get(written, "")
+            found.setdefault(heading, []).append(Option(written, told))
+        elif line.startswith(" " * column) and found.get(heading):
+            last = found[heading][-1]
+            found[heading][-1] = Option(last.written, f"{last.told} {line.strip()}".strip())
+        elif not line and heading:
+            heading = _OTHER
+    return found
+
+
+def _native(program: str) -> Iterator[str]:
+    for heading, options in native_options(program).items():
+        told = [one for one in options if one.told]
+        if heading:
+            yield from (f"### {heading}", "")
+        yield from _listed(program, told)
+
+
+def _verb_list() -> Iterator[str]:
+    for name, command in _verbs().items():
+        page = f"usernsctl-{name}"
+        yield f"{{manpage}}`{page}(1)`"
+        yield f": {prose(command.get_short_help_str(limit=200))}"
+        yield ""
+
+
+def _rules() -> dict[str, list[str]]:
+    """The names of the records by the part of a launch that they are in, as the core has them."""
+    found: dict[str, list[str]] = {}
+    for name, part in _RULE.findall(_RULES.read_text()):
+        found.setdefault(part, []).append(name)
+    if {name for names in found.values() for name in names} != set(RECORDS) | set(_TOLD):
+        raise ExtensionError(f"{_RULES} and what is said of records differ")
+    return found
+
+
+def _record(name: str) -> Iterator[str]:
+    words, told = RECORDS.get(name, ((), ""))
+    own = _TOLD.get(name)
+    if own is not None:
+        words, told = own
+    yield " ".join([f"`{name}`", *(f"*{prose(word)}*" for word in words)])
+    parts = re.split(r"\{(\w+)\}", told)
+    text = (f"*{prose(part)}*" if number % 2 else prose(part) for number, part in enumerate(parts))
+    yield f": {''.join(text)}"
+    yield ""
+
+
+def _records() -> Iterator[str]:
+    rules = _rules()
+    for part, heading in _PARTS.items():
+        yield from (f"### {heading}", "")
+        # In the order in which they are decided, which is that of most launches.
+        order = [*RECORDS, *_TOLD]
+        for name in sorted(rules.pop(part), key=order.index):
+            yield from _record(name)
+    if rules:
+        raise ExtensionError(f"{_RULES}: nothing is said of the parts {', '.join(rules)}")
+
+
+def _index() -> Iterator[str]:
+    for _, page, about, _, section in manuals():
+        yield f"{{manpage}}`{page}({section})`"
+        yield f": {prose(about)}"
+        yield ""
+
+
+class FromProgram(SphinxDirective):
+    """What a program says: the options of a native one, the verbs, or the records of a launch.
+
+    Or which manual pages there are.
+    """
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        what = self.arguments[0]
+        makers = {"verbs": _verb_list, "records": _records, "index": _index}
+        text = list(makers[what]() if what in makers else _native(what))
+        return self.parse_text_to_nodes(StringList(text, what), allow_section_headings=True)
+
+
+def pages() -> dict[str, str]:
+    """The pages that are made here: their names, and their text in MyST's Markdown."""
+    made = {f"usernsctl-{name}": command for name, command in _verbs().items()}
+    return {
+        page: _page(page.removeprefix("usernsctl-"), command)
+        for page, command in made.items()
+        if page not in WRITTEN
+    }
+
+
+def manuals() -> list[tuple[str, str, str, list[str], str]]:
+    """All manual pages, as Sphinx's setting ``man_pages`` has them."""
+    found: list[tuple[str, str, str, list[str], str]] = []
+    for page, (section, about) in WRITTEN.items():
+        found.append((f"{PAGES}/{page}", page, about, [], section))
+    for name, command in _verbs().items():
+        page = f"usernsctl-{name}"
+        if page not in WRITTEN:
+            about = command.get_short_help_str(limit=200).rstrip(".")
+            found.append((f"{MADE}/{page}", page, about[:1].lower() + about[1:], [], "1"))
+    return found
+
+
+# ---- what docutils writes for man(1) -------------------------------------------------------------
+
+
+def tidy(page: str) -> str:
+    """A manual page without what mandoc(1) warns of: needless macros and long lines of text."""
+    lines: list[str] = []
+    shown = ""
+    for line in page.splitlines():
+        begins_block = re.match(r"\.(EX|nf|TS)\b", line)
+        if begins_block or re.match(r"\.(EE|fi|TE)\b", line):
+            shown = line if begins_block else ""
+        if line == ".sp" and lines and re.match(r"\.(SH|SS)\b", lines[-1]):
+            continue
+        is_text = not shown and not line.startswith((".", "'"))
+        lines += _wrapped(line) if is_text else [line]
+    return "\n".join([*lines, ""])
+
+
+def _wrapped(line: str) -> Iterator[str]:
+    """A line of text as short ones; none of them looks like a macro."""
+    short = ""
+    for word in _WORD.findall(line):
+        if short and len(short) + len(word) >= _WIDTH:
+            yield short
+            short = f"\\&{word}" if word.startswith((".", "'")) else word
+        else:
+            short = f"{short} {word}" if short else word
+    yield short
+
+
+def _tidy(app: Sphinx, failed: Exception | None) -> None:
+    if failed is None and app.builder.name == "man":
+        for _, name, _, _, section in app.config.man_pages:
+            path = Path(app.outdir) / f"{name}.{section}"
+            path.write_text(tidy(path.read_text()))
+
+
+def _write(app: Sphinx) -> None:
+    write_changed(Path(app.srcdir) / MADE, {f"{name}.md": text for name, text in pages().items()})
+
+
+def _link(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """Have references to manual pages lead to them on the site, and to those of others.
+
+    Sphinx's own setting for that would have the addresses in manual pages, too.
+    """
+    if app.builder.format != "html":
+        return
+    ours = {name: place for place, name, _, _, _ in app.config.man_pages}
+    for page in list(doctree.findall(addnodes.manpage)):
+        is_ours = page["page"] in ours
+        target = f"{_OTHERS}{page.astext()}"
+        if is_ours:
+            target = app.builder.get_relative_uri(docname, ours[page["page"]])
+        shown = addnodes.literal_emphasis("", page.astext())
+        page.replace_self(nodes.reference("", "", shown, internal=is_ours, refuri=target))
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Have Sphinx make the pages before it looks for its sources."""
+    app.add_directive("from-program", FromProgram)
+    app.connect("builder-inited", _write)
+    app.connect("doctree-resolved", _link)
+    app.connect("build-finished", _tidy)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,93 @@
+"""Write docs/pictures/performance.svg from bench/results.txt; with --check, say if it is right."""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+import generated
+
+TREE = Path(__file__).resolve().parent.parent
+RESULTS = TREE / "bench" / "results.txt"
+TARGET = TREE / "docs" / "pictures" / "performance.svg"
+
+# The look of all pictures is that of one that is drawn by hand.
+STYLE = re.compile(r"  <style>.*?</style>\n", re.DOTALL)
+MODEL = TREE / "docs" / "pictures" / "time.svg"
+
+WIDTH = 440
+LEFT = 20
+# Of the longer bar: behind it is room for its figure.
+LENGTH = 300
+ROW = 106
+TOP = 20
+
+ROUNDED = 10  # From so many milliseconds on, a figure has no decimals.
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison.
+
+    :ivar what: what was started, or ``""``.
+    :ivar theirs: milliseconds, as `ours`.
+    """
+
+    their_name: str
+    our_name: str
+    what: str
+    theirs: float
+    ours: float
+
+
+def rows(text: str) -> list[Row]:
+    """The comparisons in what bench/aims.py has printed."""
+    found = []
+    for names, theirs, ours in re.findall(r"^(.* / .*?) +([\d.]+) +([\d.]+) +[\d.]+", text, re.M):
+        their_name, _, our_name = names.partition(" / ")
+        our_name, _, what = our_name.partition(": ")
+        found.append(Row(their_name, our_name, what, float(theirs), float(ours)))
+    return found
+
+
+def _bar(kind: str, top: int, name: str, taken: float, length: float) -> str:
+    shown = f"{taken:.0f}" if taken >= ROUNDED else f"{taken:.2f}"
+    return f"""\
+  <text class="small" x="{LEFT}" y="{top}">{escape(name)}</text>
+  <rect class="{kind}" x="{LEFT}" y="{top + 6}" width="{length:.0f}" height="18"/>
+  <text x="{LEFT + length + 8:.0f}" y="{top + 20}">{shown} ms</text>
+"""
+
+
+def picture() -> str:
+    """The picture: two bars for each comparison, the longer one as long as those of the others."""
+    measured = rows(RESULTS.read_text())
+    style = STYLE.search(MODEL.read_text())
+    assert style is not None
+    height = TOP + ROW * len(measured)
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" '
+        f'viewBox="0 0 {WIDTH} {height}" role="img" aria-labelledby="title">\n',
+        '  <title id="title">How long starts take, beside other tools</title>\n',
+        style[0],
+        f'  <rect class="card" x="0.5" y="0.5" width="{WIDTH - 1}" height="{height - 1}" '
+        'rx="8"/>\n',
+    ]
+    for number, row in enumerate(measured):
+        top = TOP + ROW * number + 16
+        most = max(row.theirs, row.ours)
+        started = f" {row.what}" if row.what else ""
+        parts.append(
+            _bar("machine", top, row.their_name + started, row.theirs, LENGTH * row.theirs / most)
+        )
+        parts.append(
+            _bar("ours", top + 44, row.our_name + started, row.ours, LENGTH * row.ours / most)
+        )
+    return "".join([*parts, "</svg>\n"])
+
+
+if __name__ == "__main__":
+    sys.exit(generated.run(sys.argv[1:], TARGET, picture))

@@ -1,0 +1,68 @@
+"""A Sphinx extension: pages of the site that lie at the top of the tree, such as SECURITY.md.
+
+They are copied below the sources of Sphinx, with links that lead to the same pages there. In other
+pages, links to them do.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from sphinx.application import Sphinx
+
+#: Where the copies are, below the sources of Sphinx.
+MADE = "project"
+NAMES = ("README", "SECURITY", "CONTRIBUTING", "CHANGELOG")
+
+_LINK = re.compile(r"(\]\()(?!\w+:|#)([^)\s]+\))")
+_ROOT = re.compile(rf"(\]\((?:\.\./)*)\.\./({'|'.join(NAMES)})\.md")
+
+
+def copied(text: str) -> str:
+    """The text of a page at the top of the tree as that of its copy."""
+
+    def moved(link: re.Match[str]) -> str:
+        target = link[2]
+        name = target.partition(".md")[0]
+        if name in NAMES:
+            return f"{link[1]}{target.replace(name, name.lower(), 1)}"
+        if target.startswith("docs/"):
+            return f"{link[1]}../{target.removeprefix('docs/')}"
+        return f"{link[1]}../../{target}"
+
+    return _LINK.sub(moved, text)
+
+
+def led_to_copies(text: str) -> str:
+    """The text of a page below docs/ with links to the copies."""
+    return _ROOT.sub(lambda link: f"{link[1]}{MADE}/{link[2].lower()}.md", text)
+
+
+def write_changed(directory: Path, files: dict[str, str]) -> None:
+    """Have a directory hold these files and no others; what has not changed keeps its time."""
+    directory.mkdir(exist_ok=True)
+    for path in directory.iterdir():
+        if path.name not in files:
+            path.unlink()
+    for name, text in files.items():
+        path = directory / name
+        if not path.exists() or path.read_text() != text:
+            path.write_text(text)
+
+
+def _write(app: Sphinx) -> None:
+    docs = Path(app.srcdir)
+    read = {name: (docs.parent / f"{name}.md").read_text() for name in NAMES}
+    write_changed(docs / MADE, {f"{name.lower()}.md": copied(text) for name, text in read.items()})
+
+
+def _lead(app: Sphinx, docname: str, source: list[str]) -> None:
+    source[0] = led_to_copies(source[0])
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Have Sphinx make the copies before it looks for its sources."""
+    app.connect("builder-inited", _write)
+    app.connect("source-read", _lead)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
