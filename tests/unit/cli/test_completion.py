@@ -48,7 +48,7 @@ def offered(
     ("line", "words"),
     [
         ("usernsctl d", {"doctor", "docker-args"}),
-        ("usernsctl ns ", {"create", "exec", "list", "remove"}),
+        ("usernsctl ns ", {"create", "exec", "list", "remove", "tree"}),
         ("usernsctl run --net", {"--network"}),
         ("usernsctl run --network ", {"none", "host"}),
         ("usernsctl run --network host --pl", {"--platform"}),
