@@ -161,14 +161,13 @@ def is_below_us(pid: int) -> bool:
         return False
     try:
         while not os.path.samestat(os.fstat(here), ours):
-            owner = bytearray(4)
-            fcntl.ioctl(here, _NS_GET_OWNER_UID, owner)
+            owner = owner_of(here)
             # EPERM if that is not below ours.
             above = parent_namespace(here)
             os.close(here)
             here = above
             if os.path.samestat(os.fstat(here), ours):
-                return int.from_bytes(owner, sys.byteorder) == os.geteuid()
+                return owner == os.geteuid()
     except OSError:
         pass
     finally:
@@ -208,6 +207,16 @@ def parent_namespace(fd: int) -> int:
     :raises PermissionError: that is not below the caller's.
     """
     return fcntl.ioctl(fd, _NS_GET_PARENT)
+
+
+def owner_of(fd: int) -> int:
+    """The uid of the maker of the user namespace that a descriptor refers to.
+
+    It is the one that this process's namespace has for it (NS_GET_OWNER_UID of ioctl_nsfs(2)).
+    """
+    owner = bytearray(4)
+    fcntl.ioctl(fd, _NS_GET_OWNER_UID, owner)
+    return int.from_bytes(owner, sys.byteorder)
 
 
 def exit_status(pidfd: int) -> int | None:

@@ -19,8 +19,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: What a shell asks for completions by (click's documentation, "Shell Completion").
-_COMPLETE = "_USERNSCTL_COMPLETE"
+# What a shell asks for the names of a kind by, in the midst of a line.
+_NAMES = ["completion", "--names"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,19 +67,23 @@ def _answer(argv: list[str]) -> int:
 
 
 def _call(argv: list[str]) -> int:
-    instruction = os.environ.get(_COMPLETE)
-    if not instruction:
-        if argv in (["--version"], ["-V"]):
-            _print_version()
-            return 0
-        from usernsctl.cli import direct
+    if argv in (["--version"], ["-V"]):
+        _print_version()
+        return 0
+    if argv[:-1] == _NAMES:
+        from usernsctl.cli.completion import names
 
-        if direct.run(argv):
+        if argv[-1] in names.KINDS:
+            names.tell(argv[-1])
             return 0
+    from usernsctl.cli import direct
+
+    if direct.run(argv):
+        return 0
     gc.enable()
     from usernsctl.cli import verbs
 
-    return verbs.complete(_COMPLETE, instruction) if instruction else verbs.call(argv)
+    return verbs.call(argv)
 
 
 def _print_version() -> None:

@@ -11,8 +11,8 @@ from typing import Any, NoReturn
 
 import click
 
-from usernsctl._text import shown, shown_lines
-from usernsctl.cli import caller
+from usernsctl._text import shown_lines
+from usernsctl.cli import caller, terminal
 from usernsctl.cli.usage import Group
 from usernsctl.cli.waiting import exit_status
 from usernsctl.namespaces import named
@@ -50,8 +50,8 @@ def list_(as_json: bool) -> None:
         return
     if not found:
         return
-    table = [("NAME", "HOLDER", "AGE", "PROCESSES", "NAMESPACES", "UID MAP")]
-    table += [
+    rows = [("NAME", "HOLDER", "AGE", "PROCESSES", "NAMESPACES", "UID MAP")]
+    rows += [
         (
             namespace.name,
             str(namespace.pid),
@@ -62,9 +62,27 @@ def list_(as_json: bool) -> None:
         )
         for namespace in found
     ]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for row in table:
-        print(shown("  ".join(map(str.ljust, row, widths)).rstrip()))
+    for line in terminal.table(rows):
+        print(line)
+
+
+@ns_group.command("tree", short_help="Show which user namespaces there are, and in which.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+def tree(as_json: bool) -> None:
+    """Show the user namespaces below this one, as they are nested.
+
+    Each with the uid of its owner, its map of uids, the names that it is kept by, and its
+    processes. Those of other users can't be looked at; how many there are is told below.
+    """
+    from usernsctl.cli import tree_text
+    from usernsctl.namespaces import tree as namespaces
+
+    found = namespaces.look()
+    if as_json:
+        print(json.dumps(asdict(found), indent=2))
+        return
+    for line in tree_text.lines(found, is_ascii=not terminal.has_lines()):
+        print(line)
 
 
 @ns_group.command("exec", context_settings=_NOT_OURS)

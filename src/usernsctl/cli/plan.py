@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
 
 from usernsctl._text import shown
-from usernsctl.cli.terminal import can_draw
+from usernsctl.cli.terminal import has_lines
 from usernsctl.maps import Extent, Fill, IdMap, Plan, Range
 from usernsctl.maps import plan as make_plan
 
@@ -45,10 +45,9 @@ def plan_command(as_json: bool, **given: Any) -> None:
     decided = make_plan(_idmap(**given))
     if as_json:
         print(json.dumps(_as_json(decided), indent=2))
-    elif can_draw():
-        _print_rich(decided)
-    else:
-        _print_plain(decided)
+        return
+    for line in _lines(decided):
+        print(line)
 
 
 def _idmap(
@@ -141,37 +140,23 @@ def _as_json(decided: Plan) -> dict[str, Any]:
     }
 
 
-def _print_plain(decided: Plan) -> None:
+def _lines(decided: Plan) -> Iterator[str]:
+    bar, point = ("━", "▶") if has_lines() else ("=", ">")
     for kind, extents, writer, reason, _ in _kinds(decided):
-        print(shown(f"{kind} map, written by {writer}: {reason}"))
-        for extent in extents:
-            print(f"  {extent}")
-    for line in _remarks(decided):
-        print(shown(line))
-
-
-def _print_rich(decided: Plan) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    for kind, extents, writer, reason, _ in _kinds(decided):
-        title = shown(f"{kind} map, written by {writer}: {reason}")
-        table = Table(title=title, title_justify="left")
-        for heading in ("inside", "", "outside", "count"):
-            table.add_column(heading, justify="left" if not heading else "right")
+        yield shown(f"{kind} map, written by {writer}: {reason}")
         most = max((extent.count for extent in extents), default=1)
+        rows = [("inside", "", "outside", "count")]
         for extent in extents:
-            bar = "━" * max(1, round(_BAR_WIDTH * extent.count / most))
-            table.add_row(
-                _ids(extent.inside, extent.count),
-                f"{bar}▶",
-                _ids(extent.outside, extent.count),
-                str(extent.count),
+            length = max(1, round(_BAR_WIDTH * extent.count / most)) if most > 1 else 1
+            inside, outside = (
+                _ids(first, extent.count) for first in (extent.inside, extent.outside)
             )
-        console.print(table)
-    for line in _remarks(decided):
-        console.print(shown(line), highlight=False, markup=False)
+            rows.append((inside, bar * length + point, outside, str(extent.count)))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for inside, drawn, outside, count in rows if extents else ():
+            ids = f"{inside:>{widths[0]}} {drawn:<{widths[1]}} {outside:<{widths[2]}}"
+            yield f"  {ids}  {count:>{widths[3]}}"
+    yield from map(shown, _remarks(decided))
 
 
 def _ids(first: int, count: int) -> str:

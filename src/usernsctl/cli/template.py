@@ -12,8 +12,7 @@ from typing import Any, NoReturn
 
 import click
 
-from usernsctl._text import shown
-from usernsctl.cli import caller, run
+from usernsctl.cli import caller, run, terminal
 from usernsctl.cli.run_click import GroupedCommand, check_combination, with_options
 from usernsctl.cli.usage import Group
 from usernsctl.cli.waiting import exit_status
@@ -149,16 +148,15 @@ def list_(as_json: bool) -> None:
         return
     if not found:
         return
-    table = [("NAME", "KIND", "SIZE", "AGE", "COMMAND")]
+    rows = [("NAME", "KIND", "SIZE", "AGE", "COMMAND")]
     for one in found:
         # The text that an interpreter is given is ours.
         args = one.args[:1] if one.kind == "python" else one.args
         size = f"{one.size / (1 << 20):.1f}M"
         age = f"{int(time.time() - one.created)}s" if one.created else "-"
-        table.append((one.name, one.kind or "damaged", size, age, " ".join(args)))
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for row in table:
-        print(shown("  ".join(map(str.ljust, row, widths)).rstrip()))
+        rows.append((one.name, one.kind or "damaged", size, age, " ".join(args)))
+    for line in terminal.table(rows):
+        print(line)
 
 
 @template_group.command("run", context_settings={"allow_interspersed_args": False})

@@ -1,9 +1,16 @@
-"""Whether there is a terminal to draw on, and what draws."""
+"""What there is to draw on: a terminal or not, which characters, how wide."""
 
 from __future__ import annotations
 
 import importlib.util
+import locale
 import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+
+from usernsctl._text import shown
+
+WIDTH = 80
 
 
 def can_draw() -> bool:
@@ -11,3 +18,35 @@ def can_draw() -> bool:
     # Closed output is None in Python.
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
     return is_terminal and importlib.util.find_spec("rich") is not None
+
+
+def has_lines() -> bool:
+    """Whether output may hold what ASCII has not: as the locale says, ``C`` for one says no."""
+    encoding = getattr(sys.stdout, "encoding", None) or ""
+    codeset = locale.nl_langinfo(locale.CODESET)
+    return {encoding.lower(), codeset.lower()} == {"utf-8"}
+
+
+def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """The lines of a table.
+
+    A row is one line. On a terminal, the words of its last column go on below it where they would
+    not fit into 80 columns.
+    """
+    *widths, _ = (max(map(len, column)) for column in zip(*rows, strict=True))
+    indent = "  ".join(" " * width for width in [*widths, 0])
+    is_cut = sys.stdout is not None and sys.stdout.isatty()
+    for row in rows:
+        line = shown("  ".join(map(str.ljust, row, [*widths, 0])).rstrip())
+        if is_cut and len(line) > WIDTH and len(indent) < WIDTH // 2 + 20:
+            begin = line[: len(indent)]
+            yield from textwrap.wrap(
+                line[len(indent) :],
+                WIDTH,
+                initial_indent=begin,
+                subsequent_indent=indent,
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+        else:
+            yield line

@@ -24,6 +24,7 @@ _VERBS = {
     "seccomp-profile": "usernsctl.cli.profiles:seccomp_command",
     "apparmor-profile": "usernsctl.cli.profiles:apparmor_command",
     "docker-args": "usernsctl.cli.profiles:docker_command",
+    "completion": "usernsctl.cli.completion.command:completion_command",
 }
 
 
@@ -56,17 +57,6 @@ def usernsctl(context: click.Context, environ_fd: int | None) -> None:
             context.obj = caller.read(environ_fd)
         except OSError as error:
             raise click.UsageError(f"--environ-fd {environ_fd}: {error.strerror}") from error
-
-
-def complete(variable: str, instruction: str) -> int:
-    """Answer a shell that wants to complete a command line; returns the exit status.
-
-    :param variable: what it has asked by.
-    :param instruction: the value of that.
-    """
-    from click.shell_completion import shell_complete
-
-    return shell_complete(usernsctl, {}, "usernsctl", variable, instruction)
 
 
 def call(argv: list[str]) -> int:

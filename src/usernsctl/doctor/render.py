@@ -155,10 +155,10 @@ ask() {
 
 
 def _asked(report: Report, finding: Finding) -> str:
-    """The commands for root of this machine that mend a cause, which are asked for one by one."""
-    if finding.cause is None or place(report) != "host":
+    """The commands that mend a cause, which are asked for one by one."""
+    if finding.cause is None:
         return ""
-    found = remedy(report, finding.cause, "host")
+    found = remedy(report, finding.cause, place(report))
     # A script's own shell would forget it.
     is_typed = not (found.startswith(FOR_SHELL) or is_prose(finding.cause, found))
     return found if is_typed and _typed(found) else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -61,7 +62,11 @@ def plain(words: list[str], environ: dict[str, str]) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-VERBS = [["plan", "-r"], ["doctor", "--for", "range", "--no-runsc"]]
+DOCTOR = ["doctor", "--for", "range", "--no-runsc"]
+VERBS = [["plan", "-r"], DOCTOR]
+ESCAPE = r"\x1b\[[0-9;]*m"
+# Of the eight colours, their bright ones, or any other; not bold or dim.
+COLOUR = r"\x1b\[(\d+;)*[349][0-9][;m]"
 
 
 @pytest.mark.parametrize("words", VERBS, ids=["plan", "doctor"])
@@ -76,13 +81,46 @@ def test_without_rich_a_terminal_gets_what_a_pipe_gets(
     assert len(on_terminal[1].splitlines()) == len(on_pipe[1].splitlines())
 
 
-@pytest.mark.parametrize("words", VERBS, ids=["plan", "doctor"])
-def test_with_rich_a_terminal_gets_tables(words: list[str]) -> None:
+def test_with_rich_a_terminal_gets_tables() -> None:
     environ = {"PYTHONPATH": str(INSTALLED)}
-    on_terminal, on_pipe = shown(words, environ), plain(words, environ)
+    on_terminal, on_pipe = shown(DOCTOR, environ), plain(DOCTOR, environ)
     assert "\x1b[1m" in on_terminal[1]
     assert on_terminal[0] == on_pipe[0]
     assert "\x1b" not in on_pipe[1]
+
+
+@pytest.mark.parametrize("said", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=["no-color", "dumb"])
+def test_there_is_no_colour_where_none_is_wanted(said: dict[str, str]) -> None:
+    """By https://no-color.org/, bold type is none; a terminal without abilities has not even that.
+
+    What has a colour by default: the tests would not tell anything else.
+    """
+    environ = {"PYTHONPATH": str(INSTALLED)}
+    assert re.search(COLOUR, shown(DOCTOR, environ)[1])
+    told = shown(DOCTOR, environ | said)[1]
+    assert not re.search(COLOUR, told)
+    assert "TERM" not in said or "\x1b" not in told
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *([], ["--help"], ["run", "--help"], ["ns", "--help"], ["template", "create", "--help"]),
+        *(["completion", "--help"], ["ns", "tree"], ["ns", "list"], ["template", "list"]),
+        *(["plan", "-r"], ["nonsense"], ["run", "--nonsense"], DOCTOR),
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("said", [{}, {"NO_COLOR": "1"}, {"TERM": "dumb"}, {"LC_ALL": "C"}])
+def test_it_fits_into_80_columns(words: list[str], said: dict[str, str]) -> None:
+    environ = {"PYTHONPATH": str(INSTALLED), "COLUMNS": "80", "LANG": "C.UTF-8"} | said
+    told = re.sub(ESCAPE, "", shown(words, environ)[1]).splitlines()
+    assert [line for line in told if len(line) > 80 and not is_to_be_copied(line)] == []
+
+
+def is_to_be_copied(line: str) -> bool:
+    """A command: it would not do in pieces."""
+    return line.strip().startswith(("usernsctl ", "usermod ", "docker "))
 
 
 def test_rich_is_an_extra_and_nothing_else_needs_it() -> None:

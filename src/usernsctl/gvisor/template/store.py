@@ -116,6 +116,18 @@ def list_all() -> list[Named]:
     return found
 
 
+def names() -> list[str]:
+    """The names of all templates, at once: nobody who saves or removes one is waited for.
+
+    :raises UsernsError: others could have written there.
+    """
+    path = directory()
+    if not os.path.lexists(path):
+        return []
+    with Directory(open_saved(path), path, forbidden=0o077) as top:
+        return top.names()
+
+
 def remove(name: str) -> None:
     """Remove a template.
 

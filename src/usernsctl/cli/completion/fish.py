@@ -1,0 +1,86 @@
+"""The script for fish."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from usernsctl.cli.completion.model import Flag, Value, Verb
+
+_OFFERS = {
+    "directories": "(__fish_complete_directories)",
+    "variables": "(set -nx)",
+    "namespaces": "(@name@_names namespaces)",
+    "templates": "(@name@_names templates)",
+    "command": "(@name@_rest)",
+}
+
+
+def script(programs: Sequence[Verb]) -> str:
+    """Make it.
+
+    :param programs: what it is for.
+    """
+    verbs = [verb for program in programs for verb in program.all()]
+    text = Path(__file__).with_name("runtime.fish").read_text(encoding="utf-8")
+    text = text.replace("@table@", "\n".join(line for verb in verbs for line in _entry(verb)))
+    lines = [f"complete -c {program.path[0]} -f" for program in programs]
+    lines += [line for verb in verbs for line in _completions(verb)]
+    name = "__" + programs[0].path[0].replace("-", "_")
+    return (text + "\n".join(lines) + "\n").replace("@name@", name)
+
+
+def _entry(verb: Verb) -> Iterator[str]:
+    """What of a verb it takes to tell where in a line one is."""
+    apart = [
+        name
+        for flag in verb.flags
+        if flag.value is not None and not flag.is_optional
+        for name in flag.names
+    ]
+    before = [index for index, value in enumerate(verb.operands) if value.kind == "command"]
+    yield f"        case {_quoted(' '.join(verb.path))}"
+    yield f"            set verbs {' '.join(_quoted(one.path[-1]) for one in verb.verbs)}".rstrip()
+    yield f"            set apart {' '.join(map(_quoted, apart))}".rstrip()
+    yield f"            set command {before[0] if before else -1}"
+
+
+def _completions(verb: Verb) -> Iterator[str]:
+    path = " ".join(verb.path)
+    begin = f"complete -c {verb.path[0]} -n "
+    for one in verb.verbs:
+        words = f"{_quoted(f'@name@_is operand 0 {path}')} -fa {one.path[-1]}"
+        yield f"{begin}{words}{_about(one.help)}"
+    for flag in verb.flags:
+        yield f"{begin}{_quoted(f'@name@_is flag any {path}')}{_flag(flag)}{_about(flag.help)}"
+    for index, value in enumerate(verb.operands):
+        is_last = index == len(verb.operands) - 1
+        number = f"{index}+" if is_last and verb.repeats else f"{index}"
+        where = "rest" if value.kind == "command" else "operand"
+        offer = _offer(value)
+        if offer:
+            yield f"{begin}{_quoted(f'@name@_is {where} {number} {path}')}{offer}"
+
+
+def _flag(flag: Flag) -> str:
+    names = [
+        f" -l {name[2:]}" if name.startswith("--") else f" -s {name[1:]}" for name in flag.names
+    ]
+    if flag.value is None:
+        return "".join(names)
+    return "".join(names) + ("" if flag.is_optional else " -r") + (_offer(flag.value) or " -f")
+
+
+def _offer(value: Value) -> str:
+    if value.kind == "files":
+        return " -F"
+    words = " ".join(value.words) or _OFFERS.get(value.kind, "")
+    return f" -fa {_quoted(words)}" if words else ""
+
+
+def _about(text: str) -> str:
+    return f" -d {_quoted(text)}" if text else ""
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

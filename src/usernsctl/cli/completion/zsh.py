@@ -1,0 +1,120 @@
+"""The script for zsh: to be sourced, or to lie in a directory of ``$fpath``."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+
+from usernsctl.cli.completion.model import Flag, Value, Verb
+
+# Those with a blank before them are called as they are.
+_ACTIONS = {
+    "": " ",
+    "files": "_files",
+    "directories": "_files -/",
+    "variables": "_parameters -g '*export*'",
+    "namespaces": " @name@_names namespaces",
+    "templates": " @name@_names templates",
+}
+
+_BEGIN = """\
+#compdef @programs@
+
+@name@_names() {
+    setopt localoptions extendedglob
+    local -a found expl
+    found=(${(f)"$(command usernsctl completion --names $1 2>/dev/null </dev/null)"})
+    # What is no name is left out, whatever it is that answers.
+    found=(${(M)found:#[A-Za-z0-9_][A-Za-z0-9_.-]#})
+    _wanted names expl name compadd -a found
+}
+"""
+
+_END = """
+@name@() {
+    case $service in
+@cases@
+    esac
+}
+
+# Of a directory of $fpath, this file is the function itself.
+if [[ ${funcstack[1]-} == @name@ ]]; then
+    @name@ "$@"
+else
+    compdef @name@ @programs@
+fi
+"""
+
+
+def script(programs: Sequence[Verb]) -> str:
+    """Make it.
+
+    :param programs: what it is for.
+    """
+    names = [program.path[0] for program in programs]
+    cases = [f"        {name}) {_function_of((name,))} ;;" for name in names]
+    functions = [_function(verb) for program in programs for verb in program.all()]
+    text = "\n".join([_BEGIN, *functions]) + _END.replace("@cases@", "\n".join(cases))
+    # Not that of one of the programs alone: this is what calls those.
+    return text.replace("@name@", f"_{names[0]}").replace("@programs@", " ".join(names))
+
+
+def _function_of(path: Sequence[str]) -> str:
+    return "_" + "_".join(("complete", *path)).replace("-", "_")
+
+
+def _function(verb: Verb) -> str:
+    specs = [spec for flag in verb.flags for spec in _flag(flag)]
+    if verb.verbs:
+        specs += ["(-)1:command:->verbs", "(-)*::argument:->rest"]
+    for number, value in enumerate(verb.operands, 1):
+        if value.kind == "command":
+            specs.append("(-)*:::command: _normal")
+        else:
+            place = "*" if verb.repeats and number == len(verb.operands) else str(number)
+            specs.append(f"{place}:operand:{_action(value)}")
+    lines = [f"{_function_of(verb.path)}() {{"]
+    if verb.verbs:
+        lines += ['    local curcontext="$curcontext" state', "    local -a line verbs"]
+        lines += ["    local -A opt_args"]
+    lines.append(f"    _arguments {'-C ' if verb.verbs else ''}-s -S : \\")
+    lines.append(" \\\n".join(f"        {shlex.quote(spec)}" for spec in specs))
+    if verb.verbs:
+        lines += _below(verb)
+    return "\n".join([*lines, "}", ""])
+
+
+def _below(verb: Verb) -> Iterator[str]:
+    yield "    case $state in"
+    yield "        verbs)"
+    yield "            verbs=("
+    for one in verb.verbs:
+        yield f"                {shlex.quote(f'{one.path[-1]}:{one.help}')}"
+    yield "            )"
+    yield "            _describe -t commands command verbs"
+    yield "            ;;"
+    yield "        rest)"
+    yield "            case $line[1] in"
+    for one in verb.verbs:
+        yield f"                {one.path[-1]}) {_function_of(one.path)} ;;"
+    yield "            esac"
+    yield "            ;;"
+    yield "    esac"
+
+
+def _flag(flag: Flag) -> Iterator[str]:
+    others = "*" if flag.multiple else f"({' '.join(flag.names)})"
+    about = re.sub(r"([\[\]\\])", r"\\\1", flag.help)
+    for name in flag.names:
+        if flag.value is None:
+            yield f"{others}{name}[{about}]"
+            continue
+        mark = "=" if name.startswith("--") else "+"
+        mark += "-" if flag.is_optional else ""
+        colons = "::" if flag.is_optional else ":"
+        yield f"{others}{name}{mark}[{about}]{colons}value:{_action(flag.value)}"
+
+
+def _action(value: Value) -> str:
+    return f"({' '.join(value.words)})" if value.words else _ACTIONS[value.kind]

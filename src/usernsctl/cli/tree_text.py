@@ -1,0 +1,60 @@
+"""User namespaces as a drawing in text."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+
+from usernsctl._text import shown
+from usernsctl.cli.terminal import WIDTH
+from usernsctl.namespaces.tree import Tree, UserNamespace
+
+# Of more processes, as of the namespace that all are in, only the number is told.
+_PROCESSES_MAX = 8
+
+_DRAWN = ("├─ ", "└─ ", "│  ", "   ")
+_ASCII = ("|- ", "`- ", "|  ", "   ")
+
+
+def lines(tree: Tree, *, is_ascii: bool) -> Iterator[str]:
+    """The lines, of at most 80 columns if no name or extent is longer than one."""
+    top, *_ = tree.namespaces
+    yield from _namespace(tree, top, "", "", _ASCII if is_ascii else _DRAWN)
+    if tree.unseen:
+        noun = "process" if tree.unseen == 1 else "processes"
+        yield f"not seen: the namespaces of {tree.unseen} {noun}, which others may not look at"
+
+
+def _namespace(
+    tree: Tree, one: UserNamespace, begin: str, indent: str, drawn: tuple[str, str, str, str]
+) -> Iterator[str]:
+    below = [other for other in tree.namespaces if other.parent == one.inode]
+    names = f" {', '.join(one.names)}" if one.names else ""
+    yield f"{begin}{one.inode}{names}{' (this one)' if one.parent is None else ''}"
+    between = indent + (drawn[2] if below else drawn[3])
+    extents = "not known" if one.uid is None else " ".join(map(str, one.uid)) or "empty"
+    yield from _wrapped(f"owner {one.owner}, uid map {extents}", between)
+    yield from _wrapped(_processes(one), between)
+    for other in below:
+        is_last = other is below[-1]
+        first, rest = (drawn[1], drawn[3]) if is_last else (drawn[0], drawn[2])
+        yield from _namespace(tree, other, indent + first, indent + rest, drawn)
+
+
+def _processes(one: UserNamespace) -> str:
+    if not one.processes:
+        return "no process in it is seen"
+    if len(one.processes) > _PROCESSES_MAX:
+        return f"{len(one.processes)} processes"
+    return ", ".join(f"{shown(process.name)} ({process.pid})" for process in one.processes)
+
+
+def _wrapped(text: str, indent: str) -> list[str]:
+    return textwrap.wrap(
+        shown(text),
+        WIDTH,
+        initial_indent=indent,
+        subsequent_indent=indent + "  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

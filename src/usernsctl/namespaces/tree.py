@@ -1,0 +1,143 @@
+"""User namespaces as they are nested: those that processes are in, as far as /proc lets us see.
+
+All that is told of a process is read through one descriptor of its directory in /proc, which never
+becomes another process's. A process may end at any moment: then it is left out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+from usernsctl._records import dataclass, field
+from usernsctl._system.proc import owner_of, parent_namespace
+from usernsctl.maps import Extent, parse_map
+from usernsctl.namespaces.named import list_named
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """A process in a user namespace.
+
+    :ivar name: its own (PR_SET_NAME(2const)): any text.
+    """
+
+    pid: int
+    name: str
+
+
+@dataclass(slots=True, kw_only=True)
+class UserNamespace:
+    """A user namespace.
+
+    :ivar inode: its number (namespaces(7)).
+    :ivar parent: that of the one above; ``None`` for this process's own.
+    :ivar owner: the uid of its maker, in this process's namespace.
+    :ivar uid: its map of uids, and so `gid`; ``None``: no process tells it.
+    :ivar names: those that it is kept by.
+    """
+
+    inode: int
+    parent: int | None
+    owner: int
+    uid: tuple[Extent, ...] | None = None
+    gid: tuple[Extent, ...] | None = None
+    names: list[str] = field(default_factory=list)
+    processes: list[Process] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tree:
+    """All user namespaces that were found.
+
+    :ivar namespaces: this process's own first, each behind the one above it.
+    :ivar unseen: how many processes did not let us look at their namespace.
+    """
+
+    namespaces: tuple[UserNamespace, ...]
+    unseen: int
+
+
+def look() -> Tree:
+    """Look at the user namespaces of all processes in /proc, from this process's own downwards.
+
+    :raises NamespaceError: the state directory can't be trusted.
+    :raises OSError: there is no /proc, for example.
+    """
+    found: dict[int, UserNamespace] = {}
+    kept = {one.pid: one.name for one in list_named()}
+    here = os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        own = os.fstat(here).st_ino
+        found[own] = UserNamespace(inode=own, parent=None, owner=owner_of(here))
+    finally:
+        os.close(here)
+    unseen = 0
+    for entry in sorted(filter(str.isdecimal, os.listdir("/proc")), key=int):
+        try:
+            _add(found, own, int(entry), kept.get(int(entry)))
+        except PermissionError:
+            unseen += 1
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return Tree(namespaces=tuple(_in_order(found, own)), unseen=unseen)
+
+
+def _add(found: dict[int, UserNamespace], own: int, pid: int, name: str | None) -> None:
+    """Look at a process.
+
+    :raises PermissionError: it can't be looked at.
+    :raises OSError: it has ended.
+    """
+    directory = os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        flags = os.O_RDONLY | os.O_CLOEXEC
+        namespace = os.open("ns/user", flags, dir_fd=directory)
+        try:
+            inode = os.fstat(namespace).st_ino
+            if inode not in found and not _add_namespaces(found, own, namespace):
+                # It is beside this process's own namespace, or above it.
+                raise PermissionError
+        finally:
+            os.close(namespace)
+        one = found[inode]
+        command = _read(directory, "comm").rstrip("\n")
+        if one.uid is None:
+            maps = [parse_map(_read(directory, file)) for file in ("uid_map", "gid_map")]
+            one.uid, one.gid = maps
+        one.processes.append(Process(pid=pid, name=command))
+        if name is not None:
+            one.names.append(name)
+    finally:
+        os.close(directory)
+
+
+def _add_namespaces(found: dict[int, UserNamespace], own: int, namespace: int) -> bool:
+    """Add a namespace, and those above it that are not known yet; whether it is below ours."""
+    new: list[UserNamespace] = []
+    with contextlib.ExitStack() as opened:
+        while (inode := os.fstat(namespace).st_ino) not in found:
+            try:
+                above = parent_namespace(namespace)
+            except PermissionError:
+                return False
+            opened.callback(os.close, above)
+            parent = os.fstat(above).st_ino
+            new.append(UserNamespace(inode=inode, parent=parent, owner=owner_of(namespace)))
+            namespace = above
+    found.update((one.inode, one) for one in new)
+    return True
+
+
+def _read(directory: int, name: str) -> str:
+    fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
+    with open(fd, "rb") as file:
+        return os.fsdecode(file.read())
+
+
+def _in_order(found: dict[int, UserNamespace], inode: int) -> Iterator[UserNamespace]:
+    yield found[inode]
+    for one in sorted(found.values(), key=lambda one: one.inode):
+        if one.parent == inode:
+            yield from _in_order(found, one.inode)

@@ -1,0 +1,113 @@
+"""`usernsctl ns tree`: which user namespaces there are, by the processes in them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from callers import unprivileged
+from conftest import Program
+
+
+@contextlib.contextmanager
+def nested(prelude: Program) -> Iterator[dict[str, int]]:
+    """A namespace in a namespace: the inodes, and the pid of the inner one's process."""
+    name = r"printf '\''\033]0;x\007(\n'\'' >/proc/self/comm"
+    inner = f"{name}; echo $(stat -Lc %i /proc/self/ns/user) $$; read line"
+    script = f"stat -Lc %i /proc/self/ns/user; exec \"$0\" -r -- sh -c '{inner}'"
+    process = subprocess.Popen(
+        [prelude.path, "-r", "--", "sh", "-c", script, prelude.path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        outer = int(process.stdout.readline())
+        inode, pid = map(int, process.stdout.readline().split())
+        yield {"outer": outer, "inner": inode, "pid": pid}
+    finally:
+        process.communicate()
+
+
+def tree(usernsctl: Program) -> dict[str, Any]:
+    done = usernsctl("ns", "tree", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_namespaces_are_below_those_that_they_are_in(usernsctl: Program, prelude: Program) -> None:
+    with nested(prelude) as made:
+        found = {one["inode"]: one for one in tree(usernsctl)["namespaces"]}
+        text = usernsctl("ns", "tree").stdout
+    own = os.stat("/proc/self/ns/user").st_ino
+    assert found[own]["parent"] is None
+    assert found[made["outer"]]["parent"] == own
+    inner = found[made["inner"]]
+    assert (inner["parent"], inner["owner"]) == (made["outer"], os.geteuid())
+    # As it is from here, where 0 in the outer one is the user's own.
+    assert [(one["inside"], one["outside"], one["count"]) for one in inner["uid"]] == [
+        (0, os.geteuid(), 1)
+    ]
+    assert [one["pid"] for one in inner["processes"]] == [made["pid"]]
+    # It has no process: what is in it is in the inner one by now.
+    assert found[made["outer"]]["processes"] == []
+    lines = text.splitlines()
+    (at,) = (n for n, line in enumerate(lines) if line.endswith(f"─ {made['inner']}"))
+    assert "no process in it is seen" in lines[at - 1]
+    assert f"owner {os.geteuid()}, uid map 0:{os.geteuid()}:1" in lines[at + 1]
+    assert f"({made['pid']})" in lines[at + 2]
+    assert max(map(len, lines)) <= 80
+
+
+def test_a_kept_namespace_has_its_name(usernsctl: Program, tmp_path: Path) -> None:
+    environ = os.environ | {"XDG_RUNTIME_DIR": str(tmp_path), "LC_ALL": "C"}
+    assert usernsctl("ns", "create", "box", "-r", env=environ).returncode == 0
+    try:
+        done = usernsctl("ns", "tree", env=environ)
+    finally:
+        usernsctl("ns", "remove", "box", env=environ)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.isascii()
+    assert [line for line in done.stdout.splitlines() if line.endswith(" box")]
+
+
+def test_a_name_commands_no_terminal(usernsctl: Program, prelude: Program) -> None:
+    with nested(prelude) as made:
+        text = usernsctl("ns", "tree").stdout
+        told = [
+            process["name"]
+            for one in tree(usernsctl)["namespaces"]
+            for process in one["processes"]
+            if process["pid"] == made["pid"]
+        ]
+    assert told == ["\x1b]0;x\x07("]
+    assert "\x1b" not in text
+    assert r"\x1b]0;x\x07" in text
+
+
+@unprivileged
+def test_processes_of_others_are_counted(usernsctl: Program) -> None:
+    """Process 1 is root's."""
+    told = tree(usernsctl)
+    assert told["unseen"] >= 1
+    assert 1 not in [p["pid"] for one in told["namespaces"] for p in one["processes"]]
+    assert "not seen: the namespaces of " in usernsctl("ns", "tree").stdout
+
+
+def test_processes_may_end_meanwhile(usernsctl: Program) -> None:
+    busy = subprocess.Popen(
+        ["sh", "-c", "while :; do true & /bin/true; done"], start_new_session=True
+    )
+    try:
+        for _ in range(5):
+            tree(usernsctl)
+    finally:
+        busy.kill()
+        busy.wait()

@@ -1,0 +1,108 @@
+"""Real shells that complete a line: what they would have typed for a user who presses a key."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+SHELLS = ("bash", "zsh", "fish")
+_SECONDS = 60
+
+# The key ^G writes down the line, and ^O has all that may follow put into it.
+_BASH = r"""
+PS1=
+source "$SCRIPT"
+tell() { printf '%s\n' "$READLINE_LINE" >"$TOLD.new"; mv "$TOLD.new" "$TOLD"; READLINE_LINE=; }
+bind -x '"\C-g": tell'
+bind '"\C-o": insert-completions'
+bind 'set bell-style none'
+bind 'set enable-bracketed-paste off'
+: >"$TOLD.ready"
+"""
+_ZSH = r"""
+PS1=
+autoload -Uz compinit && compinit -u -D
+source "$SCRIPT"
+tell() { print -r -- "$BUFFER" >"$TOLD.new"; mv "$TOLD.new" "$TOLD"; BUFFER= }
+zle -N tell
+zle -C all complete-word _generic
+zstyle ':completion:all:*' completer _all_matches _complete
+zstyle ':completion:all:*' insert true
+bindkey '^G' tell
+bindkey '^O' all
+: >"$TOLD.ready"
+"""
+
+
+def completed(shell: str, script: str, line: str, place: Path, env: Mapping[str, str]) -> str:
+    """The line with all words that may follow it; of fish, those words alone.
+
+    :param place: the directory that the shell is in.
+    """
+    place.mkdir(exist_ok=True)
+    source = place.with_suffix(".script")
+    source.write_text(script)
+    environ = {"HOME": str(place), "TERM": "dumb", "LANG": "C.UTF-8", **env}
+    environ |= {"SCRIPT": str(source), "TOLD": str(place.with_suffix(".told"))}
+    if shell != "fish":
+        begin = place.with_suffix(".begin")
+        begin.write_text(_BASH if shell == "bash" else _ZSH)
+        return _typed(shell, begin, line, place, environ)
+    done = subprocess.run(
+        ["fish", "--no-config", "-c", 'source $SCRIPT; complete -C "$LINE"'],
+        env={**environ, "LINE": line},
+        cwd=place,
+        capture_output=True,
+        text=True,
+        timeout=_SECONDS,
+    )
+    assert done.stderr == ""
+    return " ".join(row.partition("\t")[0] for row in done.stdout.splitlines())
+
+
+def _typed(shell: str, begin: Path, line: str, place: Path, environ: dict[str, str]) -> str:
+    words = {"bash": ["--norc", "--noprofile"], "zsh": ["-f"]}[shell]
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [str(shutil.which(shell)), *words, "-i"],
+        stdin=follower,
+        stdout=follower,
+        stderr=follower,
+        env=environ,
+        cwd=place,
+        start_new_session=True,
+    )
+    os.close(follower)
+    os.set_blocking(leader, False)
+    told = Path(environ["TOLD"])
+    ready = Path(f"{told}.ready")
+    try:
+        os.write(leader, f" source '{begin}'\n".encode())
+        _wait_for(ready, leader)
+        os.write(leader, line.encode() + b"\x0f\x07")
+        _wait_for(told, leader)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(leader)
+    line = told.read_text().rstrip("\n")
+    told.unlink()
+    ready.unlink()
+    return line
+
+
+def _wait_for(path: Path, leader: int) -> None:
+    deadline = time.monotonic() + _SECONDS
+    said = b""
+    while not path.exists():
+        assert time.monotonic() < deadline, said
+        # Whoever does not read has it wait.
+        with contextlib.suppress(BlockingIOError):
+            said += os.read(leader, 65536)
+        time.sleep(0.005)

@@ -1,0 +1,212 @@
+"""Completion in real shells: what a key press offers, and that no name is more than a word."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import shells
+from conftest import SCRIPTS, Program
+
+from usernsctl.cli.completion import model
+
+ENV = {"PATH": f"{SCRIPTS}:/usr/bin:/bin"}
+
+
+@pytest.fixture(scope="module", params=shells.SHELLS)
+def shell(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(scope="module")
+def script(shell: str, usernsctl: Program) -> str:
+    done = usernsctl("completion", shell)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def offered(
+    shell: str, script: str, line: str, tmp_path: Path, env: dict[str, str] | None = None
+) -> set[str]:
+    """The words that are offered in place of the last one of a line."""
+    begin = line[: line.rindex(" ") + 1]
+    told = shells.completed(shell, script, line, tmp_path / "place", ENV | (env or {}))
+    if shell == "fish":
+        # It takes those, too, that have these letters somewhere, if there are no others.
+        return {word for word in told.split() if word.startswith(line.removeprefix(begin))}
+    assert told.startswith(begin)
+    words = set(told.removeprefix(begin).split())
+    # What nothing completes stays as it is.
+    return words - ({line.removeprefix(begin)} if len(words) == 1 else set())
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("usernsctl d", {"doctor", "docker-args"}),
+        ("usernsctl ns ", {"create", "exec", "list", "remove", "tree"}),
+        ("usernsctl run --net", {"--network"}),
+        ("usernsctl run --network ", {"none", "host"}),
+        ("usernsctl run --network host --pl", {"--platform"}),
+        ("usernsctl doctor --for ku", {"kubernetes"}),
+        ("usernsctl doctor --json --no", {"--no-runsc"}),
+        ("usernsctl exec --map-r", {"--map-root-user"}),
+        ("usernsctl ns create web --map-r", {"--map-root-user"}),
+        ("usernsctl completion f", {"fish"}),
+        ("usernsctl-exec --prop", {"--propagation"}),
+        ("usernsctl-exec -r --setgroups ", {"allow", "deny"}),
+        ("usernsctl-exec -m --map-sub", {"--map-subids"}),
+        ("usernsctl run -- usernsctl-ex", {"usernsctl-exec"}),
+        ("usernsctl-exec -r usernsctl-ex", {"usernsctl-exec"}),
+    ],
+)
+def test_a_key_press_offers_what_may_follow(
+    shell: str, script: str, line: str, words: set[str], tmp_path: Path
+) -> None:
+    found = {word.rstrip("=") for word in offered(shell, script, line, tmp_path)}
+    assert found == words
+
+
+def test_a_value_follows_its_option_in_the_same_word(
+    shell: str, script: str, tmp_path: Path
+) -> None:
+    found = offered(shell, script, "usernsctl-exec --setgroups=a", tmp_path)
+    assert found == {"--setgroups=allow"}
+
+
+def test_files_are_offered_where_a_file_is_wanted(shell: str, script: str, tmp_path: Path) -> None:
+    below = tmp_path / "files"
+    (below / "directory").mkdir(parents=True)
+    (below / "document").touch()
+    found = offered(shell, script, f"usernsctl bundle check {below}/d", tmp_path)
+    assert {word.rstrip("/") for word in found} == {f"{below}/directory"}
+    found = offered(shell, script, f"usernsctl explain {below}/do", tmp_path)
+    assert found == {f"{below}/document"}
+
+
+# None may be offered: a shell, or a terminal, would take each for more than a word.
+HOSTILE = (
+    "$(touch pwned)",
+    "`touch pwned`",
+    "a;touch pwned",
+    "a b",
+    "-x",
+    "a'b",
+    "a\\b",
+    "~root",
+    "*",
+    "\x1b]0;title\x07",
+    "a\nb",
+    "${IFS}x",
+    "a" * 65,
+)
+
+
+@pytest.mark.parametrize("line", ["usernsctl template run ", "usernsctl template remove good "])
+def test_templates_are_offered_and_nothing_else_that_lies_there(
+    shell: str, script: str, line: str, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    for name in ("good", *HOSTILE):
+        (data / "usernsctl" / "templates" / name).mkdir(parents=True, mode=0o700)
+    for directory in (data, data / "usernsctl", data / "usernsctl" / "templates"):
+        directory.chmod(0o700)
+    found = offered(shell, script, line, tmp_path, {"XDG_DATA_HOME": str(data)})
+    assert found == {"good"}
+    assert list((tmp_path / "place").glob("pwned")) == []
+
+
+@pytest.mark.parametrize("line", ["usernsctl ns exec ", "usernsctl run --in "])
+def test_whatever_answers_nothing_but_names_is_offered(
+    shell: str, script: str, line: str, tmp_path: Path
+) -> None:
+    liar = tmp_path / "bin" / "usernsctl"
+    liar.parent.mkdir()
+    lies = "".join(f"{name}\n" for name in HOSTILE if "\n" not in name)
+    (tmp_path / "lies").write_text(f"good\n{lies}")
+    liar.write_text(f"#!/bin/sh\ncat {tmp_path}/lies\necho noise >&2\n")
+    liar.chmod(0o755)
+    env = {"PATH": f"{liar.parent}:{ENV['PATH']}"}
+    found = offered(shell, script, line, tmp_path, env)
+    assert {word for word in found if len(word) < 65} == {"good"}
+    assert list((tmp_path / "place").glob("pwned")) == []
+
+
+def test_what_was_typed_before_is_not_executed(shell: str, script: str, tmp_path: Path) -> None:
+    for word in ("$(touch pwned)", "`touch pwned`", "'$(touch pwned)'", "$(touch pwned"):
+        line = f"usernsctl run --env {word} --netw"
+        told = shells.completed(shell, script, line, tmp_path / "place", ENV)
+        assert "--network" in told or "`" in word or ")" not in word
+        assert list(tmp_path.rglob("pwned")) == []
+
+
+def test_the_program_that_is_being_typed_is_not_started(
+    shell: str, script: str, tmp_path: Path
+) -> None:
+    """It may be a stranger's file, in a directory that one only looks at."""
+    trap = tmp_path / "usernsctl"
+    trap.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    trap.chmod(0o755)
+    shells.completed(shell, script, f"{trap} ns exec ", tmp_path / "place", ENV)
+    assert not (tmp_path / "started").exists()
+
+
+def test_to_ask_for_names_makes_nothing(usernsctl: Program, tmp_path: Path) -> None:
+    env = os.environ | {"XDG_RUNTIME_DIR": str(tmp_path), "XDG_DATA_HOME": str(tmp_path)}
+    for kind in ("namespaces", "templates"):
+        done = usernsctl("completion", "--names", kind, env=env)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_that_others_may_write_to_has_no_names(
+    usernsctl: Program, tmp_path: Path
+) -> None:
+    (tmp_path / "usernsctl" / "templates" / "box").mkdir(parents=True)
+    (tmp_path / "usernsctl" / "templates").chmod(0o777)
+    done = usernsctl(
+        "completion", "--names", "templates", env=os.environ | {"XDG_DATA_HOME": str(tmp_path)}
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("words", [[], ["nonsense"], ["bash", "--names", "templates"]])
+def test_a_wrong_call_is_told(usernsctl: Program, words: list[str]) -> None:
+    done = usernsctl("completion", *words)
+    assert (done.returncode, done.stdout) == (125, "")
+    assert "bash" in done.stderr
+
+
+def test_all_options_of_the_prelude_are_known(prelude: Program) -> None:
+    """What is read from --help is what the program takes, with a value or without one."""
+    text = prelude("--help").stdout
+    known = {name: flag for flag in model.read_help(text) for name in flag.names}
+    assert set(re.findall(r"(?<![\w-])--?[a-zA-Z][a-z-]*", text.partition("Exit")[0])) <= set(known)
+    for name, flag in known.items():
+        if name in ("-h", "--help", "-V", "--version"):
+            continue
+        if name.startswith("--") and flag.value is None:
+            assert "takes no value" in prelude(f"{name}=x").stderr
+        elif not flag.is_optional and flag.value is not None:
+            assert "needs a value" in prelude(name).stderr
+
+
+def test_scripts_of_one_program_leave_the_other_alone(shell: str, usernsctl: Program) -> None:
+    alone = usernsctl("completion", shell, "usernsctl-exec").stdout
+    assert "--map-root-user" in alone or "map-root-user" in alone
+    assert "usernsctl doctor" not in alone
+    both = usernsctl("completion", shell).stdout
+    assert "usernsctl-exec" in both
+
+
+@pytest.mark.parametrize("program", ["usernsctl", "usernsctl-exec"])
+def test_a_script_is_one_that_shellcheck_likes(usernsctl: Program, program: str) -> None:
+    script = usernsctl("completion", "bash", program).stdout
+    done = subprocess.run(
+        [SCRIPTS / "shellcheck", "-s", "bash", "-"], input=script, capture_output=True, text=True
+    )
+    assert done.stdout == ""
