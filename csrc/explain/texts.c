@@ -667,6 +667,7 @@ const char un_texts[] =
     "needs-setfcap" "\000"
     "setgroups-order" "\000"
     "apparmor-restricts-userns" "\000"
+    "proc-hidepid" "\000"
     "\000"
     "uid_map\002 failed\003\001^\012\0010,60;Operation not permitted" "\000"
     "uid_map\002 failed\003\001^\012\0010,60;operation not permitted" "\000"
