@@ -145,7 +145,7 @@ def has_first(mode: list[str]) -> bool:
 
 
 def build_first(target: Path, mode: list[str]) -> None:
-    movable = ["-fPIE", "-DUN_MOVABLE"] if "-static-pie" in mode else ["-fno-pie"]
+    movable = layout.FIRST_MOVABLE if "-static-pie" in mode else ["-fno-pie"]
     flags = [*FLAGS, "-O2", *own_flags(), *layout.FIRST_FLAGS, *movable, *layout.FIRST_LDFLAGS]
     compile_program(flags, layout.first(CSRC), target)
     # Its libc is nobody else's.
@@ -155,7 +155,7 @@ def build_first(target: Path, mode: list[str]) -> None:
 
 
 def build_freestanding(program: Path) -> None:
-    flags = [*FLAGS, "-O2", *own_flags(), *layout.FREESTANDING_FLAGS]
+    flags = [*FLAGS, "-O2", *own_flags(), *layout.freestanding_flags(platform.machine())]
     compile_program(flags, layout.freestanding(program.name, CSRC), program)
 
 

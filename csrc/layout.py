@@ -39,6 +39,8 @@ FREESTANDING_FLAGS = (
     *("-ffunction-sections", "-fdata-sections", "-Wl,--gc-sections"),
     *("-Wl,--build-id=none", "-Wl,-z,noexecstack", "-s"),
 )
+# The compiler would call functions of its own library for what is atomic.
+FREESTANDING_FLAGS_OF = {"aarch64": ("-mno-outline-atomics",)}
 # The agent, but for where it begins: what the tests are linked with.
 AGENT = (
     "block",
@@ -78,6 +80,8 @@ FIRST_FLAGS = (
     # Nothing of its own is looked up in a table that libc has not filled yet.
     *("-include", str(CSRC / "programs/exec/first_hidden.h")),
 )
+# Where the program is a position-independent one.
+FIRST_MOVABLE = ("-fPIE", "-DUN_MOVABLE")
 FIRST_LDFLAGS = (
     *("-nostdlib", "-r", "-Wl,--gc-sections", f"-Wl,-e,{FIRST_ENTRY}"),
     f"-Wl,-T,{CSRC / 'programs/exec/first.ld'}",
@@ -112,6 +116,11 @@ def program(name: str, csrc: Path = CSRC) -> list[Path]:
     own = set((programs / name.removeprefix("usernsctl-")).glob("*.c"))
     own -= {csrc / source for source in FIRST_ONLY}
     return [*sorted(own), *(programs / "shared" / source for source in PROGRAMS[name])]
+
+
+def freestanding_flags(machine: str) -> tuple[str, ...]:
+    """How a program without libc is built for that processor (platform.machine())."""
+    return (*FREESTANDING_FLAGS, *FREESTANDING_FLAGS_OF.get(machine, ()))
 
 
 def freestanding(name: str, csrc: Path = CSRC) -> list[Path]:

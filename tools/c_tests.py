@@ -1,4 +1,8 @@
-"""Build csrc/ and all of tests/c under ASan and UBSan, with each compiler, and run the tests.
+"""c_tests.py [NAME...]: build csrc/ and all of tests/c with each compiler, and run the tests.
+
+Without a name, these are gcc and clang, under ASan and UBSan. ``aarch64`` is for that processor,
+and has an emulator run what starts no other program; ``musl`` is another libc. Both need what is in
+tools/dist/packages.apt.
 
 A test is a program of its own, linked with the core; it fails by exiting nonzero. The native
 programs are built too, so that both compilers have checked every line. What reads bytes of others'
@@ -14,28 +18,91 @@ import subprocess
 import sys
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 CSRC = Path("csrc")
 sys.path.insert(0, str(CSRC.resolve()))
 import layout  # noqa: E402
 
-COMPILERS = ("gcc", "clang")
 TESTS = Path("tests/c")
 BUILD = Path("build/c")
-SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-FLAGS = [*layout.flags(CSRC), "-Werror", "-g", "-O1", f"-I{TESTS}", *SANITIZE]
-# So that libFuzzer sees which lines are reached.
-COVERAGE = {"gcc": [], "clang": ["-fsanitize=fuzzer-no-link"]}
+SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+FLAGS = [*layout.flags(CSRC), "-Werror", "-g", "-O1", f"-I{TESTS}"]
 TEST_SECONDS = 120
 FUZZ_SECONDS = 5
 
 
-def compile_to_object(compiler: str, source: Path, version: str) -> Path:
-    target = BUILD / compiler / source.with_suffix(".o")
+@dataclass(frozen=True)
+class Toolchain:
+    """A compiler, and how what it makes is run here.
+
+    ``links``: for programs and tests. ``fuzzes``: it has libFuzzer, and these flags have that see
+    which lines are reached. ``runner``: the words before a program of another processor.
+    ``objcopy``: for a program that begins before its libc.
+    """
+
+    name: str
+    compiler: str
+    flags: tuple[str, ...] = SANITIZE
+    links: tuple[str, ...] = SANITIZE
+    fuzzes: tuple[str, ...] = ()
+    machine: str = platform.machine()
+    runner: tuple[str, ...] = ()
+    objcopy: str = ""
+
+    def runs(self, test: Path) -> bool:
+        """Whether a test can be run here."""
+        return not self.runner or test.relative_to(TESTS).parts[0] in ALONE
+
+
+# Tests of these layers start no program and make no namespace, which an emulator has a thread too
+# many for.
+ALONE = ("base", "map", "child", "facts", "explain")
+KERNEL_HEADERS = BUILD / "kernel-headers"
+TOOLCHAINS = {
+    made.name: made
+    for made in (
+        Toolchain("gcc", "gcc"),
+        Toolchain("clang", "clang", fuzzes=("-fsanitize=fuzzer-no-link",)),
+        Toolchain(
+            "aarch64",
+            "aarch64-linux-gnu-gcc",
+            flags=("-fPIE",),
+            links=("-static-pie",),
+            machine="aarch64",
+            runner=("qemu-aarch64",),
+            objcopy="aarch64-linux-gnu-objcopy",
+        ),
+        # Its own macros convert silently, and it brings no headers of the kernel.
+        Toolchain(
+            "musl",
+            "musl-gcc",
+            flags=("-Wno-conversion", "-Wno-sign-conversion", f"-isystem{KERNEL_HEADERS}"),
+            links=("-static",),
+        ),
+    )
+}
+USUAL = ("gcc", "clang")
+
+
+def find_kernel_headers() -> None:
+    """Have KERNEL_HEADERS lead to those of this machine, and to nothing of its libc."""
+    system = Path("/usr/include")
+    of_machine = [system / "asm", *system.glob(f"{platform.machine()}-linux-gnu/asm")]
+    asm = next(headers for headers in of_machine if headers.is_dir())
+    KERNEL_HEADERS.mkdir(parents=True, exist_ok=True)
+    for headers in (system / "linux", system / "asm-generic", asm):
+        link = KERNEL_HEADERS / headers.name
+        if not link.is_symlink():
+            link.symlink_to(headers)
+
+
+def compile_to_object(toolchain: Toolchain, source: Path, version: str) -> Path:
+    target = BUILD / toolchain.name / source.with_suffix(".o")
     target.parent.mkdir(parents=True, exist_ok=True)
-    define = f'-DUSERNSCTL_VERSION="{version}"'
-    run([compiler, *FLAGS, *COVERAGE[compiler], define, "-c", source, "-o", target])
+    flags = [*FLAGS, *toolchain.flags, *toolchain.fuzzes, f'-DUSERNSCTL_VERSION="{version}"']
+    run([toolchain.compiler, *flags, "-c", source, "-o", target])
     return target
 
 
@@ -44,25 +111,27 @@ def run(command: list[str | Path], **environment: str) -> None:
     subprocess.run(command, check=True, timeout=TEST_SECONDS, env=os.environ | environment)
 
 
-def build(compiler: str, pool: ThreadPoolExecutor) -> list[list[Path | str]]:
-    """Build everything with this compiler; the commands that test it."""
+def build(toolchain: Toolchain, pool: ThreadPoolExecutor) -> list[list[Path | str]]:
+    """Build everything with this toolchain; the commands that test it."""
     version = tomllib.loads(Path("pyproject.toml").read_text())["project"]["version"]
+    directory = BUILD / toolchain.name
 
     def compile_all(sources: list[Path]) -> dict[Path, Path]:
-        done = pool.map(lambda source: compile_to_object(compiler, source, version), sources)
+        done = pool.map(lambda source: compile_to_object(toolchain, source, version), sources)
         return dict(zip(sources, done, strict=True))
 
     def link(inputs: list[Path], target: Path, *flags: str) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
-        run([compiler, *SANITIZE, *flags, *inputs, *core.values(), "-o", target])
+        words = [*toolchain.links, *flags, *inputs, *core.values()]
+        run([toolchain.compiler, *words, "-o", target])
         return target
 
-    build_freestanding(compiler)
+    build_freestanding(toolchain)
     programs = {name: layout.program(name, CSRC) for name in layout.PROGRAMS}
     core = compile_all(layout.core(CSRC))
     objects = compile_all(sorted({file for files in programs.values() for file in files}))
     for name, files in programs.items():
-        link([objects[file] for file in files], BUILD / compiler / name)
+        link([objects[file] for file in files], directory / name)
     tests = compile_all(sorted(TESTS.rglob("test_*.c")))
     agent = compile_all(layout.agent(CSRC))
 
@@ -71,15 +140,25 @@ def build(compiler: str, pool: ThreadPoolExecutor) -> list[list[Path | str]]:
         return list(agent.values()) if source.parent.name == "agent" else []
 
     # Beside usernsctl-child, which they look for there.
-    commands: list[list[Path | str]] = [
-        [link([made, *parts(source)], BUILD / compiler / made.stem).absolute()]
+    linked = {
+        source: link([made, *parts(source)], directory / made.stem)
         for source, made in tests.items()
+    }
+    commands: list[list[Path | str]] = [
+        [*toolchain.runner, program.absolute()]
+        for source, program in linked.items()
+        if toolchain.runs(source)
     ]
-    if compiler == "clang":
+    if toolchain.objcopy:
+        files = [objects[file] for file in programs["usernsctl-exec"]]
+        inputs = [*files, build_first(toolchain)]
+        program = link(inputs, directory / "first", f"-Wl,-e,{layout.FIRST_ENTRY}")
+        commands.append([*toolchain.runner, program.absolute(), "--version"])
+    if toolchain.fuzzes:
         fuzzers = compile_all(sorted(TESTS.rglob("fuzz_*.c")))
         for source, made in fuzzers.items():
             inputs = [made, *parts(source)]
-            program = link(inputs, BUILD / compiler / made.stem, "-fsanitize=fuzzer")
+            program = link(inputs, directory / made.stem, "-fsanitize=fuzzer")
             commands.append(fuzz_command(source, program))
     return commands
 
@@ -93,35 +172,59 @@ def fuzz_command(source: Path, program: Path) -> list[Path | str]:
     return [program.absolute(), *options, found, source.parent / "seeds"]
 
 
-def build_freestanding(compiler: str) -> None:
+def build_freestanding(toolchain: Toolchain) -> None:
     """Build what is linked with nothing, sanitizers included.
 
     The tests use the programs that are linked with all that.
     """
-    if platform.machine() not in layout.FREESTANDING_MACHINES:
+    if toolchain.machine not in layout.FREESTANDING_MACHINES:
         return
+    kernel = [flag for flag in toolchain.flags if flag.startswith(("-W", "-isystem"))]
     for name in layout.FREESTANDING:
-        target = BUILD / compiler / "freestanding" / name
+        target = BUILD / toolchain.name / "freestanding" / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        flags = [*layout.flags(CSRC), "-Werror", "-O2", *layout.FREESTANDING_FLAGS]
-        run([compiler, *flags, *layout.freestanding(name, CSRC), "-o", target])
-    flags = [*layout.flags(CSRC), "-Werror", "-O2", *layout.FIRST_FLAGS, "-fno-pie"]
-    target = BUILD / compiler / "freestanding" / "first.o"
-    run([compiler, *flags, *layout.FIRST_LDFLAGS, *layout.first(CSRC), "-o", target])
+        flags = [*layout.flags(CSRC), "-Werror", "-O2", *kernel]
+        flags += layout.freestanding_flags(toolchain.machine)
+        run([toolchain.compiler, *flags, *layout.freestanding(name, CSRC), "-o", target])
+    if toolchain.name not in USUAL:
+        return
+    target = compile_first(toolchain, "-fno-pie")
     # It needs nothing but what libc is begun with; what it does not use may be missing.
     given = [f"-Wl,--defsym={name}=0" for name in ("_start", "un_first_failure")]
     entry = ["-Wl,--gc-sections", f"-Wl,-e,{layout.FIRST_ENTRY}"]
-    run([compiler, "-nostdlib", "-static", *entry, *given, target, "-o", target.with_suffix("")])
+    words = ["-nostdlib", "-static", *entry, *given, target, "-o", target.with_suffix("")]
+    run([toolchain.compiler, *words])
 
 
-def main() -> int:
+def compile_first(toolchain: Toolchain, *flags: str) -> Path:
+    """The object that usernsctl-exec begins with."""
+    target = BUILD / toolchain.name / "freestanding" / "first.o"
+    words = [*layout.flags(CSRC), "-Werror", "-O2", *layout.FIRST_FLAGS, *flags]
+    words += [*layout.FIRST_LDFLAGS, *map(str, layout.first(CSRC))]
+    run([toolchain.compiler, *words, "-o", target])
+    return target
+
+
+def build_first(toolchain: Toolchain) -> Path:
+    """What of usernsctl-exec comes before its libc, as setup.py links it."""
+    target = compile_first(toolchain, *layout.FIRST_MOVABLE)
+    run([toolchain.objcopy, f"--keep-global-symbol={layout.FIRST_ENTRY}", target])
+    return target
+
+
+def main(names: list[str]) -> int:
+    unknown = set(names) - TOOLCHAINS.keys()
+    if unknown:
+        sys.exit(f"there is no {', '.join(unknown)}; there are {', '.join(TOOLCHAINS)}")
     failed = []
     total = 0
+    find_kernel_headers()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for compiler in COMPILERS:
-            for command in build(compiler, pool):
+        for name in names:
+            toolchain = TOOLCHAINS[name]
+            for command in build(toolchain, pool):
                 total += 1
-                program = Path(command[0]).relative_to(Path.cwd())
+                program = Path(command[len(toolchain.runner)]).relative_to(Path.cwd())
                 print(f"--- {program}", flush=True)
                 try:
                     run(command, UBSAN_OPTIONS="print_stacktrace=1")
@@ -134,6 +237,6 @@ def main() -> int:
 
 if __name__ == "__main__":
     try:
-        sys.exit(main())
+        sys.exit(main(sys.argv[1:] or list(USUAL)))
     except subprocess.CalledProcessError as failure:
         sys.exit(f"the build failed: {failure}")

@@ -42,7 +42,7 @@ static void treat(int fd, enum what what)
 /* By what is open. readdir(3) would allocate. False if /proc does not tell, or is none. */
 static bool treat_listed(unsigned first, unsigned last, enum what what)
 {
-    _Alignas(struct dirent64) char entries[1024];
+    _Alignas(struct dirent) char entries[1024];
     struct statfs fs;
     long size = -1;
     int dir = open("/proc/self/fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -50,9 +50,9 @@ static bool treat_listed(unsigned first, unsigned last, enum what what)
         return false;
     bool is_real = !fstatfs(dir, &fs) && (uint64_t)fs.f_type == PROC_SUPER_MAGIC;
     while (is_real && (size = syscall(SYS_getdents64, dir, entries, sizeof entries)) > 0) {
-        const struct dirent64 *entry;
+        const struct dirent *entry;
         for (long at = 0; at < size; at += entry->d_reclen) {
-            entry = (const struct dirent64 *)(const void *)(entries + at);
+            entry = (const struct dirent *)(const void *)(entries + at);
             int fd = fd_number(entry->d_name);
             if (fd != dir && fd >= 0 && (unsigned)fd >= first && (unsigned)fd <= last)
                 treat(fd, what);

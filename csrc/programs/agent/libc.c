@@ -98,7 +98,8 @@ int sigemptyset(sigset_t *set)
 
 int sigaddset(sigset_t *set, int sig)
 {
-    set->__val[0] |= 1UL << (sig - 1);
+    /* Each libc has its own name for the array in it. */
+    *(unsigned long *)set |= 1UL << (sig - 1);
     return 0;
 }
 

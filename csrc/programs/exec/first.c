@@ -24,8 +24,12 @@ static bool relocate(void)
     extern const char un_first_data_end[] __attribute__((visibility("hidden")));
 #if defined(__x86_64__)
     const unsigned relative = R_X86_64_RELATIVE;
+    const uintptr_t *const guard = NULL;
 #else
+    extern uintptr_t __stack_chk_guard;
     const unsigned relative = R_AARCH64_RELATIVE;
+    /* gcc has each function look up in libc's table where that is. */
+    const uintptr_t *const guard = &__stack_chk_guard;
 #endif
     const Elf64_Addr base = (Elf64_Addr)&__ehdr_start;
     const Elf64_Rela *at = NULL;
@@ -41,6 +45,8 @@ static bool relocate(void)
     for (size_t i = 0; i < size / sizeof *at; i++) {
         Elf64_Addr to = base + at[i].r_offset;
         bool is_ours = to >= (Elf64_Addr)un_first_data && to < (Elf64_Addr)un_first_data_end;
+        if (guard && base + (Elf64_Addr)at[i].r_addend == (Elf64_Addr)guard)
+            is_ours = true;
         if (is_ours && ELF64_R_TYPE(at[i].r_info) == relative)
             *(Elf64_Addr *)to = base + (Elf64_Addr)at[i].r_addend;
     }
@@ -83,7 +89,8 @@ static void become_command(struct un_options *options, char **environment, struc
         un_exec(&command, err);
 }
 
-void un_first(int argc, char **argv, char **environment)
+/* Not a part of un_first(): to protect its stack takes relocate(). */
+__attribute__((noinline)) static void begin(int argc, char **argv, char **environment)
 {
     /* More than a small stack holds. */
     static struct un_options options;
@@ -92,8 +99,6 @@ void un_first(int argc, char **argv, char **environment)
     static char text[2][UN_MAP_TEXT_MAX];
     struct un_own_maps maps;
     struct un_error err;
-    if (!argc || getauxval(AT_SECURE) || !relocate())
-        return;
     if (!strcmp(argv[0], UN_CHILD_NAME))
         un_child_main(argv, environment);
     if (un_options_parse(argc, argv, &options, &err) || options.needs_libc || options.fork ||
@@ -112,4 +117,10 @@ void un_first(int argc, char **argv, char **environment)
         become_command(&options, environment, &err);
     }
     un_first_failure = err;
+}
+
+void un_first(int argc, char **argv, char **environment)
+{
+    if (argc && !getauxval(AT_SECURE) && relocate())
+        begin(argc, argv, environment);
 }

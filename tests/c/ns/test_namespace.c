@@ -208,6 +208,7 @@ static int a_process_with_threads_is_told_why_it_can_not_enter(void *arg)
     struct un_error err;
     (void)arg;
     plan_own_ids(0, 0, &plan);
+    CHECK_INT(un_thread_count(), 1);
     pthread_mutex_lock(&held);
     CHECK_INT(pthread_create(&thread, NULL, wait_to_be_told, &held), 0);
     CHECK_INT(un_thread_count(), 2);
