@@ -5,7 +5,8 @@
 DEV = $$(tools/environment dev)
 PYTHON_CODE = src tests tools demo bench examples csrc docs/api/conf.py setup.py
 SHELL_CODE = tools/packages tools/environment tools/user tools/as-user tools/test-users demo/run .ci/run \
-	docker/install docker/install-runsc tools/source-copy
+	docker/install docker/install-runsc tools/source-copy \
+	tools/dist/try-install tools/dist/use-installed
 C_CODE = $(shell find csrc tests/c -name "*.[ch]")
 
 .DEFAULT_GOAL := help
@@ -42,11 +43,13 @@ connector: packages
 docs: packages ## make the reference of the Python interface, build/docs/index.html
 	@$(DEV)/bin/sphinx-build --fail-on-warning --quiet docs/api build/docs
 
-dist: packages ## build the sdist and the wheels twice, and check them: dist/
+dist: packages ## build the sdist and the wheels into dist/, twice, check them and install them in empty systems
 	@tools/packages tools/dist/packages.apt
 	@set -e; python=$$(tools/environment dist)/bin/python; \
 	$$python -B tools/dist/build.py; \
-	$$python -B tools/dist/check.py
+	$$python -B tools/dist/check.py; \
+	$$python -B tools/c_tests.py aarch64 musl; \
+	tools/dist/try-install
 
 lint: docs ## check style and types
 	@set -e; bin=$(DEV)/bin; \
