@@ -61,11 +61,9 @@ static int refuse_fifo(struct un_launch *launch, struct un_trail *trail, const c
     int fd = un_trail_last(trail)->fd;
     if (fd < 0 || fstat(fd, &status) || !S_ISFIFO(status.st_mode))
         return 0;
-    un_launch_tell(launch, inside, NULL);
+    un_launch_tell(launch, inside, "remove it from the root filesystem");
     return un_fail(err, UN_STEP_BIND, 0, NULL,
-                   "%.200s is a FIFO, and gVisor can't mount anything on it; remove it there, or "
-                   "bind to another place",
-                   inside);
+                   "%.200s is a FIFO, and gVisor can't mount anything on it", inside);
 }
 
 /* Notes a bind for runsc, whose source is open as `shown`, an entry of that name of the directory
