@@ -22,11 +22,14 @@ static bool relocate(void)
     extern const Elf64_Dyn _DYNAMIC[] __attribute__((visibility("hidden")));
     extern const char un_first_data[] __attribute__((visibility("hidden")));
     extern const char un_first_data_end[] __attribute__((visibility("hidden")));
-    extern uintptr_t __stack_chk_guard;
 #if defined(__x86_64__)
     const unsigned relative = R_X86_64_RELATIVE;
+    const uintptr_t *const guard = NULL;
 #else
+    extern uintptr_t __stack_chk_guard;
     const unsigned relative = R_AARCH64_RELATIVE;
+    /* gcc has each function look up in libc's table where that is. */
+    const uintptr_t *const guard = &__stack_chk_guard;
 #endif
     const Elf64_Addr base = (Elf64_Addr)&__ehdr_start;
     const Elf64_Rela *at = NULL;
@@ -41,12 +44,11 @@ static bool relocate(void)
     }
     for (size_t i = 0; i < size / sizeof *at; i++) {
         Elf64_Addr to = base + at[i].r_offset;
-        Elf64_Addr value = base + (Elf64_Addr)at[i].r_addend;
         bool is_ours = to >= (Elf64_Addr)un_first_data && to < (Elf64_Addr)un_first_data_end;
-        /* For AArch64, gcc has each function look up in libc's table where that is. */
-        is_ours |= value == (Elf64_Addr)&__stack_chk_guard;
+        if (guard && base + (Elf64_Addr)at[i].r_addend == (Elf64_Addr)guard)
+            is_ours = true;
         if (is_ours && ELF64_R_TYPE(at[i].r_info) == relative)
-            *(Elf64_Addr *)to = value;
+            *(Elf64_Addr *)to = base + (Elf64_Addr)at[i].r_addend;
     }
     return true;
 }

@@ -107,7 +107,7 @@ def test_how_often_it_is_right_of_what_was_kept_out() -> None:
 
 
 def test_how_often_it_is_right_of_what_was_met_later() -> None:
-    """No pattern was made to fit these either, nor was any seen when the others were made."""
+    """None of these was seen when the patterns were made; one pattern was mended after them."""
     fresh = score(of("fresh", ours=True))
     print(f"fresh: {dict(fresh)}")
     assert fresh["texts"] >= 40
