@@ -96,6 +96,17 @@ class Workshop:
 
 
 @contextlib.contextmanager
+def open_workshop() -> Iterator[Workshop]:
+    """For a block, at whose end all that was made is to have ended, and its threads."""
+    made = Workshop()
+    threads = threading.active_count()
+    yield made
+    made.gate.set()
+    wait_until(lambda: threading.active_count() == threads)
+    assert [one.log for one in made.made if "ended" not in one.log] == []
+
+
+@contextlib.contextmanager
 def stock(workshop: Workshop, **rules: Any) -> Iterator[Stock[Thing]]:
     given = {"size": 1, "limit": 100, "starts": 100, "pauses": (0.01, 0.02, 0.04), **rules}
     made = Stock[Thing](workshop, Rules(**given))

@@ -7,6 +7,7 @@ import contextlib
 import random
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from stocks import (
     Workshop,
     async_lease,
     lease,
+    open_workshop,
     stands,
     stock,
     wait_until,
@@ -28,6 +30,12 @@ from usernsctl.gvisor.pool_stock import Stock
 MANY = 200
 # In time there is none, or three in a row are sick.
 EXPECTED = (TimeoutError, un.PoolError)
+
+
+@pytest.fixture
+def workshop() -> Iterator[Workshop]:
+    with open_workshop() as made:
+        yield made
 
 
 def test_as_many_wait_as_were_asked_for(workshop: Workshop) -> None:

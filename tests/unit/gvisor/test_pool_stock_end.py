@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -17,12 +18,19 @@ from stocks import (
     Thing,
     Workshop,
     lease,
+    open_workshop,
     stands,
     stock,
     wait_until,
 )
 
 from usernsctl.gvisor.pool_stock import Rules, Stock
+
+
+@pytest.fixture
+def workshop() -> Iterator[Workshop]:
+    with open_workshop() as made:
+        yield made
 
 
 def test_close_ends_all_and_tells_who_waits(workshop: Workshop) -> None:
