@@ -53,6 +53,19 @@ static int fail_kind(struct un_launch *launch, const struct un_source *source, c
                    is_directory ? "a file" : "a directory");
 }
 
+/* runsc opens what it mounts on, and would wait for whoever opens the other end. */
+static int refuse_fifo(struct un_launch *launch, struct un_trail *trail, const char *inside,
+                       struct un_error *err)
+{
+    struct stat status;
+    int fd = un_trail_last(trail)->fd;
+    if (fd < 0 || fstat(fd, &status) || !S_ISFIFO(status.st_mode))
+        return 0;
+    un_launch_tell(launch, inside, "remove it from the root filesystem");
+    return un_fail(err, UN_STEP_BIND, 0, NULL,
+                   "%.200s is a FIFO, and gVisor can't mount anything on it", inside);
+}
+
 /* Notes a bind for runsc, whose source is open as `shown`, an entry of that name of the directory
  * for those. The descriptor becomes the launch's. */
 static int note(struct un_launch *launch, const struct un_source *source, const char *name,
@@ -101,6 +114,8 @@ int un_step_bind(struct un_launch *launch, const struct un_record *record, struc
     int failed = un_place_make(launch, inside, is_directory, true, &trail, err);
     if (!failed && un_view_is_directory(&trail) != is_directory)
         failed = fail_kind(launch, source, inside, is_directory, err);
+    if (!failed)
+        failed = refuse_fifo(launch, &trail, inside, err);
     if (!failed)
         failed = show_for_runsc(launch, record, &trail, err);
     un_trail_close(&trail);

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -334,3 +335,21 @@ def test_the_files_of_runsc_are_not_shown(
     bind = f"{tmp_path / 'beside'}:/data:{mode}"
     done = usernsctl("run", option, tmp_path / "own", "--bind", bind, "--", "true")
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_fifo_in_the_root_filesystem_where_something_is_bound(
+    usernsctl: Program, tmp_path: Path
+) -> None:
+    """runsc would wait for ever for whoever opens its other end."""
+    root, place = tmp_path / "root", tmp_path / "root" / "place"
+    root.mkdir()
+    os.mkfifo(place)
+    options = ["--rootfs", str(root), "--bind", "/etc/passwd:/place", "--bind", "/bin:/bin"]
+    done = usernsctl("run", *options, "--", "/bin/true")
+    assert done.returncode == 125
+    assert "/place is a FIFO, and gVisor can't mount anything on it" in done.stderr
+    place.unlink()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(place))
+        done = usernsctl("run", *options, "--", "/nonexistent")
+    assert done.returncode == 127

@@ -20,18 +20,13 @@ static int read_sets(struct sets *sets)
     return (int)syscall(SYS_capget, &sets->header, sets->data);
 }
 
-int agent_read_caps(struct agent_caps *caps)
+void agent_read_caps(struct agent_caps *caps)
 {
-    struct sets sets;
-    if (read_sets(&sets))
-        return -1;
-    caps->inheritable = sets.data[0].inheritable | (uint64_t)sets.data[1].inheritable << 32;
     caps->bounding = 0;
     int has = 0;
     for (unsigned long cap = 0; cap < 64 && has >= 0; cap++)
         if ((has = prctl(PR_CAPBSET_READ, cap, 0, 0, 0)) > 0)
             caps->bounding |= UINT64_C(1) << cap;
-    return 0;
 }
 
 bool agent_become_nobody(void)
@@ -77,12 +72,10 @@ int agent_limit_caps(const struct agent_caps *caps, uint64_t wanted)
     return 0;
 }
 
-int agent_set_caps(const struct agent_caps *caps, uint64_t wanted)
+int agent_set_caps(uint64_t wanted)
 {
     struct sets sets = {.header = {_LINUX_CAPABILITY_VERSION_3, 0}};
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 2; i++)
         sets.data[i].effective = sets.data[i].permitted = (uint32_t)(wanted >> 32 * i);
-        sets.data[i].inheritable = (uint32_t)((wanted & caps->inheritable) >> 32 * i);
-    }
     return (int)syscall(SYS_capset, &sets.header, sets.data);
 }

@@ -8,11 +8,10 @@
 
 struct agent_caps {
     uint64_t bounding;
-    uint64_t inheritable;
 };
 
-/* What the caller has. -1 with errno. */
-int agent_read_caps(struct agent_caps *caps);
+/* What the caller has. */
+void agent_read_caps(struct agent_caps *caps);
 
 /* Has the caller be a user that nobody else is, and keep what it is capable of: whoever may not
  * signal just anybody (CAP_KILL) can't signal it. False: it may not, and is who it was. */
@@ -27,7 +26,7 @@ void agent_return_uid(uid_t own);
  * program gives them back. -1 with errno. */
 int agent_limit_caps(const struct agent_caps *caps, uint64_t wanted);
 
-/* Afterwards: exactly these. -1 with errno. */
-int agent_set_caps(const struct agent_caps *caps, uint64_t wanted);
+/* Afterwards: exactly these, and none is inheritable. -1 with errno. */
+int agent_set_caps(uint64_t wanted);
 
 #endif

@@ -217,8 +217,9 @@ int agent_serve(int control, bool is_inside, bool outlives)
     syscall(SYS_close_range, STDERR_FILENO + 1, ~0U, CLOSE_RANGE_CLOEXEC, 0, 0);
     agent->proc = agent_open_proc();
     server.signals = open_signals();
-    if (server.signals < 0 || chdir("/") || agent_read_caps(&agent->caps))
+    if (server.signals < 0 || chdir("/"))
         return 1;
+    agent_read_caps(&agent->caps);
     server.is_apart = agent_become_nobody();
     server.outlives = outlives && agent->pid == 1;
     if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) || prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) ||

@@ -62,7 +62,7 @@ static int change_ids(struct agent_start *start)
         (sets && syscall(SYS_setresgid, header->gid, header->gid, header->gid)) ||
         syscall(SYS_setresuid, uid, uid, uid))
         return -1;
-    return limits ? agent_set_caps(&agent->caps, header->capabilities) : 0;
+    return limits ? agent_set_caps(header->capabilities) : 0;
 }
 
 static int set_up(struct agent_start *start)

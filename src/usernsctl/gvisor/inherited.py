@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from usernsctl._records import dataclass
+from usernsctl.gvisor.releases import Release
 
 _NAMES = """
 CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE
@@ -80,13 +81,15 @@ class Inherited:
         return sum(1 << number for number in set(known))
 
 
-def agent_process(inherited: Inherited, *words: str) -> dict[str, Any]:
+def agent_process(inherited: Inherited, *words: str, is_bounded: bool = False) -> dict[str, Any]:
     """The ``process`` of the OCI runtime specification for an agent.
 
     Its environment may be seen by everybody inside, and limits would be in its way: its commands
     get both from it.
 
     :param words: its command.
+    :param is_bounded: whether its bounding set is that of its commands, where it keeps what is not
+        in that. Otherwise it takes that from each of them.
     """
     capabilities = sorted({*inherited.capabilities, *_OF_AGENT})
     return {
@@ -95,8 +98,7 @@ def agent_process(inherited: Inherited, *words: str) -> dict[str, Any]:
         "cwd": "/",
         "env": [],
         "capabilities": {
-            # What it has itself, no program gets from it.
-            "bounding": sorted(inherited.capabilities),
+            "bounding": sorted(inherited.capabilities) if is_bounded else capabilities,
             "effective": capabilities,
             "permitted": capabilities,
         },
@@ -104,16 +106,22 @@ def agent_process(inherited: Inherited, *words: str) -> dict[str, Any]:
     }
 
 
-def without_command(config: dict[str, Any], *words: str) -> None:
+def without_command(config: dict[str, Any], release: Release, *words: str) -> None:
     """Have an agent be process 1, in place of the command that a config.json has.
 
+    What process 1 has in its bounding set, older releases have gVisor's own process have on this
+    machine.
+
+    :param release: of the runsc that starts it.
     :param words: the agent's.
     """
     process = config["process"]
     kept = {name: process.get(name) for name in ("env", "rlimits", "capabilities")}
     kept["noNewPrivileges"] = process.get("noNewPrivileges", False)
     config["annotations"] = {**(config.get("annotations") or {}), OF_COMMANDS: json.dumps(kept)}
-    config["process"] = agent_process(Inherited.of(process), *words)
+    config["process"] = agent_process(
+        Inherited.of(process), *words, is_bounded=not release.has("bounded-first")
+    )
 
 
 def with_command(config: dict[str, Any]) -> None:

@@ -158,7 +158,7 @@ class Stock(Generic[_T]):
         self._served_at = -math.inf
         self._wanted_at = time.monotonic()
         self._is_dormant = self._is_closing = self._is_over = False
-        self._own_threads: set[int] = set()
+        self._threads: set[threading.Thread] = set()
         self._over: Future[None] = Future()
         self._wake = Shared("the pool", [_event()])
         try:
@@ -220,7 +220,7 @@ class Stock(Generic[_T]):
             return
         self._post(self._on_close, None)
         # Whose end it is may be found out by any thread, such as the keeper's (__del__).
-        if not sys.is_finalizing() and threading.get_ident() not in self._own_threads:
+        if not sys.is_finalizing() and threading.current_thread() not in self._threads:
             self._over.result()
 
     @property
@@ -241,7 +241,8 @@ class Stock(Generic[_T]):
 
     def _keep(self) -> None:
         bug: BaseException | None = None
-        self._own_threads.add(threading.get_ident())
+        keeper = threading.current_thread()
+        self._threads.add(keeper)
         try:
             with self._wake.use() as (wake,):
                 while not (self._is_closing and not self._count_alive()):
@@ -259,6 +260,10 @@ class Stock(Generic[_T]):
             self._is_over = True
             # What comes from here on is read by whoever sends it.
             self._read_inbox()
+            if bug is None:
+                # They have done their work, but may still hold what wakes the keeper.
+                for thread in self._threads - {keeper}:
+                    thread.join()
             self._wake.close()
             self._over.set_result(None) if bug is None else self._over.set_exception(bug)
 
@@ -495,17 +500,19 @@ class Stock(Generic[_T]):
         """Have another thread do something, and tell what came of it."""
 
         def run() -> None:
-            self._own_threads.add(threading.get_ident())
             try:
                 result = work()
             except BaseException as error:
                 result = error
-            self._own_threads.discard(threading.get_ident())
             self._post(tell, result)
 
+        self._threads = {thread for thread in self._threads if thread.is_alive()}
+        thread = threading.Thread(target=run, name="usernsctl-pool-work", daemon=True)
+        self._threads.add(thread)
         try:
-            threading.Thread(target=run, name="usernsctl-pool-work", daemon=True).start()
+            thread.start()
         except RuntimeError as error:
+            self._threads.discard(thread)
             # There are no more threads; without one none is made, but what there is comes to its
             # end.
             self._post(tell, error if work == self.maker.make else _result_of(work))

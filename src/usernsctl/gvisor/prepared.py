@@ -31,6 +31,7 @@ from usernsctl.gvisor.decide import (
 from usernsctl.gvisor.inherited import with_command, without_command
 from usernsctl.gvisor.look import descriptors, gather, resolve
 from usernsctl.gvisor.place import Ids
+from usernsctl.gvisor.releases import release_of
 from usernsctl.gvisor.request import Request
 from usernsctl.gvisor.rootfs import refuse_state
 from usernsctl.gvisor.steps import Launch, Record, completed, record
@@ -143,7 +144,8 @@ class PreparedNamespace:
             self._check_directory(cwd)
             process["cwd"] = cwd
         if args is None:
-            without_command(wanted, AGENT_INSIDE, *(["--outlives"] if outlives else []))
+            options = ["--outlives"] if outlives else []
+            without_command(wanted, release_of(self.runsc), AGENT_INSIDE, *options)
         else:
             with_command(wanted)
         if self.request.verify and args is not None:

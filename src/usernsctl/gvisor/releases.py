@@ -60,6 +60,10 @@ ABILITIES = {
     "host-settings": (20241014, "--host-settings, which checks this machine's settings"),
     "exec-wants-cwd": (20241111, "exec --process refuses a file without cwd"),
     "overlay-size": (20250616, "--overlay2=root:memory,size=N"),
+    "bounded-first": (
+        20250818,
+        "has the first command keep only capabilities of its bounding set, as execve(2) does",
+    ),
     "deprecated-flags": (
         20260126,
         "a warning on standard error about each flag that will be removed",

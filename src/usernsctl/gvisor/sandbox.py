@@ -507,9 +507,12 @@ class Sandbox(BegunClosing):
             if self._is_released:
                 return
             self._is_finished = True
-            self._commands.close()
-            if self._life is not None:
-                self._life.close() if end else self._life.let_go()
+            try:
+                # It is killed, before an agent that is its process 1 sees that nobody is there.
+                if self._life is not None:
+                    self._life.close() if end else self._life.let_go()
+            finally:
+                self._commands.close()
             if self._files is not None:
                 # Its id is free again from here on.
                 self._files.remove() if os.getpid() == self._creator else self._files.let_go()

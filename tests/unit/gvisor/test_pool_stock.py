@@ -4,150 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import random
-import signal
-import sys
 import threading
 import time
-import warnings
-from collections.abc import Callable, Iterator
-from types import FrameType
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from stocks import (
+    PATIENCE,
+    Thing,
+    Workshop,
+    async_lease,
+    lease,
+    open_workshop,
+    stands,
+    stock,
+    wait_until,
+)
 
 import usernsctl as un
-from usernsctl.gvisor.pool_leases import AsyncLease, Lease
 from usernsctl.gvisor.pool_stats import PoolStats
-from usernsctl.gvisor.pool_stock import Rules, Stock
+from usernsctl.gvisor.pool_stock import Stock
 
-PATIENCE = 20
 MANY = 200
 # In time there is none, or three in a row are sick.
 EXPECTED = (TimeoutError, un.PoolError)
 
 
-class Thing:
-    """Something that a pool has.
-
-    :ivar log: what was done with it.
-    """
-
-    def __init__(self) -> None:
-        self.log: list[str] = []
-        self.ended, self._end = os.pipe()
-
-    def end(self) -> None:
-        """Have its descriptor be readable, as that of a process that has ended."""
-        end, self._end = self._end, -1
-        if end >= 0:
-            os.close(end)
-
-    def forget(self) -> None:
-        self.end()
-        ended, self.ended = self.ended, -1
-        if ended >= 0:
-            os.close(ended)
-
-
-class Workshop:
-    """Makes things, as a test wants it to.
-
-    :ivar made: all that there ever were.
-    :ivar gate: nothing is made while it is not set.
-    :ivar failure: why none can be made.
-    :ivar attempts: the moments at which one was to be made.
-    """
-
-    def __init__(self) -> None:
-        self.made: list[Thing] = []
-        self.gate = threading.Event()
-        self.gate.set()
-        self.failure: Exception | None = None
-        self.attempts: list[float] = []
-        self.sick: Callable[[Thing], Exception | None] = lambda thing: None
-        self.dirty: Exception | None = None
-        self.at_once = self.most_at_once = 0
-
-    def make(self) -> Thing:
-        self.attempts.append(time.monotonic())
-        self.at_once += 1
-        self.most_at_once = max(self.most_at_once, self.at_once)
-        self.gate.wait()
-        self.at_once -= 1
-        if self.failure is not None:
-            raise self.failure
-        self.made.append(Thing())
-        return self.made[-1]
-
-    def check(self, one: Thing) -> None:
-        if "ended" in one.log:
-            raise RuntimeError("it was ended")
-        if (error := self.sick(one)) is not None:
-            raise error
-
-    async def check_async(self, one: Thing) -> None:
-        await asyncio.sleep(0)
-        self.check(one)
-
-    def clean(self, one: Thing) -> None:
-        one.log.append("cleaned")
-        if self.dirty is not None:
-            raise self.dirty
-
-    def kill(self, one: Thing) -> None:
-        one.log.append("killed")
-
-    def end(self, one: Thing) -> None:
-        one.log.append("ended")
-        one.forget()
-
-    def pidfd(self, one: Thing) -> int:
-        return one.ended
-
-
 @pytest.fixture
 def workshop() -> Iterator[Workshop]:
-    made = Workshop()
-    threads = threading.active_count()
-    yield made
-    made.gate.set()
-    wait_until(lambda: threading.active_count() == threads)
-    assert [one.log for one in made.made if "ended" not in one.log] == []
-
-
-@contextlib.contextmanager
-def stock(workshop: Workshop, **rules: Any) -> Iterator[Stock[Thing]]:
-    given = {"size": 1, "limit": 100, "starts": 100, "pauses": (0.01, 0.02, 0.04), **rules}
-    made = Stock[Thing](workshop, Rules(**given))
-    try:
+    with open_workshop() as made:
         yield made
-    finally:
-        workshop.gate.set()
-        made.close()
-
-
-def lease(of: Stock[Thing], timeout: float | None = PATIENCE) -> Lease[Thing]:
-    return Lease(of, timeout)
-
-
-def async_lease(of: Stock[Thing], timeout: float | None = PATIENCE) -> AsyncLease[Thing]:
-    return AsyncLease(of, timeout)
-
-
-def wait_until(what: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-
-
-def stands(of: Stock[Thing], **wanted: int) -> Callable[[], bool]:
-    def look() -> bool:
-        return all(getattr(of.stats, name) == value for name, value in wanted.items())
-
-    return look
 
 
 def test_as_many_wait_as_were_asked_for(workshop: Workshop) -> None:
@@ -435,44 +323,6 @@ def test_none_wait_whom_nobody_wants(workshop: Workshop) -> None:
         wait_until(stands(pool, waiting=0, handed_out=0))
 
 
-def test_close_ends_all_and_tells_who_waits(workshop: Workshop) -> None:
-    told: list[BaseException] = []
-    with stock(workshop, size=2, limit=2) as pool:
-        first, second = lease(pool), lease(pool)
-        with first as one, second as two:
-
-            def wait() -> None:
-                try:
-                    lease(pool, None).__enter__()
-                except ValueError as error:
-                    told.append(error)
-
-            thread = threading.Thread(target=wait)
-            thread.start()
-            wait_until(stands(pool, queued=1))
-            pool.close()
-            thread.join(PATIENCE)
-            assert str(told[0]) == "the pool is closed"
-            assert one.log == two.log == ["killed", "ended"]
-            pool.close()
-        with pytest.raises(ValueError, match="the pool is closed"), lease(pool):
-            pass
-
-
-def test_close_waits_for_what_is_being_made(workshop: Workshop) -> None:
-    workshop.gate.clear()
-    pool = Stock[Thing](workshop, Rules(size=3, limit=3, starts=3))
-    wait_until(lambda: workshop.at_once == 3)
-    closing = threading.Thread(target=pool.close)
-    closing.start()
-    wait_until(lambda: pool.closed)
-    assert closing.is_alive()
-    workshop.gate.set()
-    closing.join(PATIENCE)
-    assert not closing.is_alive()
-    assert [one.log for one in workshop.made] == [["killed", "ended"]] * 3
-
-
 def test_a_block_is_entered_once(workshop: Workshop) -> None:
     with stock(workshop) as pool:
         used = lease(pool)
@@ -488,69 +338,6 @@ def test_who_forgets_it_gives_it_back(workshop: Workshop) -> None:
         lease(pool).__enter__()
         wait_until(stands(pool, handed_out=0, acquired=1, waiting=1))
         assert "killed" in workshop.made[0].log
-
-
-def use_until_closed(pool: Stock[Thing]) -> None:
-    while True:
-        with lease(pool):
-            pass
-
-
-def test_a_handler_of_signals_closes_whatever_it_interrupts(workshop: Workshop) -> None:
-    for pause in range(1, 6):
-        with stock(workshop, size=2) as pool:
-
-            def handle(number: int, frame: FrameType | None, pool: Stock[Thing] = pool) -> None:
-                pool.close()
-
-            before = signal.signal(signal.SIGALRM, handle)
-            try:
-                signal.setitimer(signal.ITIMER_REAL, pause * 0.003)
-                with pytest.raises(ValueError, match="the pool is closed"):
-                    use_until_closed(pool)
-            finally:
-                signal.signal(signal.SIGALRM, before)
-
-
-class Interrupt(BaseException):
-    """As an interrupt is."""
-
-
-def interrupted(pool: Stock[Thing], step: int) -> bool:
-    """Use a thing, with an interrupt before the line of ours that is executed as the `step`-th.
-
-    :returns: whether there are so many.
-    """
-    lines = 0
-
-    def trace(frame: FrameType, event: str, value: object) -> Any:
-        nonlocal lines
-        name = frame.f_code.co_filename
-        if "pool_" not in name or "test_" in name or frame.f_code.co_name == "__del__":
-            return None
-        lines += event == "line"
-        if event == "line" and lines == step:
-            raise Interrupt
-        return trace
-
-    sys.settrace(trace)
-    try:
-        with lease(pool):
-            pass
-    except Interrupt:
-        return True
-    finally:
-        sys.settrace(None)
-    return False
-
-
-def test_an_interrupt_at_any_line_leaves_nothing(workshop: Workshop) -> None:
-    with stock(workshop, size=2) as pool:
-        step = 1
-        while interrupted(pool, step):
-            wait_until(stands(pool, queued=0, handed_out=0, waiting=2))
-            step += 1
-        assert step > 20
 
 
 def test_many_at_random_moments(workshop: Workshop) -> None:
@@ -584,52 +371,6 @@ def test_many_at_random_moments(workshop: Workshop) -> None:
             assert not thread.is_alive()
         wait_until(stands(pool, queued=0, handed_out=0, waiting=3))
         assert pool.stats.made - sum("ended" in one.log for one in workshop.made) <= 6
-
-
-def test_after_a_fork_it_is_the_creators(workshop: Workshop) -> None:
-    with stock(workshop) as pool:
-        wait_until(stands(pool, waiting=1))
-        ours, theirs = os.pipe()
-        with warnings.catch_warnings():
-            # Of threads: the child does nothing that would wait for them.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            pid = os.fork()
-        if pid == 0:
-            try:
-                try:
-                    lease(pool).__enter__()
-                except ValueError as error:
-                    os.write(theirs, str(error).encode())
-                pool.close()
-                os.write(theirs, b" closed")
-            finally:
-                os._exit(0)
-        os.close(theirs)
-        with open(ours) as told:
-            said = told.read()
-        os.waitpid(pid, 0)
-        assert said.startswith(f"the pool belongs to process {os.getpid()}")
-        assert said.endswith(" closed")
-        assert pool.stats.waiting == 1
-        with lease(pool) as one:
-            assert one.log == []
-
-
-def test_what_should_not_happen_ends_all(
-    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(_: object) -> None:
-        raise ArithmeticError("a bug")
-
-    pool = Stock[Thing](workshop, Rules(size=1, limit=2, starts=1))
-    wait_until(stands(pool, waiting=1))
-    monkeypatch.setattr(pool, "_on_back", fail)
-    with lease(pool):
-        pass
-    with pytest.raises(ValueError, match="the pool is closed"), lease(pool):
-        pass
-    with pytest.raises(ArithmeticError, match="a bug"):
-        pool.close()
 
 
 def test_stats_do_not_change() -> None:

@@ -1,0 +1,139 @@
+"""Pools of things that cost nothing to make."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from usernsctl.gvisor.pool_leases import AsyncLease, Lease
+from usernsctl.gvisor.pool_stock import Rules, Stock
+
+PATIENCE = 20
+
+
+class Thing:
+    """Something that a pool has.
+
+    :ivar log: what was done with it.
+    """
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self.ended, self._end = os.pipe()
+
+    def end(self) -> None:
+        """Have its descriptor be readable, as that of a process that has ended."""
+        end, self._end = self._end, -1
+        if end >= 0:
+            os.close(end)
+
+    def forget(self) -> None:
+        self.end()
+        ended, self.ended = self.ended, -1
+        if ended >= 0:
+            os.close(ended)
+
+
+class Workshop:
+    """Makes things, as a test wants it to.
+
+    :ivar made: all that there ever were.
+    :ivar gate: nothing is made while it is not set.
+    :ivar failure: why none can be made.
+    :ivar attempts: the moments at which one was to be made.
+    """
+
+    def __init__(self) -> None:
+        self.made: list[Thing] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.failure: Exception | None = None
+        self.attempts: list[float] = []
+        self.sick: Callable[[Thing], Exception | None] = lambda thing: None
+        self.dirty: Exception | None = None
+        self.at_once = self.most_at_once = 0
+
+    def make(self) -> Thing:
+        self.attempts.append(time.monotonic())
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        self.gate.wait()
+        self.at_once -= 1
+        if self.failure is not None:
+            raise self.failure
+        self.made.append(Thing())
+        return self.made[-1]
+
+    def check(self, one: Thing) -> None:
+        if "ended" in one.log:
+            raise RuntimeError("it was ended")
+        if (error := self.sick(one)) is not None:
+            raise error
+
+    async def check_async(self, one: Thing) -> None:
+        await asyncio.sleep(0)
+        self.check(one)
+
+    def clean(self, one: Thing) -> None:
+        one.log.append("cleaned")
+        if self.dirty is not None:
+            raise self.dirty
+
+    def kill(self, one: Thing) -> None:
+        one.log.append("killed")
+
+    def end(self, one: Thing) -> None:
+        one.log.append("ended")
+        one.forget()
+
+    def pidfd(self, one: Thing) -> int:
+        return one.ended
+
+
+@contextlib.contextmanager
+def open_workshop() -> Iterator[Workshop]:
+    """For a block, at whose end all that was made is to have ended, and its threads."""
+    made = Workshop()
+    threads = threading.active_count()
+    yield made
+    made.gate.set()
+    wait_until(lambda: threading.active_count() == threads)
+    assert [one.log for one in made.made if "ended" not in one.log] == []
+
+
+@contextlib.contextmanager
+def stock(workshop: Workshop, **rules: Any) -> Iterator[Stock[Thing]]:
+    given = {"size": 1, "limit": 100, "starts": 100, "pauses": (0.01, 0.02, 0.04), **rules}
+    made = Stock[Thing](workshop, Rules(**given))
+    try:
+        yield made
+    finally:
+        workshop.gate.set()
+        made.close()
+
+
+def lease(of: Stock[Thing], timeout: float | None = PATIENCE) -> Lease[Thing]:
+    return Lease(of, timeout)
+
+
+def async_lease(of: Stock[Thing], timeout: float | None = PATIENCE) -> AsyncLease[Thing]:
+    return AsyncLease(of, timeout)
+
+
+def wait_until(what: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def stands(of: Stock[Thing], **wanted: int) -> Callable[[], bool]:
+    def look() -> bool:
+        return all(getattr(of.stats, name) == value for name, value in wanted.items())
+
+    return look
