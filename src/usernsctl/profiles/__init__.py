@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Literal
@@ -43,9 +44,16 @@ def host_profile(runsc: str | None) -> str:
     scripts = [os.path.join(os.path.dirname(sys.executable), "usernsctl-exec")]
     found = [*programs, *scripts, sys.executable, *([runsc] if runsc else [])]
     # AppArmor goes by what links lead to.
-    paths = dict.fromkeys(os.path.realpath(path) for path in found if os.path.exists(path))
+    return for_programs(os.path.realpath(path) for path in found if os.path.exists(path))
+
+
+def for_programs(paths: Iterable[str]) -> str:
+    """The AppArmor profiles that let programs make user namespaces.
+
+    :param paths: theirs; no link is followed.
+    """
     parts = [_HOST_HEAD]
-    for number, path in enumerate(paths):
+    for number, path in enumerate(dict.fromkeys(paths)):
         # Any file can be the one that a variable names, and in a name all is as in a path.
         word = "".join(re.findall("[A-Za-z0-9_.+-]", os.path.basename(path)))
         name = f"{APPARMOR_NAME}-host-{number}-{word}"
