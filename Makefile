@@ -4,13 +4,14 @@
 # The directory of the environment that holds usernsctl as it is in this tree.
 DEV = $$(tools/environment dev)
 PYTHON_CODE = src tests tools demo bench examples csrc docs/conf.py setup.py
-SHELL_CODE = tools/packages tools/environment tools/user tools/as-user tools/test-users demo/run .ci/run \
-	docker/install docker/install-runsc tools/source-copy \
+SHELL_CODE = tools/packages tools/environment tools/user tools/as-user tools/test-users tools/deb demo/run .ci/run \
+	docker/install docker/install-runsc tools/source-copy debian/tests/namespaces debian/tests/gvisor \
 	tools/dist/try-install tools/dist/use-installed tools/vm/image tools/vm/run tools/vm/guest
 C_CODE = $(shell find csrc tests/c -name "*.[ch]")
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit kernel runsc hostile docker vm c connector docs man dist lint format bench counts packages clean
+.PHONY: help demo test unit kernel runsc hostile docker vm c connector docs man dist deb lint format bench counts \
+	packages clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z ]*\):.*## /    make \1\t/p' Makefile | expand -t 24
@@ -79,6 +80,9 @@ format: packages ## put the code into the style that lint checks
 	"$$bin/ruff" check --fix $(PYTHON_CODE); \
 	"$$bin/ruff" format $(PYTHON_CODE); \
 	"$$bin/clang-format" -i $(C_CODE)
+
+deb: packages ## make Debian packages, build/debian/*.deb
+	@tools/deb
 
 bench: packages ## measure usernsctl against its peers
 	@set -e; python=$(DEV)/bin/python; name=$$(id -un); \

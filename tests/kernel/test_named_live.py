@@ -89,6 +89,17 @@ def test_it_lives_from_create_to_remove(usernsctl: Program, state: Path) -> None
     assert "no namespace 'web'" in ns(usernsctl, "exec", "web", "--", "true", status=125)
 
 
+@pytest.mark.parametrize("length", [1, 59, 60, 64])
+def test_a_name_is_listed_whatever_its_length(usernsctl: Program, length: int) -> None:
+    name = "n" * length
+    assert usernsctl("ns", "create", name, "-r").returncode == 0
+    try:
+        told = json.loads(usernsctl("ns", "list", "--json").stdout)
+    finally:
+        usernsctl("ns", "remove", name)
+    assert [one["name"] for one in told] == [name]
+
+
 def test_a_name_is_taken_only_once(usernsctl: Program) -> None:
     ns(usernsctl, "create", "web")
     before = only_one()

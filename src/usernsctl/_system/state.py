@@ -140,12 +140,17 @@ class Directory(Closing):
         # To close it would not do: a fork of this process may have the descriptor, too.
         fcntl.flock(self.fd, fcntl.LOCK_UN)
 
-    def names(self) -> list[str]:
-        """What is in it, by name; only what could be of our making."""
+    def names(self, suffix: str = "") -> list[str]:
+        """What is in it, by name; only what could be of our making.
+
+        :param suffix: what files have behind their names; it is left out.
+        """
         with reported(self.path):
             import re
 
-            return sorted(name for name in os.listdir(self.fd) if re.fullmatch(NAME, name))
+            rule = f"({NAME}){re.escape(suffix)}"
+            found = [re.fullmatch(rule, name) for name in os.listdir(self.fd)]
+            return sorted(match[1] for match in found if match)
 
     def read(self, name: str) -> Any:
         """What a record says; ``None`` if there is none.

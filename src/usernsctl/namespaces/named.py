@@ -86,10 +86,9 @@ def list_named() -> list[NamedNamespace]:
     """
     found = []
     with locked_directory() as directory:
-        for file in directory.names():
-            if file.endswith(_SUFFIX):
-                with contextlib.suppress(Stranger):
-                    found.append(_read_live(directory, file.removesuffix(_SUFFIX)))
+        for name in directory.names(_SUFFIX):
+            with contextlib.suppress(Stranger):
+                found.append(_read_live(directory, name))
     return [each for each in found if each is not None and not each.is_foreign()]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Literal
@@ -55,8 +56,16 @@ def host_profile(runsc: str | None) -> str:
 
     :param runsc: the path of gVisor's, if it is to be among them.
     """
+    return for_programs(host_programs(runsc))
+
+
+def for_programs(paths: Iterable[str]) -> str:
+    """The AppArmor profiles that let programs make user namespaces.
+
+    :param paths: theirs; no link is followed.
+    """
     parts = [_HOST_HEAD]
-    for number, path in enumerate(host_programs(runsc)):
+    for number, path in enumerate(dict.fromkeys(paths)):
         name = f"{APPARMOR_NAME}-host-{number}-{_word(path)}"
         parts.append(f'\nprofile {name} "{_escaped(path)}" flags=(unconfined) {{\n  userns,\n}}\n')
     return "".join(parts)

@@ -1,0 +1,43 @@
+"""generated.py PYTHON PRELUDE: have the package tell what shells and AppArmor are to know of it.
+
+PYTHON and PRELUDE are the directories of the two packages that are being made; all is in the first.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+python, prelude = map(Path, sys.argv[1:])
+(site,) = python.glob("usr/lib/python3*/dist-packages")
+sys.path.insert(0, str(site))
+
+from usernsctl import profiles  # noqa: E402
+
+# Where each shell looks: in a directory, by a name.
+PLACES = {
+    "bash": "usr/share/bash-completion/completions/{}",
+    "zsh": "usr/share/zsh/vendor-completions/_{}",
+    "fish": "usr/share/fish/vendor_completions.d/{}.fish",
+}
+PACKAGES = {"usernsctl": python, "usernsctl-exec": prelude}
+# Not python3 itself, but for what these start: the script, by which AppArmor goes.
+PROGRAMS = [
+    *("/usr/bin/usernsctl", "/usr/bin/usernsctl-exec", "/usr/bin/usernsctl-entrypoint"),
+    *(f"/usr/lib/usernsctl/usernsctl-{name}" for name in ("child", "init", "probe", "watch")),
+    "/usr/bin/runsc",
+]
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+environ = os.environ | {"PYTHONPATH": str(site)}
+for shell, place in PLACES.items():
+    for program, package in PACKAGES.items():
+        command = [sys.executable, "-m", "usernsctl", "completion", shell, program]
+        script = subprocess.run(command, env=environ, stdout=subprocess.PIPE, text=True, check=True)
+        write(package / place.format(program), script.stdout)
+write(prelude / "etc/apparmor.d/usernsctl-host", profiles.for_programs(PROGRAMS))
