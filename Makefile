@@ -81,7 +81,7 @@ format: packages ## put the code into the style that lint checks
 	"$$bin/ruff" format $(PYTHON_CODE); \
 	"$$bin/clang-format" -i $(C_CODE)
 
-deb: packages ## make Debian packages, build/debian/*.deb
+deb: man ## make Debian packages, build/debian/*.deb
 	@tools/deb
 
 bench: packages ## measure usernsctl against its peers

@@ -37,16 +37,28 @@ int64_t un_proc_status(const char *proc, const char *key)
     return number;
 }
 
+/* Nothing is ever in that directory of proc, so that no mount hides anything there: so the kernel
+ * counts it (fs/namespace.c, mnt_already_visible()), and systemd has one there on every machine. */
+static bool hides_nothing(const char *point)
+{
+    return !strcmp(point, "/proc/sys/fs/binfmt_misc");
+}
+
+static bool is_below(const char *point, const char *top)
+{
+    size_t length = strlen(top);
+    return !strncmp(point, top, length) && point[length] == '/' && !hides_nothing(point);
+}
+
 bool un_proc_has_mount(const char *proc, const char *point, bool below)
 {
     char line[4096], at[2048];
     bool found = false;
-    size_t length = strlen(point);
     FILE *stream = open_below(proc, "self/mountinfo");
     /* Field 5 of proc_pid_mountinfo(5). */
     while (stream && !found && fgets(line, sizeof line, stream))
         if (sscanf(line, "%*d %*d %*s %*s %2047s", at) == 1)
-            found = below ? !strncmp(at, point, length) && at[length] == '/' : !strcmp(at, point);
+            found = below ? is_below(at, point) : !strcmp(at, point);
     if (stream)
         fclose(stream);
     return found;

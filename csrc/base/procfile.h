@@ -11,7 +11,7 @@ int64_t un_proc_number(const char *proc, const char *file);
  */
 int64_t un_proc_status(const char *proc, const char *key);
 /* Whether PROC/self/mountinfo has a mount whose mount point is `point`, or, with `below`, one below
- * it. */
+ * it that hides something. */
 bool un_proc_has_mount(const char *proc, const char *point, bool below);
 
 /* Whether a mount of proc hides the processes of others (proc(5), hidepid). */

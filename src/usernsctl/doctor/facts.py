@@ -262,7 +262,11 @@ class Facts:
 
     def masked_proc(self) -> tuple[str, ...]:
         """What is mounted below /proc, so that a new /proc would show what is hidden there."""
-        return tuple(point for point in self.mounts if point.startswith("/proc/"))
+        # Nothing is ever in that directory (fs/namespace.c, mnt_already_visible()).
+        empty = "/proc/sys/fs/binfmt_misc"
+        return tuple(
+            point for point in self.mounts if point.startswith("/proc/") and point != empty
+        )
 
     def plain(self) -> dict[str, Any]:
         """The same as JSON has it."""

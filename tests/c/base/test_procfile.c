@@ -1,4 +1,4 @@
-/* Our place in the hierarchies of control groups, and labels, as /proc tells them. */
+/* Our place in the hierarchies of control groups, and labels and mounts, as /proc tells them. */
 #include "base/procfile.h"
 #include "check.h"
 
@@ -41,6 +41,22 @@ static void what_is_not_there_is_not_found(void)
     CHECK(!un_proc_cgroup("/no/such", "memory", path, sizeof path));
 }
 
+static void a_mount_that_hides_nothing_is_none(void)
+{
+    const char *own = "21 20 0:5 / /proc rw - proc proc rw\n";
+    const char *empty = "22 21 0:6 / /proc/sys/fs/binfmt_misc rw - autofs systemd-1 rw\n";
+    char text[256];
+    snprintf(text, sizeof text, "%s%s", own, empty);
+    write_file("mountinfo", text);
+    CHECK(un_proc_has_mount(proc, "/proc", false));
+    CHECK(!un_proc_has_mount(proc, "/proc", true));
+    snprintf(text, sizeof text, "%s%s%s", own, empty, "23 21 0:7 / /proc/uptime rw - tmpfs x rw\n");
+    write_file("mountinfo", text);
+    CHECK(un_proc_has_mount(proc, "/proc", true));
+    snprintf(text, sizeof text, "%s/self/mountinfo", proc);
+    CHECK_INT(unlink(text), 0);
+}
+
 static void a_label_has_no_end_of_line(void)
 {
     char label[64] = "before";
@@ -80,6 +96,7 @@ int main(void)
     make_directory("/attr/apparmor");
     each_hierarchy_has_its_own_path();
     what_is_not_there_is_not_found();
+    a_mount_that_hides_nothing_is_none();
     a_label_has_no_end_of_line();
     snprintf(path, sizeof path, "%s/self/cgroup", proc);
     CHECK_INT(unlink(path), 0);

@@ -296,6 +296,12 @@ def test_two_causes_are_both_named_and_the_blocking_one_is_first() -> None:
     assert [finding.blocks for finding in found] == [True, True, False]
 
 
+def test_what_systemd_mounts_below_proc_masks_nothing() -> None:
+    mounts = {"/": (), "/proc": (), "/proc/sys/fs/binfmt_misc": ()}
+    assert healthy(mounts=mounts).masked_proc() == ()
+    assert healthy(mounts=mounts | {"/proc/uptime": ()}).masked_proc() == ("/proc/uptime",)
+
+
 def test_the_programs_without_a_profile_are_named() -> None:
     facts = healthy(sysctls=RESTRICTED, security=Modules(label="mine (unconfined)"))
     tried = probes(failed("mount", EACCES), profiled("mine (unconfined)", "unconfined"))
