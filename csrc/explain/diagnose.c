@@ -16,11 +16,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#ifndef SYS_landlock_create_ruleset
-#define SYS_landlock_create_ruleset 444
-#endif
-#define LANDLOCK_VERSION 1U
-
 static bool is_filtered(const char *proc)
 {
     return un_proc_status(proc, "Seccomp:") == 2;
@@ -159,7 +154,7 @@ const char *un_cause_of_closed_proc(const char *proc)
         return "lsm-denies-userns";
     /* Nothing tells whether a process is confined by Landlock, but nothing else is left that
      * refuses a file to its owner. */
-    return syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_VERSION) > 0 ? "landlock" : NULL;
+    return un_landlock_version() ? "landlock" : NULL;
 }
 
 static const char *map_failed(int errnum, const char *proc)

@@ -251,6 +251,12 @@ int un_facts_read_ranges(struct un_facts *facts, const struct un_sources *source
                          struct un_error *err);
 /* The number of threads of this process, or -1 where /proc does not tell. */
 int un_thread_count(void);
+/* Whether this process can get no memory that it could write and execute (PR_GET_MDWE(2const)), 0
+ * or 1; -1: the kernel does not tell. */
+int un_denies_write_execute(void);
+/* The version of Landlock's interface (landlock_create_ruleset(2)); 0: there is none, or it is
+ * refused. Nothing tells whether Landlock confines this process. */
+int un_landlock_version(void);
 
 /* ---- planning (map/plan.c, facts/caller_plan.c) ---------------------------------------------- */
 

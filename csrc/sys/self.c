@@ -4,6 +4,16 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#ifndef PR_GET_MDWE
+#define PR_GET_MDWE 66
+#endif
+#ifndef SYS_landlock_create_ruleset
+#define SYS_landlock_create_ruleset 444
+#endif
+#define LANDLOCK_VERSION 1U
 
 void un_hide_process(void)
 {
@@ -19,4 +29,16 @@ int un_open_self(struct un_error *err)
     if (err->errnum == ENOENT)
         err->cause = "no-proc";
     return -1;
+}
+
+int un_denies_write_execute(void)
+{
+    int flags = prctl(PR_GET_MDWE, 0, 0, 0, 0);
+    return flags < 0 ? -1 : flags > 0;
+}
+
+int un_landlock_version(void)
+{
+    long version = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_VERSION);
+    return version > 0 ? (int)version : 0;
 }

@@ -102,6 +102,30 @@ def test_what_it_finds_is_there_in_python_too() -> None:
     assert report.facts["threads"] == len(os.listdir("/proc/self/task"))
 
 
+TELL_CALLED = """
+import ctypes, json, sys
+libc = ctypes.CDLL(None)
+deny = sys.argv[1:] == ["deny"]
+if deny and libc.prctl(65, 1, 0, 0, 0):
+    sys.exit(77)
+from usernsctl.doctor.reading import read_facts
+facts = read_facts()
+asked = libc.syscall(444, None, 0, 1)
+print(json.dumps([facts.privileges.denies_write_execute, facts.security.landlock, max(asked, 0)]))
+"""
+
+
+@pytest.mark.parametrize("deny", [[], ["deny"]])
+def test_what_only_calls_tell_is_among_the_facts(deny: list[str]) -> None:
+    """Of memory that could be written and executed (PR_SET_MDWE, since Linux 6.3), and Landlock."""
+    done = subprocess.run([sys.executable, "-c", TELL_CALLED, *deny], capture_output=True)
+    if done.returncode == 77:
+        pytest.skip("the kernel has no PR_SET_MDWE")
+    denies, landlock, asked = json.loads(done.stdout)
+    assert denies is bool(deny)
+    assert landlock == asked
+
+
 @pytest.mark.parametrize("arguments", [["--for", "nothing"], ["--nothing"], ["more"]])
 def test_a_wrong_call_has_an_exit_status_of_its_own(arguments: list[str]) -> None:
     done = subprocess.run([USERNSCTL, "doctor", *arguments], capture_output=True, text=True)

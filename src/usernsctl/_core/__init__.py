@@ -7,7 +7,14 @@ failure is an exception. The GIL is released while C runs.
 from usernsctl._core.explaining import explain_runsc, explain_silent_runsc
 from usernsctl._core.failures import cause
 from usernsctl._core.launching import NativeLaunch, failure
-from usernsctl._core.looking import append_at_end, is_trusted, machine_part, refuse_to_show
+from usernsctl._core.looking import (
+    append_at_end,
+    denies_write_execute,
+    is_trusted,
+    landlock_version,
+    machine_part,
+    refuse_to_show,
+)
 from usernsctl._core.planning import NativePlan, parse_extent, plan, setup_to_join
 from usernsctl._core.records import (
     ALL_NAMESPACES,
@@ -53,6 +60,7 @@ __all__ = [
     "check_single_thread",
     "close_descriptors",
     "create_namespaces",
+    "denies_write_execute",
     "end_child",
     "enter",
     "exec_command",
@@ -61,6 +69,7 @@ __all__ = [
     "failure",
     "is_trusted",
     "join",
+    "landlock_version",
     "machine_part",
     "mount",
     "parse_extent",

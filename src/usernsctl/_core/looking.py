@@ -69,3 +69,20 @@ def append_at_end(descriptor: int) -> None:
     """
     if lib.un_append_at_end(descriptor):
         _raise_errno()
+
+
+def denies_write_execute() -> bool | None:
+    """Whether this process can get no memory that it could write and execute.
+
+    :returns: ``None``: the kernel does not tell (PR_GET_MDWE(2const), since Linux 6.3).
+    """
+    told = lib.un_denies_write_execute()
+    return None if told < 0 else bool(told)
+
+
+def landlock_version() -> int:
+    """The version of Landlock's interface; 0: there is none, or it is refused.
+
+    Nothing tells whether Landlock confines this process.
+    """
+    return int(lib.un_landlock_version())

@@ -53,6 +53,8 @@ class Privileges:
     :ivar seccomp: 0 none, 1 strict, 2 a filter (proc_pid_status(5)).
     :ivar seccomp_filters: how many filters there are.
     :ivar dumpable: whether others of our user may look into this process (PR_SET_DUMPABLE).
+    :ivar denies_write_execute: whether it can get no memory that it could write and execute
+        (PR_SET_MDWE).
     """
 
     inheritable: int | None = None
@@ -65,6 +67,7 @@ class Privileges:
     seccomp: int | None = None
     seccomp_filters: int | None = None
     dumpable: bool | None = None
+    denies_write_execute: bool | None = None
 
     def lacks_bounding(self, *names: str) -> tuple[str, ...]:
         """Those of the capabilities that the bounding set is known to lack."""
@@ -108,11 +111,15 @@ class SecurityModules:
 
     :ivar label: our own, such as ``"docker-default (enforce)"``; of SELinux, a context.
     :ivar selinux_enforcing: ``None`` where there is no SELinux.
+    :ivar landlock: the version of Landlock's interface; 0: there is none, or it can't be had;
+        ``None``: not known, as below a seccomp filter. Nothing tells whether Landlock confines this
+        process.
     """
 
     names: tuple[str, ...] | None = None
     label: str | None = None
     selinux_enforcing: bool | None = None
+    landlock: int | None = None
 
     @property
     def has_apparmor(self) -> bool:

@@ -10,6 +10,7 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from usernsctl import _core
 from usernsctl._system import mounts
 from usernsctl.doctor.facts import (
     DEFAULT_PATH,
@@ -295,7 +296,7 @@ def read_facts(root: str = "/", environ: Mapping[str, str] | None = None) -> Fac
         parent=status.number("PPid", 10) or 0,
         limits=_limits(tree),
         sysctls={name: tree.number(f"proc/sys/{name}") for name in SYSCTLS},
-        security=_security(tree),
+        security=_security(tree, status),
         mounts=points,
         container=read_container(tree, environ, points if mountinfo is not None else None),
         helpers={name: _helper(tree, name, environ, points) for name in HELPERS},
@@ -378,6 +379,7 @@ def _privileges(status: _Status, *, live: bool) -> Privileges:
         seccomp=status.number("Seccomp", 10),
         seccomp_filters=status.number("Seccomp_filters", 10),
         dumpable=dumpable,
+        denies_write_execute=_core.denies_write_execute() if live else None,
     )
 
 
@@ -417,7 +419,7 @@ def _limits(tree: Tree) -> Limits:
     return Limits(**soft, hard=hard, pids=pids, pids_current=current)
 
 
-def _security(tree: Tree) -> SecurityModules:
+def _security(tree: Tree, status: _Status) -> SecurityModules:
     names = tree.text("sys/kernel/security/lsm")
     label = tree.text("proc/self/attr/apparmor/current") or tree.text("proc/self/attr/current")
     enforcing = tree.number("sys/fs/selinux/enforce")
@@ -425,6 +427,10 @@ def _security(tree: Tree) -> SecurityModules:
         names=None if names is None else tuple(names.strip().split(",")),
         label=label.strip("\0\n ") or None if label else None,
         selinux_enforcing=None if enforcing is None else enforcing == 1,
+        # A filter may kill whoever asks.
+        landlock=_core.landlock_version()
+        if tree.is_real and status.number("Seccomp", 10) == 0
+        else None,
     )
 
 
