@@ -6,6 +6,7 @@ what was made, and the release's notes.
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import signal
@@ -52,14 +53,43 @@ def check_tags(tree: Path, version: str) -> None:
         )
 
 
-def run(steps: list[list[str]], clone: Path) -> None:
+class Caller:
+    """Calls commands, one at a time. A signal ends what runs, and this process after it."""
+
+    def __init__(self) -> None:
+        self._signal = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._end)
+
+    def call(self, command: list[str], directory: Path) -> int:
+        """Run a command to its end, and return its status."""
+        self._process = subprocess.Popen(
+            command, cwd=directory, stdin=subprocess.DEVNULL, process_group=0
+        )
+        if self._signal:
+            # It came when there was no process yet to be ended.
+            self._end(self._signal, None)
+        status = self._process.wait()
+        self._process = None
+        if self._signal:
+            sys.exit(128 + self._signal)
+        return status
+
+    def _end(self, number: int, _: object) -> None:
+        self._signal = number
+        if self._process is not None and self._process.returncode is None:
+            os.killpg(self._process.pid, signal.SIGTERM)
+
+
+def run(steps: list[list[str]], clone: Path, caller: Caller) -> None:
     """Run commands one after another.
 
     :raises Fault: one failed; those after it are not run.
     """
     for done, step in enumerate(steps):
         print(f"=== {shlex.join(step)}", flush=True)
-        status = subprocess.run(step, cwd=clone).returncode
+        status = caller.call(step, clone)
         if status:
             before = ", ".join(map(shlex.join, steps[:done])) or "nothing"
             raise Fault(
@@ -78,7 +108,7 @@ def keep(clone: Path, target: Path, notes: str) -> list[str]:
     return sorted(file.name for file in target.iterdir())
 
 
-def release(tree: Path) -> list[str]:
+def release(tree: Path, caller: Caller) -> list[str]:
     """Make and check everything; the names of the files that are released.
 
     :raises Fault: it can't be released as it is.
@@ -97,7 +127,7 @@ def release(tree: Path) -> list[str]:
         git(clone, "checkout", "--quiet", "--detach", commit)
         print(f"=== {version}: {commit}", flush=True)
         try:
-            run([*STEPS], clone)
+            run([*STEPS], clone, caller)
             return keep(clone, tree / "build" / "release", notes)
         finally:
             # The environments of the clone are outside of it.
@@ -105,15 +135,10 @@ def release(tree: Path) -> list[str]:
 
 
 def main() -> None:
-    # What was begun is removed then, too.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
-        names = release(release_notes.TREE)
+        names = release(release_notes.TREE, Caller())
     except (Fault, release_notes.NoNotes) as fault:
         sys.exit(f"release-check: {fault}")
-    except KeyboardInterrupt:
-        sys.exit(130)
     print(f"=== done: {', '.join(map(shlex.join, STEPS))}\nbuild/release has:", flush=True)
     for name in names:
         print(f"    {name}")

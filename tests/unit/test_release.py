@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from importlib import metadata
@@ -186,6 +187,26 @@ def test_the_first_failure_ends_it(tree: Path) -> None:
     )
     assert "docs" not in done.stdout
     assert not (tree / "build").exists()
+    assert_all_is_gone(tree)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_end_from_outside_is_that_of_all_it_has_started(
+    tree: Path, number: signal.Signals
+) -> None:
+    fifo = tree.parent / "fifo"
+    os.mkfifo(fifo)
+    # Not the shell itself, but what it waits for, holds the pipe open.
+    script = f"#!/bin/sh\nsleep 1000 >{fifo}\nexit 1\n"
+    (tree / ".ci" / "run").write_text(script)
+    commit(tree)
+    command = [sys.executable, "-B", tree / "tools" / "release_check.py"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        with fifo.open("rb") as until_it_ends:
+            process.send_signal(number)
+            assert until_it_ends.read() == b""
+        process.communicate()
+    assert process.returncode == 128 + number
     assert_all_is_gone(tree)
 
 
