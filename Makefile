@@ -10,11 +10,11 @@ SHELL_CODE = tools/packages tools/environment tools/user tools/as-user tools/tes
 C_CODE = $(shell find csrc tests/c -name "*.[ch]")
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit kernel runsc hostile docker vm c connector docs man dist deb lint format bench counts \
-	packages clean
+.PHONY: help demo test unit kernel runsc hostile docker vm c connector docs man dist deb release-check lint format bench \
+	counts packages clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z ]*\):.*## /    make \1\t/p' Makefile | expand -t 24
+	@sed -n 's/^\([a-z -]*\):.*## /    make \1\t/p' Makefile | expand -t 24
 
 demo: packages ## run an Airbyte connector in gVisor, as an unprivileged user
 	@demo/run
@@ -83,6 +83,9 @@ format: packages ## put the code into the style that lint checks
 
 deb: man ## make Debian packages, build/debian/*.deb
 	@tools/deb
+
+release-check: packages ## make all that is released, build/release, in a clone of the last commit, and check it (as root)
+	@$(DEV)/bin/python -B tools/release_check.py
 
 bench: packages ## measure usernsctl against its peers
 	@set -e; python=$(DEV)/bin/python; name=$$(id -un); \

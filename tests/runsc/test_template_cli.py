@@ -16,6 +16,7 @@ import gvisor
 import pytest
 from conftest import EXIT_SECONDS
 from processes import wait_until_gone
+from terminals import on_terminal
 
 import usernsctl as un
 from usernsctl.gvisor.template import store
@@ -234,3 +235,33 @@ def test_wrong_calls(template: Any, data: Path, words: list[str], told: str) -> 
     assert told in done.stderr
     assert "Traceback" not in done.stderr
     assert not data.exists()
+
+
+# What is told meanwhile.
+
+
+def created_on_terminal(usernsctl: Any, name: str, script: str, **more: str) -> tuple[int, str]:
+    words = ["template", "create", name, "--ready", "line:READY", "--", "sh", "-c", script]
+    return on_terminal([usernsctl.path, *words], {**os.environ, "TERM": "xterm", **more})
+
+
+def test_what_goes_on_is_one_line_of_a_terminal_and_gone_at_the_end(usernsctl: Any) -> None:
+    status, told = created_on_terminal(usernsctl, "one", SCRIPT)
+    assert (status, told.count("\n")) == (0, 0)
+    *lines, last = told.split("\r\x1b[K")
+    assert lines == [
+        "",
+        "one: starting the command, to save it when it is ready",
+        "one: keeping what was saved on the disk",
+    ]
+    assert last == ""
+
+
+def test_what_goes_on_is_gone_before_an_error_is_told(usernsctl: Any) -> None:
+    status, told = created_on_terminal(usernsctl, "one", "exit 3")
+    assert status == 125
+    assert told.split("\r\x1b[K")[-1].startswith("usernsctl: ")
+
+
+def test_a_dumb_terminal_is_told_nothing_of_what_goes_on(usernsctl: Any) -> None:
+    assert created_on_terminal(usernsctl, "one", SCRIPT, TERM="dumb") == (0, "")

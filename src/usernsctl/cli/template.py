@@ -95,7 +95,8 @@ def create(context: click.Context, /, name: str, replace: bool, **given: Any) ->
         "timeout": own["timeout"],
     }
     remedy = remedy_of(["--replace", *_without_replace(context.obj)], ("template", "create"))
-    with SandboxHost(**record.host_arguments(request)) as host:
+    what = "the interpreter" if own["python"] is not None else "the command"
+    with SandboxHost(**record.host_arguments(request)) as host, terminal.progress() as tell:
 
         def make() -> Template:
             if own["python"] is None:
@@ -103,7 +104,9 @@ def create(context: click.Context, /, name: str, replace: bool, **given: Any) ->
             names = own["preload"]
             return host.python_template(python=own["python"], preload=names, **options)
 
+        tell(f"{name}: starting {what}, to save it when it is ready")
         with make() as template:
+            tell(f"{name}: keeping what was saved on the disk")
             store.keep(template, name, replace=replace, remedy=remedy)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import locale
+import os
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from usernsctl._text import shown
 
@@ -50,3 +52,31 @@ def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
             )
         else:
             yield line
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[Callable[[str], None]]:
+    """A line that tells what is being done; it is gone when that has ended.
+
+    It is on standard error, and only where that is a terminal which can take a line back: not a
+    pipe, and not one that TERM calls dumb. What it is called with takes the place of the line.
+    """
+    is_shown = (
+        sys.stderr is not None
+        and sys.stderr.isatty()
+        and os.environ.get("TERM", "dumb") not in ("", "dumb")
+    )
+
+    def tell(text: str) -> None:
+        if not is_shown:
+            return
+        # What is too wide would go on in a second line, which would stay. A terminal may be gone.
+        with contextlib.suppress(OSError):
+            columns = os.get_terminal_size(sys.stderr.fileno()).columns or WIDTH
+            sys.stderr.write(f"\r\x1b[K{shown(text)[: columns - 1]}")
+            sys.stderr.flush()
+
+    try:
+        yield tell
+    finally:
+        tell("")

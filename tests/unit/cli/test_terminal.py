@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pty
 import re
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from terminals import on_terminal
 
 import usernsctl
 
@@ -31,22 +31,9 @@ def without_rich(tmp_path: Path) -> dict[str, str]:
 
 def shown(words: list[str], environ: dict[str, str]) -> tuple[int, str]:
     """What the command of an interpreter without packages writes to a terminal, and its status."""
-    leader, follower = pty.openpty()
     command = [os.path.realpath(sys.executable), "-m", "usernsctl", *words]
     environ = {"PATH": os.environ["PATH"], "TERM": "xterm", "COLUMNS": "100", **environ}
-    process = subprocess.Popen(
-        command, stdin=follower, stdout=follower, stderr=follower, env=environ, cwd="/"
-    )
-    os.close(follower)
-    told = b""
-    try:
-        while part := os.read(leader, 65536):
-            told += part
-    except OSError:  # all that wrote to it have ended
-        pass
-    finally:
-        os.close(leader)
-    return process.wait(), told.decode()
+    return on_terminal(command, environ)
 
 
 def plain(words: list[str], environ: dict[str, str]) -> tuple[int, str]:

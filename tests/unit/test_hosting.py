@@ -1,0 +1,122 @@
+"""What the host of the code reads: workflows, issue templates, and pre-commit's hooks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+TREE = Path(__file__).resolve().parents[2]
+WORKFLOWS = sorted((TREE / ".github" / "workflows").iterdir())
+FORMS = sorted(set((TREE / ".github" / "ISSUE_TEMPLATE").iterdir()) - {
+    TREE / ".github" / "ISSUE_TEMPLATE" / "config.yml"
+})  # fmt: skip
+# The one that publishes writes releases.
+MAY_WRITE = {("release.yml", "publish")}
+OURS = "./.github/workflows/"
+
+
+def read(path: Path) -> Any:
+    # YAML 1.1 takes the key "on" for true.
+    return yaml.load(path.read_text(), yaml.BaseLoader)
+
+
+def targets() -> set[str]:
+    """The targets of the Makefile that are no files."""
+    text = (TREE / "Makefile").read_text().replace("\\\n", " ")
+    [listed] = re.findall(r"^\.PHONY:(.*)", text, re.MULTILINE)
+    return set(listed.split())
+
+
+def commands(workflow: Any) -> Iterator[str]:
+    """What a workflow has in-debian.yml run."""
+    for job in workflow["jobs"].values():
+        if "with" in job:
+            command = job["with"]["command"]
+            matrix = re.fullmatch(r"\$\{\{ matrix\.(\w+) \}\}", command)
+            yield from job["strategy"]["matrix"][matrix[1]] if matrix else [command]
+
+
+def named(path: Path) -> str:
+    return path.name
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=named)
+def test_a_workflow_may_read_and_no_more(path: Path) -> None:
+    workflow = read(path)
+    assert workflow["permissions"] == {"contents": "read"}
+    for name, job in workflow["jobs"].items():
+        wanted = {"contents": "write"} if (path.name, name) in MAY_WRITE else None
+        assert job.get("permissions") == wanted
+    assert "pull_request_target" not in workflow["on"]
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=named)
+def test_what_a_workflow_uses_is_of_this_commit_or_pinned(path: Path) -> None:
+    for job in read(path)["jobs"].values():
+        if "uses" in job:
+            assert job["uses"].startswith(OURS)
+            assert (TREE / job["uses"]).is_file()
+            continue
+        assert job["timeout-minutes"].isdigit()
+        for step in job["steps"]:
+            if "uses" in step:
+                assert re.fullmatch(r"actions/[a-z-]+@[0-9a-f]{40}", step["uses"])
+            else:
+                # An expression would be pasted into the script, whatever is in it.
+                assert "${{" not in step["run"]
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=named)
+def test_a_workflow_calls_what_everybody_can_call(path: Path) -> None:
+    workflow = read(path)
+    called = list(commands(workflow))
+    assert called or "workflow_call" in workflow["on"]
+    for command in called:
+        program, *words = command.split()
+        assert command == ".ci/run" or (program == "make" and words and {*words} <= targets())
+
+
+def test_what_is_kept_is_what_the_check_makes() -> None:
+    release = read(TREE / ".github" / "workflows" / "release.yml")
+    assert release["jobs"]["check"]["with"] == {
+        "command": "make release-check",
+        "keep": "build/release",
+    }
+    assert release["jobs"]["publish"]["needs"] == "check"
+
+
+@pytest.mark.parametrize("path", FORMS, ids=named)
+def test_an_issue_form_is_complete(path: Path) -> None:
+    form = read(path)
+    assert form.keys() == {"name", "description", "body"}
+    asked = [item for item in form["body"] if item["type"] != "markdown"]
+    assert len({item["id"] for item in asked}) == len(asked)
+    assert all(item["attributes"]["label"] for item in asked)
+    assert any("usernsctl doctor --json" in item["attributes"]["label"] for item in asked)
+    for item in form["body"]:
+        assert item["type"] in ("markdown", "textarea", "input", "dropdown")
+        assert item["attributes"].get("options") or item["type"] != "dropdown"
+
+
+def test_who_reports_a_problem_must_say_what_doctor_finds() -> None:
+    form = read(TREE / ".github" / "ISSUE_TEMPLATE" / "problem.yml")
+    [doctor] = [item for item in form["body"] if item.get("id") == "doctor"]
+    assert doctor["validations"] == {"required": "true"}
+
+
+def test_hooks_call_the_same_targets() -> None:
+    config = read(TREE / ".pre-commit-config.yaml")
+    [repository] = config["repos"]
+    assert repository["repo"] == "local"
+    hooks = {hook["id"]: hook for hook in repository["hooks"]}
+    assert hooks.keys() == {"format", "lint"}
+    for name, hook in hooks.items():
+        assert hook["entry"] == f"make {name}"
+        assert name in targets()
+        assert (hook["language"], hook["pass_filenames"]) == ("system", "false")
+        assert set(hook["stages"]) <= set(config["default_install_hook_types"])

@@ -1,0 +1,47 @@
+"""demo/run tells on a terminal what it is at, and elsewhere does not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from terminals import on_terminal
+
+TREE = Path(__file__).resolve().parents[2]
+STEPS = ["[1 of 3]", "[2 of 3]", "[3 of 3]"]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A tree with the script, and nothing that takes long."""
+    shutil.copytree(TREE / "demo", tmp_path / "demo")
+    (tmp_path / "tools").mkdir()
+    for name in ("tools/environment", "tools/user", "tools/as-user", "id"):
+        program = tmp_path / name
+        program.write_text("#!/bin/sh\necho 1000\n" if name == "id" else "#!/bin/sh\necho done\n")
+        program.chmod(0o755)
+    return tmp_path
+
+
+def environ(tree: Path, **more: str) -> dict[str, str]:
+    return {"PATH": f"{tree}:{os.environ['PATH']}", "TERM": "xterm", **more}
+
+
+def test_each_step_is_told_on_a_terminal(tree: Path) -> None:
+    status, told = on_terminal([tree / "demo" / "run"], environ(tree))
+    assert status == 0
+    lines = told.splitlines()
+    assert [line[:8] for line in lines if line.startswith("[")] == STEPS
+    assert lines[-1] == "done"
+    assert max(map(len, lines)) <= 100
+
+
+def test_a_dumb_terminal_and_a_pipe_are_told_nothing(tree: Path) -> None:
+    assert on_terminal([tree / "demo" / "run"], environ(tree, TERM="dumb")) == (0, "done\r\n")
+    done = subprocess.run(
+        [tree / "demo" / "run"], env=environ(tree), capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")

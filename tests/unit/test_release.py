@@ -1,0 +1,241 @@
+"""What is released has one version and notes, and was checked (tools/release_*.py)."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+TREE = Path(__file__).resolve().parents[2]
+
+sys.path.insert(0, str(TREE / "tools"))
+import release_check  # noqa: E402
+import release_notes  # noqa: E402
+
+VERSION = release_notes.version(TREE)
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    first = (TREE / "debian" / "changelog").read_text().splitlines()[0]
+    assert first.startswith(f"usernsctl ({VERSION}) ")
+    assert metadata.version("usernsctl") == VERSION
+
+
+def test_the_version_is_written_nowhere_else() -> None:
+    literal = re.compile(rf"(?<![\d.]){re.escape(VERSION)}(?![\d.])")
+    sources = [TREE / "setup.py", TREE / "docs" / "conf.py"]
+    for top, suffixes in (("csrc", "ch"), ("src", "py")):
+        found = [*(TREE / top).rglob(f"*.[{suffixes}]"), *(TREE / top).rglob("*.py")]
+        assert found
+        sources += found
+    assert [path for path in sources if literal.search(path.read_text())] == []
+
+
+CHANGELOG = """\
+# Changelog
+
+What this is.
+
+## [Unreleased]
+
+## [0.2.0] - 2027-01-31
+
+### Added
+
+- One thing
+  in two lines.
+- Another.
+
+A paragraph
+of its own.
+
+## [0.1.0]
+
+- The first.
+"""
+
+
+def test_the_notes_are_the_section_with_a_line_for_each_item() -> None:
+    assert release_notes.notes(CHANGELOG, "0.2.0") == (
+        "### Added\n\n- One thing in two lines.\n- Another.\n\nA paragraph of its own.\n"
+    )
+    assert release_notes.notes(CHANGELOG, "0.1.0") == "- The first.\n"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "told"),
+    [
+        ("0.3.0", "no section of 0.3.0, only of: Unreleased, 0.2.0, 0.1.0"),
+        ("Unreleased", "says nothing of Unreleased"),
+    ],
+)
+def test_what_has_no_notes_is_told(wanted: str, told: str) -> None:
+    with pytest.raises(release_notes.NoNotes, match=told):
+        release_notes.notes(CHANGELOG, wanted)
+
+
+def test_there_are_notes_of_this_tree() -> None:
+    """Of what was released, or of what will be."""
+    done = subprocess.run(
+        [sys.executable, TREE / "tools" / "release_notes.py", "Unreleased"],
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        assert release_notes.notes((TREE / "CHANGELOG.md").read_text(), VERSION)
+    else:
+        assert done.stdout.startswith("### ")
+
+
+# The check of a small tree.
+
+MAKEFILE = """\
+dist:
+	mkdir dist && echo wheel >dist/wheel
+deb:
+	mkdir -p build/debian && echo deb >build/debian/deb
+docs man:
+clean:
+	echo "$$PWD" >>"$$LOG"
+"""
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository whose targets take no time; the file log beside it has what was cleaned."""
+    for variable, value in {
+        "HOME": str(tmp_path),
+        "LOG": str(tmp_path / "log"),
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_CONFIG_SYSTEM": os.devnull,
+        **{
+            f"GIT_{who}_{what}": "a@b"
+            for who in ("AUTHOR", "COMMITTER")
+            for what in ("NAME", "EMAIL")
+        },
+    }.items():
+        monkeypatch.setenv(variable, value)
+    top = tmp_path / "tree"
+    for name, text in {
+        "pyproject.toml": '[project]\nversion = "0.2.0"\n',
+        "CHANGELOG.md": CHANGELOG,
+        "Makefile": MAKEFILE,
+        ".gitignore": "/build/\n__pycache__/\n",
+        ".ci/run": "#!/bin/sh\n[ ! -e ignored ]\n",
+    }.items():
+        path = top / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (top / ".ci" / "run").chmod(0o755)
+    (top / "tools").mkdir()
+    for name in ("release_check.py", "release_notes.py"):
+        shutil.copy(TREE / "tools" / name, top / "tools")
+    release_check.git(top, "init", "--quiet")
+    commit(top)
+    return top
+
+
+def commit(tree: Path) -> None:
+    release_check.git(tree, "add", "--all")
+    release_check.git(tree, "commit", "--quiet", "--message", "Something")
+
+
+def check(tree: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-B", tree / "tools" / "release_check.py"], capture_output=True, text=True
+    )
+
+
+def assert_all_is_gone(tree: Path) -> None:
+    """A clone was cleaned and is gone."""
+    [clone] = (tree.parent / "log").read_text().split()
+    assert not Path(clone).parent.exists()
+
+
+def test_what_is_made_is_kept_with_the_notes(tree: Path) -> None:
+    done = check(tree)
+    assert (done.returncode, done.stderr) == (0, "")
+    commit = release_check.git(tree, "rev-parse", "HEAD")
+    told = [line for line in done.stdout.splitlines() if line.startswith("===")]
+    steps = [".ci/run", "make dist", "make deb", "make docs man"]
+    assert told == [
+        f"=== 0.2.0: {commit}",
+        *(f"=== {step}" for step in steps),
+        f"=== done: {', '.join(steps)}",
+    ]
+    made = tree / "build" / "release"
+    assert sorted(path.name for path in made.iterdir()) == ["deb", "notes.md", "wheel"]
+    assert (made / "notes.md").read_text() == release_notes.notes(CHANGELOG, "0.2.0")
+    assert_all_is_gone(tree)
+
+
+def test_the_first_failure_ends_it(tree: Path) -> None:
+    (tree / "Makefile").write_text(MAKEFILE.replace("mkdir -p build/debian", "exit 7"))
+    commit(tree)
+    done = check(tree)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last == (
+        "release-check: `make deb` failed with status 2. What was done before: .ci/run, make dist"
+    )
+    assert "docs" not in done.stdout
+    assert not (tree / "build").exists()
+    assert_all_is_gone(tree)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_end_from_outside_is_that_of_all_it_has_started(
+    tree: Path, number: signal.Signals
+) -> None:
+    fifo = tree.parent / "fifo"
+    os.mkfifo(fifo)
+    # Not the shell itself, but what it waits for, holds the pipe open.
+    script = f"#!/bin/sh\nsleep 1000 >{fifo}\nexit 1\n"
+    (tree / ".ci" / "run").write_text(script)
+    commit(tree)
+    command = [sys.executable, "-B", tree / "tools" / "release_check.py"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        with fifo.open("rb") as until_it_ends:
+            process.send_signal(number)
+            assert until_it_ends.read() == b""
+        process.communicate()
+    assert process.returncode == 128 + number
+    assert_all_is_gone(tree)
+
+
+@pytest.mark.parametrize("name", ["new", "Makefile"])
+def test_what_is_not_committed_is_refused(tree: Path, name: str) -> None:
+    with (tree / name).open("a") as file:
+        file.write("\n")
+    done = check(tree)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "what is not committed would not be released" in done.stderr
+    assert name in done.stderr
+    assert not (tree.parent / "log").exists()
+
+
+def test_a_version_is_that_of_one_commit(tree: Path) -> None:
+    release_check.git(tree, "tag", "v0.2.0")
+    release_check.check_tags(tree, "0.2.0")
+    with pytest.raises(release_check.Fault, match=r"0\.3\.0, and this commit has the tag v0\.2\.0"):
+        release_check.check_tags(tree, "0.3.0")
+    (tree / "more").touch()
+    commit(tree)
+    done = check(tree)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "v0.2.0 is the tag of another commit" in done.stderr
+
+
+def test_a_version_without_notes_is_refused(tree: Path) -> None:
+    (tree / "CHANGELOG.md").write_text("# Changelog\n\n## [Unreleased]\n\n- One.\n")
+    commit(tree)
+    done = check(tree)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("release-check: CHANGELOG.md has no section of 0.2.0")

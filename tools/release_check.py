@@ -1,0 +1,148 @@
+"""release_check.py: make what the last commit would be released as, in a clone, and check it.
+
+What is not committed is not in the clone. The first failure ends it. Without one, build/release has
+what was made, and the release's notes.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import release_notes
+
+STEPS = ([".ci/run"], ["make", "dist"], ["make", "deb"], ["make", "docs", "man"])
+#: Which directories then have what is released.
+MADE = ("dist", "build/debian")
+
+
+class Fault(Exception):
+    """Why there can be no release; its text says so."""
+
+
+def git(tree: Path, *words: str) -> str:
+    """What git prints of a tree.
+
+    :raises Fault: it fails.
+    """
+    command = ["git", "-C", str(tree), *words]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise Fault(f"{shlex.join(command)}: {done.stderr.strip()}")
+    return done.stdout.strip()
+
+
+def check_tags(tree: Path, version: str) -> None:
+    """See that the version is this commit's, or nobody's, and this commit no other version's.
+
+    :raises Fault: it is not so.
+    """
+    tag = f"v{version}"
+    here = git(tree, "tag", "--list", "v*", "--points-at", "HEAD").split()
+    if here and here != [tag]:
+        raise Fault(f"the version is {version}, and this commit has the tag {', '.join(here)}")
+    if not here and git(tree, "tag", "--list", tag):
+        raise Fault(
+            f"{tag} is the tag of another commit. Write the next version into pyproject.toml"
+        )
+
+
+class Caller:
+    """Calls commands, one at a time. A signal ends what runs, and this process after it."""
+
+    def __init__(self) -> None:
+        self._signal = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._end)
+
+    def call(self, command: list[str], directory: Path) -> int:
+        """Run a command to its end, and return its status."""
+        self._process = subprocess.Popen(
+            command, cwd=directory, stdin=subprocess.DEVNULL, process_group=0
+        )
+        if self._signal:
+            # It came when there was no process yet to be ended.
+            self._end(self._signal, None)
+        status = self._process.wait()
+        self._process = None
+        if self._signal:
+            sys.exit(128 + self._signal)
+        return status
+
+    def _end(self, number: int, _: object) -> None:
+        self._signal = number
+        if self._process is not None and self._process.returncode is None:
+            os.killpg(self._process.pid, signal.SIGTERM)
+
+
+def run(steps: list[list[str]], clone: Path, caller: Caller) -> None:
+    """Run commands one after another.
+
+    :raises Fault: one failed; those after it are not run.
+    """
+    for done, step in enumerate(steps):
+        print(f"=== {shlex.join(step)}", flush=True)
+        status = caller.call(step, clone)
+        if status:
+            before = ", ".join(map(shlex.join, steps[:done])) or "nothing"
+            raise Fault(
+                f"`{shlex.join(step)}` failed with status {status}. What was done before: {before}"
+            )
+
+
+def keep(clone: Path, target: Path, notes: str) -> list[str]:
+    """Have a directory hold what was made, and nothing else; the names of the files."""
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    for directory in MADE:
+        for file in (clone / directory).iterdir():
+            shutil.copy(file, target)
+    (target / "notes.md").write_text(notes)
+    return sorted(file.name for file in target.iterdir())
+
+
+def release(tree: Path, caller: Caller) -> list[str]:
+    """Make and check everything; the names of the files that are released.
+
+    :raises Fault: it can't be released as it is.
+    :raises NoNotes: nothing says what is new in it.
+    """
+    changed = git(tree, "status", "--porcelain")
+    if changed:
+        raise Fault(f"what is not committed would not be released:\n{changed}")
+    version = release_notes.version(tree)
+    check_tags(tree, version)
+    notes = release_notes.notes((tree / "CHANGELOG.md").read_text(), version)
+    commit = git(tree, "rev-parse", "HEAD")
+    with tempfile.TemporaryDirectory(prefix="usernsctl-release-") as scratch:
+        clone = Path(scratch, "usernsctl")
+        git(tree, "clone", "--quiet", "--no-checkout", str(tree), str(clone))
+        git(clone, "checkout", "--quiet", "--detach", commit)
+        print(f"=== {version}: {commit}", flush=True)
+        try:
+            run([*STEPS], clone, caller)
+            return keep(clone, tree / "build" / "release", notes)
+        finally:
+            # The environments of the clone are outside of it.
+            subprocess.run(["make", "--silent", "clean"], cwd=clone, stdout=subprocess.DEVNULL)
+
+
+def main() -> None:
+    try:
+        names = release(release_notes.TREE, Caller())
+    except (Fault, release_notes.NoNotes) as fault:
+        sys.exit(f"release-check: {fault}")
+    print(f"=== done: {', '.join(map(shlex.join, STEPS))}\nbuild/release has:", flush=True)
+    for name in names:
+        print(f"    {name}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""release_notes.py VERSION: print what CHANGELOG.md says of a version, as its release notes."""
+
+from __future__ import annotations
+
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+TREE = Path(__file__).resolve().parents[1]
+
+_HEADING = re.compile(r"## \[([^]]+)\](?: - \d{4}-\d\d-\d\d)?")
+
+
+class NoNotes(Exception):
+    """There is nothing to release by this name; its text says why."""
+
+
+def version(tree: Path) -> str:
+    """The version of the package."""
+    found = tomllib.loads((tree / "pyproject.toml").read_text())["project"]["version"]
+    assert isinstance(found, str)
+    return found
+
+
+def notes(changelog: str, wanted: str) -> str:
+    """The section of a version, a line for each paragraph and item.
+
+    Hosts of code show a line break in the text of a release as one.
+
+    :raises NoNotes: there is no such section, or nothing in it.
+    """
+    sections: dict[str, list[str]] = {}
+    lines: list[str] = []
+    for line in changelog.splitlines():
+        heading = _HEADING.fullmatch(line)
+        if heading:
+            lines = sections.setdefault(heading[1], [])
+        elif lines and lines[-1] and line.strip() and not line.startswith(("#", "- ")):
+            lines[-1] += f" {line.strip()}"
+        else:
+            lines.append(line)
+    if wanted not in sections:
+        there = ", ".join(sections) or "none"
+        raise NoNotes(
+            f"CHANGELOG.md has no section of {wanted}, only of: {there}. "
+            f'Call what is to be released "## [{wanted}] - YEAR-MONTH-DAY"'
+        )
+    text = "\n".join(sections[wanted]).strip()
+    if not text:
+        raise NoNotes(f"CHANGELOG.md says nothing of {wanted}")
+    return f"{text}\n"
+
+
+def main() -> None:
+    if len(sys.argv) != 2:
+        sys.exit("usage: release_notes.py VERSION")
+    try:
+        print(notes((TREE / "CHANGELOG.md").read_text(), sys.argv[1]), end="")
+    except NoNotes as fault:
+        sys.exit(f"release_notes.py: {fault}")
+
+
+if __name__ == "__main__":
+    main()
