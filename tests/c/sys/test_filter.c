@@ -111,8 +111,8 @@ static int with_signals(void *arg)
     (void)arg;
     CHECK_INT(setpgid(0, 0), 0);
     own = getpid();
-    elsewhere = mmap(NULL, sizeof *elsewhere, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
-                     -1, 0);
+    elsewhere =
+        mmap(NULL, sizeof *elsewhere, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     CHECK(elsewhere != MAP_FAILED);
     signal(SIGUSR1, hear_where);
     filter(SYS_mount, SECCOMP_RET_ERRNO | 1);
