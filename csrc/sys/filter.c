@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <stdbool.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -65,14 +66,34 @@ static _Noreturn void try_in_child(const struct un_tried *tried, size_t count)
     _exit(0);
 }
 
+/* Whether a child would be process 1 of a PID namespace, which ends with it: until there is one,
+ * the kernel shows no such namespace (pidns_for_children_get()). */
+static bool would_be_first(void)
+{
+    struct stat status;
+    return stat("/proc/thread-self/ns/pid", &status) == 0 &&
+           stat("/proc/thread-self/ns/pid_for_children", &status) != 0;
+}
+
+/* It takes no signal, for which this process's handlers would run in it, too. And its end is nobody
+ * else's to hear of: neither a handler's, nor a wait's for any child. */
+static pid_t start_child(const struct un_tried *tried, size_t count)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, &before);
+    pid_t child = (pid_t)syscall(SYS_clone, 0, NULL, NULL, NULL, NULL);
+    if (child == 0)
+        try_in_child(tried, count);
+    sigprocmask(SIG_SETMASK, &before, NULL);
+    return child;
+}
+
 /* Whether who makes these calls is killed by a filter. What can't be tried is not. */
 static bool is_lethal(const struct un_tried *tried, size_t count)
 {
     int status;
-    /* Its end is nobody else's to hear of: neither a handler's, nor a wait's for any child. */
-    pid_t child = (pid_t)syscall(SYS_clone, 0, NULL, NULL, NULL, NULL), ended;
-    if (child == 0)
-        try_in_child(tried, count);
+    pid_t child = would_be_first() ? -1 : start_child(tried, count), ended;
     if (child < 0)
         return false;
     while ((ended = waitpid(child, &status, __WALL)) < 0 && errno == EINTR)

@@ -41,6 +41,13 @@ def test_a_program_whose_profile_is_asked_for_does_nothing(tmp_path: Path, progr
 
 
 @pytest.mark.userns_requires("strace")
+def test_a_program_whose_profile_is_asked_for_ends_where_kill_is_forbidden() -> None:
+    inject = ["-e", "trace=kill", "-e", "inject=kill:error=EPERM"]
+    words = ["strace", "-qq", "-o", os.devnull, *inject, PROBE, "profiles", "/bin/true"]
+    assert subprocess.run(words, timeout=PATIENCE).returncode == 0
+
+
+@pytest.mark.userns_requires("strace")
 @pytest.mark.parametrize("call", ["ptrace", "exit_group"])
 def test_the_child_that_is_traced_ends_with_its_tracer(call: str) -> None:
     """Whenever that is."""

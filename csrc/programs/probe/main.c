@@ -341,7 +341,7 @@ static int tell_profile(const char *path, struct un_error *err)
     snprintf(who, sizeof who, "%d", (int)child);
     if (un_proc_apparmor("/proc", who, label, sizeof label))
         printf("%s\t%s\n", label, path);
-    kill(child, SIGKILL);
+    kill_child(child);
     waitpid(child, &status, 0);
     return 0;
 }

@@ -31,8 +31,7 @@ static void wait_for_change(const sigset_t *signals, int64_t until)
     sigtimedwait(signals, NULL, &most);
 }
 
-/* By descriptor where there is one: a filter may forbid kill(2), and even kill who calls it. */
-static void kill_one(pid_t pid)
+void kill_child(pid_t pid)
 {
     int pidfd = un_pidfd_open(pid);
     if (pidfd >= 0) {
@@ -59,7 +58,7 @@ static bool kill_children(void)
     text[got] = '\0';
     /* A blank follows each: else it is cut. */
     for (long pid; (pid = strtol(at, &at, 10)) > 0 && *at == ' ';)
-        kill_one((pid_t)pid);
+        kill_child((pid_t)pid);
     return true;
 }
 

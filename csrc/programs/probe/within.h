@@ -3,6 +3,7 @@
 #define USERNSCTL_PROBE_WITHIN_H
 
 #include <stdint.h>
+#include <sys/types.h>
 
 /* The exit status where time ran out. */
 #define UN_PROBE_LATE 124
@@ -13,5 +14,8 @@
  * killed it, or UN_PROBE_LATE; where there is no child, 125.
  */
 int run_within(uint64_t most);
+
+/* By descriptor where there is one: a filter may forbid kill(2), and even kill who calls it. */
+void kill_child(pid_t pid);
 
 #endif

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from usernsctl._text import shown
 from usernsctl.cli.terminal import WIDTH
-from usernsctl.namespaces.tree import Tree, UserNamespace
+from usernsctl.namespaces.tree import Tree, UserNamespace, by_parent
 
 # Of more processes, as of the namespace that all are in, only the number is told.
 _PROCESSES_MAX = 8
@@ -19,16 +19,21 @@ _ASCII = ("|- ", "`- ", "|  ", "   ")
 def lines(tree: Tree, *, is_ascii: bool) -> Iterator[str]:
     """The lines, of at most 80 columns if no name or extent is longer than one."""
     top, *_ = tree.namespaces
-    yield from _namespace(tree, top, "", "", _ASCII if is_ascii else _DRAWN)
+    below = by_parent(tree.namespaces)
+    yield from _namespace(below, top, "", "", _ASCII if is_ascii else _DRAWN)
     if tree.unseen:
         noun = "process" if tree.unseen == 1 else "processes"
         yield f"not seen: the namespaces of {tree.unseen} {noun}, which others may not look at"
 
 
 def _namespace(
-    tree: Tree, one: UserNamespace, begin: str, indent: str, drawn: tuple[str, str, str, str]
+    every: Mapping[int | None, Sequence[UserNamespace]],
+    one: UserNamespace,
+    begin: str,
+    indent: str,
+    drawn: tuple[str, str, str, str],
 ) -> Iterator[str]:
-    below = [other for other in tree.namespaces if other.parent == one.inode]
+    below = every.get(one.inode, ())
     names = f" {', '.join(one.names)}" if one.names else ""
     yield f"{begin}{one.inode}{names}{' (this one)' if one.parent is None else ''}"
     between = indent + (drawn[2] if below else drawn[3])
@@ -38,7 +43,7 @@ def _namespace(
     for other in below:
         is_last = other is below[-1]
         first, rest = (drawn[1], drawn[3]) if is_last else (drawn[0], drawn[2])
-        yield from _namespace(tree, other, indent + first, indent + rest, drawn)
+        yield from _namespace(every, other, indent + first, indent + rest, drawn)
 
 
 def _processes(one: UserNamespace) -> str:

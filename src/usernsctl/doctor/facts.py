@@ -241,7 +241,8 @@ class Facts:
     :ivar initial: whether we are in the initial user namespace; ``None``: not known.
     :ivar namespaces: their identities, by the names in /proc/self/ns.
     :ivar threads: of this process.
-    :ivar parent: the process that has started this one, such as a shell.
+    :ivar parent: the process that has started this one, such as a shell, if this one has its limits
+        from there; else 0.
     :ivar sysctls: by path below /proc/sys; ``None``: this kernel does not have it.
     :ivar mounts: by mount point, what restricts each: ``"ro"``, ``"nosuid"``, ``"nodev"``,
         ``"noexec"``.

@@ -293,7 +293,7 @@ def read_facts(root: str = "/", environ: Mapping[str, str] | None = None) -> Fac
         privileges=_privileges(status, live=tree.is_real),
         namespaces=namespaces,
         threads=status.number("Threads", 10) or 1,
-        parent=status.number("PPid", 10) or 0,
+        parent=_parent(tree, status),
         limits=_limits(tree),
         sysctls={name: tree.number(f"proc/sys/{name}") for name in SYSCTLS},
         security=_security(tree, status),
@@ -405,18 +405,34 @@ _LIMITS = {
 }
 
 
+def _parent(tree: Tree, status: _Status) -> int:
+    """The process that has started this one, if this one has its limits from there.
+
+    They may have been set for this one alone, such as by systemd: to have its own "raised" to what
+    is enough for this one would lower them.
+    """
+    parent = status.number("PPid", 10) or 0
+    return parent if _limits_of(tree, f"{parent}")[1] == _limits_of(tree, "self")[1] else 0
+
+
 def _limits(tree: Tree) -> Limits:
+    soft, hard = _limits_of(tree, "self")
+    pids, current = read_pids(tree)
+    return Limits(**soft, hard=hard, pids=pids, pids_current=current)
+
+
+def _limits_of(tree: Tree, process: str) -> tuple[dict[str, int], dict[str, int]]:
+    """The soft limits of a process, and the hard ones."""
     soft: dict[str, int] = {}
     hard: dict[str, int] = {}
-    for line in (tree.text("proc/self/limits") or "").split("\n"):
+    for line in (tree.text(f"proc/{process}/limits") or "").split("\n"):
         for field, name in _LIMITS.items():
             words = line.removeprefix(name).split()
             if line.startswith(name) and words and words[0].isdecimal():
                 soft[field] = int(words[0])
                 if words[1:] and words[1].isdecimal():
                     hard[field] = int(words[1])
-    pids, current = read_pids(tree)
-    return Limits(**soft, hard=hard, pids=pids, pids_current=current)
+    return soft, hard
 
 
 def _security(tree: Tree, status: _Status) -> SecurityModules:

@@ -92,13 +92,23 @@ def _mend_helper(helper: _Facts, lines: tuple[str, ...]) -> list[str]:
 def _runsc(facts: _Facts) -> list[str]:
     found = facts.get("runsc") or {}
     path, file = found.get("path") or found.get("refused"), found.get("system")
-    if found.get("noexec") and found["noexec"].isprintable():
-        return [f"mount -o remount,bind,exec {quoted(found['noexec'])}"]
+    if point := found.get("noexec"):
+        return _executable_mount(facts, point, file)
     if file and file.isprintable():
         return [f"chmod a+rx {quoted(file)}"]
     if not path or found.get("other"):
         return _other_runsc(facts)
     return [f"# only if it is a runsc, and as its owner: chmod a+rx {quoted(operand(path))}"]
+
+
+def _executable_mount(facts: _Facts, point: str, file: str | None) -> list[str]:
+    """A variable can name a file on any mount, such as that of what all users write."""
+    if file and point.isprintable():
+        return [f"mount -o remount,bind,exec {quoted(point)}"]
+    return _other_runsc(facts) or [
+        "# Others than root may write there, so that nothing is executed from there.",
+        "# Install runsc where systems have their programs, such as in /usr/local/bin",
+    ]
 
 
 def _other_runsc(facts: _Facts) -> list[str]:

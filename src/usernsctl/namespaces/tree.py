@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from usernsctl._records import dataclass, field
 from usernsctl._system.proc import owner_of, parent_namespace
@@ -136,8 +136,18 @@ def _read(directory: int, name: str) -> str:
         return os.fsdecode(file.read())
 
 
-def _in_order(found: dict[int, UserNamespace], inode: int) -> Iterator[UserNamespace]:
-    yield found[inode]
-    for one in sorted(found.values(), key=lambda one: one.inode):
-        if one.parent == inode:
-            yield from _in_order(found, one.inode)
+def by_parent(namespaces: Iterable[UserNamespace]) -> dict[int | None, list[UserNamespace]]:
+    """Those that are right below each namespace, by its number, and in the order of theirs."""
+    below: dict[int | None, list[UserNamespace]] = {}
+    for one in sorted(namespaces, key=lambda one: one.inode):
+        below.setdefault(one.parent, []).append(one)
+    return below
+
+
+def _in_order(found: dict[int, UserNamespace], own: int) -> Iterator[UserNamespace]:
+    below = by_parent(found.values())
+    left = [found[own]]
+    while left:
+        one = left.pop()
+        yield one
+        left += reversed(below.get(one.inode, []))

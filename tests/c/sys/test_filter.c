@@ -5,12 +5,24 @@
 
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <sched.h>
 #include <signal.h>
 #include <stddef.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 
 static volatile sig_atomic_t heard;
+
+static pid_t own;
+static int *elsewhere; /* how often a handler of ours ran in another process */
+
+static void hear_where(int number)
+{
+    (void)number;
+    if (getpid() != own)
+        __atomic_add_fetch(elsewhere, 1, __ATOMIC_SEQ_CST);
+}
 
 static void hear(int number)
 {
@@ -83,11 +95,61 @@ static int with_ignored_children(void *arg)
     return 0;
 }
 
+static _Noreturn void signal_all(void)
+{
+    pid_t parent = getppid();
+    signal(SIGUSR1, SIG_IGN);
+    while (getppid() == parent)
+        kill(0, SIGUSR1);
+    _exit(0);
+}
+
+/* A signal for a whole group, as a terminal sends it, is handled once. */
+static int with_signals(void *arg)
+{
+    struct un_error err;
+    (void)arg;
+    CHECK_INT(setpgid(0, 0), 0);
+    own = getpid();
+    elsewhere =
+        mmap(NULL, sizeof *elsewhere, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    CHECK(elsewhere != MAP_FAILED);
+    signal(SIGUSR1, hear_where);
+    filter(SYS_mount, SECCOMP_RET_ERRNO | 1);
+    pid_t sender = fork();
+    if (sender == 0)
+        signal_all();
+    for (int i = 0; i < 200; i++)
+        CHECK_OK(UN_SURVIVE(un_tried_mounts, &err), &err);
+    CHECK_INT(kill(sender, SIGKILL), 0);
+    CHECK_INT(wait_for(sender), 128 + SIGKILL);
+    CHECK_INT(*elsewhere, 0);
+    return 0;
+}
+
+/* A PID namespace ends with its first process, which is to be another one than ours. */
+static int with_children_elsewhere(void *arg)
+{
+    struct un_error err;
+    (void)arg;
+    CHECK_INT(unshare(CLONE_NEWUSER | CLONE_NEWPID), 0);
+    filter(SYS_mount, SECCOMP_RET_KILL_PROCESS);
+    CHECK_OK(UN_SURVIVE(un_tried_mounts, &err), &err);
+    pid_t first = fork();
+    CHECK(first >= 0);
+    if (first == 0)
+        _exit(getpid() == 1 ? 0 : 1);
+    CHECK_INT(wait_for(first), 0);
+    return 0;
+}
+
 int main(void)
 {
     unsigned killers[] = {SECCOMP_RET_KILL_PROCESS, SECCOMP_RET_KILL_THREAD, SECCOMP_RET_TRAP};
     CHECK_INT(forked(without_filter, NULL), 0);
     CHECK_INT(forked(with_refusal, NULL), 0);
+    CHECK_INT(forked(with_signals, NULL), 0);
+    CHECK_INT(forked(with_children_elsewhere, NULL), 0);
     for (size_t i = 0; i < COUNT(killers); i++) {
         CHECK_INT(forked(with_killer, &killers[i]), 0);
         CHECK_INT(forked(with_ignored_children, &killers[i]), 0);

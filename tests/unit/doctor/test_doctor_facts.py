@@ -197,6 +197,25 @@ def test_where_subordinate_ranges_come_from(tmp_path: Path) -> None:
     assert read(tmp_path).subordinate.source is None
 
 
+@pytest.mark.parametrize(
+    ("hard", "inherited"), [("50", True), ("1048576", False), ("unlimited", False), ("", False)]
+)
+def test_a_parent_is_who_this_process_has_its_limits_from(
+    tmp_path: Path, hard: str, inherited: bool
+) -> None:
+    """What systemd starts is limited alone: systemd's own limits are not what is to be changed."""
+    limits = "Limit  Soft  Hard  Units\nMax open files   50   {}  files\n"
+    plant(
+        tmp_path,
+        {
+            "proc/self/status": f"{STATUS}PPid:\t7\n",
+            "proc/self/limits": limits.format(50),
+            **({"proc/7/limits": limits.format(hard)} if hard else {}),
+        },
+    )
+    assert read(tmp_path).parent == (7 if inherited else 0)
+
+
 def test_limits_of_processes(tmp_path: Path) -> None:
     files = {
         "proc/self/limits": "Limit  Soft  Hard  Units\nMax processes   7   unlimited  processes\n",

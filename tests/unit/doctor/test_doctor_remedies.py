@@ -149,8 +149,18 @@ def test_a_runsc_that_is_there_is_named() -> None:
     assert closed_runsc(None) == "# only if it is a runsc, and as its owner: chmod a+rx /opt/runsc"
 
 
-def closed_runsc(system: str | None) -> str:
-    runsc = Runsc(cause="runsc-not-executable", refused="/opt/runsc", system=system)
+def test_root_lets_nobody_execute_what_others_write() -> None:
+    """USERNSCTL_RUNSC may name a file in /tmp, which is a mount of its own with noexec."""
+    wanted = "mount -o remount,bind,exec '/a b'"
+    assert closed_runsc("/a b/runsc", noexec="/a b") == wanted
+    text = closed_runsc(None, noexec="/tmp")
+    assert all(line.startswith("#") for line in text.splitlines())
+    text = closed_runsc(None, noexec="/tmp", other="/usr/bin/runsc")
+    assert text == "export USERNSCTL_RUNSC=/usr/bin/runsc"
+
+
+def closed_runsc(system: str | None, **more: Any) -> str:
+    runsc = Runsc(cause="runsc-not-executable", refused="/opt/runsc", system=system, **more)
     report, _ = examined(healthy(runsc=runsc), probes())
     cause = report.findings[0].cause
     assert cause is not None

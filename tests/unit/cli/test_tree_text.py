@@ -1,0 +1,37 @@
+"""How the user namespaces are drawn that were found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from usernsctl.cli import tree_text
+from usernsctl.namespaces.tree import Tree, UserNamespace
+
+
+class Counted(tuple[Any, ...]):
+    """Counts how often somebody goes through it."""
+
+    times = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        type(self).times += 1
+        return super().__iter__()
+
+
+def namespace(inode: int, parent: int | None) -> UserNamespace:
+    return UserNamespace(inode=inode, parent=parent, owner=0, uid=())
+
+
+def test_namespaces_are_below_their_parents() -> None:
+    made = (namespace(5, None), namespace(9, 5), namespace(3, 9), namespace(7, 5))
+    lines = tree_text.lines(Tree(namespaces=made, unseen=0), is_ascii=True)
+    assert [line for line in lines if line[-1].isdigit()] == ["|- 7", "`- 9", "   `- 3"]
+
+
+def test_many_namespaces_are_gone_through_a_few_times() -> None:
+    """Any user can make thousands, for root to look at."""
+    made = Counted([namespace(0, None), *(namespace(inode, 0) for inode in range(1, 100))])
+    lines = list(tree_text.lines(Tree(namespaces=made, unseen=0), is_ascii=True))
+    assert len(lines) == 300
+    assert Counted.times < 5
