@@ -150,6 +150,62 @@ def test_root_that_may_kill_it_is_told_of_and_stops_nobody(tally: Tally) -> None
                         tally.succeeded(f"it took {time.monotonic() - begin} seconds")
 
 
+# Lets anybody trace it, and so be the one who has to wait for it.
+WILLING = """
+import ctypes, time
+anybody = ctypes.c_ulong(-1)
+print(ctypes.CDLL(None).prctl(0x59616D61, anybody, 0, 0, 0), flush=True)
+time.sleep(1000)
+"""
+# Does so, and never waits.
+TRACER = """
+import ctypes, sys, time
+print(ctypes.CDLL(None).ptrace(0x4206, int(sys.argv[1]), None, None), flush=True)
+time.sleep(1000)
+"""
+# Counts how often it goes on after a stop, until it is told to say so.
+STOPPED = """
+import signal, sys
+counted = []
+signal.signal(signal.SIGCONT, lambda *_: counted.append(1))
+print("begun", flush=True)
+for line in sys.stdin:
+    print(len(counted), flush=True)
+"""
+
+
+def test_whoever_traces_what_is_killed_has_nobody_stopped(
+    host: un.SandboxHost, tally: Tally
+) -> None:
+    """It stays as long as its tracer does not wait for it; others are not to stand still for it."""
+
+    def command(code: str, *words: str) -> un.SandboxPopen[str]:
+        streams = {"stdin": un.PIPE, "stdout": un.PIPE}
+        started = box.popen([*PYTHON, code, *words], text=True, bufsize=1, **streams)
+        opened.enter_context(started)
+        opened.callback(started.kill)
+        return started
+
+    for _ in range(Tally.rounds(1, 10)):
+        with host.start(["sleep", "1000"]) as box, contextlib.ExitStack() as opened:
+            other, victim = command(STOPPED), command(WILLING)
+            assert (other.stdout.readline(), victim.stdout.readline()) == ("begun\n", "0\n")
+            tracer = command(TRACER, str(victim.pid))
+            assert tracer.stdout.readline() == "0\n"
+            tally.tried()
+            victim.kill_tree()
+            counts = []
+            # Before the end has come, others may have been stopped once or twice.
+            for _ in range(2):
+                time.sleep(1)
+                print(file=other.stdin, flush=True)
+                counts.append(int(other.stdout.readline()))
+            if counts[0] != counts[1]:
+                tally.succeeded(f"it was stopped {counts} times")
+            tracer.kill()
+            assert victim.wait(PATIENCE) == -signal.SIGKILL
+
+
 # What is there in the agent's place, and does what its first word says.
 LIAR = """#!/usr/bin/python3
 import array, os, socket, struct, sys, time

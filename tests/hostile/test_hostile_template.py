@@ -19,6 +19,10 @@ from processes import wait_until_gone
 from tally import Tally
 
 import usernsctl as un
+from usernsctl._system.state import Directory
+from usernsctl.gvisor.template import saved as saved_directories
+from usernsctl.gvisor.template import store
+from usernsctl.gvisor.template.record import TemplateRecord
 
 pytestmark = pytest.mark.userns_requires("runsc")
 
@@ -150,6 +154,55 @@ def test_links_are_not_followed(
     tally.tried()
     with pytest.raises(un.RunscError):
         un.Template.load(copy, host=host)
+
+
+def test_numbers_of_a_record_may_be_too_large(tally: Tally, saved: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(saved, copy)
+    options = json.loads((saved / "template.json").read_text())["options"]
+    for change in (
+        {"idmap": {**options["idmap"], "allow_single_id": 2**70}},
+        {"rlimits": [["RLIMIT_CORE", float("inf"), 0]]},
+    ):
+        put(copy, options={**options, **change})
+        tally.tried()
+        with pytest.raises(un.RunscError) as caught:
+            un.Template.load(copy)
+        assert caught.value.cause == "template-damaged"
+
+
+@pytest.mark.parametrize("replaces", [True, False])
+def test_one_that_is_removed_meanwhile_is_not_told_to_be_damaged(
+    tally: Tally,
+    host: un.SandboxHost,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    replaces: bool,
+) -> None:
+    """It is another one then, or none: never a part of one."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    read = saved_directories.read
+
+    def change(directory: Directory) -> TemplateRecord:
+        found = read(directory)
+        monkeypatch.setattr(saved_directories, "read", read)
+        if replaces:
+            store.keep(made, "some", replace=True)
+        else:
+            store.remove("some")
+        return found
+
+    with host.template(SCRIPT, ready="READY") as made:
+        store.keep(made, "some", replace=False)
+        monkeypatch.setattr(saved_directories, "read", change)
+        if replaces:
+            tally.tried()
+            un.Template.load(store.path_of("some"), host=host).close()
+            return
+        tally.tried()
+        with pytest.raises(un.RunscError) as caught:
+            un.Template.load(store.path_of("some"), host=host)
+        assert caught.value.cause == "no-such-template"
 
 
 # What runs in it.

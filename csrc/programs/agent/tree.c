@@ -27,8 +27,9 @@
 #define PROCESSES_MAX 8192
 /* gVisor has 65,536 tasks at most, Linux (for the tests) ids up to 4,194,304. */
 #define PIDS (1 << 22)
-/* So often all are killed that are found, before everything is stopped to find them; or if that
- * takes so long (in ms), as it does if very many want the processor. */
+/* So often all are killed that are found, before everything is stopped to find them, each time; or
+ * if that takes so long (in ms, and so much longer each time), as it does if very many want the
+ * processor. */
 #define ROUNDS_ALONE 3
 #define LOOK_TIME 50
 /* The clock is looked at once for so many processes. */
@@ -294,9 +295,32 @@ static void kill_children(void)
             kill(pid, SIGKILL);
 }
 
-/* False: there was no time for that. */
-static bool kill_found(int proc, int64_t end)
+/* Those that a look has found, as far as two looks can be compared. */
+struct found {
+    size_t count;
+    uint64_t pids; /* their sum */
+    bool rest;     /* all have ended, and were there before: whoever traces them does not wait */
+};
+
+static void compare(struct found *found, const struct look *look)
 {
+    struct found now = {.rest = true};
+    for (size_t i = 0; i < look->count; i++) {
+        const struct process *one = &look->processes[i];
+        if (!one->below)
+            continue;
+        now.count++;
+        now.pids += (uint64_t)one->pid;
+        now.rest = now.rest && is_ended(one);
+    }
+    now.rest = now.rest && now.count && now.count == found->count && now.pids == found->pids;
+    *found = now;
+}
+
+/* False: there was no time for that. */
+static bool kill_found(int proc, int64_t end, struct found *found)
+{
+    found->rest = false;
     if (milliseconds() > end)
         return false;
     struct look *look = look_below(proc, getpid(), end, NULL, NULL);
@@ -305,8 +329,10 @@ static bool kill_found(int proc, int64_t end)
         return true;
     }
     bool in_time = !look->is_late;
-    if (in_time)
+    if (in_time) {
         signal_below(look, 0, SIGKILL);
+        compare(found, look);
+    }
     forget(look);
     return in_time;
 }
@@ -314,12 +340,15 @@ static bool kill_found(int proc, int64_t end)
 void agent_kill_tree(int proc, const struct agent_killing *how)
 {
     long wait = SHORTEST_NAP;
+    struct found found = {.rest = false};
     for (int round = 0; how->reap(how->arg); round++) {
-        int64_t end = milliseconds() + LOOK_TIME;
+        int64_t end = milliseconds() + LOOK_TIME * (INT64_C(1) + round);
         if (how->group && !kill(-how->group, SIGKILL) && !how->reap(how->arg))
             return;
-        bool is_alone = round < ROUNDS_ALONE || !how->get_help;
-        bool in_time = is_alone && kill_found(proc, how->get_help ? end : INT64_MAX);
+        /* That others stand still does not end what only waits for its tracer. */
+        bool is_alone = found.rest || !how->get_help;
+        bool is_turn = is_alone || round % (ROUNDS_ALONE + 1) != ROUNDS_ALONE;
+        bool in_time = is_turn && kill_found(proc, is_alone ? INT64_MAX : end, &found);
         if (!how->reap(how->arg))
             return;
         if (!in_time)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from typing import TypeVar
 
 from usernsctl._system.opened import Untrusted, open_trusted
 from usernsctl._system.state import Directory, make_private
-from usernsctl.errors import NamespaceError
+from usernsctl.errors import NamespaceError, UsernsError
 from usernsctl.gvisor.template.errors import STEP, damaged, untrusted
 from usernsctl.gvisor.template.image import open_saved
 from usernsctl.gvisor.template.record import TemplateRecord
+
+_T = TypeVar("_T")
 
 #: In there: what is known of a template. All else are the files of its image.
 RECORD = "template.json"
@@ -22,6 +26,34 @@ def opened(path: str) -> Directory:
     :raises RunscError: there is none, or others could have written to it.
     """
     return Directory(open_saved(path), path, forbidden=0o077)
+
+
+def use(path: str, work: Callable[[Directory], _T]) -> _T:
+    """Do something with the directory of a saved template, and return what comes of it.
+
+    Where that fails since the template was removed, or another one has taken its place, it is done
+    with what is there now.
+
+    :param path: an absolute path.
+    :raises RunscError: there is none, or others could have written to it.
+    :raises UsernsError: what `work` raises.
+    """
+    while True:
+        with opened(path) as directory:
+            try:
+                return work(directory)
+            except UsernsError:
+                if _is_still(directory):
+                    raise
+
+
+def _is_still(directory: Directory) -> bool:
+    """Whether its path leads to it."""
+    try:
+        now = os.stat(directory.path, follow_symlinks=False)
+    except OSError:
+        return False
+    return os.path.samestat(now, os.fstat(directory.fd))
 
 
 def made(path: str) -> Directory:

@@ -88,14 +88,13 @@ def keep(template: Template, name: str, *, replace: bool, remedy: str | None = N
         temporary = f".{name}"
         template.save(f"{top.path}/{temporary}", remedy=remedy)
         # Whoever is killed while it removes the one has the other.
-        before = f".{name}~"
         if replace:
             with contextlib.suppress(FileNotFoundError):
-                os.rename(name, before, src_dir_fd=top.fd, dst_dir_fd=top.fd)
+                _set_aside(top, name)
         else:
             check_free(name)
         os.rename(temporary, name, src_dir_fd=top.fd, dst_dir_fd=top.fd)
-        _remove(top, before)
+        _remove(top, _aside(name))
 
 
 def kind_of(path: str) -> str:
@@ -103,8 +102,7 @@ def kind_of(path: str) -> str:
 
     :raises RunscError: there is none, it is not whole, or others could have written it.
     """
-    with saved.opened(path) as found:
-        return saved.read(found).kind
+    return saved.use(path, lambda found: saved.read(found).kind)
 
 
 def list_all() -> list[Named]:
@@ -137,7 +135,10 @@ def remove(name: str) -> None:
     path = path_of(name)
     is_there = False
     with contextlib.suppress(FileNotFoundError), _locked() as top:
-        is_there = _remove(top, name)
+        _open(top, name).close()
+        # At once: who loads it finds all of it, or that it is not there.
+        _set_aside(top, name)
+        is_there = _remove(top, _aside(name))
     if not is_there:
         raise RunscError(
             f"there is no template {name!r}", step=STEP, filename=path, cause="no-such-template"
@@ -156,17 +157,36 @@ def _look(top: Directory, name: str) -> Named:
     return Named(name=name, kind=kind, args=args, size=size, created=created)
 
 
+def _aside(name: str) -> str:
+    """What a template is called that is being removed: if nobody does, the next one does."""
+    return f".{name}~"
+
+
+def _set_aside(top: Directory, name: str) -> None:
+    os.rename(name, _aside(name), src_dir_fd=top.fd, dst_dir_fd=top.fd)
+
+
+def _open(top: Directory, name: str) -> Directory:
+    """Open what has this name.
+
+    :raises FileNotFoundError: there is nothing.
+    :raises RunscError: it is none of ours.
+    """
+    try:
+        return top.open(name)
+    except NamespaceError as error:
+        raise damaged(f"{top.path}/{name}", error.reason) from None
+
+
 def _remove(top: Directory, name: str) -> bool:
     """Remove what has this name; whether there was something.
 
     :raises RunscError: it is none of ours.
     """
     try:
-        one = top.open(name)
+        one = _open(top, name)
     except FileNotFoundError:
         return False
-    except NamespaceError as error:
-        raise damaged(f"{top.path}/{name}", error.reason) from None
     with one:
         top.remove_tree(one, name)
     return True

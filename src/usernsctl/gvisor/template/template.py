@@ -6,6 +6,7 @@ import os
 from typing import Any, NoReturn, Self, Unpack
 
 from usernsctl._records import dataclass, replace
+from usernsctl._system.state import Directory
 from usernsctl.commands.arguments import Args, StrOrBytesPath
 from usernsctl.errors import NamespaceError, UsernsError
 from usernsctl.gvisor import checks
@@ -257,32 +258,36 @@ def _absolute(directory: StrOrBytesPath) -> str:
 
 
 def _load(path: str, host: HostBase | None, kinds: tuple[str, ...]) -> Parts:
-    with saved.opened(path) as directory:
-        made = saved.read(directory)
-        if made.kind not in kinds:
-            raise wrong_kind(path, made.kind)
-        own = None
-        if host is None:
-            if made.options is None:
-                raise damaged(path, "it does not say where it can be started")
-            try:
-                host = own = HostBase(**record.arguments_from_json(made.options))
-            except (AttributeError, LookupError, TypeError, ValueError) as error:
-                if isinstance(error, UsernsError):
-                    raise
-                raise damaged(path, f"{saved.RECORD} makes no sense") from error
+    return saved.use(path, lambda directory: _load_from(directory, host, kinds))
+
+
+def _load_from(directory: Directory, host: HostBase | None, kinds: tuple[str, ...]) -> Parts:
+    path = directory.path
+    made = saved.read(directory)
+    if made.kind not in kinds:
+        raise wrong_kind(path, made.kind)
+    own = None
+    if host is None:
+        if made.options is None:
+            raise damaged(path, "it does not say where it can be started")
         try:
-            prepared = host.prepared
-            made.check(prepared)
-            image = Image(prepared)
-            try:
-                assert made.images is not None
-                image.load(directory.fd, path, made.images)
-            except BaseException:
-                image.close()
+            host = own = HostBase(**record.arguments_from_json(made.options))
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            if isinstance(error, UsernsError):
                 raise
+            raise damaged(path, f"{saved.RECORD} makes no sense") from error
+    try:
+        prepared = host.prepared
+        made.check(prepared)
+        image = Image(prepared)
+        try:
+            assert made.images is not None
+            image.load(directory.fd, path, made.images)
         except BaseException:
-            if own is not None:
-                own.close()
+            image.close()
             raise
+    except BaseException:
+        if own is not None:
+            own.close()
+        raise
     return Parts(host=host, record=made, image=image, is_own_host=own is not None)
