@@ -426,6 +426,18 @@ def _make_order(request: Request, ids: Ids, program: str) -> _Order:
     )
 
 
+def _higher(fd: int, given: contextlib.ExitStack) -> int:
+    """The same with a number that is no standard stream's: our own may be closed.
+
+    :param given: closes what is made for that.
+    """
+    if fd > 2:
+        return fd
+    made = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    given.callback(os.close, made)
+    return made
+
+
 def _prepare(namespace: Namespace, order: _Order) -> tuple[Prepared, int]:
     """Have a child inside make the root filesystem.
 
@@ -436,10 +448,10 @@ def _prepare(namespace: Namespace, order: _Order) -> tuple[Prepared, int]:
     with contextlib.ExitStack() as undo:
         text = undo.enter_context(_in_memory(order.launch.encode()))
         ours, theirs = map(undo.enter_context, socket.socketpair())
-        numbers = [text, theirs.fileno(), *sources]
-        done = namespace.run(
-            [_builder(), *map(str, numbers)], stdout=PIPE, stderr=PIPE, pass_fds=sorted({*numbers})
-        )
+        with contextlib.ExitStack() as given:
+            numbers = [_higher(fd, given) for fd in (text, theirs.fileno(), *sources)]
+            command = [_builder(), *map(str, numbers)]
+            done = namespace.run(command, stdout=PIPE, stderr=PIPE, pass_fds=sorted({*numbers}))
         theirs.close()
         _, fds = receive(ours, 1, 1)
         for fd in fds:
