@@ -1,4 +1,4 @@
-"""A host is made by a program whose own standard streams are closed."""
+"""A host and a sandbox are made by a program whose own standard streams are closed."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import usernsctl as un
 report = os.dup2(1, 50)
 for fd in map(int, sys.argv[1]):
     os.close(fd)
-with un.SandboxHost():
-    os.write(report, b"made")
+with un.SandboxHost() as host, host.start(["sleep", "1000"]) as box:
+    os.write(report, b"%d" % box.run(["sh", "-c", "exit 6"]).returncode)
 """
 
 
@@ -24,4 +24,4 @@ with un.SandboxHost():
 def test_standard_streams_may_be_closed_before(closed: str) -> None:
     command = [sys.executable, "-c", CLOSED, closed]
     done = subprocess.run(command, capture_output=True, timeout=60)
-    assert (done.returncode, done.stdout) == (0, b"made"), done.stderr
+    assert (done.returncode, done.stdout) == (0, b"6"), done.stderr

@@ -13,7 +13,7 @@ from typing import Any, NoReturn, Self, Unpack
 
 from usernsctl import _core, _programs, hardening
 from usernsctl._records import dataclass, replace
-from usernsctl._system.descriptors import Shared, receive
+from usernsctl._system.descriptors import Shared, not_standard, receive
 from usernsctl._system.opened import Opened
 from usernsctl._system.state import state_directory
 from usernsctl.commands.popen import PIPE, CompletedProcess
@@ -426,18 +426,6 @@ def _make_order(request: Request, ids: Ids, program: str) -> _Order:
     )
 
 
-def _higher(fd: int, given: contextlib.ExitStack) -> int:
-    """The same with a number that is no standard stream's: our own may be closed.
-
-    :param given: closes what is made for that.
-    """
-    if fd > 2:
-        return fd
-    made = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
-    given.callback(os.close, made)
-    return made
-
-
 def _prepare(namespace: Namespace, order: _Order) -> tuple[Prepared, int]:
     """Have a child inside make the root filesystem.
 
@@ -449,7 +437,7 @@ def _prepare(namespace: Namespace, order: _Order) -> tuple[Prepared, int]:
         text = undo.enter_context(_in_memory(order.launch.encode()))
         ours, theirs = map(undo.enter_context, socket.socketpair())
         with contextlib.ExitStack() as given:
-            numbers = [_higher(fd, given) for fd in (text, theirs.fileno(), *sources)]
+            numbers = [not_standard(fd, given) for fd in (text, theirs.fileno(), *sources)]
             command = [_builder(), *map(str, numbers)]
             done = namespace.run(command, stdout=PIPE, stderr=PIPE, pass_fds=sorted({*numbers}))
         theirs.close()
