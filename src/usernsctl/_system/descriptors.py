@@ -37,6 +37,21 @@ def wait_readable(*fds: int, timeout: float | None = None) -> bool:
     return bool(poll.poll(math.ceil(max(timeout, 0) * 1000)))
 
 
+def not_standard(fd: int, given: contextlib.ExitStack) -> int:
+    """The same with a number that is no standard stream's: our own may be closed.
+
+    :param given: closes what is made for that.
+    :raises OSError: there are no descriptors left.
+    """
+    import fcntl
+
+    if fd > 2:
+        return fd
+    made = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    given.callback(os.close, made)
+    return made
+
+
 def receive(connection: socket.socket, size: int, count: int) -> tuple[bytes, list[int]]:
     """Receive up to `size` bytes, and up to `count` descriptors, which are the caller's to close.
 

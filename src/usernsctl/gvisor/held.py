@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from usernsctl import hardening
-from usernsctl._system.descriptors import wait_readable
+from usernsctl._system.descriptors import not_standard, wait_readable
 from usernsctl.commands import aio
 from usernsctl.commands.popen import Popen, TimeoutExpired
 from usernsctl.commands.target import Joinable, Target
@@ -107,23 +107,20 @@ class Held:
         try:
             creator = os.pidfd_open(os.getpid())
             ready, theirs = os.pipe()
-            init = [
-                host.prepared.program("usernsctl-init"),
-                str(creator),
-                str(theirs),
-                files.pid_file,
-            ]
-            self.popen = Popen[bytes](
-                [*init, *files.command(state)],
-                namespace=Confined(host.namespace, host.restrictions, mount_proc=True),
-                mount=True,
-                pid=True,
-                pass_fds=[creator, theirs],
-                env=host.environ,
-                cwd="/",
-                umask=PRIVATE_UMASK,
-                **how,
-            )
+            with contextlib.ExitStack() as given:
+                fds = [not_standard(fd, given) for fd in (creator, theirs)]
+                init = [host.prepared.program("usernsctl-init"), *map(str, fds), files.pid_file]
+                self.popen = Popen[bytes](
+                    [*init, *files.command(state)],
+                    namespace=Confined(host.namespace, host.restrictions, mount_proc=True),
+                    mount=True,
+                    pid=True,
+                    pass_fds=fds,
+                    env=host.environ,
+                    cwd="/",
+                    umask=PRIVATE_UMASK,
+                    **how,
+                )
             try:
                 os.close(theirs)
                 theirs = -1

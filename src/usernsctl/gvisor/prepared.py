@@ -13,7 +13,7 @@ from typing import Any, NoReturn, Self, Unpack
 
 from usernsctl import _core, _programs, hardening
 from usernsctl._records import dataclass, replace
-from usernsctl._system.descriptors import Shared, receive
+from usernsctl._system.descriptors import Shared, not_standard, receive
 from usernsctl._system.opened import Opened
 from usernsctl._system.state import state_directory
 from usernsctl.commands.popen import PIPE, CompletedProcess
@@ -436,10 +436,10 @@ def _prepare(namespace: Namespace, order: _Order) -> tuple[Prepared, int]:
     with contextlib.ExitStack() as undo:
         text = undo.enter_context(_in_memory(order.launch.encode()))
         ours, theirs = map(undo.enter_context, socket.socketpair())
-        numbers = [text, theirs.fileno(), *sources]
-        done = namespace.run(
-            [_builder(), *map(str, numbers)], stdout=PIPE, stderr=PIPE, pass_fds=sorted({*numbers})
-        )
+        with contextlib.ExitStack() as given:
+            numbers = [not_standard(fd, given) for fd in (text, theirs.fileno(), *sources)]
+            command = [_builder(), *map(str, numbers)]
+            done = namespace.run(command, stdout=PIPE, stderr=PIPE, pass_fds=sorted({*numbers}))
         theirs.close()
         _, fds = receive(ours, 1, 1)
         for fd in fds:

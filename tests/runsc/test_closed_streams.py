@@ -1,0 +1,27 @@
+"""A host and a sandbox are made by a program whose own standard streams are closed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+# In the place of what is closed there are descriptors of the host's own making.
+CLOSED = """
+import os, sys
+import usernsctl as un
+
+report = os.dup2(1, 50)
+for fd in map(int, sys.argv[1]):
+    os.close(fd)
+with un.SandboxHost() as host, host.start(["sleep", "1000"]) as box:
+    os.write(report, b"%d" % box.run(["sh", "-c", "exit 6"]).returncode)
+"""
+
+
+@pytest.mark.parametrize("closed", ["0", "1", "2", "01", "12", "012"])
+def test_standard_streams_may_be_closed_before(closed: str) -> None:
+    command = [sys.executable, "-c", CLOSED, closed]
+    done = subprocess.run(command, capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, b"6"), done.stderr
