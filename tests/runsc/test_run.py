@@ -185,7 +185,11 @@ def test_hardening_can_be_left_out(usernsctl: Program) -> None:
 
 def test_a_terminal_passes_signals_on(usernsctl: Program) -> None:
     ours, theirs = os.openpty()
-    script = 'trap "echo caught; exit 9" TERM; test -t 1 && echo ready; while :; do sleep 0.1; done'
+    # A moment after the start of the command, runsc begins to pass signals on.
+    script = (
+        'trap "echo caught; exit 9" TERM; sleep 1; test -t 1 && echo ready; '
+        "while :; do sleep 0.1; done"
+    )
     with subprocess.Popen(
         [usernsctl.path, "run", "--", "sh", "-c", script],
         stdin=theirs,

@@ -45,7 +45,7 @@ _GRACE = 3.0
 
 _FULL = (errno.ENOSPC, errno.EUSERS)
 _FULL_TEXTS = ("no space left on device",)
-_PAUSES = (0.05, 0.2, 0.8)  # seconds
+_PAUSES = (0.05, 0.2, 0.8, 2.0)  # seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
