@@ -28,6 +28,8 @@ from table import ENVIRONMENTS, Environment
 
 CLONE_NEWPID = 0x20000000
 SECONDS_TO_GO = 5
+# So often it is looked for orphans.
+SECONDS_TO_LOOK = 0.02
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 USERNSCTL = str(SCRIPTS / "usernsctl")
 OUTPUT_MAX = 1 << 20
@@ -101,6 +103,18 @@ def start(environment: Environment, words: list[str]) -> tuple[int, dict[int, by
     return pid, {pipe: bytearray() for pipe, _ in pipes}
 
 
+def collect_others(pid: int) -> None:
+    """Collect the orphans that have ended, as process 1 does: until then they count for limits."""
+    while True:
+        try:
+            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return
+        if found is None or found.si_pid == pid:
+            return
+        os.waitpid(found.si_pid, 0)
+
+
 def wait(pid: int, outputs: dict[int, bytearray], seconds: float) -> int | None:
     """The status of the child; ``None``: it had not ended in time."""
     deadline = time.monotonic() + seconds
@@ -108,7 +122,9 @@ def wait(pid: int, outputs: dict[int, bytearray], seconds: float) -> int | None:
     left = {pidfd, *outputs}
     # What has been left open at its end is read below.
     while pidfd in left and time.monotonic() < deadline:
-        ready, _, _ = select.select(left, [], [], max(0.0, deadline - time.monotonic()))
+        rest = max(0.0, deadline - time.monotonic())
+        ready, _, _ = select.select(left, [], [], min(rest, SECONDS_TO_LOOK))
+        collect_others(pid)
         for one in ready:
             chunk = b"" if one == pidfd else os.read(one, 65536)
             if chunk:
