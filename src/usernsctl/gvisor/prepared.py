@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import fcntl
+import functools
 import os
 import socket
 import stat
@@ -31,7 +32,7 @@ from usernsctl.gvisor.decide import (
 from usernsctl.gvisor.inherited import with_command, without_command
 from usernsctl.gvisor.look import descriptors, gather, resolve
 from usernsctl.gvisor.place import Ids
-from usernsctl.gvisor.releases import release_of
+from usernsctl.gvisor.releases import Release, release_of
 from usernsctl.gvisor.request import Request
 from usernsctl.gvisor.rootfs import refuse_state
 from usernsctl.gvisor.steps import Launch, Record, completed, record
@@ -103,6 +104,11 @@ class PreparedNamespace:
             undo.pop_all()
         self._shared = Shared("the host", [self.directory])
 
+    @functools.cached_property
+    def _release(self) -> Release:
+        """That of runsc. Where no answer can be kept, each question starts it once more."""
+        return release_of(self.runsc)
+
     def config_for(
         self,
         args: Iterable[str] | None,
@@ -145,7 +151,7 @@ class PreparedNamespace:
             process["cwd"] = cwd
         if args is None:
             options = ["--outlives"] if outlives else []
-            without_command(wanted, release_of(self.runsc), AGENT_INSIDE, *options)
+            without_command(wanted, self._release, AGENT_INSIDE, *options)
         else:
             with_command(wanted)
         if self.request.verify and args is not None:
@@ -461,8 +467,7 @@ def _prepare(namespace: Namespace, order: _Order) -> tuple[Prepared, int]:
 def _check_place_of_agent(prepared: Prepared, directory: int) -> None:
     """Check what a root filesystem has where the agent is mounted.
 
-    runsc would wait for ever for whoever opens the other end of a FIFO, and a link would have the
-    agent cover another file.
+    A link would have the agent cover another file. A FIFO is refused before, as for every bind.
 
     :param directory: the one for the files of the sandboxes.
     :raises BundleError: it is neither a regular file nor nothing.
