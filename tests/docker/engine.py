@@ -189,17 +189,18 @@ def make_base(engine: Engine, image: str, suite: str) -> None:
             raise EngineError(f"docker import: {done.stderr}")
 
 
-def build(engine: Engine, target: str, image: str, base: str) -> None:
+def build(engine: Engine, target: str, image: str, base: str, *options: str) -> None:
     """Build a target of Dockerfile.gvisor, trusting the certificates that pip trusts here.
 
+    :param options: others of `docker build`.
     :raises EngineError: it can't be built.
     """
-    options = [f"--target={target}", f"--tag={image}", f"--build-arg=BASE={base}"]
+    named = [f"--target={target}", f"--tag={image}", f"--build-arg=BASE={base}", *options]
     certificates = os.environ.get("PIP_CERT") or os.environ.get("SSL_CERT_FILE")
     if certificates:
-        options.append(f"--secret=id=ca,src={certificates}")
+        named.append(f"--secret=id=ca,src={certificates}")
     # There is no other network that a build of this engine's could have.
-    engine.must("build", "--network=host", "--file=Dockerfile.gvisor", *options, ".")
+    engine.must("build", "--network=host", "--file=Dockerfile.gvisor", *named, ".")
 
 
 def hand_over(images: Sequence[str], source: Engine, target: Engine) -> None:

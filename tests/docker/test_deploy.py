@@ -18,7 +18,7 @@ import yaml
 from tally import Tally
 
 from docker.conftest import BASE, CONNECTOR, PRELUDE, PRELUDE_PYTHON, USER
-from docker.engine import TREE, Engine, started
+from docker.engine import TREE, Engine, build, started
 from docker.matrix import NO_NEW_PRIVILEGES, SECCOMP
 
 KUBERNETES = TREE / "deploy" / "kubernetes"
@@ -225,19 +225,23 @@ def test_the_engine_s_settings_are_enough(plain: Engine, tmp_path: Path) -> None
 
 RECIPE = re.compile(r"^```dockerfile\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 RECIPE_IMAGE = "usernsctl-test/recipe"
+PRELUDE_AGAIN = "usernsctl-test/prelude-again"
 PROTECTED = ["--cap-drop=ALL", NO_NEW_PRIVILEGES, SECCOMP]
 SHOW_VERSION = "#!/bin/sh\nexec cat /proc/version\n"
 
 
-def build_recipe(plain: Engine, page: str, begin: str, context: Path) -> None:
+def build_recipe(
+    plain: Engine, page: str, begin: str, context: Path, prelude: str = PRELUDE
+) -> None:
     """Build the image of the one Dockerfile in a page that begins so.
 
     :param context: the directory that it is built from, which also has a program named so.
+    :param prelude: the image that the page calls so.
     """
     recipes = RECIPE.findall((TREE / page).read_text())
     (recipe,) = [one for one in recipes if one.startswith(begin)]
     assert isinstance(recipe, str)
-    images = {"my-image": BASE, "prelude": PRELUDE, "prelude-python": PRELUDE_PYTHON}
+    images = {"my-image": BASE, "prelude": prelude, "prelude-python": PRELUDE_PYTHON}
     named = re.compile(r"(?<=FROM |from=)(my-image|prelude-python|prelude)\b")
     (context / "Dockerfile").write_text(named.sub(lambda found: images[found[0]], recipe))
     program = context / "program"
@@ -265,6 +269,17 @@ def test_an_image_is_made_as_documented(
     done = plain("run", "--rm", *PROTECTED, RECIPE_IMAGE)
     assert done.returncode == 0, done.stderr
     assert "Jan 10 15:06:54 PST 2016" in done.stdout
+
+
+@pytest.mark.timeout(900)
+def test_an_image_is_made_again_once_prelude_was(plain: Engine, tmp_path: Path) -> None:
+    """The engine takes the programs, which are the same, from its cache; the launches are new."""
+    recipe = ("docs/docker.md", "FROM my-image\n")
+    build_recipe(plain, *recipe, tmp_path)
+    build(plain, "prelude", PRELUDE_AGAIN, BASE, "--no-cache-filter=build,launches")
+    build_recipe(plain, *recipe, tmp_path, prelude=PRELUDE_AGAIN)
+    done = plain("run", "--rm", *PROTECTED, RECIPE_IMAGE)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.timeout(600)

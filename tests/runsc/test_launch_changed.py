@@ -127,7 +127,7 @@ def make_directory(path: Path) -> None:
 
 
 RUNSC = {
-    "touched": (os.utime, "was changed since the launch was made"),
+    "touched": (os.utime, "was changed at"),
     "closed": (lambda path: path.chmod(0o700), "has the mode 100700; it was 100755"),
     "not executable": (lambda path: path.chmod(0o644), "has the mode 100644; it was 100755"),
     "another": (write_script, "has 19 bytes; it had "),

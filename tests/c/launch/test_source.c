@@ -155,7 +155,7 @@ static int what_is_assumed_is_checked(void *arg)
     write_assumption(line, 1, 0, 0);
     refuses(LINES(line, remedy, source), 0, "launch-outdated", "has 5 bytes; it had 6");
     write_assumption(line, 0, 1, 0);
-    refuses(LINES(line, remedy, source), 0, "launch-outdated", "was changed since");
+    refuses(LINES(line, remedy, source), 0, "launch-outdated", "was changed at");
     write_assumption(line, 0, 0, 0100);
     refuses(LINES(line, remedy, source), 0, "launch-outdated", "the mode 100644; it was 100744");
     /* A layer of an image has cut it off. */
@@ -163,7 +163,7 @@ static int what_is_assumed_is_checked(void *arg)
     CHECK_INT(utimensat(AT_FDCWD, "file", whole, 0), 0);
     opens(LINES(line, remedy, source), "/tmp/file");
     write_assumption(line, 0, 1000000000, 0);
-    refuses(LINES(line, remedy, source), 0, "launch-outdated", "was changed since");
+    refuses(LINES(line, remedy, source), 0, "launch-outdated", "was changed at");
     CHECK_INT(unlink("file"), 0);
     refuses(LINES(line, remedy), 0, "launch-outdated", "/tmp/file, which it was made for");
     return 0;
