@@ -128,7 +128,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Say that all tests were run: for a test that executes a program in place of pytest, none are.
 
-    `$USERNSCTL_SESSION_ENDED` names the file for that (tools/test-users).
+    `$USERNSCTL_SESSION_ENDED` names the file for that (tools/to-the-end).
     """
     file = os.environ.get("USERNSCTL_SESSION_ENDED")
     if file and not hasattr(session.config, "workerinput"):
