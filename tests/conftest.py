@@ -172,6 +172,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.each_user)
 
 
+def pytest_collection_finish() -> None:
+    # The tests themselves stay: a look for what they leave need not go through them each time.
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def cleanliness(request: pytest.FixtureRequest) -> None:
     if directory_of(request.path) in REQUIRED:
