@@ -44,6 +44,8 @@ REQUIRED = {
     "kernel": ["userns"],
     "runsc": ["userns", "runsc"],
 }
+# Directories whose tests are the same whoever runs them, but for those with the mark each_user.
+FOR_ANYBODY = {"fuzz", "unit"}
 # Directories whose tests don't mind others beside them.
 PARALLEL = {"environments", "fuzz", "kernel", "runsc", "unit"}
 
@@ -170,7 +172,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.userns_requires(*words))
         if directory in PARALLEL:
             item.add_marker(pytest.mark.parallel)
-        if directory != "unit":
+        if directory not in FOR_ANYBODY:
             item.add_marker(pytest.mark.each_user)
 
 
