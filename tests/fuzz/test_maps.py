@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from itertools import pairwise
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -79,6 +80,7 @@ def joined(extents: Iterable[Iterable[int]]) -> list[tuple[int, ...]]:
     return result
 
 
+@pytest.mark.each_user
 @without_deadline
 @given(st.lists(EXTENTS, max_size=8), st.lists(EXTENTS, max_size=8))
 def test_a_map_is_planned_as_given_or_refused(
@@ -104,6 +106,7 @@ def test_a_map_is_planned_as_given_or_refused(
         assert joined(planned.gid) == joined(gids)
 
 
+@pytest.mark.each_user
 @without_deadline
 @given(st.lists(st.tuples(*[st.integers(-(2**70), 2**70)] * 3), max_size=3))
 def test_numbers_of_any_size_are_no_crash(extents: list[tuple[int, int, int]]) -> None:

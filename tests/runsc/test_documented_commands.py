@@ -148,24 +148,45 @@ def make_rootfs(directory: Path) -> None:
         shutil.copy(path, target)
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    """A home with what the pages say that the reader has."""
-    made = tmp_path / "home"
+@pytest.fixture(scope="module")
+def pattern(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with what the pages say that the reader has, but for bundles' configurations."""
+    made = tmp_path_factory.mktemp("pattern") / "home"
     for directory in ("data", "results", "venv/bin", ".pyenv/versions/3.12/bin"):
         (made / directory).mkdir(parents=True)
     (made / "data" / "numbers").write_text("1 2 3\n")
     (made / "results" / "sizes").write_text("6 /data/numbers\n")
     (made / "script.py").write_text("print('hello')\n")
     (made / "error.txt").write_text("unshare: unshare failed: Operation not permitted\n")
-    python = made / ".pyenv" / "versions" / "3.12" / "bin" / "python3.12"
-    shutil.copy("/bin/true", python)
-    (made / "venv" / "bin" / "python").symlink_to(python)
-    tool = made / "venv" / "bin" / "tool"
-    tool.write_text(f"#!{made}/venv/bin/python\n")
-    tool.chmod(0o755)
+    shutil.copy("/bin/true", made / ".pyenv" / "versions" / "3.12" / "bin" / "python3.12")
     for bundle in ("web", "bundle"):
         make_rootfs(made / bundle / "rootfs")
+    return made
+
+
+@pytest.fixture(scope="module")
+def configs(pattern: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The configuration of each of its bundles."""
+    found = {}
+    for bundle, command in (("web", ["true"]), ("bundle", ["sleep", "100"])):
+        found[bundle] = tmp_path_factory.mktemp("configs") / "config.json"
+        init = ["bundle", "init", bundle, "--rootfs", f"{bundle}/rootfs", "--", *command]
+        done = execute([str(SCRIPTS / "usernsctl"), *init], pattern, dict(os.environ))
+        assert done.returncode == 0, done.stderr
+        (pattern / bundle / "config.json").rename(found[bundle])
+    return found
+
+
+@pytest.fixture
+def home(pattern: Path, tmp_path: Path) -> Path:
+    """One of a test's own."""
+    made = tmp_path / "home"
+    shutil.copytree(pattern, made)
+    python = made / "venv" / "bin" / "python"
+    python.symlink_to(made / ".pyenv" / "versions" / "3.12" / "bin" / "python3.12")
+    tool = python.with_name("tool")
+    tool.write_text(f"#!{python}\n")
+    tool.chmod(0o755)
     return made
 
 
@@ -214,12 +235,11 @@ def cases() -> Iterator[object]:
 @pytest.mark.timeout(2 * SECONDS)
 @pytest.mark.parametrize("block", list(cases()))
 def test_documented_block_runs_as_written(
-    block: Block, home: Path, environ: dict[str, str]
+    block: Block, home: Path, environ: dict[str, str], configs: dict[str, Path]
 ) -> None:
     if "bundle init" not in block.script:
-        for bundle, command in (("web", "true"), ("bundle", "sleep 100")):
-            init = f"usernsctl bundle init {bundle} --rootfs {bundle}/rootfs -- {command}"
-            assert shell(init, home, environ).returncode == 0
+        for bundle, config in configs.items():
+            shutil.copy(config, home / bundle)
     if block.name in AFTER:
         (before,) = (each.script for each in BLOCKS if each.name == AFTER[block.name])
         assert shell(before, home, environ).returncode == 0

@@ -15,7 +15,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
 from usernsctl import _programs
@@ -45,6 +45,12 @@ _GRACE = 3.0
 
 _FULL = (errno.ENOSPC, errno.EUSERS)
 _FULL_TEXTS = ("no space left on device",)
+# The steps that make a namespace of each kind, whatever else is so.
+_MAKERS = {
+    "user": ("unshare-user", "runsc"),
+    "mnt": ("namespaces", "mount", "mount-proc", "runsc"),
+    **dict.fromkeys(("net", "pid", "ipc", "uts"), ("namespaces", "runsc")),
+}
 _PAUSES = (0.05, 0.2, 0.8, 2.0)  # seconds
 
 
@@ -104,11 +110,14 @@ def steps(facts: Facts, *, runsc: bool) -> tuple[Step, ...]:
     return tuple(found)
 
 
-def try_steps(wanted: Iterable[Step], deadline: float) -> dict[str, Probe]:
+def try_steps(
+    wanted: Iterable[Step], deadline: float, vain: Mapping[str, Container[str]] | None = None
+) -> dict[str, Probe]:
     """Try them, one after the other.
 
     :param deadline: as :func:`time.monotonic` counts. What has not ended by then is killed, with
         all that it has started.
+    :param vain: by cause, the steps that can't succeed a little later if it is why they fail.
     :raises CommandError: the program that tries them is missing.
     """
     results: dict[str, Probe] = {}
@@ -119,7 +128,7 @@ def try_steps(wanted: Iterable[Step], deadline: float) -> dict[str, Probe]:
             detail = f"{broken[0]} must work first"
             results[step.name] = Probe(name=step.name, outcome="skipped", detail=detail)
             continue
-        probe = _try_often(step, deadline)
+        probe = _try_often(step, deadline, vain or {})
         if probe.name == START:
             results[START] = probe
             probe = Probe(name=step.name, outcome="skipped", detail=f"{START} must work first")
@@ -127,15 +136,17 @@ def try_steps(wanted: Iterable[Step], deadline: float) -> dict[str, Probe]:
     return results
 
 
-def _try_often(step: Step, deadline: float) -> Probe:
+def _try_often(step: Step, deadline: float, vain: Mapping[str, Container[str]]) -> Probe:
     """Try one, and again if a limit was hit.
 
-    The kernel removes namespaces some time after their end: those of earlier probes may count.
+    The kernel removes namespaces some time after their end: those of earlier probes may count. A
+    limit of 0 has none of them to wait for.
     """
     for pause in (*_PAUSES, None):
         probe = _try(step, max(0.0, deadline - time.monotonic()) * _SHARE)
         full = probe.errno in _FULL or any(text in probe.detail for text in _FULL_TEXTS)
-        if pause is None or not full or time.monotonic() + pause > deadline:
+        is_vain = not full or step.name in vain.get(probe.cause or "", ())
+        if pause is None or is_vain or time.monotonic() + pause > deadline:
             break
         time.sleep(pause)
     return probe
@@ -247,7 +258,12 @@ def try_all(facts: Facts, *, runsc: bool = True, seconds: float = DEADLINE) -> d
     :raises CommandError: the program that tries the steps is missing.
     """
     wanted = steps(facts, runsc=runsc)
-    tried = try_steps(wanted, time.monotonic() + seconds)
+    vain = {
+        f"max-{kind}-namespaces": makers
+        for kind, makers in _MAKERS.items()
+        if facts.sysctls.get(f"user/max_{kind}_namespaces") == 0
+    }
+    tried = try_steps(wanted, time.monotonic() + seconds, vain)
     return {name: tried[name] for name in (START, *(s.name for s in wanted)) if name in tried}
 
 

@@ -178,3 +178,19 @@ def test_every_step_comes_after_those_it_needs() -> None:
         seen.add(step.name)
     assert "cgroup" in seen
     assert "cgroup" not in {step.name for step in steps(Facts(), runsc=True)}
+
+
+@pytest.mark.parametrize(
+    ("vain", "tries"),
+    [({}, 3), ({"max-uts-namespaces": ("one",)}, 1), ({"max-uts-namespaces": ("two",)}, 3)],
+)
+def test_a_limit_is_waited_for_unless_that_is_vain(
+    vain: dict[str, tuple[str, ...]], tries: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("usernsctl.doctor.probes._PAUSES", (0.0, 0.0))
+    log = tmp_path / "tries"
+    full = f"echo >>{log}; printf '28\\tclone\\tmax-uts-namespaces\\tfull'; exit 1"
+    step = Step(name="one", words=("--", "/bin/sh", "-c", full))
+    probe = try_steps([step], soon(), vain)["one"]
+    assert (probe.errno, probe.cause) == (errno.ENOSPC, "max-uts-namespaces")
+    assert log.read_text().count("\n") == tries
