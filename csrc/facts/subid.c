@@ -141,7 +141,8 @@ int un_subid_read(const char *path, const char *user, uint32_t uid, struct un_ra
         if (errno == ENOENT)
             return 0;
         un_fail_errno(err, UN_STEP_SUBID, path);
-        err->cause = "subid-file-unreadable";
+        err->cause =
+            errno == EINVAL || errno == EISDIR ? "subid-not-a-file" : "subid-file-unreadable";
         return -1;
     }
     int failed = for_each_line(&lines, &reader, read_ours, err);

@@ -28,7 +28,7 @@ from usernsctl.doctor.facts import (
     SecurityModules,
     Subordinate,
 )
-from usernsctl.doctor.remedies import RANGE_COUNT, RANGE_FIRST
+from usernsctl.doctor.free_ids import RANGE_COUNT, free_ids
 from usernsctl.errors import HardeningError, RunscError
 from usernsctl.gvisor import runsc
 from usernsctl.gvisor.releases import release_of
@@ -91,6 +91,13 @@ class Tree:
         except OSError:
             return False
         return False
+
+    def is_no_file(self, path: str) -> bool:
+        """Whether something is there that is no regular file."""
+        try:
+            return not stat.S_ISREG(os.stat(self.path(path)).st_mode)
+        except OSError:
+            return False
 
     def exists(self, path: str) -> bool:
         """Whether there is such a file, and this process can see it."""
@@ -284,12 +291,13 @@ def read_facts(root: str = "/", environ: Mapping[str, str] | None = None) -> Fac
     mountinfo = tree.text("proc/self/mountinfo")
     points = _mounts(mountinfo or "")
     namespaces = _namespaces(tree)
+    ids = _ids(tree, status)
     return Facts(
         has_proc=bool(status.fields),
         supported=not tree.is_absent("proc/self/ns/user") if status.fields else None,
         initial=namespaces["user"] == _INITIAL if "user" in namespaces else None,
         kernel=_kernel(tree),
-        ids=_ids(tree, status),
+        ids=ids,
         privileges=_privileges(status, live=tree.is_real),
         namespaces=namespaces,
         threads=status.number("Threads", 10) or 1,
@@ -300,7 +308,7 @@ def read_facts(root: str = "/", environ: Mapping[str, str] | None = None) -> Fac
         mounts=points,
         container=read_container(tree, environ, points if mountinfo is not None else None),
         helpers={name: _helper(tree, name, environ, points) for name in HELPERS},
-        subordinate=_subordinate(tree, status),
+        subordinate=_subordinate(tree, status, ids),
         cgroup=read_cgroup(tree),
         devices={path: _device(tree, path) for path in DEVICES},
         runsc=_runsc(tree, environ, points) if tree.is_real else None,
@@ -481,7 +489,10 @@ def _mount_point(path: str, points: Mapping[str, tuple[str, ...]]) -> str:
     return path
 
 
-def _subordinate(tree: Tree, status: _Status) -> Subordinate:
+_RANGES = ("etc/subuid", "etc/subgid")
+
+
+def _subordinate(tree: Tree, status: _Status, ids: Ids) -> Subordinate:
     source = None
     for line in (tree.text("etc/nsswitch.conf") or "").split("\n"):
         name, _, value = line.partition(":")
@@ -490,16 +501,19 @@ def _subordinate(tree: Tree, status: _Status) -> Subordinate:
     uid, gid = status.number("Uid", 10, 1), status.number("Gid", 10, 1)
     lines = (tree.text("etc/subgid") or "").split("\n")
     entries = () if uid == gid else tuple(ln for ln in lines if ln.startswith(f"{gid}:"))
+    free, count = _free(tree, ids) or (None, RANGE_COUNT)
     return Subordinate(
         source=None if source == "files" else source,
         user=_user(tree, uid),
-        free=_free(tree),
+        free=free,
+        free_count=count,
         gid_entries=entries,
         unreadable=tuple(
             f"/{path}"
-            for path in ("etc/passwd", "etc/subuid", "etc/subgid")
+            for path in ("etc/passwd", *_RANGES)
             if tree.text(path) is None and not tree.is_absent(path)
         ),
+        no_files=tuple(f"/{path}" for path in _RANGES if tree.is_no_file(path)),
     )
 
 
@@ -511,34 +525,13 @@ def _user(tree: Tree, uid: int | None) -> str | None:
     return None
 
 
-def _free(tree: Tree) -> int | None:
-    """Behind all ranges that anybody has: uids and gids get the same, as useradd(8) does it."""
-    first, last = RANGE_FIRST, 2**32 - 1
-    for path in ("etc/subuid", "etc/subgid"):
-        text = tree.text(path)
-        if text is None and not tree.is_absent(path):
+def _free(tree: Tree, ids: Ids) -> tuple[int, int] | None:
+    texts = {path: tree.text(path) for path in _RANGES}
+    for path, text in texts.items():
+        if text is None and not tree.is_absent(path) and not tree.is_no_file(path):
             return None
-        for line in (text or "").split("\n"):
-            words = line.split(":")[1:]
-            start, count = map(_number, words) if len(words) == 2 else (None, None)
-            if start is None or count is None:
-                continue
-            # newuidmap grants what is left of one that goes past the last id there is.
-            if start + count < 2**32:
-                first = max(first, start + count)
-            else:
-                last = min(last, start)
-    return first if first + RANGE_COUNT <= last else None
-
-
-def _number(word: str) -> int | None:
-    """A number as those read it who grant ranges: with a 0 first, it is octal, as in C."""
-    text = word.strip(" \t").removeprefix("+")
-    octal = text.isdecimal() and text.startswith("0")
-    try:
-        return int(text, 8 if octal else 0)
-    except ValueError:
-        return None
+    users = [tree.text(path) or "" for path in ("etc/passwd", "etc/group")]
+    return free_ids([text or "" for text in texts.values()], users, ids)
 
 
 def _device(tree: Tree, path: str) -> Device:
