@@ -307,7 +307,7 @@ static void what_is_no_file_is_not_read(void)
             int failed = un_facts_read_ranges(&facts, &place.sources, &err);
             CHECK_INT(failed, i < 2 ? -1 : 0);
             if (failed)
-                CHECK_TEXT(err.cause, "subid-file-unreadable");
+                CHECK_TEXT(err.cause, "subid-not-a-file");
             remove_place(&place);
         }
 }
