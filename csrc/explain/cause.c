@@ -70,7 +70,7 @@ static const struct un_cause causes[] = {
     {"helper-missing",
      "newuidmap or newgidmap is not installed; without them, a user can't map its subordinate "
      "ranges",
-     "apt-get install uidmap (elsewhere the package is called shadow-utils)"},
+     "apt-get install uidmap    # elsewhere the package is called shadow-utils"},
     {"helper-not-executable",
      "newuidmap or newgidmap is there, and this user may not execute it: its mode, a directory on "
      "the way, or a mount with noexec forbids it",
@@ -153,7 +153,8 @@ static const struct un_cause causes[] = {
      "seccomp-profile >seccomp.json; docker run --security-opt seccomp=seccomp.json IMAGE"},
     {"mount-denied", "a seccomp filter or a security module forbids mount(2) here",
      "docker run --rm --entrypoint usernsctl IMAGE seccomp-profile >seccomp.json; "
-     "docker run --security-opt seccomp=seccomp.json IMAGE"},
+     "docker run --security-opt seccomp=seccomp.json IMAGE; outside of containers, usernsctl "
+     "doctor says which of them it is"},
     {"mount-without-owned-ns",
      "proc and sysfs can be mounted only together with a PID or network namespace of one's own",
      "add --pid (for /proc) or --net (for /sys)"},
@@ -169,7 +170,7 @@ static const struct un_cause causes[] = {
      "boot a kernel that has them: zgrep CONFIG_USER_NS /proc/config.gz"},
     {"no-new-privs", "no_new_privs keeps newuidmap from gaining the privilege that it needs",
      "start without it: in Kubernetes allowPrivilegeEscalation: true, in Docker without "
-     "--security-opt no-new-privileges; or map one id only"},
+     "--security-opt no-new-privileges, of systemd NoNewPrivileges=no; or map one id only"},
     {"no-passwd-entry",
      "newuidmap needs a name for its caller's uid, and the user database has none",
      "useradd --uid UID NAME, which grants subordinate ranges too; or start as a user with a name"},
@@ -216,7 +217,8 @@ static const struct un_cause causes[] = {
      "a seccomp filter forbids user namespaces, as the default filters of Docker and other "
      "engines do",
      "docker run --rm --entrypoint usernsctl IMAGE seccomp-profile >seccomp.json; docker run "
-     "--security-opt seccomp=seccomp.json IMAGE"},
+     "--security-opt seccomp=seccomp.json IMAGE; outside of containers, the filter is that of "
+     "whatever started this, such as systemd's RestrictNamespaces= and SystemCallFilter="},
     {"setgroups-denied-on-join",
      "setgroups(2) is denied in this namespace, so nobody can drop groups there",
      "keep the groups: leave --setgid out"},
@@ -224,6 +226,10 @@ static const struct un_cause causes[] = {
      "leave --setgroups out, or set it to deny"},
     {"subid-file-unreadable", "the file that grants subordinate ranges can't be read",
      "chmod 644 /etc/subuid /etc/subgid"},
+    {"subid-not-a-file",
+     "what is to grant subordinate ranges is a FIFO, a device or a directory, and no file",
+     "move it away, and grant ranges anew: mv FILE FILE.old; touch FILE; usermod --add-subuids "
+     "100000-165535 --add-subgids 100000-165535 USER"},
     {"target-gone", "the process whose namespace or map it was has ended", "start again"},
     {"unprivileged-map", "a process without CAP_SETUID and CAP_SETGID may map one id only, its own",
      "map one id (--map-root-user or --map-current-user), or start with these capabilities"},

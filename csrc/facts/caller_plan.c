@@ -27,27 +27,21 @@ static bool is_plain(const char *name)
     return *name && *name != '-' && !name[strspn(name, plain)];
 }
 
-/* Ids that nobody has, and that exist here: those from 100000 on may not exist in a container. */
 static void name_grant(const struct un_sources *sources, const struct un_facts *facts,
                        struct un_error *err)
 {
-    const char *paths[2];
-    uint32_t first;
+    const struct un_map *const parents[2] = {&facts->id[UN_UID].parent, &facts->id[UN_GID].parent};
+    struct un_grant_files files = {.users = {"/etc/passwd", "/etc/group"}};
+    struct un_range ids;
     for (int kind = UN_UID; kind <= UN_GID; kind++)
-        paths[kind] = sources->subid[kind] ? sources->subid[kind] : un_kinds[kind].subid;
-    if (!is_plain(facts->user) || !un_subid_free(paths, &first))
+        files.subid[kind] = sources->subid[kind] ? sources->subid[kind] : un_kinds[kind].subid;
+    if (!is_plain(facts->user) || !un_free_ids(&files, parents, &ids))
         return;
-    for (int kind = UN_UID; kind <= UN_GID; kind++) {
-        bool exist;
-        const struct un_map *parent = &facts->id[kind].parent;
-        if (un_map_run(parent, UN_INSIDE, first, UN_GRANT_COUNT, &exist) < UN_GRANT_COUNT || !exist)
-            return;
-    }
-    uint32_t last = first + UN_GRANT_COUNT - 1;
+    uint32_t last = ids.start + ids.count - 1;
     snprintf(err->remedy, sizeof err->remedy,
              "usermod --add-subuids %" PRIu32 "-%" PRIu32 " --add-subgids %" PRIu32 "-%" PRIu32
              " %s",
-             first, last, first, last, facts->user);
+             ids.start, last, ids.start, last, facts->user);
 }
 
 int un_plan_for_caller(const struct un_request *request, const struct un_sources *sources,

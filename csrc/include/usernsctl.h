@@ -191,11 +191,6 @@ struct un_notices {
  * with exactly its name, or with exactly its uid in decimal. No such file: no ranges. */
 int un_subid_read(const char *path, const char *user, uint32_t uid, struct un_ranges *ranges,
                   struct un_notices *notices, struct un_error *err);
-#define UN_GRANT_COUNT 65536 /* what useradd(8) grants to a user */
-/* Finds as many ids behind all that two files like /etc/subuid grant to anybody, by enum un_kind:
- * those from *first on, as useradd(8) does it. False: there are none, or one of the files is there,
- * and can't be read. */
-bool un_subid_free(const char *const paths[2], uint32_t *first);
 
 /* ---- facts (facts/) -------------------------------------------------------------------------- */
 
@@ -219,6 +214,21 @@ struct un_id_facts {
     int helper_state;         /* enum un_helper_state */
     char helper[UN_PATH_MAX]; /* where it is */
 };
+
+#define UN_GRANT_COUNT 65536 /* what useradd(8) grants to a user */
+
+/* The files that say who has which ids, each by enum un_kind. */
+struct un_grant_files {
+    const char *subid[2]; /* /etc/subuid and /etc/subgid */
+    const char *users[2]; /* /etc/passwd and /etc/group */
+};
+
+/* Finds ids that nobody has, and that exist where the maps of the namespace around us are
+ * `parents`: the same as uids and as gids. They are UN_GRANT_COUNT behind all that is granted to
+ * anybody, as useradd(8) does it, or, where none exist so high, as many as there are. False: there
+ * are none, or what is granted can't be read. */
+bool un_free_ids(const struct un_grant_files *files, const struct un_map *const parents[2],
+                 struct un_range *found);
 
 /* What a plan depends on, and all it depends on. */
 struct un_facts {

@@ -53,17 +53,34 @@ static int fail_kind(struct un_launch *launch, const struct un_source *source, c
                    is_directory ? "a file" : "a directory");
 }
 
-/* runsc opens what it mounts on, and would wait for whoever opens the other end. */
-static int refuse_fifo(struct un_launch *launch, struct un_trail *trail, const char *inside,
-                       struct un_error *err)
+static const char *name_special(mode_t mode)
+{
+    switch (mode & S_IFMT) {
+    case S_IFIFO:
+        return "a FIFO";
+    case S_IFSOCK:
+        return "a socket";
+    case S_IFCHR:
+    case S_IFBLK:
+        return "a device";
+    default:
+        return NULL;
+    }
+}
+
+/* runsc opens what it mounts on. It would wait for whoever opens the other end of a FIFO, and can
+ * open neither a socket nor, in a user namespace, a device. */
+static int refuse_special(struct un_launch *launch, struct un_trail *trail, const char *inside,
+                          struct un_error *err)
 {
     struct stat status;
     int fd = un_trail_last(trail)->fd;
-    if (fd < 0 || fstat(fd, &status) || !S_ISFIFO(status.st_mode))
+    const char *kind = fd < 0 || fstat(fd, &status) ? NULL : name_special(status.st_mode);
+    if (!kind)
         return 0;
-    un_launch_tell(launch, inside, "remove it from the root filesystem");
+    un_launch_tell(launch, inside, "remove it from the root filesystem, or name another path");
     return un_fail(err, UN_STEP_BIND, 0, NULL,
-                   "%.200s is a FIFO, and gVisor can't mount anything on it", inside);
+                   "%.200s is %s, and gVisor can't mount anything on it", inside, kind);
 }
 
 /* Notes a bind for runsc, whose source is open as `shown`, an entry of that name of the directory
@@ -115,7 +132,7 @@ int un_step_bind(struct un_launch *launch, const struct un_record *record, struc
     if (!failed && un_view_is_directory(&trail) != is_directory)
         failed = fail_kind(launch, source, inside, is_directory, err);
     if (!failed)
-        failed = refuse_fifo(launch, &trail, inside, err);
+        failed = refuse_special(launch, &trail, inside, err);
     if (!failed)
         failed = show_for_runsc(launch, record, &trail, err);
     un_trail_close(&trail);

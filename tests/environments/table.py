@@ -299,12 +299,9 @@ add("subgid-empty", root=[w.ranges(f"{OWN}:100000:65536\n", "")], auto="no-subor
 add("subuid-empty", root=[w.ranges("", f"{OWN}:100000:65536\n")], auto="no-subordinate-range")
 add("ranges-unreadable", root=["ranges-unreadable"], auto="subid-file-unreadable")
 add("subgid-unreadable", root=[w.mode("/etc/subgid", 0)], auto="subid-file-unreadable")
-add(
-    "subuid-fifo",
-    root=[w.fifo("/etc/subuid")],
-    auto="subid-file-unreadable",
-)
-add("subgid-fifo", root=[w.fifo("/etc/subgid")], auto="subid-file-unreadable")
+add("subuid-fifo", root=[w.fifo("/etc/subuid")], auto="subid-not-a-file")
+add("subgid-fifo", root=[w.fifo("/etc/subgid")], auto="subid-not-a-file")
+add("subuid-device", root=[w.device("/etc/subuid", "/dev/zero")], auto="subid-not-a-file")
 add("ranges-of-service", root=["ranges-of-service"], auto="nss-subid")
 add("gid-entry", root=["gid-entry"], gid=1234, auto=("subgid-by-gid", "no-subordinate-range"))
 add("nameless", root=["nameless"], auto="no-passwd-entry")
@@ -401,7 +398,12 @@ add_range("no-new-privs", late=["no-new-privs"], auto="no-new-privs")
 add_range("bounded", root=["bounded"], auto="bounding-set")
 add_range("bounding-set-empty", early=[w.bounding_set_empty], auto="bounding-set")
 add_range("bounded-setgid", early=[w.unbounded(w.CAP_SETGID)], auto="bounding-set")
-add_range("bounded-admin", early=[w.unbounded(w.CAP_SYS_ADMIN)], auto="bounding-set")
+add_range(
+    "bounded-admin",
+    root=[w.helpers(0o4755)],
+    early=[w.unbounded(w.CAP_SYS_ADMIN)],
+    auto="bounding-set",
+)
 
 # ---- who calls ---------------------------------------------------------------------------------
 
@@ -437,7 +439,13 @@ add(
 )
 add("unshare-Ur", late=[nest], auto="no-subordinate-range")
 add("container", root=[w.ranges(w.RANGE_INSIDE), w.container()])
-add("container-range-outside", root=["few-ids"], auto="range-outside-parent")
+add("container-range-outside", root=[w.own_etc, "few-ids"], auto="range-outside-parent")
+add(
+    "container-without-range",
+    root=[w.ranges(""), w.own_etc, "few-ids"],
+    auto="no-subordinate-range",
+    tried=RANGE,
+)
 for most in range(11):
     add(
         f"max-user-{most}",
@@ -523,5 +531,6 @@ HEALED = (
     *("runsc-closed", "runsc-directory", "runsc-empty", "runsc-text", "runsc-no-interpreter"),
     *("runsc-other-go-program", "runsc-other-machine", "runsc-prints-version-only"),
     *("runsc-exits-1", "runsc-exits-3-with-words", "runsc-crashes", "runsc-killed"),
-    *("runsc-killed-by-filter",),
+    *("runsc-killed-by-filter", "subuid-fifo", "subgid-fifo", "bounded-admin"),
+    *("container-range-outside", "container-without-range"),
 )

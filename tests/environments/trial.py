@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import select
-import shutil
 import signal
 import struct
 import subprocess
@@ -196,18 +195,6 @@ def try_command(environment: Environment, name: str) -> dict[str, Any]:
     }
 
 
-def own_etc() -> None:
-    """A copy of /etc as it is now, in which files can be replaced, as those do who change them."""
-    own = ways.SCRATCH / "own-etc"
-    shutil.copytree("/etc", own, symlinks=True, ignore_dangling_symlinks=True)
-    for file in own.iterdir():
-        seen = Path("/etc", file.name).lstat()
-        os.chown(file, seen.st_uid, seen.st_gid, follow_symlinks=False)
-    # Root of a namespace that was made meanwhile may mount nothing, and needs nothing of it.
-    with contextlib.suppress(PermissionError):
-        mount(str(own), "/etc", None, ways.MS_BIND)
-
-
 def text_of(environment: Environment, words: list[str]) -> str:
     pid, outputs = start(environment, words)
     wait(pid, outputs, environment.seconds)
@@ -217,7 +204,9 @@ def text_of(environment: Environment, words: list[str]) -> str:
 
 def heal(environment: Environment) -> dict[str, Any]:
     """Type what doctor says, and try again."""
-    own_etc()
+    # Root of a namespace that was made meanwhile may mount nothing, and may need nothing of it.
+    with contextlib.suppress(PermissionError):
+        ways.own_etc()
     purpose = ["--for", "run"] if environment.run else ["--no-runsc", "--for", "range"]
     again = WORDS["run" if environment.run else "auto"]
     report = json.loads(text_of(environment, [USERNSCTL, "doctor", "--json", *purpose]))

@@ -111,3 +111,21 @@ def test_processes_may_end_meanwhile(usernsctl: Program) -> None:
     finally:
         busy.kill()
         busy.wait()
+
+
+def test_what_is_in_a_namespace_in_another_one_has_a_tree_without_names(
+    usernsctl: Program, prelude: Program, tmp_path: Path
+) -> None:
+    """The uid outside is 0 there, and what root has in /tmp can't be used."""
+    others = tmp_path / "usernsctl-0"
+    others.mkdir()
+    others.chmod(0o777)
+    twice = [prelude.path, "-r", "--", prelude.path, "-r", "--"]
+    environ = {**os.environ, "TMPDIR": str(tmp_path)}
+    environ.pop("XDG_RUNTIME_DIR", None)
+    done = subprocess.run(
+        [*twice, usernsctl.path, "ns", "tree"], env=environ, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "(this one)\n" in done.stdout
+    assert f"not known: the names that namespaces are kept by: {others}" in done.stdout

@@ -337,17 +337,28 @@ def test_the_files_of_runsc_are_not_shown(
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_fifo_in_the_root_filesystem_where_something_is_bound(
-    usernsctl: Program, tmp_path: Path
+@pytest.mark.parametrize(("kind", "name"), [(stat.S_IFIFO, "a FIFO"), (stat.S_IFSOCK, "a socket")])
+def test_something_in_the_root_filesystem_that_nothing_can_be_bound_on(
+    usernsctl: Program, tmp_path: Path, kind: int, name: str
 ) -> None:
-    """runsc would wait for ever for whoever opens its other end."""
+    """runsc would wait for ever for whoever opens the other end of a FIFO."""
     root, place = tmp_path / "root", tmp_path / "root" / "place"
     root.mkdir()
-    os.mkfifo(place)
+    os.mknod(place, kind | 0o755)
     options = ["--rootfs", str(root), "--bind", "/etc/passwd:/place", "--bind", "/bin:/bin"]
     done = usernsctl("run", *options, "--", "/bin/true")
     assert done.returncode == 125
-    assert "/place is a FIFO, and gVisor can't mount anything on it" in done.stderr
-    place.unlink()
-    os.mknod(place, stat.S_IFSOCK | 0o755)
-    assert usernsctl("run", *options, "--", "/nonexistent").returncode == 127
+    assert f"/place is {name}, and gVisor can't mount anything on it" in done.stderr
+
+
+@as_root
+def test_a_device_in_the_root_filesystem_where_something_is_bound(
+    usernsctl: Program, tmp_path: Path
+) -> None:
+    root, place = tmp_path / "root", tmp_path / "root" / "place"
+    root.mkdir()
+    os.mknod(place, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    options = ["--rootfs", str(root), "--bind", "/etc/passwd:/place", "--bind", "/bin:/bin"]
+    done = usernsctl("run", *options, "--", "/bin/true")
+    assert done.returncode == 125
+    assert "/place is a device, and gVisor can't mount anything on it" in done.stderr

@@ -93,16 +93,27 @@ def plan(uid: IdRequest, gid: IdRequest, *, setgroups: str, allow_single_id: boo
     return NativePlan(result, facts.notices, facts)
 
 
-def free_ids(subuid: str, subgid: str) -> int | None:
-    """Find the first of 65,536 ids that two files like /etc/subuid and /etc/subgid grant to nobody.
+def free_ids(
+    etc: str, uid_map: Iterable[ExtentTuple], gid_map: Iterable[ExtentTuple]
+) -> tuple[int, int] | None:
+    """Find ids that nobody has: the first one, and how many; the same as uids and as gids.
 
-    They are behind all that anybody has: uids and gids get the same, as useradd(8) does it.
+    They are 65,536 behind all that anybody has, as useradd(8) does it, or, in a container without
+    ids that high, as many as there are.
 
-    :returns: ``None``: there are none, or a file that is there can't be read.
+    :param etc: the directory of subuid, subgid, passwd and group.
+    :param uid_map: the uids that exist, and as `gid_map` the gids.
+    :returns: ``None``: there are none, or what is granted can't be read.
     """
-    memory, first = Memory(), ffi.new("uint32_t *")
-    paths = ffi.new("const char *[2]", [memory.string(subuid), memory.string(subgid)])
-    return int(first[0]) if lib.un_subid_free(paths, first) else None
+    memory, err = Memory(), ffi.new("struct un_error *")
+    files, found = ffi.new("struct un_grant_files *"), ffi.new("struct un_range *")
+    files.subid = [memory.string(f"{etc}/{name}") for name in ("subuid", "subgid")]
+    files.users = [memory.string(f"{etc}/{name}") for name in ("passwd", "group")]
+    maps = [memory.keep(ffi.new("struct un_map *")) for _ in range(2)]
+    for native, extents in zip(maps, (uid_map, gid_map), strict=True):
+        _fill_map(native[0], extents, err)
+    parents = ffi.new("const struct un_map *[2]", maps)
+    return (found.start, found.count) if lib.un_free_ids(files, parents, found) else None
 
 
 def setup_to_join(directory: int) -> Setup:

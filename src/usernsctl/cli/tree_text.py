@@ -24,6 +24,8 @@ def lines(tree: Tree, *, is_ascii: bool) -> Iterator[str]:
     if tree.unseen:
         noun = "process" if tree.unseen == 1 else "processes"
         yield f"not seen: the namespaces of {tree.unseen} {noun} that you may not look into"
+    if tree.nameless is not None:
+        yield f"not known: the names that namespaces are kept by: {shown(tree.nameless)}"
 
 
 def _namespace(

@@ -175,17 +175,22 @@ class Subordinate:
 
     :ivar source: what nsswitch.conf says of ``subid``; ``None``: the files.
     :ivar user: our name; ``None``: we have none.
-    :ivar free: the first of 65536 ids that nobody has in either file; ``None``: there are none.
+    :ivar free: the first of `free_count` ids that nobody has in either file, and that exist in the
+        user namespace that we are in; ``None``: there are none.
+    :ivar free_count: 65536, or as many as there are.
     :ivar gid_entries: lines of /etc/subgid that begin with our gid, which nothing ever looks at.
     :ivar unreadable: those of the files that name users and ranges which are there, but not for us
         to read.
+    :ivar no_files: those that are no files, such as FIFOs.
     """
 
     source: str | None = None
     user: str | None = None
     free: int | None = None
+    free_count: int = 65536
     gid_entries: tuple[str, ...] = ()
     unreadable: tuple[str, ...] = ()
+    no_files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -91,6 +91,13 @@ class Tree:
             return False
         return False
 
+    def is_no_file(self, path: str) -> bool:
+        """Whether something is there that is no regular file."""
+        try:
+            return not stat.S_ISREG(os.stat(self.path(path)).st_mode)
+        except OSError:
+            return False
+
     def exists(self, path: str) -> bool:
         """Whether there is such a file, and this process can see it."""
         return os.path.exists(self.path(path))
@@ -283,12 +290,13 @@ def read_facts(root: str = "/", environ: Mapping[str, str] | None = None) -> Fac
     mountinfo = tree.text("proc/self/mountinfo")
     points = _mounts(mountinfo or "")
     namespaces = _namespaces(tree)
+    ids = _ids(tree, status)
     return Facts(
         has_proc=bool(status.fields),
         supported=not tree.is_absent("proc/self/ns/user") if status.fields else None,
         initial=namespaces["user"] == _INITIAL if "user" in namespaces else None,
         kernel=_kernel(tree),
-        ids=_ids(tree, status),
+        ids=ids,
         privileges=_privileges(status, live=tree.is_real),
         namespaces=namespaces,
         threads=status.number("Threads", 10) or 1,
@@ -299,7 +307,7 @@ def read_facts(root: str = "/", environ: Mapping[str, str] | None = None) -> Fac
         mounts=points,
         container=read_container(tree, environ, points if mountinfo is not None else None),
         helpers={name: _helper(tree, name, environ, points) for name in HELPERS},
-        subordinate=_subordinate(tree, status),
+        subordinate=_subordinate(tree, status, ids),
         cgroup=read_cgroup(tree),
         devices={path: _device(tree, path) for path in DEVICES},
         runsc=_runsc(tree, environ, points) if tree.is_real else None,
@@ -480,7 +488,10 @@ def _mount_point(path: str, points: Mapping[str, tuple[str, ...]]) -> str:
     return path
 
 
-def _subordinate(tree: Tree, status: _Status) -> Subordinate:
+_RANGES = ("etc/subuid", "etc/subgid")
+
+
+def _subordinate(tree: Tree, status: _Status, ids: Ids) -> Subordinate:
     source = None
     for line in (tree.text("etc/nsswitch.conf") or "").split("\n"):
         name, _, value = line.partition(":")
@@ -489,16 +500,19 @@ def _subordinate(tree: Tree, status: _Status) -> Subordinate:
     uid, gid = status.number("Uid", 10, 1), status.number("Gid", 10, 1)
     lines = (tree.text("etc/subgid") or "").split("\n")
     entries = () if uid == gid else tuple(ln for ln in lines if ln.startswith(f"{gid}:"))
+    free, count = _free(tree, ids) or (None, _core.GRANT_COUNT)
     return Subordinate(
         source=None if source == "files" else source,
         user=_user(tree, uid),
-        free=_core.free_ids(tree.path("etc/subuid"), tree.path("etc/subgid")),
+        free=free,
+        free_count=count,
         gid_entries=entries,
         unreadable=tuple(
             f"/{path}"
-            for path in ("etc/passwd", "etc/subuid", "etc/subgid")
+            for path in ("etc/passwd", *_RANGES)
             if tree.text(path) is None and not tree.is_absent(path)
         ),
+        no_files=tuple(f"/{path}" for path in _RANGES if tree.is_no_file(path)),
     )
 
 
@@ -508,6 +522,11 @@ def _user(tree: Tree, uid: int | None) -> str | None:
         if len(words) > 2 and words[2] == str(uid):
             return words[0]
     return None
+
+
+def _free(tree: Tree, ids: Ids) -> tuple[int, int] | None:
+    whole = (Extent(0, 0, 2**32 - 1),)
+    return _core.free_ids(tree.path("etc"), ids.uid_map or whole, ids.gid_map or whole)
 
 
 def _device(tree: Tree, path: str) -> Device:

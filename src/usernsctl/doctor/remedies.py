@@ -2,17 +2,120 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from usernsctl import _core
-from usernsctl._text import operand, quoted
+from usernsctl._text import operand, quoted, shown
+from usernsctl.doctor.facts import CAPABILITIES
 from usernsctl.explain.model import Cause, Place, Report
 
 #: How commands begin that are for the shell that starts the command.
 FOR_SHELL = ("ulimit", "export")
 
 _Facts = Mapping[str, Any]
+
+_KINDS = ("user", "mnt", "net", "pid", "ipc", "uts", "cgroup")
+
+
+#: Remedies of the core that are commands as they stand; its others are sentences.
+_AS_THEY_STAND = frozenset(
+    {
+        "apparmor-restricts-userns",
+        "helper-missing",
+        "helper-not-executable",
+        "helper-not-setuid",
+        "no-proc",
+        "proc-hidepid",
+        "subid-file-unreadable",
+        "unprivileged-userns-clone-off",
+        *(f"max-{kind}-namespaces" for kind in _KINDS),
+    }
+)
+
+_BY_STARTER = "what is to be changed is whatever started this process, which nobody here can see"
+_BY_CALLER = "what is to be changed is the program that asked for this, or how it is called"
+_BY_LOOKING = "only what is seen then tells what to change"
+
+#: Causes that no command of root's mends where no fact tells one, each with the reason.
+BY_HAND: Mapping[str, str] = {
+    "no-config-user-ns": "only another kernel has them",
+    "already-in-gvisor": "no command in a sandbox changes its kernel",
+    "cgroup-not-delegated": "a command gets its group as it is started",
+    "child-missing": "how usernsctl was installed is not known",
+    "proc-masked": "what covers it was put there as the container was started",
+    "ranges-shared": "which of the users is to give up its ranges, nobody here can know",
+    **dict.fromkeys(
+        (
+            "seccomp-denies-userns",
+            "seccomp-denies-call",
+            "mount-denied",
+            "mount-by-descriptor-missing",
+            "ptrace-denied",
+            "memory-deny-write-execute",
+            "no-new-privs",
+            "bounding-set",
+            "needs-setfcap",
+            "landlock",
+            "lsm-denies-userns",
+            "in-chroot",
+            "nesting-too-deep",
+            "caller-id-unmapped",
+        ),
+        _BY_STARTER,
+    ),
+    **dict.fromkeys(
+        (
+            "clone-flags-conflict",
+            "join-denied",
+            "setgroups-denied-on-join",
+            "setgroups-order",
+            "multithreaded",
+            "target-gone",
+            "unprivileged-map",
+            "outside-parent-map",
+            "map-invalid",
+            "mount-without-owned-ns",
+            "range-not-granted",
+            "range-overlap",
+            "helper-status-lost",
+            "not-runsc",
+        ),
+        _BY_CALLER,
+    ),
+    **dict.fromkeys(
+        (
+            "helper-failed",
+            "helper-hung",
+            "helper-killed",
+            "helper-stopped",
+            "map-not-written",
+            "no-answer-in-time",
+            "runsc-killed",
+            "runsc-ran-nothing",
+            "selinux-nested",
+        ),
+        _BY_LOOKING,
+    ),
+}
+
+
+def is_sentence(cause: Cause, text: str) -> bool:
+    """Whether a remedy is one: such are the core's own; the catalogue's are for a shell."""
+    known = _core.cause(cause.id)
+    return known is not None and text == known.remedy and cause.id not in _AS_THEY_STAND
+
+
+def by_hand(cause: Cause, text: str) -> str | None:
+    """Why a remedy is for people to read, and no command for a script; ``None``: it is one."""
+    is_general = text == cause.remedies["host"]
+    return BY_HAND.get(cause.id) if is_general else None
+
+
+def typed(text: str) -> list[str]:
+    """Those of the lines of a remedy that are commands."""
+    return [line for line in text.splitlines() if not line.startswith("#")]
 
 
 def remedy(report: Report, cause: Cause, where: Place) -> str:
@@ -31,16 +134,59 @@ def commands(report: Report, cause: Cause) -> str:
     """
     known = _KNOWN.get(cause.id)
     lines = known(report.facts) if known else []
-    return "\n".join(lines)
+    return "\n".join(dict.fromkeys(lines))
 
 
-def _grant(facts: _Facts) -> list[str]:
+def _user(facts: _Facts) -> str | None:
+    """Our name, if it can be typed."""
+    user = facts.get("subordinate", {}).get("user")
+    return user if user and not user.startswith("-") and user.isprintable() else None
+
+
+def _grant(facts: _Facts, *files: str) -> list[str]:
+    """:param files: the files that lack a range; by default both."""
     ranges = facts.get("subordinate", {})
-    user, first = ranges.get("user"), ranges.get("free")
-    if not user or first is None or user.startswith("-") or not user.isprintable():
+    user, first = _user(facts), ranges.get("free")
+    if user is None or first is None:
         return []
-    span = f"{first}-{first + _core.GRANT_COUNT - 1}"
-    return [f"usermod --add-subuids {span} --add-subgids {span} {quoted(user)}"]
+    span = f"{first}-{first + ranges['free_count'] - 1}"
+    options = [
+        f"--add-sub{kind}s {span}"
+        for kind in ("uid", "gid")
+        if not files or f"/etc/sub{kind}" in files
+    ]
+    return [f"usermod {' '.join(options)} {quoted(user)}"]
+
+
+def _grant_others(facts: _Facts) -> list[str]:
+    """Ranges that exist here, in place of those that don't."""
+    user, uid, added = _user(facts), facts.get("ids", {}).get("uid"), _grant(facts)
+    if user is None or not re.fullmatch("[A-Za-z0-9_-]+", user) or not added:
+        return []
+    return [f"sed -i '/^{user}:/d;/^{uid}:/d' /etc/subuid /etc/subgid", *added]
+
+
+def _replace(facts: _Facts) -> list[str]:
+    """Files in place of what is none."""
+    found = facts.get("subordinate", {}).get("no_files", ())
+    made = [f"mv {file} {file}.old && touch {file}" for file in found]
+    return [*made, *_grant(facts, *found)] if made else []
+
+
+def _bounding(facts: _Facts) -> list[str]:
+    """What only a program that is setuid root needs is not needed by file capabilities."""
+    bounding = facts.get("privileges", {}).get("bounding")
+    needed = [CAPABILITIES[name] for name in ("setuid", "setgid")]
+    if bounding is None or not all(int(bounding, 16) >> bit & 1 for bit in needed):
+        return []
+    lines = []
+    for name, capability in (("newuidmap", "setuid"), ("newgidmap", "setgid")):
+        helper = facts.get("helpers", {}).get(name)
+        if not helper or not helper["path"]:
+            return []
+        powers = ("chmod u-s {file}", f"setcap cap_{capability}=ep {{file}}")
+        lines += _mend_helper(helper, powers)
+    return lines
 
 
 def _name(facts: _Facts) -> list[str]:
@@ -63,6 +209,45 @@ def _group(facts: _Facts) -> list[str]:
     if not user or gid is None or user.startswith("-") or not user.isprintable():
         return []
     return [f"usermod --gid {gid} {quoted(user)}"]
+
+
+def _filter(*options: str, calls: str) -> Callable[[_Facts], list[str]]:
+    """Where there is no engine that has put a filter on us."""
+
+    def fill(facts: _Facts) -> list[str]:
+        if facts.get("container", {}).get("engine") or not facts.get("privileges", {}).get(
+            "seccomp"
+        ):
+            return []
+        return [
+            "# The filter is that of whatever started this process. If that was a service of",
+            f"# systemd's, see: systemctl show --property {','.join(options)} UNIT",
+            f"# and by systemctl edit UNIT have it allow {calls}.",
+            "# If it was a program such as bwrap, leave its filter out, or start outside of it.",
+        ]
+
+    return fill
+
+
+def _mounts(facts: _Facts) -> list[str]:
+    """Which of the two it is, and where that is written."""
+    label = facts.get("security", {}).get("label") or ""
+    name = label.removesuffix(" (enforce)")
+    if name == label or facts.get("container", {}).get("engine"):
+        return _FILTER_OF_MOUNTS(facts)
+    return [
+        f"# AppArmor confines this process by the profile {shown(name)}.",
+        "# Either add these rules to it: mount, umount, pivot_root, userns, capability,",
+        f"# (grep -rl {quoted(name)} /etc/apparmor.d finds its file), and load it again by",
+        "# apparmor_parser -r FILE. Or have its programs start usernsctl by the rule",
+        "# /PATH/OF/usernsctl Px, and give usernsctl profiles of its own:",
+        "# usernsctl apparmor-profile --host >/etc/apparmor.d/usernsctl-host",
+        "# apparmor_parser -r /etc/apparmor.d/usernsctl-host",
+    ]
+
+
+_CALL_FILTER = ("SystemCallFilter",)
+_FILTER_OF_MOUNTS = _filter(*_CALL_FILTER, calls="the group @mount")
 
 
 def _helpers(*lines: str, which: Callable[[_Facts], bool]) -> Callable[[_Facts], list[str]]:
@@ -149,13 +334,24 @@ def _limits(*names: str) -> Callable[[_Facts], list[str]]:
 
 
 _KNOWN: Mapping[str, Callable[[_Facts], list[str]]] = {
+    "seccomp-denies-userns": _filter(
+        "RestrictNamespaces", *_CALL_FILTER, calls="unshare, clone and setns"
+    ),
+    "mount-denied": _mounts,
+    "mount-by-descriptor-missing": _filter(*_CALL_FILTER, calls="the group @mount"),
+    "ptrace-denied": _filter(*_CALL_FILTER, calls="ptrace"),
+    "seccomp-denies-call": _filter(*_CALL_FILTER, calls="the call that was refused"),
     "no-subordinate-range": _grant,
+    "range-outside-parent": _grant_others,
+    "subid-not-a-file": _replace,
+    "bounding-set": _bounding,
     "no-passwd-entry": _name,
     "helper-not-setuid": _helpers("chmod 4755 {file}", which=lambda one: not one["privileged"]),
     "helper-not-executable": _helpers("chmod 4755 {file}", which=lambda one: not one["executable"]),
     "helper-caps-other-userns": _helpers(
         "setcap -r {file}", "chmod 4755 {file}", which=lambda one: one["file_capabilities"]
     ),
+    "map-not-written": _helpers("apt-get install --reinstall uidmap", which=lambda _one: True),
     "helper-on-nosuid": _helpers(
         "mount -o remount,bind,suid {point}", which=lambda one: one["nosuid"] is not None
     ),

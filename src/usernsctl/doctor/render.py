@@ -8,12 +8,11 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from usernsctl import _core
 from usernsctl._text import quoted, shown
 from usernsctl.doctor.findings import STANDS_IN_THE_WAY_OF
 from usernsctl.doctor.needs import Need
-from usernsctl.doctor.remedies import FOR_SHELL, remedy
-from usernsctl.explain.model import Cause, Finding, Place, Probe, Purpose, Report
+from usernsctl.doctor.remedies import FOR_SHELL, by_hand, is_sentence, remedy, typed
+from usernsctl.explain.model import Finding, Place, Probe, Purpose, Report
 
 WIDTH = 80
 _LABEL = 9
@@ -33,12 +32,6 @@ def place(report: Report) -> Place:
     container = report.facts.get("container")
     engine = container.get("engine") if isinstance(container, dict) else None
     return _PLACES.get(str(engine)) or _PLACES.get(report.purpose) or "host"
-
-
-def is_prose(cause: Cause, text: str) -> bool:
-    """Whether a remedy is a sentence: such are the core's own; the catalogue's are for a shell."""
-    known = _core.cause(cause.id)
-    return known is not None and text == known.remedy
 
 
 def headline(report: Report) -> str:
@@ -88,7 +81,7 @@ def _finding(number: int, finding: Finding, report: Report) -> Iterator[str]:
         return
     yield from _labelled("why", finding.cause.why)
     text = remedy(report, finding.cause, place(report))
-    if is_prose(finding.cause, text):
+    if is_sentence(finding.cause, text):
         yield from _labelled("remedy", text)
     else:
         yield f"   {'remedy':<{_LABEL}}" + f"\n   {'':<{_LABEL}}".join(text.split("\n"))
@@ -160,13 +153,8 @@ def _asked(report: Report, finding: Finding) -> str:
         return ""
     found = remedy(report, finding.cause, place(report))
     # A script's own shell would forget it.
-    is_typed = not (found.startswith(FOR_SHELL) or is_prose(finding.cause, found))
-    return found if is_typed and _typed(found) else ""
-
-
-def _typed(found: str) -> list[str]:
-    """Those of the lines that are commands."""
-    return [line for line in found.splitlines() if not line.startswith("#")]
+    is_read = is_sentence(finding.cause, found) or by_hand(finding.cause, found)
+    return found if not (found.startswith(FOR_SHELL) or is_read) and typed(found) else ""
 
 
 def _script_finding(finding: Finding, report: Report) -> Iterator[str]:
@@ -181,14 +169,17 @@ def _script_finding(finding: Finding, report: Report) -> Iterator[str]:
     yield from _comment(f"why: {finding.cause.why}")
     text = remedy(report, finding.cause, place(report))
     if asked := _asked(report, finding):
-        question = quoted(f"{title(finding)}. Type {'; '.join(_typed(asked))}?")
+        question = quoted(f"{title(finding)}. Type {'; '.join(typed(asked))}?")
         yield f"if ask {question}; then"
         yield from (f"    {line}" for line in asked.splitlines())
         yield "fi"
     elif text.startswith(FOR_SHELL):
         yield from _comment(f"remedy, in the shell that starts the command: {text}")
-    elif is_prose(finding.cause, text):
-        yield from _comment(f"remedy: {text}")
+    elif is_sentence(finding.cause, text) or by_hand(finding.cause, text):
+        reason = by_hand(finding.cause, text)
+        yield from _comment(f"by hand, since {reason}:" if reason else "by hand:")
+        for line in text.split("\n"):
+            yield from _comment(line.removeprefix("# "))
     else:
         yield from text.split("\n")
 

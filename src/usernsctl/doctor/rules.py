@@ -501,6 +501,7 @@ RULES: tuple[Rule, ...] = (
     Rule("map-invalid", only_named, (*_MAP, "ranges")),
     Rule("no-passwd-entry", only_named, _RANGE),
     Rule("subid-file-unreadable", only_named, _RANGE),
+    Rule("subid-not-a-file", only_named, _RANGE),
     Rule("nss-subid", from_service, _RANGE),
     Rule("subgid-by-gid", keyed_by_gid, _RANGE),
     Rule("no-subordinate-range", only_named, _RANGE),

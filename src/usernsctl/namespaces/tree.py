@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 
 from usernsctl._records import dataclass, field
 from usernsctl._system.proc import owner_of, parent_namespace
+from usernsctl.errors import NamespaceError
 from usernsctl.maps import Extent, parse_map
 from usernsctl.namespaces.named import list_named
 
@@ -53,20 +54,27 @@ class Tree:
 
     :ivar namespaces: this process's own first, each behind the one above it.
     :ivar unseen: how many processes did not let us look at their namespace.
+    :ivar nameless: why no names are known; ``None``: they are. So it is where a user is 0 of a
+        namespace in another one: what the state directory is called by is then the uid of somebody
+        else.
     """
 
     namespaces: tuple[UserNamespace, ...]
     unseen: int
+    nameless: str | None = None
 
 
 def look() -> Tree:
     """Look at the user namespaces of all processes in /proc, from this process's own downwards.
 
-    :raises NamespaceError: the state directory can't be trusted.
     :raises OSError: there is no /proc, for example.
     """
     found: dict[int, UserNamespace] = {}
-    kept = {one.pid: one.name for one in list_named()}
+    kept, nameless = {}, None
+    try:
+        kept = {one.pid: one.name for one in list_named()}
+    except NamespaceError as error:
+        nameless = error.reason
     here = os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     try:
         own = os.fstat(here).st_ino
@@ -81,7 +89,7 @@ def look() -> Tree:
             unseen += 1
         except (FileNotFoundError, ProcessLookupError):
             continue
-    return Tree(namespaces=tuple(_in_order(found, own)), unseen=unseen)
+    return Tree(namespaces=tuple(_in_order(found, own)), unseen=unseen, nameless=nameless)
 
 
 def _add(found: dict[int, UserNamespace], own: int, pid: int, name: str | None) -> None:

@@ -19,13 +19,16 @@ from usernsctl._text import quoted
 from usernsctl.doctor import render
 from usernsctl.doctor.facts import Facts, Helper, Ids, Limits, Runsc, Subordinate
 from usernsctl.doctor.reading import read_facts
-from usernsctl.explain.model import Probe
+from usernsctl.doctor.remedies import BY_HAND
+from usernsctl.doctor.rules import RULES
+from usernsctl.explain.model import Probe, Purpose
+from usernsctl.maps import Extent
 
 NO_RANGE = failed("ranges", cause="no-subordinate-range")
 
 
-def remedy_of(facts: Facts, probe: Probe) -> str:
-    report, _ = examined(facts, probes(probe), "range")
+def remedy_of(facts: Facts, probe: Probe, purpose: Purpose = "range") -> str:
+    report, _ = examined(facts, probes(probe), purpose)
     cause = report.findings[0].cause
     assert cause is not None
     return render.remedy(report, cause, "host")
@@ -65,7 +68,8 @@ def test_what_is_free_is_behind_all_that_is_granted(
 
 
 def test_nothing_is_known_to_be_free_where_the_ranges_can_not_be_read(tmp_path: Path) -> None:
-    (tmp_path / "etc" / "subgid").mkdir(parents=True)
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc" / "subgid").symlink_to("subgid")
     assert read_facts(str(tmp_path), {}).subordinate.free is None
 
 
@@ -309,3 +313,168 @@ def test_facts_of_a_profile_meet_the_setting() -> None:
         security = dataclasses.replace(healthy().security, label=label)
         _, settings = examined(healthy(sysctls=sysctls, security=security), probes())
         assert [one.state for one in settings if one.name == name] == [state]
+
+
+#: Causes that no command mends on a machine where no fact tells one; ``BY_HAND`` says why.
+STAYS_BY_HAND = """
+already-in-gvisor caller-id-unmapped cgroup-not-delegated child-missing
+clone-flags-conflict helper-failed helper-hung helper-killed helper-status-lost helper-stopped
+in-chroot join-denied landlock lsm-denies-userns map-invalid memory-deny-write-execute
+mount-by-descriptor-missing mount-denied mount-without-owned-ns multithreaded needs-setfcap
+nesting-too-deep no-answer-in-time no-config-user-ns no-new-privs not-runsc outside-parent-map
+proc-masked ptrace-denied range-not-granted range-overlap ranges-shared runsc-killed
+runsc-ran-nothing seccomp-denies-call seccomp-denies-userns selinux-nested
+setgroups-denied-on-join setgroups-order target-gone unprivileged-map
+"""
+
+
+def script_for(facts: Facts, cause_id: str) -> str:
+    report, _ = examined(facts, probes(failed("mount", cause=cause_id)))
+    parts = render.as_script(report).split("\n\n")
+    return next(part for part in parts if part.startswith(f"# {cause_id}: "))
+
+
+def told_machine() -> Facts:
+    """One of which everything is known that remedies are filled in from."""
+    inside = (Extent(0, 0, 65536),)
+    return healthy(
+        ids=Ids(uid=1000, gid=1000, uid_map=inside, gid_map=inside),
+        subordinate=Subordinate(user="it", free=2000, free_count=60000, no_files=("/etc/subuid",)),
+        limits=Limits(
+            processes=9, open_files=9, file_size=9, address_space=9, hard={"processes": 9}
+        ),
+        parent=7,
+        helpers={
+            name: dataclasses.replace(
+                helper,
+                privileged=False,
+                executable=False,
+                file_capabilities=True,
+                nosuid="/usr",
+            )
+            for name, helper in healthy().helpers.items()
+        },
+        runsc=Runsc(path="/opt/runsc", system="/opt/runsc", release="release-20240729.0"),
+    )
+
+
+def test_what_stays_to_be_done_by_hand_is_known_by_name_and_says_why() -> None:
+    without = set()
+    for cause_id in {rule.id for rule in RULES}:
+        text = script_for(told_machine(), cause_id)
+        if not ("\nif ask " in text or "\n# remedy, in the shell that starts" in text):
+            without.add(cause_id)
+            assert f"by hand, since {BY_HAND[cause_id]}:" in text.replace("\n# ", " ")
+    assert without == set(STAYS_BY_HAND.split())
+
+
+@pytest.mark.parametrize("cause_id", sorted({rule.id for rule in RULES} - {*STAYS_BY_HAND.split()}))
+def test_what_is_typed_has_no_word_for_the_reader_to_replace(cause_id: str) -> None:
+    text = script_for(told_machine(), cause_id)
+    asked = [line for line in text.splitlines() if line.startswith("    ") and "#" not in line]
+    commands = "\n".join(asked).replace("USERNSCTL_RUNSC", "")
+    assert not re.search(r"\b(USER|FILE|DIR|IMAGE|COMMAND|UNIT|SERVICE|FIRST)\b", commands)
+
+
+@pytest.mark.parametrize(
+    ("uid_map", "subuid", "free"),
+    [
+        ("0 0 65536", "", (1001, 64535)),
+        ("0 0 65536", "it:100000:65536\n", (1001, 64535)),
+        ("0 0 65536", "other:1001:60000\n", (61001, 4535)),
+        ("0 0 65536", "other:30000:1000\n", (31000, 34536)),
+        ("0 0 1000", "", (None, 65536)),
+        ("0 0 200000", "", (100000, 65536)),
+        ("0 0 200000", "other:100000:65536\n", (None, 65536)),
+        ("0 0 4294967295", "", (100000, 65536)),
+    ],
+)
+def test_what_is_free_exists_here(
+    tmp_path: Path, uid_map: str, subuid: str, free: tuple[int | None, int]
+) -> None:
+    for name in ("etc", "proc/self"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("uid_map", "gid_map"):
+        (tmp_path / "proc/self" / name).write_text(f"{uid_map}\n")
+    (tmp_path / "etc/subuid").write_text(subuid)
+    found = read_facts(str(tmp_path), {}).subordinate
+    assert (found.free, found.free_count) == free
+
+
+def test_no_range_is_granted_that_users_are_in(tmp_path: Path) -> None:
+    for name in ("etc", "proc/self"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("uid_map", "gid_map"):
+        (tmp_path / "proc/self" / name).write_text("0 0 65536\n")
+    (tmp_path / "etc/passwd").write_text("a:x:1000:7:::\nb:x:2000:2000:::\nnobody:x:65534:1:::\n")
+    (tmp_path / "etc/group").write_text("c:x:3000:\n")
+    assert read_facts(str(tmp_path), {}).subordinate.free == 3001
+
+
+def test_ranges_that_exist_take_the_place_of_those_that_do_not() -> None:
+    probe = failed("range-map", cause="range-outside-parent")
+    facts = healthy(subordinate=Subordinate(user="it", free=1001, free_count=9), ids=Ids(uid=7))
+    assert remedy_of(facts, probe).splitlines() == [
+        "sed -i '/^it:/d;/^7:/d' /etc/subuid /etc/subgid",
+        "usermod --add-subuids 1001-1009 --add-subgids 1001-1009 it",
+    ]
+    facts = healthy(subordinate=Subordinate(user="i.t", free=1001))
+    assert remedy_of(facts, probe).endswith(" USER")
+
+
+def test_what_is_no_file_is_moved_away(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    os.mkfifo(tmp_path / "etc/subgid")
+    (tmp_path / "etc/subuid").write_text("")
+    found = read_facts(str(tmp_path), {}).subordinate
+    assert (found.no_files, found.free) == (("/etc/subgid",), 100000)
+    facts = healthy(subordinate=dataclasses.replace(found, user="it"))
+    assert remedy_of(facts, failed("ranges", cause="subid-not-a-file")).splitlines() == [
+        "mv /etc/subgid /etc/subgid.old && touch /etc/subgid",
+        "usermod --add-subgids 100000-165535 it",
+    ]
+
+
+def test_file_capabilities_take_the_place_of_what_setuid_root_lacks() -> None:
+    probe = failed("range-map", cause="bounding-set")
+    privileges = dataclasses.replace(healthy().privileges, bounding=1 << 6 | 1 << 7)
+    assert remedy_of(healthy(privileges=privileges), probe).splitlines() == [
+        "chmod u-s /usr/bin/newuidmap",
+        "setcap cap_setuid=ep /usr/bin/newuidmap",
+        "chmod u-s /usr/bin/newgidmap",
+        "setcap cap_setgid=ep /usr/bin/newgidmap",
+    ]
+    privileges = dataclasses.replace(privileges, bounding=1 << 6)
+    text = remedy_of(healthy(privileges=privileges), probe)
+    assert text.startswith("start with CAP_SETUID and CAP_SETGID")
+
+
+def mounts_denied(label: str | None, seccomp: int, **more: Any) -> str:
+    facts = healthy(
+        security=dataclasses.replace(healthy().security, label=label),
+        privileges=dataclasses.replace(healthy().privileges, seccomp=seccomp),
+        **more,
+    )
+    return remedy_of(facts, failed("mount", 13, cause="mount-denied"), "run")
+
+
+def test_who_forbids_mounts_on_a_host_is_named() -> None:
+    text = mounts_denied("own-service (enforce)", 0)
+    assert "by the profile own-service." in text
+    assert "usernsctl apparmor-profile --host" in text
+    assert "docker" not in text
+    text = mounts_denied("own\nservice 'x (enforce)", 0)
+    assert all(line.startswith("#") for line in text.splitlines())
+    text = mounts_denied("unconfined", 2)
+    assert "SystemCallFilter" in text
+    assert "docker" not in text
+
+
+@pytest.mark.parametrize(
+    "cause_id", ["seccomp-denies-userns", "mount-by-descriptor-missing", "ptrace-denied"]
+)
+def test_no_image_is_spoken_of_where_there_is_no_engine(cause_id: str) -> None:
+    filtered = dataclasses.replace(healthy().privileges, seccomp=2)
+    text = remedy_of(healthy(privileges=filtered), failed("mount", 1, cause=cause_id), "run")
+    assert "docker" not in text
+    assert "systemctl edit UNIT" in text
