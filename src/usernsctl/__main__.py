@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import gc
 import io
+import os
 import sys
 
 from usernsctl import _interrupts
+
+_NO_MEMORY = b"""\
+usernsctl: there is too little memory to start
+  why: RLIMIT_DATA or RLIMIT_AS allows too little, or all memory is in use. [address-space-limit]
+  remedy: ulimit -S -d $(ulimit -H -d); ulimit -S -v $(ulimit -H -v)
+"""
 
 
 def main() -> int:
@@ -15,10 +22,15 @@ def main() -> int:
     gc.disable()
     _interrupts.end_at_once()
     _buffer_output()
-    # This takes most of the time that the command needs to start.
-    from usernsctl import cli
+    try:
+        # This takes most of the time that the command needs to start.
+        from usernsctl import cli
 
-    return cli.main()
+        return cli.main()
+    except MemoryError:
+        # There may be too little for anything else, such as for the end of the interpreter.
+        os.write(2, _NO_MEMORY)
+        os._exit(125)
 
 
 def _buffer_output() -> None:

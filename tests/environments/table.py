@@ -223,6 +223,7 @@ add(
     both="descriptor-limit",
     range_="descriptor-limit",
 )
+add("nofile-5", late=[w.limit("NOFILE", 5)], both="descriptor-limit", range_="descriptor-limit")
 add("nofile-20", late=[w.limit("NOFILE", 20, 20)], both="descriptor-limit", range_=None)
 add("as-200m", late=[w.limit("AS", 200 << 20)], both=("address-space-limit", STEP), range_=None)
 add("as-1g", late=[w.limit("AS", 1 << 30)], both="address-space-limit")
@@ -231,6 +232,13 @@ add("fsize-1m-hard", late=[w.limit("FSIZE", 1 << 20, 1 << 20)], both="file-size-
 add("nproc-15-hard", late=[w.limit("NPROC", 15, 15)], both="process-limit", range_=None)
 add("as-8g", late=[w.limit("AS", 8 << 30)])
 add("data-64m", late=[w.limit("DATA", 64 << 20)])
+# Too little for the interpreter itself.
+add(
+    "data-8m",
+    late=[w.limit("DATA", 8 << 20)],
+    both=("address-space-limit", STEP),
+    tried=("run", "auto"),
+)
 add("fsize-0", late=[w.limit("FSIZE", 0)], both="file-size-limit")
 add("fsize-1m", late=[w.limit("FSIZE", 1 << 20)], both="file-size-limit")
 

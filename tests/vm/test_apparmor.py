@@ -58,6 +58,10 @@ def test_one_that_refuses_mounts(user: Login, confined: Confined) -> None:
     assert blocking(report) == ["mount-denied"]
     evidence = next(one["evidence"] for one in report["findings"] if one["blocks"])
     assert "AppArmor label: usernsctl-vm-confined (enforce)" in evidence
+    text = remedy(report, "mount-denied")
+    assert "by the profile usernsctl-vm-confined." in text
+    assert "usernsctl apparmor-profile --host" in text
+    assert "docker" not in text
 
 
 def setting(user: Login) -> str:

@@ -313,24 +313,38 @@ _LIMITS = {
 
 def _limits(*names: str) -> Callable[[_Facts], list[str]]:
     def fill(facts: _Facts) -> list[str]:
-        limits, parent = facts.get("limits", {}), facts.get("parent")
-        lines = []
-        for name in names:
-            soft, hard = limits.get(name), limits.get("hard", {}).get(name)
-            option, long = _LIMITS[name]
-            if soft is not None and soft == hard and parent:
-                most = _ENOUGH.get(long, "unlimited")
-                lines.append(f"prlimit --pid {parent} --{long}={most}:{most}")
-            elif name == "processes":
-                # Not even the start of a $(...) may be allowed; dash has another letter for it.
-                most = "unlimited" if hard is None else hard
-                lines.append(f"ulimit -S -u {most} 2>&- || ulimit -S -p {most}")
-            elif soft is not None or len(names) == 1:
-                # The hard limit is as far as a user may go.
-                lines.append(f"ulimit -S -{option} $(ulimit -H -{option})")
-        return lines
+        limits, hard = facts.get("limits", {}), facts.get("limits", {}).get("hard", {})
+        low = [name for name in names if limits.get(name) is not None]
+        if any(limits[name] == hard.get(name) for name in low):
+            return _by_root(low, facts.get("parent"))
+        return [_by_shell(name, hard.get(name)) for name in low or names[:1]]
 
     return fill
+
+
+def _by_root(names: list[str], parent: int | None) -> list[str]:
+    """Where a hard limit has to be raised; then root raises the soft ones with it."""
+    if not parent:
+        return [
+            "# Only root raises a hard limit, and these are of this process alone: see what has",
+            "# started it, such as Limit... of a unit of systemd's, or /etc/security/limits.conf",
+        ]
+    options = []
+    for name in names:
+        _, long = _LIMITS[name]
+        most = _ENOUGH.get(long, "unlimited")
+        options.append(f"--{long}={most}:{most}")
+    return [f"prlimit --pid {parent} {' '.join(options)}    # as root"]
+
+
+def _by_shell(name: str, hard: int | None) -> str:
+    """The hard limit is as far as a user may go."""
+    option, _ = _LIMITS[name]
+    if name != "processes":
+        return f"ulimit -S -{option} $(ulimit -H -{option})"
+    # Not even the start of a $(...) may be allowed; dash has another letter for it.
+    most = "unlimited" if hard is None else hard
+    return f"ulimit -S -u {most} 2>&- || ulimit -S -p {most}"
 
 
 _KNOWN: Mapping[str, Callable[[_Facts], list[str]]] = {
@@ -366,7 +380,14 @@ _KNOWN: Mapping[str, Callable[[_Facts], list[str]]] = {
     "file-size-limit": _limits("file_size"),
     "address-space-limit": _limits("address_space", "data"),
     **dict.fromkeys(
-        ("not-runsc", "wrong-architecture", "runsc-missing", "runsc-ran-nothing", "runsc-killed"),
+        (
+            "runsc-too-old",
+            "not-runsc",
+            "wrong-architecture",
+            "runsc-missing",
+            "runsc-ran-nothing",
+            "runsc-killed",
+        ),
         _other_runsc,
     ),
 }

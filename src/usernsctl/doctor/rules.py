@@ -15,6 +15,7 @@ from functools import partial
 from usernsctl.doctor.facts import NO_LIMIT, Facts
 from usernsctl.doctor.probes import LATE, PROFILES
 from usernsctl.explain.model import Probe
+from usernsctl.gvisor.releases import Release
 from usernsctl.profiles import is_own_profile
 
 #: What the kernel, or a module of it, refuses with.
@@ -236,6 +237,13 @@ def too_many_processes(seen: Seen) -> Evidence:
     return tuple(shown)
 
 
+def too_many_files(seen: Seen) -> Evidence:
+    failed = next((p for p in seen.probes.values() if p.errno == errno.EMFILE), None)
+    most = seen.facts.limits.open_files
+    shown = () if most is None else (f"RLIMIT_NOFILE is {most}",)
+    return (told(failed), *shown) if failed else ()
+
+
 def threaded(seen: Seen) -> Evidence:
     count = seen.facts.threads
     return (f"this process has {count} threads",) if count > 1 else ()
@@ -399,7 +407,12 @@ def other_program(seen: Seen) -> Evidence:
 
 
 def too_old(seen: Seen) -> Evidence:
-    return () if other_program(seen) else seen.said("runsc", _NO_FLAG)
+    if other_program(seen):
+        return ()
+    found, probe = seen.facts.runsc, seen.failed("runsc")
+    if probe and found and found.release and Release.parse(found.release).is_too_old():
+        return (f"{found.path} is of release {found.release}", told(probe))
+    return seen.said("runsc", _NO_FLAG)
 
 
 def not_delegated(seen: Seen) -> Evidence:
@@ -471,6 +484,7 @@ RULES: tuple[Rule, ...] = (
     Rule("already-in-gvisor", in_gvisor, eclipses=True),
     Rule("no-proc", no_proc, (*_MAP, "ranges", "namespaces", "mount")),
     Rule("process-limit", too_many_processes, ("start", *_USERNS, *_RANGE, "ptrace")),
+    Rule("descriptor-limit", too_many_files, ("start", *_USERNS, *_RANGE, "ptrace")),
     Rule("seccomp-denies-userns", filtered, (*_USERNS, "unshare-nothing")),
     Rule("no-config-user-ns", not_supported, _USERNS),
     Rule("unprivileged-userns-clone-off", clone_off, _USERNS),

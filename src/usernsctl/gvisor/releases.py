@@ -50,6 +50,9 @@ SIDE_PROGRAMS = ("gvisor_sentry", "gvisor-sentry-prewarmer")
 # Of these, the one that tells its release: the other has no libc, and no options.
 _TELLS_RELEASE = "gvisor_sentry"
 
+#: Releases of years before can start nothing in a user namespace that is prepared for them.
+FIRST_YEAR = 2023
+
 #: What releases can or want, each with the first that does (YYYYMMDD) and what it is. The days are
 #: those of the first weekly release after the change in gVisor's sources.
 ABILITIES = {
@@ -116,6 +119,10 @@ class Release:
         """
         since, _ = ABILITIES[ability]
         return self.day is None or int(self.day.strftime("%Y%m%d")) >= since
+
+    def is_too_old(self) -> bool:
+        """Whether it is known to lack what usernsctl needs."""
+        return self.day is not None and self.day.year < FIRST_YEAR
 
     def age(self, today: datetime.date) -> int | None:
         """Its age in days; ``None`` if it does not tell its day."""

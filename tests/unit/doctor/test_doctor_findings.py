@@ -121,6 +121,11 @@ BLOCKING: list[tuple[str, Facts, dict[str, Probe]]] = [
         probes(failed("runsc", detail="flag provided but not defined: -overlay2")),
     ),
     (
+        "runsc-too-old",
+        healthy(runsc=Runsc(path="/usr/bin/runsc", release="0.0~20221219.0")),
+        probes(failed("runsc", detail="waiting for sandbox to start: EOF")),
+    ),
+    (
         "mapped-sandbox-eof-unknown",
         healthy(),
         probes(failed("runsc", detail="waiting for sandbox to start: EOF")),

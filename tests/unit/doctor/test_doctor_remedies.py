@@ -180,13 +180,29 @@ LIMITED = failed("range-map", cause="process-limit")
         ({}, 7, "ulimit -S -u unlimited 2>&- || ulimit -S -p unlimited"),
         ({"processes": 200}, 7, "ulimit -S -u 200 2>&- || ulimit -S -p 200"),
         # Only root goes further than that.
-        ({"processes": 9}, 7, "prlimit --pid 7 --nproc=4096:4096"),
-        ({"processes": 9}, 0, "ulimit -S -u 9 2>&- || ulimit -S -p 9"),
+        ({"processes": 9}, 7, "prlimit --pid 7 --nproc=4096:4096    # as root"),
     ],
 )
 def test_a_limit_is_raised_by_whoever_may(hard: dict[str, int], parent: int, wanted: str) -> None:
     facts = healthy(limits=Limits(processes=9, hard=hard), parent=parent)
     assert remedy_of(facts, LIMITED) == wanted
+
+
+def limited(soft: int, hard: dict[str, int], parent: int) -> str:
+    limits = Limits(address_space=soft, data=soft, hard=hard)
+    facts = healthy(limits=limits, parent=parent)
+    return remedy_of(facts, failed("runsc", cause="address-space-limit"), "run")
+
+
+def test_limits_are_raised_together_and_by_one_of_the_two() -> None:
+    ulimits = "ulimit -S -v $(ulimit -H -v)\nulimit -S -d $(ulimit -H -d)"
+    assert limited(9, {"data": 99}, 7) == ulimits
+    both = "prlimit --pid 7 --as=unlimited:unlimited --data=unlimited:unlimited    # as root"
+    assert limited(9, {"data": 9}, 7) == both
+    assert limited(9, {"address_space": 9}, 7) == both
+    assert limited(9, {"address_space": 9, "data": 9}, 7) == both
+    text = limited(9, {"address_space": 9}, 0)
+    assert all(line.startswith("# ") for line in text.splitlines())
 
 
 def test_a_closed_user_database_is_opened() -> None:

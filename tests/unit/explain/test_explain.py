@@ -85,6 +85,11 @@ FIRST = [
     ("sh: 1: newuidmap: not found", "helper-missing"),
     ("flag provided but not defined: -overlay2", "runsc-too-old"),
     ("flag provided but not defined: -host-uds", "runsc-too-old"),
+    (
+        'Error setting up root FS: remounting root as read-only with source: "/proc/root", target: '
+        '"/proc/root", flags: 0x5021, err: operation not permitted',
+        "runsc-too-old",
+    ),
     ("flag provided but not defined: -foo", "runsc-flag-unknown"),
     ("flag provided but not defined: -overlay2x", "runsc-flag-unknown"),
 ]

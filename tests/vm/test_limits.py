@@ -1,0 +1,49 @@
+"""Hard limits, which only root can raise: who holds CAP_SYS_RESOURCE where they were set."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+import pytest
+from logins import SCRIPTS, USER, WITHIN, blocking, remedy, typed_by_root
+
+#: The user's shell: it asks doctor, has root type what doctor says, and tries again.
+SHELL = f"""
+usernsctl doctor --json --within {WITHIN} | tr -d '\\n'
+echo
+read -r line
+exec usernsctl run -- echo ran
+"""
+
+
+@pytest.mark.parametrize(
+    ("limits", "cause"),
+    [
+        (["--nofile=64:64"], "descriptor-limit"),
+        # One that the user could raise, and one that only root can.
+        (["--as=1073741824:1073741824", "--data=1073741824:"], "address-space-limit"),
+    ],
+)
+def test_what_root_types_heals_the_shell_that_asked(limits: list[str], cause: str) -> None:
+    become = ["setpriv", "--reuid", USER, "--regid", USER, "--init-groups", "--"]
+    shell = subprocess.Popen(
+        [*become, "prlimit", *limits, "--", "sh", "-c", SHELL],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd="/",
+        env={"PATH": f"{SCRIPTS}:/usr/sbin:/usr/bin", "LANG": "C.UTF-8"},
+    )
+    assert shell.stdout is not None
+    try:
+        report = json.loads(shell.stdout.readline())
+        assert blocking(report) == [cause]
+        typed = remedy(report, cause)
+        assert typed.startswith(f"prlimit --pid {shell.pid} ")
+        typed_by_root(typed)
+        output, errors = shell.communicate("\n")
+    finally:
+        shell.kill()
+    assert (shell.returncode, output, errors) == (0, "ran\n", "")
