@@ -88,6 +88,11 @@ def add_range(name: str, **more: object) -> None:
     add(name, tried=RANGE, **more)  # type: ignore[arg-type]
 
 
+def add_counted(name: str, uid: int, **more: object) -> None:
+    """One in which the processes of the user count, who is no other environment's."""
+    add(name, root=[w.another_user(uid)], uid=uid, gid=uid, **more)  # type: ignore[arg-type]
+
+
 def filter_of(name: str, *calls: str, **more: object) -> None:
     """A filter that refuses these calls, with each errno that filters use."""
     add(name, early=[w.denied(*calls)], **more)  # type: ignore[arg-type]
@@ -215,8 +220,8 @@ add("kill-killed", early=[w.killed("kill")], both="seccomp-denies-call")
 # ---- limits ------------------------------------------------------------------------------------
 
 for most in (0, 1):
-    add(f"nproc-{most}", late=[w.limit("NPROC", most)], both="process-limit")
-add("nproc-15", late=[w.limit("NPROC", 15)], both="process-limit", range_=None)
+    add_counted(f"nproc-{most}", 64000 + most, late=[w.limit("NPROC", most)], both="process-limit")
+add_counted("nproc-15", 64015, late=[w.limit("NPROC", 15)], both="process-limit", range_=None)
 add(
     "nofile-10",
     late=[w.limit("NOFILE", 10, 10)],
@@ -229,7 +234,9 @@ add("as-200m", late=[w.limit("AS", 200 << 20)], both=("address-space-limit", STE
 add("as-1g", late=[w.limit("AS", 1 << 30)], both="address-space-limit")
 add("as-1g-hard", late=[w.limit("AS", 1 << 30, 1 << 30)], both="address-space-limit")
 add("fsize-1m-hard", late=[w.limit("FSIZE", 1 << 20, 1 << 20)], both="file-size-limit")
-add("nproc-15-hard", late=[w.limit("NPROC", 15, 15)], both="process-limit", range_=None)
+add_counted(
+    "nproc-15-hard", 64016, late=[w.limit("NPROC", 15, 15)], both="process-limit", range_=None
+)
 add("as-8g", late=[w.limit("AS", 8 << 30)])
 add("data-64m", late=[w.limit("DATA", 64 << 20)])
 # Too little for the interpreter itself.

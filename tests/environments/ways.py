@@ -111,6 +111,17 @@ def own_etc() -> None:
     mount(str(own), "/etc", None, MS_BIND)
 
 
+def another_user(uid: int) -> Way:
+    """One like nobody, but with no other process: RLIMIT_NPROC counts those of other trials."""
+
+    def make() -> None:
+        for path, rest in (("/etc/passwd", f"{uid}::/nonexistent:/bin/sh"), ("/etc/group", "")):
+            cover(path, f"{Path(path).read_text()}another:x:{uid}:{rest}\n")
+        ranges(f"{uid}:100000:65536\n")()
+
+    return make
+
+
 def slow_nss() -> None:
     """getent and getsubids never answer, and the user is in no file."""
     cover("/etc/passwd", "root:x:0:0:root:/root:/bin/sh\n")

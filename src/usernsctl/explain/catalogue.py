@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import tomllib
 from collections.abc import Iterator, Mapping
-from importlib import resources
+from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
@@ -47,7 +47,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
 
 def entries() -> Iterator[tuple[str, Entry]]:
     """Every entry as the files have it, after the area that it is of."""
-    directory = resources.files("usernsctl.explain") / "causes"
+    directory = Path(__file__).with_name("causes")
     for area in AREAS:
         table = tomllib.loads((directory / f"{area}.toml").read_text(encoding="utf-8"))
         for entry in msgspec.convert(table, _File).cause:

@@ -9,7 +9,7 @@ import re
 import tomllib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
+from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
@@ -51,7 +51,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
 
 @functools.cache
 def _files() -> tuple[_File, ...]:
-    directory = resources.files("usernsctl.explain") / "texts"
+    directory = Path(__file__).with_name("texts")
     tables = (
         tomllib.loads((directory / f"{speaker}.toml").read_text(encoding="utf-8"))
         for speaker in SPEAKERS

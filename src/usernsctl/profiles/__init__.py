@@ -6,7 +6,6 @@ import os
 import re
 import sys
 from collections.abc import Iterable
-from importlib import resources
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +20,7 @@ _APPARMOR_ENABLED = Path("/sys/module/apparmor/parameters/enabled")
 
 def read(profile: Profile) -> str:
     """The text of a profile, as engines and apparmor_parser(8) take it."""
-    return resources.files(__name__).joinpath(profile).read_text(encoding="utf-8")
+    return Path(__file__).with_name(profile).read_text(encoding="utf-8")
 
 
 _HOST_HEAD = """\
