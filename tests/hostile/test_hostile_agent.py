@@ -16,7 +16,7 @@ from conftest import open_descriptors
 from tally import Tally
 
 import usernsctl as un
-from usernsctl.gvisor import agent_start
+from usernsctl.gvisor import agent_commands, agent_start
 
 pytestmark = pytest.mark.userns_requires("runsc")
 
@@ -324,3 +324,42 @@ async def from_asyncio(box: un.Sandbox) -> None:
 
     with contextlib.suppress(un.RunscError, TimeoutError):
         await asyncio.wait_for(one(), 1)
+
+
+def test_an_event_loop_does_not_stand_still_for_who_takes_nothing(
+    liar: Path, tally: Tally, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor for root who has stopped the agent: other sandboxes are in the same loop."""
+    monkeypatch.setattr(agent_start, "AGENT_INSIDE", "/liar/agent")
+    monkeypatch.setattr(agent_commands, "START_SECONDS", 0.5)
+    (liar.parent / "mode").write_text("deaf")
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def ask() -> None:
+        # Few of these fit into a socket.
+        await box.create_subprocess_exec("true", env={"A": "x" * 20_000}, stdin=un.DEVNULL)
+
+    async def main() -> None:
+        with pytest.raises(un.RunscError, match="does not answer"):
+            await ask()
+        asked = [asyncio.create_task(ask()) for _ in range(30)]
+        other = asyncio.create_task(others())
+        before = turns
+        for result in await asyncio.gather(*asked, return_exceptions=True):
+            assert "does not answer" in str(result)
+        tally.tried(len(asked))
+        if turns - before < 20:
+            tally.succeeded(f"the others had {turns - before} turns")
+        other.cancel()
+
+    before = open_descriptors()
+    binds = [f"{liar.parent}:/liar"]
+    with un.SandboxHost(binds=binds) as host, host.start(["sleep", "1000"]) as box:
+        asyncio.run(main())
+    assert open_descriptors() == before

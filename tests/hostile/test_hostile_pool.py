@@ -1,4 +1,4 @@
-"""A program with a pool is killed at random moments: nothing of it is left."""
+"""Pools: who had a sandbox attacks who has it next, and a program with a pool is killed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from callers import MAP_OF_SEVERAL, several_ids
 from conftest import EXIT_SECONDS, children, files_below, left_children
 from tally import Tally
 
@@ -85,3 +86,34 @@ def test_nothing_is_left_of_a_pool_whose_creator_was_killed(
             tally.succeeded(f"files: {more}")
         if stay := list(temporary.iterdir()):
             tally.succeeded(f"temporary files: {stay}")
+
+
+# Has gVisor let anybody trace what is of the same user (Yama's ptrace_scope), and tells which of
+# the processes that were there before, and stay, it could make its own.
+TAKING = """
+import ctypes, os
+
+libc, own = ctypes.CDLL(None), os.getpid()
+with open("/proc/sys/kernel/yama/ptrace_scope", "w") as scope:
+    scope.write("0")
+print("ready")
+for pid in [name for name in os.listdir("/proc") if name.isdigit() and int(name) != own]:
+    if libc.ptrace(0x4206, int(pid), None, None) == 0:
+        print(pid, open(f"/proc/{pid}/cmdline").read())
+"""
+
+
+@pytest.mark.userns_requires("runsc")
+@pytest.mark.parametrize("idmap", [(), pytest.param((MAP_OF_SEVERAL,), marks=several_ids)])
+def test_no_process_that_stays_can_be_taken_over(idmap: tuple[un.IdMap], tally: Tally) -> None:
+    """Whoever is process 1 is there in the next block, too, and could look into all that runs."""
+    with un.SandboxHost(*idmap) as host, host.pool(1, limit=1, max_uses=2) as pool:
+        with pool.acquire(EXIT_SECONDS) as one:
+            told = one.check_output(["/usr/bin/python3", "-c", TAKING], text=True).splitlines()
+            assert told[0] == "ready"
+            tally.tried()
+            for line in told[1:]:
+                tally.succeeded(line)
+        with pool.acquire(EXIT_SECONDS) as again:
+            assert again is one
+            again.run(["true"], check=True)

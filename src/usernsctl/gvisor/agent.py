@@ -137,6 +137,26 @@ class Agent:
         if not left or not poll.poll(1 + int(left * 1000)):
             raise AgentLate
 
+    async def room_async(self, deadline: float) -> None:
+        """Wait until something can be sent at once, or the agent has ended.
+
+        :param deadline: until when, by the monotonic clock.
+        :raises AgentLate: it took nothing of what was sent before.
+        """
+        while not self._has_room():
+            if not seconds_left(deadline):
+                raise AgentLate
+            await pause_async()
+
+    def _has_room(self) -> bool:
+        try:
+            with self._shared.use():
+                poll = select.poll()
+                poll.register(self._shared.socket.fileno(), select.POLLOUT)
+                return bool(poll.poll(0))
+        except LetGoError:
+            return True
+
     def told_failure(self) -> wire.Failed | None:
         """What it has told of a message of ours whose own socket it did not get."""
         with contextlib.suppress(OSError, LetGoError, wire.Lie), self._shared.use():
@@ -176,6 +196,13 @@ def _pause(deadline: float) -> None:
     if not left:
         raise AgentLate
     time.sleep(min(left, _LOOK_SECONDS))
+
+
+async def pause_async() -> None:
+    """Let an event loop go on, before it is looked again whether something can be done."""
+    import asyncio
+
+    await asyncio.sleep(_LOOK_SECONDS)
 
 
 def await_hello(connection: socket.socket, deadline: float) -> int:
@@ -265,7 +292,7 @@ class AgentHolder:
                 break
             if not seconds_left(deadline):
                 raise AgentLate
-            await asyncio.sleep(_LOOK_SECONDS)
+            await pause_async()
         try:
             self._starters.add(own)
             return self.keep(await self._start_async(deadline))

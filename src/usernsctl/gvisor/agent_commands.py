@@ -13,7 +13,15 @@ from usernsctl.commands.arguments import Args, StrOrBytesPath
 from usernsctl.commands.popen import CompletedProcess, TimeoutExpired, choose_pipes, finish
 from usernsctl.gvisor import agent_wire as wire
 from usernsctl.gvisor import checks, request
-from usernsctl.gvisor.agent import Agent, AgentHolder, AgentLate, AgentSilent, agent_error
+from usernsctl.gvisor.agent import (
+    Agent,
+    AgentHolder,
+    AgentLate,
+    AgentSilent,
+    agent_error,
+    pause_async,
+    seconds_left,
+)
 from usernsctl.gvisor.agent_popen import (
     START_SECONDS,
     Place,
@@ -124,14 +132,33 @@ class SandboxCommands:
         limit = aio.take_limit(arguments)
         deadline = time.monotonic() + START_SECONDS
         wanted = self._wanted(arguments)
-        try:
-            await self._agents.get_async(deadline)
-        except AgentLate:
-            raise agent_error(self._id, "does not answer", AgentSilent) from None
         arguments |= {"bufsize": 0, "is_awaited": False, "outlives": False}
-        popen = self._start(wanted, [program, *args], deadline, arguments)
+        popen = await self._asked(wanted, [program, *args], deadline, arguments)
         await popen.start_async()
         return await aio.connected(popen, limit)
+
+    async def _asked(
+        self, wanted: Wanted, args: Args, deadline: float, arguments: dict[str, Any]
+    ) -> SandboxPopen[Any]:
+        """Ask the agent for a command, while the event loop goes on.
+
+        An agent that was stopped takes only as many messages as its socket has room for.
+
+        :raises AgentSilent: it has taken this one by no means.
+        """
+        while True:
+            try:
+                agent = await self._agents.get_async(deadline)
+                await agent.room_async(deadline)
+            except AgentLate:
+                raise agent_error(self._id, "does not answer", AgentSilent) from None
+            try:
+                return self._start(wanted, args, deadline, arguments)
+            except AgentSilent:
+                # Something else has come first.
+                if not seconds_left(deadline):
+                    raise
+            await pause_async()
 
     def close(self) -> None:
         """End the agent, and the commands that run. Waits for nobody."""

@@ -134,7 +134,8 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         """Have it started.
 
         :param deadline: until when, by the monotonic clock.
-        :param is_awaited: whether to wait for that; or else :meth:`start_async` is called.
+        :param is_awaited: whether to wait for that; or else :meth:`start_async` is called, and an
+            agent that can't be asked at once is a silent one.
         :param outlives: whether it goes on if it is forgotten, as with subprocess.
         :param arguments: of :class:`subprocess.Popen`.
         :raises CommandError: it could not be started.
@@ -262,10 +263,12 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
 
     def _send_once_or_twice(self, message: bytes, fds: Sequence[int]) -> None:
         """To a new agent, if the one that there was has just ended."""
+        # Whoever does not wait for the start waits for nothing else here.
+        deadline = self._deadline if self._is_awaited else time.monotonic()
         for _ in range(2):
-            agent = self._place.agents.get(self._deadline)
+            agent = self._place.agents.get(deadline)
             with contextlib.suppress(AgentGone):
-                agent.send(message, fds, self._deadline)
+                agent.send(message, fds, deadline)
                 return
         raise self._place.ended() or self._gone()
 

@@ -22,10 +22,6 @@ from usernsctl.gvisor.sandbox import Sandbox
 #: How long a start may take where nobody says how long, in seconds.
 START_SECONDS = 30
 
-# What a sandbox runs that is used again. The agent is its process 1 where it is used once; but all
-# that a user has left ends with the agent, and the sandbox must not.
-_IDLE = ("sleep", "2147483647")
-
 
 class Starter(Protocol):
     """What starts sandboxes that are ready, such as a template."""
@@ -56,6 +52,16 @@ class PoolOptions(TypedDict, total=False):
     stdin: Any
     stdout: Any
     stderr: Any
+
+
+class _UsedAgain(Sandbox):
+    """One that is to be cleaned, and so outlives the agent's connection.
+
+    Its process 1 stays when all else in it is killed. So that is the agent: whoever was root there
+    could have traced any other program, and made it his own.
+    """
+
+    _agent_outlives = True
 
 
 class SandboxPool(Closing, AsyncClosing):
@@ -126,7 +132,8 @@ class SandboxPool(Closing, AsyncClosing):
         def start() -> Sandbox:
             if template is not None:
                 return template.start(**how)
-            return Sandbox(None if rules.max_uses == 1 else _IDLE, host=host, env=env, **how)
+            kind = Sandbox if rules.max_uses == 1 else _UsedAgain
+            return kind(None, host=host, env=env, **how)
 
         self._stock = Stock[Sandbox](Boxes(start, seconds, warms=template is None), rules)
 

@@ -100,6 +100,8 @@ class Sandbox(BegunClosing):
     _is_released = False
     _is_finished = False
     _what = "a sandbox"
+    # Whether an agent that is process 1 goes on when its connection has ended.
+    _agent_outlives = False
 
     def __init__(
         self,
@@ -137,8 +139,9 @@ class Sandbox(BegunClosing):
                 raise ValueError(
                     "args is empty: it must hold a command, or be None where there is to be none"
                 )
+            outlives = detach or self._agent_outlives
             config = used.config_for(
-                words, env=env, cwd=start, user=user, terminal=terminal, outlives=detach
+                words, env=env, cwd=start, user=user, terminal=terminal, outlives=outlives
             )
             self._files = Files(used, self.id, config)
             how = {"in_cgroup": in_cgroup}
