@@ -6,7 +6,8 @@ DEV = $$(tools/environment dev)
 PYTHON_CODE = src tests tools demo bench examples csrc docs/conf.py setup.py
 SHELL_CODE = tools/packages tools/environment tools/user tools/as-user tools/test-users tools/to-the-end tools/deb \
 	demo/run .ci/run \
-	docker/install docker/install-runsc tools/source-copy debian/tests/namespaces debian/tests/gvisor \
+	docker/install docker/install-runsc tools/source-copy tools/in-system tools/deb-installed \
+	$(filter-out %/control,$(wildcard debian/tests/*)) \
 	tools/dist/try-install tools/dist/use-installed tools/vm/image tools/vm/run tools/vm/guest
 C_CODE = $(shell find csrc tests/c -name "*.[ch]")
 

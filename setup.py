@@ -6,6 +6,7 @@ interface itself, csrc/include/usernsctl.h.
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import re
@@ -40,6 +41,31 @@ SYSROOT = os.environ.get("USERNSCTL_SYSROOT")
 INTERFACE = "include/usernsctl.h"
 DEFINES = [("USERNSCTL_VERSION", '"{}"'.format(PYPROJECT["project"]["version"]))]
 
+
+@functools.cache
+def processor() -> str:
+    """The processor that is built for, as platform.machine() calls it: the compiler's own target.
+
+    Without a compiler nothing is built, but what the package is can be asked for.
+    """
+    try:
+        told = subprocess.run([*compiler(), "-dumpmachine"], capture_output=True, text=True)
+    except OSError:
+        return platform.machine()
+    return told.stdout.partition("-")[0].strip() or platform.machine()
+
+
+def runs_here(program: Path, *words: str) -> bool:
+    """Whether a program works; of one for another processor it can't be told here."""
+    if processor() != platform.machine():
+        return True
+    return subprocess.run([program, *words], stdout=subprocess.DEVNULL).returncode == 0
+
+
+def compiler() -> list[str]:
+    return shlex.split(os.environ.get("CC", "cc"))
+
+
 FLAGS = layout.flags(CSRC)
 # Against forged returns and jumps, where the processor can tell them.
 BRANCHES = {"x86_64": ["-fcf-protection=full"], "aarch64": ["-mbranch-protection=standard"]}
@@ -47,7 +73,7 @@ BRANCHES = {"x86_64": ["-fcf-protection=full"], "aarch64": ["-mbranch-protection
 RELEASE = [
     *("-O2", "-fstack-protector-strong", "-fstack-clash-protection"),
     *("-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=3"),
-    *BRANCHES.get(platform.machine(), ()),
+    *BRANCHES.get(processor(), ()),
 ]
 FULL_RELRO = ["-Wl,-z,relro,-z,now"]
 # The binding that cffi generates is not ours to mend, so the extension is built without warnings.
@@ -81,8 +107,18 @@ def declarations(header: str) -> str:
     return "\n".join(ln for ln in lines if not ln.lstrip().startswith("#") or number.fullmatch(ln))
 
 
+def older_libc() -> list[str]:
+    """What has the compiler take the libc in SYSROOT, even a cross compiler, which has its own."""
+    if not SYSROOT:
+        return []
+    headers, system = f"{SYSROOT}/usr/include", f"{processor()}-linux-gnu"
+    libraries = [f"-L{SYSROOT}/usr/lib/{system}", f"-L{SYSROOT}/lib/{system}"]
+    first = [*("-isystem", f"{headers}/{system}", "-isystem", headers), *libraries]
+    return [f"--sysroot={SYSROOT}", *(first if processor() != platform.machine() else ())]
+
+
 def extension() -> Any:
-    libc = [f"--sysroot={SYSROOT}"] if SYSROOT else []
+    libc = older_libc()
     ffi = FFI()
     ffi.cdef(SYSTEM_TYPES + declarations((CSRC / INTERFACE).read_text()))
     ffi.set_source(
@@ -108,7 +144,7 @@ def link_mode(compiler: list[str]) -> list[str]:
             built = subprocess.run(
                 [*compiler, *mode, str(source), "-o", str(program)], capture_output=True
             )
-            if built.returncode == 0 and subprocess.run([program]).returncode == 0:
+            if built.returncode == 0 and runs_here(program):
                 return mode
     raise CompileError(f"{shlex.join(compiler)} can't make a working program")
 
@@ -135,12 +171,12 @@ def build_with_first(flags: list[str], mode: list[str], sources: list[Path], pro
         except CompileError as error:
             print(f"{error}: it begins with libc, and starts later for that", flush=True)
             return False
-    return subprocess.run([program, "--version"], stdout=subprocess.DEVNULL).returncode == 0
+    return runs_here(program, "--version")
 
 
 def has_first(mode: list[str]) -> bool:
     """Whether a program can begin before its libc does; if the dynamic loader starts it, no."""
-    known = platform.machine() in layout.FREESTANDING_MACHINES
+    known = processor() in layout.FREESTANDING_MACHINES
     return known and mode in STATIC_MODES and shutil.which(OBJCOPY) is not None
 
 
@@ -155,12 +191,8 @@ def build_first(target: Path, mode: list[str]) -> None:
 
 
 def build_freestanding(program: Path) -> None:
-    flags = [*FLAGS, "-O2", *own_flags(), *layout.freestanding_flags(platform.machine())]
+    flags = [*FLAGS, "-O2", *own_flags(), *layout.freestanding_flags(processor())]
     compile_program(flags, layout.freestanding(program.name, CSRC), program)
-
-
-def compiler() -> list[str]:
-    return shlex.split(os.environ.get("CC", "cc"))
 
 
 def own_flags() -> list[str]:
@@ -184,7 +216,7 @@ class BuildExtension(build_ext):
     def run(self) -> None:
         super().run()
         programs = self._package() / "_bin"
-        has_freestanding = platform.machine() in layout.FREESTANDING_MACHINES
+        has_freestanding = processor() in layout.FREESTANDING_MACHINES
         freestanding = layout.FREESTANDING.keys() if has_freestanding else set()
         for name in freestanding:
             build_freestanding(programs / name)

@@ -406,7 +406,7 @@ class Request:
                 shows_default=True,
                 parse=parse_network,
                 metavar="none|host",
-                help="none: a loopback device alone. host: this machine's network.",
+                help="Either none, a loopback device alone, or host, this machine's network.",
             ),
             argument=Argument("network", is_one_of(*runsc.NETWORKS)),
         ),

@@ -45,25 +45,38 @@ def completed(shell: str, script: str, line: str, place: Path, env: Mapping[str,
 
     :param place: the directory that the shell is in.
     """
-    place.mkdir(exist_ok=True)
-    source = place.with_suffix(".script")
-    source.write_text(script)
-    environ = {"HOME": str(place), "TERM": "dumb", "LANG": "C.UTF-8", **env}
-    environ |= {"SCRIPT": str(source), "TOLD": str(place.with_suffix(".told"))}
-    if shell != "fish":
-        begin = place.with_suffix(".begin")
-        begin.write_text(_BASH if shell == "bash" else _ZSH)
-        return _typed(shell, begin, line, place, environ)
+    if shell == "fish":
+        return " ".join(described_by_fish(script, line, place, env))
+    environ = _environ(script, place, env) | {"TOLD": str(place.with_suffix(".told"))}
+    begin = place.with_suffix(".begin")
+    begin.write_text(_BASH if shell == "bash" else _ZSH)
+    return _typed(shell, begin, line, place, environ)
+
+
+def described_by_fish(
+    script: str, line: str, place: Path, env: Mapping[str, str]
+) -> dict[str, str]:
+    """The words that fish offers, each with what it says of it."""
     done = subprocess.run(
         ["fish", "--no-config", "-c", 'source $SCRIPT; complete -C "$LINE"'],
-        env={**environ, "LINE": line},
+        env=_environ(script, place, env) | {"LINE": line},
         cwd=place,
         capture_output=True,
         text=True,
         timeout=_SECONDS,
     )
     assert done.stderr == ""
-    return " ".join(row.partition("\t")[0] for row in done.stdout.splitlines())
+    rows = [row.partition("\t") for row in done.stdout.splitlines()]
+    return {word: about for word, _, about in rows}
+
+
+def _environ(script: str, place: Path, env: Mapping[str, str]) -> dict[str, str]:
+    """What a shell finds in a directory that is its home."""
+    place.mkdir(exist_ok=True)
+    source = place.with_suffix(".script")
+    source.write_text(script)
+    environ = {"HOME": str(place), "TERM": "dumb", "LANG": "C.UTF-8", **env}
+    return environ | {"SCRIPT": str(source)}
 
 
 def _typed(shell: str, begin: Path, line: str, place: Path, environ: dict[str, str]) -> str:

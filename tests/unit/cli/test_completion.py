@@ -78,6 +78,17 @@ def test_a_value_follows_its_option_in_the_same_word(
     assert found == {"--setgroups=allow"}
 
 
+def test_fish_does_not_say_of_a_value_what_is_said_of_its_option(
+    usernsctl: Program, tmp_path: Path
+) -> None:
+    script = usernsctl("completion", "fish").stdout
+    place = tmp_path / "place"
+    found = shells.described_by_fish(script, "usernsctl run --network ", place, ENV)
+    assert found == {"none": "", "host": ""}
+    found = shells.described_by_fish(script, "usernsctl run --netw", place, ENV)
+    assert "host" in found["--network"]
+
+
 def test_files_are_offered_where_a_file_is_wanted(shell: str, script: str, tmp_path: Path) -> None:
     below = tmp_path / "files"
     (below / "directory").mkdir(parents=True)

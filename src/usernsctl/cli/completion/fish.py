@@ -74,7 +74,8 @@ def _flag(flag: Flag) -> str:
 def _offer(value: Value) -> str:
     if value.kind == "files":
         return " -F"
-    words = " ".join(value.words) or _OFFERS.get(value.kind, "")
+    # What follows the tab stands in place of what is said of the option.
+    words = " ".join(rf"{word}\t" for word in value.words) or _OFFERS.get(value.kind, "")
     return f" -fa {_quoted(words)}" if words else ""
 
 
