@@ -94,7 +94,7 @@ def plan(uid: IdRequest, gid: IdRequest, *, setgroups: str, allow_single_id: boo
 
 
 def free_ids(
-    etc: str, uid_map: Iterable[ExtentTuple], gid_map: Iterable[ExtentTuple]
+    etc: str, uid_map: Iterable[Iterable[int]], gid_map: Iterable[Iterable[int]]
 ) -> tuple[int, int] | None:
     """Find ids that nobody has: the first one, and how many; the same as uids and as gids.
 
