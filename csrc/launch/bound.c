@@ -78,7 +78,7 @@ static int refuse_special(struct un_launch *launch, struct un_trail *trail, cons
     const char *kind = fd < 0 || fstat(fd, &status) ? NULL : name_special(status.st_mode);
     if (!kind)
         return 0;
-    un_launch_tell(launch, inside, "remove it from the root filesystem, or name another path");
+    un_launch_tell(launch, inside, "remove it from the root filesystem");
     return un_fail(err, UN_STEP_BIND, 0, NULL,
                    "%.200s is %s, and gVisor can't mount anything on it", inside, kind);
 }

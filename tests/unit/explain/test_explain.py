@@ -343,7 +343,7 @@ def probes(monkeypatch: pytest.MonkeyPatch) -> list[Finding]:
     found: list[Finding] = []
 
     def diagnose(purpose: Any) -> Report:
-        facts = {"subordinate": {"user": "it", "free": 300000}}
+        facts = {"subordinate": {"user": "it", "free": 300000, "free_count": 65536}}
         return Report(purpose=purpose, findings=tuple(found), facts=facts)
 
     monkeypatch.setattr("usernsctl.doctor.diagnose", diagnose)
