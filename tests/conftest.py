@@ -125,6 +125,16 @@ def pytest_configure(config: pytest.Config) -> None:
         prctl.set_child_subreaper(True)
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Say that all tests were run: for a test that executes a program in place of pytest, none are.
+
+    `$USERNSCTL_SESSION_ENDED` names the file for that (tools/to-the-end).
+    """
+    file = os.environ.get("USERNSCTL_SESSION_ENDED")
+    if file and not hasattr(session.config, "workerinput"):
+        Path(file).touch()
+
+
 def is_controller(config: pytest.Config) -> bool:
     """Whether this process runs no tests, but starts the workers of pytest-xdist that do.
 

@@ -40,6 +40,7 @@ static void set(struct un_error *err, enum un_step step, int errnum, const char 
     err->errnum = errnum;
     err->cause = cause;
     err->detail[0] = '\0';
+    err->remedy[0] = '\0';
 }
 
 int un_fail(struct un_error *err, enum un_step step, int errnum, const char *cause,

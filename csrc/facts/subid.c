@@ -11,16 +11,21 @@
 
 /* Reads a number that the byte `end` follows, as those do who grant it: blanks may come first, and
  * a 0 or 0x has the meaning that it has in C (shadow's lib/atoi). Returns what follows, or NULL. */
-static const char *read_field(const char *text, char end, uint64_t *number)
+static const char *read_number(const char *text, char end, uint64_t most, uint64_t *number)
 {
     char *at;
     const char *first = text + strspn(text, " \t\v\f");
     errno = 0;
     unsigned long long read = strtoull(first, &at, 0);
-    if (errno || at == first || *first == '-' || read > UINT32_MAX || *at != end)
+    if (errno || at == first || *first == '-' || read > most || *at != end)
         return NULL;
     *number = read;
     return end ? at + 1 : at;
+}
+
+static const char *read_field(const char *text, char end, uint64_t *number)
+{
+    return read_number(text, end, UINT32_MAX, number);
 }
 
 /* What is wrong with what follows the name, or NULL; fills in `range`. */
@@ -151,4 +156,40 @@ int un_subid_read(const char *path, const char *user, uint32_t uid, struct un_ra
     }
     un_lines_close(&lines);
     return failed;
+}
+
+/* The first id that is behind all ranges of a file, and the last one before those that go past the
+ * end: newuidmap(1) grants what is left of these. */
+static void take_granted(const char *line, uint64_t *first, uint64_t *last)
+{
+    uint64_t start, count;
+    const char *at = strchr(line, ':');
+    if (!at || !(at = read_field(at + 1, ':', &start)) || !read_number(at, '\0', INT64_MAX, &count))
+        return;
+    if (start + count <= UINT32_MAX && start + count > *first)
+        *first = start + count;
+    if (start + count > UINT32_MAX && start < *last)
+        *last = start;
+}
+
+bool un_subid_free(const char *const paths[2], uint32_t *first)
+{
+    uint64_t from = 100000, last = UINT32_MAX; /* SUB_UID_MIN of login.defs(5) */
+    for (int kind = UN_UID; kind <= UN_GID; kind++) {
+        char line[UN_LINE_MAX];
+        bool cut;
+        struct un_lines lines;
+        if (!un_lines_open(&lines, paths[kind])) {
+            if (errno == ENOENT)
+                continue;
+            return false;
+        }
+        while (un_lines_next(&lines, line, &cut))
+            take_granted(line, &from, &last);
+        un_lines_close(&lines);
+        if (lines.errnum)
+            return false;
+    }
+    *first = (uint32_t)from;
+    return from + UN_GRANT_COUNT <= last;
 }

@@ -71,6 +71,7 @@ struct un_error {
     int errnum;                 /* errno of the call that failed, 0 where none did */
     const char *cause;          /* the id of a struct un_cause, or NULL if the cause is not known */
     char detail[UN_DETAIL_MAX]; /* what it was about: a path, an extent, a helper's own words */
+    char remedy[UN_DETAIL_MAX]; /* what mends it here; "": what mends its cause anywhere */
 };
 
 /* Why something failed, for people. */
@@ -190,6 +191,11 @@ struct un_notices {
  * with exactly its name, or with exactly its uid in decimal. No such file: no ranges. */
 int un_subid_read(const char *path, const char *user, uint32_t uid, struct un_ranges *ranges,
                   struct un_notices *notices, struct un_error *err);
+#define UN_GRANT_COUNT 65536 /* what useradd(8) grants to a user */
+/* Finds as many ids behind all that two files like /etc/subuid grant to anybody, by enum un_kind:
+ * those from *first on, as useradd(8) does it. False: there are none, or one of the files is there,
+ * and can't be read. */
+bool un_subid_free(const char *const paths[2], uint32_t *first);
 
 /* ---- facts (facts/) -------------------------------------------------------------------------- */
 

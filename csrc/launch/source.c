@@ -71,7 +71,8 @@ static int check_assumed(struct un_launch *launch, const struct un_record *recor
                         (unsigned)now.st_mode, mode);
     if (!is_same_time(&now.st_mtim, time))
         return OUTDATED(launch, err, path,
-                        "%.300s was changed at %jd; it was %" PRIu64 " (seconds since 1970) when the "
+                        "%.300s was changed at %jd; it was %" PRIu64
+                        " (seconds since 1970) when the "
                         "launch was made",
                         path, (intmax_t)now.st_mtim.tv_sec, time / SECOND_NS);
     return 0;

@@ -64,8 +64,8 @@ class Remedy:
 
 
 def _grant(ranges: str) -> Remedy:
-    command = f"usermod --add-subuids {ranges} --add-subgids {ranges} USER"
-    return Remedy(command, shell=command)
+    command = f"usermod --add-subuids {ranges} --add-subgids {ranges} "
+    return Remedy(command, shell=f"{command}USER")
 
 
 REMEDIES = {

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from broken_machine import ENVIRONMENT, USERNSCTL, Diagnosis, diagnose, run_broken
+from broken_machine import DOCTOR, ENVIRONMENT, USERNSCTL, Diagnosis, diagnose, run_broken
 from callers import as_root
 
 from usernsctl.doctor import diagnose as in_process
@@ -58,7 +58,7 @@ def test_a_real_program_is_run_in_gvisor() -> None:
 @pytest.mark.userns_requires("runsc")
 def test_a_sandbox_in_a_sandbox() -> None:
     shown = [option for place in {sys.prefix, sys.base_prefix} for option in ("--bind", place)]
-    doctor = [USERNSCTL, "doctor", "--no-runsc", "--json"]
+    doctor = [*DOCTOR, "--no-runsc", "--json"]
     done = subprocess.run(
         [USERNSCTL, "run", *shown, "--", *doctor], capture_output=True, text=True, env=ENVIRONMENT
     )
@@ -128,14 +128,14 @@ def test_what_only_calls_tell_is_among_the_facts(deny: list[str]) -> None:
 
 @pytest.mark.parametrize("arguments", [["--for", "nothing"], ["--nothing"], ["more"]])
 def test_a_wrong_call_has_an_exit_status_of_its_own(arguments: list[str]) -> None:
-    done = subprocess.run([USERNSCTL, "doctor", *arguments], capture_output=True, text=True)
+    done = subprocess.run([*DOCTOR, *arguments], capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stdout == ""
     assert "Error: " in done.stderr
 
 
 def test_a_script_is_printed_for_what_is_broken() -> None:
-    done = run_broken(["seccomp-engine"], [USERNSCTL, "doctor", "--no-runsc", "--script"])
+    done = run_broken(["seccomp-engine"], [*DOCTOR, "--no-runsc", "--script"])
     assert done.returncode == 1
     assert "# seccomp-denies-userns: " in done.stdout
     subprocess.run(["sh", "-n"], input=done.stdout, text=True, check=True)
@@ -150,9 +150,7 @@ def own_cgroup() -> list[str]:
 def test_no_file_and_no_control_group_is_left(tmp_path: Path) -> None:
     before = own_cgroup()
     env = ENVIRONMENT | {"TMPDIR": str(tmp_path), "HOME": str(tmp_path)}
-    done = subprocess.run(
-        [USERNSCTL, "doctor", "--json"], capture_output=True, env=env, cwd=tmp_path
-    )
+    done = subprocess.run([*DOCTOR, "--json"], capture_output=True, env=env, cwd=tmp_path)
     assert json.loads(done.stdout)["ready"]
     assert list(tmp_path.iterdir()) == []
     assert own_cgroup() == before

@@ -15,6 +15,8 @@ void report_error_with(const char *program, const struct un_error *err, const ch
     struct un_cause cause;
     fprintf(stderr, "%s: %s: %s\n", program, un_step_name(err->step),
             un_error_reason(err, reason, sizeof reason));
+    if (!remedy && *err->remedy)
+        remedy = err->remedy;
     if (!remedy) {
         report_cause(err->cause);
         return;

@@ -15,7 +15,14 @@ from usernsctl._core.looking import (
     machine_part,
     refuse_to_show,
 )
-from usernsctl._core.planning import NativePlan, parse_extent, plan, setup_to_join
+from usernsctl._core.planning import (
+    GRANT_COUNT,
+    NativePlan,
+    free_ids,
+    parse_extent,
+    plan,
+    setup_to_join,
+)
 from usernsctl._core.records import (
     ALL_NAMESPACES,
     NAMESPACE_FILES,
@@ -44,6 +51,7 @@ from usernsctl._core.running import (
 
 __all__ = [
     "ALL_NAMESPACES",
+    "GRANT_COUNT",
     "NAMESPACES",
     "NAMESPACE_FILES",
     "Cause",
@@ -67,6 +75,7 @@ __all__ = [
     "explain_runsc",
     "explain_silent_runsc",
     "failure",
+    "free_ids",
     "is_trusted",
     "join",
     "landlock_version",

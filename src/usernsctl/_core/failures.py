@@ -96,7 +96,7 @@ def error_of(
         errno=err.errnum,
         filename=filename,
         cause=cause_id,
-        remedy=remedy or (known.remedy if known else None),
+        remedy=remedy or text_of(err.remedy) or (known.remedy if known else None),
     )
 
 

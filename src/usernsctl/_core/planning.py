@@ -12,6 +12,9 @@ from usernsctl._native import ffi, lib
 from usernsctl._typing import Any
 from usernsctl.errors import MapError
 
+#: How many subordinate ids useradd(8) grants to a user.
+GRANT_COUNT: int = lib.UN_GRANT_COUNT
+
 _SETGROUPS = {
     "auto": lib.UN_SETGROUPS_AUTO,
     "allow": lib.UN_SETGROUPS_ALLOW,
@@ -88,6 +91,18 @@ def plan(uid: IdRequest, gid: IdRequest, *, setgroups: str, allow_single_id: boo
     sources.path = memory.string(os.environb.get(b"PATH"))
     check(lib.un_plan_for_caller(request, sources, facts, result, err), err)
     return NativePlan(result, facts.notices, facts)
+
+
+def free_ids(subuid: str, subgid: str) -> int | None:
+    """Find the first of 65,536 ids that two files like /etc/subuid and /etc/subgid grant to nobody.
+
+    They are behind all that anybody has: uids and gids get the same, as useradd(8) does it.
+
+    :returns: ``None``: there are none, or a file that is there can't be read.
+    """
+    memory, first = Memory(), ffi.new("uint32_t *")
+    paths = ffi.new("const char *[2]", [memory.string(subuid), memory.string(subgid)])
+    return int(first[0]) if lib.un_subid_free(paths, first) else None
 
 
 def setup_to_join(directory: int) -> Setup:

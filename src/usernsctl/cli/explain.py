@@ -6,7 +6,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -19,7 +19,7 @@ from usernsctl.explain.logs import printable
 if TYPE_CHECKING:
     from usernsctl.explain.logs import Failure
     from usernsctl.explain.messages import Candidate, Explanation
-    from usernsctl.explain.model import Finding
+    from usernsctl.explain.model import Finding, Place, Report
 
 
 _NOT_RECOGNISED = 1
@@ -64,13 +64,14 @@ def explain_command(
             explanation = explain_failures(logged)
     except OSError as error:
         _fail(context, f"{debug_log or file or 'standard input'}: {error.strerror}")
+    report = None
     if explanation.recognised and not no_probe:
-        explanation = _probe(explanation)
+        explanation, report = _probe(explanation)
     tolerate_any_text()
     if as_json:
-        print(json.dumps(_as_json(explanation, logged), indent=2))
+        print(json.dumps(_as_json(explanation, report, logged), indent=2))
     else:
-        print(_as_text(explanation, logged))
+        print(_as_text(explanation, report, logged))
     if not explanation.recognised:
         context.exit(_NOT_RECOGNISED)
 
@@ -94,20 +95,31 @@ def _read(file: str | None) -> Explanation:
     return explain(sys.stdin.buffer)
 
 
-def _probe(explanation: Explanation) -> Explanation:
+def _probe(explanation: Explanation) -> tuple[Explanation, Report | None]:
     """See which of the causes holds here. If that can't be tried, the text has to do."""
     from usernsctl.doctor import diagnose
     from usernsctl.explain.messages import confirm
 
     try:
         # This purpose has all others' findings too, at least as warnings.
-        return confirm(explanation, diagnose("run"))
+        report = diagnose("run")
     except UsernsError as error:
         say(f"usernsctl: explain: no probes: {error}")
-        return explanation
+        return explanation, None
+    return confirm(explanation, report), report
 
 
-def _as_text(explanation: Explanation, logged: Sequence[Failure]) -> str:
+def _remedies(candidate: Candidate, report: Report | None) -> dict[Place, str]:
+    """Of a cause that holds here, the command is the one for this machine."""
+    from usernsctl.doctor.remedies import remedy
+
+    remedies = dict(candidate.cause.remedies)
+    if report and candidate.finding:
+        remedies["host"] = remedy(report, candidate.cause, "host")
+    return remedies
+
+
+def _as_text(explanation: Explanation, report: Report | None, logged: Sequence[Failure]) -> str:
     parts = []
     if logged:
         root = logged[0]
@@ -119,7 +131,8 @@ def _as_text(explanation: Explanation, logged: Sequence[Failure]) -> str:
     full = confirmed or _likeliest(explanation.candidates)
     before: tuple[str, ...] = ()
     for candidate in full:
-        parts.append(_in_full(candidate, candidate.seen if candidate.seen != before else ()))
+        seen = candidate.seen if candidate.seen != before else ()
+        parts.append(_in_full(candidate, _remedies(candidate, report), seen))
         before = candidate.seen
     rest = [candidate for candidate in explanation.candidates if candidate not in full]
     if explanation.probed and not confirmed:
@@ -155,7 +168,7 @@ def _name(candidate: Candidate) -> str:
     return f"{candidate.cause.id}: {candidate.cause.title}"
 
 
-def _in_full(candidate: Candidate, seen: Sequence[str]) -> str:
+def _in_full(candidate: Candidate, remedies: Mapping[Place, str], seen: Sequence[str]) -> str:
     cause, finding = candidate.cause, candidate.finding
     lines = [_name(candidate) + (" (confirmed here)" if finding else "")]
     lines += [f"  seen: {line}" for line in seen]
@@ -164,7 +177,7 @@ def _in_full(candidate: Candidate, seen: Sequence[str]) -> str:
     lines.append(f"  why: {cause.why}")
     if not finding:
         lines.append(f"  told by: {cause.told_by}")
-    for place, remedy in cause.remedies.items():
+    for place, remedy in remedies.items():
         where = "remedy" if place == "host" else f"in {place.capitalize()}"
         first, *more = remedy.split("\n")
         lines.append(f"  {where}: {first}" if not more else f"  {where}:")
@@ -177,7 +190,9 @@ def _other(finding: Finding) -> str:
     return f"  {finding.id}{title}; " + "; ".join(map(printable, finding.evidence))
 
 
-def _as_json(explanation: Explanation, logged: Sequence[Failure]) -> dict[str, Any]:
+def _as_json(
+    explanation: Explanation, report: Report | None, logged: Sequence[Failure]
+) -> dict[str, Any]:
     return {
         "recognised": explanation.recognised,
         "probed": explanation.probed,
@@ -188,7 +203,7 @@ def _as_json(explanation: Explanation, logged: Sequence[Failure]) -> dict[str, A
                 "title": candidate.cause.title,
                 "why": candidate.cause.why,
                 "told_by": candidate.cause.told_by,
-                "remedies": dict(candidate.cause.remedies),
+                "remedies": _remedies(candidate, report),
                 "reference": candidate.cause.reference,
                 "seen": list(candidate.seen),
                 "confirmed": candidate.finding is not None if explanation.probed else None,

@@ -23,7 +23,7 @@ def lines(tree: Tree, *, is_ascii: bool) -> Iterator[str]:
     yield from _namespace(below, top, "", "", _ASCII if is_ascii else _DRAWN)
     if tree.unseen:
         noun = "process" if tree.unseen == 1 else "processes"
-        yield f"not seen: the namespaces of {tree.unseen} {noun}, which others may not look at"
+        yield f"not seen: the namespaces of {tree.unseen} {noun} that you may not look into"
 
 
 def _namespace(

@@ -28,7 +28,6 @@ from usernsctl.doctor.facts import (
     SecurityModules,
     Subordinate,
 )
-from usernsctl.doctor.remedies import RANGE_COUNT, RANGE_FIRST
 from usernsctl.errors import HardeningError, RunscError
 from usernsctl.gvisor import runsc
 from usernsctl.gvisor.releases import release_of
@@ -493,7 +492,7 @@ def _subordinate(tree: Tree, status: _Status) -> Subordinate:
     return Subordinate(
         source=None if source == "files" else source,
         user=_user(tree, uid),
-        free=_free(tree),
+        free=_core.free_ids(tree.path("etc/subuid"), tree.path("etc/subgid")),
         gid_entries=entries,
         unreadable=tuple(
             f"/{path}"
@@ -509,36 +508,6 @@ def _user(tree: Tree, uid: int | None) -> str | None:
         if len(words) > 2 and words[2] == str(uid):
             return words[0]
     return None
-
-
-def _free(tree: Tree) -> int | None:
-    """Behind all ranges that anybody has: uids and gids get the same, as useradd(8) does it."""
-    first, last = RANGE_FIRST, 2**32 - 1
-    for path in ("etc/subuid", "etc/subgid"):
-        text = tree.text(path)
-        if text is None and not tree.is_absent(path):
-            return None
-        for line in (text or "").split("\n"):
-            words = line.split(":")[1:]
-            start, count = map(_number, words) if len(words) == 2 else (None, None)
-            if start is None or count is None:
-                continue
-            # newuidmap grants what is left of one that goes past the last id there is.
-            if start + count < 2**32:
-                first = max(first, start + count)
-            else:
-                last = min(last, start)
-    return first if first + RANGE_COUNT <= last else None
-
-
-def _number(word: str) -> int | None:
-    """A number as those read it who grant ranges: with a 0 first, it is octal, as in C."""
-    text = word.strip(" \t").removeprefix("+")
-    octal = text.isdecimal() and text.startswith("0")
-    try:
-        return int(text, 8 if octal else 0)
-    except ValueError:
-        return None
 
 
 def _device(tree: Tree, path: str) -> Device:

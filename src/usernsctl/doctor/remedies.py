@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from usernsctl import _core
 from usernsctl._text import operand, quoted
 from usernsctl.explain.model import Cause, Place, Report
-
-# As useradd(8) has it: so many ids does a user get (SUB_UID_COUNT), from here on (SUB_UID_MIN).
-RANGE_COUNT = 65536
-RANGE_FIRST = 100000
 
 #: How commands begin that are for the shell that starts the command.
 FOR_SHELL = ("ulimit", "export")
@@ -42,7 +39,7 @@ def _grant(facts: _Facts) -> list[str]:
     user, first = ranges.get("user"), ranges.get("free")
     if not user or first is None or user.startswith("-") or not user.isprintable():
         return []
-    span = f"{first}-{first + RANGE_COUNT - 1}"
+    span = f"{first}-{first + _core.GRANT_COUNT - 1}"
     return [f"usermod --add-subuids {span} --add-subgids {span} {quoted(user)}"]
 
 

@@ -328,6 +328,44 @@ static void what_can_not_be_read_is_survived_with_one_id_only_on_demand(void)
     remove_place(&place);
 }
 
+static void a_grant_that_is_missing_is_named_with_ids_that_nobody_has(void)
+{
+    char wanted[128];
+    struct place place;
+    make_place(&place);
+    put(place.file[0], "berta:100000:65536\nx:300000:0x10\n\nbad:900000\n", 0644);
+    init_wanted(&request, 0, UN_FILL_PACKED);
+    CHECK_INT(un_plan_for_caller(&request, &place.sources, &facts, &plan, &err), -1);
+    CHECK_TEXT(err.cause, "no-subordinate-range");
+    bool exist;
+    uint32_t count = un_map_run(&facts.id[UN_UID].parent, UN_INSIDE, 300016, 65536, &exist);
+    bool exists = exist && count == 65536;
+    snprintf(wanted, sizeof wanted, "%s",
+             exists ? "usermod --add-subuids 300016-365551 --add-subgids 300016-365551 anna" : "");
+    CHECK_TEXT(err.remedy, wanted);
+    request.allow_single_id = true;
+    CHECK_OK(un_plan_for_caller(&request, &place.sources, &facts, &plan, &err), &err);
+    CHECK_TEXT(plan.wanted.remedy, wanted);
+    remove_place(&place);
+}
+
+static void no_grant_is_named_where_a_shell_would_take_the_name_for_more(void)
+{
+    static const char *const names[] = {"a b", "$(id)", "-anna", "a;b", "a\\b", "a'b"};
+    for (size_t i = 0; i < COUNT(names); i++) {
+        char line[64];
+        struct place place;
+        make_place(&place);
+        snprintf(line, sizeof line, "%s:x:%u:%u::/:\n", names[i], geteuid(), getegid());
+        put(place.file[2], line, 0644);
+        init_wanted(&request, 0, UN_FILL_PACKED);
+        CHECK_INT(un_plan_for_caller(&request, &place.sources, &facts, &plan, &err), -1);
+        CHECK_TEXT(err.cause, "no-subordinate-range");
+        CHECK_TEXT(err.remedy, "");
+        remove_place(&place);
+    }
+}
+
 int main(void)
 {
     facts_come_from_the_files();
@@ -337,6 +375,8 @@ int main(void)
     all_ranges_that_a_map_can_hold_are_asked_for();
     login_defs_says_whether_any_group_will_do();
     the_helpers_are_looked_for_as_a_pair();
+    a_grant_that_is_missing_is_named_with_ids_that_nobody_has();
+    no_grant_is_named_where_a_shell_would_take_the_name_for_more();
     what_is_no_file_is_not_read();
     what_can_not_be_read_is_survived_with_one_id_only_on_demand();
     check_no_child_left();

@@ -79,11 +79,16 @@ def test_the_environment_of_a_descriptor_is_taken(
         os.close(number)
 
 
-@pytest.mark.parametrize("number", ["2", "", "x", "-1", "٣"])
+def test_a_digit_of_another_script_is_left_to_click() -> None:
+    """Which takes it, and the descriptor may be there: so main() would become what is run."""
+    assert not direct.run(["--environ-fd=٣", "run", "--", "true"])
+
+
+@pytest.mark.parametrize("number", ["2", "", "x", "-1"])
 def test_what_is_no_descriptor_is_click_s_to_tell(
     capsys: pytest.CaptureFixture[str], number: str
 ) -> None:
-    direct.run([f"--environ-fd={number}", "run", "--", "true"])
+    assert not direct.run([f"--environ-fd={number}", "run", "--", "true"])
     assert main([f"--environ-fd={number}", "run", "--", "true"]) == 125
     assert "--environ-fd" in capsys.readouterr().err
 

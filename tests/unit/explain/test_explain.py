@@ -338,7 +338,8 @@ def probes(monkeypatch: pytest.MonkeyPatch) -> list[Finding]:
     found: list[Finding] = []
 
     def diagnose(purpose: Any) -> Report:
-        return Report(purpose=purpose, findings=tuple(found))
+        facts = {"subordinate": {"user": "it", "free": 300000}}
+        return Report(purpose=purpose, findings=tuple(found), facts=facts)
 
     monkeypatch.setattr("usernsctl.doctor.diagnose", diagnose)
     return found
@@ -362,6 +363,21 @@ def test_the_command_confirms(
     assert "found here: evidence of no-new-privs" in out
     assert "in-chroot: started in a chroot; evidence of in-chroot" in out
     assert f"remedy: {catalogue()['no-new-privs'].remedies['host']}" in out
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_the_remedy_of_what_is_found_here_is_this_machine_s(
+    options: list[str],
+    tmp_path: Path,
+    probes: list[Finding],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    probes.append(finding("no-subordinate-range"))
+    file = tmp_path / "text"
+    file.write_text("newuidmap failed: exit status 1\n")
+    command = "usermod --add-subuids 300000-365535 --add-subgids 300000-365535 it"
+    assert command in run(capsys, str(file), *options)[1]
+    assert command not in run(capsys, str(file), "--no-probe", *options)[1]
 
 
 def test_the_command_finds_nothing_here(
