@@ -36,7 +36,7 @@ docker: packages ## build the images and run tests/docker, with an engine of its
 	@tools/packages docker/packages.apt
 	@USERNSCTL_MUST_WORK=docker $(DEV)/bin/python -B -m pytest -p no:cacheprovider tests/docker
 
-vm: packages ## boot Debian, with AppArmor, Yama and systemd, in an emulated machine, and run tests there (as root)
+vm: deb ## boot Debian, with AppArmor, Yama and systemd, in an emulated machine, and run tests there (as root)
 	@tools/packages tools/vm/packages.apt
 	@tools/vm/run
 

@@ -1,0 +1,60 @@
+"""Debian's package of the native programs, as dpkg installs and removes it where AppArmor is on."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from logins import PATIENCE, Login
+
+NAME = "usernsctl-prelude"
+PROFILE = Path("/etc/apparmor.d/usernsctl-host")
+
+
+def by_root(*words: str) -> None:
+    done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+
+
+def loaded() -> dict[str, str]:
+    """Which of our profiles are loaded, and their modes."""
+    done = subprocess.run(["aa-status", "--json"], capture_output=True, text=True, timeout=PATIENCE)
+    if done.returncode == 2:
+        # No profile at all is loaded.
+        return {}
+    assert done.returncode == 0, done.stderr
+    profiles: dict[str, str] = json.loads(done.stdout)["profiles"]
+    return {name: mode for name, mode in profiles.items() if name.startswith("usernsctl-host-")}
+
+
+@pytest.fixture
+def package() -> Iterator[None]:
+    """It is installed. What has no network can't install what the Python package depends on."""
+    [file] = Path("build/debian").glob(f"{NAME}_*.deb")
+    assert loaded() == {}
+    by_root("dpkg", "--install", str(file))
+    yield
+    by_root("dpkg", "--purge", NAME)
+
+
+@pytest.mark.usefixtures("package")
+def test_its_profiles_are_loaded_for_as_long_as_it_is_installed(user: Login) -> None:
+    names = re.findall(r'^profile (\S+) "/usr/', PROFILE.read_text(), re.MULTILINE)
+    assert loaded() == dict.fromkeys(names, "unconfined")
+    shown = user("/usr/bin/usernsctl-exec", "-r", "--", "cat", "/proc/self/attr/apparmor/current")
+    assert re.fullmatch(r"usernsctl-host-\d+-usernsctl-exec \(unconfined\)\n", shown.stdout)
+    by_root("dpkg", "--remove", NAME)
+    assert loaded() == {}
+    by_root("dpkg", "--purge", NAME)
+    assert not PROFILE.exists()
+
+
+def test_an_upgrade_leaves_them_loaded(package: None, user: Login) -> None:
+    before = loaded()
+    [file] = Path("build/debian").glob(f"{NAME}_*.deb")
+    by_root("dpkg", "--install", str(file))
+    assert loaded() == before != {}
