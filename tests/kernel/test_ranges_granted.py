@@ -180,7 +180,7 @@ def test_a_directory_on_the_path_is_no_helper(machine: Machine) -> None:
 def test_a_grant_that_is_no_file_holds_nobody_up(machine: Machine, name: str) -> None:
     """Whoever is root in an image may put anything there."""
     prepare = f"mkfifo -m 644 /mnt/fifo; mount --bind /mnt/fifo /etc/{name}\n"
-    machine.refused("subid-file-unreadable", f"/etc/{name}: Invalid argument", prepare=prepare)
+    machine.refused("subid-not-a-file", f"/etc/{name}: Invalid argument", prepare=prepare)
 
 
 def test_a_hundred_ranges_are_mapped(machine: Machine) -> None:

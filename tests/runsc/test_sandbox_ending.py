@@ -14,7 +14,7 @@ from pathlib import Path
 import prctl
 import pytest
 from conftest import EXIT_SECONDS
-from processes import processes_with
+from processes import processes_with, wait_until_gone
 
 import usernsctl as un
 from usernsctl.gvisor import detached
@@ -208,3 +208,19 @@ def test_who_parks_descriptors_is_none_of_its_processes(
     while processes_with(str(parking)):
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+@pytest.mark.filterwarnings("ignore:.*was forgotten:ResourceWarning")
+def test_an_interrupt_at_the_very_end_of_a_start_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the start and the object's hearing of it."""
+
+    def begun(work: Callable[[], object]) -> None:
+        work()
+        raise KeyboardInterrupt
+
+    word = "1000.0625"
+    with un.SandboxHost() as host:
+        monkeypatch.setattr("usernsctl.gvisor.sandbox.Begun", begun)
+        with contextlib.suppress(KeyboardInterrupt):
+            host.start(["sleep", word])
+        assert wait_until_gone(word, EXIT_SECONDS) == []

@@ -29,11 +29,14 @@ def exit_status(start: Callable[[], Started], *, may_be_long: bool = False) -> i
     """
     started: list[Started] = []
     early: list[int] = []
+    given_up: list[int] = []
 
     def pass_on(number: int, frame: object) -> None:
         if started:
             started[0].send_signal(number)
         elif may_be_long and number in _ENDING:
+            # This may come up where exceptions are dropped, such as in a finalizer.
+            given_up.append(number)
             raise SystemExit(128 + number)
         else:
             early.append(number)
@@ -41,6 +44,8 @@ def exit_status(start: Callable[[], Started], *, may_be_long: bool = False) -> i
     for number in _PASSED_ON:
         signal.signal(number, pass_on)
     child = start()
+    if given_up:
+        raise SystemExit(128 + given_up[0])
     started.append(child)
     for missed in early:
         child.send_signal(missed)

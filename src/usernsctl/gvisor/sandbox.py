@@ -490,7 +490,9 @@ class Sandbox(BegunClosing):
         In a fork of the process that has started or found it, this closes descriptors and no more:
         the sandbox is that process's.
         """
-        self._begun.settle()
+        # An interrupt may have come between the start and this object's hearing of it.
+        if begun := getattr(self, "_begun", None):
+            begun.settle()
         self._finish(end=os.getpid() == self._creator)
 
     def release(self) -> None:

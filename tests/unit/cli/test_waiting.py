@@ -1,0 +1,64 @@
+"""Commands that the command line waits for."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from usernsctl.cli import waiting
+from usernsctl.cli.waiting import exit_status
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """Put back what is done about signals."""
+    old = {number: signal.getsignal(number) for number in waiting._PASSED_ON}
+    yield
+    for number, handler in old.items():
+        signal.signal(number, handler)
+
+
+class Child:
+    """A command that has ended already."""
+
+    def __init__(self) -> None:
+        self.signals: list[int] = []
+
+    def send_signal(self, sig: int, /) -> None:
+        self.signals.append(sig)
+
+    def wait(self) -> int:
+        return 7
+
+
+class Dropping:
+    """What it raises when it goes is dropped."""
+
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_start_is_given_up_wherever_the_signal_is_heard() -> None:
+    child = Child()
+
+    def start() -> Child:
+        Dropping()
+        return child
+
+    with pytest.raises(SystemExit) as ended:
+        exit_status(start, may_be_long=True)
+    assert (ended.value.code, child.signals) == (128 + signal.SIGTERM, [])
+
+
+def test_a_signal_that_comes_during_a_short_start_is_the_command_s() -> None:
+    child = Child()
+
+    def start() -> Child:
+        Dropping()
+        return child
+
+    assert exit_status(start) == 7
+    assert child.signals == [signal.SIGTERM]
