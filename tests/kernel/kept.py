@@ -33,5 +33,5 @@ def in_python(script: str, *arguments: str, status: int = 0) -> str:
         text=True,
         timeout=PATIENCE,
     )
-    assert (done.returncode, done.stderr) == (status, "")
+    assert (done.returncode, done.stderr) == (status, ""), done.stderr
     return done.stdout

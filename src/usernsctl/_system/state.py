@@ -31,8 +31,8 @@ NAME_RULE = (
     "the first a letter, a digit or an underscore"
 )
 
-# How long to wait for whoever holds a lock. Each does so for milliseconds.
-_LOCK_SECONDS = 1.5
+# How long to wait for whoever holds a lock. Each does so for milliseconds, but there may be many.
+_LOCK_SECONDS = 10.0
 _LOOK_SECONDS = 0.02
 
 # A record has some hundred bytes, but a command may have many words, and runsc writes down its
@@ -118,13 +118,13 @@ class Directory(Closing):
             make_private(name, self.fd, exist_ok=exist_ok)
         return self.open(name)
 
-    def lock(self, seconds: float = _LOCK_SECONDS) -> bool:
+    def lock(self, seconds: float | None = None) -> bool:
         """Lock it for this process, and those that it passes the descriptor on to.
 
-        :param seconds: how long to wait for whoever has the lock.
+        :param seconds: how long to wait for whoever has the lock; by default 10.
         :returns: whether it could be had.
         """
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + (_LOCK_SECONDS if seconds is None else seconds)
         pause = _LOOK_SECONDS / 16
         while True:
             try:

@@ -225,7 +225,10 @@ def hold(path: Path) -> int:
     return fd
 
 
-def test_a_lock_that_somebody_holds_is_waited_for_only_so_long(state: Path) -> None:
+def test_a_lock_that_somebody_holds_is_waited_for_only_so_long(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("usernsctl._system.state._LOCK_SECONDS", 0.5)
     (state / "sandboxes" / "box").mkdir(parents=True)
     state.chmod(0o700)
     for path, call in (
