@@ -23,7 +23,14 @@ import sysroot
 
 TREE = Path(__file__).resolve().parents[2]
 OUTPUT = TREE / "dist"
-SYSROOT = TREE / "build" / f"sysroot-{sysroot.SUITE}"
+#: The tools that build for another processor, by the names that setup.py and setuptools take them by.
+CROSS = {
+    "CC": "aarch64-linux-gnu-gcc",
+    "LDSHARED": "aarch64-linux-gnu-gcc -shared",
+    "OBJCOPY": "aarch64-linux-gnu-objcopy",
+}
+BUILDS: dict[str, dict[str, str]] = {platform.machine(): {}}
+BUILDS.setdefault("aarch64", CROSS)
 
 
 def last_commit() -> str:
@@ -32,13 +39,19 @@ def last_commit() -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def build_package(kind: str, source: Path, target: Path, *options: str) -> Path:
+def sysroot_for(machine: str) -> Path:
+    return TREE / "build" / f"sysroot-{sysroot.SUITE}-{machine}"
+
+
+def build_package(
+    kind: str, source: Path, target: Path, *options: str, **environ: str
+) -> Path:
     """What ``python -m build --KIND`` makes of ``source``, in the empty directory ``target``."""
     command = [sys.executable, "-m", "build", f"--{kind}", "--no-isolation", *options]
     log = target / "log"
     with log.open("w") as output:
         words = [*command, "--outdir", target, source]
-        done = subprocess.run(words, stdout=output, stderr=subprocess.STDOUT)
+        done = subprocess.run(words, stdout=output, stderr=subprocess.STDOUT, env=os.environ | environ)
     if done.returncode:
         sys.exit(f"{log.read_text()}\nthe {kind} could not be built")
     log.unlink()
@@ -68,18 +81,28 @@ def forget_the_builder(sdist: Path, epoch: int) -> None:
 
 def build_all(scratch: Path, target: Path, epoch: str) -> None:
     """Build everything into ``target``, the wheels from the sdist."""
-    source, sdists, unpacked, wheels = (scratch / n for n in ("source", "sdist", "tree", "wheel"))
-    for directory in (target, source, sdists, unpacked, wheels):
+    source, sdists = scratch / "source", scratch / "sdist"
+    for directory in (target, source, sdists):
         directory.mkdir(parents=True)
     subprocess.run([TREE / "tools/source-copy", source], check=True)
     sdist = build_package("sdist", source, sdists)
     forget_the_builder(sdist, int(epoch))
+    for machine in BUILDS:
+        build_wheels(sdist, scratch / machine, target, machine, epoch)
+    shutil.move(sdist, target)
+
+
+def build_wheels(sdist: Path, scratch: Path, target: Path, machine: str, epoch: str) -> None:
+    """Build both wheels for a processor into ``target``."""
+    unpacked, wheels = scratch / "tree", scratch / "wheel"
+    for directory in (unpacked, wheels):
+        directory.mkdir(parents=True)
     shutil.unpack_archive(sdist, unpacked, filter="data")
     [tree] = unpacked.iterdir()
-    tag = f"{glibc.PLATFORM}_{platform.machine()}"
-    wheel = build_package("wheel", tree, wheels, f"-C--build-option=--plat-name={tag}")
-    for made in (sdist, wheel):
-        shutil.move(made, target)
+    option = f"-C--build-option=--plat-name={glibc.PLATFORM}_{machine}"
+    environ = BUILDS[machine] | {"USERNSCTL_SYSROOT": str(sysroot_for(machine))}
+    wheel = build_package("wheel", tree, wheels, option, **environ)
+    shutil.move(wheel, target)
     prelude.repack(target / wheel.name, target, tree, int(epoch))
 
 
@@ -94,9 +117,10 @@ def main() -> None:
     os.umask(0o022)
     epoch = last_commit()
     # The compiler's notes for debuggers would hold the names of our directories.
-    os.environ.update(SOURCE_DATE_EPOCH=epoch, USERNSCTL_SYSROOT=str(SYSROOT), CFLAGS="-g0")
+    os.environ.update(SOURCE_DATE_EPOCH=epoch, CFLAGS="-g0")
     os.environ.pop("LDFLAGS", None)
-    sysroot.make(SYSROOT)
+    for machine in BUILDS:
+        sysroot.make(sysroot_for(machine), machine)
     with tempfile.TemporaryDirectory(prefix="usernsctl-dist-") as scratch:
         first, again = Path(scratch, "first"), Path(scratch, "once-more")
         for built in (first, again):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -12,9 +13,10 @@ import zipfile
 from pathlib import Path
 
 import glibc
-from build import OUTPUT, TREE, last_commit
+from build import BUILDS, OUTPUT, TREE, last_commit
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
+from elftools.elf.elffile import ELFFile
 
 ELF = b"\x7fELF"
 TOOLS = Path(sys.executable).parent
@@ -35,6 +37,11 @@ def name_of(file: Path) -> str:
     return file.name.split("-")[0]
 
 
+def machine_of(wheel: Path) -> str:
+    """The processor that a wheel is for."""
+    return next(machine for machine in BUILDS if wheel.stem.endswith(machine))
+
+
 def glibc_of(wheel: Path) -> tuple[int, int]:
     """The oldest glibc that the policies of manylinux have a wheel work with, or (0, 0): any."""
     told = json.loads(run("auditwheel", "show", "--json", wheel))
@@ -47,7 +54,11 @@ def glibc_of(wheel: Path) -> tuple[int, int]:
 
 
 def check_programs(wheel: Path) -> None:
-    """Every program is static, and the extension needs no function that is too new."""
+    """Every program is static, and the extension needs no function that is too new.
+
+    All are for the processor that the wheel is for.
+    """
+    expected = {"x86_64": "x64", "aarch64": "AArch64"}[machine_of(wheel)]
     with tempfile.TemporaryDirectory() as scratch, zipfile.ZipFile(wheel) as archive:
         archive.extractall(scratch)
         files = [file for file in Path(scratch).rglob("*") if file.is_file()]
@@ -57,8 +68,22 @@ def check_programs(wheel: Path) -> None:
                 sys.exit(f"{wheel.name}: {file.name} needs a newer glibc for {', '.join(late)}")
             if file.suffix != ".so" and glibc.needed(file):
                 sys.exit(f"{wheel.name}: {file.name} is not static")
+            if (machine := ELFFile.load_from_path(file).get_machine_arch()) != expected:
+                sys.exit(f"{wheel.name}: {file.name} is for {machine}")
+        for file in (file for file in native if file.name == "usernsctl-exec"):
+            check_start(file, machine_of(wheel))
     if not native:
         sys.exit(f"{wheel.name} has no programs in it")
+
+
+def check_start(program: Path, machine: str) -> None:
+    """The program starts, in an emulator if it is for another processor."""
+    emulator = [f"qemu-{machine}"] if BUILDS[machine] else []
+    program.chmod(0o755)
+    for option, beginning in (("--version", "usernsctl-exec "), ("--help", "Usage:")):
+        done = subprocess.run([*emulator, program, option], capture_output=True, text=True)
+        if done.returncode or not done.stdout.lower().startswith(beginning.lower()):
+            sys.exit(f"{program.name} {option} for {machine}: {done.stdout}{done.stderr}")
 
 
 def check_wheel(wheel: Path) -> None:
@@ -70,7 +95,7 @@ def check_wheel(wheel: Path) -> None:
     if "-abi3-" in wheel.name:
         run("abi3audit", "--strict", wheel)
     libc = "glibc {}.{} and later".format(*needed) if any(needed) else "any libc, or none"
-    print(f"{name_of(wheel)}: works with {libc}")
+    print(f"{name_of(wheel)} for {machine_of(wheel)}: works with {libc}")
 
 
 def libc_of_programs() -> dict[str, str]:
@@ -111,13 +136,16 @@ def main() -> None:
     os.environ["SOURCE_DATE_EPOCH"] = last_commit()
     files = sorted(OUTPUT.glob("*.whl")) + sorted(OUTPUT.glob("*.tar.gz"))
     run("twine", "check", "--strict", *files)
-    wheels = {name_of(file): file for file in files if file.suffix == ".whl"}
-    if set(wheels) != set(EXPECTED):
-        sys.exit(f"dist/ should have the wheels {', '.join(EXPECTED)}: see build.py")
+    wheels = {
+        (name_of(file), machine_of(file)): file for file in files if file.suffix == ".whl"
+    }
+    if set(wheels) != {(name, machine) for name in EXPECTED for machine in BUILDS}:
+        sys.exit(f"dist/ should have wheels of {', '.join(EXPECTED)} for {', '.join(BUILDS)}")
     for wheel in wheels.values():
         check_wheel(wheel)
-    version = wheels["usernsctl"].name.split("-")[1]
-    list_components(wheels["usernsctl"], OUTPUT / f"usernsctl-{version}.cdx.json")
+    wheel = wheels["usernsctl", platform.machine()]
+    version = wheel.name.split("-")[1]
+    list_components(wheel, OUTPUT / f"usernsctl-{version}.cdx.json")
 
 
 if __name__ == "__main__":

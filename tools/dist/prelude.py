@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import platform
 import time
 import tomllib
 import zipfile
 from pathlib import Path
+
+import glibc
 
 NAME = "usernsctl_prelude"
 # A static program needs Linux alone, so the oldest of each tag will do (PEP 600, PEP 656).
@@ -73,7 +74,8 @@ def repack(wheel: Path, target: Path, source: Path, epoch: int) -> Path:
     """
     project = tomllib.loads((source / "pyproject.toml").read_text())["project"]
     stem = f"{NAME}-{project['version']}"
-    tags = [f"{name}_{platform.machine()}" for name in PLATFORMS]
+    machine = wheel.stem.partition(glibc.PLATFORM)[2]
+    tags = [f"{name}{machine}" for name in PLATFORMS]
     info = f"{stem}.dist-info"
     about = ["Wheel-Version: 1.0", "Generator: usernsctl", "Root-Is-Purelib: false"]
     about += [f"Tag: py3-none-{tag}" for tag in tags]

@@ -1,4 +1,4 @@
-"""sysroot.py DIRECTORY: make a directory that holds an older glibc and its headers, to link with.
+"""Make a directory that holds an older glibc and its headers, to link with.
 
 A program that is linked with a libc works with that one and all later ones. So the extension is
 compiled by this machine's compiler, but with the libc of an older Debian. apt fetches its packages,
@@ -8,6 +8,8 @@ and checks their signatures; nothing of this machine changes, and it takes no ro
 from __future__ import annotations
 
 import os
+import platform
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -17,6 +19,8 @@ from pathlib import Path
 # glibc 2.31. Debian's archive has none that is older, but the extension uses no function that came
 # after 2.25, and `make dist` looks at which ones it needs (glibc.py).
 SUITE = "bullseye"
+#: What Debian calls a processor.
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 PACKAGES = ("libc6", "libc6-dev", "linux-libc-dev")
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
@@ -32,13 +36,20 @@ def mirror() -> str:
     sys.exit("apt knows no Debian archive: see sources.list(5)")
 
 
-def download(target: Path, uri: str) -> list[Path]:
-    """Fetch PACKAGES into the empty directory ``target``, by an apt with a state of its own."""
+def own_suite() -> str:
+    """Which Debian this machine has."""
+    return platform.freedesktop_os_release()["VERSION_CODENAME"]
+
+
+def download(target: Path, uri: str, suite: str, machine: str, *packages: str) -> list[Path]:
+    """Fetch packages into the empty directory ``target``, by an apt with a state of its own."""
     for name in ("lists/partial", "cache/archives/partial", "parts"):
         (target / name).mkdir(parents=True)
     (target / "status").touch()
-    (target / "sources").write_text(f"deb [signed-by={KEYRING}] {uri} {SUITE} main\n")
+    (target / "sources").write_text(f"deb [signed-by={KEYRING}] {uri} {suite} main\n")
     settings = {
+        "APT::Architecture": ARCHITECTURES[machine],
+        "APT::Architectures": ARCHITECTURES[machine],
         "Dir::State::lists": target / "lists",
         "Dir::State::status": target / "status",
         "Dir::Cache": target / "cache",
@@ -50,21 +61,27 @@ def download(target: Path, uri: str) -> list[Path]:
         "APT::Sandbox::User": "",
     }
     options = [word for name, value in settings.items() for word in ("-o", f"{name}={value}")]
-    for words in (["update"], ["download", *PACKAGES]):
+    for words in (["update"], ["download", *packages]):
         subprocess.run(["apt-get", *options, "-qq", *words], check=True, cwd=target)
     return sorted(target.glob("*.deb"))
 
 
-def add_python(root: Path) -> None:
+def add_python(root: Path, scratch: Path, machine: str) -> None:
     """Have the part of Python's headers that Debian keeps among libc's be found there."""
-    headers = Path(sysconfig.get_path("include"))
-    multiarch = Path("usr/include", str(sysconfig.get_config_var("MULTIARCH")), headers.name)
-    if Path("/", multiarch).is_dir():
-        (root / multiarch).symlink_to(Path("/", multiarch))
+    headers = Path(sysconfig.get_path("include")).name
+    multiarch = Path("usr/include", f"{machine}-linux-gnu", headers)
+    system = Path("/", multiarch)
+    if machine != platform.machine():
+        package = f"lib{headers}-dev"
+        [file] = download(scratch, mirror(), own_suite(), machine, package)
+        subprocess.run(["dpkg-deb", "--extract", file, scratch / "root"], check=True)
+        shutil.copytree(scratch / "root" / multiarch, root / multiarch)
+    elif system.is_dir():
+        (root / multiarch).symlink_to(system)
 
 
-def make(root: Path) -> None:
-    """Make the sysroot ``root``, unless it is there.
+def make(root: Path, machine: str) -> None:
+    """Make the sysroot ``root`` for a processor, unless it is there.
 
     :raises subprocess.CalledProcessError: apt or dpkg-deb failed, and has said why.
     """
@@ -73,13 +90,10 @@ def make(root: Path) -> None:
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root.parent) as scratch:
         made = Path(scratch, "root")
-        packages = Path(scratch, "packages")
+        packages, python = Path(scratch, "packages"), Path(scratch, "python")
         packages.mkdir()
-        for package in download(packages, mirror()):
+        python.mkdir()
+        for package in download(packages, mirror(), SUITE, machine, *PACKAGES):
             subprocess.run(["dpkg-deb", "--extract", package, made], check=True)
-        add_python(made)
+        add_python(made, python, machine)
         made.rename(root)
-
-
-if __name__ == "__main__":
-    make(Path(sys.argv[1]))
