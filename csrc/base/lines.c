@@ -27,6 +27,11 @@ bool un_lines_open(struct un_lines *lines, const char *path)
     return true;
 }
 
+bool un_lines_is_no_file(int errnum)
+{
+    return errnum == EISDIR || errnum == EINVAL;
+}
+
 /* Fills the block anew. False: there is no more. */
 static bool read_block(struct un_lines *lines)
 {

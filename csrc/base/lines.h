@@ -24,6 +24,9 @@ struct un_lines {
  * stranger's image there may be a FIFO, that nobody ever writes to, or a device that has no end. */
 bool un_lines_open(struct un_lines *lines, const char *path);
 
+/* Whether that is what errno says. */
+bool un_lines_is_no_file(int errnum);
+
 /* Reads a line without its newline; false at the end. What does not fit is dropped, and *cut set.
  */
 bool un_lines_next(struct un_lines *lines, char line[UN_LINE_MAX], bool *cut);

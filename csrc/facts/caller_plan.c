@@ -1,6 +1,6 @@
 /* Plans that depend on who calls, and where: what is to be known is read, then map/plan.c decides.
  */
-#include "map/kind.h"
+#include "facts/subid.h"
 #include "map/plan.h"
 #include "sys/map_files.h"
 
@@ -31,10 +31,11 @@ static void name_grant(const struct un_sources *sources, const struct un_facts *
                        struct un_error *err)
 {
     const struct un_map *const parents[2] = {&facts->id[UN_UID].parent, &facts->id[UN_GID].parent};
-    struct un_grant_files files = {.users = {"/etc/passwd", "/etc/group"}};
+    const struct un_grant_files files = {
+        .subid = {un_subid_path(sources, UN_UID), un_subid_path(sources, UN_GID)},
+        .users = {"/etc/passwd", "/etc/group"},
+    };
     struct un_range ids;
-    for (int kind = UN_UID; kind <= UN_GID; kind++)
-        files.subid[kind] = sources->subid[kind] ? sources->subid[kind] : un_kinds[kind].subid;
     if (!is_plain(facts->user) || !un_free_ids(&files, parents, &ids))
         return;
     uint32_t last = ids.start + ids.count - 1;

@@ -4,7 +4,6 @@
 #include "include/usernsctl.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -35,7 +34,7 @@ static bool for_each_line(const char *path, take_line *take, void *into)
     bool cut, taken = true;
     struct un_lines lines;
     if (!un_lines_open(&lines, path))
-        return errno == ENOENT || errno == EISDIR || errno == EINVAL;
+        return errno == ENOENT || un_lines_is_no_file(errno);
     while (taken && un_lines_next(&lines, line, &cut))
         taken = take(line, into);
     un_lines_close(&lines);

@@ -3,6 +3,7 @@
 #include "base/lines.h"
 #include "base/path.h"
 #include "facts/ask.h"
+#include "facts/subid.h"
 #include "facts/user.h"
 #include "map/kind.h"
 
@@ -187,10 +188,10 @@ int un_facts_read_ranges(struct un_facts *facts, const struct un_sources *source
         struct un_id_facts *id = &facts->id[kind];
         read_helper(path, kind, facts);
         /* The user's uid is what counts for groups too: an entry by gid is never looked at. */
-        int failed =
-            other ? ask_ranges(kind, path, facts, err)
-                  : un_subid_read(or_else(sources->subid[kind], un_kinds[kind].subid), facts->user,
-                                  facts->id[UN_UID].own, &id->ranges, &facts->notices, err);
+        int failed = other
+                         ? ask_ranges(kind, path, facts, err)
+                         : un_subid_read(un_subid_path(sources, kind), facts->user,
+                                         facts->id[UN_UID].own, &id->ranges, &facts->notices, err);
         if (failed)
             return -1;
     }

@@ -3,12 +3,18 @@
 #include "base/error.h"
 #include "base/lines.h"
 #include "base/notice.h"
+#include "map/kind.h"
 
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+const char *un_subid_path(const struct un_sources *sources, int kind)
+{
+    return sources->subid[kind] ? sources->subid[kind] : un_kinds[kind].subid;
+}
 
 const char *un_subid_number(const char *text, char end, uint64_t most, uint64_t *number)
 {
@@ -141,7 +147,7 @@ int un_subid_read(const char *path, const char *user, uint32_t uid, struct un_ra
             return 0;
         un_fail_errno(err, UN_STEP_SUBID, path);
         err->cause =
-            errno == EINVAL || errno == EISDIR ? "subid-not-a-file" : "subid-file-unreadable";
+            un_lines_is_no_file(err->errnum) ? "subid-not-a-file" : "subid-file-unreadable";
         return -1;
     }
     int failed = for_each_line(&lines, &reader, read_ours, err);

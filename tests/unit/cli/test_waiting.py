@@ -40,25 +40,21 @@ class Dropping:
         signal.raise_signal(signal.SIGTERM)
 
 
+def begun(child: Child) -> Child:
+    """Start it; meanwhile a signal comes."""
+    Dropping()
+    return child
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_start_is_given_up_wherever_the_signal_is_heard() -> None:
     child = Child()
-
-    def start() -> Child:
-        Dropping()
-        return child
-
     with pytest.raises(SystemExit) as ended:
-        exit_status(start, may_be_long=True)
+        exit_status(lambda: begun(child), may_be_long=True)
     assert (ended.value.code, child.signals) == (128 + signal.SIGTERM, [])
 
 
 def test_a_signal_that_comes_during_a_short_start_is_the_command_s() -> None:
     child = Child()
-
-    def start() -> Child:
-        Dropping()
-        return child
-
-    assert exit_status(start) == 7
+    assert exit_status(lambda: begun(child)) == 7
     assert child.signals == [signal.SIGTERM]
