@@ -326,6 +326,21 @@ def test_one_that_is_forgotten_is_warned_of_and_reaped_later(api: Any) -> None:
     assert open_descriptors() == before
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_one_that_is_forgotten_is_reaped_where_warnings_are_errors() -> None:
+    """As they are in tests; subprocess loses it there. A namespace would never end for it."""
+    process = un.Popen(["cat"], stdin=un.PIPE)
+    pid, stdin = process.pid, process.stdin
+    assert stdin is not None
+    del process
+    stdin.close()
+    pidfd = os.pidfd_open(pid)
+    os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT)
+    os.close(pidfd)
+    un.run(["true"])
+    assert pid not in children()
+
+
 def interrupted(api: Any) -> bool:
     # A shell has its background jobs ignore it.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -25,6 +25,8 @@ class Collected(subprocess.Popen[AnyStr]):
     #: Refers to the child until it has been waited for, then -1; close-on-exec, ours to close.
     pidfd: int = -1
 
+    _child_created: bool  # subprocess's, private: whether there is a child to collect
+
     def _hold(self, pidfd: int) -> None:
         self._shared = Shared("the pidfd", [pidfd])
         self.pidfd = pidfd
@@ -125,4 +127,12 @@ class Collected(subprocess.Popen[AnyStr]):
         if self.pidfd >= 0:
             self.pidfd = -1
             self._shared.close()
-        super().__del__(*arguments)
+        try:
+            super().__del__(*arguments)
+        finally:
+            # Where warnings are errors, that has ended before it put down whom to collect: the
+            # child would stay a zombie, and a PID namespace, which waits for it, without an end.
+            waiting = subprocess._active  # type: ignore[attr-defined]
+            is_running = self._child_created and self.returncode is None
+            if is_running and waiting is not None and self not in waiting:
+                waiting.append(self)
