@@ -124,6 +124,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # A shell has its background jobs ignore these, and whatever they execute; tests wait for them.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+    # That of a timer which a test has stopped may come a little later, by way of another thread.
+    signal.signal(signal.SIGALRM, lambda *_: None)
     if not is_controller(config):
         # A process that outlives its parent becomes our child, so that `nothing_left` sees it.
         prctl.set_child_subreaper(True)
