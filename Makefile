@@ -54,7 +54,7 @@ docs: packages ## make the site, build/docs/index.html
 dist: packages ## build the sdist and the wheels into dist/, twice, check them and install them in empty systems
 	@tools/packages tools/dist/packages.apt
 	@set -e; python=$$(tools/environment dist)/bin/python; \
-	$$python -B tools/dist/build.py; \
+	$$python -B tools/dist/wheels.py; \
 	$$python -B tools/dist/check.py; \
 	$$python -B tools/c_tests.py aarch64 musl; \
 	tools/dist/try-install
