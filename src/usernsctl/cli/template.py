@@ -73,7 +73,7 @@ def create(context: click.Context, /, name: str, replace: bool, **given: Any) ->
     usernsctl template create answer --ready line:READY -- python3 answer.py
     usernsctl template run answer <question
     usernsctl template create numbers --python python3 --preload decimal
-    usernsctl template run numbers -- -c 'import decimal; print(decimal.Decimal(1) / 3)'
+    usernsctl template run numbers -- -c 'import decimal; print(decimal.MAX_PREC)'
     """
     from usernsctl.gvisor.host import SandboxHost
     from usernsctl.gvisor.template import record, store
