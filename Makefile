@@ -16,7 +16,7 @@ C_CODE = $(shell find csrc tests/c -name "*.[ch]")
 	counts packages clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z -]*\):.*## /    make \1\t/p' Makefile | expand -t 24
+	@sed -n 's/^\([a-z -]*\):.*## /    make \1\t/p' Makefile | expand -t 28
 
 demo: packages ## run an Airbyte connector in gVisor, as an unprivileged user
 	@demo/run
