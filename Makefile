@@ -16,7 +16,7 @@ C_CODE = $(shell find csrc tests/c -name "*.[ch]")
 	counts packages clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z -]*\):.*## /    make \1\t/p' Makefile | expand -t 24
+	@sed -n 's/^\([a-z -]*\):.*## /    make \1\t/p' Makefile | expand -t 28
 
 demo: packages ## run an Airbyte connector in gVisor, as an unprivileged user
 	@demo/run
@@ -54,7 +54,7 @@ docs: packages ## make the site, build/docs/index.html
 dist: packages ## build the sdist and the wheels into dist/, twice, check them and install them in empty systems
 	@tools/packages tools/dist/packages.apt
 	@set -e; python=$$(tools/environment dist)/bin/python; \
-	$$python -B tools/dist/build.py; \
+	$$python -B tools/dist/wheels.py; \
 	$$python -B tools/dist/check.py; \
 	$$python -B tools/c_tests.py aarch64 musl; \
 	tools/dist/try-install

@@ -323,12 +323,13 @@ def _page(verb: str, command: click.Command) -> str:
 # ---- native programs -----------------------------------------------------------------------------
 
 
-def _help_of(program: str) -> list[str]:
+def help_of(program: str, *words: str) -> list[str]:
+    """The lines of ``--help`` of a program that is installed, or of a command of it."""
     places = f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}"
     path = shutil.which(program, path=places)
     if path is None:
         raise ExtensionError(f"{program} is not installed, whose --help its manual page is made of")
-    done = subprocess.run([path, "--help"], capture_output=True, text=True, check=True)
+    done = subprocess.run([path, *words, "--help"], capture_output=True, text=True, check=True)
     return done.stdout.splitlines()
 
 
@@ -338,7 +339,7 @@ def native_options(program: str) -> dict[str, list[Option]]:
     A line that begins an option has its names and, in a column or on the next lines, what it does;
     a heading stands at the margin and ends with a colon, and a section with an empty line.
     """
-    lines = _help_of(program)
+    lines = help_of(program)
     # That of the lines that go on with what is said of an option.
     column = min(len(line) - len(line.lstrip()) for line in lines if line.startswith(" " * 20))
     found: dict[str, list[Option]] = {}

@@ -62,7 +62,9 @@ def test_a_template_is_created_listed_run_and_removed(template: Any, data: Path)
     for verb in ("remove", "run"):
         done = template(verb, "one")
         assert done.returncode == 125
+        assert "there is no template 'one'\n" in done.stderr
         assert "[no-such-template]" in done.stderr
+        assert done.stderr.endswith("remedy: usernsctl template list\n")
 
 
 def test_its_streams_may_be_files(template: Any, usernsctl: Any, tmp_path: Path) -> None:

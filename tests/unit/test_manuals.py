@@ -64,6 +64,16 @@ def test_the_page_of_a_verb_tells_of_each_command_and_option(verb: str) -> None:
                     assert re.search(rf"^:::{{option}} .*{flag}\b", page, re.M), flag
 
 
+WORDS = [words.split() for words, _ in commands_of(usernsctl, "usernsctl")]
+
+
+@pytest.mark.parametrize("words", [*WORDS, ["usernsctl-entrypoint"]], ids=" ".join)
+def test_help_fits_into_80_columns(words: list[str]) -> None:
+    told = manuals.help_of(*words)
+    assert len(told) > 5
+    assert [line for line in told if len(line) > 80] == []
+
+
 def test_every_page_has_a_section_and_is_there_once() -> None:
     names = [name for _, name, _, _, _ in manuals.manuals()]
     assert len(names) == len(set(names))

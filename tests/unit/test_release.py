@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tomllib
 from importlib import metadata
 from pathlib import Path
 
@@ -36,6 +37,18 @@ def test_the_version_is_written_nowhere_else() -> None:
         assert found
         sources += found
     assert [path for path in sources if literal.search(path.read_text())] == []
+
+
+def test_no_tool_hides_what_the_tools_need() -> None:
+    """Python looks for modules in the directory of its script, or in the current one, first."""
+    project = tomllib.loads((TREE / "pyproject.toml").read_text())
+    needed = [*project["build-system"]["requires"]]
+    for group in project["project"]["optional-dependencies"].values():
+        needed += group
+    names = {re.split(r"[^\w-]", one, maxsplit=1)[0].replace("-", "_") for one in needed}
+    tools = {path.stem: path for path in (TREE / "tools").rglob("*.py")}
+    assert {"build", "setuptools"} < names
+    assert [tools[name] for name in tools if name in names | sys.stdlib_module_names] == []
 
 
 CHANGELOG = """\

@@ -1,4 +1,4 @@
-"""Check what build.py has left in dist/, and add a list of what is in it (CycloneDX)."""
+"""Check what wheels.py has left in dist/, and add a list of what is in it (CycloneDX)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import zipfile
 from pathlib import Path
 
 import glibc
-from build import BUILDS, OUTPUT, TREE, last_commit
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from elftools.elf.elffile import ELFFile
+from wheels import BUILDS, OUTPUT, TREE, last_commit
 
 ELF = b"\x7fELF"
 TOOLS = Path(sys.executable).parent

@@ -37,8 +37,16 @@ def bundle_group() -> None:
 @click.option("--rootfs", required=True, type=click.Path(), help="An unpacked root filesystem.")
 @click.option("--writable", is_flag=True, help="Let the command write to the root filesystem.")
 @click.option("--env", "settings", multiple=True, metavar="NAME=VALUE", help="Set a variable.")
-@click.option("--cwd", default="/", show_default=True, help="Where the command starts, inside.")
-@click.option("--hostname", help="The host's name inside.")
+@click.option(
+    "--wd",
+    "--cwd",
+    "cwd",
+    default="/",
+    show_default=True,
+    metavar="DIR",
+    help="Where the command starts, inside.",
+)
+@click.option("--hostname", metavar="NAME", help="The host's name inside.")
 @click.option("--terminal", is_flag=True, help="Give the command a terminal of its own.")
 @click.argument("command", nargs=-1, required=True)
 def init_command(

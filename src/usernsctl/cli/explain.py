@@ -15,6 +15,7 @@ from usernsctl._text import say
 from usernsctl.cli.verdict import WRONG_USAGE, VerdictCommand, tolerate_any_text
 from usernsctl.errors import UsernsError
 from usernsctl.explain.logs import printable
+from usernsctl.explain.printing import wrapped
 
 if TYPE_CHECKING:
     from usernsctl.explain.logs import Failure
@@ -139,11 +140,14 @@ def _as_text(explanation: Explanation, report: Report | None, logged: Sequence[F
         parts.append("The probes confirm none of these on this machine.")
     if rest:
         parts.append("Less likely, since not found here:" if confirmed else "Less likely:")
-        parts += [f"  {_name(each)}\n    told by: {each.cause.told_by}" for each in rest]
+        for each in rest:
+            parts += wrapped(f"  {_name(each)}", "    ")
+            parts += wrapped(f"    told by: {each.cause.told_by}", "      ")
     blocking = [finding for finding in explanation.others if finding.blocks]
     if blocking:
         parts.append("The text does not speak of these, but the probes found them here:")
-        parts += [_other(finding) for finding in blocking]
+        for finding in blocking:
+            parts += wrapped(_other(finding), "    ")
     return "\n".join(parts)
 
 
@@ -170,13 +174,14 @@ def _name(candidate: Candidate) -> str:
 
 def _in_full(candidate: Candidate, remedies: Mapping[Place, str], seen: Sequence[str]) -> str:
     cause, finding = candidate.cause, candidate.finding
-    lines = [_name(candidate) + (" (confirmed here)" if finding else "")]
+    lines = wrapped(_name(candidate) + (" (confirmed here)" if finding else ""), "  ")
     lines += [f"  seen: {line}" for line in seen]
     if finding:
-        lines += [f"  found here: {printable(evidence)}" for evidence in finding.evidence]
-    lines.append(f"  why: {cause.why}")
+        for evidence in finding.evidence:
+            lines += wrapped(f"  found here: {printable(evidence)}", "    ")
+    lines += wrapped(f"  why: {cause.why}", "    ")
     if not finding:
-        lines.append(f"  told by: {cause.told_by}")
+        lines += wrapped(f"  told by: {cause.told_by}", "    ")
     for place, remedy in remedies.items():
         where = "remedy" if place == "host" else f"in {place.capitalize()}"
         first, *more = remedy.split("\n")

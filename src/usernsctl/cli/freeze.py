@@ -52,7 +52,7 @@ def freeze_command(context: click.Context, /, output: str, **given: Any) -> None
     may read.
 
     \b
-    usernsctl freeze -o job.launch --bind ~/data:/data -- python3 -c 'print(6 * 7)'
+    usernsctl freeze -o job.launch --bind ~/data:/data -- ls /data
     usernsctl-exec --launch job.launch
     """
     from usernsctl.gvisor import freeze

@@ -62,6 +62,7 @@ def read(words: Sequence[str]) -> dict[str, Any] | None:
     """
     given: dict[str, Any] = {}
     flags: dict[str, tuple[str, Option, bool]] = {}
+    texts: dict[str, tuple[Option, list[str]]] = {}
     for name, option, default in options():
         given[name] = _left_out(option, default)
         for flag in option.flags:
@@ -83,14 +84,20 @@ def read(words: Sequence[str]) -> dict[str, Any] | None:
         elif not has_value and not rest:
             return None
         else:
-            text = value if has_value else rest.pop()
-            try:
-                read = text if option.parse is None else option.parse(text)
-            except (ValueError, UsernsError):
-                return None
-            given[name] = (*given[name], read) if option.multiple else read
+            texts.setdefault(name, (option, []))[1].append(value if has_value else rest.pop())
+    try:
+        for name, (option, found) in texts.items():
+            given[name] = _value(option, found)
+    except (ValueError, UsernsError):
+        return None
     given["command"] = tuple(reversed(rest))
     return given
+
+
+def _value(option: Option, texts: list[str]) -> Any:
+    """What an option is that was given these texts: the last one counts, and no other is read."""
+    read = option.parse or str
+    return tuple(map(read, texts)) if option.multiple else read(texts[-1])
 
 
 # What an empty string, such as the value of a variable that is not set, must not be taken for: the

@@ -125,7 +125,8 @@ def run_command(**given: Any) -> None:
 
     \b
     usernsctl run -- cat /proc/version
-    usernsctl run --bind ~/venv --bind .:/data:rw --wd /data -- ~/venv/bin/python job.py
+    usernsctl run --bind ~/venv --bind . -- ~/venv/bin/python job.py
+    usernsctl run --bind ~/data:/data:rw -- touch /data/file
     usernsctl run --network host --env TOKEN -- curl https://example.org
     """
     check_combination(given)

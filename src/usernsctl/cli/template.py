@@ -73,7 +73,7 @@ def create(context: click.Context, /, name: str, replace: bool, **given: Any) ->
     usernsctl template create answer --ready line:READY -- python3 answer.py
     usernsctl template run answer <question
     usernsctl template create numbers --python python3 --preload decimal
-    usernsctl template run numbers -- -c 'import decimal; print(decimal.Decimal(1) / 3)'
+    usernsctl template run numbers -- -c 'import decimal; print(decimal.MAX_PREC)'
     """
     from usernsctl.gvisor.host import SandboxHost
     from usernsctl.gvisor.template import record, store
@@ -182,10 +182,10 @@ def run_(name: str, settings: tuple[str, ...], cwd: str | None, args: tuple[str,
     words = args[1:] if args[:1] == ("--",) else args
     streams: RestoreOptions = {"stdin": None, "stdout": None, "stderr": None}
     try:
-        path = store.path_of(name)
+        path, kind = store.find(name)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    if store.kind_of(path) == "python":
+    if kind == "python":
         env = environment.read_settings(settings, caller.environ())
         with PythonTemplate.load(path) as python:
             status = _wait(lambda: python.start(words, env=env, cwd=cwd, **streams))

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from usernsctl._text import quoted, shown
+from usernsctl._text import quoted
 from usernsctl.doctor.findings import STANDS_IN_THE_WAY_OF
 from usernsctl.doctor.needs import Need
 from usernsctl.doctor.remedies import FOR_SHELL, by_hand, is_sentence, remedy, typed
 from usernsctl.explain.model import Finding, Place, Probe, Purpose, Report
+from usernsctl.explain.printing import wrapped
 
-WIDTH = 80
 _LABEL = 9
 
 WHAT: dict[Purpose, str] = {
@@ -72,7 +71,7 @@ def plain(report: Report, needs: Sequence[Need]) -> str:
 
 def _finding(number: int, finding: Finding, report: Report) -> Iterator[str]:
     kind = "blocks" if finding.blocks else "warning"
-    yield from _wrap(f"{number}. {title(finding)} ({kind})", "   ")
+    yield from wrapped(f"{number}. {title(finding)} ({kind})", "   ")
     for evidence in finding.evidence:
         for index, line in enumerate(evidence.split("\n")):
             yield from _labelled("" if index else "seen", line)
@@ -89,11 +88,7 @@ def _finding(number: int, finding: Finding, report: Report) -> Iterator[str]:
 
 
 def _labelled(label: str, text: str) -> list[str]:
-    return _wrap(f"   {label:<{_LABEL}}{text}", " " * (_LABEL + 3))
-
-
-def _wrap(text: str, indent: str) -> list[str]:
-    return textwrap.wrap(shown(text), WIDTH, subsequent_indent=indent, break_on_hyphens=False)
+    return wrapped(f"   {label:<{_LABEL}}{text}", " " * (_LABEL + 3))
 
 
 def said(probe: Probe) -> str:
@@ -109,16 +104,14 @@ def said(probe: Probe) -> str:
 
 
 def _probe(probe: Probe) -> Iterator[str]:
-    yield from _wrap(f"   {probe.outcome:<8}{probe.name:<16} {said(probe)}".rstrip(), " " * 28)
+    yield from wrapped(f"   {probe.outcome:<8}{probe.name:<16} {said(probe)}".rstrip(), " " * 28)
 
 
 def _need(need: Need) -> Iterator[str]:
-    yield from _wrap(f"   {need.state:<8}{need.name}: {need.found}", " " * 11)
+    yield from wrapped(f"   {need.state:<8}{need.name}: {need.found}", " " * 11)
     if need.state != "met":
-        yield from _wrap(f"{'':<11}wanted: {need.wanted}", " " * 11)
+        yield from wrapped(f"{'':<11}wanted: {need.wanted}", " " * 11)
 
-
-_WIDTH = 78
 
 _HEAD = """#!/bin/sh
 # What mends what usernsctl doctor found. Read it before you run it: words in capital letters are
@@ -185,8 +178,7 @@ def _script_finding(finding: Finding, report: Report) -> Iterator[str]:
 
 
 def _comment(text: str) -> list[str]:
-    lines = textwrap.wrap(shown(text), _WIDTH, break_on_hyphens=False)
-    return [f"# {line}" for line in lines]
+    return wrapped(f"# {text}", "# ")
 
 
 #: Of the form, not of the program: it grows when something is taken away or changes its meaning.

@@ -38,11 +38,15 @@ def show(report: Report, needs: Sequence[Need]) -> None:
         tried.add_row(probe.name, outcome, _text(render.said(probe)))
     console.print(tried)
     console.print()
-    settings = _table("setting", "", "found", "wanted")
+    settings = _table("setting", "", "found")
+    # Whoever looks for a setting looks for its whole name, and copies it in one piece.
+    longest = max((len(need.name) for need in needs), default=0)
+    settings.columns[0].no_wrap = longest < console.width * 2 // 3
     for need in needs:
-        wanted = "" if need.state == "met" else need.wanted
         state = Text(need.state, _STYLES[need.state])
-        settings.add_row(_text(need.name), state, _text(need.found), _text(wanted))
+        settings.add_row(_text(need.name), state, _text(need.found))
+        if need.state != "met":
+            settings.add_row("", "", _text(f"wanted: {need.wanted}"))
     console.print(settings)
 
 
@@ -53,7 +57,7 @@ def _text(text: str, style: str = "") -> Text:
 def _table(*headings: str) -> Table:
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     for heading in headings:
-        table.add_column(heading)
+        table.add_column(heading, overflow="fold")
     return table
 
 
@@ -63,7 +67,7 @@ def _show_finding(console: Console, number: int, finding: Finding, report: Repor
     console.print(_text(f"{number}. {render.title(finding)} ({kind})", f"bold {style}"))
     body = Table.grid(padding=(0, 2, 0, 0))
     body.add_column(style="dim", min_width=_LABEL)
-    body.add_column()
+    body.add_column(overflow="fold")
     for evidence in finding.evidence:
         body.add_row("   seen", Text("\n").join(map(_text, evidence.split("\n"))))
     if finding.cause is not None:

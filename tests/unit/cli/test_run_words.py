@@ -42,6 +42,8 @@ def by_click(words: list[str]) -> dict[str, Any] | None:
 @example(["--no-verify", "--verify", "--no-terminal", "--platform", "kvm", "--platform", "ptrace"])
 @example(["--expose-root=1"])
 @example(["--rootfs"])
+@example(["--platform=", "--platform=kvm"])
+@example(["--rlimit=x", "--rlimit=nofile=1"])
 def test_both_read_the_same(words: list[str]) -> None:
     assert run.read(words) == by_click(words)
 

@@ -156,6 +156,25 @@ def test_a_terminal_gets_the_same_causes(case: str, capsys: pytest.CaptureFixtur
         assert finding.id in shown
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_a_terminal_of_80_columns_gets_all_of_it(
+    case: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    report, settings = CASES[case]
+    render_rich.show(report, settings)
+    text = capsys.readouterr().out
+    lines = text.splitlines()
+    assert "…" not in text
+    start = next(line for line in lines if line.startswith("setting")).index("found")
+    for need in settings:
+        assert any(line.startswith(need.name) for line in lines)
+        # Long words go on in the next line.
+        told = need.found + ("" if need.state == "met" else f"wanted:{need.wanted}")
+        found = "".join(line[start:] for line in lines)
+        assert told.replace(" ", "") in found.replace(" ", "")
+
+
 def test_no_form_for_people_speaks_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     nasty = probes(failed("mount", 1, "\x1b[31mred\x07\r\x9b2J"))
     report, settings = examined(healthy(), nasty)

@@ -421,12 +421,25 @@ def test_the_command_reads_standard_input(
     assert out.startswith("helper-not-setuid: ")
 
 
+@pytest.mark.parametrize("cause", sorted(catalogue()))
+def test_prose_fits_into_80_columns(cause: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is longer is to be copied: remedies, and what was read."""
+    status, out, _ = run(capsys, "--no-probe", cause)
+    assert status == 0
+    known = catalogue()[cause]
+    assert f"why: {known.why} told by: {known.told_by}" in re.sub(r"\s+", " ", out)
+    remedies = {line for one in known.remedies.values() for line in one.split("\n")}
+    for line in out.splitlines():
+        copied = line.strip() in remedies or re.match(r"  (seen|remedy|in \w+): ", line)
+        assert copied or len(line) <= 80
+
+
 def test_the_command_takes_the_id_of_a_cause(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["explain", "--no-probe", "range-not-granted"]) == 0
-    assert get("range-not-granted").why in capsys.readouterr().out
+    assert get("range-not-granted").why in re.sub(r"\s+", " ", capsys.readouterr().out)
     # A file of that name comes first.
     (tmp_path / "range-not-granted").write_text("nothing\n")
     assert main(["explain", "--no-probe", "range-not-granted"]) == 1

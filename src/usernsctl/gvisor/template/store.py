@@ -97,12 +97,17 @@ def keep(template: Template, name: str, *, replace: bool, remedy: str | None = N
         _remove(top, _aside(name))
 
 
-def kind_of(path: str) -> str:
-    """What a template starts: one of :data:`usernsctl.gvisor.template.record.KINDS`.
+def find(name: str) -> tuple[str, str]:
+    """Where a template is, and what it starts.
 
+    :returns: its directory, and one of :data:`usernsctl.gvisor.template.record.KINDS`.
     :raises RunscError: there is none, it is not whole, or others could have written it.
+    :raises ValueError: this can't be a name.
     """
-    return saved.use(path, lambda found: saved.read(found).kind)
+    path = path_of(name)
+    if not os.path.lexists(path):
+        raise _absent(name)
+    return path, saved.use(path, lambda found: saved.read(found).kind)
 
 
 def list_all() -> list[Named]:
@@ -132,7 +137,7 @@ def remove(name: str) -> None:
     :raises RunscError: there is none.
     :raises ValueError: this can't be a name.
     """
-    path = path_of(name)
+    path_of(name)
     is_there = False
     with contextlib.suppress(FileNotFoundError), _locked() as top:
         _open(top, name).close()
@@ -140,9 +145,12 @@ def remove(name: str) -> None:
         _set_aside(top, name)
         is_there = _remove(top, _aside(name))
     if not is_there:
-        raise RunscError(
-            f"there is no template {name!r}", step=STEP, filename=path, cause="no-such-template"
-        )
+        raise _absent(name)
+
+
+def _absent(name: str) -> RunscError:
+    told = f"there is no template {name!r}"
+    return RunscError(told, step=STEP, filename=path_of(name), cause="no-such-template")
 
 
 def _look(top: Directory, name: str) -> Named:

@@ -32,7 +32,7 @@ def test_init_makes_a_bundle_that_check_has_nothing_against(tmp_path: Path, caps
     rootfs = directory / "rootfs"
     rootfs.mkdir(parents=True)
     command = ["sh", "-c", "exit 7", "--rootfs"]
-    words = ["--env", "A=b", "--cwd", "/tmp", "--hostname", "box", "--", *command]
+    words = ["--env", "A=b", "--wd", "/tmp", "--hostname", "box", "--", *command]
     assert main(["bundle", "init", str(directory), "--rootfs", str(rootfs), *words]) == 0
     config = load(directory)
     assert config["process"]["args"] == command
