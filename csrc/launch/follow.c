@@ -64,8 +64,8 @@ static bool has_members(gid_t gid)
         int length = 0;
         const char *password = strchr(line, ':');
         const char *number = password ? strchr(password + 1, ':') : NULL;
-        has = number && sscanf(number, ":%lu:%n", &found, &length) == 1 && found == gid &&
-              length && number[length];
+        has = number && sscanf(number, ":%lu:%n", &found, &length) == 1 && found == gid && length &&
+              number[length];
     }
     if (is_open)
         un_lines_close(&lines);
@@ -74,7 +74,8 @@ static bool has_members(gid_t gid)
 
 /*
  * A group that several users have as their own lists none of them as a member, so that its number
- * must be the caller's: so it is with a group that was made with its user (pam_umask(8), usergroups).
+ * must be the caller's: so it is with a group that was made with its user (pam_umask(8),
+ * usergroups).
  */
 bool un_group_is_private(gid_t gid)
 {

@@ -60,8 +60,9 @@ def is_trusted(uid: int, path: str) -> bool:
 
 
 def is_private_group(gid: int) -> bool:
-    """Whether nobody but the caller and root is in a group: it is root's, or has the caller's number
-    and no members.
+    """Whether nobody but the caller and root is in a group.
+
+    It is root's, or has the caller's number and no members.
     """
     return bool(lib.un_group_is_private(gid))
 
