@@ -12,7 +12,7 @@ import stat
 from collections.abc import Callable
 
 from usernsctl import _core
-from usernsctl._typing import Self, TypeVar
+from usernsctl._typing import BinaryIO, Self, TypeVar
 
 # As many as the kernel follows (path_resolution(7)).
 _LINKS_MAX = 40
@@ -295,6 +295,20 @@ class Untrusted(Exception):
         super().__init__(f"{directory} {why}")
         self.directory = directory
         self.writable = writable
+
+
+def open_file(descriptor: int) -> BinaryIO:
+    """The file that a descriptor is of, to be read; it is closed with it.
+
+    :func:`open` leaves the descriptor of a directory open when it fails.
+
+    :raises OSError: it is a directory.
+    """
+    try:
+        return open(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
 
 
 def open_trusted(path: str) -> int:
