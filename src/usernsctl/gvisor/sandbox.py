@@ -490,23 +490,23 @@ class Sandbox(BegunClosing):
         self._is_released = True
 
     def _finish(self, *, end: bool) -> None:
-        with self._closing:
+        # Whatever fails, what comes after it is done.
+        with self._closing, contextlib.ExitStack() as rest:
             if self._is_released:
                 return
             self._is_finished = True
-            try:
-                # It is killed, before an agent that is its process 1 sees that nobody is there.
-                if self._life is not None:
-                    self._life.close() if end else self._life.let_go()
-            finally:
-                self._commands.close()
-            if self._files is not None:
-                # Its id is free again from here on.
-                self._files.remove() if os.getpid() == self._creator else self._files.let_go()
-            if self._own_host is not None:
-                self._own_host.close()
             if self._terminal is not None:
-                self._terminal.close()
+                rest.callback(self._terminal.close)
+            if self._own_host is not None:
+                rest.callback(self._own_host.close)
+            if self._files is not None:
+                # Its id is free again from there on.
+                is_ours = os.getpid() == self._creator
+                rest.callback(self._files.remove if is_ours else self._files.let_go)
+            rest.callback(self._commands.close)
+            # It is killed, before an agent that is its process 1 sees that nobody is there.
+            if self._life is not None:
+                self._life.close() if end else self._life.let_go()
 
     def __repr__(self) -> str:
         life = self._life
