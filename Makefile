@@ -4,7 +4,7 @@
 # The directory of the environment that holds usernsctl as it is in this tree.
 DEV = $$(tools/environment dev)
 PYTHON_CODE = src tests tools demo bench examples csrc docs/conf.py setup.py
-SHELL_CODE = tools/packages tools/environment tools/user tools/as-user tools/test-users tools/to-the-end tools/deb \
+SHELL_CODE = tools/packages tools/environment tools/user tools/as-user tools/test-users tools/pytest-as tools/to-the-end tools/deb \
 	demo/run .ci/run \
 	docker/install docker/install-runsc tools/source-copy tools/in-system tools/deb-installed \
 	$(filter-out %/control,$(wildcard debian/tests/*)) \
@@ -34,7 +34,7 @@ hostile: packages ## attack with the full number of tries; `make test` tries eac
 
 docker: packages ## build the images and run tests/docker, with an engine of its own (as root)
 	@tools/packages docker/packages.apt
-	@USERNSCTL_MUST_WORK=docker $(DEV)/bin/python -B -m pytest -p no:cacheprovider tests/docker
+	@USERNSCTL_MUST_WORK=docker tools/to-the-end $(DEV)/bin/python -B -m pytest -p no:cacheprovider tests/docker
 
 vm: deb ## boot Debian, with AppArmor, Yama and systemd, in an emulated machine, and run tests there (as root)
 	@tools/packages tools/vm/packages.apt

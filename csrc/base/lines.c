@@ -29,7 +29,8 @@ bool un_lines_open(struct un_lines *lines, const char *path)
 
 bool un_lines_is_no_file(int errnum)
 {
-    return errnum == EISDIR || errnum == EINVAL;
+    /* ENXIO: open(2) of a socket. */
+    return errnum == EISDIR || errnum == EINVAL || errnum == ENXIO;
 }
 
 /* Fills the block anew. False: there is no more. */

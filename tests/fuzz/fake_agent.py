@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from usernsctl.gvisor.agent import Agent, AgentHolder, socket_pair
+from usernsctl._system.owned import socket_pair
+from usernsctl.gvisor.agent import Agent, AgentHolder
 from usernsctl.gvisor.agent_popen import Place, SandboxPopen, Wanted
 
 HEADER = struct.Struct("<IHH8IHHQ")

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import usernsctl as un
+from usernsctl._system.owned import socket_pair
 from usernsctl.commands import aio
 from usernsctl.gvisor import agent_wire as wire
 from usernsctl.gvisor.agent import (
@@ -27,7 +28,6 @@ from usernsctl.gvisor.agent import (
     AgentLate,
     AgentSilent,
     await_hello,
-    socket_pair,
 )
 from usernsctl.gvisor.agent_popen import Place, SandboxPopen, Wanted
 

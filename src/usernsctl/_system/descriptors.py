@@ -9,6 +9,7 @@ import math
 import os
 import select
 import warnings
+from collections import deque
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 
@@ -16,6 +17,8 @@ from usernsctl._typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     import socket
+
+    from usernsctl._system.owned import Connection
 
 # What poll(2) can count, in milliseconds of an int; math.inf and 25 days are without an end.
 _POLL_SECONDS_MAX = (2**31 - 1) // 1000
@@ -162,7 +165,7 @@ class Shared:
         """
         self._what = what
         self._fds = list(fds)
-        self._unclosed = [self._fds]
+        self._unclosed = [fd for fd in fds if fd >= 0]
         self._users: set[object] = set()
         self._let_go = False
 
@@ -199,24 +202,23 @@ class Shared:
             self.close()
 
     def _close_if_unused(self) -> None:
-        if not self._let_go or self._users:
-            return
-        with contextlib.suppress(IndexError):  # somebody else was faster
-            self._release(self._unclosed.pop())
+        if self._let_go and not self._users:
+            self._release()
 
-    def _release(self, fds: Sequence[int]) -> None:
-        for fd in fds:
-            if fd >= 0:
-                os.close(fd)
+    def _release(self) -> None:
+        # Whoever takes a number out closes it, in one call that is all C: an exception of a handler
+        # of signals comes before or after it. All are taken once there is an IndexError.
+        with contextlib.suppress(IndexError):
+            deque(map(os.close, iter(self._unclosed.pop, None)), 0)
 
 
 class SharedSocket(Shared):
     """The same for a socket, whose methods are called within :meth:`use` only."""
 
-    def __init__(self, what: str, connection: socket.socket) -> None:
-        """Take over a socket."""
+    def __init__(self, what: str, connection: Connection) -> None:
+        """Take over a connection."""
         self.socket = connection
         super().__init__(what, [connection.fileno()])
 
-    def _release(self, fds: Sequence[int]) -> None:
+    def _release(self) -> None:
         self.socket.close()

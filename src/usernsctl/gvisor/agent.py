@@ -16,6 +16,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 
 from usernsctl._system.descriptors import LetGoError, SharedSocket, wait_readable
+from usernsctl._system.owned import Connection
 from usernsctl.errors import RunscError
 from usernsctl.gvisor import agent_wire as wire
 
@@ -51,38 +52,7 @@ def agent_error(id: str, what: str, kind: type[RunscError] = RunscError) -> Runs
     )
 
 
-def socket_pair() -> tuple[socket.socket, socket.socket]:
-    """Our end of a connection, which never blocks, and that for inside.
-
-    Ours has none of the numbers that belong to standard streams, which may be closed.
-
-    :raises OSError: there are no descriptors left.
-    """
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    try:
-        if ours.fileno() < 3:
-            low, ours = ours, _higher(ours)
-            low.close()
-        ours.setblocking(False)
-    except BaseException:
-        ours.close()
-        theirs.close()
-        raise
-    return ours, theirs
-
-
-def _higher(low: socket.socket) -> socket.socket:
-    import fcntl
-
-    fd = fcntl.fcntl(low.fileno(), fcntl.F_DUPFD_CLOEXEC, 3)
-    try:
-        return socket.socket(low.family, low.type, low.proto, fileno=fd)
-    except BaseException:
-        os.close(fd)
-        raise
-
-
-def shut(connection: socket.socket) -> None:
+def shut(connection: Connection) -> None:
     """Have the other end see the end, though a fork of this process may have our end, too."""
     with contextlib.suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)
@@ -99,7 +69,7 @@ class Agent:
     :ivar pid: the agent's own, inside.
     """
 
-    def __init__(self, connection: socket.socket, pid: int) -> None:
+    def __init__(self, connection: Connection, pid: int) -> None:
         """Take over our end of the connection."""
         self.pid = pid
         self._owner = os.getpid()
@@ -205,7 +175,7 @@ async def pause_async() -> None:
     await asyncio.sleep(_LOOK_SECONDS)
 
 
-def await_hello(connection: socket.socket, deadline: float) -> int:
+def await_hello(connection: Connection, deadline: float) -> int:
     """Wait for an agent to say who it is: its pid inside.
 
     :param deadline: until when, by the monotonic clock.

@@ -18,6 +18,7 @@ from typing import Any, AnyStr, NoReturn
 
 from usernsctl._records import dataclass
 from usernsctl._system.descriptors import LetGoError, SharedSocket, wait_readable
+from usernsctl._system.owned import memory_file, socket_pair
 from usernsctl.commands.aio import wait_for_end
 from usernsctl.commands.arguments import Args, StrOrBytesPath, refuse, words_of
 from usernsctl.errors import (
@@ -36,7 +37,6 @@ from usernsctl.gvisor.agent import (
     agent_error,
     seconds_left,
     shut,
-    socket_pair,
 )
 from usernsctl.gvisor.agent_streams import Streams, closed_streams
 
@@ -585,10 +585,6 @@ def _encoded(command: wire.Command, words: Sequence[StrOrBytesPath]) -> tuple[by
 @contextlib.contextmanager
 def _sealed(content: bytes) -> Iterator[int]:
     """A file in memory that nobody can change any more, for a block."""
-    fd = os.memfd_create("words", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    with open(fd, "wb", buffering=0) as file:
-        view = memoryview(content)
-        while view:
-            view = view[file.write(view) :]
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
-        yield fd
+    with memory_file("words", content, os.MFD_ALLOW_SEALING) as file:
+        fcntl.fcntl(file, fcntl.F_ADD_SEALS, _SEALS)
+        yield file.fileno()

@@ -6,10 +6,9 @@ import asyncio
 import contextlib
 import json
 import os
-import socket
 from collections.abc import Iterator
-from io import FileIO
 
+from usernsctl._system.owned import Connection, memory_file, owned, pipe, socket_pair
 from usernsctl.commands.aio import wait_for_end
 from usernsctl.commands.popen import DEVNULL, Popen, TimeoutExpired
 from usernsctl.errors import NamespaceError, RunscError
@@ -23,7 +22,6 @@ from usernsctl.gvisor.agent import (
     await_hello,
     seconds_left,
     shut,
-    socket_pair,
 )
 from usernsctl.gvisor.decide import AGENT_INSIDE
 from usernsctl.gvisor.detached import Detached
@@ -135,7 +133,7 @@ class FirstAgent:
         self._is_got = False
         self._ours, self._theirs = socket_pair()
         try:
-            self._said, self._says = _quiet_pipe()
+            self._said, self._says = pipe(os.O_NONBLOCK)
         except BaseException:
             self._ours.close()
             self._theirs.close()
@@ -172,12 +170,6 @@ class FirstAgent:
         if not self._is_got:
             shut(self._ours)
             self._ours.close()
-
-
-def _quiet_pipe() -> tuple[FileIO, FileIO]:
-    """A pipe that nobody waits for."""
-    said, says = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    return FileIO(said, "rb"), FileIO(says, "wb")
 
 
 def _ended_at_once(id: str, said: int) -> RunscError:
@@ -225,25 +217,25 @@ class _Starter:
 
 
 @contextlib.contextmanager
-def _starter(life: Held | Detached, id: str, theirs: socket.socket) -> Iterator[_Starter]:
+def _starter(life: Held | Detached, id: str, theirs: Connection) -> Iterator[_Starter]:
     """Have runsc start an agent, for a block; at its end runsc is gone.
 
     :param theirs: the standard input of the agent.
     """
+    process = json.dumps(agent_process(life.inherited, AGENT_INSIDE))
     with (
-        open(os.memfd_create("process.json", os.MFD_CLOEXEC), "wb") as file,
-        open(os.memfd_create("errors", os.MFD_CLOEXEC), "wb") as errors,
+        memory_file("process.json", process.encode()) as file,
+        memory_file("errors") as errors,
         contextlib.ExitStack() as opened,
     ):
-        said, says = map(opened.enter_context, _quiet_pipe())
-        file.write(json.dumps(agent_process(life.inherited, AGENT_INSIDE)).encode())
-        file.flush()
+        said, says = map(opened.enter_context, pipe(os.O_NONBLOCK))
+        nothing = opened.enter_context(owned(os.open, os.devnull, os.O_RDWR | os.O_CLOEXEC))
         log = [f"--log=/proc/self/fd/{errors.fileno()}", "--log-format=json"]
         process_file = f"--process=/proc/self/fd/{file.fileno()}"
         with life.runsc(*log, "exec", process_file, id) as (command, needed), known_end(life, id):
             fds = [*needed["pass_fds"], file.fileno(), errors.fileno()]
             needed = {**needed, "pass_fds": fds}
-            popen = Popen[bytes](command, stdin=theirs, stdout=DEVNULL, stderr=says, **needed)
+            popen = Popen[bytes](command, stdin=theirs, stdout=nothing, stderr=says, **needed)
         try:
             # Whoever ends the sandbox may have to collect it in our place.
             needed["namespace"].commands.add(popen)

@@ -11,8 +11,10 @@ import errno
 import fcntl
 import os
 import stat
+from io import FileIO
 
 from usernsctl import _core
+from usernsctl._system.owned import owned
 
 _FLAGS = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
@@ -52,7 +54,7 @@ class Streams:
         if given < 0:
             given = len(self.fds)
             if given in self._closed:
-                self._add_opened(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
+                self._add_opened(owned(os.open, os.devnull, os.O_RDWR | os.O_CLOEXEC))
                 return
         own = None if is_fresh else self._own(given)
         if own is None:
@@ -60,11 +62,10 @@ class Streams:
         else:
             self._add_opened(own)
 
-    def _add_opened(self, fd: int) -> None:
-        self._opened.callback(os.close, fd)
-        self.fds.append(fd)
+    def _add_opened(self, file: FileIO) -> None:
+        self.fds.append(self._opened.enter_context(file).fileno())
 
-    def _own(self, fd: int) -> int | None:
+    def _own(self, fd: int) -> FileIO | None:
         """The same pipe or terminal, opened anew; ``None``: it may be given as it is."""
         mode = os.fstat(fd).st_mode
         flags = fcntl.fcntl(fd, fcntl.F_GETFL)
@@ -75,14 +76,14 @@ class Streams:
             return None
         try:
             # A named pipe that nobody has open at its other end would have us wait.
-            made = os.open(f"/proc/self/fd/{fd}", (flags & os.O_ACCMODE) | _FLAGS)
+            made = owned(os.open, f"/proc/self/fd/{fd}", (flags & os.O_ACCMODE) | _FLAGS)
         except OSError:
             # Whoever it belongs to does not let us open it.
             return None
         try:
             fcntl.fcntl(made, fcntl.F_SETFL, flags)
         except BaseException:
-            os.close(made)
+            made.close()
             raise
         return made
 

@@ -16,6 +16,7 @@ from usernsctl import _core, _programs, hardening
 from usernsctl._records import dataclass, replace
 from usernsctl._system.descriptors import Shared, not_standard, receive
 from usernsctl._system.opened import Opened
+from usernsctl._system.owned import memory_file
 from usernsctl._system.state import state_directory
 from usernsctl.commands.popen import PIPE, CompletedProcess
 from usernsctl.errors import BundleError, NamespaceError, UsernsError
@@ -440,10 +441,10 @@ def _prepare(namespace: Namespace, order: _Order) -> tuple[Prepared, int]:
     """
     sources = descriptors(order.launch, order.files)
     with contextlib.ExitStack() as undo:
-        text = undo.enter_context(_in_memory(order.launch.encode()))
+        text = undo.enter_context(memory_file("launch", order.launch.encode()))
         ours, theirs = map(undo.enter_context, socket.socketpair())
         with contextlib.ExitStack() as given:
-            numbers = [not_standard(fd, given) for fd in (text, theirs.fileno(), *sources)]
+            numbers = [not_standard(fd, given) for fd in (text.fileno(), theirs.fileno(), *sources)]
             command = [_builder(), *map(str, numbers)]
             done = namespace.run(command, stdout=PIPE, stderr=PIPE, pass_fds=sorted({*numbers}))
         theirs.close()
@@ -508,13 +509,3 @@ def _places(scratch: str, binds: Iterable[tuple[str, str]]) -> dict[Record, Any]
         found[record("json-bind-source", number)] = source
         found[record("json-bind-destination", number)] = destination
     return found
-
-
-@contextlib.contextmanager
-def _in_memory(content: bytes) -> Iterator[int]:
-    """A descriptor of a file with this content that has no name, for a block."""
-    with open(os.memfd_create("launch", os.MFD_CLOEXEC), "r+b", buffering=0) as file:
-        view = memoryview(content)
-        while view:
-            view = view[file.write(view) :]
-        yield file.fileno()

@@ -127,16 +127,18 @@ def _try_map(idmap: un.IdMap, purpose: Literal["run", "range"]) -> str | None:
 def _diagnosed(error: str, cause_id: str | None, purpose: Literal["run", "range"]) -> str:
     """The error, and what the doctor finds behind it, or what it knows of the error's own cause."""
     from usernsctl.doctor import diagnose
+    from usernsctl.doctor.remedies import remedy
+    from usernsctl.doctor.render import place
     from usernsctl.explain.catalogue import get
 
-    findings = diagnose(purpose, runsc=False).findings
-    causes = [found.cause for found in findings if found.blocks and found.cause is not None]
+    report = diagnose(purpose, runsc=False)
+    causes = [one.cause for one in report.findings if one.blocks and one.cause is not None]
     if cause_id is not None:
         causes.append(get(cause_id))
     if not causes:
         return error
     cause = causes[0]
-    return f"{error} [{cause.id}: {cause.title}; {cause.remedies['host']}]"
+    return f"{error} [{cause.id}: {cause.title}; {remedy(report, cause, place(report))}]"
 
 
 def _try_runsc() -> str | None:

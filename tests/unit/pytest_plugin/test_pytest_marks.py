@@ -80,6 +80,25 @@ LACKING = [
 def test_what_the_machine_lacks_is_told_with_its_cause(
     session: pytest.Pytester, word: str, without: list[str], told: str
 ) -> None:
+    check_skipped(session, word, without, told)
+
+
+# Where ids exist that can be granted, the remedy can be typed.
+NO_GRANTS = """
+touch empty
+mount --bind empty /etc/subuid && mount --bind empty /etc/subgid && exec "$@"
+"""
+
+
+@pytest.mark.userns_requires("subid")
+def test_a_remedy_is_told_for_this_machine(session: pytest.Pytester) -> None:
+    without = ["unshare", "-Urm", "--map-auto", "sh", "-c", NO_GRANTS, "-"]
+    told = "*[[]no-subordinate-range: *; usermod --add-subuids *-* --add-subgids *-* root[]]"
+    check_skipped(session, "subid", without, told)
+
+
+def check_skipped(session: pytest.Pytester, word: str, without: list[str], told: str) -> None:
+    """A test that needs what a word stands for is skipped under this program, and why."""
     session.makepyfile(
         f"""
         import pytest

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from usernsctl._records import dataclass
+from usernsctl._system.owned import Connection, memory_file
 from usernsctl.commands.arguments import StrOrBytesPath
 from usernsctl.commands.popen import DEVNULL, PIPE, TimeoutExpired
 from usernsctl.commands.popen import run as run_command
@@ -56,7 +55,7 @@ class Wanted:
     cwd: StrOrBytesPath | None
     user: tuple[int, int] | None
     timeout: float | None
-    stdin: socket.socket | None = None
+    stdin: Connection | None = None
     wait: Callable[[TemplateSandbox, Told, float], list[str]]
 
 
@@ -71,7 +70,7 @@ def for_command(ready: Ready) -> Callable[[TemplateSandbox, Told, float], list[s
 
 
 def for_agent(
-    ours: socket.socket, ready: Ready | None
+    ours: Connection, ready: Ready | None
 ) -> Callable[[TemplateSandbox, Told, float], list[str]]:
     """What waits until an agent that is process 1 is ready, and what it is to do before is done.
 
@@ -164,7 +163,7 @@ def _checkpoint(box: TemplateSandbox, image: Image, deadline: float) -> None:
 
 def _checkpoint_once(box: TemplateSandbox, image: Image, deadline: float) -> tuple[int, str | None]:
     """Have runsc save a sandbox; its exit status, and what it says."""
-    with open(os.memfd_create("errors", os.MFD_CLOEXEC), "wb") as errors:
+    with memory_file("errors") as errors:
         log = [f"--log=/proc/self/fd/{errors.fileno()}", "--log-format=json"]
         # Compressed, it would take longer to read. And where it does not go on, its end is the end
         # of all in its PID namespace, and so of this runsc, perhaps before that has ended.

@@ -15,6 +15,7 @@ from typing import Any, Self, Unpack
 
 from usernsctl._records import replace
 from usernsctl._system.descriptors import wait_readable
+from usernsctl._system.owned import Connection, memory_file, owned, socket_pair
 from usernsctl.commands.arguments import Args, StrOrBytesPath
 from usernsctl.commands.popen import DEVNULL, PIPE, STDOUT, TimeoutExpired
 from usernsctl.errors import (
@@ -24,7 +25,6 @@ from usernsctl.errors import (
     RunscError,
 )
 from usernsctl.gvisor import checks
-from usernsctl.gvisor.agent import socket_pair
 from usernsctl.gvisor.agent_streams import Streams, closed_streams
 from usernsctl.gvisor.arguments import PythonStartOptions, TemplateOptions
 from usernsctl.gvisor.begun import Begun, begun_in_executor
@@ -146,7 +146,7 @@ class PythonTemplate(Template):
         deadline = time.monotonic() + (_START_SECONDS if timeout is None else timeout)
         closed = closed_streams()
 
-        def connect(box: TemplateSandbox, ours: socket.socket) -> None:
+        def connect(box: TemplateSandbox, ours: Connection) -> None:
             with ours:
                 _hand_over(box, ours, wanted, streams, closed, deadline)
 
@@ -183,7 +183,7 @@ def _words(python: StrOrBytesPath, preload: Iterable[str], code: str | None) -> 
     return interpreter, "-c", inside + _TAIL.format(bigframe=bigframe, preload=names, code=code)
 
 
-def _loaded(ours: socket.socket) -> Callable[[TemplateSandbox, Told, float], list[str]]:
+def _loaded(ours: Connection) -> Callable[[TemplateSandbox, Told, float], list[str]]:
     """What waits until an interpreter has loaded what is wanted.
 
     :param ours: our end of the connection to it.
@@ -207,7 +207,7 @@ def _loaded(ours: socket.socket) -> Callable[[TemplateSandbox, Told, float], lis
     return wait
 
 
-def _heard(ours: socket.socket, deadline: float) -> dict[str, Any] | None:
+def _heard(ours: Connection, deadline: float) -> dict[str, Any] | None:
     """What the interpreter says; ``None``: it has ended.
 
     :raises TimeoutExpired: it says nothing.
@@ -230,7 +230,7 @@ def _heard(ours: socket.socket, deadline: float) -> dict[str, Any] | None:
 
 def _hand_over(
     box: TemplateSandbox,
-    ours: socket.socket,
+    ours: Connection,
     wanted: Mapping[str, Any],
     streams: Sequence[Any],
     closed: frozenset[int],
@@ -239,7 +239,7 @@ def _hand_over(
     """Give the interpreter its program, and what that reads and writes."""
     with (
         contextlib.ExitStack() as pipes,
-        open(os.memfd_create("program", os.MFD_CLOEXEC), "w+b") as file,
+        memory_file("program", json.dumps(wanted).encode()) as file,
         Streams(closed) as given,
     ):
         own: dict[str, Any] = {}
@@ -248,8 +248,6 @@ def _hand_over(
                 given.fds.append(given.fds[1])
             else:
                 _add(given, name, stream, own, pipes)
-        file.write(json.dumps(wanted).encode())
-        file.flush()
         file.seek(0)
         fds = array.array("i", [*given.fds, file.fileno()])
         try:
@@ -282,9 +280,8 @@ def _add(
         own[name] = open(mine, "wb" if name == "stdin" else "rb")  # noqa: SIM115
         given.add(theirs, is_fresh=True)
     elif isinstance(stream, int) and stream == DEVNULL:
-        nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        pipes.callback(os.close, nothing)
-        given.add(nothing, is_fresh=True)
+        nothing = pipes.enter_context(owned(os.open, os.devnull, os.O_RDWR | os.O_CLOEXEC))
+        given.add(nothing.fileno(), is_fresh=True)
     elif stream is None:
         given.add(-1, is_fresh=False)
     else:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import time
 from collections.abc import Callable
 from typing import Any
 
 from usernsctl._records import dataclass
+from usernsctl._system.owned import Connection, socket_pair
 from usernsctl.commands.arguments import StrOrBytesPath
 from usernsctl.commands.popen import DEVNULL, TimeoutExpired
 from usernsctl.gvisor import oci
-from usernsctl.gvisor.agent import Agent, seconds_left, socket_pair
+from usernsctl.gvisor.agent import Agent, seconds_left
 from usernsctl.gvisor.asking import ask
 from usernsctl.gvisor.begun import Begun
 from usernsctl.gvisor.decide import AGENT_INSIDE
@@ -62,7 +62,7 @@ class TemplateSandbox(Sandbox):
         detach: bool = False,
         in_cgroup: StrOrBytesPath | int | None = None,
         timeout: float | None = None,
-        connect: Callable[[TemplateSandbox, socket.socket], None] | None = None,
+        connect: Callable[[TemplateSandbox, Connection], None] | None = None,
     ) -> None:
         """Start it, and return when it runs: :class:`usernsctl.Sandbox` has the arguments.
 

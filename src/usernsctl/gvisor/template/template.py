@@ -6,11 +6,12 @@ import os
 from typing import Any, NoReturn, Self, Unpack
 
 from usernsctl._records import dataclass, replace
+from usernsctl._system.owned import socket_pair
 from usernsctl._system.state import Directory
 from usernsctl.commands.arguments import Args, StrOrBytesPath
 from usernsctl.errors import NamespaceError, UsernsError
 from usernsctl.gvisor import checks
-from usernsctl.gvisor.agent import Agent, socket_pair
+from usernsctl.gvisor.agent import Agent
 from usernsctl.gvisor.arguments import RestoreOptions
 from usernsctl.gvisor.begun import Begun, BegunClosing, begun_in_executor
 from usernsctl.gvisor.decide import AGENT_INSIDE

@@ -1,0 +1,74 @@
+"""A handler of signals that raises an exception after any call, while a command is started."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from types import FrameType
+from typing import Any
+
+import pytest
+from conftest import children, open_descriptors
+
+import usernsctl as un
+
+# What is forgotten, and closed for that, is warned of; that warning is an error here.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+FOREVER = ["sleep", "1000"]
+
+
+class Interrupt:
+    """Raises KeyboardInterrupt when a function in C returns, the Nth time: as a handler would."""
+
+    def __init__(self, call: int) -> None:
+        self.left = call
+
+    def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
+        if event == "c_return":
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+
+
+def run(box: un.Sandbox, call: int) -> bool:
+    """Run a command, and say whether that was interrupted."""
+    interrupt = Interrupt(call)
+    try:
+        sys.setprofile(interrupt)
+        box.run(["true"])
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.setprofile(None)
+    return interrupt.left <= 0
+
+
+def test_no_descriptor_of_a_command_is_lost(host: un.SandboxHost) -> None:
+    with host.start(FOREVER) as box:
+        box.run(["true"])
+        before = open_descriptors(), children()
+        for call in itertools.count(1):
+            was_interrupted = run(box, call)
+            assert (open_descriptors(), children()) == before, f"after call {call}"
+            if not was_interrupted:
+                break
+    assert call > 100
+
+
+def test_no_descriptor_of_an_agent_is_lost(host: un.SandboxHost) -> None:
+    with host.start(FOREVER) as box:
+        before, processes = open_descriptors(), children()
+        for call in itertools.count(1):
+            assert run(box, call)
+            new = open_descriptors() - before
+            if new:
+                break
+        # That is the connection to the agent, and nothing else.
+        box.run(["true"])
+        assert open_descriptors() - before == new
+        assert children() == processes
+    assert call > 100
