@@ -1,6 +1,7 @@
 /* Files outside: their paths are followed once, and a link counts only if nobody else could have
  * put it there. */
 #include "launch/follow.h"
+#include "base/lines.h"
 #include "base/procfile.h"
 #include "launch/launch.h"
 
@@ -50,6 +51,35 @@ bool un_owner_is_trusted(uid_t uid, const char *path)
         return false;
     int64_t overflow = un_proc_number("/proc", "sys/kernel/overflowuid");
     return (overflow >= 0 && (int64_t)uid != overflow) || is_of_root(path);
+}
+
+/* Whether group(5) names members of a group, who have another one of their own. */
+static bool has_members(gid_t gid)
+{
+    char line[UN_LINE_MAX];
+    struct un_lines lines;
+    bool is_open = un_lines_open(&lines, "/etc/group"), has = false, cut;
+    while (is_open && !has && un_lines_next(&lines, line, &cut)) {
+        unsigned long found;
+        int length = 0;
+        const char *password = strchr(line, ':');
+        const char *number = password ? strchr(password + 1, ':') : NULL;
+        has = number && sscanf(number, ":%lu:%n", &found, &length) == 1 && found == gid && length &&
+              number[length];
+    }
+    if (is_open)
+        un_lines_close(&lines);
+    return has;
+}
+
+/*
+ * A group that several users have as their own lists none of them as a member, so that its number
+ * must be the caller's: so it is with a group that was made with its user (pam_umask(8),
+ * usergroups).
+ */
+bool un_group_is_private(gid_t gid)
+{
+    return gid == 0 || (gid == getegid() && gid == geteuid() && !has_members(gid));
 }
 
 /* Whether a symbolic link is one of the kernel's own, in /proc. */

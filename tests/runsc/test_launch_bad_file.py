@@ -140,6 +140,29 @@ def test_a_launch_of_somebody_else(prelude: Program, perform: Refused, launch: P
     os.chown(launch.parent, 0, 0)
 
 
+@as_root
+@pytest.mark.parametrize("gid", [12345, 12346])
+def test_a_launch_that_the_callers_group_may_replace(
+    usernsctl: Program, prelude: Program, tmp_path: Path, gid: int
+) -> None:
+    """A group that has the user's number is made with the user; others are many users' own."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        launch = freeze(usernsctl, directory / "launch")
+        for path in (directory, launch):
+            os.chown(path, 12345, gid)
+        directory.chmod(0o775)
+        caller = ["setpriv", "--reuid=12345", f"--regid={gid}", "--clear-groups"]
+        done = Program(Path("/usr/bin/env"))(*caller, str(prelude.path), "--launch", launch)
+        if gid == 12345:
+            assert_ran(done)
+        else:
+            told = f"lies in {directory}, where others may replace it (uid 12345, mode 775)"
+            assert_refused(done, told, cause="launch-untrusted")
+
+
 def test_links_to_a_launch(prelude: Program, perform: Refused, launch: Path) -> None:
     link, loop = launch.with_name("link"), launch.with_name("loop")
     link.symlink_to("launch")

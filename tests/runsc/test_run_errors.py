@@ -8,6 +8,7 @@ import re
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -148,6 +149,32 @@ def test_a_directory_that_others_may_write_to(
     # In a sticky one, only its owner may rename a directory.
     public.chmod(0o1777)
     assert usernsctl("run", option, str(public / "new"), "--", "true").returncode == 0
+
+
+@as_root
+@pytest.mark.parametrize("option", ["--root", "--debug-log"])
+@pytest.mark.parametrize("gid", [12345, 12346])
+def test_a_directory_that_the_callers_group_may_write_to(
+    usernsctl: Program, option: str, gid: int
+) -> None:
+    """A group that has the user's number is made with the user; others are many users' own."""
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        os.chown(directory, 12345, gid)
+        directory.chmod(0o775)
+        caller = ["setpriv", "--reuid=12345", f"--regid={gid}", "--clear-groups"]
+        words = ["run", option, str(directory / "new"), "--", "true"]
+        done = subprocess.run(
+            [*caller, usernsctl.path, *words],
+            env={"PATH": "/usr/bin:/bin"},
+            capture_output=True,
+            text=True,
+        )
+        if gid == 12345:
+            assert (done.returncode, done.stderr) == (0, "")
+        else:
+            assert done.returncode == 125
+            assert named_in(done.stderr) == "directory-writable-by-others"
 
 
 def test_a_kernel_without_mounts_by_descriptors(usernsctl: Program) -> None:

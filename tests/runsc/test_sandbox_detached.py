@@ -21,7 +21,7 @@ from typing import Any
 
 import prctl
 import pytest
-from callers import MAP_OF_SEVERAL, several_ids
+from callers import MAP_OF_SEVERAL, several_ids, unprivileged
 from conftest import EXIT_SECONDS, open_descriptors
 from processes import processes_with, wait_until_gone
 
@@ -193,6 +193,23 @@ def test_what_a_dead_one_left_is_removed(
         host.start(FOREVER, id=f"{marker}-2", detach=True).close()
         un.Sandbox(FOREVER, id=marker, detach=True).close()
     assert box.state() == {"id": marker, "status": "stopped"}
+    box.close()
+    assert os.listdir(state) == []
+
+
+@unprivileged
+def test_one_that_can_not_be_removed_is_closed_all_the_same(
+    host: un.SandboxHost, marker: str, state: Path
+) -> None:
+    before = open_descriptors(), os.listdir(host.directory)
+    box = host.start(FOREVER, id=marker, detach=True)
+    (state / marker).chmod(0o500)
+    with pytest.raises(un.NamespaceError, match="Permission denied"):
+        box.close()
+    assert (open_descriptors(), os.listdir(host.directory)) == before
+    assert wait_until_gone(marker, EXIT_SECONDS) == []
+    (state / marker).chmod(0o700)
+    host.start(FOREVER, id=marker, detach=True).close()
     box.close()
     assert os.listdir(state) == []
 

@@ -71,6 +71,34 @@ def test_what_is_not_there_is_refused(context: Path) -> None:
     assert "absent.tar is not in the build context" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [("gvisor-bin/gvisor_other", "/tmp"), ("other", "/tmp/runsc"), ("gvisor-bin/x", None)],
+)
+def test_what_the_checksum_does_not_tell_of_is_refused(
+    context: Path, name: str, target: str | None
+) -> None:
+    """Such as a link to where a tenant may write, by which runsc would start programs of theirs."""
+    checksum = sum_of(context / "release")
+    path = context / "release" / name
+    os.mkfifo(path) if target is None else path.symlink_to(target)
+    done = install(context, "release", checksum)
+    assert done.returncode == 1
+    assert f"./{name} in release is neither a file nor a directory" in done.stderr
+    assert not [file for file in context.parent.glob("root/**/*") if not file.is_dir()]
+
+
+@pytest.mark.parametrize("name", ["it's", 'z"/runsc', "z\\/runsc", "a b", "z\n./runsc", "z*"])
+def test_names_that_the_checksum_could_mistake_are_refused(context: Path, name: str) -> None:
+    """xargs takes quotes, blanks and backslashes for others than themselves."""
+    path = context / "release" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("more")
+    done = install(context, "release", sum_of(context / "release"))
+    assert (done.returncode, "has a name with" in done.stderr) == (1, True)
+    assert not [file for file in context.parent.glob("root/**/*") if not file.is_dir()]
+
+
 def test_a_release_without_runsc_is_refused(context: Path) -> None:
     (context / "release" / "runsc").unlink()
     done = install(context, "release", sum_of(context / "release"))

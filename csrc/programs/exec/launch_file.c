@@ -62,11 +62,11 @@ struct gap {
 };
 
 /* Whether somebody else could replace an entry of a directory: it is somebody's own in a sticky
- * one. The caller's group is taken to be the caller's alone. */
+ * one. */
 static bool is_open_to_others(const struct stat *directory, bool is_entry_trusted)
 {
-    mode_t others = directory->st_gid == 0 || directory->st_gid == getegid() ? S_IWOTH : 022;
-    bool may_write = directory->st_mode & others;
+    bool may_write = directory->st_mode & S_IWOTH ||
+                     (directory->st_mode & S_IWGRP && !un_group_is_private(directory->st_gid));
     return may_write && !(directory->st_mode & S_ISVTX && is_entry_trusted);
 }
 

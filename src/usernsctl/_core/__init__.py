@@ -10,6 +10,7 @@ from usernsctl._core.launching import NativeLaunch, failure
 from usernsctl._core.looking import (
     append_at_end,
     denies_write_execute,
+    is_private_group,
     is_trusted,
     landlock_version,
     machine_part,
@@ -76,6 +77,7 @@ __all__ = [
     "explain_silent_runsc",
     "failure",
     "free_ids",
+    "is_private_group",
     "is_trusted",
     "join",
     "landlock_version",

@@ -59,6 +59,14 @@ def is_trusted(uid: int, path: str) -> bool:
     return bool(lib.un_owner_is_trusted(uid, os.fsencode(path)))
 
 
+def is_private_group(gid: int) -> bool:
+    """Whether nobody but the caller and root is in a group.
+
+    It is root's, or has the caller's number and no members.
+    """
+    return bool(lib.un_group_is_private(gid))
+
+
 def append_at_end(descriptor: int) -> None:
     """Have what is written through `descriptor` appended, if it is at the end of a file.
 

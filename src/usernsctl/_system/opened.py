@@ -7,14 +7,12 @@ looked at twice, and a link counts only if nobody else could have put it there.
 from __future__ import annotations
 
 import errno
-import grp
 import os
-import pwd
 import stat
 from collections.abc import Callable
 
 from usernsctl import _core
-from usernsctl._typing import Self, TypeVar
+from usernsctl._typing import BinaryIO, Self, TypeVar
 
 # As many as the kernel follows (path_resolution(7)).
 _LINKS_MAX = 40
@@ -238,18 +236,7 @@ def _check_unchangeable(trail: list[Opened], *, has_more: bool) -> None:
 def _others_write(status: os.stat_result) -> bool:
     if status.st_mode & stat.S_IWOTH:
         return True
-    return bool(status.st_mode & stat.S_IWGRP) and not _is_private(status.st_gid)
-
-
-def _is_private(gid: int) -> bool:
-    """Whether a group has the caller, or root, as its only member."""
-    if gid == 0:
-        return True
-    try:
-        user = pwd.getpwuid(os.geteuid())
-        return gid == user.pw_gid and set(grp.getgrgid(gid).gr_mem) <= {user.pw_name}
-    except KeyError:
-        return False
+    return bool(status.st_mode & stat.S_IWGRP) and not _core.is_private_group(status.st_gid)
 
 
 def root() -> Opened:
@@ -308,6 +295,20 @@ class Untrusted(Exception):
         super().__init__(f"{directory} {why}")
         self.directory = directory
         self.writable = writable
+
+
+def open_file(descriptor: int) -> BinaryIO:
+    """The file that a descriptor is of, to be read; it is closed with it.
+
+    :func:`open` leaves the descriptor of a directory open when it fails.
+
+    :raises OSError: it is a directory.
+    """
+    try:
+        return open(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
 
 
 def open_trusted(path: str) -> int:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 
 from usernsctl._system.descriptors import Closing
-from usernsctl._system.opened import Untrusted, open_trusted
+from usernsctl._system.opened import Untrusted, open_file, open_trusted
 from usernsctl._system.proc import uid_outside
 from usernsctl._text import quoted
 from usernsctl._typing import Any, Self
@@ -45,6 +45,9 @@ _ELSEWHERE = "set XDG_RUNTIME_DIR to a directory that is yours"
 
 # What says nothing about the directory, but that this process or the machine has run out of it.
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+# What is said of a file that is of another kind than the one that was meant to be opened.
+_OF_ANOTHER_KIND = (errno.EISDIR, errno.ELOOP, errno.ENOTDIR, errno.ENXIO)
 
 
 def state_directory() -> str:
@@ -86,13 +89,22 @@ class Directory(Closing):
                 f"belongs to uid {status.st_uid}, with mode {mode:o}",
                 step=_STEP,
                 cause=_CAUSE,
-                remedy=f"chmod 700 {path}, or {_ELSEWHERE}",
+                remedy=f"chmod 700 {quoted(path)}, or {_ELSEWHERE}",
             )
 
     @classmethod
-    def open_in(cls, parent: int, name: str, path: str, *, forbidden: int = 0o022) -> Self:
+    def open_in(
+        cls,
+        parent: int,
+        name: str,
+        path: str,
+        *,
+        forbidden: int = 0o022,
+        remedy: str = _ELSEWHERE,
+    ) -> Self:
         """Open a directory in another one.
 
+        :param remedy: what to do if it is something else.
         :raises FileNotFoundError: there is none.
         :raises NamespaceError: it is something else, or can't be trusted.
         """
@@ -102,12 +114,13 @@ class Directory(Closing):
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise _unusable(path, error) from error
+            raise _unusable(path, error, remedy) from error
         return cls(fd, path, forbidden=forbidden)
 
     def open(self, name: str) -> Directory:
         """Open a directory in this one; see :meth:`open_in`."""
-        return Directory.open_in(self.fd, name, f"{self.path}/{name}")
+        path = f"{self.path}/{name}"
+        return Directory.open_in(self.fd, name, path, remedy=_removal(path))
 
     def make(self, name: str, *, exist_ok: bool = False) -> Directory:
         """Make a directory in this one, and open it.
@@ -161,12 +174,12 @@ class Directory(Closing):
         path = f"{self.path}/{name}"
         # Whatever was put there, to open it must neither wait nor lead elsewhere.
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-        with reported(path):
+        with reported(path, _removal(path)):
             try:
-                fd = os.open(name, flags, dir_fd=self.fd)
+                opened = open_file(os.open(name, flags, dir_fd=self.fd))
             except FileNotFoundError:
                 return None
-            with open(fd, "rb") as file:
+            with opened as file:
                 status = os.fstat(file.fileno())
                 is_ours = status.st_uid == os.geteuid() and not status.st_mode & 0o022
                 if not stat.S_ISREG(status.st_mode) or not is_ours or status.st_nlink != 1:
@@ -301,17 +314,21 @@ def make_private(name: str, parent: int, *, exist_ok: bool = False) -> None:
 
 
 @contextlib.contextmanager
-def reported(path: str) -> Iterator[None]:
-    """Have an :class:`OSError` say what it is about."""
+def reported(path: str, remedy: str = _ELSEWHERE) -> Iterator[None]:
+    """Have an :class:`OSError` say what it is about.
+
+    :param remedy: what to do if it is of another kind than it should be.
+    :raises NamespaceError: what it says.
+    """
     try:
         yield
     except NamespaceError:
         raise
     except OSError as error:
-        raise _unusable(path, error) from error
+        raise _unusable(path, error, remedy) from error
 
 
-def _unusable(path: str, error: OSError) -> NamespaceError:
+def _unusable(path: str, error: OSError, remedy: str) -> NamespaceError:
     """What to raise for a failure to read or write there."""
     number = error.errno or 0
     if number in _EXHAUSTED:
@@ -320,6 +337,8 @@ def _unusable(path: str, error: OSError) -> NamespaceError:
             step=_STEP,
             errno=number,
         )
+    if number not in _OF_ANOTHER_KIND:
+        remedy = _ELSEWHERE
     if number == errno.ELOOP:
         number = errno.ENOTDIR  # it is a link where none may be
     return NamespaceError(
@@ -328,7 +347,7 @@ def _unusable(path: str, error: OSError) -> NamespaceError:
         errno=number,
         filename=path,
         cause=_CAUSE,
-        remedy=_ELSEWHERE,
+        remedy=remedy,
     )
 
 
@@ -339,5 +358,9 @@ def untrue(path: str, why: str) -> NamespaceError:
         step=_STEP,
         filename=path,
         cause=_CAUSE,
-        remedy=f"rm -r {quoted(path)}",
+        remedy=_removal(path),
     )
+
+
+def _removal(path: str) -> str:
+    return f"rm -r {quoted(path)}"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from usernsctl import _core
 from usernsctl._system import mounts
+from usernsctl._system.opened import open_file
 from usernsctl.doctor.facts import (
     DEFAULT_PATH,
     Cgroup,
@@ -54,7 +55,7 @@ class Tree:
         try:
             # A pipe in place of a file would have us wait for somebody to write to it.
             fd = os.open(self.path(path), os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-            with open(fd, "rb") as file:
+            with open_file(fd) as file:
                 is_file = stat.S_ISREG(os.fstat(fd).st_mode)
                 return os.fsdecode(file.read()) if is_file else None
         except OSError:

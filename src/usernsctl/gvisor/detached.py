@@ -306,19 +306,26 @@ class Detached:
 
     def close(self) -> None:
         """End it, and remove what is known of it."""
-        with contextlib.suppress(LetGoError), self._shared.use() as (_, *pidfds):
-            # If somebody else ends it just now, he removes what is known of it.
-            is_locked = False
-            with self._unless_closed():
-                is_locked = self._entry.lock()
-            self.kill()
-            registry.end(pidfds)
-            self.has_ended()
-            with self._unless_closed():
-                if is_locked:
+        try:
+            with contextlib.suppress(LetGoError), self._shared.use() as (_, *pidfds):
+                self._end_and_remove(pidfds)
+        finally:
+            self.let_go()
+
+    def _end_and_remove(self, pidfds: list[int]) -> None:
+        # If somebody else ends it just now, he removes what is known of it.
+        is_locked = False
+        with self._unless_closed():
+            is_locked = self._entry.lock()
+        self.kill()
+        registry.end(pidfds)
+        self.has_ended()
+        with self._unless_closed():
+            if is_locked:
+                try:
                     self._entry.remove()
+                finally:
                     self._entry.unlock()
-        self.let_go()
 
     @contextlib.contextmanager
     def _unless_closed(self) -> Iterator[None]:

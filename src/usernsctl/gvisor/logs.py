@@ -18,6 +18,7 @@ import os
 import time
 from collections.abc import Iterator
 
+from usernsctl._system.opened import open_file
 from usernsctl.gvisor import runsc
 
 # More than all the messages of a start, and the beginning of the report of a crash.
@@ -150,7 +151,7 @@ def _read(path: str, *, at_end: bool = False) -> str:
     """The beginning of a log, or its end; empty if there is none."""
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        with open(os.open(path, flags), "rb") as file:
+        with open_file(os.open(path, flags)) as file:
             if at_end:
                 size = file.seek(0, os.SEEK_END)
                 file.seek(max(0, size - _READ_MAX))

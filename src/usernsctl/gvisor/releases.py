@@ -13,6 +13,7 @@ import stat
 from collections.abc import Iterator
 
 from usernsctl._records import dataclass
+from usernsctl._system.opened import open_file
 from usernsctl._typing import TYPE_CHECKING
 from usernsctl.errors import RunscError
 
@@ -291,7 +292,7 @@ def _entries(directory: int) -> dict[str, list[object]]:
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     with (
         contextlib.suppress(OSError, ValueError, RecursionError),
-        open(os.open(_CACHE, flags, dir_fd=directory), "rb") as file,
+        open_file(os.open(_CACHE, flags, dir_fd=directory)) as file,
     ):
         status = os.fstat(file.fileno())
         _check_ours(status, _CACHE)

@@ -17,20 +17,19 @@ from usernsctl.commands import aio
 from usernsctl.commands.arguments import Args, StrOrBytesPath
 from usernsctl.commands.popen import (
     DEVNULL,
-    PIPE,
     CompletedProcess,
     Popen,
     TimeoutExpired,
     output_options,
 )
-from usernsctl.commands.popen import run as run_command
 from usernsctl.errors import NamespaceError, RunscError, UsernsError
 from usernsctl.gvisor import checks, registry
-from usernsctl.gvisor.agent import AgentLate, AgentSilent, agent_error
+from usernsctl.gvisor.agent import AgentLate, AgentSilent, agent_error, seconds_left
 from usernsctl.gvisor.agent_commands import SandboxCommands
 from usernsctl.gvisor.agent_popen import START_SECONDS, SandboxPopen
-from usernsctl.gvisor.agent_start import ENDING_SECONDS, FirstAgent, known_end
+from usernsctl.gvisor.agent_start import FirstAgent
 from usernsctl.gvisor.arguments import HostOptions
+from usernsctl.gvisor.asking import ask
 from usernsctl.gvisor.begun import Begun, BegunClosing
 from usernsctl.gvisor.detached import Detached
 from usernsctl.gvisor.files import Files
@@ -357,13 +356,14 @@ class Sandbox(BegunClosing):
         """Send a signal to the command. SIGKILL ends all that is in the sandbox, at once.
 
         :param sig: its number, such as :data:`signal.SIGTERM`.
-        :raises RunscError: runsc refused. A command that has ended gets none, without an error.
+        :raises RunscError: runsc refused, or did not answer within 60 seconds. A command that has
+            ended gets none, without an error.
         """
         life = self._get()
         if sig == signal.SIGKILL:
             life.kill()
         else:
-            self._runsc("kill", self.id, str(int(sig)))
+            ask(life, self.id, "kill", self.id, str(int(sig)))
 
     def terminate(self) -> None:
         """Send SIGTERM to the command, which may catch it.
@@ -379,9 +379,9 @@ class Sandbox(BegunClosing):
     def state(self) -> dict[str, Any]:
         """What runsc says of it, as the OCI runtime specification has it ("State").
 
-        :raises RunscError: runsc refused.
+        :raises RunscError: as :meth:`send_signal` does.
         """
-        told = self._runsc("state", self.id)
+        told = ask(self._get(), self.id, "state", self.id)
         return {"id": self.id, "status": "stopped"} if told is None else dict(json.loads(told))
 
     def run(self, args: Args, **options: Any) -> CompletedProcess[Any]:
@@ -452,7 +452,8 @@ class Sandbox(BegunClosing):
         self._commands = SandboxCommands(self.id, weakref.WeakMethod(self._get))
         deadline = time.monotonic() + seconds
         while True:
-            told = self._runsc("ps", "--format=json", self.id)
+            words = ("ps", "--format=json", self.id)
+            told = ask(self._get(), self.id, *words, seconds=seconds_left(deadline))
             if told is None:
                 raise SandboxEnded.of(self.id)
             left = len(json.loads(told) or ()) - 1
@@ -462,25 +463,6 @@ class Sandbox(BegunClosing):
                 raise RunscError(
                     f"{left} processes in the sandbox {self.id} outlive the agent", step="agent"
                 )
-
-    def _runsc(self, *words: str) -> str | None:
-        """What a command of runsc prints; ``None``: the sandbox has ended.
-
-        :raises RunscError: it failed.
-        """
-        life = self._get()
-        try:
-            with life.runsc(*words) as (command, needed), known_end(life, self.id):
-                done = run_command(
-                    command, **needed, stdin=DEVNULL, stdout=PIPE, stderr=PIPE, text=True
-                )
-        except SandboxEnded:
-            return None
-        if done.returncode == 0:
-            return str(done.stdout)
-        if life.ends_within(ENDING_SECONDS):
-            return None
-        raise RunscError(_last_line(done.stderr), step="runsc")
 
     def close(self) -> None:
         """End the sandbox, if it has not ended, and forget it. Does nothing the second time.
@@ -508,23 +490,23 @@ class Sandbox(BegunClosing):
         self._is_released = True
 
     def _finish(self, *, end: bool) -> None:
-        with self._closing:
+        # Whatever fails, what comes after it is done.
+        with self._closing, contextlib.ExitStack() as rest:
             if self._is_released:
                 return
             self._is_finished = True
-            try:
-                # It is killed, before an agent that is its process 1 sees that nobody is there.
-                if self._life is not None:
-                    self._life.close() if end else self._life.let_go()
-            finally:
-                self._commands.close()
-            if self._files is not None:
-                # Its id is free again from here on.
-                self._files.remove() if os.getpid() == self._creator else self._files.let_go()
-            if self._own_host is not None:
-                self._own_host.close()
             if self._terminal is not None:
-                self._terminal.close()
+                rest.callback(self._terminal.close)
+            if self._own_host is not None:
+                rest.callback(self._own_host.close)
+            if self._files is not None:
+                # Its id is free again from there on.
+                is_ours = os.getpid() == self._creator
+                rest.callback(self._files.remove if is_ours else self._files.let_go)
+            rest.callback(self._commands.close)
+            # It is killed, before an agent that is its process 1 sees that nobody is there.
+            if self._life is not None:
+                self._life.close() if end else self._life.let_go()
 
     def __repr__(self) -> str:
         life = self._life
@@ -593,7 +575,3 @@ def check_streams(stdin: Any, stdout: Any, stderr: Any, terminal: bool = False) 
         checks.stream(name, stream)
         if terminal and stream not in (None, DEVNULL):
             raise ValueError(f"{name}: with terminal=True, it is the terminal")
-
-
-def _last_line(text: str) -> str:
-    return text.strip().rpartition("\n")[2] or "runsc failed without a word"

@@ -6,6 +6,10 @@
 
 #include "launch/follow.h"
 
+#include <fcntl.h>
+#include <sched.h>
+#include <string.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 
 static int only_its_own_places_are_roots(void *arg)
@@ -34,10 +38,59 @@ static int only_its_own_places_are_roots(void *arg)
     return 0;
 }
 
+/* What group(5) says of group 12345, and whether that is the caller's alone. */
+static int only_what_has_no_members_is_private(void *arg)
+{
+    static const struct {
+        const char *line;
+        bool is_private;
+    } groups[] = {
+        {"", true},
+        {"own:x:12345:\n", true},
+        {"own:x:12345:other\n", false},
+        {"own::12345:other\n", false},
+        {"other:x:1:other\nown:x:12345:other", false},
+        {"other:x:123456:other\nown:x:12345\nown\n", true},
+    };
+    (void)arg;
+    CHECK_INT(unshare(CLONE_NEWNS), 0);
+    CHECK_INT(mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL), 0);
+    CHECK_INT(mount("none", "/tmp", "tmpfs", 0, NULL), 0);
+    int file = open("/tmp/group", O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+    CHECK(file >= 0);
+    CHECK_INT(mount("/tmp/group", "/etc/group", NULL, MS_BIND, NULL), 0);
+    CHECK_INT(setresgid(12345, 12345, 12345), 0);
+    CHECK_INT(setresuid(12345, 12345, 12345), 0);
+    for (size_t i = 0; i < COUNT(groups); i++) {
+        size_t length = strlen(groups[i].line);
+        CHECK_INT(ftruncate(file, 0), 0);
+        CHECK_INT(pwrite(file, groups[i].line, length, 0), (ssize_t)length);
+        CHECK_INT(un_group_is_private(12345), groups[i].is_private);
+        CHECK(un_group_is_private(0));
+        CHECK(!un_group_is_private(12346));
+    }
+    close(file);
+    return 0;
+}
+
+static int only_the_users_own_number_is_private(void *arg)
+{
+    (void)arg;
+    CHECK_INT(setresgid(12346, 12346, 12346), 0);
+    CHECK_INT(setresuid(12345, 12345, 12345), 0);
+    CHECK(!un_group_is_private(12346));
+    CHECK(!un_group_is_private(12345));
+    return 0;
+}
+
 int main(void)
 {
     need_user_namespaces();
     CHECK_INT(forked(only_its_own_places_are_roots, NULL), 0);
+    if (geteuid() == 0) {
+        CHECK_INT(forked(only_what_has_no_members_is_private, NULL), 0);
+        CHECK_INT(forked(only_the_users_own_number_is_private, NULL), 0);
+    }
     check_no_child_left();
     return 0;
 }

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import settled_descriptors
 
 from usernsctl.errors import RunscError
 from usernsctl.gvisor import releases
@@ -151,6 +152,11 @@ def test_a_memory_that_is_a_pipe_or_a_link_is_left_alone(
     cache.symlink_to(tmp_path / "other")
     assert release_of(str(runsc)).label == "release-20260817.0"
     assert (tmp_path / "other").read_text() == "mine"
+    cache.unlink()
+    cache.mkdir()
+    before = settled_descriptors()
+    assert release_of(str(runsc)).label == "release-20260817.0"
+    assert settled_descriptors() == before
 
 
 @pytest.mark.parametrize("home", ["/nonexistent", "/proc"])

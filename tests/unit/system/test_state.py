@@ -186,6 +186,7 @@ NO_RECORDS: list[Callable[[Path], None]] = [
 def test_what_is_no_file_of_ours_is_no_record(state: Path, make: Callable[[Path], None]) -> None:
     (state / "sandboxes" / "box").mkdir(parents=True)
     state.chmod(0o700)
+    before = settled_descriptors()
     for file, calls in (
         (state / "name.json", (named.list_named, lambda: named.find_named("name"))),
         (
@@ -201,11 +202,31 @@ def test_what_is_no_file_of_ours_is_no_record(state: Path, make: Callable[[Path]
             assert time.monotonic() - begin < AT_MOST
             assert caught.value.cause == "state-directory-unusable"
             assert str(file) in caught.value.reason
+            assert caught.value.remedy == f"rm -r {file}"
             assert os.path.lexists(file)
         if file.is_dir() and not file.is_symlink():
             file.rmdir()
         else:
             file.unlink()
+    del caught
+    assert settled_descriptors() == before
+
+
+@pytest.mark.parametrize("make", [make_fifo, make_socket, make_open_to_others, *NO_RECORDS[-2:]])
+def test_what_is_no_directory_is_no_sandbox(state: Path, make: Callable[[Path], None]) -> None:
+    (state / "sandboxes").mkdir(parents=True)
+    state.chmod(0o700)
+    before = settled_descriptors()
+    entry = state / "sandboxes" / "box"
+    make(entry)
+    for call in (registry.list_all, lambda: registry.find("box"), lambda: registry.claim("box")):
+        with pytest.raises(un.NamespaceError) as caught:
+            call()
+        assert caught.value.cause == "state-directory-unusable"
+        assert str(entry) in caught.value.reason
+        assert caught.value.remedy == f"rm -r {entry}"
+    del caught
+    assert settled_descriptors() == before
 
 
 @pytest.mark.parametrize("content", ["[" * 100_000, '{"a":' * 100_000, "9" * 5000, "1e999"])

@@ -13,7 +13,7 @@ import shutil
 import stat
 from collections.abc import Mapping
 
-from usernsctl._system.opened import Untrusted, open_trusted
+from usernsctl._system.opened import Untrusted, open_file, open_trusted
 from usernsctl._system.state import make_private
 from usernsctl.errors import NamespaceError, RunscError
 from usernsctl.gvisor.decide import BOXES
@@ -193,7 +193,7 @@ def _copy(name: str, source: int, target: int) -> tuple[int, str]:
     """Copy a file from one directory to another; its size, and the digest of what was copied."""
     digest, size = hashlib.sha256(), 0
     with (
-        open(os.open(name, _READ, dir_fd=source), "rb", buffering=0) as reading,
+        open_file(os.open(name, _READ, dir_fd=source)) as reading,
         open(os.open(name, _WRITE, 0o600, dir_fd=target), "wb", buffering=0) as writing,
     ):
         if not stat.S_ISREG(os.fstat(reading.fileno()).st_mode):

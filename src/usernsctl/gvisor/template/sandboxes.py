@@ -13,7 +13,8 @@ from usernsctl._system.owned import Connection, socket_pair
 from usernsctl.commands.arguments import StrOrBytesPath
 from usernsctl.commands.popen import DEVNULL, TimeoutExpired
 from usernsctl.gvisor import oci
-from usernsctl.gvisor.agent import Agent
+from usernsctl.gvisor.agent import Agent, seconds_left
+from usernsctl.gvisor.asking import ask
 from usernsctl.gvisor.begun import Begun
 from usernsctl.gvisor.decide import AGENT_INSIDE
 from usernsctl.gvisor.detached import Detached
@@ -110,11 +111,11 @@ class TemplateSandbox(Sandbox):
 
         :param deadline: until when, by the monotonic clock.
         :raises TimeoutExpired: that took longer.
-        :raises RunscError: it does not end.
+        :raises RunscError: it does not end, or runsc is not answered by then.
         """
         self._commands.close()
         end = time.monotonic() + _GONE_SECONDS
-        while any(name == _AGENT for name in self._other_processes()):
+        while any(name == _AGENT for name in self._other_processes(deadline)):
             now = time.monotonic()
             if now > deadline:
                 raise TimeoutExpired(self.args, 0)
@@ -122,9 +123,10 @@ class TemplateSandbox(Sandbox):
                 raise unsavable("what was started beside the command of the template does not end")
             time.sleep(_LOOK_SECONDS)
 
-    def _other_processes(self) -> list[str]:
+    def _other_processes(self, deadline: float) -> list[str]:
         """The names of the processes inside, but for process 1."""
-        told = self._runsc("ps", "--format=table", self.id) or ""
+        words = ("ps", "--format=table", self.id)
+        told = ask(self.life, self.id, *words, seconds=seconds_left(deadline)) or ""
         # CMD is the last column, which others are before it differs.
         head, *lines = [line.split() for line in told.splitlines()] or [["PID"]]
         number = head.index("PID")

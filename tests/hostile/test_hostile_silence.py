@@ -1,0 +1,100 @@
+"""A gVisor that does not answer: somebody has broken it, or had it stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from processes import wait_until_gone
+from tally import Tally
+
+import usernsctl as un
+from usernsctl.gvisor import asking, pool_boxes
+
+pytestmark = pytest.mark.userns_requires("runsc")
+
+FOREVER = ["sleep", "1000"]
+LIMIT = 0.5
+# So long what has a limit may take, under load.
+AT_MOST = 20
+
+
+@pytest.fixture(autouse=True)
+def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setattr(asking, "_ANSWER_SECONDS", LIMIT)
+    monkeypatch.setattr(pool_boxes, "_CLEAN_SECONDS", LIMIT)
+
+
+def sentry_of(id: str) -> int:
+    """The process of runsc that is gVisor's kernel."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = path.read_text().split("\0")
+            if "boot" in words and any(word.endswith(f"/boxes/{id}") for word in words):
+                return int(path.parent.name)
+    raise AssertionError(f"there is no sandbox {id}")
+
+
+@contextlib.contextmanager
+def silent(id: str) -> Iterator[None]:
+    pidfd = os.pidfd_open(sentry_of(id))
+    signal.pidfd_send_signal(pidfd, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(pidfd, signal.SIGCONT)
+        os.close(pidfd)
+
+
+@pytest.mark.parametrize("detach", [False, True])
+def test_hostile_silence_is_not_waited_for(
+    host: un.SandboxHost, tally: Tally, detach: bool
+) -> None:
+    calls: list[Callable[[un.Sandbox], object]] = [un.Sandbox.state, un.Sandbox.terminate]
+    with host.start(FOREVER, detach=detach) as box:
+        with silent(box.id):
+            for call in calls:
+                tally.tried()
+                begin = time.monotonic()
+                with pytest.raises(un.RunscError, match="was not answered") as told:
+                    call(box)
+                assert told.value.errno == errno.ETIMEDOUT
+                if time.monotonic() - begin > AT_MOST:
+                    tally.succeeded(f"{call} waited")
+            assert wait_until_gone(f"state {box.id}", AT_MOST) == []
+            assert wait_until_gone(f"kill {box.id}", AT_MOST) == []
+        assert box.state()["status"] == "running"
+        with silent(box.id):
+            box.kill()
+        assert box.wait() == 128 + signal.SIGKILL
+
+
+def test_hostile_silence_does_not_keep_a_pool_from_others(
+    host: un.SandboxHost, tally: Tally
+) -> None:
+    """Each is to be cleaned for whoever has it for a second time."""
+    with host.pool(1, max_uses=2) as pool, contextlib.ExitStack() as held:
+        seen = set()
+        for _ in range(tally.rounds(4, 40)):
+            tally.tried()
+            try:
+                with pool.acquire(AT_MOST) as box:
+                    assert box.id not in seen
+                    assert box.check_output(["echo", "works"]) == b"works\n"
+                    seen.add(box.id)
+                    held.enter_context(silent(box.id))
+            except un.PoolError as error:
+                tally.succeeded(f"nobody has another one: {error}")
+        deadline = time.monotonic() + AT_MOST
+        while pool.stats().failed < len(seen) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        if pool.stats().failed < len(seen):
+            tally.succeeded(f"one is cleaned for ever: {pool.stats()}")
