@@ -29,10 +29,15 @@ def release() -> Release:
     return release_of(path(), remember=False)
 
 
-def saves_host_network() -> bool:
-    """Whether that release saves a sandbox that has this machine's network."""
+def is_of_2026() -> bool:
+    """Whether it is of 17 August 2026 or later: what was seen of that is not known of others."""
     day = release().day
     return day is None or day >= datetime.date(2026, 8, 17)
+
+
+def saves_host_network() -> bool:
+    """Whether that release saves a sandbox that has this machine's network."""
+    return is_of_2026()
 
 
 def is_version(text: str) -> bool:

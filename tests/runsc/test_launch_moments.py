@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gvisor
 import pytest
 from callers import as_root
 from conftest import SCRIPTS, Program
@@ -132,7 +133,9 @@ def test_limits_that_runsc_does_not_bear(perform: Perform, name: str, value: int
 
 @pytest.mark.parametrize("name", ["CORE", "MEMLOCK", "SIGPENDING", "MSGQUEUE", "RTPRIO"])
 def test_limits_that_matter_to_nobody(perform: Perform, name: str) -> None:
-    assert_ran(perform(before=limited(name, 0)))
+    # Without four timers (timer_create(2)) newer releases wait for ever.
+    fewest = 4 if name == "SIGPENDING" and gvisor.is_of_2026() else 0
+    assert_ran(perform(before=limited(name, fewest)))
 
 
 @pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1), (1, 2), (0, 1, 2)])
