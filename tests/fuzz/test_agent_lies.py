@@ -257,6 +257,23 @@ def test_one_that_takes_no_orders_is_told_but_its_end_is_not_waited_for() -> Non
         assert process.wait(PATIENCE) == -signal.SIGKILL
 
 
+def test_an_order_waits_for_one_that_is_slower_than_we_are() -> None:
+    orders = 1000
+
+    def answer(own: socket.socket) -> None:
+        own.send(STARTED)
+        time.sleep(0.05)  # until there is no room
+        for _ in range(orders):
+            own.recv(100)
+        own.send(ENDED)
+
+    with agent(answer) as fake:
+        process = fake.popen()
+        for _ in range(orders):
+            process.send_signal(signal.SIGUSR1)
+        assert process.wait(PATIENCE) == 7
+
+
 def test_one_that_reads_nothing_is_told_in_time() -> None:
     ours, theirs = socket_pair()
     holder = AgentHolder(lambda deadline: Agent(ours, 2))

@@ -317,13 +317,17 @@ def test_one_that_is_forgotten_is_warned_of_and_reaped_later(api: Any) -> None:
     with pytest.warns(ResourceWarning, match=f"subprocess {pid} is still running"):
         del process
     stdin.close()
+    check_collected(api, pid)
+    assert open_descriptors() == before
+
+
+def check_collected(api: Any, pid: int) -> None:
+    """The next start collects a child that has ended, and that nobody has any more."""
     pidfd = os.pidfd_open(pid)
     os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT)
     os.close(pidfd)
-    # The next start collects it.
     api.run(["true"])
     assert pid not in children()
-    assert open_descriptors() == before
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -334,11 +338,7 @@ def test_one_that_is_forgotten_is_reaped_where_warnings_are_errors() -> None:
     assert stdin is not None
     del process
     stdin.close()
-    pidfd = os.pidfd_open(pid)
-    os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT)
-    os.close(pidfd)
-    un.run(["true"])
-    assert pid not in children()
+    check_collected(un, pid)
 
 
 def interrupted(api: Any) -> bool:

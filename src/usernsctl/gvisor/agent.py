@@ -63,6 +63,29 @@ def seconds_left(deadline: float | None) -> float | None:
     return None if deadline is None else max(deadline - time.monotonic(), 0)
 
 
+def send_order(connection: Connection, message: bytes, deadline: float) -> None:
+    """Send something about a command, by its connection.
+
+    :param deadline: until when, by the monotonic clock.
+    :raises AgentLate: the agent took nothing of what was sent before.
+    :raises ConnectionError: it has ended.
+    """
+    while True:
+        try:
+            connection.send(message, _SEND_FLAGS)
+            return
+        except BlockingIOError:
+            _await_room(connection, deadline)
+
+
+def _await_room(connection: Connection, deadline: float) -> None:
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLOUT)
+    left = seconds_left(deadline)
+    if not left or not poll.poll(1 + int(left * 1000)):
+        raise AgentLate
+
+
 class Agent:
     """A connection to an agent that has said who it is.
 
@@ -91,7 +114,7 @@ class Agent:
                         self._shared.socket.sendmsg([message], rights, _SEND_FLAGS)
                         return
                     except BlockingIOError:
-                        self._await_room(deadline)
+                        _await_room(self._shared.socket, deadline)
                     except OSError as error:
                         if error.errno != errno.ETOOMANYREFS:
                             raise
@@ -99,13 +122,6 @@ class Agent:
                         _pause(deadline)
         except (BrokenPipeError, ConnectionError, LetGoError) as error:
             raise AgentGone from error
-
-    def _await_room(self, deadline: float) -> None:
-        poll = select.poll()
-        poll.register(self._shared.socket.fileno(), select.POLLOUT)
-        left = seconds_left(deadline)
-        if not left or not poll.poll(1 + int(left * 1000)):
-            raise AgentLate
 
     async def room_async(self, deadline: float) -> None:
         """Wait until something can be sent at once, or the agent has ended.

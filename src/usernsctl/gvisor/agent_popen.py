@@ -36,6 +36,7 @@ from usernsctl.gvisor.agent import (
     AgentSilent,
     agent_error,
     seconds_left,
+    send_order,
     shut,
 )
 from usernsctl.gvisor.agent_streams import Streams, closed_streams
@@ -47,10 +48,12 @@ START_SECONDS = 60
 # kills it as soon as it sees the end of the connection, if it is an honest one.
 _END_SECONDS = 1
 
+# How long an order waits for room in the connection: whoever takes none for so long is stopped.
+_ROOM_SECONDS = 1
+
 # More than an agent of ours ever sends about one command.
 _MESSAGES_MAX = 8
 
-_SEND_FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 _KINDS: dict[int, type[CommandError]] = {
@@ -504,8 +507,9 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         number = operator.index(sig)
         if not 0 <= number <= signal.NSIG - 1:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        if not self._order(wire.signal_order(number, to)):
-            if number != signal.SIGKILL:
+        is_kill = number == signal.SIGKILL
+        if not self._order(wire.signal_order(number, to), 0 if is_kill else _ROOM_SECONDS):
+            if not is_kill:
                 raise self._silent()
             # This much of it works without its doing anything now.
             with contextlib.suppress(LetGoError), self._get().use():
@@ -545,16 +549,19 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         if self._wanted.size is None:
             raise ValueError("the command has no terminal: terminal=True gives it one")
         rows, columns = terminal_size((columns, rows))
-        if self.poll() is None and not self._order(wire.size_order(rows, columns)):
+        if self.poll() is None and not self._order(wire.size_order(rows, columns), _ROOM_SECONDS):
             raise self._silent()
 
-    def _order(self, message: bytes) -> bool:
-        """Send something to the agent; whether it could be, or there is none any more."""
+    def _order(self, message: bytes, seconds: float = 0) -> bool:
+        """Send something to the agent; whether it could be, or there is none any more.
+
+        :param seconds: how long to wait for room: the agent may be slower than we are.
+        """
         try:
             shared = self._get()
             with shared.use():
-                shared.socket.send(message, _SEND_FLAGS)
-        except BlockingIOError:
+                send_order(shared.socket, message, time.monotonic() + seconds)
+        except AgentLate:
             return False
         except (ConnectionError, LetGoError):
             pass
