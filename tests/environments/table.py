@@ -239,6 +239,12 @@ add_counted(
 )
 add("as-8g", late=[w.limit("AS", 8 << 30)])
 add("data-64m", late=[w.limit("DATA", 64 << 20)])
+add(
+    "data-20m",
+    late=[w.limit("DATA", 20 << 20)],
+    both=("address-space-limit", STEP),
+    range_=None,
+)
 # Too little for the interpreter itself.
 add(
     "data-8m",

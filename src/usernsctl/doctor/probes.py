@@ -272,8 +272,9 @@ RUNSC = "runsc"
 # How our commands name a cause: "  why: ... [id]" or "  cause: id".
 _CAUSE = re.compile(r"^  (?:why: .*\[([a-z0-9-]+)\]|cause: ([a-z0-9-]+))$", re.MULTILINE)
 
-# The end of what is said is where the reason is.
+# The end of what is said is where the reason is, but for a crash, whose stacks follow.
 _SAID_MAX = 2000
+_CRASH = re.compile(r"^(?:fatal error|panic): ", re.MULTILINE)
 
 
 def _judge_runsc(text: str, status: int, seconds: float) -> Probe:
@@ -281,10 +282,12 @@ def _judge_runsc(text: str, status: int, seconds: float) -> Probe:
     named = _CAUSE.findall(text)
     # The rest is what we say of that cause ourselves.
     said = "\n".join(line for line in text.split("\n") if not line.startswith("  "))
+    crash = _CRASH.search(said)
+    told = said[-_SAID_MAX:] if crash is None else said[crash.start() :][:_SAID_MAX]
     return Probe(
         name=RUNSC,
         outcome="failed",
-        detail=said[-_SAID_MAX:] or f"exit status {status}",
+        detail=told or f"exit status {status}",
         cause="".join(named[-1]) if named else None,
         seconds=seconds,
     )

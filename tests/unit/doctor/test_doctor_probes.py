@@ -194,3 +194,9 @@ def test_a_limit_is_waited_for_unless_that_is_vain(
     probe = try_steps([step], soon(), vain)["one"]
     assert (probe.errno, probe.cause) == (errno.ENOSPC, "max-uts-namespaces")
     assert log.read_text().count("\n") == tries
+
+
+def test_a_crash_is_told_from_its_beginning() -> None:
+    begin = "fatal error: out of memory allocating heap arena map\n"
+    output = f"{begin}\nruntime stack:\n{'runtime.grow()' * 300}\nusernsctl: runsc: it crashed"
+    assert judge("runsc", 125, output, 1).detail.startswith(begin)
