@@ -139,12 +139,10 @@ int execve(const char *path, char *const argv[], char *const envp[])
     return (int)call(__NR_execve, (long)path, (long)argv, (long)envp, 0, 0);
 }
 
-/* It is only asked whether something has happened already. */
 int poll(struct pollfd *fds, nfds_t count, int timeout)
 {
-    const struct timespec now = {0, 0};
-    (void)timeout;
-    return (int)call(__NR_ppoll, (long)fds, (long)count, (long)&now, 0, 0);
+    struct timespec most = {timeout / 1000, timeout % 1000 * 1000000L};
+    return (int)call(__NR_ppoll, (long)fds, (long)count, timeout < 0 ? 0 : (long)&most, 0, 0);
 }
 
 int pause(void)

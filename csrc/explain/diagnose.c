@@ -235,8 +235,8 @@ void un_diagnose(struct un_error *err, const char *proc)
 {
     if (err->cause)
         return;
-    /* There is but one cause of this, wherever it comes up. */
-    if (err->errnum == EMFILE)
+    /* There is but one cause of each of these, wherever they come up. */
+    if (err->errnum == EMFILE || err->errnum == ETOOMANYREFS)
         err->cause = "descriptor-limit";
     else if (err->errnum == EFBIG)
         err->cause = "file-size-limit";

@@ -1,8 +1,13 @@
 #include "sys/message.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
+
+/* How often a message is tried that the user has too many descriptors under way for: those of all
+ * his processes count, until they are received (unix(7)). Each time, a millisecond is waited. */
+#define TRIES_MAX 1000
 
 bool un_send(int socket, const void *data, size_t size, const int *fds, size_t count)
 {
@@ -22,7 +27,12 @@ bool un_send(int socket, const void *data, size_t size, const int *fds, size_t c
         letter.msg_controllen = CMSG_SPACE(count * sizeof(int));
     }
     ssize_t sent;
-    while ((sent = sendmsg(socket, &letter, MSG_NOSIGNAL)) < 0 && errno == EINTR)
-        continue;
+    int tries = 0;
+    while ((sent = sendmsg(socket, &letter, MSG_NOSIGNAL)) < 0) {
+        if (errno == ETOOMANYREFS && ++tries < TRIES_MAX)
+            poll(NULL, 0, 1);
+        else if (errno != EINTR)
+            break;
+    }
     return sent == (ssize_t)size;
 }

@@ -51,6 +51,23 @@ def attempt(*faults: str, arguments: str = "", path: str | None = None) -> list[
     return told
 
 
+def test_too_many_descriptors_under_way_are_waited_for() -> None:
+    """Those of all processes of the user count (unix(7)): others take theirs soon."""
+    assert attempt("sendmsg:error=ETOOMANYREFS:when=1..5")[0].startswith("ran ")
+
+
+def test_too_many_descriptors_that_stay_under_way_are_told() -> None:
+    script = (
+        "import usernsctl as un\n"
+        "try:\n"
+        "    un.run(['true'])\n"
+        "except un.NamespaceError as error:\n"
+        "    print(error.step, error.cause)"
+    )
+    done = run_with("sendmsg:error=ETOOMANYREFS", command=[sys.executable, "-c", script])
+    assert (done.stdout, done.stderr) == ("clone descriptor-limit\n", "")
+
+
 @pytest.mark.parametrize(
     ("fault", "path", "arguments", "told"),
     [
