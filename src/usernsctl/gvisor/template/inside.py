@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from socket import socket
-    from types import FrameType, ModuleType, TracebackType
+    from types import ModuleType, TracebackType
     from typing import Any, NoReturn
 
 # As many as are sent, and some more bytes than are in the message.
@@ -172,30 +172,54 @@ def _start(control: socket, wanted: dict[str, Any], fds: list[int]) -> None:
         os.close(fd)
     child = os.fork()
     if child:
+        _let_go()
+        every = _block_signals()
+        # Whoever hears of the start may send a signal at once.
         control.send(b"{}")
         control.close()
-        _wait(child)
+        _wait(child, every)
     control.close()
     _renew()
 
 
-def _wait(child: int) -> NoReturn:
-    """Pass signals on to the child, and end as it does."""
-    import signal
-
+def _let_go() -> None:
+    """Keep none of the program's standard streams open."""
     nothing = os.open(os.devnull, os.O_RDWR)
     for number in range(3):
         os.dup2(nothing, number)
+    os.close(nothing)
 
-    def pass_on(number: int, frame: FrameType | None) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(child, number)
 
-    for number in signal.Signals:
-        if number not in (signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD):
-            signal.signal(number, pass_on)
+def _block_signals() -> set[Any]:
+    """Keep all signals for :func:`_wait` to take."""
+    import signal
+
+    every = set(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP}
+    signal.pthread_sigmask(signal.SIG_BLOCK, every)
+    return every
+
+
+def _wait(child: int, every: set[Any]) -> NoReturn:
+    """Pass signals on to the child, and end as it does.
+
+    By sigwait(3): a handler of Python's might have to wait until the child ends, where the signal
+    comes just before wait(2).
+    """
+    import signal
+
     while True:
-        ended, status = os.wait()
+        _end_with(child)
+        number = signal.sigwait(every)
+        if number != signal.SIGCHLD:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, number)
+
+
+def _end_with(child: int) -> None:
+    """Collect what has ended, and end if the child has."""
+    ended = -1
+    while ended:
+        ended, status = os.waitpid(-1, os.WNOHANG)
         if ended == child:
             os._exit(os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status))
 
