@@ -365,12 +365,18 @@ def test_a_block_of_asyncio_ends_all_of_it(box: un.Sandbox) -> None:
             "sh", "-c", "setsid sleep 1006 & exit 3", stdout=un.PIPE
         )
 
+        has_ended = asyncio.Event()
+
         async def work() -> None:
             async with process:
+                assert await process.wait() == 3
+                has_ended.set()
                 await process.stdout.read()
 
+        working = asyncio.create_task(work())
+        await has_ended.wait()
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(work(), 0.5)
+            await asyncio.wait_for(working, 0.5)
         assert process.returncode == 3
 
     before = open_descriptors()
