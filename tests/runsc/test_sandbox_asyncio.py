@@ -51,13 +51,26 @@ class Others:
         yield
         assert self.turns - before >= TURNS
 
+    def after_turns(self, work: Callable[..., None]) -> Callable[..., None]:
+        """The same work, once they have had their turns: it may be over too soon to tell."""
+
+        def wait_and_work(*arguments: Any) -> None:
+            wanted, deadline = self.turns + TURNS, time.monotonic() + PATIENCE / 2
+            while self.turns < wanted and time.monotonic() < deadline:
+                time.sleep(0.001)
+            work(*arguments)
+
+        return wait_and_work
+
 
 @contextlib.asynccontextmanager
 async def others() -> AsyncIterator[Others]:
     made = Others()
     task = asyncio.create_task(made.run())
     try:
-        yield made
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(begun, "_fill", made.after_turns(begun._fill))
+            yield made
     finally:
         task.cancel()
 
@@ -100,17 +113,7 @@ def test_async_closing_does_not_block(detach: bool, monkeypatch: pytest.MonkeyPa
     async def main() -> None:
         async with others() as other, await un.SandboxHost.create_async() as host:
             box = await host.start_async(FOREVER, detach=detach)
-            wanted = other.turns + TURNS
-            close = un.Sandbox.close
-
-            def close_when_others_had_their_turns(self: un.Sandbox) -> None:
-                deadline = time.monotonic() + PATIENCE / 2
-                while other.turns < wanted and time.monotonic() < deadline:
-                    time.sleep(0.001)
-                close(self)
-
-            # By itself it may be over too soon to tell.
-            monkeypatch.setattr(un.Sandbox, "close", close_when_others_had_their_turns)
+            monkeypatch.setattr(un.Sandbox, "close", other.after_turns(un.Sandbox.close))
             with other.go_on():
                 await box.close_async()
             assert box.returncode == 137
