@@ -18,6 +18,7 @@
 enum found {
     UNKNOWN, /* only gVisor, or nobody whom we could ask, knows */
     MISSING,
+    DIRECTORY,
     NOT_EXECUTABLE,
     EXECUTABLE
 };
@@ -55,9 +56,13 @@ static enum found look_at(struct un_trail *trail, struct program *program)
 {
     struct stat status;
     int fd = un_trail_last(trail)->fd;
-    if (*trail->missing || fd < 0 || fstat(fd, &status) || !S_ISREG(status.st_mode))
+    if (*trail->missing)
         return MISSING;
     strcpy(program->inside, un_view_inside(trail));
+    if (un_view_is_directory(trail))
+        return DIRECTORY;
+    if (fstat(fd, &status) || !S_ISREG(status.st_mode))
+        return MISSING;
     if (!(status.st_mode & 0111))
         return NOT_EXECUTABLE;
     read_script(fd, program->script);
@@ -99,6 +104,8 @@ static enum found search(const struct un_launch *launch, const char *cwd, const 
         enum found found = look_from(launch, cwd, name, best == MISSING ? program : &other);
         if (found == UNKNOWN)
             return UNKNOWN;
+        if (found == DIRECTORY)
+            found = MISSING;
         if (found == EXECUTABLE && best == NOT_EXECUTABLE)
             *program = other;
         best = found > best ? found : best;
@@ -167,6 +174,10 @@ static int judge(struct un_launch *launch, const char *command, enum found found
     switch (found) {
     case MISSING:
         return fail_missing(launch, command, err);
+    case DIRECTORY:
+        un_launch_tell(launch, command, "name a program, such as a file in it");
+        return un_fail(err, UN_STEP_EXEC, 0, NULL, "%.300s is a directory, and no program",
+                       program->inside);
     case NOT_EXECUTABLE:
         un_launch_tell(launch, command,
                        "chmod +x it, or start it by its interpreter, as in: python3 FILE");

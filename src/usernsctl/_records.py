@@ -252,6 +252,11 @@ def _fields(of: Any) -> Any:
 
 def _replace(instance: Any, /, **changes: Any) -> Any:
     """See :func:`dataclasses.replace`."""
+    if not hasattr(instance, "_own_fields"):
+        # What it has made itself has the method since Python 3.13 only.
+        import dataclasses
+
+        return dataclasses.replace(instance, **changes)
     return instance.__replace__(**changes)
 
 

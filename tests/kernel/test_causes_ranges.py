@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from broken_machine import diagnose, named_by_command
+from broken_machine import PRELUDE, USERNSCTL, diagnose, named_by_command, run_broken
 from callers import as_root
 
 pytestmark = as_root
@@ -39,6 +39,20 @@ def test_one_id_works_all_the_same_and_doctor_says_just_that(way: str, cause: st
     found = diagnose([way])
     assert found.status == 0
     assert (found.ids, found.blocking) == ([cause], [])
+
+
+def test_the_range_to_grant_is_told_whichever_command_lacks_it() -> None:
+    create = 'XDG_RUNTIME_DIR=$(mktemp -d); export XDG_RUNTIME_DIR; "$@"; rm -r "$XDG_RUNTIME_DIR"'
+    told = [
+        run_broken(["no-ranges"], command).stderr.splitlines()[-1]
+        for command in (
+            [PRELUDE, *AUTO, "--", "true"],
+            ["sh", "-c", create, "sh", USERNSCTL, "ns", "create", "web", *AUTO],
+        )
+    ]
+    assert told[0].startswith("  remedy: usermod --add-subuids ")
+    assert "USER" not in told[0]
+    assert told[1] == told[0]
 
 
 def test_an_entry_by_gid_is_told_from_no_entry() -> None:

@@ -267,7 +267,9 @@ def test_other_options_are_refused(prelude: Program, write: Write) -> None:
         (["no-such"], 127, "lookup: 'no-such' was not found along PATH in the sandbox\n"),
         (["/no/such"], 127, "lookup: '/no/such' was not found in the sandbox\n"),
         (["./such"], 127, "lookup: './such' was not found in the sandbox\n"),
-        (["/usr"], 127, "lookup: '/usr' was not found in the sandbox\n"),
+        (["/usr"], 126, "exec: /usr is a directory, and no program\n"),
+        (["directory"], 127, "lookup: 'directory' was not found along PATH in the sandbox\n"),
+        (["/opt/directory"], 126, "exec: /opt/directory is a directory, and no program\n"),
         (["no\x1b[2J'such"], 127, "lookup: 'no?[2J'such' was not found along PATH"),
         (["x" * 5000], 127, "was not found along PATH in the sandbox\n"),
         ([""], 125, "argument: the command is an empty string\n"),
@@ -285,6 +287,7 @@ def test_a_command_that_cannot_be_started_is_told_before(
         (tmp_path / name).write_text(f"{line}\nimport sys\n")
         (tmp_path / name).chmod(0o755)
     (tmp_path / "python").symlink_to("/home/me/python")
+    (tmp_path / "directory").mkdir()
     launch = write(
         ("env-set\0PATH=/none:relative::/opt:/usr/bin:/bin",),
         before=(f"source\0follow\0{tmp_path}",),

@@ -112,6 +112,15 @@ def test_public_ones_can_be_pickled_and_copied(made: Any) -> None:
     assert names == [one.name for one in dataclasses.fields(made)]
 
 
+def test_theirs_are_replaced_where_they_have_no_method_for_that(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The one that `dataclasses` gives them came with Python 3.13."""
+    theirs = make(dataclasses).Extent
+    monkeypatch.delattr(theirs, "__replace__", raising=False)
+    assert _records.replace(theirs(0, 1), count=9) == theirs(0, 1, 9)
+
+
 def test_a_request_is_made_of_the_same_fields_as_dataclasses_see() -> None:
     theirs = {one.name: one.metadata for one in dataclasses.fields(Request)}
     assert {one.name: one.metadata for one in _records.fields(Request)} == theirs

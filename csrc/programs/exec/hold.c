@@ -20,10 +20,11 @@ static bool send_text(int socket, const char *text)
 
 void un_hold_report(int socket, const struct un_error *err)
 {
-    char text[UN_DETAIL_MAX + 128];
-    snprintf(text, sizeof text, "error %s %d %s %s", un_step_name(err->step), err->errnum,
-             err->cause ? err->cause : "-", err->detail);
-    send_text(socket, text);
+    char text[2 * UN_DETAIL_MAX + 128];
+    int length =
+        snprintf(text, sizeof text, "error %s %d %s %s%c%s", un_step_name(err->step), err->errnum,
+                 err->cause ? err->cause : "-", err->detail, '\0', err->remedy);
+    send(socket, text, (size_t)length, MSG_NOSIGNAL);
 }
 
 static ssize_t wait_for_answer(int socket)

@@ -21,7 +21,7 @@ int un_hold(int socket, const struct un_setup *setup, struct un_error *err);
 /* Overwrites the environment that this program was started with, but for PATH: it is the caller's,
  * and would be in the memory of the holder. */
 void un_forget_environment(char **environment);
-/* Sends "error STEP ERRNO CAUSE DETAIL". */
+/* Sends "error STEP ERRNO CAUSE DETAIL", a NUL, and what mends it here, or nothing. */
 void un_hold_report(int socket, const struct un_error *err);
 
 #endif

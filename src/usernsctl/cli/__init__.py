@@ -39,14 +39,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         _forget(2)
         return 128 + signal.SIGPIPE
     except OSError as error:
-        where = error.filename or _unwritten()
         _forget(1)
-        import contextlib
-
+        where = error.filename
         from usernsctl._text import say
 
-        with contextlib.suppress(OSError):
+        try:
             say(f"usernsctl: {where}: {error.strerror}" if where else f"usernsctl: {error}")
+        except OSError:
+            _forget(2)
         return 125
 
 
@@ -90,15 +90,6 @@ def _print_version() -> None:
     from usernsctl import _core
 
     print(f"usernsctl, version {_core.version()}")
-
-
-def _unwritten() -> str | None:
-    """Standard output, if that is what could not be written."""
-    try:
-        print(end="", flush=True)
-    except OSError:
-        return "standard output"
-    return None
 
 
 def _forget(fd: int) -> None:

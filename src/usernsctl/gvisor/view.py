@@ -189,6 +189,13 @@ def check(
         walks.append(walk)
     found = [(walk, walk.file) for walk in walks if walk.complete and walk.file is not None]
     found = [(walk, file) for walk, file in found if stat.S_ISREG(file.status.st_mode)]
+    if not found and "/" in command and walks[0].complete and walks[0].is_directory:
+        raise CommandNotExecutableError(
+            f"{walks[0].inside} is a directory, and no program",
+            step="exec",
+            filename=command,
+            remedy="name a program, such as a file in it",
+        )
     if not found:
         raise _not_found(command, view, caller) if tree is None else _not_in(tree, command)
     executable = [(walk, file) for walk, file in found if file.status.st_mode & 0o111]

@@ -271,7 +271,8 @@ def _wait_until_ready(
 
 def _reported_error(text: str) -> NamespaceError:
     """What un_hold_report() in csrc/programs/exec/hold.c wrote."""
-    step, number, cause_id, detail = [*text.split(" ", 3), ""][:4]
+    step, number, cause_id, rest = [*text.split(" ", 3), ""][:4]
+    detail, _, remedy = rest.partition("\0")
     errno = int(number)
     said = os.strerror(errno) if errno else ""
     cause = None if cause_id == "-" else cause_id
@@ -281,5 +282,5 @@ def _reported_error(text: str) -> NamespaceError:
         step=step,
         errno=errno,
         cause=cause,
-        remedy=known.remedy if known else None,
+        remedy=remedy or (known.remedy if known else None),
     )

@@ -29,7 +29,8 @@ CALLS = {
 
 
 def environment(unbuffered: bool) -> dict[str, str]:
-    return os.environ | ({"PYTHONUNBUFFERED": "1"} if unbuffered else {})
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    return env | ({"PYTHONUNBUFFERED": "1"} if unbuffered else {})
 
 
 @pytest.mark.parametrize("unbuffered", [False, True])
@@ -69,14 +70,34 @@ def test_a_reader_may_leave_in_the_midst(usernsctl: Program, unbuffered: bool) -
     assert (process.returncode, told) == (128 + signal.SIGPIPE, b"")
 
 
-@pytest.mark.parametrize("words", ["plan -r --json", "--help"])
-def test_a_full_disk_is_one_line(usernsctl: Program, words: str) -> None:
+# Of the last two, more than Python keeps in a buffer.
+@pytest.mark.parametrize(
+    "words", ["--version", "plan -r --json", "--help", "seccomp-profile", "completion zsh"]
+)
+@pytest.mark.parametrize("unbuffered", [False, True])
+def test_a_full_disk_is_one_line(usernsctl: Program, words: str, unbuffered: bool) -> None:
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
-            [usernsctl.path, *words.split()], stdout=full, stderr=subprocess.PIPE, text=True
+            [usernsctl.path, *words.split()],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=environment(unbuffered),
+            text=True,
         )
     assert done.returncode == 125
     assert done.stderr == "usernsctl: standard output: No space left on device\n"
+
+
+@pytest.mark.parametrize("words", ["--no-such-option", "explain /no/such", "run --wd x -- id"])
+@pytest.mark.parametrize("unbuffered", [False, True])
+def test_an_error_that_nobody_can_be_told_is_one_all_the_same(
+    usernsctl: Program, words: str, unbuffered: bool
+) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [usernsctl.path, *words.split()], stderr=full, env=environment(unbuffered)
+        )
+    assert done.returncode == 125
 
 
 def test_closed_output_is_no_error(usernsctl: Program) -> None:
