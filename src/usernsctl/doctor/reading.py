@@ -410,6 +410,7 @@ _LIMITS = {
     "data": "Max data size",
     "file_size": "Max file size",
     "open_files": "Max open files",
+    "pending_signals": "Max pending signals",
 }
 
 
