@@ -299,7 +299,7 @@ def _other_runsc(facts: _Facts) -> list[str]:
 
 
 # What is always enough, where a hard limit has to be raised.
-_ENOUGH = {"nofile": 4096, "nproc": 4096, "sigpending": 4096}
+_ENOUGH = {"nofile": 4096, "nproc": 4096}
 
 # By the names of the facts: the option of ulimit, and that of prlimit(1).
 _LIMITS = {

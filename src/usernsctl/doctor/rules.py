@@ -447,9 +447,10 @@ def short_of(limits: Mapping[str, tuple[str, int | None]], seen: Seen) -> Eviden
 
 def signals_lost(seen: Seen) -> Evidence:
     """What a newer runsc waits for ever for: its threads to take signals that were not queued."""
-    probe, most = seen.probes.get("runsc"), seen.facts.limits.pending_signals
-    if probe and probe.cause == LATE and most is not None and most < _SIGNALS:
-        return (f"RLIMIT_SIGPENDING is {most}", told(probe))
+    probe, limits = seen.probes.get("runsc"), seen.facts.limits
+    most, queued = limits.pending_signals, limits.pending_signals_current or 0
+    if probe and probe.cause == LATE and most is not None and most - queued < _SIGNALS:
+        return (f"RLIMIT_SIGPENDING is {most}, and {queued} are queued", told(probe))
     return ()
 
 

@@ -350,11 +350,21 @@ def test_an_unknown_failure_comes_with_its_errno() -> None:
 
 
 @pytest.mark.parametrize(
-    ("most", "found"),
-    [(0, "signal-limit"), (99, "signal-limit"), (100, LATE), (None, LATE)],
+    ("most", "queued", "found"),
+    [
+        (0, 0, "signal-limit"),
+        (99, None, "signal-limit"),
+        (5000, 4901, "signal-limit"),
+        (0, 7, "signal-limit"),
+        (100, 0, LATE),
+        (5000, 4900, LATE),
+        (None, 4900, LATE),
+    ],
 )
-def test_a_sandbox_that_never_began_may_have_lost_a_signal(most: int | None, found: str) -> None:
-    facts = healthy(limits=Limits(pending_signals=most))
+def test_a_sandbox_that_never_began_may_have_lost_a_signal(
+    most: int | None, queued: int | None, found: str
+) -> None:
+    facts = healthy(limits=Limits(pending_signals=most, pending_signals_current=queued))
     late = Probe(name="runsc", outcome="skipped", detail="late", cause=LATE)
     (finding,) = judged(facts, probes(late))
     assert finding.blocks
