@@ -103,7 +103,10 @@ def test_a_signal_before_the_start_ends_it_with_its_own_status(
     try:
         # Blocked, as in a container, so that it waits for the watcher.
         process = subprocess.Popen(
-            [usernsctl.path, "run", "--", "sleep", "100"], stdin=subprocess.DEVNULL
+            [usernsctl.path, "run", "--", "sleep", "100"],
+            stdin=subprocess.DEVNULL,
+            # Who runs the tests by nohup(1) ignores one of them.
+            preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
         )
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

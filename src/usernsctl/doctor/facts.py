@@ -90,6 +90,8 @@ class Limits:
     :ivar data: RLIMIT_DATA, in bytes.
     :ivar file_size: RLIMIT_FSIZE, in bytes.
     :ivar open_files: RLIMIT_NOFILE.
+    :ivar pending_signals: RLIMIT_SIGPENDING.
+    :ivar pending_signals_current: how many are queued, for all processes of the user.
     :ivar hard: the hard limits, by the names above.
     :ivar pids: the smallest pids.max of our control group and those above it.
     :ivar pids_current: how many there are in the group that has that limit.
@@ -100,6 +102,8 @@ class Limits:
     data: int | None = None
     file_size: int | None = None
     open_files: int | None = None
+    pending_signals: int | None = None
+    pending_signals_current: int | None = None
     hard: Mapping[str, int] = field(default_factory=dict)
     pids: int | None = None
     pids_current: int | None = None

@@ -302,7 +302,7 @@ def read_facts(root: str = "/", environ: Mapping[str, str] | None = None) -> Fac
         namespaces=namespaces,
         threads=status.number("Threads", 10) or 1,
         parent=_parent(tree, status),
-        limits=_limits(tree),
+        limits=_limits(tree, status),
         sysctls={name: tree.number(f"proc/sys/{name}") for name in SYSCTLS},
         security=_security(tree, status),
         mounts=points,
@@ -410,6 +410,7 @@ _LIMITS = {
     "data": "Max data size",
     "file_size": "Max file size",
     "open_files": "Max open files",
+    "pending_signals": "Max pending signals",
 }
 
 
@@ -423,10 +424,17 @@ def _parent(tree: Tree, status: _Status) -> int:
     return parent if _limits_of(tree, f"{parent}")[1] == _limits_of(tree, "self")[1] else 0
 
 
-def _limits(tree: Tree) -> Limits:
+def _limits(tree: Tree, status: _Status) -> Limits:
     soft, hard = _limits_of(tree, "self")
+    queued = status.fields.get("SigQ", "").partition("/")[0]
     pids, current = read_pids(tree)
-    return Limits(**soft, hard=hard, pids=pids, pids_current=current)
+    return Limits(
+        **soft,
+        hard=hard,
+        pids=pids,
+        pids_current=current,
+        pending_signals_current=int(queued) if queued.isdecimal() else None,
+    )
 
 
 def _limits_of(tree: Tree, process: str) -> tuple[dict[str, int], dict[str, int]]:

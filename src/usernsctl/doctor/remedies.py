@@ -308,6 +308,7 @@ _LIMITS = {
     "file_size": ("f", "fsize"),
     "address_space": ("v", "as"),
     "data": ("d", "data"),
+    "pending_signals": ("i", "sigpending"),
 }
 
 
@@ -339,11 +340,14 @@ def _by_root(names: list[str], parent: int | None) -> list[str]:
 
 def _by_shell(name: str, hard: int | None) -> str:
     """The hard limit is as far as a user may go."""
-    option, _ = _LIMITS[name]
+    option, long = _LIMITS[name]
+    most = "unlimited" if hard is None else hard
+    if name == "pending_signals":
+        # dash has no such option.
+        return f"ulimit -S -i {most} 2>&- || prlimit --pid $$ --{long}={most}:"
     if name != "processes":
         return f"ulimit -S -{option} $(ulimit -H -{option})"
     # Not even the start of a $(...) may be allowed; dash has another letter for it.
-    most = "unlimited" if hard is None else hard
     return f"ulimit -S -u {most} 2>&- || ulimit -S -p {most}"
 
 
@@ -379,6 +383,7 @@ _KNOWN: Mapping[str, Callable[[_Facts], list[str]]] = {
     "process-limit": _limits("processes"),
     "file-size-limit": _limits("file_size"),
     "address-space-limit": _limits("address_space", "data"),
+    "signal-limit": _limits("pending_signals"),
     **dict.fromkeys(
         (
             "runsc-too-old",

@@ -445,6 +445,18 @@ def short_of(limits: Mapping[str, tuple[str, int | None]], seen: Seen) -> Eviden
     return (*found, told(probe)) if probe and found else ()
 
 
+def signals_lost(seen: Seen) -> Evidence:
+    """What a newer runsc waits for ever for: its threads to take signals that were not queued."""
+    probe, limits = seen.probes.get("runsc"), seen.facts.limits
+    most, queued = limits.pending_signals, limits.pending_signals_current or 0
+    if probe and probe.cause == LATE and most is not None and most - queued < _SIGNALS:
+        return (f"RLIMIT_SIGPENDING is {most}, and {queued} are queued", told(probe))
+    return ()
+
+
+# Always enough: one for each thread of the processes that a sandbox begins with.
+_SIGNALS = 100
+
 # gVisor starts dozens of threads, and opens dozens of files, for the smallest program.
 _PROCESSES = {"processes": ("RLIMIT_NPROC", 100)}
 _OPEN_FILES = {"open_files": ("RLIMIT_NOFILE", 300)}
@@ -554,6 +566,7 @@ RULES: tuple[Rule, ...] = (
     Rule("descriptor-limit", partial(short_of, _OPEN_FILES), _RUNSC, guessed=True),
     Rule("file-size-limit", partial(short_of, _FILE_SIZE), _RUNSC, guessed=True),
     Rule("address-space-limit", partial(short_of, _MEMORY), _RUNSC, guessed=True),
+    Rule("signal-limit", signals_lost, _RUNSC, guessed=True),
     Rule("memory-deny-write-execute", only_named, _RUNSC),
     Rule("seccomp-denies-call", refused_call, _RUNSC, guessed=True),
     Rule("runsc-ran-nothing", only_named, ("runsc",)),
@@ -573,6 +586,7 @@ CONSEQUENCES: Mapping[str, tuple[str, ...]] = {
     ),
     "no-subordinate-range": ("subgid-by-gid", "nss-subid"),
     "map-invalid": ("range-overlap",),
+    LATE: ("signal-limit",),
     "target-gone": ("no-proc", "proc-hidepid"),
     "seccomp-denies-call": ("seccomp-denies-userns", "mount-denied", "ptrace-denied"),
     # Where we are nobody, no file is root's either.

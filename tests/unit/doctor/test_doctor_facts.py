@@ -231,6 +231,18 @@ def test_limits_of_processes(tmp_path: Path) -> None:
     assert facts.cgroup.directory == "/sys/fs/cgroup/user.slice/session.scope"
 
 
+def test_limits_of_signals(tmp_path: Path) -> None:
+    files = {
+        "proc/self/status": f"{STATUS}SigQ:\t5/1000\n",
+        "proc/self/limits": "Limit  Soft  Hard  Units\nMax pending signals  7  1000  signals\n",
+    }
+    limits = read(plant(tmp_path, files)).limits
+    assert (limits.pending_signals, limits.pending_signals_current) == (7, 5)
+    assert limits.hard == {"pending_signals": 1000}
+    plant(tmp_path, {"proc/self/status": f"{STATUS}SigQ:\t?\n"})
+    assert read(tmp_path).limits.pending_signals_current is None
+
+
 def test_facts_are_plain_values_for_json(tmp_path: Path) -> None:
     plant(tmp_path, {"proc/self/status": STATUS, "proc/self/uid_map": "0 100000 65536\n"})
     values = read(tmp_path).plain()

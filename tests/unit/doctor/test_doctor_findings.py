@@ -20,9 +20,19 @@ from doctor_machines import (
     refused,
 )
 
-from usernsctl.doctor.facts import Container, Facts, Helper, Ids, Kernel, Runsc, Subordinate
+from usernsctl.doctor.facts import (
+    Container,
+    Facts,
+    Helper,
+    Ids,
+    Kernel,
+    Limits,
+    Runsc,
+    Subordinate,
+)
 from usernsctl.doctor.facts import SecurityModules as Modules
 from usernsctl.doctor.findings import STANDS_IN_THE_WAY_OF, attributed
+from usernsctl.doctor.probes import LATE
 from usernsctl.doctor.rules import CONSEQUENCES, RULES
 from usernsctl.explain.catalogue import catalogue
 from usernsctl.explain.model import Probe
@@ -337,6 +347,31 @@ def test_an_unknown_failure_comes_with_its_errno() -> None:
     (found,) = judged(healthy(), refused("pivot-root"))
     assert found.cause is None
     assert found.evidence[-1] == "errno 1 (EPERM)"
+
+
+@pytest.mark.parametrize(
+    ("most", "queued", "found"),
+    [
+        (0, 0, "signal-limit"),
+        (99, None, "signal-limit"),
+        (5000, 4901, "signal-limit"),
+        (0, 7, "signal-limit"),
+        (100, 0, LATE),
+        (5000, 4900, LATE),
+        (None, 4900, LATE),
+    ],
+)
+def test_a_sandbox_that_never_began_may_have_lost_a_signal(
+    most: int | None, queued: int | None, found: str
+) -> None:
+    facts = healthy(limits=Limits(pending_signals=most, pending_signals_current=queued))
+    late = Probe(name="runsc", outcome="skipped", detail="late", cause=LATE)
+    (finding,) = judged(facts, probes(late))
+    assert finding.blocks
+    assert ids([finding]) == [found]
+    assert judged(facts, probes()) == ()
+    # What has ended has not waited.
+    assert "signal-limit" not in ids(judged(facts, probes(failed("runsc"))))
 
 
 def test_in_gvisor_nothing_else_means_anything() -> None:

@@ -205,6 +205,20 @@ def test_limits_are_raised_together_and_by_one_of_the_two() -> None:
     assert all(line.startswith("# ") for line in text.splitlines())
 
 
+@pytest.mark.parametrize(
+    ("hard", "wanted"),
+    [
+        ({"pending_signals": 96}, "ulimit -S -i 96 2>&- || prlimit --pid $$ --sigpending=96:"),
+        ({}, "ulimit -S -i unlimited 2>&- || prlimit --pid $$ --sigpending=unlimited:"),
+        ({"pending_signals": 3}, "prlimit --pid 7 --sigpending=unlimited:unlimited    # as root"),
+    ],
+)
+def test_more_signals_may_be_queued_in_any_shell(hard: dict[str, int], wanted: str) -> None:
+    facts = healthy(limits=Limits(pending_signals=3, hard=hard), parent=7)
+    late = Probe(name="runsc", outcome="skipped", cause="no-answer-in-time")
+    assert remedy_of(facts, late, "run") == wanted
+
+
 def test_a_closed_user_database_is_opened() -> None:
     facts = healthy(subordinate=Subordinate(unreadable=("/etc/passwd",)), ids=Ids(uid=9, gid=9))
     nameless = failed("ranges", cause="no-passwd-entry")
@@ -357,7 +371,12 @@ def told_machine() -> Facts:
         ids=Ids(uid=1000, gid=1000, uid_map=inside, gid_map=inside),
         subordinate=Subordinate(user="it", free=2000, free_count=60000, no_files=("/etc/subuid",)),
         limits=Limits(
-            processes=9, open_files=9, file_size=9, address_space=9, hard={"processes": 9}
+            processes=9,
+            open_files=9,
+            file_size=9,
+            address_space=9,
+            pending_signals=9,
+            hard={"processes": 9},
         ),
         parent=7,
         helpers={

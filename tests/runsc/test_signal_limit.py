@@ -1,0 +1,75 @@
+"""No more signals may be queued: newer releases of runsc wait for ever, and doctor says why."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import resource
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import gvisor
+import pytest
+from conftest import SCRIPTS
+
+pytestmark = pytest.mark.userns_requires("runsc")
+
+
+def without_signals(
+    *words: str, soft: int = 0, hard: int | None = None, status: int
+) -> subprocess.CompletedProcess[str]:
+    def limit() -> None:
+        most = resource.getrlimit(resource.RLIMIT_SIGPENDING)[1] if hard is None else hard
+        resource.setrlimit(resource.RLIMIT_SIGPENDING, (soft, most))
+
+    done = subprocess.run(words, capture_output=True, text=True, timeout=90, preexec_fn=limit)
+    assert (done.returncode, done.stderr) == (status, ""), done
+    return done
+
+
+def diagnosed(**limits: int) -> Any:
+    waits = gvisor.is_of_2026()
+    doctor = (f"{SCRIPTS / 'usernsctl'}", "doctor", "--json", "--within", "30" if waits else "300")
+    report = json.loads(without_signals(*doctor, status=int(waits), **limits).stdout)
+    found = [finding for finding in report["findings"] if finding["blocks"]]
+    assert [finding["id"] for finding in found] == (["signal-limit"] if waits else [])
+    return found[0] if found else None
+
+
+def test_what_doctor_says_mends_it() -> None:
+    found = diagnosed()
+    if found is None:
+        return
+    assert found["evidence"][0].startswith("RLIMIT_SIGPENDING is 0, ")
+    mended = f"{found['remedy']}; exec {SCRIPTS / 'usernsctl'} run -- echo ran"
+    assert without_signals("sh", "-c", mended, status=0).stdout == "ran\n"
+    assert without_signals("bash", "-c", mended, status=0).stdout == "ran\n"
+
+
+@contextlib.contextmanager
+def queued(count: int) -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGRTMAX])
+    try:
+        for _ in range(count):
+            signal.pthread_kill(threading.get_ident(), signal.SIGRTMAX)
+        yield
+    finally:
+        while signal.sigtimedwait([signal.SIGRTMAX], 0):
+            pass
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def test_a_queue_that_is_full() -> None:
+    with queued(120):
+        found = diagnosed(soft=120)
+    if found is not None:
+        assert found["evidence"][0].startswith("RLIMIT_SIGPENDING is 120, and 1")
+
+
+def test_a_hard_limit_is_raised_by_root() -> None:
+    found = diagnosed(hard=0)
+    if found is not None:
+        assert "prlimit" in found["remedy"] or "Only root raises a hard limit" in found["remedy"]
