@@ -34,32 +34,48 @@ def nothing_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
 
 
 class Others:
-    """Another task of the loop, which counts how often it has its turn."""
+    """Another task of the loop, which counts how often it has its turn.
+
+    :ivar wanted: how often it is to have had it.
+    """
 
     def __init__(self) -> None:
-        self.turns = 0
+        self.turns = self.wanted = 0
 
     async def run(self) -> None:
         while True:
             self.turns += 1
             await asyncio.sleep(0)
 
+    def before(self, do: Callable[..., Any]) -> Callable[..., Any]:
+        """Another thread's work, which by itself may be over too soon to tell."""
+
+        def do_later(*arguments: Any) -> Any:
+            deadline = time.monotonic() + PATIENCE / 2
+            while self.turns < self.wanted and time.monotonic() < deadline:
+                time.sleep(0.001)
+            return do(*arguments)
+
+        return do_later
+
     @contextlib.contextmanager
     def go_on(self) -> Iterator[None]:
         """Checks that they do, in the block."""
-        before = self.turns
+        self.wanted = self.turns + TURNS
         yield
-        assert self.turns - before >= TURNS
+        assert self.turns >= self.wanted
 
 
 @contextlib.asynccontextmanager
 async def others() -> AsyncIterator[Others]:
     made = Others()
     task = asyncio.create_task(made.run())
-    try:
-        yield made
-    finally:
-        task.cancel()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(begun, "_fill", made.before(begun._fill))
+        try:
+            yield made
+        finally:
+            task.cancel()
 
 
 def run(main: Callable[[], Any]) -> Any:
@@ -72,9 +88,13 @@ def test_async_with_sandbox_host_does_not_block() -> None:
             with other.go_on():
                 host = await un.SandboxHost().__aenter__()
             with other.go_on():
-                box = await host.start_async(["sh", "-c", "sleep 0.5; exit 4"])
+                script = ["sh", "-c", "read x; exit 4"]
+                box = await host.start_async(script, stdin=un.PIPE)
             with other.go_on():
+                ending = threading.Thread(target=other.before(box.stdin.close))
+                ending.start()
                 assert await box.wait_async() == 4
+            ending.join()
             await box.close_async()
             await host.__aexit__(None, None, None)
 
@@ -100,17 +120,7 @@ def test_async_closing_does_not_block(detach: bool, monkeypatch: pytest.MonkeyPa
     async def main() -> None:
         async with others() as other, await un.SandboxHost.create_async() as host:
             box = await host.start_async(FOREVER, detach=detach)
-            wanted = other.turns + TURNS
-            close = un.Sandbox.close
-
-            def close_when_others_had_their_turns(self: un.Sandbox) -> None:
-                deadline = time.monotonic() + PATIENCE / 2
-                while other.turns < wanted and time.monotonic() < deadline:
-                    time.sleep(0.001)
-                close(self)
-
-            # By itself it may be over too soon to tell.
-            monkeypatch.setattr(un.Sandbox, "close", close_when_others_had_their_turns)
+            monkeypatch.setattr(un.Sandbox, "close", other.before(un.Sandbox.close))
             with other.go_on():
                 await box.close_async()
             assert box.returncode == 137
