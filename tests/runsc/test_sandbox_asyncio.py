@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -206,6 +207,9 @@ def goes_on(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 
 
 def test_what_is_cancelled_while_it_is_made_leaves_nothing(goes_on: threading.Event) -> None:
+    # A word that is in no other command line.
+    id = f"cancelled-{os.getpid()}"
+
     async def enter(made: Any) -> None:
         async with made:
             pass
@@ -214,8 +218,8 @@ def test_what_is_cancelled_while_it_is_made_leaves_nothing(goes_on: threading.Ev
         goes_on.set()
         async with un.SandboxHost() as host:
             for make in (
-                lambda: un.Sandbox(FOREVER, host=host, id="wanted"),
-                lambda: un.Sandbox(FOREVER, id="wanted"),
+                lambda: un.Sandbox(FOREVER, host=host, id=id),
+                lambda: un.Sandbox(FOREVER, id=id),
                 un.SandboxHost,
             ):
                 goes_on.clear()
@@ -226,7 +230,7 @@ def test_what_is_cancelled_while_it_is_made_leaves_nothing(goes_on: threading.Ev
                     await task
                 goes_on.set()
                 await asyncio.to_thread(wait_for_threads)
-        assert processes_with("wanted") == []
+        assert processes_with(id) == []
 
     run(main)
 
