@@ -128,13 +128,20 @@ def test_many_words_lie_apart_and_too_many_nowhere() -> None:
         wire.encode(wire.Command(args=[b"x" * (2 << 20)]))
 
 
+def patience(answers: list[bytes | None], short: float) -> float:
+    """How long to wait for what comes of these: only where that may be nothing, not for long."""
+    begin = (answers[:1], answers[:2])
+    is_end = begin[0] in ([None], [b""]) or begin[1] in ([STARTED, ENDED], [STARTED, None])
+    return PATIENCE if is_end else short
+
+
 def outcome(answers: list[bytes | None]) -> Any:
     """What comes of a command that is answered so: an exit status, or an error."""
     with agent(saying(answers)) as fake:
         try:
-            with fake.popen(0.2) as process:
+            with fake.popen(patience(answers, 0.2)) as process:
                 try:
-                    return process.wait(0.05)
+                    return process.wait(patience(answers, 0.05))
                 except un.TimeoutExpired:
                     process._abandon()
                     return "silent"
@@ -342,10 +349,11 @@ def test_who_does_not_say_that_he_is_an_agent_is_none(
 @settings(max_examples=30)
 def test_an_event_loop_is_told_as_well(answers: list[bytes | None]) -> None:
     async def main() -> Any:
-        popen = fake.popen(0.2, bufsize=0, is_awaited=False, outlives=False, stdout=un.PIPE)
+        begun = {"bufsize": 0, "is_awaited": False, "outlives": False, "stdout": un.PIPE}
+        popen = fake.popen(patience(answers, 0.2), **begun)
         await popen.start_async()
         async with await aio.connected(popen, 1000) as process:
-            return await asyncio.wait_for(process.wait(), 0.1)
+            return await asyncio.wait_for(process.wait(), patience(answers, 0.1))
 
     before = settled_descriptors()
     with agent(saying(answers)) as fake:

@@ -33,6 +33,8 @@ from usernsctl.maps import Extent
 pytestmark = pytest.mark.userns_requires("runsc")
 
 SECRET = "the caller's secret"
+# What is refused at once may take so long on a busy machine, in seconds.
+AT_MOST = 20
 
 # Prints the files that it is given, as far as it can.
 SHOW = """\
@@ -364,7 +366,7 @@ def test_hostile_config_files_are_an_error_at_once(tally: Any, bundle: Path, kin
     tally.tried()
     with pytest.raises(BundleError) as caught:
         read(bundle)
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < AT_MOST
     assert "root:" not in caught.value.reason
 
 

@@ -104,7 +104,7 @@ def attack_unguarded(place: Path) -> str | None:
         start_new_session=True,
     ) as caller:
         try:
-            output, errors = caller.communicate(timeout=10)
+            output, errors = caller.communicate(timeout=20)
         except subprocess.TimeoutExpired:
             os.killpg(caller.pid, signal.SIGKILL)
             return None
@@ -113,9 +113,15 @@ def attack_unguarded(place: Path) -> str | None:
 
 
 def test_the_attacker_gets_what_is_left_open(place: Path) -> None:
-    output = next(filter(None, (attack_unguarded(place) for _ in range(5))))
-    ways = {line.partition(" ")[0] for line in output.splitlines()}
-    assert ways >= {"process_vm_readv", "mem", "fd", "environ", "root", "ptrace"}
+    wanted = {"process_vm_readv", "mem", "fd", "environ", "root", "ptrace"}
+    ways: set[str] = set()
+    # On a busy machine an attacker may have no turn in time for all of them.
+    for _ in range(5):
+        output = attack_unguarded(place) or ""
+        ways |= {line.partition(" ")[0] for line in output.splitlines()}
+        if ways >= wanted:
+            break
+    assert ways >= wanted
 
 
 @pytest.mark.parametrize("kind", ["kept", "kept-pid", "kept-time", "kept-new-time", "exec"])

@@ -26,7 +26,10 @@ FOREVER = ["sleep", "1000"]
 
 @contextmanager
 def handled(do: Any, seconds: float) -> Iterator[list[Any]]:
-    """Has SIGALRM call `do`, once, after some time; yields what it has returned."""
+    """Has SIGALRM call `do`, and come once after some time, or not by itself (0).
+
+    Yields what it has returned.
+    """
     results: list[Any] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -125,8 +128,9 @@ def test_close_in_signal_handler_while_commands_are_started_in_the_namespace() -
 def test_close_in_signal_handler_while_the_thread_waits_for_a_command(call: str) -> None:
     """The command goes on: it is in the namespace, which nobody holds any more."""
     namespace = Namespace.create(uts=True)
-    with handled(namespace.close, 0.05) as results:
-        start = getattr(namespace, call)(["sleep", "0.2"])
+    script = ["sh", "-c", "sleep 0.05; kill -ALRM $PPID; sleep 0.2"]
+    with handled(namespace.close, 0) as results:
+        start = getattr(namespace, call)(script)
         if call == "popen":
             with start:
                 assert start.wait(PATIENCE) == 0

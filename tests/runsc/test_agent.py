@@ -225,7 +225,7 @@ def test_signals_end_it(box: un.Sandbox) -> None:
 def test_a_signal_to_its_group(box: un.Sandbox) -> None:
     script = ["sh", "-c", "sleep 1001 & sleep 1001"]
     with box.popen(script, process_group=0) as process:
-        while running(box).count("sleep 1001") < 2:
+        while running(box).splitlines().count("sleep 1001") < 2:
             pass
         process.send_signal_to_group(signal.SIGTERM)
         assert process.wait(PATIENCE) == -signal.SIGTERM
@@ -270,7 +270,7 @@ def test_what_it_leaves_in_the_background_goes_on(box: un.Sandbox) -> None:
 
 def test_kill_tree(box: un.Sandbox) -> None:
     with box.popen(["sh", "-c", "sleep 1004 & setsid sleep 1004"], stdout=un.PIPE) as process:
-        while running(box).count("sleep 1004") < 2:
+        while running(box).splitlines().count("sleep 1004") < 2:
             pass
         process.kill_tree()
         assert process.wait(PATIENCE) == -signal.SIGKILL
@@ -449,8 +449,8 @@ def test_a_handler_of_signals_may_use_it_too(host: un.SandboxHost) -> None:
 
 def interrupted(box: un.Sandbox, seconds: float) -> bool:
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
         box.run(["sleep", "1008"])
     except KeyboardInterrupt:
         return True

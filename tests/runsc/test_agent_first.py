@@ -205,8 +205,9 @@ def test_one_that_is_none_leaves_nothing(
     monkeypatch.setattr(prepared, "without_command", no_agent)
     before = open_descriptors()
     for detach in (False, True):
-        error = un.TimeoutExpired if program.endswith("sleep") else un.RunscError
-        with pytest.raises(error):
-            host.start(None, id=f"none-{os.getpid()}", detach=detach, timeout=3)
+        is_silent = program.endswith("sleep")
+        seconds = 3 if is_silent else PATIENCE
+        with pytest.raises(un.TimeoutExpired if is_silent else un.RunscError):
+            host.start(None, id=f"none-{os.getpid()}", detach=detach, timeout=seconds)
     assert open_descriptors() == before
     assert not processes_with(f"none-{os.getpid()}")

@@ -32,6 +32,16 @@ def agents(box: un.Sandbox) -> set[int]:
     return {int(pid) for pid in re.findall(r"(\d+) /\.usernsctl-agent", told)}
 
 
+def are_few_left(box: un.Sandbox) -> bool:
+    """Whether those are gone, in time, that are not needed any more."""
+    deadline = time.monotonic() + EXIT_SECONDS
+    # One more keeps the look.
+    while len(agents(box)) > AT_REST + 1:
+        if time.monotonic() > deadline:
+            return False
+    return True
+
+
 def test_one_after_the_other_needs_few(box: un.Sandbox) -> None:
     show = ["sh", "-c", "umask; pwd; ulimit -n; echo $A"]
     wanted = box.check_output(show)
@@ -52,10 +62,7 @@ def test_few_are_left_of_many(box: un.Sandbox) -> None:
     assert len(agents(box)) > 40
     for process in started:
         process.communicate(timeout=PATIENCE)
-    deadline = time.monotonic() + EXIT_SECONDS
-    # One more keeps the look.
-    while len(agents(box)) > AT_REST + 1:
-        assert time.monotonic() < deadline, agents(box)
+    assert are_few_left(box), agents(box)
     assert box.run(["true"]).returncode == 0
 
 
@@ -116,7 +123,7 @@ def test_who_stops_a_command_before_it_runs_can_not_keep_it(box: un.Sandbox, tal
     deadline = time.monotonic() + EXIT_SECONDS
     while b"true" in box.check_output(["ps", "-eo", "args"]):
         assert time.monotonic() < deadline
-    if len(agents(box)) > AT_REST + 1:
+    if not are_few_left(box):
         tally.succeeded(f"there are {len(agents(box))} agents")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import os
 import shutil
 import signal
@@ -109,19 +110,25 @@ def test_what_is_used_again_has_only_files(host: un.SandboxHost) -> None:
 @pytest.mark.parametrize("sig", ["KILL", "STOP"])
 def test_who_gets_away_from_the_agent_is_not_handed_on(host: un.SandboxHost, sig: str) -> None:
     script = f"""
-    setsid sh -c 'trap "" TERM HUP; while :; do sleep 0.1; done' mark-4321 &
+    read go
+    setsid sh -c 'trap "" TERM HUP; while :; do sleep 0.1; done' mark-4321 >/dev/null &
     for path in /proc/[0-9]*; do
+        [ $path != /proc/$$ ] || continue
         case $(cat $path/cmdline) in *usernsctl-agent*) kill -{sig} ${{path#/proc/}} ;; esac
     done
+    echo done
     sleep 1000
     """
     with host.pool(1, limit=1, max_uses=9) as pool:
         with pool.acquire(PATIENCE) as one:
-            attack = one.popen(["sh", "-c", script])
-            time.sleep(0.5)
+            attack = one.popen(["sh", "-c", script], stdin=un.PIPE, stdout=un.PIPE)
+            attack.stdin.close()
+            # Or its end, if it has hit all that there is.
+            assert attack.stdout.readline() in (b"done\n", b"")
         with pool.acquire(PATIENCE) as next_one:
             assert "mark-4321" not in running(next_one)
         assert attack.wait(PATIENCE) == -signal.SIGKILL
+        attack.stdout.close()
 
 
 def test_one_that_died_while_it_waited_is_replaced(host: un.SandboxHost) -> None:
@@ -138,7 +145,15 @@ def test_one_that_died_while_it_waited_is_replaced(host: un.SandboxHost) -> None
 def test_one_whose_agent_is_silent_is_replaced(
     host: un.SandboxHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool_boxes, "CHECK_SECONDS", 0.2)
+    # It is for the first of them; the others have all the time that they need.
+    limits = itertools.chain([0.2], itertools.repeat(PATIENCE))
+    look = pool_boxes.Boxes.check
+
+    def check(boxes: pool_boxes.Boxes, box: un.Sandbox) -> None:
+        monkeypatch.setattr(pool_boxes, "CHECK_SECONDS", next(limits))
+        look(boxes, box)
+
+    monkeypatch.setattr(pool_boxes.Boxes, "check", check)
     with host.pool(1) as pool:
         wait_until(lambda: pool.stats().waiting == 1)
         stop_insides()
@@ -186,7 +201,7 @@ def test_close_does_not_wait_for_ever_for_a_start(stand_in: Callable[[str], None
     stand_in(runsc_that("exec sleep 1000"))
     with un.SandboxHost() as host, host.pool(2, start_timeout=0.5) as pool:
         wait_until(lambda: pool.stats().starting > 0)
-        with pytest.raises(un.PoolTimeoutError, match="0 are handed out"), pool.acquire(0.1):
+        with pytest.raises(un.PoolTimeoutError, match="0 are handed out"), pool.acquire(0):
             pass
         pool.close()
 
@@ -233,8 +248,8 @@ def test_an_interrupt_leaves_nothing(host: un.SandboxHost) -> None:
         before = signal.signal(signal.SIGALRM, interrupt)
         try:
             for step in range(STEPS):
-                signal.setitimer(signal.ITIMER_REAL, 0.0002 + step * 0.002)
                 try:
+                    signal.setitimer(signal.ITIMER_REAL, 0.0002 + step * 0.002)
                     with pool.acquire() as box:
                         box.run(["true"])
                         signal.setitimer(signal.ITIMER_REAL, 0)

@@ -242,8 +242,9 @@ def test_an_interpreter_that_does_not_go_on_is_told(host: un.SandboxHost) -> Non
         (say + "os.read(0, 100); os._exit(1)", un.RunscError),
         (say + "os.read(0, 100); os.write(0, b'x' * 100)", un.RunscError),
     ):
+        seconds = 3 if kind is un.TimeoutExpired else PATIENCE
         with host.python_template(code=code) as made, pytest.raises(kind):
-            made.start(["-c", ""], timeout=3)
+            made.start(["-c", ""], timeout=seconds)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import termios
@@ -188,9 +189,8 @@ def test_hardening_can_be_left_out(usernsctl: Program) -> None:
 
 def test_a_terminal_passes_signals_on(usernsctl: Program) -> None:
     ours, theirs = os.openpty()
-    # A moment after the start of the command, runsc begins to pass signals on.
     script = (
-        'trap "echo caught; exit 9" TERM; sleep 1; test -t 1 && echo ready; '
+        'trap "echo passed on" WINCH; trap "echo caught; exit 9" TERM; test -t 1 && echo ready; '
         "while :; do sleep 0.1; done"
     )
     with subprocess.Popen(
@@ -202,7 +202,11 @@ def test_a_terminal_passes_signals_on(usernsctl: Program) -> None:
         os.close(theirs)
         with open(ours, "rb", buffering=0) as terminal:
             seen = b""
-            while b"ready" not in seen:
+            while b"passed on" not in seen:
+                # A moment after the start of the command, runsc begins to do so.
+                if b"ready" in seen and not select.select([terminal], [], [], 0.05)[0]:
+                    process.send_signal(signal.SIGWINCH)
+                    continue
                 seen += terminal.read(1000)
             process.terminate()
             assert process.wait(timeout=30) == 9

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -34,45 +35,48 @@ def nothing_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
 
 
 class Others:
-    """Another task of the loop, which counts how often it has its turn."""
+    """Another task of the loop, which counts how often it has its turn.
+
+    :ivar wanted: how often it is to have had it.
+    """
 
     def __init__(self) -> None:
-        self.turns = 0
+        self.turns = self.wanted = 0
 
     async def run(self) -> None:
         while True:
             self.turns += 1
             await asyncio.sleep(0)
 
+    def before(self, do: Callable[..., Any]) -> Callable[..., Any]:
+        """Another thread's work, which by itself may be over too soon to tell."""
+
+        def do_later(*arguments: Any) -> Any:
+            deadline = time.monotonic() + PATIENCE / 2
+            while self.turns < self.wanted and time.monotonic() < deadline:
+                time.sleep(0.001)
+            return do(*arguments)
+
+        return do_later
+
     @contextlib.contextmanager
     def go_on(self) -> Iterator[None]:
         """Checks that they do, in the block."""
-        before = self.turns
+        self.wanted = self.turns + TURNS
         yield
-        assert self.turns - before >= TURNS
-
-    def after_turns(self, work: Callable[..., None]) -> Callable[..., None]:
-        """The same work, once they have had their turns: it may be over too soon to tell."""
-
-        def wait_and_work(*arguments: Any) -> None:
-            wanted, deadline = self.turns + TURNS, time.monotonic() + PATIENCE / 2
-            while self.turns < wanted and time.monotonic() < deadline:
-                time.sleep(0.001)
-            work(*arguments)
-
-        return wait_and_work
+        assert self.turns >= self.wanted
 
 
 @contextlib.asynccontextmanager
 async def others() -> AsyncIterator[Others]:
     made = Others()
     task = asyncio.create_task(made.run())
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(begun, "_fill", made.after_turns(begun._fill))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(begun, "_fill", made.before(begun._fill))
+        try:
             yield made
-    finally:
-        task.cancel()
+        finally:
+            task.cancel()
 
 
 def run(main: Callable[[], Any]) -> Any:
@@ -85,9 +89,13 @@ def test_async_with_sandbox_host_does_not_block() -> None:
             with other.go_on():
                 host = await un.SandboxHost().__aenter__()
             with other.go_on():
-                box = await host.start_async(["sh", "-c", "sleep 0.5; exit 4"])
+                script = ["sh", "-c", "read x; exit 4"]
+                box = await host.start_async(script, stdin=un.PIPE)
             with other.go_on():
+                ending = threading.Thread(target=other.before(box.stdin.close))
+                ending.start()
                 assert await box.wait_async() == 4
+            ending.join()
             await box.close_async()
             await host.__aexit__(None, None, None)
 
@@ -113,7 +121,7 @@ def test_async_closing_does_not_block(detach: bool, monkeypatch: pytest.MonkeyPa
     async def main() -> None:
         async with others() as other, await un.SandboxHost.create_async() as host:
             box = await host.start_async(FOREVER, detach=detach)
-            monkeypatch.setattr(un.Sandbox, "close", other.after_turns(un.Sandbox.close))
+            monkeypatch.setattr(un.Sandbox, "close", other.before(un.Sandbox.close))
             with other.go_on():
                 await box.close_async()
             assert box.returncode == 137
@@ -199,6 +207,9 @@ def goes_on(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 
 
 def test_what_is_cancelled_while_it_is_made_leaves_nothing(goes_on: threading.Event) -> None:
+    # A word that is in no other command line.
+    id = f"cancelled-{os.getpid()}"
+
     async def enter(made: Any) -> None:
         async with made:
             pass
@@ -207,8 +218,8 @@ def test_what_is_cancelled_while_it_is_made_leaves_nothing(goes_on: threading.Ev
         goes_on.set()
         async with un.SandboxHost() as host:
             for make in (
-                lambda: un.Sandbox(FOREVER, host=host, id="wanted"),
-                lambda: un.Sandbox(FOREVER, id="wanted"),
+                lambda: un.Sandbox(FOREVER, host=host, id=id),
+                lambda: un.Sandbox(FOREVER, id=id),
                 un.SandboxHost,
             ):
                 goes_on.clear()
@@ -219,7 +230,7 @@ def test_what_is_cancelled_while_it_is_made_leaves_nothing(goes_on: threading.Ev
                     await task
                 goes_on.set()
                 await asyncio.to_thread(wait_for_threads)
-        assert processes_with("wanted") == []
+        assert processes_with(id) == []
 
     run(main)
 

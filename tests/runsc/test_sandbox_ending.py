@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import prctl
 import pytest
@@ -17,7 +18,7 @@ from conftest import EXIT_SECONDS
 from processes import processes_with, wait_until_gone
 
 import usernsctl as un
-from usernsctl.gvisor import detached
+from usernsctl.gvisor import agent_commands, detached
 
 PATIENCE = 20
 # So long after its start a sandbox is asked again and again.
@@ -118,13 +119,21 @@ def test_runsc_that_finds_nobody_is_not_a_command_that_failed(
 
 
 @both_kinds
-def test_a_command_that_ended_with_the_sandbox_was_killed(detach: bool) -> None:
+def test_a_command_that_ended_with_the_sandbox_was_killed(
+    detach: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish = agent_commands.finish
     for check in (False, True):
         with un.Sandbox(FOREVER, detach=detach) as box:
             box.run(["true"], check=True)
             killer = threading.Timer(0.2, box.kill)
-            killer.start()
-            with contextlib.ExitStack() as caught:
+
+            def started(*arguments: Any, killer: Any = killer, **options: Any) -> Any:
+                killer.start()
+                return finish(*arguments, **options)
+
+            with contextlib.ExitStack() as caught, monkeypatch.context() as patch:
+                patch.setattr(agent_commands, "finish", started)
                 if check:
                     error = caught.enter_context(pytest.raises(un.CalledProcessError))
                 assert box.run(FOREVER, check=check).returncode == -signal.SIGKILL

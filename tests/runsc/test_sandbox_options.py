@@ -200,14 +200,15 @@ esac
 @both_kinds
 def test_start_has_a_timeout(stand_in: Callable[[str], None], detach: bool, state: Path) -> None:
     stand_in(SLOW_RUNSC)
+    id = f"slow-{os.getpid()}"
     with un.SandboxHost() as made:
         before = open_descriptors(), os.listdir(made.directory)
         with pytest.raises(un.TimeoutExpired) as caught:
-            made.start(["some", "command"], id="slow", timeout=0.3, detach=detach)
+            made.start(["some", "command"], id=id, timeout=0.3, detach=detach)
         assert (caught.value.cmd, caught.value.timeout) == (("some", "command"), 0.3)
         assert (open_descriptors(), os.listdir(made.directory)) == before
     assert un.Sandbox.list_detached() == []
-    assert processes_with("slow") == []
+    assert processes_with(id) == []
 
 
 @contextlib.contextmanager
@@ -253,10 +254,14 @@ def test_communicate_is_as_with_subprocess(host: un.SandboxHost) -> None:
     with host.start(["sh", "-c", "cat; echo err >&2; exit 3"], **pipes) as box:
         assert box.communicate(b"x" * 300_000, PATIENCE) == (b"x" * 300_000, b"err\n")
         assert box.returncode == 3
-    with host.start(["sh", "-c", "echo early; sleep 1; echo late"], stdout=un.PIPE) as box:
+    shut, held = os.pipe()
+    script = ["sh", "-c", "echo early; read x; echo late"]
+    with host.start(script, stdin=shut, stdout=un.PIPE) as box:
+        os.close(shut)
         with pytest.raises(un.TimeoutExpired) as caught:
             box.communicate(timeout=0.05)
         assert caught.value.cmd == box.args
+        threading.Timer(0.2, os.close, [held]).start()
         assert box.communicate() == (b"early\nlate\n", None)
 
 
@@ -265,7 +270,11 @@ def test_communicate_with_a_detached_sandbox(host: un.SandboxHost) -> None:
     with host.start(script, stdin=un.PIPE, stdout=un.PIPE, detach=True) as box:
         assert box.communicate(b"given", PATIENCE) == (b"given", None)
         assert box.returncode == 3
-    with host.start(["sleep", "1"], detach=True) as box, un.Sandbox.attach(box.id) as found:
+    with (
+        host.start(["cat"], stdin=un.PIPE, detach=True) as box,
+        un.Sandbox.attach(box.id) as found,
+    ):
+        threading.Timer(0.5, box.stdin.close).start()
         assert found.communicate() == (None, None)
         assert found.returncode == 0
 

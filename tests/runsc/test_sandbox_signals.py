@@ -7,6 +7,7 @@ import random
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 import usernsctl as un
+from usernsctl.gvisor import agent_commands
 
 PATIENCE = 20
 # At so many steps of a close it is closed once more.
@@ -33,7 +35,10 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @contextmanager
 def handled(do: Callable[[], object], seconds: float) -> Iterator[list[int]]:
-    """Has SIGALRM call `do`, once, after some time; the yielded list is empty until it has."""
+    """Has SIGALRM call `do`, and come once after some time, or not by itself (0).
+
+    The yielded list is empty until it has.
+    """
     calls: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -47,6 +52,31 @@ def handled(do: Callable[[], object], seconds: float) -> Iterator[list[int]]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+@contextmanager
+def handled_after(do: Callable[[], object], file: Path) -> Iterator[list[int]]:
+    """The same as soon as there is a file, which a command makes when it has come so far."""
+
+    def ring() -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not file.exists() and time.monotonic() < deadline:
+            time.sleep(0.001)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
+
+    with handled(do, 0) as calls:
+        thread = threading.Thread(target=ring)
+        thread.start()
+        try:
+            yield calls
+        finally:
+            thread.join()
+
+
+@pytest.fixture
+def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory that sandboxes are shown as /told."""
+    return tmp_path_factory.mktemp("told")
 
 
 @both_kinds
@@ -70,12 +100,20 @@ def test_it_closes_what_is_read(detach: bool) -> None:
 
 
 @both_kinds
-def test_it_closes_what_another_command_runs_in(detach: bool) -> None:
+def test_it_closes_what_another_command_runs_in(
+    detach: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish = agent_commands.finish
+
+    def ring(*arguments: Any, **options: Any) -> Any:
+        # The command has started by now.
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        return finish(*arguments, **options)
+
+    monkeypatch.setattr(agent_commands, "finish", ring)
     with un.SandboxHost() as host:
         box = host.start(FOREVER, detach=detach)
-        # On a slow machine the first command may take longer to start.
-        box.run(["true"], check=True)
-        with handled(box.close, 0.3) as calls:
+        with handled(box.close, 0) as calls:
             assert box.run(FOREVER, stderr=un.DEVNULL).returncode != 0
         assert calls
 
@@ -168,13 +206,14 @@ def test_many_threads_close_it_while_many_wait(detach: bool) -> None:
 
 
 @both_kinds
-def test_close_in_signal_handler_while_it_communicates(detach: bool) -> None:
+def test_close_in_signal_handler_while_it_communicates(detach: bool, told: Path) -> None:
     """What is read sees the end of its pipes, and no other file under their numbers."""
     pipes: dict[str, Any] = {"stdin": un.PIPE, "stdout": un.PIPE, "stderr": un.PIPE}
-    with un.SandboxHost() as host:
-        box = host.start(["sh", "-c", "echo early; sleep 1000"], **pipes, detach=detach)
-        with handled(box.close, 0.5) as calls:
-            assert box.communicate() == (b"early\n", b"")
+    script = ["sh", "-c", "read x; echo early; touch /told/it; sleep 1000"]
+    with un.SandboxHost(binds=[f"{told}:/told:rw"]) as host:
+        box = host.start(script, **pipes, detach=detach)
+        with handled_after(box.close, told / "it") as calls:
+            assert box.communicate(b"x\n") == (b"early\n", b"")
         assert calls
         assert box.returncode == 128 + signal.SIGKILL
         assert box.stdout.closed
@@ -194,17 +233,30 @@ def test_close_in_another_thread_while_it_communicates(detach: bool) -> None:
 
 def test_close_of_the_host_in_signal_handler_while_a_sandbox_is_waited_for() -> None:
     host = un.SandboxHost()
-    with host.start(["sh", "-c", "sleep 0.6; exit 4"]) as box:
-        with handled(host.close, 0.2) as calls:
+    with host.start(["sh", "-c", "read x; exit 4"], stdin=un.PIPE) as box:
+
+        def close() -> None:
+            host.close()
+            box.stdin.close()
+
+        with handled(close, 0.2) as calls:
             assert box.wait(PATIENCE) == 4
         assert calls
     with pytest.raises(ValueError, match="is closed"):
         host.start(["true"])
 
 
-def test_close_in_signal_handler_while_gvisor_run_runs() -> None:
+def test_close_in_signal_handler_while_gvisor_run_runs(told: Path) -> None:
     """The host may go at any time: what runs keeps what it needs of it."""
-    host = un.SandboxHost()
-    with handled(host.close, 0.4) as calls:
-        done = un.gvisor.run(["sh", "-c", "sleep 1; exit 4"], host=host, capture_output=True)
+    host = un.SandboxHost(binds=[f"{told}:/told:rw"])
+    script = ["sh", "-c", "touch /told/it; read x; exit 4"]
+    shut, held = os.pipe()
+
+    def close() -> None:
+        host.close()
+        os.close(held)
+
+    with handled_after(close, told / "it") as calls:
+        done = un.gvisor.run(script, host=host, stdin=shut, capture_output=True)
+    os.close(shut)
     assert (done.returncode, calls) == (4, [signal.SIGALRM])

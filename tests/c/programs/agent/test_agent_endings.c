@@ -111,7 +111,7 @@ static void sigterm_is_passed_on_and_no_more_is_begun(void)
     struct asked asked = {.argv = argv};
     start_agent(&agent);
     int socket = start_script(&agent,
-                              "trap 'echo; sleep 0.2; exit 5' TERM; echo; "
+                              "trap 'exit 5' USR1; trap 'echo' TERM; echo; "
                               "while :; do sleep 0.01; done",
                               &alive, &pid);
     kill(agent.pid, SIGTERM);
@@ -120,6 +120,7 @@ static void sigterm_is_passed_on_and_no_more_is_begun(void)
     int late = ask(&agent, &asked);
     hear_failure(late, AGENT_STEP_FORK, ESHUTDOWN);
     close(late);
+    kill(pid, SIGUSR1);
     CHECK_INT(hear_end(socket), 5 << 8);
     close(socket);
     CHECK_INT(wait_for(agent.pid), 128 + SIGTERM);
