@@ -239,6 +239,29 @@ def test_wrong_calls(template: Any, data: Path, words: list[str], told: str) -> 
     assert not data.exists()
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["create", "one", "--ready", "READY", "--", "echo", "READY"],
+        ["create", "one", "--replace", "--ready", "READY", "--", "sh", "-c", "echo READY; sleep 9"],
+        ["run", "one"],
+        ["list"],
+        ["remove", "one"],
+    ],
+)
+def test_a_place_that_can_not_be_had_is_told(
+    template: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_DATA_HOME", f"{tmp_path}/file")
+    done = template(*words)
+    place = f"{tmp_path}/file/usernsctl/templates"
+    first, last = done.stderr.splitlines()
+    assert first == f"usernsctl: template: no templates can be kept in {place}: Not a directory"
+    assert last == "  remedy: set XDG_DATA_HOME to a directory that is yours"
+    assert (done.returncode, done.stdout) == (125, "")
+
+
 # What is told meanwhile.
 
 

@@ -18,6 +18,8 @@ from usernsctl.gvisor.template.template import Template
 # How long somebody else may take to save or remove one, in seconds.
 _LOCK_SECONDS = 60
 
+_ANOTHER = "set XDG_DATA_HOME to a directory that is yours"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Named:
@@ -46,11 +48,46 @@ def directory() -> str:
         data = os.path.join(os.path.expanduser("~"), ".local", "share")
     if not os.path.isabs(data):
         raise RunscError(
-            "this user has no home directory to keep templates in",
-            step=STEP,
-            remedy="set XDG_DATA_HOME to a directory that is yours",
+            "this user has no home directory to keep templates in", step=STEP, remedy=_ANOTHER
         )
     return os.path.join(data, "usernsctl", "templates")
+
+
+def _make_directory() -> None:
+    """Make the directory that they are kept in, unless it is there.
+
+    :raises RunscError: it can't be made.
+    """
+    path = directory()
+    parent = os.path.dirname(path)
+    try:
+        os.makedirs(parent, mode=0o700, exist_ok=True)
+        fd = os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            make_private("templates", fd, exist_ok=True)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise _unusable(path, error) from None
+
+
+def _unusable(path: str, error: OSError) -> RunscError:
+    why = f"no templates can be kept in {path}: {error.strerror}"
+    return RunscError(why, step=STEP, errno=error.errno or 0, remedy=_ANOTHER)
+
+
+def _is_there(path: str) -> bool:
+    """Whether there is something of this name.
+
+    :raises RunscError: nobody can tell.
+    """
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise _unusable(directory(), error) from None
+    return True
 
 
 def path_of(name: str) -> str:
@@ -68,7 +105,7 @@ def check_free(name: str) -> None:
 
     :raises RunscError: there is one.
     """
-    if os.path.lexists(path_of(name)):
+    if _is_there(path_of(name)):
         raise RunscError(
             f"there is a template {name!r} already",
             step=STEP,
@@ -105,13 +142,16 @@ def find(name: str) -> tuple[str, str]:
     :raises ValueError: this can't be a name.
     """
     path = path_of(name)
-    if not os.path.lexists(path):
+    if not _is_there(path):
         raise _absent(name)
     return path, saved.use(path, lambda found: saved.read(found).kind)
 
 
 def list_all() -> list[Named]:
-    """All templates that have a name."""
+    """All templates that have a name.
+
+    :raises UsernsError: they can't be looked at.
+    """
     found: list[Named] = []
     with contextlib.suppress(FileNotFoundError), _locked() as top:
         for name in top.names():
@@ -122,10 +162,10 @@ def list_all() -> list[Named]:
 def names() -> list[str]:
     """The names of all templates, at once: nobody who saves or removes one is waited for.
 
-    :raises UsernsError: others could have written there.
+    :raises UsernsError: others could have written there, or nobody can look there.
     """
     path = directory()
-    if not os.path.lexists(path):
+    if not _is_there(path):
         return []
     with Directory(open_saved(path), path, forbidden=0o077) as top:
         return top.names()
@@ -208,13 +248,8 @@ def _locked(*, make: bool = False) -> Iterator[Directory]:
     """
     path = directory()
     if make:
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        parent = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            make_private("templates", parent, exist_ok=True)
-        finally:
-            os.close(parent)
-    elif not os.path.lexists(path):
+        _make_directory()
+    elif not _is_there(path):
         raise FileNotFoundError(path)
     with Directory(open_saved(path), path, forbidden=0o077) as top:
         if not top.lock(_LOCK_SECONDS):
