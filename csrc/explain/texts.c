@@ -1204,7 +1204,7 @@ const char un_text_causes[] =
     "\000"
     "kvm-denied" "\000"
     "--platform=kvm needs /dev/kvm. This user may not open it, or it does not exist." "\000"
-    "usermod --append --groups kvm USER    # and log in again\012# or do without: runsc --platform=systrap" "\000"
+    "usermod --append --groups kvm USER    # and log in again\012# or do without --platform kvm: systrap, the default, needs no device" "\000"
     "\000"
     "mapped-sandbox-eof-unknown" "\000"
     "One of runsc's processes ended before it reported back, and none of the causes here was found." "\000"

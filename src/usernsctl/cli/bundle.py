@@ -154,6 +154,7 @@ def _rootfs_for(directory: str, rootfs: str) -> str:
             step="rootfs",
             filename=rootfs,
             cause="rootfs-missing",
+            remedy="name the directory of a root filesystem, such as an unpacked image",
         )
     outside, bundle = Path(rootfs).resolve(), Path(directory).resolve()
     if outside != bundle and outside.is_relative_to(bundle):

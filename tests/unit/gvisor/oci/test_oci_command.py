@@ -58,6 +58,7 @@ def test_init_names_a_root_filesystem_elsewhere_by_its_whole_path(
     ("words", "message"),
     [
         (["--rootfs", "missing", "--", "sh"], "--rootfs missing: there is no such directory"),
+        (["--rootfs", "missing", "--", "sh"], "remedy: name the directory of a root filesystem"),
         (["--rootfs", ".", "--cwd", "x", "--", "sh"], "$.process.cwd"),
         (["--rootfs", ".", "--env", "=", "--", "sh"], "--env, number 1"),
         (["--rootfs", "."], "Missing argument"),
