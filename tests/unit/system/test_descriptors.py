@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import math
 import os
 import signal
@@ -52,7 +53,7 @@ def test_they_are_closed_once_nobody_uses_them() -> None:
         assert is_open(fd)
     assert not is_open(fd)
     # The number is somebody else's from now on.
-    assert os.dup(0) == fd
+    assert fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, fd) == fd
     shared.close()
     assert is_open(fd)
     os.close(fd)
