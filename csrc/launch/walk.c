@@ -12,6 +12,7 @@
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 /* As many as the kernel follows (path_resolution(7)). */
@@ -176,16 +177,35 @@ static int step(struct un_trail *trail, const char *name, struct pending *pendin
     }
 }
 
+/* Fails where the kernel lets no "." or "..", or with the name "" no slash, follow the last place:
+ * with ENOTDIR, or with EACCES where the directory may not be searched (path_resolution(7)). */
+static int check_directory(struct un_trail *trail, const char *name)
+{
+    struct stat status;
+    int fd = un_trail_last(trail)->fd;
+    if (trail->count == 1 || fd < 0)
+        return 0;
+    if (fstatat(fd, *name ? "." : "", &status, AT_EMPTY_PATH))
+        return -1;
+    if (S_ISDIR(status.st_mode))
+        return 0;
+    errno = ENOTDIR;
+    return -1;
+}
+
 int un_walk(struct un_trail *trail, const char *path, un_looker *look, void *arg)
 {
     struct pending pending = {.at = PENDING_MAX - 1};
     char name[NAME_MAX + 1];
     int links = 0, failed = put_first(&pending, path);
     while (!failed && take_name(&pending, name, &failed)) {
-        if (!strcmp(name, ".."))
-            cut(trail, trail->count > 1 ? trail->count - 1 : 1);
-        else if (!is_nothing(name))
+        bool is_parent = !strcmp(name, "..");
+        if (!is_parent && !is_nothing(name))
             failed = step(trail, name, &pending, &links, look, arg);
+        else
+            failed = check_directory(trail, name);
+        if (!failed && is_parent)
+            cut(trail, trail->count > 1 ? trail->count - 1 : 1);
         if (failed == 1)
             return 0;
     }

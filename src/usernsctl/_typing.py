@@ -29,6 +29,6 @@ else:
         def __class_getitem__(cls, choice):
             return str
 
-    def TypeVar(name):
+    def TypeVar(name, *, bound=None):
         """Stand for a type."""
         return object

@@ -225,6 +225,9 @@ def test_a_file_of_another_kind_is_refused(prelude: Program, tmp_path: Path) -> 
     ):
         refusal(prelude("--launch", name, "--", "true"), "launch-malformed", text)
     refusal(prelude("--launch", "/none", "--", "true"), None, "/none: No such file")
+    for end in ("/../hostname", "/.", "/"):
+        done = prelude("--launch", f"/etc/passwd{end}", "--", "true")
+        refusal(done, None, f"/etc/passwd{end}: Not a directory")
 
 
 def test_a_part_of_a_launch_is_refused(prelude: Program, write: Write) -> None:

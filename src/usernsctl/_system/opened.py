@@ -12,14 +12,21 @@ import stat
 from collections.abc import Callable
 
 from usernsctl import _core
-from usernsctl._typing import BinaryIO, Self, TypeVar
+from usernsctl._typing import BinaryIO, Protocol, Self, TypeVar
 
 # As many as the kernel follows (path_resolution(7)).
 _LINKS_MAX = 40
 
 _ENTRY = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
-_T = TypeVar("_T")
+
+class _Step(Protocol):
+    """A file on the way of :func:`walk`."""
+
+    def check_directory(self, name: str) -> None: ...
+
+
+_T = TypeVar("_T", bound="_Step")
 
 
 class ForeignLinkError(PermissionError):
@@ -72,6 +79,17 @@ class Opened:
         """
         return Opened(os.open(name, _ENTRY, dir_fd=self.fd), os.path.join(self.path, name))
 
+    def check_directory(self, name: str) -> None:
+        """Check that a path may go on behind this file as the kernel says (path_resolution(7)).
+
+        :param name: ``.`` or ``..``; empty for a slash alone, which demands no search permission.
+        :raises OSError: the file is no directory (ENOTDIR), or may not be searched (EACCES).
+        """
+        if not self.is_directory:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), self.path)
+        if name:
+            os.stat(".", dir_fd=self.fd)
+
     def set_mode(self, mode: int) -> None:
         """Change its mode, whatever that is: it need not be open to be read."""
         os.chmod(f"/proc/self/fd/{self.fd}", stat.S_IMODE(mode))
@@ -122,9 +140,10 @@ def walk(
     :param look: what an entry of the last directory is: a symbolic link, as what it holds; a file
         of another kind; ``None``: there is none.
     :param beneath: whether to lead out of the first of `trail` is an error, as it is for
-        RESOLVE_BENEATH (openat2(2)). Then ``.`` is looked at, too: a file has none.
+        RESOLVE_BENEATH (openat2(2)).
     :returns: what is left of the path, which does not exist.
-    :raises OSError: there are too many links (ELOOP), or it leads out (EXDEV).
+    :raises OSError: there are too many links (ELOOP), it leads out (EXDEV), or it goes on behind
+        a file that is no directory (ENOTDIR).
     """
 
     def refuse_to_leave(leaves: bool) -> None:
@@ -138,13 +157,12 @@ def walk(
     links = 0
     while pending:
         name = pending.pop()
-        if name in ("", "."):
-            if beneath:
-                look(trail, ".")
-            continue
-        if name == "..":
-            refuse_to_leave(len(trail) == 1)
-            del trail[max(len(trail) - 1, 1) :]
+        if name in ("", ".", ".."):
+            if len(trail) > 1:
+                trail[-1].check_directory(name)
+            if name == "..":
+                refuse_to_leave(len(trail) == 1)
+                del trail[max(len(trail) - 1, 1) :]
             continue
         found = look(trail, name)
         if found is None:

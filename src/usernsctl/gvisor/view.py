@@ -28,6 +28,11 @@ class Place:
     inside: str
     file: Opened | None
 
+    def check_directory(self, name: str) -> None:
+        """Check that a path may go on behind this file, as :meth:`Opened.check_directory` does."""
+        if self.file is not None:
+            self.file.check_directory(name)
+
 
 @dataclass(frozen=True, slots=True)
 class Walk:
@@ -119,7 +124,8 @@ class View:
         """Follow a path inside, and the symbolic links on it, as the kernel will do there.
 
         :param start: the directory inside that a relative path starts at.
-        :raises OSError: there are too many links, or we may not look into a directory on the way.
+        :raises OSError: there are too many links, it goes on behind a file that is no directory,
+            or we may not look into a directory on the way.
         """
         trail = [Place("/", self.top)]
         missing = opened.walk(os.path.join(start, path), trail, self._look)
@@ -226,7 +232,7 @@ def check_directory(view: View, cwd: str, named: str, remedy: str | None) -> Non
         is_there = view.has_directory(cwd)
     except PermissionError:
         raise
-    except OSError:  # too many links
+    except OSError:  # too many links, or a file on the way
         is_there = False
     if not is_there:
         reason = f"{named}: there is no such directory in the sandbox"

@@ -6,8 +6,10 @@
 
 #include "launch/follow.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
@@ -83,8 +85,42 @@ static int only_the_users_own_number_is_private(void *arg)
     return 0;
 }
 
+/* Opens a path name by name, and checks that the kernel opens the same file or fails likewise. */
+static void opens_what_the_kernel_opens(const char *path)
+{
+    char real[UN_PATH_MAX];
+    struct stat found, wanted;
+    int64_t foreign;
+    int fd = un_open_follow(path, real, &foreign), failed = errno;
+    int kernel = open(path, O_PATH | O_CLOEXEC);
+    if (kernel < 0) {
+        CHECK_INT(failed, errno);
+        CHECK_INT(fd, -1);
+        return;
+    }
+    CHECK(fd >= 0);
+    CHECK_INT(fstat(fd, &found), 0);
+    CHECK_INT(fstat(kernel, &wanted), 0);
+    CHECK(found.st_dev == wanted.st_dev && found.st_ino == wanted.st_ino);
+    close(fd);
+    close(kernel);
+}
+
+static void nothing_lies_behind_a_file(void)
+{
+    static const char *const files[] = {"/etc/passwd", "/bin/sh", "/dev/null", "/etc", "/", "/no"};
+    static const char *const ends[] = {"", "/", "/.", "/..", "/../passwd", "//../", "/./x"};
+    char path[64];
+    for (size_t i = 0; i < COUNT(files); i++)
+        for (size_t j = 0; j < COUNT(ends); j++) {
+            snprintf(path, sizeof path, "%s%s", files[i], ends[j]);
+            opens_what_the_kernel_opens(path);
+        }
+}
+
 int main(void)
 {
+    nothing_lies_behind_a_file();
     need_user_namespaces();
     CHECK_INT(forked(only_its_own_places_are_roots, NULL), 0);
     if (geteuid() == 0) {

@@ -66,6 +66,14 @@ def test_what_is_missing(view: View) -> None:
     assert view.walk("/bin/tool/x").missing == ("x",)
 
 
+@pytest.mark.parametrize("end", ["..", "../tool", ".", ""])
+def test_nothing_lies_behind_a_file(view: View, top: Path, end: str) -> None:
+    (top / "link").symlink_to("usr/bin/tool")
+    for path in (f"/bin/tool/{end}", f"/link/{end}"):
+        with pytest.raises(NotADirectoryError):
+            view.walk(path)
+
+
 def test_links_in_a_circle(view: View, top: Path) -> None:
     (top / "a").symlink_to("b")
     (top / "b").symlink_to("a")

@@ -1,0 +1,55 @@
+"""Paths that are followed name by name lead where the kernel's own path resolution leads."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from usernsctl._system import opened
+
+NAMES = ("", ".", "..", "file", "directory", "link", "to-file", "shut", "none")
+
+
+@pytest.fixture
+def top(tmp_path: Path) -> Path:
+    (tmp_path / "file").touch()
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "directory" / "file").touch()
+    (tmp_path / "link").symlink_to("directory")
+    (tmp_path / "to-file").symlink_to("file")
+    (tmp_path / "shut").mkdir(0o600)
+    return tmp_path
+
+
+def outcome(opens: Callable[[], int]) -> tuple[int, int] | int | None:
+    """Return which file was opened, or the errno."""
+    try:
+        fd = opens()
+    except OSError as error:
+        return error.errno
+    status = os.fstat(fd)
+    os.close(fd)
+    return status.st_dev, status.st_ino
+
+
+@pytest.mark.each_user
+def test_a_path_leads_where_the_kernel_leads(top: Path) -> None:
+    for names in itertools.product(NAMES, repeat=3):
+        path = "/".join([str(top), *names])
+        wanted = outcome(functools.partial(os.open, path, os.O_PATH))
+        assert outcome(lambda path=path: opened.follow(path).detach()) == wanted, path
+
+
+@pytest.mark.parametrize("end", ["/..", "/../file", "/.", "/"])
+def test_nothing_lies_beneath_a_file(top: Path, end: str) -> None:
+    directory = os.open(top, os.O_PATH)
+    try:
+        with pytest.raises(NotADirectoryError):
+            opened.open_beneath(directory, f"file{end}")
+    finally:
+        os.close(directory)
