@@ -96,7 +96,8 @@ with opened(sys.argv[1]) as api:
     script = "read word; echo $word; echo err >&2"
     stderr = api.STDOUT if sys.argv[2] == "merged" else None
     stdout = sys.stdout if sys.argv[2] == "named" else None
-    api.run(["sh", "-c", script], stdout=stdout, stderr=stderr)
+    # Only for a command in a sandbox, the default is another one.
+    api.run(["sh", "-c", script], stdin=None, stdout=stdout, stderr=stderr)
 """
 
 

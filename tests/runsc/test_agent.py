@@ -501,8 +501,8 @@ with un.SandboxHost() as host, host.start(["sleep", "1000"]) as box:
     for fd in map(int, sys.argv[1]):
         os.close(fd)
     for _ in range(2):
-        done = box.run(["sh", "-c", "cat; echo said; echo err >&2; exit 6"])
-        told = box.check_output(["sh", "-c", "cat; echo told"])
+        done = box.run(["sh", "-c", "cat; echo said; echo err >&2; exit 6"], stdin=None)
+        told = box.check_output(["sh", "-c", "cat; echo told"], stdin=None)
     os.write(report, b"%d %s" % (done.returncode, told))
 """
 
@@ -519,6 +519,54 @@ def test_standard_streams_may_be_closed(closed: str) -> None:
     said = b"" if "1" in closed else b"in said\nsaid\n" if "0" not in closed else b"said\nsaid\n"
     assert done.stdout == said + b"6 told\n"
     assert done.stderr == (b"" if "2" in closed else b"err\nerr\n")
+
+
+# Each way to start a command, and at the end what is left of the caller's own standard input.
+UNNAMED = """
+import asyncio, sys
+import usernsctl as un
+
+def run(box, **options):
+    box.run(["cat"], **options)
+    box.run(["cat"], terminal=True, **options)
+
+def check_output(box, **options):
+    print(box.check_output(["cat"], text=True, **options), end="")
+
+def popen(box, **options):
+    with box.popen(["cat"], **options) as process:
+        process.wait()
+
+def create_subprocess_exec(box, **options):
+    async def main():
+        async with await box.create_subprocess_exec("cat", **options):
+            pass
+    asyncio.run(main())
+
+_, way, *named = sys.argv
+with un.SandboxHost() as host, host.start(["sleep", "1000"]) as box:
+    globals()[way](box, **({"stdin": None} if named else {}))
+print("left:", sys.stdin.read())
+"""
+
+
+def unnamed(way: str, *named: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", UNNAMED, way, *named],
+        input="secret",
+        capture_output=True,
+        text=True,
+        timeout=3 * PATIENCE,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+@pytest.mark.parametrize("way", ["run", "check_output", "popen", "create_subprocess_exec"])
+def test_our_own_standard_input_is_no_commands_unless_it_is_named(way: str) -> None:
+    assert unnamed(way).endswith("left: secret\n")
+    assert "secret" not in unnamed(way).partition("left:")[0]
+    assert unnamed(way, "named").endswith("left: \n")
 
 
 # Where there is no agent.

@@ -412,12 +412,13 @@ class Sandbox(BegunClosing):
         The agent, and whatever it has started and still runs, ends with this object, also where the
         sandbox is detached and lives on.
 
-        :param options: of :class:`subprocess.Popen`, and with other meanings: `env`, what is set
-            beside what the sandbox has; `cwd`, a path inside, by default ``/``; `user`, a uid and a
-            gid inside, by default 0 and 0; `groups`, a list of gids; `rlimits`, as
-            :class:`SandboxHost` has them; `terminal`, whether it gets a terminal of its own, which
-            is read and written by its streams: true, or its size in columns and rows. Those about
-            namespaces, and `pass_fds`, can't be had.
+        :param options: of :class:`subprocess.Popen`, and with other meanings: `stdin`, by default
+            DEVNULL (``None`` is the caller's own standard input); `env`, what is set beside what
+            the sandbox has; `cwd`, a path inside, by default ``/``; `user`, a uid and a gid inside,
+            by default 0 and 0; `groups`, a list of gids; `rlimits`, as :class:`SandboxHost` has
+            them; `terminal`, whether it gets a terminal of its own, which is read and written by
+            its streams: true, or its size in columns and rows. Those about namespaces, and
+            `pass_fds`, can't be had.
         :raises TypeError: an option is of the wrong type, or unknown.
         :raises ValueError: an option can't be had, or not with this value.
         :raises CommandError: the command could not be started; where it, or `cwd`, does not exist
