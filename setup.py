@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +56,11 @@ def processor() -> str:
     return told.stdout.partition("-")[0].strip() or platform.machine()
 
 
-def runs_here(program: Path, *words: str) -> bool:
+def runs_here(program: Path) -> bool:
     """Whether a program works; of one for another processor it can't be told here."""
     if processor() != platform.machine():
         return True
-    return subprocess.run([program, *words], stdout=subprocess.DEVNULL).returncode == 0
+    return subprocess.run([program], stdout=subprocess.DEVNULL).returncode == 0
 
 
 def compiler() -> list[str]:
@@ -76,8 +77,7 @@ RELEASE = [
     *BRANCHES.get(processor(), ()),
 ]
 FULL_RELRO = ["-Wl,-z,relro,-z,now"]
-# The binding that cffi generates is not ours to mend, so the extension is built without warnings.
-EXTENSION_FLAGS = [flag for flag in FLAGS if not flag.startswith("-W")] + RELEASE
+EXTENSION_FLAGS = [*RELEASE, "-fvisibility=hidden"]
 PROGRAM_FLAGS = [*FLAGS, *RELEASE, "-ffunction-sections", "-fdata-sections"]
 PROGRAM_LDFLAGS = [
     "-Wl,--gc-sections",
@@ -89,9 +89,7 @@ PROGRAM_LDFLAGS = [
 
 # Best first. A static program starts in less than half the time, and runs in an image that has
 # no libc or another one.
-STATIC_MODES = [["-fPIE", "-static-pie"], ["-static"]]
-LINK_MODES = [*STATIC_MODES, ["-fPIE", "-pie"]]
-OBJCOPY = os.environ.get("OBJCOPY", "objcopy")
+LINK_MODES = [["-fPIE", "-static-pie"], ["-static"], ["-fPIE", "-pie"]]
 
 # The types of <sys/types.h> that the header uses; the compiler fills in the dots.
 SYSTEM_TYPES = "typedef int... pid_t; typedef int... uid_t; typedef int... gid_t;"
@@ -121,14 +119,14 @@ def extension() -> Any:
     libc = older_libc()
     ffi = FFI()
     ffi.cdef(SYSTEM_TYPES + declarations((CSRC / INTERFACE).read_text()))
+    # BuildExtension adds the core. The binding that cffi generates is built without warnings: they
+    # could not be mended here.
     ffi.set_source(
         "usernsctl._native",
         f'#include "{INTERFACE}"',
-        sources=[str(path) for path in layout.core(CSRC)],
-        depends=[str(path) for path in sorted(CSRC.rglob("*.h"))],
+        depends=[str(path) for path in sorted(CSRC.rglob("*.[ch]"))],
         include_dirs=[str(CSRC)],
-        define_macros=DEFINES,
-        extra_compile_args=[*libc, *EXTENSION_FLAGS, "-fvisibility=hidden"],
+        extra_compile_args=[*libc, *EXTENSION_FLAGS],
         extra_link_args=[*libc, *FULL_RELRO],
         py_limited_api=True,
     )
@@ -149,50 +147,53 @@ def link_mode(compiler: list[str]) -> list[str]:
     raise CompileError(f"{shlex.join(compiler)} can't make a working program")
 
 
-def build_program(program: Path) -> None:
-    defines = [f"-D{name}={value}" for name, value in DEFINES]
-    mode = link_mode(compiler())
-    flags = [*PROGRAM_FLAGS, *defines, *own_flags(), *mode, *PROGRAM_LDFLAGS]
-    sources = [*layout.program(program.name, CSRC), *layout.core(CSRC)]
-    if program.name != "usernsctl-exec" or not build_with_first(flags, mode, sources, program):
-        compile_program(flags, sources, program)
+class ProgramBuilder:
+    """Builds the native programs, and compiles the core once for all of them.
+
+    :param scratch: an empty directory, for objects.
+    """
+
+    def __init__(self, scratch: Path) -> None:
+        self._scratch = scratch
+        self._compiler = program_compiler(scratch)
+        self._mode = link_mode(self._compiler)
+
+    @functools.cached_property
+    def _core(self) -> list[Path]:
+        return self._compile(layout.core(CSRC))
+
+    def _compile(self, sources: list[Path]) -> list[Path]:
+        return compile_all([*self._compiler, *PROGRAM_FLAGS, *self._mode], sources, self._scratch)
+
+    def build(self, program: Path) -> None:
+        """Build the program of that name, one of layout.PROGRAMS."""
+        objects = [*self._compile(layout.program(program.name, CSRC)), *self._core]
+        link(program, [*self._compiler, *RELEASE, *self._mode, *PROGRAM_LDFLAGS], objects)
 
 
-def build_with_first(flags: list[str], mode: list[str], sources: list[Path], program: Path) -> bool:
-    """Build the program so that it begins before its libc; false where the tools can't."""
-    if not has_first(mode):
-        return False
-    with tempfile.TemporaryDirectory() as scratch:
-        first = Path(scratch, "first.o")
-        try:
-            build_first(first, mode)
-            entry = f"-Wl,-e,{layout.FIRST_ENTRY}"
-            compile_program([*flags, entry], [*sources, first], program)
-        except CompileError as error:
-            print(f"{error}: it begins with libc, and starts later for that", flush=True)
-            return False
-    return runs_here(program, "--version")
+@functools.cache
+def program_builder(build_temp: str) -> ProgramBuilder:
+    """Return the builder that all of setuptools' commands share."""
+    return ProgramBuilder(empty_directory(Path(build_temp, "programs")))
 
 
-def has_first(mode: list[str]) -> bool:
-    """Whether a program can begin before its libc does; if the dynamic loader starts it, no."""
-    known = processor() in layout.FREESTANDING_MACHINES
-    return known and mode in STATIC_MODES and shutil.which(OBJCOPY) is not None
+def program_compiler(scratch: Path) -> list[str]:
+    """Return the compiler of the programs: musl-gcc where there is one, since musl starts faster.
 
-
-def build_first(target: Path, mode: list[str]) -> None:
-    movable = layout.FIRST_MOVABLE if "-static-pie" in mode else ["-fno-pie"]
-    flags = [*FLAGS, "-O2", *own_flags(), *layout.FIRST_FLAGS, *movable, *layout.FIRST_LDFLAGS]
-    compile_program(flags, layout.first(CSRC), target)
-    # Its libc is nobody else's.
-    command = [OBJCOPY, f"--keep-global-symbol={layout.FIRST_ENTRY}", str(target)]
-    if subprocess.run(command).returncode != 0:
-        raise CompileError(f"{shlex.join(command)} failed")
+    A program that is linked with glibc works as well, and starts in twice the time: glibc asks the
+    processor for its features, which a virtual machine answers one after the other.
+    """
+    if chosen := os.environ.get("USERNSCTL_PROGRAM_CC"):
+        return shlex.split(chosen)
+    if processor() != platform.machine() or not shutil.which("musl-gcc"):
+        return compiler()
+    return ["musl-gcc", *layout.musl_flags(scratch / "kernel-headers")]
 
 
 def build_freestanding(program: Path) -> None:
-    flags = [*FLAGS, "-O2", *own_flags(), *layout.freestanding_flags(processor())]
-    compile_program(flags, layout.freestanding(program.name, CSRC), program)
+    flags = [*FLAGS, "-O2", *layout.freestanding_flags(processor())]
+    sources = layout.freestanding(program.name, CSRC)
+    link(program, [*compiler(), *flags], sources)
 
 
 def own_flags() -> list[str]:
@@ -201,17 +202,57 @@ def own_flags() -> list[str]:
     return [flag for name in names for flag in shlex.split(os.environ.get(name, ""))]
 
 
-def compile_program(flags: list[str], sources: list[Path], program: Path) -> None:
+def empty_directory(directory: Path) -> Path:
+    """Make a directory anew: objects of an earlier build may be older than their sources."""
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    return directory
+
+
+def compile_all(compiler: list[str], sources: list[Path], scratch: Path) -> list[Path]:
+    """Compile sources side by side.
+
+    :returns: their objects, in the same order, in the directory ``scratch``.
+    :raises CompileError: one can't be compiled; the compiler has said why.
+    """
+    flags = [f"-D{name}={value}" for name, value in DEFINES] + own_flags()
+
+    def compile_one(source: Path) -> Path:
+        target = scratch / source.with_suffix(".o")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        run_compiler([*compiler, *flags, "-c", str(source), "-o", str(target)], source.name)
+        return target
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(compile_one, sources))
+
+
+def link(program: Path, compiler: list[str], inputs: list[Path]) -> None:
+    """Link objects, or compile sources, into an executable program.
+
+    :raises CompileError: that is not possible; the compiler has said why.
+    """
     program.parent.mkdir(parents=True, exist_ok=True)
-    command = [*compiler(), *flags, *map(str, sources), "-o", str(program)]
+    words = [*compiler, *own_flags(), *map(str, inputs), "-o", str(program)]
+    run_compiler(words, program.name)
+    program.chmod(0o755)
+
+
+def run_compiler(command: list[str], name: str) -> None:
     print(shlex.join(command), flush=True)
     if subprocess.run(command).returncode != 0:
-        raise CompileError(f"{program.name} could not be built")
-    program.chmod(0o755)
+        raise CompileError(f"{name} could not be built")
 
 
 class BuildExtension(build_ext):
     """Also makes the programs that the package carries as data, and starts by their path."""
+
+    def build_extension(self, ext: Any) -> None:
+        """Compile the core, side by side, which setuptools would do one file after the other."""
+        words = [*compiler(), *older_libc(), *FLAGS, *EXTENSION_FLAGS, "-fPIC"]
+        scratch = empty_directory(Path(self.build_temp, "core"))
+        ext.extra_objects = [str(path) for path in compile_all(words, layout.core(CSRC), scratch)]
+        super().build_extension(ext)
 
     def run(self) -> None:
         super().run()
@@ -222,7 +263,7 @@ class BuildExtension(build_ext):
             build_freestanding(programs / name)
         # Also a copy of usernsctl-exec: where scripts are installed, the package can't always tell.
         for name in layout.PROGRAMS.keys() - {"usernsctl-entrypoint", *freestanding}:
-            build_program(programs / name)
+            program_builder(self.build_temp).build(programs / name)
 
     def _package(self) -> Path:
         """Where the package will be imported from: the tree itself, if it is installed editable."""
@@ -235,8 +276,9 @@ class BuildScripts(build_scripts):
     """Compiles the scripts: setuptools would take them for text and rewrite their first lines."""
 
     def run(self) -> None:
+        build_temp = self.get_finalized_command("build").build_temp
         for name in SCRIPTS:
-            build_program(Path(self.build_dir, name))
+            program_builder(build_temp).build(Path(self.build_dir, name))
 
 
 setup(

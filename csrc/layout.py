@@ -6,6 +6,7 @@ an edit, and a new program takes one line in PROGRAMS.
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 
 CSRC = Path(__file__).resolve().parent
@@ -29,9 +30,8 @@ PROGRAMS = {
     "usernsctl-child": (),
 }
 
-# What runs in any root filesystem, or is started for each command: the smaller, the faster. They
-# have no libc. On other machines gVisor does not run, and usernsctl-child is a program like the
-# others.
+# What runs in gVisor, in any root filesystem: the smaller, the faster. They have no libc. gVisor
+# runs on no other processors.
 FREESTANDING_MACHINES = ("x86_64", "aarch64")
 FREESTANDING_FLAGS = (
     *("-ffreestanding", "-fno-builtin", "-fno-stack-protector", "-U_FORTIFY_SOURCE", "-nostdlib"),
@@ -57,45 +57,15 @@ AGENT = (
 )
 FREESTANDING = {
     "usernsctl-verify": ("programs/verify/main.c", "programs/shared/proof.c"),
-    "usernsctl-child": (
-        *("programs/child/main.c", "child/libc.c", "child/enter.c", "child/task.c"),
-        *("sys/self.c", "sys/own_maps.c", "sys/namespaces.c", "sys/setup.c", "sys/exec.c"),
-        *("sys/clone.c", "sys/fds.c", "sys/message.c", "sys/stdio.c", "base/caps.c"),
-        *("base/number.c", "base/error.c", "sys/barrier.c"),
-    ),
     "usernsctl-agent": (
         *(f"programs/agent/{name}.c" for name in ("main", "libc", *AGENT)),
-        *("programs/shared/proof.c", "child/libc.c", "base/error.c", "base/number.c"),
+        *("programs/shared/proof.c", "base/error.c", "base/number.c"),
         *("sys/clone.c", "sys/exec.c", "sys/fds.c"),
     ),
 }
 
-# What usernsctl-exec begins with, before its libc is started (programs/exec/first.h): one object,
-# that has but one name for others.
-FIRST_ENTRY = "un_begin"
-FIRST_FLAGS = (
-    *("-DUN_BEFORE_LIBC", "-ffreestanding", "-fno-builtin", "-fno-lto", "-U_FORTIFY_SOURCE"),
-    *("-fstack-protector-strong", "-mstack-protector-guard=global"),
-    *("-fvisibility=hidden", "-ffunction-sections", "-fdata-sections"),
-    # Nothing of its own is looked up in a table that libc has not filled yet.
-    *("-include", str(CSRC / "programs/exec/first_hidden.h")),
-)
-# Where the program is a position-independent one.
-FIRST_MOVABLE = ("-fPIE", "-DUN_MOVABLE")
-FIRST_LDFLAGS = (
-    *("-nostdlib", "-r", "-Wl,--gc-sections", f"-Wl,-e,{FIRST_ENTRY}"),
-    f"-Wl,-T,{CSRC / 'programs/exec/first.ld'}",
-)
-FIRST_ONLY = ("programs/exec/first.c", "programs/exec/first_libc.c")
-FIRST = (
-    *(*FIRST_ONLY, "programs/exec/identity.c", "programs/exec/options.c"),
-    *(source for source in FREESTANDING["usernsctl-child"] if source != "programs/child/main.c"),
-    *("facts/process.c", "map/plan.c", "map/compose.c", "map/idmap.c", "map/kind.c"),
-    "sys/map_files.c",
-)
-
-# These stand in for libc, so nothing else is built with them.
-OWN_LIBC = ("child/libc.c", "programs/agent/libc.c", "programs/exec/first_libc.c")
+# It stands in for libc, so nothing else is built with it.
+AGENT_LIBC = "programs/agent/libc.c"
 
 
 def flags(csrc: Path = CSRC) -> list[str]:
@@ -104,17 +74,32 @@ def flags(csrc: Path = CSRC) -> list[str]:
     return [f"-I{csrc}" if word == "-I." else word for word in words]
 
 
+def musl_flags(headers: Path, system: Path = Path("/usr/include")) -> list[str]:
+    """What musl-gcc needs besides: musl brings no headers of the kernel, and its macros convert.
+
+    :param headers: the directory in which to make links to the kernel's headers in ``system``, and
+        to nothing of its libc.
+    """
+    machine = [system / "asm", *system.glob(f"{platform.machine()}-linux-gnu/asm")]
+    asm = next(directory for directory in machine if directory.is_dir())
+    headers.mkdir(parents=True, exist_ok=True)
+    for directory in (system / "linux", system / "asm-generic", asm):
+        link = headers / directory.name
+        if not link.is_symlink():
+            link.symlink_to(directory)
+    return ["-Wno-conversion", "-Wno-sign-conversion", f"-isystem{headers.resolve()}"]
+
+
 def core(csrc: Path = CSRC) -> list[Path]:
     """The sources that the extension and every program that has a libc are built from."""
     found = [file for layer in LAYERS[:-1] for file in (csrc / layer).glob("*.c")]
-    return sorted(set(found) - {csrc / source for source in OWN_LIBC})
+    return sorted(found)
 
 
 def program(name: str, csrc: Path = CSRC) -> list[Path]:
     """The sources of a program, but for the core's."""
     programs = csrc / "programs"
     own = set((programs / name.removeprefix("usernsctl-")).glob("*.c"))
-    own -= {csrc / source for source in FIRST_ONLY}
     return [*sorted(own), *(programs / "shared" / source for source in PROGRAMS[name])]
 
 
@@ -131,8 +116,3 @@ def freestanding(name: str, csrc: Path = CSRC) -> list[Path]:
 def agent(csrc: Path = CSRC) -> list[Path]:
     """The sources of the agent but for where it begins, its libc and its proof, for tests."""
     return [csrc / "programs" / "agent" / f"{name}.c" for name in AGENT]
-
-
-def first(csrc: Path = CSRC) -> list[Path]:
-    """All sources of what usernsctl-exec begins with."""
-    return [csrc / source for source in FIRST]

@@ -6,8 +6,8 @@ Left out is what differs between machines, or from one time to the next:
 - system calls by which a program waits (how often depends on who is faster), gets memory, or reads
   files of /etc, which may be long;
 - instructions of Python, of the helpers, and of what reads /etc;
-- the start of libc, which asks the processor what it can do: so the instructions are those that are
-  more than a program takes that does nothing.
+- the start of libc: the instructions are those that are more than a program takes that does
+  nothing.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ IN_PYTHON = {
 }
 
 
-def compile_c(text: str, target: Path, *flags: str) -> Path:
+def compile_c(text: str, target: Path, *flags: str, compiler: str = "cc") -> Path:
     """Compile a program that is linked with nothing that may change."""
     source = target.with_suffix(".c")
     source.write_text(text)
-    subprocess.run(["cc", "-O2", *flags, source, "-o", target], check=True)
+    subprocess.run([compiler, "-O2", *flags, source, "-o", target], check=True)
     return target
 
 
@@ -92,8 +92,8 @@ def own_calls(names: list[str]) -> list[str]:
     """
     end = names.index("execve", 1) + 1
     names = names[1:end]
-    # Where libc was started first, this is the last thing that it did.
-    return names[names.index("mprotect") + 1 :] if "mprotect" in names else names
+    # The last thing that musl's start does.
+    return names[names.index("set_tid_address") + 1 :]
 
 
 def trace_prelude(program: Path, *options: str) -> list[str]:
@@ -145,7 +145,8 @@ def may_map_ranges() -> bool:
 def count(directory: Path) -> dict[str, int]:
     """All counts that this user can have."""
     tiny = tiny_program(directory)
-    nothing = compile_c("int main(void) { return 0; }", directory / "nothing", "-static-pie")
+    text = "int main(void) { return 0; }"
+    nothing = compile_c(text, directory / "nothing", "-static-pie", compiler="musl-gcc")
     start = instructions(nothing)
     counts = {}
     for options in ("-r", "-rmniuC"):

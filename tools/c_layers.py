@@ -82,8 +82,8 @@ def dependencies(csrc: Path) -> tuple[dict[str, dict[str, str]], list[str]]:
     definer = {
         symbol: name
         for name, of in symbols.items()
-        if f"{name}.c" not in layout.OWN_LIBC
-        for symbol in of.defined - {"main", "_start", layout.FIRST_ENTRY}
+        if f"{name}.c" != layout.AGENT_LIBC
+        for symbol in of.defined - {"main", "_start"}
     }
     uses: dict[str, dict[str, str]] = {}
     wrong = []

@@ -1,8 +1,8 @@
 """c_tests.py [NAME...]: build csrc/ and all of tests/c with each compiler, and run the tests.
 
-Without a name, these are gcc and clang, under ASan and UBSan. ``aarch64`` is for that processor,
-and has an emulator run what starts no other program; ``musl`` is another libc. Both need what is in
-tools/dist/packages.apt.
+Without a name, these are gcc and clang, under ASan and UBSan, and gcc with musl, the libc that the
+programs are linked with. ``aarch64`` is for that processor, has an emulator run what starts no
+other program, and needs what is in tools/dist/packages.apt.
 
 A test is a program of its own, linked with the core; it fails by exiting nonzero. The native
 programs are built too, so that both compilers have checked every line. What reads bytes of others'
@@ -39,7 +39,6 @@ class Toolchain:
 
     ``links``: for programs and tests. ``fuzzes``: it has libFuzzer, and these flags have that see
     which lines are reached. ``runner``: the words before a program of another processor.
-    ``objcopy``: for a program that begins before its libc.
     """
 
     name: str
@@ -49,7 +48,6 @@ class Toolchain:
     fuzzes: tuple[str, ...] = ()
     machine: str = platform.machine()
     runner: tuple[str, ...] = ()
-    objcopy: str = ""
 
     def runs(self, test: Path) -> bool:
         """Whether a test can be run here."""
@@ -59,7 +57,6 @@ class Toolchain:
 # Tests of these layers start no program and make no namespace, which an emulator has a thread too
 # many for.
 ALONE = ("base", "map", "child", "facts", "explain")
-KERNEL_HEADERS = BUILD / "kernel-headers"
 TOOLCHAINS = {
     made.name: made
     for made in (
@@ -72,30 +69,17 @@ TOOLCHAINS = {
             links=("-static-pie",),
             machine="aarch64",
             runner=("qemu-aarch64",),
-            objcopy="aarch64-linux-gnu-objcopy",
         ),
-        # Its own macros convert silently, and it brings no headers of the kernel.
+        # What setup.py links the programs with.
         Toolchain(
             "musl",
             "musl-gcc",
-            flags=("-Wno-conversion", "-Wno-sign-conversion", f"-isystem{KERNEL_HEADERS}"),
-            links=("-static",),
+            flags=("-fPIE", *layout.musl_flags(BUILD / "kernel-headers")),
+            links=("-static-pie",),
         ),
     )
 }
-USUAL = ("gcc", "clang")
-
-
-def find_kernel_headers() -> None:
-    """Have KERNEL_HEADERS lead to those of this machine, and to nothing of its libc."""
-    system = Path("/usr/include")
-    of_machine = [system / "asm", *system.glob(f"{platform.machine()}-linux-gnu/asm")]
-    asm = next(headers for headers in of_machine if headers.is_dir())
-    KERNEL_HEADERS.mkdir(parents=True, exist_ok=True)
-    for headers in (system / "linux", system / "asm-generic", asm):
-        link = KERNEL_HEADERS / headers.name
-        if not link.is_symlink():
-            link.symlink_to(headers)
+USUAL = ("gcc", "clang", "musl")
 
 
 def compile_to_object(toolchain: Toolchain, source: Path, version: str) -> Path:
@@ -149,11 +133,6 @@ def build(toolchain: Toolchain, pool: ThreadPoolExecutor) -> list[list[Path | st
         for source, program in linked.items()
         if toolchain.runs(source)
     ]
-    if toolchain.objcopy:
-        files = [objects[file] for file in programs["usernsctl-exec"]]
-        inputs = [*files, build_first(toolchain)]
-        program = link(inputs, directory / "first", f"-Wl,-e,{layout.FIRST_ENTRY}")
-        commands.append([*toolchain.runner, program.absolute(), "--version"])
     if toolchain.fuzzes:
         fuzzers = compile_all(sorted(TESTS.rglob("fuzz_*.c")))
         for source, made in fuzzers.items():
@@ -186,30 +165,6 @@ def build_freestanding(toolchain: Toolchain) -> None:
         flags = [*layout.flags(CSRC), "-Werror", "-O2", *kernel]
         flags += layout.freestanding_flags(toolchain.machine)
         run([toolchain.compiler, *flags, *layout.freestanding(name, CSRC), "-o", target])
-    if toolchain.name not in USUAL:
-        return
-    target = compile_first(toolchain, "-fno-pie")
-    # It needs nothing but what libc is begun with; what it does not use may be missing.
-    given = [f"-Wl,--defsym={name}=0" for name in ("_start", "un_first_failure")]
-    entry = ["-Wl,--gc-sections", f"-Wl,-e,{layout.FIRST_ENTRY}"]
-    words = ["-nostdlib", "-static", *entry, *given, target, "-o", target.with_suffix("")]
-    run([toolchain.compiler, *words])
-
-
-def compile_first(toolchain: Toolchain, *flags: str) -> Path:
-    """The object that usernsctl-exec begins with."""
-    target = BUILD / toolchain.name / "freestanding" / "first.o"
-    words = [*layout.flags(CSRC), "-Werror", "-O2", *layout.FIRST_FLAGS, *flags]
-    words += [*layout.FIRST_LDFLAGS, *map(str, layout.first(CSRC))]
-    run([toolchain.compiler, *words, "-o", target])
-    return target
-
-
-def build_first(toolchain: Toolchain) -> Path:
-    """What of usernsctl-exec comes before its libc, as setup.py links it."""
-    target = compile_first(toolchain, *layout.FIRST_MOVABLE)
-    run([toolchain.objcopy, f"--keep-global-symbol={layout.FIRST_ENTRY}", target])
-    return target
 
 
 def main(names: list[str]) -> int:
@@ -218,7 +173,6 @@ def main(names: list[str]) -> int:
         sys.exit(f"there is no {', '.join(unknown)}; there are {', '.join(TOOLCHAINS)}")
     failed = []
     total = 0
-    find_kernel_headers()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for name in names:
             toolchain = TOOLCHAINS[name]

@@ -63,9 +63,49 @@ int un_fail_errno(struct un_error *err, enum un_step step, const char *detail)
     return -1;
 }
 
+const char *un_errno_text(int errnum)
+{
+    static const struct {
+        int errnum;
+        const char *text;
+    } differing[] = {
+        {EIO, "Input/output error"},
+        {ECHILD, "No child processes"},
+        {ENOMEM, "Cannot allocate memory"},
+        {EBUSY, "Device or resource busy"},
+        {EXDEV, "Invalid cross-device link"},
+        {EMFILE, "Too many open files"},
+        {ENOTTY, "Inappropriate ioctl for device"},
+        {ESPIPE, "Illegal seek"},
+        {ERANGE, "Numerical result out of range"},
+        {EDEADLK, "Resource deadlock avoided"},
+        {ENAMETOOLONG, "File name too long"},
+        {ELOOP, "Too many levels of symbolic links"},
+        {EOVERFLOW, "Value too large for defined data type"},
+        {EILSEQ, "Invalid or incomplete multibyte or wide character"},
+        {ENOTSOCK, "Socket operation on non-socket"},
+        {EMSGSIZE, "Message too long"},
+        {EOPNOTSUPP, "Operation not supported"},
+        {EADDRINUSE, "Address already in use"},
+        {EADDRNOTAVAIL, "Cannot assign requested address"},
+        {ENETUNREACH, "Network is unreachable"},
+        {ENOTCONN, "Transport endpoint is not connected"},
+        {ETIMEDOUT, "Connection timed out"},
+        {EHOSTUNREACH, "No route to host"},
+        {EUCLEAN, "Structure needs cleaning"},
+        {EDQUOT, "Disk quota exceeded"},
+        {EUSERS, "Too many users"},
+        {ELIBBAD, "Accessing a corrupted shared library"},
+    };
+    for (size_t i = 0; i < sizeof differing / sizeof *differing; i++)
+        if (differing[i].errnum == errnum)
+            return differing[i].text;
+    return strerror(errnum);
+}
+
 const char *un_error_reason(const struct un_error *err, char *text, size_t size)
 {
-    const char *kernel = err->errnum ? strerror(err->errnum) : "";
+    const char *kernel = err->errnum ? un_errno_text(err->errnum) : "";
     /* Only a command can be looked up under an empty name. */
     const char *detail = err->step == UN_STEP_LOOKUP && !*err->detail ? "\"\"" : err->detail;
     const char *between = *kernel && *detail ? ": " : "";

@@ -11,4 +11,8 @@ int un_fail(struct un_error *err, enum un_step step, int errnum, const char *cau
 /* The same with errno, a detail that is copied as it is, and no cause. Async-signal-safe. */
 int un_fail_errno(struct un_error *err, enum un_step step, const char *detail);
 
+/* Returns what glibc's strerror() returns, in every libc: musl has other words for some, and users
+ * look for a message by its words. */
+const char *un_errno_text(int errnum);
+
 #endif

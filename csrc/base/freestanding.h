@@ -5,47 +5,22 @@
 
 #include <asm/unistd.h>
 
-#if defined(UN_NO_ENTRY)
-#elif defined(UN_BEFORE_LIBC)
-/* The program begins with this, and with libc's own _start once this is done, if it returns. It
- * gets the stack as a program finds it (the System V ABI): argc, argv, NULL, envp, NULL, and leaves
- * it as it was. No function is to be called at the end, as the registers say that the kernel sets.
- */
-#define UN_ENTRY "un_begin"
-__attribute__((used)) static void start(long *stack);
-#if defined(__x86_64__)
-#define UN_AFTER_START                                                                             \
-    "mov %rbx, %rsp\n\t"                                                                           \
-    "xor %edx, %edx\n\t"                                                                           \
-    "jmp _start\n"
-#else
-#define UN_AFTER_START                                                                             \
-    "mov sp, x19\n\t"                                                                              \
-    "mov x0, #0\n\t"                                                                               \
-    "b _start\n"
-#endif
-#else
-/* Gets the stack as a program finds it (the System V ABI): argc, argv, NULL, envp, NULL. */
-#define UN_ENTRY "_start"
-#define UN_AFTER_START ""
-__attribute__((noreturn, used)) static void start(long *stack);
-#endif
-
 #ifndef UN_NO_ENTRY
-__asm__(".globl " UN_ENTRY "\n" UN_ENTRY ":\n\t"
+/* Gets the stack as a program finds it (the System V ABI): argc, argv, NULL, envp, NULL. */
+__attribute__((noreturn, used)) static void start(long *stack);
+
+__asm__(".globl _start\n_start:\n\t"
 #if defined(__x86_64__)
         "xor %ebp, %ebp\n\t"
-        "mov %rsp, %rbx\n\t"
         "mov %rsp, %rdi\n\t"
         "and $-16, %rsp\n\t"
-        "call start\n\t"
+        "call start\n"
 #else
         "mov x29, #0\n\t"
         "mov x0, sp\n\t"
-        "mov x19, x0\n\t"
-        "bl start\n\t"
+        "bl start\n"
 #endif
-        UN_AFTER_START);
+);
 #endif
 
 /*

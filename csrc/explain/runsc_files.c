@@ -41,7 +41,7 @@ static ssize_t read_up_to(int fd, char *to, size_t most)
 /* Opens a regular file. -1: there is none, or it can't be read. */
 static int open_file(const char *path, struct stat *status)
 {
-    int fd = open(path, O_RDONLY | O_NONBLOCK | O_NOFOLLOW | O_NOCTTY | O_CLOEXEC);
+    int fd = openat(AT_FDCWD, path, O_RDONLY | O_NONBLOCK | O_NOFOLLOW | O_NOCTTY | O_CLOEXEC);
     if (fd < 0 || (!fstat(fd, status) && S_ISREG(status->st_mode)))
         return fd;
     close(fd);

@@ -127,7 +127,7 @@ static int ask_ranges(int kind, const char *path, struct un_facts *facts, struct
 static bool is_script(const char *helper)
 {
     char start[2];
-    int fd = open(helper, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    int fd = openat(AT_FDCWD, helper, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     bool is = fd >= 0 && read(fd, start, 2) == 2 && !memcmp(start, "#!", 2);
     if (fd >= 0)
         close(fd);

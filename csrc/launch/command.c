@@ -45,7 +45,7 @@ static void read_script(int fd, char line[FIRST_LINE_MAX + 1])
 {
     char name[64];
     snprintf(name, sizeof name, "/proc/self/fd/%d", fd);
-    int opened = open(name, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    int opened = openat(AT_FDCWD, name, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     ssize_t got = opened >= 0 ? read(opened, line, FIRST_LINE_MAX) : -1;
     un_close_quietly(opened);
     line[got > 0 ? got : 0] = '\0';

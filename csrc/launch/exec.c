@@ -95,7 +95,7 @@ static int prepare_stdio(struct un_error *err)
             continue;
         if (errno != EBADF)
             return un_fail_errno(err, UN_STEP_STDIO, names[fd]);
-        int nothing = open("/dev/null", O_RDWR);
+        int nothing = openat(AT_FDCWD, "/dev/null", O_RDWR);
         if (nothing < 0 || (nothing != fd && dup2(nothing, fd) < 0))
             return un_fail_errno(err, UN_STEP_STDIO, "/dev/null");
         if (nothing != fd)

@@ -192,7 +192,7 @@ int un_open_follow(const char *path, char real[UN_PATH_MAX], int64_t *foreign)
 
 int un_open_own(const char *path, char real[UN_PATH_MAX])
 {
-    return named(take(open(path, O_PATH | O_CLOEXEC)), real);
+    return named(take(openat(AT_FDCWD, path, O_PATH | O_CLOEXEC)), real);
 }
 
 int un_open_exact(const char *path, char real[UN_PATH_MAX])

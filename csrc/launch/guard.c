@@ -92,7 +92,7 @@ static int open_above(int directory)
         return above;
     char *slash = strrchr(path, '/');
     slash[slash == path] = '\0';
-    return open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    return openat(AT_FDCWD, path, O_PATH | O_DIRECTORY | O_CLOEXEC);
 }
 
 /* 1: `upper` is the file `lower`, or a directory on the way to it. -1 with errno. */
@@ -125,7 +125,7 @@ static int open_nearest(const char *path, struct kept *kept)
     snprintf(upper, sizeof upper, "%s", path);
     kept->is_there = true;
     for (;;) {
-        kept->fd = open(upper, O_PATH | O_DIRECTORY | O_CLOEXEC);
+        kept->fd = openat(AT_FDCWD, upper, O_PATH | O_DIRECTORY | O_CLOEXEC);
         char *slash = strrchr(upper, '/');
         if (kept->fd >= 0 || !slash || !slash[1])
             return kept->fd < 0 ? -1 : 0;

@@ -81,7 +81,7 @@ static ssize_t read_resolver(char *text, size_t size)
         return -1;
     snprintf(name, sizeof name, "/proc/self/fd/%d", found);
     bool is_file = !fstat(found, &status) && S_ISREG(status.st_mode);
-    int file = is_file ? open(name, O_RDONLY | O_CLOEXEC) : -1;
+    int file = is_file ? openat(AT_FDCWD, name, O_RDONLY | O_CLOEXEC) : -1;
     if (file >= 0)
         length = read(file, text, size);
     un_close_quietly(file);
@@ -103,7 +103,7 @@ static int write_file(struct un_launch *launch, int place, const char *text, siz
 {
     char name[64];
     snprintf(name, sizeof name, "/proc/self/fd/%d", place);
-    int file = open(name, O_WRONLY | O_CLOEXEC);
+    int file = openat(AT_FDCWD, name, O_WRONLY | O_CLOEXEC);
     bool is_written = file >= 0 && write(file, text, length) == (ssize_t)length;
     int failed = is_written ? 0 : un_launch_fail_file(launch, RESOLVER, err);
     un_close_quietly(file);

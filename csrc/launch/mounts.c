@@ -91,7 +91,7 @@ static size_t count_lines(const char *text)
 int un_mounts_read(struct un_mounts *mounts)
 {
     *mounts = (struct un_mounts){NULL, NULL, 0};
-    int fd = open("/proc/self/mountinfo", O_RDONLY | O_CLOEXEC);
+    int fd = openat(AT_FDCWD, "/proc/self/mountinfo", O_RDONLY | O_CLOEXEC);
     mounts->text = fd < 0 ? NULL : read_all(fd);
     un_close_quietly(fd);
     if (!mounts->text)

@@ -54,7 +54,7 @@ static int mount_both(struct un_launch *launch, const char *place, struct un_err
         return un_launch_fail_file(launch, inner, err);
     if (un_mount("usernsctl", inner, "tmpfs", OPTIONS, "mode=0755", err))
         return -1;
-    launch->root.scratch = open(inner, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    launch->root.scratch = openat(AT_FDCWD, inner, O_PATH | O_DIRECTORY | O_CLOEXEC);
     return launch->root.scratch < 0 ? un_launch_fail_file(launch, inner, err) : 0;
 }
 

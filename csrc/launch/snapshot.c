@@ -34,7 +34,7 @@ static off_t copy_bytes(int source, int out)
     off_t copied = 0;
     ssize_t count = 1;
     snprintf(path, sizeof path, "/proc/self/fd/%d", source);
-    int file = open(path, O_RDONLY | O_CLOEXEC);
+    int file = openat(AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
     if (file < 0)
         return -1;
     int failed = fstat(file, &status);

@@ -60,7 +60,7 @@ static int check_assumed(struct un_launch *launch, const struct un_record *recor
     unsigned mode = un_argument_mode(un_record_word(record, 3));
     if (look_at(launch, path, &now))
         return OUTDATED(launch, err, path, "%.300s, which it was made for: %s", path,
-                        strerror(errno));
+                        un_errno_text(errno));
     if ((uint64_t)now.st_size != size)
         return OUTDATED(launch, err, path,
                         "%.300s has %jd bytes; it had %" PRIu64 " when the launch was made", path,
@@ -91,7 +91,7 @@ static int check_version(struct un_launch *launch, struct un_error *err)
 static int take_oom_score(struct un_launch *launch, const char *score, struct un_error *err)
 {
     static const char path[] = "/proc/self/oom_score_adj";
-    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    int fd = openat(AT_FDCWD, path, O_WRONLY | O_CLOEXEC);
     bool is_done = fd >= 0 && write(fd, score, strlen(score)) == (ssize_t)strlen(score);
     int failed = is_done ? 0 : un_launch_fail_file(launch, path, err);
     if (fd >= 0)

@@ -22,7 +22,7 @@ void un_hide_process(void)
 
 int un_open_self(struct un_error *err)
 {
-    int self = open("/proc/self", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    int self = openat(AT_FDCWD, "/proc/self", O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (self >= 0)
         return self;
     un_fail_errno(err, UN_STEP_FACTS, "/proc/self");

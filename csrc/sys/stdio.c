@@ -31,7 +31,7 @@ static void own(int fd)
     if (flags < 0 || flags & O_PATH || (!is_pipe(fd) && !is_terminal(fd)))
         return;
     /* A named pipe that nobody has open at its other end would have us wait. */
-    int made = open(path, (flags & O_ACCMODE) | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+    int made = openat(AT_FDCWD, path, (flags & O_ACCMODE) | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
     if (made < 0)
         return;
     if (!fcntl(made, F_SETFL, flags))

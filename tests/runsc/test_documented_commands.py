@@ -93,7 +93,7 @@ EXCLUDED = {
     "README.md: docker build -f Dockerfile.gvisor -t prelude --target prelude .": (
         "it takes Docker; tests/docker builds and runs that image"
     ),
-    "README.md: apt-get install gcc libc6-dev libcap-dev python3-dev python3-venv runsc": (
+    "README.md: apt-get install gcc libc6-dev libcap-dev musl-tools python3-dev python3-venv runsc": (
         "it takes root, and changes the machine"
     ),
     "README.md: usernsctl run --network host -- curl https://example.org": "it takes the Internet",

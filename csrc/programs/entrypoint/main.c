@@ -14,6 +14,7 @@
  *
  * What in-gvisor lets a command have is said by its options alone.
  */
+#include "base/error.h"
 #include "base/path.h"
 #include "base/printable.h"
 #include "base/write.h"
@@ -96,7 +97,7 @@ static void add_all(struct words *words, char *const *more)
 
 static int fail(const char *what)
 {
-    fprintf(stderr, CLI ": %s: %s\n", what, strerror(errno));
+    fprintf(stderr, CLI ": %s: %s\n", what, un_errno_text(errno));
     return FAILED;
 }
 
@@ -149,7 +150,7 @@ static const char *terminal(void)
 static int print_file(const char *name)
 {
     static char path[PATH_MAX], bytes[1 << 16];
-    int fd = find_beside(name, path) ? -1 : open(path, O_RDONLY | O_CLOEXEC);
+    int fd = find_beside(name, path) ? -1 : openat(AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return fail(path);
     ssize_t length;

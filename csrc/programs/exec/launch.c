@@ -37,7 +37,7 @@ static int open_standard(struct un_error *err)
 {
     int fd;
     do
-        fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+        fd = openat(AT_FDCWD, "/dev/null", O_RDWR | O_CLOEXEC);
     while (fd >= 0 && fd < 3 && !fcntl(fd, F_SETFD, 0));
     if (fd < 3)
         return un_fail_errno(err, UN_STEP_STDIO, "/dev/null");

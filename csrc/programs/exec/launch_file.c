@@ -154,7 +154,7 @@ static int open_again(int fd)
 {
     char name[64];
     snprintf(name, sizeof name, "/proc/self/fd/%d", fd);
-    return open(name, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    return openat(AT_FDCWD, name, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
 }
 
 static int read_checked(const char *file, int fd, const struct stat *status, char **bytes,

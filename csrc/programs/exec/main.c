@@ -6,7 +6,6 @@
 #include "base/error.h"
 #include "child/enter.h"
 #include "programs/exec/enter.h"
-#include "programs/exec/failure.h"
 #include "programs/exec/hold.h"
 #include "programs/exec/launch.h"
 #include "programs/exec/options.h"
@@ -26,28 +25,19 @@ static void print_error(const struct un_error *err)
     report_error("usernsctl-exec", err);
 }
 
-static int enter_planned(struct un_options *options, struct decision *decision,
-                         struct un_error *err)
+static int enter(struct un_options *options, struct un_error *err)
 {
+    /* Static: more than a small stack holds, and the heap would take system calls. */
+    static struct decision decision;
     /* Not the caller's PATH if we have more privilege than the caller. */
-    if (un_exec_plan(&options->request, secure_getenv("PATH"), decision, err))
+    if (un_exec_plan(&options->request, secure_getenv("PATH"), &decision, err))
         return -1;
     /* Before anybody inside could take them; our memory has nothing that the command does not get.
      */
     bool holds = options->hold >= 0;
     if (un_close_fds(holds ? &options->hold : options->keep, holds ? 1 : options->keep_count, err))
         return -1;
-    return un_exec_enter(decision, options->flags, &options->setup, err);
-}
-
-static int enter(struct un_options *options, struct un_error *err)
-{
-    struct decision *decision = malloc(sizeof *decision);
-    if (!decision)
-        return un_fail_errno(err, UN_STEP_PLAN, "");
-    int failed = enter_planned(options, decision, err);
-    free(decision);
-    return failed;
+    return un_exec_enter(&decision, options->flags, &options->setup, err);
 }
 
 /* Only returns if it failed. */
@@ -111,8 +101,6 @@ int main(int argc, char **argv)
 {
     struct un_options options;
     struct un_error err;
-    if (un_first_failure.step != UN_STEP_NONE)
-        return fail(&un_first_failure);
     if (argc && !strcmp(argv[0], UN_CHILD_NAME))
         un_child_main(argv, environ);
     int failed = un_options_parse(argc, argv, &options, &err);

@@ -342,30 +342,11 @@ static int refuse(int option, const char *word, struct un_error *err)
     return usage(err, "there is no option %s%s; see --help", name, "");
 }
 
-/* What is possible before libc is started: to name here what is, so that nothing new is by mistake.
- */
-static bool is_possible_first(int option)
-{
-    static const short possible[] = {'U',           'r',
-                                     'c',           'm',
-                                     'n',           'i',
-                                     'u',           'C',
-                                     'R',           'w',
-                                     'S',           'G',
-                                     OPT_MAP_USER,  OPT_MAP_GROUP,
-                                     OPT_SETGROUPS, OPT_PROPAGATION,
-                                     OPT_KEEP_CAPS, OPT_PRESERVE_FD};
-    for (size_t i = 0; i < sizeof possible / sizeof *possible; i++)
-        if (option == possible[i])
-            return true;
-    return false;
-}
-
-static int take(struct un_options *options, int option, char **argv, struct un_error *err)
+/* `word`: what getopt_long() read last. */
+static int take(struct un_options *options, int option, const char *word, struct un_error *err)
 {
     if (option == ':' || option == '?')
-        return refuse(option, argv[optind - 1], err);
-    options->needs_libc = options->needs_libc || !is_possible_first(option);
+        return refuse(option, word, err);
     if (add_namespace(options, option))
         return 0;
     int taken = take_map_option(options, option, err);
@@ -404,7 +385,9 @@ int un_options_parse(int argc, char **argv, struct un_options *options, struct u
     optind = 0;
     int option, count = 0;
     while ((option = getopt_long(argc, argv, short_options, long_options, NULL)) != -1) {
-        if (take(options, option, argv, err))
+        /* Where a value is missing, musl has gone past the last word, and glibc has not. */
+        const char *word = argv[(optind > argc ? argc : optind) - 1];
+        if (take(options, option, word, err))
             return -1;
         count++;
         if (options->action != UN_RUN)

@@ -10,8 +10,7 @@ struct un_options {
     enum { UN_RUN, UN_HELP, UN_VERSION } action;
     bool user; /* a user namespace was asked for, or follows from what was */
     struct un_request request;
-    uint64_t flags;  /* CLONE_NEW... of the other namespaces */
-    bool needs_libc; /* there is an option that is none of those of programs/exec/first.c */
+    uint64_t flags; /* CLONE_NEW... of the other namespaces */
     bool fork;
     int hold;       /* where to report to that the namespaces are held; -1: run a command */
     int kill_child; /* the signal for a child that outlives us */

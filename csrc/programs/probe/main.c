@@ -75,7 +75,7 @@ static int deny_setgroups(const char *path, struct un_error *err)
 {
     if (unshare_user(path, err))
         return -1;
-    int fd = open("/proc/self/setgroups", O_WRONLY | O_CLOEXEC);
+    int fd = openat(AT_FDCWD, "/proc/self/setgroups", O_WRONLY | O_CLOEXEC);
     return fd < 0 || write(fd, "deny", 4) != 4 ? un_fail_errno(err, UN_STEP_SETGROUPS, "setgroups")
                                                : 0;
 }
@@ -226,7 +226,7 @@ static int bind_here(struct un_error *err)
 {
     if (un_mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL, err))
         return -1;
-    int proc = open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    int proc = openat(AT_FDCWD, "/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (proc < 0)
         return un_fail_errno(err, UN_STEP_NONE, "/proc");
     return un_bind(proc, proc, READ_ONLY, "a directory", err);
@@ -303,7 +303,8 @@ static int trace(const char *path, struct un_error *err)
 
 static int open_device(const char *path, struct un_error *err)
 {
-    return open(path, O_RDWR | O_CLOEXEC) < 0 ? un_fail_errno(err, UN_STEP_NONE, path) : 0;
+    return openat(AT_FDCWD, path, O_RDWR | O_CLOEXEC) < 0 ? un_fail_errno(err, UN_STEP_NONE, path)
+                                                          : 0;
 }
 
 static int make_cgroup(const char *path, struct un_error *err)

@@ -49,7 +49,7 @@ static bool kill_children(void)
     if (un_proc_status("/proc", "Pid:") != getpid())
         return false;
     char text[4096], *at = text;
-    int list = open("/proc/thread-self/children", O_RDONLY | O_CLOEXEC);
+    int list = openat(AT_FDCWD, "/proc/thread-self/children", O_RDONLY | O_CLOEXEC);
     ssize_t got = list < 0 ? -1 : read(list, text, sizeof text - 1);
     if (list >= 0)
         close(list);

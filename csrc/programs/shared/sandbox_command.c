@@ -37,7 +37,7 @@ static int take_one(const char *word)
 
 static int open_nothing(void)
 {
-    return open("/dev/null", O_RDWR | O_CLOEXEC);
+    return openat(AT_FDCWD, "/dev/null", O_RDWR | O_CLOEXEC);
 }
 
 int sandbox_take_fds(char **argv, int fds[], int count)

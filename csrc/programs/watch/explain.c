@@ -56,7 +56,7 @@ static const char *map_config(const char *bundle, size_t *size)
     char path[UN_PATH_MAX];
     struct stat status;
     snprintf(path, sizeof path, "%s/config.json", bundle);
-    int fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+    int fd = openat(AT_FDCWD, path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
     if (fd < 0)
         return NULL;
     bool has_text = !fstat(fd, &status) && S_ISREG(status.st_mode) && status.st_size > 0;

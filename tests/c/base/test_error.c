@@ -62,6 +62,14 @@ static void a_reason_is_one_line_of_what_is_known(void)
     CHECK_TEXT(un_error_reason(&err, text, sizeof text), "two lines?[1m");
 }
 
+/* As in every other program that the user knows, and in those of ours that are Python. */
+static void an_errno_has_the_same_words_with_every_libc(void)
+{
+    CHECK_TEXT(un_errno_text(EMFILE), "Too many open files");
+    CHECK_TEXT(un_errno_text(EDQUOT), "Disk quota exceeded");
+    CHECK_TEXT(un_errno_text(ENOENT), "No such file or directory");
+}
+
 /* CSI as one character, a bidirectional override, a line separator, an invisible tag; and bytes
  * that are no UTF-8: a lone CSI, a lead without its rest, an overlong NUL, a surrogate. */
 static void nothing_from_others_speaks_to_a_terminal(void)
@@ -116,6 +124,7 @@ int main(void)
     a_failure_is_recorded_whole();
     a_long_detail_is_cut_and_ended();
     a_reason_is_one_line_of_what_is_known();
+    an_errno_has_the_same_words_with_every_libc();
     nothing_from_others_speaks_to_a_terminal();
     only_the_command_itself_gives_126_and_127();
 }
