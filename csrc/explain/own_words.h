@@ -7,7 +7,8 @@
 /*
  * Blots out, in place, what a message of runsc's quotes of a config.json, so that nobody can have
  * it taken for another message by the name of a mount. What is a path or a word stays: it is no
- * message. -1: there is no memory.
+ * message. Where the search takes too long, all of the message is blotted out. -1: there is no
+ * memory.
  */
 int un_keep_own_words(char *message, const char *config, size_t size);
 

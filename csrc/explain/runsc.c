@@ -14,6 +14,9 @@
 #define YAMA_FILE "sys/kernel/yama/ptrace_scope"
 #define YAMA_ADMIN_ONLY 2
 
+/* So many bytes of a message are matched: enough for the longest path, and what is said of it. */
+#define MATCHED_MAX (2 * UN_PATH_MAX)
+
 /* What it says where the directory that the command starts in is missing, and can't be made. */
 static const char *const no_directory[] = {"creating working directory",
                                            "create process working directory"};
@@ -93,6 +96,7 @@ int un_runsc_explain(const char *told, const char *limit, const char *config, si
         free(own);
         return un_fail_errno(err, UN_STEP_RUNSC, "");
     }
+    own[strnlen(own, MATCHED_MAX)] = '\0';
     conclude(own, limit, proc, failure);
     free(own);
     return 0;

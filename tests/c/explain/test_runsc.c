@@ -99,6 +99,40 @@ static void nobody_else_chooses_a_cause(void)
                "usernsctl doctor");
 }
 
+/* Writes `text` so often that `length` bytes are filled. */
+static char *repeated(const char *text, size_t length)
+{
+    char *made = malloc(length + 1);
+    CHECK(made);
+    for (size_t i = 0; i < length; i++)
+        made[i] = text[i % strlen(text)];
+    made[length] = '\0';
+    return made;
+}
+
+/* Each of these took minutes when the time grew with the product of the lengths. */
+static void long_words_take_no_longer(void)
+{
+    static const char known[] = "unable to run a rootless container without userns: ";
+    char *message = repeated("a b ", 1 << 18), *config = repeated("\"a b\",", 1 << 24);
+    memcpy(message, known, strlen(known));
+    has_cause(message, "{}", "bundle-no-mappings");
+    has_cause(message, config, NULL);
+    /* One string, which lies at every other place of the message. */
+    memset(config + 1, 'a', 1 << 17);
+    for (size_t i = 2; i < 1 << 17; i += 2)
+        config[i] = ' ';
+    free(message);
+    message = repeated("a ", 1 << 18);
+    has_cause(message, config, NULL);
+    free(message);
+    /* Many beginnings of messages that are known. */
+    message = repeated("unshare x mount: \"runsc: \" to rootfs mounting ", 1 << 18);
+    has_cause(message, "{}", NULL);
+    free(message);
+    free(config);
+}
+
 static void silence_is_told(void)
 {
     struct un_runsc_failure failure;
@@ -144,6 +178,7 @@ int main(void)
     messages_with_few_causes_come_first();
     words_of_a_config_are_blotted_out();
     nobody_else_chooses_a_cause();
+    long_words_take_no_longer();
     silence_is_told();
     quotations_end_where_they_should();
 }
