@@ -10,13 +10,7 @@ from weakref import WeakMethod
 
 from usernsctl.commands import aio
 from usernsctl.commands.arguments import Args, StrOrBytesPath
-from usernsctl.commands.popen import (
-    DEVNULL,
-    CompletedProcess,
-    TimeoutExpired,
-    choose_pipes,
-    finish,
-)
+from usernsctl.commands.popen import CompletedProcess, TimeoutExpired, choose_pipes, finish
 from usernsctl.gvisor import agent_wire as wire
 from usernsctl.gvisor import checks, request
 from usernsctl.gvisor.agent import (
@@ -101,13 +95,8 @@ class SandboxCommands:
     def _start(
         self, wanted: Wanted, args: Args, deadline: float, arguments: dict[str, Any]
     ) -> SandboxPopen[Any]:
-        """Start a command: checks its words, and keeps them as they were given.
-
-        Its standard input is /dev/null unless the caller names another one: the command is not
-        trusted, so it gets the caller's own only for an explicit ``stdin=None``.
-        """
+        """Start a command, whose words are checked here; it keeps them as they were given."""
         words = list(checks.words(args))
-        arguments.setdefault("stdin", DEVNULL)
         started = SandboxPopen[Any](self._place, wanted, words, deadline=deadline, **arguments)
         started.args = args
         return started

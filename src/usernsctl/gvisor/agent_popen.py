@@ -140,7 +140,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         :param is_awaited: whether to wait for that; or else :meth:`start_async` is called, and an
             agent that can't be asked at once is a silent one.
         :param outlives: whether it goes on if it is forgotten, as with subprocess.
-        :param arguments: of :class:`subprocess.Popen`.
+        :param arguments: of :class:`subprocess.Popen`; `stdin` is DEVNULL by default.
         :raises CommandError: it could not be started.
         :raises RunscError: the agent is of no use.
         :raises TypeError: an argument is none, or of the wrong type.
@@ -152,7 +152,10 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         self._is_awaited = is_awaited
         self._outlives = outlives
         self._owner = os.getpid()
-        self._closed_streams = closed_streams()
+        self._absent_streams = closed_streams()
+        if "stdin" not in arguments:
+            # The command is not trusted: only an explicit stdin=None passes the caller's own.
+            self._absent_streams |= {0}
         try:
             super().__init__(args, **arguments)
         except BaseException as error:
@@ -196,7 +199,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         message, apart = _encoded(command, words)
         wanted = self._wanted
         sys.audit("subprocess.Popen", executable or words[0], words, wanted.cwd, wanted.audited)
-        with Streams(self._closed_streams) as streams:
+        with Streams(self._absent_streams) as streams:
             streams.add(p2cread, is_fresh=p2cwrite >= 0)
             streams.add(c2pwrite, is_fresh=c2pread >= 0)
             streams.add(errwrite, is_fresh=errread >= 0)

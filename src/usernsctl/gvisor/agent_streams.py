@@ -35,13 +35,14 @@ def _is_open(fd: int) -> bool:
 class Streams:
     """The three descriptors for a command; those that were opened for it are closed with this."""
 
-    def __init__(self, closed: frozenset[int]) -> None:
+    def __init__(self, absent: frozenset[int]) -> None:
         """Begin with none.
 
-        :param closed: which of our own are not open; others may have their numbers by now.
+        :param absent: which of our own the command gets /dev/null in place of, such as those that
+            are not open; others may have their numbers by now.
         """
         self.fds: list[int] = []
-        self._closed = closed
+        self._absent = absent
         self._opened = contextlib.ExitStack()
 
     def add(self, given: int, *, is_fresh: bool) -> None:
@@ -53,7 +54,7 @@ class Streams:
         """
         if given < 0:
             given = len(self.fds)
-            if given in self._closed:
+            if given in self._absent:
                 self._add_opened(owned(os.open, os.devnull, os.O_RDWR | os.O_CLOEXEC))
                 return
         own = None if is_fresh else self._own(given)
