@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import subprocess
 import threading
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 from conftest import settled_descriptors
 from inside import PATIENCE
+from interrupts import run_interrupted
 
 import usernsctl as un
 from usernsctl import _core
@@ -204,3 +206,19 @@ def test_nothing_is_left_of_namespaces_whose_making_a_signal_handler_interrupts(
             made.close()
     assert interrupted
     assert settled_descriptors() == before
+
+
+# What the interrupt has others forget is closed with a warning, which is an error here.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_no_descriptor_of_a_namespace_is_lost_wherever_its_making_is_interrupted() -> None:
+    def make() -> None:
+        Namespace.create(mount=True).close()
+
+    make()
+    before = settled_descriptors()
+    for number in itertools.count(1):
+        was_interrupted = run_interrupted(make, number)
+        assert settled_descriptors() == before, f"at place {number}"
+        if not was_interrupted:
+            break
+    assert number > 30

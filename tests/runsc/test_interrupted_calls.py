@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import sys
-from types import FrameType
-from typing import Any
 
 import pytest
 from conftest import children, open_descriptors
+from interrupts import run_interrupted
 
 import usernsctl as un
 
@@ -21,30 +19,9 @@ pytestmark = [
 FOREVER = ["sleep", "1000"]
 
 
-class Interrupt:
-    """Raises KeyboardInterrupt when a function in C returns, the Nth time: as a handler would."""
-
-    def __init__(self, call: int) -> None:
-        self.left = call
-
-    def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
-        if event == "c_return":
-            self.left -= 1
-            if self.left == 0:
-                raise KeyboardInterrupt
-
-
 def run(box: un.Sandbox, call: int) -> bool:
     """Run a command, and say whether that was interrupted."""
-    interrupt = Interrupt(call)
-    try:
-        sys.setprofile(interrupt)
-        box.run(["true"])
-    except KeyboardInterrupt:
-        pass
-    finally:
-        sys.setprofile(None)
-    return interrupt.left <= 0
+    return run_interrupted(lambda: box.run(["true"]), call, places=("c_return",))
 
 
 def test_no_descriptor_of_a_command_is_lost(host: un.SandboxHost) -> None:

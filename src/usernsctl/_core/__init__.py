@@ -36,6 +36,7 @@ from usernsctl._core.records import (
     Spawn,
 )
 from usernsctl._core.running import (
+    NamespaceFds,
     apply_setup,
     check_single_thread,
     close_descriptors,
@@ -58,6 +59,7 @@ __all__ = [
     "Cause",
     "Command",
     "IdRequest",
+    "NamespaceFds",
     "NativeLaunch",
     "NativePlan",
     "PlanDescription",

@@ -130,21 +130,35 @@ def enter(plan: NativePlan | None, namespaces: Iterable[str]) -> None:
     check(lib.un_enter(_planned(plan), _flags(namespaces), _CHILD, True, err), err)
 
 
-def create_namespaces(plan: NativePlan, namespaces: Iterable[str]) -> list[int]:
+class NamespaceFds:
+    """Descriptors of namespaces, which are closed with this object at the latest.
+
+    It exists before the descriptors do: a signal handler may raise an exception as soon as a call
+    of C returns, when nobody else knows of them.
+    """
+
+    def __init__(self, fds: Iterable[int] = ()) -> None:
+        """Take over descriptors, in the order of :data:`ALL_NAMESPACES`; -1 stands for none."""
+        nothing = {"fd": [*fds] or [-1] * lib.UN_NS_COUNT}
+        self.cdata = ffi.gc(ffi.new("struct un_namespace *", nothing), lib.un_namespace_close)
+
+    def numbers(self) -> list[int]:
+        """Return the descriptors, in the order of :data:`ALL_NAMESPACES`; -1 stands for none."""
+        return list(self.cdata.fd)
+
+    def close(self) -> None:
+        """Close the descriptors. Does nothing the second time, also in another thread."""
+        ffi.release(self.cdata)
+
+
+def create_namespaces(plan: NativePlan, namespaces: Iterable[str]) -> NamespaceFds:
     """Make namespaces that no process is in.
 
-    :returns: their descriptors, in the order of :data:`ALL_NAMESPACES`; -1 for those not made.
-    :raises NamespaceError: they could not be had.
+    :raises NamespaceError: the kernel refused.
     """
-    nothing = {"fd": [-1] * lib.UN_NS_COUNT}
-    made, err = ffi.new("struct un_namespace *", nothing), ffi.new("struct un_error *")
-    try:
-        check(lib.un_namespace_create(plan.cdata, _flags(namespaces), _CHILD, made, err), err)
-        return list(made.fd)
-    except BaseException:
-        # As in spawn().
-        lib.un_namespace_close(made)
-        raise
+    made, err = NamespaceFds(), ffi.new("struct un_error *")
+    check(lib.un_namespace_create(plan.cdata, _flags(namespaces), _CHILD, made.cdata, err), err)
+    return made
 
 
 def join(fds: Sequence[int]) -> None:

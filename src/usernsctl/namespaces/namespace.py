@@ -92,14 +92,14 @@ class Namespace(Closing):
         )
 
     @classmethod
-    def _holding(cls, fds: Sequence[int], identity: _core.Setup) -> Self:
-        """Take over descriptors, in the core's order, -1 for namespaces that it has none of.
+    def _holding(cls, owner: _core.NamespaceFds, identity: _core.Setup) -> Self:
+        """Take over descriptors from their owner.
 
         :param identity: the uid, the gid and the groups that commands have inside.
         """
         namespace = cls.__new__(cls)
-        namespace._fds = list(fds)
-        namespace._shared = Shared("the namespace", namespace._fds)
+        namespace._fds = owner.numbers()
+        namespace._shared = _SharedFds(owner)
         namespace._identity = identity
         return namespace
 
@@ -140,12 +140,8 @@ class Namespace(Closing):
             # The directory stays that of this process, and is empty once it has ended.
             directory = os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            fds = _open_foreign(pid, directory)
-            try:
-                return cls._holding(fds, _identity(pid, directory))
-            except BaseException:
-                _close(fds)
-                raise
+            fds = _core.NamespaceFds(_open_foreign(pid, directory))
+            return cls._holding(fds, _identity(pid, directory))
         finally:
             os.close(directory)
 
@@ -167,7 +163,8 @@ class Namespace(Closing):
                 f"descriptor {fd} is of no user namespace: open /proc/PID/ns/user", step="setns"
             )
         duplicate = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
-        return cls._holding([duplicate] + [-1] * len(_core.NAMESPACES), _core.Setup(uid=0, gid=0))
+        fds = _core.NamespaceFds([duplicate] + [-1] * len(_core.NAMESPACES))
+        return cls._holding(fds, _core.Setup(uid=0, gid=0))
 
     @classmethod
     def open(cls, name: str) -> Self:
@@ -461,6 +458,18 @@ class Namespace(Closing):
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Namespace can't be pickled: descriptors mean nothing elsewhere; name it")
+
+
+class _SharedFds(Shared):
+    """The descriptors of a namespace, used by any number of threads while one closes them."""
+
+    def __init__(self, owner: _core.NamespaceFds) -> None:
+        """Take over descriptors from their owner."""
+        self._owner = owner
+        super().__init__("the namespace", owner.numbers())
+
+    def _release(self) -> None:
+        self._owner.close()
 
 
 def _close(fds: Sequence[int]) -> None:
