@@ -38,7 +38,7 @@ const char *un_ask(const char *path, const char *const words[], char *output, si
 {
     char program[UN_PATH_MAX];
     const char *argv[4] = {program, words[1], words[1] ? words[2] : NULL, NULL};
-    struct un_job job = {.argv = argv, .keep_fd = -1, .output = output, .output_size = size};
+    struct un_job job = {.argv = argv, .output = output, .output_size = size};
     struct un_error err;
     struct stat status;
     if (!un_find_program(path, words[0], program, &status) ||

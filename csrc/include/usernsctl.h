@@ -348,8 +348,9 @@ int un_plan_for_caller(const struct un_request *request, const struct un_sources
 /* Writes setgroups, uid_map and gid_map of the process whose /proc directory is open as `dir`, in
  * that order, but for the maps that helpers write. Async-signal-safe. */
 int un_write_maps(int dir, const struct un_plan *plan, struct un_error *err);
-/* Has newuidmap and newgidmap write theirs, both at once, for the process whose /proc directory is
- * open as `dir`. */
+/* Runs newuidmap and newgidmap, both at once, for the process whose /proc directory is open as
+ * `dir`. That process must be a child of ours that is not reaped yet, so that its pid stays its
+ * own. */
 int un_run_helpers(int dir, const struct un_plan *plan, struct un_error *err);
 /* Reads the maps back: an error unless they are those of the plan. */
 int un_verify_maps(int dir, const struct un_plan *plan, struct un_error *err);

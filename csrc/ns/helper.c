@@ -1,5 +1,9 @@
-/* newuidmap(1) and newgidmap(1): setuid programs that write what /etc/subuid and /etc/subgid
- * grant. */
+/*
+ * newuidmap(1) and newgidmap(1): setuid programs that write what /etc/subuid and /etc/subgid grant.
+ *
+ * They get the target's pid, the only way to name the target that every release of shadow knows.
+ * The kernel gives the pid to nobody else meanwhile: the target is our child, and not reaped yet.
+ */
 #include "base/error.h"
 #include "explain/diagnose.h"
 #include "sys/jobs.h"
@@ -101,33 +105,8 @@ static const char *cause_of(int errnum)
     }
 }
 
-static int run(struct call *calls, size_t count, int dir, int timeout_ms, struct un_job *jobs,
-               struct un_error *err)
-{
-    for (size_t i = 0; i < count; i++)
-        jobs[i] = (struct un_job){
-            .argv = calls[i].argv,
-            .keep_fd = dir,
-            .output = calls[i].words,
-            .output_size = sizeof calls[i].words,
-        };
-    if (!un_run_jobs(jobs, count, timeout_ms, err))
-        return 0;
-    /* The command that somebody wants to run is another one. */
-    err->step = UN_STEP_HELPER;
-    err->cause = cause_of(err->errnum);
-    return -1;
-}
-
-/* shadow before 4.14 takes a pid only, and tells by its usage. */
-static bool wants_pid(const struct un_job *job)
-{
-    return job->ended == CLD_EXITED && job->status && strstr(job->output, "sage:") &&
-           !strstr(job->output, "fd:");
-}
-
-/* The pid of the process whose /proc directory this is, in that very /proc: it may be another
- * PID namespace's than ours. */
+/* Reads the pid of the process whose /proc directory is open as `dir`. The helpers look the pid up
+ * in the same /proc, which may show another PID namespace than ours. */
 static int read_pid(int dir, char *pid, size_t size, struct un_error *err)
 {
     int fd = openat(dir, "stat", O_RDONLY | O_CLOEXEC);
@@ -143,22 +122,20 @@ static int read_pid(int dir, char *pid, size_t size, struct un_error *err)
     return 0;
 }
 
-static int run_all(struct call *calls, size_t count, int dir, const struct un_plan *plan,
-                   struct un_error *err)
+static int run(struct call *calls, size_t count, const struct un_plan *plan, struct un_error *err)
 {
     struct un_job jobs[2];
-    char target[32];
-    /* A descriptor stays what it is; a pid could be somebody else's by the time it is looked at. */
-    snprintf(target, sizeof target, "fd:%d", dir);
-    for (bool by_pid = false;; by_pid = true) {
-        for (size_t i = 0; i < count; i++)
-            make_argv(&calls[i], target, plan);
-        if (run(calls, count, dir, plan->helper_timeout_ms, jobs, err))
-            return -1;
-        if (by_pid || !wants_pid(&jobs[0]))
-            break;
-        if (read_pid(dir, target, sizeof target, err))
-            return -1;
+    for (size_t i = 0; i < count; i++)
+        jobs[i] = (struct un_job){
+            .argv = calls[i].argv,
+            .output = calls[i].words,
+            .output_size = sizeof calls[i].words,
+        };
+    if (un_run_jobs(jobs, count, plan->helper_timeout_ms, err)) {
+        /* The command that somebody wants to run is another one. */
+        err->step = UN_STEP_HELPER;
+        err->cause = cause_of(err->errnum);
+        return -1;
     }
     for (size_t i = 0; i < count; i++)
         if (judge(&jobs[i], err))
@@ -168,23 +145,22 @@ static int run_all(struct call *calls, size_t count, int dir, const struct un_pl
 
 int un_run_helpers(int dir, const struct un_plan *plan, struct un_error *err)
 {
+    char pid[32];
+    size_t count = 0;
+    if (plan->writer[UN_UID] != UN_WRITER_HELPER && plan->writer[UN_GID] != UN_WRITER_HELPER)
+        return 0;
+    if (read_pid(dir, pid, sizeof pid, err))
+        return -1;
     /* Too much for a small stack. */
     struct call *calls = calloc(2, sizeof *calls);
-    size_t count = 0;
     if (!calls)
         return un_fail_errno(err, UN_STEP_HELPER, "the words of a helper");
     for (int kind = UN_UID; kind <= UN_GID; kind++)
-        if (plan->writer[kind] == UN_WRITER_HELPER)
-            calls[count++].kind = kind;
-    /* Where ours are closed, `dir` may be one of the three that become a helper's standard input,
-     * output and error. */
-    int passed = count && dir < 3 ? fcntl(dir, F_DUPFD_CLOEXEC, 3) : dir, failed = 0;
-    if (count && passed < 0)
-        failed = un_fail_errno(err, UN_STEP_HELPER, "the target's directory");
-    else if (count)
-        failed = run_all(calls, count, passed, plan, err);
-    if (passed != dir && passed >= 0)
-        close(passed);
+        if (plan->writer[kind] == UN_WRITER_HELPER) {
+            calls[count].kind = kind;
+            make_argv(&calls[count++], pid, plan);
+        }
+    int failed = run(calls, count, plan, err);
     free(calls);
     return failed;
 }

@@ -29,8 +29,6 @@ static int start(struct un_job *job, int null, struct un_error *err)
     spawn.stdio[0] = null;
     spawn.stdio[1] = spawn.stdio[2] = ends[1];
     spawn.close_fds = true;
-    spawn.keep = &job->keep_fd;
-    spawn.keep_count = job->keep_fd >= 0;
     spawn.restore_signals = true;
     pid_t pid;
     int failed = un_spawn_bare(&spawn, &pid, &job->pidfd, err);
@@ -149,7 +147,7 @@ static void wait_all(struct un_job *jobs, size_t count, int timeout_ms)
 static int run_jobs(struct un_job *jobs, size_t count, int timeout_ms, struct un_error *err)
 {
     /* What they read must not be what our command is to read. */
-    int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    int null = openat(AT_FDCWD, "/dev/null", O_RDONLY | O_CLOEXEC);
     size_t started = 0;
     for (; started < count; started++) {
         jobs[started].length = 0;

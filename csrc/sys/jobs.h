@@ -6,7 +6,6 @@
 
 struct un_job {
     const char *const *argv; /* argv[0] is a path */
-    int keep_fd;             /* a descriptor that it gets, or -1 */
     char *output;            /* where the first output_size - 1 bytes go that it writes */
     size_t output_size;
     /* Out: */

@@ -73,20 +73,20 @@ static void read_log(const struct place *place, int kind, char *text, size_t siz
     fclose(file);
 }
 
-static void helpers_get_the_target_as_a_directory_and_the_map(void)
+static void helpers_get_the_pid_of_the_target_and_the_map(void)
 {
     struct place place;
     struct un_error err;
     char text[128], target[128];
-    const char *body = "readlink /proc/self/fd/${1#fd:} >$LOG; shift; echo $* >>$LOG";
+    const char *body = "echo $* >$LOG";
     make_place(&place, body, body);
     place.plan.map.of[UN_UID].len = 2;
     place.plan.map.of[UN_UID].extent[1] = (struct un_extent){65536, 1000, 1};
     CHECK_OK(call(&place, &err), &err);
-    snprintf(target, sizeof target, "/proc/%d\n0 100000 65536 65536 1000 1\n", (int)getpid());
+    snprintf(target, sizeof target, "%d 0 100000 65536 65536 1000 1\n", (int)getpid());
     read_log(&place, UN_UID, text, sizeof text);
     CHECK_TEXT(text, target);
-    snprintf(target, sizeof target, "/proc/%d\n0 100000 65536\n", (int)getpid());
+    snprintf(target, sizeof target, "%d 0 100000 65536\n", (int)getpid());
     read_log(&place, UN_GID, text, sizeof text);
     CHECK_TEXT(text, target);
     remove_place(&place);
@@ -164,6 +164,20 @@ static void every_failure_is_told_as_what_it_is(void)
         }
 }
 
+static void a_helper_that_prints_its_usage_is_run_once(void)
+{
+    struct place place;
+    struct un_error err;
+    char text[64];
+    make_place(&place, "echo x >>$LOG; echo 'usage: newuidmap <pid> <uid> ...'; exit 1", "true");
+    CHECK_INT(call(&place, &err), -1);
+    CHECK_TEXT(err.cause, "helper-failed");
+    CHECK_HAS(err.detail, "exited with status 1: usage: newuidmap <pid> <uid>");
+    read_log(&place, UN_UID, text, sizeof text);
+    CHECK_TEXT(text, "x\n");
+    remove_place(&place);
+}
+
 static void a_helper_whose_end_nobody_saw_has_failed(void)
 {
     struct place place;
@@ -207,39 +221,6 @@ static void a_helper_that_is_gone_is_told(void)
     remove_place(&place);
 }
 
-/* shadow before 4.14 knows no fd:N. */
-static void an_old_helper_gets_a_pid(void)
-{
-    struct place place;
-    struct un_error err;
-    char text[64], want[64];
-    const char *body =
-        "case $1 in fd:*) echo 'usage: newuidmap <pid> <uid> <loweruid> <count>' >&2\n"
-        "exit 1;; esac; echo $1 >$LOG";
-    make_place(&place, body, body);
-    CHECK_OK(call(&place, &err), &err);
-    snprintf(want, sizeof want, "%d\n", (int)getpid());
-    for (int kind = UN_UID; kind <= UN_GID; kind++) {
-        read_log(&place, kind, text, sizeof text);
-        CHECK_TEXT(text, want);
-    }
-    remove_place(&place);
-
-    /* A usage that does know it is an answer, and so is a second one. */
-    make_place(&place, "echo $1 >>$LOG; echo 'usage: newuidmap [<pid>|fd:<pidfd>] ...'; exit 1",
-               "true");
-    CHECK_INT(call(&place, &err), -1);
-    CHECK_HAS(err.detail, "exited with status 1: usage: newuidmap [<pid>|fd:<pidfd>]");
-    read_log(&place, UN_UID, text, sizeof text);
-    CHECK_INT((long long)strcspn(text, "\n") + 1, (long long)strlen(text));
-    remove_place(&place);
-
-    make_place(&place, "echo 'usage: newuidmap <pid> ...'; exit 1", "true");
-    CHECK_INT(call(&place, &err), -1);
-    CHECK_TEXT(err.cause, "helper-failed");
-    remove_place(&place);
-}
-
 /* Each one waits for the other: one after the other they would not come to an end in time. */
 static void both_run_at_the_same_time(void)
 {
@@ -266,34 +247,36 @@ static int call_with_stdio_closed(void *arg)
     int dir = open("/proc/self", O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (dir != 0 || un_run_helpers(dir, &((struct place *)arg)->plan, &err))
         return 1;
-    return close(dir) || fcntl(1, F_GETFD) != -1 || fcntl(3, F_GETFD) != -1;
+    return faccessat(dir, "uid_map", F_OK, 0) || close(dir) || fcntl(1, F_GETFD) != -1 ||
+           fcntl(3, F_GETFD) != -1;
 }
 
-static void the_target_is_not_where_standard_input_goes(void)
+/* The target's directory is then descriptor 0, and must still be after the helpers have run. */
+static void helpers_run_while_our_standard_streams_are_closed(void)
 {
     struct place place;
     char text[64];
-    const char *body = "readlink /proc/self/fd/${1#fd:} >$LOG";
+    const char *body = "read x; echo \"<$x>\" $(readlink /proc/self/fd/0) >$LOG";
     make_place(&place, body, body);
     CHECK_INT(forked(call_with_stdio_closed, &place), 0);
     for (int kind = UN_UID; kind <= UN_GID; kind++) {
         read_log(&place, kind, text, sizeof text);
-        CHECK_INT(strncmp(text, "/proc/", 6), 0);
+        CHECK_TEXT(text, "<> /dev/null\n");
     }
     remove_place(&place);
 }
 
 int main(void)
 {
-    helpers_get_the_target_as_a_directory_and_the_map();
+    helpers_get_the_pid_of_the_target_and_the_map();
+    a_helper_that_prints_its_usage_is_run_once();
     only_what_helpers_are_to_write_is_asked_of_them();
     a_hundred_extents_are_three_hundred_arguments();
     every_failure_is_told_as_what_it_is();
     a_helper_whose_end_nobody_saw_has_failed();
     a_helper_that_hangs_is_ended();
     a_helper_that_is_gone_is_told();
-    an_old_helper_gets_a_pid();
     both_run_at_the_same_time();
-    the_target_is_not_where_standard_input_goes();
+    helpers_run_while_our_standard_streams_are_closed();
     return 0;
 }
