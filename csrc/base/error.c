@@ -106,8 +106,9 @@ const char *un_errno_text(int errnum)
 const char *un_error_reason(const struct un_error *err, char *text, size_t size)
 {
     const char *kernel = err->errnum ? un_errno_text(err->errnum) : "";
-    /* Only a command can be looked up under an empty name. */
-    const char *detail = err->step == UN_STEP_LOOKUP && !*err->detail ? "\"\"" : err->detail;
+    /* Only a command or a working directory can have an empty name. */
+    bool is_name = err->step == UN_STEP_LOOKUP || err->step == UN_STEP_CWD;
+    const char *detail = is_name && !*err->detail ? "\"\"" : err->detail;
     const char *between = *kernel && *detail ? ": " : "";
     snprintf(text, size, "%s%s%s", detail, between, kernel);
     /* A path, an argument or a helper's words may hold anything; a message is one line, and no

@@ -52,9 +52,18 @@ static const struct un_cause causes[] = {
      "leave the control group out; or allow clone3: add it to what usernsctl seccomp-profile "
      "prints, and pass that file: docker run --security-opt seccomp=FILE"},
     {"command-not-executable", "the command is there, but can't be executed",
-     "chmod +x it; a script must begin with #! and its interpreter"},
-    {"command-not-found", "there is no such command",
+     "chmod +x it; a script must begin with #! and its interpreter; a directory is no command"},
+    {"command-not-found",
+     "there is no such command, or it is in a directory that this user may not search",
      "name one that is on PATH, or give its whole path"},
+    {"cwd-not-found",
+     "the directory that the command was to start in does not exist, or is no directory, where the "
+     "command runs",
+     "name a directory by the path that it has there"},
+    {"cwd-not-searchable",
+     "the user that the command runs as may not search the directory that the command was to start "
+     "in, or one on the way to it",
+     "namei -l DIR    # says whose each of them is; name a directory that this user may search"},
     {"foreign-link",
      "a symbolic link on the way belongs to a user other than you and root, who could make it lead "
      "to any of your files",

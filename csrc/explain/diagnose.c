@@ -200,6 +200,32 @@ static const char *join_failed(int errnum)
     return errnum == EPERM || errnum == EINVAL ? "join-denied" : NULL;
 }
 
+static const char *exec_failed(int errnum)
+{
+    switch (errnum) {
+    case ENOENT: /* or else the command would not have been found */
+        return "interpreter-not-found";
+    case EACCES:
+    case ENOEXEC:
+        return "command-not-executable";
+    default:
+        return NULL;
+    }
+}
+
+static const char *chdir_failed(int errnum)
+{
+    switch (errnum) {
+    case ENOENT:
+    case ENOTDIR:
+        return "cwd-not-found";
+    case EACCES:
+        return "cwd-not-searchable";
+    default:
+        return NULL;
+    }
+}
+
 static const char *find(const struct un_error *err, const char *proc)
 {
     switch (err->step) {
@@ -226,6 +252,12 @@ static const char *find(const struct un_error *err, const char *proc)
     case UN_STEP_SETRESUID:
     case UN_STEP_SETRESGID:
         return err->errnum == EINVAL ? "inside-id-unmapped" : NULL;
+    case UN_STEP_CWD:
+        return chdir_failed(err->errnum);
+    case UN_STEP_LOOKUP:
+        return "command-not-found";
+    case UN_STEP_EXEC:
+        return exec_failed(err->errnum);
     default:
         return NULL;
     }

@@ -162,7 +162,7 @@ static int check_interpreter(struct un_launch *launch, struct program *program,
     un_launch_tell(launch, program->inside,
                    "freeze the launch anew with an option that shows it: usernsctl freeze --bind "
                    "DIR");
-    return un_fail(err, UN_STEP_EXEC, 0, NULL,
+    return un_fail(err, UN_STEP_EXEC, 0, "interpreter-not-found",
                    "%.150s is run by %.100s%s%.150s%s, which is not in the sandbox",
                    program->inside, name, leads ? " (which leads to " : "", leads ? wanted : "",
                    leads ? ")" : "");
@@ -176,13 +176,13 @@ static int judge(struct un_launch *launch, const char *command, enum found found
         return fail_missing(launch, command, err);
     case DIRECTORY:
         un_launch_tell(launch, command, "name a program, such as a file in it");
-        return un_fail(err, UN_STEP_EXEC, 0, NULL, "%.300s is a directory, and no program",
-                       program->inside);
+        return un_fail(err, UN_STEP_EXEC, 0, "command-not-executable",
+                       "%.300s is a directory, and no program", program->inside);
     case NOT_EXECUTABLE:
         un_launch_tell(launch, command,
                        "chmod +x it, or start it by its interpreter, as in: python3 FILE");
-        return un_fail(err, UN_STEP_EXEC, 0, NULL, "%.300s is there, but it is not executable",
-                       program->inside);
+        return un_fail(err, UN_STEP_EXEC, 0, "command-not-executable",
+                       "%.300s is there, but it is not executable", program->inside);
     case EXECUTABLE:
         return check_interpreter(launch, program, err);
     default:

@@ -5,13 +5,6 @@
 #include <errno.h>
 #include <unistd.h>
 
-static int fail(const char *file, enum un_step step, const char *cause, struct un_error *err)
-{
-    un_fail_errno(err, step, file);
-    err->cause = cause;
-    return -1;
-}
-
 /* Whether the last execve() failed because there is no such file. It says ENOENT also for a file
  * that is there, but whose interpreter is not. */
 static bool is_absent(const char *file)
@@ -22,15 +15,19 @@ static bool is_absent(const char *file)
     return absent;
 }
 
+/* Whether the last execve() said EACCES of a file that is there, and not of a directory on the way
+ * that this process may not search. */
+static bool is_denied(const char *file)
+{
+    int errnum = errno;
+    bool denied = errnum == EACCES && !access(file, F_OK);
+    errno = errnum;
+    return denied;
+}
+
 static int fail_exec(const char *file, struct un_error *err)
 {
-    if (is_absent(file))
-        return fail(file, UN_STEP_LOOKUP, "command-not-found", err);
-    if (errno == ENOENT)
-        return fail(file, UN_STEP_EXEC, "interpreter-not-found", err);
-    if (errno == EACCES || errno == ENOEXEC)
-        return fail(file, UN_STEP_EXEC, "command-not-executable", err);
-    return fail(file, UN_STEP_EXEC, NULL, err);
+    return un_fail_errno(err, is_absent(file) ? UN_STEP_LOOKUP : UN_STEP_EXEC, file);
 }
 
 static void execute(const struct un_command *command, const char *file)
@@ -38,7 +35,8 @@ static void execute(const struct un_command *command, const char *file)
     execve(file, (char *const *)command->argv, (char *const *)command->envp);
 }
 
-/* As execvp(3) does, but for one thing: a file without "#!" is not handed to a shell. */
+/* As execvp(3) does, but for two things: a file without "#!" is not handed to a shell, and in a
+ * directory that this process may not search there is no command, as for shells. */
 static int search(const struct un_command *command, struct un_error *err)
 {
     const char *at = command->path ? command->path : UN_DEFAULT_PATH;
@@ -47,13 +45,12 @@ static int search(const struct un_command *command, struct un_error *err)
 
     while (un_next_candidate(&at, command->file, path)) {
         execute(command, path);
-        denied = denied || errno == EACCES;
+        denied = denied || is_denied(path);
         if (errno != EACCES && !is_absent(path))
             return fail_exec(path, err);
     }
     errno = denied ? EACCES : ENOENT;
-    return denied ? fail(command->file, UN_STEP_EXEC, "command-not-executable", err)
-                  : fail(command->file, UN_STEP_LOOKUP, "command-not-found", err);
+    return un_fail_errno(err, denied ? UN_STEP_EXEC : UN_STEP_LOOKUP, command->file);
 }
 
 int un_exec(const struct un_command *command, struct un_error *err)

@@ -62,6 +62,10 @@ def test_a_command_that_is_missing_is_127(prelude: Program) -> None:
         assert done.returncode == 127
         assert done.stderr.startswith(f"usernsctl-exec: lookup: {command}: No such file")
         assert "[command-not-found]" in done.stderr
+    # Only root may search this directory, and root of a new namespace is another user.
+    done = prelude("-r", "--", "no-such-tool", env={"PATH": "/root:/usr/bin"})
+    assert done.returncode == 127
+    assert "[command-not-found]" in done.stderr
     done = prelude("-r", "--", "")
     assert done.returncode == 127
     assert done.stderr.startswith('usernsctl-exec: lookup: "": No such file')

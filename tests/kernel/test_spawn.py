@@ -15,7 +15,7 @@ from typing import Any
 
 import prctl
 import pytest
-from callers import as_root
+from callers import as_root, unprivileged
 from conftest import children, open_descriptors
 from inside import PATIENCE, WAITER, namespace, read_ready
 
@@ -148,6 +148,24 @@ def test_the_command_can_die_with_its_starter(in_pid_namespace: bool) -> None:
     assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
 
 
+def test_a_directory_of_path_that_may_not_be_searched_has_no_command() -> None:
+    # Only root may search this one, and root of a new namespace is another user.
+    env = {"PATH": "/root:/usr/bin:/bin"}
+    with pytest.raises(FileNotFoundError) as caught:
+        un.run(["no-such-tool"], env=env)
+    assert caught.value.cause == "command-not-found"
+    assert un.call(["true"], env=env) == 0
+
+
+@unprivileged
+def test_a_working_directory_that_may_not_be_searched() -> None:
+    with pytest.raises(PermissionError) as caught:
+        un.run(["true"], cwd="/root")
+    error = caught.value
+    assert (error.step, error.cause) == ("chdir", "cwd-not-searchable")
+    assert (error.errno, error.filename) == (errno.EACCES, "/root")
+
+
 @pytest.mark.parametrize(
     ("arguments", "kind", "step", "number", "cause"),
     [
@@ -159,7 +177,8 @@ def test_the_command_can_die_with_its_starter(in_pid_namespace: bool) -> None:
             "command-not-found",
         ),
         ({"args": ["/etc"]}, PermissionError, "exec", errno.EACCES, "command-not-executable"),
-        ({"cwd": "/no/such/dir"}, FileNotFoundError, "chdir", errno.ENOENT, None),
+        ({"cwd": "/no/such/dir"}, FileNotFoundError, "chdir", errno.ENOENT, "cwd-not-found"),
+        ({"cwd": "/etc/passwd"}, NotADirectoryError, "chdir", errno.ENOTDIR, "cwd-not-found"),
         ({"process_group": 4194304}, un.CommandError, "session", None, None),
         ({"pass_fds": [999]}, un.CommandError, "descriptors", errno.EBADF, None),
         ({"user": 12345}, un.NamespaceError, "setresuid", errno.EINVAL, "inside-id-unmapped"),

@@ -71,7 +71,7 @@ static int settle_cwd(struct un_launch *launch, struct moment *moment, struct un
         moment->is.cwd = wanted;
         if (un_launch_is_unknown(wanted) || un_launch_has_directory(launch, wanted))
             return 0;
-        return un_fail(err, UN_STEP_CWD, 0, NULL,
+        return un_fail(err, UN_STEP_CWD, 0, "cwd-not-found",
                        "%.300s, where the launch has the command start: there is no such directory "
                        "in the sandbox",
                        wanted);

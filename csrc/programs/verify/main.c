@@ -77,7 +77,8 @@ static int search(char **argv, char **envp, const char *at)
     bool denied = false;
     while (un_next_candidate(&at, argv[0], path)) {
         long errnum = execute(path, argv, envp);
-        denied = denied || errnum == EACCES;
+        /* It is also said of a directory that may not be searched. */
+        denied = denied || (errnum == EACCES && exists(path));
         if (errnum != EACCES && exists(path))
             return explain(path, errnum);
     }

@@ -26,6 +26,7 @@ static void make_tree(void)
     CHECK_INT(mkdir("a", 0755), 0);
     CHECK_INT(mkdir("b", 0755), 0);
     CHECK_INT(mkdir("a/dir", 0755), 0);
+    CHECK_INT(mkdir("closed", 0), 0);
     make_file("a/tool", "", 0644);
     make_file("a/noexec", "", 0644);
     make_file("b/tool", "#!/bin/sh\nexit 7\n", 0755);
@@ -39,6 +40,7 @@ static void remove_tree(void)
     for (size_t i = 0; i < COUNT(files); i++)
         CHECK_INT(unlink(files[i]), 0);
     CHECK_INT(rmdir("a/dir"), 0);
+    CHECK_INT(rmdir("closed"), 0);
     CHECK_INT(rmdir("a"), 0);
     CHECK_INT(rmdir("b"), 0);
 }
@@ -60,6 +62,10 @@ static void a_command_that_can_not_run_is_told_from_one_that_is_not_there(void)
         {"missing", "/no/such/dir", UN_STEP_LOOKUP, ENOENT, "command-not-found"},
         {"missing", "a/noexec:b", UN_STEP_LOOKUP, ENOENT, "command-not-found"},
         {"missing", NULL, UN_STEP_LOOKUP, ENOENT, "command-not-found"},
+        /* Root may search it. */
+        {"missing", "closed:a", UN_STEP_LOOKUP, ENOENT, "command-not-found"},
+        {"missing", "a:closed", UN_STEP_LOOKUP, ENOENT, "command-not-found"},
+        {"noexec", "a:closed", UN_STEP_EXEC, EACCES, "command-not-executable"},
         {"tool", "b/none", UN_STEP_LOOKUP, ENOENT, "command-not-found"},
         {"tool", "", UN_STEP_LOOKUP, ENOENT, "command-not-found"},
         {"", "a:b", UN_STEP_LOOKUP, ENOENT, "command-not-found"},
@@ -82,6 +88,7 @@ static void a_command_that_can_not_run_is_told_from_one_that_is_not_there(void)
         CHECK_INT(un_exec(&command, &err), -1);
         CHECK_TEXT(un_step_name(err.step), un_step_name(cases[i].step));
         CHECK_INT(err.errnum, cases[i].errnum);
+        un_diagnose(&err, "/proc");
         CHECK_TEXT(err.cause, cases[i].cause);
         CHECK(strlen(err.detail) < UN_DETAIL_MAX);
     }
