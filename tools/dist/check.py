@@ -19,6 +19,8 @@ from elftools.elf.elffile import ELFFile
 from wheels import BUILDS, OUTPUT, TREE, last_commit
 
 ELF = b"\x7fELF"
+# What a static program has in it that is linked with glibc.
+GLIBC = b"glibc"
 TOOLS = Path(sys.executable).parent
 # The command is installed twice: where users look for it, and where the package does. And the wheel
 # of the programs is nothing but scripts.
@@ -68,6 +70,8 @@ def check_programs(wheel: Path) -> None:
                 sys.exit(f"{wheel.name}: {file.name} needs a newer glibc for {', '.join(late)}")
             if file.suffix != ".so" and glibc.needed(file):
                 sys.exit(f"{wheel.name}: {file.name} is not static")
+            if file.suffix != ".so" and GLIBC in file.read_bytes():
+                sys.exit(f"{wheel.name}: {file.name} is linked with glibc, which starts later")
             if (machine := ELFFile.load_from_path(file).get_machine_arch()) != expected:
                 sys.exit(f"{wheel.name}: {file.name} is for {machine}")
         for file in (file for file in native if file.name == "usernsctl-exec"):
@@ -101,7 +105,7 @@ def check_wheel(wheel: Path) -> None:
 def libc_of_programs() -> dict[str, str]:
     """The component that is linked into the static programs."""
     fields = "${source:Package} ${source:Version}"
-    command = ["dpkg-query", "-W", "-f", fields, "libc6-dev"]
+    command = ["dpkg-query", "-W", "-f", fields, "musl-dev"]
     name, version = subprocess.run(
         command, check=True, capture_output=True, text=True
     ).stdout.split()

@@ -1,4 +1,4 @@
-"""Make a directory that holds an older glibc and its headers, to link with.
+"""Make directories that hold other libcs and their headers, to link with.
 
 A program that is linked with a libc works with that one and all later ones. So the extension is
 compiled by this machine's compiler, but with the libc of an older Debian. apt fetches its packages,
@@ -15,6 +15,9 @@ import sys
 import sysconfig
 import tempfile
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "csrc"))
+import layout  # noqa: E402
 
 # glibc 2.31. Debian's archive has none that is older, but the extension uses no function that came
 # after 2.25, and `make dist` looks at which ones it needs (glibc.py).
@@ -66,6 +69,31 @@ def download(target: Path, uri: str, suite: str, machine: str, *packages: str) -
     return sorted(target.glob("*.deb"))
 
 
+def unpack(packages: list[Path], target: Path) -> None:
+    for package in packages:
+        subprocess.run(["dpkg-deb", "--extract", package, target], check=True)
+
+
+def make_musl(root: Path, machine: str) -> list[str]:
+    """Make the directory ``root`` with the musl of another processor, unless it is there.
+
+    :returns: the compiler that links with that musl, as words: what musl-gcc is here.
+    :raises subprocess.CalledProcessError: apt or dpkg-deb failed, and has said why.
+    """
+    here, there = f"{platform.machine()}-linux-musl", f"{machine}-linux-musl"
+    specs = root / "musl-gcc.specs"
+    if not specs.is_file():
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=root.parent) as scratch:
+            unpack(download(Path(scratch), mirror(), own_suite(), machine, "musl-dev"), root)
+        text = Path(f"/usr/lib/{here}/musl-gcc.specs").read_text()
+        for directory in ("include", "lib"):
+            text = text.replace(f"/usr/{directory}/{here}", f"{root}/usr/{directory}/{there}")
+        specs.write_text(text)
+    kernel = layout.musl_flags(root / "kernel-headers", Path(f"/usr/{machine}-linux-gnu/include"))
+    return [f"{machine}-linux-gnu-gcc", f"-specs={specs}", *kernel]
+
+
 def add_python(root: Path, scratch: Path, machine: str) -> None:
     """Have the part of Python's headers that Debian keeps among libc's be found there."""
     headers = Path(sysconfig.get_path("include")).name
@@ -74,7 +102,7 @@ def add_python(root: Path, scratch: Path, machine: str) -> None:
     if machine != platform.machine():
         package = f"lib{headers}-dev"
         [file] = download(scratch, mirror(), own_suite(), machine, package)
-        subprocess.run(["dpkg-deb", "--extract", file, scratch / "root"], check=True)
+        unpack([file], scratch / "root")
         shutil.copytree(scratch / "root" / multiarch, root / multiarch)
     elif system.is_dir():
         (root / multiarch).symlink_to(system)
@@ -93,7 +121,6 @@ def make(root: Path, machine: str) -> None:
         packages, python = Path(scratch, "packages"), Path(scratch, "python")
         packages.mkdir()
         python.mkdir()
-        for package in download(packages, mirror(), SUITE, machine, *PACKAGES):
-            subprocess.run(["dpkg-deb", "--extract", package, made], check=True)
+        unpack(download(packages, mirror(), SUITE, machine, *PACKAGES), made)
         add_python(made, python, machine)
         made.rename(root)

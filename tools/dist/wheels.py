@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -27,7 +28,6 @@ OUTPUT = TREE / "dist"
 CROSS = {
     "CC": "aarch64-linux-gnu-gcc",
     "LDSHARED": "aarch64-linux-gnu-gcc -shared",
-    "OBJCOPY": "aarch64-linux-gnu-objcopy",
 }
 BUILDS: dict[str, dict[str, str]] = {platform.machine(): {}}
 BUILDS.setdefault("aarch64", CROSS)
@@ -101,6 +101,9 @@ def build_wheels(sdist: Path, scratch: Path, target: Path, machine: str, epoch: 
     [tree] = unpacked.iterdir()
     option = f"-C--build-option=--plat-name={glibc.PLATFORM}_{machine}"
     environ = BUILDS[machine] | {"USERNSCTL_SYSROOT": str(sysroot_for(machine))}
+    if machine != platform.machine():
+        musl = sysroot.make_musl(TREE / "build" / f"musl-{machine}", machine)
+        environ["USERNSCTL_PROGRAM_CC"] = shlex.join(musl)
     wheel = build_package("wheel", tree, wheels, option, **environ)
     shutil.move(wheel, target)
     prelude.repack(target / wheel.name, target, tree, int(epoch))
