@@ -313,6 +313,26 @@ def test_sandboxes_of_a_template_have_their_streams(host: un.SandboxHost) -> Non
         assert box.communicate(b"hello")[0] == b"hello"
 
 
+class Detaching:
+    """Starts sandboxes that no pool can end with the process that has made it."""
+
+    def __init__(self, host: un.SandboxHost) -> None:
+        self.host = host
+
+    def start(self, **how: Any) -> un.Sandbox:
+        return self.host.start(None, detach=True, in_cgroup=how["in_cgroup"])
+
+
+def test_a_detached_sandbox_is_refused_and_ended(host: un.SandboxHost) -> None:
+    with host.pool(1, template=Detaching(host)) as pool:
+        for _ in range(2):
+            with pytest.raises(un.PoolError, match="detached") as caught, pool.acquire(PATIENCE):
+                pass
+            assert "detach=True" in (caught.value.remedy or "")
+        assert pool.stats().failed >= 2
+    assert un.Sandbox.list_detached() == []
+
+
 def test_sandboxes_go_on_from_where_a_command_was_saved(host: un.SandboxHost) -> None:
     script = "echo saved >/tmp/file; echo READY; read line; cat /tmp/file; echo $line"
     streams = {"stdin": un.PIPE, "stdout": un.PIPE}

@@ -8,7 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 from usernsctl.commands.popen import DEVNULL
-from usernsctl.errors import CommandNotExecutableError, CommandNotFoundError, RunscError
+from usernsctl.errors import (
+    CommandNotExecutableError,
+    CommandNotFoundError,
+    PoolError,
+    RunscError,
+)
 from usernsctl.gvisor.agent import agent_error
 from usernsctl.gvisor.sandbox import Sandbox
 
@@ -45,10 +50,18 @@ class Boxes:
     def make(self) -> Sandbox:
         """Start one, and its agent.
 
+        :raises PoolError: the sandbox is detached, and so would outlive the pool.
         :raises BaseException: what the start raises, and :meth:`check`.
         """
         box = self._start()
         try:
+            if box.detached:
+                raise PoolError(
+                    "the pool's template has started a detached sandbox, which would outlive the "
+                    "pool",
+                    step="pool",
+                    remedy="let start() of the template leave out detach=True",
+                )
             self._look(box, self._start_seconds)
             if self._warms:
                 self._warm(box)
