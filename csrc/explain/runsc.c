@@ -14,8 +14,8 @@
 #define YAMA_FILE "sys/kernel/yama/ptrace_scope"
 #define YAMA_ADMIN_ONLY 2
 
-/* So many bytes of a message are matched: enough for the longest path, and what is said of it. */
-#define MATCHED_MAX (2 * UN_PATH_MAX)
+/* So many bytes of a message are matched: the cause is its end, behind paths that it quotes. */
+#define MATCHED_MAX (4 * UN_PATH_MAX)
 
 /* What it says where the directory that the command starts in is missing, and can't be made. */
 static const char *const no_directory[] = {"creating working directory",
