@@ -109,7 +109,7 @@ static const char *judge_silence(int status, struct un_runsc_failure *failure)
     int sig = status - 128;
     switch (status) {
     case UN_RUNSC_CRASHED:
-        what = "runsc crashed; its own report is on standard error";
+        what = "runsc crashed or rejected an option; its own words are on standard error";
         break;
     case UN_RUNSC_FAILED:
         what = "runsc refused to start; its own words are on standard error";
@@ -132,8 +132,10 @@ void un_runsc_explain_silence(int status, const char *limit, struct un_runsc_fai
 {
     *failure = (struct un_runsc_failure){.has_cause = false};
     const char *cause = judge_silence(status, failure);
-    set_remedy(failure,
-               "usernsctl explain takes what it said. Too few threads are the usual cause: "
-               "see ulimit -u, and docker run --pids-limit");
+    set_remedy(
+        failure,
+        "usernsctl explain takes those words. Behind a crash are mostly too few threads: see "
+        "ulimit -u, and docker run --pids-limit. Behind a usage is mostly a release of runsc "
+        "that does not know the option: see runsc --version");
     set_cause(failure, *limit ? limit : cause);
 }

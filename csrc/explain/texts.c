@@ -1299,7 +1299,7 @@ const char un_text_causes[] =
     "apt-get install --only-upgrade runsc    # on Debian 12, take one of July 2024 or later from gvisor.dev, Installation, and name it: export USERNSCTL_RUNSC=FILE" "\000"
     "\000"
     "seccomp-denies-call" "\000"
-    "gVisor makes calls that few programs make, such as dup3, pivot_root, chroot or seccomp. A filter refuses one of them, which the message names." "\000"
+    "usernsctl and gVisor make system calls that few programs make, such as pidfd_open, dup3, pivot_root, chroot or seccomp. A seccomp filter refuses one of them, which the message names." "\000"
     "grep Seccomp /proc/self/status    # start outside that filter, or have it allow the call; usernsctl seccomp-profile prints a filter that does" "\000"
     "\000"
     "selinux-nested" "\000"

@@ -6,7 +6,7 @@ import os
 import sys
 
 import pytest
-from broken_machine import Diagnosis, diagnose, named_by_command, run_broken
+from broken_machine import PRELUDE, Diagnosis, diagnose, named_by_command, run_broken
 from callers import as_root
 
 #: The way to break it, options of usernsctl-exec that fail then, and the cause.
@@ -41,6 +41,14 @@ def test_doctor_and_the_failing_command_name_the_cause(
 
 def test_a_kernel_without_mounts_by_descriptors() -> None:
     assert diagnose(["seccomp-mount-bind"]).blocking == ["mount-by-descriptor-missing"]
+
+
+def test_a_refused_call_of_ours_is_not_called_gvisors() -> None:
+    done = run_broken(["seccomp-pidfd"], [PRELUDE, "-rf", "--", "true"])
+    said, why, *_ = done.stderr.splitlines()
+    assert said == "usernsctl-exec: pdeathsig: pidfd_open: Operation not permitted"
+    assert why.startswith("  why: usernsctl and gVisor make system calls")
+    assert why.endswith(" [seccomp-denies-call]")
 
 
 @as_root

@@ -311,8 +311,21 @@ def test_a_runsc_that_crashes_is_not_the_command_that_fails(usernsctl: Program) 
     assert (done.returncode, done.stdout) == (125, "")
     said, *ours = done.stderr.splitlines()
     assert said == "fatal error: newosproc"
-    assert ours[0] == "usernsctl: runsc: runsc crashed; its own report is on standard error"
-    assert ours[1].startswith("  remedy: ")
+    why = "runsc crashed or rejected an option; its own words are on standard error"
+    assert ours[0] == f"usernsctl: runsc: {why}"
+    assert ours[1].startswith("  remedy: usernsctl explain takes those words. Behind a crash ")
+
+
+def test_a_runsc_that_rejects_an_option_is_not_said_to_have_crashed(
+    usernsctl: Program, stand_in: Callable[[str], None]
+) -> None:
+    said = "flag provided but not defined: -overlay2"
+    stand_in(CRASHING_RUNSC.replace("fatal error: newosproc", said))
+    done = usernsctl("run", "--", "true")
+    assert done.stderr.startswith(f"{said}\nusernsctl: runsc: runsc crashed or rejected an option;")
+    assert "Behind a usage is mostly a release of runsc that" in done.stderr
+    explained = usernsctl("explain", input=done.stderr)
+    assert "runsc-too-old" in explained.stdout
 
 
 @pytest.mark.usefixtures("crashing_runsc")

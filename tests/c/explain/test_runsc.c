@@ -143,7 +143,7 @@ static void silence_is_told(void)
     CHECK_TEXT(failure.cause.id, "process-limit");
     un_runsc_explain_silence(UN_RUNSC_CRASHED, "", &failure);
     CHECK(!failure.has_cause);
-    CHECK_HAS(failure.what, "runsc crashed");
+    CHECK_HAS(failure.what, "runsc crashed or rejected an option");
     CHECK_HAS(failure.remedy, "ulimit -u");
 }
 

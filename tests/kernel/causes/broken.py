@@ -98,6 +98,10 @@ def seccomp_ptrace() -> None:
     refuse([("ptrace", 0, errno.EPERM)])
 
 
+def seccomp_pidfd() -> None:
+    refuse([("pidfd_open", 0, errno.EPERM)])
+
+
 # ---- what anybody can do to themselves ---------------------------------------------------------
 
 
@@ -327,6 +331,7 @@ EARLY: dict[str, Callable[[], None]] = {
     "seccomp-mount": seccomp_mount,
     "seccomp-mount-bind": seccomp_mount_bind,
     "seccomp-ptrace": seccomp_ptrace,
+    "seccomp-pidfd": seccomp_pidfd,
     "landlock": landlock,
 }
 #: ... or after that.
