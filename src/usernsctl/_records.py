@@ -12,6 +12,8 @@ slots, and only a frozen one has an order.
 
 from __future__ import annotations
 
+from usernsctl._typing import Any, NoReturn
+
 # What type checkers take to be true; the module that has it takes as long to import as ten of ours.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from dataclasses import field as field
     from dataclasses import fields as fields
     from dataclasses import replace as replace
-    from typing import Any, NoReturn
 
 
 class _Missing:

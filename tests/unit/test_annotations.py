@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 import typing
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
 
 import usernsctl as un
 from usernsctl import maps
+from usernsctl.commands.arguments import HasFileno
+from usernsctl.commands.target import Joinable
+from usernsctl.gvisor.pool import Starter
 
 WITHOUT = """
 import sys
@@ -27,3 +35,67 @@ def test_annotations_can_be_read() -> None:
 def test_typing_is_not_imported_for_nobody() -> None:
     done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def members(of: Any) -> Iterator[Any]:
+    """A function, class or module, and what it has of its own that can be called."""
+    yield of
+    if inspect.ismodule(of):
+        for name in of.__all__:
+            yield from members(getattr(of, name))
+    if not inspect.isclass(of):
+        return
+    for base in of.__mro__:
+        for value in vars(base).values() if base.__module__.startswith("usernsctl") else ():
+            plain = value.fget if isinstance(value, property) else value
+            if inspect.isfunction(plain := getattr(plain, "__func__", plain)):
+                yield plain
+
+
+def annotated() -> Iterator[Callable[..., Any]]:
+    """All that is public and can be called, and its overloads."""
+    for name in un.__all__:
+        for one in members(getattr(un, name)):
+            if callable(one):
+                yield one
+                yield from typing.get_overloads(one)
+
+
+def test_all_annotations_of_the_interface_can_be_read() -> None:
+    found = list(annotated())
+    assert len(found) > 250
+    for one in found:
+        typing.get_type_hints(one, include_extras=True)
+
+
+# What takes its keywords from a list, and one that the list has.
+@pytest.mark.parametrize(
+    ("function", "keyword"),
+    [
+        (un.spawn, "cwd"),
+        (un.exec, "executable"),
+        (un.call, "timeout"),
+        (un.enter, "propagation"),
+        (un.create_subprocess_exec, "limit"),
+        (un.Namespace.create, "uts"),
+        (un.Namespace.spawn, "pass_fds"),
+        (un.SandboxHost.start, "terminal"),
+        (un.gvisor.run, "in_cgroup"),
+    ],
+)
+def test_keywords_can_be_read(function: Callable[..., Any], keyword: str) -> None:
+    (kwargs,) = [
+        one.name
+        for one in inspect.signature(function).parameters.values()
+        if one.kind is one.VAR_KEYWORD
+    ]
+    (listed,) = typing.get_args(typing.get_type_hints(function)[kwargs])
+    assert keyword in typing.get_type_hints(listed)
+
+
+@pytest.mark.parametrize("protocol", [HasFileno, Joinable, Starter])
+def test_protocols_of_the_interface_can_be_checked(protocol: type) -> None:
+    """By what calls functions with arguments that it has checked, such as pydantic."""
+    assert not isinstance(object(), protocol)
+    methods = dict.fromkeys(["fileno", "target", "start"], print)
+    assert isinstance(type("Made", (), methods)(), protocol)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Unpack
 
 from usernsctl._system.descriptors import AsyncClosing, warn_forgotten
+from usernsctl._typing import LateModule
 from usernsctl.commands.arguments import StrOrBytesPath
 from usernsctl.commands.pidfd import TRACER_SECONDS
 from usernsctl.commands.popen import Popen, TimeoutExpired
@@ -20,6 +21,8 @@ from usernsctl.maps import AnyIdMap
 
 if TYPE_CHECKING:
     from usernsctl.commands import options
+else:
+    options = LateModule("usernsctl.commands.options")
 
 __all__ = ["Process", "create_subprocess_exec", "wait_for_end"]
 

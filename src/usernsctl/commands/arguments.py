@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from subprocess import DEVNULL, PIPE, STDOUT
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from usernsctl import _core
 from usernsctl.errors import NamespaceError
@@ -16,6 +16,7 @@ Args = StrOrBytesPath | Sequence[StrOrBytesPath]
 Environment = Mapping[str, StrOrBytesPath] | Mapping[bytes, StrOrBytesPath]
 
 
+@runtime_checkable
 class HasFileno(Protocol):
     """A file, a socket, or whatever else has a descriptor."""
 

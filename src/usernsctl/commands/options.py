@@ -1,8 +1,9 @@
 """The keyword arguments of whatever starts a command, each list once, for type checkers too.
 
-What is called with them takes ``**options: Unpack[...]`` of one of these classes. Nothing looks at
-the classes at run time, so nobody imports them then: :func:`usernsctl.commands.target.selected`
-takes the namespaces out of the dictionary, and what nobody knows is a :class:`TypeError`.
+What is called with them takes ``**options: Unpack[...]`` of one of these classes. A call does not
+look at the classes, so they are imported only for whoever looks at annotations:
+:func:`usernsctl.commands.target.selected` takes the namespaces out of the dictionary, and what
+nobody knows is a :class:`TypeError`.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from usernsctl import _core
 from usernsctl._system.handover import close_inherited as close_inherited
 from usernsctl._system.handover import pass_only as pass_only
 from usernsctl._system.handover import restore_signals as restore_signals
+from usernsctl._typing import LateModule
 from usernsctl.commands.arguments import (
     TEXT_ARGUMENTS,
     Args,
@@ -42,6 +43,8 @@ from usernsctl.maps import AnyIdMap
 
 if TYPE_CHECKING:
     from usernsctl.commands import options
+else:
+    options = LateModule("usernsctl.commands.options")
 
 __all__ = [
     "DEVNULL",

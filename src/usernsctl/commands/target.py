@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from usernsctl import _core
 from usernsctl._records import dataclass, field
-from usernsctl._typing import Any, Literal, Protocol
+from usernsctl._typing import Any, Literal, Protocol, runtime_checkable
 from usernsctl.maps import AnyIdMap, Plan, decide
 
 Propagation = Literal["private", "slave", "shared", "unchanged"]
@@ -21,6 +21,7 @@ ENTERABLE = ("mount", "net", "ipc", "uts", "cgroup")
 KEPT = (*ENTERABLE, "time")
 
 
+@runtime_checkable
 class Joinable(Protocol):
     """Namespaces that exist already and that a command can be put into."""
 

@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from typing import Any, NoReturn, Protocol, TypedDict
+from typing import Any, NoReturn, Protocol, TypedDict, runtime_checkable
 
 from usernsctl._system.descriptors import AsyncClosing, Closing
 from usernsctl.commands.arguments import StrOrBytesPath
@@ -23,6 +23,7 @@ from usernsctl.gvisor.sandbox import Sandbox
 START_SECONDS = 30
 
 
+@runtime_checkable
 class Starter(Protocol):
     """What starts sandboxes that are ready, such as a template."""
 

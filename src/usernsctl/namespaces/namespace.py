@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, Unpack, overload
 from usernsctl import _core
 from usernsctl._records import replace
 from usernsctl._system.descriptors import Closing, Shared
+from usernsctl._typing import LateModule
 from usernsctl.commands import popen as commands
 from usernsctl.commands.arguments import Args, StrOrBytesPath
 from usernsctl.commands.target import (
@@ -28,9 +29,11 @@ from usernsctl.namespaces import named
 from usernsctl.namespaces.holder import NamedNamespace
 
 if TYPE_CHECKING:
-    from usernsctl.commands import options
-    from usernsctl.commands.aio import Process
-
+    from usernsctl.commands import aio, options
+else:
+    # asyncio takes longer to import than all of this package.
+    aio = LateModule("usernsctl.commands.aio")
+    options = LateModule("usernsctl.commands.options")
 
 # ioctl_nsfs(2): which kind of namespace a descriptor is of, as a CLONE_NEW... flag.
 _NS_GET_NSTYPE = 0xB703
@@ -372,15 +375,12 @@ class Namespace(Closing):
         program: StrOrBytesPath,
         *args: StrOrBytesPath,
         **arguments: Unpack[options.StreamOptions],
-    ) -> Process:
+    ) -> aio.Process:
         """Start a command here from asyncio: :func:`usernsctl.create_subprocess_exec`.
 
         :raises ValueError: it is closed, or text was asked for.
         :raises UsernsError: as :class:`usernsctl.Popen` does.
         """
-        # asyncio takes longer to import than all of this package.
-        from usernsctl.commands import aio
-
         return await aio.create_subprocess_exec(program, *args, namespace=self, **arguments)
 
     def spawn(self, args: Args, **arguments: Unpack[options.SpawnOptions]) -> commands.Child:

@@ -8,19 +8,17 @@ import selectors
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from usernsctl._records import dataclass
 from usernsctl._system.descriptors import wait_readable
 from usernsctl.commands.popen import DEVNULL, PIPE, TimeoutExpired
 from usernsctl.errors import CommandError, CommandNotADirectoryError, CommandNotFoundError
 from usernsctl.gvisor.agent import seconds_left
+from usernsctl.gvisor.agent_popen import SandboxPopen
 from usernsctl.gvisor.decide import AGENT_INSIDE
+from usernsctl.gvisor.sandbox import Sandbox
 from usernsctl.gvisor.template.errors import not_ready
-
-if TYPE_CHECKING:
-    from usernsctl.gvisor.agent_popen import SandboxPopen
-    from usernsctl.gvisor.sandbox import Sandbox
 
 # How often it is looked whether it is, in seconds.
 _LOOK_SECONDS = 0.02
@@ -35,7 +33,7 @@ _LISTENING = re.compile(rb"^ *\d+: [0-9A-F]+:([0-9A-F]{4}) [0-9A-F]+:[0-9A-F]{4}
 _SHOWN_MAX = 16 << 20
 
 #: What tells that a command is ready.
-AnyReady: TypeAlias = "str | Callable[[Sandbox], object]"
+AnyReady: TypeAlias = str | Callable[[Sandbox], object]
 
 
 @dataclass(frozen=True, slots=True)
