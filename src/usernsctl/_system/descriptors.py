@@ -130,6 +130,18 @@ class AsyncClosing:
         await self.close_async()
 
     async def __aenter__(self) -> Self:
+        """Enter the block.
+
+        :raises RuntimeError: no task of asyncio enters it; this object is closed then, which could
+            not be done without asyncio at the end of the block.
+        """
+        if not _in_asyncio_task():
+            if isinstance(self, Closing):
+                self.close()
+            raise RuntimeError(
+                "async with needs asyncio here; under Trio and other event loops, use with in a "
+                "thread (trio.to_thread.run_sync)"
+            )
         return self
 
     async def __aexit__(
@@ -139,6 +151,19 @@ class AsyncClosing:
         traceback: TracebackType | None,
     ) -> None:
         await self._leave(error)
+
+
+def _in_asyncio_task() -> bool:
+    """Return whether a task of asyncio calls this.
+
+    Where asyncio's event loop runs Trio as a guest, the loop is there in Trio's tasks, too.
+    """
+    import asyncio
+
+    try:
+        return asyncio.current_task() is not None
+    except RuntimeError:
+        return False
 
 
 def warn_forgotten(owner: object, text: str) -> None:

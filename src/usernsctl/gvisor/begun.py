@@ -116,6 +116,7 @@ class BegunClosing(Closing, AsyncClosing):
         return self
 
     async def __aenter__(self) -> Self:
+        await super().__aenter__()
         try:
             await self._begun.wait()
         except asyncio.CancelledError:
