@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from processes import children_of
+
 import usernsctl as un
 
 WATCHER = Path(un.__file__).with_name("_bin") / "usernsctl-watch"
@@ -11,7 +13,7 @@ WATCHER = Path(un.__file__).with_name("_bin") / "usernsctl-watch"
 LOGS = ("/none", "/none", str(Path(__file__).with_name("ended.log")), "/none")
 
 #: The ways to have one, by their names.
-KINDS = ("fork", "pid", "watch")
+KINDS = ("fork", "pid", "init", "watch")
 
 
 def words(kind: str, prelude: Path) -> list[str]:
@@ -22,6 +24,16 @@ def words(kind: str, prelude: Path) -> list[str]:
     return {
         "fork": [str(prelude), "-rf", "--"],
         "pid": [str(prelude), "-rp", "--"],
+        "init": [str(prelude), "-r", "--init", "--"],
         # What it runs is executed by one path. Its log says that no status is a failure of runsc.
         "watch": [str(WATCHER), "/usr/bin/env", *LOGS, "--", "--", "env"],
     }[kind]
+
+
+def payload_of(supervisor: int) -> int:
+    """The process id of the command, which must have no children: with --init, a grandchild."""
+    pid = supervisor
+    while children := children_of(pid):
+        (pid,) = children
+    assert pid != supervisor
+    return pid

@@ -16,6 +16,7 @@
 #include "sys/message.h"
 #include "sys/namespaces.h"
 #include "sys/own_maps.h"
+#include "sys/pass_on.h"
 #include "sys/self.h"
 #include "sys/setup.h"
 
@@ -77,8 +78,16 @@ static int set_up(const struct un_task *task, struct un_error *err)
 
 struct inside {
     struct un_task task;
+    void (*sigchld)(int); /* what the caller has chosen, where process 1 has chosen another one */
     const char *const *environment;
 };
+
+/* Sends the caller the reason why the command was not started. */
+static int fail(const struct inside *inside, struct un_error *err)
+{
+    un_tell_failure(inside->task.fd[UN_TASK_SOCKET], err);
+    return FAILED;
+}
 
 /* Only returns if it failed, which it has told then. */
 static int become_command(void *arg)
@@ -101,8 +110,40 @@ static int become_command(void *arg)
         un_set_signals((uint64_t)task->number[UN_TASK_SIGNALS]);
         un_exec(&command, &err);
     }
-    un_tell_failure(task->fd[UN_TASK_SOCKET], &err);
-    return FAILED;
+    return fail(inside, &err);
+}
+
+/* The child of process 1, which has reset SIGCHLD: ignored, no child could be waited for. */
+static int become_command_below_init(void *arg)
+{
+    struct inside *inside = arg;
+    signal(SIGCHLD, inside->sigchld);
+    return become_command(arg);
+}
+
+/* All signals are blocked, as un_clone() has it. Only returns if it failed. */
+static int become_init(void *arg)
+{
+    struct inside *inside = arg;
+    struct un_task *task = &inside->task;
+    const struct un_message message = {.news = UN_NEWS_INIT};
+    struct un_clone command = {
+        .run = become_command_below_init,
+        .arg = inside,
+        .exit_signal = SIGCHLD,
+    };
+    struct un_error err;
+    int deathsig = (int)task->number[UN_TASK_PDEATHSIG];
+    /* Its end is the end of the command. */
+    task->number[UN_TASK_PDEATHSIG] = 0;
+    if (deathsig && un_die_with_parent(deathsig, task->fd[UN_TASK_PARENT], &err))
+        return fail(inside, &err);
+    un_tell(task->fd[UN_TASK_SOCKET], &message, NULL, 0);
+    inside->sigchld = signal(SIGCHLD, SIG_DFL);
+    if (!un_clone(&command))
+        un_be_init(command.pid, -1);
+    un_fail_errno(&err, UN_STEP_CLONE, "");
+    return fail(inside, &err);
 }
 
 /* Whether the caller has our socket: he would know of nothing that is started without it. */
@@ -124,14 +165,13 @@ static int run_second(struct inside *inside)
     struct un_clone second = {
         .flags = CLONE_PARENT | CLONE_PIDFD |
                  ((uint64_t)inside->task.number[UN_TASK_FLAGS] & CLONE_NEWPID),
-        .run = become_command,
+        .run = inside->task.number[UN_TASK_INIT] ? become_init : become_command,
         .arg = inside,
     };
     struct un_error err;
     if (un_clone(&second)) {
         un_fail_errno(&err, UN_STEP_CLONE, "");
-        un_tell_failure(socket, &err);
-        return FAILED;
+        return fail(inside, &err);
     }
     return un_tell(socket, &message, &second.pidfd, 1) ? 0 : FAILED;
 }
@@ -142,10 +182,8 @@ static int run(struct inside *inside)
     struct un_error err;
     /* Asked before the descriptors are used up. */
     bool second = un_task_has_second(task);
-    if (enter(task, &err)) {
-        un_tell_failure(task->fd[UN_TASK_SOCKET], &err);
-        return FAILED;
-    }
+    if (enter(task, &err))
+        return fail(inside, &err);
     return second ? run_second(inside) : become_command(inside);
 }
 

@@ -31,7 +31,8 @@ enum un_task_number {
     UN_TASK_UID,
     UN_TASK_KEEP_CAPS,
     UN_TASK_PDEATHSIG,
-    UN_TASK_GROUPS,  /* how many; -1: they stay as they are */
+    UN_TASK_INIT,   /* whether the second child is un_be_init(), and has the command as its child */
+    UN_TASK_GROUPS, /* how many; -1: they stay as they are */
     UN_TASK_IS_ROOT, /* whether the caller is uid 0 where it is */
     UN_TASK_WORDS,   /* of the command */
     UN_TASK_TEXTS,   /* which of these there are, bit N for N: */
@@ -84,6 +85,7 @@ enum un_news {
     UN_NEWS_FAILED, /* nothing of the command has run */
     UN_NEWS_HERE, /* the sender is about to become the command; if it can't, UN_NEWS_FAILED comes */
     UN_NEWS_SECOND,  /* the sender has a child in its place, whose pidfd comes with this */
+    UN_NEWS_INIT,    /* the sender is that child, and is about to start the command */
     UN_NEWS_HOLDING, /* with its directory in /proc, and the namespaces by the order of enum un_ns
                       */
     UN_NEWS_COUNT

@@ -456,6 +456,9 @@ struct un_spawn {
     const struct un_plan *plan;      /* a new user namespace, or NULL */
     const struct un_namespace *join; /* namespaces to join first, or NULL */
     uint64_t flags;                  /* CLONE_NEW... of further new namespaces */
+    bool has_init;                   /* with CLONE_NEWPID: the process started, process 1, passes
+                                      * signals on to the command, its child, reaps orphans, and
+                                      * ends as the command does; 128+N if signal N killed that */
     int cgroup;                      /* a cgroup v2 directory to start in, never after; -1: ours */
     struct un_setup setup;
     struct un_command command;

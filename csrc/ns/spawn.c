@@ -39,6 +39,7 @@ static void describe(const struct un_spawn *spawn, const struct un_own_maps *map
     un_task_init(task);
     task->number[UN_TASK_FLAGS] = (int64_t)spawn->flags;
     task->number[UN_TASK_SIGNALS] = (int64_t)signals;
+    task->number[UN_TASK_INIT] = spawn->has_init;
     task->number[UN_TASK_RESTORE_SIGNALS] = spawn->restore_signals;
     task->text[UN_TASK_FILE] = spawn->command.file;
     task->text[UN_TASK_PATH] = spawn->command.path;
@@ -65,10 +66,12 @@ static void note(struct un_told *told, struct heard *heard, struct un_error *err
 {
     if (told->message.news == UN_NEWS_FAILED && !heard->failed)
         heard->failed = un_told_failure(told, err);
-    if (told->message.news == UN_NEWS_HERE) {
+    if (told->message.news == UN_NEWS_HERE)
         heard->here = true;
+    /* Of process 1 the command is a child, and comes after it. */
+    if (heard->pid <= 0 &&
+        (told->message.news == UN_NEWS_HERE || told->message.news == UN_NEWS_INIT))
         heard->pid = told->sender;
-    }
     if (told->message.news == UN_NEWS_SECOND && told->fd_count && heard->pidfd < 0)
         heard->pidfd = told->fd[--told->fd_count];
     while (told->fd_count)

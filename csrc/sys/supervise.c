@@ -1,93 +1,13 @@
 #include "sys/supervise.h"
 #include "base/error.h"
+#include "sys/clone.h"
 #include "sys/process.h"
+#include "sys/setup.h"
 
 #include <errno.h>
-#include <signal.h>
-#include <sys/wait.h>
+#include <fcntl.h>
 #include <termios.h>
-#include <time.h>
 #include <unistd.h>
-
-/* What is known of the child. */
-struct life {
-    pid_t pid;
-    bool stopped;
-    bool ended;
-    int status; /* once it has ended: what our exit status should be */
-};
-
-/* Takes note of what happened to the child, and waits for whoever was left to us besides: a process
- * whose parent has ended becomes process 1's. */
-static void take_changes(struct life *child)
-{
-    int change;
-    pid_t whose;
-    while ((whose = waitpid(-1, &change, WNOHANG | WUNTRACED | WCONTINUED)) > 0) {
-        if (whose != child->pid)
-            continue;
-        child->stopped = WIFSTOPPED(change);
-        child->ended = WIFEXITED(change) || WIFSIGNALED(change);
-        if (child->ended)
-            child->status = un_exit_status_of(change);
-    }
-}
-
-/* Whether the kernel has sent a signal that we got to the child too; see supervise.h. */
-static bool is_for_all(pid_t child, const siginfo_t *info)
-{
-    if (info->si_code != SI_KERNEL || getpgid(child) != getpgrp())
-        return false;
-    switch (info->si_signo) {
-    case SIGINT:
-    case SIGQUIT:
-    case SIGTSTP:
-    case SIGWINCH:
-    case SIGTTIN:
-    case SIGTTOU:
-        return true;
-    case SIGHUP:
-    case SIGCONT:
-        return getsid(0) != getpid();
-    default:
-        return false;
-    }
-}
-
-/* Nobody but us waits for the child, so its pid stays its own for as long as we may signal it. */
-void un_pass_on_by_kill(pid_t child, const siginfo_t *info, void *arg)
-{
-    (void)arg;
-    if (!is_for_all(child, info))
-        kill(child, info->si_signo);
-}
-
-static int pass_on_until_end(pid_t pid, const sigset_t *signals, un_pass_on *pass_on, void *arg)
-{
-    struct life child = {.pid = pid};
-    for (;;) {
-        siginfo_t info;
-        take_changes(&child);
-        if (child.ended)
-            return child.status;
-        if (child.stopped && getpid() != 1) {
-            child.stopped = false;
-            raise(SIGSTOP);
-        }
-        /* The SIGCONT that wakes us up is one more signal to be passed on. */
-        int sig = sigwaitinfo(signals, &info);
-        if (sig > 0 && sig != SIGCHLD)
-            pass_on(pid, &info, arg);
-    }
-}
-
-/* What came too late for the child was not meant for us. */
-static void discard(const sigset_t *signals)
-{
-    const struct timespec now = {.tv_sec = 0};
-    while (sigtimedwait(signals, NULL, &now) > 0 || errno == EINTR)
-        continue;
-}
 
 /* Whether the terminal is our input and our output, and we are in its foreground. If it is one of
  * them only, it is not ours to mend: in `we | less` we share its foreground with a program that
@@ -108,8 +28,7 @@ static bool take_foreground(void)
 
 /* Signals as the supervisor of a child has them, and as they were before. */
 struct signals {
-    sigset_t all;
-    sigset_t before;
+    uint64_t before;         /* what was blocked */
     struct sigaction chosen; /* for SIGCHLD */
 };
 
@@ -118,15 +37,14 @@ static void take_signals(struct signals *signals)
     /* A caller may have left SIGCHLD ignored: the kernel then collects children, and tells nothing
      * of them. */
     const struct sigaction told = {.sa_handler = SIG_DFL};
-    sigfillset(&signals->all);
-    sigprocmask(SIG_BLOCK, &signals->all, &signals->before);
+    signals->before = un_block_signals();
     sigaction(SIGCHLD, &told, &signals->chosen);
 }
 
 static void give_signals_back(const struct signals *signals)
 {
     sigaction(SIGCHLD, &signals->chosen, NULL);
-    sigprocmask(SIG_SETMASK, &signals->before, NULL);
+    un_set_signals(signals->before);
 }
 
 /* The terminal that we have for ourselves, and its mode. False: there is none. */
@@ -135,49 +53,94 @@ static bool read_terminal(struct termios *mode)
     return has_terminal() && !tcgetattr(0, mode);
 }
 
-/* `terminal`: the mode that it is to get back, or NULL. */
-static int stand_in(pid_t child, const sigset_t *signals, un_pass_on *pass_on, void *arg,
-                    const struct termios *terminal)
+/* Waits for the child. `terminal`: the mode that the terminal is to get back, or NULL. */
+static void stand_in(struct un_watched *child, un_pass_on *pass_on, void *arg,
+                     const struct termios *terminal)
 {
-    int status = pass_on_until_end(child, signals, pass_on, arg);
+    un_pass_on_until_end(child, pass_on, arg);
     /* SIGTTOU is blocked, so that nothing stops us if somebody takes the foreground right now. */
     if (terminal && take_foreground())
         tcsetattr(0, TCSANOW, terminal);
-    discard(signals);
-    return status;
+    un_discard_signals();
 }
 
 int un_stand_in(pid_t child)
 {
     struct termios terminal;
     struct signals signals;
+    struct un_watched watched = {.pid = child, .report = -1, .reports = -1};
     bool restore = read_terminal(&terminal);
     take_signals(&signals);
-    int status =
-        stand_in(child, &signals.all, un_pass_on_by_kill, NULL, restore ? &terminal : NULL);
+    stand_in(&watched, un_pass_on_by_kill, NULL, restore ? &terminal : NULL);
     give_signals_back(&signals);
-    return status;
+    return un_exit_status_of(watched.wait_status);
 }
 
-pid_t un_supervise(un_pass_on *pass_on, void *arg, int *parent_pidfd, int *status,
-                   struct un_error *err)
+/* A pipe by which process 1, which has no number for us, reports on the command: the first end is
+ * ours, and what comes there wakes us by SIGCHLD. */
+static int open_reports(int reports[2], struct un_error *err)
+{
+    if (pipe2(reports, O_CLOEXEC | O_NONBLOCK))
+        return un_fail_errno(err, UN_STEP_CLONE, "pipe2");
+    if (!fcntl(reports[0], F_SETOWN, getpid()) && !fcntl(reports[0], F_SETSIG, SIGCHLD) &&
+        !fcntl(reports[0], F_SETFL, O_NONBLOCK | O_ASYNC))
+        return 0;
+    un_fail_errno(err, UN_STEP_CLONE, "F_SETSIG");
+    close(reports[0]);
+    close(reports[1]);
+    return -1;
+}
+
+/* In process 1: forks the command, and returns in that, or if it failed. */
+static pid_t fork_command(const struct un_supervision *how, int parent_pidfd, int report,
+                          struct un_error *err)
+{
+    if (un_die_with_parent(how->init_deathsig, parent_pidfd, err))
+        return -1;
+    pid_t child = fork();
+    if (child > 0)
+        un_be_init(child, report);
+    return child < 0 ? un_fail_errno(err, UN_STEP_CLONE, "") : 0;
+}
+
+/* Forks with all signals blocked, so that none is lost which comes before it can be passed on. */
+static pid_t fork_and_wait(struct un_supervision *how, int self, int reports[2],
+                           struct un_error *err)
 {
     struct termios terminal;
     struct signals signals;
-    int self = un_pidfd_open(getpid());
-    if (self < 0)
-        return un_fail_errno(err, UN_STEP_PDEATHSIG, "pidfd_open");
     bool restore = read_terminal(&terminal);
     take_signals(&signals);
     pid_t child = fork();
-    if (child > 0)
-        *status = stand_in(child, &signals.all, pass_on, arg, restore ? &terminal : NULL);
-    else if (child < 0)
+    if (child > 0) {
+        struct un_watched watched = {.pid = child, .report = -1, .reports = reports[0]};
+        stand_in(&watched, how->pass_on, how->arg, restore ? &terminal : NULL);
+        how->wait_status = watched.wait_status;
+    } else if (child < 0) {
         un_fail_errno(err, UN_STEP_CLONE, "");
-    else
-        *parent_pidfd = self;
+    } else if (how->has_init) {
+        child = fork_command(how, self, reports[1], err);
+    }
     give_signals_back(&signals);
-    if (child)
+    return child;
+}
+
+pid_t un_supervise(struct un_supervision *how, struct un_error *err)
+{
+    int reports[2] = {-1, -1};
+    int self = un_pidfd_open(getpid());
+    if (self < 0)
+        return un_fail_errno(err, UN_STEP_PDEATHSIG, "pidfd_open");
+    if (how->has_init && open_reports(reports, err)) {
         close(self);
+        return -1;
+    }
+    pid_t child = fork_and_wait(how, self, reports, err);
+    how->parent_pidfd = child || how->has_init ? -1 : self;
+    if (how->parent_pidfd < 0)
+        close(self);
+    for (int i = 0; i < 2; i++)
+        if (reports[i] >= 0)
+            close(reports[i]);
     return child;
 }

@@ -100,7 +100,9 @@ def test_a_fault_is_an_exception(fault: str, path: str | None, arguments: str, t
 
 
 @pytest.mark.parametrize("error", ["ENOSYS", "EPERM", "EINVAL", "E2BIG"])
-@pytest.mark.parametrize("arguments", ["", "pid=True", "mount=True, net=True"])
+@pytest.mark.parametrize(
+    "arguments", ["", "pid=True", "pid=True, init=True", "mount=True, net=True"]
+)
 def test_without_clone3_clone_does(error: str, arguments: str) -> None:
     assert attempt(f"clone3:error={error}", arguments=arguments) == [f"ran 0 {os.geteuid()} 1"]
 
@@ -112,7 +114,7 @@ def test_a_time_namespace_takes_no_clone3(error: str) -> None:
 
 @pytest.mark.parametrize("call", ["socketpair", "sendmsg", "recvmsg", "setsockopt"])
 @pytest.mark.parametrize("when", range(1, 6))
-@pytest.mark.parametrize("arguments", ["", "pid=True"])
+@pytest.mark.parametrize("arguments", ["", "pid=True", "pid=True, init=True"])
 def test_a_fault_in_between_leaves_nothing(call: str, when: int, arguments: str) -> None:
     """It is told, or it did no harm."""
     (told,) = attempt(f"{call}:error=ENOMEM:when={when}", arguments=arguments)
@@ -150,6 +152,17 @@ def test_without_close_range_all_are_closed() -> None:
     done = run_with("close_range:error=ENOSYS", command=[sys.executable, "-c", script])
     assert done.stderr == ""
     assert done.stdout.split() == ["0", "1", "2", "3"]
+
+
+def test_without_close_range_process_1_closes_all_as_well() -> None:
+    script = (
+        "import subprocess, usernsctl\n"
+        "with usernsctl.Popen(['sh', '-c', 'exec >&-; read line'], stdin=-1, stdout=-1,\n"
+        "                     pid=True, init=True) as process:\n"
+        "    print(process.stdout.read())\n"
+    )
+    done = run_with("close_range:error=ENOSYS", command=[sys.executable, "-c", script])
+    assert (done.stdout, done.stderr) == ("b''\n", "")
 
 
 @as_root

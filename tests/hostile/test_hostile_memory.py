@@ -124,7 +124,9 @@ def test_the_attacker_gets_what_is_left_open(place: Path) -> None:
     assert ways >= wanted
 
 
-@pytest.mark.parametrize("kind", ["kept", "kept-pid", "kept-time", "kept-new-time", "exec"])
+@pytest.mark.parametrize(
+    "kind", ["kept", "kept-pid", "kept-init", "kept-time", "kept-new-time", "exec"]
+)
 def test_hostile_root_inside(kind: str, place: Path, tally: Tally) -> None:
     attack(kind, tally.rounds(100, FULL_ROUNDS), place, tally)
 
@@ -135,7 +137,11 @@ def test_hostile_root_inside_while_commands_get_other_ids(place: Path, tally: Ta
 
 
 @pytest.mark.parametrize(
-    "kind", ["fresh", "fresh-pid", "fresh-time", "enter", "prelude", "prelude-fork"]
+    "kind",
+    [
+        *("fresh", "fresh-pid", "fresh-init", "fresh-time", "enter"),
+        *("prelude", "prelude-fork", "prelude-init"),
+    ],
 )
 def test_hostile_same_user_beside(kind: str, place: Path, tally: Tally) -> None:
     attack_beside(kind, tally.rounds(100, FULL_ROUNDS), place, tally)

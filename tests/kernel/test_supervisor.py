@@ -212,6 +212,59 @@ def test_what_the_terminal_sends_comes_once(
         assert process.wait(PATIENCE) == 0
 
 
+# A shell with job control: starts a job in the foreground, and says when it stops and how it ends.
+# A line has it go on in the foreground.
+JOB_CONTROL = """
+import os, signal, sys
+job = os.fork()
+if job == 0:
+    os.setpgid(0, 0)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
+    os.tcsetpgrp(0, os.getpid())
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTTOU})
+    os.execv(sys.argv[1], sys.argv[1:])
+signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+while True:
+    _, status = os.waitpid(job, os.WUNTRACED)
+    if not os.WIFSTOPPED(status):
+        break
+    os.tcsetpgrp(0, os.getpid())
+    print("stopped", flush=True)
+    sys.stdin.readline()
+    os.tcsetpgrp(0, job)
+    os.killpg(job, signal.SIGCONT)
+print("ended", os.waitstatus_to_exitcode(status), flush=True)
+"""
+
+
+@pytest.mark.parametrize("begin", ["pass", TAKES_THE_FOREGROUND], ids=["same group", "own group"])
+def test_keys_of_the_terminal_stop_and_end_a_command_that_does_not_care(
+    supervised: list[str], terminal: Terminal, begin: str
+) -> None:
+    if "-rp" in supervised:
+        pytest.skip("process 1 gets no signal that it does not handle")
+    shell = (
+        "import os, signal, time\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})\n"
+        f"{begin}\n"
+        "signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTTOU})\n"
+        "signal.signal(signal.SIGINT, signal.SIG_DFL)\n"
+        "signal.signal(signal.SIGCONT, lambda *_: print('goes on', flush=True))\n"
+        "print('ready', flush=True)\n"
+        "while True: time.sleep(99)\n"
+    )
+    with ended(terminal.lead([*python(JOB_CONTROL), *supervised, *python(shell)])) as process:
+        terminal.wait_for("ready")
+        terminal.type(b"\x1a")
+        terminal.wait_for("stopped")
+        terminal.type(b"\n")
+        terminal.wait_for("goes on")
+        if begin == "pass":
+            terminal.type(b"\x03")
+            terminal.wait_for(f"ended {128 + signal.SIGINT}")
+            assert process.wait(PATIENCE) == 0
+
+
 @pytest.mark.parametrize("begin", ["pass", TAKES_THE_FOREGROUND])
 @pytest.mark.parametrize(
     ("finish", "status"), [("os.kill(os.getpid(), 9)", 137), ("os._exit(3)", 3)]
@@ -233,8 +286,7 @@ def test_a_terminal_gets_back_its_mode_after_a_murder(
     with ended(terminal.lead([*supervised, *python(RAW % ("pass", "time.sleep(99)"))])) as process:
         terminal.wait_for("ready")
         assert termios.tcgetattr(terminal.theirs) != terminal.mode
-        (payload,) = children_of(process.pid)
-        os.kill(payload, signal.SIGKILL)
+        os.kill(supervisors.payload_of(process.pid), signal.SIGKILL)
         assert process.wait(PATIENCE) == 137
     assert termios.tcgetattr(terminal.theirs) == terminal.mode
 
@@ -246,9 +298,7 @@ def test_the_foreground_comes_back_from_a_dead_group(
     shell = ["sh", "-c", '"$@"; read word; echo "got $word"', "sh", *supervised, *raw]
     with ended(terminal.lead(shell)) as process:
         terminal.wait_for("ready")
-        (supervisor,) = children_of(process.pid)
-        (payload,) = children_of(supervisor)
-        os.kill(payload, signal.SIGKILL)
+        os.kill(supervisors.payload_of(process.pid), signal.SIGKILL)
         # Only in cooked mode does this end a line, and only in the foreground is it read.
         wait_until(lambda: termios.tcgetattr(terminal.theirs) == terminal.mode)
         terminal.type(b"hello\n")
@@ -278,11 +328,11 @@ def test_signals_that_come_too_late_are_not_ours(supervised: list[str]) -> None:
         try:
             assert process.stdout is not None
             read_ready(process.stdout)
-            (payload,) = children_of(process.pid)
+            (child,) = children_of(process.pid)
             process.send_signal(signal.SIGSTOP)
             wait_until(lambda: status_of(process.pid)["State"].startswith("T"))
-            os.kill(payload, signal.SIGUSR1)
-            wait_until(lambda: status_of(payload)["State"].startswith("Z"))
+            os.kill(supervisors.payload_of(process.pid), signal.SIGUSR1)
+            wait_until(lambda: status_of(child)["State"].startswith("Z"))
             for late in (signal.SIGHUP, signal.SIGTERM, signal.SIGUSR2, signal.SIGCONT):
                 process.send_signal(late)
             assert process.wait(PATIENCE) == 100 + signal.SIGUSR1
@@ -305,8 +355,8 @@ def as_first(supervised: list[str], prelude: Program) -> list[str]:
 
 
 def test_process_1_waits_for_orphans(as_first: list[str]) -> None:
-    if as_first.count("-rp") == 2:
-        pytest.skip("the command is process 1 of a namespace of its own")
+    if as_first.count("-rp") + as_first.count("--init") == 2:
+        pytest.skip("the command is in a namespace of its own")
     done = subprocess.run(
         [*as_first, "sh", "-c", ORPHAN], capture_output=True, text=True, timeout=PATIENCE
     )
@@ -320,7 +370,7 @@ def test_process_1_leaves_a_stopped_child_stopped(as_first: list[str]) -> None:
             assert process.stdout is not None
             read_ready(process.stdout)
             (first,) = children_of(process.pid)
-            (payload,) = children_of(first)
+            payload = supervisors.payload_of(first)
             os.kill(payload, signal.SIGSTOP)
             wait_until(lambda: status_of(payload)["State"].startswith("T"))
             # It is passed on after the news of the stop, since its number is greater.

@@ -45,6 +45,7 @@ def popen_results(ns: un.Namespace) -> None:
 def right(ns: un.Namespace, file: IO[bytes], connection: socket.socket) -> None:
     un.run(["id"], idmap="auto", mount=True, pid=True, propagation="slave", pdeathsig=9)
     un.run(["id"], idmap=un.IdMap.root(), in_cgroup="/sys/fs/cgroup/x", user=1, umask=0o77)
+    un.run(["id"], pid=True, init=True)
     un.run(["id"], idmap=["0:1000:1", "1:100000:10"])
     un.run(["id"], idmap=("0:1000:1", (1, 100000, 10), un.Extent(20, 5, 1)))
     un.run(["id"], namespace=ns, stdin=file, stdout=connection, stderr=un.STDOUT)

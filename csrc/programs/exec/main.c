@@ -10,6 +10,7 @@
 #include "programs/exec/launch.h"
 #include "programs/exec/options.h"
 #include "programs/shared/report.h"
+#include "sys/process.h"
 #include "sys/supervise.h"
 
 #include <sched.h>
@@ -74,14 +75,19 @@ static int run(struct un_options *options, struct un_error *err)
     if (options->hold >= 0)
         return un_hold(options->hold, &options->setup, err) ? report(options->hold, err) : 0;
     if (options->fork) {
-        int status;
-        options->setup.pdeathsig = options->kill_child;
-        pid_t child =
-            un_supervise(un_pass_on_by_kill, NULL, &options->setup.parent_pidfd, &status, err);
+        struct un_supervision how = {
+            .pass_on = un_pass_on_by_kill,
+            .has_init = options->init,
+            .init_deathsig = options->kill_child,
+        };
+        pid_t child = un_supervise(&how, err);
         if (child < 0)
             return fail(err);
         if (child > 0)
-            return status;
+            return un_exit_status_of(how.wait_status);
+        /* The end of process 1 is the end of all below it. */
+        options->setup.pdeathsig = options->init ? 0 : options->kill_child;
+        options->setup.parent_pidfd = how.parent_pidfd;
     }
     become_command(options, err);
     return fail(err);

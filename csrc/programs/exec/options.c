@@ -21,6 +21,7 @@ enum {
     OPT_ALLOW_SINGLE_ID,
     OPT_SETGROUPS,
     OPT_KILL_CHILD,
+    OPT_INIT,
     OPT_MOUNT_PROC,
     OPT_PROPAGATION,
     OPT_KEEP_CAPS,
@@ -54,6 +55,7 @@ static const struct option long_options[] = {
     {"time", no_argument, NULL, 'T'},
     {"fork", no_argument, NULL, 'f'},
     {"kill-child", optional_argument, NULL, OPT_KILL_CHILD},
+    {"init", no_argument, NULL, OPT_INIT},
     {"mount-proc", optional_argument, NULL, OPT_MOUNT_PROC},
     {"propagation", required_argument, NULL, OPT_PROPAGATION},
     {"root", required_argument, NULL, 'R'},
@@ -282,6 +284,10 @@ static int take_option(struct un_options *options, int option, struct un_error *
     case OPT_KILL_CHILD:
         options->fork = true;
         return optarg ? parse_signal(optarg, &options->kill_child, err) : 0;
+    case OPT_INIT:
+        options->init = true;
+        options->flags |= un_ns_flag(UN_NS_PID);
+        return 0;
     case OPT_MOUNT_PROC:
         options->setup.mount_proc = optarg ? optarg : "/proc";
         options->flags |= un_ns_flag(UN_NS_MOUNT);

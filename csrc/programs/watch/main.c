@@ -203,7 +203,7 @@ int main(int argc, char **argv)
 {
     struct words words;
     struct un_error err;
-    int parent_pidfd, status;
+    struct un_supervision how = {.pass_on = pass_on, .arg = &words};
     uint64_t hits[UN_LIMIT_COUNT];
     for (enum un_limit i = 0; i < UN_LIMIT_COUNT; i++)
         hits[i] = un_limit_hits(i);
@@ -215,11 +215,12 @@ int main(int argc, char **argv)
     }
     /* What we are given is for us alone. */
     un_close_fds_at_exec(NULL, 0, &err);
-    pid_t child = un_supervise(pass_on, &words, &parent_pidfd, &status, &err);
+    pid_t child = un_supervise(&how, &err);
     if (child < 0)
         return fail(&err);
     if (child == 0)
-        return become_child(&words, parent_pidfd);
+        return become_child(&words, how.parent_pidfd);
+    int status = un_exit_status_of(how.wait_status);
     if (words.early && status == 128 + SIGTERM)
         status = 128 + words.early;
     return conclude(&words, status, hits);

@@ -84,6 +84,7 @@ class Spawn:
     plan: object | None = None
     join: Sequence[int] | None = None
     namespaces: Iterable[str] = ()
+    has_init: bool = False
     cgroup: int = -1
     setup: Setup = field(default_factory=Setup)
     stdio: Sequence[int] = (-1, -1, -1)

@@ -83,6 +83,7 @@ def spawn(request: Spawn) -> tuple[int, int]:
     native.plan = _planned(request.plan)
     native.join = _joined(request.join, memory)
     native.flags = _flags(request.namespaces)
+    native.has_init = request.has_init
     native.cgroup = request.cgroup
     native.stdio = request.stdio
     native.close_fds = bool(request.close_fds)

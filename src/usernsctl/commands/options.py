@@ -73,11 +73,14 @@ class ExecOptions(EnterOptions, _Command, total=False):
 class _ChildOptions(Kinds, _Command, total=False):
     """What a child can be given besides.
 
+    :ivar init: whether process 1 of the new PID namespace (`pid`) is not the command, but a process
+        that passes signals on to it and reaps orphans.
     :ivar pdeathsig: the signal that it gets when the *thread* that started it ends
         (PR_SET_PDEATHSIG(2const)), or 0.
     :ivar in_cgroup: the directory of a control group v2, a path or a descriptor, to start in.
     """
 
+    init: bool
     propagation: Propagation
     stdin: Stream
     stderr: Stream

@@ -69,6 +69,7 @@ def _start(
 ) -> tuple[int, int]:
     request.plan = target.plan
     request.namespaces = target.namespaces
+    request.has_init = target.has_init
     request.setup = target.setup
     with target.held, opened(in_cgroup) as request.cgroup:
         request.join = target.join
@@ -94,6 +95,11 @@ class Popen(Collected[AnyStr]):
     :param namespace: a kept namespace to join, in place of `idmap`.
     :param mount: whether the command gets a mount namespace of its own; and so on for `net`, `pid`
         (the command is process 1 there), `ipc`, `uts`, `cgroup` and `time`.
+    :param init: whether process 1 of the new PID namespace (`pid`) is a small process of
+        usernsctl's, and the command its child. Process 1 passes signals on to the command, reaps
+        orphans, and ends when the command ends, with 128+N after signal N. Without `init` the
+        command is process 1, which gets no signal that it does not handle (pid_namespaces(7)), and
+        the parent of all orphans.
     :param propagation: of the mounts in a new mount namespace.
     :param pdeathsig: the signal that the command gets when the *thread* that started it ends
         (PR_SET_PDEATHSIG(2const)), or 0.
@@ -162,13 +168,16 @@ class Popen(Collected[AnyStr]):
         *positional: Any,
         idmap: AnyIdMap | None = None,
         namespace: Joinable | None = None,
+        init: bool = False,
         propagation: Propagation = "private",
         pdeathsig: int = 0,
         in_cgroup: StrOrBytesPath | int | None = None,
         **arguments: Any,
     ) -> None:
         names = selected(arguments)
-        self._target = make_target(names, idmap=idmap, namespace=namespace, propagation=propagation)
+        self._target = make_target(
+            names, init=init, idmap=idmap, namespace=namespace, propagation=propagation
+        )
         self._target.setup.pdeathsig = pdeathsig
         self._in_cgroup = in_cgroup
         try:
@@ -267,8 +276,8 @@ def spawn(
     """Start a command in new namespaces or in kept ones, with the least that takes.
 
     :param idmap: the ids inside, as :class:`Popen` has it; so `namespace` and `in_cgroup`.
-    :param arguments: ``mount=True`` and so on, `propagation`, `pdeathsig`, `in_cgroup`, `env`,
-        `cwd` and `pass_fds`, as :class:`Popen` has them; `stdin`, `stdout` and `stderr`: a
+    :param arguments: ``mount=True`` and so on, `init`, `propagation`, `pdeathsig`, `in_cgroup`,
+        `env`, `cwd` and `pass_fds`, as :class:`Popen` has them; `stdin`, `stdout` and `stderr`: a
         descriptor, an object that has one, DEVNULL, or ``None``: ours.
     :returns: what nobody but the caller waits for.
     :raises TypeError: there is another argument.
@@ -283,6 +292,7 @@ def _spawn(
     idmap: AnyIdMap | None,
     namespace: Joinable | None,
     *,
+    init: bool = False,
     propagation: Propagation = "private",
     env: Environment | None = None,
     cwd: StrOrBytesPath | None = None,
@@ -296,7 +306,9 @@ def _spawn(
 ) -> Child:
     names = selected(kinds)
     refuse_others("spawn", kinds)
-    target = make_target(names, idmap=idmap, namespace=namespace, propagation=propagation)
+    target = make_target(
+        names, init=init, idmap=idmap, namespace=namespace, propagation=propagation
+    )
     target.setup.pdeathsig = pdeathsig
     target.setup.cwd = target.setup.cwd if cwd is None else os.fsencode(cwd)
     with stdio(stdin=stdin, stdout=stdout, stderr=stderr) as streams:

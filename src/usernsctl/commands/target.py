@@ -36,6 +36,7 @@ class Target:
     :ivar plan: of a new user namespace, or ``None``.
     :ivar join: the descriptors of namespaces to join first, in the core's order; -1: none.
     :ivar namespaces: the names of further new ones.
+    :ivar has_init: whether process 1 of a new PID namespace is the parent of the command.
     :ivar setup: what is done inside before the command starts.
     :ivar owner: whoever has opened `join`, and would close it if nobody knew him any more.
     :ivar held: keeps `join` open for as long as it is entered.
@@ -44,6 +45,7 @@ class Target:
     plan: _core.NativePlan | None = None
     join: Sequence[int] | None = None
     namespaces: tuple[str, ...] = ()
+    has_init: bool = False
     setup: _core.Setup = field(default_factory=_core.Setup)
     owner: object | None = None
     held: contextlib.AbstractContextManager[Any] = field(default_factory=contextlib.nullcontext)
@@ -86,6 +88,7 @@ def refuse_others(function: str, options: Iterable[str]) -> None:
 def make_target(
     namespaces: tuple[str, ...],
     *,
+    init: bool = False,
     idmap: AnyIdMap | None = None,
     namespace: Joinable | None = None,
     planned: Plan | None = None,
@@ -94,6 +97,7 @@ def make_target(
     """Plan a new user namespace, or take the kept one that is given.
 
     :param namespaces: the names of further new ones.
+    :param init: whether process 1 of a new PID namespace is the parent of the command.
     :param idmap: the map of a new user namespace, or what stands for one; by default the caller is
         root there.
     :param namespace: the kept one, in place of `idmap`.
@@ -101,8 +105,11 @@ def make_target(
     :raises MapError: the map is malformed.
     :raises PlanError: the caller may not have it.
     :raises TypeError: `idmap` is nothing that stands for a map, or `namespace` is no namespace.
-    :raises ValueError: `idmap` and `namespace` are both given, or there is no such propagation.
+    :raises ValueError: `idmap` and `namespace` are both given, there is no such propagation, or
+        `init` is given without a new PID namespace.
     """
+    if init and "pid" not in namespaces:
+        raise ValueError("init=True is about process 1 of a new PID namespace: give pid=True, too")
     if propagation not in _PROPAGATION:
         known = ", ".join(_PROPAGATION)
         raise ValueError(f"propagation must be one of {known}, not {propagation!r}")
@@ -119,6 +126,7 @@ def make_target(
         native = decide(idmap) if planned is None else planned.native
         target = Target(plan=native, setup=native.setup())
     target.namespaces = namespaces
+    target.has_init = init
     if "mount" in namespaces:
         target.setup.propagation = _PROPAGATION[propagation]
     return target

@@ -50,6 +50,25 @@ static void the_command_is_the_first_process_of_a_new_pid_namespace(void)
     CHECK_INT(status_of(&spawn), 1);
 }
 
+static void the_command_is_a_child_of_an_init_if_asked_for(void)
+{
+    static const struct {
+        const char *script;
+        int status;
+    } cases[] = {{"exit $$$PPID", 21}, {"kill -TERM $$", 128 + SIGTERM}};
+    struct un_plan plan;
+    plan_own_ids(0, 0, &plan);
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        const char *const argv[] = {"sh", "-c", cases[i].script, NULL};
+        struct un_spawn spawn;
+        init_command(&spawn, argv);
+        spawn.plan = &plan;
+        spawn.flags = un_ns_flag(UN_NS_PID);
+        spawn.has_init = true;
+        CHECK_INT(status_of(&spawn), cases[i].status);
+    }
+}
+
 /* Into a kept namespace, with a PID namespace of its own: that takes a second child. */
 static void a_pid_namespace_can_be_added_to_a_kept_one(void)
 {
@@ -102,6 +121,7 @@ static int in_every_way(void *arg)
     (void)arg;
     the_command_sees_the_map_that_was_planned();
     the_command_is_the_first_process_of_a_new_pid_namespace();
+    the_command_is_a_child_of_an_init_if_asked_for();
     a_pid_namespace_can_be_added_to_a_kept_one();
     a_refused_map_leaves_nothing();
     return 0;

@@ -1,0 +1,118 @@
+#include "sys/pass_on.h"
+#include "sys/process.h"
+
+#include <errno.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+static bool note(struct un_watched *child, int status)
+{
+    bool ended = WIFEXITED(status) || WIFSIGNALED(status);
+    child->stopped = WIFSTOPPED(status);
+    if (ended)
+        child->wait_status = status;
+    return ended;
+}
+
+/* Process 1 reports the end of the command, then ends itself; if it is killed before, its own
+ * status counts. */
+static void take_reports(struct un_watched *child)
+{
+    int status;
+    while (read(child->reports, &status, sizeof status) == sizeof status)
+        note(child, status);
+}
+
+/* Takes note of what happened to the child, and reaps all others. */
+static void take_changes(struct un_watched *child)
+{
+    int status;
+    pid_t whose;
+    while ((whose = waitpid(-1, &status, WNOHANG | WUNTRACED | WCONTINUED)) > 0) {
+        if (whose != child->pid)
+            continue;
+        child->ended = note(child, status);
+        /* A report that finds no room is lost: the reader is stopped, and reads the next one. */
+        if (child->report >= 0)
+            (void)!write(child->report, &status, sizeof status);
+    }
+    if (child->reports >= 0)
+        take_reports(child);
+}
+
+/* Whether the kernel has sent a signal that we got to the child too; see pass_on.h. */
+static bool is_for_all(pid_t child, const siginfo_t *info)
+{
+    if (info->si_code != SI_KERNEL || getpgid(child) != getpgid(0))
+        return false;
+    switch (info->si_signo) {
+    case SIGINT:
+    case SIGQUIT:
+    case SIGTSTP:
+    case SIGWINCH:
+    case SIGTTIN:
+    case SIGTTOU:
+        return true;
+    case SIGHUP:
+    case SIGCONT:
+        return getsid(0) != getpid();
+    default:
+        return false;
+    }
+}
+
+/* Nobody but us waits for the child, so its pid stays its own for as long as we may signal it. */
+void un_pass_on_by_kill(pid_t child, const siginfo_t *info, void *arg)
+{
+    (void)arg;
+    if (!is_for_all(child, info))
+        kill(child, info->si_signo);
+}
+
+/* Waits for any signal, also one that a libc keeps for itself: musl has 34, which is the first
+ * real-time signal to programs with glibc. Returns its number, or -1 with errno. */
+static int wait_for_signal(siginfo_t *info, const struct timespec *timeout)
+{
+    const uint64_t all = ~UINT64_C(0);
+    return (int)syscall(SYS_rt_sigtimedwait, &all, info, timeout, sizeof all);
+}
+
+void un_discard_signals(void)
+{
+    const struct timespec now = {.tv_sec = 0};
+    siginfo_t info;
+    while (wait_for_signal(&info, &now) > 0 || errno == EINTR)
+        continue;
+}
+
+void un_pass_on_until_end(struct un_watched *child, un_pass_on *pass_on, void *arg)
+{
+    for (;;) {
+        siginfo_t info;
+        take_changes(child);
+        if (child->ended)
+            return;
+        if (child->stopped && getpid() != 1) {
+            child->stopped = false;
+            kill(getpid(), SIGSTOP);
+        }
+        /* The SIGCONT that wakes us up is one more signal to be passed on. */
+        int sig = wait_for_signal(&info, NULL);
+        if (sig > 0 && sig != SIGCHLD)
+            pass_on(child->pid, &info, arg);
+    }
+}
+
+_Noreturn void un_be_init(pid_t child, int report)
+{
+    struct un_watched command = {.pid = child, .report = report, .reports = -1};
+    struct un_error ignored;
+    for (int fd = 0; fd < 3; fd++)
+        if (fd != report)
+            close(fd);
+    un_close_fds(&report, report >= 0, &ignored);
+    un_pass_on_until_end(&command, un_pass_on_by_kill, NULL);
+    _exit(un_exit_status_of(command.wait_status));
+}

@@ -1,0 +1,237 @@
+"""``init=True``: process 1 of a command's new PID namespace is ours, and the command its child."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import prctl
+import pytest
+from conftest import children, open_descriptors
+from inside import PATIENCE, WAITER, read_ready, wait_for_end
+from processes import children_of, status_of
+
+import usernsctl as un
+
+INIT: dict[str, Any] = {"pid": True, "init": True}
+PIDS = ["sh", "-c", "echo $$ $PPID"]
+
+
+@contextmanager
+def waiting(*command: str, **arguments: Any) -> Iterator[un.Popen[str]]:
+    """A command, which has said a line."""
+    started = un.Popen(command, stdout=un.PIPE, text=True, **INIT, **arguments)
+    with started as process:
+        assert process.stdout is not None
+        try:
+            process.stdout.readline()
+            yield process
+        finally:
+            process.kill()
+
+
+def test_the_command_is_a_child_of_process_1() -> None:
+    assert un.check_output(PIDS, text=True, **INIT) == "2 1\n"
+
+
+def test_it_goes_together_with_other_namespaces_and_kept_ones() -> None:
+    assert un.check_output(PIDS, mount=True, net=True, time=True, text=True, **INIT) == "2 1\n"
+    with un.Namespace.create(mount=True) as ns:
+        assert ns.check_output(PIDS, text=True, **INIT) == "2 1\n"
+        child = ns.spawn(["sh", "-c", "exit $(( $$ + 6 ))"], **INIT)
+        os.close(child.pidfd)
+        assert os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1]) == 8
+
+
+def test_it_takes_a_pid_namespace() -> None:
+    for call in (un.run, un.Popen, un.spawn):
+        with pytest.raises(ValueError, match=r"init=True .* pid=True"):
+            call(["true"], init=True)  # type: ignore[operator]
+
+
+def test_streams_are_those_of_the_command() -> None:
+    done = un.run(["sh", "-c", "cat; echo x >&2"], input=b"hello", capture_output=True, **INIT)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"hello", b"x\n")
+
+
+def test_a_pipe_ends_when_the_command_closes_it() -> None:
+    script = "echo ready; exec >&-; read line"
+    with un.Popen(
+        ["sh", "-c", script], stdin=un.PIPE, stdout=un.PIPE, text=True, **INIT
+    ) as process:
+        assert process.stdout is not None
+        assert wait_for_end(process.stdout) == "ready\n"
+        assert process.poll() is None
+        assert process.communicate("\n", timeout=PATIENCE)
+        assert process.returncode == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, 40])
+def test_a_signal_ends_a_command_that_does_not_handle_it(number: int) -> None:
+    with waiting("sh", "-c", "echo ready; exec sleep 1000") as process:
+        process.send_signal(number)
+        assert process.wait(PATIENCE) == 128 + number
+
+
+def test_a_signal_at_once_is_not_lost() -> None:
+    for _ in range(50):
+        with un.Popen(["sleep", "1000"], **INIT) as process:
+            process.terminate()
+            assert process.wait(PATIENCE) == 128 + signal.SIGTERM
+
+
+def test_a_command_may_handle_it() -> None:
+    with un.Popen(WAITER, stdout=un.PIPE, text=True, **INIT) as process:
+        assert process.stdout is not None
+        assert read_ready(process.stdout) == 2
+        process.send_signal(signal.SIGUSR1)
+        assert process.wait(PATIENCE) == 100 + signal.SIGUSR1
+
+
+def test_kill_ends_all_at_once() -> None:
+    with waiting("sh", "-c", "setsid sleep 1000 & echo ready; wait") as process:
+        process.kill()
+        assert process.wait(PATIENCE) == -signal.SIGKILL
+        assert process.stdout is not None
+        assert wait_for_end(process.stdout) == ""
+
+
+def test_the_end_of_the_command_is_the_end_of_all() -> None:
+    done = un.run(["sh", "-c", "setsid sleep 1000 & exit 3"], stdout=un.PIPE, **INIT)
+    assert done.returncode == 3
+
+
+def test_a_stop_is_passed_on() -> None:
+    with waiting("sh", "-c", "echo ready; exec sleep 1000") as process:
+        (command,) = children_of(process.pid)
+        process.send_signal(signal.SIGTSTP)
+        deadline = time.monotonic() + PATIENCE
+        while not status_of(command)["State"].startswith("T"):
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        process.send_signal(signal.SIGCONT)
+        process.terminate()
+        assert process.wait(PATIENCE) == 128 + signal.SIGTERM
+
+
+ORPHAN = """
+orphan=$(sh -c 'sleep 0.1 >/dev/null & echo $!')
+tries=0
+while [ -e /proc/$orphan ] && [ $tries -lt 100 ]; do sleep 0.1; tries=$((tries + 1)); done
+[ -e /proc/$orphan ] && echo left || echo gone
+"""
+
+
+def test_orphans_are_reaped() -> None:
+    script = f"mount -t proc proc /proc; {ORPHAN}"
+    assert un.check_output(["sh", "-c", script], mount=True, text=True, **INIT) == "gone\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "step", "number"),
+    [
+        ({"args": ["no-such-tool"]}, FileNotFoundError, "lookup", errno.ENOENT),
+        ({"args": ["/etc"]}, PermissionError, "exec", errno.EACCES),
+        ({"cwd": "/no/such/dir"}, FileNotFoundError, "chdir", errno.ENOENT),
+        ({"user": 12345}, un.NamespaceError, "setresuid", errno.EINVAL),
+    ],
+)
+def test_a_failure_is_that_of_the_command(
+    arguments: dict[str, Any], kind: type[un.UsernsError], step: str, number: int
+) -> None:
+    with pytest.raises(kind) as caught:
+        un.run(**({"args": ["true"]} | arguments), **INIT)
+    assert (caught.value.step, caught.value.errno) == (step, number)
+
+
+def test_starts_that_work_and_that_fail_leave_nothing() -> None:
+    descriptors, before = open_descriptors(), children()
+    for index in range(100):
+        if index % 2:
+            assert un.run(["cat"], input=b"x", stdout=un.PIPE, **INIT).stdout == b"x"
+        else:
+            with pytest.raises(un.UsernsError):
+                un.run(["no-such-tool"], stdout=un.PIPE, **INIT)
+    assert open_descriptors() == descriptors
+    assert children() == before
+
+
+# Starts a command that dies with it, says its pid, and dies.
+SHORT_LIVED = """
+import os, signal
+import usernsctl
+process = usernsctl.Popen(["sleep", "1000"], pdeathsig=signal.SIGTERM, pid=True, init=True)
+print(process.pid, flush=True)
+os._exit(0)
+"""
+
+
+def test_the_signal_for_the_death_of_the_starter_is_passed_on() -> None:
+    prctl.set_child_subreaper(True)
+    command = [sys.executable, "-c", SHORT_LIVED]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=PATIENCE)
+    _, status = os.waitpid(int(done.stdout), 0)
+    assert os.waitstatus_to_exitcode(status) == 128 + signal.SIGTERM
+
+
+def test_a_caller_that_ignores_its_children_is_no_obstacle() -> None:
+    """The command gets what the caller has chosen; process 1 waits all the same."""
+    command = [
+        sys.executable,
+        "-c",
+        "import signal, time; print(signal.getsignal(signal.SIGCHLD).name); time.sleep(0.05)",
+    ]
+    script = (
+        "import signal, os, sys, usernsctl as un\n"
+        "signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
+        "child = un.spawn(sys.argv[1:], pid=True, init=True)\n"
+        "signal.signal(signal.SIGCHLD, signal.SIG_DFL)\n"
+        "os._exit(os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *command], capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "SIG_IGN\n", "")
+
+
+def test_the_signal_mask_of_the_caller_is_the_command_s() -> None:
+    script = "import signal; print(*map(int, signal.pthread_sigmask(signal.SIG_BLOCK, [])))"
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
+    try:
+        shown = un.check_output([sys.executable, "-c", script], text=True, **INIT)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    assert shown.split() == [str(int(signal.SIGUSR2))]
+
+
+def test_asyncio_has_it_too() -> None:
+    async def main() -> None:
+        process = await un.create_subprocess_exec(*PIDS, stdout=un.PIPE, **INIT)
+        assert (await process.communicate())[0] == b"2 1\n"
+        process = await un.create_subprocess_exec("sleep", "1000", **INIT)
+        process.terminate()
+        assert await process.wait() == 128 + signal.SIGTERM
+
+    asyncio.run(main())
+
+
+def test_nobody_inside_looks_into_process_1() -> None:
+    script = "ls -l /proc/1/fd /proc/1/cwd; cat /proc/1/environ; cat /proc/1/cmdline >/dev/null"
+    done = un.run(
+        ["sh", "-c", f"mount -t proc proc /proc; {script}"],
+        mount=True,
+        env={"SECRET": "x", "PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        **INIT,
+    )
+    assert done.stderr.count("Permission denied") == 3, done.stderr
+    assert "SECRET" not in done.stdout

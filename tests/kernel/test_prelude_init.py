@@ -1,0 +1,266 @@
+"""usernsctl-exec --init: process 1 of the PID namespace is ours, and the command its child.
+
+What it does as the other supervisors do is in test_supervisor.py.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import supervisors
+from conftest import Program
+from inside import PATIENCE, WAITER, read_ready, wait_for_end
+from processes import children_of, status_of
+
+INIT = ["-r", "--init", "--"]
+
+
+@contextmanager
+def running(
+    prelude: Program, *command: str, options: tuple[str, ...] = ()
+) -> Iterator[subprocess.Popen[str]]:
+    """usernsctl-exec --init with a command that says a line when it is ready."""
+    words: list[str | Path] = [prelude.path, *options, *INIT, *command]
+    # In a group of its own below ours: nothing stops the processes of an orphaned group.
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, process_group=0) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def first_process(supervisor: int) -> int:
+    (pid,) = children_of(supervisor)
+    return pid
+
+
+def test_the_command_is_a_child_of_process_1(prelude: Program) -> None:
+    assert prelude(*INIT, "sh", "-c", "echo $$ $PPID").stdout == "2 1\n"
+
+
+@pytest.mark.parametrize("status", [0, 7, 255])
+def test_it_ends_with_the_status_of_the_command(prelude: Program, status: int) -> None:
+    assert prelude(*INIT, "sh", "-c", f"exit {status}").returncode == status
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGSEGV, 40])
+def test_it_ends_with_128_and_the_signal_that_killed_the_command(
+    prelude: Program, number: int
+) -> None:
+    assert prelude(*INIT, "sh", "-c", f"kill -{int(number)} $$").returncode == 128 + number
+
+
+@pytest.mark.parametrize(("command", "status"), [("/no/such/tool", 127), ("/etc", 126)])
+def test_a_command_that_does_not_start_is_told_once(
+    prelude: Program, command: str, status: int
+) -> None:
+    done = prelude(*INIT, command)
+    assert done.returncode == status
+    assert done.stderr.count("usernsctl-exec: ") == 1
+
+
+ENDING = [signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, 34, 40]
+
+
+@pytest.mark.parametrize("number", ENDING)
+def test_a_signal_ends_a_command_that_does_not_handle_it(prelude: Program, number: int) -> None:
+    with running(prelude, "sh", "-c", "ulimit -c 0; echo ready; exec sleep 1000") as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(number)
+        assert process.wait(PATIENCE) == 128 + number
+
+
+def test_without_init_it_does_not(prelude: Program) -> None:
+    """pid_namespaces(7), and what the manual warns of."""
+    words = [prelude.path, "-rp", "--", "sh", "-c", "echo ready; exec sleep 1000"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            process.send_signal(signal.SIGTERM)
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(0.2)
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_process_1_passes_on_what_it_is_sent_itself(prelude: Program, number: int) -> None:
+    with running(prelude, *WAITER) as process:
+        assert process.stdout is not None
+        read_ready(process.stdout)
+        os.kill(first_process(process.pid), number)
+        assert process.wait(PATIENCE) == 100 + number
+
+
+def test_process_1_passes_on_what_comes_from_inside(prelude: Program) -> None:
+    script = "trap 'echo caught; exit 9' TERM; kill -TERM 1; while :; do sleep 0.05; done"
+    done = prelude(*INIT, "sh", "-c", script, timeout=PATIENCE)
+    assert (done.returncode, done.stdout) == (9, "caught\n")
+
+
+def test_signals_at_any_moment_end_it(prelude: Program) -> None:
+    """One may come before anybody could pass it on, but none is lost after the fork."""
+    chance = random.Random(0)
+    ends = set()
+    for _ in range(60):
+        output, held = os.pipe()
+        process = subprocess.Popen([prelude.path, *INIT, "sleep", "1000"], stdout=held)
+        os.close(held)
+        select.select([output], [], [], chance.uniform(0, 0.008))
+        process.send_signal(signal.SIGTERM)
+        try:
+            ends.add(process.wait(PATIENCE))
+        finally:
+            process.kill()
+            process.wait()
+        assert select.select([output], [], [], PATIENCE)[0]
+        os.close(output)
+    assert ends <= {-signal.SIGTERM, 128 + signal.SIGTERM}
+
+
+ORPHANS = f"""
+import os, sys, time
+for number in range(20):
+    if os.fork() == 0:
+        if os.fork() == 0:
+            while os.getppid() != 1:
+                time.sleep(0.001)
+        os._exit(0)
+for number in range(20):
+    os.wait()
+deadline = time.monotonic() + {PATIENCE}
+while left := set(filter(str.isdecimal, os.listdir("/proc"))) - {{"1", str(os.getpid())}}:
+    if time.monotonic() > deadline:
+        sys.exit("left: " + " ".join(left))
+    time.sleep(0.01)
+"""
+
+
+def test_process_1_reaps_orphans(prelude: Program) -> None:
+    done = prelude("--mount-proc", *INIT, sys.executable, "-c", ORPHANS, timeout=2 * PATIENCE)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_end_of_the_command_is_the_end_of_all(prelude: Program) -> None:
+    with running(prelude, "sh", "-c", "setsid sleep 1000 & echo ready; read line") as process:
+        assert process.stdout is not None
+        assert process.wait(PATIENCE) == 1
+        assert process.stdout.readline() == "ready\n"
+        assert wait_for_end(process.stdout) == ""
+
+
+@pytest.mark.parametrize("victim", ["usernsctl-exec", "process 1"])
+def test_the_command_does_not_outlive_whoever_waits_for_it(prelude: Program, victim: str) -> None:
+    with running(prelude, *WAITER) as process:
+        assert process.stdout is not None
+        read_ready(process.stdout)
+        if victim == "usernsctl-exec":
+            process.kill()
+            assert process.wait(PATIENCE) == -signal.SIGKILL
+        else:
+            os.kill(first_process(process.pid), signal.SIGKILL)
+            assert process.wait(PATIENCE) == 128 + signal.SIGKILL
+        assert wait_for_end(process.stdout) == ""
+
+
+def test_the_command_gets_the_signal_that_was_chosen_for_the_death_of_its_parent(
+    prelude: Program,
+) -> None:
+    """Process 1 gets it, passes it on, and waits."""
+    script = "trap 'echo caught; exit' USR1; echo ready; while :; do sleep 0.05; done"
+    with running(prelude, "sh", "-c", script, options=("--kill-child=USR1",)) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.kill()
+        process.wait(PATIENCE)
+        assert wait_for_end(process.stdout) == "caught\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGTSTP])
+def test_a_stopped_command_stops_usernsctl_exec_and_both_go_on(
+    prelude: Program, number: int
+) -> None:
+    with running(prelude, *WAITER) as process:
+        assert process.stdout is not None
+        read_ready(process.stdout)
+        payload = supervisors.payload_of(process.pid)
+        os.kill(payload, number)
+        _, status = os.waitpid(process.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+        process.send_signal(signal.SIGCONT)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 100 + signal.SIGTERM
+
+
+def test_a_stop_asked_of_usernsctl_exec_stops_the_command(prelude: Program) -> None:
+    with running(prelude, *WAITER) as process:
+        assert process.stdout is not None
+        read_ready(process.stdout)
+        process.send_signal(signal.SIGTSTP)
+        _, status = os.waitpid(process.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+        assert status_of(supervisors.payload_of(process.pid))["State"].startswith("T")
+        process.send_signal(signal.SIGCONT)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 100 + signal.SIGTERM
+
+
+def test_process_1_keeps_no_descriptor_of_the_command_s(prelude: Program) -> None:
+    """Who reads from a pipe sees its end when the command closes it."""
+    output, passed = os.pipe()
+    words = [prelude.path, f"--preserve-fd={passed}", *INIT, *WAITER]
+    with subprocess.Popen(
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, pass_fds=[passed]
+    ) as process:
+        os.close(passed)
+        os.close(output)
+        try:
+            assert process.stdout is not None
+            read_ready(process.stdout)
+            first = first_process(process.pid)
+            # It is not to be looked into; root outside may.
+            if os.geteuid() == 0:
+                links = [
+                    os.readlink(f"/proc/{first}/fd/{n}") for n in os.listdir(f"/proc/{first}/fd")
+                ]
+                assert len(links) == 1, links
+            process.send_signal(signal.SIGUSR1)
+            assert process.wait(PATIENCE) == 100 + signal.SIGUSR1
+        finally:
+            process.kill()
+
+
+def test_a_caller_that_ignores_its_children_is_no_obstacle(prelude: Program) -> None:
+    script = "import os, signal; print(signal.getsignal(signal.SIGCHLD).name); os._exit(7)"
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        process = subprocess.Popen(
+            [prelude.path, *INIT, sys.executable, "-uc", script], stdout=subprocess.PIPE, text=True
+        )
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    with process:
+        try:
+            chosen, _ = process.communicate(timeout=PATIENCE)
+        finally:
+            process.kill()
+    assert (process.returncode, chosen) == (7, "SIG_IGN\n")
+
+
+@pytest.mark.parametrize("closed", [(0,), (0, 1), (0, 1, 2)])
+def test_closed_streams_are_no_obstacle(prelude: Program, closed: tuple[int, ...]) -> None:
+    closes = "; ".join(f"exec {fd}>&-" for fd in closed)
+    words = ["sh", "-c", f'{closes}; exec "$@"', "sh", str(prelude.path), *INIT]
+    done = subprocess.run([*words, "sh", "-c", "exit 5"], timeout=PATIENCE)
+    assert done.returncode == 5
