@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import struct
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -15,6 +16,13 @@ from callers import may_map_any_id
 import usernsctl as un
 
 SOURCES = Path(__file__).parent / "hostile"
+
+#: The name and the value of an access control list (acl(5)) with rwx for user 54321, as the kernel
+#: keeps it: a version, then for each entry a tag, permissions and an id (linux/posix_acl_xattr.h).
+LIST_WITH_ANOTHER = (
+    "system.posix_acl_access",
+    struct.pack("<I" + "HHI" * 5, 2, 1, 7, 0, 2, 7, 54321, 4, 5, 0, 16, 7, 0, 32, 5, 0),
+)
 
 other_users = pytest.mark.userns_requires("userns" if may_map_any_id() else "subid")
 

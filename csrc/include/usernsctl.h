@@ -558,9 +558,10 @@ int un_machine_part(int fd, const char **part);
 /* Whether the owner of a file may lead us anywhere. `path` is that of the file, without symbolic
  * links but itself. */
 bool un_owner_is_trusted(uid_t uid, const char *path);
-/* Whether nobody but the caller and root is in a group: it is root's, or has the caller's number
- * and no members. */
-bool un_group_is_private(gid_t gid);
+/* Returns whether a user other than the caller and root may write to an open directory, by its mode
+ * or its access control list. A group counts as the caller's alone if it is root's, or has the
+ * caller's number and no members. */
+bool un_others_may_write(int directory);
 /* Has what is written through a descriptor appended, if it is at the end of a file:
  * gVisor would overwrite what is there. -1 with errno: it is not open. */
 int un_append_at_end(int fd);

@@ -5,12 +5,19 @@
 #include "base/procfile.h"
 #include "launch/launch.h"
 
+#include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/posix_acl.h>
+#include <linux/posix_acl_xattr.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/xattr.h>
 #include <unistd.h>
+
+/* An access control list with more entries counts as one that cannot be read. */
+#define ACL_ENTRIES_MAX 64
 
 /* Whose link it was that was not followed. */
 struct foreign {
@@ -80,6 +87,39 @@ static bool has_members(gid_t gid)
 bool un_group_is_private(gid_t gid)
 {
     return gid == 0 || (gid == getegid() && gid == geteuid() && !has_members(gid));
+}
+
+/* Returns whether an access control list lets a named user or group write (acl(5)). A list that
+ * cannot be read may. */
+static bool acl_grants_write(int fd)
+{
+    struct {
+        struct posix_acl_xattr_header header;
+        struct posix_acl_xattr_entry entry[ACL_ENTRIES_MAX];
+    } list;
+    char path[64];
+    /* fgetxattr(2) takes no O_PATH. */
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    ssize_t size = getxattr(path, "system.posix_acl_access", &list, sizeof list);
+    if (size < 0)
+        return errno != ENODATA && errno != EOPNOTSUPP;
+    for (size_t i = 0; sizeof list.header + (i + 1) * sizeof *list.entry <= (size_t)size; i++) {
+        int tag = le16toh(list.entry[i].e_tag), permissions = le16toh(list.entry[i].e_perm);
+        if ((tag == ACL_USER || tag == ACL_GROUP) && permissions & ACL_WRITE)
+            return true;
+    }
+    return false;
+}
+
+/* With an access control list, the bits of the group are the mask: they limit the named users and
+ * groups (acl(5)). */
+bool un_others_may_write(int directory)
+{
+    struct stat status;
+    if (fstat(directory, &status) || status.st_mode & S_IWOTH)
+        return true;
+    return status.st_mode & S_IWGRP &&
+           (!un_group_is_private(status.st_gid) || acl_grants_write(directory));
 }
 
 /* Whether a symbolic link is one of the kernel's own, in /proc. */

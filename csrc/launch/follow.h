@@ -20,5 +20,8 @@ int un_open_exact(const char *path, char real[UN_PATH_MAX]);
  * process is in by now: the kernel binds nothing by a descriptor of another one. ESTALE: there is
  * another file by now. */
 int un_open_here(int fd, const char *path);
+/* Whether nobody but the caller and root is in a group: it is root's, or has the caller's number
+ * and no members. */
+bool un_group_is_private(gid_t gid);
 
 #endif

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from callers import as_root
 from conftest import Program
+from strangers import LIST_WITH_ANOTHER
 
 pytestmark = pytest.mark.userns_requires("userns")
 
@@ -210,6 +211,18 @@ def test_what_belongs_to_somebody_else_is_refused(prelude: Program, write: Write
     os.chown(launch, 12345, 12345)
     text = "belongs to uid 12345, who is neither root nor you"
     refusal(prelude("--launch", launch, "--", "true"), "launch-untrusted", text)
+
+
+@as_root
+def test_an_access_control_list_lets_others_replace_it(
+    prelude: Program, write: Write, tmp_path: Path
+) -> None:
+    """The group of root's directory is root's alone, but not all of its bits are the group's."""
+    launch = write()
+    tmp_path.chmod(0o775)
+    assert config_of(prelude("--launch", launch, "--", "true"))
+    os.setxattr(tmp_path, *LIST_WITH_ANOTHER)
+    refusal(prelude("--launch", launch, "--", "true"), "launch-untrusted", "others may replace it")
 
 
 def test_a_file_of_another_kind_is_refused(prelude: Program, tmp_path: Path) -> None:

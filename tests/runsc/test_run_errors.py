@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from callers import as_root
 from conftest import TESTS, Program
+from strangers import LIST_WITH_ANOTHER
 
 import usernsctl as un
 
@@ -155,15 +156,17 @@ def test_a_directory_that_others_may_write_to(
 
 @as_root
 @pytest.mark.parametrize("option", ["--root", "--debug-log"])
-@pytest.mark.parametrize("gid", [12345, 12346])
+@pytest.mark.parametrize(("gid", "has_list"), [(12345, False), (12345, True), (12346, False)])
 def test_a_directory_that_the_callers_group_may_write_to(
-    usernsctl: Program, option: str, gid: int
+    usernsctl: Program, option: str, gid: int, has_list: bool
 ) -> None:
     """A group that has the user's number is made with the user; others are many users' own."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         os.chown(directory, 12345, gid)
         directory.chmod(0o775)
+        if has_list:
+            os.setxattr(directory, *LIST_WITH_ANOTHER)
         caller = ["setpriv", "--reuid=12345", f"--regid={gid}", "--clear-groups"]
         words = ["run", option, str(directory / "new"), "--", "true"]
         done = subprocess.run(
@@ -172,7 +175,7 @@ def test_a_directory_that_the_callers_group_may_write_to(
             capture_output=True,
             text=True,
         )
-        if gid == 12345:
+        if gid == 12345 and not has_list:
             assert (done.returncode, done.stderr) == (0, "")
         else:
             assert done.returncode == 125

@@ -61,15 +61,6 @@ struct gap {
     struct stat status;
 };
 
-/* Whether somebody else could replace an entry of a directory: it is somebody's own in a sticky
- * one. */
-static bool is_open_to_others(const struct stat *directory, bool is_entry_trusted)
-{
-    bool may_write = directory->st_mode & S_IWOTH ||
-                     (directory->st_mode & S_IWGRP && !un_group_is_private(directory->st_gid));
-    return may_write && !(directory->st_mode & S_ISVTX && is_entry_trusted);
-}
-
 static enum un_look look_for_gaps(const struct un_trail *trail, const char *name,
                                   struct un_entry *found, void *arg)
 {
@@ -84,8 +75,10 @@ static enum un_look look_for_gaps(const struct un_trail *trail, const char *name
         un_close_quietly(found->fd);
         return UN_LOOK_FAILED;
     }
+    /* In a sticky directory, an entry is its owner's. */
+    bool is_kept = gap->status.st_mode & S_ISVTX && un_owner_is_trusted(entry.st_uid, trail->path);
     if (un_owner_is_trusted(gap->status.st_uid, gap->path) &&
-        !is_open_to_others(&gap->status, un_owner_is_trusted(entry.st_uid, trail->path))) {
+        (is_kept || !un_others_may_write(parent->fd))) {
         gap->path[0] = '\0';
         return UN_LOOK_FILE;
     }

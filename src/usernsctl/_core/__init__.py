@@ -10,10 +10,10 @@ from usernsctl._core.launching import NativeLaunch, failure
 from usernsctl._core.looking import (
     append_at_end,
     denies_write_execute,
-    is_private_group,
     is_trusted,
     landlock_version,
     machine_part,
+    others_may_write,
     refuse_to_show,
 )
 from usernsctl._core.planning import (
@@ -79,12 +79,12 @@ __all__ = [
     "explain_silent_runsc",
     "failure",
     "free_ids",
-    "is_private_group",
     "is_trusted",
     "join",
     "landlock_version",
     "machine_part",
     "mount",
+    "others_may_write",
     "parse_extent",
     "plan",
     "refuse_to_show",

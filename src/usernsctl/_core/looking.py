@@ -59,12 +59,15 @@ def is_trusted(uid: int, path: str) -> bool:
     return bool(lib.un_owner_is_trusted(uid, os.fsencode(path)))
 
 
-def is_private_group(gid: int) -> bool:
-    """Whether nobody but the caller and root is in a group.
+def others_may_write(directory: int) -> bool:
+    """Return whether a user other than the caller and root may write to a directory.
 
-    It is root's, or has the caller's number and no members.
+    That is by its mode or its access control list (acl(5)). A group counts as the caller's alone if
+    it is root's, or has the caller's number and no members.
+
+    :param directory: a descriptor of it, perhaps O_PATH.
     """
-    return bool(lib.un_group_is_private(gid))
+    return bool(lib.un_others_may_write(directory))
 
 
 def append_at_end(descriptor: int) -> None:

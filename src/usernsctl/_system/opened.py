@@ -242,19 +242,13 @@ def _check_unchangeable(trail: list[Opened], *, has_more: bool) -> None:
         )
         if place.is_directory and (
             not _core.is_trusted(status.st_uid, place.path)
-            or (_others_write(status) and not is_kept)
+            or (not is_kept and _core.others_may_write(place.fd))
         ):
             raise ChangeableError(
                 errno.EACCES,
                 f"others may write to {place.path}, and so have the path lead elsewhere",
                 place.path,
             )
-
-
-def _others_write(status: os.stat_result) -> bool:
-    if status.st_mode & stat.S_IWOTH:
-        return True
-    return bool(status.st_mode & stat.S_IWGRP) and not _core.is_private_group(status.st_gid)
 
 
 def root() -> Opened:

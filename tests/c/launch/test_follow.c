@@ -6,13 +6,18 @@
 
 #include "launch/follow.h"
 
+#include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/posix_acl.h>
+#include <linux/posix_acl_xattr.h>
 #include <sched.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/xattr.h>
 
 static int only_its_own_places_are_roots(void *arg)
 {
@@ -75,6 +80,62 @@ static int only_what_has_no_members_is_private(void *arg)
     return 0;
 }
 
+/* Gives a directory a list with one named entry, and the mask that the mode shows as its group's.
+ */
+static void set_list(const char *path, uint16_t tag, uint16_t permissions, uint16_t mask)
+{
+    struct {
+        struct posix_acl_xattr_header header;
+        struct posix_acl_xattr_entry entry[5];
+    } list = {
+        .header = {htole32(POSIX_ACL_XATTR_VERSION)},
+        .entry = {{htole16(ACL_USER_OBJ), htole16(7), 0},
+                  {htole16(tag), htole16(permissions), htole32(tag == ACL_USER ? 54321 : 54322)},
+                  {htole16(ACL_GROUP_OBJ), htole16(5), 0},
+                  {htole16(ACL_MASK), htole16(mask), 0},
+                  {htole16(ACL_OTHER), htole16(5), 0}}};
+    /* The kernel wants them in this order. */
+    if (tag == ACL_GROUP) {
+        struct posix_acl_xattr_entry named = list.entry[1];
+        list.entry[1] = list.entry[2];
+        list.entry[2] = named;
+    }
+    CHECK_INT(setxattr(path, "system.posix_acl_access", &list, sizeof list, 0), 0);
+}
+
+/* A directory of the caller's, whose group is the caller's alone. */
+static int a_list_lets_others_write(void *arg)
+{
+    static const struct {
+        uint16_t tag, permissions, mask;
+        bool may_write;
+    } lists[] = {
+        {ACL_USER, 7, 7, true},  {ACL_GROUP, 7, 7, true},  {ACL_USER, 2, 2, true},
+        {ACL_USER, 5, 7, false}, {ACL_GROUP, 5, 7, false}, {ACL_USER, 7, 5, false},
+    };
+    char path[] = "/tmp/test-follow-XXXXXX";
+    (void)arg;
+    CHECK_INT(setresgid(12345, 12345, 12345), 0);
+    CHECK_INT(setresuid(12345, 12345, 12345), 0);
+    CHECK(mkdtemp(path));
+    int directory = open(path, O_PATH | O_CLOEXEC);
+    CHECK(directory >= 0);
+    CHECK(!un_others_may_write(directory));
+    CHECK_INT(chmod(path, 0775), 0);
+    CHECK(!un_others_may_write(directory));
+    for (size_t i = 0; i < COUNT(lists); i++) {
+        set_list(path, lists[i].tag, lists[i].permissions, lists[i].mask);
+        CHECK_INT(un_others_may_write(directory), lists[i].may_write);
+    }
+    CHECK_INT(removexattr(path, "system.posix_acl_access"), 0);
+    CHECK_INT(chmod(path, 0757), 0);
+    CHECK(un_others_may_write(directory));
+    close(directory);
+    CHECK(un_others_may_write(directory));
+    CHECK_INT(rmdir(path), 0);
+    return 0;
+}
+
 static int only_the_users_own_number_is_private(void *arg)
 {
     (void)arg;
@@ -125,6 +186,7 @@ int main(void)
     CHECK_INT(forked(only_its_own_places_are_roots, NULL), 0);
     if (geteuid() == 0) {
         CHECK_INT(forked(only_what_has_no_members_is_private, NULL), 0);
+        CHECK_INT(forked(a_list_lets_others_write, NULL), 0);
         CHECK_INT(forked(only_the_users_own_number_is_private, NULL), 0);
     }
     check_no_child_left();
