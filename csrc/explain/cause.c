@@ -92,9 +92,8 @@ static const struct un_cause causes[] = {
      "mount -o remount,suid it, or install the package uidmap on another file system"},
     {"helper-status-lost",
      "usernsctl could not learn whether newuidmap or newgidmap succeeded: another part of this "
-     "process has waited for the helper, or this process ignores SIGCHLD",
-     "signal(SIGCHLD, SIG_DFL); wait for each child by its pid, and never for any child "
-     "(waitpid(-1))"},
+     "process has waited for the helper",
+     "wait for each child by its pid, and never for any child (waitpid(-1))"},
     {"helper-stopped", "newuidmap or newgidmap was stopped",
      "find out who stops it, and try again"},
     {"in-chroot", "the kernel makes no user namespace for a process in a chroot",

@@ -467,9 +467,10 @@ struct un_spawn {
     const int *keep;      /* ... but these: sorted, without doubles */
     size_t keep_count;    /* */
     bool restore_signals; /* SIGPIPE and SIGXFSZ, which Python ignores, get their default action */
-    bool new_session;     /* setsid(2) */
-    int process_group;    /* setpgid(2); -1: leave */
-    int umask;            /* umask(2); -1: leave */
+    const uint64_t *signals; /* the signals that the command blocks; NULL: those that we block */
+    bool new_session;        /* setsid(2) */
+    int process_group;       /* setpgid(2); -1: leave */
+    int umask;               /* umask(2); -1: leave */
 };
 
 void un_spawn_init(struct un_spawn *spawn);
@@ -482,6 +483,9 @@ void un_spawn_init(struct un_spawn *spawn);
  * no capabilities), is what the child executes; any other one the child program does, once inside.
  */
 int un_spawn(const struct un_spawn *spawn, pid_t *pid, int *pidfd, struct un_error *err);
+/* How a process ended that was reaped already, as by the kernel where SIGCHLD is ignored: a status
+ * as waitpid(2) has it; -1: the kernel does not tell (before Linux 6.15). */
+int un_lost_status(int pidfd);
 /* Waits for a child on behalf of whoever waits for us, as usernsctl-exec --fork does: passes
  * signals on to it, and returns what our exit status should be, 128+N if signal N killed it.
  * Signals that came before reach it too if they were blocked when it was forked. Waits for all

@@ -140,7 +140,7 @@ static int spawn_inside(const struct un_spawn *spawn, pid_t *pid, int *pidfd, st
             return un_fail_errno(err, UN_STEP_CLONE, "the maps");
         un_own_maps_of(spawn->plan, text, &maps);
     }
-    describe(spawn, &maps, un_signal_mask(), &task);
+    describe(spawn, &maps, spawn->signals ? *spawn->signals : un_signal_mask(), &task);
     if (spawn->plan)
         task.number[UN_TASK_FLAGS] |= CLONE_NEWUSER;
     struct un_start start = {

@@ -61,7 +61,7 @@ static int become_command(void *arg)
         return -1;
     if (spawn->restore_signals)
         un_restore_signals();
-    un_set_signals(bare->clone->signals);
+    un_set_signals(spawn->signals ? *spawn->signals : bare->clone->signals);
     return un_exec(&spawn->command, bare->err);
 }
 

@@ -5,6 +5,7 @@
 #include "sys/bare_command.h"
 #include "sys/clone.h"
 #include "sys/process.h"
+#include "sys/sigchld.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -17,7 +18,7 @@
 #define SLICE_MS 200
 #define JOBS_MAX 2
 
-static int start(struct un_job *job, int null, struct un_error *err)
+static int start(struct un_job *job, int null, const uint64_t *signals, struct un_error *err)
 {
     static const char *const env[] = {"LC_ALL=C", "PATH=" UN_SYSTEM_PATH, NULL};
     int ends[2];
@@ -30,6 +31,7 @@ static int start(struct un_job *job, int null, struct un_error *err)
     spawn.stdio[1] = spawn.stdio[2] = ends[1];
     spawn.close_fds = true;
     spawn.restore_signals = true;
+    spawn.signals = signals;
     pid_t pid;
     int failed = un_spawn_bare(&spawn, &pid, &job->pidfd, err);
     close(ends[1]);
@@ -144,34 +146,44 @@ static void wait_all(struct un_job *jobs, size_t count, int timeout_ms)
     }
 }
 
-static int run_jobs(struct un_job *jobs, size_t count, int timeout_ms, struct un_error *err)
+struct run {
+    struct un_job *jobs;
+    size_t count;
+    int timeout_ms;
+    struct un_error *err;
+};
+
+static int run_jobs(void *arg, const uint64_t *signals)
 {
+    const struct run *run = arg;
+    struct un_job *jobs = run->jobs;
     /* What they read must not be what our command is to read. */
     int null = openat(AT_FDCWD, "/dev/null", O_RDONLY | O_CLOEXEC);
     size_t started = 0;
-    for (; started < count; started++) {
+    for (; started < run->count; started++) {
         jobs[started].length = 0;
         jobs[started].output[0] = '\0';
         jobs[started].timed_out = false;
         jobs[started].stopped_by = 0;
-        if (start(&jobs[started], null, err))
+        if (start(&jobs[started], null, signals, run->err))
             break;
     }
     if (null >= 0)
         close(null);
-    if (started < count) {
+    if (started < run->count) {
         for (size_t i = 0; i < started; i++)
             kill_and_finish(&jobs[i]);
         return -1;
     }
-    wait_all(jobs, count, timeout_ms);
+    wait_all(jobs, run->count, run->timeout_ms);
     return 0;
 }
 
 int un_run_jobs(struct un_job *jobs, size_t count, int timeout_ms, struct un_error *err)
 {
+    struct run run = {jobs, count, timeout_ms, err};
     int cancel = un_forbid_cancel();
-    int failed = run_jobs(jobs, count, timeout_ms, err);
+    int failed = un_call_waiting(run_jobs, &run, err);
     un_restore_cancel(cancel);
     return failed;
 }

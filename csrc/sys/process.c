@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -21,13 +22,40 @@ int un_pidfd_open(pid_t pid)
     return (int)syscall(SYS_pidfd_open, pid, 0);
 }
 
+/* struct pidfd_info of linux/pidfd.h, which is younger than some libcs. */
+struct pidfd_info {
+    uint64_t mask;
+    uint64_t cgroup;
+    uint32_t ids[11]; /* pid, tgid, ppid, and those of the user */
+    int32_t exit_code;
+};
+#define PIDFD_INFO_EXIT 8 /* since Linux 6.15 */
+#define PIDFD_GET_INFO _IOWR(0xFF, 11, struct pidfd_info)
+
+int un_lost_status(int pidfd)
+{
+    struct pidfd_info info = {.mask = PIDFD_INFO_EXIT};
+    bool is_told = !ioctl(pidfd, PIDFD_GET_INFO, &info) && info.mask & PIDFD_INFO_EXIT;
+    return is_told ? info.exit_code : -1;
+}
+
+static bool read_lost(int pidfd, siginfo_t *how)
+{
+    int status = un_lost_status(pidfd);
+    if (status < 0)
+        return false;
+    how->si_code = WIFEXITED(status) ? CLD_EXITED : WCOREDUMP(status) ? CLD_DUMPED : CLD_KILLED;
+    how->si_status = WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status);
+    return true;
+}
+
 bool un_reap(int pidfd, siginfo_t *how)
 {
     int failed;
     memset(how, 0, sizeof *how);
     while ((failed = waitid(UN_BY_PIDFD, (id_t)pidfd, how, WEXITED | __WALL)) && errno == EINTR)
         continue;
-    return !failed;
+    return !failed || (errno == ECHILD && read_lost(pidfd, how));
 }
 
 /* A child that nobody has waited for keeps its number. */

@@ -12,8 +12,9 @@
 /* pidfd_open(2), which older libcs lack. -1 with errno. Async-signal-safe. */
 int un_pidfd_open(pid_t pid);
 
-/* Waits for the end of the child that a pidfd refers to. False: how it ended is not to be known,
- * since SIGCHLD is ignored, or somebody else has waited for it. */
+/* Waits for the end of the child that a pidfd refers to. Returns false if nobody can tell how it
+ * ended: the kernel reaped it, since SIGCHLD is ignored, or somebody else did, and Linux is older
+ * than 6.15. */
 bool un_reap(int pidfd, siginfo_t *how);
 /* SIGKILL to whom the pidfd refers, and to nobody else. */
 void un_kill(int pidfd);

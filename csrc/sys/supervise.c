@@ -3,6 +3,7 @@
 #include "sys/clone.h"
 #include "sys/process.h"
 #include "sys/setup.h"
+#include "sys/sigchld.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -34,11 +35,8 @@ struct signals {
 
 static void take_signals(struct signals *signals)
 {
-    /* A caller may have left SIGCHLD ignored: the kernel then collects children, and tells nothing
-     * of them. */
-    const struct sigaction told = {.sa_handler = SIG_DFL};
     signals->before = un_block_signals();
-    sigaction(SIGCHLD, &told, &signals->chosen);
+    un_default_sigchld(&signals->chosen);
 }
 
 static void give_signals_back(const struct signals *signals)

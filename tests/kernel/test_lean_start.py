@@ -34,11 +34,11 @@ COMMON = names(
 USED = names("array codecs fcntl grp pwd select struct time")
 VERSION = names(
     "_cffi_backend usernsctl usernsctl.__main__ usernsctl._core usernsctl._interrupts "
-    "usernsctl._native usernsctl._programs usernsctl._records usernsctl._text usernsctl._typing "
-    "usernsctl.cli "
+    "usernsctl._native usernsctl._programs usernsctl._records usernsctl._system usernsctl._text "
+    "usernsctl._typing usernsctl.cli "
     "usernsctl.errors usernsctl.explain"
 )
-RUN = VERSION | names("usernsctl._system usernsctl.commands usernsctl.gvisor usernsctl.maps")
+RUN = VERSION | names("usernsctl.commands usernsctl.gvisor usernsctl.maps")
 
 # Says what was imported, and what of it once another mount namespace was entered: when the core is
 # to execute another program, or at the end.

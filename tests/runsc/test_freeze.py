@@ -165,6 +165,18 @@ def test_a_frozen_launch_with_several_ids(
     assert (frozen.returncode, frozen.stdout, frozen.stderr) == (0, run.stdout, "")
 
 
+@pytest.mark.userns_requires("subid")
+def test_a_caller_that_ignores_sigchld(
+    usernsctl: Program, prelude: Program, tmp_path: Path
+) -> None:
+    file = tmp_path / "launch"
+    options = ["--map-auto", "-o", str(file)]
+    assert usernsctl("freeze", *options, "--", "sh", "-c", "exit 5").returncode == 0
+    ignoring = Program(Path("/usr/bin/env"))
+    done = ignoring("--ignore-signal=CHLD", prelude.path, "--launch", file)
+    assert (done.returncode, done.stderr) == (5, "")
+
+
 def test_a_frozen_bundle(usernsctl: Program, prelude: Program, tmp_path: Path) -> None:
     bundle, file = tmp_path / "b", tmp_path / "launch"
     made = usernsctl("bundle", "init", bundle, "--rootfs", "/", "--", "sh", "-c", "pwd; exit 6")

@@ -1,6 +1,7 @@
 #include "programs/shared/sandbox_command.h"
 #include "base/number.h"
 #include "sys/fds.h"
+#include "sys/sigchld.h"
 
 #include <fcntl.h>
 #include <limits.h>
@@ -82,11 +83,9 @@ static void let_go_of_standard(int nothing)
 
 pid_t sandbox_start_command(char **argv, int *signals)
 {
-    /* Where it is ignored, the kernel collects children, and tells nobody how they ended. */
-    const struct sigaction told = {.sa_handler = SIG_DFL};
     struct sigaction chosen;
     sigset_t child, before;
-    sigaction(SIGCHLD, &told, &chosen);
+    un_default_sigchld(&chosen);
     sigemptyset(&child);
     sigaddset(&child, SIGCHLD);
     sigprocmask(SIG_BLOCK, &child, &before);

@@ -116,6 +116,15 @@ def end_child(pidfd: int) -> None:
         os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
 
 
+def lost_returncode(pidfd: int) -> int | None:
+    """Return how a child ended that was reaped already, as :class:`subprocess.Popen` has it.
+
+    :returns: ``None``: the kernel does not tell (before Linux 6.15).
+    """
+    status = lib.un_lost_status(pidfd)
+    return None if status < 0 else os.waitstatus_to_exitcode(status)
+
+
 def _planned(plan: object | None) -> Any:
     return plan.cdata if isinstance(plan, NativePlan) else ffi.NULL
 

@@ -35,12 +35,24 @@ def close_inherited() -> None:
                 os.close(int(name))
 
 
+# The signals that the caller has ignored, and this process does not.
+_IGNORED: set[int] = set()
+
+
+def default_sigchld() -> None:
+    """Give SIGCHLD its default action: where it is ignored, nobody learns how children end."""
+    if signal.signal(signal.SIGCHLD, signal.SIG_DFL) == signal.SIG_IGN:
+        _IGNORED.add(signal.SIGCHLD)
+
+
 def restore_signals() -> None:
-    """Undo what Python ignores, and what a command would inherit.
+    """Undo what Python ignores, and :func:`default_sigchld`: a command would inherit both.
 
     Until there is a command, a write past RLIMIT_FSIZE is to fail, not to kill us without a word;
     what is executed has the default action of a signal that is caught.
     """
+    for number in _IGNORED:
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGXFSZ, _bear)
 

@@ -13,6 +13,7 @@ import signal
 import sys
 
 from usernsctl import _interrupts
+from usernsctl._system import handover
 
 # To type checkers this is true; the module that has it is not needed otherwise.
 TYPE_CHECKING = False
@@ -28,8 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     :param argv: its words without the program's name; ``None`` takes those of this process.
     """
-    # Whoever has started us may ignore it: then nothing could be told of a child's end.
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    handover.default_sigchld()
     try:
         return _answer(sys.argv[1:] if argv is None else list(argv))
     except KeyboardInterrupt:

@@ -7,6 +7,7 @@ import os
 import click
 
 from usernsctl import _programs
+from usernsctl._system.handover import restore_signals
 from usernsctl.cli import caller
 
 
@@ -21,4 +22,5 @@ def exec_command(words: tuple[str, ...]) -> None:
     """Execute a command in a new user namespace (usernsctl-exec; see its --help)."""
     name = "usernsctl-exec"
     program = _programs.find(name, "makes the namespaces")
+    restore_signals()
     os.execve(program, [name, *words], caller.environ())

@@ -10,6 +10,7 @@ import time
 from subprocess import TimeoutExpired
 from typing import Any, AnyStr
 
+from usernsctl import _core
 from usernsctl._system.descriptors import LetGoError, Shared, wait_readable
 
 # How long to leave a child that has ended to whoever traces it, before the next look.
@@ -67,8 +68,9 @@ class Collected(subprocess.Popen[AnyStr]):
         try:
             ended = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
-            # Where SIGCHLD is ignored, nobody learns it: subprocess says 0 then.
-            self._end_with(0)
+            # Where SIGCHLD is ignored, the kernel reaps the child. Before Linux 6.15 nobody learns
+            # how it ended, and subprocess says 0.
+            self._end_with(_core.lost_returncode(pidfd) or 0)
             return
         if ended is not None:
             is_exit = ended.si_code == os.CLD_EXITED

@@ -198,26 +198,109 @@ static void a_program_that_is_not_there_leaves_none_running(void)
     CHECK_INT(after, before);
 }
 
-/* Nobody tells then how a child ended: that it may have failed must not pass for success. */
-static void an_end_that_nobody_saw_is_not_known(void)
+/* Where SIGCHLD is ignored, or has SA_NOCLDWAIT, the kernel reaps the children of a process, and
+ * tells nobody how they ended. */
+static const struct sigaction reaping[] = {
+    {.sa_handler = SIG_IGN},
+    {.sa_handler = SIG_DFL, .sa_flags = SA_NOCLDWAIT},
+};
+
+static void a_job_is_waited_for_where_the_kernel_reaps_children(void)
+{
+    static const char *const grep[] = {"/bin/grep", "SigBlk", "/proc/self/status", NULL};
+    struct shell shell;
+    struct un_error err;
+    struct sigaction before, after;
+    sigset_t blocked, mask;
+    sigemptyset(&blocked);
+    sigaddset(&blocked, SIGUSR2);
+    CHECK_INT(sigprocmask(SIG_SETMASK, &blocked, &mask), 0);
+    CHECK_INT(sigaction(SIGCHLD, NULL, &before), 0);
+    for (size_t i = 0; i < COUNT(reaping); i++) {
+        CHECK_INT(sigaction(SIGCHLD, &reaping[i], NULL), 0);
+        run_one(&shell, "echo said; exit 3", PATIENCE_MS);
+        CHECK_INT(shell.job.ended, CLD_EXITED);
+        CHECK_INT(shell.job.status, 3);
+        CHECK_TEXT(shell.output, "said\n");
+
+        /* Not by a shell, which might unblock signals. */
+        init_shell(&shell, "");
+        memcpy(shell.argv, grep, sizeof grep);
+        CHECK_OK(un_run_jobs(&shell.job, 1, PATIENCE_MS, &err), &err);
+        CHECK_TEXT(shell.output, "SigBlk:\t0000000000000800\n");
+
+        run_one(&shell, "kill -SEGV $$", PATIENCE_MS);
+        CHECK_INT(shell.job.status, SIGSEGV);
+
+        run_one(&shell, "exec sleep 1000", 100);
+        CHECK(shell.job.timed_out);
+
+        init_shell(&shell, "");
+        shell.argv[0] = "/no/such/program";
+        CHECK_INT(un_run_jobs(&shell.job, 1, PATIENCE_MS, &err), -1);
+        CHECK_INT(err.step, UN_STEP_LOOKUP);
+
+        CHECK_INT(sigaction(SIGCHLD, NULL, &after), 0);
+        CHECK(after.sa_handler == reaping[i].sa_handler);
+        CHECK_INT(after.sa_flags & SA_NOCLDWAIT, reaping[i].sa_flags);
+    }
+    CHECK_INT(sigaction(SIGCHLD, &before, NULL), 0);
+    CHECK_INT(sigprocmask(SIG_SETMASK, &mask, NULL), 0);
+}
+
+/* Another thread may start a child meanwhile, which would stay a zombie. */
+static void the_kernel_goes_on_reaping_other_children(void)
+{
+    struct shell shell;
+    char script[128];
+    struct sigaction before;
+    CHECK_INT(sigaction(SIGCHLD, &reaping[0], &before), 0);
+    pid_t other = fork();
+    CHECK(other >= 0);
+    if (other == 0)
+        for (;;)
+            pause();
+    snprintf(script, sizeof script,
+             "kill -KILL %d; while [ -e /proc/%d ]; do sleep 0.01; done; exit 4", (int)other,
+             (int)other);
+    run_one(&shell, script, PATIENCE_MS);
+    CHECK(!shell.job.timed_out);
+    CHECK_INT(shell.job.status, 4);
+    CHECK_INT(sigaction(SIGCHLD, &before, NULL), 0);
+}
+
+static void ignore_children(int signal_number)
+{
+    (void)signal_number;
+    signal(SIGCHLD, SIG_IGN);
+}
+
+static int ignore_children_meanwhile(void *arg)
 {
     struct shell shell;
     struct un_error err;
-    void (*before)(int) = signal(SIGCHLD, SIG_IGN);
-    init_shell(&shell, "exit 3");
+    (void)arg;
+    signal(SIGUSR1, ignore_children);
+    init_shell(&shell, "kill -USR1 $PPID; "
+                       "until grep -q 'SigIgn:.*1....$' /proc/$PPID/status; do :; done; exit 3");
     CHECK_OK(un_run_jobs(&shell.job, 1, PATIENCE_MS, &err), &err);
-    CHECK_INT(shell.job.ended, 0);
     CHECK(!shell.job.timed_out);
-    init_shell(&shell, "exec sleep 1000");
-    CHECK_OK(un_run_jobs(&shell.job, 1, 100, &err), &err);
-    CHECK(shell.job.timed_out);
-    signal(SIGCHLD, before);
-    check_no_child_left();
+    return shell.job.ended == CLD_EXITED ? shell.job.status : 100 + shell.job.ended;
+}
+
+/* That a job may have failed must not pass for success. */
+static void an_end_that_nobody_saw_is_not_known(void)
+{
+    int told = forked(ignore_children_meanwhile, NULL);
+    /* Linux 6.15 tells it whoever has a pidfd. */
+    CHECK(told == 3 || told == 100);
 }
 
 int main(void)
 {
     an_end_that_nobody_saw_is_not_known();
+    a_job_is_waited_for_where_the_kernel_reaps_children();
+    the_kernel_goes_on_reaping_other_children();
     what_a_job_says_and_its_status_are_kept();
     output_without_end_is_read_but_not_kept();
     a_job_that_hangs_is_killed_when_its_time_is_over();

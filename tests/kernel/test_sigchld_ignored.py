@@ -1,0 +1,121 @@
+"""A caller that ignores SIGCHLD: the kernel reaps the children of a process, and tells nobody how.
+
+All starts work there, and a command inherits what the caller has chosen.
+"""
+
+from __future__ import annotations
+
+import platform
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from callers import unprivileged
+from conftest import Program
+from inside import PATIENCE
+from kept import in_python
+
+# Root needs no helper.
+pytestmark = [unprivileged, pytest.mark.userns_requires("subid")]
+
+IGNORE = "env --ignore-signal=CHLD"
+SHOW = ["sed", "-n", "s/^SigIgn:\t//p", "/proc/self/status"]
+# The mask of a process that ignores SIGCHLD alone.
+SIGCHLD_ONLY = f"{1 << (signal.SIGCHLD - 1):016x}\n"
+
+# The kernel tells how a child ended that it has reaped.
+TELLS = tuple(map(int, platform.release().split(".")[:2])) >= (6, 15)
+
+
+def ignoring(*command: str | Path) -> str:
+    """Run a command in a process that ignores SIGCHLD; return what it prints."""
+    done = subprocess.run(
+        [*IGNORE.split(), *command], capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A state directory for names of our own."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+
+
+@pytest.mark.parametrize("options", [["-r"], ["-r", "--map-auto"], ["-rf", "--map-auto"]])
+def test_the_prelude_starts_a_command(prelude: Program, options: list[str]) -> None:
+    assert ignoring(prelude.path, *options, "--", *SHOW) == SIGCHLD_ONLY
+
+
+def test_the_verb_exec_hands_the_signals_on(usernsctl: Program) -> None:
+    """Also those that Python ignores, SIGPIPE and SIGXFSZ: they are not the caller's choice."""
+    assert ignoring(usernsctl.path, "exec", "-r", "--map-auto", "--", *SHOW) == SIGCHLD_ONLY
+
+
+@pytest.mark.usefixtures("state")
+def test_a_named_namespace(usernsctl: Program) -> None:
+    ignoring(usernsctl.path, "ns", "create", "web", "-r", "--map-auto")
+    try:
+        assert ignoring(usernsctl.path, "ns", "exec", "web", "--", *SHOW) == SIGCHLD_ONLY
+    finally:
+        usernsctl("ns", "remove", "web")
+
+
+THREADS = """
+import signal, threading
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+over = threading.Event()
+
+def start():
+    while not over.is_set():
+        os.posix_spawn("/bin/true", ["true"], {})
+        assert signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN
+
+def is_ignored():
+    for line in open("/proc/self/status"):
+        if line.startswith("SigIgn:"):
+            return bool(int(line.split()[1], 16) >> (signal.SIGCHLD - 1) & 1)
+
+changes = []
+def look():
+    while not over.is_set():
+        if not is_ignored():
+            changes.append(1)
+
+threads = [threading.Thread(target=one) for one in (start, look)]
+for thread in threads:
+    thread.start()
+try:
+    for _ in range(20):
+        with un.Namespace.create("auto") as namespace:
+            namespace.run(["true"])
+finally:
+    over.set()
+    for thread in threads:
+        thread.join()
+assert not changes
+try:
+    print(os.waitpid(-1, 0))
+except ChildProcessError:
+    print("nobody is left")
+"""
+
+
+def test_other_threads_notice_nothing() -> None:
+    """Their children are reaped by the kernel all the time, and none is left as a zombie."""
+    assert in_python(THREADS) == "nobody is left\n"
+
+
+RETURNCODES = """
+import signal
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+for script in ("exit 3", "kill -TERM $$", "exit 0"):
+    print(un.run(["sh", "-c", script]).returncode, un.call(["sh", "-c", script], pid=True))
+"""
+
+
+def test_returncodes() -> None:
+    """The kernel tells them since Linux 6.15; before, they are 0, as those of subprocess."""
+    told = "3 3\n-15 0\n0 0\n" if TELLS else "0 0\n0 0\n0 0\n"
+    assert in_python(RETURNCODES) == told
