@@ -5,7 +5,8 @@
  * Exit status 0: the step works; what is worth knowing is on standard output, a line each. 1: it
  * does not, and standard output has one line with errno, the step of the core, the cause that the
  * core found, and the reason, between tabs. 2: it was called wrongly. 125: there is no standard
- * output to tell it on.
+ * output to tell it on. With --within, a NUL and the exit status come last on standard output, for
+ * a caller that ignores SIGCHLD, whom no exit status is told.
  */
 #include "base/caps.h"
 #include "base/error.h"
@@ -15,6 +16,7 @@
 #include "programs/probe/within.h"
 #include "sys/process.h"
 #include "sys/setup.h"
+#include "sys/sigchld.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -428,16 +430,20 @@ static int run_command(char **argv)
 int main(int argc, char **argv)
 {
     uint64_t most;
+    struct sigaction ignored;
     if (argc && !strcmp(argv[0], UN_CHILD_NAME))
         un_child_main(argv, environ);
+    un_default_sigchld(&ignored);
     if (argc < 4 || strcmp(argv[1], "--within"))
         return argc > 1 ? run_step(argc - 1, argv + 1) : usage();
     const char *end = un_number_read(argv[2], MOST_MS, &most);
     if (!end || *end)
         return usage();
     int status = run_within(most);
-    if (status >= 0)
-        return status;
+    if (status >= 0) {
+        printf("%c%d", '\0', status);
+        return conclude(status);
+    }
     if (strcmp(argv[3], "--"))
         return run_step(argc - 3, argv + 3);
     return argc > 4 ? run_command(argv + 4) : usage();

@@ -104,7 +104,6 @@ int run_within(uint64_t most)
     sigset_t signals, before;
     sigemptyset(&signals);
     sigaddset(&signals, SIGCHLD);
-    signal(SIGCHLD, SIG_DFL);
     sigprocmask(SIG_BLOCK, &signals, &before);
     prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
     pid_t self = getpid(), child = fork();

@@ -41,6 +41,7 @@ LATE = "no-answer-in-time"
 # Of what is left of the time: so nothing that hangs keeps the others from being tried.
 _SHARE = 0.5
 _LATE_STATUS = 124  # UN_PROBE_LATE
+_FAILED_STATUS = 125
 _GRACE = 3.0
 
 _FULL = (errno.ENOSPC, errno.EUSERS)
@@ -180,7 +181,7 @@ def _try(step: Step, seconds: float) -> Probe:
         )
     finally:
         os.close(nothing)
-    output, status = _wait(process, seconds + _GRACE)
+    output, status = _told_status(*_wait(process, seconds + _GRACE))
     return judge(step.name, status, os.fsdecode(output), time.monotonic() - started)
 
 
@@ -198,6 +199,15 @@ def _wait(process: subprocess.Popen[bytes], seconds: float) -> tuple[bytes, int]
             process.wait(_GRACE)
         return late.output or b"", _LATE_STATUS
     return output, process.returncode
+
+
+def _told_status(output: bytes, status: int) -> tuple[bytes, int]:
+    """Return the output without the exit status that the program writes last, and that status.
+
+    Where this process ignores SIGCHLD, subprocess takes every exit status for 0.
+    """
+    text, mark, told = output.rpartition(b"\0")
+    return (text, int(told)) if mark and told.isdigit() else (output, status or _FAILED_STATUS)
 
 
 def judge(name: str, status: int, output: str, seconds: float) -> Probe:

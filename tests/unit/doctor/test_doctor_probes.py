@@ -110,6 +110,30 @@ def test_what_needs_a_failed_step_is_skipped() -> None:
     assert tried["after"].detail == "bad must work first"
 
 
+def test_an_exit_status_is_told_where_sigchld_is_ignored() -> None:
+    """The kernel reaps the children then, and subprocess takes their exit status for 0."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        tried = try_steps(
+            [
+                python("good", "print('fine')"),
+                python("bad", "raise SystemExit('so it is')"),
+                python("killed", "import os; os.kill(os.getpid(), 9)"),
+                Step(name="wrong", words=("no-such-step",)),
+            ],
+            soon(),
+        )
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    outcomes = {name: (probe.outcome, probe.detail) for name, probe in tried.items()}
+    assert outcomes.pop("wrong")[0] == "failed"
+    assert outcomes == {
+        "good": ("ok", "fine"),
+        "bad": ("failed", "so it is"),
+        "killed": ("failed", "killed by signal 9"),
+    }
+
+
 def test_one_deadline_is_for_all_and_kills_what_was_started(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
