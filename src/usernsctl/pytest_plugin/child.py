@@ -19,7 +19,7 @@ import pytest
 
 from usernsctl import _core, hardening
 from usernsctl._system.descriptors import receive
-from usernsctl._system.proc import parent_namespace
+from usernsctl._system.proc import kill, parent_namespace
 from usernsctl.commands.target import Target
 from usernsctl.errors import UsernsError
 
@@ -198,9 +198,7 @@ class Child:
         self._namespace = self._channel.receive_namespace()
         while (message := self._channel.receive(self._pidfd)) is not None:
             yield message
-        _, status = os.waitpid(self._pid, 0)
-        self._pid = 0
-        how = _told(os.waitstatus_to_exitcode(status))
+        how = _told(self._reap())
         pytest.fail(f"the process that ran the test {how} before the test was over", pytrace=False)
 
     def close(self) -> None:
@@ -220,17 +218,27 @@ class Child:
                     if _is_ours(self._namespace):
                         os.close(self._namespace)
                         self._namespace = -1
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-            os.waitpid(self._pid, 0)
-            self._pid = 0
+            kill(self._pidfd)
+            self._reap()
         os.close(self._pidfd)
         self._channel.close()
         if self._namespace >= 0:
             _kill_all_in(self._namespace)
             os.close(self._namespace)
 
+    def _reap(self) -> int | None:
+        """Wait for the process; return its exit status, -N after signal N; None: nobody knows."""
+        pid, self._pid = self._pid, 0
+        try:
+            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        except ChildProcessError:
+            # The session ignores SIGCHLD, so the kernel has reaped it.
+            return _core.lost_returncode(self._pidfd)
 
-def _told(code: int) -> str:
+
+def _told(code: int | None) -> str:
+    if code is None:
+        return "ended"
     if code >= 0:
         return f"ended with status {code}"
     try:
@@ -295,8 +303,13 @@ def refuse(error: UsernsError) -> NoReturn:
 
 def _go_on_in_a_child() -> None:
     """Fork, since only children enter a new PID or time namespace (unshare(2))."""
+    is_ignored = signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN
+    if is_ignored:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     pid = os.fork()
     if pid == 0:
+        if is_ignored:
+            signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         return
     _, status = os.waitpid(pid, 0)
     code = os.waitstatus_to_exitcode(status)

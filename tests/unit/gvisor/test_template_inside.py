@@ -18,7 +18,12 @@ class Host:
     def close(self):
         pass
 
+if sys.argv[3:]:
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    assert inside._load([], None) == {}
 inside._start(Host(), {"cwd": "/", "env": {}}, [os.dup(number) for number in range(3)])
+if sys.argv[3:]:
+    assert signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN
 if len(sys.argv) > 2:
     os._exit(int(sys.argv[2]))
 signal.alarm(60)
@@ -41,3 +46,8 @@ def test_the_end_is_seen_whenever_it_comes(status: int) -> None:
     # The program is not stopped by what is only for its parent.
     assert run(signal.SIGCHLD, status) == status
     assert run(signal.SIGCONT, status) == status
+
+
+@pytest.mark.parametrize("status", [0, 3])
+def test_the_end_is_seen_where_the_code_ignores_sigchld(status: int) -> None:
+    assert run(signal.SIGCONT, status, "ignored") == status

@@ -176,6 +176,36 @@ def test_a_process_that_dies_is_a_failure(session: pytest.Pytester) -> None:
     )
 
 
+def test_a_session_that_ignores_sigchld(session: pytest.Pytester) -> None:
+    session.makepyfile(
+        """
+        import os, signal
+        import pytest
+
+        pytestmark = pytest.mark.userns
+
+        def test_ends():
+            assert signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN
+
+        @pytest.mark.userns(pid=True)
+        def test_ends_as_process_1():
+            assert signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN
+
+        @pytest.mark.userns(pid=True)
+        def test_exits():
+            os._exit(3)
+        """
+    )
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        # Not by its exit status, which nobody is told.
+        result = session.runpytest_subprocess()
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    result.assert_outcomes(failed=1, passed=2)
+    result.stdout.fnmatch_lines(["the process that ran the test ended* before the test was over"])
+
+
 def test_what_the_test_forks_has_no_say(session: pytest.Pytester) -> None:
     session.makepyfile(
         """

@@ -99,7 +99,9 @@ def _load(preload: Iterable[str], code: str | None) -> dict[str, Any]:
         child = os.fork()
     if child == 0:
         os._exit(0)
-    os.waitpid(child, 0)
+    # The code may have had SIGCHLD ignored: then the kernel reaps it.
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(child, 0)
     return {}
 
 
@@ -170,6 +172,12 @@ def _start(control: socket, wanted: dict[str, Any], fds: list[int]) -> None:
     for number, fd in enumerate(fds):
         os.dup2(fd, number)
         os.close(fd)
+    import signal
+
+    # Where it is ignored, nobody would learn how the program ends.
+    is_ignored = signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN
+    if is_ignored:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     child = os.fork()
     if child:
         _let_go()
@@ -178,6 +186,8 @@ def _start(control: socket, wanted: dict[str, Any], fds: list[int]) -> None:
         control.send(b"{}")
         control.close()
         _wait(child, every)
+    if is_ignored:
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     control.close()
     _renew()
 
