@@ -10,11 +10,13 @@ static const struct un_cause causes[] = {
      "usernsctl apparmor-profile --host | sudo tee /etc/apparmor.d/usernsctl-host; sudo "
      "apparmor_parser -r /etc/apparmor.d/usernsctl-host"},
     {"bind-shows-state",
-     "usernsctl keeps records of the user's sandboxes and namespaces in a directory, and runsc "
-     "keeps its own files in those of --root and --debug-log; a program inside that could see "
-     "these could end other sandboxes, and make runsc act outside",
-     "show only what is needed of it: --bind DIR/what-is-needed; or set XDG_RUNTIME_DIR to a "
-     "directory elsewhere"},
+     "usernsctl keeps records of the user's sandboxes and namespaces in one directory and "
+     "templates "
+     "in another, and runsc keeps its own files in those of --root and --debug-log; a program "
+     "inside that could see these could kill other sandboxes, read what programs had in their "
+     "memory, and make runsc act outside",
+     "show only what is needed of it: --bind DIR/what-is-needed; or set XDG_RUNTIME_DIR (for the "
+     "records) or XDG_DATA_HOME (for the templates) to a directory elsewhere"},
     {"bind-writes-machine",
      "files of /proc, /sys and the like hold no data: whoever writes to them changes this "
      "machine's "

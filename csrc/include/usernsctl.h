@@ -522,9 +522,16 @@ int un_launch_parse(const void *bytes, size_t size, struct un_launch **launch,
  * entered. `fds` has one descriptor for each source, which stays the caller's, or -1 for those that
  * are to be opened here; NULL: all are. */
 int un_launch_open(struct un_launch *launch, const int *fds, struct un_error *err);
-/* Refuses a launch that was opened if it would have a program inside see the directory `state`, or
- * write to `file`, which the launch was read from, or to the directory that this is in. */
-int un_launch_guard(struct un_launch *launch, int file, const char *state, struct un_error *err);
+/* Directories that no sandbox may see. */
+struct un_hidden {
+    const char *state;     /* that of the records */
+    const char *templates; /* NULL: the caller has none */
+};
+
+/* Refuses a launch that was opened if a program inside would see such a directory, or could write
+ * to `file`, which the launch was read from, or to the directory that this is in. */
+int un_launch_guard(struct un_launch *launch, int file, const struct un_hidden *hidden,
+                    struct un_error *err);
 /* Makes the root filesystem and the files of the sandbox, in the mount namespace that this process
  * is in by now, whose mounts must be private. After a failure nothing is mounted. */
 int un_launch_build(struct un_launch *launch, const struct un_moment *moment, struct un_error *err);
@@ -551,8 +558,9 @@ bool un_launch_has_directory(struct un_launch *launch, const char *inside);
 const char *un_launch_remedy(const struct un_launch *launch);
 const char *un_launch_filename(const struct un_launch *launch);
 
-/* Refuses to show what holds a directory, which need not be there yet, or lies in it: each is a
- * descriptor, of any kind, and a name for the error. *which is the number of the one refused. */
+/* Refuses to show what holds a directory, which need not be there yet, or a symbolic link on the
+ * way there, or lies in the directory: each is a descriptor, of any kind, and a name for the error.
+ * *which is the number of the one refused. */
 int un_refuse_to_show(const int *fds, const char *const *names, size_t count, const char *directory,
                       size_t *which, struct un_error *err);
 /* What of the machine itself would be seen where an open file is shown: /proc, /sys, /dev, or the

@@ -16,6 +16,8 @@ int un_open_follow(const char *path, char real[UN_PATH_MAX], int64_t *foreign);
 int un_open_own(const char *path, char real[UN_PATH_MAX]);
 /* Follows no symbolic links at all. */
 int un_open_exact(const char *path, char real[UN_PATH_MAX]);
+/* Looks at a name for un_walk(), so that symbolic links lead anywhere. `arg` is not used. */
+un_looker un_look_anywhere;
 /* The file that `fd` refers to, at the path that it was found by, in the mount namespace that this
  * process is in by now: the kernel binds nothing by a descriptor of another one. ESTALE: there is
  * another file by now. */

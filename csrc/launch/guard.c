@@ -1,12 +1,16 @@
 /*
- * What never may be shown: the state directory, which tells us what to end and what to join. A
- * program inside that could write there would have others' processes ended, and one that could read
- * there would see what others' sandboxes were given. Nor may a program inside write to the launch
- * that decides what it sees the next time.
+ * Refuses to show directories of usernsctl's own to a sandbox: the state directory, which says what
+ * to kill and what to join, and the directory of the templates, which holds the memory of programs.
+ * A program inside that could write there would have others' processes killed, and one that could
+ * read there would see what others' sandboxes were given. Nor may a program inside write to the
+ * launch that decides what the program sees the next time.
  *
- * It is told by what it is, not by its name: by a link or another mount, it is the same directory.
+ * A directory is compared by what it is, not by its name: by a link or another mount, it is the
+ * same directory. A directory that has a symbolic link on the way there is refused, too: a program
+ * that may write to it could have the link lead elsewhere.
  */
 #include "base/error.h"
+#include "launch/follow.h"
 #include "launch/launch.h"
 #include "launch/mounts.h"
 #include "launch/walk.h"
@@ -26,11 +30,14 @@ struct place {
     char path[UN_PATH_MAX];
 };
 
-/* What is kept from sandboxes. */
+/* A directory that is kept from sandboxes. */
 struct kept {
-    int fd;        /* it, or the closest directory above it that there is ... */
-    bool is_there; /* ... and whether that is it */
-    struct place place;
+    /* First the directory, or the closest one above it that exists; then those that have a symbolic
+     * link on the way there. */
+    int fd[1 + UN_LINKS_MAX];
+    size_t count;
+    bool is_there;      /* whether the first is the directory itself */
+    struct place place; /* of the one of these that is looked at */
     struct un_mounts mounts;
 };
 
@@ -118,43 +125,98 @@ static int is_above(int upper, int lower)
     return found;
 }
 
-/* Opens the directory, or the closest one above it if there is none yet. */
+/* Whether nothing can be reached by a name, by the errno of the attempt. */
+static bool is_missing(int errnum)
+{
+    return errnum == ENOENT || errnum == ENOTDIR || errnum == EACCES;
+}
+
+/* Keeps a descriptor of each directory in which a symbolic link is followed. What can't be reached,
+ * and what is no directory, counts as missing. */
+static enum un_look look_noting(const struct un_trail *trail, const char *name,
+                                struct un_entry *found, void *arg)
+{
+    struct kept *kept = arg;
+    struct stat status;
+    int directory = trail->place[trail->count - 1].fd;
+    enum un_look look = un_look_anywhere(trail, name, found, NULL);
+    if (look == UN_LOOK_LINK && kept->count <= UN_LINKS_MAX) {
+        kept->fd[kept->count] = fcntl(directory, F_DUPFD_CLOEXEC, 3);
+        return kept->fd[kept->count++] < 0 ? UN_LOOK_FAILED : look;
+    }
+    if (look != UN_LOOK_FILE)
+        return look == UN_LOOK_FAILED && is_missing(errno) ? UN_LOOK_MISSING : look;
+    if (!fstat(found->fd, &status) && S_ISDIR(status.st_mode))
+        return UN_LOOK_FILE;
+    un_close_quietly(found->fd);
+    return UN_LOOK_MISSING;
+}
+
+/* Opens the directory, or the closest one above it if there is none yet: a path with too many links
+ * or too long a name leads nowhere. */
 static int open_nearest(const char *path, struct kept *kept)
 {
-    char upper[UN_PATH_MAX];
-    snprintf(upper, sizeof upper, "%s", path);
-    kept->is_there = true;
-    for (;;) {
-        kept->fd = openat(AT_FDCWD, upper, O_PATH | O_DIRECTORY | O_CLOEXEC);
-        char *slash = strrchr(upper, '/');
-        if (kept->fd >= 0 || !slash || !slash[1])
-            return kept->fd < 0 ? -1 : 0;
-        slash[slash == upper] = '\0';
-        kept->is_there = false;
-    }
+    struct un_trail trail;
+    int root = un_child(AT_FDCWD, "/");
+    if (root < 0)
+        return -1;
+    un_trail_begin(&trail, root);
+    int failed = un_walk(&trail, path, look_noting, kept);
+    kept->is_there = !failed && !*trail.missing;
+    if (!failed || is_missing(errno) || errno == ELOOP || errno == ENAMETOOLONG)
+        kept->fd[0] = fcntl(un_trail_last(&trail)->fd, F_DUPFD_CLOEXEC, 3);
+    int errnum = errno;
+    un_trail_close(&trail);
+    close(root);
+    errno = errnum;
+    return kept->fd[0] < 0 ? -1 : 0;
 }
 
 static int keep(const char *path, struct kept *kept)
 {
     kept->mounts = (struct un_mounts){NULL, NULL, 0};
-    if (open_nearest(path, kept) || un_mounts_read(&kept->mounts))
-        return -1;
-    return find_place(&kept->mounts, kept->fd, &kept->place);
+    kept->fd[0] = -1;
+    kept->count = 1;
+    return open_nearest(path, kept) || un_mounts_read(&kept->mounts) ? -1 : 0;
 }
 
-/* How a file shows what is kept, in words, or NULL. -1 with errno. */
-static int look(const struct kept *kept, int fd, const char **how)
+static void drop(struct kept *kept)
+{
+    int errnum = errno;
+    for (size_t i = 0; i < kept->count; i++)
+        un_close_quietly(kept->fd[i]);
+    un_mounts_free(&kept->mounts);
+    free(kept);
+    errno = errnum;
+}
+
+/* Says in words how a file shows the directory number `number` of what is kept, or NULL. -1 with
+ * errno. */
+static int look(const struct kept *kept, size_t number, int fd, const char **how)
 {
     struct place *shown = malloc(sizeof *shown);
-    int above = shown ? is_above(fd, kept->fd) : -1;
+    int above = shown ? is_above(fd, kept->fd[number]) : -1;
     int failed = above < 0 || find_place(&kept->mounts, fd, shown);
     *how = NULL;
     if (!failed && (above || shows(shown, kept)))
-        *how = "holds";
-    else if (!failed && kept->is_there && holds(kept->place.device, kept->place.inner, shown))
+        *how = number ? "has a link to" : "holds";
+    else if (!failed && !number && kept->is_there &&
+             holds(kept->place.device, kept->place.inner, shown))
         *how = "is in";
     free(shown);
     return failed ? -1 : 0;
+}
+
+/* The same for the first of several files that shows it. */
+static int look_at_all(const struct kept *kept, size_t number, const int *fds, size_t count,
+                       size_t *which, const char **how)
+{
+    for (*which = 0; *which < count; ++*which)
+        if (look(kept, number, fds[*which], how))
+            return -1;
+        else if (*how)
+            break;
+    return 0;
 }
 
 int un_find_shown(const int *fds, size_t count, const char *directory, size_t *which,
@@ -166,18 +228,11 @@ int un_find_shown(const int *fds, size_t count, const char *directory, size_t *w
     if (!kept)
         return -1;
     int failed = keep(directory, kept);
-    while (!failed && *which < count) {
-        failed = look(kept, fds[*which], how);
-        if (failed || *how)
-            break;
-        ++*which;
-    }
-    int errnum = errno;
-    un_close_quietly(kept->fd);
-    un_mounts_free(&kept->mounts);
-    free(kept);
-    errno = errnum;
-    return failed;
+    for (size_t i = 0; !failed && !*how && i < kept->count; i++)
+        failed = find_place(&kept->mounts, kept->fd[i], &kept->place) ||
+                 look_at_all(kept, i, fds, count, which, how);
+    drop(kept);
+    return failed ? -1 : 0;
 }
 
 int un_refuse_to_show(const int *fds, const char *const *names, size_t count, const char *directory,
@@ -250,9 +305,30 @@ static int check_file(struct un_launch *launch, int file, const int *fds, const 
                    path, names[which]);
 }
 
-int un_launch_guard(struct un_launch *launch, int file, const char *state, struct un_error *err)
+static bool is_there(const char *path)
 {
-    size_t binds = launch->of_verb[UN_VERB_BIND], which;
+    struct stat status;
+    return !stat(path, &status);
+}
+
+/* A program that may only read sees nothing of templates where there are none. */
+static int check_hidden(struct un_launch *launch, const struct un_hidden *hidden, int *fds,
+                        const char **names, struct un_error *err)
+{
+    size_t which;
+    size_t count = list_bound(launch, NULL, fds, names);
+    if (un_refuse_to_show(fds, names, count, hidden->state, &which, err))
+        return -1;
+    if (!hidden->templates)
+        return 0;
+    count = list_bound(launch, is_there(hidden->templates) ? NULL : "rw", fds, names);
+    return un_refuse_to_show(fds, names, count, hidden->templates, &which, err);
+}
+
+int un_launch_guard(struct un_launch *launch, int file, const struct un_hidden *hidden,
+                    struct un_error *err)
+{
+    size_t binds = launch->of_verb[UN_VERB_BIND];
     if (!binds)
         return 0;
     int *fds = calloc(binds, sizeof *fds);
@@ -260,8 +336,7 @@ int un_launch_guard(struct un_launch *launch, int file, const char *state, struc
     int failed = fds && names ? 0 : un_launch_fail_file(launch, "", err);
     un_launch_tell(launch, NULL, NULL);
     if (!failed)
-        failed =
-            un_refuse_to_show(fds, names, list_bound(launch, NULL, fds, names), state, &which, err);
+        failed = check_hidden(launch, hidden, fds, names, err);
     if (!failed)
         failed = check_file(launch, file, fds, names, list_bound(launch, "rw", fds, names), err);
     free(fds);

@@ -15,8 +15,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* As many as the kernel follows (path_resolution(7)). */
-#define LINKS_MAX 40
 #define PENDING_MAX (4 * UN_PATH_MAX)
 
 /* What is still to be walked: the end of `text`, from `at` on. */
@@ -147,7 +145,7 @@ static int extend(struct un_trail *trail, const char *name)
 static int follow_link(struct un_trail *trail, const char *link, struct pending *pending,
                        int *links)
 {
-    if (++*links > LINKS_MAX) {
+    if (++*links > UN_LINKS_MAX) {
         errno = ELOOP;
         return -1;
     }

@@ -6,6 +6,8 @@
 
 /* So deep may a path lead: each directory on the way is held open. */
 #define UN_TRAIL_MAX 256
+/* So many symbolic links the kernel follows (path_resolution(7)). */
+#define UN_LINKS_MAX 40
 
 /* What was passed on the way, by descriptors (O_PATH). */
 struct un_place {

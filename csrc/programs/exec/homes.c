@@ -52,8 +52,7 @@ static void add(struct un_homes *homes, const char *path)
     free(real);
 }
 
-/* The home in a line of passwd(5); NULL: it has none, or was cut. */
-static char *home_of(char *line)
+char *un_home_of(char *line)
 {
     for (int field = 0; line && field < 5; field++) {
         line = strchr(line, ':');
@@ -72,5 +71,5 @@ void un_homes_find(struct un_homes *homes, const char *home)
     homes->list[0] = NULL;
     add(homes, home);
     if (un_user_line("/etc/passwd", UN_SYSTEM_PATH, getuid(), line))
-        add(homes, home_of(line));
+        add(homes, un_home_of(line));
 }

@@ -15,5 +15,7 @@ struct un_homes {
 /* Finds them: by HOME, which may be NULL, and by the user database, as absolute paths; where links
  * lead elsewhere, those, too. To be called outside of the namespaces. */
 void un_homes_find(struct un_homes *homes, const char *home);
+/* The home in a line of passwd(5), which is cut there; NULL: the line has none, or was cut. */
+char *un_home_of(char *line);
 
 #endif

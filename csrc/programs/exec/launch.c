@@ -113,15 +113,26 @@ static const char *const *words_to_check(const struct un_launch *launch, const c
     return has ? command : any;
 }
 
+/* Refuses a launch that shows what it may not. */
+static int guard(const struct performance *of, struct un_error *err)
+{
+    char state[UN_PATH_MAX], templates[UN_PATH_MAX];
+    if (!of->launch->of_verb[UN_VERB_BIND])
+        return 0;
+    if (un_state_directory(environ, state))
+        return un_fail_errno(err, UN_STEP_BIND, "the state directory");
+    if (un_templates_directory(environ, templates))
+        return un_fail_errno(err, UN_STEP_BIND, "the directory of templates");
+    const struct un_hidden hidden = {state, *templates ? templates : NULL};
+    return un_launch_guard(of->launch, of->file.fd, &hidden, err);
+}
+
 /* Opens what the launch names, unless it does not hold any more, or shows what it may not. */
 static int open_sources(struct performance *of, const char *file, struct un_error *err)
 {
-    char state[UN_PATH_MAX];
     if (un_launch_open(of->launch, NULL, err))
         return un_launch_file_name(file, err);
-    if (un_state_directory(environ, state))
-        return un_fail_errno(err, UN_STEP_BIND, "the state directory");
-    int failed = un_launch_guard(of->launch, of->file.fd, state, err);
+    int failed = guard(of, err);
     close(of->file.fd);
     of->file.fd = -1;
     return failed;

@@ -1,5 +1,8 @@
 #include "programs/exec/state.h"
+#include "base/path.h"
+#include "facts/user.h"
 #include "programs/exec/environment.h"
+#include "programs/exec/homes.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -26,6 +29,15 @@ static uint32_t uid_outside(void)
     return uid;
 }
 
+/* Whether all of a path of this length was written. -1 with errno. */
+static int check_length(int length)
+{
+    if (length < UN_PATH_MAX)
+        return 0;
+    errno = ENAMETOOLONG;
+    return -1;
+}
+
 int un_state_directory(char **environment, char path[UN_PATH_MAX])
 {
     char here[UN_PATH_MAX] = "", own[32] = "usernsctl";
@@ -38,9 +50,21 @@ int un_state_directory(char **environment, char path[UN_PATH_MAX])
         place = "/tmp";
     if (*place != '/' && !getcwd(here, sizeof here))
         return -1;
-    int length = snprintf(path, UN_PATH_MAX, "%s%s%s/%s", here, *here ? "/" : "", place, own);
-    if (length < UN_PATH_MAX)
+    return check_length(
+        snprintf(path, UN_PATH_MAX, "%s%s%s/%s", here, *here ? "/" : "", place, own));
+}
+
+int un_templates_directory(char **environment, char path[UN_PATH_MAX])
+{
+    char line[UN_LINE_MAX];
+    const char *data = un_environment_value(environment, "XDG_DATA_HOME");
+    const char *home = un_environment_value(environment, "HOME");
+    if (data && *data == '/')
+        return check_length(snprintf(path, UN_PATH_MAX, "%s/usernsctl/templates", data));
+    if (!home && un_user_line("/etc/passwd", UN_SYSTEM_PATH, getuid(), line))
+        home = un_home_of(line);
+    *path = '\0';
+    if (!home || (*home && *home != '/'))
         return 0;
-    errno = ENAMETOOLONG;
-    return -1;
+    return check_length(snprintf(path, UN_PATH_MAX, "%s/.local/share/usernsctl/templates", home));
 }

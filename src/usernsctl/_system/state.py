@@ -66,6 +66,17 @@ def state_directory() -> str:
     return os.path.join(temporary, f"usernsctl-{uid_outside()}")
 
 
+def templates_directory() -> str | None:
+    """Return where named templates are: in $XDG_DATA_HOME, or in ~/.local/share.
+
+    :returns: the path; ``None`` if the user has no home directory.
+    """
+    data = os.environ.get("XDG_DATA_HOME")
+    if not data or not os.path.isabs(data):
+        data = os.path.join(os.path.expanduser("~"), ".local", "share")
+    return os.path.join(data, "usernsctl", "templates") if os.path.isabs(data) else None
+
+
 class Directory(Closing):
     """A directory of the user's own, held by a descriptor, `fd`.
 

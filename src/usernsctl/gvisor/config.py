@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from usernsctl._records import dataclass
 from usernsctl._system.opened import ForeignLinkError, Opened
@@ -267,6 +267,16 @@ def is_read_only(mount: dict[str, Any]) -> bool:
     """Whether the last of its options about that says so, as runsc reads them."""
     said = [name for name in mount.get("options") or () if name in ("ro", "rro", "rw")]
     return bool(said) and said[-1] != "rw"
+
+
+def writable_sources(binds: Iterable[Bind], bundle: OpenBundle | None) -> set[str]:
+    """Return the sources that are bound so that a program inside may write to them.
+
+    :param binds: those of the request.
+    """
+    found = {bind.source for bind in binds if not bind.read_only}
+    mounts = bind_mounts(bundle.config) if bundle is not None else []
+    return found | {mount["source"] for mount in mounts if not is_read_only(mount)}
 
 
 def _mount(bind: Bind) -> oci.Mount:

@@ -14,16 +14,15 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from usernsctl._records import dataclass, replace
 from usernsctl._system import opened
-from usernsctl._system.state import state_directory
 from usernsctl._text import quoted
 from usernsctl.errors import CommandError
-from usernsctl.gvisor import environment, paths, runsc
+from usernsctl.gvisor import config, environment, paths, runsc
 from usernsctl.gvisor.config import open_bundle
 from usernsctl.gvisor.decide import HERE, Frozen, decide
 from usernsctl.gvisor.look import gather, resolve
 from usernsctl.gvisor.place import Ids
 from usernsctl.gvisor.request import Request
-from usernsctl.gvisor.rootfs import refuse_state
+from usernsctl.gvisor.rootfs import refuse_own
 from usernsctl.gvisor.steps import Launch, Record, record
 from usernsctl.maps import Extent
 
@@ -99,8 +98,7 @@ def freeze(request: Request, caller: Mapping[str, str], later: Later) -> Launch:
     ids = Ids(uid=extents, gid=extents, become=(0, 0))
     bundle = open_bundle(request, request.bundle, ids) if request.bundle else None
     used = resolve(request, program, bundle)
-    for directory in (state_directory(), *_STATES):
-        refuse_state(used.sources, directory)
+    refuse_own(used.sources, config.writable_sources(used.binds, bundle), _STATES)
     # What is gone to by its path must stay in sight.
     scratch = paths.free_places([program, used.runsc.path])
     now = gather(request, caller, program, used, ids, bundle, scratch=scratch)

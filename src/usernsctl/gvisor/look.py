@@ -8,14 +8,13 @@ from collections.abc import Callable, Iterable, Mapping
 from usernsctl import _core
 from usernsctl._records import dataclass
 from usernsctl._system.opened import Opened
-from usernsctl._system.state import state_directory
 from usernsctl._typing import Any
 from usernsctl.errors import CommandError
 from usernsctl.gvisor import config, environment, paths, runsc
 from usernsctl.gvisor.config import OpenBundle, open_bundle
 from usernsctl.gvisor.place import Ids, Place
 from usernsctl.gvisor.request import Bind, Request
-from usernsctl.gvisor.rootfs import refuse_state
+from usernsctl.gvisor.rootfs import refuse_own
 from usernsctl.gvisor.steps import Launch
 
 
@@ -100,9 +99,8 @@ def look(
     config.check_ids(place.ids, request.user or (0, 0))
     bundle = open_bundle(request, request.bundle, place.ids) if request.bundle else None
     used = resolve(request, program, bundle, makes=makes)
-    own = (one.path for one in (used.state, used.debug_log) if one is not None)
-    for directory in (state_directory(), *own):
-        refuse_state(used.sources, directory)
+    own = [one.path for one in (used.state, used.debug_log) if one is not None]
+    refuse_own(used.sources, config.writable_sources(used.binds, bundle), own)
     scratch = used.scratch_places()
     facts = gather(request, caller, program, used, place.ids, bundle, scratch=scratch)
     return Looked(facts=facts, used=used, place=place)

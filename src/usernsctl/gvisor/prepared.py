@@ -35,7 +35,7 @@ from usernsctl.gvisor.look import descriptors, gather, resolve
 from usernsctl.gvisor.place import Ids
 from usernsctl.gvisor.releases import Release, release_of
 from usernsctl.gvisor.request import Request
-from usernsctl.gvisor.rootfs import refuse_state
+from usernsctl.gvisor.rootfs import refuse_own
 from usernsctl.gvisor.steps import Launch, Record, completed, record
 from usernsctl.gvisor.view import View
 from usernsctl.maps import AnyIdMap, IdMap, plan
@@ -415,8 +415,8 @@ def _make_order(request: Request, ids: Ids, program: str) -> _Order:
         used = resolve(request, program, bundle)
         undo.callback(used.close)
         state = state_directory()
-        for directory in (state, *([used.debug_log.path] if used.debug_log else ())):
-            refuse_state(used.sources, directory)
+        own = [used.debug_log.path] if used.debug_log else []
+        refuse_own(used.sources, config.writable_sources(used.binds, bundle), own)
         scratch = used.scratch_places([state])
         facts = gather(request, os.environ, program, used, ids, bundle, scratch=scratch)
         programs = [paths.own_program(name, purpose) for name, purpose in _PROGRAMS.items()]

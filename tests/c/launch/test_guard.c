@@ -50,6 +50,15 @@ static void prepare(void)
     CHECK_OK(un_mount("/tmp/a", "/tmp/a b", NULL, MS_BIND, NULL, &err), &err);
     CHECK_OK(un_mount("/tmp/a/state", "/tmp/other/mount", NULL, MS_BIND, NULL, &err), &err);
     CHECK_INT(symlink("a/state", "link"), 0);
+    make_directory("first", 0755);
+    make_directory("second", 0755);
+    make_directory("third", 0755);
+    make_directory("third/second", 0755);
+    CHECK_INT(symlink("../second/way", "first/way"), 0);
+    CHECK_INT(symlink("/tmp/a", "second/way"), 0);
+    make_directory("loop", 0755);
+    CHECK_INT(symlink("way", "loop/way"), 0);
+    CHECK_OK(un_mount("/tmp/second", "/tmp/third/second", NULL, MS_BIND, NULL, &err), &err);
 }
 
 static int what_is_kept_is_not_shown(void *arg)
@@ -77,21 +86,43 @@ static int what_is_kept_is_not_shown(void *arg)
     return 0;
 }
 
+/* A program that may write to such a directory could have the link lead elsewhere. */
+static int links_to_what_is_kept_are_not_shown(void *arg)
+{
+    (void)arg;
+    prepare();
+    refused("/tmp/first", "/tmp/first/way/state", "has a link to");
+    refused("/tmp/second", "/tmp/first/way/state", "has a link to");
+    refused("/tmp/third/second", "/tmp/first/way/state", "has a link to");
+    refused("/tmp/third", "/tmp/second/way/state", "has a link to");
+    refused("/tmp/second", "/tmp/second/way/later/state", "has a link to");
+    refused("/tmp/a", "/tmp/first/way/state", "holds");
+    refused("/tmp/a/state/inner", "/tmp/first/way/state", "is in");
+    refused("/tmp/first", "/tmp/second/way/state", NULL);
+    /* What leads nowhere. */
+    refused("/tmp/loop", "/tmp/loop/way/state", "holds");
+    refused("/tmp/a", "/tmp/loop/way/state", NULL);
+    refused("/tmp/second", "/tmp/a/state", NULL);
+    return 0;
+}
+
 /* A launch in /tmp/a/launch that binds this. */
-static void guarded(const char *source, const char *access, const char *part)
+static void guarded(const char *source, const char *access, const char *templates,
+                    const char *cause, const char *part)
 {
     struct draft draft;
     struct un_error err;
     char bind[64], line[256];
+    const struct un_hidden hidden = {"/nonexistent/state", templates};
     snprintf(line, sizeof line, "source follow %s", source);
     snprintf(bind, sizeof bind, "bind 0 /x %s", access);
     struct un_launch *launch = launch_of(&draft, LINES(line, "scratch /tmp/scratch", bind));
     CHECK_OK(un_launch_open(launch, NULL, &err), &err);
     int fds = count_fds(), file = hold("/tmp/a/launch");
-    int failed = un_launch_guard(launch, file, "/nonexistent/state", &err);
+    int failed = un_launch_guard(launch, file, &hidden, &err);
     CHECK_INT(failed, part ? -1 : 0);
     if (part) {
-        CHECK_TEXT(err.cause, "launch-untrusted");
+        CHECK_TEXT(err.cause, cause);
         CHECK_HAS(err.detail, part);
     }
     close(file);
@@ -101,16 +132,31 @@ static void guarded(const char *source, const char *access, const char *part)
 
 static int a_launch_is_not_written_to(void *arg)
 {
+    const char *none = "/nonexistent/templates", *cause = "launch-untrusted";
     (void)arg;
     prepare();
     make_file("a/launch", "", 0644);
-    guarded("/tmp/a/launch", "rw", "since /tmp/a/launch is shown");
-    guarded("/tmp/a", "rw", "since /tmp/a is shown");
-    guarded("/tmp", "rw", "since /tmp is shown");
-    guarded("/tmp", "ro", NULL);
-    guarded("/tmp/a/launch", "ro", NULL);
-    guarded("/tmp/a/state", "rw", NULL);
-    guarded("/tmp/beside", "rw", NULL);
+    guarded("/tmp/a/launch", "rw", none, cause, "since /tmp/a/launch is shown");
+    guarded("/tmp/a", "rw", none, cause, "since /tmp/a is shown");
+    guarded("/tmp", "rw", none, cause, "since /tmp is shown");
+    guarded("/tmp", "ro", none, cause, NULL);
+    guarded("/tmp/a/launch", "ro", none, cause, NULL);
+    guarded("/tmp/a/state", "rw", none, cause, NULL);
+    guarded("/tmp/beside", "rw", none, cause, NULL);
+    return 0;
+}
+
+static int a_launch_shows_nothing_that_is_kept(void *arg)
+{
+    const char *cause = "bind-shows-state";
+    (void)arg;
+    prepare();
+    make_file("a/launch", "", 0644);
+    guarded("/tmp/other", "ro", "/tmp/a/state", cause, "/tmp/other can't be shown: it holds");
+    guarded("/tmp/other", "rw", "/tmp/other/later", cause, "/tmp/other can't be shown: it holds");
+    guarded("/tmp/other", "ro", "/tmp/other/later", cause, NULL);
+    guarded("/tmp/other", "rw", NULL, cause, NULL);
+    guarded("/tmp/beside", "rw", "/tmp/a/state", cause, NULL);
     return 0;
 }
 
@@ -126,7 +172,9 @@ int main(void)
     paths_are_compared_by_names();
     need_user_namespaces();
     CHECK_INT(forked(what_is_kept_is_not_shown, NULL), 0);
+    CHECK_INT(forked(links_to_what_is_kept_are_not_shown, NULL), 0);
     CHECK_INT(forked(a_launch_is_not_written_to, NULL), 0);
+    CHECK_INT(forked(a_launch_shows_nothing_that_is_kept, NULL), 0);
     check_no_child_left();
     return 0;
 }

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 
 from usernsctl._records import dataclass
-from usernsctl._system.state import NAME, NAME_RULE, Directory, make_private
+from usernsctl._system.state import NAME, NAME_RULE, Directory, make_private, templates_directory
 from usernsctl.errors import NamespaceError, RunscError, UsernsError
 from usernsctl.gvisor.template import saved
 from usernsctl.gvisor.template.errors import STEP, damaged
@@ -39,18 +39,16 @@ class Named:
 
 
 def directory() -> str:
-    """Where they are: $XDG_DATA_HOME/usernsctl/templates, or ~/.local/share in place of the first.
+    """Return the directory that templates are kept in.
 
-    :raises RunscError: this user has no home.
+    :raises RunscError: the user has no home directory.
     """
-    data = os.environ.get("XDG_DATA_HOME")
-    if not data or not os.path.isabs(data):
-        data = os.path.join(os.path.expanduser("~"), ".local", "share")
-    if not os.path.isabs(data):
+    path = templates_directory()
+    if path is None:
         raise RunscError(
             "this user has no home directory to keep templates in", step=STEP, remedy=_ANOTHER
         )
-    return os.path.join(data, "usernsctl", "templates")
+    return path
 
 
 def _make_directory() -> None:
