@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 
-from usernsctl._typing import TYPE_CHECKING, Self
+from usernsctl._typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     import socket
@@ -88,6 +88,13 @@ class Closing:
 
     #: What an object of the class is, for the warning.
     _what = "an object"
+    #: The process that has made it; its forked children have it, too.
+    _creator: int
+
+    def __new__(cls, *_: Any, **__: Any) -> Self:
+        made = super().__new__(cls)
+        made._creator = os.getpid()
+        return made
 
     def close(self) -> None:
         raise NotImplementedError
@@ -110,7 +117,8 @@ class Closing:
     def __del__(self) -> None:
         if self._holds():
             try:
-                warn_forgotten(self, f"{self._what} was forgotten before it was closed")
+                if os.getpid() == self._creator:
+                    warn_forgotten(self, f"{self._what} was forgotten before it was closed")
             finally:
                 # Warnings may be errors.
                 self.close()

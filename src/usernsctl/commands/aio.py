@@ -172,6 +172,7 @@ class _Transport(asyncio.SubprocessTransport):
     ) -> None:
         super().__init__()
         self._closed = True
+        self._creator = os.getpid()
         self._loop = loop
         self._protocol = protocol
         self._popen = popen
@@ -307,7 +308,8 @@ class _Transport(asyncio.SubprocessTransport):
             _wait_for_killed(self._popen)
 
     def __del__(self) -> None:
-        if not self._closed:
+        # In a forked child, the command is the parent's.
+        if not self._closed and os.getpid() == self._creator:
             try:
                 warn_forgotten(self, f"process {self._popen.pid} was forgotten while it ran")
             finally:

@@ -27,8 +27,10 @@ class Collected(subprocess.Popen[AnyStr]):
     pidfd: int = -1
 
     _child_created: bool  # subprocess's, private: whether there is a child to collect
+    _owner = -1  # the process whose child it is
 
     def _hold(self, pidfd: int) -> None:
+        self._owner = os.getpid()
         self._shared = Shared("the pidfd", [pidfd])
         self.pidfd = pidfd
 
@@ -129,6 +131,9 @@ class Collected(subprocess.Popen[AnyStr]):
         if self.pidfd >= 0:
             self.pidfd = -1
             self._shared.close()
+            if os.getpid() != self._owner:
+                drop_streams(self)
+                return
         try:
             super().__del__(*arguments)
         finally:
@@ -138,3 +143,15 @@ class Collected(subprocess.Popen[AnyStr]):
             is_running = self._child_created and self.returncode is None
             if is_running and waiting is not None and self not in waiting:
                 waiting.append(self)
+
+
+def drop_streams(popen: subprocess.Popen[Any]) -> None:
+    """Close a forked child's copies of the parent's ends of pipes, and write nothing to them.
+
+    What the parent has not flushed yet is in the child's copy of the buffer, too.
+    """
+    for stream in (popen.stdin, popen.stdout, popen.stderr):
+        buffered = getattr(stream, "buffer", stream)
+        raw = getattr(buffered, "raw", buffered)
+        if raw is not None:
+            raw.close()

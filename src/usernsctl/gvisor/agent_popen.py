@@ -21,6 +21,7 @@ from usernsctl._system.descriptors import LetGoError, SharedSocket, wait_readabl
 from usernsctl._system.owned import memory_file, socket_pair
 from usernsctl.commands.aio import wait_for_end
 from usernsctl.commands.arguments import Args, StrOrBytesPath, refuse, words_of
+from usernsctl.commands.pidfd import drop_streams
 from usernsctl.errors import (
     CommandError,
     CommandNotADirectoryError,
@@ -490,6 +491,9 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
             self._abandon()
 
     def __del__(self, *arguments: Any) -> None:
+        if self._shared is not None and os.getpid() != self._owner:
+            drop_streams(self)
+            return
         if not self._outlives and self.returncode is None:
             self._abandon()
         super().__del__(*arguments)

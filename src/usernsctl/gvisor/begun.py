@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
 import warnings
 from collections.abc import Callable
@@ -33,6 +34,7 @@ class Begun(Generic[_T]):
         :raises BaseException: what `work` raises, if that is done here.
         """
         self._future: Future[_T] = Future()
+        self._creator = os.getpid()
         self._is_told = False
         # The same without a lock: who is interrupted while he asks a future may leave its lock
         # behind, and then nobody else would ever be told.
@@ -94,6 +96,8 @@ class Begun(Generic[_T]):
 
     def __del__(self) -> None:
         if not hasattr(self, "_is_told") or self._is_told or not self._future.done():
+            return
+        if os.getpid() != self._creator:
             return
         if error := self._future.exception():
             warnings.warn(f"nobody has asked what came of it: {error}", ResourceWarning, 1, self)

@@ -214,7 +214,6 @@ class Sandbox(BegunClosing):
     def _become(self, id: str, args: tuple[str, ...]) -> None:
         self.id = id
         self.args = args
-        self._creator = os.getpid()
         # Commands that outlive this object must not keep it: who forgets it has it closed.
         self._commands = SandboxCommands(id, weakref.WeakMethod(self._get))
         # A handler of signals may close it, too, while this thread does.
@@ -527,8 +526,11 @@ class Sandbox(BegunClosing):
         )
 
     def _holds(self) -> bool:
-        is_ours = isinstance(self._life, Held) and os.getpid() == self._creator
-        return is_ours and not self._is_finished
+        # A start that an interrupt has ended has no such attribute. One that was under way in the
+        # parent never comes to its end in a forked child, and close() would wait for it.
+        begun = getattr(self, "_begun", None)
+        is_settled = begun is None or begun.is_there()
+        return isinstance(self._life, Held) and is_settled and not self._is_finished
 
 
 def _host_request(options: HostOptions, host: HostBase | None) -> Request:

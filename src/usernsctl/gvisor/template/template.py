@@ -63,7 +63,6 @@ class Template(BegunClosing):
         """Take over what was made, or will be."""
         self._begun: Begun[Parts] = begun
         self._is_closed = False
-        self._creator = os.getpid()
 
     @classmethod
     def make(
