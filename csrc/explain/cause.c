@@ -223,6 +223,12 @@ static const struct un_cause causes[] = {
      "the ids that the namespace maps may not search the root filesystem; to be uid 0 inside gives "
      "no rights over files of ids that are not mapped",
      "usernsctl bundle check DIR; chmod o+rx ROOTFS    # and o+x on each directory above it"},
+    {"seccomp-denies-helper",
+     "newuidmap and newgidmap inherit a seccomp filter that refuses a call of theirs; Debian's "
+     "call "
+     "openat2 since shadow 1:4.17.4-2+deb13u1, which older filters do not allow",
+     "start outside that filter (grep Seccomp /proc/self/status), or have it allow openat2; "
+     "usernsctl seccomp-profile prints a filter that does"},
     {"seccomp-denies-userns",
      "a seccomp filter forbids user namespaces, as the default filters of Docker and other "
      "engines do",

@@ -5,6 +5,7 @@
  * The kernel gives the pid to nobody else meanwhile: the target is our child, and not reaped yet.
  */
 #include "base/error.h"
+#include "base/procfile.h"
 #include "explain/diagnose.h"
 #include "sys/jobs.h"
 
@@ -51,6 +52,17 @@ static int fail(const char *helper, const char *cause, const char *how, int numb
                    length, words);
 }
 
+/* Returns whether a seccomp filter kept the helper from opening the map: the kernel itself gives no
+ * owner these two errors. Debian's shadow calls openat2(2) since 1:4.17.4-2+deb13u1, which older
+ * filters do not allow. */
+static bool is_open_filtered(const char *words)
+{
+    return strstr(words, "open of ") &&
+           (strstr(words, "_map failed: Operation not permitted") ||
+            strstr(words, "_map failed: Function not implemented")) &&
+           un_proc_status("/proc", "Seccomp:") == 2;
+}
+
 /* Why it failed, by its own words (shadow's lib/idmapping.c). */
 static const char *cause_in(const char *words)
 {
@@ -60,6 +72,8 @@ static const char *cause_in(const char *words)
         strstr(words, "_map failed: Permission denied") ? un_cause_of_closed_proc("/proc") : NULL;
     if (closed)
         return closed;
+    if (is_open_filtered(words))
+        return "seccomp-denies-helper";
     /* One that is setuid root needs this, too: the namespace is not root's. */
     if (strstr(words, "_map failed: Operation not permitted") &&
         prctl(PR_CAPBSET_READ, CAP_SYS_ADMIN, 0, 0, 0) == 0)
@@ -81,8 +95,8 @@ static int judge(const struct un_job *job, struct un_error *err)
         return fail(helper, "helper-status-lost", "ended, and nobody can tell how", 0, job->output,
                     err);
     if (job->ended != CLD_EXITED)
-        return fail(helper, "helper-killed", "was killed by signal %d", job->status, job->output,
-                    err);
+        return fail(helper, job->status == SIGSYS ? "seccomp-denies-helper" : "helper-killed",
+                    "was killed by signal %d", job->status, job->output, err);
     if (job->status)
         return fail(helper, cause_in(job->output), "exited with status %d", job->status,
                     job->output, err);

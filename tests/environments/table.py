@@ -32,7 +32,8 @@ class Environment:
     :ivar auto: why `usernsctl run --map-auto` fails; ``None``: it works.
     :ivar range_: why a map of more than one id can't be had; by default as `auto` says.
     :ivar status: what the command ends with where it works.
-    :ivar sometimes: whether it depends on who is faster: then it may work, too.
+    :ivar sometimes: whether it depends on who is faster, or on the release of a program: then it
+        may work, too.
     :ivar tried: which of COMMANDS are.
     :ivar apart: whether each command is tried in one of its own: the kernel counts a namespace for
         some time after its last process has ended.
@@ -157,8 +158,10 @@ add("as-64g", late=[w.limit("AS", 512 << 30)])
 
 REFUSED = ("seccomp-denies-call", "seccomp-denies-userns")
 for one in ("fchdir", "clone3", "close_range", "keyctl", "bpf", "personality", "sethostname",
-            "membarrier", "mknodat", "process_vm_writev", "openat2"):  # fmt: skip
+            "membarrier", "mknodat", "process_vm_writev"):  # fmt: skip
     filter_of(f"no-{one}", one)
+# Debian's shadow has newuidmap call it since 1:4.17.4-2+deb13u1, and not before.
+filter_of("no-openat2", "openat2", auto="seccomp-denies-helper", sometimes=True)
 add("no-clone3-enosys", early=[w.denied("clone3", number=errno.ENOSYS)])
 add("no-setns", early=[w.denied("setns")], both="seccomp-denies-userns")
 add("no-kill", early=[w.denied("kill")], both=REFUSED, range_=None)

@@ -50,6 +50,7 @@ BY_HAND: Mapping[str, str] = {
         (
             "seccomp-denies-userns",
             "seccomp-denies-call",
+            "seccomp-denies-helper",
             "mount-denied",
             "mount-by-descriptor-missing",
             "ptrace-denied",
@@ -359,6 +360,7 @@ _KNOWN: Mapping[str, Callable[[_Facts], list[str]]] = {
     "mount-by-descriptor-missing": _filter(*_CALL_FILTER, calls="the group @mount"),
     "ptrace-denied": _filter(*_CALL_FILTER, calls="ptrace"),
     "seccomp-denies-call": _filter(*_CALL_FILTER, calls="the call that was refused"),
+    "seccomp-denies-helper": _filter(*_CALL_FILTER, calls="openat2"),
     "no-subordinate-range": _grant,
     "range-outside-parent": _grant_others,
     "subid-not-a-file": _replace,

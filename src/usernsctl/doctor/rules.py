@@ -540,6 +540,7 @@ RULES: tuple[Rule, ...] = (
     Rule("helper-on-nosuid", helper_nosuid, _RANGE),
     Rule("no-new-privs", new_privs_given_up, _RANGE),
     Rule("bounding-set", bounded, _RANGE),
+    Rule("seccomp-denies-helper", only_named, _RANGE),
     Rule("gid-differs-from-passwd", only_named, _RANGE),
     Rule("helper-caps-other-userns", helper_caps_elsewhere, _RANGE),
     Rule("helper-hung", only_named, _RANGE),

@@ -149,6 +149,7 @@ static void every_failure_is_told_as_what_it_is(void)
         {"exit 255", "helper-failed", "exited with status 255"},
         {"head -c 10000000 /dev/zero | tr '\\0' x; exit 1", "helper-failed", ": xxxxxxxxxx"},
         {"kill -SEGV $$", "helper-killed", "was killed by signal 11"},
+        {"kill -SYS $$", "seccomp-denies-helper", "was killed by signal 31"},
         {"echo sorry; kill -KILL $$", "helper-killed", "was killed by signal 9: sorry"},
         {"kill -STOP $$", "helper-stopped", "was stopped by signal 19"},
     };
@@ -167,6 +168,53 @@ static void every_failure_is_told_as_what_it_is(void)
             CHECK(strchr(err.detail, '\n') == NULL);
             remove_place(&place);
         }
+}
+
+static void refuse_call(int number, int errnum)
+{
+    struct sock_filter program[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)number, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (uint32_t)errnum),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    const struct sock_fprog filter = {.len = COUNT(program), .filter = program};
+    CHECK_INT(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+    CHECK_INT(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter), 0);
+}
+
+/* Shadow 1:4.17.4-2+deb13u1 of Debian opens the map by openat2(2), which older filters don't know.
+ */
+static int call_below_a_filter(void *arg)
+{
+    static const struct {
+        const char *body;
+        const char *cause;
+    } cases[] = {
+        {"echo 'newuidmap: open of uid_map failed: Operation not permitted'; exit 1",
+         "seccomp-denies-helper"},
+        {"echo 'newuidmap: open of uid_map failed: Function not implemented'; exit 1",
+         "seccomp-denies-helper"},
+        {"echo 'newuidmap: write to uid_map failed: Operation not permitted'; exit 1",
+         "helper-failed"},
+        {"echo 'newuidmap: uid range [0-1) -> [5-6) not allowed'; exit 1", "helper-failed"},
+    };
+    (void)arg;
+    refuse_call(SYS_openat2, EPERM);
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        struct place place;
+        struct un_error err;
+        make_place(&place, cases[i].body, "true");
+        CHECK_INT(call(&place, &err), -1);
+        CHECK_TEXT(err.cause, cases[i].cause);
+        remove_place(&place);
+    }
+    return 0;
+}
+
+static void a_filter_is_named_that_refuses_a_call_of_a_helper(void)
+{
+    CHECK_INT(forked(call_below_a_filter, NULL), 0);
 }
 
 static void a_helper_that_prints_its_usage_is_run_once(void)
@@ -204,25 +252,13 @@ static void ignore_children(int signal_number)
     signal(SIGCHLD, SIG_IGN);
 }
 
-/* As a kernel before Linux 6.15, which does not tell how a child ended that was reaped already. */
-static void refuse_ioctl(void)
-{
-    struct sock_filter program[] = {
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_ioctl, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOTTY),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-    };
-    const struct sock_fprog filter = {.len = COUNT(program), .filter = program};
-    CHECK_INT(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
-    CHECK_INT(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter), 0);
-}
-
 static int call_and_ignore_children(void *arg)
 {
     struct un_error err;
     signal(SIGUSR1, ignore_children);
-    refuse_ioctl();
+    /* As a kernel before Linux 6.15, which does not tell how a child ended that was reaped already.
+     */
+    refuse_call(SYS_ioctl, ENOTTY);
     CHECK_INT(call(arg, &err), -1);
     CHECK_TEXT(err.cause, "helper-status-lost");
     CHECK(un_cause_find(err.cause) != NULL);
@@ -316,6 +352,7 @@ static void helpers_run_while_our_standard_streams_are_closed(void)
 int main(void)
 {
     helpers_get_the_pid_of_the_target_and_the_map();
+    a_filter_is_named_that_refuses_a_call_of_a_helper();
     a_helper_that_prints_its_usage_is_run_once();
     only_what_helpers_are_to_write_is_asked_of_them();
     a_hundred_extents_are_three_hundred_arguments();

@@ -217,6 +217,7 @@ OF_RANGES: list[tuple[str, Facts, dict[str, Probe]]] = [
     *(
         (cause, healthy(), probes(failed("range-map", cause=cause)))
         for cause in (
+            "seccomp-denies-helper",
             "helper-hung",
             "helper-killed",
             "helper-stopped",

@@ -68,6 +68,7 @@ FIRST = [
     ("unshare: cannot open /proc/self/uid_map: Read-only file system", "proc-read-only"),
     ("newuidmap: Could not set caps", "helper-not-setuid"),
     ("newuidmap: open of uid_map failed: Permission denied", "bounding-set"),
+    ("newuidmap: open of uid_map failed: Operation not permitted", "seccomp-denies-helper"),
     ("newuidmap: Cannot determine your user name.", "no-passwd-entry"),
     ("newgidmap: Target process is owned by a different user: uid:1", "gid-differs-from-passwd"),
     ("newuidmap: uid range [0-65537) -> [100000-165537) not allowed", "range-not-granted"),
