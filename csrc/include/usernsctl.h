@@ -486,6 +486,15 @@ int un_spawn(const struct un_spawn *spawn, pid_t *pid, int *pidfd, struct un_err
 /* How a process ended that was reaped already, as by the kernel where SIGCHLD is ignored: a status
  * as waitpid(2) has it; -1: the kernel does not tell (before Linux 6.15). */
 int un_lost_status(int pidfd);
+/*
+ * Is process 1 of a PID namespace for the command `child`: passes signals on to it, and reaps all
+ * children, then ends with the status of the command, or 128+N if signal N killed it: process 1
+ * can't kill itself by a signal. The kernel then kills all that is left in the namespace
+ * (pid_namespaces(7)). Does not return. All signals must be blocked since before `child` was
+ * started, and SIGCHLD must not be ignored. `report`, or -1, is the only descriptor that process 1
+ * keeps: it writes each status of the command there, an int as waitpid(2) gives it.
+ */
+void un_be_init(pid_t child, int report);
 /* Waits for a child on behalf of whoever waits for us, as usernsctl-exec --fork does: passes
  * signals on to it, and returns what our exit status should be, 128+N if signal N killed it.
  * Signals that came before reach it too if they were blocked when it was forked. Waits for all

@@ -40,13 +40,4 @@ void un_pass_on_until_end(struct un_watched *child, un_pass_on *pass_on, void *a
 /* Takes the signals that are pending, and forgets them: they were for a child that has ended. */
 void un_discard_signals(void);
 
-/*
- * Is process 1 of a PID namespace for the command `child`, as un_pass_on_until_end(), then ends
- * with the status of the command, or 128+N if signal N killed it: process 1 can't kill itself by a
- * signal. The kernel then kills all that is left in the namespace (pid_namespaces(7)). `report`, or
- * -1, is the only descriptor that process 1 keeps: a pipe that the command writes to ends when the
- * command closes it.
- */
-_Noreturn void un_be_init(pid_t child, int report);
-
 #endif

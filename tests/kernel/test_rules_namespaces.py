@@ -29,7 +29,7 @@ def test_a_pid_namespace_is_entered_by_children() -> None:
         os.fork()
 
 
-@pytest.mark.userns(pid=True)
+@pytest.mark.userns(pid=True, init=False)
 def test_process_1_gets_no_signal_that_it_does_not_handle() -> None:
     """pid_namespaces(7), "The namespace init process": from inside not even SIGKILL."""
 
@@ -45,7 +45,7 @@ def test_process_1_gets_no_signal_that_it_does_not_handle() -> None:
     assert seen == [signal.SIGTERM]
 
 
-@pytest.mark.userns(pid=True)
+@pytest.mark.userns(pid=True, init=False)
 def test_process_1_adopts_orphans() -> None:
     """pid_namespaces(7), "Adoption of orphaned children"."""
     told, teller = os.pipe()

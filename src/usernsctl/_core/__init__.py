@@ -38,6 +38,7 @@ from usernsctl._core.records import (
 from usernsctl._core.running import (
     NamespaceFds,
     apply_setup,
+    be_init,
     check_single_thread,
     close_descriptors,
     create_namespaces,
@@ -68,6 +69,7 @@ __all__ = [
     "Spawn",
     "append_at_end",
     "apply_setup",
+    "be_init",
     "cause",
     "check_single_thread",
     "close_descriptors",

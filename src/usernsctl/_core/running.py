@@ -239,6 +239,17 @@ def stand_in(child: int) -> int:
     return int(lib.un_stand_in(child))
 
 
+def be_init(child: int, report: int) -> NoReturn:
+    """Be process 1 of a PID namespace for the command `child`; see un_be_init().
+
+    All signals must be blocked since before the command was started.
+
+    :param report: the descriptor of a pipe that gets each status of the command.
+    """
+    lib.un_be_init(child, report)
+    os.abort()
+
+
 def mount(
     source: str | None, target: str, fstype: str | None, flags: int, data: str | None
 ) -> None:

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 _MARKERS = {
     "userns": 'userns(map="root", mount=False, net=False, pid=False, ipc=False, uts=False, '
-    'cgroup=False, time=False, propagation="private", mount_proc=False): run the test in a user '
-    'namespace of its own. map is "root", "current", "auto", "subids", "all", an IdMap, or extents '
-    "for uids and gids alike.",
+    'cgroup=False, time=False, init=True, propagation="private", mount_proc=False): run the test '
+    'in a user namespace of its own. map is "root", "current", "auto", "subids", "all", an IdMap, '
+    "or extents for uids and gids alike.",
     "userns_requires": "userns_requires(word, ...): skip the test where the machine lacks userns, "
     "subid, runsc, docker, kernel>=VERSION or cap:NAME, with the reason.",
 }

@@ -284,7 +284,7 @@ def move(target: Target, *, mount_proc: bool, channel: Channel) -> None:
         prctl.set_dumpable(True)
         channel.send_namespace()
         if not {"pid", "time"}.isdisjoint(target.namespaces):
-            _go_on_in_a_child()
+            _go_on_in_a_child(has_init=target.has_init)
             _core.apply_setup(_core.Setup(pdeathsig=signal.SIGKILL, mount_proc=proc))
     except UsernsError as error:
         refuse(error)
@@ -301,17 +301,36 @@ def refuse(error: UsernsError) -> NoReturn:
     raise pytest.fail.Exception(reason, pytrace=False) from None
 
 
-def _go_on_in_a_child() -> None:
-    """Fork, since only children enter a new PID or time namespace (unshare(2))."""
+_STATUS = struct.Struct("i")
+# As many bytes as a pipe holds (pipe(7)).
+_REPORTS_MAX = 1 << 16
+
+
+def _go_on_in_a_child(*, has_init: bool) -> None:
+    """Fork, since only children enter a new PID or time namespace (unshare(2)).
+
+    :param has_init: whether the child forks once more, is process 1 of the new PID namespace, and
+        reports the statuses of its own child.
+    """
     is_ignored = signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN
     if is_ignored:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    reports, report = os.pipe()
     pid = os.fork()
     if pid == 0:
+        os.close(reports)
+        if has_init:
+            _go_on_below_process_1(report)
+        os.close(report)
         if is_ignored:
             signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         return
+    os.close(report)
     _, status = os.waitpid(pid, 0)
+    # Process 1 ends with 128+N if signal N has killed the test, so its report is preferred.
+    for (reported,) in _STATUS.iter_unpack(os.read(reports, _REPORTS_MAX)):
+        if not os.WIFSTOPPED(reported) and not os.WIFCONTINUED(reported):
+            status = reported
     code = os.waitstatus_to_exitcode(status)
     if code < 0:
         # Our parent tells by our end how the test ended.
@@ -319,6 +338,17 @@ def _go_on_in_a_child() -> None:
             signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     os._exit(code)
+
+
+def _go_on_below_process_1(report: int) -> None:
+    """Fork; the parent, process 1, passes signals on to the child, reaps orphans, and ends."""
+    _core.apply_setup(_core.Setup(pdeathsig=signal.SIGKILL))
+    os.set_blocking(report, False)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    test = os.fork()
+    if test:
+        _core.be_init(test, report)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def leave(channel: Channel, message: dict[str, Any]) -> NoReturn:

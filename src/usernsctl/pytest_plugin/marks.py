@@ -13,7 +13,7 @@ from usernsctl.commands.target import Propagation, selected
 from usernsctl.maps import requested
 from usernsctl.pytest_plugin.needs import Needs
 
-_ARGUMENTS = ("map", *_core.NAMESPACES, "propagation", "mount_proc")
+_ARGUMENTS = ("map", *_core.NAMESPACES, "init", "propagation", "mount_proc")
 
 
 class Wanted(NamedTuple):
@@ -21,6 +21,7 @@ class Wanted(NamedTuple):
 
     idmap: un.IdMap
     namespaces: tuple[str, ...]
+    has_init: bool
     propagation: Propagation
     mount_proc: bool
 
@@ -102,7 +103,12 @@ def _read(marker: pytest.Mark) -> Wanted:
     mount_proc = options.pop("mount_proc", False)
     if mount_proc and not (options.get("pid") and options.get("mount")):
         raise ValueError("userns: mount_proc takes pid and mount as well")
-    return Wanted(idmap, selected(options), propagation, mount_proc)
+    has_init = options.pop("init", None)
+    if has_init is not None and not options.get("pid"):
+        raise ValueError("userns: init takes pid as well")
+    namespaces = selected(options)
+    has_init = "pid" in namespaces if has_init is None else has_init
+    return Wanted(idmap, namespaces, has_init, propagation, mount_proc)
 
 
 def _idmap(given: Any) -> un.IdMap:

@@ -92,7 +92,12 @@ def _run(item: pytest.Item, asked: Wanted, inner: Callable[[], None]) -> None:
     __tracebackhide__ = True
     try:
         planned = plan(asked.idmap)
-        target = make_target(asked.namespaces, planned=planned, propagation=asked.propagation)
+        target = make_target(
+            asked.namespaces,
+            init=asked.has_init,
+            planned=planned,
+            propagation=asked.propagation,
+        )
     except UsernsError as error:
         refuse(error)
     process = fork()

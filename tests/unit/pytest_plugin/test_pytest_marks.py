@@ -154,6 +154,8 @@ MISTAKES = [
     ("userns(mount='yes')", "userns: mount must be True or False, not 'yes'"),
     ("userns(propagation='public')", "userns: propagation must be one of private, *'public'"),
     ("userns(mount_proc=True)", "userns: mount_proc takes pid and mount as well"),
+    ("userns(init=False)", "userns: init takes pid as well"),
+    ("userns(pid=True, init=1)", "userns: init must be True or False, not 1"),
     (
         "userns_requires('kernell>=5')",
         "'kernell>=5' is no requirement; there are userns, *kernel>=5.12*",

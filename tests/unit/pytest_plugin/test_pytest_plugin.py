@@ -32,6 +32,10 @@ NAMESPACES = """
 
     @pytest.mark.userns(pid=True)
     def test_pid():
+        assert (os.getpid(), os.getppid()) == (2, 1)
+
+    @pytest.mark.userns(pid=True, init=False)
+    def test_pid_1():
         assert os.getpid() == 1
         pid = os.fork()
         if pid == 0:
@@ -61,7 +65,7 @@ NAMESPACES = """
 
 def test_the_mark_says_which_namespaces_are_new(session: pytest.Pytester) -> None:
     session.makepyfile(NAMESPACES)
-    session.runpytest_subprocess().assert_outcomes(passed=7)
+    session.runpytest_subprocess().assert_outcomes(passed=8)
 
 
 @pytest.mark.userns_requires("subid")

@@ -188,6 +188,10 @@ def test_a_session_that_ignores_sigchld(session: pytest.Pytester) -> None:
             assert signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN
 
         @pytest.mark.userns(pid=True)
+        def test_ends_below_process_1():
+            assert signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN
+
+        @pytest.mark.userns(pid=True, init=False)
         def test_ends_as_process_1():
             assert signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN
 
@@ -202,8 +206,60 @@ def test_a_session_that_ignores_sigchld(session: pytest.Pytester) -> None:
         result = session.runpytest_subprocess()
     finally:
         signal.signal(signal.SIGCHLD, before)
-    result.assert_outcomes(failed=1, passed=2)
+    result.assert_outcomes(failed=1, passed=3)
     result.stdout.fnmatch_lines(["the process that ran the test ended* before the test was over"])
+
+
+def test_an_end_in_a_pid_namespace_is_told_as_it_is(session: pytest.Pytester) -> None:
+    """The status 143 and the signal 15 are two things, though process 1 ends alike."""
+    session.makepyfile(
+        """
+        import os, signal
+        import pytest
+
+        pytestmark = pytest.mark.userns(pid=True)
+
+        def test_is_killed():
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        def test_is_killed_by_way_of_process_1():
+            signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+            os.kill(1, signal.SIGUSR1)
+            while True:
+                signal.pause()
+
+        def test_exits():
+            os._exit(143)
+        """
+    )
+    result = session.runpytest_subprocess()
+    result.assert_outcomes(failed=3)
+    over = "before the test was over"
+    result.stdout.fnmatch_lines(
+        [
+            f"the process that ran the test was killed by SIGTERM {over}",
+            f"the process that ran the test was killed by SIGUSR1 {over}",
+            f"the process that ran the test ended with status 143 {over}",
+        ]
+    )
+
+
+def test_orphans_in_a_pid_namespace_are_reaped(session: pytest.Pytester) -> None:
+    session.makepyfile(
+        """
+        import os, subprocess, time
+        import pytest
+
+        @pytest.mark.userns(pid=True, mount=True, mount_proc=True)
+        def test_orphans():
+            for _ in range(5):
+                subprocess.run(["sh", "-c", "sleep 0.01 &"], check=True)
+            while set(filter(str.isdecimal, os.listdir("/proc"))) != {"1", str(os.getpid())}:
+                time.sleep(0.01)
+        """
+    )
+    session.runpytest_subprocess("-o", "timeout=60").assert_outcomes(passed=1)
 
 
 def test_what_the_test_forks_has_no_say(session: pytest.Pytester) -> None:
