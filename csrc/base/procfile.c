@@ -50,18 +50,49 @@ static bool is_below(const char *point, const char *top)
     return !strncmp(point, top, length) && point[length] == '/' && !hides_nothing(point);
 }
 
+#define POINT_MAX 2048
+
+/* Reads the number and the mount point of the next mount: fields 1 and 5 of
+ * proc_pid_mountinfo(5). */
+static bool read_mount(FILE *stream, int *id, char point[POINT_MAX])
+{
+    char line[4096];
+    while (stream && fgets(line, sizeof line, stream))
+        if (sscanf(line, "%d %*d %*s %*s %2047s", id, point) == 2)
+            return true;
+    return false;
+}
+
 bool un_proc_has_mount(const char *proc, const char *point, bool below)
 {
-    char line[4096], at[2048];
+    char at[POINT_MAX];
+    int id;
     bool found = false;
     FILE *stream = open_below(proc, "self/mountinfo");
-    /* Field 5 of proc_pid_mountinfo(5). */
-    while (stream && !found && fgets(line, sizeof line, stream))
-        if (sscanf(line, "%*d %*d %*s %*s %2047s", at) == 1)
-            found = below ? is_below(at, point) : !strcmp(at, point);
+    while (!found && read_mount(stream, &id, at))
+        found = below ? is_below(at, point) : !strcmp(at, point);
     if (stream)
         fclose(stream);
     return found;
+}
+
+bool un_proc_shares_root(const char *proc)
+{
+    char point[POINT_MAX];
+    int id, own = -1;
+    bool shares = false;
+    FILE *stream = open_below(proc, "self/mountinfo");
+    /* The last mount at a mount point covers the others. */
+    while (read_mount(stream, &id, point))
+        own = strcmp(point, "/") ? own : id;
+    if (stream)
+        fclose(stream);
+    stream = open_below(proc, "1/mountinfo");
+    while (own >= 0 && !shares && read_mount(stream, &id, point))
+        shares = id == own && !strcmp(point, "/");
+    if (stream)
+        fclose(stream);
+    return shares;
 }
 
 bool un_proc_apparmor(const char *proc, const char *who, char *label, size_t size)

@@ -13,6 +13,9 @@ int64_t un_proc_status(const char *proc, const char *key);
 /* Whether PROC/self/mountinfo has a mount whose mount point is `point`, or, with `below`, one below
  * it that hides something. */
 bool un_proc_has_mount(const char *proc, const char *point, bool below);
+/* Returns whether this process and process 1 have the same root directory. Each sees the mount
+ * points as they are below its own: so a chroot into a mount point shows, too. */
+bool un_proc_shares_root(const char *proc);
 
 /* Whether a mount of proc hides the processes of others (proc(5), hidepid). */
 bool un_proc_hides(const char *proc);

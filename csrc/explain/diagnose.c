@@ -26,6 +26,18 @@ static bool is_restricted_by_apparmor(const char *proc)
     return un_proc_number(proc, "sys/kernel/apparmor_restrict_unprivileged_userns") == 1;
 }
 
+/* Returns whether BPF programs can be security modules here (Documentation/bpf/prog_lsm.rst). */
+static bool has_bpf_module(const char *proc)
+{
+    char path[64], names[256];
+    snprintf(path, sizeof path, "%s/../sys/kernel/security/lsm", proc);
+    FILE *stream = fopen(path, "re");
+    bool has = stream && fgets(names, sizeof names, stream) && strstr(names, "bpf");
+    if (stream)
+        fclose(stream);
+    return has;
+}
+
 /* A profile of AppArmor's refuses whatever it does not name. */
 static bool is_confined_by_apparmor(const char *proc)
 {
@@ -90,9 +102,11 @@ static const char *creation_denied(const char *proc)
         return "unprivileged-userns-clone-off";
     if (is_filtered(proc))
         return "seccomp-denies-userns";
-    /* Into a mount point: it looks like the root of a namespace. Nothing else is left that says so.
-     */
-    return is_restricted_by_apparmor(proc) ? "apparmor-restricts-userns" : "in-chroot";
+    if (is_restricted_by_apparmor(proc))
+        return "apparmor-restricts-userns";
+    /* Else it is a chroot into a mount point, which looks like the root of a namespace; or a BPF
+     * program, if the root directory is that of process 1: no other module says EPERM. */
+    return has_bpf_module(proc) && un_proc_shares_root(proc) ? "lsm-denies-userns" : "in-chroot";
 }
 
 /* Which limit it was (namespaces(7), "The /proc/sys/user directory"). One that is 0 forbids all,
