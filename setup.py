@@ -255,14 +255,17 @@ class BuildExtension(build_ext):
         super().build_extension(ext)
 
     def run(self) -> None:
+        if processor() not in layout.FREESTANDING_MACHINES:
+            raise CompileError(
+                "usernsctl supports x86-64 and AArch64 only; "
+                f"{shlex.join(compiler())} compiles for {processor()}"
+            )
         super().run()
         programs = self._package() / "_bin"
-        has_freestanding = processor() in layout.FREESTANDING_MACHINES
-        freestanding = layout.FREESTANDING.keys() if has_freestanding else set()
-        for name in freestanding:
+        for name in layout.FREESTANDING:
             build_freestanding(programs / name)
         # Also a copy of usernsctl-exec: where scripts are installed, the package can't always tell.
-        for name in layout.PROGRAMS.keys() - {"usernsctl-entrypoint", *freestanding}:
+        for name in layout.PROGRAMS.keys() - {"usernsctl-entrypoint"}:
             program_builder(self.build_temp).build(programs / name)
 
     def _package(self) -> Path:

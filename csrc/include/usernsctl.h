@@ -18,6 +18,11 @@
 #ifndef USERNSCTL_H
 #define USERNSCTL_H
 
+/* Nothing is tested on other processors, and gVisor runs on no others. */
+#if !defined(__LP64__) || !(defined(__x86_64__) || defined(__AARCH64EL__))
+#error "usernsctl supports x86-64 and AArch64 only"
+#endif
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>

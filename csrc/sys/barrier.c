@@ -24,8 +24,6 @@
 #define UN_AUDIT_ARCH AUDIT_ARCH_AARCH64
 #endif
 
-#ifdef UN_AUDIT_ARCH
-
 /* linux/membarrier.h: MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED. */
 #define REGISTER (1 << 4)
 /* Without this flag, kernels before 5.16 slow down whoever has a filter (Speculative Store Bypass).
@@ -55,11 +53,3 @@ void un_forgo_barrier(void)
     const struct sock_fprog program = {sizeof filter / sizeof *filter, filter};
     syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW, &program);
 }
-
-#else
-
-void un_forgo_barrier(void)
-{
-}
-
-#endif

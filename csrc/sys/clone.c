@@ -5,7 +5,6 @@
 #include <signal.h>
 #include <stddef.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -59,7 +58,6 @@ struct clone3_args {
  * the parent is suspended until the child has its own memory (CLONE_VFORK), as with vfork(2).
  */
 #if defined(__x86_64__)
-#define SAME_STACK 1
 static long call_and_run(long number, long first, long second, long third, int (*run)(void *),
                          void *arg)
 {
@@ -91,7 +89,6 @@ static long call_and_run(long number, long first, long second, long third, int (
     return result;
 }
 #elif defined(__aarch64__)
-#define SAME_STACK 1
 static long call_and_run(long number, long first, long second, long third, int (*run)(void *),
                          void *arg)
 {
@@ -117,14 +114,6 @@ static long call_and_run(long number, long first, long second, long third, int (
                        "r"(a5), [run] "r"(child_run), [arg] "r"(child_arg), [exit] "i"(SYS_exit)
                      : "memory", "cc");
     return result;
-}
-#else
-#define SAME_STACK 0
-static long call_and_run(long number, long first, long second, long third, int (*run)(void *),
-                         void *arg)
-{
-    (void)number, (void)first, (void)second, (void)third, (void)run, (void)arg;
-    return -ENOSYS;
 }
 #endif
 
@@ -162,30 +151,12 @@ static int reset_handlers_and_run(void *arg)
     return clone->run(clone->arg);
 }
 
-/* libc's clone(3) where call_and_run() knows no better: it wants a stack, which gets a guard. */
-static long clone_on_stack(struct un_clone *c, int flags)
-{
-    enum { SIZE = 64 * 1024, GUARD = 64 * 1024 };
-    char *stack = mmap(NULL, GUARD + SIZE, PROT_READ | PROT_WRITE,
-                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
-    if (stack == MAP_FAILED)
-        return -errno;
-    long pid = mprotect(stack, GUARD, PROT_NONE);
-    if (!pid)
-        pid = clone(reset_handlers_and_run, stack + GUARD + SIZE, flags, c, &c->pidfd);
-    long result = pid < 0 ? -errno : pid;
-    munmap(stack, GUARD + SIZE);
-    return result;
-}
-
 static int try_clone(struct un_clone *c)
 {
     int flags = (int)c->flags | c->exit_signal;
     int (*run)(void *) = c->is_plain ? c->run : reset_handlers_and_run;
     void *arg = c->is_plain ? c->arg : c;
-    long pid = SAME_STACK
-                   ? call_and_run(SYS_clone, flags, (long)c->stack, (long)&c->pidfd, run, arg)
-                   : clone_on_stack(c, flags);
+    long pid = call_and_run(SYS_clone, flags, (long)c->stack, (long)&c->pidfd, run, arg);
     if (pid < 0) {
         errno = (int)-pid;
         return -1;

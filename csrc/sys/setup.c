@@ -14,17 +14,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* Where the first kernels knew ids of 16 bits, these are the calls for all of them. */
-#ifdef SYS_setresuid32
-#define UN_SYS_SETGROUPS SYS_setgroups32
-#define UN_SYS_SETRESGID SYS_setresgid32
-#define UN_SYS_SETRESUID SYS_setresuid32
-#else
-#define UN_SYS_SETGROUPS SYS_setgroups
-#define UN_SYS_SETRESGID SYS_setresgid
-#define UN_SYS_SETRESUID SYS_setresuid
-#endif
-
 void un_setup_init(struct un_setup *setup)
 {
     memset(setup, 0, sizeof *setup);
@@ -66,17 +55,17 @@ static int apply_credentials(const struct un_setup *setup, struct un_error *err)
     bool changes = setup->gid >= 0 || setup->uid >= 0;
     bool hidden = changes && prctl(PR_GET_DUMPABLE, 0, 0, 0, 0) == 0;
     if (setup->group_count >= 0 &&
-        syscall(UN_SYS_SETGROUPS, (size_t)setup->group_count, setup->groups))
+        syscall(SYS_setgroups, (size_t)setup->group_count, setup->groups))
         return un_fail_errno(err, UN_STEP_SETGROUPS, "supplementary groups");
     gid_t gid = (gid_t)setup->gid;
-    if (setup->gid >= 0 && syscall(UN_SYS_SETRESGID, gid, gid, gid))
+    if (setup->gid >= 0 && syscall(SYS_setresgid, gid, gid, gid))
         return un_fail_errno(err, UN_STEP_SETRESGID, "");
     if (hidden)
         un_hide_process();
     uid_t uid = (uid_t)setup->uid;
     if (setup->keep_caps && prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0))
         return un_fail_errno(err, UN_STEP_CAPABILITIES, "PR_SET_KEEPCAPS");
-    if (setup->uid >= 0 && syscall(UN_SYS_SETRESUID, uid, uid, uid))
+    if (setup->uid >= 0 && syscall(SYS_setresuid, uid, uid, uid))
         return un_fail_errno(err, UN_STEP_SETRESUID, "");
     if (hidden)
         un_hide_process();

@@ -1,0 +1,55 @@
+"""The build stops, with the reason, for a processor that usernsctl does not support."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TREE = Path(__file__).parents[2]
+SUPPORTED = "usernsctl supports x86-64 and AArch64 only"
+
+COMPILER = """#!/bin/sh
+echo s390x-linux-gnu
+"""
+
+
+def test_setup_names_the_processors(tmp_path: Path) -> None:
+    for name in ("setup.py", "pyproject.toml", "README.md"):
+        shutil.copy(TREE / name, tmp_path / name)
+    shutil.copytree(TREE / "csrc", tmp_path / "csrc")
+    compiler = tmp_path / "cc"
+    compiler.write_text(COMPILER)
+    compiler.chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, "setup.py", "build_ext"],
+        cwd=tmp_path,
+        env=os.environ | {"CC": str(compiler)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (f"error: {SUPPORTED}; {compiler} compiles for s390x")
+
+
+@pytest.mark.parametrize("option", ["-U__x86_64__", "-U__AARCH64EL__", "-U__LP64__"])
+def test_the_core_names_the_processors(option: str) -> None:
+    """Whatever the compiler is called, such as ``gcc -mx32``."""
+    is_of_another = (
+        option
+        not in {
+            "x86_64": "-U__AARCH64EL__",
+            "aarch64": "-U__x86_64__",
+        }[os.uname().machine]
+    )
+    done = subprocess.run(
+        ["cc", f"-I{TREE}/csrc", option, "-fsyntax-only", "-x", "c", "-"],
+        input='#include "include/usernsctl.h"\n',
+        capture_output=True,
+        text=True,
+    )
+    assert (SUPPORTED in done.stderr) == is_of_another
