@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     )
     from usernsctl.doctor import diagnose
     from usernsctl.errors import (
+        BindError,
+        BindNotADirectoryError,
+        BindNotFoundError,
+        BindPermissionError,
         BundleError,
         CommandError,
         CommandNotADirectoryError,
@@ -63,6 +67,10 @@ __all__ = [
     "PIPE",
     "STDOUT",
     "Bind",
+    "BindError",
+    "BindNotADirectoryError",
+    "BindNotFoundError",
+    "BindPermissionError",
     "BundleError",
     "CalledProcessError",
     "Child",

@@ -11,7 +11,11 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from errno import EACCES as _EACCES
 from errno import EMFILE as _EMFILE
+from errno import ENOENT as _ENOENT
+from errno import ENOTDIR as _ENOTDIR
+from errno import EPERM as _EPERM
 
 from usernsctl._text import shown, shown_lines
 from usernsctl._typing import Any, Self
@@ -68,7 +72,18 @@ class UsernsError(OSError):
         """
         number = error.errno or 0
         why = os.strerror(number) if number else str(error)
-        return cls(f"{what}: {why}", step=step, errno=number, filename=filename, cause=cause)
+        kind = cls.kind_for(number)
+        return kind(f"{what}: {why}", step=step, errno=number, filename=filename, cause=cause)
+
+    @classmethod
+    def kind_for(cls, errno: int) -> type[Self]:
+        """Return the class for a failure of this family: that which `errno` is a built-in one of.
+
+        As :class:`OSError` chooses :class:`FileNotFoundError` for ENOENT.
+        """
+        kind: Any = _KINDS.get((cls, errno), cls)
+        found: type[Self] = kind
+        return found
 
     @classmethod
     @contextlib.contextmanager
@@ -155,6 +170,25 @@ class CommandNotExecutableError(CommandError, PermissionError):
     """The command exists but can't be executed (EACCES, EPERM)."""
 
 
+class BindError(UsernsError):
+    """A file or root filesystem of this machine can't be shown in a sandbox, or may not be.
+
+    `filename` is its path, where that is to blame.
+    """
+
+
+class BindNotFoundError(BindError, FileNotFoundError):
+    """The file or root filesystem to be shown does not exist (ENOENT)."""
+
+
+class BindNotADirectoryError(BindError, NotADirectoryError):
+    """What should be a directory is none (ENOTDIR): the root filesystem, or one on the way."""
+
+
+class BindPermissionError(BindError, PermissionError):
+    """The caller may not reach what is to be shown (EACCES), or others could exchange it."""
+
+
 class HardeningError(UsernsError):
     """A restriction that was asked for could not be applied."""
 
@@ -173,3 +207,15 @@ class PoolError(UsernsError):
 
 class PoolTimeoutError(PoolError, TimeoutError):
     """A pool had no sandbox to hand out in time. The reason says what it had, and what failed."""
+
+
+_KINDS: dict[tuple[type[UsernsError], int], type[UsernsError]] = {
+    (CommandError, _ENOENT): CommandNotFoundError,
+    (CommandError, _ENOTDIR): CommandNotADirectoryError,
+    (CommandError, _EACCES): CommandNotExecutableError,
+    (CommandError, _EPERM): CommandNotExecutableError,
+    (BindError, _ENOENT): BindNotFoundError,
+    (BindError, _ENOTDIR): BindNotADirectoryError,
+    (BindError, _EACCES): BindPermissionError,
+    (BindError, _EPERM): BindPermissionError,
+}

@@ -204,11 +204,12 @@ def test_a_lie_about_the_end_is_told_once(lie: bytes) -> None:
 
 def test_a_failure_is_the_error_of_its_kind() -> None:
     for number, step, kind, told in (
-        (2, 5, FileNotFoundError, "lookup: x"),
+        (2, 8, FileNotFoundError, "lookup: x"),
+        (2, 5, FileNotFoundError, "exec: x"),
         (13, 5, PermissionError, "exec: x"),
         (8, 5, un.CommandError, "exec: x"),
-        (2, 2, FileNotFoundError, "cwd: /"),
-        (20, 2, NotADirectoryError, "cwd: /"),
+        (2, 2, FileNotFoundError, "chdir: /"),
+        (20, 2, NotADirectoryError, "chdir: /"),
         (22, 3, un.CommandError, "ids: "),
         (1, 4, un.CommandError, "rlimits: "),
         (12, 6, un.CommandError, "fork: "),

@@ -288,7 +288,7 @@ def test_hostile_bind_shows_the_state(
         assert "[bind-shows-state]" in done.stderr
         if number < tally.rounds(2, 2 * len(ways)):
             tally.tried()
-            with pytest.raises(un.BundleError) as caught:
+            with pytest.raises(un.BindError) as caught:
                 un.SandboxHost(binds=[Bind(str(path), "/shown", mode == "ro")])
             assert caught.value.cause == "bind-shows-state"
 
@@ -304,7 +304,7 @@ def test_hostile_bind_shows_the_state_that_is_not_there_yet(
         try:
             un.SandboxHost(binds=[Bind(str(path), "/shown", False)]).close()
             tally.succeeded(f"{path} is shown")
-        except un.BundleError as error:
+        except un.BindError as error:
             assert error.cause == "bind-shows-state"
     # What is beside it may be seen.
     (later / "data").mkdir()

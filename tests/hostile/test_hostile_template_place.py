@@ -71,7 +71,7 @@ def test_hostile_bind_shows_the_templates(
             if "[bind-shows-state]" not in told and "[launch-untrusted]" not in told:
                 tally.succeeded(f"{name}: {told}")
         tally.tried()
-        with pytest.raises(un.BundleError) as caught:
+        with pytest.raises(un.BindError) as caught:
             un.SandboxHost(binds=[Bind(str(path), "/shown", mode == "ro")])
         assert caught.value.cause == "bind-shows-state"
     (tmp_path / "other").mkdir()

@@ -21,6 +21,7 @@ from agent_client import (
     FORK,
     IDS_STEP,
     LIMITS,
+    LOOKUP,
     REFUSED,
     TERMINAL,
     TO_TREE,
@@ -114,7 +115,7 @@ def test_a_command_gets_what_was_asked_for(agent: Client) -> None:
 
 
 def test_a_failure_is_told_by_its_step(agent: Client) -> None:
-    assert agent.failure("no-such-tool") == (errno.ENOENT, EXEC)
+    assert agent.failure("no-such-tool") == (errno.ENOENT, LOOKUP)
     assert agent.failure("/etc") == (errno.EACCES, EXEC)
     assert agent.failure("true", "x" * 200000, flags=WORDS_APART) == (errno.E2BIG, EXEC)
     assert agent.failure("true", cwd="/no/such") == (errno.ENOENT, CWD)

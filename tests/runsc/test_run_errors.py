@@ -49,8 +49,7 @@ ARGUMENTS = [
     (
         ["--rootfs", "/usr/lib", "--", "sh"],
         127,
-        "'sh' was not found along PATH in the sandbox, whose programs are those of /usr/lib\n"
-        "  remedy: name a program that is there",
+        "[command-not-found]\n  remedy: name a program that is there",
     ),
     (["--rootfs", "/usr/lib", "--", "/bin/sh"], 127, "'/bin/sh' was not found in the sandbox"),
     (["--rootfs", "/etc/passwd", "--", "true"], 125, "/etc/passwd is not a directory"),
@@ -73,7 +72,8 @@ ARGUMENTS = [
     ([], 125, "no command"),
     (["--", ""], 125, "the command is an empty string"),
     (["--", "/etc/passwd"], 126, "not executable"),
-    (["--", "/etc"], 126, "exec: /etc is a directory, and no program\n  remedy: name a program"),
+    (["--", "/etc"], 126, "exec: /etc is a directory, and no program\n"),
+    (["--", "/etc"], 126, "[command-not-executable]\n  remedy: name a program, such as a file in"),
     (["--wd", "/usr", "--", "./lib"], 126, "exec: /usr/lib is a directory"),
     (["--", "/home"], 126, "exec: /home is a directory"),
     (["--", "/nonexistent"], 127, "'/nonexistent' was not found"),
@@ -347,7 +347,7 @@ def test_the_state_directory_is_not_shown(
     usernsctl: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    with pytest.raises(un.BundleError, match=f"{tmp_path} can't be shown") as caught:
+    with pytest.raises(un.BindError, match=f"{tmp_path} can't be shown") as caught:
         un.SandboxHost(binds=[un.Bind(str(tmp_path), "/data")])
     assert caught.value.cause == "bind-shows-state"
     done = usernsctl("run", "--bind", str(tmp_path), "--", "true", env=dict(os.environ))

@@ -156,13 +156,13 @@ def test_errors_in_a_loop() -> None:
     async def main() -> None:
         with pytest.raises(TypeError, match="hostname"):
             un.SandboxHost(hostname=5)  # type: ignore[arg-type]
-        with pytest.raises(un.BundleError, match="does not exist"):
+        with pytest.raises(FileNotFoundError, match="does not exist"):
             async with un.SandboxHost(rootfs="/no/such"):
                 pass
-        with pytest.raises(un.BundleError, match="does not exist"):
+        with pytest.raises(FileNotFoundError, match="does not exist"):
             await un.SandboxHost.create_async(rootfs="/no/such")
         host = un.SandboxHost(rootfs="/no/such")
-        with pytest.raises(un.BundleError, match="does not exist"):
+        with pytest.raises(FileNotFoundError, match="does not exist"):
             host.start(["true"])
         host.close()
         async with un.SandboxHost() as host:

@@ -174,14 +174,27 @@ def test_what_a_host_option_can_not_be(options: dict[str, Any], told: str) -> No
             make(**options)
 
 
-@pytest.mark.parametrize("cwd", ["/nope", "/etc/passwd", "/home/nope", "usr"])
+@pytest.mark.parametrize(
+    ("cwd", "kind"),
+    [
+        ("/nope", FileNotFoundError),
+        ("/etc/passwd", NotADirectoryError),
+        ("/home/nope", FileNotFoundError),
+        ("usr", un.CommandError),
+    ],
+)
 @pytest.mark.parametrize("detach", [False, True])
 def test_start_in_a_cwd_that_is_not_there(
-    host: un.SandboxHost, cwd: str, detach: bool, capfd: pytest.CaptureFixture[str]
+    host: un.SandboxHost,
+    cwd: str,
+    kind: type[OSError],
+    detach: bool,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     before = open_descriptors(), os.listdir(host.directory)
-    with pytest.raises(un.CommandError, match="cwd=") as caught:
+    with pytest.raises(kind, match="cwd=") as caught:
         host.start(["true"], cwd=cwd, detach=detach)
+    assert isinstance(caught.value, un.CommandError)
     assert (caught.value.step, caught.value.filename) == ("chdir", cwd)
     assert (open_descriptors(), os.listdir(host.directory)) == before
     assert capfd.readouterr().err == ""

@@ -81,6 +81,7 @@ enum {
     AGENT_STEP_EXEC,
     AGENT_STEP_FORK,
     AGENT_STEP_TERMINAL,
+    AGENT_STEP_LOOKUP,
 };
 /* From the host. */
 enum { AGENT_SIGNAL = 1, AGENT_WINDOW };

@@ -132,7 +132,9 @@ static int become_command(void *arg)
     };
     struct un_error err;
     un_exec(&command, &err);
-    return fail(start, AGENT_STEP_EXEC, errno_of_exec(words, err.errnum));
+    bool is_missing = err.step == UN_STEP_LOOKUP;
+    return fail(start, is_missing ? AGENT_STEP_LOOKUP : AGENT_STEP_EXEC,
+                errno_of_exec(words, err.errnum));
 }
 
 /* Waits until the other end of the pipe `executed` is closed. */

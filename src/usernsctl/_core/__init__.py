@@ -5,7 +5,7 @@ failure is an exception. The GIL is released while C runs.
 """
 
 from usernsctl._core.explaining import explain_runsc, explain_silent_runsc
-from usernsctl._core.failures import cause
+from usernsctl._core.failures import cause, command_error
 from usernsctl._core.launching import NativeLaunch, failure
 from usernsctl._core.looking import (
     append_at_end,
@@ -73,6 +73,7 @@ __all__ = [
     "cause",
     "check_single_thread",
     "close_descriptors",
+    "command_error",
     "create_namespaces",
     "denies_write_execute",
     "end_child",

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import os
 
 from usernsctl._core.records import Cause
 from usernsctl._native import ffi, lib
 from usernsctl._typing import Any, NoReturn
 from usernsctl.errors import (
+    BindError,
     BundleError,
     CommandError,
-    CommandNotADirectoryError,
-    CommandNotExecutableError,
-    CommandNotFoundError,
     MapError,
     NamespaceError,
     PlanError,
@@ -33,17 +30,10 @@ _FAMILY: dict[int, type[UsernsError]] = {
     lib.UN_STEP_LOOKUP: CommandError,
     lib.UN_STEP_EXEC: CommandError,
     lib.UN_STEP_HOME: CommandError,
-    lib.UN_STEP_BIND: BundleError,
-    lib.UN_STEP_ROOTFS: BundleError,
+    lib.UN_STEP_BIND: BindError,
+    lib.UN_STEP_ROOTFS: BindError,
     lib.UN_STEP_CONFIG: BundleError,
     lib.UN_STEP_RUNSC: RunscError,
-}
-# As OSError itself does it.
-_COMMAND_FAMILY: dict[int, type[CommandError]] = {
-    errno.ENOENT: CommandNotFoundError,
-    errno.ENOTDIR: CommandNotADirectoryError,
-    errno.EACCES: CommandNotExecutableError,
-    errno.EPERM: CommandNotExecutableError,
 }
 _PATH_STEPS = (
     lib.UN_STEP_CGROUP,
@@ -58,6 +48,12 @@ def text_of(pointer: Any) -> str:
     return os.fsdecode(ffi.string(pointer))
 
 
+_COMMAND_STEPS = {
+    text_of(lib.un_step_name(step)): step
+    for step in (lib.UN_STEP_CWD, lib.UN_STEP_LOOKUP, lib.UN_STEP_EXEC)
+}
+
+
 def cause(cause_id: str | None) -> Cause | None:
     """Look a cause up by its id; ``None`` if the core does not know it."""
     found = lib.un_cause_find(cause_id.encode()) if cause_id else ffi.NULL
@@ -67,20 +63,21 @@ def cause(cause_id: str | None) -> Cause | None:
 def _family(err: Any) -> type[UsernsError]:
     if err.step == lib.UN_STEP_ARGUMENT:
         return MapError if err.cause else NamespaceError
-    family = _FAMILY.get(err.step, NamespaceError)
-    return _COMMAND_FAMILY.get(err.errnum, family) if family is CommandError else family
+    return _FAMILY.get(err.step, NamespaceError).kind_for(err.errnum)
 
 
 def error_of(
     err: Any,
     *,
     filename: str | None = None,
+    reason: str | None = None,
     remedy: str | None = None,
     is_diagnosed: bool = False,
 ) -> UsernsError:
     """The exception for a failure.
 
     :param filename: the path that it is about, if that is known.
+    :param reason: the sentence that says what failed, in place of the detail and the errno.
     :param remedy: what mends it, if that is known better than by its cause.
     :param is_diagnosed: whether a cause was looked for where it failed.
     """
@@ -91,13 +88,29 @@ def error_of(
     if filename is None and err.step in _PATH_STEPS:
         filename = text_of(err.detail)
     return _family(err)(
-        reason_of(err),
+        reason or reason_of(err),
         step=text_of(lib.un_step_name(err.step)),
         errno=err.errnum,
         filename=filename,
         cause=cause_id,
         remedy=remedy or text_of(err.remedy) or (known.remedy if known else None),
     )
+
+
+def command_error(
+    step: str, number: int, path: str, *, reason: str | None = None, remedy: str | None = None
+) -> UsernsError:
+    """Return the exception for a command that was not started by the core, such as by an agent.
+
+    :param step: ``"chdir"``, ``"lookup"`` or ``"exec"``.
+    :param number: the errno.
+    :param path: the command, or the directory that it was to start in.
+    :param reason: what failed, one sentence; by default the path, and what the errno says.
+    :param remedy: what mends it; by default what mends its cause anywhere.
+    """
+    err = ffi.new("struct un_error *", {"step": _COMMAND_STEPS[step], "errnum": number})
+    err.detail = os.fsencode(path)[: lib.UN_DETAIL_MAX - 1]
+    return error_of(err, filename=path, reason=reason, remedy=remedy)
 
 
 def raise_error(err: Any) -> NoReturn:

@@ -21,7 +21,7 @@ def refuse_to_show(files: Mapping[str, int], directory: str) -> None:
 
     :param files: descriptors, by the names that they were asked for by.
     :param directory: its path; it need not be there yet.
-    :raises BundleError: one does (cause ``bind-shows-state``), or it can't be told.
+    :raises BindError: one does (cause ``bind-shows-state``), or it can't be told.
     """
     memory, names = Memory(), list(files)
     which, err = ffi.new("size_t *"), ffi.new("struct un_error *")

@@ -16,19 +16,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from subprocess import TimeoutExpired
 from typing import Any, AnyStr, NoReturn
 
+from usernsctl import _core
 from usernsctl._records import dataclass
 from usernsctl._system.descriptors import LetGoError, SharedSocket, wait_readable
 from usernsctl._system.owned import memory_file, socket_pair
 from usernsctl.commands.aio import wait_for_end
 from usernsctl.commands.arguments import Args, StrOrBytesPath, refuse, words_of
 from usernsctl.commands.pidfd import drop_streams
-from usernsctl.errors import (
-    CommandError,
-    CommandNotADirectoryError,
-    CommandNotExecutableError,
-    CommandNotFoundError,
-    RunscError,
-)
+from usernsctl.errors import CommandError, RunscError, UsernsError
 from usernsctl.gvisor import agent_wire as wire
 from usernsctl.gvisor.agent import (
     AgentGone,
@@ -56,13 +51,6 @@ _ROOM_SECONDS = 1
 _MESSAGES_MAX = 8
 
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
-
-_KINDS: dict[int, type[CommandError]] = {
-    errno.ENOENT: CommandNotFoundError,
-    errno.ENOTDIR: CommandNotADirectoryError,
-    errno.EACCES: CommandNotExecutableError,
-    errno.EPERM: CommandNotExecutableError,
-}
 
 _MAX_INT = 2**31 - 1
 
@@ -342,22 +330,18 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
     def _silent(self) -> RunscError:
         return agent_error(self._place.id, "does not answer", AgentSilent)
 
-    def _failure(self, failed: wire.Failed) -> CommandError:
-        reason = os.strerror(failed.errno)
-        if failed.step == "cwd":
-            path = self._wanted.cwd or "/"
-        elif failed.step == "exec":
+    def _failure(self, failed: wire.Failed) -> UsernsError:
+        if failed.step == "chdir":
+            return _core.command_error(failed.step, failed.errno, self._wanted.cwd or "/")
+        if failed.step in ("lookup", "exec"):
             path = os.fsdecode(self._executable or self._words[0])
-        else:
-            return CommandError(
-                f"the command could not be started in the sandbox {self._place.id}: {reason}",
-                step=failed.step,
-                errno=failed.errno,
-            )
-        kind = _KINDS.get(failed.errno, CommandError)
-        is_missing = failed.step == "exec" and failed.errno == errno.ENOENT
-        step = "lookup" if is_missing else failed.step
-        return kind(f"{path}: {reason}", step=step, errno=failed.errno, filename=path)
+            return _core.command_error(failed.step, failed.errno, path)
+        return CommandError(
+            f"the command could not be started in the sandbox {self._place.id}: "
+            f"{os.strerror(failed.errno)}",
+            step=failed.step,
+            errno=failed.errno,
+        )
 
     # The end.
 

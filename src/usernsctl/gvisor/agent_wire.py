@@ -56,12 +56,13 @@ _SIGNAL_MAX = 64
 #: What has failed, by the numbers of the steps.
 STEPS = {
     1: "words",
-    2: "cwd",
+    2: "chdir",
     3: "ids",
     4: "rlimits",
     5: "exec",
     6: "fork",
     7: "terminal",
+    8: "lookup",
 }
 
 

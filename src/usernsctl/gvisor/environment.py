@@ -51,6 +51,16 @@ def home(uid: int) -> str:
     return "/root" if uid == 0 else "/"
 
 
+def search_path(settings: Iterable[str]) -> str:
+    """Return the PATH that a command has by its variables, each NAME=VALUE."""
+    found = DEFAULT_PATH
+    for setting in settings:
+        name, _, value = setting.partition("=")
+        if name == "PATH":
+            found = value
+    return found
+
+
 def read_settings(settings: Iterable[str], caller: Mapping[str, str]) -> dict[str, str]:
     """Read ``NAME=VALUE`` settings, or ``NAME`` for the caller's own value.
 

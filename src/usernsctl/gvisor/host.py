@@ -142,7 +142,7 @@ def run(
     :param options: `env`, `cwd`, `user`, `stdin`, `stdout`, `stderr` and `in_cgroup`, as for
         :class:`usernsctl.Sandbox`; without `host`, also the arguments of
         :class:`usernsctl.SandboxHost`.
-    :returns: with the exit status of the command, 128+N after signal N; 127: there is none.
+    :returns: with the exit status of the command, 128+N after signal N.
     :raises TimeoutExpired: it took more than `timeout` seconds, and was ended.
     :raises CalledProcessError: `check` was asked for, and its exit status was not 0.
     :raises TypeError: an argument is of the wrong type, or unknown.

@@ -20,6 +20,7 @@ from usernsctl._typing import NoReturn
 from usernsctl.gvisor import environment, view
 from usernsctl.gvisor.decide import decide
 from usernsctl.gvisor.look import Facts, descriptors, look
+from usernsctl.gvisor.remedies import COMMAND_LINE
 from usernsctl.gvisor.request import Request
 from usernsctl.gvisor.steps import Moment
 from usernsctl.gvisor.view import View
@@ -59,7 +60,7 @@ def run(
     view.check(
         moment.args[0],
         seen,
-        search=_search_path(moment),
+        search=environment.search_path(moment.env),
         cwd=cwd,
         caller=caller,
         tree=request.rootfs or request.bundle,
@@ -71,16 +72,6 @@ def run(
 
 def _open(path: str) -> Opened:
     return Opened(os.open(path, os.O_PATH | os.O_CLOEXEC), path)
-
-
-def _search_path(moment: Moment) -> str:
-    """PATH of the command."""
-    found = environment.DEFAULT_PATH
-    for setting in moment.env:
-        name, _, value = setting.partition("=")
-        if name == "PATH":
-            found = value
-    return found
 
 
 def _current_directory() -> str:
@@ -96,7 +87,7 @@ def _start_directory(
     """Where the command starts.
 
     :param directory: the current one.
-    :raises CommandError: the directory asked for is not there.
+    :raises CommandError: the directory asked for can't be used.
     """
     if moment.cwd is None:
         with contextlib.suppress(OSError):
@@ -105,7 +96,7 @@ def _start_directory(
         return "/"
     if request.cwd is not None:
         exists = facts.tree is None and os.path.isdir(request.cwd)
-        remedy = view.show_remedy(request.cwd) if exists else None
+        remedy = COMMAND_LINE.show(request.cwd) if exists else None
         view.check_directory(seen, request.cwd, f"--wd {request.cwd}", remedy)
     return moment.cwd
 

@@ -13,7 +13,7 @@ from usernsctl import _core, _programs
 from usernsctl._records import dataclass, field, fields
 from usernsctl._system import opened
 from usernsctl._system.opened import ChangeableError, ForeignLinkError, Opened
-from usernsctl.errors import BundleError, CommandError, NamespaceError, RunscError, UsernsError
+from usernsctl.errors import BindError, CommandError, NamespaceError, RunscError, UsernsError
 from usernsctl.gvisor.request import Bind, Request
 
 # Where the tmpfs may go: directories that most machines have, and that a run seldom needs.
@@ -110,7 +110,7 @@ def resolve(
         ``None`` is opened here, as if the caller had named it.
     :param makes: whether directories for runsc to write to are made, if need be; those that are
         missing are left out otherwise.
-    :raises BundleError: a path to be shown inside does not exist.
+    :raises BindError: a path to be shown inside does not exist.
     :raises RunscError: our own program is missing, or runsc could not write to a directory.
     """
     sources: dict[str, Opened] = {}
@@ -138,14 +138,15 @@ def resolve(
 def _open_tree(path: str) -> Opened:
     try:
         found = opened.follow(path)
-        if not found.is_directory:
-            raise NotADirectoryError(errno.ENOTDIR, "is not a directory")
-        return found
+        if found.is_directory:
+            return found
+        found.close()
+        raise NotADirectoryError(errno.ENOTDIR, "is not a directory")
     except OSError as error:
         known = {errno.ENOENT: "does not exist", errno.ENOTDIR: "is not a directory"}
         # No name for the error: it would keep what is open in these frames.
         raise _error(
-            BundleError,
+            BindError,
             f"the root filesystem {path} {known.get(error.errno or 0, '')}".rstrip(),
             error,
             path,
@@ -162,9 +163,9 @@ def _follow(what: str, path: str) -> Opened:
         return opened.follow(path)
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ENOTDIR):
-            raise _error(BundleError, what, error, path, step="bind") from error
+            raise _error(BindError, what, error, path, step="bind") from error
         raise _error(
-            BundleError,
+            BindError,
             f"{what}: there is no {path} on this machine",
             error,
             path,
@@ -190,8 +191,10 @@ def _error(
 
     :param says: whether what the kernel says is not in `what` already.
     """
+    # Its frames have files open.
+    error.__traceback__ = None
     known = error if isinstance(error, ForeignLinkError | ChangeableError) else None
-    return kind(
+    return kind.kind_for(error.errno or 0)(
         f"{what}: {error.strerror}" if says else what,
         step=step,
         errno=error.errno or 0,
@@ -217,11 +220,11 @@ def home_directories(environ: Mapping[str, str]) -> set[str]:
 def _refuse_kernel(name: str, source: Opened) -> None:
     """Refuse to have a program inside write to what acts on the kernel. Devices are no such files.
 
-    :raises BundleError: it is one, or holds one (cause ``bind-writes-machine``).
+    :raises BindError: it is one, or holds one (cause ``bind-writes-machine``).
     """
     part = _core.machine_part(source.fd)
     if part not in (None, "/dev"):
-        raise BundleError(
+        raise BindError(
             f"--bind {name}: {part} can't be written to from a sandbox: it acts on this machine's "
             "kernel",
             step="bind",
@@ -257,7 +260,7 @@ def _watcher() -> Opened:
 def _destination(bind: Bind) -> str:
     destination = os.path.normpath(bind.destination)
     if not bind.destination.startswith("/") or destination.strip("/") == "":
-        raise BundleError(
+        raise BindError(
             f"--bind {bind.source}:{bind.destination}: "
             "the destination must be an absolute path other than /",
             step="bind",

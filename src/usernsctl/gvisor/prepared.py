@@ -19,7 +19,7 @@ from usernsctl._system.opened import Opened
 from usernsctl._system.owned import memory_file
 from usernsctl._system.state import state_directory
 from usernsctl.commands.popen import PIPE, CompletedProcess
-from usernsctl.errors import BundleError, NamespaceError, UsernsError
+from usernsctl.errors import BindError, NamespaceError, UsernsError
 from usernsctl.gvisor import checks, config, environment, oci, paths, runsc, view
 from usernsctl.gvisor.arguments import NamedHostOptions
 from usernsctl.gvisor.begun import Begun, BegunClosing
@@ -34,11 +34,12 @@ from usernsctl.gvisor.inherited import with_command, without_command
 from usernsctl.gvisor.look import descriptors, gather, resolve
 from usernsctl.gvisor.place import Ids
 from usernsctl.gvisor.releases import Release, release_of
+from usernsctl.gvisor.remedies import PYTHON
 from usernsctl.gvisor.request import Request
 from usernsctl.gvisor.rootfs import refuse_own
 from usernsctl.gvisor.steps import Launch, Record, completed, record
 from usernsctl.gvisor.view import View
-from usernsctl.maps import AnyIdMap, IdMap, plan
+from usernsctl.maps import AnyIdMap, Extent, IdMap, plan
 from usernsctl.namespaces.holder import read_map
 from usernsctl.namespaces.namespace import Namespace
 
@@ -126,7 +127,8 @@ class PreparedNamespace:
         :param outlives: whether that agent goes on when its connection has ended.
         :raises PlanError: `user` is not mapped.
         :raises NamespaceError: usernsctl was installed anew since this was made.
-        :raises CommandError: there is no directory `cwd` inside.
+        :raises CommandError: the command, or the directory `cwd`, can't be used, or there is none
+            inside.
         :raises BundleError: something can't be in a config.json, such as text that is not UTF-8.
         """
         self._check_agent()
@@ -148,8 +150,8 @@ class PreparedNamespace:
         config.apply_request(wanted, request, wanted["root"]["path"], ())
         process = wanted["process"]
         if cwd is not None:
-            self._check_directory(cwd)
             process["cwd"] = cwd
+        self._check(process, has_command=args is not None, cwd=cwd)
         if args is None:
             options = ["--outlives"] if outlives else []
             without_command(wanted, self._release, AGENT_INSIDE, *options)
@@ -185,17 +187,39 @@ class PreparedNamespace:
                 remedy="make a new SandboxHost",
             )
 
-    def _check_directory(self, cwd: str) -> None:
-        """Check that a sandbox has a directory, as it is before its first command runs.
+    def _check(self, process: Mapping[str, Any], *, has_command: bool, cwd: str | None) -> None:
+        """Check what a sandbox is to start, as its files are before its first command runs.
 
-        :raises CommandError: it has none.
+        :param process: that of the config.json.
+        :param cwd: the directory that was asked for.
+        :raises CommandError: there is no such directory or command, or it can't be used.
         """
-        is_machine = not (self.request.bundle or self.request.rootfs or self.request.expose_root)
-        # As an object: of text, a part might be taken for something else.
-        bind = f"usernsctl.Bind.shown({cwd!r})" if ":" in cwd else f"{cwd!r}"
-        remedy = f"binds=[{bind}]" if is_machine and os.path.isdir(cwd) else None
-        with contextlib.suppress(PermissionError), self.view() as seen:
-            view.check_directory(seen, cwd, f"cwd={cwd!r}", remedy)
+        request = self.request
+        tree = request.rootfs or request.bundle
+        with contextlib.ExitStack() as held:
+            try:
+                seen = held.enter_context(self.view())
+            except PermissionError:
+                # Something on the way to a mount: what is there, the sandbox finds out.
+                return
+            if cwd is not None:
+                is_here = not tree and not request.expose_root and os.path.isdir(cwd)
+                remedy = PYTHON.show(cwd) if is_here else None
+                view.check_directory(seen, cwd, f"cwd={cwd!r}", remedy)
+            if has_command:
+                view.check(
+                    process["args"][0],
+                    seen,
+                    search=environment.search_path(process.get("env") or ()),
+                    cwd=process["cwd"],
+                    caller=os.environ,
+                    tree=tree,
+                    remedies=PYTHON,
+                )
+
+    def _may_search(self, directory: os.stat_result) -> bool:
+        """Return whether root inside has capabilities over a directory (user_namespaces(7))."""
+        return _has(self._ids.uid, directory.st_uid) and _has(self._ids.gid, directory.st_gid)
 
     @contextlib.contextmanager
     def view(self) -> Iterator[View]:
@@ -212,7 +236,7 @@ class PreparedNamespace:
                 return held.enter_context(found)
 
             made = self.prepared
-            yield View.built(made.launch, made.scratch, made.binds, opened)
+            yield View.built(made.launch, made.scratch, made.binds, opened, self._may_search)
 
     def close(self) -> None:
         """Let go of the namespace. Sandboxes that still run keep what they need of it."""
@@ -272,6 +296,8 @@ class HostBase(BegunClosing):
             `bundle` and `rootfs`, or `trust` or `allow_hooks` is given without `bundle`; the
             namespace is closed, or is a PID namespace, too.
         :raises TypeError: an argument is of the wrong type, or unknown.
+        :raises BindError: something to be shown can't be, or may not be; where it does not exist
+            this is a :class:`FileNotFoundError`.
         :raises UsernsError: the reasons are those of ``usernsctl run``.
         """
         self._request = request = Request.for_host({"idmap": idmap, **options})
@@ -338,6 +364,11 @@ class HostBase(BegunClosing):
             "a SandboxHost can't be copied or pickled: it holds descriptors; "
             "make one in each process"
         )
+
+
+def _has(extents: Iterable[Extent], outer: int) -> bool:
+    """Return whether an id of this machine is mapped."""
+    return any(0 <= outer - extent.outside < extent.count for extent in extents)
 
 
 def _ids_of(idmap: IdMap) -> Ids:
@@ -471,7 +502,7 @@ def _check_place_of_agent(prepared: Prepared, directory: int) -> None:
     A link would have the agent cover another file. A FIFO is refused before, as for every bind.
 
     :param directory: the one for the files of the sandboxes.
-    :raises BundleError: it is neither a regular file nor nothing.
+    :raises BindError: it is neither a regular file nor nothing.
     """
     is_file = any(inside == AGENT_INSIDE for _, inside in prepared.binds)
     # Where we may not look, it can only be found out by mounting.
@@ -479,7 +510,7 @@ def _check_place_of_agent(prepared: Prepared, directory: int) -> None:
         found = os.stat(f"../root{AGENT_INSIDE}", dir_fd=directory, follow_symlinks=False)
         is_file = is_file and stat.S_ISREG(found.st_mode)
     if not is_file:
-        raise BundleError(
+        raise BindError(
             f"{AGENT_INSIDE} in the root filesystem is no regular file, and the agent can't be "
             "mounted there",
             step="bind",

@@ -57,7 +57,7 @@ def refuse_own(
     :param sources: what is to be shown, by the names that it was asked for by.
     :param writable: the names of those that a program inside may write to.
     :param others: paths of further directories that are kept from sandboxes.
-    :raises BundleError: one does (cause ``bind-shows-state``).
+    :raises BindError: one does (cause ``bind-shows-state``).
     """
     shown = {name: source.fd for name, source in sources.items()}
     for directory in (state_directory(), *others):

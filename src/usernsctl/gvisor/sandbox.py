@@ -86,7 +86,9 @@ class Sandbox(BegunClosing):
     :raises TimeoutExpired: it took more than `timeout` seconds; nothing is left of it.
     :raises RunscError: runsc failed; cause ``"duplicate-id"`` if a sandbox has that id already
         (of this host, or a detached one of this user), which is left alone.
-    :raises CommandError: there is no directory `cwd` inside.
+    :raises CommandError: the command can't be started; where it, or `cwd`, does not exist inside
+        this is a :class:`FileNotFoundError`, where it may not be executed a
+        :class:`PermissionError`, where `cwd` is no directory a :class:`NotADirectoryError`.
     :raises UsernsError: as :class:`SandboxHost` does.
     :ivar id: what runsc calls it.
     :ivar args: the command, empty if it is the bundle's own.

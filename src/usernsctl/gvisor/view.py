@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterable, Mapping
 
+from usernsctl._core import command_error
 from usernsctl._records import dataclass
 from usernsctl._system import opened
 from usernsctl._system.opened import Opened
-from usernsctl._text import quoted
 from usernsctl._typing import Self
-from usernsctl.errors import CommandError, CommandNotExecutableError, CommandNotFoundError
-from usernsctl.gvisor.environment import DEFAULT_PATH
-from usernsctl.gvisor.request import Bind
+from usernsctl.errors import CommandError, UsernsError
+from usernsctl.gvisor.remedies import COMMAND_LINE, Remedies
 from usernsctl.gvisor.steps import EMPTY_DIRECTORY, Launch
+
+
+class DeniedError(PermissionError):
+    """The command may not search a directory on the way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +80,15 @@ class View:
     """The directory tree that the command will see.
 
     :param top: the directory that becomes its ``/``.
+    :param may_search: returns whether root inside may search a directory that this process may not;
+        by default root inside may do what this process may.
     """
 
-    def __init__(self, top: Opened) -> None:
+    def __init__(
+        self, top: Opened, may_search: Callable[[os.stat_result], bool] = lambda status: False
+    ) -> None:
         self.top = top
+        self._may_search = may_search
         self._binds: dict[str, Opened] = {}
 
     @classmethod
@@ -89,14 +98,16 @@ class View:
         scratch: str,
         binds: Iterable[tuple[str, str]],
         open_path: Callable[[str], Opened],
+        may_search: Callable[[os.stat_result], bool] = lambda status: False,
     ) -> Self:
         """What a command will see of a launch that was built.
 
         :param scratch: the path of the directory with its files.
         :param binds: the sources and destinations that runsc binds.
         :param open_path: opens a path in that directory (O_PATH).
+        :param may_search: as the class has it.
         """
-        seen = cls(open_path(f"{scratch}/root"))
+        seen = cls(open_path(f"{scratch}/root"), may_search)
         for source, inside in binds:
             seen.add_bind(inside, open_path(source))
         for step in launch.steps:
@@ -124,11 +135,18 @@ class View:
         """Follow a path inside, and the symbolic links on it, as the kernel will do there.
 
         :param start: the directory inside that a relative path starts at.
-        :raises OSError: there are too many links, it goes on behind a file that is no directory,
-            or we may not look into a directory on the way.
+        :raises DeniedError: root inside may not search a directory on the way.
+        :raises PermissionError: this process may not, but root inside may.
+        :raises OSError: there are too many links, or it goes on behind a file that is no directory.
         """
         trail = [Place("/", self.top)]
-        missing = opened.walk(os.path.join(start, path), trail, self._look)
+        try:
+            missing = opened.walk(os.path.join(start, path), trail, self._look)
+        except PermissionError as error:
+            directory = trail[-1].file
+            if directory is None or self._may_search(directory.status):
+                raise
+            raise DeniedError(error.errno, error.strerror, trail[-1].inside) from None
         return Walk(tuple(trail), missing)
 
     def has_directory(self, inside: str) -> bool:
@@ -169,74 +187,139 @@ def check(
     cwd: str,
     caller: Mapping[str, str],
     tree: str | None = None,
+    remedies: Remedies = COMMAND_LINE,
 ) -> None:
     """Check that the command can be found and executed inside.
+
+    What can't be told from here is left to the sandbox to find out.
 
     :param search: PATH of the command.
     :param cwd: the directory inside that the command starts in.
     :param caller: the caller's environment, to tell where it has that command.
     :param tree: the root filesystem, where it has programs of its own: those of this machine are
         no remedy then.
-    :raises CommandNotFoundError: it does not exist inside.
-    :raises CommandNotExecutableError: it does, but is not executable, or its interpreter is not
-        there.
+    :param remedies: how to say what mends it.
+    :raises CommandNotFoundError: it, or its interpreter, does not exist inside.
+    :raises CommandNotADirectoryError: its path goes on behind a file.
+    :raises CommandNotExecutableError: it is not executable, or may not be reached.
+    :raises CommandError: it is no program.
     """
-    names = (
-        [command] if "/" in command else [f"{part or '.'}/{command}" for part in search.split(":")]
-    )
-    walks = []
-    for name in names:
-        try:
-            walk = view.walk(name, start=cwd)
-        except OSError:
-            return
-        if is_unknown(walk.wanted):
-            return
-        walks.append(walk)
+    # Made in a function that is over: a traceback would keep what is open in its frame.
+    if error := _fault(command, view, search, cwd, caller, tree, remedies):
+        raise error
+
+
+def _fault(
+    command: str,
+    view: View,
+    search: str,
+    cwd: str,
+    caller: Mapping[str, str],
+    tree: str | None,
+    remedies: Remedies,
+) -> UsernsError | None:
+    """Return the error of a command that can't be executed; :func:`check` has the arguments."""
+    try:
+        walks = _candidates(command, view, search, cwd)
+    except DeniedError as denied:
+        reason = f"{command}: {denied.filename} may not be searched"
+        remedy = "name a program in a directory that may be searched"
+        return command_error("exec", errno.EACCES, command, reason=reason, remedy=remedy)
+    except OSError as error:
+        return command_error("exec", error.errno or 0, command)
+    if walks is None:
+        return None
     found = [(walk, walk.file) for walk in walks if walk.complete and walk.file is not None]
     found = [(walk, file) for walk, file in found if stat.S_ISREG(file.status.st_mode)]
-    if not found and "/" in command and walks[0].complete and walks[0].is_directory:
-        raise CommandNotExecutableError(
-            f"{walks[0].inside} is a directory, and no program",
-            step="exec",
-            filename=command,
-            remedy="name a program, such as a file in it",
-        )
-    if not found:
-        raise _not_found(command, view, caller) if tree is None else _not_in(tree, command)
     executable = [(walk, file) for walk, file in found if file.status.st_mode & 0o111]
-    if not executable:
-        raise CommandNotExecutableError(
-            f"{found[0][0].inside} is there, but it is not executable",
-            step="exec",
-            filename=command,
-            remedy="chmod +x it, or start it by its interpreter, as in: python3 FILE",
-        )
-    _check_interpreter(*executable[0], view, tree)
+    if executable:
+        return _fault_of_program(*executable[0], view, None if tree else remedies)
+    if found:
+        reason = f"{found[0][0].inside} is there, but it is not executable"
+        remedy = "chmod +x it, or start it by its interpreter, as in: python3 FILE"
+        return command_error("exec", errno.EACCES, command, reason=reason, remedy=remedy)
+    if "/" in command and walks and walks[0].complete:
+        is_directory = walks[0].is_directory
+        what = "a directory" if is_directory else "no regular file"
+        reason = f"{walks[0].inside} is {what}, and no program"
+        remedy = "name a program, such as a file in it" if is_directory else "name a program"
+        return command_error("exec", errno.EACCES, command, reason=reason, remedy=remedy)
+    is_below_file = "/" in command and not (walks and walks[0].is_directory)
+    reason, found_remedy = _missing(command, view, caller, tree, remedies)
+    number = errno.ENOTDIR if is_below_file else errno.ENOENT
+    return command_error("lookup", number, command, reason=reason, remedy=found_remedy)
+
+
+def _candidates(command: str, view: View, search: str, cwd: str) -> list[Walk] | None:
+    """Return where a command may be inside; ``None``: that can't be told from here.
+
+    :raises DeniedError: it is named by a path that may not be reached.
+    :raises OSError: it is named by a path that can't be followed.
+    """
+    is_path = "/" in command
+    names = [command] if is_path else [f"{part or '.'}/{command}" for part in search.split(":")]
+    walks = []
+    # An empty name is no file's, in no directory.
+    for name in names if command else ():
+        try:
+            walk = view.walk(name, start=cwd)
+        except NotADirectoryError:
+            continue
+        except OSError as error:
+            if not _is_told(error):
+                return None
+            if is_path:
+                raise
+            continue
+        if is_unknown(walk.wanted):
+            return None
+        walks.append(walk)
+    return walks
+
+
+def _is_told(error: OSError) -> bool:
+    """Return whether the sandbox would fail with this error, too, when it follows the path."""
+    return isinstance(error, DeniedError) or error.errno in (errno.ELOOP, errno.ENAMETOOLONG)
 
 
 def check_directory(view: View, cwd: str, named: str, remedy: str | None) -> None:
     """Check the directory that the command is to start in.
 
+    What can't be told from here is left to the sandbox to find out.
+
     :param named: how it was asked for.
     :param remedy: what shows it.
-    :raises CommandError: it is no absolute path, or there is no such directory inside.
-    :raises PermissionError: we may not look.
+    :raises CommandError: it is no absolute path.
+    :raises CommandNotFoundError: there is nothing by that name inside.
+    :raises CommandNotADirectoryError: it is no directory.
+    :raises CommandNotExecutableError: it may not be reached.
     """
     if not cwd.startswith("/"):
         reason = f"{named}: it must be an absolute path"
-        raise CommandError(reason, step="chdir", filename=cwd)
+        raise CommandError(reason, step="chdir", errno=errno.EINVAL, filename=cwd)
     if is_unknown(cwd):
         return
+    # As in check().
+    if fault := _fault_of_directory(view, cwd):
+        number, why = fault
+        raise command_error("chdir", number, cwd, reason=f"{named}: {why}", remedy=remedy)
+
+
+def _fault_of_directory(view: View, cwd: str) -> tuple[int, str] | None:
+    """Return the errno of a directory that can't be entered, and the words for it."""
     try:
-        is_there = view.has_directory(cwd)
-    except PermissionError:
-        raise
-    except OSError:  # too many links, or a file on the way
-        is_there = False
-    if not is_there:
-        reason = f"{named}: there is no such directory in the sandbox"
-        raise CommandError(reason, step="chdir", filename=cwd, remedy=remedy)
+        walk = view.walk(cwd)
+    except DeniedError as denied:
+        return errno.EACCES, f"{denied.filename} may not be searched"
+    except NotADirectoryError:
+        return errno.ENOTDIR, "it is no directory"
+    except OSError as error:
+        return (error.errno or 0, str(error.strerror)) if _is_told(error) else None
+    if not walk.is_directory:
+        return errno.ENOTDIR, "it is no directory"
+    if not walk.complete:
+        return errno.ENOENT, "there is no such directory in the sandbox"
+    return None
 
 
 def is_unknown(path: str) -> bool:
@@ -244,101 +327,76 @@ def is_unknown(path: str) -> bool:
     return any(path == top or path.startswith(f"{top}/") for top in _UNKNOWN)
 
 
-def _check_interpreter(script: Walk, opened: Opened, view: View, tree: str | None) -> None:
-    """Venvs are why: their scripts name an interpreter that links to one elsewhere."""
+def _fault_of_program(
+    program: Walk, opened: Opened, view: View, remedies: Remedies | None
+) -> UsernsError | None:
+    """Return the error of a file that is no program, or of a script without its interpreter.
+
+    The scripts of a venv are why: they name an interpreter that links to one elsewhere.
+
+    :param remedies: how to say what shows the interpreter; ``None``: nothing would.
+    """
     try:
         with open(opened.open(), "rb") as file:
-            line = file.read(_SHEBANG_MAX).split(b"\n")[0]
-        words = os.fsdecode(line.removeprefix(b"#!")).split()
-        if not line.startswith(b"#!") or not words:
-            return
-        walk = view.walk(words[0])
+            start = file.read(_SHEBANG_MAX)
+        words = os.fsdecode(start.split(b"\n")[0].removeprefix(b"#!")).split()
+        walk = view.walk(words[0]) if start.startswith(b"#!") and words else None
     except OSError:
-        return
+        return None
+    path = program.inside
+    if walk is None:
+        if start.startswith(b"\x7fELF"):
+            return None
+        reason = f"{path} is no program, nor a script that begins with #!"
+        remedy = "begin a script with #! and its interpreter, as in: #!/bin/sh"
+        return command_error("exec", errno.ENOEXEC, path, reason=reason, remedy=remedy)
     if walk.complete or is_unknown(walk.wanted):
-        return
+        return None
     leads = "" if walk.wanted == words[0] else f" (which leads to {walk.wanted})"
-    raise CommandNotExecutableError(
-        f"{script.inside} is run by {words[0]}{leads}, which is not in the sandbox",
-        step="exec",
-        filename=script.inside,
-        remedy=bind_option(walk.wanted) if tree is None and os.path.exists(walk.wanted) else None,
-    )
+    reason = f"{path} is run by {words[0]}{leads}, which is not in the sandbox"
+    is_here = os.path.exists(walk.wanted)
+    shows = show_program(walk.wanted, remedies) if remedies and is_here else None
+    return command_error("exec", errno.ENOENT, path, reason=reason, remedy=shows)
 
 
-def _not_in(tree: str, command: str) -> CommandNotFoundError:
+def _missing(
+    command: str, view: View, caller: Mapping[str, str], tree: str | None, remedies: Remedies
+) -> tuple[str, str | None]:
+    """Return why a command is not found inside, and what mends that."""
     where = "" if "/" in command else " along PATH"
-    return CommandNotFoundError(
-        f"{command!r} was not found{where} in the sandbox, whose programs are those of {tree}",
-        step="lookup",
-        filename=command,
-        remedy="name a program that is there, by the path that it has in the sandbox",
-    )
-
-
-def _not_found(command: str, view: View, caller: Mapping[str, str]) -> CommandNotFoundError:
+    nowhere = f"{command!r} was not found{where} in the sandbox"
+    if tree is not None:
+        remedy = "name a program that is there, by the path that it has in the sandbox"
+        return f"{nowhere}, whose programs are those of {tree}", remedy
     import shutil
 
     own = shutil.which(command, path=caller.get("PATH"))
     if own is None and "/" in command and os.path.isfile(command):
         own = command
     if own is None:
-        where = "" if "/" in command else " along PATH"
-        return CommandNotFoundError(
-            f"{command!r} was not found{where} in the sandbox",
-            step="lookup",
-            filename=command,
-            remedy=_as_meant(command),
-        )
+        if "/" not in command and os.path.isfile(command):
+            return nowhere, remedies.name_by_path(command)
+        return nowhere, remedies.separate_words(command) if len(command.split()) > 1 else None
     own = os.path.abspath(own)
     try:
         hidden = view.walk(own)
     except OSError:
         hidden = None
     if hidden is None or not hidden.complete:
-        remedy = bind_option(hidden.wanted if hidden is not None else own)
         known_as = f"{command!r}" if command == own else f"{command!r} ({own} here)"
-        reason = f"{known_as} is not in the sandbox"
-    else:
-        # The rest of PATH is not told: it is as much the environment's as any other variable.
-        remedy = f"--env PATH={quoted(os.path.dirname(own))}:{DEFAULT_PATH}"
-        reason = f"{command!r} is {own}, but the PATH in the sandbox does not lead there"
-    return CommandNotFoundError(reason, step="lookup", filename=command, remedy=remedy)
+        wanted = hidden.wanted if hidden is not None else own
+        return f"{known_as} is not in the sandbox", show_program(wanted, remedies)
+    # The rest of PATH is not told: it is as much the environment's as any other variable.
+    reason = f"{command!r} is {own}, but the PATH in the sandbox does not lead there"
+    return reason, remedies.search(os.path.dirname(own))
 
 
-def _as_meant(command: str) -> str | None:
-    """What was probably meant by a command that is nowhere."""
-    if "/" not in command and os.path.isfile(command):
-        return (
-            f"name a file of the current directory by a path: --bind . -- {quoted('./' + command)}"
-        )
-    if len(command.split()) > 1:
-        return f"give each word as an argument of its own, or: sh -c {quoted(command)}"
-    return None
-
-
-def bind_option(path: str) -> str:
-    """How to show a program: with its whole installation, where it is in a ``bin``."""
+def show_program(path: str, remedies: Remedies = COMMAND_LINE) -> str:
+    """Return what shows a program: with its whole installation, where it is in a ``bin``."""
     directory = os.path.dirname(path)
     prefix = os.path.dirname(directory)
     whole = os.path.basename(directory) in ("bin", "sbin") and prefix.count("/") > 1
-    return show_remedy(prefix if whole else directory)
-
-
-def show_remedy(source: str, destination: str = "") -> str:
-    """The option that shows `source`, under its own name unless `destination` is given.
-
-    Names are others' choice: one that ends in ``:rw`` must not have another file be shown, nor be
-    written to. Of a path that the option can't name, this says what else there is to do.
-    """
-    words = [source, destination] if destination else [source]
-    try:
-        is_read_so = Bind.parse(":".join(words)) == Bind.shown(source, destination)
-    except ValueError:
-        is_read_so = False
-    if not is_read_so:
-        return "rename it: --bind would take a part of its path for something else"
-    return f"--bind {':'.join(map(quoted, words))}"
+    return remedies.show(prefix if whole else directory)
 
 
 def files_named(words: Iterable[str], directory: str) -> list[str]:
@@ -370,7 +428,7 @@ def how_to_show(path: str, *, directory: str, cwd: str | None) -> str:
         shown.
     """
     if os.path.isabs(path):
-        return show_remedy(path)
+        return COMMAND_LINE.show(path)
     if cwd is None and os.pardir not in path.split("/"):
-        return show_remedy(".")
-    return show_remedy(path, os.path.normpath(os.path.join(cwd or directory, path)))
+        return COMMAND_LINE.show(".")
+    return COMMAND_LINE.show(path, os.path.normpath(os.path.join(cwd or directory, path)))

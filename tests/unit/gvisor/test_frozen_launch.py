@@ -10,7 +10,7 @@ import pytest
 from frozen import decoded
 from launches import launch
 
-from usernsctl.errors import BundleError, CommandError
+from usernsctl.errors import BindError, CommandError
 from usernsctl.gvisor import freeze, paths
 from usernsctl.gvisor.freeze import Later, environment_of, remedy_of
 from usernsctl.gvisor.oci import Rlimit
@@ -84,7 +84,7 @@ def test_options_of_the_moment(caller: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("source", ["/tmp", "/run"])
 def test_the_state_of_others_is_not_shown(caller: dict[str, str], source: str) -> None:
-    with pytest.raises(BundleError) as caught:
+    with pytest.raises(BindError) as caught:
         frozen(caller, binds=(Bind(source, "/x"),))
     assert caught.value.cause == "bind-shows-state"
 
@@ -96,7 +96,7 @@ def test_state_that_only_root_may_look_into_stops_nobody(
     """As /tmp/usernsctl-0 is, once root has used it."""
     monkeypatch.setattr(freeze, "_STATES", ("/root", "/root/state"))
     assert frozen(caller, binds=(Bind(str(tmp_path), "/x"),)).steps
-    with pytest.raises(BundleError) as caught:
+    with pytest.raises(BindError) as caught:
         frozen(caller, binds=(Bind("/", "/x"),))
     assert caught.value.cause == "bind-shows-state"
 
@@ -170,6 +170,6 @@ def test_a_state_directory_of_somebody_who_lets_nobody_in(
     monkeypatch.setattr(freeze, "_STATES", (str(closed),))
     assert frozen(caller, binds=(Bind(str(other), "/x"),)).sources
     for source in (closed, tmp_path):
-        with pytest.raises(BundleError) as caught:
+        with pytest.raises(BindError) as caught:
             frozen(caller, binds=(Bind(str(source), "/x"),))
         assert caught.value.cause == "bind-shows-state"

@@ -10,7 +10,7 @@ import pytest
 
 from usernsctl._system.mounts import MS_NODEV, MS_NOSUID, MS_RDONLY, MS_RELATIME, mounts_below
 from usernsctl._system.opened import Opened
-from usernsctl.errors import BundleError, CommandError, NamespaceError, PlanError
+from usernsctl.errors import BindError, CommandError, NamespaceError, PlanError
 from usernsctl.gvisor import config, environment, paths
 from usernsctl.gvisor.place import Ids
 from usernsctl.gvisor.request import Bind, Request
@@ -133,8 +133,18 @@ def test_binds_are_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert bind == Bind(f"{tmp_path}/real", "/a/c", False)
     assert Bind.shown("link").destination == f"{tmp_path}/link"
     for bad in (Bind("absent", "/a"), Bind("link", "a"), Bind("link", "/"), Bind("link", "/a/..")):
-        with pytest.raises(BundleError, match="--bind"):
+        with pytest.raises(BindError, match="--bind"):
             paths.resolve(Request(binds=(bad,), verify=False), "/bin/sh", None)
+    for missing, kind in (("absent", FileNotFoundError), ("/etc/passwd/x", NotADirectoryError)):
+        bad = Bind(missing, "/a")
+        with pytest.raises(kind) as caught:
+            paths.resolve(Request(binds=(bad,), verify=False), "/bin/sh", None)
+        assert isinstance(caught.value, BindError)
+        assert caught.value.filename == missing
+        assert caught.value.remedy
+    for missing, kind in (("/absent", FileNotFoundError), ("/etc/passwd", NotADirectoryError)):
+        with pytest.raises(kind, match="the root filesystem"):
+            paths.resolve(Request(verify=False), "/bin/sh", missing)
 
 
 def test_home_directories(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
+from callers import unprivileged
 
 from usernsctl._system import opened
-from usernsctl.errors import CommandNotExecutableError, CommandNotFoundError
+from usernsctl._system.opened import Opened
+from usernsctl.errors import (
+    CommandError,
+    CommandNotADirectoryError,
+    CommandNotExecutableError,
+    CommandNotFoundError,
+)
 from usernsctl.gvisor import view as command
 from usernsctl.gvisor.environment import DEFAULT_PATH
+from usernsctl.gvisor.remedies import COMMAND_LINE, PYTHON, Remedies
 from usernsctl.gvisor.view import View, Walk
 
 
@@ -18,7 +28,7 @@ def top(tmp_path: Path) -> Path:
     directory = tmp_path / "top"
     (directory / "usr" / "bin").mkdir(parents=True)
     (directory / "bin").symlink_to("usr/bin")
-    (directory / "usr" / "bin" / "tool").write_text("")
+    (directory / "usr" / "bin" / "tool").write_text("\x7fELF")
     (directory / "usr" / "bin" / "tool").chmod(0o755)
     (directory / "usr" / "bin" / "data").write_text("")
     return directory
@@ -100,8 +110,14 @@ def test_a_mount_hides_what_is_below_it(view: View, tmp_path: Path) -> None:
     assert outside(view.walk("/bin/data/in/empty")) == f"{tmp_path}/empty"
 
 
-def check(view: View, name: str, search: str = "/bin", **caller: str) -> None:
-    command.check(name, view, search=search, cwd="/usr", caller=caller)
+def check(
+    view: View,
+    name: str,
+    search: str = "/bin",
+    remedies: Remedies = COMMAND_LINE,
+    **caller: str,
+) -> None:
+    command.check(name, view, search=search, cwd="/usr", caller=caller, remedies=remedies)
 
 
 @pytest.mark.parametrize("name", ["tool", "/bin/tool", "bin/tool", "./bin/tool"])
@@ -115,7 +131,8 @@ def test_what_only_gvisor_knows_is_not_judged(view: View, name: str) -> None:
 
 
 def test_a_file_that_is_not_executable_hides_nothing(view: View, top: Path) -> None:
-    (top / "usr" / "data").touch(mode=0o755)
+    (top / "usr" / "data").write_text("\x7fELF")
+    (top / "usr" / "data").chmod(0o755)
     check(view, "data", search="/bin:/usr")
     with pytest.raises(CommandNotExecutableError, match="/usr/bin/data"):
         check(view, "data")
@@ -126,8 +143,112 @@ def test_a_directory_is_no_command(view: View) -> None:
         check(view, "bin", search="/usr")
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "number", "cause"),
+    [
+        ("/bin/absent", CommandNotFoundError, errno.ENOENT, "command-not-found"),
+        ("absent", CommandNotFoundError, errno.ENOENT, "command-not-found"),
+        ("", CommandNotFoundError, errno.ENOENT, "command-not-found"),
+        ("/bin/tool/x", CommandNotADirectoryError, errno.ENOTDIR, "command-not-found"),
+        ("/bin/tool/.", CommandNotADirectoryError, errno.ENOTDIR, "command-not-found"),
+        ("/bin", CommandNotExecutableError, errno.EACCES, "command-not-executable"),
+        ("/fifo", CommandNotExecutableError, errno.EACCES, "command-not-executable"),
+        ("/loop", CommandError, errno.ELOOP, None),
+        ("/" + "x" * 300, CommandError, errno.ENAMETOOLONG, None),
+        ("x" * 300, CommandNotFoundError, errno.ENOENT, "command-not-found"),
+    ],
+)
+def test_the_errors_are_those_of_the_core(
+    view: View, top: Path, name: str, kind: type[CommandError], number: int, cause: str | None
+) -> None:
+    os.mkfifo(top / "fifo")
+    (top / "loop").symlink_to("loop")
+    with pytest.raises(CommandError) as caught:
+        check(view, name, PATH="/nonexistent")
+    error = caught.value
+    assert type(error) is kind
+    assert (error.errno, error.filename, error.cause) == (number, name, cause)
+    assert cause is None or error.remedy
+    assert error.exit_status == (127 if cause == "command-not-found" else 126)
+
+
+@unprivileged
+@pytest.mark.parametrize("is_root_inside_able", [False, True])
+def test_a_directory_that_may_not_be_searched(top: Path, is_root_inside_able: bool) -> None:
+    (top / "closed").mkdir(mode=0)
+    view = View(opened.own(str(top)), lambda status: is_root_inside_able)
+    check(view, "tool", search="/closed:/bin")
+    if is_root_inside_able:
+        check(view, "absent", search="/closed:/bin")
+        check(view, "/closed/tool")
+        command.check_directory(view, "/closed/x", "cwd", None)
+        return
+    with pytest.raises(CommandNotFoundError):
+        check(view, "absent", search="/closed:/bin", PATH="/nonexistent")
+    with pytest.raises(CommandNotExecutableError, match="/closed may not be searched"):
+        check(view, "/closed/tool")
+    with pytest.raises(CommandNotExecutableError, match="/closed may not be searched") as caught:
+        command.check_directory(view, "/closed/x", "cwd", None)
+    assert caught.value.cause == "cwd-not-searchable"
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.EACCES])
+def test_what_can_not_be_told_from_here_is_not_judged(
+    top: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = View(opened.own(str(top)), lambda status: True)
+
+    def fail(self: Opened, name: str) -> Opened:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Opened, "child", fail)
+    for name in ("absent", "/absent", "/bin/tool/x"):
+        check(view, name, PATH="/nonexistent")
+    command.check_directory(view, "/absent", "cwd", None)
+
+
+@pytest.mark.parametrize(
+    ("cwd", "kind", "number"),
+    [
+        ("/absent", CommandNotFoundError, errno.ENOENT),
+        ("/bin/tool", CommandNotADirectoryError, errno.ENOTDIR),
+        ("/bin/tool/x", CommandNotADirectoryError, errno.ENOTDIR),
+        ("/bin/tool/..", CommandNotADirectoryError, errno.ENOTDIR),
+        ("/loop", CommandError, errno.ELOOP),
+        ("usr", CommandError, errno.EINVAL),
+    ],
+)
+def test_a_directory_to_start_in_that_is_none(
+    view: View, top: Path, cwd: str, kind: type[CommandError], number: int
+) -> None:
+    (top / "loop").symlink_to("loop")
+    with pytest.raises(CommandError) as caught:
+        command.check_directory(view, cwd, f"cwd={cwd}", None)
+    error = caught.value
+    assert type(error) is kind
+    assert (error.step, error.errno, error.filename) == ("chdir", number, cwd)
+
+
+def test_remedies_for_python(view: View, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "job.py").touch()
+    monkeypatch.chdir(tmp_path)
+    for name, remedy in {
+        f"{tmp_path}/job.py": f"binds=['{tmp_path}']",
+        "job.py": f"binds=['{tmp_path}'], args=['{tmp_path}/job.py']",
+        "tool --all": "args=['tool', '--all']",
+    }.items():
+        with pytest.raises(CommandNotFoundError) as caught:
+            check(view, name, remedies=PYTHON, PATH="/nonexistent")
+        assert caught.value.remedy is not None
+        assert caught.value.remedy.endswith(remedy)
+    assert PYTHON.show("/a:rw") == "binds=[usernsctl.Bind.shown('/a:rw')]"
+    assert PYTHON.show("/a", "/b") == "binds=['/a:/b']"
+    assert PYTHON.search("/a") == f"env={ {'PATH': f'/a:{DEFAULT_PATH}'} }"
+
+
 def test_an_empty_part_of_path_is_the_current_directory(view: View, top: Path) -> None:
-    (top / "usr" / "here").touch(mode=0o755)
+    (top / "usr" / "here").write_text("\x7fELF")
+    (top / "usr" / "here").chmod(0o755)
     check(view, "here", search="/bin:")
 
 
@@ -178,11 +299,22 @@ def test_a_file_that_is_not_executable_is_told_what_makes_it_so(view: View) -> N
 @pytest.mark.parametrize("line", ["#!/absent/python -I", "#! /absent/python"])
 def test_an_interpreter_that_is_missing(view: View, top: Path, line: str) -> None:
     (top / "usr" / "bin" / "tool").write_text(f"{line}\n")
-    with pytest.raises(CommandNotExecutableError, match="/absent/python"):
+    with pytest.raises(CommandNotFoundError, match="/absent/python") as caught:
         check(view, "tool")
+    error = caught.value
+    assert (error.errno, error.cause) == (errno.ENOENT, "interpreter-not-found")
+    assert error.exit_status == 126
 
 
-@pytest.mark.parametrize("text", ["", "#!", "#!\n", "#!/bin/tool", "\x7fELF"])
+@pytest.mark.parametrize("text", ["", "#!", "#!\n", "exit 3\n"])
+def test_a_file_that_is_no_program(view: View, top: Path, text: str) -> None:
+    (top / "usr" / "bin" / "tool").write_text(text)
+    with pytest.raises(CommandError, match="is no program") as caught:
+        check(view, "tool")
+    assert (caught.value.errno, caught.value.cause) == (errno.ENOEXEC, "command-not-executable")
+
+
+@pytest.mark.parametrize("text", ["#!/bin/tool", "#! /bin/tool -x", "\x7fELF"])
 def test_an_interpreter_that_is_there_or_none(view: View, top: Path, text: str) -> None:
     (top / "usr" / "bin" / "data").write_text(text)
     (top / "usr" / "bin" / "data").chmod(0o755)
@@ -203,7 +335,7 @@ UNNAMEABLE = "rename it: --bind would take a part of its path for something else
     ],
 )
 def test_the_option_that_shows_a_program(path: str, option: str) -> None:
-    assert command.bind_option(path) == option
+    assert command.show_program(path) == option
 
 
 @pytest.mark.parametrize(

@@ -13,17 +13,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Any, Self, Unpack
 
+from usernsctl import _core
 from usernsctl._records import replace
 from usernsctl._system.descriptors import wait_readable
 from usernsctl._system.owned import Connection, memory_file, owned, socket_pair
 from usernsctl.commands.arguments import Args, StrOrBytesPath
 from usernsctl.commands.popen import DEVNULL, PIPE, STDOUT, TimeoutExpired
-from usernsctl.errors import (
-    CommandError,
-    CommandNotADirectoryError,
-    CommandNotFoundError,
-    RunscError,
-)
+from usernsctl.errors import RunscError, UsernsError
 from usernsctl.gvisor import checks
 from usernsctl.gvisor.agent_streams import Streams, closed_streams
 from usernsctl.gvisor.arguments import PythonStartOptions, TemplateOptions
@@ -53,11 +49,6 @@ except BaseException as error:
     error.__traceback__ = without(error.__traceback__, globals(), _ours.__dict__)
     raise
 """
-
-_KINDS: dict[int, type[CommandError]] = {
-    errno.ENOENT: CommandNotFoundError,
-    errno.ENOTDIR: CommandNotADirectoryError,
-}
 
 
 class PythonTemplate(Template):
@@ -288,7 +279,6 @@ def _add(
         given.add(stream if isinstance(stream, int) else stream.fileno(), is_fresh=False)
 
 
-def _no_directory(cwd: str, number: Any) -> CommandError:
+def _no_directory(cwd: str, number: Any) -> UsernsError:
     known = number if isinstance(number, int) and 0 < number < 4096 else errno.EIO
-    kind = _KINDS.get(known, CommandError)
-    return kind(f"cwd={cwd!r}: {os.strerror(known)}", step="chdir", errno=known, filename=cwd)
+    return _core.command_error("chdir", known, cwd)

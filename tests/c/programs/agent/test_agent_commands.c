@@ -74,26 +74,39 @@ static void fails(struct served *agent, struct asked asked, int step, int errnum
     close(socket);
 }
 
+/* Makes an executable file at a path that ends with XXXXXX. */
+static void make_program(char *path, const char *text)
+{
+    size_t length = strlen(text);
+    int file = mkostemp(path, O_CLOEXEC);
+    CHECK(file >= 0 && write(file, text, length) == (ssize_t)length && !fchmod(file, 0755));
+    close(file);
+}
+
 static void a_failure_is_told_by_its_step(struct served *agent)
 {
     static const char *const missing[] = {"no-such-tool", NULL}, *const directory[] = {"/etc",
                                                                                        NULL};
     static const char *const absent[] = {"/no/such/tool", NULL}, *const empty[] = {"", NULL};
     static char path[] = "/tmp/usernsctl-agent-XXXXXX";
-    const char *const text_file[] = {path, NULL};
+    const char *const text_file[] = {path, NULL}, *const below_file[] = {"/etc/passwd/x", NULL};
     const struct agent_limit unknown = {77, 1, 1};
-    int file = mkostemp(path, O_CLOEXEC);
-    CHECK(file >= 0 && write(file, "text\n", 5) == 5 && !fchmod(file, 0755));
-    close(file);
+    static char script[] = "/tmp/usernsctl-agent-XXXXXX";
+    const char *const orphan[] = {script, NULL};
+    make_program(path, "text\n");
+    make_program(script, "#!/no/such/interpreter\n");
 
-    fails(agent, (struct asked){.argv = missing}, AGENT_STEP_EXEC, ENOENT);
-    fails(agent, (struct asked){.argv = absent}, AGENT_STEP_EXEC, ENOENT);
-    fails(agent, (struct asked){.argv = empty}, AGENT_STEP_EXEC, ENOENT);
+    fails(agent, (struct asked){.argv = missing}, AGENT_STEP_LOOKUP, ENOENT);
+    fails(agent, (struct asked){.argv = absent}, AGENT_STEP_LOOKUP, ENOENT);
+    fails(agent, (struct asked){.argv = empty}, AGENT_STEP_LOOKUP, ENOENT);
+    fails(agent, (struct asked){.argv = below_file}, AGENT_STEP_LOOKUP, ENOTDIR);
     fails(agent, (struct asked){.argv = directory}, AGENT_STEP_EXEC, EACCES);
     fails(agent, (struct asked){.argv = text_file}, AGENT_STEP_EXEC, ENOEXEC);
+    fails(agent, (struct asked){.argv = orphan}, AGENT_STEP_EXEC, ENOENT);
     fails(agent, (struct asked){.cwd = "/no/such"}, AGENT_STEP_CWD, ENOENT);
     fails(agent, (struct asked){.limits = &unknown, .limit_count = 1}, AGENT_STEP_LIMITS, EINVAL);
     unlink(path);
+    unlink(script);
 }
 
 static void long_words_come_apart(struct served *agent)

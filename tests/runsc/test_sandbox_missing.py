@@ -1,0 +1,169 @@
+"""What can't be started: all that starts commands raises the same, as subprocess does."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import pickle
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import open_descriptors
+
+import usernsctl as un
+
+pytestmark = pytest.mark.userns_requires("runsc")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory that is shown inside, with files that can't be executed."""
+    directory = tmp_path_factory.mktemp("shown")
+    for name, text, mode in (
+        ("denied", "#!/bin/sh\n", 0o644),
+        ("orphan", "#!/no/such/interpreter\n", 0o755),
+        ("plain", "no program\n", 0o755),
+    ):
+        (directory / name).write_text(text)
+        (directory / name).chmod(mode)
+    (directory / "loop").symlink_to("loop")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def host(files: Path) -> Iterator[un.SandboxHost]:
+    with un.SandboxHost(binds=[files]) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def box(host: un.SandboxHost) -> Iterator[un.Sandbox]:
+    with host.start(None) as started:
+        yield started
+
+
+def at_once(start: Callable[..., Any], args: Any, options: dict[str, Any]) -> None:
+    async def main() -> None:
+        await start(args, **options)
+
+    asyncio.run(main())
+
+
+def of_words(start: Callable[..., Any]) -> Callable[..., Any]:
+    """Have a function that takes words one by one take a list."""
+    return lambda args, **options: start(*([args] if isinstance(args, str) else args), **options)
+
+
+#: Everything that starts a command: what is given, and the arguments of the command.
+STARTS: dict[str, Callable[[un.SandboxHost, un.Sandbox, Any, dict[str, Any]], Any]] = {
+    "run": lambda host, box, args, options: un.run(args, **options),
+    "Popen": lambda host, box, args, options: un.Popen(args, **options),
+    "spawn": lambda host, box, args, options: un.spawn(args, **options),
+    "create_subprocess_exec": lambda host, box, args, options: at_once(
+        of_words(un.create_subprocess_exec), args, options
+    ),
+    "box.run": lambda host, box, args, options: box.run(args, **options),
+    "box.popen": lambda host, box, args, options: box.popen(args, **options),
+    "box.create_subprocess_exec": lambda host, box, args, options: at_once(
+        of_words(box.create_subprocess_exec), args, options
+    ),
+    "gvisor.run": lambda host, box, args, options: un.gvisor.run(args, host=host, **options),
+    "start": lambda host, box, args, options: host.start(args, **options),
+    "start, detached": lambda host, box, args, options: host.start(args, detach=True, **options),
+    "start_async": lambda host, box, args, options: at_once(host.start_async, args, options),
+    "Sandbox": lambda host, box, args, options: un.Sandbox(args, host=host, **options),
+    "template": lambda host, box, args, options: host.template(args, ready="line:x", **options),
+}
+
+
+@pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
+def test_what_can_not_start_is_the_same_everywhere(
+    host: un.SandboxHost, box: un.Sandbox, files: Path, start: Callable[..., Any]
+) -> None:
+    before = open_descriptors(), sorted(os.listdir(host.directory))
+    true = ["true"]
+    cases: list[tuple[Any, dict[str, Any], type[OSError], int, str, str | None]] = [
+        (["no-such"], {}, FileNotFoundError, errno.ENOENT, "lookup", "command-not-found"),
+        ("no-such", {}, FileNotFoundError, errno.ENOENT, "lookup", "command-not-found"),
+        (["/no/such"], {}, FileNotFoundError, errno.ENOENT, "lookup", "command-not-found"),
+        (["/etc/passwd/x"], {}, NotADirectoryError, errno.ENOTDIR, "lookup", "command-not-found"),
+        ([""], {}, FileNotFoundError, errno.ENOENT, "lookup", "command-not-found"),
+        ([files / "denied"], {}, PermissionError, errno.EACCES, "exec", "command-not-executable"),
+        ([files / "orphan"], {}, FileNotFoundError, errno.ENOENT, "exec", "interpreter-not-found"),
+        ([files / "plain"], {}, un.CommandError, errno.ENOEXEC, "exec", "command-not-executable"),
+        ([files / "loop"], {}, un.CommandError, errno.ELOOP, "exec", None),
+        (["/usr"], {}, PermissionError, errno.EACCES, "exec", "command-not-executable"),
+        (true, {"cwd": "/no/such"}, FileNotFoundError, errno.ENOENT, "chdir", "cwd-not-found"),
+        (true, {"cwd": "/etc/passwd"}, NotADirectoryError, errno.ENOTDIR, "chdir", "cwd-not-found"),
+    ]
+    for args, options, kind, number, step, cause in cases:
+        with pytest.raises(kind) as caught:
+            start(host, box, args, options)
+        error = caught.value
+        assert isinstance(error, un.CommandError)
+        assert (error.errno, error.step, error.cause) == (number, step, cause)
+        named = options.get("cwd", args if isinstance(args, str) else args[0])
+        assert error.filename == str(named)
+        assert error.exit_status == {"lookup": 127, "exec": 126, "chdir": 125}[step]
+        notes = "\n".join(getattr(error, "__notes__", []))
+        assert cause is None or (f"cause: {cause}" in notes and f"remedy: {error.remedy}" in notes)
+        assert type(pickle.loads(pickle.dumps(error))) is type(error)
+    assert (open_descriptors(), sorted(os.listdir(host.directory))) == before
+
+
+@pytest.mark.parametrize("make", [un.SandboxHost, lambda **given: un.gvisor.run(["true"], **given)])
+def test_what_is_not_there_to_be_shown(make: Callable[..., Any]) -> None:
+    cases: list[tuple[dict[str, Any], type[OSError], int, str]] = [
+        ({"binds": ["/nope"]}, FileNotFoundError, errno.ENOENT, "/nope"),
+        ({"binds": ["/etc/passwd/x:/x"]}, NotADirectoryError, errno.ENOTDIR, "/etc/passwd/x"),
+        ({"rootfs": "/nope"}, FileNotFoundError, errno.ENOENT, "/nope"),
+        ({"rootfs": "/etc/passwd"}, NotADirectoryError, errno.ENOTDIR, "/etc/passwd"),
+    ]
+    before = open_descriptors()
+    for options, kind, number, path in cases:
+        with pytest.raises(kind) as caught:
+            make(**options)
+        error = caught.value
+        assert open_descriptors() == before
+        assert isinstance(error, un.BindError)
+        assert (error.errno, error.filename) == (number, path)
+        assert error.remedy
+
+
+def test_an_interpreter_that_is_not_there_is_no_template(host: un.SandboxHost) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        host.python_template(python="/no/such")
+    assert isinstance(caught.value, un.CommandError)
+    with host.python_template() as template:
+        for cwd, kind in (("/no/such", FileNotFoundError), ("/etc/passwd", NotADirectoryError)):
+            with pytest.raises(kind) as caught:
+                template.start(["-c", "pass"], cwd=cwd)
+            assert (caught.value.filename, caught.value.cause) == (cwd, "cwd-not-found")
+
+
+def test_what_is_not_shown_is_told_how_to_be(host: un.SandboxHost, tmp_path: Path) -> None:
+    tool = tmp_path / "tool"
+    tool.write_text("#!/bin/sh\n")
+    tool.chmod(0o755)
+    with pytest.raises(FileNotFoundError) as caught:
+        host.start([tool])
+    assert caught.value.remedy == f"binds=['{tmp_path}']"
+    assert un.gvisor.run([tool], binds=[tmp_path]).returncode == 0
+
+
+def test_a_directory_of_path_that_may_not_be_searched() -> None:
+    # Root's own directory, which no root of a new namespace may search but root's.
+    env = {"PATH": "/root:/usr/bin:/bin"}
+    with un.SandboxHost(expose_root=True) as open_host:
+        with pytest.raises(FileNotFoundError) as caught:
+            un.gvisor.run(["no-such"], host=open_host, env=env)
+        assert caught.value.cause == "command-not-found"
+        assert un.gvisor.run(["true"], host=open_host, env=env).returncode == 0
+        # What only the sandbox can tell, it says itself.
+        missing = ["env", "no-such"]
+        assert un.gvisor.run(missing, host=open_host, stderr=un.DEVNULL).returncode == 127
+        with open_host.start(None) as box, pytest.raises(FileNotFoundError):
+            box.run(["no-such"], env=env)
