@@ -161,6 +161,19 @@ def test_what_it_has_written_is_there_and_each_has_its_own(host: un.SandboxHost)
 
 
 @several_ids
+def test_only_what_was_saved_has_the_addresses_that_it_had(host: un.SandboxHost) -> None:
+    """The auxiliary vector has addresses of the stack and of the vDSO (getauxval(3))."""
+    show = "print(open('/proc/self/auxv', 'rb').read())"
+    code = f"print('READY'); input(); {show}"
+    saved, new = set(), set()
+    with host.template([*PYTHON, code], ready="READY") as template:
+        for _ in range(3):
+            with template.start(stdin=un.PIPE, stdout=un.PIPE) as box:
+                new.add(box.check_output([*PYTHON, show]))
+                saved.add(answer(box))
+    assert (len(saved), len(new)) == (1, 3)
+
+
 def test_it_has_the_ids_that_it_had() -> None:
     with un.SandboxHost(MAP_OF_SEVERAL) as many:
         with many.template([*PYTHON, ECHO], ready="READY", user=(5, 6)) as made:
