@@ -29,6 +29,7 @@ _FATAL = re.compile(r"\] FATAL ERROR: (?=\S)")
 # Go's runtime gives the reason of some fatal errors in the line before.
 _CRASH = re.compile(r"^(?:runtime: failed |(?:panic|fatal error|SIG[A-Z]+): )[^\n]*", re.MULTILINE)
 _HELPER_SAID = re.compile(r"^(?:newuidmap|newgidmap): [^\n]+", re.MULTILINE)
+_HELPER_FAILED = re.compile(r"new[ug]idmap failed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +44,13 @@ class Failure:
     process: str
     filename: str
     message: str
+
+    @property
+    def is_of_helper(self) -> bool:
+        """Whether newuidmap or newgidmap failed; only the process that was called runs them."""
+        return self.process == "runsc" and bool(
+            _HELPER_SAID.match(self.message) or _HELPER_FAILED.search(self.message)
+        )
 
 
 def root_failure(directory: str | os.PathLike[str]) -> str | None:
@@ -62,9 +70,10 @@ def failures(directory: str | os.PathLike[str]) -> tuple[Failure, ...]:
     :raises OSError: the directory or a log in it can't be read.
     """
     for logs in _calls(directory):
-        found = tuple(failure for log in logs if (failure := log.failure()) is not None)
+        found = [failure for log in logs if (failure := log.failure()) is not None]
         if found:
-            return found
+            # Without a map the gofer fails, too, if it is not killed before.
+            return tuple(sorted(found, key=lambda failure: not failure.is_of_helper))
     return ()
 
 
@@ -82,7 +91,7 @@ class _Log:
         message = _fatal(text)
         if message is None:
             return None
-        if re.search(r"new[ug]idmap failed", message):
+        if _HELPER_FAILED.search(message):
             # runsc lets the helpers write to its log; what they said comes before.
             said = _HELPER_SAID.findall(text)
             message = said[-1] if said else message

@@ -56,6 +56,27 @@ def test_the_helpers_own_words(tmp_path: Path) -> None:
     assert root_failure(tmp_path) == said
 
 
+def test_the_helpers_failure_is_behind_the_gofers(tmp_path: Path) -> None:
+    """runsc kills the gofer then, which may log first what it could not do with no id mapped."""
+    said = "newuidmap: uid range [0-4294967295) -> [0-4294967295) not allowed"
+    failed = "cannot create gofer process: newuidmap failed: exit status 1"
+    gofer = fatal("failed to set UID: invalid argument")
+    write_logs(tmp_path, "154406", gofer=gofer, run=f"D1124\n{said}\n{fatal(failed)}")
+    assert [(one.process, one.message) for one in failures(tmp_path)] == [
+        ("runsc", said),
+        ("gofer", "failed to set UID: invalid argument"),
+    ]
+    write_logs(tmp_path, "154407", gofer=gofer, run=fatal(failed))
+    assert root_failure(tmp_path) == failed
+
+
+def test_the_sandbox_cannot_pass_for_a_helper(tmp_path: Path) -> None:
+    write_logs(
+        tmp_path, "154406", gofer=fatal("mine"), boot=fatal("newuidmap failed"), run=fatal(EOF)
+    )
+    assert [one.process for one in failures(tmp_path)] == ["gofer", "sandbox", "runsc"]
+
+
 def test_logs_in_json_with_names_of_the_users_own(tmp_path: Path) -> None:
     for name, message in MESSAGES.items():
         entry = {"msg": f"util.go:64] FATAL ERROR: {message}\nmore", "level": "warning"}
