@@ -118,6 +118,20 @@ def test_who_may_not_be_signalled_by_a_descriptor_is_killed(prelude: Program, er
     assert "usernsctl-exec: helper: " in done.stderr
 
 
+@unprivileged
+@pytest.mark.userns_requires("subid")
+def test_a_helper_that_somebody_else_has_waited_for(prelude: Program) -> None:
+    """Where the kernel does not tell how it ended: before Linux 6.15 it has no such ioctl(2)."""
+    done = run_with(
+        "waitid:error=ECHILD",
+        "ioctl:error=ENOTTY",
+        command=[prelude.path, "--map-auto", "--", "/bin/echo", "ran"],
+    )
+    assert (done.returncode, done.stdout) == (125, "")
+    cause = "helper-status-lost"
+    assert f"[{cause}]" in done.stderr
+
+
 @pytest.mark.parametrize("fault", FAULTS, ids=str)
 def test_a_fault_is_told_by_its_step(prelude: Program, fault: Fault) -> None:
     check(prelude, fault)
