@@ -43,6 +43,10 @@ static const struct un_cause causes[] = {
      "a control group that enables controllers for the groups below it can hold no processes of "
      "its own; nor can one whose cgroup.type is \"domain invalid\" (cgroups(7))",
      "mkdir GROUP/leaf, and start it there; cat GROUP/cgroup.subtree_control GROUP/cgroup.type"},
+    {"child-killed",
+     "a signal ended usernsctl-child, which enters namespaces for usernsctl, before the command "
+     "ran: the kernel kills programs where memory runs out, and so may root and this user",
+     "dmesg | tail; cat /sys/fs/cgroup/memory.events    # and try again"},
     {"child-missing",
      "the program usernsctl-child, which enters namespaces for usernsctl, does not exist, or may "
      "not be executed here",

@@ -99,10 +99,10 @@ static int give_up(const struct un_start *start, const struct heard *heard, stru
 {
     /* Of whom we only know the pid we had no room for the descriptor. */
     int second = heard->pidfd >= 0 || heard->pid <= 0 ? heard->pidfd : un_pidfd_open(heard->pid);
+    if (!heard->failed)
+        un_fail_ended(second >= 0 ? second : start->pidfd, err);
     if (second >= 0)
         un_kill_and_reap(second);
-    if (!heard->failed)
-        un_fail_ended(start->pidfd, err);
     un_kill_and_reap(start->pidfd);
     return -1;
 }

@@ -148,6 +148,29 @@ static int execute_program(void *arg)
     return -1;
 }
 
+/* Takes our end of the socket, and tells the child to go on: what it starts is for us to end, and
+ * we know of it by this socket only. */
+static int greet(int letterbox, struct un_start *start, struct un_error *err)
+{
+    struct un_told told;
+    char byte;
+    /* It was sent before the program was executed, so it is there. */
+    ssize_t got = receive(letterbox, &byte, 1, MSG_DONTWAIT, &told);
+    if (got < 0 && errno == EAGAIN)
+        return un_fail_ended(start->pidfd, err);
+    if (got != 1 || told.fd_count != 1)
+        return un_fail_errno(err, UN_STEP_CLONE, "a descriptor for the child");
+    start->socket = told.fd[0];
+    if (un_send(start->socket, "", 1, NULL, 0))
+        return 0;
+    if (errno == EPIPE || errno == ECONNRESET)
+        un_fail_ended(start->pidfd, err);
+    else
+        un_fail_errno(err, UN_STEP_CLONE, "the child");
+    close(start->socket);
+    return -1;
+}
+
 static int clone_child(struct un_start *start, struct child *child, struct un_error *err)
 {
     struct un_clone clone = {
@@ -158,8 +181,6 @@ static int clone_child(struct un_start *start, struct child *child, struct un_er
         .cgroup = start->cgroup,
         .exit_signal = SIGCHLD,
     };
-    struct un_told told;
-    char byte;
     child->err->step = UN_STEP_NONE;
     if (un_clone(&clone)) {
         un_fail_errno(err, UN_STEP_CLONE, "");
@@ -167,26 +188,12 @@ static int clone_child(struct un_start *start, struct child *child, struct un_er
             un_explain_cgroup(err, start->cgroup);
         return -1;
     }
-    /* It was sent before the program was executed, so it is there. */
-    int failed = err->step != UN_STEP_NONE;
-    if (!failed &&
-        (receive(child->letterbox[0], &byte, 1, MSG_DONTWAIT, &told) != 1 || told.fd_count != 1))
-        failed = un_fail_errno(err, UN_STEP_CLONE, "a descriptor for the child");
-    if (failed) {
-        un_kill_and_reap(clone.pidfd);
-        return -1;
-    }
     start->pid = clone.pid;
     start->pidfd = clone.pidfd;
-    start->socket = told.fd[0];
-    /* It waits for this: what it starts is for us to end, and we know of it by this socket only. */
-    if (!un_send(start->socket, "", 1, NULL, 0)) {
-        un_fail_errno(err, UN_STEP_CLONE, "the child");
-        un_kill_and_reap(clone.pidfd);
-        close(start->socket);
-        return -1;
-    }
-    return 0;
+    if (err->step == UN_STEP_NONE && !greet(child->letterbox[0], start, err))
+        return 0;
+    un_kill_and_reap(clone.pidfd);
+    return -1;
 }
 
 int un_start_child(struct un_start *start, const struct un_task *task, struct un_error *err)
@@ -212,7 +219,8 @@ int un_hear(int socket, struct un_told *told, struct un_error *err)
 {
     struct un_message *message = &told->message;
     ssize_t got = receive(socket, message, sizeof *message, 0, told);
-    if (got == 0)
+    /* One that ended before it was told to go on has left that unread. */
+    if (got == 0 || (got < 0 && errno == ECONNRESET))
         return 0;
     if (got < 0)
         return un_fail_errno(err, UN_STEP_CLONE, "news of the child");
@@ -240,10 +248,10 @@ int un_fail_ended(int pidfd, struct un_error *err)
 {
     siginfo_t how;
     un_kill(pidfd);
-    /* Only a filter has that signal sent. */
+    /* Only a filter has SIGSYS sent. */
     if (un_reap(pidfd, &how) && how.si_code != CLD_EXITED)
         return un_fail(err, UN_STEP_CLONE, 0,
-                       how.si_status == SIGSYS ? "seccomp-denies-call" : NULL,
+                       how.si_status == SIGSYS ? "seccomp-denies-call" : "child-killed",
                        "the child was killed by signal %d before the command ran", how.si_status);
     return un_fail(err, UN_STEP_CLONE, 0, NULL, "the child ended before the command ran");
 }

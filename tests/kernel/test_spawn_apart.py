@@ -74,6 +74,19 @@ def test_a_child_program_that_is_missing(path: str, monkeypatch: pytest.MonkeyPa
     assert path in str(caught.value)
 
 
+@pytest.mark.parametrize("script", ["kill -KILL $$", "sleep 0.05; kill -KILL $$"])
+def test_a_child_program_that_is_killed(
+    script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "child"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(running, "_CHILD", os.fsencode(program))
+    with pytest.raises(un.NamespaceError, match="killed by signal 9") as caught:
+        un.run(["true"])
+    assert (caught.value.cause, caught.value.step) == ("child-killed", "clone")
+
+
 def test_a_child_program_called_by_hand() -> None:
     program = os.fsdecode(running._CHILD)
     for words in ([], ["x", "y"], ["1,2,", "3,"], ["0," * 10, "0," * 13 + "999,"]):

@@ -1,0 +1,148 @@
+/* A child program that does not get as far as the command: what is told, and that nothing stays. */
+#include "check.h"
+#include "needs.h"
+#include "spawned.h"
+
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <signal.h>
+#include <stddef.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+
+/* A filter that answers so to a call, whose argument of that number has that value; -1: any. */
+static void filter(unsigned call, int argument, unsigned value, unsigned answer)
+{
+    unsigned offset = (unsigned)offsetof(struct seccomp_data, args) + 8 * (unsigned)argument;
+    struct sock_filter rules[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, call, 0, 3),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, argument < 0 ? 0 : offset),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, argument < 0 ? call : value, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, answer),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    const struct sock_fprog program = {.len = COUNT(rules), .filter = rules};
+    CHECK_INT(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+    CHECK_INT(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
+}
+
+/* Has the command started by the child program, in no namespace. */
+static void init_inside(struct un_spawn *spawn)
+{
+    static const char *const argv[] = {"true", NULL};
+    init_command(spawn, argv);
+    spawn->setup.no_new_privs = true;
+}
+
+static void check_fails(const struct un_spawn *spawn, const char *cause, const char *says)
+{
+    struct un_error err;
+    pid_t pid;
+    int pidfd;
+    CHECK_INT(un_spawn(spawn, &pid, &pidfd, &err), -1);
+    CHECK_INT(err.step, UN_STEP_CLONE);
+    CHECK_HAS(err.detail, says);
+    CHECK(cause ? err.cause != NULL : err.cause == NULL);
+    if (cause)
+        CHECK_TEXT(err.cause, cause);
+    check_no_child_left();
+}
+
+/* A child program that is a script. */
+static void make_script(char path[64], const char *body)
+{
+    strcpy(path, "/tmp/usernsctl-test-XXXXXX");
+    int fd = mkstemp(path);
+    CHECK(fd >= 0);
+    CHECK(dprintf(fd, "#!/bin/sh\n%s\n", body) > 0);
+    CHECK_INT(fchmod(fd, 0755), 0);
+    close(fd);
+}
+
+/* Before it is told to go on, and after. */
+static void a_child_that_is_killed(void)
+{
+    static const char *const bodies[] = {"kill -KILL $$", "sleep 0.05; kill -KILL $$"};
+    struct un_namespace ns;
+    struct un_error err;
+    struct un_plan plan;
+    char path[64];
+    plan_own_ids(0, 0, &plan);
+    for (size_t i = 0; i < COUNT(bodies); i++) {
+        struct un_spawn spawn;
+        make_script(path, bodies[i]);
+        init_inside(&spawn);
+        spawn.child = path;
+        for (int turn = 0; turn < 20; turn++) {
+            check_fails(&spawn, "child-killed", "killed by signal 9 before the command ran");
+            CHECK_INT(un_namespace_create(&plan, 0, path, &ns, &err), -1);
+            CHECK_TEXT(err.cause, "child-killed");
+            CHECK_HAS(err.detail, "killed by signal 9");
+            check_no_child_left();
+        }
+        CHECK_INT(unlink(path), 0);
+    }
+}
+
+static void a_child_that_exits(void)
+{
+    struct un_spawn spawn;
+    char path[64];
+    make_script(path, "exit 3");
+    init_inside(&spawn);
+    spawn.child = path;
+    for (int turn = 0; turn < 20; turn++)
+        check_fails(&spawn, NULL, "the child ended before the command ran");
+    CHECK_INT(unlink(path), 0);
+}
+
+static int with_prctl_lethal(void *arg)
+{
+    struct un_spawn spawn;
+    (void)arg;
+    init_inside(&spawn);
+    filter(SYS_prctl, 0, PR_SET_DUMPABLE, SECCOMP_RET_KILL_PROCESS);
+    for (int turn = 0; turn < 50; turn++)
+        check_fails(&spawn, "seccomp-denies-call", "killed by signal 31");
+    return 0;
+}
+
+/* Before it executes the child program. */
+static int with_sendmsg_lethal(void *arg)
+{
+    struct un_spawn spawn;
+    (void)arg;
+    init_inside(&spawn);
+    filter(SYS_sendmsg, -1, 0, SECCOMP_RET_KILL_PROCESS);
+    check_fails(&spawn, "seccomp-denies-call", "killed by signal 31");
+    return 0;
+}
+
+/* The child in the new PID namespace. */
+static int with_chdir_lethal(void *arg)
+{
+    struct un_spawn spawn;
+    init_inside(&spawn);
+    spawn.plan = arg;
+    spawn.flags = un_ns_flag(UN_NS_PID);
+    spawn.setup.cwd = "/";
+    filter(SYS_chdir, -1, 0, SECCOMP_RET_KILL_PROCESS);
+    for (int turn = 0; turn < 20; turn++)
+        check_fails(&spawn, "seccomp-denies-call", "killed by signal 31");
+    return 0;
+}
+
+int main(void)
+{
+    struct un_plan plan;
+    need_user_namespaces();
+    plan_own_ids(0, 0, &plan);
+    CHECK_INT(forked(with_prctl_lethal, NULL), 0);
+    CHECK_INT(forked(with_sendmsg_lethal, NULL), 0);
+    CHECK_INT(forked(with_chdir_lethal, &plan), 0);
+    a_child_that_is_killed();
+    a_child_that_exits();
+    return 0;
+}
