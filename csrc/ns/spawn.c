@@ -10,6 +10,7 @@
 #include "sys/map_files.h"
 #include "sys/process.h"
 
+#include <errno.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
@@ -85,12 +86,16 @@ static void hear_out(int socket, struct heard *heard, struct un_error *err)
     struct un_error mishap;
     int got;
     while ((got = un_hear(socket, &told, &mishap))) {
-        if (got > 0)
+        if (got > 0) {
             note(&told, heard, err);
-        else if (!heard->failed) {
-            heard->failed = -1;
-            *err = mishap;
+            continue;
         }
+        if (!heard->failed)
+            *err = mishap;
+        heard->failed = -1;
+        /* Where a message was lost, others may tell who else is to be killed. */
+        if (mishap.errnum != EMFILE && mishap.errnum != EPROTO)
+            return;
     }
 }
 

@@ -32,7 +32,8 @@ struct un_told {
 };
 
 /* Waits for the next news: 1, with descriptors that are the caller's; 0 at the end, when the child
- * has become something else, or has ended; -1: what came is none. */
+ * has become something else, or has ended; -1: what came is none, and more may come after EMFILE
+ * and EPROTO. */
 int un_hear(int socket, struct un_told *told, struct un_error *err);
 /* What a UN_NEWS_FAILED says. Returns -1. */
 int un_told_failure(const struct un_told *told, struct un_error *err);

@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <stddef.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
@@ -134,11 +135,24 @@ static int with_chdir_lethal(void *arg)
     return 0;
 }
 
+/* News of the child can't be received, for as often as it is tried. */
+static int with_recvmsg_refused(void *arg)
+{
+    struct un_spawn spawn;
+    (void)arg;
+    init_inside(&spawn);
+    filter(SYS_recvmsg, 2, MSG_CMSG_CLOEXEC, SECCOMP_RET_ERRNO | EPERM);
+    alarm(20);
+    check_fails(&spawn, NULL, "news of the child");
+    return 0;
+}
+
 int main(void)
 {
     struct un_plan plan;
     need_user_namespaces();
     plan_own_ids(0, 0, &plan);
+    CHECK_INT(forked(with_recvmsg_refused, NULL), 0);
     CHECK_INT(forked(with_prctl_lethal, NULL), 0);
     CHECK_INT(forked(with_sendmsg_lethal, NULL), 0);
     CHECK_INT(forked(with_chdir_lethal, &plan), 0);
