@@ -354,6 +354,8 @@ int agent_keep(struct agent_block *block)
         .stack = block->agent->idle ? agent_block_command_stack(block) : NULL,
         .terminal = {.master = -1, .input = -1, .output = -1},
     };
+    /* Before clone(2) returns in the agent, other keepers may signal this one. */
+    block->keeper = getpid();
     if (become_keeper(&keeper)) {
         agent_answer_failure(block->letter.fd[AGENT_SOCKET], AGENT_STEP_FORK, errno);
         return 1;

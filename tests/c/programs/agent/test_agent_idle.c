@@ -1,0 +1,109 @@
+/* Keepers that are used again where the agent has noted nothing of them yet, as while its clone(2)
+ * has not returned. */
+#include "programs/agent/block.h"
+#include "programs/agent/idle.h"
+#include "programs/agent/keeper.h"
+#include "served.h"
+
+#define KEEPERS 2
+
+/* In memory that all keepers share, as those in a sandbox do. */
+struct shared {
+    struct agent agent;
+    struct agent_idle idle;
+};
+
+static void *share(size_t size)
+{
+    void *at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    CHECK(at != MAP_FAILED);
+    return at;
+}
+
+static struct agent_block *share_block(void)
+{
+    uintptr_t at = (uintptr_t)share(2UL * AGENT_BLOCK_SIZE) + AGENT_BLOCK_SIZE;
+    return (struct agent_block *)(at - at % AGENT_BLOCK_SIZE);
+}
+
+/* `sockets` are the host's: a keeper waits until nobody has them. */
+static pid_t start_keeper(struct agent_block *block, const int sockets[KEEPERS])
+{
+    pid_t pid = fork();
+    CHECK(pid >= 0);
+    if (!pid) {
+        for (int i = 0; i < KEEPERS; i++)
+            close(sockets[i]);
+        _exit(agent_keep(block));
+    }
+    agent_close_fds(&block->letter);
+    return pid;
+}
+
+static int ask_for(const struct served *host, const char *program, const char *word)
+{
+    const char *const argv[] = {program, word, NULL};
+    const struct asked asked = {.argv = argv};
+    return ask(host, &asked);
+}
+
+static void check_ends(int socket, int status)
+{
+    CHECK_INT(hear_end(socket), status);
+    close(socket);
+}
+
+static bool are_idle(const struct agent_idle *idle)
+{
+    return agent_idle_any(idle) && __atomic_load_n(&idle->waiting[0], __ATOMIC_SEQ_CST);
+}
+
+int main(void)
+{
+    int fd[2], sockets[KEEPERS];
+    pid_t pid[KEEPERS];
+    struct agent_block *block[KEEPERS];
+    struct shared *shared = share(sizeof *shared);
+    sigset_t all;
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, NULL);
+    socket_pair(fd);
+    const struct served host = {.control = fd[0]};
+    shared->agent = (struct agent){
+        .pid = getpid(),
+        .control = fd[1],
+        .proc = -1,
+        .uid = getuid(),
+        .idle = &shared->idle,
+    };
+    for (int i = 0; i < KEEPERS; i++) {
+        sockets[i] = ask_for(&host, "true", NULL);
+        block[i] = share_block();
+        block[i]->agent = &shared->agent;
+        CHECK_INT(agent_receive(fd[1], &block[i]->letter), 1);
+    }
+    for (int i = 0; i < KEEPERS; i++)
+        pid[i] = start_keeper(block[i], sockets);
+    for (int i = 0; i < KEEPERS; i++) {
+        hear_start(sockets[i]);
+        check_ends(sockets[i], 0);
+    }
+    while (!are_idle(&shared->idle))
+        usleep(1000);
+    /* The one that listens takes this, and so the next command is for the one that waits. */
+    int busy = ask_for(&host, "sleep", "1000");
+    hear_start(busy);
+    int next = ask_for(&host, "true", NULL);
+    hear_start(next);
+    check_ends(next, 0);
+    tell(busy, AGENT_SIGNAL, AGENT_TO_PROCESS, SIGKILL);
+    check_ends(busy, SIGKILL);
+    for (int i = 0; i < KEEPERS; i++) {
+        CHECK_INT(block[i]->keeper, pid[i]);
+        kill(pid[i], SIGKILL);
+        CHECK_INT(wait_for(pid[i]), 128 + SIGKILL);
+    }
+    close(fd[0]);
+    close(fd[1]);
+    return 0;
+}
