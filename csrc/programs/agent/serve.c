@@ -22,6 +22,7 @@
 struct server {
     struct agent agent;
     struct agent_blocks blocks;
+    struct agent_letter refused; /* a message that is answered with ENOMEM */
     struct agent_idle idle;
     int signals;
     bool is_apart; /* no command can signal us but by CAP_KILL */
@@ -93,13 +94,11 @@ static int start_keeper(struct server *server, struct agent_block *block)
 static bool take_command(struct server *server)
 {
     struct agent_block *block = agent_block_free(&server->blocks);
-    if (!block)
-        return false;
-    struct agent_letter *letter = &block->letter;
+    struct agent_letter *letter = block ? &block->letter : &server->refused;
     int found = agent_receive(server->agent.control, letter);
     if (found <= 0)
         return found;
-    int errnum = server->ending ? ESHUTDOWN : start_keeper(server, block);
+    int errnum = server->ending ? ESHUTDOWN : block ? start_keeper(server, block) : ENOMEM;
     if (errnum)
         agent_answer_failure(letter->fd[AGENT_SOCKET], AGENT_STEP_FORK, errnum);
     agent_close_fds(letter);

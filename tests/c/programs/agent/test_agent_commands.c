@@ -260,9 +260,30 @@ static void what_a_command_uses_is_told(struct served *agent)
     close(socket);
 }
 
+static void without_memory_commands_fail_and_the_agent_stays(void)
+{
+    static const char *const argv[] = {"true", NULL};
+    const struct asked asked = {.argv = argv};
+    struct served agent;
+    struct rlimit before;
+    CHECK_INT(getrlimit(RLIMIT_AS, &before), 0);
+    const struct rlimit none = {.rlim_cur = 0, .rlim_max = before.rlim_max};
+    CHECK_INT(setrlimit(RLIMIT_AS, &none), 0);
+    start_agent(&agent);
+    CHECK_INT(setrlimit(RLIMIT_AS, &before), 0);
+    for (int i = 0; i < 3; i++) {
+        int socket = ask(&agent, &asked);
+        hear_failure(socket, AGENT_STEP_FORK, ENOMEM);
+        CHECK_INT(hear(socket).size, 0);
+        close(socket);
+    }
+    CHECK_INT(stop_agent(&agent), 0);
+}
+
 int main(void)
 {
     struct served agent;
+    without_memory_commands_fail_and_the_agent_stays();
     start_agent(&agent);
     a_command_gets_what_was_asked_for(&agent);
     it_has_no_descriptor_but_its_own(&agent);
