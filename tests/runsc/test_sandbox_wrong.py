@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import errno
 import gc
@@ -212,6 +213,56 @@ def test_start_in_a_cwd_that_is_here_but_not_shown(tmp_path: Path) -> None:
 def test_start_with_a_terminal_has_no_other_stream(host: un.SandboxHost, name: str) -> None:
     with pytest.raises(ValueError, match=name):
         host.start(["true"], terminal=True, **{name: un.PIPE})
+
+
+# As subprocess has it, for the command of a sandbox, detached or not, and for another one in it.
+@pytest.mark.parametrize("detach", [False, True])
+@pytest.mark.parametrize("is_other", [False, True])
+def test_signals_that_are_none(host: un.SandboxHost, detach: bool, is_other: bool) -> None:
+    options = {"stdout": un.DEVNULL, "stderr": un.DEVNULL}
+    with (
+        host.start(FOREVER, detach=detach, **options) as box,
+        box.popen(FOREVER, **options) as other,
+    ):
+        one: Any = other if is_other else box
+        for number in (65, 999, -1, 1 << 40):
+            with pytest.raises(OSError, match="Invalid argument") as caught:
+                one.send_signal(number)
+            assert caught.value.errno == errno.EINVAL
+        for given in ("TERM", 15.0, None):
+            with pytest.raises(TypeError):
+                one.send_signal(given)
+        one.send_signal(0)
+        assert one.poll() is None
+        other.kill()
+        other.wait(PATIENCE)
+        box.kill()
+        if not is_other:
+            box.wait(PATIENCE)
+        # What has ended gets none, whatever it is, as with subprocess.
+        for number in (0, 15, 999):
+            one.send_signal(number)
+
+
+def test_run_needs_a_command(host: un.SandboxHost) -> None:
+    for options in ({}, {"host": host}):
+        with pytest.raises(ValueError, match=r"args.*None"):
+            un.gvisor.run(None, timeout=PATIENCE, **options)  # type: ignore[arg-type]
+
+
+def test_what_is_closed_is_not_entered(host: un.SandboxHost) -> None:
+    made: list[Any] = [un.SandboxHost(), host.start(FOREVER), host.template(), host.pool(1)]
+
+    async def enter(one: Any) -> None:
+        async with one:
+            pytest.fail("the block was entered")
+
+    for one in made:
+        one.close()
+        with pytest.raises(ValueError, match="is closed"), one:
+            pytest.fail("the block was entered")
+        with pytest.raises(ValueError, match="is closed"):
+            asyncio.run(enter(one))
 
 
 def test_paths_may_be_paths() -> None:

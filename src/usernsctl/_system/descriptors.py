@@ -103,7 +103,16 @@ class Closing:
         """Whether it has something that nobody has closed."""
         return not getattr(self, "closed", True)
 
+    def _check_open(self) -> None:
+        """Check that nobody has closed this object.
+
+        :raises ValueError: somebody has.
+        """
+        if getattr(self, "closed", False):
+            raise ValueError(f"the {self._what.removeprefix('a ')} is closed")
+
     def __enter__(self) -> Self:
+        self._check_open()
         return self
 
     def __exit__(
@@ -142,6 +151,7 @@ class AsyncClosing:
 
         :raises RuntimeError: no task of asyncio enters it; this object is closed then, which could
             not be done without asyncio at the end of the block.
+        :raises ValueError: it was closed before.
         """
         if not _in_asyncio_task():
             if isinstance(self, Closing):
@@ -150,6 +160,8 @@ class AsyncClosing:
                 "async with needs asyncio here; under Trio and other event loops, use with in a "
                 "thread (trio.to_thread.run_sync)"
             )
+        if isinstance(self, Closing):
+            self._check_open()
         return self
 
     async def __aexit__(

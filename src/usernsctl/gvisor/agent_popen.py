@@ -25,6 +25,7 @@ from usernsctl.commands.arguments import Args, StrOrBytesPath, refuse, words_of
 from usernsctl.commands.pidfd import drop_streams
 from usernsctl.errors import CommandError, RunscError, UsernsError
 from usernsctl.gvisor import agent_wire as wire
+from usernsctl.gvisor import checks
 from usernsctl.gvisor.agent import (
     AgentGone,
     AgentHolder,
@@ -495,9 +496,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
 
     def _send(self, sig: int, to: int = wire.TO_PROCESS) -> None:
         """The same without a look whether it has ended."""
-        number = operator.index(sig)
-        if not 0 <= number <= signal.NSIG - 1:
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        number = checks.signal_number(sig)
         is_kill = number == signal.SIGKILL
         if not self._order(wire.signal_order(number, to), 0 if is_kill else _ROOM_SECONDS):
             if not is_kill:

@@ -110,12 +110,29 @@ class BegunClosing(Closing, AsyncClosing):
     """
 
     _begun: Begun[Any]
+    _is_closed = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._is_closed
+
+    def _holds(self) -> bool:
+        # One whose constructor has failed has no such attribute.
+        begun = getattr(self, "_begun", None)
+        return not self._is_closed and begun is not None and begun.is_there()
+
+    def _check_open(self) -> None:
+        # One whose start has failed is closed, too; that failure says more.
+        if self._begun.is_there():
+            super()._check_open()
 
     async def close_async(self) -> None:
         """Close it from asyncio."""
         await asyncio.shield(asyncio.ensure_future(asyncio.to_thread(self.close)))
 
     def __enter__(self) -> Self:
+        super().__enter__()
         self._begun.get()
         return self
 

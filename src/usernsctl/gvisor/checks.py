@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import operator
 import os
+import signal
 from collections.abc import Mapping
 
 from usernsctl._system.state import NAME, NAME_RULE
@@ -123,6 +126,18 @@ def count(name: str, given: int) -> int:
     if given < 1:
         raise ValueError(f"{name} must be 1 or more, not {given}")
     return given
+
+
+def signal_number(given: int) -> int:
+    """Return the number of a signal, or 0, which stands for none (kill(2)).
+
+    :raises TypeError: it is no whole number.
+    :raises OSError: there is no such signal (EINVAL), as subprocess has it.
+    """
+    number = operator.index(given)
+    if not 0 <= number < signal.NSIG:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+    return number
 
 
 def seconds(name: str, given: float) -> float:

@@ -152,6 +152,10 @@ def run(
     """
     if unknown := options.keys() - RunOptions.__annotations__.keys():
         raise TypeError(f"run has no argument {', '.join(sorted(unknown))}")
+    if args is None:
+        raise ValueError(
+            "args is None: run() needs a command; SandboxHost.start(None) starts a sandbox without"
+        )
     _choose_streams(options, input, capture_output)
     is_text = bool(text or encoding or errors)
     coding = (encoding or "utf-8", errors or "strict")

@@ -302,7 +302,6 @@ class HostBase(BegunClosing):
         """
         self._request = request = Request.for_host({"idmap": idmap, **options})
         self._begun: Begun[PreparedNamespace] = Begun(lambda: PreparedNamespace(request))
-        self._is_closed = False
 
     @classmethod
     async def create_async(
@@ -349,9 +348,6 @@ class HostBase(BegunClosing):
         self._is_closed = True
         if self._begun.settle():
             self._begun.get().close()
-
-    def _holds(self) -> bool:
-        return not getattr(self, "_is_closed", True) and self._begun.is_there()
 
     def __repr__(self) -> str:
         shown = self._request.bundle or self._request.rootfs or "/"

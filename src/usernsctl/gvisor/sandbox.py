@@ -99,7 +99,6 @@ class Sandbox(BegunClosing):
     _life: Held | Detached | None = None
     _terminal: FileIO | None = None
     _is_released = False
-    _is_finished = False
     _what = "a sandbox"
     # Whether an agent that is process 1 goes on when its connection has ended.
     _agent_outlives = False
@@ -356,15 +355,20 @@ class Sandbox(BegunClosing):
     def send_signal(self, sig: int) -> None:
         """Send a signal to the command. SIGKILL ends all that is in the sandbox, at once.
 
-        :param sig: its number, such as :data:`signal.SIGTERM`.
-        :raises RunscError: runsc refused, or did not answer within 60 seconds. A command that has
-            ended gets none, without an error.
+        :param sig: its number, such as :data:`signal.SIGTERM`; 0 sends none.
+        :raises OSError: there is no such signal (EINVAL), as with :mod:`subprocess`. A command that
+            has ended gets none, without an error.
+        :raises TypeError: `sig` is no whole number.
+        :raises RunscError: runsc refused, or did not answer within 60 seconds.
         """
         life = self._get()
-        if sig == signal.SIGKILL:
+        if life.has_ended():
+            return
+        number = checks.signal_number(sig)
+        if number == signal.SIGKILL:
             life.kill()
-        else:
-            ask(life, self.id, "kill", self.id, str(int(sig)))
+        elif number:
+            ask(life, self.id, "kill", self.id, str(number))
 
     def terminate(self) -> None:
         """Send SIGTERM to the command, which may catch it.
@@ -496,7 +500,7 @@ class Sandbox(BegunClosing):
         with self._closing, contextlib.ExitStack() as rest:
             if self._is_released:
                 return
-            self._is_finished = True
+            self._is_closed = True
             if self._terminal is not None:
                 rest.callback(self._terminal.close)
             if self._own_host is not None:
@@ -532,7 +536,7 @@ class Sandbox(BegunClosing):
         # parent never comes to its end in a forked child, and close() would wait for it.
         begun = getattr(self, "_begun", None)
         is_settled = begun is None or begun.is_there()
-        return isinstance(self._life, Held) and is_settled and not self._is_finished
+        return isinstance(self._life, Held) and is_settled and not self._is_closed
 
 
 def _host_request(options: HostOptions, host: HostBase | None) -> Request:

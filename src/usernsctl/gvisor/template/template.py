@@ -62,7 +62,6 @@ class Template(BegunClosing):
     def __init__(self, begun: Begun[Parts]) -> None:
         """Take over what was made, or will be."""
         self._begun: Begun[Parts] = begun
-        self._is_closed = False
 
     @classmethod
     def make(
@@ -226,9 +225,6 @@ class Template(BegunClosing):
             parts.image.let_go()
         if parts.is_own_host:
             parts.host.close()
-
-    def _holds(self) -> bool:
-        return not getattr(self, "_is_closed", True) and self._begun.is_there()
 
     def __repr__(self) -> str:
         if not self._begun.is_there():
