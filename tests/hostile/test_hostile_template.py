@@ -156,19 +156,21 @@ def test_links_are_not_followed(
         un.Template.load(copy, host=host)
 
 
-def test_numbers_of_a_record_may_be_too_large(tally: Tally, saved: Path, tmp_path: Path) -> None:
+def test_numbers_of_a_record_may_be_too_large(
+    tally: Tally, host: un.SandboxHost, saved: Path, tmp_path: Path
+) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(saved, copy)
-    options = json.loads((saved / "template.json").read_text())["options"]
-    for change in (
-        {"idmap": {**options["idmap"], "allow_single_id": 2**70}},
-        {"rlimits": [["RLIMIT_CORE", float("inf"), 0]]},
+    for change, cause in (
+        ({"runsc": ["x", 2**70, 2**70]}, "template-outdated"),
+        ({"runsc": ["x", float("inf"), 0]}, "template-damaged"),
+        ({"files": [["/usr", 2**70, float("nan")]]}, "template-damaged"),
     ):
-        put(copy, options={**options, **change})
+        put(copy, **{"files": [], **change})
         tally.tried()
         with pytest.raises(un.RunscError) as caught:
-            un.Template.load(copy)
-        assert caught.value.cause == "template-damaged"
+            un.Template.load(copy, host=host)
+        assert caught.value.cause == cause
 
 
 @pytest.mark.parametrize("replaces", [True, False])

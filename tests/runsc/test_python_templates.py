@@ -178,7 +178,7 @@ def test_it_is_saved_and_loaded(
     host: un.SandboxHost, template: un.PythonTemplate, tmp_path: Path
 ) -> None:
     template.save(tmp_path / "saved")
-    with un.PythonTemplate.load(tmp_path / "saved") as found:
+    with un.PythonTemplate.load(tmp_path / "saved", host=host) as found:
         assert ended(found, "-c", "print('loaded')")[:2] == (0, "loaded\n")
     with pytest.raises(un.RunscError, match="template of an interpreter"):
         un.Template.load(tmp_path / "saved", host=host)

@@ -114,20 +114,43 @@ def test_what_is_outdated_names_the_command_that_makes_it_anew(template: Any, da
     done = template("run", "one")
     assert done.returncode == 125
     assert "[template-outdated]" in done.stderr
-    remedy = "usernsctl template create --replace one --ready line:READY --env=WORD=..."
-    assert remedy.replace("--env=", "--env ") in done.stderr or remedy in done.stderr
-    assert "'a b'" in done.stderr
+    remedy = done.stderr.splitlines()[-1].removeprefix("  remedy: ")
+    words = ["create", "--replace", "one", "--ready", "...", "--", "sh", "-c", SCRIPT]
+    assert shlex.split(remedy) == ["usernsctl", "template", *words]
     assert "secret" not in done.stderr
 
 
-def test_the_command_that_makes_it_anew_has_all_words_of_the_command(
-    template: Any, data: Path
+def test_options_of_the_host_are_given_to_run_again(
+    template: Any, data: Path, tmp_path: Path
 ) -> None:
-    words = ["--", "sh", "-c", SCRIPT, "--replace", "--"]
-    assert template("create", "one", "--replace", "--ready", "READY", *words).returncode == 0
-    remedy = json.loads((data / "one" / "template.json").read_text())["remedy"]
-    expected = ["create", "--replace", "one", "--ready", "READY", *words]
-    assert shlex.split(remedy) == ["usernsctl", "template", *expected]
+    (tmp_path / "shown").mkdir()
+    (tmp_path / "shown" / "file").write_text("shown\n")
+    script = "echo READY; read line; cat /shown/file; uname -n"
+    options = ["--bind", f"{tmp_path}/shown:/shown", "--hostname", "a.b"]
+    create(template, "one", *options, script=script)
+    done = template("run", *options, "one", input="\n")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "shown\na.b\n", "")
+    done = template("run", "one", input="\n")
+    assert (done.returncode, done.stdout) == (125, "")
+    assert f"--bind was '{tmp_path}/shown:/shown:ro', and is left out" in done.stderr
+    assert "--hostname was 'a.b', and is left out" in done.stderr
+    assert "[template-host-differs]" in done.stderr
+    create(template, "two", script=script)
+    done = template("run", *options, "two", input="\n")
+    assert (done.returncode, done.stdout) == (125, "")
+    assert "--hostname was left out, and is 'a.b'" in done.stderr
+
+
+def test_a_kept_namespace_is_named_again(template: Any, usernsctl: Any) -> None:
+    name = f"kept-{os.getpid()}"
+    env = dict(os.environ)
+    assert usernsctl("ns", "create", name, "-r", env=env).returncode == 0
+    try:
+        create(template, "one", "--in", name)
+        done = template("run", "--in", name, "one", input="line\n")
+        assert (done.returncode, done.stdout) == (5, "line\n")
+    finally:
+        usernsctl("ns", "remove", name, env=env)
 
 
 def test_python_programs(template: Any) -> None:
@@ -228,6 +251,9 @@ def test_a_killed_creator_leaves_nothing(usernsctl: Any, data: Path) -> None:
         (["create", "one", "--terminal", "--ready", "x", "--", "true"], "--terminal"),
         (["create"], "NAME"),
         (["run", "../x"], "can't be the name"),
+        (["run", "--rootfs", "/a", "--expose-root", "x"], "exclude each other"),
+        (["run", "--trust-bundle", "x"], "give --bundle"),
+        (["run", "--user", "1", "x"], "No such option"),
         (["remove", ".x"], "can't be the name"),
     ],
 )

@@ -39,9 +39,14 @@ _LOOKING_AHEAD = {
 }
 
 
-def request_options() -> Iterator[tuple[str, Option, Any]]:
-    """The options that the fields of a Request have: by its name, each with the field's default."""
+def request_options(*, of_host: bool = False) -> Iterator[tuple[str, Option, Any]]:
+    """The options that the fields of a Request have: by its name, each with the field's default.
+
+    :param of_host: whether only those are meant that are about a host of sandboxes.
+    """
     for one in fields(Request):
+        if of_host and one.metadata.get("argument") is None:
+            continue
         for option in one.metadata.get("options", ()):
             yield option.name or one.name, option, one.default
 

@@ -8,18 +8,23 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from usernsctl._records import fields
+from usernsctl._text import quoted
 from usernsctl.cli import caller, run, terminal
 from usernsctl.cli.run_click import GroupedCommand, check_combination, with_options
 from usernsctl.cli.usage import Group
 from usernsctl.cli.waiting import exit_status
 from usernsctl.gvisor import environment
 from usernsctl.gvisor.arguments import RestoreOptions, TemplateOptions
-from usernsctl.gvisor.freeze import remedy_of
+from usernsctl.gvisor.request import Request
 from usernsctl.gvisor.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from usernsctl.gvisor.template.record import TemplateRecord
 
 # What is of each sandbox's own, or of a run that nobody else has a part in.
 _LEFT_OUT = ("terminal", "state")
@@ -32,14 +37,7 @@ def template_group() -> None:
     """Save programs where they are ready, and start them from there."""
 
 
-class _CreateCommand(GroupedCommand):
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        # click takes them out of the list.
-        ctx.obj = list(args)
-        return super().parse_args(ctx, args)
-
-
-@template_group.command("create", cls=_CreateCommand, options_metavar="[OPTIONS] --")
+@template_group.command("create", cls=GroupedCommand, options_metavar="[OPTIONS] --")
 @click.argument("name")
 @click.option(
     "--ready",
@@ -63,8 +61,7 @@ class _CreateCommand(GroupedCommand):
 @click.option("--replace", is_flag=True, help="Take the place of another template of that name.")
 @with_options(_OPTIONS)
 @click.argument("command", nargs=-1, metavar="[CMD [ARG]...]", type=click.UNPROCESSED)
-@click.pass_context
-def create(context: click.Context, /, name: str, replace: bool, **given: Any) -> None:
+def create(name: str, replace: bool, **given: Any) -> None:
     """Start CMD in gVisor, and save it under NAME once it is ready.
 
     The other options are those of usernsctl run.
@@ -76,7 +73,7 @@ def create(context: click.Context, /, name: str, replace: bool, **given: Any) ->
     usernsctl template run numbers -- -c 'import decimal; print(decimal.MAX_PREC)'
     """
     from usernsctl.gvisor.host import SandboxHost
-    from usernsctl.gvisor.template import record, store
+    from usernsctl.gvisor.template import store
     from usernsctl.gvisor.template.template import Template
 
     own = {option: given.pop(option) for option in ("ready", "python", "preload", "timeout")}
@@ -94,9 +91,8 @@ def create(context: click.Context, /, name: str, replace: bool, **given: Any) ->
         "user": request.user,
         "timeout": own["timeout"],
     }
-    remedy = remedy_of(["--replace", *_without_replace(context.obj)], ("template", "create"))
     what = "the interpreter" if own["python"] is not None else "the command"
-    with SandboxHost(**record.host_arguments(request)) as host, terminal.progress() as tell:
+    with SandboxHost(**_host_arguments(request)) as host, terminal.progress() as tell:
 
         def make() -> Template:
             if own["python"] is None:
@@ -107,13 +103,18 @@ def create(context: click.Context, /, name: str, replace: bool, **given: Any) ->
         tell(f"{name}: starting {what}, to save it when it is ready")
         with make() as template:
             tell(f"{name}: keeping what was saved on the disk")
-            store.keep(template, name, replace=replace, remedy=remedy)
+            store.keep(template, name, replace=replace)
 
 
-def _without_replace(words: list[str]) -> list[str]:
-    """The words of a call without an option of ours: what follows ``--`` is the command's."""
-    end = words.index("--") if "--" in words else len(words)
-    return [*(word for word in words[:end] if word != "--replace"), *words[end:]]
+def _host_arguments(request: Request) -> dict[str, Any]:
+    """Return the arguments of a :class:`usernsctl.SandboxHost` that a request stands for."""
+    found = {
+        argument.name: getattr(request, one.name)
+        for one in fields(Request)
+        if (argument := one.metadata.get("argument")) is not None
+    }
+    # A kept namespace has a map of its own.
+    return found if request.kept is None else {**found, "idmap": None}
 
 
 def _check(given: dict[str, Any], own: dict[str, Any]) -> None:
@@ -162,32 +163,46 @@ def list_(as_json: bool) -> None:
         print(line)
 
 
-@template_group.command("run", context_settings={"allow_interspersed_args": False})
+@template_group.command(
+    "run", cls=GroupedCommand, context_settings={"allow_interspersed_args": False}
+)
 @click.argument("name")
 @click.option("--env", "settings", multiple=True, metavar="NAME[=VALUE]", help="As for run.")
 @click.option("--wd", "--cwd", "cwd", metavar="DIR", help="Start in DIR.")
+@with_options(run.request_options(of_host=True))
 @click.argument("args", nargs=-1, metavar="[ARG]...", type=click.UNPROCESSED)
-def run_(name: str, settings: tuple[str, ...], cwd: str | None, args: tuple[str, ...]) -> NoReturn:
+def run_(
+    name: str, settings: tuple[str, ...], cwd: str | None, args: tuple[str, ...], **given: Any
+) -> NoReturn:
     """Start a sandbox of the template NAME, and wait for its end.
+
+    The options about files, isolation and runsc must be those that the template was created with:
+    what the files of the template say is not done, only compared.
 
     If it is the template of an interpreter, ARG are what would follow python3 on a command line,
     and --env and --wd are of the program's own.
 
     The exit status is that of the command, or 128+N if signal N killed it. 125: it did not go on.
     """
+    from usernsctl.gvisor.host import SandboxHost
     from usernsctl.gvisor.template import store
     from usernsctl.gvisor.template.python import PythonTemplate
     from usernsctl.gvisor.template.template import Template
 
     words = args[1:] if args[:1] == ("--",) else args
     streams: RestoreOptions = {"stdin": None, "stdout": None, "stderr": None}
+    arguments = _host_arguments(_host_request(given))
     try:
-        path, kind = store.find(name)
+        path, record = store.find(name)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    if kind == "python":
+    remedy = _creation(name, record)
+    if record.kind == "python":
         env = environment.read_settings(settings, caller.environ())
-        with PythonTemplate.load(path) as python:
+        with (
+            SandboxHost(**arguments) as host,
+            PythonTemplate.load(path, host=host, remedy=remedy) as python,
+        ):
             status = _wait(lambda: python.start(words, env=env, cwd=cwd, **streams))
     elif words or settings or cwd is not None:
         raise click.UsageError(
@@ -195,9 +210,36 @@ def run_(name: str, settings: tuple[str, ...], cwd: str | None, args: tuple[str,
             "--env or --wd"
         )
     else:
-        with Template.load(path) as template:
+        with (
+            SandboxHost(**arguments) as host,
+            Template.load(path, host=host, remedy=remedy) as template,
+        ):
             status = _wait(lambda: template.start(**streams))
     sys.exit(status)
+
+
+def _host_request(given: dict[str, Any]) -> Request:
+    """Return the request that options about a host stand for.
+
+    :raises click.UsageError: they do not go together.
+    """
+    command = {"command": ("true",), "cwd": None, "user": None, "terminal": False, "state": None}
+    environment = {"settings": (), "env_files": (), "env_all": False}
+    check_combination({**given, **command})
+    return run.request_of({**given, **command, **environment}, {})
+
+
+def _creation(name: str, record: TemplateRecord) -> str:
+    """Return the command that creates a template anew, as far as the record may say.
+
+    Options about the host are left to whoever types it: somebody could have written the record who
+    would like to have other ones.
+    """
+    words = ["usernsctl", "template", "create", "--replace"]
+    if record.kind == "python":
+        return " ".join(map(quoted, [*words, "--python", record.args[0], name])) + " ..."
+    shown = " ".join(map(quoted, [*words, name]))
+    return f"{shown} --ready ... -- {' '.join(map(quoted, record.args))}"
 
 
 def _wait(start: Callable[[], Sandbox]) -> int:

@@ -162,12 +162,12 @@ def _check_replaceable(path: str) -> None:
             raise OSError(errno.EINVAL, "it is no regular file")
 
 
-def remedy_of(words: Sequence[str], verb: Sequence[str] = ("freeze",)) -> str:
-    """The command that makes a frozen launch anew, or a template, without values of variables.
+def remedy_of(words: Sequence[str]) -> str:
+    """The command that makes a frozen launch anew, without values of variables.
 
-    :param words: those of the call, without ``usernsctl`` and the verb.
+    :param words: those of the call, without ``usernsctl freeze``.
     """
-    told = ["usernsctl", *verb]
+    told = ["usernsctl", "freeze"]
     rest = iter(words)
     for word in rest:
         option, equals, value = word.partition("=")

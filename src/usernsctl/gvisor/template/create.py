@@ -208,5 +208,5 @@ def _record(
         scratch=prepared.prepared.scratch,
         config=config,
         files=record.stamps(prepared, [*record.deciding_files(config), *files]),
-        options=record.arguments_to_json(record.host_arguments(host.request)),
+        options=record.options_of(host.request),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from usernsctl._text import quoted
 from usernsctl.errors import RunscError
 
@@ -30,6 +32,21 @@ def outdated(what: str, remedy: str | None) -> RunscError:
         step=STEP,
         cause="template-outdated",
         remedy=remedy or "make the template anew",
+    )
+
+
+def other_host(options: Sequence[str], remedy: str | None) -> RunscError:
+    """The error that a template is to be started in a host unlike the one that it was made in.
+
+    :param options: in words, which options were others then.
+    :param remedy: the command that makes the template anew.
+    """
+    return RunscError(
+        f"the template was made in another host: {'; '.join(options)}",
+        step=STEP,
+        cause="template-host-differs",
+        remedy="give the options that you made the template with, to usernsctl template run or "
+        f"SandboxHost(); or {remedy or 'make the template anew'}",
     )
 
 

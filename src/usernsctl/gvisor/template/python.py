@@ -84,7 +84,7 @@ class PythonTemplate(Template):
                     kind="python", args=words, stdin=theirs, wait=_loaded(ours), **given
                 )
                 made, image = create(host, wanted)
-            return Parts(host=host, record=made, image=image)
+            return Parts(host=host, record=made, image=image, config=made.config)
 
         return cls(Begun(work))
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,19 +12,16 @@ from usernsctl import _core
 from usernsctl._records import fields
 from usernsctl._typing import TYPE_CHECKING
 from usernsctl.gvisor import oci
-from usernsctl.gvisor.decide import AGENT_INSIDE
-from usernsctl.gvisor.inherited import OF_COMMANDS
-from usernsctl.gvisor.oci import Rlimit
+from usernsctl.gvisor.inherited import OF_COMMANDS, Inherited
 from usernsctl.gvisor.releases import release_of
-from usernsctl.gvisor.request import Bind, Request
+from usernsctl.gvisor.request import Request
 from usernsctl.gvisor.runsc import find
-from usernsctl.gvisor.template.errors import outdated
+from usernsctl.gvisor.template.errors import other_host, outdated
 from usernsctl.gvisor.template.image import Sums, sums_from_json
 from usernsctl.gvisor.view import View, is_unknown
-from usernsctl.maps import Extent, IdMap
 
 if TYPE_CHECKING:
-    from usernsctl.gvisor.prepared import PreparedNamespace
+    from usernsctl.gvisor.prepared import HostBase, PreparedNamespace
 
 _VERSION = 1
 
@@ -37,6 +35,16 @@ _LIBRARIES = ("/usr/bin", "/usr/lib", "/usr/lib64", "/usr/local/bin", "/usr/loca
 # More than any interpreter maps.
 _FILES_MAX = 4096
 
+# Of what a process in a config.json has, all that only concerns the inside of the sandbox.
+_OF_PROCESS = ("args", "env", "cwd", "user")
+_ANY_COMMAND = ("true",)
+
+# So much of the value of an option is told, in characters.
+_SHOWN_MAX = 200
+
+# Options that make no difference for a sandbox: which runsc is started is compared by its file.
+_INDIFFERENT = ("program", "debug_log")
+
 #: A path inside, the size, and the time of the last change; -1 and 0 if there is no such file.
 Stamp = tuple[str, int, int]
 
@@ -44,6 +52,11 @@ Stamp = tuple[str, int, int]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TemplateRecord:
     """What is known of a template.
+
+    Who may write a record, such as a program in a sandbox that is shown it, must gain nothing
+    outside by that. So whoever loads a template says which runsc and which host start it, and these
+    are only compared with the record. Of the record itself, only what concerns the inside of the
+    sandbox is used.
 
     :ivar kind: one of :data:`KINDS`.
     :ivar args: the command.
@@ -53,9 +66,9 @@ class TemplateRecord:
     :ivar scratch: where the host had its files.
     :ivar config: the config.json of the sandbox.
     :ivar files: of the root filesystem: those that decide.
-    :ivar options: arguments that make such a host; ``None``: that can't be told.
+    :ivar options: of ``usernsctl run``, those that make such a host, each with its value as text:
+        for messages alone.
     :ivar images: the files of the image, if it was saved.
-    :ivar remedy: the command that makes it anew.
     """
 
     kind: str
@@ -66,19 +79,13 @@ class TemplateRecord:
     scratch: str
     config: dict[str, Any]
     files: tuple[Stamp, ...]
-    options: dict[str, Any] | None = None
+    options: dict[str, str]
     images: Sums | None = None
-    remedy: str | None = None
 
-    def config_for(self, scratch: str) -> dict[str, Any]:
-        """The config.json for a host that has its files elsewhere."""
-        found = dict(self.config)
-        _move(found, self.scratch, scratch)
-        return found
-
-    def check_runsc(self, path: str) -> None:
+    def check_runsc(self, path: str, remedy: str | None = None) -> None:
         """See that a runsc is the one that has saved it.
 
+        :param remedy: the command that makes the template anew.
         :raises RunscError: it is another one (cause ``"template-outdated"``), or there is none.
         """
         label, *rest = self.runsc
@@ -91,30 +98,60 @@ class TemplateRecord:
         if found != tuple(rest):
             now = release_of(path).label
             other = f", which is {now} now" if now != label else ", another build of which is there"
-            raise outdated(f"{path} was {label}{other}", self.remedy)
+            raise outdated(f"{path} was {label}{other}", remedy)
 
-    def check(self, host: PreparedNamespace) -> None:
+    def check(self, host: HostBase, remedy: str | None = None) -> dict[str, Any]:
         """See that it can be started in a host.
 
-        :raises RunscError: something that decides is another one (cause ``"template-outdated"``).
+        :param remedy: the command that makes the template anew.
+        :returns: the config.json of its sandboxes: the host's own, with what the record has of the
+            inside.
+        :raises RunscError: the host was made of other options (cause ``"template-host-differs"``),
+            or something else that decides is another one (``"template-outdated"``).
         """
+        prepared = host.prepared
         if self.version != _core.version():
-            raise outdated(
-                f"usernsctl was {self.version}, which is {_core.version()} now", self.remedy
-            )
-        self.check_runsc(host.runsc)
-        if self.flags != flags_of(host):
-            raise outdated(f"network and platform were {', '.join(self.flags)}", self.remedy)
-        is_agent = self.kind == "agent"
-        now = _common(host.prepared.config, host.prepared.scratch, is_agent=is_agent)
-        then = _common(self.config, self.scratch, is_agent=is_agent)
-        for name in sorted({*now, *then}):
-            if now.get(name) != then.get(name):
-                raise outdated(f"the host had another {name!r} in its config.json", self.remedy)
-        found = stamps(host, [path for path, *_ in self.files])
+            raise outdated(f"usernsctl was {self.version}, which is {_core.version()} now", remedy)
+        self.check_runsc(prepared.runsc, remedy)
+        config = self._config_in(prepared)
+        if changed := self._changes(prepared, config):
+            if options := _differences(self.options, options_of(host.request)):
+                raise other_host(options, remedy)
+            raise outdated(changed, remedy)
+        found = stamps(prepared, [path for path, *_ in self.files])
         for before, after in zip(self.files, found, strict=True):
             if before != after:
-                raise outdated(f"{before[0]} was another one in the root filesystem", self.remedy)
+                raise outdated(f"{before[0]} was another one in the root filesystem", remedy)
+        return config
+
+    def _changes(self, host: PreparedNamespace, config: Mapping[str, Any]) -> str | None:
+        """Return what is another one in a host, or ``None``.
+
+        :param config: the config.json that the template has there.
+        """
+        if self.flags != flags_of(host):
+            return f"network and platform were {', '.join(self.flags)}"
+        then = dict(self.config)
+        _move(then, self.scratch, host.prepared.scratch)
+        for name in sorted({*config, *then}):
+            if config.get(name) != then.get(name):
+                return f"the host had another {name!r} in its config.json"
+        return None
+
+    def _config_in(self, host: PreparedNamespace) -> dict[str, Any]:
+        """Return the config.json of a sandbox in a host, with what the record has of the inside."""
+        is_agent = self.kind == "agent"
+        args = None if is_agent else _ANY_COMMAND
+        given = host.config_for(args, env=None, cwd=None, user=None, outlives=True)
+        found: dict[str, Any] = json.loads(given)
+        if is_agent:
+            kept = json.loads(found["annotations"][OF_COMMANDS])
+            kept["env"] = list(Inherited.of_config(self.config).env)
+            found["annotations"][OF_COMMANDS] = json.dumps(kept)
+        else:
+            process = self.config["process"]
+            found["process"] |= {name: process[name] for name in _OF_PROCESS if name in process}
+        return found
 
     def to_json(self) -> dict[str, Any]:
         """What is written down."""
@@ -132,21 +169,22 @@ class TemplateRecord:
         """
         if given["format"] != _VERSION or given["kind"] not in KINDS:
             raise ValueError("it is of another version")
+        args = tuple(map(str, given["args"]))
+        if not args:
+            raise ValueError("there is no command")
         label, size, time = given["runsc"]
         network, platform = given["flags"]
-        remedy, options = given["remedy"], given["options"]
         return cls(
             kind=str(given["kind"]),
-            args=tuple(map(str, given["args"])),
+            args=args,
             version=str(given["version"]),
             runsc=(str(label), int(size), int(time)),
             flags=(str(network), str(platform)),
             scratch=str(given["scratch"]),
             config=_config(given["config"]),
             files=tuple((str(p), int(s), int(t)) for p, s, t in given["files"][:_FILES_MAX]),
-            options=None if options is None else dict(options),
+            options={str(name): str(value) for name, value in given["options"].items()},
             images=None if given["images"] is None else sums_from_json(given["images"]),
-            remedy=None if remedy is None else str(remedy),
         )
 
 
@@ -170,24 +208,6 @@ def flags_of(host: PreparedNamespace) -> tuple[str, str]:
     return host.request.network, host.request.platform or "default"
 
 
-def _common(given: Mapping[str, Any], scratch: str, *, is_agent: bool) -> dict[str, Any]:
-    """What the sandboxes of a host have in common, of a config.json, wherever its files are.
-
-    What is of one sandbox is left out, and so is what the agent makes differ, where it is process 1
-    and where it is not: its privileges, and how it is shown.
-    """
-    found = {**given, "process": dict(given["process"])}
-    own = ("args", "env", "cwd", "user", "terminal", "capabilities")
-    for name in (*own, *(["rlimits"] if is_agent else [])):
-        found["process"].pop(name, None)
-    mounts = found.get("mounts") or ()
-    found["mounts"] = [one for one in mounts if one.get("destination") != AGENT_INSIDE]
-    annotations = found.pop("annotations", None) or {}
-    found["annotations"] = {k: v for k, v in annotations.items() if k != OF_COMMANDS}
-    _move(found, scratch, "")
-    return found
-
-
 def _config(given: Mapping[str, Any]) -> dict[str, Any]:
     """Read a config.json of ours.
 
@@ -197,6 +217,8 @@ def _config(given: Mapping[str, Any]) -> dict[str, Any]:
     oci.validate(found)
     if not found["process"]["args"] or not found["root"]["path"]:
         raise ValueError("there is no command")
+    # What commands have in common where process 1 is the agent is text, which that did not look at.
+    Inherited.of_config(found)
     return found
 
 
@@ -248,59 +270,50 @@ def _stamp(seen: View, path: str) -> Stamp:
     return path, -1, 0
 
 
-# The arguments of a host, as JSON.
-
-
-def host_arguments(request: Request) -> dict[str, Any]:
-    """The arguments of a :class:`usernsctl.SandboxHost` that a request stands for."""
+def _host_fields() -> dict[str, str]:
+    """Return the options that decide what a sandbox of a host sees: the fields of a request."""
     return {
-        argument.name: getattr(request, one.name)
+        ", ".join(option.flags[0].partition("/")[0] for option in one.metadata["options"]): one.name
         for one in fields(Request)
-        if (argument := one.metadata.get("argument")) is not None
+        if one.metadata.get("argument") is not None and one.name not in _INDIFFERENT
     }
 
 
-def arguments_to_json(given: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What :func:`host_arguments` has returned; ``None``: it holds a namespace."""
-    found = dict(given)
-    idmap = found["idmap"]
-    if found["namespace"] is not None:
-        if not isinstance(found["namespace"], str):
-            return None
-        found["idmap"] = None
-    else:
-        found["idmap"] = asdict(idmap)
-    found["binds"] = [
-        [os.path.abspath(bind.source), bind.destination, bind.read_only] for bind in found["binds"]
-    ]
-    found["rlimits"] = [[limit.type, limit.soft, limit.hard] for limit in found["rlimits"]]
-    for name in ("rootfs", "bundle", "debug_log"):
-        found[name] = None if found[name] is None else os.path.abspath(found[name])
-    return {name: value for name, value in found.items() if value is not None}
+def options_of(request: Request) -> dict[str, str]:
+    """Return the options of ``usernsctl run`` that make a host, each with its value as text.
 
-
-def arguments_from_json(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Read what :func:`arguments_to_json` has made.
-
-    :raises LookupError: it has not.
-    :raises TypeError: likewise.
-    :raises ValueError: likewise.
+    Left out are those that have their defaults.
     """
-    found = dict(given)
-    if "idmap" in found:
-        found["idmap"] = _idmap(found["idmap"])
-    found["binds"] = [Bind(str(s), str(d), bool(r)) for s, d, r in found.get("binds", ())]
-    found["rlimits"] = [Rlimit(str(n), int(s), int(h)) for n, s, h in found.get("rlimits", ())]
-    return found
+    plain = Request()
+    return {
+        flags: _text_of(name, getattr(request, name))
+        for flags, name in _host_fields().items()
+        if getattr(request, name) != getattr(plain, name)
+    }
 
 
-def _idmap(given: Mapping[str, Any]) -> IdMap:
-    def extents(several: Sequence[Any]) -> tuple[Extent, ...]:
-        return tuple(
-            Extent(int(one["inside"]), int(one["outside"]), int(one["count"])) for one in several
+def _text_of(name: str, value: Any) -> str:
+    """Return the value of an option in words."""
+    if name == "binds":
+        return ", ".join(
+            f"{os.path.abspath(bind.source)}:{bind.destination}:{'ro' if bind.read_only else 'rw'}"
+            for bind in value
         )
+    if name == "rlimits":
+        return ", ".join(f"{limit.type}={limit.soft}:{limit.hard}" for limit in value)
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return os.path.abspath(value) if name in ("rootfs", "bundle") else str(value)
 
-    made = dict(given)
-    for name in ("map_users", "map_groups"):
-        made[name] = extents(made[name])
-    return IdMap(**made)
+
+def _differences(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Return in words which options are others now, but for names that a record has made up."""
+
+    def told(value: str | None) -> str:
+        return "left out" if value is None else repr(value[:_SHOWN_MAX])
+
+    return [
+        f"{name} was {told(then.get(name))}, and is {told(now.get(name))}"
+        for name in sorted(_host_fields())
+        if then.get(name) != now.get(name)
+    ]

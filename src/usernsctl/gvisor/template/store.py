@@ -13,6 +13,7 @@ from usernsctl.errors import NamespaceError, RunscError, UsernsError
 from usernsctl.gvisor.template import saved
 from usernsctl.gvisor.template.errors import STEP, damaged
 from usernsctl.gvisor.template.image import open_saved
+from usernsctl.gvisor.template.record import TemplateRecord
 from usernsctl.gvisor.template.template import Template
 
 # How long somebody else may take to save or remove one, in seconds.
@@ -111,7 +112,7 @@ def check_free(name: str) -> None:
         )
 
 
-def keep(template: Template, name: str, *, replace: bool, remedy: str | None = None) -> None:
+def keep(template: Template, name: str, *, replace: bool) -> None:
     """Save a template under a name.
 
     :param replace: whether it takes the place of another one.
@@ -121,7 +122,7 @@ def keep(template: Template, name: str, *, replace: bool, remedy: str | None = N
     with _locked(make=True) as top:
         # A name that nobody can ask for. If this process is killed, the next one removes it.
         temporary = f".{name}"
-        template.save(f"{top.path}/{temporary}", remedy=remedy)
+        template.save(f"{top.path}/{temporary}")
         # Whoever is killed while it removes the one has the other.
         if replace:
             with contextlib.suppress(FileNotFoundError):
@@ -132,17 +133,17 @@ def keep(template: Template, name: str, *, replace: bool, remedy: str | None = N
         _remove(top, _aside(name))
 
 
-def find(name: str) -> tuple[str, str]:
-    """Where a template is, and what it starts.
+def find(name: str) -> tuple[str, TemplateRecord]:
+    """Where a template is, and what is known of it.
 
-    :returns: its directory, and one of :data:`usernsctl.gvisor.template.record.KINDS`.
+    :returns: its directory, and its record.
     :raises RunscError: there is none, it is not whole, or others could have written it.
     :raises ValueError: this can't be a name.
     """
     path = path_of(name)
     if not _is_there(path):
         raise _absent(name)
-    return path, saved.use(path, lambda found: saved.read(found).kind)
+    return path, saved.use(path, saved.read)
 
 
 def list_all() -> list[Named]:

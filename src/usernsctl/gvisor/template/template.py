@@ -9,7 +9,7 @@ from usernsctl._records import dataclass, replace
 from usernsctl._system.owned import socket_pair
 from usernsctl._system.state import Directory
 from usernsctl.commands.arguments import Args, StrOrBytesPath
-from usernsctl.errors import NamespaceError, UsernsError
+from usernsctl.errors import NamespaceError
 from usernsctl.gvisor import checks
 from usernsctl.gvisor.agent import Agent
 from usernsctl.gvisor.arguments import RestoreOptions
@@ -17,14 +17,14 @@ from usernsctl.gvisor.begun import Begun, BegunClosing, begun_in_executor
 from usernsctl.gvisor.decide import AGENT_INSIDE
 from usernsctl.gvisor.prepared import HostBase
 from usernsctl.gvisor.sandbox import Sandbox, check_no_command
-from usernsctl.gvisor.template import record, saved
+from usernsctl.gvisor.template import saved
 from usernsctl.gvisor.template.create import (
     Wanted,
     create,
     for_agent,
     for_command,
 )
-from usernsctl.gvisor.template.errors import STEP, damaged, wrong_kind
+from usernsctl.gvisor.template.errors import STEP, wrong_kind
 from usernsctl.gvisor.template.image import Image
 from usernsctl.gvisor.template.ready import AnyReady, Ready
 from usernsctl.gvisor.template.record import TemplateRecord
@@ -35,13 +35,17 @@ from usernsctl.gvisor.template.sandboxes import Source, TemplateSandbox
 class Parts:
     """What a template consists of.
 
+    :ivar config: the config.json of its sandboxes.
     :ivar is_own_host: whether the host was made for this template alone.
+    :ivar remedy: the command that makes it anew.
     """
 
     host: HostBase
     record: TemplateRecord
     image: Image
+    config: dict[str, Any]
     is_own_host: bool = False
+    remedy: str | None = None
 
 
 class Template(BegunClosing):
@@ -106,7 +110,7 @@ class Template(BegunClosing):
                         **given,
                     )
                     made, image = create(host, wanted)
-            return Parts(host=host, record=made, image=image)
+            return Parts(host=host, record=made, image=image, config=made.config)
 
         return cls(Begun(work))
 
@@ -160,55 +164,59 @@ class Template(BegunClosing):
     def _source(self) -> Source:
         parts = self._parts
         prepared = parts.host.prepared
-        parts.record.check_runsc(prepared.runsc)
+        parts.record.check_runsc(prepared.runsc, parts.remedy)
         return Source(
             host=prepared,
             args=parts.record.args,
-            config=parts.record.config_for(prepared.prepared.scratch),
+            config=parts.config,
             image=parts.image.inside,
         )
 
-    def save(self, directory: StrOrBytesPath, *, remedy: str | None = None) -> None:
+    def save(self, directory: StrOrBytesPath) -> None:
         """Copy what was saved into a directory, which is made, and which only this user may read.
 
         Whatever the command had in its memory is in there, such as secrets of its environment.
 
         :param directory: it must not exist, or be empty.
-        :param str remedy: the command that makes the template anew, for the error that it is
-            outdated.
-        :raises ValueError: the template is closed, or its host is in a namespace that has no name,
-            and so can't be made again.
+        :raises ValueError: the template is closed.
         :raises NamespaceError: the directory can't be written to.
         :raises RunscError: others could change it (cause ``"template-untrusted"``).
         """
         parts = self._parts
-        if parts.record.options is None:
-            raise ValueError("a host in a namespace that has no name can't be made again")
         path = _absolute(directory)
         with NamespaceError.instead(path, step=STEP), saved.made(path) as made:
             try:
                 images = parts.image.save(made.fd)
-                made.write(saved.RECORD, replace_images(parts.record, images, remedy).to_json())
+                made.write(saved.RECORD, replace(parts.record, images=images).to_json())
             except BaseException:
                 for name in os.listdir(made.fd):
                     os.unlink(name, dir_fd=made.fd)
                 raise
 
     @classmethod
-    def load(cls, directory: StrOrBytesPath, *, host: HostBase | None = None) -> Self:
+    def load(
+        cls,
+        directory: StrOrBytesPath,
+        *,
+        host: HostBase | None = None,
+        remedy: str | None = None,
+    ) -> Self:
         """Have a template that was saved.
 
         :param directory: as :meth:`save` was given it.
-        :param SandboxHost host: where its sandboxes are started; by default a host of its own, made
-            of the arguments that the first one was made of.
-        :raises RunscError: there is none (cause ``"no-such-template"``), it was made with another
-            runsc, for other files or by another version of usernsctl (``"template-outdated"``), is
-            not whole (``"template-damaged"``), or others could have written it
-            (``"template-untrusted"``).
+        :param SandboxHost host: where its sandboxes are started; by default a host of its own,
+            ``SandboxHost()``. It must be made of the arguments that the first one was made of, but
+            for `runsc`, which must be the same release, and `debug_log`.
+        :param str remedy: the command that makes the template anew, for the error that it is
+            outdated.
+        :raises RunscError: there is none (cause ``"no-such-template"``), it was made in a host with
+            other arguments (``"template-host-differs"``), with another runsc, for other files or by
+            another version of usernsctl (``"template-outdated"``), is not whole
+            (``"template-damaged"``), or others could have written it (``"template-untrusted"``).
         :raises UsernsError: as :class:`usernsctl.SandboxHost` does.
         """
         path = _absolute(directory)
-        return cls(Begun(lambda: _load(path, host, cls._kinds)))
+        return cls(Begun(lambda: _load(path, host, cls._kinds, remedy)))
 
     def close(self) -> None:
         """Remove what was saved in memory. Sandboxes that were started from it go on.
@@ -239,13 +247,6 @@ class Template(BegunClosing):
         )
 
 
-def replace_images(
-    made: TemplateRecord, images: dict[str, tuple[int, str]], remedy: str | None
-) -> TemplateRecord:
-    """The record of a template that is saved."""
-    return replace(made, images=images, remedy=remedy)
-
-
 def _absolute(directory: StrOrBytesPath) -> str:
     found = checks.path("directory", directory)
     if found is None:
@@ -253,29 +254,23 @@ def _absolute(directory: StrOrBytesPath) -> str:
     return os.path.abspath(found)
 
 
-def _load(path: str, host: HostBase | None, kinds: tuple[str, ...]) -> Parts:
-    return saved.use(path, lambda directory: _load_from(directory, host, kinds))
+def _load(path: str, host: HostBase | None, kinds: tuple[str, ...], remedy: str | None) -> Parts:
+    return saved.use(path, lambda directory: _load_from(directory, host, kinds, remedy))
 
 
-def _load_from(directory: Directory, host: HostBase | None, kinds: tuple[str, ...]) -> Parts:
+def _load_from(
+    directory: Directory, host: HostBase | None, kinds: tuple[str, ...], remedy: str | None
+) -> Parts:
     path = directory.path
     made = saved.read(directory)
     if made.kind not in kinds:
         raise wrong_kind(path, made.kind)
     own = None
     if host is None:
-        if made.options is None:
-            raise damaged(path, "it does not say where it can be started")
-        try:
-            host = own = HostBase(**record.arguments_from_json(made.options))
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-            if isinstance(error, UsernsError):
-                raise
-            raise damaged(path, f"{saved.RECORD} makes no sense") from error
+        host = own = HostBase()
     try:
-        prepared = host.prepared
-        made.check(prepared)
-        image = Image(prepared)
+        config = made.check(host, remedy)
+        image = Image(host.prepared)
         try:
             assert made.images is not None
             image.load(directory.fd, path, made.images)
@@ -286,4 +281,11 @@ def _load_from(directory: Directory, host: HostBase | None, kinds: tuple[str, ..
         if own is not None:
             own.close()
         raise
-    return Parts(host=host, record=made, image=image, is_own_host=own is not None)
+    return Parts(
+        host=host,
+        record=made,
+        image=image,
+        config=config,
+        is_own_host=own is not None,
+        remedy=remedy,
+    )
