@@ -65,7 +65,7 @@ static const struct un_cause causes[] = {
     {"cwd-not-found",
      "the directory that the command was to start in does not exist, or is no directory, where the "
      "command runs",
-     "name a directory by the path that it has there"},
+     "make it, or name a directory by the path that it has where the command runs"},
     {"cwd-not-searchable",
      "the user that the command runs as may not search the directory that the command was to start "
      "in, or one on the way to it",

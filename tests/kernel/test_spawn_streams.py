@@ -81,7 +81,7 @@ def test_spawn_says_that_a_descriptor_is_closed() -> None:
 
 def test_spawn_refuses_arguments_that_it_does_not_have() -> None:
     wrong: dict[str, Any] = {"moutn": True}
-    with pytest.raises(TypeError, match=r"^spawn\(\) got an unexpected .* 'moutn'$"):
+    with pytest.raises(TypeError, match=r"^spawn\(\) got an unexpected .* 'moutn'. Did you"):
         un.spawn(["true"], **wrong)
     for make in (un.Namespace.create, lambda **kinds: un.Namespace.open_or_create("a", **kinds)):
         with pytest.raises(TypeError, match="unexpected keyword argument 'moutn'"):

@@ -114,22 +114,112 @@ def test_what_can_not_start_is_the_same_everywhere(
     assert (open_descriptors(), sorted(os.listdir(host.directory))) == before
 
 
+@pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
+def test_a_wrong_argument_is_named_everywhere(
+    host: un.SandboxHost, box: un.Sandbox, start: Callable[..., Any]
+) -> None:
+    cases: list[tuple[dict[str, Any], type[Exception], str]] = [
+        ({"cwd": 5}, TypeError, "cwd must be a path, not 5"),
+        ({"env": ["A=b"]}, TypeError, "env must be a mapping of names to values, not list"),
+        ({"env": {"A": 5}}, TypeError, "env: names and values must be text"),
+        ({"env": {"A=B": "c"}}, ValueError, "variable"),
+        ({"env": {"A": "c\0"}}, ValueError, "NUL|null"),
+        ({"cwd": "/a\0b"}, ValueError, "NUL|null"),
+        ({"envv": {}}, TypeError, r"unexpected keyword argument 'envv'. Did you mean 'env'\?"),
+        ({"zzz": {}}, TypeError, "unexpected keyword argument 'zzz'"),
+    ]
+    before = open_descriptors(), sorted(os.listdir(host.directory))
+    for options, kind, told in cases:
+        with pytest.raises(kind, match=told) as caught:
+            start(host, box, ["true"], options)
+        assert not isinstance(caught.value, OSError)
+    for args, kind, told in (
+        ([1], TypeError, "args must be text"),
+        (["true", "a\0b"], ValueError, "NUL|null"),
+    ):
+        with pytest.raises(kind, match=told):
+            start(host, box, args, {})
+    assert (open_descriptors(), sorted(os.listdir(host.directory))) == before
+
+
+#: What takes a timeout, called with one.
+TIMEOUTS: dict[str, Callable[[un.SandboxHost, un.Sandbox, Any], Any]] = {
+    "run": lambda host, box, timeout: un.run(["true"], timeout=timeout),
+    "call": lambda host, box, timeout: un.call(["true"], timeout=timeout),
+    "check_output": lambda host, box, timeout: un.check_output(["true"], timeout=timeout),
+    "box.run": lambda host, box, timeout: box.run(["true"], timeout=timeout),
+    "box.wait": lambda host, box, timeout: box.wait(timeout),
+    "box.communicate": lambda host, box, timeout: box.communicate(None, timeout),
+    "gvisor.run": lambda host, box, timeout: un.gvisor.run(["true"], host=host, timeout=timeout),
+    "start": lambda host, box, timeout: host.start(["true"], timeout=timeout),
+    "template": lambda host, box, timeout: host.template(timeout=timeout),
+    "python_template": lambda host, box, timeout: host.python_template(timeout=timeout),
+    "pool": lambda host, box, timeout: host.pool(1, start_timeout=timeout),
+}
+
+
+@pytest.mark.parametrize("call", TIMEOUTS.values(), ids=TIMEOUTS)
+def test_what_is_no_timeout_starts_nothing(
+    host: un.SandboxHost, box: un.Sandbox, call: Callable[..., Any]
+) -> None:
+    before = open_descriptors()
+    with pytest.raises(TypeError, match="timeout must be a number of seconds, not '5'"):
+        call(host, box, "5")
+    with pytest.raises(ValueError, match=r"timeout must be .*, not nan"):
+        call(host, box, float("nan"))
+    assert open_descriptors() == before
+
+
+def test_what_was_meant_is_named(host: un.SandboxHost) -> None:
+    cases: list[tuple[Callable[[], Any], str, str]] = [
+        (lambda: un.SandboxHost(bind=["/usr"]), "SandboxHost", "binds"),
+        (lambda: un.gvisor.run(["true"], bind=["/usr"]), "run", "binds"),
+        (lambda: un.gvisor.run(["true"], captureoutput=True), "run", "capture_output"),
+        (lambda: un.run(["true"], captureoutput=True), "run", "capture_output"),
+        (lambda: un.spawn(["true"], moutn=True), "spawn", "mount"),
+        (lambda: un.Namespace.create(moutn=True), "Namespace.create", "mount"),
+        (lambda: host.template(redy="x"), "template", "ready"),
+        (lambda: host.python_template(preloads=[]), "python_template", "preload"),
+        (lambda: host.pool(1, max_use=1), "pool", "max_uses"),
+    ]
+    for call, function, name in cases:
+        with pytest.raises(TypeError) as caught:
+            call()
+        assert str(caught.value).startswith(f"{function}() got an unexpected keyword argument ")
+        assert str(caught.value).endswith(f". Did you mean '{name}'?")
+    with host.template() as template, pytest.raises(TypeError, match="'detach'"):
+        template.start(detached=True)  # type: ignore[call-arg]
+
+
+def test_a_template_has_a_command_or_none(host: un.SandboxHost) -> None:
+    with pytest.raises(ValueError, match="args is empty"):
+        host.template([], ready="line:x")
+
+
+def test_a_cwd_that_is_relative(host: un.SandboxHost, box: un.Sandbox) -> None:
+    for start in (box.run, host.start):
+        with pytest.raises(un.CommandError, match="must be an absolute path") as caught:
+            start(["true"], cwd="usr")
+        assert (caught.value.errno, caught.value.filename) == (errno.EINVAL, "usr")
+
+
 @pytest.mark.parametrize("make", [un.SandboxHost, lambda **given: un.gvisor.run(["true"], **given)])
 def test_what_is_not_there_to_be_shown(make: Callable[..., Any]) -> None:
-    cases: list[tuple[dict[str, Any], type[OSError], int, str]] = [
-        ({"binds": ["/nope"]}, FileNotFoundError, errno.ENOENT, "/nope"),
-        ({"binds": ["/etc/passwd/x:/x"]}, NotADirectoryError, errno.ENOTDIR, "/etc/passwd/x"),
-        ({"rootfs": "/nope"}, FileNotFoundError, errno.ENOENT, "/nope"),
-        ({"rootfs": "/etc/passwd"}, NotADirectoryError, errno.ENOTDIR, "/etc/passwd"),
+    bind, rootfs = "bind-source-missing", "rootfs-missing"
+    cases: list[tuple[dict[str, Any], type[OSError], int, str, str]] = [
+        ({"binds": ["/nope"]}, FileNotFoundError, errno.ENOENT, "/nope", bind),
+        ({"binds": ["/etc/passwd/x:/x"]}, NotADirectoryError, errno.ENOTDIR, "/etc/passwd/x", bind),
+        ({"rootfs": "/nope"}, FileNotFoundError, errno.ENOENT, "/nope", rootfs),
+        ({"rootfs": "/etc/passwd"}, NotADirectoryError, errno.ENOTDIR, "/etc/passwd", rootfs),
     ]
     before = open_descriptors()
-    for options, kind, number, path in cases:
+    for options, kind, number, path, cause in cases:
         with pytest.raises(kind) as caught:
             make(**options)
         error = caught.value
         assert open_descriptors() == before
         assert isinstance(error, un.BindError)
-        assert (error.errno, error.filename) == (number, path)
+        assert (error.errno, error.filename, error.cause) == (number, path, cause)
         assert error.remedy
 
 
@@ -154,6 +244,15 @@ def test_what_is_not_shown_is_told_how_to_be(host: un.SandboxHost, tmp_path: Pat
     assert un.gvisor.run([tool], binds=[tmp_path]).returncode == 0
 
 
+def test_a_directory_of_path_that_its_owner_may_not_search(tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0)
+    env = {"PATH": f"{tmp_path}/closed:/usr/bin:/bin"}
+    with un.SandboxHost(binds=[tmp_path]) as made:
+        with pytest.raises(FileNotFoundError):
+            made.start(["no-such"], env=env)
+        assert un.gvisor.run(["true"], host=made, env=env).returncode == 0
+
+
 def test_a_directory_of_path_that_may_not_be_searched() -> None:
     # Root's own directory, which no root of a new namespace may search but root's.
     env = {"PATH": "/root:/usr/bin:/bin"}
@@ -163,7 +262,7 @@ def test_a_directory_of_path_that_may_not_be_searched() -> None:
         assert caught.value.cause == "command-not-found"
         assert un.gvisor.run(["true"], host=open_host, env=env).returncode == 0
         # What only the sandbox can tell, it says itself.
-        missing = ["env", "no-such"]
-        assert un.gvisor.run(missing, host=open_host, stderr=un.DEVNULL).returncode == 127
+        done = un.gvisor.run(["/proc/no-such"], host=open_host, stderr=un.PIPE)
+        assert (done.returncode, done.stderr.count(b"not found in the sandbox")) == (127, 1)
         with open_host.start(None) as box, pytest.raises(FileNotFoundError):
             box.run(["no-such"], env=env)

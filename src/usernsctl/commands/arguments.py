@@ -41,12 +41,45 @@ _MAX_FD = 2**31 - 1
 def words_of(args: Args) -> list[StrOrBytesPath]:
     """The words of a command.
 
+    :raises TypeError: it is no sequence.
     :raises ValueError: there is none.
     """
-    words = [args] if isinstance(args, str | bytes | os.PathLike) else list(args)
+    if isinstance(args, str | bytes | os.PathLike):
+        return [args]
+    if not isinstance(args, Iterable):
+        raise TypeError(f"args must be text, or a sequence of text and paths, not {args!r}")
+    words = list(args)
     if not words:
         raise ValueError("args is empty: it must hold a command")
     return words
+
+
+def encoded_path(name: str, given: StrOrBytesPath) -> bytes:
+    """Return the path that the argument `name` gives.
+
+    :raises TypeError: it is no path.
+    """
+    try:
+        return os.fsencode(given)
+    except TypeError:
+        raise TypeError(f"{name} must be a path, not {given!r}") from None
+
+
+def _encoded_word(word: StrOrBytesPath) -> bytes:
+    try:
+        return os.fsencode(word)
+    except TypeError:
+        raise TypeError(f"args must be text and paths, not {word!r}") from None
+
+
+def _encoded_variables(env: Mapping[Any, Any]) -> dict[bytes, bytes]:
+    """Return an environment; what is in it is not shown in errors."""
+    if not isinstance(env, Mapping):
+        raise TypeError(f"env must be a mapping of names to values, not {type(env).__name__}")
+    try:
+        return {os.fsencode(name): os.fsencode(value) for name, value in env.items()}
+    except TypeError as error:
+        raise TypeError(f"env: names and values must be text: {error}") from None
 
 
 def make_command(
@@ -54,14 +87,12 @@ def make_command(
 ) -> _core.Command:
     """The command that these arguments are about.
 
+    :raises TypeError: one is of the wrong type.
     :raises ValueError: there is none.
     """
-    argv = [os.fsencode(word) for word in words_of(args)]
-    if env is None:
-        variables = dict(os.environb)
-    else:
-        variables = {os.fsencode(name): os.fsencode(value) for name, value in env.items()}
-    file = argv[0] if executable is None else os.fsencode(executable)
+    argv = [_encoded_word(word) for word in words_of(args)]
+    variables = dict(os.environb) if env is None else _encoded_variables(env)
+    file = argv[0] if executable is None else encoded_path("executable", executable)
     return _core.Command(file=file, argv=argv, env=variables)
 
 

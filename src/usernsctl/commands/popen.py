@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from subprocess import DEVNULL, PIPE, STDOUT, CalledProcessError, CompletedProcess, TimeoutExpired
@@ -22,12 +23,14 @@ from usernsctl.commands.arguments import (
     StrOrBytesPath,
     check_ids,
     descriptors,
+    encoded_path,
     make_command,
     opened,
     refuse,
     stdio,
     words_of,
 )
+from usernsctl.commands.keywords import check_keywords, check_timeout, keywords_of
 from usernsctl.commands.pidfd import Collected
 from usernsctl.commands.target import (
     ENTERABLE,
@@ -35,7 +38,6 @@ from usernsctl.commands.target import (
     Propagation,
     Target,
     make_target,
-    refuse_others,
     selected,
 )
 from usernsctl.errors import CommandError
@@ -174,6 +176,7 @@ class Popen(Collected[AnyStr]):
         in_cgroup: StrOrBytesPath | int | None = None,
         **arguments: Any,
     ) -> None:
+        check_keywords("Popen", arguments, _KEYWORDS)
         names = selected(arguments)
         self._target = make_target(
             names, init=init, idmap=idmap, namespace=namespace, propagation=propagation
@@ -221,7 +224,7 @@ class Popen(Collected[AnyStr]):
         command = make_command(words, executable, env)
         sys.audit("subprocess.Popen", executable or words[0], words, cwd, env)
         setup = self._target.setup
-        setup.cwd = setup.cwd if cwd is None else os.fsencode(cwd)
+        setup.cwd = setup.cwd if cwd is None else encoded_path("cwd", cwd)
         setup.uid = setup.uid if uid is None else uid
         setup.gid = setup.gid if gid is None else gid
         setup.groups = setup.groups if gids is None else gids
@@ -257,6 +260,12 @@ class Popen(Collected[AnyStr]):
             self._shared.close()
         else:
             os.close(pidfd)
+
+
+# What can be named in a call, for messages about what can't be.
+_KEYWORDS = frozenset(
+    (*keywords_of(subprocess.Popen.__init__), *keywords_of(Popen.__init__), *_core.NAMESPACES)
+)
 
 
 class Child(NamedTuple):
@@ -304,18 +313,21 @@ def _spawn(
     in_cgroup: StrOrBytesPath | int | None = None,
     **kinds: Any,
 ) -> Child:
+    check_keywords("spawn", kinds, _SPAWN_KEYWORDS)
     names = selected(kinds)
-    refuse_others("spawn", kinds)
     target = make_target(
         names, init=init, idmap=idmap, namespace=namespace, propagation=propagation
     )
     target.setup.pdeathsig = pdeathsig
-    target.setup.cwd = target.setup.cwd if cwd is None else os.fsencode(cwd)
+    target.setup.cwd = target.setup.cwd if cwd is None else encoded_path("cwd", cwd)
     with stdio(stdin=stdin, stdout=stdout, stderr=stderr) as streams:
         request = _core.Spawn(
             command=make_command(args, None, env), stdio=streams, keep=descriptors(pass_fds)
         )
         return Child(*_start(target, request, in_cgroup))
+
+
+_SPAWN_KEYWORDS = frozenset((*keywords_of(_spawn), *_core.NAMESPACES))
 
 
 def call(
@@ -335,6 +347,7 @@ def call(
     """
     others: dict[str, Any] = {**arguments}
     timeout = others.pop("timeout", None)
+    check_timeout(timeout)
     with Popen[Any](
         args, bufsize, *positional, idmap=idmap, namespace=namespace, **others
     ) as process:
@@ -435,10 +448,15 @@ def run(
     :raises ValueError: arguments exclude each other, or can't be had.
     :raises UsernsError: as :class:`Popen` does.
     """
+    check_keywords("run", arguments, _RUN_KEYWORDS)
+    check_timeout(timeout)
     choose_pipes(arguments, input, capture_output)
     with Popen[Any](args, bufsize, *positional, **arguments) as process:
         started(process)
         return finish(process, input, timeout, check=check)
+
+
+_RUN_KEYWORDS = _KEYWORDS.union(keywords_of(run))
 
 
 def choose_pipes(arguments: dict[str, Any], input: Any, capture_output: bool) -> None:
@@ -592,12 +610,12 @@ def _exec(
     pass_fds: Iterable[int] = (),
     **kinds: Any,
 ) -> NoReturn:
+    check_keywords("exec", kinds, _EXEC_KEYWORDS)
     names = selected(kinds, ENTERABLE)
-    refuse_others("exec", kinds)
     command = make_command(args, executable, env)
     passed = descriptors(pass_fds)
     target = make_target(names, idmap=idmap, namespace=namespace, propagation=propagation)
-    target.setup.cwd = target.setup.cwd if cwd is None else os.fsencode(cwd)
+    target.setup.cwd = target.setup.cwd if cwd is None else encoded_path("cwd", cwd)
     for file in (sys.stdout, sys.stderr):
         if file is not None and not file.closed:
             file.flush()
@@ -605,3 +623,6 @@ def _exec(
     pass_only(passed)
     restore_signals()
     _core.exec_command(command)
+
+
+_EXEC_KEYWORDS = frozenset((*keywords_of(_exec), *ENTERABLE))

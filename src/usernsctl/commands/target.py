@@ -76,15 +76,6 @@ def selected(options: dict[str, Any], kinds: Sequence[str] = _core.NAMESPACES) -
     return tuple([kind for kind in kinds if options.pop(kind, False)])
 
 
-def refuse_others(function: str, options: Iterable[str]) -> None:
-    """Refuse what is left of the keywords of a function.
-
-    :raises TypeError: there is one.
-    """
-    for name in options:
-        raise TypeError(f"{function}() got an unexpected keyword argument {name!r}")
-
-
 def make_target(
     namespaces: tuple[str, ...],
     *,

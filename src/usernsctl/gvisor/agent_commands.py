@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -10,6 +11,7 @@ from weakref import WeakMethod
 
 from usernsctl.commands import aio
 from usernsctl.commands.arguments import Args, StrOrBytesPath
+from usernsctl.commands.keywords import check_keywords, check_timeout, keywords_of
 from usernsctl.commands.popen import CompletedProcess, TimeoutExpired, choose_pipes, finish
 from usernsctl.gvisor import agent_wire as wire
 from usernsctl.gvisor import checks, request
@@ -37,6 +39,15 @@ from usernsctl.gvisor.held import Held, SandboxEnded
 _REFUSED = (
     *("idmap", "namespace", "mount", "net", "pid", "ipc", "uts", "cgroup", "time", "propagation"),
     *("pass_fds", "in_cgroup", "pdeathsig", "group", "extra_groups"),
+)
+
+# For messages about what is no argument.
+_KEYWORDS = frozenset(
+    (
+        *keywords_of(subprocess.Popen.__init__),
+        *("env", "cwd", "user", "groups", "rlimits", "terminal"),
+        *("input", "timeout", "check", "capture_output"),
+    )
 )
 
 # As many as fit into a message, and more than anybody has.
@@ -89,7 +100,7 @@ class SandboxCommands:
     def popen(self, args: Args, options: Mapping[str, Any]) -> SandboxPopen[Any]:
         """Start a command: see :meth:`usernsctl.Sandbox.popen`."""
         arguments = dict(options)
-        wanted = self._wanted(arguments)
+        wanted = self._wanted("popen", arguments)
         return self._start(wanted, args, time.monotonic() + START_SECONDS, arguments)
 
     def _start(
@@ -105,10 +116,11 @@ class SandboxCommands:
         """Run a command to its end: see :meth:`usernsctl.Sandbox.run`."""
         arguments = dict(options)
         timeout = arguments.pop("timeout", None)
+        check_timeout(timeout)
         check = arguments.pop("check", False)
         input = arguments.pop("input", None)
         choose_pipes(arguments, input, arguments.pop("capture_output", False))
-        wanted = self._wanted(arguments)
+        wanted = self._wanted("run", arguments)
         begin = time.monotonic()
         seconds = START_SECONDS if timeout is None else min(timeout, START_SECONDS)
         try:
@@ -131,7 +143,7 @@ class SandboxCommands:
         arguments = dict(options)
         limit = aio.take_limit(arguments)
         deadline = time.monotonic() + START_SECONDS
-        wanted = self._wanted(arguments)
+        wanted = self._wanted("create_subprocess_exec", arguments)
         arguments |= {"bufsize": 0, "is_awaited": False, "outlives": False}
         popen = await self._asked(wanted, [program, *args], deadline, arguments)
         await popen.start_async()
@@ -164,12 +176,12 @@ class SandboxCommands:
         """End the agent, and the commands that run. Waits for nobody."""
         self._agents.close()
 
-    def _wanted(self, arguments: dict[str, Any]) -> Wanted:
+    def _wanted(self, function: str, arguments: dict[str, Any]) -> Wanted:
         """Take what is about the inside out of the arguments of a Popen.
 
+        :param function: what was called with them.
         :raises TypeError: one of them is of the wrong type.
         :raises ValueError: one can't have its value, or can't be had here.
-        :raises BundleError: a name can't be a variable's.
         """
         refused = [name for name in _REFUSED if name in arguments]
         if refused:
@@ -182,7 +194,10 @@ class SandboxCommands:
         groups = arguments.pop("groups", None)
         limits = request.rlimits("rlimits", arguments.pop("rlimits", None) or ())
         terminal = arguments.pop("terminal", False)
-        cwd = checks.path("cwd", arguments.pop("cwd", None))
+        cwd = checks.directory_inside(arguments.pop("cwd", None))
+        check_keywords(f"Sandbox.{function}", arguments, _KEYWORDS)
+        for name in ("stdin", "stdout", "stderr"):
+            checks.stream(name, arguments.get(name))
         inherited = self._life().inherited
         named = {limit[0]: limit for limit in inherited.rlimits}
         named |= {limit.type: (limit.type, limit.soft, limit.hard) for limit in limits}

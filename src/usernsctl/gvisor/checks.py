@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from usernsctl._system.state import NAME, NAME_RULE
 from usernsctl._typing import TYPE_CHECKING, Any
-from usernsctl.errors import BundleError
+from usernsctl.errors import CommandError
 
 if TYPE_CHECKING:
     from usernsctl.commands.arguments import Args, StrOrBytesPath
@@ -20,12 +20,17 @@ def words(args: Args) -> tuple[str, ...]:
     """The words of a command, as subprocess takes them.
 
     :raises TypeError: one is neither text nor a path.
+    :raises ValueError: one has a NUL character.
     """
     given: Any = [args] if isinstance(args, str | bytes | os.PathLike) else args
     try:
-        return tuple(map(os.fsdecode, given))
+        found = tuple(map(os.fsdecode, given))
     except TypeError as error:
         raise TypeError(f"args must be text, or a sequence of text and paths: {error}") from None
+    for word in found:
+        if "\0" in word:
+            raise ValueError(f"args: {word!r} has a NUL character, which no word can have")
+    return found
 
 
 def box_id(id: str) -> str:
@@ -58,7 +63,7 @@ def variables(env: Mapping[str, str] | None) -> dict[str, str]:
     """Variables for an environment; what is in them is not shown in errors.
 
     :raises TypeError: it is no mapping, or not of text to text.
-    :raises BundleError: a name can't be one.
+    :raises ValueError: a name can't be one, or a NUL character is in one or in a value.
     """
     if env is None:
         return {}
@@ -70,11 +75,25 @@ def variables(env: Mapping[str, str] | None) -> dict[str, str]:
             found[os.fsdecode(name)] = os.fsdecode(value)
         except TypeError as error:
             raise TypeError(f"env: names and values must be text: {error}") from None
-    for name in found:
+    for name, value in found.items():
         if not name or "=" in name:
             what = f"{name.partition('=')[0]!r}, with a = after it," if name else "an empty name"
-            raise BundleError(f"env: {what} can't be the name of a variable", step="bundle")
+            raise ValueError(f"env: {what} can't be the name of a variable")
+        if "\0" in name + value:
+            raise ValueError(f"env: {name!r} or its value has a NUL character")
     return found
+
+
+def check_utf8(name: str, text: str) -> None:
+    """Check that the argument `name` can be in a config.json (RFC 8259); its text is not shown.
+
+    :raises ValueError: it is not UTF-8.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        reason = "is not UTF-8, and runsc's config.json can have no other text"
+        raise ValueError(f"{name} {reason}") from None
 
 
 def path(name: str, given: StrOrBytesPath | None) -> str | None:
@@ -92,6 +111,25 @@ def path(name: str, given: StrOrBytesPath | None) -> str | None:
         raise ValueError(f"{name} is empty: it must be a path")
     if found is not None and "\0" in found:
         raise ValueError(f"{name}: {found!r} can't be a path: it has a NUL character")
+    return found
+
+
+def directory_inside(cwd: StrOrBytesPath | None) -> str | None:
+    """The directory that a command is to start in.
+
+    :raises TypeError: it is no path.
+    :raises ValueError: it is one that no file has.
+    :raises CommandError: it is relative: there is nothing that it could start at.
+    """
+    found = path("cwd", cwd)
+    if found is not None and not found.startswith("/"):
+        raise CommandError(
+            f"cwd={found!r}: it must be an absolute path",
+            step="chdir",
+            errno=errno.EINVAL,
+            filename=found,
+            remedy="name the directory by the path that it has in the sandbox",
+        )
     return found
 
 

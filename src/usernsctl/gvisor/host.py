@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any, Unpack
 
 from usernsctl.commands.arguments import Args, StrOrBytesPath
+from usernsctl.commands.keywords import check_keywords, check_timeout, keywords_of
 from usernsctl.commands.popen import (
     DEVNULL,
     PIPE,
@@ -76,6 +77,7 @@ class SandboxHost(HostBase):
             saved (``"template-unsavable"``).
         :raises UsernsError: as :class:`Sandbox` does.
         """
+        check_keywords("template", options, _TEMPLATE_KEYWORDS)
         return Template.make(self, args, ready=ready, **options)
 
     def python_template(
@@ -99,6 +101,7 @@ class SandboxHost(HostBase):
             sockets (``"template-unsavable"``).
         :raises UsernsError: as :class:`Sandbox` does.
         """
+        check_keywords("python_template", options, _PYTHON_KEYWORDS)
         return PythonTemplate.of(self, python=python, preload=preload, code=code, **options)
 
     def pool(self, size: int, **options: Unpack[PoolOptions]) -> SandboxPool:
@@ -109,7 +112,12 @@ class SandboxHost(HostBase):
         :raises TypeError: an argument is of the wrong type, or unknown.
         :raises ValueError: one can't have its value.
         """
+        check_keywords("pool", options, PoolOptions.__annotations__)
         return SandboxPool(self, size, **options)
+
+
+_TEMPLATE_KEYWORDS = (*keywords_of(SandboxHost.template), *TemplateOptions.__annotations__)
+_PYTHON_KEYWORDS = (*keywords_of(SandboxHost.python_template), *TemplateOptions.__annotations__)
 
 
 def run(
@@ -150,8 +158,8 @@ def run(
         given; and as :class:`usernsctl.Sandbox` does.
     :raises UsernsError: as :class:`usernsctl.Sandbox` does.
     """
-    if unknown := options.keys() - RunOptions.__annotations__.keys():
-        raise TypeError(f"run has no argument {', '.join(sorted(unknown))}")
+    check_keywords("run", options, _RUN_KEYWORDS)
+    check_timeout(timeout)
     if args is None:
         raise ValueError(
             "args is None: run() needs a command; SandboxHost.start(None) starts a sandbox without"
@@ -174,6 +182,9 @@ def run(
     if check and status:
         raise CalledProcessError(status, args, output=out, stderr=err)
     return CompletedProcess(args, status, out, err)
+
+
+_RUN_KEYWORDS = (*keywords_of(run), *RunOptions.__annotations__)
 
 
 def _choose_streams(options: RunOptions, input: Any, capture_output: bool) -> None:

@@ -13,6 +13,7 @@ from usernsctl import _core, _programs
 from usernsctl._records import dataclass, field, fields
 from usernsctl._system import opened
 from usernsctl._system.opened import ChangeableError, ForeignLinkError, Opened
+from usernsctl._text import quoted
 from usernsctl.errors import BindError, CommandError, NamespaceError, RunscError, UsernsError
 from usernsctl.gvisor.request import Bind, Request
 
@@ -151,6 +152,7 @@ def _open_tree(path: str) -> Opened:
             error,
             path,
             step="rootfs",
+            cause="rootfs-missing" if error.errno in known else None,
             remedy="name a directory of this machine, such as that of an unpacked image"
             if error.errno in known
             else None,
@@ -163,13 +165,15 @@ def _follow(what: str, path: str) -> Opened:
         return opened.follow(path)
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ENOTDIR):
-            raise _error(BindError, what, error, path, step="bind") from error
+            remedy = f"namei -l {quoted(path)}    # says whose each directory on the way is"
+            raise _error(BindError, what, error, path, step="bind", remedy=remedy) from error
         raise _error(
             BindError,
             f"{what}: there is no {path} on this machine",
             error,
             path,
             step="bind",
+            cause="bind-source-missing",
             remedy="SRC is a path of this machine, and DST one in the sandbox: "
             "name what is there, or make it first",
             says=False,

@@ -10,6 +10,7 @@ from typing import Any, NoReturn, Protocol, TypedDict, runtime_checkable
 
 from usernsctl._system.descriptors import AsyncClosing, Closing
 from usernsctl.commands.arguments import StrOrBytesPath
+from usernsctl.commands.keywords import check_timeout
 from usernsctl.commands.popen import DEVNULL
 from usernsctl.gvisor import checks
 from usernsctl.gvisor.pool_boxes import Boxes
@@ -157,14 +158,16 @@ class SandboxPool(Closing, AsyncClosing):
         :raises ValueError: the pool is closed, or is closed meanwhile; or belongs to the process
             that this one is a fork of.
         """
-        return Lease(self._get(), _patience(timeout))
+        check_timeout(timeout)
+        return Lease(self._get(), timeout)
 
     def acquire_async(self, timeout: float | None = None) -> AbstractAsyncContextManager[Sandbox]:
         """The same from asyncio, for an ``async with`` block.
 
         If it is cancelled, the sandbox goes to somebody else, or is ended where it was used.
         """
-        return AsyncLease(self._get(), _patience(timeout))
+        check_timeout(timeout)
+        return AsyncLease(self._get(), timeout)
 
     def stats(self) -> PoolStats:
         """What it has done, and what it has at this moment."""
@@ -232,11 +235,3 @@ def _rules(
         max_uses=checks.count("max_uses", max_uses),
         idle_timeout=None if idle_timeout is None else checks.seconds("idle_timeout", idle_timeout),
     )
-
-
-def _patience(timeout: float | None) -> float | None:
-    if timeout is None:
-        return None
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
-        raise TypeError(f"timeout must be a number of seconds, not {timeout!r}")
-    return timeout

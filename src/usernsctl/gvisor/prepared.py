@@ -9,7 +9,7 @@ import functools
 import os
 import socket
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, Self, Unpack
 
 from usernsctl import _core, _programs, hardening
@@ -51,6 +51,10 @@ _PROGRAMS = {
 
 # Until a sandbox says what it runs; a config.json must have a command.
 _NO_COMMAND = ("true",)
+
+
+# With these, modes of directories do not count (capabilities(7)).
+_SEARCHING = frozenset(("CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH"))
 
 
 class PreparedNamespace:
@@ -113,7 +117,7 @@ class PreparedNamespace:
 
     def config_for(
         self,
-        args: Iterable[str] | None,
+        args: Sequence[str] | None,
         *,
         env: Mapping[str, str] | None,
         cwd: str | None,
@@ -129,10 +133,15 @@ class PreparedNamespace:
         :raises NamespaceError: usernsctl was installed anew since this was made.
         :raises CommandError: the command, or the directory `cwd`, can't be used, or there is none
             inside.
-        :raises BundleError: something can't be in a config.json, such as text that is not UTF-8.
+        :raises ValueError: something can't be in a config.json, since it is not UTF-8.
         """
         self._check_agent()
         variables = checks.variables(env)
+        for number, word in enumerate(args or ()):
+            checks.check_utf8(f"args[{number}]", word)
+        for name, value in variables.items():
+            checks.check_utf8(f"env[{name!r}]", name + value)
+        checks.check_utf8("cwd", cwd or "")
         if user is not None:
             user = checks.user_ids(user)
             config.check_ids(self._ids, user)
@@ -218,8 +227,15 @@ class PreparedNamespace:
                 )
 
     def _may_search(self, directory: os.stat_result) -> bool:
-        """Return whether root inside has capabilities over a directory (user_namespaces(7))."""
-        return _has(self._ids.uid, directory.st_uid) and _has(self._ids.gid, directory.st_gid)
+        """Return whether somebody inside may search a directory that this process may not.
+
+        That is another user, or root by a capability, of an id that is mapped
+        (user_namespaces(7)).
+        """
+        granted = self.prepared.config["process"].get("capabilities") or {}
+        overrides = _SEARCHING.intersection(granted.get("effective") or ())
+        is_mapped = _has(self._ids.uid, directory.st_uid) and _has(self._ids.gid, directory.st_gid)
+        return is_mapped and (bool(overrides) or self._ids.count > 1)
 
     @contextlib.contextmanager
     def view(self) -> Iterator[View]:

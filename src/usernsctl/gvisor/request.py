@@ -559,8 +559,9 @@ class Request:
             for one in fields(cls)
             if (argument := one.metadata.get("argument")) is not None
         }
-        if unknown := options.keys() - known.keys():
-            raise TypeError(f"a host has no argument {', '.join(sorted(unknown))}")
+        from usernsctl.commands.keywords import check_keywords
+
+        check_keywords("SandboxHost", options, known)
         made = {known[name][0]: known[name][1](name, value) for name, value in options.items()}
         roots = [name for name in ("bundle", "rootfs", "expose_root") if made.get(name)]
         if len(roots) > 1:

@@ -15,6 +15,7 @@ from typing import Any, NoReturn, Self, Unpack
 
 from usernsctl.commands import aio
 from usernsctl.commands.arguments import Args, StrOrBytesPath
+from usernsctl.commands.keywords import check_keywords, check_timeout, keywords_of
 from usernsctl.commands.popen import (
     DEVNULL,
     CompletedProcess,
@@ -129,7 +130,9 @@ class Sandbox(BegunClosing):
         wanted = chosen_id(id)
         request = _host_request(host_options, host)
         check_streams(stdin, stdout, stderr, terminal)
-        start = checks.path("cwd", cwd)
+        start = checks.directory_inside(cwd)
+        checks.variables(env)
+        check_timeout(timeout)
         self._become(wanted, words or ())
 
         def begin() -> None:
@@ -325,6 +328,7 @@ class Sandbox(BegunClosing):
         :raises RunscError: it is detached, and ended when nobody waited (cause
             ``"exit-status-unknown"``).
         """
+        check_timeout(timeout)
         try:
             return self._get().wait(timeout)
         except TimeoutExpired as expired:
@@ -345,6 +349,7 @@ class Sandbox(BegunClosing):
         :raises TimeoutExpired: it took more; the command goes on, and nothing read is lost: this
             may be called again.
         """
+        check_timeout(timeout)
         try:
             return self._get().communicate(input, timeout)
         except TimeoutExpired as expired:
@@ -539,17 +544,17 @@ class Sandbox(BegunClosing):
         return isinstance(self._life, Held) and is_settled and not self._is_closed
 
 
+_KEYWORDS = frozenset((*keywords_of(Sandbox.__init__), *HostOptions.__annotations__))
+
+
 def _host_request(options: HostOptions, host: HostBase | None) -> Request:
     """What the arguments of a sandbox say that are its host's.
 
     :raises TypeError: one is unknown, or of the wrong type.
     :raises ValueError: one can't have its value, or there are some, but there is a host, too.
     """
-    if unknown := options.keys() - HostOptions.__annotations__.keys():
-        raise TypeError(
-            f"a sandbox has no argument {', '.join(sorted(unknown))}; its streams carry bytes, "
-            "and what is about its namespaces is its host's"
-        )
+    hint = "; its streams carry bytes, and what is about its namespaces is its host's"
+    check_keywords("Sandbox", options, _KEYWORDS, hint)
     if options and host is not None:
         raise ValueError(f"the host decides these already: {', '.join(options)}")
     return Request.for_host(options)

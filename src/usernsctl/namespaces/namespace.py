@@ -15,12 +15,12 @@ from usernsctl._system.descriptors import Closing, Shared
 from usernsctl._typing import LateModule
 from usernsctl.commands import popen as commands
 from usernsctl.commands.arguments import Args, StrOrBytesPath
+from usernsctl.commands.keywords import check_keywords
 from usernsctl.commands.target import (
     ENTERABLE,
     KEPT,
     Target,
     make_target,
-    refuse_others,
     selected,
 )
 from usernsctl.errors import NamespaceError, UsernsError
@@ -61,9 +61,9 @@ def enter(idmap: AnyIdMap, **arguments: Unpack[options.EnterOptions]) -> Plan:
     :raises NamespaceError: the kernel refused; cause ``"multithreaded"`` if there are threads.
     """
     others: dict[str, Any] = {**arguments}
+    check_keywords("enter", others, (*ENTERABLE, "idmap", "propagation"))
     names = selected(others, ENTERABLE)
     propagation = others.pop("propagation", "private")
-    refuse_others("enter", others)
     wanted = requested(idmap)
     planned = plan(wanted)
     make_target(names, idmap=wanted, propagation=propagation).enter()
@@ -123,8 +123,8 @@ class Namespace(Closing):
         :raises NamespaceError: the kernel refused.
         """
         others: dict[str, Any] = {**namespaces}
+        check_keywords("Namespace.create", others, (*KEPT, "idmap"))
         names = selected(others, KEPT)
-        refuse_others("Namespace.create", others)
         planned = decide(idmap)
         return cls._holding(_core.create_namespaces(planned, names), planned.setup())
 
@@ -194,8 +194,8 @@ class Namespace(Closing):
         :raises NamespaceError: the kernel refused, or the state directory can't be trusted.
         """
         others: dict[str, Any] = {**namespaces}
+        check_keywords("Namespace.open_or_create", others, (*_core.NAMESPACES, "idmap"))
         names = selected(others)
-        refuse_others("Namespace.open_or_create", others)
         wanted = requested(idmap)
         with named.found_or_created(name, named.options_of(wanted, names)) as known:
             namespace = cls.of_holder(known)

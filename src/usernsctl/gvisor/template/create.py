@@ -134,7 +134,7 @@ def create(host: HostBase, wanted: Wanted) -> tuple[TemplateRecord, Image]:
 
 def _config(prepared: PreparedNamespace, wanted: Wanted) -> dict[str, Any]:
     args = None if wanted.kind == "agent" else wanted.args
-    cwd = checks.path("cwd", wanted.cwd)
+    cwd = checks.directory_inside(wanted.cwd)
     # Where its connection does not come through a restore, another agent is started beside it.
     given = prepared.config_for(args, env=wanted.env, cwd=cwd, user=wanted.user, outlives=True)
     found: dict[str, Any] = json.loads(given)

@@ -18,6 +18,7 @@ from usernsctl._records import replace
 from usernsctl._system.descriptors import wait_readable
 from usernsctl._system.owned import Connection, memory_file, owned, socket_pair
 from usernsctl.commands.arguments import Args, StrOrBytesPath
+from usernsctl.commands.keywords import check_keywords, check_timeout
 from usernsctl.commands.popen import DEVNULL, PIPE, STDOUT, TimeoutExpired
 from usernsctl.errors import RunscError, UsernsError
 from usernsctl.gvisor import checks
@@ -76,6 +77,9 @@ class PythonTemplate(Template):
         """
         given: dict[str, Any] = {"env": None, "cwd": None, "user": None, "timeout": None, **options}
         words = _words(python, preload, code)
+        checks.variables(given["env"])
+        checks.directory_inside(given["cwd"])
+        check_timeout(given["timeout"])
 
         def work() -> Parts:
             ours, theirs = socket_pair()
@@ -102,6 +106,7 @@ class PythonTemplate(Template):
         :raises CommandError: there is no directory `cwd` inside.
         :raises UsernsError: as :meth:`Template.start` does.
         """
+        check_keywords("start", options, _START_KEYWORDS)
         return self._begun_with(args, **options).__enter__()
 
     async def start_async(self, args: Args = (), **options: Unpack[PythonStartOptions]) -> Sandbox:
@@ -123,13 +128,14 @@ class PythonTemplate(Template):
     ) -> TemplateSandbox:
         words, variables = checks.words(args), checks.variables(env)
         check_streams(stdin, stdout, stderr)
+        check_timeout(timeout)
         source = self._source()
         process = source.config["process"]
         known = dict(one.partition("=")[::2] for one in process["env"])
         wanted = {
             "args": words,
             "env": {**known, **variables},
-            "cwd": checks.path("cwd", cwd) or process["cwd"],
+            "cwd": checks.directory_inside(cwd) or process["cwd"],
         }
         streams = [stdin, stdout, stderr]
         if detach:
@@ -150,6 +156,9 @@ class PythonTemplate(Template):
             connect=connect,
             **options,
         )
+
+
+_START_KEYWORDS = ("args", *PythonStartOptions.__annotations__)
 
 
 def _words(python: StrOrBytesPath, preload: Iterable[str], code: str | None) -> tuple[str, ...]:

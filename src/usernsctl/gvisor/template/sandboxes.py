@@ -11,6 +11,7 @@ from typing import Any
 from usernsctl._records import dataclass
 from usernsctl._system.owned import Connection, socket_pair
 from usernsctl.commands.arguments import StrOrBytesPath
+from usernsctl.commands.keywords import check_timeout
 from usernsctl.commands.popen import DEVNULL, TimeoutExpired
 from usernsctl.gvisor import oci
 from usernsctl.gvisor.agent import Agent, seconds_left
@@ -72,6 +73,7 @@ class TemplateSandbox(Sandbox):
         """
         wanted = chosen_id(id)
         check_streams(stdin, stdout, stderr)
+        check_timeout(timeout)
         self._become(wanted, source.args)
 
         def begin() -> None:

@@ -9,6 +9,7 @@ from usernsctl._records import dataclass, replace
 from usernsctl._system.owned import socket_pair
 from usernsctl._system.state import Directory
 from usernsctl.commands.arguments import Args, StrOrBytesPath
+from usernsctl.commands.keywords import check_keywords, check_timeout
 from usernsctl.errors import NamespaceError
 from usernsctl.gvisor import checks
 from usernsctl.gvisor.agent import Agent
@@ -86,7 +87,11 @@ class Template(BegunClosing):
         :raises UsernsError: as that does.
         """
         words = () if args is None else checks.words(args)
+        if args is not None and not words:
+            raise ValueError("args is empty: it must hold a command, or be None")
         checks.variables(env)
+        checks.directory_inside(cwd)
+        check_timeout(timeout)
         when = None if ready is None else Ready.of(ready)
         if words and when is None:
             raise ValueError("ready: a command needs something that tells when it is ready")
@@ -146,6 +151,7 @@ class Template(BegunClosing):
             ``"template-outdated"``).
         :raises UsernsError: as :class:`usernsctl.Sandbox` does.
         """
+        check_keywords("start", options, RestoreOptions.__annotations__)
         return self._restored(**options).__enter__()
 
     async def start_async(self, **options: Unpack[RestoreOptions]) -> Sandbox:
