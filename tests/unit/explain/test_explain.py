@@ -58,6 +58,11 @@ FIRST = [
     ),
     ("creating root file system: input/output error", "rootfs-unreadable"),
     (
+        "cannot create sandbox: cannot create sandbox process: open /proc/11/oom_score_adj: no such "
+        "file or directory",
+        "runsc-exec-race",
+    ),
+    (
         "unshare: write failed /proc/self/uid_map: Operation not permitted",
         "apparmor-restricts-userns",
     ),
