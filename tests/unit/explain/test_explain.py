@@ -58,8 +58,8 @@ FIRST = [
     ),
     ("creating root file system: input/output error", "rootfs-unreadable"),
     (
-        "cannot create sandbox: cannot create sandbox process: open /proc/11/oom_score_adj: no such "
-        "file or directory",
+        "cannot create sandbox: cannot create sandbox process: open /proc/11/oom_score_adj: no "
+        "such file or directory",
         "runsc-exec-race",
     ),
     (
