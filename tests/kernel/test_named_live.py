@@ -292,6 +292,27 @@ def test_who_is_inside_does_not_find_the_environment_of_the_creator(
     assert seen == f"PATH={os.environ['PATH']}\0"
 
 
+@pytest.mark.userns_requires("subid")
+def test_a_command_starts_where_its_caller_is_as_by_nsenter(
+    usernsctl: Program, tmp_path: Path
+) -> None:
+    """A process keeps its directory, also one that its ids could not reach by the path."""
+    public = tmp_path / "private" / "public"
+    public.mkdir(parents=True)
+    (public / "file").write_text("read\n")
+    public.parent.chmod(0o700)
+    ns(usernsctl, "create", "web", "-r", "--map-auto")
+    ids = ["setpriv", "--reuid=5", "--regid=5", "--clear-groups", "--"]
+    script = f"pwd; cat file; cat {public}/file 2>&1"
+    by_us = [usernsctl.path, "ns", "exec", "web", "--", *ids, "sh", "-c", script]
+    by_nsenter = ["nsenter", f"--user=/proc/{only_one().pid}/ns/user", *ids, "sh", "-c", script]
+    told = {
+        subprocess.run(words, capture_output=True, text=True, cwd=public, timeout=PATIENCE).stdout
+        for words in (by_us, by_nsenter)
+    }
+    assert told == {f"{public}\nread\ncat: {public}/file: Permission denied\n"}
+
+
 def test_one_id_in_place_of_ranges_is_said(usernsctl: Program) -> None:
     environment = dict(os.environ) | {"PATH": "/no/such/directory"}
     options = ["-r", "--map-users=1:4294967294:1", "--allow-single-id"]

@@ -91,7 +91,8 @@ def tree(as_json: bool) -> None:
 def exec_(name: str, command: tuple[str, ...]) -> NoReturn:
     """Run COMMAND in the namespace NAME.
 
-    This process becomes COMMAND. If NAME has a PID namespace, it waits for COMMAND instead.
+    This process becomes COMMAND. If NAME has a PID namespace, it waits for COMMAND instead. COMMAND
+    starts in the current directory, even if its ids in NAME could not reach that by the path.
     """
     if command[0] == "--":
         command = command[1:]
