@@ -12,6 +12,7 @@ from typing import Any
 
 import gvisor
 import pytest
+from callers import MAP_OF_SEVERAL, several_ids
 from conftest import open_descriptors
 
 import usernsctl as un
@@ -120,9 +121,9 @@ def test_a_host_with_more_is_another_one(saved: Path, options: dict[str, Any], t
         assert told in refused(saved, "template-host-differs", host=host).reason
 
 
-@pytest.mark.userns_requires("subid")
+@several_ids
 def test_a_host_with_other_ids_is_another_one(saved: Path) -> None:
-    with un.SandboxHost(un.IdMap.auto()) as host:
+    with un.SandboxHost(MAP_OF_SEVERAL) as host:
         error = refused(saved, "template-host-differs", host=host)
         assert "--map-users, --map-groups, --map-auto" in error.reason
 
