@@ -44,7 +44,8 @@ def apparmor_command(host: bool) -> None:
 
     With --host, print the profile that lets the programs of this installation, and runsc, make user
     namespaces, where AppArmor lets no others (Ubuntu 23.10 and later). What these programs start
-    may do so, too. The interpreter is one of them: so may what python SCRIPT runs.
+    may do so, too. The Python interpreter is none of them, since every script that it runs could
+    make user namespaces then.
 
     \b
     usernsctl apparmor-profile --host | sudo tee /etc/apparmor.d/usernsctl-host

@@ -34,6 +34,8 @@ include <tunables/global>
 def host_programs(runsc: str | None) -> list[str]:
     """The programs of this installation that make user namespaces, each once and without links.
 
+    The interpreter is none of them: every script that it runs would have user namespaces, too.
+
     :param runsc: the path of gVisor's, if it is to be among them.
     """
     from usernsctl import _programs
@@ -45,7 +47,7 @@ def host_programs(runsc: str | None) -> list[str]:
         os.path.join(os.path.dirname(sys.executable), name)
         for name in ("usernsctl-exec", "usernsctl")
     ]
-    found = [*programs, *scripts, sys.executable, *([runsc] if runsc else [])]
+    found = [*programs, *scripts, *([runsc] if runsc else [])]
     # AppArmor goes by what links lead to.
     return list(dict.fromkeys(os.path.realpath(path) for path in found if os.path.exists(path)))
 

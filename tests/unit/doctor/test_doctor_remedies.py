@@ -295,6 +295,16 @@ def test_the_profile_of_this_machine_names_the_script_of_the_command() -> None:
         assert os.path.realpath(Path(sys.executable).with_name(name)) in found
 
 
+def test_the_profile_of_this_machine_does_not_name_the_interpreter() -> None:
+    """Each script that it runs would have user namespaces, in a venv those of all users."""
+    for path in profiles.host_programs("/bin/true"):
+        assert not os.path.samefile(path, sys.executable)
+        with open(path, "rb") as file:
+            begin = file.read(4)
+        is_ours = begin[:2] == b"#!" and os.path.basename(path) == "usernsctl"
+        assert begin == b"\x7fELF" or is_ours, path
+
+
 @pytest.mark.parametrize(
     ("label", "applies"),
     [
