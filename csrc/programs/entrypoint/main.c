@@ -262,14 +262,31 @@ static int check(const struct policy *policy, const char *command)
     return check_variables();
 }
 
+/* Options without a letter: no letter has one of these numbers. */
+enum { NETWORK = 1, IDS, RUNSC, CHECK };
+
+/* Says which option getopt_long(3) has refused. */
+static int refuse_option(char **argv)
+{
+    /* Behind a letter, getopt_long() has gone on to the next word only if the letter was the last
+     * one of its word. */
+    bool is_letter = optopt < 0 || optopt > CHECK;
+    char letter[] = {'-', optopt > ' ' && optopt < 127 ? (char)optopt : '?', '\0'};
+    /* These are refused only as words, with a value. */
+    if (optopt == 'h' || optopt == 'V')
+        is_letter = false;
+    return usage(is_letter ? letter : argv[optind - 1], " is no option, or lacks its value",
+                 SELF " --help lists them");
+}
+
 /* The exit status, or -1 to go on. */
 static int parse(int argc, char **argv, struct policy *policy)
 {
     static const struct option options[] = {
-        {"network", required_argument, NULL, 'n'},
-        {"ids", required_argument, NULL, 'i'},
-        {"runsc", required_argument, NULL, 'r'},
-        {"check", no_argument, NULL, 'c'},
+        {"network", required_argument, NULL, NETWORK},
+        {"ids", required_argument, NULL, IDS},
+        {"runsc", required_argument, NULL, RUNSC},
+        {"check", no_argument, NULL, CHECK},
         {"help", no_argument, NULL, 'h'},
         {"version", no_argument, NULL, 'V'},
         {NULL, 0, NULL, 0},
@@ -277,21 +294,20 @@ static int parse(int argc, char **argv, struct policy *policy)
     int option;
     opterr = 0;
     while ((option = getopt_long(argc, argv, "+hV", options, NULL)) != -1)
-        if (option == 'n')
+        if (option == NETWORK)
             policy->network = optarg;
-        else if (option == 'i')
+        else if (option == IDS)
             policy->ids = optarg;
-        else if (option == 'r')
+        else if (option == RUNSC)
             policy->runsc = optarg;
-        else if (option == 'c')
+        else if (option == CHECK)
             policy->is_check = true;
         else if (option == 'h')
             return fputs(help, stdout) < 0 || fflush(stdout) ? FAILED : 0;
         else if (option == 'V')
             return puts(SELF " " USERNSCTL_VERSION) < 0 || fflush(stdout) ? FAILED : 0;
         else
-            return usage(argv[optind - 1], " is no option, or lacks its value",
-                         SELF " --help lists them");
+            return refuse_option(argv);
     return -1;
 }
 
