@@ -145,9 +145,9 @@ static int helper_state(const char *helper, const struct stat *status)
         return UN_HELPER_CAPS_ELSEWHERE;
     if (!is_setuid && size <= 0)
         return is_script(helper) ? UN_HELPER_READY : UN_HELPER_NOT_SETUID;
-    if (statvfs(helper, &mount))
-        return UN_HELPER_MISSING;
-    return mount.f_flag & ST_NOSUID ? UN_HELPER_NOSUID : UN_HELPER_READY;
+    /* Where that can't be told, the helper says itself whether it has privileges. */
+    bool is_nosuid = !statvfs(helper, &mount) && mount.f_flag & ST_NOSUID;
+    return is_nosuid ? UN_HELPER_NOSUID : UN_HELPER_READY;
 }
 
 /* The two come together: the second one is looked for beside the first one before anywhere else. */

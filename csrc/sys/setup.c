@@ -79,10 +79,13 @@ int un_die_with_parent(int sig, int parent_pidfd, struct un_error *err)
     if (prctl(PR_SET_PDEATHSIG, sig))
         return un_fail_errno(err, UN_STEP_PDEATHSIG, "");
     struct pollfd parent = {.fd = parent_pidfd, .events = POLLIN};
-    if (poll(&parent, 1, 0) == 0)
-        return 0;
+    int ended;
+    while ((ended = poll(&parent, 1, 0)) < 0 && errno == EINTR)
+        continue;
+    if (ended < 0)
+        return un_fail_errno(err, UN_STEP_PDEATHSIG, "poll");
     errno = ESRCH;
-    return un_fail_errno(err, UN_STEP_PDEATHSIG, "the parent");
+    return ended ? un_fail_errno(err, UN_STEP_PDEATHSIG, "the parent") : 0;
 }
 
 int un_setup_apply(const struct un_setup *setup, struct un_error *err)

@@ -234,6 +234,34 @@ def test_without_both_there_is_no_process(prelude: Program) -> None:
     assert "clone: Operation not permitted" in done.stderr
 
 
+@pytest.mark.parametrize("error", ["EPERM", "ENOMEM"])
+def test_a_parent_that_can_not_be_looked_at_is_not_called_dead(
+    prelude: Program, error: str
+) -> None:
+    done = run_with(f"poll:error={error}", command=[prelude.path, "-rf", "--", "/bin/echo", "ran"])
+    assert (done.returncode, done.stdout) == (125, "")
+    assert f"pdeathsig: poll: {os.strerror(getattr(errno, error))}" in done.stderr
+
+
+def test_a_look_at_the_parent_that_is_interrupted_is_done_once_more(prelude: Program) -> None:
+    done = run_with(
+        "poll:error=EINTR:when=1..3", command=[prelude.path, "-rf", "--", "/bin/echo", "ran"]
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "ran\n", "")
+
+
+@unprivileged
+@pytest.mark.userns_requires("subid")
+@pytest.mark.parametrize("error", ["EPERM", "ENOSYS", "EIO"])
+def test_a_helper_whose_mount_can_not_be_looked_at_is_run(prelude: Program, error: str) -> None:
+    # A process that is traced gains no privileges by execve(2), so the helper says no.
+    command = [prelude.path, "-r", "--map-auto", "--", "/bin/echo", "ran"]
+    done = run_with(f"statfs:error={error}", f"statfs64:error={error}", command=command)
+    assert (done.returncode, done.stdout) == (125, "")
+    assert "not installed" not in done.stderr
+    assert "[helper-failed]" in done.stderr
+
+
 def test_a_parent_that_is_dead_already_is_noticed(prelude: Program) -> None:
     # poll(2) says that the descriptor of the parent is readable: it has come to its end.
     done = run_with("poll:retval=1", command=[prelude.path, "-rf", "--", "/bin/echo", "ran"])
