@@ -4,7 +4,8 @@
 # The directory of the environment that holds usernsctl as it is in this tree.
 DEV = $$(tools/environment dev)
 PYTHON_CODE = src tests tools demo bench examples csrc docs/conf.py setup.py
-SHELL_CODE = tools/packages tools/environment tools/user tools/as-user tools/test-users tools/pytest-as tools/to-the-end tools/deb \
+SHELL_CODE = tools/packages tools/environment tools/user tools/as-user tools/test-users tools/pytest-as tools/to-the-end \
+	tools/default-signals tools/deb \
 	demo/run .ci/run \
 	docker/install docker/install-runsc tools/source-copy tools/in-system tools/deb-installed \
 	$(filter-out %/control,$(wildcard debian/tests/*)) \

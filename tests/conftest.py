@@ -121,9 +121,6 @@ def session(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytes
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # A shell has its background jobs ignore these, and whatever they execute; tests wait for them.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     # That of a timer which a test has stopped may come a little later, by way of another thread.
     signal.signal(signal.SIGALRM, lambda *_: None)
     if not is_controller(config):

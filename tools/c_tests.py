@@ -27,6 +27,7 @@ import layout  # noqa: E402
 
 TESTS = Path("tests/c")
 BUILD = Path("build/c")
+DEFAULT_SIGNALS = Path(__file__).with_name("default-signals")
 SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 FLAGS = [*layout.flags(CSRC), "-Werror", "-g", "-O1", f"-I{TESTS}"]
 TEST_SECONDS = 120
@@ -181,7 +182,7 @@ def main(names: list[str]) -> int:
                 program = Path(command[len(toolchain.runner)]).relative_to(Path.cwd())
                 print(f"--- {program}", flush=True)
                 try:
-                    run(command, UBSAN_OPTIONS="print_stacktrace=1")
+                    run([DEFAULT_SIGNALS, *command], UBSAN_OPTIONS="print_stacktrace=1")
                 except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as failure:
                     print(failure, file=sys.stderr)
                     failed.append(str(program))

@@ -109,8 +109,6 @@ def test_a_launch_that_is_killed_leaves_something(
             [SCRIPTS / "usernsctl-exec", "--launch", launch],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            # Who runs the tests by nohup(1) ignores it.
-            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
         )
         time.sleep(random.random() * random.choice([0.03, 0.4]))
         process.send_signal(ends[number % len(ends)])

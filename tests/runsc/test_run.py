@@ -106,8 +106,6 @@ def test_a_signal_before_the_start_ends_it_with_its_own_status(
         process = subprocess.Popen(
             [usernsctl.path, "run", "--", "sleep", "100"],
             stdin=subprocess.DEVNULL,
-            # Who runs the tests by nohup(1) ignores one of them.
-            preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
         )
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,0 +1,27 @@
+"""What starts the tests."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+TOOLS = Path(__file__).parents[2] / "tools"
+# What nohup(1), the background jobs of a shell and services of Python ignore, and one more.
+IGNORED = "HUP INT QUIT PIPE XFSZ USR1"
+SHOW = "sed -n 's/^SigIgn:\\t//p' /proc/self/status"
+
+
+@pytest.mark.parametrize(
+    "runner",
+    ["default-signals sh -c", 'to-the-end sh -c \'touch "$USERNSCTL_SESSION_ENDED"; eval "$0"\''],
+)
+def test_no_signal_is_ignored_in_tests_that_its_caller_ignores(runner: str) -> None:
+    script = f"trap '' {IGNORED}; {SHOW}; {TOOLS}/{runner} \"$1\""
+    words = ["sh", "-c", script, "sh", SHOW]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    before, after = (int(line, 16) for line in done.stdout.split())
+    assert before
+    assert after == 0
