@@ -22,28 +22,28 @@
 
 /*
  * A holder opens itself to newuidmap, which has our ids, once it has nothing that could be taken
- * from it; nothing could tell us when. Its files belong to us then (proc_pid(5)).
+ * from it; nothing could tell us when. Its files belong to us then (proc_pid(5)). Until then a
+ * /proc with hidepid denies that they exist.
  */
 static int wait_until_open(int dir, int pidfd, struct un_error *err)
 {
     struct pollfd end = {.fd = pidfd, .events = POLLIN};
     struct stat file;
     long nap = 20;
+    int errnum = 0;
     const uid_t own = geteuid();
     for (long waited = 0; waited < DUMPABLE_TIMEOUT_US; waited += nap) {
         bool is_there = !fstatat(dir, "uid_map", &file, 0);
-        int errnum = errno;
+        errnum = is_there ? EACCES : errno;
         if (is_there && file.st_uid == own)
             return 0;
         if (poll(&end, 1, 0) > 0)
             return un_fail_ended(pidfd, err);
-        errno = errnum;
-        if (!is_there)
-            return un_fail_errno(err, UN_STEP_UID_MAP, "uid_map");
         nanosleep(&(struct timespec){.tv_nsec = nap * 1000}, NULL);
         nap = nap < LONGEST_NAP_US ? nap * 2 : nap;
     }
-    return un_fail(err, UN_STEP_UID_MAP, EACCES, NULL, "uid_map");
+    errno = errnum;
+    return un_fail_errno(err, UN_STEP_UID_MAP, "uid_map");
 }
 
 /* Takes what the holder hands out: its /proc directory, and the namespaces with these flags. */

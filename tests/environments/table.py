@@ -32,8 +32,7 @@ class Environment:
     :ivar auto: why `usernsctl run --map-auto` fails; ``None``: it works.
     :ivar range_: why a map of more than one id can't be had; by default as `auto` says.
     :ivar status: what the command ends with where it works.
-    :ivar sometimes: whether it depends on who is faster, or on the release of a program: then it
-        may work, too.
+    :ivar sometimes: whether it depends on the release of a program: then it may work, too.
     :ivar tried: which of COMMANDS are.
     :ivar apart: whether each command is tried in one of its own: the kernel counts a namespace for
         some time after its last process has ended.
@@ -138,7 +137,8 @@ add("no-root-home", root=[w.empty("/root")])
 add("no-var", root=[w.empty("/var/tmp")])
 add("dev-minimal", root=[w.devices("null", "zero", "full", "random", "urandom", "tty")])
 add("dev-null-only", root=[w.devices("null")])
-add("proc-hidepid", root=[w.proc("hidepid=invisible")], both="proc-hidepid", sometimes=True)
+for hidden in ("noaccess", "invisible", "ptraceable"):
+    add(f"hidepid-{hidden}", root=[w.proc(f"hidepid={hidden}")])
 add("proc-masked", root=["proc-masked"])
 add("core-0", late=[w.limit("CORE", 0)])
 add("memlock-0", late=[w.limit("MEMLOCK", 0)])
