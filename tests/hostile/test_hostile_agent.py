@@ -196,7 +196,7 @@ def test_whoever_traces_what_is_killed_has_nobody_stopped(
         with host.start(["sleep", "1000"]) as box, contextlib.ExitStack() as opened:
             other, victim = command(STOPPED), command(WILLING)
             assert (other.stdout.readline(), victim.stdout.readline()) == ("begun\n", "0\n")
-            tracer = command(TRACER, str(victim.pid))
+            tracer = command(TRACER, str(victim.pid_inside))
             assert tracer.stdout.readline() == "0\n"
             tally.tried()
             victim.kill_tree()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import select
 import signal
@@ -276,6 +277,36 @@ def test_kill_tree(box: un.Sandbox) -> None:
         assert process.wait(PATIENCE) == -signal.SIGKILL
     wait_until_gone(box, "sleep 1004")
     process.kill_tree()
+
+
+def check_that_it_is_no_process(pid: int) -> None:
+    """Whatever a caller does with the pid of a Popen."""
+    for act in (
+        os.getpgid,
+        os.pidfd_open,
+        lambda pid: os.kill(pid, 0),
+        lambda pid: os.kill(-pid, 0),
+    ):
+        with pytest.raises(ProcessLookupError):
+            act(pid)
+    with pytest.raises(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
+
+
+def test_its_pid_is_nobody_s(box: un.Sandbox) -> None:
+    with (
+        box.popen(FOREVER) as process,
+        box.popen(FOREVER) as other,
+        contextlib.ExitStack() as killed,
+    ):
+        killed.callback(process.kill)
+        killed.callback(other.kill)
+        assert process.pid != other.pid
+        check_that_it_is_no_process(process.pid)
+        box.run(["kill", "-TERM", str(process.pid_inside)], check=True)
+        assert process.wait(PATIENCE) == -signal.SIGTERM
+        assert other.poll() is None
+    check_that_it_is_no_process(process.pid)
 
 
 def test_its_end_can_be_selected(box: un.Sandbox) -> None:

@@ -54,6 +54,10 @@ _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_S
 
 _MAX_INT = 2**31 - 1
 
+# No process has this number or a greater one: they are less than 2**22 (PID_MAX_LIMIT,
+# proc_sys_kernel(5)), and futex(2) has 30 bits for one.
+_NO_PROCESS = 2**30
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
@@ -92,10 +96,12 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
     """A command in a sandbox, as :meth:`usernsctl.Sandbox.popen` returns it.
 
     Everything is as with :class:`subprocess.Popen`, any thread may do it at any time, and a handler
-    of signals too. What differs: `pid` is that inside. A command whose sandbox or agent ends, ends
-    by SIGKILL. What it leaves running in the background goes on, unless :meth:`kill_tree` is
-    called while it runs.
+    of signals too. What differs: no process of this machine has the number `pid`, since none stands
+    for the command; so who takes it for one meets ESRCH, and hits no stranger. A command whose
+    sandbox or agent ends, ends by SIGKILL. What it leaves running in the background goes on, unless
+    :meth:`kill_tree` is called while it runs.
 
+    :ivar pid_inside: the number of the process inside.
     :ivar rusage: what it has used, as gVisor counts it, once it has ended and was waited for.
     """
 
@@ -103,6 +109,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
     #: pidfd can be (pidfd_open(2)); -1 once it was waited for. It is a socket: leave its messages.
     pidfd: int = -1
 
+    pid_inside: int
     rusage: wire.Usage | None = None
     # Until subprocess has looked at its arguments.
     returncode = None
@@ -313,7 +320,10 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
             raise agent_error(self._place.id, f"is not to be believed: {lie}") from None
         if isinstance(start, wire.Failed):
             raise self._failure(start)
-        self.pid = start.pid
+        self.pid_inside = start.pid
+        # The descriptor's number tells the commands of this process apart. None would not do: there
+        # are callers, such as psutil, for whom it is this process itself.
+        self.pid = _NO_PROCESS + self.pidfd
         self._child_created = True
 
     def _fail_without_word(self) -> NoReturn:
@@ -505,10 +515,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
                 shut(self._get().socket)
 
     def send_signal_to_group(self, sig: int) -> None:
-        """Send a signal to the process group of the command, as :func:`os.killpg` does.
-
-        That is the sandbox's other commands' group, too, unless the command was started with
-        ``start_new_session=True`` or ``process_group=0``.
+        """Send a signal to the process group that the command leads, as :func:`os.killpg` does.
 
         :raises OSError: there is no such signal (EINVAL).
         :raises RunscError: the agent takes no more orders.
