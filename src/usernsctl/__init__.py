@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         UsernsError,
     )
     from usernsctl.gvisor.agent_popen import SandboxPopen
+    from usernsctl.gvisor.agent_process import SandboxProcess
     from usernsctl.gvisor.arguments import HostOptions, StartOptions
     from usernsctl.gvisor.host import SandboxHost
     from usernsctl.gvisor.oci import Rlimit
@@ -100,6 +101,7 @@ __all__ = [
     "SandboxHost",
     "SandboxPool",
     "SandboxPopen",
+    "SandboxProcess",
     "SingleIdWarning",
     "StartOptions",
     "Template",
@@ -138,6 +140,7 @@ _APART = {
     "SandboxHost": "usernsctl.gvisor.host",
     "SandboxPool": "usernsctl.gvisor.pool",
     "SandboxPopen": "usernsctl.gvisor.agent_popen",
+    "SandboxProcess": "usernsctl.gvisor.agent_process",
     "StartOptions": "usernsctl.gvisor.arguments",
     "Template": "usernsctl.gvisor.template.template",
     "create_subprocess_exec": "usernsctl.commands.aio",

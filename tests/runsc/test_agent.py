@@ -390,6 +390,59 @@ def test_eight_tasks_at_once(host: un.SandboxHost) -> None:
     assert open_descriptors() == before
 
 
+TWO_GROUPS = ["sh", "-c", "trap 'exit 7' USR1; sleep 1011 & setsid sleep 1011 & wait"]
+
+
+async def start_two_groups(box: un.Sandbox) -> un.SandboxProcess:
+    process = await box.create_subprocess_exec(*TWO_GROUPS, process_group=0, stdout=un.DEVNULL)
+    while running(box).splitlines().count("sleep 1011") < 2:
+        await asyncio.sleep(0.01)
+    return process
+
+
+def test_a_process_of_asyncio_does_what_a_popen_does(box: un.Sandbox) -> None:
+    async def main() -> None:
+        process = await start_two_groups(box)
+        assert isinstance(process, un.SandboxProcess)
+        check_that_it_is_no_process(process.pid)
+        box.run(["kill", "-0", str(process.pid_inside)], check=True)
+        process.send_signal_to_group(0)
+        with pytest.raises(OSError, match="Invalid argument"):
+            process.send_signal_to_group(999)
+        process.send_signal_to_group(signal.SIGUSR1)
+        assert await process.wait() == 7
+        # The other group goes on, and it is too late for signals.
+        assert running(box).splitlines().count("sleep 1011") == 1
+        process.send_signal_to_group(signal.SIGUSR1)
+        process.kill_tree()
+        assert process.rusage.maxrss > 0
+        box.run(["pkill", "-f", "sleep 1011"])
+        process = await start_two_groups(box)
+        process.kill_tree()
+        assert await process.wait() == -signal.SIGKILL
+        assert "sleep 1011" not in running(box)
+        with pytest.raises(ValueError, match="no terminal"):
+            process.resize_terminal(1, 1)
+
+    asyncio.run(asyncio.wait_for(main(), 2 * PATIENCE))
+
+
+def test_a_terminal_of_a_process_of_asyncio_changes_its_size(box: un.Sandbox) -> None:
+    script = "trap 'stty size; exit' WINCH; echo ready; while :; do sleep 0.01; done"
+
+    async def main() -> None:
+        streams = {"stdin": un.PIPE, "stdout": un.PIPE}
+        async with await box.create_subprocess_exec(
+            "sh", "-c", script, terminal=True, **streams
+        ) as process:
+            assert process.stdout is not None
+            assert await process.stdout.readline() == b"ready\r\n"
+            process.resize_terminal(123, 45)
+            assert await process.stdout.readline() == b"45 123\r\n"
+
+    asyncio.run(asyncio.wait_for(main(), PATIENCE))
+
+
 def test_a_block_of_asyncio_ends_all_of_it(box: un.Sandbox) -> None:
     async def main() -> None:
         process = await box.create_subprocess_exec(

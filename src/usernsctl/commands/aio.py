@@ -8,7 +8,7 @@ import os
 import signal
 from asyncio.subprocess import SubprocessStreamProtocol
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from usernsctl._system.descriptors import AsyncClosing, warn_forgotten
 from usernsctl._typing import LateModule
@@ -75,6 +75,9 @@ class Process(asyncio.subprocess.Process, AsyncClosing):
                 pipe.close()
 
 
+_ProcessT = TypeVar("_ProcessT", bound=Process)
+
+
 async def create_subprocess_exec(
     program: StrOrBytesPath,
     *args: StrOrBytesPath,
@@ -101,7 +104,7 @@ async def create_subprocess_exec(
     others: dict[str, Any] = {**arguments}
     limit = take_limit(others)
     popen = Popen[bytes]([program, *args], 0, idmap=idmap, namespace=namespace, **others)
-    return await connected(popen, limit)
+    return await connected(popen, limit, Process)
 
 
 def take_limit(arguments: dict[str, Any]) -> int:
@@ -116,13 +119,14 @@ def take_limit(arguments: dict[str, Any]) -> int:
     return limit
 
 
-async def connected(popen: Any, limit: int) -> Process:
+async def connected(popen: Any, limit: int, kind: type[_ProcessT]) -> _ProcessT:
     """Hand a command over to the event loop.
 
     If this is cancelled, the command is killed and has been waited for when it ends.
 
     :param popen: a Popen without a buffer, also one of a command in a sandbox.
     :param limit: of the streams' buffers, in bytes.
+    :param kind: the class of what is returned.
     :raises asyncio.CancelledError: it was cancelled.
     """
     loop = asyncio.get_running_loop()
@@ -136,7 +140,7 @@ async def connected(popen: Any, limit: int) -> Process:
         connecting.add_done_callback(lambda _: transport.close())
         await transport._wait()
         raise
-    return Process(transport, protocol, loop)
+    return kind(transport, protocol, loop)
 
 
 async def wait_for_end(pidfd: int) -> None:
@@ -170,7 +174,7 @@ class _Transport(asyncio.SubprocessTransport):
         protocol: SubprocessStreamProtocol,
         popen: Any,
     ) -> None:
-        super().__init__()
+        super().__init__({"subprocess": popen})
         self._closed = True
         self._creator = os.getpid()
         self._loop = loop

@@ -31,6 +31,7 @@ from usernsctl.gvisor.agent_popen import (
     Wanted,
     terminal_size,
 )
+from usernsctl.gvisor.agent_process import SandboxProcess
 from usernsctl.gvisor.agent_start import ENDING_SECONDS, start_agent, start_agent_async
 from usernsctl.gvisor.detached import Detached
 from usernsctl.gvisor.held import Held, SandboxEnded
@@ -138,7 +139,7 @@ class SandboxCommands:
 
     async def create_subprocess_exec(
         self, program: StrOrBytesPath, args: Iterable[StrOrBytesPath], options: Mapping[str, Any]
-    ) -> aio.Process:
+    ) -> SandboxProcess:
         """Start one from asyncio: see :meth:`usernsctl.Sandbox.create_subprocess_exec`."""
         arguments = dict(options)
         limit = aio.take_limit(arguments)
@@ -147,7 +148,7 @@ class SandboxCommands:
         arguments |= {"bufsize": 0, "is_awaited": False, "outlives": False}
         popen = await self._asked(wanted, [program, *args], deadline, arguments)
         await popen.start_async()
-        return await aio.connected(popen, limit)
+        return await aio.connected(popen, limit, SandboxProcess)
 
     async def _asked(
         self, wanted: Wanted, args: Args, deadline: float, arguments: dict[str, Any]

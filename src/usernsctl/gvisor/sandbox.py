@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from io import FileIO
 from typing import Any, NoReturn, Self, Unpack
 
-from usernsctl.commands import aio
 from usernsctl.commands.arguments import Args, StrOrBytesPath
 from usernsctl.commands.keywords import check_keywords, check_timeout, keywords_of
 from usernsctl.commands.popen import (
@@ -28,6 +27,7 @@ from usernsctl.gvisor import checks, registry
 from usernsctl.gvisor.agent import AgentLate, AgentSilent, agent_error, seconds_left
 from usernsctl.gvisor.agent_commands import SandboxCommands
 from usernsctl.gvisor.agent_popen import START_SECONDS, SandboxPopen
+from usernsctl.gvisor.agent_process import SandboxProcess
 from usernsctl.gvisor.agent_start import FirstAgent
 from usernsctl.gvisor.arguments import HostOptions
 from usernsctl.gvisor.asking import ask
@@ -441,7 +441,7 @@ class Sandbox(BegunClosing):
 
     async def create_subprocess_exec(
         self, program: StrOrBytesPath, *args: StrOrBytesPath, **options: Any
-    ) -> aio.Process:
+    ) -> SandboxProcess:
         """Start another command in the sandbox from asyncio: see :meth:`popen`.
 
         If this is cancelled, all of the command is killed.
