@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import stat
+import time
 from collections.abc import Callable, Iterable, Mapping
 
 from usernsctl._core import command_error
@@ -69,6 +70,16 @@ class Walk:
         """Whether the last file reached is a directory."""
         # What is on the way to a mount, gVisor makes up.
         return self.file is None or self.file.is_directory
+
+    @property
+    def is_regular(self) -> bool:
+        """Whether the path leads to a regular file."""
+        return self.complete and self.file is not None and stat.S_ISREG(self.file.status.st_mode)
+
+    @property
+    def is_executable(self) -> bool:
+        """Whether the path leads to a regular file that somebody may execute."""
+        return self.is_regular and self.file is not None and bool(self.file.status.st_mode & 0o111)
 
     @property
     def wanted(self) -> str:
@@ -176,6 +187,10 @@ class View:
 # Filled by gVisor itself.
 _UNKNOWN = ("/proc", "/sys", "/dev")
 
+# How long to look for a command along PATH, in seconds. PATH and the links in its directories may
+# be those of a hostile bundle.
+_SEARCH_SECONDS = 2
+
 _SHEBANG_MAX = 256  # bytes that the kernel looks at (execve(2))
 
 
@@ -229,15 +244,14 @@ def _fault(
         return command_error("exec", error.errno or 0, command)
     if walks is None:
         return None
-    found = [(walk, walk.file) for walk in walks if walk.complete and walk.file is not None]
-    found = [(walk, file) for walk, file in found if stat.S_ISREG(file.status.st_mode)]
-    executable = [(walk, file) for walk, file in found if file.status.st_mode & 0o111]
-    if executable:
-        return _fault_of_program(*executable[0], view, None if tree else remedies)
-    if found:
-        reason = f"{found[0][0].inside} is there, but it is not executable"
-        remedy = "chmod +x it, or start it by its interpreter, as in: python3 FILE"
-        return command_error("exec", errno.EACCES, command, reason=reason, remedy=remedy)
+    for walk in walks:
+        if walk.is_executable and walk.file is not None:
+            return _fault_of_program(walk, walk.file, view, None if tree else remedies)
+    for walk in walks:
+        if walk.is_regular:
+            reason = f"{walk.inside} is there, but it is not executable"
+            remedy = "chmod +x it, or start it by its interpreter, as in: python3 FILE"
+            return command_error("exec", errno.EACCES, command, reason=reason, remedy=remedy)
     if "/" in command and walks and walks[0].complete:
         is_directory = walks[0].is_directory
         what = "a directory" if is_directory else "no regular file"
@@ -259,8 +273,11 @@ def _candidates(command: str, view: View, search: str, cwd: str) -> list[Walk] |
     is_path = "/" in command
     names = [command] if is_path else [f"{part or '.'}/{command}" for part in search.split(":")]
     walks = []
+    end = time.monotonic() + _SEARCH_SECONDS
     # An empty name is no file's, in no directory.
     for name in names if command else ():
+        if time.monotonic() > end:
+            return None
         try:
             walk = view.walk(name, start=cwd)
         except NotADirectoryError:
@@ -273,7 +290,10 @@ def _candidates(command: str, view: View, search: str, cwd: str) -> list[Walk] |
             continue
         if is_unknown(walk.wanted):
             return None
-        walks.append(walk)
+        if is_path or walk.complete:
+            walks.append(walk)
+        if walk.is_executable:
+            break
     return walks
 
 

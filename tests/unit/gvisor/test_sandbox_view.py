@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from callers import unprivileged
+from conftest import open_descriptors
 
 from usernsctl._system import opened
 from usernsctl._system.opened import Opened
@@ -250,6 +251,22 @@ def test_an_empty_part_of_path_is_the_current_directory(view: View, top: Path) -
     (top / "usr" / "here").write_text("\x7fELF")
     (top / "usr" / "here").chmod(0o755)
     check(view, "here", search="/bin:")
+
+
+def test_a_path_that_takes_long_to_search_is_not_judged(
+    view: View, top: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "_SEARCH_SECONDS", 0.1)
+    (top / "long").symlink_to("./" * 2000 + "usr")
+    check(view, "absent", search=":".join(["/long"] * 20_000), PATH="/nonexistent")
+
+
+def test_what_is_looked_for_along_path_keeps_nothing_open(view: View, top: Path) -> None:
+    before = open_descriptors()
+    with pytest.raises(CommandNotFoundError) as caught:
+        check(view, "absent", search=":".join(["/usr/bin"] * 5000), PATH="/nonexistent")
+    assert open_descriptors() == before
+    assert caught.value.cause == "command-not-found"
 
 
 def test_what_would_show_it(view: View, tmp_path: Path) -> None:
