@@ -45,6 +45,7 @@ FREESTANDING_FLAGS_OF = {"aarch64": ("-mno-outline-atomics",)}
 AGENT = (
     "block",
     "caps",
+    "entries",
     "idle",
     "keeper",
     "message",

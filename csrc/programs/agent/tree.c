@@ -7,6 +7,7 @@
  */
 #include "programs/agent/tree.h"
 #include "base/number.h"
+#include "programs/agent/entries.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -127,42 +128,25 @@ static bool read_process(int proc, const char *name, struct process *found)
     return read_id(at, &found->group) != NULL;
 }
 
-static void add_entries(struct look *look, int proc, const char *entries, long size)
-{
-    const struct entry {
-        uint64_t inode;
-        int64_t next;
-        unsigned short length;
-        unsigned char type;
-        char name[];
-    } *entry;
-    for (long at = 0; at < size && look->count < PROCESSES_MAX && !look->is_late;
-         at += entry->length) {
-        entry = (const void *)(entries + at);
-        uint64_t pid;
-        const char *end = un_number_read(entry->name, PIDS - 1, &pid);
-        struct process *found = &look->processes[look->count];
-        if (!end || *end || !pid || !read_process(proc, entry->name, found))
-            continue;
-        found->pid = (pid_t)pid;
-        found->below = false;
-        if (++look->count % LOOK_PART == 0 && look->end && milliseconds() > look->end)
-            look->is_late = true;
-    }
-}
+struct reading {
+    struct look *look;
+    int proc;
+};
 
-static void read_all(struct look *look, int proc)
+static bool add_process(const char *name, void *arg)
 {
-    _Alignas(uint64_t) char entries[4096];
-    /* One of its own: several of us read it, each from its beginning. */
-    int dir = openat(proc, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (dir < 0)
-        return;
-    long size;
-    while (!look->is_late &&
-           (size = syscall(SYS_getdents64, dir, entries, sizeof entries, 0, 0)) > 0)
-        add_entries(look, proc, entries, size);
-    close(dir);
+    const struct reading *reading = arg;
+    struct look *look = reading->look;
+    uint64_t pid;
+    const char *end = un_number_read(name, PIDS - 1, &pid);
+    struct process *found = &look->processes[look->count];
+    if (!end || *end || !pid || !read_process(reading->proc, name, found))
+        return true;
+    found->pid = (pid_t)pid;
+    found->below = false;
+    if (++look->count % LOOK_PART == 0 && look->end && milliseconds() > look->end)
+        look->is_late = true;
+    return look->count < PROCESSES_MAX && !look->is_late;
 }
 
 /* Marks those that are below `root`, but for those at whom `spared` says so, and whom they have
@@ -209,7 +193,8 @@ static struct look *look_below(int proc, pid_t root, int64_t end, agent_spared *
     if (look == MAP_FAILED)
         return NULL;
     look->end = end;
-    read_all(look, proc);
+    struct reading reading = {.look = look, .proc = proc};
+    agent_each_entry(proc, ".", add_process, &reading);
     if (look->count) {
         mark(look, root, spared, arg);
         return look;
