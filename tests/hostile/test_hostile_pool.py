@@ -94,12 +94,18 @@ TAKING = """
 import ctypes, os
 
 libc, own = ctypes.CDLL(None), os.getpid()
-with open("/proc/sys/kernel/yama/ptrace_scope", "w") as scope:
-    scope.write("0")
+
+def set_scope(value):
+    with open("/proc/sys/kernel/yama/ptrace_scope", "w") as scope:
+        scope.write(value)
+
+set_scope("0")
 print("ready")
 for pid in [name for name in os.listdir("/proc") if name.isdigit() and int(name) != own]:
     if libc.ptrace(0x4206, int(pid), None, None) == 0:
         print(pid, open(f"/proc/{pid}/cmdline").read())
+# Or the sandbox would be ended.
+set_scope("1")
 """
 
 
@@ -117,3 +123,123 @@ def test_no_process_that_stays_can_be_taken_over(idmap: tuple[un.IdMap], tally: 
         with pool.acquire(EXIT_SECONDS) as again:
             assert again is one
             again.run(["true"], check=True)
+
+
+# Leaves something that outlives a process, and tells what there is that others may have left.
+LEAVING = """
+import ctypes, os, socket, struct, sys
+
+libc, rt = ctypes.CDLL(None), ctypes.CDLL("librt.so.1")
+KEY, CREATE, READ_WRITE = 0x7573, 0o1000, 0o600
+USER, MOUNT = 0x10000000, 0x00020000
+NEW_LINK, REQUEST, ACKNOWLEDGE, MAKE = 16, 1, 4, 0x600
+NAME, INFO, KIND = 3, 18, 1
+
+def set_value(path, value):
+    with open(path, "w") as file:
+        file.write(value)
+
+def mount_proc(where):
+    assert libc.unshare(USER | MOUNT) == 0
+    assert libc.mount(b"none", where, b"proc", 0, None) == 0
+
+def attribute(number, content):
+    return struct.pack("=HH", 4 + len(content), number) + content + bytes(-len(content) % 4)
+
+def make_interface():
+    assert libc.unshare(USER) == 0
+    kind = attribute(INFO, attribute(KIND, b"veth"))
+    body = struct.pack("=BBHiII", 0, 0, 0, 0, 0, 0) + attribute(NAME, b"veth9") + kind
+    head = struct.pack("=IHHII", 16 + len(body), NEW_LINK, REQUEST | ACKNOWLEDGE | MAKE, 1, 0)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as kernel:
+        kernel.send(head + body)
+        assert struct.unpack_from("=i", kernel.recv(4096), 16)[0] == 0
+
+def open_shared(number):
+    os.close(rt.shm_open(b"/secret%d" % number, os.O_CREAT | os.O_RDWR, READ_WRITE))
+
+def leave(name):
+    if name == "shared memory":
+        assert libc.shmget(KEY, 4096, CREATE | READ_WRITE) >= 0
+    elif name == "semaphores":
+        assert libc.semget(KEY, 3, CREATE | READ_WRITE) >= 0
+    elif name == "message queue":
+        assert libc.msgget(KEY, CREATE | READ_WRITE) >= 0
+    elif name == "POSIX message queue":
+        assert rt.mq_open(b"/secret", os.O_CREAT | os.O_RDWR, READ_WRITE, None) >= 0
+    elif name == "POSIX shared memory":
+        open_shared(0)
+    elif name == "much POSIX shared memory":
+        for number in range(5000):
+            open_shared(number)
+    elif name == "interface":
+        make_interface()
+    elif name == "setting of another /proc":
+        mount_proc(b"/tmp")
+        set_value("/tmp/sys/net/ipv4/tcp_sack", "0")
+    else:
+        set_value(*name.split("="))
+
+def found():
+    if libc.shmget(KEY, 0, 0) >= 0:
+        yield "shared memory"
+    if libc.semget(KEY, 0, 0) >= 0:
+        yield "semaphores"
+    if libc.msgget(KEY, 0) >= 0:
+        yield "message queue"
+    if rt.mq_open(b"/secret", os.O_RDWR) >= 0:
+        yield "POSIX message queue"
+    yield from (name for _, name in socket.if_nameindex())
+    yield from os.listdir("/dev/shm")
+    # One that does not remember what there was.
+    mount_proc(b"/proc")
+    for where, _, names in os.walk("/proc/sys"):
+        for path in [f"{where}/{name}" for name in names]:
+            if os.stat(path).st_mode & 0o222:
+                yield f"{path}={open(path).read()}"
+
+if len(sys.argv) > 1:
+    # Whoever is in another user namespace can make no more of them.
+    pid = os.fork()
+    if pid == 0:
+        leave(sys.argv[1])
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+print(sorted(found()))
+"""
+# What belongs to namespaces that end with their processes.
+OF_NAMESPACES = [
+    *("shared memory", "semaphores", "message queue", "POSIX message queue", "interface"),
+]
+OF_KERNEL = [
+    "/proc/sys/kernel/yama/ptrace_scope=0",
+    "/proc/sys/net/ipv4/tcp_rmem=4096 8192 16384",
+    "/proc/sys/net/ipv4/ip_local_port_range=60000 60001",
+    *("setting of another /proc", "POSIX shared memory", "much POSIX shared memory"),
+]
+
+
+def leave_and_look(box: un.Sandbox, *left: str) -> str:
+    command = ["/usr/bin/python3", "-c", LEAVING, *left]
+    return str(box.check_output(command, text=True, timeout=EXIT_SECONDS))
+
+
+@pytest.mark.userns_requires("runsc")
+@pytest.mark.parametrize("left", [*OF_NAMESPACES, *OF_KERNEL])
+@pytest.mark.parametrize("idmap", [(), pytest.param((MAP_OF_SEVERAL,), marks=several_ids)])
+def test_nothing_but_files_is_left_to_the_next_user(
+    idmap: tuple[un.IdMap], left: str, tally: Tally
+) -> None:
+    with un.SandboxHost(*idmap) as host, host.pool(1, limit=1, max_uses=4) as pool:
+        with pool.acquire(EXIT_SECONDS) as box:
+            fresh = leave_and_look(box)
+        used = set()
+        # The first user of a sandbox has another agent than those that come later.
+        for _ in range(3):
+            with pool.acquire(EXIT_SECONDS) as box:
+                used.add(box.id)
+                tally.tried()
+                if (seen := leave_and_look(box)) != fresh:
+                    tally.succeeded(seen)
+                assert leave_and_look(box, left) != fresh
+        assert len(used) == (1 if left in OF_NAMESPACES else 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import itertools
 import os
@@ -104,6 +105,63 @@ def test_what_is_used_again_has_only_files(host: un.SandboxHost) -> None:
         with pool.acquire(PATIENCE) as other:
             assert other is not one
         assert pool.stats().failed == 0
+
+
+SETTING = "/proc/sys/net/ipv4/tcp_sack"
+
+
+@pytest.mark.parametrize("has_command", [False, True])
+def test_a_changed_setting_of_the_kernel_ends_the_sandbox(
+    host: un.SandboxHost, has_command: bool
+) -> None:
+    template = Template(host) if has_command else None
+    stdin = un.PIPE if has_command else un.DEVNULL
+    with host.pool(1, limit=1, max_uses=9, template=template, stdin=stdin) as pool:
+        with pool.acquire(PATIENCE) as one:
+            one.run(["sh", "-c", f"echo 0 >{SETTING}"], check=True)
+        with pool.acquire(PATIENCE) as other:
+            assert other is not one
+            assert output(other, "cat", SETTING) == "1\n"
+            other.run(["sh", "-c", f"echo 0 >{SETTING}; echo 1 >{SETTING}"], check=True)
+        with pool.acquire(PATIENCE) as again:
+            assert again is other
+        assert pool.stats().failed == 1
+        assert SETTING in str(pool.stats().last_failure)
+
+
+# Answers at a port for ever, or asks whoever does.
+ANSWERING = """
+import socket, sys
+with socket.create_server(("127.0.0.1", 5000)) as server:
+    while True:
+        server.accept()[0].sendall(b"answer")
+"""
+ASKING = 'import socket; print(socket.create_connection(("127.0.0.1", 5000)).recv(9).decode())'
+
+
+def test_each_user_reaches_the_network_inside(host: un.SandboxHost) -> None:
+    """That of a template's command, or else one of his own."""
+    python = ("/usr/bin/python3", "-c")
+
+    def ask(box: un.Sandbox) -> str:
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            with contextlib.suppress(un.CalledProcessError):
+                return output(box, *python, ASKING)
+        raise AssertionError
+
+    with host.pool(1, limit=1, max_uses=3, template=Template(host, *python, ANSWERING)) as pool:
+        for _ in range(3):
+            with pool.acquire(PATIENCE) as box:
+                assert ask(box) == "answer\n"
+    with host.pool(1, limit=1, max_uses=3) as pool:
+        for _ in range(3):
+            with pool.acquire(PATIENCE) as box:
+                with pytest.raises(un.CalledProcessError):
+                    output(box, *python, ASKING)
+                with box.popen([*python, ANSWERING]) as server:
+                    assert ask(box) == "answer\n"
+                    server.kill()
 
 
 # Whoever is root in there can be rid of the agent, or have it stand still.
@@ -297,11 +355,12 @@ def test_env_and_a_template_exclude_each_other(host: un.SandboxHost) -> None:
 class Template:
     """Something that starts sandboxes with a command of their own."""
 
-    def __init__(self, host: un.SandboxHost) -> None:
+    def __init__(self, host: un.SandboxHost, *command: str) -> None:
         self.host = host
+        self.command = command or ("cat",)
 
     def start(self, **options: Any) -> un.Sandbox:
-        return self.host.start(["cat"], **options)
+        return self.host.start(self.command, **options)
 
 
 def test_sandboxes_of_a_template_have_their_streams(host: un.SandboxHost) -> None:

@@ -5,15 +5,30 @@
  * It is the sandbox's first process, or is started beside that one. It needs no libc, so it runs in
  * any root filesystem.
  */
+#include "programs/agent/leftovers.h"
 #include "programs/agent/libc.h"
 #include "programs/agent/serve.h"
 #include "programs/shared/proof.h"
 
+#include <sched.h>
+#include <stdbool.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #define NOT_PROVEN 125
+
 #define OUTLIVES "--outlives"
+#define OWN_IPC "--own-ipc"
+#define OWN_NET "--own-net"
+#define LEFTOVERS "--leftovers"
+
+static bool is_given(char **argv, const char *option)
+{
+    while (*argv && strcmp(*argv, option))
+        argv++;
+    return *argv;
+}
 
 static int complain(const char *text)
 {
@@ -22,9 +37,16 @@ static int complain(const char *text)
 
 int main(int argc, char **argv, char **environment)
 {
+    (void)argc;
     (void)environment;
     if (!un_runs_on_gvisor())
         return complain("usernsctl: usernsctl-agent: " UN_NOT_PROVEN "\n");
     agent_split_errno();
-    return agent_serve(STDIN_FILENO, true, argc == 2 && !strcmp(argv[1], OUTLIVES));
+    if (is_given(argv, LEFTOVERS))
+        return !agent_print_leftovers();
+    int kinds = is_given(argv, OWN_IPC) ? CLONE_NEWIPC : 0;
+    kinds |= is_given(argv, OWN_NET) ? CLONE_NEWNET : 0;
+    if (kinds && syscall(SYS_unshare, kinds))
+        return complain("usernsctl: usernsctl-agent: it can't have namespaces of its own\n");
+    return agent_serve(STDIN_FILENO, true, is_given(argv, OUTLIVES));
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 from weakref import WeakMethod
 
@@ -66,13 +66,20 @@ class SandboxCommands:
     The agent is started when the first command is.
     """
 
-    def __init__(self, id: str, life: WeakMethod[Callable[[], Held | Detached]]) -> None:
+    def __init__(
+        self,
+        id: str,
+        life: WeakMethod[Callable[[], Held | Detached]],
+        agent_options: Sequence[str] = (),
+    ) -> None:
         """Know of a sandbox.
 
         :param life: tells what holds it, as long as somebody knows it.
+        :param agent_options: options of the agent's.
         """
         self._id = id
         self._get_life = life
+        self._agent_options = agent_options
         self._agents = AgentHolder(self._start_agent, self._start_agent_async)
         self._place = Place(id, self._agents, self._ended)
 
@@ -83,10 +90,10 @@ class SandboxCommands:
         return get()
 
     def _start_agent(self, deadline: float) -> Agent:
-        return start_agent(self._life(), self._id, deadline)
+        return start_agent(self._life(), self._id, deadline, self._agent_options)
 
     async def _start_agent_async(self, deadline: float) -> Agent:
-        return await start_agent_async(self._life(), self._id, deadline)
+        return await start_agent_async(self._life(), self._id, deadline, self._agent_options)
 
     def _ended(self) -> SandboxEnded | None:
         try:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from usernsctl._system.owned import Connection, memory_file, owned, pipe, socket_pair
 from usernsctl.commands.aio import wait_for_end
@@ -59,13 +59,16 @@ def known_end(life: Held | Detached, id: str) -> Iterator[None]:
         raise SandboxEnded.of(id) from error
 
 
-def start_agent(life: Held | Detached, id: str, deadline: float) -> Agent:
+def start_agent(
+    life: Held | Detached, id: str, deadline: float, options: Sequence[str] = ()
+) -> Agent:
     """Start an agent in a running sandbox.
 
     runsc is killed as soon as the agent has spoken: it would wait for the agent's end.
 
     :param id: of the sandbox.
     :param deadline: until when, by the monotonic clock.
+    :param options: of the agent's.
     :raises SandboxEnded: the sandbox has ended.
     :raises RunscError: there is no agent to be had.
     :raises AgentLate: it took too long.
@@ -73,7 +76,7 @@ def start_agent(life: Held | Detached, id: str, deadline: float) -> Agent:
     """
     ours, theirs = socket_pair()
     try:
-        with theirs, _starter(life, id, theirs) as starter:
+        with theirs, _starter(life, id, theirs, options) as starter:
             theirs.close()
             try:
                 pid = await_hello(ours, deadline)
@@ -88,7 +91,9 @@ def start_agent(life: Held | Detached, id: str, deadline: float) -> Agent:
         raise
 
 
-async def start_agent_async(life: Held | Detached, id: str, deadline: float) -> Agent:
+async def start_agent_async(
+    life: Held | Detached, id: str, deadline: float, options: Sequence[str] = ()
+) -> Agent:
     """The same from asyncio. If it is cancelled, nothing is left of it.
 
     :raises SandboxEnded: as :func:`start_agent` does.
@@ -98,7 +103,7 @@ async def start_agent_async(life: Held | Detached, id: str, deadline: float) -> 
     """
     ours, theirs = socket_pair()
     try:
-        with theirs, _starter(life, id, theirs) as starter:
+        with theirs, _starter(life, id, theirs, options) as starter:
             theirs.close()
             try:
                 async with asyncio.timeout(seconds_left(deadline)):
@@ -217,12 +222,14 @@ class _Starter:
 
 
 @contextlib.contextmanager
-def _starter(life: Held | Detached, id: str, theirs: Connection) -> Iterator[_Starter]:
+def _starter(
+    life: Held | Detached, id: str, theirs: Connection, options: Sequence[str]
+) -> Iterator[_Starter]:
     """Have runsc start an agent, for a block; at its end runsc is gone.
 
     :param theirs: the standard input of the agent.
     """
-    process = json.dumps(agent_process(life.inherited, AGENT_INSIDE))
+    process = json.dumps(agent_process(life.inherited, AGENT_INSIDE, *options))
     with (
         memory_file("process.json", process.encode()) as file,
         memory_file("errors") as errors,

@@ -77,6 +77,7 @@ class Held:
 
     :ivar popen: that process, seen from outside.
     :ivar inherited: what all commands of the sandbox have in common.
+    :ivar network: the sandbox's, one of :data:`usernsctl.gvisor.runsc.NETWORKS`.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class Held:
         self._id = files.id
         self._runsc = [host.runsc, f"--root={state}"]
         self.inherited = files.inherited
+        self.network = host.request.network
         self._environ = host.environ
         self._restrictions = host.restrictions
         self._streams = Streams()

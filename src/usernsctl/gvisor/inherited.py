@@ -21,6 +21,11 @@ CAPABILITIES = tuple(f"CAP_{name}" for name in _NAMES.split())
 
 # What the agent needs to start a command as another user, with fewer capabilities, and to end it.
 _OF_AGENT = ("CAP_KILL", "CAP_SETGID", "CAP_SETUID", "CAP_SETPCAP")
+# To make namespaces.
+_TO_UNSHARE = "CAP_SYS_ADMIN"
+#: Options of an agent that makes namespaces for itself and its commands
+#: (csrc/programs/agent/main.c).
+OWN_IPC, OWN_NET = "--own-ipc", "--own-net"
 
 #: The annotation that has what the commands of a sandbox have in common where its process 1 is the
 #: agent, which has less and more.
@@ -91,16 +96,18 @@ def agent_process(inherited: Inherited, *words: str, is_bounded: bool = False) -
     :param is_bounded: whether its bounding set is that of its commands, where it keeps what is not
         in that. Otherwise it takes that from each of them.
     """
-    capabilities = sorted({*inherited.capabilities, *_OF_AGENT})
+    capabilities = {*inherited.capabilities, *_OF_AGENT}
+    if not {OWN_IPC, OWN_NET}.isdisjoint(words):
+        capabilities.add(_TO_UNSHARE)
     return {
         "args": [*words],
         "user": {"uid": 0, "gid": 0},
         "cwd": "/",
         "env": [],
         "capabilities": {
-            "bounding": sorted(inherited.capabilities) if is_bounded else capabilities,
-            "effective": capabilities,
-            "permitted": capabilities,
+            "bounding": sorted(inherited.capabilities if is_bounded else capabilities),
+            "effective": sorted(capabilities),
+            "permitted": sorted(capabilities),
         },
         "noNewPrivileges": inherited.no_new_privs,
     }

@@ -80,8 +80,9 @@ class SandboxPool(Closing, AsyncClosing):
     :param template: what starts them, such as a template; by default they have no command of their
         own, and nothing runs in them but what is started in them.
     :param int max_uses: how often one is handed out. By default no two users share one. If it is
-        more, all that a user has left running is killed before the next one has it. But the files
-        that he has written stay, such as programs that he has put in the place of others.
+        more, all that a user has left running is killed before the next one has it, and one whose
+        kernel has other settings than before is ended. But the files that he has written stay, such
+        as programs that he has put in the place of others.
     :param float idle_timeout: after so many seconds in which nobody has asked for one, none wait,
         until somebody does; ``None``: they wait as long as it takes.
     :param int limit: how many there are at once: those that wait, are handed out, are being made or
@@ -137,7 +138,8 @@ class SandboxPool(Closing, AsyncClosing):
             kind = Sandbox if rules.max_uses == 1 else _UsedAgain
             return kind(None, host=host, env=env, **how)
 
-        self._stock = Stock[Sandbox](Boxes(start, seconds, warms=template is None), rules)
+        boxes = Boxes(start, seconds, warms=template is None, reuses=rules.max_uses > 1)
+        self._stock = Stock[Sandbox](boxes, rules)
 
     def _get(self) -> Stock[Sandbox]:
         assert self._stock is not None

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from usernsctl.commands.popen import DEVNULL
 from usernsctl.errors import (
@@ -15,6 +16,7 @@ from usernsctl.errors import (
     RunscError,
 )
 from usernsctl.gvisor.agent import agent_error
+from usernsctl.gvisor.leftovers import check_leftovers, read_leftovers
 from usernsctl.gvisor.sandbox import Sandbox
 
 #: How long the agent of a sandbox that waits is waited for when it is handed out, in seconds.
@@ -34,7 +36,12 @@ class Boxes:
     """What a pool does with its sandboxes, wherever they come from."""
 
     def __init__(
-        self, start: Callable[[], Sandbox], start_seconds: float, *, warms: bool = False
+        self,
+        start: Callable[[], Sandbox],
+        start_seconds: float,
+        *,
+        warms: bool = False,
+        reuses: bool = False,
     ) -> None:
         """Have them started in some way.
 
@@ -42,10 +49,14 @@ class Boxes:
         :param start_seconds: how long its agent may take then until it answers.
         :param warms: whether a command that does nothing is run in each. By that, gVisor gets to
             know the files that most programs need, so that the next command starts sooner.
+        :param reuses: whether they have several users, one after the other.
         """
         self._start = start
         self._start_seconds = start_seconds
         self._warms = warms
+        self._reuses = reuses
+        # What each had before its first user.
+        self._before: WeakKeyDictionary[Sandbox, set[tuple[bytes, bytes]]] = WeakKeyDictionary()
 
     def make(self) -> Sandbox:
         """Start one, and its agent.
@@ -65,6 +76,8 @@ class Boxes:
             self._look(box, self._start_seconds)
             if self._warms:
                 self._warm(box)
+            if self._reuses:
+                self._before[box] = read_leftovers(box, self._start_seconds)
         except BaseException:
             box.close()
             raise
@@ -104,13 +117,14 @@ class Boxes:
         raise _lied(box)
 
     def clean(self, box: Sandbox) -> None:
-        """End all that was started in it.
+        """End all that was started in it, and check that nothing is left of that.
 
         :raises TimeoutExpired: its agent does not answer.
-        :raises UsernsError: that could not be done.
+        :raises UsernsError: that could not be done, or something is left.
         """
         box._end_others(_CLEAN_SECONDS)
         self._look(box, self._start_seconds)
+        check_leftovers(box, self._before[box], self._start_seconds)
 
     def kill(self, box: Sandbox) -> None:
         """End all that is in it."""

@@ -24,7 +24,7 @@ from usernsctl.commands.popen import (
 )
 from usernsctl.errors import NamespaceError, RunscError, UsernsError
 from usernsctl.gvisor import checks, registry
-from usernsctl.gvisor.agent import AgentLate, AgentSilent, agent_error, seconds_left
+from usernsctl.gvisor.agent import Agent, AgentLate, AgentSilent, agent_error, seconds_left
 from usernsctl.gvisor.agent_commands import SandboxCommands
 from usernsctl.gvisor.agent_popen import START_SECONDS, SandboxPopen
 from usernsctl.gvisor.agent_process import SandboxProcess
@@ -35,6 +35,7 @@ from usernsctl.gvisor.begun import Begun, BegunClosing
 from usernsctl.gvisor.detached import Detached
 from usernsctl.gvisor.files import Files
 from usernsctl.gvisor.held import Held, SandboxEnded
+from usernsctl.gvisor.inherited import OWN_IPC, OWN_NET
 from usernsctl.gvisor.prepared import HostBase, PreparedNamespace
 from usernsctl.gvisor.registry import DetachedRecord
 from usernsctl.gvisor.request import Request
@@ -103,6 +104,8 @@ class Sandbox(BegunClosing):
     _what = "a sandbox"
     # Whether an agent that is process 1 goes on when its connection has ended.
     _agent_outlives = False
+    # Whether an agent is process 1.
+    _is_agent_first = False
 
     def __init__(
         self,
@@ -193,11 +196,16 @@ class Sandbox(BegunClosing):
             self._start(host, files, streams, detach=detach, terminal=False, timeout=timeout)
             assert self._life is not None
             try:
-                self._commands.adopt(first.get(self._life, deadline))
+                self._adopt(first.get(self._life, deadline))
             except AgentLate:
                 if timeout is not None:
                     raise TimeoutExpired(self.args, timeout) from None
                 raise agent_error(self.id, "does not answer", AgentSilent) from None
+
+    def _adopt(self, agent: Agent) -> None:
+        """Have other commands started by an agent that is process 1."""
+        self._is_agent_first = True
+        self._commands.adopt(agent)
 
     def _undone_unless_whole(self, begin: Callable[[], None]) -> None:
         try:
@@ -453,18 +461,25 @@ class Sandbox(BegunClosing):
         """End all that was started beside the first command, whoever has started it.
 
         The agent ends what it has started when it ends itself; a new one is started when it is
-        needed. Whoever was able to kill it may have got away. So runsc is asked what is left.
+        needed. Unless there is a first command, which others may have to reach, the new one is in
+        namespaces of its own: IPC objects, and what root has made of the loopback network, belong
+        to the namespaces of the agent before. Whoever was able to kill that may have got away. So
+        runsc is asked what is left.
 
         :param seconds: how long that may take.
         :raises RunscError: something is left, or runsc refused to say.
         :raises CommandError: the sandbox has ended.
         """
         self._commands.close()
-        self._commands = SandboxCommands(self.id, weakref.WeakMethod(self._get))
+        life = self._get()
+        options = [OWN_IPC] if self._is_agent_first else []
+        if self._is_agent_first and isinstance(life, Held) and life.network == "none":
+            options.append(OWN_NET)
+        self._commands = SandboxCommands(self.id, weakref.WeakMethod(self._get), options)
         deadline = time.monotonic() + seconds
         while True:
             words = ("ps", "--format=json", self.id)
-            told = ask(self._get(), self.id, *words, seconds=seconds_left(deadline))
+            told = ask(life, self.id, *words, seconds=seconds_left(deadline))
             if told is None:
                 raise SandboxEnded.of(self.id)
             left = len(json.loads(told) or ()) - 1

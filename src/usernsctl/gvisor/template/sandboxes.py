@@ -104,7 +104,7 @@ class TemplateSandbox(Sandbox):
 
     def adopt(self, agent: Agent) -> None:
         """Have its commands started by an agent that is its process 1."""
-        self._commands.adopt(agent)
+        self._adopt(agent)
 
     def end_agent(self, deadline: float) -> None:
         """End the agent, which is not process 1, and all that it has started and still runs.

@@ -1,0 +1,167 @@
+#include "programs/agent/leftovers.h"
+#include "programs/agent/entries.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define SETTINGS "/proc/sys"
+#define SHARED_MEMORY "/dev/shm"
+
+/* Directories in /proc/sys are nested less deep than this. */
+#define DEPTH_MAX 16
+#define TEXT_SIZE 65536
+#define PATH_SIZE 1024
+
+struct list {
+    size_t size; /* of `text` */
+    size_t path_size;
+    int depth;
+    bool is_whole; /* all has been read, and there was room for it */
+    char path[PATH_SIZE];
+    char text[TEXT_SIZE];
+};
+
+static void add(struct list *list, const char *text, size_t size)
+{
+    if (size > sizeof list->text - list->size) {
+        list->is_whole = false;
+        return;
+    }
+    memcpy(list->text + list->size, text, size);
+    list->size += size;
+}
+
+/* Appends a slash and a name to the path, or the path that it begins with. */
+static bool enter(struct list *list, const char *name)
+{
+    size_t size = strlen(name);
+    if (size + 2 > sizeof list->path - list->path_size)
+        return list->is_whole = false;
+    if (list->path_size)
+        list->path[list->path_size++] = '/';
+    memcpy(list->path + list->path_size, name, size + 1);
+    list->path_size += size;
+    return true;
+}
+
+static void leave(struct list *list, size_t path_size)
+{
+    list->path_size = path_size;
+    list->path[path_size] = '\0';
+}
+
+static void add_path(struct list *list)
+{
+    add(list, list->path, list->path_size + 1);
+}
+
+static void add_content(struct list *list, int fd)
+{
+    ssize_t got;
+    char *at;
+    do {
+        at = list->text + list->size;
+        got = read(fd, at, sizeof list->text - list->size);
+        list->size += got > 0 ? (size_t)got : 0;
+    } while (got > 0);
+    add(list, "", 1);
+}
+
+static bool add_setting(const char *name, void *arg);
+
+static void add_directory(struct list *list)
+{
+    if (++list->depth > DEPTH_MAX || !agent_each_entry(AT_FDCWD, list->path, add_setting, list))
+        list->is_whole = false;
+    list->depth--;
+}
+
+/* A file that nobody may read is no setting: what is written to it acts at once. */
+static void add_file(struct list *list, mode_t mode)
+{
+    if (!(mode & 0222))
+        return;
+    int fd = open(list->path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (fd < 0) {
+        list->is_whole = list->is_whole && errno == EACCES;
+        return;
+    }
+    add_path(list);
+    add_content(list, fd);
+    close(fd);
+}
+
+static bool add_setting(const char *name, void *arg)
+{
+    struct list *list = arg;
+    struct stat found;
+    size_t path_size = list->path_size;
+    if (!enter(list, name))
+        return false;
+    if (syscall(SYS_newfstatat, AT_FDCWD, list->path, &found, AT_SYMLINK_NOFOLLOW, 0))
+        list->is_whole = false;
+    else if (S_ISDIR(found.st_mode))
+        add_directory(list);
+    else
+        add_file(list, found.st_mode);
+    leave(list, path_size);
+    return list->is_whole;
+}
+
+static bool add_name(const char *name, void *arg)
+{
+    struct list *list = arg;
+    size_t path_size = list->path_size;
+    if (enter(list, name)) {
+        add_path(list);
+        add(list, "", 1);
+    }
+    leave(list, path_size);
+    return list->is_whole;
+}
+
+static void add_shared_memory(struct list *list)
+{
+    enter(list, SHARED_MEMORY);
+    /* Not every root filesystem has it. */
+    if (!agent_each_entry(AT_FDCWD, list->path, add_name, list) && errno != ENOENT)
+        list->is_whole = false;
+    leave(list, 0);
+}
+
+static void add_settings(struct list *list)
+{
+    enter(list, SETTINGS);
+    add_directory(list);
+    leave(list, 0);
+}
+
+/* Each of gVisor's /proc remembers some settings as they were when they were first read there. */
+static bool mount_another_proc(void)
+{
+    return !syscall(SYS_unshare, CLONE_NEWUSER | CLONE_NEWNS) &&
+           !syscall(SYS_mount, "none", "/proc", "proc", 0, NULL);
+}
+
+bool agent_print_leftovers(void)
+{
+    static struct list list;
+    list.is_whole = true;
+    add_shared_memory(&list);
+    add_settings(&list);
+    if (!mount_another_proc())
+        return false;
+    add_settings(&list);
+    for (size_t at = 0; list.is_whole && at < list.size;) {
+        ssize_t part = write(STDOUT_FILENO, list.text + at, list.size - at);
+        if (part <= 0)
+            return false;
+        at += (size_t)part;
+    }
+    return list.is_whole;
+}
