@@ -11,7 +11,7 @@ from pathlib import Path
 import gvisor
 import pytest
 from conftest import Program
-from processes import children_of
+from processes import children_of, status_of
 
 PATIENCE = 30
 
@@ -80,6 +80,37 @@ def test_it_is_in_the_namespace_and_ends_with_it(usernsctl: Program, kept: str) 
         assert usernsctl("ns", "remove", kept).returncode == 0
         assert process.wait(PATIENCE) == 128 + signal.SIGKILL
         assert process.stdout.read() == ""
+
+
+def test_its_holder_is_process_1_and_the_command_gets_what_it_does_not_handle(
+    usernsctl: Program, kept: str
+) -> None:
+    words = [usernsctl.path, "run", "--in", kept, "--", "sh", "-c", "echo ready; exec sleep 1000"]
+    with subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        (inside,) = children_of(process.pid)
+        assert status_of(inside)["NSpid"].split()[-1] != "1"
+        process.terminate()
+        assert process.wait(PATIENCE) == 128 + signal.SIGTERM
+
+
+def test_a_key_of_the_terminal_ends_the_command(usernsctl: Program, kept: str) -> None:
+    words = [usernsctl.path, "run", "--in", kept, "--", "sh", "-c", "echo ready; sleep 1000"]
+    ours, theirs = os.openpty()
+    with subprocess.Popen(
+        ["setsid", "--ctty", *words], stdin=theirs, stdout=theirs, stderr=theirs
+    ) as process:
+        os.close(theirs)
+        told = b""
+        try:
+            while b"ready" not in told:
+                told += os.read(ours, 1000)
+            os.write(ours, b"\x03")
+            assert process.wait(PATIENCE) == 128 + signal.SIGINT
+        finally:
+            process.kill()
+            os.close(ours)
 
 
 def test_it_ends_with_who_waits_for_it(usernsctl: Program, kept: str) -> None:
