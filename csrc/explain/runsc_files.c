@@ -1,24 +1,32 @@
 #include "explain/runsc_files.h"
+#include "base/number.h"
 #include "explain/match.h"
 #include "include/usernsctl.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 /* More than all the messages of a start, and the beginning of the report of a crash. */
 #define READ_MAX (1 << 18)
-/* More than end_line can match. */
-#define END_MAX 512
+/* More than end_line can match, and what a debug log has between that and waited_for_sandbox. */
+#define END_MAX 4096
 
 /* As the lines are that runsc writes to its debug log, this one before it exits. */
 static const char end_line[] =
     "\1A-Z\0011,1;\0010-9\0014,4; \0010-9:.\0011,99; \1 \0010,99;\0010-9\0011,20; "
     "\1A-Za-z0-9_\0011,99;.go:\0010-9\0011,20;] Exiting with status: \0010-9\0011,9;" UN_MATCH_END;
+
+/* What runsc logs where the sandbox has ended before it could be asked for the status of the
+ * command: the exit status of the sandbox process is then taken for it, which is 128+N where signal
+ * N has killed the command (runsc/sandbox/sandbox.go, since 2018). */
+static const char waited_for_sandbox[] = "Will try waiting on the sandbox process instead.";
 
 /* Go's runtime gives the reason of some fatal errors in the line before. */
 static const char *const crash_lines[] = {"runtime: failed ",
@@ -108,7 +116,19 @@ static bool own_log(const char *debug, char path[UN_PATH_MAX])
                     at ? at + sizeof place - 1 : "") < UN_PATH_MAX;
 }
 
-bool un_runsc_has_ended(const char *debug)
+/* The status of the command by the last line of the log; `before` is the text before that. */
+static int status_in(const char *last, const char *before, size_t size)
+{
+    uint64_t number = 0;
+    un_number_read(strrchr(last, ' ') + 1, INT_MAX, &number);
+    int status = (int)number;
+    bool is_sandbox = memmem(before, size, waited_for_sandbox, sizeof waited_for_sandbox - 1);
+    if (is_sandbox && WIFEXITED(status) && WEXITSTATUS(status) > 128)
+        return WEXITSTATUS(status) - 128;
+    return status;
+}
+
+bool un_runsc_has_ended(const char *debug, int *wait_status)
 {
     char path[UN_PATH_MAX], text[END_MAX + 1];
     struct stat status;
@@ -124,18 +144,22 @@ bool un_runsc_has_ended(const char *debug)
     text[size] = '\0';
     const char *before = memrchr(text, '\n', size);
     const char *last = before ? before + 1 : text;
-    return strlen(last) == size - (size_t)(last - text) && un_match_start(end_line, last);
+    if (strlen(last) != size - (size_t)(last - text) || !un_match_start(end_line, last))
+        return false;
+    *wait_status = status_in(last, text, (size_t)(last - text));
+    return true;
 }
 
 int un_runsc_words_read(const char *errors, const char *crash, const char *debug,
                         struct un_runsc_words *words)
 {
+    int wait_status;
     *words = (struct un_runsc_words){.has_ended = false};
     if (read_errors(errors, words) || read_crash(crash, words)) {
         un_runsc_words_free(words);
         return -1;
     }
-    words->has_ended = !words->crash && un_runsc_has_ended(debug);
+    words->has_ended = !words->crash && un_runsc_has_ended(debug, &wait_status);
     words->told = words->messages.count ? words->messages.bytes : NULL;
     /* If there is one message only, the process that was called has seen no more than that the
      * other one was gone. */

@@ -20,10 +20,11 @@ struct un_runsc_words {
     char *crash;                 /* the line of the report, or NULL */
 };
 
+/* Returns whether runsc's own log says that it came to its end, and so that the status is the
+ * command's: *wait_status, as waitpid(2) gives it. */
+bool un_runsc_has_ended(const char *debug, int *wait_status);
 /* Reads the beginning of the files, and the end of the log; a file that is missing says nothing.
  * `debug` may have %COMMAND% in it. -1: there is no memory. */
-/* Whether its own log says that it came to its end, and so that the status is the command's. */
-bool un_runsc_has_ended(const char *debug);
 int un_runsc_words_read(const char *errors, const char *crash, const char *debug,
                         struct un_runsc_words *words);
 void un_runsc_words_free(struct un_runsc_words *words);

@@ -500,8 +500,11 @@ int un_lost_status(int pidfd);
  * keeps: it writes each status of the command there, an int as waitpid(2) gives it.
  */
 void un_be_init(pid_t child, int report);
+/* Ends this process by signal `sig`, which has killed a child, and without a core file. Returns if
+ * that is not possible: process 1 of a PID namespace can't kill itself by a signal. */
+void un_reraise(int sig);
 /* Waits for a child on behalf of whoever waits for us, as usernsctl-exec --fork does: passes
- * signals on to it, and returns what our exit status should be, 128+N if signal N killed it.
+ * signals on to it, and returns how it ended, as waitpid(2) gives it.
  * Signals that came before reach it too if they were blocked when it was forked. Waits for all
  * other children as well, so it is for a process that does nothing else any more. */
 int un_stand_in(pid_t child);
@@ -527,6 +530,7 @@ struct un_moment {
     const char *cwd;          /* the directory inside that it starts in */
     const char *hostname;     /* NULL: none */
     const char *const *homes; /* the homes of the caller, absolute paths; ends with NULL */
+    bool reraise_signal;      /* end by the signal that killed the command, not with 128+N */
 };
 
 /* Reads a launch, *launch. The bytes must stay for as long as it does. */

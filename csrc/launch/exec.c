@@ -40,7 +40,7 @@ static size_t memory_for(const struct un_launch *launch)
     return size;
 }
 
-static void write_words(const struct un_launch *launch, struct words *words)
+static void write_words(const struct un_launch *launch, bool reraise_signal, struct words *words)
 {
     char *at = words->memory, **arg = words->argv, **variable = words->envp;
     for (size_t i = 0; i < launch->record_count; i++) {
@@ -51,21 +51,25 @@ static void write_words(const struct un_launch *launch, struct words *words)
             continue;
         *arg++ = at;
         at += un_marks_expand(&launch->marks, record->words, at) + 1;
+        /* Behind the name of the watcher. */
+        if (reraise_signal && arg == words->argv + 1)
+            *arg++ = (char *)UN_RERAISE_SIGNAL;
     }
 }
 
-static int make_words(struct un_launch *launch, struct words *words, struct un_error *err)
+static int make_words(struct un_launch *launch, bool reraise_signal, struct words *words,
+                      struct un_error *err)
 {
     un_launch_tell(launch, NULL, NULL);
     if (!launch->of_verb[UN_VERB_WATCH])
         return un_fail(err, UN_STEP_LAUNCH, 0, "launch-malformed",
                        "it says nothing of what is to be executed");
-    words->argv = calloc(launch->of_verb[UN_VERB_WATCH] + 1, sizeof *words->argv);
+    words->argv = calloc(launch->of_verb[UN_VERB_WATCH] + 2, sizeof *words->argv);
     words->envp = calloc(launch->of_verb[UN_VERB_RUNSC_ENV] + 1, sizeof *words->envp);
     words->memory = malloc(memory_for(launch));
     if (!words->argv || !words->envp || !words->memory)
         return un_fail_errno(err, UN_STEP_RUNSC, "");
-    write_words(launch, words);
+    write_words(launch, reraise_signal, words);
     return 0;
 }
 
@@ -170,7 +174,7 @@ static int read_maps(struct un_idmap *maps, struct un_error *err)
 static int prepare(struct un_launch *launch, const struct un_moment *moment, struct words *words,
                    struct un_idmap *maps, struct un_error *err)
 {
-    if (make_words(launch, words, err) || read_maps(maps, err) ||
+    if (make_words(launch, moment->reraise_signal, words, err) || read_maps(maps, err) ||
         un_config_write(launch, moment, maps, err))
         return -1;
     bool has_several = un_map_ids(&maps->of[UN_UID]) > 1 || un_map_ids(&maps->of[UN_GID]) > 1;

@@ -5,6 +5,9 @@
 #include "launch/marks.h"
 #include "launch/verbs.h"
 
+/* What the program that waits for runsc is told so by, before all its other words. */
+#define UN_RERAISE_SIGNAL "--reraise-signal"
+
 struct un_record {
     enum un_verb verb;
     const char *words; /* its arguments, one after the other */

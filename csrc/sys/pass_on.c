@@ -7,21 +7,24 @@
 #include <time.h>
 #include <unistd.h>
 
+/* Notes a status of the command, or of process 1: that one ends after the command, with another
+ * status, which counts only if none was reported, since process 1 was killed. Returns whether it is
+ * of an end. */
 static bool note(struct un_watched *child, int status)
 {
     bool ended = WIFEXITED(status) || WIFSIGNALED(status);
     child->stopped = WIFSTOPPED(status);
-    if (ended)
+    if (ended && !child->has_status) {
+        child->has_status = true;
         child->wait_status = status;
+    }
     return ended;
 }
 
-/* Process 1 reports the end of the command, then ends itself; if it is killed before, its own
- * status counts. */
 static void take_reports(struct un_watched *child)
 {
     int status;
-    while (read(child->reports, &status, sizeof status) == sizeof status)
+    while (child->reports >= 0 && read(child->reports, &status, sizeof status) == sizeof status)
         note(child, status);
 }
 
@@ -33,13 +36,14 @@ static void take_changes(struct un_watched *child)
     while ((whose = waitpid(-1, &status, WNOHANG | WUNTRACED | WCONTINUED)) > 0) {
         if (whose != child->pid)
             continue;
+        /* What process 1 has reported before it ended comes first. */
+        take_reports(child);
         child->ended = note(child, status);
         /* A report that finds no room is lost: the reader is stopped, and reads the next one. */
         if (child->report >= 0)
             (void)!write(child->report, &status, sizeof status);
     }
-    if (child->reports >= 0)
-        take_reports(child);
+    take_reports(child);
 }
 
 /* Whether the kernel has sent a signal that we got to the child too; see pass_on.h. */

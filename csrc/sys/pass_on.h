@@ -26,7 +26,8 @@ struct un_watched {
     int reports;     /* if the child is un_be_init(): the other end of its `report`, or -1 */
     bool stopped;    /* whether the command is stopped */
     bool ended;      /* whether the child has ended */
-    int wait_status; /* of the command, as waitpid(2) gives it */
+    bool has_status; /* whether the command has ended */
+    int wait_status; /* then: how, as waitpid(2) gives it */
 };
 
 /*

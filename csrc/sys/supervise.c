@@ -2,6 +2,7 @@
 #include "base/error.h"
 #include "sys/clone.h"
 #include "sys/process.h"
+#include "sys/self.h"
 #include "sys/setup.h"
 #include "sys/sigchld.h"
 
@@ -71,7 +72,20 @@ int un_stand_in(pid_t child)
     take_signals(&signals);
     stand_in(&watched, un_pass_on_by_kill, NULL, restore ? &terminal : NULL);
     give_signals_back(&signals);
-    return un_exit_status_of(watched.wait_status);
+    return watched.wait_status;
+}
+
+void un_reraise(int sig)
+{
+    if (sig < 1 || sig >= NSIG)
+        return;
+    /* A process that is not dumpable leaves no core. RLIMIT_CORE is no limit to a core that goes to
+     * a program (core(5)). */
+    un_hide_process();
+    /* A caller may have left the signal ignored, or blocked. */
+    signal(sig, SIG_DFL);
+    un_set_signals(un_signal_mask() & ~(UINT64_C(1) << (sig - 1)));
+    kill(getpid(), sig);
 }
 
 /* A pipe by which process 1, which has no number for us, reports on the command: the first end is

@@ -40,6 +40,26 @@ def test_a_death_by_a_signal_is_told_as_128_and_its_number(
         assert prelude(*options, "--", "sh", "-c", "kill -KILL $$").returncode == 137
 
 
+@pytest.mark.parametrize("options", [["-rf"], ["-r", "--init"]])
+@pytest.mark.parametrize(
+    ("script", "status"),
+    [
+        *((f"kill -{number} $$", -number) for number in (1, 2, 9, 15, 34)),
+        *((f"exit {status}", status) for status in (0, 7, 137, 143)),
+    ],
+)
+def test_a_signal_that_kills_the_command_is_raised_again_if_asked_for(
+    prelude: Program, options: list[str], script: str, status: int
+) -> None:
+    done = prelude(*options, "--reraise-signal", "--", "sh", "-c", script)
+    assert (done.returncode, done.stderr) == (status, "")
+
+
+def test_process_1_cannot_raise_it_again(prelude: Program) -> None:
+    inner = [str(prelude.path), "-rf", "--reraise-signal", "--", "sh", "-c", "kill -TERM $$"]
+    assert prelude("-rp", "--", *inner).returncode == 143
+
+
 @pytest.mark.parametrize("options", [["-rf"], ["-rp"]])
 @pytest.mark.parametrize(
     "sig", [signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGWINCH]

@@ -93,6 +93,14 @@ def test_the_command_s_options_are_its_own(in_gvisor: Program) -> None:
     assert (done.returncode, done.stdout) == (0, "--network=host -- -h\n"), done.stderr
 
 
+@pytest.mark.parametrize(("options", "status"), [([], 143), (["--reraise-signal"], -15)])
+def test_a_signal_that_kills_the_command_is_raised_again_if_asked_for(
+    in_gvisor: Program, options: list[str], status: int
+) -> None:
+    done = in_gvisor(*options, "--", "sh", "-c", "kill -TERM $$", cwd=Path("/"))
+    assert (done.returncode, done.stderr) == (status, "")
+
+
 def test_no_network_is_none(in_gvisor: Program) -> None:
     done = in_gvisor("--network=none", "--", "cat", "/proc/net/dev", cwd=Path("/"))
     devices = [line.split(":")[0].strip() for line in done.stdout.splitlines() if ":" in line]

@@ -45,7 +45,8 @@
 #define LAUNCH "/etc/usernsctl/launch"
 #define NO_NETWORK ".no-network"
 #define ALL_IDS ".all-ids"
-/* Besides the words of the caller: the longest command line has 20 of ours. */
+#define RERAISE_SIGNAL "--reraise-signal"
+/* Besides the words of the caller: the longest command line has 21 of ours. */
 #define OWN_WORDS_MAX 24
 #define TERM_MAX 64
 
@@ -64,6 +65,9 @@ static const char help[] =
     "      --runsc=FILE         the runsc to run, where the image has Python; by\n"
     "                           default the one that the launch in /etc/usernsctl\n"
     "                           names\n"
+    "      --reraise-signal     if a signal kills COMMAND, end by that signal too, in\n"
+    "                           place of the exit status 128+N, unless this is\n"
+    "                           process 1 of the container\n"
     "      --check              say whether a command could be started, and start\n"
     "                           none\n"
     "  -h, --help               show this\n"
@@ -75,6 +79,7 @@ struct policy {
     const char *network;
     const char *ids;
     const char *runsc;
+    bool reraise_signal;
     bool is_check;
 };
 
@@ -212,6 +217,8 @@ static int perform(struct words *words, const char *launch, const struct policy 
     add(words, launch);
     if (policy->is_check)
         add(words, "--check");
+    if (policy->reraise_signal)
+        add(words, RERAISE_SIGNAL);
     add(words, "--");
     add_all(words, rest);
     add(words, NULL);
@@ -263,7 +270,7 @@ static int check(const struct policy *policy, const char *command)
 }
 
 /* Options without a letter: no letter has one of these numbers. */
-enum { NETWORK = 1, IDS, RUNSC, CHECK };
+enum { NETWORK = 1, IDS, RUNSC, RERAISE, CHECK };
 
 /* Says which option getopt_long(3) has refused. */
 static int refuse_option(char **argv)
@@ -286,6 +293,7 @@ static int parse(int argc, char **argv, struct policy *policy)
         {"network", required_argument, NULL, NETWORK},
         {"ids", required_argument, NULL, IDS},
         {"runsc", required_argument, NULL, RUNSC},
+        {"reraise-signal", no_argument, NULL, RERAISE},
         {"check", no_argument, NULL, CHECK},
         {"help", no_argument, NULL, 'h'},
         {"version", no_argument, NULL, 'V'},
@@ -300,6 +308,8 @@ static int parse(int argc, char **argv, struct policy *policy)
             policy->ids = optarg;
         else if (option == RUNSC)
             policy->runsc = optarg;
+        else if (option == RERAISE)
+            policy->reraise_signal = true;
         else if (option == CHECK)
             policy->is_check = true;
         else if (option == 'h')
@@ -326,6 +336,8 @@ static int run_by_python(const struct policy *policy, char *const *command, stru
         add(words, fixed[i]);
     if (!strcmp(policy->ids, "all"))
         add(words, "--map-auto");
+    if (policy->reraise_signal)
+        add(words, RERAISE_SIGNAL);
     if (policy->runsc) {
         add(words, "--runsc");
         add(words, policy->runsc);

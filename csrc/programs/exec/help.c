@@ -53,6 +53,9 @@ const char un_options_help[] =
     "      --init                 usernsctl-exec is process 1, and COMMAND its child.\n"
     "                             Process 1 passes signals on to COMMAND, reaps\n"
     "                             orphans, and ends when COMMAND ends; implies --pid\n"
+    "      --reraise-signal       with --fork or --launch: if a signal kills COMMAND,\n"
+    "                             end by that signal too, in place of the status\n"
+    "                             128+N. Process 1, as of a container, can't do that\n"
     "      --mount-proc[=DIR]     mount a new /proc (or DIR); implies --mount\n"
     "      --propagation=private|shared|slave|unchanged\n"
     "                             of mounts in the new mount namespace (default\n"
@@ -71,8 +74,9 @@ const char un_options_help[] =
     "      --launch=FILE          perform what usernsctl freeze has written to FILE:\n"
     "                             run a program in gVisor. COMMAND takes the place of\n"
     "                             the one in FILE, if there is one. No other option\n"
-    "                             may be given. FILE must belong to root or to you,\n"
-    "                             and nobody else may be able to write to it\n"
+    "                             may be given, but for --reraise-signal and the next\n"
+    "                             one. FILE must belong to root or to you, and nobody\n"
+    "                             else may be able to write to it\n"
     "      --check                with --launch: do all but start the program, and\n"
     "                             say so. What was made is gone again\n"
     "\n"
@@ -81,4 +85,4 @@ const char un_options_help[] =
     "\n"
     "Exit status: COMMAND's; 125 if the namespace could not be made, 126 if COMMAND\n"
     "can't be executed, 127 if COMMAND does not exist; with --fork, 128+N if signal N\n"
-    "killed it.\n";
+    "killed it, or that signal with --reraise-signal.\n";

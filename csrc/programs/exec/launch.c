@@ -153,21 +153,23 @@ static void survive_file_limit(void)
         sigaction(SIGXFSZ, &before, NULL);
 }
 
-static int perform(struct performance *of, const char *file, const char *const *command,
-                   bool is_check, struct un_error *err)
+static int perform(struct performance *of, const struct un_options *options, struct un_error *err)
 {
+    const char *file = options->launch;
+    const char *const *command = options->command;
     /* Nobody inside could take what is closed. */
     if (open_standard(err) || un_close_fds(NULL, 0, err) ||
         un_launch_file_read(file, &of->file, &of->launch, err))
         return -1;
-    if (is_check)
+    if (options->check)
         command = words_to_check(of->launch, command);
     if (un_moment_take(of->launch, command, environ, &of->moment, err) ||
         open_sources(of, file, err) || enter(of, err) ||
         un_launch_build(of->launch, &of->moment.is, err) ||
         un_moment_settle(of->launch, &of->moment, err))
         return -1;
-    return is_check ? 0 : un_launch_exec(of->launch, &of->moment.is, err);
+    of->moment.is.reraise_signal = options->reraise_signal;
+    return options->check ? 0 : un_launch_exec(of->launch, &of->moment.is, err);
 }
 
 /* The exit status. */
@@ -179,7 +181,7 @@ static int tell(const struct performance *of, struct un_error *err)
     return un_exit_status(err);
 }
 
-int un_exec_launch(const char *file, const char *const *command, bool is_check)
+int un_exec_launch(const struct un_options *options)
 {
     struct un_error err;
     struct performance *of = calloc(1, sizeof *of);
@@ -189,7 +191,7 @@ int un_exec_launch(const char *file, const char *const *command, bool is_check)
     if (of)
         of->file.fd = -1;
     int failed =
-        of ? perform(of, file, command, is_check, &err) : un_fail_errno(&err, UN_STEP_LAUNCH, file);
+        of ? perform(of, options, &err) : un_fail_errno(&err, UN_STEP_LAUNCH, options->launch);
     int status = failed ? tell(of, &err) : 0;
     if (of) {
         un_launch_close(of->launch);

@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 extern char **environ;
@@ -68,6 +69,14 @@ static int report(int socket, struct un_error *err)
     return un_exit_status(err);
 }
 
+/* The exit status, unless the command was killed by a signal that is to kill us as well. */
+static int end_as(int wait_status, bool reraise_signal)
+{
+    if (reraise_signal && WIFSIGNALED(wait_status))
+        un_reraise(WTERMSIG(wait_status));
+    return un_exit_status_of(wait_status);
+}
+
 static int run(struct un_options *options, struct un_error *err)
 {
     if (enter(options, err))
@@ -84,7 +93,7 @@ static int run(struct un_options *options, struct un_error *err)
         if (child < 0)
             return fail(err);
         if (child > 0)
-            return un_exit_status_of(how.wait_status);
+            return end_as(how.wait_status, options->reraise_signal);
         /* The end of process 1 is the end of all below it. */
         options->setup.pdeathsig = options->init ? 0 : options->kill_child;
         options->setup.parent_pidfd = how.parent_pidfd;
@@ -120,6 +129,6 @@ int main(int argc, char **argv)
         return print("usernsctl-exec " USERNSCTL_VERSION "\n");
     if (!options.launch)
         return run(&options, &err);
-    int status = un_exec_launch(options.launch, options.command, options.check);
+    int status = un_exec_launch(&options);
     return status ? status : print("Ready for a command in gVisor; runsc itself was not started\n");
 }

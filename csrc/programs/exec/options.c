@@ -22,6 +22,7 @@ enum {
     OPT_SETGROUPS,
     OPT_KILL_CHILD,
     OPT_INIT,
+    OPT_RERAISE_SIGNAL,
     OPT_MOUNT_PROC,
     OPT_PROPAGATION,
     OPT_KEEP_CAPS,
@@ -56,6 +57,7 @@ static const struct option long_options[] = {
     {"fork", no_argument, NULL, 'f'},
     {"kill-child", optional_argument, NULL, OPT_KILL_CHILD},
     {"init", no_argument, NULL, OPT_INIT},
+    {"reraise-signal", no_argument, NULL, OPT_RERAISE_SIGNAL},
     {"mount-proc", optional_argument, NULL, OPT_MOUNT_PROC},
     {"propagation", required_argument, NULL, OPT_PROPAGATION},
     {"root", required_argument, NULL, 'R'},
@@ -288,6 +290,9 @@ static int take_option(struct un_options *options, int option, struct un_error *
         options->init = true;
         options->flags |= un_ns_flag(UN_NS_PID);
         return 0;
+    case OPT_RERAISE_SIGNAL:
+        options->reraise_signal = true;
+        return 0;
     case OPT_MOUNT_PROC:
         options->setup.mount_proc = optarg ? optarg : "/proc";
         options->flags |= un_ns_flag(UN_NS_MOUNT);
@@ -400,7 +405,7 @@ int un_options_parse(int argc, char **argv, struct un_options *options, struct u
             return 0;
     }
     options->command = (const char *const *)argv + optind;
-    if (options->launch && count > 1 + options->check)
+    if (options->launch && count > 1 + options->check + options->reraise_signal)
         return usage(err, "%s decides all that options are for: leave out the others%s", "--launch",
                      "");
     if (options->launch)

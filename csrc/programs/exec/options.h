@@ -12,9 +12,10 @@ struct un_options {
     struct un_request request;
     uint64_t flags; /* CLONE_NEW... of the other namespaces */
     bool fork;
-    bool init;      /* the command is not process 1 of its PID namespace: we are */
-    int hold;       /* where to report to that the namespaces are held; -1: run a command */
-    int kill_child; /* the signal for a child that outlives us */
+    bool reraise_signal; /* whether to end by the signal that killed the command */
+    bool init;           /* the command is not process 1 of its PID namespace: we are */
+    int hold;            /* where to report to that the namespaces are held; -1: run a command */
+    int kill_child;      /* the signal for a child that outlives us */
     unsigned long propagation; /* MS_PRIVATE, MS_SLAVE, MS_SHARED, or 0: unchanged */
     struct un_setup setup;
     int keep[UN_KEEP_MAX]; /* descriptors to pass on: sorted, without doubles */

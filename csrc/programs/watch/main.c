@@ -1,5 +1,5 @@
 /*
- * usernsctl-watch PROGRAM ERRORS CRASH DEBUG BUNDLE -- [KILL...] -- COMMAND...
+ * usernsctl-watch [--reraise-signal] PROGRAM ERRORS CRASH DEBUG BUNDLE -- [KILL...] -- COMMAND...
  *
  * Runs COMMAND, which is a runsc, in a child, passes signals on to it, and ends with its exit
  * status. That is the command's if runsc's own log says that it came to its end. Otherwise runsc
@@ -8,11 +8,15 @@
  * With KILL, a signal is passed on by running KILL with its number as one more argument: `runsc
  * run` itself would end at a signal, and what it runs could not catch it.
  *
+ * With --reraise-signal, the signal that killed the command kills the watcher as well: runsc itself
+ * makes 128+N of signal N, as if the command had exited so, but its log tells which of both it was.
+ *
  * PROGRAM is what is executed for KILL and COMMAND, whatever their first words are: it may lead to
  * a descriptor that we were given, which none of them inherits.
  */
 #include "explain/limits.h"
 #include "explain/runsc_files.h"
+#include "launch/launch.h"
 #include "programs/shared/report.h"
 #include "programs/watch/explain.h"
 #include "sys/fds.h"
@@ -42,7 +46,8 @@ struct words {
     char **kill;
     char **command;
     int early;
-    bool signalled; /* whether runsc itself may have ended of a signal that was passed on */
+    bool reraise_signal; /* whether to end by the signal that killed the command */
+    bool signalled;      /* whether runsc itself may have ended of a signal that was passed on */
 };
 
 static int fail(const struct un_error *err)
@@ -99,7 +104,8 @@ static int conclude(const struct words *words, int status, const uint64_t before
             cause = un_limit_cause(i);
     bool may_be_own = status == UN_RUNSC_FAILED || status == UN_RUNSC_CRASHED;
     bool was_stopped = words->signalled && status > 128;
-    if (may_be_own || !(was_stopped || un_runsc_has_ended(words->files[DEBUG])))
+    int ignored;
+    if (may_be_own || !(was_stopped || un_runsc_has_ended(words->files[DEBUG], &ignored)))
         return explain_runsc(words->files, status, cause);
     /* gVisor may have gone on without the process that was killed, and the command have failed. */
     if (hit[UN_LIMIT_MEMORY]) {
@@ -108,6 +114,16 @@ static int conclude(const struct words *words, int status, const uint64_t before
         report_cause(un_limit_cause(UN_LIMIT_MEMORY));
     }
     return status;
+}
+
+/* The signal that killed the command, or runsc when that was passed on to it; 0: none did. */
+static int fatal_signal(const struct words *words, int wait_status)
+{
+    if (words->early && un_exit_status_of(wait_status) == 128 + SIGTERM)
+        return words->early;
+    /* Without this log, runsc's own end counts. */
+    un_runsc_has_ended(words->files[DEBUG], &wait_status);
+    return WIFSIGNALED(wait_status) ? WTERMSIG(wait_status) : 0;
 }
 
 /* Only returns if it failed. Who kills us means the command. */
@@ -189,12 +205,21 @@ static bool split(int argc, char **argv, struct words *words)
 {
     char **start[2] = {NULL, NULL};
     int found = 0;
+    bool reraise_signal = false;
+    for (; argc > 2 && !strcmp(argv[1], UN_RERAISE_SIGNAL); argc--, argv++)
+        reraise_signal = true;
     for (int i = 2; i < argc && found < 2; i++)
         if (!strcmp(argv[i], "--")) {
             argv[i] = NULL;
             start[found++] = argv + i + 1;
         }
-    *words = (struct words){argv[1], argv + 2, start[0], start[1], 0, false};
+    *words = (struct words){
+        .program = argv[1],
+        .files = argv + 2,
+        .kill = start[0],
+        .command = start[1],
+        .reraise_signal = reraise_signal,
+    };
     return found == 2 && words->kill - words->files == FILES + 1 && *words->command &&
            words->command - words->kill < KILL_MAX;
 }
@@ -208,8 +233,8 @@ int main(int argc, char **argv)
     for (enum un_limit i = 0; i < UN_LIMIT_COUNT; i++)
         hits[i] = un_limit_hits(i);
     if (argc < 2 || !split(argc, argv, &words)) {
-        fputs("usage: usernsctl-watch PROGRAM ERRORS CRASH DEBUG BUNDLE -- [KILL...] -- "
-              "COMMAND...\n",
+        fputs("usage: usernsctl-watch [--reraise-signal] PROGRAM ERRORS CRASH DEBUG BUNDLE -- "
+              "[KILL...] -- COMMAND...\n",
               stderr);
         return 125;
     }
@@ -223,5 +248,9 @@ int main(int argc, char **argv)
     int status = un_exit_status_of(how.wait_status);
     if (words.early && status == 128 + SIGTERM)
         status = 128 + words.early;
-    return conclude(&words, status, hits);
+    int ours = conclude(&words, status, hits);
+    int sig = words.reraise_signal && ours == status ? fatal_signal(&words, how.wait_status) : 0;
+    if (sig)
+        un_reraise(sig);
+    return ours;
 }

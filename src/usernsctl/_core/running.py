@@ -234,9 +234,17 @@ def exec_command(command: Command) -> NoReturn:
 def stand_in(child: int) -> int:
     """Wait for the child process `child`, and pass on to it what signals come; see un_stand_in().
 
-    :returns: its exit status, 128+N after signal N.
+    :returns: how it ended, as :func:`os.waitpid` gives it.
     """
     return int(lib.un_stand_in(child))
+
+
+def reraise(number: int) -> None:
+    """End this process by the signal that has killed a child; see un_reraise().
+
+    Returns if that is not possible, as in process 1.
+    """
+    lib.un_reraise(number)
 
 
 def be_init(child: int, report: int) -> NoReturn:

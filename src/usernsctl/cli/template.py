@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from usernsctl.gvisor.template.record import TemplateRecord
 
 # What is of each sandbox's own, or of a run that nobody else has a part in.
-_LEFT_OUT = ("terminal", "state")
+_LEFT_OUT = ("terminal", "state", "reraise_signal")
 
 _OPTIONS = [one for one in run.request_options() if one[0] not in _LEFT_OUT]
 

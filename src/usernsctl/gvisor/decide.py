@@ -294,7 +294,8 @@ def _commands(request: Request, facts: Facts) -> tuple[tuple[str, ...], tuple[st
     kill = [] if request.terminal else runsc.kill_command(name, options)
     run = runsc.command_line(name, options)
     explained = (written.errors, written.crash, written.debug, options.bundle)
-    return tuple(run), (watcher, program, *explained, "--", *kill, "--", *run)
+    reraise = ["--reraise-signal"] if request.reraise_signal else []
+    return tuple(run), (watcher, *reraise, program, *explained, "--", *kill, "--", *run)
 
 
 def forgoes_barriers(request: Request, *, is_script: bool) -> bool:

@@ -51,7 +51,7 @@ def run(
 
     native = _core.NativeLaunch(launch.encode())
     native.open(descriptors(launch, looked.used.files()))
-    looked.place.enter()
+    looked.place.enter(reraise_signal=request.reraise_signal)
     native.build()
     seen = View.built(launch, native.scratch, native.binds(), _open)
     moment = launch.moment

@@ -87,29 +87,34 @@ class Place:
             pid=namespace.has("pid"),
         )
 
-    def enter(self) -> None:
+    def enter(self, *, reraise_signal: bool) -> None:
         """Move this process there, into a new mount namespace.
 
         Of its caller's descriptors it keeps standard input, output and error only. Where there is a
         PID namespace, this returns in a child, which is in it. This process waits for the child,
         and ends as it does.
 
+        :param reraise_signal: whether a signal that kills the child kills this process as well.
+            Otherwise the exit status is 128+N.
         :raises NamespaceError: the kernel refused.
         """
         close_inherited()
         self.target.enter()
         if self.pid:
-            _go_on_in_child()
+            _go_on_in_child(reraise_signal=reraise_signal)
             mounts.mount_own_proc()
 
 
-def _go_on_in_child() -> None:
+def _go_on_in_child(*, reraise_signal: bool) -> None:
     parent = os.pidfd_open(os.getpid())
     # None gets lost: what comes before un_stand_in() waits for it.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     child = os.fork()
     if child:
-        os._exit(_core.stand_in(child))
+        status = os.waitstatus_to_exitcode(_core.stand_in(child))
+        if status < 0 and reraise_signal:
+            _core.reraise(-status)
+        os._exit(status if status >= 0 else 128 - status)
     # Before it is looked whether the parent is there: the signal comes from one that dies later.
     _core.apply_setup(_core.Setup(pdeathsig=signal.SIGKILL))
     if select.select([parent], [], [], 0)[0]:

@@ -216,6 +216,8 @@ class Request:
         inside, else ``/``.
     :ivar user: uid and gid inside, or ``None`` for 0 and 0.
     :ivar terminal: whether the command gets a terminal of its own.
+    :ivar reraise_signal: whether a signal that kills the command kills the waiting process as well,
+        in place of its exit status 128+N; process 1 of a container ends with the status.
     :ivar idmap: the ids of a new user namespace.
     :ivar kept: the name of a kept namespace to run in, in place of a new one; of a host's sandboxes
         also that namespace itself.
@@ -379,6 +381,17 @@ class Request:
                 is_open=True,
                 help="Give CMD a terminal of its own. By default it gets one if standard "
                 "input, output and error are a terminal.",
+            ),
+        ),
+        default=False,
+    )
+    reraise_signal: bool = field(
+        metadata=by(
+            Option(
+                flags=("--reraise-signal",),
+                heading=PROCESS,
+                help="If a signal kills CMD, end by that signal too, in place of the exit status "
+                "128+N: for callers that tell both apart. Process 1, as of a container, can't.",
             ),
         ),
         default=False,

@@ -200,6 +200,8 @@ static int nothing_is_left_of_a_failure(void *arg)
 
 static int a_program_that_is_covered_is_told(void *arg)
 {
+    static const char *const nothing[] = {NULL};
+    const struct un_moment moment = {.args = nothing, .env = nothing, .homes = nothing};
     struct draft draft;
     struct un_error err;
     (void)arg;
@@ -210,7 +212,7 @@ static int a_program_that_is_covered_is_told(void *arg)
                             "watch /bin/true"));
     CHECK_INT(unlink("program"), 0);
     make_file("program", "#!/bin/sh\n", 0755);
-    CHECK_INT(un_launch_exec(launch, NULL, &err), -1);
+    CHECK_INT(un_launch_exec(launch, &moment, &err), -1);
     CHECK_INT(err.errnum, ESTALE);
     CHECK_TEXT(err.detail, "/tmp/program");
     un_launch_close(launch);

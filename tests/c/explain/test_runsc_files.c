@@ -1,0 +1,62 @@
+/* What runsc's own log says of the end of the command. */
+#include "check.h"
+
+#include "explain/runsc_files.h"
+
+#include <sys/wait.h>
+
+#define LINE "I1125 01:43:37.998166   66184 main.go:222] "
+#define WAITED                                                                                     \
+    "W1125 01:43:37.998100   66184 sandbox.go:1224] Wait on container \"c\" failed: connecting: "  \
+    "connection refused. Will try waiting on the sandbox process instead.\n"
+
+/* The status in a log with this text, as waitpid(2) gives it; -1: none. */
+static int status_of_log(const char *text)
+{
+    char path[] = "/tmp/test_runsc_files.XXXXXX";
+    int status = 0, fd = mkstemp(path);
+    CHECK(fd >= 0);
+    CHECK_INT(write(fd, text, strlen(text)), (long long)strlen(text));
+    close(fd);
+    bool has_ended = un_runsc_has_ended(path, &status);
+    unlink(path);
+    return has_ended ? status : -1;
+}
+
+static void the_last_line_has_the_status(void)
+{
+    CHECK_INT(status_of_log(LINE "Exiting with status: 0\n"), 0);
+    CHECK_INT(status_of_log(LINE "something\n" LINE "Exiting with status: 768"), 3 << 8);
+    CHECK_INT(status_of_log(LINE "Exiting with status: 36608\n"), 143 << 8);
+    CHECK_INT(status_of_log(LINE "Exiting with status: 15\n"), 15);
+}
+
+static void another_end_is_none(void)
+{
+    CHECK_INT(status_of_log(""), -1);
+    CHECK_INT(status_of_log(LINE "Exiting with status: 0\n" LINE "something\n"), -1);
+    CHECK_INT(status_of_log("Exiting with status: 0\n"), -1);
+    CHECK_INT(status_of_log(LINE "Exiting with status: 0 \n"), -1);
+    CHECK_INT(status_of_log(LINE "Exiting with status: -1\n"), -1);
+}
+
+static void a_number_that_runsc_does_not_write_is_none(void)
+{
+    CHECK_INT(status_of_log(LINE "Exiting with status: 9999999999\n"), -1);
+}
+
+static void the_status_of_the_sandbox_process_is_128_and_the_signal(void)
+{
+    CHECK_INT(status_of_log(WAITED LINE "Exiting with status: 36608\n"), 15);
+    CHECK_INT(status_of_log(WAITED LINE "Destroying\n" LINE "Exiting with status: 35072\n"), 9);
+    CHECK_INT(status_of_log(WAITED LINE "Exiting with status: 768\n"), 3 << 8);
+    CHECK_INT(status_of_log(WAITED LINE "Exiting with status: 32768\n"), 128 << 8);
+}
+
+int main(void)
+{
+    the_last_line_has_the_status();
+    another_end_is_none();
+    a_number_that_runsc_does_not_write_is_none();
+    the_status_of_the_sandbox_process_is_128_and_the_signal();
+}

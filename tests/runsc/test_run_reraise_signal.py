@@ -1,0 +1,147 @@
+"""--reraise-signal: a signal that kills the command kills the process that was called as well."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Program
+from frozen import freeze
+
+PATIENCE = 30
+
+Words = Callable[..., list[str]]
+
+
+@pytest.fixture(params=["run", "launch", "frozen"])
+def words(
+    request: pytest.FixtureRequest, usernsctl: Program, prelude: Program, tmp_path: Path
+) -> Words:
+    """The words of a call with --reraise-signal that runs a script of the shell in gVisor."""
+    if request.param == "run":
+        before = [str(usernsctl.path), "run", "--reraise-signal"]
+    elif request.param == "launch":
+        file = freeze(usernsctl, tmp_path / "launch")
+        before = [str(prelude.path), "--reraise-signal", "--launch", str(file)]
+    else:
+        file = freeze(usernsctl, tmp_path / "launch", "--reraise-signal")
+        before = [str(prelude.path), "--launch", str(file)]
+    return lambda script: [*before, "--", "sh", "-c", script]
+
+
+def run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGKILL, signal.SIGHUP, signal.SIGPIPE, signal.SIGSEGV, 34]
+)
+def test_a_signal_that_kills_the_command_kills_the_caller_s_child(
+    words: Words, number: int
+) -> None:
+    done = run(words(f"kill -{int(number)} $$"))
+    assert (done.returncode, done.stdout, done.stderr) == (-number, "", "")
+
+
+@pytest.mark.parametrize("status", [0, 7, 125, 127, 143, 137, 255])
+def test_a_status_is_no_signal(words: Words, status: int) -> None:
+    """143 is what a program exits with that handles SIGTERM so, such as a JVM.
+
+    Of a sandbox that ends before runsc waits for it, runsc does not know which of both it was.
+    """
+    assert run(words(f"sleep 1; exit {status}")).returncode == status
+
+
+def test_without_the_option_it_is_a_status(usernsctl: Program) -> None:
+    assert usernsctl("run", "--", "sh", "-c", "kill -TERM $$").returncode == 143
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_is_passed_on_does_so_too(words: Words, number: int) -> None:
+    with subprocess.Popen(
+        words("echo ready; exec sleep 1000"), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        process.send_signal(number)
+        assert process.wait(PATIENCE) == -number
+
+
+def test_a_signal_that_is_handled_is_none(words: Words) -> None:
+    script = "trap 'exit 9' TERM; echo ready; while :; do sleep 0.1; done"
+    with subprocess.Popen(
+        words(script), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        process.terminate()
+        assert process.wait(PATIENCE) == 9
+
+
+def test_a_signal_at_any_moment_is_the_end(words: Words) -> None:
+    number, chance = signal.SIGTERM, random.Random(0)
+    command = words("exec sleep 1000")
+    for _ in range(5):
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=-1, stderr=-1) as process:
+            try:
+                process.wait(chance.uniform(0.05, 0.3))
+            except subprocess.TimeoutExpired:
+                process.send_signal(number)
+            assert process.wait(PATIENCE) == -number
+
+
+@pytest.mark.parametrize("how", ["ignored", "blocked"])
+def test_what_the_caller_left_ignored_or_blocked_kills_all_the_same(words: Words, how: str) -> None:
+    def prepare() -> None:
+        if how == "ignored":
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        else:
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+
+    command = words("kill -USR1 $$")
+    done = subprocess.run(command, preexec_fn=prepare, timeout=PATIENCE)
+    assert done.returncode == -signal.SIGUSR1
+
+
+def test_no_core_is_left(words: Words, tmp_path: Path) -> None:
+    command = ["sh", "-c", 'ulimit -c unlimited; exec "$@"', "sh", *words("kill -SEGV $$")]
+    before = set(tmp_path.iterdir())
+    process = subprocess.Popen(command, cwd=tmp_path)
+    _, status = os.waitpid(process.pid, 0)
+    process.returncode = 0
+    assert (os.WTERMSIG(status), os.WCOREDUMP(status)) == (signal.SIGSEGV, False)
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_process_1_ends_with_the_status(words: Words, prelude: Program) -> None:
+    """pid_namespaces(7): it can't kill itself by a signal."""
+    command = [str(prelude.path), "-rp", "--mount-proc", "--", *words("kill -TERM $$")]
+    assert run(command).returncode == 143
+
+
+def test_a_command_that_is_missing_is_a_status(words: Words) -> None:
+    command = words("")
+    done = run([*command[: command.index("--")], "--", "no-such-command"])
+    assert done.returncode == 127
+
+
+@pytest.fixture
+def kept(usernsctl: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    tmp_path.chmod(0o700)
+    assert usernsctl("ns", "create", "box", "-rp").returncode == 0
+    yield "box"
+    usernsctl("ns", "remove", "box")
+
+
+@pytest.mark.parametrize(("script", "status"), [("kill -TERM $$", -15), ("exit 143", 143)])
+def test_it_goes_through_whoever_waits_outside_of_a_pid_namespace(
+    usernsctl: Program, kept: str, script: str, status: int
+) -> None:
+    done = usernsctl("run", "--reraise-signal", "--in", kept, "--", "sh", "-c", script)
+    assert done.returncode == status
