@@ -114,6 +114,18 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         _needs(item.config)(*marks.required(item))
 
 
+@pytest.hookimpl(hookwrapper=True)
+def pytest_fixture_setup(request: pytest.FixtureRequest) -> Generator[None, Any, None]:
+    """Have what a test leaves in its `tmp_path` be the caller's before that is torn down."""
+    yield
+    item = request.node
+    if request.fixturename == "tmp_path" and item.get_closest_marker("userns") is not None:
+        from usernsctl.pytest_plugin import leftovers
+
+        # It runs before the finalizer of `tmp_path` itself, and after those of its users.
+        request.addfinalizer(lambda: leftovers.take_back(item))
+
+
 @pytest.hookimpl(hookwrapper=True, trylast=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, None]:
     """Have whoever records warnings get those of the child as well."""

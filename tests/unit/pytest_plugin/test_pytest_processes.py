@@ -6,8 +6,11 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+import usernsctl as un
 
 pytestmark = [pytest.mark.each_user, pytest.mark.userns_requires("userns")]
 
@@ -311,3 +314,58 @@ def test_a_killed_session_leaves_no_test(session: pytest.Pytester) -> None:
         process.send_signal(signal.SIGKILL)
         # Its end is the end of the last process that has this pipe.
         assert process.stderr.read() == b""
+
+
+LEAVES = """
+    import os
+    import pytest
+    import usernsctl as un
+
+    @pytest.fixture
+    def looks_afterwards(tmp_path):
+        yield
+        assert os.lstat(tmp_path / "directory").st_uid != os.geteuid()
+
+    @pytest.mark.userns(map={idmap})
+    @pytest.mark.parametrize("how", ["passes", "fails", "is killed", "is another user"])
+    def test_leaves(tmp_path, looks_afterwards, how):
+        below = tmp_path / "directory" / "below"
+        below.mkdir(parents=True)
+        (below / "file").write_text("kept")
+        (below / "link").symlink_to("/etc/passwd")
+        os.mkfifo(below / "pipe", 0)
+        for path in [*below.iterdir(), below, below.parent]:
+            os.chown(path, {other}, {other}, follow_symlinks=False)
+        os.chmod(below, 0)
+        os.chmod(below.parent, 0o700)
+        assert how != "fails"
+        if how == "is killed":
+            os.kill(os.getpid(), 9)
+        if how == "is another user":
+            os.setresuid({other}, {other}, {other})
+"""
+
+
+@pytest.mark.userns_requires("subid")
+@pytest.mark.parametrize(
+    ("idmap", "other"), [('"auto"', "3"), ("un.IdMap.keep_id()", "3"), ('"subids"', "THEIRS")]
+)
+def test_what_a_test_has_left_of_other_users_can_be_deleted(
+    session: pytest.Pytester, tmp_path: Path, idmap: str, other: str
+) -> None:
+    theirs = un.plan(un.IdMap.auto()).uid[-1].outside
+    code = LEAVES.format(idmap=idmap, other=other.replace("THEIRS", str(theirs)))
+    session.makepyfile(code)
+    base = tmp_path / "base"
+    result = session.runpytest_subprocess(f"--basetemp={base}")
+    result.assert_outcomes(passed=2, failed=2)
+    assert [*base.glob("*/directory")]
+    left = [*base.rglob("*")]
+    assert {os.lstat(path).st_uid for path in left} == {os.geteuid()}
+    assert os.lstat("/etc/passwd").st_uid == 0
+    # The next session deletes what this one has left.
+    session.makepyfile("def test_nothing(tmp_path): pass")
+    result = session.runpytest_subprocess(f"--basetemp={base}")
+    result.assert_outcomes(passed=1)
+    result.stdout.no_fnmatch_line("*rm_rf*")
+    assert len([*base.iterdir()]) <= 2

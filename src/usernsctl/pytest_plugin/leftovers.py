@@ -1,0 +1,53 @@
+"""Files that a test has left to other users: pytest could not delete them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from usernsctl.commands.target import make_target
+from usernsctl.errors import UsernsError
+from usernsctl.maps import IdMap, plan
+from usernsctl.pytest_plugin.child import Channel, fork, leave
+from usernsctl.pytest_plugin.marks import wanted
+
+
+def take_back(item: pytest.Item) -> None:
+    """Make the caller the owner of all that is in the ``tmp_path`` of a test.
+
+    The kernel lets the caller do that only in a user namespace with the map that the test had.
+    """
+    asked, path = wanted(item), getattr(item, "funcargs", {}).get("tmp_path")
+    if asked is not None and isinstance(path, Path) and any(_foreign(path, os.geteuid())):
+        _take_back_inside(path, asked.idmap)
+
+
+def _foreign(path: Path, uid: int) -> Iterator[tuple[int, str]]:
+    """Yield the files below a directory that somebody else owns: a descriptor and a name in it."""
+    for _, directories, files, fd in os.fwalk(path):
+        for name in (*directories, *files):
+            with contextlib.suppress(FileNotFoundError):
+                if os.stat(name, dir_fd=fd, follow_symlinks=False).st_uid != uid:
+                    yield fd, name
+
+
+def _take_back_inside(path: Path, idmap: IdMap) -> None:
+    # What can't be taken back is left as it is, for pytest to complain of.
+    with contextlib.suppress(UsernsError):
+        planned = plan(idmap)
+        target = make_target((), planned=planned)
+        process = fork()
+        if isinstance(process, Channel):
+            with contextlib.suppress(Exception):
+                target.enter()
+                for fd, name in _foreign(path, os.geteuid()):
+                    with contextlib.suppress(OSError):
+                        own = os.geteuid(), os.getegid()
+                        os.chown(name, *own, dir_fd=fd, follow_symlinks=False)
+            leave(process, {})
+        with contextlib.closing(process):
+            next(process.messages())
