@@ -1244,7 +1244,7 @@ const char un_text_causes[] =
     "usernsctl plan --map-users INSIDE:OUTSIDE:COUNT --map-users INSIDE:OUTSIDE:COUNT\012# says which extents exclude each other, and starts nothing" "\000"
     "\000"
     "rootfs-missing" "\000"
-    "root.path of config.json does not exist, or is no directory. The gofer ends before it can report that (EOF)." "\000"
+    "The root filesystem (root.path of config.json, or --rootfs) does not exist, or is no directory. runsc's gofer ends before it can report that (EOF)." "\000"
     "usernsctl bundle check DIR" "\000"
     "\000"
     "runsc-character-device" "\000"

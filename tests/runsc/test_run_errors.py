@@ -26,7 +26,12 @@ ARGUMENTS = [
     (
         ["--bind", "/nonexistent", "--", "true"],
         125,
-        "--bind /nonexistent: there is no /nonexistent on this machine\n"
+        "--bind /nonexistent: there is no /nonexistent on this machine\n  why: ",
+    ),
+    (
+        ["--bind", "/nonexistent", "--", "true"],
+        125,
+        "[bind-source-missing]\n"
         "  remedy: SRC is a path of this machine, and DST one in the sandbox",
     ),
     (["--bind", "/etc:/b,rw", "--", "true"], 125, "did you mean '/etc:/b:rw'?"),
@@ -44,7 +49,7 @@ ARGUMENTS = [
     (
         ["--rootfs", "/nonexistent", "--", "true"],
         125,
-        "/nonexistent does not exist\n  remedy: name a directory of this machine",
+        "[rootfs-missing]\n  remedy: name a directory of this machine",
     ),
     (
         ["--rootfs", "/usr/lib", "--", "sh"],
