@@ -244,6 +244,11 @@ static const struct un_cause causes[] = {
      "keep the groups: leave --setgid out"},
     {"setgroups-order", "an unprivileged process must give up setgroups(2) before it maps a group",
      "leave --setgroups out, or set it to deny"},
+    {"start-timeout",
+     "the child that enters the namespaces did not execute the command in time, and was killed: "
+     "root in the namespaces may have stopped it, or a file system there does not answer",
+     "use namespaces that nobody else is root in, such as new ones; or have more patience "
+     "(start_timeout=)"},
     {"subid-file-unreadable", "the file that grants subordinate ranges can't be read",
      "chmod 644 /etc/subuid /etc/subgid"},
     {"subid-not-a-file",

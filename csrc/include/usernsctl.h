@@ -456,6 +456,8 @@ int un_exec(const struct un_command *command, struct un_error *err);
  * those are passed on. Async-signal-safe. */
 int un_close_fds(const int *keep, size_t keep_count, struct un_error *err);
 
+#define UN_START_TIMEOUT_MS 30000
+
 struct un_spawn {
     const char *child;               /* see un_namespace_create(); for a bare command: NULL */
     const struct un_plan *plan;      /* a new user namespace, or NULL */
@@ -472,6 +474,7 @@ struct un_spawn {
     const int *keep;      /* ... but these: sorted, without doubles */
     size_t keep_count;    /* */
     bool restore_signals; /* SIGPIPE and SIGXFSZ, which Python ignores, get their default action */
+    int start_timeout_ms; /* how long the child may take to execute the command; -1: for ever */
     const uint64_t *signals; /* the signals that the command blocks; NULL: those that we block */
     bool new_session;        /* setsid(2) */
     int process_group;       /* setpgid(2); -1: leave */
@@ -482,7 +485,8 @@ void un_spawn_init(struct un_spawn *spawn);
 /*
  * Starts a command in a child. 0: it has been exec'd, *pid is its id and *pidfd refers to it. -1:
  * no process is left. Any thread may call it, and one that is cancelled meanwhile is so afterwards.
- * The price does not depend on the size of the caller's memory.
+ * The price does not depend on the size of the caller's memory. Root in a namespace that is joined
+ * may keep the child from the command, so that it is killed when its time is over.
  *
  * A bare command, one that changes nothing of what it is and where (no namespace, no root, no ids,
  * no capabilities), is what the child executes; any other one the child program does, once inside.

@@ -47,16 +47,16 @@ static int wait_until_open(int dir, int pidfd, struct un_error *err)
 }
 
 /* Takes what the holder hands out: its /proc directory, and the namespaces with these flags. */
-static int take_namespaces(int socket, int pidfd, uint64_t flags, int *dir, struct un_namespace *ns,
-                           struct un_error *err)
+static int take_namespaces(const struct un_start *start, uint64_t flags, int *dir,
+                           struct un_namespace *ns, struct un_error *err)
 {
     struct un_told told;
     size_t taken = 1;
-    int got = un_hear(socket, &told, err);
+    int got = un_hear(start, &told, err);
     if (got < 0)
         return -1;
     if (got == 0)
-        return un_fail_ended(pidfd, err);
+        return un_fail_ended(start->pidfd, err);
     if (told.message.news == UN_NEWS_HOLDING && told.fd_count) {
         *dir = told.fd[0];
         for (int kind = 0; kind < UN_NS_COUNT; kind++)
@@ -69,7 +69,7 @@ static int take_namespaces(int socket, int pidfd, uint64_t flags, int *dir, stru
         close(told.fd[--told.fd_count]);
     if (told.message.news == UN_NEWS_FAILED)
         return un_told_failure(&told, err);
-    if (!taken || un_hear(socket, &told, err))
+    if (!taken || un_hear(start, &told, err))
         return un_fail(err, UN_STEP_CLONE, EPROTO, NULL, "news of the holder");
     return 0;
 }
@@ -78,7 +78,7 @@ static int hold_and_map(struct un_start *start, const struct un_plan *plan, uint
                         struct un_namespace *ns, struct un_error *err)
 {
     int dir = -1;
-    int failed = take_namespaces(start->socket, start->pidfd, flags, &dir, ns, err) ||
+    int failed = take_namespaces(start, flags, &dir, ns, err) ||
                  wait_until_open(dir, start->pidfd, err) || un_write_maps(dir, plan, err) ||
                  un_run_helpers(dir, plan, err) || un_verify_maps(dir, plan, err);
     if (dir >= 0)
@@ -102,7 +102,7 @@ static int create(const struct un_plan *plan, uint64_t flags, struct un_start *s
         return -1;
     failed = hold_and_map(start, plan, flags, ns, err);
     close(start->socket);
-    un_kill_and_reap(start->pidfd);
+    un_end_child(start);
     if (failed)
         un_namespace_close(ns);
     return failed;
@@ -111,7 +111,12 @@ static int create(const struct un_plan *plan, uint64_t flags, struct un_start *s
 int un_namespace_create(const struct un_plan *plan, uint64_t flags, const char *child,
                         struct un_namespace *ns, struct un_error *err)
 {
-    struct un_start start = {.program = child, .cgroup = -1, .is_empty = true};
+    struct un_start start = {
+        .program = child,
+        .cgroup = -1,
+        .timeout_ms = UN_START_TIMEOUT_MS,
+        .is_empty = true,
+    };
     memset(ns->fd, 0xff, sizeof ns->fd);
     if (flags & CLONE_NEWPID)
         return un_fail(err, UN_STEP_ARGUMENT, EINVAL, NULL,

@@ -12,6 +12,7 @@
 
 #include <errno.h>
 #include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -80,12 +81,12 @@ static void note(struct un_told *told, struct heard *heard, struct un_error *err
 }
 
 /* Until the command has been executed, or nobody is left who could do it. */
-static void hear_out(int socket, struct heard *heard, struct un_error *err)
+static void hear_out(const struct un_start *start, struct heard *heard, struct un_error *err)
 {
     struct un_told told;
     struct un_error mishap;
     int got;
-    while ((got = un_hear(socket, &told, &mishap))) {
+    while ((got = un_hear(start, &told, &mishap))) {
         if (got > 0) {
             note(&told, heard, err);
             continue;
@@ -99,16 +100,32 @@ static void hear_out(int socket, struct heard *heard, struct un_error *err)
     }
 }
 
+/* Adds to the error of a child whose time is over that a signal has stopped the child. */
+static void note_stop(int pidfd, struct un_error *err)
+{
+    int number = un_stopped_by(pidfd);
+    size_t length = strlen(err->detail);
+    if (number)
+        snprintf(err->detail + length, sizeof err->detail - length, ": stopped by signal %d",
+                 number);
+}
+
 /* Nothing of it is to be left. */
 static int give_up(const struct un_start *start, const struct heard *heard, struct un_error *err)
 {
     /* Of whom we only know the pid we had no room for the descriptor. */
     int second = heard->pidfd >= 0 || heard->pid <= 0 ? heard->pidfd : un_pidfd_open(heard->pid);
+    const int last = second >= 0 ? second : start->pidfd;
+    siginfo_t how;
     if (!heard->failed)
-        un_fail_ended(second >= 0 ? second : start->pidfd, err);
-    if (second >= 0)
-        un_kill_and_reap(second);
-    un_kill_and_reap(start->pidfd);
+        un_fail_ended(last, err);
+    else if (err->errnum == ETIMEDOUT)
+        note_stop(last, err);
+    if (second >= 0) {
+        un_kill_and_reap(second, &how);
+        close(second);
+    }
+    un_end_child(start);
     return -1;
 }
 
@@ -119,7 +136,7 @@ static int start_and_hear(struct un_start *start, const struct un_task *task, pi
     siginfo_t how;
     if (un_start_child(start, task, err))
         return -1;
-    hear_out(start->socket, &heard, err);
+    hear_out(start, &heard, err);
     close(start->socket);
     if (heard.failed || !heard.here || (start->has_second && (heard.pidfd < 0 || heard.pid <= 0)))
         return give_up(start, &heard, err);
@@ -151,6 +168,7 @@ static int spawn_inside(const struct un_spawn *spawn, pid_t *pid, int *pidfd, st
     struct un_start start = {
         .program = spawn->child,
         .cgroup = spawn->cgroup,
+        .timeout_ms = spawn->start_timeout_ms,
         .has_second = un_task_has_second(&task),
         .prepare = un_spawn_prepare,
         .arg = spawn,

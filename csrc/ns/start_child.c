@@ -12,6 +12,7 @@
  * sends us our end.
  */
 #include "ns/start_child.h"
+#include "base/clock.h"
 #include "base/error.h"
 #include "explain/cgroup.h"
 #include "sys/clone.h"
@@ -20,6 +21,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
@@ -188,11 +190,12 @@ static int clone_child(struct un_start *start, struct child *child, struct un_er
             un_explain_cgroup(err, start->cgroup);
         return -1;
     }
+    start->deadline = un_now_ms() + start->timeout_ms;
     start->pid = clone.pid;
     start->pidfd = clone.pidfd;
     if (err->step == UN_STEP_NONE && !greet(child->letterbox[0], start, err))
         return 0;
-    un_kill_and_reap(clone.pidfd);
+    un_end_child(start);
     return -1;
 }
 
@@ -215,10 +218,37 @@ int un_start_child(struct un_start *start, const struct un_task *task, struct un
     return failed;
 }
 
-int un_hear(int socket, struct un_told *told, struct un_error *err)
+void un_end_child(const struct un_start *start)
+{
+    siginfo_t how;
+    un_kill_and_reap(start->pidfd, &how);
+    close(start->pidfd);
+}
+
+/* Waits until there are news, but not past the deadline. */
+static int wait_for_news(const struct un_start *start, struct un_error *err)
+{
+    struct pollfd news = {.fd = start->socket, .events = POLLIN};
+    int count;
+    do {
+        int64_t left = start->deadline - un_now_ms();
+        count = poll(&news, 1, start->timeout_ms < 0 ? -1 : left > 0 ? (int)left : 0);
+    } while (count < 0 && errno == EINTR);
+    if (count > 0)
+        return 0;
+    if (count < 0)
+        return un_fail_errno(err, UN_STEP_CLONE, "news of the child");
+    return un_fail(err, UN_STEP_CLONE, ETIMEDOUT, "start-timeout",
+                   "the child did not get as far as the command within %g s",
+                   start->timeout_ms / 1000.0);
+}
+
+int un_hear(const struct un_start *start, struct un_told *told, struct un_error *err)
 {
     struct un_message *message = &told->message;
-    ssize_t got = receive(socket, message, sizeof *message, 0, told);
+    if (wait_for_news(start, err))
+        return -1;
+    ssize_t got = receive(start->socket, message, sizeof *message, 0, told);
     /* One that ended before it was told to go on has left that unread. */
     if (got == 0 || (got < 0 && errno == ECONNRESET))
         return 0;
@@ -247,9 +277,8 @@ int un_told_failure(const struct un_told *told, struct un_error *err)
 int un_fail_ended(int pidfd, struct un_error *err)
 {
     siginfo_t how;
-    un_kill(pidfd);
     /* Only a filter has SIGSYS sent. */
-    if (un_reap(pidfd, &how) && how.si_code != CLD_EXITED)
+    if (un_kill_and_reap(pidfd, &how) && how.si_code != CLD_EXITED)
         return un_fail(err, UN_STEP_CLONE, 0,
                        how.si_status == SIGSYS ? "seccomp-denies-call" : "child-killed",
                        "the child was killed by signal %d before the command ran", how.si_status);

@@ -10,6 +10,7 @@ struct un_start {
     int cgroup;          /* a directory to start in; -1: ours */
     bool has_second;     /* whether it has a child in its place */
     bool is_empty;       /* it gets no descriptor but those of its task */
+    int timeout_ms;      /* how long its news may take; -1: for ever */
     /* Else what is done in the child before it executes the program, to what it passes on: */
     int (*prepare)(const void *arg, struct un_error *err); /* async-signal-safe */
     const void *arg;
@@ -17,7 +18,8 @@ struct un_start {
     /* Out: */
     pid_t pid;
     int pidfd;
-    int socket; /* where its news come from */
+    int socket;       /* where its news come from, ... */
+    int64_t deadline; /* ... until then, as un_now_ms() counts */
 };
 
 /* Executes the child program in a child. 0: it is there, and will tell how it goes on. */
@@ -31,10 +33,13 @@ struct un_told {
     size_t fd_count;
 };
 
+/* Kills the child and waits for its end; closes its pidfd. */
+void un_end_child(const struct un_start *start);
+
 /* Waits for the next news: 1, with descriptors that are the caller's; 0 at the end, when the child
  * has become something else, or has ended; -1: what came is none, and more may come after EMFILE
- * and EPROTO. */
-int un_hear(int socket, struct un_told *told, struct un_error *err);
+ * and EPROTO; ETIMEDOUT: its time is over. */
+int un_hear(const struct un_start *start, struct un_told *told, struct un_error *err);
 /* What a UN_NEWS_FAILED says. Returns -1. */
 int un_told_failure(const struct un_told *told, struct un_error *err);
 /* Of a child that ended without a word. Returns -1. */

@@ -22,6 +22,7 @@ void un_spawn_init(struct un_spawn *spawn)
     spawn->cgroup = -1;
     spawn->process_group = -1;
     spawn->umask = -1;
+    spawn->start_timeout_ms = UN_START_TIMEOUT_MS;
 }
 
 int un_spawn_prepare(const void *arg, struct un_error *err)

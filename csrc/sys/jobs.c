@@ -11,7 +11,6 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 /* How long a wait may be before it is looked whether somebody was stopped. */
@@ -118,11 +117,8 @@ static void wait_round(struct un_job *jobs, size_t count, int timeout)
 
 static bool is_stopped(struct un_job *job)
 {
-    siginfo_t info = {.si_pid = 0};
-    if (waitid(UN_BY_PIDFD, (id_t)job->pidfd, &info, WSTOPPED | WNOHANG | WNOWAIT) || !info.si_pid)
-        return false;
-    job->stopped_by = info.si_status;
-    return true;
+    job->stopped_by = un_stopped_by(job->pidfd);
+    return job->stopped_by;
 }
 
 static void wait_all(struct un_job *jobs, size_t count, int timeout_ms)

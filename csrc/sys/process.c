@@ -1,6 +1,7 @@
 #include "sys/process.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -9,6 +10,9 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+/* How long a child may take to end after SIGKILL. */
+#define END_MS 2000
 
 #ifndef SYS_pidfd_open
 #define SYS_pidfd_open 434
@@ -58,6 +62,13 @@ bool un_reap(int pidfd, siginfo_t *how)
     return !failed || (errno == ECHILD && read_lost(pidfd, how));
 }
 
+int un_stopped_by(int pidfd)
+{
+    siginfo_t how = {.si_pid = 0};
+    int options = WSTOPPED | WNOHANG | WNOWAIT | __WALL;
+    return waitid(UN_BY_PIDFD, (id_t)pidfd, &how, options) || !how.si_pid ? 0 : how.si_status;
+}
+
 /* A child that nobody has waited for keeps its number. */
 static void kill_by_number(int pidfd)
 {
@@ -80,12 +91,14 @@ void un_kill(int pidfd)
         kill_by_number(pidfd);
 }
 
-void un_kill_and_reap(int pidfd)
+bool un_kill_and_reap(int pidfd, siginfo_t *how)
 {
-    siginfo_t how;
+    struct pollfd end = {.fd = pidfd, .events = POLLIN};
+    int ended;
     un_kill(pidfd);
-    un_reap(pidfd, &how);
-    close(pidfd);
+    while ((ended = poll(&end, 1, END_MS)) < 0 && errno == EINTR)
+        continue;
+    return ended > 0 && un_reap(pidfd, how);
 }
 
 int un_exit_status_of(int wait_status)

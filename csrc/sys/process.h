@@ -16,10 +16,13 @@ int un_pidfd_open(pid_t pid);
  * ended: the kernel reaped it, since SIGCHLD is ignored, or somebody else did, and Linux is older
  * than 6.15. */
 bool un_reap(int pidfd, siginfo_t *how);
+/* The signal that has stopped a child; 0: none has. */
+int un_stopped_by(int pidfd);
 /* SIGKILL to whom the pidfd refers, and to nobody else. */
 void un_kill(int pidfd);
-/* Kills a child, waits for it, and closes its pidfd. */
-void un_kill_and_reap(int pidfd);
+/* Kills a child, and reaps it as un_reap() does, but waits no longer than a few seconds: a file
+ * system of others' making (FUSE) can keep even SIGKILL from a process. */
+bool un_kill_and_reap(int pidfd, siginfo_t *how);
 
 /* The exit status that stands for a status of waitpid(2): the child's, or 128+N if signal N killed
  * it. */

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from usernsctl._native import lib
 from usernsctl._records import dataclass, field
 
 ExtentTuple = tuple[int, int, int]
@@ -16,6 +17,10 @@ ALL_NAMESPACES = ("user", *NAMESPACES)
 
 #: Their files in /proc/PID/ns, in the same order.
 NAMESPACE_FILES = ("user", "mnt", "net", "pid", "ipc", "uts", "cgroup", "time")
+
+
+#: How long the start of a command may take by default, in seconds.
+START_SECONDS: float = lib.UN_START_TIMEOUT_MS / 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +82,8 @@ class Command:
 class Spawn:
     """How a command is started in a child; see struct un_spawn.
 
+    :ivar start_timeout: how long the child may take to execute the command, in seconds; ``None``:
+        for ever.
     :ivar pidfd: of the child, once there is one for the caller to care for.
     """
 
@@ -94,6 +101,7 @@ class Spawn:
     new_session: bool = False
     process_group: int = -1
     umask: int = -1
+    start_timeout: float | None = START_SECONDS
     pidfd: int = -1
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import signal
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +20,8 @@ from usernsctl.errors import NamespaceError
 
 # The program that enters namespaces in place of a process that has something to lose.
 _CHILD = os.fsencode(_programs.path_of("usernsctl-child"))
+# More milliseconds than an int has room for are for ever.
+_SECONDS_MAX = (2**31 - 1) // 1000
 _NS_FLAG = {name: lib.un_ns_flag(index) for index, name in enumerate(NAMESPACES, lib.UN_NS_MOUNT)}
 
 
@@ -93,6 +96,7 @@ def spawn(request: Spawn) -> tuple[int, int]:
     native.new_session = bool(request.new_session)
     native.process_group = request.process_group
     native.umask = request.umask
+    native.start_timeout_ms = _milliseconds(request.start_timeout)
     try:
         check(lib.un_spawn(native, pid, pidfd, err), err)
         request.pidfd = pidfd[0]
@@ -106,6 +110,13 @@ def spawn(request: Spawn) -> tuple[int, int]:
             finally:
                 os.close(pidfd[0])
         raise
+
+
+def _milliseconds(seconds: float | None) -> int:
+    """Return a time limit as the core has it; -1: none."""
+    if seconds is None or seconds > _SECONDS_MAX:
+        return -1
+    return math.ceil(max(seconds, 0) * 1000)
 
 
 def end_child(pidfd: int) -> None:

@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import os
 import signal
+import threading
 from asyncio.subprocess import SubprocessStreamProtocol
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from usernsctl._system.descriptors import AsyncClosing, warn_forgotten
@@ -88,11 +90,13 @@ async def create_subprocess_exec(
     """Start a command in new namespaces: :func:`asyncio.create_subprocess_exec`.
 
     The end of the command is learned from its pidfd, in every event loop that has ``add_reader``;
-    there is no thread and no signal handler. The event loop stands still for the start itself: a
-    millisecond, but longer where newuidmap writes the map; keep a :class:`usernsctl.Namespace`.
+    there is no signal handler. The event loop stands still for the start itself: a millisecond, but
+    longer where newuidmap writes the map; keep a :class:`usernsctl.Namespace`. Root in a kept
+    namespace may delay the start, so a thread does it then, but not with `pdeathsig`.
 
-    If this call is cancelled, the command is killed and has been waited for when it ends. A command
-    that is forgotten while it runs is killed too, with a ResourceWarning.
+    If this call is cancelled, the command is killed and has been waited for when it ends; a start
+    in a thread is undone as soon as it is over. A command that is forgotten while it runs is killed
+    too, with a ResourceWarning.
 
     :param idmap: the ids inside, as :class:`usernsctl.Popen` has it.
     :param namespace: a kept namespace to join, in place of `idmap`.
@@ -103,8 +107,46 @@ async def create_subprocess_exec(
     """
     others: dict[str, Any] = {**arguments}
     limit = take_limit(others)
-    popen = Popen[bytes]([program, *args], 0, idmap=idmap, namespace=namespace, **others)
+    words = [program, *args]
+    if namespace is None or others.get("pdeathsig"):
+        popen = Popen[bytes](words, 0, idmap=idmap, namespace=namespace, **others)
+    else:
+        popen = await _started_in_thread(
+            lambda: Popen[bytes](words, 0, idmap=idmap, namespace=namespace, **others)
+        )
     return await connected(popen, limit, Process)
+
+
+async def _started_in_thread(start: Callable[[], Popen[bytes]]) -> Popen[bytes]:
+    """Return the command that `start` starts in a thread of its own.
+
+    :raises asyncio.CancelledError: it was cancelled; the thread will kill the command.
+    """
+    started: Future[Popen[bytes]] = Future()
+    # It can't be called off from here on.
+    started.set_running_or_notify_cancel()
+
+    def work() -> None:
+        try:
+            popen = start()
+        except BaseException as error:
+            started.set_exception(error)
+        else:
+            started.set_result(popen)
+
+    threading.Thread(target=work, name="usernsctl").start()
+    try:
+        return await asyncio.shield(asyncio.wrap_future(started))
+    except asyncio.CancelledError:
+        started.add_done_callback(_kill_started)
+        raise
+
+
+def _kill_started(started: Future[Popen[bytes]]) -> None:
+    """End the command that nobody waits for any more."""
+    if started.exception() is None:
+        with started.result() as popen:
+            popen.kill()
 
 
 def take_limit(arguments: dict[str, Any]) -> int:

@@ -35,7 +35,7 @@ def check_keywords(
             raise TypeError(f"{function}() got an unexpected keyword argument {name!r}{hint}")
 
 
-def check_timeout(given: Any) -> None:
+def check_timeout(given: Any, name: str = "timeout") -> None:
     """Refuse what is no number of seconds, before anything is started.
 
     :raises TypeError: it is no number.
@@ -44,6 +44,6 @@ def check_timeout(given: Any) -> None:
     try:
         seconds = 0.0 if given is None else given + 0.0
     except TypeError:
-        raise TypeError(f"timeout must be a number of seconds, not {given!r}") from None
+        raise TypeError(f"{name} must be a number of seconds, not {given!r}") from None
     if seconds != seconds:
-        raise ValueError(f"timeout must be a number of seconds, not {given!r}")
+        raise ValueError(f"{name} must be a number of seconds, not {given!r}")

@@ -78,6 +78,7 @@ class _ChildOptions(Kinds, _Command, total=False):
     :ivar pdeathsig: the signal that it gets when the *thread* that started it ends
         (PR_SET_PDEATHSIG(2const)), or 0.
     :ivar in_cgroup: the directory of a control group v2, a path or a descriptor, to start in.
+    :ivar start_timeout: how long the start may take, in seconds; ``None``: for ever.
     """
 
     init: bool
@@ -86,6 +87,7 @@ class _ChildOptions(Kinds, _Command, total=False):
     stderr: Stream
     pdeathsig: int
     in_cgroup: StrOrBytesPath | int | None
+    start_timeout: float | None
 
 
 class SpawnOptions(_ChildOptions, total=False):

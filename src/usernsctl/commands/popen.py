@@ -6,11 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from subprocess import DEVNULL, PIPE, STDOUT, CalledProcessError, CompletedProcess, TimeoutExpired
 from typing import TYPE_CHECKING, Any, AnyStr, NamedTuple, NoReturn, Unpack, overload
 
 from usernsctl import _core
+from usernsctl._core import START_SECONDS
 from usernsctl._system.handover import close_inherited as close_inherited
 from usernsctl._system.handover import pass_only as pass_only
 from usernsctl._system.handover import restore_signals as restore_signals
@@ -40,7 +42,7 @@ from usernsctl.commands.target import (
     make_target,
     selected,
 )
-from usernsctl.errors import CommandError
+from usernsctl.errors import CommandError, NamespaceError
 from usernsctl.maps import AnyIdMap
 
 if TYPE_CHECKING:
@@ -109,12 +111,15 @@ class Popen(Collected[AnyStr]):
         is started in (CLONE_INTO_CGROUP of clone3(2), Linux 5.7): it never runs outside of it. The
         caller must be able to write cgroup.procs there, and in the closest group above it and its
         own (cgroups(7)). With `cgroup`, the new namespace has this directory as its root.
+    :param start_timeout: how long the start may take, in seconds; ``None``: for ever. Root in
+        namespaces that are joined may stop the child before it executes the command.
     :raises TypeError: an argument is none, or can't be had, as with subprocess.
     :raises ValueError: likewise.
     :raises MapError: the map is malformed.
     :raises PlanError: the caller may not have the map.
-    :raises NamespaceError: the kernel refused the namespaces or the control group; nothing of the
-        command ran.
+    :raises NamespaceError: the kernel refused the namespaces or the control group, or the start
+        took more than `start_timeout` seconds (cause ``start-timeout``); nothing of the command
+        ran.
     :raises CommandError: the command could not be started; where it does not exist this is a
         :class:`FileNotFoundError`, where it may not be executed a :class:`PermissionError`.
     """
@@ -174,15 +179,18 @@ class Popen(Collected[AnyStr]):
         propagation: Propagation = "private",
         pdeathsig: int = 0,
         in_cgroup: StrOrBytesPath | int | None = None,
+        start_timeout: float | None = START_SECONDS,
         **arguments: Any,
     ) -> None:
         check_keywords("Popen", arguments, _KEYWORDS)
+        check_timeout(start_timeout, "start_timeout")
         names = selected(arguments)
         self._target = make_target(
             names, init=init, idmap=idmap, namespace=namespace, propagation=propagation
         )
         self._target.setup.pdeathsig = pdeathsig
         self._in_cgroup = in_cgroup
+        self._start_timeout = start_timeout
         try:
             super().__init__(args, bufsize, *positional, **arguments)
         except OSError as error:
@@ -237,6 +245,7 @@ class Popen(Collected[AnyStr]):
             new_session=start_new_session,
             process_group=-1 if process_group is None else process_group,
             umask=umask,
+            start_timeout=self._start_timeout,
         )
         try:
             self.pid, pidfd = _start(self._target, request, self._in_cgroup)
@@ -268,6 +277,31 @@ _KEYWORDS = frozenset(
 )
 
 
+def start_within(
+    timeout: float | None, args: Args, bufsize: int = -1, *positional: Any, **arguments: Any
+) -> Popen[Any]:
+    """Start a command, :class:`Popen`, within the time that is there for the whole of it.
+
+    :param timeout: that time, in seconds; ``None``: there is no limit.
+    :raises TimeoutExpired: the start took more than `timeout` seconds.
+    """
+    patience = arguments.get("start_timeout", START_SECONDS)
+    check_timeout(patience, "start_timeout")
+    if timeout is None or (patience is not None and patience < timeout):
+        return Popen[Any](args, bufsize, *positional, **arguments)
+    try:
+        return Popen[Any](args, bufsize, *positional, **{**arguments, "start_timeout": timeout})
+    except NamespaceError as error:
+        if error.cause != "start-timeout":
+            raise
+        raise TimeoutExpired(args, timeout) from error
+
+
+def time_left(deadline: float | None) -> float | None:
+    """Return the seconds until a deadline, of :func:`time.monotonic`; ``None``: there is none."""
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+
 class Child(NamedTuple):
     """A process that :func:`spawn` started; its caller waits for `pid` and closes `pidfd`."""
 
@@ -286,8 +320,8 @@ def spawn(
 
     :param idmap: the ids inside, as :class:`Popen` has it; so `namespace` and `in_cgroup`.
     :param arguments: ``mount=True`` and so on, `init`, `propagation`, `pdeathsig`, `in_cgroup`,
-        `env`, `cwd` and `pass_fds`, as :class:`Popen` has them; `stdin`, `stdout` and `stderr`: a
-        descriptor, an object that has one, DEVNULL, or ``None``: ours.
+        `env`, `cwd`, `pass_fds` and `start_timeout`, as :class:`Popen` has them; `stdin`, `stdout`
+        and `stderr`: a descriptor, an object that has one, DEVNULL, or ``None``: ours.
     :returns: what nobody but the caller waits for.
     :raises TypeError: there is another argument.
     :raises ValueError: a stream is PIPE, STDOUT, or no descriptor; there is no command.
@@ -311,9 +345,11 @@ def _spawn(
     pass_fds: Iterable[int] = (),
     pdeathsig: int = 0,
     in_cgroup: StrOrBytesPath | int | None = None,
+    start_timeout: float | None = START_SECONDS,
     **kinds: Any,
 ) -> Child:
     check_keywords("spawn", kinds, _SPAWN_KEYWORDS)
+    check_timeout(start_timeout, "start_timeout")
     names = selected(kinds)
     target = make_target(
         names, init=init, idmap=idmap, namespace=namespace, propagation=propagation
@@ -322,7 +358,10 @@ def _spawn(
     target.setup.cwd = target.setup.cwd if cwd is None else encoded_path("cwd", cwd)
     with stdio(stdin=stdin, stdout=stdout, stderr=stderr) as streams:
         request = _core.Spawn(
-            command=make_command(args, None, env), stdio=streams, keep=descriptors(pass_fds)
+            command=make_command(args, None, env),
+            stdio=streams,
+            keep=descriptors(pass_fds),
+            start_timeout=start_timeout,
         )
         return Child(*_start(target, request, in_cgroup))
 
@@ -348,13 +387,16 @@ def call(
     others: dict[str, Any] = {**arguments}
     timeout = others.pop("timeout", None)
     check_timeout(timeout)
-    with Popen[Any](
-        args, bufsize, *positional, idmap=idmap, namespace=namespace, **others
+    deadline = None if timeout is None else time.monotonic() + timeout
+    with start_within(
+        timeout, args, bufsize, *positional, idmap=idmap, namespace=namespace, **others
     ) as process:
         try:
-            return process.wait(timeout)
-        except BaseException:
+            return process.wait(time_left(deadline))
+        except BaseException as error:
             process.kill()
+            if isinstance(error, TimeoutExpired):
+                error.timeout = timeout or 0
             raise
 
 
@@ -451,9 +493,14 @@ def run(
     check_keywords("run", arguments, _RUN_KEYWORDS)
     check_timeout(timeout)
     choose_pipes(arguments, input, capture_output)
-    with Popen[Any](args, bufsize, *positional, **arguments) as process:
+    deadline = None if timeout is None else time.monotonic() + timeout
+    with start_within(timeout, args, bufsize, *positional, **arguments) as process:
         started(process)
-        return finish(process, input, timeout, check=check)
+        try:
+            return finish(process, input, time_left(deadline), check=check)
+        except TimeoutExpired as expired:
+            expired.timeout = timeout or 0
+            raise
 
 
 _RUN_KEYWORDS = _KEYWORDS.union(keywords_of(run))

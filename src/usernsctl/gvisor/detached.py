@@ -17,7 +17,7 @@ from usernsctl import hardening
 from usernsctl._system import proc
 from usernsctl._system.descriptors import LetGoError, Shared, wait_readable
 from usernsctl.commands import aio
-from usernsctl.commands.popen import DEVNULL, PIPE, Popen, TimeoutExpired
+from usernsctl.commands.popen import DEVNULL, PIPE, Popen, TimeoutExpired, start_within, time_left
 from usernsctl.errors import NamespaceError, RunscError
 from usernsctl.gvisor import environment, registry, runsc
 from usernsctl.gvisor.files import Files
@@ -362,6 +362,7 @@ def _starter(
     Until then, the death of this process is the end of the sandbox, too
     (csrc/programs/detach/main.c).
     """
+    deadline = None if timeout is None else time.monotonic() + timeout
     with contextlib.ExitStack() as opened:
         creator = os.pidfd_open(os.getpid())
         opened.callback(os.close, creator)
@@ -369,7 +370,8 @@ def _starter(
         opened.enter_context(ours)
         numbers = [creator, theirs.fileno(), entry.fd]
         with theirs:
-            popen = Popen[bytes](
+            popen = start_within(
+                timeout,
                 [
                     host.prepared.program("usernsctl-detach"),
                     *map(str, numbers),
@@ -386,7 +388,7 @@ def _starter(
                 **how,
             )
         try:
-            if not wait_readable(ours.fileno(), popen.pidfd, timeout=timeout):
+            if not wait_readable(ours.fileno(), popen.pidfd, timeout=time_left(deadline)):
                 assert timeout is not None
                 raise TimeoutExpired(popen.args, timeout)
             if not _is_ready(ours):

@@ -13,7 +13,7 @@ from typing import Any
 from usernsctl import hardening
 from usernsctl._system.descriptors import not_standard, wait_readable
 from usernsctl.commands import aio
-from usernsctl.commands.popen import Popen, TimeoutExpired
+from usernsctl.commands.popen import Popen, TimeoutExpired, start_within, time_left
 from usernsctl.commands.target import Joinable, Target
 from usernsctl.errors import CommandError, NamespaceError
 from usernsctl.gvisor.files import Files
@@ -106,13 +106,15 @@ class Held:
         self._inside: Namespace | None = None
         self._commands: weakref.WeakSet[Popen[Any]] = weakref.WeakSet()
         creator = ready = theirs = -1
+        deadline = None if timeout is None else time.monotonic() + timeout
         try:
             creator = os.pidfd_open(os.getpid())
             ready, theirs = os.pipe()
             with contextlib.ExitStack() as given:
                 fds = [not_standard(fd, given) for fd in (creator, theirs)]
                 init = [host.prepared.program("usernsctl-init"), *map(str, fds), files.pid_file]
-                self.popen = Popen[bytes](
+                self.popen = start_within(
+                    timeout,
                     [*init, *files.command(state)],
                     namespace=Confined(host.namespace, host.restrictions, mount_proc=True),
                     mount=True,
@@ -126,7 +128,7 @@ class Held:
             try:
                 os.close(theirs)
                 theirs = -1
-                self._wait_until_ready(ready, files, timeout)
+                self._wait_until_ready(ready, files, timeout, deadline)
                 self._inside = self._open_inside()
             except BaseException:
                 self.close()
@@ -136,9 +138,11 @@ class Held:
                 if fd >= 0:
                     os.close(fd)
 
-    def _wait_until_ready(self, ready: int, files: Files, timeout: float | None) -> None:
+    def _wait_until_ready(
+        self, ready: int, files: Files, timeout: float | None, deadline: float | None
+    ) -> None:
         """Wait for the byte that process 1 writes, or for its end."""
-        if not wait_readable(ready, self.popen.pidfd, timeout=timeout):
+        if not wait_readable(ready, self.popen.pidfd, timeout=time_left(deadline)):
             assert timeout is not None
             raise TimeoutExpired(self.popen.args, timeout)
         os.set_blocking(ready, False)

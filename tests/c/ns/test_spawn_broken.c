@@ -99,6 +99,43 @@ static void a_child_that_exits(void)
     CHECK_INT(unlink(path), 0);
 }
 
+/* Root in the namespaces that a child enters may stop it: by whatever signal, it is killed. */
+static void a_child_that_is_stopped(void)
+{
+    struct un_spawn spawn;
+    char path[64];
+    make_script(path, "kill -STOP $$");
+    init_inside(&spawn);
+    spawn.child = path;
+    spawn.start_timeout_ms = 300;
+    check_fails(&spawn, "start-timeout", "stopped by signal 19");
+    CHECK_INT(unlink(path), 0);
+}
+
+static void a_child_that_hangs(void)
+{
+    struct un_spawn spawn;
+    char path[64];
+    make_script(path, "exec sleep 1000");
+    init_inside(&spawn);
+    spawn.child = path;
+    spawn.start_timeout_ms = 300;
+    check_fails(&spawn, "start-timeout", "within 0.3 s");
+    /* The time that is over already is none. */
+    spawn.start_timeout_ms = 0;
+    check_fails(&spawn, "start-timeout", "within 0 s");
+    CHECK_INT(unlink(path), 0);
+}
+
+static void a_start_without_a_time_limit(void)
+{
+    struct un_spawn spawn;
+    init_inside(&spawn);
+    CHECK_INT(spawn.start_timeout_ms, UN_START_TIMEOUT_MS);
+    spawn.start_timeout_ms = -1;
+    CHECK_INT(status_of(&spawn), 0);
+}
+
 static int with_prctl_lethal(void *arg)
 {
     struct un_spawn spawn;
@@ -158,5 +195,8 @@ int main(void)
     CHECK_INT(forked(with_chdir_lethal, &plan), 0);
     a_child_that_is_killed();
     a_child_that_exits();
+    a_child_that_is_stopped();
+    a_child_that_hangs();
+    a_start_without_a_time_limit();
     return 0;
 }

@@ -1,0 +1,128 @@
+"""A start that does not come to its end: it is given up, whoever keeps it from that."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from inside import PATIENCE
+
+import usernsctl as un
+from usernsctl._core import running
+
+# How long a start may take that is given up.
+SHORT = 0.3
+
+
+@pytest.fixture
+def stuck(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has the child program stop itself, as root in a namespace stops whoever comes in."""
+    program = tmp_path / "child"
+    program.write_text("#!/bin/sh\nkill -STOP $$\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(running, "_CHILD", os.fsencode(program))
+
+
+def check_late(error: un.NamespaceError, started: float) -> None:
+    assert (error.cause, error.step, error.errno) == ("start-timeout", "clone", errno.ETIMEDOUT)
+    assert "stopped by signal 19" in str(error)
+    assert time.monotonic() - started < PATIENCE
+
+
+STARTS: dict[str, Callable[[], object]] = {
+    "Popen": lambda: un.Popen(["true"], start_timeout=SHORT),
+    "run": lambda: un.run(["true"], start_timeout=SHORT),
+    "call": lambda: un.call(["true"], start_timeout=SHORT),
+    "check_output": lambda: un.check_output(["true"], start_timeout=SHORT),
+    "spawn": lambda: un.spawn(["true"], start_timeout=SHORT),
+    # The whole of it may take longer.
+    "run, timeout": lambda: un.run(["true"], start_timeout=SHORT, timeout=PATIENCE),
+}
+
+
+@pytest.mark.usefixtures("stuck")
+@pytest.mark.parametrize("way", STARTS)
+def test_a_start_is_given_up(way: str) -> None:
+    started = time.monotonic()
+    with pytest.raises(un.NamespaceError) as caught:
+        STARTS[way]()
+    check_late(caught.value, started)
+
+
+@pytest.mark.usefixtures("stuck")
+@pytest.mark.parametrize("start_timeout", [None, PATIENCE])
+@pytest.mark.parametrize("call", [un.run, un.call, un.check_output])
+def test_a_timeout_is_for_the_start_too(
+    call: Callable[..., object], start_timeout: float | None
+) -> None:
+    with pytest.raises(un.TimeoutExpired) as caught:
+        call(["true"], timeout=SHORT, start_timeout=start_timeout)
+    assert (caught.value.cmd, caught.value.timeout) == (["true"], SHORT)
+
+
+def test_what_the_start_has_taken_is_not_there_for_the_command() -> None:
+    for call in (un.run, un.call):
+        with pytest.raises(un.TimeoutExpired) as caught:
+            call(["sleep", "1000"], timeout=SHORT)
+        assert caught.value.timeout == SHORT
+
+
+@pytest.mark.parametrize("start_timeout", [None, 1e9, float("inf"), PATIENCE])
+def test_a_start_in_time(start_timeout: float | None) -> None:
+    assert un.run(["true"], start_timeout=start_timeout, timeout=PATIENCE).returncode == 0
+
+
+@pytest.mark.parametrize("call", [un.Popen, un.run, un.call, un.spawn])
+def test_what_is_no_number_of_seconds(call: Callable[..., object]) -> None:
+    with pytest.raises(TypeError, match="start_timeout must be a number of seconds, not '5'"):
+        call(["true"], start_timeout="5")
+    with pytest.raises(ValueError, match="start_timeout must be a number of seconds, not nan"):
+        call(["true"], start_timeout=float("nan"))
+
+
+def test_an_event_loop_goes_on_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where this is cancelled; then nothing is left of the start."""
+
+    async def ticks(work: asyncio.Task[object]) -> int:
+        count = 0
+        while not work.done():
+            await asyncio.sleep(0.01)
+            count += 1
+        return count
+
+    async def main(namespace: un.Namespace) -> None:
+        work = asyncio.create_task(namespace.create_subprocess_exec("true", start_timeout=SHORT))
+        assert await ticks(work) > 3
+        error = work.exception()
+        assert isinstance(error, un.NamespaceError)
+        assert error.cause == "start-timeout"
+        work = asyncio.create_task(namespace.create_subprocess_exec("true", start_timeout=PATIENCE))
+        await asyncio.sleep(SHORT)
+        begun = time.monotonic()
+        work.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await work
+        assert time.monotonic() - begun < PATIENCE / 2
+
+    with un.Namespace.create() as namespace:
+        go_on = tmp_path / "go-on"
+        os.mkfifo(go_on)
+        program = tmp_path / "child"
+        program.write_text(
+            f'#!/bin/sh\nread line <{go_on}; exec {os.fsdecode(running._CHILD)} "$@"\n'
+        )
+        program.chmod(0o755)
+        monkeypatch.setattr(running, "_CHILD", os.fsencode(program))
+        asyncio.run(main(namespace))
+        # The thread of the start that was cancelled is still there.
+        go_on.write_text("x\n")
+    for thread in threading.enumerate():
+        if thread.name == "usernsctl":
+            thread.join(PATIENCE)
+            assert not thread.is_alive()
