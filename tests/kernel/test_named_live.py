@@ -20,7 +20,7 @@ from inside import PATIENCE, WAITER, namespace, read_ready
 from kept import LINK, MAP_WITHOUT_US, WHO, in_python, without_us
 
 import usernsctl as un
-from usernsctl.namespaces import named
+from usernsctl.namespaces import holder, named
 from usernsctl.namespaces.holder import NamedNamespace
 from usernsctl.namespaces.namespace import Namespace
 
@@ -462,3 +462,15 @@ def test_unknown_namespaces_are_refused() -> None:
     with pytest.raises(TypeError, match="bogus"):
         Namespace.open_or_create("web", **arguments)
     assert named.list_named() == []
+
+
+def test_a_holder_that_does_not_end_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As process 1 it waits for all others of its namespace, one of which may not be killable."""
+    with Namespace.open_or_create("web"):
+        pid = only_one().pid
+    with monkeypatch.context() as patched:
+        patched.setattr(holder, "kill", lambda pidfd: None)
+        patched.setattr(holder, "_END_SECONDS", 0.1)
+        with pytest.raises(un.NamespaceError, match=f"process {pid}, was killed, and has not"):
+            named.remove_named("web")
+    assert only_one().pid == pid

@@ -22,6 +22,7 @@ _HOLDER_NAME = "usernsctl-hold"  # UN_HOLDER_NAME in csrc/programs/exec/hold.h
 # Before it has that one: of the program.
 _STARTING_NAME = "usernsctl-exec"
 _OPEN_SECONDS = 2
+_END_SECONDS = 10
 _NAP_SECONDS = 0.0002
 
 
@@ -158,12 +159,22 @@ class NamedNamespace:
     def kill(self) -> None:
         """End the holder, and wait for its end.
 
+        As process 1, it ends after all that is in its PID namespace. A file system that root inside
+        has mounted, and that does not answer (FUSE), can keep a process there from its end.
+
+        :raises NamespaceError: it takes too long.
         :raises Stranger: it is not this user's.
         """
         with self._held_holder() as pidfd:
-            if pidfd is not None:
-                kill(pidfd)
-                wait_readable(pidfd)
+            if pidfd is None:
+                return
+            kill(pidfd)
+            if not wait_readable(pidfd, timeout=_END_SECONDS):
+                reason = (
+                    f"namespace {self.name!r}: its holder, process {self.pid}, was killed, and "
+                )
+                reason += f"has not ended after {_END_SECONDS} seconds"
+                raise NamespaceError(reason, step=STEP)
 
     @contextlib.contextmanager
     def _held_holder(self) -> Iterator[int | None]:
