@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import pytest
 
 from usernsctl import _core, hardening
-from usernsctl._system.descriptors import receive
+from usernsctl._system.descriptors import receive, wait_readable
 from usernsctl._system.proc import kill, parent_namespace
 from usernsctl.commands.target import Target
 from usernsctl.errors import UsernsError
@@ -100,6 +100,8 @@ _LENGTH = struct.Struct("!Q")
 _SWEEPS = 1000
 # How much later than the child its parent is alarmed, in seconds: it can tell less of the test.
 _GRACE = 2.0
+# How long the child may take to be in its namespaces: who is root there may keep it from that.
+_START_SECONDS = _core.START_SECONDS
 
 
 class Channel:
@@ -121,6 +123,10 @@ class Channel:
     def closed(self) -> bool:
         """Whether :meth:`close` was called."""
         return self._connection.fileno() < 0
+
+    def fileno(self) -> int:
+        """The descriptor of this end."""
+        return self._connection.fileno()
 
     def send_namespace(self) -> None:
         """Tell the parent which user namespace the child is in now."""
@@ -195,6 +201,9 @@ class Child:
         :raises pytest.fail.Exception: the process ended.
         """
         __tracebackhide__ = True
+        if not wait_readable(self._channel.fileno(), self._pidfd, timeout=_START_SECONDS):
+            reason = f"the process of the test was not in its namespaces after {_START_SECONDS:g} s"
+            pytest.fail(reason, pytrace=False)
         self._namespace = self._channel.receive_namespace()
         while (message := self._channel.receive(self._pidfd)) is not None:
             yield message

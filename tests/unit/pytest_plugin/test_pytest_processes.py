@@ -265,6 +265,30 @@ def test_orphans_in_a_pid_namespace_are_reaped(session: pytest.Pytester) -> None
     session.runpytest_subprocess("-o", "timeout=60").assert_outcomes(passed=1)
 
 
+def test_a_process_that_does_not_get_into_its_namespaces(session: pytest.Pytester) -> None:
+    session.makeconftest(
+        """
+        import signal
+        from usernsctl.pytest_plugin import child
+
+        child._START_SECONDS = 0.3
+        child.Target.enter = lambda target: signal.pause()
+        """
+    )
+    session.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.userns
+        def test_nothing():
+            pass
+        """
+    )
+    result = session.runpytest_subprocess()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["the process of the test was not in its namespaces after 0.3 s"])
+
+
 def test_what_the_test_forks_has_no_say(session: pytest.Pytester) -> None:
     session.makepyfile(
         """
