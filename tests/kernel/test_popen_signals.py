@@ -210,15 +210,26 @@ def test_nothing_is_left_of_namespaces_whose_making_a_signal_handler_interrupts(
 
 # What the interrupt has others forget is closed with a warning, which is an error here.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_no_descriptor_of_a_namespace_is_lost_wherever_its_making_is_interrupted() -> None:
-    def make() -> None:
-        Namespace.create(mount=True).close()
+@pytest.mark.parametrize("way", ["create", "from_pid", "from_fd"])
+def test_no_descriptor_of_a_namespace_is_lost_wherever_its_making_is_interrupted(way: str) -> None:
+    with Namespace.create() as there, there.popen(FOREVER, mount=True) as process:
 
-    make()
-    before = settled_descriptors()
-    for number in itertools.count(1):
-        was_interrupted = run_interrupted(make, number)
-        assert settled_descriptors() == before, f"at place {number}"
-        if not was_interrupted:
-            break
+        def make() -> None:
+            if way == "create":
+                Namespace.create(mount=True).close()
+            elif way == "from_pid":
+                Namespace.from_pid(process.pid).close()
+            else:
+                Namespace.from_fd(there.fileno()).close()
+
+        try:
+            make()
+            before = settled_descriptors()
+            for number in itertools.count(1):
+                was_interrupted = run_interrupted(make, number)
+                assert settled_descriptors() == before, f"at place {number}"
+                if not was_interrupted:
+                    break
+        finally:
+            process.kill()
     assert number > 30

@@ -7,7 +7,8 @@ import errno
 import math
 import os
 import signal
-from collections.abc import Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from usernsctl import _programs
 from usernsctl._core.failures import cause, check, raise_error, text_of
@@ -158,10 +159,19 @@ class NamespaceFds:
     of C returns, when nobody else knows of them.
     """
 
-    def __init__(self, fds: Iterable[int] = ()) -> None:
-        """Take over descriptors, in the order of :data:`ALL_NAMESPACES`; -1 stands for none."""
-        nothing = {"fd": [*fds] or [-1] * lib.UN_NS_COUNT}
+    def __init__(self) -> None:
+        """Begin with no descriptor."""
+        nothing = {"fd": [-1] * lib.UN_NS_COUNT}
         self.cdata = ffi.gc(ffi.new("struct un_namespace *", nothing), lib.un_namespace_close)
+
+    def take(self, index: int, make: Callable[..., int], *arguments: Any) -> None:
+        """Take over the descriptor that a function in C returns.
+
+        No handler of signals comes between both: map() calls in C what is C.
+
+        :param index: of the namespace, in the order of :data:`ALL_NAMESPACES`.
+        """
+        deque(map(self.cdata.fd.__setitem__, (index,), map(make, *zip(arguments))), 0)
 
     def numbers(self) -> list[int]:
         """Return the descriptors, in the order of :data:`ALL_NAMESPACES`; -1 stands for none."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn, Self, Unpack, overload
 
 from usernsctl import _core
@@ -139,14 +140,24 @@ class Namespace(Closing):
         :raises NamespaceError: there is no such process, it is in our user namespace or in one
             that is not below ours, or its namespaces may not be looked at.
         """
-        with _reported(f"process {pid}"):
-            # The directory stays that of this process, and is empty once it has ended.
-            directory = os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        directory: list[int] = []
         try:
-            fds = _core.NamespaceFds(_open_foreign(pid, directory))
-            return cls._holding(fds, _identity(pid, directory))
+            with _reported(f"process {pid}"):
+                # The directory stays that of this process, and is empty once it has ended. The list
+                # has it before a handler of signals can raise an exception.
+                flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+                directory.extend(map(os.open, [f"/proc/{pid}"], [flags]))
+            fds = _core.NamespaceFds()
+            try:
+                _open_foreign(fds, pid, *directory)
+                return cls._holding(fds, _identity(pid, *directory))
+            except BaseException:
+                # Whoever keeps the error keeps the frames that it has passed.
+                fds.close()
+                raise
         finally:
-            os.close(directory)
+            for fd in directory:
+                os.close(fd)
 
     @classmethod
     def from_fd(cls, fd: int) -> Self:
@@ -165,8 +176,8 @@ class Namespace(Closing):
             raise NamespaceError(
                 f"descriptor {fd} is of no user namespace: open /proc/PID/ns/user", step="setns"
             )
-        duplicate = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
-        fds = _core.NamespaceFds([duplicate] + [-1] * len(_core.NAMESPACES))
+        fds = _core.NamespaceFds()
+        fds.take(0, fcntl.fcntl, fd, fcntl.F_DUPFD_CLOEXEC, 3)
         return cls._holding(fds, _core.Setup(uid=0, gid=0))
 
     @classmethod
@@ -472,12 +483,6 @@ class _SharedFds(Shared):
         self._owner.close()
 
 
-def _close(fds: Sequence[int]) -> None:
-    for fd in fds:
-        if fd >= 0:
-            os.close(fd)
-
-
 @contextlib.contextmanager
 def _reported(what: str) -> Iterator[None]:
     """Turns an OSError into one that says what it is about."""
@@ -488,21 +493,16 @@ def _reported(what: str) -> Iterator[None]:
         raise NamespaceError.from_os_error(error, what, step="setns", cause=cause) from error
 
 
-def _open_foreign(pid: int, directory: int) -> list[int]:
+def _open_foreign(fds: _core.NamespaceFds, pid: int, directory: int) -> None:
     """Open the namespaces of a process, by its /proc directory, that are not the caller's too."""
-    fds = [-1] * len(_core.NAMESPACE_FILES)
-    try:
-        for index, name in enumerate(_core.NAMESPACE_FILES):
-            with _reported(f"process {pid}: namespace {name}"):
-                theirs = os.stat(f"ns/{name}", dir_fd=directory)
-                if not os.path.samestat(theirs, os.stat(f"/proc/self/ns/{name}")):
-                    fds[index] = os.open(f"ns/{name}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
-        if fds[0] < 0:
-            raise NamespaceError(f"process {pid}: it is in our own user namespace", step="setns")
-    except BaseException:
-        _close(fds)
-        raise
-    return fds
+    for index, name in enumerate(_core.NAMESPACE_FILES):
+        with _reported(f"process {pid}: namespace {name}"):
+            theirs = os.stat(f"ns/{name}", dir_fd=directory)
+            if not os.path.samestat(theirs, os.stat(f"/proc/self/ns/{name}")):
+                open_there = functools.partial(os.open, dir_fd=directory)
+                fds.take(index, open_there, f"ns/{name}", os.O_RDONLY | os.O_CLOEXEC)
+    if fds.numbers()[0] < 0:
+        raise NamespaceError(f"process {pid}: it is in our own user namespace", step="setns")
 
 
 def _identity(pid: int, directory: int) -> _core.Setup:
