@@ -17,16 +17,19 @@ TREE = Path(__file__).parent.parent.parent
 # Images and the build cache stay here, so that the next run need not make them again.
 CACHE = Path("/var/cache/usernsctl/docker")
 
+_FORWARDS = Path("/proc/sys/net/ipv4/ip_forward")
+
 START_SECONDS = 60
 STOP_SECONDS = 60
 BUILD_SECONDS = 900
 
-# No network of its own, and no rule in the host's firewall.
+# No network of its own, no rule in the host's firewall, and no host that passes packets on.
 _DAEMON = [
     "dockerd",
     "--bridge=none",
     "--iptables=false",
     "--ip6tables=false",
+    "--ip-forward=false",
     "--storage-driver=overlay2",
     "--log-level=warn",
 ]
@@ -89,8 +92,10 @@ def started(name: str, *options: str) -> Iterator[Engine]:
     """A new engine, which has stopped and left no process, mount or socket when the context ends.
 
     :param name: which of the caches it works with; only one engine at a time can.
-    :raises EngineError: it does not start, or leaves something behind.
+    :raises EngineError: it does not start, changes whether this machine is a router, or leaves
+        something behind.
     """
+    forwards = _FORWARDS.read_text()
     data = CACHE / name
     data.mkdir(parents=True, exist_ok=True)
     with (
@@ -121,6 +126,8 @@ def started(name: str, *options: str) -> Iterator[Engine]:
         engine = Engine(directory)
         try:
             _wait_for(engine, daemon, log)
+            if _FORWARDS.read_text() != forwards:
+                raise EngineError(f"dockerd changed {_FORWARDS}, which was {forwards.strip()}")
             yield engine
         finally:
             _stop(engine, daemon)
