@@ -168,7 +168,8 @@ class ProgramBuilder:
     def build(self, program: Path) -> None:
         """Build the program of that name, one of layout.PROGRAMS."""
         objects = [*self._compile(layout.program(program.name, CSRC)), *self._core]
-        link(program, [*self._compiler, *RELEASE, *self._mode, *PROGRAM_LDFLAGS], objects)
+        flags = [*RELEASE, *self._mode, *PROGRAM_LDFLAGS, *own_flags()]
+        link(program, [*self._compiler, *flags], objects)
 
 
 @functools.cache
@@ -191,7 +192,8 @@ def program_compiler(scratch: Path) -> list[str]:
 
 
 def build_freestanding(program: Path) -> None:
-    flags = [*FLAGS, "-O2", *layout.freestanding_flags(processor())]
+    # What a program without libc can't do without comes last, such as -fno-stack-protector.
+    flags = [*FLAGS, "-O2", *own_flags(), *layout.freestanding_flags(processor())]
     sources = layout.freestanding(program.name, CSRC)
     link(program, [*compiler(), *flags], sources)
 
@@ -233,7 +235,7 @@ def link(program: Path, compiler: list[str], inputs: list[Path]) -> None:
     :raises CompileError: that is not possible; the compiler has said why.
     """
     program.parent.mkdir(parents=True, exist_ok=True)
-    words = [*compiler, *own_flags(), *map(str, inputs), "-o", str(program)]
+    words = [*compiler, *map(str, inputs), "-o", str(program)]
     run_compiler(words, program.name)
     program.chmod(0o755)
 
