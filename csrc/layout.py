@@ -7,9 +7,12 @@ an edit, and a new program takes one line in PROGRAMS.
 from __future__ import annotations
 
 import platform
+import sys
 from pathlib import Path
 
 CSRC = Path(__file__).resolve().parent
+sys.path.insert(0, str(CSRC / "explain"))
+import texts  # noqa: E402
 
 # From the bottom to the top: what is in one may call those below it. Everything may include the
 # interface, include/usernsctl.h.
@@ -92,7 +95,13 @@ def musl_flags(headers: Path, system: Path = Path("/usr/include")) -> list[str]:
 
 
 def core(csrc: Path = CSRC) -> list[Path]:
-    """The sources that the extension and every program that has a libc are built from."""
+    """The sources that the extension and every program that has a libc are built from.
+
+    One of them is made of the catalogue first.
+    """
+    catalogue = csrc.resolve().parent / "src" / "usernsctl" / "explain"
+    if catalogue.is_dir():
+        texts.generate(catalogue, csrc / "explain" / "texts.c")
     found = [file for layer in LAYERS[:-1] for file in (csrc / layer).glob("*.c")]
     return sorted(found)
 

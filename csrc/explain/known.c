@@ -87,19 +87,3 @@ void un_candidates_find(const char *text, struct un_candidates *found)
     }
     sort(found, ranks);
 }
-
-bool un_cause_look_up(const char *id, struct un_cause *cause)
-{
-    const struct un_cause *known = un_cause_find(id);
-    if (known) {
-        *cause = *known;
-        return true;
-    }
-    for (const char *at = un_text_causes; id && *at; at = behind(at)) {
-        if (strcmp(at, id))
-            continue;
-        *cause = (struct un_cause){at, next(at), next(next(at))};
-        return true;
-    }
-    return false;
-}

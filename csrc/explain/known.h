@@ -5,7 +5,7 @@
 #include "include/usernsctl.h"
 
 /* More causes than all messages have. */
-#define UN_CANDIDATES_MAX 128
+#define UN_CANDIDATES_MAX 256
 
 struct un_candidates {
     size_t count;
@@ -14,8 +14,5 @@ struct un_candidates {
 
 /* Causes of one message that has few come before those of one that has many. */
 void un_candidates_find(const char *text, struct un_candidates *found);
-/* Fills in a cause by its id, also one that only the catalogue has (src/usernsctl/explain/). False:
- * there is none. */
-bool un_cause_look_up(const char *id, struct un_cause *cause);
 
 #endif

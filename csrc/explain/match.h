@@ -12,7 +12,7 @@
  *                     a-z; of all others if SET begins with ^
  * \2SEQUENCE\3        SEQUENCE does not come next
  *
- * tools/native_texts.py writes them. One that is malformed is in no text.
+ * explain/texts.py writes them. One that is malformed is in no text.
  */
 bool un_match(const char *sequence, const char *text);
 /* The same, of a text that begins with it. */

@@ -46,7 +46,7 @@ static void set_remedy(struct un_runsc_failure *failure, const char *remedy)
 
 static void set_cause(struct un_runsc_failure *failure, const char *id)
 {
-    if (!un_cause_look_up(id, &failure->cause))
+    if (!un_cause_find(id, &failure->cause))
         return;
     failure->has_cause = true;
     set_remedy(failure, failure->cause.remedy);

@@ -1,4 +1,4 @@
-/* Messages and what they mean: see texts.c. Internal. */
+/* Messages and causes: texts.py makes texts.c of the catalogue. Internal. */
 #ifndef USERNSCTL_EXPLAIN_TEXTS_H
 #define USERNSCTL_EXPLAIN_TEXTS_H
 
@@ -6,7 +6,7 @@
  * turns: the sequences that a message is known by (match.h), and the ids of what it can come from,
  * likeliest first. */
 extern const char un_texts[];
-/* Of those causes that un_cause_find() does not know: id, why, remedy. The last id is empty. */
+/* Lists of the same form, one for each cause: its id, why, and the remedy. */
 extern const char un_text_causes[];
 
 #endif

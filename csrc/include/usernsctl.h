@@ -82,7 +82,7 @@ struct un_error {
 /* Why something failed, for people. */
 struct un_cause {
     const char *id;     /* stable: an id never changes once released */
-    const char *why;    /* one sentence */
+    const char *why;    /* a sentence or two */
     const char *remedy; /* what to do; a command where there is one */
 };
 
@@ -90,8 +90,8 @@ struct un_cause {
 const char *un_version(void);
 /* A step's name, such as "uid_map". */
 const char *un_step_name(int step);
-/* The cause with this id, or NULL. */
-const struct un_cause *un_cause_find(const char *id);
+/* Fills in the cause with this id, and returns whether there is one. */
+bool un_cause_find(const char *id, struct un_cause *cause);
 /* Says in one line what failed: the detail, and what the kernel said. Returns text. */
 const char *un_error_reason(const struct un_error *err, char *text, size_t size);
 /* Names the cause of a failure that has none yet, by cheap facts from `proc` ("/proc"), if one of

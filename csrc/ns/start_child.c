@@ -267,10 +267,10 @@ int un_hear(const struct un_start *start, struct un_told *told, struct un_error 
 
 int un_told_failure(const struct un_told *told, struct un_error *err)
 {
-    const struct un_cause *cause = un_cause_find(told->message.cause);
+    struct un_cause cause;
     errno = told->message.errnum;
     un_fail_errno(err, (enum un_step)told->message.step, told->message.detail);
-    err->cause = cause ? cause->id : NULL;
+    err->cause = un_cause_find(told->message.cause, &cause) ? cause.id : NULL;
     return -1;
 }
 

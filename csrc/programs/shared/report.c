@@ -1,6 +1,5 @@
 #include "programs/shared/report.h"
 #include "base/printable.h"
-#include "explain/known.h"
 
 #include <stdio.h>
 
@@ -24,7 +23,7 @@ void report_error_with(const char *program, const struct un_error *err, const ch
     char shown[UN_PATH_MAX];
     snprintf(shown, sizeof shown, "%s", remedy);
     un_make_printable(shown);
-    if (un_cause_look_up(err->cause, &cause))
+    if (un_cause_find(err->cause, &cause))
         fprintf(stderr, "  why: %s [%s]\n", cause.why, cause.id);
     fprintf(stderr, "  remedy: %s\n", shown);
 }
@@ -32,6 +31,6 @@ void report_error_with(const char *program, const struct un_error *err, const ch
 void report_cause(const char *id)
 {
     struct un_cause cause;
-    if (un_cause_look_up(id, &cause))
+    if (un_cause_find(id, &cause))
         fprintf(stderr, "  why: %s [%s]\n  remedy: %s\n", cause.why, cause.id, cause.remedy);
 }

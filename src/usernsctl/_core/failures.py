@@ -55,9 +55,11 @@ _COMMAND_STEPS = {
 
 
 def cause(cause_id: str | None) -> Cause | None:
-    """Look a cause up by its id; ``None`` if the core does not know it."""
-    found = lib.un_cause_find(cause_id.encode()) if cause_id else ffi.NULL
-    return Cause(text_of(found.why), text_of(found.remedy)) if found else None
+    """Return the cause with this id, or ``None`` if there is none."""
+    found = ffi.new("struct un_cause *")
+    if not cause_id or not lib.un_cause_find(os.fsencode(cause_id), found):
+        return None
+    return Cause(text_of(found.why), text_of(found.remedy))
 
 
 def _family(err: Any) -> type[UsernsError]:

@@ -20,8 +20,8 @@ def failure(words: Sequence[bytes]) -> UsernsError:
     step, errnum, cause, detail, filename, remedy = words
     err = ffi.new("struct un_error *")
     err.step, err.errnum = int(step), int(errnum)
-    known = lib.un_cause_find(cause) if cause else ffi.NULL
-    err.cause = known.id if known else ffi.NULL
+    known = ffi.new("struct un_cause *")
+    err.cause = known.id if lib.un_cause_find(cause, known) else ffi.NULL
     err.detail = detail[: lib.UN_DETAIL_MAX - 1]
     return error_of(
         err,

@@ -170,9 +170,6 @@ def _import_the_rest(*, has_strangers: bool) -> None:
     """
     codecs.lookup("ascii")  # encodings are modules, too
     if has_strangers:
-        from usernsctl.explain.catalogue import catalogue
-
-        catalogue()
         # What looks for a command, what tells of errors, and what Python tells of ours by.
         for module in ("shutil", "usernsctl.explain.printing", "traceback"):
             import_module(module)

@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from usernsctl import _core
 from usernsctl._text import operand, quoted, shown
 from usernsctl.doctor.facts import CAPABILITIES
 from usernsctl.explain.model import Cause, Place, Report
@@ -15,24 +14,6 @@ from usernsctl.explain.model import Cause, Place, Report
 FOR_SHELL = ("ulimit", "export")
 
 _Facts = Mapping[str, Any]
-
-_KINDS = ("user", "mnt", "net", "pid", "ipc", "uts", "cgroup")
-
-
-#: Remedies of the core that are commands as they stand; its others are sentences.
-_AS_THEY_STAND = frozenset(
-    {
-        "apparmor-restricts-userns",
-        "helper-missing",
-        "helper-not-executable",
-        "helper-not-setuid",
-        "no-proc",
-        "proc-hidepid",
-        "subid-file-unreadable",
-        "unprivileged-userns-clone-off",
-        *(f"max-{kind}-namespaces" for kind in _KINDS),
-    }
-)
 
 _BY_STARTER = "what is to be changed is whatever started this process, which nobody here can see"
 _BY_CALLER = "what is to be changed is the program that asked for this, or how it is called"
@@ -103,9 +84,8 @@ BY_HAND: Mapping[str, str] = {
 
 
 def is_sentence(cause: Cause, text: str) -> bool:
-    """Whether a remedy is one: such are the core's own; the catalogue's are for a shell."""
-    known = _core.cause(cause.id)
-    return known is not None and text == known.remedy and cause.id not in _AS_THEY_STAND
+    """Return whether `text` is a remedy for people to read, rather than for a shell."""
+    return cause.prose and text == cause.remedies["host"]
 
 
 def by_hand(cause: Cause, text: str) -> str | None:

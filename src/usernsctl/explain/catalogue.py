@@ -1,7 +1,7 @@
 """The causes that can be told, read from the files in ``causes/``.
 
-What the C core tells by itself, it has the words for: those entries say neither ``why`` nor the
-remedy for the host here, so that each text is in one place.
+The C core has the ids, reasons and remedies for the host as well: its table is made of these files
+when it is built (csrc/explain/texts.py).
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Literal
 
 import msgspec
 
-from usernsctl import _core
 from usernsctl.explain.model import Cause, Place, Purpose
 
 #: The files of the catalogue, in the order in which their causes get in the way.
@@ -24,8 +23,6 @@ AREAS = ("namespaces", "maps", "helpers", "runsc", "bundle", "commands", "contai
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A cause as its file has it; see :class:`~usernsctl.explain.model.Cause` for the fields.
-
-    `why` and the remedy for the host are left out where the core has them.
 
     :ivar reproduced: whether the tests make it real; ``"vm"``: those of the virtual machine do,
         since not every machine can be made to fail so.
@@ -36,8 +33,9 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     told_by: str
     reference: str
     purposes: tuple[Purpose, ...]
-    why: str | None = None
-    remedies: dict[Place, str] = {}
+    why: str
+    remedies: dict[Place, str]
+    prose: bool = False
     reproduced: bool | Literal["vm"] = False
 
 
@@ -69,24 +67,14 @@ def get(cause_id: str) -> Cause:
 
 
 def _complete(entry: Entry) -> Cause:
-    known = _core.cause(entry.id)
-    remedies = dict(entry.remedies)
-    if known is not None:
-        remedies = {"host": known.remedy, **remedies}
-    why = entry.why or (_sentence(known.why) if known is not None else "")
     return Cause(
         id=entry.id,
         title=entry.title,
-        why=why,
+        why=entry.why,
         told_by=entry.told_by,
-        remedies=MappingProxyType({place: text.strip() for place, text in remedies.items()}),
+        remedies=MappingProxyType({place: text.strip() for place, text in entry.remedies.items()}),
+        prose=entry.prose,
         purposes=entry.purposes,
         reference=entry.reference,
         reproduced=bool(entry.reproduced),
     )
-
-
-def _sentence(clause: str) -> str:
-    """The core's words stand after a colon; here they stand alone."""
-    proper = clause.startswith(("newuidmap", "nsswitch.conf", "no_new_privs", "/"))
-    return f"{clause if proper else clause[0].upper() + clause[1:]}."

@@ -25,6 +25,7 @@ class Cause:
     :ivar why: what the cause makes impossible, and by which rule; one or two sentences.
     :ivar told_by: how it is told from others with the same errno or text.
     :ivar remedies: commands to copy, by the place they are for; ``"host"`` is always there.
+    :ivar prose: whether the remedy for the host is for people to read, rather than for a shell.
     :ivar purposes: what it stands in the way of.
     :ivar reference: a manual page, a kernel version, or a document, that states the rule.
     :ivar reproduced: whether the tests make it real; else they inject its facts.
@@ -35,6 +36,7 @@ class Cause:
     why: str
     told_by: str
     remedies: Mapping[Place, str]
+    prose: bool
     purposes: tuple[Purpose, ...]
     reference: str
     reproduced: bool

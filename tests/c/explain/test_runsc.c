@@ -44,7 +44,9 @@ static void one_cause_is_named(void)
     CHECK_HAS(failure.remedy, "usernsctl run --bundle DIR\n#");
     /* The core's own words for a cause that it knows by itself. */
     failure = explained("error setting up chroot: operation not permitted", "", "{}");
-    CHECK_TEXT(failure.cause.why, un_cause_find("mount-denied")->why);
+    struct un_cause known;
+    CHECK(un_cause_find("mount-denied", &known));
+    CHECK_TEXT(failure.cause.why, known.why);
 }
 
 static void several_are_for_the_doctor(void)

@@ -141,7 +141,7 @@ static void each_capability_counts_for_its_own_kind_only(void)
         init_facts(&facts, MINE_UID, MINE_GID, too_few[i]);
         CHECK_INT(un_plan_make(&request, &facts, &plan, &err), -1);
         CHECK_INT(err.step, UN_STEP_PLAN);
-        CHECK(un_cause_find(err.cause) != NULL);
+        CHECK(un_cause_find(err.cause, &(struct un_cause){0}));
     }
 }
 

@@ -24,7 +24,7 @@ static void check_refused(const char *cause, const char *says)
     CHECK_INT(un_plan_make(&request, &facts, &plan, &err), -1);
     CHECK_INT(err.step, UN_STEP_PLAN);
     CHECK_TEXT(err.cause, cause);
-    CHECK(un_cause_find(cause) != NULL);
+    CHECK(un_cause_find(cause, &(struct un_cause){0}));
     CHECK_HAS(err.detail, says);
 }
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,8 +13,6 @@ from hypothesis import strategies as st
 from usernsctl import _core
 from usernsctl.explain.catalogue import get
 from usernsctl.explain.messages import Text, explain, texts
-
-TREE = Path(__file__).parents[3]
 
 # Those are out of the question where a sandbox's namespace was made (explain/runsc.c).
 RULED_OUT = {"in-chroot", "yama-ptrace-scope"}
@@ -37,12 +33,6 @@ def check(message: str, proc: Path) -> None:
         assert (error.cause, error.remedy) == (None, told)
     else:
         assert error.cause is None
-
-
-def test_the_table_is_made_of_the_catalogue() -> None:
-    tool = TREE / "tools" / "native_texts.py"
-    done = subprocess.run([sys.executable, tool, "--check"], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("text", texts(), ids=lambda text: text.says[:40])

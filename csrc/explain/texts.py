@@ -1,46 +1,32 @@
-"""Write csrc/explain/texts.c from the catalogue; with --check, say whether it is up to date.
+"""Make csrc/explain/texts.c of the catalogue, src/usernsctl/explain/, when csrc/ is built.
 
-The native programs explain runsc's failures by the same messages and causes as the package does.
-They have no regular expressions, so each pattern becomes plain sequences (csrc/explain/match.h).
-
-It runs with the interpreter of the environment that has usernsctl installed as it is in this tree.
+The native programs explain failures by the same messages and causes as the package does. They have
+no regular expressions, so each pattern becomes plain sequences (csrc/explain/match.h). It needs
+nothing but Python's own library, since nothing else is there when a build begins.
 """
 
 from __future__ import annotations
 
 import itertools
-import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-
-import generated
-
-from usernsctl import _core
-from usernsctl.explain.catalogue import get
-from usernsctl.explain.messages import texts
-
-TARGET = Path(__file__).parent.parent / "csrc" / "explain" / "texts.c"
+from typing import Any
 
 # As csrc/explain/match.h has them.
 SET, NOT, END = "\1", "\2", "\3"
 MANY = 1000
 
-# Causes that runsc's failures can have without a word of it.
-SILENT = {
-    "runsc-refused-call",
-    "runsc-ran-nothing",
-    "runsc-killed",
-    "runsc-not-executable",
-    "not-runsc",
-}
-
 # Classes, as the inside of a set (re.ASCII).
 CLASSES = {"d": "0-9", "w": "A-Za-z0-9_", "S": "^ \t\n\r\f\v"}
 
+#: The files with messages: the order counts where several match.
+SPEAKERS = ("runsc", "helpers", "namespaces", "containers")
+
 HEAD = """\
 /*
- * What runsc, newuidmap and others say, and the causes that it can have; made from the catalogue in
- * src/usernsctl/explain/ by tools/native_texts.py.
+ * The messages of runsc, newuidmap and others with their causes, and all causes; made from the
+ * catalogue in src/usernsctl/explain/ by csrc/explain/texts.py.
  *
  * One text holds all, so that nothing of it is looked at, nor moved, before there is a failure.
  */
@@ -156,6 +142,7 @@ def literal(text: str) -> str:
 
 
 def words(lists: Iterator[list[str]]) -> Iterator[str]:
+    """Yield lines of C for lists of words, each ended by an empty word."""
     for one in lists:
         for word in one:
             assert word.isascii(), word
@@ -163,24 +150,40 @@ def words(lists: Iterator[list[str]]) -> Iterator[str]:
         yield f"    {literal(chr(0))}"
 
 
-def document() -> str:
-    known = texts()
-    named = SILENT.union(*(text.causes for text in known))
-    assert len(named) < 128, "UN_CANDIDATES_MAX of csrc/explain/known.h"
-    told = sorted(cause for cause in named if _core.cause(cause) is None)
-    lists = (part for text in known for part in (Pattern(text.pattern).sequences(), [*text.causes]))
-    causes = ([cause, get(cause).why, get(cause).remedies["host"]] for cause in told)
+def read(directory: Path, key: str) -> list[dict[str, Any]]:
+    """Return the tables of that name in all files of a directory, in the order of SPEAKERS."""
+    order = {f"{name}.toml": place for place, name in enumerate(SPEAKERS)}
+    files = sorted(directory.glob("*.toml"), key=lambda file: (order.get(file.name, 0), file.name))
+    return [
+        table for file in files for table in tomllib.loads(file.read_text(encoding="utf-8"))[key]
+    ]
+
+
+def document(catalogue: Path) -> str:
+    """Return the C source.
+
+    :param catalogue: the directory with ``texts/`` and ``causes/``.
+    """
+    messages, causes = read(catalogue / "texts", "text"), read(catalogue / "causes", "cause")
+    assert len(causes) < 256, "UN_CANDIDATES_MAX of csrc/explain/known.h"
+    lists = (
+        part for text in messages for part in (Pattern(text["pattern"]).sequences(), text["causes"])
+    )
+    told = ([one["id"], one["why"], one["remedies"]["host"].strip()] for one in causes)
     return "\n".join(
         [
             f"{HEAD}const char un_texts[] =",
             f"{chr(10).join(words(lists))};",
             "",
             "const char un_text_causes[] =",
-            f"{chr(10).join(words(causes))};",
+            f"{chr(10).join(words(told))};",
             "",
         ]
     )
 
 
-if __name__ == "__main__":
-    sys.exit(generated.run(sys.argv[1:], TARGET, document))
+def generate(catalogue: Path, target: Path) -> None:
+    """Write the C source to `target`, unless that has it already."""
+    wanted = document(catalogue)
+    if not target.exists() or target.read_text(encoding="utf-8") != wanted:
+        target.write_text(wanted, encoding="utf-8")
