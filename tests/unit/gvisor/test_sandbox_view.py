@@ -261,11 +261,12 @@ def test_a_path_that_takes_long_to_search_is_not_judged(
     check(view, "absent", search=":".join(["/long"] * 20_000), PATH="/nonexistent")
 
 
-def test_what_is_looked_for_along_path_keeps_nothing_open(view: View, top: Path) -> None:
+def test_what_is_looked_for_along_path_keeps_nothing_open(view: View) -> None:
     before = open_descriptors()
     with pytest.raises(CommandNotFoundError) as caught:
         check(view, "absent", search=":".join(["/usr/bin"] * 5000), PATH="/nonexistent")
-    assert open_descriptors() == before
+    # Those of other tests may be closed meanwhile.
+    assert open_descriptors() <= before
     assert caught.value.cause == "command-not-found"
 
 
