@@ -5,6 +5,7 @@
 #include "launch/give_up.h"
 #include "launch/launch.h"
 #include "sys/fds.h"
+#include "sys/null_device.h"
 #include "sys/self.h"
 #include "sys/stdio.h"
 
@@ -99,8 +100,8 @@ static int prepare_stdio(struct un_error *err)
             continue;
         if (errno != EBADF)
             return un_fail_errno(err, UN_STEP_STDIO, names[fd]);
-        int nothing = openat(AT_FDCWD, "/dev/null", O_RDWR);
-        if (nothing < 0 || (nothing != fd && dup2(nothing, fd) < 0))
+        int nothing = un_open_null(O_RDWR);
+        if (nothing < 0 || (nothing == fd ? fcntl(fd, F_SETFD, 0) : dup2(nothing, fd)) < 0)
             return un_fail_errno(err, UN_STEP_STDIO, "/dev/null");
         if (nothing != fd)
             close(nothing);

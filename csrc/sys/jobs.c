@@ -17,7 +17,7 @@
 #define SLICE_MS 200
 #define JOBS_MAX 2
 
-static int start(struct un_job *job, int null, const uint64_t *signals, struct un_error *err)
+static int start(struct un_job *job, int empty, const uint64_t *signals, struct un_error *err)
 {
     static const char *const env[] = {"LC_ALL=C", "PATH=" UN_SYSTEM_PATH, NULL};
     int ends[2];
@@ -26,7 +26,7 @@ static int start(struct un_job *job, int null, const uint64_t *signals, struct u
     struct un_spawn spawn;
     un_spawn_init(&spawn);
     spawn.command = (struct un_command){.file = job->argv[0], .argv = job->argv, .envp = env};
-    spawn.stdio[0] = null;
+    spawn.stdio[0] = empty;
     spawn.stdio[1] = spawn.stdio[2] = ends[1];
     spawn.close_fds = true;
     spawn.restore_signals = true;
@@ -80,21 +80,15 @@ static void take_last_words(struct un_job *job)
     close_pipe(job);
 }
 
-static void finish(struct un_job *job)
+static void finish(struct un_job *job, bool (*reap)(int pidfd, siginfo_t *how))
 {
     siginfo_t how;
-    bool known = un_reap(job->pidfd, &how);
+    bool known = reap(job->pidfd, &how);
     job->ended = known ? how.si_code : 0;
     job->status = known ? how.si_status : 0;
     close(job->pidfd);
     job->pidfd = -1;
     take_last_words(job);
-}
-
-static void kill_and_finish(struct un_job *job)
-{
-    un_kill(job->pidfd);
-    finish(job);
 }
 
 /* One round: waits until something happens, or `timeout` is over. */
@@ -111,7 +105,7 @@ static void wait_round(struct un_job *jobs, size_t count, int timeout)
         if (fds[2 * i].revents)
             take_words(&jobs[i], fds[2 * i].revents);
         if (fds[2 * i + 1].revents)
-            finish(&jobs[i]);
+            finish(&jobs[i], un_reap);
     }
 }
 
@@ -130,7 +124,7 @@ static void wait_all(struct un_job *jobs, size_t count, int timeout_ms)
         for (size_t i = 0; i < count; i++) {
             if (jobs[i].pidfd >= 0 && (is_over || (looks && is_stopped(&jobs[i])))) {
                 jobs[i].timed_out = is_over;
-                kill_and_finish(&jobs[i]);
+                finish(&jobs[i], un_kill_and_reap);
             }
             running += jobs[i].pidfd >= 0;
         }
@@ -140,6 +134,17 @@ static void wait_all(struct un_job *jobs, size_t count, int timeout_ms)
             look = now + SLICE_MS;
         wait_round(jobs, count, (int)((look < deadline ? look : deadline) - now));
     }
+}
+
+/* What jobs read in place of what our command is to read. Not /dev/null: root in the namespaces
+ * that we are in may have mounted a file there that would have us wait. */
+static int open_empty(void)
+{
+    int ends[2];
+    if (pipe2(ends, O_CLOEXEC))
+        return -1;
+    close(ends[1]);
+    return ends[0];
 }
 
 struct run {
@@ -153,22 +158,21 @@ static int run_jobs(void *arg, const uint64_t *signals)
 {
     const struct run *run = arg;
     struct un_job *jobs = run->jobs;
-    /* What they read must not be what our command is to read. */
-    int null = openat(AT_FDCWD, "/dev/null", O_RDONLY | O_CLOEXEC);
+    int empty = open_empty();
     size_t started = 0;
     for (; started < run->count; started++) {
         jobs[started].length = 0;
         jobs[started].output[0] = '\0';
         jobs[started].timed_out = false;
         jobs[started].stopped_by = 0;
-        if (start(&jobs[started], null, signals, run->err))
+        if (start(&jobs[started], empty, signals, run->err))
             break;
     }
-    if (null >= 0)
-        close(null);
+    if (empty >= 0)
+        close(empty);
     if (started < run->count) {
         for (size_t i = 0; i < started; i++)
-            kill_and_finish(&jobs[i]);
+            finish(&jobs[i], un_kill_and_reap);
         return -1;
     }
     wait_all(jobs, run->count, run->timeout_ms);

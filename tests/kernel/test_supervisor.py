@@ -23,6 +23,8 @@ from conftest import Program
 from inside import PATIENCE, WAITER, read_ready
 from processes import children_of, status_of
 
+import usernsctl as un
+
 # Prints the number of each signal that it gets; SIGUSR1 is the last.
 TELLER = """
 import os, signal
@@ -380,5 +382,29 @@ def test_process_1_leaves_a_stopped_child_stopped(as_first: list[str]) -> None:
             assert status_of(payload)["State"].startswith("T")
             os.kill(first, signal.SIGCONT)
             assert process.wait(PATIENCE) == 100 + signal.SIGWINCH
+        finally:
+            process.kill()
+
+
+# Another file is mounted over /dev/null, and a signal is passed on by a command of its own.
+ANOTHER_NULL = """
+mkfifo fifo
+mount --bind fifo /dev/null
+exec "$0" /usr/bin/env "$1" "$1" "$2" "$1" -- \\
+    env sh -c 'echo told >&2; kill -"$0" "$(cat pid)"' -- \\
+    env sh -c 'echo $$ >pid; echo ready; exec sleep 1000'
+"""
+
+
+def test_a_signal_is_passed_on_where_dev_null_is_a_fifo(tmp_path: Path) -> None:
+    """Root in the namespaces can mount one, and whoever opens a FIFO for writing waits."""
+    none, ended_log = supervisors.LOGS[0], supervisors.LOGS[2]
+    words = ["sh", "-c", ANOTHER_NULL, supervisors.WATCHER, none, ended_log]
+    with un.Popen(words, mount=True, cwd=tmp_path, stdout=un.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(PATIENCE) == 128 + signal.SIGTERM
         finally:
             process.kill()

@@ -13,6 +13,7 @@
 #include "programs/exec/state.h"
 #include "programs/shared/early_signals.h"
 #include "programs/shared/report.h"
+#include "sys/null_device.h"
 
 #include <fcntl.h>
 #include <signal.h>
@@ -37,7 +38,7 @@ static int open_standard(struct un_error *err)
 {
     int fd;
     do
-        fd = openat(AT_FDCWD, "/dev/null", O_RDWR | O_CLOEXEC);
+        fd = un_open_null(O_RDWR);
     while (fd >= 0 && fd < 3 && !fcntl(fd, F_SETFD, 0));
     if (fd < 3)
         return un_fail_errno(err, UN_STEP_STDIO, "/dev/null");

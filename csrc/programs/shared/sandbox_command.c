@@ -1,6 +1,7 @@
 #include "programs/shared/sandbox_command.h"
 #include "base/number.h"
 #include "sys/fds.h"
+#include "sys/null_device.h"
 #include "sys/sigchld.h"
 
 #include <fcntl.h>
@@ -36,11 +37,6 @@ static int take_one(const char *word)
     return taken;
 }
 
-static int open_nothing(void)
-{
-    return openat(AT_FDCWD, "/dev/null", O_RDWR | O_CLOEXEC);
-}
-
 int sandbox_take_fds(char **argv, int fds[], int count)
 {
     for (int i = 0; i < count; i++) {
@@ -56,7 +52,7 @@ int sandbox_take_fds(char **argv, int fds[], int count)
         if (fcntl(fd, F_GETFD) >= 0)
             continue;
         /* The lowest number that is free is this one. */
-        if (open_nothing() != fd || fcntl(fd, F_SETFD, 0)) {
+        if (un_open_null(O_RDWR) != fd || fcntl(fd, F_SETFD, 0)) {
             sandbox_fail("/dev/null");
             return -1;
         }
@@ -89,7 +85,7 @@ pid_t sandbox_start_command(char **argv, int *signals)
     sigemptyset(&child);
     sigaddset(&child, SIGCHLD);
     sigprocmask(SIG_BLOCK, &child, &before);
-    int nothing = open_nothing();
+    int nothing = un_open_null(O_RDWR);
     *signals = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
     if (nothing < 0 || *signals < 0) {
         sandbox_fail(nothing < 0 ? "/dev/null" : "signalfd");

@@ -141,8 +141,8 @@ static int become_child(const struct words *words, int parent_pidfd)
     return become(words);
 }
 
-/* Starts KILL: a pidfd, or -1. */
-static int start_kill(const char *program, char **words, int sig)
+/* Starts KILL with this standard error: a pidfd, or -1. */
+static int start_kill(const char *program, char **words, int sig, int errors)
 {
     char number[12];
     char *argv[KILL_MAX];
@@ -159,13 +159,8 @@ static int start_kill(const char *program, char **words, int sig)
     int pidfd;
     un_spawn_init(&spawn);
     spawn.command = command_of(program, argv);
-    /* That the sandbox is not there yet is told by the status alone. */
-    int nowhere = open("/dev/null", O_WRONLY | O_CLOEXEC);
-    spawn.stdio[2] = nowhere;
-    int failed = un_spawn(&spawn, &pid, &pidfd, &err);
-    if (nowhere >= 0)
-        close(nowhere);
-    return failed ? -1 : pidfd;
+    spawn.stdio[2] = errors;
+    return un_spawn(&spawn, &pid, &pidfd, &err) ? -1 : pidfd;
 }
 
 /* Whether KILL could deliver the signal. It asks a sandbox that may not answer, and while we wait
@@ -173,14 +168,20 @@ static int start_kill(const char *program, char **words, int sig)
 static bool run_kill(const char *program, char **words, int sig)
 {
     siginfo_t end;
-    int pidfd = start_kill(program, words, sig);
-    if (pidfd < 0)
+    /* That the sandbox is not there yet is told by the status alone, so nobody reads this. Not
+     * /dev/null: it may be another file, which would have us wait. */
+    int nowhere[2] = {-1, -1};
+    bool known = false;
+    if (pipe2(nowhere, O_CLOEXEC | O_NONBLOCK))
         return false;
-    struct pollfd ended = {.fd = pidfd, .events = POLLIN};
-    if (poll(&ended, 1, KILL_TIMEOUT_MS) <= 0)
-        un_kill(pidfd);
-    bool known = un_reap(pidfd, &end);
-    close(pidfd);
+    int pidfd = start_kill(program, words, sig, nowhere[1]);
+    if (pidfd >= 0) {
+        struct pollfd ended = {.fd = pidfd, .events = POLLIN};
+        bool in_time = poll(&ended, 1, KILL_TIMEOUT_MS) > 0;
+        known = in_time ? un_reap(pidfd, &end) : un_kill_and_reap(pidfd, &end);
+        close(pidfd);
+    }
+    un_close_each(nowhere, 2);
     return known && end.si_code == CLD_EXITED && end.si_status == 0;
 }
 

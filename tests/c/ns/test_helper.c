@@ -344,7 +344,7 @@ static void helpers_run_while_our_standard_streams_are_closed(void)
     CHECK_INT(forked(call_with_stdio_closed, &place), 0);
     for (int kind = UN_UID; kind <= UN_GID; kind++) {
         read_log(&place, kind, text, sizeof text);
-        CHECK_TEXT(text, "<> /dev/null\n");
+        CHECK_INT(strncmp(text, "<> pipe:[", 9), 0);
     }
     remove_place(&place);
 }
