@@ -80,12 +80,15 @@ static void note(struct un_told *told, struct heard *heard, struct un_error *err
         close(told->fd[--told->fd_count]);
 }
 
+/* How often news may fail to be received. */
+#define HEAR_TRIES 16
+
 /* Until the command has been executed, or nobody is left who could do it. */
 static void hear_out(const struct un_start *start, struct heard *heard, struct un_error *err)
 {
     struct un_told told;
     struct un_error mishap;
-    int got;
+    int got, tries = HEAR_TRIES;
     while ((got = un_hear(start, &told, &mishap))) {
         if (got > 0) {
             note(&told, heard, err);
@@ -94,8 +97,8 @@ static void hear_out(const struct un_start *start, struct heard *heard, struct u
         if (!heard->failed)
             *err = mishap;
         heard->failed = -1;
-        /* Where a message was lost, others may tell who else is to be killed. */
-        if (mishap.errnum != EMFILE && mishap.errnum != EPROTO)
+        /* The next message may name a second child, which is to be killed as well. */
+        if (mishap.errnum == ETIMEDOUT || !--tries)
             return;
     }
 }
