@@ -184,9 +184,7 @@ class Client:
 
 
 def kill_tree(one: Running) -> None:
-    """Have all of it be killed, and wait until it is: then the next message is looked at."""
+    """Have all of it be killed, and wait until it is: then the agent sends no more."""
     one.signal(signal.SIGKILL, TO_TREE)
-    one.tell(9, 0, 0)
-    while (answer := one.hear()) and answer[0] != REFUSED:
+    while one.hear():
         pass
-    assert answer is not None

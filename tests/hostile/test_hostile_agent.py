@@ -8,6 +8,7 @@ import os
 import signal
 import stat
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -199,7 +200,8 @@ def test_whoever_traces_what_is_killed_has_nobody_stopped(
             tracer = command(TRACER, str(victim.pid_inside))
             assert tracer.stdout.readline() == "0\n"
             tally.tried()
-            victim.kill_tree()
+            pool = opened.enter_context(ThreadPoolExecutor(1))
+            killing = pool.submit(victim.kill_tree, 2 * PATIENCE)
             counts = [count_later(other), count_later(other)]
             deadline = time.monotonic() + PATIENCE
             # Before the end has come, which may take a while, others may have been stopped.
@@ -209,6 +211,7 @@ def test_whoever_traces_what_is_killed_has_nobody_stopped(
                 tally.succeeded(f"it was stopped {counts} times")
             tracer.kill()
             assert victim.wait(PATIENCE) == -signal.SIGKILL
+            assert killing.result()
 
 
 # What is there in the agent's place, and does what its first word says.
@@ -322,6 +325,38 @@ def test_whoever_answers_in_its_place_is_not_waited_for(
             tally.succeeded(f"{mode}: close took {time.monotonic() - begin} seconds")
     if open_descriptors() != before:
         tally.succeeded(f"descriptors: {os.listdir('/proc/self/fd')}")
+
+
+@pytest.mark.parametrize("mode", ["started", "flood"])
+def test_kill_tree_ends_the_sandbox_where_the_agent_does_nothing(
+    mode: str, liar: Path, tally: Tally, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_start, "AGENT_INSIDE", "/liar/agent")
+    (liar.parent / "mode").write_text(mode)
+    with (
+        un.SandboxHost(binds=[f"{liar.parent}:/liar"]) as host,
+        host.start(["sleep", "1000"]) as box,
+    ):
+        process = box.popen(["true"])
+        tally.tried()
+        if process.kill_tree(timeout=0.3):
+            tally.succeeded("the agent is believed to have killed all")
+        assert box.wait(PATIENCE) == 128 + signal.SIGKILL
+        with contextlib.suppress(un.RunscError):
+            process.wait(PATIENCE)
+
+
+@several_ids
+def test_kill_tree_ends_the_sandbox_where_root_has_stopped_the_keeper(tally: Tally) -> None:
+    with un.SandboxHost(MAP_OF_SEVERAL) as host, host.start(None) as box:
+        process = box.popen(["sleep", "1000"])
+        stopping = f"kill -STOP $(ps -o ppid= {process.pid_inside})"
+        box.run(["sh", "-c", stopping], check=True, timeout=PATIENCE)
+        tally.tried()
+        if process.kill_tree(timeout=0.3):
+            tally.succeeded("all is believed to have been killed")
+        assert box.wait(PATIENCE) == 128 + signal.SIGKILL
+        assert process.wait(PATIENCE) == -signal.SIGKILL
 
 
 async def from_asyncio(box: un.Sandbox) -> None:

@@ -273,10 +273,31 @@ def test_kill_tree(box: un.Sandbox) -> None:
     with box.popen(["sh", "-c", "sleep 1004 & setsid sleep 1004"], stdout=un.PIPE) as process:
         while running(box).splitlines().count("sleep 1004") < 2:
             pass
-        process.kill_tree()
+        assert process.kill_tree()
+        assert "sleep 1004" not in running(box)
         assert process.wait(PATIENCE) == -signal.SIGKILL
-    wait_until_gone(box, "sleep 1004")
-    process.kill_tree()
+    assert process.kill_tree()
+
+
+# At most so many processes: a bomb takes the processor from all else on this machine.
+BOUND = ["nproc=60"]
+BOMBS = {
+    "one group": "echo; f() { f | f & }; f; sleep 1000",
+    "sessions": "echo; f() { while :; do setsid sh -c 'trap \"\" TERM HUP; sleep 1' & done; }; f",
+}
+
+
+@pytest.mark.parametrize("script", BOMBS.values(), ids=BOMBS)
+def test_kill_tree_ends_a_fork_bomb_or_its_sandbox(host: un.SandboxHost, script: str) -> None:
+    with host.start(None) as box:
+        bomb = box.popen(["sh", "-c", script], rlimits=BOUND, stdout=un.PIPE, stderr=un.DEVNULL)
+        with bomb:
+            assert bomb.stdout.readline() == b"\n"
+            goes_on = bomb.kill_tree()
+            assert select.select([bomb.stdout], [], [], PATIENCE)[0]
+            assert bomb.stdout.read() == b""
+        assert bomb.returncode == -signal.SIGKILL
+        assert goes_on == (box.poll() is None)
 
 
 def check_that_it_is_no_process(pid: int) -> None:
@@ -414,13 +435,13 @@ def test_a_process_of_asyncio_does_what_a_popen_does(box: un.Sandbox) -> None:
         # The other group goes on, and it is too late for signals.
         assert running(box).splitlines().count("sleep 1011") == 1
         process.send_signal_to_group(signal.SIGUSR1)
-        process.kill_tree()
+        assert await process.kill_tree()
         assert process.rusage.maxrss > 0
         box.run(["pkill", "-f", "sleep 1011"])
         process = await start_two_groups(box)
-        process.kill_tree()
-        assert await process.wait() == -signal.SIGKILL
+        assert await process.kill_tree()
         assert "sleep 1011" not in running(box)
+        assert await process.wait() == -signal.SIGKILL
         with pytest.raises(ValueError, match="no terminal"):
             process.resize_terminal(1, 1)
 

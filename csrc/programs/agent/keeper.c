@@ -109,10 +109,13 @@ static void send_signal(struct keeper *keeper, int to, int sig)
         kill(keeper->command, sig);
     if (to == AGENT_TO_GROUP && !keeper->ended)
         agent_signal_tree(keeper->agent->proc, getpgid(keeper->command), sig);
-    if (to == AGENT_TO_TREE && sig == SIGKILL)
+    if (to == AGENT_TO_TREE && sig == SIGKILL) {
         kill_all(keeper);
-    else if (to == AGENT_TO_TREE)
+        /* The host hears from the end of file that nothing is left. */
+        shutdown(keeper->socket, SHUT_WR);
+    } else if (to == AGENT_TO_TREE) {
         agent_signal_tree(keeper->agent->proc, 0, sig);
+    }
 }
 
 /* 0, or an errno. */

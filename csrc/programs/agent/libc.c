@@ -201,6 +201,11 @@ ssize_t send(int socket, const void *data, size_t size, int flags)
     return call(__NR_sendto, socket, (long)data, (long)size, flags, 0, 0);
 }
 
+int shutdown(int socket, int how)
+{
+    return (int)call(__NR_shutdown, socket, how, 0, 0, 0, 0);
+}
+
 /* Never to itself, where dup3(2) is another call. */
 int dup2(int fd, int to)
 {

@@ -24,17 +24,18 @@ if TYPE_CHECKING:
 _POLL_SECONDS_MAX = (2**31 - 1) // 1000
 
 
-def wait_readable(*fds: int, timeout: float | None = None) -> bool:
+def wait_readable(*fds: int, timeout: float | None = None, events: int = select.POLLIN) -> bool:
     """Wait until one of these descriptors can be read, or has come to its end.
 
     Not by select(2), which knows descriptors below 1024 only.
 
     :param timeout: how long, in seconds; ``None``: without an end.
+    :param events: what to wait for in place of something to read, as poll(2) has it.
     :returns: whether one can be, within that time.
     """
     poll = select.poll()
     for fd in fds:
-        poll.register(fd, select.POLLIN)
+        poll.register(fd, events)
     if timeout is None or timeout > _POLL_SECONDS_MAX:
         return bool(poll.poll())
     return bool(poll.poll(math.ceil(max(timeout, 0) * 1000)))

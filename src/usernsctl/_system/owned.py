@@ -19,6 +19,8 @@ from typing import Any
 
 from usernsctl._typing import Self
 
+_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+
 _UPDATE = "r+"  # says of a descriptor that exists what Python may do with it, and no more
 
 
@@ -40,6 +42,16 @@ def memory_file(name: str, content: bytes = b"", flags: int = 0) -> FileIO:
     left = memoryview(content)
     while left:
         left = left[file.write(left) :]
+    return file
+
+
+def sealed_file(name: str, content: bytes) -> FileIO:
+    """A file in memory that nobody can change any more.
+
+    :raises OSError: it could not be made.
+    """
+    file = memory_file(name, content, os.MFD_ALLOW_SEALING)
+    fcntl.fcntl(file, fcntl.F_ADD_SEALS, _SEALS)
     return file
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import time
@@ -29,7 +30,6 @@ from usernsctl.gvisor.agent_popen import (
     Place,
     SandboxPopen,
     Wanted,
-    terminal_size,
 )
 from usernsctl.gvisor.agent_process import SandboxProcess
 from usernsctl.gvisor.agent_start import ENDING_SECONDS, start_agent, start_agent_async
@@ -81,7 +81,7 @@ class SandboxCommands:
         self._get_life = life
         self._agent_options = agent_options
         self._agents = AgentHolder(self._start_agent, self._start_agent_async)
-        self._place = Place(id, self._agents, self._ended)
+        self._place = Place(id, self._agents, self._ended, self._kill)
 
     def _life(self) -> Held | Detached:
         get = self._get_life()
@@ -100,6 +100,10 @@ class SandboxCommands:
             return SandboxEnded.of(self._id) if self._life().ends_within(ENDING_SECONDS) else None
         except SandboxEnded as error:
             return error
+
+    def _kill(self) -> None:
+        with contextlib.suppress(SandboxEnded):
+            self._life().kill()
 
     def adopt(self, agent: Agent) -> None:
         """Have an agent start them that runs already."""
@@ -253,7 +257,7 @@ def _size(given: Any) -> tuple[int, int] | None:
     if isinstance(given, tuple | list):
         if len(given) != 2:
             raise ValueError(f"terminal must be true, or columns and rows, not {given!r}")
-        return terminal_size(given)
+        return wire.terminal_size(given)
     if not given:
         return None
     for fd in (0, 1, 2):

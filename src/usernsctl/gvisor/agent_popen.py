@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import operator
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from subprocess import TimeoutExpired
 from typing import Any, AnyStr, NoReturn
 
 from usernsctl import _core
 from usernsctl._records import dataclass
 from usernsctl._system.descriptors import LetGoError, SharedSocket, wait_readable
-from usernsctl._system.owned import memory_file, socket_pair
+from usernsctl._system.owned import sealed_file, socket_pair
 from usernsctl.commands.aio import wait_for_end
 from usernsctl.commands.arguments import Args, StrOrBytesPath, refuse, words_of
 from usernsctl.commands.pidfd import drop_streams
@@ -44,13 +43,15 @@ START_SECONDS = 60
 # kills it as soon as it sees the end of the connection, if it is an honest one.
 _END_SECONDS = 1
 
+#: How long the end of all that a command has started is waited for where nobody says how long, in
+#: seconds.
+KILL_SECONDS = 10
+
 # How long an order waits for room in the connection: whoever takes none for so long is stopped.
 _ROOM_SECONDS = 1
 
 # More than an agent of ours ever sends about one command.
 _MESSAGES_MAX = 8
-
-_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 _MAX_INT = 2**31 - 1
 
@@ -85,11 +86,13 @@ class Place:
     :ivar agents: who starts commands there.
     :ivar ended: tells the error that the sandbox has ended, or does so in a moment; ``None``: it
         has not.
+    :ivar kill: kills the sandbox; does not wait for its end.
     """
 
     id: str
     agents: AgentHolder
     ended: Callable[[], Exception | None]
+    kill: Callable[[], None]
 
 
 class SandboxPopen(subprocess.Popen[AnyStr]):
@@ -253,7 +256,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
             with theirs, contextlib.ExitStack() as opened:
                 fds = [*streams, theirs.fileno()]
                 if apart:
-                    fds.append(opened.enter_context(_sealed(apart)))
+                    fds.append(opened.enter_context(sealed_file("words", apart)).fileno())
                 self._send_once_or_twice(message, fds)
         except AgentLate:
             raise self._silent() from None
@@ -478,7 +481,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
 
     def _end(self) -> None:
         """Kill all of it, and wait for the end, but not for an agent that does nothing."""
-        self.kill_tree()
+        self._kill_all()
         try:
             self._wait(_END_SECONDS)
         except (RunscError, TimeoutExpired):
@@ -527,14 +530,33 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         self._send(sig)
 
     def _kill_all(self) -> None:
-        self.kill_tree()
+        """Kill the command and all that it has started; do not wait for the end of it."""
+        self._send(signal.SIGKILL, wire.TO_TREE)
 
-    def kill_tree(self) -> None:
+    def kill_tree(self, timeout: float = KILL_SECONDS) -> bool:
         """Kill the command and all that it has started, wherever it has gone (SIGKILL).
 
-        Does nothing once it is known that the command has ended.
+        Returns when nothing of it is left. Does nothing once it is known that the command has
+        ended.
+
+        :param timeout: how long that may take, in seconds. Then the whole sandbox is killed: a fork
+            bomb may have so much of the processor that the agent does not get at it, and root
+            inside may have stopped the agent.
+        :returns: whether the sandbox goes on.
         """
-        self._send(signal.SIGKILL, wire.TO_TREE)
+        deadline = time.monotonic() + timeout
+        order = wire.signal_order(signal.SIGKILL, wire.TO_TREE)
+        if self._order(order, timeout) and self._tree_ends(deadline):
+            return True
+        self._place.kill()
+        return False
+
+    def _tree_ends(self, deadline: float) -> bool:
+        """Wait until the agent sends nothing more, as it does when it has killed the tree."""
+        with contextlib.suppress(LetGoError), self._get().use():
+            fd = self._get().socket.fileno()
+            return wait_readable(fd, timeout=seconds_left(deadline), events=select.POLLRDHUP)
+        return True
 
     def resize_terminal(self, columns: int, rows: int) -> None:
         """Change the size of the command's terminal, which is told of it by SIGWINCH.
@@ -544,7 +566,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         """
         if self._wanted.size is None:
             raise ValueError("the command has no terminal: terminal=True gives it one")
-        rows, columns = terminal_size((columns, rows))
+        rows, columns = wire.terminal_size((columns, rows))
         if self.poll() is None and not self._order(wire.size_order(rows, columns), _ROOM_SECONDS):
             raise self._silent()
 
@@ -564,30 +586,9 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         return True
 
 
-def terminal_size(size: Sequence[int]) -> tuple[int, int]:
-    """The rows and columns of a size that has columns and lines, as os.terminal_size has them.
-
-    :raises TypeError: these are no numbers.
-    :raises ValueError: no terminal can have them.
-    """
-    columns, rows = map(operator.index, size)
-    for name, number in (("columns", columns), ("rows", rows)):
-        if not 0 < number <= 0xFFFF:
-            raise ValueError(f"terminal: {number} {name} can't be had: 1 to 65535 can")
-    return rows, columns
-
-
 def _encoded(command: wire.Command, words: Sequence[StrOrBytesPath]) -> tuple[bytes, bytes]:
     try:
         return wire.encode(command)
     except OSError as error:
         path = os.fsdecode(words[0])
         raise CommandError.from_os_error(error, path, step="exec", filename=path) from None
-
-
-@contextlib.contextmanager
-def _sealed(content: bytes) -> Iterator[int]:
-    """A file in memory that nobody can change any more, for a block."""
-    with memory_file("words", content, os.MFD_ALLOW_SEALING) as file:
-        fcntl.fcntl(file, fcntl.F_ADD_SEALS, _SEALS)
-        yield file.fileno()

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from usernsctl.commands import aio
-from usernsctl.gvisor.agent_popen import SandboxPopen
+from usernsctl.gvisor.agent_popen import KILL_SECONDS, SandboxPopen
 from usernsctl.gvisor.agent_wire import Usage
 
 
@@ -41,11 +41,20 @@ class SandboxProcess(aio.Process):
         """
         self._popen.send_signal_to_group(sig)
 
-    def kill_tree(self) -> None:
-        """Kill the command and all that it has started, wherever it has gone (SIGKILL)."""
+    def kill_tree(self, timeout: float = KILL_SECONDS) -> asyncio.Future[bool]:
+        """Kill the command and all that it has started, wherever it has gone (SIGKILL).
+
+        :param timeout: as for :meth:`usernsctl.SandboxPopen.kill_tree`.
+        :returns: what can be awaited: the end of all that, and whether the sandbox goes on. It is
+            killed also where nobody waits.
+        """
+        loop = asyncio.get_running_loop()
         # Its connection outlives it here: what it has left in the background is to go on.
         if self.returncode is None:
-            self._popen.kill_tree()
+            return loop.run_in_executor(None, self._popen.kill_tree, timeout)
+        done = loop.create_future()
+        done.set_result(True)
+        return done
 
     def resize_terminal(self, columns: int, rows: int) -> None:
         """Change the size of the command's terminal, which is told of it by SIGWINCH.

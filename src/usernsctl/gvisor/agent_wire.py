@@ -6,6 +6,7 @@ What comes from inside is hostile: whatever is not just as it must be is a :clas
 from __future__ import annotations
 
 import errno
+import operator
 import os
 import resource
 import struct
@@ -184,6 +185,19 @@ def encode(command: Command) -> tuple[bytes, bytes]:
 def signal_order(number: int, to: int) -> bytes:
     """The message that sends a signal."""
     return _ORDER.pack(_SIGNAL_KIND, to, number)
+
+
+def terminal_size(size: Sequence[int]) -> tuple[int, int]:
+    """The rows and columns of a size that has columns and lines, as os.terminal_size has them.
+
+    :raises TypeError: these are no numbers.
+    :raises ValueError: no terminal can have them.
+    """
+    columns, rows = map(operator.index, size)
+    for name, number in (("columns", columns), ("rows", rows)):
+        if not 0 < number <= 0xFFFF:
+            raise ValueError(f"terminal: {number} {name} can't be had: 1 to 65535 can")
+    return rows, columns
 
 
 def size_order(rows: int, columns: int) -> bytes:

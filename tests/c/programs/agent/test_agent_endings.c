@@ -45,8 +45,10 @@ static void nothing_is_left(const char *script, enum way way)
     if (way == KEEPER)
         kill(parent_of(pid), SIGKILL);
     check_all_end(alive);
-    if (way == TREE)
+    if (way == TREE) {
         CHECK_INT(hear_end(socket), SIGKILL);
+        CHECK_INT(hear(socket).size, 0);
+    }
     if (way != SOCKET)
         close(socket);
     if (way != CONTROL)
@@ -67,6 +69,7 @@ static void a_daemon_outlives_its_command(void)
     socket = start_script(&agent, "setsid sleep 1000 & echo", &again, &pid);
     CHECK_INT(hear_end(socket), 0);
     tell(socket, AGENT_SIGNAL, AGENT_TO_TREE, SIGKILL);
+    CHECK_INT(hear(socket).size, 0);
     check_all_end(again);
     struct pollfd first = {.fd = alive, .events = POLLIN};
     CHECK_INT(poll(&first, 1, 0), 0);
