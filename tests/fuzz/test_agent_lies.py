@@ -227,7 +227,11 @@ def test_descriptors_from_inside_are_none_of_ours() -> None:
 
     def answer(own: socket.socket) -> None:
         for message in (STARTED, ENDED):
-            socket.send_fds(own, [message], many)
+            try:
+                socket.send_fds(own, [message], many)
+            except PermissionError:
+                # Linux 6.16 and newer deliver none.
+                own.send(message)
 
     with agent(answer) as fake, fake.popen() as process:
         fds = os.listdir("/proc/self/fd")

@@ -8,6 +8,7 @@ map() calls in C what it is given, and what it is given is C.
 from __future__ import annotations
 
 import _socket  # private, and the same from 3.11 to 3.14: what socket's Python is made of
+import contextlib
 import fcntl
 import os
 import socket
@@ -20,6 +21,8 @@ from typing import Any
 from usernsctl._typing import Self
 
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+
+_SO_PASSRIGHTS = 83  # asm-generic/socket.h
 
 _UPDATE = "r+"  # says of a descriptor that exists what Python may do with it, and no more
 
@@ -84,7 +87,9 @@ _connection = partial(Connection, socket.AF_UNIX, socket.SOCK_SEQPACKET, 0)
 def socket_pair() -> tuple[Connection, Connection]:
     """Our end of a connection, which never blocks, and that for others.
 
-    Ours has none of the numbers that belong to standard streams, which may be closed.
+    Ours has none of the numbers that belong to standard streams, which may be closed. Since Linux
+    6.16 it takes no descriptors: to close what came with a message may take as long as its sender
+    likes (SO_LINGER, socket(7)).
 
     :raises OSError: there are no descriptors left.
     """
@@ -95,6 +100,8 @@ def socket_pair() -> tuple[Connection, Connection]:
             low, ours = ours, _higher(ours)
             low.close()
         ours.setblocking(False)
+        with contextlib.suppress(OSError):
+            ours.setsockopt(socket.SOL_SOCKET, _SO_PASSRIGHTS, 0)
     except BaseException:
         ours.close()
         theirs.close()
