@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from usernsctl.cli import main
+from usernsctl.commands.arguments import make_command
 from usernsctl.errors import UsernsError
 from usernsctl.gvisor import checks, environment
 from usernsctl.gvisor.oci import BuildOptions, build, validate
@@ -23,6 +24,10 @@ def built(env: dict[str, str]) -> object:
 
 def validated(env: Any) -> object:
     return validate({"process": {"args": ["x"], "env": env}, "root": {"path": "r"}})
+
+
+def commanded(env: Any) -> object:
+    return make_command(["x"], None, env)
 
 
 WRONG: list[tuple[Callable[[Any], object], Any]] = [
@@ -41,12 +46,18 @@ WRONG: list[tuple[Callable[[Any], object], Any]] = [
     (checks.variables, {"A": [SECRET]}),
     (checks.variables, {("A", SECRET): "x"}),
     (checks.variables, [("A", SECRET)]),
+    (checks.variables, {"A": f"{SECRET}\0"}),
+    (checks.variables, {f"A\0{SECRET}": "x"}),
+    (commanded, {"A": [SECRET]}),
+    (commanded, {("A", SECRET): "x"}),
+    (commanded, [("A", SECRET)]),
+    (commanded, f"A={SECRET}"),
 ]
 
 
 @pytest.mark.parametrize(("function", "env"), WRONG)
 def test_a_wrong_value_is_not_told(function: Callable[[Any], object], env: Any) -> None:
-    with pytest.raises((UsernsError, TypeError)) as caught:
+    with pytest.raises((UsernsError, TypeError, ValueError)) as caught:
         function(env)
     assert SECRET not in f"{caught.value} {caught.value!r} {caught.value.args}"
 

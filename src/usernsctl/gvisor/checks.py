@@ -80,7 +80,8 @@ def variables(env: Mapping[str, str] | None) -> dict[str, str]:
             what = f"{name.partition('=')[0]!r}, with a = after it," if name else "an empty name"
             raise ValueError(f"env: {what} can't be the name of a variable")
         if "\0" in name + value:
-            raise ValueError(f"env: {name!r} or its value has a NUL character")
+            where = "a name" if "\0" in name else f"the value of {name!r}"
+            raise ValueError(f"env: {where} has a NUL character")
     return found
 
 
