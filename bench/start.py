@@ -21,7 +21,7 @@ CALLS = {
     "python -c 'import usernsctl'": [sys.executable, "-c", "import usernsctl"],
     "... and the use of a name": [sys.executable, "-c", "import usernsctl; usernsctl.run"],
     "usernsctl --version": [USERNSCTL, "--version"],
-    "usernsctl plan --help, with click": [USERNSCTL, "plan", "--help"],
+    "usernsctl plan --help": [USERNSCTL, "plan", "--help"],
     "usernsctl run, refused": [USERNSCTL, "run", "--user", "7", "--", "true"],
 }
 # In milliseconds over Python that does nothing, but for the version: its whole time.

@@ -11,7 +11,7 @@ GVISOR = "#1 SMP Sun Jan 10 15:06:54 PST 2016"
 
 # Imported by us, by what we import, and by Python itself at its start if they are there.
 MODULES = [
-    "_cffi_backend", "click", "json", "msgspec", "pickle", "prctl", "rich", "runpy",
+    "_cffi_backend", "argparse", "json", "msgspec", "pickle", "prctl", "rich", "runpy",
     "sitecustomize", "usercustomize", "usernsctl",
 ]  # fmt: skip
 
@@ -41,7 +41,7 @@ unsigned la_version(unsigned version) { return version; }
 VARIABLES = [
     "PATH={}", "LD_PRELOAD={}/trap.so", "LD_AUDIT={}/trap.so", "LD_LIBRARY_PATH={}/libraries",
     "GCONV_PATH={}/libraries", "LOCPATH={}", "LC_ALL=trap.TRAP", "OPENSSL_CONF={}/openssl.cnf",
-    "BASH_ENV={}/sh", "ENV={}/sh", "PYTHONPATH={}", "PYTHONHOME={}", "PYTHONSTARTUP={}/click.py",
+    "BASH_ENV={}/sh", "ENV={}/sh", "PYTHONPATH={}", "PYTHONHOME={}", "PYTHONSTARTUP={}/argparse.py",
     "PYTHONINSPECT=1", "PYTHONUSERBASE={}", "USERNSCTL_RUNSC={}/runsc", "HOME={}", "TMPDIR={}",
     "_USERNSCTL_COMPLETE=bash_source", "_USERNSCTL_ENTRYPOINT_COMPLETE=bash_source",
     "XDG_RUNTIME_DIR={}", "GODEBUG=inittrace=1", "LD_DEBUG=all", "LD_DEBUG_OUTPUT={}/debug",

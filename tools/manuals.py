@@ -1,22 +1,22 @@
 """A Sphinx extension: the manual pages, with what the programs say about their own options.
 
-The page of each verb is made of its click command. A page that is written by hand has the options
-of a native program, the list of the verbs or the records of a launch by ``from-program``.
+The page of each verb is made of its parser. A page that is written by hand has the options of a
+native program, the list of the verbs or the records of a launch by ``from-program``.
 """
 
 from __future__ import annotations
 
-import inspect
+import argparse
 import os
 import re
 import shutil
 import subprocess
 import sysconfig
+import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
 from docutils import nodes
 from docutils.statemachine import StringList
 from root_pages import write_changed
@@ -25,7 +25,8 @@ from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 
-from usernsctl.cli.verbs import usernsctl
+from usernsctl.cli.completion.model import help_entries
+from usernsctl.cli.parser import VERBS, Parser, option_metavar, usernsctl
 from usernsctl.gvisor.steps import VERBS as RECORDS
 
 #: Where the pages are, and those of them that are made here, below the sources of Sphinx.
@@ -101,14 +102,11 @@ _TOLD: dict[str, tuple[tuple[str, ...], str]] = {
 # A word of a manual page: a backslash and its character, and a link, may have spaces in them.
 _WORD = re.compile(r"(?:\\X'[^']*'|\\.|[^ \\])+")
 
-# Options under no heading after those that are; and those that say nothing of themselves.
-_OTHER = "Other"
+# Options that say nothing of themselves.
 _ALWAYS = {"-h, --help": "show a summary and end", "-V, --version": "show the version and end"}
 
 # Of a line of text in a manual page.
 _WIDTH = 80
-
-_Named = tuple[tuple[str, ...], click.Command]
 
 # Where manual pages of others are.
 _OTHERS = "https://manpages.debian.org/"
@@ -126,10 +124,10 @@ _RELATED = {
 }
 
 # An option, a variable or a program of ours within a sentence: what is typed as it stands.
-_VERBS = "|".join(usernsctl.list_commands(click.Context(usernsctl)))
 _TYPED = re.compile(
     r"`([^`]+)`"
-    rf"|(?<![\w-])(--?[A-Za-z][\w-]*|\$[A-Z_]+|usernsctl(?:-[a-z]+| (?:{_VERBS}))|--)(?![\w-])"
+    r"|(?<![\w-])(--?[A-Za-z][\w-]*|\$[A-Z_]+|--"
+    rf"|usernsctl(?:-[a-z]+| (?:{'|'.join(VERBS)})))(?![\w-])"
 )
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~^$!])")
 _STATUS = re.compile(r"^(The exit status|Exit status: )")
@@ -171,41 +169,12 @@ def _listed(program: str, options: Iterable[Option]) -> Iterator[str]:
         yield from _block("option", option.written, [prose(option.told)])
 
 
-# ---- click's commands ----------------------------------------------------------------------------
-
-
-def _written(parameter: click.Option) -> str:
-    flags = [*parameter.opts, *parameter.secondary_opts]
-    if parameter.is_flag or parameter.count:
-        return ", ".join(flags)
-    metavar = parameter.make_metavar(click.Context(click.Command("x")))
-    return ", ".join(f"{flag} {metavar}" for flag in flags)
-
-
-def _groups(command: click.Command, context: click.Context) -> dict[str, list[Option]]:
-    """The options under the headings that ``--help`` has them under."""
-    found: dict[str, list[Option]] = {}
-    for parameter in command.get_params(context):
-        record = parameter.get_help_record(context)
-        if record is None or not isinstance(parameter, click.Option):
-            continue
-        heading = getattr(parameter, "heading", "")
-        found.setdefault(heading, []).append(Option(_written(parameter), record[1]))
-    return found
-
-
-def _context(words: tuple[str, ...], command: click.Command) -> click.Context:
-    return click.Context(command, info_name=" ".join(words), **command.context_settings)
-
-
-def _synopsis(words: tuple[str, ...], command: click.Command) -> str:
-    pieces = command.collect_usage_pieces(_context(words, command))
-    return f"{' '.join(words)} {' '.join(pieces)}".rstrip()
+# ---- the page of a verb --------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Told:
-    """What a command says about itself.
+    """What a verb says about itself.
 
     :ivar paragraphs: of its description.
     :ivar status: the paragraphs about how it ends.
@@ -217,14 +186,13 @@ class Told:
     examples: tuple[str, ...]
 
 
-def _told(command: click.Command) -> Told:
-    text = inspect.cleandoc(command.help or "").partition("\f")[0]
+def _told(verb: Parser) -> Told:
     paragraphs: list[str] = []
     status: list[str] = []
     examples: list[str] = []
-    for paragraph in text.split("\n\n"):
-        if paragraph.startswith("\b\n"):
-            examples.append(paragraph[2:])
+    for paragraph in verb.paragraphs():
+        if paragraph.startswith("    "):
+            examples.append(textwrap.dedent(paragraph))
         elif _STATUS.match(paragraph):
             status.append(paragraph.removeprefix("Exit status: "))
         else:
@@ -232,53 +200,44 @@ def _told(command: click.Command) -> Told:
     return Told(tuple(paragraphs), tuple(status), tuple(examples))
 
 
-def _commands(words: tuple[str, ...], command: click.Command) -> Iterator[_Named]:
-    """A command, or all that a group has, each with its words."""
-    if not isinstance(command, click.Group):
-        yield words, command
-        return
-    context = _context(words, command)
-    for name in command.list_commands(context):
-        one = command.get_command(context, name)
-        assert one is not None
-        if not one.hidden:
-            yield from _commands((*words, name), one)
+def commands_of(verb: Parser) -> Iterator[Parser]:
+    """A verb, or all that a group has."""
+    if not verb.verbs:
+        yield verb
+    for name in verb.verbs:
+        yield from commands_of(verb.find(name))
 
 
-def _verbs() -> dict[str, click.Command]:
-    context = click.Context(usernsctl)
-    names = usernsctl.list_commands(context)
-    found = ((name, usernsctl.get_command(context, name)) for name in names)
-    return {name: one for name, one in found if one is not None and not one.hidden}
-
-
-# ---- the page of a verb --------------------------------------------------------------------------
-
-
-def _options_section(words: tuple[str, ...], command: click.Command, level: str) -> Iterator[str]:
-    groups = _groups(command, _context(words, command))
-    # Of what all commands have, --help says enough.
-    for heading in list(groups):
-        groups[heading] = [one for one in groups[heading] if "--help" not in one.written]
-        if not groups[heading]:
-            del groups[heading]
-    for heading, options in groups.items():
-        if heading:
+def _options_section(verb: Parser, level: str) -> Iterator[str]:
+    for heading, actions in verb.headings.items():
+        # Of what all verbs have, --help says enough.
+        options = [
+            Option(_written(one), str(one.help))
+            for one in actions
+            if "--help" not in one.option_strings
+        ]
+        if heading and options:
             yield from (f"{level} {heading}", "")
-        yield from _listed("-".join(words), options)
+        if options:
+            yield from _listed(verb.prog.replace(" ", "-"), options)
+
+
+def _written(option: argparse.Action) -> str:
+    value = "" if option.nargs == 0 else f" {option_metavar(option)}"
+    return ", ".join(f"{flag}{value}" for flag in option.option_strings)
 
 
 def _fenced(lines: Iterable[str]) -> Iterator[str]:
     yield from ("```sh", *lines, "```", "")
 
 
-def _one_command(words: tuple[str, ...], command: click.Command) -> Iterator[str]:
+def _one_command(verb: Parser) -> Iterator[str]:
     """The sections of a verb that is no group."""
-    told = _told(command)
+    told = _told(verb)
     yield from ("## Description", "")
     for paragraph in told.paragraphs:
         yield from (prose(paragraph), "")
-    options = list(_options_section(words, command, "###"))
+    options = list(_options_section(verb, "###"))
     if options:
         yield from ("## Options", "", *options)
     if told.status:
@@ -291,31 +250,30 @@ def _one_command(words: tuple[str, ...], command: click.Command) -> Iterator[str
             yield from _fenced(example.splitlines())
 
 
-def _group(words: tuple[str, ...], command: click.Command) -> Iterator[str]:
+def _group(group: Parser) -> Iterator[str]:
     yield from ("## Description", "")
-    for paragraph in _told(command).paragraphs:
+    for paragraph in _told(group).paragraphs:
         yield from (prose(paragraph), "")
     yield from ("## Commands", "")
-    for inner, one in _commands(words, command):
-        told = _told(one)
-        yield from (f"### {' '.join(inner)}", "")
+    for verb in commands_of(group):
+        told = _told(verb)
+        yield from (f"### {verb.prog}", "")
         for paragraph in (*told.paragraphs, *told.status):
             yield from (prose(paragraph), "")
-        yield from _options_section(inner, one, "####")
+        yield from _options_section(verb, "####")
         for example in told.examples:
             yield from _fenced(example.splitlines())
 
 
-def _page(verb: str, command: click.Command) -> str:
-    words = ("usernsctl", verb)
-    lines = [f"# usernsctl-{verb}", "", "## Synopsis", "", "```text"]
-    lines += [_synopsis(inner, one) for inner, one in _commands(words, command)]
+def _page(name: str, verb: Parser) -> str:
+    lines = [f"# usernsctl-{name}", "", "## Synopsis", "", "```text"]
+    lines += [one.format_usage().strip().removeprefix("Usage: ") for one in commands_of(verb)]
     lines += ["```", ""]
-    lines += (_group if isinstance(command, click.Group) else _one_command)(words, command)
-    related = ("usernsctl(1)", *_RELATED.get(verb, ()))
+    lines += (_group if verb.verbs else _one_command)(verb)
+    related = ("usernsctl(1)", *_RELATED.get(name, ()))
     lines += ["## See also", "", ", ".join(f"{{manpage}}`{page}`" for page in related), ""]
-    if verb in _MORE:
-        page, title = _MORE[verb]
+    if name in _MORE:
+        page, title = _MORE[name]
         lines += [":::{only} html", f"[{title}](../../{page}) tells more.", ":::", ""]
     return "\n".join(lines)
 
@@ -334,29 +292,11 @@ def help_of(program: str, *words: str) -> list[str]:
 
 
 def native_options(program: str) -> dict[str, list[Option]]:
-    """The options that ``--help`` of a native program lists, under its headings.
-
-    A line that begins an option has its names and, in a column or on the next lines, what it does;
-    a heading stands at the margin and ends with a colon, and a section with an empty line.
-    """
-    lines = help_of(program)
-    # That of the lines that go on with what is said of an option.
-    column = min(len(line) - len(line.lstrip()) for line in lines if line.startswith(" " * 20))
+    """The options that ``--help`` of a native program lists, under its headings."""
     found: dict[str, list[Option]] = {}
-    heading = ""
-    for line in lines:
-        if re.match(r"\S.*:$", line):
-            heading = line[:-1]
-        elif re.match(r" {2,6}-", line):
-            end = column if line[column - 1 : column] in ("", " ") else len(line)
-            written = line[:end].strip()
-            told = line[end:] or _ALWAYS.get(written, "")
-            found.setdefault(heading, []).append(Option(written, told))
-        elif line.startswith(" " * column) and found.get(heading):
-            last = found[heading][-1]
-            found[heading][-1] = Option(last.written, f"{last.told} {line.strip()}".strip())
-        elif not line and heading:
-            heading = _OTHER
+    for heading, written, about in help_entries("\n".join(help_of(program))):
+        told = about or _ALWAYS.get(written, "")
+        found.setdefault(heading, []).append(Option(written, told))
     return found
 
 
@@ -369,10 +309,9 @@ def _native(program: str) -> Iterator[str]:
 
 
 def _verb_list() -> Iterator[str]:
-    for name, command in _verbs().items():
-        page = f"usernsctl-{name}"
-        yield f"{{manpage}}`{page}(1)`"
-        yield f": {prose(command.get_short_help_str(limit=200))}"
+    for name, (summary, _) in VERBS.items():
+        yield f"{{manpage}}`usernsctl-{name}(1)`"
+        yield f": {prose(summary)}"
         yield ""
 
 
@@ -434,11 +373,11 @@ class FromProgram(SphinxDirective):
 
 def pages() -> dict[str, str]:
     """The pages that are made here: their names, and their text in MyST's Markdown."""
-    made = {f"usernsctl-{name}": command for name, command in _verbs().items()}
+    whole = usernsctl()
     return {
-        page: _page(page.removeprefix("usernsctl-"), command)
-        for page, command in made.items()
-        if page not in WRITTEN
+        f"usernsctl-{name}": _page(name, whole.find(name))
+        for name in VERBS
+        if f"usernsctl-{name}" not in WRITTEN
     }
 
 
@@ -447,10 +386,10 @@ def manuals() -> list[tuple[str, str, str, list[str], str]]:
     found: list[tuple[str, str, str, list[str], str]] = []
     for page, (section, about) in WRITTEN.items():
         found.append((f"{PAGES}/{page}", page, about, [], section))
-    for name, command in _verbs().items():
+    for name, (summary, _) in VERBS.items():
         page = f"usernsctl-{name}"
         if page not in WRITTEN:
-            about = command.get_short_help_str(limit=200).rstrip(".")
+            about = summary.rstrip(".")
             found.append((f"{MADE}/{page}", page, about[:1].lower() + about[1:], [], "1"))
     return found
 

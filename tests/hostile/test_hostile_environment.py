@@ -75,9 +75,9 @@ def attack(name: str, traps: Path, directory: Path, environ: dict[str, str]) -> 
 
 def test_the_traps_work(traps: Path) -> None:
     """A check of the attacks themselves: where Python and a shell look, they are found."""
-    subprocess.run([sys.executable, "-c", "import click"], cwd=traps, timeout=60)
+    subprocess.run([sys.executable, "-c", "import argparse"], cwd=traps, timeout=60)
     subprocess.run(["/bin/sh", "-c", "getent"], env={"PATH": str(traps)}, timeout=60)
-    assert {"module click", "program getent"} <= set(marks(traps))
+    assert {"module argparse", "program getent"} <= set(marks(traps))
 
 
 @pytest.mark.userns_requires("runsc")
@@ -99,11 +99,11 @@ def test_python_variables_name_what_runs_outside_gvisor(
 ) -> None:
     environ = {
         "PYTHONPATH": str(traps),
-        "PYTHONSTARTUP": str(traps / "click.py"),
+        "PYTHONSTARTUP": str(traps / "argparse.py"),
         "PYTHONUSERBASE": str(traps),
         "PYTHONINSPECT": "1",
-        "PYTHONBREAKPOINT": "click.run",
-        "PYTHONWARNINGS": "ignore::click.Warning",
+        "PYTHONBREAKPOINT": "argparse.run",
+        "PYTHONWARNINGS": "ignore::argparse.Warning",
     }
     for _ in range(tally.rounds(1, 20)):
         attack(name, traps, traps.parent, environ)

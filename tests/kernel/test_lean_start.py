@@ -30,8 +30,8 @@ COMMON = names(
     "__future__ collections contextlib encodings enum errno functools gc importlib itertools "
     "keyword math operator reprlib signal string types warnings"
 )
-# What `usernsctl run` has to do with.
-USED = names("array codecs fcntl grp pwd select struct time")
+# What `usernsctl run` has to do with. argparse looks for translations of its own texts.
+USED = names("argparse array codecs fcntl gettext grp locale pwd re select struct time")
 VERSION = names(
     "_cffi_backend usernsctl usernsctl.__main__ usernsctl._core usernsctl._interrupts "
     "usernsctl._native usernsctl._programs usernsctl._records usernsctl._system usernsctl._text "
@@ -102,7 +102,7 @@ def test_import_usernsctl_imports_next_to_nothing() -> None:
     assert found - theirs <= {"usernsctl", "__future__", "importlib"}
 
 
-def test_the_version_needs_neither_click_nor_the_metadata() -> None:
+def test_the_version_needs_neither_a_parser_nor_the_metadata() -> None:
     found, _ = told(CALL, "--version")
     assert found - COMMON <= VERSION
 
@@ -155,5 +155,5 @@ def test_nothing_is_imported_where_others_may_have_mounted_something(
 
 def test_a_name_of_the_package_brings_no_asyncio() -> None:
     found, _ = told("import usernsctl; usernsctl.run; usernsctl.Namespace")
-    assert not found & {"asyncio", "click", "inspect", "msgspec", "rich", "tempfile", "random"}
+    assert not found & {"argparse", "asyncio", "inspect", "msgspec", "rich", "tempfile", "random"}
     assert un.run.__module__ == "usernsctl.commands.popen"

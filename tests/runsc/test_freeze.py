@@ -38,7 +38,7 @@ def test_a_file_without_a_command(usernsctl: Program, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--", "true"], "Missing option '-o'"),
+        (["--", "true"], "required: -o/--output"),
         (["-o", "F", "--in", "name", "--", "true"], "--in can't be frozen: a kept namespace may"),
         (["-o", "F", "--root", "/r", "--", "true"], "--root can't be frozen: each start"),
         (["-o", "F", "--debug-log", "/r", "--", "true"], "--debug-log can't be frozen: use it"),

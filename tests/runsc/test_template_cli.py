@@ -253,7 +253,7 @@ def test_a_killed_creator_leaves_nothing(usernsctl: Any, data: Path) -> None:
         (["run", "../x"], "can't be the name"),
         (["run", "--rootfs", "/a", "--expose-root", "x"], "exclude each other"),
         (["run", "--trust-bundle", "x"], "give --bundle"),
-        (["run", "--user", "1", "x"], "No such option"),
+        (["run", "--user", "1", "x"], "there is no option '--user'"),
         (["remove", ".x"], "can't be the name"),
     ],
 )

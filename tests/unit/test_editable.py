@@ -48,7 +48,7 @@ def test_run_in_an_editable_installation(tmp_path: Path) -> None:
     # The interpreter's own packages, but not the package that is installed there.
     needed = tmp_path / "needed"
     needed.mkdir()
-    for name in ("_cffi_backend", "click", "msgspec", "prctl"):
+    for name in ("_cffi_backend", "msgspec", "prctl"):
         found = subprocess.check_output(
             [sys.executable, "-c", f"import {name}; print({name}.__file__)"], text=True
         )

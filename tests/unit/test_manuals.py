@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import click
 import pytest
 
-from usernsctl.cli.verbs import usernsctl
+from usernsctl.cli.parser import VERBS, Parser, usernsctl
 
 TREE = Path(__file__).resolve().parents[2]
 
 sys.path.insert(0, str(TREE / "tools"))
 import manuals  # noqa: E402
-
-VERBS = usernsctl.list_commands(click.Context(usernsctl))
 
 # What only usernsctl itself calls usernsctl-exec with.
 HIDDEN = {"hold"}
@@ -41,30 +39,23 @@ def test_every_option_that_a_native_program_takes_is_told(program: str, source: 
     assert told == set(taken) - HIDDEN
 
 
-def commands_of(command: click.Command, words: str) -> Iterator[tuple[str, click.Command]]:
-    yield words, command
-    if isinstance(command, click.Group):
-        context = click.Context(command)
-        for name in command.list_commands(context):
-            inner = command.get_command(context, name)
-            assert inner is not None
-            yield from commands_of(inner, f"{words} {name}")
+def every(parser: Parser) -> Iterator[Parser]:
+    yield parser
+    for name in parser.verbs:
+        yield from every(parser.find(name))
 
 
 @pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "exec"])
 def test_the_page_of_a_verb_tells_of_each_command_and_option(verb: str) -> None:
     page = manuals.pages()[f"usernsctl-{verb}"]
-    command = usernsctl.get_command(click.Context(usernsctl), verb)
-    assert command is not None
-    for words, each in commands_of(command, f"usernsctl {verb}"):
-        assert words in page
-        for parameter in each.params:
-            if isinstance(parameter, click.Option) and not parameter.hidden:
-                for flag in (*parameter.opts, *parameter.secondary_opts):
-                    assert re.search(rf"^:::{{option}} .*{flag}\b", page, re.M), flag
+    for each in every(usernsctl().find(verb)):
+        assert each.prog in page
+        for flag, option in each.flags.items():
+            if option.help != argparse.SUPPRESS and flag not in ("-h", "--help"):
+                assert re.search(rf"^:::{{option}} .*{flag}\b", page, re.M), flag
 
 
-WORDS = [words.split() for words, _ in commands_of(usernsctl, "usernsctl")]
+WORDS = [parser.prog.split() for parser in every(usernsctl())]
 
 
 @pytest.mark.parametrize("words", [*WORDS, ["usernsctl-entrypoint"]], ids=" ".join)

@@ -18,7 +18,7 @@ _SCRIPT = os.path.abspath(__file__)
 _PACKAGE = os.path.dirname(os.path.dirname(_SCRIPT))
 
 # What the package imports beside the standard library, where it is installed.
-_NEEDED = ("_cffi_backend", "click", "msgspec", "prctl", "rich")
+_NEEDED = ("_cffi_backend", "msgspec", "prctl", "rich")
 
 
 def command(module: str, *words: str) -> list[str]:

@@ -1,9 +1,4 @@
-"""The command line: ``usernsctl VERB ...``.
-
-click reads it, which takes longer to import than ``usernsctl run`` needs for all else. So what is
-called most often is answered without it, where there is nothing to complain about. Here nothing is
-imported but by who needs it.
-"""
+"""The command line: ``usernsctl VERB ...``."""
 
 from __future__ import annotations
 
@@ -67,29 +62,40 @@ def _answer(argv: list[str]) -> int:
 
 
 def _call(argv: list[str]) -> int:
-    if argv in (["--version"], ["-V"]):
-        _print_version()
-        return 0
     if argv[:-1] == _NAMES:
         from usernsctl.cli.completion import names
 
         if argv[-1] in names.KINDS:
             names.tell(argv[-1])
             return 0
-    from usernsctl.cli import direct
-
-    if direct.run(argv):
+    if argv in (["--version"], ["-V"]):
+        print(version(), end="")
         return 0
-    gc.enable()
-    from usernsctl.cli import verbs
+    # argparse is most of what is imported now: --version and completion do without.
+    from usernsctl.cli.parser import Answer, usernsctl
 
-    return verbs.call(argv)
+    try:
+        parser = usernsctl()
+        given = parser.read(argv)
+        environ = given["environ"]
+        while parser.verbs:
+            name, *argv = given["words"]
+            parser = parser.find(name)
+            given = parser.read(argv)
+        if parser.prog != "usernsctl run":
+            gc.enable()
+        _interrupts.raise_again()
+        return parser.perform(given, environ, argv)
+    except Answer as answer:
+        print(answer.text, end="", file=sys.stderr if answer.status else sys.stdout)
+        return answer.status
 
 
-def _print_version() -> None:
+def version() -> str:
+    """Return what ``--version`` prints."""
     from usernsctl import _core
 
-    print(f"usernsctl, version {_core.version()}")
+    return f"usernsctl, version {_core.version()}\n"
 
 
 def _forget(fd: int) -> None:

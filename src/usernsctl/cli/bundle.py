@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import get_args
 
-import click
-
 from usernsctl._text import command as pasted
 from usernsctl._text import operand, shown
-from usernsctl.cli import caller
-from usernsctl.cli.usage import Group
+from usernsctl.cli.parser import Parser, UsageError
 from usernsctl.errors import BundleError
 from usernsctl.gvisor import environment, oci
 from usernsctl.gvisor.oci.checking import Network
@@ -21,35 +19,61 @@ from usernsctl.maps import Extent
 
 EXIT_FINDINGS = 1
 
+_DESCRIPTION = """\
+Make, check or mend an OCI bundle, so that runsc can run it without root.
 
-@click.group("bundle", cls=Group, short_help="Make, check or mend an OCI bundle.")
-def bundle_group() -> None:
-    """Make, check or mend an OCI bundle, so that runsc can run it without root.
-
-    A bundle is a directory with a config.json, and usually with the root filesystem that the file
-    names. All commands assume the map that `usernsctl run` makes by default: the caller is 0:0
-    inside, and no other id exists.
-    """
+A bundle is a directory with a config.json, and usually with the root filesystem that the file
+names. All commands assume the map that `usernsctl run` makes by default: the caller is 0:0 inside,
+and no other id exists.
+"""
 
 
-@bundle_group.command("init")
-@click.argument("directory", type=click.Path())
-@click.option("--rootfs", required=True, type=click.Path(), help="An unpacked root filesystem.")
-@click.option("--writable", is_flag=True, help="Let the command write to the root filesystem.")
-@click.option("--env", "settings", multiple=True, metavar="NAME=VALUE", help="Set a variable.")
-@click.option(
-    "--wd",
-    "--cwd",
-    "cwd",
-    default="/",
-    show_default=True,
-    metavar="DIR",
-    help="Where the command starts, inside.",
-)
-@click.option("--hostname", metavar="NAME", help="The host's name inside.")
-@click.option("--terminal", is_flag=True, help="Give the command a terminal of its own.")
-@click.argument("command", nargs=-1, required=True)
-def init_command(
+def parser(prog: str) -> Parser:
+    """Return the parser of ``usernsctl bundle``."""
+    group = Parser(prog, description=_DESCRIPTION)
+    verb = group.add_verb(
+        "init",
+        "Write a config.json to DIRECTORY that runs COMMAND.",
+        init,
+        usage="[OPTIONS] --rootfs DIR DIRECTORY -- COMMAND...",
+        wants=["environ"],
+    )
+    verb.add_operand("directory", "DIRECTORY")
+    verb.add_words("command", "COMMAND...")
+    verb.add_option(
+        "--rootfs", required=True, metavar="DIR", help="An unpacked root filesystem (required)."
+    )
+    verb.add_flag("--writable", help="Let the command write to the root filesystem.")
+    verb.add_option(
+        "--env", dest="settings", repeats=True, metavar="NAME=VALUE", help="Set a variable."
+    )
+    verb.add_option(
+        "--wd",
+        "--cwd",
+        dest="cwd",
+        default="/",
+        metavar="DIR",
+        help="Where the command starts, inside.",
+    )
+    verb.add_option("--hostname", metavar="NAME", help="The host's name inside.")
+    verb.add_flag("--terminal", help="Give the command a terminal of its own.")
+    verb = group.add_verb(
+        "check", "List what in a bundle would fail under runsc without root.", check
+    )
+    verb.add_operand("directory", "DIRECTORY")
+    verb.add_flag("--json", dest="as_json", help="Print the findings as JSON.")
+    verb.add_option(
+        "--network",
+        choices=get_args(Network),
+        default="none",
+        help="The --network that runsc will be called with.",
+    )
+    verb = group.add_verb("fix", "Add what runsc without root needs, and take out the hooks.", fix)
+    verb.add_operand("directory", "DIRECTORY")
+    return group
+
+
+def init(
     directory: str,
     rootfs: str,
     writable: bool,
@@ -58,14 +82,17 @@ def init_command(
     hostname: str | None,
     terminal: bool,
     command: tuple[str, ...],
+    environ: Mapping[str, str],
 ) -> None:
     """Write a config.json to DIRECTORY that runs COMMAND.
 
     DIRECTORY is made if it is missing; a config.json that is there is never overwritten.
     """
+    if not command:
+        raise UsageError("no command: give one, as in: usernsctl bundle init web ... -- sh")
     uid_map, gid_map = _default_map()
     env = {"PATH": environment.DEFAULT_PATH}
-    env.update(environment.read_settings(settings, caller.environ()))
+    env.update(environment.read_settings(settings, environ))
     options = oci.BuildOptions(
         args=command,
         rootfs=_rootfs_for(directory, rootfs),
@@ -80,23 +107,10 @@ def init_command(
     filename = oci.create(directory, oci.build(options))
     trust = ["--trust-bundle"] if options.rootfs.startswith("/") else []
     words = ["usernsctl", "run", "--bundle", operand(directory), *trust]
-    click.echo(f"{shown(str(filename))}: made; {pasted(words)}")
+    print(f"{shown(str(filename))}: made; {pasted(words)}")
 
 
-@bundle_group.command(
-    "check", short_help="List what in a bundle would fail under runsc without root."
-)
-@click.argument("directory", type=click.Path())
-@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
-@click.option(
-    "--network",
-    type=click.Choice(get_args(Network)),
-    default="none",
-    show_default=True,
-    help="The --network that runsc will be called with.",
-)
-@click.pass_context
-def check_command(context: click.Context, directory: str, as_json: bool, network: Network) -> None:
+def check(directory: str, as_json: bool, network: Network) -> int:
     """List what in a bundle's config.json would fail under runsc without root, and why.
 
     Also list what leads out of the bundle, and therefore needs --trust-bundle or --allow-hooks.
@@ -108,21 +122,16 @@ def check_command(context: click.Context, directory: str, as_json: bool, network
         findings = oci.check(opened.load(), opened, uid_map, gid_map, network=network)
     if as_json:
         report = {"bundle": directory, "findings": [asdict(finding) for finding in findings]}
-        click.echo(json.dumps(report, indent=2))
+        print(json.dumps(report, indent=2))
     else:
         for finding in findings:
             for line in _as_text(finding):
-                click.echo(shown(line))
-        click.echo(shown(_summary(directory, findings)))
-    if findings:
-        context.exit(EXIT_FINDINGS)
+                print(shown(line))
+        print(shown(_summary(directory, findings)))
+    return EXIT_FINDINGS if findings else 0
 
 
-@bundle_group.command(
-    "fix", short_help="Add what runsc without root needs, and take out the hooks."
-)
-@click.argument("directory", type=click.Path())
-def fix_command(directory: str) -> None:
+def fix(directory: str) -> None:
     """Add to a bundle's config.json what runsc without root needs, and take out its hooks.
 
     fix keeps the old file as config.json.orig. It can't mend all that check finds.
@@ -131,12 +140,12 @@ def fix_command(directory: str) -> None:
     with oci.Bundle(directory) as opened:
         mended, changes = oci.fix(opened.load(), uid_map, gid_map)
         if not changes:
-            click.echo(f"{shown(directory)}: nothing to fix")
+            print(f"{shown(directory)}: nothing to fix")
             return
         original = oci.replace(opened, mended)
     for change in changes:
-        click.echo(shown(f"{change.path}: {change.text}"))
-    click.echo(shown(f"{directory}: fixed; the old file is {original}"))
+        print(shown(f"{change.path}: {change.text}"))
+    print(shown(f"{directory}: fixed; the old file is {original}"))
 
 
 def _default_map() -> tuple[list[Extent], list[Extent]]:

@@ -5,53 +5,61 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-import click
-
-from usernsctl.cli.terminal import can_draw
-from usernsctl.cli.verdict import VerdictCommand, tolerate_any_text
+from usernsctl.cli.parser import Parser, integer
+from usernsctl.cli.terminal import can_draw, tolerate_any_text
 
 if TYPE_CHECKING:
     from usernsctl.explain.model import Purpose
 
 
-_BLOCKED = 1
+_BLOCKED, _WRONG_USAGE = 1, 2
 
 
-@click.command(
-    "doctor", cls=VerdictCommand, short_help="Find out what keeps programs from running here."
-)
-@click.option("--json", "form", flag_value="json", help="Print JSON, for programs.")
-@click.option("--script", "form", flag_value="script", help="Print the remedies as a shell script.")
-@click.option("--no-runsc", is_flag=True, help="Don't try runsc, which takes the most time.")
-@click.option(
-    "--for",
-    "purpose",
-    type=click.Choice(["run", "range", "docker", "kubernetes"]),
-    default="run",
-    show_default=True,
-    help="What you want to do. run: run a command in gVisor. range: map more than one id. docker, "
-    "kubernetes: run a command in gVisor in a container of theirs.",
-)
-@click.option(
-    "--within",
-    "seconds",
-    type=click.IntRange(1, 86400),
-    metavar="SECONDS",
-    default=30,
-    show_default=True,
-    help="How long all trials may take together; what has not ended by then is skipped.",
-)
-def doctor_command(form: str | None, no_runsc: bool, purpose: Purpose, seconds: int) -> int:
+def parser(prog: str) -> Parser:
+    """Return the parser of ``usernsctl doctor``."""
+    parser = Parser(prog, examine, wrong_usage=_WRONG_USAGE)
+    parser.add_option(
+        "--json", dest="form", action="store_const", const="json", help="Print JSON, for programs."
+    )
+    parser.add_option(
+        "--script",
+        dest="form",
+        action="store_const",
+        const="script",
+        help="Print the remedies as a shell script.",
+    )
+    parser.add_flag("--no-runsc", help="Don't try runsc, which takes the most time.")
+    parser.add_option(
+        "--for",
+        dest="purpose",
+        choices=["run", "range", "docker", "kubernetes"],
+        default="run",
+        help="What you want to do. run: run a command in gVisor. range: map more than one id. "
+        "docker, kubernetes: run a command in gVisor in a container of theirs.",
+    )
+    parser.add_option(
+        "--within",
+        dest="seconds",
+        parse=integer(1, 86400),
+        metavar="SECONDS",
+        default=30,
+        help="How long all trials may take together, 1 to 86400; what has not ended by then is "
+        "skipped.",
+    )
+    return parser
+
+
+def examine(form: str | None, no_runsc: bool, purpose: Purpose, seconds: int) -> int:
     """Find out whether programs can be run here, and if not, why not and how to mend it.
 
     doctor tries each step in a process of its own that ends afterwards. It leaves nothing behind.
 
     Exit status: 0 programs can be run, 1 at least one cause blocks, 2 wrong usage.
     """
-    from usernsctl.doctor import examine
+    from usernsctl import doctor
 
     tolerate_any_text()
-    report, needs = examine(purpose, runsc=not no_runsc, seconds=seconds)
+    report, needs = doctor.examine(purpose, runsc=not no_runsc, seconds=seconds)
     if form == "json":
         from usernsctl.doctor.render import as_json
 

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import os
-
-import click
+from collections.abc import Mapping, Sequence
+from typing import NoReturn
 
 from usernsctl import _programs
 from usernsctl._system.handover import restore_signals
-from usernsctl.cli import caller
+from usernsctl.cli.parser import Parser
 
 
-@click.command(
-    "exec",
-    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
-    add_help_option=False,
-    short_help="Execute a command in a new user namespace.",
-)
-@click.argument("words", nargs=-1, type=click.UNPROCESSED)
-def exec_command(words: tuple[str, ...]) -> None:
+def parser(prog: str) -> Parser:
+    """Return the parser of ``usernsctl exec``."""
+    parser = Parser(
+        prog, execute, has_help=False, options_first=True, passes_unknown=True, wants=["environ"]
+    )
+    parser.add_words("args", "COMMAND [ARG]...")
+    return parser
+
+
+def execute(args: Sequence[str], environ: Mapping[str, str]) -> NoReturn:
     """Execute a command in a new user namespace (usernsctl-exec; see its --help)."""
     name = "usernsctl-exec"
     program = _programs.find(name, "makes the namespaces")
     restore_signals()
-    os.execve(program, [name, *words], caller.environ())
+    os.execve(program, [name, *args], environ)

@@ -7,12 +7,11 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
-
-import click
+from typing import TYPE_CHECKING, Any
 
 from usernsctl._text import say
-from usernsctl.cli.verdict import WRONG_USAGE, VerdictCommand, tolerate_any_text
+from usernsctl.cli.parser import Parser
+from usernsctl.cli.terminal import tolerate_any_text
 from usernsctl.errors import UsernsError
 from usernsctl.explain.logs import printable
 from usernsctl.explain.printing import wrapped
@@ -23,25 +22,23 @@ if TYPE_CHECKING:
     from usernsctl.explain.model import Finding, Place, Report
 
 
-_NOT_RECOGNISED = 1
+_NOT_RECOGNISED, _WRONG_USAGE = 1, 2
 # So many causes are told in full; of those that are less likely, what tells them apart.
 _IN_FULL = 3
 _SAYS_TOO_LITTLE = "mapped-sandbox-eof-unknown"
 
 
-@click.command(
-    "explain",
-    cls=VerdictCommand,
-    short_help="Name the causes of an error message, and the remedies.",
-)
-@click.argument("file", type=click.Path(allow_dash=True), required=False)
-@click.option("--debug-log", metavar="DIR", help="Read runsc's debug logs in DIR instead.")
-@click.option("--no-probe", is_flag=True, help="Try nothing: the failure was on another machine.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
-@click.pass_context
-def explain_command(
-    context: click.Context, file: str | None, debug_log: str | None, no_probe: bool, as_json: bool
-) -> None:
+def parser(prog: str) -> Parser:
+    """Return the parser of ``usernsctl explain``."""
+    parser = Parser(prog, explain, wrong_usage=_WRONG_USAGE)
+    parser.add_option("--debug-log", metavar="DIR", help="Read runsc's debug logs in DIR instead.")
+    parser.add_flag("--no-probe", help="Try nothing: the failure was on another machine.")
+    parser.add_flag("--json", dest="as_json", help="Print JSON, for programs.")
+    parser.add_operand("file", "[FILE]", nargs="?")
+    return parser
+
+
+def explain(file: str | None, debug_log: str | None, no_probe: bool, as_json: bool) -> int:
     """Name the causes that an error message can have, and say how to mend them.
 
     explain reads FILE, or standard input: what runsc, newuidmap, newgidmap, unshare, bwrap, podman,
@@ -55,7 +52,7 @@ def explain_command(
     from usernsctl.explain.messages import explain_failures
 
     if file is not None and debug_log is not None:
-        _fail(context, "give FILE or --debug-log, not both")
+        return _fail("give FILE or --debug-log, not both")
     logged: Sequence[Failure] = ()
     try:
         if debug_log is None:
@@ -64,7 +61,7 @@ def explain_command(
             logged = failures(debug_log)
             explanation = explain_failures(logged)
     except OSError as error:
-        _fail(context, f"{debug_log or file or 'standard input'}: {error.strerror}")
+        return _fail(f"{debug_log or file or 'standard input'}: {error.strerror}")
     report = None
     if explanation.recognised and not no_probe:
         explanation, report = _probe(explanation)
@@ -73,27 +70,26 @@ def explain_command(
         print(json.dumps(_as_json(explanation, report, logged), indent=2))
     else:
         print(_as_text(explanation, report, logged))
-    if not explanation.recognised:
-        context.exit(_NOT_RECOGNISED)
+    return 0 if explanation.recognised else _NOT_RECOGNISED
 
 
-def _fail(context: click.Context, message: str) -> NoReturn:
+def _fail(message: str) -> int:
     say(f"usernsctl: explain: {message}")
-    context.exit(WRONG_USAGE)
+    return _WRONG_USAGE
 
 
 def _read(file: str | None) -> Explanation:
     from usernsctl.explain.catalogue import catalogue
-    from usernsctl.explain.messages import explain
+    from usernsctl.explain.messages import explain as explained
 
     if file not in (None, "-"):
         if file in catalogue() and not os.path.lexists(file):
-            return explain(io.BytesIO(f"[{file}]".encode()))
+            return explained(io.BytesIO(f"[{file}]".encode()))
         with open(str(file), "rb") as stream:
-            return explain(stream)
+            return explained(stream)
     if sys.stdin.isatty():
         print("Paste what was printed, then press Ctrl-D.", file=sys.stderr)
-    return explain(sys.stdin.buffer)
+    return explained(sys.stdin.buffer)
 
 
 def _probe(explanation: Explanation) -> tuple[Explanation, Report | None]:

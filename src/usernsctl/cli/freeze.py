@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import click
-
-from usernsctl.cli import caller
-from usernsctl.cli.run import request_options
-from usernsctl.cli.run_click import GroupedCommand, check_combination, with_options
+from usernsctl.cli.parser import Parser, UsageError
+from usernsctl.cli.run import add_options, check_combination, request_options
 from usernsctl.gvisor.request import Request
 from usernsctl.maps import Extent
 
@@ -20,27 +18,29 @@ _REFUSED = {
 }
 
 
-class _FreezeCommand(GroupedCommand):
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        # click takes them out of the list.
-        ctx.obj = list(args)
-        return super().parse_args(ctx, args)
+def parser(prog: str) -> Parser:
+    """Return the parser of ``usernsctl freeze``."""
+    parser = Parser(
+        prog,
+        write,
+        usage="[OPTIONS] -o FILE [--] [CMD [ARG]...]",
+        options_first=True,
+        wants=["environ", "words"],
+    )
+    parser.add_option(
+        "-o",
+        "--output",
+        heading="The launch",
+        required=True,
+        metavar="FILE",
+        help="Write the launch to FILE, anew (required).",
+    )
+    add_options(parser, request_options())
+    parser.add_words("command", "[CMD [ARG]...]")
+    return parser
 
 
-@click.command(
-    "freeze",
-    cls=_FreezeCommand,
-    context_settings={"allow_interspersed_args": False},
-    options_metavar="[OPTIONS] -o FILE [--]",
-    short_help="Keep what run would do in a file, to be done without Python.",
-)
-@click.option(
-    "-o", "--output", required=True, metavar="FILE", help="Write the launch to FILE, anew."
-)
-@with_options(request_options())
-@click.argument("command", nargs=-1, metavar="[CMD [ARG]...]", type=click.UNPROCESSED)
-@click.pass_context
-def freeze_command(context: click.Context, /, output: str, **given: Any) -> None:
+def write(output: str, environ: Mapping[str, str], words: Sequence[str], **given: Any) -> None:
     """Write what `usernsctl run` would do to FILE, and do nothing.
 
     usernsctl-exec --launch FILE [-- CMD [ARG]...] does it later, as often as you like, and needs no
@@ -51,15 +51,14 @@ def freeze_command(context: click.Context, /, output: str, **given: Any) -> None
     passed on, such as those of --env NAME. Values of --env NAME=VALUE are in FILE, which all users
     may read.
 
-    \b
-    usernsctl freeze -o job.launch --bind ~/data:/data -- ls /data
-    usernsctl-exec --launch job.launch
+        usernsctl freeze -o job.launch --bind ~/data:/data -- ls /data
+        usernsctl-exec --launch job.launch
     """
     from usernsctl.gvisor import freeze
 
     for name, (option, why) in _REFUSED.items():
         if given[name] is not None:
-            raise click.UsageError(f"{option} can't be frozen: {why}")
+            raise UsageError(f"{option} can't be frozen: {why}")
     if not given["command"] and given["bundle"] is None:
         # One may come later.
         check_combination({**given, "command": ("true",)})
@@ -77,12 +76,12 @@ def freeze_command(context: click.Context, /, output: str, **given: Any) -> None
             everything=everything,
             bare=given["bundle"] is not None and not everything,
         ),
-        remedy=freeze.remedy_of(context.obj),
+        remedy=freeze.remedy_of(words),
     )
     given.pop("allow_single_id")
     given["terminal"] = bool(given["terminal"])
     request = Request(args=given.pop("command"), **given)
-    freeze.write(freeze.freeze(request, caller.environ(), later), output)
+    freeze.write(freeze.freeze(request, environ, later), output)
 
 
 def _ids(given: dict[str, Any]) -> tuple[str, ...]:

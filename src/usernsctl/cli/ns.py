@@ -6,30 +6,55 @@ import json
 import signal
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, NoReturn
-
-import click
+from typing import Any
 
 from usernsctl._text import shown_lines
-from usernsctl.cli import caller, terminal
-from usernsctl.cli.usage import Group
+from usernsctl.cli import terminal
+from usernsctl.cli.parser import Parser, UsageError
 from usernsctl.cli.waiting import exit_status
 from usernsctl.namespaces import named
 from usernsctl.namespaces.holder import NamedNamespace
 from usernsctl.namespaces.namespace import Namespace
 
-_NOT_OURS = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+
+def parser(prog: str) -> Parser:
+    """Return the parser of ``usernsctl ns``."""
+    group = Parser(
+        prog, description="Make, list, use and remove namespaces that are kept under a name."
+    )
+    passes_all: dict[str, Any] = {"options_first": True, "passes_unknown": True}
+    verb = group.add_verb(
+        "create",
+        "Make a namespace called NAME.",
+        create,
+        usage="NAME [OPTION]...",
+        **passes_all,
+    )
+    verb.add_operand("name", "NAME")
+    verb.add_words("options", "[OPTION]...")
+    verb = group.add_verb("list", "List the namespaces.", list_)
+    verb.add_flag("--json", dest="as_json", help="Print JSON, for programs.")
+    verb = group.add_verb("tree", "Show which user namespaces there are, and in which.", tree)
+    verb.add_flag("--json", dest="as_json", help="Print JSON, for programs.")
+    verb = group.add_verb(
+        "exec",
+        "Run COMMAND in the namespace NAME.",
+        exec_,
+        usage="NAME [--] COMMAND [ARG]...",
+        wants=["environ"],
+        **passes_all,
+    )
+    verb.add_operand("name", "NAME")
+    verb.add_words("command", "COMMAND [ARG]...")
+    verb = group.add_verb(
+        "remove", "Remove namespaces: end the process that holds each of them.", remove
+    )
+    verb.add_operand("names", "NAME...", nargs="+")
+    return group
 
 
-@click.group("ns", cls=Group, short_help="Make, list, use and remove namespaces with a name.")
-def ns_group() -> None:
-    """Make, list, use and remove namespaces that are kept under a name."""
-
-
-@ns_group.command("create", context_settings=_NOT_OURS)
-@click.argument("name")
-@click.argument("options", nargs=-1, type=click.UNPROCESSED)
 def create(name: str, options: tuple[str, ...]) -> None:
     """Make a namespace called NAME.
 
@@ -40,8 +65,6 @@ def create(name: str, options: tuple[str, ...]) -> None:
         print(shown_lines(made.notice), file=sys.stderr)
 
 
-@ns_group.command("list", short_help="List the namespaces.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def list_(as_json: bool) -> None:
     """List the namespaces: name, holder, age, processes inside, kinds and maps."""
     found = named.list_named()
@@ -66,8 +89,6 @@ def list_(as_json: bool) -> None:
         print(line)
 
 
-@ns_group.command("tree", short_help="Show which user namespaces there are, and in which.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def tree(as_json: bool) -> None:
     """Show the user namespaces below this one, as they are nested.
 
@@ -85,30 +106,22 @@ def tree(as_json: bool) -> None:
         print(line)
 
 
-@ns_group.command("exec", context_settings=_NOT_OURS)
-@click.argument("name")
-@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-def exec_(name: str, command: tuple[str, ...]) -> NoReturn:
+def exec_(name: str, command: tuple[str, ...], environ: Mapping[str, str]) -> int:
     """Run COMMAND in the namespace NAME.
 
     This process becomes COMMAND. If NAME has a PID namespace, it waits for COMMAND instead. COMMAND
     starts in the current directory, even if its ids in NAME could not reach that by the path.
     """
-    if command[0] == "--":
-        command = command[1:]
     if not command:
-        raise click.UsageError("no command: give one, as in: usernsctl ns exec NAME -- id")
-    env = caller.environ()
+        raise UsageError("no command: give one, as in: usernsctl ns exec NAME -- id")
     namespace = Namespace.open(name)
     if not namespace.has("pid"):
-        namespace.exec(command, env=env)
+        namespace.exec(command, env=environ)
     # A process does not move into a PID namespace, its children do.
-    sys.exit(exit_status(lambda: namespace.popen(command, env=env, pdeathsig=signal.SIGKILL)))
+    return exit_status(lambda: namespace.popen(command, env=environ, pdeathsig=signal.SIGKILL))
 
 
-@ns_group.command("remove")
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
-def remove(names: tuple[str, ...]) -> None:
+def remove(names: Sequence[str]) -> None:
     """Remove namespaces: end the process that holds each of them.
 
     Processes in a namespace go on. If it has a PID namespace, the kernel kills all processes there.

@@ -6,9 +6,8 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import click
-
 from usernsctl._text import shown
+from usernsctl.cli.parser import Parser, integer
 from usernsctl.cli.terminal import has_lines
 from usernsctl.maps import Extent, Fill, IdMap, Plan, Range
 from usernsctl.maps import plan as make_plan
@@ -16,27 +15,31 @@ from usernsctl.maps import plan as make_plan
 _BAR_WIDTH = 24
 
 
-@click.command("plan", short_help="Show which ids would be mapped, by whom, and why.")
-@click.option("-r", "--map-root-user", "root", is_flag=True, help="You are uid 0 and gid 0 inside.")
-@click.option("-c", "--map-current-user", "current", is_flag=True, help="You keep your ids.")
-@click.option("--map-user", type=int, metavar="UID", help="You are UID inside.")
-@click.option("--map-group", type=int, metavar="GID", help="Your group is GID inside.")
-@click.option("--map-users", multiple=True, metavar="I:O:N|auto|subids|all", help="Map these uids.")
-@click.option(
-    "--map-groups", multiple=True, metavar="I:O:N|auto|subids|all", help="The same for gids."
-)
-@click.option("--map-auto", is_flag=True, help="Map all your subordinate ranges.")
-@click.option("--map-subids", is_flag=True, help="The same; each id stays what it is.")
-@click.option("--allow-single-id", is_flag=True, help="If ranges can't be mapped, your id alone.")
-@click.option(
-    "--setgroups",
-    type=click.Choice(["auto", "allow", "deny"]),
-    default="auto",
-    show_default=True,
-    help="Whether setgroups(2) is permitted inside.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
-def plan_command(as_json: bool, **given: Any) -> None:
+def parser(prog: str) -> Parser:
+    """Return the parser of ``usernsctl plan``."""
+    parser = Parser(prog, show)
+    number, extents = integer(0, 2**32 - 2), "I:O:N|auto|subids|all"
+    add, add_flag = parser.add_option, parser.add_flag
+    add_flag("-r", "--map-root-user", dest="root", help="You are uid 0 and gid 0 inside.")
+    add_flag("-c", "--map-current-user", dest="current", help="You keep your ids.")
+    add("--map-user", parse=number, metavar="UID", help="You are UID inside.")
+    add("--map-group", parse=number, metavar="GID", help="Your group is GID inside.")
+    add("--map-users", repeats=True, metavar=extents, help="Map these uids.")
+    add("--map-groups", repeats=True, metavar=extents, help="The same for gids.")
+    add_flag("--map-auto", help="Map all your subordinate ranges.")
+    add_flag("--map-subids", help="The same; each id stays what it is.")
+    add_flag("--allow-single-id", help="If ranges can't be mapped, your id alone.")
+    add(
+        "--setgroups",
+        choices=["auto", "allow", "deny"],
+        default="auto",
+        help="Whether setgroups(2) is permitted inside.",
+    )
+    add_flag("--json", dest="as_json", help="Print JSON, for programs.")
+    return parser
+
+
+def show(as_json: bool, **given: Any) -> None:
     """Show what these options of usernsctl-exec would map, who would write it, and why.
 
     Nothing is started. Without map options, it shows the map that `usernsctl run` makes by

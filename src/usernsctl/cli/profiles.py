@@ -3,60 +3,66 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING
 
-import click
-
 from usernsctl._text import command
+from usernsctl.cli.parser import Parser
 
 if TYPE_CHECKING:
     from usernsctl.profiles import Ids
 
 
-@click.command("seccomp-profile", short_help="Print the seccomp profile for containers.")
-def seccomp_command() -> None:
+def seccomp(prog: str) -> Parser:
+    """Return the parser of ``usernsctl seccomp-profile``."""
+    return Parser(prog, print_seccomp)
+
+
+def print_seccomp() -> None:
     """Print the seccomp profile for containers that run gVisor.
 
     It allows what Docker's own profile allows, except for the calls that gVisor does not use. It
     also allows the few calls that gVisor needs to make its sandbox.
 
-    \b
-    docker run --rm --entrypoint usernsctl IMAGE seccomp-profile >seccomp.json
-    docker run --security-opt seccomp=seccomp.json IMAGE
+        docker run --rm --entrypoint usernsctl IMAGE seccomp-profile >seccomp.json
+        docker run --security-opt seccomp=seccomp.json IMAGE
     """
     from usernsctl import profiles
 
-    click.echo(profiles.read("seccomp.json"), nl=False)
+    print(profiles.read("seccomp.json"), end="")
 
 
-@click.command("apparmor-profile", short_help="Print the AppArmor profile for containers.")
-@click.option("--host", is_flag=True, help="The profile for this machine, not for containers.")
-def apparmor_command(host: bool) -> None:
+def apparmor(prog: str) -> Parser:
+    """Return the parser of ``usernsctl apparmor-profile``."""
+    parser = Parser(prog, print_apparmor)
+    parser.add_flag("--host", help="The profile for this machine, not for containers.")
+    return parser
+
+
+def print_apparmor(host: bool) -> None:
     """Print the AppArmor profile for containers that run gVisor.
 
     Only hosts with AppArmor need it: Ubuntu and Debian, unless AppArmor is switched off there.
 
-    \b
-    docker run --rm --entrypoint usernsctl IMAGE apparmor-profile |
-        sudo tee /etc/apparmor.d/usernsctl
-    sudo apparmor_parser -r /etc/apparmor.d/usernsctl
-    docker run --security-opt apparmor=usernsctl IMAGE
+        docker run --rm --entrypoint usernsctl IMAGE apparmor-profile |
+            sudo tee /etc/apparmor.d/usernsctl
+        sudo apparmor_parser -r /etc/apparmor.d/usernsctl
+        docker run --security-opt apparmor=usernsctl IMAGE
 
     With --host, print the profile that lets the programs of this installation, and runsc, make user
     namespaces, where AppArmor lets no others (Ubuntu 23.10 and later). What these programs start
     may do so, too. The Python interpreter is none of them, since every script that it runs could
     make user namespaces then.
 
-    \b
-    usernsctl apparmor-profile --host | sudo tee /etc/apparmor.d/usernsctl-host
-    sudo apparmor_parser -r /etc/apparmor.d/usernsctl-host
+        usernsctl apparmor-profile --host | sudo tee /etc/apparmor.d/usernsctl-host
+        sudo apparmor_parser -r /etc/apparmor.d/usernsctl-host
     """
     from usernsctl import profiles
 
     if host:
-        click.echo(profiles.host_profile(_runsc()), nl=False)
+        print(profiles.host_profile(_runsc()), end="")
         return
-    click.echo(profiles.read("apparmor"), nl=False)
+    print(profiles.read("apparmor"), end="")
 
 
 def _runsc() -> str | None:
@@ -69,47 +75,49 @@ def _runsc() -> str | None:
         return None
 
 
-@click.command("docker-args", short_help="Print the options that docker run needs for gVisor.")
-@click.option(
-    "--engine",
-    type=click.Choice(["docker", "podman"]),
-    default="docker",
-    show_default=True,
-    help="The engine that you use. Both take the same options.",
-)
-@click.option(
-    "--seccomp",
-    default="seccomp.json",
-    show_default=True,
-    metavar="FILE",
-    help="The file that you have written the output of usernsctl seccomp-profile to.",
-)
-@click.option(
-    "--apparmor/--no-apparmor",
-    default=None,
-    help="Name the AppArmor profile, too. By default: if the kernel here has AppArmor.",
-)
-@click.option(
-    "--ids",
-    type=click.Choice(["one", "all"]),
-    default="one",
-    show_default=True,
-    help="Which ids the container maps: its user's own, or also that user's subordinate ids.",
-)
-def docker_command(engine: str, seccomp: str, apparmor: bool | None, ids: Ids) -> None:
+def docker(prog: str) -> Parser:
+    """Return the parser of ``usernsctl docker-args``."""
+    parser = Parser(prog, print_docker_args)
+    parser.add_option(
+        "--engine",
+        choices=["docker", "podman"],
+        default="docker",
+        help="The engine that you use. Both take the same options.",
+    )
+    parser.add_option(
+        "--seccomp",
+        metavar="FILE",
+        default="seccomp.json",
+        help="The file that you have written the output of usernsctl seccomp-profile to.",
+    )
+    parser.add_option(
+        "--apparmor/--no-apparmor",
+        help="Name the AppArmor profile, too. By default: if the kernel here has AppArmor.",
+    )
+    parser.add_option(
+        "--ids",
+        choices=["one", "all"],
+        default="one",
+        help="Which ids the container maps: its user's own, or also that user's subordinate ids.",
+    )
+    return parser
+
+
+def print_docker_args(engine: str, seccomp: str, apparmor: bool | None, ids: Ids) -> None:
     """Print the options that let docker run start gVisor, without --privileged.
 
-    \b
-    docker run --rm $(usernsctl docker-args) IMAGE
+    They are quoted for a shell.
+
+        docker run --rm $(usernsctl docker-args) IMAGE
     """
     from usernsctl import profiles
 
     if apparmor is None:
         apparmor = profiles.has_apparmor()
     if apparmor:
-        click.echo(
+        print(
             f"{engine} needs the profile to be loaded: usernsctl apparmor-profile --help tells how",
-            err=True,
+            file=sys.stderr,
         )
     options = profiles.engine_options(seccomp=seccomp, apparmor=apparmor, ids=ids)
-    click.echo(command(options))
+    print(command(options))

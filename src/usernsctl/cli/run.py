@@ -1,42 +1,21 @@
-"""``usernsctl run``: a command in gVisor, without root.
-
-click has no part in this, see :mod:`usernsctl.cli.run_click`.
-"""
+"""``usernsctl run``: a command in gVisor, without root."""
 
 from __future__ import annotations
 
 import codecs
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
 
 from usernsctl._records import fields
 from usernsctl._text import say
 from usernsctl._typing import TYPE_CHECKING, Any
-from usernsctl.errors import UsernsError
+from usernsctl.cli.parser import Parser, UsageError
 from usernsctl.gvisor.options import Option
 from usernsctl.gvisor.request import Request
 
 if TYPE_CHECKING:
     from usernsctl.maps import Fill, IdMap
-
-
-class WrongUsageError(Exception):
-    """These options make no sense together."""
-
-
-_LOOKING_AHEAD = {
-    "dry_run": Option(
-        flags=("--dry-run",),
-        heading="Looking ahead",
-        help="Print what would be done, with the values of all variables, and do nothing.",
-    ),
-    "as_json": Option(
-        flags=("--json",),
-        heading="Looking ahead",
-        help="Print that as JSON, for programs.",
-    ),
-}
 
 
 def request_options(*, of_host: bool = False) -> Iterator[tuple[str, Option, Any]]:
@@ -51,58 +30,38 @@ def request_options(*, of_host: bool = False) -> Iterator[tuple[str, Option, Any
             yield option.name or one.name, option, one.default
 
 
-def options() -> Iterator[tuple[str, Option, Any]]:
-    """All options of ``usernsctl run``: also those that have it only tell what it would do."""
-    yield from request_options()
-    for name, option in _LOOKING_AHEAD.items():
-        yield name, option, False
+def parser(prog: str) -> Parser:
+    """Return the parser of ``usernsctl run``."""
+    parser = Parser(
+        prog, run, usage="[OPTIONS] -- CMD [ARG]...", options_first=True, wants=["environ"]
+    )
+    add_options(parser, request_options())
+    parser.add_flag(
+        "--dry-run",
+        heading="Looking ahead",
+        help="Print what would be done, with the values of all variables, and do nothing.",
+    )
+    parser.add_flag(
+        "--json",
+        dest="as_json",
+        heading="Looking ahead",
+        help="Print that as JSON, for programs.",
+    )
+    parser.add_words("command", "CMD [ARG]...")
+    return parser
 
 
-def read(words: Sequence[str]) -> dict[str, Any] | None:
-    """What the words of a call say, as click would have it.
-
-    :param words: those behind ``run``.
-    :returns: the value of each option by its name, and the words of the ``command``; ``None`` if
-        they ask for help, or something is wrong with them: click tells what.
-    """
-    given: dict[str, Any] = {}
-    flags: dict[str, tuple[str, Option, bool]] = {}
-    texts: dict[str, tuple[Option, list[str]]] = {}
-    for name, option, default in options():
-        given[name] = _left_out(option, default)
-        for flag in option.flags:
-            for is_on, one in zip((True, False), flag.split("/"), strict=False):
-                flags[one] = (name, option, is_on)
-    rest = list(reversed(words))
-    while rest and len(rest[-1]) > 1 and rest[-1].startswith("-"):
-        word = rest.pop()
-        if word == "--":
-            break
-        flag, has_value, value = word.partition("=")
-        if flag not in flags:
-            return None
-        name, option, is_on = flags[flag]
-        if option.metavar is None:
-            if has_value:
-                return None
-            given[name] = is_on
-        elif not has_value and not rest:
-            return None
-        else:
-            texts.setdefault(name, (option, []))[1].append(value if has_value else rest.pop())
-    try:
-        for name, (option, found) in texts.items():
-            given[name] = _value(option, found)
-    except (ValueError, UsernsError):
-        return None
-    given["command"] = tuple(reversed(rest))
-    return given
-
-
-def _value(option: Option, texts: list[str]) -> Any:
-    """What an option is that was given these texts: the last one counts, and no other is read."""
-    read = option.parse or str
-    return tuple(map(read, texts)) if option.multiple else read(texts[-1])
+def add_options(parser: Parser, options: Iterable[tuple[str, Option, Any]]) -> None:
+    """Add options to a verb, as :func:`request_options` has them."""
+    for name, option, default in options:
+        about: dict[str, Any] = {"dest": name, "heading": option.heading, "help": option.help}
+        if option.shows_default:
+            about["default"] = default
+        if option.metavar is not None:
+            about |= {"metavar": option.metavar, "parse": option.parse, "repeats": option.multiple}
+        elif "/" not in option.flags[0]:
+            about |= {"action": "store_true", "default": False}
+        parser.add_option(*option.flags, **about)
 
 
 # What an empty string, such as the value of a variable that is not set, must not be taken for: the
@@ -116,41 +75,41 @@ _NEVER_EMPTY = {
 }
 
 
-def _left_out(option: Option, default: Any) -> Any:
-    """What an option is that is not there."""
-    if option.multiple:
-        return ()
-    if option.shows_default:
-        return default
-    return None if option.is_open or option.metavar is not None else False
+def run(*, dry_run: bool, as_json: bool, environ: Mapping[str, str], **given: Any) -> None:
+    """Run CMD in gVisor: on a kernel of its own, without root.
 
+    CMD sees /usr, /bin, /sbin, /lib*, /etc and /opt of this machine. Homes, /tmp, /run, /var, /mnt,
+    /media and /srv are empty: --bind shows a file of yours. What CMD writes stays in memory, and is
+    gone when CMD ends. Of your environment, CMD gets only PATH, LANG and TERM.
 
-def perform(given: dict[str, Any], environ: Mapping[str, str]) -> None:
-    """Run the command that the options ask for, in place of this process.
+    The exit status is that of CMD, or 128+N if signal N killed CMD. 125: CMD did not run, or runsc
+    failed. 126: CMD can't be executed. 127: CMD does not exist.
 
-    Returns only if it is to be told what that would do.
-
-    :param given: what they say, by their names.
-    :param environ: the variables that the command may be given.
+        usernsctl run -- cat /proc/version
+        usernsctl run --bind ~/venv --bind . -- ~/venv/bin/python job.py
+        usernsctl run --bind ~/data:/data:rw -- touch /data/file
+        usernsctl run --network host --env TOKEN -- curl https://example.org
     """
-    is_dry, as_json = given.pop("dry_run"), given.pop("as_json")
+    if as_json and not dry_run:
+        raise UsageError("--json is about what would be done: give --dry-run, too")
+    check_combination(given)
     if given["terminal"] is None:
         # With one of them elsewhere, as in a pipe, gVisor often hangs before the command starts.
         given["terminal"] = all(map(os.isatty, (0, 1, 2)))
     request = request_of(given, environ)
-    if is_dry:
-        from usernsctl.cli import dry_run
+    if dry_run:
+        from usernsctl.cli.dry_run import show
 
-        dry_run.show(request, _notify, as_json=as_json)
+        show(request, _notify, as_json=as_json)
     else:
-        from usernsctl.gvisor.launch import run
+        from usernsctl.gvisor import launch
 
         _import_the_rest(has_strangers=given["kept"] is not None)
-        run(request, notify=_notify)
+        launch.run(request, notify=_notify)
 
 
 def request_of(given: dict[str, Any], environ: Mapping[str, str]) -> Request:
-    """What the options ask for, but for those that look ahead; they are taken out of `given`.
+    """What the options ask for; some are taken out of `given`.
 
     :param environ: the variables that the command may be given.
     """
@@ -194,11 +153,8 @@ def _idmap(given: dict[str, Any]) -> IdMap:
 def check_combination(given: dict[str, Any]) -> None:
     """Look whether options go together.
 
-    :raises WrongUsageError: they do not.
+    :raises UsageError: they do not.
     """
-    # To keep a launch for later has no such option.
-    if given.get("as_json") and not given["dry_run"]:
-        raise WrongUsageError("--json is about what would be done: give --dry-run, too")
     roots = {
         "--rootfs": given["rootfs"],
         "--bundle": given["bundle"],
@@ -206,21 +162,21 @@ def check_combination(given: dict[str, Any]) -> None:
     }
     chosen = [name for name, value in roots.items() if value]
     if len(chosen) > 1:
-        raise WrongUsageError(f"{' and '.join(chosen)} exclude each other")
+        raise UsageError(f"{' and '.join(chosen)} exclude each other")
     if given["kept"] is not None and (
         given["map_users"] or given["map_groups"] or given["map_auto"]
     ):
-        raise WrongUsageError("--in NAME has a map of its own: leave the --map options out")
+        raise UsageError("--in NAME has a map of its own: leave the --map options out")
     for name, (option, what) in _NEVER_EMPTY.items():
         if given[name] == "":
-            raise WrongUsageError(f"{option} needs {what}, not an empty string")
+            raise UsageError(f"{option} needs {what}, not an empty string")
     for name in ("trust_bundle", "allow_hooks"):
         if given[name] and not given["bundle"]:
-            raise WrongUsageError(f"--{name.replace('_', '-')} is about a bundle: give --bundle")
+            raise UsageError(f"--{name.replace('_', '-')} is about a bundle: give --bundle")
     if not given["command"] and not given["bundle"]:
-        raise WrongUsageError("no command: give one, as in: usernsctl run -- cat /proc/version")
+        raise UsageError("no command: give one, as in: usernsctl run -- cat /proc/version")
     if given["command"] and not given["command"][0]:
-        raise WrongUsageError("the command is an empty string")
+        raise UsageError("the command is an empty string")
 
 
 def _environment(given: dict[str, Any], variables: Mapping[str, str]) -> dict[str, str]:

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, NoReturn
-
-import click
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from usernsctl._records import fields
 from usernsctl._text import quoted
-from usernsctl.cli import caller, run, terminal
-from usernsctl.cli.run_click import GroupedCommand, check_combination, with_options
-from usernsctl.cli.usage import Group
+from usernsctl.cli import run, terminal
+from usernsctl.cli.parser import Parser, UsageError
 from usernsctl.cli.waiting import exit_status
 from usernsctl.gvisor import environment
 from usernsctl.gvisor.arguments import RestoreOptions, TemplateOptions
+from usernsctl.gvisor.options import PROCESS
 from usernsctl.gvisor.request import Request
 from usernsctl.gvisor.sandbox import Sandbox
 
@@ -29,48 +27,84 @@ if TYPE_CHECKING:
 # What is of each sandbox's own, or of a run that nobody else has a part in.
 _LEFT_OUT = ("terminal", "state", "reraise_signal")
 
-_OPTIONS = [one for one in run.request_options() if one[0] not in _LEFT_OUT]
+
+def parser(prog: str) -> Parser:
+    """Return the parser of ``usernsctl template``."""
+    group = Parser(
+        prog, description="Save programs where they are ready, and start them from there."
+    )
+    _add_create(group)
+    verb = group.add_verb("list", "List the templates.", list_)
+    verb.add_flag("--json", dest="as_json", help="Print JSON, for programs.")
+    verb = group.add_verb(
+        "run",
+        "Start a sandbox of the template NAME, and wait for its end.",
+        run_,
+        options_first=True,
+        wants=["environ"],
+    )
+    verb.add_option(
+        "--env",
+        dest="settings",
+        heading=PROCESS,
+        repeats=True,
+        metavar="NAME[=VALUE]",
+        help="As for run.",
+    )
+    verb.add_option(
+        "--wd", "--cwd", dest="cwd", heading=PROCESS, metavar="DIR", help="Start in DIR."
+    )
+    run.add_options(verb, run.request_options(of_host=True))
+    verb.add_operand("name", "NAME")
+    verb.add_words("args", "[ARG]...")
+    verb = group.add_verb("remove", "Remove templates.", remove)
+    verb.add_operand("names", "NAME...", nargs="+")
+    return group
 
 
-@click.group("template", cls=Group, short_help="Save programs where they are ready.")
-def template_group() -> None:
-    """Save programs where they are ready, and start them from there."""
+def _add_create(group: Parser) -> None:
+    verb = group.add_verb(
+        "create",
+        "Start CMD in gVisor, and save it under NAME once it is ready.",
+        create,
+        usage="[OPTIONS] NAME [-- CMD [ARG]...]",
+        wants=["environ"],
+    )
+    add = partial(verb.add_option, heading="The template")
+    add(
+        "--ready",
+        metavar="line:TEXT|file:PATH|port:N",
+        help="When CMD is ready: it has written this line, there is this file inside, or something "
+        "inside listens on this TCP port.",
+    )
+    add(
+        "--python",
+        metavar="FILE",
+        help="Save this Python interpreter, in place of CMD. usernsctl template run NAME then "
+        "takes the words of a program.",
+    )
+    add(
+        "--preload",
+        metavar="MODULE",
+        repeats=True,
+        help="Have it import MODULE before. It may be given several times.",
+    )
+    add("--timeout", parse=float, metavar="SECONDS", help="300 unless given.")
+    add("--replace", action="store_true", help="Take the place of another template of that name.")
+    run.add_options(verb, (one for one in run.request_options() if one[0] not in _LEFT_OUT))
+    verb.add_operand("name", "NAME")
+    verb.add_words("command", "[CMD [ARG]...]")
 
 
-@template_group.command("create", cls=GroupedCommand, options_metavar="[OPTIONS] --")
-@click.argument("name")
-@click.option(
-    "--ready",
-    metavar="line:TEXT|file:PATH|port:N",
-    help="When CMD is ready: it has written this line, there is this file inside, or something "
-    "inside listens on this TCP port.",
-)
-@click.option(
-    "--python",
-    metavar="FILE",
-    help="Save this Python interpreter, in place of CMD. usernsctl template run NAME then takes "
-    "the words of a program.",
-)
-@click.option(
-    "--preload",
-    metavar="MODULE",
-    multiple=True,
-    help="Have it import MODULE before. It may be given several times.",
-)
-@click.option("--timeout", type=float, metavar="SECONDS", help="300 unless given.")
-@click.option("--replace", is_flag=True, help="Take the place of another template of that name.")
-@with_options(_OPTIONS)
-@click.argument("command", nargs=-1, metavar="[CMD [ARG]...]", type=click.UNPROCESSED)
-def create(name: str, replace: bool, **given: Any) -> None:
+def create(name: str, replace: bool, environ: Mapping[str, str], **given: Any) -> None:
     """Start CMD in gVisor, and save it under NAME once it is ready.
 
     The other options are those of usernsctl run.
 
-    \b
-    usernsctl template create answer --ready line:READY -- python3 answer.py
-    usernsctl template run answer <question
-    usernsctl template create numbers --python python3 --preload decimal
-    usernsctl template run numbers -- -c 'import decimal; print(decimal.MAX_PREC)'
+        usernsctl template create answer --ready line:READY -- python3 answer.py
+        usernsctl template run answer <question
+        usernsctl template create numbers --python python3 --preload decimal
+        usernsctl template run numbers -- -c 'import decimal; print(decimal.MAX_PREC)'
     """
     from usernsctl.gvisor.host import SandboxHost
     from usernsctl.gvisor.template import store
@@ -81,10 +115,10 @@ def create(name: str, replace: bool, **given: Any) -> None:
     try:
         store.path_of(name)
     except ValueError as error:
-        raise click.UsageError(str(error)) from None
+        raise UsageError(str(error)) from None
     if not replace:
         store.check_free(name)
-    request = run.request_of({**given, "terminal": False}, caller.environ())
+    request = run.request_of({**given, "terminal": False}, environ)
     options: TemplateOptions = {
         "env": request.env,
         "cwd": request.cwd,
@@ -120,28 +154,26 @@ def _host_arguments(request: Request) -> dict[str, Any]:
 def _check(given: dict[str, Any], own: dict[str, Any]) -> None:
     """Look whether options go together.
 
-    :raises click.UsageError: they do not.
+    :raises UsageError: they do not.
     """
     if own["python"] is not None:
         if given["command"] or own["ready"] is not None:
-            raise click.UsageError("--python is in place of CMD and --ready")
+            raise UsageError("--python is in place of CMD and --ready")
     elif own["preload"]:
-        raise click.UsageError("--preload is about an interpreter: give --python")
+        raise UsageError("--preload is about an interpreter: give --python")
     elif own["ready"] is None:
-        raise click.UsageError("--ready has to say when CMD is ready")
+        raise UsageError("--ready has to say when CMD is ready")
     command = given["command"] or (("python3",) if own["python"] is not None else ())
-    check_combination({**given, "command": command, "state": None})
+    run.check_combination({**given, "command": command, "state": None})
     if own["ready"] is not None:
         from usernsctl.gvisor.template.ready import Ready
 
         try:
             Ready.of(own["ready"])
         except ValueError as error:
-            raise click.UsageError(str(error)) from None
+            raise UsageError(str(error)) from None
 
 
-@template_group.command("list", short_help="List the templates.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def list_(as_json: bool) -> None:
     """List the templates: name, kind, size, age and command."""
     from usernsctl.gvisor.template import store
@@ -163,17 +195,14 @@ def list_(as_json: bool) -> None:
         print(line)
 
 
-@template_group.command(
-    "run", cls=GroupedCommand, context_settings={"allow_interspersed_args": False}
-)
-@click.argument("name")
-@click.option("--env", "settings", multiple=True, metavar="NAME[=VALUE]", help="As for run.")
-@click.option("--wd", "--cwd", "cwd", metavar="DIR", help="Start in DIR.")
-@with_options(run.request_options(of_host=True))
-@click.argument("args", nargs=-1, metavar="[ARG]...", type=click.UNPROCESSED)
 def run_(
-    name: str, settings: tuple[str, ...], cwd: str | None, args: tuple[str, ...], **given: Any
-) -> NoReturn:
+    name: str,
+    settings: Sequence[str],
+    cwd: str | None,
+    args: Sequence[str],
+    environ: Mapping[str, str],
+    **given: Any,
+) -> int:
     """Start a sandbox of the template NAME, and wait for its end.
 
     The options about files, isolation and runsc must be those that the template was created with:
@@ -189,23 +218,22 @@ def run_(
     from usernsctl.gvisor.template.python import PythonTemplate
     from usernsctl.gvisor.template.template import Template
 
-    words = args[1:] if args[:1] == ("--",) else args
     streams: RestoreOptions = {"stdin": None, "stdout": None, "stderr": None}
     arguments = _host_arguments(_host_request(given))
     try:
         path, record = store.find(name)
     except ValueError as error:
-        raise click.UsageError(str(error)) from None
+        raise UsageError(str(error)) from None
     remedy = _creation(name, record)
     if record.kind == "python":
-        env = environment.read_settings(settings, caller.environ())
+        env = environment.read_settings(settings, environ)
         with (
             SandboxHost(**arguments) as host,
             PythonTemplate.load(path, host=host, remedy=remedy) as python,
         ):
-            status = _wait(lambda: python.start(words, env=env, cwd=cwd, **streams))
-    elif words or settings or cwd is not None:
-        raise click.UsageError(
+            return _wait(lambda: python.start(args, env=env, cwd=cwd, **streams))
+    elif args or settings or cwd is not None:
+        raise UsageError(
             f"the command of the template {name!r} was started already: it takes no words, "
             "--env or --wd"
         )
@@ -214,18 +242,17 @@ def run_(
             SandboxHost(**arguments) as host,
             Template.load(path, host=host, remedy=remedy) as template,
         ):
-            status = _wait(lambda: template.start(**streams))
-    sys.exit(status)
+            return _wait(lambda: template.start(**streams))
 
 
 def _host_request(given: dict[str, Any]) -> Request:
     """Return the request that options about a host stand for.
 
-    :raises click.UsageError: they do not go together.
+    :raises UsageError: they do not go together.
     """
     command = {"command": ("true",), "cwd": None, "user": None, "terminal": False, "state": None}
     environment = {"settings": (), "env_files": (), "env_all": False}
-    check_combination({**given, **command})
+    run.check_combination({**given, **command})
     return run.request_of({**given, **command, **environment}, {})
 
 
@@ -247,9 +274,7 @@ def _wait(start: Callable[[], Sandbox]) -> int:
         return exit_status(lambda: boxes.enter_context(start()), may_be_long=True)
 
 
-@template_group.command("remove")
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
-def remove(names: tuple[str, ...]) -> None:
+def remove(names: Sequence[str]) -> None:
     """Remove templates."""
     from usernsctl.gvisor.template import store
 
@@ -257,4 +282,4 @@ def remove(names: tuple[str, ...]) -> None:
         try:
             store.remove(name)
         except ValueError as error:
-            raise click.UsageError(str(error)) from None
+            raise UsageError(str(error)) from None

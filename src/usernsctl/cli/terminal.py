@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import io
 import locale
 import os
 import sys
@@ -20,6 +21,12 @@ def can_draw() -> bool:
     # Closed output is None in Python.
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
     return is_terminal and importlib.util.find_spec("rich") is not None
+
+
+def tolerate_any_text() -> None:
+    """Have standard output show the code of what can't be encoded, as in a path."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def has_lines() -> bool:

@@ -62,14 +62,14 @@ def as_idmap(name: str, given: Any) -> IdMap:
 class Option:
     """An option of ``usernsctl run``.
 
-    :ivar flags: as click has them.
+    :ivar flags: its names, or ``--on/--off`` for a pair.
     :ivar heading: what ``--help`` lists it under.
     :ivar name: what it is known by in cli/run.py; by default the field that it is of.
     :ivar metavar: what stands for its value; ``None`` if it has none.
     :ivar multiple: whether it may be given several times.
     :ivar parse: reads the value, and raises ValueError; by default it stays text.
-    :ivar shows_default: whether ``--help`` tells the default.
-    :ivar is_open: whether cli/run.py decides what it means to leave it out: it gets ``None`` then.
+    :ivar shows_default: whether ``--help`` says the field's default. If not, an option that is left
+        out is ``None``, or ``False`` if it takes no value and is no pair.
     """
 
     flags: tuple[str, ...]
@@ -80,7 +80,6 @@ class Option:
     multiple: bool = False
     parse: Callable[[str], Any] | None = None
     shows_default: bool = False
-    is_open: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -378,7 +378,6 @@ class Request:
             Option(
                 flags=("--terminal/--no-terminal",),
                 heading=PROCESS,
-                is_open=True,
                 help="Give CMD a terminal of its own. By default it gets one if standard "
                 "input, output and error are a terminal.",
             ),

@@ -123,7 +123,7 @@ time.sleep(60)
 @pytest.mark.parametrize(
     ("module", "words"),
     [
-        ("click", "plan"),
+        ("argparse", "plan"),
         ("msgspec", "bundle check web"),
         ("_cffi_backend", "run -- true"),
         ("contextlib", "run -- true"),
@@ -139,7 +139,7 @@ def test_an_interrupt_during_the_start_ends_it_without_a_word(
 
 
 def test_an_interrupt_that_is_ignored_stays_ignored(usernsctl: Program, tmp_path: Path) -> None:
-    (tmp_path / "click.py").write_text(
+    (tmp_path / "argparse.py").write_text(
         "import os, signal; os.kill(os.getpid(), signal.SIGINT); raise SystemExit(7)"
     )
     environ = os.environ | {"PYTHONPATH": str(tmp_path)}

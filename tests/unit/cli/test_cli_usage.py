@@ -56,6 +56,56 @@ def test_a_mistyped_option_is_answered_by_the_one_meant(
 
 
 @pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["run", "--map"],
+            "'--map'. Did you mean '--map-users' or '--map-groups' or '--map-auto'?",
+        ),
+        (["plan", "--environ"], "'--environ'."),
+        (["plan", f"-{'rc' * 2000}x"], "'-x'."),
+        (["plan", "-rce"], "'-e'."),
+    ],
+)
+def test_no_option_is_named_that_is_none(
+    capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    assert complaint(capsys, *words) == f"Error: there is no option {said}"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["run", "--expose-root=1", "x"], "--expose-root takes no value"),
+        (["freeze", "-o"], "-o needs a value: -o FILE"),
+        (["run", "--user=x", "y"], "--user: 'x' is not UID[:GID], numbers from 0 to 4294967294"),
+        (["plan", "x"], "unexpected extra argument 'x'"),
+        (["ns", "remove"], "the following arguments are required: NAME..."),
+    ],
+)
+def test_what_is_wrong_is_named_first(
+    capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    assert complaint(capsys, *words) == f"Error: {said}"
+
+
+@pytest.mark.parametrize("width", [50, 80, 100, 200])
+@pytest.mark.parametrize("words", [[], ["run"], ["template", "create"], ["apparmor-profile"]])
+def test_help_is_as_wide_as_the_terminal_and_no_wider_than_100_columns(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    width: int,
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert main([*words, "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    # Examples and the usage stay as they are.
+    wide = [line for line in lines if len(line) > min(width, 100)]
+    assert not [line for line in wide if "usernsctl" not in line]
+
+
+@pytest.mark.parametrize(
     ("typed", "ours"),
     [
         (["-e", "TOKEN"], "--env NAME[=VALUE]"),

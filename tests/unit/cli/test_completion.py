@@ -195,14 +195,14 @@ def test_a_wrong_call_is_told(usernsctl: Program, words: list[str]) -> None:
 def test_all_options_of_the_prelude_are_known(prelude: Program) -> None:
     """What is read from --help is what the program takes, with a value or without one."""
     text = prelude("--help").stdout
-    known = {name: flag for flag in model.read_help(text) for name in flag.names}
+    known = {name: flag for flag in model.native_flags(text) for name in flag.names}
     assert set(re.findall(r"(?<![\w-])--?[a-zA-Z][a-z-]*", text.partition("Exit")[0])) <= set(known)
     for name, flag in known.items():
         if name in ("-h", "--help", "-V", "--version"):
             continue
-        if name.startswith("--") and flag.value is None:
+        if name.startswith("--") and flag.kind is None:
             assert "takes no value" in prelude(f"{name}=x").stderr
-        elif not flag.is_optional and flag.value is not None:
+        elif not flag.is_optional and flag.kind is not None:
             assert "needs a value" in prelude(name).stderr
 
 

@@ -1,4 +1,4 @@
-"""The words of ``usernsctl run`` mean the same, whether click reads them or not."""
+"""The words of ``usernsctl run``: options and their values in any spelling, and the command."""
 
 from __future__ import annotations
 
@@ -6,46 +6,96 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-import click
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from usernsctl.cli import direct, main, run
-from usernsctl.cli.run_click import run_command
+from usernsctl.cli import main
+from usernsctl.cli.parser import Answer, Parser, usernsctl
 from usernsctl.errors import UsernsError
+from usernsctl.gvisor.request import Bind
 
-FLAGS = sorted(
-    {one for _, option, _ in run.options() for flags in option.flags for one in flags.split("/")}
-)
+FLAGS = sorted(usernsctl().find("run").flags)
 VALUES = ["", "-", "--", "x", "host", "sandbox", "1:2", "a:b:rw", "cpu=1:2", "--bind", "-e", "kvm"]
 WORDS = st.one_of(
     st.sampled_from([*FLAGS, *VALUES, "-h", "--help", "-it", "--nonsense", "true"]),
     st.builds("{}={}".format, st.sampled_from(FLAGS), st.sampled_from(VALUES)),
     st.text(max_size=4),
 )
+TEXT = st.one_of(st.sampled_from([*FLAGS, *VALUES, "-h", "--nonsense"]), st.text(max_size=4))
 
 
-def by_click(words: list[str]) -> dict[str, Any] | None:
-    """What click reads; ``None`` if it answers itself."""
-    try:
-        with run_command.make_context("run", list(words), resilient_parsing=False) as context:
-            return dict(context.params)
-    except (click.exceptions.Exit, click.ClickException, UsernsError):
-        return None
+def read(*words: str) -> dict[str, Any]:
+    return usernsctl().find("run").read(words)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["--env", "--map-users", "--wd", "--hostname"]),
+            TEXT.filter(lambda text: text != "--"),
+            st.booleans(),
+        ),
+        max_size=4,
+    ),
+    st.lists(TEXT, min_size=1, max_size=4),
+)
+@example([("--env", "-", False), ("--wd", "-x", False)], ["--", "--"])
+@example([], ["sh", "-c", "x", "--", "y"])
+def test_each_value_and_each_word_of_the_command_stays_what_it_is(
+    options: list[tuple[str, str, bool]], command: list[str]
+) -> None:
+    words: list[str] = []
+    expected: dict[str, Any] = {"settings": (), "map_users": (), "cwd": None, "hostname": None}
+    names = {"--env": "settings", "--map-users": "map_users", "--wd": "cwd"}
+    for flag, value, is_one_word in options:
+        words += [f"{flag}={value}"] if is_one_word else [flag, value]
+        name = names.get(flag, "hostname")
+        expected[name] = (*expected[name], value) if expected[name] is not None else value
+        if name in ("cwd", "hostname"):
+            expected[name] = value
+    found = read(*words, "--", *command)
+    assert {name: found[name] for name in expected} == expected
+    assert found["command"] == tuple(command)
+    if command[0][:1] != "-":
+        assert read(*words, *command)["command"] == tuple(command)
 
 
 @settings(max_examples=400)
 @given(st.lists(WORDS, max_size=7))
 @example(["--bind", "--", "--", "x"])
-@example(["--env=A=B", "--env", "-x", "-"])
-@example(["--no-verify", "--verify", "--no-terminal", "--platform", "kvm", "--platform", "ptrace"])
 @example(["--expose-root=1"])
 @example(["--rootfs"])
 @example(["--platform=", "--platform=kvm"])
 @example(["--rlimit=x", "--rlimit=nofile=1"])
-def test_both_read_the_same(words: list[str]) -> None:
-    assert run.read(words) == by_click(words)
+def test_wrong_words_are_answered_by_a_text(words: list[str]) -> None:
+    try:
+        found = read(*words)
+    except Answer as answer:
+        assert answer.text.startswith("Usage: usernsctl run ")
+        assert answer.status in (0, 125)
+    except UsernsError as error:
+        assert "--network sandbox" in str(error)
+    else:
+        assert found.keys() == read().keys()
+
+
+@pytest.mark.parametrize("words", [["--bind"], ["--bind", "--", "true"], ["--bind=--", "true"]])
+def test_a_value_that_is_missing_is_told(words: list[str]) -> None:
+    with pytest.raises(Answer, match="Error: --bind needs a value: --bind SRC"):
+        read(*words)
+
+
+def test_the_last_one_of_a_pair_counts() -> None:
+    found = read("--no-verify", "--verify", "--terminal", "--no-terminal", "--new-privs", "x")
+    assert (found["verify"], found["terminal"], found["no_new_privs"]) == (True, False, False)
+    assert read("x")["terminal"] is None
+
+
+def test_values_are_read_as_the_request_has_them() -> None:
+    found = read("--bind", "/a:/b:rw", "--user=1:2", "--bind=/c:/d", "--network=host", "x")
+    assert found["binds"] == (Bind("/a", "/b", read_only=False), Bind("/c", "/d"))
+    assert (found["user"], found["network"]) == ((1, 2), "host")
 
 
 class Performed(Exception):
@@ -56,10 +106,10 @@ class Performed(Exception):
 def asked(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
     """Tells what a call would run, and in which environment."""
 
-    def perform(given: Any, environ: Any) -> None:
+    def perform(self: Parser, given: Any, environ: Any, words: Any) -> None:
         raise Performed({"given": given, "environ": environ})
 
-    monkeypatch.setattr(run, "perform", perform)
+    monkeypatch.setattr(Parser, "perform", perform)
 
     def ask(*words: str) -> dict[str, Any]:
         with pytest.raises(Performed) as caught:
@@ -81,20 +131,9 @@ def test_the_environment_of_a_descriptor_is_taken(
         os.close(number)
 
 
-def test_a_digit_of_another_script_is_left_to_click() -> None:
-    """Which takes it, and the descriptor may be there: so main() would become what is run."""
-    assert not direct.run(["--environ-fd=٣", "run", "--", "true"])
-
-
-@pytest.mark.parametrize("number", ["2", "", "x", "-1"])
-def test_what_is_no_descriptor_is_click_s_to_tell(
-    capsys: pytest.CaptureFixture[str], number: str
-) -> None:
-    assert not direct.run([f"--environ-fd={number}", "run", "--", "true"])
+@pytest.mark.parametrize("number", ["2", "", "x", "-1", "٣", "99999999999", "1000000000"])
+def test_what_is_no_descriptor_is_told(capsys: pytest.CaptureFixture[str], number: str) -> None:
     assert main([f"--environ-fd={number}", "run", "--", "true"]) == 125
-    assert "--environ-fd" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("words", [[], ["plan"], ["run", "--help"], ["run", "--nonsense"], ["-V"]])
-def test_other_calls_are_left_alone(words: list[str]) -> None:
-    direct.run(words)
+    told = capsys.readouterr().err
+    assert "--environ-fd" in told
+    assert "\nUsage: usernsctl [OPTIONS]" in f"\n{told}"

@@ -472,7 +472,7 @@ def test_wrong_calls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         ([str(tmp_path)], f"{tmp_path}: Is a directory"),
         (["--debug-log", absent], f"{absent}: No such file or directory"),
         (["--debug-log", str(tmp_path), absent], "not both"),
-        (["--no-such-option"], "No such option"),
+        (["--no-such-option"], "there is no option '--no-such-option'"),
         ([absent, absent], "unexpected extra argument"),
     ):
         status, out, err = run(capsys, *arguments)

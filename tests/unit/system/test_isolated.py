@@ -101,7 +101,6 @@ def test_a_child_has_the_same_package_though_there_is_another(tmp_path: Path) ->
 def test_the_current_directory_is_no_place_to_look(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "click.py").write_text("")
     (tmp_path / "msgspec.py").write_text("")
     monkeypatch.chdir(tmp_path)
     for entry in ("", ".", str(tmp_path), f"{tmp_path}/../{tmp_path.name}"):

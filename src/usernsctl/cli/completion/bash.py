@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from usernsctl.cli.completion.model import Flag, Value, Verb
+from usernsctl.cli.completion.model import Flag, Verb
 
 
 def script(programs: Sequence[Verb]) -> str:
@@ -23,7 +23,7 @@ def script(programs: Sequence[Verb]) -> str:
 
 def _entry(verb: Verb) -> list[str]:
     flags = [word for flag in verb.flags for word in _flag(flag)]
-    operands = [_kind(value) for value in verb.operands]
+    operands = list(verb.operands)
     if verb.repeats:
         operands[-1] += "*"
     return [
@@ -40,11 +40,7 @@ def _array(name: str, words: list[str]) -> list[str]:
 
 
 def _flag(flag: Flag) -> list[str]:
-    if flag.value is None:
+    if flag.kind is None:
         return list(flag.names)
     mark = "?" if flag.is_optional else "="
-    return [f"{name}{mark}{_kind(flag.value)}" for name in flag.names]
-
-
-def _kind(value: Value) -> str:
-    return f":{'|'.join(value.words)}" if value.words else value.kind
+    return [f"{name}{mark}{flag.kind}" for name in flag.names]

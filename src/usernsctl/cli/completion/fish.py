@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from usernsctl.cli.completion.model import Flag, Value, Verb
+from usernsctl.cli.completion.model import Flag, Verb, words_of
 
 _OFFERS = {
     "directories": "(__fish_complete_directories)",
@@ -35,14 +35,14 @@ def _entry(verb: Verb) -> Iterator[str]:
     apart = [
         name
         for flag in verb.flags
-        if flag.value is not None and not flag.is_optional
+        if flag.kind is not None and not flag.is_optional
         for name in flag.names
     ]
-    before = [index for index, value in enumerate(verb.operands) if value.kind == "command"]
     yield f"        case {_quoted(' '.join(verb.path))}"
     yield f"            set verbs {' '.join(_quoted(one.path[-1]) for one in verb.verbs)}".rstrip()
     yield f"            set apart {' '.join(map(_quoted, apart))}".rstrip()
-    yield f"            set command {before[0] if before else -1}"
+    before = verb.operands.index("command") if "command" in verb.operands else -1
+    yield f"            set command {before}"
 
 
 def _completions(verb: Verb) -> Iterator[str]:
@@ -53,11 +53,11 @@ def _completions(verb: Verb) -> Iterator[str]:
         yield f"{begin}{words}{_about(one.help)}"
     for flag in verb.flags:
         yield f"{begin}{_quoted(f'@name@_is flag any {path}')}{_flag(flag)}{_about(flag.help)}"
-    for index, value in enumerate(verb.operands):
+    for index, kind in enumerate(verb.operands):
         is_last = index == len(verb.operands) - 1
         number = f"{index}+" if is_last and verb.repeats else f"{index}"
-        where = "rest" if value.kind == "command" else "operand"
-        offer = _offer(value)
+        where = "rest" if kind == "command" else "operand"
+        offer = _offer(kind)
         if offer:
             yield f"{begin}{_quoted(f'@name@_is {where} {number} {path}')}{offer}"
 
@@ -66,16 +66,16 @@ def _flag(flag: Flag) -> str:
     names = [
         f" -l {name[2:]}" if name.startswith("--") else f" -s {name[1:]}" for name in flag.names
     ]
-    if flag.value is None:
+    if flag.kind is None:
         return "".join(names)
-    return "".join(names) + ("" if flag.is_optional else " -r") + (_offer(flag.value) or " -f")
+    return "".join(names) + ("" if flag.is_optional else " -r") + (_offer(flag.kind) or " -f")
 
 
-def _offer(value: Value) -> str:
-    if value.kind == "files":
+def _offer(kind: str) -> str:
+    if kind == "files":
         return " -F"
     # What follows the tab stands in place of what is said of the option.
-    words = " ".join(rf"{word}\t" for word in value.words) or _OFFERS.get(value.kind, "")
+    words = " ".join(rf"{word}\t" for word in words_of(kind)) or _OFFERS.get(kind, "")
     return f" -fa {_quoted(words)}" if words else ""
 
 

@@ -1,18 +1,22 @@
-"""What there is to complete, read from where it is said."""
+"""What there is to complete, read from where it is declared.
+
+A kind says what a shell offers: ``"files"``, ``"directories"``, ``"variables"``, ``"namespaces"``,
+``"templates"``, ``"command"`` (and its arguments), ``""`` for nothing, or ``":a|b"`` for words.
+"""
 
 from __future__ import annotations
 
+import argparse
 import re
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
-
-import click
 
 from usernsctl import _programs
 from usernsctl._records import dataclass
+from usernsctl.cli.parser import Parser, is_switch, option_metavar, usernsctl
 
-# What a value is, by what stands for it in --help.
+# The kinds of values, by what stands for them in --help.
 _KINDS = {
     "DIR": "directories",
     "FILE": "files",
@@ -20,190 +24,192 @@ _KINDS = {
     "SRC[:DST][:ro|rw]": "files",
 }
 
-# What the operands are that click takes as they are.
+# The kinds of operands, by the names of the parameters that they are given to.
 _OPERANDS = {"command": "command", "file": "files", "directory": "directories"}
 
-# A group's names, where it has any.
+# The kinds of the names that there are, by the group of verbs that takes them.
 _NAMES = {"ns": "namespaces", "template": "templates"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Value:
-    """What an option or an operand may be.
-
-    :ivar kind: what a shell offers: ``"files"``, ``"directories"``, ``"variables"``,
-        ``"namespaces"``, ``"templates"``, ``"command"`` (and its arguments), or ``""``: nothing.
-    :ivar words: words to offer besides.
-    """
-
-    kind: str = ""
-    words: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flag:
     """An option.
 
-    :ivar names: what it is called, with its dashes.
-    :ivar help: what it does, in a line.
-    :ivar value: its value; ``None`` if it takes none.
+    :ivar names: its names, with their dashes.
+    :ivar help: what the option does, in a line.
+    :ivar kind: of its value; ``None`` if it takes none.
     :ivar is_optional: whether the value may be left out; then it is in the same word.
-    :ivar multiple: whether it may be given several times.
-    :ivar heading: what ``--help`` lists it under.
+    :ivar repeats: whether the option may be given several times.
+    :ivar heading: what ``--help`` lists the option under.
     """
 
     names: tuple[str, ...]
     help: str
-    value: Value | None = None
+    kind: str | None = None
     is_optional: bool = False
-    multiple: bool = False
+    repeats: bool = False
     heading: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verb:
-    """A program, or what may follow it: ``usernsctl ns exec``.
+    """A program, or a verb of one, as ``usernsctl ns exec``.
 
     :ivar path: its words, the program's name first.
-    :ivar help: what it does, in a line.
-    :ivar operands: what its words may be, in their order; the last one stands for all that follow
-        if `repeats`.
+    :ivar help: what the verb does, in a line.
+    :ivar operands: the kinds of the words that follow, in their order.
+    :ivar repeats: whether the last of the operands stands for all that follow.
     """
 
     path: tuple[str, ...]
     help: str = ""
     flags: tuple[Flag, ...] = ()
     verbs: tuple[Verb, ...] = ()
-    operands: tuple[Value, ...] = ()
+    operands: tuple[str, ...] = ()
     repeats: bool = False
 
     def all(self) -> Iterator[Verb]:
-        """This one, and all below it."""
+        """Return this verb, and all below it."""
         yield self
         for verb in self.verbs:
             yield from verb.all()
 
 
-def prelude() -> Verb:
-    """What ``usernsctl-exec`` takes.
+def words_of(kind: str) -> list[str]:
+    """Return the words that a kind names itself."""
+    return kind[1:].split("|") if kind.startswith(":") else []
 
-    :raises CommandError: it is not there.
+
+# ---- native programs -----------------------------------------------------------------------------
+
+
+def prelude() -> Verb:
+    """Return what ``usernsctl-exec`` takes.
+
+    :raises CommandError: the program is not installed.
     """
     program = _programs.find("usernsctl-exec", "tells its options")
     done = subprocess.run([program, "--help"], capture_output=True, text=True, check=True)
-    return Verb(
-        path=("usernsctl-exec",),
-        flags=tuple(read_help(done.stdout)),
-        operands=(Value(kind="command"),),
-    )
+    flags = tuple(native_flags(done.stdout))
+    return Verb(path=("usernsctl-exec",), flags=flags, operands=("command",))
 
 
-# "  -w, --wd=DIR               change to DIR"
-_LINE = re.compile(r"  (?:(-\w), |    )(--[a-z-]+)(\[?=)?([^\s,\]]+)?\]?(?: +(\S.*))?")
-# What is said of options a second time, by a line of its own: the words that they may be.
-_WORDS = re.compile(r"      (--[a-z-]+)=([a-z|]+), (--[a-z-]+)=\.\.\.")
+def help_entries(text: str) -> Iterator[tuple[str, str, str]]:
+    """Return what ``--help`` of a native program lists: heading, names and value, and what it does.
 
-
-def read_help(text: str) -> Iterator[Flag]:
-    """The options that a text such as that of ``usernsctl-exec --help`` lists."""
-    found: dict[str, Flag] = {}
-    heading, name = "", ""
-    for line in text.splitlines():
-        if re.fullmatch(r"[A-Z]\w+:", line):
+    A line that begins an option has its names and, in a column or on the next lines, what it does.
+    A heading stands at the margin and ends with a colon. After an empty line, it is "Other".
+    """
+    lines = text.splitlines()
+    column = min(len(line) - len(line.lstrip()) for line in lines if line.startswith(" " * 20))
+    heading, names, about = "", "", [""]
+    for line in [*lines, "."]:
+        if names and not line.startswith(" " * column):
+            yield heading, names, " ".join(filter(None, about))
+            names = ""
+        if re.match(r"\S.*:$", line):
             heading = line[:-1]
-        elif again := _WORDS.fullmatch(line):
-            for other in (again[1], again[3]):
-                found[other] = replace(found[other], value=_value(again[2]))
-        elif read := _LINE.fullmatch(line):
-            short, name, equals, metavar, about = read.groups()
-            found[name] = Flag(
-                names=(name,) if short is None else (short, name),
-                help=_in_a_line(about or ""),
-                value=_value(metavar) if equals else None,
-                is_optional=equals == "[=",
-                heading=heading,
-            )
-        if "repeatable" in line:
-            found[name] = replace(found[name], multiple=True)
+        elif re.match(" {2,6}-", line):
+            end = column if line[column - 1 : column] in ("", " ") else len(line)
+            names, about = line[:end].strip(), [line[end:]]
+        elif names:
+            about.append(line.strip())
+        elif not line and heading:
+            heading = "Other"
+
+
+# "-w, --wd=DIR", "--kill-child[=SIGNAL]"
+_NAMES_AND_VALUE = re.compile(r"(?:(-\w), )?(--[a-z-]+)(?:(\[?=)([^,\]]+)\]?)?")
+
+
+def native_flags(text: str) -> Iterator[Flag]:
+    """Return the options that a text such as that of ``usernsctl-exec --help`` lists."""
+    found: dict[str, Flag] = {}
+    for heading, names, about in help_entries(text):
+        read = _NAMES_AND_VALUE.fullmatch(names)
+        if read is None:
+            # "--map-users=auto|subids|all, --map-groups=...": other values of known options
+            values = names.partition("=")[2].partition(",")[0]
+            for name in re.findall("--[a-z-]+", names):
+                found[name] = replace(found[name], kind=f":{values}")
+            continue
+        short, name, equals, metavar = read.groups()
+        found[name] = Flag(
+            names=(name,) if short is None else (short, name),
+            help=_in_a_line(about),
+            kind=_kind(metavar) if equals else None,
+            is_optional=equals == "[=",
+            repeats="repeatable" in about,
+            heading=heading,
+        )
     yield from found.values()
 
 
-def whole(group: click.Group, name: str) -> Verb:
-    """What a group of click's takes, with all below it."""
-    context = click.Context(group, info_name=name, **group.context_settings)
-    return _verb(context, group, (name,), prelude())
+# ---- usernsctl -----------------------------------------------------------------------------------
 
 
-def _verb(
-    context: click.Context, command: click.Command, path: tuple[str, ...], exec: Verb
-) -> Verb:
-    verbs: list[Verb] = []
-    if isinstance(command, click.Group):
-        for name in command.list_commands(context):
-            found = command.get_command(context, name)
-            if found is not None and not found.hidden:
-                inner = click.Context(found, parent=context, info_name=name)
-                verbs.append(_verb(inner, found, (*path, name), exec))
+def whole() -> Verb:
+    """Return what ``usernsctl`` takes, with all verbs."""
+    return _verb(usernsctl(), "", prelude())
+
+
+def _verb(parser: Parser, summary: str, exec: Verb) -> Verb:
+    path = tuple(parser.prog.split())
+    verb = Verb(path=path, help=_in_a_line(summary))
     if path[1:] == ("exec",):
-        return Verb(path=path, help=_summary(command), flags=exec.flags, operands=exec.operands)
-    flags = [*_flags(command.get_params(context))]
+        return replace(verb, flags=exec.flags, operands=exec.operands)
+    if parser.verbs:
+        below = parser.verbs.items()
+        verbs = tuple(_verb(parser.find(name), about, exec) for name, (about, _) in below)
+        return replace(verb, flags=tuple(_flags(parser)), verbs=verbs)
     if path[1:] == ("ns", "create"):
-        flags += [one for one in exec.flags if one.heading in ("Maps", "Namespaces")]
-    arguments = [one for one in command.get_params(context) if isinstance(one, click.Argument)]
-    operands = [_operand(one, path) for one in arguments if one.name != "options"]
-    return Verb(
-        path=path,
-        help=_summary(command),
-        flags=tuple(flags),
-        verbs=tuple(verbs),
-        operands=tuple(operands),
-        repeats=bool(arguments) and arguments[-1].nargs == -1 and arguments[-1].name == "names",
+        flags = [one for one in exec.flags if one.heading in ("Maps", "Namespaces")]
+        return replace(verb, flags=(*_flags(parser), *flags), operands=("",))
+    return replace(
+        verb,
+        flags=tuple(_flags(parser)),
+        operands=tuple(_operand(one, path) for one in parser.operands),
+        repeats=any(one.nargs == "+" for one in parser.operands),
     )
 
 
-def _summary(command: click.Command) -> str:
-    return _in_a_line(command.get_short_help_str(200))
+def _flags(parser: Parser) -> Iterator[Flag]:
+    for actions in parser.headings.values():
+        for one in actions:
+            about = _in_a_line(str(one.help))
+            if one.nargs != 0:
+                kind = "namespaces" if "--in" in one.option_strings else _kind(option_metavar(one))
+                yield Flag(
+                    names=tuple(one.option_strings),
+                    help=about,
+                    kind=kind,
+                    repeats=one.default == (),
+                )
+            elif is_switch(one):
+                yes, no = one.option_strings
+                yield Flag(names=(yes,), help=about)
+                yield Flag(names=(no,), help=f"Not: {about}")
+            else:
+                yield Flag(names=tuple(one.option_strings), help=about)
 
 
-def _flags(parameters: Sequence[click.Parameter]) -> Iterator[Flag]:
-    for one in parameters:
-        if not isinstance(one, click.Option) or one.hidden:
-            continue
-        about = _in_a_line(one.help or "")
-        if one.is_flag:
-            yield Flag(names=tuple(one.opts), help=about, multiple=one.multiple)
-            if one.secondary_opts:
-                yield Flag(names=tuple(one.secondary_opts), help=f"Not: {about}")
-        else:
-            value = Value(kind="namespaces") if "--in" in one.opts else _typed(one)
-            yield Flag(names=tuple(one.opts), help=about, value=value, multiple=one.multiple)
-
-
-def _typed(one: click.Parameter) -> Value:
-    if isinstance(one.type, click.Choice):
-        return Value(words=tuple(one.type.choices))
-    if isinstance(one.type, click.Path):
-        return Value(kind="directories")
-    return _value(getattr(one, "metavar", None) or "")
-
-
-def _operand(one: click.Argument, path: tuple[str, ...]) -> Value:
-    if one.name in ("name", "names"):
+def _operand(one: argparse.Action, path: tuple[str, ...]) -> str:
+    if one.dest in ("name", "names"):
         # One that there is can't be made.
-        return Value() if path[-1] == "create" else Value(kind=_NAMES.get(path[1], ""))
-    if isinstance(one.type, click.Choice):
-        return Value(words=tuple(one.type.choices))
-    return Value(kind=_OPERANDS.get(one.name or "", ""))
+        return "" if path[-1] == "create" else _NAMES.get(path[1], "")
+    if one.choices is not None:
+        return f":{'|'.join(one.choices)}"
+    return _OPERANDS.get(one.dest, "")
 
 
-def _value(metavar: str) -> Value:
-    """What a text such as ``none|host`` lets one choose."""
+def _kind(metavar: str) -> str:
+    """Return the kind of what a text such as ``none|host`` stands for."""
     if metavar in _KINDS:
-        return Value(kind=_KINDS[metavar])
-    words = metavar.split("|")
-    return Value(words=tuple(one for one in words if re.fullmatch("[a-z]+", one) and words[1:]))
+        return _KINDS[metavar]
+    found = [one for one in metavar.split("|") if re.fullmatch("[a-z]+", one)]
+    return f":{'|'.join(found)}" if "|" in metavar and found else ""
 
 
 def _in_a_line(text: str) -> str:
-    """The first sentence, without its end."""
+    """Return the first sentence, without its end."""
     return re.split(r"[.;] |\.$", " ".join(text.split()))[0]

@@ -1,4 +1,4 @@
-"""The names that there are, for a shell that completes one: without click, since somebody waits."""
+"""The names that there are, for a shell that completes one."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import re
 import shlex
 from collections.abc import Iterator, Sequence
 
-from usernsctl.cli.completion.model import Flag, Value, Verb
+from usernsctl.cli.completion.model import Flag, Verb, words_of
 
 # Those with a blank before them are called as they are.
 _ACTIONS = {
@@ -68,12 +68,12 @@ def _function(verb: Verb) -> str:
     specs = [spec for flag in verb.flags for spec in _flag(flag)]
     if verb.verbs:
         specs += ["(-)1:command:->verbs", "(-)*::argument:->rest"]
-    for number, value in enumerate(verb.operands, 1):
-        if value.kind == "command":
+    for number, kind in enumerate(verb.operands, 1):
+        if kind == "command":
             specs.append("(-)*:::command: _normal")
         else:
             place = "*" if verb.repeats and number == len(verb.operands) else str(number)
-            specs.append(f"{place}:operand:{_action(value)}")
+            specs.append(f"{place}:operand:{_action(kind)}")
     lines = [f"{_function_of(verb.path)}() {{"]
     if verb.verbs:
         lines += ['    local curcontext="$curcontext" state', "    local -a line verbs"]
@@ -104,17 +104,18 @@ def _below(verb: Verb) -> Iterator[str]:
 
 
 def _flag(flag: Flag) -> Iterator[str]:
-    others = "*" if flag.multiple else f"({' '.join(flag.names)})"
+    others = "*" if flag.repeats else f"({' '.join(flag.names)})"
     about = re.sub(r"([\[\]\\])", r"\\\1", flag.help)
     for name in flag.names:
-        if flag.value is None:
+        if flag.kind is None:
             yield f"{others}{name}[{about}]"
             continue
         mark = "=" if name.startswith("--") else "+"
         mark += "-" if flag.is_optional else ""
         colons = "::" if flag.is_optional else ":"
-        yield f"{others}{name}{mark}[{about}]{colons}value:{_action(flag.value)}"
+        yield f"{others}{name}{mark}[{about}]{colons}value:{_action(flag.kind)}"
 
 
-def _action(value: Value) -> str:
-    return f"({' '.join(value.words)})" if value.words else _ACTIONS[value.kind]
+def _action(kind: str) -> str:
+    words = words_of(kind)
+    return f"({' '.join(words)})" if words else _ACTIONS[kind]

@@ -61,8 +61,8 @@ def test_init_names_a_root_filesystem_elsewhere_by_its_whole_path(
         (["--rootfs", "missing", "--", "sh"], "remedy: name the directory of a root filesystem"),
         (["--rootfs", ".", "--cwd", "x", "--", "sh"], "$.process.cwd"),
         (["--rootfs", ".", "--env", "=", "--", "sh"], "--env, number 1"),
-        (["--rootfs", "."], "Missing argument"),
-        (["--", "sh"], "Missing option '--rootfs'"),
+        (["--rootfs", "."], "no command: give one"),
+        (["--", "sh"], "required: --rootfs"),
     ],
 )
 def test_init_makes_nothing_where_it_fails(

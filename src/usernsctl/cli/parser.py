@@ -1,0 +1,509 @@
+"""The parser of the command line, made of :mod:`argparse`.
+
+The module of a verb has a function that returns the verb's parser, and the function that is called
+with what the words say. The module is imported when the verb is called, so that no command waits
+for verbs that it does not use.
+
+Of argparse, only what is documented is used. The text of ``--help`` and the order of words are
+ours, since both differ between releases of Python.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from functools import partial
+from importlib import import_module
+
+from usernsctl import cli
+from usernsctl._text import shown_lines
+from usernsctl._typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+
+#: What ``usernsctl --help`` says about each verb, and the function that returns the verb's parser.
+VERBS = {
+    "run": ("Run CMD in gVisor: on a kernel of its own, without root.", "run:parser"),
+    "freeze": ("Keep what run would do in a file, to be done without Python.", "freeze:parser"),
+    "exec": ("Execute a command in a new user namespace.", "exec:parser"),
+    "bundle": ("Make, check or mend an OCI bundle.", "bundle:parser"),
+    "ns": ("Make, list, use and remove namespaces with a name.", "ns:parser"),
+    "template": ("Save programs where they are ready.", "template:parser"),
+    "plan": ("Show which ids would be mapped, by whom, and why.", "plan:parser"),
+    "doctor": ("Find out what keeps programs from running here.", "doctor:parser"),
+    "explain": ("Name the causes of an error message, and the remedies.", "explain:parser"),
+    "seccomp-profile": ("Print the seccomp profile for containers.", "profiles:seccomp"),
+    "apparmor-profile": ("Print the AppArmor profile for containers.", "profiles:apparmor"),
+    "docker-args": ("Print the options that docker run needs for gVisor.", "profiles:docker"),
+    "completion": (
+        "Print the script by which bash, zsh or fish complete words.",
+        "completion.command:parser",
+    ),
+}
+
+# Options of docker run, and what usernsctl calls them.
+_DOCKER_OPTIONS = {
+    "-e": "--env",
+    "-v": "--bind",
+    "--volume": "--bind",
+    "--mount": "--bind",
+    "-w": "--wd",
+    "--workdir": "--wd",
+    "-u": "--user",
+    "--net": "--network",
+    "-i": "--terminal",
+    "-t": "--terminal",
+    "--ulimit": "--rlimit",
+}
+
+# More words than that are no hint.
+_NEAR_MAX = 4
+
+# Columns of --help: text wider than the last of these is hard to read, and an option wider than the
+# first stands on a line of its own.
+_NAMES_MAX, _WIDTH_MIN, _WIDTH_MAX = 30, 50, 100
+
+
+class UsageError(Exception):
+    """The options of a call do not go together."""
+
+
+class Answer(Exception):
+    """A text that answers a call in place of the verb: help, or what is wrong with the call.
+
+    :ivar text: what to print, with a newline at the end.
+    :ivar status: the exit status. If it is not 0, the text belongs on standard error.
+    """
+
+    def __init__(self, text: str, status: int = 0) -> None:
+        super().__init__(text, status)
+        self.text = text
+        self.status = status
+
+
+class Parser(argparse.ArgumentParser):
+    """Reads the words of a verb, or of a group of verbs.
+
+    :ivar headings: the options, by the heading that ``--help`` lists them under; "" for most.
+    :ivar flags: the options, by each of their names.
+    :ivar operands: what follows the options.
+    :ivar verbs: of a group: what each verb does in a line, and a function that returns its parser.
+    """
+
+    def __init__(
+        self,
+        prog: str,
+        function: Callable[..., int | None] | None = None,
+        *,
+        description: str | None = None,
+        usage: str | None = None,
+        has_help: bool = True,
+        options_first: bool = False,
+        passes_unknown: bool = False,
+        wants: Sequence[str] = (),
+        wrong_usage: int = 125,
+    ) -> None:
+        """Make a parser that has no option but ``--help``.
+
+        :param prog: the words of the verb, as ``usernsctl ns exec``.
+        :param function: what the verb does: takes the options and operands as keywords, and returns
+            the exit status, or ``None`` for 0. ``None`` for a group.
+        :param description: what ``--help`` says, by default the docstring of `function`. An
+            indented paragraph is shown as it stands.
+        :param usage: what follows the verb in the first line of ``--help``, by default the metavars
+            of the operands.
+        :param has_help: whether there is an option ``--help``.
+        :param options_first: whether the first operand ends the options.
+        :param passes_unknown: whether an unknown option counts as an operand.
+        :param wants: ``"environ"`` or ``"words"``, if the function takes the caller's variables
+            or the words of the call.
+        :param wrong_usage: the exit status of a wrong call.
+        """
+        super().__init__(prog, add_help=False, allow_abbrev=False)
+        self.usage = usage
+        self.description = description or (function and function.__doc__)
+        self.headings: dict[str, list[argparse.Action]] = {}
+        self.flags: dict[str, argparse.Action] = {}
+        self.operands: list[argparse.Action] = []
+        self.verbs: dict[str, tuple[str, Callable[[], Parser]]] = {}
+        self._function = function
+        self._options_first = options_first or function is None
+        self._passes_unknown = passes_unknown
+        self._wants = wants
+        self._wrong_usage = wrong_usage
+        # add_argument() of a parser looks how wide the terminal is each time, a group's does not.
+        self._added = self.add_argument_group()
+        if has_help:
+            self.add_answer("-h", "--help", self.format_help, "Show this message and exit.")
+        if function is None:
+            self.add_words("words", "COMMAND [ARGS]...")
+
+    # ---- what a verb declares --------------------------------------------------------------------
+
+    def add_option(
+        self,
+        *flags: str,
+        heading: str = "",
+        parse: Callable[[str], Any] | None = None,
+        repeats: bool = False,
+        default: Any = None,
+        **settings: Any,
+    ) -> None:
+        """Add an option.
+
+        :param flags: its names, or ``--on/--off`` for a pair, of which the last one given counts.
+        :param heading: what ``--help`` lists the option under.
+        :param parse: reads the value, and raises ValueError.
+        :param repeats: whether it may be given several times; the values are a tuple then.
+        :param default: the value if the option is not given. ``--help`` says it.
+        :param settings: as of :meth:`argparse.ArgumentParser.add_argument`.
+        """
+        if parse is not None:
+            settings["type"] = _complaining(parse)
+        shown = default
+        if "/" in flags[0]:
+            flags = tuple(flags[0].split("/"))
+            settings |= {"action": _Switch, "nargs": 0}
+            shown = flags[0 if default else 1].removeprefix("--")
+        if repeats:
+            settings["action"] = _Append
+            default = ()
+        elif default not in (None, False) and settings["help"] != argparse.SUPPRESS:
+            settings["help"] += f" [default: {shown}]"
+        action = self._added.add_argument(*flags, default=default, **settings)
+        self.flags.update(dict.fromkeys(flags, action))
+        if action.help != argparse.SUPPRESS:
+            # --help stays the last option.
+            options = self.headings.setdefault(heading, [])
+            options.insert(len(options) - (not heading), action)
+
+    def add_flag(self, *flags: str, **settings: Any) -> None:
+        """Add an option without a value: ``True`` if it is given, else ``False``."""
+        self.add_option(*flags, action="store_true", default=False, **settings)
+
+    def add_operand(self, name: str, metavar: str, **settings: Any) -> None:
+        """Add an operand, a word that follows the options.
+
+        :param name: the name of the function's parameter.
+        :param metavar: what stands for the operand in the usage.
+        :param settings: as of :meth:`argparse.ArgumentParser.add_argument`.
+        """
+        self.operands.append(self._added.add_argument(name, metavar=metavar, **settings))
+
+    def add_words(self, name: str, metavar: str) -> None:
+        """Add the words at the end, of which there may be none: a command and its arguments."""
+        self.add_operand(name, metavar, nargs=argparse.REMAINDER)
+
+    def add_answer(self, flag: str, other: str, text: Callable[[], str], help: str) -> None:
+        """Add an option that asks for a text, and for nothing else to be done."""
+        suppressed = argparse.SUPPRESS
+        self.add_option(
+            flag, other, action=_Answer, nargs=0, const=text, dest=suppressed, help=help
+        )
+
+    def add_verb(
+        self, name: str, summary: str, function: Callable[..., int | None], **settings: Any
+    ) -> Parser:
+        """Add a verb to a group, and return the verb's parser.
+
+        :param settings: as of :class:`Parser`.
+        """
+        verb = Parser(f"{self.prog} {name}", function, **settings)
+        self.verbs[name] = (summary, lambda: verb)
+        return verb
+
+    # ---- to read words ---------------------------------------------------------------------------
+
+    def find(self, name: str) -> Parser:
+        """Return the parser of a verb of this group.
+
+        :raises Answer: there is no such verb.
+        """
+        if name not in self.verbs:
+            self.error(f"there is no command {name!r}.{_near(name, self.verbs)}")
+        return self.verbs[name][1]()
+
+    def read(self, words: Sequence[str]) -> dict[str, Any]:
+        """Return the values of the options and operands that words have.
+
+        :raises Answer: the words ask for help, or are wrong.
+        """
+        namespace, extra = self.parse_known_args(self._arrange(words))
+        if extra:
+            self.error(f"unexpected extra argument {extra[extra[0] == '--']!r}")
+        given = vars(namespace)
+        for operand in self.operands:
+            if operand.nargs == argparse.REMAINDER:
+                # Only of these argparse leaves the "--" in front.
+                found = given[operand.dest]
+                given[operand.dest] = tuple(found[1:] if found[:1] == ["--"] else found)
+        if self.verbs and not given["words"]:
+            raise Answer(self.format_help(), self._wrong_usage)
+        return given
+
+    def perform(
+        self, given: dict[str, Any], environ: Mapping[str, str], words: Sequence[str]
+    ) -> int:
+        """Call the verb's function.
+
+        :param given: as :meth:`read` returns it.
+        :param environ: the variables that the verb may hand on.
+        :param words: those of the call, after the verb.
+        :raises Answer: the function raised :class:`UsageError`.
+        """
+        assert self._function is not None
+        context = {"environ": environ, "words": words}
+        try:
+            return self._function(**given, **{name: context[name] for name in self._wants}) or 0
+        except UsageError as error:
+            self.error(str(error))
+
+    def error(self, message: str) -> NoReturn:
+        """Complain about the words of a call.
+
+        :raises Answer: always.
+        """
+        told = message.removeprefix("argument ")
+        text = f"{self.format_usage()}Try '{self.prog} --help' for help.\n\nError: {told}"
+        raise Answer(shown_lines(text) + "\n", self._wrong_usage)
+
+    def _arrange(self, words: Sequence[str]) -> list[str]:
+        """Put the options first, each with its value in one word, then ``--`` and the operands.
+
+        argparse takes a value that begins with a dash for an option, and its releases differ in
+        what becomes of ``--`` and of operands between options.
+
+        :raises Answer: there is no such option, or a value is missing or must not be there.
+        """
+        options: list[str] = []
+        operands: list[str] = []
+        rest = list(reversed(words))
+        while rest:
+            word = rest.pop()
+            if word == "--":
+                break
+            is_known = word in self.flags or not self._passes_unknown
+            if is_known and word.startswith("-") and word != "-":
+                options += self._split_option(word, rest)
+                continue
+            operands.append(word)
+            if self._options_first:
+                break
+        operands += reversed(rest)
+        return [*options, "--", *operands] if operands else options
+
+    def _split_option(self, word: str, rest: list[str]) -> Iterator[str]:
+        """Return the options in a word, each with its value, which may be the next of `rest`."""
+        flag, equals, value = word.partition("=")
+        if not word.startswith("--"):
+            # -rc, -oFILE
+            flag, equals, value = word[:2], "", word[2:]
+        while not self._takes_value(flag):
+            if equals:
+                self.error(f"{flag} takes no value")
+            yield flag
+            if not value:
+                return
+            flag, value = f"-{value[0]}", value[1:]
+        if not equals and not value:
+            value = rest.pop() if rest else "--"
+        # The value is forgotten. argparse before Python 3.13 would drop a value of this kind.
+        if value == "--":
+            self.error(f"{flag} needs a value: {format_option(self.flags[flag], flag)}")
+        yield f"{flag}={value}"
+
+    def _takes_value(self, flag: str) -> bool:
+        """Return whether an option has a value.
+
+        :raises Answer: there is no such option.
+        """
+        option = self.flags.get(flag)
+        if option is None:
+            ours = _DOCKER_OPTIONS.get(flag, "")
+            known = self.flags.get(ours)
+            seen = [name for name, one in self.flags.items() if one.help != argparse.SUPPRESS]
+            near = f" Use {format_option(known, ours)}." if known else _near(flag, seen)
+            self.error(f"there is no option {flag!r}.{near}")
+        return option.nargs != 0
+
+    # ---- to say what there is --------------------------------------------------------------------
+
+    def format_usage(self) -> str:
+        """Return the line that says how the verb is called."""
+        usage = self.usage or " ".join(["[OPTIONS]", *(str(one.metavar) for one in self.operands)])
+        return f"Usage: {self.prog} {usage}\n"
+
+    def paragraphs(self) -> list[str]:
+        """Return the paragraphs of the description: examples are indented, others are one line."""
+        from inspect import cleandoc
+
+        found = cleandoc(self.description or "").split("\n\n")
+        return [one if one.startswith("    ") else " ".join(one.split()) for one in found]
+
+    def format_help(self) -> str:
+        """Return what ``--help`` prints."""
+        import shutil
+        import textwrap
+
+        width = min(max(shutil.get_terminal_size().columns, _WIDTH_MIN), _WIDTH_MAX) - 2
+        lines = [self.format_usage()]
+        for one in self.paragraphs():
+            if one.startswith("    "):
+                lines += [textwrap.indent(textwrap.dedent(one), "  "), ""]
+            else:
+                lines += [*_wrapped(one, width, "  "), ""]
+        plain = "Other" if self.headings.keys() - {""} else "Options"
+        for heading, actions in sorted(self.headings.items(), key=lambda one: not one[0]):
+            rows = [(format_option(one), str(one.help)) for one in actions]
+            lines += [f"{heading or plain}:", *_columns(rows, width), ""]
+        if self.verbs:
+            rows = [(name, summary) for name, (summary, _) in self.verbs.items()]
+            lines += ["Commands:", *_columns(rows, width), ""]
+        return "\n".join(lines)
+
+
+def format_option(option: argparse.Action, flag: str | None = None) -> str:
+    """Return an option as ``--help`` has it: its names, or one of them, and its value."""
+    between = " / " if is_switch(option) else ", "
+    names = between.join(option.option_strings) if flag is None else flag
+    return names if option.nargs == 0 else f"{names} {option_metavar(option)}"
+
+
+def option_metavar(option: argparse.Action) -> str:
+    """Return what stands for the value of an option in ``--help``."""
+    return str(option.metavar or "|".join(map(str, option.choices or ())))
+
+
+def is_switch(option: argparse.Action) -> bool:
+    """Return whether the two names of an option stand for true and false."""
+    return isinstance(option, _Switch)
+
+
+def usernsctl() -> Parser:
+    """Return the parser of the whole command line."""
+    parser = Parser(
+        "usernsctl", description="Run programs in user namespaces and in gVisor, without root."
+    )
+    parser.add_answer("-V", "--version", cli.version, "Show the version and exit.")
+    parser.add_option(
+        "--environ-fd",
+        dest="environ",
+        parse=_read_environ,
+        default=os.environ,
+        help=argparse.SUPPRESS,
+    )
+    for name, (summary, place) in VERBS.items():
+        parser.verbs[name] = (summary, partial(_import_parser, name, place))
+    return parser
+
+
+def integer(least: int, most: int) -> Callable[[str], int]:
+    """Return a function that reads a whole number, and raises ValueError for anything else."""
+
+    def parse(text: str) -> int:
+        # int() takes digits of all scripts, and underscores.
+        if re.fullmatch(r"-?[0-9]{1,10}", text) and least <= int(text) <= most:
+            return int(text)
+        raise ValueError(f"{text!r} is no number from {least} to {most}")
+
+    return parse
+
+
+class _Append(argparse.Action):
+    """Add a value to the tuple of those that the option had before."""
+
+    def __call__(self, parser: object, namespace: object, value: Any, flag: Any = None) -> None:
+        setattr(namespace, self.dest, (*getattr(namespace, self.dest), value))
+
+
+class _Switch(argparse.Action):
+    """Note which of two names an option has: the first is for true."""
+
+    def __call__(self, parser: object, namespace: object, value: Any, flag: Any = None) -> None:
+        setattr(namespace, self.dest, flag == self.option_strings[0])
+
+
+class _Answer(argparse.Action):
+    """Answer the call by a text."""
+
+    def __call__(self, parser: object, namespace: object, value: Any, flag: Any = None) -> None:
+        raise Answer(self.const())
+
+
+def _import_parser(name: str, place: str) -> Parser:
+    module, _, function = place.partition(":")
+    found: Callable[[str], Parser] = getattr(import_module(f"usernsctl.cli.{module}"), function)
+    return found(f"usernsctl {name}")
+
+
+def _complaining(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Return a function whose ValueError argparse quotes."""
+
+    def complain(text: str) -> Any:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return complain
+
+
+def _read_environ(text: str) -> dict[str, str]:
+    """Read variables as proc_pid_environ(5) has them from a descriptor, and close the descriptor.
+
+    csrc/programs/entrypoint/main.c hands over the container's environment as data, so that the
+    variables change nothing of what is started outside of gVisor. What is no ``NAME=VALUE`` is left
+    out, and the first of a name counts, as in ``os.environ``.
+    """
+    fd = integer(3, 2**31 - 1)(text)
+    try:
+        with open(fd, "rb", closefd=False) as file:
+            file.seek(0)
+            content = file.read()
+        os.close(fd)
+    except OSError as error:
+        raise ValueError(f"descriptor {fd}: {error.strerror}") from None
+    found: dict[str, str] = {}
+    for entry in content.split(b"\0"):
+        name, equals, value = entry.partition(b"=")
+        if name and equals:
+            found.setdefault(os.fsdecode(name), os.fsdecode(value))
+    return found
+
+
+def _near(word: str, known: Collection[str]) -> str:
+    """Return a question that names the likeliest of the known words, if one is alike."""
+    from difflib import get_close_matches
+
+    near = [one for one in known if word and one.startswith(word)]
+    if not near or len(near) > _NEAR_MAX:
+        near = get_close_matches(word.lower(), known, n=1)
+    return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
+def _wrapped(text: str, width: int, indent: str) -> list[str]:
+    from textwrap import wrap
+
+    return wrap(
+        text,
+        width,
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _columns(rows: Sequence[tuple[str, str]], width: int) -> Iterator[str]:
+    """Return the lines of two columns; a wide entry of the first has a line of its own."""
+    indent = 4 + min(max(len(name) for name, _ in rows), _NAMES_MAX)
+    for name, text in rows:
+        first, *rest = _wrapped(text, width, " " * indent)
+        if len(name) + 4 > indent:
+            yield f"  {name}"
+            yield first
+        else:
+            yield f"  {name}".ljust(indent) + first[indent:]
+        yield from rest
