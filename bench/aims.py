@@ -33,7 +33,8 @@ from measuring import (
 )
 
 import usernsctl as un
-from usernsctl.gvisor import oci, runsc
+from usernsctl.gvisor import oci
+from usernsctl.gvisor.runsc.find import find_runsc
 
 ROUNDS = 400
 # Of what takes a hundred times as long.
@@ -48,7 +49,7 @@ def by_hand(directory: Path, *command: str) -> Call:
         args=command, rootfs="/", uid_map=one, gid_map=one, env={"PATH": "/usr/bin:/bin"}
     )
     oci.create(directory / "bundle", oci.build(options))
-    words = [runsc.find(os.environ), "--rootless", "--overlay2=root:memory", "--network=none"]
+    words = [find_runsc(os.environ), "--rootless", "--overlay2=root:memory", "--network=none"]
     words += ["--ignore-cgroups", f"--root={directory}/state"]
     return native(*words, "run", f"--bundle={directory}/bundle", "by-hand")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from conftest import Program
 
-from usernsctl.gvisor.steps import VERBS, Record, record
+from usernsctl.gvisor.launch.steps import VERBS, Record, record
 
 #: What a launch has the sandbox do, if nothing else is said.
 COMMAND = ("sh", "-c", "echo ran")

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 
-from usernsctl.gvisor.releases import Release, release_of
+from usernsctl.gvisor.runsc.releases import Release, release_of
 
 #: In /proc/version, the same since 2018.
 BUILD = "#1 SMP Sun Jan 10 15:06:54 PST 2016"

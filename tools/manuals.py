@@ -27,7 +27,7 @@ from sphinx.util.docutils import SphinxDirective
 
 from usernsctl.cli.completion.model import help_entries
 from usernsctl.cli.parser import VERBS, Parser, option_metavar, usernsctl
-from usernsctl.gvisor.steps import VERBS as RECORDS
+from usernsctl.gvisor.launch.steps import VERBS as RECORDS
 
 #: Where the pages are, and those of them that are made here, below the sources of Sphinx.
 PAGES = "manual"

@@ -10,7 +10,7 @@
  * The debug logs have text in them of whoever made the bundle, and of the command, so that nothing
  * is looked for in those. These three are runsc's own words: the errors that its processes end of
  * (--log, as JSON), the line that Go's report of a crash begins with (--panic-log), and whether
- * the last line of its own debug log is the status that it ends with. usernsctl/gvisor/logs.py has
+ * the last line of its own debug log is the status that it ends with. usernsctl/gvisor/runsc/logs.py has
  * the same rule for Python.
  */
 struct un_runsc_words {

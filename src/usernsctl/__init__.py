@@ -48,16 +48,15 @@ if TYPE_CHECKING:
         RunscError,
         UsernsError,
     )
-    from usernsctl.gvisor.agent_popen import SandboxPopen
-    from usernsctl.gvisor.agent_process import SandboxProcess
-    from usernsctl.gvisor.arguments import HostOptions, StartOptions
+    from usernsctl.gvisor.agent.popen import SandboxPopen, SandboxProcess
     from usernsctl.gvisor.host import SandboxHost
+    from usernsctl.gvisor.launch.request import Bind
     from usernsctl.gvisor.oci import Rlimit
-    from usernsctl.gvisor.pool import SandboxPool
-    from usernsctl.gvisor.pool_stats import PoolStats
-    from usernsctl.gvisor.registry import DetachedRecord
-    from usernsctl.gvisor.request import Bind
-    from usernsctl.gvisor.sandbox import Sandbox
+    from usernsctl.gvisor.pool.keeper import PoolStats
+    from usernsctl.gvisor.pool.pool import SandboxPool
+    from usernsctl.gvisor.sandbox.host_namespace import HostOptions
+    from usernsctl.gvisor.sandbox.records import DetachedRecord
+    from usernsctl.gvisor.sandbox.sandbox import Sandbox, StartOptions
     from usernsctl.gvisor.template.python import PythonTemplate
     from usernsctl.gvisor.template.template import Template
     from usernsctl.maps import Extent, IdMap, Plan, SingleIdWarning, plan
@@ -130,18 +129,18 @@ _TOGETHER = (
 )
 # What takes longer to import than all the rest, and many programs never ask for.
 _APART = {
-    "Bind": "usernsctl.gvisor.request",
-    "DetachedRecord": "usernsctl.gvisor.registry",
-    "HostOptions": "usernsctl.gvisor.arguments",
-    "PoolStats": "usernsctl.gvisor.pool_stats",
+    "Bind": "usernsctl.gvisor.launch.request",
+    "DetachedRecord": "usernsctl.gvisor.sandbox.records",
+    "HostOptions": "usernsctl.gvisor.sandbox.host_namespace",
+    "PoolStats": "usernsctl.gvisor.pool.keeper",
     "PythonTemplate": "usernsctl.gvisor.template.python",
     "Rlimit": "usernsctl.gvisor.oci",
-    "Sandbox": "usernsctl.gvisor.sandbox",
+    "Sandbox": "usernsctl.gvisor.sandbox.sandbox",
     "SandboxHost": "usernsctl.gvisor.host",
-    "SandboxPool": "usernsctl.gvisor.pool",
-    "SandboxPopen": "usernsctl.gvisor.agent_popen",
-    "SandboxProcess": "usernsctl.gvisor.agent_process",
-    "StartOptions": "usernsctl.gvisor.arguments",
+    "SandboxPool": "usernsctl.gvisor.pool.pool",
+    "SandboxPopen": "usernsctl.gvisor.agent.popen",
+    "SandboxProcess": "usernsctl.gvisor.agent.popen",
+    "StartOptions": "usernsctl.gvisor.sandbox.sandbox",
     "Template": "usernsctl.gvisor.template.template",
     "create_subprocess_exec": "usernsctl.commands.aio",
     "diagnose": "usernsctl.doctor",

@@ -17,8 +17,8 @@ from errno import ENOENT as _ENOENT
 from errno import ENOTDIR as _ENOTDIR
 from errno import EPERM as _EPERM
 
+from usernsctl._lean import Any, Self
 from usernsctl._text import shown, shown_lines
-from usernsctl._typing import Any, Self
 
 # As un_exit_status() in csrc/base/error.c has it for the prelude.
 _EXIT_STATUS = {"lookup": 127, "exec": 126}

@@ -26,7 +26,7 @@ from types import ModuleType
 from typing import Any
 
 from usernsctl import _core
-from usernsctl._records import dataclass
+from usernsctl._lean import dataclass
 from usernsctl.errors import HardeningError
 
 RUNSC_CAPABILITIES = frozenset(

@@ -8,8 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from usernsctl import _core
-from usernsctl._records import dataclass, field, fields
-from usernsctl._typing import Any, Literal
+from usernsctl._lean import Any, Literal, dataclass, field, fields
 
 SetgroupsPolicy = Literal["auto", "allow", "deny"]
 Fill = Literal["none", "auto", "subids", "all"]
@@ -325,3 +324,22 @@ def _decide(idmap: IdMap) -> _core.NativePlan:
         setgroups=idmap.setgroups,
         allow_single_id=idmap.allow_single_id,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MappedIds:
+    """The ids of a user namespace.
+
+    :ivar uid: the map of uids.
+    :ivar gid: the map of gids.
+    :ivar become: the uid and gid that we have there.
+    """
+
+    uid: tuple[Extent, ...]
+    gid: tuple[Extent, ...]
+    become: tuple[int, int]
+
+    @property
+    def count(self) -> int:
+        """How many uids or gids there are, whichever are more."""
+        return max(sum(extent.count for extent in extents) for extents in (self.uid, self.gid))

@@ -17,10 +17,10 @@ from injecting import run_with
 # caller must get a namespace that works; prints how many creators it took.
 SWEEP = """
 import os, signal, sys
-from usernsctl.namespaces import holder, named, namespace
+from usernsctl.namespaces import named, namespace
 from usernsctl.namespaces.namespace import Namespace
 
-FILES = {module.__file__ for module in (holder, named, namespace)}
+FILES = {module.__file__ for module in (named, namespace)}
 
 def create_until(line):
     lines = 0

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from usernsctl._system.owned import socket_pair
-from usernsctl.gvisor.agent import Agent, AgentHolder
-from usernsctl.gvisor.agent_popen import Place, SandboxPopen, Wanted
+from usernsctl._system.descriptors import socket_pair
+from usernsctl.gvisor.agent.popen import CommandSpec, Place, SandboxPopen
+from usernsctl.gvisor.agent.protocol import Agent, AgentCache
 
 HEADER = struct.Struct("<IHH8IHHQ")
 STARTED = struct.pack("<HHi", 1, 0, 4711)
@@ -60,7 +60,7 @@ class FakeAgent:
         self._threads: list[threading.Thread] = []
         self._connections: list[socket.socket] = []
         error = ValueError("the sandbox has ended") if ended else None
-        self.holder = AgentHolder(self._start)
+        self.holder = AgentCache(self._start)
         self.place = Place("box", self.holder, lambda: error, lambda: None)
 
     def _start(self, deadline: float) -> Agent:
@@ -88,7 +88,7 @@ class FakeAgent:
                     self._answer(own)
 
     def popen(self, seconds: float = 20, **arguments: Any) -> SandboxPopen[Any]:
-        wanted = Wanted(env=[b"A=b"])
+        wanted = CommandSpec(env=[b"A=b"])
         deadline = time.monotonic() + seconds
         return SandboxPopen[Any](self.place, wanted, ["x"], deadline=deadline, **arguments)
 

@@ -18,18 +18,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import usernsctl as un
-from usernsctl._system.owned import socket_pair
+from usernsctl._system.descriptors import socket_pair
 from usernsctl.commands import aio
-from usernsctl.gvisor import agent_wire as wire
-from usernsctl.gvisor.agent import (
+from usernsctl.gvisor.agent import protocol as wire
+from usernsctl.gvisor.agent.popen import CommandSpec, Place, SandboxPopen
+from usernsctl.gvisor.agent.protocol import (
     Agent,
-    AgentGone,
-    AgentHolder,
-    AgentLate,
-    AgentSilent,
-    await_hello,
+    AgentCache,
+    AgentClosed,
+    AgentTimeout,
+    AgentUnresponsive,
+    receive_hello,
 )
-from usernsctl.gvisor.agent_popen import Place, SandboxPopen, Wanted
 
 PATIENCE = 20
 EXAMPLES = settings(max_examples=150)
@@ -53,13 +53,13 @@ events = st.one_of(
 @given(events)
 @EXAMPLES
 def test_only_what_can_be_true_is_read(message: bytes) -> None:
-    with contextlib.suppress(wire.Lie):
+    with contextlib.suppress(wire.ProtocolError):
         start = wire.read_start(message)
         if isinstance(start, wire.Started):
             assert 0 < start.pid < 2**31
         else:
             assert 0 < start.errno < 4096
-    with contextlib.suppress(wire.Lie):
+    with contextlib.suppress(wire.ProtocolError):
         end = wire.read_end(message)
         assert -64 <= end.returncode <= 255
         assert len(message) == 32
@@ -73,7 +73,7 @@ def test_a_status_is_read_as_wait_has_it() -> None:
         if status in exits | signals:
             assert wire.read_end(message).returncode == os.waitstatus_to_exitcode(status)
         else:
-            with pytest.raises(wire.Lie):
+            with pytest.raises(wire.ProtocolError):
                 wire.read_end(message)
 
 
@@ -164,7 +164,7 @@ def test_whatever_it_answers_comes_to_an_end(answers: list[bytes | None]) -> Non
     elif answers[:2] == [STARTED, None]:
         assert found == -signal.SIGKILL
     elif not answers:
-        assert isinstance(found, AgentSilent)
+        assert isinstance(found, AgentUnresponsive)
 
 
 LIES = {
@@ -262,7 +262,7 @@ def send_without_end(process: Any) -> None:
 def test_one_that_takes_no_orders_is_told_but_its_end_is_not_waited_for() -> None:
     with agent(saying([STARTED])) as fake:
         process = fake.popen()
-        with pytest.raises(AgentSilent):
+        with pytest.raises(AgentUnresponsive):
             send_without_end(process)
         process.kill()
         # Its end of the connection is as good as closed.
@@ -288,15 +288,15 @@ def test_an_order_waits_for_one_that_is_slower_than_we_are() -> None:
 
 def test_one_that_reads_nothing_is_told_in_time() -> None:
     ours, theirs = socket_pair()
-    holder = AgentHolder(lambda deadline: Agent(ours, 2))
+    holder = AgentCache(lambda deadline: Agent(ours, 2))
     place = Place("box", holder, lambda: None, lambda: None)
     failed = 0
     with theirs:
         for _ in range(600):
-            wanted = Wanted(env=[b"A=" + b"x" * 20_000])
+            wanted = CommandSpec(env=[b"A=" + b"x" * 20_000])
             try:
                 SandboxPopen[bytes](place, wanted, ["x"], deadline=time.monotonic() + 0.001)
-            except AgentSilent:
+            except AgentUnresponsive:
                 failed += 1
         holder.close()
     assert failed == 600
@@ -305,7 +305,7 @@ def test_one_that_reads_nothing_is_told_in_time() -> None:
 def test_a_run_that_takes_too_long_ends_though_the_agent_does_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("usernsctl.gvisor.agent_popen._END_SECONDS", 0.1)
+    monkeypatch.setattr("usernsctl.gvisor.agent.popen._END_SECONDS", 0.1)
     with agent(saying([STARTED])) as fake:
         process = fake.popen()
         process._end()
@@ -329,12 +329,12 @@ def test_where_the_sandbox_has_ended_that_is_what_is_told() -> None:
 @pytest.mark.parametrize(
     ("hello", "kind"),
     [
-        (b"", AgentGone),
-        (b"AGNT", wire.Lie),
-        (struct.pack("<4sHHI", b"AGNT", 2, 0, 5), wire.Lie),
-        (struct.pack("<4sHHI", b"XXXX", 1, 0, 5), wire.Lie),
-        (struct.pack("<4sHHI", b"AGNT", 1, 0, 5) + b"x", wire.Lie),
-        (None, AgentLate),
+        (b"", AgentClosed),
+        (b"AGNT", wire.ProtocolError),
+        (struct.pack("<4sHHI", b"AGNT", 2, 0, 5), wire.ProtocolError),
+        (struct.pack("<4sHHI", b"XXXX", 1, 0, 5), wire.ProtocolError),
+        (struct.pack("<4sHHI", b"AGNT", 1, 0, 5) + b"x", wire.ProtocolError),
+        (None, AgentTimeout),
     ],
 )
 def test_who_does_not_say_that_he_is_an_agent_is_none(
@@ -347,7 +347,7 @@ def test_who_does_not_say_that_he_is_an_agent_is_none(
         if hello == b"":
             theirs.close()
         with pytest.raises(kind):
-            await_hello(ours, time.monotonic() + 0.05)
+            receive_hello(ours, time.monotonic() + 0.05)
 
 
 @given(st.lists(st.one_of(st.none(), events, st.just(STARTED), st.just(ENDED)), max_size=3))

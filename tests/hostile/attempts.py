@@ -13,9 +13,8 @@ import traceback
 from typing import Any, NoReturn
 
 from usernsctl.errors import UsernsError
-from usernsctl.gvisor import environment
-from usernsctl.gvisor.launch import run
-from usernsctl.gvisor.request import Bind, Request
+from usernsctl.gvisor.launch.perform import run_in_place
+from usernsctl.gvisor.launch.request import Bind, Request, read_file
 
 
 def attempt(fields: dict[str, Any]) -> NoReturn:
@@ -23,8 +22,8 @@ def attempt(fields: dict[str, Any]) -> NoReturn:
         given = dict(fields)
         binds = tuple(Bind(*bind) for bind in given.pop("binds", ()))
         if file := given.pop("env_file", None):
-            given["env"] = environment.read_file(file, os.environ)
-        run(Request(args=("/bin/true",), binds=binds, verify=False, **given))
+            given["env"] = read_file(file, os.environ)
+        run_in_place(Request(args=("/bin/true",), binds=binds, verify=False, **given))
     except UsernsError as error:
         print(f"refused: {error}")
     except BaseException:

@@ -17,7 +17,7 @@ from conftest import open_descriptors
 from tally import Tally
 
 import usernsctl as un
-from usernsctl.gvisor import agent_commands, agent_start
+from usernsctl.gvisor.agent import commands, start
 
 pytestmark = pytest.mark.userns_requires("runsc")
 
@@ -299,7 +299,7 @@ def liar(tmp_path: Path) -> Path:
 def test_whoever_answers_in_its_place_is_not_waited_for(
     mode: str, liar: Path, tally: Tally, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(agent_start, "AGENT_INSIDE", "/liar/agent")
+    monkeypatch.setattr(start, "AGENT_INSIDE", "/liar/agent")
     (liar.parent / "mode").write_text(mode)
     before = open_descriptors()
     with un.SandboxHost(binds=[f"{liar.parent}:/liar"]) as host:
@@ -331,7 +331,7 @@ def test_whoever_answers_in_its_place_is_not_waited_for(
 def test_kill_tree_ends_the_sandbox_where_the_agent_does_nothing(
     mode: str, liar: Path, tally: Tally, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(agent_start, "AGENT_INSIDE", "/liar/agent")
+    monkeypatch.setattr(start, "AGENT_INSIDE", "/liar/agent")
     (liar.parent / "mode").write_text(mode)
     with (
         un.SandboxHost(binds=[f"{liar.parent}:/liar"]) as host,
@@ -373,8 +373,8 @@ def test_an_event_loop_does_not_stand_still_for_who_takes_nothing(
     liar: Path, tally: Tally, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor for root who has stopped the agent: other sandboxes are in the same loop."""
-    monkeypatch.setattr(agent_start, "AGENT_INSIDE", "/liar/agent")
-    monkeypatch.setattr(agent_commands, "START_SECONDS", 2)
+    monkeypatch.setattr(start, "AGENT_INSIDE", "/liar/agent")
+    monkeypatch.setattr(commands, "START_SECONDS", 2)
     (liar.parent / "mode").write_text("deaf")
     turns = 0
 

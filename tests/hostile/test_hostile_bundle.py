@@ -25,10 +25,9 @@ import pytest
 import usernsctl as un
 from usernsctl.errors import BundleError
 from usernsctl.gvisor import oci
-from usernsctl.gvisor.config import OpenBundle, open_bundle
-from usernsctl.gvisor.place import Ids
-from usernsctl.gvisor.request import Request
-from usernsctl.maps import Extent
+from usernsctl.gvisor.launch.bundle import OpenBundle, open_bundle
+from usernsctl.gvisor.launch.request import Request
+from usernsctl.maps import Extent, MappedIds
 
 pytestmark = pytest.mark.userns_requires("runsc")
 
@@ -104,7 +103,7 @@ def bind(source: str, **more: Any) -> dict[str, Any]:
 
 def read(directory: Path, **how: Any) -> OpenBundle:
     """What `usernsctl run --bundle` does before anything is started."""
-    own = Ids(
+    own = MappedIds(
         uid=(Extent(0, os.geteuid(), 1),),
         gid=(Extent(0, os.getegid(), 1),),
         become=(0, 0),

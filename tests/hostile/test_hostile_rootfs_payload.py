@@ -14,7 +14,7 @@ from conftest import Program
 from tally import Tally
 
 import usernsctl as un
-from usernsctl.gvisor.request import Bind
+from usernsctl.gvisor.launch.request import Bind
 
 pytestmark = pytest.mark.userns_requires("runsc")
 

@@ -15,7 +15,8 @@ from processes import wait_until_gone
 from tally import Tally
 
 import usernsctl as un
-from usernsctl.gvisor import asking, pool_boxes
+from usernsctl.gvisor.pool import pool
+from usernsctl.gvisor.runsc import container
 
 pytestmark = pytest.mark.userns_requires("runsc")
 
@@ -28,8 +29,8 @@ AT_MOST = 20
 @pytest.fixture(autouse=True)
 def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    monkeypatch.setattr(asking, "_ANSWER_SECONDS", LIMIT)
-    monkeypatch.setattr(pool_boxes, "_CLEAN_SECONDS", LIMIT)
+    monkeypatch.setattr(container, "_ANSWER_SECONDS", LIMIT)
+    monkeypatch.setattr(pool, "_CLEAN_SECONDS", LIMIT)
 
 
 def sentry_of(id: str) -> int:
@@ -72,7 +73,7 @@ def test_hostile_silence_is_not_waited_for(
             assert wait_until_gone(f"state {box.id}", AT_MOST) == []
             assert wait_until_gone(f"kill {box.id}", AT_MOST) == []
         # Whoever is not silent may be slow.
-        monkeypatch.setattr(asking, "_ANSWER_SECONDS", AT_MOST)
+        monkeypatch.setattr(container, "_ANSWER_SECONDS", AT_MOST)
         assert box.state()["status"] == "running"
         with silent(box.id):
             box.kill()

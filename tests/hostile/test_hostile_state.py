@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 import usernsctl as un
-from usernsctl._system.proc import ProcessIdentity
-from usernsctl.gvisor.request import Bind
+from usernsctl._system.processes import ProcessIdentity
+from usernsctl.gvisor.launch.request import Bind
 from usernsctl.namespaces import named
 
 pytestmark = pytest.mark.userns_requires("runsc")

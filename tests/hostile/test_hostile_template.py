@@ -19,9 +19,9 @@ from processes import wait_until_gone
 from tally import Tally
 
 import usernsctl as un
-from usernsctl._system.state import Directory
-from usernsctl.gvisor.template import saved as saved_directories
+from usernsctl._system.records import Directory
 from usernsctl.gvisor.template import store
+from usernsctl.gvisor.template import store as saved_directories
 from usernsctl.gvisor.template.record import TemplateRecord
 
 pytestmark = pytest.mark.userns_requires("runsc")
@@ -189,13 +189,13 @@ def test_one_that_is_removed_meanwhile_is_not_told_to_be_damaged(
         found = read(directory)
         monkeypatch.setattr(saved_directories, "read", read)
         if replaces:
-            store.keep(made, "some", replace=True)
+            store.keep(made.save, "some", replace=True)
         else:
             store.remove("some")
         return found
 
     with host.template(SCRIPT, ready="READY") as made:
-        store.keep(made, "some", replace=False)
+        store.keep(made.save, "some", replace=False)
         monkeypatch.setattr(saved_directories, "read", change)
         if replaces:
             tally.tried()

@@ -11,7 +11,7 @@ from conftest import SCRIPTS, Program
 from tally import Tally
 
 import usernsctl as un
-from usernsctl.gvisor.request import Bind
+from usernsctl.gvisor.launch.request import Bind
 
 pytestmark = pytest.mark.userns_requires("runsc")
 

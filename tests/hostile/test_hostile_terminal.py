@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 from tally import Tally
 
-from usernsctl._system import opened
+from usernsctl._system.paths import open_path
 from usernsctl.errors import RunscError
-from usernsctl.gvisor.stdio import receive_terminal
+from usernsctl.gvisor.runsc.stdio import receive_terminal
 
 
 @pytest.fixture
 def console(tmp_path: Path) -> Iterator[socket.socket]:
     """The socket that runsc is to connect to."""
-    with socket.socket(socket.AF_UNIX) as made, opened.follow(str(tmp_path)) as here:
+    with socket.socket(socket.AF_UNIX) as made, open_path(str(tmp_path)) as here:
         # The name must be short.
         made.bind(f"/proc/self/fd/{here.fd}/console")
         made.listen(1)

@@ -34,8 +34,7 @@ COMMON = names(
 USED = names("argparse array codecs fcntl gettext grp locale pwd re select struct time")
 VERSION = names(
     "_cffi_backend usernsctl usernsctl.__main__ usernsctl._core usernsctl._interrupts "
-    "usernsctl._native usernsctl._programs usernsctl._records usernsctl._system usernsctl._text "
-    "usernsctl._typing usernsctl.cli "
+    "usernsctl._native usernsctl._lean usernsctl._system usernsctl._text usernsctl.cli "
     "usernsctl.errors usernsctl.explain"
 )
 RUN = VERSION | names("usernsctl.commands usernsctl.gvisor usernsctl.maps")

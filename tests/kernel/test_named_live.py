@@ -20,8 +20,8 @@ from inside import PATIENCE, WAITER, namespace, read_ready
 from kept import LINK, MAP_WITHOUT_US, WHO, in_python, without_us
 
 import usernsctl as un
-from usernsctl.namespaces import holder, named
-from usernsctl.namespaces.holder import NamedNamespace
+from usernsctl.namespaces import named
+from usernsctl.namespaces.named import NamedNamespace
 from usernsctl.namespaces.namespace import Namespace
 
 UID, GID = os.geteuid(), os.getegid()
@@ -156,7 +156,7 @@ def test_it_outlives_its_creator_and_the_others_find_it() -> None:
 KILLED_EARLY = """
 import os, signal
 from usernsctl.namespaces import named
-from usernsctl.namespaces.holder import NamedNamespace
+from usernsctl.namespaces.named import NamedNamespace
 
 def keep(self, directory, name):
     os.kill(self._pid, signal.SIGSTOP)
@@ -469,8 +469,8 @@ def test_a_holder_that_does_not_end_is_told(monkeypatch: pytest.MonkeyPatch) -> 
     with Namespace.open_or_create("web"):
         pid = only_one().pid
     with monkeypatch.context() as patched:
-        patched.setattr(holder, "kill", lambda pidfd: None)
-        patched.setattr(holder, "_END_SECONDS", 0.1)
+        patched.setattr(named, "kill", lambda pidfd: None)
+        patched.setattr(named, "_END_SECONDS", 0.1)
         with pytest.raises(un.NamespaceError, match=f"process {pid}, was killed, and has not"):
             named.remove_named("web")
     assert only_one().pid == pid

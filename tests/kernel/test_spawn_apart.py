@@ -14,7 +14,8 @@ from callers import MAP_OF_SEVERAL, as_root, may_map_any_id, several_ids
 from conftest import SCRIPTS, Program
 
 import usernsctl as un
-from usernsctl._core import running
+from usernsctl._core import calls
+from usernsctl._core.calls import _CHILD
 
 USER = "usernsctl-test"
 
@@ -67,7 +68,7 @@ def test_a_fork_in_another_thread_delays_nobody() -> None:
 
 @pytest.mark.parametrize("path", ["/no/such/usernsctl-child", "/etc/passwd"])
 def test_a_child_program_that_is_missing(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running, "_CHILD", path.encode())
+    monkeypatch.setattr(calls, "_CHILD", path.encode())
     with pytest.raises(un.NamespaceError) as caught:
         un.run(["true"])
     assert (caught.value.cause, caught.value.step) == ("child-missing", "clone")
@@ -81,14 +82,14 @@ def test_a_child_program_that_is_killed(
     program = tmp_path / "child"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
-    monkeypatch.setattr(running, "_CHILD", os.fsencode(program))
+    monkeypatch.setattr(calls, "_CHILD", os.fsencode(program))
     with pytest.raises(un.NamespaceError, match="killed by signal 9") as caught:
         un.run(["true"])
     assert (caught.value.cause, caught.value.step) == ("child-killed", "clone")
 
 
 def test_a_child_program_called_by_hand() -> None:
-    program = os.fsdecode(running._CHILD)
+    program = os.fsdecode(_CHILD)
     for words in ([], ["x", "y"], ["1,2,", "3,"], ["0," * 10, "0," * 13 + "999,"]):
         done = subprocess.run([program, *words], capture_output=True, text=True)
         assert done.returncode == 125

@@ -14,7 +14,8 @@ import pytest
 from inside import PATIENCE
 
 import usernsctl as un
-from usernsctl._core import running
+from usernsctl._core import calls
+from usernsctl._core.calls import _CHILD
 
 # How long a start may take that is given up.
 SHORT = 0.3
@@ -26,7 +27,7 @@ def stuck(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "child"
     program.write_text("#!/bin/sh\nkill -STOP $$\n")
     program.chmod(0o755)
-    monkeypatch.setattr(running, "_CHILD", os.fsencode(program))
+    monkeypatch.setattr(calls, "_CHILD", os.fsencode(program))
 
 
 def check_late(error: un.NamespaceError, started: float) -> None:
@@ -114,11 +115,9 @@ def test_an_event_loop_goes_on_meanwhile(tmp_path: Path, monkeypatch: pytest.Mon
         go_on = tmp_path / "go-on"
         os.mkfifo(go_on)
         program = tmp_path / "child"
-        program.write_text(
-            f'#!/bin/sh\nread line <{go_on}; exec {os.fsdecode(running._CHILD)} "$@"\n'
-        )
+        program.write_text(f'#!/bin/sh\nread line <{go_on}; exec {os.fsdecode(_CHILD)} "$@"\n')
         program.chmod(0o755)
-        monkeypatch.setattr(running, "_CHILD", os.fsencode(program))
+        monkeypatch.setattr(calls, "_CHILD", os.fsencode(program))
         asyncio.run(main(namespace))
         # The thread of the start that was cancelled is still there.
         go_on.write_text("x\n")

@@ -24,7 +24,7 @@ from limits import descriptors_left
 from processes import processes_with
 
 import usernsctl as un
-from usernsctl.gvisor import agent_start
+from usernsctl.gvisor.agent import start
 
 PATIENCE = 20
 FOREVER = ["sleep", "1000"]
@@ -680,7 +680,7 @@ def test_our_own_standard_input_is_no_commands_unless_it_is_named(way: str) -> N
 def test_a_sandbox_of_an_older_version_is_told(
     host: un.SandboxHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(agent_start, "AGENT_INSIDE", "/.no-agent")
+    monkeypatch.setattr(start, "AGENT_INSIDE", "/.no-agent")
     before = open_descriptors(), children()
     with host.start(FOREVER) as box:
         for _ in range(2):

@@ -16,8 +16,10 @@ from conftest import EXIT_SECONDS, children, open_descriptors
 from processes import processes_with
 
 import usernsctl as un
-from usernsctl import _programs
-from usernsctl.gvisor import oci, prepared
+from usernsctl._core import values
+from usernsctl._core.values import _DIRECTORY, program_path
+from usernsctl.gvisor import oci
+from usernsctl.gvisor.sandbox import host_namespace
 
 PATIENCE = 20
 FOREVER = ["sleep", "1000"]
@@ -153,9 +155,9 @@ def test_what_is_in_its_place_is_refused_at_once(tmp_path: Path, kind: str) -> N
 def test_a_host_from_before_an_upgrade_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in os.listdir(_programs._DIRECTORY):
-        shutil.copy2(_programs.path_of(name), tmp_path)
-    monkeypatch.setattr(_programs, "_DIRECTORY", str(tmp_path))
+    for name in os.listdir(_DIRECTORY):
+        shutil.copy2(program_path(name), tmp_path)
+    monkeypatch.setattr(values, "_DIRECTORY", str(tmp_path))
     with un.SandboxHost() as host:
         (tmp_path / "new").write_text("another one")
         with host.start(FOREVER) as box:
@@ -202,7 +204,7 @@ def test_one_that_is_none_leaves_nothing(
     def no_agent(config: dict[str, Any], *words: str) -> None:
         config["process"] |= {"args": [program, "1000"], "env": ["PATH=/usr/bin"]}
 
-    monkeypatch.setattr(prepared, "without_command", no_agent)
+    monkeypatch.setattr(host_namespace, "set_agent_as_init", no_agent)
     before = open_descriptors()
     for detach in (False, True):
         is_silent = program.endswith("sleep")

@@ -22,7 +22,8 @@ import pytest
 from conftest import EXIT_SECONDS, children, left_children
 
 import usernsctl as un
-from usernsctl.gvisor import pool_boxes
+from usernsctl.gvisor.pool import pool as pool_module
+from usernsctl.gvisor.pool.pool import SandboxMaker
 
 PATIENCE = 60
 STEPS = 12
@@ -205,13 +206,13 @@ def test_one_whose_agent_is_silent_is_replaced(
 ) -> None:
     # It is for the first of them; the others have all the time that they need.
     limits = itertools.chain([0.2], itertools.repeat(PATIENCE))
-    look = pool_boxes.Boxes.check
+    look = SandboxMaker.check
 
-    def check(boxes: pool_boxes.Boxes, box: un.Sandbox) -> None:
-        monkeypatch.setattr(pool_boxes, "CHECK_SECONDS", next(limits))
+    def check(boxes: SandboxMaker, box: un.Sandbox) -> None:
+        monkeypatch.setattr(pool_module, "CHECK_SECONDS", next(limits))
         look(boxes, box)
 
-    monkeypatch.setattr(pool_boxes.Boxes, "check", check)
+    monkeypatch.setattr(SandboxMaker, "check", check)
     with host.pool(1) as pool:
         wait_until(lambda: pool.stats().waiting == 1)
         stop_insides()

@@ -17,7 +17,8 @@ from conftest import open_descriptors
 from processes import processes_with
 
 import usernsctl as un
-from usernsctl.gvisor import begun
+from usernsctl.gvisor.sandbox import async_start
+from usernsctl.gvisor.sandbox.async_start import _fill
 
 PATIENCE = 20
 FOREVER = ["sleep", "1000"]
@@ -72,7 +73,7 @@ async def others() -> AsyncIterator[Others]:
     made = Others()
     task = asyncio.create_task(made.run())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(begun, "_fill", made.before(begun._fill))
+        patch.setattr(async_start, "_fill", made.before(_fill))
         try:
             yield made
         finally:
@@ -195,13 +196,13 @@ def forget(things: list[Any]) -> None:
 def goes_on(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """What is begun in another thread waits for this, so that it is not done before."""
     may_go_on = threading.Event()
-    fill = begun._fill
+    fill = _fill
 
     def wait_and_fill(*arguments: Any) -> None:
         assert may_go_on.wait(PATIENCE)
         fill(*arguments)
 
-    monkeypatch.setattr(begun, "_fill", wait_and_fill)
+    monkeypatch.setattr(async_start, "_fill", wait_and_fill)
     yield may_go_on
     may_go_on.set()
 

@@ -26,9 +26,9 @@ from conftest import EXIT_SECONDS, open_descriptors
 from processes import processes_with, wait_until_gone
 
 import usernsctl as un
-from usernsctl._system import proc
 from usernsctl._system.descriptors import wait_readable
-from usernsctl.gvisor import detached
+from usernsctl._system.processes import ProcessIdentity
+from usernsctl.gvisor.sandbox import detached
 
 PATIENCE = 20
 FOREVER = ["sleep", "1000"]
@@ -331,7 +331,7 @@ def test_a_mistake_leaves_nothing(host: un.SandboxHost, marker: str, state: Path
 
 @pytest.mark.parametrize(
     ("owner", "name"),
-    [(socket, "socketpair"), (proc.ProcessIdentity, "of"), (detached, "_namespace_of_runsc")],
+    [(socket, "socketpair"), (ProcessIdentity, "of"), (detached, "_namespace_of_runsc")],
 )
 def test_a_start_that_is_given_up_half_way_leaves_nothing(
     host: un.SandboxHost,

@@ -18,7 +18,8 @@ from conftest import EXIT_SECONDS
 from processes import processes_with, wait_until_gone
 
 import usernsctl as un
-from usernsctl.gvisor import agent_commands, detached
+from usernsctl.gvisor.agent import commands
+from usernsctl.gvisor.sandbox import detached
 
 PATIENCE = 20
 # So long after its start a sandbox is asked again and again.
@@ -122,7 +123,7 @@ def test_runsc_that_finds_nobody_is_not_a_command_that_failed(
 def test_a_command_that_ended_with_the_sandbox_was_killed(
     detach: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    finish = agent_commands.finish
+    finish = commands.finish
     for check in (False, True):
         with un.Sandbox(FOREVER, detach=detach) as box:
             box.run(["true"], check=True)
@@ -133,7 +134,7 @@ def test_a_command_that_ended_with_the_sandbox_was_killed(
                 return finish(*arguments, **options)
 
             with contextlib.ExitStack() as caught, monkeypatch.context() as patch:
-                patch.setattr(agent_commands, "finish", started)
+                patch.setattr(commands, "finish", started)
                 if check:
                     error = caught.enter_context(pytest.raises(un.CalledProcessError))
                 assert box.run(FOREVER, check=check).returncode == -signal.SIGKILL
@@ -229,7 +230,7 @@ def test_an_interrupt_at_the_very_end_of_a_start_ends_it(monkeypatch: pytest.Mon
 
     word = "1000.0625"
     with un.SandboxHost() as host:
-        monkeypatch.setattr("usernsctl.gvisor.sandbox.Begun", begun)
+        monkeypatch.setattr("usernsctl.gvisor.sandbox.sandbox.AsyncStart", begun)
         with contextlib.suppress(KeyboardInterrupt):
             host.start(["sleep", word])
         assert wait_until_gone(word, EXIT_SECONDS) == []

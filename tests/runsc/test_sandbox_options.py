@@ -18,7 +18,7 @@ from conftest import open_descriptors
 from processes import processes_with, status_of
 
 import usernsctl as un
-from usernsctl.gvisor.request import Request
+from usernsctl.gvisor.launch.request import Request
 
 PATIENCE = 20
 FOREVER = ["sleep", "1000"]
@@ -136,9 +136,9 @@ def test_sandbox_namespace_that_can_not_be_had() -> None:
 def test_sandbox_runsc_is_the_one_that_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from usernsctl.gvisor import runsc
+    from usernsctl.gvisor.runsc.find import find_runsc
 
-    real = runsc.find(os.environ)
+    real = find_runsc(os.environ)
     monkeypatch.setenv("USERNSCTL_RUNSC", "/nonexistent")
     with un.SandboxHost(runsc=real) as made:
         assert gvisor.is_version(shown(made, "cat /proc/version"))

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import usernsctl as un
-from usernsctl.gvisor import agent_commands
+from usernsctl.gvisor.agent import commands
 
 PATIENCE = 20
 # At so many steps of a close it is closed once more.
@@ -103,14 +103,14 @@ def test_it_closes_what_is_read(detach: bool) -> None:
 def test_it_closes_what_another_command_runs_in(
     detach: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    finish = agent_commands.finish
+    finish = commands.finish
 
     def ring(*arguments: Any, **options: Any) -> Any:
         # The command has started by now.
         signal.setitimer(signal.ITIMER_REAL, 0.1)
         return finish(*arguments, **options)
 
-    monkeypatch.setattr(agent_commands, "finish", ring)
+    monkeypatch.setattr(commands, "finish", ring)
     with un.SandboxHost() as host:
         box = host.start(FOREVER, detach=detach)
         with handled(box.close, 0) as calls:

@@ -96,11 +96,11 @@ def test_an_interrupt_leaves_the_one_or_the_other(
         raise KeyboardInterrupt
 
     with host.template() as made:
-        store.keep(made, "one", replace=True)
+        store.keep(made.save, "one", replace=True)
         remove = shutil.rmtree
         monkeypatch.setattr(shutil, "rmtree", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            store.keep(made, "one", replace=True)
+            store.keep(made.save, "one", replace=True)
         monkeypatch.setattr(shutil, "rmtree", remove)
     assert [(one.name, one.kind) for one in store.list_all()] == [("one", "agent")]
     with un.Template.load(store.path_of("one"), host=host) as found, found.start() as box:

@@ -290,7 +290,7 @@ def test_an_agent_s_commands_are_started_without_runsc(
     agent: un.Template, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with agent.start() as box:
-        monkeypatch.setattr("usernsctl.gvisor.agent_commands.start_agent", None)
+        monkeypatch.setattr("usernsctl.gvisor.agent.commands.start_agent", None)
         assert box.check_output(["cat"], input=b"word") == b"word"
         assert box.run(["sh", "-c", "kill -9 $$"]).returncode == -9
         assert box.run(["grep", "-c", "0000000000000000", "/proc/self/status"]).returncode == 0

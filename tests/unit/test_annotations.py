@@ -13,9 +13,9 @@ import pytest
 
 import usernsctl as un
 from usernsctl import maps
+from usernsctl._system.target import Joinable
 from usernsctl.commands.arguments import HasFileno
-from usernsctl.commands.target import Joinable
-from usernsctl.gvisor.pool import Starter
+from usernsctl.gvisor.pool.pool import Starter
 
 WITHOUT = """
 import sys

@@ -53,5 +53,7 @@ def test_an_import_that_points_up_is_reported(tree: Path, line: str) -> None:
 
 
 def test_a_circle_within_a_room_is_reported(tree: Path) -> None:
-    add(tree / "src/usernsctl/gvisor/registry.py", "import usernsctl.gvisor.detached")
+    add(
+        tree / "src/usernsctl/gvisor/sandbox/records.py", "import usernsctl.gvisor.sandbox.detached"
+    )
     assert "no circles BROKEN" in broken(tree)

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from usernsctl import _core
-from usernsctl.commands import options, target
+from usernsctl._system import target
+from usernsctl.commands import options
 
 CALLS = Path(__file__).with_name("typed_calls.py")
 

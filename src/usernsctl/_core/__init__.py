@@ -4,27 +4,42 @@ The one package that touches cffi's untyped objects: what comes out is Python's 
 failure is an exception. The GIL is released while C runs.
 """
 
-from usernsctl._core.explaining import explain_runsc, explain_silent_runsc
-from usernsctl._core.failures import cause, command_error
-from usernsctl._core.launching import NativeLaunch, failure
-from usernsctl._core.looking import (
-    append_at_end,
-    denies_write_execute,
-    is_trusted,
-    landlock_version,
-    machine_part,
-    others_may_write,
-    refuse_to_show,
-)
-from usernsctl._core.planning import (
+from usernsctl._core.calls import (
     GRANT_COUNT,
+    NamespaceFds,
+    NativeLaunch,
     NativePlan,
+    append_at_end,
+    apply_setup,
+    be_init,
+    check_single_thread,
+    close_descriptors,
+    create_namespaces,
+    denies_write_execute,
+    end_child,
+    enter,
+    exec_command,
+    explain_runsc,
+    explain_silent_runsc,
+    failure,
     free_ids,
+    is_trusted,
+    join,
+    landlock_version,
+    lost_returncode,
+    machine_part,
+    mount,
+    others_may_write,
     parse_extent,
     plan,
+    refuse_to_show,
+    reraise,
     setup_to_join,
+    spawn,
+    stand_in,
+    version,
 )
-from usernsctl._core.records import (
+from usernsctl._core.values import (
     ALL_NAMESPACES,
     NAMESPACE_FILES,
     NAMESPACES,
@@ -35,24 +50,8 @@ from usernsctl._core.records import (
     PlanDescription,
     Setup,
     Spawn,
-)
-from usernsctl._core.running import (
-    NamespaceFds,
-    apply_setup,
-    be_init,
-    check_single_thread,
-    close_descriptors,
-    create_namespaces,
-    end_child,
-    enter,
-    exec_command,
-    join,
-    lost_returncode,
-    mount,
-    reraise,
-    spawn,
-    stand_in,
-    version,
+    cause,
+    command_error,
 )
 
 __all__ = [

@@ -2,23 +2,119 @@
 
 from __future__ import annotations
 
+import _socket  # private, and the same from 3.11 to 3.14: what socket's Python is made of
 import array
 import contextlib
 import errno
+import fcntl
 import math
 import os
 import select
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from io import FileIO
+from itertools import chain
 from types import TracebackType
 
-from usernsctl._typing import TYPE_CHECKING, Any, Self
+from usernsctl._lean import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     import socket
 
-    from usernsctl._system.owned import Connection
+_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+
+_SO_PASSRIGHTS = 83  # asm-generic/socket.h
+
+_UPDATE = "r+"  # says of a descriptor that exists what Python may do with it, and no more
+
+
+def open_owned(make: Callable[..., int], *arguments: Any) -> FileIO:
+    """What a function in C makes, but no directory.
+
+    :raises OSError: it could not be made.
+    """
+    return next(map(FileIO, map(make, *zip(arguments)), [_UPDATE]))
+
+
+def memory_file(name: str, content: bytes = b"", flags: int = 0) -> FileIO:
+    """A file in memory that has no name among files, and stands at its end.
+
+    :param flags: of memfd_create(2), besides MFD_CLOEXEC.
+    :raises OSError: it could not be made.
+    """
+    file = open_owned(os.memfd_create, name, os.MFD_CLOEXEC | flags)
+    left = memoryview(content)
+    while left:
+        left = left[file.write(left) :]
+    return file
+
+
+def sealed_file(name: str, content: bytes) -> FileIO:
+    """A file in memory that nobody can change any more.
+
+    :raises OSError: it could not be made.
+    """
+    file = memory_file(name, content, os.MFD_ALLOW_SEALING)
+    fcntl.fcntl(file, fcntl.F_ADD_SEALS, _SEALS)
+    return file
+
+
+def pipe(flags: int = 0) -> tuple[FileIO, FileIO]:
+    """The end of a pipe that is read, and the one that is written to.
+
+    :param flags: of pipe2(2), besides O_CLOEXEC.
+    :raises OSError: it could not be made.
+    """
+    numbers = chain.from_iterable(map(os.pipe2, [os.O_CLOEXEC | flags]))
+    read, write = map(FileIO, numbers, [_UPDATE, _UPDATE])
+    return read, write
+
+
+class Connection(_socket.socket):
+    """One end of a connection of sockets that keep messages apart (SOCK_SEQPACKET, unix(7))."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+_connection = partial(Connection, _socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0)
+
+
+def socket_pair() -> tuple[Connection, Connection]:
+    """Our end of a connection, which never blocks, and that for others.
+
+    Ours has none of the numbers that belong to standard streams, which may be closed. Since Linux
+    6.16 it takes no descriptors: to close what came with a message may take as long as its sender
+    likes (SO_LINGER, socket(7)).
+
+    :raises OSError: there are no descriptors left.
+    """
+    made = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+    ours, theirs = map(_connection, map(_socket.socket.detach, made))
+    try:
+        if ours.fileno() < 3:
+            low, ours = ours, _higher(ours)
+            low.close()
+        ours.setblocking(False)
+        with contextlib.suppress(OSError):
+            ours.setsockopt(_socket.SOL_SOCKET, _SO_PASSRIGHTS, 0)
+    except BaseException:
+        ours.close()
+        theirs.close()
+        raise
+    return ours, theirs
+
+
+def _higher(low: Connection) -> Connection:
+    return next(map(_connection, map(fcntl.fcntl, [low], [fcntl.F_DUPFD_CLOEXEC], [3])))
+
 
 # What poll(2) can count, in milliseconds of an int; math.inf and 25 days are without an end.
 _POLL_SECONDS_MAX = (2**31 - 1) // 1000
@@ -41,7 +137,7 @@ def wait_readable(*fds: int, timeout: float | None = None, events: int = select.
     return bool(poll.poll(math.ceil(max(timeout, 0) * 1000)))
 
 
-def not_standard(fd: int, given: contextlib.ExitStack) -> int:
+def above_stdio(fd: int, given: contextlib.ExitStack) -> int:
     """The same with a number that is no standard stream's: our own may be closed.
 
     :param given: closes what is made for that.
@@ -192,7 +288,7 @@ def warn_forgotten(owner: object, text: str) -> None:
     warnings.warn(text, ResourceWarning, source=owner, stacklevel=3)
 
 
-class LetGoError(ValueError):
+class ClosedError(ValueError):
     """Descriptors that were to be used were let go of."""
 
 
@@ -231,7 +327,7 @@ class Shared:
             # In this order: whoever lets go of them after the look sees that there is a user.
             self._users.add(user)
             if self._let_go:
-                raise LetGoError(f"{self._what} is closed")
+                raise ClosedError(f"{self._what} is closed")
             yield self._fds
         finally:
             self._users.discard(user)

@@ -8,7 +8,7 @@ import signal
 from collections.abc import Iterable
 
 
-def pass_only(fds: Iterable[int]) -> None:
+def set_inheritable(fds: Iterable[int]) -> None:
     """Have an exec pass on standard input, output and error, and of the others only `fds`.
 
     Nothing is closed before that: the exec may fail, and this process go on.

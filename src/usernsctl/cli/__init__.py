@@ -8,7 +8,7 @@ import signal
 import sys
 
 from usernsctl import _interrupts
-from usernsctl._system import handover
+from usernsctl._system.handover import default_sigchld
 
 # To type checkers this is true; the module that has it is not needed otherwise.
 TYPE_CHECKING = False
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     :param argv: its words without the program's name; ``None`` takes those of this process.
     """
-    handover.default_sigchld()
+    default_sigchld()
     try:
         return _answer(sys.argv[1:] if argv is None else list(argv))
     except KeyboardInterrupt:

@@ -13,8 +13,10 @@ from usernsctl._text import command as pasted
 from usernsctl._text import operand, shown
 from usernsctl.cli.parser import Parser, UsageError
 from usernsctl.errors import BundleError
-from usernsctl.gvisor import environment, oci
-from usernsctl.gvisor.oci.checking import Network
+from usernsctl.gvisor import oci
+from usernsctl.gvisor.launch.request import read_settings
+from usernsctl.gvisor.oci.rules import Network
+from usernsctl.gvisor.runsc.command import DEFAULT_PATH
 from usernsctl.maps import Extent
 
 EXIT_FINDINGS = 1
@@ -91,8 +93,8 @@ def init(
     if not command:
         raise UsageError("no command: give one, as in: usernsctl bundle init web ... -- sh")
     uid_map, gid_map = _default_map()
-    env = {"PATH": environment.DEFAULT_PATH}
-    env.update(environment.read_settings(settings, environ))
+    env = {"PATH": DEFAULT_PATH}
+    env.update(read_settings(settings, environ))
     options = oci.BuildOptions(
         args=command,
         rootfs=_rootfs_for(directory, rootfs),

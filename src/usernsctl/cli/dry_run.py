@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from usernsctl import _text
 
 if TYPE_CHECKING:
-    from usernsctl.gvisor.look import Facts
-    from usernsctl.gvisor.request import Request
-    from usernsctl.gvisor.steps import Launch, Record
+    from usernsctl.gvisor.launch.facts import Facts
+    from usernsctl.gvisor.launch.request import Request
+    from usernsctl.gvisor.launch.steps import Launch, Record
     from usernsctl.maps import Extent
 
 
@@ -24,11 +24,11 @@ def show(request: Request, notify: Callable[[str], object], *, as_json: bool) ->
     :param as_json: whether for programs.
     :raises UsernsError: as a run would, for what can be known without one.
     """
-    from usernsctl.gvisor.decide import decide
-    from usernsctl.gvisor.look import look
+    from usernsctl.gvisor.launch.facts import inspect
+    from usernsctl.gvisor.launch.plan import plan_run
 
-    looked = look(request, os.environ, notify=notify, makes=False)
-    launch = decide(request, looked.facts)
+    looked = inspect(request, os.environ, notify=notify, makes=False)
+    launch = plan_run(request, looked.facts)
     if as_json:
         print(json.dumps(described(launch, looked.facts), indent=2))
     else:
@@ -59,7 +59,7 @@ def described(launch: Launch, facts: Facts) -> dict[str, Any]:
 
 def as_text(launch: Launch, facts: Facts) -> Iterator[str]:
     """The lines of a launch, for people."""
-    from usernsctl.gvisor.steps import VERBS
+    from usernsctl.gvisor.launch.steps import VERBS
 
     place = _Names(launch)
 
@@ -120,7 +120,7 @@ class _Names:
     def config(self, facts: Facts) -> Any:
         """The config.json, as far as it is known."""
         from usernsctl.gvisor import oci
-        from usernsctl.gvisor.steps import completed, record
+        from usernsctl.gvisor.launch.steps import completed, record
 
         launch, moment = self._launch, self._launch.moment
         assert launch.config is not None

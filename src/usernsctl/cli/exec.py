@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
-from usernsctl import _programs
+from usernsctl._core.values import find_program
 from usernsctl._system.handover import restore_signals
 from usernsctl.cli.parser import Parser
 
@@ -23,6 +23,6 @@ def parser(prog: str) -> Parser:
 def execute(args: Sequence[str], environ: Mapping[str, str]) -> NoReturn:
     """Execute a command in a new user namespace (usernsctl-exec; see its --help)."""
     name = "usernsctl-exec"
-    program = _programs.find(name, "makes the namespaces")
+    program = find_program(name, "makes the namespaces")
     restore_signals()
     os.execve(program, [name, *args], environ)

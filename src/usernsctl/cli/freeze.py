@@ -7,7 +7,7 @@ from typing import Any
 
 from usernsctl.cli.parser import Parser, UsageError
 from usernsctl.cli.run import add_options, check_combination, request_options
-from usernsctl.gvisor.request import Request
+from usernsctl.gvisor.launch.request import Request
 from usernsctl.maps import Extent
 
 # What is of the moment, or of this process.
@@ -54,7 +54,7 @@ def write(output: str, environ: Mapping[str, str], words: Sequence[str], **given
         usernsctl freeze -o job.launch --bind ~/data:/data -- ls /data
         usernsctl-exec --launch job.launch
     """
-    from usernsctl.gvisor import freeze
+    from usernsctl.gvisor.launch import freeze
 
     for name, (option, why) in _REFUSED.items():
         if given[name] is not None:
@@ -65,7 +65,7 @@ def write(output: str, environ: Mapping[str, str], words: Sequence[str], **given
     else:
         check_combination(given)
     everything, files, settings = (given.pop(n) for n in ("env_all", "env_files", "settings"))
-    later = freeze.Later(
+    later = freeze.FreezePolicy(
         ids=_ids(given),
         has_several=bool(given.pop("map_users"))
         | bool(given.pop("map_groups"))

@@ -15,7 +15,7 @@ from usernsctl.cli import terminal
 from usernsctl.cli.parser import Parser, UsageError
 from usernsctl.cli.waiting import exit_status
 from usernsctl.namespaces import named
-from usernsctl.namespaces.holder import NamedNamespace
+from usernsctl.namespaces.named import NamedNamespace
 from usernsctl.namespaces.namespace import Namespace
 
 

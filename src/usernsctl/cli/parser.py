@@ -17,8 +17,8 @@ from functools import partial
 from importlib import import_module
 
 from usernsctl import cli
+from usernsctl._lean import TYPE_CHECKING, Any, NoReturn
 from usernsctl._text import shown_lines
-from usernsctl._typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence

@@ -67,10 +67,10 @@ def print_apparmor(host: bool) -> None:
 
 def _runsc() -> str | None:
     from usernsctl.errors import RunscError
-    from usernsctl.gvisor import runsc
+    from usernsctl.gvisor.runsc.find import find_runsc
 
     try:
-        return runsc.find(os.environ)
+        return find_runsc(os.environ)
     except RunscError:
         return None
 

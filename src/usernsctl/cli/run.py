@@ -7,12 +7,10 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
 
-from usernsctl._records import fields
+from usernsctl._lean import TYPE_CHECKING, Any, fields
 from usernsctl._text import say
-from usernsctl._typing import TYPE_CHECKING, Any
 from usernsctl.cli.parser import Parser, UsageError
-from usernsctl.gvisor.options import Option
-from usernsctl.gvisor.request import Request
+from usernsctl.gvisor.launch.request import Option, Request
 
 if TYPE_CHECKING:
     from usernsctl.maps import Fill, IdMap
@@ -102,10 +100,10 @@ def run(*, dry_run: bool, as_json: bool, environ: Mapping[str, str], **given: An
 
         show(request, _notify, as_json=as_json)
     else:
-        from usernsctl.gvisor import launch
+        from usernsctl.gvisor.launch.perform import run_in_place
 
         _import_the_rest(has_strangers=given["kept"] is not None)
-        launch.run(request, notify=_notify)
+        run_in_place(request, notify=_notify)
 
 
 def request_of(given: dict[str, Any], environ: Mapping[str, str]) -> Request:
@@ -181,13 +179,13 @@ def check_combination(given: dict[str, Any]) -> None:
 
 def _environment(given: dict[str, Any], variables: Mapping[str, str]) -> dict[str, str]:
     """What the environment options say; they are taken out of `given`."""
-    from usernsctl.gvisor import environment
+    from usernsctl.gvisor.launch.request import base_environment, read_file, read_settings
 
     everything, files, settings = (given.pop(n) for n in ("env_all", "env_files", "settings"))
     # A bundle has an environment of its own.
     bare = given["bundle"] and not everything
-    env = {} if bare else environment.base(variables, everything=everything)
+    env = {} if bare else base_environment(variables, everything=everything)
     for path in files:
-        env.update(environment.read_file(path, variables))
-    env.update(environment.read_settings(settings, variables))
+        env.update(read_file(path, variables))
+    env.update(read_settings(settings, variables))
     return env

@@ -10,16 +10,14 @@ from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from usernsctl._records import fields
+from usernsctl._lean import fields
 from usernsctl._text import quoted
 from usernsctl.cli import run, terminal
 from usernsctl.cli.parser import Parser, UsageError
 from usernsctl.cli.waiting import exit_status
-from usernsctl.gvisor import environment
-from usernsctl.gvisor.arguments import RestoreOptions, TemplateOptions
-from usernsctl.gvisor.options import PROCESS
-from usernsctl.gvisor.request import Request
-from usernsctl.gvisor.sandbox import Sandbox
+from usernsctl.gvisor.launch.request import PROCESS, Request, read_settings
+from usernsctl.gvisor.sandbox.sandbox import Sandbox
+from usernsctl.gvisor.template.template import RestoreOptions, TemplateOptions
 
 if TYPE_CHECKING:
     from usernsctl.gvisor.template.record import TemplateRecord
@@ -137,7 +135,7 @@ def create(name: str, replace: bool, environ: Mapping[str, str], **given: Any) -
         tell(f"{name}: starting {what}, to save it when it is ready")
         with make() as template:
             tell(f"{name}: keeping what was saved on the disk")
-            store.keep(template, name, replace=replace)
+            store.keep(template.save, name, replace=replace)
 
 
 def _host_arguments(request: Request) -> dict[str, Any]:
@@ -166,7 +164,7 @@ def _check(given: dict[str, Any], own: dict[str, Any]) -> None:
     command = given["command"] or (("python3",) if own["python"] is not None else ())
     run.check_combination({**given, "command": command, "state": None})
     if own["ready"] is not None:
-        from usernsctl.gvisor.template.ready import Ready
+        from usernsctl.gvisor.template.checkpoint import Ready
 
         try:
             Ready.of(own["ready"])
@@ -226,7 +224,7 @@ def run_(
         raise UsageError(str(error)) from None
     remedy = _creation(name, record)
     if record.kind == "python":
-        env = environment.read_settings(settings, environ)
+        env = read_settings(settings, environ)
         with (
             SandboxHost(**arguments) as host,
             PythonTemplate.load(path, host=host, remedy=remedy) as python,

@@ -12,12 +12,11 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
+from usernsctl._lean import LateModule
 from usernsctl._system.descriptors import AsyncClosing, warn_forgotten
-from usernsctl._typing import LateModule
+from usernsctl._system.target import Joinable
 from usernsctl.commands.arguments import StrOrBytesPath
-from usernsctl.commands.pidfd import TRACER_SECONDS
-from usernsctl.commands.popen import Popen, TimeoutExpired
-from usernsctl.commands.target import Joinable
+from usernsctl.commands.popen import TRACER_SECONDS, Popen, TimeoutExpired
 from usernsctl.errors import UsernsError
 from usernsctl.maps import AnyIdMap
 

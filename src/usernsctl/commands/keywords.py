@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from types import CodeType
 
-from usernsctl._typing import Any
+from usernsctl._lean import Any
 
 
 def keywords_of(function: Callable[..., Any]) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 What is called with them takes ``**options: Unpack[...]`` of one of these classes. A call does not
 look at the classes, so they are imported only for whoever looks at annotations:
-:func:`usernsctl.commands.target.selected` takes the namespaces out of the dictionary, and what
+:func:`usernsctl._system.target.selected` takes the namespaces out of the dictionary, and what
 nobody knows is a :class:`TypeError`.
 """
 
@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Generic, Literal, Required, TypedDict, TypeVar
 
+from usernsctl._system.target import Propagation
 from usernsctl.commands.arguments import Environment, Stream, StrOrBytesPath
-from usernsctl.commands.target import Propagation
 
 _Input = TypeVar("_Input", str, bytes, Any)
 

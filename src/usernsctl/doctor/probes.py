@@ -18,13 +18,13 @@ import time
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
-from usernsctl import _programs
-from usernsctl._system import isolated
+from usernsctl._core.values import missing_program, program_path
+from usernsctl._system.python_child import command
 from usernsctl.doctor.facts import DEFAULT_PATH, Facts
 from usernsctl.explain.model import Probe
 from usernsctl.profiles import host_programs
 
-PROGRAM = _programs.path_of("usernsctl-probe")
+PROGRAM = program_path("usernsctl-probe")
 
 #: The probe that fails where no child can be started at all; then the others are skipped.
 START = "start"
@@ -101,7 +101,7 @@ def steps(facts: Facts, *, runsc: bool) -> tuple[Step, ...]:
         # As `usernsctl run` does it, which says itself why runsc fails.
         path = ":".join(filter(None, (os.environ.get("PATH"), DEFAULT_PATH)))
         run = ("run", "--no-terminal", "--env", f"PATH={path}", "--", "true")
-        words = isolated.command("usernsctl", *run)
+        words = command("usernsctl", *run)
         found.append(Step(name=RUNSC, words=("--", *words)))
     found.append(Step(name="ranges", words=("ranges",)))
     found.append(Step(name="range-map", words=("range-map",), needs=("unshare-user", "ranges")))
@@ -170,7 +170,7 @@ def _try(step: Step, seconds: float) -> Probe:
             start_new_session=True,
         )
     except FileNotFoundError as error:
-        raise _programs.missing("usernsctl-probe", "tries the steps") from error
+        raise missing_program("usernsctl-probe", "tries the steps") from error
     except OSError as error:
         return Probe(
             name=START,

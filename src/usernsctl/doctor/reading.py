@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from usernsctl import _core
 from usernsctl._system import mounts
-from usernsctl._system.opened import open_file
+from usernsctl._system.paths import open_file
 from usernsctl.doctor.facts import (
     DEFAULT_PATH,
     Cgroup,
@@ -30,8 +30,8 @@ from usernsctl.doctor.facts import (
     Subordinate,
 )
 from usernsctl.errors import HardeningError, RunscError
-from usernsctl.gvisor import runsc
-from usernsctl.gvisor.releases import release_of
+from usernsctl.gvisor.runsc.find import find_runsc
+from usernsctl.gvisor.runsc.releases import release_of
 from usernsctl.maps import Extent, parse_map
 
 
@@ -549,7 +549,7 @@ def _device(tree: Tree, path: str) -> Device:
 
 def _runsc(tree: Tree, environ: Mapping[str, str], points: Mapping[str, tuple[str, ...]]) -> Runsc:
     try:
-        path = runsc.find(environ)
+        path = find_runsc(environ)
     except RunscError as error:
         refused = error.filename if isinstance(error.filename, str) else None
         point = _mount_point(os.path.realpath(refused), points) if refused else ""

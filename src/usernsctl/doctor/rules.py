@@ -15,7 +15,7 @@ from functools import partial
 from usernsctl.doctor.facts import NO_LIMIT, Facts
 from usernsctl.doctor.probes import LATE, PROFILES
 from usernsctl.explain.model import Probe
-from usernsctl.gvisor.releases import Release
+from usernsctl.gvisor.runsc.releases import Release
 from usernsctl.profiles import is_own_profile
 
 #: What the kernel, or a module of it, refuses with.

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterator
 
-from usernsctl._records import dataclass
+from usernsctl._lean import dataclass
 from usernsctl._text import shown
 
 # The end of a log has the reason, though a stack of each thread may follow it.

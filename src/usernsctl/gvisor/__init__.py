@@ -5,7 +5,7 @@
 
 from importlib import import_module
 
-from usernsctl._typing import TYPE_CHECKING, Any
+from usernsctl._lean import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from usernsctl.gvisor.host import run

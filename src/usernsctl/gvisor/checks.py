@@ -8,8 +8,8 @@ import os
 import signal
 from collections.abc import Mapping
 
-from usernsctl._system.state import NAME, NAME_RULE
-from usernsctl._typing import TYPE_CHECKING, Any
+from usernsctl._lean import TYPE_CHECKING, Any
+from usernsctl._system.records import NAME, NAME_RULE
 from usernsctl.errors import CommandError
 
 if TYPE_CHECKING:

@@ -15,14 +15,18 @@ from usernsctl.commands.popen import (
     CompletedProcess,
     TimeoutExpired,
 )
-from usernsctl.gvisor.arguments import RunOptions, StartOptions, TemplateOptions
-from usernsctl.gvisor.begun import begun_in_executor
-from usernsctl.gvisor.pool import PoolOptions, SandboxPool
-from usernsctl.gvisor.prepared import HostBase
-from usernsctl.gvisor.sandbox import Sandbox
+from usernsctl.gvisor.agent.commands import CommandOptions
+from usernsctl.gvisor.pool.pool import PoolOptions, SandboxPool
+from usernsctl.gvisor.sandbox.async_start import start_in_executor
+from usernsctl.gvisor.sandbox.host_namespace import HostBase, HostOptions
+from usernsctl.gvisor.sandbox.sandbox import Sandbox, StartOptions
+from usernsctl.gvisor.template.checkpoint import AnyReady
 from usernsctl.gvisor.template.python import PythonTemplate
-from usernsctl.gvisor.template.ready import AnyReady
-from usernsctl.gvisor.template.template import Template
+from usernsctl.gvisor.template.template import Template, TemplateOptions
+
+
+class RunOptions(CommandOptions, HostOptions, total=False):
+    """Arguments of :func:`usernsctl.gvisor.run` besides its own."""
 
 
 class SandboxHost(HostBase):
@@ -49,7 +53,7 @@ class SandboxHost(HostBase):
 
     async def start_async(self, args: Args | None = (), **options: Unpack[StartOptions]) -> Sandbox:
         """The same from asyncio; if this is cancelled, the sandbox is closed."""
-        return await begun_in_executor(lambda: self.start(args, **options), Sandbox.close)
+        return await start_in_executor(lambda: self.start(args, **options), Sandbox.close)
 
     def template(
         self,

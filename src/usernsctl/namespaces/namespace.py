@@ -11,23 +11,16 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn, Self, Unpack, overload
 
 from usernsctl import _core
-from usernsctl._records import replace
+from usernsctl._lean import LateModule, replace
 from usernsctl._system.descriptors import Closing, Shared
-from usernsctl._typing import LateModule
+from usernsctl._system.target import ENTERABLE, KEPT, Target, make_target, selected
 from usernsctl.commands import popen as commands
 from usernsctl.commands.arguments import Args, StrOrBytesPath
 from usernsctl.commands.keywords import check_keywords
-from usernsctl.commands.target import (
-    ENTERABLE,
-    KEPT,
-    Target,
-    make_target,
-    selected,
-)
 from usernsctl.errors import NamespaceError, UsernsError
 from usernsctl.maps import AnyIdMap, Plan, decide, plan, requested, warn_single_id
 from usernsctl.namespaces import named
-from usernsctl.namespaces.holder import NamedNamespace
+from usernsctl.namespaces.named import NamedNamespace
 
 if TYPE_CHECKING:
     from usernsctl.commands import aio, options
@@ -208,7 +201,7 @@ class Namespace(Closing):
         check_keywords("Namespace.open_or_create", others, (*_core.NAMESPACES, "idmap"))
         names = selected(others)
         wanted = requested(idmap)
-        with named.found_or_created(name, named.options_of(wanted, names)) as known:
+        with named.open_or_create(name, named.options_of(wanted, names)) as known:
             namespace = cls.of_holder(known)
         # What usernsctl-exec has said when it was made (csrc/prelude.c).
         _, is_single, reason = known.notice.partition("--allow-single-id allows: ")
@@ -231,7 +224,7 @@ class Namespace(Closing):
         return namespace
 
     def target(self) -> Target:
-        """Where commands go that are started here; see :mod:`usernsctl.commands.target`."""
+        """Where commands go that are started here; see :mod:`usernsctl._system.target`."""
         setup = replace(self._identity)
         # Joining a mount namespace moves a process to its root directory (setns(2)).
         if self._fds[1] >= 0:

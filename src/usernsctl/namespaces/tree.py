@@ -10,8 +10,8 @@ import contextlib
 import os
 from collections.abc import Iterable, Iterator
 
-from usernsctl._records import dataclass, field
-from usernsctl._system.proc import owner_of, parent_namespace
+from usernsctl._lean import dataclass, field
+from usernsctl._system.processes import owner_of, parent_namespace
 from usernsctl.errors import NamespaceError
 from usernsctl.maps import Extent, parse_map
 from usernsctl.namespaces.named import list_named

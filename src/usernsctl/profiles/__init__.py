@@ -38,10 +38,10 @@ def host_programs(runsc: str | None) -> list[str]:
 
     :param runsc: the path of gVisor's, if it is to be among them.
     """
-    from usernsctl import _programs
+    from usernsctl._core.values import program_path
 
     names = ("child", "exec", "init", "probe", "watch")
-    programs = [_programs.path_of(f"usernsctl-{name}") for name in names]
+    programs = [program_path(f"usernsctl-{name}") for name in names]
     # AppArmor goes by the path of a script, and not by that of its interpreter.
     scripts = [
         os.path.join(os.path.dirname(sys.executable), name)

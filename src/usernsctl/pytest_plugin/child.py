@@ -19,8 +19,8 @@ import pytest
 
 from usernsctl import _core, hardening
 from usernsctl._system.descriptors import receive, wait_readable
-from usernsctl._system.proc import kill, parent_namespace
-from usernsctl.commands.target import Target
+from usernsctl._system.processes import kill, parent_namespace
+from usernsctl._system.target import Target
 from usernsctl.errors import UsernsError
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from usernsctl.commands.target import make_target
+from usernsctl._system.target import make_target
 from usernsctl.errors import UsernsError
 from usernsctl.maps import IdMap, plan
 from usernsctl.pytest_plugin.child import Channel, fork, leave

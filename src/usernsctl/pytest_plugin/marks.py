@@ -9,7 +9,7 @@ import pytest
 
 import usernsctl as un
 from usernsctl import _core
-from usernsctl.commands.target import Propagation, selected
+from usernsctl._system.target import Propagation, selected
 from usernsctl.maps import requested
 from usernsctl.pytest_plugin.needs import Needs
 

@@ -12,7 +12,7 @@ import pytest
 
 import usernsctl as un
 from usernsctl import hardening
-from usernsctl._system import isolated
+from usernsctl._system import python_child
 
 Trial = Callable[[], str | None]
 """Tries something that a test may require; gives the reason why it can't be had, if it can't."""
@@ -143,7 +143,7 @@ def _diagnosed(error: str, cause_id: str | None, purpose: Literal["run", "range"
 
 def _try_runsc() -> str | None:
     words = ["run", "--", "true"]
-    return _try_command(isolated.command("usernsctl", *words), known_as=["usernsctl", *words])
+    return _try_command(python_child.command("usernsctl", *words), known_as=["usernsctl", *words])
 
 
 def _try_docker() -> str | None:

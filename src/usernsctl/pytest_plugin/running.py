@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from usernsctl.commands.target import make_target
+from usernsctl._system.target import make_target
 from usernsctl.errors import UsernsError
 from usernsctl.maps import plan
 from usernsctl.pytest_plugin.child import (

@@ -17,7 +17,8 @@ from collections.abc import Callable
 from typing import Any
 
 import usernsctl as un
-from usernsctl import _core, _programs
+from usernsctl import _core
+from usernsctl._core.values import program_path
 from usernsctl.namespaces.named import remove_named
 
 KIND, ROUNDS, ATTACKER, DIRECTORY = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
@@ -150,7 +151,7 @@ def named() -> None:
 def prelude(*options: str) -> None:
     """usernsctl-exec has our descriptor, which its command does not get."""
     with attacked(subprocess.Popen, "drop"):
-        command = [_programs.path_of("usernsctl-exec"), *options, "--", TRUE]
+        command = [program_path("usernsctl-exec"), *options, "--", TRUE]
         again(lambda: subprocess.run(command, env=ENV, check=True, pass_fds=[SECRET]))
 
 

@@ -9,17 +9,16 @@ from pathlib import Path
 import pytest
 
 from usernsctl.cli.dry_run import as_text, described
-from usernsctl.gvisor.decide import decide
-from usernsctl.gvisor.look import Facts
-from usernsctl.gvisor.place import Ids
-from usernsctl.gvisor.request import Bind, Request
-from usernsctl.gvisor.steps import VERBS
-from usernsctl.maps import Extent
+from usernsctl.gvisor.launch.facts import Facts
+from usernsctl.gvisor.launch.plan import plan_run
+from usernsctl.gvisor.launch.request import Bind, Request
+from usernsctl.gvisor.launch.steps import VERBS
+from usernsctl.maps import Extent, MappedIds
 
 BINDS = (Bind("/src", "/x", read_only=False),)
 FACTS = Facts(
     version="1.2",
-    ids=Ids(uid=(Extent(0, 7, 1),), gid=(Extent(0, 8, 1),), become=(0, 0)),
+    ids=MappedIds(uid=(Extent(0, 7, 1),), gid=(Extent(0, 8, 1),), become=(0, 0)),
     runsc="/usr/bin/run@sc",
     runsc_file="/usr/bin/run@sc",
     watcher="/lib/usernsctl-watch",
@@ -33,7 +32,7 @@ REQUEST = Request(args=("echo", "a b"), env={"A": "1"}, binds=BINDS)
 
 
 def test_people_read_it() -> None:
-    lines = list(as_text(decide(REQUEST, FACTS), FACTS))
+    lines = list(as_text(plan_run(REQUEST, FACTS), FACTS))
     for line in (
         "  uid 0:7:1",
         "  show this machine's /usr, read-only",
@@ -50,7 +49,7 @@ def test_people_read_it() -> None:
 
 def test_programs_read_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    found = json.loads(json.dumps(described(decide(REQUEST, FACTS), FACTS)))
+    found = json.loads(json.dumps(described(plan_run(REQUEST, FACTS), FACTS)))
     assert found["ids"]["uid"] == [{"inside": 0, "outside": 7, "count": 1}]
     assert {"do": "bind", "source": "/src", "inside": "/x", "access": "rw"} in found["steps"]
     assert {"do": "tmpfs", "name": "log/crash", "size": "1048576"} in found["files"]
@@ -82,6 +81,6 @@ def test_a_score_is_told() -> None:
         "linux": {"uidMappings": [], "gidMappings": []},
     }
     facts = replace(FACTS, bundle=bundle, tree="/b")
-    launch = decide(replace(REQUEST, bundle="/b"), facts)
+    launch = plan_run(replace(REQUEST, bundle="/b"), facts)
     assert "  oom_score_adj 7" in list(as_text(launch, facts))
     assert described(launch, facts)["oom_score"] == 7

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from usernsctl.cli import main
 from usernsctl.cli.parser import Answer, Parser, usernsctl
 from usernsctl.errors import UsernsError
-from usernsctl.gvisor.request import Bind
+from usernsctl.gvisor.launch.request import Bind
 
 FLAGS = sorted(usernsctl().find("run").flags)
 VALUES = ["", "-", "--", "x", "host", "sandbox", "1:2", "a:b:rw", "cpu=1:2", "--bind", "-e", "kvm"]

@@ -20,16 +20,7 @@ from doctor_machines import (
     refused,
 )
 
-from usernsctl.doctor.facts import (
-    Container,
-    Facts,
-    Helper,
-    Ids,
-    Kernel,
-    Limits,
-    Runsc,
-    Subordinate,
-)
+from usernsctl.doctor.facts import Container, Facts, Helper, Ids, Kernel, Limits, Runsc, Subordinate
 from usernsctl.doctor.facts import SecurityModules as Modules
 from usernsctl.doctor.findings import STANDS_IN_THE_WAY_OF, attributed
 from usernsctl.doctor.probes import LATE

@@ -21,7 +21,7 @@ from usernsctl.explain.logs import SHOWN_MAX
 from usernsctl.explain.messages import Text, confirm, explain, hints, needle, texts
 from usernsctl.explain.model import Finding, Report
 from usernsctl.explain.printing import print_error
-from usernsctl.gvisor.releases import Release
+from usernsctl.gvisor.runsc.releases import Release
 
 EOF = (
     "running container: creating container: cannot create sandbox: cannot read client sync file: "

@@ -6,15 +6,14 @@ from dataclasses import replace
 from typing import Any
 
 from usernsctl import _core
-from usernsctl.gvisor.decide import decide
-from usernsctl.gvisor.look import Facts
-from usernsctl.gvisor.place import Ids
-from usernsctl.gvisor.request import Request
-from usernsctl.gvisor.steps import Launch
-from usernsctl.maps import Extent
+from usernsctl.gvisor.launch.facts import Facts
+from usernsctl.gvisor.launch.plan import plan_run
+from usernsctl.gvisor.launch.request import Request
+from usernsctl.gvisor.launch.steps import Launch
+from usernsctl.maps import Extent, MappedIds
 
-ONE_ID = Ids(uid=(Extent(0, 1000, 1),), gid=(Extent(0, 1000, 1),), become=(0, 0))
-SEVERAL = Ids(
+ONE_ID = MappedIds(uid=(Extent(0, 1000, 1),), gid=(Extent(0, 1000, 1),), become=(0, 0))
+SEVERAL = MappedIds(
     uid=(Extent(0, 1000, 1), Extent(1, 100000, 9)), gid=(Extent(0, 1000, 1),), become=(0, 0)
 )
 FACTS = Facts(
@@ -35,7 +34,7 @@ REQUEST = Request(args=("cat", "a b"), env={"LANG": "C"})
 def launch(request: Request = REQUEST, facts: Facts = FACTS, **changed: Any) -> Launch:
     """The launch of a request that is changed, or for other facts."""
     ours = {name: changed.pop(name) for name in list(changed) if name in Facts.__slots__}
-    return decide(replace(request, **changed), replace(facts, **ours))
+    return plan_run(replace(request, **changed), replace(facts, **ours))
 
 
 def verbs(launch: Launch) -> list[str]:

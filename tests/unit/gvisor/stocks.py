@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from usernsctl.gvisor.pool_leases import AsyncLease, Lease
-from usernsctl.gvisor.pool_stock import Rules, Stock
+from usernsctl.gvisor.pool.keeper import Keeper, Rules
+from usernsctl.gvisor.pool.pool import AsyncLease, Lease
 
 PATIENCE = 20
 
@@ -107,9 +107,9 @@ def open_workshop() -> Iterator[Workshop]:
 
 
 @contextlib.contextmanager
-def stock(workshop: Workshop, **rules: Any) -> Iterator[Stock[Thing]]:
+def stock(workshop: Workshop, **rules: Any) -> Iterator[Keeper[Thing]]:
     given = {"size": 1, "limit": 100, "starts": 100, "pauses": (0.01, 0.02, 0.04), **rules}
-    made = Stock[Thing](workshop, Rules(**given))
+    made = Keeper[Thing](workshop, Rules(**given))
     try:
         yield made
     finally:
@@ -117,11 +117,11 @@ def stock(workshop: Workshop, **rules: Any) -> Iterator[Stock[Thing]]:
         made.close()
 
 
-def lease(of: Stock[Thing], timeout: float | None = PATIENCE) -> Lease[Thing]:
+def lease(of: Keeper[Thing], timeout: float | None = PATIENCE) -> Lease[Thing]:
     return Lease(of, timeout)
 
 
-def async_lease(of: Stock[Thing], timeout: float | None = PATIENCE) -> AsyncLease[Thing]:
+def async_lease(of: Keeper[Thing], timeout: float | None = PATIENCE) -> AsyncLease[Thing]:
     return AsyncLease(of, timeout)
 
 
@@ -132,7 +132,7 @@ def wait_until(what: Callable[[], bool]) -> None:
         time.sleep(0.001)
 
 
-def stands(of: Stock[Thing], **wanted: int) -> Callable[[], bool]:
+def stands(of: Keeper[Thing], **wanted: int) -> Callable[[], bool]:
     def look() -> bool:
         return all(getattr(of.stats, name) == value for name, value in wanted.items())
 

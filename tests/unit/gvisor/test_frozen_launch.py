@@ -11,11 +11,11 @@ from frozen import decoded
 from launches import launch
 
 from usernsctl.errors import BindError, CommandError
-from usernsctl.gvisor import freeze, paths
-from usernsctl.gvisor.freeze import Later, environment_of, remedy_of
+from usernsctl.gvisor.launch import facts, freeze
+from usernsctl.gvisor.launch.freeze import FreezePolicy, environment_of, remedy_of
+from usernsctl.gvisor.launch.request import Bind, Request
+from usernsctl.gvisor.launch.steps import Launch, Record, record
 from usernsctl.gvisor.oci import Rlimit
-from usernsctl.gvisor.request import Bind, Request
-from usernsctl.gvisor.steps import Launch, Record, record
 
 
 @pytest.fixture
@@ -28,9 +28,9 @@ def caller(tmp_path: Path) -> dict[str, str]:
     return {"USERNSCTL_RUNSC": str(program)}
 
 
-def frozen(caller: dict[str, str], later: Later | None = None, **asked: object) -> Launch:
+def frozen(caller: dict[str, str], later: FreezePolicy | None = None, **asked: object) -> Launch:
     request = Request(**{"args": ("id",), **asked})  # type: ignore[arg-type]
-    return freeze.freeze(request, caller, later or Later(remedy="again"))
+    return freeze.freeze(request, caller, later or FreezePolicy(remedy="again"))
 
 
 def words(records: tuple[Record, ...], verb: str) -> list[tuple[str, ...]]:
@@ -61,12 +61,12 @@ def test_it_does_not_matter_who_freezes(caller: dict[str, str]) -> None:
 def test_scratch_is_not_where_runsc_is(
     caller: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(paths, "_SCRATCH_PLACES", ("/mnt", str(tmp_path), "/no/such/directory"))
+    monkeypatch.setattr(facts, "_SCRATCH_PLACES", ("/mnt", str(tmp_path), "/no/such/directory"))
     assert frozen(caller).scratch == ("/mnt", "/no/such/directory")
 
 
 def test_options_of_the_moment(caller: dict[str, str]) -> None:
-    later = Later(
+    later = FreezePolicy(
         ids=("--map-root-user", "--map-auto"),
         has_several=True,
         env=environment_of(["TOKEN"], [], everything=False, bare=False),

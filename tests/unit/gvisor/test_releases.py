@@ -12,8 +12,9 @@ import pytest
 from conftest import settled_descriptors
 
 from usernsctl.errors import RunscError
-from usernsctl.gvisor import releases
-from usernsctl.gvisor.releases import ABILITIES, Release, check_side_programs, release_of
+from usernsctl.gvisor.runsc import releases
+from usernsctl.gvisor.runsc.find import SIDE_PROGRAMS, check_side_programs
+from usernsctl.gvisor.runsc.releases import ABILITIES, Release, release_of
 
 LABEL = "release-20260831.0"
 
@@ -220,7 +221,7 @@ def test_one_that_needs_nothing_beside_it_is_not_started(tmp_path: Path) -> None
     check_side_programs(str(tmp_path / "absent" / "runsc"), None)
 
 
-@pytest.mark.parametrize("name", releases.SIDE_PROGRAMS)
+@pytest.mark.parametrize("name", SIDE_PROGRAMS)
 def test_a_part_that_is_missing_is_named(
     cache: Path, side: Path, tmp_path: Path, name: str
 ) -> None:
@@ -228,7 +229,7 @@ def test_a_part_that_is_missing_is_named(
     assert f"{name} is missing" in refusal(tmp_path / "runsc")
 
 
-@pytest.mark.parametrize("name", releases.SIDE_PROGRAMS)
+@pytest.mark.parametrize("name", SIDE_PROGRAMS)
 def test_a_release_that_can_do_without_a_part_does(
     cache: Path, side: Path, tmp_path: Path, program: Made, name: str
 ) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from usernsctl.errors import RunscError
-from usernsctl.gvisor import runsc
+from usernsctl.gvisor.runsc.command import Logs, RunOptions, command_line
+from usernsctl.gvisor.runsc.find import find_runsc
 
 X86_64, ARM64 = 62, 183
 NATIVE = struct.unpack_from("<H", Path("/proc/self/exe").read_bytes(), 18)[0]
@@ -33,7 +34,7 @@ def script(path: Path, answer: str) -> Path:
 
 def cause_of(environ: dict[str, str]) -> str | None:
     with pytest.raises(RunscError) as caught:
-        runsc.find(environ)
+        find_runsc(environ)
     assert caught.value.remedy
     return caught.value.cause
 
@@ -42,7 +43,7 @@ def test_the_first_along_path(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         elf(tmp_path / name / "runsc", NATIVE, b"Go\0\0")
-    found = runsc.find({"PATH": f"{tmp_path}/absent:{tmp_path}/a:{tmp_path}/b"})
+    found = find_runsc({"PATH": f"{tmp_path}/absent:{tmp_path}/a:{tmp_path}/b"})
     assert found == f"{tmp_path}/a/runsc"
 
 
@@ -50,8 +51,8 @@ def test_a_variable_that_others_know_comes_second(tmp_path: Path) -> None:
     for name in ("ours", "theirs"):
         elf(tmp_path / name, NATIVE, b"Go\0\0")
     environ = {"RUNSC_PATH": f"{tmp_path}/theirs"}
-    assert runsc.find(environ) == f"{tmp_path}/theirs"
-    assert runsc.find({**environ, "USERNSCTL_RUNSC": f"{tmp_path}/ours"}) == f"{tmp_path}/ours"
+    assert find_runsc(environ) == f"{tmp_path}/theirs"
+    assert find_runsc({**environ, "USERNSCTL_RUNSC": f"{tmp_path}/ours"}) == f"{tmp_path}/ours"
     assert cause_of({"RUNSC_PATH": f"{tmp_path}/absent"}) == "runsc-missing"
 
 
@@ -60,18 +61,18 @@ def test_the_variable_goes_first(tmp_path: Path, named: str) -> None:
     elf(tmp_path / "runsc", NATIVE, b"Go\0\0")
     elf(tmp_path / "mine", NATIVE, b"Go\0\0")
     environ = {"PATH": str(tmp_path), "USERNSCTL_RUNSC": named.format(tmp_path)}
-    assert runsc.find(environ) == f"{tmp_path}/mine"
+    assert find_runsc(environ) == f"{tmp_path}/mine"
 
 
 def test_a_go_program_is_not_started(tmp_path: Path) -> None:
     """The file of this test can't even be executed."""
     elf(tmp_path / "runsc", NATIVE, b"Go\0\0")
-    assert runsc.find({"PATH": str(tmp_path)})
+    assert find_runsc({"PATH": str(tmp_path)})
 
 
 def test_a_script_is_asked(tmp_path: Path) -> None:
     script(tmp_path / "runsc", "echo runsc version release-20240729.0; echo spec: 1.1.0")
-    assert runsc.find({"PATH": str(tmp_path)}) == f"{tmp_path}/runsc"
+    assert find_runsc({"PATH": str(tmp_path)}) == f"{tmp_path}/runsc"
 
 
 @pytest.mark.parametrize("answer", ["echo version 1", "echo runsc version 1; exit 1", ""])
@@ -111,12 +112,12 @@ def test_a_file_cut_short(tmp_path: Path, length: int) -> None:
     assert cause_of({"PATH": str(tmp_path)}) == "not-runsc"
 
 
-LOGS = runsc.Logs(errors="/log/errors", crash="/log/crash", debug="/log/%COMMAND%")
+LOGS = Logs(errors="/log/errors", crash="/log/crash", debug="/log/%COMMAND%")
 
 
 def test_the_command_line() -> None:
-    options = runsc.RunOptions(state="/s", bundle="/b", container_id="id", logs=LOGS)
-    assert runsc.command_line("/usr/bin/runsc", options) == [
+    options = RunOptions(state="/s", bundle="/b", container_id="id", logs=LOGS)
+    assert command_line("/usr/bin/runsc", options) == [
         "/usr/bin/runsc",
         "--rootless",
         "--root=/s",
@@ -135,7 +136,7 @@ def test_the_command_line() -> None:
 
 
 def test_options_on_the_command_line() -> None:
-    options = runsc.RunOptions(
+    options = RunOptions(
         state="/s",
         bundle="/b",
         container_id="id",
@@ -144,7 +145,7 @@ def test_options_on_the_command_line() -> None:
         logs=LOGS,
         debug=True,
     )
-    line = runsc.command_line("runsc", options)
+    line = command_line("runsc", options)
     before = line[: line.index("run")]
     assert {"--network=host", "--platform=ptrace", "--debug"} <= set(before)
 
@@ -152,11 +153,11 @@ def test_options_on_the_command_line() -> None:
 def test_what_is_named_comes_before_variables(tmp_path: Path) -> None:
     environ = {"USERNSCTL_RUNSC": "/nowhere", "PATH": "/nowhere"}
     with pytest.raises(RunscError) as caught:
-        runsc.find(environ, str(tmp_path / "runsc"))
+        find_runsc(environ, str(tmp_path / "runsc"))
     assert caught.value.cause == "runsc-missing"
     assert str(tmp_path / "runsc") in str(caught.value)
     with pytest.raises(RunscError, match="absolute") as caught:
-        runsc.find(environ, "runsc")
+        find_runsc(environ, "runsc")
     assert caught.value.cause == "not-runsc"
 
 
@@ -171,17 +172,17 @@ def test_a_directory_that_depends_on_the_current_one_is_not_searched(
     monkeypatch.chdir(tmp_path)
     for environ in ({"PATH": search}, {"PATH": search, "USERNSCTL_RUNSC": "runsc"}):
         with pytest.raises(RunscError) as caught:
-            runsc.find(environ)
+            find_runsc(environ)
         assert caught.value.cause == "runsc-missing"
-    assert runsc.find({"PATH": str(tmp_path)}) == str(tmp_path / "runsc")
+    assert find_runsc({"PATH": str(tmp_path)}) == str(tmp_path / "runsc")
 
 
 def test_an_error_about_the_runsc_of_an_option_speaks_of_that_option(tmp_path: Path) -> None:
     with pytest.raises(RunscError, match="must be absolute") as caught:
-        runsc.find({}, "bin/runsc")
+        find_runsc({}, "bin/runsc")
     assert caught.value.remedy == "give the whole path, such as /usr/bin/runsc"
     with pytest.raises(RunscError) as caught:
-        runsc.find({}, str(script(tmp_path / "tool", "echo tool version 1")))
+        find_runsc({}, str(script(tmp_path / "tool", "echo tool version 1")))
     assert caught.value.cause == "not-runsc"
     assert caught.value.remedy is not None
     assert "--runsc" in caught.value.remedy

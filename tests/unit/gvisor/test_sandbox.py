@@ -9,51 +9,59 @@ from typing import Any
 import pytest
 
 from usernsctl._system.mounts import MS_NODEV, MS_NOSUID, MS_RDONLY, MS_RELATIME, mounts_below
-from usernsctl._system.opened import Opened
+from usernsctl._system.paths import PathDescriptor
 from usernsctl.errors import BindError, CommandError, NamespaceError, PlanError
-from usernsctl.gvisor import config, environment, paths
-from usernsctl.gvisor.place import Ids
-from usernsctl.gvisor.request import Bind, Request
-from usernsctl.maps import Extent
+from usernsctl.gvisor.launch.bundle import bind_mounts
+from usernsctl.gvisor.launch.facts import HostFiles, _open_files, check_ids, home_directories
+from usernsctl.gvisor.launch.plan import apply_request
+from usernsctl.gvisor.launch.request import (
+    Bind,
+    Request,
+    base_environment,
+    read_file,
+    read_settings,
+)
+from usernsctl.gvisor.runsc.command import DEFAULT_PATH
+from usernsctl.maps import Extent, MappedIds
 
 CALLER = {"PATH": "/bin", "TERM": "vt100", "TOKEN": "secret", "HOME": "/home/me"}
 
 
-def ids_of(uid: tuple[Extent, ...], gid: tuple[Extent, ...], become: tuple[int, int]) -> Ids:
-    return Ids(uid=uid, gid=gid, become=become)
+def ids_of(uid: tuple[Extent, ...], gid: tuple[Extent, ...], become: tuple[int, int]) -> MappedIds:
+    return MappedIds(uid=uid, gid=gid, become=become)
 
 
 ONE_ID = ids_of((Extent(0, 1000, 1),), (Extent(0, 1000, 1),), (0, 0))
 
 
 def test_the_environment_is_short() -> None:
-    kept = environment.base(CALLER, everything=False)
+    kept = base_environment(CALLER, everything=False)
     assert kept == {"PATH": "/bin", "TERM": "vt100"}
-    assert environment.base({}, everything=False) == {"PATH": environment.DEFAULT_PATH}
-    assert environment.base(CALLER, everything=True) == CALLER
+    assert base_environment({}, everything=False) == {"PATH": DEFAULT_PATH}
+    assert base_environment(CALLER, everything=True) == CALLER
 
 
 def test_settings() -> None:
-    read = environment.read_settings(["A=b=c", "EMPTY=", "TOKEN"], CALLER)
+    read = read_settings(["A=b=c", "EMPTY=", "TOKEN"], CALLER)
     assert read == {"A": "b=c", "EMPTY": "", "TOKEN": "secret"}
 
 
 @pytest.mark.parametrize("setting", ["", "=x", " A=b", "ABSENT"])
 def test_settings_that_are_none(setting: str) -> None:
     with pytest.raises(CommandError, match="--env"):
-        environment.read_settings([setting], CALLER)
+        read_settings([setting], CALLER)
 
 
 def test_a_file_of_settings(tmp_path: Path) -> None:
     file = tmp_path / "env"
     file.write_bytes(b'# comment\r\nA="b"\r\n\nTOKEN\nLAST=1')
-    assert environment.read_file(str(file), CALLER) == {"A": '"b"', "TOKEN": "secret", "LAST": "1"}
+    assert read_file(str(file), CALLER) == {"A": '"b"', "TOKEN": "secret", "LAST": "1"}
     file.write_text("A=b\nABSENT\n")
     with pytest.raises(CommandError, match="line 2: ABSENT is not set"):
-        environment.read_file(str(file), CALLER)
+        read_file(str(file), CALLER)
     file.write_bytes(b"A=\xff")
     with pytest.raises(CommandError, match="line 1: a byte that isn't UTF-8"):
-        environment.read_file(str(file), CALLER)
+        read_file(str(file), CALLER)
 
 
 def test_a_file_of_settings_has_an_end(tmp_path: Path) -> None:
@@ -68,9 +76,9 @@ def test_a_file_of_settings_has_an_end(tmp_path: Path) -> None:
         (tmp_path, "Is a directory"),
     ):
         with pytest.raises(CommandError, match=says) as caught:
-            environment.read_file(str(path), {})
+            read_file(str(path), {})
         assert str(path) in str(caught.value)
-    assert environment.read_file("/dev/null", {}) == {}
+    assert read_file("/dev/null", {}) == {}
 
 
 def test_a_pipe_of_settings() -> None:
@@ -78,29 +86,29 @@ def test_a_pipe_of_settings() -> None:
     with open(ours, "rb"):
         os.write(theirs, b"A=b\n")
         os.close(theirs)
-        assert environment.read_file(f"/dev/fd/{ours}", {}) == {"A": "b"}
+        assert read_file(f"/dev/fd/{ours}", {}) == {"A": "b"}
 
 
 def test_ids_must_be_mapped() -> None:
-    config.check_ids(ONE_ID, (0, 0))
+    check_ids(ONE_ID, (0, 0))
     ranges = ids_of((Extent(0, 1000, 1), Extent(1, 100000, 9)), (Extent(0, 1000, 1),), (0, 0))
-    config.check_ids(ranges, (9, 0))
+    check_ids(ranges, (9, 0))
     with pytest.raises(PlanError, match="uid 10 is not mapped: the map has 0, 1 to 9"):
-        config.check_ids(ranges, (10, 0))
+        check_ids(ranges, (10, 0))
     with pytest.raises(PlanError, match="gid 9 is not mapped"):
-        config.check_ids(ranges, (9, 9))
+        check_ids(ranges, (9, 9))
     with pytest.raises(PlanError, match="uid 0 and gid 0"):
-        config.check_ids(ids_of((Extent(5, 1000, 1),), (Extent(5, 1000, 1),), (5, 5)), (5, 5))
+        check_ids(ids_of((Extent(5, 1000, 1),), (Extent(5, 1000, 1),), (5, 5)), (5, 5))
 
 
-def resolved(**fields: str) -> paths.Paths:
+def resolved(**fields: str) -> HostFiles:
     every: dict[str, Any] = {
         "runsc": "/usr/bin/runsc",
         "watcher": "/usr/lib/usernsctl-watch",
         **fields,
     }
-    named = {name: Opened(-1, path) for name, path in every.items()}
-    return paths.Paths(verifier=None, tree=None, **named)
+    named = {name: PathDescriptor(-1, path) for name, path in every.items()}
+    return HostFiles(verifier=None, tree=None, **named)
 
 
 def test_the_scratch_covers_nothing_that_is_used() -> None:
@@ -127,32 +135,32 @@ def test_binds_are_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (tmp_path / "link").symlink_to("real")
     monkeypatch.chdir(tmp_path)
     request = Request(binds=(Bind("link", "/a//b/../c", False),), verify=False)
-    used = paths.resolve(request, "/bin/sh", None)
+    used = _open_files(request, "/bin/sh", None)
     (bind,) = used.binds
     assert used.sources[bind.source].is_directory
     assert bind == Bind(f"{tmp_path}/real", "/a/c", False)
     assert Bind.shown("link").destination == f"{tmp_path}/link"
     for bad in (Bind("absent", "/a"), Bind("link", "a"), Bind("link", "/"), Bind("link", "/a/..")):
         with pytest.raises(BindError, match="--bind"):
-            paths.resolve(Request(binds=(bad,), verify=False), "/bin/sh", None)
+            _open_files(Request(binds=(bad,), verify=False), "/bin/sh", None)
     for missing, kind in (("absent", FileNotFoundError), ("/etc/passwd/x", NotADirectoryError)):
         bad = Bind(missing, "/a")
         with pytest.raises(kind) as caught:
-            paths.resolve(Request(binds=(bad,), verify=False), "/bin/sh", None)
+            _open_files(Request(binds=(bad,), verify=False), "/bin/sh", None)
         assert isinstance(caught.value, BindError)
         assert caught.value.filename == missing
         assert caught.value.remedy
     for missing, kind in (("/absent", FileNotFoundError), ("/etc/passwd", NotADirectoryError)):
         with pytest.raises(kind, match="the root filesystem"):
-            paths.resolve(Request(verify=False), "/bin/sh", missing)
+            _open_files(Request(verify=False), "/bin/sh", missing)
 
 
 def test_home_directories(monkeypatch: pytest.MonkeyPatch) -> None:
-    homes = paths.home_directories({"HOME": "/home/../home/me/"})
+    homes = home_directories({"HOME": "/home/../home/me/"})
     assert "/home/me" in homes
-    assert "/opt/me" in paths.home_directories({"HOME": "//opt/me"})
-    assert "/" not in paths.home_directories({"HOME": "/"})
-    assert "" not in paths.home_directories({"HOME": "relative"})
+    assert "/opt/me" in home_directories({"HOME": "//opt/me"})
+    assert "/" not in home_directories({"HOME": "/"})
+    assert "" not in home_directories({"HOME": "relative"})
 
 
 def test_a_bundle_with_what_was_asked_for() -> None:
@@ -162,12 +170,12 @@ def test_a_bundle_with_what_was_asked_for() -> None:
         "annotations": {"kept": "yes"},
     }
     request = Request(args=("other",), env={"C": "e"}, user=(0, 0), hostname="name")
-    config.apply_request(bundle, request, "/top", (Bind("/src", "/dst", False),))
+    apply_request(bundle, request, "/top", (Bind("/src", "/dst", False),))
     assert bundle["process"]["args"] == ["other"]
     assert bundle["process"]["env"] == ["A=b", "C=e"]
     assert bundle["process"]["user"] == {"uid": 0, "gid": 0}
     assert (bundle["root"]["path"], bundle["hostname"]) == ("/top", "name")
-    (mount,) = config.bind_mounts(bundle)
+    (mount,) = bind_mounts(bundle)
     assert (mount["source"], mount["destination"]) == ("/src", "/dst")
     assert "rw" in mount["options"]
     assert bundle["annotations"] == {"kept": "yes"}

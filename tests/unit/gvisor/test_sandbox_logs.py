@@ -15,7 +15,14 @@ from supervisors import WATCHER
 
 from usernsctl import _core
 from usernsctl.explain.logs import quoted
-from usernsctl.gvisor import logs, runsc
+from usernsctl.gvisor.runsc import logs
+from usernsctl.gvisor.runsc.command import (
+    CRASHED,
+    FAILED,
+    Logs,
+    create_debug_logs,
+    private_log_paths,
+)
 
 END = "I1125 01:43:37.998166   66184 main.go:222] Exiting with status: 512\n"
 EOF = "running container: creating container: waiting for sandbox to start: EOF"
@@ -23,8 +30,8 @@ GOFER = "Error setting up root FS: mounting root on root err: no such file or di
 PANIC = "panic: unable to attach: operation not permitted\n\ngoroutine 1 [running]:\n"
 
 
-def write(directory: Path, *messages: str, run: str = "", crash: str = "") -> runsc.Logs:
-    written = logs.quiet(str(directory), f"{directory}/crash")
+def write(directory: Path, *messages: str, run: str = "", crash: str = "") -> Logs:
+    written = private_log_paths(str(directory), f"{directory}/crash")
     errors = [json.dumps({"msg": message, "level": "error"}) for message in messages]
     Path(written.errors).write_text("".join(errors))
     Path(written.crash).write_text(crash)
@@ -33,7 +40,7 @@ def write(directory: Path, *messages: str, run: str = "", crash: str = "") -> ru
     return written
 
 
-def end_of(directory: Path, written: runsc.Logs, status: int) -> tuple[int, str]:
+def end_of(directory: Path, written: Logs, status: int) -> tuple[int, str]:
     """What the watcher ends with, and says, where runsc has ended with `status`."""
     files = (written.errors, written.crash, written.debug, str(directory))
     command = [str(WATCHER), "/bin/sh", *files, "--", "--", "sh", "-c", f"exit {status}"]
@@ -49,7 +56,7 @@ def told(directory: Path, status: int, *messages: str, run: str = "", crash: str
     return text
 
 
-@pytest.mark.parametrize("status", [runsc.FAILED, runsc.CRASHED])
+@pytest.mark.parametrize("status", [FAILED, CRASHED])
 def test_a_run_that_ended_in_order_did_not_fail(tmp_path: Path, status: int) -> None:
     for messages, run in (((), f"] FATAL ERROR: x\n{END}"), (("some error",), END)):
         assert end_of(tmp_path, write(tmp_path, *messages, run=run), status) == (status, "")
@@ -74,7 +81,7 @@ def test_an_end_without_a_word_is_told_with_what_is_known(tmp_path: Path) -> Non
 
 
 def test_the_first_error_is_behind_the_others(tmp_path: Path) -> None:
-    text = told(tmp_path, runsc.FAILED, GOFER, EOF, run="started")
+    text = told(tmp_path, FAILED, GOFER, EOF, run="started")
     assert text.startswith(f'usernsctl: runsc: runsc says: "{GOFER}"\n')
     assert "[rootfs-missing]" in text
     assert EOF not in text
@@ -84,21 +91,21 @@ def test_a_crash_is_behind_what_the_caller_saw(tmp_path: Path) -> None:
     line = PANIC.split("\n")[0]
     # The status of a sandbox that crashes later is told as if it were the command's.
     for messages, run in (((EOF,), "started"), ((), END)):
-        text = told(tmp_path, runsc.CRASHED, *messages, run=run, crash=PANIC)
+        text = told(tmp_path, CRASHED, *messages, run=run, crash=PANIC)
         assert f'runsc says: "{line}"' in text
 
 
 def test_runsc_itself_may_crash(tmp_path: Path) -> None:
-    assert "runsc crashed" in told(tmp_path, runsc.CRASHED, run="started")
+    assert "runsc crashed" in told(tmp_path, CRASHED, run="started")
 
 
 def test_runsc_may_refuse_before_it_writes_anything(tmp_path: Path) -> None:
-    assert "[runsc-refused-call]" in told(tmp_path, runsc.FAILED, run="")
+    assert "[runsc-refused-call]" in told(tmp_path, FAILED, run="")
 
 
 def test_more_is_quoted_where_no_cause_is_known(tmp_path: Path) -> None:
     others = [f"error {number}" for number in range(20)]
-    text = told(tmp_path, runsc.FAILED, "something new", *others, crash="panic: \x1b[2J")
+    text = told(tmp_path, FAILED, "something new", *others, crash="panic: \x1b[2J")
     lines = text.splitlines()
     assert lines[0] == 'usernsctl: runsc: runsc says: "something new"'
     quoted_lines = [*(f'  it also says: "error {number}"' for number in range(15, 20))]
@@ -120,29 +127,29 @@ def test_the_end_must_be_the_last_line(tmp_path: Path) -> None:
         (END + "\n", False),
         ("", False),
     ):
-        ended, _ = end_of(tmp_path, write(tmp_path, run=run), runsc.FAILED)
-        assert (ended == runsc.FAILED) is expected, run
+        ended, _ = end_of(tmp_path, write(tmp_path, run=run), FAILED)
+        assert (ended == FAILED) is expected, run
 
 
 def test_nothing_to_read(tmp_path: Path) -> None:
-    written = logs.quiet(str(tmp_path), "/nonexistent")
+    written = private_log_paths(str(tmp_path), "/nonexistent")
     os.mkfifo(written.errors)
     (tmp_path / "run.txt").symlink_to("/dev/zero")
-    assert end_of(tmp_path, written, runsc.FAILED)[0] == 125
-    assert logs.reason(written) is None
+    assert end_of(tmp_path, written, FAILED)[0] == 125
+    assert logs.read_failure(written) is None
 
 
 def test_without_a_config_nothing_is_runscs_own(tmp_path: Path) -> None:
     written = write(tmp_path, GOFER)
     (tmp_path / "config.json").unlink()
-    ended, text = end_of(tmp_path, written, runsc.FAILED)
+    ended, text = end_of(tmp_path, written, FAILED)
     assert ended == 125
     assert "why:" not in text
     assert GOFER in text
 
 
 def test_kept_logs_are_new_and_ours(tmp_path: Path) -> None:
-    both = [logs.kept(str(tmp_path), "/own") for _ in range(2)]
+    both = [create_debug_logs(str(tmp_path), "/own") for _ in range(2)]
     assert both[0].debug != both[1].debug
     assert len(list(tmp_path.iterdir())) == 8
     assert {file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == {0o600}
@@ -160,9 +167,9 @@ def test_a_quotation_is_one_line_and_has_one_end(text: str) -> None:
 @given(st.binary(max_size=500))
 def test_any_errors_will_do(data: bytes) -> None:
     with tempfile.TemporaryDirectory() as directory:
-        written = logs.quiet(directory, f"{directory}/crash")
+        written = private_log_paths(directory, f"{directory}/crash")
         Path(written.errors).write_bytes(data)
-        found = logs.reason(written)
+        found = logs.read_failure(written)
     assert found is None or found.strip()
 
 

@@ -10,18 +10,16 @@ import pytest
 from callers import unprivileged
 from conftest import open_descriptors
 
-from usernsctl._system import opened
-from usernsctl._system.opened import Opened
+from usernsctl._system.paths import PathDescriptor, open_program
 from usernsctl.errors import (
     CommandError,
     CommandNotADirectoryError,
     CommandNotExecutableError,
     CommandNotFoundError,
 )
-from usernsctl.gvisor import view as command
-from usernsctl.gvisor.environment import DEFAULT_PATH
-from usernsctl.gvisor.remedies import COMMAND_LINE, PYTHON, Remedies
-from usernsctl.gvisor.view import View, Walk
+from usernsctl.gvisor.launch import view as command
+from usernsctl.gvisor.launch.view import COMMAND_LINE, PYTHON, Remedies, View, Walk
+from usernsctl.gvisor.runsc.command import DEFAULT_PATH
 
 
 @pytest.fixture
@@ -37,7 +35,7 @@ def top(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def view(top: Path) -> View:
-    return View(opened.own(str(top)))
+    return View(open_program(str(top)))
 
 
 def outside(walk: Walk) -> str:
@@ -98,15 +96,15 @@ def test_binds_are_followed(view: View, tmp_path: Path) -> None:
         directory.mkdir()
     (inner / "file").touch()
     (outer / "link").symlink_to("/data/in/file")
-    view.add_bind("/data", opened.own(str(outer)))
-    view.add_bind("/data/in", opened.own(str(inner)))
+    view.add_bind("/data", open_program(str(outer)))
+    view.add_bind("/data/in", open_program(str(inner)))
     assert outside(view.walk("/data/link")) == f"{inner}/file"
 
 
 def test_a_mount_hides_what_is_below_it(view: View, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    view.add_bind("/usr/bin/data/in", opened.own(str(tmp_path)))
-    view.add_bind("/usr/bin", opened.own(str(tmp_path / "empty")))
+    view.add_bind("/usr/bin/data/in", open_program(str(tmp_path)))
+    view.add_bind("/usr/bin", open_program(str(tmp_path / "empty")))
     assert not view.walk("/bin/tool").complete
     assert outside(view.walk("/bin/data/in/empty")) == f"{tmp_path}/empty"
 
@@ -177,7 +175,7 @@ def test_the_errors_are_those_of_the_core(
 @pytest.mark.parametrize("is_root_inside_able", [False, True])
 def test_a_directory_that_may_not_be_searched(top: Path, is_root_inside_able: bool) -> None:
     (top / "closed").mkdir(mode=0)
-    view = View(opened.own(str(top)), lambda status: is_root_inside_able)
+    view = View(open_program(str(top)), lambda status: is_root_inside_able)
     check(view, "tool", search="/closed:/bin")
     if is_root_inside_able:
         check(view, "absent", search="/closed:/bin")
@@ -197,12 +195,12 @@ def test_a_directory_that_may_not_be_searched(top: Path, is_root_inside_able: bo
 def test_what_can_not_be_told_from_here_is_not_judged(
     top: Path, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    view = View(opened.own(str(top)), lambda status: True)
+    view = View(open_program(str(top)), lambda status: True)
 
-    def fail(self: Opened, name: str) -> Opened:
+    def fail(self: PathDescriptor, name: str) -> PathDescriptor:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(Opened, "child", fail)
+    monkeypatch.setattr(PathDescriptor, "child", fail)
     for name in ("absent", "/absent", "/bin/tool/x"):
         check(view, name, PATH="/nonexistent")
     command.check_directory(view, "/absent", "cwd", None)
@@ -277,7 +275,7 @@ def test_what_would_show_it(view: View, tmp_path: Path) -> None:
     with pytest.raises(CommandNotFoundError) as caught:
         check(view, "mine", PATH=str(tool.parent))
     assert caught.value.remedy == f"--bind {tmp_path}/venv"
-    view.add_bind(str(tmp_path), opened.own(str(tmp_path)))
+    view.add_bind(str(tmp_path), open_program(str(tmp_path)))
     with pytest.raises(CommandNotFoundError) as caught:
         check(view, "mine", PATH=str(tool.parent))
     # What else is in PATH is not told.

@@ -15,15 +15,15 @@ from launches import FACTS, SEVERAL, launch
 
 from usernsctl import _core
 from usernsctl.errors import CommandError, NamespaceError
-from usernsctl.gvisor import steps
-from usernsctl.gvisor.decide import Frozen, decide, decide_host
-from usernsctl.gvisor.request import Bind, Request
-from usernsctl.gvisor.steps import (
+from usernsctl.gvisor.launch import steps
+from usernsctl.gvisor.launch.plan import FreezeOptions, plan_host, plan_run
+from usernsctl.gvisor.launch.request import Bind, Request
+from usernsctl.gvisor.launch.steps import (
     VERBS,
+    IfSeveralIds,
     Launch,
-    Mark,
+    Placeholder,
     Record,
-    Several,
     completed,
     literal,
     pieces,
@@ -31,7 +31,7 @@ from usernsctl.gvisor.steps import (
 )
 
 CSRC = Path(__file__).parents[3] / "csrc"
-FROZEN = Frozen(
+FROZEN = FreezeOptions(
     assumptions=(record("assume", "/r", 1, 2, "100755"), record("remedy", "usernsctl freeze")),
     ids=("--map-root-user", "--map-auto"),
     env=(record("env-all"), record("env-need", "TERM")),
@@ -67,8 +67,8 @@ def test_any_words_are_what_was_encoded(words: list[str]) -> None:
         launch(is_root=True, ids=SEVERAL, network="host", terminal=True),
         launch(tree="/", expose_root=True, runsc_is_script=True, debug_log="/logs", state="/s"),
         launch(binds=(Bind("/a", "/x"), Bind("/a", "/y", False)), sources={"/a": "/a"}),
-        decide(Request(args=("x",)), replace(FACTS, homes=None, ids=SEVERAL), FROZEN),
-        decide_host(
+        plan_run(Request(args=("x",)), replace(FACTS, homes=None, ids=SEVERAL), FROZEN),
+        plan_host(
             Request(args=("x",)), replace(FACTS, debug_log="/logs"), ["/lib/init"], "/lib/agent"
         )[0],
     ],
@@ -137,7 +137,12 @@ def test_pieces_without_marks_are_json(config: dict[str, object]) -> None:
 
 def test_marks_cut_the_text() -> None:
     args, cwd = record("json-args"), record("json-cwd")
-    config = {"a": ["x", Mark(args)], "b": Mark(cwd), "c": Several({"d": [1]}), "e": None}
+    config = {
+        "a": ["x", Placeholder(args)],
+        "b": Placeholder(cwd),
+        "c": IfSeveralIds({"d": [1]}),
+        "e": None,
+    }
     assert pieces(config) == [
         record("json", '{"a": ["x", '),
         args,

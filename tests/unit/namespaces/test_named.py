@@ -12,10 +12,10 @@ import pytest
 from callers import as_root, unprivileged
 
 import usernsctl as un
-from usernsctl._system.proc import uid_outside
+from usernsctl._system.paths import uid_outside
 from usernsctl.cli import main
 from usernsctl.namespaces import named
-from usernsctl.namespaces.holder import NamedNamespace
+from usernsctl.namespaces.named import NamedNamespace
 from usernsctl.namespaces.namespace import Namespace
 
 pytestmark = pytest.mark.each_user

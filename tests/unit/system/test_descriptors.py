@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from usernsctl._system.descriptors import (
     AsyncClosing,
+    ClosedError,
     Closing,
-    LetGoError,
     Shared,
     receive,
     wait_readable,
@@ -48,7 +48,7 @@ def test_they_are_closed_once_nobody_uses_them() -> None:
         with shared.use():
             shared.close()
             assert shared.closed
-            with pytest.raises(LetGoError, match="it is closed"), shared.use():
+            with pytest.raises(ClosedError, match="it is closed"), shared.use():
                 pass
         assert is_open(fd)
     assert not is_open(fd)
@@ -89,7 +89,7 @@ def test_many_threads(users: list[int], closers: int) -> None:
                 with shared.use() as (fd,):
                     if not os.path.samestat(os.fstat(fd), wanted):
                         wrong.append("another one")
-            except LetGoError:
+            except ClosedError:
                 return
             except OSError as error:
                 wrong.append(str(error))
@@ -130,7 +130,7 @@ def test_close_in_signal_handler_that_has_interrupted_a_use() -> None:
     try:
         for pause in range(1, 300):
             signal.setitimer(signal.ITIMER_REAL, pause * 1e-5)
-            with pytest.raises(LetGoError):
+            with pytest.raises(ClosedError):
                 use_until_closed(shared)
             assert not is_open(fd)
             shared, fd = make()

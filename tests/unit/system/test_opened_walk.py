@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from usernsctl._system import opened
+from usernsctl._system.paths import open_beneath, open_path
 
 NAMES = ("", ".", "..", "file", "directory", "link", "to-file", "shut", "none")
 
@@ -42,7 +42,7 @@ def test_a_path_leads_where_the_kernel_leads(top: Path) -> None:
     for names in itertools.product(NAMES, repeat=3):
         path = "/".join([str(top), *names])
         wanted = outcome(functools.partial(os.open, path, os.O_PATH))
-        assert outcome(lambda path=path: opened.follow(path).detach()) == wanted, path
+        assert outcome(lambda path=path: open_path(path).detach()) == wanted, path
 
 
 @pytest.mark.parametrize("end", ["/..", "/../file", "/.", "/"])
@@ -50,6 +50,6 @@ def test_nothing_lies_beneath_a_file(top: Path, end: str) -> None:
     directory = os.open(top, os.O_PATH)
     try:
         with pytest.raises(NotADirectoryError):
-            opened.open_beneath(directory, f"file{end}")
+            open_beneath(directory, f"file{end}")
     finally:
         os.close(directory)

@@ -17,9 +17,9 @@ from callers import as_root
 from conftest import settled_descriptors
 
 import usernsctl as un
-from usernsctl._system import opened, proc
-from usernsctl._system.state import locked_directory, state_directory
-from usernsctl.gvisor import registry
+from usernsctl._system.paths import id_outside, open_trusted, state_directory
+from usernsctl._system.records import locked_directory
+from usernsctl.gvisor.sandbox.records import claim_detached, find_detached, list_detached
 from usernsctl.namespaces import named
 
 pytestmark = pytest.mark.each_user
@@ -115,7 +115,7 @@ def test_what_somebody_else_has_put_on_the_way_is_refused(
 )
 def test_uid_outside_is_what_the_map_says(text: str, outside: int) -> None:
     """An id that is not mapped stands for itself."""
-    assert proc.id_outside(7, text) == outside
+    assert id_outside(7, text) == outside
 
 
 def test_links_that_lead_nowhere(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_links_that_lead_nowhere(tmp_path: Path) -> None:
     before = settled_descriptors()
     for name, number in (("a", errno.ELOOP), ("file", errno.ENOTDIR), ("none", errno.ENOENT)):
         with pytest.raises(OSError, match=name) as caught:
-            opened.open_trusted(f"{tmp_path}/{name}")
+            open_trusted(f"{tmp_path}/{name}")
         assert caught.value.errno == number
     assert settled_descriptors() == before
 
@@ -191,7 +191,7 @@ def test_what_is_no_file_of_ours_is_no_record(state: Path, make: Callable[[Path]
         (state / "name.json", (named.list_named, lambda: named.find_named("name"))),
         (
             state / "sandboxes" / "box" / "sandbox.json",
-            (registry.list_all, lambda: registry.find("box"), lambda: registry.claim("box")),
+            (list_detached, lambda: find_detached("box"), lambda: claim_detached("box")),
         ),
     ):
         make(file)
@@ -219,7 +219,7 @@ def test_what_is_no_directory_is_no_sandbox(state: Path, make: Callable[[Path], 
     before = settled_descriptors()
     entry = state / "sandboxes" / "box"
     make(entry)
-    for call in (registry.list_all, lambda: registry.find("box"), lambda: registry.claim("box")):
+    for call in (list_detached, lambda: find_detached("box"), lambda: claim_detached("box")):
         with pytest.raises(un.NamespaceError) as caught:
             call()
         assert caught.value.cause == "state-directory-unusable"
@@ -236,7 +236,7 @@ def test_deep_json_is_forgotten_as_any_other_nonsense(state: Path, content: str)
     (state / "name.json").write_text(content)
     (state / "sandboxes" / "box" / "sandbox.json").write_text(content)
     assert named.list_named() == []
-    assert registry.list_all() == []
+    assert list_detached() == []
     assert os.listdir(state / "sandboxes") == []
 
 
@@ -249,13 +249,13 @@ def hold(path: Path) -> int:
 def test_a_lock_that_somebody_holds_is_waited_for_only_so_long(
     state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("usernsctl._system.state._LOCK_SECONDS", 0.5)
+    monkeypatch.setattr("usernsctl._system.records._LOCK_SECONDS", 0.5)
     (state / "sandboxes" / "box").mkdir(parents=True)
     state.chmod(0o700)
     for path, call in (
         (state, named.list_named),
-        (state, registry.list_all),
-        (state / "sandboxes" / "box", lambda: registry.find("box")),
+        (state, list_detached),
+        (state / "sandboxes" / "box", lambda: find_detached("box")),
     ):
         fd = hold(path)
         begin = time.monotonic()

@@ -12,8 +12,8 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 
-from usernsctl import _programs
-from usernsctl._records import dataclass
+from usernsctl._core.values import find_program
+from usernsctl._lean import dataclass
 from usernsctl.cli.parser import Parser, is_switch, option_metavar, usernsctl
 
 # The kinds of values, by what stands for them in --help.
@@ -88,7 +88,7 @@ def prelude() -> Verb:
 
     :raises CommandError: the program is not installed.
     """
-    program = _programs.find("usernsctl-exec", "tells its options")
+    program = find_program("usernsctl-exec", "tells its options")
     done = subprocess.run([program, "--help"], capture_output=True, text=True, check=True)
     flags = tuple(native_flags(done.stdout))
     return Verb(path=("usernsctl-exec",), flags=flags, operands=("command",))

@@ -15,7 +15,7 @@ def tell(kind: str) -> None:
     """Print the names that there are, one a line.
 
     Nothing is printed and nothing made where they can't be told: a shell asks while a line is
-    typed, where no message belongs. Each is one of :data:`usernsctl._system.state.NAME`, in which
+    typed, where no message belongs. Each is one of :data:`usernsctl._system.records.NAME`, in which
     no shell finds more than a word.
 
     :param kind: one of :data:`KINDS`.
@@ -26,7 +26,7 @@ def tell(kind: str) -> None:
 
 
 def _namespaces() -> list[str]:
-    from usernsctl._system.state import state_directory
+    from usernsctl._system.paths import state_directory
     from usernsctl.namespaces.named import list_named
 
     # To list them would make it.

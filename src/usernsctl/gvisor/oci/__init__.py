@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from usernsctl._typing import TYPE_CHECKING, Any
+from usernsctl._lean import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from usernsctl.gvisor.oci.building import (
+    from usernsctl.gvisor.oci.builder import (
         BuildOptions,
         Mount,
         Rlimit,
@@ -17,12 +17,10 @@ if TYPE_CHECKING:
         mount_entry,
     )
     from usernsctl.gvisor.oci.bundle import Bundle, create, load, replace
-    from usernsctl.gvisor.oci.checking import check
+    from usernsctl.gvisor.oci.escapes import check_outside, harmless_annotations, open_source
     from usernsctl.gvisor.oci.mend import Change, fix, for_runsc
-    from usernsctl.gvisor.oci.model import Violation
-    from usernsctl.gvisor.oci.outside import check_outside, harmless_annotations, open_source
-    from usernsctl.gvisor.oci.parsing import parse, validate
-    from usernsctl.gvisor.oci.write import serialise
+    from usernsctl.gvisor.oci.rules import check
+    from usernsctl.gvisor.oci.schema import Violation, parse, serialise, validate
 
 __all__ = [
     "BuildOptions",
@@ -51,7 +49,7 @@ __all__ = [
 
 # Imported when it is used: most of it is about bundles, and needs msgspec.
 _PLACES = {
-    "building": (
+    "builder": (
         "BuildOptions",
         "Mount",
         "Rlimit",
@@ -61,12 +59,10 @@ _PLACES = {
         "mount_entry",
     ),
     "bundle": ("Bundle", "create", "load", "replace"),
-    "checking": ("check",),
+    "escapes": ("check_outside", "harmless_annotations", "open_source"),
     "mend": ("Change", "fix", "for_runsc"),
-    "model": ("Violation",),
-    "outside": ("check_outside", "harmless_annotations", "open_source"),
-    "parsing": ("parse", "validate"),
-    "write": ("serialise",),
+    "rules": ("check",),
+    "schema": ("Violation", "parse", "serialise", "validate"),
 }
 
 

@@ -10,13 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from usernsctl._records import dataclass
+from usernsctl._lean import dataclass
 from usernsctl._system.descriptors import Closing
-from usernsctl._system.opened import follow, open_beneath
+from usernsctl._system.paths import open_beneath, open_path
 from usernsctl._text import command, operand
 from usernsctl.errors import BundleError
-from usernsctl.gvisor.oci.parsing import parse, validate
-from usernsctl.gvisor.oci.write import STEP, serialise
+from usernsctl.gvisor.oci.schema import STEP, parse, serialise, validate
 
 CONFIG_NAME = "config.json"
 MAX_BYTES = 16 * 1024 * 1024
@@ -111,7 +110,7 @@ class Bundle(Closing):
         """
         if anywhere:
             here = os.readlink(f"/proc/self/fd/{self.descriptor}")
-            return follow(os.path.join(here, path)).detach()
+            return open_path(os.path.join(here, path)).detach()
         inside = self.within(path)
         if inside is None:
             raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), path)

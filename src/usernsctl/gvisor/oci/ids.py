@@ -8,8 +8,8 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 
-from usernsctl._records import dataclass
-from usernsctl.gvisor.oci.model import KINDS, MAX_ID, Config, IdMapping, Kind, Linux, Violation
+from usernsctl._lean import dataclass
+from usernsctl.gvisor.oci.schema import KINDS, MAX_ID, Config, IdMapping, Kind, Linux, Violation
 from usernsctl.maps import Extent
 
 WRITE, SEARCH = 2, 1

@@ -8,11 +8,10 @@ from typing import Annotated, Any, get_args, get_origin
 
 import msgspec
 
-from usernsctl._records import dataclass
-from usernsctl.gvisor.oci.building import identity_mappings
+from usernsctl._lean import dataclass
+from usernsctl.gvisor.oci.builder import identity_mappings
 from usernsctl.gvisor.oci.ids import IdView, mapping_fault
-from usernsctl.gvisor.oci.model import KINDS, Config, Linux, named_hooks
-from usernsctl.gvisor.oci.parsing import validate
+from usernsctl.gvisor.oci.schema import KINDS, Config, Linux, named_hooks, validate
 from usernsctl.maps import Extent
 
 

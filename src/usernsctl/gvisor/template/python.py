@@ -14,24 +14,34 @@ from importlib import resources
 from typing import Any, Self, Unpack
 
 from usernsctl import _core
-from usernsctl._records import replace
-from usernsctl._system.descriptors import wait_readable
-from usernsctl._system.owned import Connection, memory_file, owned, socket_pair
+from usernsctl._lean import replace
+from usernsctl._system.descriptors import (
+    Connection,
+    memory_file,
+    open_owned,
+    socket_pair,
+    wait_readable,
+)
 from usernsctl.commands.arguments import Args, StrOrBytesPath
 from usernsctl.commands.keywords import check_keywords, check_timeout
 from usernsctl.commands.popen import DEVNULL, PIPE, STDOUT, TimeoutExpired
 from usernsctl.errors import RunscError, UsernsError
 from usernsctl.gvisor import checks
-from usernsctl.gvisor.agent_streams import Streams, closed_streams
-from usernsctl.gvisor.arguments import PythonStartOptions, TemplateOptions
-from usernsctl.gvisor.begun import Begun, begun_in_executor
-from usernsctl.gvisor.prepared import HostBase
-from usernsctl.gvisor.sandbox import Sandbox, check_streams
-from usernsctl.gvisor.template.create import Wanted, create
-from usernsctl.gvisor.template.errors import STEP, not_ready, unsavable
-from usernsctl.gvisor.template.ready import Told
-from usernsctl.gvisor.template.sandboxes import TemplateSandbox
-from usernsctl.gvisor.template.template import Parts, Template
+from usernsctl.gvisor.runsc.stdio import Streams, closed_streams
+from usernsctl.gvisor.sandbox.async_start import AsyncStart, start_in_executor
+from usernsctl.gvisor.sandbox.host_namespace import HostBase
+from usernsctl.gvisor.sandbox.sandbox import Sandbox, check_streams
+from usernsctl.gvisor.template.checkpoint import OutputReader, TemplateSandbox, Wanted, create
+from usernsctl.gvisor.template.image import STEP, not_ready, unsavable
+from usernsctl.gvisor.template.template import Parts, RestoreOptions, Template, TemplateOptions
+
+
+class PythonStartOptions(RestoreOptions, total=False):
+    """Arguments of :meth:`usernsctl.PythonTemplate.start` besides its own."""
+
+    env: Mapping[str, str] | None
+    cwd: StrOrBytesPath | None
+
 
 # How long a program may take to go on where nobody says how long, in seconds.
 _START_SECONDS = 60
@@ -90,7 +100,7 @@ class PythonTemplate(Template):
                 made, image = create(host, wanted)
             return Parts(host=host, record=made, image=image, config=made.config)
 
-        return cls(Begun(work))
+        return cls(AsyncStart(work))
 
     def start(self, args: Args = (), **options: Unpack[PythonStartOptions]) -> Sandbox:
         """Start a program, and return when it begins.
@@ -111,7 +121,7 @@ class PythonTemplate(Template):
 
     async def start_async(self, args: Args = (), **options: Unpack[PythonStartOptions]) -> Sandbox:
         """The same from asyncio; if this is cancelled, the sandbox is closed."""
-        return await begun_in_executor(lambda: self.start(args, **options), Sandbox.close)
+        return await start_in_executor(lambda: self.start(args, **options), Sandbox.close)
 
     def _begun_with(
         self,
@@ -178,18 +188,18 @@ def _words(python: StrOrBytesPath, preload: Iterable[str], code: str | None) -> 
             raise ValueError(f"preload: {name!r} is no name of a module")
     if code is not None:
         checks.instance("code", code, str)
-    inside = resources.files("usernsctl.gvisor.template").joinpath("inside.py").read_text("utf-8")
+    inside = resources.files("usernsctl.gvisor.template").joinpath("interpreter.py").read_text("utf-8")
     bigframe = resources.files("usernsctl").joinpath("bigframe.py").read_text("utf-8")
     return interpreter, "-c", inside + _TAIL.format(bigframe=bigframe, preload=names, code=code)
 
 
-def _loaded(ours: Connection) -> Callable[[TemplateSandbox, Told, float], list[str]]:
+def _loaded(ours: Connection) -> Callable[[TemplateSandbox, OutputReader, float], list[str]]:
     """What waits until an interpreter has loaded what is wanted.
 
     :param ours: our end of the connection to it.
     """
 
-    def wait(box: TemplateSandbox, told: Told, deadline: float) -> list[str]:
+    def wait(box: TemplateSandbox, told: OutputReader, deadline: float) -> list[str]:
         hello = _heard(ours, deadline)
         if hello is None:
             status = box.wait(_END_SECONDS)
@@ -280,7 +290,7 @@ def _add(
         own[name] = open(mine, "wb" if name == "stdin" else "rb")  # noqa: SIM115
         given.add(theirs, is_fresh=True)
     elif isinstance(stream, int) and stream == DEVNULL:
-        nothing = pipes.enter_context(owned(os.open, os.devnull, os.O_RDWR | os.O_CLOEXEC))
+        nothing = pipes.enter_context(open_owned(os.open, os.devnull, os.O_RDWR | os.O_CLOEXEC))
         given.add(nothing.fileno(), is_fresh=True)
     elif stream is None:
         given.add(-1, is_fresh=False)

@@ -9,19 +9,17 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from usernsctl import _core
-from usernsctl._records import fields
-from usernsctl._typing import TYPE_CHECKING
+from usernsctl._lean import TYPE_CHECKING, fields
 from usernsctl.gvisor import oci
-from usernsctl.gvisor.inherited import OF_COMMANDS, Inherited
-from usernsctl.gvisor.releases import release_of
-from usernsctl.gvisor.request import Request
-from usernsctl.gvisor.runsc import find
-from usernsctl.gvisor.template.errors import other_host, outdated
-from usernsctl.gvisor.template.image import Sums, sums_from_json
-from usernsctl.gvisor.view import View, is_unknown
+from usernsctl.gvisor.agent.start import OF_COMMANDS, ProcessDefaults
+from usernsctl.gvisor.launch.request import Request
+from usernsctl.gvisor.launch.view import View, is_unknown
+from usernsctl.gvisor.runsc.find import find_runsc
+from usernsctl.gvisor.runsc.releases import release_of
+from usernsctl.gvisor.template.image import Sums, other_host, outdated, sums_from_json
 
 if TYPE_CHECKING:
-    from usernsctl.gvisor.prepared import HostBase, PreparedNamespace
+    from usernsctl.gvisor.sandbox.host_namespace import HostBase, HostNamespace
 
 _VERSION = 1
 
@@ -93,7 +91,7 @@ class TemplateRecord:
             found = _stat_of(path)
         except OSError:
             # It says what is wrong with it, unless it has come back meanwhile.
-            find({}, path)
+            find_runsc({}, path)
             found = _stat_of(path)
         if found != tuple(rest):
             now = release_of(path).label
@@ -124,7 +122,7 @@ class TemplateRecord:
                 raise outdated(f"{before[0]} was another one in the root filesystem", remedy)
         return config
 
-    def _changes(self, host: PreparedNamespace, config: Mapping[str, Any]) -> str | None:
+    def _changes(self, host: HostNamespace, config: Mapping[str, Any]) -> str | None:
         """Return what is another one in a host, or ``None``.
 
         :param config: the config.json that the template has there.
@@ -138,7 +136,7 @@ class TemplateRecord:
                 return f"the host had another {name!r} in its config.json"
         return None
 
-    def _config_in(self, host: PreparedNamespace) -> dict[str, Any]:
+    def _config_in(self, host: HostNamespace) -> dict[str, Any]:
         """Return the config.json of a sandbox in a host, with what the record has of the inside."""
         is_agent = self.kind == "agent"
         args = None if is_agent else _ANY_COMMAND
@@ -146,7 +144,7 @@ class TemplateRecord:
         found: dict[str, Any] = json.loads(given)
         if is_agent:
             kept = json.loads(found["annotations"][OF_COMMANDS])
-            kept["env"] = list(Inherited.of_config(self.config).env)
+            kept["env"] = list(ProcessDefaults.of_config(self.config).env)
             found["annotations"][OF_COMMANDS] = json.dumps(kept)
         else:
             process = self.config["process"]
@@ -193,7 +191,7 @@ def version() -> str:
     return _core.version()
 
 
-def runsc_of(host: PreparedNamespace) -> tuple[str, int, int]:
+def runsc_of(host: HostNamespace) -> tuple[str, int, int]:
     """The runsc of a host: its release, and the size and the time of its file."""
     return (release_of(host.runsc).label, *_stat_of(host.runsc))
 
@@ -203,7 +201,7 @@ def _stat_of(path: str) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def flags_of(host: PreparedNamespace) -> tuple[str, str]:
+def flags_of(host: HostNamespace) -> tuple[str, str]:
     """What runsc is told besides the config.json."""
     return host.request.network, host.request.platform or "default"
 
@@ -218,7 +216,7 @@ def _config(given: Mapping[str, Any]) -> dict[str, Any]:
     if not found["process"]["args"] or not found["root"]["path"]:
         raise ValueError("there is no command")
     # What commands have in common where process 1 is the agent is text, which that did not look at.
-    Inherited.of_config(found)
+    ProcessDefaults.of_config(found)
     return found
 
 
@@ -253,7 +251,7 @@ def deciding_files(config: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys([*_LIBRARIES, machine, *named]))
 
 
-def stamps(host: PreparedNamespace, paths: Iterable[str]) -> tuple[Stamp, ...]:
+def stamps(host: HostNamespace, paths: Iterable[str]) -> tuple[Stamp, ...]:
     """What these files are, by their paths inside."""
     with host.view() as seen:
         return tuple(_stamp(seen, path) for path in list(paths)[:_FILES_MAX])

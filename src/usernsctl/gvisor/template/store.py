@@ -1,20 +1,115 @@
-"""Templates that are kept under a name, in a directory of this user's."""
+"""Templates that are saved under a name, each in a directory of its own."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
-from usernsctl._records import dataclass
-from usernsctl._system.state import NAME, NAME_RULE, Directory, make_private, templates_directory
+from usernsctl._lean import dataclass
+from usernsctl._system.paths import (
+    UntrustedPathError,
+    make_private,
+    open_trusted,
+    templates_directory,
+)
+from usernsctl._system.records import NAME, NAME_RULE, Directory
 from usernsctl.errors import NamespaceError, RunscError, UsernsError
-from usernsctl.gvisor.template import saved
-from usernsctl.gvisor.template.errors import STEP, damaged
-from usernsctl.gvisor.template.image import open_saved
+from usernsctl.gvisor.template.image import STEP, damaged, open_saved, untrusted
 from usernsctl.gvisor.template.record import TemplateRecord
-from usernsctl.gvisor.template.template import Template
+
+_T = TypeVar("_T")
+
+#: In there: what is known of a template. All else are the files of its image.
+RECORD = "template.json"
+
+
+def opened(path: str) -> Directory:
+    """Open the directory of a saved template.
+
+    :param path: an absolute path.
+    :raises RunscError: there is none, or others could have written to it.
+    """
+    return Directory(open_saved(path), path, forbidden=0o077)
+
+
+def use(path: str, work: Callable[[Directory], _T]) -> _T:
+    """Do something with the directory of a saved template, and return what comes of it.
+
+    Where that fails since the template was removed, or another one has taken its place, it is done
+    with what is there now.
+
+    :param path: an absolute path.
+    :raises RunscError: there is none, or others could have written to it.
+    :raises UsernsError: what `work` raises.
+    """
+    while True:
+        with opened(path) as directory:
+            try:
+                return work(directory)
+            except UsernsError:
+                if _is_still(directory):
+                    raise
+
+
+def _is_still(directory: Directory) -> bool:
+    """Whether its path leads to it."""
+    try:
+        now = os.stat(directory.path, follow_symlinks=False)
+    except OSError:
+        return False
+    return os.path.samestat(now, os.fstat(directory.fd))
+
+
+def made(path: str) -> Directory:
+    """Make a directory for a template, or open one that is empty.
+
+    :param path: an absolute path.
+    :raises NamespaceError: it is not empty.
+    :raises RunscError: others could write to it.
+    :raises OSError: it can't be made.
+    """
+    try:
+        parent = open_trusted(os.path.dirname(path))
+    except UntrustedPathError as error:
+        raise untrusted(path, str(error)) from None
+    try:
+        make_private(os.path.basename(path), parent, exist_ok=True)
+    finally:
+        os.close(parent)
+    found = opened(path)
+    if os.listdir(found.fd):
+        found.close()
+        raise NamespaceError(
+            f"{path} is not empty",
+            step=STEP,
+            filename=path,
+            remedy="name a directory that does not exist, or remove what is there",
+        )
+    return found
+
+
+def read(directory: Directory) -> TemplateRecord:
+    """What is known of a template that was saved.
+
+    :raises RunscError: it is not whole, or others could have written it.
+    """
+    path = directory.path
+    try:
+        given = directory.read(RECORD)
+        if given is None:
+            raise damaged(path, f"there is no {RECORD}")
+        made = TemplateRecord.from_json(given)
+        if made.images is None:
+            raise ValueError("it lists no files")
+        return made
+    except NamespaceError as error:
+        raise untrusted(path, error.reason) from None
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise damaged(path, f"{RECORD} makes no sense") from error
+
 
 # How long somebody else may take to save or remove one, in seconds.
 _LOCK_SECONDS = 60
@@ -112,9 +207,10 @@ def check_free(name: str) -> None:
         )
 
 
-def keep(template: Template, name: str, *, replace: bool) -> None:
+def keep(save: Callable[[str], None], name: str, *, replace: bool) -> None:
     """Save a template under a name.
 
+    :param save: writes it to a new directory, as :meth:`Template.save` does.
     :param replace: whether it takes the place of another one.
     :raises RunscError: there is one of that name.
     :raises UsernsError: as :meth:`Template.save` does.
@@ -122,7 +218,7 @@ def keep(template: Template, name: str, *, replace: bool) -> None:
     with _locked(make=True) as top:
         # A name that nobody can ask for. If this process is killed, the next one removes it.
         temporary = f".{name}"
-        template.save(f"{top.path}/{temporary}")
+        save(f"{top.path}/{temporary}")
         # Whoever is killed while it removes the one has the other.
         if replace:
             with contextlib.suppress(FileNotFoundError):
@@ -143,7 +239,7 @@ def find(name: str) -> tuple[str, TemplateRecord]:
     path = path_of(name)
     if not _is_there(path):
         raise _absent(name)
-    return path, saved.use(path, saved.read)
+    return path, use(path, read)
 
 
 def list_all() -> list[Named]:
@@ -196,10 +292,10 @@ def _look(top: Directory, name: str) -> Named:
     path = f"{top.path}/{name}"
     size, created, kind = 0, 0.0, None
     args: tuple[str, ...] = ()
-    with contextlib.suppress(UsernsError, OSError), saved.opened(path) as one:
+    with contextlib.suppress(UsernsError, OSError), opened(path) as one:
         created = os.fstat(one.fd).st_mtime
         size = sum(os.stat(file, dir_fd=one.fd).st_size for file in os.listdir(one.fd))
-        record = saved.read(one)
+        record = read(one)
         kind, args = record.kind, record.args
     return Named(name=name, kind=kind, args=args, size=size, created=created)
 

@@ -3,33 +3,56 @@
 from __future__ import annotations
 
 import os
-from typing import Any, NoReturn, Self, Unpack
+from collections.abc import Mapping
+from typing import Any, NoReturn, Self, TypedDict, Unpack
 
-from usernsctl._records import dataclass, replace
-from usernsctl._system.owned import socket_pair
-from usernsctl._system.state import Directory
+from usernsctl._lean import dataclass, replace
+from usernsctl._system.descriptors import socket_pair
+from usernsctl._system.records import Directory
 from usernsctl.commands.arguments import Args, StrOrBytesPath
 from usernsctl.commands.keywords import check_keywords, check_timeout
 from usernsctl.errors import NamespaceError
 from usernsctl.gvisor import checks
-from usernsctl.gvisor.agent import Agent
-from usernsctl.gvisor.arguments import RestoreOptions
-from usernsctl.gvisor.begun import Begun, BegunClosing, begun_in_executor
-from usernsctl.gvisor.decide import AGENT_INSIDE
-from usernsctl.gvisor.prepared import HostBase
-from usernsctl.gvisor.sandbox import Sandbox, check_no_command
-from usernsctl.gvisor.template import saved
-from usernsctl.gvisor.template.create import (
+from usernsctl.gvisor.agent.protocol import Agent
+from usernsctl.gvisor.launch.steps import AGENT_INSIDE
+from usernsctl.gvisor.sandbox.async_start import AsyncStart, AsyncStartMixin, start_in_executor
+from usernsctl.gvisor.sandbox.host_namespace import HostBase
+from usernsctl.gvisor.sandbox.sandbox import Sandbox, check_no_command
+from usernsctl.gvisor.template import store
+from usernsctl.gvisor.template.checkpoint import (
+    AnyReady,
+    Ready,
+    Source,
+    TemplateSandbox,
     Wanted,
     create,
     for_agent,
     for_command,
 )
-from usernsctl.gvisor.template.errors import STEP, wrong_kind
-from usernsctl.gvisor.template.image import Image
-from usernsctl.gvisor.template.ready import AnyReady, Ready
+from usernsctl.gvisor.template.image import STEP, Image, wrong_kind
 from usernsctl.gvisor.template.record import TemplateRecord
-from usernsctl.gvisor.template.sandboxes import Source, TemplateSandbox
+from usernsctl.gvisor.template.store import RECORD, read, use
+
+
+class TemplateOptions(TypedDict, total=False):
+    """Arguments of :meth:`usernsctl.SandboxHost.template` besides its own."""
+
+    env: Mapping[str, str] | None
+    cwd: StrOrBytesPath | None
+    user: tuple[int, int] | None
+    timeout: float | None
+
+
+class RestoreOptions(TypedDict, total=False):
+    """Arguments of :meth:`usernsctl.Template.start`."""
+
+    id: str | None
+    stdin: Any
+    stdout: Any
+    stderr: Any
+    detach: bool
+    in_cgroup: StrOrBytesPath | int | None
+    timeout: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +72,7 @@ class Parts:
     remedy: str | None = None
 
 
-class Template(BegunClosing):
+class Template(AsyncStartMixin):
     """A command that was saved when it was ready, and is started from there any number of times.
 
     :meth:`usernsctl.SandboxHost.template` makes one. What is saved lies in the memory of the host,
@@ -64,9 +87,9 @@ class Template(BegunClosing):
     _what = "a template"
     _kinds: tuple[str, ...] = ("command", "agent")
 
-    def __init__(self, begun: Begun[Parts]) -> None:
+    def __init__(self, begun: AsyncStart[Parts]) -> None:
         """Take over what was made, or will be."""
-        self._begun: Begun[Parts] = begun
+        self._begun: AsyncStart[Parts] = begun
 
     @classmethod
     def make(
@@ -117,7 +140,7 @@ class Template(BegunClosing):
                     made, image = create(host, wanted)
             return Parts(host=host, record=made, image=image, config=made.config)
 
-        return cls(Begun(work))
+        return cls(AsyncStart(work))
 
     @property
     def args(self) -> tuple[str, ...]:
@@ -156,7 +179,7 @@ class Template(BegunClosing):
 
     async def start_async(self, **options: Unpack[RestoreOptions]) -> Sandbox:
         """The same from asyncio; if this is cancelled, the sandbox is closed."""
-        return await begun_in_executor(lambda: self.start(**options), Sandbox.close)
+        return await start_in_executor(lambda: self.start(**options), Sandbox.close)
 
     def _restored(self, **options: Unpack[RestoreOptions]) -> TemplateSandbox:
         source = self._source()
@@ -190,10 +213,10 @@ class Template(BegunClosing):
         """
         parts = self._parts
         path = _absolute(directory)
-        with NamespaceError.instead(path, step=STEP), saved.made(path) as made:
+        with NamespaceError.instead(path, step=STEP), store.made(path) as made:
             try:
                 images = parts.image.save(made.fd)
-                made.write(saved.RECORD, replace(parts.record, images=images).to_json())
+                made.write(RECORD, replace(parts.record, images=images).to_json())
             except BaseException:
                 for name in os.listdir(made.fd):
                     os.unlink(name, dir_fd=made.fd)
@@ -222,7 +245,7 @@ class Template(BegunClosing):
         :raises UsernsError: as :class:`usernsctl.SandboxHost` does.
         """
         path = _absolute(directory)
-        return cls(Begun(lambda: _load(path, host, cls._kinds, remedy)))
+        return cls(AsyncStart(lambda: _load(path, host, cls._kinds, remedy)))
 
     def close(self) -> None:
         """Remove what was saved in memory. Sandboxes that were started from it go on.
@@ -261,14 +284,14 @@ def _absolute(directory: StrOrBytesPath) -> str:
 
 
 def _load(path: str, host: HostBase | None, kinds: tuple[str, ...], remedy: str | None) -> Parts:
-    return saved.use(path, lambda directory: _load_from(directory, host, kinds, remedy))
+    return use(path, lambda directory: _load_from(directory, host, kinds, remedy))
 
 
 def _load_from(
     directory: Directory, host: HostBase | None, kinds: tuple[str, ...], remedy: str | None
 ) -> Parts:
     path = directory.path
-    made = saved.read(directory)
+    made = read(directory)
     if made.kind not in kinds:
         raise wrong_kind(path, made.kind)
     own = None

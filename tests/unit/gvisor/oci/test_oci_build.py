@@ -23,7 +23,7 @@ from usernsctl.gvisor.oci import (
     serialise,
     validate,
 )
-from usernsctl.gvisor.oci.building import _is_sound
+from usernsctl.gvisor.oci.builder import _is_sound
 from usernsctl.maps import Extent
 
 

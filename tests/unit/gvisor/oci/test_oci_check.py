@@ -14,7 +14,7 @@ from oci_configs import RANGES, changed, mapping, minimal, mutations, outcome
 
 from usernsctl.errors import BundleError
 from usernsctl.gvisor.oci import Violation, check, fix
-from usernsctl.gvisor.oci.files import resolve_in_root
+from usernsctl.gvisor.oci.rules import resolve_in_root
 from usernsctl.maps import Extent
 
 pytestmark = pytest.mark.each_user

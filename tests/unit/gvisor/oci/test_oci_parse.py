@@ -13,7 +13,7 @@ from oci_configs import objects, outcome
 
 from usernsctl.errors import BundleError
 from usernsctl.gvisor.oci import parse, serialise
-from usernsctl.gvisor.oci.parsing import MAX_DEPTH, child, describe
+from usernsctl.gvisor.oci.schema import MAX_DEPTH, child, describe
 
 numbers = st.integers() | st.decimals(allow_nan=False, allow_infinity=False)
 scalars = st.none() | st.booleans() | numbers | st.text(st.characters(exclude_categories=["Cs"]))

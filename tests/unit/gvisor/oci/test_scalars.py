@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from usernsctl.gvisor.oci.scalars import dumps
+from usernsctl.gvisor.launch.steps import dumps
 
 
 @given(st.text() | st.integers() | st.booleans() | st.none() | st.floats(allow_nan=False))

@@ -1,0 +1,297 @@
+"""What the calls of the core take and return, and how a failure becomes an exception."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+
+from usernsctl._lean import Any, NoReturn, dataclass, field
+from usernsctl._native import ffi, lib
+from usernsctl.errors import (
+    BindError,
+    BundleError,
+    CommandError,
+    MapError,
+    NamespaceError,
+    PlanError,
+    RunscError,
+    UsernsError,
+)
+
+
+class Memory:
+    """Keeps what C structs point to alive for as long as they are used."""
+
+    def __init__(self) -> None:
+        self._alive: list[Any] = []
+
+    def string(self, value: bytes | str | None) -> Any:
+        if value is None:
+            return ffi.NULL
+        value = os.fsencode(value)
+        if b"\0" in value:
+            raise ValueError("embedded null byte")
+        return self.keep(ffi.new("char[]", value))
+
+    def strings(self, values: Iterable[bytes]) -> Any:
+        return self.keep(ffi.new("char *[]", [*map(self.string, values), ffi.NULL]))
+
+    def numbers(self, ctype: str, values: Sequence[int]) -> Any:
+        return self.keep(ffi.new(ctype, values))
+
+    def keep(self, value: Any) -> Any:
+        self._alive.append(value)
+        return value
+
+
+ExtentTuple = tuple[int, int, int]
+
+#: The namespaces beside the user namespace, by the names that options and arguments have.
+NAMESPACES = ("mount", "net", "pid", "ipc", "uts", "cgroup", "time")
+
+#: All namespaces, in the order of the core.
+ALL_NAMESPACES = ("user", *NAMESPACES)
+
+#: Their files in /proc/PID/ns, in the same order.
+NAMESPACE_FILES = ("user", "mnt", "net", "pid", "ipc", "uts", "cgroup", "time")
+
+
+#: How long the start of a command may take by default, in seconds.
+START_SECONDS: float = lib.UN_START_TIMEOUT_MS / 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Why something fails, and what mends it."""
+
+    why: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanDescription:
+    """What a plan says; see struct un_plan."""
+
+    uid: tuple[ExtentTuple, ...]
+    gid: tuple[ExtentTuple, ...]
+    uid_writer: str
+    gid_writer: str
+    uid_reason: str
+    gid_reason: str
+    setgroups: str
+    become: tuple[int, int]
+    drop_groups: bool
+    clipped_uid: tuple[tuple[int, int], ...]
+    clipped_gid: tuple[tuple[int, int], ...]
+    notices: tuple[str, ...]
+    single_id_reason: str | None
+
+
+@dataclass(kw_only=True, slots=True)
+class Setup:
+    """What is done inside the namespaces before a command starts; see struct un_setup."""
+
+    own_stdio: bool = False
+    propagation: int = 0
+    mount_proc: str | None = None
+    root: str | None = None
+    cwd: bytes | None = None
+    drop_bounding: int = 0
+    no_new_privs: bool = False
+    no_membarrier: bool = False
+    groups: Sequence[int] | None = None
+    gid: int | None = None
+    uid: int | None = None
+    keep_caps: bool = False
+    pdeathsig: int = 0
+
+
+@dataclass(kw_only=True, slots=True)
+class Command:
+    """A command; see struct un_command."""
+
+    file: bytes
+    argv: Sequence[bytes]
+    env: Mapping[bytes, bytes]
+
+
+@dataclass(kw_only=True, slots=True)
+class Spawn:
+    """How a command is started in a child; see struct un_spawn.
+
+    :ivar start_timeout: how long the child may take to execute the command, in seconds; ``None``:
+        for ever.
+    :ivar pidfd: of the child, once there is one for the caller to care for.
+    """
+
+    command: Command
+    plan: object | None = None
+    join: Sequence[int] | None = None
+    namespaces: Iterable[str] = ()
+    has_init: bool = False
+    cgroup: int = -1
+    setup: Setup = field(default_factory=Setup)
+    stdio: Sequence[int] = (-1, -1, -1)
+    close_fds: bool = True
+    keep: Sequence[int] = ()
+    restore_signals: bool = True
+    new_session: bool = False
+    process_group: int = -1
+    umask: int = -1
+    start_timeout: float | None = START_SECONDS
+    pidfd: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class IdRequest:
+    """What is to be mapped of one kind of ids; see struct un_id_request."""
+
+    own: int | None
+    more: Iterable[Iterable[int]]
+    fill: str
+
+
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_DIRECTORY = os.path.join(_PACKAGE, "_bin")
+_REMEDY = "pip install --force-reinstall usernsctl"
+
+
+def program_path(name: str) -> str:
+    """Where a program of ours is, whether or not it is there."""
+    return os.path.join(_DIRECTORY, name)
+
+
+def missing_program(name: str, purpose: str) -> CommandError:
+    """The error that a program of ours is not there: the installation is incomplete.
+
+    :param purpose: what it does.
+    """
+    path = program_path(name)
+    return CommandError(
+        f"{path}, which {purpose}, is missing: it is installed together with this package",
+        step="exec",
+        filename=path,
+        remedy=_REMEDY,
+    )
+
+
+def find_program(name: str, purpose: str) -> str:
+    """The path of a program of ours.
+
+    :raises CommandError: it is not there, or can't be executed.
+    """
+    path = program_path(name)
+    if not os.access(path, os.X_OK):
+        raise missing_program(name, purpose)
+    return path
+
+
+_FAMILY: dict[int, type[UsernsError]] = {
+    lib.UN_STEP_FACTS: PlanError,
+    lib.UN_STEP_SUBID: PlanError,
+    lib.UN_STEP_PLAN: PlanError,
+    lib.UN_STEP_CWD: CommandError,
+    lib.UN_STEP_SESSION: CommandError,
+    lib.UN_STEP_PDEATHSIG: CommandError,
+    lib.UN_STEP_STDIO: CommandError,
+    lib.UN_STEP_FDS: CommandError,
+    lib.UN_STEP_LOOKUP: CommandError,
+    lib.UN_STEP_EXEC: CommandError,
+    lib.UN_STEP_HOME: CommandError,
+    lib.UN_STEP_BIND: BindError,
+    lib.UN_STEP_ROOTFS: BindError,
+    lib.UN_STEP_CONFIG: BundleError,
+    lib.UN_STEP_RUNSC: RunscError,
+}
+_PATH_STEPS = (
+    lib.UN_STEP_CGROUP,
+    lib.UN_STEP_CWD,
+    lib.UN_STEP_ROOT,
+    lib.UN_STEP_LOOKUP,
+    lib.UN_STEP_EXEC,
+)
+
+
+def text_of(pointer: Any) -> str:
+    return os.fsdecode(ffi.string(pointer))
+
+
+_COMMAND_STEPS = {
+    text_of(lib.un_step_name(step)): step
+    for step in (lib.UN_STEP_CWD, lib.UN_STEP_LOOKUP, lib.UN_STEP_EXEC)
+}
+
+
+def cause(cause_id: str | None) -> Cause | None:
+    """Return the cause with this id, or ``None`` if there is none."""
+    found = ffi.new("struct un_cause *")
+    if not cause_id or not lib.un_cause_find(os.fsencode(cause_id), found):
+        return None
+    return Cause(text_of(found.why), text_of(found.remedy))
+
+
+def _family(err: Any) -> type[UsernsError]:
+    if err.step == lib.UN_STEP_ARGUMENT:
+        return MapError if err.cause else NamespaceError
+    return _FAMILY.get(err.step, NamespaceError).kind_for(err.errnum)
+
+
+def error_of(
+    err: Any,
+    *,
+    filename: str | None = None,
+    reason: str | None = None,
+    remedy: str | None = None,
+    is_diagnosed: bool = False,
+) -> UsernsError:
+    """The exception for a failure.
+
+    :param filename: the path that it is about, if that is known.
+    :param reason: the sentence that says what failed, in place of the detail and the errno.
+    :param remedy: what mends it, if that is known better than by its cause.
+    :param is_diagnosed: whether a cause was looked for where it failed.
+    """
+    if not is_diagnosed:
+        lib.un_diagnose(err, b"/proc")
+    cause_id = text_of(err.cause) if err.cause else None
+    known = cause(cause_id)
+    if filename is None and err.step in _PATH_STEPS:
+        filename = text_of(err.detail)
+    return _family(err)(
+        reason or reason_of(err),
+        step=text_of(lib.un_step_name(err.step)),
+        errno=err.errnum,
+        filename=filename,
+        cause=cause_id,
+        remedy=remedy or text_of(err.remedy) or (known.remedy if known else None),
+    )
+
+
+def command_error(
+    step: str, number: int, path: str, *, reason: str | None = None, remedy: str | None = None
+) -> UsernsError:
+    """Return the exception for a command that was not started by the core, such as by an agent.
+
+    :param step: ``"chdir"``, ``"lookup"`` or ``"exec"``.
+    :param number: the errno.
+    :param path: the command, or the directory that it was to start in.
+    :param reason: what failed, one sentence; by default the path, and what the errno says.
+    :param remedy: what mends it; by default what mends its cause anywhere.
+    """
+    err = ffi.new("struct un_error *", {"step": _COMMAND_STEPS[step], "errnum": number})
+    err.detail = os.fsencode(path)[: lib.UN_DETAIL_MAX - 1]
+    return error_of(err, filename=path, reason=reason, remedy=remedy)
+
+
+def raise_error(err: Any) -> NoReturn:
+    raise error_of(err)
+
+
+def check(result: int, err: Any) -> None:
+    if result:
+        raise_error(err)
+
+
+def reason_of(err: Any) -> str:
+    reason = ffi.new("char[]", lib.UN_DETAIL_MAX + 128)
+    return text_of(lib.un_error_reason(err, reason, len(reason)))

@@ -1,0 +1,476 @@
+"""Files and directories, opened so that nobody can exchange them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+
+from usernsctl import _core
+from usernsctl._lean import BinaryIO, Protocol, Self, TypeVar
+from usernsctl._system.processes import (
+    _read,
+)
+from usernsctl.maps import parse_map
+
+# As many as the kernel follows (path_resolution(7)).
+_LINKS_MAX = 40
+
+_ENTRY = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class _Step(Protocol):
+    """A file on the way of :func:`walk`."""
+
+    def check_directory(self, name: str) -> None: ...
+
+
+_T = TypeVar("_T", bound="_Step")
+
+
+class ForeignLinkError(PermissionError):
+    """A symbolic link that belongs to somebody else, who decides where it leads."""
+
+    cause = "foreign-link"
+    remedy = "name the file that it leads to"
+
+
+class WritableByOthersError(PermissionError):
+    """Somebody else may write to a directory on the way, and so have the path lead elsewhere."""
+
+    cause = "directory-writable-by-others"
+    remedy = "name a directory of your own in it, which is made if it is missing, or one elsewhere"
+
+
+class PathDescriptor:
+    """A file, of any kind, that a descriptor (O_PATH) holds. It is closed with this object.
+
+    :ivar fd: the descriptor.
+    :ivar path: its path, without symbolic links.
+    """
+
+    def __init__(self, fd: int, path: str) -> None:
+        self.fd = fd
+        self.path = path
+
+    @property
+    def status(self) -> os.stat_result:
+        return os.fstat(self.fd)
+
+    @property
+    def is_directory(self) -> bool:
+        return stat.S_ISDIR(self.status.st_mode)
+
+    @property
+    def is_link(self) -> bool:
+        """Whether it is a symbolic link itself."""
+        return stat.S_ISLNK(self.status.st_mode)
+
+    @property
+    def link(self) -> str:
+        """What a symbolic link holds."""
+        return os.readlink("", dir_fd=self.fd)
+
+    def child(self, name: str) -> PathDescriptor:
+        """An entry of a directory; of a symbolic link, the link itself.
+
+        :raises OSError: there is none, or the caller may not look.
+        """
+        return PathDescriptor(os.open(name, _ENTRY, dir_fd=self.fd), os.path.join(self.path, name))
+
+    def check_directory(self, name: str) -> None:
+        """Check that a path may go on behind this file as the kernel says (path_resolution(7)).
+
+        :param name: ``.`` or ``..``; empty for a slash alone, which demands no search permission.
+        :raises OSError: the file is no directory (ENOTDIR), or may not be searched (EACCES).
+        """
+        if not self.is_directory:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), self.path)
+        if name:
+            os.stat(".", dir_fd=self.fd)
+
+    def set_mode(self, mode: int) -> None:
+        """Change its mode, whatever that is: it need not be open to be read."""
+        os.chmod(f"/proc/self/fd/{self.fd}", stat.S_IMODE(mode))
+
+    def open(self, flags: int = os.O_RDONLY) -> int:
+        """A descriptor to read it with, the caller's to close.
+
+        :raises OSError: the caller may not, or it is of a kind that can't be read.
+        """
+        if self.is_directory:
+            return os.open(".", flags | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.fd)
+        return os.open(f"/proc/self/fd/{self.fd}", flags | os.O_CLOEXEC)
+
+    def detach(self) -> int:
+        """The descriptor, the caller's to close from now on."""
+        fd, self.fd = self.fd, -1
+        return fd
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.detach())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Opened: {self.path}>"
+
+
+def walk(
+    path: str,
+    trail: list[_T],
+    look: Callable[[list[_T], str], _T | str | None],
+    *,
+    beneath: bool = False,
+) -> tuple[str, ...]:
+    """Follow a path from the last directory of `trail`, or from its first if it is absolute.
+
+    At the end, `trail` has what was passed on the way there. ``..`` leads back on it, and never
+    over its first, whatever others have moved meanwhile.
+
+    :param look: what an entry of the last directory is: a symbolic link, as what it holds; a file
+        of another kind; ``None``: there is none.
+    :param beneath: whether to lead out of the first of `trail` is an error, as it is for
+        RESOLVE_BENEATH (openat2(2)).
+    :returns: what is left of the path, which does not exist.
+    :raises OSError: there are too many links (ELOOP), it leads out (EXDEV), or it goes on behind
+        a file that is no directory (ENOTDIR).
+    """
+
+    def refuse_to_leave(leaves: bool) -> None:
+        if beneath and leaves:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), path)
+
+    refuse_to_leave(path.startswith("/"))
+    if path.startswith("/"):
+        del trail[1:]
+    pending = [*reversed(path.split("/"))]
+    links = 0
+    while pending:
+        name = pending.pop()
+        if name in ("", ".", ".."):
+            if len(trail) > 1:
+                trail[-1].check_directory(name)
+            if name == "..":
+                refuse_to_leave(len(trail) == 1)
+                del trail[max(len(trail) - 1, 1) :]
+            continue
+        found = look(trail, name)
+        if found is None:
+            return tuple(part for part in (name, *reversed(pending)) if part not in ("", "."))
+        if not isinstance(found, str):
+            trail.append(found)
+            continue
+        links += 1
+        if links > _LINKS_MAX:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+        refuse_to_leave(found.startswith("/"))
+        pending += reversed(found.split("/"))
+        if found.startswith("/"):
+            del trail[1:]
+    return ()
+
+
+def open_path(path: str) -> PathDescriptor:
+    """Open what the caller has named, following symbolic links of his own and of root's only.
+
+    A relative path starts at the current directory.
+
+    :raises ForeignLinkError: one on the way is somebody else's.
+    :raises OSError: it does not exist, or the caller may not look.
+    """
+    trail = [root()]
+    missing = walk(os.path.join(os.getcwd(), path), trail, _look)
+    if missing:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    return _named(trail[-1])
+
+
+def open_program(path: str) -> PathDescriptor:
+    """Open a program of ours or of the caller's, wherever links lead.
+
+    :raises OSError: it does not exist, or the caller may not look.
+    """
+    return _named(PathDescriptor(os.open(path, os.O_PATH | os.O_CLOEXEC), path))
+
+
+def make_directory(path: str, mode: int = 0o700) -> PathDescriptor:
+    """Open a directory for the caller alone to use by its path; it is made if need be.
+
+    :param mode: of those that are made, whatever the umask is.
+    :raises ChangeableError: somebody else may write to it, or to one on the way.
+    :raises OSError: it is none, can't be made, or the caller may not look.
+    """
+    trail = [root()]
+    missing = walk(os.path.join(os.getcwd(), path), trail, _look)
+    if ".." in missing:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    _check_unchangeable(trail, has_more=bool(missing))
+    for name in missing:
+        parent = trail[-1]
+        os.mkdir(name, mode, dir_fd=parent.fd)
+        made = parent.child(name)
+        # Whatever the umask is.
+        made.set_mode(mode)
+        trail.append(made)
+    if not trail[-1].is_directory:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+    return _named(trail[-1])
+
+
+def _check_unchangeable(trail: list[PathDescriptor], *, has_more: bool) -> None:
+    """Check that only the caller and root decide where a path leads, and what is there.
+
+    :param has_more: whether the caller is to make the next one.
+    :raises ChangeableError: they do not.
+    """
+    for place, after in zip(trail, [*trail[1:], None], strict=True):
+        status = place.status
+        # In a sticky directory, an entry is its owner's.
+        is_sticky = bool(status.st_mode & stat.S_ISVTX)
+        is_kept = is_sticky and (
+            has_more if after is None else _core.is_trusted(after.status.st_uid, after.path)
+        )
+        if place.is_directory and (
+            not _core.is_trusted(status.st_uid, place.path)
+            or (not is_kept and _core.others_may_write(place.fd))
+        ):
+            raise WritableByOthersError(
+                errno.EACCES,
+                f"others may write to {place.path}, and so have the path lead elsewhere",
+                place.path,
+            )
+
+
+def root() -> PathDescriptor:
+    """The root directory of this process."""
+    return PathDescriptor(os.open("/", _ENTRY | os.O_DIRECTORY), "/")
+
+
+def _look(trail: list[PathDescriptor], name: str) -> PathDescriptor | str | None:
+    try:
+        found = trail[-1].child(name)
+    except FileNotFoundError:
+        return None
+    if not found.is_link:
+        return found
+    status = found.status
+    if _is_in_proc(status):
+        # What it holds is no path: /dev/fd/N, which the shell makes of <(COMMAND).
+        return PathDescriptor(
+            os.open(name, os.O_PATH | os.O_CLOEXEC, dir_fd=trail[-1].fd), found.path
+        )
+    if not _core.is_trusted(status.st_uid, found.path):
+        raise ForeignLinkError(
+            errno.EACCES,
+            f"the symbolic link {found.path} belongs to uid {status.st_uid}, "
+            "who may change where it leads",
+            found.path,
+        )
+    return found.link
+
+
+def _is_in_proc(link: os.stat_result) -> bool:
+    """Whether a symbolic link is one of the kernel's own, in /proc."""
+    try:
+        return link.st_dev == os.lstat("/proc/self").st_dev
+    except FileNotFoundError:
+        return False
+
+
+def _named(found: PathDescriptor) -> PathDescriptor:
+    """The same with the path that the kernel knows.
+
+    :raises FileNotFoundError: it has none any more.
+    """
+    path = os.readlink(f"/proc/self/fd/{found.fd}")
+    if found.status.st_nlink == 0:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    return PathDescriptor(os.dup(found.fd), path)
+
+
+class UntrustedPathError(Exception):
+    """Somebody else can replace what a path leads to.
+
+    :ivar directory: where.
+    :ivar writable: whether that is because of its mode, and not of its owner.
+    """
+
+    def __init__(self, directory: str, why: str, *, writable: bool) -> None:
+        super().__init__(f"{directory} {why}")
+        self.directory = directory
+        self.writable = writable
+
+
+def open_file(descriptor: int) -> BinaryIO:
+    """The file that a descriptor is of, to be read; it is closed with it.
+
+    :func:`open` leaves the descriptor of a directory open when it fails.
+
+    :raises OSError: it is a directory.
+    """
+    try:
+        return open(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def open_trusted(path: str) -> int:
+    """Open a directory, if nobody else can make its path lead elsewhere.
+
+    In each directory on the way, those that links lead through included, nobody may write but the
+    user and root; or else it is sticky (as /tmp is), and what is on the way there is theirs.
+
+    :param path: an absolute path.
+    :returns: a descriptor that is good for use as ``dir_fd`` (O_PATH), the caller's to close.
+    :raises Untrusted: somebody else can.
+    :raises OSError: there is no such directory, or it can't be reached.
+    """
+    trail = [root()]
+    try:
+        _check(trail[0])
+        walk(path, trail, _look_at_part)
+        return trail.pop().detach()
+    finally:
+        for passed in trail:
+            passed.close()
+
+
+def _look_at_part(trail: list[PathDescriptor], name: str) -> PathDescriptor | str:
+    """What the path goes on with, if nobody else can have put it there."""
+    is_shared = bool(trail[-1].status.st_mode & 0o022)
+    found = trail[-1].child(name)
+    try:
+        if is_shared and not _core.is_trusted(found.status.st_uid, found.path):
+            raise _foreign(found)
+        if found.is_link:
+            return found.link
+        if not found.is_directory:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), found.path)
+        _check(found)
+    except BaseException:
+        # Whoever keeps the error would keep the descriptor, too.
+        found.close()
+        raise
+    return found
+
+
+def _check(directory: PathDescriptor) -> None:
+    status = directory.status
+    if not _core.is_trusted(status.st_uid, directory.path):
+        raise _foreign(directory)
+    if status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX:
+        mode = stat.S_IMODE(status.st_mode)
+        why = f"can be written to by others (mode {mode:o})"
+        raise UntrustedPathError(directory.path, why, writable=True)
+
+
+def _foreign(found: PathDescriptor) -> UntrustedPathError:
+    return UntrustedPathError(found.path, f"belongs to uid {found.status.st_uid}", writable=False)
+
+
+def open_beneath(directory: int, path: str) -> int:
+    """Open `path` within `directory`, as openat2(2) does with RESOLVE_BENEATH, on any kernel.
+
+    Every step goes from a descriptor to a name in it and follows no symbolic link; links are read
+    and walked likewise, and ``..`` goes back to the descriptor that was come from. So no step can
+    be led astray by who renames, or puts a link where a directory was.
+
+    :param directory: a descriptor of the directory.
+    :param path: a relative path.
+    :returns: a descriptor of the file that was reached (O_PATH, close-on-exec), which is no
+        symbolic link.
+    :raises OSError: EXDEV if the path leads out of the directory; ELOOP, too many symbolic links;
+        or what the kernel says of a step.
+    """
+    trail = [PathDescriptor(os.open(".", _ENTRY, dir_fd=directory), ".")]
+    try:
+        walk(path, trail, _entry_or_link, beneath=True)
+        return trail.pop().detach()
+    finally:
+        for passed in trail:
+            passed.close()
+
+
+def _entry_or_link(trail: list[PathDescriptor], name: str) -> PathDescriptor | str:
+    found = trail[-1].child(name)
+    return found.link if found.is_link else found
+
+
+def uid_outside() -> int:
+    """The effective uid of this process, as the user namespace above its own counts it.
+
+    It is the same in the initial namespace, and where /proc does not tell.
+    """
+    try:
+        text = _read("/proc/self/uid_map").decode()
+    except OSError:
+        text = ""
+    return id_outside(os.geteuid(), text)
+
+
+def id_outside(inside: int, id_map: str) -> int:
+    """What an id is outside by the text of a map (user_namespaces(7)); itself if it is not mapped.
+
+    :param id_map: what /proc/PID/uid_map or gid_map holds.
+    """
+    for extent in parse_map(id_map):
+        if extent.has(inside):
+            return extent.outside + inside - extent.inside
+    return inside
+
+
+def state_directory() -> str:
+    """Where it is: $XDG_RUNTIME_DIR/usernsctl, or a directory of the user's own in $TMPDIR or /tmp.
+
+    In /tmp it is named by the uid outside. By the uid inside, a user who is 0 in a namespace would
+    take the name that root's own directory has.
+
+    Variables alone decide. :func:`tempfile.gettempdir` would look for another place once there is
+    no space left in this one: whoever fills it would have what is known be lost, and be shown.
+    """
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime:
+        return os.path.join(os.path.abspath(runtime), "usernsctl")
+    temporary = os.path.abspath(os.environ.get("TMPDIR") or "/tmp")
+    return os.path.join(temporary, f"usernsctl-{uid_outside()}")
+
+
+def templates_directory() -> str | None:
+    """Return where named templates are: in $XDG_DATA_HOME, or in ~/.local/share.
+
+    :returns: the path; ``None`` if the user has no home directory.
+    """
+    data = os.environ.get("XDG_DATA_HOME")
+    if not data or not os.path.isabs(data):
+        data = os.path.join(os.path.expanduser("~"), ".local", "share")
+    return os.path.join(data, "usernsctl", "templates") if os.path.isabs(data) else None
+
+
+def make_private(name: str, parent: int, *, exist_ok: bool = False) -> None:
+    """Make a directory that is closed to others, and open to its owner, whatever the umask is.
+
+    :raises OSError: it can't be made.
+    """
+    try:
+        os.mkdir(name, 0o700, dir_fd=parent)
+    except FileExistsError:
+        if not exist_ok:
+            raise
+        return
+    made = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        if stat.S_IMODE(os.fstat(made).st_mode) != 0o700:
+            os.chmod(f"/proc/self/fd/{made}", 0o700)
+    finally:
+        os.close(made)

@@ -1,0 +1,1 @@
+"""The program of ours in a sandbox that starts further commands there."""

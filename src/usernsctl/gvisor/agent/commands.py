@@ -1,0 +1,283 @@
+"""Other commands in a running sandbox, started by its agent."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypedDict
+from weakref import WeakMethod
+
+from usernsctl.commands import aio
+from usernsctl.commands.arguments import Args, StrOrBytesPath
+from usernsctl.commands.keywords import check_keywords, check_timeout, keywords_of
+from usernsctl.commands.popen import CompletedProcess, TimeoutExpired, choose_pipes, finish
+from usernsctl.gvisor import checks
+from usernsctl.gvisor.agent import protocol as wire
+from usernsctl.gvisor.agent.popen import (
+    START_SECONDS,
+    CommandSpec,
+    Place,
+    SandboxPopen,
+    SandboxProcess,
+)
+from usernsctl.gvisor.agent.protocol import (
+    Agent,
+    AgentCache,
+    AgentTimeout,
+    AgentUnresponsive,
+    agent_error,
+    pause_async,
+    seconds_left,
+)
+from usernsctl.gvisor.agent.start import AgentContainer, start_agent, start_agent_async
+from usernsctl.gvisor.launch import request
+from usernsctl.gvisor.runsc.container import ENDING_SECONDS, SandboxEnded
+
+
+class CommandOptions(TypedDict, total=False):
+    """Arguments of :class:`usernsctl.Sandbox` and :func:`usernsctl.gvisor.run` alike."""
+
+    env: Mapping[str, str] | None
+    cwd: StrOrBytesPath | None
+    user: tuple[int, int] | None
+    stdin: Any
+    stdout: Any
+    stderr: Any
+    in_cgroup: StrOrBytesPath | int | None
+
+
+# These would be about a child of this process, or are said by other arguments here.
+_REFUSED = (
+    *("idmap", "namespace", "mount", "net", "pid", "ipc", "uts", "cgroup", "time", "propagation"),
+    *("pass_fds", "in_cgroup", "pdeathsig", "group", "extra_groups"),
+)
+
+# For messages about what is no argument.
+_KEYWORDS = frozenset(
+    (
+        *keywords_of(subprocess.Popen.__init__),
+        *("env", "cwd", "user", "groups", "rlimits", "terminal"),
+        *("input", "timeout", "check", "capture_output"),
+    )
+)
+
+# As many as fit into a message, and more than anybody has.
+_GROUPS_MAX = 4096
+# The number after it means no id (setresuid(2)).
+_ID_MAX = 2**32 - 2
+
+# What a terminal has that says nothing of its size: rows and columns.
+_SIZE = (24, 80)
+
+
+class SandboxCommands:
+    """What starts commands in one sandbox.
+
+    The agent is started when the first command is.
+    """
+
+    def __init__(
+        self,
+        id: str,
+        life: WeakMethod[Callable[[], AgentContainer]],
+        agent_options: Sequence[str] = (),
+    ) -> None:
+        """Know of a sandbox.
+
+        :param life: tells what holds it, as long as somebody knows it.
+        :param agent_options: options of the agent's.
+        """
+        self._id = id
+        self._get_life = life
+        self._agent_options = agent_options
+        self._agents = AgentCache(self._start_agent, self._start_agent_async)
+        self._place = Place(id, self._agents, self._ended, self._kill)
+
+    def _life(self) -> AgentContainer:
+        get = self._get_life()
+        if get is None:
+            raise SandboxEnded.of(self._id)
+        return get()
+
+    def _start_agent(self, deadline: float) -> Agent:
+        return start_agent(self._life(), self._id, deadline, self._agent_options)
+
+    async def _start_agent_async(self, deadline: float) -> Agent:
+        return await start_agent_async(self._life(), self._id, deadline, self._agent_options)
+
+    def _ended(self) -> SandboxEnded | None:
+        try:
+            return SandboxEnded.of(self._id) if self._life().ends_within(ENDING_SECONDS) else None
+        except SandboxEnded as error:
+            return error
+
+    def _kill(self) -> None:
+        with contextlib.suppress(SandboxEnded):
+            self._life().kill()
+
+    def adopt(self, agent: Agent) -> None:
+        """Have an agent start them that runs already."""
+        self._agents.keep(agent)
+
+    def popen(self, args: Args, options: Mapping[str, Any]) -> SandboxPopen[Any]:
+        """Start a command: see :meth:`usernsctl.Sandbox.popen`."""
+        arguments = dict(options)
+        wanted = self._wanted("popen", arguments)
+        return self._start(wanted, args, time.monotonic() + START_SECONDS, arguments)
+
+    def _start(
+        self, wanted: CommandSpec, args: Args, deadline: float, arguments: dict[str, Any]
+    ) -> SandboxPopen[Any]:
+        """Start a command, whose words are checked here; it keeps them as they were given."""
+        words = list(checks.words(args))
+        started = SandboxPopen[Any](self._place, wanted, words, deadline=deadline, **arguments)
+        started.args = args
+        return started
+
+    def run(self, args: Args, options: Mapping[str, Any]) -> CompletedProcess[Any]:
+        """Run a command to its end: see :meth:`usernsctl.Sandbox.run`."""
+        arguments = dict(options)
+        timeout = arguments.pop("timeout", None)
+        check_timeout(timeout)
+        check = arguments.pop("check", False)
+        input = arguments.pop("input", None)
+        choose_pipes(arguments, input, arguments.pop("capture_output", False))
+        wanted = self._wanted("run", arguments)
+        begin = time.monotonic()
+        seconds = START_SECONDS if timeout is None else min(timeout, START_SECONDS)
+        try:
+            arguments["outlives"] = False
+            with self._start(wanted, args, begin + seconds, arguments) as process:
+                left = None if timeout is None else begin + timeout - time.monotonic()
+                return finish(process, input, left, check=check)
+        except AgentUnresponsive as error:
+            if timeout is None or time.monotonic() - begin < timeout:
+                raise
+            raise TimeoutExpired(args, timeout) from error
+        except TimeoutExpired as expired:
+            expired.timeout = timeout
+            raise
+
+    async def create_subprocess_exec(
+        self, program: StrOrBytesPath, args: Iterable[StrOrBytesPath], options: Mapping[str, Any]
+    ) -> SandboxProcess:
+        """Start one from asyncio: see :meth:`usernsctl.Sandbox.create_subprocess_exec`."""
+        arguments = dict(options)
+        limit = aio.take_limit(arguments)
+        deadline = time.monotonic() + START_SECONDS
+        wanted = self._wanted("create_subprocess_exec", arguments)
+        arguments |= {"bufsize": 0, "is_awaited": False, "outlives": False}
+        popen = await self._asked(wanted, [program, *args], deadline, arguments)
+        await popen.start_async()
+        return await aio.connected(popen, limit, SandboxProcess)
+
+    async def _asked(
+        self, wanted: CommandSpec, args: Args, deadline: float, arguments: dict[str, Any]
+    ) -> SandboxPopen[Any]:
+        """Ask the agent for a command, while the event loop goes on.
+
+        An agent that was stopped takes only as many messages as its socket has room for.
+
+        :raises AgentSilent: it has taken this one by no means.
+        """
+        while True:
+            try:
+                agent = await self._agents.get_async(deadline)
+                await agent.room_async(deadline)
+            except AgentTimeout:
+                raise agent_error(self._id, "does not answer", AgentUnresponsive) from None
+            try:
+                return self._start(wanted, args, deadline, arguments)
+            except AgentUnresponsive:
+                # Something else has come first.
+                if not seconds_left(deadline):
+                    raise
+            await pause_async()
+
+    def close(self) -> None:
+        """End the agent, and the commands that run. Waits for nobody."""
+        self._agents.close()
+
+    def _wanted(self, function: str, arguments: dict[str, Any]) -> CommandSpec:
+        """Take what is about the inside out of the arguments of a Popen.
+
+        :param function: what was called with them.
+        :raises TypeError: one of them is of the wrong type.
+        :raises ValueError: one can't have its value, or can't be had here.
+        """
+        refused = [name for name in _REFUSED if name in arguments]
+        if refused:
+            raise ValueError(
+                f"{', '.join(refused)}: this can't be had for a command in a sandbox; "
+                "env, cwd, user and groups can"
+            )
+        variables = checks.variables(arguments.pop("env", None))
+        user = arguments.pop("user", None)
+        groups = arguments.pop("groups", None)
+        limits = request.rlimits("rlimits", arguments.pop("rlimits", None) or ())
+        terminal = arguments.pop("terminal", False)
+        cwd = checks.directory_inside(arguments.pop("cwd", None))
+        check_keywords(f"Sandbox.{function}", arguments, _KEYWORDS)
+        for name in ("stdin", "stdout", "stderr"):
+            checks.stream(name, arguments.get(name))
+        inherited = self._life().inherited
+        named = {limit[0]: limit for limit in inherited.rlimits}
+        named |= {limit.type: (limit.type, limit.soft, limit.hard) for limit in limits}
+        return CommandSpec(
+            env=wire.environment(inherited.env, variables),
+            audited=variables or None,
+            cwd=cwd,
+            user=None if user is None else _user(user),
+            groups=None if groups is None else _groups(groups),
+            rlimits=[wire.rlimit(*limit) for limit in named.values()],
+            capabilities=inherited.capability_set,
+            size=_size(terminal),
+        )
+
+
+def _user(given: tuple[int, int]) -> tuple[int, int]:
+    user = checks.user_ids(given)
+    for number in user:
+        if not 0 <= number <= _ID_MAX:
+            raise ValueError(f"user: {number} is no id: 0 to {_ID_MAX} are")
+    return user
+
+
+def _groups(given: Iterable[int]) -> list[int]:
+    """Supplementary groups.
+
+    :raises TypeError: they are no numbers.
+    :raises ValueError: one is no id, or there are too many.
+    """
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+        raise TypeError(f"groups must be a list of gids, not {given!r}")
+    found = list(given)
+    for number in found:
+        if not isinstance(number, int):
+            raise TypeError(f"groups must be gids, numbers, not {number!r}")
+        if not 0 <= number <= _ID_MAX:
+            raise ValueError(f"groups: {number} is no gid: 0 to {_ID_MAX} are")
+    if len(found) > _GROUPS_MAX:
+        raise ValueError(f"groups: {len(found)} are too many: {_GROUPS_MAX} can be had")
+    return found
+
+
+def _size(given: Any) -> tuple[int, int] | None:
+    """The rows and columns of a terminal; ``None``: there is to be none."""
+    if isinstance(given, tuple | list):
+        if len(given) != 2:
+            raise ValueError(f"terminal must be true, or columns and rows, not {given!r}")
+        return wire.terminal_size(given)
+    if not given:
+        return None
+    for fd in (0, 1, 2):
+        try:
+            found = os.get_terminal_size(fd)
+        except OSError:
+            continue
+        if found.lines > 0 and found.columns > 0:
+            return found.lines, found.columns
+    return _SIZE

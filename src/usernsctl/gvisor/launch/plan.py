@@ -1,0 +1,485 @@
+"""Decide what a launch does. Nothing here looks at the machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+
+from usernsctl._lean import Any, dataclass, replace
+from usernsctl.gvisor import oci
+from usernsctl.gvisor.launch import bundle as launch_bundle
+from usernsctl.gvisor.launch import facts as launch_facts
+from usernsctl.gvisor.launch import request as launch_request
+from usernsctl.gvisor.launch.facts import Facts
+from usernsctl.gvisor.launch.request import Bind, Request
+from usernsctl.gvisor.launch.steps import (
+    AGENT_INSIDE,
+    BOXES,
+    CRASHES,
+    EMPTY_DIRECTORY,
+    SCRATCH,
+    STAMP,
+    VERIFIER_INSIDE,
+    IfSeveralIds,
+    Launch,
+    Placeholder,
+    Record,
+    Source,
+    StartValues,
+    literal,
+    record,
+)
+from usernsctl.gvisor.runsc.command import (
+    CRASH_BYTES,
+    UNWANTED,
+    RunOptions,
+    command_line,
+    debug_log_files,
+    debug_log_paths,
+    kill_command,
+    private_log_paths,
+)
+from usernsctl.maps import MappedIds
+
+# What a program needs that is installed on this machine, and little else.
+SHOWN = ("bin", "etc", "lib", "lib32", "lib64", "libx32", "opt", "sbin", "usr")
+
+# What a program expects to be there; all other data of the machine is left out.
+EMPTY = {
+    "dev": 0o755,
+    "home": 0o755,
+    "media": 0o755,
+    "mnt": 0o755,
+    "proc": 0o555,
+    "root": 0o700,
+    "run": 0o755,
+    "run/lock": 0o1777,
+    "srv": 0o755,
+    "sys": 0o555,
+    "tmp": 0o1777,
+    "var": 0o755,
+    "var/cache": 0o755,
+    "var/lib": 0o755,
+    "var/log": 0o755,
+    "var/spool": 0o755,
+    "var/tmp": 0o1777,
+}
+LINKS = {"var/run": "/run", "var/lock": "/run/lock"}
+
+
+# What root needs to make use of other ids: gVisor's own kernel grants it, inside only.
+_ID_CAPABILITIES = (
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_SETGID",
+    "CAP_SETUID",
+)
+
+
+def for_command(
+    request: Request, ids: MappedIds, rootfs: str, binds: tuple[Bind, ...], env: Mapping[str, str]
+) -> dict[str, Any]:
+    """Make the config.json for a command; its ``cwd`` is left at ``/``.
+
+    :param binds: those of the request, their sources resolved.
+    :raises BundleError: something can't be in a config.json, such as text that is not UTF-8.
+    """
+    uid, gid = request.user or (0, 0)
+    has_other_ids = ids.count > 1
+    return oci.build(
+        oci.BuildOptions(
+            args=request.args,
+            rootfs=rootfs,
+            uid_map=ids.uid,
+            gid_map=ids.gid,
+            env=env,
+            # gVisor has no overlay over a read-only root; ours is read-only from outside.
+            read_only=False,
+            uid=uid,
+            gid=gid,
+            hostname=request.hostname,
+            mounts=[_mount(bind) for bind in binds],
+            terminal=request.terminal,
+            rlimits=request.rlimits,
+            capabilities=_ID_CAPABILITIES if has_other_ids else (),
+            no_new_privileges=request.no_new_privs,
+        )
+    )
+
+
+def apply_request(
+    config: dict[str, Any], request: Request, rootfs: str, binds: tuple[Bind, ...]
+) -> None:
+    """Change a bundle's config.json, as :func:`read_bundle` gave it, to what was asked for.
+
+    :param rootfs: the path of the root filesystem.
+    """
+    config["root"]["path"] = rootfs
+    process = config["process"]
+    if request.args:
+        process["args"] = list(request.args)
+    kept = [e for e in process.get("env") or () if e.partition("=")[0] not in request.env]
+    process["env"] = [*kept, *(f"{name}={value}" for name, value in request.env.items())]
+    if request.user is not None:
+        process["user"] = {"uid": request.user[0], "gid": request.user[1]}
+    process["terminal"] = request.terminal
+    if request.rlimits:
+        process["rlimits"] = [
+            {"type": limit.type, "soft": limit.soft, "hard": limit.hard}
+            for limit in request.rlimits
+        ]
+    if request.hostname is not None:
+        config["hostname"] = request.hostname
+    added = [
+        {
+            "destination": mount.destination,
+            "type": mount.type,
+            "source": mount.source,
+            "options": list(mount.options),
+        }
+        for mount in map(_mount, binds)
+    ]
+    config["mounts"] = [*(config.get("mounts") or ()), *added]
+    oci.validate(config)
+
+
+def _mount(bind: Bind) -> oci.Mount:
+    return oci.Mount.bind(bind.source, bind.destination, read_only=bind.read_only)
+
+
+#: Where a command may start that is kept for later: the directory of whoever starts it then.
+HERE = "."
+
+# Until a command is known; a config.json must have one.
+_NO_COMMAND = ("true",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FreezeOptions:
+    """What is left open where a launch is kept for later.
+
+    :ivar assumptions: records of what must be as it is now.
+    :ivar ids: options of ``usernsctl-exec`` that make the user namespace.
+    :ivar env: records of the environment that the command gets besides a bundle's.
+    """
+
+    assumptions: tuple[Record, ...] = ()
+    ids: tuple[str, ...] = ()
+    env: tuple[Record, ...] = ()
+
+
+def plan_run(request: Request, facts: Facts, frozen: FreezeOptions | None = None) -> Launch:
+    """The launch of one command.
+
+    :param frozen: what the command is given later, or ``None`` if it starts now.
+    :raises PlanError: an id that it needs is not mapped.
+    :raises BundleError: something can't be in a config.json, such as text that is not UTF-8.
+    """
+    launch_facts.check_ids(facts.ids, request.user or (0, 0))
+    programs = filter(None, (facts.runsc_file, facts.watcher, facts.verifier))
+    sources = _Sources(facts, programs, is_frozen=frozen is not None)
+    wanted = make_config(request, facts)
+    score = wanted["process"].pop("oomScoreAdj", None)
+    steps = tuple(root_steps(request, facts, wanted, sources))
+    files = tuple(_files(facts, sources))
+    moment = _moment(request, facts, wanted)
+    run, watcher = _commands(request, facts)
+    launch = Launch(
+        version=facts.version,
+        oom_score=score,
+        sources=tuple(sources.all),
+        scratch=facts.scratch,
+        steps=steps,
+        files=files,
+        config=_marked(wanted, facts),
+        moment=moment,
+        given_up=tuple(_given_up(request, facts)),
+        watcher=watcher,
+        runsc=run,
+        runsc_env=tuple(f"{name}={value}" for name, value in facts.runsc_env.items()),
+    )
+    return launch if frozen is None else _freeze(launch, request, facts, frozen)
+
+
+def plan_host(
+    request: Request, facts: Facts, programs: Sequence[str], agent: str
+) -> tuple[Launch, dict[str, Any]]:
+    """The launch that makes what many sandboxes share, and starts none.
+
+    :param programs: of ours, to be shown in ``programs``.
+    :param agent: the program that starts further commands in a sandbox.
+    :returns: also the config.json of a sandbox, but for what differs between them, with marks for
+        what is known when all is made.
+    :raises PlanError: an id that it needs is not mapped.
+    :raises BundleError: something can't be in a config.json, such as text that is not UTF-8.
+    """
+    launch_facts.check_ids(facts.ids, (0, 0))
+    sources = _Sources(facts, [*programs, agent])
+    wanted = make_config(request, facts)
+    wanted["root"]["path"] = Placeholder(record("json-root"))
+    # Root inside may change its own root directory, but no mount: else it could put a program of
+    # its own where the agent is, and have it started with the agent's privileges.
+    shown = oci.mount_entry(oci.Mount.bind(agent, AGENT_INSIDE))
+    wanted["mounts"] = [*(wanted.get("mounts") or ()), shown]
+    steps = tuple(root_steps(request, facts, wanted, sources, agent))
+    files = tuple(_host_files(facts, programs, sources))
+    launch = Launch(
+        version=facts.version,
+        sources=tuple(sources.all),
+        scratch=facts.scratch,
+        steps=steps,
+        files=files,
+    )
+    return launch, wanted
+
+
+def _host_files(facts: Facts, programs: Sequence[str], sources: _Sources) -> Iterable[Record]:
+    for name in (BOXES, "programs", EMPTY_DIRECTORY, CRASHES):
+        yield record("make", name, "700")
+    yield record("tmpfs", CRASHES, CRASH_BYTES)
+    if facts.debug_log is not None:
+        yield record("debug-log", sources.shown(facts.debug_log))
+    for path in programs:
+        yield record("program", sources.own(path))
+    # Sandboxes are started by its path, since it looks for files of its own beside that.
+    yield record("program-path", sources.own(facts.runsc_file))
+
+
+class _Sources:
+    """The files that a launch opens, by their places in the list."""
+
+    def __init__(self, facts: Facts, programs: Iterable[str], *, is_frozen: bool = False) -> None:
+        # The paths that are kept have no links in them. What is one by then was put there since,
+        # perhaps by a program in a sandbox that may write there.
+        self._shown = "exact" if is_frozen else "follow"
+        self.all: list[Source] = []
+        for path in programs:
+            self.own(path)
+        for path in filter(None, (facts.state, facts.debug_log)):
+            self.shown(path)
+
+    def own(self, path: str) -> int:
+        """A program of ours, or runsc."""
+        return self._number(Source("own", path))
+
+    def shown(self, path: str) -> int:
+        """What somebody has named."""
+        return self._number(Source(self._shown, path))
+
+    def _number(self, source: Source) -> int:
+        if source not in self.all:
+            self.all.append(source)
+        return self.all.index(source)
+
+
+def make_config(request: Request, facts: Facts) -> dict[str, Any]:
+    """The config.json, with paths of this machine in it; to whoever asks, a new one."""
+    if facts.bundle is not None:
+        import copy
+
+        wanted = copy.deepcopy(dict(facts.bundle))
+        apply_request(wanted, request, "/", facts.binds)
+    else:
+        uid = request.user[0] if request.user is not None else 0
+        env = {"HOME": launch_request.home(uid), **request.env}
+        named = replace(request, args=request.args or _NO_COMMAND)
+        wanted = for_command(named, facts.ids, "/", facts.binds, env)
+    # gVisor mounts what is above first, and runsc must do so too, or it would show what is below
+    # the mount that covers it.
+    mounted = wanted.get("mounts") or []
+    mounted.sort(key=lambda mount: os.path.normpath(mount["destination"]).count("/"))
+    return wanted
+
+
+def root_steps(
+    request: Request,
+    facts: Facts,
+    wanted: dict[str, Any],
+    sources: _Sources,
+    agent: str | None = None,
+) -> Iterable[Record]:
+    """What makes the root filesystem; binds in `wanted` become marks.
+
+    :param agent: the program of ours that `wanted` binds.
+    """
+    if facts.tree is None:
+        yield from _machine(facts)
+    else:
+        yield record("tree", sources.shown(facts.tree))
+    if facts.verifier is not None:
+        yield record("file", sources.own(facts.verifier), VERIFIER_INSIDE)
+    if request.network == "host":
+        yield record("resolver")
+    binds = launch_bundle.bind_mounts(wanted)
+    for number, mount in enumerate(binds):
+        if agent is not None and mount["source"] == agent:
+            source = sources.own(agent)
+        else:
+            source = sources.shown(facts.sources[mount["source"]])
+        access = "ro" if launch_bundle.is_read_only(mount) else "rw"
+        yield record("bind", source, mount["destination"], access)
+        mount["source"] = Placeholder(record("json-bind-source", number))
+        mount["destination"] = Placeholder(record("json-bind-destination", number))
+    for mount in wanted.get("mounts") or ():
+        if not any(mount is bind for bind in binds):
+            shows = "empty" if mount.get("type") == "tmpfs" else "other"
+            yield record("mount", mount["destination"], shows)
+    yield record("read-only")
+
+
+def _machine(facts: Facts) -> Iterable[Record]:
+    """The programs of this machine, without what is private in the directories shown."""
+    for name in SHOWN:
+        if name != "etc":
+            yield record("machine", name)
+        elif facts.homes is None:
+            # Whoever starts it later may be root, or not.
+            yield record("guarded", name)
+        elif facts.is_root:
+            # Root may read whatever comes to be there later.
+            yield record("snapshot", name)
+        else:
+            yield record("machine", name)
+            # Members of some groups may read more than the programs inside should.
+            yield record("hide-private", "/etc")
+    for path, mode in EMPTY.items():
+        yield record("directory", f"/{path}", f"{mode:o}")
+    for path, target in LINKS.items():
+        yield record("link", f"/{path}", target)
+    if facts.homes is None:
+        yield record("home-moment")
+    for home in sorted(facts.homes or ()):
+        yield record("home", home)
+
+
+def _files(facts: Facts, sources: _Sources) -> Iterable[Record]:
+    """The run's own files."""
+    for name in ("bundle", "state", "log", "programs", EMPTY_DIRECTORY):
+        yield record("make", name, "700")
+    if facts.debug_log is not None:
+        yield record("debug-log", sources.shown(facts.debug_log))
+        for name in debug_log_files(STAMP):
+            yield record("touch", f"debug-log/{name}")
+    else:
+        yield record("make", "log/crash", "755")
+        yield record("tmpfs", "log/crash", CRASH_BYTES)
+        for name in UNWANTED:
+            yield record("discard", f"log/{name}")
+    yield record("program", sources.own(facts.watcher))
+    number = sources.own(facts.runsc_file)
+    if facts.runsc_is_script:
+        yield record("program-path", number)
+    else:
+        # No mount, since runsc looks for files of its own beside its real path. And a link, since
+        # processes are known by the name of what was executed.
+        yield record("program-link", number, f"programs/{literal(os.path.basename(facts.runsc))}")
+
+
+def _commands(request: Request, facts: Facts) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The words of runsc, and those that start it under a watcher (csrc/programs/watch/main.c)."""
+    own = f"{SCRATCH}/log"
+    if facts.debug_log is not None:
+        written = debug_log_paths(f"{SCRATCH}/debug-log", own, STAMP)
+    else:
+        written = private_log_paths(own, f"{own}/crash/report")
+    options = RunOptions(
+        state=literal(facts.state) if facts.state is not None else f"{SCRATCH}/state",
+        logs=written,
+        bundle=f"{SCRATCH}/bundle",
+        # A second container of the same name would take the first one's state with it.
+        container_id="usernsctl-@i",
+        network=request.network,
+        platform=request.platform,
+        debug=facts.debug_log is not None,
+    )
+    name = literal(facts.runsc)
+    programs = f"{SCRATCH}/programs"
+    watcher = f"{programs}/{literal(os.path.basename(facts.watcher))}"
+    program = literal(facts.runsc_file)
+    if not facts.runsc_is_script:
+        program = f"{programs}/{os.path.basename(name)}"
+    # With a terminal, runsc passes signals on itself.
+    kill = [] if request.terminal else kill_command(name, options)
+    run = command_line(name, options)
+    explained = (written.errors, written.crash, written.debug, options.bundle)
+    reraise = ["--reraise-signal"] if request.reraise_signal else []
+    return tuple(run), (watcher, *reraise, program, *explained, "--", *kill, "--", *run)
+
+
+def skips_membarrier(request: Request, *, is_script: bool) -> bool:
+    """Whether runsc's processes go without registering for memory barriers (csrc/sys/barrier.c).
+
+    Each of them would wait for that, and only the platform kvm has a use for it. Other programs
+    than runsc's may need what they register for, and privileged ones are told nothing wrong.
+
+    :param is_script: whether runsc is executed by an interpreter.
+    """
+    others = is_script or request.allow_hooks or not request.no_new_privs
+    return not others and request.platform != "kvm"
+
+
+def _given_up(request: Request, facts: Facts) -> Iterable[Record]:
+    if request.no_new_privs:
+        yield record("no-new-privs")
+    if request.drop_bounding:
+        yield record("drop-bounding")
+    if skips_membarrier(request, is_script=facts.runsc_is_script):
+        yield record("no-membarrier")
+
+
+def _moment(request: Request, facts: Facts, wanted: Mapping[str, Any]) -> StartValues:
+    process = wanted["process"]
+    cwd = request.cwd
+    if cwd is None and facts.bundle is not None:
+        cwd = process.get("cwd") or "/"
+    if cwd is None and facts.tree not in (None, "/"):
+        # What is there under the name of the current directory is another one.
+        cwd = "/"
+    return StartValues(args=tuple(process["args"]), env=tuple(process.get("env") or ()), cwd=cwd)
+
+
+def _marked(wanted: dict[str, Any], facts: Facts) -> dict[str, Any]:
+    """The same with marks for what is known at the start only."""
+    process = wanted["process"]
+    verifier = [] if facts.verifier is None else [VERIFIER_INSIDE]
+    process["args"] = [*verifier, Placeholder(record("json-args"))]
+    process["env"] = [Placeholder(record("json-env"))]
+    process["cwd"] = Placeholder(record("json-cwd"))
+    wanted["root"]["path"] = Placeholder(record("json-root"))
+    for kind, extents in (("uid", facts.ids.uid), ("gid", facts.ids.gid)):
+        if wanted["linux"][f"{kind}Mappings"] == oci.identity_mappings(extents):
+            wanted["linux"][f"{kind}Mappings"] = [Placeholder(record(f"json-{kind}-map"))]
+    return wanted
+
+
+def _freeze(launch: Launch, request: Request, facts: Facts, frozen: FreezeOptions) -> Launch:
+    """The same launch for later."""
+    assert launch.config is not None
+    assert launch.moment is not None
+    import copy
+
+    given = copy.deepcopy(dict(launch.config))
+    if facts.bundle is None and "capabilities" in given["process"]:
+        given["process"]["capabilities"] = IfSeveralIds(given["process"]["capabilities"])
+    if given.get("hostname") is None:
+        given["hostname"] = Placeholder(record("json-hostname"))
+    policy = [*(record("env-set", setting) for setting in launch.moment.env), *frozen.env]
+    if request.cwd == HERE:
+        policy.append(record("cwd-moment"))
+    elif launch.moment.cwd is not None:
+        policy.append(record("cwd", launch.moment.cwd))
+    if request.args or facts.bundle is not None:
+        policy += [record("arg", word) for word in launch.moment.args]
+    user = request.user or (0, 0)
+    return replace(
+        launch,
+        assumptions=frozen.assumptions,
+        ids=frozen.ids,
+        user=(user[0], user[1]),
+        config=given,
+        moment=None,
+        policy=tuple(policy),
+    )

@@ -1,0 +1,232 @@
+"""Making a config.json from nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from usernsctl._lean import Any, Self, dataclass, field
+from usernsctl.maps import Extent
+
+OCI_VERSION = "1.0.2"
+_MAX_ID = 2**32 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One mount of the container.
+
+    :ivar destination: where it appears inside, an absolute path.
+    :ivar type: ``"bind"``, or a filesystem that runsc has (``"tmpfs"``, ``"proc"``, …).
+    :ivar source: for a bind mount the path outside; a mere label for the others.
+    :ivar options: as for mount(8), such as ``"ro"`` or ``"size=64m"``.
+    """
+
+    destination: str
+    type: str
+    source: str
+    options: Sequence[str] = ()
+
+    @classmethod
+    def bind(cls, source: str, destination: str, *, read_only: bool = True) -> Self:
+        """A file or directory from outside, with the mounts below it."""
+        return cls(destination, "bind", source, ("rbind", "ro" if read_only else "rw"))
+
+    @classmethod
+    def tmpfs(cls, destination: str, *, mode: int = 0o755, size: int | None = None) -> Self:
+        """An empty directory in memory; `mode` as for chmod(2), `size` in bytes."""
+        options = ["nosuid", "nodev", f"mode={mode:o}"]
+        if size is not None:
+            options.append(f"size={size}")
+        return cls(destination, "tmpfs", "tmpfs", tuple(options))
+
+
+@dataclass(frozen=True, slots=True)
+class Rlimit:
+    """A resource limit: `type` such as ``"RLIMIT_NOFILE"``, limits in setrlimit(2)'s units."""
+
+    type: str
+    soft: int
+    hard: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildOptions:
+    """What :func:`build` makes a config.json of.
+
+    :ivar args: the command and its arguments.
+    :ivar rootfs: the root filesystem; a relative path starts at the bundle directory.
+    :ivar uid_map: the extents of the prepared namespace for uids; of each, `inside` and `count`
+        are used, since inside that namespace its `outside` ids have no meaning.
+    :ivar gid_map: the same for gids.
+    :ivar env: the whole environment of the command.
+    :ivar cwd: where the command starts, an absolute path inside.
+    :ivar read_only: whether the root filesystem is read-only.
+    :ivar uid: the command's uid inside; `gid` and `additional_gids` likewise.
+    :ivar hostname: the name of the host inside, or ``None`` for runsc's default.
+    :ivar mounts: mounts besides /proc, /dev, /sys and /tmp; one with the same destination as
+        one of these takes its place.
+    :ivar terminal: whether stdin, stdout and stderr are to be a new pseudo-terminal.
+    :ivar rlimits: resource limits inside.
+    :ivar capabilities: capabilities of the command inside, such as ``"CAP_CHOWN"``.
+    :ivar no_new_privileges: whether set-user-id programs have no effect inside.
+    """
+
+    args: Sequence[str]
+    rootfs: str
+    uid_map: Sequence[Extent]
+    gid_map: Sequence[Extent]
+    env: Mapping[str, str] = field(default_factory=dict)
+    cwd: str = "/"
+    read_only: bool = True
+    uid: int = 0
+    gid: int = 0
+    additional_gids: Sequence[int] = ()
+    hostname: str | None = None
+    mounts: Sequence[Mount] = ()
+    terminal: bool = False
+    rlimits: Sequence[Rlimit] = ()
+    capabilities: Sequence[str] = ()
+    no_new_privileges: bool = True
+
+
+def build(options: BuildOptions) -> dict[str, Any]:
+    """Make the config.json for one command.
+
+    The result has a user namespace and the identity map of the prepared namespace, so it works
+    for every way of starting runsc in that namespace.
+
+    :raises BundleError: a value can't be in a config.json; the message has its JSON path.
+    """
+    for name in options.env:
+        if "=" in name:
+            before = name.partition("=")[0]
+            from usernsctl.gvisor.oci.schema import fault
+
+            raise fault(f"$.process.env: a name with a = in it, after {before!r}", None)
+    config: dict[str, Any] = {
+        "ociVersion": OCI_VERSION,
+        "process": _process(options),
+        "root": {"path": options.rootfs, "readonly": options.read_only},
+    }
+    if options.hostname is not None:
+        config["hostname"] = options.hostname
+    config["mounts"] = _mounts(options.mounts)
+    config["linux"] = {
+        "namespaces": [{"type": name} for name in ("user", "pid", "ipc", "uts", "mount")],
+        "uidMappings": identity_mappings(options.uid_map),
+        "gidMappings": identity_mappings(options.gid_map),
+    }
+    if not _is_sound(options):
+        from usernsctl.gvisor.oci.schema import validate
+
+        validate(config)
+    return config
+
+
+def _is_sound(options: BuildOptions) -> bool:
+    """Whether it can be told at once that a config.json of these options is valid.
+
+    That is so for nearly all that are run. Only for others :func:`validate` has to be asked, which
+    takes longer to import than all that there is to check.
+    """
+    mounts = options.mounts
+    texts = [*options.args, options.rootfs, options.cwd, options.hostname or ""]
+    texts += [text for setting in options.env.items() for text in setting]
+    texts += [text for one in mounts for text in (one.destination, one.type, one.source)]
+    texts += [option for one in mounts for option in one.options]
+    paths = [options.cwd, options.rootfs, *(one.destination for one in mounts)]
+    ids = [options.uid, options.gid, *options.additional_gids]
+    return (
+        bool(options.args)
+        and all(map(_is_text, texts))
+        and all(path.startswith("/") for path in paths)
+        and all(type(number) is int and 0 <= number <= _MAX_ID for number in ids)
+        and all(options.env)
+        and not options.rlimits
+        and all(map(_is_capability, options.capabilities))
+        and isinstance(options.terminal, bool)
+        and isinstance(options.read_only, bool)
+        and isinstance(options.no_new_privileges, bool)
+    )
+
+
+def _is_capability(name: str) -> bool:
+    rest = name.removeprefix("CAP_")
+    letters = rest.replace("_", "")
+    return name != rest and letters.isascii() and letters.isalpha() and letters.isupper()
+
+
+def _is_text(value: object) -> bool:
+    """Whether it is text that UTF-8 can have, without NUL."""
+    if not isinstance(value, str) or "\0" in value:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def identity_mappings(extents: Sequence[Extent]) -> list[dict[str, int]]:
+    """The mappings of a nested user namespace that has the ids of the prepared one, unchanged.
+
+    Extents are not merged, even side by side: the kernel refuses an extent that lies across two
+    of the parent's (user_namespaces(7), "Defining user and group ID mappings").
+    """
+    return [
+        {"containerID": extent.inside, "hostID": extent.inside, "size": extent.count}
+        for extent in extents
+    ]
+
+
+def binds(kind: str | None, options: Sequence[str] | None) -> bool:
+    """Whether runsc binds a mount: an option says so, whatever the type, or the type does."""
+    return kind == "bind" or not {"bind", "rbind"}.isdisjoint(options or ())
+
+
+def mount_entry(mount: Mount) -> dict[str, Any]:
+    """The element of ``mounts`` for `mount`."""
+    entry: dict[str, Any] = {
+        "destination": mount.destination,
+        "type": mount.type,
+        "source": mount.source,
+    }
+    if mount.options:
+        entry["options"] = list(mount.options)
+    return entry
+
+
+def _process(options: BuildOptions) -> dict[str, Any]:
+    user: dict[str, Any] = {"uid": options.uid, "gid": options.gid}
+    if options.additional_gids:
+        user["additionalGids"] = list(options.additional_gids)
+    process: dict[str, Any] = {
+        "terminal": options.terminal,
+        "user": user,
+        "args": list(options.args),
+        "env": [f"{name}={value}" for name, value in options.env.items()],
+        "cwd": options.cwd,
+        "noNewPrivileges": options.no_new_privileges,
+    }
+    if options.capabilities:
+        sets = ("bounding", "effective", "inheritable", "permitted", "ambient")
+        process["capabilities"] = {name: list(options.capabilities) for name in sets}
+    if options.rlimits:
+        process["rlimits"] = [
+            {"type": limit.type, "soft": limit.soft, "hard": limit.hard}
+            for limit in options.rlimits
+        ]
+    return process
+
+
+def _mounts(wanted: Sequence[Mount]) -> list[dict[str, Any]]:
+    standard = (
+        Mount("/proc", "proc", "proc"),
+        # runsc fills /dev itself; other runtimes need the entry.
+        Mount("/dev", "tmpfs", "tmpfs", ("nosuid", "strictatime", "mode=755", "size=65536k")),
+        Mount("/sys", "sysfs", "sysfs", ("nosuid", "noexec", "nodev", "ro")),
+        Mount.tmpfs("/tmp", mode=0o1777),
+    )
+    taken = {mount.destination for mount in wanted}
+    mounts = [mount for mount in standard if mount.destination not in taken]
+    return [mount_entry(mount) for mount in (*mounts, *wanted)]

@@ -1,0 +1,350 @@
+"""Check a config.json for what runsc without root refuses, and for files that it will not find."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from usernsctl._lean import dataclass
+from usernsctl._text import command
+from usernsctl.gvisor.oci.bundle import Bundle
+from usernsctl.gvisor.oci.escapes import check_outside, is_bind
+from usernsctl.gvisor.oci.ids import SEARCH, WRITE, IdView, Reach, check_ids
+from usernsctl.gvisor.oci.schema import Config, Linux, MountEntry, Violation, validate
+from usernsctl.maps import Extent
+
+_EOF = "runsc: `waiting for sandbox to start: EOF`"
+_RUN = "usernsctl run --bundle"  # shows a copy of the tree, and keeps all writes in memory
+_ELSEWHERE = "a place that these ids may search: the bundle somewhere else, for example"
+_MAX_LINKS = 40  # as in the kernel, path_resolution(7)
+
+
+@dataclass(frozen=True, slots=True)
+class FileView:
+    """Where the bundle is, and how runsc will be called."""
+
+    bundle: str
+    reach: Reach
+    memory_overlay: bool
+
+    def rootfs(self, config: Config) -> str:
+        """The path of the root filesystem that a config.json names."""
+        return os.path.join(self.bundle, config.root.path)
+
+    def advise(self, words: list[str], path: str, otherwise: str) -> str:
+        """A command with `path` where that is the bundle's own, else something to do there.
+
+        A stranger's file must not have anybody open a directory, or make one, somewhere else.
+        """
+        own = f"{os.path.realpath(self.bundle)}/"
+        return command([*words, path]) if f"{path}/".startswith(own) else otherwise
+
+
+def check_files(config: Config, view: FileView) -> Iterator[Violation]:
+    """The root filesystem, and the bind mounts."""
+    rootfs_findings = list(_check_rootfs(config, view))
+    yield from rootfs_findings
+    for index, mount in enumerate(config.mounts or ()):
+        if is_bind(mount):
+            where = f"$.mounts[{index}]"
+            source = _check_source(mount, view, f"{where}.source")
+            if source is not None:
+                yield source
+            elif not rootfs_findings:
+                yield from _check_target(config, mount, view, f"{where}.destination")
+
+
+def _check_rootfs(config: Config, view: FileView) -> Iterator[Violation]:
+    rootfs = view.rootfs(config)
+    path, wanted = "$.root.path", "the directory of an unpacked image, absolute or from the bundle"
+    if os.path.exists(rootfs) and not os.path.isdir(rootfs):
+        problem, why = f"{rootfs} is no directory", f"a root filesystem is a directory ({_EOF})"
+        yield Violation(path=path, id="rootfs-missing", problem=problem, why=why, remedy=wanted)
+        return
+    try:
+        blocked = view.reach.blocked_at(rootfs, SEARCH)
+    except OSError as error:
+        problem, why = f"{rootfs}: {error.strerror}", f"there is nothing to run in ({_EOF})"
+        yield Violation(path=path, id="rootfs-missing", problem=problem, why=why, remedy=wanted)
+        return
+    if blocked is not None:
+        yield Violation(
+            path=path,
+            id="rootfs-unreadable",
+            problem=f"{blocked} can't be searched",
+            why="the ids of the prepared namespace have no right to it (runsc: `creating root "
+            "file system: input/output error`)",
+            remedy=view.advise(["chmod", "a+x"], blocked, _ELSEWHERE),
+        )
+    elif not config.root.readonly and not view.memory_overlay and not _writable(rootfs, view):
+        yield Violation(
+            path="$.root.readonly",
+            id="bundle-overlay",
+            problem=f"not true, and {rootfs} can't be written",
+            why="runsc keeps what the command writes in a file in the root filesystem (runsc: "
+            "`failed to create filestore file`)",
+            remedy='"readonly": true, or runsc --overlay2=root:memory, or ' + _RUN,
+        )
+
+
+def _check_source(mount: MountEntry, view: FileView, path: str) -> Violation | None:
+    """The source of a bind mount: absolute or from the bundle, there, and within reach.
+
+    Only the way to it has to be open: what can't be read gives an error on reading, inside.
+    """
+    if not mount.source:
+        problem, remedy = "missing", "the path outside"
+    else:
+        source = os.path.join(view.bundle, mount.source)
+        try:
+            blocked = view.reach.blocked_at(source, 0)
+        except OSError as error:
+            problem = f"{source}: {error.strerror}"
+            remedy = view.advise(["mkdir"], os.path.realpath(source), "name one that is there")
+        else:
+            if blocked is None:
+                return None
+            problem = f"{blocked} can't be searched"
+            remedy = view.advise(["chmod", "a+x"], blocked, _ELSEWHERE)
+    why = f"a bind mount needs something to bind ({_EOF})"
+    return Violation(path=path, id="bundle-bind-source", problem=problem, why=why, remedy=remedy)
+
+
+def _check_target(
+    config: Config, mount: MountEntry, view: FileView, path: str
+) -> Iterator[Violation]:
+    """Where a bind mount goes: runsc makes what is missing there, on the disk, if it may."""
+    if _below_another_bind(config, mount):
+        return
+    rootfs, source = view.rootfs(config), os.path.join(view.bundle, mount.source or "")
+    try:
+        target, missing = resolve_in_root(rootfs, mount.destination)
+        kinds = [_kind(source), _kind(target)]
+    except PermissionError:
+        return  # as with Reach: what the caller can't see isn't judged
+    except OSError as error:
+        problem, remedy = f"{mount.destination}: {error.strerror}", "another destination"
+    else:
+        if missing and not _writable(target, view):
+            problem = f"{missing} is not in {target}, and can't be made there"
+            make = ["mkdir", "-p"] if kinds[0] == "a directory" else ["touch"]
+            wanted = os.path.join(target, missing)
+            remedy = f"{view.advise(make, wanted, 'make it there')}, or {_RUN}"
+        elif not missing and kinds[0] != kinds[1]:
+            problem = f"the source is {kinds[0]}, {target} is {kinds[1]}"
+            remedy = "another destination"
+        else:
+            return
+    why = f"runsc mounts on what is in the root filesystem, even below a tmpfs ({_EOF})"
+    yield Violation(path=path, id="bundle-bind-target", problem=problem, why=why, remedy=remedy)
+
+
+def _kind(path: str) -> str:
+    return "a directory" if stat.S_ISDIR(os.stat(path).st_mode) else "a file"
+
+
+def _below_another_bind(config: Config, mount: MountEntry) -> bool:
+    below = mount.destination.rstrip("/") + "/"
+    return any(
+        is_bind(other)
+        and other is not mount
+        and below.startswith(other.destination.rstrip("/") + "/")
+        for other in config.mounts or ()
+    )
+
+
+def resolve_in_root(root: str, path: str) -> tuple[str, str]:
+    """Follow `path` as a process would whose root directory is `root`.
+
+    :returns: what exists of it, as a path outside, and the rest that doesn't, ``""`` if all
+        does. After :data:`_MAX_LINKS` symbolic links the rest is taken not to exist.
+    :raises OSError: the caller can't search a directory on the way, or a name is too long.
+    """
+    here, todo, links = root, path.split("/"), 0
+    while todo:
+        part = todo.pop(0)
+        if part in ("", "."):
+            continue
+        if part == "..":
+            here = here if here == root else os.path.dirname(here)
+            continue
+        there = os.path.join(here, part)
+        try:
+            is_link = stat.S_ISLNK(os.lstat(there).st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return here, "/".join([part, *todo])
+        if not is_link:
+            here = there
+            continue
+        links += 1
+        if links > _MAX_LINKS:
+            return here, "/".join([part, *todo])
+        link = os.readlink(there)
+        here = root if link.startswith("/") else here
+        todo = link.split("/") + todo
+    return here, ""
+
+
+def _writable(directory: str, view: FileView) -> bool:
+    try:
+        read_only = os.statvfs(directory).f_flag & os.ST_RDONLY
+        return not read_only and view.reach.blocked_at(directory, WRITE | SEARCH) is None
+    except PermissionError:
+        return True  # not judged either
+    except OSError:
+        return False
+
+
+Network = Literal["none", "host"]
+
+
+def check_refusals(config: Config, network: Network) -> Iterator[Violation]:
+    """Everything that depends on nothing but the file itself, and on how runsc is called."""
+    linux = config.linux or Linux()
+    yield from _check_platform(config)
+    yield from _check_joins(linux, network)
+    yield from _check_propagation(config, linux)
+    if linux.cgroups_path:
+        yield Violation(
+            path="$.linux.cgroupsPath",
+            id="cgroup-not-delegated",
+            problem=f"the cgroup {linux.cgroups_path}",
+            why="without root runsc is called with --ignore-cgroups, so the command runs in "
+            "the caller's cgroup, without limits of its own",
+            remedy="remove it, and set limits where runsc is started",
+            blocks=False,
+        )
+    if linux.devices:
+        yield Violation(
+            path="$.linux.devices",
+            id="bundle-devices",
+            problem="asks for device files",
+            why="runsc releases before 20260223 crash over one without fileMode (runsc: "
+            "`StartRoot failed: EOF`), and usernsctl gives them none; gVisor always has null, "
+            "zero, full, random, urandom, tty, ptmx, fuse and net/tun",
+            remedy="remove it",
+        )
+    yield from _check_process(config)
+
+
+def _check_platform(config: Config) -> Iterator[Violation]:
+    for name in ("solaris", "windows"):
+        if getattr(config, name) is not None:
+            yield Violation(
+                path=f"$.{name}",
+                id="bundle-other-system",
+                problem="is a part for another system",
+                why=f"runsc: `Spec.{name.capitalize()} is not supported`",
+                remedy="remove it, if the root filesystem is one of Linux",
+            )
+
+
+def _check_joins(linux: Linux, network: Network) -> Iterator[Violation]:
+    for index, entry in enumerate(linux.namespaces or ()):
+        if not entry.path or entry.type == "user":  # the user namespace: see ids.py
+            continue
+        joins = entry.type == "network" and network == "host"
+        yield Violation(
+            path=f"$.linux.namespaces[{index}].path",
+            id="join-denied" if joins else "bundle-join-ignored",
+            problem=f"joins the {entry.type} namespace {entry.path}",
+            why="the prepared namespace has no capability over it (runsc: `error setting "
+            "namespace of type network`: operation not permitted)"
+            if joins
+            else f"runsc makes the {entry.type} namespace itself, inside the sandbox, and "
+            "ignores the path",
+            remedy="remove the path, and start runsc in that network namespace"
+            if joins
+            else "remove the path",
+            blocks=joins,
+        )
+
+
+def _check_propagation(config: Config, linux: Linux) -> Iterator[Violation]:
+    for index, mount in enumerate(config.mounts or ()):
+        for option in mount.options or () if is_bind(mount) else ():
+            if option in ("shared", "rshared"):
+                yield Violation(
+                    path=f"$.mounts[{index}].options",
+                    id="bundle-propagation",
+                    problem=f"the option {option!r}",
+                    why=f'runsc: `mount option "{option}" is not supported`',
+                    remedy='"rslave" or "rprivate"',
+                )
+    wanted = linux.rootfs_propagation
+    if wanted and wanted not in ("private", "rprivate", "slave", "rslave"):
+        yield Violation(
+            path="$.linux.rootfsPropagation",
+            id="bundle-propagation",
+            problem=f"{wanted!r}",
+            why="runsc: `root mount propagation option must specify private or slave`",
+            remedy='"rslave" or "rprivate"',
+        )
+
+
+def _check_process(config: Config) -> Iterator[Violation]:
+    if config.process.selinux_label:
+        yield Violation(
+            path="$.process.selinuxLabel",
+            id="bundle-selinux",
+            problem=f"the label {config.process.selinux_label!r}",
+            why="runsc: `SELinux is not supported`",
+            remedy="remove it",
+        )
+    wanted, own = config.process.oom_score_adj, _own_oom_score_adj()
+    if wanted is not None and own is not None and wanted < own:
+        yield Violation(
+            path="$.process.oomScoreAdj",
+            id="bundle-oom-score",
+            problem=f"{wanted} is below {own}, the caller's",
+            why="only CAP_SYS_RESOURCE of the initial user namespace may lower it, proc(5) "
+            "(runsc: `setting oom_score_adj`: permission denied)",
+            remedy=f"{own} or more, or remove it",
+        )
+
+
+def _own_oom_score_adj() -> int | None:
+    try:
+        return int(Path("/proc/self/oom_score_adj").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
+
+
+def check(
+    config: dict[str, Any],
+    bundle: str | os.PathLike[str] | Bundle,
+    uid_map: Sequence[Extent],
+    gid_map: Sequence[Extent],
+    *,
+    network: Network = "none",
+    memory_overlay: bool = False,
+) -> list[Violation]:
+    """Find what would fail under rootless runsc, and all that reaches outside of the bundle.
+
+    runsc is to run in a user and mount namespace with these ids. Call it outside of that: files are
+    judged by the outside ids of the map.
+
+    :param bundle: the directory that relative paths of `config` start at, or it opened.
+    :param network: runsc's ``--network``.
+    :param memory_overlay: whether runsc gets ``--overlay2=root:memory``, so that the root
+        filesystem need not be writable.
+    :raises BundleError: `config` hasn't the shape of a config.json (:func:`validate`), or there is
+        no such directory.
+    """
+    typed = validate(config)
+    if not isinstance(bundle, Bundle):
+        with Bundle(bundle) as opened:
+            return check(
+                config, opened, uid_map, gid_map, network=network, memory_overlay=memory_overlay
+            )
+    ids = IdView(uid_map, gid_map)
+    view = FileView(os.path.abspath(bundle.path), Reach(ids), memory_overlay)
+    return [
+        *check_outside(typed, bundle),
+        *check_ids(typed, ids),
+        *check_files(typed, view),
+        *check_refusals(typed, network),
+    ]

@@ -1,0 +1,560 @@
+"""The model of config.json: its types, strict parsing, and serialisation."""
+
+from __future__ import annotations
+
+import json
+import re
+from decimal import Decimal, InvalidOperation
+from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+from usernsctl._lean import dataclass
+from usernsctl.errors import BundleError
+
+MAX_ID = 2**32 - 1
+
+Id = Annotated[int, Meta(ge=0, le=MAX_ID, description=f"a whole number from 0 to {MAX_ID}")]
+Size = Annotated[int, Meta(ge=1, le=MAX_ID, description=f"a whole number from 1 to {MAX_ID}")]
+Umask = Annotated[int, Meta(ge=0, le=0o777, description="a whole number from 0 to 511 (0777)")]
+WholeNumber = Annotated[
+    int, Meta(ge=-(2**31), le=2**31 - 1, description="a whole number of 32 bits, with a sign")
+]
+Limit = Annotated[int, Meta(ge=0, description="a whole number, 0 or more")]
+Flag = Annotated[bool, Meta(description="true or false")]
+# JSON reaches runsc as UTF-8, which has no surrogates (Python's way to hold a byte that is none).
+_CHARACTER = r"[^\0\ud800-\udfff]"
+_UTF8 = "UTF-8, without NUL characters"
+
+Text = Annotated[str, Meta(pattern=rf"^{_CHARACTER}*\Z", description=f"a string in {_UTF8}")]
+NonEmptyText = Annotated[
+    str, Meta(pattern=rf"^{_CHARACTER}+\Z", description=f"a string, not empty, in {_UTF8}")
+]
+AbsolutePath = Annotated[
+    str, Meta(pattern=rf"^/{_CHARACTER}*\Z", description=f"an absolute path in {_UTF8}")
+]
+EnvEntry = Annotated[
+    str,
+    Meta(pattern=rf"^(?!=){_CHARACTER}+?={_CHARACTER}*\Z", description=f"NAME=VALUE in {_UTF8}"),
+]
+RlimitName = Annotated[
+    str,
+    Meta(
+        pattern=r"^RLIMIT_(AS|CORE|CPU|DATA|FSIZE|LOCKS|MEMLOCK|MSGQUEUE|NICE|NOFILE|NPROC|RSS"
+        r"|RTPRIO|RTTIME|SIGPENDING|STACK)\Z",
+        description='a limit of setrlimit(2) in capitals, such as "RLIMIT_NOFILE"',
+    ),
+]
+Capability = Annotated[
+    str,
+    Meta(
+        pattern=r"^CAP_[A-Z_]+\Z",
+        description='a capability in capitals, such as "CAP_CHOWN"',
+    ),
+]
+Arguments = Annotated[
+    list[Text], Meta(min_length=1, description="an array that starts with the command")
+]
+Strings = Annotated[dict[str, Text], Meta(description="an object whose values are strings")]
+
+#: What may hold secrets: a message says what was wrong with one, and not what is in it.
+SECRET = EnvEntry
+
+#: What runsc has no use for, or is not to have: it may be anything, since it goes no further.
+Withheld = Annotated[Any, Meta(extra={"withheld": True})]
+WithheldText = Annotated[
+    str,
+    Meta(
+        pattern=rf"^{_CHARACTER}*\Z",
+        description=f"a string in {_UTF8}",
+        extra={"withheld": True},
+    ),
+]
+
+
+Kind = Literal["uid", "gid"]
+KINDS: tuple[Kind, ...] = ("uid", "gid")
+
+
+class User(Struct, rename="camel"):
+    """``process.user``: ids as the command sees them, inside the namespace."""
+
+    uid: Id | None = None
+    gid: Id | None = None
+    umask: Umask | None = None
+    additional_gids: list[Id] | None = None
+    username: Withheld = None
+
+
+class Rlimit(Struct, rename="camel"):
+    """One element of ``process.rlimits``; the limits are in the units of setrlimit(2)."""
+
+    type: RlimitName
+    soft: Limit
+    hard: Limit
+
+
+class Capabilities(Struct, rename="camel"):
+    """``process.capabilities``: the five sets of capabilities(7)."""
+
+    bounding: list[Capability] | None = None
+    effective: list[Capability] | None = None
+    inheritable: list[Capability] | None = None
+    permitted: list[Capability] | None = None
+    ambient: list[Capability] | None = None
+
+    def names(self) -> set[str]:
+        """Those of all sets."""
+        sets = (self.bounding, self.effective, self.inheritable, self.permitted, self.ambient)
+        return {name for one in sets for name in one or ()}
+
+
+class Process(Struct, rename="camel"):
+    """``process``: the command, and what it starts with."""
+
+    args: Arguments
+    cwd: AbsolutePath | None = None
+    env: list[EnvEntry] | None = None
+    user: User | None = None
+    terminal: Flag | None = None
+    rlimits: list[Rlimit] | None = None
+    capabilities: Capabilities | None = None
+    no_new_privileges: Flag | None = None
+    oom_score_adj: WholeNumber | None = None
+    selinux_label: WithheldText | None = None
+    apparmor_profile: Withheld = None
+    command_line: Withheld = None
+    console_size: Withheld = None
+    exec_cpu_affinity: Withheld = field(default=None, name="execCPUAffinity")
+    io_priority: Withheld = None
+    scheduler: Withheld = None
+
+
+class Root(Struct, rename="camel"):
+    """``root``: the root filesystem; a relative path starts at the bundle."""
+
+    path: NonEmptyText
+    readonly: Flag | None = None
+
+
+class MountEntry(Struct, rename="camel"):
+    """One element of ``mounts``."""
+
+    destination: AbsolutePath
+    type: Text | None = None
+    source: Text | None = None
+    options: list[Text] | None = None
+    uid_mappings: Withheld = None
+    gid_mappings: Withheld = None
+
+
+class Hook(Struct, rename="camel"):
+    """A program that runsc starts itself: on the host's kernel, as the caller."""
+
+    path: AbsolutePath
+    args: list[Text] | None = None
+    env: list[EnvEntry] | None = None
+    timeout: WholeNumber | None = None
+
+
+class Hooks(Struct, rename="camel"):
+    """``hooks``, by the moment at which they are run."""
+
+    prestart: list[Hook] | None = None
+    create_runtime: list[Hook] | None = None
+    create_container: list[Hook] | None = None
+    start_container: list[Hook] | None = None
+    poststart: list[Hook] | None = None
+    poststop: list[Hook] | None = None
+
+
+class NamespaceEntry(Struct, rename="camel"):
+    """One element of ``linux.namespaces``; with a path, a namespace to join."""
+
+    type: NonEmptyText
+    path: WithheldText | None = None
+
+
+class IdMapping(Struct, rename="camel"):
+    """One extent of ``linux.uidMappings`` or ``linux.gidMappings``.
+
+    ``hostID`` counts in the ids of the namespace that the runtime is started in.
+    """
+
+    container_id: Id = field(name="containerID")
+    host_id: Id = field(name="hostID")
+    size: Size
+
+
+class SyscallArgument(Struct, rename="camel"):
+    """One condition of a rule of ``linux.seccomp``."""
+
+    index: Limit
+    value: Limit
+    op: NonEmptyText
+    value_two: Limit | None = None
+
+
+class SyscallRule(Struct, rename="camel"):
+    """One element of ``linux.seccomp.syscalls``."""
+
+    names: list[Text]
+    action: NonEmptyText
+    errno_ret: Limit | None = None
+    args: list[SyscallArgument] | None = None
+
+
+class Seccomp(Struct, rename="camel"):
+    """``linux.seccomp``: a filter within gVisor, which runsc only applies where it is told to."""
+
+    default_action: NonEmptyText
+    default_errno_ret: Limit | None = None
+    architectures: list[Text] | None = None
+    flags: list[Text] | None = None
+    syscalls: list[SyscallRule] | None = None
+    listener_path: Withheld = None
+    listener_metadata: Withheld = None
+
+
+class Linux(Struct, rename="camel"):
+    """``linux``."""
+
+    namespaces: list[NamespaceEntry] | None = None
+    uid_mappings: list[IdMapping] | None = None
+    gid_mappings: list[IdMapping] | None = None
+    rootfs_propagation: Text | None = None
+    seccomp: Seccomp | None = None
+    sysctl: Strings | None = None
+    cgroups_path: WithheldText | None = None
+    devices: Withheld = None
+    intel_rdt: Withheld = None
+    masked_paths: Withheld = None
+    memory_policy: Withheld = None
+    mount_label: Withheld = None
+    net_devices: Withheld = None
+    personality: Withheld = None
+    readonly_paths: Withheld = None
+    resources: Withheld = None
+    time_offsets: Withheld = None
+
+    def mappings(self, kind: Kind) -> list[IdMapping] | None:
+        """The mappings of uids, or of gids; ``None`` if there are none."""
+        return self.uid_mappings if kind == "uid" else self.gid_mappings
+
+
+class Config(Struct, rename="camel"):
+    """A config.json."""
+
+    process: Process
+    root: Root
+    oci_version: NonEmptyText | None = None
+    hostname: Text | None = None
+    domainname: Text | None = None
+    mounts: list[MountEntry] | None = None
+    hooks: Hooks | None = None
+    linux: Linux | None = None
+    annotations: Strings | None = None
+    freebsd: Withheld = None
+    solaris: Withheld = None
+    vm: Withheld = None
+    windows: Withheld = None
+    zos: Withheld = None
+
+
+def named_hooks(hooks: Hooks | None) -> list[str]:
+    """The moments at which `hooks` has programs run, by the names of the specification."""
+    if hooks is None:
+        return []
+    fields = msgspec.structs.fields(hooks)
+    return [field.encode_name for field in fields if getattr(hooks, field.name)]
+
+
+#: The option of ``usernsctl run`` that lets a bundle do what it is not trusted with.
+Permission = Literal["--trust-bundle", "--allow-hooks"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Violation:
+    """One thing in a config.json that is not as it should be.
+
+    An unprivileged runsc can't do it, or silently leaves it out, or it reaches outside of the
+    bundle.
+
+    :ivar path: where, as a JSON path such as ``"$.linux.namespaces"``.
+    :ivar id: the stable id of the cause.
+    :ivar problem: what is wrong.
+    :ivar why: what runsc makes of it.
+    :ivar remedy: what mends it.
+    :ivar fixable: whether :func:`usernsctl.gvisor.oci.fix` mends it.
+    :ivar blocks: whether runsc fails because of it; otherwise the command runs, but not quite
+        as the file says.
+    :ivar outside: whether it reaches outside of the bundle: ``usernsctl run`` refuses it.
+    :ivar allowed_by: the option with which it does not; ``None`` if there is none.
+    """
+
+    path: str
+    id: str
+    problem: str
+    why: str
+    remedy: str
+    fixable: bool = False
+    blocks: bool = True
+    outside: bool = False
+    allowed_by: Permission | None = None
+
+
+STEP = "bundle"
+
+
+def serialise(config: dict[str, Any]) -> bytes:
+    """The text of a config.json, indented, its keys in the order of `config`."""
+    import json
+
+    try:
+        text = json.dumps(config, ensure_ascii=False, indent=4)
+    except TypeError:
+        # json has no way to write a Decimal, which keeps a fraction exactly as it was read.
+        import msgspec
+
+        encoder = msgspec.json.Encoder(decimal_format="number")
+        return msgspec.json.format(encoder.encode(config), indent=4) + b"\n"
+    return text.encode() + b"\n"
+
+
+def fault(reason: str, filename: str | None) -> BundleError:
+    """The error for a mistake in a config.json; `filename` is ``None`` for one never stored."""
+    return BundleError(
+        f"{filename}: {reason}" if filename else reason, step=STEP, filename=filename
+    )
+
+
+MAX_DEPTH = 100
+"""Objects and arrays within each other; real files have about 6."""
+
+_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
+_SHOWN_MAX = 60
+_PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+
+
+def parse(text: bytes, *, filename: str | None = None) -> dict[str, Any]:
+    """Read the text of a config.json.
+
+    :raises BundleError: it isn't one JSON object in UTF-8, says a key twice, be it in another
+        case, or nests deeper than :data:`MAX_DEPTH`. The message has the line and column, or the
+        JSON path.
+    """
+    try:
+        decoded = text.decode("utf-8")
+    except UnicodeDecodeError as error:
+        before = text[: error.start].decode("utf-8")
+        _refuse(f"{_place(before, len(before))}: a byte that isn't UTF-8", filename)
+    _refuse_deep_nesting(decoded, filename)
+    try:
+        config = json.loads(
+            decoded,
+            object_pairs_hook=_unique_keys,
+            parse_int=_integer,
+            parse_float=_fraction,
+            parse_constant=_constant,
+        )
+    except json.JSONDecodeError as error:
+        _refuse(f"{_place(decoded, error.pos)}: broken JSON: {error.msg}", filename)
+    _refuse_ambiguous(config, "$", filename)
+    if not isinstance(config, dict):
+        _refuse(f"$: found {describe(config)}; should be an object", filename)
+    return config
+
+
+def child(path: str, key: str | int) -> str:
+    """The JSON path of a member of the object, or an element of the array, at `path`."""
+    if isinstance(key, int):
+        return f"{path}[{key}]"
+    if _PLAIN_KEY.match(key) and len(key) <= _SHOWN_MAX:
+        return f"{path}.{key}"
+    return f"{path}[{describe(key)}]"
+
+
+def describe(value: object, *, secret: bool = False) -> str:
+    """What was found, for a message: its JSON if that is short, else its type.
+
+    :param secret: whether what is in a string is not to be told.
+    """
+    if isinstance(value, dict):
+        return "an object" if value else "an empty object"
+    if isinstance(value, list):
+        return "an array" if value else "an empty array"
+    if secret and isinstance(value, str):
+        return "a string"
+    text = str(value) if isinstance(value, Decimal) else json.dumps(value)
+    return text if len(text) <= _SHOWN_MAX else text[: _SHOWN_MAX - 1] + "…"
+
+
+class _Fault:
+    """Stands for a value that is refused, until its path is known."""
+
+    def __init__(self, reason: str, key: str | None = None) -> None:
+        self.reason = reason
+        self.key = key
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any] | _Fault:
+    members: dict[str, Any] = {}
+    spellings: dict[str, str] = {}
+    for key, value in pairs:
+        if key in members:
+            return _Fault("this key is there twice; keep one of them", key)
+        other = spellings.setdefault(key.casefold(), key)
+        if other != key:
+            return _Fault(f"runtimes take it and {describe(other)} for one; keep one of them", key)
+        members[key] = value
+    return members
+
+
+def _integer(text: str) -> int | _Fault:
+    try:
+        return int(text)
+    except ValueError:  # Python's limit on digits
+        return _Fault(f"a number of {len(text)} digits, which no runtime can read")
+
+
+def _fraction(text: str) -> Decimal | _Fault:
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        return _Fault(f"{text[:40]} has an exponent that no runtime can read")
+
+
+def _constant(name: str) -> _Fault:
+    return _Fault(f"{name} is not JSON")
+
+
+def _refuse_deep_nesting(text: str, filename: str | None) -> None:
+    depth = 0
+    for found in _BRACKETS.finditer(text):
+        token = found.group()
+        if token in "[{":
+            depth += 1
+        elif token in "]}":
+            depth -= 1
+        if depth > MAX_DEPTH:
+            place = _place(text, found.start())
+            _refuse(f"{place}: more than {MAX_DEPTH} objects and arrays deep", filename)
+
+
+def _refuse_ambiguous(value: object, path: str, filename: str | None) -> None:
+    """Refuse what Python can hold, but a runtime would read as something else."""
+    match value:
+        case _Fault():
+            where = path if value.key is None else child(path, value.key)
+            _refuse(f"{where}: {value.reason}", filename)
+        case str():
+            _refuse_surrogates(value, path, filename)
+        case dict():
+            for key, member in value.items():
+                _refuse_surrogates(key, path, filename)
+                _refuse_ambiguous(member, child(path, key), filename)
+        case list():
+            for index, element in enumerate(value):
+                _refuse_ambiguous(element, child(path, index), filename)
+
+
+def _refuse_surrogates(text: str, path: str, filename: str | None) -> None:
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        _refuse(f"{path}: half of a surrogate pair, which no UTF-8 text can have", filename)
+
+
+def _place(text: str, position: int) -> str:
+    line = text.count("\n", 0, position) + 1
+    column = position - text.rfind("\n", 0, position)
+    return f"line {line}, column {column}"
+
+
+def _refuse(reason: str, filename: str | None) -> NoReturn:
+    raise fault(reason, filename)
+
+
+# msgspec looks at a class, and at those that it mentions, when one is used first. Two threads that
+# do so at once crash the process; an import is one thread's.
+msgspec.json.Decoder(Config)
+
+
+_UINT64_MAX = 2**64 - 1  # the greatest number that runsc reads
+
+
+def validate(config: dict[str, Any], *, filename: str | None = None) -> Config:
+    """Check the keys of `config` that runsc reads; return them typed.
+
+    :raises BundleError: a value has the wrong type or is out of range, a required one is
+        missing, or a key differs from one of the specification's only in upper and lower case.
+        The message has the JSON path, what was found, and what would be right; a value of an
+        environment is not in it.
+    """
+    _Shape(filename).check(config, Config, "$")
+    return msgspec.convert(config, Config)
+
+
+class _Shape:
+    """Walks a value and its type side by side, so that every message has the exact path."""
+
+    def __init__(self, filename: str | None) -> None:
+        self._filename = filename
+
+    def check(self, value: object, kind: Any, path: str) -> None:
+        if type(None) in get_args(kind):
+            if value is None:
+                return
+            kind = get_args(kind)[0]
+        bare = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+        if isinstance(bare, type) and issubclass(bare, msgspec.Struct):
+            self._object(value, bare, path)
+            return
+        if get_origin(bare) is list and isinstance(value, list):
+            for index, element in enumerate(value):
+                self.check(element, get_args(bare)[0], child(path, index))
+        elif get_origin(bare) is dict and isinstance(value, dict):
+            for key, member in value.items():
+                self.check(member, get_args(bare)[1], child(path, key))
+        try:
+            msgspec.convert(value, kind)
+            fits = bare is not int or value <= _UINT64_MAX  # type: ignore[operator]
+        except msgspec.ValidationError:
+            fits = False
+        if not fits:
+            found = describe(value, secret=SECRET in (bare, kind, *get_args(bare)))
+            self._refuse(f"{path}: found {found}; should be {_description(kind)}")
+
+    def _object(self, value: object, kind: type[msgspec.Struct], path: str) -> None:
+        if not isinstance(value, dict):
+            self._refuse(f"{path}: found {describe(value)}; should be an object")
+        fields = msgspec.structs.fields(kind)
+        self._refuse_misspelled(value, [one.encode_name for one in fields], path)
+        for one in fields:
+            where = child(path, one.encode_name)
+            if one.encode_name in value:
+                self.check(value[one.encode_name], one.type, where)
+            elif one.required:
+                self._refuse(f"{where}: missing; should be {_description(one.type)}")
+
+    def _refuse_misspelled(self, value: dict[str, Any], names: list[str], path: str) -> None:
+        """Refuse ``Process`` for ``process``: Go decoders take it, and we would not see it.
+
+        They compare by Unicode's simple folding (encoding/json, foldName), to which \u017f is an s
+        and the Kelvin sign a k; what casefold() takes to be the same is that and more.
+        """
+        folded = {name.casefold(): name for name in names}
+        for key in value:
+            meant = folded.get(key.casefold(), key)
+            if meant != key:
+                where = child(path, key)
+                self._refuse(f"{where}: runtimes read this key as {meant!r}; spell it that way")
+
+    def _refuse(self, reason: str) -> NoReturn:
+        raise fault(reason, self._filename)
+
+
+def _description(kind: Any) -> str:
+    if get_origin(kind) is Annotated:
+        meta = get_args(kind)[1]
+        return str(meta.description)
+    return "an array" if get_origin(kind) is list else "an object"

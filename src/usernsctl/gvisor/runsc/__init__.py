@@ -1,0 +1,1 @@
+"""runsc: found, called, asked, and read where it fails."""

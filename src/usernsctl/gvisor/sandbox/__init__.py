@@ -1,0 +1,1 @@
+"""Sandboxes, and the namespace of the host that they are started in."""

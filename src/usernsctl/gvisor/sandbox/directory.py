@@ -1,0 +1,240 @@
+"""The files of a sandbox on the host, and our ends of the pipes to its processes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+from usernsctl import _core
+from usernsctl.commands.popen import Popen
+from usernsctl.errors import NamespaceError, RunscError
+from usernsctl.gvisor.agent.start import ProcessDefaults
+from usernsctl.gvisor.launch.steps import BOXES, CRASH_DIRECTORY
+from usernsctl.gvisor.runsc import logs
+from usernsctl.gvisor.runsc.command import (
+    CRASHED,
+    RunOptions,
+    command_line,
+    create_debug_logs,
+    make_log_directory,
+    private_log_paths,
+    seen_from,
+)
+from usernsctl.gvisor.sandbox.host_namespace import HostNamespace
+from usernsctl.gvisor.sandbox.records import duplicate_id
+
+
+class PopenStreams:
+    """Our ends of the pipes of a process, closed once nobody communicates by them any more.
+
+    A handler of signals may close them while this thread communicates: what is in there sees the
+    end of them, since the process has ended, and must not find other files under their numbers.
+    """
+
+    def __init__(self) -> None:
+        self._users: set[object] = set()
+        self._is_let_go = False
+
+    def communicate(
+        self, popen: Popen[bytes], input: Any, timeout: float | None
+    ) -> tuple[Any, Any]:
+        """Popen.communicate().
+
+        :raises TimeoutExpired: as that does.
+        """
+        user = object()
+        try:
+            self._users.add(user)
+            return popen.communicate(input, timeout)
+        finally:
+            self._users.discard(user)
+            if self._is_let_go:
+                self.close(popen)
+
+    def close(self, popen: Popen[bytes]) -> None:
+        """Close the pipes, once nobody uses them any more."""
+        self._is_let_go = True
+        if not self._users:
+            close_streams(popen)
+
+
+def close_streams(popen: Popen[bytes]) -> None:
+    """Close our ends of the pipes to a command."""
+    for stream in (popen.stdin, popen.stdout, popen.stderr):
+        if stream is not None:
+            # RuntimeError: a handler of signals has interrupted a read, which sees the end now.
+            with contextlib.suppress(BrokenPipeError, RuntimeError):
+                stream.close()
+
+
+_CONSOLE = "console"
+
+
+class SandboxDirectory:
+    """A directory of its own, named by the id of the sandbox, with a bundle in it."""
+
+    def __init__(
+        self, host: HostNamespace, id: str, config: bytes, image: str | None = None
+    ) -> None:
+        """Make the directory.
+
+        :param config: what goes into config.json.
+        :param image: the directory of a checkpoint that the sandbox goes on from, by its path
+            inside.
+        :raises ValueError: the host is closed.
+        :raises RunscError: another sandbox of the host has that id.
+        :raises NamespaceError: it can't be written.
+        """
+        self._host = host
+        self.id = id
+        #: The same for those in the mount namespace of the host.
+        self.inside = f"{host.prepared.scratch}/{BOXES}/{id}"
+        self.pid_file = f"{self.inside}/pid"
+        self._config = config.decode()
+        self._image = image
+        #: What all commands of the sandbox have in common.
+        self.inherited = ProcessDefaults.of_config(json.loads(config))
+        # Of our own, so that the host may be closed meanwhile.
+        self._top = host.open_directory()
+        self._is_made = False
+        self._console = False
+        try:
+            self._make(config)
+        except BaseException as error:
+            self.remove()
+            if isinstance(error, OSError) and not isinstance(error, RunscError):
+                raise NamespaceError(
+                    f"the files of the sandbox: {error.strerror}",
+                    step="sandbox",
+                    errno=error.errno or 0,
+                ) from error
+            raise
+
+    def _make(self, config: bytes) -> None:
+        self._remove_left()
+        try:
+            os.mkdir(self.id, 0o700, dir_fd=self._top)
+        except FileExistsError as error:
+            raise duplicate_id(self.id, "in this host") from error
+        self._is_made = True
+        for name in ("state", "log"):
+            os.mkdir(f"{self.id}/{name}", 0o700, dir_fd=self._top)
+        #: Where runsc writes, by our descriptor.
+        own = f"{self._here}/{self.id}/log"
+        if self._host.request.debug_log is None:
+            make_log_directory(f"{self.id}/log", self._top)
+            self._logs = private_log_paths(own, f"{self._here}/{CRASH_DIRECTORY}/{self.id}")
+        else:
+            self._logs = create_debug_logs(f"{self._here}/../debug-log", own)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with open(os.open(f"{self.id}/config.json", flags, 0o600, dir_fd=self._top), "wb") as file:
+            file.write(config)
+
+    def command(self, state: str) -> list[str]:
+        """The command that starts the sandbox and ends, with its pid in :attr:`pid_file`.
+
+        :param state: the directory for runsc's state.
+        """
+        *words, bundle, id = command_line(
+            self._host.runsc,
+            RunOptions(
+                state=state,
+                bundle=self.inside,
+                container_id=self.id,
+                logs=seen_from(self._logs, self._here, f"{self._host.prepared.scratch}/{BOXES}"),
+                network=self._host.request.network,
+                platform=self._host.request.platform,
+                debug=self._host.request.debug_log is not None,
+                image=self._image,
+            ),
+        )
+        console = [f"--console-socket={self.inside}/{_CONSOLE}"] if self._console else []
+        return [*words, "--detach", f"--pid-file={self.pid_file}", *console, bundle, id]
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[socket.socket]:
+        """The socket that runsc sends our end of the command's terminal to, for a block.
+
+        :raises OSError: it can't be made.
+        """
+        with socket.socket(socket.AF_UNIX) as console:
+            console.bind(f"{self._here}/{self.id}/{_CONSOLE}")
+            console.listen(1)
+            self._console = True
+            yield console
+
+    @property
+    def _here(self) -> str:
+        """The directory with the files of all sandboxes, by our descriptor."""
+        return f"/proc/self/fd/{self._top}"
+
+    def read_pid(self) -> int:
+        """What is in :attr:`pid_file`."""
+        flags = os.O_RDONLY | os.O_CLOEXEC
+        with open(os.open(f"{self.id}/pid", flags, dir_fd=self._top)) as file:
+            return int(file.read())
+
+    def failure(self, status: int) -> RunscError:
+        """Why the sandbox did not start, by what runsc says.
+
+        :param status: the exit status of who should have started it.
+        """
+        told = logs.read_failure(self._logs)
+        if told is None and status == CRASHED:
+            return _core.explain_silent_runsc(status)
+        if told is None:
+            return RunscError(f"runsc ended with status {status} before it started", step="runsc")
+        return _core.explain_runsc(told, config=self._config)
+
+    def remove(self) -> None:
+        """Remove the directory: the id is free again.
+
+        Where there are no descriptors left to do that with, it is done with the next sandbox.
+        """
+        if self._is_made:
+            try:
+                is_removed = self._remove(self.id)
+            except OSError:
+                # With -1, a handler of signals that has interrupted us has done it all.
+                if self._top >= 0:
+                    raise
+            else:
+                if not is_removed:
+                    self._host.left.add(self.id)
+            self._is_made = False
+        self.let_go()
+
+    def _remove_left(self) -> None:
+        """Remove what could not be removed before."""
+        for id in list(self._host.left):
+            # Nobody else does so meanwhile: there may be a new directory of that name then.
+            with contextlib.suppress(KeyError):
+                self._host.left.remove(id)
+                if not self._remove(id):
+                    self._host.left.add(id)
+
+    def _remove(self, id: str) -> bool:
+        """Remove the directory of a sandbox; whether it is gone."""
+        shutil.rmtree(id, ignore_errors=True, dir_fd=self._top)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{CRASH_DIRECTORY}/{id}", dir_fd=self._top)
+        try:
+            os.stat(id, dir_fd=self._top, follow_symlinks=False)
+        except FileNotFoundError:
+            return True
+        return False
+
+    def let_go(self) -> None:
+        """Close the descriptor, and leave the directory alone."""
+        top, self._top = self._top, -1
+        if top >= 0:
+            os.close(top)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_top"):
+            self.let_go()

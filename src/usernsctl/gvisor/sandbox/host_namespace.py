@@ -1,0 +1,631 @@
+"""The namespace that a host's sandboxes are started in, and what is built there once."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import fcntl
+import functools
+import os
+import socket
+import stat
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NoReturn, Self, TypedDict, Unpack
+
+from usernsctl import _core, hardening
+from usernsctl._core.values import find_program
+from usernsctl._lean import dataclass, replace
+from usernsctl._system.descriptors import Shared, above_stdio, memory_file, receive
+from usernsctl._system.paths import PathDescriptor, state_directory
+from usernsctl._system.target import Joinable, Target
+from usernsctl.commands.arguments import StrOrBytesPath
+from usernsctl.commands.popen import (
+    PIPE,
+    CompletedProcess,
+    Popen,
+)
+from usernsctl.errors import BindError, NamespaceError, UsernsError
+from usernsctl.gvisor import checks, oci
+from usernsctl.gvisor.agent.start import set_agent_as_init, set_command_as_init
+from usernsctl.gvisor.launch import view
+from usernsctl.gvisor.launch.bundle import open_bundle, writable_sources
+from usernsctl.gvisor.launch.facts import (
+    check_ids,
+    collect_facts,
+    descriptors,
+    open_files,
+    own_program,
+    refuse_own,
+)
+from usernsctl.gvisor.launch.plan import apply_request, plan_host, skips_membarrier
+from usernsctl.gvisor.launch.request import Bind, Request, base_environment, home, search_path
+from usernsctl.gvisor.launch.steps import (
+    AGENT_INSIDE,
+    VERIFIER_INSIDE,
+    Launch,
+    Record,
+    completed,
+    record,
+)
+from usernsctl.gvisor.launch.view import PYTHON, View
+from usernsctl.gvisor.oci import Rlimit
+from usernsctl.gvisor.runsc.find import find_runsc, runsc_environment
+from usernsctl.gvisor.runsc.releases import Release, release_of
+from usernsctl.gvisor.sandbox.async_start import AsyncStart, AsyncStartMixin
+from usernsctl.maps import AnyIdMap, Extent, IdMap, MappedIds, plan
+from usernsctl.namespaces.named import read_map
+from usernsctl.namespaces.namespace import Namespace
+
+
+class NamedHostOptions(TypedDict, total=False):
+    """Arguments of :class:`usernsctl.SandboxHost` that have to be named."""
+
+    namespace: Namespace | str | None
+    bundle: StrOrBytesPath | None
+    trust: bool
+    allow_hooks: bool
+    rootfs: StrOrBytesPath | None
+    expose_root: bool
+    binds: Iterable[Bind | StrOrBytesPath]
+    hostname: str | None
+    rlimits: Iterable[Rlimit | str]
+    network: str
+    platform: str | None
+    debug_log: StrOrBytesPath | None
+    runsc: StrOrBytesPath | None
+    verify: bool
+    no_new_privs: bool
+    drop_bounding: bool
+
+
+class HostOptions(NamedHostOptions, total=False):
+    """Arguments of :class:`usernsctl.SandboxHost`."""
+
+    idmap: AnyIdMap | None
+
+
+class RunscNamespace:
+    """Namespaces whose commands have given up what runsc has no use for.
+
+    :param restrictions: what they give up.
+    :param mount_proc: whether they get a /proc that fits their PID namespace: runsc reads it.
+    :ivar commands: where those who start commands there put them, to be collected in their place.
+    """
+
+    def __init__(
+        self,
+        namespace: Joinable,
+        restrictions: hardening.Hardening,
+        *,
+        mount_proc: bool = False,
+    ) -> None:
+        self._namespace = namespace
+        self._restrictions = restrictions
+        self._mount_proc = mount_proc
+        self.commands: weakref.WeakSet[Popen[Any]] = weakref.WeakSet()
+
+    def target(self) -> Target:
+        """Where commands go, and what they give up.
+
+        gVisor makes the streams that it is given nonblocking, and takes for nonblocking which are
+        so already: of two that are one open file, such as those of ``2>&1``, the second. And who
+        has them from us would have them so afterwards.
+        """
+        target = self._namespace.target()
+        target.setup.own_stdio = True
+        hardening.prepare(target.setup, self._restrictions)
+        if self._mount_proc:
+            target.setup.mount_proc = "/proc"
+        return target
+
+
+# What starts sandboxes inside, and what it does.
+_PROGRAMS = {
+    "usernsctl-init": "holds sandboxes",
+    "usernsctl-detach": "starts detached sandboxes",
+}
+
+# Until a sandbox says what it runs; a config.json must have a command.
+_NO_COMMAND = ("true",)
+
+
+# With these, modes of directories do not count (capabilities(7)).
+_SEARCHING = frozenset(("CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH"))
+
+
+class HostNamespace:
+    """What sandboxes share: namespaces with a root filesystem in them.
+
+    :ivar request: what its sandboxes have in common.
+    :ivar runsc: the path of runsc.
+    :ivar environ: the environment of runsc.
+    :ivar restrictions: what runsc gives up.
+    :ivar namespace: where it runs.
+    :ivar prepared: what is there.
+    :ivar directory: a descriptor of the directory for the files of the sandboxes.
+    :ivar left: the ids of sandboxes that have ended, and whose files could not be removed then.
+    """
+
+    def __init__(self, request: Request) -> None:
+        """Make the namespaces and the root filesystem.
+
+        :raises UsernsError: the reasons are those of ``usernsctl run``.
+        :raises ValueError: the kept namespaces are closed, or have a PID namespace.
+        """
+        self.left: set[str] = set()
+        with NamespaceError.instead("the host of sandboxes", step="sandbox"):
+            self._make(request)
+
+    def _make(self, request: Request) -> None:
+        if request.bundle is None:
+            base = base_environment(os.environ, everything=False)
+            request = replace(request, args=_NO_COMMAND, env=base)
+        with contextlib.ExitStack() as undo:
+            if request.kept is None:
+                joined, self._ids = None, _ids_of(request.idmap)
+            else:
+                joined, self._ids = _join(request.kept)
+                undo.callback(joined.close)
+            # Of the namespaces, descriptors of our own are what counts from here on.
+            self.request = request = replace(request, kept=None)
+            self.runsc = find_runsc(os.environ, request.program)
+            self.environ = runsc_environment(is_named=request.program is not None)
+            order = _plan_host(request, self._ids, self.runsc)
+            self.restrictions = hardening.for_run(
+                no_new_privs=request.no_new_privs,
+                drop_bounding=request.drop_bounding,
+                ids=self._ids.count,
+                no_membarrier=skips_membarrier(request, is_script=order.is_script),
+            )
+            with contextlib.closing(order):
+                self.namespace = joined or Namespace.create(request.idmap, mount=True)
+                undo.callback(self.namespace.close)
+                self.prepared, self.directory = _build_host(self.namespace, order)
+                undo.callback(os.close, self.directory)
+                _check_place_of_agent(self.prepared, self.directory)
+            undo.pop_all()
+        self._shared = Shared("the host", [self.directory])
+
+    @functools.cached_property
+    def _release(self) -> Release:
+        """That of runsc. Where no answer can be kept, each question starts it once more."""
+        return release_of(self.runsc)
+
+    def config_for(
+        self,
+        args: Sequence[str] | None,
+        *,
+        env: Mapping[str, str] | None,
+        cwd: str | None,
+        user: tuple[int, int] | None,
+        terminal: bool = False,
+        outlives: bool = False,
+    ) -> bytes:
+        """The config.json of one sandbox.
+
+        :param args: the command; ``None``: there is none, and process 1 is the agent.
+        :param outlives: whether that agent goes on when its connection has ended.
+        :raises PlanError: `user` is not mapped.
+        :raises NamespaceError: usernsctl was installed anew since this was made.
+        :raises CommandError: the command, or the directory `cwd`, can't be used, or there is none
+            inside.
+        :raises ValueError: something can't be in a config.json, since it is not UTF-8.
+        """
+        self._check_agent()
+        variables = checks.variables(env)
+        for number, word in enumerate(args or ()):
+            checks.check_utf8(f"args[{number}]", word)
+        for name, value in variables.items():
+            checks.check_utf8(f"env[{name!r}]", name + value)
+        checks.check_utf8("cwd", cwd or "")
+        if user is not None:
+            user = checks.user_ids(user)
+            check_ids(self._ids, user)
+            if self.request.bundle is None:
+                variables.setdefault("HOME", home(user[0]))
+        wanted = copy.deepcopy(self.prepared.config)
+        request = replace(
+            self.request,
+            args=tuple(args or ()),
+            env=variables,
+            user=user,
+            terminal=terminal,
+            binds=(),
+        )
+        apply_request(wanted, request, wanted["root"]["path"], ())
+        process = wanted["process"]
+        if cwd is not None:
+            process["cwd"] = cwd
+        self._check(process, has_command=args is not None, cwd=cwd)
+        if args is None:
+            options = ["--outlives"] if outlives else []
+            set_agent_as_init(wanted, self._release, AGENT_INSIDE, *options)
+        else:
+            set_command_as_init(wanted)
+        if self.request.verify and args is not None:
+            process["args"] = [VERIFIER_INSIDE, *process["args"]]
+        oci.validate(wanted)
+        return oci.serialise(wanted)
+
+    def open_directory(self) -> int:
+        """A descriptor of the directory for the files of the sandboxes; the caller's to close.
+
+        :raises ValueError: the host is closed.
+        """
+        with self._shared.use() as (directory,):
+            return fcntl.fcntl(directory, fcntl.F_DUPFD_CLOEXEC, 3)
+
+    def _check_agent(self) -> None:
+        """Check that the agent can be mounted: the kernel refuses a file that was replaced.
+
+        :raises NamespaceError: it was.
+        """
+        shown = next(source for source, inside in self.prepared.binds if inside == AGENT_INSIDE)
+        below = shown.removeprefix(self.prepared.scratch)
+        with self._shared.use() as (directory,):
+            is_there = os.stat(f"..{below}", dir_fd=directory).st_nlink
+        if not is_there:
+            raise NamespaceError(
+                "usernsctl-agent, which this host of sandboxes shows, was replaced since it was "
+                "made: usernsctl was installed anew",
+                step="sandbox",
+                remedy="make a new SandboxHost",
+            )
+
+    def _check(self, process: Mapping[str, Any], *, has_command: bool, cwd: str | None) -> None:
+        """Check what a sandbox is to start, as its files are before its first command runs.
+
+        :param process: that of the config.json.
+        :param cwd: the directory that was asked for.
+        :raises CommandError: there is no such directory or command, or it can't be used.
+        """
+        request = self.request
+        tree = request.rootfs or request.bundle
+        with contextlib.ExitStack() as held:
+            try:
+                seen = held.enter_context(self.view())
+            except PermissionError:
+                # Something on the way to a mount: what is there, the sandbox finds out.
+                return
+            if cwd is not None:
+                is_here = not tree and not request.expose_root and os.path.isdir(cwd)
+                remedy = PYTHON.show(cwd) if is_here else None
+                view.check_directory(seen, cwd, f"cwd={cwd!r}", remedy)
+            if has_command:
+                view.check(
+                    process["args"][0],
+                    seen,
+                    search=search_path(process.get("env") or ()),
+                    cwd=process["cwd"],
+                    caller=os.environ,
+                    tree=tree,
+                    remedies=PYTHON,
+                )
+
+    def _may_search(self, directory: os.stat_result) -> bool:
+        """Return whether somebody inside may search a directory that this process may not.
+
+        That is another user, or root by a capability, of an id that is mapped
+        (user_namespaces(7)).
+        """
+        granted = self.prepared.config["process"].get("capabilities") or {}
+        overrides = _SEARCHING.intersection(granted.get("effective") or ())
+        is_mapped = _has(self._ids.uid, directory.st_uid) and _has(self._ids.gid, directory.st_gid)
+        return is_mapped and (bool(overrides) or self._ids.count > 1)
+
+    @contextlib.contextmanager
+    def view(self) -> Iterator[View]:
+        """What a sandbox sees, for a block: by descriptors, since it is in another namespace.
+
+        :raises ValueError: the host is closed.
+        """
+        with self._shared.use() as (directory,), contextlib.ExitStack() as held:
+
+            def opened(path: str) -> PathDescriptor:
+                flags = os.O_PATH | os.O_CLOEXEC
+                below = path.removeprefix(self.prepared.scratch)
+                found = PathDescriptor(os.open(f"..{below}", flags, dir_fd=directory), path)
+                return held.enter_context(found)
+
+            made = self.prepared
+            yield View.built(made.launch, made.scratch, made.binds, opened, self._may_search)
+
+    def close(self) -> None:
+        """Let go of the namespace. Sandboxes that still run keep what they need of it."""
+        self.namespace.close()
+        self.directory = -1
+        self._shared.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_shared"):
+            self.close()
+
+
+class HostBase(AsyncStartMixin):
+    """:class:`SandboxHost`, but for what starts sandboxes."""
+
+    _what = "a SandboxHost"
+
+    def __init__(  # noqa: DOC102 - the options are those of NamedHostOptions
+        self, idmap: AnyIdMap | None = None, **options: Unpack[NamedHostOptions]
+    ) -> None:
+        """Make the namespace and the root filesystem, as ``usernsctl run`` does.
+
+        Where an event loop of asyncio runs in this thread, another thread does that, and the loop
+        goes on: ``async with`` waits for the end of it, and so does whatever is called before that.
+        Only a wrong argument is told at once there, as TypeError or ValueError.
+
+        :param idmap: the ids inside, as :func:`usernsctl.run` takes them; by default there is one,
+            the caller's, which is root there.
+        :param namespace: a kept :class:`usernsctl.Namespace`, or the name of one, to have the
+            sandboxes in, in place of `idmap`. It stays the caller's, and may be closed.
+        :param bundle: the directory of an OCI bundle, whose config.json then decides all that is
+            left open; without it, `rootfs` or `expose_root`, sandboxes see the machine's programs.
+        :param bool trust: whether the bundle's bind mounts and annotations are taken as they are
+            written. Otherwise it is a stranger's data, and may show nothing but its own files.
+        :param bool allow_hooks: whether the bundle's hooks are run: programs that runsc starts for
+            each sandbox OUTSIDE gVisor, on this machine's kernel, as you.
+        :param rootfs: the directory of a root filesystem to show.
+        :param bool expose_root: whether all of this machine's files are shown, read-only.
+        :param binds: what else of this machine is shown: each a path, a text
+            ``"SRC[:DST][:ro|rw]"`` as ``--bind`` takes it, or a :class:`usernsctl.Bind`.
+        :param str hostname: the name of the host inside.
+        :param rlimits: limits of each process inside, kept by gVisor: each a text
+            ``"NAME=SOFT[:HARD]"`` as ``--rlimit`` takes it, in the units of setrlimit(2), or a
+            :class:`usernsctl.Rlimit`.
+        :param str network: ``"none"`` or ``"host"``.
+        :param str platform: runsc's, such as ``"systrap"``; by default runsc chooses.
+        :param debug_log: a directory that runsc writes debug logs to, without a limit; it is made
+            if need be.
+        :param runsc: the absolute path of runsc; by default what ``USERNSCTL_RUNSC`` names, else
+            the first along PATH.
+        :param bool verify: whether it is proven that the kernel is gVisor's before a command
+            starts.
+        :param bool no_new_privs: whether runsc and all it starts, and the commands inside, are kept
+            from gaining privileges by set-user-id programs.
+        :param bool drop_bounding: whether runsc is left no more capabilities than it needs.
+        :raises ValueError: an argument can't have this value, two exclude each other, such as
+            `bundle` and `rootfs`, or `trust` or `allow_hooks` is given without `bundle`; the
+            namespace is closed, or is a PID namespace, too.
+        :raises TypeError: an argument is of the wrong type, or unknown.
+        :raises BindError: something to be shown can't be, or may not be; where it does not exist
+            this is a :class:`FileNotFoundError`.
+        :raises UsernsError: the reasons are those of ``usernsctl run``.
+        """
+        self._request = request = Request.for_host({"idmap": idmap, **options})
+        self._begun: AsyncStart[HostNamespace] = AsyncStart(lambda: HostNamespace(request))
+
+    @classmethod
+    async def create_async(
+        cls, idmap: AnyIdMap | None = None, **options: Unpack[NamedHostOptions]
+    ) -> Self:
+        """Make one from asyncio, and return when it can be used.
+
+        If this is cancelled, nothing is left of it.
+
+        :raises UsernsError: as the constructor does.
+        :raises ValueError: likewise.
+        :raises TypeError: likewise.
+        """
+        return await cls(idmap, **options).__aenter__()
+
+    @property
+    def prepared(self) -> HostNamespace:
+        """What was made; this waits for it where that has only been begun.
+
+        :raises UsernsError: it could not be made.
+        """
+        return self._begun.get()
+
+    @property
+    def request(self) -> Request:
+        """What its sandboxes have in common, as it was asked for."""
+        return self._request
+
+    @property
+    def directory(self) -> int:
+        """A descriptor of the directory for the files of the sandboxes; -1 once it is closed."""
+        return self.prepared.directory
+
+    @property
+    def namespace(self) -> Namespace:
+        """The namespaces that runsc runs in; they stay this object's to close."""
+        return self.prepared.namespace
+
+    def close(self) -> None:
+        """Let go of the namespace. Sandboxes that still run keep what they need of it.
+
+        Any thread may call it at any time, and so may a handler of signals.
+        """
+        self._is_closed = True
+        if self._begun.settle():
+            self._begun.get().close()
+
+    def __repr__(self) -> str:
+        shown = self._request.bundle or self._request.rootfs or "/"
+        if shown == "/" and not self._request.expose_root:
+            shown = "this machine's programs"
+        return f"<SandboxHost: {shown}{', closed' if self._is_closed else ''}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a SandboxHost can't be copied or pickled: it holds descriptors; "
+            "make one in each process"
+        )
+
+
+def _has(extents: Iterable[Extent], outer: int) -> bool:
+    """Return whether an id of this machine is mapped."""
+    return any(0 <= outer - extent.outside < extent.count for extent in extents)
+
+
+def _ids_of(idmap: IdMap) -> MappedIds:
+    planned = plan(idmap)
+    return MappedIds(uid=planned.uid, gid=planned.gid, become=planned.become)
+
+
+def _join(kept: Namespace | str) -> tuple[Namespace, MappedIds]:
+    """Kept namespaces, with a new mount namespace for a root filesystem.
+
+    :returns: descriptors of our own.
+    :raises ValueError: they are closed, or have a PID namespace: /proc would be another one's.
+    :raises NamespaceError: there are none of that name, or the kernel refused.
+    """
+    with contextlib.ExitStack() as undo:
+        if isinstance(kept, str):
+            kept = undo.enter_context(Namespace.open(kept))
+        if kept.has("pid"):
+            raise ValueError("namespace: one with a PID namespace of its own can't have sandboxes")
+        # A mount namespace needs a process that makes it: this one waits to be killed.
+        maker = undo.enter_context(kept.popen([_builder()], mount=True, stdin=PIPE))
+        undo.callback(maker.kill)
+        uid, gid = (read_map(f"/proc/{maker.pid}/{name}_map") for name in ("uid", "gid"))
+        joined = Namespace.from_pid(maker.pid)
+        setup = joined.target().setup
+    become = (-1 if setup.uid is None else setup.uid, -1 if setup.gid is None else setup.gid)
+    return joined, MappedIds(uid=uid, gid=gid, become=become)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostLayout:
+    """What was made.
+
+    :ivar launch: of that which was made.
+    :ivar scratch: the path inside of the directory with all of it.
+    :ivar binds: the sources and destinations of what runsc binds.
+    :ivar config: the config.json of a sandbox, but for what differs between them.
+    """
+
+    launch: Launch
+    scratch: str
+    binds: tuple[tuple[str, str], ...]
+    config: dict[str, Any]
+
+    def program(self, name: str) -> str:
+        """The path inside of a program that was named in the order."""
+        return f"{self.scratch}/programs/{name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _HostPlan:
+    """What is to be made.
+
+    :ivar config: see :func:`usernsctl.gvisor.launch.plan.plan_host`.
+    :ivar files: that the launch names.
+    :ivar is_script: whether runsc is executed by an interpreter.
+    """
+
+    launch: Launch
+    config: dict[str, Any]
+    files: tuple[PathDescriptor, ...]
+    is_script: bool
+    several: bool
+
+    def close(self) -> None:
+        """Let go of the files."""
+        for file in self.files:
+            file.close()
+
+
+def _plan_host(request: Request, ids: MappedIds, program: str) -> _HostPlan:
+    check_ids(ids, (0, 0))
+    bundle = open_bundle(request, request.bundle, ids) if request.bundle else None
+    with contextlib.ExitStack() as undo:
+        used = open_files(request, program, bundle)
+        undo.callback(used.close)
+        state = state_directory()
+        own = [used.debug_log.path] if used.debug_log else []
+        refuse_own(used.sources, writable_sources(used.binds, bundle), own)
+        scratch = used.scratch_places([state])
+        facts = collect_facts(request, os.environ, program, used, ids, bundle, scratch=scratch)
+        programs = [own_program(name, purpose) for name, purpose in _PROGRAMS.items()]
+        agent = own_program("usernsctl-agent", "starts commands in sandboxes")
+        launch, wanted = plan_host(request, facts, [one.path for one in programs], agent.path)
+        undo.pop_all()
+    files = (*used.files(), *programs, agent)
+    return _HostPlan(
+        launch=launch,
+        config=wanted,
+        files=files,
+        is_script=facts.runsc_is_script,
+        several=ids.count > 1,
+    )
+
+
+def _build_host(namespace: Namespace, order: _HostPlan) -> tuple[HostLayout, int]:
+    """Have a child inside make the root filesystem.
+
+    :returns: what was made, and a descriptor of the directory for the files of the sandboxes.
+    :raises UsernsError: it could not be made.
+    """
+    sources = descriptors(order.launch, order.files)
+    with contextlib.ExitStack() as undo:
+        text = undo.enter_context(memory_file("launch", order.launch.encode()))
+        ours, theirs = map(undo.enter_context, socket.socketpair())
+        with contextlib.ExitStack() as given:
+            numbers = [above_stdio(fd, given) for fd in (text.fileno(), theirs.fileno(), *sources)]
+            command = [_builder(), *map(str, numbers)]
+            done = namespace.run(command, stdout=PIPE, stderr=PIPE, pass_fds=sorted({*numbers}))
+        theirs.close()
+        _, fds = receive(ours, 1, 1)
+        for fd in fds:
+            undo.callback(os.close, fd)
+        if done.returncode or not fds:
+            raise _failure(done)
+        scratch, *shown = map(os.fsdecode, done.stdout.split(b"\0")[:-1])
+        binds = tuple(zip(shown[::2], shown[1::2], strict=True))
+        prepared = HostLayout(
+            launch=order.launch,
+            scratch=scratch,
+            binds=binds,
+            config=completed(order.config, _places(scratch, binds), several=order.several),
+        )
+        kept = fcntl.fcntl(fds[0], fcntl.F_DUPFD_CLOEXEC, 3)
+    return prepared, kept
+
+
+def _check_place_of_agent(prepared: HostLayout, directory: int) -> None:
+    """Check what a root filesystem has where the agent is mounted.
+
+    A link would have the agent cover another file. A FIFO is refused before, as for every bind.
+
+    :param directory: the one for the files of the sandboxes.
+    :raises BindError: it is neither a regular file nor nothing.
+    """
+    is_file = any(inside == AGENT_INSIDE for _, inside in prepared.binds)
+    # Where we may not look, it can only be found out by mounting.
+    with contextlib.suppress(PermissionError, FileNotFoundError):
+        found = os.stat(f"../root{AGENT_INSIDE}", dir_fd=directory, follow_symlinks=False)
+        is_file = is_file and stat.S_ISREG(found.st_mode)
+    if not is_file:
+        raise BindError(
+            f"{AGENT_INSIDE} in the root filesystem is no regular file, and the agent can't be "
+            "mounted there",
+            step="bind",
+            filename=AGENT_INSIDE,
+            remedy="remove it from the root filesystem",
+        )
+
+
+def _builder() -> str:
+    return find_program("usernsctl-build", "makes the root filesystem of sandboxes")
+
+
+def _failure(done: CompletedProcess[bytes]) -> UsernsError:
+    """What the child has told of its failure."""
+    words = done.stdout.split(b"\0")[:-1]
+    if done.returncode == 1 and len(words) == 6:
+        return _core.failure(words)
+    told = done.stderr.decode(errors="replace").strip().split("\n")[-1]
+    told = told or f"what makes it ended with status {done.returncode}"
+    return NamespaceError(f"the root filesystem could not be made: {told}", step="sandbox")
+
+
+def _places(scratch: str, binds: Iterable[tuple[str, str]]) -> dict[Record, Any]:
+    """What stands for the marks in a config.json."""
+    found: dict[Record, Any] = {record("json-root"): f"{scratch}/root"}
+    for number, (source, destination) in enumerate(binds):
+        found[record("json-bind-source", number)] = source
+        found[record("json-bind-destination", number)] = destination
+    return found

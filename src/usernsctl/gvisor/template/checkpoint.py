@@ -1,0 +1,532 @@
+"""Start a command, wait until it is ready, and save a checkpoint of it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import selectors
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+from usernsctl._lean import dataclass
+from usernsctl._system.descriptors import Connection, memory_file, socket_pair, wait_readable
+from usernsctl.commands.arguments import StrOrBytesPath
+from usernsctl.commands.keywords import check_timeout
+from usernsctl.commands.popen import DEVNULL, PIPE, TimeoutExpired
+from usernsctl.commands.popen import run as run_command
+from usernsctl.errors import (
+    CommandError,
+    CommandNotADirectoryError,
+    CommandNotFoundError,
+    RunscError,
+)
+from usernsctl.gvisor import checks, oci
+from usernsctl.gvisor.agent import protocol as wire
+from usernsctl.gvisor.agent.popen import SandboxPopen
+from usernsctl.gvisor.agent.protocol import (
+    Agent,
+    AgentClosed,
+    AgentTimeout,
+    receive_hello,
+    seconds_left,
+)
+from usernsctl.gvisor.launch.steps import AGENT_INSIDE
+from usernsctl.gvisor.runsc import logs
+from usernsctl.gvisor.runsc.container import query, raise_if_ended
+from usernsctl.gvisor.runsc.stdio import prepared_streams
+from usernsctl.gvisor.sandbox.async_start import AsyncStart
+from usernsctl.gvisor.sandbox.attached import AttachedSandbox
+from usernsctl.gvisor.sandbox.detached import DetachedSandbox
+from usernsctl.gvisor.sandbox.directory import SandboxDirectory
+from usernsctl.gvisor.sandbox.host_namespace import HostBase, HostNamespace
+from usernsctl.gvisor.sandbox.sandbox import Sandbox, check_streams, chosen_id
+from usernsctl.gvisor.template import record
+from usernsctl.gvisor.template.image import Image, not_ready, unsavable
+from usernsctl.gvisor.template.record import TemplateRecord
+
+# How often it is looked whether it is, in seconds.
+_NEWS_SECONDS = 0.02
+
+# What is kept of an output to look for a line in, and to tell what went wrong.
+_TAIL_BYTES = 1 << 16
+
+# A listening socket in /proc/net/tcp (proc(5)): the local port, and the state.
+_LISTENING = re.compile(rb"^ *\d+: [0-9A-F]+:([0-9A-F]{4}) [0-9A-F]+:[0-9A-F]{4} 0A ", re.MULTILINE)
+
+# More than there is of any sandbox's sockets.
+_SHOWN_MAX = 16 << 20
+
+#: What tells that a command is ready.
+AnyReady: TypeAlias = str | Callable[[Sandbox], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What tells that a command is ready.
+
+    :ivar kind: ``"line"``, ``"file"``, ``"port"`` or ``"call"``.
+    :ivar what: the line, the path, the port or what is to be called.
+    """
+
+    kind: str
+    what: Any
+
+    @classmethod
+    def of(cls, given: Any) -> Ready:
+        """Read what a caller says.
+
+        :raises TypeError: it is something else.
+        :raises ValueError: likewise.
+        """
+        if callable(given):
+            return cls("call", given)
+        if not isinstance(given, str):
+            raise TypeError(f"ready must be text, or something to call, not {given!r}")
+        kind, colon, what = given.partition(":")
+        if kind not in ("line", "file", "port") or not colon:
+            kind, what = ("file" if given.startswith("/") else "line"), given
+        if kind == "port":
+            if not re.fullmatch(r"[0-9]{1,5}", what) or not 0 < int(what) < 1 << 16:
+                raise ValueError(f"ready: {what!r} is no port: 1 to 65535 are")
+            return cls(kind, int(what))
+        if kind == "file" and not what.startswith("/"):
+            raise ValueError(f"ready: {what!r} is no absolute path")
+        if not what or "\n" in what or "\0" in what:
+            raise ValueError(f"ready: {what!r} can't be {'a path' if kind == 'file' else 'a line'}")
+        return cls(kind, what)
+
+    def wait(self, box: Sandbox, told: OutputReader, deadline: float | None) -> None:
+        """Wait until the command is ready.
+
+        :param deadline: until when, by the monotonic clock.
+        :raises RunscError: it ended before.
+        :raises TimeoutExpired: it was not ready in time.
+        :raises BaseException: what is called raises.
+        """
+        if self.kind == "call":
+            self.what(box)
+        else:
+            while not self._is_reached(box, told, deadline):
+                if deadline is not None and time.monotonic() >= deadline:
+                    raise TimeoutExpired(box.args, 0)
+                if box.poll() is not None and not self._is_reached(box, told, deadline):
+                    raise self._ended(box, told)
+                told.news.wait(_NEWS_SECONDS)
+        if box.poll() is not None:
+            raise self._ended(box, told)
+
+    def _is_reached(self, box: Sandbox, told: OutputReader, deadline: float | None) -> bool:
+        try:
+            if self.kind == "line":
+                return told.has_line(os.fsencode(self.what))
+            if self.kind == "file":
+                return _has_file(box, self.what)
+            return _listens(box, self.what, deadline)
+        except CommandError:
+            if box.poll() is None:
+                raise
+            return False
+
+    def _ended(self, box: Sandbox, told: OutputReader) -> Exception:
+        status = box.wait()
+        said = told.last_line()
+        why = f"the command of the template ended with status {status} before it was ready"
+        return not_ready(f"{why}: {said}" if said else why)
+
+
+def _has_file(box: Sandbox, path: str) -> bool:
+    """Whether there is a file inside, without any program of the root filesystem's."""
+    try:
+        # There is no such program: a file has nothing in it.
+        box.run([f"{AGENT_INSIDE}/"], cwd=path)
+    except (CommandNotFoundError, CommandNotADirectoryError) as error:
+        return error.filename != path or isinstance(error, CommandNotADirectoryError)
+    return True
+
+
+def _listens(box: Sandbox, port: int, deadline: float | None) -> bool:
+    files = ["/proc/net/tcp", "/proc/net/tcp6"]
+    try:
+        cat = box.popen(["cat", *files], stdout=PIPE, stderr=DEVNULL)
+    except CommandNotFoundError as error:
+        raise not_ready(
+            "the ports that are listened on are read by cat(1), and the root filesystem has none",
+            "let ready be a line, a file, or something to call",
+        ) from error
+    with cat:
+        try:
+            shown = _read(cat, deadline)
+        finally:
+            cat.kill_tree()
+    return any(int(found, 16) == port for found in _LISTENING.findall(shown))
+
+
+def _read(cat: SandboxPopen[bytes], deadline: float | None) -> bytes:
+    """What cat(1) writes: whatever the root filesystem has by that name, there is an end to it."""
+    assert cat.stdout is not None
+    fd, shown = cat.stdout.fileno(), bytearray()
+    while wait_readable(fd, timeout=seconds_left(deadline)):
+        data = os.read(fd, _TAIL_BYTES)
+        if not data:
+            return bytes(shown)
+        shown += data
+        if len(shown) > _SHOWN_MAX:
+            raise not_ready(
+                "cat(1) of the root filesystem shows no list of ports, but writes without an end",
+                "let ready be a line, a file, or something to call",
+            )
+    raise TimeoutExpired(cat.args, 0)
+
+
+class OutputReader:
+    """What a command writes to its standard output and error, read in a thread of its own.
+
+    Somebody has to read it, or the command would wait.
+
+    :ivar news: is set for a moment whenever there is more.
+    """
+
+    def __init__(self, box: Sandbox) -> None:
+        """Begin to read."""
+        self.news = threading.Event()
+        self._tails = {"stdout": b"\n", "stderr": b"\n"}
+        self._streams = {name: getattr(box, name) for name in self._tails}
+        self._stop = os.eventfd(0, os.EFD_CLOEXEC)
+        self._thread = threading.Thread(target=self._read, name="usernsctl-template")
+        self._thread.start()
+
+    def _read(self) -> None:
+        with selectors.PollSelector() as selector:
+            selector.register(self._stop, selectors.EVENT_READ)
+            for name, stream in self._streams.items():
+                selector.register(stream, selectors.EVENT_READ, name)
+            while len(selector.get_map()) > 1:
+                for key, _ in selector.select():
+                    if key.data is None:
+                        return
+                    data = os.read(key.fd, _TAIL_BYTES)
+                    if not data:
+                        selector.unregister(key.fileobj)
+                    self._tails[key.data] = (self._tails[key.data] + data)[-_TAIL_BYTES:]
+                    self.news.set()
+                    self.news.clear()
+
+    def has_line(self, line: bytes) -> bool:
+        """Whether a line was written to standard output."""
+        return b"\n" + line + b"\n" in self._tails["stdout"].replace(b"\r\n", b"\n")
+
+    def last_line(self) -> str:
+        """The last line that was written to standard error, or else to standard output."""
+        self._thread.join(_NEWS_SECONDS * 50)
+        for name in ("stderr", "stdout"):
+            if text := self._tails[name].decode(errors="replace").strip():
+                return text.rpartition("\n")[2][-200:]
+        return ""
+
+    def close(self) -> None:
+        """Read no more."""
+        os.eventfd_write(self._stop, 1)
+        self._thread.join()
+        os.close(self._stop)
+
+
+# How long what the agent has started may take to be gone, in seconds.
+_GONE_SECONDS = 3
+_STATE_SECONDS = 0.01
+
+# The agent's name, as far as it fits in (PR_SET_NAME(2const)): runsc lists processes by that.
+_AGENT = os.path.basename(AGENT_INSIDE)[:15]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """What a sandbox is made of.
+
+    :ivar config: its config.json.
+    :ivar image: the directory of the image that it goes on from, by its path inside; ``None``: it
+        is a new one.
+    """
+
+    host: HostNamespace
+    args: tuple[str, ...]
+    config: dict[str, Any]
+    image: str | None = None
+
+
+class TemplateSandbox(Sandbox):
+    """A sandbox that is to be saved, or was."""
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        id: str | None = None,
+        stdin: Any = DEVNULL,
+        stdout: Any = None,
+        stderr: Any = None,
+        detach: bool = False,
+        in_cgroup: StrOrBytesPath | int | None = None,
+        timeout: float | None = None,
+        connect: Callable[[TemplateSandbox, Connection], None] | None = None,
+    ) -> None:
+        """Start it, and return when it runs: :class:`usernsctl.Sandbox` has the arguments.
+
+        :param connect: is called when it runs, with our end of a connection to it, and takes that
+            over; the other one is its standard input, in place of `stdin`.
+        :raises UsernsError: it could not be started; nothing is left of it.
+        """
+        wanted = chosen_id(id)
+        check_streams(stdin, stdout, stderr)
+        check_timeout(timeout)
+        self._become(wanted, source.args)
+
+        def begin() -> None:
+            files = SandboxDirectory(
+                source.host, self.id, oci.serialise(source.config), source.image
+            )
+            self._files = files
+            with contextlib.ExitStack() as undo:
+                given = stdin
+                if connect is not None:
+                    ours, theirs = socket_pair()
+                    undo.callback(ours.close)
+                    given = undo.enter_context(theirs)
+                streams = prepared_streams(given, stdout, stderr, detach)
+                how = {**streams, "in_cgroup": in_cgroup}
+                self._start(source.host, files, how, detach=detach, terminal=False, timeout=timeout)
+                if connect is not None:
+                    theirs.close()
+                    connect(self, ours)
+                undo.pop_all()
+
+        self._begun = AsyncStart(lambda: self._undone_unless_whole(begin))
+
+    @property
+    def life(self) -> AttachedSandbox | DetachedSandbox:
+        """What holds it, once it has started, and while its start comes to its end."""
+        if self._life is None:
+            return self._get()
+        return self._life
+
+    def adopt(self, agent: Agent) -> None:
+        """Have its commands started by an agent that is its process 1."""
+        self._adopt(agent)
+
+    def end_agent(self, deadline: float) -> None:
+        """End the agent, which is not process 1, and all that it has started and still runs.
+
+        They have files of this machine open, and so can't be saved.
+
+        :param deadline: until when, by the monotonic clock.
+        :raises TimeoutExpired: that took longer.
+        :raises RunscError: it does not end, or runsc is not answered by then.
+        """
+        self._commands.close()
+        end = time.monotonic() + _GONE_SECONDS
+        while any(name == _AGENT for name in self._other_processes(deadline)):
+            now = time.monotonic()
+            if now > deadline:
+                raise TimeoutExpired(self.args, 0)
+            if now > end:
+                raise unsavable("what was started beside the command of the template does not end")
+            time.sleep(_STATE_SECONDS)
+
+    def _other_processes(self, deadline: float) -> list[str]:
+        """The names of the processes inside, but for process 1."""
+        words = ("ps", "--format=table", self.id)
+        told = query(self.life, self.id, *words, seconds=seconds_left(deadline)) or ""
+        # CMD is the last column, which others are before it differs.
+        head, *lines = [line.split() for line in told.splitlines()] or [["PID"]]
+        number = head.index("PID")
+        return [line[-1] for line in lines if len(line) > number and line[number] != "1"]
+
+
+# Of what runsc says where a process has a file of this machine open.
+_FILES_OPEN = "is not savable"
+
+# How long that may be so, in seconds.
+_SAVED_GONE_SECONDS = 3
+_RETRY_SECONDS = 0.05
+
+# Of what older releases say.
+_HOST_NETWORK = "not supported when using hostinet"
+
+#: How long a command may take to be ready where nobody says how long, in seconds.
+READY_SECONDS = 300
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What is to be started and saved.
+
+    :ivar kind: one of :data:`usernsctl.gvisor.template.record.KINDS`.
+    :ivar stdin: what it has as its standard input; ``None``: a pipe.
+    :ivar wait: waits until it is ready; it is told the sandbox, what that writes, and until when.
+        Returns the paths inside of further files that decide.
+    """
+
+    kind: str
+    args: tuple[str, ...]
+    env: Mapping[str, str] | None
+    cwd: StrOrBytesPath | None
+    user: tuple[int, int] | None
+    timeout: float | None
+    stdin: Connection | None = None
+    wait: Callable[[TemplateSandbox, OutputReader, float], list[str]]
+
+
+def for_command(ready: Ready) -> Callable[[TemplateSandbox, OutputReader, float], list[str]]:
+    """What waits until a command is ready."""
+
+    def wait(box: TemplateSandbox, told: OutputReader, deadline: float) -> list[str]:
+        ready.wait(box, told, deadline)
+        return []
+
+    return wait
+
+
+def for_agent(
+    ours: Connection, ready: Ready | None
+) -> Callable[[TemplateSandbox, OutputReader, float], list[str]]:
+    """What waits until an agent that is process 1 is ready, and what it is to do before is done.
+
+    :param ours: our end of the connection to it.
+    """
+
+    def wait(box: TemplateSandbox, told: OutputReader, deadline: float) -> list[str]:
+        try:
+            pid = receive_hello(ours, deadline)
+        except AgentTimeout:
+            raise TimeoutExpired(box.args, 0) from None
+        except AgentClosed:
+            raise not_ready(f"the agent has ended at once: {told.last_line()}") from None
+        except wire.ProtocolError as error:
+            raise not_ready(f"the agent is none: {error}") from None
+        agent = Agent(ours, pid)
+        box.adopt(agent)
+        if ready is not None:
+            ready.wait(box, told, deadline)
+        return []
+
+    return wait
+
+
+def create(host: HostBase, wanted: Wanted) -> tuple[TemplateRecord, Image]:
+    """Start a command, save it once it is ready, and end it.
+
+    :raises TimeoutExpired: it was not ready in time.
+    :raises RunscError: it ended before, or can't be saved.
+    :raises UsernsError: as :class:`usernsctl.Sandbox` does.
+    """
+    seconds = READY_SECONDS if wanted.timeout is None else wanted.timeout
+    deadline = time.monotonic() + seconds
+    prepared = host.prepared
+    try:
+        config = _config(prepared, wanted)
+        source = Source(host=prepared, args=wanted.args, config=config)
+        # The others are pipes: nothing else comes through in all releases.
+        stdin = PIPE if wanted.stdin is None else wanted.stdin.fileno()
+        with TemplateSandbox(source, timeout=seconds, stdin=stdin, stdout=PIPE, stderr=PIPE) as box:
+            if wanted.stdin is not None:
+                wanted.stdin.close()
+            told = OutputReader(box)
+            try:
+                files = wanted.wait(box, told, deadline)
+                if wanted.kind != "agent":
+                    box.end_agent(deadline)
+                image = Image(prepared)
+                try:
+                    _checkpoint(box, image, deadline)
+                    made = _record(prepared, host, wanted, config, files)
+                except BaseException:
+                    image.close()
+                    raise
+            finally:
+                told.close()
+    except TimeoutExpired as expired:
+        raise TimeoutExpired(wanted.args, seconds) from expired
+    return made, image
+
+
+def _config(prepared: HostNamespace, wanted: Wanted) -> dict[str, Any]:
+    args = None if wanted.kind == "agent" else wanted.args
+    cwd = checks.directory_inside(wanted.cwd)
+    # Where its connection does not come through a restore, another agent is started beside it.
+    given = prepared.config_for(args, env=wanted.env, cwd=cwd, user=wanted.user, outlives=True)
+    found: dict[str, Any] = json.loads(given)
+    return found
+
+
+def _checkpoint(box: TemplateSandbox, image: Image, deadline: float) -> None:
+    """Have runsc save a sandbox.
+
+    Commands that an agent has started let go of their files a moment after their end is told.
+
+    :param deadline: until when, by the monotonic clock.
+    :raises TimeoutExpired: that took longer.
+    :raises RunscError: it can't be saved, or has ended.
+    """
+    end = time.monotonic() + _SAVED_GONE_SECONDS
+    while True:
+        status, told = _checkpoint_once(box, image, deadline)
+        if status == 0:
+            return
+        if told is None or _FILES_OPEN not in told or time.monotonic() > end:
+            raise _unsaved(told, status)
+        image.clear()
+        time.sleep(_RETRY_SECONDS)
+
+
+def _checkpoint_once(box: TemplateSandbox, image: Image, deadline: float) -> tuple[int, str | None]:
+    """Have runsc save a sandbox; its exit status, and what it says."""
+    with memory_file("errors") as errors:
+        log = [f"--log=/proc/self/fd/{errors.fileno()}", "--log-format=json"]
+        # Compressed, it would take longer to read. And where it does not go on, its end is the end
+        # of all in its PID namespace, and so of this runsc, perhaps before that has ended.
+        options = [f"--image-path={image.inside}", "--compression=none", "--leave-running"]
+        words = ["checkpoint", *options, box.id]
+        life = box.life
+        with life.runsc(*log, *words) as (command, needed), raise_if_ended(life, box.id):
+            fds = [*needed["pass_fds"], errors.fileno()]
+            needed = {**needed, "pass_fds": fds, "timeout": seconds_left(deadline)}
+            done = run_command(command, **needed, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL)
+        return done.returncode, logs.own_failure(errors.fileno())
+
+
+def _unsaved(told: str | None, status: int) -> RunscError:
+    """Why a sandbox was not saved, by what runsc says."""
+    if told is None:
+        return unsavable(f"runsc could not save the sandbox, and ended with status {status}")
+    remedy = None
+    if _HOST_NETWORK in told:
+        remedy = (
+            "leave out network='host' (--network host), or use a release of runsc that can: "
+            "those from 20260817 on do"
+        )
+    # The stacks of its threads follow.
+    said = logs.quote_runsc(told.partition("\n")[0])
+    return unsavable(f"runsc could not save the sandbox: {said}", remedy)
+
+
+def _record(
+    prepared: HostNamespace,
+    host: HostBase,
+    wanted: Wanted,
+    config: dict[str, Any],
+    files: list[str],
+) -> TemplateRecord:
+    return TemplateRecord(
+        kind=wanted.kind,
+        args=wanted.args,
+        version=record.version(),
+        runsc=record.runsc_of(prepared),
+        flags=record.flags_of(prepared),
+        scratch=prepared.prepared.scratch,
+        config=config,
+        files=record.stamps(prepared, [*record.deciding_files(config), *files]),
+        options=record.options_of(host.request),
+    )

@@ -1,0 +1,347 @@
+"""What a run will do, decided without looking at the machine."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+
+import pytest
+from launches import FACTS, ONE_ID, REQUEST, SEVERAL, launch, verbs
+
+from usernsctl.errors import BundleError, PlanError
+from usernsctl.gvisor.launch.plan import FreezeOptions, plan_run
+from usernsctl.gvisor.launch.request import Bind
+from usernsctl.gvisor.launch.steps import (
+    VERIFIER_INSIDE,
+    IfSeveralIds,
+    Launch,
+    Placeholder,
+    Record,
+    Source,
+    StartValues,
+    completed,
+    record,
+)
+from usernsctl.gvisor.oci import Rlimit
+
+
+def steps(made: Launch) -> list[tuple[str, ...]]:
+    return [(one.verb, *one.words) for one in made.steps]
+
+
+def config(made: Launch, *, several: bool = False) -> dict[str, object]:
+    """The config.json with plain values in place of its marks."""
+    assert made.config is not None
+    values: dict[Record, object] = {
+        record(f"json-{name}"): value
+        for name, value in {
+            "args": ["cat"],
+            "env": [],
+            "cwd": "/",
+            "root": "/root",
+            "uid-map": [],
+            "gid-map": [],
+            "hostname": "host",
+        }.items()
+    }
+    for n in range(3):
+        values |= {
+            record("json-bind-source", n): f"/source/{n}",
+            record("json-bind-destination", n): f"/destination/{n}",
+        }
+    found: dict[str, object] = completed(made.config, values, several=several)
+    return found
+
+
+def test_the_same_request_and_facts_give_the_same_launch() -> None:
+    assert launch() == launch()
+    assert launch() != launch(network="host")
+    assert launch() != launch(is_root=True)
+
+
+def test_deciding_looks_at_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = ("open", "stat", "lstat", "readlink", "getcwd", "geteuid", "urandom", "listdir")
+    with monkeypatch.context() as patch:
+        for name in (*looks, "environ"):
+            patch.setattr(os, name, None)
+        patch.setattr("builtins.open", None)
+        encoded = launch(network="host").encode()
+    assert encoded == launch(network="host").encode()
+
+
+def test_the_programs_of_this_machine() -> None:
+    made = steps(launch())
+    assert made[:4] == [
+        ("machine", "bin"),
+        ("machine", "etc"),
+        ("hide-private", "/etc"),
+        ("machine", "lib"),
+    ]
+    assert ("directory", "/tmp", "1777") in made
+    assert ("link", "/var/run", "/run") in made
+    assert [step for step in made if step[0] == "home"] == [("home", "/data"), ("home", "/home/me")]
+    # Homes are hidden when all that is shown is there, and nothing is added to what is read-only.
+    assert made[-8:] == [
+        ("home", "/data"),
+        ("home", "/home/me"),
+        ("file", "2", VERIFIER_INSIDE),
+        ("mount", "/proc", "other"),
+        ("mount", "/dev", "empty"),
+        ("mount", "/sys", "other"),
+        ("mount", "/tmp", "empty"),
+        ("read-only",),
+    ]
+
+
+def test_root_shows_a_copy_of_etc() -> None:
+    made = steps(launch(is_root=True))
+    assert ("snapshot", "etc") in made
+    assert ("machine", "etc") not in made
+    assert ("hide-private", "/etc") not in made
+
+
+def test_a_tree_is_shown_as_it_is() -> None:
+    made = launch(tree="/image", rootfs="/image")
+    assert steps(made)[0] == ("tree", "3")
+    assert made.sources[3] == Source("follow", "/image")
+    assert "home" not in verbs(made)
+    assert made.moment is not None
+    assert made.moment.cwd == "/"
+    whole = launch(tree="/", expose_root=True)
+    assert whole.moment is not None
+    assert whole.moment.cwd is None, "the current directory, if it is there"
+
+
+def test_binds_come_from_the_top_down() -> None:
+    binds = (Bind("/src/b", "/x/y"), Bind("/src/a", "/x", read_only=False))
+    facts = replace(FACTS, binds=binds, sources={"/src/a": "/src/a", "/src/b": "/src/b"})
+    made = plan_run(replace(REQUEST, binds=binds), facts)
+    assert [step for step in steps(made) if step[0] == "bind"] == [
+        ("bind", "3", "/x", "rw"),
+        ("bind", "4", "/x/y", "ro"),
+    ]
+    assert [source.path for source in made.sources[3:]] == ["/src/a", "/src/b"]
+    mounts = config(made)["mounts"]
+    assert isinstance(mounts, list)
+    assert [m["source"] for m in mounts if m["type"] == "bind"] == ["/source/0", "/source/1"]
+    assert [m["destination"] for m in mounts[-1:]] == ["/destination/1"]
+
+
+def test_one_file_is_opened_once() -> None:
+    binds = (Bind("/src", "/x"), Bind("/src", "/y"))
+    made = plan_run(
+        replace(REQUEST, binds=binds), replace(FACTS, binds=binds, sources={"/src": "/src"})
+    )
+    assert [source.path for source in made.sources].count("/src") == 1
+
+
+def test_what_the_command_gets() -> None:
+    made = launch(cwd="/work", user=(0, 0))
+    assert made.moment == StartValues(
+        args=("cat", "a b"), env=("HOME=/root", "LANG=C"), cwd="/work"
+    )
+    assert made.config is not None
+    process = made.config["process"]
+    assert process["args"] == [VERIFIER_INSIDE, Placeholder(record("json-args"))]
+    unproven = launch(verifier=None, verify=False)
+    assert unproven.config is not None
+    assert unproven.config["process"]["args"] == [Placeholder(record("json-args"))]
+    assert "file" not in verbs(unproven)
+
+
+def test_the_words_of_runsc() -> None:
+    made = launch(network="host", platform="ptrace")
+    assert made.runsc == (
+        "/usr/bin/runsc",
+        "--rootless",
+        "--root=@s/state",
+        "--ignore-cgroups",
+        "--network=host",
+        "--overlay2=root:memory",
+        "--host-uds=none",
+        "--log=@s/log/errors",
+        "--log-format=json",
+        "--panic-log=@s/log/crash/report",
+        "--debug-log=@s/log/%COMMAND%.txt",
+        "--platform=ptrace",
+        "run",
+        "--bundle=@s/bundle",
+        "usernsctl-@i",
+    )
+    kill = ("/usr/bin/runsc", "--rootless", "--root=@s/state", "kill", "usernsctl-@i")
+    assert made.watcher == (
+        *("@s/programs/usernsctl-watch", "@s/programs/runsc"),
+        *("@s/log/errors", "@s/log/crash/report", "@s/log/%COMMAND%.txt", "@s/bundle"),
+        *("--", *kill, "--", *made.runsc),
+    )
+    assert "resolver" in verbs(made)
+
+
+def test_a_terminal_passes_signals_on_itself() -> None:
+    assert "kill" not in launch(terminal=True).watcher
+
+
+def test_a_script_is_executed_by_its_path() -> None:
+    made = launch(runsc_is_script=True)
+    assert made.watcher[1] == "/usr/lib/gvisor/runsc"
+    assert record("program-path", 0) in made.files
+
+
+def test_a_path_with_an_at_is_no_mark() -> None:
+    made = launch(runsc="/opt/@s/runsc@1", state="/var/@t")
+    assert made.runsc[0] == "/opt/@@s/runsc@@1"
+    assert "--root=/var/@@t" in made.runsc
+    assert record("program-link", 0, "programs/runsc@@1") in made.files
+
+
+def test_debug_logs_are_kept() -> None:
+    made = launch(debug_log="/logs")
+    assert made.sources[3] == Source("follow", "/logs")
+    assert record("debug-log", 3) in made.files
+    assert record("touch", "debug-log/runsc.log.@t.panic.txt") in made.files
+    assert "discard" not in verbs(made)
+    assert "--debug-log=@s/debug-log/runsc.log.@t.%COMMAND%.txt" in made.runsc
+    assert "--debug" in made.runsc
+
+
+def test_what_is_given_up() -> None:
+    usual = (record("no-new-privs"), record("drop-bounding"))
+    assert launch().given_up == (*usual, record("no-membarrier"))
+    assert launch(no_new_privs=False, drop_bounding=False).given_up == ()
+
+
+def test_only_runsc_goes_without_what_it_has_no_use_for() -> None:
+    without = record("no-membarrier")
+    assert without in launch(platform="systrap").given_up
+    assert without not in launch(platform="kvm").given_up
+    assert without not in launch(no_new_privs=False).given_up
+    assert without not in launch(allow_hooks=True).given_up
+    script = plan_run(REQUEST, replace(FACTS, runsc_is_script=True))
+    assert without not in script.given_up
+
+
+def test_capabilities_inside_go_with_the_ids() -> None:
+    one, several = config(launch()), config(launch(ids=SEVERAL))
+    assert "capabilities" not in one["process"]  # type: ignore[operator]
+    assert "CAP_CHOWN" in several["process"]["capabilities"]["effective"]  # type: ignore[index]
+
+
+def test_ids_must_be_mapped() -> None:
+    with pytest.raises(PlanError, match="uid 7 is not mapped"):
+        launch(user=(7, 0))
+    assert launch(user=(7, 0), ids=SEVERAL).config
+
+
+def test_limits_and_the_host_name() -> None:
+    made = config(launch(rlimits=(Rlimit("RLIMIT_NOFILE", 5, 6),), hostname="box"))
+    assert made["hostname"] == "box"
+    assert made["process"]["rlimits"] == [  # type: ignore[index]
+        {"type": "RLIMIT_NOFILE", "soft": 5, "hard": 6}
+    ]
+
+
+BUNDLE = {
+    "process": {
+        "args": ["sh"],
+        "cwd": "/srv",
+        "env": ["A=1", "LANG=x"],
+        "user": {"uid": 0, "gid": 0},
+        "oomScoreAdj": 100,
+    },
+    "root": {"path": "rootfs"},
+    "hostname": "theirs",
+    "mounts": [
+        {"destination": "/data", "type": "bind", "source": "data", "options": ["ro"]},
+        {"destination": "/a/b", "type": "tmpfs", "source": "tmpfs"},
+    ],
+    "linux": {
+        "namespaces": [{"type": "user"}],
+        "uidMappings": [{"containerID": 0, "hostID": 0, "size": 1}],
+        "gidMappings": [{"containerID": 0, "hostID": 0, "size": 1}],
+    },
+}
+BUNDLE_FACTS = replace(
+    FACTS, bundle=BUNDLE, tree="/b/rootfs", sources={"data": "/b/data"}, homes=frozenset()
+)
+
+
+def test_a_bundle_decides_what_is_left_open() -> None:
+    made = plan_run(replace(REQUEST, args=(), bundle="/b"), BUNDLE_FACTS)
+    assert made.moment == StartValues(args=("sh",), env=("A=1", "LANG=C"), cwd="/srv")
+    assert made.oom_score == 100
+    assert ("bind", "4", "/data", "ro") in steps(made)
+    assert ("mount", "/a/b", "empty") in steps(made)
+    assert made.config is not None
+    assert "oomScoreAdj" not in made.config["process"]
+    assert BUNDLE["process"]["oomScoreAdj"] == 100, "what was given is left alone"  # type: ignore[index]
+    changed = plan_run(replace(REQUEST, bundle="/b", cwd="/tmp"), BUNDLE_FACTS)
+    assert changed.moment == StartValues(args=("cat", "a b"), env=("A=1", "LANG=C"), cwd="/tmp")
+
+
+def test_text_that_is_not_utf8_is_refused() -> None:
+    with pytest.raises(BundleError, match="UTF-8"):
+        launch(args=("\udcff",))
+
+
+def test_config_json_is_json() -> None:
+    made = launch()
+    text = "".join(one.words[0] for one in made.records() if one.verb == "json")
+    assert json.loads(
+        text.replace('"/.usernsctl-verify", ', '"/.usernsctl-verify"')
+        .replace('"cwd": ,', '"cwd": "",')
+        .replace('"path": ,', '"path": "",')
+    )
+
+
+FROZEN = FreezeOptions(
+    assumptions=(record("assume", "/r", 1, 2, "100755"), record("remedy", "usernsctl freeze")),
+    ids=("--map-auto",),
+    env=(record("env-name", "TERM"),),
+)
+
+
+def test_a_frozen_launch_leaves_open_what_the_moment_says() -> None:
+    facts = replace(FACTS, homes=None, is_root=True, ids=SEVERAL)
+    made = plan_run(replace(REQUEST, env={}), facts, FROZEN)
+    assert made.moment is None
+    assert made.config is not None
+    assert made.config["hostname"] == Placeholder(record("json-hostname"))
+    assert isinstance(made.config["process"]["capabilities"], IfSeveralIds)
+    assert "capabilities" not in config(made)["process"]  # type: ignore[operator]
+    assert "capabilities" in config(made, several=True)["process"]  # type: ignore[operator]
+    assert [(one.verb, *one.words) for one in made.policy] == [
+        ("env-set", "HOME=/root"),
+        ("env-name", "TERM"),
+        ("arg", "cat"),
+        ("arg", "a b"),
+    ]
+    assert "home-moment" in verbs(made)
+    assert "home" not in verbs(made)
+    order = list(dict.fromkeys(verbs(made)))
+    assert order[:6] == ["assume", "remedy", "idmap", "user", "source", "scratch"]
+    given_up = ["no-new-privs", "drop-bounding", "no-membarrier"]
+    assert order[-7:] == ["arg", *given_up, "watch", "runsc-env", "end"]
+
+
+def test_a_frozen_launch_may_have_no_command() -> None:
+    made = plan_run(replace(REQUEST, args=(), env={}), FACTS, FROZEN)
+    assert "arg" not in verbs(made)
+
+
+def test_a_frozen_bundle_follows_no_links() -> None:
+    made = plan_run(replace(REQUEST, args=(), env={}, bundle="/b"), BUNDLE_FACTS, FROZEN)
+    assert Source("exact", "/b/rootfs") in made.sources
+    assert Source("exact", "/b/data") in made.sources
+    policy = [(one.verb, *one.words) for one in made.policy]
+    assert policy[:2] == [("env-set", "A=1"), ("env-set", "LANG=x")]
+    assert ("cwd", "/srv") in policy
+    assert ("arg", "sh") in policy
+    assert made.config is not None
+    assert made.config["hostname"] == "theirs"
+
+
+def test_ids_are_those_of_the_namespace() -> None:
+    made = launch(ids=ONE_ID)
+    assert made.config is not None
+    assert made.config["linux"]["uidMappings"] == [Placeholder(record("json-uid-map"))]

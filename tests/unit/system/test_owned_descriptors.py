@@ -1,0 +1,75 @@
+"""Connections and files that an object owns."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from usernsctl._system.descriptors import socket_pair
+
+SO_PASSRIGHTS = 83
+LINGERING_SECONDS = 5
+
+
+def fill(connection: socket.socket) -> None:
+    connection.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            connection.send(bytes(65536))
+    connection.setblocking(True)
+
+
+def linger(connection: socket.socket, seconds: int) -> None:
+    how = struct.pack("ii", 1, seconds)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, how)
+
+
+@pytest.fixture
+def lingering() -> Iterator[socket.socket]:
+    """A connection whose end takes LINGERING_SECONDS, since the other side reads nothing."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()) as made,
+    ):
+        fill(made)
+        linger(made, LINGERING_SECONDS)
+        yield made
+        linger(made, 0)
+
+
+def kernel_refuses_descriptors() -> bool:
+    one, other = socket.socketpair()
+    with one, other:
+        try:
+            one.setsockopt(socket.SOL_SOCKET, SO_PASSRIGHTS, 0)
+        except OSError:
+            return False
+    return True
+
+
+@pytest.mark.skipif(not kernel_refuses_descriptors(), reason="it takes Linux 6.16")
+def test_descriptors_that_others_send_do_not_delay_us(lingering: socket.socket) -> None:
+    ours, theirs = socket_pair()
+    with ours, theirs:
+        with pytest.raises(PermissionError):
+            socket.send_fds(theirs, [b"with a descriptor"], [lingering.fileno()])
+        theirs.send(b"plain")
+        begin = time.monotonic()
+        assert ours.recv(100) == b"plain"
+        assert time.monotonic() - begin < LINGERING_SECONDS
+
+
+def test_descriptors_can_be_sent_to_others() -> None:
+    ours, theirs = socket_pair()
+    with ours, theirs:
+        socket.send_fds(ours, [b"with a descriptor"], [ours.fileno()])
+        message, fds, _, _ = socket.recv_fds(theirs, 100, 1)
+        assert message == b"with a descriptor"
+        for fd in fds:
+            os.close(fd)

@@ -1,0 +1,135 @@
+"""Children that are Python find this same package, wherever it is, and nothing by accident."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import usernsctl
+from usernsctl._system.python_child import command
+from usernsctl.errors import CommandError
+
+PACKAGE = Path(usernsctl.__file__).parent
+INSTALLED = PACKAGE.parent
+
+# In a process that has the package by other means: a child imports all that a verb needs.
+ASK = """
+import subprocess, sys
+from usernsctl._system import python_child
+print(python_child.__file__)
+words = python_child.command("usernsctl", "run", "--help")
+done = subprocess.run(words, cwd="/", env={}, capture_output=True, text=True)
+print(done.returncode, "Usage: usernsctl run" in done.stdout, done.stderr)
+"""
+
+
+def run(words: list[str], **options: object) -> str:
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, **options)  # type: ignore[call-overload]
+    assert done.returncode == 0, done.stderr
+    return str(done.stdout)
+
+
+def on_pythonpath(home: Path) -> dict[str, str]:
+    """The package in one directory, and what it needs in another."""
+    package, needed = home / "package", home / "needed"
+    package.mkdir()
+    needed.mkdir()
+    for entry in INSTALLED.iterdir():
+        if entry.name not in ("sitecustomize.py", "__pycache__") and entry.suffix != ".pth":
+            (package if entry == PACKAGE else needed).joinpath(entry.name).symlink_to(entry)
+    return {"PYTHONPATH": f"{package}:{needed}"}
+
+
+def user_site(home: Path) -> Path:
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    return home / ".local" / "lib" / version / "site-packages"
+
+
+def in_user_site(home: Path) -> dict[str, str]:
+    user_site(home).parent.mkdir(parents=True)
+    user_site(home).symlink_to(INSTALLED)
+    return {"HOME": str(home)}
+
+
+def editable(home: Path) -> dict[str, str]:
+    """A tree that a file in the user's site-packages names."""
+    on_pythonpath(home)
+    user_site(home).parent.mkdir(parents=True)
+    (home / "needed").rename(user_site(home))
+    (user_site(home) / "editable.pth").write_text(f"{home / 'package'}\n")
+    return {"HOME": str(home)}
+
+
+@pytest.mark.parametrize("way", [on_pythonpath, in_user_site, editable])
+def test_a_child_finds_the_package_where_its_parent_did(
+    way: Callable[[Path], dict[str, str]], tmp_path: Path
+) -> None:
+    environ = way(tmp_path)
+    # An interpreter that has none of it by itself.
+    base = os.path.realpath(sys.executable)
+    probe = subprocess.run([base, "-I", "-c", "import usernsctl"], capture_output=True, timeout=60)
+    if probe.returncode == 0:
+        pytest.skip("the interpreter itself has this package")
+    found, told = run([base, "-c", ASK], env=environ, cwd="/").splitlines()[:2]
+    assert found.startswith(str(tmp_path))
+    assert told == "0 True "
+
+
+def test_a_child_has_the_same_package_though_there_is_another(tmp_path: Path) -> None:
+    """That of the environment would come first in its search."""
+    copy = tmp_path / "usernsctl"
+    copy.mkdir()
+    for entry in PACKAGE.iterdir():
+        if entry.name not in ("__main__.py", "_system"):
+            (copy / entry.name).symlink_to(entry)
+    shutil.copytree(PACKAGE / "_system", copy / "_system")
+    (copy / "__main__.py").write_text("print(__file__)")
+    start = (
+        "import subprocess; from usernsctl._system import python_child; "
+        "subprocess.run(python_child.command('usernsctl'))"
+    )
+    shown = run([sys.executable, "-c", start], env={"PYTHONPATH": str(tmp_path)}, cwd="/")
+    assert shown == f"{copy}/__main__.py\n"
+
+
+def test_the_current_directory_is_no_place_to_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "msgspec.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    for entry in ("", ".", str(tmp_path), f"{tmp_path}/../{tmp_path.name}"):
+        monkeypatch.setattr(sys, "path", [entry, *sys.path])
+        words = command("usernsctl", "run")
+        assert words[-2:] == ["usernsctl", "run"]
+        places = words[3:-2]
+        assert str(INSTALLED) in places
+        assert not [place for place in places if tmp_path.samefile(place)]
+
+
+def test_an_unknown_interpreter_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "")
+    with pytest.raises(CommandError, match="interpreter"):
+        command("usernsctl")
+
+
+def test_no_python_is_started_another_way() -> None:
+    """Each child goes through the one function, which says where modules may come from."""
+    starts = [
+        str(file.relative_to(PACKAGE))
+        for file in PACKAGE.rglob("*.py")
+        if "sys.executable" in file.read_text()
+    ]
+    # The others name the interpreter, read its file, or keep its directory in sight.
+    others = [
+        "bigframe.py",
+        "gvisor/runsc/find.py",
+        "gvisor/template/interpreter.py",
+        "profiles/__init__.py",
+    ]
+    assert sorted(starts) == ["_system/python_child.py", *others]

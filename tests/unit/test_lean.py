@@ -1,0 +1,126 @@
+"""Our dataclasses are what those of the standard library are."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import inspect
+import pickle
+from typing import Any
+
+import pytest
+
+import usernsctl as un
+from usernsctl import _lean
+from usernsctl.gvisor.launch.request import Request
+
+
+def make(module: Any) -> Any:
+    class Made:
+        @module.dataclass(frozen=True, slots=True, order=True)
+        class Extent:
+            """Three numbers."""
+
+            inside: int
+            outside: int
+            count: int = 1
+
+            def __iter__(self) -> Any:
+                return iter((self.inside, self.outside, self.count))
+
+        @module.dataclass(slots=True, kw_only=True)
+        class Setup:
+            uid: int = 0
+            words: list[str] = module.field(default_factory=list)
+            native: object = module.field(repr=False, compare=False, default=None)
+
+            def __post_init__(self) -> None:
+                self.uid += 1
+
+    return Made
+
+
+OURS, THEIRS = make(_lean), make(dataclasses)
+
+
+def said(call: str, made: Any) -> str:
+    """What an expression gives, or the error that it raises."""
+    names = {"Extent": made.Extent, "Setup": made.Setup, "dc": dataclasses, "copy": copy}
+    try:
+        result = repr(eval(call, {**names, "inspect": inspect}))
+    except Exception as error:
+        result = f"{type(error).__name__}: {error}"
+    return result.replace("make.<locals>.Made.", "")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "Extent(0, 7)",
+        "Extent(0, outside=7, count=2)",
+        "Extent(0)",
+        "Extent()",
+        "Extent(0, 1, 2, 3)",
+        "Extent(0, 1, inside=2)",
+        "Extent(0, 1, cout=2)",
+        "list(Extent(0, 1))",
+        "Extent(0, 1) == Extent(0, 1, 1)",
+        "Extent(0, 1) == (0, 1, 1)",
+        "Extent(0, 1) < Extent(0, 2) <= Extent(0, 2)",
+        "Extent(0, 1) > Extent(0, 2), Extent(1, 2) >= Extent(0, 2)",
+        "Extent(0, 1) < 7",
+        "sorted([Extent(3, 1), Extent(0, 1)])",
+        "hash(Extent(0, 1)) == hash(Extent(0, 1))",
+        "setattr(Extent(0, 1), 'count', 2)",
+        "delattr(Extent(0, 1), 'count')",
+        "Extent.__match_args__, Extent.__slots__, Extent.__bases__, Extent.__doc__",
+        "dc.replace(Extent(0, 1), count=9)",
+        "dc.replace(Extent(0, 1), cout=9)",
+        "dc.asdict(Extent(0, 1))",
+        "dc.astuple(Extent(0, 1))",
+        "dc.is_dataclass(Extent), dc.is_dataclass(Setup())",
+        "[(one.name, one.type, one.default) for one in dc.fields(Extent)]",
+        "[one.metadata for one in dc.fields(Setup())]",
+        "inspect.signature(Extent)",
+        "inspect.signature(Setup)",
+        "copy.copy(Extent(0, 1)), copy.deepcopy(Setup(words=['a']))",
+        "Setup()",
+        "Setup(7)",
+        "Setup(uid=6) == Setup(uid=6, native=object())",
+        "Setup(words=[1]) == Setup(words=[2])",
+        "Setup().words is Setup().words",
+        "hash(Setup())",
+        "Setup.__match_args__",
+        "setattr(Setup(), 'nonsense', 1)",
+    ],
+)
+def test_a_call_gives_the_same(call: str) -> None:
+    assert said(call, OURS) == said(call, THEIRS)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [un.Extent(0, 1, 2), un.IdMap.auto(), un.Bind("/a", "/b"), un.Rlimit("RLIMIT_CPU", 1, 2)],
+    ids=repr,
+)
+def test_public_ones_can_be_pickled_and_copied(made: Any) -> None:
+    for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
+        assert pickle.loads(pickle.dumps(made, protocol)) == made
+    assert copy.deepcopy(made) == made
+    assert _lean.replace(made) == dataclasses.replace(made) == made
+    names = [one.name for one in _lean.fields(made)]
+    assert names == [one.name for one in dataclasses.fields(made)]
+
+
+def test_theirs_are_replaced_where_they_have_no_method_for_that(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The one that `dataclasses` gives them came with Python 3.13."""
+    theirs = make(dataclasses).Extent
+    monkeypatch.delattr(theirs, "__replace__", raising=False)
+    assert _lean.replace(theirs(0, 1), count=9) == theirs(0, 1, 9)
+
+
+def test_a_request_is_made_of_the_same_fields_as_dataclasses_see() -> None:
+    theirs = {one.name: one.metadata for one in dataclasses.fields(Request)}
+    assert {one.name: one.metadata for one in _lean.fields(Request)} == theirs
