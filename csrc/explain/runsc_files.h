@@ -10,8 +10,8 @@
  * The debug logs have text in them of whoever made the bundle, and of the command, so that nothing
  * is looked for in those. These three are runsc's own words: the errors that its processes end of
  * (--log, as JSON), the line that Go's report of a crash begins with (--panic-log), and whether
- * the last line of its own debug log is the status that it ends with. usernsctl/gvisor/runsc/logs.py has
- * the same rule for Python.
+ * the last line of its own debug log is the status that it ends with.
+ * usernsctl/gvisor/runsc/logs.py has the same rule for Python.
  */
 struct un_runsc_words {
     bool has_ended;              /* runsc came to its end, and the sandbox to its own */

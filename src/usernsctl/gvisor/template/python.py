@@ -188,8 +188,9 @@ def _words(python: StrOrBytesPath, preload: Iterable[str], code: str | None) -> 
             raise ValueError(f"preload: {name!r} is no name of a module")
     if code is not None:
         checks.instance("code", code, str)
-    inside = resources.files("usernsctl.gvisor.template").joinpath("interpreter.py").read_text("utf-8")
-    bigframe = resources.files("usernsctl").joinpath("bigframe.py").read_text("utf-8")
+    package = resources.files("usernsctl")
+    inside = package.joinpath("gvisor/template/interpreter.py").read_text("utf-8")
+    bigframe = package.joinpath("bigframe.py").read_text("utf-8")
     return interpreter, "-c", inside + _TAIL.format(bigframe=bigframe, preload=names, code=code)
 
 
