@@ -1,0 +1,80 @@
+"""How many files of the package a reader passes who follows a call from its start to its end.
+
+A change that passes more files needs a reason; one that passes fewer lowers the number here.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.userns_requires("runsc")
+
+# Prints the files of the package that are loaded when `usernsctl run` executes the next program.
+RUN = """
+import json, os, sys, usernsctl
+
+package = os.path.dirname(usernsctl.__file__)
+
+def follow(frame, event, argument):
+    if event == "call" and frame.f_code.co_qualname == "NativeLaunch.exec":
+        files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
+        os.write(1, json.dumps(sorted(f for f in files if f and f.startswith(package))).encode())
+        os._exit(0)
+
+sys.setprofile(follow)
+sys.argv = ["usernsctl", "run", "--", "true"]
+from usernsctl.__main__ import main
+main()
+"""
+
+# Prints the files of the package whose functions are called, all of them imported before.
+CALL = """
+import json, os, sys, threading, usernsctl as un
+
+package = os.path.dirname(un.__file__)
+
+def files_of(call):
+    files = set()
+    def note(frame, event, argument):
+        if event == "call" and frame.f_code.co_filename.startswith(package):
+            files.add(frame.f_code.co_filename)
+    threading.setprofile(note)
+    sys.setprofile(note)
+    try:
+        return call(), files
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)
+
+with un.SandboxHost() as host:
+    host.start(["sleep", "1000"]).close()
+    box, start = files_of(lambda: host.start(["sleep", "1000"]))
+    with box:
+        box.run(["true"])
+        _, run = files_of(lambda: box.run(["true"]))
+print(json.dumps({"host.start": sorted(start), "box.run": sorted(run)}))
+"""
+
+
+def printed(code: str) -> object:
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=True
+    )
+    return json.loads(done.stdout)
+
+
+def test_a_run_passes_few_files() -> None:
+    files = printed(RUN)
+    assert isinstance(files, list)
+    assert 20 < len(files) <= 38, files
+
+
+def test_calls_of_sandboxes_pass_few_files() -> None:
+    files = printed(CALL)
+    assert isinstance(files, dict)
+    assert 10 < len(files["host.start"]) <= 30, files["host.start"]
+    assert 5 < len(files["box.run"]) <= 15, files["box.run"]
