@@ -34,6 +34,16 @@ static void take_fds(struct msghdr *head, struct agent_letter *letter)
     }
 }
 
+/* Descriptors are lost where the host has sent too many, or our table has no room for them:
+ * gVisor's kernel takes a descriptor of this machine for each, and for each file that is open
+ * inside. */
+static int fault_of(int flags, size_t fds)
+{
+    if (flags & MSG_CTRUNC && fds <= AGENT_FDS)
+        return EMFILE;
+    return flags & (MSG_TRUNC | MSG_CTRUNC) ? EPROTO : 0;
+}
+
 int agent_receive(int socket, struct agent_letter *letter)
 {
     union control control;
@@ -49,13 +59,13 @@ int agent_receive(int socket, struct agent_letter *letter)
     if (size < 0)
         return errno == EAGAIN || errno == EINTR ? -1 : 0;
     letter->size = (size_t)size;
-    letter->cut = head.msg_flags & (MSG_TRUNC | MSG_CTRUNC);
     take_fds(&head, letter);
-    if (!size && !letter->fds && !letter->cut)
+    letter->fault = fault_of(head.msg_flags, letter->fds);
+    if (!size && !letter->fds && !letter->fault)
         return 0;
     if (letter->fds >= AGENT_WORDS)
         return 1;
-    agent_answer_failure(socket, AGENT_STEP_WORDS, EPROTO);
+    agent_answer_failure(socket, AGENT_STEP_WORDS, letter->fault ? letter->fault : EPROTO);
     agent_close_fds(letter);
     return -1;
 }

@@ -12,7 +12,7 @@ struct agent_letter {
     size_t size;
     size_t fds; /* how many came; more than AGENT_FDS if too many did, and those are closed */
     int fd[AGENT_FDS];
-    bool cut; /* it was longer than `bytes`, or descriptors were lost */
+    int fault; /* an errno if it was longer than `bytes`, or descriptors were lost; or else 0 */
     char bytes[AGENT_MESSAGE_MAX];
 };
 

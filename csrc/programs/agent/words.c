@@ -92,7 +92,9 @@ int agent_load(const struct agent_letter *letter, const struct agent_wait *wait,
     if (errnum)
         return errnum;
     bool apart = loaded->message.header.flags & AGENT_WORDS_APART;
-    if (letter->cut || letter->fds != (apart ? AGENT_FDS : AGENT_WORDS))
+    if (letter->fault)
+        return letter->fault;
+    if (letter->fds != (apart ? AGENT_FDS : AGENT_WORDS))
         return EPROTO;
     errnum = load_groups(loaded);
     return errnum ? errnum : load_words(letter, wait, loaded);

@@ -44,7 +44,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     static struct agent_loaded loaded;
     letter->size = size;
     letter->fds = AGENT_WORDS;
-    letter->cut = false;
+    letter->fault = 0;
     memcpy(letter->bytes, data, size);
     const struct agent_wait wait = {.socket = -1, .other = -1};
     if (!agent_load(letter, &wait, &loaded))

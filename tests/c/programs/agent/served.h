@@ -10,6 +10,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
 
@@ -39,13 +40,16 @@ static inline void socket_pair(int fd[2])
     CHECK_INT(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fd), 0);
 }
 
-static inline void start_agent(struct served *agent)
+static inline void start_agent_within(struct served *agent, int resource,
+                                      const struct rlimit *limit)
 {
     int fd[2];
     socket_pair(fd);
     agent->pid = fork();
     CHECK(agent->pid >= 0);
     if (!agent->pid) {
+        if (limit && setrlimit((unsigned)resource, limit))
+            _exit(1);
         close(fd[0]);
         dup2(fd[1], STDIN_FILENO);
         close(fd[1]);
@@ -59,6 +63,11 @@ static inline void start_agent(struct served *agent)
     CHECK_INT(hello.version, AGENT_VERSION);
     CHECK_INT(hello.flags & AGENT_IS_FIRST, 0);
     CHECK_INT(hello.pid, agent->pid);
+}
+
+static inline void start_agent(struct served *agent)
+{
+    start_agent_within(agent, 0, NULL);
 }
 
 /* Its exit status. */

@@ -268,9 +268,7 @@ static void without_memory_commands_fail_and_the_agent_stays(void)
     struct rlimit before;
     CHECK_INT(getrlimit(RLIMIT_AS, &before), 0);
     const struct rlimit none = {.rlim_cur = 0, .rlim_max = before.rlim_max};
-    CHECK_INT(setrlimit(RLIMIT_AS, &none), 0);
-    start_agent(&agent);
-    CHECK_INT(setrlimit(RLIMIT_AS, &before), 0);
+    start_agent_within(&agent, RLIMIT_AS, &none);
     for (int i = 0; i < 3; i++) {
         int socket = ask(&agent, &asked);
         hear_failure(socket, AGENT_STEP_FORK, ENOMEM);
@@ -280,10 +278,28 @@ static void without_memory_commands_fail_and_the_agent_stays(void)
     CHECK_INT(stop_agent(&agent), 0);
 }
 
+static void where_descriptors_are_lost_that_is_told(void)
+{
+    static const char *const argv[] = {"true", NULL};
+    const struct asked asked = {.argv = argv};
+    struct served agent;
+    struct rlimit before;
+    CHECK_INT(getrlimit(RLIMIT_NOFILE, &before), 0);
+    /* The agent has five of its own. */
+    const struct rlimit few = {.rlim_cur = 7, .rlim_max = before.rlim_max};
+    start_agent_within(&agent, RLIMIT_NOFILE, &few);
+    int socket = ask(&agent, &asked);
+    hear_failure(agent.control, AGENT_STEP_WORDS, EMFILE);
+    CHECK_INT(hear(socket).size, 0);
+    close(socket);
+    CHECK_INT(stop_agent(&agent), 0);
+}
+
 int main(void)
 {
     struct served agent;
     without_memory_commands_fail_and_the_agent_stays();
+    where_descriptors_are_lost_that_is_told();
     start_agent(&agent);
     a_command_gets_what_was_asked_for(&agent);
     it_has_no_descriptor_but_its_own(&agent);
