@@ -524,6 +524,11 @@ int un_stand_in(pid_t child);
 #define UN_LAUNCH_MAX 33554432 /* bytes */
 #define UN_LAUNCH_WORDS_MAX 262144
 
+/* How many descriptors each process of a sandbox may have on this machine. gVisor's kernel has two
+ * or three for a file of this machine that is open inside, and for each that it remembers (runsc's
+ * flag --dcache), and one for a socket of this machine's network. */
+#define UN_SANDBOX_FILES_MAX 16384
+
 /* A launch that is performed. */
 struct un_launch;
 

@@ -24,6 +24,7 @@ from limits import descriptors_left
 from processes import processes_with
 
 import usernsctl as un
+from usernsctl._core import SANDBOX_FILES_MAX
 from usernsctl.gvisor.agent import start
 
 PATIENCE = 20
@@ -101,6 +102,19 @@ def test_limits_are_the_sandbox_s_and_its_own() -> None:
         assert (
             told(box, *show, rlimits=["nofile=50", un.Rlimit("RLIMIT_CORE", 0, 0)]) == "50\n50\n0\n"
         )
+
+
+@pytest.mark.parametrize("first", [None, FOREVER])
+def test_a_command_may_have_more_open_files_than_gvisor(
+    host: un.SandboxHost, first: list[str] | None
+) -> None:
+    show = ["sh", "-c", "ulimit -n"]
+    with host.start(show, stdout=un.PIPE) as single:
+        usual = single.stdout.read().decode()
+    assert int(usual) <= SANDBOX_FILES_MAX
+    with host.start(first) as box:
+        assert told(box, *show) == usual
+        assert told(box, *show, rlimits=[f"nofile={2 * SANDBOX_FILES_MAX}"]) == "32768\n"
 
 
 def test_umask_session_and_group(box: un.Sandbox) -> None:

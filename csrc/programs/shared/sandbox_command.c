@@ -2,6 +2,7 @@
 #include "base/number.h"
 #include "sys/fds.h"
 #include "sys/null_device.h"
+#include "sys/open_files.h"
 #include "sys/sigchld.h"
 
 #include <fcntl.h>
@@ -65,6 +66,7 @@ static _Noreturn void become(char **argv, const sigset_t *mask, const struct sig
     sigaction(SIGCHLD, chosen, NULL);
     sigprocmask(SIG_SETMASK, mask, NULL);
     un_make_fd_room();
+    un_limit_open_files(UN_SANDBOX_FILES_MAX);
     execve(argv[0], argv, environ);
     perror(argv[0]);
     _exit(SANDBOX_FAILED);

@@ -20,6 +20,7 @@
 #include "programs/shared/report.h"
 #include "programs/watch/explain.h"
 #include "sys/fds.h"
+#include "sys/open_files.h"
 #include "sys/process.h"
 #include "sys/setup.h"
 #include "sys/supervise.h"
@@ -138,6 +139,7 @@ static int become_child(const struct words *words, int parent_pidfd)
         signal(SIGQUIT, SIG_IGN);
     }
     un_make_fd_room();
+    un_limit_open_files(UN_SANDBOX_FILES_MAX);
     return become(words);
 }
 

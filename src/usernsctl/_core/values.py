@@ -59,6 +59,9 @@ NAMESPACE_FILES = ("user", "mnt", "net", "pid", "ipc", "uts", "cgroup", "time")
 #: How long the start of a command may take by default, in seconds.
 START_SECONDS: float = lib.UN_START_TIMEOUT_MS / 1000
 
+#: How many descriptors each process of a sandbox may have on this machine.
+SANDBOX_FILES_MAX: int = lib.UN_SANDBOX_FILES_MAX
+
 
 @dataclass(frozen=True, slots=True)
 class Cause:

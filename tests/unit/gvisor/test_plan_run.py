@@ -160,6 +160,7 @@ def test_the_words_of_runsc() -> None:
         "--network=host",
         "--overlay2=root:memory",
         "--host-uds=none",
+        "--dcache=2000",
         "--log=@s/log/errors",
         "--log-format=json",
         "--panic-log=@s/log/crash/report",

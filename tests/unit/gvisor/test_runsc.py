@@ -125,6 +125,7 @@ def test_the_command_line() -> None:
         "--network=none",
         "--overlay2=root:memory",
         "--host-uds=none",
+        "--dcache=2000",
         "--log=/log/errors",
         "--log-format=json",
         "--panic-log=/log/crash",

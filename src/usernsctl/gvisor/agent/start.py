@@ -39,8 +39,9 @@ PERFMON BPF CHECKPOINT_RESTORE
 # The number of each is its place in this list (linux/capability.h).
 CAPABILITIES = tuple(f"CAP_{name}" for name in _NAMES.split())
 
-# What the agent needs to start a command as another user, with fewer capabilities, and to end it.
-_OF_AGENT = ("CAP_KILL", "CAP_SETGID", "CAP_SETUID", "CAP_SETPCAP")
+# What the agent needs to start a command as another user, with fewer capabilities, with limits that
+# are higher than its own, and to end it.
+_OF_AGENT = ("CAP_KILL", "CAP_SETGID", "CAP_SETUID", "CAP_SETPCAP", "CAP_SYS_RESOURCE")
 # To make namespaces.
 _TO_UNSHARE = "CAP_SYS_ADMIN"
 #: Options of an agent that makes namespaces for itself and its commands

@@ -1,0 +1,15 @@
+#include "sys/open_files.h"
+
+#include <sys/resource.h>
+
+void un_limit_open_files(uint64_t most)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit))
+        return;
+    if (limit.rlim_cur > most)
+        limit.rlim_cur = most;
+    if (limit.rlim_max > most)
+        limit.rlim_max = most;
+    setrlimit(RLIMIT_NOFILE, &limit);
+}

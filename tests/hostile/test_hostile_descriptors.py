@@ -1,0 +1,112 @@
+"""A program opens as many files of this machine as gVisor has open for it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import SCRIPTS
+from processes import children_of
+from tally import Tally
+
+import usernsctl as un
+from usernsctl._core import SANDBOX_FILES_MAX
+
+pytestmark = pytest.mark.userns_requires("runsc")
+
+PATIENCE = 60
+
+# Opens files until there is an error, and keeps them open until its input ends.
+OPENING = """
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+kept = []
+
+def open_all():
+    for where, _, names in os.walk("/usr"):
+        for name in names:
+            path = os.path.join(where, name)
+            if os.path.isfile(path):
+                kept.append(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+    return "there are no more files"
+
+try:
+    told = open_all()
+except OSError as error:
+    told = error.strerror
+print(f"{told} after {len(kept)}", flush=True)
+sys.stdin.read()
+"""
+COMMAND = ["/usr/bin/python3", "-c", OPENING]
+
+
+def descendants(pid: int) -> Iterator[int]:
+    for child in children_of(pid):
+        yield child
+        with contextlib.suppress(FileNotFoundError):
+            yield from descendants(child)
+
+
+def check_descriptors(pid: int, tally: Tally) -> None:
+    """Count what each process has that comes from `pid`."""
+    counts = {}
+    for one in descendants(pid):
+        with contextlib.suppress(FileNotFoundError):
+            counts[one] = len(os.listdir(f"/proc/{one}/fd"))
+            limits = Path(f"/proc/{one}/limits").read_text()
+            (hard,) = [line.split()[4] for line in limits.splitlines() if "open files" in line]
+            if int(hard) > SANDBOX_FILES_MAX:
+                tally.succeeded(f"process {one} may have {hard} descriptors")
+    print(sorted(counts.values()))
+    if max(counts.values()) > SANDBOX_FILES_MAX:
+        tally.succeeded(f"a process has {max(counts.values())} descriptors")
+
+
+def test_few_of_this_machine_s_descriptors_can_be_had(tally: Tally) -> None:
+    with un.SandboxHost() as host, host.start(None) as box:
+        with box.popen(COMMAND, stdin=un.PIPE, stdout=un.PIPE, text=True) as hoarder:
+            told = hoarder.stdout.readline()
+            # What programs need, with all that gVisor has open besides.
+            assert int(told.split()[-1]) > 2000, told
+            tally.tried()
+            check_descriptors(box.init.pid, tally)
+            with pytest.raises((OSError, un.UsernsError)):
+                box.run(["ls", "/"], timeout=PATIENCE, check=True)
+        # It has ended, and so the sandbox is of use again.
+        assert box.run(["ls", "/"], stdout=un.DEVNULL, timeout=PATIENCE).returncode == 0
+
+
+def test_a_single_run_can_have_no_more(tally: Tally) -> None:
+    words = [SCRIPTS / "usernsctl", "run", "--", *COMMAND]
+    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(words, **streams, text=True) as hoarder:
+        told = hoarder.stdout.readline()
+        assert int(told.split()[-1]) > 2000, told
+        tally.tried()
+        check_descriptors(hoarder.pid, tally)
+        hoarder.stdin.close()
+        assert hoarder.wait(PATIENCE) == 0
+
+
+def test_many_mounts_leave_room_for_what_programs_open(tmp_path: Path) -> None:
+    """gVisor holds files open that were used before, however many mounts they are in."""
+    binds = []
+    for mount in range(10):
+        directory = tmp_path / str(mount)
+        directory.mkdir()
+        binds.append(f"{directory}:/bound/{mount}")
+        for number in range(1200):
+            (directory / str(number)).touch()
+    with un.SandboxHost(binds=binds) as host, host.start(None) as box:
+        box.run(["sh", "-c", "cat /bound/*/*"], check=True, timeout=PATIENCE)
+        (sentry,) = [
+            count
+            for pid in descendants(box.init.pid)
+            if "boot" in Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+            for count in [len(os.listdir(f"/proc/{pid}/fd"))]
+        ]
+        assert sentry < SANDBOX_FILES_MAX / 2
