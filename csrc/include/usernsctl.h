@@ -275,6 +275,11 @@ int un_thread_count(void);
 /* Whether this process can get no memory that it could write and execute (PR_GET_MDWE(2const)), 0
  * or 1; -1: the kernel does not tell. */
 int un_denies_write_execute(void);
+/* The securebits of the calling thread (capabilities(7)), or -1. */
+int un_securebits(void);
+/* What prctl(2) says for PR_GET_DUMPABLE: 1 where others of the same user may look into this
+ * process; or -1. */
+int un_dumpable(void);
 /* The version of Landlock's interface (landlock_create_ruleset(2)); 0: there is none, or it is
  * refused. Nothing tells whether Landlock confines this process. */
 int un_landlock_version(void);

@@ -37,6 +37,16 @@ int un_denies_write_execute(void)
     return flags < 0 ? -1 : flags > 0;
 }
 
+int un_securebits(void)
+{
+    return prctl(PR_GET_SECUREBITS, 0, 0, 0, 0);
+}
+
+int un_dumpable(void)
+{
+    return prctl(PR_GET_DUMPABLE, 0, 0, 0, 0);
+}
+
 int un_landlock_version(void)
 {
     long version = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_VERSION);

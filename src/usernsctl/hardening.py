@@ -1,7 +1,8 @@
-"""What a process gives up for good before it hands over: prctl(2) by way of python-prctl.
+"""What a process gives up for good before it hands over.
 
-This is the only module that touches python-prctl. It is imported when first needed: it adds
-start-up time, and to install it takes a compiler and libcap's headers.
+A process hardens itself by python-prctl (:meth:`Hardening.apply`, :func:`read`), and nothing else
+needs that: to install it takes a compiler and libcap's headers, so it is the extra ``prctl``. What
+a command is to give up, the core does (:func:`prepare`).
 
 What ``usernsctl run`` gives up by default (:func:`for_run`), found by trying what runsc bears:
 
@@ -43,6 +44,16 @@ RUNSC_CAPABILITIES = frozenset(
 
 FILE_CAPABILITIES = frozenset({"chown", "dac_override", "dac_read_search", "fowner", "fsetid"})
 """What the gofer needs besides, to act on files of any id of a map that has several."""
+
+_NAMES = """
+CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE
+NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT
+SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE
+AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ
+PERFMON BPF CHECKPOINT_RESTORE
+"""
+CAPABILITIES = tuple(f"CAP_{name}" for name in _NAMES.split())
+"""The names of capabilities(7), each at the place of its number (linux/capability.h)."""
 
 SECUREBITS = {
     "noroot": 0,
@@ -124,7 +135,7 @@ def prepare(setup: _core.Setup, restrictions: Hardening) -> None:
     """Have a command that is about to be started in a namespace give up the same.
 
     :param restrictions: of these, ``no_new_privs``, ``bounding`` and ``no_membarrier`` count.
-    :raises HardeningError: a name is unknown, or python-prctl can't be imported.
+    :raises HardeningError: a name is unknown.
     """
     setup.no_new_privs = restrictions.no_new_privs
     setup.no_membarrier = restrictions.no_membarrier
@@ -172,22 +183,16 @@ def read() -> Hardening:
 
 
 def effective() -> frozenset[str]:
-    """The capabilities in the effective set of the calling thread, named as elsewhere here.
-
-    :raises HardeningError: python-prctl can't be imported.
-    """
+    """The capabilities in the effective set of the calling thread, named as elsewhere here."""
     with open("/proc/thread-self/status", encoding="ascii") as file:
         bits = next(int(line.split()[1], 16) for line in file if line.startswith("CapEff:"))
     return frozenset(name for name, number in _capabilities() if bits & 1 << number)
 
 
 def names() -> frozenset[str]:
-    """All capabilities that this kernel or python-prctl knows, named as elsewhere here.
-
-    :raises HardeningError: python-prctl can't be imported.
-    """
+    """All capabilities that are known here, or that this kernel has, named as elsewhere here."""
     known = frozenset(name for name, _ in _capabilities())
-    return known.union(python_prctl().ALL_CAP_NAMES) - {"last_cap"}
+    return known.union(name.removeprefix("CAP_").lower() for name in CAPABILITIES)
 
 
 def python_prctl() -> ModuleType:
@@ -201,7 +206,7 @@ def python_prctl() -> ModuleType:
         raise HardeningError(
             f"python-prctl can't be imported: {error}",
             step="prctl",
-            remedy="apt-get install libcap-dev gcc python3-dev && pip install python-prctl",
+            remedy="apt-get install libcap-dev gcc python3-dev && pip install 'usernsctl[prctl]'",
         ) from error
 
 
@@ -221,15 +226,10 @@ def _call(what: str, function: Callable[..., Any], *arguments: int) -> Any:
 def _capabilities() -> list[tuple[str, int]]:
     """Every capability that this kernel has, with its number.
 
-    python-prctl knows those of the kernel headers it was built with. One that only the running
-    kernel knows is called by its number, as capsh(1) does, so that it is dropped all the same.
+    One that only the running kernel knows is called by its number, as capsh(1) does, so that it is
+    dropped all the same.
     """
-    prctl = python_prctl()
-    names = {
-        int(getattr(prctl, f"CAP_{name.upper()}")): name
-        for name in prctl.ALL_CAP_NAMES
-        if name != "last_cap"
-    }
+    names = {number: name.removeprefix("CAP_").lower() for number, name in enumerate(CAPABILITIES)}
     with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as file:
         last = int(file.read())
     return [(names.get(number, str(number)), number) for number in range(last + 1)]

@@ -93,8 +93,9 @@ EXCLUDED = {
     "README.md: docker build -f Dockerfile.gvisor -t prelude --target prelude .": (
         "it takes Docker; tests/docker builds and runs that image"
     ),
-    "README.md: apt-get install gcc libc6-dev libcap-dev musl-tools python3-dev python3-venv "
-    "runsc": ("it takes root, and changes the machine"),
+    "README.md: apt-get install gcc libc6-dev musl-tools python3-dev python3-venv runsc": (
+        "it takes root, and changes the machine"
+    ),
     "README.md: usernsctl run --network host -- curl https://example.org": "it takes the Internet",
     'README.md: ENTRYPOINT ["usernsctl-exec", "-r", "--"]': "it is a line of a Dockerfile",
     "docs/explain.md: unshare --map-root-user --map-auto true 2>&1 | usernsctl explain": (

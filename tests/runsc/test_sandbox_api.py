@@ -8,6 +8,8 @@ import os
 import resource
 import select
 import signal
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -107,6 +109,28 @@ def test_a_sandbox_may_have_a_host_of_its_own() -> None:
     with un.Sandbox(["id", "-u"], stdout=un.PIPE) as box:
         assert box.stdout.read() == b"0\n"
         assert box.wait() == 0
+
+
+# Everything but a process that hardens itself.
+WITHOUT_PRCTL = """
+import sys
+sys.modules["prctl"] = None
+import usernsctl as un
+
+with un.SandboxHost() as host:
+    with host.start(["sleep", "1000"]) as box:
+        print(box.check_output(["echo", "in it"], text=True), end="")
+    with host.python_template(preload=["decimal"], cwd="/") as template:
+        with template.start(["-c", "import decimal; print(decimal.Decimal(1) / 4)"], stdout=un.PIPE) as box:
+            print(box.communicate()[0].decode(), end="")
+"""
+
+
+def test_sandboxes_and_templates_need_no_python_prctl() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_PRCTL], capture_output=True, text=True, timeout=100
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "in it\n0.25\n", "")
 
 
 def test_a_bundle_is_run(tmp_path: Path, usernsctl: Program) -> None:

@@ -68,7 +68,7 @@ def test_a_missing_python_prctl_is_told_with_what_builds_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "prctl", None)
-    for use in (hardening.read, hardening.names, Hardening(no_new_privs=True).apply):
+    for use in (hardening.read, Hardening(no_new_privs=True).apply):
         with pytest.raises(HardeningError, match="python-prctl can't be imported") as caught:
             use()
         assert caught.value.remedy is not None
@@ -85,6 +85,8 @@ assert un.run(["id", "-u"], capture_output=True, text=True).stdout == "0\\n"
 with un.Namespace.create(mount=True) as namespace:
     namespace.run(["true"], check=True)
 un.diagnose("range", runsc=False)
+usernsctl.hardening.names()
+usernsctl.hardening.prepare(usernsctl._core.Setup(), usernsctl.hardening.for_run())
 from usernsctl.cli import main
 sys.exit(main(["plan", "-r", "--json"]))
 """

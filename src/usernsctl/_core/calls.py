@@ -263,6 +263,18 @@ def denies_write_execute() -> bool | None:
     return None if told < 0 else bool(told)
 
 
+def securebits() -> int | None:
+    """Return the securebits of this thread (capabilities(7)), or ``None`` if they can't be read."""
+    bits = int(lib.un_securebits())
+    return None if bits < 0 else bits
+
+
+def is_dumpable() -> bool | None:
+    """Return whether others of this user may look into this process, or ``None`` if unknown."""
+    told = lib.un_dumpable()
+    return None if told < 0 else told == 1
+
+
 def landlock_version() -> int:
     """The version of Landlock's interface; 0: there is none, or it is refused.
 

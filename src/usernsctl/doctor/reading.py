@@ -29,7 +29,7 @@ from usernsctl.doctor.facts import (
     SecurityModules,
     Subordinate,
 )
-from usernsctl.errors import HardeningError, RunscError
+from usernsctl.errors import RunscError
 from usernsctl.gvisor.runsc.find import find_runsc
 from usernsctl.gvisor.runsc.releases import release_of
 from usernsctl.maps import Extent, parse_map
@@ -392,15 +392,12 @@ def _privileges(status: _Status, *, live: bool) -> Privileges:
 
 
 def _called() -> tuple[tuple[str, ...] | None, bool | None]:
-    """The securebits, and whether we are dumpable: what no file tells."""
-    from usernsctl import hardening
+    """Return the names of the securebits, and whether this process is dumpable."""
+    from usernsctl.hardening import SECUREBITS
 
-    try:
-        now = hardening.read()
-    except (HardeningError, OSError):
-        # Without /proc, or without python-prctl.
-        return None, None
-    return tuple(sorted(now.securebits or ())), now.dumpable
+    bits = _core.securebits()
+    names = None if bits is None else sorted(n for n, bit in SECUREBITS.items() if bits & 1 << bit)
+    return None if names is None else tuple(names), _core.is_dumpable()
 
 
 # As /proc/self/limits names them.

@@ -28,16 +28,7 @@ from usernsctl.gvisor.launch.steps import AGENT_INSIDE
 from usernsctl.gvisor.runsc import logs
 from usernsctl.gvisor.runsc.container import ENDING_SECONDS, Container, SandboxEnded, raise_if_ended
 from usernsctl.gvisor.runsc.releases import Release
-
-_NAMES = """
-CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE
-NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT
-SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE
-AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ
-PERFMON BPF CHECKPOINT_RESTORE
-"""
-# The number of each is its place in this list (linux/capability.h).
-CAPABILITIES = tuple(f"CAP_{name}" for name in _NAMES.split())
+from usernsctl.hardening import CAPABILITIES
 
 # What the agent needs to start a command as another user, with fewer capabilities, with limits that
 # are higher than its own, and to end it.
