@@ -106,7 +106,9 @@ static int become_command(void *arg)
         close_fd(&task->fd[UN_TASK_PARENT]);
         if (task->number[UN_TASK_RESTORE_SIGNALS])
             un_restore_signals();
-        un_tell(task->fd[UN_TASK_SOCKET], &here, NULL, 0);
+        /* The caller has given up, and has reported that the command did not run. */
+        if (!un_tell(task->fd[UN_TASK_SOCKET], &here, NULL, 0))
+            return FAILED;
         un_set_signals((uint64_t)task->number[UN_TASK_SIGNALS]);
         un_exec(&command, &err);
     }

@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static void describe_setup(const struct un_setup *setup, struct un_task *task)
@@ -103,26 +104,85 @@ static void hear_out(const struct un_start *start, struct heard *heard, struct u
     }
 }
 
-/* Adds to the error of a child whose time is over that a signal has stopped the child. */
-static void note_stop(int pidfd, struct un_error *err)
+/* Adds to the error of a child whose time is over that a signal has stopped the child. Returns
+ * whether one has. */
+static bool note_stop(int pidfd, struct un_error *err)
 {
     int number = un_stopped_by(pidfd);
     size_t length = strlen(err->detail);
     if (number)
         snprintf(err->detail + length, sizeof err->detail - length, ": stopped by signal %d",
                  number);
+    return number;
+}
+
+/* Reads the name of a process (proc_pid_comm(5)); an empty one where that fails. */
+static void read_comm(pid_t pid, char name[64])
+{
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/comm", (int)pid);
+    FILE *file = fopen(path, "re");
+    if (!file || !fgets(name, 64, file))
+        *name = '\0';
+    if (file)
+        fclose(file);
+}
+
+/* Returns a descriptor of a child of ours that is a copy of the first one, or -1. The number may be
+ * of another PID namespace, and the process an orphan that we adopted. */
+static int open_copy(pid_t pid, pid_t first)
+{
+    char names[2][64];
+    siginfo_t how;
+    read_comm(first, names[0]);
+    read_comm(pid, names[1]);
+    int pidfd = *names[0] && !strcmp(names[0], names[1]) ? un_pidfd_open(pid) : -1;
+    if (pidfd < 0 || !waitid(UN_BY_PIDFD, (id_t)pidfd, &how, WEXITED | WNOHANG | WNOWAIT | __WALL))
+        return pidfd;
+    close(pidfd);
+    return -1;
+}
+
+/* Returns a descriptor of a second child that no message has named, or -1: root inside can stop
+ * both children before either has sent one. Once it is killed, the first child makes no other. The
+ * kernel lists the children of a thread in the order of their creation (proc_tid_children(5)), and
+ * meanwhile only the first child makes children for this thread. */
+static int find_second(const struct un_start *start)
+{
+    int pid, found = -1;
+    bool is_later = false;
+    un_kill(start->pidfd);
+    FILE *list = fopen("/proc/thread-self/children", "re");
+    while (list && found < 0 && fscanf(list, "%d", &pid) == 1) {
+        if (is_later)
+            found = open_copy(pid, start->pid);
+        is_later = is_later || pid == start->pid;
+    }
+    if (list)
+        fclose(list);
+    return found;
+}
+
+/* Returns a descriptor of the second child, or -1. */
+static int open_second(const struct un_start *start, const struct heard *heard)
+{
+    if (!start->has_second || heard->pidfd >= 0)
+        return heard->pidfd;
+    /* Of whom we only know the pid we had no room for the descriptor. */
+    return heard->pid > 0 ? un_pidfd_open(heard->pid) : find_second(start);
 }
 
 /* Nothing of it is to be left. */
 static int give_up(const struct un_start *start, const struct heard *heard, struct un_error *err)
 {
-    /* Of whom we only know the pid we had no room for the descriptor. */
-    int second = heard->pidfd >= 0 || heard->pid <= 0 ? heard->pidfd : un_pidfd_open(heard->pid);
+    const bool is_late = heard->failed && err->errnum == ETIMEDOUT;
+    const bool has_stopped = is_late && note_stop(start->pidfd, err);
+    int second = open_second(start, heard);
     const int last = second >= 0 ? second : start->pidfd;
     siginfo_t how;
     if (!heard->failed)
         un_fail_ended(last, err);
-    else if (err->errnum == ETIMEDOUT)
+    else if (is_late && !has_stopped)
         note_stop(last, err);
     if (second >= 0) {
         un_kill_and_reap(second, &how);

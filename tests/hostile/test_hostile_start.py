@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from kept import MAP_WITHOUT_US, without_us
 from tally import Tally
 
 import usernsctl as un
@@ -44,6 +47,50 @@ def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[un.Name
                 stopper.kill()
         finally:
             named.remove_named("hostile")
+
+
+# Stops the children of a process that are in its own user namespace: it may signal no others.
+STOPPER_OF_CHILDREN = """
+import contextlib, os, signal, sys
+children = f"/proc/{sys.argv[1]}/task/{sys.argv[1]}/children"
+print("ready", flush=True)
+while True:
+    for pid in map(int, open(children).read().split()):
+        if pid != os.getpid():
+            with contextlib.suppress(PermissionError, ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+"""
+
+
+def children() -> set[str]:
+    return set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
+
+
+@without_us
+@pytest.mark.parametrize("more", [{"pid": True}, {"pid": True, "init": True}, {"time": True}])
+def test_hostile_stop_of_two_children(more: dict[str, bool], tally: Tally) -> None:
+    """Where a command takes two children, the first may be stopped before it names the second."""
+    given_up, rounds = 0, tally.rounds(short=20, full=300)
+    with un.Namespace.create(MAP_WITHOUT_US) as namespace:
+        words = [sys.executable, "-c", STOPPER_OF_CHILDREN, str(os.getpid())]
+        with namespace.popen(words, stdout=un.PIPE) as stopper:
+            assert stopper.stdout is not None
+            assert stopper.stdout.readline() == b"ready\n"
+            before = children()
+            while tally.tries < rounds or given_up < rounds // 4:
+                tally.tried()
+                try:
+                    namespace.run(["true"], start_timeout=START, timeout=2 * START, **more)
+                except un.TimeoutExpired:
+                    pass
+                except un.NamespaceError as error:
+                    assert error.cause == "start-timeout"
+                    given_up += 1
+                for pid in children() - before:
+                    tally.succeeded(f"a child that nobody knows: {pid}")
+                    os.kill(int(pid), signal.SIGKILL)
+                    os.waitpid(int(pid), 0)
+            stopper.kill()
 
 
 def test_hostile_stop_of_whoever_enters(hostile: un.Namespace, tally: Tally) -> None:
