@@ -22,6 +22,7 @@ import pytest
 from conftest import EXIT_SECONDS, children, left_children
 
 import usernsctl as un
+from usernsctl.gvisor.pool import leftovers
 from usernsctl.gvisor.pool import pool as pool_module
 from usernsctl.gvisor.pool.pool import SandboxMaker
 
@@ -128,6 +129,18 @@ def test_a_changed_setting_of_the_kernel_ends_the_sandbox(
             assert again is other
         assert pool.stats().failed == 1
         assert SETTING in str(pool.stats().last_failure)
+
+
+def test_where_settings_can_not_be_read_nobody_is_given_a_used_one(
+    host: un.SandboxHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leftovers, "_COMMAND", ("false",))
+    with host.pool(1, limit=1, max_uses=9) as pool:
+        with pool.acquire(PATIENCE) as one:
+            pass
+        with pool.acquire(PATIENCE) as other:
+            assert other is not one
+        assert "can't be read" in str(pool.stats().last_failure)
 
 
 # Answers at a port for ever, or asks whoever does.

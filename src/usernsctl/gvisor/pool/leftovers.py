@@ -25,15 +25,14 @@ _COMMAND = (AGENT_INSIDE, "--leftovers")
 _BYTES_MAX = 65536
 
 
-def read_leftovers(box: Sandbox, seconds: float) -> set[tuple[bytes, bytes]]:
+def read_leftovers(box: Sandbox, seconds: float) -> set[tuple[bytes, bytes]] | None:
     """Read the settings in /proc/sys that may be changed, and the names in /dev/shm.
 
     :param box: the sandbox.
     :param seconds: how long that may take.
     :returns: the path and the content of each; of names in /dev/shm no content. gVisor may show a
-        setting in two ways.
+        setting in two ways. ``None``: they can't be read, or there are more than anybody has.
     :raises TimeoutExpired: it took longer.
-    :raises RunscError: there are more of them than anybody has.
     :raises UsernsError: as :meth:`usernsctl.Sandbox.popen` does.
     """
     deadline = time.monotonic() + seconds
@@ -46,9 +45,7 @@ def read_leftovers(box: Sandbox, seconds: float) -> set[tuple[bytes, bytes]]:
         reader._end()
         reader.stdout.close()
     if status or len(told) > _BYTES_MAX:
-        raise RunscError(
-            f"what is kept in the sandbox {box.id} can't be read, or is too much", step="pool"
-        )
+        return None
     words = told.split(b"\0")
     return set(zip(words[::2], words[1::2], strict=False))
 
@@ -66,17 +63,23 @@ def _read(fd: int, deadline: float) -> bytes:
     return bytes(told)
 
 
-def check_leftovers(box: Sandbox, before: set[tuple[bytes, bytes]], seconds: float) -> None:
+def check_leftovers(box: Sandbox, before: set[tuple[bytes, bytes]] | None, seconds: float) -> None:
     """Check that no user has left anything in a sandbox.
 
     :param box: the sandbox.
     :param before: what :func:`read_leftovers` returned before there was a user.
     :param seconds: how long that may take.
-    :raises RunscError: something is left; the message names it.
+    :raises RunscError: something is left, which the message names, or that can't be told.
     :raises TimeoutExpired: as :func:`read_leftovers` does.
     :raises UsernsError: likewise.
     """
-    if changed := before ^ read_leftovers(box, seconds):
+    now = read_leftovers(box, seconds)
+    if before is None or now is None:
+        raise RunscError(
+            f"what the last user of the sandbox {box.id} has left can't be read, or is too much",
+            step="pool",
+        )
+    if changed := before ^ now:
         paths = sorted({path for path, _ in changed})
         names = ", ".join(shown(os.fsdecode(path)) for path in paths[:3])
         raise RunscError(

@@ -68,7 +68,9 @@ class SandboxMaker:
         self._warms = warms
         self._reuses = reuses
         # What each had before its first user.
-        self._before: WeakKeyDictionary[Sandbox, set[tuple[bytes, bytes]]] = WeakKeyDictionary()
+        self._before: WeakKeyDictionary[Sandbox, set[tuple[bytes, bytes]] | None] = (
+            WeakKeyDictionary()
+        )
 
     def make(self) -> Sandbox:
         """Start one, and its agent.
