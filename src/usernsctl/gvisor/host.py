@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Unpack
 
 from usernsctl.commands.arguments import Args, StrOrBytesPath
@@ -162,12 +162,8 @@ def run(
         given; and as :class:`usernsctl.Sandbox` does.
     :raises UsernsError: as :class:`usernsctl.Sandbox` does.
     """
-    check_keywords("run", options, _RUN_KEYWORDS)
     check_timeout(timeout)
-    if args is None:
-        raise ValueError(
-            "args is None: run() needs a command; SandboxHost.start(None) starts a sandbox without"
-        )
+    _check_run(args, options)
     _choose_streams(options, input, capture_output)
     is_text = bool(text or encoding or errors)
     coding = (encoding or "utf-8", errors or "strict")
@@ -189,6 +185,19 @@ def run(
 
 
 _RUN_KEYWORDS = (*keywords_of(run), *RunOptions.__annotations__)
+
+
+def _check_run(args: Args | None, options: Mapping[str, Any]) -> None:
+    """Check the arguments of :func:`run` that are its own.
+
+    :raises TypeError: a keyword is unknown.
+    :raises ValueError: there is no command.
+    """
+    check_keywords("run", options, _RUN_KEYWORDS)
+    if args is None:
+        raise ValueError(
+            "args is None: run() needs a command; SandboxHost.start(None) starts a sandbox without"
+        )
 
 
 def _choose_streams(options: RunOptions, input: Any, capture_output: bool) -> None:
