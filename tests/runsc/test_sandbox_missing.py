@@ -165,8 +165,12 @@ def test_what_is_no_timeout_starts_nothing(
     before = open_descriptors()
     with pytest.raises(TypeError, match="timeout must be a number of seconds, not '5'"):
         call(host, box, "5")
+    with pytest.raises(TypeError, match="timeout must be a number of seconds, not 1j"):
+        call(host, box, 1j)
     with pytest.raises(ValueError, match=r"timeout must be .*, not nan"):
         call(host, box, float("nan"))
+    with pytest.raises(ValueError, match="timeout is too large for a number of seconds"):
+        call(host, box, 10**400)
     assert open_descriptors() == before
 
 

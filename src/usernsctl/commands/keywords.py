@@ -39,11 +39,15 @@ def check_timeout(given: Any, name: str = "timeout") -> None:
     """Refuse what is no number of seconds, before anything is started.
 
     :raises TypeError: it is no number.
-    :raises ValueError: it is not a number (NaN).
+    :raises ValueError: it is not a number (NaN), or too large for one.
     """
     try:
         seconds = 0.0 if given is None else given + 0.0
     except TypeError:
         raise TypeError(f"{name} must be a number of seconds, not {given!r}") from None
+    except OverflowError:
+        raise ValueError(f"{name} is too large for a number of seconds") from None
+    if isinstance(seconds, complex):
+        raise TypeError(f"{name} must be a number of seconds, not {given!r}")
     if seconds != seconds:
         raise ValueError(f"{name} must be a number of seconds, not {given!r}")
