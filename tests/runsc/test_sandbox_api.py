@@ -121,7 +121,8 @@ with un.SandboxHost() as host:
     with host.start(["sleep", "1000"]) as box:
         print(box.check_output(["echo", "in it"], text=True), end="")
     with host.python_template(preload=["decimal"], cwd="/") as template:
-        with template.start(["-c", "import decimal; print(decimal.Decimal(1) / 4)"], stdout=un.PIPE) as box:
+        words = ["-c", "import decimal; print(decimal.Decimal(1) / 4)"]
+        with template.start(words, stdout=un.PIPE) as box:
             print(box.communicate()[0].decode(), end="")
 """
 

@@ -187,6 +187,9 @@ def seconds(name: str, given: float) -> float:
     """
     if isinstance(given, bool) or not isinstance(given, int | float):
         raise TypeError(f"{name} must be a number of seconds, not {given!r}")
+    from usernsctl.commands.keywords import check_timeout
+
+    check_timeout(given, name)
     if not given > 0:
         raise ValueError(f"{name} must be more than 0 seconds, not {given}")
     return given
