@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -106,8 +108,13 @@ def test_a_key_of_the_terminal_ends_the_command(usernsctl: Program, kept: str) -
         try:
             while b"ready" not in told:
                 told += os.read(ours, 1000)
-            os.write(ours, b"\x03")
-            assert process.wait(PATIENCE) == 128 + signal.SIGINT
+            # runsc passes nothing on until shortly after the start of the command.
+            deadline = time.monotonic() + PATIENCE
+            while process.poll() is None and time.monotonic() < deadline:
+                os.write(ours, b"\x03")
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(0.5)
+            assert process.poll() == 128 + signal.SIGINT
         finally:
             process.kill()
             os.close(ours)
