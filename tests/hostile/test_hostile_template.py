@@ -20,8 +20,7 @@ from tally import Tally
 
 import usernsctl as un
 from usernsctl._system.records import Directory
-from usernsctl.gvisor.template import store
-from usernsctl.gvisor.template import store as saved_directories
+from usernsctl.gvisor.template import store, template
 from usernsctl.gvisor.template.record import TemplateRecord
 
 pytestmark = pytest.mark.userns_requires("runsc")
@@ -183,11 +182,11 @@ def test_one_that_is_removed_meanwhile_is_not_told_to_be_damaged(
 ) -> None:
     """It is another one then, or none: never a part of one."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    read = saved_directories.read
+    read = template.read
 
     def change(directory: Directory) -> TemplateRecord:
         found = read(directory)
-        monkeypatch.setattr(saved_directories, "read", read)
+        monkeypatch.setattr(template, "read", read)
         if replaces:
             store.keep(made.save, "some", replace=True)
         else:
@@ -196,7 +195,7 @@ def test_one_that_is_removed_meanwhile_is_not_told_to_be_damaged(
 
     with host.template(SCRIPT, ready="READY") as made:
         store.keep(made.save, "some", replace=False)
-        monkeypatch.setattr(saved_directories, "read", change)
+        monkeypatch.setattr(template, "read", change)
         if replaces:
             tally.tried()
             un.Template.load(store.path_of("some"), host=host).close()
