@@ -33,8 +33,8 @@ PROGRAMS = {
     "usernsctl-child": (),
 }
 
-# What runs in gVisor, in any root filesystem: the smaller, the faster. They have no libc. gVisor
-# runs on no other processors.
+# Programs without libc, which run in gVisor, in any root filesystem: the smaller, the faster.
+# gVisor runs on no other processors.
 FREESTANDING_MACHINES = ("x86_64", "aarch64")
 FREESTANDING_FLAGS = (
     *("-ffreestanding", "-fno-builtin", "-fno-stack-protector", "-U_FORTIFY_SOURCE", "-nostdlib"),
@@ -68,7 +68,7 @@ FREESTANDING = {
     ),
 }
 
-# It stands in for libc, so nothing else is built with it.
+# The functions of libc that the agent needs. No other program is built with this file.
 AGENT_LIBC = "programs/agent/libc.c"
 
 
@@ -79,7 +79,7 @@ def flags(csrc: Path = CSRC) -> list[str]:
 
 
 def musl_flags(headers: Path, system: Path = Path("/usr/include")) -> list[str]:
-    """What musl-gcc needs besides: musl brings no headers of the kernel, and its macros convert.
+    """Return flags for musl-gcc: musl has no headers of the kernel, and its macros convert.
 
     :param headers: the directory in which to make links to the kernel's headers in ``system``, and
         to nothing of its libc.
