@@ -1,9 +1,9 @@
 """Check that calls in csrc/ point one way: csrc/layout.py says which.
 
-A file depends on another one if it includes its header, or calls or reads what that one defines, as
-the symbols of their objects tell. It may depend on files of its own directory and of those below
-it, never in a circle; a program on itself and on programs/shared/ as well. What is pure calls
-nothing that looks at the machine.
+A source depends on the headers that it includes, and on the sources that define what it calls or
+reads, as the symbols of their objects tell. It may depend on files of its own directory and of
+those below it, never in a circle; a program on itself and on programs/shared/ as well. What is pure
+calls nothing that looks at the machine.
 """
 
 from __future__ import annotations
@@ -63,8 +63,7 @@ def read_symbols(csrc: Path, source: Path, target: Path) -> Symbols:
 
 
 def name_of(csrc: Path, path: Path) -> str:
-    """What a source and its header have in common: ``base/error``."""
-    return path.relative_to(csrc).with_suffix("").as_posix()
+    return path.relative_to(csrc).as_posix()
 
 
 def place_of(name: str) -> str:
@@ -82,7 +81,7 @@ def dependencies(csrc: Path) -> tuple[dict[str, dict[str, str]], list[str]]:
     definer = {
         symbol: name
         for name, of in symbols.items()
-        if f"{name}.c" != layout.AGENT_LIBC
+        if name != layout.AGENT_LIBC
         for symbol in of.defined - {"main", "_start"}
     }
     uses: dict[str, dict[str, str]] = {}
@@ -93,7 +92,7 @@ def dependencies(csrc: Path) -> tuple[dict[str, dict[str, str]], list[str]]:
             if not (csrc / included).is_file():
                 wrong.append(
                     f"{file.relative_to(csrc)} includes {included}; "
-                    "it must be named from csrc/, such as base/error.h"
+                    "it must be named from csrc/, such as base/base.h"
                 )
             of.setdefault(name_of(csrc, csrc / included), f"includes {included}")
     for name, wants in symbols.items():
@@ -101,7 +100,7 @@ def dependencies(csrc: Path) -> tuple[dict[str, dict[str, str]], list[str]]:
             if symbol in definer:
                 uses[name].setdefault(definer[symbol], f"uses {symbol}")
             elif place_of(name) in layout.PURE and not PURE_CALLS.fullmatch(symbol):
-                wrong.append(f"{name}.c is pure, and calls {symbol}")
+                wrong.append(f"{name} is pure, and calls {symbol}")
     for name, of in uses.items():
         of.pop(name, None)
     return uses, wrong

@@ -1,4 +1,4 @@
-#include "base/caps.h"
+#include "base/base.h"
 
 #include <errno.h>
 #include <sys/prctl.h>

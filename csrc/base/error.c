@@ -1,6 +1,5 @@
 /* Errors: how a failure is recorded, and how it is told. */
-#include "base/error.h"
-#include "base/printable.h"
+#include "base/base.h"
 
 #include <errno.h>
 #include <stdarg.h>

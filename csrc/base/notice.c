@@ -1,5 +1,4 @@
-#include "base/notice.h"
-#include "base/printable.h"
+#include "base/base.h"
 
 #include <inttypes.h>
 #include <stdarg.h>

@@ -1,4 +1,4 @@
-#include "base/number.h"
+#include "base/base.h"
 
 #include <stddef.h>
 

@@ -1,5 +1,4 @@
-#include "base/printable.h"
-#include "base/utf8.h"
+#include "base/base.h"
 
 #include <ctype.h>
 #include <inttypes.h>

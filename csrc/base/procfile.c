@@ -1,5 +1,5 @@
 /* Reading single facts out of /proc. */
-#include "base/procfile.h"
+#include "base/base.h"
 
 #include <inttypes.h>
 #include <stdio.h>

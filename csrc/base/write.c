@@ -1,4 +1,4 @@
-#include "base/write.h"
+#include "base/base.h"
 
 #include <unistd.h>
 

@@ -9,16 +9,9 @@
  *
  * It needs no libc at its side: no allocation, no stdio, no threads.
  */
-#include "child/enter.h"
-#include "base/error.h"
-#include "sys/clone.h"
-#include "sys/fds.h"
-#include "sys/message.h"
-#include "sys/namespaces.h"
-#include "sys/own_maps.h"
-#include "sys/pass_on.h"
-#include "sys/self.h"
-#include "sys/setup.h"
+#include "base/base.h"
+#include "child/child.h"
+#include "sys/sys.h"
 
 #include <errno.h>
 #include <fcntl.h>

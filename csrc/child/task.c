@@ -1,9 +1,7 @@
 /* What our child program is asked, and what it answers. */
-#include "child/task.h"
-#include "base/error.h"
-#include "base/number.h"
-#include "sys/message.h"
-#include "sys/namespaces.h"
+#include "base/base.h"
+#include "child/child.h"
+#include "sys/sys.h"
 
 #include <errno.h>
 #include <stdlib.h>

@@ -1,6 +1,5 @@
 /* The causes of failures, as the catalogue has them (src/usernsctl/explain/causes/). */
-#include "explain/texts.h"
-#include "include/usernsctl.h"
+#include "explain/explain.h"
 
 #include <string.h>
 

@@ -1,7 +1,6 @@
-#include "explain/cgroup.h"
-#include "base/error.h"
-#include "base/procfile.h"
-#include "sys/clone.h"
+#include "base/base.h"
+#include "explain/explain.h"
+#include "sys/sys.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -3,9 +3,8 @@
  *
  * A cause is only named if a fact speaks for it; what is left is for the doctor, who can try.
  */
-#include "explain/diagnose.h"
-
-#include "base/procfile.h"
+#include "base/base.h"
+#include "explain/explain.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,6 +1,4 @@
-#include "explain/known.h"
-#include "explain/match.h"
-#include "explain/texts.h"
+#include "explain/explain.h"
 
 #include <string.h>
 

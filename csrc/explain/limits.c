@@ -1,5 +1,5 @@
-#include "explain/limits.h"
-#include "base/procfile.h"
+#include "base/base.h"
+#include "explain/explain.h"
 
 #include <inttypes.h>
 #include <stdbool.h>

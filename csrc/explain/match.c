@@ -1,5 +1,5 @@
-#include "explain/match.h"
-#include "base/number.h"
+#include "base/base.h"
+#include "explain/explain.h"
 
 #include <stddef.h>
 #include <string.h>

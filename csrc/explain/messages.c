@@ -1,5 +1,5 @@
-#include "explain/messages.h"
-#include "base/utf8.h"
+#include "base/base.h"
+#include "explain/explain.h"
 
 #include <stdbool.h>
 #include <stdint.h>

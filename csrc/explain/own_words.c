@@ -1,4 +1,4 @@
-#include "explain/own_words.h"
+#include "explain/explain.h"
 
 #include <stdbool.h>
 #include <stdlib.h>

@@ -1,9 +1,6 @@
 /* Why runsc failed, by what it said of that itself. */
-#include "base/error.h"
-#include "base/printable.h"
-#include "base/procfile.h"
-#include "explain/known.h"
-#include "explain/own_words.h"
+#include "base/base.h"
+#include "explain/explain.h"
 
 #include <signal.h>
 #include <stdio.h>

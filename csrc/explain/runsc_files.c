@@ -1,7 +1,5 @@
-#include "explain/runsc_files.h"
-#include "base/number.h"
-#include "explain/match.h"
-#include "include/usernsctl.h"
+#include "base/base.h"
+#include "explain/explain.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,7 +1,7 @@
 """Make csrc/explain/texts.c of the catalogue, src/usernsctl/explain/, when csrc/ is built.
 
 The native programs explain failures by the same messages and causes as the package does. They have
-no regular expressions, so each pattern becomes plain sequences (csrc/explain/match.h). It needs
+no regular expressions, so each pattern becomes plain sequences (csrc/explain/explain.h). It needs
 nothing but Python's own library, since nothing else is there when a build begins.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-# As csrc/explain/match.h has them.
+# As csrc/explain/explain.h has them.
 SET, NOT, END = "\1", "\2", "\3"
 MANY = 1000
 
@@ -30,7 +30,7 @@ HEAD = """\
  *
  * One text holds all, so that nothing of it is looked at, nor moved, before there is a failure.
  */
-#include "explain/texts.h"
+#include "explain/explain.h"
 
 /* clang-format off */
 """
@@ -165,7 +165,7 @@ def document(catalogue: Path) -> str:
     :param catalogue: the directory with ``texts/`` and ``causes/``.
     """
     messages, causes = read(catalogue / "texts", "text"), read(catalogue / "causes", "cause")
-    assert len(causes) < 256, "UN_CANDIDATES_MAX of csrc/explain/known.h"
+    assert len(causes) < 256, "UN_CANDIDATES_MAX of csrc/explain/explain.h"
     lists = (
         part for text in messages for part in (Pattern(text["pattern"]).sequences(), text["causes"])
     )

@@ -1,7 +1,7 @@
 /* Asking programs of the system's: a static program can't load what NSS is made of. */
-#include "facts/ask.h"
-#include "base/path.h"
-#include "sys/jobs.h"
+#include "base/base.h"
+#include "facts/facts.h"
+#include "sys/sys.h"
 
 #include <signal.h>
 #include <unistd.h>

@@ -1,8 +1,8 @@
 /* Plans that depend on who calls, and where: what is to be known is read, then map/plan.c decides.
  */
-#include "facts/subid.h"
-#include "map/plan.h"
-#include "sys/map_files.h"
+#include "facts/facts.h"
+#include "map/map.h"
+#include "sys/sys.h"
 
 #include <inttypes.h>
 #include <stdio.h>

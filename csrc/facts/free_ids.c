@@ -1,7 +1,6 @@
 /* Ids that nobody has, to be granted to a user who has none: where useradd(8) would take them. */
-#include "base/lines.h"
-#include "facts/subid.h"
-#include "include/usernsctl.h"
+#include "base/base.h"
+#include "facts/facts.h"
 
 #include <errno.h>
 #include <stdlib.h>

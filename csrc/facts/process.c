@@ -1,8 +1,6 @@
 /* Facts: who we are, and which ids exist for us. */
-#include "base/caps.h"
-#include "base/error.h"
-#include "base/number.h"
-#include "sys/self.h"
+#include "base/base.h"
+#include "sys/sys.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,11 +1,7 @@
 /* Facts about what the system grants us: our name, our subordinate ranges, the helpers. */
-#include "base/error.h"
-#include "base/lines.h"
-#include "base/path.h"
-#include "facts/ask.h"
-#include "facts/subid.h"
-#include "facts/user.h"
-#include "map/kind.h"
+#include "base/base.h"
+#include "facts/facts.h"
+#include "map/map.h"
 
 #include <fcntl.h>
 #include <inttypes.h>

@@ -1,9 +1,7 @@
 /* Subordinate ranges: what /etc/subuid and /etc/subgid grant to a user (subuid(5)). */
-#include "facts/subid.h"
-#include "base/error.h"
-#include "base/lines.h"
-#include "base/notice.h"
-#include "map/kind.h"
+#include "base/base.h"
+#include "facts/facts.h"
+#include "map/map.h"
 
 #include <errno.h>
 #include <inttypes.h>

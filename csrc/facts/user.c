@@ -1,6 +1,5 @@
 /* Who a user is. */
-#include "facts/user.h"
-#include "facts/ask.h"
+#include "facts/facts.h"
 
 #include <inttypes.h>
 #include <stdio.h>

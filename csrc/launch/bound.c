@@ -1,9 +1,6 @@
 /* What comes to a place inside: by us, or by runsc later. */
-#include "base/error.h"
-#include "launch/place.h"
-#include "launch/root.h"
-#include "launch/steps.h"
-#include "launch/view.h"
+#include "base/base.h"
+#include "launch/launch.h"
 
 #include <errno.h>
 #include <fcntl.h>

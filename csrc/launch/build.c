@@ -1,9 +1,6 @@
 /* Making what a launch says, record by record. */
-#include "base/error.h"
-#include "launch/follow.h"
-#include "launch/root.h"
-#include "launch/scratch.h"
-#include "launch/steps.h"
+#include "base/base.h"
+#include "launch/launch.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,7 +1,5 @@
-#include "launch/command.h"
-#include "base/error.h"
-#include "base/path.h"
-#include "launch/view.h"
+#include "base/base.h"
+#include "launch/launch.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,7 +1,6 @@
 /* config.json, from pieces that are JSON already and what is known only at the start. */
-#include "launch/config.h"
-#include "base/error.h"
-#include "base/write.h"
+#include "base/base.h"
+#include "launch/launch.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,13 +1,7 @@
 /* The end of a launch: this process becomes the one that waits for runsc. */
-#include "base/error.h"
-#include "launch/config.h"
-#include "launch/follow.h"
-#include "launch/give_up.h"
+#include "base/base.h"
 #include "launch/launch.h"
-#include "sys/fds.h"
-#include "sys/null_device.h"
-#include "sys/self.h"
-#include "sys/stdio.h"
+#include "sys/sys.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,7 +1,6 @@
 /* The files beside the root filesystem: the bundle, state and logs of runsc, programs of ours. */
-#include "base/error.h"
-#include "launch/root.h"
-#include "launch/steps.h"
+#include "base/base.h"
+#include "launch/launch.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,8 +1,6 @@
 /* Files outside: their paths are followed once, and a link counts only if nobody else could have
  * put it there. */
-#include "launch/follow.h"
-#include "base/lines.h"
-#include "base/procfile.h"
+#include "base/base.h"
 #include "launch/launch.h"
 
 #include <endian.h>

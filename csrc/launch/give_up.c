@@ -6,9 +6,9 @@
  *   prepared namespace. Its sandbox lives in a user namespace nested in that one, where the kernel
  *   starts with a full set again (user_namespaces(7)), but over nothing outside.
  */
-#include "launch/give_up.h"
-#include "base/error.h"
-#include "sys/barrier.h"
+#include "base/base.h"
+#include "launch/launch.h"
+#include "sys/sys.h"
 
 #include <errno.h>
 #include <linux/capability.h>

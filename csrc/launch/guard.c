@@ -9,11 +9,8 @@
  * same directory. A directory that has a symbolic link on the way there is refused, too: a program
  * that may write to it could have the link lead elsewhere.
  */
-#include "base/error.h"
-#include "launch/follow.h"
+#include "base/base.h"
 #include "launch/launch.h"
-#include "launch/mounts.h"
-#include "launch/walk.h"
 
 #include <errno.h>
 #include <fcntl.h>

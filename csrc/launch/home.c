@@ -1,9 +1,6 @@
 /* Homes stay hidden, wherever they are. */
-#include "base/error.h"
-#include "launch/place.h"
-#include "launch/root.h"
-#include "launch/steps.h"
-#include "launch/view.h"
+#include "base/base.h"
+#include "launch/launch.h"
 
 #include <errno.h>
 #include <string.h>

@@ -1,7 +1,6 @@
 /* JSON strings (RFC 8259): what is not UTF-8 has no place in them. */
-#include "launch/json.h"
-#include "base/number.h"
-#include "base/utf8.h"
+#include "base/base.h"
+#include "launch/launch.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,8 +1,6 @@
 /* Whether what is shown is, lies in or has below it a file system that is the kernel's face. */
-#include "launch/kernel_files.h"
-#include "base/error.h"
-#include "launch/mounts.h"
-#include "launch/walk.h"
+#include "base/base.h"
+#include "launch/launch.h"
 
 #include <string.h>
 #include <sys/stat.h>

@@ -1,6 +1,6 @@
 /* What all parts of a launch that is performed have in common. */
 #include "launch/launch.h"
-#include "base/error.h"
+#include "base/base.h"
 
 #include <errno.h>
 #include <stdarg.h>

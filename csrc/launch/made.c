@@ -1,9 +1,5 @@
 /* What is made in a root filesystem. */
-#include "launch/follow.h"
-#include "launch/place.h"
-#include "launch/root.h"
-#include "launch/steps.h"
-#include "launch/view.h"
+#include "launch/launch.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,5 +1,5 @@
 /* Marks in words. */
-#include "launch/marks.h"
+#include "launch/verbs.h"
 
 #include <inttypes.h>
 #include <stdio.h>

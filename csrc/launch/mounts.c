@@ -1,5 +1,4 @@
 /* What is mounted where, by /proc/self/mountinfo. */
-#include "launch/mounts.h"
 #include "launch/launch.h"
 
 #include <errno.h>

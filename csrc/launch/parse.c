@@ -5,7 +5,7 @@
  * Then records: a verb and its arguments, as many as the verb has, in the order of enum un_part.
  * The last is "end". All is checked before anything is done.
  */
-#include "base/error.h"
+#include "base/base.h"
 #include "launch/launch.h"
 
 #include <stdlib.h>

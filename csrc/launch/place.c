@@ -1,8 +1,6 @@
 /* Making room inside for what is to be shown there. */
-#include "launch/place.h"
-#include "base/error.h"
-#include "launch/root.h"
-#include "launch/view.h"
+#include "base/base.h"
+#include "launch/launch.h"
 
 #include <errno.h>
 #include <limits.h>

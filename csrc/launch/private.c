@@ -1,7 +1,5 @@
 /* Members of some groups may read more than the programs inside should. */
-#include "launch/private.h"
-#include "launch/root.h"
-#include "launch/snapshot.h"
+#include "launch/launch.h"
 
 #include <errno.h>
 #include <fcntl.h>

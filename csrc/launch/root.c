@@ -1,6 +1,6 @@
 /* The root filesystem of a sandbox: how files of the machine come into it. */
-#include "launch/root.h"
-#include "base/error.h"
+#include "base/base.h"
+#include "launch/launch.h"
 
 #include <errno.h>
 #include <fcntl.h>

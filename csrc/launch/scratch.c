@@ -5,9 +5,8 @@
  * what is mounted on the place itself is unbindable (mount_namespaces(7)). Since nothing on that
  * mount could be bound anywhere, the tmpfs to be used is one below it.
  */
-#include "launch/scratch.h"
-#include "base/error.h"
-#include "launch/follow.h"
+#include "base/base.h"
+#include "launch/launch.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,11 +1,6 @@
 /* What of this machine, or of another root filesystem, a sandbox sees. */
-#include "base/error.h"
-#include "launch/follow.h"
-#include "launch/private.h"
-#include "launch/root.h"
-#include "launch/snapshot.h"
-#include "launch/steps.h"
-#include "launch/view.h"
+#include "base/base.h"
+#include "launch/launch.h"
 
 #include <errno.h>
 #include <limits.h>

@@ -5,8 +5,7 @@
  * replaced later: a new /etc/shadow is a new file, which nothing has hidden. So a directory with
  * private files is shown as a copy of what every user may read.
  */
-#include "launch/snapshot.h"
-#include "launch/root.h"
+#include "launch/launch.h"
 
 #include <errno.h>
 #include <fcntl.h>

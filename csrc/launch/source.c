@@ -1,10 +1,8 @@
 /* What must be so before a launch is performed, and the files of the machine that it uses: opened
  * before the namespaces are entered. */
-#include "base/error.h"
-#include "launch/follow.h"
-#include "launch/kernel_files.h"
+#include "base/base.h"
 #include "launch/launch.h"
-#include "sys/filter.h"
+#include "sys/sys.h"
 
 #include <errno.h>
 #include <fcntl.h>

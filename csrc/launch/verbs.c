@@ -1,8 +1,6 @@
 /* Which records there are, and what their arguments may be. */
 #include "launch/verbs.h"
-#include "base/number.h"
-#include "base/utf8.h"
-#include "launch/marks.h"
+#include "base/base.h"
 
 #include <limits.h>
 #include <string.h>

@@ -4,6 +4,8 @@
 
 #include "include/usernsctl.h"
 
+/* ---- verbs.c: the records that a launch is made of ------------------------------------------- */
+
 /* By name, in the order of strcmp(3). */
 enum un_verb {
     UN_VERB_ARG,
@@ -83,7 +85,7 @@ enum un_part {
 enum un_argument {
     UN_ARG_TEXT = 1,
     UN_ARG_JSON,        /* UTF-8: a piece of a config.json */
-    UN_ARG_MARKED,      /* text in which an @ begins a mark: see marks.h */
+    UN_ARG_MARKED,      /* text in which an @ begins a mark: see marks.c */
     UN_ARG_NAME,        /* one name of a directory */
     UN_ARG_SCRATCH,     /* a path relative to scratch, without . and .., with marks */
     UN_ARG_PATH,        /* an absolute path, of the machine or inside */
@@ -123,5 +125,22 @@ const char *un_argument_fault(int argument, const char *word, size_t sources, si
 /* The number that a word is: one without a fault. */
 uint64_t un_argument_number(const char *word);
 unsigned un_argument_mode(const char *word);
+
+/* ---- marks.c: what a word of a launch leaves to the moment ----------------------------------- */
+
+/* What the marks stand for: @s, @i and @t; @@ is one @. */
+struct un_marks {
+    char scratch[UN_PATH_MAX]; /* the path of the directory with all that is made */
+    char id[17];               /* random: of this performance alone */
+    char stamp[48];            /* the time of it, YYYYmmdd-HHMMSS.micros, UTC */
+};
+
+/* Draws the id and the stamp. -1 with errno. */
+int un_marks_draw(struct un_marks *marks);
+/* Whether each @ of a word begins a mark: @@, or one whose letter is in `known`. */
+bool un_marks_valid(const char *word, const char *known);
+/* The length of a valid word with its marks replaced; the text itself goes to `to`, ended by NUL,
+ * unless that is NULL. */
+size_t un_marks_expand(const struct un_marks *marks, const char *word, char *to);
 
 #endif

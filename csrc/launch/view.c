@@ -1,5 +1,5 @@
 /* Paths as the command will see them, followed before it runs. */
-#include "launch/view.h"
+#include "launch/launch.h"
 
 #include <errno.h>
 #include <stdio.h>

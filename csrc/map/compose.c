@@ -1,6 +1,5 @@
-#include "map/compose.h"
-#include "base/error.h"
-#include "map/kind.h"
+#include "base/base.h"
+#include "map/map.h"
 
 #include <inttypes.h>
 

@@ -1,6 +1,5 @@
 /* Extents and maps: reading, checking and writing them. */
-#include "base/error.h"
-#include "base/number.h"
+#include "base/base.h"
 
 #include <inttypes.h>
 #include <string.h>

@@ -1,4 +1,4 @@
-#include "map/kind.h"
+#include "map/map.h"
 
 #include <linux/capability.h>
 

@@ -1,8 +1,6 @@
 /* Planning: what is mapped, and who writes it. Pure functions of a request and of facts. */
-#include "map/plan.h"
-#include "base/error.h"
-#include "map/compose.h"
-#include "map/kind.h"
+#include "base/base.h"
+#include "map/map.h"
 
 #include <inttypes.h>
 #include <linux/capability.h>

@@ -4,10 +4,9 @@
  * They get the target's pid, the only way to name the target that every release of shadow knows.
  * The kernel gives the pid to nobody else meanwhile: the target is our child, and not reaped yet.
  */
-#include "base/error.h"
-#include "base/procfile.h"
-#include "explain/diagnose.h"
-#include "sys/jobs.h"
+#include "base/base.h"
+#include "explain/explain.h"
+#include "sys/sys.h"
 
 #include <errno.h>
 #include <fcntl.h>

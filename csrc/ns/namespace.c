@@ -1,11 +1,7 @@
 /* Making, keeping and entering namespaces. */
-#include "base/error.h"
-#include "ns/start_child.h"
-#include "sys/filter.h"
-#include "sys/map_files.h"
-#include "sys/namespaces.h"
-#include "sys/process.h"
-#include "sys/self.h"
+#include "base/base.h"
+#include "ns/ns.h"
+#include "sys/sys.h"
 
 #include <errno.h>
 #include <poll.h>

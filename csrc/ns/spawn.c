@@ -2,13 +2,10 @@
  * Starting a command in a child: by the child program where it is to run somewhere else, or as
  * somebody else (start_child.c, child/enter.c), else at once (sys/bare_command.c).
  */
-#include "base/error.h"
-#include "explain/cgroup.h"
-#include "ns/start_child.h"
-#include "sys/bare_command.h"
-#include "sys/clone.h"
-#include "sys/map_files.h"
-#include "sys/process.h"
+#include "base/base.h"
+#include "explain/explain.h"
+#include "ns/ns.h"
+#include "sys/sys.h"
 
 #include <errno.h>
 #include <sched.h>

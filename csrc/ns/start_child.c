@@ -11,13 +11,10 @@
  * thread forks just now. That is why the child makes the pair, in its own table of descriptors, and
  * sends us our end.
  */
-#include "ns/start_child.h"
-#include "base/clock.h"
-#include "base/error.h"
-#include "explain/cgroup.h"
-#include "sys/clone.h"
-#include "sys/fds.h"
-#include "sys/process.h"
+#include "base/base.h"
+#include "explain/explain.h"
+#include "ns/ns.h"
+#include "sys/sys.h"
 
 #include <errno.h>
 #include <fcntl.h>

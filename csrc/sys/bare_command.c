@@ -2,11 +2,8 @@
  * The child shares our memory until it executes something, so that the price does not grow with the
  * heap, and until then it makes system calls and little else: no allocation, no stdio, no locks.
  */
-#include "sys/bare_command.h"
-#include "base/error.h"
-#include "sys/clone.h"
-#include "sys/fds.h"
-#include "sys/process.h"
+#include "base/base.h"
+#include "sys/sys.h"
 
 #include <sched.h>
 #include <signal.h>

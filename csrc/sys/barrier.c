@@ -9,7 +9,7 @@
  * would print where the command's output goes. Nobody is deceived about a barrier itself. That is
  * still asked of the kernel, which refuses it to who has not registered.
  */
-#include "sys/barrier.h"
+#include "sys/sys.h"
 
 #include <linux/audit.h>
 #include <linux/filter.h>

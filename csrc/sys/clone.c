@@ -1,4 +1,4 @@
-#include "sys/clone.h"
+#include "sys/sys.h"
 
 #include <errno.h>
 #include <sched.h>

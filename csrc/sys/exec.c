@@ -1,6 +1,5 @@
 /* Replacing this program by a command. */
-#include "base/error.h"
-#include "base/path.h"
+#include "base/base.h"
 
 #include <errno.h>
 #include <unistd.h>

@@ -1,7 +1,6 @@
 /* Which descriptors the command gets. */
-#include "sys/fds.h"
-#include "base/error.h"
-#include "base/number.h"
+#include "base/base.h"
+#include "sys/sys.h"
 
 #include <dirent.h>
 #include <fcntl.h>

@@ -1,5 +1,5 @@
-#include "sys/filter.h"
-#include "base/error.h"
+#include "base/base.h"
+#include "sys/sys.h"
 
 #include <errno.h>
 #include <linux/seccomp.h>

@@ -1,11 +1,5 @@
-#include "sys/jobs.h"
-#include "base/clock.h"
-#include "base/error.h"
-#include "base/path.h"
-#include "sys/bare_command.h"
-#include "sys/clone.h"
-#include "sys/process.h"
-#include "sys/sigchld.h"
+#include "base/base.h"
+#include "sys/sys.h"
 
 #include <errno.h>
 #include <fcntl.h>

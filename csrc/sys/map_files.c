@@ -1,6 +1,6 @@
 /* setgroups, uid_map and gid_map of a process: written, read, and read back. */
-#include "sys/map_files.h"
-#include "base/error.h"
+#include "base/base.h"
+#include "sys/sys.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -6,7 +6,7 @@
  * they may write to, has one of each: open_tree(2) and move_mount(2), Linux 5.2, and
  * mount_setattr(2), Linux 5.12.
  */
-#include "base/error.h"
+#include "base/base.h"
 
 #include <errno.h>
 #include <fcntl.h>

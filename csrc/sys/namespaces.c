@@ -1,8 +1,6 @@
 /* The kinds of namespaces, and going into them. */
-#include "sys/namespaces.h"
-#include "base/error.h"
-#include "sys/filter.h"
-#include "sys/self.h"
+#include "base/base.h"
+#include "sys/sys.h"
 
 #include <sched.h>
 #include <unistd.h>

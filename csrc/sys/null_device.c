@@ -1,4 +1,4 @@
-#include "sys/null_device.h"
+#include "sys/sys.h"
 
 #include <errno.h>
 #include <fcntl.h>

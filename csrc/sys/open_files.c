@@ -1,4 +1,4 @@
-#include "sys/open_files.h"
+#include "sys/sys.h"
 
 #include <sys/resource.h>
 

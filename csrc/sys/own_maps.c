@@ -1,8 +1,6 @@
 /* Writing setgroups, uid_map and gid_map of this process itself. */
-#include "sys/own_maps.h"
-#include "base/error.h"
-#include "sys/fds.h"
-#include "sys/self.h"
+#include "base/base.h"
+#include "sys/sys.h"
 
 #include <errno.h>
 #include <fcntl.h>

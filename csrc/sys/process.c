@@ -1,4 +1,4 @@
-#include "sys/process.h"
+#include "sys/sys.h"
 
 #include <errno.h>
 #include <poll.h>

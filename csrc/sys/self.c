@@ -1,5 +1,5 @@
-#include "sys/self.h"
-#include "base/error.h"
+#include "base/base.h"
+#include "sys/sys.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,10 +1,6 @@
 /* What is done once inside the namespaces, before the command. */
-#include "sys/setup.h"
-#include "base/caps.h"
-#include "base/error.h"
-#include "sys/barrier.h"
-#include "sys/self.h"
-#include "sys/stdio.h"
+#include "base/base.h"
+#include "sys/sys.h"
 
 #include <errno.h>
 #include <poll.h>

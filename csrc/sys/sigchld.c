@@ -1,7 +1,5 @@
-#include "sys/sigchld.h"
-#include "base/error.h"
-#include "sys/clone.h"
-#include "sys/process.h"
+#include "base/base.h"
+#include "sys/sys.h"
 
 #include <sched.h>
 #include <unistd.h>

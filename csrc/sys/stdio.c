@@ -1,5 +1,5 @@
 /* Standard input, output and error that nobody else shares the flags of. */
-#include "sys/stdio.h"
+#include "sys/sys.h"
 
 #include <asm/termbits.h>
 #include <fcntl.h>

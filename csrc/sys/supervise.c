@@ -1,10 +1,5 @@
-#include "sys/supervise.h"
-#include "base/error.h"
-#include "sys/clone.h"
-#include "sys/process.h"
-#include "sys/self.h"
-#include "sys/setup.h"
-#include "sys/sigchld.h"
+#include "base/base.h"
+#include "sys/sys.h"
 
 #include <errno.h>
 #include <fcntl.h>

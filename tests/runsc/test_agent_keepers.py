@@ -16,7 +16,7 @@ from tally import Tally
 import usernsctl as un
 
 PATIENCE = 20
-# The agent, one that listens, and those that wait for its place (csrc/programs/agent/idle.h).
+# The agent, one that listens, and those that wait for its place (csrc/programs/agent/agent.h).
 AT_REST = 2 + 3
 PYTHON = ["/usr/bin/python3", "-c"]
 

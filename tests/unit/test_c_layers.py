@@ -49,7 +49,7 @@ def test_what_is_right_is_accepted(tmp_path: Path) -> None:
 def test_an_upward_call_is_found_without_an_include(tmp_path: Path) -> None:
     planted = "int un_act(void);\nint un_bad(void) { return un_act(); }\n"
     assert check_with(tmp_path, sys__bad_c=planted) == [
-        "sys/bad uses un_act, of ns/, which is not below sys/"
+        "sys/bad.c uses un_act, of ns/, which is not below sys/"
     ]
 
 
@@ -58,7 +58,7 @@ def test_an_upward_include_is_found_without_a_call(tmp_path: Path) -> None:
     (tmp_path / "ns" / "act.h").write_text("#define LIMIT 3\n")
     planted = '#include "ns/act.h"\nint un_bad(void) { return LIMIT; }\n'
     assert check_with(tmp_path, sys__bad_c=planted) == [
-        "sys/bad includes ns/act.h, of ns/, which is not below sys/"
+        "sys/bad.c includes ns/act.h, of ns/, which is not below sys/"
     ]
 
 
@@ -68,7 +68,7 @@ def test_upward_use_of_data_is_found(tmp_path: Path) -> None:
         ns__table_c="int un_table = 3;\n",
         sys__bad_c="extern int un_table;\nint un_bad(void) { return un_table; }\n",
     )
-    assert found == ["sys/bad uses un_table, of ns/, which is not below sys/"]
+    assert found == ["sys/bad.c uses un_table, of ns/, which is not below sys/"]
 
 
 def test_a_circle_in_a_directory_is_found(tmp_path: Path) -> None:
@@ -79,8 +79,8 @@ def test_a_circle_in_a_directory_is_found(tmp_path: Path) -> None:
     )
     (line,) = found
     assert line.startswith("a circle: ")
-    assert "sys/a uses un_b (sys/b)" in line
-    assert "sys/b uses un_a (sys/a)" in line
+    assert "sys/a.c uses un_b (sys/b.c)" in line
+    assert "sys/b.c uses un_a (sys/a.c)" in line
 
 
 def test_a_program_that_uses_another_program_is_found(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_a_program_that_uses_another_program_is_found(tmp_path: Path) -> None:
         programs__watch__main_c="int words(void);\nint main(void) { return words(); }\n",
     )
     assert found == [
-        "programs/watch/main uses words, of programs/exec/, which is not below programs/watch/"
+        "programs/watch/main.c uses words, of programs/exec/, which is not below programs/watch/"
     ]
 
 
@@ -100,7 +100,7 @@ def test_a_core_that_uses_a_program_is_found(tmp_path: Path) -> None:
         programs__shared__words_c="int words(void) { return 1; }\n",
         ns__bad_c="int words(void);\nint un_bad(void) { return words(); }\n",
     )
-    assert found == ["ns/bad uses words, of programs/shared/, which is not below ns/"]
+    assert found == ["ns/bad.c uses words, of programs/shared/, which is not below ns/"]
 
 
 @pytest.mark.parametrize("call", ["getpid", "open", "getenv", "malloc"])

@@ -1,4 +1,4 @@
-#include "programs/agent/block.h"
+#include "programs/agent/agent.h"
 
 #include <stdint.h>
 #include <sys/mman.h>

@@ -1,4 +1,4 @@
-#include "programs/agent/caps.h"
+#include "programs/agent/agent.h"
 
 #include <linux/capability.h>
 #include <sys/prctl.h>

@@ -1,4 +1,4 @@
-#include "programs/agent/entries.h"
+#include "programs/agent/agent.h"
 
 #include <fcntl.h>
 #include <stdint.h>

@@ -3,7 +3,7 @@
  * agent looks again whenever one of its keepers ends, and listens where nobody does; that two do
  * for a moment is no harm, since a message is received by one.
  */
-#include "programs/agent/idle.h"
+#include "programs/agent/agent.h"
 
 #include <signal.h>
 

@@ -1,11 +1,5 @@
-#include "programs/agent/keeper.h"
-#include "programs/agent/idle.h"
-#include "programs/agent/message.h"
-#include "programs/agent/start.h"
-#include "programs/agent/terminal.h"
-#include "programs/agent/tree.h"
-#include "programs/agent/words.h"
-#include "sys/fds.h"
+#include "programs/agent/agent.h"
+#include "sys/sys.h"
 
 #include <errno.h>
 #include <poll.h>

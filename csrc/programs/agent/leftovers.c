@@ -1,5 +1,4 @@
-#include "programs/agent/leftovers.h"
-#include "programs/agent/entries.h"
+#include "programs/agent/agent.h"
 
 #include <errno.h>
 #include <fcntl.h>

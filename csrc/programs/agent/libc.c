@@ -3,9 +3,8 @@
  * root filesystem, and the processes that it starts share its memory until they execute a command,
  * so that no libc would stand that.
  */
-#include "programs/agent/libc.h"
 #include "base/freestanding.h"
-#include "programs/agent/block.h"
+#include "programs/agent/agent.h"
 
 #include <errno.h>
 #include <fcntl.h>

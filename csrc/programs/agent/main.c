@@ -5,10 +5,8 @@
  * It is the sandbox's first process, or is started beside that one. It needs no libc, so it runs in
  * any root filesystem.
  */
-#include "programs/agent/leftovers.h"
-#include "programs/agent/libc.h"
-#include "programs/agent/serve.h"
-#include "programs/shared/proof.h"
+#include "programs/agent/agent.h"
+#include "programs/shared/shared.h"
 
 #include <sched.h>
 #include <stdbool.h>

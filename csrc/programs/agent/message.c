@@ -1,6 +1,6 @@
 /* The message of a command: everything that is read of it is looked at here, and nothing else is
  * done. */
-#include "programs/agent/message.h"
+#include "programs/agent/agent.h"
 
 #include <errno.h>
 #include <string.h>

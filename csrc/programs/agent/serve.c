@@ -1,9 +1,5 @@
-#include "programs/agent/serve.h"
-#include "programs/agent/block.h"
-#include "programs/agent/idle.h"
-#include "programs/agent/keeper.h"
-#include "programs/agent/tree.h"
-#include "sys/clone.h"
+#include "programs/agent/agent.h"
+#include "sys/sys.h"
 
 #include <errno.h>
 #include <linux/close_range.h>

@@ -1,7 +1,6 @@
-#include "programs/agent/start.h"
-#include "base/error.h"
-#include "sys/clone.h"
-#include "sys/fds.h"
+#include "base/base.h"
+#include "programs/agent/agent.h"
+#include "sys/sys.h"
 
 #include <errno.h>
 #include <fcntl.h>

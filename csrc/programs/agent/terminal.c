@@ -1,5 +1,5 @@
-#include "programs/agent/terminal.h"
-#include "base/number.h"
+#include "base/base.h"
+#include "programs/agent/agent.h"
 
 #include <asm/termbits.h>
 #include <errno.h>

@@ -5,9 +5,8 @@
  * repeated until there are none. Who makes processes faster than they are found (a fork bomb has
  * most of the processor) is found while everything in the sandbox stands still for a moment.
  */
-#include "programs/agent/tree.h"
-#include "base/number.h"
-#include "programs/agent/entries.h"
+#include "base/base.h"
+#include "programs/agent/agent.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,5 +1,5 @@
-#include "programs/agent/wire.h"
-#include "sys/fds.h"
+#include "programs/agent/agent.h"
+#include "sys/sys.h"
 
 #include <errno.h>
 #include <poll.h>

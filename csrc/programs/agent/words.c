@@ -1,4 +1,4 @@
-#include "programs/agent/words.h"
+#include "programs/agent/agent.h"
 
 #include <errno.h>
 #include <string.h>

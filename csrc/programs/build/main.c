@@ -12,8 +12,8 @@
  *
  * Without arguments it only keeps its namespaces until it is killed, or standard input ends.
  */
-#include "base/number.h"
-#include "sys/message.h"
+#include "base/base.h"
+#include "sys/sys.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,6 +1,6 @@
 /* usernsctl-child: enters namespaces in place of a caller, and becomes a command; see
  * child/enter.c. */
-#include "child/enter.h"
+#include "child/child.h"
 
 int main(int argc, char **argv, char **environment)
 {

@@ -10,8 +10,8 @@
  * CREATOR is a pidfd: a fork of that process may hold CONNECTION open. LOCK is a descriptor of
  * DIRECTORY with a lock on it (flock(2)), which tells others that it is in use until we end.
  */
-#include "programs/shared/sandbox_command.h"
-#include "sys/process.h"
+#include "programs/shared/shared.h"
+#include "sys/sys.h"
 
 #include <errno.h>
 #include <ftw.h>

@@ -14,11 +14,8 @@
  *
  * What in-gvisor lets a command have is said by its options alone.
  */
-#include "base/error.h"
-#include "base/path.h"
-#include "base/printable.h"
-#include "base/write.h"
-#include "programs/shared/early_signals.h"
+#include "base/base.h"
+#include "programs/shared/shared.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,5 +1,4 @@
-#include "programs/exec/enter.h"
-#include "programs/exec/identity.h"
+#include "programs/exec/exec.h"
 
 #include <stdio.h>
 #include <sys/auxv.h>

@@ -1,7 +1,7 @@
 /* The environment of a command in a launch: what the launch sets, and what it takes of the
  * caller's. */
-#include "programs/exec/environment.h"
-#include "base/error.h"
+#include "base/base.h"
+#include "programs/exec/exec.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,5 +1,5 @@
 /* The text of usernsctl-exec --help. */
-#include "programs/exec/options.h"
+#include "programs/exec/exec.h"
 
 const char un_options_help[] =
     "Usage: usernsctl-exec [OPTIONS] [--] COMMAND [ARGUMENT...]\n"

@@ -1,8 +1,6 @@
-#include "programs/exec/hold.h"
-#include "base/error.h"
-#include "sys/message.h"
-#include "sys/namespaces.h"
-#include "sys/self.h"
+#include "base/base.h"
+#include "programs/exec/exec.h"
+#include "sys/sys.h"
 
 #include <errno.h>
 #include <fcntl.h>

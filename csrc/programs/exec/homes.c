@@ -1,6 +1,6 @@
-#include "programs/exec/homes.h"
-#include "base/path.h"
-#include "facts/user.h"
+#include "base/base.h"
+#include "facts/facts.h"
+#include "programs/exec/exec.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,4 +1,4 @@
-#include "programs/exec/identity.h"
+#include "programs/exec/exec.h"
 
 /* Whether we are who we are to become, since our own id is mapped. */
 static bool stays(const struct un_plan *plan, const struct un_facts *facts, int kind)

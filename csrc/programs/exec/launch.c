@@ -4,16 +4,10 @@
  * All that is decided beforehand is in the file. What is of the moment are the command, its
  * environment, its directory, the name of the host, and the ids that the caller may have.
  */
-#include "programs/exec/launch.h"
-#include "base/error.h"
-#include "programs/exec/enter.h"
-#include "programs/exec/launch_file.h"
-#include "programs/exec/moment.h"
-#include "programs/exec/options.h"
-#include "programs/exec/state.h"
-#include "programs/shared/early_signals.h"
-#include "programs/shared/report.h"
-#include "sys/null_device.h"
+#include "base/base.h"
+#include "programs/exec/exec.h"
+#include "programs/shared/shared.h"
+#include "sys/sys.h"
 
 #include <fcntl.h>
 #include <signal.h>

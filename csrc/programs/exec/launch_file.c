@@ -1,10 +1,8 @@
 /* A launch decides what of this machine a sandbox sees: who can write it decides that. */
-#include "programs/exec/launch_file.h"
-#include "base/error.h"
-#include "launch/follow.h"
+#include "base/base.h"
 #include "launch/launch.h"
-#include "launch/walk.h"
-#include "sys/self.h"
+#include "programs/exec/exec.h"
+#include "sys/sys.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -3,15 +3,11 @@
  *
  * No process is left waiting unless --fork asks for it, so PID 1 of a container stays PID 1.
  */
-#include "base/error.h"
-#include "child/enter.h"
-#include "programs/exec/enter.h"
-#include "programs/exec/hold.h"
-#include "programs/exec/launch.h"
-#include "programs/exec/options.h"
-#include "programs/shared/report.h"
-#include "sys/process.h"
-#include "sys/supervise.h"
+#include "base/base.h"
+#include "child/child.h"
+#include "programs/exec/exec.h"
+#include "programs/shared/shared.h"
+#include "sys/sys.h"
 
 #include <sched.h>
 #include <stdio.h>

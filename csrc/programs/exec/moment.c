@@ -1,7 +1,6 @@
-#include "programs/exec/moment.h"
-#include "base/error.h"
-#include "launch/command.h"
-#include "programs/exec/environment.h"
+#include "base/base.h"
+#include "launch/launch.h"
+#include "programs/exec/exec.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,8 +1,7 @@
 /* Reading the command line of usernsctl-exec: names and meanings are unshare(1)'s where it has
  * them. */
-#include "programs/exec/options.h"
-#include "base/error.h"
-#include "base/number.h"
+#include "base/base.h"
+#include "programs/exec/exec.h"
 
 #include <getopt.h>
 #include <limits.h>

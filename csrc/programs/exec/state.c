@@ -1,8 +1,6 @@
-#include "programs/exec/state.h"
-#include "base/path.h"
-#include "facts/user.h"
-#include "programs/exec/environment.h"
-#include "programs/exec/homes.h"
+#include "base/base.h"
+#include "facts/facts.h"
+#include "programs/exec/exec.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -10,8 +10,8 @@
  * would come with the end of the mere thread that started us. READY is a descriptor that gets one
  * byte once the sandbox runs.
  */
-#include "programs/shared/sandbox_command.h"
-#include "sys/process.h"
+#include "programs/shared/shared.h"
+#include "sys/sys.h"
 
 #include <errno.h>
 #include <poll.h>

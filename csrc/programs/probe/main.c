@@ -1,6 +1,6 @@
 /*
  * usernsctl-probe [--within MS] STEP [PATH...]: tries one step, undoes it by ending, and says how
- * it went. usernsctl-probe --within MS -- COMMAND...: the same for a command (within.h).
+ * it went. usernsctl-probe --within MS -- COMMAND...: the same for a command (within.c).
  *
  * Exit status 0: the step works; what is worth knowing is on standard output, a line each. 1: it
  * does not, and standard output has one line with errno, the step of the core, the cause that the
@@ -8,15 +8,10 @@
  * output to tell it on. With --within, a NUL and the exit status come last on standard output, for
  * a caller that ignores SIGCHLD, whom no exit status is told.
  */
-#include "base/caps.h"
-#include "base/error.h"
-#include "base/number.h"
-#include "base/procfile.h"
-#include "child/enter.h"
-#include "programs/probe/within.h"
-#include "sys/process.h"
-#include "sys/setup.h"
-#include "sys/sigchld.h"
+#include "base/base.h"
+#include "child/child.h"
+#include "programs/probe/probe.h"
+#include "sys/sys.h"
 
 #include <errno.h>
 #include <fcntl.h>

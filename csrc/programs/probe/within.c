@@ -1,7 +1,6 @@
-#include "programs/probe/within.h"
-#include "base/clock.h"
-#include "base/procfile.h"
-#include "sys/process.h"
+#include "base/base.h"
+#include "programs/probe/probe.h"
+#include "sys/sys.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,4 +1,4 @@
-#include "programs/shared/early_signals.h"
+#include "programs/shared/shared.h"
 
 #include <signal.h>
 #include <stddef.h>

@@ -1,7 +1,7 @@
-#include "programs/shared/proof.h"
+#include "base/base.h"
+#include "programs/shared/shared.h"
 #define UN_NO_ENTRY /* that is the program's */
 #include "base/freestanding.h"
-#include "base/text.h"
 
 #include <linux/utsname.h>
 

@@ -1,5 +1,5 @@
-#include "programs/shared/report.h"
-#include "base/printable.h"
+#include "base/base.h"
+#include "programs/shared/shared.h"
 
 #include <stdio.h>
 

@@ -1,9 +1,6 @@
-#include "programs/shared/sandbox_command.h"
-#include "base/number.h"
-#include "sys/fds.h"
-#include "sys/null_device.h"
-#include "sys/open_files.h"
-#include "sys/sigchld.h"
+#include "base/base.h"
+#include "programs/shared/shared.h"
+#include "sys/sys.h"
 
 #include <fcntl.h>
 #include <limits.h>

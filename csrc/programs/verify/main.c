@@ -6,10 +6,9 @@
  * so that neither a mounted /proc nor a file can lie to it. Without a libc it is also two pages
  * long; each page that gVisor has to bring in delays the payload.
  */
+#include "base/base.h"
 #include "base/freestanding.h"
-#include "base/path.h"
-#include "base/text.h"
-#include "programs/shared/proof.h"
+#include "programs/shared/shared.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,7 +1,7 @@
-#include "programs/watch/explain.h"
-#include "base/printable.h"
-#include "explain/runsc_files.h"
-#include "programs/shared/report.h"
+#include "explain/explain.h"
+#include "base/base.h"
+#include "programs/shared/shared.h"
+#include "programs/watch/watch.h"
 
 #include <fcntl.h>
 #include <stdio.h>

@@ -3,7 +3,7 @@
  *
  * Runs COMMAND, which is a runsc, in a child, passes signals on to it, and ends with its exit
  * status. That is the command's if runsc's own log says that it came to its end. Otherwise runsc
- * has failed, whatever its status, and the four files tell why (explain.h).
+ * has failed, whatever its status, and the four files tell why (explain.c).
  *
  * With KILL, a signal is passed on by running KILL with its number as one more argument: `runsc
  * run` itself would end at a signal, and what it runs could not catch it.
@@ -14,16 +14,11 @@
  * PROGRAM is what is executed for KILL and COMMAND, whatever their first words are: it may lead to
  * a descriptor that we were given, which none of them inherits.
  */
-#include "explain/limits.h"
-#include "explain/runsc_files.h"
+#include "explain/explain.h"
 #include "launch/launch.h"
-#include "programs/shared/report.h"
-#include "programs/watch/explain.h"
-#include "sys/fds.h"
-#include "sys/open_files.h"
-#include "sys/process.h"
-#include "sys/setup.h"
-#include "sys/supervise.h"
+#include "programs/shared/shared.h"
+#include "programs/watch/watch.h"
+#include "sys/sys.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -11,7 +11,7 @@ from usernsctl.maps import Extent
 
 Engine = Literal["docker", "podman", "kubernetes", "gvisor", "other"]
 
-#: Where programs are when PATH does not say: as csrc/base/path.h has it.
+#: Where programs are when PATH does not say: as csrc/base/base.h has it.
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
 
 #: Bit numbers in sets of capabilities (linux/capability.h).

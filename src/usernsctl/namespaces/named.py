@@ -35,7 +35,7 @@ from usernsctl.maps import Extent, IdMap, parse_map
 
 STEP = "name"
 
-_HOLDER_NAME = "usernsctl-hold"  # UN_HOLDER_NAME in csrc/programs/exec/hold.h
+_HOLDER_NAME = "usernsctl-hold"  # UN_HOLDER_NAME in csrc/programs/exec/exec.h
 # Before it has that one: of the program.
 _STARTING_NAME = "usernsctl-exec"
 _OPEN_SECONDS = 2

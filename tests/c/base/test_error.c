@@ -1,5 +1,5 @@
 /* Errors: recorded whole, told in one line, and turned into the exit status of a shell. */
-#include "base/error.h"
+#include "base/base.h"
 #include "check.h"
 
 #include <errno.h>

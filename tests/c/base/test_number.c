@@ -1,5 +1,5 @@
 /* Decimal numbers: digits and nothing else, and no more than is allowed. */
-#include "base/number.h"
+#include "base/base.h"
 #include "check.h"
 
 static void check_read(const char *text, uint64_t most, uint64_t want, const char *rest)

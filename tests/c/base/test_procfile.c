@@ -1,5 +1,5 @@
 /* Our place in the hierarchies of control groups, and labels and mounts, as /proc tells them. */
-#include "base/procfile.h"
+#include "base/base.h"
 #include "check.h"
 
 #include <sys/stat.h>

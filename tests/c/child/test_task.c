@@ -1,6 +1,6 @@
 /* What the child program is asked: as words, and read back from them. */
 #include "check.h"
-#include "child/task.h"
+#include "child/child.h"
 
 #include <sched.h>
 

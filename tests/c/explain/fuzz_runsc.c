@@ -1,10 +1,8 @@
 /* Whatever runsc has written, and whatever a config.json says, explaining it stays within bounds,
  * and prints nothing that speaks to a terminal. libFuzzer calls this with bytes of its own making:
  * a config.json up to the first NUL or line end, then messages. */
-#include "base/printable.h"
-#include "explain/match.h"
-#include "explain/messages.h"
-#include "include/usernsctl.h"
+#include "base/base.h"
+#include "explain/explain.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,8 +1,7 @@
 /* Which cause EPERM of unshare(2) has, by what /proc says: here, files in a directory. */
 #include "check.h"
+#include "explain/explain.h"
 #include "needs.h"
-
-#include "explain/diagnose.h"
 
 #include <stdio.h>
 #include <stdlib.h>

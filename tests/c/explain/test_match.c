@@ -1,7 +1,6 @@
 /* Sequences, and the texts that they are in. */
 #include "check.h"
-
-#include "explain/match.h"
+#include "explain/explain.h"
 
 static void characters_stand_for_themselves(void)
 {

@@ -1,7 +1,6 @@
 /* Messages in JSON. */
 #include "check.h"
-
-#include "explain/messages.h"
+#include "explain/explain.h"
 
 /* The messages of a text, with bars between them. */
 static const char *read_from(const char *json, size_t size)

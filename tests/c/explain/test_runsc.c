@@ -1,9 +1,7 @@
 /* Why runsc failed, by its own words. */
+#include "base/base.h"
 #include "check.h"
-
-#include "base/printable.h"
-#include "explain/known.h"
-#include "explain/own_words.h"
+#include "explain/explain.h"
 
 static struct un_runsc_failure explained(const char *told, const char *limit, const char *config)
 {

@@ -1,9 +1,8 @@
 /* What runsc's own log says of the end of the command. */
 #include "check.h"
+#include "explain/explain.h"
 
 #include <unistd.h>
-
-#include "explain/runsc_files.h"
 
 #include <sys/wait.h>
 

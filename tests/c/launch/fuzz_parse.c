@@ -1,7 +1,7 @@
 /* Whatever bytes a launch has, reading it and putting its config.json together stays within bounds.
  * libFuzzer calls this with bytes of its own making; a line stands for a word, so that the seeds
  * can be read. */
-#include "launch/config.h"
+#include "launch/launch.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,10 +1,9 @@
 /* Making the root filesystem and the files of a sandbox. */
 #include "forked.h"
 #include "inside.h"
+#include "launch/launch.h"
 #include "launched.h"
 #include "needs.h"
-
-#include "launch/launch.h"
 
 #define SCRATCH "/tmp/scratch/usernsctl"
 #define ROOT SCRATCH "/root"

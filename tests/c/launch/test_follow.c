@@ -2,9 +2,8 @@
  */
 #include "forked.h"
 #include "inside.h"
+#include "launch/launch.h"
 #include "needs.h"
-
-#include "launch/follow.h"
 
 #include <endian.h>
 #include <errno.h>

@@ -1,11 +1,9 @@
 /* What may not be shown, and what may not be written to from inside. */
 #include "forked.h"
 #include "inside.h"
+#include "launch/launch.h"
 #include "launched.h"
 #include "needs.h"
-
-#include "launch/launch.h"
-#include "launch/mounts.h"
 
 static int hold(const char *path)
 {

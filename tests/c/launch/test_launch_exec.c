@@ -1,10 +1,9 @@
 /* The end of a launch: config.json, what is given up, and the program that is executed. */
 #include "forked.h"
 #include "inside.h"
+#include "launch/launch.h"
 #include "launched.h"
 #include "needs.h"
-
-#include "launch/config.h"
 
 /* A launch that executes a shell command with what is in scratch. */
 #define SHELL                                                                                      \

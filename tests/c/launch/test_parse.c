@@ -1,7 +1,6 @@
 /* Reading launches: what is right is taken, and what is wrong is named. */
-#include "launched.h"
-
 #include "launch/launch.h"
+#include "launched.h"
 
 static void refused(const struct draft *draft, const char *part)
 {

@@ -1,10 +1,9 @@
 /* Opening the files of the machine, and what a launch assumes of it. */
 #include "forked.h"
 #include "inside.h"
+#include "launch/launch.h"
 #include "launched.h"
 #include "needs.h"
-
-#include "launch/launch.h"
 
 #include <inttypes.h>
 

@@ -1,7 +1,7 @@
 /* Spawning: what a command gets of its caller, and that a failure leaves nothing behind. */
 #include "check.h"
 #include "spawned.h"
-#include "sys/clone.h"
+#include "sys/sys.h"
 
 #include <pthread.h>
 #include <sched.h>

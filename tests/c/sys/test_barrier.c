@@ -1,7 +1,7 @@
 /* Registering for memory barriers is answered without the kernel, and nothing else is. */
 #include "check.h"
 #include "forked.h"
-#include "sys/barrier.h"
+#include "sys/sys.h"
 
 #include <errno.h>
 #include <sys/prctl.h>

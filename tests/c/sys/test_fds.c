@@ -2,7 +2,7 @@
  */
 #include "check.h"
 #include "forked.h"
-#include "sys/fds.h"
+#include "sys/sys.h"
 
 #include <errno.h>
 #include <fcntl.h>

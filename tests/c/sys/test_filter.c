@@ -1,7 +1,7 @@
 /* Filters that kill are told of, and nobody but a child of ours dies of them. */
 #include "check.h"
 #include "forked.h"
-#include "sys/filter.h"
+#include "sys/sys.h"
 
 #include <linux/filter.h>
 #include <linux/seccomp.h>

@@ -1,6 +1,6 @@
 /* Running small programs side by side: what they say, and how they end. */
 #include "forked.h"
-#include "sys/jobs.h"
+#include "sys/sys.h"
 
 #include <fcntl.h>
 #include <signal.h>

@@ -1,7 +1,6 @@
 /* What is opened as /dev/null is the device, and nobody waits for anything else there. */
 #include "needs.h"
-#include "sys/jobs.h"
-#include "sys/null_device.h"
+#include "sys/sys.h"
 
 #include <fcntl.h>
 #include <signal.h>

@@ -1,5 +1,5 @@
 #include "forked.h"
-#include "sys/open_files.h"
+#include "sys/sys.h"
 
 #include <fcntl.h>
 #include <sys/resource.h>

@@ -1,6 +1,6 @@
 /* Whatever bytes a command's message has, what is read of it lies within them. libFuzzer calls this
  * with bytes of its own making. */
-#include "programs/agent/words.h"
+#include "programs/agent/agent.h"
 
 #include <stdlib.h>
 #include <string.h>

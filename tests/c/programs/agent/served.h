@@ -3,8 +3,7 @@
 #define SERVED_H
 
 #include "forked.h"
-#include "programs/agent/protocol.h"
-#include "programs/agent/serve.h"
+#include "programs/agent/agent.h"
 
 #include <fcntl.h>
 #include <poll.h>

@@ -1,8 +1,6 @@
 /* Keepers that are used again where the agent has noted nothing of them yet, as while its clone(2)
  * has not returned. */
-#include "programs/agent/block.h"
-#include "programs/agent/idle.h"
-#include "programs/agent/keeper.h"
+#include "programs/agent/agent.h"
 #include "served.h"
 
 #define KEEPERS 2

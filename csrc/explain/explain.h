@@ -1,0 +1,129 @@
+/* Causes: which one a failure has. Internal. */
+#ifndef USERNSCTL_EXPLAIN_H
+#define USERNSCTL_EXPLAIN_H
+
+#include "include/usernsctl.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* ---- texts.c: messages and causes, which texts.py makes of the catalogue --------------------- */
+
+/* Lists of words, each word ended by NUL, each list by an empty word, all lists by another one. By
+ * turns: the sequences that a message is known by (match.c), and the ids of what it can come from,
+ * likeliest first. */
+extern const char un_texts[];
+/* Lists of the same form, one for each cause: its id, why, and the remedy. */
+extern const char un_text_causes[];
+
+/* ---- match.c: whether a text has a sequence of characters in it ------------------------------ */
+
+/*
+ * A sequence is a regular expression without choices, in a form that takes no compiling. Characters
+ * stand for themselves, but for three:
+ *
+ * \1SET\1LEAST,MOST;  from LEAST to MOST characters of SET, which has characters and ranges such as
+ *                     a-z; of all others if SET begins with ^
+ * \2SEQUENCE\3        SEQUENCE does not come next
+ *
+ * explain/texts.py writes them. One that is malformed is in no text.
+ */
+bool un_match(const char *sequence, const char *text);
+/* The same, of a text that begins with it. */
+bool un_match_start(const char *sequence, const char *text);
+
+/* In a sequence: the end of the text. */
+#define UN_MATCH_END "\2\1^\0011,1;\3"
+
+/* ---- known.c: what a text can come from, by the messages in it that are known ---------------- */
+
+/* More causes than all messages have. */
+#define UN_CANDIDATES_MAX 256
+
+struct un_candidates {
+    size_t count;
+    const char *id[UN_CANDIDATES_MAX]; /* of causes, likeliest first */
+};
+
+/* Causes of one message that has few come before those of one that has many. */
+void un_candidates_find(const char *text, struct un_candidates *found);
+
+/* ---- messages.c: the JSON objects that a program has written, a message each ----------------- */
+
+/* Texts, each ended by NUL, one after the other. */
+struct un_messages {
+    char *bytes;
+    size_t size;  /* of all of them */
+    size_t count; /* how many there are */
+};
+
+/* Takes the member "msg" of each object in a text up to the first that is malformed; those that
+ * have none, or an empty one, do not count. A character that no text can have becomes U+FFFD. -1:
+ * there is no memory. */
+int un_messages_read(const char *text, size_t size, struct un_messages *messages);
+void un_messages_free(struct un_messages *messages);
+
+/* ---- own_words.c: what of a message is runsc's own ------------------------------------------- */
+
+/*
+ * Blots out, in place, what a message of runsc's quotes of a config.json, so that nobody can have
+ * it taken for another message by the name of a mount. What is a path or a word stays: it is no
+ * message. Where the search takes too long, all of the message is blotted out. -1: there is no
+ * memory.
+ */
+int un_keep_own_words(char *message, const char *config, size_t size);
+
+/* ---- runsc_files.c: what runsc has written about itself, and what of that can be trusted ----- */
+
+/*
+ * The debug logs have text in them of whoever made the bundle, and of the command, so that nothing
+ * is looked for in those. These three are runsc's own words: the errors that its processes end of
+ * (--log, as JSON), the line that Go's report of a crash begins with (--panic-log), and whether
+ * the last line of its own debug log is the status that it ends with.
+ * usernsctl/gvisor/runsc/logs.py has the same rule for Python.
+ */
+struct un_runsc_words {
+    bool has_ended;              /* runsc came to its end, and the sandbox to its own */
+    const char *told;            /* what it failed of; NULL: it does not say */
+    struct un_messages messages; /* all errors, the first one first */
+    char *crash;                 /* the line of the report, or NULL */
+};
+
+/* Returns whether runsc's own log says that it came to its end, and so that the status is the
+ * command's: *wait_status, as waitpid(2) gives it. */
+bool un_runsc_has_ended(const char *debug, int *wait_status);
+/* Reads the beginning of the files, and the end of the log; a file that is missing says nothing.
+ * `debug` may have %COMMAND% in it. -1: there is no memory. */
+int un_runsc_words_read(const char *errors, const char *crash, const char *debug,
+                        struct un_runsc_words *words);
+void un_runsc_words_free(struct un_runsc_words *words);
+
+/* ---- diagnose.c: causes that several places name --------------------------------------------- */
+
+/* Why a file in PROC is refused to its owner (EACCES): by what confines us, or who writes it for
+ * us. NULL: nothing is known that does. */
+const char *un_cause_of_closed_proc(const char *proc);
+
+/* ---- cgroup.c: why a child could not be started in a control group --------------------------- */
+
+/* After a refused clone into the cgroup whose directory is open as `dir`: if it was for the sake of
+ * that, makes `err`, which has the errno, say what was wrong with it. */
+void un_explain_cgroup(struct un_error *err, int dir);
+
+/* ---- limits.c: how often a limit of our control group has been hit --------------------------- */
+
+enum un_limit {
+    UN_LIMIT_MEMORY, /* a process was killed since memory ran out */
+    UN_LIMIT_PIDS,   /* a fork was refused since there were pids.max processes */
+    UN_LIMIT_COUNT
+};
+
+/* How often that has ever happened to our control group (cgroups(7)), of whichever version; 0 where
+ * the kernel does not tell. */
+uint64_t un_limit_hits(enum un_limit limit);
+
+/* The cause that a process ends of which a limit has hit (un_cause_find). */
+const char *un_limit_cause(enum un_limit limit);
+
+#endif
