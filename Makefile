@@ -63,13 +63,15 @@ dist: packages ## build the sdist and the wheels into dist/, twice, check them a
 man: packages ## make the manual pages, build/man
 	@$(DEV)/bin/sphinx-build --fail-on-warning --quiet -b man -d build/doctrees docs build/man
 
-lint: docs ## check style, types, links and manual pages
+lint: docs ## check style, spelling, types, links and manual pages
 	@set -e; bin=$(DEV)/bin; \
 	$(MAKE) --no-print-directory man; \
 	mandoc -T lint build/man/*.[15]; \
 	"$$bin/ruff" check $(PYTHON_CODE); \
 	"$$bin/ruff" format --check $(PYTHON_CODE); \
+	"$$bin/python" tools/docstrings.py $(PYTHON_CODE); \
 	"$$bin/flake8" src; \
+	"$$bin/codespell"; \
 	"$$bin/mypy" --python-executable "$$bin/python"; \
 	PYTHONPATH=src "$$bin/lint-imports" --no-cache --no-logo; \
 	"$$bin/shellcheck" $(SHELL_CODE); \

@@ -249,7 +249,7 @@ def children() -> dict[int, str]:
         name, fields = text.split("(", 1)[1].rsplit(") ", 1)
         state, parent = fields.split()[:2]
         if int(parent) == os.getpid():
-            # Between running and sleeping it goes to and fro.
+            # A live process changes between running and sleeping: report no state for it.
             found[int(stat.parent.name)] = f"{name} (zombie)" if state == "Z" else name
     return found
 
