@@ -67,7 +67,7 @@ def test_each_is_refused_and_named(
     assert path in done.stderr
     assert "$.root.path: / lies outside of the bundle" in done.stderr
     if cause != "bundle-bind-machine":
-        assert f"run it with {HOOKS if cause == 'bundle-runs-hooks' else TRUST}" in done.stderr
+        assert f"run with {HOOKS if cause == 'bundle-runs-hooks' else TRUST}" in done.stderr
     checked = usernsctl("bundle", "check", bundle)
     assert checked.returncode == 1
     assert re.search(rf"^outside: {re.escape(path)}: .*\[{cause}\]$", checked.stdout, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""OCI bundles: reading, checking, mending and making the config.json that runsc runs."""
+"""OCI bundles: read, check, fix and build the config.json that runsc runs."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ __all__ = [
     "validate",
 ]
 
-# Imported when it is used: most of it is about bundles, and needs msgspec.
-_PLACES = {
+# Imported on first use: most of these modules import msgspec, which only bundles need.
+_MODULES = {
     "builder": (
         "BuildOptions",
         "Mount",
@@ -67,7 +67,7 @@ _PLACES = {
 
 
 def __getattr__(name: str) -> Any:
-    for module, names in _PLACES.items():
+    for module, names in _MODULES.items():
         if name in names:
             found = getattr(import_module(f"{__name__}.{module}"), name)
             globals()[name] = found

@@ -1,4 +1,4 @@
-"""Making a config.json from nothing."""
+"""Builder of config.json files."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _MAX_ID = 2**32 - 1
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """One mount of the container.
+    """A mount of the container.
 
-    :ivar destination: where it appears inside, an absolute path.
-    :ivar type: ``"bind"``, or a filesystem that runsc has (``"tmpfs"``, ``"proc"``, …).
-    :ivar source: for a bind mount the path outside; a mere label for the others.
-    :ivar options: as for mount(8), such as ``"ro"`` or ``"size=64m"``.
+    :ivar destination: the mount point inside, an absolute path.
+    :ivar type: ``"bind"``, or a filesystem type of runsc (``"tmpfs"``, ``"proc"``, …).
+    :ivar source: the path outside for a bind mount; a label without effect for other types.
+    :ivar options: mount options as for mount(8), such as ``"ro"`` or ``"size=64m"``.
     """
 
     destination: str
@@ -28,12 +28,12 @@ class Mount:
 
     @classmethod
     def bind(cls, source: str, destination: str, *, read_only: bool = True) -> Self:
-        """A file or directory from outside, with the mounts below it."""
+        """Return a bind mount of a file or directory, with the mounts below it."""
         return cls(destination, "bind", source, ("rbind", "ro" if read_only else "rw"))
 
     @classmethod
     def tmpfs(cls, destination: str, *, mode: int = 0o755, size: int | None = None) -> Self:
-        """An empty directory in memory; `mode` as for chmod(2), `size` in bytes."""
+        """Return a tmpfs mount; `mode` is as for chmod(2), `size` in bytes."""
         options = ["nosuid", "nodev", f"mode={mode:o}"]
         if size is not None:
             options.append(f"size={size}")
@@ -42,7 +42,7 @@ class Mount:
 
 @dataclass(frozen=True, slots=True)
 class Rlimit:
-    """A resource limit: `type` such as ``"RLIMIT_NOFILE"``, limits in setrlimit(2)'s units."""
+    """A resource limit; `type` is like ``"RLIMIT_NOFILE"``, limits are in setrlimit(2)'s units."""
 
     type: str
     soft: int
@@ -51,21 +51,21 @@ class Rlimit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildOptions:
-    """What :func:`build` makes a config.json of.
+    """Contents of a config.json for :func:`build`.
 
     :ivar args: the command and its arguments.
-    :ivar rootfs: the root filesystem; a relative path starts at the bundle directory.
-    :ivar uid_map: the extents of the prepared namespace for uids; of each, `inside` and `count`
-        are used, since inside that namespace its `outside` ids have no meaning.
-    :ivar gid_map: the same for gids.
-    :ivar env: the whole environment of the command.
-    :ivar cwd: where the command starts, an absolute path inside.
+    :ivar rootfs: the path of the root filesystem, absolute or relative to the bundle directory.
+    :ivar uid_map: the uid extents of the prepared namespace; `outside` ids are ignored, since they
+        have no meaning inside that namespace.
+    :ivar gid_map: the gid extents of the prepared namespace.
+    :ivar env: the complete environment of the command.
+    :ivar cwd: the working directory of the command, an absolute path inside.
     :ivar read_only: whether the root filesystem is read-only.
     :ivar uid: the command's uid inside; `gid` and `additional_gids` likewise.
-    :ivar hostname: the name of the host inside, or ``None`` for runsc's default.
-    :ivar mounts: mounts besides /proc, /dev, /sys and /tmp; one with the same destination as
-        one of these takes its place.
-    :ivar terminal: whether stdin, stdout and stderr are to be a new pseudo-terminal.
+    :ivar hostname: the hostname inside, or ``None`` for runsc's default.
+    :ivar mounts: mounts in addition to /proc, /dev, /sys and /tmp; a mount with one of these
+        destinations replaces the default.
+    :ivar terminal: whether stdin, stdout and stderr are a new pseudo-terminal.
     :ivar rlimits: resource limits inside.
     :ivar capabilities: capabilities of the command inside, such as ``"CAP_CHOWN"``.
     :ivar no_new_privileges: whether set-user-id programs have no effect inside.
@@ -90,12 +90,12 @@ class BuildOptions:
 
 
 def build(options: BuildOptions) -> dict[str, Any]:
-    """Make the config.json for one command.
+    """Build the config.json for a command.
 
-    The result has a user namespace and the identity map of the prepared namespace, so it works
-    for every way of starting runsc in that namespace.
+    The result has a user namespace and the identity map of the prepared namespace, so it is valid
+    however runsc is started in that namespace.
 
-    :raises BundleError: a value can't be in a config.json; the message has its JSON path.
+    :raises BundleError: a value is not allowed in a config.json; the message has its JSON path.
     """
     for name in options.env:
         if "=" in name:
@@ -116,18 +116,18 @@ def build(options: BuildOptions) -> dict[str, Any]:
         "uidMappings": identity_mappings(options.uid_map),
         "gidMappings": identity_mappings(options.gid_map),
     }
-    if not _is_sound(options):
+    if not _is_surely_valid(options):
         from usernsctl.gvisor.oci.schema import validate
 
         validate(config)
     return config
 
 
-def _is_sound(options: BuildOptions) -> bool:
-    """Whether it can be told at once that a config.json of these options is valid.
+def _is_surely_valid(options: BuildOptions) -> bool:
+    """Return whether a config.json built from `options` is valid, by a fast, incomplete check.
 
-    That is so for nearly all that are run. Only for others :func:`validate` has to be asked, which
-    takes longer to import than all that there is to check.
+    The check accepts nearly all options that occur. The others need :func:`validate`, whose import
+    takes longer than the check.
     """
     mounts = options.mounts
     texts = [*options.args, options.rootfs, options.cwd, options.hostname or ""]
@@ -157,7 +157,7 @@ def _is_capability(name: str) -> bool:
 
 
 def _is_text(value: object) -> bool:
-    """Whether it is text that UTF-8 can have, without NUL."""
+    """Return whether `value` is a string that UTF-8 can encode, without NUL."""
     if not isinstance(value, str) or "\0" in value:
         return False
     try:
@@ -168,10 +168,10 @@ def _is_text(value: object) -> bool:
 
 
 def identity_mappings(extents: Sequence[Extent]) -> list[dict[str, int]]:
-    """The mappings of a nested user namespace that has the ids of the prepared one, unchanged.
+    """Return the identity mappings of a user namespace nested in the prepared one.
 
-    Extents are not merged, even side by side: the kernel refuses an extent that lies across two
-    of the parent's (user_namespaces(7), "Defining user and group ID mappings").
+    Adjacent extents are not merged: the kernel refuses an extent that spans two extents of the
+    parent (user_namespaces(7), "Defining user and group ID mappings").
     """
     return [
         {"containerID": extent.inside, "hostID": extent.inside, "size": extent.count}
@@ -180,12 +180,12 @@ def identity_mappings(extents: Sequence[Extent]) -> list[dict[str, int]]:
 
 
 def binds(kind: str | None, options: Sequence[str] | None) -> bool:
-    """Whether runsc binds a mount: an option says so, whatever the type, or the type does."""
+    """Return whether runsc makes a bind mount: by the type `kind`, or by an option of any type."""
     return kind == "bind" or not {"bind", "rbind"}.isdisjoint(options or ())
 
 
 def mount_entry(mount: Mount) -> dict[str, Any]:
-    """The element of ``mounts`` for `mount`."""
+    """Return `mount` as an element of ``mounts`` in config.json."""
     entry: dict[str, Any] = {
         "destination": mount.destination,
         "type": mount.type,
@@ -222,7 +222,7 @@ def _process(options: BuildOptions) -> dict[str, Any]:
 def _mounts(wanted: Sequence[Mount]) -> list[dict[str, Any]]:
     standard = (
         Mount("/proc", "proc", "proc"),
-        # runsc fills /dev itself; other runtimes need the entry.
+        # runsc provides /dev without this entry; other runtimes need the entry.
         Mount("/dev", "tmpfs", "tmpfs", ("nosuid", "strictatime", "mode=755", "size=65536k")),
         Mount("/sys", "sysfs", "sysfs", ("nosuid", "noexec", "nodev", "ro")),
         Mount.tmpfs("/tmp", mode=0o1777),

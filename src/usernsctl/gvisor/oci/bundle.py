@@ -1,4 +1,4 @@
-"""The directory of a bundle, opened once, and its config.json."""
+"""Bundle directories, which are opened once, and their config.json."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from usernsctl.gvisor.oci.schema import STEP, parse, serialise, validate
 
 CONFIG_NAME = "config.json"
 MAX_BYTES = 16 * 1024 * 1024
-"""Longer files are refused: real ones have a few KiB."""
+"""Maximum size of a config.json; real files have a few KiB."""
 
 
 class Bundle(Closing):
-    """The directory of a bundle: an open descriptor, which all paths of it are followed from.
+    """An open bundle directory, from whose descriptor all paths of the bundle are resolved.
 
-    :ivar path: what it was opened as, for messages.
+    :ivar path: the path that the directory was opened by, for messages.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Open the directory.
 
-        :raises BundleError: there is none.
+        :raises BundleError: `path` is not a directory, or can't be opened.
         """
         self.path = os.fspath(path)
         self.descriptor = -1
         absolute = os.path.abspath(self.path)
-        self._named_as = (absolute, os.path.realpath(absolute))
+        self._prefixes = (absolute, os.path.realpath(absolute))
         try:
             flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
             self.descriptor = os.open(self.path, flags)
@@ -55,26 +55,27 @@ class Bundle(Closing):
         return config
 
     def read(self) -> bytes:
-        """The bytes of config.json.
+        """Read config.json.
 
-        :raises BundleError: there is none, it isn't a regular file of the bundle, it can't be
-            read, or it is longer than :data:`MAX_BYTES`.
+        :raises BundleError: config.json is missing, isn't a regular file of the bundle, can't be
+            read, or is longer than :data:`MAX_BYTES`.
         """
         with open(self.open_config(), "rb") as file:
             text = file.read(MAX_BYTES + 1)
         if len(text) > MAX_BYTES:
-            self._refuse(f"{self.filename} has more than {MAX_BYTES} bytes")
+            self._refuse(f"{self.filename} is longer than {MAX_BYTES} bytes")
         return text
 
     def open_config(self) -> int:
-        """A descriptor to read config.json from; a symbolic link to it has to stay in the bundle.
+        """Open config.json for reading; symbolic links must not lead out of the bundle.
 
-        :raises BundleError: there is none, it isn't a regular file, or it can't be read.
+        :returns: a descriptor for the caller to close.
+        :raises BundleError: config.json is missing, isn't a regular file, or can't be read.
         """
         try:
             found = open_beneath(self.descriptor, CONFIG_NAME)
             try:
-                # Not even opened otherwise: a device may act at that, and a FIFO waits.
+                # Opening a device may have an effect, and opening a FIFO blocks.
                 if not stat.S_ISREG(os.fstat(found).st_mode):
                     self._refuse(f"{self.filename} is not a regular file")
                 return _reopen(found)
@@ -86,13 +87,13 @@ class Bundle(Closing):
             self._refuse_config(error)
 
     def within(self, path: str) -> str | None:
-        """`path` from this directory on; ``None`` for one that does not even begin with it.
+        """Return `path` relative to the bundle, or None if it does not begin with the bundle.
 
-        What the result leads to is for :func:`open_beneath` to find out.
+        Only the text is compared; :func:`open_beneath` refuses symbolic links that lead out.
         """
         if not path.startswith("/"):
             return path
-        for base in self._named_as:
+        for base in self._prefixes:
             if path == base:
                 return "."
             if path.startswith(f"{base.rstrip('/')}/"):
@@ -100,13 +101,14 @@ class Bundle(Closing):
         return None
 
     def open_path(self, path: str, *, anywhere: bool = False) -> int:
-        """Open a path of config.json: absolute, or from this directory on.
+        """Open a path from config.json: absolute, or relative to the bundle.
 
-        :param anywhere: whether it may lead out of the bundle.
+        :param anywhere: whether the path may lead out of the bundle.
         :returns: a descriptor (O_PATH, close-on-exec) for the caller to close.
-        :raises ForeignLinkError: it may, but by a symbolic link that somebody else may change.
-        :raises OSError: EXDEV where it leads out of the bundle and may not, or what the kernel
-            says.
+        :raises ForeignLinkError: `anywhere` is true, and the path has a symbolic link that another
+            user may change.
+        :raises OSError: EXDEV if the path leads out of the bundle and `anywhere` is false;
+            otherwise the kernel's error.
         """
         if anywhere:
             here = os.readlink(f"/proc/self/fd/{self.descriptor}")
@@ -116,13 +118,13 @@ class Bundle(Closing):
             raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), path)
         return open_beneath(self.descriptor, inside)
 
-    def make(self, name: str, mode: int) -> int:
-        """A descriptor of a new file of this name in the directory, to write to."""
+    def create_file(self, name: str, mode: int) -> int:
+        """Create a file of this name in the bundle; return a descriptor to write to."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         return os.open(name, flags, mode, dir_fd=self.descriptor)
 
     def link(self, old: str, new: str) -> None:
-        """Give the file of the directory another name, which nothing may have yet."""
+        """Make a hard link `new` to the file `old` of the bundle; `new` must not exist."""
         os.link(old, new, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
 
     def rename(self, old: str, new: str) -> None:
@@ -134,7 +136,7 @@ class Bundle(Closing):
         os.unlink(name, dir_fd=self.descriptor)
 
     def sync(self) -> None:
-        """Have the names in the directory written to the disk."""
+        """Write the directory entries to the disk (fsync(2))."""
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
         directory = os.open(".", flags, dir_fd=self.descriptor)
         try:
@@ -143,7 +145,7 @@ class Bundle(Closing):
             os.close(directory)
 
     def close(self) -> None:
-        """Close the directory. Does nothing the second time."""
+        """Close the directory; a second call does nothing."""
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
@@ -164,8 +166,8 @@ class Bundle(Closing):
 
     def _refuse_config(self, error: OSError) -> NoReturn:
         if isinstance(error, FileNotFoundError):
-            words = ["usernsctl", "bundle", "init", operand(self.path)]
-            remedy = f"{command(words)} --rootfs ROOTFS -- COMMAND"
+            argv = ["usernsctl", "bundle", "init", operand(self.path)]
+            remedy = f"{command(argv)} --rootfs ROOTFS -- COMMAND"
             self._refuse(f"there is no {CONFIG_NAME} in {self.path}", error.errno, remedy)
         if error.errno == errno.EXDEV:
             self._refuse(f"{self.filename} leads out of the bundle", error.errno)
@@ -184,15 +186,15 @@ def load(bundle: str | os.PathLike[str]) -> dict[str, Any]:
 
     The result has every key of the file, in the file's order.
 
-    :raises BundleError: there is no such directory or file, it can't be read, or its text or
-        shape is wrong (see :func:`parse` and :func:`validate`).
+    :raises BundleError: the directory or file is missing or can't be read, or the file is invalid
+        (see :func:`parse` and :func:`validate`).
     """
     with Bundle(bundle) as opened:
         return opened.load()
 
 
 def _reopen(descriptor: int) -> int:
-    """A descriptor to read from the file that `descriptor` only stands for (O_PATH)."""
+    """Open the file of an O_PATH descriptor for reading."""
     return os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
@@ -200,15 +202,15 @@ ORIGINAL_NAME = CONFIG_NAME + ".orig"
 
 
 def create(bundle: str | os.PathLike[str], config: dict[str, Any]) -> Path:
-    """Write `config` to the directory `bundle`, which is made if it is missing.
+    """Write `config` to a new config.json in the directory `bundle`, creating the directory.
 
     :returns: the path of the new config.json.
-    :raises BundleError: there is a config.json already, or it can't be written. A directory
-        that this call made is removed again.
+    :raises BundleError: config.json exists already, or can't be written. The directory is removed
+        again if this call has created it.
     """
     directory = Path(bundle)
     filename = directory / CONFIG_NAME
-    with contextlib.ExitStack() as undo, _told(filename):
+    with contextlib.ExitStack() as undo, _bundle_errors(filename):
         if not directory.exists():
             directory.mkdir()
             undo.callback(directory.rmdir)
@@ -219,17 +221,17 @@ def create(bundle: str | os.PathLike[str], config: dict[str, Any]) -> Path:
 
 
 def replace(bundle: Bundle, config: dict[str, Any]) -> Path:
-    """Put `config` in the place of the bundle's config.json.
+    """Replace the bundle's config.json by `config`.
 
-    The old file is kept beside it as config.json.orig, with the same mode and, if the caller
-    may give files away, the same owner.
+    The old file stays beside it as config.json.orig, with the same mode and, if the caller is
+    root, the same owner.
 
-    :returns: the path of the file kept.
-    :raises BundleError: there is a config.json.orig already, or something can't be read or
-        written. Then the bundle is as it was.
+    :returns: the path of config.json.orig.
+    :raises BundleError: config.json.orig exists already, or a file can't be read or written. The
+        bundle is unchanged then.
     """
     original = Path(bundle.path) / ORIGINAL_NAME
-    with contextlib.ExitStack() as undo, _told(original):
+    with contextlib.ExitStack() as undo, _bundle_errors(original):
         with open(bundle.open_config(), "rb") as file:
             status = os.fstat(file.fileno())
             old = file.read()
@@ -245,13 +247,13 @@ def replace(bundle: Bundle, config: dict[str, Any]) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class _Attributes:
-    """What a new file takes over from the one it stands for."""
+    """Mode and owner of an old file, for the new file that replaces it."""
 
     mode: int
     uid: int
     gid: int
 
-    def give(self, descriptor: int) -> None:
+    def apply(self, descriptor: int) -> None:
         if os.geteuid() == 0:
             os.fchown(descriptor, self.uid, self.gid)
         os.fchmod(descriptor, self.mode)
@@ -259,14 +261,14 @@ class _Attributes:
 
 @contextlib.contextmanager
 def _new_file(bundle: Bundle, text: bytes, like: _Attributes | None = None) -> Iterator[str]:
-    """A complete file of the bundle under a name of its own, gone at the end unless renamed."""
+    """Write a temporary file in the bundle; yield its name, and remove it unless it was renamed."""
     name = f".{CONFIG_NAME}.{os.urandom(8).hex()}"
-    # What takes over a private mode must not be open to others meanwhile.
-    descriptor = bundle.make(name, 0o666 if like is None else 0o600)
+    # The mode of `like` may be private: other users must not open the file before it is applied.
+    descriptor = bundle.create_file(name, 0o666 if like is None else 0o600)
     try:
         with open(descriptor, "wb") as file:
             if like is not None:
-                like.give(descriptor)
+                like.apply(descriptor)
             file.write(text)
             file.flush()
             os.fsync(descriptor)
@@ -278,14 +280,14 @@ def _new_file(bundle: Bundle, text: bytes, like: _Attributes | None = None) -> I
 
 
 @contextlib.contextmanager
-def _told(filename: Path) -> Iterator[None]:
+def _bundle_errors(filename: Path) -> Iterator[None]:
     """Turn an OSError of the block into a BundleError about `filename`."""
     try:
         yield
     except BundleError:
         raise
     except FileExistsError as error:
-        reason = f"{filename} exists already; it is not overwritten"
+        reason = f"{filename} exists already and is not overwritten"
         name = operand(str(filename))
         remedy = command(["mv", name, f"{name}.old"])
         raise _error(reason, filename, error, remedy) from None

@@ -1,4 +1,4 @@
-"""What in a bundle reaches outside of it, and the sources that a stranger's bundle may show."""
+"""Checks for everything in an untrusted bundle that reaches outside of its directory."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from typing import Any
 from usernsctl import _core
 from usernsctl.gvisor.oci.builder import binds
 from usernsctl.gvisor.oci.bundle import Bundle
-from usernsctl.gvisor.oci.schema import Config, MountEntry, Permission, Violation, named_hooks
+from usernsctl.gvisor.oci.schema import Config, MountEntry, Permission, Violation, hook_names
 
-#: Annotations that runsc acts on, and what these are allowed to say: nothing of it makes a sandbox
-#: any wider. It can be told to apply linux.seccomp to the command, not to leave it.
+#: Annotations that an untrusted bundle may pass to runsc, with their allowed values: they cannot
+#: weaken the sandbox. A bundle may turn linux.seccomp on for its command, but not off.
 HARMLESS_ANNOTATIONS = {"dev.gvisor.flag.oci-seccomp": ("true",)}
-_ACTED_ON = "dev.gvisor."
+_RUNSC_PREFIX = "dev.gvisor."
 
-#: Filesystems that gVisor has itself; of another type, runsc may open the source on the machine.
+#: Filesystem types that gVisor implements. For other types, runsc may open the source on the host.
 OWN_FILESYSTEMS = frozenset(
     ("", "none", "cgroup", "cgroup2", "devpts", "devtmpfs", "mqueue", "proc", "sysfs", "tmpfs")
 )
 
-#: What Docker gives a container. runsc before 20240909 gives the capabilities of the command to
-#: its own process too, on the host's kernel, in the namespace that it runs in.
+#: Docker's default capabilities of a container. runsc before 20240909 also gives the command's
+#: capabilities to its own process, on the host kernel, in the user namespace that runsc runs in.
 HARMLESS_CAPABILITIES = frozenset(
     f"CAP_{name}"
     for name in (
@@ -34,11 +34,11 @@ HARMLESS_CAPABILITIES = frozenset(
 )
 
 _TRUST: Permission = "--trust-bundle"
-_STRANGER = "a bundle is a stranger's data: it may show, and write to, nothing but its own files"
+_UNTRUSTED = "an untrusted bundle may read and write only its own files"
 
 
 def check_outside(config: Config, bundle: Bundle) -> Iterator[Violation]:
-    """All that reaches outside, whether or not the caller allows it."""
+    """Yield everything in `config` that reaches outside of `bundle`, allowed or not."""
     yield from _check_hooks(config)
     yield from _check_root(config, bundle)
     for index, mount in enumerate(config.mounts or ()):
@@ -48,7 +48,7 @@ def check_outside(config: Config, bundle: Bundle) -> Iterator[Violation]:
 
 
 def harmless_annotations(config: dict[str, Any]) -> dict[str, str]:
-    """The annotations of a valid `config` that a stranger's bundle may give to runsc."""
+    """Return the annotations of a valid `config` that an untrusted bundle may pass to runsc."""
     return {
         name: value
         for name, value in (config.get("annotations") or {}).items()
@@ -57,47 +57,47 @@ def harmless_annotations(config: dict[str, Any]) -> dict[str, str]:
 
 
 def open_source(bundle: Bundle, path: str, *, trusted: bool) -> int:
-    """Open the source of a bind mount, and decide by what was opened whether it may be shown.
+    """Open the source of a bind mount, and check on the open descriptor that it may be mounted.
 
-    :param trusted: whether the caller trusts the bundle with files outside of it.
+    :param trusted: whether the bundle may use files outside of its directory.
     :returns: a descriptor (O_PATH, close-on-exec) for the caller to close.
-    :raises OSError: EXDEV, with the reason as text, if it may not be shown; or what the kernel
-        says.
+    :raises OSError: EXDEV, with the reason as its text, if the source may not be mounted;
+        otherwise the kernel's error.
     """
     try:
-        found = bundle.open_path(path, anywhere=trusted)
+        source = bundle.open_path(path, anywhere=trusted)
     except OSError as error:
         if error.errno == errno.EXDEV:
-            raise _refused("it lies outside of the bundle", path) from None
+            raise _denied("the source lies outside of the bundle", path) from None
         raise
     try:
-        if part := _core.machine_part(found):
-            raise Forbidden(errno.EXDEV, f"{part} of this machine would be seen", path)
-        mode = os.fstat(found).st_mode
+        if part := _core.machine_part(source):
+            raise ForbiddenSource(errno.EXDEV, f"the bundle would see {part} of this machine", path)
+        mode = os.fstat(source).st_mode
         if not trusted and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            raise _refused("it is neither a file nor a directory, but leads to the kernel", path)
+            raise _denied("the source is neither a file nor a directory", path)
     except BaseException:
-        os.close(found)
+        os.close(source)
         raise
-    return found
+    return source
 
 
-class Forbidden(OSError):
-    """What no permission lets a bundle show."""
+class ForbiddenSource(OSError):
+    """A source that not even a trusted bundle may mount, such as the host's /proc."""
 
 
-def _refused(reason: str, path: str) -> OSError:
+def _denied(reason: str, path: str) -> OSError:
     return OSError(errno.EXDEV, reason, path)
 
 
 def _check_hooks(config: Config) -> Iterator[Violation]:
-    if moments := named_hooks(config.hooks):
+    if hooks := hook_names(config.hooks):
         yield Violation(
             path="$.hooks",
             id="bundle-runs-hooks",
-            problem=f"has programs run: {', '.join(moments)}",
-            why="runsc starts them itself, OUTSIDE gVisor: on this machine's kernel, as you",
-            remedy="take them out (bundle fix does), or run it with --allow-hooks",
+            problem=f"runs programs: {', '.join(hooks)}",
+            why="runsc starts hooks itself, OUTSIDE gVisor: on this machine's kernel, as you",
+            remedy="remove the hooks (bundle fix does), or run with --allow-hooks",
             fixable=True,
             blocks=False,
             outside=True,
@@ -125,45 +125,45 @@ def _check_mount(mount: MountEntry, path: str, bundle: Bundle) -> Iterator[Viola
                 f"{path}.type",
                 "bundle-mount-type",
                 f"a filesystem of type {mount.type}",
-                "take it out: gVisor has no such filesystem of its own, and may open the source "
-                "as an image",
+                "remove the mount: gVisor does not implement this type, and runsc may open the "
+                "source as a disk image",
             )
         return
     if not mount.source:
-        return  # told where the files are checked
+        return  # check_files() reports a missing source
     source = f"{path}.source"
     try:
         os.close(open_source(bundle, mount.source, trusted=False))
-    except Forbidden as error:
-        yield _never(source, f"{mount.source}: {error.strerror}")
+    except ForbiddenSource as error:
+        yield _forbidden(source, f"{mount.source}: {error.strerror}")
     except OSError as error:
         if error.errno == errno.EXDEV:
             yield _outside_source(bundle, mount.source, source, str(error.strerror))
 
 
 def _outside_source(bundle: Bundle, source: str, path: str, reason: str) -> Violation:
-    """The finding for a source that only a trusted bundle may show, unless none may."""
+    """Return the violation for a source outside: a trusted bundle may mount it, or none may."""
     try:
         os.close(open_source(bundle, source, trusted=True))
-    except Forbidden as error:
-        return _never(path, f"{source}: {error.strerror}")
+    except ForbiddenSource as error:
+        return _forbidden(path, f"{source}: {error.strerror}")
     except OSError:
-        pass  # it is not there: all the same it is not the bundle's to name
-    remedy = "move what it needs into the bundle"
+        pass  # an untrusted bundle may not name missing files outside, either
+    remedy = "move the source into the bundle"
     return _outside(path, "bundle-bind-outside", f"{source}: {reason}", remedy)
 
 
 def _check_annotations(config: Config) -> Iterator[Violation]:
     for name, value in (config.annotations or {}).items():
         harmless = value in HARMLESS_ANNOTATIONS.get(name, ())
-        if name.casefold().startswith(_ACTED_ON) and not harmless:
+        if name.casefold().startswith(_RUNSC_PREFIX) and not harmless:
             yield _outside(
                 "$.annotations",
                 "bundle-annotation",
-                f"{name} changes how runsc is run",
-                "take it out",
-                "with such an annotation a bundle has its own way with runsc's flags and mounts, "
-                "and undoes what keeps its command from this machine",
+                f"{name} changes how runsc runs",
+                "remove the annotation",
+                "such annotations set runsc's flags and mounts, so a bundle could weaken the "
+                "sandbox around its own command",
             )
 
 
@@ -175,37 +175,37 @@ def _check_capabilities(config: Config) -> Iterator[Violation]:
             "$.process.capabilities",
             "bundle-capabilities",
             f"asks for {', '.join(sorted(wanted))}",
-            "leave these out",
-            "runsc before 20240909 gives what the command has inside to its own process too, "
-            "which then has it on this machine's kernel, in the namespace that it runs in",
+            "remove these capabilities",
+            "runsc before 20240909 also gives the command's capabilities to its own process, on "
+            "this machine's kernel, in the user namespace that runsc runs in",
         )
 
 
-def _outside(path: str, cause: str, problem: str, remedy: str, why: str = _STRANGER) -> Violation:
+def _outside(path: str, cause: str, problem: str, remedy: str, why: str = _UNTRUSTED) -> Violation:
     return Violation(
         path=path,
         id=cause,
         problem=problem,
         why=why,
-        remedy=f"{remedy}; or, if you trust whoever made the bundle, run it with {_TRUST}",
+        remedy=f"{remedy}; or, if you trust the bundle's author, run with {_TRUST}",
         blocks=False,
         outside=True,
         allowed_by=_TRUST,
     )
 
 
-def _never(path: str, problem: str) -> Violation:
+def _forbidden(path: str, problem: str) -> Violation:
     return Violation(
         path=path,
         id="bundle-bind-machine",
         problem=problem,
-        why="through these files a process acts on the kernel, on devices and on other processes",
-        remedy='another source; gVisor has a /proc, /sys and /dev of its own: "type": "proc"',
+        why="these files give access to the kernel, to devices and to other processes",
+        remedy='name another source; gVisor has its own /proc, /sys and /dev: "type": "proc"',
         blocks=False,
         outside=True,
     )
 
 
 def is_bind(mount: MountEntry) -> bool:
-    """:func:`usernsctl.gvisor.oci.builder.binds` of an entry of ``mounts``."""
+    """Return whether runsc makes a bind mount of an element of ``mounts`` (:func:`binds`)."""
     return binds(mount.type, mount.options)

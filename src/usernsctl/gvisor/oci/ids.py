@@ -1,4 +1,4 @@
-"""What the prepared namespace can reach of the filesystem, judged from outside it."""
+"""Checks of a bundle's ids and file permissions against the maps of the prepared namespace."""
 
 from __future__ import annotations
 
@@ -17,31 +17,32 @@ WRITE, SEARCH = 2, 1
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """The rights of 0:0 in a namespace with these ids, whose map is seen from outside.
+    """File permissions of 0:0 in a namespace with these id maps, computed from outside of it.
 
-    In its own user namespace, root overrides the mode of exactly those files whose owner *and*
-    group are mapped (the kernel's capable_wrt_inode_uidgid()); to all others it is the outside
-    id that 0 stands for.
+    Root of a user namespace overrides the mode of files whose owner *and* group are both mapped
+    there (the kernel's capable_wrt_inode_uidgid()). All other files treat root inside as the
+    outside id that 0 maps to.
     """
 
     ids: IdView
 
     def blocked_at(self, path: str, need: int) -> str | None:
-        """What stands in the way to `path`: ``None``, if nothing does.
+        """Return the file that denies access to `path`, or ``None`` if access is allowed.
 
-        That is the first directory that can't be searched, or `path` itself if it lacks a right of
-        `need`. What the caller can't see itself isn't judged: the namespace may have more ids.
+        The result is the first directory that can't be searched, or `path` itself if the
+        permissions `need` (WRITE, SEARCH) are denied on it. Files that the caller can't stat count
+        as allowed, since the namespace may map ids that the caller does not have.
 
-        :raises OSError: `path` doesn't exist, or a file is taken for a directory.
+        :raises OSError: `path` doesn't exist, or has a file in place of a directory.
         """
-        way = os.path.realpath(path)
-        with contextlib.suppress(PermissionError):  # told by the directory that is in the way
-            os.stat(way)
+        real = os.path.realpath(path)
+        with contextlib.suppress(PermissionError):  # the loop below finds the directory at fault
+            os.stat(real)
         try:
-            for directory in _ancestors(way):
+            for directory in _ancestors(real):
                 if not self._allows(directory, SEARCH):
                     return directory
-            return None if self._allows(way, need) else way
+            return None if self._allows(real, need) else real
         except PermissionError:
             return None
 
@@ -52,8 +53,8 @@ class Reach:
             return True
         uid, gid = _outside_root(uid_map), _outside_root(gid_map)
         if uid == os.geteuid() != 0:
-            # Root inside is the caller outside, so the kernel can be asked; it also knows
-            # what the mode doesn't tell: ACLs, and supplementary groups.
+            # Root inside is the caller outside, so access(2) gives the answer. It also respects
+            # ACLs and supplementary groups, which the mode does not show.
             return os.access(path, need)
         shift = 6 if status.st_uid == uid else 3 if status.st_gid == gid else 0
         return (stat.S_IMODE(status.st_mode) >> shift) & need == need
@@ -64,7 +65,7 @@ def _maps(extents: Sequence[Extent], outside: int) -> bool:
 
 
 def _outside_root(extents: Sequence[Extent]) -> int | None:
-    """The id outside that 0 inside stands for."""
+    """Return the outside id that 0 inside maps to, or None if 0 is not mapped."""
     return next((e.outside for e in extents if e.inside == 0), None)
 
 
@@ -78,19 +79,19 @@ _MAX_MAPPINGS = 340  # UID_GID_MAP_MAX_EXTENTS, since Linux 4.15
 
 @dataclass(frozen=True, slots=True)
 class IdView:
-    """The extents of the prepared namespace."""
+    """The uid and gid extents of the prepared namespace."""
 
     uid_map: Sequence[Extent]
     gid_map: Sequence[Extent]
 
     def extents(self, kind: Kind) -> Sequence[Extent]:
-        """The extents of uids, or of gids."""
+        """Return the uid extents or the gid extents."""
         return self.uid_map if kind == "uid" else self.gid_map
 
 
 @dataclass(frozen=True, slots=True)
 class MappingFault:
-    """Why the kernel or runsc refuses a list of mappings."""
+    """The reason why the kernel or runsc refuses a list of mappings."""
 
     id: str
     problem: str
@@ -100,16 +101,16 @@ class MappingFault:
 def mapping_fault(
     mappings: Sequence[IdMapping] | None, extents: Sequence[Extent]
 ) -> MappingFault | None:
-    """What is wrong with `mappings` for a user namespace nested in one with `extents`.
+    """Return why `mappings` can't be used in a namespace nested in one with `extents`, or None.
 
-    The rules are the kernel's (user_namespaces(7)): each extent must lie within one extent of
-    the parent. And runsc's: its processes become 0:0 in the nested namespace.
+    The kernel requires that each extent lies within one extent of the parent
+    (user_namespaces(7)). runsc requires that 0 is mapped, since its processes become 0:0.
     """
     if not mappings:
         return MappingFault(
             "bundle-no-mappings",
             "a user namespace without mappings",
-            "no id exists in such a namespace, so runsc can't become anyone in it "
+            "no id exists in such a namespace, so runsc can't set its own ids there "
             "(runsc: `operation not permitted` or `waiting for sandbox to start: EOF`)",
         )
     for mapping in mappings:
@@ -118,9 +119,9 @@ def mapping_fault(
             return MappingFault(
                 "outside-parent-map",
                 f"maps hostID {_range(mapping.host_id, mapping.size)}, "
-                f"but the namespace runsc is started in has {has or 'no ids'}",
-                "hostID counts in the ids of the namespace that runsc is started in, and the "
-                "kernel refuses an extent that isn't within one of its extents (runsc: "
+                f"but the namespace that runsc is started in has {has or 'no ids'}",
+                "hostID is an id of the namespace that runsc is started in, and the kernel "
+                "refuses an extent that isn't within one extent of that namespace (runsc: "
                 "`operation not permitted`, with a false hint at max_user_namespaces)",
             )
     if not any(mapping.container_id == 0 for mapping in mappings):
@@ -136,7 +137,7 @@ def mapping_fault(
 
 
 def check_ids(config: Config, ids: IdView) -> Iterator[Violation]:
-    """The user namespace, its mappings, and ``process.user``."""
+    """Check the user namespace of `config`, its mappings, and ``process.user``."""
     linux = config.linux or Linux()
     users = [entry for entry in linux.namespaces or () if entry.type == "user"]
     if not users:
@@ -162,9 +163,9 @@ def _no_user_namespace() -> Violation:
         path="$.linux.namespaces",
         id="bundle-no-mappings",
         problem="no user namespace",
-        why="runsc adds one only with --rootless or in a prepared namespace; otherwise it asks "
-        "newuidmap for all ids (`newuidmap failed: exit status 1`), or stops with `unable to "
-        "run a rootless container without userns`",
+        why="runsc adds a user namespace only with --rootless or in a prepared namespace; "
+        "otherwise runsc asks newuidmap for all ids (`newuidmap failed: exit status 1`), or "
+        "stops with `unable to run a rootless container without userns`",
         remedy='add {"type": "user"}, and the mappings',
         fixable=True,
     )
@@ -215,9 +216,9 @@ def _check_user(config: Config, ids: IdView) -> Iterator[Violation]:
                 path=f"$.process.user.{kind}",
                 id="bundle-user-unmapped",
                 problem=f"{kind} {value} is not mapped",
-                why="the command has this id in gVisor, but none outside: it is no owner of "
-                "any file, and can't make files in bind mounts (`Invalid argument`)",
-                remedy=f"a map with {kind} {value} in it, or 0",
+                why="the command has this id in gVisor, but no id outside: it owns no file, and "
+                "can't create files in bind mounts (`Invalid argument`)",
+                remedy=f"map {kind} {value}, or use 0",
                 blocks=False,
             )
 
@@ -227,7 +228,7 @@ def _within_one(mapping: IdMapping, extents: Sequence[Extent]) -> bool:
 
 
 def _malformed(mappings: Sequence[IdMapping]) -> str | None:
-    """What no parent's map could make good, user_namespaces(7)."""
+    """Return why the kernel refuses `mappings` in any namespace (user_namespaces(7)), or None."""
     if len(mappings) > _MAX_MAPPINGS:
         return f"{len(mappings)} mappings; the kernel takes {_MAX_MAPPINGS}"
     for mapping in mappings:

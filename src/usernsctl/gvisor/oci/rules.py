@@ -1,4 +1,4 @@
-"""Check a config.json for what runsc without root refuses, and for files that it will not find."""
+"""Checks of a config.json for what rootless runsc refuses, and for missing or unreadable files."""
 
 from __future__ import annotations
 
@@ -17,34 +17,35 @@ from usernsctl.gvisor.oci.schema import Config, Linux, MountEntry, Violation, va
 from usernsctl.maps import Extent
 
 _EOF = "runsc: `waiting for sandbox to start: EOF`"
-_RUN = "usernsctl run --bundle"  # shows a copy of the tree, and keeps all writes in memory
-_ELSEWHERE = "a place that these ids may search: the bundle somewhere else, for example"
+_RUN = "usernsctl run --bundle"  # mounts the tree read-only, and keeps all writes in memory
+_MOVE = "move the bundle to a directory that these ids may search"
 _MAX_LINKS = 40  # as in the kernel, path_resolution(7)
 
 
 @dataclass(frozen=True, slots=True)
 class FileView:
-    """Where the bundle is, and how runsc will be called."""
+    """The bundle's directory, the permissions of the ids, and the overlay of runsc."""
 
     bundle: str
     reach: Reach
     memory_overlay: bool
 
     def rootfs(self, config: Config) -> str:
-        """The path of the root filesystem that a config.json names."""
+        """Return the path of the root filesystem that `config` names."""
         return os.path.join(self.bundle, config.root.path)
 
-    def advise(self, words: list[str], path: str, otherwise: str) -> str:
-        """A command with `path` where that is the bundle's own, else something to do there.
+    def advise(self, argv: list[str], path: str, otherwise: str) -> str:
+        """Return the shell command `argv` with `path`, or `otherwise` if it is not in the bundle.
 
-        A stranger's file must not have anybody open a directory, or make one, somewhere else.
+        A remedy must not tell the user to create or chmod files elsewhere that an untrusted bundle
+        has named.
         """
         own = f"{os.path.realpath(self.bundle)}/"
-        return command([*words, path]) if f"{path}/".startswith(own) else otherwise
+        return command([*argv, path]) if f"{path}/".startswith(own) else otherwise
 
 
 def check_files(config: Config, view: FileView) -> Iterator[Violation]:
-    """The root filesystem, and the bind mounts."""
+    """Check the root filesystem and the bind mounts of `config`."""
     rootfs_findings = list(_check_rootfs(config, view))
     yield from rootfs_findings
     for index, mount in enumerate(config.mounts or ()):
@@ -61,7 +62,8 @@ def _check_rootfs(config: Config, view: FileView) -> Iterator[Violation]:
     rootfs = view.rootfs(config)
     path, wanted = "$.root.path", "the directory of an unpacked image, absolute or from the bundle"
     if os.path.exists(rootfs) and not os.path.isdir(rootfs):
-        problem, why = f"{rootfs} is no directory", f"a root filesystem is a directory ({_EOF})"
+        problem = f"{rootfs} is not a directory"
+        why = f"a root filesystem is a directory ({_EOF})"
         yield Violation(path=path, id="rootfs-missing", problem=problem, why=why, remedy=wanted)
         return
     try:
@@ -75,48 +77,51 @@ def _check_rootfs(config: Config, view: FileView) -> Iterator[Violation]:
             path=path,
             id="rootfs-unreadable",
             problem=f"{blocked} can't be searched",
-            why="the ids of the prepared namespace have no right to it (runsc: `creating root "
+            why="the ids of the prepared namespace lack permission (runsc: `creating root "
             "file system: input/output error`)",
-            remedy=view.advise(["chmod", "a+x"], blocked, _ELSEWHERE),
+            remedy=view.advise(["chmod", "a+x"], blocked, _MOVE),
         )
     elif not config.root.readonly and not view.memory_overlay and not _writable(rootfs, view):
         yield Violation(
             path="$.root.readonly",
             id="bundle-overlay",
-            problem=f"not true, and {rootfs} can't be written",
-            why="runsc keeps what the command writes in a file in the root filesystem (runsc: "
+            problem=f"not true, and {rootfs} is not writable",
+            why="runsc stores the command's writes in a file in the root filesystem (runsc: "
             "`failed to create filestore file`)",
             remedy='"readonly": true, or runsc --overlay2=root:memory, or ' + _RUN,
         )
 
 
 def _check_source(mount: MountEntry, view: FileView, path: str) -> Violation | None:
-    """The source of a bind mount: absolute or from the bundle, there, and within reach.
+    """Check that the source of a bind mount exists and that its directories can be searched.
 
-    Only the way to it has to be open: what can't be read gives an error on reading, inside.
+    The source itself need not be readable: reading it inside fails then, but the mount works.
     """
     if not mount.source:
-        problem, remedy = "missing", "the path outside"
+        problem, remedy = "missing", "name the path of the source"
     else:
         source = os.path.join(view.bundle, mount.source)
         try:
             blocked = view.reach.blocked_at(source, 0)
         except OSError as error:
             problem = f"{source}: {error.strerror}"
-            remedy = view.advise(["mkdir"], os.path.realpath(source), "name one that is there")
+            remedy = view.advise(["mkdir"], os.path.realpath(source), "name an existing source")
         else:
             if blocked is None:
                 return None
             problem = f"{blocked} can't be searched"
-            remedy = view.advise(["chmod", "a+x"], blocked, _ELSEWHERE)
-    why = f"a bind mount needs something to bind ({_EOF})"
+            remedy = view.advise(["chmod", "a+x"], blocked, _MOVE)
+    why = f"a bind mount needs a source that runsc can open ({_EOF})"
     return Violation(path=path, id="bundle-bind-source", problem=problem, why=why, remedy=remedy)
 
 
 def _check_target(
     config: Config, mount: MountEntry, view: FileView, path: str
 ) -> Iterator[Violation]:
-    """Where a bind mount goes: runsc makes what is missing there, on the disk, if it may."""
+    """Check the mount point of a bind mount.
+
+    runsc creates a missing mount point on the disk, in the root filesystem, if that is writable.
+    """
     if _below_another_bind(config, mount):
         return
     rootfs, source = view.rootfs(config), os.path.join(view.bundle, mount.source or "")
@@ -124,21 +129,21 @@ def _check_target(
         target, missing = resolve_in_root(rootfs, mount.destination)
         kinds = [_kind(source), _kind(target)]
     except PermissionError:
-        return  # as with Reach: what the caller can't see isn't judged
+        return  # files that the caller can't stat count as allowed, as in Reach
     except OSError as error:
-        problem, remedy = f"{mount.destination}: {error.strerror}", "another destination"
+        problem, remedy = f"{mount.destination}: {error.strerror}", "name another destination"
     else:
         if missing and not _writable(target, view):
-            problem = f"{missing} is not in {target}, and can't be made there"
+            problem = f"{missing} is missing in {target}, and can't be created there"
             make = ["mkdir", "-p"] if kinds[0] == "a directory" else ["touch"]
             wanted = os.path.join(target, missing)
-            remedy = f"{view.advise(make, wanted, 'make it there')}, or {_RUN}"
+            remedy = f"{view.advise(make, wanted, 'create the mount point')}, or {_RUN}"
         elif not missing and kinds[0] != kinds[1]:
             problem = f"the source is {kinds[0]}, {target} is {kinds[1]}"
-            remedy = "another destination"
+            remedy = "name another destination"
         else:
             return
-    why = f"runsc mounts on what is in the root filesystem, even below a tmpfs ({_EOF})"
+    why = f"a mount point must exist in the root filesystem, even below a tmpfs ({_EOF})"
     yield Violation(path=path, id="bundle-bind-target", problem=problem, why=why, remedy=remedy)
 
 
@@ -157,11 +162,12 @@ def _below_another_bind(config: Config, mount: MountEntry) -> bool:
 
 
 def resolve_in_root(root: str, path: str) -> tuple[str, str]:
-    """Follow `path` as a process would whose root directory is `root`.
+    """Resolve `path` as in a process whose root directory is `root`.
 
-    :returns: what exists of it, as a path outside, and the rest that doesn't, ``""`` if all
-        does. After :data:`_MAX_LINKS` symbolic links the rest is taken not to exist.
-    :raises OSError: the caller can't search a directory on the way, or a name is too long.
+    :returns: the existing part of the path, as seen from outside, and the missing rest, which is
+        ``""`` if the whole path exists. The path counts as missing after :data:`_MAX_LINKS`
+        symbolic links.
+    :raises OSError: the caller can't search a directory of the path, or a name is too long.
     """
     here, todo, links = root, path.split("/"), 0
     while todo:
@@ -193,7 +199,7 @@ def _writable(directory: str, view: FileView) -> bool:
         read_only = os.statvfs(directory).f_flag & os.ST_RDONLY
         return not read_only and view.reach.blocked_at(directory, WRITE | SEARCH) is None
     except PermissionError:
-        return True  # not judged either
+        return True  # files that the caller can't stat count as allowed, as in Reach
     except OSError:
         return False
 
@@ -202,7 +208,7 @@ Network = Literal["none", "host"]
 
 
 def check_refusals(config: Config, network: Network) -> Iterator[Violation]:
-    """Everything that depends on nothing but the file itself, and on how runsc is called."""
+    """Check for what runsc refuses or ignores, by the file itself and by runsc's ``--network``."""
     linux = config.linux or Linux()
     yield from _check_platform(config)
     yield from _check_joins(linux, network)
@@ -212,9 +218,9 @@ def check_refusals(config: Config, network: Network) -> Iterator[Violation]:
             path="$.linux.cgroupsPath",
             id="cgroup-not-delegated",
             problem=f"the cgroup {linux.cgroups_path}",
-            why="without root runsc is called with --ignore-cgroups, so the command runs in "
-            "the caller's cgroup, without limits of its own",
-            remedy="remove it, and set limits where runsc is started",
+            why="rootless runsc gets --ignore-cgroups, so the command runs in the caller's "
+            "cgroup, without limits of its own",
+            remedy="remove the path, and set limits on the caller's cgroup",
             blocks=False,
         )
     if linux.devices:
@@ -222,10 +228,10 @@ def check_refusals(config: Config, network: Network) -> Iterator[Violation]:
             path="$.linux.devices",
             id="bundle-devices",
             problem="asks for device files",
-            why="runsc releases before 20260223 crash over one without fileMode (runsc: "
-            "`StartRoot failed: EOF`), and usernsctl gives them none; gVisor always has null, "
+            why="runsc before 20260223 crashes on a device without fileMode (runsc: `StartRoot "
+            "failed: EOF`), and usernsctl passes no devices to runsc; gVisor always has null, "
             "zero, full, random, urandom, tty, ptmx, fuse and net/tun",
-            remedy="remove it",
+            remedy="remove the devices",
         )
     yield from _check_process(config)
 
@@ -236,15 +242,15 @@ def _check_platform(config: Config) -> Iterator[Violation]:
             yield Violation(
                 path=f"$.{name}",
                 id="bundle-other-system",
-                problem="is a part for another system",
+                problem="configures another operating system",
                 why=f"runsc: `Spec.{name.capitalize()} is not supported`",
-                remedy="remove it, if the root filesystem is one of Linux",
+                remedy=f"remove {name}, if the root filesystem is for Linux",
             )
 
 
 def _check_joins(linux: Linux, network: Network) -> Iterator[Violation]:
     for index, entry in enumerate(linux.namespaces or ()):
-        if not entry.path or entry.type == "user":  # the user namespace: see ids.py
+        if not entry.path or entry.type == "user":  # ids.py checks the user namespace
             continue
         joins = entry.type == "network" and network == "host"
         yield Violation(
@@ -254,8 +260,8 @@ def _check_joins(linux: Linux, network: Network) -> Iterator[Violation]:
             why="the prepared namespace has no capability over it (runsc: `error setting "
             "namespace of type network`: operation not permitted)"
             if joins
-            else f"runsc makes the {entry.type} namespace itself, inside the sandbox, and "
-            "ignores the path",
+            else f"runsc creates the {entry.type} namespace itself, in the sandbox, and ignores "
+            "the path",
             remedy="remove the path, and start runsc in that network namespace"
             if joins
             else "remove the path",
@@ -272,7 +278,7 @@ def _check_propagation(config: Config, linux: Linux) -> Iterator[Violation]:
                     id="bundle-propagation",
                     problem=f"the option {option!r}",
                     why=f'runsc: `mount option "{option}" is not supported`',
-                    remedy='"rslave" or "rprivate"',
+                    remedy='use "rslave" or "rprivate"',
                 )
     wanted = linux.rootfs_propagation
     if wanted and wanted not in ("private", "rprivate", "slave", "rslave"):
@@ -281,7 +287,7 @@ def _check_propagation(config: Config, linux: Linux) -> Iterator[Violation]:
             id="bundle-propagation",
             problem=f"{wanted!r}",
             why="runsc: `root mount propagation option must specify private or slave`",
-            remedy='"rslave" or "rprivate"',
+            remedy='use "rslave" or "rprivate"',
         )
 
 
@@ -292,7 +298,7 @@ def _check_process(config: Config) -> Iterator[Violation]:
             id="bundle-selinux",
             problem=f"the label {config.process.selinux_label!r}",
             why="runsc: `SELinux is not supported`",
-            remedy="remove it",
+            remedy="remove the label",
         )
     wanted, own = config.process.oom_score_adj, _own_oom_score_adj()
     if wanted is not None and own is not None and wanted < own:
@@ -300,9 +306,9 @@ def _check_process(config: Config) -> Iterator[Violation]:
             path="$.process.oomScoreAdj",
             id="bundle-oom-score",
             problem=f"{wanted} is below {own}, the caller's",
-            why="only CAP_SYS_RESOURCE of the initial user namespace may lower it, proc(5) "
-            "(runsc: `setting oom_score_adj`: permission denied)",
-            remedy=f"{own} or more, or remove it",
+            why="lowering the score needs CAP_SYS_RESOURCE in the initial user namespace, "
+            "proc(5) (runsc: `setting oom_score_adj`: permission denied)",
+            remedy=f"set {own} or more, or remove the score",
         )
 
 
@@ -322,15 +328,16 @@ def check(
     network: Network = "none",
     memory_overlay: bool = False,
 ) -> list[Violation]:
-    """Find what would fail under rootless runsc, and all that reaches outside of the bundle.
+    """Find what rootless runsc would refuse, and everything that reaches outside of the bundle.
 
-    runsc is to run in a user and mount namespace with these ids. Call it outside of that: files are
-    judged by the outside ids of the map.
+    The id maps are those of the user namespace that runsc will run in. Call this function outside
+    of that namespace: file permissions are computed for the outside ids of the maps.
 
-    :param bundle: the directory that relative paths of `config` start at, or it opened.
+    :param bundle: the bundle's directory, at which relative paths of `config` start; a path, or an
+        open Bundle.
     :param network: runsc's ``--network``.
-    :param memory_overlay: whether runsc gets ``--overlay2=root:memory``, so that the root
-        filesystem need not be writable.
+    :param memory_overlay: whether runsc gets ``--overlay2=root:memory``; the root filesystem need
+        not be writable then.
     :raises BundleError: `config` hasn't the shape of a config.json (:func:`validate`), or there is
         no such directory.
     """

@@ -1,4 +1,4 @@
-"""The model of config.json: its types, strict parsing, and serialisation."""
+"""Model of config.json: its types, strict parsing, and serialisation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WholeNumber = Annotated[
 ]
 Limit = Annotated[int, Meta(ge=0, description="a whole number, 0 or more")]
 Flag = Annotated[bool, Meta(description="true or false")]
-# JSON reaches runsc as UTF-8, which has no surrogates (Python's way to hold a byte that is none).
+# runsc gets JSON in UTF-8, which has no surrogates. Python decodes invalid bytes to surrogates.
 _CHARACTER = r"[^\0\ud800-\udfff]"
 _UTF8 = "UTF-8, without NUL characters"
 
@@ -58,10 +58,10 @@ Arguments = Annotated[
 ]
 Strings = Annotated[dict[str, Text], Meta(description="an object whose values are strings")]
 
-#: What may hold secrets: a message says what was wrong with one, and not what is in it.
+#: The type of values that may hold secrets: error messages don't quote them.
 SECRET = EnvEntry
 
-#: What runsc has no use for, or is not to have: it may be anything, since it goes no further.
+#: The type of values that are not passed to runsc, and so may be anything.
 Withheld = Annotated[Any, Meta(extra={"withheld": True})]
 WithheldText = Annotated[
     str,
@@ -78,7 +78,7 @@ KINDS: tuple[Kind, ...] = ("uid", "gid")
 
 
 class User(Struct, rename="camel"):
-    """``process.user``: ids as the command sees them, inside the namespace."""
+    """``process.user``: the ids of the command inside the namespace."""
 
     uid: Id | None = None
     gid: Id | None = None
@@ -88,7 +88,7 @@ class User(Struct, rename="camel"):
 
 
 class Rlimit(Struct, rename="camel"):
-    """One element of ``process.rlimits``; the limits are in the units of setrlimit(2)."""
+    """Element of ``process.rlimits``, in the units of setrlimit(2)."""
 
     type: RlimitName
     soft: Limit
@@ -105,13 +105,13 @@ class Capabilities(Struct, rename="camel"):
     ambient: list[Capability] | None = None
 
     def names(self) -> set[str]:
-        """Those of all sets."""
+        """Return the names of the capabilities in any of the sets."""
         sets = (self.bounding, self.effective, self.inheritable, self.permitted, self.ambient)
-        return {name for one in sets for name in one or ()}
+        return {name for capabilities in sets for name in capabilities or ()}
 
 
 class Process(Struct, rename="camel"):
-    """``process``: the command, and what it starts with."""
+    """``process``: the command, its environment, ids, limits and capabilities."""
 
     args: Arguments
     cwd: AbsolutePath | None = None
@@ -132,14 +132,14 @@ class Process(Struct, rename="camel"):
 
 
 class Root(Struct, rename="camel"):
-    """``root``: the root filesystem; a relative path starts at the bundle."""
+    """``root``: the root filesystem; a relative path starts at the bundle's directory."""
 
     path: NonEmptyText
     readonly: Flag | None = None
 
 
 class MountEntry(Struct, rename="camel"):
-    """One element of ``mounts``."""
+    """Element of ``mounts``."""
 
     destination: AbsolutePath
     type: Text | None = None
@@ -150,7 +150,7 @@ class MountEntry(Struct, rename="camel"):
 
 
 class Hook(Struct, rename="camel"):
-    """A program that runsc starts itself: on the host's kernel, as the caller."""
+    """Element of ``hooks``: a program that runsc runs on the host kernel, as the caller."""
 
     path: AbsolutePath
     args: list[Text] | None = None
@@ -159,7 +159,7 @@ class Hook(Struct, rename="camel"):
 
 
 class Hooks(Struct, rename="camel"):
-    """``hooks``, by the moment at which they are run."""
+    """``hooks``: lists of programs, by the stage of the container at which runsc runs them."""
 
     prestart: list[Hook] | None = None
     create_runtime: list[Hook] | None = None
@@ -170,16 +170,16 @@ class Hooks(Struct, rename="camel"):
 
 
 class NamespaceEntry(Struct, rename="camel"):
-    """One element of ``linux.namespaces``; with a path, a namespace to join."""
+    """Element of ``linux.namespaces``; with a path, a namespace to join."""
 
     type: NonEmptyText
     path: WithheldText | None = None
 
 
 class IdMapping(Struct, rename="camel"):
-    """One extent of ``linux.uidMappings`` or ``linux.gidMappings``.
+    """Element of ``linux.uidMappings`` or ``linux.gidMappings``: an extent.
 
-    ``hostID`` counts in the ids of the namespace that the runtime is started in.
+    ``hostID`` is an id of the namespace that the runtime is started in.
     """
 
     container_id: Id = field(name="containerID")
@@ -188,7 +188,7 @@ class IdMapping(Struct, rename="camel"):
 
 
 class SyscallArgument(Struct, rename="camel"):
-    """One condition of a rule of ``linux.seccomp``."""
+    """Element of ``linux.seccomp.syscalls[].args``: a condition on an argument."""
 
     index: Limit
     value: Limit
@@ -197,7 +197,7 @@ class SyscallArgument(Struct, rename="camel"):
 
 
 class SyscallRule(Struct, rename="camel"):
-    """One element of ``linux.seccomp.syscalls``."""
+    """Element of ``linux.seccomp.syscalls``: a rule."""
 
     names: list[Text]
     action: NonEmptyText
@@ -206,7 +206,7 @@ class SyscallRule(Struct, rename="camel"):
 
 
 class Seccomp(Struct, rename="camel"):
-    """``linux.seccomp``: a filter within gVisor, which runsc only applies where it is told to."""
+    """``linux.seccomp``: a filter inside gVisor; runsc applies it only with ``--oci-seccomp``."""
 
     default_action: NonEmptyText
     default_errno_ret: Limit | None = None
@@ -218,7 +218,7 @@ class Seccomp(Struct, rename="camel"):
 
 
 class Linux(Struct, rename="camel"):
-    """``linux``."""
+    """``linux``: the configuration that only Linux has, such as namespaces and mappings."""
 
     namespaces: list[NamespaceEntry] | None = None
     uid_mappings: list[IdMapping] | None = None
@@ -239,12 +239,12 @@ class Linux(Struct, rename="camel"):
     time_offsets: Withheld = None
 
     def mappings(self, kind: Kind) -> list[IdMapping] | None:
-        """The mappings of uids, or of gids; ``None`` if there are none."""
+        """Return the uid mappings or the gid mappings; None if the key is missing."""
         return self.uid_mappings if kind == "uid" else self.gid_mappings
 
 
 class Config(Struct, rename="camel"):
-    """A config.json."""
+    """The root object of a config.json."""
 
     process: Process
     root: Root
@@ -262,35 +262,32 @@ class Config(Struct, rename="camel"):
     zos: Withheld = None
 
 
-def named_hooks(hooks: Hooks | None) -> list[str]:
-    """The moments at which `hooks` has programs run, by the names of the specification."""
+def hook_names(hooks: Hooks | None) -> list[str]:
+    """Return the names of the hook lists that are not empty, as the OCI specification has them."""
     if hooks is None:
         return []
     fields = msgspec.structs.fields(hooks)
     return [field.encode_name for field in fields if getattr(hooks, field.name)]
 
 
-#: The option of ``usernsctl run`` that lets a bundle do what it is not trusted with.
+#: The options of ``usernsctl run`` that allow a bundle to reach outside of its directory.
 Permission = Literal["--trust-bundle", "--allow-hooks"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Violation:
-    """One thing in a config.json that is not as it should be.
+    """A value in a config.json that rootless runsc refuses or ignores, or that reaches outside.
 
-    An unprivileged runsc can't do it, or silently leaves it out, or it reaches outside of the
-    bundle.
-
-    :ivar path: where, as a JSON path such as ``"$.linux.namespaces"``.
+    :ivar path: the JSON path of the value, such as ``"$.linux.namespaces"``.
     :ivar id: the stable id of the cause.
-    :ivar problem: what is wrong.
-    :ivar why: what runsc makes of it.
-    :ivar remedy: what mends it.
-    :ivar fixable: whether :func:`usernsctl.gvisor.oci.fix` mends it.
-    :ivar blocks: whether runsc fails because of it; otherwise the command runs, but not quite
-        as the file says.
-    :ivar outside: whether it reaches outside of the bundle: ``usernsctl run`` refuses it.
-    :ivar allowed_by: the option with which it does not; ``None`` if there is none.
+    :ivar problem: what is wrong with the value.
+    :ivar why: the effect of the value in runsc.
+    :ivar remedy: the correction, in words or as a shell command.
+    :ivar fixable: whether :func:`usernsctl.gvisor.oci.fix` corrects the value.
+    :ivar blocks: whether runsc fails; otherwise the command runs, but not quite as configured.
+    :ivar outside: whether the value reaches outside of the bundle, so that ``usernsctl run``
+        refuses the bundle.
+    :ivar allowed_by: the option of ``usernsctl run`` that allows the value, or ``None``.
     """
 
     path: str
@@ -308,13 +305,13 @@ STEP = "bundle"
 
 
 def serialise(config: dict[str, Any]) -> bytes:
-    """The text of a config.json, indented, its keys in the order of `config`."""
+    """Return `config` as the text of a config.json, indented, with its keys in the same order."""
     import json
 
     try:
         text = json.dumps(config, ensure_ascii=False, indent=4)
     except TypeError:
-        # json has no way to write a Decimal, which keeps a fraction exactly as it was read.
+        # json can't write a Decimal, which parse() uses to preserve fractions exactly.
         import msgspec
 
         encoder = msgspec.json.Encoder(decimal_format="number")
@@ -323,14 +320,14 @@ def serialise(config: dict[str, Any]) -> bytes:
 
 
 def fault(reason: str, filename: str | None) -> BundleError:
-    """The error for a mistake in a config.json; `filename` is ``None`` for one never stored."""
+    """Return the error for a mistake in a config.json; `filename` is None if it is not a file."""
     return BundleError(
         f"{filename}: {reason}" if filename else reason, step=STEP, filename=filename
     )
 
 
 MAX_DEPTH = 100
-"""Objects and arrays within each other; real files have about 6."""
+"""Maximum nesting of objects and arrays; real files have about 6 levels."""
 
 _BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
 _SHOWN_MAX = 60
@@ -338,17 +335,16 @@ _PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
 def parse(text: bytes, *, filename: str | None = None) -> dict[str, Any]:
-    """Read the text of a config.json.
+    """Parse the text of a config.json.
 
-    :raises BundleError: it isn't one JSON object in UTF-8, says a key twice, be it in another
-        case, or nests deeper than :data:`MAX_DEPTH`. The message has the line and column, or the
-        JSON path.
+    :raises BundleError: `text` isn't a JSON object in UTF-8, has a key twice (ignoring case), or
+        nests deeper than :data:`MAX_DEPTH`. The message has the line and column, or the JSON path.
     """
     try:
         decoded = text.decode("utf-8")
     except UnicodeDecodeError as error:
         before = text[: error.start].decode("utf-8")
-        _refuse(f"{_place(before, len(before))}: a byte that isn't UTF-8", filename)
+        _refuse(f"{_position(before, len(before))}: a byte that isn't UTF-8", filename)
     _refuse_deep_nesting(decoded, filename)
     try:
         config = json.loads(
@@ -359,7 +355,7 @@ def parse(text: bytes, *, filename: str | None = None) -> dict[str, Any]:
             parse_constant=_constant,
         )
     except json.JSONDecodeError as error:
-        _refuse(f"{_place(decoded, error.pos)}: broken JSON: {error.msg}", filename)
+        _refuse(f"{_position(decoded, error.pos)}: broken JSON: {error.msg}", filename)
     _refuse_ambiguous(config, "$", filename)
     if not isinstance(config, dict):
         _refuse(f"$: found {describe(config)}; should be an object", filename)
@@ -367,7 +363,7 @@ def parse(text: bytes, *, filename: str | None = None) -> dict[str, Any]:
 
 
 def child(path: str, key: str | int) -> str:
-    """The JSON path of a member of the object, or an element of the array, at `path`."""
+    """Return the JSON path of member or element `key` of the object or array at `path`."""
     if isinstance(key, int):
         return f"{path}[{key}]"
     if _PLAIN_KEY.match(key) and len(key) <= _SHOWN_MAX:
@@ -376,9 +372,9 @@ def child(path: str, key: str | int) -> str:
 
 
 def describe(value: object, *, secret: bool = False) -> str:
-    """What was found, for a message: its JSON if that is short, else its type.
+    """Return a description of `value` for a message: its JSON, shortened, or its type.
 
-    :param secret: whether what is in a string is not to be told.
+    :param secret: whether to hide the contents of a string.
     """
     if isinstance(value, dict):
         return "an object" if value else "an empty object"
@@ -391,7 +387,7 @@ def describe(value: object, *, secret: bool = False) -> str:
 
 
 class _Fault:
-    """Stands for a value that is refused, until its path is known."""
+    """Placeholder for a refused value, until its JSON path is known."""
 
     def __init__(self, reason: str, key: str | None = None) -> None:
         self.reason = reason
@@ -403,10 +399,11 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any] | _Fault:
     spellings: dict[str, str] = {}
     for key, value in pairs:
         if key in members:
-            return _Fault("this key is there twice; keep one of them", key)
+            return _Fault("this key occurs twice; remove one of them", key)
         other = spellings.setdefault(key.casefold(), key)
         if other != key:
-            return _Fault(f"runtimes take it and {describe(other)} for one; keep one of them", key)
+            reason = f"runtimes read this key and {describe(other)} as the same; remove one of them"
+            return _Fault(reason, key)
         members[key] = value
     return members
 
@@ -438,12 +435,12 @@ def _refuse_deep_nesting(text: str, filename: str | None) -> None:
         elif token in "]}":
             depth -= 1
         if depth > MAX_DEPTH:
-            place = _place(text, found.start())
-            _refuse(f"{place}: more than {MAX_DEPTH} objects and arrays deep", filename)
+            position = _position(text, found.start())
+            _refuse(f"{position}: more than {MAX_DEPTH} nested objects and arrays", filename)
 
 
 def _refuse_ambiguous(value: object, path: str, filename: str | None) -> None:
-    """Refuse what Python can hold, but a runtime would read as something else."""
+    """Refuse values that a runtime would read differently from Python."""
     match value:
         case _Fault():
             where = path if value.key is None else child(path, value.key)
@@ -461,10 +458,10 @@ def _refuse_ambiguous(value: object, path: str, filename: str | None) -> None:
 
 def _refuse_surrogates(text: str, path: str, filename: str | None) -> None:
     if any("\ud800" <= character <= "\udfff" for character in text):
-        _refuse(f"{path}: half of a surrogate pair, which no UTF-8 text can have", filename)
+        _refuse(f"{path}: half of a surrogate pair, which UTF-8 can't encode", filename)
 
 
-def _place(text: str, position: int) -> str:
+def _position(text: str, position: int) -> str:
     line = text.count("\n", 0, position) + 1
     column = position - text.rfind("\n", 0, position)
     return f"line {line}, column {column}"
@@ -474,8 +471,8 @@ def _refuse(reason: str, filename: str | None) -> NoReturn:
     raise fault(reason, filename)
 
 
-# msgspec looks at a class, and at those that it mentions, when one is used first. Two threads that
-# do so at once crash the process; an import is one thread's.
+# msgspec collects the types of a class and its fields on first use. Two threads that do so at the
+# same time crash the process, so do it during the import, which only one thread performs.
 msgspec.json.Decoder(Config)
 
 
@@ -483,19 +480,19 @@ _UINT64_MAX = 2**64 - 1  # the greatest number that runsc reads
 
 
 def validate(config: dict[str, Any], *, filename: str | None = None) -> Config:
-    """Check the keys of `config` that runsc reads; return them typed.
+    """Check the keys of `config` that runsc reads; return the typed model.
 
-    :raises BundleError: a value has the wrong type or is out of range, a required one is
-        missing, or a key differs from one of the specification's only in upper and lower case.
-        The message has the JSON path, what was found, and what would be right; a value of an
-        environment is not in it.
+    :raises BundleError: a value has the wrong type or is out of range, a required key is missing,
+        or a key differs from a key of the specification only in upper and lower case. The message
+        has the JSON path, and the actual and the expected value, but no environment variable's
+        value.
     """
     _Shape(filename).check(config, Config, "$")
     return msgspec.convert(config, Config)
 
 
 class _Shape:
-    """Walks a value and its type side by side, so that every message has the exact path."""
+    """Validator that walks a value and its type together, so that messages have the exact path."""
 
     def __init__(self, filename: str | None) -> None:
         self._filename = filename
@@ -528,19 +525,19 @@ class _Shape:
         if not isinstance(value, dict):
             self._refuse(f"{path}: found {describe(value)}; should be an object")
         fields = msgspec.structs.fields(kind)
-        self._refuse_misspelled(value, [one.encode_name for one in fields], path)
-        for one in fields:
-            where = child(path, one.encode_name)
-            if one.encode_name in value:
-                self.check(value[one.encode_name], one.type, where)
-            elif one.required:
-                self._refuse(f"{where}: missing; should be {_description(one.type)}")
+        self._refuse_misspelled(value, [member.encode_name for member in fields], path)
+        for member in fields:
+            where = child(path, member.encode_name)
+            if member.encode_name in value:
+                self.check(value[member.encode_name], member.type, where)
+            elif member.required:
+                self._refuse(f"{where}: missing; should be {_description(member.type)}")
 
     def _refuse_misspelled(self, value: dict[str, Any], names: list[str], path: str) -> None:
-        """Refuse ``Process`` for ``process``: Go decoders take it, and we would not see it.
+        """Refuse keys such as ``Process`` for ``process``, which Go's decoder would accept.
 
-        They compare by Unicode's simple folding (encoding/json, foldName), to which \u017f is an s
-        and the Kelvin sign a k; what casefold() takes to be the same is that and more.
+        Go compares keys by Unicode's simple folding (encoding/json, foldName), where \u017f equals
+        s and the Kelvin sign equals k. casefold() treats those and more as equal.
         """
         folded = {name.casefold(): name for name in names}
         for key in value:

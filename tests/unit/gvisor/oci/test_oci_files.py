@@ -73,7 +73,7 @@ def test_a_config_that_cannot_be_read(tmp_path: Path) -> None:
 
 def test_a_huge_config(tmp_path: Path) -> None:
     os.truncate(bundle(tmp_path) / "config.json", MAX_BYTES + 1)
-    assert f"more than {MAX_BYTES} bytes" in refusal(tmp_path).reason
+    assert f"longer than {MAX_BYTES} bytes" in refusal(tmp_path).reason
 
 
 @pytest.mark.parametrize(

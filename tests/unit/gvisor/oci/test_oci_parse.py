@@ -38,11 +38,11 @@ values = st.recursive(scalars, lambda inner: st.lists(inner) | objects(keys, inn
         (b'{"a": ' + b"9" * 5000 + b"}", "$.a", "a number of 5000 digits"),
         (b'{"a": {"b": 1, "c": 2, "b": 1}}', "$.a.b", "twice"),
         (b'{"a": [{}, {"x y": {"k": 1, "k": 1}}]}', '$.a[1]["x y"].k', "twice"),
-        (b'{"hooks": 1, "HOOKS": 2}', "$.HOOKS", 'take it and "hooks" for one'),
-        (b'{"a": {"Prestart": 1, "prestart": 2}}', "$.a.prestart", "for one"),
-        (b'{"hooks": 1, "hoo\\u212as": 2}', '$["hoo\\u212as"]', "for one"),
-        (b'{"ho\xc5\xbftname": 1, "hostname": 2}', "$.hostname", "for one"),
-        (b'{"a": [{"x": 1, "X": 1}]}', "$.a[0].X", "for one"),
+        (b'{"hooks": 1, "HOOKS": 2}', "$.HOOKS", 'this key and "hooks" as the same'),
+        (b'{"a": {"Prestart": 1, "prestart": 2}}', "$.a.prestart", "as the same"),
+        (b'{"hooks": 1, "hoo\\u212as": 2}', '$["hoo\\u212as"]', "as the same"),
+        (b'{"ho\xc5\xbftname": 1, "hostname": 2}', "$.hostname", "as the same"),
+        (b'{"a": [{"x": 1, "X": 1}]}', "$.a[0].X", "as the same"),
         (b'{"a": ["\\ud800"]}', "$.a[0]", "surrogate"),
         (b'{"a": {"\\udc00": 1}}', "$.a", "surrogate"),
     ],
@@ -60,7 +60,7 @@ def test_text_that_is_no_config_is_refused_with_its_place(
 @pytest.mark.parametrize("opening", [b"[", b'{"k":'])
 @pytest.mark.parametrize("depth", [MAX_DEPTH + 1, 100_000])
 def test_deep_nesting_is_refused(opening: bytes, depth: int) -> None:
-    with pytest.raises(BundleError, match=f"more than {MAX_DEPTH} objects and arrays deep"):
+    with pytest.raises(BundleError, match=f"more than {MAX_DEPTH} nested objects and arrays"):
         parse(opening * depth)
 
 
