@@ -1,18 +1,18 @@
-"""Dataclasses, and words for annotations, that cost little to import.
+"""Dataclasses and names for annotations that cost little to import.
 
-:mod:`typing` takes as long to import as twenty modules of ours, and annotations are text here
-(``from __future__ import annotations``). So it is imported only where somebody has done so already,
-who may want to know what they mean; else the words here stand for it. To type checkers they are the
-same.
+All dataclasses of this package are made here. :mod:`dataclasses` imports :mod:`inspect` and with it
+Python's parser, and compiles the methods of each class at each import: a third of the time that
+``usernsctl run`` took to start. The methods here exist already. Type checkers and the functions of
+:mod:`dataclasses` take these classes for dataclasses; that module is imported when its functions
+are called.
 
-:mod:`dataclasses` imports :mod:`inspect`, and with that Python's parser, and compiles the methods
-of each class whenever it is imported: a third of the time that ``usernsctl run`` took before it did
-anything. Here the methods exist already. To type checkers the classes are dataclasses; they are,
-too, to the functions of that module, which is only imported for whoever calls one.
+The names mean what they mean in :mod:`dataclasses`, as far as this package needs them: no class
+inherits, annotations are text (``from __future__ import annotations``), every class has slots, and
+only a frozen class has an order.
 
-What is here has the names and the meaning that it has there, as far as this package needs it: no
-class inherits, the annotations are text (``from __future__ import annotations``), every class has
-slots, and only a frozen one has an order.
+:mod:`typing` takes as long to import as twenty modules of this package. So its names are
+placeholders here, unless another module has imported :mod:`typing` already and may look at
+annotations.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-# What type checkers take to be true; the modules that have it take long to import.
+# Type checkers take this constant for true.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from dataclasses import asdict as asdict
     from dataclasses import dataclass as dataclass
     from dataclasses import field as field
     from dataclasses import fields as fields
@@ -43,24 +44,24 @@ else:
     Any = BinaryIO = NoReturn = Protocol = Self = object
 
     class Literal:
-        """A choice of texts."""
+        """Stand for the type of a choice of texts."""
 
         def __class_getitem__(cls, choice):
             return str
 
     def TypeVar(name, *, bound=None):
-        """Stand for a type."""
+        """Stand for a type variable."""
         return object
 
     def runtime_checkable(cls):
-        """Leave a class as it is."""
+        """Return the class unchanged."""
         return cls
 
 
 class LateModule:
-    """A module that only annotations name: imported when somebody asks what they mean.
+    """A module that only annotations name, imported when an attribute of it is read.
 
-    That is :func:`typing.get_type_hints`, for pydantic and others that look at annotations.
+    :func:`typing.get_type_hints` does so, for pydantic and others that look at annotations.
     """
 
     def __init__(self, name: str) -> None:
@@ -71,14 +72,14 @@ class LateModule:
 
 
 class _Missing:
-    """Stands for a default that a field does not have."""
+    """The default of a field that has none."""
 
 
 _MISSING = _Missing()
 
 
 class _Field:
-    """What is known of a field, by the names that :class:`dataclasses.Field` has for it."""
+    """A field, with the attribute names of :class:`dataclasses.Field`."""
 
     __slots__ = ("compare", "default", "default_factory", "metadata", "name", "repr", "type")
 
@@ -98,15 +99,15 @@ class _Field:
         self.repr = repr
         self.compare = compare
 
-    def unless_given(self) -> Any:
-        """Its value where none is given; ``_MISSING``: there has to be one."""
+    def make_default(self) -> Any:
+        """Return the default value; ``_MISSING`` if the field has none."""
         if self.default_factory is not _MISSING:
             return self.default_factory()
         return self.default
 
 
-class _Late:
-    """An attribute of a class that few ask for, and that is costly to tell."""
+class _LateAttribute:
+    """An attribute of a class that is computed when it is first read."""
 
     def __init__(self, compute: Callable[[Any], Any]) -> None:
         self._compute = compute
@@ -125,14 +126,14 @@ class _Record:
 
     __slots__ = ()
 
-    # What differs between the classes.
+    # Each class has its own.
     __match_args__: tuple[str, ...]
     _own_fields: tuple[_Field, ...]
     _options: dict[str, bool]
 
-    __dataclass_fields__ = _Late(lambda made: _twin(made).__dataclass_fields__)
-    __dataclass_params__ = _Late(lambda made: _twin(made).__dataclass_params__)
-    __signature__ = _Late(lambda made: _signature(made))
+    __dataclass_fields__ = _LateAttribute(lambda made: _twin(made).__dataclass_fields__)
+    __dataclass_params__ = _LateAttribute(lambda made: _twin(made).__dataclass_params__)
+    __signature__ = _LateAttribute(lambda made: _signature(made))
 
     def __init__(self, /, *given: Any, **named: Any) -> None:
         values: dict[str, Any] = dict(zip(self.__match_args__, given, strict=False))
@@ -141,7 +142,7 @@ class _Record:
         values.update(named)
         for one in self._own_fields:
             value = values.pop(one.name, _MISSING)
-            if value is _MISSING and (value := one.unless_given()) is _MISSING:
+            if value is _MISSING and (value := one.make_default()) is _MISSING:
                 _refuse(type(self), given, named)
             object.__setattr__(self, one.name, value)
         if values:
@@ -152,8 +153,8 @@ class _Record:
         pass
 
     def __repr__(self) -> str:
-        told = (f"{one.name}={getattr(self, one.name)!r}" for one in self._own_fields if one.repr)
-        return f"{type(self).__qualname__}({', '.join(told)})"
+        shown = (f"{one.name}={getattr(self, one.name)!r}" for one in self._own_fields if one.repr)
+        return f"{type(self).__qualname__}({', '.join(shown)})"
 
     def __eq__(self, other: object) -> Any:
         return _compared(self) == _compared(other) if type(self) is type(other) else NotImplemented
@@ -167,7 +168,7 @@ class _Record:
 
 
 class _Frozen(_Record):
-    """Those of one that does not change."""
+    """The methods of a frozen dataclass."""
 
     __slots__ = ()
 
@@ -189,7 +190,7 @@ class _Frozen(_Record):
 
 
 class _Ordered(_Frozen):
-    """Those of one that comes before or after others."""
+    """The methods of a frozen dataclass with an order."""
 
     __slots__ = ()
 
@@ -217,13 +218,13 @@ def _refuse_change(reason: str) -> NoReturn:
 
 
 def _refuse(made: type, given: tuple[Any, ...], named: dict[str, Any]) -> NoReturn:
-    """Raise the TypeError for arguments that a class does not take."""
+    """Raise the TypeError of :mod:`dataclasses` for arguments that a class does not take."""
     _twin(made)(*given, **named)
     raise AssertionError(f"{made.__qualname__} takes {given} and {named}")
 
 
 def _twin(made: Any) -> Any:
-    """A class with the same fields that :mod:`dataclasses` has made."""
+    """Return a class of :mod:`dataclasses` with the same fields."""
     import dataclasses
 
     listed = []
@@ -243,11 +244,11 @@ def _signature(made: type) -> Any:
 
 
 def _methods(of: type) -> dict[str, Any]:
-    """What a class gets from one of those above; it does not inherit it, as from dataclasses."""
+    """Return what a dataclass gets from a class above, without inheriting from it."""
     found: dict[str, Any] = {}
     for one in reversed(of.__mro__[:-1]):
         for name, value in vars(one).items():
-            if name == "__hash__" or callable(value) or isinstance(value, _Late):
+            if name == "__hash__" or callable(value) or isinstance(value, _LateAttribute):
                 found[name] = value
     return found
 
@@ -256,7 +257,7 @@ _PLAIN, _FROZEN, _ORDERED = map(_methods, (_Record, _Frozen, _Ordered))
 
 
 def _dataclass(*, slots: bool, **options: bool) -> Callable[[type], type]:
-    """See :func:`dataclasses.dataclass`."""
+    """Do what :func:`dataclasses.dataclass` does."""
     methods = _ORDERED if options.get("order") else _FROZEN if options.get("frozen") else _PLAIN
 
     def make(plain: type) -> type:
@@ -287,20 +288,26 @@ def _fields_of(plain: type) -> Iterator[_Field]:
         yield one
 
 
-def _field(**given: Any) -> Any:
-    """See :func:`dataclasses.field`."""
-    return _Field(**given)
-
-
 def _fields(of: Any) -> Any:
-    """See :func:`dataclasses.fields`."""
+    """Do what :func:`dataclasses.fields` does."""
     return of._own_fields
 
 
+def _asdict(of: Any) -> Any:
+    """Do what :func:`dataclasses.asdict` does, without copies of what can't be changed."""
+    if hasattr(of, "_own_fields"):
+        return {one.name: _asdict(getattr(of, one.name)) for one in of._own_fields}
+    if isinstance(of, list | tuple):
+        return type(of)(map(_asdict, of))
+    if isinstance(of, dict):
+        return {name: _asdict(value) for name, value in of.items()}
+    return of
+
+
 def _replace(instance: Any, /, **changes: Any) -> Any:
-    """See :func:`dataclasses.replace`."""
+    """Do what :func:`dataclasses.replace` does."""
     if not hasattr(instance, "_own_fields"):
-        # What it has made itself has the method since Python 3.13 only.
+        # Classes of dataclasses have __replace__ since Python 3.13 only.
         import dataclasses
 
         return dataclasses.replace(instance, **changes)
@@ -308,4 +315,4 @@ def _replace(instance: Any, /, **changes: Any) -> Any:
 
 
 if not TYPE_CHECKING:
-    dataclass, field, fields, replace = _dataclass, _field, _fields, _replace
+    asdict, dataclass, field, fields, replace = _asdict, _dataclass, _Field, _fields, _replace

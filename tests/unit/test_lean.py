@@ -41,11 +41,13 @@ def make(module: Any) -> Any:
 
 
 OURS, THEIRS = make(_lean), make(dataclasses)
+FUNCTIONS = {OURS: _lean, THEIRS: dataclasses}
 
 
 def said(call: str, made: Any) -> str:
     """What an expression gives, or the error that it raises."""
     names = {"Extent": made.Extent, "Setup": made.Setup, "dc": dataclasses, "copy": copy}
+    names["asdict"] = FUNCTIONS[made].asdict
     try:
         result = repr(eval(call, {**names, "inspect": inspect}))
     except Exception as error:
@@ -77,6 +79,8 @@ def said(call: str, made: Any) -> str:
         "dc.replace(Extent(0, 1), count=9)",
         "dc.replace(Extent(0, 1), cout=9)",
         "dc.asdict(Extent(0, 1))",
+        "asdict(Extent(0, 1))",
+        "asdict(Setup(words=[Extent(0, 1), {'a': (Extent(2, 3),)}]))",
         "dc.astuple(Extent(0, 1))",
         "dc.is_dataclass(Extent), dc.is_dataclass(Setup())",
         "[(one.name, one.type, one.default) for one in dc.fields(Extent)]",

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import get_args
 
+from usernsctl._lean import asdict
 from usernsctl._text import command as pasted
 from usernsctl._text import operand, shown
 from usernsctl.cli.parser import Parser, UsageError

@@ -7,9 +7,9 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
+from usernsctl._lean import asdict
 from usernsctl._text import shown_lines
 from usernsctl.cli import terminal
 from usernsctl.cli.parser import Parser, UsageError

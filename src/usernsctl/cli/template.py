@@ -6,11 +6,10 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from usernsctl._lean import fields
+from usernsctl._lean import asdict, fields
 from usernsctl._text import quoted
 from usernsctl.cli import run, terminal
 from usernsctl.cli.parser import Parser, UsageError

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from usernsctl._lean import asdict, dataclass, field
 from usernsctl.maps import Extent
 
 Engine = Literal["docker", "podman", "kubernetes", "gvisor", "other"]
@@ -287,7 +286,7 @@ class Facts:
 
     def plain(self) -> dict[str, Any]:
         """The same as JSON has it."""
-        values = dataclasses.asdict(self)
+        values = asdict(self)
         values["ids"]["uid_map"] = _lines(self.ids.uid_map)
         values["ids"]["gid_map"] = _lines(self.ids.gid_map)
         for name in ("inheritable", "permitted", "effective", "bounding", "ambient"):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import re
 from collections.abc import Mapping
 
+from usernsctl._lean import replace
 from usernsctl.doctor.facts import Facts
 from usernsctl.doctor.rules import CONSEQUENCES, RULES, Evidence, Rule, Seen, told
 from usernsctl.explain.catalogue import catalogue
@@ -69,7 +69,7 @@ def attributed(facts: Facts, probes: Mapping[str, Probe]) -> dict[str, Probe]:
     for name, probe in probes.items():
         reasons = [rule.id for rule, _ in held if name in rule.explains]
         if probe.outcome == "failed" and reasons and probe.cause not in reasons:
-            found[name] = dataclasses.replace(probe, cause=reasons[0])
+            found[name] = replace(probe, cause=reasons[0])
     return found
 
 

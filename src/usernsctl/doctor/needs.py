@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Literal
 
+from usernsctl._lean import dataclass
 from usernsctl.doctor.facts import NO_LIMIT, Facts
 from usernsctl.doctor.probes import PROFILES
 from usernsctl.doctor.rules import without_profile

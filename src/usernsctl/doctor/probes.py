@@ -16,9 +16,9 @@ import signal
 import subprocess
 import time
 from collections.abc import Container, Iterable, Mapping
-from dataclasses import dataclass
 
 from usernsctl._core.values import missing_program, program_path
+from usernsctl._lean import dataclass
 from usernsctl._system.python_child import command
 from usernsctl.doctor.facts import DEFAULT_PATH, Facts
 from usernsctl.explain.model import Probe

@@ -8,9 +8,9 @@ import json
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from usernsctl import _core
+from usernsctl._lean import dataclass
 from usernsctl._system import mounts
 from usernsctl._system.paths import open_file
 from usernsctl.doctor.facts import (

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from usernsctl._lean import asdict
 from usernsctl._text import quoted
 from usernsctl.doctor.findings import STANDS_IN_THE_WAY_OF
 from usernsctl.doctor.needs import Need
@@ -194,7 +194,7 @@ def as_json(report: Report, needs: Sequence[Need]) -> dict[str, Any]:
         "place": place(report),
         "findings": [_json_finding(finding, report) for finding in report.findings],
         "probes": {name: _json_probe(probe) for name, probe in report.probes.items()},
-        "settings": [dataclasses.asdict(need) for need in needs],
+        "settings": [asdict(need) for need in needs],
         "facts": dict(report.facts),
     }
 

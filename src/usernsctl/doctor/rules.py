@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 
+from usernsctl._lean import dataclass
 from usernsctl.doctor.facts import NO_LIMIT, Facts
 from usernsctl.doctor.probes import LATE, PROFILES
 from usernsctl.explain.model import Probe

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Literal
+
+from usernsctl._lean import dataclass, field
 
 #: Where a remedy is to be applied.
 Place = Literal["host", "docker", "kubernetes", "podman"]

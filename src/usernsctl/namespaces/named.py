@@ -19,7 +19,7 @@ from typing import Any
 
 from usernsctl import _core
 from usernsctl._core.values import find_program
-from usernsctl._lean import dataclass
+from usernsctl._lean import asdict, dataclass
 from usernsctl._system.descriptors import Closing, receive, wait_readable
 from usernsctl._system.processes import (
     ForeignProcessError,
@@ -151,8 +151,6 @@ class NamedNamespace:
 
     def to_json(self) -> dict[str, Any]:
         """What is written down."""
-        from dataclasses import asdict
-
         state = asdict(self)
         state["uid"] = [list(extent) for extent in self.uid]
         state["gid"] = [list(extent) for extent in self.gid]

@@ -6,7 +6,6 @@ import contextlib
 import os
 import warnings
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import pytest
@@ -29,14 +28,17 @@ from usernsctl.pytest_plugin.marks import Wanted, wanted
 from usernsctl.pytest_plugin.needs import Lacking
 
 
-@dataclass(eq=False)
 class _Inside:
-    """A plugin that only the child has. It knows whether the test is over."""
+    """A plugin that only the child has.
 
-    item: pytest.Item
-    channel: Channel
-    warned: int
-    over: bool = False
+    :ivar over: whether the test is over.
+    """
+
+    def __init__(self, item: pytest.Item, channel: Channel, warned: int) -> None:
+        self.item = item
+        self.channel = channel
+        self.warned = warned
+        self.over = False
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Of a subtest; only the parent has whoever counts and shows it."""

@@ -10,10 +10,9 @@ import argparse
 import re
 import subprocess
 from collections.abc import Iterator
-from dataclasses import replace
 
 from usernsctl._core.values import find_program
-from usernsctl._lean import dataclass
+from usernsctl._lean import dataclass, replace
 from usernsctl.cli.parser import Parser, is_switch, option_metavar, usernsctl
 
 # The kinds of values, by what stands for them in --help.

@@ -13,10 +13,10 @@ import errno
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from usernsctl._lean import asdict, dataclass
 from usernsctl._system.descriptors import wait_readable
 from usernsctl._system.processes import (
     ForeignProcessError,

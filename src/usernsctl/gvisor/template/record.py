@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
 from typing import Any
 
 from usernsctl import _core
-from usernsctl._lean import TYPE_CHECKING, fields
+from usernsctl._lean import TYPE_CHECKING, asdict, dataclass, fields
 from usernsctl.gvisor import oci
 from usernsctl.gvisor.agent.start import OF_COMMANDS, ProcessDefaults
 from usernsctl.gvisor.launch.request import Request
