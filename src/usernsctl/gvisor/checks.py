@@ -1,4 +1,4 @@
-"""What the arguments of sandboxes are to be, checked one by one."""
+"""Checks of arguments that several modules of gvisor share."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ if TYPE_CHECKING:
     from usernsctl.commands.arguments import Args, StrOrBytesPath
 
 
-def words(args: Args) -> tuple[str, ...]:
-    """The words of a command, as subprocess takes them.
+def argv(args: Args) -> tuple[str, ...]:
+    """Return a command and its arguments as strings; `args` is as for subprocess.
 
-    :raises TypeError: one is neither text nor a path.
-    :raises ValueError: one has a NUL character.
+    :raises TypeError: an argument is neither text nor a path.
+    :raises ValueError: an argument has a NUL character.
     """
     given: Any = [args] if isinstance(args, str | bytes | os.PathLike) else args
     try:
-        found = tuple(map(os.fsdecode, given))
+        strings = tuple(map(os.fsdecode, given))
     except TypeError as error:
         raise TypeError(f"args must be text, or a sequence of text and paths: {error}") from None
-    for word in found:
-        if "\0" in word:
-            raise ValueError(f"args: {word!r} has a NUL character, which no word can have")
-    return found
+    for string in strings:
+        if "\0" in string:
+            raise ValueError(f"args: {string!r} has a NUL character, which no argument can have")
+    return strings
 
 
-def box_id(id: str) -> str:
-    """An id that runsc takes.
+def sandbox_id(id: str) -> str:
+    """Return `id` if it is valid as the id of a sandbox.
 
-    :raises TypeError: it is no text.
-    :raises ValueError: it is malformed.
+    :raises TypeError: `id` is not text.
+    :raises ValueError: `id` is malformed.
     """
     if not isinstance(id, str):
         raise TypeError(f"id must be text, not {id!r}")
@@ -49,9 +49,9 @@ def box_id(id: str) -> str:
 
 
 def user_ids(user: tuple[int, int]) -> tuple[int, int]:
-    """A uid and a gid.
+    """Return `user` as a tuple of a uid and a gid.
 
-    :raises TypeError: it is something else, such as a name.
+    :raises TypeError: `user` is not a pair of numbers; names are not accepted.
     """
     is_pair = isinstance(user, tuple | list) and len(user) == 2
     if not is_pair or not all(isinstance(number, int) for number in user):
@@ -60,10 +60,10 @@ def user_ids(user: tuple[int, int]) -> tuple[int, int]:
 
 
 def variables(env: Mapping[str, str] | None) -> dict[str, str]:
-    """Variables for an environment; what is in them is not shown in errors.
+    """Return `env` as a dictionary of strings; values, which may be secret, are in no error.
 
-    :raises TypeError: it is no mapping, or not of text to text.
-    :raises ValueError: a name can't be one, or a NUL character is in one or in a value.
+    :raises TypeError: `env` is not a mapping of text to text.
+    :raises ValueError: a name is empty or has a ``=``, or a name or value has a NUL character.
     """
     if env is None:
         return {}
@@ -86,28 +86,29 @@ def variables(env: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def check_utf8(name: str, text: str) -> None:
-    """Check that the argument `name` can be in a config.json (RFC 8259); its text is not shown.
+    """Check that `text`, given by the argument `name`, can be in a config.json (RFC 8259).
 
-    :raises ValueError: it is not UTF-8.
+    :raises ValueError: `text` can't be encoded in UTF-8; the message doesn't quote it.
     """
     try:
         text.encode()
     except UnicodeEncodeError:
-        reason = "is not UTF-8, and runsc's config.json can have no other text"
+        reason = "is not UTF-8, as all text in runsc's config.json must be"
         raise ValueError(f"{name} {reason}") from None
 
 
 def path(name: str, given: StrOrBytesPath | None) -> str | None:
-    """The path that the argument `name` gives, if it does.
+    """Return the path `given` by the argument `name` as a string, or None.
 
-    :raises TypeError: it is no path.
-    :raises ValueError: it is one that no file has.
+    :raises TypeError: `given` is not a path.
+    :raises ValueError: `given` is empty or has a NUL character.
     """
     try:
         found = None if given is None else os.fsdecode(given)
     except TypeError:
         raise TypeError(f"{name} must be a path, not {given!r}") from None
-    # Mostly of a variable that was not set: it would be taken for the current directory.
+    # An empty path is often the value of an unset variable; os.path.abspath() would turn it into
+    # the current directory.
     if found == "":
         raise ValueError(f"{name} is empty: it must be a path")
     if found is not None and "\0" in found:
@@ -116,37 +117,37 @@ def path(name: str, given: StrOrBytesPath | None) -> str | None:
 
 
 def directory_inside(cwd: StrOrBytesPath | None) -> str | None:
-    """The directory that a command is to start in.
+    """Return the working directory for a command in a sandbox as a string, or None.
 
-    :raises TypeError: it is no path.
-    :raises ValueError: it is one that no file has.
-    :raises CommandError: it is relative: there is nothing that it could start at.
+    :raises TypeError: `cwd` is not a path.
+    :raises ValueError: `cwd` is empty or has a NUL character.
+    :raises CommandError: `cwd` is relative.
     """
     found = path("cwd", cwd)
     if found is not None and not found.startswith("/"):
         raise CommandError(
-            f"cwd={found!r}: it must be an absolute path",
+            f"cwd={found!r} is not an absolute path",
             step="chdir",
             errno=errno.EINVAL,
             filename=found,
-            remedy="name the directory by the path that it has in the sandbox",
+            remedy="give the directory's absolute path in the sandbox",
         )
     return found
 
 
 def instance(name: str, given: object, kind: type) -> None:
-    """Check what the argument `name` is.
+    """Check that `given`, the value of the argument `name`, is an instance of `kind`.
 
-    :raises TypeError: it is something else.
+    :raises TypeError: `given` has another type.
     """
     if not isinstance(given, kind):
         raise TypeError(f"{name} must be {kind.__name__}, not {given!r}")
 
 
 def stream(name: str, given: Any) -> None:
-    """Check that this can be a standard input or output, as for subprocess.
+    """Check that `given` is valid as a standard input or output of subprocess.
 
-    :raises TypeError: it is something else, such as a path.
+    :raises TypeError: `given` has another type, such as a path.
     """
     if given is not None and not isinstance(given, int) and not hasattr(given, "fileno"):
         raise TypeError(
@@ -155,10 +156,10 @@ def stream(name: str, given: Any) -> None:
 
 
 def count(name: str, given: int) -> int:
-    """The number of things that the argument `name` gives: one at least.
+    """Return `given`, the value of the argument `name`, if it is a whole number of at least 1.
 
-    :raises TypeError: it is no whole number.
-    :raises ValueError: it is none, or less.
+    :raises TypeError: `given` is not a whole number.
+    :raises ValueError: `given` is less than 1.
     """
     if isinstance(given, bool) or not isinstance(given, int):
         raise TypeError(f"{name} must be a whole number, not {given!r}")
@@ -168,10 +169,10 @@ def count(name: str, given: int) -> int:
 
 
 def signal_number(given: int) -> int:
-    """Return the number of a signal, or 0, which stands for none (kill(2)).
+    """Return `given` as the number of a signal, or 0 for no signal (kill(2)).
 
-    :raises TypeError: it is no whole number.
-    :raises OSError: there is no such signal (EINVAL), as subprocess has it.
+    :raises TypeError: `given` is not a whole number.
+    :raises OSError: no signal has this number (EINVAL), as in subprocess.
     """
     number = operator.index(given)
     if not 0 <= number < signal.NSIG:
@@ -180,10 +181,10 @@ def signal_number(given: int) -> int:
 
 
 def seconds(name: str, given: float) -> float:
-    """The time that the argument `name` gives.
+    """Return `given`, the value of the argument `name`, if it is a time of more than 0 seconds.
 
-    :raises TypeError: it is no number.
-    :raises ValueError: it is no time, or less.
+    :raises TypeError: `given` is not a number.
+    :raises ValueError: `given` is 0 or less, NaN, or too large for a timeout.
     """
     if isinstance(given, bool) or not isinstance(given, int | float):
         raise TypeError(f"{name} must be a number of seconds, not {given!r}")

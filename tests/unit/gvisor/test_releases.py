@@ -249,7 +249,7 @@ def test_parts_of_different_releases_do_not_go_together(
     assert "release-20260907.0" in told
     assert LABEL in told
     program("exit 1", "gvisor-bin/gvisor_sentry")
-    assert "does not tell its release" in refusal(tmp_path / "runsc")
+    assert "does not print its release" in refusal(tmp_path / "runsc")
 
 
 def test_another_directory_may_be_named(cache: Path, side: Path, tmp_path: Path) -> None:

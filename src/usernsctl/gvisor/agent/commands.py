@@ -132,7 +132,7 @@ class SandboxCommands:
         self, wanted: CommandSpec, args: Args, deadline: float, arguments: dict[str, Any]
     ) -> SandboxPopen[Any]:
         """Start a command, whose words are checked here; it keeps them as they were given."""
-        words = list(checks.words(args))
+        words = list(checks.argv(args))
         started = SandboxPopen[Any](self._place, wanted, words, deadline=deadline, **arguments)
         started.args = args
         return started

@@ -31,7 +31,7 @@ from usernsctl.gvisor.launch.steps import (
 )
 from usernsctl.gvisor.runsc.command import (
     CRASH_BYTES,
-    UNWANTED,
+    DISCARDED_LOGS,
     RunOptions,
     command_line,
     debug_log_files,
@@ -366,7 +366,7 @@ def _files(facts: Facts, sources: _Sources) -> Iterable[Record]:
     else:
         yield record("make", "log/crash", "755")
         yield record("tmpfs", "log/crash", CRASH_BYTES)
-        for name in UNWANTED:
+        for name in DISCARDED_LOGS:
             yield record("discard", f"log/{name}")
     yield record("program", sources.own(facts.watcher))
     number = sources.own(facts.runsc_file)

@@ -1,1 +1,1 @@
-"""runsc: found, called, asked, and read where it fails."""
+"""Interface to runsc: its path, releases, command lines, logs, containers and standard streams."""

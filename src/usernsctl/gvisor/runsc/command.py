@@ -1,4 +1,4 @@
-"""How runsc is called: its command lines, the files it logs to, and where it is looked for."""
+"""Command lines of runsc, and the log files that they name."""
 
 from __future__ import annotations
 
@@ -10,25 +10,26 @@ from usernsctl._lean import TYPE_CHECKING, dataclass
 if TYPE_CHECKING:
     pass
 
-# Of runsc: what it writes outside, its state and its logs, may hold secrets of the command.
+# For runsc, whose state and logs may hold secrets of the command.
 PRIVATE_UMASK = 0o077
 
 NETWORKS = ("none", "host")
 PLATFORMS = ("systrap", "ptrace", "kvm")
 
-# The exit statuses of `runsc run` where runsc itself failed, and where it crashed, as each program
-# in Go does. A command may end with them too.
+# Exit statuses of `runsc run` after an error of runsc, and after a crash (a Go program's panic). A
+# command may exit with the same statuses.
 FAILED = 128
 CRASHED = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Logs:
-    """Files that runsc writes to, absolute paths.
+    """Absolute paths of runsc's log files.
 
-    :ivar errors: the errors that its processes end of.
-    :ivar crash: Go's report of a crash of one that ``runsc run`` has started.
-    :ivar debug: all else; ``%COMMAND%`` stands for which process it is of.
+    :ivar errors: the file for the fatal errors of all of runsc's processes (``--log``).
+    :ivar crash: the file for Go's report of a crashed process (``--panic-log``).
+    :ivar debug: the files for all other messages (``--debug-log``); runsc replaces ``%COMMAND%`` by
+        the name of the process: run, boot or gofer.
     """
 
     errors: str
@@ -38,17 +39,17 @@ class Logs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """What decides the command line of ``runsc run``.
+    """Options for the command line of ``runsc run`` or ``runsc restore``.
 
     :ivar state: the directory for runsc's own state, an absolute path (``--root``).
     :ivar bundle: the directory with config.json, an absolute path.
-    :ivar container_id: unique in `state`.
+    :ivar container_id: an id that is unique in `state`.
     :ivar network: one of :data:`NETWORKS`.
     :ivar platform: one of :data:`PLATFORMS`, or ``None`` for runsc's default.
-    :ivar logs: where it writes what it has to say.
-    :ivar debug: whether the debug logs tell everything, or only what went wrong.
-    :ivar image: the directory of a checkpoint to go on from, an absolute path; ``None``: the
-        container is a new one.
+    :ivar logs: the log files.
+    :ivar debug: whether the debug logs have all messages, or only errors.
+    :ivar image: the directory of a checkpoint to restore, an absolute path, or ``None`` to start a
+        new container.
     """
 
     state: str
@@ -61,29 +62,29 @@ class RunOptions:
     image: str | None = None
 
 
-# Each takes up to three descriptors of those that a sandbox has (UN_SANDBOX_FILES_MAX).
-_REMEMBERED_FILES = 2000
+# Each cached file takes up to three of a sandbox's descriptors (UN_SANDBOX_FILES_MAX).
+_CACHED_FILES = 2000
 
 
 def command_line(runsc: str, options: RunOptions) -> list[str]:
-    """The arguments that run a container in the foreground, from `runsc` on.
+    """Return the argv, beginning with `runsc`, that runs a container in the foreground.
 
-    Control groups are left alone, since a plain user is seldom given one to configure. Whatever
-    is written to the root filesystem stays in memory: runsc's default would put a file of its own
-    into the root filesystem. Sockets of the host are out of reach, which is runsc's default too,
-    but not one to depend on. By default gVisor remembers 1,000 files for each mount, and holds each
-    open: many binds would leave no room for what programs open.
+    - ``--ignore-cgroups``: an unprivileged user seldom may configure control groups.
+    - ``--overlay2=root:memory``: runsc's default puts a file of its own into the root filesystem.
+    - ``--host-uds=none``: runsc's default as well, but a default may change.
+    - ``--dcache``: by default gVisor caches 1,000 files for each mount and keeps them open, so
+      many bind mounts would leave no descriptors for the programs inside.
     """
     command = [
         runsc,
-        # It refuses to restore with that, and needs it for nothing where it has the capabilities.
+        # `runsc restore` refuses --rootless, and does not need it in a prepared namespace.
         *(["--rootless"] if options.image is None else []),
         f"--root={options.state}",
         "--ignore-cgroups",
         f"--network={options.network}",
         "--overlay2=root:memory",
         "--host-uds=none",
-        f"--dcache={_REMEMBERED_FILES}",
+        f"--dcache={_CACHED_FILES}",
         f"--log={options.logs.errors}",
         "--log-format=json",
         f"--panic-log={options.logs.crash}",
@@ -98,7 +99,7 @@ def command_line(runsc: str, options: RunOptions) -> list[str]:
 
 
 def kill_command(runsc: str, options: RunOptions) -> list[str]:
-    """The arguments that send a signal to the command, but for the signal."""
+    """Return the argv of ``runsc kill`` for the container, without the signal."""
     return [runsc, "--rootless", f"--root={options.state}", "kill", options.container_id]
 
 
@@ -107,32 +108,36 @@ INSTALL = (
 )
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-#: So large may the reports of crashes become: with the stacks of all threads, megabytes.
+#: Maximum size of all crash reports; a report has the stacks of all threads, up to megabytes.
 CRASH_BYTES = 1 << 20
 
 _COMMANDS = ("run", "boot", "gofer")
 
-#: In the directory of a run's own logs: what is thrown away.
-UNWANTED = tuple(f"{command}.txt" for command in _COMMANDS[1:])
+#: Names of the debug logs that are symbolic links to /dev/null, unless the caller wants them.
+DISCARDED_LOGS = tuple(f"{command}.txt" for command in _COMMANDS[1:])
 
 
 def private_log_paths(directory: str, crash: str) -> Logs:
-    """Where runsc is to write; :func:`prepare` makes ready.
+    """Return the log files of a run whose caller doesn't want debug logs.
 
-    :param directory: one of the run's own.
-    :param crash: the file for the report of a crash.
+    :param directory: the run's own log directory, prepared by :func:`make_log_directory`.
+    :param crash: the path of the crash report.
     """
     return Logs(errors=f"{directory}/errors", debug=f"{directory}/%COMMAND%.txt", crash=crash)
 
 
 def make_log_directory(directory: str, dir_fd: int | None = None) -> None:
-    """Have the logs that are not wanted thrown away: see :func:`quiet`."""
-    for name in UNWANTED:
+    """Make the links to /dev/null for the discarded logs of :func:`private_log_paths`.
+
+    :param directory: the log directory, which exists already.
+    :param dir_fd: a descriptor of the directory that a relative `directory` starts at.
+    """
+    for name in DISCARDED_LOGS:
         os.symlink(os.devnull, f"{directory}/{name}", dir_fd=dir_fd)
 
 
 def seen_from(logs: Logs, here: str, there: str) -> Logs:
-    """The same files for whoever knows the directory `here` as `there`."""
+    """Return the same files for a process that sees the directory `here` at the path `there`."""
     return Logs(
         errors=there + logs.errors.removeprefix(here),
         crash=there + logs.crash.removeprefix(here),
@@ -141,16 +146,16 @@ def seen_from(logs: Logs, here: str, there: str) -> Logs:
 
 
 def debug_log_files(stamp: str) -> list[str]:
-    """The names of the files that are to be made for :func:`kept_at`; the last is for crashes."""
+    """Return the file names of the debug logs of a start; the last is the crash report."""
     return [f"runsc.log.{stamp}.{name}.txt" for name in (*_COMMANDS, "panic")]
 
 
 def debug_log_paths(directory: str, own: str, stamp: str) -> Logs:
-    """Where runsc is to write if somebody wants to read it all, and the files are there.
+    """Return the log files of a run whose caller wants debug logs; the files must exist.
 
-    :param directory: where the debug logs go, under the names that runsc gives them.
-    :param own: a directory of the run's own.
-    :param stamp: the time of the start, as runsc would write it.
+    :param directory: the directory for the debug logs, which have runsc's default names.
+    :param own: the run's own directory, for the error log.
+    :param stamp: the time of the start, in runsc's format.
     """
     files = debug_log_files(stamp)
     return Logs(
@@ -161,11 +166,11 @@ def debug_log_paths(directory: str, own: str, stamp: str) -> Logs:
 
 
 def create_debug_logs(directory: str, own: str) -> Logs:
-    """Where runsc is to write if somebody wants to read it all: new files, closed to others.
+    """Create the debug logs of a run, with mode 0600, and return its log files.
 
-    :param directory: where the debug logs go, under the names that runsc gives them.
-    :param own: a directory of the run's own.
-    :raises OSError: they can't be made.
+    :param directory: the directory for the debug logs, which have runsc's default names.
+    :param own: the run's own directory, for the error log.
+    :raises OSError: a file can't be created.
     """
     while True:
         now = time.time()
@@ -175,5 +180,5 @@ def create_debug_logs(directory: str, own: str) -> Logs:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
                 os.close(os.open(f"{directory}/{name}", flags, 0o600))
         except FileExistsError:
-            continue  # another run has begun in the same microsecond
+            continue  # another run has started in the same microsecond
         return debug_log_paths(directory.rstrip("/"), own, stamp)

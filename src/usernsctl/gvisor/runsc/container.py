@@ -1,4 +1,4 @@
-"""A container that runsc runs: what runsc answers about it, and how it has ended."""
+"""Queries to runsc about a running container."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from usernsctl.errors import CommandError, NamespaceError, RunscError
 
 
 class Container(Protocol):
-    """A running sandbox, attached or detached, as runsc is asked about it."""
+    """Interface of an attached or detached sandbox to runsc."""
 
-    def runsc(self, *words: str) -> AbstractContextManager[tuple[list[str], dict[str, Any]]]:
-        """Enter a block with a command line of runsc, and the arguments of a Popen for it.
+    def runsc(self, *argv: str) -> AbstractContextManager[tuple[list[str], dict[str, Any]]]:
+        """Return a context manager with the argv of a runsc command and the arguments for Popen.
 
         :raises SandboxEnded: the sandbox has ended.
         """
@@ -27,27 +27,26 @@ class Container(Protocol):
 
 
 class SandboxEnded(CommandError):
-    """There is no sandbox any more that a command could be about."""
+    """A command for a sandbox that has ended."""
 
     @classmethod
     def of(cls, id: str) -> SandboxEnded:
-        """Say it of the sandbox `id`."""
+        """Return the error for the sandbox `id`."""
         return cls(f"the sandbox {id} has ended", step="sandbox")
 
 
-# How long after a failure of runsc the end of a sandbox is taken for its reason, in seconds: from
-# the end of its command to its own, it answers no more.
+# A sandbox doesn't answer between the end of its command and its own end. So if it ends within this
+# many seconds after a failure of runsc, its end is the reason for the failure.
 ENDING_SECONDS = 1
 
 
 @contextlib.contextmanager
 def raise_if_ended(life: Container, id: str) -> Iterator[None]:
-    """Say that the sandbox has ended where that is why nothing could be started in the block.
+    """Turn a NamespaceError of the block into SandboxEnded if the sandbox has ended.
 
-    In a PID namespace without process 1 there is no memory for another one (ENOMEM,
-    pid_namespaces(7)).
+    In a PID namespace whose process 1 has ended, fork() fails with ENOMEM (pid_namespaces(7)).
 
-    :raises SandboxEnded: so it was.
+    :raises SandboxEnded: the sandbox has ended.
     """
     try:
         yield
@@ -57,31 +56,31 @@ def raise_if_ended(life: Container, id: str) -> Iterator[None]:
         raise SandboxEnded.of(id) from error
 
 
-# How long runsc may take. It asks gVisor, which does not answer where it was stopped, or where
-# somebody has broken it.
+# runsc waits for an answer of gVisor, which may be stopped, or compromised and silent.
 _ANSWER_SECONDS = 60
 
 
-def query(life: Container, id: str, *words: str, seconds: float | None = None) -> str | None:
-    """What a command of runsc prints; ``None``: the sandbox has ended.
+def query(life: Container, id: str, *argv: str, seconds: float | None = None) -> str | None:
+    """Run a command of runsc for a sandbox; return its output, or None if the sandbox has ended.
 
-    :param id: of the sandbox.
-    :param seconds: how long it may take; by default 60.
-    :raises RunscError: it failed, or took longer.
+    :param id: the id of the sandbox.
+    :param argv: the command of runsc and its arguments.
+    :param seconds: the timeout, by default 60.
+    :raises RunscError: the command failed or timed out.
     """
     limit = _ANSWER_SECONDS if seconds is None else seconds
     try:
-        with life.runsc(*words) as (command, needed), raise_if_ended(life, id):
-            needed |= {"stdin": DEVNULL, "stdout": PIPE, "stderr": PIPE}
-            done = run_command(command, **needed, text=True, timeout=limit)
+        with life.runsc(*argv) as (command, options), raise_if_ended(life, id):
+            options |= {"stdin": DEVNULL, "stdout": PIPE, "stderr": PIPE}
+            done = run_command(command, **options, text=True, timeout=limit)
     except SandboxEnded:
         return None
     except TimeoutExpired:
         raise RunscError(
-            f"runsc {words[0]} was not answered by the sandbox {id} within {limit:g} seconds",
+            f"the sandbox {id} did not answer runsc {argv[0]} within {limit:g} seconds",
             step="runsc",
             errno=errno.ETIMEDOUT,
-            remedy="kill() and close() end it, whatever it does",
+            remedy="end the sandbox by kill() or close(), which need no answer",
         ) from None
     if done.returncode == 0:
         return str(done.stdout)
@@ -91,4 +90,4 @@ def query(life: Container, id: str, *words: str, seconds: float | None = None) -
 
 
 def _last_line(text: str) -> str:
-    return text.strip().rpartition("\n")[2] or "runsc failed without a word"
+    return text.strip().rpartition("\n")[2] or "runsc failed without a message"

@@ -1,4 +1,4 @@
-"""Find runsc, and make sure that the programs that it needs lie beside it."""
+"""Search for runsc, and checks of runsc and of its sidecar programs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from usernsctl.gvisor.runsc.releases import (
 if TYPE_CHECKING:
     pass
 
-# The names of the machine types that runsc is built for, and of what else is met (elf(5)).
+# Names of the machine types (elf(5)) that runsc is built for, and of other common ones.
 _MACHINES = {3: "x86 (32 bits)", 40: "Arm (32 bits)", 62: "x86-64", 183: "Arm64", 243: "RISC-V"}
 
 _PT_NOTE = 4
@@ -32,14 +32,15 @@ _PROGRAM_HEADER_MAX = 64
 
 
 def find_runsc(environ: Mapping[str, str], named: str | None = None) -> str:
-    """The absolute path of runsc: `named`, what a variable of VARIABLES names, or along PATH.
+    """Return the absolute path of runsc: `named`, or from a variable of VARIABLES, or from PATH.
 
-    The file is looked at and not started, since a start costs more than the rest of our work. It
-    is started (``--version``) only if it isn't plainly a program of the right kind.
+    The file is read but not executed, since an execution takes longer than all else before the
+    start of a sandbox. Only if the file isn't a Go program for this machine, or can't be read, is
+    ``runsc --version`` executed.
 
-    :raises RunscError: there is none (cause ``runsc-missing``), it is no runsc (``not-runsc``),
-        it is for another machine type (``wrong-architecture``), or what belongs beside it is not
-        there (``runsc-sidecars-missing``), or it may not be executed
+    :raises RunscError: runsc is missing (cause ``runsc-missing``), the file is another program
+        (``not-runsc``) or for another machine type (``wrong-architecture``), sidecar programs are
+        missing (``runsc-sidecars-missing``), or the file is not executable
         (``runsc-not-executable``).
     """
     path = _locate(environ) if named is None else _check_named(named)
@@ -47,10 +48,11 @@ def find_runsc(environ: Mapping[str, str], named: str | None = None) -> str:
         raise not_runsc(path, "it is not a file")
     if not os.access(path, os.X_OK):
         raise _not_executable(path)
-    # A file that is executable but not readable can only be asked.
+    # A file that is executable but not readable can only be checked by executing it.
     if not (os.access(path, os.R_OK) and _is_go_program(path)):
         release_of(path)
-    # As runsc will have it. Who names runsc does not leave to a variable what it runs.
+    # runsc will get the same directory (runsc_environment()): a caller that names runsc explicitly
+    # must not depend on a variable for its sidecar programs.
     check_side_programs(path, named_side_directory() if named is None else None)
     return path
 
@@ -60,7 +62,7 @@ def _locate(environ: Mapping[str, str]) -> str:
     if variable is not None:
         wanted = environ[variable]
         path = wanted if "/" in wanted else _search(wanted, environ)
-        if path is not None and _is_closed(path):
+        if path is not None and _is_unreachable(path):
             raise _not_executable(path)
         if path is None or not os.path.exists(path):
             raise RunscError(
@@ -85,41 +87,42 @@ def _locate(environ: Mapping[str, str]) -> str:
 def _check_named(path: str) -> str:
     if not os.path.isabs(path):
         raise RunscError(
-            f"{path}, which is to be runsc, must be absolute",
+            f"the path of runsc, {path}, must be absolute",
             step="runsc",
             filename=path,
             cause="not-runsc",
-            remedy="give the whole path, such as /usr/bin/runsc",
+            remedy="give an absolute path, such as /usr/bin/runsc",
         )
-    if _is_closed(path):
+    if _is_unreachable(path):
         raise _not_executable(path)
     if not os.path.exists(path):
         raise RunscError(
-            f"{path}, which is to be runsc, does not exist",
+            f"the path of runsc, {path}, does not exist",
             step="runsc",
             filename=path,
             cause="runsc-missing",
-            remedy=f"name the path that it has. To install: {INSTALL}",
+            remedy=f"give the path of an existing runsc. To install: {INSTALL}",
         )
     return path
 
 
 def _search(name: str, environ: Mapping[str, str]) -> str | None:
-    """Where a program is along PATH, but for directories that depend on the current one.
+    """Return the path of a program in PATH, or None.
 
-    What is in that is somebody's data, and this program is run outside of gVisor.
+    Relative directories in PATH are skipped: the current directory may hold untrusted files, and
+    runsc runs outside of gVisor.
     """
     search = environ.get("PATH", os.defpath).split(os.pathsep)
     paths = [os.path.join(directory, name) for directory in filter(os.path.isabs, search)]
     for path in paths:
         if os.access(path, os.X_OK) and not os.path.isdir(path):
             return path
-    # One that may not be executed is another thing than none.
+    # Return a file that is not executable, too: the error says more than "not found" then.
     return next(filter(os.path.isfile, paths), None)
 
 
-def _is_closed(path: str) -> bool:
-    """Whether a directory on the way to a file can't be searched."""
+def _is_unreachable(path: str) -> bool:
+    """Return whether a directory of `path` can't be searched."""
     try:
         os.stat(path)
     except PermissionError:
@@ -144,9 +147,9 @@ def _not_executable(path: str) -> RunscError:
 
 
 def _is_go_program(path: str) -> bool:
-    """Whether this is a Go program for this machine, as every build of runsc is.
+    """Return whether the file is a Go program for this machine, as every build of runsc is.
 
-    :raises RunscError: it is a program for another machine type.
+    :raises RunscError: the file is a program for another machine type.
     """
     with open(path, "rb") as file, open(sys.executable, "rb") as own:
         header, ours = _ElfHeader.read(file), _ElfHeader.read(own)
@@ -165,7 +168,7 @@ def _is_go_program(path: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _ElfHeader:
-    """What tells programs apart (elf(5)): 64 or 32 bits, byte order, machine type."""
+    """Fields of an ELF header (elf(5)); `kind` is the class, byte order and machine type."""
 
     kind: tuple[int, int, int]
     program_headers: int
@@ -174,7 +177,7 @@ class _ElfHeader:
 
     @classmethod
     def read(cls, file: BinaryIO) -> _ElfHeader | None:
-        """The header of an ELF file, or ``None`` if it is of another format."""
+        """Read the header of an ELF file; return None for other formats."""
         start = file.read(64)
         if len(start) < 64 or start[:4] != b"\x7fELF":
             return None
@@ -195,7 +198,7 @@ class _ElfHeader:
         return _MACHINES.get(machine, f"machine type {machine}")
 
     def has_go_note(self, file: BinaryIO) -> bool:
-        """Whether the Go linker left its build note; only 64-bit, little-endian files have it."""
+        """Return whether the file has the Go linker's note; checks 64-bit little-endian files."""
         if self.kind[:2] != (2, 1) or self.entry_size != 56:
             return False
         for index in range(min(self.entry_count, _PROGRAM_HEADER_MAX)):
@@ -211,30 +214,32 @@ class _ElfHeader:
         return False
 
 
-#: Where the programs of a release are that run beside runsc, and the variable that names another
-#: directory.
+#: Directory beside runsc with the sidecar programs of a release, and the variable that names
+#: another directory.
 SIDE_DIRECTORY = "gvisor-bin"
 SIDE_VARIABLE = "GVISOR_SIDECAR_BINARIES_DIR"
 
-#: Those that a sandbox is started by; the others serve checkpoints and metrics.
+#: Sidecar programs that start a sandbox; the others serve checkpoints and metrics.
 SIDE_PROGRAMS = ("gvisor_sentry", "gvisor-sentry-prewarmer")
 
 
 def named_side_directory() -> str | None:
-    """What :data:`SIDE_VARIABLE` of this process names; a relative path does not count."""
+    """Return the directory in this process's :data:`SIDE_VARIABLE`, or None if not absolute."""
     named = os.environ.get(SIDE_VARIABLE)
     return named if named and os.path.isabs(named) else None
 
 
 def check_side_programs(path: str, directory: str | None) -> None:
-    """See that what runs beside a runsc is whole, and of the same release.
+    """Check that the sidecar programs are complete, and of the same release as runsc.
 
-    A release that can do without one of them does what it is for by itself. Where there is no such
-    directory, runsc is left to say whether it needs one: to ask for its release would take as long.
+    Releases without the ability "side-programs" replace missing programs by their own code. If
+    there is no directory of sidecar programs, runsc itself fails if it needs one: checking its
+    release here would take as long as that.
 
-    :param path: of runsc; absolute.
-    :param directory: what :data:`SIDE_VARIABLE` names, or ``None``.
-    :raises RunscError: it is not (cause ``"runsc-sidecars-missing"``).
+    :param path: the absolute path of runsc.
+    :param directory: the directory that :data:`SIDE_VARIABLE` names, or ``None``.
+    :raises RunscError: a program is missing, not executable, or of another release (cause
+        ``"runsc-sidecars-missing"``).
     """
     if directory and not release_of(path).has("side-directory"):
         return
@@ -248,14 +253,14 @@ def check_side_programs(path: str, directory: str | None) -> None:
             if name == _TELLS_RELEASE:
                 _check_same_release(path, program)
         elif release_of(path).has("side-programs"):
-            raise _side_program(path, f"{program} {why}")
+            raise _sidecar_error(path, f"{program} {why}")
 
 
 def _side_directory(path: str) -> str | None:
-    """Beside the file that runsc was called as, else beside the one that it is."""
-    places = [os.path.dirname(path), os.path.dirname(os.path.realpath(path))]
-    found = [os.path.join(place, SIDE_DIRECTORY) for place in places]
-    return next(filter(os.path.isdir, found), None)
+    """Return gvisor-bin/ beside `path`, else beside the file that `path` links to, else None."""
+    parents = [os.path.dirname(path), os.path.dirname(os.path.realpath(path))]
+    candidates = [os.path.join(parent, SIDE_DIRECTORY) for parent in parents]
+    return next(filter(os.path.isdir, candidates), None)
 
 
 def _check_same_release(path: str, program: str) -> None:
@@ -263,14 +268,14 @@ def _check_same_release(path: str, program: str) -> None:
     try:
         theirs = release_of(program).label
     except RunscError as error:
-        raise _side_program(path, f"{program} does not tell its release") from error
+        raise _sidecar_error(path, f"{program} does not print its release") from error
     if theirs != ours:
-        raise _side_program(path, f"{program} is of {theirs}, and runsc of {ours}")
+        raise _sidecar_error(path, f"{program} is of {theirs}, and runsc of {ours}")
 
 
-def _side_program(path: str, why: str) -> RunscError:
+def _sidecar_error(path: str, why: str) -> RunscError:
     return RunscError(
-        f"{path} needs the programs of its release beside it: {why}",
+        f"{path} needs the sidecar programs of its release: {why}",
         step="runsc",
         filename=path,
         cause="runsc-sidecars-missing",
@@ -278,12 +283,13 @@ def _side_program(path: str, why: str) -> RunscError:
 
 
 def runsc_environment(*, is_named: bool = False) -> dict[str, str]:
-    """That of runsc: its processes can be looked into by the caller's others, and need no secrets.
+    """Return the environment for runsc, without the caller's secrets.
 
-    Where the programs are that it needs, this process's own environment may say; in a container,
-    that is the image's, and not the one that a command is given.
+    Other processes of the caller can read the environment of runsc's processes. The directory of
+    the sidecar programs comes from this process's environment, never from the command's.
 
-    :param is_named: whether the caller has named runsc, and so leaves nothing to variables.
+    :param is_named: whether the caller has named runsc explicitly; :data:`SIDE_VARIABLE` is ignored
+        then.
     """
     directory = None if is_named else named_side_directory()
     return {"PATH": DEFAULT_PATH, **({SIDE_VARIABLE: directory} if directory else {})}

@@ -1,15 +1,15 @@
-"""What runsc writes about itself, and what of that can be trusted.
+"""Readers of the logs of runsc that untrusted text can't forge.
 
-Its debug logs hold text of whoever made the bundle, and of the command: names, options, arguments.
-So nothing is looked for in them. What tells that runsc failed is written by runsc alone:
+The debug logs quote the bundle and the command (names, options, arguments), so they are not
+searched. Only runsc itself writes the signs of its failure:
 
-- Each of its processes writes an error that it ends of to one file, as JSON (``--log``).
-- The last line that ``runsc run`` writes to its own debug log, where it ends in order, is the exit
-  status. That is the command's then, whatever it is; or the sandbox's own, if that has crashed.
-- Go's report of a crash goes to a file of its own (``--panic-log``).
+- Each process of runsc writes its fatal error to one file, as JSON (``--log``).
+- ``runsc run``, if it exits normally, writes an exit status as the last line of its own debug log:
+  that of the command, or that of the sandbox if the sandbox has crashed.
+- Go writes its report of a crash to a separate file (``--panic-log``).
 
-The debug logs of the other two processes, which a command inside can have grow, are thrown away if
-nobody has asked for them.
+A command inside can make the debug logs of the other two processes grow, so these are discarded
+unless the caller wants them.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from collections.abc import Iterator
 from usernsctl._system.paths import open_file
 from usernsctl.gvisor.runsc import command as runsc_command
 
-# More than all the messages of a start, and the beginning of the report of a crash.
+# Enough for all messages of a start, and for the beginning of a crash report.
 _READ_MAX = 1 << 18
 
 
 def read_failure(logs: runsc_command.Logs) -> str | None:
-    """Why runsc failed, in its own words, or ``None`` if it says nothing.
+    """Return the message with which runsc failed, or None if there is no message.
 
-    These words may be about what a stranger has written: they are to be shown quoted only.
+    The message may quote untrusted text: escape it before printing.
     """
     from usernsctl.explain.logs import crash_line
 
     messages = list(_messages(_read(logs.errors)))
     if len(messages) <= 1:
-        # The process that was called has seen no more than that the other one was gone.
+        # If the sandbox process crashes, `runsc run` logs only that the sandbox is gone.
         crash = crash_line(_read(logs.crash))
         if crash is not None:
             return crash
@@ -41,23 +41,23 @@ def read_failure(logs: runsc_command.Logs) -> str | None:
 
 
 def own_failure(fd: int) -> str | None:
-    """What a command of runsc has written to an open file (``--log``) of why it failed.
+    """Return the error that a runsc command has written to an open file (``--log``).
 
-    :returns: ``None`` if it did not fail, and so ended as what it ran.
+    :returns: the message, or None if runsc did not fail; its exit status is the command's then.
     """
     content = os.pread(fd, _READ_MAX, 0).decode("utf-8", "replace")
     return next(_messages(content), None)
 
 
-def quote_runsc(words: str) -> str:
-    """What to say of runsc's words: that they are its own."""
+def quote_runsc(message: str) -> str:
+    """Return a message of runsc, escaped and marked as runsc's."""
     from usernsctl.explain.logs import quoted
 
-    return f"runsc says: {quoted(words)}"
+    return f"runsc says: {quoted(message)}"
 
 
 def _messages(text: str) -> Iterator[str]:
-    """The messages of JSON objects that follow each other."""
+    """Yield the ``msg`` members of concatenated JSON objects."""
     import json
 
     decoder = json.JSONDecoder()
@@ -76,7 +76,7 @@ def _messages(text: str) -> Iterator[str]:
 
 
 def _read(path: str, *, at_end: bool = False) -> str:
-    """The beginning of a log, or its end; empty if there is none."""
+    """Return the beginning of a log, or its end; an empty string if it can't be read."""
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         with open_file(os.open(path, flags)) as file:

@@ -1,8 +1,7 @@
-"""Releases of runsc: which one a program is, and what that release can and wants.
+"""Releases of runsc: detection of a program's release, and the differences between releases.
 
-The only module that knows how they differ. A release is named by the day it was cut from gVisor's
-sources. If it names no day, or a later day than all that are known here, it is treated as the
-newest of these.
+A release is named by the day that it was cut from gVisor's sources. A release without a day, or of
+a later day than all in ABILITIES, is treated as the newest in ABILITIES.
 """
 
 from __future__ import annotations
@@ -20,15 +19,15 @@ from usernsctl.gvisor.runsc.command import INSTALL
 if TYPE_CHECKING:
     import datetime
 
-#: The variables that name runsc; the first that is set counts. Other programs take the second, too.
+#: Variables that name runsc; the first that is set counts. Other programs read the second, too.
 VARIABLES = ("USERNSCTL_RUNSC", "RUNSC_PATH")
 VARIABLE = VARIABLES[0]
 
-#: What is in the environment of a runsc that is only asked something.
+#: Environment of ``runsc --version``.
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 _SECONDS = 10
 
-# release-20260817.0, or 0.0~20240729.0 as Debian has it.
+# Matches release-20260817.0, and Debian's 0.0~20240729.0.
 _DAY = r"\b(20\d{6})\.\d+"
 _FIRST_LINE = r"runsc version (\S{1,100})"
 
@@ -36,14 +35,14 @@ _CACHE = "runsc-releases.json"
 _CACHE_BYTES = 1 << 16
 _CACHE_ENTRIES = 20
 
-# Of these, the one that tells its release: the other has no libc, and no options.
+# The sidecar program that has --version; the other one has neither libc nor options.
 _TELLS_RELEASE = "gvisor_sentry"
 
-#: Releases of years before can start nothing in a user namespace that is prepared for them.
+#: Releases of earlier years can't run in a prepared user namespace.
 FIRST_YEAR = 2023
 
-#: What releases can or want, each with the first that does (YYYYMMDD) and what it is. The days are
-#: those of the first weekly release after the change in gVisor's sources.
+#: Differences between releases: the first release with the ability (YYYYMMDD), and a description.
+#: The day is that of the first weekly release after the change in gVisor's sources.
 ABILITIES = {
     "netstack-in-namespace": (
         20240812,
@@ -54,7 +53,7 @@ ABILITIES = {
     "overlay-size": (20250616, "--overlay2=root:memory,size=N"),
     "bounded-first": (
         20250818,
-        "has the first command keep only capabilities of its bounding set, as execve(2) does",
+        "limits the first command's capabilities to its bounding set, as execve(2) does",
     ),
     "deprecated-flags": (
         20260126,
@@ -81,8 +80,8 @@ ABILITIES = {
 class Release:
     """A release of runsc.
 
-    :ivar label: as ``runsc --version`` has it, such as ``"release-20260817.0"``.
-    :ivar day: of its sources; ``None``: it does not say.
+    :ivar label: the release in ``runsc --version``, such as ``"release-20260817.0"``.
+    :ivar day: the day of its sources, or ``None`` if the label has no day.
     """
 
     label: str
@@ -90,7 +89,7 @@ class Release:
 
     @classmethod
     def parse(cls, label: str) -> Release:
-        """Read a label; anything is one."""
+        """Parse a label; any text is valid."""
         import datetime
         import re
 
@@ -102,7 +101,7 @@ class Release:
         return cls(label, day)
 
     def has(self, ability: str) -> bool:
-        """Whether it has one of :data:`ABILITIES`.
+        """Return whether the release has one of :data:`ABILITIES`.
 
         :raises KeyError: there is no such ability.
         """
@@ -110,30 +109,30 @@ class Release:
         return self.day is None or int(self.day.strftime("%Y%m%d")) >= since
 
     def is_too_old(self) -> bool:
-        """Whether it is known to lack what usernsctl needs."""
+        """Return whether the release is known to lack what usernsctl needs."""
         return self.day is not None and self.day.year < FIRST_YEAR
 
     def age(self, today: datetime.date) -> int | None:
-        """Its age in days; ``None`` if it does not tell its day."""
+        """Return the release's age in days, or None if its label has no day."""
         return None if self.day is None else (today - self.day).days
 
 
 def release_of(path: str, *, remember: bool = True) -> Release:
-    """The release that a program is: what it has answered before, or answers now.
+    """Return the release of a runsc, from the cache or from ``runsc --version``.
 
-    A program is known again by path, device, inode, size and time of its last change.
+    The cache identifies a program by its path, device, inode, size and modification time.
 
-    :param path: of runsc; absolute.
-    :param remember: whether its answer is kept for the next time.
-    :raises RunscError: it is no runsc (cause ``"not-runsc"``), or can't be looked at.
+    :param path: the absolute path of runsc.
+    :param remember: whether to write the release to the cache.
+    :raises RunscError: the program is not runsc (cause ``"not-runsc"``), or can't be read.
     """
     try:
         before = _identity(path)
-        label = _remembered(path, before)
+        label = _cached_label(path, before)
         if label is None:
-            label = _ask(path)
+            label = _query_label(path)
             if remember and _identity(path) == before:
-                _remember(path, before, label)
+                _cache_label(path, before, label)
     except RunscError:
         raise
     except OSError as error:
@@ -146,7 +145,7 @@ def _identity(path: str) -> list[int]:
     return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns]
 
 
-def _ask(path: str) -> str:
+def _query_label(path: str) -> str:
     import subprocess
 
     try:
@@ -160,17 +159,17 @@ def _ask(path: str) -> str:
             timeout=_SECONDS,
         )
     except subprocess.TimeoutExpired as error:
-        raise not_runsc(path, "it does not answer --version") from error
+        raise not_runsc(path, f"--version printed nothing within {_SECONDS} seconds") from error
     import re
 
     found = re.match(_FIRST_LINE, answer.stdout.decode(errors="replace"))
     if answer.returncode != 0 or found is None:
-        raise not_runsc(path, "its answer to --version is not runsc's")
+        raise not_runsc(path, "the output of --version is not runsc's")
     return found[1]
 
 
 def not_runsc(path: str, why: str, errno: int = 0) -> RunscError:
-    """The error that a file is something else."""
+    """Return the error for a file that is not runsc."""
     return RunscError(
         f"{path} is not gVisor's runsc: {why}",
         step="runsc",
@@ -181,17 +180,17 @@ def not_runsc(path: str, why: str, errno: int = 0) -> RunscError:
     )
 
 
-# ---- what was answered before -------------------------------------------------------------------
+# ---- cache ---------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def _cache_directory(*, make: bool) -> Iterator[int]:
-    """A descriptor of the directory, which nobody but this user can write to.
+    """Yield a descriptor of the cache directory, which only this user may write to.
 
-    :raises OSError: there is none, and none can be made, or it is somebody else's, too.
+    :raises OSError: the directory is missing and can't be made, or other users may write to it.
     """
     top = os.environ.get("XDG_CACHE_HOME") or _home()
-    # Root with the HOME of somebody else must not leave anything there.
+    # Root with another user's HOME (sudo) must not create files there.
     _check_ours(os.stat(top), top)
     path = os.path.join(top, "usernsctl" if "XDG_CACHE_HOME" in os.environ else ".cache/usernsctl")
     if make:
@@ -213,11 +212,11 @@ def _home() -> str:
 
 def _check_ours(status: os.stat_result, path: str) -> None:
     if status.st_uid != os.geteuid() or status.st_mode & 0o022:
-        raise PermissionError(f"{path} is somebody else's, or others may write to it")
+        raise PermissionError(f"{path} belongs to another user, or other users may write to it")
 
 
 def _entries(directory: int) -> dict[str, list[object]]:
-    """What is remembered; nothing if that can't be trusted or read."""
+    """Return the cache's entries; an empty dictionary if the file can't be read or trusted."""
     import json
 
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -234,7 +233,7 @@ def _entries(directory: int) -> dict[str, list[object]]:
     return {}
 
 
-def _remembered(path: str, identity: list[int]) -> str | None:
+def _cached_label(path: str, identity: list[int]) -> str | None:
     with contextlib.suppress(OSError, RuntimeError), _cache_directory(make=False) as directory:
         match _entries(directory).get(path):
             case [known, str(label)] if known == identity and len(label) <= 100:
@@ -242,8 +241,8 @@ def _remembered(path: str, identity: list[int]) -> str | None:
     return None
 
 
-def _remember(path: str, identity: list[int], label: str) -> None:
-    """It is only a cache: where it can't be written, runsc is asked again."""
+def _cache_label(path: str, identity: list[int], label: str) -> None:
+    """Add a label to the cache; ignore errors, since runsc --version prints it again."""
     import json
 
     with (

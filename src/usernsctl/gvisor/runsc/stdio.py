@@ -19,15 +19,16 @@ if TYPE_CHECKING:
 
 
 def prepared_output(name: str, stream: Any, inherited: int) -> Any:
-    """Make an output, as subprocess takes it, fit to be written to by gVisor.
+    """Set O_APPEND on an output that is at the end of a file, so that gVisor doesn't overwrite it.
 
-    :param name: what the argument is called.
-    :param inherited: the descriptor of ours that ``None`` stands for.
+    :param name: the name of the argument, for errors.
+    :param stream: the output, as subprocess takes it.
+    :param inherited: this process's descriptor that ``None`` stands for.
     :returns: `stream`.
-    :raises CommandError: it is not open.
+    :raises CommandError: `stream` is not open.
     """
     if stream is None:
-        with contextlib.suppress(OSError):  # it is closed, and so there is nothing to write to
+        with contextlib.suppress(OSError):  # a closed descriptor is not written to
             _core.append_at_end(inherited)
     elif not isinstance(stream, int) or stream >= 0:
         try:
@@ -40,10 +41,10 @@ def prepared_output(name: str, stream: Any, inherited: int) -> Any:
 
 
 def prepared_streams(stdin: Any, stdout: Any, stderr: Any, detach: bool) -> dict[str, Any]:
-    """Standard input, output and error for a command in gVisor, as a Popen takes them.
+    """Return standard input, output and error for a command in gVisor, as arguments of Popen.
 
-    :param detach: whether the command outlives this process, and so gets nothing of what we have.
-    :raises CommandError: one is not open.
+    :param detach: whether the command outlives this process; ``None`` is /dev/null then.
+    :raises CommandError: a stream is not open.
     """
     if detach:
         from subprocess import DEVNULL
@@ -59,31 +60,32 @@ def prepared_streams(stdin: Any, stdout: Any, stderr: Any, detach: bool) -> dict
 
 
 def receive_terminal(console: socket.socket) -> FileIO:
-    """Our end of the terminal that runsc has made (``--console-socket``).
+    """Receive the master of the pseudo-terminal that runsc has created (``--console-socket``).
 
-    :param console: the socket that it has sent that to, and does not wait.
-    :raises RunscError: it has sent none. In a kept namespace, root may have connected in its place.
+    :param console: the listening socket; runsc has connected and sent the descriptor already.
+    :raises RunscError: no terminal was sent. In a kept namespace, root inside may have connected in
+        runsc's place.
     """
     console.setblocking(False)
     fds: list[int] = []
     with contextlib.suppress(BlockingIOError):
         connection, _ = console.accept()
         with connection:
-            # It does not inherit this of the socket.
+            # accept(2) does not inherit O_NONBLOCK from the listening socket.
             connection.setblocking(False)
             _, fds = receive(connection, 4096, 1)
     for fd in fds:
         if os.isatty(fd):
             return FileIO(fd, "r+")
         os.close(fd)
-    raise RunscError("runsc has made no terminal", step="terminal")
+    raise RunscError("runsc has sent no terminal", step="terminal")
 
 
 _FLAGS = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 def closed_streams() -> frozenset[int]:
-    """Which of our own standard input, output and error are not open."""
+    """Return which of this process's descriptors 0, 1 and 2 are closed."""
     return frozenset(fd for fd in (0, 1, 2) if not _is_open(fd))
 
 
@@ -96,31 +98,31 @@ def _is_open(fd: int) -> bool:
 
 
 class Streams:
-    """The three descriptors for a command; those that were opened for it are closed with this."""
+    """Descriptors 0, 1 and 2 for a command; the context manager closes those that it has opened."""
 
     def __init__(self, absent: frozenset[int]) -> None:
-        """Begin with none.
+        """Create an empty list.
 
-        :param absent: which of our own the command gets /dev/null in place of, such as those that
-            are not open; others may have their numbers by now.
+        :param absent: which of this process's descriptors 0, 1 and 2 are replaced by /dev/null,
+            such as closed ones, whose numbers other files may have got since.
         """
         self.fds: list[int] = []
         self._absent = absent
         self._opened = contextlib.ExitStack()
 
     def add(self, given: int, *, is_fresh: bool) -> None:
-        """Add the next.
+        """Add the command's next descriptor.
 
-        :param given: a descriptor, or -1: our own.
-        :param is_fresh: whether it is of a pipe that was made for this command, and not added yet.
-        :raises OSError: it is not open.
+        :param given: a descriptor, or -1 for this process's descriptor of the same number.
+        :param is_fresh: whether `given` is the end of a new pipe that only this command gets.
+        :raises OSError: `given` is not open.
         """
         if given < 0:
             given = len(self.fds)
             if given in self._absent:
                 self._add_opened(open_owned(os.open, os.devnull, os.O_RDWR | os.O_CLOEXEC))
                 return
-        own = None if is_fresh else self._own(given)
+        own = None if is_fresh else self._reopen(given)
         if own is None:
             self.fds.append(given)
         else:
@@ -129,8 +131,11 @@ class Streams:
     def _add_opened(self, file: FileIO) -> None:
         self.fds.append(self._opened.enter_context(file).fileno())
 
-    def _own(self, fd: int) -> FileIO | None:
-        """The same pipe or terminal, opened anew; ``None``: it may be given as it is."""
+    def _reopen(self, fd: int) -> FileIO | None:
+        """Open a pipe or terminal again, so that the command gets its own file status flags.
+
+        :returns: None for other files, which the command may share, and if the open fails.
+        """
         mode = os.fstat(fd).st_mode
         flags = fcntl.fcntl(fd, fcntl.F_GETFL)
         if stat.S_ISREG(mode):
@@ -139,17 +144,17 @@ class Streams:
         if not stat.S_ISFIFO(mode) and not (stat.S_ISCHR(mode) and os.isatty(fd)):
             return None
         try:
-            # A named pipe that nobody has open at its other end would have us wait.
-            made = open_owned(os.open, f"/proc/self/fd/{fd}", (flags & os.O_ACCMODE) | _FLAGS)
+            # O_NONBLOCK: without it, opening a FIFO blocks until its other end is open.
+            reopened = open_owned(os.open, f"/proc/self/fd/{fd}", (flags & os.O_ACCMODE) | _FLAGS)
         except OSError:
-            # Whoever it belongs to does not let us open it.
+            # The file's mode denies this user an open, as for another user's terminal.
             return None
         try:
-            fcntl.fcntl(made, fcntl.F_SETFL, flags)
+            fcntl.fcntl(reopened, fcntl.F_SETFL, flags)
         except BaseException:
-            made.close()
+            reopened.close()
             raise
-        return made
+        return reopened
 
     def __enter__(self) -> Streams:
         return self

@@ -143,7 +143,7 @@ class Sandbox(AsyncStartMixin):
         **host_options: Unpack[HostOptions],
     ) -> None:
         """Start a command in a sandbox, and return when it runs: the class has the arguments."""
-        words = None if args is None else checks.words(args)
+        words = None if args is None else checks.argv(args)
         if words is None:
             check_no_command(cwd=cwd, user=user, terminal=terminal)
             check_no_command(stdin=stdin, stdout=stdout, stderr=stderr)
@@ -259,7 +259,7 @@ class Sandbox(AsyncStartMixin):
             has left is removed then, and the id is free.
         :raises NamespaceError: the state directory can't be used, or the kernel refused.
         """
-        life = DetachedSandbox.attach(checks.box_id(id))
+        life = DetachedSandbox.attach(checks.sandbox_id(id))
         box = cls.__new__(cls)
         box._become(id, life.record.args)
         box._life = life
@@ -608,7 +608,7 @@ def chosen_id(id: str | None) -> str:
     :raises TypeError: it is no text.
     :raises ValueError: it can't be an id.
     """
-    return checks.box_id(id) if id is not None else f"usernsctl-{os.urandom(8).hex()}"
+    return checks.sandbox_id(id) if id is not None else f"usernsctl-{os.urandom(8).hex()}"
 
 
 def check_streams(stdin: Any, stdout: Any, stderr: Any, terminal: bool = False) -> None:

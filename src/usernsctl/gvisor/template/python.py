@@ -136,7 +136,7 @@ class PythonTemplate(Template):
         detach: bool = False,
         **options: Any,
     ) -> TemplateSandbox:
-        words, variables = checks.words(args), checks.variables(env)
+        words, variables = checks.argv(args), checks.variables(env)
         check_streams(stdin, stdout, stderr)
         check_timeout(timeout)
         source = self._source()

@@ -109,7 +109,7 @@ class Template(AsyncStartMixin):
         :raises TypeError: an argument is of the wrong type.
         :raises UsernsError: as that does.
         """
-        words = () if args is None else checks.words(args)
+        words = () if args is None else checks.argv(args)
         if args is not None and not words:
             raise ValueError("args is empty: it must hold a command, or be None")
         checks.variables(env)
