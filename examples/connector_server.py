@@ -18,10 +18,12 @@ from __future__ import annotations
 
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Literal
 
 import usernsctl as un
 
 MODULE = "airbyte_cdk.cli.source_declarative_manifest"
+Network = Literal["none", "host"]
 VERBS = ("spec", "check", "discover", "read")
 LONGEST = 1 << 20
 SECONDS = 60
@@ -42,7 +44,7 @@ sys.exit(run())
 class Server(ThreadingHTTPServer):
     """Keeps one template, from which all its threads start their sandboxes."""
 
-    def __init__(self, environment: str, address: tuple[str, int], network: str) -> None:
+    def __init__(self, environment: str, address: tuple[str, int], network: Network) -> None:
         super().__init__(address, Handler)
         self.host = un.SandboxHost(binds=[environment], network=network)
         python = f"{environment}/bin/python"
@@ -103,7 +105,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
-    network = sys.argv[3] if sys.argv[3:] else "host"
+    network: Network = "none" if sys.argv[3:] == ["none"] else "host"
     with Server(sys.argv[1], ("127.0.0.1", int(sys.argv[2])), network) as server:
         print(f"listening on http://127.0.0.1:{server.server_port}", flush=True)
         server.serve_forever()

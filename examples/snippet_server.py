@@ -43,11 +43,12 @@ class Server(ThreadingHTTPServer):
 
     def run_snippet(self, text: bytes) -> tuple[int, bytes]:
         """Run a snippet; its exit status, -N after signal N, and the beginning of its output."""
-        streams = {"stdin": un.PIPE, "stdout": un.PIPE, "stderr": un.STDOUT}
         with self.pool.acquire() as sandbox:
             timer = threading.Timer(SECONDS, sandbox.kill)
             timer.start()
-            with sandbox.popen([PYTHON, "-"], **streams) as snippet:
+            with sandbox.popen(
+                [PYTHON, "-"], stdin=un.PIPE, stdout=un.PIPE, stderr=un.STDOUT
+            ) as snippet:
                 assert snippet.stdin is not None
                 assert snippet.stdout is not None
                 with contextlib.suppress(BrokenPipeError):

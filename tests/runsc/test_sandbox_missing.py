@@ -174,7 +174,7 @@ def test_what_is_no_timeout_starts_nothing(
     assert open_descriptors() == before
 
 
-def test_what_was_meant_is_named(host: un.SandboxHost) -> None:
+def test_what_was_meant_is_named(host: un.SandboxHost, box: un.Sandbox) -> None:
     cases: list[tuple[Callable[[], Any], str, str]] = [
         (lambda: un.SandboxHost(bind=["/usr"]), "SandboxHost", "binds"),
         (lambda: un.gvisor.run(["true"], bind=["/usr"]), "run", "binds"),
@@ -185,6 +185,10 @@ def test_what_was_meant_is_named(host: un.SandboxHost) -> None:
         (lambda: host.template(redy="x"), "template", "ready"),
         (lambda: host.python_template(preloads=[]), "python_template", "preload"),
         (lambda: host.pool(1, max_use=1), "pool", "max_uses"),
+        (lambda: host.start(["true"], termnal=True), "Sandbox", "terminal"),
+        (lambda: box.run(["true"], txet=True), "Sandbox.run", "text"),
+        (lambda: box.check_output(["true"], txet=True), "Sandbox.run", "text"),
+        (lambda: box.popen(["true"], txet=True), "Sandbox.popen", "text"),
     ]
     for call, function, name in cases:
         with pytest.raises(TypeError) as caught:

@@ -1,47 +1,59 @@
-"""What a type checker knows of the public functions: mypy --strict, as a user would run it."""
+"""Run mypy and basedpyright over calls of the public functions, as a user would."""
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args, get_type_hints, is_typeddict
 
 import pytest
 
+import usernsctl as un
 from usernsctl import _core
 from usernsctl._system import target
 from usernsctl.commands import options
+from usernsctl.gvisor.agent import commands
+from usernsctl.gvisor.agent import options as sandbox_options
+from usernsctl.gvisor.runsc import command
 
 CALLS = Path(__file__).with_name("typed_calls.py")
 
 
-@pytest.fixture(scope="module")
-def complaints(tmp_path_factory: pytest.TempPathFactory) -> dict[int, str]:
-    """What mypy says of the calls: the number of a line, and the errors in it."""
+STRICT_MYPY = ("mypy", "--strict", "--no-error-summary", "--hide-error-context")
+
+
+@pytest.fixture(scope="module", params=[STRICT_MYPY, ("basedpyright", "--level=error")])
+def complaints(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> dict[int, str]:
+    """Map the numbers of lines in the calls to the errors that a type checker finds there."""
     # Away from pyproject.toml, and from the sources: it looks at the installed package.
-    directory = tmp_path_factory.mktemp("mypy")
+    directory = tmp_path_factory.mktemp("types")
+    (directory / "pyrightconfig.json").write_text('{"typeCheckingMode": "standard"}')
+    calls = shutil.copy(CALLS, directory)
     done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", f"--cache-dir={directory}/cache",
-         "--no-error-summary", "--hide-error-context", CALLS],
+        [sys.executable, "-m", *request.param, calls],
         cwd=directory, capture_output=True, text=True, timeout=110,
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
     )  # fmt: skip
     assert done.returncode == 1, done.stdout + done.stderr
     found: dict[int, str] = {}
     for line in done.stdout.splitlines():
-        if told := re.match(rf"{re.escape(str(CALLS))}:(\d+): error: (.*)", line):
+        if told := re.match(r".*\btyped_calls\.py:(\d+):(?:\d+ -)? error: (.*)", line):
             number = int(told[1])
             found[number] = found.get(number, "") + told[2]
     assert found, done.stdout
     return found
 
 
-def test_mypy_finds_wrong_calls_of_run_popen_spawn_and_no_others(
-    complaints: dict[int, str],
-) -> None:
+def test_type_checkers_find_the_wrong_calls_and_no_others(complaints: dict[int, str]) -> None:
     lines = enumerate(CALLS.read_text().splitlines(), 1)
     wrong = {number for number, line in lines if line.endswith("# wrong")}
-    assert len(wrong) == 42
+    assert len(wrong) == 72
     assert {number: complaints[number] for number in complaints.keys() - wrong} == {}
     assert wrong - complaints.keys() == set()
 
@@ -50,3 +62,17 @@ def test_type_checkers_know_the_namespaces_that_there_are() -> None:
     assert options.Kinds.__optional_keys__ == set(_core.NAMESPACES)
     assert options.KeptKinds.__optional_keys__ == set(target.KEPT)
     assert options.EnterableKinds.__optional_keys__ == set(target.ENTERABLE)
+
+
+def test_type_checkers_know_the_networks_and_platforms_that_there_are() -> None:
+    hints = get_type_hints(un.HostOptions)
+    assert set(get_args(hints["network"])) == set(command.NETWORKS)
+    (platform, _) = get_args(hints["platform"])
+    assert set(get_args(platform)) == set(command.PLATFORMS)
+
+
+def test_type_checkers_know_the_keywords_of_commands_in_a_sandbox() -> None:
+    listed = [kind for kind in vars(sandbox_options).values() if is_typeddict(kind)]
+    known = {key for kind in listed for key in kind.__annotations__}
+    refused = {"preexec_fn", "shell", "startupinfo", "creationflags", *commands._REFUSED}
+    assert known == commands._KEYWORDS - refused - {"args"} | {"limit"}

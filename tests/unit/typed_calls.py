@@ -1,6 +1,6 @@
 """Right and wrong calls, for test_typing.py: nobody runs them.
 
-mypy must complain about each line that says `wrong`, and about no other.
+mypy and basedpyright must complain about each line that says `wrong`, and about no other.
 """
 
 from __future__ import annotations
@@ -99,6 +99,100 @@ def wrong_in_a_namespace(ns: un.Namespace) -> None:
 
 def wrong_exec() -> None:
     un.exec(["id"], stdout=1)  # wrong
+
+
+def sandbox_results(box: un.Sandbox, is_text: bool) -> None:
+    assert_type(box.run(["id"], text=True).stdout, str)
+    assert_type(box.run(["id"]).stdout, bytes)
+    assert_type(box.run("id", capture_output=True, check=True, timeout=1).stderr, bytes)
+    assert_type(box.run(["id"], encoding="utf-8", input="x").stdout, str)
+    assert_type(box.run(["id"], text=is_text), subprocess.CompletedProcess[Any])
+    box.run(["id"], **KEYWORDS)
+    assert_type(box.check_output(["id"], text=True), str)
+    assert_type(box.check_output([Path("id")], input=b"x"), bytes)
+    assert_type(box.popen(["id"], encoding="utf-8"), un.SandboxPopen[str])
+    assert_type(box.popen(["id"], stdout=un.PIPE), un.SandboxPopen[bytes])
+    assert_type(box.popen(["id"], text=is_text), un.SandboxPopen[Any])
+    assert_type(box.stdin, IO[bytes] | None)
+    assert_type(box.stdout, IO[bytes] | None)
+    assert_type(box.stderr, IO[bytes] | None)
+    assert_type(box.wait(timeout=1.5), int)
+
+
+def sandboxes(box: un.Sandbox, host: un.SandboxHost, file: IO[bytes]) -> None:
+    box.run(["id"], env={"A": "b"}, cwd="/", user=(1, 1), groups=[2], rlimits=["nofile=9"])
+    box.popen(["id"], terminal=(80, 24), umask=0o77, start_new_session=True, stdin=file)
+    box.popen(["id"], rlimits=[un.Rlimit("as", 1, 2)], process_group=0)
+    un.Sandbox(["id"], network="host", platform="systrap", stdout=file, detach=True)
+    un.SandboxHost("auto", network="none", binds=["/data", un.Bind("/a", "/b")])
+    with host.start(["id"], stdin=un.PIPE, timeout=1) as started:
+        started.communicate(b"x")
+
+
+def gvisor_results(host: un.SandboxHost, is_text: bool) -> None:
+    assert_type(un.gvisor.run(["id"], text=True).stdout, str)
+    assert_type(un.gvisor.run(["id"], capture_output=True, host=host).stdout, bytes)
+    assert_type(un.gvisor.run(["id"], encoding="utf-8", input="x", timeout=1).stdout, str)
+    assert_type(un.gvisor.run(["id"], text=is_text), subprocess.CompletedProcess[Any])
+    assert_type(un.gvisor.run(bundle="/b", network="host").returncode, int)
+    un.gvisor.run(["id"], **KEYWORDS)
+
+
+def wrong_in_a_sandbox(box: un.Sandbox) -> None:
+    box.run(["id"], txet=True)  # wrong
+    box.run(["id"], stdin="nope")  # wrong
+    box.run(["id"], idmap="auto")  # wrong
+    box.run(["id"], user="root")  # wrong
+    box.run("ls", "-l")  # wrong
+    box.check_output(["id"], txet=True)  # wrong
+    box.check_output(["id"], stdout=un.PIPE)  # wrong
+    box.popen(["id"], txet=True)  # wrong
+    box.popen(["id"], capture_output=True)  # wrong
+    box.popen(["id"], terminal=80)  # wrong
+    box.communicate("x")  # wrong
+
+
+def wrong_sandboxes(host: un.SandboxHost) -> None:
+    un.gvisor.run(["id"], txet=True)  # wrong
+    un.gvisor.run(["id"], network="sandbox")  # wrong
+    un.Sandbox(["id"], stdin="nope")  # wrong
+    un.Sandbox(["id"], txet=True)  # wrong
+    un.SandboxHost(networkk="host")  # wrong
+    un.SandboxHost(platform="xen")  # wrong
+    host.start(["id"], stdot=1)  # wrong
+
+
+async def sandboxes_of_a_loop(box: un.Sandbox, host: un.SandboxHost) -> None:
+    assert_type(await host.start_async(["id"], detach=True), un.Sandbox)
+    started = await box.create_subprocess_exec("id", "-u", stdout=un.PIPE, limit=9, user=(1, 1))
+    assert_type(started, un.SandboxProcess)
+    assert_type(await un.SandboxHost.create_async(network="host"), un.SandboxHost)
+    await host.start_async(["id"], stdot=1)  # wrong
+    await box.create_subprocess_exec("id", text=True)  # wrong
+    await box.create_subprocess_exec("id", stdot=1)  # wrong
+    await un.SandboxHost.create_async(networkk="host")  # wrong
+
+
+def templates(host: un.SandboxHost) -> None:
+    with host.template(["id"], ready="port:1", env={"A": "b"}, timeout=1) as template:
+        assert_type(template, un.Template)
+        assert_type(template.start(stdout=un.PIPE, id="a"), un.Sandbox)
+        host.pool(1, template=template, stdin=un.DEVNULL)
+    with host.python_template(preload=["json"], code="1", cwd="/") as python:
+        assert_type(python.start(["-c", "1"], env={"A": "b"}), un.Sandbox)
+    host.template(["id"], redy="port:1")  # wrong
+    host.template(["id"], ready="port:1", stdin=1)  # wrong
+    host.python_template(prelaod=["json"])  # wrong
+    template.start(stdot=1)  # wrong
+    template.start(stdout="nope")  # wrong
+    python.start(["-c", "1"], evn={"A": "b"})  # wrong
+
+
+async def templates_of_a_loop(template: un.Template, python: un.PythonTemplate) -> None:
+    assert_type(await template.start_async(stdin=un.PIPE), un.Sandbox)
+    assert_type(await python.start_async(["-c", "1"], cwd="/"), un.Sandbox)
+    await template.start_async(stdot=1)  # wrong
+    await python.start_async(["-c", "1"], stdot=1)  # wrong
 
 
 def pools(host: un.SandboxHost) -> None:

@@ -144,52 +144,59 @@ class _RunOptions(_OutputOptions[_Input], total=False):
     started: Callable[[Any], object]
 
 
-# What makes the streams carry text. `errors` and `universal_newlines` do so, too; type checkers are
-# not told.
+# `errors` or `universal_newlines` alone make the streams carry text, too, which no class here says.
 
 
-class _Text(TypedDict, total=False):
+class TextStreams(TypedDict, total=False):
+    """Streams of text, by ``text=True``."""
+
     text: Required[Literal[True]]
     universal_newlines: bool | None
     encoding: str | None
     errors: str | None
 
 
-class _Encoded(TypedDict, total=False):
+class EncodedStreams(TypedDict, total=False):
+    """Streams of text, by `encoding`."""
+
     text: Literal[True] | None
     universal_newlines: bool | None
     encoding: Required[str]
     errors: str | None
 
 
-class _Bytes(TypedDict, total=False):
+class ByteStreams(TypedDict, total=False):
+    """Streams of bytes."""
+
     text: Literal[False] | None
     universal_newlines: Literal[False] | None
     encoding: None
     errors: None
 
 
-class _Either(TypedDict, total=False):
+class AnyStreams(TypedDict, total=False):
+    """Streams of text or bytes, for a caller that passes `text` as a variable."""
+
     text: bool | None
     universal_newlines: bool | None
     encoding: str | None
     errors: str | None
 
 
-class PopenText(_PopenOptions, _Text, total=False):
+class PopenText(_PopenOptions, TextStreams, total=False):
     """Of :class:`usernsctl.Popen`, with ``text=True``."""
 
 
-class PopenEncoded(_PopenOptions, _Encoded, total=False):
+class PopenEncoded(_PopenOptions, EncodedStreams, total=False):
     """Of :class:`usernsctl.Popen`, with `encoding`."""
 
 
-class PopenBytes(_PopenOptions, _Bytes, total=False):
+class PopenBytes(_PopenOptions, ByteStreams, total=False):
     """Of :class:`usernsctl.Popen`, with bytes."""
 
 
-class PopenEither(_PopenOptions, _Either, total=False):
-    """Of :class:`usernsctl.Popen`, with text or bytes, as it turns out."""
+class PopenEither(_PopenOptions, AnyStreams, total=False):
+    """Of :class:`usernsctl.Popen`, for a caller that passes `text` as a variable."""
 
 
 class CallOptions(PopenEither, total=False):
@@ -201,33 +208,33 @@ class CallOptions(PopenEither, total=False):
     timeout: float | None
 
 
-class RunText(_RunOptions[str], _Text, total=False):
+class RunText(_RunOptions[str], TextStreams, total=False):
     """Of :func:`usernsctl.run`, with ``text=True``."""
 
 
-class RunEncoded(_RunOptions[str], _Encoded, total=False):
+class RunEncoded(_RunOptions[str], EncodedStreams, total=False):
     """Of :func:`usernsctl.run`, with `encoding`."""
 
 
-class RunBytes(_RunOptions[bytes], _Bytes, total=False):
+class RunBytes(_RunOptions[bytes], ByteStreams, total=False):
     """Of :func:`usernsctl.run`, with bytes."""
 
 
-class RunEither(_RunOptions[Any], _Either, total=False):
-    """Of :func:`usernsctl.run`, with text or bytes, as it turns out."""
+class RunEither(_RunOptions[Any], AnyStreams, total=False):
+    """Of :func:`usernsctl.run`, for a caller that passes `text` as a variable."""
 
 
-class OutputText(_OutputOptions[str], _Text, total=False):
+class OutputText(_OutputOptions[str], TextStreams, total=False):
     """Of :func:`usernsctl.check_output`, with ``text=True``."""
 
 
-class OutputEncoded(_OutputOptions[str], _Encoded, total=False):
+class OutputEncoded(_OutputOptions[str], EncodedStreams, total=False):
     """Of :func:`usernsctl.check_output`, with `encoding`."""
 
 
-class OutputBytes(_OutputOptions[bytes], _Bytes, total=False):
+class OutputBytes(_OutputOptions[bytes], ByteStreams, total=False):
     """Of :func:`usernsctl.check_output`, with bytes."""
 
 
-class OutputEither(_OutputOptions[Any], _Either, total=False):
-    """Of :func:`usernsctl.check_output`, with text or bytes, as it turns out."""
+class OutputEither(_OutputOptions[Any], AnyStreams, total=False):
+    """Of :func:`usernsctl.check_output`, for a caller that passes `text` as a variable."""

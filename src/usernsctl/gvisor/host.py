@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack, overload
 
 from usernsctl.commands.arguments import Args, StrOrBytesPath
 from usernsctl.commands.keywords import check_keywords, check_timeout, keywords_of
@@ -25,8 +25,17 @@ from usernsctl.gvisor.template.python import PythonTemplate
 from usernsctl.gvisor.template.template import Template, TemplateOptions
 
 
-class RunOptions(CommandOptions, HostOptions, total=False):
-    """Arguments of :func:`usernsctl.gvisor.run` besides its own."""
+class SandboxOptions(CommandOptions, HostOptions, total=False):
+    """Arguments of :func:`usernsctl.gvisor.run` that are a sandbox's or its host's."""
+
+
+class RunOptions(SandboxOptions, total=False):
+    """Arguments of :func:`usernsctl.gvisor.run` that do not decide whether its streams are text."""
+
+    capture_output: bool
+    timeout: float | None
+    check: bool
+    host: HostBase | None
 
 
 class SandboxHost(HostBase):
@@ -124,6 +133,54 @@ _TEMPLATE_KEYWORDS = (*keywords_of(SandboxHost.template), *TemplateOptions.__ann
 _PYTHON_KEYWORDS = (*keywords_of(SandboxHost.python_template), *TemplateOptions.__annotations__)
 
 
+@overload
+def run(
+    args: Args = (),
+    *,
+    text: Literal[True],
+    encoding: str | None = None,
+    errors: str | None = None,
+    input: str | None = None,
+    **options: Unpack[RunOptions],
+) -> CompletedProcess[str]: ...
+
+
+@overload
+def run(
+    args: Args = (),
+    *,
+    text: Literal[True] | None = None,
+    encoding: str,
+    errors: str | None = None,
+    input: str | None = None,
+    **options: Unpack[RunOptions],
+) -> CompletedProcess[str]: ...
+
+
+@overload
+def run(
+    args: Args = (),
+    *,
+    text: Literal[False] | None = None,
+    encoding: None = None,
+    errors: None = None,
+    input: bytes | None = None,
+    **options: Unpack[RunOptions],
+) -> CompletedProcess[bytes]: ...
+
+
+@overload
+def run(
+    args: Args = (),
+    *,
+    text: bool | None = None,
+    encoding: str | None = None,
+    errors: str | None = None,
+    input: Any = None,
+    **options: Unpack[RunOptions],
+) -> CompletedProcess[Any]: ...
+
+
 def run(
     args: Args = (),
     *,
@@ -135,7 +192,7 @@ def run(
     encoding: str | None = None,
     errors: str | None = None,
     host: HostBase | None = None,
-    **options: Unpack[RunOptions],
+    **options: Unpack[SandboxOptions],
 ) -> CompletedProcess[Any]:
     """Run a command in gVisor and wait for it, as :func:`subprocess.run` does.
 
@@ -184,7 +241,7 @@ def run(
     return CompletedProcess(args, status, out, err)
 
 
-_RUN_KEYWORDS = (*keywords_of(run), *RunOptions.__annotations__)
+_RUN_KEYWORDS = (*keywords_of(run), *SandboxOptions.__annotations__)
 
 
 def _check_run(args: Args | None, options: Mapping[str, Any]) -> None:
@@ -200,7 +257,7 @@ def _check_run(args: Args | None, options: Mapping[str, Any]) -> None:
         )
 
 
-def _choose_streams(options: RunOptions, input: Any, capture_output: bool) -> None:
+def _choose_streams(options: SandboxOptions, input: Any, capture_output: bool) -> None:
     """Make pipes of the streams that are written to and read.
 
     :raises ValueError: they are to be something else, too.

@@ -11,7 +11,7 @@ from typing import Any, TypedDict
 from weakref import WeakMethod
 
 from usernsctl.commands import aio
-from usernsctl.commands.arguments import Args, StrOrBytesPath
+from usernsctl.commands.arguments import Args, Stream, StrOrBytesPath
 from usernsctl.commands.keywords import check_keywords, check_timeout, keywords_of
 from usernsctl.commands.popen import CompletedProcess, TimeoutExpired, choose_pipes, finish
 from usernsctl.gvisor import checks
@@ -43,9 +43,9 @@ class CommandOptions(TypedDict, total=False):
     env: Mapping[str, str] | None
     cwd: StrOrBytesPath | None
     user: tuple[int, int] | None
-    stdin: Any
-    stdout: Any
-    stderr: Any
+    stdin: Stream
+    stdout: Stream
+    stderr: Stream
     in_cgroup: StrOrBytesPath | int | None
 
 

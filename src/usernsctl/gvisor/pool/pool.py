@@ -14,7 +14,7 @@ from typing import Any, Generic, NoReturn, Protocol, TypedDict, TypeVar, runtime
 from weakref import WeakKeyDictionary
 
 from usernsctl._system.descriptors import AsyncClosing, Closing
-from usernsctl.commands.arguments import StrOrBytesPath
+from usernsctl.commands.arguments import Stream, StrOrBytesPath
 from usernsctl.commands.keywords import check_timeout
 from usernsctl.commands.popen import DEVNULL
 from usernsctl.errors import (
@@ -345,9 +345,9 @@ class Starter(Protocol):
     def start(
         self,
         *,
-        stdin: Any = DEVNULL,
-        stdout: Any = DEVNULL,
-        stderr: Any = DEVNULL,
+        stdin: Stream = DEVNULL,
+        stdout: Stream = DEVNULL,
+        stderr: Stream = DEVNULL,
         in_cgroup: StrOrBytesPath | int | None = None,
         timeout: float | None = None,
     ) -> Sandbox:
@@ -365,9 +365,9 @@ class PoolOptions(TypedDict, total=False):
     start_timeout: float
     env: Mapping[str, str] | None
     in_cgroup: StrOrBytesPath | int | None
-    stdin: Any
-    stdout: Any
-    stderr: Any
+    stdin: Stream
+    stdout: Stream
+    stderr: Stream
 
 
 class _UsedAgain(Sandbox):
@@ -426,9 +426,9 @@ class SandboxPool(Closing, AsyncClosing):
         start_timeout: float = START_SECONDS,
         env: Mapping[str, str] | None = None,
         in_cgroup: StrOrBytesPath | int | None = None,
-        stdin: Any = DEVNULL,
-        stdout: Any = DEVNULL,
-        stderr: Any = DEVNULL,
+        stdin: Stream = DEVNULL,
+        stdout: Stream = DEVNULL,
+        stderr: Stream = DEVNULL,
     ) -> None:
         """Begin to make sandboxes, and return: the class has the arguments."""
         rules = _rules(size, limit, starts, max_uses, idle_timeout)

@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 import time
 
-from usernsctl._lean import TYPE_CHECKING, dataclass
-
-if TYPE_CHECKING:
-    pass
+from usernsctl._lean import Literal, dataclass
 
 # For runsc, whose state and logs may hold secrets of the command.
 PRIVATE_UMASK = 0o077
 
-NETWORKS = ("none", "host")
-PLATFORMS = ("systrap", "ptrace", "kvm")
+Network = Literal["none", "host"]
+Platform = Literal["systrap", "ptrace", "kvm"]
+NETWORKS: tuple[Network, ...] = ("none", "host")
+PLATFORMS: tuple[Platform, ...] = ("systrap", "ptrace", "kvm")
 
 # Exit statuses of `runsc run` after an error of runsc, and after a crash (a Go program's panic). A
 # command may exit with the same statuses.

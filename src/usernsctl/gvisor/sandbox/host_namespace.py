@@ -50,6 +50,7 @@ from usernsctl.gvisor.launch.steps import (
 )
 from usernsctl.gvisor.launch.view import PYTHON, View
 from usernsctl.gvisor.oci import Rlimit
+from usernsctl.gvisor.runsc.command import Network, Platform
 from usernsctl.gvisor.runsc.find import find_runsc, runsc_environment
 from usernsctl.gvisor.runsc.releases import Release, release_of
 from usernsctl.gvisor.sandbox.async_start import AsyncStart, AsyncStartMixin
@@ -70,8 +71,8 @@ class NamedHostOptions(TypedDict, total=False):
     binds: Iterable[Bind | StrOrBytesPath]
     hostname: str | None
     rlimits: Iterable[Rlimit | str]
-    network: str
-    platform: str | None
+    network: Network
+    platform: Platform | None
     debug_log: StrOrBytesPath | None
     runsc: StrOrBytesPath | None
     verify: bool
@@ -146,6 +147,14 @@ class HostNamespace:
     :ivar directory: a descriptor of the directory for the files of the sandboxes.
     :ivar left: the ids of sandboxes that have ended, and whose files could not be removed then.
     """
+
+    request: Request
+    runsc: str
+    environ: dict[str, str]
+    restrictions: hardening.Hardening
+    namespace: Namespace
+    prepared: HostLayout
+    directory: int
 
     def __init__(self, request: Request) -> None:
         """Make the namespaces and the root filesystem.

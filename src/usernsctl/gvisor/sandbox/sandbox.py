@@ -11,9 +11,10 @@ import time
 import weakref
 from collections.abc import Callable, Mapping
 from io import FileIO
-from typing import Any, NoReturn, Self, Unpack
+from typing import IO, TYPE_CHECKING, Any, NoReturn, Self, Unpack, overload
 
-from usernsctl.commands.arguments import Args, StrOrBytesPath
+from usernsctl._lean import LateModule
+from usernsctl.commands.arguments import Args, Stream, StrOrBytesPath
 from usernsctl.commands.keywords import check_keywords, check_timeout, keywords_of
 from usernsctl.commands.popen import (
     DEVNULL,
@@ -48,6 +49,11 @@ from usernsctl.gvisor.sandbox.host_namespace import (
     HostOptions,
 )
 from usernsctl.gvisor.sandbox.records import DetachedRecord
+
+if TYPE_CHECKING:
+    from usernsctl.gvisor.agent import options
+else:
+    options = LateModule("usernsctl.gvisor.agent.options")
 
 
 class StartOptions(CommandOptions, total=False):
@@ -133,9 +139,9 @@ class Sandbox(AsyncStartMixin):
         env: Mapping[str, str] | None = None,
         cwd: StrOrBytesPath | None = None,
         user: tuple[int, int] | None = None,
-        stdin: Any = DEVNULL,
-        stdout: Any = None,
-        stderr: Any = None,
+        stdin: Stream = DEVNULL,
+        stdout: Stream = None,
+        stderr: Stream = None,
         terminal: bool = False,
         detach: bool = False,
         in_cgroup: StrOrBytesPath | int | None = None,
@@ -294,17 +300,17 @@ class Sandbox(AsyncStartMixin):
         return life.popen
 
     @property
-    def stdin(self) -> Any:
+    def stdin(self) -> IO[bytes] | None:
         """Our end of the pipe that was asked for, as :class:`subprocess.Popen` has it."""
         return self._stream("stdin")
 
     @property
-    def stdout(self) -> Any:
+    def stdout(self) -> IO[bytes] | None:
         """See :attr:`stdin`."""
         return self._stream("stdout")
 
     @property
-    def stderr(self) -> Any:
+    def stderr(self) -> IO[bytes] | None:
         """See :attr:`stdin`."""
         return self._stream("stderr")
 
@@ -318,8 +324,9 @@ class Sandbox(AsyncStartMixin):
         self._get()
         return self._terminal
 
-    def _stream(self, name: str) -> Any:
-        return getattr(self._get().popen, name, None)
+    def _stream(self, name: str) -> IO[bytes] | None:
+        stream: IO[bytes] | None = getattr(self._get().popen, name, None)
+        return stream
 
     def _get(self) -> AttachedSandbox | DetachedSandbox:
         if self._is_released:
@@ -364,7 +371,9 @@ class Sandbox(AsyncStartMixin):
         await self._begun.wait()
         return await self._get().wait_async()
 
-    def communicate(self, input: Any = None, timeout: float | None = None) -> tuple[Any, Any]:
+    def communicate(
+        self, input: bytes | None = None, timeout: float | None = None
+    ) -> tuple[Any, Any]:
         """Write to the command and read what it writes until its end, as with :mod:`subprocess`.
 
         :param bytes input: what to write, where `stdin` is PIPE.
@@ -419,6 +428,26 @@ class Sandbox(AsyncStartMixin):
         told = query(self._get(), self.id, "state", self.id)
         return {"id": self.id, "status": "stopped"} if told is None else dict(json.loads(told))
 
+    @overload
+    def run(
+        self, args: Args, **options: Unpack[options.SandboxRunText]
+    ) -> CompletedProcess[str]: ...
+
+    @overload
+    def run(
+        self, args: Args, **options: Unpack[options.SandboxRunEncoded]
+    ) -> CompletedProcess[str]: ...
+
+    @overload
+    def run(
+        self, args: Args, **options: Unpack[options.SandboxRunBytes]
+    ) -> CompletedProcess[bytes]: ...
+
+    @overload
+    def run(
+        self, args: Args, **options: Unpack[options.SandboxRunEither]
+    ) -> CompletedProcess[Any]: ...
+
     def run(self, args: Args, **options: Any) -> CompletedProcess[Any]:
         """Run another command in the sandbox: :func:`subprocess.run`, and :meth:`popen`.
 
@@ -432,12 +461,44 @@ class Sandbox(AsyncStartMixin):
         """
         return self._commands.run(args, options)
 
+    @overload
+    def check_output(self, args: Args, **options: Unpack[options.SandboxOutputText]) -> str: ...
+
+    @overload
+    def check_output(self, args: Args, **options: Unpack[options.SandboxOutputEncoded]) -> str: ...
+
+    @overload
+    def check_output(self, args: Args, **options: Unpack[options.SandboxOutputBytes]) -> bytes: ...
+
+    @overload
+    def check_output(self, args: Args, **options: Unpack[options.SandboxOutputEither]) -> Any: ...
+
     def check_output(self, args: Args, **options: Any) -> Any:
         """Run another command in the sandbox and return what it wrote.
 
         See :func:`usernsctl.check_output`, and :meth:`popen`.
         """
         return self.run(args, **output_options(options)).stdout
+
+    @overload
+    def popen(
+        self, args: Args, **options: Unpack[options.SandboxPopenText]
+    ) -> SandboxPopen[str]: ...
+
+    @overload
+    def popen(
+        self, args: Args, **options: Unpack[options.SandboxPopenEncoded]
+    ) -> SandboxPopen[str]: ...
+
+    @overload
+    def popen(
+        self, args: Args, **options: Unpack[options.SandboxPopenBytes]
+    ) -> SandboxPopen[bytes]: ...
+
+    @overload
+    def popen(
+        self, args: Args, **options: Unpack[options.SandboxPopenEither]
+    ) -> SandboxPopen[Any]: ...
 
     def popen(self, args: Args, **options: Any) -> SandboxPopen[Any]:
         """Start another command in the sandbox, and return when it runs.
@@ -465,7 +526,10 @@ class Sandbox(AsyncStartMixin):
         return self._commands.popen(args, options)
 
     async def create_subprocess_exec(
-        self, program: StrOrBytesPath, *args: StrOrBytesPath, **options: Any
+        self,
+        program: StrOrBytesPath,
+        *args: StrOrBytesPath,
+        **options: Unpack[options.SandboxStreamOptions],
     ) -> SandboxProcess:
         """Start another command in the sandbox from asyncio: see :meth:`popen`.
 
@@ -611,7 +675,7 @@ def chosen_id(id: str | None) -> str:
     return checks.sandbox_id(id) if id is not None else f"usernsctl-{os.urandom(8).hex()}"
 
 
-def check_streams(stdin: Any, stdout: Any, stderr: Any, terminal: bool = False) -> None:
+def check_streams(stdin: Stream, stdout: Stream, stderr: Stream, terminal: bool = False) -> None:
     """Check what the streams are to be.
 
     :raises TypeError: one is no stream.

@@ -22,7 +22,7 @@ from usernsctl._system.descriptors import (
     socket_pair,
     wait_readable,
 )
-from usernsctl.commands.arguments import Args, StrOrBytesPath
+from usernsctl.commands.arguments import Args, Stream, StrOrBytesPath
 from usernsctl.commands.keywords import check_keywords, check_timeout
 from usernsctl.commands.popen import DEVNULL, PIPE, STDOUT, TimeoutExpired
 from usernsctl.errors import RunscError, UsernsError
@@ -129,9 +129,9 @@ class PythonTemplate(Template):
         *,
         env: Mapping[str, str] | None = None,
         cwd: StrOrBytesPath | None = None,
-        stdin: Any = DEVNULL,
-        stdout: Any = None,
-        stderr: Any = None,
+        stdin: Stream = DEVNULL,
+        stdout: Stream = None,
+        stderr: Stream = None,
         timeout: float | None = None,
         detach: bool = False,
         **options: Any,

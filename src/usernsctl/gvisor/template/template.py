@@ -9,7 +9,7 @@ from typing import Any, NoReturn, Self, TypedDict, Unpack
 from usernsctl._lean import dataclass, replace
 from usernsctl._system.descriptors import socket_pair
 from usernsctl._system.records import Directory
-from usernsctl.commands.arguments import Args, StrOrBytesPath
+from usernsctl.commands.arguments import Args, Stream, StrOrBytesPath
 from usernsctl.commands.keywords import check_keywords, check_timeout
 from usernsctl.errors import NamespaceError
 from usernsctl.gvisor import checks
@@ -47,9 +47,9 @@ class RestoreOptions(TypedDict, total=False):
     """Arguments of :meth:`usernsctl.Template.start`."""
 
     id: str | None
-    stdin: Any
-    stdout: Any
-    stderr: Any
+    stdin: Stream
+    stdout: Stream
+    stderr: Stream
     detach: bool
     in_cgroup: StrOrBytesPath | int | None
     timeout: float | None
@@ -98,7 +98,7 @@ class Template(AsyncStartMixin):
         args: Args | None,
         *,
         ready: AnyReady | None = None,
-        env: Any = None,
+        env: Mapping[str, str] | None = None,
         cwd: StrOrBytesPath | None = None,
         user: tuple[int, int] | None = None,
         timeout: float | None = None,

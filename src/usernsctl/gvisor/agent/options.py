@@ -1,0 +1,113 @@
+"""The keyword arguments of commands in a sandbox, for type checkers.
+
+:mod:`usernsctl.commands.options` has those of commands outside. A call does not look at these
+classes, so they are imported only for code that reads annotations.
+:meth:`usernsctl.gvisor.agent.commands.SandboxCommands` raises :class:`TypeError` for a keyword that
+no class has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Generic, TypedDict, TypeVar
+
+from usernsctl.commands.arguments import Stream, StrOrBytesPath
+from usernsctl.commands.options import AnyStreams, ByteStreams, EncodedStreams, TextStreams
+from usernsctl.gvisor.oci import Rlimit
+
+_Input = TypeVar("_Input", str, bytes, Any)
+
+
+class _SandboxCommand(TypedDict, total=False):
+    """Options of each command; `stdout` is not one of ``check_output()``."""
+
+    env: Mapping[str, str] | None
+    cwd: StrOrBytesPath | None
+    user: tuple[int, int] | None
+    groups: Iterable[int] | None
+    rlimits: Iterable[Rlimit | str] | None
+    terminal: bool | tuple[int, int]
+    stdin: Stream
+    stderr: Stream
+    executable: StrOrBytesPath | None
+    bufsize: int
+    pipesize: int
+    close_fds: bool
+    restore_signals: bool
+    start_new_session: bool
+    process_group: int | None
+    umask: int
+
+
+class _SandboxOutput(_SandboxCommand, Generic[_Input], total=False):
+    """:ivar timeout: the time limit of the command, its start included, in seconds."""
+
+    input: _Input | None
+    timeout: float | None
+
+
+class _SandboxRun(_SandboxOutput[_Input], total=False):
+    stdout: Stream
+    capture_output: bool
+    check: bool
+
+
+class _SandboxPopen(_SandboxCommand, total=False):
+    stdout: Stream
+
+
+class SandboxStreamOptions(_SandboxPopen, total=False):
+    """Options of :meth:`usernsctl.Sandbox.create_subprocess_exec`, whose streams carry bytes.
+
+    :ivar limit: the size of the streams' buffers, in bytes.
+    """
+
+    limit: int
+
+
+class SandboxPopenText(_SandboxPopen, TextStreams, total=False):
+    """Options of :meth:`usernsctl.Sandbox.popen`, with ``text=True``."""
+
+
+class SandboxPopenEncoded(_SandboxPopen, EncodedStreams, total=False):
+    """Options of :meth:`usernsctl.Sandbox.popen`, with `encoding`."""
+
+
+class SandboxPopenBytes(_SandboxPopen, ByteStreams, total=False):
+    """Options of :meth:`usernsctl.Sandbox.popen`, with bytes."""
+
+
+class SandboxPopenEither(_SandboxPopen, AnyStreams, total=False):
+    """Options of :meth:`usernsctl.Sandbox.popen`, for a caller that passes `text` as a variable."""
+
+
+class SandboxRunText(_SandboxRun[str], TextStreams, total=False):
+    """Options of :meth:`usernsctl.Sandbox.run`, with ``text=True``."""
+
+
+class SandboxRunEncoded(_SandboxRun[str], EncodedStreams, total=False):
+    """Options of :meth:`usernsctl.Sandbox.run`, with `encoding`."""
+
+
+class SandboxRunBytes(_SandboxRun[bytes], ByteStreams, total=False):
+    """Options of :meth:`usernsctl.Sandbox.run`, with bytes."""
+
+
+class SandboxRunEither(_SandboxRun[Any], AnyStreams, total=False):
+    """Options of :meth:`usernsctl.Sandbox.run`, for a caller that passes `text` as a variable."""
+
+
+class SandboxOutputText(_SandboxOutput[str], TextStreams, total=False):
+    """Options of :meth:`usernsctl.Sandbox.check_output`, with ``text=True``."""
+
+
+class SandboxOutputEncoded(_SandboxOutput[str], EncodedStreams, total=False):
+    """Options of :meth:`usernsctl.Sandbox.check_output`, with `encoding`."""
+
+
+class SandboxOutputBytes(_SandboxOutput[bytes], ByteStreams, total=False):
+    """Options of :meth:`usernsctl.Sandbox.check_output`, with bytes."""
+
+
+class SandboxOutputEither(_SandboxOutput[Any], AnyStreams, total=False):
+    """Options of :meth:`usernsctl.Sandbox.check_output`, for `text` as a variable."""
