@@ -73,6 +73,8 @@ lint: docs ## check style, spelling, types, links and manual pages
 	"$$bin/flake8" src; \
 	"$$bin/codespell"; \
 	"$$bin/mypy" --python-executable "$$bin/python"; \
+	types=$$(PATH=$$bin:$$PATH "$$bin/basedpyright" --verifytypes usernsctl --ignoreexternal) || \
+		{ echo "$$types" | grep -A2 error:; exit 1; }; \
 	PYTHONPATH=src "$$bin/lint-imports" --no-cache --no-logo; \
 	"$$bin/shellcheck" $(SHELL_CODE); \
 	"$$bin/python" tools/seccomp_profile.py --check; \

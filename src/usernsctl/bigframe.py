@@ -194,7 +194,7 @@ def _without_ours(traceback: TracebackType | None) -> TracebackType | None:
 if __name__ == "__main__":
     try:
         main()
-    except BaseException as error:
+    except BaseException as _error:
         # Raised without a name, it does not get this frame back.
-        error.__traceback__ = _without_ours(error.__traceback__)
+        _error.__traceback__ = _without_ours(_error.__traceback__)
         raise

@@ -51,7 +51,7 @@ class PathDescriptor:
     """
 
     def __init__(self, fd: int, path: str) -> None:
-        self.fd = fd
+        self.fd: int = fd
         self.path = path
 
     @property

@@ -67,7 +67,7 @@ class Directory(Closing):
         :param forbidden: what others must not be allowed, as in a mode.
         :raises NamespaceError: the directory is not the user's, or others are.
         """
-        self.fd = fd
+        self.fd: int = fd
         self.path = path
         status = os.fstat(fd)
         mode = stat.S_IMODE(status.st_mode)

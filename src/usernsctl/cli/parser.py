@@ -123,7 +123,7 @@ class Parser(argparse.ArgumentParser):
         """
         super().__init__(prog, add_help=False, allow_abbrev=False)
         self.usage = usage
-        self.description = description or (function and function.__doc__)
+        self.description: str | None = description or (function and function.__doc__)
         self.headings: dict[str, list[argparse.Action]] = {}
         self.flags: dict[str, argparse.Action] = {}
         self.operands: list[argparse.Action] = []

@@ -260,6 +260,9 @@ class Popen(Collected[AnyStr]):
         :class:`FileNotFoundError`, where it may not be executed a :class:`PermissionError`.
     """
 
+    pid: int
+    returncode: int | Any  # None until the end is known; as typeshed has it
+
     @overload
     def __init__(
         self: Popen[str],

@@ -38,7 +38,7 @@ class Needs:
         :param trials: words beside the plugin's own.
         :raises pytest.UsageError: a word is unknown.
         """
-        self.must_work = frozenset(must_work)
+        self.must_work: frozenset[str] = frozenset(must_work)
         self._trials = {**_TRIALS, **trials}
         self._objections: dict[str, str | None] = {}
         for word in sorted(self.must_work):

@@ -120,6 +120,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
     #: pidfd can be (pidfd_open(2)); -1 once it was waited for. It is a socket: leave its messages.
     pidfd: int = -1
 
+    pid: int
     pid_inside: int
     rusage: wire.Usage | None = None
     # Until subprocess has looked at its arguments.

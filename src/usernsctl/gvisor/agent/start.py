@@ -255,7 +255,11 @@ class InitAgent:
             self._ours.close()
             self._theirs.close()
             raise
-        self.streams = {"stdin": self._theirs, "stdout": DEVNULL, "stderr": self._says}
+        self.streams: dict[str, Any] = {
+            "stdin": self._theirs,
+            "stdout": DEVNULL,
+            "stderr": self._says,
+        }
 
     def get(self, life: AgentContainer, deadline: float) -> Agent:
         """The agent, once it has spoken.

@@ -33,8 +33,8 @@ class Bundle(Closing):
 
         :raises BundleError: `path` is not a directory, or can't be opened.
         """
-        self.path = os.fspath(path)
-        self.descriptor = -1
+        self.path: str = os.fspath(path)
+        self.descriptor: int = -1
         absolute = os.path.abspath(self.path)
         self._prefixes = (absolute, os.path.realpath(absolute))
         try:

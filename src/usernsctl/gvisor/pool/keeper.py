@@ -119,8 +119,8 @@ class Slot(Generic[_T]):
 
     def __init__(self, one: _T) -> None:
         """Take one that nobody has used."""
-        self.one = one
-        self.uses = 0
+        self.one: _T = one
+        self.uses: int = 0
 
 
 class Waiter(Generic[_T]):
@@ -137,7 +137,7 @@ class Waiter(Generic[_T]):
         :param tell: says that there is one, or a failure. RuntimeError: nobody hears that.
         """
         self.tell = tell
-        self.asked = time.monotonic()
+        self.asked: float = time.monotonic()
         self.member: Slot[_T] | None = None
         self.failure: BaseException | None = None
         self.is_last = False
@@ -169,8 +169,8 @@ class Keeper(Generic[_T]):
         """
         self.maker = maker
         self.rules = rules
-        self.creator = os.getpid()
-        self.stats = PoolStats()
+        self.creator: int = os.getpid()
+        self.stats: PoolStats = PoolStats()
         self._inbox: deque[tuple[Callable[[Any], None], Any]] = deque()
         self._queue: deque[Waiter[_T]] = deque()
         self._ready: deque[Slot[_T]] = deque()

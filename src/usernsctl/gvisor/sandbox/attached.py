@@ -14,6 +14,7 @@ from usernsctl._system.descriptors import above_stdio, wait_readable
 from usernsctl.commands import aio
 from usernsctl.commands.popen import Popen, TimeoutExpired, start_within, time_left
 from usernsctl.errors import NamespaceError
+from usernsctl.gvisor.agent.start import ProcessDefaults
 from usernsctl.gvisor.runsc.command import PRIVATE_UMASK
 from usernsctl.gvisor.runsc.container import SandboxEnded
 from usernsctl.gvisor.sandbox.directory import PopenStreams, SandboxDirectory
@@ -34,6 +35,8 @@ class AttachedSandbox:
     :ivar network: the sandbox's, one of :data:`usernsctl.gvisor.runsc.command.NETWORKS`.
     """
 
+    popen: Popen[Any]
+
     def __init__(
         self,
         host: HostNamespace,
@@ -52,8 +55,8 @@ class AttachedSandbox:
         state = f"{files.inside}/state"
         self._id = files.id
         self._runsc = [host.runsc, f"--root={state}"]
-        self.inherited = files.inherited
-        self.network = host.request.network
+        self.inherited: ProcessDefaults = files.inherited
+        self.network: str = host.request.network
         self._environ = host.environ
         self._restrictions = host.restrictions
         self._streams = PopenStreams()

@@ -93,12 +93,12 @@ class SandboxDirectory:
         self._host = host
         self.id = id
         #: The same for those in the mount namespace of the host.
-        self.inside = f"{host.prepared.scratch}/{BOXES}/{id}"
-        self.pid_file = f"{self.inside}/pid"
+        self.inside: str = f"{host.prepared.scratch}/{BOXES}/{id}"
+        self.pid_file: str = f"{self.inside}/pid"
         self._config = config.decode()
         self._image = image
         #: What all commands of the sandbox have in common.
-        self.inherited = ProcessDefaults.of_config(json.loads(config))
+        self.inherited: ProcessDefaults = ProcessDefaults.of_config(json.loads(config))
         # Of our own, so that the host may be closed meanwhile.
         self._top = host.open_directory()
         self._is_made = False

@@ -192,7 +192,7 @@ class OutputReader:
 
     def __init__(self, box: Sandbox) -> None:
         """Begin to read."""
-        self.news = threading.Event()
+        self.news: threading.Event = threading.Event()
         self._tails = {"stdout": b"\n", "stderr": b"\n"}
         self._streams = {name: getattr(box, name) for name in self._tails}
         self._stop = os.eventfd(0, os.EFD_CLOEXEC)

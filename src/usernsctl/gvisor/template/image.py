@@ -130,7 +130,7 @@ class Image:
         :raises NamespaceError: it can't be made.
         """
         name = os.urandom(8).hex()
-        self.inside = f"{host.prepared.scratch}/{BOXES}/{_DIRECTORY}/{name}"
+        self.inside: str = f"{host.prepared.scratch}/{BOXES}/{_DIRECTORY}/{name}"
         self._name = f"{_DIRECTORY}/{name}"
         # Of our own, so that the host may be closed meanwhile.
         self._top = host.open_directory()
