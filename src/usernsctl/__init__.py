@@ -164,7 +164,8 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    # Neither the modules that were imported so far nor TYPE_CHECKING are for users.
+    return [*__all__, *(name for name in globals() if name.startswith("__"))]
 
 
 # Python would find the modules in an archive, but the kernel executes nothing from one.

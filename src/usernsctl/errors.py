@@ -68,6 +68,7 @@ class UsernsError(OSError):
     ) -> Self:
         """The same failure, told as one of this family.
 
+        :meta private:
         :param what: what it is about, such as a path or a process.
         """
         number = error.errno or 0
@@ -80,6 +81,8 @@ class UsernsError(OSError):
         """Return the class for a failure of this family: that which `errno` is a built-in one of.
 
         As :class:`OSError` chooses :class:`FileNotFoundError` for ENOENT.
+
+        :meta private:
         """
         kind: Any = _KINDS.get((cls, errno), cls)
         found: type[Self] = kind
@@ -90,6 +93,7 @@ class UsernsError(OSError):
     def instead(cls, what: str, *, step: str) -> Iterator[None]:
         """Have the failures of system calls in a block be told as ones of this family.
 
+        :meta private:
         :param what: what they are about.
         :raises UsernsError: there was one.
         """
@@ -101,7 +105,10 @@ class UsernsError(OSError):
             raise cls.from_os_error(error, what, step=step, filename=error.filename) from error
 
     def explain(self, *, cause: str | None = None, remedy: str | None = None) -> None:
-        """Set the cause and the remedy, as far as they are not known yet, and note them."""
+        """Set the cause and the remedy, as far as they are not known yet, and note them.
+
+        :meta private:
+        """
         if cause and not self.cause:
             self.cause = cause
             self.add_note(f"cause: {shown(cause)}")

@@ -356,7 +356,7 @@ def test_an_event_loop_is_told_as_well(answers: list[bytes | None]) -> None:
     async def main() -> Any:
         begun = {"bufsize": 0, "is_awaited": False, "outlives": False, "stdout": un.PIPE}
         popen = fake.popen(patience(answers, 0.2), **begun)
-        await popen.start_async()
+        await popen._start_async()
         async with await aio.connected(popen, 1000, un.SandboxProcess) as process:
             return await asyncio.wait_for(process.wait(), patience(answers, 0.1))
 

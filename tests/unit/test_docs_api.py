@@ -12,16 +12,22 @@ import pytest
 import usernsctl
 
 PACKAGE = Path(usernsctl.__file__).parent
-REFERENCE = Path(__file__).parents[2] / "docs" / "api" / "index.rst"
+REFERENCE = Path(__file__).parents[2] / "docs" / "api"
 
 
 def test_every_public_name_is_in_the_reference_once() -> None:
+    text = "\n".join(page.read_text() for page in REFERENCE.glob("*.rst"))
     found = re.findall(
-        r"^\.\. (?:auto)?(?:function|class|exception|data):: (\w+)$",
-        REFERENCE.read_text(),
-        re.MULTILINE,
+        r"^\.\. (?:auto)?(?:function|class|exception|data):: (\w+)$", text, re.MULTILINE
     )
     assert sorted(found) == sorted(usernsctl.__all__)
+
+
+def test_the_table_of_the_reference_has_every_page() -> None:
+    table, _, hidden = (REFERENCE / "index.rst").read_text().partition("toctree::")
+    for page in {path.stem for path in REFERENCE.glob("*.rst")} - {"index"}:
+        assert f":doc:`{page}`" in table
+        assert f"\n   {page}\n" in hidden
 
 
 # What is not ours has subprocess's own documentation; constants have none.

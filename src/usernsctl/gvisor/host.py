@@ -91,7 +91,7 @@ class SandboxHost(HostBase):
         :raises UsernsError: as :class:`Sandbox` does.
         """
         check_keywords("template", options, _TEMPLATE_KEYWORDS)
-        return Template.make(self, args, ready=ready, **options)
+        return Template._make(self, args, ready=ready, **options)
 
     def python_template(
         self,
@@ -115,7 +115,9 @@ class SandboxHost(HostBase):
         :raises UsernsError: as :class:`Sandbox` does.
         """
         check_keywords("python_template", options, _PYTHON_KEYWORDS)
-        return PythonTemplate.of(self, python=python, preload=preload, code=code, **options)
+        return PythonTemplate._make_python(
+            self, python=python, preload=preload, code=code, **options
+        )
 
     def pool(self, size: int, **options: Unpack[PoolOptions]) -> SandboxPool:
         """Have sandboxes wait until somebody wants one: :meth:`usernsctl.SandboxPool.acquire`.

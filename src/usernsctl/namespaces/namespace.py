@@ -213,6 +213,7 @@ class Namespace(Closing):
     def of_holder(cls, known: NamedNamespace) -> Self:
         """Hold what the holder of a named namespace holds.
 
+        :meta private:
         :raises NamespaceError: it is gone.
         :raises Stranger: it is not this user's.
         """
@@ -224,7 +225,10 @@ class Namespace(Closing):
         return namespace
 
     def target(self) -> Target:
-        """Where commands go that are started here; see :mod:`usernsctl._system.target`."""
+        """Where commands go that are started here; see :mod:`usernsctl._system.target`.
+
+        :meta private:
+        """
         setup = replace(self._identity)
         # Joining a mount namespace moves a process to its root directory (setns(2)).
         if self._fds[1] >= 0:

@@ -171,7 +171,7 @@ class SandboxCommands:
         wanted = self._wanted("create_subprocess_exec", arguments)
         arguments |= {"bufsize": 0, "is_awaited": False, "outlives": False}
         popen = await self._asked(wanted, [program, *args], deadline, arguments)
-        await popen.start_async()
+        await popen._start_async()
         return await aio.connected(popen, limit, SandboxProcess)
 
     async def _asked(

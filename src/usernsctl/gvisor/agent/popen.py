@@ -145,7 +145,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         """Have it started.
 
         :param deadline: until when, by the monotonic clock.
-        :param is_awaited: whether to wait for that; or else :meth:`start_async` is called, and an
+        :param is_awaited: whether to wait for that; or else :meth:`_start_async` is called, and an
             agent that can't be asked at once is a silent one.
         :param outlives: whether it goes on if it is forgotten, as with subprocess.
         :param arguments: of :class:`subprocess.Popen`; `stdin` is DEVNULL by default.
@@ -291,9 +291,9 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         left = seconds_left(self._deadline)
         if not wait_readable(shared.socket.fileno(), timeout=left):
             raise self._silent()
-        self.finish_start()
+        self._finish_start()
 
-    async def start_async(self) -> None:
+    async def _start_async(self) -> None:
         """Wait for the start, and take what the agent tells of it.
 
         If this is cancelled, all of the command is killed.
@@ -309,7 +309,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
                     await wait_for_end(self._get().socket.fileno())
             except TimeoutError:
                 raise self._silent() from None
-            self.finish_start()
+            self._finish_start()
         except BaseException:
             self._abandon()
             for stream in (self.stdin, self.stdout, self.stderr):
@@ -317,7 +317,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
                     stream.close()
             raise
 
-    def finish_start(self) -> None:
+    def _finish_start(self) -> None:
         """Take what the agent tells of the start.
 
         :raises CommandError: the command could not be started.

@@ -423,18 +423,25 @@ class HostBase(AsyncStartMixin):
     def prepared(self) -> HostNamespace:
         """What was made; this waits for it where that has only been begun.
 
+        :meta private:
         :raises UsernsError: it could not be made.
         """
         return self._begun.get()
 
     @property
     def request(self) -> Request:
-        """What its sandboxes have in common, as it was asked for."""
+        """What its sandboxes have in common, as it was asked for.
+
+        :meta private:
+        """
         return self._request
 
     @property
     def directory(self) -> int:
-        """A descriptor of the directory for the files of the sandboxes; -1 once it is closed."""
+        """A descriptor of the directory for the files of the sandboxes; -1 once it is closed.
+
+        :meta private:
+        """
         return self.prepared.directory
 
     @property

@@ -69,6 +69,7 @@ class DetachedRecord:
     def open_processes(self) -> list[int | None]:
         """Pidfds of :attr:`processes`, the caller's to close; ``None`` for those that have ended.
 
+        :meta private:
         :raises Stranger: one is none of this sandbox's.
         """
         opened: list[int | None] = []
@@ -87,7 +88,10 @@ class DetachedRecord:
         return is_in_our_namespace(pid) and (not words or _names(words, self.id))
 
     def to_json(self) -> dict[str, Any]:
-        """What is written down."""
+        """What is written down.
+
+        :meta private:
+        """
         return {
             "id": self.id,
             "args": self.args,
@@ -99,6 +103,7 @@ class DetachedRecord:
     def from_json(cls, state: Mapping[str, Any]) -> DetachedRecord:
         """Read what :meth:`to_json` has made.
 
+        :meta private:
         :raises ArithmeticError: it has not.
         :raises LookupError: likewise.
         :raises TypeError: likewise.

@@ -71,7 +71,7 @@ class PythonTemplate(Template):
     _kinds = ("python",)
 
     @classmethod
-    def of(
+    def _make_python(
         cls,
         host: HostBase,
         *,

@@ -92,7 +92,7 @@ class Template(AsyncStartMixin):
         self._begun: AsyncStart[Parts] = begun
 
     @classmethod
-    def make(
+    def _make(
         cls,
         host: HostBase,
         args: Args | None,
