@@ -179,7 +179,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         directory = directory_of(item.path)
         if words := REQUIRED.get(directory):
             item.add_marker(pytest.mark.userns_requires(*words))
-        if directory in PARALLEL and item.get_closest_marker("alone") is None:
+        if directory in PARALLEL:
             item.add_marker(pytest.mark.parallel)
         if directory not in FOR_ANYBODY:
             item.add_marker(pytest.mark.each_user)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -11,6 +14,26 @@ def children_of(pid: int) -> list[int]:
     """Of all its threads: runsc has many, and any of them may have started a child."""
     lists = Path(f"/proc/{pid}/task").glob("*/children")
     return [int(word) for file in lists for word in file.read_text().split()]
+
+
+def stop(pid: int, seconds: float) -> None:
+    """Stop a process, and return when none of its threads runs any more.
+
+    SIGSTOP is on its way when kill(2) returns: until the first thread has taken it, all others go
+    on, and may answer what they are asked.
+    """
+    os.kill(pid, signal.SIGSTOP)
+    deadline = time.monotonic() + seconds
+    while set(thread_states(pid)) != {"T"}:
+        assert time.monotonic() < deadline, f"process {pid} goes on"
+        time.sleep(0.001)
+
+
+def thread_states(pid: int) -> Iterator[str]:
+    """Yield the state of each thread, a letter of proc_pid_stat(5)."""
+    for path in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            yield path.read_text().rpartition(")")[2].split()[0]
 
 
 def processes_with(word: str) -> list[str]:

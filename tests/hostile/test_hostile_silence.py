@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from processes import wait_until_gone
+from processes import stop, wait_until_gone
 from tally import Tally
 
 import usernsctl as un
@@ -45,9 +45,10 @@ def sentry_of(id: str) -> int:
 
 @contextlib.contextmanager
 def silent(id: str) -> Iterator[None]:
-    pidfd = os.pidfd_open(sentry_of(id))
-    signal.pidfd_send_signal(pidfd, signal.SIGSTOP)
+    sentry = sentry_of(id)
+    pidfd = os.pidfd_open(sentry)
     try:
+        stop(sentry, AT_MOST)
         yield
     finally:
         with contextlib.suppress(ProcessLookupError):

@@ -20,6 +20,7 @@ from typing import Any
 import gvisor
 import pytest
 from conftest import EXIT_SECONDS, children, left_children
+from processes import children_of, stop
 
 import usernsctl as un
 from usernsctl.gvisor.pool import leftovers
@@ -214,8 +215,6 @@ def test_one_that_died_while_it_waited_is_replaced(host: un.SandboxHost) -> None
             assert output(box, "echo", "works") == "works\n"
 
 
-# Beside others it stopped for good now and then, and alone never: find out what it waits for.
-@pytest.mark.alone
 def test_one_whose_agent_is_silent_is_replaced(
     host: un.SandboxHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,11 +238,9 @@ def test_one_whose_agent_is_silent_is_replaced(
 
 def stop_insides() -> None:
     """Stop all that is in a sandbox; its process 1 is not among that."""
-    from processes import children_of
-
     (init,) = [pid for pid, name in children().items() if name == "usernsctl-init"]
     for pid in children_of(init):
-        os.kill(pid, signal.SIGSTOP)
+        stop(pid, PATIENCE)
 
 
 def runsc_that(does: str) -> str:
