@@ -169,6 +169,13 @@ def test_files_are_appended_to_where_they_end(box: un.Sandbox, tmp_path: Path) -
     assert target.read_text().split() == ["one", "two", "out", "err"]
 
 
+def test_errors_go_where_output_goes_that_goes_nowhere(
+    box: un.Sandbox, capfd: pytest.CaptureFixture[str]
+) -> None:
+    box.run(["sh", "-c", "echo out; echo err >&2"], stdout=un.DEVNULL, stderr=un.STDOUT, check=True)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_pipe_may_be_the_input_of_many(box: un.Sandbox) -> None:
     shut, held = os.pipe()
     started = [box.popen(["cat"], stdin=shut, stdout=un.PIPE, stderr=un.PIPE) for _ in range(12)]

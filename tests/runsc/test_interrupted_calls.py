@@ -19,17 +19,22 @@ pytestmark = [
 FOREVER = ["sleep", "1000"]
 
 
-def run(box: un.Sandbox, call: int) -> bool:
+def run(box: un.Sandbox, call: int, **streams: int) -> bool:
     """Run a command, and say whether that was interrupted."""
-    return run_interrupted(lambda: box.run(["true"]), call, places=("c_return",))
+    return run_interrupted(lambda: box.run(["true"], **streams), call, places=("c_return",))
 
 
-def test_no_descriptor_of_a_command_is_lost(host: un.SandboxHost) -> None:
+@pytest.mark.parametrize(
+    "streams",
+    [{}, dict.fromkeys(["stdin", "stdout", "stderr"], un.DEVNULL)],
+    ids=["default", "DEVNULL"],
+)
+def test_no_descriptor_of_a_command_is_lost(host: un.SandboxHost, streams: dict[str, int]) -> None:
     with host.start(FOREVER) as box:
         box.run(["true"])
         before = open_descriptors(), children()
         for call in itertools.count(1):
-            was_interrupted = run(box, call)
+            was_interrupted = run(box, call, **streams)
             assert (open_descriptors(), children()) == before, f"after call {call}"
             if not was_interrupted:
                 break

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from subprocess import TimeoutExpired
+from subprocess import DEVNULL, STDOUT, TimeoutExpired
 from typing import Any, AnyStr, NoReturn
 
 from usernsctl import _core
@@ -160,10 +160,9 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         self._is_awaited = is_awaited
         self._outlives = outlives
         self._owner = os.getpid()
-        self._absent_streams = closed_streams()
-        if "stdin" not in arguments:
-            # The command is not trusted: only an explicit stdin=None passes the caller's own.
-            self._absent_streams |= {0}
+        # The command is not trusted: only an explicit stdin=None passes the caller's own.
+        arguments.setdefault("stdin", DEVNULL)
+        self._absent_streams = closed_streams() | _take_nulls(arguments)
         try:
             super().__init__(args, **arguments)
         except BaseException as error:
@@ -593,6 +592,19 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         except (ConnectionError, ClosedError):
             pass
         return True
+
+
+def _take_nulls(arguments: dict[str, Any]) -> set[int]:
+    """Take DEVNULL out of a command's streams, and return the numbers of those that had it.
+
+    subprocess would keep the number of an open /dev/null where an exception loses it.
+    """
+    if arguments.get("stdout") == DEVNULL and arguments.get("stderr") == STDOUT:
+        arguments["stderr"] = DEVNULL
+    names = ("stdin", "stdout", "stderr")
+    nulls = {fd for fd, name in enumerate(names) if arguments.get(name) == DEVNULL}
+    arguments.update((names[fd], None) for fd in nulls)
+    return nulls
 
 
 def _encoded(command: wire.Command, words: Sequence[StrOrBytesPath]) -> tuple[bytes, bytes]:
