@@ -97,11 +97,12 @@ def musl_flags(headers: Path, system: Path = Path("/usr/include")) -> list[str]:
 def core(csrc: Path = CSRC) -> list[Path]:
     """The sources that the extension and every program that has a libc are built from.
 
-    One of them is made of the catalogue first.
+    texts.py makes one of them, explain/texts.c, first.
     """
-    catalogue = csrc.resolve().parent / "src" / "usernsctl" / "explain"
-    if catalogue.is_dir():
-        texts.generate(catalogue, csrc / "explain" / "texts.c")
+    causes = csrc.resolve().parent / "src" / "usernsctl" / "explain" / "causes"
+    if causes.is_dir():
+        explain = csrc / "explain"
+        texts.generate(explain / "messages", causes, explain / "texts.c")
     found = [file for layer in LAYERS[:-1] for file in (csrc / layer).glob("*.c")]
     return sorted(found)
 

@@ -7,6 +7,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 /* ---- texts.c: messages and causes, which texts.py makes of the catalogue --------------------- */
 
@@ -14,10 +15,25 @@
  * turns: the sequences that a message is known by (match.c), and the ids of what it can come from,
  * likeliest first. */
 extern const char un_texts[];
+/* The same of hints, which are no failures, but say of which system a text is. */
+extern const char un_text_hints[];
 /* Lists of the same form, one for each cause: its id, why, and the remedy. */
 extern const char un_text_causes[];
 
-/* ---- match.c: whether a text has a sequence of characters in it ------------------------------ */
+static inline const char *un_texts_next(const char *word)
+{
+    return word + strlen(word) + 1;
+}
+
+/* Returns what follows a list. */
+static inline const char *un_texts_next_list(const char *list)
+{
+    while (*list)
+        list = un_texts_next(list);
+    return list + 1;
+}
+
+/* ---- match.c: sequences of characters, and where a text has one ------------------------------ */
 
 /*
  * A sequence is a regular expression without choices, in a form that takes no compiling. Characters
@@ -27,27 +43,23 @@ extern const char un_text_causes[];
  *                     a-z; of all others if SET begins with ^
  * \2SEQUENCE\3        SEQUENCE does not come next
  *
- * explain/texts.py writes them. One that is malformed is in no text.
+ * explain/texts.py writes the sequences. No text has a malformed sequence. A text may be any bytes.
  */
-bool un_match(const char *sequence, const char *text);
-/* The same, of a text that begins with it. */
-bool un_match_start(const char *sequence, const char *text);
+
+/* Returns where the first match of a sequence begins, or NULL. The time grows with the size of the
+ * text, times the product of the limits in the sequence. */
+const char *un_match(const char *sequence, const char *text, size_t size);
+/* Returns whether a text begins with a sequence. */
+bool un_match_start(const char *sequence, const char *text, size_t size);
 
 /* In a sequence: the end of the text. */
 #define UN_MATCH_END "\2\1^\0011,1;\3"
 
-/* ---- known.c: what a text can come from, by the messages in it that are known ---------------- */
+/* ---- search.c: the messages of the catalogue that a text has --------------------------------- */
 
-/* More causes than all messages have. */
-#define UN_CANDIDATES_MAX 256
-
-struct un_candidates {
-    size_t count;
-    const char *id[UN_CANDIDATES_MAX]; /* of causes, likeliest first */
-};
-
-/* Causes of one message that has few come before those of one that has many. */
-void un_candidates_find(const char *text, struct un_candidates *found);
+/* Does what un_search_add() does, but for hints and for ids of causes: in what runsc says, these
+ * can only be quotations. */
+void un_search_add_messages(struct un_search *search, const char *text, size_t size);
 
 /* ---- messages.c: the JSON objects that a program has written, a message each ----------------- */
 

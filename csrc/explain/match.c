@@ -1,15 +1,18 @@
 #include "base/base.h"
 #include "explain/explain.h"
 
-#include <stddef.h>
 #include <string.h>
 
 #define SET '\1'
 #define NOT '\2'
 #define END '\3'
+#define MARKS "\1\2\3"
 
 /* More times than anything in a sequence may be repeated. */
 #define MANY 1000
+
+/* How many bytes a character of UTF-8 has at most. */
+#define CHARACTER_MAX 4
 
 /* Characters of a set, so many times. */
 struct times {
@@ -31,7 +34,7 @@ static const char *read_times(const char *at, struct times *times)
     return at && *at == ';' ? at + 1 : NULL;
 }
 
-static bool has(const char *set, char member)
+static bool has_member(const char *set, char member)
 {
     bool others = *set == '^', found = false;
     set += others;
@@ -43,17 +46,18 @@ static bool has(const char *set, char member)
     return found != others;
 }
 
-/* Behind a character of UTF-8, or of anything else. */
-static const char *behind(const char *text)
+/* Returns the end of a character of UTF-8, or of any other byte. */
+static const char *skip_character(const char *text, const char *end)
 {
+    const char *most = end - text > CHARACTER_MAX ? text + CHARACTER_MAX : end;
     do
         text++;
-    while (((unsigned char)*text & 0xc0) == 0x80);
+    while (text < most && ((unsigned char)*text & 0xc0) == 0x80);
     return text;
 }
 
-/* The END of what follows NOT, or NULL. */
-static const char *end_of(const char *at)
+/* Returns the END of what follows NOT, or NULL. */
+static const char *find_end(const char *at)
 {
     for (int depth = 1; *at; at++) {
         depth += (*at == NOT) - (*at == END);
@@ -63,50 +67,83 @@ static const char *end_of(const char *at)
     return NULL;
 }
 
-static bool begins_with_set(const char *sequence, const char *text)
+static bool begins_with(const char *sequence, const char *text, const char *end);
+
+static bool begins_with_set(const char *sequence, const char *text, const char *end)
 {
     struct times times;
     const char *rest = read_times(sequence, &times);
     if (!rest)
         return false;
     for (uint64_t count = 0;; count++) {
-        if (count >= times.least && un_match_start(rest, text))
+        if (count >= times.least && begins_with(rest, text, end))
             return true;
-        if (count >= times.most || !*text || !has(times.set, *text))
+        if (count >= times.most || text == end || !has_member(times.set, *text))
             return false;
-        text = behind(text);
+        text = skip_character(text, end);
     }
 }
 
-/* It calls itself at most once for each SET and NOT. */
-bool un_match_start(const char *sequence, const char *text)
+/* Calls itself at most once for each SET and NOT. */
+static bool begins_with(const char *sequence, const char *text, const char *end)
 {
     for (; *sequence && *sequence != END; sequence++) {
         if (*sequence == SET)
-            return begins_with_set(sequence + 1, text);
+            return begins_with_set(sequence + 1, text, end);
         if (*sequence == NOT) {
-            const char *end = end_of(sequence + 1);
-            if (!end || un_match_start(sequence + 1, text))
+            const char *behind = find_end(sequence + 1);
+            if (!behind || begins_with(sequence + 1, text, end))
                 return false;
-            sequence = end;
-        } else if (*sequence != *text++) {
+            sequence = behind;
+        } else if (text == end || *sequence != *text++) {
             return false;
         }
     }
     return true;
 }
 
-bool un_match(const char *sequence, const char *text)
+bool un_match_start(const char *sequence, const char *text, size_t size)
 {
-    bool is_plain = *sequence && !strchr("\1\2\3", *sequence);
-    for (;;) {
-        text = is_plain ? strchr(text, *sequence) : text;
-        if (!text)
-            return false;
-        if (un_match_start(sequence, text))
-            return true;
-        if (!*text)
-            return false;
-        text++;
+    return begins_with(sequence, text, text + size);
+}
+
+/* Returns the longest piece of plain text in a sequence, which is in each text that matches. */
+static const char *find_plain(const char *sequence, size_t *length)
+{
+    const char *longest = sequence;
+    *length = 0;
+    while (sequence && *sequence) {
+        size_t plain = strcspn(sequence, MARKS);
+        struct times ignored;
+        if (plain > *length) {
+            longest = sequence;
+            *length = plain;
+        }
+        sequence += plain;
+        if (*sequence == SET)
+            sequence = read_times(sequence + 1, &ignored);
+        else if (*sequence)
+            sequence = find_end(sequence + 1);
+        if (sequence && *sequence == END)
+            sequence++;
+    }
+    return longest;
+}
+
+const char *un_match(const char *sequence, const char *text, size_t size)
+{
+    const char *end = text + size;
+    size_t prefix = strcspn(sequence, MARKS), plain_length;
+    const char *plain = find_plain(sequence, &plain_length);
+    /* Most messages are not in most texts: memmem(3) is many times as fast as a comparison at each
+     * place. */
+    if (plain_length > prefix && !memmem(text, size, plain, plain_length))
+        return NULL;
+    for (;; text++) {
+        text = memmem(text, (size_t)(end - text), sequence, prefix);
+        if (!text || begins_with(sequence + prefix, text + prefix, end))
+            return text;
+        if (text == end)
+            return NULL;
     }
 }

@@ -27,13 +27,14 @@ static bool is_ruled_out(const char *id, const char *proc)
     return !strcmp(id, "yama-ptrace-scope") && un_proc_number(proc, YAMA_FILE) < YAMA_ADMIN_ONLY;
 }
 
-static void rule_out(struct un_candidates *found, const char *proc)
+/* Returns how many of the causes are left, which are the first ones then. */
+static size_t rule_out(const char *ids[], size_t count, const char *proc)
 {
     size_t kept = 0;
-    for (size_t i = 0; i < found->count; i++)
-        if (!is_ruled_out(found->id[i], proc))
-            found->id[kept++] = found->id[i];
-    found->count = kept;
+    for (size_t i = 0; i < count; i++)
+        if (!is_ruled_out(ids[i], proc))
+            ids[kept++] = ids[i];
+    return kept;
 }
 
 static void set_remedy(struct un_runsc_failure *failure, const char *remedy)
@@ -50,33 +51,34 @@ static void set_cause(struct un_runsc_failure *failure, const char *id)
 }
 
 /* Has the doctor decide between several. */
-static void list(struct un_runsc_failure *failure, const struct un_candidates *found)
+static void list(struct un_runsc_failure *failure, const char *const ids[], size_t count)
 {
     size_t length = strlen(failure->remedy);
-    for (size_t i = 0; i < found->count && length < sizeof failure->remedy; i++)
+    for (size_t i = 0; i < count && length < sizeof failure->remedy; i++)
         length += (size_t)snprintf(failure->remedy + length, sizeof failure->remedy - length,
-                                   "%s%s", i ? ", " : " tells which it is: ", found->id[i]);
+                                   "%s%s", i ? ", " : " tells which it is: ", ids[i]);
 }
 
 static void conclude(const char *own, const char *limit, const char *proc,
                      struct un_runsc_failure *failure)
 {
-    struct un_candidates found;
+    struct un_search search = {.count = 0};
+    const char *ids[UN_CAUSES_MAX];
     for (size_t i = 0; i < sizeof no_directory / sizeof *no_directory; i++)
         if (strstr(own, no_directory[i])) {
             set_remedy(failure, "choose a working directory that there is in the sandbox");
             return;
         }
-    un_candidates_find(own, &found);
-    rule_out(&found, proc);
-    if (found.count == 1)
-        set_cause(failure, found.id[0]);
+    un_search_add_messages(&search, own, strlen(own));
+    size_t count = rule_out(ids, un_search_causes(&search, ids), proc);
+    if (count == 1)
+        set_cause(failure, ids[0]);
     else if (*limit)
         set_cause(failure, limit);
     if (failure->has_cause)
         return;
     set_remedy(failure, "usernsctl doctor");
-    list(failure, &found);
+    list(failure, ids, count);
 }
 
 int un_runsc_explain(const char *told, const char *limit, const char *config, size_t size,

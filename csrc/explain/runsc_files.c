@@ -69,10 +69,10 @@ static char *read_file(const char *path, size_t *size)
     return text;
 }
 
-static bool tells_of_crash(const char *line)
+static bool tells_of_crash(const char *line, size_t size)
 {
     for (size_t i = 0; i < sizeof crash_lines / sizeof *crash_lines; i++)
-        if (un_match_start(crash_lines[i], line))
+        if (un_match_start(crash_lines[i], line, size))
             return true;
     return false;
 }
@@ -85,7 +85,7 @@ static int read_crash(const char *path, struct un_runsc_words *words)
         return -1;
     for (char *line = text, *end; *line; line = end + (*end != '\0')) {
         end = line + strcspn(line, "\n");
-        if (!tells_of_crash(line))
+        if (!tells_of_crash(line, (size_t)(end - line)))
             continue;
         words->crash = strndup(line, (size_t)(end - line));
         free(text);
@@ -142,7 +142,7 @@ bool un_runsc_has_ended(const char *debug, int *wait_status)
     text[size] = '\0';
     const char *before = memrchr(text, '\n', size);
     const char *last = before ? before + 1 : text;
-    if (strlen(last) != size - (size_t)(last - text) || !un_match_start(end_line, last))
+    if (!un_match_start(end_line, last, size - (size_t)(last - text)))
         return false;
     *wait_status = status_in(last, text, (size_t)(last - text));
     return true;

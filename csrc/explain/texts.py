@@ -25,8 +25,8 @@ SPEAKERS = ("runsc", "helpers", "namespaces", "containers")
 
 HEAD = """\
 /*
- * The messages of runsc, newuidmap and others with their causes, and all causes; made from the
- * catalogue in src/usernsctl/explain/ by csrc/explain/texts.py.
+ * All messages with their causes, and all causes. explain/texts.py makes this file of
+ * explain/messages/ and of src/usernsctl/explain/causes/.
  *
  * One text holds all, so that nothing of it is looked at, nor moved, before there is a failure.
  */
@@ -84,11 +84,12 @@ class Pattern:
             if char in "()*+?{}^$":
                 raise ValueError(f"{self._text!r}: not understood at {self._at - 1}")
             return char
-        found = "^" if self._take("^") else ""
+        # A message is within a line.
+        found = "^\n" if self._take("^") else ""
         while not self._take("]"):
             char = self._next()
             if char == "\\":
-                char = {"n": "\n", **CLASSES}.get(char := self._next(), char)
+                char = {"n": "", **CLASSES}.get(char := self._next(), char)
             found += char
         return found
 
@@ -141,7 +142,7 @@ def literal(text: str) -> str:
     return f'"{escaped}"'
 
 
-def words(lists: Iterator[list[str]]) -> Iterator[str]:
+def words(lists: list[list[str]]) -> Iterator[str]:
     """Yield lines of C for lists of words, each ended by an empty word."""
     for one in lists:
         for word in one:
@@ -155,35 +156,40 @@ def read(directory: Path, key: str) -> list[dict[str, Any]]:
     order = {f"{name}.toml": place for place, name in enumerate(SPEAKERS)}
     files = sorted(directory.glob("*.toml"), key=lambda file: (order.get(file.name, 0), file.name))
     return [
-        table for file in files for table in tomllib.loads(file.read_text(encoding="utf-8"))[key]
+        table
+        for file in files
+        for table in tomllib.loads(file.read_text(encoding="utf-8")).get(key, ())
     ]
 
 
-def document(catalogue: Path) -> str:
+def document(messages: Path, causes: Path) -> str:
     """Return the C source.
 
-    :param catalogue: the directory with ``texts/`` and ``causes/``.
+    :param messages: the directory with the messages of each speaker.
+    :param causes: the directory with the causes.
     """
-    messages, causes = read(catalogue / "texts", "text"), read(catalogue / "causes", "cause")
-    assert len(causes) < 256, "UN_CANDIDATES_MAX of csrc/explain/explain.h"
-    lists = (
-        part for text in messages for part in (Pattern(text["pattern"]).sequences(), text["causes"])
-    )
-    told = ([one["id"], one["why"], one["remedies"]["host"].strip()] for one in causes)
-    return "\n".join(
-        [
-            f"{HEAD}const char un_texts[] =",
-            f"{chr(10).join(words(lists))};",
-            "",
-            "const char un_text_causes[] =",
-            f"{chr(10).join(words(told))};",
-            "",
-        ]
+    texts, hints = (read(messages, key) for key in ("text", "hint"))
+    known = read(causes, "cause")
+    assert len(known) <= 256, "UN_CAUSES_MAX of usernsctl.h"
+    assert len(texts) + len(hints) + len(known) <= 512, "UN_OCCURRENCES_MAX of usernsctl.h"
+    ids = {one["id"] for one in known}
+    for text in (*texts, *hints):
+        assert ids.issuperset(text["causes"]), text
+    told = [[one["id"], one["why"], one["remedies"]["host"].strip()] for one in known]
+    tables = {"texts": entries(texts), "text_hints": entries(hints), "text_causes": told}
+    return HEAD + "".join(
+        f"const char un_{name}[] =\n{chr(10).join(words(lists))};\n\n"
+        for name, lists in tables.items()
     )
 
 
-def generate(catalogue: Path, target: Path) -> None:
+def entries(texts: list[dict[str, Any]]) -> list[list[str]]:
+    """Return, by turns, the sequences and the causes of each text."""
+    return [part for one in texts for part in (Pattern(one["pattern"]).sequences(), one["causes"])]
+
+
+def generate(messages: Path, causes: Path, target: Path) -> None:
     """Write the C source to `target`, unless that has it already."""
-    wanted = document(catalogue)
+    wanted = document(messages, causes)
     if not target.exists() or target.read_text(encoding="utf-8") != wanted:
         target.write_text(wanted, encoding="utf-8")

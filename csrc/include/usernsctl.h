@@ -122,6 +122,33 @@ int un_runsc_explain(const char *told, const char *limit, const char *config, si
 /* The same where runsc ended with `status`, and said nothing; 128+N: perhaps of signal N. */
 void un_runsc_explain_silence(int status, const char *limit, struct un_runsc_failure *failure);
 
+/* ---- messages of other programs (explain/search.c) ------------------------------------------- */
+
+#define UN_CAUSES_MAX 256      /* more causes than the catalogue has */
+#define UN_OCCURRENCES_MAX 512 /* more than it has messages, hints and causes */
+
+/* The place where a text has a message of the catalogue, or the id of a cause. */
+struct un_occurrence {
+    size_t at;          /* where that begins */
+    bool is_hint;       /* names no cause, but puts first those that another message can have */
+    size_t count;       /* how many causes there are */
+    const char *causes; /* their ids, likeliest first, each ended by NUL */
+};
+
+/* A search for all messages of the catalogue in a text that comes in pieces; zeroed at first. */
+struct un_search {
+    size_t count;
+    struct un_occurrence occurrence[UN_OCCURRENCES_MAX];
+};
+
+/* Adds the messages and hints that a piece of the text has and the pieces before it had not, and
+ * the ids of causes in it, as our own errors have them. The piece may be any bytes; the time grows
+ * with its size, and no memory is allocated. */
+void un_search_add(struct un_search *search, const char *piece, size_t size);
+/* Lists the causes that all of the text can have, likeliest first, and returns how many. Causes
+ * that a hint speaks for come first, then those of a message that has few. */
+size_t un_search_causes(const struct un_search *search, const char *ids[UN_CAUSES_MAX]);
+
 /* ---- extents and maps (map/idmap.c, sys/map_files.c) ----------------------------------------- */
 
 #define UN_MAP_MAX 340        /* extents in a map; 5 before kernel 4.15 */

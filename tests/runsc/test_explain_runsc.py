@@ -18,7 +18,7 @@ from callers import as_root, unprivileged
 from conftest import SCRIPTS, TESTS, Program
 from test_bundles import USER, WORKS, bind, make_bundle, process, runsc_command
 
-from usernsctl.explain.messages import explain
+from usernsctl.explain.explanation import explain
 
 BREAK = [sys.executable, str(TESTS / "kernel" / "causes" / "broken.py")]
 ONE_ID = ["unshare", "--map-root-user", "true"]

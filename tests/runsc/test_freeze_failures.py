@@ -16,7 +16,7 @@ import pytest
 from conftest import Program
 
 from usernsctl.explain.catalogue import get
-from usernsctl.explain.messages import explain
+from usernsctl.explain.explanation import explain
 
 # What is called as runsc: it has written `errors`, which is beside it, before it fails.
 STAND_IN = """\

@@ -6,6 +6,7 @@ failure is an exception. The GIL is released while C runs.
 
 from usernsctl._core.calls import (
     GRANT_COUNT,
+    MessageSearch,
     NamespaceFds,
     NativeLaunch,
     NativePlan,
@@ -67,6 +68,7 @@ __all__ = [
     "Cause",
     "Command",
     "IdRequest",
+    "MessageSearch",
     "NamespaceFds",
     "NativeLaunch",
     "NativePlan",

@@ -684,6 +684,38 @@ class NativeLaunch:
         return error_of(err, filename=filename, remedy=remedy)
 
 
+class MessageSearch:
+    """A search for the messages of the catalogue in a text that comes in pieces."""
+
+    def __init__(self) -> None:
+        self._search = ffi.new("struct un_search *")
+
+    def add(self, piece: bytes) -> list[tuple[int, tuple[str, ...]]]:
+        """Find what of the catalogue this piece has and the pieces before it had not.
+
+        :returns: where each message begins, and the ids of the causes that it can have, likeliest
+            first.
+        """
+        before = self._search.count
+        lib.un_search_add(self._search, ffi.from_buffer(piece), len(piece))
+        found = self._search.occurrence[before : self._search.count]
+        return [(one.at, _words(one.causes, one.count)) for one in found if not one.is_hint]
+
+    def causes(self) -> list[str]:
+        """Return the ids of all causes that the text can have, likeliest first."""
+        ids = ffi.new("const char *[]", lib.UN_CAUSES_MAX)
+        return [text_of(ids[place]) for place in range(lib.un_search_causes(self._search, ids))]
+
+
+def _words(at: Any, count: int) -> tuple[str, ...]:
+    """Read words of ASCII that follow each other, each ended by NUL."""
+    words = []
+    for _ in range(count):
+        words.append(text_of(at))
+        at += len(words[-1]) + 1
+    return tuple(words)
+
+
 def explain_runsc(
     told: str, limit: str = "", config: str | None = "", proc: str = "/proc"
 ) -> RunscError:

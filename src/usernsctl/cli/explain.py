@@ -17,8 +17,8 @@ from usernsctl.explain.logs import printable
 from usernsctl.explain.printing import wrapped
 
 if TYPE_CHECKING:
+    from usernsctl.explain.explanation import Candidate, Explanation
     from usernsctl.explain.logs import Failure
-    from usernsctl.explain.messages import Candidate, Explanation
     from usernsctl.explain.model import Finding, Place, Report
 
 
@@ -48,8 +48,8 @@ def explain(file: str | None, debug_log: str | None, no_probe: bool, as_json: bo
 
     Exit status: 0 a cause is named, 1 nothing in the text is known, 2 wrong usage or no such file.
     """
+    from usernsctl.explain.explanation import explain_failures
     from usernsctl.explain.logs import failures
-    from usernsctl.explain.messages import explain_failures
 
     if file is not None and debug_log is not None:
         return _fail("give FILE or --debug-log, not both")
@@ -80,7 +80,7 @@ def _fail(message: str) -> int:
 
 def _read(file: str | None) -> Explanation:
     from usernsctl.explain.catalogue import catalogue
-    from usernsctl.explain.messages import explain as explained
+    from usernsctl.explain.explanation import explain as explained
 
     if file not in (None, "-"):
         if file in catalogue() and not os.path.lexists(file):
@@ -95,7 +95,7 @@ def _read(file: str | None) -> Explanation:
 def _probe(explanation: Explanation) -> tuple[Explanation, Report | None]:
     """See which of the causes holds here. If that can't be tried, the text has to do."""
     from usernsctl.doctor import diagnose
-    from usernsctl.explain.messages import confirm
+    from usernsctl.explain.explanation import confirm
 
     try:
         # This purpose has all others' findings too, at least as warnings.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import errno
-import re
 from collections.abc import Mapping
 
+from usernsctl import _core
 from usernsctl._lean import replace
 from usernsctl.doctor.facts import Facts
 from usernsctl.doctor.rules import CONSEQUENCES, RULES, Evidence, Rule, Seen, told
@@ -130,13 +130,10 @@ def _unknown(seen: Seen, held: list[Rule], purpose: Purpose) -> list[Finding]:
 
 
 def _by_words(said: str) -> str | None:
-    """The cause that runsc's words can only have; several messages may have them."""
-    from usernsctl.explain.messages import texts
-
-    # Imported here and read only now, since there are many.
-    for text in texts():
-        if len(text.causes) == 1 and re.search(text.pattern, said):
-            return text.causes[0]
+    """Return the cause of the first of runsc's messages that can have but one."""
+    for _, causes in _core.MessageSearch().add(said.encode("utf-8", "replace")):
+        if len(causes) == 1:
+            return causes[0]
     return _EOF_UNKNOWN if "waiting for sandbox to start: EOF" in said else None
 
 

@@ -38,7 +38,7 @@ static void explain(const char *told, const char *config, size_t size)
     check_quoted(told);
     /* The text as a sequence, which may be malformed: short, or it takes its time. */
     if (strlen(told) < 24)
-        un_match(told, "a text\n");
+        un_match(told, "a text\n", 7);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

@@ -2,61 +2,92 @@
 #include "check.h"
 #include "explain/explain.h"
 
+static bool has(const char *sequence, const char *text)
+{
+    return un_match(sequence, text, strlen(text));
+}
+
+static bool begins(const char *sequence, const char *text)
+{
+    return un_match_start(sequence, text, strlen(text));
+}
+
 static void characters_stand_for_themselves(void)
 {
-    CHECK(un_match("abc", "xabcx"));
-    CHECK(un_match("abc", "aababc"));
-    CHECK(!un_match("abc", "ab"));
-    CHECK(!un_match("abc", ""));
-    CHECK(un_match("", ""));
-    CHECK(un_match_start("abc", "abcd"));
-    CHECK(!un_match_start("abc", "xabc"));
-    CHECK(un_match_start("abc" UN_MATCH_END, "abc"));
-    CHECK(!un_match_start("abc" UN_MATCH_END, "abcd"));
-    CHECK(!un_match_start("abc" UN_MATCH_END, "abc\n"));
+    CHECK(has("abc", "xabcx"));
+    CHECK(has("abc", "aababc"));
+    CHECK(!has("abc", "ab"));
+    CHECK(!has("abc", ""));
+    CHECK(has("", ""));
+    CHECK(begins("abc", "abcd"));
+    CHECK(!begins("abc", "xabc"));
+    CHECK(begins("abc" UN_MATCH_END, "abc"));
+    CHECK(!begins("abc" UN_MATCH_END, "abcd"));
+    CHECK(!begins("abc" UN_MATCH_END, "abc\n"));
 }
 
 static void sets_stand_for_so_many(void)
 {
-    CHECK(un_match("new\1ug\0011,1;id", "x newgid"));
-    CHECK(!un_match("new\1ug\0011,1;id", "newid newxid newuuid"));
-    CHECK(un_match("a\1^\n\0010,3;b", "axxxb"));
-    CHECK(!un_match("a\1^\n\0010,3;b", "axxxxb"));
-    CHECK(!un_match("a\1^\n\0010,3;b", "a\nb"));
+    CHECK(has("new\1ug\0011,1;id", "x newgid"));
+    CHECK(!has("new\1ug\0011,1;id", "newid newxid newuuid"));
+    CHECK(has("a\1^\n\0010,3;b", "axxxb"));
+    CHECK(!has("a\1^\n\0010,3;b", "axxxxb"));
+    CHECK(!has("a\1^\n\0010,3;b", "a\nb"));
     /* As many as it takes, and as few. */
-    CHECK(un_match("a\1a-c\0011,9;c", "xabcbc"));
-    CHECK(un_match("\0010-9\0012,2;x", "123x"));
-    CHECK(!un_match("\0010-9\0012,2;" UN_MATCH_END, "1"));
+    CHECK(has("a\1a-c\0011,9;c", "xabcbc"));
+    CHECK(has("\0010-9\0012,2;x", "123x"));
+    CHECK(!has("\0010-9\0012,2;" UN_MATCH_END, "1"));
     /* Characters are counted, not bytes. */
-    CHECK(un_match("a\1^\n\0012,2;b", "a\xc3\xa9\xf0\x9f\x98\x80"
-                                      "b"));
-    CHECK(!un_match("a\1a-z\0010,9;b", "a\xc3\xa9"
-                                       "b"));
-    CHECK(un_match("x\1a-z_-\0011,9;y", "xa-_by"));
-    CHECK(un_match("\1\\\0010,1;\"", "\\\""));
+    CHECK(has("a\1^\n\0012,2;b", "a\xc3\xa9\xf0\x9f\x98\x80"
+                                 "b"));
+    CHECK(!has("a\1a-z\0010,9;b", "a\xc3\xa9"
+                                  "b"));
+    CHECK(has("x\1a-z_-\0011,9;y", "xa-_by"));
+    CHECK(has("\1\\\0010,1;\"", "\\\""));
 }
 
 static void what_may_not_come_is_looked_for(void)
 {
-    CHECK(un_match("denied\2: check\003", "denied: why"));
-    CHECK(!un_match("denied\2: check\003", "denied: check"));
-    CHECK(un_match("denied\2: check\003", "denied: check denied"));
+    CHECK(has("denied\2: check\003", "denied: why"));
+    CHECK(!has("denied\2: check\003", "denied: check"));
+    CHECK(has("denied\2: check\003", "denied: check denied"));
     /* Not a, unless more letters follow. */
-    CHECK(!un_match("-\2a\2\1a-z\0011,1;\003\003", "-a"));
-    CHECK(un_match("-\2a\2\1a-z\0011,1;\003\003", "-ab"));
-    CHECK(un_match("-\2a\003\2b\003c", "-c"));
+    CHECK(!has("-\2a\2\1a-z\0011,1;\003\003", "-a"));
+    CHECK(has("-\2a\2\1a-z\0011,1;\003\003", "-ab"));
+    CHECK(has("-\2a\003\2b\003c", "-c"));
 }
 
 static void what_is_malformed_is_nowhere(void)
 {
-    CHECK(!un_match("\1", "x"));
-    CHECK(!un_match("\1x", "x"));
-    CHECK(!un_match("\1x\001", "x"));
-    CHECK(!un_match("\1x\0011", "x"));
-    CHECK(!un_match("\1x\0011,", "x"));
-    CHECK(!un_match("\1x\0011,2", "x"));
-    CHECK(!un_match("\1x\0011,2000;", "x"));
-    CHECK(!un_match("\2x", "y"));
+    CHECK(!has("\1", "x"));
+    CHECK(!has("\1x", "x"));
+    CHECK(!has("\1x\001", "x"));
+    CHECK(!has("\1x\0011", "x"));
+    CHECK(!has("\1x\0011,", "x"));
+    CHECK(!has("\1x\0011,2", "x"));
+    CHECK(!has("\1x\0011,2000;", "x"));
+    CHECK(!has("\2x", "y"));
+    CHECK(!has("\2x\2", "y"));
+}
+
+/* A text ends where its size says, and NUL is a byte like others. */
+static void a_text_is_bytes(void)
+{
+    static const char text[] = "a\0b denied";
+    CHECK(un_match("denied", text, sizeof text - 1) == text + 4);
+    CHECK(un_match("a\1^\n\0011,1;b", text, sizeof text - 1) == text);
+    CHECK(!un_match("denied", text, sizeof text - 2));
+    CHECK(!un_match("denie\1d\0011,1;", text, sizeof text - 2));
+    CHECK(un_match("denie\2d\003", text, sizeof text - 2) == text + 4);
+    CHECK(!un_match("a", "", 0));
+    /* The first match, whichever piece of the sequence is looked for first. */
+    CHECK(un_match("\0010-9\0011,2; denied", "1 x 23 denied", 13));
+    CHECK_TEXT(un_match("\0010-9\0011,2; denied", "1 x 23 denied", 13), "23 denied");
+    /* No more than four bytes are one character. */
+    CHECK(!has("a\1^\n\0011,1;b", "a\xf0\x9f\x98\x80\x80"
+                                  "b"));
+    CHECK(has("a\1^\n\0012,2;b", "a\xf0\x9f\x98\x80\x80"
+                                 "b"));
 }
 
 int main(void)
@@ -65,4 +96,5 @@ int main(void)
     sets_stand_for_so_many();
     what_may_not_come_is_looked_for();
     what_is_malformed_is_nowhere();
+    a_text_is_bytes();
 }

@@ -59,20 +59,6 @@ static void several_are_for_the_doctor(void)
     CHECK_TEXT(failure.remedy, "usernsctl doctor");
 }
 
-static void messages_with_few_causes_come_first(void)
-{
-    struct un_candidates found;
-    un_candidates_find("pivot_root failed, make sure that the root mount has a parent\n"
-                       "container already exists, waiting for sandbox to start: EOF",
-                       &found);
-    CHECK_TEXT(found.id[0], "duplicate-id");
-    CHECK_TEXT(found.id[1], "mount-denied");
-    CHECK_TEXT(found.id[2], "in-chroot");
-    CHECK_TEXT(found.id[3], "nonroot-in-namespace");
-    un_candidates_find("", &found);
-    CHECK_INT((long long)found.count, 0);
-}
-
 static void words_of_a_config_are_blotted_out(void)
 {
     own_words_are("a: no such thing: b", "{\"x\": \"no such thing\"}", "a: ...: b");
@@ -175,7 +161,6 @@ int main(void)
 {
     one_cause_is_named();
     several_are_for_the_doctor();
-    messages_with_few_causes_come_first();
     words_of_a_config_are_blotted_out();
     nobody_else_chooses_a_cause();
     long_words_take_no_longer();

@@ -9,8 +9,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
+from usernsctl.explain.explanation import explain_failures
 from usernsctl.explain.logs import Failure, failures, root_failure
-from usernsctl.explain.messages import explain_failures
 
 EOF = "creating container: cannot create sandbox: waiting for sandbox to start: EOF"
 MESSAGES = {

@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from message_files import HINTS, TEXTS, Text
 
 from usernsctl.cli import main
 from usernsctl.errors import PlanError
 from usernsctl.explain.catalogue import catalogue, get
+from usernsctl.explain.explanation import confirm, explain
 from usernsctl.explain.logs import SHOWN_MAX
-from usernsctl.explain.messages import Text, confirm, explain, hints, needle, texts
 from usernsctl.explain.model import Finding, Report
 from usernsctl.explain.printing import print_error
 from usernsctl.gvisor.runsc.releases import Release
@@ -162,16 +163,23 @@ def test_a_cause_that_shares_its_text_is_among_those_named(text: str, cause: str
     assert cause in ids(text)
 
 
-@pytest.mark.parametrize("text", texts(), ids=lambda text: text.says)
+@pytest.mark.parametrize("text", TEXTS, ids=lambda text: text.says)
 def test_every_message_is_recognised_by_its_own_pattern(text: Text) -> None:
-    found = re.search(text.pattern, text.says)
-    assert found is not None
-    assert needle(text.pattern) in found[0]
-    assert set(text.causes) <= set(ids(text.says)) <= catalogue().keys()
+    assert re.search(text.pattern, text.says, re.ASCII)
     assert len(text.causes) == len(set(text.causes)) > 0
+    for says in (text.says, f"x: {text.says}", f"{text.says}\nmore", "a b " * 3000 + text.says):
+        assert set(text.causes) <= set(ids(says)) <= catalogue().keys()
 
 
-@pytest.mark.parametrize("text", [*texts(), *hints()], ids=lambda text: text.says)
+@pytest.mark.parametrize("hint", HINTS, ids=lambda hint: hint.says)
+def test_every_hint_is_recognised_by_its_own_pattern(hint: Text) -> None:
+    (cause,) = hint.causes
+    others = next(text for text in TEXTS if cause in text.causes[1:])
+    assert ids(others.says)[0] != cause
+    assert ids(f"{others.says}\n{hint.says}")[0] == cause
+
+
+@pytest.mark.parametrize("text", [*TEXTS, *HINTS], ids=lambda text: text.says)
 def test_no_pattern_takes_for_ever(text: Text) -> None:
     """What is repeated without limit makes the time grow with the square of a line's length.
 
@@ -181,6 +189,66 @@ def test_no_pattern_takes_for_ever(text: Text) -> None:
     assert not re.search(r"(?<!\\d)(?<!\\)[*+]", text.pattern)
     limits = re.findall(r"(?<!\\d)\{\d+,(\d+)\}", text.pattern)
     assert math.prod(map(int, limits)) <= 100_000
+
+
+@given(st.lists(st.sampled_from(TEXTS), min_size=1, max_size=5))
+def test_several_messages_have_the_causes_of_all(several: list[Text]) -> None:
+    found = ids("\n".join(text.says for text in several))
+    assert len(found) == len(set(found))
+    assert set(found) == {cause for text in several for cause in ids(text.says)}
+
+
+TWO_CAUSES = "pivot_root failed, make sure that the root mount has a parent"
+MANY_CAUSES = "newuidmap failed: exit status 1"
+SEVERAL = [
+    # A message that has few causes comes before one that has many ...
+    (f"{TWO_CAUSES}\ncontainer already exists", ["duplicate-id", "mount-denied", "in-chroot"]),
+    # ... and of those that have as many, the one that the catalogue has first.
+    (
+        "flag override disabled\ncontainer already exists",
+        ["duplicate-id", "bundle-annotation-refused"],
+    ),
+    # The likeliest place of a cause counts, the others stay in their order.
+    (
+        f"{MANY_CAUSES}\nnewuidmap: Cannot determine your user name.",
+        [
+            *("no-passwd-entry", "bundle-no-mappings", "range-not-granted", "no-subordinate-range"),
+            *("helper-not-setuid", "no-new-privs", "helper-on-nosuid", "bounding-set"),
+            *("range-outside-parent", "gid-differs-from-passwd", "nonroot-in-namespace"),
+        ],
+    ),
+    # Ids come before messages that have one cause, in the order of the text.
+    (
+        "container already exists [map-invalid] [in-chroot]",
+        ["map-invalid", "in-chroot", "duplicate-id"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "causes"), SEVERAL)
+def test_the_order_of_causes(text: str, causes: list[str]) -> None:
+    assert ids(text) == causes
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("[in-chroot]", True),
+        ("x[in-chroot", True),
+        ("[in-chroot-Foo]", True),
+        ("cause: in-chroot", True),
+        ('"cause": "in-chroot"', True),
+        ("in-chroot", False),
+        ("because: in-chroot", False),
+        ("[in-chroot2]", False),
+        ("[in-chroo", False),
+        ("[in-chroot-x]", False),
+        ("[-in-chroot]", False),
+        ("[cause: in-chroot]", False),
+    ],
+)
+def test_where_an_id_counts(text: str, found: bool) -> None:
+    assert ids(text) == (["in-chroot"] if found else [])
 
 
 def test_a_message_that_says_more_comes_first() -> None:
@@ -300,7 +368,7 @@ def test_any_bytes_will_do(data: bytes) -> None:
     assert all(line.isprintable() for each in explanation.candidates for line in each.seen)
 
 
-@given(st.sampled_from(texts()), st.binary(max_size=99), st.binary(max_size=99))
+@given(st.sampled_from(TEXTS), st.binary(max_size=99), st.binary(max_size=99))
 def test_a_message_is_found_whatever_is_around_it(text: Text, before: bytes, after: bytes) -> None:
     data = before + b"\n" + text.says.encode() + b"\n" + after
     assert set(text.causes) <= set(ids(data))
@@ -481,7 +549,7 @@ def test_wrong_calls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_a_release_that_says_so_comes_before_one_that_does_not() -> None:
-    spans = [(text.since, text.until) for text in texts() if text.since or text.until]
+    spans = [(text.since, text.until) for text in TEXTS if text.since or text.until]
     assert len(spans) > 8
     for since, until in spans:
         for day in filter(None, (since, until)):

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from usernsctl.explain.catalogue import catalogue
-from usernsctl.explain.messages import explain
+from usernsctl.explain.explanation import explain
 
 Half = Literal["tuned", "kept out", "fresh"]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from usernsctl.explain.explanation import explain_failures
 from usernsctl.explain.logs import failures
-from usernsctl.explain.messages import explain_failures
 
 LOGS = Path(__file__).parent / "logs"
 RECORDED = sorted(path for path in LOGS.glob("*/*"))

@@ -1,0 +1,227 @@
+/* Which messages of the catalogue a text has, and so which causes it can have. */
+#include "explain/explain.h"
+
+#include <string.h>
+
+/* How likely a cause is: by how many causes its message has, and by its place among them. */
+struct rank {
+    size_t of;
+    size_t place;
+};
+
+/* The ids of all causes. */
+struct ids {
+    size_t count;
+    const char *id[UN_CAUSES_MAX];
+};
+
+static size_t count_words(const char *list)
+{
+    size_t count = 0;
+    for (; *list; list = un_texts_next(list))
+        count++;
+    return count;
+}
+
+/* Each entry of the catalogue has a list of causes of its own, which tells it from the others. */
+static bool has_causes(const struct un_search *search, const char *causes)
+{
+    for (size_t i = 0; i < search->count; i++)
+        if (search->occurrence[i].causes == causes)
+            return true;
+    return false;
+}
+
+static void add_occurrence(struct un_search *search, struct un_occurrence found)
+{
+    if (search->count < UN_OCCURRENCES_MAX && !has_causes(search, found.causes))
+        search->occurrence[search->count++] = found;
+}
+
+/* Returns where the first match of any of the sequences begins, or NULL. */
+static const char *match_any(const char *sequences, const char *text, size_t size)
+{
+    const char *first = NULL;
+    for (; *sequences; sequences = un_texts_next(sequences)) {
+        const char *at = un_match(sequences, text, size);
+        if (at && (!first || at < first))
+            first = at;
+    }
+    return first;
+}
+
+/* Adds the entries of a table of texts.h that the search has not found yet. */
+static void add_entries(struct un_search *search, const char *entries, bool are_hints,
+                        const char *text, size_t size)
+{
+    for (const char *causes; *entries; entries = un_texts_next_list(causes)) {
+        causes = un_texts_next_list(entries);
+        const char *at = has_causes(search, causes) ? NULL : match_any(entries, text, size);
+        if (at)
+            add_occurrence(search, (struct un_occurrence){.at = (size_t)(at - text),
+                                                          .is_hint = are_hints,
+                                                          .count = count_words(causes),
+                                                          .causes = causes});
+    }
+}
+
+void un_search_add_messages(struct un_search *search, const char *text, size_t size)
+{
+    add_entries(search, un_texts, false, text, size);
+}
+
+static bool is_lower(char byte)
+{
+    return byte >= 'a' && byte <= 'z';
+}
+
+static bool is_word(char byte)
+{
+    return is_lower(byte) || (byte >= 'A' && byte <= 'Z') || (byte >= '0' && byte <= '9') ||
+           byte == '_';
+}
+
+/* Passes a word if the text goes on with it. */
+static bool take(const char **at, const char *end, const char *word)
+{
+    size_t length = strlen(word);
+    if ((size_t)(end - *at) < length || memcmp(*at, word, length))
+        return false;
+    *at += length;
+    return true;
+}
+
+/* Passes what an id stands behind: our errors end with [ID], and our JSON has "cause": "ID". */
+static bool take_opening(const char *start, const char **at, const char *end)
+{
+    if (take(at, end, "["))
+        return true;
+    if ((*at > start && is_word((*at)[-1])) || !take(at, end, "cause"))
+        return false;
+    take(at, end, "\"");
+    if (!take(at, end, ": "))
+        return false;
+    take(at, end, "\"");
+    return true;
+}
+
+/* Returns the end of the id that begins at `at`: words of small letters with hyphens between. */
+static const char *find_id_end(const char *at, const char *end)
+{
+    const char *start = at;
+    while (at < end &&
+           (is_lower(*at) || (*at == '-' && at > start && at + 1 < end && is_lower(at[1]))))
+        at++;
+    /* What goes on with other letters has a hyphen before the word that is no part of the id. */
+    if (at < end && is_word(*at))
+        while (at > start && *at != '-')
+            at--;
+    return at;
+}
+
+static const char *find_id(const struct ids *ids, const char *at, size_t length)
+{
+    for (size_t i = 0; length && i < ids->count; i++)
+        if (!strncmp(ids->id[i], at, length) && !ids->id[i][length])
+            return ids->id[i];
+    return NULL;
+}
+
+static void add_own_ids(struct un_search *search, const char *text, size_t size)
+{
+    const char *end = text + size;
+    struct ids ids = {.count = 0};
+    for (const char *at = un_text_causes; *at && ids.count < UN_CAUSES_MAX;
+         at = un_texts_next_list(at))
+        ids.id[ids.count++] = at;
+    for (const char *at = text; at < end;) {
+        const char *id = at;
+        if (!take_opening(text, &id, end)) {
+            at++;
+            continue;
+        }
+        const char *id_end = find_id_end(id, end);
+        const char *known = find_id(&ids, id, (size_t)(id_end - id));
+        if (known)
+            add_occurrence(search, (struct un_occurrence){
+                                       .at = (size_t)(at - text), .count = 1, .causes = known});
+        at = id_end > id ? id_end : at + 1;
+    }
+}
+
+void un_search_add(struct un_search *search, const char *text, size_t size)
+{
+    add_own_ids(search, text, size);
+    un_search_add_messages(search, text, size);
+    add_entries(search, un_text_hints, true, text, size);
+}
+
+static bool is_before(struct rank one, struct rank other)
+{
+    return one.of < other.of || (one.of == other.of && one.place < other.place);
+}
+
+/* A list of causes, by `find_cause` and `add_cause`. */
+struct ranking {
+    size_t count;
+    const char **id;
+    struct rank rank[UN_CAUSES_MAX];
+};
+
+static size_t find_cause(const struct ranking *ranking, const char *id)
+{
+    size_t at = 0;
+    while (at < ranking->count && strcmp(ranking->id[at], id))
+        at++;
+    return at;
+}
+
+/* Adds a cause, or takes note that it is likelier than it was. A hint adds none. */
+static void add_cause(struct ranking *ranking, const char *id, bool is_hint, struct rank rank)
+{
+    size_t at = find_cause(ranking, id);
+    bool is_new = at == ranking->count;
+    if (is_new ? is_hint || at == UN_CAUSES_MAX : !is_before(rank, ranking->rank[at]))
+        return;
+    ranking->count += is_new;
+    ranking->id[at] = id;
+    ranking->rank[at] = rank;
+}
+
+static void add_causes(struct ranking *ranking, const struct un_search *search, bool are_hints)
+{
+    for (size_t i = 0; i < search->count; i++) {
+        const struct un_occurrence *found = &search->occurrence[i];
+        const char *id = found->causes;
+        for (size_t place = 0; found->is_hint == are_hints && place < found->count; place++) {
+            struct rank rank = {.of = are_hints ? 0 : found->count, .place = are_hints ? 0 : place};
+            add_cause(ranking, id, are_hints, rank);
+            id = un_texts_next(id);
+        }
+    }
+}
+
+/* Puts the likeliest first. Causes of one rank stay in the order in which they were found. */
+static void sort(struct ranking *ranking)
+{
+    for (size_t i = 1; i < ranking->count; i++) {
+        const char *id = ranking->id[i];
+        struct rank rank = ranking->rank[i];
+        size_t at = i;
+        for (; at && is_before(rank, ranking->rank[at - 1]); at--) {
+            ranking->id[at] = ranking->id[at - 1];
+            ranking->rank[at] = ranking->rank[at - 1];
+        }
+        ranking->id[at] = id;
+        ranking->rank[at] = rank;
+    }
+}
+
+size_t un_search_causes(const struct un_search *search, const char *ids[UN_CAUSES_MAX])
+{
+    struct ranking ranking = {.count = 0, .id = ids};
+    add_causes(&ranking, search, false);
+    add_causes(&ranking, search, true);
+    sort(&ranking);
+    return ranking.count;
+}

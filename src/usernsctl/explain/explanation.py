@@ -1,0 +1,145 @@
+"""Which causes a text can have, by the messages in it: the core looks for them, once each."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from typing import BinaryIO
+
+from usernsctl import _core
+from usernsctl._lean import dataclass
+from usernsctl.explain.catalogue import catalogue
+from usernsctl.explain.logs import SHOWN_MAX, Failure, message_at, printable
+from usernsctl.explain.model import Cause, Finding, Report
+
+_BLOCK = 1 << 20
+# A line that is longer is cut, but at places that overlap by as much: no message is lost.
+_LINE_MAX = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A cause that the input can have.
+
+    :ivar seen: the lines that speak for it, each cut to a few hundred characters.
+    :ivar finding: what the probes found of it on this machine, or ``None``.
+    """
+
+    cause: Cause
+    seen: tuple[str, ...]
+    finding: Finding | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """What is known of an input.
+
+    :ivar candidates: those that the probes confirm first, then the likeliest first.
+    :ivar others: what the probes found that the input does not speak of.
+    :ivar probed: whether there were probes.
+    :ivar empty: whether there was no input at all.
+    """
+
+    candidates: tuple[Candidate, ...]
+    others: tuple[Finding, ...] = ()
+    probed: bool = False
+    empty: bool = False
+
+    @property
+    def recognised(self) -> bool:
+        """Whether a cause is known that it may have."""
+        return bool(self.candidates)
+
+
+def explain(stream: BinaryIO) -> Explanation:
+    """Name the causes that the text of a stream can have, without a look at this machine.
+
+    Any bytes will do; memory use does not grow with their number.
+
+    :raises OSError: the stream can't be read.
+    """
+    search, empty = _core.MessageSearch(), True
+    seen: dict[str, dict[str, None]] = {}
+    for piece in _pieces(stream):
+        empty = False
+        for at, causes in search.add(piece):
+            line = _line_at(piece, at)
+            for cause_id in causes:
+                seen.setdefault(cause_id, {})[line] = None
+    known = catalogue()
+    candidates = tuple(
+        Candidate(cause=known[cause_id], seen=tuple(seen[cause_id])) for cause_id in search.causes()
+    )
+    return Explanation(candidates=candidates, empty=empty)
+
+
+def explain_failures(failures: Sequence[Failure]) -> Explanation:
+    """Name the causes of a call of runsc by its debug logs: of the first failure that is known.
+
+    What one process says last is often only that another one is gone.
+    """
+    explanation = Explanation(candidates=(), empty=not failures)
+    for failure in failures:
+        explanation = explain(io.BytesIO(failure.message.encode()))
+        if explanation.recognised:
+            break
+    return explanation
+
+
+def confirm(explanation: Explanation, report: Report) -> Explanation:
+    """Put the causes first that hold on this machine, in the order in which they block.
+
+    Of the others, that comes first which a setting of this machine speaks for.
+    """
+    order = {finding.id: place for place, finding in enumerate(report.findings)}
+    order |= {cause: len(order) for cause in _spoken_for(report) if cause not in order}
+    candidates = [
+        Candidate(
+            cause=candidate.cause,
+            seen=candidate.seen,
+            finding=next((f for f in report.findings if f.id == candidate.cause.id), None),
+        )
+        for candidate in explanation.candidates
+    ]
+    candidates.sort(key=lambda candidate: order.get(candidate.cause.id, len(order)))
+    named = {candidate.cause.id for candidate in candidates}
+    return Explanation(
+        candidates=tuple(candidates),
+        others=tuple(finding for finding in report.findings if finding.id not in named),
+        probed=True,
+        empty=explanation.empty,
+    )
+
+
+# Other programs can meet these where usernsctl does not: it may have a profile, and they none.
+_BY_SYSCTL = {"apparmor-restricts-userns": ("kernel/apparmor_restrict_unprivileged_userns", 1)}
+
+
+def _spoken_for(report: Report) -> Iterator[str]:
+    sysctls = report.facts.get("sysctls")
+    for cause, (name, value) in _BY_SYSCTL.items():
+        if isinstance(sysctls, Mapping) and sysctls.get(name) == value:
+            yield cause
+
+
+def _pieces(stream: BinaryIO) -> Iterator[bytes]:
+    """Yield the text of a stream, in pieces that end where a line does, or overlap."""
+    rest = b""
+    while block := stream.read(_BLOCK):
+        # A copy of what other systems wrote may have their line ends.
+        piece = rest + block.replace(b"\r", b"\n")
+        yield piece
+        rest = piece[max(piece.rfind(b"\n") + 1, len(piece) - _LINE_MAX) :]
+
+
+def _line_at(piece: bytes, at: int) -> str:
+    """Return the line or the message that has this place in it, fit for a terminal."""
+    start = max(piece.rfind(b"\n", 0, at) + 1, at - _LINE_MAX)
+    end = piece.find(b"\n", at, at + 2 * _LINE_MAX)
+    before = piece[start:at].decode("utf-8", "replace")
+    rest = piece[at : end if end >= 0 else at + 2 * _LINE_MAX].decode("utf-8", "replace")
+    line = before + rest
+    message = message_at(line, len(before))
+    if message is line:
+        message = line[max(0, min(len(before), len(line) - SHOWN_MAX)) :]
+    return printable(message)
