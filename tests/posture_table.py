@@ -45,7 +45,7 @@ WATCHER = Posture(
     effective=PREPARED,
     permitted=PREPARED,
     bounding=PREPARED,
-    # Of ours, about memory barriers alone (csrc/sys/barrier.c).
+    # Of ours, about memory barriers alone (csrc/sys/membarrier_filter.c).
     seccomp=True,
     # In a namespace of its own there is nobody to do so. In a kept one there may be.
     traceable=True,

@@ -447,7 +447,7 @@ struct un_setup {
     const char *cwd;           /* chdir(2) */
     uint64_t drop_bounding;    /* bit N: capability N leaves the bounding set */
     bool no_new_privs;         /* PR_SET_NO_NEW_PRIVS(2const) */
-    bool no_membarrier;        /* see un_forgo_barrier() */
+    bool no_membarrier;        /* see un_add_membarrier_filter() */
     const gid_t *groups;       /* setgroups(2) with group_count groups */
     int32_t group_count;       /* -1: leave them */
     int64_t gid;               /* setresgid(2) */

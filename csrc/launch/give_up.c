@@ -60,6 +60,6 @@ int un_give_up(struct un_launch *launch, bool has_several, struct un_error *err)
     if (launch->of_verb[UN_VERB_NO_NEW_PRIVS] && forbid_privileges(err))
         return -1;
     if (launch->of_verb[UN_VERB_NO_MEMBARRIER])
-        un_forgo_barrier();
+        un_add_membarrier_filter();
     return 0;
 }

@@ -350,18 +350,18 @@ int un_hide_private(struct un_launch *launch, int directory, const char *name,
 typedef int un_step_taker(struct un_launch *launch, const struct un_record *record,
                           struct un_error *err);
 
-/* What of the machine is shown (shown.c). */
+/* host_dirs.c: directories of the host. */
 un_step_taker un_step_machine, un_step_snapshot, un_step_guarded, un_step_tree,
     un_step_hide_private;
-/* What is made (made.c). */
+/* root_dirs.c: directories, links and resolv.conf. */
 un_step_taker un_step_directory, un_step_link, un_step_resolver;
-/* What comes to a place inside (bound.c). */
+/* bind_mounts.c: files and directories at a path inside. */
 un_step_taker un_step_file, un_step_bind, un_step_mount;
-/* What lies beside the root filesystem (files.c). */
+/* files.c: files beside the root filesystem. */
 un_step_taker un_step_make, un_step_tmpfs, un_step_touch, un_step_discard;
 un_step_taker un_step_debug_log, un_step_program, un_step_program_link;
 
-/* Has an empty directory in place of a home (home.c). */
+/* sandbox_home.c: covers a home of the host by an empty directory. */
 int un_hide_home(struct un_launch *launch, const char *home, struct un_error *err);
 
 /* ---- config.c: the config.json of a launch --------------------------------------------------- */

@@ -27,7 +27,7 @@
 #define NO_FLAG (-1L)
 #define NO_FD (-1L)
 
-const struct un_tried un_tried_mounts[] = {
+const struct un_probe_call un_mount_calls[] = {
     {SYS_mount, {0}, "mount", UN_STEP_MOUNT, "mount-denied"},
     {SYS_open_tree, {NO_FD, 0, NO_FLAG}, "open_tree", UN_STEP_MOUNT, "mount-by-descriptor-missing"},
     {SYS_move_mount,
@@ -45,23 +45,23 @@ const struct un_tried un_tried_mounts[] = {
 };
 
 /* With a flag that there is not, which a filter does not look at. */
-const struct un_tried un_tried_unshare[] = {{SYS_unshare,
-                                             {CLONE_NEWUSER | CLONE_NEWNS | 1},
-                                             "unshare",
-                                             UN_STEP_UNSHARE,
-                                             "seccomp-denies-userns"}};
+const struct un_probe_call un_unshare_call[] = {{SYS_unshare,
+                                                 {CLONE_NEWUSER | CLONE_NEWNS | 1},
+                                                 "unshare",
+                                                 UN_STEP_UNSHARE,
+                                                 "seccomp-denies-userns"}};
 
-const struct un_tried un_tried_setns[] = {
+const struct un_probe_call un_setns_call[] = {
     {SYS_setns, {NO_FD}, "setns", UN_STEP_SETNS, "seccomp-denies-userns"}};
 
-static _Noreturn void try_in_child(const struct un_tried *tried, size_t count)
+static _Noreturn void try_in_child(const struct un_probe_call *calls, size_t count)
 {
     /* Its end is no crash, of which anybody wants the memory. */
     prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
     signal(SIGSYS, SIG_DFL);
     for (size_t i = 0; i < count; i++) {
-        const long *with = tried[i].argument;
-        syscall(tried[i].number, with[0], with[1], with[2], with[3], with[4]);
+        const long *with = calls[i].argument;
+        syscall(calls[i].number, with[0], with[1], with[2], with[3], with[4]);
     }
     _exit(0);
 }
@@ -77,23 +77,23 @@ static bool would_be_first(void)
 
 /* It takes no signal, for which this process's handlers would run in it, too. And its end is nobody
  * else's to hear of: neither a handler's, nor a wait's for any child. */
-static pid_t start_child(const struct un_tried *tried, size_t count)
+static pid_t start_child(const struct un_probe_call *calls, size_t count)
 {
     sigset_t all, before;
     sigfillset(&all);
     sigprocmask(SIG_SETMASK, &all, &before);
     pid_t child = (pid_t)syscall(SYS_clone, 0, NULL, NULL, NULL, NULL);
     if (child == 0)
-        try_in_child(tried, count);
+        try_in_child(calls, count);
     sigprocmask(SIG_SETMASK, &before, NULL);
     return child;
 }
 
-/* Whether who makes these calls is killed by a filter. What can't be tried is not. */
-static bool is_lethal(const struct un_tried *tried, size_t count)
+/* Returns false for calls that can't be tried, too. */
+static bool kills_caller(const struct un_probe_call *calls, size_t count)
 {
     int status;
-    pid_t child = would_be_first() ? -1 : start_child(tried, count), ended;
+    pid_t child = would_be_first() ? -1 : start_child(calls, count), ended;
     if (child < 0)
         return false;
     while ((ended = waitpid(child, &status, __WALL)) < 0 && errno == EINTR)
@@ -101,13 +101,13 @@ static bool is_lethal(const struct un_tried *tried, size_t count)
     return ended == child && WIFSIGNALED(status) && WTERMSIG(status) == SIGSYS;
 }
 
-int un_survive(const struct un_tried *tried, size_t count, struct un_error *err)
+bool un_filter_is_lethal(const struct un_probe_call *calls, size_t count, struct un_error *err)
 {
-    if (prctl(PR_GET_SECCOMP, 0, 0, 0, 0) != SECCOMP_MODE_FILTER || !is_lethal(tried, count))
-        return 0;
+    if (prctl(PR_GET_SECCOMP, 0, 0, 0, 0) != SECCOMP_MODE_FILTER || !kills_caller(calls, count))
+        return false;
     for (size_t i = 0; i < count; i++)
-        if (is_lethal(&tried[i], 1))
-            return un_fail(err, tried[i].step, 0, tried[i].cause,
-                           "a seccomp filter kills whoever calls %s(2)", tried[i].name);
-    return 0;
+        if (kills_caller(&calls[i], 1))
+            return un_fail(err, calls[i].step, 0, calls[i].cause,
+                           "a seccomp filter kills whoever calls %s(2)", calls[i].name);
+    return false;
 }

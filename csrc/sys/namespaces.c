@@ -42,7 +42,7 @@ int un_namespace_join_one(int fd, int ns, struct un_error *err)
 
 int un_namespace_join(const struct un_namespace *ns, struct un_error *err)
 {
-    if (UN_SURVIVE(un_tried_setns, err))
+    if (UN_FILTER_IS_LETHAL(un_setns_call, err))
         return -1;
     un_hide_process();
     /* The user namespace comes first: the right to join the others is had there. */

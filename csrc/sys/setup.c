@@ -40,7 +40,7 @@ static int apply_restrictions(const struct un_setup *setup, struct un_error *err
     if (setup->no_new_privs && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
         return un_fail_errno(err, UN_STEP_CAPABILITIES, "PR_SET_NO_NEW_PRIVS");
     if (setup->no_membarrier)
-        un_forgo_barrier();
+        un_add_membarrier_filter();
     return 0;
 }
 

@@ -183,27 +183,29 @@ int un_setgroups_read(int dir, int *setgroups, struct un_error *err);
 
 /* ---- filter.c: seccomp filters that kill ----------------------------------------------------- */
 
-enum { UN_TRIED_ARGUMENTS = 5 };
+enum { UN_PROBE_ARGUMENTS = 5 };
 
 /* A call, with arguments that the kernel refuses, or that change nothing. */
-struct un_tried {
+struct un_probe_call {
     long number;
-    long argument[UN_TRIED_ARGUMENTS];
+    long argument[UN_PROBE_ARGUMENTS];
     const char *name;
     enum un_step step;
     const char *cause; /* if a filter kills who makes it */
 };
 
-/* Calls that a mount needs, and a user namespace, and to join one. */
-extern const struct un_tried un_tried_mounts[5], un_tried_unshare[1], un_tried_setns[1];
+/* What mounting, making a user namespace, and joining a namespace call. */
+extern const struct un_probe_call un_mount_calls[5], un_unshare_call[1], un_setns_call[1];
 
 /*
- * Fails if a seccomp filter kills whoever makes one of these calls: nobody would be left to say so.
- * They are tried in a child, which is dear, but only a process that has a filter starts one
- * (seccomp(2), SECCOMP_RET_KILL_PROCESS; systemd's SystemCallFilter= is such a filter by default).
+ * Returns whether a seccomp filter kills the caller of one of these calls, and fills in `err` then:
+ * after the call nobody would be left to say so. A child tries them, which is dear, but only in a
+ * process that has a filter (seccomp(2), SECCOMP_RET_KILL_PROCESS; systemd's SystemCallFilter= is
+ * such a filter by default).
  */
-int un_survive(const struct un_tried *tried, size_t count, struct un_error *err);
-#define UN_SURVIVE(tried, err) un_survive(tried, sizeof(tried) / sizeof(tried)[0], err)
+bool un_filter_is_lethal(const struct un_probe_call *calls, size_t count, struct un_error *err);
+#define UN_FILTER_IS_LETHAL(calls, err)                                                            \
+    un_filter_is_lethal(calls, sizeof(calls) / sizeof(calls)[0], err)
 
 /* ---- setup.c: a part of the set-up ----------------------------------------------------------- */
 
@@ -212,13 +214,13 @@ int un_survive(const struct un_tried *tried, size_t count, struct un_error *err)
  * getppid() tells nothing, so a descriptor of the parent does. Async-signal-safe. */
 int un_die_with_parent(int sig, int parent_pidfd, struct un_error *err);
 
-/* ---- barrier.c: a filter that keeps runsc from registering for memory barriers --------------- */
+/* ---- membarrier_filter.c: keeping runsc from registering for memory barriers ----------------- */
 
-/* From now on this process, and all that come from it, do not register for private expedited memory
- * barriers (membarrier(2)): the kernel answers that they are, and does nothing. To ask for such a
- * barrier is EPERM then, as it is for all who have not registered. For runsc alone, see barrier.c;
- * where the kernel does not take the filter, all stays as it is. Async-signal-safe. */
-void un_forgo_barrier(void);
+/* Keeps this process and its descendants from registering for private expedited memory barriers
+ * (membarrier(2)): the kernel does nothing, and answers that they are registered. Such a barrier
+ * fails with EPERM then, as for everybody who has not registered. For runsc alone. Does nothing
+ * where the kernel does not take the filter. Async-signal-safe. */
+void un_add_membarrier_filter(void);
 
 /* ---- fds.c: which descriptors a process has, and passes on ----------------------------------- */
 

@@ -80,7 +80,7 @@ class Hardening:
     :ivar bounding: the only capabilities to be left in the bounding set; ``None`` leaves it.
     :ivar securebits: names from :data:`SECUREBITS` to set besides those set; ``None`` leaves them.
     :ivar no_membarrier: whether what is started goes without registering for memory barriers
-        (csrc/sys/barrier.c): for runsc alone.
+        (csrc/sys/membarrier_filter.c): for runsc alone.
     """
 
     no_new_privs: bool = False

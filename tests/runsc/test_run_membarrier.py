@@ -1,4 +1,4 @@
-"""What runsc's processes go without (csrc/sys/barrier.c) is no loss to the command."""
+"""What runsc's processes go without (csrc/sys/membarrier_filter.c) is no loss to the command."""
 
 from __future__ import annotations
 

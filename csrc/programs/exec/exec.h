@@ -80,7 +80,7 @@ void un_forget_environment(char **environment);
 /* Sends "error STEP ERRNO CAUSE DETAIL", a NUL, and what mends it here, or nothing. */
 void un_hold_report(int socket, const struct un_error *err);
 
-/* ---- homes.c: the caller's homes, which stay hidden ------------------------------------------ */
+/* ---- host_homes.c: the caller's homes, which stay hidden ------------------------------------- */
 
 #define UN_HOMES_MAX 4
 

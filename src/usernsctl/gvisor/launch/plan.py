@@ -410,7 +410,7 @@ def _commands(request: Request, facts: Facts) -> tuple[tuple[str, ...], tuple[st
 
 
 def skips_membarrier(request: Request, *, is_script: bool) -> bool:
-    """Whether runsc's processes go without registering for memory barriers (csrc/sys/barrier.c).
+    """Return whether a filter keeps runsc from membarrier(2) (csrc/sys/membarrier_filter.c).
 
     Each of them would wait for that, and only the platform kvm has a use for it. Other programs
     than runsc's may need what they register for, and privileged ones are told nothing wrong.

@@ -37,7 +37,7 @@
 #define LOAD(member) BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, member))
 #define ANSWER(action) BPF_STMT(BPF_RET | BPF_K, (action))
 
-void un_forgo_barrier(void)
+void un_add_membarrier_filter(void)
 {
     /* The first argument is an int, and both machines have its bytes first. */
     struct sock_filter filter[] = {

@@ -33,7 +33,7 @@ static int no_barrier_is_registered_for(void *arg)
     long query = membarrier(QUERY);
     bool had_filter = has_filter();
     CHECK_INT(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
-    un_forgo_barrier();
+    un_add_membarrier_filter();
 #if defined(__x86_64__) || defined(__aarch64__)
     CHECK(has_filter());
     if (query & REGISTER_PRIVATE_EXPEDITED) {
@@ -70,7 +70,7 @@ static int without_the_right_to_filter_nothing_changes(void *arg)
     if (geteuid() == 0 && setresuid((uid_t)user, (uid_t)user, (uid_t)user))
         return 0;
     bool had_filter = has_filter();
-    un_forgo_barrier();
+    un_add_membarrier_filter();
     CHECK_INT(has_filter(), had_filter);
     return the_kernel_registers_otherwise(NULL);
 }
