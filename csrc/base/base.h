@@ -4,12 +4,16 @@
 
 #include "include/usernsctl.h"
 
+#include <errno.h>
 #include <limits.h>
 #include <linux/capability.h>
 #include <linux/limits.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
 
 /* ---- error.c: how the C files record a failure ----------------------------------------------- */
 
@@ -71,6 +75,44 @@ void un_make_printable(char *text);
  * speaks to a terminal: what does is written as an escape. quoted() in usernsctl/explain/logs.py
  * has the same rule. */
 void un_quote(const char *text, char quoted[UN_QUOTED_ROOM]);
+
+/* ---- cleanup: what the end of a block releases, with errno unchanged ------------------------- */
+
+/* Before the type of a local variable: un_auto_close int fd = ...; Not in a function whose child
+ * shares the memory of its parent. */
+#define un_auto_close __attribute__((cleanup(un_release_fd)))
+#define un_auto_fclose __attribute__((cleanup(un_release_file)))
+#define un_auto_free __attribute__((cleanup(un_release_memory)))
+
+/* Closes a descriptor unless it is -1. */
+static inline void un_close_quietly(int fd)
+{
+    int errnum = errno;
+    if (fd >= 0)
+        close(fd);
+    errno = errnum;
+}
+
+static inline void un_release_fd(const int *fd)
+{
+    un_close_quietly(*fd);
+}
+
+static inline void un_release_file(FILE *const *file)
+{
+    int errnum = errno;
+    if (*file)
+        fclose(*file);
+    errno = errnum;
+}
+
+/* `memory` is the address of a pointer of any type. */
+static inline void un_release_memory(const void *memory)
+{
+    int errnum = errno;
+    free(*(void *const *)memory);
+    errno = errnum;
+}
 
 /* ---- write.c: writing to descriptors --------------------------------------------------------- */
 

@@ -15,12 +15,11 @@ static FILE *open_below(const char *proc, const char *file)
 int64_t un_proc_number(const char *proc, const char *file)
 {
     int64_t number;
-    FILE *stream = open_below(proc, file);
+    un_auto_fclose FILE *stream = open_below(proc, file);
     if (!stream)
         return -1;
     if (fscanf(stream, "%" SCNd64, &number) != 1)
         number = -1;
-    fclose(stream);
     return number;
 }
 
@@ -28,12 +27,10 @@ int64_t un_proc_status(const char *proc, const char *key)
 {
     char line[512];
     int64_t number = -1;
-    FILE *stream = open_below(proc, "self/status");
+    un_auto_fclose FILE *stream = open_below(proc, "self/status");
     while (stream && number < 0 && fgets(line, sizeof line, stream))
         if (!strncmp(line, key, strlen(key)))
             sscanf(line + strlen(key), "%" SCNd64, &number);
-    if (stream)
-        fclose(stream);
     return number;
 }
 
@@ -68,11 +65,9 @@ bool un_proc_has_mount(const char *proc, const char *point, bool below)
     char at[POINT_MAX];
     int id;
     bool found = false;
-    FILE *stream = open_below(proc, "self/mountinfo");
+    un_auto_fclose FILE *stream = open_below(proc, "self/mountinfo");
     while (!found && read_mount(stream, &id, at))
         found = below ? is_below(at, point) : !strcmp(at, point);
-    if (stream)
-        fclose(stream);
     return found;
 }
 
@@ -99,10 +94,8 @@ bool un_proc_apparmor(const char *proc, const char *who, char *label, size_t siz
 {
     char file[64];
     snprintf(file, sizeof file, "%s/attr/apparmor/current", who);
-    FILE *stream = open_below(proc, file);
+    un_auto_fclose FILE *stream = open_below(proc, file);
     bool has = stream && fgets(label, (int)size, stream);
-    if (stream)
-        fclose(stream);
     if (has)
         label[strcspn(label, "\n")] = '\0';
     return has;
@@ -112,12 +105,10 @@ bool un_proc_hides(const char *proc)
 {
     char line[4096];
     bool hides = false;
-    FILE *stream = open_below(proc, "self/mountinfo");
+    un_auto_fclose FILE *stream = open_below(proc, "self/mountinfo");
     while (stream && !hides && fgets(line, sizeof line, stream))
         hides = strstr(line, " - proc ") && strstr(line, "hidepid=") &&
                 !strstr(line, "hidepid=off") && !strstr(line, "hidepid=0");
-    if (stream)
-        fclose(stream);
     return hides;
 }
 
@@ -125,7 +116,7 @@ bool un_proc_cgroup(const char *proc, const char *controller, char *path, size_t
 {
     char line[UN_PATH_MAX];
     bool found = false;
-    FILE *stream = open_below(proc, "self/cgroup");
+    un_auto_fclose FILE *stream = open_below(proc, "self/cgroup");
     while (stream && !found && fgets(line, sizeof line, stream)) {
         /* ID:CONTROLLERS:PATH */
         char *name = strchr(line, ':'), *group = name ? strchr(++name, ':') : NULL;
@@ -137,7 +128,5 @@ bool un_proc_cgroup(const char *proc, const char *controller, char *path, size_t
         if (found)
             snprintf(path, size, "%s", group);
     }
-    if (stream)
-        fclose(stream);
     return found;
 }

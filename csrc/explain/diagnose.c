@@ -30,11 +30,8 @@ static bool has_bpf_module(const char *proc)
 {
     char path[64], names[256];
     snprintf(path, sizeof path, "%s/../sys/kernel/security/lsm", proc);
-    FILE *stream = fopen(path, "re");
-    bool has = stream && fgets(names, sizeof names, stream) && strstr(names, "bpf");
-    if (stream)
-        fclose(stream);
-    return has;
+    un_auto_fclose FILE *stream = fopen(path, "re");
+    return stream && fgets(names, sizeof names, stream) && strstr(names, "bpf");
 }
 
 /* A profile of AppArmor's refuses whatever it does not name. */
@@ -63,29 +60,23 @@ static struct un_facts *read_facts(void)
 
 static bool has_own_ids(void)
 {
-    struct un_facts *facts = read_facts();
-    bool has = !facts || (un_map_has(&facts->id[UN_UID].parent, facts->id[UN_UID].own) &&
-                          un_map_has(&facts->id[UN_GID].parent, facts->id[UN_GID].own));
-    free(facts);
-    return has;
+    un_auto_free struct un_facts *facts = read_facts();
+    return !facts || (un_map_has(&facts->id[UN_UID].parent, facts->id[UN_UID].own) &&
+                      un_map_has(&facts->id[UN_GID].parent, facts->id[UN_GID].own));
 }
 
 static bool may_admin(void)
 {
-    struct un_facts *facts = read_facts();
-    bool may = facts && facts->caps >> CAP_SYS_ADMIN & 1;
-    free(facts);
-    return may;
+    un_auto_free struct un_facts *facts = read_facts();
+    return facts && facts->caps >> CAP_SYS_ADMIN & 1;
 }
 
 /* Only the initial user namespace maps every id. */
 static bool is_initial(void)
 {
-    struct un_facts *facts = read_facts();
-    bool initial = facts && facts->id[UN_UID].parent.len == 1 &&
-                   facts->id[UN_UID].parent.extent[0].count == UINT32_MAX;
-    free(facts);
-    return initial;
+    un_auto_free struct un_facts *facts = read_facts();
+    return facts && facts->id[UN_UID].parent.len == 1 &&
+           facts->id[UN_UID].parent.extent[0].count == UINT32_MAX;
 }
 
 static const char *creation_denied(const char *proc)

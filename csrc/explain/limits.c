@@ -26,14 +26,12 @@ static bool read_count(const char *path, const char *field, uint64_t *count)
 {
     char line[128];
     bool found = false;
-    FILE *file = fopen(path, "re");
+    un_auto_fclose FILE *file = fopen(path, "re");
     while (file && !found && fgets(line, sizeof line, file)) {
         found = !strncmp(line, field, strlen(field));
         if (found)
             *count = strtoull(line + strlen(field), NULL, 10);
     }
-    if (file)
-        fclose(file);
     return found;
 }
 

@@ -59,10 +59,8 @@ static char *read_file(const char *path, size_t *size)
 {
     struct stat status;
     char *text = malloc(READ_MAX + 1);
-    int fd = text ? open_file(path, &status) : -1;
+    un_auto_close int fd = text ? open_file(path, &status) : -1;
     ssize_t got = fd >= 0 ? read_up_to(fd, text, READ_MAX) : 0;
-    if (fd >= 0)
-        close(fd);
     *size = got > 0 ? (size_t)got : 0;
     if (text)
         text[*size] = '\0';
@@ -98,10 +96,8 @@ static int read_crash(const char *path, struct un_runsc_words *words)
 static int read_errors(const char *path, struct un_runsc_words *words)
 {
     size_t size;
-    char *text = read_file(path, &size);
-    int failed = text ? un_messages_read(text, size, &words->messages) : -1;
-    free(text);
-    return failed;
+    un_auto_free char *text = read_file(path, &size);
+    return text ? un_messages_read(text, size, &words->messages) : -1;
 }
 
 /* The path of the log of runsc's process that was called. False: it is too long. */
@@ -130,12 +126,11 @@ bool un_runsc_has_ended(const char *debug, int *wait_status)
 {
     char path[UN_PATH_MAX], text[END_MAX + 1];
     struct stat status;
-    int fd = own_log(debug, path) ? open_file(path, &status) : -1;
+    un_auto_close int fd = own_log(debug, path) ? open_file(path, &status) : -1;
     if (fd < 0)
         return false;
     off_t from = status.st_size > END_MAX ? status.st_size - END_MAX : 0;
     ssize_t got = pread(fd, text, END_MAX, from);
-    close(fd);
     if (got <= 0)
         return false;
     size_t size = (size_t)got - (text[got - 1] == '\n');

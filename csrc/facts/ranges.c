@@ -106,13 +106,12 @@ static int ask_ranges(int kind, const char *path, struct un_facts *facts, struct
     const char *const uids[] = {"getsubids", facts->user, NULL};
     const char *const gids[] = {"getsubids", "-g", facts->user};
     facts->id[kind].ranges.len = 0;
-    char *text = malloc(SUBIDS_TEXT_MAX);
+    un_auto_free char *text = malloc(SUBIDS_TEXT_MAX);
     if (!text)
         return un_fail_errno(err, UN_STEP_SUBID, "getsubids");
     const char *fault = un_ask(path, kind == UN_UID ? uids : gids, text, SUBIDS_TEXT_MAX)
                             ? take_subids(text, &facts->id[kind].ranges)
                             : "it fails";
-    free(text);
     if (!fault)
         return 0;
     return un_fail(err, UN_STEP_SUBID, 0, "nss-subid",
@@ -123,11 +122,8 @@ static int ask_ranges(int kind, const char *path, struct un_facts *facts, struct
 static bool is_script(const char *helper)
 {
     char start[2];
-    int fd = openat(AT_FDCWD, helper, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-    bool is = fd >= 0 && read(fd, start, 2) == 2 && !memcmp(start, "#!", 2);
-    if (fd >= 0)
-        close(fd);
-    return is;
+    un_auto_close int fd = openat(AT_FDCWD, helper, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    return fd >= 0 && read(fd, start, 2) == 2 && !memcmp(start, "#!", 2);
 }
 
 static int helper_state(const char *helper, const struct stat *status)

@@ -13,17 +13,15 @@
 /* Shows a file of this machine at a path where there is none yet. */
 int un_step_file(struct un_launch *launch, const struct un_record *record, struct un_error *err)
 {
-    struct un_trail trail;
+    un_auto_trail struct un_trail trail;
     const struct un_source *source = un_record_source(launch, record, 0);
     const char *inside = un_record_word(record, 1);
-    int failed = un_place_make(launch, inside, false, false, &trail, err);
-    if (!failed && un_trail_last(&trail)->fd < 0)
-        failed = un_place_fail_missing(launch, &trail, err);
-    if (!failed)
-        failed = un_bind(source->fd, un_trail_last(&trail)->fd, UN_ATTR_HARMLESS | UN_ATTR_RDONLY,
-                         inside, err);
-    un_trail_close(&trail);
-    return failed;
+    if (un_place_make(launch, inside, false, false, &trail, err))
+        return -1;
+    int place = un_trail_last(&trail)->fd;
+    if (place < 0)
+        return un_place_fail_missing(launch, &trail, err);
+    return un_bind(source->fd, place, UN_ATTR_HARMLESS | UN_ATTR_RDONLY, inside, err);
 }
 
 /* Whether it is a device, or a directory that is there for devices. */
@@ -118,22 +116,20 @@ static int show_for_runsc(struct un_launch *launch, const struct un_record *reco
 /* Prepares what runsc is to bind, and a mount point for it. */
 int un_step_bind(struct un_launch *launch, const struct un_record *record, struct un_error *err)
 {
-    struct un_trail trail;
     struct stat status;
     const struct un_source *source = un_record_source(launch, record, 0);
     const char *inside = un_record_word(record, 1);
     if (un_root_status(launch, source->fd, source->path, &status, err))
         return -1;
     bool is_directory = S_ISDIR(status.st_mode);
-    int failed = un_place_make(launch, inside, is_directory, true, &trail, err);
-    if (!failed && un_view_is_directory(&trail) != is_directory)
-        failed = fail_kind(launch, source, inside, is_directory, err);
-    if (!failed)
-        failed = refuse_special(launch, &trail, inside, err);
-    if (!failed)
-        failed = show_for_runsc(launch, record, &trail, err);
-    un_trail_close(&trail);
-    return failed;
+    un_auto_trail struct un_trail trail;
+    if (un_place_make(launch, inside, is_directory, true, &trail, err))
+        return -1;
+    if (un_view_is_directory(&trail) != is_directory)
+        return fail_kind(launch, source, inside, is_directory, err);
+    if (refuse_special(launch, &trail, inside, err))
+        return -1;
+    return show_for_runsc(launch, record, &trail, err);
 }
 
 static bool is_writable(int fd)
@@ -157,18 +153,12 @@ static int cover_by_empty(struct un_launch *launch, const struct un_trail *trail
 /* Notes that gVisor mounts something of its own there, over the binds expected so far. */
 int un_step_mount(struct un_launch *launch, const struct un_record *record, struct un_error *err)
 {
-    struct un_trail trail;
-    int failed = 0;
-    if (un_view_walk(launch, record->words, &trail)) {
-        failed = un_launch_fail_file(launch, record->words, err);
-    } else {
-        const struct un_cover *cover = un_view_cover_at(launch, trail.path, strlen(trail.path));
-        /* In what is read-only, gVisor makes the mount point up. */
-        if (*trail.missing && cover && is_writable(cover->fd))
-            failed = un_place_fail_missing(launch, &trail, err);
-        else if (!strcmp(un_record_word(record, 1), "empty"))
-            failed = cover_by_empty(launch, &trail, err);
-    }
-    un_trail_close(&trail);
-    return failed;
+    un_auto_trail struct un_trail trail;
+    if (un_view_walk(launch, record->words, &trail))
+        return un_launch_fail_file(launch, record->words, err);
+    const struct un_cover *cover = un_view_cover_at(launch, trail.path, strlen(trail.path));
+    /* In what is read-only, gVisor makes the mount point up. */
+    if (*trail.missing && cover && is_writable(cover->fd))
+        return un_place_fail_missing(launch, &trail, err);
+    return strcmp(un_record_word(record, 1), "empty") ? 0 : cover_by_empty(launch, &trail, err);
 }

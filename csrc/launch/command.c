@@ -43,9 +43,8 @@ static void read_script(int fd, char line[FIRST_LINE_MAX + 1])
 {
     char name[64];
     snprintf(name, sizeof name, "/proc/self/fd/%d", fd);
-    int opened = openat(AT_FDCWD, name, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    un_auto_close int opened = openat(AT_FDCWD, name, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     ssize_t got = opened >= 0 ? read(opened, line, FIRST_LINE_MAX) : -1;
-    un_close_quietly(opened);
     line[got > 0 ? got : 0] = '\0';
     line[strcspn(line, "\n")] = '\0';
 }
@@ -70,14 +69,12 @@ static enum found look_at(struct un_trail *trail, struct program *program)
 /* `path` is absolute. */
 static enum found look(const struct un_launch *launch, const char *path, struct program *program)
 {
-    struct un_trail trail;
+    un_auto_trail struct un_trail trail;
     char wanted[UN_PATH_MAX];
-    enum found found = UNKNOWN;
-    if (!un_view_walk(launch, path, &trail) && !un_view_wanted(&trail, wanted) &&
-        !un_launch_is_unknown(wanted))
-        found = look_at(&trail, program);
-    un_trail_close(&trail);
-    return found;
+    if (un_view_walk(launch, path, &trail) || un_view_wanted(&trail, wanted) ||
+        un_launch_is_unknown(wanted))
+        return UNKNOWN;
+    return look_at(&trail, program);
 }
 
 /* A name with a slash in it, or one of those that a command stands for along PATH. */
@@ -145,16 +142,14 @@ static int fail_missing(struct un_launch *launch, const char *command, struct un
 static int check_interpreter(struct un_launch *launch, struct program *program,
                              struct un_error *err)
 {
-    struct un_trail trail;
     char wanted[UN_PATH_MAX];
     char *name =
         strncmp(program->script, "#!", 2) ? NULL : strtok(program->script + 2, " \t\r\v\f");
     if (!name || *name != '/')
         return 0;
-    bool is_missing = !un_view_walk(launch, name, &trail) && *trail.missing &&
-                      !un_view_wanted(&trail, wanted) && !un_launch_is_unknown(wanted);
-    un_trail_close(&trail);
-    if (!is_missing)
+    un_auto_trail struct un_trail trail;
+    if (un_view_walk(launch, name, &trail) || !*trail.missing || un_view_wanted(&trail, wanted) ||
+        un_launch_is_unknown(wanted))
         return 0;
     bool leads = strcmp(wanted, name);
     un_launch_tell(launch, program->inside,
@@ -192,14 +187,12 @@ int un_launch_check_command(struct un_launch *launch, const struct un_moment *mo
                             struct un_error *err)
 {
     const char *command = moment->args[0];
-    struct program *program = calloc(1, sizeof *program);
+    un_auto_free struct program *program = calloc(1, sizeof *program);
     un_launch_tell(launch, NULL, NULL);
     if (!program)
         return un_fail_errno(err, UN_STEP_LAUNCH, "");
     enum found found = un_has_slash(command)
                            ? look_from(launch, moment->cwd, command, program)
                            : search(launch, moment->cwd, command, path_of(moment), program);
-    int failed = judge(launch, command, found, program, err);
-    free(program);
-    return failed;
+    return judge(launch, command, found, program, err);
 }

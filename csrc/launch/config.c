@@ -152,12 +152,10 @@ int un_config_text(struct un_launch *launch, const struct un_moment *moment,
 static int write_text(struct un_launch *launch, const struct un_text *text, struct un_error *err)
 {
     int flags = O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
-    int file = openat(launch->root.scratch, "bundle/config.json", flags, 0600);
-    int failed = file < 0 ? -1 : un_write_all(file, text->bytes, text->length);
-    if (failed)
-        un_launch_fail_file(launch, "config.json", err);
-    un_close_quietly(file);
-    return failed;
+    un_auto_close int file = openat(launch->root.scratch, "bundle/config.json", flags, 0600);
+    if (file < 0 || un_write_all(file, text->bytes, text->length))
+        return un_launch_fail_file(launch, "config.json", err);
+    return 0;
 }
 
 int un_config_write(struct un_launch *launch, const struct un_moment *moment,

@@ -130,12 +130,10 @@ static size_t list_kept(const struct un_launch *launch, int *kept)
 static int pass_only(const struct un_launch *launch, struct un_error *err)
 {
     size_t most = launch->of_verb[UN_VERB_PROGRAM_LINK] + launch->of_verb[UN_VERB_PROGRAM_PATH] + 1;
-    int *kept = calloc(most, sizeof *kept);
+    un_auto_free int *kept = calloc(most, sizeof *kept);
     if (!kept)
         return un_fail_errno(err, UN_STEP_FDS, "");
-    int failed = un_close_fds_at_exec(kept, list_kept(launch, kept), err);
-    free(kept);
-    return failed;
+    return un_close_fds_at_exec(kept, list_kept(launch, kept), err);
 }
 
 static int become(struct un_launch *launch, const struct words *words, struct un_error *err)
@@ -157,13 +155,12 @@ static int become(struct un_launch *launch, const struct words *words, struct un
 /* The maps of the user namespace that this process is in. */
 static int read_maps(struct un_idmap *maps, struct un_error *err)
 {
-    int self = un_open_self(err);
+    un_auto_close int self = un_open_self(err);
     if (self < 0)
         return -1;
-    int failed = un_map_read(self, "uid_map", &maps->of[UN_UID], err) ||
-                 un_map_read(self, "gid_map", &maps->of[UN_GID], err);
-    close(self);
-    return failed ? -1 : 0;
+    if (un_map_read(self, "uid_map", &maps->of[UN_UID], err))
+        return -1;
+    return un_map_read(self, "gid_map", &maps->of[UN_GID], err);
 }
 
 static int prepare(struct un_launch *launch, const struct un_moment *moment, struct words *words,
@@ -179,7 +176,7 @@ static int prepare(struct un_launch *launch, const struct un_moment *moment, str
 int un_launch_exec(struct un_launch *launch, const struct un_moment *moment, struct un_error *err)
 {
     struct words words = {NULL, NULL, NULL};
-    struct un_idmap *maps = malloc(sizeof *maps);
+    un_auto_free struct un_idmap *maps = malloc(sizeof *maps);
     if (!maps)
         return un_fail_errno(err, UN_STEP_RUNSC, "");
     /* What runsc writes, and what it reads, is for the caller alone. The command has a umask of its
@@ -187,7 +184,6 @@ int un_launch_exec(struct un_launch *launch, const struct un_moment *moment, str
     umask(077);
     if (!prepare(launch, moment, &words, maps, err))
         become(launch, &words, err);
-    free(maps);
     free_words(&words);
     return -1;
 }

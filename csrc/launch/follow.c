@@ -195,22 +195,15 @@ static int take(int fd)
 /* The file at the end of a walk, by a descriptor of its own. */
 static int walk_to(const char *path, un_looker *look, void *arg)
 {
-    struct un_trail trail;
-    int root = un_child(AT_FDCWD, "/");
+    un_auto_close int root = un_child(AT_FDCWD, "/");
     if (root < 0)
         return -1;
+    un_auto_trail struct un_trail trail;
     un_trail_begin(&trail, root);
-    int failed = un_walk(&trail, path, look, arg);
-    int fd = -1;
-    if (!failed && *trail.missing)
-        errno = ENOENT;
-    else if (!failed)
-        fd = fcntl(un_trail_last(&trail)->fd, F_DUPFD_CLOEXEC, 3);
-    int errnum = errno;
-    un_trail_close(&trail);
-    close(root);
-    errno = errnum;
-    return fd;
+    if (un_walk(&trail, path, look, arg))
+        return -1;
+    errno = ENOENT;
+    return *trail.missing ? -1 : fcntl(un_trail_last(&trail)->fd, F_DUPFD_CLOEXEC, 3);
 }
 
 /* Tells the path of an opened file; ENOENT: it has none any more. */

@@ -153,19 +153,15 @@ static enum un_look look_noting(const struct un_trail *trail, const char *name,
  * or too long a name leads nowhere. */
 static int open_nearest(const char *path, struct kept *kept)
 {
-    struct un_trail trail;
-    int root = un_child(AT_FDCWD, "/");
+    un_auto_close int root = un_child(AT_FDCWD, "/");
     if (root < 0)
         return -1;
+    un_auto_trail struct un_trail trail;
     un_trail_begin(&trail, root);
     int failed = un_walk(&trail, path, look_noting, kept);
     kept->is_there = !failed && !*trail.missing;
     if (!failed || is_missing(errno) || errno == ELOOP || errno == ENAMETOOLONG)
         kept->fd[0] = fcntl(un_trail_last(&trail)->fd, F_DUPFD_CLOEXEC, 3);
-    int errnum = errno;
-    un_trail_close(&trail);
-    close(root);
-    errno = errnum;
     return kept->fd[0] < 0 ? -1 : 0;
 }
 
@@ -191,7 +187,7 @@ static void drop(struct kept *kept)
  * errno. */
 static int look(const struct kept *kept, size_t number, int fd, const char **how)
 {
-    struct place *shown = malloc(sizeof *shown);
+    un_auto_free struct place *shown = malloc(sizeof *shown);
     int above = shown ? is_above(fd, kept->fd[number]) : -1;
     int failed = above < 0 || find_place(&kept->mounts, fd, shown);
     *how = NULL;
@@ -200,7 +196,6 @@ static int look(const struct kept *kept, size_t number, int fd, const char **how
     else if (!failed && !number && kept->is_there &&
              holds(kept->place.device, kept->place.inner, shown))
         *how = "is in";
-    free(shown);
     return failed ? -1 : 0;
 }
 
@@ -328,15 +323,12 @@ int un_launch_guard(struct un_launch *launch, int file, const struct un_hidden *
     size_t binds = launch->of_verb[UN_VERB_BIND];
     if (!binds)
         return 0;
-    int *fds = calloc(binds, sizeof *fds);
-    const char **names = calloc(binds, sizeof *names);
-    int failed = fds && names ? 0 : un_launch_fail_file(launch, "", err);
+    un_auto_free int *fds = calloc(binds, sizeof *fds);
+    un_auto_free const char **names = calloc(binds, sizeof *names);
+    if (!fds || !names)
+        return un_launch_fail_file(launch, "", err);
     un_launch_tell(launch, NULL, NULL);
-    if (!failed)
-        failed = check_hidden(launch, hidden, fds, names, err);
-    if (!failed)
-        failed = check_file(launch, file, fds, names, list_bound(launch, "rw", fds, names), err);
-    free(fds);
-    free(names);
-    return failed;
+    if (check_hidden(launch, hidden, fds, names, err))
+        return -1;
+    return check_file(launch, file, fds, names, list_bound(launch, "rw", fds, names), err);
 }

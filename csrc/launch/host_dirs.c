@@ -20,15 +20,13 @@ static int open_of_machine(struct un_launch *launch, const char *name)
 {
     char path[UN_PATH_MAX];
     struct stat status;
-    int top = un_open_own("/", path);
+    un_auto_close int top = un_open_own("/", path);
     if (top < 0)
         return -1;
-    int failed = fstat(top, &status);
-    if (!failed)
-        note_owner(launch, &status);
-    int found = failed ? -1 : un_child(top, name);
-    un_close_quietly(top);
-    return found;
+    if (fstat(top, &status))
+        return -1;
+    note_owner(launch, &status);
+    return un_child(top, name);
 }
 
 typedef int shower(struct un_launch *launch, int found, int target, const char *name,
@@ -58,23 +56,19 @@ static int show_found(struct un_launch *launch, int found, const char *name, sho
         return un_root_copy_link(launch, found, launch->root.top, name, err);
     if (!S_ISDIR(status.st_mode))
         return 0;
-    int target = un_root_make(launch, launch->root.top, name, true, err);
+    un_auto_close int target = un_root_make(launch, launch->root.top, name, true, err);
     if (target < 0)
         return -1;
-    int failed = show(launch, found, target, name, err);
-    close(target);
-    return failed;
+    return show(launch, found, target, name, err);
 }
 
 static int show_of_machine(struct un_launch *launch, const char *name, shower *show,
                            struct un_error *err)
 {
-    int found = open_of_machine(launch, name);
+    un_auto_close int found = open_of_machine(launch, name);
     if (found < 0)
         return errno == ENOENT ? 0 : un_launch_fail_file(launch, name, err);
-    int failed = show_found(launch, found, name, show, err);
-    close(found);
-    return failed;
+    return show_found(launch, found, name, show, err);
 }
 
 int un_step_machine(struct un_launch *launch, const struct un_record *record, struct un_error *err)
@@ -89,14 +83,12 @@ int un_step_snapshot(struct un_launch *launch, const struct un_record *record, s
 
 static int hide_private(struct un_launch *launch, const char *inside, struct un_error *err)
 {
-    struct un_trail trail;
-    int failed = un_view_walk(launch, inside, &trail);
-    if (failed)
-        un_launch_fail_file(launch, inside, err);
-    else if (!*trail.missing && un_trail_last(&trail)->fd >= 0 && un_view_is_directory(&trail))
-        failed = un_hide_private(launch, un_trail_last(&trail)->fd, inside, err);
-    un_trail_close(&trail);
-    return failed;
+    un_auto_trail struct un_trail trail;
+    if (un_view_walk(launch, inside, &trail))
+        return un_launch_fail_file(launch, inside, err);
+    int directory = un_trail_last(&trail)->fd;
+    bool is_there = !*trail.missing && directory >= 0 && un_view_is_directory(&trail);
+    return is_there ? un_hide_private(launch, directory, inside, err) : 0;
 }
 
 int un_step_hide_private(struct un_launch *launch, const struct un_record *record,
@@ -123,8 +115,8 @@ static int show_tree(struct un_launch *launch, const struct un_source *source, s
 {
     struct stat status;
     /* Through a copy of the mount: in the source itself our own tmpfs may cover something. */
-    int copy = un_root_show(launch, source->fd, launch->root.spare,
-                            UN_ATTR_HARMLESS | UN_ATTR_RDONLY, NULL, err);
+    un_auto_close int copy = un_root_show(launch, source->fd, launch->root.spare,
+                                          UN_ATTR_HARMLESS | UN_ATTR_RDONLY, NULL, err);
     if (copy < 0)
         return -1;
     int failed = un_root_status(launch, copy, source->path, &status, err);
@@ -132,7 +124,6 @@ static int show_tree(struct un_launch *launch, const struct un_source *source, s
         note_owner(launch, &status);
     if (!failed)
         failed = un_root_mirror(launch, copy, launch->root.top, of_gvisor, err);
-    close(copy);
     bool may_not = err->errnum == EACCES || err->errnum == EPERM;
     if (failed && err->step == UN_STEP_SANDBOX && may_not) {
         un_launch_tell(launch, source->path, NULL);

@@ -50,14 +50,6 @@ int un_launch_fail_file(struct un_launch *launch, const char *path, struct un_er
     return -1;
 }
 
-void un_close_quietly(int fd)
-{
-    int errnum = errno;
-    if (fd >= 0)
-        close(fd);
-    errno = errnum;
-}
-
 static void close_root(struct un_root *root)
 {
     const int fds[] = {root->scratch, root->spare, root->shown, root->top};

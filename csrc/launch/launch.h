@@ -85,8 +85,6 @@ void un_launch_tell(struct un_launch *launch, const char *filename, const char *
     __attribute__((format(printf, 3, 4)));
 /* Whether what is to be found by its path still is: what was mounted may cover it. */
 int un_check_programs(struct un_launch *launch, struct un_error *err);
-/* Closes a descriptor if it is one, and keeps errno. */
-void un_close_quietly(int fd);
 
 /* ---- json.c: text for a config.json ---------------------------------------------------------- */
 
@@ -173,7 +171,9 @@ typedef enum un_look un_looker(const struct un_trail *trail, const char *name,
 
 /* Begins a trail at a root, which stays the caller's. */
 void un_trail_begin(struct un_trail *trail, int root);
+/* Keeps errno. */
 void un_trail_close(struct un_trail *trail);
+#define un_auto_trail __attribute__((cleanup(un_trail_close)))
 /* Follows an absolute path from the root of the trail. ".." leads back on the trail, and never over
  * its root, whatever others have moved meanwhile. -1 with errno: ELOOP where there are too many
  * links, ENAMETOOLONG, or what `look` had. */

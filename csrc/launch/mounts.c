@@ -1,4 +1,5 @@
 /* What is mounted where, by /proc/self/mountinfo. */
+#include "base/base.h"
 #include "launch/launch.h"
 
 #include <errno.h>
@@ -90,9 +91,8 @@ static size_t count_lines(const char *text)
 int un_mounts_read(struct un_mounts *mounts)
 {
     *mounts = (struct un_mounts){NULL, NULL, 0};
-    int fd = openat(AT_FDCWD, "/proc/self/mountinfo", O_RDONLY | O_CLOEXEC);
+    un_auto_close int fd = openat(AT_FDCWD, "/proc/self/mountinfo", O_RDONLY | O_CLOEXEC);
     mounts->text = fd < 0 ? NULL : read_all(fd);
-    un_close_quietly(fd);
     if (!mounts->text)
         return -1;
     mounts->mount = calloc(count_lines(mounts->text) + 1, sizeof *mounts->mount);
@@ -121,15 +121,12 @@ static int id_of(int fd)
     char name[64], line[128];
     int id = -1;
     snprintf(name, sizeof name, "/proc/self/fdinfo/%d", fd);
-    FILE *file = fopen(name, "re");
+    un_auto_fclose FILE *file = fopen(name, "re");
     if (!file)
         return -1;
     errno = EBADMSG;
     while (id < 0 && fgets(line, sizeof line, file))
         sscanf(line, "mnt_id: %d", &id);
-    int errnum = errno;
-    fclose(file);
-    errno = errnum;
     return id;
 }
 

@@ -96,14 +96,13 @@ static int open_up(struct un_launch *launch, int directory, const char *name, st
     struct stat status;
     if (un_root_status(launch, directory, name, &status, err))
         return -1;
-    int ours = un_root_new(launch, launch->root.spare, true, NULL, err);
+    un_auto_close int ours = un_root_new(launch, launch->root.spare, true, NULL, err);
     if (ours < 0)
         return -1;
-    int failed = un_root_mirror(launch, directory, ours, nothing, err) ||
-                 un_root_set_mode(launch, ours, status.st_mode, name, err) ||
-                 un_bind(ours, directory, 0, name, err);
-    close(ours);
-    return failed ? -1 : 0;
+    if (un_root_mirror(launch, directory, ours, nothing, err) ||
+        un_root_set_mode(launch, ours, status.st_mode, name, err))
+        return -1;
+    return un_bind(ours, directory, 0, name, err);
 }
 
 /* Follows a path, and has directories of ours on it wherever it takes that. */

@@ -1,4 +1,5 @@
 /* Members of some groups may read more than the programs inside should. */
+#include "base/base.h"
 #include "launch/launch.h"
 
 #include <errno.h>

@@ -92,12 +92,10 @@ int un_root_show(struct un_launch *launch, int source, int directory, uint64_t a
     struct stat status;
     if (un_root_status(launch, source, "", &status, err))
         return -1;
-    int place = un_root_new(launch, directory, S_ISDIR(status.st_mode), own, err);
+    un_auto_close int place = un_root_new(launch, directory, S_ISDIR(status.st_mode), own, err);
     if (place < 0)
         return -1;
-    int failed = un_bind(source, place, attributes, own, err);
-    close(place);
-    if (failed)
+    if (un_bind(source, place, attributes, own, err))
         return -1;
     if (name)
         strcpy(name, own);
@@ -110,12 +108,11 @@ int un_root_hide(struct un_launch *launch, int file, const char *name, struct un
     struct stat status;
     if (un_root_status(launch, file, name, &status, err))
         return -1;
-    int empty = un_root_new(launch, launch->root.spare, S_ISDIR(status.st_mode), NULL, err);
+    un_auto_close int empty =
+        un_root_new(launch, launch->root.spare, S_ISDIR(status.st_mode), NULL, err);
     if (empty < 0)
         return -1;
-    int failed = un_bind(empty, file, UN_ATTR_HARMLESS | UN_ATTR_RDONLY, name, err);
-    close(empty);
-    return failed;
+    return un_bind(empty, file, UN_ATTR_HARMLESS | UN_ATTR_RDONLY, name, err);
 }
 
 DIR *un_root_list(struct un_launch *launch, int directory, const char *name, struct un_error *err)
@@ -150,12 +147,10 @@ static int mirror_entry(struct un_launch *launch, int found, int target, const c
         return -1;
     if (S_ISLNK(status.st_mode))
         return un_root_copy_link(launch, found, target, name, err);
-    int made = un_root_make(launch, target, name, S_ISDIR(status.st_mode), err);
+    un_auto_close int made = un_root_make(launch, target, name, S_ISDIR(status.st_mode), err);
     if (made < 0)
         return -1;
-    int failed = un_bind(found, made, 0, name, err);
-    close(made);
-    return failed;
+    return un_bind(found, made, 0, name, err);
 }
 
 static bool is_among(const char *name, const char *const *names)

@@ -1,4 +1,5 @@
 /* What is made in a root filesystem. */
+#include "base/base.h"
 #include "launch/launch.h"
 
 #include <errno.h>
@@ -14,7 +15,7 @@
 /* The directory that a path inside is to be made in: a descriptor, or -1. */
 static int open_parent(struct un_launch *launch, const char *inside, struct un_error *err)
 {
-    struct un_trail trail;
+    un_auto_trail struct un_trail trail;
     char parent[UN_PATH_MAX];
     snprintf(parent, sizeof parent, "%s", inside);
     strrchr(parent, '/')[1] = '\0';
@@ -26,7 +27,6 @@ static int open_parent(struct un_launch *launch, const char *inside, struct un_e
     }
     if (fd < 0)
         un_launch_fail_file(launch, inside, err);
-    un_trail_close(&trail);
     return fd;
 }
 
@@ -39,30 +39,25 @@ int un_step_directory(struct un_launch *launch, const struct un_record *record,
                       struct un_error *err)
 {
     const char *inside = record->words;
-    int parent = open_parent(launch, inside, err);
+    un_auto_close int parent = open_parent(launch, inside, err);
     if (parent < 0)
         return -1;
-    int made = un_root_make(launch, parent, last_name(inside), true, err);
-    close(parent);
+    un_auto_close int made = un_root_make(launch, parent, last_name(inside), true, err);
     if (made < 0)
         return -1;
     mode_t mode = un_argument_mode(un_record_word(record, 1));
-    int failed = un_root_set_mode(launch, made, mode, inside, err);
-    close(made);
-    return failed;
+    return un_root_set_mode(launch, made, mode, inside, err);
 }
 
 int un_step_link(struct un_launch *launch, const struct un_record *record, struct un_error *err)
 {
     const char *inside = record->words;
-    int parent = open_parent(launch, inside, err);
+    un_auto_close int parent = open_parent(launch, inside, err);
     if (parent < 0)
         return -1;
-    int failed = symlinkat(un_record_word(record, 1), parent, last_name(inside));
-    if (failed)
-        un_launch_fail_file(launch, inside, err);
-    close(parent);
-    return failed;
+    if (symlinkat(un_record_word(record, 1), parent, last_name(inside)))
+        return un_launch_fail_file(launch, inside, err);
+    return 0;
 }
 
 /* What the resolver's file says: its length, or -1: it can't be had, or needs no copy. */
@@ -71,27 +66,20 @@ static ssize_t read_resolver(char *text, size_t size)
     char path[UN_PATH_MAX], name[64];
     struct stat status;
     int64_t foreign;
-    ssize_t length = -1;
-    int found = un_open_follow(RESOLVER, path, &foreign);
+    un_auto_close int found = un_open_follow(RESOLVER, path, &foreign);
     if (found < 0)
         return -1;
     snprintf(name, sizeof name, "/proc/self/fd/%d", found);
     bool is_file = !fstat(found, &status) && S_ISREG(status.st_mode);
-    int file = is_file ? openat(AT_FDCWD, name, O_RDONLY | O_CLOEXEC) : -1;
-    if (file >= 0)
-        length = read(file, text, size);
-    un_close_quietly(file);
-    close(found);
-    return length;
+    un_auto_close int file = is_file ? openat(AT_FDCWD, name, O_RDONLY | O_CLOEXEC) : -1;
+    return file < 0 ? -1 : read(file, text, size);
 }
 
 /* Whether the path is there inside, or may not be looked for: then nothing is to be done. */
 static bool is_settled(const struct un_launch *launch, const char *inside)
 {
-    struct un_trail trail;
-    bool is = un_view_walk(launch, inside, &trail) || !*trail.missing;
-    un_trail_close(&trail);
-    return is;
+    un_auto_trail struct un_trail trail;
+    return un_view_walk(launch, inside, &trail) || !*trail.missing;
 }
 
 static int write_file(struct un_launch *launch, int place, const char *text, size_t length,
@@ -99,24 +87,21 @@ static int write_file(struct un_launch *launch, int place, const char *text, siz
 {
     char name[64];
     snprintf(name, sizeof name, "/proc/self/fd/%d", place);
-    int file = openat(AT_FDCWD, name, O_WRONLY | O_CLOEXEC);
+    un_auto_close int file = openat(AT_FDCWD, name, O_WRONLY | O_CLOEXEC);
     bool is_written = file >= 0 && write(file, text, length) == (ssize_t)length;
-    int failed = is_written ? 0 : un_launch_fail_file(launch, RESOLVER, err);
-    un_close_quietly(file);
-    return failed;
+    return is_written ? 0 : un_launch_fail_file(launch, RESOLVER, err);
 }
 
 static int add_resolver(struct un_launch *launch, const char *text, size_t length,
                         struct un_error *err)
 {
-    struct un_trail trail;
-    int failed = un_place_make(launch, RESOLVER, false, false, &trail, err);
-    if (!failed && un_trail_last(&trail)->fd < 0)
-        failed = un_place_fail_missing(launch, &trail, err);
-    if (!failed)
-        failed = write_file(launch, un_trail_last(&trail)->fd, text, length, err);
-    un_trail_close(&trail);
-    return failed;
+    un_auto_trail struct un_trail trail;
+    if (un_place_make(launch, RESOLVER, false, false, &trail, err))
+        return -1;
+    int place = un_trail_last(&trail)->fd;
+    if (place < 0)
+        return un_place_fail_missing(launch, &trail, err);
+    return write_file(launch, place, text, length, err);
 }
 
 /* Where resolv.conf links to a file in /run, as it often does, has a copy of it there. */
@@ -125,9 +110,7 @@ int un_step_resolver(struct un_launch *launch, const struct un_record *record, s
     (void)record;
     if (is_settled(launch, RESOLVER))
         return 0;
-    char *text = malloc(RESOLVER_BYTES_MAX);
+    un_auto_free char *text = malloc(RESOLVER_BYTES_MAX);
     ssize_t length = text ? read_resolver(text, RESOLVER_BYTES_MAX) : -1;
-    int failed = length < 0 ? 0 : add_resolver(launch, text, (size_t)length, err);
-    free(text);
-    return failed;
+    return length < 0 ? 0 : add_resolver(launch, text, (size_t)length, err);
 }

@@ -36,10 +36,8 @@ static int refuse(struct un_launch *launch, const char *home, const char *kept,
 
 static int add_directory(struct un_launch *launch, const char *home, struct un_error *err)
 {
-    struct un_trail trail;
-    int failed = un_place_make(launch, home, true, false, &trail, err);
-    un_trail_close(&trail);
-    return failed;
+    un_auto_trail struct un_trail trail;
+    return un_place_make(launch, home, true, false, &trail, err);
 }
 
 static int hide(struct un_launch *launch, const char *home, struct un_trail *trail,
@@ -64,13 +62,9 @@ static int hide(struct un_launch *launch, const char *home, struct un_trail *tra
 
 int un_hide_home(struct un_launch *launch, const char *home, struct un_error *err)
 {
-    struct un_trail trail;
-    int failed = 0;
+    un_auto_trail struct un_trail trail;
     if (!un_view_walk(launch, home, &trail))
-        failed = hide(launch, home, &trail, err);
+        return hide(launch, home, &trail, err);
     /* Whoever can't look into a directory on the way can't inside, either. */
-    else if (errno != EACCES && errno != EPERM)
-        failed = un_launch_fail_file(launch, home, err);
-    un_trail_close(&trail);
-    return failed;
+    return errno == EACCES || errno == EPERM ? 0 : un_launch_fail_file(launch, home, err);
 }

@@ -23,12 +23,10 @@ static bool is_real_directory(const char *path)
 {
     struct stat status;
     char real[UN_PATH_MAX];
-    int fd = un_open_exact(path, real);
+    un_auto_close int fd = un_open_exact(path, real);
     if (fd < 0)
         return false;
-    bool is = !fstat(fd, &status) && S_ISDIR(status.st_mode) && !strcmp(path, real);
-    close(fd);
-    return is;
+    return !fstat(fd, &status) && S_ISDIR(status.st_mode) && !strcmp(path, real);
 }
 
 static const char *choose(struct un_launch *launch, struct un_error *err)

@@ -5,6 +5,7 @@
  * replaced later: a new /etc/shadow is a new file, which nothing has hidden. So a directory with
  * private files is shown as a copy of what every user may read.
  */
+#include "base/base.h"
 #include "launch/launch.h"
 
 #include <errno.h>
@@ -33,7 +34,7 @@ static off_t copy_bytes(int source, int out)
     off_t copied = 0;
     ssize_t count = 1;
     snprintf(path, sizeof path, "/proc/self/fd/%d", source);
-    int file = openat(AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
+    un_auto_close int file = openat(AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
     if (file < 0)
         return -1;
     int failed = fstat(file, &status);
@@ -44,19 +45,16 @@ static off_t copy_bytes(int source, int out)
         failed = count < 0;
         copied += count;
     }
-    un_close_quietly(file);
     return failed ? -1 : copied;
 }
 
 static int bind_file(struct snapshot *snapshot, int source, int directory, const char *name,
                      struct un_error *err)
 {
-    int place = un_child(directory, name);
+    un_auto_close int place = un_child(directory, name);
     if (place < 0)
         return un_launch_fail_file(snapshot->launch, name, err);
-    int failed = un_bind(source, place, UN_ATTR_RDONLY | UN_ATTR_HARMLESS, name, err);
-    close(place);
-    return failed;
+    return un_bind(source, place, UN_ATTR_RDONLY | UN_ATTR_HARMLESS, name, err);
 }
 
 static int copy_content(struct snapshot *snapshot, int source, int out, const char *name,
@@ -72,22 +70,17 @@ static int copy_content(struct snapshot *snapshot, int source, int out, const ch
 static int copy_file(struct snapshot *snapshot, int source, const struct stat *status,
                      int directory, const char *name, struct un_error *err)
 {
-    int out = openat(directory, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    un_auto_close int out = openat(directory, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (out < 0)
         return un_launch_fail_file(snapshot->launch, name, err);
     bool is_public = un_is_public(status->st_mode);
     bool is_small = status->st_size <= FILE_BYTES_MAX && status->st_size <= snapshot->left;
-    int failed = 0;
-    if (is_public && !is_small) {
-        failed = bind_file(snapshot, source, directory, name, err);
-    } else {
-        if (is_public)
-            failed = copy_content(snapshot, source, out, name, err);
-        if (!failed && fchmod(out, status->st_mode & 07777))
-            failed = un_launch_fail_file(snapshot->launch, name, err);
-    }
-    close(out);
-    return failed;
+    if (is_public && !is_small)
+        return bind_file(snapshot, source, directory, name, err);
+    if (is_public && copy_content(snapshot, source, out, name, err))
+        return -1;
+    return fchmod(out, status->st_mode & 07777) ? un_launch_fail_file(snapshot->launch, name, err)
+                                                : 0;
 }
 
 static int copy(struct snapshot *snapshot, int source, int target, const char *name,
@@ -99,14 +92,12 @@ static int copy_directory(struct snapshot *snapshot, int source, const struct st
     struct un_launch *launch = snapshot->launch;
     if (mkdirat(directory, name, 0700))
         return un_launch_fail_file(launch, name, err);
-    int made = un_child(directory, name);
+    un_auto_close int made = un_child(directory, name);
     if (made < 0)
         return un_launch_fail_file(launch, name, err);
-    int failed = un_is_public(status->st_mode) ? copy(snapshot, source, made, name, err) : 0;
-    if (!failed)
-        failed = un_root_set_mode(launch, made, status->st_mode, name, err);
-    close(made);
-    return failed;
+    if (un_is_public(status->st_mode) && copy(snapshot, source, made, name, err))
+        return -1;
+    return un_root_set_mode(launch, made, status->st_mode, name, err);
 }
 
 /* Most of /etc are links, which need not be opened. False: it is none any more, or can't be read.

@@ -89,12 +89,9 @@ static int check_version(struct un_launch *launch, struct un_error *err)
 static int take_oom_score(struct un_launch *launch, const char *score, struct un_error *err)
 {
     static const char path[] = "/proc/self/oom_score_adj";
-    int fd = openat(AT_FDCWD, path, O_WRONLY | O_CLOEXEC);
+    un_auto_close int fd = openat(AT_FDCWD, path, O_WRONLY | O_CLOEXEC);
     bool is_done = fd >= 0 && write(fd, score, strlen(score)) == (ssize_t)strlen(score);
-    int failed = is_done ? 0 : un_launch_fail_file(launch, path, err);
-    if (fd >= 0)
-        close(fd);
-    return failed;
+    return is_done ? 0 : un_launch_fail_file(launch, path, err);
 }
 
 static int open_by(const char *how, const char *path, char real[UN_PATH_MAX], int64_t *foreign)

@@ -1,4 +1,5 @@
 /* Paths as the command will see them, followed before it runs. */
+#include "base/base.h"
 #include "launch/launch.h"
 
 #include <errno.h>
@@ -138,9 +139,6 @@ int un_view_add(struct un_launch *launch, const char *inside, const char *source
 
 bool un_launch_has_directory(struct un_launch *launch, const char *inside)
 {
-    struct un_trail trail;
-    bool has =
-        !un_view_walk(launch, inside, &trail) && !*trail.missing && un_view_is_directory(&trail);
-    un_trail_close(&trail);
-    return has;
+    un_auto_trail struct un_trail trail;
+    return !un_view_walk(launch, inside, &trail) && !*trail.missing && un_view_is_directory(&trail);
 }

@@ -4,6 +4,7 @@
  * Who may write to a directory can swap what is in it for a symbolic link at any time. So each step
  * goes from a descriptor to a name in it and follows no link; links are read and walked likewise.
  */
+#include "base/base.h"
 #include "launch/launch.h"
 
 #include <errno.h>

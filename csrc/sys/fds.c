@@ -44,7 +44,7 @@ static bool treat_listed(unsigned first, unsigned last, enum what what)
     _Alignas(struct dirent) char entries[1024];
     struct statfs fs;
     long size = -1;
-    int dir = openat(AT_FDCWD, "/proc/self/fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    un_auto_close int dir = openat(AT_FDCWD, "/proc/self/fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (dir < 0)
         return false;
     bool is_real = !fstatfs(dir, &fs) && (uint64_t)fs.f_type == PROC_SUPER_MAGIC;
@@ -57,7 +57,6 @@ static bool treat_listed(unsigned first, unsigned last, enum what what)
                 treat(fd, what);
         }
     }
-    close(dir);
     return size == 0;
 }
 
@@ -150,11 +149,10 @@ void un_close_all_fds_at_exec(void)
 void un_make_fd_room(void)
 {
     /* By O_PATH: it can be neither read nor written. */
-    int nothing = openat(AT_FDCWD, "/dev/null", O_PATH);
+    un_auto_close int nothing = openat(AT_FDCWD, "/dev/null", O_PATH);
     if (nothing < 0)
         return;
     fcntl(nothing, F_DUPFD, ROOM - 1);
-    close(nothing);
 }
 
 int un_place_stdio(const int stdio[3], struct un_error *err)

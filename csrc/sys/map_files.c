@@ -31,12 +31,10 @@ void un_own_maps_of(const struct un_plan *plan, char text[2][UN_MAP_TEXT_MAX],
 
 static int write_file(int dir, int file, const char *text, struct un_error *err)
 {
-    int fd = un_map_file_open(dir, file, err);
+    un_auto_close int fd = un_map_file_open(dir, file, err);
     if (fd < 0)
         return -1;
-    int failed = un_map_file_write(fd, file, text, err);
-    close(fd);
-    return failed;
+    return un_map_file_write(fd, file, text, err);
 }
 
 int un_write_maps(int dir, const struct un_plan *plan, struct un_error *err)
@@ -77,15 +75,12 @@ int un_map_read(int dir, const char *name, struct un_map *map, struct un_error *
 {
     /* The kernel pads each of the numbers to ten columns. */
     char text[UN_MAP_MAX * 33 + 1];
-    int fd = openat(dir, name, O_RDONLY | O_CLOEXEC);
+    un_auto_close int fd = openat(dir, name, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return un_fail_errno(err, UN_STEP_FACTS, name);
     ssize_t length = read_all(fd, text, sizeof text - 1);
     if (length < 0)
-        un_fail_errno(err, UN_STEP_FACTS, name);
-    close(fd);
-    if (length < 0)
-        return -1;
+        return un_fail_errno(err, UN_STEP_FACTS, name);
     text[length] = '\0';
     return un_map_parse(text, map, err);
 }
@@ -106,12 +101,10 @@ int un_verify_maps(int dir, const struct un_plan *plan, struct un_error *err)
 int un_setgroups_read(int dir, int *setgroups, struct un_error *err)
 {
     char text[8] = "";
-    int fd = openat(dir, "setgroups", O_RDONLY | O_CLOEXEC);
+    un_auto_close int fd = openat(dir, "setgroups", O_RDONLY | O_CLOEXEC);
     if (fd < 0 || read(fd, text, sizeof text - 1) < 0)
         un_fail_errno(err, UN_STEP_FACTS, "setgroups");
     else
         *setgroups = strncmp(text, "deny", 4) ? UN_SETGROUPS_ALLOW : UN_SETGROUPS_DENY;
-    if (fd >= 0)
-        close(fd);
     return *setgroups == UN_SETGROUPS_AUTO ? -1 : 0;
 }

@@ -67,7 +67,7 @@ static bool is_kept_away(void)
            is_missing(syscall(SYS_mount_setattr, -1, "", NO_SUCH_FLAG, NULL, 0));
 }
 
-static int fail(const char *name, struct un_error *err)
+static int fail_mount_call(const char *name, struct un_error *err)
 {
     un_fail_errno(err, UN_STEP_MOUNT, name);
     if ((err->errnum == ENOSYS || err->errnum == EPERM) && is_kept_away())
@@ -84,22 +84,18 @@ static int set_attributes(int fd, uint64_t set, uint64_t clear)
 
 int un_mount_restrict(int top, uint64_t set, uint64_t clear, const char *name, struct un_error *err)
 {
-    return set_attributes(top, set, clear) ? fail(name, err) : 0;
+    return set_attributes(top, set, clear) ? fail_mount_call(name, err) : 0;
 }
 
 int un_bind(int source, int target, uint64_t attributes, const char *name, struct un_error *err)
 {
     /* Recursive, since in a namespace owned by a user namespace the kernel refuses to show a
      * directory without the mounts that may hide something in it (mount_namespaces(7)). */
-    int tree = (int)syscall(SYS_open_tree, source, "",
-                            OPEN_TREE_CLONE | AT_EMPTY_PATH | AT_RECURSIVE | O_CLOEXEC);
-    if (tree < 0)
-        return fail(name, err);
-    int failed = (attributes && set_attributes(tree, attributes, 0)) ||
-                 syscall(SYS_move_mount, tree, "", target, "",
-                         MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
-    if (failed)
-        fail(name, err);
-    close(tree);
-    return failed ? -1 : 0;
+    unsigned flags = OPEN_TREE_CLONE | AT_EMPTY_PATH | AT_RECURSIVE | O_CLOEXEC;
+    un_auto_close int tree = (int)syscall(SYS_open_tree, source, "", flags);
+    flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH;
+    if (tree < 0 || (attributes && set_attributes(tree, attributes, 0)) ||
+        syscall(SYS_move_mount, tree, "", target, "", flags))
+        return fail_mount_call(name, err);
+    return 0;
 }

@@ -1,3 +1,4 @@
+#include "base/base.h"
 #include "sys/sys.h"
 
 #include <errno.h>
@@ -75,11 +76,9 @@ static void kill_by_number(int pidfd)
     char name[64], line[128];
     int pid = 0;
     snprintf(name, sizeof name, "/proc/self/fdinfo/%d", pidfd);
-    FILE *file = fopen(name, "re");
+    un_auto_fclose FILE *file = fopen(name, "re");
     while (file && pid <= 0 && fgets(line, sizeof line, file))
         sscanf(line, "Pid: %d", &pid);
-    if (file)
-        fclose(file);
     if (pid > 0)
         kill(pid, SIGKILL);
 }

@@ -152,14 +152,14 @@ static const char *terminal(void)
 static int print_file(const char *name)
 {
     static char path[PATH_MAX], bytes[1 << 16];
-    int fd = find_beside(name, path) ? -1 : openat(AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
+    un_auto_close int fd =
+        find_beside(name, path) ? -1 : openat(AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return fail(path);
     ssize_t length;
     int failed = 0;
     while (!failed && (length = read(fd, bytes, sizeof bytes)))
         failed = length < 0 || un_write_all(STDOUT_FILENO, bytes, (size_t)length);
-    close(fd);
     return failed ? fail(path) : 0;
 }
 

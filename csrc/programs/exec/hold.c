@@ -41,7 +41,7 @@ static bool send_ready(int socket)
     static const char text[] = "ready";
     struct un_error ignored;
     int fds[UN_NS_COUNT];
-    int self = un_open_self(&ignored);
+    un_auto_close int self = un_open_self(&ignored);
     if (self < 0)
         return false;
     for (int kind = 0; kind < UN_NS_COUNT; kind++) {
@@ -52,7 +52,6 @@ static bool send_ready(int socket)
     bool sent = un_send(socket, text, sizeof text - 1, fds, UN_NS_COUNT);
     for (int kind = 0; kind < UN_NS_COUNT; kind++)
         close(fds[kind]);
-    close(self);
     return sent;
 }
 

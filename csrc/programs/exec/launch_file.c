@@ -23,10 +23,8 @@ static int fail_open(const char *file, struct un_error *err)
 {
     struct un_error why;
     un_fail_errno(err, UN_STEP_LAUNCH, file);
-    int self = err->errnum == ENOENT ? un_open_self(&why) : -1;
-    if (self >= 0)
-        close(self);
-    else if (err->errnum == ENOENT)
+    un_auto_close int self = err->errnum == ENOENT ? un_open_self(&why) : -1;
+    if (self < 0 && err->errnum == ENOENT)
         *err = why;
     return -1;
 }
@@ -88,11 +86,11 @@ static enum un_look look_for_gaps(const struct un_trail *trail, const char *name
 /* Whether nobody else can have put the file there. */
 static int check_way(const char *file, const char *real, struct un_error *err)
 {
-    struct un_trail trail;
     struct gap gap = {.path = ""};
-    int root = un_child(AT_FDCWD, "/");
+    un_auto_close int root = un_child(AT_FDCWD, "/");
     if (root < 0)
         return un_fail_errno(err, UN_STEP_LAUNCH, file);
+    un_auto_trail struct un_trail trail;
     un_trail_begin(&trail, root);
     int failed = un_walk(&trail, real, look_for_gaps, &gap);
     if (failed && errno != EPERM)
@@ -101,8 +99,6 @@ static int check_way(const char *file, const char *real, struct un_error *err)
         un_fail(err, UN_STEP_LAUNCH, 0, "launch-untrusted",
                 "%.200s lies in %.200s, where others may replace it (uid %u, mode %o)", file,
                 gap.path, gap.status.st_uid, (unsigned)gap.status.st_mode & 07777);
-    un_trail_close(&trail);
-    close(root);
     return failed;
 }
 
@@ -151,15 +147,13 @@ static int open_again(int fd)
 static int read_checked(const char *file, int fd, const struct stat *status, char **bytes,
                         size_t *size, struct un_error *err)
 {
-    int opened = open_again(fd);
+    un_auto_close int opened = open_again(fd);
     ssize_t length = -1;
     if (opened >= 0) {
         *bytes = malloc((size_t)status->st_size + 1);
         length = *bytes ? read_all(opened, *bytes, (size_t)status->st_size) : -1;
     }
     int failed = length < 0 ? un_fail_errno(err, UN_STEP_LAUNCH, file) : 0;
-    if (opened >= 0)
-        close(opened);
     *size = (size_t)length;
     return failed;
 }

@@ -14,7 +14,7 @@ static uint32_t uid_outside(void)
 {
     struct un_error err;
     uint32_t uid = geteuid();
-    struct un_map *map = malloc(sizeof *map);
+    un_auto_free struct un_map *map = malloc(sizeof *map);
     if (map && !un_map_read(AT_FDCWD, "/proc/self/uid_map", map, &err))
         for (uint32_t i = 0; i < map->len; i++) {
             const struct un_extent *extent = &map->extent[i];
@@ -23,7 +23,6 @@ static uint32_t uid_outside(void)
                 break;
             }
         }
-    free(map);
     return uid;
 }
 

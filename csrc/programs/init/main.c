@@ -10,6 +10,7 @@
  * would come with the end of the mere thread that started us. READY is a descriptor that gets one
  * byte once the sandbox runs.
  */
+#include "base/base.h"
 #include "programs/shared/shared.h"
 #include "sys/sys.h"
 
@@ -53,12 +54,11 @@ static int wait_for(pid_t pid, bool others, int creator, int signals)
 static pid_t read_pid(const char *path)
 {
     int pid = 0;
-    FILE *file = fopen(path, "re");
+    un_auto_fclose FILE *file = fopen(path, "re");
     if (!file)
         return 0;
     if (fscanf(file, "%d", &pid) != 1)
         pid = 0;
-    fclose(file);
     return pid;
 }
 

@@ -102,10 +102,8 @@ static struct decision *decide(const struct un_request *request, struct un_error
 
 static int enter(uint64_t flags, struct un_error *err)
 {
-    struct decision *made = decide(&one_id, err);
-    int failed = made ? un_enter(&made->plan, flags, CHILD, false, err) : -1;
-    free(made);
-    return failed;
+    un_auto_free struct decision *made = decide(&one_id, err);
+    return made ? un_enter(&made->plan, flags, CHILD, false, err) : -1;
 }
 
 static int map_one_id(const char *path, struct un_error *err)
@@ -178,7 +176,7 @@ static struct decision *decide_range(struct un_error *err)
 
 static int read_ranges(const char *path, struct un_error *err)
 {
-    struct decision *made = decide_range(err);
+    un_auto_free struct decision *made = decide_range(err);
     (void)path;
     if (!made)
         return -1;
@@ -191,17 +189,15 @@ static int read_ranges(const char *path, struct un_error *err)
     }
     for (uint32_t i = 0; i < made->facts.notices.len; i++)
         puts(made->facts.notices.text[i]);
-    free(made);
     return 0;
 }
 
 static int map_range(const char *path, struct un_error *err)
 {
-    struct decision *made = decide_range(err);
+    un_auto_free struct decision *made = decide_range(err);
     struct un_namespace ns;
     (void)path;
     int failed = made ? un_namespace_create(&made->plan, 0, CHILD, &ns, err) : -1;
-    free(made);
     if (!failed)
         un_namespace_close(&ns);
     return failed;
@@ -238,10 +234,9 @@ static int bind_proc(const char *path, struct un_error *err)
 /* The same with all our ids: others make that namespace, and we join it. */
 static int mount_in_range(const char *path, struct un_error *err)
 {
-    struct decision *made = decide_range(err);
+    un_auto_free struct decision *made = decide_range(err);
     (void)path;
     int failed = made ? un_enter(&made->plan, CLONE_NEWNS, CHILD, false, err) : -1;
-    free(made);
     return failed || bind_here(err) ? -1 : 0;
 }
 

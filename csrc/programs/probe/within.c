@@ -48,10 +48,8 @@ static bool kill_children(void)
     if (un_proc_status("/proc", "Pid:") != getpid())
         return false;
     char text[4096], *at = text;
-    int list = openat(AT_FDCWD, "/proc/thread-self/children", O_RDONLY | O_CLOEXEC);
+    un_auto_close int list = openat(AT_FDCWD, "/proc/thread-self/children", O_RDONLY | O_CLOEXEC);
     ssize_t got = list < 0 ? -1 : read(list, text, sizeof text - 1);
-    if (list >= 0)
-        close(list);
     if (got < 0)
         return false;
     text[got] = '\0';

@@ -84,7 +84,7 @@ pid_t sandbox_start_command(char **argv, int *signals)
     sigemptyset(&child);
     sigaddset(&child, SIGCHLD);
     sigprocmask(SIG_BLOCK, &child, &before);
-    int nothing = un_open_null(O_RDWR);
+    un_auto_close int nothing = un_open_null(O_RDWR);
     *signals = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
     if (nothing < 0 || *signals < 0) {
         sandbox_fail(nothing < 0 ? "/dev/null" : "signalfd");
@@ -97,6 +97,5 @@ pid_t sandbox_start_command(char **argv, int *signals)
         sandbox_fail("fork");
     else
         let_go_of_standard(nothing);
-    close(nothing);
     return pid;
 }
