@@ -63,7 +63,7 @@ FREESTANDING = {
     "usernsctl-verify": ("programs/verify/main.c", "programs/shared/proof.c"),
     "usernsctl-agent": (
         *(f"programs/agent/{name}.c" for name in ("main", "libc", "leftovers", *AGENT)),
-        *("programs/shared/proof.c", "base/error.c", "base/number.c"),
+        *("programs/shared/proof.c", "base/caps.c", "base/error.c", "base/number.c"),
         *("sys/clone.c", "sys/exec.c", "sys/fds.c"),
     ),
 }

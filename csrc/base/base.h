@@ -114,9 +114,25 @@ static inline void un_release_memory(const void *memory)
     errno = errnum;
 }
 
-/* ---- write.c: writing to descriptors --------------------------------------------------------- */
+/* ---- files.c: paths, and reading and writing files ------------------------------------------- */
 
-/* Writes all of it, in as many pieces as that takes. Returns 0, or -1 with errno. */
+/* Writes DIRECTORY/NAME. -1 with ENAMETOOLONG. */
+int un_path_join(char path[UN_PATH_MAX], const char *directory, const char *name);
+
+#define UN_FD_PATH_MAX 32
+/* Returns `path`, with the path that an open file has in /proc/self/fd. */
+const char *un_fd_path(int fd, char path[UN_FD_PATH_MAX]);
+
+/* Opens an open file anew, for what O_PATH is not good for. Returns a descriptor, or -1. */
+int un_reopen(int fd, int flags);
+
+/* Reads up to the end, or as much as fits. Returns how many bytes, or -1 with errno. */
+ssize_t un_read_all(int fd, char *bytes, size_t size);
+
+/* Reads a file, as un_read_all() does, and ends it with NUL. */
+ssize_t un_read_file(int directory, const char *name, char *text, size_t size);
+
+/* Writes all, in as many pieces as that takes. Returns 0, or -1 with errno. */
 int un_write_all(int fd, const char *from, size_t size);
 
 /* ---- clock.c: the time that deadlines count -------------------------------------------------- */
@@ -198,13 +214,43 @@ void un_lines_rewind(struct un_lines *lines);
 
 void un_lines_close(struct un_lines *lines);
 
+/* ---- mounts.c: what is mounted where --------------------------------------------------------- */
+
+/* Which directory of which file system is where (proc_pid_mountinfo(5)). */
+struct un_mounted {
+    int id;
+    const char *device;  /* of the file system, MAJOR:MINOR */
+    const char *root;    /* the directory of it that is mounted */
+    const char *point;   /* where, as this process sees it */
+    const char *type;    /* of the file system */
+    const char *options; /* of the file system */
+};
+
+/* All mounts that a process sees. */
+struct un_mounts {
+    char *text;
+    struct un_mounted *mount;
+    size_t count;
+};
+
+/* Reads a file such as /proc/self/mountinfo; to be freed in any case. -1 with errno. */
+int un_mounts_read(struct un_mounts *mounts, const char *path);
+void un_mounts_free(const struct un_mounts *mounts);
+#define un_auto_mounts __attribute__((cleanup(un_mounts_free)))
+/* The mount that an open file was reached by: NULL if it is one of another mount namespace. -1 with
+ * errno. */
+int un_mounts_find(const struct un_mounts *mounts, int fd, const struct un_mounted **found);
+/* Whether a path is `top`, or below it. */
+bool un_is_below(const char *path, const char *top);
+
 /* ---- procfile.c: small facts that tell one cause of an errno from another -------------------- */
 
-/* Reads a number from a file below `proc`, such as "sys/user/max_user_namespaces"; -1: there is
- * none. */
+/* Returns the number in the first line of a file that begins with `key`, such as "oom_kill "; -1
+ * with errno, EBADMSG if there is no such line. */
+int64_t un_field_number(const char *path, const char *key);
+/* Returns the number in a file below `proc`, such as "sys/user/max_user_namespaces", or -1. */
 int64_t un_proc_number(const char *proc, const char *file);
-/* The number in the line of PROC/self/status that begins with `key`, such as "Seccomp:"; -1: none.
- */
+/* The same of the line in PROC/self/status that begins with `key`, such as "Seccomp:". */
 int64_t un_proc_status(const char *proc, const char *key);
 /* Whether PROC/self/mountinfo has a mount whose mount point is `point`, or, with `below`, one below
  * it that hides something. */
@@ -227,8 +273,21 @@ bool un_proc_cgroup(const char *proc, const char *controller, char *path, size_t
 
 /* ---- caps.c: capabilities, by the bare system calls ------------------------------------------ */
 
-/* The effective capabilities of this thread, bit N for capability N. -1 with errno. */
+/* Version 3 splits each set of 64 bits in two words, the lower one first. */
+struct un_cap_sets {
+    struct __user_cap_header_struct header;
+    struct __user_cap_data_struct data[2];
+};
+
+/* capget(2) and capset(2) of this thread. -1 with errno. Async-signal-safe. */
+int un_caps_get(struct un_cap_sets *sets);
+int un_caps_set(struct un_cap_sets *sets);
+
+/* Reads the effective capabilities of this thread, bit N for capability N. -1 with errno. */
 int un_caps_effective(uint64_t *caps);
+
+/* Takes capabilities from the bounding set. -1 with errno. Async-signal-safe. */
+int un_caps_drop_bounding(uint64_t dropped);
 
 /* Makes every permitted capability inheritable and ambient, so that exec keeps it (Linux 4.3,
  * capabilities(7)). -1 with errno. Async-signal-safe. */

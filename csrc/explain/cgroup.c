@@ -76,11 +76,10 @@ static void refuse(struct un_error *err, const char *cause, const char *what)
 
 void un_explain_cgroup(struct un_error *err, int dir)
 {
-    char link[32], path[UN_PATH_MAX], file[UN_PATH_MAX + sizeof PROCS];
+    char link[UN_FD_PATH_MAX], path[UN_PATH_MAX], file[UN_PATH_MAX + sizeof PROCS];
     struct stat status;
 
-    snprintf(link, sizeof link, "/proc/self/fd/%d", dir);
-    ssize_t length = readlink(link, path, sizeof path - 1);
+    ssize_t length = readlink(un_fd_path(dir, link), path, sizeof path - 1);
     path[length < 0 ? 0 : length] = '\0';
     if (length < 0)
         memcpy(path, link, sizeof link);

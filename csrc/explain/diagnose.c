@@ -28,10 +28,9 @@ static bool is_restricted_by_apparmor(const char *proc)
 /* Returns whether BPF programs can be security modules here (Documentation/bpf/prog_lsm.rst). */
 static bool has_bpf_module(const char *proc)
 {
-    char path[64], names[256];
-    snprintf(path, sizeof path, "%s/../sys/kernel/security/lsm", proc);
-    un_auto_fclose FILE *stream = fopen(path, "re");
-    return stream && fgets(names, sizeof names, stream) && strstr(names, "bpf");
+    char path[UN_PATH_MAX], names[256];
+    return !un_path_join(path, proc, "../sys/kernel/security/lsm") &&
+           un_read_file(AT_FDCWD, path, names, sizeof names) > 0 && strstr(names, "bpf");
 }
 
 /* A profile of AppArmor's refuses whatever it does not name. */

@@ -22,44 +22,31 @@ static const struct {
     [UN_LIMIT_PIDS] = {"pids", {"pids.events", "pids.events"}, "max ", "process-limit"},
 };
 
-static bool read_count(const char *path, const char *field, uint64_t *count)
-{
-    char line[128];
-    bool found = false;
-    un_auto_fclose FILE *file = fopen(path, "re");
-    while (file && !found && fgets(line, sizeof line, file)) {
-        found = !strncmp(line, field, strlen(field));
-        if (found)
-            *count = strtoull(line + strlen(field), NULL, 10);
-    }
-    return found;
-}
-
-/* `group` is our place in the hierarchy, or in that of the host: a container sees its own group
- * where the hierarchy is mounted. */
-static bool count_in(enum un_limit limit, int version, const char *group, uint64_t *count)
+/* Returns -1 where there is no counter. `group` is our place in the hierarchy, or in that of the
+ * host: a container sees its own group where the hierarchy is mounted. */
+static int64_t count_in(enum un_limit limit, int version, const char *group)
 {
     char mount[64], path[UN_PATH_MAX + 128];
     snprintf(mount, sizeof mount, "/sys/fs/cgroup%s%s", version == 1 ? "/" : "",
              version == 1 ? limits[limit].controller : "");
     snprintf(path, sizeof path, "%s%s/%s", mount, strcmp(group, "/") ? group : "",
              limits[limit].files[version - 1]);
-    if (read_count(path, limits[limit].field, count))
-        return true;
+    int64_t count = un_field_number(path, limits[limit].field);
+    if (count >= 0)
+        return count;
     snprintf(path, sizeof path, "%s/%s", mount, limits[limit].files[version - 1]);
-    return read_count(path, limits[limit].field, count);
+    return un_field_number(path, limits[limit].field);
 }
 
 uint64_t un_limit_hits(enum un_limit limit)
 {
     char group[UN_PATH_MAX];
-    uint64_t count = 0;
-    if (un_proc_cgroup("/proc", limits[limit].controller, group, sizeof group) &&
-        count_in(limit, 1, group, &count))
-        return count;
-    if (un_proc_cgroup("/proc", "", group, sizeof group))
-        count_in(limit, 2, group, &count);
-    return count;
+    int64_t count = -1;
+    if (un_proc_cgroup("/proc", limits[limit].controller, group, sizeof group))
+        count = count_in(limit, 1, group);
+    if (count < 0 && un_proc_cgroup("/proc", "", group, sizeof group))
+        count = count_in(limit, 2, group);
+    return count < 0 ? 0 : (uint64_t)count;
 }
 
 const char *un_limit_cause(enum un_limit limit)

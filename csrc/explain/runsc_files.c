@@ -30,20 +30,6 @@ static const char waited_for_sandbox[] = "Will try waiting on the sandbox proces
 static const char *const crash_lines[] = {"runtime: failed ",
                                           "panic: ", "fatal error: ", "SIG\1A-Z\0011,99;: "};
 
-static ssize_t read_up_to(int fd, char *to, size_t most)
-{
-    size_t length = 0;
-    while (length < most) {
-        ssize_t got = read(fd, to + length, most - length);
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got <= 0)
-            return got < 0 ? got : (ssize_t)length;
-        length += (size_t)got;
-    }
-    return (ssize_t)length;
-}
-
 /* Opens a regular file. -1: there is none, or it can't be read. */
 static int open_file(const char *path, struct stat *status)
 {
@@ -60,7 +46,7 @@ static char *read_file(const char *path, size_t *size)
     struct stat status;
     char *text = malloc(READ_MAX + 1);
     un_auto_close int fd = text ? open_file(path, &status) : -1;
-    ssize_t got = fd >= 0 ? read_up_to(fd, text, READ_MAX) : 0;
+    ssize_t got = fd >= 0 ? un_read_all(fd, text, READ_MAX) : 0;
     *size = got > 0 ? (size_t)got : 0;
     if (text)
         text[*size] = '\0';
@@ -78,7 +64,7 @@ static bool tells_of_crash(const char *line, size_t size)
 static int read_crash(const char *path, struct un_runsc_words *words)
 {
     size_t size;
-    char *text = read_file(path, &size);
+    un_auto_free char *text = read_file(path, &size);
     if (!text)
         return -1;
     for (char *line = text, *end; *line; line = end + (*end != '\0')) {
@@ -86,10 +72,8 @@ static int read_crash(const char *path, struct un_runsc_words *words)
         if (!tells_of_crash(line, (size_t)(end - line)))
             continue;
         words->crash = strndup(line, (size_t)(end - line));
-        free(text);
         return words->crash ? 0 : -1;
     }
-    free(text);
     return 0;
 }
 

@@ -41,9 +41,7 @@ bool un_launch_is_unknown(const char *inside)
 /* Reads the line that a script begins with; "" if it can't be read, as what is no script. */
 static void read_script(int fd, char line[FIRST_LINE_MAX + 1])
 {
-    char name[64];
-    snprintf(name, sizeof name, "/proc/self/fd/%d", fd);
-    un_auto_close int opened = openat(AT_FDCWD, name, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    un_auto_close int opened = un_reopen(fd, O_RDONLY);
     ssize_t got = opened >= 0 ? read(opened, line, FIRST_LINE_MAX) : -1;
     line[got > 0 ? got : 0] = '\0';
     line[strcspn(line, "\n")] = '\0';
@@ -81,11 +79,10 @@ static enum found look(const struct un_launch *launch, const char *path, struct 
 static enum found look_from(const struct un_launch *launch, const char *cwd, const char *name,
                             struct program *program)
 {
-    char path[2 * UN_PATH_MAX];
+    char path[UN_PATH_MAX];
     if (*name == '/')
         return look(launch, name, program);
-    int length = snprintf(path, sizeof path, "%s/%s", cwd, name);
-    return length < UN_PATH_MAX ? look(launch, path, program) : UNKNOWN;
+    return un_path_join(path, cwd, name) ? UNKNOWN : look(launch, path, program);
 }
 
 /* The first that is executable, else the first that is there at all. */

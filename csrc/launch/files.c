@@ -110,8 +110,8 @@ int un_step_discard(struct un_launch *launch, const struct un_record *record, st
 int un_step_program_link(struct un_launch *launch, const struct un_record *record,
                          struct un_error *err)
 {
-    char target[64];
-    snprintf(target, sizeof target, "/proc/self/fd/%d", un_record_source(launch, record, 0)->fd);
+    char target[UN_FD_PATH_MAX];
+    un_fd_path(un_record_source(launch, record, 0)->fd, target);
     return make_link(launch, un_record_word(record, 1), target, err);
 }
 

@@ -95,10 +95,9 @@ static bool acl_grants_write(int fd)
         struct posix_acl_xattr_header header;
         struct posix_acl_xattr_entry entry[ACL_ENTRIES_MAX];
     } list;
-    char path[64];
+    char path[UN_FD_PATH_MAX];
     /* fgetxattr(2) takes no O_PATH. */
-    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-    ssize_t size = getxattr(path, "system.posix_acl_access", &list, sizeof list);
+    ssize_t size = getxattr(un_fd_path(fd, path), "system.posix_acl_access", &list, sizeof list);
     if (size < 0)
         return errno != ENODATA && errno != EOPNOTSUPP;
     for (size_t i = 0; sizeof list.header + (i + 1) * sizeof *list.entry <= (size_t)size; i++) {

@@ -170,7 +170,8 @@ static int keep(const char *path, struct kept *kept)
     kept->mounts = (struct un_mounts){NULL, NULL, 0};
     kept->fd[0] = -1;
     kept->count = 1;
-    return open_nearest(path, kept) || un_mounts_read(&kept->mounts) ? -1 : 0;
+    return open_nearest(path, kept) || un_mounts_read(&kept->mounts, "/proc/self/mountinfo") ? -1
+                                                                                             : 0;
 }
 
 static void drop(struct kept *kept)

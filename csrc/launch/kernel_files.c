@@ -50,7 +50,6 @@ static int find_by_mounts(const struct un_mounts *mounts, int fd, const char *pa
 int un_machine_part(int fd, const char **part)
 {
     char path[UN_PATH_MAX];
-    struct un_mounts mounts;
     *part = NULL;
     if (un_path_of(fd, path))
         return -1;
@@ -59,9 +58,10 @@ int un_machine_part(int fd, const char **part)
             *part = tops[i];
             return 0;
         }
-    int failed = un_mounts_read(&mounts) || find_by_mounts(&mounts, fd, path, part);
-    un_mounts_free(&mounts);
-    return failed ? -1 : 0;
+    un_auto_mounts struct un_mounts mounts;
+    if (un_mounts_read(&mounts, "/proc/self/mountinfo"))
+        return -1;
+    return find_by_mounts(&mounts, fd, path, part);
 }
 
 static int check(struct un_launch *launch, const struct un_source *source, struct un_error *err)

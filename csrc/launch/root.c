@@ -17,9 +17,8 @@ int un_root_status(struct un_launch *launch, int fd, const char *name, struct st
 int un_root_set_mode(struct un_launch *launch, int fd, mode_t mode, const char *name,
                      struct un_error *err)
 {
-    char path[64];
-    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-    return chmod(path, mode & 07777) ? un_launch_fail_file(launch, name, err) : 0;
+    char path[UN_FD_PATH_MAX];
+    return chmod(un_fd_path(fd, path), mode & 07777) ? un_launch_fail_file(launch, name, err) : 0;
 }
 
 int un_root_make(struct un_launch *launch, int parent, const char *name, bool is_directory,

@@ -63,16 +63,15 @@ int un_step_link(struct un_launch *launch, const struct un_record *record, struc
 /* What the resolver's file says: its length, or -1: it can't be had, or needs no copy. */
 static ssize_t read_resolver(char *text, size_t size)
 {
-    char path[UN_PATH_MAX], name[64];
+    char path[UN_PATH_MAX];
     struct stat status;
     int64_t foreign;
     un_auto_close int found = un_open_follow(RESOLVER, path, &foreign);
     if (found < 0)
         return -1;
-    snprintf(name, sizeof name, "/proc/self/fd/%d", found);
     bool is_file = !fstat(found, &status) && S_ISREG(status.st_mode);
-    un_auto_close int file = is_file ? openat(AT_FDCWD, name, O_RDONLY | O_CLOEXEC) : -1;
-    return file < 0 ? -1 : read(file, text, size);
+    un_auto_close int file = is_file ? un_reopen(found, O_RDONLY) : -1;
+    return file < 0 ? -1 : un_read_all(file, text, size);
 }
 
 /* Whether the path is there inside, or may not be looked for: then nothing is to be done. */
@@ -85,11 +84,10 @@ static bool is_settled(const struct un_launch *launch, const char *inside)
 static int write_file(struct un_launch *launch, int place, const char *text, size_t length,
                       struct un_error *err)
 {
-    char name[64];
-    snprintf(name, sizeof name, "/proc/self/fd/%d", place);
-    un_auto_close int file = openat(AT_FDCWD, name, O_WRONLY | O_CLOEXEC);
-    bool is_written = file >= 0 && write(file, text, length) == (ssize_t)length;
-    return is_written ? 0 : un_launch_fail_file(launch, RESOLVER, err);
+    un_auto_close int file = un_reopen(place, O_WRONLY);
+    if (file < 0 || un_write_all(file, text, length))
+        return un_launch_fail_file(launch, RESOLVER, err);
+    return 0;
 }
 
 static int add_resolver(struct un_launch *launch, const char *text, size_t length,

@@ -29,12 +29,10 @@ struct snapshot {
 /* Copies what every user may read by now; returns how many bytes that was, or -1 with errno. */
 static off_t copy_bytes(int source, int out)
 {
-    char path[64];
     struct stat status;
     off_t copied = 0;
     ssize_t count = 1;
-    snprintf(path, sizeof path, "/proc/self/fd/%d", source);
-    un_auto_close int file = openat(AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
+    un_auto_close int file = un_reopen(source, O_RDONLY);
     if (file < 0)
         return -1;
     int failed = fstat(file, &status);

@@ -90,8 +90,9 @@ static int take_oom_score(struct un_launch *launch, const char *score, struct un
 {
     static const char path[] = "/proc/self/oom_score_adj";
     un_auto_close int fd = openat(AT_FDCWD, path, O_WRONLY | O_CLOEXEC);
-    bool is_done = fd >= 0 && write(fd, score, strlen(score)) == (ssize_t)strlen(score);
-    return is_done ? 0 : un_launch_fail_file(launch, path, err);
+    if (fd < 0 || un_write_all(fd, score, strlen(score)))
+        return un_launch_fail_file(launch, path, err);
+    return 0;
 }
 
 static int open_by(const char *how, const char *path, char real[UN_PATH_MAX], int64_t *foreign)

@@ -102,13 +102,10 @@ const char *un_view_inside(const struct un_trail *trail)
 
 int un_view_wanted(const struct un_trail *trail, char wanted[UN_PATH_MAX])
 {
-    int length = *trail->missing
-                     ? snprintf(wanted, UN_PATH_MAX, "%s/%s", trail->path, trail->missing)
-                     : snprintf(wanted, UN_PATH_MAX, "%s", un_view_inside(trail));
-    if (length < UN_PATH_MAX)
-        return 0;
-    errno = ENAMETOOLONG;
-    return -1;
+    if (*trail->missing)
+        return un_path_join(wanted, trail->path, trail->missing);
+    strcpy(wanted, un_view_inside(trail));
+    return 0;
 }
 
 bool un_view_is_directory(struct un_trail *trail)

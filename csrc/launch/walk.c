@@ -46,9 +46,8 @@ int un_read_link(int link, char text[UN_PATH_MAX])
 
 int un_path_of(int fd, char path[UN_PATH_MAX])
 {
-    char name[64];
-    snprintf(name, sizeof name, "/proc/self/fd/%d", fd);
-    return read_link(AT_FDCWD, name, path);
+    char name[UN_FD_PATH_MAX];
+    return read_link(AT_FDCWD, un_fd_path(fd, name), path);
 }
 
 void un_trail_begin(struct un_trail *trail, int root)

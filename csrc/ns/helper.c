@@ -122,15 +122,8 @@ static const char *cause_of(int errnum)
  * in the same /proc, which may show another PID namespace than ours. */
 static int read_pid(int dir, char *pid, size_t size, struct un_error *err)
 {
-    int fd = openat(dir, "stat", O_RDONLY | O_CLOEXEC);
-    ssize_t got = fd < 0 ? -1 : read(fd, pid, size - 1);
-    if (got < 0)
-        un_fail_errno(err, UN_STEP_HELPER, "the target's pid");
-    if (fd >= 0)
-        close(fd);
-    if (got < 0)
-        return -1;
-    pid[got] = '\0';
+    if (un_read_file(dir, "stat", pid, size) < 0)
+        return un_fail_errno(err, UN_STEP_HELPER, "the target's pid");
     pid[strspn(pid, "0123456789")] = '\0';
     return 0;
 }

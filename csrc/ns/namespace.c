@@ -4,7 +4,6 @@
 #include "sys/sys.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,7 +22,6 @@
  */
 static int wait_until_open(int dir, int pidfd, struct un_error *err)
 {
-    struct pollfd end = {.fd = pidfd, .events = POLLIN};
     struct stat file;
     long nap = 20;
     int errnum = 0;
@@ -33,7 +31,7 @@ static int wait_until_open(int dir, int pidfd, struct un_error *err)
         errnum = is_there ? EACCES : errno;
         if (is_there && file.st_uid == own)
             return 0;
-        if (poll(&end, 1, 0) > 0)
+        if (un_wait_readable(pidfd, 0) > 0)
             return un_fail_ended(pidfd, err);
         nanosleep(&(struct timespec){.tv_nsec = nap * 1000}, NULL);
         nap = nap < LONGEST_NAP_US ? nap * 2 : nap;

@@ -8,6 +8,7 @@
 #include "sys/sys.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -118,11 +119,7 @@ static void read_comm(pid_t pid, char name[64])
 {
     char path[64];
     snprintf(path, sizeof path, "/proc/%d/comm", (int)pid);
-    FILE *file = fopen(path, "re");
-    if (!file || !fgets(name, 64, file))
-        *name = '\0';
-    if (file)
-        fclose(file);
+    un_read_file(AT_FDCWD, path, name, 64);
 }
 
 /* Returns a descriptor of a child of ours that is a copy of the first one, or -1. The number may be
@@ -149,14 +146,12 @@ static int find_second(const struct un_start *start)
     int pid, found = -1;
     bool is_later = false;
     un_kill(start->pidfd);
-    FILE *list = fopen("/proc/thread-self/children", "re");
+    un_auto_fclose FILE *list = fopen("/proc/thread-self/children", "re");
     while (list && found < 0 && fscanf(list, "%d", &pid) == 1) {
         if (is_later)
             found = open_copy(pid, start->pid);
         is_later = is_later || pid == start->pid;
     }
-    if (list)
-        fclose(list);
     return found;
 }
 

@@ -18,7 +18,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
@@ -225,12 +224,10 @@ void un_end_child(const struct un_start *start)
 /* Waits until there are news, but not past the deadline. */
 static int wait_for_news(const struct un_start *start, struct un_error *err)
 {
-    struct pollfd news = {.fd = start->socket, .events = POLLIN};
-    int count;
-    do {
-        int64_t left = start->deadline - un_now_ms();
-        count = poll(&news, 1, start->timeout_ms < 0 ? -1 : left > 0 ? (int)left : 0);
-    } while (count < 0 && errno == EINTR);
+    int64_t left = start->deadline - un_now_ms();
+    int count = un_wait_readable(start->socket, start->timeout_ms < 0 ? -1
+                                                : left > 0            ? (int)left
+                                                                      : 0);
     if (count > 0)
         return 0;
     if (count < 0)

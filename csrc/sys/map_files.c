@@ -53,35 +53,12 @@ int un_write_maps(int dir, const struct un_plan *plan, struct un_error *err)
     return 0;
 }
 
-/* Reads all of a small file. The kernel gives a map in one read where the buffer is large enough,
- * but nothing promises it. */
-static ssize_t read_all(int fd, char *text, size_t size)
-{
-    size_t length = 0;
-    while (length < size) {
-        ssize_t got = read(fd, text + length, size - length);
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got < 0)
-            return -1;
-        if (got == 0)
-            break;
-        length += (size_t)got;
-    }
-    return (ssize_t)length;
-}
-
 int un_map_read(int dir, const char *name, struct un_map *map, struct un_error *err)
 {
     /* The kernel pads each of the numbers to ten columns. */
     char text[UN_MAP_MAX * 33 + 1];
-    un_auto_close int fd = openat(dir, name, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
+    if (un_read_file(dir, name, text, sizeof text) < 0)
         return un_fail_errno(err, UN_STEP_FACTS, name);
-    ssize_t length = read_all(fd, text, sizeof text - 1);
-    if (length < 0)
-        return un_fail_errno(err, UN_STEP_FACTS, name);
-    text[length] = '\0';
     return un_map_parse(text, map, err);
 }
 
@@ -100,11 +77,9 @@ int un_verify_maps(int dir, const struct un_plan *plan, struct un_error *err)
 
 int un_setgroups_read(int dir, int *setgroups, struct un_error *err)
 {
-    char text[8] = "";
-    un_auto_close int fd = openat(dir, "setgroups", O_RDONLY | O_CLOEXEC);
-    if (fd < 0 || read(fd, text, sizeof text - 1) < 0)
-        un_fail_errno(err, UN_STEP_FACTS, "setgroups");
-    else
-        *setgroups = strncmp(text, "deny", 4) ? UN_SETGROUPS_ALLOW : UN_SETGROUPS_DENY;
-    return *setgroups == UN_SETGROUPS_AUTO ? -1 : 0;
+    char text[sizeof "deny"];
+    if (un_read_file(dir, "setgroups", text, sizeof text) < 0)
+        return un_fail_errno(err, UN_STEP_FACTS, "setgroups");
+    *setgroups = strcmp(text, "deny") ? UN_SETGROUPS_ALLOW : UN_SETGROUPS_DENY;
+    return 0;
 }

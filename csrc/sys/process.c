@@ -27,6 +27,17 @@ int un_pidfd_open(pid_t pid)
     return (int)syscall(SYS_pidfd_open, pid, 0);
 }
 
+int un_wait_readable(int fd, int timeout_ms)
+{
+    struct pollfd news = {.fd = fd, .events = POLLIN};
+    int64_t deadline = timeout_ms > 0 ? un_now_ms() + timeout_ms : 0;
+    int count, left = timeout_ms;
+    while ((count = poll(&news, 1, left)) < 0 && errno == EINTR)
+        if (timeout_ms > 0 && (left = (int)(deadline - un_now_ms())) < 0)
+            left = 0;
+    return count;
+}
+
 /* struct pidfd_info of linux/pidfd.h, which is younger than some libcs. */
 struct pidfd_info {
     uint64_t mask;
@@ -73,14 +84,11 @@ int un_stopped_by(int pidfd)
 /* A child that nobody has waited for keeps its number. */
 static void kill_by_number(int pidfd)
 {
-    char name[64], line[128];
-    int pid = 0;
-    snprintf(name, sizeof name, "/proc/self/fdinfo/%d", pidfd);
-    un_auto_fclose FILE *file = fopen(name, "re");
-    while (file && pid <= 0 && fgets(line, sizeof line, file))
-        sscanf(line, "Pid: %d", &pid);
+    char path[64];
+    snprintf(path, sizeof path, "/proc/self/fdinfo/%d", pidfd);
+    int64_t pid = un_field_number(path, "Pid:");
     if (pid > 0)
-        kill(pid, SIGKILL);
+        kill((pid_t)pid, SIGKILL);
 }
 
 void un_kill(int pidfd)
@@ -92,12 +100,8 @@ void un_kill(int pidfd)
 
 bool un_kill_and_reap(int pidfd, siginfo_t *how)
 {
-    struct pollfd end = {.fd = pidfd, .events = POLLIN};
-    int ended;
     un_kill(pidfd);
-    while ((ended = poll(&end, 1, END_MS)) < 0 && errno == EINTR)
-        continue;
-    return ended > 0 && un_reap(pidfd, how);
+    return un_wait_readable(pidfd, END_MS) > 0 && un_reap(pidfd, how);
 }
 
 int un_exit_status_of(int wait_status)

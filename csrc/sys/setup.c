@@ -3,7 +3,6 @@
 #include "sys/sys.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
@@ -34,9 +33,8 @@ static int apply_mount_proc(const struct un_setup *setup, struct un_error *err)
 /* Before the ids change: whoever is not root afterwards may not do it any more. */
 static int apply_restrictions(const struct un_setup *setup, struct un_error *err)
 {
-    for (unsigned long cap = 0; cap < 64; cap++)
-        if (setup->drop_bounding >> cap & 1 && prctl(PR_CAPBSET_DROP, cap, 0, 0, 0))
-            return un_fail_errno(err, UN_STEP_CAPABILITIES, "bounding set");
+    if (un_caps_drop_bounding(setup->drop_bounding))
+        return un_fail_errno(err, UN_STEP_CAPABILITIES, "bounding set");
     if (setup->no_new_privs && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
         return un_fail_errno(err, UN_STEP_CAPABILITIES, "PR_SET_NO_NEW_PRIVS");
     if (setup->no_membarrier)
@@ -74,10 +72,7 @@ int un_die_with_parent(int sig, int parent_pidfd, struct un_error *err)
 {
     if (prctl(PR_SET_PDEATHSIG, sig))
         return un_fail_errno(err, UN_STEP_PDEATHSIG, "");
-    struct pollfd parent = {.fd = parent_pidfd, .events = POLLIN};
-    int ended;
-    while ((ended = poll(&parent, 1, 0)) < 0 && errno == EINTR)
-        continue;
+    int ended = un_wait_readable(parent_pidfd, 0);
     if (ended < 0)
         return un_fail_errno(err, UN_STEP_PDEATHSIG, "poll");
     errno = ESRCH;

@@ -55,6 +55,10 @@ void un_restore_signals(void);
 /* pidfd_open(2), which older libcs lack. -1 with errno. Async-signal-safe. */
 int un_pidfd_open(pid_t pid);
 
+/* Waits until something can be read, or what a pidfd refers to has ended, for this long; -1: for
+ * ever. Returns 1, 0 where time is over, or -1 with errno. Async-signal-safe. */
+int un_wait_readable(int fd, int timeout_ms);
+
 /* Waits for the end of the child that a pidfd refers to. Returns false if nobody can tell how it
  * ended: the kernel reaped it, since SIGCHLD is ignored, or somebody else did, and Linux is older
  * than 6.15. */

@@ -1,6 +1,6 @@
+#include "base/base.h"
 #include "programs/agent/agent.h"
 
-#include <linux/capability.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -9,15 +9,11 @@
  * mapped is 65534. */
 #define NOBODY_ELSE ((uid_t) - 3)
 
-struct sets {
-    struct __user_cap_header_struct header;
-    struct __user_cap_data_struct data[2];
-};
-
-static int read_sets(struct sets *sets)
+static int raise_permitted(struct un_cap_sets *sets)
 {
-    sets->header = (struct __user_cap_header_struct){_LINUX_CAPABILITY_VERSION_3, 0};
-    return (int)syscall(SYS_capget, &sets->header, sets->data);
+    for (int i = 0; i < 2; i++)
+        sets->data[i].effective = sets->data[i].permitted;
+    return un_caps_set(sets);
 }
 
 void agent_read_caps(struct agent_caps *caps)
@@ -31,14 +27,12 @@ void agent_read_caps(struct agent_caps *caps)
 
 bool agent_become_nobody(void)
 {
-    struct sets sets;
-    if (read_sets(&sets) || !(sets.data[0].effective >> CAP_SETUID & 1) ||
+    struct un_cap_sets sets;
+    if (un_caps_get(&sets) || !(sets.data[0].effective >> CAP_SETUID & 1) ||
         prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) ||
         syscall(SYS_setresuid, NOBODY_ELSE, NOBODY_ELSE, NOBODY_ELSE))
         return false;
-    for (int i = 0; i < 2; i++)
-        sets.data[i].effective = sets.data[i].permitted;
-    return !syscall(SYS_capset, &sets.header, sets.data);
+    return !raise_permitted(&sets);
 }
 
 uid_t agent_borrow_uid(uid_t uid)
@@ -50,32 +44,22 @@ uid_t agent_borrow_uid(uid_t uid)
 
 void agent_return_uid(uid_t own)
 {
-    struct sets sets;
+    struct un_cap_sets sets;
     syscall(SYS_setresuid, -1, own, -1);
     /* Who was root for that has none in effect any more. */
-    if (read_sets(&sets))
-        return;
-    for (int i = 0; i < 2; i++)
-        sets.data[i].effective = sets.data[i].permitted;
-    syscall(SYS_capset, &sets.header, sets.data);
+    if (!un_caps_get(&sets))
+        raise_permitted(&sets);
 }
 
 int agent_limit_caps(const struct agent_caps *caps, uint64_t wanted)
 {
-    uint64_t dropped = caps->bounding & ~wanted;
-    for (unsigned long cap = 0; dropped >> cap; cap++) {
-        if (dropped >> cap & 1 && prctl(PR_CAPBSET_DROP, cap, 0, 0, 0))
-            return -1;
-        if (cap == 63)
-            break;
-    }
-    return 0;
+    return un_caps_drop_bounding(caps->bounding & ~wanted);
 }
 
 int agent_set_caps(uint64_t wanted)
 {
-    struct sets sets = {.header = {_LINUX_CAPABILITY_VERSION_3, 0}};
+    struct un_cap_sets sets = {.data = {{0}}};
     for (int i = 0; i < 2; i++)
         sets.data[i].effective = sets.data[i].permitted = (uint32_t)(wanted >> 32 * i);
-    return (int)syscall(SYS_capset, &sets.header, sets.data);
+    return un_caps_set(&sets);
 }

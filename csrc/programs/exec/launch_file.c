@@ -122,36 +122,14 @@ static int check(const char *file, const char *real, const struct stat *status,
     return check_way(file, real, err);
 }
 
-/* Reads all of it: how many bytes that was, or -1 with errno. */
-static ssize_t read_all(int fd, char *bytes, size_t size)
-{
-    size_t length = 0;
-    ssize_t got = 1;
-    while (got > 0 && length < size) {
-        got = read(fd, bytes + length, size - length);
-        if (got < 0)
-            return -1;
-        length += (size_t)got;
-    }
-    return (ssize_t)length;
-}
-
-/* Opens for reading what was looked at. */
-static int open_again(int fd)
-{
-    char name[64];
-    snprintf(name, sizeof name, "/proc/self/fd/%d", fd);
-    return openat(AT_FDCWD, name, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-}
-
 static int read_checked(const char *file, int fd, const struct stat *status, char **bytes,
                         size_t *size, struct un_error *err)
 {
-    un_auto_close int opened = open_again(fd);
+    un_auto_close int opened = un_reopen(fd, O_RDONLY);
     ssize_t length = -1;
     if (opened >= 0) {
         *bytes = malloc((size_t)status->st_size + 1);
-        length = *bytes ? read_all(opened, *bytes, (size_t)status->st_size) : -1;
+        length = *bytes ? un_read_all(opened, *bytes, (size_t)status->st_size) : -1;
     }
     int failed = length < 0 ? un_fail_errno(err, UN_STEP_LAUNCH, file) : 0;
     *size = (size_t)length;

@@ -26,18 +26,9 @@ static uint32_t uid_outside(void)
     return uid;
 }
 
-/* Whether all of a path of this length was written. -1 with errno. */
-static int check_length(int length)
-{
-    if (length < UN_PATH_MAX)
-        return 0;
-    errno = ENAMETOOLONG;
-    return -1;
-}
-
 int un_state_directory(char **environment, char path[UN_PATH_MAX])
 {
-    char here[UN_PATH_MAX] = "", own[32] = "usernsctl";
+    char here[UN_PATH_MAX], there[UN_PATH_MAX], own[32] = "usernsctl";
     const char *place = un_environment_value(environment, "XDG_RUNTIME_DIR");
     if (!place || !*place) {
         place = un_environment_value(environment, "TMPDIR");
@@ -45,10 +36,11 @@ int un_state_directory(char **environment, char path[UN_PATH_MAX])
     }
     if (!place || !*place)
         place = "/tmp";
-    if (*place != '/' && !getcwd(here, sizeof here))
+    if (*place == '/')
+        return un_path_join(path, place, own);
+    if (!getcwd(here, sizeof here) || un_path_join(there, here, place))
         return -1;
-    return check_length(
-        snprintf(path, UN_PATH_MAX, "%s%s%s/%s", here, *here ? "/" : "", place, own));
+    return un_path_join(path, there, own);
 }
 
 int un_templates_directory(char **environment, char path[UN_PATH_MAX])
@@ -57,11 +49,11 @@ int un_templates_directory(char **environment, char path[UN_PATH_MAX])
     const char *data = un_environment_value(environment, "XDG_DATA_HOME");
     const char *home = un_environment_value(environment, "HOME");
     if (data && *data == '/')
-        return check_length(snprintf(path, UN_PATH_MAX, "%s/usernsctl/templates", data));
+        return un_path_join(path, data, "usernsctl/templates");
     if (!home && un_user_line("/etc/passwd", UN_SYSTEM_PATH, getuid(), line))
         home = un_home_of(line);
     *path = '\0';
     if (!home || (*home && *home != '/'))
         return 0;
-    return check_length(snprintf(path, UN_PATH_MAX, "%s/.local/share/usernsctl/templates", home));
+    return un_path_join(path, home, ".local/share/usernsctl/templates");
 }

@@ -15,6 +15,7 @@
 #include "sys/sys.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -53,13 +54,8 @@ static int wait_for(pid_t pid, bool others, int creator, int signals)
 
 static pid_t read_pid(const char *path)
 {
-    int pid = 0;
-    un_auto_fclose FILE *file = fopen(path, "re");
-    if (!file)
-        return 0;
-    if (fscanf(file, "%d", &pid) != 1)
-        pid = 0;
-    return pid;
+    char text[32];
+    return un_read_file(AT_FDCWD, path, text, sizeof text) < 0 ? 0 : (pid_t)strtol(text, NULL, 10);
 }
 
 static int run(char **argv, int creator, int ready, const char *pidfile)

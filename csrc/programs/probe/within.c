@@ -48,11 +48,8 @@ static bool kill_children(void)
     if (un_proc_status("/proc", "Pid:") != getpid())
         return false;
     char text[4096], *at = text;
-    un_auto_close int list = openat(AT_FDCWD, "/proc/thread-self/children", O_RDONLY | O_CLOEXEC);
-    ssize_t got = list < 0 ? -1 : read(list, text, sizeof text - 1);
-    if (got < 0)
+    if (un_read_file(AT_FDCWD, "/proc/thread-self/children", text, sizeof text) < 0)
         return false;
-    text[got] = '\0';
     /* A blank follows each: else it is cut. */
     for (long pid; (pid = strtol(at, &at, 10)) > 0 && *at == ' ';)
         kill_child((pid_t)pid);

@@ -22,7 +22,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -173,8 +172,7 @@ static bool run_kill(const char *program, char **words, int sig)
         return false;
     int pidfd = start_kill(program, words, sig, nowhere[1]);
     if (pidfd >= 0) {
-        struct pollfd ended = {.fd = pidfd, .events = POLLIN};
-        bool in_time = poll(&ended, 1, KILL_TIMEOUT_MS) > 0;
+        bool in_time = un_wait_readable(pidfd, KILL_TIMEOUT_MS) > 0;
         known = in_time ? un_reap(pidfd, &end) : un_kill_and_reap(pidfd, &end);
         close(pidfd);
     }

@@ -1,4 +1,5 @@
 /* What may not be shown, and what may not be written to from inside. */
+#include "base/base.h"
 #include "forked.h"
 #include "inside.h"
 #include "launch/launch.h"

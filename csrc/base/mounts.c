@@ -1,6 +1,5 @@
 /* What is mounted where, by /proc/self/mountinfo. */
 #include "base/base.h"
-#include "launch/launch.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -17,26 +16,20 @@ bool un_is_below(const char *path, const char *top)
     return !strncmp(path, top, length) && (!path[length] || path[length] == '/' || !length);
 }
 
-/* All of a file, ended by NUL; NULL with errno. */
-static char *read_all(int fd)
+/* Returns all of a file, ended by NUL, or NULL with errno. */
+static char *read_whole(int fd)
 {
-    size_t room = ROOM_FIRST, length = 0;
-    char *text = malloc(room);
-    while (text) {
-        ssize_t got = read(fd, text + length, room - 1 - length);
-        if (got <= 0) {
-            text[length] = '\0';
-            if (!got)
-                return text;
-            break;
-        }
-        length += (size_t)got;
-        if (room - 1 - length)
-            continue;
-        char *grown = realloc(text, room *= 2);
-        if (!grown)
-            break;
+    char *text = NULL, *grown;
+    size_t length = 0;
+    for (size_t room = ROOM_FIRST; (grown = realloc(text, room)); room *= 2) {
         text = grown;
+        ssize_t got = un_read_all(fd, text + length, room - 1 - length);
+        if (got < 0)
+            break;
+        length += (size_t)got;
+        text[length] = '\0';
+        if (length < room - 1)
+            return text;
     }
     int errnum = errno;
     free(text);
@@ -72,11 +65,12 @@ static bool parse(char *line, struct un_mounted *mount)
 {
     char *end = strstr(line, " - ");
     char *parent = cut(line), *device = cut(parent), *root = cut(device), *point = cut(root);
-    if (!end || !cut(point) || !cut(end + 3))
+    char *type = end ? end + 3 : NULL, *source = cut(type), *options = cut(source);
+    if (!options || !cut(point))
         return false;
     unescape(root);
     unescape(point);
-    *mount = (struct un_mounted){atoi(line), device, root, point, end + 3};
+    *mount = (struct un_mounted){atoi(line), device, root, point, type, options};
     return true;
 }
 
@@ -88,11 +82,11 @@ static size_t count_lines(const char *text)
     return lines;
 }
 
-int un_mounts_read(struct un_mounts *mounts)
+int un_mounts_read(struct un_mounts *mounts, const char *path)
 {
     *mounts = (struct un_mounts){NULL, NULL, 0};
-    un_auto_close int fd = openat(AT_FDCWD, "/proc/self/mountinfo", O_RDONLY | O_CLOEXEC);
-    mounts->text = fd < 0 ? NULL : read_all(fd);
+    un_auto_close int fd = openat(AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
+    mounts->text = fd < 0 ? NULL : read_whole(fd);
     if (!mounts->text)
         return -1;
     mounts->mount = calloc(count_lines(mounts->text) + 1, sizeof *mounts->mount);
@@ -109,7 +103,7 @@ int un_mounts_read(struct un_mounts *mounts)
     return 0;
 }
 
-void un_mounts_free(struct un_mounts *mounts)
+void un_mounts_free(const struct un_mounts *mounts)
 {
     free(mounts->text);
     free(mounts->mount);
@@ -118,16 +112,9 @@ void un_mounts_free(struct un_mounts *mounts)
 /* The id of the mount that a file was reached by; -1 with errno. */
 static int id_of(int fd)
 {
-    char name[64], line[128];
-    int id = -1;
-    snprintf(name, sizeof name, "/proc/self/fdinfo/%d", fd);
-    un_auto_fclose FILE *file = fopen(name, "re");
-    if (!file)
-        return -1;
-    errno = EBADMSG;
-    while (id < 0 && fgets(line, sizeof line, file))
-        sscanf(line, "mnt_id: %d", &id);
-    return id;
+    char path[64];
+    snprintf(path, sizeof path, "/proc/self/fdinfo/%d", fd);
+    return (int)un_field_number(path, "mnt_id:");
 }
 
 int un_mounts_find(const struct un_mounts *mounts, int fd, const struct un_mounted **found)

@@ -1,0 +1,62 @@
+#include "base/base.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <unistd.h>
+
+int un_path_join(char path[UN_PATH_MAX], const char *directory, const char *name)
+{
+    if (snprintf(path, UN_PATH_MAX, "%s/%s", directory, name) < UN_PATH_MAX)
+        return 0;
+    errno = ENAMETOOLONG;
+    return -1;
+}
+
+const char *un_fd_path(int fd, char path[UN_FD_PATH_MAX])
+{
+    snprintf(path, UN_FD_PATH_MAX, "/proc/self/fd/%d", fd);
+    return path;
+}
+
+int un_reopen(int fd, int flags)
+{
+    char path[UN_FD_PATH_MAX];
+    return openat(AT_FDCWD, un_fd_path(fd, path), flags | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+}
+
+ssize_t un_read_all(int fd, char *bytes, size_t size)
+{
+    size_t length = 0;
+    while (length < size) {
+        ssize_t got = read(fd, bytes + length, size - length);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0)
+            return -1;
+        if (!got)
+            break;
+        length += (size_t)got;
+    }
+    return (ssize_t)length;
+}
+
+ssize_t un_read_file(int directory, const char *name, char *text, size_t size)
+{
+    un_auto_close int fd = openat(directory, name, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    ssize_t length = fd < 0 ? -1 : un_read_all(fd, text, size - 1);
+    text[length < 0 ? 0 : length] = '\0';
+    return length;
+}
+
+int un_write_all(int fd, const char *from, size_t size)
+{
+    while (size) {
+        ssize_t written = write(fd, from, size);
+        if (written < 0)
+            return -1;
+        from += written;
+        size -= (size_t)written;
+    }
+    return 0;
+}
