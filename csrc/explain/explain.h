@@ -61,21 +61,6 @@ bool un_match_start(const char *sequence, const char *text, size_t size);
  * can only be quotations. */
 void un_search_add_messages(struct un_search *search, const char *text, size_t size);
 
-/* ---- messages.c: the JSON objects that a program has written, a message each ----------------- */
-
-/* Texts, each ended by NUL, one after the other. */
-struct un_messages {
-    char *bytes;
-    size_t size;  /* of all of them */
-    size_t count; /* how many there are */
-};
-
-/* Takes the member "msg" of each object in a text up to the first that is malformed; those that
- * have none, or an empty one, do not count. A character that no text can have becomes U+FFFD. -1:
- * there is no memory. */
-int un_messages_read(const char *text, size_t size, struct un_messages *messages);
-void un_messages_free(struct un_messages *messages);
-
 /* ---- own_words.c: what of a message is runsc's own ------------------------------------------- */
 
 /*
@@ -86,30 +71,11 @@ void un_messages_free(struct un_messages *messages);
  */
 int un_keep_own_words(char *message, const char *config, size_t size);
 
-/* ---- runsc_files.c: what runsc has written about itself, and what of that can be trusted ----- */
-
-/*
- * The debug logs have text in them of whoever made the bundle, and of the command, so that nothing
- * is looked for in those. These three are runsc's own words: the errors that its processes end of
- * (--log, as JSON), the line that Go's report of a crash begins with (--panic-log), and whether
- * the last line of its own debug log is the status that it ends with.
- * usernsctl/gvisor/runsc/logs.py has the same rule for Python.
- */
-struct un_runsc_words {
-    bool has_ended;              /* runsc came to its end, and the sandbox to its own */
-    const char *told;            /* what it failed of; NULL: it does not say */
-    struct un_messages messages; /* all errors, the first one first */
-    char *crash;                 /* the line of the report, or NULL */
-};
+/* ---- runsc_files.c: the end of runsc's debug log --------------------------------------------- */
 
 /* Returns whether runsc's own log says that it came to its end, and so that the status is the
- * command's: *wait_status, as waitpid(2) gives it. */
+ * command's: *wait_status, as waitpid(2) gives it. `debug` may have %COMMAND% in it. */
 bool un_runsc_has_ended(const char *debug, int *wait_status);
-/* Reads the beginning of the files, and the end of the log; a file that is missing says nothing.
- * `debug` may have %COMMAND% in it. -1: there is no memory. */
-int un_runsc_words_read(const char *errors, const char *crash, const char *debug,
-                        struct un_runsc_words *words);
-void un_runsc_words_free(struct un_runsc_words *words);
 
 /* ---- diagnose.c: causes that several places name --------------------------------------------- */
 

@@ -122,6 +122,41 @@ int un_runsc_explain(const char *told, const char *limit, const char *config, si
 /* The same where runsc ended with `status`, and said nothing; 128+N: perhaps of signal N. */
 void un_runsc_explain_silence(int status, const char *limit, struct un_runsc_failure *failure);
 
+/* ---- what runsc says (explain/messages.c, explain/runsc_files.c) ----------------------------- */
+
+/* Texts, each ended by NUL, one after the other. */
+struct un_messages {
+    char *bytes;
+    size_t size;  /* of all of them */
+    size_t count; /* how many there are */
+};
+
+/* Reads the member "msg" of each JSON object in a text up to the first malformed object; those that
+ * have none, or an empty one, do not count. A character that no text can have becomes U+FFFD.
+ * Returns -1 without memory. */
+int un_messages_read(const char *text, size_t size, struct un_messages *messages);
+void un_messages_free(struct un_messages *messages);
+
+/*
+ * What runsc has written about itself, and can be trusted. The debug logs have text in them of
+ * whoever made the bundle, and of the command, so that nothing is looked for in those. Three signs
+ * are written by runsc alone: the errors that its processes end of (--log, as JSON), the line that
+ * Go's report of a crash begins with (--panic-log), and whether the last line of runsc's own debug
+ * log is the status that it ends with.
+ */
+struct un_runsc_words {
+    bool has_ended;              /* runsc came to its end, and the sandbox to its own */
+    const char *told;            /* what it failed of; NULL: it does not say */
+    struct un_messages messages; /* all errors, the first one first */
+    char *crash;                 /* the line of the report, or NULL */
+};
+
+/* Reads the beginning of the files, and the end of the log; a file that is missing says nothing.
+ * `debug` may have %COMMAND% in it. Returns -1 without memory. */
+int un_runsc_words_read(const char *errors, const char *crash, const char *debug,
+                        struct un_runsc_words *words);
+void un_runsc_words_free(struct un_runsc_words *words);
+
 /* ---- messages of other programs (explain/search.c) ------------------------------------------- */
 
 #define UN_CAUSES_MAX 256      /* more causes than the catalogue has */

@@ -716,6 +716,39 @@ def _words(at: Any, count: int) -> tuple[str, ...]:
     return tuple(words)
 
 
+def first_message(written: bytes) -> str | None:
+    """Return the first ``msg`` of JSON objects that follow each other, or None if none has one."""
+    messages = ffi.new("struct un_messages *")
+    if lib.un_messages_read(ffi.from_buffer(written), len(written), messages):
+        raise MemoryError
+    try:
+        return _message(messages.bytes) if messages.count else None
+    finally:
+        lib.un_messages_free(messages)
+
+
+def read_runsc_failure(errors: str, crash: str, debug: str) -> str | None:
+    """Return the message with which runsc failed, or None if its files have no message.
+
+    :param errors: the file for ``--log``.
+    :param crash: the file for ``--panic-log``.
+    :param debug: the pattern for ``--debug-log``.
+    :raises MemoryError: the messages need more memory than there is.
+    """
+    memory, words = Memory(), ffi.new("struct un_runsc_words *")
+    paths = [memory.string(path) for path in (errors, crash, debug)]
+    if lib.un_runsc_words_read(*paths, words):
+        raise MemoryError
+    try:
+        return _message(words.told) if words.told else None
+    finally:
+        lib.un_runsc_words_free(words)
+
+
+def _message(told: Any) -> str:
+    return bytes(ffi.string(told)).decode("utf-8", "replace")
+
+
 def explain_runsc(
     told: str, limit: str = "", config: str | None = "", proc: str = "/proc"
 ) -> RunscError:

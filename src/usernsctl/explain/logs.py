@@ -130,11 +130,6 @@ def _fatal(text: str) -> str | None:
         line = text[start : end if end >= 0 else len(text)]
         message = message_at(line, place.start() - start)
         return message.partition(place[0])[2].split("\n")[0] or None
-    return crash_line(text)
-
-
-def crash_line(text: str) -> str | None:
-    """The line of a log that tells of a crash of Go's runtime, if there is one."""
     crash = _CRASH.search(text)
     return crash[0] if crash else None
 
