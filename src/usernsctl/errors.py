@@ -1,8 +1,8 @@
 """The exceptions of usernsctl: one class for each family of failure.
 
-Every one is an :class:`OSError`, so ``except OSError`` keeps working in code that called
-:mod:`subprocess` before, and carries what a program needs to decide and what a person needs to
-mend it. ``str(error)`` says what failed; a traceback shows the cause and the remedy below, as notes
+Each class is an :class:`OSError`, so ``except OSError`` keeps working in code that called
+:mod:`subprocess` before. An exception carries the step, the errno, the cause and the remedy of the
+failure. ``str(error)`` says what failed; a traceback shows the cause and the remedy below, as notes
 (:pep:`678`).
 """
 
@@ -20,22 +20,23 @@ from errno import EPERM as _EPERM
 from usernsctl._lean import Any, Self
 from usernsctl._text import shown, shown_lines
 
-# As un_exit_status() in csrc/base/error.c has it for the prelude.
+# The same as un_exit_status() of csrc/base/error.c, which usernsctl-exec calls.
 _EXIT_STATUS = {"lookup": 127, "exec": 126}
 
-# Of these, there is one cause, wherever they come up.
+# These errnos have one cause, whichever system call fails with them.
 _ONLY_CAUSE = {_EMFILE: "descriptor-limit"}
 
 
 class UsernsError(OSError):
-    """Something that usernsctl was asked to do failed.
+    """Base class of all failures of usernsctl.
 
-    :ivar reason: what failed and why, one sentence, without the step or the remedy.
-    :ivar step: the point of the set-up that failed, such as ``"unshare"`` or ``"uid_map"``.
-    :ivar errno: the kernel's error number, or 0 where no system call failed.
-    :ivar filename: the path concerned, or ``None``.
-    :ivar cause: the stable id of the cause, such as ``"multithreaded"``, or ``None`` if unknown.
-    :ivar remedy: what mends it (a command, where there is one), or ``None``.
+    :ivar str reason: what failed and why, in one sentence, without the step or the remedy.
+    :ivar str step: the step that failed, such as ``"unshare"`` or ``"uid_map"``.
+    :ivar int errno: the error number of the system call (errno(3)), or 0 if none failed.
+    :ivar filename: the path that the failure is about, or ``None``.
+    :ivar cause: the stable id of the cause, such as ``"multithreaded"``, or ``None`` if unknown;
+        ``usernsctl explain ID`` describes it.
+    :ivar remedy: what to do about the failure, a shell command where there is one, or ``None``.
     """
 
     def __init__(
@@ -66,10 +67,10 @@ class UsernsError(OSError):
         filename: str | None = None,
         cause: str | None = None,
     ) -> Self:
-        """The same failure, told as one of this family.
+        """Return the exception of this family for `error`.
 
         :meta private:
-        :param what: what it is about, such as a path or a process.
+        :param what: the subject of the failure, such as a path or a process.
         """
         number = error.errno or 0
         why = os.strerror(number) if number else str(error)
@@ -78,9 +79,9 @@ class UsernsError(OSError):
 
     @classmethod
     def kind_for(cls, errno: int) -> type[Self]:
-        """Return the class for a failure of this family: that which `errno` is a built-in one of.
+        """Return the subclass of this family for `errno`.
 
-        As :class:`OSError` chooses :class:`FileNotFoundError` for ENOENT.
+        :class:`OSError` chooses :class:`FileNotFoundError` for ENOENT in the same way.
 
         :meta private:
         """
@@ -91,11 +92,11 @@ class UsernsError(OSError):
     @classmethod
     @contextlib.contextmanager
     def instead(cls, what: str, *, step: str) -> Iterator[None]:
-        """Have the failures of system calls in a block be told as ones of this family.
+        """Convert each :class:`OSError` of a block to an exception of this family.
 
         :meta private:
-        :param what: what they are about.
-        :raises UsernsError: there was one.
+        :param what: the subject of the failures, such as a path.
+        :raises UsernsError: the block raised an :class:`OSError`.
         """
         try:
             yield
@@ -105,7 +106,7 @@ class UsernsError(OSError):
             raise cls.from_os_error(error, what, step=step, filename=error.filename) from error
 
     def explain(self, *, cause: str | None = None, remedy: str | None = None) -> None:
-        """Set the cause and the remedy, as far as they are not known yet, and note them.
+        """Set the cause and the remedy unless they are set, and add them as notes.
 
         :meta private:
         """
@@ -118,11 +119,14 @@ class UsernsError(OSError):
 
     @property
     def exit_status(self) -> int:
-        """What our commands end with: 127, there is no command; 126, it can't be executed; 125."""
+        """The exit status of ``usernsctl run`` and ``usernsctl-exec`` for this error.
+
+        127 if the command does not exist, 126 if the command can't be executed, else 125.
+        """
         return _EXIT_STATUS.get(self.step, 125)
 
     def __str__(self) -> str:
-        """The step and the reason in one line; what others have put into it is escaped."""
+        """Return the step and the reason in one line, control characters escaped."""
         return shown(f"{self.step}: {self.reason}")
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -141,36 +145,36 @@ def _rebuild(kind: type[UsernsError], reason: str, fields: dict[str, Any]) -> Us
 
 
 class MapError(UsernsError, ValueError):
-    """An id map is malformed, or one that the kernel would refuse (EINVAL, user_namespaces(7))."""
+    """An id map is malformed, or the kernel would refuse it (EINVAL, user_namespaces(7))."""
 
 
 class PlanError(UsernsError):
-    """The map that was asked for can't be had by this user on this machine.
+    """This user can't have the requested id map on this machine.
 
-    Such as a range that /etc/subuid does not grant, or newuidmap missing. Nothing was started.
+    For example, /etc/subuid does not grant a range, or newuidmap is missing. Nothing was started.
     """
 
 
 class NamespaceError(UsernsError):
-    """A namespace could not be made, mapped, entered, set up or found.
+    """A namespace could not be created, mapped, entered, set up or found.
 
-    Mostly the kernel refused it. Nothing of the command has run.
+    In most cases a system call failed. The command has not run.
     """
 
 
 class CommandError(UsernsError):
     """The namespace was ready, but the command could not be started in it.
 
-    `filename` is the command, or the directory that it was to start in.
+    `filename` is the path of the command, or of its working directory.
     """
 
 
 class CommandNotFoundError(CommandError, FileNotFoundError):
-    """The command, or the directory that it was to start in, does not exist (ENOENT)."""
+    """The command, or its working directory, does not exist (ENOENT)."""
 
 
 class CommandNotADirectoryError(CommandError, NotADirectoryError):
-    """What should be a directory is none (ENOTDIR): the working directory, or one on the way."""
+    """The working directory, or a component of a path, is not a directory (ENOTDIR)."""
 
 
 class CommandNotExecutableError(CommandError, PermissionError):
@@ -178,42 +182,45 @@ class CommandNotExecutableError(CommandError, PermissionError):
 
 
 class BindError(UsernsError):
-    """A file or root filesystem of this machine can't be shown in a sandbox, or may not be.
+    """A bind mount or root filesystem of a sandbox is impossible or not allowed.
 
-    `filename` is its path, where that is to blame.
+    `filename` is the path of its source, if the failure is about that path.
     """
 
 
 class BindNotFoundError(BindError, FileNotFoundError):
-    """The file or root filesystem to be shown does not exist (ENOENT)."""
+    """The source of a bind mount, or the root filesystem, does not exist (ENOENT)."""
 
 
 class BindNotADirectoryError(BindError, NotADirectoryError):
-    """What should be a directory is none (ENOTDIR): the root filesystem, or one on the way."""
+    """The root filesystem, or a component of a path, is not a directory (ENOTDIR)."""
 
 
 class BindPermissionError(BindError, PermissionError):
-    """The caller may not reach what is to be shown (EACCES), or others could exchange it."""
+    """The caller may not read the source of a bind mount (EACCES), or others may replace it."""
 
 
 class HardeningError(UsernsError):
-    """A restriction that was asked for could not be applied."""
+    """A requested restriction could not be applied."""
 
 
 class BundleError(UsernsError, ValueError):
-    """An OCI bundle is missing, malformed, or asks for what rootless runsc can't give."""
+    """An OCI bundle is missing or malformed, or requests what rootless runsc does not support."""
 
 
 class RunscError(UsernsError):
-    """runsc is missing, is of the wrong kind, or refused to work."""
+    """runsc is missing, is not usable, or failed."""
 
 
 class PoolError(UsernsError):
-    """A pool has no sandbox to hand out, since none could be made; `__cause__` says why."""
+    """A pool could not start a sandbox; `__cause__` is the reason."""
 
 
 class PoolTimeoutError(PoolError, TimeoutError):
-    """A pool had no sandbox to hand out in time. The reason says what it had, and what failed."""
+    """No sandbox of a pool became free before the deadline.
+
+    The reason tells the state of the pool, and the last start that failed.
+    """
 
 
 _KINDS: dict[tuple[type[UsernsError], int], type[UsernsError]] = {

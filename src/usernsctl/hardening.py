@@ -1,20 +1,20 @@
-"""What a process gives up for good before it hands over.
+"""Restrictions of processes that can't be lifted: of this process, and of commands.
 
-A process hardens itself by python-prctl (:meth:`Hardening.apply`, :func:`read`), and nothing else
-needs that: to install it takes a compiler and libcap's headers, so it is the extra ``prctl``. What
-a command is to give up, the core does (:func:`prepare`).
+Only :meth:`Hardening.apply` and :func:`read`, which concern this process, need python-prctl. Its
+installation takes a compiler and libcap's headers, so python-prctl is the extra ``prctl``. The core
+restricts commands (:func:`prepare`).
 
-What ``usernsctl run`` gives up by default (:func:`for_run`), found by trying what runsc bears:
+The restrictions of ``usernsctl run`` (:func:`for_run`) are all that runsc works with:
 
-- no_new_privs: neither runsc nor what it starts ever executes a set-user-id program. It is set
-  after the id map is written, since newuidmap is such a program.
-- The bounding set keeps :data:`RUNSC_CAPABILITIES`, and nothing else. It bounds what runsc may do
-  to the prepared namespace. runsc's sandbox process lives in a user namespace nested in that one,
-  where the kernel starts with a full set again (user_namespaces(7)), but over nothing outside.
-- Not securebits: NOROOT would take runsc's capabilities at exec, and in the nested namespace the
-  kernel resets the others.
-- Dumpable stays, since the kernel sets it anew at exec (prctl(2), PR_SET_DUMPABLE).
-- Not pdeathsig: the death of whoever started the run is no reason to end it.
+- no_new_privs: runsc and its children execute no set-user-id program. The flag is set after the id
+  map is written, since newuidmap is such a program.
+- The bounding set keeps only :data:`RUNSC_CAPABILITIES`. That limits runsc in the prepared
+  namespace. runsc's sandbox process lives in a nested user namespace, in which it has all
+  capabilities again (user_namespaces(7)), but only over that namespace.
+- No securebits: NOROOT would take runsc's capabilities at exec, and the kernel resets the others in
+  the nested namespace.
+- Not dumpable: the kernel sets that attribute anew at exec (PR_SET_DUMPABLE(2const)).
+- No pdeathsig: a run goes on if its starter ends.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from usernsctl.errors import HardeningError
 
 RUNSC_CAPABILITIES = frozenset(
     {
-        # These four, or runsc re-executes itself in a namespace of its own making.
+        # Without these four, runsc executes itself again in a namespace that it makes.
         "sys_admin",
         "sys_chroot",
         "setuid",
@@ -43,7 +43,7 @@ RUNSC_CAPABILITIES = frozenset(
 )
 
 FILE_CAPABILITIES = frozenset({"chown", "dac_override", "dac_read_search", "fowner", "fsetid"})
-"""What the gofer needs besides, to act on files of any id of a map that has several."""
+"""Further capabilities of the gofer, for files of all ids of a map with several."""
 
 _NAMES = """
 CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE
@@ -53,7 +53,7 @@ AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK
 PERFMON BPF CHECKPOINT_RESTORE
 """
 CAPABILITIES = tuple(f"CAP_{name}" for name in _NAMES.split())
-"""The names of capabilities(7), each at the place of its number (linux/capability.h)."""
+"""The names of capabilities(7); the index of each is its number (linux/capability.h)."""
 
 SECUREBITS = {
     "noroot": 0,
@@ -63,24 +63,28 @@ SECUREBITS = {
     "keep_caps": 4,
     "keep_caps_locked": 5,
 }
-"""The names of capabilities(7) in lower case, without ``SECBIT_``, and their bit numbers; all that
-python-prctl lets through."""
+"""The bit numbers of the securebits that python-prctl can set, by their names in capabilities(7), in
+lower case and without ``SECBIT_``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hardening:
-    """Restrictions to apply, or (from :func:`read`) those in force.
+    """Restrictions to apply, or those in force (:func:`read`).
 
-    Capabilities are named as in capabilities(7), in lower case and without ``CAP_``.
+    The names of capabilities are those of capabilities(7), in lower case and without ``CAP_``.
 
-    :ivar no_new_privs: ``True`` sets it; it can't be unset.
-    :ivar dumpable: whether others of the same user may trace the process; ``None`` leaves it.
-    :ivar pdeathsig: the signal number sent to the process when its parent dies, 0 for none;
-        ``None`` leaves it. The kernel clears it at the exec of a set-user-id program.
-    :ivar bounding: the only capabilities to be left in the bounding set; ``None`` leaves it.
-    :ivar securebits: names from :data:`SECUREBITS` to set besides those set; ``None`` leaves them.
-    :ivar no_membarrier: whether what is started goes without registering for memory barriers
-        (csrc/sys/membarrier_filter.c): for runsc alone.
+    :ivar no_new_privs: whether to set no_new_privs (PR_SET_NO_NEW_PRIVS(2const)), which can't be
+        unset.
+    :ivar dumpable: whether processes of the same user may trace this one (PR_SET_DUMPABLE(2const));
+        ``None`` changes nothing.
+    :ivar pdeathsig: the number of the signal that the process gets when its parent ends, or 0 for
+        no signal (PR_SET_PDEATHSIG(2const)); ``None`` changes nothing. The kernel clears it at the
+        exec of a set-user-id program.
+    :ivar bounding: the capabilities that the bounding set keeps; ``None`` changes nothing.
+    :ivar securebits: the names in :data:`SECUREBITS` of further bits to set; ``None`` changes
+        nothing.
+    :ivar no_membarrier: whether a seccomp filter answers the command's registrations for memory
+        barriers in the kernel's place (csrc/sys/membarrier_filter.c); for runsc alone.
     """
 
     no_new_privs: bool = False
@@ -93,11 +97,11 @@ class Hardening:
     def apply(self) -> None:
         """Apply the restrictions to this process.
 
-        The order matters: securebits and the bounding set need CAP_SETPCAP, which neither of them
-        takes away before the next exec.
+        Securebits and the bounding set need CAP_SETPCAP, which the process keeps until the next
+        exec.
 
-        :raises HardeningError: a name is unknown, the kernel refused, or a restriction was
-            accepted but does not show when read back. Those applied before remain.
+        :raises HardeningError: a name is unknown, prctl(2) failed, or a restriction is not in force
+            afterwards. Restrictions that were applied before the failure remain.
         """
         if self.pdeathsig is not None:
             _check_signal(self.pdeathsig)
@@ -132,9 +136,10 @@ class Hardening:
 
 
 def prepare(setup: _core.Setup, restrictions: Hardening) -> None:
-    """Have a command that is about to be started in a namespace give up the same.
+    """Apply restrictions to a command that is about to be started in a namespace.
 
-    :param restrictions: of these, ``no_new_privs``, ``bounding`` and ``no_membarrier`` count.
+    :param setup: the request for the core, which is changed.
+    :param restrictions: only `no_new_privs`, `bounding` and `no_membarrier` have an effect.
     :raises HardeningError: a name is unknown.
     """
     setup.no_new_privs = restrictions.no_new_privs
@@ -154,9 +159,12 @@ def for_run(
     ids: int = 1,
     no_membarrier: bool = False,
 ) -> Hardening:
-    """What to give up before runsc is executed.
+    """Return the restrictions of runsc.
 
-    :param ids: how many ids the prepared namespace has.
+    :param no_new_privs: whether runsc can't gain privileges by set-user-id programs.
+    :param drop_bounding: whether runsc keeps only the capabilities that it needs.
+    :param ids: the number of ids in the prepared namespace.
+    :param no_membarrier: as for :class:`Hardening`.
     """
     needed = RUNSC_CAPABILITIES if ids == 1 else RUNSC_CAPABILITIES | FILE_CAPABILITIES
     return Hardening(
@@ -167,9 +175,9 @@ def for_run(
 
 
 def read() -> Hardening:
-    """The restrictions in force for the calling thread.
+    """Return the restrictions in force for the calling thread.
 
-    :raises HardeningError: python-prctl can't be imported, or the kernel refused.
+    :raises HardeningError: python-prctl can't be imported, or prctl(2) failed.
     """
     prctl = python_prctl()
     bits = int(_call("securebits", prctl.get_securebits))
@@ -183,22 +191,22 @@ def read() -> Hardening:
 
 
 def effective() -> frozenset[str]:
-    """The capabilities in the effective set of the calling thread, named as elsewhere here."""
+    """Return the names of the effective capabilities of the calling thread."""
     with open("/proc/thread-self/status", encoding="ascii") as file:
         bits = next(int(line.split()[1], 16) for line in file if line.startswith("CapEff:"))
     return frozenset(name for name, number in _capabilities() if bits & 1 << number)
 
 
 def names() -> frozenset[str]:
-    """All capabilities that are known here, or that this kernel has, named as elsewhere here."""
+    """Return the names of the capabilities in :data:`CAPABILITIES` and of those of this kernel."""
     known = frozenset(name for name, _ in _capabilities())
     return known.union(name.removeprefix("CAP_").lower() for name in CAPABILITIES)
 
 
 def python_prctl() -> ModuleType:
-    """The module of python-prctl, for who needs more of it than is here.
+    """Import and return the module ``prctl`` of python-prctl.
 
-    :raises HardeningError: it can't be imported.
+    :raises HardeningError: the module can't be imported.
     """
     try:
         return importlib.import_module("prctl")
@@ -224,10 +232,10 @@ def _call(what: str, function: Callable[..., Any], *arguments: int) -> Any:
 
 
 def _capabilities() -> list[tuple[str, int]]:
-    """Every capability that this kernel has, with its number.
+    """Return the name and the number of each capability of this kernel.
 
-    One that only the running kernel knows is called by its number, as capsh(1) does, so that it is
-    dropped all the same.
+    The name of a capability that :data:`CAPABILITIES` does not have is its number, as for capsh(1),
+    so that it can be dropped, too.
     """
     names = {number: name.removeprefix("CAP_").lower() for number, name in enumerate(CAPABILITIES)}
     with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as file:

@@ -1,4 +1,4 @@
-"""Id maps, as they are asked for."""
+"""Id maps: requests for them, and the plans that the core makes."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _FILLS = ("none", "auto", "subids", "all")
 
 @dataclass(frozen=True, slots=True, order=True)
 class Extent:
-    """`count` ids from `inside` on stand for as many from `outside` on (user_namespaces(7)).
+    """A line of an id map: `count` ids from `inside` on, mapped to `outside` (user_namespaces(7)).
 
-    :ivar inside: the first id in the namespace, from 0 to 4294967294; and so `outside`, in the
-        namespace that it is made in.
-    :ivar count: how many, at least 1.
+    :ivar int inside: the first id in the new namespace, from 0 to 4294967294.
+    :ivar int outside: the id of the parent namespace that `inside` is mapped to, of the same range.
+    :ivar int count: the number of ids, at least 1.
     """
 
     inside: int
@@ -31,18 +31,18 @@ class Extent:
 
     @classmethod
     def parse(cls, text: str) -> Extent:
-        """Read ``inside:outside:count``, the form that unshare(1) takes: three decimal numbers.
+        """Parse ``inside:outside:count``, three decimal numbers, the form of unshare(1).
 
-        :raises MapError: it is malformed, or no kernel would take it.
+        :raises MapError: `text` is malformed, or every kernel would refuse the extent.
         """
         return cls(*_core.parse_extent(text))
 
     def has(self, inside: int, count: int = 1) -> bool:
-        """Whether all of `count` ids from `inside` on are among the ids inside."""
+        """Return whether the extent maps all of the `count` ids from `inside` on."""
         return self.inside <= inside and inside + count <= self.inside + self.count
 
     def has_outside(self, outside: int) -> bool:
-        """Whether an id inside stands for the id `outside`."""
+        """Return whether the extent maps an id to `outside`."""
         return 0 <= outside - self.outside < self.count
 
     def __iter__(self) -> Iterator[int]:
@@ -53,11 +53,11 @@ class Extent:
 
 
 def parse_map(text: str) -> tuple[Extent, ...]:
-    """Read what /proc/PID/uid_map or gid_map holds (user_namespaces(7))."""
+    """Parse the content of /proc/PID/uid_map or gid_map (user_namespaces(7))."""
     return tuple(Extent(*map(int, line.split())) for line in text.splitlines())
 
 
-#: What stands for an extent: itself, its three numbers, or ``"inside:outside:count"``.
+#: An extent as an argument: an Extent, its three numbers, or ``"inside:outside:count"``.
 AnyExtent = Extent | tuple[int, int, int] | str
 
 
@@ -71,22 +71,24 @@ def _extents(given: Iterable[AnyExtent]) -> tuple[Extent, ...]:
 class IdMap:
     """A request for an id map; :func:`usernsctl.plan` turns it into extents.
 
-    An id is a number from 0 to 4294967294. What can't be one is found out by whoever takes the
-    request: :class:`usernsctl.MapError`.
+    An id is a number from 0 to 4294967294. :func:`usernsctl.plan`, and functions that start a
+    command, raise :class:`usernsctl.MapError` for any other number.
 
-    :ivar map_user: the uid that the caller's own becomes inside, or ``None``: it is not mapped.
-    :ivar map_group: the same for the gid.
+    :ivar map_user: the uid inside of the caller's uid, or ``None`` to leave that uid unmapped.
+    :ivar map_group: the gid inside of the caller's gid, or ``None`` to leave that gid unmapped.
     :ivar map_users: further extents of uids.
     :ivar map_groups: further extents of gids.
-    :ivar fill_users: what else is mapped: ``"auto"``, all the caller's subordinate ranges, to the
-        free ids from 0 on; ``"subids"``, the same ranges, each id to itself; ``"all"``, all ids of
-        the namespace we are in, each to itself.
-    :ivar fill_groups: the same for gids.
-    :ivar setgroups: whether setgroups(2) is permitted inside. ``"auto"`` denies it only where the
-        kernel demands that (user_namespaces(7), "The /proc/PID/setgroups file").
-    :ivar allow_single_id: whether to go on with the caller's own id alone where more can't be had;
-        without it that is an error. There is a :class:`usernsctl.SingleIdWarning` then.
-    :raises ValueError: there is no such `setgroups` or fill.
+    :ivar fill_users: which further uids are mapped: ``"none"``; ``"auto"``, all subordinate uids of
+        the caller (subuid(5)), to the free ids from 0 on; ``"subids"``, the same uids, each to
+        itself; ``"all"``, all uids of the caller's user namespace, each to itself.
+    :ivar fill_groups: the same for gids (subgid(5)).
+    :ivar setgroups: whether setgroups(2) is permitted inside: ``"allow"``, ``"deny"``, or
+        ``"auto"`` to deny it only where the kernel demands that (user_namespaces(7), "The
+        /proc/PID/setgroups file").
+    :ivar bool allow_single_id: whether to map the caller's own id alone, with a
+        :class:`usernsctl.SingleIdWarning`, if the other ids can't be mapped. By default that raises
+        :class:`usernsctl.PlanError`.
+    :raises ValueError: `setgroups`, `fill_users` or `fill_groups` has another value.
     :raises MapError: an extent is malformed.
     """
 
@@ -110,26 +112,27 @@ class IdMap:
 
     @classmethod
     def root(cls) -> IdMap:
-        """The caller is uid 0 and gid 0 inside; no other id is mapped."""
+        """Map the caller to uid 0 and gid 0, and no other id."""
         return cls(map_user=0, map_group=0)
 
     @classmethod
     def current(cls) -> IdMap:
-        """The caller keeps its uid and gid; no other id is mapped."""
+        """Map the caller's uid and gid to themselves, and no other id."""
         return cls(map_user=os.geteuid(), map_group=os.getegid())
 
     @classmethod
     def auto(cls, *, allow_single_id: bool = False) -> IdMap:
-        """The caller is uid 0 and gid 0 inside; all its subordinate ranges follow from 1 on."""
+        """Map the caller to uid 0 and gid 0, and its subordinate ids to the ids from 1 on."""
         return cls.keep_id(0, 0, allow_single_id=allow_single_id)
 
     @classmethod
     def keep_id(
         cls, uid: int | None = None, gid: int | None = None, *, allow_single_id: bool = False
     ) -> IdMap:
-        """The caller is `uid` and `gid` inside, its subordinate ranges lie around them from 0 on.
+        """Map the caller to `uid` and `gid`, and its subordinate ids to the other ids from 0 on.
 
-        :param uid: by default the caller's own; and so `gid`.
+        :param uid: the uid inside, by default the caller's uid.
+        :param gid: the gid inside, by default the caller's gid.
         """
         return cls(
             map_user=os.geteuid() if uid is None else uid,
@@ -147,18 +150,22 @@ class IdMap:
         *,
         setgroups: SetgroupsPolicy = "auto",
     ) -> IdMap:
-        """Exactly these extents, each an :class:`Extent`, three numbers or ``"0:100000:65536"``.
+        """Map exactly these extents.
 
-        :raises MapError: one of them is malformed.
-        :raises TypeError: `uids` or `gids` is a single text, and not a list.
+        :param uids: the extents of uids, each an :class:`Extent`, three numbers, or a text such as
+            ``"0:100000:65536"``.
+        :param gids: the extents of gids.
+        :param setgroups: as for :class:`IdMap`.
+        :raises MapError: an extent is malformed.
+        :raises TypeError: `uids` or `gids` is a text instead of a list.
         """
         return cls(map_users=_extents(uids), map_groups=_extents(gids), setgroups=setgroups)
 
 
 Word = Literal["root", "current", "auto", "subids", "all"]
 
-#: What stands for a map wherever one is asked for: see :func:`requested`. To type checkers, a str
-#: would be a sequence of extents, if any sequence was one.
+#: An id map as an argument: see :func:`requested`. A str is a Sequence[str], so type checkers would
+#: take any text for a sequence of extents: hence the list and the tuple.
 AnyIdMap = (
     IdMap
     | Word
@@ -183,15 +190,15 @@ _WORDS: dict[str, Callable[[], IdMap]] = {
 
 
 def requested(given: AnyIdMap | None, name: str = "idmap") -> IdMap:
-    """The map that an argument asks for.
+    """Return the id map that an argument requests.
 
-    :param given: an :class:`IdMap`; a word: ``"root"`` and ``"current"``, what the class methods of
-        these names give; ``"auto"``, :meth:`IdMap.auto`; ``"subids"`` and ``"all"``, the caller's
-        own id and all its subordinate ranges, or all ids that there are, each as itself; extents,
-        for uids and gids alike; or ``None``: ``"root"``.
-    :param name: of the argument, for errors.
-    :raises TypeError: it is something else.
-    :raises ValueError: it is another word.
+    :param given: an :class:`IdMap`; ``"root"``, ``"current"`` or ``"auto"``, the class method of
+        that name; ``"subids"``, the caller's own id and its subordinate ids, each to itself;
+        ``"all"``, all ids of the caller's user namespace, each to itself; extents, for uids and
+        gids alike; or ``None``, the same as ``"root"``.
+    :param name: the name of the argument, for errors.
+    :raises TypeError: `given` has another type.
+    :raises ValueError: `given` is another word.
     :raises MapError: an extent is malformed.
     """
     if given is None:
@@ -223,7 +230,7 @@ Writer = Literal["none", "self", "parent", "helper"]
 
 @dataclass(frozen=True, slots=True, order=True)
 class Range:
-    """`count` ids from `start` on."""
+    """A range of `count` ids from `start` on."""
 
     start: int
     count: int
@@ -231,25 +238,27 @@ class Range:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """An id map decided upon, with nothing started yet.
+    """The id map that a command would get, and the writer of each of its files.
 
     :ivar uid: the extents of uids.
     :ivar gid: the extents of gids.
-    :ivar uid_writer: who writes them: ``"self"`` (the process in the namespace: one id, its own),
-        ``"parent"`` (a process outside that holds CAP_SETUID), ``"helper"`` (newuidmap, as
-        /etc/subuid grants), ``"none"`` (nothing is mapped).
-    :ivar gid_writer: the same for gids, with CAP_SETGID, newgidmap and /etc/subgid.
-    :ivar uid_reason: why that writer.
-    :ivar gid_reason: why that writer.
-    :ivar setgroups: what is written to /proc/PID/setgroups; ``"auto"``: nothing.
-    :ivar become: the uid and the gid that a command has inside; -1 where none of ours is mapped.
-    :ivar drop_groups: whether the supplementary groups are dropped, since they belong to somebody
-        that a command is not.
-    :ivar clipped_uid: the subordinate uids that are left out, since they do not exist in the user
-        namespace that we are in.
+    :ivar uid_writer: the writer of uid_map: ``"self"``, the process in the namespace, which may
+        write its own id; ``"parent"``, a process outside that has CAP_SETUID; ``"helper"``,
+        newuidmap(1), for ranges of /etc/subuid; ``"none"``, no uid is mapped.
+    :ivar gid_writer: the writer of gid_map: the same, with CAP_SETGID, newgidmap(1) and
+        /etc/subgid.
+    :ivar uid_reason: the reason for `uid_writer`, a sentence.
+    :ivar gid_reason: the reason for `gid_writer`, a sentence.
+    :ivar setgroups: the content for /proc/PID/setgroups; ``"auto"`` leaves the file alone.
+    :ivar become: the uid and the gid of a command inside; -1 if the caller's id is not mapped.
+    :ivar drop_groups: whether a command loses the caller's supplementary groups, since its user
+        inside is another one.
+    :ivar clipped_uid: the subordinate uids that are not mapped, since the caller's user namespace
+        does not have them.
     :ivar clipped_gid: the same for gids.
-    :ivar notices: what else is worth knowing of the subordinate ranges, a sentence each.
-    :ivar single_id_reason: why only one id is mapped, where `allow_single_id` was made use of.
+    :ivar notices: remarks on the subordinate ranges, a sentence each.
+    :ivar single_id_reason: the reason why only one id is mapped, as `allow_single_id` permits; else
+        ``None``.
     """
 
     uid: tuple[Extent, ...]
@@ -269,17 +278,17 @@ class Plan:
 
 
 class SingleIdWarning(UserWarning):
-    """There is one id only, as `allow_single_id` permits, where more were asked for."""
+    """Only one id is mapped, as `allow_single_id` permits, though more were requested."""
 
 
 def plan(idmap: AnyIdMap) -> Plan:
-    """Decide how the calling process would get `idmap`. Nothing is started.
+    """Return the plan by which the caller would get an id map. Nothing is started.
 
-    :param idmap: as :func:`usernsctl.run` takes it: an :class:`IdMap`, a word or extents.
-    :raises MapError: the kernel would refuse such a map (EINVAL in user_namespaces(7)).
-    :raises PlanError: the caller may not have it; the cause says why.
-    :raises TypeError: it is nothing that stands for a map.
-    :raises ValueError: likewise.
+    :param idmap: the requested map, as :class:`usernsctl.Popen` takes it.
+    :raises MapError: the kernel would refuse the map (EINVAL in user_namespaces(7)).
+    :raises PlanError: the caller may not have the map; `cause` tells the reason.
+    :raises TypeError: `idmap` is neither an :class:`IdMap`, nor a word, nor extents.
+    :raises ValueError: `idmap` is an unknown word.
     """
     native = _decide(requested(idmap))
     result = native.describe()
@@ -292,12 +301,12 @@ def plan(idmap: AnyIdMap) -> Plan:
 
 
 def decide(idmap: AnyIdMap | None) -> _core.NativePlan:
-    """The same, for who only wants to make use of it: so it warns where there is one id only.
+    """Return the core's plan for an id map, and warn if the plan maps only one id.
 
     :raises MapError: as :func:`plan` does.
-    :raises PlanError: likewise.
-    :raises TypeError: likewise.
-    :raises ValueError: likewise.
+    :raises PlanError: as :func:`plan` does.
+    :raises TypeError: as :func:`plan` does.
+    :raises ValueError: as :func:`plan` does.
     """
     native = _decide(requested(idmap))
     if native.single_id_reason is not None:
@@ -306,7 +315,7 @@ def decide(idmap: AnyIdMap | None) -> _core.NativePlan:
 
 
 def warn_single_id(reason: str) -> None:
-    """Say that there is one id only: a :class:`SingleIdWarning` at whoever called this package."""
+    """Issue a :class:`SingleIdWarning` at the line that called this package."""
     frame, level = sys._getframe(), 1
     while frame.f_back and frame.f_globals["__name__"].partition(".")[0] == "usernsctl":
         frame, level = frame.f_back, level + 1
@@ -332,7 +341,7 @@ class MappedIds:
 
     :ivar uid: the map of uids.
     :ivar gid: the map of gids.
-    :ivar become: the uid and gid that we have there.
+    :ivar become: the uid and gid of commands inside.
     """
 
     uid: tuple[Extent, ...]
@@ -341,5 +350,5 @@ class MappedIds:
 
     @property
     def count(self) -> int:
-        """How many uids or gids there are, whichever are more."""
+        """The number of uids or of gids, whichever is greater."""
         return max(sum(extent.count for extent in extents) for extents in (self.uid, self.gid))

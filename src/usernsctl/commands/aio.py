@@ -1,4 +1,4 @@
-"""Commands in namespaces for asyncio, with its own arguments, streams and results."""
+"""Commands in namespaces for asyncio, with the arguments, streams and results of asyncio."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ _BYTES_ONLY: dict[str, tuple[Any, ...]] = {
 class Process(asyncio.subprocess.Process, AsyncClosing):
     """A command started by :func:`create_subprocess_exec`: :class:`asyncio.subprocess.Process`.
 
-    It is also an asynchronous context manager. At the end of the block our ends of its pipes are
-    closed, as :class:`subprocess.Popen` does it: who still writes gets SIGPIPE (pipe(7)), who reads
-    comes to the end. Then it waits for the command. If the block ends by an exception, such as a
-    timeout or a cancellation, the command is killed before that.
+    A Process is an asynchronous context manager. At the end of the block, it closes the caller's
+    ends of the pipes, as :class:`subprocess.Popen` does: a command that writes gets SIGPIPE, and a
+    command that reads gets end-of-file (pipe(7)). Then it waits for the command. If the block ends
+    by an exception, such as a timeout or a cancellation, it kills the command first.
     """
 
     async def _leave(self, error: BaseException | None) -> None:
@@ -88,20 +88,22 @@ async def create_subprocess_exec(
 ) -> Process:
     """Start a command in new namespaces: :func:`asyncio.create_subprocess_exec`.
 
-    The end of the command is learned from its pidfd, in every event loop that has ``add_reader``;
-    there is no signal handler. The event loop stands still for the start itself: a millisecond, but
-    longer where newuidmap writes the map; keep a :class:`usernsctl.Namespace`. Root in a kept
-    namespace may delay the start, so a thread does it then, but not with `pdeathsig`.
+    A pidfd tells the end of the command, in each event loop that has ``add_reader``, without a
+    signal handler. The start blocks the event loop for a millisecond, but longer if newuidmap
+    writes the id map: keep a :class:`usernsctl.Namespace` then. Root inside a kept namespace may
+    delay the start, so a thread starts commands in kept namespaces, except with `pdeathsig`.
 
-    If this call is cancelled, the command is killed and has been waited for when it ends; a start
-    in a thread is undone as soon as it is over. A command that is forgotten while it runs is killed
-    too, with a ResourceWarning.
+    If this call is cancelled, the command is killed and reaped before the call ends; a thread kills
+    the command once its start has ended. If a Process is garbage collected while the command runs,
+    the command is killed, with a :class:`ResourceWarning`.
 
-    :param idmap: the ids inside, as :class:`usernsctl.Popen` has it.
-    :param namespace: a kept namespace to join, in place of `idmap`.
-    :param arguments: those of :class:`usernsctl.Popen`, but for those about text, and `limit`: that
-        of the streams' buffers, in bytes.
-    :raises ValueError: text was asked for: the streams carry bytes.
+    :param program: the command.
+    :param args: the arguments of the command.
+    :param idmap: the ids inside, as for :class:`usernsctl.Popen`.
+    :param namespace: a kept namespace to join instead of `idmap`.
+    :param arguments: the arguments of :class:`usernsctl.Popen`, except those about text, and
+        `limit`, the size of the streams' buffers in bytes.
+    :raises ValueError: text was requested: the streams carry bytes.
     :raises UsernsError: as :class:`usernsctl.Popen` does.
     """
     others: dict[str, Any] = {**arguments}

@@ -1,4 +1,4 @@
-"""Commands in fresh namespaces, with subprocess's arguments and results."""
+"""Commands in new or kept namespaces, with the arguments and results of subprocess."""
 
 from __future__ import annotations
 
@@ -118,7 +118,10 @@ class Collected(subprocess.Popen[AnyStr]):
         self._shared.close()
 
     def send_signal(self, sig: int) -> None:
-        """Send a signal to the child, if it has not been waited for."""
+        """Send a signal to the child, unless it was reaped.
+
+        :param sig: the number of the signal, such as :data:`signal.SIGTERM`.
+        """
         if self.poll() is not None:
             return
         try:
@@ -217,47 +220,50 @@ def _start(
 
 
 class Popen(Collected[AnyStr]):
-    """A command in new namespaces; everything else is :class:`subprocess.Popen`'s.
+    """A command in new or kept namespaces, with the interface of :class:`subprocess.Popen`.
 
-    The child is made by clone3(2) with CLONE_VFORK and CLONE_VM, so the price does not depend on
-    the size of this process. It executes a small program, which only then enters the namespaces,
-    with nothing of this process that the command does not get. Any thread may start one.
+    clone3(2) with CLONE_VFORK and CLONE_VM makes the child, so the cost does not depend on the size
+    of this process. The child executes a small program before it enters the namespaces, so nothing
+    of this process is inside but what the command gets. Any thread may start a command.
 
-    `user`, `group`, `extra_groups` are ids *inside*; by default the command is who `idmap` makes
-    it. `preexec_fn` and ``shell=True`` are refused with :class:`ValueError`.
+    `user`, `group` and `extra_groups` are ids *inside*; `idmap` decides the default. `preexec_fn`
+    and ``shell=True`` raise :class:`ValueError`.
 
-    One that is forgotten while it runs goes on, with a :class:`ResourceWarning`, as subprocess's
-    does; its `pidfd` is closed.
+    If a Popen is garbage collected while the command runs, the command goes on, with a
+    :class:`ResourceWarning`, as for :mod:`subprocess`; `pidfd` is closed.
 
-    :param idmap: the ids inside: an :class:`IdMap`; ``"root"`` (the default: the caller is root
-        there), ``"current"``, ``"auto"``, ``"subids"`` or ``"all"``; or extents, for uids and gids
-        alike. See :func:`usernsctl.maps.requested`.
-    :param namespace: a kept namespace to join, in place of `idmap`.
-    :param mount: whether the command gets a mount namespace of its own; and so on for `net`, `pid`
-        (the command is process 1 there), `ipc`, `uts`, `cgroup` and `time`.
-    :param init: whether process 1 of the new PID namespace (`pid`) is a small process of
-        usernsctl's, and the command its child. Process 1 passes signals on to the command, reaps
-        orphans, and ends when the command ends, with 128+N after signal N. Without `init` the
-        command is process 1, which gets no signal that it does not handle (pid_namespaces(7)), and
-        the parent of all orphans.
-    :param propagation: of the mounts in a new mount namespace.
-    :param pdeathsig: the signal that the command gets when the *thread* that started it ends
-        (PR_SET_PDEATHSIG(2const)), or 0.
-    :param in_cgroup: the directory of a control group v2, a path or a descriptor, that the command
-        is started in (CLONE_INTO_CGROUP of clone3(2), Linux 5.7): it never runs outside of it. The
-        caller must be able to write cgroup.procs there, and in the closest group above it and its
-        own (cgroups(7)). With `cgroup`, the new namespace has this directory as its root.
-    :param start_timeout: how long the start may take, in seconds; ``None``: for ever. Root in
-        namespaces that are joined may stop the child before it executes the command.
-    :raises TypeError: an argument is none, or can't be had, as with subprocess.
-    :raises ValueError: likewise.
-    :raises MapError: the map is malformed.
-    :raises PlanError: the caller may not have the map.
+    :param idmap: the ids inside: an :class:`IdMap`; extents, for uids and gids alike; or a word:
+        ``"root"``, the default, maps the caller to root; ``"current"`` and ``"auto"`` are
+        :meth:`IdMap.current` and :meth:`IdMap.auto`; ``"subids"`` maps the caller's id and its
+        subordinate ids each to itself, and ``"all"`` all ids of the caller's user namespace.
+    :param Namespace namespace: a kept namespace to join instead of `idmap`.
+    :param bool mount: whether the command gets a new mount namespace. `net`, `pid`, `ipc`, `uts`,
+        `cgroup` and `time` stand for the other kinds (namespaces(7)). With `pid`, the command is
+        process 1 of the PID namespace.
+    :param bool init: whether process 1 of the new PID namespace (`pid`) is a small process of
+        usernsctl, with the command as its child. Process 1 passes signals on to the command, reaps
+        orphans, and ends when the command ends, with 128+N after signal N. Without `init`, the
+        command is process 1: it gets no signal that it does not handle, and all orphans become its
+        children (pid_namespaces(7)).
+    :param propagation: the propagation of the mounts in a new mount namespace, ``"private"`` by
+        default, or ``"slave"``, ``"shared"`` or ``"unchanged"`` (mount_namespaces(7)).
+    :param int pdeathsig: the number of the signal that the command gets when the *thread* that
+        started it ends (PR_SET_PDEATHSIG(2const)), or 0 for no signal.
+    :param in_cgroup: the directory of a control group v2, a path or a descriptor, to start the
+        command in (CLONE_INTO_CGROUP of clone3(2), Linux 5.7). The command never runs outside of
+        that group. The caller must be able to write cgroup.procs there, and in the closest common
+        ancestor of that group and its own (cgroups(7)). With `cgroup`, the directory is the root of
+        the new namespace.
+    :param float start_timeout: the time limit of the start, in seconds; ``None``: no limit. Root
+        inside a joined namespace may stop the child before the child executes the command.
+    :raises TypeError: an argument has the wrong type, or is unknown.
+    :raises ValueError: an argument has a wrong value, or is not supported.
+    :raises MapError: the id map is malformed.
+    :raises PlanError: the caller may not have the id map.
     :raises NamespaceError: the kernel refused the namespaces or the control group, or the start
-        took more than `start_timeout` seconds (cause ``start-timeout``); nothing of the command
-        ran.
-    :raises CommandError: the command could not be started; where it does not exist this is a
-        :class:`FileNotFoundError`, where it may not be executed a :class:`PermissionError`.
+        took more than `start_timeout` seconds (cause ``"start-timeout"``). The command has not run.
+    :raises CommandError: the command could not be started: as :class:`FileNotFoundError` if it does
+        not exist, as :class:`PermissionError` if it may not be executed.
     """
 
     pid: int
@@ -442,7 +448,7 @@ def time_left(deadline: float | None) -> float | None:
 
 
 class Child(NamedTuple):
-    """A process that :func:`spawn` started; its caller waits for `pid` and closes `pidfd`."""
+    """A process that :func:`spawn` started. The caller reaps `pid` and closes `pidfd`."""
 
     pid: int
     pidfd: int
@@ -455,15 +461,18 @@ def spawn(
     namespace: Joinable | None = None,
     **arguments: Unpack[options.SpawnOptions],
 ) -> Child:
-    """Start a command in new namespaces or in kept ones, with the least that takes.
+    """Start a command in new or kept namespaces, without the cost of a :class:`Popen`.
 
-    :param idmap: the ids inside, as :class:`Popen` has it; so `namespace` and `in_cgroup`.
+    :param args: the command and its arguments, or one word as the command.
+    :param idmap: the ids inside, as for :class:`Popen`.
+    :param namespace: a kept namespace to join instead of `idmap`.
     :param arguments: ``mount=True`` and so on, `init`, `propagation`, `pdeathsig`, `in_cgroup`,
-        `env`, `cwd`, `pass_fds` and `start_timeout`, as :class:`Popen` has them; `stdin`, `stdout`
-        and `stderr`: a descriptor, an object that has one, DEVNULL, or ``None``: ours.
-    :returns: what nobody but the caller waits for.
-    :raises TypeError: there is another argument.
-    :raises ValueError: a stream is PIPE, STDOUT, or no descriptor; there is no command.
+        `env`, `cwd`, `pass_fds` and `start_timeout`, as for :class:`Popen`; `stdin`, `stdout` and
+        `stderr`: a descriptor, an object with a method ``fileno()``, DEVNULL, or ``None`` for the
+        caller's own.
+    :returns: the pid and a pidfd of the command. Only the caller reaps the command.
+    :raises TypeError: an argument has the wrong type, or is unknown.
+    :raises ValueError: a stream is PIPE, STDOUT or no descriptor, or `args` is empty.
     :raises UsernsError: as :class:`Popen` does.
     """
     return _spawn(args, idmap, namespace, **arguments)
@@ -518,9 +527,12 @@ def call(
 ) -> int:
     """Run a command in new namespaces and return its exit status: :func:`subprocess.call`.
 
-    :param arguments: those of :class:`Popen`, and `timeout`: how long it may take, in seconds.
-    :returns: -N where signal N has ended it.
-    :raises TimeoutExpired: it took more than `timeout` seconds, and was killed.
+    :param args: the command and its arguments, or one word as the command.
+    :param idmap: the ids inside, as for :class:`Popen`.
+    :param namespace: a kept namespace to join instead of `idmap`.
+    :param arguments: the arguments of :class:`Popen`, and `timeout`, the time limit in seconds.
+    :returns: the exit status, or -N if signal N killed the command.
+    :raises TimeoutExpired: the command took more than `timeout` seconds, and was killed.
     :raises UsernsError: as :class:`Popen` does.
     """
     others: dict[str, Any] = {**arguments}
@@ -547,12 +559,15 @@ def check_call(
     namespace: Joinable | None = None,
     **arguments: Unpack[options.CallOptions],
 ) -> int:
-    """Run a command in new namespaces: :func:`subprocess.check_call`.
+    """Run a command in new namespaces and check its exit status: :func:`subprocess.check_call`.
 
-    :param arguments: those of :class:`Popen`, and `timeout`: how long it may take, in seconds.
+    :param args: the command and its arguments, or one word as the command.
+    :param idmap: the ids inside, as for :class:`Popen`.
+    :param namespace: a kept namespace to join instead of `idmap`.
+    :param arguments: the arguments of :class:`Popen`, and `timeout`, the time limit in seconds.
     :returns: 0.
-    :raises CalledProcessError: its exit status was not 0.
-    :raises TimeoutExpired: it took more than `timeout` seconds, and was killed.
+    :raises CalledProcessError: the exit status of the command is not 0.
+    :raises TimeoutExpired: the command took more than `timeout` seconds, and was killed.
     :raises UsernsError: as :class:`Popen` does.
     """
     status = call(args, bufsize, *positional, idmap=idmap, namespace=namespace, **arguments)
@@ -618,15 +633,17 @@ def run(
 ) -> CompletedProcess[Any]:
     """Run a command in new namespaces and wait for it: :func:`subprocess.run`.
 
-    :param input: what the command reads, text if its streams carry text; then `stdin` is a pipe.
-    :param capture_output: whether `stdout` and `stderr` are pipes, and what comes is kept.
-    :param timeout: how long it may take, in seconds.
-    :param check: whether an exit status other than 0 is an error.
-    :param started: is told of the process once there is one.
-    :param arguments: those of :class:`Popen`.
-    :raises TimeoutExpired: it took more than `timeout` seconds, and was killed.
-    :raises CalledProcessError: `check` was asked for, and its exit status was not 0.
-    :raises ValueError: arguments exclude each other, or can't be had.
+    :param args: the command and its arguments, or one word as the command.
+    :param input: the standard input of the command: a str if its streams carry text, else bytes.
+    :param bool capture_output: whether to return the standard output and error of the command.
+    :param float timeout: the time limit of the command, its start included, in seconds.
+    :param bool check: whether to raise :class:`CalledProcessError` for an exit status other than 0.
+    :param started: a function that is called with the :class:`Popen` of the command once it runs.
+    :param arguments: the arguments of :class:`Popen`.
+    :returns: the exit status of the command, or -N after signal N, and its output.
+    :raises TimeoutExpired: the command took more than `timeout` seconds, and was killed.
+    :raises CalledProcessError: `check` is true, and the exit status of the command is not 0.
+    :raises ValueError: two arguments exclude each other, or one is not supported.
     :raises UsernsError: as :class:`Popen` does.
     """
     check_keywords("run", arguments, _RUN_KEYWORDS)
@@ -730,12 +747,13 @@ def check_output(
 
 
 def check_output(args: Args, bufsize: int = -1, *positional: Any, **arguments: Any) -> Any:
-    """Run a command in new namespaces and return what it wrote: :func:`subprocess.check_output`.
+    """Run a command in new namespaces and return its output: :func:`subprocess.check_output`.
 
-    :param arguments: those of :func:`run`, but for `stdout`, `capture_output` and `check`.
-    :returns: text, if `text`, `encoding`, `errors` or `universal_newlines` asks for it; else bytes.
-    :raises CalledProcessError: its exit status was not 0.
-    :raises TimeoutExpired: it took more than `timeout` seconds, and was killed.
+    :param args: the command and its arguments, or one word as the command.
+    :param arguments: the arguments of :func:`run`, except `stdout`, `capture_output` and `check`.
+    :returns: a str if `text`, `encoding`, `errors` or `universal_newlines` is given, else bytes.
+    :raises CalledProcessError: the exit status of the command is not 0.
+    :raises TimeoutExpired: the command took more than `timeout` seconds, and was killed.
     :raises UsernsError: as :class:`Popen` does.
     """
     return run(args, bufsize, *positional, **output_options(arguments)).stdout
@@ -764,21 +782,23 @@ def exec(
     namespace: Joinable | None = None,
     **arguments: Unpack[options.ExecOptions],
 ) -> NoReturn:
-    """Replace this process by a command in new namespaces or kept ones: same pid, nobody waits.
+    """Replace this process by a command in new or kept namespaces. The pid stays the same.
 
-    The process must have one thread only. A failure may leave it inside the new namespaces, or,
-    with `namespace`, without its descriptors: exit then. Nobody inside can look into it meanwhile.
-    What ``sys.stdout`` and ``sys.stderr`` hold back is written before.
+    The process must have one thread only. After a failure, the process may be inside the new
+    namespaces, or, with `namespace`, without its descriptors: exit then. Meanwhile, no process
+    inside can trace this one. ``sys.stdout`` and ``sys.stderr`` are flushed before.
 
-    :param idmap: the ids inside, as :class:`Popen` has it.
-    :param namespace: a kept namespace to join, in place of `idmap`.
+    :param args: the command and its arguments, or one word as the command.
+    :param idmap: the ids inside, as for :class:`Popen`.
+    :param namespace: a kept namespace to join instead of `idmap`.
     :param arguments: ``mount=True``, and so on for `net`, `ipc`, `uts` and `cgroup`; `propagation`,
-        `executable`, `env` and `cwd`, as :class:`Popen` has them; `pass_fds`: the descriptors from
-        3 on that the command gets.
-    :raises TypeError: there is another argument.
-    :raises MapError: the map is malformed.
-    :raises PlanError: the caller may not have the map.
-    :raises NamespaceError: the kernel refused; cause ``"multithreaded"`` if there are threads.
+        `executable`, `env` and `cwd`, as for :class:`Popen`; `pass_fds`, the descriptors from 3 on
+        that the command gets.
+    :raises TypeError: an argument has the wrong type, or is unknown.
+    :raises MapError: the id map is malformed.
+    :raises PlanError: the caller may not have the id map.
+    :raises NamespaceError: the kernel refused; cause ``"multithreaded"`` if the process has several
+        threads.
     :raises CommandError: the command could not be started.
     """
     _exec(args, idmap, namespace, **arguments)

@@ -1,4 +1,4 @@
-"""Namespaces that are kept: made once, entered as often as wanted."""
+"""Namespaces that descriptors keep open for any number of commands."""
 
 from __future__ import annotations
 
@@ -37,22 +37,24 @@ _CLONE_NEWUSER = 0x10000000
 def enter(idmap: AnyIdMap, **arguments: Unpack[options.EnterOptions]) -> Plan:
     """Move this process into a new user namespace, and into new ones of the kinds asked for.
 
-    The process must have one thread only; :func:`usernsctl.run` and :class:`usernsctl.Popen` have
-    no such limit. There is no way back, so a failure may leave the process in between: exit then.
+    The process must have one thread only, unlike callers of :func:`usernsctl.run` and
+    :class:`usernsctl.Popen`. A process can't leave the namespaces, so it may be inside only some of
+    them after a failure: exit then.
 
-    From then on the process is not dumpable (PR_SET_DUMPABLE(2const)), since it brings its memory
-    and its descriptors along: nobody in there can trace it, nor read /proc/PID/environ of it, and
-    it leaves no core. So it may not write files such as its own /proc/self/oom_score_adj, which are
-    root's then. What it executes is a process like any other.
+    The process becomes not dumpable (PR_SET_DUMPABLE(2const)), since it brings its memory and its
+    descriptors along: no process inside can trace it or read its /proc/PID/environ, and it leaves
+    no core file. Root then owns its files in /proc, so it can't write its own
+    /proc/self/oom_score_adj, for example. A program that it executes is dumpable again.
 
-    :param idmap: the ids inside, as :class:`usernsctl.Popen` has it.
+    :param idmap: the ids inside, as for :class:`usernsctl.Popen`.
     :param arguments: ``mount=True``, and so on for `net`, `ipc`, `uts` and `cgroup`, and
-        `propagation`: of the mounts in a new mount namespace.
-    :returns: what was mapped, and who wrote it.
-    :raises TypeError: there is another argument.
-    :raises MapError: the map is malformed.
-    :raises PlanError: the caller may not have the map.
-    :raises NamespaceError: the kernel refused; cause ``"multithreaded"`` if there are threads.
+        `propagation`, the propagation of the mounts in a new mount namespace.
+    :returns: the plan of the id map.
+    :raises TypeError: an argument has the wrong type, or is unknown.
+    :raises MapError: the id map is malformed.
+    :raises PlanError: the caller may not have the id map.
+    :raises NamespaceError: the kernel refused; cause ``"multithreaded"`` if the process has several
+        threads.
     """
     others: dict[str, Any] = {**arguments}
     check_keywords("enter", others, (*ENTERABLE, "idmap", "propagation"))
@@ -65,15 +67,16 @@ def enter(idmap: AnyIdMap, **arguments: Unpack[options.EnterOptions]) -> Plan:
 
 
 class Namespace(Closing):
-    """A user namespace, and others that belong to it, held open by descriptors; no process.
+    """A user namespace, and further namespaces that belong to it, kept open without a process.
 
-    Any thread may start commands in it, at the same time as others. It lives until it is closed
-    and no process is in it any more. It is a context manager. One that is forgotten is closed, with
-    a :class:`ResourceWarning`. It can't be pickled: descriptors mean nothing to another process;
-    name it (:meth:`open_or_create`), or pass :meth:`fileno` on.
+    Several threads may start commands in a Namespace at the same time. The kernel keeps the
+    namespaces until the Namespace is closed and no process is inside. A Namespace is a context
+    manager. If it is garbage collected before it is closed, it is closed with a
+    :class:`ResourceWarning`. It can't be pickled: name it (:meth:`open_or_create`), or pass the
+    descriptor :meth:`fileno` to the other process.
 
-    There is no constructor: the class methods make and find them. Once it is closed, everything but
-    :meth:`close` and :attr:`closed` is a :class:`ValueError`.
+    The class methods create and find namespaces; the constructor raises :class:`TypeError`. On a
+    closed Namespace, all but :meth:`close` and :attr:`closed` raise :class:`ValueError`.
     """
 
     _what = "the namespace"
@@ -92,7 +95,7 @@ class Namespace(Closing):
     def _holding(cls, owner: _core.NamespaceFds, identity: _core.Setup) -> Self:
         """Take over descriptors from their owner.
 
-        :param identity: the uid, the gid and the groups that commands have inside.
+        :param identity: the uid, the gid and the groups of commands inside.
         """
         namespace = cls.__new__(cls)
         namespace._fds = owner.numbers()
@@ -102,18 +105,16 @@ class Namespace(Closing):
 
     @classmethod
     def create(cls, idmap: AnyIdMap | None = None, **namespaces: Unpack[options.KeptKinds]) -> Self:
-        """Make namespaces.
+        """Create a user namespace, and further namespaces that belong to it.
 
-        A PID namespace can't be kept this way: it ends with its first process. Name it, or give
-        each command one of its own: ``ns.run(..., pid=True)``.
+        A descriptor can't keep a PID namespace, which ends with its first process. Use
+        :meth:`open_or_create`, or give each command a new one: ``ns.run(..., pid=True)``.
 
-        :param idmap: the ids inside, as :class:`usernsctl.Popen` has it; by default the caller is
-            root there.
-        :param namespaces: ``mount=True``, and so on for `net`, `ipc`, `uts`, `cgroup` and `time`:
-            what it has besides its user namespace.
-        :raises TypeError: there is another argument.
-        :raises MapError: the map is malformed.
-        :raises PlanError: the caller may not have the map.
+        :param idmap: the ids inside, as for :class:`usernsctl.Popen`.
+        :param namespaces: ``mount=True``, and so on for `net`, `ipc`, `uts`, `cgroup` and `time`.
+        :raises TypeError: an argument has the wrong type, or is unknown.
+        :raises MapError: the id map is malformed.
+        :raises PlanError: the caller may not have the id map.
         :raises NamespaceError: the kernel refused.
         """
         others: dict[str, Any] = {**namespaces}
@@ -124,14 +125,14 @@ class Namespace(Closing):
 
     @classmethod
     def from_pid(cls, pid: int) -> Self:
-        """Hold the namespaces that a process is in, as far as they are not ours too.
+        """Open the namespaces of a process, except those that the caller is in, too.
 
-        Commands are who the process's map makes the caller: its own ids if they are mapped, else
-        0:0, without groups where setgroups(2) is permitted.
+        Commands have the caller's ids if the user namespace maps them, else 0:0. If setgroups(2) is
+        permitted, they have no supplementary groups.
 
-        :param pid: of the process, as this one sees it.
-        :raises NamespaceError: there is no such process, it is in our user namespace or in one
-            that is not below ours, or its namespaces may not be looked at.
+        :param pid: the pid of the process in the caller's PID namespace.
+        :raises NamespaceError: there is no such process, its user namespace is the caller's own or
+            not a descendant of that, or the caller may not open its namespaces.
         """
         directory: list[int] = []
         try:
@@ -154,12 +155,13 @@ class Namespace(Closing):
 
     @classmethod
     def from_fd(cls, fd: int) -> Self:
-        """Hold the user namespace that a descriptor refers to; the descriptor stays the caller's.
+        """Open the user namespace that a descriptor refers to.
 
-        A descriptor does not tell the map. Commands are 0:0, so these two must be mapped.
+        A descriptor does not tell the id map. Commands are 0:0, so uid 0 and gid 0 must be mapped.
 
-        :param fd: of /proc/PID/ns/user, or from ioctl_nsfs(2).
-        :raises NamespaceError: it refers to something else.
+        :param fd: a descriptor of /proc/PID/ns/user, or one from ioctl_nsfs(2). It is duplicated,
+            and the caller still has to close it.
+        :raises NamespaceError: `fd` is no descriptor of a user namespace.
         """
         try:
             kind = fcntl.ioctl(fd, _NS_GET_NSTYPE)
@@ -175,11 +177,11 @@ class Namespace(Closing):
 
     @classmethod
     def open(cls, name: str) -> Self:
-        """Hold a namespace that has a name (``usernsctl ns list`` shows them).
+        """Open a named namespace. ``usernsctl ns list`` prints the names.
 
         :param name: 1 to 64 letters, digits, dots, dashes and underscores.
-        :raises NamespaceError: there is none of that name (cause ``"no-such-namespace"``), or the
-            state directory can't be trusted.
+        :raises NamespaceError: no namespace has that name (cause ``"no-such-namespace"``), or the
+            state directory is not to be trusted, since others may write to it.
         """
         return cls.of_holder(named.find_named(name))
 
@@ -187,15 +189,17 @@ class Namespace(Closing):
     def open_or_create(
         cls, name: str, idmap: AnyIdMap | None = None, **namespaces: Unpack[options.Kinds]
     ) -> Self:
-        """Hold a namespace that has a name; make it if there is none.
+        """Open a named namespace; create it if no namespace has that name.
 
-        Any number of processes may call it at once: one makes it, all get the same. It outlives
-        them: ``usernsctl ns remove NAME`` ends it.
+        If several processes call this at the same time, one creates the namespace, and all open it.
+        It outlives these processes: ``usernsctl ns remove NAME`` ends it.
 
-        :param idmap: the ids inside, if it is made; by default the caller is root there.
-        :param namespaces: as :meth:`create` has them, and ``pid=True``.
-        :raises TypeError: there is another argument.
-        :raises NamespaceError: the kernel refused, or the state directory can't be trusted.
+        :param name: 1 to 64 letters, digits, dots, dashes and underscores.
+        :param idmap: the ids inside of a new namespace, as for :class:`usernsctl.Popen`.
+        :param namespaces: the same as for :meth:`create`, and ``pid=True``.
+        :raises TypeError: an argument has the wrong type, or is unknown.
+        :raises NamespaceError: the kernel refused, or the state directory is not to be trusted,
+            since others may write to it.
         """
         others: dict[str, Any] = {**namespaces}
         check_keywords("Namespace.open_or_create", others, (*_core.NAMESPACES, "idmap"))
@@ -211,7 +215,7 @@ class Namespace(Closing):
 
     @classmethod
     def of_holder(cls, known: NamedNamespace) -> Self:
-        """Hold what the holder of a named namespace holds.
+        """Open the namespaces of the process that keeps a named namespace.
 
         :meta private:
         :raises NamespaceError: it is gone.
@@ -225,7 +229,7 @@ class Namespace(Closing):
         return namespace
 
     def target(self) -> Target:
-        """Where commands go that are started here; see :mod:`usernsctl._system.target`.
+        """Return where to start a command; see :mod:`usernsctl._system.target`.
 
         :meta private:
         """
@@ -275,9 +279,10 @@ class Namespace(Closing):
     def popen(
         self, args: Args, bufsize: int = -1, *positional: Any, **arguments: Any
     ) -> commands.Popen[Any]:
-        """Start a command here: :class:`usernsctl.Popen` with its arguments, but for `idmap`.
+        """Start a command in the namespaces: :class:`usernsctl.Popen` without `idmap`.
 
-        :raises ValueError: it is closed, or `idmap` is given.
+        :param arguments: the arguments of :class:`usernsctl.Popen`, except `idmap`.
+        :raises ValueError: the Namespace is closed, or `idmap` is given.
         :raises UsernsError: as :class:`usernsctl.Popen` does.
         """
         return commands.Popen[Any](args, bufsize, *positional, namespace=self, **arguments)
@@ -321,12 +326,13 @@ class Namespace(Closing):
     def run(
         self, args: Args, bufsize: int = -1, *positional: Any, **arguments: Any
     ) -> commands.CompletedProcess[Any]:
-        """Run a command here and wait for it: :func:`usernsctl.run`, but for `idmap`.
+        """Run a command in the namespaces and wait for it: :func:`usernsctl.run` without `idmap`.
 
-        :raises ValueError: it is closed, or `idmap` is given.
+        :param arguments: the arguments of :func:`usernsctl.run`, except `idmap`.
+        :raises ValueError: the Namespace is closed, or `idmap` is given.
         :raises TimeoutExpired: as :func:`usernsctl.run` does.
-        :raises CalledProcessError: likewise.
-        :raises UsernsError: likewise.
+        :raises CalledProcessError: as :func:`usernsctl.run` does.
+        :raises UsernsError: as :func:`usernsctl.run` does.
         """
         return commands.run(args, bufsize, *positional, namespace=self, **arguments)
 
@@ -369,12 +375,13 @@ class Namespace(Closing):
     def check_output(
         self, args: Args, bufsize: int = -1, *positional: Any, **arguments: Any
     ) -> Any:
-        """Run a command here and return what it wrote: :func:`usernsctl.check_output`.
+        """Run a command in the namespaces and return its output: :func:`usernsctl.check_output`.
 
-        :raises ValueError: it is closed, or `idmap` is given.
+        :param arguments: the arguments of :func:`usernsctl.check_output`, except `idmap`.
+        :raises ValueError: the Namespace is closed, or `idmap` is given.
         :raises TimeoutExpired: as :func:`usernsctl.run` does.
-        :raises CalledProcessError: likewise.
-        :raises UsernsError: likewise.
+        :raises CalledProcessError: as :func:`usernsctl.check_output` does.
+        :raises UsernsError: as :func:`usernsctl.run` does.
         """
         return commands.check_output(args, bufsize, *positional, namespace=self, **arguments)
 
@@ -384,47 +391,54 @@ class Namespace(Closing):
         *args: StrOrBytesPath,
         **arguments: Unpack[options.StreamOptions],
     ) -> aio.Process:
-        """Start a command here from asyncio: :func:`usernsctl.create_subprocess_exec`.
+        """Start a command in the namespaces from asyncio.
 
-        :raises ValueError: it is closed, or text was asked for.
+        See :func:`usernsctl.create_subprocess_exec`.
+
+        :param arguments: the arguments of :func:`usernsctl.create_subprocess_exec`, except `idmap`.
+        :raises ValueError: the Namespace is closed, or text was requested.
         :raises UsernsError: as :class:`usernsctl.Popen` does.
         """
         return await aio.create_subprocess_exec(program, *args, namespace=self, **arguments)
 
     def spawn(self, args: Args, **arguments: Unpack[options.SpawnOptions]) -> commands.Child:
-        """Start a command here with the least that takes: :func:`usernsctl.spawn`.
+        """Start a command in the namespaces without the cost of a Popen: :func:`usernsctl.spawn`.
 
-        :raises ValueError: it is closed, or a stream can't be had.
+        :param arguments: the arguments of :func:`usernsctl.spawn`, except `idmap`.
+        :raises ValueError: the Namespace is closed, or a stream is PIPE, STDOUT or no descriptor.
         :raises UsernsError: as :class:`usernsctl.Popen` does.
         """
         return commands.spawn(args, namespace=self, **arguments)
 
     def enter(self) -> None:
-        """Move this process, which must have one thread only, in here. There is no way back.
+        """Move this process, which must have one thread only, into the namespaces.
 
-        It is not dumpable from before that on, see :func:`usernsctl.enter`. Close the descriptors
-        that those inside must not have in any case.
+        A process can't leave them. It becomes not dumpable before it enters, see
+        :func:`usernsctl.enter`. Close all descriptors that must not be used inside.
 
-        :raises NamespaceError: the kernel refused; cause ``"multithreaded"`` if there are threads.
+        :raises NamespaceError: the kernel refused; cause ``"multithreaded"`` if the process has
+            several threads.
+        :raises ValueError: the Namespace is closed.
         """
         self.target().enter()
 
     def exec(self, args: Args, **arguments: Unpack[options.ExecOptions]) -> NoReturn:
-        """Replace this process by a command in here: :func:`usernsctl.exec`.
+        """Replace this process by a command in the namespaces: :func:`usernsctl.exec`.
 
-        Not for a namespace with a PID namespace of its own, which only children enter.
+        Only children enter a PID namespace, so the Namespace must not have one.
 
-        :raises ValueError: it is closed.
+        :param arguments: the arguments of :func:`usernsctl.exec`, except `idmap`.
+        :raises ValueError: the Namespace is closed.
         :raises UsernsError: as :func:`usernsctl.exec` does.
         """
         commands.exec(args, namespace=self, **arguments)
 
     def has(self, kind: str) -> bool:
-        """Whether it has a namespace of its own of a kind; nothing has that is closed.
+        """Return whether a namespace of a kind is kept; False once the Namespace is closed.
 
         :param kind: ``"user"``, ``"mount"``, ``"net"``, ``"pid"``, ``"ipc"``, ``"uts"``,
             ``"cgroup"`` or ``"time"``.
-        :raises ValueError: there is no such kind.
+        :raises ValueError: `kind` is another word.
         """
         if kind not in _core.ALL_NAMESPACES:
             known = ", ".join(_core.ALL_NAMESPACES)
@@ -432,22 +446,22 @@ class Namespace(Closing):
         return not self.closed and self._fds[_core.ALL_NAMESPACES.index(kind)] >= 0
 
     def fileno(self) -> int:
-        """The descriptor of the user namespace; it stays this object's to close.
+        """Return the descriptor of the user namespace, which :meth:`close` closes.
 
-        :raises ValueError: it is closed.
+        :raises ValueError: the Namespace is closed.
         """
         self._check_open()
         return self._fds[0]
 
     @property
     def closed(self) -> bool:
-        """Whether it was let go of."""
+        """Whether the Namespace is closed."""
         return self._shared.closed
 
     def close(self) -> None:
-        """Let go of the namespaces, once commands that are just being started have been.
+        """Close the descriptors of the namespaces, after the starts of commands in progress.
 
-        It waits for nothing. Any thread may call it at any time, and so may a handler of signals.
+        Does not wait. Any thread and any signal handler may call this at any time.
         """
         self._shared.close()
 
@@ -469,7 +483,7 @@ class Namespace(Closing):
 
 
 class _SharedFds(Shared):
-    """The descriptors of a namespace, used by any number of threads while one closes them."""
+    """The descriptors of a Namespace, which several threads may use while one closes them."""
 
     def __init__(self, owner: _core.NamespaceFds) -> None:
         """Take over descriptors from their owner."""
@@ -482,7 +496,7 @@ class _SharedFds(Shared):
 
 @contextlib.contextmanager
 def _reported(what: str) -> Iterator[None]:
-    """Turns an OSError into one that says what it is about."""
+    """Convert an OSError of the block to a NamespaceError about `what`."""
     try:
         yield
     except OSError as error:
@@ -491,7 +505,7 @@ def _reported(what: str) -> Iterator[None]:
 
 
 def _open_foreign(fds: _core.NamespaceFds, pid: int, directory: int) -> None:
-    """Open the namespaces of a process, by its /proc directory, that are not the caller's too."""
+    """Open the namespaces of a process, by its /proc directory, except those of the caller."""
     for index, name in enumerate(_core.NAMESPACE_FILES):
         with _reported(f"process {pid}: namespace {name}"):
             theirs = os.stat(f"ns/{name}", dir_fd=directory)
@@ -503,7 +517,7 @@ def _open_foreign(fds: _core.NamespaceFds, pid: int, directory: int) -> None:
 
 
 def _identity(pid: int, directory: int) -> _core.Setup:
-    """Who commands are in the namespaces of a process."""
+    """Return the uid, the gid and the groups of commands in the namespaces of a process."""
     try:
         return _core.setup_to_join(directory)
     except UsernsError as error:
