@@ -63,8 +63,9 @@ SECUREBITS = {
     "keep_caps": 4,
     "keep_caps_locked": 5,
 }
-"""The bit numbers of the securebits that python-prctl can set, by their names in capabilities(7), in
-lower case and without ``SECBIT_``."""
+"""The bit numbers of the securebits that python-prctl can set.
+
+The names are those of capabilities(7), in lower case and without ``SECBIT_``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

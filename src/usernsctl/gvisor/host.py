@@ -1,4 +1,4 @@
-"""Where sandboxes run, and how they are started there."""
+"""Hosts of sandboxes, and `run` for one command in a sandbox."""
 
 from __future__ import annotations
 
@@ -39,29 +39,37 @@ class RunOptions(SandboxOptions, total=False):
 
 
 class SandboxHost(HostBase):
-    """A kept namespace that sandboxes are started in, from any thread or from asyncio.
+    """A kept namespace to start sandboxes in, from any thread or from asyncio.
 
-    To make one takes a few tenths of a second: the id map is written, and a root filesystem is
-    built. Each sandbox then costs what runsc costs. All files lie in mounts inside, and are gone
-    when the host is closed and its last sandbox has ended. Nothing runs in it but its sandboxes.
+    The constructor writes the id map and builds a root filesystem, which takes a few tenths of a
+    second. Each sandbox then takes as long as runsc does. All files of the host are in mounts
+    inside the namespace, which end when the host is closed and its last sandbox has ended. No
+    process runs in the namespace but those of sandboxes.
 
-    It is a context manager, also an asynchronous one, that closes it at its end.
+    A SandboxHost is a context manager, also an asynchronous one, that closes the host at its end.
     """
 
     def start(self, args: Args | None = (), **options: Unpack[StartOptions]) -> Sandbox:
-        """Start a command in a sandbox of its own, and return when it runs.
+        """Start a command in a new sandbox, and return when the command runs.
 
-        :class:`Sandbox` has the arguments. An event loop stands still for it, some tenths of a
-        second: :meth:`start_async` is for those.
+        The start takes some tenths of a second: call :meth:`start_async` in an event loop.
 
-        :raises ValueError: the host is closed.
-        :raises TimeoutExpired: it took more than `timeout` seconds.
+        :param args: the command and its arguments, one word as the command, or ``None`` for a
+            sandbox without a first command, as for :class:`Sandbox`.
+        :param options: `id`, `env`, `cwd`, `user`, `stdin`, `stdout`, `stderr`, `terminal`,
+            `detach`, `in_cgroup` and `timeout`, as for :class:`Sandbox`.
+        :raises ValueError: the host is closed, or an argument has a wrong value.
+        :raises TypeError: an argument has the wrong type, or is unknown.
+        :raises TimeoutExpired: the start took more than `timeout` seconds.
         :raises UsernsError: as :class:`Sandbox` does.
         """
         return Sandbox(args, host=self, **options).__enter__()
 
     async def start_async(self, args: Args | None = (), **options: Unpack[StartOptions]) -> Sandbox:
-        """The same from asyncio; if this is cancelled, the sandbox is closed."""
+        """Start a command in a new sandbox from asyncio: see :meth:`start`.
+
+        If this call is cancelled, the sandbox is closed.
+        """
         return await start_in_executor(lambda: self.start(args, **options), Sandbox.close)
 
     def template(
@@ -71,23 +79,23 @@ class SandboxHost(HostBase):
         ready: AnyReady | None = None,
         **options: Unpack[TemplateOptions],
     ) -> Template:
-        """Start a command, save it once it is ready, and end it: it can be started from there.
+        """Start a command, save a checkpoint of it once it is ready, and end it.
 
-        :param args: the command and its arguments, or one word as the command. ``None``: there is
-            no first command, only usernsctl's agent, which waits to start others, as fast as any
-            sandbox has its second started.
-        :param ready: when it is: once it has written a line to its standard output
-            (``"line:TEXT"``, or a text that is nothing else), there is a file inside
-            (``"file:PATH"``, or a text that begins with ``/``), or something inside listens on a
-            TCP port (``"port:N"``). Or what is called with the sandbox, and returns when it is; the
-            agent may be without.
-        :param options: `env`, `cwd` and `user`, as for :class:`Sandbox`; `timeout`, how long all
-            this may take, in seconds: 300 unless given.
-        :raises ValueError: an argument can't have this value, or the host is closed.
-        :raises TypeError: an argument is of the wrong type.
-        :raises TimeoutExpired: it took more than `timeout` seconds; nothing is left of it.
-        :raises RunscError: the command ended before (cause ``"template-not-ready"``), or can't be
-            saved (``"template-unsavable"``).
+        :param args: the command and its arguments, or one word as the command. ``None``: save
+            usernsctl's agent, for sandboxes without a first command (:class:`Sandbox`).
+        :param ready: when the command is ready: ``"line:TEXT"``, once it has written that line to
+            its standard output; ``"file:PATH"``, once that path exists inside; ``"port:N"``, once a
+            process inside listens on that TCP port. A text without such a prefix is a path if it
+            begins with ``/``, else a line. Or a function that is called with the sandbox, and
+            returns when the command is ready. Optional only if `args` is ``None``.
+        :param options: `env`, `cwd` and `user`, as for :class:`Sandbox`; `timeout`, the time limit
+            of the whole, in seconds, 300 by default.
+        :returns: the template.
+        :raises ValueError: an argument has a wrong value, or the host is closed.
+        :raises TypeError: an argument has the wrong type, or is unknown.
+        :raises TimeoutExpired: the whole took more than `timeout` seconds; nothing is left of it.
+        :raises RunscError: the command ended before it was ready (cause
+            ``"template-not-ready"``), or runsc can't save it (``"template-unsavable"``).
         :raises UsernsError: as :class:`Sandbox` does.
         """
         check_keywords("template", options, _TEMPLATE_KEYWORDS)
@@ -101,17 +109,18 @@ class SandboxHost(HostBase):
         code: str | None = None,
         **options: Unpack[TemplateOptions],
     ) -> PythonTemplate:
-        """Start a Python interpreter, and save it once it has imported what is wanted.
+        """Start a Python interpreter, and save a checkpoint once it has imported modules.
 
-        :param python: the interpreter: its path inside, or its name.
-        :param preload: the names of modules to be imported.
-        :param code: source text to be run then.
-        :param options: as for :meth:`template`.
-        :raises ValueError: an argument can't have this value, or the host is closed.
-        :raises TypeError: an argument is of the wrong type.
-        :raises TimeoutExpired: it took more than `timeout` seconds; nothing is left of it.
-        :raises RunscError: it failed (cause ``"template-not-ready"``), or has left threads or open
-            sockets (``"template-unsavable"``).
+        :param python: the path of the interpreter inside, or its name.
+        :param preload: the names of the modules to import.
+        :param str code: source code to execute after the imports.
+        :param options: `env`, `cwd`, `user` and `timeout`, as for :meth:`template`.
+        :returns: the template.
+        :raises ValueError: an argument has a wrong value, or the host is closed.
+        :raises TypeError: an argument has the wrong type, or is unknown.
+        :raises TimeoutExpired: the whole took more than `timeout` seconds; nothing is left of it.
+        :raises RunscError: the imports or `code` failed (cause ``"template-not-ready"``), or left
+            threads or open sockets (``"template-unsavable"``).
         :raises UsernsError: as :class:`Sandbox` does.
         """
         check_keywords("python_template", options, _PYTHON_KEYWORDS)
@@ -120,12 +129,14 @@ class SandboxHost(HostBase):
         )
 
     def pool(self, size: int, **options: Unpack[PoolOptions]) -> SandboxPool:
-        """Have sandboxes wait until somebody wants one: :meth:`usernsctl.SandboxPool.acquire`.
+        """Create a pool of sandboxes that are started ahead, and return at once.
 
-        :class:`SandboxPool` has the arguments. This returns at once: threads of the pool make them.
+        Threads of the pool start the sandboxes; :meth:`usernsctl.SandboxPool.acquire` leases them.
 
-        :raises TypeError: an argument is of the wrong type, or unknown.
-        :raises ValueError: one can't have its value.
+        :param int size: the number of idle sandboxes.
+        :param options: the other arguments of :class:`SandboxPool`.
+        :raises TypeError: an argument has the wrong type, or is unknown.
+        :raises ValueError: an argument has a wrong value.
         """
         check_keywords("pool", options, PoolOptions.__annotations__)
         return SandboxPool(self, size, **options)
@@ -198,27 +209,29 @@ def run(
 ) -> CompletedProcess[Any]:
     """Run a command in gVisor and wait for it, as :func:`subprocess.run` does.
 
-    This process goes on, unlike that of ``usernsctl run``. Nothing is left of the sandbox.
+    The sandbox ends with the command, and leaves nothing behind.
 
-    :param args: the command and its arguments, or one word as the command; may be left out for a
-        bundle, which has its own.
-    :param input: what the command reads, bytes, or str with `text`.
-    :param bool capture_output: whether its standard output and error are read.
-    :param float timeout: how long all this may take, the start included, in seconds.
-    :param bool check: whether an exit status other than 0 is an error.
-    :param bool text: whether what is written and read is text: UTF-8, or what `encoding` and
-        `errors` say.
-    :param SandboxHost host: where; by default in a host of its own. Who runs many commands keeps
-        one.
+    :param args: the command and its arguments, or one word as the command. Optional for a bundle,
+        whose config.json has a command.
+    :param input: the standard input of the command: a str with `text` or `encoding`, else bytes.
+    :param bool capture_output: whether to return the standard output and error of the command.
+    :param float timeout: the time limit of the command, its start included, in seconds.
+    :param bool check: whether to raise :class:`usernsctl.CalledProcessError` for an exit status
+        other than 0.
+    :param bool text: whether `input` and the output are text.
+    :param str encoding: the encoding of the text, UTF-8 by default; implies `text`.
+    :param str errors: the handling of encoding errors, ``"strict"`` by default; implies `text`.
+    :param SandboxHost host: the host to start the sandbox in; by default a new one. Callers that
+        run many commands share one host.
     :param options: `env`, `cwd`, `user`, `stdin`, `stdout`, `stderr` and `in_cgroup`, as for
         :class:`usernsctl.Sandbox`; without `host`, also the arguments of
         :class:`usernsctl.SandboxHost`.
-    :returns: with the exit status of the command, 128+N after signal N.
-    :raises TimeoutExpired: it took more than `timeout` seconds, and was ended.
-    :raises CalledProcessError: `check` was asked for, and its exit status was not 0.
-    :raises TypeError: an argument is of the wrong type, or unknown.
-    :raises ValueError: `input` and `stdin`, or `capture_output` and `stdout` or `stderr`, are both
-        given; and as :class:`usernsctl.Sandbox` does.
+    :returns: the exit status of the command, or 128+N after signal N, and its output.
+    :raises TimeoutExpired: the command took more than `timeout` seconds, and was killed.
+    :raises CalledProcessError: `check` is true, and the exit status of the command is not 0.
+    :raises TypeError: an argument has the wrong type, or is unknown.
+    :raises ValueError: `input` and `stdin` are both given, or `capture_output` and `stdout` or
+        `stderr`; and as :class:`usernsctl.Sandbox` does.
     :raises UsernsError: as :class:`usernsctl.Sandbox` does.
     """
     check_timeout(timeout)
@@ -247,10 +260,10 @@ _RUN_KEYWORDS = (*keywords_of(run), *SandboxOptions.__annotations__)
 
 
 def _check_run(args: Args | None, options: Mapping[str, Any]) -> None:
-    """Check the arguments of :func:`run` that are its own.
+    """Check `args` and the names of the keyword arguments of :func:`run`.
 
     :raises TypeError: a keyword is unknown.
-    :raises ValueError: there is no command.
+    :raises ValueError: `args` is None.
     """
     check_keywords("run", options, _RUN_KEYWORDS)
     if args is None:
@@ -260,9 +273,9 @@ def _check_run(args: Args | None, options: Mapping[str, Any]) -> None:
 
 
 def _choose_streams(options: SandboxOptions, input: Any, capture_output: bool) -> None:
-    """Make pipes of the streams that are written to and read.
+    """Set the standard streams for `input` and `capture_output`.
 
-    :raises ValueError: they are to be something else, too.
+    :raises ValueError: `options` sets one of these streams, too.
     """
     if input is not None:
         if options.get("stdin") is not None:
@@ -277,7 +290,7 @@ def _choose_streams(options: SandboxOptions, input: Any, capture_output: bool) -
 
 
 def _lines(told: bytes | None, encoding: str, errors: str) -> str | None:
-    """Text, with the ends of lines as :mod:`subprocess` has them."""
+    """Decode output, and convert line ends to newlines, as :mod:`subprocess` does."""
     if told is None:
         return None
     return told.decode(encoding, errors).replace("\r\n", "\n").replace("\r", "\n")

@@ -114,7 +114,7 @@ class AsyncStartMixin(Closing, AsyncClosing):
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed."""
+        """Whether :meth:`close` was called."""
         return self._is_closed
 
     def _holds(self) -> bool:
@@ -128,7 +128,7 @@ class AsyncStartMixin(Closing, AsyncClosing):
             super()._check_open()
 
     async def close_async(self) -> None:
-        """Close it from asyncio."""
+        """Close this object from asyncio: see :meth:`close`."""
         await asyncio.shield(asyncio.ensure_future(asyncio.to_thread(self.close)))
 
     def __enter__(self) -> Self:

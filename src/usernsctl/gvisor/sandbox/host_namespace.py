@@ -1,4 +1,4 @@
-"""The namespace that a host's sandboxes are started in, and what is built there once."""
+"""The namespace that a host starts its sandboxes in, and the root filesystem in it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ from usernsctl.namespaces.namespace import Namespace
 
 
 class NamedHostOptions(TypedDict, total=False):
-    """Arguments of :class:`usernsctl.SandboxHost` that have to be named."""
+    """Keyword arguments of :class:`usernsctl.SandboxHost`, except `idmap`."""
 
     namespace: Namespace | str | None
     bundle: StrOrBytesPath | None
@@ -81,7 +81,7 @@ class NamedHostOptions(TypedDict, total=False):
 
 
 class HostOptions(NamedHostOptions, total=False):
-    """Arguments of :class:`usernsctl.SandboxHost`."""
+    """Keyword arguments of :class:`usernsctl.SandboxHost`."""
 
     idmap: AnyIdMap | None
 
@@ -352,55 +352,60 @@ class HostNamespace:
 
 
 class HostBase(AsyncStartMixin):
-    """:class:`SandboxHost`, but for what starts sandboxes."""
+    """Base class of :class:`SandboxHost`, without the methods that start sandboxes."""
 
     _what = "a SandboxHost"
 
     def __init__(  # noqa: DOC102 - the options are those of NamedHostOptions
         self, idmap: AnyIdMap | None = None, **options: Unpack[NamedHostOptions]
     ) -> None:
-        """Make the namespace and the root filesystem, as ``usernsctl run`` does.
+        """Create the namespace and the root filesystem, as ``usernsctl run`` does.
 
-        Where an event loop of asyncio runs in this thread, another thread does that, and the loop
-        goes on: ``async with`` waits for the end of it, and so does whatever is called before that.
-        Only a wrong argument is told at once there, as TypeError or ValueError.
+        If an event loop of asyncio runs in this thread, another thread does that. ``async with``
+        waits for that thread, and so does each method that is called before. The constructor itself
+        then raises only TypeError and ValueError, for wrong arguments.
 
-        :param idmap: the ids inside, as :func:`usernsctl.run` takes them; by default there is one,
-            the caller's, which is root there.
-        :param namespace: a kept :class:`usernsctl.Namespace`, or the name of one, to have the
-            sandboxes in, in place of `idmap`. It stays the caller's, and may be closed.
-        :param bundle: the directory of an OCI bundle, whose config.json then decides all that is
-            left open; without it, `rootfs` or `expose_root`, sandboxes see the machine's programs.
-        :param bool trust: whether the bundle's bind mounts and annotations are taken as they are
-            written. Otherwise it is a stranger's data, and may show nothing but its own files.
-        :param bool allow_hooks: whether the bundle's hooks are run: programs that runsc starts for
-            each sandbox OUTSIDE gVisor, on this machine's kernel, as you.
-        :param rootfs: the directory of a root filesystem to show.
-        :param bool expose_root: whether all of this machine's files are shown, read-only.
-        :param binds: what else of this machine is shown: each a path, a text
-            ``"SRC[:DST][:ro|rw]"`` as ``--bind`` takes it, or a :class:`usernsctl.Bind`.
-        :param str hostname: the name of the host inside.
-        :param rlimits: limits of each process inside, kept by gVisor: each a text
-            ``"NAME=SOFT[:HARD]"`` as ``--rlimit`` takes it, in the units of setrlimit(2), or a
+        :param idmap: the ids inside, as for :class:`usernsctl.Popen`; by default only the caller's
+            id is mapped, to root.
+        :param namespace: a kept :class:`usernsctl.Namespace`, or the name of one, to start the
+            sandboxes in, instead of `idmap`. The caller may close the Namespace afterwards.
+        :param bundle: the directory of an OCI bundle. Its config.json decides all that no argument
+            does. Without `bundle`, `rootfs` and `expose_root`, the root filesystem of a sandbox
+            has the directories with this machine's programs.
+        :param bool trust: whether the bundle's bind mounts, annotations and capabilities apply
+            unchanged. By default, a bind mount from outside of the bundle raises
+            :class:`usernsctl.BundleError`, and only harmless annotations reach runsc.
+        :param bool allow_hooks: whether runsc executes the bundle's hooks for each sandbox. Hooks
+            are programs OUTSIDE gVisor, on this machine's kernel, with the caller's rights.
+        :param rootfs: the directory of a root filesystem.
+        :param bool expose_root: whether this machine's root directory is the root filesystem,
+            read-only.
+        :param binds: further bind mounts: each a path, a text ``"SRC[:DST][:ro|rw]"`` as for
+            ``--bind``, or a :class:`usernsctl.Bind`.
+        :param str hostname: the hostname inside.
+        :param rlimits: limits of each process inside, which gVisor enforces: each a text
+            ``"NAME=SOFT[:HARD]"`` as for ``--rlimit``, in the units of setrlimit(2), or a
             :class:`usernsctl.Rlimit`.
-        :param str network: ``"none"`` or ``"host"``.
-        :param str platform: runsc's, such as ``"systrap"``; by default runsc chooses.
-        :param debug_log: a directory that runsc writes debug logs to, without a limit; it is made
-            if need be.
-        :param runsc: the absolute path of runsc; by default what ``USERNSCTL_RUNSC`` names, else
-            the first along PATH.
-        :param bool verify: whether it is proven that the kernel is gVisor's before a command
-            starts.
-        :param bool no_new_privs: whether runsc and all it starts, and the commands inside, are kept
-            from gaining privileges by set-user-id programs.
-        :param bool drop_bounding: whether runsc is left no more capabilities than it needs.
-        :raises ValueError: an argument can't have this value, two exclude each other, such as
-            `bundle` and `rootfs`, or `trust` or `allow_hooks` is given without `bundle`; the
-            namespace is closed, or is a PID namespace, too.
-        :raises TypeError: an argument is of the wrong type, or unknown.
-        :raises BindError: something to be shown can't be, or may not be; where it does not exist
-            this is a :class:`FileNotFoundError`.
-        :raises UsernsError: the reasons are those of ``usernsctl run``.
+        :param str network: ``"none"``, the default, for a loopback device alone, or ``"host"`` for
+            the network of the machine.
+        :param str platform: the platform of gVisor: ``"systrap"``, ``"ptrace"`` or ``"kvm"``; by
+            default runsc chooses.
+        :param debug_log: a directory for runsc's debug logs, which have no size limit; it is
+            created if it does not exist.
+        :param runsc: the absolute path of runsc; by default the value of ``USERNSCTL_RUNSC``, else
+            the first runsc in PATH.
+        :param bool verify: whether usernsctl checks inside each sandbox that its kernel is gVisor,
+            before a command starts.
+        :param bool no_new_privs: whether runsc, its children and the commands inside can't gain
+            privileges by set-user-id programs (PR_SET_NO_NEW_PRIVS(2const)).
+        :param bool drop_bounding: whether runsc keeps only the capabilities that it needs.
+        :raises ValueError: an argument has a wrong value; two arguments exclude each other, such as
+            `bundle` and `rootfs`; `trust` or `allow_hooks` is given without `bundle`; the Namespace
+            is closed, or keeps a PID namespace.
+        :raises TypeError: an argument has the wrong type, or is unknown.
+        :raises BindError: a bind mount is impossible or not allowed; as :class:`FileNotFoundError`
+            if its source does not exist.
+        :raises UsernsError: for the same reasons as ``usernsctl run``.
         """
         self._request = request = Request.for_host({"idmap": idmap, **options})
         self._begun: AsyncStart[HostNamespace] = AsyncStart(lambda: HostNamespace(request))
@@ -409,28 +414,30 @@ class HostBase(AsyncStartMixin):
     async def create_async(
         cls, idmap: AnyIdMap | None = None, **options: Unpack[NamedHostOptions]
     ) -> Self:
-        """Make one from asyncio, and return when it can be used.
+        """Create a host from asyncio, and return when it is ready.
 
-        If this is cancelled, nothing is left of it.
+        If this call is cancelled, nothing is left of the host.
 
+        :param idmap: as for the constructor.
+        :param options: as for the constructor.
         :raises UsernsError: as the constructor does.
-        :raises ValueError: likewise.
-        :raises TypeError: likewise.
+        :raises ValueError: as the constructor does.
+        :raises TypeError: as the constructor does.
         """
         return await cls(idmap, **options).__aenter__()
 
     @property
     def prepared(self) -> HostNamespace:
-        """What was made; this waits for it where that has only been begun.
+        """The namespace and the root filesystem; waits until both are made.
 
         :meta private:
-        :raises UsernsError: it could not be made.
+        :raises UsernsError: the namespace or the root filesystem could not be made.
         """
         return self._begun.get()
 
     @property
     def request(self) -> Request:
-        """What its sandboxes have in common, as it was asked for.
+        """The arguments that all sandboxes of the host have in common.
 
         :meta private:
         """
@@ -438,7 +445,7 @@ class HostBase(AsyncStartMixin):
 
     @property
     def directory(self) -> int:
-        """A descriptor of the directory for the files of the sandboxes; -1 once it is closed.
+        """A descriptor of the directory with the sandboxes' files; -1 once the host is closed.
 
         :meta private:
         """
@@ -446,13 +453,13 @@ class HostBase(AsyncStartMixin):
 
     @property
     def namespace(self) -> Namespace:
-        """The namespaces that runsc runs in; they stay this object's to close."""
+        """The namespaces that runsc runs in, which :meth:`close` closes."""
         return self.prepared.namespace
 
     def close(self) -> None:
-        """Let go of the namespace. Sandboxes that still run keep what they need of it.
+        """Close the descriptors of the namespace. Running sandboxes go on.
 
-        Any thread may call it at any time, and so may a handler of signals.
+        Any thread and any signal handler may call this at any time.
         """
         self._is_closed = True
         if self._begun.settle():

@@ -1,4 +1,4 @@
-"""Sandboxes: one command in gVisor, and what is done with it and beside it."""
+"""Sandboxes: a command in gVisor, and the commands that are started beside it."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ else:
 
 
 class StartOptions(CommandOptions, total=False):
-    """Arguments of :class:`usernsctl.Sandbox` that are about one sandbox."""
+    """Keyword arguments of :class:`usernsctl.Sandbox`, except those of its host."""
 
     id: str | None
     terminal: bool
@@ -66,57 +66,62 @@ class StartOptions(CommandOptions, total=False):
 
 
 class Sandbox(AsyncStartMixin):
-    """A command in gVisor, and what else is started beside it.
+    """A sandbox: gVisor with one first command, and any number of further commands.
 
-    It lives until the command ends, it is closed, or the process that made it ends, however that
-    ends. Beside runsc's own two processes there is one of ours, of a few hundred KiB: process 1 of
-    the PID namespace that all of them are in.
+    A sandbox ends when its first command ends, when it is closed, or when the process that created
+    it ends. It has two processes of runsc, and process 1 of their PID namespace, which is
+    usernsctl's and takes a few hundred KiB.
 
-    A detached one lives on when its creator ends, and there is no process but runsc's two. Any
-    process of the same user (in the same PID namespace) may :meth:`attach` to it, and do with it
-    what its creator can. How it ended is known only to who was waiting then: see :meth:`wait`.
+    A detached sandbox outlives the process that created it, and has only the two processes of
+    runsc. Any process of the same user in the same PID namespace may :meth:`attach` to it. Only a
+    process that waits when the sandbox ends learns the exit status: see :meth:`wait`.
 
-    It is a context manager, also an asynchronous one, that closes the sandbox at its end, detached
-    or not; :meth:`release` lets a detached one live.
+    A Sandbox is a context manager, also an asynchronous one, that closes the sandbox at its end,
+    detached or not; :meth:`release` keeps a detached sandbox.
 
-    Where an event loop of asyncio runs in this thread, another thread starts it, and the loop
-    goes on: ``async with`` waits for the end of it, and so does whatever is called before that.
-    Only a wrong argument is told at once there.
+    If an event loop of asyncio runs in this thread, another thread starts the sandbox. ``async
+    with`` waits for that thread, and so does each method that is called before. The constructor
+    itself then raises only TypeError and ValueError, for wrong arguments.
 
-    :param args: the command and its arguments, or one word as the command; may be left out for
-        a bundle, which has its own. ``None``: there is no first command. Process 1 is the agent
-        then, which starts what :meth:`run` and :meth:`popen` ask for, and the sandbox lives until
-        it is closed or told to end (:meth:`terminate`).
-    :param SandboxHost host: where; by default in a host of its own, made of `host_options`, the
-        arguments of :class:`SandboxHost`.
-    :param str id: what runsc calls it; by default a new one is drawn.
-    :param env: what is set beside PATH, LANG and TERM, or beside the bundle's own variables.
-    :param cwd: where the command starts, a path inside; by default ``/``, or the bundle's own.
-    :param user: uid and gid inside; by default 0 and 0, or the bundle's own.
-    :param stdin: as for :class:`subprocess.Popen`, and so `stdout` and `stderr`. A file is
-        appended to: gVisor writes at an offset of its own.
-    :param bool terminal: whether the command gets a terminal of its own as its standard input,
-        output and error; :attr:`terminal` is our end of it.
-    :param bool detach: whether it outlives this process. ``None`` is DEVNULL then: whoever
-        reads what we write would wait for the sandbox. Our ends of pipes end with this process:
-        the command reads the end of its input then, and its writes fail (EPIPE).
-    :param in_cgroup: the directory of a control group v2, a path or a descriptor, that all
-        processes of the sandbox are started in, as :class:`usernsctl.Popen` has it: its
-        ``memory.max`` is a limit for all that is in the sandbox, gVisor's kernel and files that
-        it has written included.
-    :param float timeout: how long the start may take, in seconds.
-    :raises TypeError: an argument is of the wrong type, or unknown.
-    :raises ValueError: `host` and `host_options` are both given, `terminal` and streams, or
-        there is no command.
-    :raises TimeoutExpired: it took more than `timeout` seconds; nothing is left of it.
-    :raises RunscError: runsc failed; cause ``"duplicate-id"`` if a sandbox has that id already
-        (of this host, or a detached one of this user), which is left alone.
-    :raises CommandError: the command can't be started; where it, or `cwd`, does not exist inside
-        this is a :class:`FileNotFoundError`, where it may not be executed a
-        :class:`PermissionError`, where `cwd` is no directory a :class:`NotADirectoryError`.
+    :param args: the command and its arguments, or one word as the command. Optional for a bundle,
+        whose config.json has a command. ``None``: the sandbox has no first command. Its process 1
+        is then the agent, which starts the commands of :meth:`run` and :meth:`popen`, and the
+        sandbox ends when it is closed or gets a signal (:meth:`terminate`).
+    :param SandboxHost host: the host to start the sandbox in; by default a new one of
+        `host_options`.
+    :param host_options: the arguments of :class:`SandboxHost`, if `host` is not given.
+    :param str id: the container id for runsc; by default a random one.
+    :param env: variables to set besides PATH, LANG and TERM, or besides the bundle's variables.
+    :param cwd: the working directory of the command, an absolute path inside; by default ``/``, or
+        the bundle's.
+    :param user: the uid and the gid of the command inside; by default 0 and 0, or the bundle's.
+    :param stdin: the standard input of the command, as for :class:`subprocess.Popen`, but DEVNULL
+        by default.
+    :param stdout: the standard output, as for :class:`subprocess.Popen`. gVisor appends to a file:
+        it has an offset of its own.
+    :param stderr: the standard error, the same way.
+    :param bool terminal: whether the standard input, output and error of the command are a new
+        terminal; :attr:`terminal` is the caller's end of it.
+    :param bool detach: whether the sandbox outlives this process. ``None`` for a stream then means
+        DEVNULL: a reader of the caller's output would otherwise wait for the sandbox. When this
+        process ends, so do its ends of pipes: the command then reads end-of-file, and its writes
+        fail with EPIPE.
+    :param in_cgroup: the directory of a control group v2, a path or a descriptor, to start all
+        processes of the sandbox in, as for :class:`usernsctl.Popen`. ``memory.max`` of that group
+        limits the memory of the whole sandbox, gVisor's kernel and files in memory included.
+    :param float timeout: the time limit of the start, in seconds; ``None``: no limit.
+    :raises TypeError: an argument has the wrong type, or is unknown.
+    :raises ValueError: `host` and `host_options` are both given, or `terminal` and streams, or
+        `args` is empty.
+    :raises TimeoutExpired: the start took more than `timeout` seconds; nothing is left of it.
+    :raises RunscError: runsc failed; cause ``"duplicate-id"`` if another sandbox of this host, or
+        another detached sandbox of this user, has the id.
+    :raises CommandError: the command could not be started: as :class:`FileNotFoundError` if the
+        command or `cwd` does not exist inside, as :class:`PermissionError` if the command may not
+        be executed, as :class:`NotADirectoryError` if `cwd` is not a directory.
     :raises UsernsError: as :class:`SandboxHost` does.
-    :ivar id: what runsc calls it.
-    :ivar args: the command, empty if it is the bundle's own.
+    :ivar str id: the container id.
+    :ivar args: the command and its arguments, empty if the bundle decides.
     """
 
     _own_host: HostNamespace | None = None
@@ -148,7 +153,7 @@ class Sandbox(AsyncStartMixin):
         timeout: float | None = None,
         **host_options: Unpack[HostOptions],
     ) -> None:
-        """Start a command in a sandbox, and return when it runs: the class has the arguments."""
+        """Start a sandbox, and return when its first command runs."""
         words = None if args is None else checks.argv(args)
         if words is None:
             check_no_command(cwd=cwd, user=user, terminal=terminal)
@@ -212,7 +217,7 @@ class Sandbox(AsyncStartMixin):
         detach: bool,
         timeout: float | None,
     ) -> None:
-        """Start a sandbox whose process 1 is the agent."""
+        """Start a sandbox with the agent as its process 1."""
         deadline = time.monotonic() + (START_SECONDS if timeout is None else timeout)
         with InitAgent(self.id) as first:
             streams = {**how, **first.streams}
@@ -226,7 +231,7 @@ class Sandbox(AsyncStartMixin):
                 raise agent_error(self.id, "does not answer", AgentUnresponsive) from None
 
     def _adopt(self, agent: Agent) -> None:
-        """Have other commands started by an agent that is process 1."""
+        """Start further commands by the agent that is process 1."""
         self._is_agent_first = True
         self._commands.adopt(agent)
 
@@ -256,14 +261,18 @@ class Sandbox(AsyncStartMixin):
 
     @classmethod
     def attach(cls, id: str) -> Self:
-        """Find a detached sandbox by its id.
+        """Return the detached sandbox that has an id.
 
-        Its :attr:`stdin`, :attr:`stdout` and :attr:`stderr` are ``None``: they stay its creator's.
+        Its :attr:`stdin`, :attr:`stdout` and :attr:`stderr` are ``None``: only the process that
+        created the sandbox has these pipes.
 
-        :raises ValueError: this can't be an id.
-        :raises RunscError: there is none (cause ``"no-such-sandbox"``), or it has ended; what it
-            has left is removed then, and the id is free.
-        :raises NamespaceError: the state directory can't be used, or the kernel refused.
+        :param id: the container id.
+        :raises TypeError: `id` is not a str.
+        :raises ValueError: `id` is malformed.
+        :raises RunscError: no detached sandbox of this user has that id (cause
+            ``"no-such-sandbox"``), or the sandbox has ended. The files of an ended sandbox are
+            removed, and its id is free.
+        :raises NamespaceError: the state directory is not usable, or the kernel refused.
         """
         life = DetachedSandbox.attach(checks.sandbox_id(id))
         box = cls.__new__(cls)
@@ -274,25 +283,27 @@ class Sandbox(AsyncStartMixin):
 
     @staticmethod
     def list_detached() -> list[DetachedRecord]:
-        """What is known of each detached sandbox of this user; what ended ones left is removed.
+        """Return the records of all detached sandboxes of this user.
 
-        :raises NamespaceError: the state directory can't be used.
+        The files of ended sandboxes are removed.
+
+        :raises NamespaceError: the state directory is not usable.
         """
         return records.list_detached()
 
     @property
     def detached(self) -> bool:
-        """Whether it outlives its creator."""
+        """Whether the sandbox outlives the process that created it."""
         self._begun.settle()
         return isinstance(self._life, DetachedSandbox)
 
     @property
     def init(self) -> Popen[bytes]:
-        """Process 1 of the sandbox's PID namespace, seen from outside; it ends as the sandbox does.
+        """Process 1 of the sandbox's PID namespace, a child of this process.
 
-        To kill it is to kill all that is in the sandbox.
+        It ends with the sandbox. SIGKILL for it kills all processes of the sandbox.
 
-        :raises ValueError: the sandbox is detached, and so has none.
+        :raises ValueError: the sandbox is detached, and so has no such process.
         """
         life = self._get()
         if isinstance(life, DetachedSandbox):
@@ -301,25 +312,25 @@ class Sandbox(AsyncStartMixin):
 
     @property
     def stdin(self) -> IO[bytes] | None:
-        """Our end of the pipe that was asked for, as :class:`subprocess.Popen` has it."""
+        """The caller's end of the pipe to standard input; ``None`` without ``stdin=PIPE``."""
         return self._stream("stdin")
 
     @property
     def stdout(self) -> IO[bytes] | None:
-        """See :attr:`stdin`."""
+        """The caller's end of the pipe from standard output; ``None`` without ``stdout=PIPE``."""
         return self._stream("stdout")
 
     @property
     def stderr(self) -> IO[bytes] | None:
-        """See :attr:`stdin`."""
+        """The caller's end of the pipe from standard error; ``None`` without ``stderr=PIPE``."""
         return self._stream("stderr")
 
     @property
     def terminal(self) -> FileIO | None:
-        """Our end of the command's terminal, a binary file without a buffer (pty(7)).
+        """The caller's end of the command's terminal, an unbuffered binary file (pty(7)).
 
-        It is closed with this object; a command that reads then sees the end (SIGHUP). To read it
-        fails with EIO once nobody inside has the other end. ``None``: none was asked for.
+        :meth:`close` closes it, and the command gets SIGHUP. A read fails with EIO once no process
+        inside has the other end open. ``None`` without ``terminal=True``.
         """
         self._get()
         return self._terminal
@@ -337,27 +348,27 @@ class Sandbox(AsyncStartMixin):
 
     @property
     def returncode(self) -> int | None:
-        """The exit status of the command, 128+N after signal N; ``None``: none was seen yet."""
+        """The exit status of the command, 128+N after signal N; ``None`` while it is not known."""
         return self._get().status
 
     def poll(self) -> int | None:
-        """Look whether the command has ended: :attr:`returncode`.
+        """Return :attr:`returncode`, after a check whether the command has ended.
 
-        :raises RunscError: it has, and the exit status is not known, as :meth:`wait` says.
+        :raises RunscError: the command has ended with an unknown status, see :meth:`wait`.
         """
         return self._get().poll()
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for the end of the command: its :attr:`returncode`.
+        """Wait for the end of the command, and return its exit status, :attr:`returncode`.
 
-        For a detached sandbox this takes a process of runsc for as long as it waits, and it is
-        runsc that learns the exit status, up to two seconds late. No process does so while nobody
-        waits: of a sandbox that ended then, nothing is known but that it has ended. So whoever
-        wants to know how it takes a signal waits first, in another thread or task. Of one that
-        this object has killed (SIGKILL) the status is known.
+        For a detached sandbox, a process of runsc runs as long as this waits, and learns the exit
+        status up to two seconds late. The status of a sandbox that ends while no process waits is
+        lost. So wait in another thread or task before you send a signal to a detached sandbox. The
+        status after :meth:`kill` is always known.
 
-        :raises TimeoutExpired: it took more than `timeout` seconds; it goes on.
-        :raises RunscError: it is detached, and ended when nobody waited (cause
+        :param timeout: the time limit, in seconds; ``None``: no limit.
+        :raises TimeoutExpired: the command did not end within `timeout` seconds; it goes on.
+        :raises RunscError: the sandbox is detached, and ended while no process waited (cause
             ``"exit-status-unknown"``).
         """
         check_timeout(timeout)
@@ -367,21 +378,27 @@ class Sandbox(AsyncStartMixin):
             raise TimeoutExpired(self.args, expired.timeout) from None
 
     async def wait_async(self) -> int:
-        """The same from asyncio; to cancel this changes nothing."""
+        """Wait for the end of the command from asyncio, and return its exit status.
+
+        See :meth:`wait`. A cancelled call has no effect on the command.
+        """
         await self._begun.wait()
         return await self._get().wait_async()
 
     def communicate(
         self, input: bytes | None = None, timeout: float | None = None
     ) -> tuple[Any, Any]:
-        """Write to the command and read what it writes until its end, as with :mod:`subprocess`.
+        """Write to standard input and read the output of the command until it ends.
 
-        :param bytes input: what to write, where `stdin` is PIPE.
-        :param float timeout: how long this may take, in seconds.
-        :returns: what was read of its standard output and error, each ``None`` if that is no pipe
-            of ours. :attr:`returncode` is the exit status then, if that is known.
-        :raises TimeoutExpired: it took more; the command goes on, and nothing read is lost: this
-            may be called again.
+        See :meth:`subprocess.Popen.communicate`. Afterwards, :attr:`returncode` is the exit status,
+        if that is known.
+
+        :param bytes input: the data for standard input, if `stdin` is PIPE.
+        :param float timeout: the time limit, in seconds; ``None``: no limit.
+        :returns: the standard output and the standard error, as bytes, each ``None`` if it is not
+            a pipe.
+        :raises TimeoutExpired: the command did not end within `timeout` seconds. It goes on, and a
+            further call returns all output.
         """
         check_timeout(timeout)
         try:
@@ -392,13 +409,13 @@ class Sandbox(AsyncStartMixin):
             ) from None
 
     def send_signal(self, sig: int) -> None:
-        """Send a signal to the command. SIGKILL ends all that is in the sandbox, at once.
+        """Send a signal to the command, unless it has ended. SIGKILL kills the whole sandbox.
 
-        :param sig: its number, such as :data:`signal.SIGTERM`; 0 sends none.
-        :raises OSError: there is no such signal (EINVAL), as with :mod:`subprocess`. A command that
-            has ended gets none, without an error.
-        :raises TypeError: `sig` is no whole number.
-        :raises RunscError: runsc refused, or did not answer within 60 seconds.
+        :param sig: the number of the signal, such as :data:`signal.SIGTERM`; 0 sends no signal
+            (kill(2)).
+        :raises OSError: no signal has that number (EINVAL).
+        :raises TypeError: `sig` is not an int.
+        :raises RunscError: runsc failed, or did not answer within 60 seconds.
         """
         life = self._get()
         if life.has_ended():
@@ -410,18 +427,18 @@ class Sandbox(AsyncStartMixin):
             query(life, self.id, "kill", self.id, str(number))
 
     def terminate(self) -> None:
-        """Send SIGTERM to the command, which may catch it.
+        """Send SIGTERM to the command.
 
         :raises RunscError: as :meth:`send_signal` does.
         """
         self.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Send SIGKILL: all that is in the sandbox ends, at once."""
+        """Kill all processes in the sandbox (SIGKILL)."""
         self.send_signal(signal.SIGKILL)
 
     def state(self) -> dict[str, Any]:
-        """What runsc says of it, as the OCI runtime specification has it ("State").
+        """Return the state of the container, as in the OCI runtime specification ("State").
 
         :raises RunscError: as :meth:`send_signal` does.
         """
@@ -449,15 +466,20 @@ class Sandbox(AsyncStartMixin):
     ) -> CompletedProcess[Any]: ...
 
     def run(self, args: Args, **options: Any) -> CompletedProcess[Any]:
-        """Run another command in the sandbox: :func:`subprocess.run`, and :meth:`popen`.
+        """Run another command in the sandbox and wait for it, as :func:`subprocess.run` does.
 
-        :param options: `input`, `capture_output`, `timeout` and `check`, as there, and those of
-            :meth:`popen`.
-        :raises TimeoutExpired: it took more than `timeout` seconds, the start included. It was
-            killed, and so was all that it had started.
-        :raises CalledProcessError: `check` was asked for, and its exit status was not 0.
+        :param args: the command and its arguments, or one word as the command.
+        :param options: `input`, `capture_output`, `timeout` (in seconds) and `check`, as for
+            :func:`subprocess.run`; and the options of :meth:`popen`.
+        :returns: the exit status of the command, or -N after signal N, and its output: text if
+            `text`, `encoding`, `errors` or `universal_newlines` is given, else bytes.
+        :raises TimeoutExpired: the command took more than `timeout` seconds, its start included.
+            It was killed, with all processes that it had started.
+        :raises CalledProcessError: `check` is true, and the exit status of the command is not 0.
+        :raises TypeError: an option has the wrong type, or is unknown.
+        :raises ValueError: an option has a wrong value, or is not supported.
         :raises CommandError: as :meth:`popen` does.
-        :raises RunscError: likewise.
+        :raises RunscError: as :meth:`popen` does.
         """
         return self._commands.run(args, options)
 
@@ -474,9 +496,15 @@ class Sandbox(AsyncStartMixin):
     def check_output(self, args: Args, **options: Unpack[options.SandboxOutputEither]) -> Any: ...
 
     def check_output(self, args: Args, **options: Any) -> Any:
-        """Run another command in the sandbox and return what it wrote.
+        """Run another command in the sandbox and return its standard output.
 
-        See :func:`usernsctl.check_output`, and :meth:`popen`.
+        :param args: the command and its arguments, or one word as the command.
+        :param options: the options of :meth:`run`, except `stdout`, `capture_output` and `check`.
+        :returns: text if `text`, `encoding`, `errors` or `universal_newlines` is given, else bytes.
+        :raises CalledProcessError: the exit status of the command is not 0.
+        :raises TimeoutExpired: as :meth:`run` does.
+        :raises CommandError: as :meth:`popen` does.
+        :raises RunscError: as :meth:`popen` does.
         """
         return self.run(args, **output_options(options)).stdout
 
@@ -503,25 +531,26 @@ class Sandbox(AsyncStartMixin):
     def popen(self, args: Args, **options: Any) -> SandboxPopen[Any]:
         """Start another command in the sandbox, and return when it runs.
 
-        An agent inside starts it, a small program of ours; the first command has runsc start that.
-        No thread and no process of this machine is needed for a command, but for those of gVisor.
-        The agent, and whatever it has started and still runs, ends with this object, also where the
-        sandbox is detached and lives on.
+        An agent inside, a small program of usernsctl, starts the command; runsc starts the agent
+        for the first call. A command takes no thread of this process and no further process of the
+        machine. The agent, and all commands that it started, end with this object, even if the
+        sandbox is detached and goes on.
 
-        :param options: of :class:`subprocess.Popen`, and with other meanings: `stdin`, by default
-            DEVNULL (``None`` is the caller's own standard input); `env`, what is set beside what
-            the sandbox has; `cwd`, a path inside, by default ``/``; `user`, a uid and a gid inside,
-            by default 0 and 0; `groups`, a list of gids; `rlimits`, as :class:`SandboxHost` has
-            them; `terminal`, whether it gets a terminal of its own, which is read and written by
-            its streams: true, or its size in columns and rows. Those about namespaces, and
-            `pass_fds`, can't be had.
-        :raises TypeError: an option is of the wrong type, or unknown.
-        :raises ValueError: an option can't be had, or not with this value.
-        :raises CommandError: the command could not be started; where it, or `cwd`, does not exist
-            this is a :class:`FileNotFoundError`, where it may not be executed a
-            :class:`PermissionError`, where `cwd` is no directory a :class:`NotADirectoryError`. Or
-            the sandbox has ended.
-        :raises RunscError: the agent is of no use (cause ``"sandbox-agent"``).
+        :param args: the command and its arguments, or one word as the command.
+        :param options: the options of :class:`subprocess.Popen`. These differ: `stdin` is DEVNULL
+            by default, and ``None`` is the caller's standard input; `env` has variables to set
+            besides those of the sandbox; `cwd` is a path inside, ``/`` by default; `user` is a uid
+            and a gid inside, 0 and 0 by default; `groups` is a list of gids; `rlimits` is the same
+            as for :class:`SandboxHost`; `terminal` is true for a new terminal behind the standard
+            streams, or the size of that terminal in columns and rows. Options about namespaces and
+            `pass_fds` are not supported.
+        :raises TypeError: an option has the wrong type, or is unknown.
+        :raises ValueError: an option has a wrong value, or is not supported.
+        :raises CommandError: the command could not be started: as :class:`FileNotFoundError` if the
+            command or `cwd` does not exist inside, as :class:`PermissionError` if the command may
+            not be executed, as :class:`NotADirectoryError` if `cwd` is not a directory. Or the
+            sandbox has ended.
+        :raises RunscError: the agent failed (cause ``"sandbox-agent"``).
         """
         return self._commands.popen(args, options)
 
@@ -531,24 +560,32 @@ class Sandbox(AsyncStartMixin):
         *args: StrOrBytesPath,
         **options: Unpack[options.SandboxStreamOptions],
     ) -> SandboxProcess:
-        """Start another command in the sandbox from asyncio: see :meth:`popen`.
+        """Start another command in the sandbox from asyncio.
 
-        If this is cancelled, all of the command is killed.
+        If this call is cancelled, the command and all processes that it started are killed.
+
+        :param program: the command.
+        :param args: the arguments of the command.
+        :param options: the options of :meth:`popen`, except those about text, and `limit`, the size
+            of the streams' buffers in bytes.
+        :raises TypeError: as :meth:`popen` does.
+        :raises ValueError: text was requested: the streams carry bytes; or as :meth:`popen` does.
+        :raises CommandError: as :meth:`popen` does.
+        :raises RunscError: as :meth:`popen` does.
         """
         await self._begun.wait()
         return await self._commands.create_subprocess_exec(program, args, options)
 
     def _end_others(self, seconds: float) -> None:
-        """End all that was started beside the first command, whoever has started it.
+        """Kill all processes but the first command's.
 
-        The agent ends what it has started when it ends itself; a new one is started when it is
-        needed. Unless there is a first command, which others may have to reach, the new one is in
-        namespaces of its own: IPC objects, and what root has made of the loopback network, belong
-        to the namespaces of the agent before. Whoever was able to kill that may have got away. So
-        runsc is asked what is left.
+        The agent kills its commands when it ends; the next command starts a new agent. If there is
+        no first command, the new agent gets new namespaces: IPC objects, and root's changes of the
+        loopback network, stay in the namespaces of the old agent. A process that could kill the old
+        agent may have survived, so runsc lists the processes that are left.
 
-        :param seconds: how long that may take.
-        :raises RunscError: something is left, or runsc refused to say.
+        :param seconds: the time limit, in seconds.
+        :raises RunscError: a process is left, or runsc failed.
         :raises CommandError: the sandbox has ended.
         """
         self._commands.close()
@@ -572,12 +609,10 @@ class Sandbox(AsyncStartMixin):
                 )
 
     def close(self) -> None:
-        """End the sandbox, if it has not ended, and forget it. Does nothing the second time.
+        """Kill the sandbox if it runs, and remove its files. A second call does nothing.
 
-        Any thread may call it at any time, and so may a handler of signals.
-
-        In a fork of the process that has started or found it, this closes descriptors and no more:
-        the sandbox is that process's.
+        Any thread and any signal handler may call this at any time. In a forked child of the
+        process that created or attached to the sandbox, it only closes descriptors.
         """
         # An interrupt may have come between the start and this object's hearing of it.
         if begun := getattr(self, "_begun", None):
@@ -585,11 +620,11 @@ class Sandbox(AsyncStartMixin):
         self._finish(end=os.getpid() == self._creator)
 
     def release(self) -> None:
-        """Let a detached sandbox live, and close what this object has of it, pipes included.
+        """Close all descriptors of a detached sandbox, pipes included. The sandbox goes on.
 
-        Only :meth:`close` makes sense afterwards, and does nothing.
+        Afterwards, :meth:`close` does nothing, and other methods raise :class:`ValueError`.
 
-        :raises ValueError: it is not detached, and so can't live without this process.
+        :raises ValueError: the sandbox is not detached.
         """
         if not self.detached:
             raise ValueError(f"the sandbox {self.id} is not detached, and ends with this process")
@@ -644,10 +679,10 @@ _KEYWORDS = frozenset((*keywords_of(Sandbox.__init__), *HostOptions.__annotation
 
 
 def _host_request(options: HostOptions, host: HostBase | None) -> Request:
-    """What the arguments of a sandbox say that are its host's.
+    """Return the request for a new host of a sandbox.
 
-    :raises TypeError: one is unknown, or of the wrong type.
-    :raises ValueError: one can't have its value, or there are some, but there is a host, too.
+    :raises TypeError: an option is unknown, or has the wrong type.
+    :raises ValueError: an option has a wrong value, or `options` and `host` are both given.
     """
     hint = "; its streams carry bytes, and what is about its namespaces is its host's"
     check_keywords("Sandbox", options, _KEYWORDS, hint)
@@ -657,9 +692,9 @@ def _host_request(options: HostOptions, host: HostBase | None) -> Request:
 
 
 def check_no_command(**options: Any) -> None:
-    """Check that nothing is asked for that only a first command could have.
+    """Check that no option is given that only a first command can have.
 
-    :raises ValueError: something is.
+    :raises ValueError: such an option is given.
     """
     for name, given in options.items():
         if given not in (None, False, DEVNULL):
@@ -667,19 +702,19 @@ def check_no_command(**options: Any) -> None:
 
 
 def chosen_id(id: str | None) -> str:
-    """The id of a new sandbox: the one that was asked for, or one that is drawn.
+    """Return `id`, or a random id for a new sandbox if `id` is None.
 
-    :raises TypeError: it is no text.
-    :raises ValueError: it can't be an id.
+    :raises TypeError: `id` is not a str.
+    :raises ValueError: `id` is malformed.
     """
     return checks.sandbox_id(id) if id is not None else f"usernsctl-{os.urandom(8).hex()}"
 
 
 def check_streams(stdin: Stream, stdout: Stream, stderr: Stream, terminal: bool = False) -> None:
-    """Check what the streams are to be.
+    """Check the standard streams of a command.
 
-    :raises TypeError: one is no stream.
-    :raises ValueError: there is a terminal, too.
+    :raises TypeError: an argument can't be a standard stream.
+    :raises ValueError: `terminal` and a stream are both given.
     """
     for name, stream in (("stdin", stdin), ("stdout", stdout), ("stderr", stderr)):
         checks.stream(name, stream)
