@@ -1,4 +1,4 @@
-"""Why it fails here: facts, probes, the catalogue of causes, and what mends each."""
+"""The diagnosis of a machine: facts, probes, causes and remedies."""
 
 from __future__ import annotations
 
@@ -21,15 +21,17 @@ def diagnose(
     root: str = "/",
     seconds: float | None = None,
 ) -> Report:
-    """Find out what works here, and why what does not.
+    """Try each step of the set-up on this machine, and return the causes of failures.
 
-    Each step of the set-up is tried in a child that is thrown away; nothing is left behind.
+    Children try the steps, and leave nothing behind.
 
-    :param purpose: what somebody wants to do; it decides what of all that is wrong blocks.
-    :param runsc: whether a program is run in gVisor too, which takes the most time.
-    :param root: the directory whose proc, sys and etc the facts are read from. The steps are always
-        tried on this machine.
-    :param seconds: how long all trials may take together; by default 30.
+    :param purpose: the use of the machine: ``"run"``, ``"range"``, ``"docker"`` or
+        ``"kubernetes"``. It decides which findings block.
+    :param runsc: whether to run a program in gVisor as well, which takes most of the time.
+    :param root: the directory with the proc, sys and etc to read the facts from. The steps are
+        always tried on this machine.
+    :param seconds: the time limit of all steps together, in seconds; by default 30.
+    :returns: the findings, each with its cause and remedies, the steps and the facts.
     :raises CommandError: the installation of this package is incomplete.
     """
     report, _ = examine(purpose, runsc=runsc, root=root, seconds=seconds)
@@ -43,7 +45,7 @@ def examine(
     root: str = "/",
     seconds: float | None = None,
 ) -> tuple[Report, tuple[Need, ...]]:
-    """The same, and which settings of the machine, and of its containers, are as they must be."""
+    """Return the report of :func:`diagnose`, and the needed settings of machine and containers."""
     # Whoever wants the catalogue only should not wait for these.
     from usernsctl.doctor.findings import attributed, findings
     from usernsctl.doctor.needs import needs

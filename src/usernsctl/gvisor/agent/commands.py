@@ -1,4 +1,4 @@
-"""Other commands in a running sandbox, started by its agent."""
+"""Further commands in a running sandbox, which its agent starts."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from usernsctl.gvisor.runsc.container import ENDING_SECONDS, SandboxEnded
 
 
 class CommandOptions(TypedDict, total=False):
-    """Arguments of :class:`usernsctl.Sandbox` and :func:`usernsctl.gvisor.run` alike."""
+    """Keyword arguments of both :class:`usernsctl.Sandbox` and :func:`usernsctl.gvisor.run`."""
 
     env: Mapping[str, str] | None
     cwd: StrOrBytesPath | None
@@ -49,13 +49,13 @@ class CommandOptions(TypedDict, total=False):
     in_cgroup: StrOrBytesPath | int | None
 
 
-# These would be about a child of this process, or are said by other arguments here.
+# Options about a child of this process; a sandbox has other arguments for some of these.
 _REFUSED = (
     *("idmap", "namespace", "mount", "net", "pid", "ipc", "uts", "cgroup", "time", "propagation"),
     *("pass_fds", "in_cgroup", "pdeathsig", "group", "extra_groups"),
 )
 
-# For messages about what is no argument.
+# All known arguments, for messages about unknown ones.
 _KEYWORDS = frozenset(
     (
         *keywords_of(subprocess.Popen.__init__),
@@ -64,19 +64,19 @@ _KEYWORDS = frozenset(
     )
 )
 
-# As many as fit into a message, and more than anybody has.
+# As many as fit into a message.
 _GROUPS_MAX = 4096
 # The number after it means no id (setresuid(2)).
 _ID_MAX = 2**32 - 2
 
-# What a terminal has that says nothing of its size: rows and columns.
+# The rows and columns of a terminal if no terminal of the caller tells a size.
 _SIZE = (24, 80)
 
 
 class SandboxCommands:
-    """What starts commands in one sandbox.
+    """The starter of further commands in one sandbox.
 
-    The agent is started when the first command is.
+    The first command starts the agent.
     """
 
     def __init__(
@@ -85,10 +85,11 @@ class SandboxCommands:
         life: WeakMethod[Callable[[], AgentContainer]],
         agent_options: Sequence[str] = (),
     ) -> None:
-        """Know of a sandbox.
+        """Prepare to start commands in a sandbox.
 
-        :param life: tells what holds it, as long as somebody knows it.
-        :param agent_options: options of the agent's.
+        :param id: the container id.
+        :param life: returns the attached or detached sandbox; dead once that was garbage collected.
+        :param agent_options: command line options of the agent.
         """
         self._id = id
         self._get_life = life
@@ -119,7 +120,7 @@ class SandboxCommands:
             self._life().kill()
 
     def adopt(self, agent: Agent) -> None:
-        """Have an agent start them that runs already."""
+        """Start further commands by an agent that runs already."""
         self._agents.keep(agent)
 
     def popen(self, args: Args, options: Mapping[str, Any]) -> SandboxPopen[Any]:
@@ -131,7 +132,7 @@ class SandboxCommands:
     def _start(
         self, wanted: CommandSpec, args: Args, deadline: float, arguments: dict[str, Any]
     ) -> SandboxPopen[Any]:
-        """Start a command, whose words are checked here; it keeps them as they were given."""
+        """Start a command after a check of `args`, which the result keeps unchanged."""
         words = list(checks.argv(args))
         started = SandboxPopen[Any](self._place, wanted, words, deadline=deadline, **arguments)
         started.args = args
@@ -164,7 +165,7 @@ class SandboxCommands:
     async def create_subprocess_exec(
         self, program: StrOrBytesPath, args: Iterable[StrOrBytesPath], options: Mapping[str, Any]
     ) -> SandboxProcess:
-        """Start one from asyncio: see :meth:`usernsctl.Sandbox.create_subprocess_exec`."""
+        """Start a command from asyncio: see :meth:`usernsctl.Sandbox.create_subprocess_exec`."""
         arguments = dict(options)
         limit = aio.take_limit(arguments)
         deadline = time.monotonic() + START_SECONDS
@@ -177,11 +178,11 @@ class SandboxCommands:
     async def _asked(
         self, wanted: CommandSpec, args: Args, deadline: float, arguments: dict[str, Any]
     ) -> SandboxPopen[Any]:
-        """Ask the agent for a command, while the event loop goes on.
+        """Ask the agent to start a command, without blocking the event loop.
 
-        An agent that was stopped takes only as many messages as its socket has room for.
+        A stopped agent takes only as many messages as its socket has room for.
 
-        :raises AgentSilent: it has taken this one by no means.
+        :raises AgentUnresponsive: the agent did not take the message before the deadline.
         """
         while True:
             try:
@@ -198,15 +199,15 @@ class SandboxCommands:
             await pause_async()
 
     def close(self) -> None:
-        """End the agent, and the commands that run. Waits for nobody."""
+        """End the agent and the commands that it started. Does not wait."""
         self._agents.close()
 
     def _wanted(self, function: str, arguments: dict[str, Any]) -> CommandSpec:
-        """Take what is about the inside out of the arguments of a Popen.
+        """Remove the attributes of the command from the arguments of a Popen, and return them.
 
-        :param function: what was called with them.
-        :raises TypeError: one of them is of the wrong type.
-        :raises ValueError: one can't have its value, or can't be had here.
+        :param function: the name of the function that was called with the arguments.
+        :raises TypeError: an argument has the wrong type, or is unknown.
+        :raises ValueError: an argument has a wrong value, or is not supported.
         """
         refused = [name for name in _REFUSED if name in arguments]
         if refused:
@@ -247,10 +248,10 @@ def _user(given: tuple[int, int]) -> tuple[int, int]:
 
 
 def _groups(given: Iterable[int]) -> list[int]:
-    """Supplementary groups.
+    """Return a list of supplementary groups after a check.
 
-    :raises TypeError: they are no numbers.
-    :raises ValueError: one is no id, or there are too many.
+    :raises TypeError: `given` is not a list of numbers.
+    :raises ValueError: a number is not a gid, or there are too many.
     """
     if isinstance(given, str | bytes) or not isinstance(given, Iterable):
         raise TypeError(f"groups must be a list of gids, not {given!r}")
@@ -266,7 +267,7 @@ def _groups(given: Iterable[int]) -> list[int]:
 
 
 def _size(given: Any) -> tuple[int, int] | None:
-    """The rows and columns of a terminal; ``None``: there is to be none."""
+    """Return the rows and columns for the option `terminal`; None for no terminal."""
     if isinstance(given, tuple | list):
         if len(given) != 2:
             raise ValueError(f"terminal must be true, or columns and rows, not {given!r}")

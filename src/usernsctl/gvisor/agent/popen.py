@@ -1,4 +1,4 @@
-"""A command that the agent of a sandbox starts, as subprocess has it."""
+"""A command that the agent of a sandbox starts, with the interface of subprocess."""
 
 from __future__ import annotations
 
@@ -44,21 +44,20 @@ from usernsctl.gvisor.agent.protocol import (
 )
 from usernsctl.gvisor.runsc.stdio import Streams, closed_streams
 
-#: How long the start of a command may take where nobody says how long, in seconds.
+#: The default time limit of the start of a command, in seconds.
 START_SECONDS = 60
 
-# How long the end of what was killed is waited for, in seconds: then it is left to the agent, which
-# kills it as soon as it sees the end of the connection, if it is an honest one.
+# The time limit for the end of a killed command, in seconds. Afterwards an honest agent kills the
+# command when it sees the end of the connection.
 _END_SECONDS = 1
 
-#: How long the end of all that a command has started is waited for where nobody says how long, in
-#: seconds.
+#: The default time limit of :meth:`SandboxPopen.kill_tree`, in seconds.
 KILL_SECONDS = 10
 
-# How long an order waits for room in the connection: whoever takes none for so long is stopped.
+# The time limit of a write to the connection, in seconds: an agent that reads nothing is stopped.
 _ROOM_SECONDS = 1
 
-# More than an agent of ours ever sends about one command.
+# More messages than usernsctl-agent ever sends about one command.
 _MESSAGES_MAX = 8
 
 _MAX_INT = 2**31 - 1
@@ -70,10 +69,10 @@ _NO_PROCESS = 2**30
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommandSpec:
-    """What a command is given besides its words and streams.
+    """The attributes of a command, besides its arguments and streams.
 
-    :ivar env: all of its environment, each entry NAME=VALUE.
-    :ivar audited: the variables that the caller has named.
+    :ivar env: the whole environment, each entry NAME=VALUE.
+    :ivar audited: the variables that the caller gave, for the audit event.
     """
 
     env: Sequence[bytes]
@@ -90,10 +89,9 @@ class CommandSpec:
 class Place:
     """The sandbox that a command is started in.
 
-    :ivar id: what runsc calls it.
-    :ivar agents: who starts commands there.
-    :ivar ended: tells the error that the sandbox has ended, or does so in a moment; ``None``: it
-        has not.
+    :ivar id: the container id.
+    :ivar agents: the agent that starts commands there.
+    :ivar ended: returns an error if the sandbox has ended or ends in a moment, else ``None``.
     :ivar kill: kills the sandbox; does not wait for its end.
     """
 
@@ -104,20 +102,21 @@ class Place:
 
 
 class SandboxPopen(subprocess.Popen[AnyStr]):
-    """A command in a sandbox, as :meth:`usernsctl.Sandbox.popen` returns it.
+    """A command in a sandbox, which :meth:`usernsctl.Sandbox.popen` returns.
 
-    Everything is as with :class:`subprocess.Popen`, any thread may do it at any time, and a handler
-    of signals too. What differs: no process of this machine has the number `pid`, since none stands
-    for the command; so who takes it for one meets ESRCH, and hits no stranger. A command whose
-    sandbox or agent ends, ends by SIGKILL. What it leaves running in the background goes on, unless
+    The interface is that of :class:`subprocess.Popen`. Any thread and any signal handler may call
+    any method at any time. No process of the machine stands for the command: `pid` is a number that
+    no process has, so a system call with it fails with ESRCH. The command is killed (SIGKILL) when
+    its sandbox or the agent ends. Its background processes go on after its end, unless
     :meth:`kill_tree` is called while it runs.
 
-    :ivar pid_inside: the number of the process inside.
-    :ivar rusage: what it has used, as gVisor counts it, once it has ended and was waited for.
+    :ivar int pid_inside: the pid of the command inside.
+    :ivar rusage: the resource usage of the command as gVisor counts it (getrusage(2)): `utime` and
+        `stime` in seconds, `maxrss` in KiB; ``None`` until the command was waited for.
     """
 
-    #: A descriptor that can be read once the command has ended, for selectors and event loops, as a
-    #: pidfd can be (pidfd_open(2)); -1 once it was waited for. It is a socket: leave its messages.
+    #: A descriptor that is readable once the command has ended, for selectors and event loops, like
+    #: a pidfd (pidfd_open(2)); -1 once the command was waited for. It is a socket: do not read it.
     pidfd: int = -1
 
     pid: int
@@ -142,17 +141,18 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         outlives: bool = True,
         **arguments: Any,
     ) -> None:
-        """Have it started.
+        """Ask the agent to start the command.
 
-        :param deadline: until when, by the monotonic clock.
-        :param is_awaited: whether to wait for that; or else :meth:`_start_async` is called, and an
-            agent that can't be asked at once is a silent one.
-        :param outlives: whether it goes on if it is forgotten, as with subprocess.
-        :param arguments: of :class:`subprocess.Popen`; `stdin` is DEVNULL by default.
-        :raises CommandError: it could not be started.
-        :raises RunscError: the agent is of no use.
-        :raises TypeError: an argument is none, or of the wrong type.
-        :raises ValueError: one can't be had, or not with this value.
+        :param deadline: the deadline of the start, by :func:`time.monotonic`.
+        :param is_awaited: whether to wait for the start. Otherwise the caller awaits
+            :meth:`_start_async`, and an agent that takes no message at once counts as silent.
+        :param outlives: whether the command goes on if this object is garbage collected, as for
+            :class:`subprocess.Popen`.
+        :param arguments: the arguments of :class:`subprocess.Popen`; `stdin` is DEVNULL by default.
+        :raises CommandError: the command could not be started.
+        :raises RunscError: the agent failed.
+        :raises TypeError: an argument has the wrong type, or is unknown.
+        :raises ValueError: an argument has a wrong value, or is not supported.
         """
         self._place = place
         self._wanted = wanted
@@ -225,10 +225,10 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         start_new_session: bool,
         process_group: int | None,
     ) -> wire.Command:
-        """What the agent is to start.
+        """Return the request for the agent.
 
         :raises OverflowError: a number is too large.
-        :raises ValueError: the process group is one that exists.
+        :raises ValueError: `process_group` is the id of an existing group.
         """
         wanted = self._wanted
         group = -1 if process_group is None else process_group
@@ -275,7 +275,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
             raise CommandError.from_os_error(error, what, step="agent") from error
 
     def _send_once_or_twice(self, message: bytes, fds: Sequence[int]) -> None:
-        """To a new agent, if the one that there was has just ended."""
+        """Send a request to the agent, or to a new one if the agent has just ended."""
         # Whoever does not wait for the start waits for nothing else here.
         deadline = self._deadline if self._is_awaited else time.monotonic()
         for _ in range(2):
@@ -293,12 +293,12 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         self._finish_start()
 
     async def _start_async(self) -> None:
-        """Wait for the start, and take what the agent tells of it.
+        """Wait for the start of the command, and read the agent's answer.
 
-        If this is cancelled, all of the command is killed.
+        If this call is cancelled, the command and all processes that it started are killed.
 
         :raises CommandError: the command could not be started.
-        :raises RunscError: the agent is of no use.
+        :raises RunscError: the agent failed.
         """
         import asyncio
 
@@ -317,10 +317,10 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
             raise
 
     def _finish_start(self) -> None:
-        """Take what the agent tells of the start.
+        """Read the agent's answer about the start of the command.
 
         :raises CommandError: the command could not be started.
-        :raises RunscError: the agent is of no use.
+        :raises RunscError: the agent failed.
         """
         told = self._receive(0)
         if not told:
@@ -338,7 +338,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         self._child_created = True
 
     def _fail_without_word(self) -> NoReturn:
-        """The agent has let go of the command's socket before it has told anything."""
+        """Raise the error for an agent that closed the command's socket without an answer."""
         agent = self._place.agents.current()
         failed = None if agent is None else agent.told_failure()
         if failed is not None:
@@ -370,7 +370,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
     # process of this machine with our number, which is a stranger's.
 
     def _internal_poll(self, _deadstate: int | None = None, **_: Any) -> int | None:
-        """Look whether the command has ended."""
+        """Return the exit status if the command has ended, else None."""
         if self.returncode is None:
             try:
                 self._look()
@@ -394,7 +394,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         return self.returncode
 
     def _look(self) -> None:
-        """Learn the exit status, if there is one; any number may do so at once."""
+        """Read the exit status if the command has ended. Safe to call from several threads."""
         try:
             # It stays where it is, for all who look for it.
             told = self._receive(socket.MSG_PEEK)
@@ -415,11 +415,11 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         self._end_with(ended.returncode, ended.usage)
 
     def _receive(self, flags: int) -> bytes:
-        """What came on the command's socket: nothing, if its other end is closed.
+        """Return the next message on the command's socket, or nothing if its other end is closed.
 
-        Descriptors that come with it are none that this process ever has: it asks for none.
+        recv(2) discards descriptors that a hostile agent sends along.
 
-        :raises BlockingIOError: nothing came yet.
+        :raises BlockingIOError: there is no message yet.
         :raises ClosedError: the socket is closed.
         """
         shared = self._get()
@@ -442,11 +442,11 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         self._close_unless_watched()
 
     def _keep(self) -> None:
-        """Keep the socket when the end is known, until :meth:`_let_go`: it is watched."""
+        """Keep the socket open after the end of the command, until :meth:`_let_go` is called."""
         self._is_watched = True
 
     def _let_go(self) -> None:
-        """Let go of the socket, once the end is known, and of what the command has left."""
+        """Close the socket as soon as the end is known; background processes go on."""
         self._is_watched = False
         if self.returncode is not None:
             self._close_unless_watched()
@@ -460,9 +460,9 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
             self._shared.close()
 
     def _take_all(self, shared: SharedSocket) -> None:
-        """Take what was left for others to see.
+        """Read all messages that are left in the socket.
 
-        Or else the agent meets an error (ECONNRESET), before what was sent to it last.
+        Otherwise the agent gets ECONNRESET before the last orders that were sent to it.
         """
         if os.getpid() != self._owner:
             return
@@ -474,9 +474,9 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
                     return
 
     def _abandon(self) -> None:
-        """Have the agent kill all of it, and wait for nothing any more.
+        """Tell the agent to kill the command and all that it started, without a wait.
 
-        Who watches the socket sees its end.
+        A watcher of the socket sees its end.
         """
         with contextlib.suppress(ClosedError):
             shared = self._get()
@@ -488,7 +488,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
             self._end_with(-signal.SIGKILL)
 
     def _end(self) -> None:
-        """Kill all of it, and wait for the end, but not for an agent that does nothing."""
+        """Kill the command and all that it started, and wait for at most `_END_SECONDS`."""
         self._kill_all()
         try:
             self._wait(_END_SECONDS)
@@ -506,16 +506,17 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
     # Signals.
 
     def send_signal(self, sig: int) -> None:
-        """Send a signal to the command, if it has not ended, as subprocess does.
+        """Send a signal to the command, unless it has ended.
 
-        :raises OSError: there is no such signal (EINVAL).
+        :param sig: the number of the signal, such as :data:`signal.SIGTERM`.
+        :raises OSError: no signal has that number (EINVAL).
         :raises RunscError: the agent takes no more orders.
         """
         if self.poll() is None:
             self._send(sig)
 
     def _send(self, sig: int, to: int = wire.TO_PROCESS) -> None:
-        """The same without a look whether it has ended."""
+        """Send a signal to the command, without a check whether it has ended."""
         number = checks.signal_number(sig)
         is_kill = number == signal.SIGKILL
         if not self._order(wire.signal_order(number, to), 0 if is_kill else _ROOM_SECONDS):
@@ -526,9 +527,10 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
                 shut(self._get().socket)
 
     def send_signal_to_group(self, sig: int) -> None:
-        """Send a signal to the process group that the command leads, as :func:`os.killpg` does.
+        """Send a signal to the process group of the command, as :func:`os.killpg` does.
 
-        :raises OSError: there is no such signal (EINVAL).
+        :param sig: the number of the signal, such as :data:`signal.SIGTERM`.
+        :raises OSError: no signal has that number (EINVAL).
         :raises RunscError: the agent takes no more orders.
         """
         if self.poll() is None:
@@ -538,18 +540,16 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         self._send(sig)
 
     def _kill_all(self) -> None:
-        """Kill the command and all that it has started; do not wait for the end of it."""
+        """Kill the command and all processes that it started; do not wait for their end."""
         self._send(signal.SIGKILL, wire.TO_TREE)
 
     def kill_tree(self, timeout: float = KILL_SECONDS) -> bool:
-        """Kill the command and all that it has started, wherever it has gone (SIGKILL).
+        """Kill the command and all processes that it started, in any session or group (SIGKILL).
 
-        Returns when nothing of it is left. Does nothing once it is known that the command has
-        ended.
+        Returns when none of them is left. Does nothing once the end of the command is known.
 
-        :param timeout: how long that may take, in seconds. Then the whole sandbox is killed: a fork
-            bomb may have so much of the processor that the agent does not get at it, and root
-            inside may have stopped the agent.
+        :param timeout: the time limit, in seconds. Afterwards the whole sandbox is killed: a fork
+            bomb may leave the agent no processor time, and root inside may have stopped the agent.
         :returns: whether the sandbox goes on.
         """
         deadline = time.monotonic() + timeout
@@ -560,16 +560,18 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         return False
 
     def _tree_ends(self, deadline: float) -> bool:
-        """Wait until the agent sends nothing more, as it does when it has killed the tree."""
+        """Return whether the agent closes the socket before a deadline: the tree is dead then."""
         with contextlib.suppress(ClosedError), self._get().use():
             fd = self._get().socket.fileno()
             return wait_readable(fd, timeout=seconds_left(deadline), events=select.POLLRDHUP)
         return True
 
     def resize_terminal(self, columns: int, rows: int) -> None:
-        """Change the size of the command's terminal, which is told of it by SIGWINCH.
+        """Change the size of the command's terminal. Its foreground group gets SIGWINCH.
 
-        :raises ValueError: it has no terminal, or none can have that size.
+        :param int columns: the number of columns.
+        :param int rows: the number of rows.
+        :raises ValueError: the command has no terminal, or the size is impossible.
         :raises RunscError: the agent takes no more orders.
         """
         if self._wanted.size is None:
@@ -579,9 +581,9 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
             raise self._silent()
 
     def _order(self, message: bytes, seconds: float = 0) -> bool:
-        """Send something to the agent; whether it could be, or there is none any more.
+        """Send an order to the agent. Return False if the agent does not read it in time.
 
-        :param seconds: how long to wait for room: the agent may be slower than we are.
+        :param seconds: the time limit for room in the socket, in seconds.
         """
         try:
             shared = self._get()
@@ -616,10 +618,10 @@ def _encoded(command: wire.Command, words: Sequence[StrOrBytesPath]) -> tuple[by
 
 
 class SandboxProcess(aio.Process):
-    """A command in a sandbox: :meth:`usernsctl.Sandbox.create_subprocess_exec` returns it.
+    """A command in a sandbox, which :meth:`usernsctl.Sandbox.create_subprocess_exec` returns.
 
-    It is an :class:`asyncio.subprocess.Process`, and has besides what
-    :class:`usernsctl.SandboxPopen` has. What is sent to a command that has ended does nothing.
+    It is an :class:`asyncio.subprocess.Process` with further methods of
+    :class:`usernsctl.SandboxPopen`. A signal to a command that has ended has no effect.
     """
 
     @property
@@ -630,28 +632,30 @@ class SandboxProcess(aio.Process):
 
     @property
     def pid_inside(self) -> int:
-        """The number of the process inside."""
+        """The pid of the command inside."""
         return self._popen.pid_inside
 
     @property
     def rusage(self) -> Usage | None:
-        """What the command has used, as gVisor counts it, once it has ended and was waited for."""
+        """The resource usage of the command; ``None`` until the command was waited for."""
         return self._popen.rusage
 
     def send_signal_to_group(self, sig: int) -> None:
-        """Send a signal to the process group that the command leads, as :func:`os.killpg` does.
+        """Send a signal to the process group of the command, as :func:`os.killpg` does.
 
-        :raises OSError: there is no such signal (EINVAL).
+        :param sig: the number of the signal, such as :data:`signal.SIGTERM`.
+        :raises OSError: no signal has that number (EINVAL).
         :raises RunscError: the agent takes no more orders.
         """
         self._popen.send_signal_to_group(sig)
 
     def kill_tree(self, timeout: float = KILL_SECONDS) -> asyncio.Future[bool]:
-        """Kill the command and all that it has started, wherever it has gone (SIGKILL).
+        """Kill the command and all processes that it started, in any session or group (SIGKILL).
+
+        The processes are killed even if the caller does not await the result.
 
         :param timeout: as for :meth:`usernsctl.SandboxPopen.kill_tree`.
-        :returns: what can be awaited: the end of all that, and whether the sandbox goes on. It is
-            killed also where nobody waits.
+        :returns: a future for the end of the processes: whether the sandbox goes on.
         """
         loop = asyncio.get_running_loop()
         # Its connection outlives it here: what it has left in the background is to go on.
@@ -662,9 +666,11 @@ class SandboxProcess(aio.Process):
         return done
 
     def resize_terminal(self, columns: int, rows: int) -> None:
-        """Change the size of the command's terminal, which is told of it by SIGWINCH.
+        """Change the size of the command's terminal. Its foreground group gets SIGWINCH.
 
-        :raises ValueError: it has no terminal, or none can have that size.
+        :param int columns: the number of columns.
+        :param int rows: the number of rows.
+        :raises ValueError: the command has no terminal, or the size is impossible.
         :raises RunscError: the agent takes no more orders.
         """
         self._popen.resize_terminal(columns, rows)

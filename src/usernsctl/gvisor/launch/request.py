@@ -118,11 +118,12 @@ _UNLIMITED = 2**64 - 1  # RLIM_INFINITY, as config.json has it
 
 @dataclass(frozen=True, slots=True)
 class Bind:
-    """A file or directory of this machine to be seen inside.
+    """A bind mount of a file or directory of this machine.
 
-    :ivar source: its path; a relative one starts at the current directory.
-    :ivar destination: where it is seen, an absolute path.
-    :ivar read_only: whether it is protected; what is written to it otherwise reaches the machine.
+    :ivar source: the path of the file or directory; a relative path starts at the current
+        directory.
+    :ivar destination: the mount point inside, an absolute path.
+    :ivar read_only: whether the mount is read-only; otherwise writes change the source.
     """
 
     source: str
@@ -131,15 +132,15 @@ class Bind:
 
     @classmethod
     def shown(cls, source: str, destination: str = "", *, read_only: bool = True) -> Self:
-        """Show `source` at `destination`, or under its own name if that is empty."""
+        """Return a bind mount of `source` at `destination`, by default at the same path."""
         return cls(source, destination or os.path.abspath(source), read_only)
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read ``SRC[:DST][:ro|rw]``, as ``--bind`` takes it.
+        """Parse ``SRC[:DST][:ro|rw]``, the form of ``--bind``.
 
-        :param text: SRC and DST have no colons; DST is SRC, and ``ro``, unless given.
-        :raises ValueError: it is something else.
+        :param text: SRC and DST have no colons; by default DST is SRC, and the mount ``ro``.
+        :raises ValueError: `text` has another form.
         """
         source, *more = text.split(":")
         before, comma, listed = more[-1].rpartition(",") if more else ("", "", "")

@@ -26,18 +26,18 @@ from usernsctl._system.descriptors import ClosedError, Shared
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolStats:
-    """What a pool has done, and what it has at a moment.
+    """Counters of a pool, and its state at one moment.
 
-    :ivar made: how many sandboxes it has made.
-    :ivar starting: how many are being made.
-    :ivar waiting: how many are ready, and wait for somebody.
-    :ivar handed_out: how many somebody has.
-    :ivar queued: how many calls of ``acquire`` wait.
-    :ivar acquired: how many calls of ``acquire`` were given a sandbox.
-    :ivar waited: how long those waited, all together, in seconds.
-    :ivar longest_wait: how long the one waited that waited longest, in seconds.
-    :ivar failed: how many could not be made, or were found to be of no use afterwards.
-    :ivar last_failure: why the last one of these was not.
+    :ivar made: the number of sandboxes that the pool has started.
+    :ivar starting: the number of sandboxes that are being started.
+    :ivar waiting: the number of idle sandboxes.
+    :ivar handed_out: the number of leased sandboxes.
+    :ivar queued: the number of pending calls of ``acquire``.
+    :ivar acquired: the number of calls of ``acquire`` that got a sandbox.
+    :ivar waited: the time that these calls waited, in seconds, in total.
+    :ivar longest_wait: the longest time that one of these calls waited, in seconds.
+    :ivar failed: the number of sandboxes that could not be started, or failed while idle.
+    :ivar last_failure: the exception of the last such failure.
     """
 
     made: int = 0

@@ -340,7 +340,7 @@ START_SECONDS = 30
 
 @runtime_checkable
 class Starter(Protocol):
-    """What starts sandboxes that are ready, such as a template."""
+    """An object that starts sandboxes, such as a template."""
 
     def start(
         self,
@@ -351,11 +351,11 @@ class Starter(Protocol):
         in_cgroup: StrOrBytesPath | int | None = None,
         timeout: float | None = None,
     ) -> Sandbox:
-        """Start one, and return when it can be used: the options are those of a Sandbox."""
+        """Start a sandbox, and return when it is ready: see :class:`usernsctl.Sandbox`."""
 
 
 class PoolOptions(TypedDict, total=False):
-    """Arguments of :class:`usernsctl.SandboxPool` that have to be named."""
+    """Keyword arguments of :class:`usernsctl.SandboxPool`."""
 
     template: Starter | None
     max_uses: int
@@ -381,33 +381,35 @@ class _UsedAgain(Sandbox):
 
 
 class SandboxPool(Closing, AsyncClosing):
-    """Sandboxes that wait, for any thread and for asyncio: :meth:`usernsctl.SandboxHost.pool`.
+    """Sandboxes that are started ahead and leased, to threads and to asyncio.
 
-    Threads of its own make them, the next one as soon as one is handed out. All of them, those that
-    are handed out too, end when the pool is closed, and when the process that has made it ends,
-    however that ends.
+    :meth:`usernsctl.SandboxHost.pool` creates a pool. Threads of the pool start the sandboxes, the
+    next one as soon as one is leased. All sandboxes of the pool, leased ones included, end when the
+    pool is closed, and when the process that created it ends.
 
-    It is a context manager, also an asynchronous one, that closes it at its end.
+    A SandboxPool is a context manager, also an asynchronous one, that closes the pool at its end.
 
-    :param SandboxHost host: where.
-    :param int size: how many wait. Those that come back, to be used again, are among them.
-    :param template: what starts them, such as a template; by default they have no command of their
-        own, and nothing runs in them but what is started in them.
-    :param int max_uses: how often one is handed out. By default no two users share one. If it is
-        more, all that a user has left running is killed before the next one has it, and one whose
-        kernel has other settings than before is ended. But the files that he has written stay, such
-        as programs that he has put in the place of others.
-    :param float idle_timeout: after so many seconds in which nobody has asked for one, none wait,
-        until somebody does; ``None``: they wait as long as it takes.
-    :param int limit: how many there are at once: those that wait, are handed out, are being made or
-        are being ended. Who wants one waits if there are that many. By default twice `size`.
-    :param int starts: how many are made at once; by default as many as there are processors.
-    :param float start_timeout: how long one start may take, in seconds.
-    :param env: as for :class:`usernsctl.Sandbox`, and so `in_cgroup`, `stdin`, `stdout` and
-        `stderr`, which are DEVNULL by default: without a template there is no command to have them.
-        A template has variables already.
-    :raises TypeError: an argument is of the wrong type.
-    :raises ValueError: one can't have its value.
+    :param SandboxHost host: the host to start the sandboxes in.
+    :param int size: the number of idle sandboxes, with released ones that are leased again.
+    :param template: a :class:`Template` or another object with its method ``start``, to start the
+        sandboxes; by default the sandboxes have no first command.
+    :param int max_uses: the number of leases of one sandbox, 1 by default. If it is more, the pool
+        kills all processes of a lease before the next one, and ends a sandbox in which settings of
+        the kernel were changed. The files of a lease stay, such as programs that it has replaced.
+    :param float idle_timeout: the time without a call of :meth:`acquire`, in seconds, after which
+        the pool ends its idle sandboxes until the next call; ``None``: never.
+    :param int limit: the maximum number of sandboxes, including those being started or ended. A
+        call of :meth:`acquire` waits if all are in use. By default twice `size`.
+    :param int starts: the maximum number of simultaneous starts; by default the number of
+        processors.
+    :param float start_timeout: the time limit of one start, in seconds.
+    :param env: variables of the sandboxes, as for :class:`usernsctl.Sandbox`; not with `template`,
+        which has its variables.
+    :param in_cgroup: the control group of the sandboxes, as for :class:`usernsctl.Sandbox`.
+    :param stdin: the standard input of the template's command, DEVNULL by default; the same holds
+        for `stdout` and `stderr`.
+    :raises TypeError: an argument has the wrong type.
+    :raises ValueError: an argument has a wrong value.
     """
 
     _what = "a SandboxPool"
@@ -430,7 +432,7 @@ class SandboxPool(Closing, AsyncClosing):
         stdout: Stream = DEVNULL,
         stderr: Stream = DEVNULL,
     ) -> None:
-        """Begin to make sandboxes, and return: the class has the arguments."""
+        """Begin to start sandboxes, and return at once."""
         rules = _rules(size, limit, starts, max_uses, idle_timeout)
         seconds = checks.seconds("start_timeout", start_timeout)
         how: dict[str, Any] = {"stdout": stdout, "stderr": stderr}
@@ -460,53 +462,57 @@ class SandboxPool(Closing, AsyncClosing):
         return self._stock
 
     def acquire(self, timeout: float | None = None) -> AbstractContextManager[Sandbox]:
-        """Have a sandbox for a ``with`` block.
+        """Lease a sandbox for a ``with`` block.
 
-        Whoever has waited longest, in a thread or in asyncio, is given the next one. Its agent has
-        answered just before. At the end of the block all that runs in it is killed, and it is
-        closed, unless it is to be used more than once. One that was closed in the block is
-        replaced.
+        The caller that has waited longest, in a thread or in asyncio, gets the next sandbox, after
+        its agent has answered. At the end of the block, all processes in the sandbox are killed,
+        and the sandbox is closed, unless `max_uses` permits a further lease. The pool replaces a
+        sandbox that the block has closed.
 
-        :param timeout: how long to wait for one, in seconds; ``None``: as long as it takes.
-        :raises PoolTimeoutError: that was not long enough.
-        :raises PoolError: none could be made; `__cause__` is the reason, which `cause` and `remedy`
-            are those of.
-        :raises ValueError: the pool is closed, or is closed meanwhile; or belongs to the process
-            that this one is a fork of.
+        :param timeout: the time limit, in seconds; ``None``: no limit.
+        :returns: a context manager, which waits when the block is entered, and raises the errors
+            below.
+        :raises PoolTimeoutError: no sandbox became free within `timeout` seconds.
+        :raises PoolError: no sandbox could be started; `__cause__` is the reason, which also gives
+            `cause` and `remedy`.
+        :raises ValueError: the pool is closed, also while the call waits, or belongs to the parent
+            of this forked process.
         """
         check_timeout(timeout)
         return Lease(self._get(), timeout)
 
     def acquire_async(self, timeout: float | None = None) -> AbstractAsyncContextManager[Sandbox]:
-        """The same from asyncio, for an ``async with`` block.
+        """Lease a sandbox for an ``async with`` block: see :meth:`acquire`.
 
-        If it is cancelled, the sandbox goes to somebody else, or is ended where it was used.
+        If the task is cancelled, an unused sandbox goes to the next waiter, and a used one is
+        closed.
+
+        :param timeout: the time limit, in seconds; ``None``: no limit.
         """
         check_timeout(timeout)
         return AsyncLease(self._get(), timeout)
 
     def stats(self) -> PoolStats:
-        """What it has done, and what it has at this moment."""
+        """Return the counters of the pool, and its present state."""
         return self._get().stats
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed."""
+        """Whether the pool is closed."""
         return self._get().closed
 
     def close(self) -> None:
-        """End all sandboxes, also those that are handed out, and return when they have ended.
+        """End all sandboxes, leased ones included, and return when they have ended.
 
-        Who waits for one gets a ValueError. A start that is under way is waited for, for
-        `start_timeout` at most. Any thread may call this at any time, and so may a handler of
-        signals. In a fork of the process that has made the pool, this closes descriptors and no
-        more.
+        Pending calls of :meth:`acquire` raise ValueError. A start in progress delays the return by
+        `start_timeout` at most. Any thread and any signal handler may call this at any time. In a
+        forked child of the process that created the pool, it only closes descriptors.
         """
         if self._stock is not None:
             self._stock.close()
 
     async def close_async(self) -> None:
-        """The same from asyncio."""
+        """End all sandboxes from asyncio: see :meth:`close`."""
         await asyncio.shield(asyncio.ensure_future(asyncio.to_thread(self.close)))
 
     def _holds(self) -> bool:

@@ -44,12 +44,12 @@ _LOOKS_MAX = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DetachedRecord:
-    """What is written down of a detached sandbox.
+    """The record of a detached sandbox.
 
-    :ivar id: what runsc calls it.
-    :ivar args: the command, empty if it is the bundle's own.
-    :ivar created: when it was started, in seconds since 1970.
-    :ivar processes: runsc's processes, first that which the command runs in.
+    :ivar id: the container id.
+    :ivar args: the command and its arguments, empty if the bundle decides.
+    :ivar created: the time of the start, in seconds since 1970.
+    :ivar processes: the processes of runsc, the one that runs the command first.
     """
 
     id: str
@@ -59,15 +59,15 @@ class DetachedRecord:
 
     @property
     def pid(self) -> int:
-        """The process of runsc that the command runs in."""
+        """The pid of the process of runsc that runs the command."""
         return self.processes[0].pid
 
     def is_foreign(self) -> bool:
-        """Whether its pids mean nothing to this process, as in another container."""
+        """Return whether the pids are those of another PID namespace, such as a container."""
         return self.processes[0].is_foreign()
 
     def open_processes(self) -> list[int | None]:
-        """Pidfds of :attr:`processes`, the caller's to close; ``None`` for those that have ended.
+        """Return pidfds of :attr:`processes`, which the caller closes; ``None`` for ended ones.
 
         :meta private:
         :raises Stranger: one is none of this sandbox's.
@@ -88,7 +88,7 @@ class DetachedRecord:
         return is_in_our_namespace(pid) and (not words or _names(words, self.id))
 
     def to_json(self) -> dict[str, Any]:
-        """What is written down.
+        """Return the record as JSON values.
 
         :meta private:
         """

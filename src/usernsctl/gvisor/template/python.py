@@ -1,4 +1,4 @@
-"""Python templates: an interpreter that has imported what is wanted, and then runs a program."""
+"""Templates of Python interpreters that have imported modules, and run a program after that."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ from usernsctl.gvisor.template.template import Parts, RestoreOptions, Template, 
 
 
 class PythonStartOptions(RestoreOptions, total=False):
-    """Arguments of :meth:`usernsctl.PythonTemplate.start` besides its own."""
+    """Keyword arguments of :meth:`usernsctl.PythonTemplate.start`."""
 
     env: Mapping[str, str] | None
     cwd: StrOrBytesPath | None
 
 
-# How long a program may take to go on where nobody says how long, in seconds.
+# The default time limit of the start of a program, in seconds.
 _START_SECONDS = 60
 
-# How long the end of an interpreter is waited for that has let go of the connection, in seconds.
+# The time limit for the end of an interpreter that has closed the connection, in seconds.
 _END_SECONDS = 5
 
-# More than an interpreter of ours ever sends.
+# More than the interpreter of a template ever sends.
 _MESSAGE_MAX = 1 << 18
 
 _TAIL = """
@@ -63,9 +63,9 @@ except BaseException as error:
 
 
 class PythonTemplate(Template):
-    """A Python interpreter that was saved after it has imported what is wanted.
+    """A checkpoint of a Python interpreter that has imported modules.
 
-    :meth:`usernsctl.SandboxHost.python_template` makes one. What a :class:`Template` can, it can.
+    :meth:`usernsctl.SandboxHost.python_template` makes one. All else is as for :class:`Template`.
     """
 
     _kinds = ("python",)
@@ -80,10 +80,10 @@ class PythonTemplate(Template):
         code: str | None,
         **options: Unpack[TemplateOptions],
     ) -> Self:
-        """Make one: see :meth:`usernsctl.SandboxHost.python_template`.
+        """Make a template: see :meth:`usernsctl.SandboxHost.python_template`.
 
-        :raises ValueError: an argument can't have this value.
-        :raises TypeError: an argument is of the wrong type.
+        :raises ValueError: an argument has a wrong value.
+        :raises TypeError: an argument has the wrong type.
         """
         given: dict[str, Any] = {"env": None, "cwd": None, "user": None, "timeout": None, **options}
         words = _words(python, preload, code)
@@ -103,24 +103,28 @@ class PythonTemplate(Template):
         return cls(AsyncStart(work))
 
     def start(self, args: Args = (), **options: Unpack[PythonStartOptions]) -> Sandbox:
-        """Start a program, and return when it begins.
+        """Start a Python program from the checkpoint, and return when the program begins.
 
-        It runs in a child of the interpreter's, which is process 1 of the sandbox.
+        The interpreter is process 1 of the sandbox, and the program runs in a child of it.
 
-        :param args: what would follow ``python`` on a command line: ``["script.py", ...]``,
-            ``["-m", "module", ...]``, ``["-c", "source", ...]``, ``["-"]``. A word without ``/``
-            that is no file may be a console script beside the interpreter.
-        :param options: `env`, what is set beside what the template has; `cwd`; and `id`, `stdin`,
-            `stdout`, `stderr`, `detach`, `in_cgroup` and `timeout`, as for
-            :class:`usernsctl.Sandbox`.
-        :raises CommandError: there is no directory `cwd` inside.
+        :param args: the arguments of ``python``: ``["script.py", ...]``, ``["-m", "module", ...]``,
+            ``["-c", "source", ...]`` or ``["-"]``. A word without ``/`` that is not a file may be a
+            console script in the directory of the interpreter.
+        :param options: `env`, variables to set besides those of the template; `cwd`, the working
+            directory, by default that of the template; and `id`, `stdin`, `stdout`, `stderr`,
+            `detach`, `in_cgroup` and `timeout`, as for :class:`usernsctl.Sandbox`.
+        :raises TypeError: an option has the wrong type, or is unknown.
+        :raises CommandError: `cwd` is not a directory inside.
         :raises UsernsError: as :meth:`Template.start` does.
         """
         check_keywords("start", options, _START_KEYWORDS)
         return self._begun_with(args, **options).__enter__()
 
     async def start_async(self, args: Args = (), **options: Unpack[PythonStartOptions]) -> Sandbox:
-        """The same from asyncio; if this is cancelled, the sandbox is closed."""
+        """Start a Python program from asyncio: see :meth:`start`.
+
+        If this call is cancelled, the sandbox is closed.
+        """
         return await start_in_executor(lambda: self.start(args, **options), Sandbox.close)
 
     def _begun_with(

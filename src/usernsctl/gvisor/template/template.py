@@ -1,4 +1,4 @@
-"""Templates, as the package's users have them."""
+"""Templates of commands and of the agent, and the starts of sandboxes from them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from usernsctl.gvisor.template.store import RECORD, read, use
 
 
 class TemplateOptions(TypedDict, total=False):
-    """Arguments of :meth:`usernsctl.SandboxHost.template` besides its own."""
+    """Keyword arguments of :meth:`usernsctl.SandboxHost.template`, except `ready`."""
 
     env: Mapping[str, str] | None
     cwd: StrOrBytesPath | None
@@ -44,7 +44,7 @@ class TemplateOptions(TypedDict, total=False):
 
 
 class RestoreOptions(TypedDict, total=False):
-    """Arguments of :meth:`usernsctl.Template.start`."""
+    """Keyword arguments of :meth:`usernsctl.Template.start`."""
 
     id: str | None
     stdin: Stream
@@ -57,11 +57,11 @@ class RestoreOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What a template consists of.
+    """The parts of a template.
 
     :ivar config: the config.json of its sandboxes.
-    :ivar is_own_host: whether the host was made for this template alone.
-    :ivar remedy: the command that makes it anew.
+    :ivar is_own_host: whether the template created the host, and closes it.
+    :ivar remedy: the command that makes the template anew.
     """
 
     host: HostBase
@@ -73,22 +73,21 @@ class Parts:
 
 
 class Template(AsyncStartMixin):
-    """A command that was saved when it was ready, and is started from there any number of times.
+    """A checkpoint of a command that was ready, to start any number of sandboxes from.
 
-    :meth:`usernsctl.SandboxHost.template` makes one. What is saved lies in the memory of the host,
-    and is gone with this object or the host, however this process ends, unless :meth:`save` has
-    copied it.
+    :meth:`usernsctl.SandboxHost.template` makes a template. Its checkpoint is in the host's memory,
+    and ends with this object or with the host; :meth:`save` copies it to a directory.
 
-    It is a context manager, also an asynchronous one, that closes it at its end. Where an event
-    loop of asyncio runs in this thread, another thread makes it, and the loop goes on: ``async
-    with`` waits for the end of it, and so does whatever is called before that.
+    A Template is a context manager, also an asynchronous one, that closes the template at its end.
+    If an event loop of asyncio runs in this thread, another thread makes the checkpoint. ``async
+    with`` waits for that thread, and so does each method that is called before.
     """
 
     _what = "a template"
     _kinds: tuple[str, ...] = ("command", "agent")
 
     def __init__(self, begun: AsyncStart[Parts]) -> None:
-        """Take over what was made, or will be."""
+        """Take over the parts of a template, which a thread may still be making."""
         self._begun: AsyncStart[Parts] = begun
 
     @classmethod
@@ -103,11 +102,11 @@ class Template(AsyncStartMixin):
         user: tuple[int, int] | None = None,
         timeout: float | None = None,
     ) -> Self:
-        """Make one: see :meth:`usernsctl.SandboxHost.template`.
+        """Make a template: see :meth:`usernsctl.SandboxHost.template`.
 
-        :raises ValueError: an argument can't have this value.
-        :raises TypeError: an argument is of the wrong type.
-        :raises UsernsError: as that does.
+        :raises ValueError: an argument has a wrong value.
+        :raises TypeError: an argument has the wrong type.
+        :raises UsernsError: as :meth:`usernsctl.SandboxHost.template` does.
         """
         words = () if args is None else checks.argv(args)
         if args is not None and not words:
@@ -144,12 +143,12 @@ class Template(AsyncStartMixin):
 
     @property
     def args(self) -> tuple[str, ...]:
-        """The command."""
+        """The command of the template and its arguments."""
         return self._parts.record.args
 
     @property
     def host(self) -> HostBase:
-        """Where its sandboxes are started."""
+        """The host that sandboxes are started in."""
         return self._parts.host
 
     @property
@@ -160,25 +159,28 @@ class Template(AsyncStartMixin):
         return parts
 
     def start(self, **options: Unpack[RestoreOptions]) -> Sandbox:
-        """Start the command where it was saved, and return when it goes on.
+        """Start a sandbox from the checkpoint, and return when the command goes on.
 
-        It has the environment, the working directory, the ids and the files that it had; what it
-        wrote to its own files is there. What was saved is not changed: any number may be started,
-        also at once.
+        The command has the environment, working directory, ids and files that it had at the
+        checkpoint. Sandboxes do not change the checkpoint, and several may start at the same time.
 
         :param options: `id`, `stdin`, `stdout`, `stderr`, `detach`, `in_cgroup` and `timeout`, as
-            for :class:`usernsctl.Sandbox`. An agent's sandbox takes no `stdin`.
-        :raises ValueError: the template or its host is closed, or an option can't be had.
-        :raises TimeoutExpired: it took more than `timeout` seconds.
-        :raises RunscError: runsc failed, or is another one than that which has saved it (cause
-            ``"template-outdated"``).
+            for :class:`usernsctl.Sandbox`. A template without a command takes no `stdin`.
+        :raises ValueError: the template or its host is closed, or an option has a wrong value.
+        :raises TypeError: an option has the wrong type, or is unknown.
+        :raises TimeoutExpired: the start took more than `timeout` seconds.
+        :raises RunscError: runsc failed, or is another release than that which made the checkpoint
+            (cause ``"template-outdated"``).
         :raises UsernsError: as :class:`usernsctl.Sandbox` does.
         """
         check_keywords("start", options, RestoreOptions.__annotations__)
         return self._restored(**options).__enter__()
 
     async def start_async(self, **options: Unpack[RestoreOptions]) -> Sandbox:
-        """The same from asyncio; if this is cancelled, the sandbox is closed."""
+        """Start a sandbox from asyncio: see :meth:`start`.
+
+        If this call is cancelled, the sandbox is closed.
+        """
         return await start_in_executor(lambda: self.start(**options), Sandbox.close)
 
     def _restored(self, **options: Unpack[RestoreOptions]) -> TemplateSandbox:
@@ -202,14 +204,14 @@ class Template(AsyncStartMixin):
         )
 
     def save(self, directory: StrOrBytesPath) -> None:
-        """Copy what was saved into a directory, which is made, and which only this user may read.
+        """Copy the checkpoint to a directory that only this user may read.
 
-        Whatever the command had in its memory is in there, such as secrets of its environment.
+        The checkpoint has all memory of the command, with secrets such as those of its environment.
 
-        :param directory: it must not exist, or be empty.
+        :param directory: the path of a directory that does not exist or is empty.
         :raises ValueError: the template is closed.
-        :raises NamespaceError: the directory can't be written to.
-        :raises RunscError: others could change it (cause ``"template-untrusted"``).
+        :raises NamespaceError: the directory can't be created or written.
+        :raises RunscError: others may write to the directory (cause ``"template-untrusted"``).
         """
         parts = self._parts
         path = _absolute(directory)
@@ -230,27 +232,28 @@ class Template(AsyncStartMixin):
         host: HostBase | None = None,
         remedy: str | None = None,
     ) -> Self:
-        """Have a template that was saved.
+        """Load a template from a directory that :meth:`save` wrote.
 
-        :param directory: as :meth:`save` was given it.
-        :param SandboxHost host: where its sandboxes are started; by default a host of its own,
-            ``SandboxHost()``. It must be made of the arguments that the first one was made of, but
-            for `runsc`, which must be the same release, and `debug_log`.
-        :param str remedy: the command that makes the template anew, for the error that it is
-            outdated.
-        :raises RunscError: there is none (cause ``"no-such-template"``), it was made in a host with
-            other arguments (``"template-host-differs"``), with another runsc, for other files or by
-            another version of usernsctl (``"template-outdated"``), is not whole
-            (``"template-damaged"``), or others could have written it (``"template-untrusted"``).
+        :param directory: the path of the directory.
+        :param SandboxHost host: the host to start sandboxes in; by default a new ``SandboxHost()``.
+            Its arguments must be those of the host that the template was made in, except `runsc`,
+            which must be the same release, and `debug_log`.
+        :param str remedy: the shell command that makes the template anew, for errors about an
+            outdated template.
+        :raises RunscError: there is no template (cause ``"no-such-template"``); it was made in a
+            host with other arguments (``"template-host-differs"``), or with another release of
+            runsc, other files or another version of usernsctl (``"template-outdated"``); it is
+            incomplete (``"template-damaged"``); or others may have written it
+            (``"template-untrusted"``).
         :raises UsernsError: as :class:`usernsctl.SandboxHost` does.
         """
         path = _absolute(directory)
         return cls(AsyncStart(lambda: _load(path, host, cls._kinds, remedy)))
 
     def close(self) -> None:
-        """Remove what was saved in memory. Sandboxes that were started from it go on.
+        """Remove the checkpoint from memory. Running sandboxes go on.
 
-        In a fork of the process that has made it, this closes descriptors and no more.
+        In a forked child of the process that made the template, it only closes descriptors.
         """
         self._is_closed = True
         if not self._begun.settle():
