@@ -580,6 +580,56 @@ void un_reraise(int sig);
  * other children as well, so it is for a process that does nothing else any more. */
 int un_stand_in(pid_t child);
 
+/* ---- what a sandbox sees (launch/view.c, launch/command.c) -------------------------------------
+ */
+
+/* The directory tree that a sandbox will see: a root filesystem, and what runsc mounts on it. */
+struct un_view;
+
+/* Makes a view of a root filesystem, whose descriptor (O_PATH) becomes the view's. -1 with errno.
+ */
+int un_view_new(int top, struct un_view **view);
+/* Notes that runsc will mount a file at a path inside that has no symbolic links. The first of two
+ * at the same place counts. The descriptor (O_PATH) becomes the view's. `source` is what the file
+ * is called outside; "" for nothing of the machine's. -1 with errno. */
+int un_view_add(struct un_view *view, const char *inside, const char *source, int fd);
+/* Notes that the sandbox may search the directories of these users and groups, which are told by
+ * their ids outside, even where this process may not. -1 with errno. */
+int un_view_set_owners(struct un_view *view, const struct un_idmap *ids);
+void un_view_free(struct un_view *view);
+
+/* How far a path in a sandbox leads. */
+struct un_reached {
+    int errnum;        /* why the path can't be followed; 0: it can be */
+    bool is_certain;   /* whether the sandbox will fail with `errnum`, too */
+    bool is_of_gvisor; /* whether the path leads to where gVisor alone knows what there is */
+    bool is_made_up;   /* whether gVisor makes up the last directory, on the way to a mount */
+    int fd;            /* the last file (O_PATH), the caller's to close; -1: there is none for us */
+    char inside[UN_PATH_MAX];  /* the path of the last file, without symbolic links */
+    char missing[UN_PATH_MAX]; /* what is left of the path, which does not exist; or "" */
+};
+
+/* Follows a path, and the symbolic links on it, as the kernel inside will. `start` is the directory
+ * inside that a relative path starts at. */
+void un_view_follow(const struct un_view *view, const char *start, const char *path,
+                    struct un_reached *reached);
+
+/* What keeps a sandbox from starting a command. */
+struct un_command_fault {
+    int step;                      /* UN_STEP_LOOKUP: it is not found; or UN_STEP_EXEC */
+    int errnum;                    /* what execve(2) will fail with */
+    char path[UN_PATH_MAX];        /* which file that is about: its path inside, or the command */
+    char reason[4 * UN_PATH_MAX];  /* one sentence; "" for UN_STEP_LOOKUP */
+    const char *remedy;            /* what mends it; "" where that depends on the caller */
+    char interpreter[UN_PATH_MAX]; /* the path inside of a script's that is missing; or "" */
+};
+
+/* Checks that a command can be found along `search` and executed, from the directory `cwd` inside.
+ * What only gVisor knows, and what this process may not look at, counts as fine: the sandbox finds
+ * out. Returns whether there is a fault. */
+bool un_view_check_command(const struct un_view *view, const char *command, const char *search,
+                           const char *cwd, struct un_command_fault *fault);
+
 /* ---- launches (launch/) ---------------------------------------------------------------------- */
 
 /*
@@ -635,18 +685,16 @@ int un_launch_exec(struct un_launch *launch, const struct un_moment *moment, str
 /* Closes all that the launch has open. What was mounted stays. NULL is no launch. */
 void un_launch_close(struct un_launch *launch);
 
-/* What was built: the directory with all of it, by its path and a descriptor; the descriptor of the
- * root filesystem's top. Both stay the launch's. */
+/* What was built: the directory with all of it, by its path and a descriptor; what the sandbox will
+ * see. All stay the launch's. */
 const char *un_launch_scratch(const struct un_launch *launch);
 int un_launch_scratch_fd(const struct un_launch *launch);
-int un_launch_root_fd(const struct un_launch *launch);
+const struct un_view *un_launch_view(const struct un_launch *launch);
 /* The binds for runsc: their sources are paths that nobody else can change, and their destinations
  * have no symbolic links. */
 size_t un_launch_bind_count(const struct un_launch *launch);
 const char *un_launch_bind_source(const struct un_launch *launch, size_t bind);
 const char *un_launch_bind_destination(const struct un_launch *launch, size_t bind);
-/* Whether the sandbox will have a directory at this absolute path. */
-bool un_launch_has_directory(struct un_launch *launch, const char *inside);
 /* Of the last failure: what mends it, where that is better known than by its cause, and the path
  * that it is about; else NULL. */
 const char *un_launch_remedy(const struct un_launch *launch);

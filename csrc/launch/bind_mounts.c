@@ -93,7 +93,7 @@ static int note(struct un_launch *launch, const struct un_source *source, const 
         errno = ENOMEM;
         return un_launch_fail_file(launch, inside, err);
     }
-    if (un_view_add(launch, inside, source->path, shown))
+    if (un_view_add(&launch->view, inside, source->path, shown))
         return un_launch_fail_file(launch, inside, err);
     return 0;
 }
@@ -147,16 +147,17 @@ static int cover_by_empty(struct un_launch *launch, const struct un_trail *trail
     int empty = un_root_new(launch, launch->root.spare, true, NULL, err);
     if (empty < 0)
         return -1;
-    return un_view_add(launch, wanted, "", empty) ? un_launch_fail_file(launch, wanted, err) : 0;
+    return un_view_add(&launch->view, wanted, "", empty) ? un_launch_fail_file(launch, wanted, err)
+                                                         : 0;
 }
 
 /* Notes that gVisor mounts something of its own there, over the binds expected so far. */
 int un_step_mount(struct un_launch *launch, const struct un_record *record, struct un_error *err)
 {
     un_auto_trail struct un_trail trail;
-    if (un_view_walk(launch, record->words, &trail))
+    if (un_view_walk(&launch->view, record->words, &trail))
         return un_launch_fail_file(launch, record->words, err);
-    const struct un_cover *cover = un_view_cover_at(launch, trail.path, strlen(trail.path));
+    const struct un_cover *cover = un_view_cover_at(&launch->view, trail.path, strlen(trail.path));
     /* In what is read-only, gVisor makes the mount point up. */
     if (*trail.missing && cover && is_writable(cover->fd))
         return un_place_fail_missing(launch, &trail, err);

@@ -17,7 +17,7 @@ static int step_read_only(struct un_launch *launch, const struct un_record *reco
                           struct un_error *err)
 {
     (void)record;
-    return un_mount_restrict(launch->root.top, UN_ATTR_RDONLY, 0, "root", err);
+    return un_mount_restrict(launch->view.top, UN_ATTR_RDONLY, 0, "root", err);
 }
 
 /* By verb; what is not here is for another part of the launch. */

@@ -12,97 +12,200 @@
 /* So many bytes of a script the kernel looks at (execve(2)). */
 #define FIRST_LINE_MAX 256
 
+/* How long to look for a command along PATH. PATH and the links in its directories may be those of
+ * a hostile bundle. */
+#define SEARCH_MS 2000
+
 /* What a name stands for. */
 enum found {
     UNKNOWN, /* only gVisor, or nobody whom we could ask, knows */
+    UNREACHABLE,
     MISSING,
+    BELOW_FILE,
     DIRECTORY,
+    SPECIAL, /* a FIFO, a socket or a device */
     NOT_EXECUTABLE,
     EXECUTABLE
 };
 
-/* A file that a name stands for. */
-struct program {
-    char inside[UN_PATH_MAX]; /* its path, without symbolic links */
-    char script[FIRST_LINE_MAX + 1];
+/* A command, and where it is looked for. */
+struct wanted {
+    const struct un_view *view;
+    const char *command;
+    const char *cwd;
 };
 
-bool un_launch_is_unknown(const char *inside)
+static bool note(struct un_command_fault *fault, int step, int errnum, const char *path,
+                 const char *remedy)
 {
-    static const char *const tops[] = {"/proc", "/sys", "/dev"};
-    for (size_t i = 0; i < sizeof tops / sizeof *tops; i++) {
-        size_t length = strlen(tops[i]);
-        if (!strncmp(inside, tops[i], length) && (!inside[length] || inside[length] == '/'))
-            return true;
-    }
-    return false;
+    fault->step = step;
+    fault->errnum = errnum;
+    snprintf(fault->path, sizeof fault->path, "%s", path);
+    fault->remedy = remedy;
+    return true;
 }
 
-/* Reads the line that a script begins with; "" if it can't be read, as what is no script. */
-static void read_script(int fd, char line[FIRST_LINE_MAX + 1])
-{
-    un_auto_close int opened = un_reopen(fd, O_RDONLY);
-    ssize_t got = opened >= 0 ? read(opened, line, FIRST_LINE_MAX) : -1;
-    line[got > 0 ? got : 0] = '\0';
-    line[strcspn(line, "\n")] = '\0';
-}
-
-static enum found look_at(struct un_trail *trail, struct program *program)
+static enum found judge_file(const struct un_reached *at)
 {
     struct stat status;
-    int fd = un_trail_last(trail)->fd;
-    if (*trail->missing)
-        return MISSING;
-    strcpy(program->inside, un_view_inside(trail));
-    if (un_view_is_directory(trail))
+    if (at->is_made_up)
         return DIRECTORY;
-    if (fstat(fd, &status) || !S_ISREG(status.st_mode))
-        return MISSING;
-    if (!(status.st_mode & 0111))
-        return NOT_EXECUTABLE;
-    read_script(fd, program->script);
-    return EXECUTABLE;
-}
-
-/* `path` is absolute. */
-static enum found look(const struct un_launch *launch, const char *path, struct program *program)
-{
-    un_auto_trail struct un_trail trail;
-    char wanted[UN_PATH_MAX];
-    if (un_view_walk(launch, path, &trail) || un_view_wanted(&trail, wanted) ||
-        un_launch_is_unknown(wanted))
+    if (fstat(at->fd, &status))
         return UNKNOWN;
-    return look_at(&trail, program);
+    if (S_ISDIR(status.st_mode))
+        return DIRECTORY;
+    if (!S_ISREG(status.st_mode))
+        return SPECIAL;
+    return status.st_mode & 0111 ? EXECUTABLE : NOT_EXECUTABLE;
 }
 
-/* A name with a slash in it, or one of those that a command stands for along PATH. */
-static enum found look_from(const struct un_launch *launch, const char *cwd, const char *name,
-                            struct program *program)
+/* The descriptor in `at` is to be closed. */
+static enum found look(const struct wanted *wanted, const char *name, struct un_reached *at)
 {
-    char path[UN_PATH_MAX];
-    if (*name == '/')
-        return look(launch, name, program);
-    return un_path_join(path, cwd, name) ? UNKNOWN : look(launch, path, program);
+    un_view_follow(wanted->view, wanted->cwd, name, at);
+    if (at->errnum == ENOTDIR)
+        return BELOW_FILE;
+    if (at->errnum)
+        return at->is_certain ? UNREACHABLE : UNKNOWN;
+    if (at->is_of_gvisor)
+        return UNKNOWN;
+    enum found found = judge_file(at);
+    if (!*at->missing || found == UNKNOWN)
+        return found;
+    return found == DIRECTORY ? MISSING : BELOW_FILE;
 }
 
-/* The first that is executable, else the first that is there at all. */
-static enum found search(const struct un_launch *launch, const char *cwd, const char *command,
-                         const char *at, struct program *program)
+/* The first that is executable, else the first regular file. */
+static enum found search(const struct wanted *wanted, const char *along, struct un_reached *at)
 {
     enum found best = MISSING;
     char name[PATH_MAX];
-    struct program other;
-    while (best != EXECUTABLE && un_next_candidate(&at, command, name)) {
-        enum found found = look_from(launch, cwd, name, best == MISSING ? program : &other);
-        if (found == UNKNOWN)
-            return UNKNOWN;
-        if (found == DIRECTORY)
-            found = MISSING;
-        if (found == EXECUTABLE && best == NOT_EXECUTABLE)
-            *program = other;
-        best = found > best ? found : best;
+    int64_t end = un_now_ms() + SEARCH_MS;
+    struct un_reached other = {.fd = -1};
+    at->fd = -1;
+    while (*wanted->command && un_next_candidate(&along, wanted->command, name)) {
+        enum found found = un_now_ms() > end ? UNKNOWN : look(wanted, name, &other);
+        if (found == UNKNOWN || found == EXECUTABLE ||
+            (found == NOT_EXECUTABLE && best == MISSING)) {
+            un_close_quietly(at->fd);
+            *at = other;
+            best = found;
+        } else {
+            un_close_quietly(other.fd);
+        }
+        other.fd = -1;
+        if (best == UNKNOWN || best == EXECUTABLE)
+            break;
     }
     return best;
+}
+
+/* Reads what a program begins with: how many bytes, or -1. */
+static ssize_t read_start(int fd, char start[FIRST_LINE_MAX + 1])
+{
+    un_auto_close int opened = un_reopen(fd, O_RDONLY);
+    ssize_t got = opened >= 0 ? read(opened, start, FIRST_LINE_MAX) : -1;
+    start[got > 0 ? got : 0] = '\0';
+    return got;
+}
+
+/* The interpreter that a script names in its first line; or NULL. */
+static const char *interpreter_of(char start[FIRST_LINE_MAX + 1])
+{
+    char *rest;
+    start[strcspn(start, "\n")] = '\0';
+    return strncmp(start, "#!", 2) ? NULL : strtok_r(start + 2, " \t\r\v\f", &rest);
+}
+
+/* Whether a path inside leads nowhere; then also where it leads. */
+static bool is_missing(const struct wanted *wanted, const char *path, struct un_reached *at,
+                       char where[UN_PATH_MAX])
+{
+    un_view_follow(wanted->view, wanted->cwd, path, at);
+    un_close_quietly(at->fd);
+    if (at->errnum || at->is_of_gvisor || !*at->missing)
+        return false;
+    const char *top = strcmp(at->inside, "/") ? at->inside : "";
+    return snprintf(where, UN_PATH_MAX, "%s/%s", top, at->missing) < UN_PATH_MAX;
+}
+
+/* Venvs are why: their scripts name an interpreter that links to one elsewhere. `path` is that of
+ * the program. */
+static bool check_program(const struct wanted *wanted, int fd, const char *path,
+                          struct un_command_fault *fault)
+{
+    char start[FIRST_LINE_MAX + 1];
+    struct un_reached at;
+    ssize_t got = read_start(fd, start);
+    if (got < 0 || !strncmp(start,
+                            "\x7f"
+                            "ELF",
+                            4))
+        return false;
+    const char *name = interpreter_of(start);
+    if (!name) {
+        snprintf(fault->reason, sizeof fault->reason,
+                 "%s is no program, nor a script that begins with #!", path);
+        return note(fault, UN_STEP_EXEC, ENOEXEC, path,
+                    "begin a script with #! and its interpreter, as in: #!/bin/sh");
+    }
+    if (!is_missing(wanted, name, &at, fault->interpreter))
+        return false;
+    bool leads = strcmp(fault->interpreter, name);
+    snprintf(fault->reason, sizeof fault->reason,
+             "%s is run by %s%s%s%s, which is not in the sandbox", path, name,
+             leads ? " (which leads to " : "", leads ? fault->interpreter : "", leads ? ")" : "");
+    return note(fault, UN_STEP_EXEC, ENOENT, path, "");
+}
+
+static bool fail_unreachable(const struct wanted *wanted, const struct un_reached *at,
+                             struct un_command_fault *fault)
+{
+    bool is_closed = at->errnum == EACCES;
+    snprintf(fault->reason, sizeof fault->reason, "%s: %s%s", wanted->command,
+             is_closed ? at->inside : un_errno_text(at->errnum),
+             is_closed ? " may not be searched" : "");
+    return note(fault, UN_STEP_EXEC, at->errnum, wanted->command,
+                is_closed ? "name a program in a directory that may be searched" : "");
+}
+
+static bool fail_file(const struct wanted *wanted, enum found found, const char *path,
+                      struct un_command_fault *fault)
+{
+    static const struct {
+        const char *what, *remedy;
+    } words[] = {
+        [DIRECTORY] = {"a directory, and no program", "name a program, such as a file in it"},
+        [SPECIAL] = {"no regular file, and no program", "name a program"},
+        [NOT_EXECUTABLE] = {"there, but it is not executable",
+                            "chmod +x it, or start it by its interpreter, as in: python3 FILE"},
+    };
+    snprintf(fault->reason, sizeof fault->reason, "%s is %s", path, words[found].what);
+    return note(fault, UN_STEP_EXEC, EACCES, wanted->command, words[found].remedy);
+}
+
+bool un_view_check_command(const struct un_view *view, const char *command, const char *along,
+                           const char *cwd, struct un_command_fault *fault)
+{
+    const struct wanted wanted = {view, command, cwd};
+    struct un_reached at;
+    enum found found =
+        un_has_slash(command) ? look(&wanted, command, &at) : search(&wanted, along, &at);
+    un_auto_close int file = at.fd;
+    *fault->reason = *fault->interpreter = '\0';
+    switch (found) {
+    case UNKNOWN:
+        return false;
+    case UNREACHABLE:
+        return fail_unreachable(&wanted, &at, fault);
+    case MISSING:
+    case BELOW_FILE:
+        return note(fault, UN_STEP_LOOKUP, found == BELOW_FILE ? ENOTDIR : ENOENT, command, "");
+    case EXECUTABLE:
+        return check_program(&wanted, file, at.inside, fault);
+    default:
+        return fail_file(&wanted, found, at.inside, fault);
+    }
 }
 
 /* PATH of the command; where it has none, all that anybody could search. */
@@ -115,81 +218,50 @@ static const char *path_of(const struct un_moment *moment)
     return path;
 }
 
-static int fail_missing(struct un_launch *launch, const char *command, struct un_error *err)
+/* What mends a fault of a launch that was frozen: without the options that made it. */
+static const char *remedy_of(const struct un_command_fault *fault, const char *root)
 {
-    const struct un_record *tree = un_launch_first(launch, UN_VERB_TREE);
-    const char *root = tree ? un_record_source(launch, tree, 0)->path : "/";
-    const char *where = un_has_slash(command) ? "" : " along PATH";
-    if (strcmp(root, "/")) {
-        un_launch_tell(launch, command,
-                       "name a program that is there, by the path that it has in the sandbox");
-        return un_fail(err, UN_STEP_LOOKUP, 0, NULL,
-                       "'%.200s' was not found%s in the sandbox, whose programs are those of "
-                       "%.200s",
-                       command, where, root);
-    }
-    un_launch_tell(launch, command,
-                   "name a program that is there, or freeze the launch anew with an option that "
-                   "shows it: usernsctl freeze --bind DIR");
-    return un_fail(err, UN_STEP_LOOKUP, 0, NULL, "'%.200s' was not found%s in the sandbox", command,
-                   where);
+    if (fault->step == UN_STEP_EXEC)
+        return *fault->interpreter ? "freeze the launch anew with an option that shows it: "
+                                     "usernsctl freeze --bind DIR"
+                                   : fault->remedy;
+    return root ? "name a program that is there, by the path that it has in the sandbox"
+                : "name a program that is there, or freeze the launch anew with an option that "
+                  "shows it: usernsctl freeze --bind DIR";
 }
 
-/* Venvs are why: their scripts name an interpreter that links to one elsewhere. */
-static int check_interpreter(struct un_launch *launch, struct program *program,
-                             struct un_error *err)
+/* The beginning of a sentence is left out if the whole does not fit an error: it is a path's. */
+static int fail_exec(const struct un_command_fault *fault, struct un_error *err)
 {
-    char wanted[UN_PATH_MAX];
-    char *name =
-        strncmp(program->script, "#!", 2) ? NULL : strtok(program->script + 2, " \t\r\v\f");
-    if (!name || *name != '/')
-        return 0;
-    un_auto_trail struct un_trail trail;
-    if (un_view_walk(launch, name, &trail) || !*trail.missing || un_view_wanted(&trail, wanted) ||
-        un_launch_is_unknown(wanted))
-        return 0;
-    bool leads = strcmp(wanted, name);
-    un_launch_tell(launch, program->inside,
-                   "freeze the launch anew with an option that shows it: usernsctl freeze --bind "
-                   "DIR");
-    return un_fail(err, UN_STEP_EXEC, 0, "interpreter-not-found",
-                   "%.150s is run by %.100s%s%.150s%s, which is not in the sandbox",
-                   program->inside, name, leads ? " (which leads to " : "", leads ? wanted : "",
-                   leads ? ")" : "");
+    size_t length = strlen(fault->reason), most = UN_DETAIL_MAX - sizeof "...";
+    size_t skipped = length > most ? length - most : 0;
+    un_fail(err, UN_STEP_EXEC, fault->errnum, NULL, "%s", "");
+    un_diagnose(err, "/proc");
+    return un_fail(err, UN_STEP_EXEC, 0, err->cause, "%s%s", skipped ? "..." : "",
+                   fault->reason + skipped);
 }
 
-static int judge(struct un_launch *launch, const char *command, enum found found,
-                 struct program *program, struct un_error *err)
+static int fail_lookup(const char *command, const char *root, struct un_error *err)
 {
-    switch (found) {
-    case MISSING:
-        return fail_missing(launch, command, err);
-    case DIRECTORY:
-        un_launch_tell(launch, command, "name a program, such as a file in it");
-        return un_fail(err, UN_STEP_EXEC, 0, "command-not-executable",
-                       "%.300s is a directory, and no program", program->inside);
-    case NOT_EXECUTABLE:
-        un_launch_tell(launch, command,
-                       "chmod +x it, or start it by its interpreter, as in: python3 FILE");
-        return un_fail(err, UN_STEP_EXEC, 0, "command-not-executable",
-                       "%.300s is there, but it is not executable", program->inside);
-    case EXECUTABLE:
-        return check_interpreter(launch, program, err);
-    default:
-        return 0;
-    }
+    return un_fail(err, UN_STEP_LOOKUP, 0, NULL, "'%.200s' was not found%s in the sandbox%s%.200s",
+                   command, un_has_slash(command) ? "" : " along PATH",
+                   root ? ", whose programs are those of " : "", root ? root : "");
 }
 
 int un_launch_check_command(struct un_launch *launch, const struct un_moment *moment,
                             struct un_error *err)
 {
+    un_auto_free struct un_command_fault *fault = malloc(sizeof *fault);
     const char *command = moment->args[0];
-    un_auto_free struct program *program = calloc(1, sizeof *program);
     un_launch_tell(launch, NULL, NULL);
-    if (!program)
+    if (!fault)
         return un_fail_errno(err, UN_STEP_LAUNCH, "");
-    enum found found = un_has_slash(command)
-                           ? look_from(launch, moment->cwd, command, program)
-                           : search(launch, moment->cwd, command, path_of(moment), program);
-    return judge(launch, command, found, program, err);
+    if (!un_view_check_command(&launch->view, command, path_of(moment), moment->cwd, fault))
+        return 0;
+    const struct un_record *tree = un_launch_first(launch, UN_VERB_TREE);
+    const char *root = tree ? un_record_source(launch, tree, 0)->path : "/";
+    root = strcmp(root, "/") ? root : NULL;
+    un_launch_tell(launch, fault->path, "%s", remedy_of(fault, root));
+    bool is_missing = fault->step == UN_STEP_LOOKUP;
+    return is_missing ? fail_lookup(command, root, err) : fail_exec(fault, err);
 }

@@ -53,10 +53,10 @@ static int show_found(struct un_launch *launch, int found, const char *name, sho
     if (un_root_status(launch, found, name, &status, err))
         return -1;
     if (S_ISLNK(status.st_mode))
-        return un_root_copy_link(launch, found, launch->root.top, name, err);
+        return un_root_copy_link(launch, found, launch->view.top, name, err);
     if (!S_ISDIR(status.st_mode))
         return 0;
-    un_auto_close int target = un_root_make(launch, launch->root.top, name, true, err);
+    un_auto_close int target = un_root_make(launch, launch->view.top, name, true, err);
     if (target < 0)
         return -1;
     return show(launch, found, target, name, err);
@@ -84,7 +84,7 @@ int un_step_snapshot(struct un_launch *launch, const struct un_record *record, s
 static int hide_private(struct un_launch *launch, const char *inside, struct un_error *err)
 {
     un_auto_trail struct un_trail trail;
-    if (un_view_walk(launch, inside, &trail))
+    if (un_view_walk(&launch->view, inside, &trail))
         return un_launch_fail_file(launch, inside, err);
     int directory = un_trail_last(&trail)->fd;
     bool is_there = !*trail.missing && directory >= 0 && un_view_is_directory(&trail);
@@ -123,7 +123,7 @@ static int show_tree(struct un_launch *launch, const struct un_source *source, s
     if (!failed && !strcmp(source->path, "/"))
         note_owner(launch, &status);
     if (!failed)
-        failed = un_root_mirror(launch, copy, launch->root.top, of_gvisor, err);
+        failed = un_root_mirror(launch, copy, launch->view.top, of_gvisor, err);
     bool may_not = err->errnum == EACCES || err->errnum == EPERM;
     if (failed && err->step == UN_STEP_SANDBOX && may_not) {
         un_launch_tell(launch, source->path, NULL);
@@ -139,7 +139,7 @@ int un_step_tree(struct un_launch *launch, const struct un_record *record, struc
     if (show_tree(launch, un_record_source(launch, record, 0), err))
         return -1;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        if (mkdirat(launch->root.top, names[i], 0777) && errno != EEXIST)
+        if (mkdirat(launch->view.top, names[i], 0777) && errno != EEXIST)
             return un_launch_fail_file(launch, names[i], err);
     return 0;
 }

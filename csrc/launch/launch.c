@@ -52,15 +52,9 @@ int un_launch_fail_file(struct un_launch *launch, const char *path, struct un_er
 
 static void close_root(struct un_root *root)
 {
-    const int fds[] = {root->scratch, root->spare, root->shown, root->top};
+    const int fds[] = {root->scratch, root->spare, root->shown};
     for (size_t i = 0; i < sizeof fds / sizeof *fds; i++)
         un_close_quietly(fds[i]);
-    for (size_t i = 0; i < root->cover_count; i++) {
-        un_close_quietly(root->cover[i].fd);
-        free(root->cover[i].inside);
-        free(root->cover[i].source);
-    }
-    free(root->cover);
 }
 
 void un_launch_close(struct un_launch *launch)
@@ -77,6 +71,7 @@ void un_launch_close(struct un_launch *launch)
         free(launch->bind[i].inside);
     }
     close_root(&launch->root);
+    un_view_clear(&launch->view);
     free(launch->source);
     free(launch->bind);
     free(launch->record);
@@ -93,9 +88,9 @@ int un_launch_scratch_fd(const struct un_launch *launch)
     return launch->root.scratch;
 }
 
-int un_launch_root_fd(const struct un_launch *launch)
+const struct un_view *un_launch_view(const struct un_launch *launch)
 {
-    return launch->root.top;
+    return &launch->view;
 }
 
 size_t un_launch_bind_count(const struct un_launch *launch)

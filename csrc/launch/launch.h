@@ -33,11 +33,18 @@ struct un_bind {
     char *inside; /* the path to bind to */
 };
 
-/* What will be seen somewhere inside once runsc has mounted it. */
+/* What will be seen at a path inside once runsc has mounted it. */
 struct un_cover {
-    char *inside; /* without symbolic links */
-    char *source; /* what it is called outside; "" for nothing of the machine's */
-    int fd;
+    char *inside; /* the path, without symbolic links */
+    char *source; /* what the file is called outside; "" for nothing of the machine's */
+    int fd;       /* O_PATH */
+};
+
+struct un_view {
+    int top;                /* the root filesystem (O_PATH); -1: there is none yet */
+    struct un_cover *cover; /* in the order in which they were noted */
+    size_t cover_count;
+    struct un_idmap *owners; /* see un_view_set_owners(); or NULL */
 };
 
 /* The root filesystem in the making. All descriptors are O_PATH; -1: not there yet. */
@@ -45,13 +52,10 @@ struct un_root {
     int scratch; /* the directory that all of it is in */
     int spare;   /* what is mounted somewhere below top */
     int shown;   /* what runsc will bind */
-    int top;     /* what becomes / inside */
     dev_t device;
-    unsigned count;         /* of entries made in spare and shown */
-    uid_t machine_owner;    /* who owns / of the machine, if that is shown ... */
-    bool has_machine;       /* ... and whether it is */
-    struct un_cover *cover; /* what is mounted over it by runsc, in the order it was noted */
-    size_t cover_count;
+    unsigned count;      /* of entries made in spare and shown */
+    uid_t machine_owner; /* who owns / of the machine, if that is shown ... */
+    bool has_machine;    /* ... and whether it is */
 };
 
 struct un_launch {
@@ -64,6 +68,7 @@ struct un_launch {
     size_t bind_count;             /* ... of which so many are done */
     bool is_root;                  /* whether whoever opened the sources is */
     struct un_root root;
+    struct un_view view; /* of the root filesystem, and of what runsc will mount on it */
     struct un_marks marks;
     char remedy[UN_PATH_MAX]; /* of the last failure; "": its cause has one, or nobody */
     char filename[UN_PATH_MAX];
@@ -122,6 +127,7 @@ struct un_trail {
     struct un_place place[UN_TRAIL_MAX]; /* from the root to the last file reached */
     size_t count;
     char missing[UN_PATH_MAX]; /* what is left of the path, which does not exist; or "" */
+    bool is_limited; /* whether ENAMETOOLONG came of a limit of ours, and not of the kernel's */
 };
 
 /* What an entry of the last directory of a trail is. */
@@ -194,36 +200,33 @@ bool un_group_is_private(gid_t gid);
  * here: whoever hands descriptors in has looked at them. Devices are no such files. */
 int un_refuse_kernel_files(struct un_launch *launch, struct un_error *err);
 
-/* ---- view.c: the directory tree that the command will see ------------------------------------ */
+/* ---- view.c: the directory tree that a sandbox will see -------------------------------------- */
 
+/* Closes and frees all that a view has, but the view itself. */
+void un_view_clear(struct un_view *view);
 /* Follows an absolute path inside, and the symbolic links on it, as the kernel will do there. The
  * trail is to be closed, if this fails, too. -1 with errno. */
-int un_view_walk(const struct un_launch *launch, const char *path, struct un_trail *trail);
+int un_view_walk(const struct un_view *view, const char *path, struct un_trail *trail);
 /* Where a walk has come to, as seen inside. */
 const char *un_view_inside(const struct un_trail *trail);
 /* Where the path leads inside, whether or not it exists. -1 with errno. */
 int un_view_wanted(const struct un_trail *trail, char wanted[UN_PATH_MAX]);
 /* Whether a walk has come to a directory. */
 bool un_view_is_directory(struct un_trail *trail);
+/* Whether the sandbox will have a directory at this absolute path. */
+bool un_view_has_directory(const struct un_view *view, const char *inside);
+/* Whether a path inside lies where gVisor alone knows what there is: in /proc, /sys or /dev. */
+bool un_view_is_of_gvisor(const char *inside);
 /* The innermost cover that shows the path of a place, its first `length` bytes; or NULL. */
-const struct un_cover *un_view_cover_at(const struct un_launch *launch, const char *path,
+const struct un_cover *un_view_cover_at(const struct un_view *view, const char *path,
                                         size_t length);
-/* Notes that runsc will show a file at a path inside that has no symbolic links. The first of two
- * at the same place counts. The descriptor becomes the launch's. -1 with errno. */
-int un_view_add(struct un_launch *launch, const char *inside, const char *source, int fd);
 
 /* ---- command.c: whether the sandbox has the command ------------------------------------------ */
 
-/*
- * Checks that the command of a moment can be found and executed in the root filesystem that was
- * built, by its descriptors: a command that is missing fails before runsc is started. What only
- * gVisor knows, and what we may not look at, is left to usernsctl-verify. check() in
- * usernsctl/gvisor/launch/view.py has the same rule for Python.
- */
+/* Checks the command of a moment, as un_view_check_command() does: a command that is missing fails
+ * before runsc is started. What that leaves to the sandbox, usernsctl-verify tells. */
 int un_launch_check_command(struct un_launch *launch, const struct un_moment *moment,
                             struct un_error *err);
-/* Whether a path inside lies where only gVisor knows what is there. */
-bool un_launch_is_unknown(const char *inside);
 
 /* ---- place.c: places inside where something is to be shown ----------------------------------- */
 

@@ -150,11 +150,9 @@ static int make_room(struct un_launch *launch, struct un_error *err)
     size_t sources = launch->of_verb[UN_VERB_SOURCE], binds = launch->of_verb[UN_VERB_BIND];
     launch->source = calloc(sources + 1, sizeof *launch->source);
     launch->bind = calloc(binds + 1, sizeof *launch->bind);
-    launch->root.cover =
-        calloc(binds + launch->of_verb[UN_VERB_MOUNT] + 1, sizeof *launch->root.cover);
     for (size_t i = 0; launch->source && i < sources; i++)
         launch->source[i].fd = -1;
-    if (!launch->source || !launch->bind || !launch->root.cover)
+    if (!launch->source || !launch->bind)
         return un_fail_errno(err, UN_STEP_LAUNCH, "");
     return 0;
 }
@@ -169,7 +167,7 @@ int un_launch_parse(const void *bytes, size_t size, struct un_launch **launch, s
     struct un_launch *made = calloc(1, sizeof *made);
     if (!made)
         return un_fail_errno(err, UN_STEP_LAUNCH, "");
-    made->root.scratch = made->root.spare = made->root.shown = made->root.top = -1;
+    made->root.scratch = made->root.spare = made->root.shown = made->view.top = -1;
     made->record = calloc(words, sizeof *made->record);
     int failed = made->record ? 0 : un_fail_errno(err, UN_STEP_LAUNCH, "");
     if (failed || read_all(&reader, made, err) || make_room(made, err)) {

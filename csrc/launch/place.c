@@ -37,7 +37,8 @@ int un_place_fail_missing(struct un_launch *launch, const struct un_trail *trail
     char wanted[UN_PATH_MAX], absent[2 * UN_PATH_MAX], quoted[2 * UN_PATH_MAX];
     if (un_view_wanted(trail, wanted))
         return un_launch_fail_file(launch, un_view_inside(trail), err);
-    const struct un_cover *cover = un_view_cover_at(launch, trail->path, strlen(trail->path));
+    const struct un_cover *cover =
+        un_view_cover_at(&launch->view, trail->path, strlen(trail->path));
     if (!cover || !*cover->source) {
         un_launch_tell(launch, wanted, NULL);
         return un_fail(err, UN_STEP_BIND, 0, NULL,
@@ -58,7 +59,7 @@ static bool is_ours(const struct un_launch *launch, const struct un_trail *trail
                     struct stat *status)
 {
     const struct un_place *place = &trail->place[at];
-    if (place->fd < 0 || un_view_cover_at(launch, trail->path, place->length))
+    if (place->fd < 0 || un_view_cover_at(&launch->view, trail->path, place->length))
         return true;
     return fstat(place->fd, status) || status->st_dev == launch->root.device ||
            !S_ISDIR(status->st_mode);
@@ -110,7 +111,7 @@ static int open_up_to(struct un_launch *launch, const char *inside, bool for_run
                       struct un_trail *trail, struct un_error *err)
 {
     for (int tries = 0; tries < OPEN_UP_MAX; tries++) {
-        if (un_view_walk(launch, inside, trail))
+        if (un_view_walk(&launch->view, inside, trail))
             return un_launch_fail_file(launch, inside, err);
         int closed = find_closed(launch, trail, for_runsc);
         if (closed < 0)
@@ -154,14 +155,15 @@ static int make(struct un_launch *launch, const char *inside, bool is_directory,
         return -1;
     if (!*trail->missing)
         return 0;
-    if (un_trail_last(trail)->fd < 0 || un_view_cover_at(launch, trail->path, strlen(trail->path)))
+    if (un_trail_last(trail)->fd < 0 ||
+        un_view_cover_at(&launch->view, trail->path, strlen(trail->path)))
         return un_place_fail_missing(launch, trail, err);
     if (un_view_wanted(trail, wanted))
         return un_launch_fail_file(launch, inside, err);
     if (make_missing(launch, trail, is_directory, err))
         return -1;
     un_trail_close(trail);
-    if (un_view_walk(launch, wanted, trail))
+    if (un_view_walk(&launch->view, wanted, trail))
         return un_launch_fail_file(launch, wanted, err);
     return 0;
 }

@@ -57,19 +57,20 @@ static int make_private(struct un_launch *launch, const char *name, mode_t mode,
 int un_root_begin(struct un_launch *launch, struct un_error *err)
 {
     struct un_root *root = &launch->root;
+    int *top = &launch->view.top;
     struct stat status;
     if (make_private(launch, "spare", 0700, &root->spare, err) ||
         make_private(launch, "shown", 0700, &root->shown, err) ||
-        make_private(launch, "root", 0755, &root->top, err))
+        make_private(launch, "root", 0755, top, err))
         return -1;
     /* A mount of its own, so that it can be made read-only with all that is mounted below it. */
-    if (un_bind(root->top, root->top, 0, "root", err))
+    if (un_bind(*top, *top, 0, "root", err))
         return -1;
-    close(root->top);
-    root->top = un_child(root->scratch, "root");
-    if (root->top < 0)
+    close(*top);
+    *top = un_child(root->scratch, "root");
+    if (*top < 0)
         return un_launch_fail_file(launch, "root", err);
-    if (un_root_status(launch, root->top, "root", &status, err))
+    if (un_root_status(launch, *top, "root", &status, err))
         return -1;
     root->device = status.st_dev;
     return 0;

@@ -20,7 +20,7 @@ static int open_parent(struct un_launch *launch, const char *inside, struct un_e
     snprintf(parent, sizeof parent, "%s", inside);
     strrchr(parent, '/')[1] = '\0';
     int fd = -1;
-    if (!un_view_walk(launch, parent, &trail)) {
+    if (!un_view_walk(&launch->view, parent, &trail)) {
         errno = ENOENT;
         if (!*trail.missing && un_trail_last(&trail)->fd >= 0)
             fd = fcntl(un_trail_last(&trail)->fd, F_DUPFD_CLOEXEC, 3);
@@ -78,7 +78,7 @@ static ssize_t read_resolver(char *text, size_t size)
 static bool is_settled(const struct un_launch *launch, const char *inside)
 {
     un_auto_trail struct un_trail trail;
-    return un_view_walk(launch, inside, &trail) || !*trail.missing;
+    return un_view_walk(&launch->view, inside, &trail) || !*trail.missing;
 }
 
 static int write_file(struct un_launch *launch, int place, const char *text, size_t length,

@@ -63,7 +63,7 @@ static int hide(struct un_launch *launch, const char *home, struct un_trail *tra
 int un_hide_home(struct un_launch *launch, const char *home, struct un_error *err)
 {
     un_auto_trail struct un_trail trail;
-    if (!un_view_walk(launch, home, &trail))
+    if (!un_view_walk(&launch->view, home, &trail))
         return hide(launch, home, &trail, err);
     /* Whoever can't look into a directory on the way can't inside, either. */
     return errno == EACCES || errno == EPERM ? 0 : un_launch_fail_file(launch, home, err);

@@ -3,6 +3,7 @@
 #include "launch/launch.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,22 +17,21 @@ static size_t length_of(const char *inside)
 }
 
 /* The cover that is exactly there. */
-static const struct un_cover *find_cover(const struct un_launch *launch, const char *path,
+static const struct un_cover *find_cover(const struct un_view *view, const char *path,
                                          size_t length)
 {
-    for (size_t i = 0; i < launch->root.cover_count; i++) {
-        const struct un_cover *cover = &launch->root.cover[i];
+    for (size_t i = 0; i < view->cover_count; i++) {
+        const struct un_cover *cover = &view->cover[i];
         if (length_of(cover->inside) == length && !strncmp(cover->inside, path, length))
             return cover;
     }
     return NULL;
 }
 
-const struct un_cover *un_view_cover_at(const struct un_launch *launch, const char *path,
-                                        size_t length)
+const struct un_cover *un_view_cover_at(const struct un_view *view, const char *path, size_t length)
 {
     for (;;) {
-        const struct un_cover *found = find_cover(launch, path, length);
+        const struct un_cover *found = find_cover(view, path, length);
         if (found || !length)
             return found;
         while (length && path[--length] != '/')
@@ -41,11 +41,11 @@ const struct un_cover *un_view_cover_at(const struct un_launch *launch, const ch
 
 /* Whether this is the place of a cover or a directory on the way to one. Those exist inside even
  * where a mount hides what is there for us: gVisor makes them up. */
-static bool leads_to_cover(const struct un_launch *launch, const char *path)
+static bool leads_to_cover(const struct un_view *view, const char *path)
 {
     size_t length = strlen(path);
-    for (size_t i = 0; i < launch->root.cover_count; i++) {
-        const char *inside = launch->root.cover[i].inside;
+    for (size_t i = 0; i < view->cover_count; i++) {
+        const char *inside = view->cover[i].inside;
         if (!strncmp(inside, path, length) && (!inside[length] || inside[length] == '/'))
             return true;
     }
@@ -64,8 +64,8 @@ static int look_for(int directory, const char *name)
 static enum un_look look(const struct un_trail *trail, const char *name, struct un_entry *found,
                          void *arg)
 {
-    const struct un_launch *launch = arg;
-    const struct un_cover *cover = find_cover(launch, trail->path, strlen(trail->path));
+    const struct un_view *view = arg;
+    const struct un_cover *cover = find_cover(view, trail->path, strlen(trail->path));
     if (cover) {
         found->fd = cover->fd;
         return UN_LOOK_FILE;
@@ -76,7 +76,7 @@ static enum un_look look(const struct un_trail *trail, const char *name, struct 
         return UN_LOOK_FAILED;
     found->fd = fd;
     found->is_ours = fd >= 0;
-    if (leads_to_cover(launch, trail->path))
+    if (leads_to_cover(view, trail->path))
         return UN_LOOK_FILE;
     if (fd < 0)
         return UN_LOOK_MISSING;
@@ -89,10 +89,10 @@ static enum un_look look(const struct un_trail *trail, const char *name, struct 
     return failed ? UN_LOOK_FAILED : UN_LOOK_LINK;
 }
 
-int un_view_walk(const struct un_launch *launch, const char *path, struct un_trail *trail)
+int un_view_walk(const struct un_view *view, const char *path, struct un_trail *trail)
 {
-    un_trail_begin(trail, launch->root.top);
-    return un_walk(trail, path, look, (void *)(uintptr_t)launch);
+    un_trail_begin(trail, view->top);
+    return un_walk(trail, path, look, (void *)(uintptr_t)view);
 }
 
 const char *un_view_inside(const struct un_trail *trail)
@@ -116,26 +116,143 @@ bool un_view_is_directory(struct un_trail *trail)
     return fd < 0 || (!fstat(fd, &status) && S_ISDIR(status.st_mode));
 }
 
-int un_view_add(struct un_launch *launch, const char *inside, const char *source, int fd)
+bool un_view_has_directory(const struct un_view *view, const char *inside)
 {
-    struct un_root *root = &launch->root;
-    if (find_cover(launch, inside, length_of(inside))) {
+    un_auto_trail struct un_trail trail;
+    return !un_view_walk(view, inside, &trail) && !*trail.missing && un_view_is_directory(&trail);
+}
+
+bool un_view_is_of_gvisor(const char *inside)
+{
+    static const char *const tops[] = {"/proc", "/sys", "/dev"};
+    for (size_t i = 0; i < sizeof tops / sizeof *tops; i++) {
+        size_t length = strlen(tops[i]);
+        if (!strncmp(inside, tops[i], length) && (!inside[length] || inside[length] == '/'))
+            return true;
+    }
+    return false;
+}
+
+static bool has_outside(const struct un_map *map, uint32_t id)
+{
+    bool mapped;
+    un_map_run(map, UN_OUTSIDE, id, 1, &mapped);
+    return mapped;
+}
+
+/* Whether somebody inside may search a directory that this process may not. */
+static bool may_be_searched(const struct un_view *view, int directory)
+{
+    struct stat status;
+    return view->owners && !fstat(directory, &status) &&
+           has_outside(&view->owners->of[UN_UID], status.st_uid) &&
+           has_outside(&view->owners->of[UN_GID], status.st_gid);
+}
+
+/* Whether the kernel inside will fail where our walk did. */
+static bool is_certain(const struct un_view *view, struct un_trail *trail, int errnum)
+{
+    if (errnum == EACCES)
+        return !may_be_searched(view, un_trail_last(trail)->fd);
+    if (errnum == ENAMETOOLONG)
+        return !trail->is_limited;
+    return errnum == ENOTDIR || errnum == ELOOP;
+}
+
+static void fill_reached(const struct un_view *view, struct un_trail *trail,
+                         struct un_reached *reached)
+{
+    char wanted[UN_PATH_MAX];
+    const struct un_place *last = un_trail_last(trail);
+    /* Where a step failed, the trail's path has its name already. */
+    trail->path[last->length] = '\0';
+    strcpy(reached->inside, un_view_inside(trail));
+    if (reached->errnum) {
+        reached->is_certain = is_certain(view, trail, reached->errnum);
+        return;
+    }
+    strcpy(reached->missing, trail->missing);
+    /* Cut short, the path still begins alike. */
+    (void)un_view_wanted(trail, wanted);
+    reached->is_of_gvisor = un_view_is_of_gvisor(wanted);
+    reached->is_made_up = last->fd < 0;
+    reached->fd = last->fd < 0 ? -1 : fcntl(last->fd, F_DUPFD_CLOEXEC, 3);
+    if (last->fd >= 0 && reached->fd < 0)
+        reached->errnum = errno;
+}
+
+void un_view_follow(const struct un_view *view, const char *start, const char *path,
+                    struct un_reached *reached)
+{
+    un_auto_free char *joined = NULL;
+    memset(reached, 0, sizeof *reached);
+    reached->fd = -1;
+    if (*path != '/' && asprintf(&joined, "%s/%s", start, path) < 0) {
+        reached->errnum = ENOMEM;
+        return;
+    }
+    un_auto_trail struct un_trail trail;
+    if (un_view_walk(view, joined ? joined : path, &trail))
+        reached->errnum = errno;
+    fill_reached(view, &trail, reached);
+}
+
+int un_view_new(int top, struct un_view **view)
+{
+    *view = calloc(1, sizeof **view);
+    if (!*view) {
+        un_close_quietly(top);
+        return -1;
+    }
+    (*view)->top = top;
+    return 0;
+}
+
+int un_view_add(struct un_view *view, const char *inside, const char *source, int fd)
+{
+    if (find_cover(view, inside, length_of(inside))) {
         close(fd);
         return 0;
     }
     struct un_cover cover = {.inside = strdup(inside), .source = strdup(source), .fd = fd};
-    if (!cover.inside || !cover.source) {
+    struct un_cover *more = reallocarray(view->cover, view->cover_count + 1, sizeof *view->cover);
+    if (more)
+        view->cover = more;
+    if (!cover.inside || !cover.source || !more) {
         free(cover.inside);
         free(cover.source);
         un_close_quietly(fd);
         return -1;
     }
-    root->cover[root->cover_count++] = cover;
+    view->cover[view->cover_count++] = cover;
     return 0;
 }
 
-bool un_launch_has_directory(struct un_launch *launch, const char *inside)
+int un_view_set_owners(struct un_view *view, const struct un_idmap *ids)
 {
-    un_auto_trail struct un_trail trail;
-    return !un_view_walk(launch, inside, &trail) && !*trail.missing && un_view_is_directory(&trail);
+    free(view->owners);
+    view->owners = malloc(sizeof *view->owners);
+    if (!view->owners)
+        return -1;
+    *view->owners = *ids;
+    return 0;
+}
+
+void un_view_clear(struct un_view *view)
+{
+    un_close_quietly(view->top);
+    for (size_t i = 0; i < view->cover_count; i++) {
+        un_close_quietly(view->cover[i].fd);
+        free(view->cover[i].inside);
+        free(view->cover[i].source);
+    }
+    free(view->cover);
+    free(view->owners);
+}
+
+void un_view_free(struct un_view *view)
+{
+    if (view)
+        un_view_clear(view);
+    free(view);
 }

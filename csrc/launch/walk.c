@@ -55,6 +55,7 @@ void un_trail_begin(struct un_trail *trail, int root)
     trail->path[0] = trail->missing[0] = '\0';
     trail->place[0] = (struct un_place){.fd = root};
     trail->count = 1;
+    trail->is_limited = false;
 }
 
 /* Leads back to the first `count` places. */
@@ -74,14 +75,19 @@ void un_trail_close(struct un_trail *trail)
         cut(trail, 1);
 }
 
+static int fail_limited(struct un_trail *trail)
+{
+    trail->is_limited = true;
+    errno = ENAMETOOLONG;
+    return -1;
+}
+
 /* Has `text` come before what is pending. */
-static int put_first(struct pending *pending, const char *text)
+static int put_first(struct un_trail *trail, struct pending *pending, const char *text)
 {
     size_t length = strlen(text);
-    if (length + 1 > pending->at) {
-        errno = ENAMETOOLONG;
-        return -1;
-    }
+    if (length + 1 > pending->at)
+        return fail_limited(trail);
     pending->text[--pending->at] = '/';
     pending->at -= length;
     memcpy(pending->text + pending->at, text, length);
@@ -120,10 +126,8 @@ static int note_missing(struct un_trail *trail, const char *first, struct pendin
             continue;
         length +=
             (size_t)snprintf(trail->missing + length, sizeof trail->missing - length, "/%s", name);
-        if (length >= sizeof trail->missing) {
-            errno = ENAMETOOLONG;
-            return -1;
-        }
+        if (length >= sizeof trail->missing)
+            return fail_limited(trail);
     }
     return failed;
 }
@@ -132,10 +136,8 @@ static int note_missing(struct un_trail *trail, const char *first, struct pendin
 static int extend(struct un_trail *trail, const char *name)
 {
     size_t length = un_trail_last(trail)->length, more = strlen(name);
-    if (trail->count == UN_TRAIL_MAX || length + 1 + more >= sizeof trail->path) {
-        errno = ENAMETOOLONG;
-        return -1;
-    }
+    if (trail->count == UN_TRAIL_MAX || length + 1 + more >= sizeof trail->path)
+        return fail_limited(trail);
     trail->path[length] = '/';
     memcpy(trail->path + length + 1, name, more + 1);
     return 0;
@@ -149,7 +151,7 @@ static int follow_link(struct un_trail *trail, const char *link, struct pending 
         return -1;
     }
     cut(trail, *link == '/' ? 1 : trail->count);
-    return put_first(pending, link);
+    return put_first(trail, pending, link);
 }
 
 /* 1: the rest of the path does not exist. */
@@ -194,7 +196,7 @@ int un_walk(struct un_trail *trail, const char *path, un_looker *look, void *arg
 {
     struct pending pending = {.at = PENDING_MAX - 1};
     char name[NAME_MAX + 1];
-    int links = 0, failed = put_first(&pending, path);
+    int links = 0, failed = put_first(trail, &pending, path);
     while (!failed && take_name(&pending, name, &failed)) {
         bool is_parent = !strcmp(name, "..");
         if (!is_parent && !is_nothing(name))

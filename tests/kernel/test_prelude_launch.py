@@ -293,6 +293,10 @@ def test_other_options_are_refused(prelude: Program, write: Write) -> None:
         (["plain"], 126, "exec: /opt/plain is there, but it is not executable\n"),
         (["/opt/script"], 126, "/opt/script is run by /no/python, which is not in the sandbox\n"),
         (["/opt/venv"], 126, "run by /opt/python (which leads to /home/me/python), which is not"),
+        (["/opt/fifo"], 126, "exec: /opt/fifo is no regular file, and no program\n"),
+        (["/opt/text"], 126, "exec: /opt/text is no program, nor a script that begins with #!\n"),
+        (["/opt/plain/x"], 127, "lookup: '/opt/plain/x' was not found in the sandbox\n"),
+        (["/opt/loop"], 126, "exec: /opt/loop: Too many levels of symbolic links\n"),
     ],
 )
 def test_a_command_that_cannot_be_started_is_told_before(
@@ -304,6 +308,10 @@ def test_a_command_that_cannot_be_started_is_told_before(
         (tmp_path / name).chmod(0o755)
     (tmp_path / "python").symlink_to("/home/me/python")
     (tmp_path / "directory").mkdir()
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "text").write_text("exit 3")
+    (tmp_path / "text").chmod(0o755)
+    (tmp_path / "loop").symlink_to("loop")
     launch = write(
         ("env-set\0PATH=/none:relative::/opt:/usr/bin:/bin",),
         before=(f"source\0follow\0{tmp_path}",),
@@ -327,7 +335,7 @@ def test_a_command_that_is_there_or_is_not_known_is_started(
 def test_the_programs_of_a_tree_are_its_own(prelude: Program, write: Write, tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     (tree / "bin").mkdir(parents=True)
-    (tree / "bin" / "own").write_text("x")
+    (tree / "bin" / "own").write_text("\x7fELF")
     (tree / "bin" / "own").chmod(0o755)
     launch = write(
         ("env-set\0PATH=/bin",), before=(f"source\0follow\0{tree}",), steps=("tree\0000",)

@@ -68,14 +68,14 @@ static int settle_cwd(struct un_launch *launch, struct moment *moment, struct un
         wanted = moment->cwd;
     if (wanted) {
         moment->is.cwd = wanted;
-        if (un_launch_is_unknown(wanted) || un_launch_has_directory(launch, wanted))
+        if (un_view_is_of_gvisor(wanted) || un_view_has_directory(&launch->view, wanted))
             return 0;
         return un_fail(err, UN_STEP_CWD, 0, "cwd-not-found",
                        "%.300s, where the launch has the command start: there is no such directory "
                        "in the sandbox",
                        wanted);
     }
-    bool has = shows_machine(launch) && un_launch_has_directory(launch, moment->cwd);
+    bool has = shows_machine(launch) && un_view_has_directory(&launch->view, moment->cwd);
     moment->is.cwd = has ? moment->cwd : "/";
     return 0;
 }

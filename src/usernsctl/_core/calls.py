@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from usernsctl._core.values import (
     NAMESPACES,
     Command,
+    CommandFault,
     ExtentTuple,
     IdRequest,
     Memory,
     PlanDescription,
+    Reached,
     Setup,
     Spawn,
     cause,
@@ -27,7 +29,7 @@ from usernsctl._core.values import (
     reason_of,
     text_of,
 )
-from usernsctl._lean import Any, NoReturn
+from usernsctl._lean import Any, NoReturn, Self
 from usernsctl._native import ffi, lib
 from usernsctl.errors import MapError, NamespaceError, RunscError, UsernsError
 
@@ -579,6 +581,92 @@ def failure(words: Sequence[bytes]) -> UsernsError:
     )
 
 
+class NativeView:
+    """The directory tree that a sandbox will see."""
+
+    def __init__(self, view: Any, keep: object = None) -> None:
+        self._view = view
+        self._keep = keep
+
+    @classmethod
+    def of_root(cls, top: int, owners: Sequence[Iterable[ExtentTuple]] | None = None) -> Self:
+        """Make a view of a root filesystem.
+
+        :param top: a descriptor of it, which becomes the view's.
+        :param owners: the maps of uids and gids whose directories the sandbox may search where this
+            process may not; ``None``: there are none.
+        :raises MemoryError: there is no memory.
+        """
+        made = ffi.new("struct un_view **")
+        if lib.un_view_new(top, made):
+            raise MemoryError
+        view = cls(ffi.gc(made[0], lib.un_view_free))
+        if owners is not None:
+            ids, err = ffi.new("struct un_idmap *"), ffi.new("struct un_error *")
+            for native, extents in zip(ids.of, owners, strict=True):
+                _fill_map(native, extents, err)
+            if lib.un_view_set_owners(view._view, ids):
+                raise MemoryError
+        return view
+
+    def close(self) -> None:
+        """Close all that it has open, unless that is a launch's."""
+        if self._keep is None:
+            ffi.release(self._view)
+
+    def add(self, inside: str, file: int) -> None:
+        """Note that runsc will mount a file at a path inside that has no symbolic links.
+
+        The first of two at the same place counts.
+
+        :param file: a descriptor of it, which becomes the view's.
+        :raises MemoryError: there is no memory.
+        """
+        if lib.un_view_add(self._view, os.fsencode(inside), b"", file):
+            raise MemoryError
+
+    def follow(self, path: str, start: str) -> Reached:
+        """Follow a path inside, and the symbolic links on it, as the kernel will do there.
+
+        :param start: the directory inside that a relative path starts at.
+        :raises ValueError: a path has a NUL.
+        """
+        memory, reached = Memory(), ffi.new("struct un_reached *")
+        lib.un_view_follow(self._view, memory.string(start), memory.string(path), reached)
+        missing = text_of(reached.missing)
+        return Reached(
+            fd=reached.fd,
+            errnum=reached.errnum,
+            is_certain=reached.is_certain,
+            is_of_gvisor=reached.is_of_gvisor,
+            is_made_up=reached.is_made_up,
+            inside=text_of(reached.inside),
+            missing=tuple(missing.split("/")) if missing else (),
+        )
+
+    def check_command(self, command: str, search: str, cwd: str) -> CommandFault | None:
+        """Check that a command can be found and executed inside.
+
+        :param search: PATH of the command.
+        :param cwd: the directory inside that it starts in.
+        :returns: what keeps the sandbox from starting it; ``None``: nothing, or that can't be told
+            from here.
+        :raises ValueError: a path has a NUL.
+        """
+        memory, fault = Memory(), ffi.new("struct un_command_fault *")
+        words = map(memory.string, (command, search, cwd))
+        if not lib.un_view_check_command(self._view, *words, fault):
+            return None
+        return CommandFault(
+            is_missing=fault.step == lib.UN_STEP_LOOKUP,
+            errnum=fault.errnum,
+            path=text_of(fault.path),
+            reason=text_of(fault.reason),
+            remedy=text_of(fault.remedy),
+            interpreter=text_of(fault.interpreter),
+        )
+
+
 class NativeLaunch:
     """A launch that is performed: opened, then built inside the namespaces, then executed.
 
@@ -635,30 +723,9 @@ class NativeLaunch:
         lib.un_launch_exec(self._launch, moment, err)
         raise self._error(err)
 
-    @property
-    def scratch(self) -> str:
-        """The path of the directory that all of it is in."""
-        return text_of(lib.un_launch_scratch(self._launch))
-
-    @property
-    def scratch_fd(self) -> int:
-        """A descriptor of that directory (O_PATH), which stays the launch's."""
-        return int(lib.un_launch_scratch_fd(self._launch))
-
-    @property
-    def root_fd(self) -> int:
-        """The same of the root filesystem."""
-        return int(lib.un_launch_root_fd(self._launch))
-
-    def binds(self) -> list[tuple[str, str]]:
-        """The sources and destinations that runsc binds: nobody else can change these paths."""
-        return [
-            (
-                text_of(lib.un_launch_bind_source(self._launch, number)),
-                text_of(lib.un_launch_bind_destination(self._launch, number)),
-            )
-            for number in range(lib.un_launch_bind_count(self._launch))
-        ]
+    def view(self) -> NativeView:
+        """What the sandbox will see, to be used as long as the launch is not closed."""
+        return NativeView(lib.un_launch_view(self._launch), keep=self)
 
     def close(self) -> None:
         """Close all that it has open. What was mounted stays."""

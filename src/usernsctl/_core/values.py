@@ -154,6 +154,35 @@ class IdRequest:
     fill: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reached:
+    """How far a path in a sandbox leads; see struct un_reached.
+
+    :ivar fd: the caller's to close; -1: there is no such file for us.
+    :ivar missing: the names that are left of the path, and do not exist.
+    """
+
+    fd: int
+    errnum: int
+    is_certain: bool
+    is_of_gvisor: bool
+    is_made_up: bool
+    inside: str
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandFault:
+    """What keeps a sandbox from starting a command; see struct un_command_fault."""
+
+    is_missing: bool
+    errnum: int
+    path: str
+    reason: str
+    remedy: str
+    interpreter: str
+
+
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _DIRECTORY = os.path.join(_PACKAGE, "_bin")
 _REMEDY = "pip install --force-reinstall usernsctl"

@@ -59,9 +59,9 @@ static int programs_of_the_machine_are_shown(void *arg)
     CHECK_INT(errno, EROFS);
     CHECK_INT(mkdir(ROOT "/usr/new", 0755), -1);
     CHECK_INT(errno, EROFS);
-    CHECK(un_launch_has_directory(launch, "/usr/bin"));
-    CHECK(un_launch_has_directory(launch, "/run/../tmp"));
-    CHECK(!un_launch_has_directory(launch, "/nowhere"));
+    CHECK(un_view_has_directory(&launch->view, "/usr/bin"));
+    CHECK(un_view_has_directory(&launch->view, "/run/../tmp"));
+    CHECK(!un_view_has_directory(&launch->view, "/nowhere"));
     un_launch_close(launch);
     CHECK_INT(count_fds(), fds);
     return 0;
@@ -101,10 +101,10 @@ static int what_a_tree_has_is_seen(void *arg)
     CHECK_INT(access(ROOT "/tmp", F_OK), 0);
     CHECK_INT(access(ROOT "/dev", F_OK), 0);
     CHECK_INT(unlink(ROOT "/file"), -1);
-    CHECK(un_launch_has_directory(launch, "/link"));
-    CHECK(un_launch_has_directory(launch, "/open/up"));
-    CHECK(!un_launch_has_directory(launch, "/loop"));
-    CHECK(!un_launch_has_directory(launch, "/file"));
+    CHECK(un_view_has_directory(&launch->view, "/link"));
+    CHECK(un_view_has_directory(&launch->view, "/open/up"));
+    CHECK(!un_view_has_directory(&launch->view, "/loop"));
+    CHECK(!un_view_has_directory(&launch->view, "/file"));
     un_launch_close(launch);
     return 0;
 }
@@ -127,7 +127,7 @@ static int a_bind_gets_a_place_of_ours(void *arg)
     CHECK_INT(access(ROOT "/open/inner/made/here", F_OK), 0);
     CHECK_INT(access("tree/open/inner/made", F_OK), -1);
     CHECK_INT(mode_of(ROOT "/open"), 0777);
-    CHECK(un_launch_has_directory(launch, "/empty"));
+    CHECK(un_view_has_directory(&launch->view, "/empty"));
     char path[UN_PATH_MAX];
     snprintf(path, sizeof path, "%s/data", un_launch_bind_source(launch, 0));
     CHECK_TEXT(read_text(path), "data\n");
@@ -137,8 +137,8 @@ static int a_bind_gets_a_place_of_ours(void *arg)
     CHECK(writable >= 0);
     close(writable);
     /* By what will be there, not by what is there for us. */
-    CHECK(un_launch_has_directory(launch, "/link/made/here"));
-    CHECK(!un_launch_has_directory(launch, "/link/made/here/data"));
+    CHECK(un_view_has_directory(&launch->view, "/link/made/here"));
+    CHECK(!un_view_has_directory(&launch->view, "/link/made/here/data"));
     un_launch_close(launch);
     return 0;
 }

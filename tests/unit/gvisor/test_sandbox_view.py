@@ -10,7 +10,7 @@ import pytest
 from callers import unprivileged
 from conftest import open_descriptors
 
-from usernsctl._system.paths import PathDescriptor, open_program
+from usernsctl._system.paths import open_program
 from usernsctl.errors import (
     CommandError,
     CommandNotADirectoryError,
@@ -20,6 +20,10 @@ from usernsctl.errors import (
 from usernsctl.gvisor.launch import view as command
 from usernsctl.gvisor.launch.view import COMMAND_LINE, PYTHON, Remedies, View, Walk
 from usernsctl.gvisor.runsc.command import DEFAULT_PATH
+from usernsctl.maps import Extent, MappedIds
+
+# The ids of this process, as those that are mapped.
+OURS = MappedIds(uid=(Extent(0, os.getuid(), 1),), gid=(Extent(0, os.getgid(), 1),), become=(0, 0))
 
 
 @pytest.fixture
@@ -35,12 +39,12 @@ def top(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def view(top: Path) -> View:
-    return View(open_program(str(top)))
+    return View.of_root(open_program(str(top)))
 
 
 def outside(walk: Walk) -> str:
     assert walk.file is not None
-    return walk.file.path
+    return os.readlink(f"/proc/self/fd/{walk.file.fd}")
 
 
 @pytest.mark.parametrize(
@@ -175,7 +179,7 @@ def test_the_errors_are_those_of_the_core(
 @pytest.mark.parametrize("is_root_inside_able", [False, True])
 def test_a_directory_that_may_not_be_searched(top: Path, is_root_inside_able: bool) -> None:
     (top / "closed").mkdir(mode=0)
-    view = View(open_program(str(top)), lambda status: is_root_inside_able)
+    view = View.of_root(open_program(str(top)), OURS if is_root_inside_able else None)
     check(view, "tool", search="/closed:/bin")
     if is_root_inside_able:
         check(view, "absent", search="/closed:/bin")
@@ -191,19 +195,22 @@ def test_a_directory_that_may_not_be_searched(top: Path, is_root_inside_able: bo
     assert caught.value.cause == "cwd-not-searchable"
 
 
-@pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.EACCES])
-def test_what_can_not_be_told_from_here_is_not_judged(
-    top: Path, number: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    view = View(open_program(str(top)), lambda status: True)
+def test_where_a_link_leads_only_gvisor_may_know(view: View, top: Path) -> None:
+    (top / "proc").mkdir()
+    (top / "self").symlink_to("/proc/self/cwd")
+    check(view, "/self/tool")
+    command.check_directory(view, "/self", "cwd", None)
 
-    def fail(self: PathDescriptor, name: str) -> PathDescriptor:
-        raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(PathDescriptor, "child", fail)
-    for name in ("absent", "/absent", "/bin/tool/x"):
-        check(view, name, PATH="/nonexistent")
-    command.check_directory(view, "/absent", "cwd", None)
+def test_a_path_that_is_too_deep_for_us_is_not_judged(view: View, top: Path) -> None:
+    directory = open_program(str(top)).detach()
+    for _ in range(300):
+        os.mkdir("d", dir_fd=directory)
+        above, directory = directory, os.open("d", os.O_PATH | os.O_DIRECTORY, dir_fd=directory)
+        os.close(above)
+    os.close(directory)
+    check(view, "/d" * 300 + "/absent", PATH="/nonexistent")
+    command.check_directory(view, "/d" * 300 + "/absent", "cwd", None)
 
 
 @pytest.mark.parametrize(
@@ -251,12 +258,9 @@ def test_an_empty_part_of_path_is_the_current_directory(view: View, top: Path) -
     check(view, "here", search="/bin:")
 
 
-def test_a_path_that_takes_long_to_search_is_not_judged(
-    view: View, top: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(command, "_SEARCH_SECONDS", 0.1)
-    (top / "long").symlink_to("./" * 2000 + "usr")
-    check(view, "absent", search=":".join(["/long"] * 20_000), PATH="/nonexistent")
+def test_a_path_that_takes_long_to_search_is_not_judged(view: View, top: Path) -> None:
+    (top / "usr" / "long").symlink_to("./" * 2000)
+    check(view, "absent", search=":".join(["/usr/long"] * 20_000), PATH="/nonexistent")
 
 
 def test_what_is_looked_for_along_path_keeps_nothing_open(view: View) -> None:
@@ -335,6 +339,17 @@ def test_an_interpreter_that_is_there_or_none(view: View, top: Path, text: str) 
     (top / "usr" / "bin" / "data").write_text(text)
     (top / "usr" / "bin" / "data").chmod(0o755)
     check(view, "data")
+
+
+@pytest.mark.parametrize("text", ["#!/bin/tool\0x", "#!bin/tool", "#!../usr/bin/tool"])
+def test_an_interpreter_is_named_as_the_kernel_reads_it(view: View, top: Path, text: str) -> None:
+    (top / "usr" / "bin" / "data").write_text(text)
+    (top / "usr" / "bin" / "data").chmod(0o755)
+    check(view, "data")
+    (top / "usr" / "bin" / "tool").unlink()
+    (top / "usr" / "bin" / "tool").symlink_to("/absent")
+    with pytest.raises(CommandNotFoundError, match=r"\(which leads to /absent\)"):
+        check(view, "data")
 
 
 UNNAMEABLE = "rename it: --bind would take a part of its path for something else"

@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping
 from usernsctl import _core
 from usernsctl._lean import NoReturn
 from usernsctl._system.handover import restore_signals
-from usernsctl._system.paths import PathDescriptor
 from usernsctl._text import quoted
 from usernsctl.gvisor.launch import view
 from usernsctl.gvisor.launch.facts import Facts, descriptors, inspect
@@ -52,7 +51,7 @@ def run_in_place(
     native.open(descriptors(launch, looked.used.files()))
     looked.place.enter(reraise_signal=request.reraise_signal)
     native.build()
-    seen = View.built(launch, native.scratch, native.binds(), _open)
+    seen = View(native.view())
     moment = launch.moment
     assert moment is not None
     cwd = _start_directory(request, looked.facts, moment, seen, directory)
@@ -67,10 +66,6 @@ def run_in_place(
     _tell_hidden(request, looked.facts, seen, named, directory, cwd, notify)
     restore_signals()
     native.exec(args=moment.args, env=moment.env, cwd=cwd)
-
-
-def _open(path: str) -> PathDescriptor:
-    return PathDescriptor(os.open(path, os.O_PATH | os.O_CLOEXEC), path)
 
 
 def _current_directory() -> str:

@@ -10,7 +10,7 @@ import os
 import socket
 import stat
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn, Self, TypedDict, Unpack
 
 from usernsctl import _core, hardening
@@ -54,7 +54,7 @@ from usernsctl.gvisor.runsc.command import Network, Platform
 from usernsctl.gvisor.runsc.find import find_runsc, runsc_environment
 from usernsctl.gvisor.runsc.releases import Release, release_of
 from usernsctl.gvisor.sandbox.async_start import AsyncStart, AsyncStartMixin
-from usernsctl.maps import AnyIdMap, Extent, IdMap, MappedIds, plan
+from usernsctl.maps import AnyIdMap, IdMap, MappedIds, plan
 from usernsctl.namespaces.named import read_map
 from usernsctl.namespaces.namespace import Namespace
 
@@ -291,12 +291,12 @@ class HostNamespace:
         """
         request = self.request
         tree = request.rootfs or request.bundle
-        with contextlib.ExitStack() as held:
-            try:
-                seen = held.enter_context(self.view())
-            except PermissionError:
-                # Something on the way to a mount: what is there, the sandbox finds out.
-                return
+        try:
+            seen = self.view()
+        except PermissionError:
+            # Something on the way to a mount: what is there, the sandbox finds out.
+            return
+        with seen:
             if cwd is not None:
                 is_here = not tree and not request.expose_root and os.path.isdir(cwd)
                 remedy = PYTHON.show(cwd) if is_here else None
@@ -312,33 +312,30 @@ class HostNamespace:
                     remedies=PYTHON,
                 )
 
-    def _may_search(self, directory: os.stat_result) -> bool:
-        """Return whether somebody inside may search a directory that this process may not.
+    def _owners(self) -> MappedIds | None:
+        """Return whose directories somebody inside may search that this process may not.
 
         That is another user, or root by a capability, of an id that is mapped
         (user_namespaces(7)).
         """
         granted = self.prepared.config["process"].get("capabilities") or {}
         overrides = _SEARCHING.intersection(granted.get("effective") or ())
-        is_mapped = _has(self._ids.uid, directory.st_uid) and _has(self._ids.gid, directory.st_gid)
-        return is_mapped and (bool(overrides) or self._ids.count > 1)
+        return self._ids if overrides or self._ids.count > 1 else None
 
-    @contextlib.contextmanager
-    def view(self) -> Iterator[View]:
-        """What a sandbox sees, for a block: by descriptors, since it is in another namespace.
+    def view(self) -> View:
+        """What a sandbox sees, by descriptors, since it is in another namespace.
 
         :raises ValueError: the host is closed.
         """
-        with self._shared.use() as (directory,), contextlib.ExitStack() as held:
+        with self._shared.use() as (directory,):
 
             def opened(path: str) -> PathDescriptor:
                 flags = os.O_PATH | os.O_CLOEXEC
                 below = path.removeprefix(self.prepared.scratch)
-                found = PathDescriptor(os.open(f"..{below}", flags, dir_fd=directory), path)
-                return held.enter_context(found)
+                return PathDescriptor(os.open(f"..{below}", flags, dir_fd=directory), path)
 
             made = self.prepared
-            yield View.built(made.launch, made.scratch, made.binds, opened, self._may_search)
+            return View.built(made.launch, made.scratch, made.binds, opened, self._owners())
 
     def close(self) -> None:
         """Let go of the namespace. Sandboxes that still run keep what they need of it."""
@@ -476,11 +473,6 @@ class HostBase(AsyncStartMixin):
             "a SandboxHost can't be copied or pickled: it holds descriptors; "
             "make one in each process"
         )
-
-
-def _has(extents: Iterable[Extent], outer: int) -> bool:
-    """Return whether an id of this machine is mapped."""
-    return any(0 <= outer - extent.outside < extent.count for extent in extents)
 
 
 def _ids_of(idmap: IdMap) -> MappedIds:

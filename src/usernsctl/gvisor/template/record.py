@@ -12,7 +12,7 @@ from usernsctl._lean import TYPE_CHECKING, asdict, dataclass, fields
 from usernsctl.gvisor import oci
 from usernsctl.gvisor.agent.start import OF_COMMANDS, ProcessDefaults
 from usernsctl.gvisor.launch.request import Request
-from usernsctl.gvisor.launch.view import View, is_unknown
+from usernsctl.gvisor.launch.view import View
 from usernsctl.gvisor.runsc.find import find_runsc
 from usernsctl.gvisor.runsc.releases import release_of
 from usernsctl.gvisor.template.image import Sums, other_host, outdated, sums_from_json
@@ -259,7 +259,7 @@ def stamps(host: HostNamespace, paths: Iterable[str]) -> tuple[Stamp, ...]:
 def _stamp(seen: View, path: str) -> Stamp:
     try:
         walk = seen.walk(path)
-        if walk.complete and walk.file is not None and not is_unknown(walk.wanted):
+        if walk.complete and walk.file is not None and not walk.is_unknown:
             status = walk.file.status
             return path, 0 if walk.is_directory else status.st_size, status.st_mtime_ns
     except (OSError, ValueError):
