@@ -1,4 +1,4 @@
-"""A handler of signals that raises an exception after any call."""
+"""A signal handler that raises an exception, or does something else, after any call."""
 
 from __future__ import annotations
 
@@ -12,24 +12,42 @@ PLACES = ("c_return", "call")
 
 
 class Interrupt:
-    """Raises KeyboardInterrupt at the Nth of some places, as a handler of signals would."""
+    """Calls a handler at the Nth of some places; a profile function (sys.setprofile())."""
 
-    def __init__(self, number: int, places: tuple[str, ...]) -> None:
+    def __init__(
+        self, handle: Callable[[], object], number: int, places: tuple[str, ...] = PLACES
+    ) -> None:
         self.left = number
+        self._handle = handle
         self._places = places
 
     def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
         if event in self._places:
             self.left -= 1
             if self.left == 0:
-                raise KeyboardInterrupt
+                self._handle()
+
+
+def raise_interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def run_handled(run: Callable[[], object], handle: Callable[[], object], number: int) -> bool:
+    """Call a function, and `handle` at the Nth place of that; return whether it came that far."""
+    interrupt = Interrupt(handle, number)
+    try:
+        sys.setprofile(interrupt)
+        run()
+    finally:
+        sys.setprofile(None)
+    return interrupt.left <= 0
 
 
 def run_interrupted(
     run: Callable[[], object], number: int, places: tuple[str, ...] = PLACES
 ) -> bool:
     """Call a function, interrupt it at the Nth place, and say whether it came that far."""
-    interrupt = Interrupt(number, places)
+    interrupt = Interrupt(raise_interrupt, number, places)
     try:
         sys.setprofile(interrupt)
         run()

@@ -554,25 +554,6 @@ def test_a_fork_can_use_it_and_leaves_it_alone(box: un.Sandbox) -> None:
     assert box.run(["true"]).returncode == 0
 
 
-def test_a_handler_of_signals_may_use_it_too(host: un.SandboxHost) -> None:
-    """Whatever it has interrupted: also the first start, which has the agent started."""
-    for pause in (0.001, 0.02, 0.04, 0.06, 0.1):
-        statuses: list[int] = []
-        with host.start(FOREVER) as box:
-
-            def handle(*_: object, box: un.Sandbox = box, seen: list[int] = statuses) -> None:
-                seen.append(box.run(["sh", "-c", "exit 4"], timeout=PATIENCE).returncode)
-
-            before = signal.signal(signal.SIGALRM, handle)
-            signal.setitimer(signal.ITIMER_REAL, pause)
-            try:
-                while not statuses:
-                    assert box.run(["sh", "-c", "exit 5"], timeout=PATIENCE).returncode == 5
-            finally:
-                signal.signal(signal.SIGALRM, before)
-        assert statuses == [4]
-
-
 def interrupted(box: un.Sandbox, seconds: float) -> bool:
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
     try:

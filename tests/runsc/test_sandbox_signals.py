@@ -1,7 +1,8 @@
-"""A handler of signals that closes a sandbox, or its host, whatever it has interrupted."""
+"""A signal handler that kills a sandbox or a command in it, whatever it has interrupted."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import signal
@@ -15,12 +16,13 @@ from types import FrameType
 from typing import Any
 
 import pytest
+from interrupts import run_handled
 
 import usernsctl as un
 from usernsctl.gvisor.agent import commands
 
 PATIENCE = 20
-# At so many steps of a close it is closed once more.
+# At so many steps of a close it is killed.
 STEPS = 40
 FOREVER = ["sleep", "1000"]
 both_kinds = pytest.mark.parametrize("detach", [False, True], ids=["held", "detached"])
@@ -81,26 +83,26 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @both_kinds
 @pytest.mark.parametrize("timeout", [None, PATIENCE])
-def test_it_closes_what_is_waited_for(detach: bool, timeout: float | None) -> None:
+def test_it_kills_what_is_waited_for(detach: bool, timeout: float | None) -> None:
     with un.SandboxHost() as host:
         box = host.start(FOREVER, detach=detach)
-        with handled(box.close, 0.3) as calls:
+        with handled(box.kill, 0.3) as calls:
             assert box.wait(timeout) == 128 + signal.SIGKILL
         assert calls
         box.close()
 
 
 @both_kinds
-def test_it_closes_what_is_read(detach: bool) -> None:
+def test_it_kills_what_is_read(detach: bool) -> None:
     with un.Sandbox(FOREVER, stdout=un.PIPE, detach=detach) as box:
-        with handled(box.close, 0.3) as calls:
+        with handled(box.kill, 0.3) as calls:
             assert box.stdout.read() == b""
         assert calls
     assert box.stdout.closed
 
 
 @both_kinds
-def test_it_closes_what_another_command_runs_in(
+def test_it_kills_what_another_command_runs_in(
     detach: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finish = commands.finish
@@ -113,44 +115,26 @@ def test_it_closes_what_another_command_runs_in(
     monkeypatch.setattr(commands, "finish", ring)
     with un.SandboxHost() as host:
         box = host.start(FOREVER, detach=detach)
-        with handled(box.close, 0) as calls:
+        with handled(box.kill, 0) as calls:
             assert box.run(FOREVER, stderr=un.DEVNULL).returncode != 0
         assert calls
-
-
-def start_until_closed(host: un.SandboxHost, detach: bool) -> None:
-    while True:
-        host.start(["true"], detach=detach).close()
+        box.close()
 
 
 @both_kinds
-def test_it_closes_the_host_while_sandboxes_are_started(detach: bool) -> None:
-    """Each start works, or says that the host is closed, whatever was interrupted."""
-    ends = set()
-    for pause in range(5):
-        host = un.SandboxHost()
-        with handled(host.close, 0.002 + pause * 0.037) as calls:
-            with pytest.raises(ValueError, match="is closed"):
-                start_until_closed(host, detach)
-            ends.add(bool(calls))
-    assert ends == {True}
-
-
-@both_kinds
-def test_it_closes_while_it_is_closed(detach: bool) -> None:
+def test_it_kills_while_it_is_closed(detach: bool) -> None:
     with un.SandboxHost() as host:
         for pause in range(1, 6):
             box = host.start(FOREVER, detach=detach)
-            with handled(box.close, pause * 2e-3) as calls:
+            with handled(box.kill, pause * 2e-3) as calls:
                 box.close()
                 while not calls:
                     pass
             assert box.returncode == 128 + signal.SIGKILL
 
 
-def close_twice(box: un.Sandbox, step: int) -> int:
-    """Close a sandbox, and once more, as a handler of signals would, before the line that is
-    executed as the `step`-th of that.
+def close_and_kill(box: un.Sandbox, step: int) -> int:
+    """Close a sandbox, and kill it, as a signal handler would, before the `step`-th line of that.
 
     :returns: how many lines there were.
     """
@@ -160,7 +144,7 @@ def close_twice(box: un.Sandbox, step: int) -> int:
         nonlocal lines
         lines += event == "line"
         if event == "line" and lines == step:
-            box.close()
+            box.kill()
         return trace
 
     sys.settrace(trace)
@@ -172,15 +156,15 @@ def close_twice(box: un.Sandbox, step: int) -> int:
 
 
 @both_kinds
-def test_it_closes_at_any_step_of_a_close(detach: bool) -> None:
+def test_it_kills_at_any_step_of_a_close(detach: bool) -> None:
     with un.SandboxHost() as host:
         before = sorted(os.listdir(host.directory))
-        count = close_twice(host.start(FOREVER, detach=detach), 0)
+        count = close_and_kill(host.start(FOREVER, detach=detach), 0)
         first = random.randrange(1, 1 + count // STEPS)
         print(f"from step {first} of {count}")
         for step in range(first, count, count // STEPS):
             box = host.start(FOREVER, detach=detach)
-            assert close_twice(box, step) >= step or step > count // 2
+            assert close_and_kill(box, step) >= step or step > count // 2
             assert box.returncode == 128 + signal.SIGKILL, step
             assert sorted(os.listdir(host.directory)) == before, step
             assert un.Sandbox.list_detached() == [], step
@@ -206,16 +190,17 @@ def test_many_threads_close_it_while_many_wait(detach: bool) -> None:
 
 
 @both_kinds
-def test_close_in_signal_handler_while_it_communicates(detach: bool, told: Path) -> None:
-    """What is read sees the end of its pipes, and no other file under their numbers."""
+def test_it_kills_while_it_communicates(detach: bool, told: Path) -> None:
+    """What is read sees the end of its pipes."""
     pipes: dict[str, Any] = {"stdin": un.PIPE, "stdout": un.PIPE, "stderr": un.PIPE}
     script = ["sh", "-c", "read x; echo early; touch /told/it; sleep 1000"]
     with un.SandboxHost(binds=[f"{told}:/told:rw"]) as host:
         box = host.start(script, **pipes, detach=detach)
-        with handled_after(box.close, told / "it") as calls:
+        with handled_after(box.kill, told / "it") as calls:
             assert box.communicate(b"x\n") == (b"early\n", b"")
         assert calls
         assert box.returncode == 128 + signal.SIGKILL
+        box.close()
         assert box.stdout.closed
         assert box.stdin.closed
 
@@ -231,32 +216,15 @@ def test_close_in_another_thread_while_it_communicates(detach: bool) -> None:
         assert box.stdout.closed
 
 
-def test_close_of_the_host_in_signal_handler_while_a_sandbox_is_waited_for() -> None:
-    host = un.SandboxHost()
-    with host.start(["sh", "-c", "read x; exit 4"], stdin=un.PIPE) as box:
-
-        def close() -> None:
-            host.close()
-            box.stdin.close()
-
-        with handled(close, 0.2) as calls:
-            assert box.wait(PATIENCE) == 4
-        assert calls
-    with pytest.raises(ValueError, match="is closed"):
-        host.start(["true"])
-
-
-def test_close_in_signal_handler_while_gvisor_run_runs(told: Path) -> None:
-    """The host may go at any time: what runs keeps what it needs of it."""
-    host = un.SandboxHost(binds=[f"{told}:/told:rw"])
-    script = ["sh", "-c", "touch /told/it; read x; exit 4"]
-    shut, held = os.pipe()
-
-    def close() -> None:
-        host.close()
-        os.close(held)
-
-    with handled_after(close, told / "it") as calls:
-        done = un.gvisor.run(script, host=host, stdin=shut, capture_output=True)
-    os.close(shut)
-    assert (done.returncode, calls) == (4, [signal.SIGALRM])
+@pytest.mark.parametrize("kill", [un.SandboxPopen.kill, un.SandboxPopen.terminate])
+def test_it_kills_a_command_at_any_place_of_a_wait(
+    host: un.SandboxHost, kill: Callable[[un.SandboxPopen[bytes]], None]
+) -> None:
+    with host.start(FOREVER) as box:
+        for place in itertools.count(1):
+            process = box.popen(["sleep", "0.02"])
+            came = run_handled(process.wait, lambda process=process: kill(process), place)
+            assert process.wait(PATIENCE) in (0, -signal.SIGKILL, -signal.SIGTERM)
+            if not came:
+                break
+    assert place > 20

@@ -295,9 +295,9 @@ class ClosedError(ValueError):
 class Shared:
     """Descriptors that are closed once they were let go of and nobody uses them any more.
 
-    Any thread may use and close them at any time, and so may a handler of signals that has
-    interrupted one of these methods. So there is no lock, which such a handler would wait for in
-    vain: what is done in one step here is one step for all threads (list.pop, set.add).
+    Any thread may use and close them at any time. There is no lock: an exception of a signal
+    handler could leave that locked, and kill(), which signal handlers call, would wait for it. Each
+    step here is one step for all threads (list.pop, set.add).
     """
 
     def __init__(self, what: str, fds: Sequence[int]) -> None:

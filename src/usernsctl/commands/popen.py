@@ -47,7 +47,7 @@ TRACER_SECONDS = 0.001
 
 
 class Collected(subprocess.Popen[AnyStr]):
-    """A :class:`subprocess.Popen` that learns of its child by a pidfd, and holds no lock meanwhile.
+    """A :class:`subprocess.Popen` that learns of its child by a pidfd.
 
     Whoever makes the child calls :meth:`_hold`.
     """
@@ -63,9 +63,10 @@ class Collected(subprocess.Popen[AnyStr]):
         self._shared = Shared("the pidfd", [pidfd])
         self.pidfd = pidfd
 
-    # These two are subprocess's, private, and the same from 3.11 to 3.14. Its own hold a lock that
-    # a handler of signals that has interrupted them would wait for in vain. They remain for an
-    # object that is garbage, whose pidfd is closed though nobody knows the exit status.
+    # These two are subprocess's, private, and the same from 3.11 to 3.14. Its own lose the exit
+    # status if a signal handler raises an exception after waitpid(2), look up to 50 ms late, and
+    # say 0 where SIGCHLD is ignored. They remain for an object that is garbage, whose pidfd is
+    # closed though nobody knows the exit status.
 
     def _internal_poll(self, _deadstate: int | None = None, **_: Any) -> int | None:
         """Look whether the child has ended; collect it then."""
@@ -118,7 +119,7 @@ class Collected(subprocess.Popen[AnyStr]):
         self._shared.close()
 
     def send_signal(self, sig: int) -> None:
-        """Send a signal to the child, unless it was reaped.
+        """Send a signal to the child, unless it was reaped. A signal handler may call this.
 
         :param sig: the number of the signal, such as :data:`signal.SIGTERM`.
         """

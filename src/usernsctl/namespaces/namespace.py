@@ -461,7 +461,7 @@ class Namespace(Closing):
     def close(self) -> None:
         """Close the descriptors of the namespaces, after the starts of commands in progress.
 
-        Does not wait. Any thread and any signal handler may call this at any time.
+        Does not wait. Any thread may call this at any time.
         """
         self._shared.close()
 

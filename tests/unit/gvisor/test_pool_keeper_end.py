@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import threading
 import time
@@ -69,28 +68,6 @@ def test_close_waits_for_what_is_being_made(workshop: Workshop) -> None:
     closing.join(PATIENCE)
     assert not closing.is_alive()
     assert [one.log for one in workshop.made] == [["killed", "ended"]] * 3
-
-
-def use_until_closed(pool: Keeper[Thing]) -> None:
-    while True:
-        with lease(pool):
-            pass
-
-
-def test_a_handler_of_signals_closes_whatever_it_interrupts(workshop: Workshop) -> None:
-    for pause in range(1, 6):
-        with stock(workshop, size=2) as pool:
-
-            def handle(number: int, frame: FrameType | None, pool: Keeper[Thing] = pool) -> None:
-                pool.close()
-
-            before = signal.signal(signal.SIGALRM, handle)
-            try:
-                signal.setitimer(signal.ITIMER_REAL, pause * 0.003)
-                with pytest.raises(ValueError, match="the pool is closed"):
-                    use_until_closed(pool)
-            finally:
-                signal.signal(signal.SIGALRM, before)
 
 
 class Interrupt(BaseException):

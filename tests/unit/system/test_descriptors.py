@@ -6,11 +6,9 @@ import asyncio
 import fcntl
 import math
 import os
-import signal
 import socket
 import threading
 import warnings
-from types import FrameType
 
 import pytest
 from hypothesis import given, settings
@@ -108,37 +106,6 @@ def test_many_threads(users: list[int], closers: int) -> None:
     assert wrong == []
     assert not is_open(ours)
     os.close(theirs)
-
-
-def use_until_closed(shared: Shared) -> None:
-    while True:
-        with shared.use() as (_, used):
-            assert os.fstat(used).st_rdev
-
-
-def test_close_in_signal_handler_that_has_interrupted_a_use() -> None:
-    """It comes at any moment of a loop that does nothing but use them."""
-    closed = 0
-    shared, fd = make()
-
-    def close(number: int, frame: FrameType | None) -> None:
-        nonlocal closed
-        shared.close()
-        closed += 1
-
-    before = signal.signal(signal.SIGALRM, close)
-    try:
-        for pause in range(1, 300):
-            signal.setitimer(signal.ITIMER_REAL, pause * 1e-5)
-            with pytest.raises(ClosedError):
-                use_until_closed(shared)
-            assert not is_open(fd)
-            shared, fd = make()
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-    assert closed == 299
-    shared.close()
 
 
 class Held(Closing):

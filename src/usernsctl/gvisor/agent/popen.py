@@ -104,10 +104,11 @@ class Place:
 class SandboxPopen(subprocess.Popen[AnyStr]):
     """A command in a sandbox, which :meth:`usernsctl.Sandbox.popen` returns.
 
-    The interface is that of :class:`subprocess.Popen`. Any thread and any signal handler may call
-    any method at any time. No process of the machine stands for the command: `pid` is a number that
-    no process has, so a system call with it fails with ESRCH. The command is killed (SIGKILL) when
-    its sandbox or the agent ends. Its background processes go on after its end, unless
+    The interface is that of :class:`subprocess.Popen`. Any thread may call any method at any time,
+    a signal handler :meth:`kill`, :meth:`terminate` and :meth:`send_signal`. No process of the
+    machine stands for the command: `pid` is a number that no process has, so a system call with it
+    fails with ESRCH. The command is killed (SIGKILL) when its sandbox or the agent ends. Its
+    background processes go on after its end, unless
     :meth:`kill_tree` is called while it runs.
 
     :ivar int pid_inside: the pid of the command inside.

@@ -16,7 +16,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from usernsctl._lean import dataclass
@@ -478,8 +478,8 @@ def receive_hello(connection: Connection, deadline: float) -> int:
 class AgentCache:
     """The one agent that a sandbox has for this object: started when it is needed first.
 
-    One that has ended is replaced when the next command is started. There is no lock, which a
-    handler of signals would wait for in vain: who has interrupted a start makes one of his own.
+    One that has ended is replaced when the next command is started. There is no lock: a fork would
+    inherit it locked, and an exception of a signal handler could leave it so.
     """
 
     def __init__(
@@ -495,7 +495,7 @@ class AgentCache:
         self._start_async = start_async
         self._agent: Agent | None = None
         self._closed = False
-        # Who is about to start one: the process, for a fork has this, too; the thread; the task.
+        # Who starts one: the process, for a fork has this, too; the thread; an object for each.
         self._starters: set[tuple[int, int, object]] = set()
 
     def current(self) -> Agent | None:
@@ -509,21 +509,14 @@ class AgentCache:
         :raises AgentLate: somebody else's start of it took too long.
         :raises BaseException: what the start raises.
         """
-        process, thread = os.getpid(), threading.get_ident()
-        while True:
-            agent = self.current()
-            if agent is not None:
-                return agent
-            # What this thread has begun will not go on before this comes to its end.
-            if not any(one[0] == process and one[1] != thread for one in self._starters.copy()):
-                break
+        thread = threading.get_ident()
+        # A start in this thread's event loop will not go on before this returns.
+        while (agent := self.current()) is None and self._is_being_started(but_by=thread):
             _pause(deadline)
-        own = (process, thread, None)
-        try:
-            self._starters.add(own)
+        if agent is not None:
+            return agent
+        with self._starting():
             return self.keep(self._start(deadline))
-        finally:
-            self._starters.discard(own)
 
     async def get_async(self, deadline: float) -> Agent:
         """The same from asyncio.
@@ -531,22 +524,27 @@ class AgentCache:
         :raises AgentLate: somebody else's start of it took too long.
         :raises BaseException: what the start raises.
         """
-        import asyncio
-
         assert self._start_async is not None
-        own = (os.getpid(), threading.get_ident(), asyncio.current_task())
-        while True:
-            agent = self.current()
-            if agent is not None:
-                return agent
-            if not any(one[0] == own[0] and one != own for one in self._starters.copy()):
-                break
+        while (agent := self.current()) is None and self._is_being_started():
             if not seconds_left(deadline):
                 raise AgentTimeout
             await pause_async()
+        if agent is not None:
+            return agent
+        with self._starting():
+            return self.keep(await self._start_async(deadline))
+
+    def _is_being_started(self, but_by: int | None = None) -> bool:
+        """Return whether a thread of this process other than `but_by` starts an agent."""
+        process = os.getpid()
+        return any(one[0] == process and one[1] != but_by for one in self._starters.copy())
+
+    @contextlib.contextmanager
+    def _starting(self) -> Iterator[None]:
+        own = (os.getpid(), threading.get_ident(), object())
         try:
             self._starters.add(own)
-            return self.keep(await self._start_async(deadline))
+            yield
         finally:
             self._starters.discard(own)
 

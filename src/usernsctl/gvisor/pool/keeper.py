@@ -1,8 +1,8 @@
 """What a pool has, makes and hands out, whatever that is: decided by one thread, the keeper.
 
-All that happens is told to the keeper by messages, which never wait: a handler of signals may send
-them, whatever it has interrupted, and who is interrupted by an exception leaves nothing half done.
-There is no lock. What takes long, to make one and to end one, is done in other threads.
+Other threads tell the keeper what happens by messages, which never wait. So a thread that a signal
+handler interrupts by an exception leaves no lock behind, and nothing half done. What takes long, to
+make one and to end one, is done in other threads.
 """
 
 from __future__ import annotations

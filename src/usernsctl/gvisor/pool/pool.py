@@ -505,8 +505,8 @@ class SandboxPool(Closing, AsyncClosing):
         """End all sandboxes, leased ones included, and return when they have ended.
 
         Pending calls of :meth:`acquire` raise ValueError. A start in progress delays the return by
-        `start_timeout` at most. Any thread and any signal handler may call this at any time. In a
-        forked child of the process that created the pool, it only closes descriptors.
+        `start_timeout` at most. Any thread may call this at any time. In a forked child of the
+        process that created the pool, it only closes descriptors.
         """
         if self._stock is not None:
             self._stock.close()

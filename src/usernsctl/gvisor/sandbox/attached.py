@@ -191,15 +191,15 @@ class AttachedSandbox:
     def _wait_for_end(self) -> None:
         """Wait for the end of process 1, which is the last one of its namespace that is collected.
 
-        The others that we have started there are ours to collect. Whoever waits for one of them
-        may stand still until we return: this may be a handler of signals that has interrupted him.
+        The others that we have started there are ours to collect. An event loop that waits for one
+        of them stands still until this returns.
         """
         deadline = time.monotonic() + _END_SECONDS
         while time.monotonic() < deadline:
             for command in list(self._commands):
                 command.poll()
-            # And of those that nobody has any more, as where a handler of signals has raised
-            # something at their start, it is subprocess that knows.
+            # And of those that nobody has any more, as where a signal handler has raised an
+            # exception at their start, it is subprocess that knows.
             subprocess._cleanup()  # type: ignore[attr-defined]
             with contextlib.suppress(TimeoutExpired):
                 self.popen.wait(_LOOK_SECONDS)

@@ -32,8 +32,8 @@ from usernsctl.gvisor.sandbox.records import duplicate_id
 class PopenStreams:
     """Our ends of the pipes of a process, closed once nobody communicates by them any more.
 
-    A handler of signals may close them while this thread communicates: what is in there sees the
-    end of them, since the process has ended, and must not find other files under their numbers.
+    Another thread may close them meanwhile: communicate() sees the end of them, since the process
+    has ended, and must not find other files under their numbers.
     """
 
     def __init__(self) -> None:
@@ -67,8 +67,7 @@ def close_streams(popen: Popen[bytes]) -> None:
     """Close our ends of the pipes to a command."""
     for stream in (popen.stdin, popen.stdout, popen.stderr):
         if stream is not None:
-            # RuntimeError: a handler of signals has interrupted a read, which sees the end now.
-            with contextlib.suppress(BrokenPipeError, RuntimeError):
+            with contextlib.suppress(BrokenPipeError):
                 stream.close()
 
 
@@ -197,15 +196,8 @@ class SandboxDirectory:
         Where there are no descriptors left to do that with, it is done with the next sandbox.
         """
         if self._is_made:
-            try:
-                is_removed = self._remove(self.id)
-            except OSError:
-                # With -1, a handler of signals that has interrupted us has done it all.
-                if self._top >= 0:
-                    raise
-            else:
-                if not is_removed:
-                    self._host.left.add(self.id)
+            if not self._remove(self.id):
+                self._host.left.add(self.id)
             self._is_made = False
         self.let_go()
 

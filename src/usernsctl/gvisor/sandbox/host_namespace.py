@@ -456,7 +456,7 @@ class HostBase(AsyncStartMixin):
     def close(self) -> None:
         """Close the descriptors of the namespace. Running sandboxes go on.
 
-        Any thread and any signal handler may call this at any time.
+        Any thread may call this at any time.
         """
         self._is_closed = True
         if self._begun.settle():

@@ -256,7 +256,6 @@ class Sandbox(AsyncStartMixin):
         self.args = args
         # Commands that outlive this object must not keep it: who forgets it has it closed.
         self._commands = SandboxCommands(id, weakref.WeakMethod(self._get))
-        # A handler of signals may close it, too, while this thread does.
         self._closing = threading.RLock()
 
     @classmethod
@@ -410,6 +409,8 @@ class Sandbox(AsyncStartMixin):
 
     def send_signal(self, sig: int) -> None:
         """Send a signal to the command, unless it has ended. SIGKILL kills the whole sandbox.
+
+        A signal handler may call this.
 
         :param sig: the number of the signal, such as :data:`signal.SIGTERM`; 0 sends no signal
             (kill(2)).
@@ -611,8 +612,8 @@ class Sandbox(AsyncStartMixin):
     def close(self) -> None:
         """Kill the sandbox if it runs, and remove its files. A second call does nothing.
 
-        Any thread and any signal handler may call this at any time. In a forked child of the
-        process that created or attached to the sandbox, it only closes descriptors.
+        Any thread may call this at any time. In a forked child of the process that created or
+        attached to the sandbox, it only closes descriptors.
         """
         # An interrupt may have come between the start and this object's hearing of it.
         if begun := getattr(self, "_begun", None):
