@@ -17,8 +17,8 @@ from conftest import open_descriptors
 from processes import processes_with
 
 import usernsctl as un
-from usernsctl.gvisor.sandbox import async_start
-from usernsctl.gvisor.sandbox.async_start import _fill
+from usernsctl.commands import async_start
+from usernsctl.commands.async_start import _fill
 
 PATIENCE = 20
 FOREVER = ["sleep", "1000"]

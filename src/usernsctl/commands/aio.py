@@ -6,16 +6,15 @@ import asyncio
 import contextlib
 import os
 import signal
-import threading
 from asyncio.subprocess import SubprocessStreamProtocol
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from usernsctl._lean import LateModule
 from usernsctl._system.descriptors import AsyncClosing, warn_forgotten
 from usernsctl._system.target import Joinable
 from usernsctl.commands.arguments import StrOrBytesPath
+from usernsctl.commands.async_start import start_in_thread
 from usernsctl.commands.popen import TRACER_SECONDS, Popen, TimeoutExpired
 from usernsctl.errors import UsernsError
 from usernsctl.maps import AnyIdMap
@@ -112,42 +111,16 @@ async def create_subprocess_exec(
     if namespace is None or others.get("pdeathsig"):
         popen = Popen[bytes](words, 0, idmap=idmap, namespace=namespace, **others)
     else:
-        popen = await _started_in_thread(
-            lambda: Popen[bytes](words, 0, idmap=idmap, namespace=namespace, **others)
+        popen = await start_in_thread(
+            lambda: Popen[bytes](words, 0, idmap=idmap, namespace=namespace, **others), _end
         )
     return await connected(popen, limit, Process)
 
 
-async def _started_in_thread(start: Callable[[], Popen[bytes]]) -> Popen[bytes]:
-    """Return the command that `start` starts in a thread of its own.
-
-    :raises asyncio.CancelledError: it was cancelled; the thread will kill the command.
-    """
-    started: Future[Popen[bytes]] = Future()
-    # It can't be called off from here on.
-    started.set_running_or_notify_cancel()
-
-    def work() -> None:
-        try:
-            popen = start()
-        except BaseException as error:
-            started.set_exception(error)
-        else:
-            started.set_result(popen)
-
-    threading.Thread(target=work, name="usernsctl").start()
-    try:
-        return await asyncio.shield(asyncio.wrap_future(started))
-    except asyncio.CancelledError:
-        started.add_done_callback(_kill_started)
-        raise
-
-
-def _kill_started(started: Future[Popen[bytes]]) -> None:
-    """End the command that nobody waits for any more."""
-    if started.exception() is None:
-        with started.result() as popen:
-            popen.kill()
+def _end(popen: Popen[bytes]) -> None:
+    """End a command that nobody waits for any more."""
+    with popen:
+        popen.kill()
 
 
 def take_limit(arguments: dict[str, Any]) -> int:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from subprocess import DEVNULL, PIPE, STDOUT
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from usernsctl import _core
 from usernsctl.errors import NamespaceError
@@ -96,17 +97,65 @@ def make_command(
     return _core.Command(file=file, argv=argv, env=variables)
 
 
-def refuse(preexec_fn: Any, shell: bool) -> None:
-    """Refuse what can't be had.
+class ChildArguments(NamedTuple):
+    """The arguments of ``Popen._execute_child`` (subprocess's, private, the same in 3.11 to 3.14).
 
-    :raises ValueError: one of these was asked for.
+    Those about pipes are descriptors, or -1: ``p2cread`` is what the child reads of the parent.
     """
-    if preexec_fn is not None:
-        raise ValueError(
-            "preexec_fn can't be had: the child shares this process's memory until it execs"
-        )
-    if shell:
-        raise ValueError('shell=True can\'t be had: name the shell, as in ["sh", "-c", command]')
+
+    args: Args
+    executable: StrOrBytesPath | None
+    preexec_fn: object
+    close_fds: bool
+    pass_fds: Sequence[int]
+    cwd: StrOrBytesPath | None
+    env: Mapping[Any, Any] | None
+    startupinfo: None
+    creationflags: int
+    shell: bool
+    p2cread: int
+    p2cwrite: int
+    c2pread: int
+    c2pwrite: int
+    errread: int
+    errwrite: int
+    restore_signals: bool
+    gid: int | None
+    gids: Sequence[int] | None
+    uid: int | None
+    umask: int
+    start_new_session: bool
+    process_group: int | None
+
+    @property
+    def pipes(self) -> tuple[int, ...]:
+        """The descriptors that ``_close_pipe_fds`` is called with."""
+        return self[10:16]
+
+    @property
+    def group(self) -> int:
+        """The process group to join, 0: a new one, -1: the parent's."""
+        return -1 if self.process_group is None else self.process_group
+
+    def words(self) -> list[StrOrBytesPath]:
+        """Return the words of the command. To be called once: `args` may be an iterator.
+
+        :raises TypeError: `args` is no sequence.
+        :raises ValueError: it is empty, or something was asked for that can't be had.
+        """
+        if self.preexec_fn is not None:
+            raise ValueError(
+                "preexec_fn can't be had: the child shares this process's memory until it execs"
+            )
+        if self.shell:
+            raise ValueError(
+                'shell=True can\'t be had: name the shell, as in ["sh", "-c", command]'
+            )
+        return words_of(self.args)
+
+    def audit(self, words: list[StrOrBytesPath], cwd: Any, env: Any) -> None:
+        """Raise the auditing event of subprocess.Popen, about a command with these words."""
+        sys.audit("subprocess.Popen", self.executable or words[0], words, cwd, env)
 
 
 def check_ids(uid: int | None, gid: int | None, gids: Iterable[int] | None) -> None:

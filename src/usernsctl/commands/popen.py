@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from subprocess import DEVNULL, PIPE, STDOUT, CalledProcessError, CompletedProcess, TimeoutExpired
 from typing import TYPE_CHECKING, Any, AnyStr, NamedTuple, NoReturn, Unpack, overload
 
@@ -21,6 +21,7 @@ from usernsctl._system.target import ENTERABLE, Joinable, Propagation, Target, m
 from usernsctl.commands.arguments import (
     TEXT_ARGUMENTS,
     Args,
+    ChildArguments,
     Environment,
     Stream,
     StrOrBytesPath,
@@ -29,9 +30,7 @@ from usernsctl.commands.arguments import (
     encoded_path,
     make_command,
     opened,
-    refuse,
     stdio,
-    words_of,
 )
 from usernsctl.commands.keywords import check_keywords, check_timeout, keywords_of
 from usernsctl.errors import CommandError, NamespaceError
@@ -345,61 +344,33 @@ class Popen(Collected[AnyStr]):
                 raise
             raise CommandError.from_os_error(error, "the streams", step="stdio") from error
 
-    def _execute_child(  # private, and the same from 3.11 to 3.14
-        self,
-        args: Args,
-        executable: StrOrBytesPath | None,
-        preexec_fn: None,
-        close_fds: bool,
-        pass_fds: Sequence[int],
-        cwd: StrOrBytesPath | None,
-        env: Mapping[Any, Any] | None,
-        startupinfo: None,
-        creationflags: int,
-        shell: bool,
-        p2cread: int,
-        p2cwrite: int,
-        c2pread: int,
-        c2pwrite: int,
-        errread: int,
-        errwrite: int,
-        restore_signals: bool,
-        gid: int | None,
-        gids: Sequence[int] | None,
-        uid: int | None,
-        umask: int,
-        start_new_session: bool,
-        process_group: int,
-    ) -> None:
-        refuse(preexec_fn, shell)
-        check_ids(uid, gid, gids)
-        # Once: it may be an iterator.
-        words = words_of(args)
-        command = make_command(words, executable, env)
-        sys.audit("subprocess.Popen", executable or words[0], words, cwd, env)
+    def _execute_child(self, *arguments: Any) -> None:
+        given = ChildArguments(*arguments)
+        words = given.words()
+        check_ids(given.uid, given.gid, given.gids)
+        command = make_command(words, given.executable, given.env)
+        given.audit(words, given.cwd, given.env)
         setup = self._target.setup
-        setup.cwd = setup.cwd if cwd is None else encoded_path("cwd", cwd)
-        setup.uid = setup.uid if uid is None else uid
-        setup.gid = setup.gid if gid is None else gid
-        setup.groups = setup.groups if gids is None else gids
+        setup.cwd = setup.cwd if given.cwd is None else encoded_path("cwd", given.cwd)
+        setup.uid = setup.uid if given.uid is None else given.uid
+        setup.gid = setup.gid if given.gid is None else given.gid
+        setup.groups = setup.groups if given.gids is None else given.gids
         request = _core.Spawn(
             command=command,
-            stdio=(p2cread, c2pwrite, errwrite),
-            close_fds=close_fds,
-            keep=descriptors(pass_fds),
-            restore_signals=restore_signals,
-            new_session=start_new_session,
-            process_group=-1 if process_group is None else process_group,
-            umask=umask,
+            stdio=(given.p2cread, given.c2pwrite, given.errwrite),
+            close_fds=given.close_fds,
+            keep=descriptors(given.pass_fds),
+            restore_signals=given.restore_signals,
+            new_session=given.start_new_session,
+            process_group=given.group,
+            umask=given.umask,
             start_timeout=self._start_timeout,
         )
         try:
             self.pid, pidfd = _start(self._target, request, self._in_cgroup)
             self._hold(pidfd)
             self._child_created = True
-            self._close_pipe_fds(  # type: ignore[attr-defined]
-                p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite
-            )
+            self._close_pipe_fds(*given.pipes)  # type: ignore[attr-defined]
         except BaseException:
             # A handler of signals has raised it when there was a child: nobody else knows of that.
             if request.pidfd >= 0:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Unpack, overload
 
 from usernsctl.commands.arguments import Args, StrOrBytesPath
+from usernsctl.commands.async_start import start_in_executor
 from usernsctl.commands.keywords import check_keywords, check_timeout, keywords_of
 from usernsctl.commands.popen import (
     DEVNULL,
@@ -17,7 +18,6 @@ from usernsctl.commands.popen import (
 )
 from usernsctl.gvisor.agent.commands import CommandOptions
 from usernsctl.gvisor.pool.pool import PoolOptions, SandboxPool
-from usernsctl.gvisor.sandbox.async_start import start_in_executor
 from usernsctl.gvisor.sandbox.host_namespace import HostBase, HostOptions
 from usernsctl.gvisor.sandbox.sandbox import Sandbox, StartOptions
 from usernsctl.gvisor.template.checkpoint import AnyReady

@@ -9,7 +9,6 @@ import select
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from subprocess import DEVNULL, STDOUT, TimeoutExpired
@@ -26,7 +25,7 @@ from usernsctl._system.descriptors import (
 )
 from usernsctl.commands import aio
 from usernsctl.commands.aio import wait_for_end
-from usernsctl.commands.arguments import Args, StrOrBytesPath, refuse, words_of
+from usernsctl.commands.arguments import Args, ChildArguments, StrOrBytesPath
 from usernsctl.commands.popen import drop_streams
 from usernsctl.errors import CommandError, RunscError, UsernsError
 from usernsctl.gvisor import checks
@@ -173,83 +172,45 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
             # For want of descriptors, pipes can't be made. A class of its own says what it is.
             raise CommandError.from_os_error(error, "the streams", step="stdio") from error
 
-    def _execute_child(  # private, and the same from 3.11 to 3.14
-        self,
-        args: Args,
-        executable: StrOrBytesPath | None,
-        preexec_fn: None,
-        close_fds: bool,
-        pass_fds: Sequence[int],
-        cwd: None,
-        env: None,
-        startupinfo: None,
-        creationflags: int,
-        shell: bool,
-        p2cread: int,
-        p2cwrite: int,
-        c2pread: int,
-        c2pwrite: int,
-        errread: int,
-        errwrite: int,
-        restore_signals: bool,
-        gid: None,
-        gids: None,
-        uid: None,
-        umask: int,
-        start_new_session: bool,
-        process_group: int | None,
-    ) -> None:
-        refuse(preexec_fn, shell)
-        # Once: it may be an iterator.
-        words = self._words = words_of(args)
-        self._executable = executable
-        command = self._command(words, executable, umask, start_new_session, process_group)
-        message, apart = _encoded(command, words)
-        wanted = self._wanted
-        sys.audit("subprocess.Popen", executable or words[0], words, wanted.cwd, wanted.audited)
+    def _execute_child(self, *arguments: Any) -> None:
+        given = ChildArguments(*arguments)
+        words = given.words()
+        self._file = given.executable or words[0]
+        message, apart = _encoded(self._command(words, given), words)
+        given.audit(words, self._wanted.cwd, self._wanted.audited)
         with Streams(self._absent_streams) as streams:
-            streams.add(p2cread, is_fresh=p2cwrite >= 0)
-            streams.add(c2pwrite, is_fresh=c2pread >= 0)
-            streams.add(errwrite, is_fresh=errread >= 0)
+            streams.add(given.p2cread, is_fresh=given.p2cwrite >= 0)
+            streams.add(given.c2pwrite, is_fresh=given.c2pread >= 0)
+            streams.add(given.errwrite, is_fresh=given.errread >= 0)
             self._ask(message, apart, streams.fds)
         if self._is_awaited:
             self._await_start()
-        self._close_pipe_fds(  # type: ignore[attr-defined]
-            p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite
-        )
+        self._close_pipe_fds(*given.pipes)  # type: ignore[attr-defined]
 
-    def _command(
-        self,
-        words: Sequence[StrOrBytesPath],
-        executable: StrOrBytesPath | None,
-        umask: int,
-        start_new_session: bool,
-        process_group: int | None,
-    ) -> wire.Command:
+    def _command(self, words: Sequence[StrOrBytesPath], given: ChildArguments) -> wire.Command:
         """Return the request for the agent.
 
         :raises OverflowError: a number is too large.
         :raises ValueError: `process_group` is the id of an existing group.
         """
         wanted = self._wanted
-        group = -1 if process_group is None else process_group
-        for name, number in (("umask", umask), ("process_group", group)):
+        for name, number in (("umask", given.umask), ("process_group", given.group)):
             if not -1 <= number <= _MAX_INT:
                 raise OverflowError(f"{name}: {number} is too large, or less than -1")
-        if group > 0:
-            raise ValueError(f"process_group: {group} can't be joined; 0 makes a new one")
-        flags = wire.NEW_SESSION if start_new_session else 0
-        flags |= wire.NEW_GROUP if group == 0 else 0
+        if given.group > 0:
+            raise ValueError(f"process_group: {given.group} can't be joined; 0 makes a new one")
+        flags = wire.NEW_SESSION if given.start_new_session else 0
+        flags |= wire.NEW_GROUP if given.group == 0 else 0
         flags |= wire.TERMINAL if wanted.size is not None else 0
         return wire.Command(
             args=[os.fsencode(word) for word in words],
-            program=None if executable is None else os.fsencode(executable),
+            program=None if given.executable is None else os.fsencode(given.executable),
             cwd=os.fsencode(wanted.cwd or "/"),
             env=wanted.env,
             user=wanted.user,
             groups=wanted.groups,
             rlimits=wanted.rlimits,
-            umask=wire.UNCHANGED if umask < 0 else umask & 0o777,
+            umask=wire.UNCHANGED if given.umask < 0 else given.umask & 0o777,
             flags=flags,
             size=wanted.size or (0, 0),
             capabilities=wanted.capabilities,
@@ -356,8 +317,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         if failed.step == "chdir":
             return _core.command_error(failed.step, failed.errno, self._wanted.cwd or "/")
         if failed.step in ("lookup", "exec"):
-            path = os.fsdecode(self._executable or self._words[0])
-            return _core.command_error(failed.step, failed.errno, path)
+            return _core.command_error(failed.step, failed.errno, os.fsdecode(self._file))
         return CommandError(
             f"the command could not be started in the sandbox {self._place.id}: "
             f"{os.strerror(failed.errno)}",

@@ -186,21 +186,11 @@ def start_agent(
     :raises AgentLate: it took too long.
     :raises OSError: there are no descriptors left.
     """
-    ours, theirs = socket_pair()
-    try:
-        with theirs, _starter(life, id, theirs, options) as starter:
-            theirs.close()
-            try:
-                pid = receive_hello(ours, deadline)
-            except AgentClosed:
-                raise starter.failure(deadline) from None
-            except wire.ProtocolError as error:
-                raise agent_error(id, f"is none: {error}") from None
-        return Agent(ours, pid)
-    except BaseException:
-        shut(ours)
-        ours.close()
-        raise
+    with _connection() as (ours, theirs), _starter(life, id, theirs, options) as starter:
+        try:
+            return _greeted(ours, id, deadline)
+        except AgentClosed:
+            raise starter.failure(deadline) from None
 
 
 async def start_agent_async(
@@ -213,25 +203,44 @@ async def start_agent_async(
     :raises AgentLate: likewise.
     :raises OSError: likewise.
     """
+    with _connection() as (ours, theirs), _starter(life, id, theirs, options) as starter:
+        try:
+            async with asyncio.timeout(seconds_left(deadline)):
+                await wait_for_end(ours.fileno())
+            return _greeted(ours, id, deadline)
+        except TimeoutError:
+            raise AgentTimeout from None
+        except AgentClosed:
+            raise await asyncio.to_thread(starter.failure, deadline) from None
+
+
+@contextlib.contextmanager
+def _connection() -> Iterator[tuple[Connection, Connection]]:
+    """Make a connection for a block: our end, which stays open if the block succeeds, and theirs.
+
+    :raises OSError: there are no descriptors left.
+    """
     ours, theirs = socket_pair()
     try:
-        with theirs, _starter(life, id, theirs, options) as starter:
-            theirs.close()
-            try:
-                async with asyncio.timeout(seconds_left(deadline)):
-                    await wait_for_end(ours.fileno())
-                pid = receive_hello(ours, deadline)
-            except TimeoutError:
-                raise AgentTimeout from None
-            except AgentClosed:
-                raise await asyncio.to_thread(starter.failure, deadline) from None
-            except wire.ProtocolError as error:
-                raise agent_error(id, f"is none: {error}") from None
-        return Agent(ours, pid)
+        with theirs:
+            yield ours, theirs
     except BaseException:
         shut(ours)
         ours.close()
         raise
+
+
+def _greeted(ours: Connection, id: str, deadline: float) -> Agent:
+    """Wait for an agent's first message, and return the agent.
+
+    :raises AgentTimeout: none came before the deadline.
+    :raises AgentClosed: the agent ended before.
+    :raises RunscError: the message is none of an agent.
+    """
+    try:
+        return Agent(ours, receive_hello(ours, deadline))
+    except wire.ProtocolError as error:
+        raise agent_error(id, f"is none: {error}") from None
 
 
 class InitAgent:
@@ -272,13 +281,10 @@ class InitAgent:
         self._theirs.close()
         self._says.close()
         try:
-            pid = receive_hello(self._ours, deadline)
+            agent = _greeted(self._ours, self._id, deadline)
         except AgentClosed:
             life.ends_within(ENDING_SECONDS)
             raise _ended_at_once(self._id, self._said.fileno()) from None
-        except wire.ProtocolError as error:
-            raise agent_error(self._id, f"is none: {error}") from None
-        agent = Agent(self._ours, pid)
         self._is_got = True
         return agent
 
@@ -349,7 +355,7 @@ def _starter(
 ) -> Iterator[_Starter]:
     """Have runsc start an agent, for a block; at its end runsc is gone.
 
-    :param theirs: the standard input of the agent.
+    :param theirs: the standard input of the agent, which is closed here once runsc has it.
     """
     process = json.dumps(agent_process(life.inherited, AGENT_INSIDE, *options))
     with (
@@ -372,6 +378,7 @@ def _starter(
             # Whoever ends the sandbox may have to collect it in our place.
             needed["namespace"].commands.add(popen)
             says.close()
+            theirs.close()
             yield _Starter(life, id, popen, errors.fileno(), said.fileno())
         finally:
             popen.kill()

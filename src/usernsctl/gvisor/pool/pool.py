@@ -7,9 +7,8 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from types import TracebackType
 from typing import Any, Generic, NoReturn, Protocol, TypedDict, TypeVar, runtime_checkable
 from weakref import WeakKeyDictionary
 
@@ -215,6 +214,14 @@ class _Lease(Generic[_T]):
         assert ticket.member is not None
         return ticket.member.one
 
+    @contextlib.contextmanager
+    def _refused_on_error(self, ticket: Waiter[_T]) -> Iterator[None]:
+        """Refuse what the ticket was given if a check in the block fails; it is asked for again."""
+        try:
+            yield
+        except Exception as error:
+            self._stock.refuse(ticket, error)
+
     def _raise_late(self) -> NoReturn:
         stats, limit = self._stock.stats, self._stock.rules.limit
         text = (
@@ -263,23 +270,15 @@ class Lease(_Lease[_T], contextlib.AbstractContextManager[_T]):
                     self._stock.hurry(ticket)
                     told.acquire()
                 one = self._given(ticket)
-                try:
+                with self._refused_on_error(ticket):
                     self._stock.maker.check(one)
-                except Exception as error:
-                    self._stock.refuse(ticket, error)
-                else:
                     self._has = True
                     return one
         except BaseException:
             self._undo()
             raise
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._give_back()
 
 
@@ -301,23 +300,15 @@ class AsyncLease(_Lease[_T], contextlib.AbstractAsyncContextManager[_T]):
                     await told.wait()
                 told.clear()
                 one = self._given(ticket)
-                try:
+                with self._refused_on_error(ticket):
                     await self._stock.maker.check_async(one)
-                except Exception as error:
-                    self._stock.refuse(ticket, error)
-                else:
                     self._has = True
                     return one
         except BaseException:
             self._undo()
             raise
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self._give_back()
 
 

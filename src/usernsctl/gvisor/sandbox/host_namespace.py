@@ -20,6 +20,7 @@ from usernsctl._system.descriptors import Shared, above_stdio, memory_file, rece
 from usernsctl._system.paths import PathDescriptor, state_directory
 from usernsctl._system.target import Joinable, Target
 from usernsctl.commands.arguments import StrOrBytesPath
+from usernsctl.commands.async_start import AsyncStart, AsyncStartMixin
 from usernsctl.commands.popen import (
     PIPE,
     CompletedProcess,
@@ -53,7 +54,6 @@ from usernsctl.gvisor.oci import Rlimit
 from usernsctl.gvisor.runsc.command import Network, Platform
 from usernsctl.gvisor.runsc.find import find_runsc, runsc_environment
 from usernsctl.gvisor.runsc.releases import Release, release_of
-from usernsctl.gvisor.sandbox.async_start import AsyncStart, AsyncStartMixin
 from usernsctl.maps import AnyIdMap, IdMap, MappedIds, plan
 from usernsctl.namespaces.named import read_map
 from usernsctl.namespaces.namespace import Namespace

@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn, Self, Unpack, overload
 
 from usernsctl._lean import LateModule
 from usernsctl.commands.arguments import Args, Stream, StrOrBytesPath
+from usernsctl.commands.async_start import AsyncStart, AsyncStartMixin
 from usernsctl.commands.keywords import check_keywords, check_timeout, keywords_of
 from usernsctl.commands.popen import (
     DEVNULL,
@@ -39,7 +40,6 @@ from usernsctl.gvisor.launch.request import Request
 from usernsctl.gvisor.runsc.container import SandboxEnded, query
 from usernsctl.gvisor.runsc.stdio import prepared_streams, receive_terminal
 from usernsctl.gvisor.sandbox import records
-from usernsctl.gvisor.sandbox.async_start import AsyncStart, AsyncStartMixin
 from usernsctl.gvisor.sandbox.attached import AttachedSandbox
 from usernsctl.gvisor.sandbox.detached import DetachedSandbox
 from usernsctl.gvisor.sandbox.directory import SandboxDirectory

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 from usernsctl._lean import dataclass
 from usernsctl._system.descriptors import Connection, memory_file, socket_pair, wait_readable
 from usernsctl.commands.arguments import StrOrBytesPath
+from usernsctl.commands.async_start import AsyncStart
 from usernsctl.commands.keywords import check_timeout
 from usernsctl.commands.popen import DEVNULL, PIPE, TimeoutExpired
 from usernsctl.commands.popen import run as run_command
@@ -38,7 +39,6 @@ from usernsctl.gvisor.launch.steps import AGENT_INSIDE
 from usernsctl.gvisor.runsc import logs
 from usernsctl.gvisor.runsc.container import query, raise_if_ended
 from usernsctl.gvisor.runsc.stdio import prepared_streams
-from usernsctl.gvisor.sandbox.async_start import AsyncStart
 from usernsctl.gvisor.sandbox.attached import AttachedSandbox
 from usernsctl.gvisor.sandbox.detached import DetachedSandbox
 from usernsctl.gvisor.sandbox.directory import SandboxDirectory

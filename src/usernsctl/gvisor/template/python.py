@@ -23,12 +23,12 @@ from usernsctl._system.descriptors import (
     wait_readable,
 )
 from usernsctl.commands.arguments import Args, Stream, StrOrBytesPath
+from usernsctl.commands.async_start import AsyncStart, start_in_executor
 from usernsctl.commands.keywords import check_keywords, check_timeout
 from usernsctl.commands.popen import DEVNULL, PIPE, STDOUT, TimeoutExpired
 from usernsctl.errors import RunscError, UsernsError
 from usernsctl.gvisor import checks
 from usernsctl.gvisor.runsc.stdio import Streams, closed_streams
-from usernsctl.gvisor.sandbox.async_start import AsyncStart, start_in_executor
 from usernsctl.gvisor.sandbox.host_namespace import HostBase
 from usernsctl.gvisor.sandbox.sandbox import Sandbox, check_streams
 from usernsctl.gvisor.template.checkpoint import OutputReader, TemplateSandbox, Wanted, create

@@ -10,12 +10,12 @@ from usernsctl._lean import dataclass, replace
 from usernsctl._system.descriptors import socket_pair
 from usernsctl._system.records import Directory
 from usernsctl.commands.arguments import Args, Stream, StrOrBytesPath
+from usernsctl.commands.async_start import AsyncStart, AsyncStartMixin, start_in_executor
 from usernsctl.commands.keywords import check_keywords, check_timeout
 from usernsctl.errors import NamespaceError
 from usernsctl.gvisor import checks
 from usernsctl.gvisor.agent.protocol import Agent
 from usernsctl.gvisor.launch.steps import AGENT_INSIDE
-from usernsctl.gvisor.sandbox.async_start import AsyncStart, AsyncStartMixin, start_in_executor
 from usernsctl.gvisor.sandbox.host_namespace import HostBase
 from usernsctl.gvisor.sandbox.sandbox import Sandbox, check_no_command
 from usernsctl.gvisor.template import store

@@ -147,7 +147,7 @@ class AsyncStartMixin(Closing, AsyncClosing):
 
 
 async def start_in_executor(start: Callable[[], _T], undo: Callable[[_T], object]) -> _T:
-    """What `start` returns, from a thread of the event loop's executor.
+    """Call `start` in a thread of the event loop's executor, and return what it returns.
 
     As many go on at once as that has threads for. If this is cancelled, `undo` is called with what
     comes of it all the same.
@@ -155,7 +155,18 @@ async def start_in_executor(start: Callable[[], _T], undo: Callable[[_T], object
     :raises BaseException: what `start` raises.
     """
     loop = asyncio.get_running_loop()
-    starting = AsyncStart(start, run=lambda job: loop.run_in_executor(None, job))
+    return await _result_of(AsyncStart(start, lambda job: loop.run_in_executor(None, job)), undo)
+
+
+async def start_in_thread(start: Callable[[], _T], undo: Callable[[_T], object]) -> _T:
+    """Call `start` in a new thread, and return what it returns: see :func:`start_in_executor`.
+
+    :raises BaseException: what `start` raises.
+    """
+    return await _result_of(AsyncStart(start), undo)
+
+
+async def _result_of(starting: AsyncStart[_T], undo: Callable[[_T], object]) -> _T:
     try:
         return await starting.wait()
     except asyncio.CancelledError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from usernsctl.gvisor.sandbox.async_start import AsyncStart
+from usernsctl.commands.async_start import AsyncStart
 
 PATIENCE = 5
 
