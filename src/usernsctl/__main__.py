@@ -1,4 +1,4 @@
-"""The command ``usernsctl``, also as ``python -m usernsctl``."""
+"""Entry point of the command ``usernsctl``, and of ``python -m usernsctl``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 
 from usernsctl import _interrupts
 
-# To type checkers this is true; the module that has it is not needed otherwise.
+# Type checkers take this for true. Importing it from typing would delay the start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -23,23 +23,23 @@ usernsctl: there is too little memory to start
 
 def main() -> int:
     """Run the command line of this process and return its exit status."""
-    # What is imported stays, and `usernsctl run` ends before much else would be garbage.
+    # Garbage collection would only delay `usernsctl run`, which ends before there is much garbage.
     gc.disable()
     _interrupts.end_at_once()
-    _take_output()
+    _replace_stdout()
     try:
-        # This takes most of the time that the command needs to start.
+        # Imported here, so that MemoryError is handled: this import takes most of the start's time.
         from usernsctl import cli
 
         return cli.main()
     except MemoryError:
-        # There may be too little for anything else, such as for the end of the interpreter.
+        # There may be too little memory for anything else, such as finalizing the interpreter.
         os.write(2, _NO_MEMORY)
         os._exit(125)
 
 
 class _Output(io.FileIO):
-    """Standard output, which an error names: whoever catches it can't tell by any other means."""
+    """Standard output, whose errors have its name, since handlers can't identify it otherwise."""
 
     def write(self, data: Buffer) -> int:
         try:
@@ -49,14 +49,14 @@ class _Output(io.FileIO):
             raise
 
 
-def _take_output() -> None:
-    """Have standard output written to its end, or fail.
+def _replace_stdout() -> None:
+    """Replace sys.stdout by a file that writes all output or raises OSError.
 
-    With PYTHONUNBUFFERED, Python forgets what a pipe did not take (io.RawIOBase.write()), and a
-    reader that has left in the midst stays unnoticed.
+    With PYTHONUNBUFFERED, Python ignores partial writes to a pipe (io.RawIOBase.write()), and does
+    not notice that the reader has closed the pipe.
     """
     out = sys.stdout
-    # There is none if it is closed.
+    # sys.stdout is None if standard output is closed.
     if isinstance(out, io.TextIOWrapper):
         sys.stdout = io.TextIOWrapper(
             io.BufferedWriter(_Output(out.fileno(), "w", closefd=False)),

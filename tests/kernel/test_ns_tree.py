@@ -60,7 +60,7 @@ def test_namespaces_are_below_those_that_they_are_in(usernsctl: Program, prelude
     assert found[made["outer"]]["processes"] == []
     lines = text.splitlines()
     (at,) = (n for n, line in enumerate(lines) if line.endswith(f"─ {made['inner']}"))
-    assert "no process in it is seen" in lines[at - 1]
+    assert "no visible processes" in lines[at - 1]
     assert f"owner {os.geteuid()}, uid map 0:{os.geteuid()}:1" in lines[at + 1]
     assert f"({made['pid']})" in lines[at + 2]
     assert max(map(len, lines)) <= 80
@@ -98,7 +98,7 @@ def test_processes_of_others_are_counted(usernsctl: Program) -> None:
     told = tree(usernsctl)
     assert told["unseen"] >= 1
     assert 1 not in [p["pid"] for one in told["namespaces"] for p in one["processes"]]
-    assert "not seen: the namespaces of " in usernsctl("ns", "tree").stdout
+    assert "hidden: the namespaces of " in usernsctl("ns", "tree").stdout
 
 
 def test_processes_may_end_meanwhile(usernsctl: Program) -> None:
@@ -128,4 +128,4 @@ def test_what_is_in_a_namespace_in_another_one_has_a_tree_without_names(
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert "(this one)\n" in done.stdout
-    assert f"not known: the names that namespaces are kept by: {others}" in done.stdout
+    assert f"unknown: the names of namespaces: {others}" in done.stdout

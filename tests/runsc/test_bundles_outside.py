@@ -229,10 +229,10 @@ def test_a_host_for_a_bundle(tmp_path: Path, shared: Path) -> None:
 def test_permissions_are_about_a_bundle(usernsctl: Program, option: str) -> None:
     done = usernsctl("run", option, "--", "true")
     assert done.returncode == 125
-    assert f"{option} is about a bundle" in done.stderr
-    with pytest.raises(ValueError, match="about a bundle"):
+    assert f"{option} needs --bundle" in done.stderr
+    with pytest.raises(ValueError, match="need a bundle"):
         un.SandboxHost(trust=True)
-    with pytest.raises(ValueError, match="about a bundle"):
+    with pytest.raises(ValueError, match="need a bundle"):
         un.SandboxHost(allow_hooks=True)
 
 

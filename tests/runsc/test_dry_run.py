@@ -35,7 +35,7 @@ def test_people_are_told(usernsctl: Program) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert "show this machine's /usr, read-only" in done.stdout
     assert "--network=host" in done.stdout
-    copied = "copy what everybody may read of /etc" in done.stdout
+    copied = "copy the files of /etc that everybody may read" in done.stdout
     assert copied == (os.geteuid() == 0)
 
 
@@ -56,9 +56,9 @@ def test_a_bundle(usernsctl: Program, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--json", "--", "true"], "--json is about what would be done: give --dry-run, too"),
+        (["--json", "--", "true"], "--json needs --dry-run"),
         (["--dry-run"], "no command: give one"),
-        (["--dry-run", "--bind", "/nonexistent", "--", "true"], "there is no /nonexistent"),
+        (["--dry-run", "--bind", "/nonexistent", "--", "true"], "/nonexistent does not exist"),
         (["--dry-run", "--user", "5", "--", "true"], "uid 5 is not mapped"),
         (["--dry-run", "--in", "no-such-name", "--", "true"], "no-such-name"),
         (["--dry-run", "--env", "A=\udcff", "--", "true"], "UTF-8"),

@@ -39,20 +39,20 @@ def test_a_file_without_a_command(usernsctl: Program, tmp_path: Path) -> None:
     ("options", "says"),
     [
         (["--", "true"], "required: -o/--output"),
-        (["-o", "F", "--in", "name", "--", "true"], "--in can't be frozen: a kept namespace may"),
+        (["-o", "F", "--in", "name", "--", "true"], "--in can't be frozen: the namespace may"),
         (["-o", "F", "--root", "/r", "--", "true"], "--root can't be frozen: each start"),
         (["-o", "F", "--debug-log", "/r", "--", "true"], "--debug-log can't be frozen: use it"),
         (["-o", "F", "--dry-run", "--", "true"], "--dry-run"),
         (["-o", "F", "-v", "/a:/b", "--", "true"], "Use --bind"),
         (["-o", "F", "--rootfs", "/a", "--expose-root", "--", "true"], "exclude each other"),
-        (["-o", "F", "--bind", "/nonexistent", "--", "true"], "there is no /nonexistent"),
+        (["-o", "F", "--bind", "/nonexistent", "--", "true"], "/nonexistent does not exist"),
         (["-o", "F", "--user", "7", "--", "true"], "uid 7 is not mapped"),
         (["-o", "F", "--map-users", "1:x:2", "--", "true"], "1:x:2"),
-        (["-o", "F", "--env", "A:b", "--", "true"], "it should be A=VALUE"),
+        (["-o", "F", "--env", "A:b", "--", "true"], "write A=VALUE"),
         (["-o", "F", "--hostname", "\udcff", "--", "true"], "UTF-8"),
         (["-o", "F/missing/x", "--", "true"], "can't write F/missing/x"),
         (["-o", "F", "--", ""], "the command is an empty string"),
-        (["-o", "F", "--wd", "here"], "--wd here: it must be an absolute path, or . for"),
+        (["-o", "F", "--wd", "here"], "--wd here is neither an absolute path nor ."),
     ],
 )
 def test_bad_options(usernsctl: Program, tmp_path: Path, options: list[str], says: str) -> None:
@@ -68,12 +68,12 @@ def test_nothing_but_a_file_is_replaced(usernsctl: Program, tmp_path: Path) -> N
     link.symlink_to(fifo)
     directory.mkdir()
     for path, says in (
-        ("/dev/null", "it is no regular file"),
-        ("/dev/stdout", "it is no regular file"),
-        (fifo, "it is no regular file"),
-        (link, "it is no regular file"),
-        (directory, "it is a directory"),
-        (f"{tmp_path}/", "it is a directory"),
+        ("/dev/null", "not a regular file"),
+        ("/dev/stdout", "not a regular file"),
+        (fifo, "not a regular file"),
+        (link, "not a regular file"),
+        (directory, "Is a directory"),
+        (f"{tmp_path}/", "Is a directory"),
     ):
         done = usernsctl("freeze", "-o", path, "--", "true")
         assert (done.returncode, done.stdout) == (125, "")

@@ -242,17 +242,17 @@ def test_a_killed_creator_leaves_nothing(usernsctl: Any, data: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["create", "one", "--", "true"], "--ready has to say"),
+        (["create", "one", "--", "true"], "--ready is missing"),
         (["create", "one", "--ready", "port:x", "--", "true"], "is no port"),
         (["create", "one", "--ready", "x"], "no command"),
         (["create", "a/b", "--ready", "x", "--", "true"], "can't be the name"),
-        (["create", "one", "--python", "x", "--", "true"], "in place of CMD"),
-        (["create", "one", "--preload", "x", "--ready", "x", "--", "true"], "give --python"),
+        (["create", "one", "--python", "x", "--", "true"], "excludes CMD"),
+        (["create", "one", "--preload", "x", "--ready", "x", "--", "true"], "needs --python"),
         (["create", "one", "--terminal", "--ready", "x", "--", "true"], "--terminal"),
         (["create"], "NAME"),
         (["run", "../x"], "can't be the name"),
         (["run", "--rootfs", "/a", "--expose-root", "x"], "exclude each other"),
-        (["run", "--trust-bundle", "x"], "give --bundle"),
+        (["run", "--trust-bundle", "x"], "needs --bundle"),
         (["run", "--user", "1", "x"], "there is no option '--user'"),
         (["remove", ".x"], "can't be the name"),
     ],
@@ -302,8 +302,8 @@ def test_what_goes_on_is_one_line_of_a_terminal_and_gone_at_the_end(usernsctl: A
     *lines, last = told.split("\r\x1b[K")
     assert lines == [
         "",
-        "one: starting the command, to save it when it is ready",
-        "one: keeping what was saved on the disk",
+        "one: starting the command, and waiting until it is ready",
+        "one: writing the template to the disk",
     ]
     assert last == ""
 

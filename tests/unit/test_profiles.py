@@ -144,7 +144,7 @@ def test_the_options_give_a_container_nothing_that_it_does_not_need(usernsctl: P
 def test_the_options_for_all_ids_leave_the_helpers_what_they_need(usernsctl: Program) -> None:
     done = usernsctl("docker-args", "--engine", "podman", "--ids", "all", "--apparmor")
     assert done.returncode == 0
-    assert done.stderr.startswith("podman needs the profile to be loaded: ")
+    assert done.stderr.startswith("podman needs a loaded AppArmor profile; to load it: ")
     assert done.stdout.split() == [
         "--cap-drop=ALL",
         "--cap-add=SETUID",

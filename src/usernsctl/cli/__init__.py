@@ -1,4 +1,4 @@
-"""The command line: ``usernsctl VERB ...``."""
+"""Command line of usernsctl: ``usernsctl VERB ...``."""
 
 from __future__ import annotations
 
@@ -10,45 +10,45 @@ import sys
 from usernsctl import _interrupts
 from usernsctl._system.handover import default_sigchld
 
-# To type checkers this is true; the module that has it is not needed otherwise.
+# Type checkers take this for true. Importing it from typing would delay the start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# What a shell asks for the names of a kind by, in the midst of a line.
-_NAMES = ["completion", "--names"]
+# The call of shell completion, followed by the kind of names.
+_COMPLETION_CALL = ["completion", "--names"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line and return its exit status, 125 where the failure is ours.
+    """Run a command line; return its exit status, which is 125 for errors of usernsctl itself.
 
-    :param argv: its words without the program's name; ``None`` takes those of this process.
+    :param argv: the arguments without the program's name, or ``None`` for those of this process.
     """
     default_sigchld()
     try:
-        return _answer(sys.argv[1:] if argv is None else list(argv))
+        return _call_and_flush(sys.argv[1:] if argv is None else list(argv))
     except KeyboardInterrupt:
         return _interrupts.STATUS
     except BrokenPipeError:
-        _forget(1)
-        _forget(2)
+        _redirect_to_null(1)
+        _redirect_to_null(2)
         return 128 + signal.SIGPIPE
     except OSError as error:
-        _forget(1)
+        _redirect_to_null(1)
         where = error.filename
         from usernsctl._text import say
 
         try:
             say(f"usernsctl: {where}: {error.strerror}" if where else f"usernsctl: {error}")
         except OSError:
-            _forget(2)
+            _redirect_to_null(2)
         return 125
 
 
-def _answer(argv: list[str]) -> int:
+def _call_and_flush(argv: list[str]) -> int:
     try:
         status = _call(argv)
-        # Standard output may be closed, which print() bears.
+        # print() rather than sys.stdout.flush(): sys.stdout is None if standard output is closed.
         print(end="", flush=True)
         return status
     except OSError as error:
@@ -62,16 +62,17 @@ def _answer(argv: list[str]) -> int:
 
 
 def _call(argv: list[str]) -> int:
-    if argv[:-1] == _NAMES:
+    if argv[:-1] == _COMPLETION_CALL:
         from usernsctl.cli.completion import names
 
         if argv[-1] in names.KINDS:
-            names.tell(argv[-1])
+            names.print_names(argv[-1])
             return 0
     if argv in (["--version"], ["-V"]):
         print(version(), end="")
         return 0
-    # argparse is most of what is imported now: --version and completion do without.
+    # Imported here: argparse takes most of the import time, and --version and completion don't
+    # need it.
     from usernsctl.cli.parser import Answer, usernsctl
 
     try:
@@ -98,7 +99,7 @@ def version() -> str:
     return f"usernsctl, version {_core.version()}\n"
 
 
-def _forget(fd: int) -> None:
-    """What nobody can take any more would be flushed once more, and fail once more, at exit."""
+def _redirect_to_null(fd: int) -> None:
+    """Redirect a broken output to /dev/null, so that the interpreter's flush at exit succeeds."""
     with open(os.devnull, "wb") as nothing:
         os.dup2(nothing.fileno(), fd)

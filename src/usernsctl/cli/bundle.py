@@ -1,4 +1,4 @@
-"""``usernsctl bundle``: make, check and mend the config.json of an OCI bundle."""
+"""``usernsctl bundle``: create, check and fix the config.json of an OCI bundle."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from usernsctl.maps import Extent
 EXIT_FINDINGS = 1
 
 _DESCRIPTION = """\
-Make, check or mend an OCI bundle, so that runsc can run it without root.
+Create, check or fix an OCI bundle, so that runsc can run it without root.
 
 A bundle is a directory with a config.json, and usually with the root filesystem that the file
 names. All commands assume the map that `usernsctl run` makes by default: the caller is 0:0 inside,
@@ -55,12 +55,14 @@ def parser(prog: str) -> Parser:
         dest="cwd",
         default="/",
         metavar="DIR",
-        help="Where the command starts, inside.",
+        help="Start the command in DIR, a directory inside.",
     )
-    verb.add_option("--hostname", metavar="NAME", help="The host's name inside.")
+    verb.add_option("--hostname", metavar="NAME", help="The hostname inside.")
     verb.add_flag("--terminal", help="Give the command a terminal of its own.")
     verb = group.add_verb(
-        "check", "List what in a bundle would fail under runsc without root.", check
+        "check",
+        "Check a bundle for what rootless gVisor refuses, and for paths outside the bundle.",
+        check,
     )
     verb.add_operand("directory", "DIRECTORY")
     verb.add_flag("--json", dest="as_json", help="Print the findings as JSON.")
@@ -68,9 +70,11 @@ def parser(prog: str) -> Parser:
         "--network",
         choices=get_args(Network),
         default="none",
-        help="The --network that runsc will be called with.",
+        help="The value of --network that you will pass to runsc.",
     )
-    verb = group.add_verb("fix", "Add what runsc without root needs, and take out the hooks.", fix)
+    verb = group.add_verb(
+        "fix", "Add what rootless gVisor needs to a bundle, and remove its hooks.", fix
+    )
     verb.add_operand("directory", "DIRECTORY")
     return group
 
@@ -88,7 +92,7 @@ def init(
 ) -> None:
     """Write a config.json to DIRECTORY that runs COMMAND.
 
-    DIRECTORY is made if it is missing; a config.json that is there is never overwritten.
+    init creates DIRECTORY if it is missing, and never overwrites an existing config.json.
     """
     if not command:
         raise UsageError("no command: give one, as in: usernsctl bundle init web ... -- sh")
@@ -108,16 +112,17 @@ def init(
     )
     filename = oci.create(directory, oci.build(options))
     trust = ["--trust-bundle"] if options.rootfs.startswith("/") else []
-    words = ["usernsctl", "run", "--bundle", operand(directory), *trust]
-    print(f"{shown(str(filename))}: made; {pasted(words)}")
+    argv = ["usernsctl", "run", "--bundle", operand(directory), *trust]
+    print(f"{shown(str(filename))}: written. To run it: {pasted(argv)}")
 
 
 def check(directory: str, as_json: bool, network: Network) -> int:
-    """List what in a bundle's config.json would fail under runsc without root, and why.
+    """Check a bundle for what rootless gVisor refuses, and for paths outside the bundle.
 
-    Also list what leads out of the bundle, and therefore needs --trust-bundle or --allow-hooks.
+    check lists each problem in config.json with its reason and a remedy. What reaches outside of
+    the bundle needs --trust-bundle or --allow-hooks.
 
-    Exit status: 0 nothing is found, 1 something is found, 125 the bundle can't be read.
+    Exit status: 0 no problem was found, 1 problems were found, 125 the bundle can't be read.
     """
     uid_map, gid_map = _default_map()
     with oci.Bundle(directory) as opened:
@@ -134,17 +139,18 @@ def check(directory: str, as_json: bool, network: Network) -> int:
 
 
 def fix(directory: str) -> None:
-    """Add to a bundle's config.json what runsc without root needs, and take out its hooks.
+    """Add what rootless gVisor needs to a bundle's config.json, and remove its hooks.
 
-    fix keeps the old file as config.json.orig. It can't mend all that check finds.
+    fix renames the old file to config.json.orig. Some problems that check finds need a decision
+    of yours; fix leaves these.
     """
     uid_map, gid_map = _default_map()
     with oci.Bundle(directory) as opened:
-        mended, changes = oci.fix(opened.load(), uid_map, gid_map)
+        fixed, changes = oci.fix(opened.load(), uid_map, gid_map)
         if not changes:
             print(f"{shown(directory)}: nothing to fix")
             return
-        original = oci.replace(opened, mended)
+        original = oci.replace(opened, fixed)
     for change in changes:
         print(shown(f"{change.path}: {change.text}"))
     print(shown(f"{directory}: fixed; the old file is {original}"))
@@ -155,13 +161,15 @@ def _default_map() -> tuple[list[Extent], list[Extent]]:
 
 
 def _rootfs_for(directory: str, rootfs: str) -> str:
-    """The path for ``root.path``: from the bundle if it lies in it, so that it can be moved.
+    """Return the path for ``root.path``, relative if the root filesystem lies in the bundle.
 
-    :raises BundleError: it is no directory.
+    A bundle with a relative path can be moved.
+
+    :raises BundleError: `rootfs` is not a directory.
     """
     if not os.path.isdir(rootfs):
         raise BundleError(
-            f"--rootfs {rootfs}: there is no such directory",
+            f"--rootfs {rootfs} is not a directory",
             step="rootfs",
             filename=rootfs,
             cause="rootfs-missing",
@@ -184,10 +192,10 @@ def _as_text(finding: oci.Violation) -> list[str]:
 
 def _summary(directory: str, findings: list[oci.Violation]) -> str:
     if not findings:
-        return f"{directory}: nothing in the way of runsc without root"
+        return f"{directory}: no problems found; runsc can run it without root"
     fixable = sum(finding.fixable for finding in findings)
-    what = f"{len(findings)} finding" + "s" * (len(findings) != 1)
+    count = f"{len(findings)} problem" + "s" * (len(findings) != 1)
     if not fixable:
-        return f"{directory}: {what}"
+        return f"{directory}: {count}"
     command = pasted(["usernsctl", "bundle", "fix", operand(directory)])
-    return f"{directory}: {what}, {fixable} of them mended by: {command}"
+    return f"{directory}: {count}; to fix {fixable} of them: {command}"

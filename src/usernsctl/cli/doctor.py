@@ -1,4 +1,4 @@
-"""``usernsctl doctor``: why it would fail here, and what mends it."""
+"""``usernsctl doctor``: find the causes of failures on this machine, and their remedies."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def parser(prog: str) -> Parser:
         dest="purpose",
         choices=["run", "range", "docker", "kubernetes"],
         default="run",
-        help="What you want to do. run: run a command in gVisor. range: map more than one id. "
-        "docker, kubernetes: run a command in gVisor in a container of theirs.",
+        help="Your purpose. run: run a command in gVisor. range: map more than one id. docker, "
+        "kubernetes: run a command in gVisor in a container of Docker or Kubernetes.",
     )
     parser.add_option(
         "--within",
@@ -43,18 +43,18 @@ def parser(prog: str) -> Parser:
         parse=integer(1, 86400),
         metavar="SECONDS",
         default=30,
-        help="How long all trials may take together, 1 to 86400; what has not ended by then is "
-        "skipped.",
+        help="The timeout of all probes together, 1 to 86400. doctor skips probes that have not "
+        "ended by then.",
     )
     return parser
 
 
 def examine(form: str | None, no_runsc: bool, purpose: Purpose, seconds: int) -> int:
-    """Find out whether programs can be run here, and if not, why not and how to mend it.
+    """Find out whether this machine can run programs in gVisor; print causes and remedies if not.
 
-    doctor tries each step in a process of its own that ends afterwards. It leaves nothing behind.
+    doctor probes each step in a separate process, and leaves nothing behind.
 
-    Exit status: 0 programs can be run, 1 at least one cause blocks, 2 wrong usage.
+    Exit status: 0 the machine can run programs, 1 at least one cause prevents it, 2 wrong usage.
     """
     from usernsctl import doctor
 

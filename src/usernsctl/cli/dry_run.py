@@ -1,4 +1,4 @@
-"""``usernsctl run --dry-run``: what would be done, and nothing is."""
+"""``usernsctl run --dry-run``: print the launch of a run without performing it."""
 
 from __future__ import annotations
 
@@ -20,26 +20,23 @@ if TYPE_CHECKING:
 def show(request: Request, notify: Callable[[str], object], *, as_json: bool) -> None:
     """Print the launch of a request.
 
-    :param notify: is told what the user should know.
-    :param as_json: whether for programs.
-    :raises UsernsError: as a run would, for what can be known without one.
+    :param notify: called with messages for the user.
+    :param as_json: whether to print JSON.
+    :raises UsernsError: the run would fail for a reason that is known before it starts.
     """
     from usernsctl.gvisor.launch.facts import inspect
     from usernsctl.gvisor.launch.plan import plan_run
 
-    looked = inspect(request, os.environ, notify=notify, makes=False)
-    launch = plan_run(request, looked.facts)
+    inspection = inspect(request, os.environ, notify=notify, makes=False)
+    launch = plan_run(request, inspection.facts)
     if as_json:
-        print(json.dumps(described(launch, looked.facts), indent=2))
+        print(json.dumps(described(launch, inspection.facts), indent=2))
     else:
-        print("\n".join(map(_text.shown, as_text(launch, looked.facts))))
+        print("\n".join(map(_text.shown, as_text(launch, inspection.facts))))
 
 
 def described(launch: Launch, facts: Facts) -> dict[str, Any]:
-    """A launch as JSON has it.
-
-    What is known at the start only has a name in its place: ``ID`` and ``TIME`` of the start.
-    """
+    """Return a launch as JSON, with ``ID`` and ``TIME`` for the id and time of the start."""
     place = _Names(launch)
     return {
         "version": launch.version,
@@ -58,33 +55,33 @@ def described(launch: Launch, facts: Facts) -> dict[str, Any]:
 
 
 def as_text(launch: Launch, facts: Facts) -> Iterator[str]:
-    """The lines of a launch, for people."""
+    """Yield the lines of text that describe a launch."""
     from usernsctl.gvisor.launch.steps import VERBS
 
     place = _Names(launch)
 
-    def told(steps: Iterable[Record]) -> Iterator[str]:
-        for one in steps:
-            yield f"  {VERBS[one.verb][1].format(**place.named(one))}"
+    def descriptions(steps: Iterable[Record]) -> Iterator[str]:
+        for step in steps:
+            yield f"  {VERBS[step.verb][1].format(**place.named(step))}"
 
-    yield "Files that are opened at first:"
+    yield "Files that are opened before the namespace is entered:"
     yield from (f"  {source.path}" for source in launch.sources)
-    yield "The ids inside, as inside:outside:count:"
+    yield "Id maps, as inside:outside:count:"
     for kind, extents in (("uid", facts.ids.uid), ("gid", facts.ids.gid)):
         yield f"  {kind} {', '.join(map(str, extents))}"
     if launch.oom_score is not None:
         yield f"  oom_score_adj {launch.oom_score}"
     yield f"The root filesystem, {place.scratch}/root, in a mount namespace of its own:"
-    yield from told(launch.steps)
+    yield from descriptions(launch.steps)
     yield f"Other files of the run, in {place.scratch}:"
-    yield from told(launch.files)
+    yield from descriptions(launch.files)
     yield f"{place.scratch}/bundle/config.json:"
     yield from (f"  {line}" for line in json.dumps(place.config(facts), indent=2).split("\n"))
-    yield "What is given up:"
-    yield from told(launch.given_up)
-    yield f"What is executed, with {' '.join(launch.runsc_env)} alone:"
+    yield "Privileges that are given up:"
+    yield from descriptions(launch.given_up)
+    yield f"Program to execute, with the environment {' '.join(launch.runsc_env)}:"
     yield f"  {_text.command(place.words(launch.watcher))}"
-    yield "Of that, runsc is:"
+    yield "Command line of runsc in it:"
     yield f"  {_text.command(place.words(launch.runsc))}"
 
 
@@ -93,7 +90,7 @@ def _extents(extents: Iterable[Extent]) -> list[dict[str, int]]:
 
 
 class _Names:
-    """What stands for the marks of a launch."""
+    """Readable values for the marks of a launch."""
 
     def __init__(self, launch: Launch) -> None:
         self._launch = launch
@@ -118,17 +115,17 @@ class _Names:
         return {"do": one.verb, **self.named(one)}
 
     def config(self, facts: Facts) -> Any:
-        """The config.json, as far as it is known."""
+        """Return the config.json, with the values that the start would have now."""
         from usernsctl.gvisor import oci
         from usernsctl.gvisor.launch.steps import completed, record
 
-        launch, moment = self._launch, self._launch.moment
+        launch, start = self._launch, self._launch.start_values
         assert launch.config is not None
-        assert moment is not None
+        assert start is not None
         values: dict[Record, Any] = {
-            record("json-args"): moment.args,
-            record("json-env"): moment.env,
-            record("json-cwd"): moment.cwd or os.getcwd(),
+            record("json-args"): start.args,
+            record("json-env"): start.env,
+            record("json-cwd"): start.cwd or os.getcwd(),
             record("json-root"): f"{self.scratch}/root",
             record("json-uid-map"): oci.identity_mappings(facts.ids.uid),
             record("json-gid-map"): oci.identity_mappings(facts.ids.gid),

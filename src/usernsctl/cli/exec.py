@@ -1,4 +1,4 @@
-"""``usernsctl exec``: the native prelude, for whoever has only the Python command in mind."""
+"""``usernsctl exec``: a wrapper that executes the native program usernsctl-exec."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``usernsctl explain``: which causes an error message can have, and what mends each."""
+"""``usernsctl explain``: print the possible causes of an error message, and their remedies."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 
 _NOT_RECOGNISED, _WRONG_USAGE = 1, 2
-# So many causes are told in full; of those that are less likely, what tells them apart.
-_IN_FULL = 3
+# Number of causes that are printed in full; others are printed with their evidence only.
+_FULL_MAX = 3
 _SAYS_TOO_LITTLE = "mapped-sandbox-eof-unknown"
 
 
@@ -32,21 +32,22 @@ def parser(prog: str) -> Parser:
     """Return the parser of ``usernsctl explain``."""
     parser = Parser(prog, explain, wrong_usage=_WRONG_USAGE)
     parser.add_option("--debug-log", metavar="DIR", help="Read runsc's debug logs in DIR instead.")
-    parser.add_flag("--no-probe", help="Try nothing: the failure was on another machine.")
+    parser.add_flag("--no-probe", help="Don't probe this machine: the failure was on another one.")
     parser.add_flag("--json", dest="as_json", help="Print JSON, for programs.")
     parser.add_operand("file", "[FILE]", nargs="?")
     return parser
 
 
 def explain(file: str | None, debug_log: str | None, no_probe: bool, as_json: bool) -> int:
-    """Name the causes that an error message can have, and say how to mend them.
+    """Print the possible causes of an error message, and their remedies.
 
-    explain reads FILE, or standard input: what runsc, newuidmap, newgidmap, unshare, bwrap, podman,
-    buildah, docker, rootlesskit or usernsctl has printed, as text or as JSON. FILE may also be the
-    id of a cause, which usernsctl's errors have in brackets. Then explain tries the
-    steps on this machine, to find out which of the causes it is; --no-probe leaves that out.
+    explain reads FILE or standard input: the output of runsc, newuidmap, newgidmap, unshare, bwrap,
+    podman, buildah, docker, rootlesskit or usernsctl, as text or JSON. FILE may also be the id of a
+    cause, which usernsctl's errors have in brackets. Then explain probes this machine to find out
+    which of the causes apply, unless you give --no-probe.
 
-    Exit status: 0 a cause is named, 1 nothing in the text is known, 2 wrong usage or no such file.
+    Exit status: 0 causes were found, 1 no message in the text is known, 2 wrong usage or FILE can't
+    be read.
     """
     from usernsctl.explain.explanation import explain_failures
     from usernsctl.explain.logs import failures
@@ -93,21 +94,25 @@ def _read(file: str | None) -> Explanation:
 
 
 def _probe(explanation: Explanation) -> tuple[Explanation, Report | None]:
-    """See which of the causes holds here. If that can't be tried, the text has to do."""
+    """Probe this machine to find out which of the causes apply.
+
+    :returns: the confirmed explanation and the report, or the old explanation and None if probing
+        fails.
+    """
     from usernsctl.doctor import diagnose
     from usernsctl.explain.explanation import confirm
 
     try:
-        # This purpose has all others' findings too, at least as warnings.
+        # The purpose "run" includes the findings of all other purposes, at least as warnings.
         report = diagnose("run")
     except UsernsError as error:
-        say(f"usernsctl: explain: no probes: {error}")
+        say(f"usernsctl: explain: can't probe this machine: {error}")
         return explanation, None
     return confirm(explanation, report), report
 
 
 def _remedies(candidate: Candidate, report: Report | None) -> dict[Place, str]:
-    """Of a cause that holds here, the command is the one for this machine."""
+    """Return the remedies of a cause; if it was confirmed, with commands for this machine."""
     from usernsctl.doctor.remedies import remedy
 
     remedies = dict(candidate.cause.remedies)
@@ -120,7 +125,7 @@ def _as_text(explanation: Explanation, report: Report | None, logged: Sequence[F
     parts = []
     if logged:
         root = logged[0]
-        parts.append(f"root failure, told by the {root.process}: {root.message}")
+        parts.append(f"root failure, logged by the {root.process}: {root.message}")
     if not explanation.recognised:
         parts.append(_nothing(explanation, logged))
         return "\n".join(parts)
@@ -141,27 +146,27 @@ def _as_text(explanation: Explanation, report: Report | None, logged: Sequence[F
             parts += wrapped(f"    told by: {each.cause.told_by}", "      ")
     blocking = [finding for finding in explanation.others if finding.blocks]
     if blocking:
-        parts.append("The text does not speak of these, but the probes found them here:")
+        parts.append("The probes also found these causes, which the text does not mention:")
         for finding in blocking:
             parts += wrapped(_other(finding), "    ")
     return "\n".join(parts)
 
 
 def _likeliest(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Those to be told in full; among them how to find out more, if the text says too little."""
+    """Return the causes to print in full: the first ones, and the one for an unspecific text."""
     return [
         candidate
-        for place, candidate in enumerate(candidates)
-        if place < _IN_FULL or candidate.cause.id == _SAYS_TOO_LITTLE
+        for position, candidate in enumerate(candidates)
+        if position < _FULL_MAX or candidate.cause.id == _SAYS_TOO_LITTLE
     ]
 
 
 def _nothing(explanation: Explanation, logged: Sequence[Failure]) -> str:
     if logged:
-        return "This failure is none that is known here."
+        return "The cause of this failure is unknown."
     if explanation.empty:
         return "There is nothing to explain: no text, or no failure in the logs."
-    return "Nothing in this text is known here. For what works on this machine: usernsctl doctor"
+    return "The text has no known message. To find problems of this machine: usernsctl doctor"
 
 
 def _name(candidate: Candidate) -> str:

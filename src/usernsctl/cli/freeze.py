@@ -1,4 +1,4 @@
-"""``usernsctl freeze``: what ``usernsctl run`` would do, kept in a file."""
+"""``usernsctl freeze``: write the launch of a ``usernsctl run`` to a file."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from usernsctl.cli.run import add_options, check_combination, request_options
 from usernsctl.gvisor.launch.request import Request
 from usernsctl.maps import Extent
 
-# What is of the moment, or of this process.
+# Options of run that have no meaning for a later start.
 _REFUSED = {
-    "kept": ("--in", "a kept namespace may be gone by then"),
+    "kept": ("--in", "the namespace may be gone at the start"),
     "state": ("--root", "each start has a state of its own"),
     "debug_log": ("--debug-log", "use it with usernsctl run"),
 }
@@ -33,7 +33,7 @@ def parser(prog: str) -> Parser:
         heading="The launch",
         required=True,
         metavar="FILE",
-        help="Write the launch to FILE, anew (required).",
+        help="Write the launch to FILE, replacing an existing FILE (required).",
     )
     add_options(parser, request_options())
     parser.add_words("command", "[CMD [ARG]...]")
@@ -41,15 +41,14 @@ def parser(prog: str) -> Parser:
 
 
 def write(output: str, environ: Mapping[str, str], words: Sequence[str], **given: Any) -> None:
-    """Write what `usernsctl run` would do to FILE, and do nothing.
+    """Write the launch of a `usernsctl run` to FILE, without starting CMD.
 
-    usernsctl-exec --launch FILE [-- CMD [ARG]...] does it later, as often as you like, and needs no
-    Python. It takes FILE from you or root only. CMD there takes the place of CMD here.
+    usernsctl-exec --launch FILE [-- CMD [ARG]...] starts CMD later, any number of times, and needs
+    no Python. FILE must belong to you or root. A CMD given there replaces the CMD in FILE.
 
-    Decided now: which files are shown, what config.json says, what runsc is called with. Taken from
-    whoever starts it: ids, the current directory, the name of the host, and the variables that are
-    passed on, such as those of --env NAME. Values of --env NAME=VALUE are in FILE, which all users
-    may read.
+    FILE fixes the files that CMD sees, config.json, and the arguments of runsc. Each start takes
+    from its caller: ids, the current directory, the hostname, and variables that are passed on,
+    such as those of --env NAME. FILE has the values of --env NAME=VALUE, and all users may read it.
 
         usernsctl freeze -o job.launch --bind ~/data:/data -- ls /data
         usernsctl-exec --launch job.launch
@@ -60,7 +59,7 @@ def write(output: str, environ: Mapping[str, str], words: Sequence[str], **given
         if given[name] is not None:
             raise UsageError(f"{option} can't be frozen: {why}")
     if not given["command"] and given["bundle"] is None:
-        # One may come later.
+        # usernsctl-exec --launch may name the command.
         check_combination({**given, "command": ("true",)})
     else:
         check_combination(given)
@@ -85,16 +84,16 @@ def write(output: str, environ: Mapping[str, str], words: Sequence[str], **given
 
 
 def _ids(given: dict[str, Any]) -> tuple[str, ...]:
-    """The options of usernsctl-exec that map the same ids.
+    """Return the options of usernsctl-exec that map the same ids.
 
     :raises MapError: an extent is malformed.
     """
-    words = ["--map-root-user"]
+    options = ["--map-root-user"]
     for name in ("map_users", "map_groups"):
         for text in given[name]:
             Extent.parse(text)
-            words.append(f"--{name.replace('_', '-')}={text}")
+            options.append(f"--{name.replace('_', '-')}={text}")
     for name in ("map_auto", "allow_single_id"):
         if given[name]:
-            words.append(f"--{name.replace('_', '-')}")
-    return tuple(words)
+            options.append(f"--{name.replace('_', '-')}")
+    return tuple(options)

@@ -1,4 +1,4 @@
-"""``usernsctl ns``: namespaces that have a name."""
+"""``usernsctl ns``: named namespaces."""
 
 from __future__ import annotations
 
@@ -21,22 +21,20 @@ from usernsctl.namespaces.namespace import Namespace
 
 def parser(prog: str) -> Parser:
     """Return the parser of ``usernsctl ns``."""
-    group = Parser(
-        prog, description="Make, list, use and remove namespaces that are kept under a name."
-    )
+    group = Parser(prog, description="Create, list, use and remove named namespaces.")
     passes_all: dict[str, Any] = {"options_first": True, "passes_unknown": True}
     verb = group.add_verb(
         "create",
-        "Make a namespace called NAME.",
+        "Create a namespace called NAME.",
         create,
         usage="NAME [OPTION]...",
         **passes_all,
     )
     verb.add_operand("name", "NAME")
     verb.add_words("options", "[OPTION]...")
-    verb = group.add_verb("list", "List the namespaces.", list_)
+    verb = group.add_verb("list", "List the named namespaces.", list_)
     verb.add_flag("--json", dest="as_json", help="Print JSON, for programs.")
-    verb = group.add_verb("tree", "Show which user namespaces there are, and in which.", tree)
+    verb = group.add_verb("tree", "Show the tree of user namespaces.", tree)
     verb.add_flag("--json", dest="as_json", help="Print JSON, for programs.")
     verb = group.add_verb(
         "exec",
@@ -49,24 +47,24 @@ def parser(prog: str) -> Parser:
     verb.add_operand("name", "NAME")
     verb.add_words("command", "COMMAND [ARG]...")
     verb = group.add_verb(
-        "remove", "Remove namespaces: end the process that holds each of them.", remove
+        "remove", "Remove namespaces: kill the process that holds each of them.", remove
     )
     verb.add_operand("names", "NAME...", nargs="+")
     return group
 
 
 def create(name: str, options: tuple[str, ...]) -> None:
-    """Make a namespace called NAME.
+    """Create a namespace called NAME.
 
     OPTIONS are the map and namespace options of usernsctl-exec, such as -r, -m, -p or --map-auto.
     """
-    made = named.create_named(name, options)
-    if made.notice:
-        print(shown_lines(made.notice), file=sys.stderr)
+    namespace = named.create_named(name, options)
+    if namespace.notice:
+        print(shown_lines(namespace.notice), file=sys.stderr)
 
 
 def list_(as_json: bool) -> None:
-    """List the namespaces: name, holder, age, processes inside, kinds and maps."""
+    """List the named namespaces: name, holder, age, processes inside, kinds and maps."""
     found = named.list_named()
     if as_json:
         print(json.dumps([_as_json(namespace) for namespace in found], indent=2))
@@ -90,10 +88,10 @@ def list_(as_json: bool) -> None:
 
 
 def tree(as_json: bool) -> None:
-    """Show the user namespaces below this one, as they are nested.
+    """Show the tree of user namespaces below this one.
 
-    Each with the uid of its owner, its map of uids, the names that it is kept by, and its
-    processes. Those of other users can't be looked at; how many there are is told below.
+    Each namespace is shown with its owner's uid, its uid map, its names, and its processes. The
+    namespaces of other users' processes are hidden; the last line has the number of such processes.
     """
     from usernsctl.cli import tree_text
     from usernsctl.namespaces import tree as namespaces
@@ -102,29 +100,30 @@ def tree(as_json: bool) -> None:
     if as_json:
         print(json.dumps(asdict(found), indent=2))
         return
-    for line in tree_text.lines(found, is_ascii=not terminal.has_lines()):
+    for line in tree_text.lines(found, is_ascii=not terminal.is_utf8()):
         print(line)
 
 
 def exec_(name: str, command: tuple[str, ...], environ: Mapping[str, str]) -> int:
     """Run COMMAND in the namespace NAME.
 
-    This process becomes COMMAND. If NAME has a PID namespace, it waits for COMMAND instead. COMMAND
-    starts in the current directory, even if its ids in NAME could not reach that by the path.
+    usernsctl executes COMMAND in place of itself, or waits for it if NAME has a PID namespace.
+    COMMAND starts in the current directory, even if its ids in NAME may not search the path to it.
     """
     if not command:
         raise UsageError("no command: give one, as in: usernsctl ns exec NAME -- id")
     namespace = Namespace.open(name)
     if not namespace.has("pid"):
         namespace.exec(command, env=environ)
-    # A process does not move into a PID namespace, its children do.
+    # Only children of a process enter a PID namespace (setns(2)).
     return exit_status(lambda: namespace.popen(command, env=environ, pdeathsig=signal.SIGKILL))
 
 
 def remove(names: Sequence[str]) -> None:
-    """Remove namespaces: end the process that holds each of them.
+    """Remove namespaces: kill the process that holds each of them.
 
-    Processes in a namespace go on. If it has a PID namespace, the kernel kills all processes there.
+    Other processes in the namespace keep running, unless it has a PID namespace: the kernel then
+    kills all processes in it.
     """
     for name in names:
         named.remove_named(name)

@@ -1,11 +1,11 @@
-"""The parser of the command line, made of :mod:`argparse`.
+"""Parser of the command line, based on :mod:`argparse`.
 
-The module of a verb has a function that returns the verb's parser, and the function that is called
-with what the words say. The module is imported when the verb is called, so that no command waits
-for verbs that it does not use.
+The module of a verb has a function that returns the verb's parser, and a function that performs the
+verb. The module is imported when the verb is called, so that no command waits for the imports of
+other verbs.
 
-Of argparse, only what is documented is used. The text of ``--help`` and the order of words are
-ours, since both differ between releases of Python.
+Only documented parts of argparse are used. This module itself formats ``--help`` and orders the
+arguments, since both differ between releases of Python.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from usernsctl._text import shown_lines
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
-#: What ``usernsctl --help`` says about each verb, and the function that returns the verb's parser.
+#: Verbs, with their summaries for ``usernsctl --help`` and the functions that return their parsers.
 VERBS = {
     "run": ("Run CMD in gVisor: on a kernel of its own, without root.", "run:parser"),
-    "freeze": ("Keep what run would do in a file, to be done without Python.", "freeze:parser"),
+    "freeze": ("Write a launch of run to a file, to start it without Python.", "freeze:parser"),
     "exec": ("Execute a command in a new user namespace.", "exec:parser"),
-    "bundle": ("Make, check or mend an OCI bundle.", "bundle:parser"),
-    "ns": ("Make, list, use and remove namespaces with a name.", "ns:parser"),
-    "template": ("Save programs where they are ready.", "template:parser"),
-    "plan": ("Show which ids would be mapped, by whom, and why.", "plan:parser"),
-    "doctor": ("Find out what keeps programs from running here.", "doctor:parser"),
+    "bundle": ("Create, check or fix an OCI bundle.", "bundle:parser"),
+    "ns": ("Create, list, use and remove named namespaces.", "ns:parser"),
+    "template": ("Start programs from saved checkpoints.", "template:parser"),
+    "plan": ("Show the planned id maps, their writers, and the reasons.", "plan:parser"),
+    "doctor": ("Find out why programs can't run in gVisor here.", "doctor:parser"),
     "explain": ("Name the causes of an error message, and the remedies.", "explain:parser"),
     "seccomp-profile": ("Print the seccomp profile for containers.", "profiles:seccomp"),
     "apparmor-profile": ("Print the AppArmor profile for containers.", "profiles:apparmor"),
     "docker-args": ("Print the options that docker run needs for gVisor.", "profiles:docker"),
     "completion": (
-        "Print the script by which bash, zsh or fish complete words.",
+        "Print the shell completion for bash, zsh or fish.",
         "completion.command:parser",
     ),
 }
 
-# Options of docker run, and what usernsctl calls them.
+# Options of docker run, and their equivalents in usernsctl.
 _DOCKER_OPTIONS = {
     "-e": "--env",
     "-v": "--bind",
@@ -58,20 +58,20 @@ _DOCKER_OPTIONS = {
     "--ulimit": "--rlimit",
 }
 
-# More words than that are no hint.
+# Maximum number of suggestions for a misspelled word.
 _NEAR_MAX = 4
 
-# Columns of --help: text wider than the last of these is hard to read, and an option wider than the
-# first stands on a line of its own.
+# Columns of --help: the maximum width of option names in the left column, and the minimum and
+# maximum width of a line.
 _NAMES_MAX, _WIDTH_MIN, _WIDTH_MAX = 30, 50, 100
 
 
 class UsageError(Exception):
-    """The options of a call do not go together."""
+    """A call with options that exclude each other, or with a missing or invalid option."""
 
 
 class Answer(Exception):
-    """A text that answers a call in place of the verb: help, or what is wrong with the call.
+    """A text to print in place of performing the verb: help, or an error in the call.
 
     :ivar text: what to print, with a newline at the end.
     :ivar status: the exit status. If it is not 0, the text belongs on standard error.
@@ -84,12 +84,12 @@ class Answer(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """Reads the words of a verb, or of a group of verbs.
+    """Parser of the arguments of a verb, or of a group of verbs.
 
-    :ivar headings: the options, by the heading that ``--help`` lists them under; "" for most.
+    :ivar headings: the options, by their headings in ``--help``; "" for most.
     :ivar flags: the options, by each of their names.
-    :ivar operands: what follows the options.
-    :ivar verbs: of a group: what each verb does in a line, and a function that returns its parser.
+    :ivar operands: the operands, which follow the options.
+    :ivar verbs: the verbs of a group, with their summaries and functions that return their parsers.
     """
 
     def __init__(
@@ -105,21 +105,21 @@ class Parser(argparse.ArgumentParser):
         wants: Sequence[str] = (),
         wrong_usage: int = 125,
     ) -> None:
-        """Make a parser that has no option but ``--help``.
+        """Create a parser without options other than ``--help``.
 
-        :param prog: the words of the verb, as ``usernsctl ns exec``.
-        :param function: what the verb does: takes the options and operands as keywords, and returns
-            the exit status, or ``None`` for 0. ``None`` for a group.
-        :param description: what ``--help`` says, by default the docstring of `function`. An
-            indented paragraph is shown as it stands.
-        :param usage: what follows the verb in the first line of ``--help``, by default the metavars
-            of the operands.
+        :param prog: the program and the verb, such as ``usernsctl ns exec``.
+        :param function: the function that performs the verb: it takes the options and operands as
+            keywords, and returns the exit status, or ``None`` for 0. ``None`` for a group.
+        :param description: the text of ``--help``, by default the docstring of `function`. Indented
+            paragraphs are not wrapped.
+        :param usage: the text after the verb in the first line of ``--help``, by default the
+            metavars of the operands.
         :param has_help: whether there is an option ``--help``.
         :param options_first: whether the first operand ends the options.
         :param passes_unknown: whether an unknown option counts as an operand.
         :param wants: ``"environ"`` or ``"words"``, if the function takes the caller's variables
-            or the words of the call.
-        :param wrong_usage: the exit status of a wrong call.
+            or the arguments of the call.
+        :param wrong_usage: the exit status for errors in the call.
         """
         super().__init__(prog, add_help=False, allow_abbrev=False)
         self.usage = usage
@@ -133,14 +133,14 @@ class Parser(argparse.ArgumentParser):
         self._passes_unknown = passes_unknown
         self._wants = wants
         self._wrong_usage = wrong_usage
-        # add_argument() of a parser looks how wide the terminal is each time, a group's does not.
+        # A group, since add_argument() of a parser queries the terminal's width at each call.
         self._added = self.add_argument_group()
         if has_help:
             self.add_answer("-h", "--help", self.format_help, "Show this message and exit.")
         if function is None:
             self.add_words("words", "COMMAND [ARGS]...")
 
-    # ---- what a verb declares --------------------------------------------------------------------
+    # ---- declarations ----------------------------------------------------------------------------
 
     def add_option(
         self,
@@ -153,15 +153,16 @@ class Parser(argparse.ArgumentParser):
     ) -> None:
         """Add an option.
 
-        :param flags: its names, or ``--on/--off`` for a pair, of which the last one given counts.
-        :param heading: what ``--help`` lists the option under.
-        :param parse: reads the value, and raises ValueError.
-        :param repeats: whether it may be given several times; the values are a tuple then.
-        :param default: the value if the option is not given. ``--help`` says it.
-        :param settings: as of :meth:`argparse.ArgumentParser.add_argument`.
+        :param flags: the names of the option, or ``--on/--off`` for a pair, of which the last one
+            given counts.
+        :param heading: the heading of the option in ``--help``.
+        :param parse: a function that parses the value or raises ValueError.
+        :param repeats: whether the option may be given several times; its value is a tuple then.
+        :param default: the value if the option is omitted, which ``--help`` prints.
+        :param settings: arguments of :meth:`argparse.ArgumentParser.add_argument`.
         """
         if parse is not None:
-            settings["type"] = _complaining(parse)
+            settings["type"] = _for_argparse(parse)
         shown = default
         if "/" in flags[0]:
             flags = tuple(flags[0].split("/"))
@@ -187,17 +188,17 @@ class Parser(argparse.ArgumentParser):
         """Add an operand, a word that follows the options.
 
         :param name: the name of the function's parameter.
-        :param metavar: what stands for the operand in the usage.
-        :param settings: as of :meth:`argparse.ArgumentParser.add_argument`.
+        :param metavar: the placeholder for the operand in the usage.
+        :param settings: arguments of :meth:`argparse.ArgumentParser.add_argument`.
         """
         self.operands.append(self._added.add_argument(name, metavar=metavar, **settings))
 
     def add_words(self, name: str, metavar: str) -> None:
-        """Add the words at the end, of which there may be none: a command and its arguments."""
+        """Add an operand for all remaining arguments: a command and its arguments, or nothing."""
         self.add_operand(name, metavar, nargs=argparse.REMAINDER)
 
     def add_answer(self, flag: str, other: str, text: Callable[[], str], help: str) -> None:
-        """Add an option that asks for a text, and for nothing else to be done."""
+        """Add an option that prints a text in place of performing the verb, such as ``--help``."""
         suppressed = argparse.SUPPRESS
         self.add_option(
             flag, other, action=_Answer, nargs=0, const=text, dest=suppressed, help=help
@@ -208,27 +209,27 @@ class Parser(argparse.ArgumentParser):
     ) -> Parser:
         """Add a verb to a group, and return the verb's parser.
 
-        :param settings: as of :class:`Parser`.
+        :param settings: arguments of :class:`Parser`.
         """
         verb = Parser(f"{self.prog} {name}", function, **settings)
         self.verbs[name] = (summary, lambda: verb)
         return verb
 
-    # ---- to read words ---------------------------------------------------------------------------
+    # ---- parsing ---------------------------------------------------------------------------------
 
     def find(self, name: str) -> Parser:
         """Return the parser of a verb of this group.
 
-        :raises Answer: there is no such verb.
+        :raises Answer: the group has no verb of this name.
         """
         if name not in self.verbs:
             self.error(f"there is no command {name!r}.{_near(name, self.verbs)}")
         return self.verbs[name][1]()
 
     def read(self, words: Sequence[str]) -> dict[str, Any]:
-        """Return the values of the options and operands that words have.
+        """Parse arguments; return the values of options and operands by their names.
 
-        :raises Answer: the words ask for help, or are wrong.
+        :raises Answer: the arguments have ``--help``, or an error.
         """
         namespace, extra = self.parse_known_args(self._arrange(words))
         if extra:
@@ -236,7 +237,7 @@ class Parser(argparse.ArgumentParser):
         given = vars(namespace)
         for operand in self.operands:
             if operand.nargs == argparse.REMAINDER:
-                # Only of these argparse leaves the "--" in front.
+                # argparse keeps a leading "--" only for REMAINDER.
                 found = given[operand.dest]
                 given[operand.dest] = tuple(found[1:] if found[:1] == ["--"] else found)
         if self.verbs and not given["words"]:
@@ -246,11 +247,11 @@ class Parser(argparse.ArgumentParser):
     def perform(
         self, given: dict[str, Any], environ: Mapping[str, str], words: Sequence[str]
     ) -> int:
-        """Call the verb's function.
+        """Call the function of the verb.
 
-        :param given: as :meth:`read` returns it.
-        :param environ: the variables that the verb may hand on.
-        :param words: those of the call, after the verb.
+        :param given: the result of :meth:`read`.
+        :param environ: the environment variables that the verb may pass on.
+        :param words: the arguments of the call after the verb.
         :raises Answer: the function raised :class:`UsageError`.
         """
         assert self._function is not None
@@ -261,21 +262,21 @@ class Parser(argparse.ArgumentParser):
             self.error(str(error))
 
     def error(self, message: str) -> NoReturn:
-        """Complain about the words of a call.
+        """Report an error in the arguments.
 
         :raises Answer: always.
         """
-        told = message.removeprefix("argument ")
-        text = f"{self.format_usage()}Try '{self.prog} --help' for help.\n\nError: {told}"
+        reason = message.removeprefix("argument ")
+        text = f"{self.format_usage()}Try '{self.prog} --help' for help.\n\nError: {reason}"
         raise Answer(shown_lines(text) + "\n", self._wrong_usage)
 
     def _arrange(self, words: Sequence[str]) -> list[str]:
-        """Put the options first, each with its value in one word, then ``--`` and the operands.
+        """Move the options to the front, join them with their values, and add ``--`` and operands.
 
-        argparse takes a value that begins with a dash for an option, and its releases differ in
-        what becomes of ``--`` and of operands between options.
+        argparse takes a value that begins with a dash for an option, and its releases differ in the
+        treatment of ``--`` and of operands between options.
 
-        :raises Answer: there is no such option, or a value is missing or must not be there.
+        :raises Answer: an option is unknown, or its value is missing or not allowed.
         """
         options: list[str] = []
         operands: list[str] = []
@@ -295,7 +296,7 @@ class Parser(argparse.ArgumentParser):
         return [*options, "--", *operands] if operands else options
 
     def _split_option(self, word: str, rest: list[str]) -> Iterator[str]:
-        """Return the options in a word, each with its value, which may be the next of `rest`."""
+        """Yield the options in `word`, each with its value; take a value from `rest` if needed."""
         flag, equals, value = word.partition("=")
         if not word.startswith("--"):
             # -rc, -oFILE
@@ -309,41 +310,42 @@ class Parser(argparse.ArgumentParser):
             flag, value = f"-{value[0]}", value[1:]
         if not equals and not value:
             value = rest.pop() if rest else "--"
-        # The value is forgotten. argparse before Python 3.13 would drop a value of this kind.
+        # "--" as a value means that the value is missing. argparse before Python 3.13 would also
+        # drop such a value.
         if value == "--":
             self.error(f"{flag} needs a value: {format_option(self.flags[flag], flag)}")
         yield f"{flag}={value}"
 
     def _takes_value(self, flag: str) -> bool:
-        """Return whether an option has a value.
+        """Return whether an option takes a value.
 
-        :raises Answer: there is no such option.
+        :raises Answer: the option is unknown.
         """
         option = self.flags.get(flag)
         if option is None:
-            ours = _DOCKER_OPTIONS.get(flag, "")
-            known = self.flags.get(ours)
-            seen = [name for name, one in self.flags.items() if one.help != argparse.SUPPRESS]
-            near = f" Use {format_option(known, ours)}." if known else _near(flag, seen)
+            equivalent = _DOCKER_OPTIONS.get(flag, "")
+            known = self.flags.get(equivalent)
+            visible = [name for name, one in self.flags.items() if one.help != argparse.SUPPRESS]
+            near = f" Use {format_option(known, equivalent)}." if known else _near(flag, visible)
             self.error(f"there is no option {flag!r}.{near}")
         return option.nargs != 0
 
-    # ---- to say what there is --------------------------------------------------------------------
+    # ---- help ------------------------------------------------------------------------------------
 
     def format_usage(self) -> str:
-        """Return the line that says how the verb is called."""
+        """Return the usage line of the verb."""
         usage = self.usage or " ".join(["[OPTIONS]", *(str(one.metavar) for one in self.operands)])
         return f"Usage: {self.prog} {usage}\n"
 
     def paragraphs(self) -> list[str]:
-        """Return the paragraphs of the description: examples are indented, others are one line."""
+        """Return the paragraphs of the description; those that are not indented become one line."""
         from inspect import cleandoc
 
         found = cleandoc(self.description or "").split("\n\n")
         return [one if one.startswith("    ") else " ".join(one.split()) for one in found]
 
     def format_help(self) -> str:
-        """Return what ``--help`` prints."""
+        """Return the text of ``--help``."""
         import shutil
         import textwrap
 
@@ -365,24 +367,24 @@ class Parser(argparse.ArgumentParser):
 
 
 def format_option(option: argparse.Action, flag: str | None = None) -> str:
-    """Return an option as ``--help`` has it: its names, or one of them, and its value."""
+    """Return an option as in ``--help``: its names, or only `flag`, and its metavar."""
     between = " / " if is_switch(option) else ", "
     names = between.join(option.option_strings) if flag is None else flag
     return names if option.nargs == 0 else f"{names} {option_metavar(option)}"
 
 
 def option_metavar(option: argparse.Action) -> str:
-    """Return what stands for the value of an option in ``--help``."""
+    """Return the placeholder for the value of an option in ``--help``."""
     return str(option.metavar or "|".join(map(str, option.choices or ())))
 
 
 def is_switch(option: argparse.Action) -> bool:
-    """Return whether the two names of an option stand for true and false."""
+    """Return whether an option is a pair such as ``--verify/--no-verify``."""
     return isinstance(option, _Switch)
 
 
 def usernsctl() -> Parser:
-    """Return the parser of the whole command line."""
+    """Return the parser of ``usernsctl``, the group of all verbs."""
     parser = Parser(
         "usernsctl", description="Run programs in user namespaces and in gVisor, without root."
     )
@@ -400,10 +402,10 @@ def usernsctl() -> Parser:
 
 
 def integer(least: int, most: int) -> Callable[[str], int]:
-    """Return a function that reads a whole number, and raises ValueError for anything else."""
+    """Return a parser of whole numbers from `least` to `most`, which raises ValueError."""
 
     def parse(text: str) -> int:
-        # int() takes digits of all scripts, and underscores.
+        # The pattern excludes underscores and the digits of other scripts, which int() accepts.
         if re.fullmatch(r"-?[0-9]{1,10}", text) and least <= int(text) <= most:
             return int(text)
         raise ValueError(f"{text!r} is no number from {least} to {most}")
@@ -412,21 +414,21 @@ def integer(least: int, most: int) -> Callable[[str], int]:
 
 
 class _Append(argparse.Action):
-    """Add a value to the tuple of those that the option had before."""
+    """Action of a repeatable option: append the value to a tuple."""
 
     def __call__(self, parser: object, namespace: object, value: Any, flag: Any = None) -> None:
         setattr(namespace, self.dest, (*getattr(namespace, self.dest), value))
 
 
 class _Switch(argparse.Action):
-    """Note which of two names an option has: the first is for true."""
+    """Action of a pair of options: store true for the first name, and false for the second."""
 
     def __call__(self, parser: object, namespace: object, value: Any, flag: Any = None) -> None:
         setattr(namespace, self.dest, flag == self.option_strings[0])
 
 
 class _Answer(argparse.Action):
-    """Answer the call by a text."""
+    """Action that raises Answer with a text, such as that of ``--help``."""
 
     def __call__(self, parser: object, namespace: object, value: Any, flag: Any = None) -> None:
         raise Answer(self.const())
@@ -438,24 +440,27 @@ def _import_parser(name: str, place: str) -> Parser:
     return found(f"usernsctl {name}")
 
 
-def _complaining(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Return a function whose ValueError argparse quotes."""
+def _for_argparse(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Return `parse` with its ValueError turned into the exception whose text argparse prints."""
 
-    def complain(text: str) -> Any:
+    def parse_argument(text: str) -> Any:
         try:
             return parse(text)
         except ValueError as error:
             raise argparse.ArgumentTypeError(str(error)) from None
 
-    return complain
+    return parse_argument
 
 
 def _read_environ(text: str) -> dict[str, str]:
-    """Read variables as proc_pid_environ(5) has them from a descriptor, and close the descriptor.
+    """Read environment variables from the descriptor with number `text`, and close the descriptor.
 
-    csrc/programs/entrypoint/main.c hands over the container's environment as data, so that the
-    variables change nothing of what is started outside of gVisor. What is no ``NAME=VALUE`` is left
-    out, and the first of a name counts, as in ``os.environ``.
+    The format is that of proc_pid_environ(5). csrc/programs/entrypoint/main.c passes the
+    container's environment as data, so that the variables don't affect programs outside of gVisor.
+    Entries that are not ``NAME=VALUE`` are ignored, and the first entry of a name counts, as in
+    ``os.environ``.
+
+    :raises ValueError: `text` is not an open, readable descriptor.
     """
     fd = integer(3, 2**31 - 1)(text)
     try:
@@ -474,7 +479,7 @@ def _read_environ(text: str) -> dict[str, str]:
 
 
 def _near(word: str, known: Collection[str]) -> str:
-    """Return a question that names the likeliest of the known words, if one is alike."""
+    """Return " Did you mean ...?" with the known words most similar to `word`, or ""."""
     from difflib import get_close_matches
 
     near = [one for one in known if word and one.startswith(word)]
@@ -497,7 +502,7 @@ def _wrapped(text: str, width: int, indent: str) -> list[str]:
 
 
 def _columns(rows: Sequence[tuple[str, str]], width: int) -> Iterator[str]:
-    """Return the lines of two columns; a wide entry of the first has a line of its own."""
+    """Yield the lines of a table with two columns; a wide first column gets a separate line."""
     indent = 4 + min(max(len(name) for name, _ in rows), _NAMES_MAX)
     for name, text in rows:
         first, *rest = _wrapped(text, width, " " * indent)

@@ -1,4 +1,4 @@
-"""``usernsctl plan``: what would be mapped, by whom, and why."""
+"""``usernsctl plan``: show the planned id maps, their writers, and the reasons."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from usernsctl._text import shown
 from usernsctl.cli.parser import Parser, integer
-from usernsctl.cli.terminal import has_lines
+from usernsctl.cli.terminal import is_utf8
 from usernsctl.maps import Extent, Fill, IdMap, Plan, Range
 from usernsctl.maps import plan as make_plan
 
@@ -20,30 +20,30 @@ def parser(prog: str) -> Parser:
     parser = Parser(prog, show)
     number, extents = integer(0, 2**32 - 2), "I:O:N|auto|subids|all"
     add, add_flag = parser.add_option, parser.add_flag
-    add_flag("-r", "--map-root-user", dest="root", help="You are uid 0 and gid 0 inside.")
-    add_flag("-c", "--map-current-user", dest="current", help="You keep your ids.")
-    add("--map-user", parse=number, metavar="UID", help="You are UID inside.")
-    add("--map-group", parse=number, metavar="GID", help="Your group is GID inside.")
+    add_flag("-r", "--map-root-user", dest="root", help="Map your ids to 0.")
+    add_flag("-c", "--map-current-user", dest="current", help="Map your ids to themselves.")
+    add("--map-user", parse=number, metavar="UID", help="Map your uid to UID.")
+    add("--map-group", parse=number, metavar="GID", help="Map your gid to GID.")
     add("--map-users", repeats=True, metavar=extents, help="Map these uids.")
-    add("--map-groups", repeats=True, metavar=extents, help="The same for gids.")
+    add("--map-groups", repeats=True, metavar=extents, help="Map these gids.")
     add_flag("--map-auto", help="Map all your subordinate ranges.")
-    add_flag("--map-subids", help="The same; each id stays what it is.")
-    add_flag("--allow-single-id", help="If ranges can't be mapped, your id alone.")
+    add_flag("--map-subids", help="Map all your subordinate ranges to themselves.")
+    add_flag("--allow-single-id", help="Map your ids alone if ranges can't be mapped.")
     add(
         "--setgroups",
         choices=["auto", "allow", "deny"],
         default="auto",
-        help="Whether setgroups(2) is permitted inside.",
+        help="Allow or deny setgroups(2) inside.",
     )
     add_flag("--json", dest="as_json", help="Print JSON, for programs.")
     return parser
 
 
 def show(as_json: bool, **given: Any) -> None:
-    """Show what these options of usernsctl-exec would map, who would write it, and why.
+    """Show the id maps for these options of usernsctl-exec, their writers, and the reasons.
 
-    Nothing is started. Without map options, it shows the map that `usernsctl run` makes by
-    default: your own ids become 0, and no other id is mapped.
+    plan starts nothing. Without map options, plan shows the default maps of `usernsctl run`: your
+    own ids become 0, and no other id is mapped.
     """
     decided = make_plan(_idmap(**given))
     if as_json:
@@ -109,13 +109,13 @@ def _kinds(decided: Plan) -> tuple[_Kind, _Kind]:
 
 
 def _remarks(decided: Plan) -> list[str]:
-    """What is to be said below the maps, a line each."""
+    """Return the lines for below the maps."""
     lines = []
     if decided.setgroups != "auto":
         lines.append(f"setgroups: {decided.setgroups}")
     for kind, _, _, _, clipped in _kinds(decided):
         lines += [
-            f"left out: {kind} {ids.start}:{ids.count}, which do not exist in this user namespace"
+            f"left out: {kind} {ids.start}:{ids.count}, not mapped in this user namespace"
             for ids in clipped
         ]
     if decided.single_id_reason is not None:
@@ -144,7 +144,7 @@ def _as_json(decided: Plan) -> dict[str, Any]:
 
 
 def _lines(decided: Plan) -> Iterator[str]:
-    bar, point = ("━", "▶") if has_lines() else ("=", ">")
+    bar, point = ("━", "▶") if is_utf8() else ("=", ">")
     for kind, extents, writer, reason, _ in _kinds(decided):
         yield shown(f"{kind} map, written by {writer}: {reason}")
         most = max((extent.count for extent in extents), default=1)

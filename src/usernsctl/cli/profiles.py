@@ -1,4 +1,4 @@
-"""What container engines are given: seccomp-profile, apparmor-profile, docker-args."""
+"""``usernsctl seccomp-profile``, ``apparmor-profile`` and ``docker-args``."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def seccomp(prog: str) -> Parser:
 def print_seccomp() -> None:
     """Print the seccomp profile for containers that run gVisor.
 
-    It allows what Docker's own profile allows, except for the calls that gVisor does not use. It
-    also allows the few calls that gVisor needs to make its sandbox.
+    The profile allows the system calls of Docker's own profile, except for those that gVisor does
+    not use, and the few others that gVisor needs to create its sandbox.
 
         docker run --rm --entrypoint usernsctl IMAGE seccomp-profile >seccomp.json
         docker run --security-opt seccomp=seccomp.json IMAGE
@@ -35,24 +35,24 @@ def print_seccomp() -> None:
 def apparmor(prog: str) -> Parser:
     """Return the parser of ``usernsctl apparmor-profile``."""
     parser = Parser(prog, print_apparmor)
-    parser.add_flag("--host", help="The profile for this machine, not for containers.")
+    parser.add_flag("--host", help="Print the profile for this machine in place of containers.")
     return parser
 
 
 def print_apparmor(host: bool) -> None:
     """Print the AppArmor profile for containers that run gVisor.
 
-    Only hosts with AppArmor need it: Ubuntu and Debian, unless AppArmor is switched off there.
+    Only hosts with AppArmor need this profile: Ubuntu and Debian, unless AppArmor is disabled.
 
         docker run --rm --entrypoint usernsctl IMAGE apparmor-profile |
             sudo tee /etc/apparmor.d/usernsctl
         sudo apparmor_parser -r /etc/apparmor.d/usernsctl
         docker run --security-opt apparmor=usernsctl IMAGE
 
-    With --host, print the profile that lets the programs of this installation, and runsc, make user
-    namespaces, where AppArmor lets no others (Ubuntu 23.10 and later). What these programs start
-    may do so, too. The Python interpreter is none of them, since every script that it runs could
-    make user namespaces then.
+    With --host, print the profile that allows the programs of this installation, and runsc, to
+    create user namespaces on hosts where AppArmor denies them (Ubuntu 23.10 and later). Programs
+    started by them may do so, too. The profile does not include the Python interpreter, since any
+    Python script could create user namespaces then.
 
         usernsctl apparmor-profile --host | sudo tee /etc/apparmor.d/usernsctl-host
         sudo apparmor_parser -r /etc/apparmor.d/usernsctl-host
@@ -82,31 +82,31 @@ def docker(prog: str) -> Parser:
         "--engine",
         choices=["docker", "podman"],
         default="docker",
-        help="The engine that you use. Both take the same options.",
+        help="Your container engine. Both take the same options.",
     )
     parser.add_option(
         "--seccomp",
         metavar="FILE",
         default="seccomp.json",
-        help="The file that you have written the output of usernsctl seccomp-profile to.",
+        help="The file with the output of usernsctl seccomp-profile.",
     )
     parser.add_option(
         "--apparmor/--no-apparmor",
-        help="Name the AppArmor profile, too. By default: if the kernel here has AppArmor.",
+        help="Name the AppArmor profile, too. By default: if this machine's kernel has AppArmor.",
     )
     parser.add_option(
         "--ids",
         choices=["one", "all"],
         default="one",
-        help="Which ids the container maps: its user's own, or also that user's subordinate ids.",
+        help="The ids to map in the container: its user's own, or all subordinate ids, too.",
     )
     return parser
 
 
 def print_docker_args(engine: str, seccomp: str, apparmor: bool | None, ids: Ids) -> None:
-    """Print the options that let docker run start gVisor, without --privileged.
+    """Print the options of docker run that gVisor needs, in place of --privileged.
 
-    They are quoted for a shell.
+    The options are quoted for a shell.
 
         docker run --rm $(usernsctl docker-args) IMAGE
     """
@@ -116,7 +116,8 @@ def print_docker_args(engine: str, seccomp: str, apparmor: bool | None, ids: Ids
         apparmor = profiles.has_apparmor()
     if apparmor:
         print(
-            f"{engine} needs the profile to be loaded: usernsctl apparmor-profile --help tells how",
+            f"{engine} needs a loaded AppArmor profile; to load it: "
+            "usernsctl apparmor-profile --help",
             file=sys.stderr,
         )
     options = profiles.engine_options(seccomp=seccomp, apparmor=apparmor, ids=ids)

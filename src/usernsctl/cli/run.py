@@ -1,4 +1,4 @@
-"""``usernsctl run``: a command in gVisor, without root."""
+"""``usernsctl run``: run a command in gVisor without root."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 
 def request_options(*, of_host: bool = False) -> Iterator[tuple[str, Option, Any]]:
-    """The options that the fields of a Request have: by its name, each with the field's default.
+    """Yield the name, the Option and the default for each option of a Request.
 
-    :param of_host: whether only those are meant that are about a host of sandboxes.
+    :param of_host: whether to yield only the options that SandboxHost has as arguments.
     """
-    for one in fields(Request):
-        if of_host and one.metadata.get("argument") is None:
+    for field in fields(Request):
+        if of_host and field.metadata.get("argument") is None:
             continue
-        for option in one.metadata.get("options", ()):
-            yield option.name or one.name, option, one.default
+        for option in field.metadata.get("options", ()):
+            yield option.name or field.name, option, field.default
 
 
 def parser(prog: str) -> Parser:
@@ -37,20 +37,20 @@ def parser(prog: str) -> Parser:
     parser.add_flag(
         "--dry-run",
         heading="Looking ahead",
-        help="Print what would be done, with the values of all variables, and do nothing.",
+        help="Print the steps of the run, with the values of all variables, and don't start CMD.",
     )
     parser.add_flag(
         "--json",
         dest="as_json",
         heading="Looking ahead",
-        help="Print that as JSON, for programs.",
+        help="Print the steps as JSON.",
     )
     parser.add_words("command", "CMD [ARG]...")
     return parser
 
 
 def add_options(parser: Parser, options: Iterable[tuple[str, Option, Any]]) -> None:
-    """Add options to a verb, as :func:`request_options` has them."""
+    """Add the options of :func:`request_options` to a parser."""
     for name, option, default in options:
         about: dict[str, Any] = {"dest": name, "heading": option.heading, "help": option.help}
         if option.shows_default:
@@ -62,8 +62,8 @@ def add_options(parser: Parser, options: Iterable[tuple[str, Option, Any]]) -> N
         parser.add_option(*option.flags, **about)
 
 
-# What an empty string, such as the value of a variable that is not set, must not be taken for: the
-# current directory, or that the option was left out.
+# Options that refuse an empty string, which is often the value of an unset variable. It would mean
+# the current directory, or that the option is omitted.
 _NEVER_EMPTY = {
     "rootfs": ("--rootfs", "a directory"),
     "bundle": ("--bundle", "a directory"),
@@ -76,9 +76,9 @@ _NEVER_EMPTY = {
 def run(*, dry_run: bool, as_json: bool, environ: Mapping[str, str], **given: Any) -> None:
     """Run CMD in gVisor: on a kernel of its own, without root.
 
-    CMD sees /usr, /bin, /sbin, /lib*, /etc and /opt of this machine. Homes, /tmp, /run, /var, /mnt,
-    /media and /srv are empty: --bind shows a file of yours. What CMD writes stays in memory, and is
-    gone when CMD ends. Of your environment, CMD gets only PATH, LANG and TERM.
+    CMD sees /usr, /bin, /sbin, /lib*, /etc and /opt of this machine. Home directories, /tmp, /run,
+    /var, /mnt, /media and /srv are empty; use --bind for files of yours. Writes of CMD stay in
+    memory, and are gone when CMD ends. CMD gets only PATH, LANG and TERM of your environment.
 
     The exit status is that of CMD, or 128+N if signal N killed CMD. 125: CMD did not run, or runsc
     failed. 126: CMD can't be executed. 127: CMD does not exist.
@@ -89,10 +89,10 @@ def run(*, dry_run: bool, as_json: bool, environ: Mapping[str, str], **given: An
         usernsctl run --network host --env TOKEN -- curl https://example.org
     """
     if as_json and not dry_run:
-        raise UsageError("--json is about what would be done: give --dry-run, too")
+        raise UsageError("--json needs --dry-run")
     check_combination(given)
     if given["terminal"] is None:
-        # With one of them elsewhere, as in a pipe, gVisor often hangs before the command starts.
+        # If one of the three is not a terminal, gVisor often hangs before the command starts.
         given["terminal"] = all(map(os.isatty, (0, 1, 2)))
     request = request_of(given, environ)
     if dry_run:
@@ -107,9 +107,9 @@ def run(*, dry_run: bool, as_json: bool, environ: Mapping[str, str], **given: An
 
 
 def request_of(given: dict[str, Any], environ: Mapping[str, str]) -> Request:
-    """What the options ask for; some are taken out of `given`.
+    """Return the request for the options `given`, some of which are removed from `given`.
 
-    :param environ: the variables that the command may be given.
+    :param environ: the variables that the command may get.
     """
     env, idmap = _environment(given, environ), _idmap(given)
     return Request(args=given.pop("command"), env=env, idmap=idmap, **given)
@@ -120,20 +120,20 @@ def _notify(text: str) -> None:
 
 
 def _import_the_rest(*, has_strangers: bool) -> None:
-    """Import what is needed once the namespace is entered.
+    """Import the modules that are needed after the namespace is entered.
 
-    :param has_strangers: whether somebody may be in it already: who is root there could have
-        mounted modules of his own over ours. So there is no import there, not even to fail.
+    :param has_strangers: whether the namespace exists already. Root inside could have mounted
+        other modules over ours, so nothing is imported there, not even to report an error.
     """
     codecs.lookup("ascii")  # encodings are modules, too
     if has_strangers:
-        # What looks for a command, what tells of errors, and what Python tells of ours by.
+        # Search for a command, errors of usernsctl, and tracebacks of other exceptions.
         for module in ("shutil", "usernsctl.explain.printing", "traceback"):
             import_module(module)
 
 
 def _idmap(given: dict[str, Any]) -> IdMap:
-    """What the options about ids say; they are taken out of `given`."""
+    """Return the map for the id options, which are removed from `given`."""
     from usernsctl.maps import IdMap
 
     fill: Fill = "auto" if given.pop("map_auto") else "none"
@@ -149,9 +149,9 @@ def _idmap(given: dict[str, Any]) -> IdMap:
 
 
 def check_combination(given: dict[str, Any]) -> None:
-    """Look whether options go together.
+    """Check that no option contradicts or lacks another.
 
-    :raises UsageError: they do not.
+    :raises UsageError: options exclude each other, an option is missing, or a value is empty.
     """
     roots = {
         "--rootfs": given["rootfs"],
@@ -164,13 +164,13 @@ def check_combination(given: dict[str, Any]) -> None:
     if given["kept"] is not None and (
         given["map_users"] or given["map_groups"] or given["map_auto"]
     ):
-        raise UsageError("--in NAME has a map of its own: leave the --map options out")
+        raise UsageError("--in and the --map options exclude each other: NAME has its own map")
     for name, (option, what) in _NEVER_EMPTY.items():
         if given[name] == "":
             raise UsageError(f"{option} needs {what}, not an empty string")
     for name in ("trust_bundle", "allow_hooks"):
         if given[name] and not given["bundle"]:
-            raise UsageError(f"--{name.replace('_', '-')} is about a bundle: give --bundle")
+            raise UsageError(f"--{name.replace('_', '-')} needs --bundle")
     if not given["command"] and not given["bundle"]:
         raise UsageError("no command: give one, as in: usernsctl run -- cat /proc/version")
     if given["command"] and not given["command"][0]:
@@ -178,11 +178,11 @@ def check_combination(given: dict[str, Any]) -> None:
 
 
 def _environment(given: dict[str, Any], variables: Mapping[str, str]) -> dict[str, str]:
-    """What the environment options say; they are taken out of `given`."""
+    """Return the environment for the environment options, which are removed from `given`."""
     from usernsctl.gvisor.launch.request import base_environment, read_file, read_settings
 
     everything, files, settings = (given.pop(n) for n in ("env_all", "env_files", "settings"))
-    # A bundle has an environment of its own.
+    # The command of a bundle gets the bundle's environment.
     bare = given["bundle"] and not everything
     env = {} if bare else base_environment(variables, everything=everything)
     for path in files:

@@ -1,4 +1,4 @@
-"""``usernsctl template``: programs that are saved where they are ready, and started from there."""
+"""``usernsctl template``: start programs from checkpoints."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from usernsctl.gvisor.template.template import RestoreOptions, TemplateOptions
 if TYPE_CHECKING:
     from usernsctl.gvisor.template.record import TemplateRecord
 
-# What is of each sandbox's own, or of a run that nobody else has a part in.
+# Options of run that templates don't have.
 _LEFT_OUT = ("terminal", "state", "reraise_signal")
 
 
 def parser(prog: str) -> Parser:
     """Return the parser of ``usernsctl template``."""
     group = Parser(
-        prog, description="Save programs where they are ready, and start them from there."
+        prog, description="Start programs from a checkpoint that was taken when they were ready."
     )
     _add_create(group)
     verb = group.add_verb("list", "List the templates.", list_)
     verb.add_flag("--json", dest="as_json", help="Print JSON, for programs.")
     verb = group.add_verb(
         "run",
-        "Start a sandbox of the template NAME, and wait for its end.",
+        "Start a sandbox from the template NAME, and wait for its end.",
         run_,
         options_first=True,
         wants=["environ"],
@@ -77,24 +77,24 @@ def _add_create(group: Parser) -> None:
     add(
         "--python",
         metavar="FILE",
-        help="Save this Python interpreter, in place of CMD. usernsctl template run NAME then "
-        "takes the words of a program.",
+        help="Save the Python interpreter FILE in place of CMD. usernsctl template run NAME then "
+        "takes the arguments of the interpreter.",
     )
     add(
         "--preload",
         metavar="MODULE",
         repeats=True,
-        help="Have it import MODULE before. It may be given several times.",
+        help="Import MODULE into the interpreter before it is saved (repeatable).",
     )
-    add("--timeout", parse=float, metavar="SECONDS", help="300 unless given.")
-    add("--replace", action="store_true", help="Take the place of another template of that name.")
+    add("--timeout", parse=float, metavar="SECONDS", help="The timeout for CMD to be ready; 300.")
+    add("--replace", action="store_true", help="Replace an existing template of the same name.")
     run.add_options(verb, (one for one in run.request_options() if one[0] not in _LEFT_OUT))
     verb.add_operand("name", "NAME")
     verb.add_words("command", "[CMD [ARG]...]")
 
 
 def create(name: str, replace: bool, environ: Mapping[str, str], **given: Any) -> None:
-    """Start CMD in gVisor, and save it under NAME once it is ready.
+    """Start CMD in gVisor, and save it as the template NAME when it is ready.
 
     The other options are those of usernsctl run.
 
@@ -123,7 +123,7 @@ def create(name: str, replace: bool, environ: Mapping[str, str], **given: Any) -
         "timeout": own["timeout"],
     }
     what = "the interpreter" if own["python"] is not None else "the command"
-    with SandboxHost(**_host_arguments(request)) as host, terminal.progress() as tell:
+    with SandboxHost(**_host_arguments(request)) as host, terminal.progress() as report:
 
         def make() -> Template:
             if own["python"] is None:
@@ -131,35 +131,35 @@ def create(name: str, replace: bool, environ: Mapping[str, str], **given: Any) -
             names = own["preload"]
             return host.python_template(python=own["python"], preload=names, **options)
 
-        tell(f"{name}: starting {what}, to save it when it is ready")
+        report(f"{name}: starting {what}, and waiting until it is ready")
         with make() as template:
-            tell(f"{name}: keeping what was saved on the disk")
+            report(f"{name}: writing the template to the disk")
             store.keep(template.save, name, replace=replace)
 
 
 def _host_arguments(request: Request) -> dict[str, Any]:
-    """Return the arguments of a :class:`usernsctl.SandboxHost` that a request stands for."""
-    found = {
-        argument.name: getattr(request, one.name)
-        for one in fields(Request)
-        if (argument := one.metadata.get("argument")) is not None
+    """Return the arguments of :class:`usernsctl.SandboxHost` for a request."""
+    arguments = {
+        argument.name: getattr(request, field.name)
+        for field in fields(Request)
+        if (argument := field.metadata.get("argument")) is not None
     }
-    # A kept namespace has a map of its own.
-    return found if request.kept is None else {**found, "idmap": None}
+    # SandboxHost refuses an idmap besides a named namespace, which has its own map.
+    return arguments if request.kept is None else {**arguments, "idmap": None}
 
 
 def _check(given: dict[str, Any], own: dict[str, Any]) -> None:
-    """Look whether options go together.
+    """Check that no option of ``template create`` contradicts or lacks another.
 
-    :raises UsageError: they do not.
+    :raises UsageError: options exclude each other, or an option is missing or invalid.
     """
     if own["python"] is not None:
         if given["command"] or own["ready"] is not None:
-            raise UsageError("--python is in place of CMD and --ready")
+            raise UsageError("--python excludes CMD and --ready")
     elif own["preload"]:
-        raise UsageError("--preload is about an interpreter: give --python")
+        raise UsageError("--preload needs --python")
     elif own["ready"] is None:
-        raise UsageError("--ready has to say when CMD is ready")
+        raise UsageError("--ready is missing: it says when CMD is ready")
     command = given["command"] or (("python3",) if own["python"] is not None else ())
     run.check_combination({**given, "command": command, "state": None})
     if own["ready"] is not None:
@@ -177,17 +177,17 @@ def list_(as_json: bool) -> None:
 
     found = store.list_all()
     if as_json:
-        print(json.dumps([asdict(one) for one in found], indent=2))
+        print(json.dumps([asdict(template) for template in found], indent=2))
         return
     if not found:
         return
     rows = [("NAME", "KIND", "SIZE", "AGE", "COMMAND")]
-    for one in found:
-        # The text that an interpreter is given is ours.
-        args = one.args[:1] if one.kind == "python" else one.args
-        size = f"{one.size / (1 << 20):.1f}M"
-        age = f"{int(time.time() - one.created)}s" if one.created else "-"
-        rows.append((one.name, one.kind or "damaged", size, age, " ".join(args)))
+    for template in found:
+        # The other arguments of an interpreter are usernsctl's own program.
+        args = template.args[:1] if template.kind == "python" else template.args
+        size = f"{template.size / (1 << 20):.1f}M"
+        age = f"{int(time.time() - template.created)}s" if template.created else "-"
+        rows.append((template.name, template.kind or "damaged", size, age, " ".join(args)))
     for line in terminal.table(rows):
         print(line)
 
@@ -200,15 +200,16 @@ def run_(
     environ: Mapping[str, str],
     **given: Any,
 ) -> int:
-    """Start a sandbox of the template NAME, and wait for its end.
+    """Start a sandbox from the template NAME, and wait for its end.
 
-    The options about files, isolation and runsc must be those that the template was created with:
-    what the files of the template say is not done, only compared.
+    The options about files, isolation and runsc must be the same as for template create. The
+    template has a record of them, which is only compared with the options given here.
 
-    If it is the template of an interpreter, ARG are what would follow python3 on a command line,
-    and --env and --wd are of the program's own.
+    For the template of an interpreter, ARG are the arguments that would follow python3 on a command
+    line, and --env and --wd apply to the Python program.
 
-    The exit status is that of the command, or 128+N if signal N killed it. 125: it did not go on.
+    The exit status is that of the command, or 128+N if signal N killed it. 125: the command was not
+    restored.
     """
     from usernsctl.gvisor.host import SandboxHost
     from usernsctl.gvisor.template import store
@@ -231,8 +232,8 @@ def run_(
             return _wait(lambda: python.start(args, env=env, cwd=cwd, **streams))
     elif args or settings or cwd is not None:
         raise UsageError(
-            f"the command of the template {name!r} was started already: it takes no words, "
-            "--env or --wd"
+            f"the command of the template {name!r} was started before the checkpoint: ARG, --env "
+            "and --wd need the template of an interpreter"
         )
     else:
         with (
@@ -243,9 +244,9 @@ def run_(
 
 
 def _host_request(given: dict[str, Any]) -> Request:
-    """Return the request that options about a host stand for.
+    """Return the request for the options of ``template run``.
 
-    :raises UsageError: they do not go together.
+    :raises UsageError: options exclude each other.
     """
     command = {"command": ("true",), "cwd": None, "user": None, "terminal": False, "state": None}
     environment = {"settings": (), "env_files": (), "env_all": False}
@@ -254,15 +255,15 @@ def _host_request(given: dict[str, Any]) -> Request:
 
 
 def _creation(name: str, record: TemplateRecord) -> str:
-    """Return the command that creates a template anew, as far as the record may say.
+    """Return the shell command that creates a template again, for remedies.
 
-    Options about the host are left to whoever types it: somebody could have written the record who
-    would like to have other ones.
+    The command has no options about the host: an attacker could have written the record to make the
+    user weaken the sandbox.
     """
-    words = ["usernsctl", "template", "create", "--replace"]
+    argv = ["usernsctl", "template", "create", "--replace"]
     if record.kind == "python":
-        return " ".join(map(quoted, [*words, "--python", record.args[0], name])) + " ..."
-    shown = " ".join(map(quoted, [*words, name]))
+        return " ".join(map(quoted, [*argv, "--python", record.args[0], name])) + " ..."
+    shown = " ".join(map(quoted, [*argv, name]))
     return f"{shown} --ready ... -- {' '.join(map(quoted, record.args))}"
 
 
@@ -272,7 +273,7 @@ def _wait(start: Callable[[], Sandbox]) -> int:
 
 
 def remove(names: Sequence[str]) -> None:
-    """Remove templates."""
+    """Remove templates and their checkpoints."""
     from usernsctl.gvisor.template import store
 
     for name in names:

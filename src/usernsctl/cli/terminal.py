@@ -1,4 +1,4 @@
-"""What there is to draw on: a terminal or not, which characters, how wide."""
+"""Output to a terminal: tables, progress lines, and the characters that can be printed."""
 
 from __future__ import annotations
 
@@ -17,30 +17,29 @@ WIDTH = 80
 
 
 def can_draw() -> bool:
-    """Whether standard output is a terminal, and rich is installed, which is an extra."""
-    # Closed output is None in Python.
+    """Return whether standard output is a terminal, and the optional package rich is installed."""
+    # sys.stdout is None if standard output is closed.
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
     return is_terminal and importlib.util.find_spec("rich") is not None
 
 
 def tolerate_any_text() -> None:
-    """Have standard output show the code of what can't be encoded, as in a path."""
+    """Make standard output escape characters that it can't encode, as in a path."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def has_lines() -> bool:
-    """Whether output may hold what ASCII has not: as the locale says, ``C`` for one says no."""
+def is_utf8() -> bool:
+    """Return whether standard output and the locale use UTF-8; the locale ``C`` uses ASCII."""
     encoding = getattr(sys.stdout, "encoding", None) or ""
     codeset = locale.nl_langinfo(locale.CODESET)
     return {encoding.lower(), codeset.lower()} == {"utf-8"}
 
 
 def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """The lines of a table.
+    """Yield the lines of a table with one line for each row.
 
-    A row is one line. On a terminal, the words of its last column go on below it where they would
-    not fit into 80 columns.
+    On a terminal, the last column is wrapped at 80 columns.
     """
     *widths, _ = (max(map(len, column)) for column in zip(*rows, strict=True))
     indent = "  ".join(" " * width for width in [*widths, 0])
@@ -63,10 +62,10 @@ def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
 
 @contextlib.contextmanager
 def progress() -> Iterator[Callable[[str], None]]:
-    """A line that tells what is being done; it is gone when that has ended.
+    """Yield a function that replaces a progress line on standard error; erase the line at the end.
 
-    It is on standard error, and only where that is a terminal which can take a line back: not a
-    pipe, and not one that TERM calls dumb. What it is called with takes the place of the line.
+    The function does nothing if standard error is not a terminal, or if TERM is ``dumb``, since the
+    line could not be erased.
     """
     is_shown = (
         sys.stderr is not None
@@ -74,16 +73,17 @@ def progress() -> Iterator[Callable[[str], None]]:
         and os.environ.get("TERM", "dumb") not in ("", "dumb")
     )
 
-    def tell(text: str) -> None:
+    def report(text: str) -> None:
         if not is_shown:
             return
-        # What is too wide would go on in a second line, which would stay. A terminal may be gone.
+        # Cut off, since the second line of a wide text could not be erased. OSError: the terminal
+        # may be gone.
         with contextlib.suppress(OSError):
             columns = os.get_terminal_size(sys.stderr.fileno()).columns or WIDTH
             sys.stderr.write(f"\r\x1b[K{shown(text)[: columns - 1]}")
             sys.stderr.flush()
 
     try:
-        yield tell
+        yield report
     finally:
-        tell("")
+        report("")

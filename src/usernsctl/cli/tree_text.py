@@ -1,4 +1,4 @@
-"""User namespaces as a drawing in text."""
+"""Text drawings of the tree of user namespaces."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from usernsctl._text import shown
 from usernsctl.cli.terminal import WIDTH
 from usernsctl.namespaces.tree import Tree, UserNamespace, by_parent
 
-# Of more processes, as of the namespace that all are in, only the number is told.
+# If a namespace has more processes, only their number is printed.
 _PROCESSES_MAX = 8
 
 _DRAWN = ("├─ ", "└─ ", "│  ", "   ")
@@ -17,15 +17,15 @@ _ASCII = ("|- ", "`- ", "|  ", "   ")
 
 
 def lines(tree: Tree, *, is_ascii: bool) -> Iterator[str]:
-    """The lines, of at most 80 columns if no name or extent is longer than one."""
+    """Yield the lines of the drawing, wrapped at 80 columns between words."""
     top, *_ = tree.namespaces
     below = by_parent(tree.namespaces)
     yield from _namespace(below, top, "", "", _ASCII if is_ascii else _DRAWN)
     if tree.unseen:
         noun = "process" if tree.unseen == 1 else "processes"
-        yield f"not seen: the namespaces of {tree.unseen} {noun} that you may not look into"
+        yield f"hidden: the namespaces of {tree.unseen} {noun}, which you may not inspect"
     if tree.nameless is not None:
-        yield f"not known: the names that namespaces are kept by: {shown(tree.nameless)}"
+        yield f"unknown: the names of namespaces: {shown(tree.nameless)}"
 
 
 def _namespace(
@@ -39,7 +39,7 @@ def _namespace(
     names = f" {', '.join(one.names)}" if one.names else ""
     yield f"{begin}{one.inode}{names}{' (this one)' if one.parent is None else ''}"
     between = indent + (drawn[2] if below else drawn[3])
-    extents = "not known" if one.uid is None else " ".join(map(str, one.uid)) or "empty"
+    extents = "unknown" if one.uid is None else " ".join(map(str, one.uid)) or "empty"
     yield from _wrapped(f"owner {one.owner}, uid map {extents}", between)
     yield from _wrapped(_processes(one), between)
     for other in below:
@@ -50,7 +50,7 @@ def _namespace(
 
 def _processes(one: UserNamespace) -> str:
     if not one.processes:
-        return "no process in it is seen"
+        return "no visible processes"
     if len(one.processes) > _PROCESSES_MAX:
         return f"{len(one.processes)} processes"
     return ", ".join(f"{shown(process.name)} ({process.pid})" for process in one.processes)

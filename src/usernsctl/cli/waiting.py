@@ -1,4 +1,4 @@
-"""Commands that this process waits for."""
+"""Waiting for a command, with forwarding of signals."""
 
 from __future__ import annotations
 
@@ -7,45 +7,45 @@ from collections.abc import Callable
 from typing import Protocol
 
 _ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
-_PASSED_ON = (*_ENDING, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
+_FORWARDED = (*_ENDING, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
 
 
 class Started(Protocol):
-    """A command that can be waited for."""
+    """A running command."""
 
     def send_signal(self, sig: int, /) -> None:
-        """Send it a signal."""
+        """Send a signal to the command."""
 
     def wait(self) -> int:
-        """Wait for its end; its exit status, or -N after signal N."""
+        """Wait for the end of the command; return its exit status, or -N after signal N."""
 
 
 def exit_status(start: Callable[[], Started], *, may_be_long: bool = False) -> int:
-    """Start a command, wait for it, and pass our signals on to it; its exit status, or 128+N.
+    """Start a command, forward signals to it, and return its exit status, or 128+N.
 
-    :param may_be_long: whether the start is given up if a signal comes meanwhile that ends
-        programs. If not, such a signal is the command's, too.
-    :raises SystemExit: it was given up, with 128+N.
+    :param may_be_long: whether a terminating signal during `start` aborts the start. Otherwise the
+        signal is forwarded to the command afterwards.
+    :raises SystemExit: signal N aborted the start; the status is 128+N.
     """
     started: list[Started] = []
     early: list[int] = []
-    given_up: list[int] = []
+    aborted_by: list[int] = []
 
-    def pass_on(number: int, frame: object) -> None:
+    def forward(number: int, frame: object) -> None:
         if started:
             started[0].send_signal(number)
         elif may_be_long and number in _ENDING:
-            # This may come up where exceptions are dropped, such as in a finalizer.
-            given_up.append(number)
+            # Recorded, since Python drops exceptions that are raised in a finalizer.
+            aborted_by.append(number)
             raise SystemExit(128 + number)
         else:
             early.append(number)
 
-    for number in _PASSED_ON:
-        signal.signal(number, pass_on)
+    for number in _FORWARDED:
+        signal.signal(number, forward)
     child = start()
-    if given_up:
-        raise SystemExit(128 + given_up[0])
+    if aborted_by:
+        raise SystemExit(128 + aborted_by[0])
     started.append(child)
     for missed in early:
         child.send_signal(missed)

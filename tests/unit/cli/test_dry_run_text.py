@@ -37,10 +37,10 @@ def test_people_read_it() -> None:
         "  uid 0:7:1",
         "  show this machine's /usr, read-only",
         "  bind /src on /x, rw",
-        "  make all of that read-only",
-        "  have programs/run@sc lead to /usr/bin/run@sc",
+        "  make the root filesystem read-only",
+        "  make the link programs/run@sc to /usr/bin/run@sc",
         '        "a b"',
-        "What is executed, with PATH=/bin alone:",
+        "Program to execute, with the environment PATH=/bin:",
     ):
         assert line in lines
     assert lines[-1].startswith("  /usr/bin/run@sc --rootless --root=/srv/usernsctl/state")

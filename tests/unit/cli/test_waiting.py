@@ -14,7 +14,7 @@ from usernsctl.cli.waiting import exit_status
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
     """Put back what is done about signals."""
-    old = {number: signal.getsignal(number) for number in waiting._PASSED_ON}
+    old = {number: signal.getsignal(number) for number in waiting._FORWARDED}
     yield
     for number, handler in old.items():
         signal.signal(number, handler)

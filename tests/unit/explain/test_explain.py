@@ -517,7 +517,7 @@ def test_the_command_takes_the_id_of_a_cause(
     # A file of that name comes first.
     (tmp_path / "range-not-granted").write_text("nothing\n")
     assert main(["explain", "--no-probe", "range-not-granted"]) == 1
-    assert "Nothing in this text" in capsys.readouterr().out
+    assert "no known message" in capsys.readouterr().out
 
 
 def test_the_command_recognises_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -525,7 +525,7 @@ def test_the_command_recognises_nothing(tmp_path: Path, capsys: pytest.CaptureFi
     file.write_text(NOVEL)
     status, out, err = run(capsys, str(file))
     assert (status, err) == (1, "")
-    assert out.startswith("Nothing in this text is known here.")
+    assert out.startswith("The text has no known message.")
     file.write_text("")
     assert run(capsys, str(file))[:2] == (
         1,

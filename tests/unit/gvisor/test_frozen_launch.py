@@ -55,13 +55,15 @@ def test_it_does_not_matter_who_freezes(caller: dict[str, str]) -> None:
     assert record("home-moment") in made.steps
     assert not words(made.steps, "home")
     assert made.user == (0, 0)
-    assert made.moment is None
+    assert made.start_values is None
 
 
 def test_scratch_is_not_where_runsc_is(
     caller: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(facts, "_SCRATCH_PLACES", ("/mnt", str(tmp_path), "/no/such/directory"))
+    monkeypatch.setattr(
+        facts, "_SCRATCH_DIRECTORIES", ("/mnt", str(tmp_path), "/no/such/directory")
+    )
     assert frozen(caller).scratch == ("/mnt", "/no/such/directory")
 
 
@@ -115,7 +117,11 @@ def test_variables(tmp_path: Path) -> None:
     assert (first.verb, first.words[0].partition("=")[0]) == ("env-set", "PATH")
     assert [one.words[0] for one in names] == ["PATH", "LANG", "TERM"]
     assert environment_of([], [], everything=True, bare=False) == (record("env-all"),)
-    for setting, says in (("=x", "no name"), (" A=b", "space"), ("A:b", "colon")):
+    for setting, says in (
+        ("=x", "the name before the = is missing"),
+        (" A=b", "space"),
+        ("A:b", "colon"),
+    ):
         with pytest.raises(CommandError, match=says):
             environment_of([setting], [], everything=False, bare=True)
 
@@ -151,7 +157,7 @@ def test_a_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "says"),
-    [("", "is a directory"), ("missing/f", "No such file"), ("d", "is a directory")],
+    [("", "Is a directory"), ("missing/f", "No such file"), ("d", "Is a directory")],
 )
 def test_a_file_that_cannot_be_written(tmp_path: Path, name: str, says: str) -> None:
     (tmp_path / "d").mkdir()

@@ -106,11 +106,11 @@ def test_a_tree_is_shown_as_it_is() -> None:
     assert steps(made)[0] == ("tree", "3")
     assert made.sources[3] == Source("follow", "/image")
     assert "home" not in verbs(made)
-    assert made.moment is not None
-    assert made.moment.cwd == "/"
+    assert made.start_values is not None
+    assert made.start_values.cwd == "/"
     whole = launch(tree="/", expose_root=True)
-    assert whole.moment is not None
-    assert whole.moment.cwd is None, "the current directory, if it is there"
+    assert whole.start_values is not None
+    assert whole.start_values.cwd is None, "the current directory, if it is there"
 
 
 def test_binds_come_from_the_top_down() -> None:
@@ -138,7 +138,7 @@ def test_one_file_is_opened_once() -> None:
 
 def test_what_the_command_gets() -> None:
     made = launch(cwd="/work", user=(0, 0))
-    assert made.moment == StartValues(
+    assert made.start_values == StartValues(
         args=("cat", "a b"), env=("HOME=/root", "LANG=C"), cwd="/work"
     )
     assert made.config is not None
@@ -269,7 +269,7 @@ BUNDLE_FACTS = replace(
 
 def test_a_bundle_decides_what_is_left_open() -> None:
     made = plan_run(replace(REQUEST, args=(), bundle="/b"), BUNDLE_FACTS)
-    assert made.moment == StartValues(args=("sh",), env=("A=1", "LANG=C"), cwd="/srv")
+    assert made.start_values == StartValues(args=("sh",), env=("A=1", "LANG=C"), cwd="/srv")
     assert made.oom_score == 100
     assert ("bind", "4", "/data", "ro") in steps(made)
     assert ("mount", "/a/b", "empty") in steps(made)
@@ -277,7 +277,9 @@ def test_a_bundle_decides_what_is_left_open() -> None:
     assert "oomScoreAdj" not in made.config["process"]
     assert BUNDLE["process"]["oomScoreAdj"] == 100, "what was given is left alone"  # type: ignore[index]
     changed = plan_run(replace(REQUEST, bundle="/b", cwd="/tmp"), BUNDLE_FACTS)
-    assert changed.moment == StartValues(args=("cat", "a b"), env=("A=1", "LANG=C"), cwd="/tmp")
+    assert changed.start_values == StartValues(
+        args=("cat", "a b"), env=("A=1", "LANG=C"), cwd="/tmp"
+    )
 
 
 def test_text_that_is_not_utf8_is_refused() -> None:
@@ -305,7 +307,7 @@ FROZEN = FreezeOptions(
 def test_a_frozen_launch_leaves_open_what_the_moment_says() -> None:
     facts = replace(FACTS, homes=None, is_root=True, ids=SEVERAL)
     made = plan_run(replace(REQUEST, env={}), facts, FROZEN)
-    assert made.moment is None
+    assert made.start_values is None
     assert made.config is not None
     assert made.config["hostname"] == Placeholder(record("json-hostname"))
     assert isinstance(made.config["process"]["capabilities"], IfSeveralIds)

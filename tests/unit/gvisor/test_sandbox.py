@@ -70,9 +70,9 @@ def test_a_file_of_settings_has_an_end(tmp_path: Path) -> None:
         file.truncate(1 << 40)
     os.mkfifo(fifo)
     for path, says in (
-        ("/dev/zero", "it has more than 8388608 bytes"),
-        (big, "it has more than 8388608 bytes"),
-        (fifo, "it is a FIFO; name a file"),
+        ("/dev/zero", "is longer than 8388608 bytes"),
+        (big, "is longer than 8388608 bytes"),
+        (fifo, "a FIFO; give a regular file"),
         (tmp_path, "Is a directory"),
     ):
         with pytest.raises(CommandError, match=says) as caught:
@@ -126,7 +126,7 @@ def test_the_scratch_covers_nothing_that_is_used() -> None:
 def test_no_place_for_the_scratch_is_an_error() -> None:
     every = [f"{place}/x" for place in os.listdir("/") for place in (f"/{place}",)]
     every.append("/var/tmp/x")
-    with pytest.raises(NamespaceError, match="no directory left"):
+    with pytest.raises(NamespaceError, match="no directory is free"):
         resolved().scratch_places(every)
 
 

@@ -99,7 +99,7 @@ def test_bytes_that_are_no_text_are_kept() -> None:
 
 
 def test_a_nul_is_refused() -> None:
-    with pytest.raises(CommandError, match=r"NUL character .* after '/a'") as caught:
+    with pytest.raises(CommandError, match=r"NUL character after '/a'") as caught:
         replace(launch(), scratch=("/a\0b",)).encode()
     assert caught.value.step == "launch"
     assert caught.value.remedy

@@ -1,6 +1,6 @@
-"""What shells complete: verbs, options and their values, and the names that there are.
+"""Shell completion of verbs, options and their values, and names of namespaces and templates.
 
-``model`` reads what there is to complete from the parsers of the verbs, and from what
-``usernsctl-exec --help`` prints. A module for each shell makes a script of it. So a key press
-starts no program; only names are asked for, by ``names``, which imports no parser.
+``model`` collects the words from the parsers of the verbs, and from ``usernsctl-exec --help``. A
+module for each shell generates a script from them, so that completion starts no program, except for
+``usernsctl completion --names``, which imports no parser.
 """

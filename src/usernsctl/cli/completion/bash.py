@@ -1,4 +1,4 @@
-"""The script for bash (4.3 or later), with or without the package bash-completion."""
+"""Completion script for bash (4.3 or later), with or without the package bash-completion."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ from usernsctl.cli.completion.model import Flag, Verb
 
 
 def script(programs: Sequence[Verb]) -> str:
-    """Make it.
-
-    :param programs: what it is for.
-    """
+    """Return the completion script for `programs`."""
     name = "_" + programs[0].path[0].replace("-", "_")
     table = [line for program in programs for verb in program.all() for line in _entry(verb)]
     text = Path(__file__).with_name("runtime.bash").read_text(encoding="utf-8")

@@ -1,8 +1,8 @@
-"""``usernsctl completion``: scripts that complete command lines."""
+"""``usernsctl completion``: print shell completion scripts."""
 
 from __future__ import annotations
 
-from usernsctl.cli.completion.names import KINDS, tell
+from usernsctl.cli.completion.names import KINDS, print_names
 from usernsctl.cli.parser import Parser, UsageError
 
 _PROGRAMS = ("usernsctl", "usernsctl-exec")
@@ -15,7 +15,7 @@ def parser(prog: str) -> Parser:
         "--names",
         dest="kind",
         choices=KINDS,
-        help="Print the names that there are, as the scripts ask for them.",
+        help="Print the existing names; the scripts call this.",
     )
     parser.add_operand("shell", "SHELL", nargs="?", choices=["bash", "zsh", "fish"])
     parser.add_operand("program", "PROGRAM", nargs="?", choices=_PROGRAMS)
@@ -23,7 +23,7 @@ def parser(prog: str) -> Parser:
 
 
 def complete(shell: str | None, program: str | None, kind: str | None) -> None:
-    """Print a script that has SHELL complete verbs, options, their values, and names.
+    """Print a completion script for SHELL: for verbs, options, their values, and names.
 
     SHELL is bash, zsh or fish. The script is for usernsctl and usernsctl-exec, or for PROGRAM
     alone.
@@ -35,7 +35,7 @@ def complete(shell: str | None, program: str | None, kind: str | None) -> None:
     if (kind is None) == (shell is None):
         raise UsageError("give a shell: bash, zsh or fish; or --names")
     if kind is not None:
-        tell(kind)
+        print_names(kind)
         return
     from usernsctl.cli.completion import bash, fish, model, zsh
 

@@ -1,4 +1,4 @@
-"""The script for fish."""
+"""Completion script for fish."""
 
 from __future__ import annotations
 
@@ -17,10 +17,7 @@ _OFFERS = {
 
 
 def script(programs: Sequence[Verb]) -> str:
-    """Make it.
-
-    :param programs: what it is for.
-    """
+    """Return the completion script for `programs`."""
     verbs = [verb for program in programs for verb in program.all()]
     text = Path(__file__).with_name("runtime.fish").read_text(encoding="utf-8")
     text = text.replace("@table@", "\n".join(line for verb in verbs for line in _entry(verb)))
@@ -31,7 +28,7 @@ def script(programs: Sequence[Verb]) -> str:
 
 
 def _entry(verb: Verb) -> Iterator[str]:
-    """What of a verb it takes to tell where in a line one is."""
+    """Yield the lines of the table by which the script finds the position of a word in a line."""
     apart = [
         name
         for flag in verb.flags
@@ -74,7 +71,7 @@ def _flag(flag: Flag) -> str:
 def _offer(kind: str) -> str:
     if kind == "files":
         return " -F"
-    # What follows the tab stands in place of what is said of the option.
+    # fish shows the text after the tab as the description of the value.
     words = " ".join(rf"{word}\t" for word in words_of(kind)) or _OFFERS.get(kind, "")
     return f" -fa {_quoted(words)}" if words else ""
 

@@ -1,7 +1,8 @@
-"""What there is to complete, read from where it is declared.
+"""Model of the words to complete: verbs, options, and kinds of values.
 
-A kind says what a shell offers: ``"files"``, ``"directories"``, ``"variables"``, ``"namespaces"``,
-``"templates"``, ``"command"`` (and its arguments), ``""`` for nothing, or ``":a|b"`` for words.
+A kind names the completions of a value: ``"files"``, ``"directories"``, ``"variables"``,
+``"namespaces"``, ``"templates"``, ``"command"`` (and its arguments), ``""`` for nothing, or
+``":a|b"`` for words.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from usernsctl._core.values import find_program
 from usernsctl._lean import dataclass, replace
 from usernsctl.cli.parser import Parser, is_switch, option_metavar, usernsctl
 
-# The kinds of values, by what stands for them in --help.
+# Kinds of values, by their metavars in --help.
 _KINDS = {
     "DIR": "directories",
     "FILE": "files",
@@ -23,10 +24,10 @@ _KINDS = {
     "SRC[:DST][:ro|rw]": "files",
 }
 
-# The kinds of operands, by the names of the parameters that they are given to.
+# Kinds of operands, by the names of their parameters.
 _OPERANDS = {"command": "command", "file": "files", "directory": "directories"}
 
-# The kinds of the names that there are, by the group of verbs that takes them.
+# Kinds of names, by the group of verbs that takes them.
 _NAMES = {"ns": "namespaces", "template": "templates"}
 
 
@@ -34,12 +35,12 @@ _NAMES = {"ns": "namespaces", "template": "templates"}
 class Flag:
     """An option.
 
-    :ivar names: its names, with their dashes.
-    :ivar help: what the option does, in a line.
-    :ivar kind: of its value; ``None`` if it takes none.
-    :ivar is_optional: whether the value may be left out; then it is in the same word.
+    :ivar names: the names of the option, with their dashes.
+    :ivar help: a summary of the option in one line.
+    :ivar kind: the kind of its value, or ``None`` for a flag.
+    :ivar is_optional: whether the value may be omitted; if not, it may be the next word.
     :ivar repeats: whether the option may be given several times.
-    :ivar heading: what ``--help`` lists the option under.
+    :ivar heading: the heading of the option in ``--help``.
     """
 
     names: tuple[str, ...]
@@ -52,12 +53,12 @@ class Flag:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verb:
-    """A program, or a verb of one, as ``usernsctl ns exec``.
+    """A program, or a verb of a program, such as ``usernsctl ns exec``.
 
-    :ivar path: its words, the program's name first.
-    :ivar help: what the verb does, in a line.
-    :ivar operands: the kinds of the words that follow, in their order.
-    :ivar repeats: whether the last of the operands stands for all that follow.
+    :ivar path: the words of the verb, beginning with the program's name.
+    :ivar help: a summary of the verb in one line.
+    :ivar operands: the kinds of the operands, in their order.
+    :ivar repeats: whether the last operand may occur any number of times.
     """
 
     path: tuple[str, ...]
@@ -68,14 +69,14 @@ class Verb:
     repeats: bool = False
 
     def all(self) -> Iterator[Verb]:
-        """Return this verb, and all below it."""
+        """Yield this verb and all verbs below it."""
         yield self
         for verb in self.verbs:
             yield from verb.all()
 
 
 def words_of(kind: str) -> list[str]:
-    """Return the words that a kind names itself."""
+    """Return the words of a kind such as ``":a|b"``; an empty list for other kinds."""
     return kind[1:].split("|") if kind.startswith(":") else []
 
 
@@ -83,21 +84,22 @@ def words_of(kind: str) -> list[str]:
 
 
 def prelude() -> Verb:
-    """Return what ``usernsctl-exec`` takes.
+    """Return the model of ``usernsctl-exec``, parsed from its ``--help``.
 
     :raises CommandError: the program is not installed.
     """
-    program = find_program("usernsctl-exec", "tells its options")
+    program = find_program("usernsctl-exec", "prints its options")
     done = subprocess.run([program, "--help"], capture_output=True, text=True, check=True)
     flags = tuple(native_flags(done.stdout))
     return Verb(path=("usernsctl-exec",), flags=flags, operands=("command",))
 
 
 def help_entries(text: str) -> Iterator[tuple[str, str, str]]:
-    """Return what ``--help`` of a native program lists: heading, names and value, and what it does.
+    """Yield heading, names with value, and description of each option in a native ``--help``.
 
-    A line that begins an option has its names and, in a column or on the next lines, what it does.
-    A heading stands at the margin and ends with a colon. After an empty line, it is "Other".
+    The first line of an option has its names. Its description follows in a second column, there or
+    on the next lines. A heading begins at the margin and ends with a colon; options after an empty
+    line without a heading have the heading "Other".
     """
     lines = text.splitlines()
     column = min(len(line) - len(line.lstrip()) for line in lines if line.startswith(" " * 20))
@@ -122,12 +124,12 @@ _NAMES_AND_VALUE = re.compile(r"(?:(-\w), )?(--[a-z-]+)(?:(\[?=)([^,\]]+)\]?)?")
 
 
 def native_flags(text: str) -> Iterator[Flag]:
-    """Return the options that a text such as that of ``usernsctl-exec --help`` lists."""
+    """Yield the options in the ``--help`` of a native program."""
     found: dict[str, Flag] = {}
     for heading, names, about in help_entries(text):
         read = _NAMES_AND_VALUE.fullmatch(names)
         if read is None:
-            # "--map-users=auto|subids|all, --map-groups=...": other values of known options
+            # "--map-users=auto|subids|all, --map-groups=..." has more values of known options.
             values = names.partition("=")[2].partition(",")[0]
             for name in re.findall("--[a-z-]+", names):
                 found[name] = replace(found[name], kind=f":{values}")
@@ -148,7 +150,7 @@ def native_flags(text: str) -> Iterator[Flag]:
 
 
 def whole() -> Verb:
-    """Return what ``usernsctl`` takes, with all verbs."""
+    """Return the model of ``usernsctl``, with all verbs."""
     return _verb(usernsctl(), "", prelude())
 
 
@@ -194,7 +196,7 @@ def _flags(parser: Parser) -> Iterator[Flag]:
 
 def _operand(one: argparse.Action, path: tuple[str, ...]) -> str:
     if one.dest in ("name", "names"):
-        # One that there is can't be made.
+        # Existing names are not offered for a new one.
         return "" if path[-1] == "create" else _NAMES.get(path[1], "")
     if one.choices is not None:
         return f":{'|'.join(one.choices)}"
@@ -202,7 +204,7 @@ def _operand(one: argparse.Action, path: tuple[str, ...]) -> str:
 
 
 def _kind(metavar: str) -> str:
-    """Return the kind of what a text such as ``none|host`` stands for."""
+    """Return the kind of a value by its metavar, such as ``none|host``."""
     if metavar in _KINDS:
         return _KINDS[metavar]
     found = [one for one in metavar.split("|") if re.fullmatch("[a-z]+", one)]
@@ -210,5 +212,5 @@ def _kind(metavar: str) -> str:
 
 
 def _in_a_line(text: str) -> str:
-    """Return the first sentence, without its end."""
+    """Return the first sentence of a text, without the full stop."""
     return re.split(r"[.;] |\.$", " ".join(text.split()))[0]

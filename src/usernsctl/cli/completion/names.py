@@ -1,4 +1,4 @@
-"""The names that there are, for a shell that completes one."""
+"""Existing names of namespaces and templates, for shell completion."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import os
 
 from usernsctl.errors import UsernsError
 
-#: What has names.
+#: Kinds of names.
 KINDS = ("namespaces", "templates")
 
 
-def tell(kind: str) -> None:
-    """Print the names that there are, one a line.
+def print_names(kind: str) -> None:
+    """Print the existing names, each on a line.
 
-    Nothing is printed and nothing made where they can't be told: a shell asks while a line is
-    typed, where no message belongs. Each is one of :data:`usernsctl._system.records.NAME`, in which
-    no shell finds more than a word.
+    Errors are ignored, and no directory is created: the shell calls this while the user types, when
+    messages would disturb. All names match :data:`usernsctl._system.records.NAME`, which has no
+    characters that are special in a shell.
 
-    :param kind: one of :data:`KINDS`.
+    :param kind: an element of :data:`KINDS`.
     """
     with contextlib.suppress(UsernsError, OSError):
         for name in _namespaces() if kind == "namespaces" else _templates():
@@ -29,8 +29,10 @@ def _namespaces() -> list[str]:
     from usernsctl._system.paths import state_directory
     from usernsctl.namespaces.named import list_named
 
-    # To list them would make it.
-    return [one.name for one in list_named()] if os.path.lexists(state_directory()) else []
+    # list_named() would create the state directory.
+    if not os.path.lexists(state_directory()):
+        return []
+    return [namespace.name for namespace in list_named()]
 
 
 def _templates() -> list[str]:

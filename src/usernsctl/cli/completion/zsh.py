@@ -1,4 +1,4 @@
-"""The script for zsh: to be sourced, or to lie in a directory of ``$fpath``."""
+"""Completion script for zsh, to be sourced or to be put into a directory of ``$fpath``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from usernsctl.cli.completion.model import Flag, Verb, words_of
 
-# Those with a blank before them are called as they are.
+# Actions of _arguments, by kind. A leading space makes _arguments call a function without options.
 _ACTIONS = {
     "": " ",
     "files": "_files",
@@ -25,7 +25,7 @@ _BEGIN = """\
     setopt localoptions extendedglob
     local -a found expl
     found=(${(f)"$(command usernsctl completion --names $1 2>/dev/null </dev/null)"})
-    # What is no name is left out, whatever it is that answers.
+    # Drop lines that are not names, whichever program prints them.
     found=(${(M)found:#[A-Za-z0-9_][A-Za-z0-9_.-]#})
     _wanted names expl name compadd -a found
 }
@@ -38,7 +38,7 @@ _END = """
     esac
 }
 
-# Of a directory of $fpath, this file is the function itself.
+# In a directory of $fpath, this file is the body of the function itself.
 if [[ ${funcstack[1]-} == @name@ ]]; then
     @name@ "$@"
 else
@@ -48,15 +48,12 @@ fi
 
 
 def script(programs: Sequence[Verb]) -> str:
-    """Make it.
-
-    :param programs: what it is for.
-    """
+    """Return the completion script for `programs`."""
     names = [program.path[0] for program in programs]
     cases = [f"        {name}) {_function_of((name,))} ;;" for name in names]
     functions = [_function(verb) for program in programs for verb in program.all()]
     text = "\n".join([_BEGIN, *functions]) + _END.replace("@cases@", "\n".join(cases))
-    # Not that of one of the programs alone: this is what calls those.
+    # The name of the first program: this function calls those of the other programs.
     return text.replace("@name@", f"_{names[0]}").replace("@programs@", " ".join(names))
 
 

@@ -1,1 +1,1 @@
-"""One command in gVisor: what is asked for, what is found, what follows, and its performance."""
+"""Launch of a command in gVisor: the request, facts about the host, the plan, its execution."""

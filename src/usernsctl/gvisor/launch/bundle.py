@@ -1,4 +1,4 @@
-"""Open the bundle of a request, and refuse one that reaches out of itself."""
+"""Loading of a request's bundle, with a refusal of what reaches outside of the bundle."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from usernsctl.maps import MappedIds
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenBundle:
-    """A bundle as it was read, outside of the namespace, where its files can be judged.
+    """A bundle whose files were opened before the namespace was entered.
 
-    :ivar config: the config.json, mended, and with no more than runsc is to be given.
-    :ivar tree: its root filesystem.
-    :ivar sources: what its binds show, by their sources as `config` has them.
+    :ivar config: the fixed config.json, without keys that runsc must not get.
+    :ivar tree: the bundle's root filesystem.
+    :ivar sources: the open sources of its bind mounts, by their paths in `config`.
     """
 
     config: dict[str, Any]
@@ -29,13 +29,13 @@ class OpenBundle:
 
 
 def open_bundle(request: Request, path: str, ids: MappedIds) -> OpenBundle:
-    """Read the config.json of a bundle, judge and mend it, and open the files that it shows.
+    """Load, check and fix the config.json of a bundle, and open the sources of its bind mounts.
 
-    The bundle itself is left alone.
+    The file itself is not changed.
 
-    :param path: its directory.
-    :raises BundleError: it can't be read, reaches outside of the bundle without permission, or
-        asks for what rootless runsc can't give.
+    :param path: the directory of the bundle.
+    :raises BundleError: the bundle can't be read, reaches outside of its directory without
+        permission, or asks for something that rootless runsc refuses.
     """
     with oci.Bundle(path) as directory:
         given = read_bundle(request, directory, ids)
@@ -55,7 +55,7 @@ def open_bundle(request: Request, path: str, ids: MappedIds) -> OpenBundle:
 
 def _open_root(directory: oci.Bundle, path: str, *, trusted: bool) -> PathDescriptor:
     try:
-        root = _named(directory.open_path(path, anywhere=trusted))
+        root = _with_path(directory.open_path(path, anywhere=trusted))
         if not root.is_directory:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
     except OSError as error:
@@ -65,13 +65,13 @@ def _open_root(directory: oci.Bundle, path: str, *, trusted: bool) -> PathDescri
 
 def _open_source(directory: oci.Bundle, path: str, place: str, *, trusted: bool) -> PathDescriptor:
     try:
-        return _named(oci.open_source(directory, path, trusted=trusted))
+        return _with_path(oci.open_source(directory, path, trusted=trusted))
     except OSError as error:
         raise _error(directory, place, path, error, "bundle-bind-source") from error
 
 
-def _named(descriptor: int) -> PathDescriptor:
-    """The file of a descriptor, with the path that it is found by once more in the namespace."""
+def _with_path(descriptor: int) -> PathDescriptor:
+    """Return the descriptor with the file's real path, by which the namespace finds it again."""
     return PathDescriptor(descriptor, os.readlink(f"/proc/self/fd/{descriptor}"))
 
 
@@ -88,20 +88,20 @@ def _error(directory: oci.Bundle, place: str, path: str, error: OSError, cause: 
 
 
 def read_bundle(request: Request, bundle: oci.Bundle, ids: MappedIds) -> dict[str, Any]:
-    """Read the config.json of a bundle and mend it; the bundle itself is left alone.
+    """Load, check and fix the config.json of a bundle; the file itself is not changed.
 
-    :returns: what runsc is to be given; paths are as they were written.
-    :raises BundleError: it can't be read, reaches outside of the bundle without permission, or
-        asks for what rootless runsc can't give.
+    :returns: the config for runsc, with unchanged paths.
+    :raises BundleError: the bundle can't be read, reaches outside of its directory without
+        permission, or asks for something that rootless runsc refuses.
     """
     given = bundle.load()
-    _refuse_reaching_out(request, bundle, given)
+    _refuse_escapes(request, bundle, given)
     config, _ = oci.fix(given, ids.uid, ids.gid, keep_hooks=request.allow_hooks)
     network: Any = request.network
     for finding in oci.check(
         config, bundle, ids.uid, ids.gid, network=network, memory_overlay=True
     ):
-        # A mount point that is missing is no fault here: Rootfs makes it.
+        # A missing mount point is no fault: the launch creates it in its own root filesystem.
         if finding.blocks and finding.id != "bundle-bind-target":
             raise _refusal(bundle, [finding])
     config = oci.for_runsc(config)
@@ -112,10 +112,12 @@ def read_bundle(request: Request, bundle: oci.Bundle, ids: MappedIds) -> dict[st
     return config
 
 
-def _refuse_reaching_out(request: Request, bundle: oci.Bundle, config: dict[str, Any]) -> None:
-    """Refuse all at once what the caller has not allowed, so that all is seen before it is.
+def _refuse_escapes(request: Request, bundle: oci.Bundle, config: dict[str, Any]) -> None:
+    """Refuse whatever reaches outside of the bundle and is not allowed by an option.
 
-    :raises BundleError: there is something.
+    A single error lists all findings, so that the user sees everything before allowing it.
+
+    :raises BundleError: there are findings.
     """
     granted = {
         name
@@ -126,17 +128,19 @@ def _refuse_reaching_out(request: Request, bundle: oci.Bundle, config: dict[str,
         if given
     }
     typed = oci.validate(config, filename=bundle.filename)
-    found = [one for one in oci.check_outside(typed, bundle) if one.allowed_by not in granted]
-    if found:
-        raise _refusal(bundle, found)
+    findings = [
+        finding for finding in oci.check_outside(typed, bundle) if finding.allowed_by not in granted
+    ]
+    if findings:
+        raise _refusal(bundle, findings)
 
 
 def _refusal(bundle: oci.Bundle, findings: Sequence[oci.Violation]) -> BundleError:
-    """The error for findings; its cause is that of the first."""
-    told = "; ".join(f"{one.path}: {one.problem}" for one in findings)
-    remedies = dict.fromkeys(one.remedy for one in findings)
+    """Return the error that lists `findings`; its cause is that of the first."""
+    problems = "; ".join(f"{finding.path}: {finding.problem}" for finding in findings)
+    remedies = dict.fromkeys(finding.remedy for finding in findings)
     return BundleError(
-        f"{bundle.filename}: {told}; {findings[0].why}",
+        f"{bundle.filename}: {problems}; {findings[0].why}",
         step="bundle",
         filename=bundle.path,
         cause=findings[0].id,
@@ -145,7 +149,7 @@ def _refusal(bundle: oci.Bundle, findings: Sequence[oci.Violation]) -> BundleErr
 
 
 def bind_mounts(config: dict[str, Any]) -> list[dict[str, Any]]:
-    """The entries of ``mounts`` that show something from outside."""
+    """Return the elements of ``mounts`` in config.json that are bind mounts."""
     return [
         mount
         for mount in config.get("mounts") or ()
@@ -154,15 +158,15 @@ def bind_mounts(config: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def is_read_only(mount: dict[str, Any]) -> bool:
-    """Whether the last of its options about that says so, as runsc reads them."""
-    said = [name for name in mount.get("options") or () if name in ("ro", "rro", "rw")]
-    return bool(said) and said[-1] != "rw"
+    """Return whether runsc mounts an element of ``mounts`` read-only: the last option counts."""
+    access = [name for name in mount.get("options") or () if name in ("ro", "rro", "rw")]
+    return bool(access) and access[-1] != "rw"
 
 
 def writable_sources(binds: Iterable[Bind], bundle: OpenBundle | None) -> set[str]:
-    """Return the sources that are bound so that a program inside may write to them.
+    """Return the sources of the writable bind mounts of a request and its bundle.
 
-    :param binds: those of the request.
+    :param binds: the bind mounts of the request.
     """
     found = {bind.source for bind in binds if not bind.read_only}
     mounts = bind_mounts(bundle.config) if bundle is not None else []

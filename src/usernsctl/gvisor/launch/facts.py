@@ -1,4 +1,4 @@
-"""Everything of this machine that a launch depends on: files opened once, ids, namespaces."""
+"""Facts about the host that a launch depends on: open files, ids, namespaces."""
 
 from __future__ import annotations
 
@@ -50,16 +50,16 @@ from usernsctl.maps import Extent, IdMap, MappedIds, plan
 def refuse_own(
     sources: Mapping[str, PathDescriptor], writable: Collection[str], others: Iterable[str] = ()
 ) -> None:
-    """Refuse to show what holds a directory of usernsctl's own, or lies in it.
+    """Refuse sources that contain usernsctl's state or template directory, or lie in one.
 
-    A directory is compared by what it is, not by its name: by a link or another mount, it is the
-    same directory. The directories need not exist yet, but a program that may only read sees
-    nothing of templates where there are none.
+    Directories are compared by device and inode, so symbolic links and other mounts don't hide
+    them. They need not exist yet, except that a read-only source is allowed where the template
+    directory would be, as it shows no template.
 
-    :param sources: what is to be shown, by the names that it was asked for by.
-    :param writable: the names of those that a program inside may write to.
-    :param others: paths of further directories that are kept from sandboxes.
-    :raises BindError: one does (cause ``bind-shows-state``).
+    :param sources: the open sources of bind mounts, by the names that the caller gave them.
+    :param writable: the names of the sources that are mounted writable.
+    :param others: paths of further directories that no sandbox may see.
+    :raises BindError: a source is refused (cause ``bind-shows-state``).
     """
     shown = {name: source.fd for name, source in sources.items()}
     for directory in (state_directory(), *others):
@@ -71,24 +71,24 @@ def refuse_own(
         _core.refuse_to_show(shown, templates)
 
 
-# Where the tmpfs may go: directories that most machines have, and that a run seldom needs.
-_SCRATCH_PLACES = ("/mnt", "/media", "/srv", "/tmp", "/run", "/var/tmp", "/home", "/boot")
+# Candidate mount points for the run's tmpfs: most machines have them, and few runs need them.
+_SCRATCH_DIRECTORIES = ("/mnt", "/media", "/srv", "/tmp", "/run", "/var/tmp", "/home", "/boot")
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostFiles:
-    """What a run uses of the machine.
+    """Open files of the host that a run uses.
 
-    :ivar runsc: the program; for a script its path counts, which it may look at itself.
-    :ivar watcher: the program that waits for runsc, and passes signals on.
-    :ivar verifier: the program that proves the kernel, or ``None`` if that is not wanted.
-    :ivar tree: the root filesystem to be shown as it is, or ``None`` for this machine's programs.
-    :ivar binds: those of the request.
-    :ivar sources: what is to be bound, by the source that `binds` and config.json have for it.
-    :ivar state: the directory for runsc's state, or ``None`` for one of the run's own.
-    :ivar debug_log: the same for its logs.
+    :ivar runsc: runsc; a script is executed by its path, which the script may depend on.
+    :ivar watcher: the program that waits for runsc and forwards signals.
+    :ivar verifier: the program that checks that the kernel is gVisor's, or ``None``.
+    :ivar tree: the root filesystem, or ``None`` for this machine's programs.
+    :ivar binds: the bind mounts of the request.
+    :ivar sources: the sources of all bind mounts, by their paths in `binds` and config.json.
+    :ivar state: the directory for runsc's state, or ``None`` for a private one.
+    :ivar debug_log: the directory for runsc's debug logs, or ``None`` for discarded ones.
     """
 
     runsc: PathDescriptor
@@ -101,26 +101,26 @@ class HostFiles:
     debug_log: PathDescriptor | None = None
 
     def close(self) -> None:
-        """Let go of all these files."""
-        for one in self.files():
-            one.close()
+        """Close all files."""
+        for file in self.files():
+            file.close()
 
     def files(self) -> list[PathDescriptor]:
-        """All of them."""
-        values = (getattr(self, one.name) for one in fields(self))
+        """Return all files."""
+        values = (getattr(self, field.name) for field in fields(self))
         return [
             *(value for value in values if isinstance(value, PathDescriptor)),
             *self.sources.values(),
         ]
 
     def scratch_places(self, others: Iterable[str] = ()) -> tuple[str, ...]:
-        """Directories to mount a tmpfs on: nothing is in them that is gone to by its path.
+        """Return directories to mount a tmpfs on, which hide no path that the run still uses.
 
-        :param others: further paths that must stay in sight.
-        :raises NamespaceError: there is no such directory.
+        :param others: further paths that must stay visible.
+        :raises NamespaceError: all candidates contain such paths.
         """
-        needed = [one.path for one in (self.runsc, self.state) if one is not None]
-        # Python still imports from there.
+        needed = [file.path for file in (self.runsc, self.state) if file is not None]
+        # Python may import modules after the tmpfs is mounted.
         needed += [os.path.abspath(entry) for entry in (*sys.path, __file__)]
         needed += others
         needed += [os.path.realpath(path) for path in needed]
@@ -131,25 +131,25 @@ class HostFiles:
         )
         if free:
             return free
-        raise _no_place()
+        raise _no_scratch()
 
 
 def free_places(needed: Iterable[str]) -> tuple[str, ...]:
-    """Directories for a tmpfs that have none of these paths in them, whether or not they exist."""
+    """Return the candidate directories for a tmpfs that contain none of these paths."""
     paths = list(needed)
     return tuple(
         place
-        for place in _SCRATCH_PLACES
+        for place in _SCRATCH_DIRECTORIES
         if not any(path == place or path.startswith(f"{place}/") for path in paths)
     )
 
 
-def _no_place() -> NamespaceError:
+def _no_scratch() -> NamespaceError:
     return NamespaceError(
-        f"the run uses paths in each of {', '.join(_SCRATCH_PLACES)}, "
-        "so there is no directory left to mount its own files on",
+        f"no directory is free for the run's tmpfs: the run uses paths in each of "
+        f"{', '.join(_SCRATCH_DIRECTORIES)}",
         step="mount",
-        remedy="make an empty directory /mnt",
+        remedy="mkdir /mnt",
     )
 
 
@@ -161,15 +161,16 @@ def _open_files(
     *,
     makes: bool = True,
 ) -> HostFiles:
-    """Open what `request` names.
+    """Open the files that `request` names.
 
-    :param tree: the root filesystem to show, or ``None`` for this machine's programs.
-    :param bundle_sources: those of the binds of a bundle, as its config.json has them. What is
-        ``None`` is opened here, as if the caller had named it.
-    :param makes: whether directories for runsc to write to are made, if need be; those that are
-        missing are left out otherwise.
-    :raises BindError: a path to be shown inside does not exist.
-    :raises RunscError: our own program is missing, or runsc could not write to a directory.
+    :param tree: the root filesystem, or ``None`` for this machine's programs.
+    :param bundle_sources: the sources of a bundle's bind mounts, by their paths in config.json. A
+        source of ``None`` is opened here, with the same checks as for --bind.
+    :param makes: whether to create missing directories for runsc's state and logs; otherwise
+        missing ones are None in the result.
+    :raises BindError: a source of a bind mount does not exist.
+    :raises RunscError: a program of this package is missing, or the directory for state or logs is
+        not writable.
     """
     sources: dict[str, PathDescriptor] = {}
     for name, source in (bundle_sources or {}).items():
@@ -202,7 +203,7 @@ def _open_tree(path: str) -> PathDescriptor:
         raise NotADirectoryError(errno.ENOTDIR, "is not a directory")
     except OSError as error:
         known = {errno.ENOENT: "does not exist", errno.ENOTDIR: "is not a directory"}
-        # No name for the error: it would keep what is open in these frames.
+        # The error is not assigned to a variable, whose traceback would keep descriptors open.
         raise _error(
             BindError,
             f"the root filesystem {path} {known.get(error.errno or 0, '')}".rstrip(),
@@ -222,17 +223,17 @@ def _follow(what: str, path: str) -> PathDescriptor:
         return open_path(path)
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ENOTDIR):
-            remedy = f"namei -l {quoted(path)}    # says whose each directory on the way is"
+            remedy = f"namei -l {quoted(path)}    # shows owner and mode of each directory"
             raise _error(BindError, what, error, path, step="bind", remedy=remedy) from error
         raise _error(
             BindError,
-            f"{what}: there is no {path} on this machine",
+            f"{what}: {path} does not exist on this machine",
             error,
             path,
             step="bind",
             cause="bind-source-missing",
-            remedy="SRC is a path of this machine, and DST one in the sandbox: "
-            "name what is there, or make it first",
+            remedy="give an existing path of this machine as SRC, or create it first; DST is a "
+            "path in the sandbox",
             says=False,
         ) from error
 
@@ -248,11 +249,11 @@ def _error(
     remedy: str | None = None,
     says: bool = True,
 ) -> UsernsError:
-    """An error about a file that could not be opened.
+    """Return the error for a file that could not be opened.
 
-    :param says: whether what the kernel says is not in `what` already.
+    :param says: whether to append the kernel's message to `what`.
     """
-    # Its frames have files open.
+    # The frames of the traceback keep descriptors open.
     error.__traceback__ = None
     known = error if isinstance(error, ForeignLinkError | WritableByOthersError) else None
     return kind.kind_for(error.errno or 0)(
@@ -266,40 +267,40 @@ def _error(
 
 
 def home_directories(environ: Mapping[str, str]) -> set[str]:
-    """The home directories of the caller: by HOME, and by the user database.
+    """Return the home directories of the caller: that of HOME, and that of the user database.
 
-    :returns: absolute paths; where links lead elsewhere, that one too.
+    :returns: absolute paths, and in addition those without symbolic links.
     """
     homes = {environ.get("HOME", "")}
     with contextlib.suppress(KeyError):
         homes.add(pwd.getpwuid(os.getuid()).pw_dir)
-    # normpath(3) leaves two slashes at the beginning alone.
+    # os.path.normpath() keeps two leading slashes.
     named = {"/" + os.path.normpath(home).lstrip("/") for home in homes if home.startswith("/")}
     return (named | {os.path.realpath(home) for home in named}) - {"/"}
 
 
 def _refuse_kernel(name: str, source: PathDescriptor) -> None:
-    """Refuse to have a program inside write to what acts on the kernel. Devices are no such files.
+    """Refuse a writable source that acts on the kernel, such as /proc or /sys; allow devices.
 
-    :raises BindError: it is one, or holds one (cause ``bind-writes-machine``).
+    :raises BindError: the source is such a file or contains one (cause ``bind-writes-machine``).
     """
     part = _core.machine_part(source.fd)
     if part not in (None, "/dev"):
         raise BindError(
-            f"--bind {name}: {part} can't be written to from a sandbox: it acts on this machine's "
-            "kernel",
+            f"--bind {name}: {part} must not be writable in a sandbox: writing there acts on this "
+            "machine's kernel",
             step="bind",
             filename=name,
             cause="bind-writes-machine",
-            remedy="show it without :rw, or only what is needed of it",
+            remedy="bind it without :rw, or bind only the files that are needed",
         )
 
 
 def own_program(name: str, purpose: str) -> PathDescriptor:
-    """A program that this package brings with it.
+    """Open a native program of this package.
 
-    :param purpose: what it does, for the message should it be missing.
-    :raises CommandError: it is missing, or can't be opened.
+    :param purpose: the program's purpose, for the error if it is missing.
+    :raises CommandError: the program is missing, or can't be opened.
     """
     path = find_program(name, purpose)
     try:
@@ -331,20 +332,20 @@ def _destination(bind: Bind) -> str:
 
 
 def _make_directory(path: str | None, *, makes: bool) -> PathDescriptor | None:
-    """Open a directory for runsc to write to; it is made unless there is one.
+    """Open a directory for runsc's state or logs; create it if it is missing and `makes` is true.
 
-    :raises RunscError: it can't be made, or not be written to, or others could change it: runsc
-        follows links there.
+    :raises RunscError: the directory can't be created, is not writable, or is writable by other
+        users, who could plant symbolic links that runsc follows.
     """
     if path is None or not (makes or os.path.lexists(path)):
         return None
-    what = f"{path}, which runsc was to write to"
+    what = f"can't use {path} for runsc's files"
     try:
-        made = make_directory(path)
-        if not os.access(f"/proc/self/fd/{made.fd}", os.W_OK | os.X_OK):
+        directory = make_directory(path)
+        if not os.access(f"/proc/self/fd/{directory.fd}", os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
-        # No name for the error, as above.
+        # The error is not assigned to a variable, as above.
         raise _error(
             RunscError,
             what,
@@ -354,20 +355,20 @@ def _make_directory(path: str | None, *, makes: bool) -> PathDescriptor | None:
             cause="runsc-root-unwritable",
             remedy="name a directory that you may write to",
         ) from error
-    return made
+    return directory
 
 
 def check_ids(ids: MappedIds, user: tuple[int, int]) -> None:
-    """Check that runsc will find itself to be root, and the command the ids it is to have.
+    """Check that runsc will be 0:0 in the namespace, and that the ids of the command are mapped.
 
-    :raises PlanError: one of these ids is not mapped.
+    :raises PlanError: an id is not mapped.
     """
     if ids.become != (0, 0):
         raise PlanError(
             "the caller must be uid 0 and gid 0 inside: otherwise runsc has no capabilities there, "
-            "and makes a namespace of its own",
+            "and makes a user namespace of its own",
             step="plan",
-            remedy="map ids 1 and up, and leave 0 to the caller",
+            remedy="map ids from 1 on; the caller becomes 0",
         )
     for name, option, wanted, extents in (
         ("uid", "--map-users", user[0], ids.uid),
@@ -378,7 +379,7 @@ def check_ids(ids: MappedIds, user: tuple[int, int]) -> None:
             raise PlanError(
                 f"{name} {wanted} is not mapped: the map has {mapped}",
                 step="plan",
-                remedy=f"choose one of these, or map more with {option}",
+                remedy=f"choose one of these ids, or map more with {option}",
             )
 
 
@@ -387,18 +388,19 @@ def _range(extent: Extent) -> str:
     return str(extent.inside) if extent.count == 1 else f"{extent.inside} to {last}"
 
 
-# A mount namespace of the run's own, whatever else there is.
+# Each run has its own mount namespace, also in a named user namespace.
 _NAMESPACES = ("mount",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetNamespace:
-    """Where runsc is to run.
+    """The namespaces that runsc will run in.
 
-    :ivar ids: those that there are.
-    :ivar target: how to get there.
-    :ivar pid: whether it has a PID namespace, which a process does not move into.
-    :ivar single_id_reason: why there is one id only though more were asked for, or ``None``.
+    :ivar ids: the mapped ids.
+    :ivar target: the namespaces to create or join.
+    :ivar pid: whether there is a PID namespace, which only a child process can be in.
+    :ivar single_id_reason: the reason why only one id is mapped although the caller asked for
+        more, or ``None``.
     """
 
     ids: MappedIds
@@ -408,10 +410,10 @@ class TargetNamespace:
 
     @classmethod
     def new(cls, idmap: IdMap) -> TargetNamespace:
-        """A user namespace that is made for the run.
+        """Plan a new user namespace for the run.
 
         :raises MapError: the map is malformed.
-        :raises PlanError: the caller may not have it.
+        :raises PlanError: the caller may not use the map.
         """
         planned = plan(idmap)
         target = make_target(_NAMESPACES, planned=planned)
@@ -423,11 +425,11 @@ class TargetNamespace:
 
     @classmethod
     def kept(cls, name: str) -> TargetNamespace:
-        """A user namespace that is kept under a name.
+        """Find a named user namespace (``usernsctl ns create``).
 
-        :raises NamespaceError: there is none of that name.
+        :raises NamespaceError: no namespace has this name.
         """
-        # Only who names a namespace pays for these.
+        # Imported here, since most runs use no named namespace.
         from usernsctl.namespaces.named import find_named
         from usernsctl.namespaces.namespace import Namespace
 
@@ -443,26 +445,26 @@ class TargetNamespace:
         )
 
     def enter(self, *, reraise_signal: bool) -> None:
-        """Move this process there, into a new mount namespace.
+        """Enter the namespaces, including a new mount namespace, and close inherited descriptors.
 
-        Of its caller's descriptors it keeps standard input, output and error only. Where there is a
-        PID namespace, this returns in a child, which is in it. This process waits for the child,
-        and ends as it does.
+        Standard input, output and error stay open. If there is a PID namespace, this method forks,
+        and returns in the child, which is in that namespace; the parent waits for the child, and
+        exits with its status.
 
-        :param reraise_signal: whether a signal that kills the child kills this process as well.
-            Otherwise the exit status is 128+N.
-        :raises NamespaceError: the kernel refused.
+        :param reraise_signal: whether the parent kills itself by the signal that killed the child,
+            in place of the exit status 128+N.
+        :raises NamespaceError: a system call failed.
         """
         close_inherited()
         self.target.enter()
         if self.pid:
-            _go_on_in_child(reraise_signal=reraise_signal)
+            _continue_in_child(reraise_signal=reraise_signal)
             mounts.mount_own_proc()
 
 
-def _go_on_in_child(*, reraise_signal: bool) -> None:
+def _continue_in_child(*, reraise_signal: bool) -> None:
     parent = os.pidfd_open(os.getpid())
-    # None gets lost: what comes before un_stand_in() waits for it.
+    # Signals that arrive before un_stand_in() stay pending, and are forwarded to the child then.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     child = os.fork()
     if child:
@@ -470,7 +472,8 @@ def _go_on_in_child(*, reraise_signal: bool) -> None:
         if status < 0 and reraise_signal:
             _core.reraise(-status)
         os._exit(status if status >= 0 else 128 - status)
-    # Before it is looked whether the parent is there: the signal comes from one that dies later.
+    # Set PDEATHSIG first, then check that the parent is alive: the kernel sends the signal only if
+    # the parent dies after prctl(2).
     _core.apply_setup(_core.Setup(pdeathsig=signal.SIGKILL))
     if select.select([parent], [], [], 0)[0]:
         os._exit(128 + signal.SIGKILL)
@@ -480,26 +483,26 @@ def _go_on_in_child(*, reraise_signal: bool) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What a launch is decided by, besides the request. All paths are absolute.
+    """Facts about the host for :func:`plan_run`. All paths are absolute.
 
-    :ivar version: of this package.
-    :ivar ids: those that the namespace has.
-    :ivar is_root: whether the caller is root, who may read more than programs inside should.
-    :ivar homes: the home directories of the caller, which stay hidden; ``None``: those of whoever
-        starts it later.
-    :ivar runsc: runsc, by the path that it is called by.
-    :ivar runsc_file: the same without symbolic links.
-    :ivar runsc_is_script: whether it has to be executed by its path.
-    :ivar watcher: the program that waits for runsc.
-    :ivar verifier: the program that proves the kernel, or ``None`` if that is not wanted.
+    :ivar version: the version of this package.
+    :ivar ids: the mapped ids.
+    :ivar is_root: whether the caller is root, who may read files that programs inside should not.
+    :ivar homes: the home directories of the caller, which are hidden inside; ``None`` for those of
+        the user who starts a frozen launch.
+    :ivar runsc: the path that runsc is called by.
+    :ivar runsc_file: the path of runsc without symbolic links.
+    :ivar runsc_is_script: whether runsc has to be executed by its path.
+    :ivar watcher: the path of the program that waits for runsc.
+    :ivar verifier: the path of the program that checks that the kernel is gVisor's, or ``None``.
     :ivar runsc_env: the environment of runsc.
-    :ivar tree: the root filesystem to be shown as it is, or ``None`` for this machine's programs.
-    :ivar binds: those of the request, their sources without symbolic links.
-    :ivar sources: what is to be bound, by the source that `binds` and `bundle` have for it.
-    :ivar state: the directory for runsc's state, or ``None`` for one of the run's own.
-    :ivar debug_log: the same for its logs.
-    :ivar bundle: the config.json of a bundle as :func:`config.read_bundle` gave it, or ``None``.
-    :ivar scratch: where the run's tmpfs may go.
+    :ivar tree: the root filesystem, or ``None`` for this machine's programs.
+    :ivar binds: the bind mounts of the request, with sources without symbolic links.
+    :ivar sources: the real paths of all sources, by their paths in `binds` and `bundle`.
+    :ivar state: the directory for runsc's state, or ``None`` for a private one.
+    :ivar debug_log: the directory for runsc's debug logs, or ``None`` for discarded ones.
+    :ivar bundle: the config.json of a bundle as :func:`read_bundle` returned it, or ``None``.
+    :ivar scratch: candidate mount points for the run's tmpfs.
     """
 
     version: str
@@ -523,10 +526,10 @@ class Facts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection:
-    """What was found.
+    """Results of :func:`inspect`.
 
-    :ivar used: the files, held open, so that they stay those that were found.
-    :ivar place: where runsc is to run.
+    :ivar used: the open files, so that the launch uses the inspected ones.
+    :ivar place: the namespaces that runsc will run in.
     """
 
     facts: Facts
@@ -541,16 +544,17 @@ def inspect(
     notify: Callable[[str], object] = lambda text: None,
     makes: bool = True,
 ) -> Inspection:
-    """Look for all that a run takes, and open its files.
+    """Collect the facts for a run, and open its files.
 
     :param caller: the environment of the caller.
-    :param notify: is told what the user should know.
-    :param makes: whether directories for runsc to write to are made, if need be.
-    :raises UsernsError: something can't be had, or may not be.
+    :param notify: called with messages for the user.
+    :param makes: whether to create missing directories for runsc's state and logs.
+    :raises UsernsError: a file or namespace is missing or denied.
     """
     if request.terminal and not os.isatty(0):
-        # gVisor would wait for a terminal that isn't there.
-        raise CommandError("a terminal was asked for, but standard input is none", step="terminal")
+        # gVisor would wait forever for input from the terminal.
+        reason = "--terminal needs a terminal, but standard input is not one"
+        raise CommandError(reason, step="terminal")
     program = find_runsc(caller, request.program)
     assert request.kept is None or isinstance(request.kept, str)
     place = (
@@ -563,7 +567,7 @@ def inspect(
     check_ids(place.ids, request.user or (0, 0))
     bundle = open_bundle(request, request.bundle, place.ids) if request.bundle else None
     used = open_files(request, program, bundle, makes=makes)
-    own = [one.path for one in (used.state, used.debug_log) if one is not None]
+    own = [file.path for file in (used.state, used.debug_log) if file is not None]
     refuse_own(used.sources, launch_bundle.writable_sources(used.binds, bundle), own)
     scratch = used.scratch_places()
     facts = collect_facts(request, caller, program, used, place.ids, bundle, scratch=scratch)
@@ -573,10 +577,11 @@ def inspect(
 def open_files(
     request: Request, program: str, bundle: OpenBundle | None, *, makes: bool = True
 ) -> HostFiles:
-    """Open what a request names besides its bundle.
+    """Open the files that a request names, besides those of its bundle.
 
-    :param makes: see :func:`look`.
-    :raises UsernsError: something of it can't be had.
+    :param program: the path of runsc.
+    :param makes: whether to create missing directories for runsc's state and logs.
+    :raises UsernsError: a file is missing or denied.
     """
     if bundle is not None:
         return _open_files(request, program, bundle.tree, bundle.sources, makes=makes)
@@ -594,10 +599,10 @@ def collect_facts(
     *,
     scratch: tuple[str, ...],
 ) -> Facts:
-    """The facts about files that are open.
+    """Return the facts for a run whose files are open.
 
-    :param program: runsc, by the path that it is called by.
-    :param scratch: where the run's tmpfs may go.
+    :param program: the path that runsc is called by.
+    :param scratch: candidate mount points for the run's tmpfs.
     """
     return Facts(
         version=_core.version(),
@@ -621,20 +626,20 @@ def collect_facts(
 
 
 def descriptors(launch: Launch, files: Iterable[PathDescriptor]) -> list[int]:
-    """Those of the files that a launch calls its sources, in the order of these."""
-    known = {file.path: file.fd for file in files}
-    return [known[source.path] for source in launch.sources]
+    """Return the descriptors of the launch's sources, in their order."""
+    descriptor_of = {file.path: file.fd for file in files}
+    return [descriptor_of[source.path] for source in launch.sources]
 
 
 def _directory(found: PathDescriptor | None, wanted: str | None) -> str | None:
-    """The path of a directory, which may be missing yet."""
+    """Return the path of a directory that may still be missing."""
     if found is not None or wanted is None:
         return found.path if found is not None else None
     return os.path.abspath(wanted)
 
 
 def is_script(program: PathDescriptor) -> bool:
-    """Whether it is executed by an interpreter, which needs a path to read it by."""
+    """Return whether `program` is a script, which its interpreter opens by its path."""
     try:
         with open(program.open(), "rb") as file:
             return file.read(2) == b"#!"

@@ -1,7 +1,7 @@
-"""A launch that is kept in a file, to be performed later, and by others, without Python.
+"""Frozen launches: files that ``usernsctl-exec --launch`` performs later, without Python.
 
-What is decided now stays so. What the file leaves open is taken from whoever performs it: the
-homes to hide, the ids, the directory, the name of the host, variables that are named, arguments.
+The file fixes the plan of the run. Its start takes from the process that performs it: the homes to
+hide, the ids, the working directory, the hostname, variables that the file names, and arguments.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from usernsctl.gvisor.runsc.command import DEFAULT_PATH
 from usernsctl.gvisor.runsc.find import find_runsc
 from usernsctl.maps import Extent, MappedIds
 
-# Whoever performs it must be able to read it, and nobody else to change it.
+# Any user may perform the launch, and only the owner may change it.
 _MODE = 0o644
 
-# Where others may have their state directories; what is in there needs not exist.
+# State directories of the user who performs the launch, who may be root; they need not exist yet.
 _STATES = ("/tmp/usernsctl-0", "/run/user/0/usernsctl")
 
-# All that there may be.
-_ANY = (Extent(0, 0, 1), Extent(1, 1, 2**32 - 2))
-_ONE = (Extent(0, 0, 1),)
+# The largest map that the launch may get, and that of a single id.
+_ALL_IDS = (Extent(0, 0, 1), Extent(1, 1, 2**32 - 2))
+_ONE_ID = (Extent(0, 0, 1),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FreezePolicy:
-    """What is left open.
+    """Settings of a frozen launch that apply when it is performed.
 
-    :ivar ids: options of ``usernsctl-exec`` that make the user namespace.
-    :ivar has_several: whether these map more than one id.
-    :ivar env: the variables that the command gets, as :func:`environment_of` gives them.
-    :ivar remedy: the command that makes the file anew.
+    :ivar ids: options of ``usernsctl-exec`` that create the user namespace.
+    :ivar has_several: whether these options map more than one id.
+    :ivar env: the records of :func:`environment_of` for the command's variables.
+    :ivar remedy: the shell command that writes the file again.
     """
 
     ids: tuple[str, ...] = ()
@@ -55,73 +55,74 @@ class FreezePolicy:
 def environment_of(
     settings: Iterable[str], files: Iterable[str], *, everything: bool, bare: bool
 ) -> tuple[Record, ...]:
-    """The variables that a command gets of whoever starts it.
+    """Return the records for the environment of a frozen launch's command.
 
-    :param settings: ``NAME=VALUE``, or ``NAME`` for the value of that time.
-    :param files: files of such.
-    :param everything: whether all variables are passed on.
-    :param bare: whether none is that nobody has asked for.
+    :param settings: ``NAME=VALUE``, or ``NAME`` for the variable's value at the start.
+    :param files: files with such settings.
+    :param everything: whether the command gets all variables of its starter.
+    :param bare: whether the command gets only the variables in `settings` and `files`.
     :raises CommandError: a file can't be read, or a setting is malformed.
     """
-    found = []
+    records = []
     if everything:
-        found.append(record("env-all"))
+        records.append(record("env-all"))
     elif not bare:
-        found.append(record("env-set", f"PATH={DEFAULT_PATH}"))
-        found += [record("env-name", name) for name in PASSED_ON]
-    named = [one for path in files for one in names_in_file(path)]
-    for name, value in [*named, *names_in(settings)]:
+        records.append(record("env-set", f"PATH={DEFAULT_PATH}"))
+        records += [record("env-name", name) for name in PASSED_ON]
+    from_files = [setting for path in files for setting in names_in_file(path)]
+    for name, value in [*from_files, *names_in(settings)]:
         if value is None:
-            found.append(record("env-need", name))
+            records.append(record("env-need", name))
         else:
-            found.append(record("env-set", f"{name}={value}"))
-    return tuple(found)
+            records.append(record("env-set", f"{name}={value}"))
+    return tuple(records)
 
 
 def freeze(request: Request, caller: Mapping[str, str], later: FreezePolicy) -> Launch:
-    """The launch of a request for later.
+    """Plan a launch that is performed later.
 
-    :param request: its `env` and `idmap` are not looked at.
-    :param caller: the environment of the caller, to find runsc by.
-    :raises UsernsError: something of it can't be had now.
+    :param request: the request, whose `env` and `idmap` are ignored.
+    :param caller: the environment of the caller, to find runsc.
+    :param later: the settings that apply when the launch is performed.
+    :raises UsernsError: a file of the request is missing or denied now.
     """
     if request.cwd is not None and request.cwd != HERE and not request.cwd.startswith("/"):
         raise CommandError(
-            f"--wd {request.cwd}: it must be an absolute path, or {HERE} for the directory of "
-            "whoever starts it",
+            f"--wd {request.cwd} is neither an absolute path nor {HERE}, the current directory at "
+            "the start",
             step="chdir",
             filename=request.cwd,
         )
     program = find_runsc(caller, request.program)
-    extents = _ANY if later.has_several else _ONE
+    extents = _ALL_IDS if later.has_several else _ONE_ID
     ids = MappedIds(uid=extents, gid=extents, become=(0, 0))
     bundle = open_bundle(request, request.bundle, ids) if request.bundle else None
     used = open_files(request, program, bundle)
     refuse_own(used.sources, writable_sources(used.binds, bundle), _STATES)
-    # What is gone to by its path must stay in sight.
+    # The tmpfs must not hide paths that are looked up after it is mounted.
     scratch = free_places([program, used.runsc.path])
     now = collect_facts(request, caller, program, used, ids, bundle, scratch=scratch)
-    # Whoever performs it may be root, and has homes of his own.
+    # The user who performs the launch may be root, and has other home directories.
     facts = replace(now, is_root=True, homes=None)
-    assumed = [used.runsc, used.watcher, *([used.verifier] if used.verifier is not None else [])]
+    programs = [used.runsc, used.watcher, *([used.verifier] if used.verifier is not None else [])]
     frozen = FreezeOptions(
-        assumptions=(*map(_assume, assumed), record("remedy", later.remedy)),
+        assumptions=(*map(_assumption, programs), record("remedy", later.remedy)),
         ids=later.ids,
         env=later.env,
     )
     return plan_run(request, facts, frozen)
 
 
-def _assume(program: PathDescriptor) -> Record:
+def _assumption(program: PathDescriptor) -> Record:
     status = program.status
     mode = f"{status.st_mode:o}"
     return record("assume", program.path, status.st_size, status.st_mtime_ns, mode)
 
 
 def write(launch: Launch, path: str) -> None:
-    """Write a launch to a file, in place of the one that is there: all of it, or nothing.
+    """Write a launch to a file, atomically replacing an existing file.
 
-    :raises CommandError: it can't be written, holds what can't be encoded, or what is there is no
+    :raises CommandError: the file can't be written, the launch can't be encoded, or `path` is not a
         regular file.
     """
     text = launch.encode()
@@ -146,39 +147,39 @@ def write(launch: Launch, path: str) -> None:
 
 
 def _check_replaceable(path: str) -> None:
-    """Refuse to put a file in the place of a device, such as /dev/null, or of /dev/stdout.
+    """Refuse to replace a device, such as /dev/null, or a link such as /dev/stdout.
 
-    :raises OSError: something else is there than a regular file, or a link to one or to nothing.
+    :raises OSError: `path` exists, and is neither a regular file nor a link to one.
     """
     directory = os.path.realpath(os.path.dirname(path) or ".")
     if f"{directory}/".startswith(("/dev/", "/proc/")) and os.path.islink(path):
-        raise OSError(errno.EINVAL, "it is no regular file")
+        raise OSError(errno.EINVAL, "not a regular file")
     with contextlib.suppress(FileNotFoundError):
         mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode):
-            raise OSError(errno.EISDIR, "it is a directory")
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
         if not stat.S_ISREG(mode):
-            raise OSError(errno.EINVAL, "it is no regular file")
+            raise OSError(errno.EINVAL, "not a regular file")
 
 
-def remedy_of(words: Sequence[str]) -> str:
-    """The command that makes a frozen launch anew, without values of variables.
+def remedy_of(argv: Sequence[str]) -> str:
+    """Return the shell command that writes a frozen launch again, without values of variables.
 
-    :param words: those of the call, without ``usernsctl freeze``.
+    :param argv: the arguments of the call, without ``usernsctl freeze``.
     """
-    told = ["usernsctl", "freeze"]
-    rest = iter(words)
-    for word in rest:
-        option, equals, value = word.partition("=")
+    command = ["usernsctl", "freeze"]
+    rest = iter(argv)
+    for argument in rest:
+        option, equals, value = argument.partition("=")
         if option != "--env":
-            told.append(word)
-            if word == "--":
-                told.extend(rest)
+            command.append(argument)
+            if argument == "--":
+                command.extend(rest)
         elif equals:
-            told.append(f"--env={_without_value(value)}")
+            command.append(f"--env={_without_value(value)}")
         else:
-            told += [word, _without_value(next(rest, ""))]
-    return " ".join(map(quoted, told))
+            command += [argument, _without_value(next(rest, ""))]
+    return " ".join(map(quoted, command))
 
 
 def _without_value(setting: str) -> str:

@@ -1,9 +1,8 @@
-"""From a request to the exec of runsc.
+"""Execution of a request: inspect the host, plan the launch, and perform it.
 
-What is to be done is decided first (:mod:`usernsctl.gvisor.decide`); the core does it. Everything
-that can fail fails before that exec: the command has not run then, and since all that was mounted
-or written lies in a mount namespace that no other process is in, nothing of it is left when this
-process ends, however it ends.
+:mod:`usernsctl.gvisor.launch.plan` makes the plan, and the core performs it, up to the exec of
+runsc. All errors occur before that, so the command has not run then. All mounts and files of a run
+are in a mount namespace of this process, so nothing remains when the process ends.
 """
 
 from __future__ import annotations
@@ -29,43 +28,43 @@ def run_in_place(
     environ: Mapping[str, str] | None = None,
     notify: Callable[[str], object] = lambda text: None,
 ) -> NoReturn:
-    """Replace this process by one that waits for runsc, which runs the command in gVisor.
+    """Replace this process by a watcher that waits for runsc, which runs the command in gVisor.
 
-    The command has the standard input, output and error of this process, which ends with its exit
-    status: 128+N after signal N, 125 with an explanation if runsc failed and the command did not
-    run. Signals to this process are passed on to the command. The process must have one thread
-    only.
+    The command inherits this process's standard input, output and error. The process exits with the
+    command's exit status, 128+N after signal N, or 125 and an explanation if runsc failed and the
+    command did not run. Signals to this process are forwarded to the command. The process must be
+    single-threaded.
 
     :param environ: the environment of the caller, ``os.environ`` by default.
-    :param notify: is told what the user should know before the command starts.
-    :raises UsernsError: something failed before runsc was started. Where that was past the making
-        of the namespace, this process is good for nothing but to say so and exit.
+    :param notify: called with messages for the user before the command starts.
+    :raises UsernsError: the launch failed. If this process has entered the namespace already, it
+        can only report the error and exit.
     """
     caller = os.environ if environ is None else environ
-    looked = inspect(request, caller, notify=notify)
-    launch = plan_run(request, looked.facts)
+    inspection = inspect(request, caller, notify=notify)
+    launch = plan_run(request, inspection.facts)
     directory = _current_directory()
     named = view.files_named(request.args[1:], directory)
 
     native = _core.NativeLaunch(launch.encode())
-    native.open(descriptors(launch, looked.used.files()))
-    looked.place.enter(reraise_signal=request.reraise_signal)
+    native.open(descriptors(launch, inspection.used.files()))
+    inspection.place.enter(reraise_signal=request.reraise_signal)
     native.build()
-    seen = View(native.view())
-    moment = launch.moment
-    assert moment is not None
-    cwd = _start_directory(request, looked.facts, moment, seen, directory)
+    inside = View(native.view())
+    values = launch.start_values
+    assert values is not None
+    cwd = _start_directory(request, inspection.facts, values, inside, directory)
     view.check(
-        moment.args[0],
-        seen,
-        search=search_path(moment.env),
+        values.args[0],
+        inside,
+        search=search_path(values.env),
         cwd=cwd,
         caller=caller,
         tree=request.rootfs or request.bundle,
     )
-    _tell_hidden(request, looked.facts, seen, named, directory, cwd, notify)
+    _notify_hidden(request, inspection.facts, inside, named, directory, cwd, notify)
     restore_signals()
-    native.exec(args=moment.args, env=moment.env, cwd=cwd)
+    native.exec(args=values.args, env=values.env, cwd=cwd)
 
 
 def _current_directory() -> str:
@@ -76,39 +75,41 @@ def _current_directory() -> str:
 
 
 def _start_directory(
-    request: Request, facts: Facts, moment: StartValues, seen: View, directory: str
+    request: Request, facts: Facts, values: StartValues, inside: View, directory: str
 ) -> str:
-    """Where the command starts.
+    """Return the working directory for the command, a path inside.
 
-    :param directory: the current one.
-    :raises CommandError: the directory asked for can't be used.
+    :param directory: the current directory of this process.
+    :raises CommandError: the directory that the request names is missing or denied.
     """
-    if moment.cwd is None:
+    if values.cwd is None:
         with contextlib.suppress(OSError):
-            if seen.has_directory(directory):
+            if inside.has_directory(directory):
                 return directory
         return "/"
     if request.cwd is not None:
         exists = facts.tree is None and os.path.isdir(request.cwd)
         remedy = COMMAND_LINE.show(request.cwd) if exists else None
-        view.check_directory(seen, request.cwd, f"--wd {request.cwd}", remedy)
-    return moment.cwd
+        view.check_directory(inside, request.cwd, f"--wd {request.cwd}", remedy)
+    return values.cwd
 
 
-def _tell_hidden(
+def _notify_hidden(
     request: Request,
     facts: Facts,
-    seen: View,
+    inside: View,
     named: list[str],
     directory: str,
     cwd: str,
     notify: Callable[[str], object],
 ) -> None:
-    """Say which argument names a file that is here and not inside; programs tell it badly.
+    """Notify the user of an argument that names a file of this machine that is missing inside.
 
-    :param named: those that name a file here.
+    The error messages of most programs don't make that clear.
+
+    :param named: the arguments that name existing files of this machine.
     """
-    found = view.hidden(named, seen, cwd=cwd)
+    found = view.hidden(named, inside, cwd=cwd)
     if not found:
         return
     is_kept = request.cwd is None and facts.tree is None

@@ -1,4 +1,4 @@
-"""Decide what a launch does. Nothing here looks at the machine."""
+"""Planning of a launch from a request and facts, without access to the host."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ from usernsctl.gvisor.runsc.command import (
 )
 from usernsctl.maps import MappedIds
 
-# What a program needs that is installed on this machine, and little else.
+# Directories of this machine that its programs need, without the machine's data.
 SHOWN = ("bin", "etc", "lib", "lib32", "lib64", "libx32", "opt", "sbin", "usr")
 
-# What a program expects to be there; all other data of the machine is left out.
+# Empty directories that programs expect, with their modes.
 EMPTY = {
     "dev": 0o755,
     "home": 0o755,
@@ -67,7 +67,7 @@ EMPTY = {
 LINKS = {"var/run": "/run", "var/lock": "/run/lock"}
 
 
-# What root needs to make use of other ids: gVisor's own kernel grants it, inside only.
+# Capabilities that root inside needs to use several ids. Only gVisor's kernel grants them.
 _ID_CAPABILITIES = (
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",
@@ -82,10 +82,10 @@ _ID_CAPABILITIES = (
 def for_command(
     request: Request, ids: MappedIds, rootfs: str, binds: tuple[Bind, ...], env: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Make the config.json for a command; its ``cwd`` is left at ``/``.
+    """Build the config.json for a command, with ``cwd`` at ``/``.
 
-    :param binds: those of the request, their sources resolved.
-    :raises BundleError: something can't be in a config.json, such as text that is not UTF-8.
+    :param binds: the bind mounts of the request, with real paths as sources.
+    :raises BundleError: a value is not allowed in a config.json, such as text that is not UTF-8.
     """
     uid, gid = request.user or (0, 0)
     has_other_ids = ids.count > 1
@@ -96,7 +96,7 @@ def for_command(
             uid_map=ids.uid,
             gid_map=ids.gid,
             env=env,
-            # gVisor has no overlay over a read-only root; ours is read-only from outside.
+            # runsc makes no overlay over a read-only root. The host mounts the root read-only.
             read_only=False,
             uid=uid,
             gid=gid,
@@ -113,8 +113,9 @@ def for_command(
 def apply_request(
     config: dict[str, Any], request: Request, rootfs: str, binds: tuple[Bind, ...]
 ) -> None:
-    """Change a bundle's config.json, as :func:`read_bundle` gave it, to what was asked for.
+    """Apply the options of a request to the config.json of a bundle, in place.
 
+    :param config: the result of :func:`read_bundle`.
     :param rootfs: the path of the root filesystem.
     """
     config["root"]["path"] = rootfs
@@ -150,20 +151,20 @@ def _mount(bind: Bind) -> oci.Mount:
     return oci.Mount.bind(bind.source, bind.destination, read_only=bind.read_only)
 
 
-#: Where a command may start that is kept for later: the directory of whoever starts it then.
+#: The value of --wd that makes a frozen launch start in the current directory of its starter.
 HERE = "."
 
-# Until a command is known; a config.json must have one.
+# Placeholder for the args of a launch that gets them later: config.json must have a command.
 _NO_COMMAND = ("true",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FreezeOptions:
-    """What is left open where a launch is kept for later.
+    """Parts of a frozen launch that other launches don't have.
 
-    :ivar assumptions: records of what must be as it is now.
-    :ivar ids: options of ``usernsctl-exec`` that make the user namespace.
-    :ivar env: records of the environment that the command gets besides a bundle's.
+    :ivar assumptions: records of files that must be unchanged when the launch is performed.
+    :ivar ids: options of ``usernsctl-exec`` that create the user namespace.
+    :ivar env: records of the command's variables, in addition to those of a bundle.
     """
 
     assumptions: tuple[Record, ...] = ()
@@ -172,11 +173,11 @@ class FreezeOptions:
 
 
 def plan_run(request: Request, facts: Facts, frozen: FreezeOptions | None = None) -> Launch:
-    """The launch of one command.
+    """Plan the launch of a command.
 
-    :param frozen: what the command is given later, or ``None`` if it starts now.
-    :raises PlanError: an id that it needs is not mapped.
-    :raises BundleError: something can't be in a config.json, such as text that is not UTF-8.
+    :param frozen: the options of a frozen launch, or ``None`` if the command starts now.
+    :raises PlanError: a required id is not mapped.
+    :raises BundleError: a value is not allowed in a config.json, such as text that is not UTF-8.
     """
     launch_facts.check_ids(facts.ids, request.user or (0, 0))
     programs = filter(None, (facts.runsc_file, facts.watcher, facts.verifier))
@@ -185,7 +186,7 @@ def plan_run(request: Request, facts: Facts, frozen: FreezeOptions | None = None
     score = wanted["process"].pop("oomScoreAdj", None)
     steps = tuple(root_steps(request, facts, wanted, sources))
     files = tuple(_files(facts, sources))
-    moment = _moment(request, facts, wanted)
+    values = _start_values(request, facts, wanted)
     run, watcher = _commands(request, facts)
     launch = Launch(
         version=facts.version,
@@ -194,8 +195,8 @@ def plan_run(request: Request, facts: Facts, frozen: FreezeOptions | None = None
         scratch=facts.scratch,
         steps=steps,
         files=files,
-        config=_marked(wanted, facts),
-        moment=moment,
+        config=_with_placeholders(wanted, facts),
+        start_values=values,
         given_up=tuple(_given_up(request, facts)),
         watcher=watcher,
         runsc=run,
@@ -207,21 +208,21 @@ def plan_run(request: Request, facts: Facts, frozen: FreezeOptions | None = None
 def plan_host(
     request: Request, facts: Facts, programs: Sequence[str], agent: str
 ) -> tuple[Launch, dict[str, Any]]:
-    """The launch that makes what many sandboxes share, and starts none.
+    """Plan the root filesystem and files that all sandboxes of a host share.
 
-    :param programs: of ours, to be shown in ``programs``.
-    :param agent: the program that starts further commands in a sandbox.
-    :returns: also the config.json of a sandbox, but for what differs between them, with marks for
-        what is known when all is made.
-    :raises PlanError: an id that it needs is not mapped.
-    :raises BundleError: something can't be in a config.json, such as text that is not UTF-8.
+    :param programs: paths of programs of this package, to be mounted in ``programs``.
+    :param agent: the path of the program that starts further commands in a sandbox.
+    :returns: a launch without a command, and the config.json for a sandbox, with a
+        :class:`Placeholder` for each value that is known only when the launch is performed.
+    :raises PlanError: a required id is not mapped.
+    :raises BundleError: a value is not allowed in a config.json, such as text that is not UTF-8.
     """
     launch_facts.check_ids(facts.ids, (0, 0))
     sources = _Sources(facts, [*programs, agent])
     wanted = make_config(request, facts)
     wanted["root"]["path"] = Placeholder(record("json-root"))
-    # Root inside may change its own root directory, but no mount: else it could put a program of
-    # its own where the agent is, and have it started with the agent's privileges.
+    # A mount, since root inside may write to its root directory: it could replace the agent, and
+    # have another program run with the agent's privileges.
     shown = oci.mount_entry(oci.Mount.bind(agent, AGENT_INSIDE))
     wanted["mounts"] = [*(wanted.get("mounts") or ()), shown]
     steps = tuple(root_steps(request, facts, wanted, sources, agent))
@@ -241,42 +242,42 @@ def _host_files(facts: Facts, programs: Sequence[str], sources: _Sources) -> Ite
         yield record("make", name, "700")
     yield record("tmpfs", CRASHES, CRASH_BYTES)
     if facts.debug_log is not None:
-        yield record("debug-log", sources.shown(facts.debug_log))
+        yield record("debug-log", sources.user_file(facts.debug_log))
     for path in programs:
         yield record("program", sources.own(path))
-    # Sandboxes are started by its path, since it looks for files of its own beside that.
+    # runsc is executed by its path, since it looks for sidecar programs beside that.
     yield record("program-path", sources.own(facts.runsc_file))
 
 
 class _Sources:
-    """The files that a launch opens, by their places in the list."""
+    """List of the files that a launch opens; records refer to them by their index."""
 
     def __init__(self, facts: Facts, programs: Iterable[str], *, is_frozen: bool = False) -> None:
-        # The paths that are kept have no links in them. What is one by then was put there since,
-        # perhaps by a program in a sandbox that may write there.
-        self._shown = "exact" if is_frozen else "follow"
+        # Paths in a frozen launch have no symbolic links. A link found there later is refused,
+        # since a program in a sandbox may have planted it in a writable directory.
+        self._follow_rule = "exact" if is_frozen else "follow"
         self.all: list[Source] = []
         for path in programs:
             self.own(path)
         for path in filter(None, (facts.state, facts.debug_log)):
-            self.shown(path)
+            self.user_file(path)
 
     def own(self, path: str) -> int:
-        """A program of ours, or runsc."""
-        return self._number(Source("own", path))
+        """Return the index of runsc, or of a program of this package; add it if necessary."""
+        return self._index(Source("own", path))
 
-    def shown(self, path: str) -> int:
-        """What somebody has named."""
-        return self._number(Source(self._shown, path))
+    def user_file(self, path: str) -> int:
+        """Return the index of a file that the user has named; add it if necessary."""
+        return self._index(Source(self._follow_rule, path))
 
-    def _number(self, source: Source) -> int:
+    def _index(self, source: Source) -> int:
         if source not in self.all:
             self.all.append(source)
         return self.all.index(source)
 
 
 def make_config(request: Request, facts: Facts) -> dict[str, Any]:
-    """The config.json, with paths of this machine in it; to whoever asks, a new one."""
+    """Return a new config.json for a request, with paths of the host."""
     if facts.bundle is not None:
         import copy
 
@@ -287,8 +288,8 @@ def make_config(request: Request, facts: Facts) -> dict[str, Any]:
         env = {"HOME": launch_request.home(uid), **request.env}
         named = replace(request, args=request.args or _NO_COMMAND)
         wanted = for_command(named, facts.ids, "/", facts.binds, env)
-    # gVisor mounts what is above first, and runsc must do so too, or it would show what is below
-    # the mount that covers it.
+    # gVisor mounts parent directories first. runsc must use the same order, since a mount hides
+    # earlier mounts below it.
     mounted = wanted.get("mounts") or []
     mounted.sort(key=lambda mount: os.path.normpath(mount["destination"]).count("/"))
     return wanted
@@ -301,14 +302,15 @@ def root_steps(
     sources: _Sources,
     agent: str | None = None,
 ) -> Iterable[Record]:
-    """What makes the root filesystem; binds in `wanted` become marks.
+    """Yield the records that make the root filesystem; put placeholders for binds into `wanted`.
 
-    :param agent: the program of ours that `wanted` binds.
+    :param wanted: the config.json, changed in place.
+    :param agent: the path of the agent, if `wanted` binds it.
     """
     if facts.tree is None:
         yield from _machine(facts)
     else:
-        yield record("tree", sources.shown(facts.tree))
+        yield record("tree", sources.user_file(facts.tree))
     if facts.verifier is not None:
         yield record("file", sources.own(facts.verifier), VERIFIER_INSIDE)
     if request.network == "host":
@@ -318,7 +320,7 @@ def root_steps(
         if agent is not None and mount["source"] == agent:
             source = sources.own(agent)
         else:
-            source = sources.shown(facts.sources[mount["source"]])
+            source = sources.user_file(facts.sources[mount["source"]])
         access = "ro" if launch_bundle.is_read_only(mount) else "rw"
         yield record("bind", source, mount["destination"], access)
         mount["source"] = Placeholder(record("json-bind-source", number))
@@ -331,19 +333,19 @@ def root_steps(
 
 
 def _machine(facts: Facts) -> Iterable[Record]:
-    """The programs of this machine, without what is private in the directories shown."""
+    """Yield the records for a root filesystem of this machine's programs, without private files."""
     for name in SHOWN:
         if name != "etc":
             yield record("machine", name)
         elif facts.homes is None:
-            # Whoever starts it later may be root, or not.
+            # A frozen launch may be performed by root, or by another user.
             yield record("guarded", name)
         elif facts.is_root:
-            # Root may read whatever comes to be there later.
+            # Root could read private files that are created in /etc later, so copy it now.
             yield record("snapshot", name)
         else:
             yield record("machine", name)
-            # Members of some groups may read more than the programs inside should.
+            # The caller's groups may allow more than the programs inside should read.
             yield record("hide-private", "/etc")
     for path, mode in EMPTY.items():
         yield record("directory", f"/{path}", f"{mode:o}")
@@ -356,11 +358,11 @@ def _machine(facts: Facts) -> Iterable[Record]:
 
 
 def _files(facts: Facts, sources: _Sources) -> Iterable[Record]:
-    """The run's own files."""
+    """Yield the records for the run's own files."""
     for name in ("bundle", "state", "log", "programs", EMPTY_DIRECTORY):
         yield record("make", name, "700")
     if facts.debug_log is not None:
-        yield record("debug-log", sources.shown(facts.debug_log))
+        yield record("debug-log", sources.user_file(facts.debug_log))
         for name in debug_log_files(STAMP):
             yield record("touch", f"debug-log/{name}")
     else:
@@ -373,13 +375,13 @@ def _files(facts: Facts, sources: _Sources) -> Iterable[Record]:
     if facts.runsc_is_script:
         yield record("program-path", number)
     else:
-        # No mount, since runsc looks for files of its own beside its real path. And a link, since
-        # processes are known by the name of what was executed.
+        # A symbolic link, not a mount: runsc looks for sidecar programs beside its real path. The
+        # link has runsc's name, which becomes the name of the process.
         yield record("program-link", number, f"programs/{literal(os.path.basename(facts.runsc))}")
 
 
 def _commands(request: Request, facts: Facts) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The words of runsc, and those that start it under a watcher (csrc/programs/watch/main.c)."""
+    """Return the argv of runsc, and that of the watcher (csrc/programs/watch/main.c)."""
     own = f"{SCRATCH}/log"
     if facts.debug_log is not None:
         written = debug_log_paths(f"{SCRATCH}/debug-log", own, STAMP)
@@ -389,7 +391,7 @@ def _commands(request: Request, facts: Facts) -> tuple[tuple[str, ...], tuple[st
         state=literal(facts.state) if facts.state is not None else f"{SCRATCH}/state",
         logs=written,
         bundle=f"{SCRATCH}/bundle",
-        # A second container of the same name would take the first one's state with it.
+        # Unique: a second container with the same id would delete the state of the first.
         container_id="usernsctl-@i",
         network=request.network,
         platform=request.platform,
@@ -401,7 +403,7 @@ def _commands(request: Request, facts: Facts) -> tuple[tuple[str, ...], tuple[st
     program = literal(facts.runsc_file)
     if not facts.runsc_is_script:
         program = f"{programs}/{os.path.basename(name)}"
-    # With a terminal, runsc passes signals on itself.
+    # With a terminal, runsc itself forwards signals.
     kill = [] if request.terminal else kill_command(name, options)
     run = command_line(name, options)
     explained = (written.errors, written.crash, written.debug, options.bundle)
@@ -412,10 +414,11 @@ def _commands(request: Request, facts: Facts) -> tuple[tuple[str, ...], tuple[st
 def skips_membarrier(request: Request, *, is_script: bool) -> bool:
     """Return whether a filter keeps runsc from membarrier(2) (csrc/sys/membarrier_filter.c).
 
-    Each of them would wait for that, and only the platform kvm has a use for it. Other programs
-    than runsc's may need what they register for, and privileged ones are told nothing wrong.
+    The registration delays the start of each process of runsc, and only the platform kvm uses it.
+    It is not suppressed for other programs, which may depend on it, and without no_new_privs, where
+    a set-user-id program would see a false result.
 
-    :param is_script: whether runsc is executed by an interpreter.
+    :param is_script: whether an interpreter executes runsc.
     """
     others = is_script or request.allow_hooks or not request.no_new_privs
     return not others and request.platform != "kvm"
@@ -430,19 +433,19 @@ def _given_up(request: Request, facts: Facts) -> Iterable[Record]:
         yield record("no-membarrier")
 
 
-def _moment(request: Request, facts: Facts, wanted: Mapping[str, Any]) -> StartValues:
+def _start_values(request: Request, facts: Facts, wanted: Mapping[str, Any]) -> StartValues:
     process = wanted["process"]
     cwd = request.cwd
     if cwd is None and facts.bundle is not None:
         cwd = process.get("cwd") or "/"
     if cwd is None and facts.tree not in (None, "/"):
-        # What is there under the name of the current directory is another one.
+        # The current directory's path names another directory in another root filesystem.
         cwd = "/"
     return StartValues(args=tuple(process["args"]), env=tuple(process.get("env") or ()), cwd=cwd)
 
 
-def _marked(wanted: dict[str, Any], facts: Facts) -> dict[str, Any]:
-    """The same with marks for what is known at the start only."""
+def _with_placeholders(wanted: dict[str, Any], facts: Facts) -> dict[str, Any]:
+    """Replace values in `wanted` that are known only at the start by placeholders; return it."""
     process = wanted["process"]
     verifier = [] if facts.verifier is None else [VERIFIER_INSIDE]
     process["args"] = [*verifier, Placeholder(record("json-args"))]
@@ -456,9 +459,9 @@ def _marked(wanted: dict[str, Any], facts: Facts) -> dict[str, Any]:
 
 
 def _freeze(launch: Launch, request: Request, facts: Facts, frozen: FreezeOptions) -> Launch:
-    """The same launch for later."""
+    """Return `launch` as a frozen launch, with the values of its start left open."""
     assert launch.config is not None
-    assert launch.moment is not None
+    assert launch.start_values is not None
     import copy
 
     given = copy.deepcopy(dict(launch.config))
@@ -466,13 +469,13 @@ def _freeze(launch: Launch, request: Request, facts: Facts, frozen: FreezeOption
         given["process"]["capabilities"] = IfSeveralIds(given["process"]["capabilities"])
     if given.get("hostname") is None:
         given["hostname"] = Placeholder(record("json-hostname"))
-    policy = [*(record("env-set", setting) for setting in launch.moment.env), *frozen.env]
+    policy = [*(record("env-set", setting) for setting in launch.start_values.env), *frozen.env]
     if request.cwd == HERE:
         policy.append(record("cwd-moment"))
-    elif launch.moment.cwd is not None:
-        policy.append(record("cwd", launch.moment.cwd))
+    elif launch.start_values.cwd is not None:
+        policy.append(record("cwd", launch.start_values.cwd))
     if request.args or facts.bundle is not None:
-        policy += [record("arg", word) for word in launch.moment.args]
+        policy += [record("arg", word) for word in launch.start_values.args]
     user = request.user or (0, 0)
     return replace(
         launch,
@@ -480,6 +483,6 @@ def _freeze(launch: Launch, request: Request, facts: Facts, frozen: FreezeOption
         ids=frozen.ids,
         user=(user[0], user[1]),
         config=given,
-        moment=None,
+        start_values=None,
         policy=tuple(policy),
     )

@@ -1,4 +1,4 @@
-"""What is asked for: options of ``usernsctl run``, arguments of Python, and the environment."""
+"""Requests: options of ``usernsctl run``, arguments of SandboxHost, and the environment."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def one_of(*known: str) -> Callable[[str], str]:
-    """Make a function that takes one of these words, and raises ValueError for all others."""
+    """Return a parser that accepts only these words, and raises ValueError for others."""
 
     def parse(text: str) -> str:
         if text not in known:
@@ -33,7 +33,7 @@ def one_of(*known: str) -> Callable[[str], str]:
 
 
 def is_one_of(*known: str | None) -> Callable[[str, Any], Any]:
-    """Make a function that takes an argument which is one of these, and raises ValueError else."""
+    """Return a check that accepts only these values, and raises ValueError for others."""
 
     def check(name: str, given: Any) -> Any:
         if given not in known:
@@ -45,14 +45,14 @@ def is_one_of(*known: str | None) -> Callable[[str, Any], Any]:
 
 
 def as_bool(name: str, given: Any) -> bool:
-    """Take anything, for whether it is true."""
+    """Return the truth value of an argument."""
     return bool(given)
 
 
 def as_text(name: str, given: Any) -> Any:
-    """Take text, or ``None``.
+    """Return an argument that is text or None.
 
-    :raises TypeError: it is something else.
+    :raises TypeError: `given` has another type.
     """
     if given is not None:
         checks.instance(name, given, str)
@@ -60,10 +60,10 @@ def as_text(name: str, given: Any) -> Any:
 
 
 def as_idmap(name: str, given: Any) -> IdMap:
-    """Take what stands for a map: see :func:`usernsctl.maps.requested`.
+    """Return the map for an argument, which :func:`usernsctl.maps.requested` accepts.
 
-    :raises TypeError: it is something else.
-    :raises ValueError: likewise.
+    :raises TypeError: `given` has another type.
+    :raises ValueError: `given` is a text that names no map.
     """
     return requested(given, name)
 
@@ -72,14 +72,14 @@ def as_idmap(name: str, given: Any) -> IdMap:
 class Option:
     """An option of ``usernsctl run``.
 
-    :ivar flags: its names, or ``--on/--off`` for a pair.
-    :ivar heading: what ``--help`` lists it under.
-    :ivar name: what it is known by in cli/run.py; by default the field that it is of.
-    :ivar metavar: what stands for its value; ``None`` if it has none.
-    :ivar multiple: whether it may be given several times.
-    :ivar parse: reads the value, and raises ValueError; by default it stays text.
-    :ivar shows_default: whether ``--help`` says the field's default. If not, an option that is left
-        out is ``None``, or ``False`` if it takes no value and is no pair.
+    :ivar flags: the names of the option, or ``--on/--off`` for a pair.
+    :ivar heading: the heading in ``--help``.
+    :ivar name: the name of the value in cli/run.py, by default the name of the field.
+    :ivar metavar: the placeholder for the value in ``--help``, or ``None`` for a flag.
+    :ivar multiple: whether the option may be given several times.
+    :ivar parse: a function that parses the value or raises ValueError; ``None`` for text.
+    :ivar shows_default: whether ``--help`` has the field's default. If false, the value of an
+        omitted option is ``None``, or ``False`` for a flag that is not a pair.
     """
 
     flags: tuple[str, ...]
@@ -96,8 +96,9 @@ class Option:
 class Argument:
     """An argument of :class:`usernsctl.SandboxHost`.
 
-    :ivar name: what it is called there.
-    :ivar check: makes of its name and value what the field holds; raises TypeError or ValueError.
+    :ivar name: the name of the argument.
+    :ivar check: a function of the argument's name and value that returns the value for the field,
+        or raises TypeError or ValueError.
     """
 
     name: str
@@ -108,12 +109,12 @@ FILES, PROCESS, ISOLATION, RUNSC = "Files", "The command", "Isolation", "runsc"
 
 
 def by(*options: Option, argument: Argument | None = None) -> dict[str, Any]:
-    """The metadata of a field: the options and the argument that it is given by."""
+    """Return the metadata of a field: the options and the argument that set it."""
     return {"options": options, "argument": argument}
 
 
-_ID_MAX = 2**32 - 2  # the last one, 2**32 - 1, stands for "no change" (setresuid(2))
-_UNLIMITED = 2**64 - 1  # RLIM_INFINITY, as config.json has it
+_ID_MAX = 2**32 - 2  # 2**32 - 1 means "no change" (setresuid(2))
+_UNLIMITED = 2**64 - 1  # RLIM_INFINITY in config.json
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,11 +155,11 @@ class Bind:
 
 
 def parse_rlimit(text: str) -> Rlimit:
-    """Read ``NAME=SOFT[:HARD]``, as ``--rlimit`` takes it.
+    """Parse ``NAME=SOFT[:HARD]``, the value of ``--rlimit``.
 
-    :param text: NAME is one of setrlimit(2), as ``nofile`` or ``RLIMIT_NOFILE``; the limits are
-        numbers in its unit, or ``unlimited``; HARD is SOFT unless given.
-    :raises ValueError: it is something else.
+    :param text: NAME is a limit of setrlimit(2), such as ``nofile`` or ``RLIMIT_NOFILE``; the
+        limits are numbers in its unit, or ``unlimited``; the default is HARD = SOFT.
+    :raises ValueError: `text` has another format.
     """
     import resource
 
@@ -168,7 +169,7 @@ def parse_rlimit(text: str) -> Rlimit:
         # RLIMIT_OFILE is BSD's name for RLIMIT_NOFILE.
         names = {n for n in dir(resource) if n.startswith("RLIMIT_")} - {"RLIMIT_OFILE"}
         known = ", ".join(sorted(n.removeprefix("RLIMIT_").lower() for n in names))
-        raise ValueError(f"{name!r} is no resource limit; there are {known}")
+        raise ValueError(f"{name!r} is not a resource limit; the limits are {known}")
     soft, _, hard = limits.partition(":")
     numbers = [_limit(text, soft), _limit(text, hard or soft)]
     if numbers[0] > numbers[1]:
@@ -187,9 +188,9 @@ def _limit(text: str, number: str) -> int:
 
 
 def parse_user(text: str) -> tuple[int, int]:
-    """Read ``UID[:GID]``, as ``--user`` takes it; the gid is the uid's number unless given.
+    """Parse ``UID[:GID]``, the value of ``--user``; the default is GID = UID.
 
-    :raises ValueError: it is something else.
+    :raises ValueError: `text` has another format.
     """
     import re
 
@@ -201,15 +202,15 @@ def parse_user(text: str) -> tuple[int, int]:
 
 
 def parse_network(text: str) -> str:
-    """Read ``none`` or ``host``, as ``--network`` takes it.
+    """Parse ``none`` or ``host``, the value of ``--network``.
 
-    :raises RunscError: it is ``sandbox``, runsc's own default.
-    :raises ValueError: it is something else.
+    :raises RunscError: `text` is ``sandbox``, runsc's own default, which needs root.
+    :raises ValueError: `text` is another word.
     """
     if text == "sandbox":
         raise RunscError(
-            "--network sandbox can't be had without root: runsc would have to take over a network "
-            "device of this machine, and refuses",
+            "--network sandbox needs root: runsc would have to take over a network device of this "
+            "machine",
             step="runsc",
             cause="runsc-rootless-netstack",
             remedy="--network host, or none",
@@ -218,22 +219,22 @@ def parse_network(text: str) -> str:
 
 
 def binds(name: str, given: Iterable[Bind | StrOrBytesPath]) -> tuple[Bind, ...]:
-    """Binds, their paths as text; what is text itself is read as ``--bind`` does.
+    """Return the bind mounts of an argument; text is parsed as by ``--bind``.
 
-    :param name: what the argument is called.
-    :raises TypeError: they are something else.
-    :raises ValueError: a text is not ``SRC[:DST][:ro|rw]``, or a source can't be a path.
+    :param name: the name of the argument.
+    :raises TypeError: `given` is not a sequence of paths, text and Bind.
+    :raises ValueError: a text is not ``SRC[:DST][:ro|rw]``, or a source is not a valid path.
     """
-    found = tuple(_bind(name, one) for one in _several(name, given))
-    for bind in found:
+    mounts = tuple(_bind(name, element) for element in _iterable(name, given))
+    for bind in mounts:
         checks.path(f"{name}: SRC", bind.source)
-    return found
+    return mounts
 
 
 def _bind(name: str, given: Any) -> Bind:
     if isinstance(given, str):
-        made: Bind = _read(name, Bind.parse, given)
-        return made
+        bind: Bind = _parse(name, Bind.parse, given)
+        return bind
     if isinstance(given, Bind):
         source, destination = os.fsdecode(given.source), os.fsdecode(given.destination)
         return Bind(source, destination, given.read_only)
@@ -243,34 +244,34 @@ def _bind(name: str, given: Any) -> Bind:
 
 
 def rlimits(name: str, given: Iterable[Rlimit | str]) -> tuple[Rlimit, ...]:
-    """Resource limits; what is text is read as ``--rlimit`` does.
+    """Return the resource limits of an argument; text is parsed as by ``--rlimit``.
 
-    :param name: what the argument is called.
-    :raises TypeError: they are something else.
+    :param name: the name of the argument.
+    :raises TypeError: `given` is not a sequence of text and Rlimit.
     :raises ValueError: a text is not ``NAME=SOFT[:HARD]``.
     """
-    found = []
-    for one in _several(name, given):
-        if not isinstance(one, str | Rlimit):
-            raise TypeError(f"{name} must be a list of NAME=SOFT[:HARD], or Rlimit, not {one!r}")
-        found.append(_read(name, parse_rlimit, one) if isinstance(one, str) else one)
-    return tuple(found)
+    limits = []
+    for limit in _iterable(name, given):
+        if not isinstance(limit, str | Rlimit):
+            raise TypeError(f"{name} must be a list of NAME=SOFT[:HARD], or Rlimit, not {limit!r}")
+        limits.append(_parse(name, parse_rlimit, limit) if isinstance(limit, str) else limit)
+    return tuple(limits)
 
 
-def _several(name: str, given: Any) -> Iterable[Any]:
+def _iterable(name: str, given: Any) -> Iterable[Any]:
     if isinstance(given, str | bytes | os.PathLike) or not isinstance(given, Iterable):
         raise TypeError(f"{name} must be a list, not {given!r}")
     return given
 
 
-def _read(name: str, parse: Callable[[str], Any], text: str) -> Any:
+def _parse(name: str, parse: Callable[[str], Any], text: str) -> Any:
     try:
         return parse(text)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
 
 
-def _kept(name: str, given: Any) -> Any:
+def _namespace(name: str, given: Any) -> Any:
     from usernsctl.namespaces.namespace import Namespace
 
     if given is not None and not isinstance(given, str | Namespace):
@@ -280,33 +281,32 @@ def _kept(name: str, given: Any) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What :func:`usernsctl.gvisor.launch.perform.run_in_place` runs, and in what.
+    """A command and its sandbox, for :func:`usernsctl.gvisor.launch.perform.run_in_place`.
 
     The root filesystem is one of four: this machine's programs without its data (the default),
-    all of this machine (`expose_root`), a directory (`rootfs`), or that of an OCI bundle
-    (`bundle`), whose config.json then decides all that this request leaves open.
+    all files of this machine (`expose_root`), a directory (`rootfs`), or that of an OCI bundle
+    (`bundle`), whose config.json supplies the values that this request leaves out.
 
-    :ivar args: the command and its arguments; may be empty for a bundle, which has its own.
-    :ivar trust_bundle: whether the bundle may show files of this machine, and have annotations, as
-        it likes; otherwise it is a stranger's data.
-    :ivar allow_hooks: whether the bundle may have runsc run programs OUTSIDE gVisor: on this
-        machine's kernel, as the caller.
-    :ivar env: the whole environment; with a bundle, what is set besides the bundle's own.
-    :ivar cwd: where the command starts, or ``None`` for the current directory where that is seen
-        inside, else ``/``.
-    :ivar user: uid and gid inside, or ``None`` for 0 and 0.
-    :ivar terminal: whether the command gets a terminal of its own.
-    :ivar reraise_signal: whether a signal that kills the command kills the waiting process as well,
-        in place of its exit status 128+N; process 1 of a container ends with the status.
-    :ivar idmap: the ids of a new user namespace.
-    :ivar kept: the name of a kept namespace to run in, in place of a new one; of a host's sandboxes
-        also that namespace itself.
-    :ivar verify: whether it is proven that the kernel is gVisor's before the command starts.
-    :ivar no_new_privs: whether runsc and all it starts are kept from set-user-id programs.
-    :ivar drop_bounding: whether runsc is left no more capabilities than it needs.
-    :ivar program: the path of runsc, or ``None`` for the one that is found.
-    :ivar state: a directory for runsc's state, to be used by other runsc commands meanwhile, or
-        ``None`` for one that nobody else sees and that vanishes with the run.
+    :ivar args: the command and its arguments; empty for the command of a bundle.
+    :ivar trust_bundle: whether the bundle may mount any file of this machine, and set annotations.
+    :ivar allow_hooks: whether runsc may run the bundle's hooks, OUTSIDE gVisor: on this machine's
+        kernel, as the caller.
+    :ivar env: the complete environment; with a bundle, variables in addition to the bundle's.
+    :ivar cwd: the working directory of the command, or ``None`` for the current directory if it
+        exists inside, else ``/``.
+    :ivar user: the uid and gid inside, or ``None`` for 0 and 0.
+    :ivar terminal: whether the command gets a pseudo-terminal.
+    :ivar reraise_signal: whether the watcher kills itself by the signal that killed the command, in
+        place of the exit status 128+N; process 1 of a container always exits with the status.
+    :ivar idmap: the id map of a new user namespace.
+    :ivar kept: the name of a namespace to run in, or for sandboxes of a host the Namespace itself;
+        ``None`` for a new namespace.
+    :ivar verify: whether to check that the kernel is gVisor's before the command starts.
+    :ivar no_new_privs: whether to set no_new_privs for runsc and its children.
+    :ivar drop_bounding: whether to drop the capabilities that runsc does not need.
+    :ivar program: the path of runsc, or ``None`` to search for it.
+    :ivar state: a directory for runsc's state, which other runsc commands can use, or ``None`` for
+        a private directory that is gone after the run.
     """
 
     args: tuple[str, ...] = ()
@@ -547,7 +547,7 @@ class Request:
                 help="Run in a kept namespace (usernsctl ns create NAME), with the ids that it "
                 "has.",
             ),
-            argument=Argument("namespace", _kept),
+            argument=Argument("namespace", _namespace),
         ),
         default=None,
     )
@@ -640,61 +640,62 @@ class Request:
 
     @classmethod
     def for_host(cls, options: Mapping[str, Any]) -> Self:
-        """What sandboxes of a host have in common.
+        """Return the request that all sandboxes of a host share.
 
         :param options: arguments of :class:`usernsctl.SandboxHost`.
-        :raises TypeError: one is unknown, or of the wrong type.
-        :raises ValueError: one has a value that it can't have, or they exclude each other.
+        :raises TypeError: an argument is unknown, or has the wrong type.
+        :raises ValueError: an argument has an invalid value, or two arguments exclude each other.
         """
         known = {
-            argument.name: (one.name, argument.check)
-            for one in fields(cls)
-            if (argument := one.metadata.get("argument")) is not None
+            argument.name: (field.name, argument.check)
+            for field in fields(cls)
+            if (argument := field.metadata.get("argument")) is not None
         }
         from usernsctl.commands.keywords import check_keywords
 
         check_keywords("SandboxHost", options, known)
-        made = {known[name][0]: known[name][1](name, value) for name, value in options.items()}
-        roots = [name for name in ("bundle", "rootfs", "expose_root") if made.get(name)]
+        values = {known[name][0]: known[name][1](name, value) for name, value in options.items()}
+        roots = [name for name in ("bundle", "rootfs", "expose_root") if values.get(name)]
         if len(roots) > 1:
             raise ValueError(f"{' and '.join(roots)} exclude each other")
-        if made.get("bundle") is None and (made.get("trust_bundle") or made.get("allow_hooks")):
-            raise ValueError("trust and allow_hooks are about a bundle, and none is given")
-        if made.get("kept") is not None and options.get("idmap") is not None:
-            raise ValueError("namespace has a map of its own: leave idmap out")
-        return cls(**made)
+        if values.get("bundle") is None and (
+            values.get("trust_bundle") or values.get("allow_hooks")
+        ):
+            raise ValueError("trust and allow_hooks need a bundle")
+        if values.get("kept") is not None and options.get("idmap") is not None:
+            raise ValueError("namespace and idmap exclude each other: a namespace has its own map")
+        return cls(**values)
 
 
 PASSED_ON = ("PATH", "LANG", "TERM")
 
-# What a file of settings may have: more than any command is started with, and a device may have no
-# end.
+# Maximum size of an --env-file, well above the environment of any command: devices may be endless.
 _FILE_BYTES_MAX = 8 << 20
 
-# A name that plainly is one, and no piece of a value.
-_PLAIN = "[A-Z_][A-Z0-9_]{0,39}"
+# Names that errors may quote: other text before a = may be a part of a secret value.
+_PLAIN_NAME = "[A-Z_][A-Z0-9_]{0,39}"
 
 
 def base_environment(caller: Mapping[str, str], *, everything: bool) -> dict[str, str]:
-    """What the command has without being asked for.
+    """Return the command's variables that no option sets.
 
     :param caller: the environment of the caller.
-    :param everything: whether all of it is passed on, secrets included.
+    :param everything: whether the command gets all variables of the caller, secrets included.
     """
     if everything:
         return dict(caller)
-    kept = {name: caller[name] for name in PASSED_ON if name in caller}
-    kept.setdefault("PATH", DEFAULT_PATH)
-    return kept
+    inherited = {name: caller[name] for name in PASSED_ON if name in caller}
+    inherited.setdefault("PATH", DEFAULT_PATH)
+    return inherited
 
 
 def home(uid: int) -> str:
-    """The HOME of a uid inside, where nobody sets one."""
+    """Return the default HOME of a uid inside."""
     return "/root" if uid == 0 else "/"
 
 
 def search_path(settings: Iterable[str]) -> str:
-    """Return the PATH that a command has by its variables, each NAME=VALUE."""
+    """Return the PATH in `settings`, each NAME=VALUE, or the default PATH."""
     found = DEFAULT_PATH
     for setting in settings:
         name, _, value = setting.partition("=")
@@ -704,65 +705,69 @@ def search_path(settings: Iterable[str]) -> str:
 
 
 def read_settings(settings: Iterable[str], caller: Mapping[str, str]) -> dict[str, str]:
-    """Read ``NAME=VALUE`` settings, or ``NAME`` for the caller's own value.
+    """Parse the values of ``--env``: ``NAME=VALUE``, or ``NAME`` for the caller's value.
 
-    :raises CommandError: a setting is malformed, or the caller has no such variable.
+    :raises CommandError: a setting is malformed, or a variable of the caller is not set.
     """
-    return dict(_value(*one, caller) for one in _options(settings))
+    return dict(_value(text, where, caller) for text, where in _options(settings))
 
 
 def read_file(path: str, caller: Mapping[str, str]) -> dict[str, str]:
-    """Read a file of such settings, one a line; empty lines and those with ``#`` first are skipped.
+    """Parse an ``--env-file``, which has a setting on each line.
 
-    Values are taken as they are, quotes included.
+    Empty lines and lines that begin with # are skipped. Quotes are part of a value.
 
-    :raises CommandError: the file can't be read, or a line is malformed.
+    :raises CommandError: the file can't be read, a line is malformed, or a variable of the caller
+        is not set.
     """
-    return dict(_value(*one, caller) for one in _lines(path))
+    return dict(_value(text, where, caller) for text, where in _lines(path))
 
 
 def names_in(settings: Iterable[str]) -> list[tuple[str, str | None]]:
-    """What such settings name, each with its value, or ``None`` for what a caller is to have.
+    """Return the names in the values of ``--env``, with their values or None for the caller's.
 
     :raises CommandError: a setting is malformed.
     """
-    return [_unset(*one) for one in _options(settings)]
+    return [_name_and_value(text, where) for text, where in _options(settings)]
 
 
 def names_in_file(path: str) -> list[tuple[str, str | None]]:
-    """The same of a file.
+    """Return the names in an ``--env-file``, with their values or None for the caller's.
 
     :raises CommandError: the file can't be read, or a line is malformed.
     """
-    return [_unset(*one) for one in _lines(path)]
+    return [_name_and_value(text, where) for text, where in _lines(path)]
 
 
 def _options(settings: Iterable[str]) -> list[tuple[str, str]]:
-    """Settings, each with the place that it is in."""
+    """Return each value of ``--env`` with its location for errors."""
     return [(text, f"--env, number {number}") for number, text in enumerate(settings, 1)]
 
 
 def _lines(path: str) -> list[tuple[str, str]]:
-    """The same of a file."""
+    """Return each setting in an ``--env-file`` with its location for errors."""
     content = _content(path)
     try:
         text = content.decode()
     except UnicodeDecodeError as error:
-        # The error itself has the whole text with it.
+        # Don't chain the UnicodeDecodeError, which has the whole text, secrets included.
         line = content.count(b"\n", 0, error.start) + 1
         raise _error(f"--env-file {path}, line {line}: a byte that isn't UTF-8", path) from None
-    found = []
+    settings = []
     for number, setting in enumerate(text.split("\n"), 1):
         where = f"--env-file {path}, line {number}"
         if "\0" in setting:
             raise _error(f"{where}: a NUL character, which no variable can have", path)
         if setting.strip() and not setting.startswith("#"):
-            found.append((setting.removesuffix("\r"), where))
-    return found
+            settings.append((setting.removesuffix("\r"), where))
+    return settings
 
 
 def _content(path: str) -> bytes:
-    """All bytes of a file of settings."""
+    """Read an ``--env-file``.
+
+    :raises CommandError: the file can't be read, or is too long.
+    """
     try:
         content = _read_settings_file(path)
     except OSError as error:
@@ -771,34 +776,36 @@ def _content(path: str) -> bytes:
             failed.explain(cause=error.cause, remedy=error.remedy)
         raise failed from error
     if len(content) > _FILE_BYTES_MAX:
-        reason = f"it has more than {_FILE_BYTES_MAX} bytes; settings may have no more"
-        raise _error(f"--env-file {path}: {reason}", path)
+        raise _error(f"--env-file {path} is longer than {_FILE_BYTES_MAX} bytes", path)
     return content
 
 
 def _read_settings_file(path: str) -> bytes:
-    """The bytes of a file, or one more than there may be."""
+    """Read at most _FILE_BYTES_MAX + 1 bytes of a file.
+
+    :raises OSError: the file can't be read, or is a FIFO.
+    """
     with open_path(path) as found:
-        # To open a FIFO that nobody writes to would wait for ever. A pipe of the shell's own,
-        # <(COMMAND), has no path.
+        # Opening a FIFO without a writer blocks. The shell's <(COMMAND) is a pipe without a path,
+        # and open already.
         if stat.S_ISFIFO(found.status.st_mode) and found.path.startswith("/"):
-            raise OSError(errno.EINVAL, "it is a FIFO; name a file, or say <(COMMAND) in a shell")
+            raise OSError(errno.EINVAL, "a FIFO; give a regular file, or <(COMMAND) in a shell")
         with open(found.open(), "rb") as file:
             return file.read(_FILE_BYTES_MAX + 1)
 
 
 def _setting(text: str, where: str) -> tuple[str, str | None]:
-    """The name in a setting, and the value if it has one."""
+    """Split a setting into its name, and its value or None."""
     name, equals, value = text.partition("=")
-    # What is no setting may be a piece of a value, such as the second line of a key: none is told.
+    # Don't quote malformed text: it may be a part of a value, such as the second line of a key.
     if not name:
-        raise _error(f"{where}: there is no name before the =; it should be NAME=VALUE or NAME")
+        raise _error(f"{where}: the name before the = is missing; write NAME=VALUE or NAME")
     if name != name.strip():
-        raise _error(f"{where}: a space beside the name; it should be NAME=VALUE or NAME")
+        raise _error(f"{where}: the name has a space beside it; write NAME=VALUE or NAME")
     return name, value if equals else None
 
 
-def _unset(text: str, where: str) -> tuple[str, str | None]:
+def _name_and_value(text: str, where: str) -> tuple[str, str | None]:
     name, value = _setting(text, where)
     if value is None:
         _refuse_colon(name, where)
@@ -811,8 +818,8 @@ def _value(text: str, where: str, caller: Mapping[str, str]) -> tuple[str, str]:
         import re
 
         _refuse_colon(name, where)
-        told = name if re.fullmatch(_PLAIN, name) else "a variable of this name"
-        raise _error(f"{where}: {told} is not set; give it a value: NAME=VALUE")
+        subject = name if re.fullmatch(_PLAIN_NAME, name) else "the variable"
+        raise _error(f"{where}: {subject} is not set; give it a value: NAME=VALUE")
     return name, caller[name] if value is None else value
 
 
@@ -820,8 +827,8 @@ def _refuse_colon(name: str, where: str) -> None:
     import re
 
     head, colon, _ = name.partition(":")
-    if colon and re.fullmatch(_PLAIN, head):
-        raise _error(f"{where}: there is a colon after {head}, not a =; it should be {head}=VALUE")
+    if colon and re.fullmatch(_PLAIN_NAME, head):
+        raise _error(f"{where}: a colon follows {head} in place of a =; write {head}=VALUE")
 
 
 def _error(reason: str, path: str | None = None) -> CommandError:

@@ -1,11 +1,11 @@
-"""A launch: everything that a run in gVisor will do, as data.
+"""Launches as data: all steps of a run in gVisor.
 
-It is decided by :mod:`usernsctl.gvisor.decide` and performed by the core (csrc/launch/), which
-reads it as words. It can be printed, compared, and kept in a file.
+:mod:`usernsctl.gvisor.launch.plan` makes a launch, and the core performs it (csrc/launch/), which
+reads its records as NUL-terminated words. A launch can be printed, compared and written to a file.
 
-Words that name files of the run's own have marks in them for what is known at the start only:
-:data:`SCRATCH` is the path of the run's tmpfs, :data:`ID` names the start, :data:`STAMP` is when
-that is, and ``@@`` is one ``@``.
+Paths of the run's own files have marks for values that are known only at the start: :data:`SCRATCH`
+is the path of the run's tmpfs, :data:`ID` a random id of the start, :data:`STAMP` its time. ``@@``
+is a literal ``@``.
 """
 
 from __future__ import annotations
@@ -18,58 +18,58 @@ from usernsctl.errors import CommandError
 
 SCRATCH, ID, STAMP = "@s", "@i", "@t"
 
-#: Of the run's own files: a directory that stays empty.
+#: Name of a directory among the run's own files that stays empty.
 EMPTY_DIRECTORY = "empty"
 
-# As csrc/launch/ has them.
+# The same limits as in csrc/launch/.
 WORDS_MAX = 1 << 18
 BYTES_MAX = 32 << 20
 _HEADER = ("usernsctl-launch", "1")
 
 
 def literal(word: str) -> str:
-    """A word without marks, for where marks are read."""
+    """Escape ``@`` in a word of a record in which the core replaces marks."""
     return word.replace("@", "@@")
 
 
-#: The words of each record, in their order, and what it does, for people.
+#: Verbs of records: the names of their words, and a description for --dry-run.
 VERBS: Mapping[str, tuple[tuple[str, ...], str]] = {
-    # What must be as it was.
+    # Assumptions of a frozen launch.
     "assume": (
         ("path", "size", "mtime_ns", "mode"),
-        "{path} has {size} bytes, and has not changed",
+        "{path} still has {size} bytes, and has not changed",
     ),
     "remedy": (("command",), "otherwise: {command}"),
-    # The ids.
+    # Ids.
     "idmap": (("option",), "{option}"),
     "user": (("uid", "gid"), "run the command as uid {uid} and gid {gid}"),
     "oom-score": (("score",), "set the oom score to {score}"),
-    # The files of the machine.
+    # Files of the host.
     "source": (("how", "path"), "open {path}"),
     "scratch": (("path",), "mount the run's own tmpfs on {path}"),
     # The root filesystem.
     "machine": (("name",), "show this machine's /{name}, read-only"),
-    "snapshot": (("name",), "copy what everybody may read of /{name}"),
-    "guarded": (("name",), "show of /{name} what everybody may read"),
-    "hide-private": (("inside",), "hide what not everybody may read in {inside}"),
+    "snapshot": (("name",), "copy the files of /{name} that everybody may read"),
+    "guarded": (("name",), "show the files of /{name} that everybody may read"),
+    "hide-private": (("inside",), "hide the files in {inside} that not everybody may read"),
     "directory": (("inside", "mode"), "make the directory {inside}, mode {mode}"),
     "link": (("inside", "target"), "make the link {inside} to {target}"),
     "tree": (("source",), "show {source} as /, without its dev, proc and sys"),
-    "home": (("inside",), "have nothing in the home {inside}"),
-    "home-moment": ((), "have nothing in the homes of whoever starts it"),
+    "home": (("inside",), "hide the home directory {inside}"),
+    "home-moment": ((), "hide the home directories of the user who starts the launch"),
     "file": (("source", "inside"), "show {source} as {inside}, read-only"),
     "resolver": ((), "copy the file that /etc/resolv.conf links to, if that is in /run"),
     "bind": (("source", "inside", "access"), "bind {source} on {inside}, {access}"),
-    "mount": (("inside", "shows"), "have gVisor mount its own on {inside}"),
-    "read-only": ((), "make all of that read-only"),
+    "mount": (("inside", "shows"), "let gVisor mount a filesystem of its own on {inside}"),
+    "read-only": ((), "make the root filesystem read-only"),
     # The run's own files.
     "make": (("name", "mode"), "make the directory {name}, mode {mode}"),
     "tmpfs": (("name", "size"), "mount a tmpfs of {size} bytes on {name}"),
-    "discard": (("name",), "throw away what is written to {name}"),
+    "discard": (("name",), "discard writes to {name}"),
     "touch": (("name",), "make the empty file {name}"),
     "debug-log": (("source",), "show {source} as debug-log"),
     "program": (("source",), "show {source} in programs"),
-    "program-link": (("source", "name"), "have {name} lead to {source}"),
+    "program-link": (("source", "name"), "make the link {name} to {source}"),
     "program-path": (("source",), "execute {source} by its path"),
     # config.json, in pieces.
     "json": (("text",), ""),
@@ -83,19 +83,19 @@ VERBS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "json-root": ((), ""),
     "json-bind-source": (("bind",), ""),
     "json-bind-destination": (("bind",), ""),
-    # What the command gets of whoever starts it.
+    # Values that the command of a frozen launch gets from the process that starts the launch.
     "env-all": ((), "all variables"),
-    "env-name": (("name",), "the variable {name}, if there is one"),
+    "env-name": (("name",), "the variable {name}, if it is set"),
     "env-need": (("name",), "the variable {name}"),
     "env-set": (("setting",), "{setting}"),
     "cwd": (("path",), "start in {path}"),
     "cwd-moment": ((), "start in the current directory, which must be inside"),
     "arg": (("word",), "{word}"),
-    # What is given up.
-    "no-new-privs": ((), "gain no privileges any more (no_new_privs)"),
-    "no-membarrier": ((), "do not register for memory barriers, which runsc has no use for"),
+    # Privileges to give up before runsc is executed.
+    "no-new-privs": ((), "gain no more privileges (no_new_privs)"),
+    "no-membarrier": ((), "make membarrier(2) a no-op, which runsc does not need"),
     "drop-bounding": ((), "drop all capabilities that runsc does not need"),
-    # What is executed.
+    # The program to execute.
     "watch": (("word",), "{word}"),
     "runsc-env": (("setting",), "{setting}"),
     "end": ((), ""),
@@ -104,7 +104,7 @@ VERBS: Mapping[str, tuple[tuple[str, ...], str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One step: a verb of :data:`VERBS`, and its words."""
+    """A step of a launch: a verb of :data:`VERBS`, and its words."""
 
     verb: str
     words: tuple[str, ...] = ()
@@ -115,22 +115,22 @@ class Record:
 
     @property
     def named(self) -> dict[str, str]:
-        """The words by what they are called."""
+        """The words by their names in :data:`VERBS`."""
         return dict(zip(VERBS[self.verb][0], self.words, strict=True))
 
 
 def record(verb: str, *words: object) -> Record:
-    """The record of these words, numbers in decimal."""
+    """Return the record of a verb and words; numbers become decimal strings."""
     return Record(verb, tuple(map(str, words)))
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A file of the machine that is opened before the namespace is entered.
+    """A file of the host that is opened before the namespace is entered.
 
-    :ivar how: which symbolic links on the way are followed: ``"own"``: all, ``"follow"``: root's
-        and the caller's, ``"exact"``: none.
-    :ivar path: an absolute path.
+    :ivar how: the symbolic links to follow: ``"own"`` for all, ``"follow"`` for those of root and
+        the caller, ``"exact"`` for none.
+    :ivar path: the file's absolute path.
     """
 
     how: str
@@ -139,9 +139,9 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Placeholder:
-    """A place in config.json for what is known at the start only; of a list, for its elements.
+    """A value in config.json that is known only at the start; in a list, any number of elements.
 
-    :ivar record: that is written there.
+    :ivar record: the record that writes the value.
     """
 
     record: Record
@@ -149,19 +149,20 @@ class Placeholder:
 
 @dataclass(frozen=True, slots=True)
 class IfSeveralIds:
-    """A member of an object in config.json, which is there only if several ids are mapped."""
+    """A member of an object in config.json that is written only if several ids are mapped."""
 
     value: Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartValues:
-    """What a run has of whoever starts it.
+    """Values of a run that come from the process that starts it.
 
     :ivar args: the command and its arguments.
-    :ivar env: each ``NAME=VALUE``.
-    :ivar cwd: where the command starts; ``None``: in the current directory, if that is inside.
-    :ivar hostname: the name of the host inside, or ``None`` for runsc's default.
+    :ivar env: the command's variables, each ``NAME=VALUE``.
+    :ivar cwd: the working directory of the command, or ``None`` for the current directory if it
+        exists inside, else /.
+    :ivar hostname: the hostname inside, or ``None`` for runsc's default.
     """
 
     args: tuple[str, ...]
@@ -172,25 +173,27 @@ class StartValues:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
-    """Everything that a run will do, in the order of these fields.
+    """All steps of a run, in the order of these fields.
 
-    :ivar version: of this package.
-    :ivar assumptions: what must hold, and what to do if it does not; of frozen ones only.
-    :ivar ids: options of ``usernsctl-exec`` that make the user namespace; of frozen ones only.
-    :ivar user: the uid and gid of the command, which must be mapped; of frozen ones only.
-    :ivar oom_score: what the process sets for itself and all that come from it (proc(5)).
-    :ivar sources: the files that records call by their place in here.
-    :ivar scratch: directories, the first of which that is there gets the run's tmpfs.
-    :ivar steps: what makes the root filesystem.
-    :ivar files: what makes the run's own files.
-    :ivar config: config.json, with a :class:`Mark` wherever something is known at the start only.
-        ``None``: nothing is run, only made.
-    :ivar moment: what stands for those marks, or ``None`` if `policy` says what does.
-    :ivar policy: which environment, directory, host name and arguments the command gets of the
-        process that performs it; of frozen ones only.
-    :ivar given_up: what is given up before the exec.
-    :ivar watcher: the words to execute: the watcher, and in them those of runsc.
-    :ivar runsc: the words of runsc alone.
+    Only frozen launches have `assumptions`, `ids`, `user` and `policy`.
+
+    :ivar version: the version of this package.
+    :ivar assumptions: records of files that must be unchanged, and of the remedy if they are not.
+    :ivar ids: options of ``usernsctl-exec`` that create the user namespace.
+    :ivar user: the uid and gid of the command, which must be mapped.
+    :ivar oom_score: the oom_score_adj of the process and its descendants (proc(5)), or ``None``.
+    :ivar sources: the files of the host, to which records refer by their index.
+    :ivar scratch: candidate mount points for the run's tmpfs; the first that exists is used.
+    :ivar steps: records that make the root filesystem.
+    :ivar files: records that make the run's own files.
+    :ivar config: config.json, with a :class:`Placeholder` for each value that is known only at the
+        start, or ``None`` if no command is run.
+    :ivar start_values: the values for the placeholders, or ``None`` if `policy` has them.
+    :ivar policy: records of the environment, directory, hostname and arguments that the command
+        gets from the process that performs the launch.
+    :ivar given_up: records of privileges to give up before the exec.
+    :ivar watcher: the argv to execute: that of the watcher, with that of runsc at its end.
+    :ivar runsc: the argv of runsc.
     :ivar runsc_env: the environment of the watcher and runsc, each ``NAME=VALUE``.
     """
 
@@ -204,7 +207,7 @@ class Launch:
     steps: tuple[Record, ...]
     files: tuple[Record, ...]
     config: Mapping[str, Any] | None = None
-    moment: StartValues | None = None
+    start_values: StartValues | None = None
     policy: tuple[Record, ...] = ()
     given_up: tuple[Record, ...] = ()
     watcher: tuple[str, ...] = ()
@@ -212,7 +215,7 @@ class Launch:
     runsc_env: tuple[str, ...] = ()
 
     def records(self) -> Iterator[Record]:
-        """All that the core is told, in its order."""
+        """Yield all records in the order that the core expects."""
         yield from self.assumptions
         yield from (record("idmap", word) for word in self.ids)
         if self.user is not None:
@@ -232,9 +235,9 @@ class Launch:
         yield record("end")
 
     def encode(self) -> bytes:
-        """The words that the core reads (csrc/launch/), each ended by NUL; also a frozen file.
+        """Return the NUL-terminated words for the core (csrc/launch/), and for a frozen launch.
 
-        :raises CommandError: a word has a NUL in it, or there are more than the core takes.
+        :raises CommandError: a word has a NUL character, or the launch exceeds the core's limits.
         """
         words = [*_HEADER, self.version]
         for one in self.records():
@@ -242,23 +245,23 @@ class Launch:
         for word in words:
             if "\0" in word:
                 before = word.partition("\0")[0]
-                reason = f"a NUL character in a path or an argument, after {before!r}"
+                reason = f"a path or an argument has a NUL character after {before!r}"
                 raise CommandError(
-                    reason, step="launch", remedy="leave it out: no system call takes it"
+                    reason, step="launch", remedy="remove the NUL: no system call accepts one"
                 )
         encoded = b"".join(os.fsencode(word) + b"\0" for word in words)
         if len(words) > WORDS_MAX or len(encoded) > BYTES_MAX:
             raise CommandError(
-                f"a launch of {len(words)} words and {len(encoded)} bytes; "
-                f"{WORDS_MAX} and {BYTES_MAX} are the most",
+                f"the launch has {len(words)} words and {len(encoded)} bytes; "
+                f"the limits are {WORDS_MAX} and {BYTES_MAX}",
                 step="launch",
-                remedy="show one directory in place of many files, or shorten the config.json",
+                remedy="bind one directory in place of many files, or shorten the config.json",
             )
         return encoded
 
 
 def pieces(config: Mapping[str, Any]) -> list[Record]:
-    """The text of a config.json, as records that write it."""
+    """Return the records that write a config.json."""
     found: list[Record] = []
     texts: list[str] = []
     for piece in _pieces(config):
@@ -302,9 +305,10 @@ def _member(name: str, value: Any, *, is_first: bool) -> Iterator[str | Record]:
 
 
 def completed(config: Mapping[str, Any], values: Mapping[Record, Any], *, several: bool) -> Any:
-    """The config.json that comes of it.
+    """Return `config` with its placeholders replaced.
 
-    :param values: what stands for each mark; for those of lists, the elements.
+    :param values: the values of placeholders by their records; a list of elements for a placeholder
+        in a list.
     :param several: whether more than one uid or gid is mapped.
     """
 
@@ -331,23 +335,23 @@ def completed(config: Mapping[str, Any], values: Mapping[Record, Any], *, severa
 
 
 try:
-    # What json itself writes texts with.
+    # json's own encoder of strings: importing json takes longer.
     from _json import encode_basestring
 except ImportError:
     from json.encoder import encode_basestring
 
-_NAMES = {True: "true", False: "false", None: "null"}
+_CONSTANTS = {True: "true", False: "false", None: "null"}
 
 
 def dumps(value: Any) -> str:
-    """``json.dumps(value, ensure_ascii=False)``.
+    """Return ``json.dumps(value, ensure_ascii=False)``, without importing json for simple values.
 
-    :raises TypeError: there is no JSON for it.
+    :raises TypeError: `value` can't be encoded as JSON.
     """
     if type(value) is str:
         return encode_basestring(value)
     if value is None or type(value) is bool:
-        return _NAMES[value]
+        return _CONSTANTS[value]
     if type(value) is int:
         return str(value)
     import json
@@ -355,13 +359,14 @@ def dumps(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+#: Path inside of the program that checks that the kernel is gVisor's.
 VERIFIER_INSIDE = "/.usernsctl-verify"
-#: What further commands in a sandbox are started by; only those of a host have it.
+#: Path inside of the agent, which starts further commands; only sandboxes of a host have it.
 AGENT_INSIDE = "/.usernsctl-agent"
 
-#: Of a host's own files: the directories of its sandboxes, whose names are their ids.
+#: Directory in a host's tmpfs that has a directory for each sandbox, named by its id.
 BOXES = "boxes"
-#: In there: a file for each one's report of a crash. All together are bounded; what tells of
-#: failures is not among them.
+#: Directory in BOXES for the crash reports of all sandboxes, a tmpfs of limited size; other logs
+#: of failures are outside of it.
 CRASH_DIRECTORY = ".crash"
 CRASHES = f"{BOXES}/{CRASH_DIRECTORY}"

@@ -42,7 +42,7 @@ def test_init_makes_a_bundle_that_check_has_nothing_against(tmp_path: Path, caps
     assert config["root"] == {"path": "rootfs", "readonly": True}
     capsys.readouterr()
     assert main(["bundle", "check", str(directory)]) == 0
-    assert lines(capsys) == [f"{directory}: nothing in the way of runsc without root"]
+    assert lines(capsys) == [f"{directory}: no problems found; runsc can run it without root"]
 
 
 def test_init_names_a_root_filesystem_elsewhere_by_its_whole_path(
@@ -57,7 +57,7 @@ def test_init_names_a_root_filesystem_elsewhere_by_its_whole_path(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--rootfs", "missing", "--", "sh"], "--rootfs missing: there is no such directory"),
+        (["--rootfs", "missing", "--", "sh"], "--rootfs missing is not a directory"),
         (["--rootfs", "missing", "--", "sh"], "remedy: name the directory of a root filesystem"),
         (["--rootfs", ".", "--cwd", "x", "--", "sh"], "$.process.cwd"),
         (["--rootfs", ".", "--env", "=", "--", "sh"], "--env, number 1"),
@@ -85,9 +85,7 @@ def test_check_tells_what_would_fail(bundle: Path, capsys: Output) -> None:
     assert printed[1].startswith("  why: ")
     assert printed[2].startswith("  remedy: ")
     assert printed[3] == "note: $.process.user: missing [bundle-no-user]"
-    assert printed[-1] == (
-        f"{bundle}: 2 findings, 2 of them mended by: usernsctl bundle fix {bundle}"
-    )
+    assert printed[-1] == (f"{bundle}: 2 problems; to fix 2 of them: usernsctl bundle fix {bundle}")
 
 
 def test_check_for_machines(bundle: Path, capsys: Output) -> None:
