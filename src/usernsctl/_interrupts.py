@@ -1,28 +1,28 @@
-"""Ctrl-C while the command starts: it ends without a word, as nothing is there to clean up yet."""
+"""Handling of Ctrl-C while usernsctl starts: exit silently, as there is nothing to clean up yet."""
 
 from __future__ import annotations
 
 import os
 import signal
 
-# To type checkers this is true; the module that has it is not needed otherwise.
+# Type checkers take this for true. Importing it from typing would delay the start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import FrameType
     from typing import NoReturn
 
 STATUS = 128 + signal.SIGINT
-"""The exit status of a command of ours that SIGINT has ended, as a shell would tell it."""
+"""Exit status of usernsctl after SIGINT, the same as a shell's."""
 
 
 def end_at_once() -> None:
-    """Have SIGINT end this process with :data:`STATUS`, unless it is ignored."""
+    """Make SIGINT exit this process with :data:`STATUS`, unless SIGINT is ignored."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _end)
 
 
 def raise_again() -> None:
-    """Undo :func:`end_at_once`: from now on, there may be something to clean up."""
+    """Undo :func:`end_at_once`, so that SIGINT raises KeyboardInterrupt for cleanup."""
     if signal.getsignal(signal.SIGINT) is _end:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

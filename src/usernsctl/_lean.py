@@ -1,17 +1,17 @@
-"""Dataclasses and names for annotations that cost little to import.
+"""Replacements for :mod:`dataclasses` and :mod:`typing` that are fast to import.
 
-All dataclasses of this package are made here. :mod:`dataclasses` imports :mod:`inspect` and with it
-Python's parser, and compiles the methods of each class at each import: a third of the time that
+All dataclasses of this package use this module. :mod:`dataclasses` imports :mod:`inspect` and with
+it Python's parser, and compiles the methods of each class at each import: a third of the time that
 ``usernsctl run`` took to start. The methods here exist already. Type checkers and the functions of
-:mod:`dataclasses` take these classes for dataclasses; that module is imported when its functions
+:mod:`dataclasses` treat these classes as dataclasses; that module is imported when its functions
 are called.
 
-The names mean what they mean in :mod:`dataclasses`, as far as this package needs them: no class
-inherits, annotations are text (``from __future__ import annotations``), every class has slots, and
-only a frozen class has an order.
+The names have their meaning from :mod:`dataclasses`, restricted to what this package needs: no
+class inherits, annotations are text (``from __future__ import annotations``), every class has
+slots, and only frozen classes have an order.
 
 :mod:`typing` takes as long to import as twenty modules of this package. So its names are
-placeholders here, unless another module has imported :mod:`typing` already and may look at
+placeholders here, unless another module has imported :mod:`typing` already and may read
 annotations.
 """
 
@@ -44,13 +44,13 @@ else:
     Any = BinaryIO = NoReturn = Protocol = Self = object
 
     class Literal:
-        """Stand for the type of a choice of texts."""
+        """Placeholder for :class:`typing.Literal`."""
 
         def __class_getitem__(cls, choice):
             return str
 
     def TypeVar(name, *, bound=None):
-        """Stand for a type variable."""
+        """Return a placeholder for a type variable."""
         return object
 
     def runtime_checkable(cls):
@@ -61,7 +61,7 @@ else:
 class LateModule:
     """A module that only annotations name, imported when an attribute of it is read.
 
-    :func:`typing.get_type_hints` does so, for pydantic and others that look at annotations.
+    :func:`typing.get_type_hints` reads attributes, for pydantic and others that use annotations.
     """
 
     def __init__(self, name: str) -> None:
@@ -72,7 +72,7 @@ class LateModule:
 
 
 class _Missing:
-    """The default of a field that has none."""
+    """Type of the marker for a field without a default."""
 
 
 _MISSING = _Missing()
@@ -126,7 +126,7 @@ class _Record:
 
     __slots__ = ()
 
-    # Each class has its own.
+    # _dataclass() sets these for each class.
     __match_args__: tuple[str, ...]
     _own_fields: tuple[_Field, ...]
     _options: dict[str, bool]

@@ -1,9 +1,9 @@
-"""Text from others, fit for a terminal, and names from others, fit to be pasted into a shell.
+"""Escaping of untrusted text for a terminal, and quoting of words for a shell.
 
-Paths, arguments, bundles and what runsc says may hold anything: an escape sequence that rewrites
-what is on the screen, a line end that begins a message of its own, a control that turns the order
-of the letters around. Whatever this package prints goes through :func:`shown`. A program in C has
-the same rule in un_make_printable() of csrc/base/printable.c.
+Paths, arguments, bundles and runsc's messages may contain anything: escape sequences that rewrite
+the screen, newlines that begin a forged message, bidirectional controls that reorder the text. All
+output of this package goes through :func:`shown`. un_make_printable() in csrc/base/printable.c has
+the same rule for programs in C.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import os
 import sys
 from collections.abc import Iterable
 
-# What no shell takes for anything else, as :mod:`shlex` has it.
+# Characters that are not special in a shell, the same as in :mod:`shlex`.
 _PLAIN = {*"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_@%+=:,./-"}
 
 
 def shown(text: str) -> str:
-    r"""`text` as one line in which every character only stands for itself.
+    r"""Return `text` as one line, with escapes such as ``\x1b`` for unprintable characters.
 
-    What is not printable (str.isprintable(): controls, line ends, bidirectional and invisible
-    formatting, spaces of other widths, lone surrogates) becomes an escape such as ``\x1b``.
-    A text that was made fit once stays as it is.
+    Unprintable characters are those of str.isprintable(): controls, line ends, bidirectional and
+    invisible formatting, spaces of other widths, lone surrogates. Escaped text is not changed by
+    another call.
     """
     if text.isprintable():
         return text
@@ -29,21 +29,21 @@ def shown(text: str) -> str:
 
 
 def shown_lines(text: str) -> str:
-    """The same for a text of our own that has several lines."""
+    """Escape the unprintable characters in each line of a text; keep the newlines."""
     return "\n".join(map(shown, text.split("\n")))
 
 
 def command(words: Iterable[str]) -> str:
-    """The words of a command, to be pasted into a shell.
-
-    Each is quoted as :func:`shlex.quote` does, or as ``$'...'`` (POSIX.1-2024, 2.2.4) if it has
-    what is not printable, so that the line can be shown as it is.
-    """
+    """Return a shell command line with these words, quoted by :func:`quoted`."""
     return " ".join(map(quoted, words))
 
 
 def quoted(word: str) -> str:
-    """One word of a :func:`command`."""
+    """Quote a word for a shell, as :func:`shlex.quote` does.
+
+    A word with unprintable characters is quoted as ``$'...'`` (POSIX.1-2024, 2.2.4), so that the
+    result is printable.
+    """
     if word and not set(word) - _PLAIN:
         return word
     if word.isprintable():
@@ -52,7 +52,7 @@ def quoted(word: str) -> str:
 
 
 def operand(path: str) -> str:
-    """A path that no command takes for an option."""
+    """Return a path with ``./`` in front if commands would take it for an option."""
     return f"./{path}" if path.startswith("-") else path
 
 
@@ -61,13 +61,13 @@ def _escape(char: str) -> str:
 
 
 def _quoted_char(char: str) -> str:
-    # A shell that does not know $'...' takes it for '...', where only a quote could end it.
+    # Quotes are escaped: a shell without $'...' takes it for '...', which a quote would end.
     if char.isprintable() and char not in "\\'":
         return char
-    # Three digits always, so that what follows is not taken for one more.
+    # Always three octal digits, so that a digit that follows is not part of the escape.
     return "".join(f"\\{byte:03o}" for byte in os.fsencode(char))
 
 
 def say(text: str) -> None:
-    """Print one line on standard error, whatever others have put into it."""
+    """Print a line on standard error, with unprintable characters escaped."""
     print(shown(text), file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The exceptions of usernsctl: one class for each family of failure.
+"""Exceptions of usernsctl: a class for each kind of failure.
 
 Each class is an :class:`OSError`, so ``except OSError`` keeps working in code that called
 :mod:`subprocess` before. An exception carries the step, the errno, the cause and the remedy of the
@@ -163,7 +163,7 @@ class NamespaceError(UsernsError):
 
 
 class CommandError(UsernsError):
-    """The namespace was ready, but the command could not be started in it.
+    """A failure to start a command in a namespace that was ready.
 
     `filename` is the path of the command, or of its working directory.
     """
@@ -178,7 +178,7 @@ class CommandNotADirectoryError(CommandError, NotADirectoryError):
 
 
 class CommandNotExecutableError(CommandError, PermissionError):
-    """The command exists but can't be executed (EACCES, EPERM)."""
+    """A command that exists but can't be executed (EACCES, EPERM)."""
 
 
 class BindError(UsernsError):

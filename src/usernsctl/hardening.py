@@ -121,18 +121,19 @@ class Hardening:
         now = read()
         broken = [
             name
-            for name, kept in (
+            for name, is_in_effect in (
                 ("no_new_privs", now.no_new_privs or not self.no_new_privs),
                 ("dumpable", self.dumpable in (None, now.dumpable)),
                 ("pdeathsig", self.pdeathsig in (None, now.pdeathsig)),
                 ("bounding set", self.bounding is None or _set(now.bounding) <= self.bounding),
                 ("securebits", _set(self.securebits) <= _set(now.securebits)),
             )
-            if not kept
+            if not is_in_effect
         ]
         if broken:
             raise HardeningError(
-                f"the kernel accepted {' and '.join(broken)} but does not show it", step="prctl"
+                f"{' and '.join(broken)} not in effect, although the kernel reported success",
+                step="prctl",
             )
 
 
@@ -267,9 +268,11 @@ def _add_securebits(names: frozenset[str]) -> None:
 def _check_names(kind: str, names: frozenset[str], known: Iterable[str]) -> None:
     known = sorted(known)
     for name in sorted(names.difference(known)):
-        raise HardeningError(f"{name!r} is no {kind}; there are {', '.join(known)}", step="prctl")
+        raise HardeningError(
+            f"{name!r} is not a {kind}; known are {', '.join(known)}", step="prctl"
+        )
 
 
 def _check_signal(number: int) -> None:
     if number != 0 and number not in signal.valid_signals():
-        raise HardeningError(f"{number} is no signal number", step="prctl")
+        raise HardeningError(f"{number} is not a signal number", step="prctl")

@@ -292,7 +292,7 @@ def plan(idmap: AnyIdMap) -> Plan:
     """
     native = _decide(requested(idmap))
     result = native.describe()
-    values: dict[str, Any] = {one.name: getattr(result, one.name) for one in fields(result)}
+    values: dict[str, Any] = {each.name: getattr(result, each.name) for each in fields(result)}
     values["uid"] = tuple(Extent(*extent) for extent in result.uid)
     values["gid"] = tuple(Extent(*extent) for extent in result.gid)
     values["clipped_uid"] = tuple(Range(*ids) for ids in result.clipped_uid)
@@ -337,7 +337,7 @@ def _decide(idmap: IdMap) -> _core.NativePlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MappedIds:
-    """The ids of a user namespace.
+    """The ids that are mapped in a user namespace.
 
     :ivar uid: the map of uids.
     :ivar gid: the map of gids.

@@ -27,10 +27,10 @@ def test_runsc_keeps_what_it_needs_and_no_more() -> None:
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
-        (Hardening(pdeathsig=99), "99 is no signal number"),
-        (Hardening(pdeathsig=-1), "-1 is no signal number"),
-        (Hardening(bounding=frozenset({"CAP_CHOWN"})), "'CAP_CHOWN' is no capability"),
-        (Hardening(securebits=frozenset({"nonsense"})), "'nonsense' is no securebit"),
+        (Hardening(pdeathsig=99), "99 is not a signal number"),
+        (Hardening(pdeathsig=-1), "-1 is not a signal number"),
+        (Hardening(bounding=frozenset({"CAP_CHOWN"})), "'CAP_CHOWN' is not a capability"),
+        (Hardening(securebits=frozenset({"nonsense"})), "'nonsense' is not a securebit"),
     ],
 )
 def test_unknown_names_change_nothing(wanted: Hardening, message: str) -> None:
@@ -47,7 +47,7 @@ def test_a_command_to_be_started_drops_all_but_what_is_kept() -> None:
     # CHOWN and SETUID (linux/capability.h).
     assert setup.drop_bounding == (1 << last + 1) - 1 - (1 << 0) - (1 << 7)
     assert setup.no_new_privs
-    with pytest.raises(HardeningError, match="'magic' is no capability"):
+    with pytest.raises(HardeningError, match="'magic' is not a capability"):
         hardening.prepare(setup, Hardening(bounding=frozenset({"magic"})))
     untouched = _core.Setup()
     hardening.prepare(untouched, Hardening())

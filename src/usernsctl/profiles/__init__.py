@@ -1,4 +1,4 @@
-"""What a container engine must allow so that rootless gVisor works in its containers."""
+"""Security profiles and options for container engines whose containers run rootless gVisor."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Literal
 Profile = Literal["seccomp.json", "apparmor"]
 Ids = Literal["one", "all"]
 
-#: The name that the AppArmor profile is loaded under.
+#: Name of the AppArmor profile.
 APPARMOR_NAME = "usernsctl"
 
 _APPARMOR_ENABLED = Path("/sys/module/apparmor/parameters/enabled")
 
 
 def read(profile: Profile) -> str:
-    """The text of a profile, as engines and apparmor_parser(8) take it."""
+    """Read a profile in the format of container engines or apparmor_parser(8)."""
     return Path(__file__).with_name(profile).read_text(encoding="utf-8")
 
 
@@ -32,76 +32,77 @@ include <tunables/global>
 
 
 def host_programs(runsc: str | None) -> list[str]:
-    """The programs of this installation that make user namespaces, each once and without links.
+    """Return the real paths of the programs of this installation that create user namespaces.
 
-    The interpreter is none of them: every script that it runs would have user namespaces, too.
+    The Python interpreter is not included, since all scripts could create user namespaces then.
 
-    :param runsc: the path of gVisor's, if it is to be among them.
+    :param runsc: the path of runsc, to include it.
     """
     from usernsctl._core.values import program_path
 
     names = ("child", "exec", "init", "probe", "watch")
     programs = [program_path(f"usernsctl-{name}") for name in names]
-    # AppArmor goes by the path of a script, and not by that of its interpreter.
+    # AppArmor chooses a profile by the path of a script, not by that of its interpreter.
     scripts = [
         os.path.join(os.path.dirname(sys.executable), name)
         for name in ("usernsctl-exec", "usernsctl")
     ]
     found = [*programs, *scripts, *([runsc] if runsc else [])]
-    # AppArmor goes by what links lead to.
+    # AppArmor chooses a profile by the path without symbolic links.
     return list(dict.fromkeys(os.path.realpath(path) for path in found if os.path.exists(path)))
 
 
 def host_profile(runsc: str | None) -> str:
-    """The AppArmor profiles that let the programs of this installation make user namespaces.
+    """Return AppArmor profiles that allow user namespaces to the programs of this installation.
 
-    :param runsc: the path of gVisor's, if it is to be among them.
+    :param runsc: the path of runsc, to include it.
     """
     return for_programs(host_programs(runsc))
 
 
 def for_programs(paths: Iterable[str]) -> str:
-    """The AppArmor profiles that let programs make user namespaces.
+    """Return AppArmor profiles that allow user namespaces to programs.
 
-    :param paths: theirs; no link is followed.
+    :param paths: the paths of the programs; symbolic links are not followed.
     """
     parts = [_HOST_HEAD]
     for number, path in enumerate(dict.fromkeys(paths)):
-        name = f"{APPARMOR_NAME}-host-{number}-{_word(path)}"
+        name = f"{APPARMOR_NAME}-host-{number}-{_name_part(path)}"
         parts.append(f'\nprofile {name} "{_escaped(path)}" flags=(unconfined) {{\n  userns,\n}}\n')
     return "".join(parts)
 
 
-def _word(path: str) -> str:
-    """The name of a file for a profile's.
+def _name_part(path: str) -> str:
+    """Return the basename of `path` without the characters that are special in a profile's name.
 
-    Any file can be the one that a variable names, and in a name all is as in a path.
+    A variable may name any file as runsc.
     """
     return "".join(re.findall("[A-Za-z0-9_.+-]", os.path.basename(path)))
 
 
 def is_own_profile(label: str, path: str) -> bool:
-    """Whether a program's label shows that a profile applies to it.
+    """Return whether the AppArmor label of a program is that of a profile for the program itself.
 
-    A program without a profile inherits that of the program that starts it, if that one confines
-    nothing. So one of ours only counts for the program that it is named after.
+    A program without a profile inherits the unconfined profile of its parent. So a profile of
+    :func:`for_programs` only counts for the program that it is named after.
 
-    :param label: as /proc/PID/attr/apparmor/current has it, such as ``"NAME (enforce)"``.
+    :param label: the text in /proc/PID/attr/apparmor/current, such as ``"NAME (enforce)"``.
+    :param path: the path of the program.
     """
     name = label.partition(" (")[0]
-    ours = f"{APPARMOR_NAME}-host-"
-    if name.startswith(ours):
-        return name.removeprefix(ours).partition("-")[2] == _word(path)
+    prefix = f"{APPARMOR_NAME}-host-"
+    if name.startswith(prefix):
+        return name.removeprefix(prefix).partition("-")[2] == _name_part(path)
     return name != "unconfined"
 
 
 def _escaped(path: str) -> str:
-    """A path in which no character is a pattern (apparmor.d(5))."""
+    """Escape the characters of a path that are special in patterns (apparmor.d(5))."""
     return "".join(f"\\{char}" if char in '\\"*?[]{}^@' else char for char in path)
 
 
 def has_apparmor() -> bool:
-    """Whether the kernel confines programs by AppArmor, and so an engine its containers."""
+    """Return whether AppArmor is enabled in the kernel, so that engines use it for containers."""
     try:
         return _APPARMOR_ENABLED.read_text().strip() == "Y"
     except OSError:
@@ -109,16 +110,16 @@ def has_apparmor() -> bool:
 
 
 def engine_options(*, seccomp: str, apparmor: bool, ids: Ids = "one") -> list[str]:
-    """What ``docker run`` or ``podman run`` needs; nothing is left to a container that needs none.
+    """Return the options of ``docker run`` or ``podman run``, with the fewest privileges.
 
-    :param seccomp: the file with the seccomp profile, as the engine's client finds it.
-    :param apparmor: whether to name the AppArmor profile, which the host must have loaded.
-    :param ids: whether a run maps the caller's id only, or its subordinate ids too.
+    :param seccomp: the path of the seccomp profile for the engine's client.
+    :param apparmor: whether to name the AppArmor profile, which must be loaded on the host.
+    :param ids: whether runs map only the caller's ids, or also its subordinate ids.
     """
-    # What runsc does as root, it does with the capabilities of its own user namespace.
+    # runsc only needs the capabilities in its own user namespace.
     options = ["--cap-drop=ALL"]
     if ids == "all":
-        # newuidmap and newgidmap have one each as a file capability, for which no_new_privs is off.
+        # newuidmap and newgidmap have these as file capabilities, which no_new_privs would disable.
         options += ["--cap-add=SETUID", "--cap-add=SETGID"]
     else:
         options.append("--security-opt=no-new-privileges")

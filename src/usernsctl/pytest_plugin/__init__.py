@@ -1,7 +1,7 @@
-"""A pytest plugin: tests in namespaces of their own, and what they require.
+"""Pytest plugin that runs tests in their own namespaces, and skips tests by requirements.
 
-docs/pytest.md describes it. It is loaded into every session of pytest where usernsctl is installed,
-so all that it takes to run a test is imported when a test asks for it.
+docs/pytest.md describes the plugin. Every pytest session where usernsctl is installed loads it, so
+other modules are imported only when a test uses a mark or fixture of the plugin.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import usernsctl as un
     from usernsctl.pytest_plugin.needs import Needs
 
-# Wrappers are of the old kind, since a session of an older pytest must at least start.
+# Hook wrappers are old-style (hookwrapper=True), so that older releases of pytest at least start.
 
 _MARKERS = {
     "userns": 'userns(map="root", mount=False, net=False, pid=False, ipc=False, uts=False, '
@@ -31,20 +31,20 @@ _VARIABLE = "USERNSCTL_MUST_WORK"
 
 
 class Subids(NamedTuple):
-    """The extents of the caller's subordinate ranges, as ``IdMap.auto()`` maps them."""
+    """Extents of the caller's subordinate ranges, as ``IdMap.auto()`` maps them."""
 
     uids: tuple[un.Extent, ...]
     gids: tuple[un.Extent, ...]
 
 
 class _Hooks:
-    """The hook by which a test suite adds words of its own."""
+    """Specification of the hook by which a test suite adds requirements."""
 
     @pytest.hookspec
     def pytest_userns_needs(self) -> Mapping[str, Callable[[], str | None]]:  # type: ignore[empty-body]
-        """Words for the mark ``userns_requires``, each with a function that tries what it is for.
+        """Return requirements for the mark ``userns_requires``, each with a function that tests it.
 
-        The function returns why it can't be had, or ``None`` if it can.
+        The function returns the reason why the requirement is not met, or ``None`` if it is met.
         """
 
 
@@ -61,18 +61,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.getgroup("usernsctl").addoption(
         _OPTION,
         metavar="WORDS",
-        help="what must work, with commas: a test that requires it fails where it would be skipped "
-        f"otherwise. {_VARIABLE} in the environment is added to it.",
+        help="requirements that must be met, separated by commas: a test with such a requirement "
+        f"fails instead of being skipped. {_VARIABLE} in the environment has more of them.",
     )
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Describe the marks, and check what must work."""
+    """Register the marks, and check the words of --userns-must-work."""
     for line in _MARKERS.values():
         config.addinivalue_line("markers", line)
     if _must_work(config):
-        # So that a word that nobody knows is told at once.
+        # Reports unknown words before the tests are collected.
         _needs(config)
 
 
@@ -93,13 +93,13 @@ def _needs(config: pytest.Config) -> Needs:
     return config.stash[_NEEDS]
 
 
-def _asks(item: pytest.Item) -> bool:
+def _has_mark(item: pytest.Item) -> bool:
     return any(item.get_closest_marker(name) for name in _MARKERS)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Tell all mistakes in marks before any test runs."""
-    items = [item for item in session.items if _asks(item)]
+    """Report all mistakes in marks before any test runs."""
+    items = [item for item in session.items if _has_mark(item)]
     if items:
         from usernsctl.pytest_plugin import marks
 
@@ -107,8 +107,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip a test if the machine lacks what it requires."""
-    if _asks(item):
+    """Skip a test whose requirements this machine does not meet."""
+    if _has_mark(item):
         from usernsctl.pytest_plugin import marks
 
         _needs(item.config)(*marks.required(item))
@@ -116,19 +116,19 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_fixture_setup(request: pytest.FixtureRequest) -> Generator[None, Any, None]:
-    """Have what a test leaves in its `tmp_path` be the caller's before that is torn down."""
+    """Give the files that a test leaves in its `tmp_path` to the caller before it is removed."""
     yield
     item = request.node
     if request.fixturename == "tmp_path" and item.get_closest_marker("userns") is not None:
         from usernsctl.pytest_plugin import leftovers
 
-        # It runs before the finalizer of `tmp_path` itself, and after those of its users.
+        # Runs before the finalizer of `tmp_path` itself, and after those of fixtures that use it.
         request.addfinalizer(lambda: leftovers.take_back(item))
 
 
 @pytest.hookimpl(hookwrapper=True, trylast=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, None]:
-    """Have whoever records warnings get those of the child as well."""
+    """Add the warnings of the child to those of the parent."""
     if item.get_closest_marker("userns") is None:
         yield
     else:
@@ -140,13 +140,13 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, None]:
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, None]:
-    """Have a test with the mark ``userns`` run in a child."""
+    """Run a test with the mark ``userns`` in a child."""
     if item.get_closest_marker("userns") is None:
         yield
     else:
         from usernsctl.pytest_plugin import running
 
-        with running.in_a_child(item):
+        with running.run_in_child(item):
             yield
 
 
@@ -154,13 +154,12 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, None]:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, Any, None]:
-    """Take the child's report for pytest's own.
+    """Replace pytest's report of a test by that of the child.
 
-    It is the innermost of the wrappers, so that all others see what they would have seen without a
-    child.
+    trylast makes this the innermost wrapper, so all others see the child's report.
     """
     outcome = yield
-    # Whoever has neither a mark of ours nor the fixture of that name is none of our business.
+    # Without the stash, no test of the session has a mark or fixture of the plugin.
     if _NEEDS in item.config.stash:
         from usernsctl.pytest_plugin import running
 
@@ -169,13 +168,13 @@ def pytest_runtest_makereport(
 
 @pytest.fixture(scope="session")
 def userns_requires(request: pytest.FixtureRequest) -> Needs:
-    """The mark of the same name as a function, for what turns out only in the midst of a test."""
+    """Return the mark of the same name as a function, for requirements of a part of a test."""
     return _needs(request.config)
 
 
 @pytest.fixture
 def userns(userns_requires: Needs) -> Iterator[un.Namespace]:
-    """A new kept namespace, in which commands are root, with a mount namespace of its own."""
+    """Create a user namespace with a mount namespace, in which commands are root."""
     import usernsctl as un
 
     userns_requires("userns")
@@ -185,7 +184,7 @@ def userns(userns_requires: Needs) -> Iterator[un.Namespace]:
 
 @pytest.fixture(scope="session")
 def kept_userns(userns_requires: Needs) -> Iterator[un.Namespace]:
-    """One kept namespace like `userns` for all tests of the session."""
+    """Create a namespace like `userns` that all tests of the session share."""
     import usernsctl as un
 
     userns_requires("userns")
@@ -195,13 +194,13 @@ def kept_userns(userns_requires: Needs) -> Iterator[un.Namespace]:
 
 @pytest.fixture(scope="session")
 def userns_subids(userns_requires: Needs) -> Subids:
-    """The caller's subordinate ranges, as ``IdMap.auto()`` maps them from 1 on."""
+    """Return the caller's subordinate ranges, as ``IdMap.auto()`` maps them from 1 on."""
     import usernsctl as un
 
     userns_requires("subid")
     planned = un.plan(un.IdMap.auto())
-    return Subids(_but_own(planned.uid), _but_own(planned.gid))
+    return Subids(_without_own(planned.uid), _without_own(planned.gid))
 
 
-def _but_own(extents: tuple[un.Extent, ...]) -> tuple[un.Extent, ...]:
+def _without_own(extents: tuple[un.Extent, ...]) -> tuple[un.Extent, ...]:
     return tuple(extent for extent in extents if extent.inside)

@@ -1,4 +1,4 @@
-"""How reports and exceptions get from the child that runs a test to its parent."""
+"""The child process that runs a test, and its messages to the parent."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from usernsctl.errors import UsernsError
 
 
 def sendable(value: Any) -> Any:
-    """The value, with representations in place of those of its parts that can't be pickled."""
+    """Return `value`, with repr() in place of those parts that can't be pickled."""
     try:
         pickle.loads(pickle.dumps(value))
-    except Exception:  # whatever the methods of a stranger's class raise
+    except Exception:  # methods of an unknown class may raise anything
         if isinstance(value, dict):
             return {key: sendable(part) for key, part in value.items()}
         if isinstance(value, list | tuple):
@@ -38,12 +38,12 @@ def sendable(value: Any) -> Any:
 
 
 def describe(error: BaseException) -> list[bytes]:
-    """Tell of an exception: the first of these that can be unpickled is it, or comes close."""
+    """Return pickles of an exception, and of its base classes in case the first can't be loaded."""
     try:
         text = str(error)
-    except Exception:  # that of a stranger's class
+    except Exception:  # __str__() of an unknown class may raise anything
         text = type(error).__name__
-    # What a class wants of its arguments is unknown, but for those of groups.
+    # The arguments of the class are unknown, except for exception groups.
     grouped = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
     parts = [describe(part) for part in grouped]
     found = []
@@ -56,7 +56,7 @@ def describe(error: BaseException) -> list[bytes]:
 
 
 def rebuild(description: list[bytes]) -> BaseException:
-    """The exception that :func:`describe` told of, or one of the nearest class that can be had."""
+    """Load the exception from the result of :func:`describe`, or an exception of a base class."""
     for data in description:
         with contextlib.suppress(Exception):
             found = _Unpickler(io.BytesIO(data)).load()
@@ -66,13 +66,13 @@ def rebuild(description: list[bytes]) -> BaseException:
                 found = cls.__new__(cls, text, *arguments)
             if isinstance(found, BaseException):
                 return found
-    return Exception("an exception that can't be told")
+    return Exception("the child raised an exception that can't be unpickled")
 
 
 class _Pickler(pickle.Pickler):
-    """Has names for classes of exceptions that can't be imported, such as pytest's, or local ones.
+    """Pickler that refers to exception classes by name, even if they can't be imported.
 
-    The parent has all that its child had when it began.
+    Such classes are local ones, and pytest's. The parent has all classes that existed at the fork.
     """
 
     def persistent_id(self, value: Any) -> tuple[str, str] | None:
@@ -96,18 +96,18 @@ def _with_subclasses(cls: type[BaseException]) -> Iterator[type[BaseException]]:
 
 
 _LENGTH = struct.Struct("!Q")
-# How often the processes of a namespace are looked for, before they are taken for immortal.
+# Maximum number of scans for processes in a namespace, in case some can't be killed.
 _SWEEPS = 1000
-# How much later than the child its parent is alarmed, in seconds: it can tell less of the test.
+# Seconds from the child's alarm to the parent's: the child's report has more about the test.
 _GRACE = 2.0
-# How long the child may take to be in its namespaces: who is root there may keep it from that.
+# Timeout for the child to enter its namespaces, which root inside could delay.
 _START_SECONDS = _core.START_SECONDS
 
 
 class Channel:
-    """How the child is heard of. First comes its user namespace, if it has one, then messages.
+    """Connection from the child to the parent, for the child's user namespace and then messages.
 
-    :ivar alarm: the alarm that is set in the parent, as by setitimer(2). Timers are not inherited.
+    :ivar alarm: the parent's alarm, as for setitimer(2), since fork(2) does not copy timers.
     """
 
     def __init__(self, connection: socket.socket, alarm: tuple[float, float] = (0, 0)) -> None:
@@ -116,32 +116,32 @@ class Channel:
         self._has_sent_namespace = False
 
     def close(self) -> None:
-        """Close this end."""
+        """Close this end of the connection."""
         self._connection.close()
 
     @property
     def closed(self) -> bool:
-        """Whether :meth:`close` was called."""
+        """True after :meth:`close`."""
         return self._connection.fileno() < 0
 
     def fileno(self) -> int:
-        """The descriptor of this end."""
+        """Return the descriptor of this end of the connection."""
         return self._connection.fileno()
 
     def send_namespace(self) -> None:
-        """Tell the parent which user namespace the child is in now."""
+        """Send the parent a descriptor of the child's user namespace."""
         fd = os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)
         socket.send_fds(self._connection, [b"+"], [fd])
         os.close(fd)
         self._has_sent_namespace = True
 
     def receive_namespace(self) -> int:
-        """The descriptor of the child's user namespace, or -1 if it has none of its own."""
+        """Receive the descriptor of the child's user namespace, or -1 if it is the parent's own."""
         _, fds = receive(self._connection, 1, 1)
         return fds[0] if fds else -1
 
     def send(self, message: dict[str, Any]) -> None:
-        """Tell the parent something; what can't be pickled is told by its representation."""
+        """Send a message to the parent, with repr() of those parts that can't be pickled."""
         data = pickle.dumps(sendable(message))
         if not self._has_sent_namespace:
             self._connection.sendall(b"-")
@@ -150,16 +150,17 @@ class Channel:
         self._connection.sendall(data)
 
     def receive(self, pidfd: int) -> dict[str, Any] | None:
-        """What the child sent, or ``None`` if it ended without a word.
+        """Receive a message, or ``None`` if the child has ended.
 
-        Not the end of the stream tells that, which processes of the test may hold open.
+        The end of the child is known by its pidfd: other processes of the test may keep the
+        connection open.
         """
         __tracebackhide__ = True
         header = self._read(_LENGTH.size, pidfd)
         if header is None:
             return None
         text = self._read(_LENGTH.unpack(header)[0], pidfd)
-        # The child is this very program.
+        # Unpickling is safe: the child is a fork of this program.
         return None if text is None else dict(pickle.loads(text))
 
     def _read(self, size: int, pidfd: int) -> bytearray | None:
@@ -171,7 +172,7 @@ class Channel:
         poll.register(pidfd, select.POLLIN)
         while len(data) < size:
             ready = {fd for fd, _ in poll.poll()}
-            # What it sent before it ended is there first.
+            # Data that the child sent before its end are readable already.
             if connection not in ready:
                 return None
             more = self._connection.recv(size - len(data))
@@ -182,7 +183,7 @@ class Channel:
 
 
 class Child:
-    """Seen from the parent: the process that runs a test, and all that the test started."""
+    """The parent's handle of the process that runs a test, and of all processes of the test."""
 
     def __init__(self, pid: int, channel: Channel) -> None:
         self._pid = pid
@@ -191,14 +192,15 @@ class Child:
         self._namespace = -1
         left, interval = signal.getitimer(signal.ITIMER_REAL)
         if left:
-            # The child's own alarm interrupts the test, and its report has the line where that was.
-            # Ours is for a test that blocks the signal.
+            # The child's alarm interrupts the test, and its report has the interrupted line. The
+            # parent's alarm is for tests that block the signal.
             signal.setitimer(signal.ITIMER_REAL, left + _GRACE, interval)
 
     def messages(self) -> Iterator[dict[str, Any]]:
-        """Wait for what the process tells; after its last words there is no need to go on.
+        """Yield the messages of the child; the caller stops after the last message.
 
-        :raises pytest.fail.Exception: the process ended.
+        :raises pytest.fail.Exception: the child ended before the test, or did not enter its
+            namespaces in time.
         """
         __tracebackhide__ = True
         if not wait_readable(self._channel.fileno(), self._pidfd, timeout=_START_SECONDS):
@@ -207,12 +209,12 @@ class Child:
         self._namespace = self._channel.receive_namespace()
         while (message := self._channel.receive(self._pidfd)) is not None:
             yield message
-        how = _told(self._reap())
-        pytest.fail(f"the process that ran the test {how} before the test was over", pytrace=False)
+        how = _how_ended(self._reap())
+        pytest.fail(f"the process that ran the test {how} before the test ended", pytrace=False)
 
     def close(self) -> None:
-        """End all that is in the namespaces, however far the test has come."""
-        # Not to be interrupted; what is left of an alarm that has not rung goes on afterwards.
+        """Kill all processes of the test, and close the connection."""
+        # The alarm must not interrupt this; the rest of its time is set again afterwards.
         left, interval = signal.setitimer(signal.ITIMER_REAL, 0)
         self._end()
         if left > _GRACE:
@@ -221,7 +223,7 @@ class Child:
     def _end(self) -> None:
         if self._pid:
             if self._namespace < 0:
-                # It may be there already, only not heard of.
+                # The child may be in its namespace without having sent the descriptor.
                 with contextlib.suppress(OSError):
                     self._namespace = os.open(f"/proc/{self._pid}/ns/user", os.O_RDONLY)
                     if _is_ours(self._namespace):
@@ -236,16 +238,16 @@ class Child:
             os.close(self._namespace)
 
     def _reap(self) -> int | None:
-        """Wait for the process; return its exit status, -N after signal N; None: nobody knows."""
+        """Wait for the child; return its exit status, -N after signal N, or None if unknown."""
         pid, self._pid = self._pid, 0
         try:
             return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         except ChildProcessError:
-            # The session ignores SIGCHLD, so the kernel has reaped it.
+            # If the session ignores SIGCHLD, the kernel reaps the child.
             return _core.lost_returncode(self._pidfd)
 
 
-def _told(code: int | None) -> str:
+def _how_ended(code: int | None) -> str:
     if code is None:
         return "ended"
     if code >= 0:
@@ -257,17 +259,17 @@ def _told(code: int | None) -> str:
 
 
 def fork() -> Child | Channel:
-    """Fork: the parent gets a :class:`Child`, to be closed, and the child a :class:`Channel`.
+    """Fork; return a :class:`Child` in the parent, and a :class:`Channel` in the child.
 
-    The child has to end with :func:`leave`.
+    The parent must close the Child, and the child must exit by :func:`leave`.
     """
     sys.stdout.flush()
     sys.stderr.flush()
     ours, theirs = socket.socketpair()
     alarm = signal.getitimer(signal.ITIMER_REAL)
     with warnings.catch_warnings():
-        # Threads that hold locks are why fork() is warned of. Those of pytest and its plugins have
-        # none that a test function needs.
+        # Python warns of fork() in a process with threads, which may hold locks. Threads of pytest
+        # and its plugins hold none that a test function needs.
         warnings.simplefilter("ignore", DeprecationWarning)
         pid = os.fork()
     if pid == 0:
@@ -278,48 +280,50 @@ def fork() -> Child | Channel:
 
 
 def move(target: Target, *, mount_proc: bool, channel: Channel) -> None:
-    """Move this process, the child, into the namespaces, and let the parent know.
+    """Move this process, the child, into the namespaces, and send their descriptor to the parent.
 
-    :raises pytest.fail.Exception: they can't be had.
+    :raises pytest.fail.Exception: a namespace can't be created or entered.
     """
-    # The end of the parent is the end of the test, in whatever way it comes.
+    # The child must not outlive the parent, however that ends.
     target.setup.pdeathsig = signal.SIGKILL
     proc = "/proc" if mount_proc else None
     try:
-        # Inside, its file may be out of reach.
+        # Imported before: the namespace's ids may not reach the module's file.
         prctl = hardening.python_prctl()
         target.enter()
-        # What a test does to its own process in /proc works, as it does outside.
+        # Dumpable, so that the test may use its own files in /proc, as outside.
         prctl.set_dumpable(True)
         channel.send_namespace()
         if not {"pid", "time"}.isdisjoint(target.namespaces):
-            _go_on_in_a_child(has_init=target.has_init)
+            _continue_in_child(has_init=target.has_init)
             _core.apply_setup(_core.Setup(pdeathsig=signal.SIGKILL, mount_proc=proc))
     except UsernsError as error:
         refuse(error)
     finally:
-        # What the test forks has no say in how the test ends.
+        # Processes that the test forks must not send messages.
         os.register_at_fork(after_in_child=channel.close)
         signal.setitimer(signal.ITIMER_REAL, *channel.alarm)
 
 
 def refuse(error: UsernsError) -> NoReturn:
-    """Fail the test, since its namespaces can't be had."""
+    """Fail the test, since its namespaces can't be created."""
     remedy = f"\n{error.remedy}" if error.remedy else ""
-    reason = f"the namespaces of the test can't be had: {error}{remedy}"
+    reason = f"can't create the namespaces of the test: {error}{remedy}"
     raise pytest.fail.Exception(reason, pytrace=False) from None
 
 
 _STATUS = struct.Struct("i")
-# As many bytes as a pipe holds (pipe(7)).
+# The capacity of a pipe (pipe(7)).
 _REPORTS_MAX = 1 << 16
 
 
-def _go_on_in_a_child(*, has_init: bool) -> None:
-    """Fork, since only children enter a new PID or time namespace (unshare(2)).
+def _continue_in_child(*, has_init: bool) -> None:
+    """Fork and return in the child, since only children enter a new PID or time namespace.
 
-    :param has_init: whether the child forks once more, is process 1 of the new PID namespace, and
-        reports the statuses of its own child.
+    The parent waits for the child, and ends in the same way (unshare(2)).
+
+    :param has_init: whether the child forks once more, so that it is process 1 of the new PID
+        namespace, which reports the status of its child, and the test runs in that.
     """
     is_ignored = signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN
     if is_ignored:
@@ -329,28 +333,28 @@ def _go_on_in_a_child(*, has_init: bool) -> None:
     if pid == 0:
         os.close(reports)
         if has_init:
-            _go_on_below_process_1(report)
+            _continue_below_process_1(report)
         os.close(report)
         if is_ignored:
             signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         return
     os.close(report)
     _, status = os.waitpid(pid, 0)
-    # Process 1 ends with 128+N if signal N has killed the test, so its report is preferred.
+    # Process 1 exits with 128+N if signal N has killed the test; its report has the signal.
     for (reported,) in _STATUS.iter_unpack(os.read(reports, _REPORTS_MAX)):
         if not os.WIFSTOPPED(reported) and not os.WIFCONTINUED(reported):
             status = reported
     code = os.waitstatus_to_exitcode(status)
     if code < 0:
-        # Our parent tells by our end how the test ended.
+        # The parent learns from this process's status how the test ended.
         if -code != signal.SIGKILL:
             signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     os._exit(code)
 
 
-def _go_on_below_process_1(report: int) -> None:
-    """Fork; the parent, process 1, passes signals on to the child, reaps orphans, and ends."""
+def _continue_below_process_1(report: int) -> None:
+    """Fork and return in the child; the parent, process 1, forwards signals and reaps orphans."""
     _core.apply_setup(_core.Setup(pdeathsig=signal.SIGKILL))
     os.set_blocking(report, False)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
@@ -361,23 +365,23 @@ def _go_on_below_process_1(report: int) -> None:
 
 
 def leave(channel: Channel, message: dict[str, Any]) -> NoReturn:
-    """End the child, with its last words."""
+    """Send the last message and exit the child."""
     try:
-        # Before that, since it is killed when it is heard of.
+        # Flushed first: the parent kills the child when it gets the message.
         with contextlib.suppress(Exception):
             sys.stdout.flush()
             sys.stderr.flush()
         channel.send(message)
         os._exit(os.EX_OK)
     finally:
-        # Whatever comes in between: the rest of the session is the parent's.
+        # Exit after any exception: the child must not continue the session.
         os._exit(os.EX_SOFTWARE)
 
 
 def save_coverage() -> str | None:
-    """Have the lines that only this process ran be counted, if they are counted at all.
+    """Save the coverage data of this process, if coverage is measured.
 
-    Returns why they can't be.
+    :returns: the reason why the data can't be saved, or None.
     """
     coverage = sys.modules.get("coverage")
     current = coverage.Coverage.current() if coverage is not None else None
@@ -386,7 +390,7 @@ def save_coverage() -> str | None:
     try:
         current.stop()
         current.save()
-    except Exception as error:  # such as the test's having become somebody who may not write there
+    except Exception as error:  # the test may have changed to a uid that may not write there
         return str(error)
     return None
 
@@ -396,9 +400,9 @@ def _is_ours(namespace: int) -> bool:
 
 
 def _kill_all_in(namespace: int) -> None:
-    """Kill the processes in a user namespace and in those below it.
+    """Kill the processes in a user namespace and in the namespaces below it.
 
-    The descriptor keeps the namespace, so no other can have its number meanwhile.
+    The open descriptor keeps the namespace alive, so no other namespace can get its inode number.
     """
     for _ in range(_SWEEPS):
         found = [int(name) for name in os.listdir("/proc") if name.isdecimal()]
@@ -407,8 +411,8 @@ def _kill_all_in(namespace: int) -> None:
 
 
 def _kill_in(namespace: int, pid: int) -> bool:
-    """Kill a process if it is in that namespace; whether it was, and alive."""
-    # Most are not, and this costs less than to open them.
+    """Kill a process if it is in the namespace; return whether it was there and alive."""
+    # Checked before the pidfd is opened, since most processes are elsewhere.
     if not _is_in(pid, namespace):
         return False
     try:
@@ -416,7 +420,7 @@ def _kill_in(namespace: int, pid: int) -> bool:
     except OSError:
         return False
     try:
-        # A zombie still tells its user namespace, and the pid may be somebody else's by now.
+        # Checked again: the pid may have been reused, and a zombie still has its user namespace.
         if _has_ended(pidfd, 0) or not _is_in(pid, namespace):
             return False
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
@@ -429,7 +433,7 @@ def _kill_in(namespace: int, pid: int) -> bool:
 
 
 def _has_ended(pidfd: int, milliseconds: int) -> bool:
-    """Whether a process has ended, or does in that time."""
+    """Return whether a process ends within a timeout."""
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(milliseconds))
@@ -438,7 +442,7 @@ def _has_ended(pidfd: int, milliseconds: int) -> bool:
 def _is_in(pid: int, namespace: int) -> bool:
     try:
         current = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY)
-    except OSError:  # it has ended, or is somebody else's
+    except OSError:  # the process has ended, or belongs to another user
         return False
     if _is_ours(current):
         os.close(current)
@@ -449,7 +453,7 @@ def _is_in(pid: int, namespace: int) -> bool:
             parent = parent_namespace(current)
             os.close(current)
             current = parent
-    except OSError:  # above ours, where we may not look
+    except OSError:  # EPERM: the parent is above this process's namespace
         return False
     finally:
         os.close(current)

@@ -1,4 +1,4 @@
-"""Files that a test has left to other users: pytest could not delete them."""
+"""Change of owner of a test's files that belong to other users, so that pytest can delete them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from usernsctl.pytest_plugin.marks import wanted
 
 
 def take_back(item: pytest.Item) -> None:
-    """Make the caller the owner of all that is in the ``tmp_path`` of a test.
+    """Make the caller the owner of all files in the ``tmp_path`` of a test.
 
-    The kernel lets the caller do that only in a user namespace with the map that the test had.
+    chown(2) needs a user namespace with the same id map as that of the test.
     """
     asked, path = wanted(item), getattr(item, "funcargs", {}).get("tmp_path")
     if asked is not None and isinstance(path, Path) and any(_foreign(path, os.geteuid())):
@@ -27,7 +27,7 @@ def take_back(item: pytest.Item) -> None:
 
 
 def _foreign(path: Path, uid: int) -> Iterator[tuple[int, str]]:
-    """Yield the files below a directory that somebody else owns: a descriptor and a name in it."""
+    """Yield the files below `path` that other users own: a directory's descriptor and a name."""
     for _, directories, files, fd in os.fwalk(path):
         for name in (*directories, *files):
             with contextlib.suppress(FileNotFoundError):
@@ -36,7 +36,7 @@ def _foreign(path: Path, uid: int) -> Iterator[tuple[int, str]]:
 
 
 def _take_back_inside(path: Path, idmap: IdMap) -> None:
-    # What can't be taken back is left as it is, for pytest to complain of.
+    # Errors are ignored here: pytest reports the files that it can't delete.
     with contextlib.suppress(UsernsError):
         planned = plan(idmap)
         target = make_target((), planned=planned)

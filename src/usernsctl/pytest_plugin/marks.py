@@ -1,4 +1,4 @@
-"""What the marks ``userns`` and ``userns_requires`` on a test ask for."""
+"""Parsing of the marks ``userns`` and ``userns_requires``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ARGUMENTS = ("map", *_core.NAMESPACES, "init", "propagation", "mount_proc")
 
 
 class Wanted(NamedTuple):
-    """What a ``userns`` mark asks for."""
+    """Arguments of a ``userns`` mark."""
 
     idmap: un.IdMap
     namespaces: tuple[str, ...]
@@ -27,31 +27,32 @@ class Wanted(NamedTuple):
 
     @property
     def need(self) -> str:
-        """The word for what it requires of the machine."""
+        """The requirement that the mark implies: ``subid`` or ``userns``."""
         fills = {self.idmap.fill_users, self.idmap.fill_groups}
         has_ranges = not fills.isdisjoint({"auto", "subids"}) and not self.idmap.allow_single_id
         return "subid" if has_ranges else "userns"
 
 
 def wanted(item: pytest.Item) -> Wanted | None:
-    """What the nearest ``userns`` mark of a test asks for, if it has one.
+    """Return the arguments of the nearest ``userns`` mark of a test, or None without a mark.
 
-    :raises ValueError: the mark is wrong.
+    :raises ValueError: the mark has invalid arguments.
     """
     marker = item.get_closest_marker("userns")
-    return None if marker is None else _read(marker)
+    return None if marker is None else _parse(marker)
 
 
 def required(item: pytest.Item) -> list[Any]:
-    """The words of all ``userns_requires`` marks of a test, and what its ``userns`` mark implies.
+    """Return the requirements of a test: by ``userns_requires`` marks, and by its ``userns`` mark.
 
-    :raises ValueError: a mark is wrong.
+    :raises ValueError: a mark has invalid arguments.
     """
     words: list[Any] = []
     for marker in item.iter_markers("userns_requires"):
         if marker.kwargs or not marker.args:
             raise ValueError(
-                'userns_requires takes words, as in userns_requires("subid", "kernel>=5.12")'
+                "userns_requires needs positional arguments, as in "
+                'userns_requires("subid", "kernel>=5.12")'
             )
         words += marker.args
     asked = wanted(item)
@@ -61,7 +62,7 @@ def required(item: pytest.Item) -> list[Any]:
 def check(items: Iterable[pytest.Item], needs: Needs) -> None:
     """Check the marks of tests.
 
-    :raises pytest.UsageError: some are wrong, or can't be had; it names them all.
+    :raises pytest.UsageError: marks are invalid, or conflict with --pdb; the message lists all.
     """
     mistakes = [problem for item in items if (problem := _problem(item, needs))]
     if mistakes:
@@ -78,19 +79,19 @@ def _problem(item: pytest.Item, needs: Needs) -> str | None:
     inside = item.get_closest_marker("userns") is not None
     if inside and (getattr(options, "usepdb", False) or getattr(options, "trace", False)):
         return (
-            f"{item.nodeid}: --pdb and --trace can't be had: the test runs in a child, which has "
-            "no terminal; leave such tests out: -m 'not userns'"
+            f"{item.nodeid}: --pdb and --trace don't work: the test runs in a child, which has no "
+            "terminal; deselect such tests: -m 'not userns'"
         )
     return None
 
 
-def _read(marker: pytest.Mark) -> Wanted:
+def _parse(marker: pytest.Mark) -> Wanted:
     if marker.args:
-        raise ValueError('userns takes its arguments by name, as in userns(map="auto", pid=True)')
+        raise ValueError('userns needs keyword arguments, as in userns(map="auto", pid=True)')
     options = dict(marker.kwargs)
     if unknown := sorted(options.keys() - set(_ARGUMENTS)):
         raise ValueError(
-            f"userns has no argument {', '.join(unknown)}; there are {', '.join(_ARGUMENTS)}"
+            f"userns has no argument {', '.join(unknown)}; it has {', '.join(_ARGUMENTS)}"
         )
     idmap = _idmap(options.pop("map", "root"))
     propagation = options.pop("propagation", "private")
@@ -102,10 +103,10 @@ def _read(marker: pytest.Mark) -> Wanted:
             raise ValueError(f"userns: {name} must be True or False, not {value!r}")
     mount_proc = options.pop("mount_proc", False)
     if mount_proc and not (options.get("pid") and options.get("mount")):
-        raise ValueError("userns: mount_proc takes pid and mount as well")
+        raise ValueError("userns: mount_proc needs pid and mount")
     has_init = options.pop("init", None)
     if has_init is not None and not options.get("pid"):
-        raise ValueError("userns: init takes pid as well")
+        raise ValueError("userns: init needs pid")
     namespaces = selected(options)
     has_init = "pid" in namespaces if has_init is None else has_init
     return Wanted(idmap, namespaces, has_init, propagation, mount_proc)

@@ -1,4 +1,4 @@
-"""What a test may say it requires of the machine, and how that is found out."""
+"""Requirements of tests, and the trials that find out whether the machine meets them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from usernsctl import hardening
 from usernsctl._system import python_child
 
 Trial = Callable[[], str | None]
-"""Tries something that a test may require; gives the reason why it can't be had, if it can't."""
+"""A function that tests a requirement; returns the reason why it is not met, or None."""
 
 _KERNEL = re.compile(r"kernel>=(\d+(?:\.\d+)*)")
 _CAPABILITY = re.compile(r"cap:(?:CAP_)?([A-Z][A-Z_]*)")
@@ -23,20 +23,20 @@ _SECONDS = 60
 
 
 class Lacking(pytest.skip.Exception):  # type: ignore[name-defined,misc]
-    """Skips a test, since the machine lacks what it requires."""
+    """The skip of a test whose requirements the machine does not meet."""
 
 
 class Needs:
-    """Tells what the machine can't do; each thing is tried once, when it is asked for first.
+    """Requirements that the machine meets or lacks; each is tested once, on first use.
 
-    :ivar must_work: the words whose absence is a failure.
+    :ivar must_work: the requirements whose absence fails a test.
     """
 
     def __init__(self, must_work: Iterable[str], trials: Mapping[str, Trial]) -> None:
-        """Take note of what must work.
+        """Check the requirements in `must_work`.
 
-        :param trials: words beside the plugin's own.
-        :raises pytest.UsageError: a word is unknown.
+        :param trials: requirements in addition to the plugin's own.
+        :raises pytest.UsageError: a requirement is unknown.
         """
         self.must_work: frozenset[str] = frozenset(must_work)
         self._trials = {**_TRIALS, **trials}
@@ -45,9 +45,9 @@ class Needs:
             self.check(word)
 
     def check(self, word: object) -> None:
-        """Check that a requirement is one that is known.
+        """Check that a requirement is known.
 
-        :raises pytest.UsageError: it is not.
+        :raises pytest.UsageError: the requirement is unknown.
         """
         if isinstance(word, str):
             if word in self._trials or _KERNEL.fullmatch(word):
@@ -56,16 +56,16 @@ class Needs:
                 return
         known = ", ".join([*self._trials, "kernel>=5.12", "cap:SYS_ADMIN"])
         raise pytest.UsageError(
-            f"{word!r} is no requirement; there are {known}, with any version and any capability "
-            "of capabilities(7)"
+            f"{word!r} is not a requirement; known are {known}, with any version and any "
+            "capability of capabilities(7)"
         )
 
     def __call__(self, *words: str) -> None:
-        """Skip the test that calls this if the machine lacks one of `words`.
+        """Skip the calling test if the machine does not meet a requirement in `words`.
 
-        If that must work, the test fails.
+        The test fails instead if the requirement is in `must_work`.
 
-        :raises pytest.UsageError: a word is unknown.
+        :raises pytest.UsageError: a requirement is unknown.
         """
         __tracebackhide__ = True
         for word in words:
@@ -80,11 +80,11 @@ class Needs:
         if word not in self._objections:
             self.check(word)
             trial = self._trials.get(word)
-            self._objections[word] = trial() if trial else _compared(word)
+            self._objections[word] = trial() if trial else _compare(word)
         return self._objections[word]
 
 
-def _compared(word: str) -> str | None:
+def _compare(word: str) -> str | None:
     if kernel := _KERNEL.fullmatch(word):
         return _too_old(kernel[1])
     capability = word.rpartition(":")[2].removeprefix("CAP_")
@@ -125,14 +125,16 @@ def _try_map(idmap: un.IdMap, purpose: Literal["run", "range"]) -> str | None:
 
 
 def _diagnosed(error: str, cause_id: str | None, purpose: Literal["run", "range"]) -> str:
-    """The error, and what the doctor finds behind it, or what it knows of the error's own cause."""
+    """Return the error with a cause and remedy: those that doctor finds, or those of `cause_id`."""
     from usernsctl.doctor import diagnose
     from usernsctl.doctor.remedies import remedy
     from usernsctl.doctor.render import place
     from usernsctl.explain.catalogue import get
 
     report = diagnose(purpose, runsc=False)
-    causes = [one.cause for one in report.findings if one.blocks and one.cause is not None]
+    causes = [
+        finding.cause for finding in report.findings if finding.blocks and finding.cause is not None
+    ]
     if cause_id is not None:
         causes.append(get(cause_id))
     if not causes:
@@ -142,8 +144,8 @@ def _diagnosed(error: str, cause_id: str | None, purpose: Literal["run", "range"
 
 
 def _try_runsc() -> str | None:
-    words = ["run", "--", "true"]
-    return _try_command(python_child.command("usernsctl", *words), known_as=["usernsctl", *words])
+    argv = ["run", "--", "true"]
+    return _try_command(python_child.command("usernsctl", *argv), known_as=["usernsctl", *argv])
 
 
 def _try_docker() -> str | None:

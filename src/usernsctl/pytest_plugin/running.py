@@ -1,4 +1,4 @@
-"""A test in a child: how it is started there, and how the parent reports what became of it."""
+"""Execution of a test in a child process, and the parent's report of the test's result."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from usernsctl.pytest_plugin.needs import Lacking
 
 
 class _Inside:
-    """A plugin that only the child has.
+    """Plugin that is registered only in the child.
 
-    :ivar over: whether the test is over.
+    :ivar over: whether the test function has returned or raised.
     """
 
     def __init__(self, item: pytest.Item, channel: Channel, warned: int) -> None:
@@ -41,7 +41,7 @@ class _Inside:
         self.over = False
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Of a subtest; only the parent has whoever counts and shows it."""
+        """Send the report of a subtest to the parent, which counts and prints it."""
         self.channel.send({"subtest": _to_data(self.item.config, report)})
 
     def pytest_fixture_setup(self, fixturedef: Any) -> None:
@@ -53,34 +53,34 @@ class _Inside:
 
     @pytest.hookimpl(hookwrapper=True, trylast=True)
     def pytest_runtest_makereport(self, call: pytest.CallInfo[None]) -> Generator[None, Any, None]:
-        """Send the report, and end."""
+        """Send the report of the test, and exit the child."""
         outcome = yield
         if self.over:
             _end(self, outcome, call)
 
 
-# What the child reported, until the parent's own report is due.
+# The child's report and warnings, until pytest asks the parent for the report.
 _REPORT = pytest.StashKey[pytest.TestReport]()
 _WARNINGS = pytest.StashKey[list[warnings.WarningMessage]]()
 
 
 @contextlib.contextmanager
 def warnings_of_both(item: pytest.Item) -> Iterator[None]:
-    """Collect the warnings of parent and child, for whoever else records them."""
+    """Record the warnings of the parent and the child, and repeat them for outer recorders."""
     with warnings.catch_warnings(record=True) as recorded:
         item.stash[_WARNINGS] = recorded
         yield
     for found in recorded:
-        # Filters have had their say where it was given.
+        # showwarning() applies no filters: the filters of the test were applied before.
         warnings.showwarning(found.message, found.category, found.filename, found.lineno)
 
 
 @contextlib.contextmanager
-def in_a_child(item: pytest.Item) -> Iterator[None]:
-    """Have the test run in a child of its own when it is called."""
+def run_in_child(item: pytest.Item) -> Iterator[None]:
+    """Replace the test's function, in the block, by one that runs the test in a child."""
     asked = wanted(item)
     assert asked is not None
-    # Below all hooks that call functions, so that none of them can run it elsewhere.
+    # item.runtest is called by the innermost hook, so no hook can call the test in the parent.
     inner = item.runtest
     setattr(item, "runtest", lambda: _run(item, asked, inner))  # noqa: B010 - a method of its own
     try:
@@ -90,7 +90,7 @@ def in_a_child(item: pytest.Item) -> Iterator[None]:
 
 
 def _run(item: pytest.Item, asked: Wanted, inner: Callable[[], None]) -> None:
-    """What the test is in the parent: to hear what became of it in the child."""
+    """Run the test in a child, and reproduce its report, warnings and exception in the parent."""
     __tracebackhide__ = True
     try:
         planned = plan(asked.idmap)
@@ -114,7 +114,7 @@ def _run(item: pytest.Item, asked: Wanted, inner: Callable[[], None]) -> None:
             _leave(inside, None, error)
         finally:
             if process.closed:
-                os.write(2, b"a process that the test forked came back from it\n")
+                os.write(2, b"a process forked by the test returned from the test function\n")
                 os._exit(os.EX_SOFTWARE)
             inside.over = True
         return
@@ -131,24 +131,27 @@ def _run(item: pytest.Item, asked: Wanted, inner: Callable[[], None]) -> None:
 
 
 def _follow(item: pytest.Item, process: Child) -> dict[str, Any]:
-    """Report subtests as they come, and return the last words of the child."""
+    """Report subtests when they end, and return the last message of the child."""
     __tracebackhide__ = True
     capture = item.config.pluginmanager.getplugin("capturemanager")
     for message in process.messages():
         if "subtest" not in message:
             return message
         report = _from_data(item.config, message["subtest"])
-        # What is shown of it is no output of the test.
+        # Disabled, since the printed report is not an output of the test.
         with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
             item.ihook.pytest_runtest_logreport(report=report)
-    raise AssertionError("messages() ends by a failure")
+    raise AssertionError("messages() raises when the child has ended")
 
 
 def _relay_subtests(inside: _Inside) -> None:
-    """Keep reports from who would show them, send them elsewhere, or write them down, in vain."""
+    """Disable other plugins' handlers of reports in the child, and register `inside`.
+
+    The parent's plugins get the reports from the parent.
+    """
     config, session = inside.item.config, inside.item.session
     for found in config.hook.pytest_runtest_logreport.get_hookimpls():
-        # The session counts failures, which tells a subtest whether to go on.
+        # The session counts failures, so that a subtest can stop after the maximum.
         is_wrapper = found.hookwrapper or getattr(found, "wrapper", False)
         if found.plugin is not session and not is_wrapper:
             setattr(found, "function", _ignore)  # noqa: B010 - typed as final
@@ -160,22 +163,22 @@ def _ignore(*_: object) -> None:
 
 
 def report(item: pytest.Item, call: pytest.CallInfo[None], outcome: Any) -> None:
-    """Let what pytest reports of a test be what the child reported, and what the machine lacks."""
+    """Replace pytest's report of a test by the child's, and report unmet requirements as skips."""
     if call.when == "call" and _REPORT in item.stash:
-        told = item.stash[_REPORT]
+        child_report = item.stash[_REPORT]
         del item.stash[_REPORT]
-        outcome.force_result(told)
-        item.user_properties[:] = told.user_properties
-        _add_sections(item, told)
+        outcome.force_result(child_report)
+        item.user_properties[:] = child_report.user_properties
+        _add_sections(item, child_report)
     if call.excinfo and isinstance(call.excinfo.value, Lacking):
-        # It is the test that is skipped here, and not some line of ours.
+        # The location of the skip is the test, not a line of this plugin.
         path, line, _ = item.reportinfo()
         location = os.fspath(path), (line or 0) + 1
         outcome.get_result().longrepr = (*location, str(call.excinfo.value))
 
 
 def _add_sections(item: pytest.Item, report: pytest.TestReport) -> None:
-    """Keep what was captured for the report of the teardown, which has it all."""
+    """Add the child's captured output to the report of the teardown."""
     for title, text in report.sections:
         what, _, when = title.removeprefix("Captured ").rpartition(" ")
         if when == "call":
@@ -185,7 +188,7 @@ def _add_sections(item: pytest.Item, report: pytest.TestReport) -> None:
 def _end(inside: _Inside, outcome: Any, call: pytest.CallInfo[None]) -> NoReturn:
     try:
         config, report = inside.item.config, outcome.get_result()
-        # Where a test has failed by its subtests alone, pytest says so only when it asks for this.
+        # pytest marks a test as failed by its subtests in this hook.
         config.hook.pytest_report_teststatus(report=report, config=config)
         _leave(inside, _to_data(config, report), call.excinfo.value if call.excinfo else None)
     finally:
@@ -195,14 +198,14 @@ def _end(inside: _Inside, outcome: Any, call: pytest.CallInfo[None]) -> NoReturn
 def _leave(inside: _Inside, report: dict[str, Any] | None, error: BaseException | None) -> NoReturn:
     recorded = inside.item.stash.get(_WARNINGS, [])
     if problem := save_coverage():
-        warning = pytest.PytestWarning(f"the lines that the test ran can't be counted: {problem}")
+        warning = pytest.PytestWarning(f"can't save the coverage data of the test: {problem}")
         path, line, _ = inside.item.location
         recorded.append(warnings.WarningMessage(warning, type(warning), path, (line or 0) + 1))
-    told = []
+    described = []
     for found in recorded[inside.warned :]:
         assert isinstance(found.message, Warning)
-        told.append((describe(found.message), found.filename, found.lineno))
-    last = {"report": report, "error": describe(error) if error else None, "warnings": told}
+        described.append((describe(found.message), found.filename, found.lineno))
+    last = {"report": report, "error": describe(error) if error else None, "warnings": described}
     leave(inside.channel, last)
 
 

@@ -149,22 +149,22 @@ MISTAKES = [
     ("userns(map=7)", "userns: map must be an IdMap, one of 'root', *7"),
     ("userns(map=['0:0'])", 'userns: map: *"0:0" is no extent*inside:outside:count*'),
     ("userns(map=[(0, 0)])", "userns: map must be an IdMap, *three numbers or *not [[](0, 0)]"),
-    ("userns('auto')", "userns takes its arguments by name, as in *"),
-    ("userns(network=True)", "userns has no argument network; there are map, mount, net, *"),
+    ("userns('auto')", "userns needs keyword arguments, as in *"),
+    ("userns(network=True)", "userns has no argument network; it has map, mount, net, *"),
     ("userns(mount='yes')", "userns: mount must be True or False, not 'yes'"),
     ("userns(propagation='public')", "userns: propagation must be one of private, *'public'"),
-    ("userns(mount_proc=True)", "userns: mount_proc takes pid and mount as well"),
-    ("userns(init=False)", "userns: init takes pid as well"),
+    ("userns(mount_proc=True)", "userns: mount_proc needs pid and mount"),
+    ("userns(init=False)", "userns: init needs pid"),
     ("userns(pid=True, init=1)", "userns: init must be True or False, not 1"),
     (
         "userns_requires('kernell>=5')",
-        "'kernell>=5' is no requirement; there are userns, *kernel>=5.12*",
+        "'kernell>=5' is not a requirement; known are userns, *kernel>=5.12*",
     ),
     ("userns_requires('kernel>=new')", "'kernel>=new' is no requirement; *"),
     ("userns_requires('cap:SYS_ADMN')", "'cap:SYS_ADMN' is no requirement; *cap:SYS_ADMIN*"),
     ("userns_requires(7)", "7 is no requirement; *"),
-    ("userns_requires", "userns_requires takes words, as in *"),
-    ("userns_requires(word='subid')", "userns_requires takes words, as in *"),
+    ("userns_requires", "userns_requires needs positional arguments, as in *"),
+    ("userns_requires(word='subid')", "userns_requires needs positional arguments, as in *"),
 ]
 
 
@@ -184,9 +184,9 @@ def test_mistakes_are_told_before_anything_runs(session: pytest.Pytester) -> Non
 @pytest.mark.parametrize(
     ("option", "told"),
     [
-        ("--pdb", "*::test_it: --pdb and --trace can't be had*-m 'not userns'"),
-        ("--trace", "*::test_it: --pdb and --trace can't be had*-m 'not userns'"),
-        ("--userns-must-work=magic", "*'magic' is no requirement; there are userns*"),
+        ("--pdb", "*::test_it: --pdb and --trace don't work*-m 'not userns'"),
+        ("--trace", "*::test_it: --pdb and --trace don't work*-m 'not userns'"),
+        ("--userns-must-work=magic", "*'magic' is not a requirement; known are userns*"),
     ],
 )
 def test_options_that_can_not_be_had_are_refused(

@@ -166,7 +166,7 @@ def test_a_process_that_dies_is_a_failure(session: pytest.Pytester) -> None:
     )
     result = session.runpytest_subprocess()
     result.assert_outcomes(failed=5, passed=1)
-    over = "before the test was over"
+    over = "before the test ended"
     result.stdout.fnmatch_lines(
         [
             f"the process that ran the test was killed by SIGKILL {over}",
@@ -174,7 +174,7 @@ def test_a_process_that_dies_is_a_failure(session: pytest.Pytester) -> None:
             f"the process that ran the test was killed by SIGSEGV {over}",
             f"the process that ran the test ended with status 3 {over}",
             f"the process that ran the test ended with status 0 {over}",
-            "the namespaces of the test can't be had: *",
+            "can't create the namespaces of the test: *",
         ]
     )
 
@@ -210,7 +210,7 @@ def test_a_session_that_ignores_sigchld(session: pytest.Pytester) -> None:
     finally:
         signal.signal(signal.SIGCHLD, before)
     result.assert_outcomes(failed=1, passed=3)
-    result.stdout.fnmatch_lines(["the process that ran the test ended* before the test was over"])
+    result.stdout.fnmatch_lines(["the process that ran the test ended* before the test ended"])
 
 
 def test_an_end_in_a_pid_namespace_is_told_as_it_is(session: pytest.Pytester) -> None:
@@ -238,7 +238,7 @@ def test_an_end_in_a_pid_namespace_is_told_as_it_is(session: pytest.Pytester) ->
     )
     result = session.runpytest_subprocess()
     result.assert_outcomes(failed=3)
-    over = "before the test was over"
+    over = "before the test ended"
     result.stdout.fnmatch_lines(
         [
             f"the process that ran the test was killed by SIGTERM {over}",
@@ -304,7 +304,7 @@ def test_what_the_test_forks_has_no_say(session: pytest.Pytester) -> None:
             _, status = os.waitpid(pid, 0)
             assert os.waitstatus_to_exitcode(status) == os.EX_SOFTWARE
             told = capfd.readouterr().err
-            assert told == "a process that the test forked came back from it\\n"
+            assert told == "a process forked by the test returned from the test function\\n"
 
         @pytest.mark.userns
         def test_ends_before_its_child():
