@@ -1,4 +1,4 @@
-"""Who has not imported typing pays nothing for annotations; who has, can read them."""
+"""Tests that annotations cost nothing unless typing was imported, and can be read then."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_typing_is_not_imported_for_nobody() -> None:
 
 
 def members(of: Any) -> Iterator[Any]:
-    """A function, class or module, and what it has of its own that can be called."""
+    """Yield an object and its callable attributes."""
     yield of
     if inspect.ismodule(of):
         for name in of.__all__:
@@ -53,7 +53,7 @@ def members(of: Any) -> Iterator[Any]:
 
 
 def annotated() -> Iterator[Callable[..., Any]]:
-    """All that is public and can be called, and its overloads."""
+    """Yield all public callables and their overloads."""
     for name in un.__all__:
         for one in members(getattr(un, name)):
             if callable(one):
@@ -68,7 +68,7 @@ def test_all_annotations_of_the_interface_can_be_read() -> None:
         typing.get_type_hints(one, include_extras=True)
 
 
-# What takes its keywords from a list, and one that the list has.
+# Functions whose keywords are those of a TypedDict, with a name from it.
 @pytest.mark.parametrize(
     ("function", "keyword"),
     [
@@ -95,7 +95,7 @@ def test_keywords_can_be_read(function: Callable[..., Any], keyword: str) -> Non
 
 @pytest.mark.parametrize("protocol", [HasFileno, Joinable, Starter])
 def test_protocols_of_the_interface_can_be_checked(protocol: type) -> None:
-    """By what calls functions with arguments that it has checked, such as pydantic."""
+    """pydantic checks the arguments of functions by isinstance()."""
     assert not isinstance(object(), protocol)
     methods = dict.fromkeys(["fileno", "target", "start"], print)
     assert isinstance(type("Made", (), methods)(), protocol)

@@ -1,4 +1,4 @@
-"""Work that was begun: what came of it is told whatever has happened to others who have asked."""
+"""Test of AsyncStart with a waiter that was interrupted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PATIENCE = 5
 
 
 def test_who_was_interrupted_while_he_asked_keeps_it_from_nobody() -> None:
-    """An interrupt may come just after the lock of a future was taken, which is kept then."""
+    """An interrupt may come just after a waiter has locked the future, which stays locked then."""
     begun = AsyncStart(lambda: 7)
     told: list[object] = []
 

@@ -1,4 +1,4 @@
-"""usernsctl.bigframe runs a program as Python itself does, and from a frame that is big enough."""
+"""Tests that usernsctl.bigframe runs programs like Python itself, from a big enough frame."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from usernsctl import bigframe
 
 CROSSINGS = Path(__file__).parents[1] / "crossings.py"
 
-# By their names in the directory that the programs run in.
+# Programs, by their names in the working directory.
 FILES = {
     "tell.py": """
 import os, sys
@@ -108,7 +108,7 @@ except RecursionError as error:
     "directory/__main__.py": "import near, sys\nprint(sys.argv, __spec__.name, near.number)\n",
     "directory/near.py": "number = 1\n",
     "empty/nothing.txt": "",
-    # As pip makes them.
+    # Scripts as pip generates them.
     "console-script": "#!/usr/bin/python\nimport sys\nfrom directory.near import number\n"
     "if __name__ == '__main__':\n    sys.exit(number)\n",
 }
@@ -144,11 +144,11 @@ PROGRAMS = [
 
 @pytest.fixture
 def launcher(tmp_path: Path) -> list[str]:
-    """The file alone, in a directory that has nothing else of ours."""
+    """Return a copy of bigframe.py alone in a directory."""
     copy = tmp_path / "launcher" / "bigframe.py"
     copy.parent.mkdir()
     copy.write_bytes(Path(bigframe.__file__).read_bytes())
-    # Were its own directory looked into, the program would find this.
+    # A trap: the module would be imported if bigframe's own directory were searched.
     (copy.parent / "near.py").write_text("raise AssertionError\n")
     return [str(copy)]
 
@@ -216,7 +216,10 @@ def test_as_a_module_it_adds_only_runpys_lines_to_a_traceback(run: Run, program:
 
 
 def without_runpy(text: str) -> list[str]:
-    """The lines; without the first one, too, which a SyntaxError has if frames are listed below."""
+    """Return the lines of a traceback without those of runpy.
+
+    The first line is removed as well, since a SyntaxError has it only if frames follow.
+    """
     lines = [line for line in text.splitlines() if "<frozen runpy>" not in line]
     return [line for line in lines if line != "Traceback (most recent call last):"]
 
@@ -296,7 +299,7 @@ def test_the_working_directory_may_be_gone(tmp_path: Path, launcher: list[str]) 
 def test_no_call_maps_memory_whatever_its_depth(run: Run, launcher: list[str]) -> None:
     plain, ours = run(str(CROSSINGS)), run(*launcher, str(CROSSINGS))
     assert (plain[0], ours) == (0, (0, "0\n", ""))
-    # The probe and this measurement have nothing in common.
+    # A second measurement, by other means than those of the probe.
     assert (int(plain[1]) > 0) == thrashes(run, launcher)
 
 

@@ -1,4 +1,4 @@
-"""tools/c_layers.py: csrc/ has its layers, and a file that breaks them is found."""
+"""Tests of tools/c_layers.py: csrc/ follows the layers, and violations are found."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TREE = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(TREE / "tools"))
 import c_layers  # noqa: E402
 
-# What is right: a program, which uses all that is below it.
+# Source files of a valid program that uses all layers.
 RIGHT = {
     "include/usernsctl.h": "int un_act(void);\n",
     "base/low.h": '#include "include/usernsctl.h"\nint un_low(void);\n',
@@ -26,7 +26,7 @@ RIGHT = {
 
 
 def check_with(directory: Path, **planted: str) -> list[str]:
-    """What is wrong where these files, named as in ``base__low_c``, are added to what is right."""
+    """Return the errors for the valid files and further ones, named as in ``base__low_c``."""
     files = RIGHT | {
         name.replace("__", "/").removesuffix("_c") + ".c": text for name, text in planted.items()
     }

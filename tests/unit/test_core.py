@@ -1,4 +1,4 @@
-"""The binding: what C says arrives as Python's own types, and nothing else touches cffi."""
+"""Tests of the cffi binding: Python types of results, and its only importer."""
 
 from __future__ import annotations
 

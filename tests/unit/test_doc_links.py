@@ -1,4 +1,4 @@
-"""tools/doc_links.py: links are followed as hosts of code follow them."""
+"""Tests of tools/doc_links.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reference lists all that is public, and docstrings speak of what is there."""
+"""Tests that the API reference lists all public names, and docstrings only existing parameters."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_the_table_of_the_reference_has_every_page() -> None:
         assert f"\n   {page}\n" in hidden
 
 
-# What is not ours has subprocess's own documentation; constants have none.
+# Names that have a documentation of this package's own: not constants, and not subprocess's names.
 OURS = [
     name
     for name in usernsctl.__all__
@@ -48,14 +48,14 @@ def names_of(node: ast.FunctionDef | ast.AsyncFunctionDef) -> set[str]:
     more = [one for one in (every.vararg, every.kwarg) if one is not None]
     found = {one.arg for one in [*every.posonlyargs, *every.args, *every.kwonlyargs, *more]}
     if every.kwarg is not None and every.kwarg.annotation is not None:
-        # Unpack[module.Name[...]] stands for what that TypedDict has.
+        # Matches Unpack[module.Name[...]], whose keywords are those of the TypedDict.
         listed = re.match(r"Unpack\[(?:\w+\.)*(\w+)", ast.unparse(every.kwarg.annotation))
         found |= LISTS[listed[1]] if listed else set()
     return found
 
 
 def fields_of(node: ast.ClassDef) -> set[str]:
-    """What its constructor takes: of its own, or of a dataclass."""
+    """Return the parameters of a class's constructor, or its fields as a dataclass."""
     has = annotated(node)
     for part in node.body:
         if isinstance(part, ast.FunctionDef) and part.name in ("__init__", "__new__"):
@@ -72,7 +72,7 @@ def annotated(node: ast.ClassDef) -> set[str]:
 
 
 def keyword_lists() -> dict[str, set[str]]:
-    """What each TypedDict of the package has, with what it inherits."""
+    """Return the keys of each TypedDict of the package, including inherited ones."""
     own: dict[str, tuple[list[str], set[str]]] = {}
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -91,7 +91,7 @@ LISTS = keyword_lists()
 
 
 def documented() -> Iterator[tuple[str, str, set[str], set[str]]]:
-    """Each function and class with what it documents as its parameters, and what it has."""
+    """Yield each function and class with its documented parameters and its real ones."""
     for path in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):

@@ -1,4 +1,4 @@
-"""The package as `pip install --editable` has it: imported from the tree, with its programs."""
+"""Test of the package after `pip install --editable`: the import, and the native programs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 TREE = Path(__file__).parents[2]
 BUILT_FROM = ("csrc", "src", "setup.py", "pyproject.toml", "README.md")
 
-# What pip calls (PEP 660).
+# Calls the build backend in the same way as pip (PEP 660).
 BUILD = "import setuptools.build_meta as backend; print(backend.build_editable('wheel'))"
 
 USE = """
@@ -26,7 +26,7 @@ print(un.run(["id", "-u"], capture_output=True, text=True, check=True).stdout)
 """
 
 
-# It compiles all of csrc/.
+# The build compiles all of csrc/.
 @pytest.mark.timeout(600)
 @pytest.mark.userns_requires("userns")
 def test_run_in_an_editable_installation(tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_run_in_an_editable_installation(tmp_path: Path) -> None:
     site = tmp_path / "site"
     with zipfile.ZipFile(tree / "wheel" / built.stdout.splitlines()[-1]) as wheel:
         wheel.extractall(site)
-    # The interpreter's own packages, but not the package that is installed there.
+    # Include the environment's packages, but not the installed usernsctl.
     needed = tmp_path / "needed"
     needed.mkdir()
     for name in ("_cffi_backend", "msgspec", "prctl"):

@@ -1,4 +1,4 @@
-"""How the native programs and the extension are linked, as the files themselves tell."""
+"""Tests of the linking of native programs and the extension, by their ELF files."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ PROGRAMS = [
     *(SCRIPTS / name for name in ("usernsctl-exec", "usernsctl-entrypoint")),
 ]
 EXTENSION = Path(str(importlib.import_module("usernsctl._native").__file__))
-# They have no libc, and nothing that would be relocated: where they lie is fixed, and there is no
-# table of addresses that could be written to (csrc/layout.py).
+# These programs have no libc, no relocations and a fixed address, and so no writable table of
+# addresses (csrc/layout.py).
 WITHOUT_LIBC = ("usernsctl-verify", "usernsctl-agent")
 RELOCATED = [file for file in (*PROGRAMS, EXTENSION) if file.name not in WITHOUT_LIBC]
 
@@ -80,7 +80,7 @@ def test_what_has_no_libc_has_nothing_to_relocate(elf: ELFFile) -> None:
 
 @of(EXTENSION)
 def test_overflows_are_told_of(elf: ELFFile) -> None:
-    """musl, which the programs are linked with, has no such checks."""
+    """The native programs are linked with musl, which has no fortified functions."""
     symbols = elf.get_section_by_name(".dynsym")
     assert isinstance(symbols, SymbolTableSection)
     names = {symbol.name for symbol in symbols.iter_symbols()}
@@ -91,7 +91,7 @@ def test_overflows_are_told_of(elf: ELFFile) -> None:
 @of(*RELOCATED)
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="other processors have other marks")
 def test_jumps_land_where_they_may(elf: ELFFile) -> None:
-    """The linker notes it for a whole file only if libc, too, is built so: Debian's is not."""
+    """The linker sets the property only if all objects have it. Debian's libc lacks it."""
     text = elf.get_section_by_name(".text")
     assert text is not None
     assert text.data().count(ENDBR64) > 10

@@ -1,4 +1,4 @@
-"""The exceptions: each an OSError that carries all it was given, also through pickle and copy."""
+"""Tests of the exceptions: subclasses of OSError, with attributes that pickle and copy preserve."""
 
 from __future__ import annotations
 

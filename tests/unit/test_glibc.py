@@ -1,7 +1,7 @@
-"""What is released works with an older glibc: tools/dist/glibc.py says with which one.
+"""Tests that released files work with the oldest supported glibc (tools/dist/glibc.py).
 
-`make dist` links the extension with an older libc, and looks at all that it has built. These tests
-tell earlier, of what this machine's own libc was linked with.
+`make dist` links the extension with an old glibc, and checks all files. These tests check files
+that were linked with this machine's glibc, and so find errors earlier.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def build(directory: Path, text: str) -> Path:
 
 
 def test_the_function_that_came_later_is_found(tmp_path: Path) -> None:
-    """gettid(2) has had a function since glibc 2.30; the others are as old as glibc."""
+    """glibc has gettid() since 2.30; the other functions are older."""
     made = build(tmp_path, LATER)
     assert {"strlen", "gettid"} <= glibc.needed(made).keys()
     assert [name for name in glibc.too_new(made) if not glibc.is_renamed(name)] == ["gettid"]

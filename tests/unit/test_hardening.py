@@ -1,4 +1,4 @@
-"""What is given up, as far as it can be told without giving anything up."""
+"""Tests of hardening that don't change the test's process."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_command_to_be_started_drops_all_but_what_is_kept() -> None:
     setup = _core.Setup()
     hardening.prepare(setup, Hardening(no_new_privs=True, bounding=frozenset({"chown", "setuid"})))
     last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
-    # CHOWN and SETUID (linux/capability.h).
+    # The numbers of CHOWN and SETUID (linux/capability.h).
     assert setup.drop_bounding == (1 << last + 1) - 1 - (1 << 0) - (1 << 7)
     assert setup.no_new_privs
     with pytest.raises(HardeningError, match="'magic' is not a capability"):
@@ -75,7 +75,7 @@ def test_a_missing_python_prctl_is_told_with_what_builds_it(
         assert caught.value.remedy.startswith("apt-get install libcap-dev gcc")
 
 
-# None of these gives anything up, so none of them may need it.
+# Verbs that don't use python-prctl, and so must not import it.
 USES = """
 import sys
 sys.modules["prctl"] = None

@@ -1,4 +1,4 @@
-"""What the host of the code reads: workflows, issue templates, and pre-commit's hooks."""
+"""Tests of workflows, issue templates and pre-commit hooks."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ WORKFLOWS = sorted((TREE / ".github" / "workflows").iterdir())
 FORMS = sorted(set((TREE / ".github" / "ISSUE_TEMPLATE").iterdir()) - {
     TREE / ".github" / "ISSUE_TEMPLATE" / "config.yml"
 })  # fmt: skip
-# The one that publishes writes releases.
+# The workflow that publishes releases needs write permission.
 MAY_WRITE = {("release.yml", "publish")}
 OURS = "./.github/workflows/"
 
 
 def read(path: Path) -> Any:
-    # YAML 1.1 takes the key "on" for true.
+    # YAML 1.1 parses the key "on" as true.
     return yaml.load(path.read_text(), yaml.BaseLoader)
 
 
 def targets() -> set[str]:
-    """The targets of the Makefile that are no files."""
+    """Return the targets of the Makefile that are not files."""
     text = (TREE / "Makefile").read_text().replace("\\\n", " ")
     [listed] = re.findall(r"^\.PHONY:(.*)", text, re.MULTILINE)
     return set(listed.split())
 
 
 def commands(workflow: Any) -> Iterator[str]:
-    """What a workflow has in-debian.yml run."""
+    """Return the commands that a workflow passes to in-debian.yml."""
     for job in workflow["jobs"].values():
         if "with" in job:
             command = job["with"]["command"]
@@ -67,7 +67,7 @@ def test_what_a_workflow_uses_is_of_this_commit_or_pinned(path: Path) -> None:
             if "uses" in step:
                 assert re.fullmatch(r"actions/[a-z-]+@[0-9a-f]{40}", step["uses"])
             else:
-                # An expression would be pasted into the script, whatever is in it.
+                # GitHub inserts the value of an expression into the script without quoting.
                 assert "${{" not in step["run"]
 
 

@@ -1,4 +1,4 @@
-"""Extents and id maps: what is accepted, and that what is not is told in one sentence."""
+"""Tests of extents and id maps, and of the errors for invalid ones."""
 
 from __future__ import annotations
 

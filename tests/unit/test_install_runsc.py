@@ -1,4 +1,4 @@
-"""Which runsc an image gets (docker/install-runsc)."""
+"""Tests of docker/install-runsc, which installs runsc into an image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FILES = {"runsc": "main", "gvisor-bin/gvisor_sentry": "sentry"}
 
 @pytest.fixture
 def context(tmp_path: Path) -> Path:
-    """A build context with a release, as a directory and as a tarball."""
+    """Create a build context with a release, as a directory and as a tarball."""
     release = tmp_path / "context" / "release"
     for name, text in FILES.items():
         path = release / name
@@ -78,7 +78,7 @@ def test_what_is_not_there_is_refused(context: Path) -> None:
 def test_what_the_checksum_does_not_tell_of_is_refused(
     context: Path, name: str, target: str | None
 ) -> None:
-    """Such as a link to where a tenant may write, by which runsc would start programs of theirs."""
+    """A symbolic link to a writable directory would let tenants replace runsc's programs."""
     checksum = sum_of(context / "release")
     path = context / "release" / name
     os.mkfifo(path) if target is None else path.symlink_to(target)
@@ -90,7 +90,7 @@ def test_what_the_checksum_does_not_tell_of_is_refused(
 
 @pytest.mark.parametrize("name", ["it's", 'z"/runsc', "z\\/runsc", "a b", "z\n./runsc", "z*"])
 def test_names_that_the_checksum_could_mistake_are_refused(context: Path, name: str) -> None:
-    """xargs takes quotes, blanks and backslashes for others than themselves."""
+    """xargs treats quotes, blanks and backslashes specially."""
     path = context / "release" / name
     path.parent.mkdir(exist_ok=True)
     path.write_text("more")

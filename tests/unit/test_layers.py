@@ -1,4 +1,4 @@
-"""The rule that imports point down (pyproject.toml, importlinter) is one that can be broken."""
+"""Test that import-linter finds violations of the layers in pyproject.toml."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def broken(tree: Path) -> str:
-    """The report about a tree in which a rule is broken."""
+    """Return import-linter's report about a tree with a violation."""
     done = subprocess.run(
         CHECK,
         cwd=tree,

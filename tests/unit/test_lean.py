@@ -1,4 +1,4 @@
-"""Our dataclasses are what those of the standard library are."""
+"""Tests that the dataclasses of _lean behave like those of the standard library."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def make(module: Any) -> Any:
     class Made:
         @module.dataclass(frozen=True, slots=True, order=True)
         class Extent:
-            """Three numbers."""
+            """Dataclass with three numbers."""
 
             inside: int
             outside: int
@@ -45,7 +45,7 @@ FUNCTIONS = {OURS: _lean, THEIRS: dataclasses}
 
 
 def said(call: str, made: Any) -> str:
-    """What an expression gives, or the error that it raises."""
+    """Return the value of an expression, or the exception that it raises."""
     names = {"Extent": made.Extent, "Setup": made.Setup, "dc": dataclasses, "copy": copy}
     names["asdict"] = FUNCTIONS[made].asdict
     try:
@@ -119,7 +119,7 @@ def test_public_ones_can_be_pickled_and_copied(made: Any) -> None:
 def test_theirs_are_replaced_where_they_have_no_method_for_that(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The one that `dataclasses` gives them came with Python 3.13."""
+    """dataclasses adds __replace__() since Python 3.13."""
     theirs = make(dataclasses).Extent
     monkeypatch.delattr(theirs, "__replace__", raising=False)
     assert _lean.replace(theirs(0, 1), count=9) == theirs(0, 1, 9)

@@ -1,4 +1,4 @@
-"""tools/manuals.py: the manual pages tell of all that the programs take."""
+"""Tests of tools/manuals.py: the manual pages have all options of the programs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TREE = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(TREE / "tools"))
 import manuals  # noqa: E402
 
-# What only usernsctl itself calls usernsctl-exec with.
+# Options of usernsctl-exec that only usernsctl uses.
 HIDDEN = {"hold"}
 
 

@@ -1,4 +1,4 @@
-"""The package as it is installed: its parts are all there, and agree on the version."""
+"""Tests of the installed package: its files, and its version."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_import_usernsctl_imports_nothing_until_a_name_is_used() -> None:
         "assert ours() == {'usernsctl'}, ours()\n"
         "assert {n for n in dir(un) if not n.startswith('__')} == set(un.__all__)\n"
         "un.IdMap.root()\n"
-        # What a process that has lost sight of the package may still call.
+        # Modules that a process still uses after the package has become invisible.
         "before = ours()\n"
         "for name in {*un.__all__} - {*un._APART, *un._MODULES}: getattr(un, name)\n"
         "assert ours() == before\n"

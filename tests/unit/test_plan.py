@@ -1,4 +1,4 @@
-"""Plans for this process: pure, and refused with a cause before anything is started."""
+"""Tests of plans for this process, and of their causes of failure."""
 
 from __future__ import annotations
 

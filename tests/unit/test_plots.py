@@ -1,4 +1,4 @@
-"""tools/plots.py: the picture shows what was measured."""
+"""Tests of tools/plots.py: the plot has the measured values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The build stops, with the reason, for a processor that usernsctl does not support."""
+"""Tests that the build fails with a reason for unsupported processors."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_setup_names_the_processors(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("option", ["-U__x86_64__", "-U__AARCH64EL__", "-U__LP64__"])
 def test_the_core_names_the_processors(option: str) -> None:
-    """Whatever the compiler is called, such as ``gcc -mx32``."""
+    """The processor counts, not the name of the compiler: ``gcc -mx32`` builds for x32."""
     is_of_another = (
         option
         not in {

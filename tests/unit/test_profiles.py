@@ -1,4 +1,4 @@
-"""The profiles for container engines: what they allow, and that a user can get them."""
+"""Tests of the profiles for container engines, and of the commands that print them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from conftest import Program
 
-# Each has been a way out of a container, or into the kernel's memory, modules or keys.
+# System calls that have been used to escape from containers, or to change the kernel.
 DANGEROUS = {
     "acct", "add_key", "bpf", "delete_module", "fanotify_init", "finit_module", "fsmount", "fsopen",
     "init_module", "io_uring_setup", "ioperm", "iopl", "kcmp", "kexec_file_load", "kexec_load",
@@ -39,7 +39,7 @@ def profile(usernsctl: Program) -> dict[str, Any]:
 
 
 def holds(condition: dict[str, Any], arguments: tuple[int, ...]) -> bool:
-    """Whether a condition of seccomp_rule_add(3) holds."""
+    """Return whether a condition of seccomp_rule_add(3) is true."""
     argument, value = arguments[condition["index"]], condition["value"]
     match condition["op"]:
         case "SCMP_CMP_EQ":
@@ -61,7 +61,7 @@ def allows(profile: dict[str, Any], name: str, *arguments: int) -> bool:
 
 def test_what_is_not_named_is_not_permitted(profile: dict[str, Any]) -> None:
     assert (profile["defaultAction"], profile["defaultErrnoRet"]) == ("SCMP_ACT_ERRNO", 1)
-    # A container that has been given a capability is allowed no more.
+    # Rules for containers with more capabilities are not in the profile.
     assert not any("includes" in rule or "excludes" in rule for rule in profile["syscalls"])
 
 
@@ -73,7 +73,7 @@ def test_dangerous_calls_are_refused(profile: dict[str, Any]) -> None:
         for name in rule["names"]
     }
     assert named & DANGEROUS == set()
-    # Podman's default profile allows 371 without condition (containers-common 0.62).
+    # Podman's default profile allows 371 calls unconditionally (containers-common 0.62).
     assert len(named) < 300
 
 
@@ -110,7 +110,7 @@ def test_arguments_decide(profile: dict[str, Any], call: tuple[Any, ...], allowe
 
 
 def test_clone3_seems_not_to_exist(profile: dict[str, Any]) -> None:
-    """A C library that gets any other error takes it for final, and starts no thread."""
+    """A libc falls back to clone() only after ENOSYS; with other errors, it starts no thread."""
     rules = [rule for rule in profile["syscalls"] if "clone3" in rule["names"]]
     assert rules == [{"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38}]
 

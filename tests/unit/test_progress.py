@@ -1,4 +1,4 @@
-"""demo/run tells on a terminal what it is at, and elsewhere does not."""
+"""Tests of the progress messages of demo/run, which are only for terminals."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STEPS = ["[1 of 3]", "[2 of 3]", "[3 of 3]"]
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A tree with the script, and nothing that takes long."""
+    """Create a tree with demo/run and fast fakes of what it calls."""
     shutil.copytree(TREE / "demo", tmp_path / "demo")
     (tmp_path / "tools").mkdir()
     for name in ("tools/environment", "tools/user", "tools/as-user", "id"):

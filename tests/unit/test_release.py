@@ -1,4 +1,4 @@
-"""What is released has one version and notes, and was checked (tools/release_*.py)."""
+"""Tests of the release tools (tools/release_*.py): version, notes and checks."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_the_version_is_written_nowhere_else() -> None:
 
 
 def test_no_tool_hides_what_the_tools_need() -> None:
-    """Python looks for modules in the directory of its script, or in the current one, first."""
+    """Python searches for modules first in the directory of the script, or in the current one."""
     project = tomllib.loads((TREE / "pyproject.toml").read_text())
     needed = [*project["build-system"]["requires"]]
     for group in project["project"]["optional-dependencies"].values():
@@ -95,7 +95,7 @@ def test_what_has_no_notes_is_told(wanted: str, told: str) -> None:
 
 
 def test_there_are_notes_of_this_tree() -> None:
-    """Of what was released, or of what will be."""
+    """The notes are those of the last release, or of the next."""
     done = subprocess.run(
         [sys.executable, TREE / "tools" / "release_notes.py", "Unreleased"],
         capture_output=True,
@@ -107,7 +107,7 @@ def test_there_are_notes_of_this_tree() -> None:
         assert done.stdout.startswith("### ")
 
 
-# The check of a small tree.
+# The release check with a small tree.
 
 MAKEFILE = """\
 dist:
@@ -122,7 +122,7 @@ clean:
 
 @pytest.fixture
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A repository whose targets take no time; the file log beside it has what was cleaned."""
+    """Create a repository whose targets are fast; the file log beside it lists the cleanups."""
     for variable, value in {
         "HOME": str(tmp_path),
         "LOG": str(tmp_path / "log"),
@@ -167,7 +167,7 @@ def check(tree: Path) -> subprocess.CompletedProcess[str]:
 
 
 def assert_all_is_gone(tree: Path) -> None:
-    """A clone was cleaned and is gone."""
+    """Check that the clone was cleaned and removed."""
     [clone] = (tree.parent / "log").read_text().split()
     assert not Path(clone).parent.exists()
 
@@ -209,7 +209,7 @@ def test_an_end_from_outside_is_that_of_all_it_has_started(
 ) -> None:
     fifo = tree.parent / "fifo"
     os.mkfifo(fifo)
-    # Not the shell itself, but what it waits for, holds the pipe open.
+    # The pipe is held open by the child that the shell waits for.
     script = f"#!/bin/sh\nsleep 1000 >{fifo}\nexit 1\n"
     (tree / ".ci" / "run").write_text(script)
     commit(tree)

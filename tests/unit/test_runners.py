@@ -1,4 +1,4 @@
-"""What starts the tests."""
+"""Tests of the scripts that start the tests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 TOOLS = Path(__file__).parents[2] / "tools"
-# What nohup(1), the background jobs of a shell and services of Python ignore, and one more.
+# Signals that nohup(1), background jobs and Python services ignore, and another one.
 IGNORED = "HUP INT QUIT PIPE XFSZ USR1"
 SHOW = "sed -n 's/^SigIgn:\\t//p' /proc/self/status"
 

@@ -1,4 +1,4 @@
-"""Values of an environment are in no error message, however wrong they are."""
+"""Tests that error messages never have the values of environment variables."""
 
 from __future__ import annotations
 

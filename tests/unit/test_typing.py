@@ -31,7 +31,7 @@ def complaints(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[int, str]:
     """Map the numbers of lines in the calls to the errors that a type checker finds there."""
-    # Away from pyproject.toml, and from the sources: it looks at the installed package.
+    # In another directory, so that the installed package is checked, without our pyproject.toml.
     directory = tmp_path_factory.mktemp("types")
     (directory / "pyrightconfig.json").write_text('{"typeCheckingMode": "standard"}')
     calls = shutil.copy(CALLS, directory)

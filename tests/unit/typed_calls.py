@@ -1,6 +1,6 @@
-"""Right and wrong calls, for test_typing.py: nobody runs them.
+"""Correct and wrong calls for test_typing.py, which are never executed.
 
-mypy and basedpyright must complain about each line that says `wrong`, and about no other.
+mypy and basedpyright must report each line that is marked `wrong`, and no other.
 """
 
 from __future__ import annotations

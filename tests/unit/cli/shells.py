@@ -1,4 +1,4 @@
-"""Real shells that complete a line: what they would have typed for a user who presses a key."""
+"""Harness for shell completion in real shells."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 SHELLS = ("bash", "zsh", "fish")
 _SECONDS = 60
 
-# The key ^G writes down the line, and ^O has all that may follow put into it.
+# ^G writes the line to a file, and ^O inserts all completions into the line.
 _BASH = r"""
 PS1=
 source "$SCRIPT"
@@ -41,9 +41,9 @@ bindkey '^O' all
 
 
 def completed(shell: str, script: str, line: str, place: Path, env: Mapping[str, str]) -> str:
-    """The line with all words that may follow it; of fish, those words alone.
+    """Return the line with all its completions inserted; for fish, the completions alone.
 
-    :param place: the directory that the shell is in.
+    :param place: the working directory of the shell.
     """
     if shell == "fish":
         return " ".join(described_by_fish(script, line, place, env))
@@ -56,7 +56,7 @@ def completed(shell: str, script: str, line: str, place: Path, env: Mapping[str,
 def described_by_fish(
     script: str, line: str, place: Path, env: Mapping[str, str]
 ) -> dict[str, str]:
-    """The words that fish offers, each with what it says of it."""
+    """Return the completions that fish offers, with their descriptions."""
     done = subprocess.run(
         ["fish", "--no-config", "-c", 'source $SCRIPT; complete -C "$LINE"'],
         env=_environ(script, place, env) | {"LINE": line},
@@ -71,7 +71,7 @@ def described_by_fish(
 
 
 def _environ(script: str, place: Path, env: Mapping[str, str]) -> dict[str, str]:
-    """What a shell finds in a directory that is its home."""
+    """Return the environment of a shell whose home directory is `place`."""
     place.mkdir(exist_ok=True)
     source = place.with_suffix(".script")
     source.write_text(script)
@@ -115,7 +115,7 @@ def _wait_for(path: Path, leader: int) -> None:
     said = b""
     while not path.exists():
         assert time.monotonic() < deadline, said
-        # Whoever does not read has it wait.
+        # Read the terminal's output: the shell blocks when the buffer is full.
         with contextlib.suppress(BlockingIOError):
             said += os.read(leader, 65536)
         time.sleep(0.005)

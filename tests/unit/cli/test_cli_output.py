@@ -1,4 +1,4 @@
-"""What becomes of a verb whose output nobody takes, and of one that is interrupted."""
+"""Tests of verbs whose output is closed or full, and of interrupted verbs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import Program
 
-# Each with whether it is standard error that is written to.
+# Verbs, and whether they write to standard error in place of standard output.
 CALLS = {
     "--help": False,
     "--version": False,
@@ -55,7 +55,7 @@ def test_a_reader_that_is_gone_is_no_error(
 @pytest.mark.parametrize("unbuffered", [False, True])
 def test_a_reader_may_leave_in_the_midst(usernsctl: Program, unbuffered: bool) -> None:
     reading, writing = os.pipe()
-    # A page: it can't all be in there.
+    # One page, the minimum size of a pipe: the output does not fit.
     fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
     process = subprocess.Popen(
         [usernsctl.path, "seccomp-profile"],
@@ -70,7 +70,7 @@ def test_a_reader_may_leave_in_the_midst(usernsctl: Program, unbuffered: bool) -
     assert (process.returncode, told) == (128 + signal.SIGPIPE, b"")
 
 
-# Of the last two, more than Python keeps in a buffer.
+# The last two print more than Python's buffer holds.
 @pytest.mark.parametrize(
     "words", ["--version", "plan -r --json", "--help", "seccomp-profile", "completion zsh"]
 )
@@ -112,7 +112,7 @@ def test_closed_output_is_no_error(usernsctl: Program) -> None:
         assert done.returncode == 0 or "doctor" in words
 
 
-# In place of a module that the command imports: it is interrupted in that moment.
+# Replaces a module that the command imports, to interrupt the command during the import.
 INTERRUPTED = """
 import os, signal, time
 os.kill(os.getpid(), signal.SIGINT)

@@ -1,4 +1,4 @@
-"""How a mistyped call is answered: by the word that was probably meant."""
+"""Tests of the suggestions for misspelled verbs and options."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_help_is_as_wide_as_the_terminal_and_no_wider_than_100_columns(
     monkeypatch.setenv("COLUMNS", str(width))
     assert main([*words, "--help"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    # Examples and the usage stay as they are.
+    # Examples and the usage line are not wrapped.
     wide = [line for line in lines if len(line) > min(width, 100)]
     assert not [line for line in wide if "usernsctl" not in line]
 
@@ -148,7 +148,7 @@ def test_run_leaves_the_command_s_options_alone(capsys: pytest.CaptureFixture[st
 def test_run_takes_no_empty_string_for_an_option_left_out(
     usernsctl: Program, option: str, what: str
 ) -> None:
-    """As of `--in "$NAME"`, where nobody has set NAME."""
+    """The shell passes an empty string for `--in "$NAME"` if NAME is not set."""
     done = usernsctl("run", option, "", "--", "id")
     assert done.returncode == 125
     assert done.stderr.endswith(f"Error: {option} needs {what}, not an empty string\n")

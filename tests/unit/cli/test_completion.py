@@ -1,4 +1,4 @@
-"""Completion in real shells: what a key press offers, and that no name is more than a word."""
+"""Tests of completion in real shells, also with hostile names."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def script(shell: str, usernsctl: Program) -> str:
 def offered(
     shell: str, script: str, line: str, tmp_path: Path, env: dict[str, str] | None = None
 ) -> set[str]:
-    """The words that are offered in place of the last one of a line."""
+    """Return the completions of the last word of a line."""
     begin = line[: line.rindex(" ") + 1]
     told = shells.completed(shell, script, line, tmp_path / "place", ENV | (env or {}))
     if shell == "fish":
-        # It takes those, too, that have these letters somewhere, if there are no others.
+        # fish also offers words that contain these letters, if none begins with them.
         return {word for word in told.split() if word.startswith(line.removeprefix(begin))}
     assert told.startswith(begin)
     words = set(told.removeprefix(begin).split())
-    # What nothing completes stays as it is.
+    # Shells leave a word without completions as it is.
     return words - ({line.removeprefix(begin)} if len(words) == 1 else set())
 
 
@@ -99,7 +99,7 @@ def test_files_are_offered_where_a_file_is_wanted(shell: str, script: str, tmp_p
     assert found == {f"{below}/document"}
 
 
-# None may be offered: a shell, or a terminal, would take each for more than a word.
+# Names that must not be offered: a shell or terminal would not take each for a plain word.
 HOSTILE = (
     "$(touch pwned)",
     "`touch pwned`",
@@ -158,7 +158,7 @@ def test_what_was_typed_before_is_not_executed(shell: str, script: str, tmp_path
 def test_the_program_that_is_being_typed_is_not_started(
     shell: str, script: str, tmp_path: Path
 ) -> None:
-    """It may be a stranger's file, in a directory that one only looks at."""
+    """The program may be an untrusted file in a directory that the user only inspects."""
     trap = tmp_path / "usernsctl"
     trap.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
     trap.chmod(0o755)
@@ -193,7 +193,7 @@ def test_a_wrong_call_is_told(usernsctl: Program, words: list[str]) -> None:
 
 
 def test_all_options_of_the_prelude_are_known(prelude: Program) -> None:
-    """What is read from --help is what the program takes, with a value or without one."""
+    """Each option is accepted with a value exactly if --help has a value for it."""
     text = prelude("--help").stdout
     known = {name: flag for flag in model.native_flags(text) for name in flag.names}
     assert set(re.findall(r"(?<![\w-])--?[a-zA-Z][a-z-]*", text.partition("Exit")[0])) <= set(known)

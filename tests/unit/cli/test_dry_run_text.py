@@ -1,4 +1,4 @@
-"""How a launch is told to people and to programs."""
+"""Tests of the text and JSON of ``usernsctl run --dry-run``."""
 
 from __future__ import annotations
 

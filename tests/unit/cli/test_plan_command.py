@@ -1,4 +1,4 @@
-"""`usernsctl plan`: what it prints, for people and for programs."""
+"""Tests of ``usernsctl plan`` and its output as text and JSON."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_json_and_the_api_say_the_same(capsys: pytest.CaptureFixture[str]) -> No
 def test_plan_without_map_options_is_the_default_map_of_run(
     capsys: pytest.CaptureFixture[str], options: list[str]
 ) -> None:
-    """So it never asks for subordinate ranges, which root, for one, may not have."""
+    """Without map options, plan needs no subordinate ranges, which root may not have."""
     alone = planned(capsys, *options)
     assert alone == planned(capsys, "-r")
     assert (extents(alone, "uid"), extents(alone, "gid")) == ([(0, UID, 1)], [(0, GID, 1)])
@@ -88,7 +88,7 @@ def test_people_get_bars(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "-r"]) == 0
     told = capsys.readouterr()
     assert told.err == ""
-    # Nothing else of it depends on the user.
+    # The rest of the output does not depend on the user.
     assert [line.replace("━▶", "=>").split() for line in told.out.splitlines()] == [
         ["uid", "map,", "written", "by", "self:", "one", "id,", "our", "own"],
         ["inside", "outside", "count"],
@@ -119,7 +119,7 @@ def test_bars_are_of_characters_that_the_locale_has(
 def test_one_id_in_place_of_ranges_is_said(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever is no root needs a helper for this, and finds none on that PATH."""
+    """Users other than root need newuidmap for this map, and PATH has none."""
     monkeypatch.setenv("PATH", "/no/such/directory")
     arguments = ["plan", "--map-users=1:4294967294:1", "-r", "--allow-single-id"]
     assert main(arguments) == 0

@@ -1,4 +1,4 @@
-"""usernsctl-exec's command line: each mistake is told by name, and nothing has run."""
+"""Tests of usernsctl-exec's errors for wrong arguments."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from conftest import Program
 
 
 def told(prelude: Program, *arguments: str) -> str:
-    """What it says when it refuses its arguments."""
+    """Return the error message of usernsctl-exec for wrong arguments."""
     done = prelude(*arguments)
     assert done.returncode == 125
     assert done.stdout == ""
@@ -54,8 +54,8 @@ def told(prelude: Program, *arguments: str) -> str:
     ],
 )
 def test_a_mistake_is_told_by_name(prelude: Program, arguments: list[str], message: str) -> None:
-    # An option that lacks its value comes last; so that the others fail for what they are, they
-    # don't.
+    # A missing value is only an error at the end of the line. The other mistakes need a complete
+    # command line, so that nothing else is wrong.
     command = [] if "needs a value" in message else ["--", "echo", "ran"]
     assert message in told(prelude, *arguments, *command)
 

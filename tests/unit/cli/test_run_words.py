@@ -1,4 +1,4 @@
-"""The words of ``usernsctl run``: options and their values in any spelling, and the command."""
+"""Tests of the parsing of ``usernsctl run`` command lines."""
 
 from __future__ import annotations
 
@@ -99,12 +99,12 @@ def test_values_are_read_as_the_request_has_them() -> None:
 
 
 class Performed(Exception):
-    """In place of a run."""
+    """Raised in place of performing the verb."""
 
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
-    """Tells what a call would run, and in which environment."""
+    """Return a function that returns the parsed options and environment of a call."""
 
     def perform(self: Parser, given: Any, environ: Any, words: Any) -> None:
         raise Performed({"given": given, "environ": environ})

@@ -1,4 +1,4 @@
-"""What a terminal shows, where rich, an extra, is installed and where it is not."""
+"""Tests of output to a terminal, with and without rich, which is optional."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RICH = ("rich", "pygments", "markdown_it", "mdurl")
 
 @pytest.fixture
 def without_rich(tmp_path: Path) -> dict[str, str]:
-    """The environment of a Python that has all that this one has, but rich and what it needs."""
+    """Return an environment in which Python has all installed packages except rich."""
     place = tmp_path / "packages"
     place.mkdir()
     for entry in INSTALLED.iterdir():
@@ -30,14 +30,14 @@ def without_rich(tmp_path: Path) -> dict[str, str]:
 
 
 def shown(words: list[str], environ: dict[str, str]) -> tuple[int, str]:
-    """What the command of an interpreter without packages writes to a terminal, and its status."""
+    """Return the exit status and output of usernsctl on a terminal, without site packages."""
     command = [os.path.realpath(sys.executable), "-m", "usernsctl", *words]
     environ = {"PATH": os.environ["PATH"], "TERM": "xterm", "COLUMNS": "100", **environ}
     return on_terminal(command, environ)
 
 
 def plain(words: list[str], environ: dict[str, str]) -> tuple[int, str]:
-    """What it writes to a pipe."""
+    """Return the exit status and output of usernsctl on a pipe."""
     done = subprocess.run(
         [os.path.realpath(sys.executable), "-m", "usernsctl", *words],
         capture_output=True,
@@ -52,7 +52,7 @@ def plain(words: list[str], environ: dict[str, str]) -> tuple[int, str]:
 DOCTOR = ["doctor", "--for", "range", "--no-runsc"]
 VERBS = [["plan", "-r"], DOCTOR]
 ESCAPE = r"\x1b\[[0-9;]*m"
-# Of the eight colours, their bright ones, or any other; not bold or dim.
+# Matches the escape sequences of colours, not those of bold or dim text.
 COLOUR = r"\x1b\[(\d+;)*[349][0-9][;m]"
 
 
@@ -63,7 +63,7 @@ def test_without_rich_a_terminal_gets_what_a_pipe_gets(
     on_terminal, on_pipe = shown(words, without_rich), plain(words, without_rich)
     assert "\x1b" not in on_terminal[1]
     assert on_terminal[0] == on_pipe[0]
-    # What was tried is tried anew, and may be told with other numbers.
+    # The doctor probes twice, so numbers in the other lines may differ.
     assert on_terminal[1].splitlines()[0] == on_pipe[1].splitlines()[0]
     assert len(on_terminal[1].splitlines()) == len(on_pipe[1].splitlines())
 
@@ -78,9 +78,9 @@ def test_with_rich_a_terminal_gets_tables() -> None:
 
 @pytest.mark.parametrize("said", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=["no-color", "dumb"])
 def test_there_is_no_colour_where_none_is_wanted(said: dict[str, str]) -> None:
-    """By https://no-color.org/, bold type is none; a terminal without abilities has not even that.
+    """NO_COLOR disables colours, but not bold type; a dumb terminal has neither.
 
-    What has a colour by default: the tests would not tell anything else.
+    See https://no-color.org/. The test also checks that the output has a colour by default.
     """
     environ = {"PYTHONPATH": str(INSTALLED)}
     assert re.search(COLOUR, shown(DOCTOR, environ)[1])
@@ -106,7 +106,7 @@ def test_it_fits_into_80_columns(words: list[str], said: dict[str, str]) -> None
 
 
 def is_to_be_copied(line: str) -> bool:
-    """A command: it would not do in pieces."""
+    """Return whether a line is a command to be copied, which must not be wrapped."""
     return line.strip().startswith(("usernsctl ", "usermod ", "docker "))
 
 

@@ -1,4 +1,4 @@
-"""How the user namespaces are drawn that were found."""
+"""Tests of the text drawing of user namespaces."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from usernsctl.namespaces.tree import Tree, UserNamespace
 
 
 class Counted(tuple[Any, ...]):
-    """Counts how often somebody goes through it."""
+    """Tuple that counts the iterations over it."""
 
     times = 0
 
@@ -30,7 +30,7 @@ def test_namespaces_are_below_their_parents() -> None:
 
 
 def test_many_namespaces_are_gone_through_a_few_times() -> None:
-    """Any user can make thousands, for root to look at."""
+    """Any user can create thousands of namespaces, so the time must not grow quadratically."""
     made = Counted([namespace(0, None), *(namespace(inode, 0) for inode in range(1, 100))])
     lines = list(tree_text.lines(Tree(namespaces=made, unseen=0), is_ascii=True))
     assert len(lines) == 300

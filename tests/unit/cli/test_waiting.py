@@ -1,4 +1,4 @@
-"""Commands that the command line waits for."""
+"""Tests of the forwarding of signals to a command."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from usernsctl.cli.waiting import exit_status
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
-    """Put back what is done about signals."""
+    """Restore the signal handlers after a test."""
     old = {number: signal.getsignal(number) for number in waiting._FORWARDED}
     yield
     for number, handler in old.items():
@@ -21,7 +21,7 @@ def handlers() -> Iterator[None]:
 
 
 class Child:
-    """A command that has ended already."""
+    """Fake command that has ended."""
 
     def __init__(self) -> None:
         self.signals: list[int] = []
@@ -34,14 +34,14 @@ class Child:
 
 
 class Dropping:
-    """What it raises when it goes is dropped."""
+    """Object whose finalizer raises, which Python ignores."""
 
     def __del__(self) -> None:
         signal.raise_signal(signal.SIGTERM)
 
 
 def begun(child: Child) -> Child:
-    """Start it; meanwhile a signal comes."""
+    """Return a fake command after a signal in a finalizer."""
     Dropping()
     return child
 

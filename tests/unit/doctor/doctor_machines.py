@@ -1,4 +1,4 @@
-"""Machines that the doctor is told about, for tests that don't ask the real one."""
+"""Facts and probes of imaginary machines, for tests of the doctor."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ STEPS = (
 
 
 def healthy(**changes: Any) -> Facts:
-    """A machine on which all works, seen by a plain user of it."""
+    """Return the facts of a machine without problems, for an unprivileged user."""
     helper = Helper(mode=0o4755, owner=0, privileged=True)
     facts = Facts(
         supported=True,
@@ -70,7 +70,7 @@ def healthy(**changes: Any) -> Facts:
 
 
 def nested(**changes: Any) -> Facts:
-    """The same in a user namespace that is not the initial one."""
+    """Return the facts of a machine without problems, in a nested user namespace."""
     return healthy(initial=False, sysctls={"user/max_user_namespaces": NO_LIMIT}, **changes)
 
 
@@ -84,13 +84,13 @@ def failed(name: str, number: int = 0, detail: str = "", cause: str | None = Non
 
 
 def probes(*broken: Probe) -> dict[str, Probe]:
-    """All went well but for these."""
+    """Return the results of all probes, which succeed except for `broken`."""
     found = {name: Probe(name=name, outcome="ok") for name in STEPS}
     return found | {probe.name: probe for probe in broken}
 
 
 def profiled(*labels: str) -> Probe:
-    """The probe that has seen programs with these labels of AppArmor's."""
+    """Return the probe that has found programs with these AppArmor labels."""
     lines = [f"{label}\t/opt/program{number}" for number, label in enumerate(labels)]
     return Probe(name="profiles", outcome="ok", detail="\n".join(lines))
 
@@ -110,7 +110,7 @@ def ids(found: tuple[Finding, ...]) -> list[str]:
 
 
 def held(facts: Facts, tried: dict[str, Probe]) -> set[str]:
-    """The causes that hold, whether they stand in the way of something or not."""
+    """Return the causes that apply, blocking or not."""
     return {rule.id for rule, _ in hold(Seen(facts, tried))}
 
 

@@ -1,4 +1,4 @@
-"""Facts are read below any root directory; what is absent there is a value, and no error."""
+"""Tests of the reading of facts below any root directory, also if files are missing."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_an_empty_tree_tells_nothing_and_breaks_nothing(tmp_path: Path) -> None:
 def test_a_process_is_read_from_its_status(tmp_path: Path) -> None:
     facts = read(plant(tmp_path, {"proc/self/status": STATUS}))
     assert facts.has_proc
-    # The effective ids count, which are the second ones.
+    # The second id of each line is the effective one.
     assert (facts.ids.uid, facts.ids.gid, facts.ids.groups) == (1001, 2001, (27, 2000))
     assert facts.threads == 3
     assert facts.privileges.no_new_privs is True
@@ -72,7 +72,7 @@ def test_a_process_is_read_from_its_status(tmp_path: Path) -> None:
     assert facts.privileges.holds("setuid", "setgid")
     assert not facts.privileges.holds("sys_admin")
     assert facts.privileges.lacks_bounding("setuid", "setgid", "setfcap") == ("setuid", "setgid")
-    # There is no ns/user, though there is a /proc.
+    # /proc exists, but has no ns/user.
     assert facts.supported is False
 
 
@@ -172,7 +172,7 @@ def test_helpers_are_looked_for_along_path(tmp_path: Path) -> None:
     (tmp_path / "usr/bin/newuidmap").chmod(0o755)
     facts = read(tmp_path, PATH="relative:/nowhere:/opt/bin:/usr/bin")
     helper = facts.helpers["newuidmap"]
-    # The one in /opt/bin is not executable.
+    # The file in /opt/bin is not executable.
     assert (helper.path, helper.mode, helper.privileged) == ("/usr/bin/newuidmap", 0o755, False)
     assert helper.nosuid is None
     assert facts.helpers["newgidmap"].path is None
@@ -203,7 +203,7 @@ def test_where_subordinate_ranges_come_from(tmp_path: Path) -> None:
 def test_a_parent_is_who_this_process_has_its_limits_from(
     tmp_path: Path, hard: str, inherited: bool
 ) -> None:
-    """What systemd starts is limited alone: systemd's own limits are not what is to be changed."""
+    """systemd limits its services but not itself, so the remedy must not change its own limits."""
     limits = "Limit  Soft  Hard  Units\nMax open files   50   {}  files\n"
     plant(
         tmp_path,

@@ -1,4 +1,4 @@
-"""Which causes follow from which facts and probes, and in which order."""
+"""Tests of the causes that follow from facts and probes, and of their order."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ RESTRICTED = {
 FEW = (Extent(0, 100000, 10),)
 REFUSED = refused("unshare-user")
 
-#: Cause, facts, probes: what is seen, and what alone it means.
+#: Cause, facts, probes: each cause is the only finding for its facts and probes.
 BLOCKING: list[tuple[str, Facts, dict[str, Probe]]] = [
     ("already-in-gvisor", healthy(kernel=Kernel(gvisor=True)), probes()),
     ("no-proc", healthy(has_proc=False), probes()),
@@ -158,7 +158,7 @@ def test_a_cause_that_blocks(cause: str, facts: Facts, tried: dict[str, Probe]) 
 NOSUID = {"newuidmap": Helper(path="/home/newuidmap", privileged=True, nosuid="/home")}
 UNREADY = probes(failed("range-map", cause="helper-failed", detail="newuidmap failed"))
 
-#: The same for maps of more than one id.
+#: Cause, facts, probes for maps of more than one id.
 OF_RANGES: list[tuple[str, Facts, dict[str, Probe]]] = [
     ("helper-missing", healthy(helpers={"newgidmap": Helper()}), probes()),
     ("helper-not-setuid", healthy(helpers=POWERLESS), UNREADY),
@@ -226,7 +226,7 @@ def test_a_cause_that_stands_in_the_way_of_ranges_only(
     wanted = judged(facts, tried, "range")
     assert ids(wanted) == [cause]
     assert wanted[0].blocks
-    # One id works, and that ranges don't is told.
+    # For a run with one id, the finding about ranges is only a warning.
     found = judged(facts, tried, "run")
     assert ids(found) == [cause]
     assert not found[0].blocks
@@ -319,13 +319,13 @@ def test_the_programs_without_a_profile_are_named() -> None:
 
 
 def test_a_cause_without_evidence_is_not_named() -> None:
-    # Each has one half of what it takes.
+    # Each has only one of the two facts that the cause needs.
     assert judged(healthy(container=Container(chroot=True))) == ()
     assert judged(healthy(sysctls=RESTRICTED)) == ()
     assert judged(healthy(privileges=privileges(seccomp=2))) == ()
     assert judged(healthy(sysctls={"kernel/unprivileged_userns_clone": 0})) == ()
     assert judged(healthy(sysctls={"kernel/yama/ptrace_scope": 3})) == ()
-    # A profile applies, so the restriction of those without one does not.
+    # The program has a profile, so the restriction of unconfined programs does not apply.
     confined = healthy(sysctls=RESTRICTED, security=Modules(label="mine (enforce)"))
     assert "apparmor-restricts-userns" not in held(confined, refused("one-id-map"))
 
@@ -362,7 +362,7 @@ def test_a_sandbox_that_never_began_may_have_lost_a_signal(
     assert finding.blocks
     assert ids([finding]) == [found]
     assert judged(facts, probes()) == ()
-    # What has ended has not waited.
+    # A probe that has ended did not hang because of a signal limit.
     assert "signal-limit" not in ids(judged(facts, probes(failed("runsc"))))
 
 
@@ -379,7 +379,7 @@ def test_in_gvisor_nothing_else_means_anything() -> None:
 def test_rules_and_catalogue_fit_together() -> None:
     known = catalogue()
     assert [rule.id for rule in RULES if rule.id not in known] == []
-    # A cause may be seen for sure by one rule, and guessed by another.
+    # Only one rule may prove a cause, but others may guess it.
     sure = [rule.id for rule in RULES if not rule.guessed]
     assert len(set(sure)) == len(sure)
     assert set(CONSEQUENCES) <= {rule.id for rule in RULES}

@@ -1,4 +1,4 @@
-"""Which settings a machine and its containers need, and what was found of them."""
+"""Tests of the settings that a machine and its containers need, and of their state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the end of a probe says, and in which order probes are tried."""
+"""Tests of the outcomes and the order of probes."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_what_needs_a_failed_step_is_skipped() -> None:
 
 
 def test_an_exit_status_is_told_where_sigchld_is_ignored() -> None:
-    """The kernel reaps the children then, and subprocess takes their exit status for 0."""
+    """If SIGCHLD is ignored, the kernel reaps the children, and subprocess returns 0 for all."""
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
         tried = try_steps(
@@ -138,7 +138,7 @@ def test_one_deadline_is_for_all_and_kills_what_was_started(tmp_path: Path) -> N
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    # Each would wait for ever, and so would the child of the first.
+    # Both processes block forever, and so does the child of the first.
     waits = f"import signal; held = open({str(pipe)!r}, 'w'); signal.pause()"
     forks = f"import os; os.fork(); {waits}"
     started = time.monotonic()
@@ -146,13 +146,13 @@ def test_one_deadline_is_for_all_and_kills_what_was_started(tmp_path: Path) -> N
     assert time.monotonic() - started < 20
     for name in ("one", "two"):
         assert (tried[name].outcome, tried[name].cause) == ("skipped", LATE)
-    # The pipe ends when nobody is left who could write to it.
+    # The read returns when no process has the pipe open for writing.
     os.set_blocking(reader, True)
     assert os.read(reader, 1) == b""
     os.close(reader)
 
 
-# Who is process N here has the number of a probe's child in the /proc that is seen.
+# The inner process N has the same number as a probe's child in the mounted /proc.
 _OUTER = """
 import subprocess, sys
 open("/proc/sys/kernel/ns_last_pid", "w").write("999")

@@ -1,4 +1,4 @@
-"""Remedies are filled in from what is known of this machine."""
+"""Tests of the values that remedies take from the facts of the machine."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_nothing_is_known_to_be_free_where_the_ranges_can_not_be_read(tmp_path: 
 
 
 def powerless(**changes: Any) -> str:
-    """What mends a newuidmap without its privilege."""
+    """Return the remedy for a newuidmap without its privilege."""
     helper = Helper(**{"path": "/usr/bin/newuidmap", "mode": 0o755, "owner": 0} | changes)
     facts = healthy(helpers={**healthy().helpers, "newuidmap": helper})
     return remedy_of(facts, failed("range-map", cause="helper-not-setuid"))
@@ -154,7 +154,7 @@ def test_a_runsc_that_is_there_is_named() -> None:
 
 
 def test_root_lets_nobody_execute_what_others_write() -> None:
-    """USERNSCTL_RUNSC may name a file in /tmp, which is a mount of its own with noexec."""
+    """USERNSCTL_RUNSC may name a file in /tmp, which may be mounted with noexec."""
     wanted = "mount -o remount,bind,exec '/a b'"
     assert closed_runsc("/a b/runsc", noexec="/a b") == wanted
     text = closed_runsc(None, noexec="/tmp")
@@ -179,7 +179,7 @@ LIMITED = failed("range-map", cause="process-limit")
     [
         ({}, 7, "ulimit -S -u unlimited 2>&- || ulimit -S -p unlimited"),
         ({"processes": 200}, 7, "ulimit -S -u 200 2>&- || ulimit -S -p 200"),
-        # Only root goes further than that.
+        # Only root can raise the hard limit.
         ({"processes": 9}, 7, "prlimit --pid 7 --nproc=4096:4096    # as root"),
     ],
 )
@@ -289,14 +289,14 @@ def test_a_path_is_no_pattern() -> None:
 
 
 def test_the_profile_of_this_machine_names_the_script_of_the_command() -> None:
-    """AppArmor goes by the path of a script, and not by its interpreter's."""
+    """AppArmor chooses a profile by the path of a script, not by that of its interpreter."""
     found = profiles.host_programs(None)
     for name in ("usernsctl", "usernsctl-exec"):
         assert os.path.realpath(Path(sys.executable).with_name(name)) in found
 
 
 def test_the_profile_of_this_machine_does_not_name_the_interpreter() -> None:
-    """Each script that it runs would have user namespaces, in a venv those of all users."""
+    """With a profile for the interpreter, all scripts could create user namespaces."""
     for path in profiles.host_programs("/bin/true"):
         assert not os.path.samefile(path, sys.executable)
         with open(path, "rb") as file:
@@ -337,7 +337,7 @@ def test_profiles_that_are_loaded_meet_the_setting(
 ) -> None:
     name = "kernel.apparmor_restrict_unprivileged_userns"
     sysctls = {"kernel/apparmor_restrict_unprivileged_userns": 1 if restricted else None}
-    # Whatever doctor itself runs as.
+    # A label of doctor's own process, which must not matter.
     security = dataclasses.replace(healthy().security, label="mine (unconfined)")
     facts = healthy(sysctls=sysctls, security=security)
     _, settings = examined(facts, probes(profiled(*labels)))
@@ -355,7 +355,7 @@ def test_facts_of_a_profile_meet_the_setting() -> None:
         assert [one.state for one in settings if one.name == name] == [state]
 
 
-#: Causes that no command mends on a machine where no fact tells one; ``BY_HAND`` says why.
+#: Causes whose remedy is not a command on a machine without known facts; ``BY_HAND`` says why.
 STAYS_BY_HAND = """
 already-in-gvisor caller-id-unmapped cgroup-not-delegated child-missing
 clone-flags-conflict helper-failed helper-hung helper-killed helper-status-lost helper-stopped
@@ -375,7 +375,7 @@ def script_for(facts: Facts, cause_id: str) -> str:
 
 
 def told_machine() -> Facts:
-    """One of which everything is known that remedies are filled in from."""
+    """Return a machine with all facts that remedies use."""
     inside = (Extent(0, 0, 65536),)
     return healthy(
         ids=Ids(uid=1000, gid=1000, uid_map=inside, gid_map=inside),

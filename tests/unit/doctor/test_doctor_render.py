@@ -1,4 +1,4 @@
-"""The forms of a report: text, JSON, a script, a table."""
+"""Tests of the forms of a report: text, JSON, a script, a table."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_plain_text_fits_into_80_columns(case: str) -> None:
         for line in remedy.split("\n")
     }
     for line in text.split("\n"):
-        # What is to be copied stays in one piece.
+        # Commands to be copied are not wrapped.
         assert len(line) <= 80 or line.strip().removeprefix("remedy").strip() in copied
 
 
@@ -169,7 +169,7 @@ def test_a_terminal_of_80_columns_gets_all_of_it(
     start = next(line for line in lines if line.startswith("setting")).index("found")
     for need in settings:
         assert any(line.startswith(need.name) for line in lines)
-        # Long words go on in the next line.
+        # Long words are wrapped to the next line.
         told = need.found + ("" if need.state == "met" else f"wanted:{need.wanted}")
         found = "".join(line[start:] for line in lines)
         assert told.replace(" ", "") in found.replace(" ", "")

@@ -1,4 +1,4 @@
-"""The catalogue of causes: complete, consistent, and what errors are told from."""
+"""Tests that the catalogue of causes is complete and consistent."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ TREE = Path(__file__).parents[3]
 ID = re.compile(r"[a-z]+(?:-[a-z]+)+")
 C_STRING = re.compile(r'"([a-z]+(?:-[a-z]+)+)"')
 
-# What has one of these names takes the id of a cause as an argument.
+# Functions and classes with such names take the id of a cause as an argument.
 TAKES_ID = re.compile(r".*(?:Error|_error|Finding|MappingFault|Rule)")
 
-# In C, these have options, verbs or steps by such names, and no causes of their own.
+# Files in csrc/ whose strings look like ids, but are options, verbs or steps.
 WITHOUT_CAUSES = {
     "launch/files.c",
     "launch/verbs.c",
@@ -34,13 +34,13 @@ WITHOUT_CAUSES = {
     "programs/verify/main.c",
 }
 
-# The tests in these directories bring causes about.
+# Directories of tests that provoke causes.
 REAL: dict[bool | str, tuple[str, ...]] = {
     True: ("environments", "kernel", "runsc", "docker", "faults"),
     "vm": ("vm",),
 }
 
-# Ids are promised not to change.
+# Ids that must not change, since users may depend on them.
 PROMISED_IDS = """
 seccomp-denies-userns in-chroot caller-id-unmapped multithreaded clone-flags-conflict
 nesting-too-deep max-user-namespaces unprivileged-userns-clone-off no-config-user-ns
@@ -59,7 +59,7 @@ wrong-architecture mapped-sandbox-eof-unknown
 
 
 def raised_in_python() -> Iterator[tuple[str, str]]:
-    """Ids in the source, each with the file that it is in."""
+    """Yield the ids in Python sources, each with its file."""
     for file in sorted((TREE / "src").rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
             for value in given_as_cause(node):
@@ -80,7 +80,7 @@ def given_as_cause(node: ast.AST) -> list[ast.expr]:
 
 
 def constants(value: ast.expr) -> list[str]:
-    """What a value is, or, if it depends, can be."""
+    """Return the possible values of an expression that is an id."""
     if isinstance(value, ast.IfExp):
         return constants(value.body) + constants(value.orelse)
     if isinstance(value, ast.Constant) and ID.fullmatch(str(value.value)):
@@ -93,7 +93,7 @@ def raised_in_c() -> Iterator[tuple[str, str]]:
         name = str(file.relative_to(TREE / "csrc"))
         if name not in WITHOUT_CAUSES:
             for found in C_STRING.findall(file.read_text()):
-                # Our programs' own names look like ids, too.
+                # Names of usernsctl's programs look like ids.
                 if not found.startswith("usernsctl-"):
                     yield found, name
 

@@ -1,4 +1,4 @@
-"""What is found in runsc's debug logs, as runsc writes them."""
+"""Tests of the failures that are found in runsc's debug logs."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_the_helpers_own_words(tmp_path: Path) -> None:
 
 
 def test_the_helpers_failure_is_behind_the_gofers(tmp_path: Path) -> None:
-    """runsc kills the gofer then, which may log first what it could not do with no id mapped."""
+    """When newuidmap fails, runsc kills the gofer, which may log an error of its own first."""
     said = "newuidmap: uid range [0-4294967295) -> [0-4294967295) not allowed"
     failed = "cannot create gofer process: newuidmap failed: exit status 1"
     gofer = fatal("failed to set UID: invalid argument")

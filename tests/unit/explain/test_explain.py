@@ -1,4 +1,4 @@
-"""What explain makes of texts: the causes it names, and that no input upsets it."""
+"""Tests of the causes that explain finds in texts, and of its treatment of any input."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ HINT = (
 )
 MKDIR = "mkdir /var/run/runsc: permission denied"
 
-# What is met, and what it comes from: the first one named, or one among several that share it.
+# Messages with the cause that must be named first, or that shares the first rank.
 FIRST = [
     ("unable to run a rootless container without userns", "bundle-no-mappings"),
     ("cannot create gofer process: newuidmap failed: exit status 1", "bundle-no-mappings"),
@@ -181,10 +181,9 @@ def test_every_hint_is_recognised_by_its_own_pattern(hint: Text) -> None:
 
 @pytest.mark.parametrize("text", [*TEXTS, *HINTS], ids=lambda text: text.says)
 def test_no_pattern_takes_for_ever(text: Text) -> None:
-    """What is repeated without limit makes the time grow with the square of a line's length.
+    """Unlimited repetition takes quadratic time in the length of a line.
 
-    And what is repeated within limits, one after the other, is tried in as many ways at each place
-    as these limits multiply to.
+    Consecutive limited repetitions try the product of their limits at each position.
     """
     assert not re.search(r"(?<!\\d)(?<!\\)[*+]", text.pattern)
     limits = re.findall(r"(?<!\\d)\{\d+,(\d+)\}", text.pattern)
@@ -312,7 +311,7 @@ def test_what_is_not_recognised(text: str) -> None:
 
 
 def test_the_json_of_a_log() -> None:
-    """runsc writes its messages one after the other, without a line's end."""
+    """runsc writes JSON messages without newlines between them."""
     first = {"msg": 'say "hello"\n', "level": "error"}
     second = {"msg": f"FATAL ERROR: {EOF}\n", "level": "warning"}
     log = (json.dumps(first) + json.dumps(second)).encode()
@@ -340,7 +339,7 @@ def test_a_message_in_the_middle_of_much_else(before: int, filler: str) -> None:
 
 
 class Endless(io.RawIOBase):
-    """As many bytes as are asked for, up to a limit; none of them is kept."""
+    """Stream of a given length that keeps no data."""
 
     def __init__(self, length: int) -> None:
         self.left = length
@@ -356,7 +355,7 @@ class Endless(io.RawIOBase):
 
 def test_a_large_input_is_read_in_pieces() -> None:
     stream = Endless(20_000_000)
-    assert not explain(stream).recognised  # type: ignore[arg-type]  # it can read, and no more
+    assert not explain(stream).recognised  # type: ignore[arg-type] # only read() is implemented
     assert stream.left == 0
     assert stream.largest <= 1 << 20
 
@@ -397,7 +396,10 @@ def test_what_the_probes_found_comes_first() -> None:
 
 @pytest.mark.parametrize(("value", "first"), [(1, True), (0, False), (None, False)])
 def test_a_setting_of_this_machine_speaks_for_a_cause(value: int | None, first: bool) -> None:
-    """Behind what the probes found: another program may lack the profile that usernsctl has."""
+    """The setting ranks after the probes:
+
+    another program may lack the profile that usernsctl has.
+    """
     text = "unshare: unshare failed: Operation not permitted"
     report = Report(
         purpose="run",
@@ -413,7 +415,7 @@ def test_a_setting_of_this_machine_speaks_for_a_cause(value: int | None, first: 
 
 @pytest.fixture
 def probes(monkeypatch: pytest.MonkeyPatch) -> list[Finding]:
-    """What the probes are to find."""
+    """Return the list of findings that fake probes will return."""
     found: list[Finding] = []
 
     def diagnose(purpose: Any) -> Report:
@@ -497,7 +499,7 @@ def test_the_command_reads_standard_input(
 
 @pytest.mark.parametrize("cause", sorted(catalogue()))
 def test_prose_fits_into_80_columns(cause: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """What is longer is to be copied: remedies, and what was read."""
+    """Only commands to be copied and quoted lines may be longer."""
     status, out, _ = run(capsys, "--no-probe", cause)
     assert status == 0
     known = catalogue()[cause]
@@ -514,7 +516,7 @@ def test_the_command_takes_the_id_of_a_cause(
     monkeypatch.chdir(tmp_path)
     assert main(["explain", "--no-probe", "range-not-granted"]) == 0
     assert get("range-not-granted").why in re.sub(r"\s+", " ", capsys.readouterr().out)
-    # A file of that name comes first.
+    # An existing file takes precedence over the id of a cause.
     (tmp_path / "range-not-granted").write_text("nothing\n")
     assert main(["explain", "--no-probe", "range-not-granted"]) == 1
     assert "no known message" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""What explain makes of error texts that people have met (met.toml), and how often it is right."""
+"""Measurement of explain with error texts from bug reports (met.toml)."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Half = Literal["tuned", "kept out", "fresh"]
 
 
 class Met(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A text that somebody met.
+    """An error text from a bug report.
 
-    :ivar seen: where it was reported.
-    :ivar program: what printed it.
-    :ivar causes: what it came from; none: nothing that the catalogue has.
-    :ivar says: the lines that were printed.
+    :ivar seen: the URL or name of the report.
+    :ivar program: the program that printed the text.
+    :ivar causes: the true causes; empty if the catalogue has none of them.
+    :ivar says: the printed lines.
     """
 
     seen: str
@@ -42,7 +42,7 @@ MET = msgspec.convert(
     tomllib.loads(Path(__file__).with_name("met.toml").read_text(encoding="utf-8")), Table
 ).text
 
-# Their own words say too little, or no more than many harmless texts.
+# Texts that can't be recognised, since they look like many harmless texts.
 NOT_TOLD = {"hpc/charliecloud#103", "obeone/docker-nfs-server#11"}
 
 
@@ -56,7 +56,7 @@ def named(met: Met) -> list[str]:
 
 
 def score(texts: Iterable[Met]) -> Counter[str]:
-    """How many are recognised at all, have a right cause first, and have only wrong ones."""
+    """Count the texts that are recognised, have a right cause first, or have only wrong causes."""
     found: Counter[str] = Counter()
     for met in texts:
         causes = named(met)
@@ -97,7 +97,7 @@ def test_how_often_it_is_right() -> None:
 
 
 def test_how_often_it_is_right_of_what_was_kept_out() -> None:
-    """No pattern was made to fit these. What was counted when they were made is the floor."""
+    """The patterns were written without these texts. The minimum is the first measured score."""
     kept = score(of("kept out", ours=True))
     print(f"kept out: {dict(kept)}")
     assert kept["recognised"] >= 50
@@ -107,7 +107,7 @@ def test_how_often_it_is_right_of_what_was_kept_out() -> None:
 
 
 def test_how_often_it_is_right_of_what_was_met_later() -> None:
-    """None of these was seen when the patterns were made; one pattern was mended after them."""
+    """The patterns are older than these texts, except for one that was corrected afterwards."""
     fresh = score(of("fresh", ours=True))
     print(f"fresh: {dict(fresh)}")
     assert fresh["texts"] >= 40

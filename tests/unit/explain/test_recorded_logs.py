@@ -1,6 +1,6 @@
-"""The logs of runs that failed, by releases of runsc: the same failure has the same cause in each.
+"""Tests with logs of failed runs: the same failure has the same cause in all releases of runsc.
 
-`logs/RELEASE/CAUSE` has what that release wrote of a failure with that cause.
+`logs/RELEASE/CAUSE` has the logs of that release for a failure with that cause.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from usernsctl.explain.logs import failures
 LOGS = Path(__file__).parent / "logs"
 RECORDED = sorted(path for path in LOGS.glob("*/*"))
 
-# What that release says leads astray, and is said to do so first.
+# These messages of runsc are misleading, and explain must say so first.
 LATER = {"20240729/bundle-no-mappings": "false-max-userns-hint"}
 
 

@@ -1,4 +1,4 @@
-"""Pools of things that cost nothing to make."""
+"""Fakes for tests of the keeper of a pool: sandboxes that need no time to start."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ PATIENCE = 20
 
 
 class Thing:
-    """Something that a pool has.
+    """Fake sandbox.
 
-    :ivar log: what was done with it.
+    :ivar log: the operations on it.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class Thing:
         self.ended, self._end = os.pipe()
 
     def end(self) -> None:
-        """Have its descriptor be readable, as that of a process that has ended."""
+        """Make its descriptor readable, like the pidfd of a process that has ended."""
         end, self._end = self._end, -1
         if end >= 0:
             os.close(end)
@@ -40,12 +40,12 @@ class Thing:
 
 
 class Workshop:
-    """Makes things, as a test wants it to.
+    """Factory of fake sandboxes.
 
-    :ivar made: all that there ever were.
-    :ivar gate: nothing is made while it is not set.
-    :ivar failure: why none can be made.
-    :ivar attempts: the moments at which one was to be made.
+    :ivar made: all fake sandboxes so far.
+    :ivar gate: an event without which starts block.
+    :ivar failure: the exception that a start raises, if any.
+    :ivar attempts: the times of the starts.
     """
 
     def __init__(self) -> None:
@@ -97,7 +97,7 @@ class Workshop:
 
 @contextlib.contextmanager
 def open_workshop() -> Iterator[Workshop]:
-    """For a block, at whose end all that was made is to have ended, and its threads."""
+    """Yield a factory; check at the end that all its sandboxes and threads have ended."""
     made = Workshop()
     threads = threading.active_count()
     yield made

@@ -1,4 +1,4 @@
-"""What is kept in a file, and what is left open there."""
+"""Tests of frozen launches, and of the values that they leave open."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from usernsctl.gvisor.oci import Rlimit
 
 @pytest.fixture
 def caller(tmp_path: Path) -> dict[str, str]:
-    """The environment of somebody who has a program for runsc."""
+    """Return the environment of a caller with a fake runsc in PATH."""
     program = tmp_path / "bin" / "runsc"
     program.parent.mkdir()
     program.write_text("#!/bin/sh\necho runsc version release-20260101.0\n")
@@ -95,7 +95,7 @@ def test_the_state_of_others_is_not_shown(caller: dict[str, str], source: str) -
 def test_state_that_only_root_may_look_into_stops_nobody(
     caller: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """As /tmp/usernsctl-0 is, once root has used it."""
+    """After root has used usernsctl, /tmp/usernsctl-0 exists, and only root may search it."""
     monkeypatch.setattr(freeze, "_STATES", ("/root", "/root/state"))
     assert frozen(caller, binds=(Bind(str(tmp_path), "/x"),)).steps
     with pytest.raises(BindError) as caught:

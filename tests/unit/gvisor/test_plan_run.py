@@ -1,4 +1,4 @@
-"""What a run will do, decided without looking at the machine."""
+"""Tests of plan_run() with given facts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def steps(made: Launch) -> list[tuple[str, ...]]:
 
 
 def config(made: Launch, *, several: bool = False) -> dict[str, object]:
-    """The config.json with plain values in place of its marks."""
+    """Return the config.json with values in place of its placeholders."""
     assert made.config is not None
     values: dict[Record, object] = {
         record(f"json-{name}"): value
@@ -81,7 +81,7 @@ def test_the_programs_of_this_machine() -> None:
     assert ("directory", "/tmp", "1777") in made
     assert ("link", "/var/run", "/run") in made
     assert [step for step in made if step[0] == "home"] == [("home", "/data"), ("home", "/home/me")]
-    # Homes are hidden when all that is shown is there, and nothing is added to what is read-only.
+    # Homes are hidden after everything is mounted, and before the root becomes read-only.
     assert made[-8:] == [
         ("home", "/data"),
         ("home", "/home/me"),

@@ -1,4 +1,4 @@
-"""How a pool shares out what it has: with things that cost nothing to make."""
+"""Tests of the keeper of a pool, with fake sandboxes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ import usernsctl as un
 from usernsctl.gvisor.pool.keeper import Keeper, PoolStats
 
 MANY = 200
-# In time there is none, or three in a row are sick.
+# An acquire times out, or fails after three unhealthy sandboxes in a row.
 EXPECTED = (TimeoutError, un.PoolError)
 
 
@@ -43,7 +43,7 @@ def test_as_many_wait_as_were_asked_for(workshop: Workshop) -> None:
         assert workshop.most_at_once <= 2
         with lease(pool) as one:
             assert one is workshop.made[0]
-            # Behind it the next one is made.
+            # The keeper starts another one as soon as a sandbox is leased.
             wait_until(stands(pool, waiting=3, handed_out=1, made=4))
         assert "killed" in one.log
         wait_until(stands(pool, waiting=3, handed_out=0, made=4, acquired=1))
@@ -95,7 +95,7 @@ def test_without_patience_there_is_one_that_waits_or_none(workshop: Workshop) ->
 
 
 def test_first_come_first_served(workshop: Workshop) -> None:
-    """Whether they wait in threads or in asyncio."""
+    """Waiters in threads and in asyncio share one queue."""
     order: list[int] = []
     with stock(workshop, limit=1) as pool:
         wait_until(stands(pool, waiting=1))
@@ -215,7 +215,7 @@ def test_one_that_ends_while_it_waits_is_replaced(workshop: Workshop) -> None:
 
 def test_failing_starts_are_told_and_not_repeated_at_once(workshop: Workshop) -> None:
     workshop.failure = un.RunscError("broken", step="runsc", cause="runsc-missing", remedy="mend")
-    # Neither of the first two fails before the other one is begun.
+    # Closed, so that both first starts are running before one of them fails.
     workshop.gate.clear()
     with stock(workshop, size=4, starts=2, pauses=(0.05, 0.2, 0.4)) as pool:
         wait_until(lambda: workshop.at_once == 2)
@@ -227,7 +227,7 @@ def test_failing_starts_are_told_and_not_repeated_at_once(workshop: Workshop) ->
             ):
                 pass
             assert (told.value.cause, told.value.remedy) == ("runsc-missing", "mend")
-        # Those two at first that were made at once.
+        # The first two attempts are concurrent, without a pause between them.
         pauses = [after - before for before, after in zip(workshop.attempts[1:],
                   workshop.attempts[2:], strict=False)]  # fmt: skip
         assert all(pause >= 0.05 for pause in pauses)
@@ -256,7 +256,7 @@ def test_pauses_grow_up_to_a_limit(workshop: Workshop) -> None:
 def test_a_keeper_that_has_nothing_to_do_does_nothing(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether it waits for a start that comes after failures, or for the end of a pause."""
+    """The keeper sleeps while a start is pending, and during a pause after failures."""
     turns = 0
     wait = Keeper._await_news
 
@@ -280,7 +280,7 @@ def test_a_keeper_that_has_nothing_to_do_does_nothing(
         with lease(pool):
             wait_until(stands(pool, waiting=2, made=3))
         wait_until(stands(pool, handed_out=0))
-        # About two for each of them, of which there are more where we have no turn for long.
+        # About two turns for each attempt. On a busy machine, more attempts are made meanwhile.
         assert turns < 8 * len(workshop.attempts)
 
 
@@ -318,7 +318,7 @@ def test_more_than_wait_are_not_kept(workshop: Workshop) -> None:
 
 def test_none_wait_whom_nobody_wants(workshop: Workshop) -> None:
     with stock(workshop, size=2, idle_timeout=0.1) as pool:
-        # How many wait is not asked before they do so no more.
+        # Waits for the final state: the number of idle sandboxes before that depends on the timing.
         wait_until(stands(pool, made=2, waiting=0))
         wait_until(lambda: all("ended" in one.log for one in workshop.made))
         assert pool.stats.made == 2

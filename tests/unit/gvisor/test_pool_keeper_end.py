@@ -1,4 +1,4 @@
-"""How a pool comes to its end, and what interrupts it: with things that cost nothing to make."""
+"""Tests of the end of a keeper, and of interrupts, with fake sandboxes."""
 
 from __future__ import annotations
 
@@ -71,13 +71,13 @@ def test_close_waits_for_what_is_being_made(workshop: Workshop) -> None:
 
 
 class Interrupt(BaseException):
-    """As an interrupt is."""
+    """Stand-in for KeyboardInterrupt."""
 
 
 def interrupted(pool: Keeper[Thing], step: int) -> bool:
-    """Use a thing, with an interrupt before the line of ours that is executed as the `step`-th.
+    """Lease a sandbox, and raise Interrupt before the `step`-th executed line of the package.
 
-    :returns: whether there are so many.
+    :returns: whether the exception was raised: false if fewer lines were executed.
     """
     lines = 0
 
@@ -116,7 +116,7 @@ def test_after_a_fork_it_is_the_creators(workshop: Workshop) -> None:
         wait_until(stands(pool, waiting=1))
         ours, theirs = os.pipe()
         with warnings.catch_warnings():
-            # Of threads: the child does nothing that would wait for them.
+            # Python warns of fork() with threads, but the child takes no lock.
             warnings.simplefilter("ignore", DeprecationWarning)
             pid = os.fork()
         if pid == 0:
@@ -165,7 +165,7 @@ def test_after_close_nothing_is_open(
     def write_slowly(fd: int, value: int) -> None:
         write(fd, value)
         if threading.current_thread() is not threading.main_thread():
-            # The keeper hears of it long before this thread comes to its end.
+            # Delays this thread's end until long after the keeper was woken.
             time.sleep(0.05)
 
     monkeypatch.setattr(os, "eventfd_write", write_slowly)

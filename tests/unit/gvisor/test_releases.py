@@ -1,4 +1,4 @@
-"""Which release a runsc is, and what is remembered of it."""
+"""Tests of the releases of runsc, and of their cache."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Made = Callable[[str], Path]
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file in which releases are remembered."""
+    """Return the path of the cache of releases."""
     (tmp_path / "cache").mkdir(mode=0o700)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "usernsctl" / "runsc-releases.json"
@@ -31,7 +31,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def program(tmp_path: Path) -> Made:
-    """Makes a runsc that gives an answer to --version, and notes how often it was asked."""
+    """Return a function that creates a fake runsc, which counts its calls with --version."""
 
     def make(answer: str, name: str = "runsc") -> Path:
         path = tmp_path / name
@@ -189,7 +189,7 @@ def test_what_is_not_there_is_refused(cache: Path, tmp_path: Path) -> None:
 
 @pytest.fixture
 def side(program: Made, tmp_path: Path) -> Path:
-    """The directory of a whole release."""
+    """Create the gvisor-bin/ of a complete release."""
     program(f"echo runsc version {LABEL}")
     directory = tmp_path / "gvisor-bin"
     directory.mkdir()

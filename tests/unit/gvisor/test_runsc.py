@@ -1,4 +1,4 @@
-"""Finding runsc, and its command line."""
+"""Tests of the search for runsc, and of its command line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NATIVE = struct.unpack_from("<H", Path("/proc/self/exe").read_bytes(), 18)[0]
 
 
 def elf(path: Path, machine: int, note: bytes) -> Path:
-    """A 64-bit ELF file that is no more than a header and one note, named `note`."""
+    """Return a 64-bit ELF file that has only a header and a note named `note`."""
     header = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
     header += struct.pack("<HHIQQQIHHHHHH", 2, machine, 1, 0, 64, 0, 0, 64, 56, 1, 0, 0, 0)
     contents = struct.pack("<III", len(note), 0, 4) + note
@@ -65,7 +65,7 @@ def test_the_variable_goes_first(tmp_path: Path, named: str) -> None:
 
 
 def test_a_go_program_is_not_started(tmp_path: Path) -> None:
-    """The file of this test can't even be executed."""
+    """The file is not executable in truth, so an attempt to execute it would fail."""
     elf(tmp_path / "runsc", NATIVE, b"Go\0\0")
     assert find_runsc({"PATH": str(tmp_path)})
 

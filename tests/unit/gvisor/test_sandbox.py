@@ -1,4 +1,4 @@
-"""The parts of a run that are decided before anything is started."""
+"""Tests of the steps of a run before anything is started."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which cause is named for what runsc has said, where its words alone fit several."""
+"""Tests of the cause of a failure of runsc whose message fits several causes."""
 
 from __future__ import annotations
 
@@ -56,5 +56,5 @@ def test_a_limit_that_was_hit_settles_what_a_message_leaves_open() -> None:
     assert error.cause == "process-limit"
     assert error.remedy is not None
     assert "--pids-limit" in error.remedy
-    # Words that can come from one thing only have it.
+    # A message that has only one cause keeps it.
     assert _core.explain_runsc(PIVOT_ROOT, "out-of-memory").cause == "mount-denied"

@@ -1,4 +1,4 @@
-"""What runsc's own files are believed to say of a run, and what they are not."""
+"""Tests of what the watcher concludes from runsc's log files, and of forged ones."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def write(directory: Path, *messages: str, run: str = "", crash: str = "") -> Lo
 
 
 def end_of(directory: Path, written: Logs, status: int) -> tuple[int, str]:
-    """What the watcher ends with, and says, where runsc has ended with `status`."""
+    """Return the watcher's exit status and output after runsc has ended with `status`."""
     files = (written.errors, written.crash, written.debug, str(directory))
     command = [str(WATCHER), "/bin/sh", *files, "--", "--", "sh", "-c", f"exit {status}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
@@ -50,7 +50,7 @@ def end_of(directory: Path, written: Logs, status: int) -> tuple[int, str]:
 
 
 def told(directory: Path, status: int, *messages: str, run: str = "", crash: str = "") -> str:
-    """What is said of a failure."""
+    """Return the watcher's message for a failure."""
     ended, text = end_of(directory, write(directory, *messages, run=run, crash=crash), status)
     assert ended == 125
     return text
@@ -89,7 +89,7 @@ def test_the_first_error_is_behind_the_others(tmp_path: Path) -> None:
 
 def test_a_crash_is_behind_what_the_caller_saw(tmp_path: Path) -> None:
     line = PANIC.split("\n")[0]
-    # The status of a sandbox that crashes later is told as if it were the command's.
+    # If the sandbox crashes later, runsc logs its status as if it were the command's.
     for messages, run in (((EOF,), "started"), ((), END)):
         text = told(tmp_path, CRASHED, *messages, run=run, crash=PANIC)
         assert f'runsc says: "{line}"' in text
@@ -181,7 +181,7 @@ def test_words_of_the_bundle_are_not_runscs() -> None:
         f"<{words}>", f"\a'{words}'\x7f",
     ):  # fmt: skip
         config = json.dumps({"process": {"cwd": phrase}}, ensure_ascii=False)
-        # As Go quotes, as JSON does, and as it is.
+        # Quoted as by Go, as by JSON, and not quoted.
         for form in (go_quoted(phrase), json.dumps(phrase), phrase):
             said = f"true: {form.strip()}: failed"
             assert _core.explain_runsc(said, config=config).cause is None, (said, config)
@@ -199,7 +199,7 @@ def test_a_path_or_a_word_of_the_bundle_hides_nothing() -> None:
 
 
 def go_quoted(text: str) -> str:
-    """As Go's strconv.Quote."""
+    """Quote a text as Go's strconv.Quote does."""
     named = dict(zip('"\\\a\b\f\n\r\t\v', '"\\abfnrtv', strict=True))
     return "".join(
         f"\\{named[char]}" if char in named else char if char.isprintable() else ascii(char)[1:-1]

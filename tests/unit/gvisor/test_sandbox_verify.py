@@ -1,4 +1,4 @@
-"""The program that proves the kernel, on a kernel that isn't gVisor's."""
+"""Test of the program that checks for gVisor's kernel, on another kernel."""
 
 from __future__ import annotations
 

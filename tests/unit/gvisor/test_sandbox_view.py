@@ -1,4 +1,4 @@
-"""Following paths as the command will see them, and finding it."""
+"""Tests of following paths and searching for commands as inside a sandbox."""
 
 from __future__ import annotations
 
@@ -267,7 +267,7 @@ def test_what_is_looked_for_along_path_keeps_nothing_open(view: View) -> None:
     before = open_descriptors()
     with pytest.raises(CommandNotFoundError) as caught:
         check(view, "absent", search=":".join(["/usr/bin"] * 5000), PATH="/nonexistent")
-    # Those of other tests may be closed meanwhile.
+    # Less than before is possible: a garbage collection may close files of other tests.
     assert open_descriptors() <= before
     assert caught.value.cause == "command-not-found"
 
@@ -282,7 +282,7 @@ def test_what_would_show_it(view: View, tmp_path: Path) -> None:
     view.add_bind(str(tmp_path), open_program(str(tmp_path)))
     with pytest.raises(CommandNotFoundError) as caught:
         check(view, "mine", PATH=str(tool.parent))
-    # What else is in PATH is not told.
+    # The remedy has no other directory of PATH.
     assert caught.value.remedy == f"--env PATH={tool.parent}:{DEFAULT_PATH}"
 
 
@@ -376,7 +376,7 @@ def test_the_option_that_shows_a_program(path: str, option: str) -> None:
         ("/home/me/,rw", None, "--bind /home/me/,rw"),
         ("data:rw", None, "--bind ."),
         ("../data", "/usr", "--bind ../data:/data"),
-        # Each would show another file, some of them to be written to.
+        # With --bind, each of these paths would mean another file, or a writable mount.
         ("/home/me:rw", None, UNNAMEABLE),
         ("/home/me:ro", None, UNNAMEABLE),
         ("/home/me:/etc", None, UNNAMEABLE),

@@ -1,4 +1,4 @@
-"""Launches as words, and as a config.json."""
+"""Tests of launches as words and as a config.json."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_the_core_reads_what_is_encoded(made: Launch) -> None:
 def test_the_core_knows_the_same_verbs() -> None:
     text = (CSRC / "launch" / "verbs.c").read_text()
     known = set(re.findall(r'^    \[UN_VERB_\w+\] = \{"([a-z-]+)"', text, re.MULTILINE))
-    # What nothing here makes yet.
+    # Verbs that only other programs than this package write.
     assert known == VERBS.keys() | {"arg-fixed", "hostname"}
 
 

@@ -1,4 +1,4 @@
-"""What a Python template runs inside, here without a sandbox."""
+"""Tests of the program inside a Python template, run without a sandbox."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_signal_at_once_reaches_the_program(number: int) -> None:
 
 @pytest.mark.parametrize("status", [0, 3])
 def test_the_end_is_seen_whenever_it_comes(status: int) -> None:
-    # The program is not stopped by what is only for its parent.
+    # SIGCHLD and SIGCONT are for the parent, and must not end the program.
     assert run(signal.SIGCHLD, status) == status
     assert run(signal.SIGCONT, status) == status
 

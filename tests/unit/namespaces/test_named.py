@@ -1,4 +1,4 @@
-"""Named namespaces without any: names, the state directory, and state that can't be trusted."""
+"""Tests of named namespaces that need no namespace: names, and untrusted state files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.each_user
 
 @pytest.fixture
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The state directory of this test, not made yet."""
+    """Return the path of the test's state directory, which does not exist yet."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     return tmp_path / "usernsctl"
 
@@ -110,7 +110,7 @@ def test_no_namespaces_are_listed_as_none(state: Path, capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     "forge",
     [
-        # This very process is alive, but it holds nothing; and so would be whoever has the pid now.
+        # This process is alive but holds no namespace, like a process that has got a reused pid.
         lambda: state_of(os.getpid()),
         lambda: state_of(os.getpid(), start_time=start_time(os.getpid()) - 1),
         lambda: state_of(os.getpid(), boot_id="00000000-0000-0000-0000-000000000000"),

@@ -1,4 +1,4 @@
-"""The pytest plugin: what marks may say, and what tests require of the machine."""
+"""Tests of the marks of the pytest plugin, and of requirements."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_requirements_skip_with_the_reason(session: pytest.Pytester) -> None:
         [f"SKIPPED [[]1] test_*.py:{line}: kernel>=99.1: this kernel is *" for line in (7, 11)]
     )
     must = session.runpytest_subprocess("--userns-must-work=kernel>=99.1")
-    # A skip that is none is a failure to set the test up, which pytest calls an error.
+    # pytest counts a failure during the setup as an error.
     must.assert_outcomes(passed=1, errors=1, failed=1)
     must.stdout.fnmatch_lines(["kernel>=99.1 must work, but this kernel is *"] * 2)
 
@@ -62,7 +62,7 @@ def test_capabilities_are_those_outside(session: pytest.Pytester) -> None:
 
 
 LIMIT = "/proc/sys/user/max_user_namespaces"
-# A machine that lacks it, as a program to run pytest under, and what is told.
+# A requirement, a command that runs pytest without it, and the expected reason.
 LACKING = [
     (
         "userns",
@@ -83,7 +83,7 @@ def test_what_the_machine_lacks_is_told_with_its_cause(
     check_skipped(session, word, without, told)
 
 
-# Where ids exist that can be granted, the remedy can be typed.
+# If unused ids exist, the remedy is a complete command.
 NO_GRANTS = """
 touch empty
 mount --bind empty /etc/subuid && mount --bind empty /etc/subgid && exec "$@"
@@ -98,7 +98,7 @@ def test_a_remedy_is_told_for_this_machine(session: pytest.Pytester) -> None:
 
 
 def check_skipped(session: pytest.Pytester, word: str, without: list[str], told: str) -> None:
-    """A test that needs what a word stands for is skipped under this program, and why."""
+    """Check that a test with a requirement is skipped, with a reason, when run by this command."""
     session.makepyfile(
         f"""
         import pytest

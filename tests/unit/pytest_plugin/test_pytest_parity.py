@@ -1,4 +1,4 @@
-"""The pytest plugin: what a session tells of tests is the same with namespaces as without."""
+"""Tests that sessions of pytest report the same with and without namespaces."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-# What whoever looks into a session can see of it: reports, exceptions, warnings.
+# Records everything that plugins see of a session: reports, exceptions, warnings.
 CONFTEST = """
     import json, re
     import pytest
@@ -318,7 +318,7 @@ def test_a_directory_is_kept_for_a_failed_test(session: pytest.Pytester) -> None
     )
     session.runpytest_subprocess("-o", "tmp_path_retention_policy=failed", "--basetemp=kept")
     kept = [path.parent.name for path in session.path.glob("kept/*/file")]
-    # One is a link to the other.
+    # The second one is a symbolic link to the first.
     assert set(kept) == {"test_it_False_0", "test_it_False_current"}
 
 

@@ -1,4 +1,4 @@
-"""The pytest plugin, by sessions of pytest of their own: where tests run, and with what."""
+"""Tests of the pytest plugin in sessions of pytest."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_lines_that_only_the_child_runs_are_covered(
     session: pytest.Pytester, command: list[str]
 ) -> None:
     session.makepyfile(module=MODULE, test_it=COVERED)
-    # What coverage's own database leaves open is none of ours.
+    # coverage leaves its own database open.
     result = session.run(sys.executable, "-m", *command, "-W", "ignore::ResourceWarning")
     result.assert_outcomes(passed=1)
     coverage = [sys.executable, "-m", "coverage"]
@@ -275,6 +275,6 @@ def test_a_file_with_nothing_but_the_plugin_runs_as_anybody(session: pytest.Pyte
     session.makepyfile(test_kernel_rules=text)
     outcomes = session.runpytest_subprocess().parseoutcomes()
     skipped = outcomes.pop("skipped", 0)
-    # Those who have no ranges, or no privilege, lack what three tests take.
+    # Three tests need subordinate ranges or privileges.
     assert outcomes == {"passed": 10 - skipped}
     assert skipped <= 3

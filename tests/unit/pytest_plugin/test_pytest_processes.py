@@ -1,4 +1,4 @@
-"""The pytest plugin: the process that a test runs in, its alarms, its end, and what it leaves."""
+"""Tests of the child process in which the pytest plugin runs a test."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def process_names() -> str:
 
 
 def timed_out(session: pytest.Pytester, code: str, *words: str) -> pytest.RunResult:
-    """What comes of a test that has SECONDS, once it has made the file "hangs" by then.
+    """Run tests whose timeout is SECONDS, which must expire after the file "hangs" was created.
 
-    It gets more of them only on a machine that is too slow for that.
+    On a slow machine, the tests run again with a longer timeout.
     """
     for seconds in (1, 5, 25):
         session.makepyfile(code.replace("SECONDS", str(seconds)))
@@ -51,7 +51,7 @@ def test_a_timeout_ends_all_that_the_test_started(session: pytest.Pytester, pid:
         *("-p", "no:unraisableexception"),
     )
     result.assert_outcomes(failed=1)
-    # With the line that was reached, as without namespaces.
+    # The report has the interrupted line, as without namespaces.
     result.stdout.fnmatch_lines(
         [">*subprocess.run(*unshare*", "E * Failed: Timeout (>*s) from pytest-timeout."]
     )
@@ -205,7 +205,7 @@ def test_a_session_that_ignores_sigchld(session: pytest.Pytester) -> None:
     )
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
-        # Not by its exit status, which nobody is told.
+        # The exit status is unknown, since the kernel reaps the child.
         result = session.runpytest_subprocess()
     finally:
         signal.signal(signal.SIGCHLD, before)
@@ -214,7 +214,7 @@ def test_a_session_that_ignores_sigchld(session: pytest.Pytester) -> None:
 
 
 def test_an_end_in_a_pid_namespace_is_told_as_it_is(session: pytest.Pytester) -> None:
-    """The status 143 and the signal 15 are two things, though process 1 ends alike."""
+    """Status 143 and signal 15 are reported differently, though process 1 exits alike for both."""
     session.makepyfile(
         """
         import os, signal
@@ -336,7 +336,7 @@ def test_a_killed_session_leaves_no_test(session: pytest.Pytester) -> None:
         assert process.stderr is not None
         assert process.stderr.readline() == b"ready\n"
         process.send_signal(signal.SIGKILL)
-        # Its end is the end of the last process that has this pipe.
+        # The pipe is at its end when the last process that has it open has ended.
         assert process.stderr.read() == b""
 
 
@@ -387,7 +387,7 @@ def test_what_a_test_has_left_of_other_users_can_be_deleted(
     left = [*base.rglob("*")]
     assert {os.lstat(path).st_uid for path in left} == {os.geteuid()}
     assert os.lstat("/etc/passwd").st_uid == 0
-    # The next session deletes what this one has left.
+    # The next session must be able to delete the files of this one.
     session.makepyfile("def test_nothing(tmp_path): pass")
     result = session.runpytest_subprocess(f"--basetemp={base}")
     result.assert_outcomes(passed=1)

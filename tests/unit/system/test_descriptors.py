@@ -1,4 +1,4 @@
-"""Descriptors that threads, and handlers of signals, use and close at any time."""
+"""Tests of descriptors that threads and signal handlers use and close concurrently."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_they_are_closed_once_nobody_uses_them() -> None:
                 pass
         assert is_open(fd)
     assert not is_open(fd)
-    # The number is somebody else's from now on.
+    # The next file gets the same number.
     assert fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, fd) == fd
     shared.close()
     assert is_open(fd)
@@ -73,7 +73,7 @@ def test_who_ends_by_an_exception_uses_them_no_more() -> None:
 @settings(deadline=None, max_examples=50)
 @given(users=st.lists(st.integers(0, 20), min_size=2, max_size=8), closers=st.integers(1, 3))
 def test_many_threads(users: list[int], closers: int) -> None:
-    """Whoever uses them finds them open, and the same, to the end; at last they are closed."""
+    """The descriptors stay open and the same during each use, and are closed at the end."""
     ours, theirs = os.pipe()
     shared = Shared("it", [ours])
     wanted = os.fstat(ours)
@@ -137,7 +137,7 @@ def test_close_at_the_end_of_a_block_or_when_forgotten() -> None:
             Held([])
 
 
-# The warning cannot be raised where the object is collected.
+# Python ignores exceptions during a garbage collection.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_close_when_forgotten_though_warnings_are_errors() -> None:
     log = ["begin"]

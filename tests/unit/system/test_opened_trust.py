@@ -1,4 +1,7 @@
-"""Whose files may lead us anywhere; where root has no id: tests/c/launch/test_follow.c."""
+"""Test of the users whose symbolic links are followed.
+
+tests/c/launch/test_follow.c tests the same where root is not mapped.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Paths that are followed name by name lead where the kernel's own path resolution leads."""
+"""Tests that following a path name by name gives the same file as the kernel's resolution."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Connections and files that an object owns."""
+"""Tests of connections and files that an object owns."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def linger(connection: socket.socket, seconds: int) -> None:
 
 @pytest.fixture
 def lingering() -> Iterator[socket.socket]:
-    """A connection whose end takes LINGERING_SECONDS, since the other side reads nothing."""
+    """Return a connection whose close takes LINGERING_SECONDS, since the peer reads nothing."""
     with (
         socket.create_server(("127.0.0.1", 0)) as server,
         socket.create_connection(server.getsockname()) as made,

@@ -1,4 +1,4 @@
-"""Children that are Python find this same package, wherever it is, and nothing by accident."""
+"""Tests that Python children import the same package as their parent, from any installation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from usernsctl.errors import CommandError
 PACKAGE = Path(usernsctl.__file__).parent
 INSTALLED = PACKAGE.parent
 
-# In a process that has the package by other means: a child imports all that a verb needs.
+# Starts a child; the child imports all modules that the verb needs.
 ASK = """
 import subprocess, sys
 from usernsctl._system import python_child
@@ -36,7 +36,7 @@ def run(words: list[str], **options: object) -> str:
 
 
 def on_pythonpath(home: Path) -> dict[str, str]:
-    """The package in one directory, and what it needs in another."""
+    """Put the package and its dependencies into two directories of PYTHONPATH."""
     package, needed = home / "package", home / "needed"
     package.mkdir()
     needed.mkdir()
@@ -58,7 +58,7 @@ def in_user_site(home: Path) -> dict[str, str]:
 
 
 def editable(home: Path) -> dict[str, str]:
-    """A tree that a file in the user's site-packages names."""
+    """Put the package into a directory that a .pth file in the user's site-packages names."""
     on_pythonpath(home)
     user_site(home).parent.mkdir(parents=True)
     (home / "needed").rename(user_site(home))
@@ -71,7 +71,7 @@ def test_a_child_finds_the_package_where_its_parent_did(
     way: Callable[[Path], dict[str, str]], tmp_path: Path
 ) -> None:
     environ = way(tmp_path)
-    # An interpreter that has none of it by itself.
+    # The interpreter outside of the virtual environment, which has no packages.
     base = os.path.realpath(sys.executable)
     probe = subprocess.run([base, "-I", "-c", "import usernsctl"], capture_output=True, timeout=60)
     if probe.returncode == 0:
@@ -82,7 +82,7 @@ def test_a_child_finds_the_package_where_its_parent_did(
 
 
 def test_a_child_has_the_same_package_though_there_is_another(tmp_path: Path) -> None:
-    """That of the environment would come first in its search."""
+    """Another copy of the package in PYTHONPATH would be found first."""
     copy = tmp_path / "usernsctl"
     copy.mkdir()
     for entry in PACKAGE.iterdir():
@@ -119,13 +119,13 @@ def test_an_unknown_interpreter_is_told(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_no_python_is_started_another_way() -> None:
-    """Each child goes through the one function, which says where modules may come from."""
+    """All children must use python_child.command(), which sets the search path for modules."""
     starts = [
         str(file.relative_to(PACKAGE))
         for file in PACKAGE.rglob("*.py")
         if "sys.executable" in file.read_text()
     ]
-    # The others name the interpreter, read its file, or keep its directory in sight.
+    # These files name the interpreter for other reasons: to read it, or to keep it visible.
     others = [
         "bigframe.py",
         "gvisor/runsc/find.py",

@@ -1,4 +1,4 @@
-"""The state directory: who else could write there, what is no record of ours, and locks."""
+"""Tests of the state directory: permissions, invalid records, and locks."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from usernsctl.namespaces import named
 
 pytestmark = pytest.mark.each_user
 
-# What a wait for nothing may take at most, in seconds.
+# Maximum time in seconds for calls that must not wait.
 AT_MOST = 2
 
 
 @pytest.fixture
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The state directory of this test, not made yet."""
+    """Return the path of the test's state directory, which does not exist yet."""
     tmp_path.chmod(0o700)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     return tmp_path / "usernsctl"
@@ -114,7 +114,7 @@ def test_what_somebody_else_has_put_on_the_way_is_refused(
     ],
 )
 def test_uid_outside_is_what_the_map_says(text: str, outside: int) -> None:
-    """An id that is not mapped stands for itself."""
+    """An id that is not mapped is returned unchanged."""
     assert id_outside(7, text) == outside
 
 
@@ -147,7 +147,7 @@ def make_fifo(path: Path) -> None:
 
 
 def make_socket(path: Path) -> None:
-    # The name must be short.
+    # By the descriptor, since sun_path is limited to 108 bytes (unix(7)).
     here = os.open(path.parent, os.O_PATH)
     with socket.socket(socket.AF_UNIX) as made:
         made.bind(f"/proc/self/fd/{here}/{path.name}")
@@ -315,7 +315,7 @@ def test_a_record_that_can_not_be_written_leaves_none(state: Path) -> None:
 def test_without_a_runtime_directory_it_is_where_the_variable_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], where: str
 ) -> None:
-    """And nowhere else: whoever fills the disk does not move it."""
+    """No other directory is tried, so that a user who fills the disk can't move the state."""
     (tmp_path / "directory").mkdir()
     monkeypatch.chdir(tmp_path)
     for name in ("XDG_RUNTIME_DIR", "TMPDIR", "TEMP", "TMP"):

@@ -1,4 +1,4 @@
-"""Configs for the tests of usernsctl.gvisor.oci."""
+"""Configs and helpers for the tests of usernsctl.gvisor.oci."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RANGES = [Extent(0, 1000, 1), Extent(1, 100000, 65535)]
 
 
 def minimal() -> dict[str, Any]:
-    """The least that a config.json must have."""
+    """Return a config.json with only the required keys."""
     return {"process": {"args": ["/bin/true"]}, "root": {"path": "rootfs"}}
 
 
@@ -29,7 +29,7 @@ def mapping(container: int, host: int, size: int) -> dict[str, int]:
 def with_user_namespace(
     *mappings: dict[str, int], namespaces: tuple[dict[str, str], ...] = ({"type": "user"},)
 ) -> dict[str, Any]:
-    """A config with a user namespace and the same mappings for uids and gids."""
+    """Return a config with a user namespace and the same mappings for uids and gids."""
     both = list(mappings)
     return minimal() | {
         "linux": {"namespaces": list(namespaces), "uidMappings": both, "gidMappings": both}
@@ -37,7 +37,7 @@ def with_user_namespace(
 
 
 def changed(config: dict[str, Any], path: str, value: object) -> dict[str, Any]:
-    """A copy of `config` with another value at a path such as ``process.user.uid``."""
+    """Return a copy of `config` with another value at a path such as ``process.user.uid``."""
     result = copy.deepcopy(config)
     *parents, last = path.split(".")
     parent = result
@@ -48,7 +48,7 @@ def changed(config: dict[str, Any], path: str, value: object) -> dict[str, Any]:
 
 
 def outcome(function: Callable[..., Any], *args: object) -> Any:
-    """What `function` returns, or the BundleError that it raises; any other error is passed on."""
+    """Return the result of `function`, or the BundleError that it raises."""
     try:
         return function(*args)
     except BundleError as error:
@@ -56,7 +56,7 @@ def outcome(function: Callable[..., Any], *args: object) -> Any:
 
 
 def places(value: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
-    """The paths of all that is in `value`."""
+    """Yield the paths of all values in `value`."""
     members: Any = ()
     if isinstance(value, dict):
         members = value.items()
@@ -78,7 +78,7 @@ RICH = minimal() | {
 
 
 def mutated(path: tuple[str | int, ...], value: object) -> dict[str, Any]:
-    """RICH with another value at a path."""
+    """Return a copy of RICH with another value at a path."""
     config: Any = copy.deepcopy(RICH)
     parent = config
     for key in path[:-1]:
@@ -90,7 +90,7 @@ def mutated(path: tuple[str | int, ...], value: object) -> dict[str, Any]:
 def objects(
     keys: st.SearchStrategy[str], members: st.SearchStrategy[Any], max_size: int | None = None
 ) -> st.SearchStrategy[dict[str, Any]]:
-    """JSON objects, no two keys of which differ in nothing but case: these are refused."""
+    """Strategy for JSON objects without two keys that differ only in case, which are refused."""
     pairs = st.lists(st.tuples(keys, members), max_size=max_size, unique_by=_folded)
     return pairs.map(dict)
 

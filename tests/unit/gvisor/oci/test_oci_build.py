@@ -1,4 +1,4 @@
-"""The config.json that is made for a command."""
+"""Tests of the config.json that is built for a command."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ OPTIONS = st.builds(
     rootfs=TEXT,
     uid_map=st.just([Extent(0, 0, 1)]),
     gid_map=st.just([Extent(0, 0, 1)]),
-    # With a = in a name there is no config.json to look at.
+    # A = in a name is refused before a config.json is built.
     env=st.dictionaries(TEXT.filter(lambda name: "=" not in name), TEXT, max_size=2),
     cwd=TEXT,
     uid=st.integers(-1, 2**32),

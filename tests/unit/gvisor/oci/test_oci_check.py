@@ -1,4 +1,4 @@
-"""What is found in a config.json, one rule after the other."""
+"""Tests of each rule for a config.json."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from usernsctl.maps import Extent
 
 pytestmark = pytest.mark.each_user
 
-# An id that owns nothing here, so that it has only the rights of everybody.
+# An id that owns no files, and so has only the permissions of others.
 STRANGER = [Extent(0, 3_000_000_000, 1)]
 GOOD = minimal() | {
     "process": {"args": ["/bin/true"], "user": {"uid": 0, "gid": 0}},
@@ -34,7 +34,7 @@ GOOD = minimal() | {
 
 @pytest.fixture
 def bundle() -> Iterator[Path]:
-    """A directory that everybody can search, with an empty root filesystem."""
+    """Create a bundle directory that everybody can search, with an empty root filesystem."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         directory.chmod(0o755)
@@ -45,7 +45,7 @@ def bundle() -> Iterator[Path]:
 def found(
     config: dict[str, Any], bundle: Path, extents: list[Extent] | None = None, **how: Any
 ) -> list[Violation]:
-    """The findings in `config`, by default for a namespace in which the caller is root."""
+    """Return the findings in `config`, by default for a namespace in which the caller is root."""
     if extents is None:
         own_map = ([Extent(0, os.geteuid(), 1)], [Extent(0, os.getegid(), 1)])
         return check(config, bundle, *own_map, **how)
@@ -57,7 +57,7 @@ def places(findings: list[Violation]) -> list[tuple[str, str]]:
 
 
 def one(findings: list[Violation], path: str, cause: str) -> Violation:
-    """The only finding, which must be this one."""
+    """Return the only finding, and check its id."""
     assert places(findings) == [(path, cause)]
     return findings[0]
 
@@ -225,7 +225,7 @@ def test_a_bind_source_behind_a_private_directory(bundle: Path) -> None:
     finding = one(found(config, bundle, STRANGER), "$.mounts[0].source", "bundle-bind-source")
     assert finding.problem == f"{bundle / 'private'} can't be searched"
     assert found(config, bundle) == []
-    # Only the way to it matters: an unreadable directory can be mounted all the same.
+    # Only the directories of its path must be searchable: an unreadable directory can be mounted.
     (bundle / "private").chmod(0o755)
     (bundle / "private/source").chmod(0o700)
     assert found(config, bundle, STRANGER) == []

@@ -1,4 +1,4 @@
-"""`usernsctl bundle`: what it prints, writes and exits with."""
+"""Tests of the output, files and exit status of `usernsctl bundle`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Output = pytest.CaptureFixture[str]
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
-    """A bundle with `"linux": {}`, which an unprivileged runsc refuses."""
+    """Create a bundle with `"linux": {}`, which rootless runsc refuses."""
     (tmp_path / "rootfs").mkdir()
     (tmp_path / "config.json").write_text(json.dumps(minimal() | {"linux": {}}))
     return tmp_path

@@ -1,4 +1,4 @@
-"""Reading and writing the config.json of a bundle."""
+"""Tests of reading and writing the config.json of a bundle."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What fix() adds to a config, that it adds nothing else, and that it then has no more to do."""
+"""Tests of fix(): what it changes, and that a second call changes nothing."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ configs = st.builds(
 
 
 def without_ours(config: dict[str, Any]) -> dict[str, Any]:
-    """What fix() may not touch, in its order."""
+    """Return the parts of a config that fix() must not change, in their order."""
     rest = copy.deepcopy(config)
     rest["process"].pop("user", None)
     ours = rest["linux"] = rest["linux"] or {}

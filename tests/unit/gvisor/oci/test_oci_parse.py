@@ -1,4 +1,4 @@
-"""The text of a config.json: what is refused, and that all else is written back as it was."""
+"""Tests of the parser of config.json, and of writing the result back unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The shape of a config.json: each wrong value is named with its path, and what would be right."""
+"""Tests of the validation of a config.json: errors have the path and the expected value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is written into a config.json in pieces is what json would have written."""
+"""Tests that steps.dumps() writes the same text as json.dumps()."""
 
 from __future__ import annotations
 
