@@ -1,4 +1,4 @@
-"""Running a program with system calls that fail, by strace(1), which the tests have to require."""
+"""Injection of failing system calls by strace(1), which the tests must require."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ def run_with(
     path: str | None = None,
     pass_fds: tuple[int, ...] = (),
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end.
+    """Run a command with injected faults.
 
-    :param faults: in the form of strace's ``-e inject=``, such as ``"mount:error=EPERM:when=2"``.
-    :param path: if given, only calls about this path, as the program names it, are concerned.
+    :param faults: the faults in the form of strace's ``-e inject=``, such as
+        ``"mount:error=EPERM:when=2"``.
+    :param path: a path that restricts the faults to calls with that argument.
     """
     names = ",".join(fault.split(":")[0] for fault in faults)
     options = ["-f", "-qq", "-o", os.devnull, "-e", f"trace={names}"]
@@ -34,7 +35,7 @@ def run_with(
         timeout=SECONDS,
         pass_fds=pass_fds,
     )
-    # strace tells how it understood the path.
+    # strace prints how it has resolved the path.
     told = [line for line in done.stderr.splitlines() if not line.startswith("strace: Requested")]
     done.stderr = "\n".join(told)
     return done

@@ -1,5 +1,7 @@
-"""usernsctl-exec --launch when a system call fails, each of them: one message, and nothing has run;
-or it can do without."""
+"""Tests of usernsctl-exec --launch with each system call failing.
+
+Either one message is printed and the command has not run, or the call was not needed.
+"""
 
 from __future__ import annotations
 
@@ -24,16 +26,16 @@ pytestmark = [
 
 ERRORS = ("EMFILE", "ENOMEM", "EPERM")
 
-# The kernel says no to these in other ways, or never, or libc makes them before our first line.
+# These calls don't fail in reality, fail in other ways, or are made by libc before main().
 LIBC = ("arch_prctl", "brk", "close", "exit_group", "mprotect")
 
 
 @pytest.fixture
 def launch(usernsctl: Program, prelude: Program, tmp_path: Path) -> Path:
-    """One with a step of each kind, and little to do."""
+    """Write a launch with a step of each kind."""
     for name in ("root/bin", "root/etc", "data/inner"):
         (tmp_path / name).mkdir(parents=True)
-    # Its command is looked for; a static program needs nothing else.
+    # The launch searches for its command; a static program needs no other files.
     shutil.copy(prelude.path, tmp_path / "root/bin/sh")
     options = [
         *("--rootfs", str(tmp_path / "root"), "--network", "host"),
@@ -45,7 +47,7 @@ def launch(usernsctl: Program, prelude: Program, tmp_path: Path) -> Path:
 
 
 def calls_of(command: list[str | Path], trace: Path) -> collections.Counter[str]:
-    """How often it makes each system call until it executes something else."""
+    """Count the system calls of each kind up to the exec of another program."""
     subprocess.run(["strace", "-f", "-o", trace, "--", *command], check=True, capture_output=True)
     made = re.findall(r"^\d+ +(\w+)\(", trace.read_text().rpartition(" execve(")[0], re.MULTILINE)
     return collections.Counter(name for name in made if name not in LIBC)
@@ -86,6 +88,6 @@ def test_it_may_end_at_each_call(
     for name, when in random.sample(every, tally.rounds(10, 200)):
         done = run_with(f"{name}:signal={signal}:when={when}", command=command)
         tally.tried()
-        # A signal that comes with the exec is the next program's.
+        # A signal that arrives with the exec is handled by the next program.
         if done.stdout and name != "execve":
             tally.succeeded(f"{name}, the {when}th: {done}")

@@ -1,5 +1,7 @@
-"""Named namespaces when their creator is killed, at whatever point: nothing is left, and the next
-call works."""
+"""Tests that nothing remains of a named namespace whose creator is killed at any point.
+
+The next call with the same name must work.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,8 @@ import pytest
 from conftest import SCRIPTS
 from injecting import run_with
 
-# Kills a creator before its Nth line, N = 1, 2, ..., until one comes to its end. Each time the next
-# caller must get a namespace that works; prints how many creators it took.
+# Kills a creator before its Nth line, for N = 1, 2, ..., until a creator finishes. After each, the
+# next caller must get a working namespace. Prints the number of creators.
 SWEEP = """
 import os, signal, sys
 from usernsctl.namespaces import named, namespace
@@ -66,17 +68,17 @@ def test_a_creator_may_be_killed_anywhere(tmp_path: Path) -> None:
         env=dict(os.environ) | {"XDG_RUNTIME_DIR": str(tmp_path)},
     )
     assert (done.returncode, done.stderr) == (0, "")
-    # Less would mean that no line was counted.
+    # A smaller number would mean that lines were not counted.
     assert int(done.stdout) > 50
 
 
 @pytest.mark.userns_requires("strace")
 @pytest.mark.parametrize("when", range(1, 46, 2))
 def test_the_prelude_may_be_killed_anywhere(when: int) -> None:
-    """Both processes of it, at their Nth system call. A holder ends if it is told nothing."""
+    """Both processes are killed at their Nth system call. A holder exits if its creator is gone."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     command = [SCRIPTS / "usernsctl-exec", f"--hold={theirs.fileno()}", "-rm"]
-    # Nobody answers: what is sent to us stays unread.
+    # Nobody reads the socket, so the message stays in its buffer.
     ours.shutdown(socket.SHUT_WR)
     with ours:
         with theirs:

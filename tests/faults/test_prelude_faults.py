@@ -1,4 +1,4 @@
-"""usernsctl-exec when a system call fails: the step is told, the command has not run."""
+"""Tests that usernsctl-exec names the step of a failing system call, and runs no command."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WIDE = ["--map-users=0:100000:9", "--map-groups=0:100000:9"]
 
 @dataclass(frozen=True)
 class Fault:
-    """A call that fails, and the step that must be told for it."""
+    """A failing call, and the step that the error must name."""
 
     call: str
     error: str
@@ -37,11 +37,11 @@ class Fault:
 FAULTS = [
     Fault("uname", "EFAULT", "facts", options=(*WIDE,)),
     Fault("capget", "EINVAL", "facts"),
-    # By its number: who looks on without privilege can no longer read the path.
+    # By the descriptor's number, since strace without privileges can no longer read the path.
     Fault("openat", "ENOENT", "facts", when="1"),
     Fault("openat", "EACCES", "facts", options=(*WIDE,), path="/proc/self/uid_map"),
     Fault("openat", "ENOENT", "facts", options=(*WIDE,), path="/proc/self/gid_map"),
-    # Seccomp filters, sysctls, limits, old kernels.
+    # Failures by seccomp filters, sysctls, limits and old kernels.
     *(
         Fault("unshare", error, "unshare", options=options)
         for error in ("EPERM", "ENOSPC", "EINVAL", "ENOMEM", "EUSERS", "ENOSYS")
@@ -51,11 +51,11 @@ FAULTS = [
         Fault("openat", error, "setgroups", path="setgroups")
         for error in ("EACCES", "ENOENT", "EROFS")
     ),
-    # By root this is tried once more, as a process that is dumpable.
+    # As root, the call is made again by a dumpable process.
     Fault("openat", "EACCES", "uid_map", path="uid_map"),
     Fault("openat", "EROFS", "gid_map", path="gid_map"),
     Fault("openat", "EMFILE", "gid_map", path="gid_map"),
-    # The first thing that it writes is the policy, and then the maps.
+    # The first write is to setgroups, the others to the maps.
     Fault("write", "EPERM", "setgroups", when="1"),
     Fault("write", "EPERM", "uid_map", when="2"),
     Fault("write", "EINVAL", "uid_map", when="2"),
@@ -66,7 +66,7 @@ FAULTS = [
     Fault("mount", "EBUSY", "mount", options=("-rp", "--mount-proc"), when="3"),
     Fault("chroot", "EPERM", "chroot", options=("-r", "--root=/")),
     Fault("chdir", "EACCES", "chdir", options=("-r", "--wd=/")),
-    # Who is it already does not become it.
+    # A process that has the ids already does not set them.
     Fault("setresgid", "EPERM", "setresgid", options=("-r", "--setgid=0")),
     Fault("setresuid", "EAGAIN", "setresuid", options=("-r", "--setuid=0")),
     Fault("capset", "EPERM", "capabilities", options=("-r", "--keep-caps")),
@@ -109,7 +109,10 @@ def check(prelude: Program, fault: Fault) -> None:
 @pytest.mark.userns_requires("subid")
 @pytest.mark.parametrize("error", ["EPERM", "ENOSYS"])
 def test_who_may_not_be_signalled_by_a_descriptor_is_killed(prelude: Program, error: str) -> None:
-    """Not waited for. strace keeps newuidmap from what it needs, so that there is somebody."""
+    """The child is killed without pidfd_send_signal(2).
+
+    strace breaks newuidmap, so that there is a child to kill.
+    """
     done = run_with(
         f"pidfd_send_signal:error={error}",
         command=[prelude.path, "--map-auto", "--", "/bin/echo", "ran"],
@@ -254,7 +257,7 @@ def test_a_look_at_the_parent_that_is_interrupted_is_done_once_more(prelude: Pro
 @pytest.mark.userns_requires("subid")
 @pytest.mark.parametrize("error", ["EPERM", "ENOSYS", "EIO"])
 def test_a_helper_whose_mount_can_not_be_looked_at_is_run(prelude: Program, error: str) -> None:
-    # A process that is traced gains no privileges by execve(2), so the helper says no.
+    # A traced process gains no privileges by execve(2), so newuidmap fails.
     command = [prelude.path, "-r", "--map-auto", "--", "/bin/echo", "ran"]
     done = run_with(f"statfs:error={error}", f"statfs64:error={error}", command=command)
     assert (done.returncode, done.stdout) == (125, "")
@@ -263,7 +266,7 @@ def test_a_helper_whose_mount_can_not_be_looked_at_is_run(prelude: Program, erro
 
 
 def test_a_parent_that_is_dead_already_is_noticed(prelude: Program) -> None:
-    # poll(2) says that the descriptor of the parent is readable: it has come to its end.
+    # poll(2) reports the parent's pidfd as readable, which means that the parent has ended.
     done = run_with("poll:retval=1", command=[prelude.path, "-rf", "--", "/bin/echo", "ran"])
     assert (done.returncode, done.stdout) == (125, "")
     assert "pdeathsig: the parent: No such process" in done.stderr

@@ -1,4 +1,4 @@
-"""usernsctl.Popen when a system call fails: an exception, no process, no descriptor."""
+"""Tests that a failing system call makes usernsctl.Popen raise, without leaks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from injecting import run_with
 
 pytestmark = pytest.mark.userns_requires("strace")
 
-# Tries once, and tells what came of it and that nothing is left.
+# Starts a command once; prints the outcome, and any leaks.
 SCRIPT = """
 import os, signal, sys
 import usernsctl as un
@@ -52,7 +52,7 @@ def attempt(*faults: str, arguments: str = "", path: str | None = None) -> list[
 
 
 def test_too_many_descriptors_under_way_are_waited_for() -> None:
-    """Those of all processes of the user count (unix(7)): others take theirs soon."""
+    """The limit is for all processes of a user (unix(7)), so others may free descriptors soon."""
     assert attempt("sendmsg:error=ETOOMANYREFS:when=1..5")[0].startswith("ran ")
 
 
@@ -71,9 +71,9 @@ def test_too_many_descriptors_that_stay_under_way_are_told() -> None:
 @pytest.mark.parametrize(
     ("fault", "path", "arguments", "told"),
     [
-        # A call that may be made before, by Python itself, is picked by its path.
+        # Restricted by path, since Python itself may make the same call before.
         ("openat:error=EACCES", "setgroups", "", "NamespaceError setgroups EACCES"),
-        # Counted for each process: the child writes the policy, then the maps.
+        # Each process has its own count: the child writes setgroups first, then the maps.
         ("write:error=EPERM:when=2", None, "", "NamespaceError uid_map EPERM"),
         ("write:error=EINVAL:when=3", None, "", "NamespaceError gid_map EINVAL"),
         ("openat:error=EACCES:when=1+", "gid_map", "", "NamespaceError gid_map EACCES"),
@@ -83,7 +83,7 @@ def test_too_many_descriptors_that_stay_under_way_are_told() -> None:
         ("setresuid:error=EAGAIN", None, "", "NamespaceError setresuid EAGAIN"),
         ("chdir:error=EACCES", None, "cwd='/'", "CommandNotExecutableError chdir EACCES"),
         ("setsid:error=EPERM", None, "start_new_session=True", "* session EPERM"),
-        # The first thing that a child executes is our child program.
+        # The first exec of a child is that of the child program.
         ("execve:error=ENOMEM:when=2", None, "", "CommandError exec ENOMEM"),
         ("execve:error=EACCES:when=2", None, "", "CommandNotExecutableError exec EACCES"),
         ("unshare:error=ENOSPC", None, "", "NamespaceError unshare ENOSPC"),
@@ -116,14 +116,14 @@ def test_a_time_namespace_takes_no_clone3(error: str) -> None:
 @pytest.mark.parametrize("when", range(1, 6))
 @pytest.mark.parametrize("arguments", ["", "pid=True", "pid=True, init=True"])
 def test_a_fault_in_between_leaves_nothing(call: str, when: int, arguments: str) -> None:
-    """It is told, or it did no harm."""
+    """The fault is either reported or harmless."""
     (told,) = attempt(f"{call}:error=ENOMEM:when={when}", arguments=arguments)
     assert told.split()[0] in ("ran", "NamespaceError", "CommandError", "PlanError")
 
 
 @pytest.mark.parametrize("arguments", ["", "pid=True", "mount=True, pid=True"])
 def test_spawn_of_a_child_that_cannot_be_heard_runs_nothing(arguments: str) -> None:
-    """However late it is ended: what it has started would be nobody's."""
+    """The command must never have started, since nobody would wait for it."""
     script = (
         "import usernsctl as un\n"
         "try:\n"

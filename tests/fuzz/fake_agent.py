@@ -1,4 +1,4 @@
-"""An agent that is no program inside, but a thread here that answers as a test wants."""
+"""Fake agent: a thread of the test that answers as the test wants."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ HEADER = struct.Struct("<IHH8IHHQ")
 STARTED = struct.pack("<HHi", 1, 0, 4711)
 ENDED = struct.pack("<HHiQQQ", 3, 0, 7 << 8, 1, 2, 3)
 
-# What is sent to a command's socket, one after the other; `None` closes it.
+# Messages to send to a command's socket, in order; `None` closes the socket.
 Answers = list[bytes | None]
 
 
 @dataclass
 class Asked:
-    """A message that came, with the descriptors of it."""
+    """A received message and its descriptors."""
 
     message: bytes
     fds: list[int]
@@ -49,9 +49,9 @@ def receive(connection: socket.socket) -> Asked | None:
 
 
 class FakeAgent:
-    """Answers each command in the same way.
+    """Fake agent that answers each command in the same way.
 
-    :ivar place: where commands of it are started.
+    :ivar place: the argument for starting commands with the agent.
     """
 
     def __init__(self, answer: Callable[[socket.socket], object], *, ended: bool = False) -> None:
@@ -109,7 +109,7 @@ def agent(answer: Callable[[socket.socket], object], **how: Any) -> Iterator[Fak
 
 
 def saying(answers: Answers) -> Callable[[socket.socket], None]:
-    """What sends these, without waiting for anybody to read them."""
+    """Return an answer function that sends these messages without blocking."""
 
     def answer(own: socket.socket) -> None:
         own.setblocking(False)

@@ -1,4 +1,4 @@
-"""What an agent may say that is not ours any more: it never blocks, leaks, or is believed."""
+"""Tests of answers of a compromised agent: no deadlock, no leak, no wrong result."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PATIENCE = 20
 EXAMPLES = settings(max_examples=150)
 
 words = st.binary(max_size=300)
-# Mostly what is nearly right.
+# Most answers are almost correct.
 events = st.one_of(
     words,
     st.builds(
@@ -129,14 +129,14 @@ def test_many_words_lie_apart_and_too_many_nowhere() -> None:
 
 
 def patience(answers: list[bytes | None], short: float) -> float:
-    """How long to wait for what comes of these: only where that may be nothing, not for long."""
+    """Return the timeout for the outcome, short if there may be no outcome at all."""
     begin = (answers[:1], answers[:2])
     is_end = begin[0] in ([None], [b""]) or begin[1] in ([STARTED, ENDED], [STARTED, None])
     return PATIENCE if is_end else short
 
 
 def outcome(answers: list[bytes | None]) -> Any:
-    """What comes of a command that is answered so: an exit status, or an error."""
+    """Return the outcome of a command with these answers: an exit status or an exception."""
     with agent(saying(answers)) as fake:
         try:
             with fake.popen(patience(answers, 0.2)) as process:
@@ -230,7 +230,7 @@ def test_descriptors_from_inside_are_none_of_ours() -> None:
             try:
                 socket.send_fds(own, [message], many)
             except PermissionError:
-                # Linux 6.16 and newer deliver none.
+                # Linux 6.16 and newer don't deliver these descriptors.
                 own.send(message)
 
     with agent(answer) as fake, fake.popen() as process:
@@ -265,7 +265,7 @@ def test_one_that_takes_no_orders_is_told_but_its_end_is_not_waited_for() -> Non
         with pytest.raises(AgentUnresponsive):
             send_without_end(process)
         process.kill()
-        # Its end of the connection is as good as closed.
+        # The agent's end of the connection counts as closed.
         assert process.wait(PATIENCE) == -signal.SIGKILL
 
 
@@ -274,7 +274,7 @@ def test_an_order_waits_for_one_that_is_slower_than_we_are() -> None:
 
     def answer(own: socket.socket) -> None:
         own.send(STARTED)
-        time.sleep(0.05)  # until there is no room
+        time.sleep(0.05)  # until the buffer is full
         for _ in range(orders):
             own.recv(100)
         own.send(ENDED)

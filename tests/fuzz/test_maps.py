@@ -1,4 +1,4 @@
-"""Whatever is given as a map: either it comes back equal, or MapError says why not."""
+"""Tests of any input for a map: the map has the same extents, or MapError is raised."""
 
 from __future__ import annotations
 
@@ -17,19 +17,22 @@ NUMBERS = st.one_of(
     st.integers(0, 20), st.integers(0, LAST), st.sampled_from([0, 1, LAST - 1, LAST, LAST + 1])
 )
 EXTENTS = st.tuples(NUMBERS, NUMBERS, NUMBERS)
-# Text near the border between what is an extent and what is not.
+# Text that is an extent, or differs little from an extent.
 NEARLY = st.one_of(
     st.text(alphabet="0123456789:+- \t\n\0xa\u0661", max_size=40),
     st.lists(st.one_of(NUMBERS.map(str), st.text(max_size=3)), max_size=5).map(":".join),
     st.text(),
 )
 
-# A shared machine may stand still for longer than any deadline.
+# A shared machine may be suspended for longer than any deadline.
 without_deadline = settings(deadline=None, max_examples=300)
 
 
 def is_extent(inside: int, outside: int, count: int) -> bool:
-    """user_namespaces(7): at least one id, and none past 4294967294."""
+    """Return whether the numbers are a valid extent.
+
+    See user_namespaces(7): the count is 1 or more, and no id is above 4294967294.
+    """
     return count >= 1 and inside + count <= LAST and outside + count <= LAST
 
 
@@ -68,7 +71,7 @@ def overlap(extents: list[tuple[int, int, int]], side: int) -> bool:
 
 
 def joined(extents: Iterable[Iterable[int]]) -> list[tuple[int, ...]]:
-    """Extents that continue each other as one: a plan splits them where the parent map is split."""
+    """Merge adjacent extents, since a plan splits extents where the parent's map is split."""
     result: list[tuple[int, ...]] = []
     for inside, outside, count in extents:
         if result:
@@ -98,7 +101,7 @@ def test_a_map_is_planned_as_given_or_refused(
         assert not sound
         assert error.cause == "map-invalid"
     except PlanError as error:
-        # Sound or not, the caller may not have it: root alone may have any.
+        # Only root may use this map, so PlanError is raised even if the map is valid.
         assert error.cause
     else:
         assert sound

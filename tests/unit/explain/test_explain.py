@@ -396,10 +396,7 @@ def test_what_the_probes_found_comes_first() -> None:
 
 @pytest.mark.parametrize(("value", "first"), [(1, True), (0, False), (None, False)])
 def test_a_setting_of_this_machine_speaks_for_a_cause(value: int | None, first: bool) -> None:
-    """The setting ranks after the probes:
-
-    another program may lack the profile that usernsctl has.
-    """
+    """The setting ranks after the probes: another program may lack the profile of usernsctl."""
     text = "unshare: unshare failed: Operation not permitted"
     report = Report(
         purpose="run",
