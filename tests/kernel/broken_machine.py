@@ -1,4 +1,4 @@
-"""Running commands where something is broken: see causes/broken.py for the ways."""
+"""Execution of commands on a broken machine; causes/broken.py has the ways to break it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ UNSUPPORTED = 77
 def run_broken(
     ways: Sequence[str], command: Sequence[str], env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command, as a user other than root, where things are broken in these ways."""
+    """Run a command, as a user other than root, after the machine was broken in these ways."""
     if os.geteuid() == 0 and not may_map_any_id():
         pytest.skip("root of a container can neither mount nor become everybody")
     done = subprocess.run(
@@ -44,12 +44,12 @@ def run_broken(
     return done
 
 
-# With more time than an emulated machine needs, so that nothing is skipped.
+# A timeout that suffices for an emulated machine, so that no probe is skipped.
 DOCTOR = [USERNSCTL, "doctor", "--within", "300"]
 
 
 class Diagnosis:
-    """What doctor says there, of one purpose."""
+    """Report of doctor on a broken machine."""
 
     def __init__(self, ways: Sequence[str], purpose: str = "run", *options: str) -> None:
         command = [*DOCTOR, "--json", "--for", purpose, *options]
@@ -72,7 +72,7 @@ def diagnose(ways: Sequence[str], purpose: str = "run") -> Diagnosis:
 
 
 def named_by_command(ways: Sequence[str], *options: str) -> str:
-    """The cause that usernsctl-exec names when it fails there."""
+    """Return the cause that usernsctl-exec names when it fails on a broken machine."""
     done = run_broken(ways, [PRELUDE, *options, "--", "true"])
     assert done.returncode == 125, done
     named = re.findall(r"^  why: .* \[([a-z0-9-]+)\]$", done.stderr, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Programs that tests run inside, and what the tests read from outside."""
+"""Programs to run in a namespace, and readers of their output."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import IO
 
-# Says "ready PID", then waits; exits with 100 + the number of the first signal that it gets.
+# Prints "ready PID", then waits; exits with 100 + the number of the first signal.
 WAITER = [
     sys.executable,
     "-c",
@@ -20,19 +20,19 @@ WAITER = [
     "os._exit(100 + signal.sigwait(wanted))\n",
 ]
 
-# No test waits longer than this for what it waits for, in seconds.
+# Maximum time in seconds that a test waits for anything.
 PATIENCE = 20
 
 
 def read_ready(output: IO[str]) -> int:
-    """Wait for WAITER to be ready: its pid, as it sees it."""
+    """Wait until WAITER is ready; return its pid in its own PID namespace."""
     word, pid = output.readline().split()
     assert word == "ready"
     return int(pid)
 
 
 def wait_for_end(output: IO[str]) -> str:
-    """The rest of what is written to a pipe, whose end comes when all its writers are gone."""
+    """Read a pipe to its end, which comes when all writers have closed it."""
     rest = b""
     while select.select([output], [], [], PATIENCE)[0]:
         chunk = os.read(output.fileno(), 4096)
@@ -43,7 +43,7 @@ def wait_for_end(output: IO[str]) -> str:
 
 
 def namespace(name: str, pid: int | str = "self") -> str:
-    """The identity of a namespace, such as ``"uts:[4026531838]"``."""
+    """Return the identity of a namespace, such as ``"uts:[4026531838]"``."""
     return str(Path(f"/proc/{pid}/ns/{name}").readlink())
 
 

@@ -1,4 +1,4 @@
-"""What the tests of kept and named namespaces share."""
+"""Helpers for the tests of Namespace and of named namespaces."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LINK = ["readlink", "/proc/self/ns/user"]
 WHO = ["sh", "-c", "id -u; id -g; id -G"]
 
 
-# A map in which our own ids are not, and the mark of a test that wants it written.
+# A map without the caller's ids, and the mark for tests that write that map.
 MAP_WITHOUT_US = (
     un.IdMap.extents(["0:100000:10"], ["0:200000:10"])
     if ROOT
@@ -26,7 +26,7 @@ without_us = pytest.mark.userns_requires("userns" if ROOT else "subid")
 
 
 def in_python(script: str, *arguments: str, status: int = 0) -> str:
-    """What a Python of its own prints: one with a single thread, that can't come back."""
+    """Run a script in a new, single-threaded Python process; return its output."""
     done = subprocess.run(
         [sys.executable, "-c", "import os, sys\nimport usernsctl as un\n" + script, *arguments],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""The ways to start a command that are to behave as subprocess does, and subprocess itself."""
+"""Ways to start a command that must behave like subprocess, and subprocess itself."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import usernsctl as un
 
 WAYS = ["subprocess", "fresh", "kept"]
 CALLS = ["Popen", "run", "call", "check_call", "check_output"]
-# Another one, which tests/runsc tries.
+# A further way, which tests/runsc uses.
 SANDBOX = "sandbox"
 
 
 @contextmanager
 def opened(way: str) -> Iterator[Any]:
-    """What has the functions of subprocess, in new namespaces or in a kept one."""
+    """Yield an object with subprocess's functions: its own, or ours with or without a namespace."""
     modules: dict[str, ModuleType] = {"subprocess": subprocess, "fresh": un}
     if way in modules:
         yield modules[way]
@@ -38,7 +38,7 @@ def opened(way: str) -> Iterator[Any]:
 
 
 def of_sandbox(box: un.Sandbox) -> Any:
-    """What starts other commands in a sandbox."""
+    """Return an object with the functions of subprocess, for further commands in a sandbox."""
 
     def call(args: Any, **options: Any) -> int:
         return box.run(args, **options).returncode

@@ -1,4 +1,4 @@
-"""What the tests of the kernel's rules share: bare system calls, and children to make them in."""
+"""Helpers for the tests of the kernel's rules: system calls, and children to make them."""
 
 from __future__ import annotations
 
@@ -19,14 +19,17 @@ CLONE_NEWNS = 0x00020000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWUTS = 0x04000000
 
-# An id that is not mapped shows as this one (/proc/sys/kernel/overflowuid).
+# The id that unmapped ids are shown as (/proc/sys/kernel/overflowuid).
 OVERFLOW_ID = 65534
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def call(name: str, *arguments: Any) -> None:
-    """A function of libc that returns 0, or -1 and an errno, which is raised."""
+    """Call a function of libc that returns 0, or -1 with an errno.
+
+    :raises OSError: the function returned -1.
+    """
     if getattr(LIBC, name)(*arguments) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
@@ -46,14 +49,14 @@ def set_hostname(name: bytes) -> None:
 
 @contextlib.contextmanager
 def refused(number: int) -> Iterator[None]:
-    """The block has to raise an OSError with this errno."""
+    """Check that the block raises an OSError with this errno."""
     with pytest.raises(OSError) as caught:  # noqa: PT011 - the errno is looked at
         yield
     assert os.strerror(caught.value.errno or 0) == os.strerror(number)
 
 
 def in_child(action: Callable[[], Result]) -> Result:
-    """What `action` returns or raises in a child of this process."""
+    """Call `action` in a child; return its result, or raise its exception."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -77,7 +80,7 @@ def in_child(action: Callable[[], Result]) -> Result:
 
 @contextlib.contextmanager
 def waiting_child(prepare: Callable[[], object]) -> Iterator[int]:
-    """The pid of a child that has done `prepare` and lives until the block is over."""
+    """Yield the pid of a child that has called `prepare`, and that lives until the block ends."""
     ready, over = os.pipe(), os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -99,7 +102,7 @@ def waiting_child(prepare: Callable[[], object]) -> Iterator[int]:
 
 
 def write(path: str, text: str) -> None:
-    """One write(2) at the start of a file, as the kernel wants it for maps."""
+    """Write text to the start of a file by one system call, as the kernel requires for maps."""
     fd = os.open(path, os.O_WRONLY)
     try:
         os.write(fd, text.encode())
@@ -108,7 +111,7 @@ def write(path: str, text: str) -> None:
 
 
 def map_self(inside: int = 0) -> None:
-    """Make a user namespace and map the one id that we have there."""
+    """Enter a new user namespace with a map of the caller's own ids."""
     uid, gid = os.geteuid(), os.getegid()
     unshare(CLONE_NEWUSER)
     write("/proc/self/setgroups", "deny")
@@ -117,7 +120,7 @@ def map_self(inside: int = 0) -> None:
 
 
 def effective(pid: int | str = "self") -> int:
-    """The effective capabilities of a process, bit N for capability N."""
+    """Return the effective capabilities of a process; bit N is capability N."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("CapEff:"):
             return int(line.split()[1], 16)

@@ -1,4 +1,4 @@
-"""Commands started from asyncio: as with asyncio's own function, in every event loop."""
+"""Tests of commands from asyncio, with asyncio's own function and ours, in several event loops."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ Run = Callable[[Coroutine[Any, Any, Any]], Any]
 FOREVER = ["sleep", "1000"]
 
 
-# With the first loop, libuv opens a pipe for the whole process, which it keeps.
+# The first event loop makes libuv open a pipe that stays open in the process.
 uvloop.new_event_loop().close()
 
 
 def runner(module: ModuleType) -> Run:
-    """Runs a coroutine to its end, in a new event loop of the kind."""
+    """Return a function that runs a coroutine in a new event loop of this kind."""
 
     def run_in_time(main: Coroutine[Any, Any, Any]) -> Any:
         with asyncio.Runner(loop_factory=module.new_event_loop) as runner:
@@ -43,13 +43,13 @@ def run(request: pytest.FixtureRequest) -> Run:
     return runner(request.param)
 
 
-# uvloop's own function is left out: it leaves a pipe behind, and differs in what it raises.
+# Without uvloop's own function, which leaks a pipe, and raises other exceptions.
 @pytest.fixture(
     params=[(asyncio, asyncio), (asyncio, un), (uvloop, un)],
     ids=["asyncio-its-own", "asyncio-ours", "uvloop-ours"],
 )
 def pair(request: pytest.FixtureRequest) -> tuple[Run, Any]:
-    """An event loop, and the function to test in it: asyncio's own or ours, which do the same."""
+    """Return a runner for an event loop, and asyncio's or our create_subprocess_exec."""
     loop, api = request.param
     return runner(loop), api.create_subprocess_exec
 
@@ -61,7 +61,7 @@ def test_streams_carry_input_and_output(pair: tuple[Run, Any]) -> None:
         process = await start(
             "sh", "-c", "cat; echo err >&2; exit 3", stdin=un.PIPE, stdout=un.PIPE, stderr=un.PIPE
         )
-        # More than the pipes and the buffers of the streams hold.
+        # More data than the pipes and the buffers of the streams hold.
         much = os.urandom(1 << 20)
         assert await process.communicate(much) == (much, b"err\n")
         assert process.returncode == 3
@@ -248,7 +248,7 @@ def test_create_subprocess_exec_block_waits_at_its_end(run: Run) -> None:
 
 def test_create_subprocess_exec_block_closes_the_pipes_first(run: Run) -> None:
     async def main() -> None:
-        # `yes` ends once nobody reads, `cat` once nobody writes.
+        # `yes` ends when nobody reads, and `cat` when nobody writes.
         async with await un.create_subprocess_exec("yes", stdout=un.PIPE) as process:
             assert (await process.stdout.readline()) == b"y\n"
         assert process.returncode in (1, -signal.SIGPIPE)
@@ -279,7 +279,7 @@ def test_create_subprocess_exec_block_writes_what_it_was_given(run: Run, tmp_pat
 
 
 def test_create_subprocess_exec_block_never_blocks_the_loop(run: Run) -> None:
-    """The command ends by what the event loop does while the end of the block waits for it."""
+    """A timer of the event loop ends the command while the end of the block waits for it."""
 
     async def main() -> None:
         theirs, ours = os.pipe()
@@ -332,7 +332,7 @@ def test_create_subprocess_exec_goes_on_while_a_tracer_has_the_end_first() -> No
     told = subprocess.check_output(script, text=True, timeout=PATIENCE).splitlines()
     turns, status = map(int, told[-1].split())
     assert status == -signal.SIGKILL
-    # Without a tracer it takes one or two turns; with one, as long as that stays.
+    # Without a tracer, the loop takes one or two turns; with one, many until the tracer has ended.
     assert turns >= 20 or told[0] == "refused"
 
 
@@ -345,13 +345,13 @@ async def cancel(work: Callable[[], Coroutine[Any, Any, None]], turns: int) -> N
         task.cancel()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert {type(result) for result in results} == {asyncio.CancelledError}
-    # Closing a pipe takes the event loop some more.
+    # The event loop needs some turns to close pipes.
     for _ in range(10):
         await asyncio.sleep(0)
 
 
 def test_cancelled_tasks_leave_nothing(run: Run) -> None:
-    """Wherever the cancellation meets them: while they start, or while they wait."""
+    """The tasks are cancelled during the start, or while they wait."""
 
     async def work() -> None:
         streams = {"stdin": un.PIPE, "stdout": un.PIPE, "stderr": un.PIPE}
@@ -359,7 +359,7 @@ def test_cancelled_tasks_leave_nothing(run: Run) -> None:
             await process.communicate()
 
     async def main() -> None:
-        # An event loop opens some descriptors of its own when it needs them first.
+        # An event loop opens some descriptors on first use.
         await cancel(work, turns=12)
         before = open_descriptors(), children()
         for turns in range(12):

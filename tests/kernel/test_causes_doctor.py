@@ -1,4 +1,4 @@
-"""The verb doctor on this very machine: what it prints, leaves, needs, and costs."""
+"""Tests of usernsctl doctor on this machine: its output, leaks, needs and time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from callers import as_root
 from usernsctl.doctor import diagnose as in_process
 from usernsctl.doctor.probes import PROGRAM
 
-# As main() is called by the script, but where rich can't be imported.
+# Calls main() as the script does, without rich.
 WITHOUT_RICH = """
 import sys
 sys.modules["rich"] = None
@@ -34,7 +34,7 @@ def test_a_healthy_machine_has_no_finding() -> None:
 
 
 def test_a_closed_tun_device_is_told_by_its_probe() -> None:
-    # Root asks as somebody else, so the mode tells what a trial of ours would not.
+    # Root runs doctor as another user, so the mode of the file decides.
     found = diagnose([])
     probe = found.report["probes"]["tun"]
     device = Path("/dev/net/tun")
@@ -44,7 +44,7 @@ def test_a_closed_tun_device_is_told_by_its_probe() -> None:
         assert probe["cause"] == "tun-missing"
     else:
         assert probe["outcome"] == "ok"
-    # A run without a network of its own does not need it.
+    # A run without the host's network does not need it.
     assert "tun-missing" not in found.ids
 
 
@@ -63,7 +63,7 @@ def test_a_sandbox_in_a_sandbox() -> None:
         [USERNSCTL, "run", *shown, "--", *doctor], capture_output=True, text=True, env=ENVIRONMENT
     )
     assert done.returncode == 1, done.stderr
-    # Much else fails there, of which none is a cause of its own.
+    # Other probes fail too, but have no cause of their own.
     assert [finding["id"] for finding in json.loads(done.stdout)["findings"]] == [
         "already-in-gvisor"
     ]
@@ -91,7 +91,7 @@ def test_plain_text_needs_no_rich_and_no_locale() -> None:
     assert done.stderr == b""
     lines = done.stdout.decode("ascii").split("\n")
     assert lines[0].startswith("Ready for a command in gVisor")
-    # What is to be copied is as long as it is: here with the user's name and a free range.
+    # Commands to be copied may be longer, here with the user's name and a free range.
     assert all(len(line) <= 80 or line.startswith("   remedy   ") for line in lines)
 
 
@@ -117,7 +117,7 @@ print(json.dumps([facts.privileges.denies_write_execute, facts.security.landlock
 
 @pytest.mark.parametrize("deny", [[], ["deny"]])
 def test_what_only_calls_tell_is_among_the_facts(deny: list[str]) -> None:
-    """Of memory that could be written and executed (PR_SET_MDWE, since Linux 6.3), and Landlock."""
+    """The facts include memory-deny-write-execute (PR_SET_MDWE, since Linux 6.3) and Landlock."""
     done = subprocess.run([sys.executable, "-c", TELL_CALLED, *deny], capture_output=True)
     if done.returncode == 77:
         pytest.skip("the kernel has no PR_SET_MDWE")

@@ -1,4 +1,4 @@
-"""What containers lack: a frozen launch names it without Python, as `usernsctl run` does."""
+"""Tests that a frozen launch names the causes of containers without Python, as run does."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def seen_by_all() -> Iterator[Path]:
 def test_the_causes_of_containers(
     usernsctl: Program, seen_by_all: Path, way: str, options: list[str], cause: str
 ) -> None:
-    """Those of docs/docker-matrix.md, with runsc itself, and one more."""
+    """These are the causes in docs/docker-matrix.md, with real runsc, and one more."""
     file = seen_by_all / "launch"
     made = usernsctl("freeze", *options, "-o", file, "--", "echo", "ran")
     assert (made.returncode, made.stderr) == (0, "")

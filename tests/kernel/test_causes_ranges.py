@@ -1,4 +1,4 @@
-"""Causes that let a user map no more than one id: each is made real, and named."""
+"""Tests of the causes that prevent maps of several ids, each on a machine broken that way."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ pytestmark = as_root
 
 AUTO = ["-r", "--map-auto"]
 
-#: The way to break it, and the cause.
+#: The way to break the machine, and the cause.
 CASES = [
     ("helpers-missing", "helper-missing"),
     ("helpers-powerless", "helper-not-setuid"),
@@ -56,7 +56,7 @@ def test_the_range_to_grant_is_told_whichever_command_lacks_it() -> None:
 
 
 def test_an_entry_by_gid_is_told_from_no_entry() -> None:
-    # What the command can't see in time, doctor does.
+    # Causes that usernsctl-exec can't find in time, but doctor can.
     assert named_by_command(["gid-entry"], *AUTO) == "no-subordinate-range"
     assert diagnose(["gid-entry"], "range").ids == ["subgid-by-gid"]
 

@@ -1,4 +1,4 @@
-"""Causes that let nobody make, or map, a user namespace: each is made real, and named."""
+"""Tests of the causes that prevent user namespaces or maps, each on a machine broken that way."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from broken_machine import PRELUDE, Diagnosis, diagnose, named_by_command, run_broken
 from callers import as_root
 
-#: The way to break it, options of usernsctl-exec that fail then, and the cause.
+#: The way to break the machine, options of usernsctl-exec that fail then, and the cause.
 CASES = [
     ("seccomp-engine", ["-r"], "seccomp-denies-userns"),
     ("seccomp-flags", ["-r"], "seccomp-denies-userns"),
@@ -34,8 +34,8 @@ def test_doctor_and_the_failing_command_name_the_cause(
     assert found.status == 1
     assert found.blocking == [cause]
     if os.geteuid() == 0:
-        # Nothing else is wrong; a plain user may have no ranges, or had to give up more. Nor has
-        # root of a nested namespace any.
+        # No other cause blocks. Unprivileged users, and root of a nested namespace, may also lack
+        # ranges.
         assert [one for one in found.ids if one != "no-subordinate-range"] == [cause]
 
 
@@ -69,7 +69,7 @@ def test_root_without_capabilities() -> None:
 def test_of_two_causes_the_one_that_blocks_first_is_first(
     ways: list[str], causes: list[str]
 ) -> None:
-    # The second one is named where it shows in spite of the first one.
+    # The second cause is named if it shows in spite of the first one.
     assert diagnose(ways).blocking == causes
     assert named_by_command(ways, "-r", "-m") == causes[0]
 

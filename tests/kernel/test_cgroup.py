@@ -1,4 +1,4 @@
-"""Starting a command in a control group: where it is then, and what is said where it can't be."""
+"""Tests of starting a command in a control group, and of the errors."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ WIDE = un.IdMap.extents(["0:100000:10"], ["0:100000:10"])
 
 
 def group_of(told: str) -> str:
-    """Of what /proc/PID/cgroup says, the line of the hierarchy of version 2 (cgroups(7))."""
+    """Return the path of the version 2 hierarchy in /proc/PID/cgroup (cgroups(7))."""
     return next(line[3:] for line in told.splitlines() if line.startswith("0::"))
 
 
 def unified() -> Path:
-    """Where cgroup2 is mounted."""
+    """Return the mount point of cgroup2."""
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         fields, kind = line.split(" - ")
         if kind.startswith("cgroup2 "):
@@ -39,7 +39,7 @@ def unified() -> Path:
 
 @pytest.fixture
 def group() -> Iterator[Path]:
-    """A control group in which the caller may start commands, for this test alone."""
+    """Create a control group, for one test, in which the caller may start commands."""
     own = unified() / group_of(Path("/proc/self/cgroup").read_text()).lstrip("/")
     procs = own / "cgroup.procs"
     if not os.access(procs, os.W_OK):
@@ -134,7 +134,7 @@ def failure(in_cgroup: Any, **arguments: Any) -> un.NamespaceError:
 
 
 def test_a_group_for_no_processes(group: Path) -> None:
-    """Below a threaded one, what is not threaded too is invalid (cgroups(7), thread mode)."""
+    """Below a threaded group, other groups are invalid (cgroups(7), thread mode)."""
     threaded, invalid = group / "threaded", group / "threaded" / "invalid"
     threaded.mkdir()
     (threaded / "cgroup.type").write_text("threaded")
@@ -201,7 +201,7 @@ def test_there_is_no_other_way_where_clone3_is_filtered() -> None:
     assert told.stdout.split() == ["cgroup", str(errno.ENOSYS), "clone-into-cgroup-missing"]
 
 
-# Tries to start a command in each group, as somebody whose own group is the first one.
+# Tries to start a command in each group, as a user whose own group is the first one.
 TRY = """
 import sys
 import usernsctl as un
@@ -220,7 +220,7 @@ for group in sys.argv[1:]:
 
 
 def tried(own: Path, groups: list[Path], user: int) -> set[str]:
-    """What became of it for a user that is in the group `own`, each line once."""
+    """Return the set of outcomes for a user whose processes are in the group `own`."""
     script = 'echo 0 >"$1/cgroup.procs" && shift && exec "$@"'
     become = ["setpriv", "--reuid", str(user), "--regid", str(user), "--clear-groups", "--"]
     done = subprocess.run(
@@ -236,7 +236,7 @@ def tried(own: Path, groups: list[Path], user: int) -> set[str]:
 
 @as_root
 def test_a_user_starts_commands_in_what_was_delegated(group: Path) -> None:
-    """Containment: who is outside of what was delegated can't move in (cgroups(7))."""
+    """A process outside of the delegated subtree can't be moved in (cgroups(7), containment)."""
     user = 12345
     given, leaf, other = group / "given", group / "given" / "leaf", group / "other"
     for made in (given, leaf, other):

@@ -1,5 +1,7 @@
-"""What starting a command costs: no more than bench/counts.json has, and by no other system calls
-than docs/prelude.md lists."""
+"""Tests of the cost of starting a command.
+
+The counts must not exceed bench/counts.json, and the system calls must be those in docs/prelude.md.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ ROW = re.compile(r"\| `(\w+)` \|(?: (\d+)(\+?) \|)? (.*) \|")
 
 
 def table(heading: str) -> list[tuple[str, int, bool, str]]:
-    """Call, times, whether it may be more, reason: of the rows below a heading, for this user."""
+    """Return the rows below a heading: call, count, whether more are allowed, reason."""
     (section,) = [part for part in PAGE.read_text().split("\n## ") if part.startswith(heading)]
     rows = [ROW.fullmatch(line) for line in section.splitlines()]
     found = [(row[1], int(row[2] or 1), bool(row[3]), row[4]) for row in rows if row]
@@ -73,7 +75,7 @@ def test_nothing_costs_more_than_it_did(tmp_path: Path) -> None:
 
 
 def changed(counts: dict[str, int], recorded: dict[str, int], sign: int) -> dict[str, str]:
-    """What is more (sign 1) or less (-1) than recorded, by more than may be."""
+    """Return the counts that differ upwards (sign 1) or downwards (-1) by more than ALLOWANCE."""
     return {
         name: f"{now}, was {recorded[name]}"
         for name, now in counts.items()

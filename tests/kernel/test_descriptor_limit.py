@@ -1,4 +1,4 @@
-"""A process has no room for descriptors: that is told, and nothing is left."""
+"""Tests that a start without free descriptors fails with a cause, and leaks nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from usernsctl.namespaces import named
 
 @contextmanager
 def out_of_descriptors() -> Iterator[list[un.UsernsError]]:
-    """For a block that may run out of descriptors, and says so then."""
+    """Check that a block raises the error for a lack of descriptors."""
     failed: list[un.UsernsError] = []
     try:
         yield failed

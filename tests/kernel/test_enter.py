@@ -1,6 +1,6 @@
-"""usernsctl.enter and usernsctl.exec: this process moves, or becomes the command.
+"""Tests of usernsctl.enter and usernsctl.exec.
 
-Each test runs in a Python of its own, since there is no way back.
+Each test runs in a new Python process, since a process can't return from a namespace.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Restrictions really applied, each in a process of its own that ends with the test."""
+"""Tests of hardening that is applied to separate processes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ else:
 
 
 def applied(times: int = 1, **wanted: Any) -> Any:
-    """What holds after `wanted` was applied to root in a fresh namespace."""
+    """Return the restrictions in effect after `wanted` was applied to root in a new namespace."""
     command = [sys.executable, "-c", SCRIPT, json.dumps(wanted), str(times)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -72,7 +72,7 @@ def test_securebits_are_added() -> None:
 
 
 def test_what_the_kernel_refuses_is_told() -> None:
-    """A locked bit can't be set any more."""
+    """A locked securebit can't be changed."""
     script = SCRIPT.replace(
         "try:", 'hardening.Hardening(securebits=frozenset({"noroot_locked"})).apply()\ntry:', 1
     )

@@ -1,4 +1,4 @@
-"""What stands for a map wherever one is asked for, and the warning where it becomes one id."""
+"""Tests of all forms of an id map argument, and of the warning for a single id."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ def test_run_with_idmap_all() -> None:
 
 @pytest.fixture
 def single(monkeypatch: pytest.MonkeyPatch) -> un.IdMap:
-    """A map that nobody here can have, and that one id will do for."""
+    """Return a map that the caller may not use, but that allows a single id."""
     monkeypatch.setenv("PATH", "/no/such/directory")
     if UID == 0:
-        # Root has no ranges here, and needs no helper where it has.
+        # Root has no ranges on this machine, and would write a map of them itself.
         return un.IdMap.auto(allow_single_id=True)
     return un.IdMap(
         map_user=0, map_group=0, map_users=(un.Extent(1, 2**32 - 2, 1),), allow_single_id=True

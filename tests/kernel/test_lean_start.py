@@ -1,8 +1,8 @@
-"""What is imported, which is most of what a start takes: no more than these lists have.
+"""Tests that a start imports no other modules than those listed here, as imports take most time.
 
-They name the roots of packages, and of this package its parts. The standard library's own private
-modules come with public ones, so they are not named. Before a name is added here, see whether its
-import can wait for those who need it.
+The lists have top-level packages, and the parts of this package. Private modules of the standard
+library are not listed, since public ones import them. Before you add a name, consider importing it
+where it is needed.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ def names(text: str) -> set[str]:
     return set(text.split())
 
 
-# What any Python program has, or nearly any.
+# Packages that nearly every Python program imports.
 COMMON = names(
     "__future__ collections contextlib encodings enum errno functools gc importlib itertools "
     "keyword math operator reprlib signal string types warnings"
 )
-# What `usernsctl run` has to do with. argparse looks for translations of its own texts.
+# Packages that `usernsctl run` needs. argparse imports gettext for its own messages.
 USED = names("argparse array codecs fcntl gettext grp locale pwd re select struct time")
 VERSION = names(
     "_cffi_backend usernsctl usernsctl.__main__ usernsctl._core usernsctl._interrupts "
@@ -39,8 +39,8 @@ VERSION = names(
 )
 RUN = VERSION | names("usernsctl.commands usernsctl.gvisor usernsctl.maps")
 
-# Says what was imported, and what of it once another mount namespace was entered: when the core is
-# to execute another program, or at the end.
+# Prints the imported modules, and those imported after a mount namespace was entered: when the core
+# is about to execute another program, or at the end.
 TOLD = """
 import json, os, sys
 
@@ -67,7 +67,7 @@ sys.argv = ["usernsctl", *sys.argv[1:]]
 
 
 def told(code: str, *words: str, environ: dict[str, str] | None = None) -> tuple[set[str], Any]:
-    """What a program imports: by its roots, without what the interpreter had; and what late."""
+    """Return the packages that a program imports, and the modules that it imports too late."""
     done = subprocess.run(
         [sys.executable, "-c", f"{TOLD}\n{code}\ntell()", *words],
         capture_output=True,
@@ -83,7 +83,7 @@ def told(code: str, *words: str, environ: dict[str, str] | None = None) -> tuple
 
 
 def root(module: str) -> str | None:
-    """The package that a module is of, or the part of this one; ``None``: it is not counted."""
+    """Return the package of a module, or the part of this package; None if it does not count."""
     first, _, rest = module.partition(".")
     if first == "usernsctl" and rest:
         return f"{first}.{rest.partition('.')[0]}"
@@ -96,7 +96,7 @@ CALL = "from usernsctl.__main__ import main; main()"
 
 def test_import_usernsctl_imports_next_to_nothing() -> None:
     found, _ = told("import usernsctl")
-    # Until Python 3.12 importlib itself has use for it.
+    # Until Python 3.12, importlib itself imports it.
     theirs = {"warnings"} if sys.version_info < (3, 13) else set()
     assert found - theirs <= {"usernsctl", "__future__", "importlib"}
 
@@ -108,7 +108,7 @@ def test_the_version_needs_neither_a_parser_nor_the_metadata() -> None:
 
 @pytest.fixture
 def runsc(tmp_path: Path) -> dict[str, str]:
-    """The environment in which a program that looks like runsc is taken for it."""
+    """Return an environment with a fake runsc."""
     path = tmp_path / "runsc"
     own = struct.unpack_from("<H", Path("/proc/self/exe").read_bytes(), 18)[0]
     header = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
@@ -144,7 +144,7 @@ def test_nothing_is_imported_where_others_may_have_mounted_something(
     try:
         _, late = told(CALL, "run", "--in", "box", "true", environ=environ)
         assert late == []
-        # Nor to say what is wrong.
+        # Errors need no imports after the namespace was entered, either.
         for wrong in (["--wd", "/nonsense", "true"], ["nonsense"]):
             _, late = told(CALL, "run", "--in", "box", *wrong, environ=environ)
             assert late == []

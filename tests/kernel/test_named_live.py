@@ -1,4 +1,4 @@
-"""Named namespaces: made once, found by every process of the same user, until they are removed."""
+"""Tests of named namespaces with real namespaces."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ UID, GID = os.geteuid(), os.getegid()
 
 @pytest.fixture(autouse=True)
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The state directory of this test; what the test has named is removed at its end."""
+    """Create a state directory for a test; remove its named namespaces at the end."""
     tmp_path.chmod(0o700)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     yield tmp_path / "usernsctl"
@@ -38,7 +38,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def ns(usernsctl: Program, *arguments: str, status: int = 0) -> str:
-    """What `usernsctl ns` prints; on standard error, if it should fail."""
+    """Run `usernsctl ns`; return its output, or that on standard error if it must fail."""
     done = usernsctl("ns", *arguments, env=dict(os.environ))
     assert done.returncode == status, done.stderr
     assert (done.stdout if status else done.stderr) == ""
@@ -54,7 +54,7 @@ def only_one() -> NamedNamespace:
 def test_state_in_tmp_is_named_by_the_uid_outside(
     prelude: Program, usernsctl: Program, tmp_path: Path, inside: int
 ) -> None:
-    """Somebody who is uid 0 inside would take the name that root's state has."""
+    """Root inside would otherwise use the state directory of root outside."""
     ids = (f"--map-user={inside}", f"--map-group={inside}")
     env = {"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path)}
     done = prelude(*ids, "--", usernsctl.path, "ns", "list", env=env)
@@ -146,13 +146,13 @@ def test_it_outlives_its_creator_and_the_others_find_it() -> None:
     with Namespace.open("web") as kept:
         assert kept.has("mount")
         assert kept.check_output(LINK, text=True) == inside
-    # What there is stays as it is, whatever else is asked for.
+    # An existing namespace is not changed, whatever options are given.
     with Namespace.open_or_create("web", un.IdMap.current(), uts=True) as kept:
         assert not kept.has("uts")
         assert kept.check_output(LINK, text=True) == inside
 
 
-# Is killed when it has told its holder to stay, and before that has heard it.
+# The creator is killed after it has told the holder to stay, but before the holder has read that.
 KILLED_EARLY = """
 import os, signal
 from usernsctl.namespaces import named
@@ -172,7 +172,7 @@ named.create_named("web", ["-r"])
 
 
 def test_a_holder_that_has_not_yet_heard_that_it_stays_is_found(usernsctl: Program) -> None:
-    """Else nobody would know of it any more, and it would stay for ever."""
+    """Otherwise nobody could find the holder, which would stay forever."""
     done = subprocess.run(
         [sys.executable, "-c", KILLED_EARLY], stdout=subprocess.PIPE, text=True, timeout=PATIENCE
     )
@@ -296,7 +296,7 @@ def test_who_is_inside_does_not_find_the_environment_of_the_creator(
 def test_a_command_starts_where_its_caller_is_as_by_nsenter(
     usernsctl: Program, tmp_path: Path
 ) -> None:
-    """A process keeps its directory, also one that its ids could not reach by the path."""
+    """A process keeps its working directory, even if its ids may not search the path to it."""
     public = tmp_path / "private" / "public"
     public.mkdir(parents=True)
     (public / "file").write_text("read\n")
@@ -317,7 +317,7 @@ def test_one_id_in_place_of_ranges_is_said(usernsctl: Program) -> None:
     environment = dict(os.environ) | {"PATH": "/no/such/directory"}
     options = ["-r", "--map-users=1:4294967294:1", "--allow-single-id"]
     if UID == 0:
-        # Root has no ranges here, and needs no helper where it has.
+        # Root has no ranges on this machine, and would write a map of them itself.
         options = ["-r", "--map-auto", "--allow-single-id"]
     done = usernsctl("ns", "create", "web", *options, env=environment)
     assert done.returncode == 0
@@ -403,7 +403,7 @@ def test_removing_ends_the_holder_and_nothing_else() -> None:
         holder = only_one().pid
         named.remove_named("web")
         assert "Z" in Path(f"/proc/{holder}/stat").read_text().rpartition(")")[2].split()[0]
-        # Who holds it by descriptors goes on.
+        # Descriptors keep the namespace alive without a holder.
         kept.run(["true"], check=True)
 
 
@@ -465,7 +465,7 @@ def test_unknown_namespaces_are_refused() -> None:
 
 
 def test_a_holder_that_does_not_end_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As process 1 it waits for all others of its namespace, one of which may not be killable."""
+    """As process 1, the holder ends after all processes of its namespace, of which one may hang."""
     with Namespace.open_or_create("web"):
         pid = only_one().pid
     with monkeypatch.context() as patched:

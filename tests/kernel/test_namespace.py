@@ -1,4 +1,4 @@
-"""usernsctl.Namespace: made once, entered as often as wanted, held by descriptors only."""
+"""Tests of usernsctl.Namespace, which is held by descriptors."""
 
 from __future__ import annotations
 
@@ -232,7 +232,7 @@ def test_namespace_that_is_forgotten_is_closed_with_a_warning() -> None:
 
 @pytest.mark.userns
 def test_it_ends_when_it_is_closed() -> None:
-    """Root inside may limit how many user namespaces there are below; the kernel frees late."""
+    """The limit in the namespace is 1, and the kernel frees namespaces with a delay."""
     Path("/proc/sys/user/max_user_namespaces").write_text("1")
     with Namespace.create():
         with pytest.raises(un.NamespaceError) as caught:

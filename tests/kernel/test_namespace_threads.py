@@ -1,4 +1,4 @@
-"""usernsctl.Namespace from many threads at once, also while one of them closes it."""
+"""Tests of usernsctl.Namespace in concurrent threads, one of which may close it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_many_threads_start_commands_in_it() -> None:
 
 @without_us
 def test_becoming_somebody_else_disturbs_no_other_thread() -> None:
-    """Such a change makes a process undumpable: it could not open its own files in /proc."""
+    """A process that changes its ids is not dumpable, and could not open its own files in /proc."""
     with Namespace.create(MAP_WITHOUT_US) as ns, ThreadPoolExecutor(THREADS) as pool:
         starts = [pool.submit(ns.run, ["true"], check=True) for _ in range(5 * THREADS)]
         while not all(start.done() for start in starts):
@@ -71,8 +71,11 @@ def test_a_wide_map_is_written_for_many_threads_at_once() -> None:
 
 @pytest.mark.parametrize("round_number", range(5))
 def test_closing_waits_for_starts_and_ends_the_rest(round_number: int) -> None:
-    """A start either gets into this namespace, or is told that it is closed; never EBADF, never
-    into whatever has the descriptors' numbers by then."""
+    """A start either enters this namespace or raises that it is closed.
+
+    A start never fails with EBADF, and never enters another namespace whose descriptors have got
+    the same numbers.
+    """
     ns = Namespace.create(uts=True)
     inside = ns.check_output(LINK)
     started = threading.Barrier(THREADS + 1)
@@ -94,7 +97,7 @@ def test_closing_waits_for_starts_and_ends_the_rest(round_number: int) -> None:
         for _ in range(round_number):
             ns.check_output(LINK)
         ns.close()
-        # The numbers are used again at once: nobody may take these for namespaces.
+        # Reuses the numbers at once, so that a stale number would be noticed.
         others = [os.open("/", os.O_RDONLY) for _ in range(4)]
         assert all(result.result() >= 0 for result in results)
     for fd in others:

@@ -1,4 +1,4 @@
-"""`usernsctl ns tree`: which user namespaces there are, by the processes in them."""
+"""Tests of `usernsctl ns tree`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from conftest import Program
 
 @contextlib.contextmanager
 def nested(prelude: Program) -> Iterator[dict[str, int]]:
-    """A namespace in a namespace: the inodes, and the pid of the inner one's process."""
+    """Create two nested namespaces; yield their inode numbers, and the pid of the inner process."""
     name = r"printf '\''\033]0;x\007(\n'\'' >/proc/self/comm"
     inner = f"{name}; echo $(stat -Lc %i /proc/self/ns/user) $$; read line"
     script = f"stat -Lc %i /proc/self/ns/user; exec \"$0\" -r -- sh -c '{inner}'"
@@ -51,12 +51,12 @@ def test_namespaces_are_below_those_that_they_are_in(usernsctl: Program, prelude
     assert found[made["outer"]]["parent"] == own
     inner = found[made["inner"]]
     assert (inner["parent"], inner["owner"]) == (made["outer"], os.geteuid())
-    # As it is from here, where 0 in the outer one is the user's own.
+    # Uids as seen from here, where 0 of the outer namespace is the user's own.
     assert [(one["inside"], one["outside"], one["count"]) for one in inner["uid"]] == [
         (0, os.geteuid(), 1)
     ]
     assert [one["pid"] for one in inner["processes"]] == [made["pid"]]
-    # It has no process: what is in it is in the inner one by now.
+    # The outer namespace has no process left, since its process has entered the inner one.
     assert found[made["outer"]]["processes"] == []
     lines = text.splitlines()
     (at,) = (n for n, line in enumerate(lines) if line.endswith(f"─ {made['inner']}"))
@@ -94,7 +94,7 @@ def test_a_name_commands_no_terminal(usernsctl: Program, prelude: Program) -> No
 
 @unprivileged
 def test_processes_of_others_are_counted(usernsctl: Program) -> None:
-    """Process 1 is root's."""
+    """Process 1 belongs to root."""
     told = tree(usernsctl)
     assert told["unseen"] >= 1
     assert 1 not in [p["pid"] for one in told["namespaces"] for p in one["processes"]]
@@ -116,7 +116,7 @@ def test_processes_may_end_meanwhile(usernsctl: Program) -> None:
 def test_what_is_in_a_namespace_in_another_one_has_a_tree_without_names(
     usernsctl: Program, prelude: Program, tmp_path: Path
 ) -> None:
-    """The uid outside is 0 there, and what root has in /tmp can't be used."""
+    """In there, the outside uid appears as 0, and root's files in /tmp can't be used."""
     others = tmp_path / "usernsctl-0"
     others.mkdir()
     others.chmod(0o777)

@@ -1,4 +1,4 @@
-"""Arguments, errors, waiting, signals: as with subprocess, in new namespaces and in kept ones."""
+"""Tests of arguments, errors, waiting and signals, with subprocess and with namespaces."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_a_relative_path_is_one_from_the_working_directory(
     assert told == f"{tmp_path}\n"
     with pytest.raises(FileNotFoundError):
         api.check_output(cwd="/", **arguments)
-    # The directories of PATH, too, and an empty one is the working directory.
+    # Relative directories of PATH start at `cwd`, and an empty one is `cwd`.
     for path in ("bin", "/no/such:bin"):
         assert api.check_output("tool", cwd=tmp_path, text=True, env={"PATH": path}) == told
     assert api.check_output("tool", cwd=tool.parent, env={"PATH": ""}) == os.fsencode(
@@ -120,7 +120,7 @@ def test_a_relative_path_is_one_from_the_working_directory(
 
 
 def made(tmp_path: Path, what: str) -> str:
-    """A command of the kind that can't start."""
+    """Create a command that can't be started, of the kind `what`."""
     file = tmp_path / what
     texts = {"plain": "no program\n", "orphan": "#!/no/such/interpreter\n", "denied": "#!/bin/sh\n"}
     if what in texts:
@@ -207,7 +207,7 @@ with opened(sys.argv[1]) as api:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_an_environment_is_passed_on_however_odd(way: str) -> None:
-    """As it came from whoever started us: without a name, or with bytes that are no text."""
+    """The environment has entries without a name, and bytes that are not UTF-8."""
     script = 'import os, sys; os.execve(sys.argv[1], sys.argv[1:], {b"A": b"\\xff"})'
     odd = [sys.executable, "-c", ODD_ENVIRONMENT, way]
     wrapped = [sys.executable, "-c", script, *odd]
@@ -281,7 +281,7 @@ def test_a_process_says_what_it_is(api: Any) -> None:
 def test_a_signal_that_comes_too_late_hits_nobody(api: Any, end: str) -> None:
     arguments = [signal.SIGTERM] if end == "send_signal" else []
     process = api.Popen(["true"])
-    # Behind its back.
+    # Reaped without the knowledge of `process`.
     os.waitpid(process.pid, 0)
     assert process.returncode is None
     getattr(process, end)(*arguments)
@@ -322,7 +322,7 @@ def test_one_that_is_forgotten_is_warned_of_and_reaped_later(api: Any) -> None:
 
 
 def check_collected(api: Any, pid: int) -> None:
-    """The next start collects a child that has ended, and that nobody has any more."""
+    """Check that the next start reaps an ended child whose Popen object is gone."""
     pidfd = os.pidfd_open(pid)
     os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT)
     os.close(pidfd)
@@ -332,7 +332,10 @@ def check_collected(api: Any, pid: int) -> None:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_one_that_is_forgotten_is_reaped_where_warnings_are_errors() -> None:
-    """As they are in tests; subprocess loses it there. A namespace would never end for it."""
+    """subprocess never reaps the child if warnings are errors, as in tests.
+
+    The unreaped child would keep its namespace alive.
+    """
     process = un.Popen(["cat"], stdin=un.PIPE)
     pid, stdin = process.pid, process.stdin
     assert stdin is not None
@@ -342,7 +345,7 @@ def test_one_that_is_forgotten_is_reaped_where_warnings_are_errors() -> None:
 
 
 def interrupted(api: Any) -> bool:
-    # The command gets its input within communicate(), so it is then that the signal comes.
+    # The command reads its input before it sends the signal, so the parent is in communicate().
     try:
         api.run(["sh", "-c", "read x; kill -INT $PPID; exec sleep 1000"], input=b"x\n")
     except KeyboardInterrupt:
@@ -351,10 +354,10 @@ def interrupted(api: Any) -> bool:
 
 
 def test_an_interrupt_kills_what_runs(api: Any) -> None:
-    """It is not waited for, so it is told of when it is forgotten: unless the signal comes between
-    the writing of the input and the wait.
+    """The child is killed but not waited for, so its object may issue a ResourceWarning.
 
-    That it ends is what the fixture of all these tests looks at.
+    No warning is issued if the signal comes between the write of the input and the wait. A fixture
+    of this module checks that the child ends.
     """
     before = open_descriptors()
     with warnings.catch_warnings(record=True) as caught:

@@ -1,4 +1,4 @@
-"""Streams, pipes, text and descriptors: as with subprocess, in new namespaces and in kept ones."""
+"""Tests of streams, pipes, text and descriptors, with subprocess and with namespaces."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_streams_that_are_not_named_are_ours(way: str, how: str, stdout: str, st
     assert (done.returncode, done.stdout, done.stderr) == (0, stdout, stderr)
 
 
-# A sibling that is started later must not keep the pipe to the first one open.
+# A child that is started later must not inherit the pipe to the first one.
 def test_a_pipe_is_nobody_else_s(api: Any) -> None:
     with (
         api.Popen(["cat"], stdin=api.PIPE, stdout=api.PIPE) as first,
@@ -237,7 +237,7 @@ def test_high_descriptors_are_closed_and_passed(api: Any) -> None:
     high = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 700)
     os.set_inheritable(high, True)
     try:
-        # What was opened before the limit was lowered stays open.
+        # Descriptors above a lowered limit stay open.
         resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
         assert str(high) not in api.check_output(SHOW_FDS, text=True).split()
         assert str(high) in api.check_output(SHOW_FDS, text=True, pass_fds=[high]).split()

@@ -1,4 +1,4 @@
-"""usernsctl's run, check_output and Popen behave as subprocess's do: each test runs with both."""
+"""Tests of run, check_output and Popen with subprocess and usernsctl, which must behave alike."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_output_is_captured(api: Any) -> None:
 def test_input_is_passed(api: Any) -> None:
     assert api.run(CAT, input=b"\0\xff", stdout=api.PIPE).stdout == b"\0\xff"
     assert api.check_output(CAT, input="hi", text=True) == "hi"
-    # More than a pipe holds, both ways.
+    # More data than a pipe holds, in both directions.
     much = b"x" * (1 << 20)
     assert api.run(CAT, input=much, stdout=api.PIPE).stdout == much
 
@@ -57,7 +57,7 @@ def test_a_death_by_a_signal_is_negative(api: Any) -> None:
 def test_a_timeout_kills_and_keeps_what_was_read(api: Any, call: str) -> None:
     script = ["sh", "-c", "echo early; exec sleep 1000"]
     arguments = {"stdout": api.PIPE} if call == "run" else {}
-    # More than one second is only for a machine on which that is not said by then.
+    # On a slow machine, the output may come later than after one second.
     for timeout in (1, 10):
         with pytest.raises(api.TimeoutExpired) as caught:
             getattr(api, call)(script, timeout=timeout, **arguments)
@@ -76,7 +76,7 @@ def test_waiting_with_a_timeout_leaves_the_child(api: Any) -> None:
         process.send_signal(signal.SIGUSR1)
         assert process.wait(PATIENCE) == 100 + signal.SIGUSR1
         assert process.poll() == process.returncode
-        # Too late, and harmless.
+        # Signals after the end are ignored.
         process.terminate()
         process.kill()
 
@@ -187,7 +187,7 @@ def test_a_conversation_through_pipes(api: Any) -> None:
 
 
 def session(api: Any, **arguments: Any) -> tuple[int, int, int]:
-    """Of a command: its pid, its process group and its session."""
+    """Return the pid, process group and session of a command."""
     show = "import os; print(os.getpid(), os.getpgid(0), os.getsid(0))"
     told = api.check_output([sys.executable, "-Ic", show], text=True, **arguments)
     pid, group, sid = map(int, told.split())
@@ -244,7 +244,7 @@ def test_a_path_may_hold_any_bytes(api: Any, tmp_path: Path) -> None:
     assert api.check_output([tool], cwd=os.fsencode(tmp_path)).strip() == os.fsencode(tmp_path)
 
 
-# The parent's own standard streams are closed, or stand where others belong.
+# Starts a command while the parent's standard streams are closed or permuted.
 LOW_DESCRIPTORS = """
 import importlib, os, sys
 name, closed, report = sys.argv[1], sys.argv[2], os.open(sys.argv[3], os.O_WRONLY)

@@ -1,4 +1,4 @@
-"""``init=True``: process 1 of a command's new PID namespace is ours, and the command its child."""
+"""Tests of ``init=True``: usernsctl-init is process 1 of a new PID namespace."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PIDS = ["sh", "-c", "echo $$ $PPID"]
 
 @contextmanager
 def waiting(*command: str, **arguments: Any) -> Iterator[un.Popen[str]]:
-    """A command, which has said a line."""
+    """Yield a command that has printed its first line."""
     started = un.Popen(command, stdout=un.PIPE, text=True, **INIT, **arguments)
     with started as process:
         assert process.stdout is not None
@@ -110,8 +110,8 @@ def test_the_end_of_the_command_is_the_end_of_all() -> None:
 
 
 def test_a_stop_is_passed_on() -> None:
-    # In a group with a parent outside of it: the kernel discards SIGTSTP where there is none
-    # (setpgid(2), orphaned process groups), as where a test is run by setsid(1).
+    # The group has a member whose parent is outside of it: the kernel discards SIGTSTP in orphaned
+    # process groups (setpgid(2)), such as after setsid(1).
     with waiting("sh", "-c", "echo ready; exec sleep 1000", process_group=0) as process:
         (command,) = children_of(process.pid)
         process.send_signal(signal.SIGTSTP)
@@ -166,7 +166,7 @@ def test_starts_that_work_and_that_fail_leave_nothing() -> None:
     assert children() == before
 
 
-# Starts a command that dies with it, says its pid, and dies.
+# Starts a command with pdeathsig, prints its pid, and exits.
 SHORT_LIVED = """
 import os, signal
 import usernsctl
@@ -185,7 +185,7 @@ def test_the_signal_for_the_death_of_the_starter_is_passed_on() -> None:
 
 
 def test_a_caller_that_ignores_its_children_is_no_obstacle() -> None:
-    """The command gets what the caller has chosen; process 1 waits all the same."""
+    """The command inherits the ignored SIGCHLD, and process 1 waits nevertheless."""
     command = [
         sys.executable,
         "-c",
@@ -235,7 +235,7 @@ def test_nobody_inside_looks_into_process_1() -> None:
         text=True,
         **INIT,
     )
-    # Root outside is the owner of the directory, in which there is nothing.
+    # Root outside owns the directory, which is empty.
     refused = done.stderr.lower().count("permission denied")
     assert refused == 3 + (os.geteuid() != 0), done.stderr
     assert done.stdout == ""

@@ -1,4 +1,4 @@
-"""A signal handler that kills what is waited for, or raises an exception."""
+"""Tests of signal handlers that kill the command that is waited for, or raise an exception."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ FOREVER = ["sleep", "1000"]
 
 @contextmanager
 def handled(do: Any, seconds: float) -> Iterator[list[Any]]:
-    """Has SIGALRM call `do`, and come once after some time, or not by itself (0).
+    """Call `do` in a handler of SIGALRM, which comes after some time, or not by itself (0).
 
-    Yields what it has returned.
+    Yields the list of its results.
     """
     results: list[Any] = []
 
@@ -47,12 +47,12 @@ def handled(do: Any, seconds: float) -> Iterator[list[Any]]:
 
 
 class Interrupted(BaseException):
-    """As KeyboardInterrupt."""
+    """Stand-in for KeyboardInterrupt."""
 
 
 @contextmanager
 def interrupting(function: Any) -> Iterator[None]:
-    """Has a handler of signals raise in `function`, as soon as a call that it makes is over."""
+    """Raise from a signal handler while `function` runs."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         if frame is not None and frame.f_code is function.__code__:
@@ -113,12 +113,12 @@ def test_many_threads_wait_for_one() -> None:
             assert process.poll() is None
             process.stdin.close()
             assert [one.result(PATIENCE) for one in waiting] == [7] * 8
-        # subprocess's own has a lock that is of no use here.
+        # subprocess's own method has a lock that does not help here.
         assert subprocess.Popen.poll(process) == 7
 
 
 def children() -> set[str]:
-    """Those of this thread; what a test before has left may still be among them."""
+    """Return the children of this thread, which may include those of earlier tests."""
     return set(Path("/proc/thread-self/children").read_text().split())
 
 
@@ -140,7 +140,7 @@ def test_nothing_is_left_of_a_start_that_a_signal_handler_interrupts(
             interrupted += 1
         else:
             end(process)
-    # Others are over too soon to be met for certain.
+    # The other functions are too short to be interrupted reliably.
     assert interrupted or function is not _core.spawn
     assert children() <= others
     assert settled_descriptors() == before
@@ -161,7 +161,7 @@ def test_nothing_is_left_of_namespaces_whose_making_a_signal_handler_interrupts(
     assert settled_descriptors() == before
 
 
-# What the interrupt has others forget is closed with a warning, which is an error here.
+# Objects that are lost by the interrupt are closed with a ResourceWarning, an error in tests.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("way", ["create", "from_pid", "from_fd"])
 def test_no_descriptor_of_a_namespace_is_lost_wherever_its_making_is_interrupted(way: str) -> None:

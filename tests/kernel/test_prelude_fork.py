@@ -1,4 +1,4 @@
-"""usernsctl-exec --fork: it stands in for its child, and neither outlives the other unasked."""
+"""Tests of usernsctl-exec --fork, which waits for its child and forwards signals to it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from inside import PATIENCE, WAITER, read_ready, wait_for_end
 
 @contextmanager
 def waiting(prelude: Program, *options: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """usernsctl-exec with WAITER as its command, which is ready: it, and WAITER's pid."""
+    """Start usernsctl-exec with WAITER; yield the process and WAITER's pid."""
     command: list[str | Path] = [prelude.path, *options, "--", *WAITER]
-    # In a group of its own below ours: nothing stops the processes of an orphaned group.
+    # In its own process group, whose leader's parent is outside: orphaned groups can't be stopped.
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, process_group=0) as process:
         assert process.stdout is not None
         try:
@@ -32,7 +32,7 @@ def waiting(prelude: Program, *options: str) -> Iterator[tuple[subprocess.Popen[
 def test_a_death_by_a_signal_is_told_as_128_and_its_number(
     prelude: Program, options: list[str]
 ) -> None:
-    # The first process of a PID namespace is immune to its own signals, but its children are not.
+    # Process 1 of a PID namespace ignores signals from inside, but its children do not.
     script = "sh -c 'kill -TERM $$'"
     assert prelude(*options, "--", "sh", "-c", f"{script}; exit $?").returncode == 143
     if "-rp" not in options:
@@ -86,7 +86,7 @@ def test_the_child_gets_the_signal_that_was_chosen(prelude: Program) -> None:
         orphan = read_ready(process.stdout)
         process.kill()
         process.wait(PATIENCE)
-        # We are the subreaper of what our children leave behind.
+        # This process is a subreaper, so it becomes the parent of orphans.
         _, status = os.waitpid(orphan, 0)
     assert os.waitstatus_to_exitcode(status) == 100 + signal.SIGUSR1
 
@@ -96,7 +96,7 @@ def test_each_signal_that_has_a_name_can_be_chosen_by_it(prelude: Program) -> No
         "import ctypes; told = ctypes.c_int(); "
         "ctypes.CDLL(None).prctl(2, ctypes.byref(told)); print(told.value)"  # PR_GET_PDEATHSIG
     )
-    # Further words for SIGCHLD, SIGPOLL and SIGABRT.
+    # Other names of SIGCHLD, SIGPOLL and SIGABRT.
     others = {"SIGCLD", "SIGIO", "SIGIOT"}
     named = {
         name.removeprefix("SIG"): f"{int(number)}\n"
@@ -138,7 +138,7 @@ def test_a_stop_asked_of_the_parent_stops_the_child(prelude: Program) -> None:
 
 
 def test_a_caller_that_ignores_its_children_is_no_obstacle(prelude: Program) -> None:
-    """With SIGCHLD ignored the kernel collects children, and does not tell who waits for them."""
+    """If SIGCHLD is ignored, the kernel reaps the child, and waitpid(2) has no status."""
     script = "import os, signal; print(signal.getsignal(signal.SIGCHLD).name); os._exit(7)"
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
@@ -155,7 +155,7 @@ def test_a_caller_that_ignores_its_children_is_no_obstacle(prelude: Program) -> 
         finally:
             process.kill()
     assert process.returncode == 7
-    # The command gets what the caller chose.
+    # The command inherits the disposition of SIGCHLD from the caller.
     assert chosen == "SIG_IGN\n"
 
 

@@ -1,6 +1,6 @@
-"""usernsctl-exec --init: process 1 of the PID namespace is ours, and the command its child.
+"""Tests of usernsctl-exec --init, whose process 1 of the PID namespace is usernsctl's.
 
-What it does as the other supervisors do is in test_supervisor.py.
+test_supervisor.py tests what it does like the other supervisors.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ INIT = ["-r", "--init", "--"]
 def running(
     prelude: Program, *command: str, options: tuple[str, ...] = ()
 ) -> Iterator[subprocess.Popen[str]]:
-    """usernsctl-exec --init with a command that says a line when it is ready."""
+    """Start usernsctl-exec --init with a command that prints a line when it is ready."""
     words: list[str | Path] = [prelude.path, *options, *INIT, *command]
-    # In a group of its own below ours: nothing stops the processes of an orphaned group.
+    # In its own process group, whose leader's parent is outside: orphaned groups can't be stopped.
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, process_group=0) as process:
         try:
             yield process
@@ -81,7 +81,7 @@ def test_a_signal_ends_a_command_that_does_not_handle_it(prelude: Program, numbe
 
 
 def test_without_init_it_does_not(prelude: Program) -> None:
-    """pid_namespaces(7), and what the manual warns of."""
+    """Without --init, process 1 ignores SIGTERM (pid_namespaces(7)), as the manual warns."""
     words = [prelude.path, "-rp", "--", "sh", "-c", "echo ready; exec sleep 1000"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -110,7 +110,7 @@ def test_process_1_passes_on_what_comes_from_inside(prelude: Program) -> None:
 
 
 def test_signals_at_any_moment_end_it(prelude: Program) -> None:
-    """One may come before anybody could pass it on, but none is lost after the fork."""
+    """A signal may end usernsctl-exec before the fork; after the fork, none is lost."""
     chance = random.Random(0)
     ends = set()
     for _ in range(60):
@@ -177,7 +177,7 @@ def test_the_command_does_not_outlive_whoever_waits_for_it(prelude: Program, vic
 def test_the_command_gets_the_signal_that_was_chosen_for_the_death_of_its_parent(
     prelude: Program,
 ) -> None:
-    """Process 1 gets it, passes it on, and waits."""
+    """Process 1 gets the signal, forwards it to the command, and waits."""
     script = "trap 'echo caught; exit' USR1; echo ready; while :; do sleep 0.05; done"
     with running(prelude, "sh", "-c", script, options=("--kill-child=USR1",)) as process:
         assert process.stdout is not None
@@ -217,7 +217,7 @@ def test_a_stop_asked_of_usernsctl_exec_stops_the_command(prelude: Program) -> N
 
 
 def test_process_1_keeps_no_descriptor_of_the_command_s(prelude: Program) -> None:
-    """Who reads from a pipe sees its end when the command closes it."""
+    """The reader of a pipe sees its end when the command closes it."""
     output, passed = os.pipe()
     words = [prelude.path, f"--preserve-fd={passed}", *INIT, *WAITER]
     with subprocess.Popen(
@@ -229,7 +229,7 @@ def test_process_1_keeps_no_descriptor_of_the_command_s(prelude: Program) -> Non
             assert process.stdout is not None
             read_ready(process.stdout)
             first = first_process(process.pid)
-            # It is not to be looked into; root outside may.
+            # The command must not inspect process 1; root outside may.
             if os.geteuid() == 0:
                 links = [
                     os.readlink(f"/proc/{first}/fd/{n}") for n in os.listdir(f"/proc/{first}/fd")

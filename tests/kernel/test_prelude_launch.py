@@ -1,7 +1,4 @@
-"""usernsctl-exec --launch: a launch in a file is performed, or refused with one message.
-
-What is executed at its end is a shell in place of the program that waits for runsc.
-"""
+"""Tests of usernsctl-exec --launch, with a shell in place of the watcher."""
 
 from __future__ import annotations
 
@@ -31,7 +28,7 @@ CONFIG = [
     *("json\0" + ', "uid": [', "json-uid-map", "json\0]}"),
 ]
 ROOT = ["make\0bundle\000700"]
-# The command must be there.
+# The launch mounts the directories of the command.
 PROGRAMS = ("machine\0bin", "machine\0usr")
 
 Write = Callable[..., Path]
@@ -39,7 +36,7 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """Writes a launch of these records, which are joined by NUL, beside what each one needs."""
+    """Return a function that writes a launch with given records and the required ones."""
 
     def write(
         moment: tuple[str, ...] = (),
@@ -125,7 +122,7 @@ def test_a_launch_is_checked(prelude: Program, write: Write) -> None:
 def test_helpers_are_not_looked_for_along_path(
     prelude: Program, write: Write, tmp_path: Path
 ) -> None:
-    """In a container, PATH is what the command is to have, and may be somebody else's."""
+    """In a container, PATH is the command's, and may have directories of other users."""
     traps = tmp_path / "traps"
     traps.mkdir()
     for name in ("newuidmap", "newgidmap", "getent", "getsubids"):
@@ -135,7 +132,7 @@ def test_helpers_are_not_looked_for_along_path(
     done = prelude("--launch", launch, "--", "/bin/true", env={"PATH": str(traps)})
     assert len(config_of(done)["uid"]) > 0
     assert not (tmp_path / "mark").exists()
-    # A check of the attack: elsewhere these are the ones that are found.
+    # Checks the attack itself: without a launch, the helpers are found in PATH.
     prelude("-r", "--map-auto", "--", "true", env={"PATH": str(traps)})
     assert os.geteuid() == 0 or (tmp_path / "mark").exists()
 
@@ -217,7 +214,7 @@ def test_what_belongs_to_somebody_else_is_refused(prelude: Program, write: Write
 def test_an_access_control_list_lets_others_replace_it(
     prelude: Program, write: Write, tmp_path: Path
 ) -> None:
-    """The group of root's directory is root's alone, but not all of its bits are the group's."""
+    """With an access control list, the group bits of the mode are its mask, not root's group."""
     launch = write()
     tmp_path.chmod(0o775)
     assert config_of(prelude("--launch", launch, "--", "true"))

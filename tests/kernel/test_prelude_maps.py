@@ -1,4 +1,4 @@
-"""usernsctl-exec against the kernel: which ids there are inside, and who one is."""
+"""Tests of id maps and ids inside, with usernsctl-exec."""
 
 from __future__ import annotations
 
@@ -81,9 +81,10 @@ def test_options_mean_what_they_mean_to_unshare(prelude: Program, options: list[
 def test_what_unshare_maps_of_subordinate_ranges_is_mapped_the_same(
     prelude: Program, options: list[str], kind: str
 ) -> None:
-    """We map all ranges to their ends; unshare maps the first, and one id less beside one's own.
+    """usernsctl maps all ranges completely; unshare maps only the first one.
 
-    Not as root: there unshare takes the ranges of any user whose name is no number for root's.
+    Beside an own id, unshare maps one id less. Not as root: unshare then takes the ranges of any
+    user whose name is not a number.
     """
     show = ["cat", f"/proc/self/{kind}_map"]
     ours = extents(stdout_of([prelude.path, *options, "--", *show]))
@@ -93,7 +94,7 @@ def test_what_unshare_maps_of_subordinate_ranges_is_mapped_the_same(
 
 
 def extents(text: str) -> dict[tuple[int, int], int]:
-    """How many ids are mapped from each pair of inside and outside on."""
+    """Return the counts of the extents by their first ids inside and outside."""
     lines = (map(int, line.split()) for line in text.splitlines())
     return {(inside, outside): count for inside, outside, count in lines}
 
@@ -121,7 +122,7 @@ def test_root_maps_any_extents_and_keeps_setgroups(prelude: Program) -> None:
 @pytest.mark.parametrize(
     ("options", "identity"),
     [
-        # Who is mapped stays who it is; who is not becomes root, without its former groups.
+        # A mapped id is kept; an unmapped one becomes root, without its former groups.
         (["--map-users=5:0:1", "--map-groups=6:0:1"], "5 6 6"),
         (["--map-users=0:100000:10", "--map-groups=0:200000:10"], "0 0 0"),
         (["--map-users=0:100000:10", "--map-groups=0:200000:10", "-S", "3", "-G", "4"], "3 4 4"),

@@ -1,4 +1,4 @@
-"""usernsctl-exec: every namespace that is asked for is new, and no other is."""
+"""Tests that usernsctl-exec creates exactly the namespaces of its options."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from conftest import Program, mounts
 from inside import namespace, stdout_of
 
-# The option, and the link in /proc/PID/ns.
+# Options, and their links in /proc/PID/ns.
 KINDS = {
     "--mount": "mnt",
     "--net": "net",
@@ -25,7 +25,7 @@ SHORT = {"m": "mnt", "n": "net", "i": "ipc", "u": "uts", "C": "cgroup", "T": "ti
 
 
 def links(prelude: Program, *options: str) -> dict[str, str]:
-    """The namespaces inside."""
+    """Return the links of the namespaces inside."""
     names = ["user", *KINDS.values()]
     done = prelude(*options, "--", "readlink", *(f"/proc/self/ns/{name}" for name in names))
     assert done.stderr == ""
@@ -35,7 +35,7 @@ def links(prelude: Program, *options: str) -> dict[str, str]:
 @pytest.mark.parametrize("option", [*KINDS, *(f"-{letter}" for letter in SHORT)])
 def test_an_option_makes_its_namespace_and_no_other(prelude: Program, option: str) -> None:
     wanted = KINDS.get(option) or SHORT[option[1:]]
-    # Before Linux 6.1 only a child enters a new time namespace.
+    # Before Linux 6.1, only a child enters a new time namespace.
     inside = links(prelude, "-r", option, "--fork")
     new = {name for name, link in inside.items() if link != namespace(name)}
     assert new == {"user", wanted}
@@ -48,7 +48,7 @@ def test_all_can_be_had_at_once(prelude: Program) -> None:
 
 @pytest.fixture
 def needs_new_proc() -> None:
-    """A new /proc can be mounted, which the masks over a container's /proc forbid."""
+    """Skip the test if a new /proc can't be mounted, as in containers with a masked /proc."""
     tried = subprocess.run(
         ["unshare", "-Urpf", "--mount-proc", "true"], capture_output=True, text=True
     )
@@ -73,7 +73,7 @@ def test_where_proc_can_not_be_mounted_is_told(prelude: Program) -> None:
 
 
 def root_propagation(mountinfo: str) -> set[str]:
-    """Of the root's mount: shared, master or both, without the numbers of their groups."""
+    """Return the propagation types of the root mount, without the numbers of peer groups."""
     for line in mountinfo.splitlines():
         fields = line.split()
         if fields[4] == "/":
@@ -84,8 +84,8 @@ def root_propagation(mountinfo: str) -> set[str]:
 
 @pytest.mark.parametrize("mode", [None, "private", "slave", "shared", "unchanged"])
 def test_mounts_propagate_as_with_unshare(prelude: Program, mode: str | None) -> None:
-    # In a mount namespace where all is shared: only there do the modes differ. A shell stays in it,
-    # for a master that is gone leaves its slave private.
+    # The modes differ only in a mount namespace with shared mounts. A shell stays in that
+    # namespace, since a slave mount becomes private when its master is gone.
     stay = ["sh", "-c", '"$@"; exit $?', "sh"]
     outer: list[str | Path] = [prelude.path, "-rm", "--propagation=shared", "--", *stay]
     options = ["-rm"] if mode is None else ["-rm", f"--propagation={mode}"]

@@ -1,4 +1,4 @@
-"""usernsctl-exec becomes the command: same process, its status, its signals, its descriptors."""
+"""Tests of the process of usernsctl-exec: its pid, status, signals and descriptors."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_command_that_is_missing_is_127(prelude: Program) -> None:
         assert done.returncode == 127
         assert done.stderr.startswith(f"usernsctl-exec: lookup: {command}: No such file")
         assert "[command-not-found]" in done.stderr
-    # Only root may search this directory, and root of a new namespace is another user.
+    # Only root may search /root, and root of a new namespace is another user outside.
     done = prelude("-r", "--", "no-such-tool", env={"PATH": "/root:/usr/bin"})
     assert done.returncode == 127
     assert "[command-not-found]" in done.stderr
@@ -123,7 +123,7 @@ def test_a_root_that_is_missing_is_told(prelude: Program) -> None:
     assert "chroot: /no/such/dir: No such file or directory" in done.stderr
 
 
-# By trying each, for /proc may be that of another PID namespace.
+# Tries each number, since /proc may be that of another PID namespace.
 LIST_DESCRIPTORS = """
 import os
 for fd in range(256):

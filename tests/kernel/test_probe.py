@@ -1,4 +1,4 @@
-"""usernsctl-probe: what it says arrives, and nothing of it stays."""
+"""Tests of usernsctl-probe: its output, and that it leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_program_whose_profile_is_asked_for_does_nothing(tmp_path: Path, progr
     done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE)
     assert (done.returncode, done.stderr) == (0, "")
     assert not mark.exists()
-    # Where AppArmor is, a label and a path for each that can be started.
+    # With AppArmor, each line has a label and the path of a program that can be started.
     for line in done.stdout.splitlines():
         assert line.partition("\t")[2] in (program, str(script))
 
@@ -50,7 +50,7 @@ def test_a_program_whose_profile_is_asked_for_ends_where_kill_is_forbidden() -> 
 @pytest.mark.userns_requires("strace")
 @pytest.mark.parametrize("call", ["ptrace", "exit_group"])
 def test_the_child_that_is_traced_ends_with_its_tracer(call: str) -> None:
-    """Whenever that is."""
+    """The tracer is killed before or after PTRACE_TRACEME."""
     before = children()
     inject = f"inject={call}:signal=SIGKILL"
     done = subprocess.run(
@@ -58,7 +58,7 @@ def test_the_child_that_is_traced_ends_with_its_tracer(call: str) -> None:
         timeout=PATIENCE,
     )
     assert done.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL)
-    # What it leaves becomes our child.
+    # The orphan becomes a child of this process.
     for pid in children().keys() - before.keys():
         _, status = os.waitpid(pid, 0)
         assert os.waitstatus_to_exitcode(status) in (-signal.SIGKILL, 1)

@@ -1,4 +1,4 @@
-"""Subordinate ranges against the kernel: what is planned is what is there, as unshare(1) has it."""
+"""Tests that planned subordinate ranges are the real ones, and those of unshare(1)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ UID, GID = os.geteuid(), os.getegid()
 
 @pytest.fixture
 def granted() -> tuple[int, int]:
-    """The first of our subordinate uids, and of our gids."""
+    """Return the caller's first subordinate uid and gid."""
     firsts = []
     for option in ([], ["-g"]):
         line = subprocess.check_output(["getsubids", *option, os.environ["USER"]], text=True)
@@ -77,7 +77,7 @@ def test_they_are_the_maps_of_unshare(prelude: Program, granted: tuple[int, int]
     ):
         ours = maps(prelude.path, *options)
         theirs = maps("unshare", *options)
-        # The order of extents has no meaning.
+        # The order of extents does not matter.
         assert sorted_extents(ours) == sorted_extents(theirs), options
 
 
@@ -120,7 +120,7 @@ def test_files_have_the_right_owner_from_both_sides(
         "first": (uid, gid),
         "thousandth": (uid + 999, gid + 1000),
     }
-    # Only inside may they be removed by a user who is not the owner of the directory's content.
+    # Only root inside may remove files of other users from the directory.
     assert prelude("-r", "--map-auto", "--", "rm", "first", "thousandth", cwd=tmp_path).stderr == ""
 
 
@@ -149,7 +149,7 @@ def test_more_than_is_granted_is_refused(prelude: Program, granted: tuple[int, i
     [
         (["setpriv", "--no-new-privs"], "no-new-privs"),
         (["env", "PATH=/no/such/directory"], "helper-missing"),
-        # Root in here, but the ranges are of the user outside.
+        # This process is root inside, but the ranges are those of the user outside.
         (["PRELUDE", "-r", "--"], "no-subordinate-range"),
     ],
 )

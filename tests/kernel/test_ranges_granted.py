@@ -1,6 +1,6 @@
-"""Whatever /etc/subuid, /etc/subgid and the helpers may be: the right map, or the right cause.
+"""Tests of maps and causes with any /etc/subuid, /etc/subgid and helpers.
 
-Root prepares them in a mount namespace of the test's own, and the user `nobody` meets them.
+Root prepares the files in a mount namespace of the test, where the user `nobody` uses them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ COPIES = "cp -p /usr/bin/newuidmap /usr/bin/newgidmap /mnt\n"
 
 @dataclass
 class Machine:
-    """What `nobody` is to find."""
+    """Files of the machine that `nobody` uses."""
 
     prelude: Path
     directory: Path
@@ -158,7 +158,7 @@ def test_an_extent_may_go_on_from_range_to_range(
 def test_another_group_is_served_where_login_defs_says_so(
     machine: Machine, line: str, granted: bool
 ) -> None:
-    """What newgidmap(1) grants to a process whose group is not its user's own."""
+    """newgidmap(1) grants ranges by another group than the user's if login.defs allows it."""
     login = machine.directory / "login.defs"
     login.write_text(f"{Path('/etc/login.defs').read_text()}\n{line}\n")
     login.chmod(0o644)
@@ -178,7 +178,7 @@ def test_a_directory_on_the_path_is_no_helper(machine: Machine) -> None:
 
 @pytest.mark.parametrize("name", ["subuid", "subgid"])
 def test_a_grant_that_is_no_file_holds_nobody_up(machine: Machine, name: str) -> None:
-    """Whoever is root in an image may put anything there."""
+    """Root in an image may replace the file by a FIFO or a device."""
     prepare = f"mkfifo -m 644 /mnt/fifo; mount --bind /mnt/fifo /etc/{name}\n"
     machine.refused("subid-not-a-file", f"/etc/{name}: Invalid argument", prepare=prepare)
 
@@ -257,7 +257,7 @@ def test_root_maps_what_it_is_granted_without_helpers(machine: Machine) -> None:
 def test_root_without_capabilities_is_told_what_it_lacks(machine: Machine) -> None:
     bare = "setpriv --bounding-set=-all --inh-caps=-all"
     machine.refused("needs-setfcap", "uid 0 of this namespace", "-r", become=bare)
-    # Without a bounding set there is no helper either, whatever was granted.
+    # Without a bounding set, newuidmap has no privilege, so ranges don't help.
     machine.grant("root:100000:9\n", "root:100000:9\n")
     machine.refused("bounding-set", "", "--map-auto", become=bare)
 

@@ -1,4 +1,4 @@
-"""Capabilities in user namespaces: what is gained, what it is good for, and how it is lost."""
+"""Tests of the kernel's rules for capabilities in user namespaces."""
 
 from __future__ import annotations
 
@@ -27,26 +27,32 @@ from rules import (
     unshare,
 )
 
-# prctl(2), linux/prctl.h; python-prctl does not have them.
+# From linux/prctl.h (prctl(2)); python-prctl lacks these.
 PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_RAISE = 2
 
 
 def after_exec() -> int:
-    """The effective capabilities of a program that this process starts."""
+    """Return the effective capabilities of a program that this process executes."""
     show = ["grep", "^CapEff:", "/proc/self/status"]
     return int(subprocess.check_output(show, text=True).split()[1], 16)
 
 
 @pytest.mark.userns
 def test_the_first_process_has_them_all() -> None:
-    """user_namespaces(7), "Capabilities": a complete set in the new user namespace."""
+    """The first process has all capabilities in a new user namespace.
+
+    See user_namespaces(7), "Capabilities".
+    """
     assert effective() == all_capabilities()
 
 
 @pytest.mark.userns
 def test_they_count_in_the_namespaces_that_it_owns_alone() -> None:
-    """ "Interaction ... with other types of namespaces": the owner decides."""
+    """The user namespace that owns another namespace decides about capabilities over it.
+
+    See user_namespaces(7), "Interaction of user namespaces and other types of namespaces".
+    """
     with refused(errno.EPERM):
         set_hostname(b"elsewhere")
     unshare(CLONE_NEWUTS)
@@ -56,7 +62,7 @@ def test_they_count_in_the_namespaces_that_it_owns_alone() -> None:
 
 @pytest.mark.userns
 def test_no_mount_without_a_mount_namespace_of_ones_own() -> None:
-    """mount(2) takes CAP_SYS_ADMIN in the user namespace that owns the mount namespace."""
+    """mount(2) needs CAP_SYS_ADMIN in the user namespace that owns the mount namespace."""
     with refused(errno.EPERM):
         call("mount", b"none", b"/mnt", b"tmpfs", 0, None)
     unshare(CLONE_NEWNS)
@@ -66,7 +72,10 @@ def test_no_mount_without_a_mount_namespace_of_ones_own() -> None:
 
 @pytest.mark.userns(mount=True)
 def test_file_systems_on_devices_stay_closed() -> None:
-    """ "only a limited set of file systems" can be mounted: not those of a block device."""
+    """Only some filesystem types can be mounted, and none on block devices.
+
+    See user_namespaces(7), "Interaction of user namespaces and other types of namespaces".
+    """
     with pytest.raises(OSError) as caught:  # noqa: PT011 - the errno is looked at
         call("mount", b"/dev/null", b"/mnt", b"ext4", 0, None)
     assert caught.value.errno in (errno.EPERM, errno.ENODEV, errno.ENOTBLK, errno.EACCES)
@@ -74,7 +83,10 @@ def test_file_systems_on_devices_stay_closed() -> None:
 
 @pytest.mark.userns
 def test_nothing_that_is_not_namespaced_is_permitted() -> None:
-    """ "Capabilities": such as changing the time (CAP_SYS_TIME) or making a device (CAP_MKNOD)."""
+    """Capabilities have no effect on what no namespace isolates, such as the time (CAP_SYS_TIME).
+
+    Another example is making a device (CAP_MKNOD). See user_namespaces(7), "Capabilities".
+    """
     with refused(errno.EPERM):
         time.clock_settime(time.CLOCK_REALTIME, time.time())
     with refused(errno.EPERM):
@@ -83,14 +95,20 @@ def test_nothing_that_is_not_namespaced_is_permitted() -> None:
 
 @pytest.mark.userns
 def test_root_keeps_them_across_exec() -> None:
-    """capabilities(7), "Capabilities and execution of programs by root"."""
+    """Root keeps its capabilities at exec.
+
+    See capabilities(7), "Capabilities and execution of programs by root".
+    """
     assert after_exec() == all_capabilities()
 
 
 @pytest.mark.userns(map="current")
 @unprivileged
 def test_who_is_not_root_loses_them_at_exec() -> None:
-    """The same rule: a program gains none if neither user id is 0."""
+    """Another user than root has no capabilities after exec.
+
+    See capabilities(7), "Capabilities and execution of programs by root".
+    """
     assert effective() == all_capabilities()
     assert after_exec() == 0
 
@@ -98,7 +116,7 @@ def test_who_is_not_root_loses_them_at_exec() -> None:
 @pytest.mark.userns(map="current")
 @unprivileged
 def test_ambient_capabilities_survive_exec() -> None:
-    """capabilities(7), "Ambient" (since Linux 4.3)."""
+    """Ambient capabilities are kept at exec (capabilities(7), since Linux 4.3)."""
     prctl.cap_inheritable.sys_admin = True
     call("prctl", PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, prctl.CAP_SYS_ADMIN, 0, 0)
     assert after_exec() == 1 << prctl.CAP_SYS_ADMIN
@@ -106,14 +124,17 @@ def test_ambient_capabilities_survive_exec() -> None:
 
 @pytest.mark.userns(map="auto")
 def test_a_change_to_another_uid_loses_them() -> None:
-    """capabilities(7), "Effect of user ID changes on capabilities"."""
+    """Setting all uids to others than 0 clears the capabilities.
+
+    See capabilities(7), "Effect of user ID changes on capabilities".
+    """
     os.setresuid(1, 1, 1)
     assert effective() == 0
 
 
 @pytest.mark.userns(map="auto")
 def test_keepcaps_keeps_them_permitted() -> None:
-    """PR_SET_KEEPCAPS(2const)."""
+    """PR_SET_KEEPCAPS keeps permitted capabilities at a change of uid (PR_SET_KEEPCAPS(2const))."""
     prctl.set_keepcaps(True)
     os.setresuid(1, 1, 1)
     assert effective() == 0
@@ -123,14 +144,17 @@ def test_keepcaps_keeps_them_permitted() -> None:
 
 @pytest.mark.userns
 def test_an_id_that_is_not_mapped_can_not_be_had() -> None:
-    """setuid(2): EINVAL, the user ID is not valid in this user namespace."""
+    """setuid(2) fails with EINVAL for a uid that is not mapped."""
     with refused(errno.EINVAL):
         os.setuid(1)
 
 
 @pytest.mark.userns
 def test_below_they_are_had_again_and_above_they_are_not() -> None:
-    """ "Capabilities": a process gains all in a new namespace, and has none in the parent."""
+    """A process gains all capabilities in a new namespace, and has none in the parent.
+
+    See user_namespaces(7), "Capabilities".
+    """
 
     def below() -> int:
         prctl.cap_effective.sys_time = False
@@ -139,7 +163,7 @@ def test_below_they_are_had_again_and_above_they_are_not() -> None:
 
     def above() -> None:
         map_self()
-        # The UTS namespace is the one of the parent, which owns it.
+        # The UTS namespace belongs to the parent user namespace.
         set_hostname(b"above")
 
     assert in_child(below) == all_capabilities()
@@ -151,8 +175,10 @@ def test_below_they_are_had_again_and_above_they_are_not() -> None:
 
 @pytest.mark.userns
 def test_the_bounding_set_and_securebits_begin_anew() -> None:
-    """ "Capabilities": a call that makes a user namespace sets the securebits to their default;
-    and the bounding set, in which capabilities may lack, is full."""
+    """A new user namespace starts with default securebits and a full bounding set.
+
+    See user_namespaces(7), "Capabilities".
+    """
 
     def below() -> tuple[bool, int]:
         prctl.capbset_drop(prctl.CAP_SYS_TIME)
@@ -165,7 +191,7 @@ def test_the_bounding_set_and_securebits_begin_anew() -> None:
 
 @pytest.fixture
 def made_inside(tmp_path: Path) -> Iterator[Path]:
-    """A file for a test to make inside, whose owner is looked at outside afterwards."""
+    """Yield a path for a file to create inside; check its owner outside afterwards."""
     path = tmp_path / "made"
     yield path
     assert path.stat().st_uid == os.geteuid()
@@ -173,7 +199,10 @@ def made_inside(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.userns
 def test_a_file_made_by_root_inside_is_ours_outside(made_inside: Path) -> None:
-    """ "User ID and group ID mapping": ids are translated wherever a file is looked at."""
+    """The ids of a file are translated by the maps.
+
+    See user_namespaces(7), "User ID and group ID mapping".
+    """
     made_inside.write_text("")
     assert made_inside.stat().st_uid == 0
 
@@ -181,7 +210,10 @@ def test_a_file_made_by_root_inside_is_ours_outside(made_inside: Path) -> None:
 @pytest.mark.userns
 @unprivileged
 def test_a_file_of_an_unmapped_owner_resists() -> None:
-    """ "Accessing files": capabilities over a file take its ids to be mapped (since Linux 3.8)."""
+    """Capabilities over a file need its uid and gid to be mapped (since Linux 3.8).
+
+    See user_namespaces(7), "Accessing files".
+    """
     assert Path("/etc/passwd").stat().st_uid == OVERFLOW_ID
     with refused(errno.EACCES):
         open("/etc/passwd", "a").close()
@@ -193,7 +225,7 @@ def test_a_file_of_an_unmapped_owner_resists() -> None:
 
 @pytest.mark.userns
 def test_a_file_can_not_be_given_to_an_unmapped_owner(tmp_path: Path) -> None:
-    """chown(2): EINVAL, the id has no mapping in the user namespace."""
+    """chown(2) fails with EINVAL for an id that is not mapped."""
     path = tmp_path / "file"
     path.write_text("")
     with refused(errno.EINVAL):
@@ -202,10 +234,10 @@ def test_a_file_can_not_be_given_to_an_unmapped_owner(tmp_path: Path) -> None:
 
 @pytest.mark.userns(map="auto")
 def test_a_file_can_be_given_to_a_mapped_one(tmp_path: Path) -> None:
-    """capabilities(7), CAP_CHOWN, over a file whose ids are mapped."""
+    """CAP_CHOWN is sufficient to give a file to a mapped id (capabilities(7))."""
     path = tmp_path / "file"
     path.write_text("")
     os.chown(path, 1, 1)
     assert path.stat().st_uid == 1
-    # So that the one who cleans up may remove what is in there.
+    # Lets the caller remove the directory.
     os.chown(path, 0, 0)

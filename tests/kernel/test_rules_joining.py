@@ -1,4 +1,4 @@
-"""Joining namespaces, and how long they live: setns(2), namespaces(7), ioctl_nsfs(2)."""
+"""Tests of the kernel's rules for joining namespaces, and for their lifetime."""
 
 from __future__ import annotations
 
@@ -29,21 +29,24 @@ from rules import (
 )
 
 MS_BIND = 0x1000
-# ioctl_nsfs(2), linux/nsfs.h.
+# From linux/nsfs.h (ioctl_nsfs(2)).
 NS_GET_USERNS = 0xB701
 NS_GET_PARENT = 0xB702
 
 
 def made_below() -> tuple[int, str]:
-    """A user namespace below ours that no process is in: a descriptor, and its identity."""
+    """Create a child user namespace without processes; return its descriptor and identity."""
     with waiting_child(map_self) as pid:
         return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY), link("user", pid)
 
 
 @pytest.mark.userns
 def test_one_below_is_joined_with_all_capabilities() -> None:
-    """setns(2): reassociating with a user namespace takes CAP_SYS_ADMIN there, and gives them all.
-    The descriptor kept it: namespaces(7), "Namespace lifetime"."""
+    """A process that joins a user namespace gains all capabilities in it.
+
+    setns(2) needs CAP_SYS_ADMIN there. The descriptor kept the namespace alive: namespaces(7),
+    "Namespace lifetime".
+    """
     fd, identity = made_below()
     setns(fd, CLONE_NEWUSER)
     assert link("user") == identity
@@ -53,7 +56,7 @@ def test_one_below_is_joined_with_all_capabilities() -> None:
 
 @pytest.mark.userns
 def test_one_s_own_is_not_joined() -> None:
-    """setns(2), EINVAL: an attempt to reenter the caller's own user namespace."""
+    """setns(2) fails with EINVAL for the caller's own user namespace."""
     fd = os.open("/proc/self/ns/user", os.O_RDONLY)
     with refused(errno.EINVAL):
         setns(fd, CLONE_NEWUSER)
@@ -62,7 +65,7 @@ def test_one_s_own_is_not_joined() -> None:
 
 @pytest.mark.userns
 def test_the_parent_is_not_joined() -> None:
-    """setns(2), EPERM: no capabilities in the target namespace."""
+    """setns(2) fails with EPERM for the parent, where the caller has no capabilities."""
     parent = os.open("/proc/self/ns/user", os.O_RDONLY)
     map_self()
     with refused(errno.EPERM):
@@ -72,7 +75,7 @@ def test_the_parent_is_not_joined() -> None:
 
 @pytest.mark.userns
 def test_the_kind_of_a_descriptor_is_checked() -> None:
-    """setns(2), EINVAL: fd refers to a namespace whose type does not match."""
+    """setns(2) fails with EINVAL if the descriptor's namespace has another type."""
     fd = os.open("/proc/self/ns/uts", os.O_RDONLY)
     with refused(errno.EINVAL):
         setns(fd, CLONE_NEWUSER)
@@ -81,7 +84,7 @@ def test_the_kind_of_a_descriptor_is_checked() -> None:
 
 @pytest.mark.userns
 def test_a_namespace_of_the_parent_is_not_joined_either() -> None:
-    """setns(2): CAP_SYS_ADMIN in the user namespace that owns the target namespace."""
+    """setns(2) needs CAP_SYS_ADMIN in the user namespace that owns the target namespace."""
     outer = os.open("/proc/self/ns/uts", os.O_RDONLY)
     unshare(CLONE_NEWUTS)
     with refused(errno.EPERM):
@@ -91,7 +94,7 @@ def test_a_namespace_of_the_parent_is_not_joined_either() -> None:
 
 @pytest.mark.userns(mount=True)
 def test_a_bind_mount_keeps_a_namespace(tmp_path: Path) -> None:
-    """namespaces(7), "Namespace lifetime": a bind mount of its file."""
+    """A bind mount of its file keeps a namespace alive (namespaces(7), "Namespace lifetime")."""
     place = tmp_path / "uts"
     place.write_text("")
 
@@ -109,7 +112,7 @@ def test_a_bind_mount_keeps_a_namespace(tmp_path: Path) -> None:
 
 @pytest.mark.userns
 def test_threads_may_not_join() -> None:
-    """setns(2), EINVAL: a multithreaded process may not change its user namespace."""
+    """setns(2) fails with EINVAL in a multithreaded process for a user namespace."""
     fd, _ = made_below()
     over = threading.Event()
     thread = threading.Thread(target=over.wait)
@@ -125,8 +128,10 @@ def test_threads_may_not_join() -> None:
 
 @pytest.mark.userns
 def test_a_mount_namespace_takes_its_capabilities_here_too() -> None:
-    """setns(2): CAP_SYS_CHROOT and CAP_SYS_ADMIN in one's own user namespace, and CAP_SYS_ADMIN in
-    the one that owns it."""
+    """Joining a mount namespace also needs capabilities in the caller's own user namespace.
+
+    setns(2) needs CAP_SYS_CHROOT and CAP_SYS_ADMIN there, and CAP_SYS_ADMIN in the owning one.
+    """
     with waiting_child(lambda: unshare(CLONE_NEWNS)) as pid:
         fd = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY)
     prctl.cap_effective.sys_chroot = False
@@ -139,7 +144,7 @@ def test_a_mount_namespace_takes_its_capabilities_here_too() -> None:
 
 @pytest.mark.userns(pid=True)
 def test_a_pid_namespace_above_is_not_joined() -> None:
-    """setns(2): one must be a descendant of, or the same as, the caller's (EINVAL)."""
+    """setns(2) fails with EINVAL for a PID namespace that is not the caller's or a descendant."""
     above = os.open("/proc/self/ns/pid", os.O_RDONLY)
     setns(above, CLONE_NEWPID)
 
@@ -154,8 +159,10 @@ def test_a_pid_namespace_above_is_not_joined() -> None:
 
 @pytest.mark.userns(map="auto")
 def test_who_made_it_has_all_capabilities_in_it() -> None:
-    """user_namespaces(7), "Capabilities": a process in the parent with the user id of who made it
-    has them all there, and others have none."""
+    """A process in the parent with the creator's uid has all capabilities in a namespace.
+
+    Other users have none. See user_namespaces(7), "Capabilities".
+    """
 
     def as_user(uid: int) -> None:
         os.setresuid(uid, uid, uid)
@@ -163,7 +170,7 @@ def test_who_made_it_has_all_capabilities_in_it() -> None:
 
     def make() -> None:
         as_user(1)
-        # A change of ids has made /proc/PID root's alone.
+        # A process that has changed its ids is not dumpable, so root owns its files in /proc.
         prctl.set_dumpable(True)
         unshare(CLONE_NEWUSER)
 
@@ -182,7 +189,7 @@ def test_who_made_it_has_all_capabilities_in_it() -> None:
 
 @pytest.mark.userns
 def test_the_kernel_tells_how_they_are_related() -> None:
-    """ioctl_nsfs(2): NS_GET_PARENT, NS_GET_USERNS; EPERM for what is above the caller's own."""
+    """ioctl_nsfs(2) returns parent and owner, and fails with EPERM above the caller's namespace."""
     fd, _ = made_below()
     parent = fcntl.ioctl(fd, NS_GET_PARENT)
     unshare(CLONE_NEWUTS)
@@ -199,7 +206,7 @@ def test_the_kernel_tells_how_they_are_related() -> None:
 
 @pytest.mark.userns
 def test_a_namespace_keeps_its_parent() -> None:
-    """namespaces(7), "Namespace lifetime": a child namespace exists."""
+    """A namespace keeps its parent alive (namespaces(7), "Namespace lifetime")."""
 
     def make() -> None:
         map_self()
@@ -207,7 +214,7 @@ def test_a_namespace_keeps_its_parent() -> None:
 
     with waiting_child(make) as pid:
         fd = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY)
-    # The only process that was in either of them has ended.
+    # The only process in either namespace has ended.
     parent = fcntl.ioctl(fd, NS_GET_PARENT)
     setns(parent, CLONE_NEWUSER)
     setns(fd, CLONE_NEWUSER)

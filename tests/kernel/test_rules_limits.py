@@ -1,4 +1,4 @@
-"""How many user namespaces there can be: nesting, and the limits of /proc/sys/user."""
+"""Tests of the limits on the number and the nesting of user namespaces."""
 
 from __future__ import annotations
 
@@ -20,14 +20,16 @@ from rules import (
 
 DEEPEST = 33
 LIMIT = "/proc/sys/user/max_user_namespaces"
-# How long the kernel may take to free what nobody has any more, in seconds.
+# Timeout in seconds for the kernel to free a namespace without users.
 PATIENCE = 20
 
 
 @pytest.mark.userns
 def test_namespaces_nest_only_so_deep() -> None:
-    """user_namespaces(7), "Nested user namespaces": 32 levels below the initial one; then EUSERS,
-    or ENOSPC since Linux 4.9."""
+    """User namespaces nest 32 levels deep; then unshare(2) fails with ENOSPC.
+
+    See user_namespaces(7), "Nested user namespaces". Before Linux 4.9, the error was EUSERS.
+    """
     for depth in range(DEEPEST + 1):
         try:
             map_self()
@@ -40,7 +42,7 @@ def test_namespaces_nest_only_so_deep() -> None:
 
 @pytest.mark.userns
 def test_the_number_of_namespaces_is_limited_by_whom_they_are_made() -> None:
-    """namespaces(7), "/proc/sys/user": per user, and enforced in every ancestor (ENOSPC)."""
+    """The limits count by creator, and apply in all ancestors (namespaces(7), "/proc/sys/user")."""
     write("/proc/sys/user/max_user_namespaces", "0")
     write("/proc/sys/user/max_uts_namespaces", "0")
     with refused(errno.ENOSPC):
@@ -51,7 +53,7 @@ def test_the_number_of_namespaces_is_limited_by_whom_they_are_made() -> None:
 
 @pytest.mark.userns
 def test_nobody_whose_id_is_not_mapped_makes_one() -> None:
-    """unshare(2), EPERM: the caller's effective id has no mapping in the user namespace."""
+    """unshare(2) fails with EPERM if the caller's effective ids are not mapped."""
     unshare(CLONE_NEWUSER)
     with refused(errno.EPERM):
         unshare(CLONE_NEWUSER)
@@ -59,7 +61,7 @@ def test_nobody_whose_id_is_not_mapped_makes_one() -> None:
 
 @pytest.mark.userns
 def test_each_one_made_counts_until_it_is_gone() -> None:
-    """namespaces(7), "/proc/sys/user": the counter goes up and, some time after its end, down."""
+    """A namespace counts until some time after its end (namespaces(7), "/proc/sys/user")."""
     write(LIMIT, "1")
     with waiting_child(map_self), refused(errno.ENOSPC):
         in_child(map_self)
@@ -76,10 +78,10 @@ def test_each_one_made_counts_until_it_is_gone() -> None:
 
 @pytest.mark.userns
 def test_a_limit_counts_what_is_made_further_below() -> None:
-    """namespaces(7), "/proc/sys/user": a namespace is counted in all ancestors of its own too."""
+    """A namespace counts in all its ancestors (namespaces(7), "/proc/sys/user")."""
     write(LIMIT, "1")
     map_self()
-    # Here there is no limit that would be as low, but there is one above.
+    # This namespace has a higher limit, so the limit of its parent applies.
     write(LIMIT, "1000")
     with refused(errno.ENOSPC):
         unshare(CLONE_NEWUSER)
@@ -87,7 +89,7 @@ def test_a_limit_counts_what_is_made_further_below() -> None:
 
 @pytest.mark.userns
 def test_who_is_not_root_of_it_sets_no_limit() -> None:
-    """namespaces(7), "/proc/sys/user": to write takes CAP_SYS_RESOURCE in that namespace."""
+    """Writing a limit needs CAP_SYS_RESOURCE in the namespace (namespaces(7), "/proc/sys/user")."""
     prctl.cap_effective.sys_resource = False
     prctl.cap_effective.dac_override = False
     with open(LIMIT) as file:

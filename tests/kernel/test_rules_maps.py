@@ -1,7 +1,8 @@
-"""The rules of id maps, one by one: user_namespaces(7), "Defining user and group ID mappings".
+"""Tests of the kernel's rules for id maps.
 
-Each test runs as root of a user namespace in which no id but 0 exists, so that it is the same for
-every user, and makes namespaces below that one.
+The rules are in user_namespaces(7), "Defining user and group ID mappings", unless another source is
+named. Each test runs as root of a user namespace that has only id 0, so that the results are the
+same for all users, and creates namespaces below that one.
 """
 
 from __future__ import annotations
@@ -32,25 +33,25 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def fresh() -> None:
-    """Move into a user namespace whose maps are not written yet."""
+    """Enter a user namespace whose maps are not written yet."""
     unshare(CLONE_NEWUSER)
 
 
 def test_a_new_namespace_has_no_map() -> None:
-    """When a user namespace is created, it starts without a mapping ... to the parent."""
+    """A new user namespace has no maps."""
     fresh()
     with open(MAP) as file:
         assert file.read() == ""
 
 
 def test_ids_without_a_map_show_as_the_overflow_id() -> None:
-    """ "Unmapped user and group IDs": such ids are converted to the overflow id."""
+    """Unmapped ids are shown as the overflow id ("Unmapped user and group IDs")."""
     fresh()
     assert (os.getuid(), os.getgid()) == (OVERFLOW_ID, OVERFLOW_ID)
 
 
 def test_a_map_is_written_once() -> None:
-    """An attempt to write more than once to a uid_map file ... fails with the error EPERM."""
+    """The second write to a uid_map file fails with EPERM."""
     fresh()
     write(MAP, "0 0 1")
     with refused(errno.EPERM):
@@ -73,7 +74,7 @@ def test_a_map_is_written_once() -> None:
     ],
 )
 def test_what_is_no_map(text: str) -> None:
-    """Lines of three numbers; the third is not 0; the ranges do not wrap (EINVAL)."""
+    """A map consists of lines with three numbers; a count of 0 or an overflow fails with EINVAL."""
     fresh()
     with refused(errno.EINVAL):
         write(MAP, text)
@@ -81,7 +82,7 @@ def test_what_is_no_map(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["0 0 2\n1 2 1", "0 0 1\n0 1 1", "0 0 2\n2 1 1"])
 def test_ranges_do_not_overlap(text: str) -> None:
-    """The range of user IDs specified in each line cannot overlap with ... any other lines."""
+    """The ranges of different lines must not overlap."""
     fresh()
     with refused(errno.EINVAL):
         write(MAP, text)
@@ -89,19 +90,19 @@ def test_ranges_do_not_overlap(text: str) -> None:
 
 @pytest.mark.userns_requires("kernel>=4.15")
 def test_a_map_has_340_lines_at_most() -> None:
-    """Since Linux 4.15 ... 340 lines (EINVAL)."""
+    """A map has at most 340 lines (since Linux 4.15); more fail with EINVAL."""
     lines = "\n".join(f"{2 * n} {2 * n} 1" for n in range(341))
     assert len(lines) < PAGE
     fresh()
     with refused(errno.EINVAL):
         write(MAP, lines)
-    # What is not refused for its form is refused for the ids that are not there.
+    # A map of a valid form fails with EPERM, since the parent lacks the ids.
     with refused(errno.EPERM):
         write(MAP, lines.rpartition("\n")[0])
 
 
 def test_a_map_is_shorter_than_a_page() -> None:
-    """The number of bytes written to the file must be less than the system page size."""
+    """A map must be shorter than a page."""
     fresh()
     with refused(errno.EINVAL):
         write(MAP, "0 0 1".ljust(PAGE))
@@ -109,7 +110,7 @@ def test_a_map_is_shorter_than_a_page() -> None:
 
 
 def test_a_map_is_written_from_its_start() -> None:
-    """The write must be performed at the start of the file (EINVAL)."""
+    """The write must start at offset 0; otherwise it fails with EINVAL."""
     fresh()
     fd = os.open(MAP, os.O_WRONLY)
     os.lseek(fd, 1, os.SEEK_SET)
@@ -120,7 +121,7 @@ def test_a_map_is_written_from_its_start() -> None:
 
 @pytest.mark.parametrize("text", ["0 1 1", "0 0 2", "0 0 1\n1 1 1"])
 def test_the_process_itself_maps_its_own_id_alone(text: str) -> None:
-    """Without CAP_SETUID in the parent: a single line, and the writer's own effective id."""
+    """Without CAP_SETUID in the parent, a process may map only its own effective id."""
     fresh()
     with refused(errno.EPERM):
         write(MAP, text)
@@ -128,7 +129,7 @@ def test_the_process_itself_maps_its_own_id_alone(text: str) -> None:
 
 @pytest.mark.parametrize("inside", [0, 1, 1000, 4294967294])
 def test_its_own_id_may_be_any_inside(inside: int) -> None:
-    """The same rule says nothing about the id inside."""
+    """A process may map its own id to any id inside."""
     fresh()
     write(MAP, f"{inside} 0 1")
     assert os.getuid() == inside
@@ -142,19 +143,19 @@ def written_from_outside(text: str, prepare: Callable[[], None] = lambda: None) 
 
 
 def test_the_parent_may_write_it() -> None:
-    """The writing process must be in either the user namespace of the process or its parent."""
+    """A process in the parent namespace may write the map."""
     written_from_outside("0 0 1")
 
 
 def test_ids_that_the_parent_lacks_can_not_be_mapped() -> None:
-    """The mapped user IDs must in turn have a mapping in the parent user namespace (EPERM)."""
+    """Mapped ids must be mapped in the parent namespace; otherwise the write fails with EPERM."""
     with refused(errno.EPERM):
         written_from_outside("0 1 1")
 
 
 @pytest.mark.userns_requires("kernel>=5.12")
 def test_to_map_the_parent_s_0_takes_cap_setfcap() -> None:
-    """Since Linux 5.12: if user ID 0 of the parent is mapped, CAP_SETFCAP is needed (EPERM)."""
+    """Mapping the parent's id 0 needs CAP_SETFCAP (since Linux 5.12); otherwise EPERM."""
 
     def drop() -> None:
         prctl.cap_effective.setfcap = False
@@ -165,11 +166,11 @@ def test_to_map_the_parent_s_0_takes_cap_setfcap() -> None:
 
 @pytest.mark.userns(map="auto")
 def test_more_than_one_s_own_id_takes_cap_setuid_in_the_parent() -> None:
-    """Whoever writes the uid_map file must have CAP_SETUID in the parent (EPERM)."""
+    """Mapping other ids than one's own needs CAP_SETUID in the parent; otherwise EPERM."""
     written_from_outside("0 1 1")
     with refused(errno.EPERM):
         written_from_outside("0 1 1", drop_setuid)
-    # Without it, there is the rule for one's own id, from here as well.
+    # Without CAP_SETUID, the parent may still map its own id.
     written_from_outside("5 0 1", drop_setuid)
 
 
@@ -179,7 +180,7 @@ def drop_setuid() -> None:
 
 @pytest.mark.userns(map="auto")
 def test_who_opened_the_file_must_have_it_as_well() -> None:
-    """The opener has to have it too, so that a descriptor is no way around (EPERM)."""
+    """The process that opened the file needs CAP_SETUID, too; otherwise EPERM."""
 
     def write_without(fd: int) -> None:
         drop_setuid()
@@ -194,18 +195,20 @@ def test_who_opened_the_file_must_have_it_as_well() -> None:
 
 
 def test_a_stranger_may_not_write_it() -> None:
-    """One in a namespace beside it is in neither of the two."""
+    """A process in a sibling namespace may not write the map."""
     with pytest.raises(PermissionError):
         written_from_outside("0 0 1", map_self)
 
 
-# Where we have no privilege, only newgidmap makes a namespace in which setgroups(2) is permitted.
+# Without privileges, only newgidmap writes a map without denying setgroups(2).
 @pytest.mark.userns(
     map=un.IdMap.auto() if os.geteuid() else un.IdMap(map_user=0, map_group=0, setgroups="allow")
 )
 def test_gid_map_takes_setgroups_denied() -> None:
-    """ "The /proc/pid/setgroups file": else membership in a group that is refused something could
-    be dropped (EPERM)."""
+    """An unprivileged process must deny setgroups(2) before it writes gid_map; otherwise EPERM.
+
+    Otherwise a process could drop a group that is denied access ("The /proc/PID/setgroups file").
+    """
     fresh()
     with refused(errno.EPERM):
         write("/proc/self/gid_map", "0 0 1")
@@ -217,7 +220,7 @@ def test_gid_map_takes_setgroups_denied() -> None:
 
 
 def test_denied_is_denied_for_good() -> None:
-    """If the string "deny" has been written, "allow" fails (EPERM), here and below."""
+    """After "deny" was written to setgroups, "allow" fails with EPERM, also in child namespaces."""
 
     def setgroups() -> str:
         with open("/proc/self/setgroups") as file:
@@ -235,20 +238,20 @@ def test_denied_is_denied_for_good() -> None:
 
 
 def test_setgroups_takes_a_gid_map() -> None:
-    """The use of setgroups(2) is denied before gid_map has been set, even if it says "allow"."""
+    """setgroups(2) is denied until gid_map is written, even if the file has "allow"."""
     fresh()
     with refused(errno.EPERM):
         os.setgroups([])
 
 
 def test_a_map_is_told_in_the_reader_s_own_ids() -> None:
-    """The second field is interpreted relative to the user namespace of the one who opens it."""
+    """The second field of a map is relative to the user namespace of the process that opens it."""
     map_self(5)
 
     def nested() -> list[str]:
         map_self(7)
         with open(MAP) as file:
-            # Our own namespace: told in the parent's ids.
+            # The map of the reader's own namespace has ids of its parent.
             return file.read().split()
 
     assert in_child(nested) == ["7", "5", "1"]

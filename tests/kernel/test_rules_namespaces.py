@@ -1,4 +1,4 @@
-"""Processes and mounts in namespaces: PID namespaces, signals, ptrace(2), /proc, propagation."""
+"""Tests of the kernel's rules for PID namespaces, signals, ptrace(2), /proc and mounts."""
 
 from __future__ import annotations
 
@@ -12,26 +12,29 @@ import pytest
 from callers import unprivileged
 from rules import CLONE_NEWPID, call, in_child, link, map_self, refused, unshare, waiting_child
 
-# ptrace(2), linux/ptrace.h.
+# From linux/ptrace.h (ptrace(2)).
 PTRACE_ATTACH = 16
 PTRACE_DETACH = 17
 
 
 @pytest.mark.userns
 def test_a_pid_namespace_is_entered_by_children() -> None:
-    """unshare(2), CLONE_NEWPID: the calling process is not moved; its first child is process 1."""
+    """unshare(2) with CLONE_NEWPID does not move the caller; its first child is process 1."""
     before = os.getpid()
     unshare(CLONE_NEWPID)
     assert os.getpid() == before
     assert in_child(os.getpid) == 1
-    # pid_namespaces(7), "The namespace init process": with that one ended, no other can be made.
+    # After process 1 has ended, fork(2) fails with ENOMEM (pid_namespaces(7)).
     with refused(errno.ENOMEM):
         os.fork()
 
 
 @pytest.mark.userns(pid=True, init=False)
 def test_process_1_gets_no_signal_that_it_does_not_handle() -> None:
-    """pid_namespaces(7), "The namespace init process": from inside not even SIGKILL."""
+    """Process 1 gets no signals from inside that it does not handle, not even SIGKILL.
+
+    See pid_namespaces(7), "The namespace init process".
+    """
 
     def attack() -> None:
         for number in (signal.SIGTERM, signal.SIGKILL, signal.SIGSTOP):
@@ -47,7 +50,7 @@ def test_process_1_gets_no_signal_that_it_does_not_handle() -> None:
 
 @pytest.mark.userns(pid=True, init=False)
 def test_process_1_adopts_orphans() -> None:
-    """pid_namespaces(7), "Adoption of orphaned children"."""
+    """Process 1 adopts orphans (pid_namespaces(7), "Adoption of orphaned children")."""
     told, teller = os.pipe()
 
     def leave_a_child() -> None:
@@ -65,7 +68,7 @@ def test_process_1_adopts_orphans() -> None:
 
 @pytest.mark.userns(pid=True)
 def test_the_end_of_process_1_is_the_end_of_all() -> None:
-    """pid_namespaces(7): the kernel terminates all of the processes in the namespace (SIGKILL)."""
+    """When process 1 ends, the kernel kills all processes in the namespace (pid_namespaces(7))."""
     told, teller = os.pipe()
 
     def be_process_1() -> None:
@@ -77,13 +80,16 @@ def test_the_end_of_process_1_is_the_end_of_all() -> None:
     unshare(CLONE_NEWPID)
     in_child(be_process_1)
     os.close(teller)
-    # The end of the pipe is the end of the grandchild, which had it open.
+    # The pipe is at its end when the grandchild, which had it open, has ended.
     assert os.read(told, 1) == b""
 
 
 @pytest.mark.userns
 def test_a_process_of_the_parent_namespace_may_not_be_looked_into() -> None:
-    """ptrace(2), "Ptrace access mode checking": the same ids are not enough from below."""
+    """A process may not trace processes of the parent namespace, even with the same uid.
+
+    See ptrace(2), "Ptrace access mode checking".
+    """
     parent = os.getpid()
 
     def below() -> None:
@@ -99,7 +105,7 @@ def test_a_process_of_the_parent_namespace_may_not_be_looked_into() -> None:
 
 @pytest.mark.userns
 def test_one_of_a_namespace_below_may() -> None:
-    """The same rule: CAP_SYS_PTRACE in the user namespace of the target."""
+    """CAP_SYS_PTRACE in the user namespace of the target is sufficient (ptrace(2))."""
     with waiting_child(map_self) as pid:
         assert link("user", pid) != link("user")
         assert os.readlink(f"/proc/{pid}/exe") == os.readlink("/proc/self/exe")
@@ -111,7 +117,7 @@ def test_one_of_a_namespace_below_may() -> None:
 
 @pytest.mark.userns
 def test_nobody_is_traced_from_below() -> None:
-    """ptrace(2), EPERM: CAP_SYS_PTRACE is looked for in the namespace of the tracee."""
+    """ptrace(2) fails with EPERM: CAP_SYS_PTRACE is needed in the namespace of the tracee."""
 
     def below(pid: int) -> None:
         map_self()
@@ -124,8 +130,10 @@ def test_nobody_is_traced_from_below() -> None:
 
 @pytest.mark.userns
 def test_the_same_user_is_signalled_from_below() -> None:
-    """kill(2): where the user ids are the same, no capability is asked for. They are those of the
-    kernel, whatever each of the two sees."""
+    """Signals need no capability between processes with the same kernel uid (kill(2)).
+
+    The uids may look different in the two namespaces.
+    """
 
     def below() -> None:
         map_self(7)
@@ -140,14 +148,14 @@ def test_the_same_user_is_signalled_from_below() -> None:
 @pytest.mark.userns
 @unprivileged
 def test_root_inside_signals_nobody_else_outside() -> None:
-    """kill(2), EPERM: CAP_KILL counts in the namespace of the target, as that of process 1."""
+    """kill(2) fails with EPERM: CAP_KILL is needed in the namespace of the target."""
     with refused(errno.EPERM):
         os.kill(1, 0)
 
 
 @pytest.mark.userns(map="auto")
 def test_root_signals_everybody_inside() -> None:
-    """kill(2): CAP_KILL in the user namespace of the target process."""
+    """Root inside may signal all processes inside, by CAP_KILL in their namespace (kill(2))."""
     ready, ours = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -162,7 +170,7 @@ def test_root_signals_everybody_inside() -> None:
 
 @pytest.mark.userns(map="auto")
 def test_and_nobody_else_does() -> None:
-    """kill(2), EPERM: other ids, and no CAP_KILL."""
+    """Other users inside may not: kill(2) fails with EPERM without CAP_KILL."""
     root = os.getpid()
 
     def attack() -> None:
@@ -175,8 +183,10 @@ def test_and_nobody_else_does() -> None:
 
 @pytest.mark.userns(mount=True)
 def test_inherited_mounts_are_locked() -> None:
-    """mount_namespaces(7), "Restrictions on mount namespaces": neither unmounted one by one nor
-    made less strict."""
+    """Inherited mounts can't be unmounted separately or made less restrictive.
+
+    See mount_namespaces(7), "Restrictions on mount namespaces".
+    """
     with refused(errno.EINVAL):
         call("umount2", b"/proc", 0)
     call("mount", b"none", b"/mnt", b"tmpfs", 0, None)
@@ -185,6 +195,6 @@ def test_inherited_mounts_are_locked() -> None:
 
 @pytest.mark.userns(mount=True)
 def test_what_is_mounted_inside_stays_inside() -> None:
-    """mount_namespaces(7): in a less privileged one, mounts that were shared are slaves."""
+    """Shared mounts become slaves in a less privileged mount namespace (mount_namespaces(7))."""
     with open("/proc/self/mountinfo") as file:
         assert not any(" shared:" in line for line in file)

@@ -1,6 +1,6 @@
-"""A caller that ignores SIGCHLD: the kernel reaps the children of a process, and tells nobody how.
+"""Tests with callers that ignore SIGCHLD, so that the kernel reaps children without a status.
 
-All starts work there, and a command inherits what the caller has chosen.
+All starts must work, and commands inherit the caller's disposition.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from conftest import Program
 from inside import PATIENCE
 from kept import in_python
 
-# Root needs no helper.
+# Root maps ids without helpers.
 needs_helpers = [unprivileged, pytest.mark.userns_requires("subid")]
 
 IGNORE = "env --ignore-signal=CHLD"
 SHOW = ["sed", "-n", "s/^SigIgn:\t//p", "/proc/self/status"]
-# The mask of a process that ignores SIGCHLD alone.
+# The SigIgn mask of a process that ignores only SIGCHLD.
 SIGCHLD_ONLY = f"{1 << (signal.SIGCHLD - 1):016x}\n"
 
-# The kernel tells how a child ended that it has reaped.
+# Whether the kernel reports the status of children that it has reaped.
 TELLS = tuple(map(int, platform.release().split(".")[:2])) >= (6, 15)
 
 
 def with_helpers(test: Callable[..., None]) -> Callable[..., None]:
-    """Mark a test that has newuidmap and newgidmap write a map."""
+    """Mark a test that needs newuidmap and newgidmap."""
     for mark in needs_helpers:
         test = mark(test)
     return test
 
 
 def ignoring(*command: str | Path) -> str:
-    """Run a command in a process that ignores SIGCHLD; return what it prints."""
+    """Run a command in a process that ignores SIGCHLD; return its output."""
     done = subprocess.run(
         [*IGNORE.split(), *command], capture_output=True, text=True, timeout=PATIENCE
     )
@@ -47,7 +47,7 @@ def ignoring(*command: str | Path) -> str:
 
 @pytest.fixture
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A state directory for names of our own."""
+    """Use an empty state directory."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
 
 
@@ -65,7 +65,7 @@ def test_the_prelude_starts_a_command(prelude: Program, options: str) -> None:
 
 @with_helpers
 def test_the_verb_exec_hands_the_signals_on(usernsctl: Program) -> None:
-    """Also those that Python ignores, SIGPIPE and SIGXFSZ: they are not the caller's choice."""
+    """Python ignores SIGPIPE and SIGXFSZ, which the command must not inherit."""
     assert ignoring(usernsctl.path, "exec", "-r", "--map-auto", "--", *SHOW) == SIGCHLD_ONLY
 
 
@@ -121,7 +121,7 @@ except ChildProcessError:
 
 @with_helpers
 def test_other_threads_notice_nothing() -> None:
-    """Their children are reaped by the kernel all the time, and none is left as a zombie."""
+    """The kernel reaps the children of other threads, and leaves no zombies."""
     assert in_python(THREADS) == "nobody is left\n"
 
 
@@ -134,6 +134,6 @@ for script in ("exit 3", "kill -TERM $$", "exit 0"):
 
 
 def test_returncodes() -> None:
-    """The kernel tells them since Linux 6.15; before, they are 0, as those of subprocess."""
+    """The kernel reports the status since Linux 6.15; before, it is 0, as in subprocess."""
     told = "3 3\n-15 0\n0 0\n" if TELLS else "0 0\n0 0\n0 0\n"
     assert in_python(RETURNCODES) == told

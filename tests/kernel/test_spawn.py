@@ -1,4 +1,4 @@
-"""usernsctl.Popen: what subprocess does not have, and what must not be left behind."""
+"""Tests of Popen's features that subprocess lacks, and of leaks."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_the_pidfd_is_the_child_s_until_it_has_been_waited_for() -> None:
         assert process.pidfd == -1
 
 
-# Starts a command that dies with it, says its pid, and dies.
+# Starts a command with pdeathsig, prints its pid, and exits.
 SHORT_LIVED = """
 import os, signal, sys
 import usernsctl
@@ -149,7 +149,7 @@ def test_the_command_can_die_with_its_starter(in_pid_namespace: bool) -> None:
 
 
 def test_a_directory_of_path_that_may_not_be_searched_has_no_command() -> None:
-    # Only root may search this one, and root of a new namespace is another user.
+    # Only root may search /root, and root of a new namespace is another user outside.
     env = {"PATH": "/root:/usr/bin:/bin"}
     with pytest.raises(FileNotFoundError) as caught:
         un.run(["no-such-tool"], env=env)
@@ -230,7 +230,7 @@ def test_run_and_popen_refuse_arguments_that_they_do_not_have(call: Any) -> None
 
 
 def start_one(index: int) -> None:
-    """A command that works or, every other time, one of several that don't."""
+    """Start a command that works or, every other time, one that fails."""
     failing: list[dict[str, Any]] = [
         {"args": ["no-such-tool"]},
         {"args": ["true"], "cwd": "/no/such/dir"},

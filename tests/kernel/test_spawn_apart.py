@@ -1,4 +1,4 @@
-"""The child program: where it is, what it takes along, and that nobody waits for it in vain."""
+"""Tests of the child program: its namespaces, its descriptors, and its end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from usernsctl._core.calls import _CHILD
 
 USER = "usernsctl-test"
 
-# Another thread forks children that live on, each with whatever descriptors there are just then.
+# Another thread forks children that inherit the descriptors of that moment and keep running.
 FORKING = """
 import os, signal, sys, threading, time
 import usernsctl as un
@@ -98,7 +98,7 @@ def test_a_child_program_called_by_hand() -> None:
 
 @several_ids
 def test_a_helper_is_waited_for_where_sigchld_is_ignored() -> None:
-    """The action that this process has chosen stays, for all of its threads."""
+    """The disposition of SIGCHLD is not changed, since it would affect all threads."""
     if may_map_any_id():
         pytest.skip("root needs no helper")
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -163,7 +163,7 @@ def test_more_groups_than_a_word_has_room_for() -> None:
 
 
 def test_proc_is_mounted_below_the_new_root(prelude: Program, tmp_path: Path) -> None:
-    """As unshare(1) does: chroot(2) first."""
+    """chroot(2) comes before the mount, as in unshare(1)."""
     inner = f"{prelude.path} -mpf --root={tmp_path} --mount-proc -- sh -c 'echo $$ /proc/[0-9]*'"
     script = f"mount --rbind / {tmp_path} && {inner} && ls -d /proc/{os.getpid()}"
     done = prelude("-rm", "--", "sh", "-c", script)
@@ -173,7 +173,7 @@ def test_proc_is_mounted_below_the_new_root(prelude: Program, tmp_path: Path) ->
 
 @as_root
 def test_the_callers_children_are_in_another_pid_namespace() -> None:
-    """After unshare(CLONE_NEWPID): getppid() is 0 there, and /proc shows other numbers."""
+    """After unshare(CLONE_NEWPID), getppid() of a child is 0, and /proc has other pids."""
     try:
         subprocess.run(["getent", "passwd", USER], check=True, stdout=subprocess.DEVNULL)
     except subprocess.CalledProcessError:
@@ -201,7 +201,7 @@ def test_an_undumpable_process_stays_so_inside() -> None:
 
 
 def test_what_exec_must_not_pass_on_is_closed_before_a_kept_namespace_is_joined() -> None:
-    """Seen by a join that fails."""
+    """A failing setns() shows that the descriptors are closed before."""
     script = (
         "import os, usernsctl as un\n"
         "secret = os.open('/', os.O_RDONLY)\n"

@@ -1,4 +1,4 @@
-"""The standard streams of usernsctl.spawn, and what it refuses."""
+"""Tests of the standard streams of usernsctl.spawn, and of invalid arguments."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def end(child: un.Child) -> int:
 
 
 def streams_of(written_to: str, **streams: Any) -> list[str]:
-    """What the standard streams of a command are; it tells by one of them, `stdout` or `stderr`."""
+    """Return the files of a command's standard streams, printed to `stdout` or `stderr`."""
     ours, theirs = os.pipe()
     files = [f"/proc/self/fd/{fd}" for fd in range(3)]
     redirected = [] if written_to == "stdout" else ["sh", "-c", 'exec "$@" >&2', "sh"]
@@ -41,7 +41,7 @@ def test_spawn_inherits_streams_or_gives_none(stdin: Any, other: Any) -> None:
     before = open_descriptors()
     first, _, third = streams_of("stdout", stdin=stdin, stderr=other)
     assert (first, third) == (link(0, stdin), link(2, other))
-    # There it is that of `sh`, redirected.
+    # readlink's standard output is that of `sh`, redirected to the pipe.
     first, *_ = streams_of("stderr", stdin=stdin, stdout=other)
     assert first == link(0, stdin)
     assert open_descriptors() == before

@@ -1,4 +1,4 @@
-"""A start that does not come to its end: it is given up, whoever keeps it from that."""
+"""Tests of the timeout of a start."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ import usernsctl as un
 from usernsctl._core import calls
 from usernsctl._core.calls import _CHILD
 
-# How long a start may take that is given up.
+# Timeout in seconds for starts that must fail.
 SHORT = 0.3
 
 
 @pytest.fixture
 def stuck(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has the child program stop itself, as root in a namespace stops whoever comes in."""
+    """Replace the child program by one that stops itself, as root inside could stop it."""
     program = tmp_path / "child"
     program.write_text("#!/bin/sh\nkill -STOP $$\n")
     program.chmod(0o755)
@@ -42,7 +42,7 @@ STARTS: dict[str, Callable[[], object]] = {
     "call": lambda: un.call(["true"], start_timeout=SHORT),
     "check_output": lambda: un.check_output(["true"], start_timeout=SHORT),
     "spawn": lambda: un.spawn(["true"], start_timeout=SHORT),
-    # The whole of it may take longer.
+    # `timeout` limits the whole command, and `start_timeout` only its start.
     "run, timeout": lambda: un.run(["true"], start_timeout=SHORT, timeout=PATIENCE),
 }
 
@@ -88,7 +88,7 @@ def test_what_is_no_number_of_seconds(call: Callable[..., object]) -> None:
 
 
 def test_an_event_loop_goes_on_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where this is cancelled; then nothing is left of the start."""
+    """The event loop keeps running, and a cancelled start leaves nothing behind."""
 
     async def ticks(work: asyncio.Task[object]) -> int:
         count = 0
@@ -119,7 +119,7 @@ def test_an_event_loop_goes_on_meanwhile(tmp_path: Path, monkeypatch: pytest.Mon
         program.chmod(0o755)
         monkeypatch.setattr(calls, "_CHILD", os.fsencode(program))
         asyncio.run(main(namespace))
-        # The thread of the start that was cancelled is still there.
+        # Ends the thread of the cancelled start.
         go_on.write_text("x\n")
     for thread in threading.enumerate():
         if thread.name == "usernsctl":

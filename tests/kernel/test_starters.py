@@ -1,4 +1,4 @@
-"""usernsctl-init and usernsctl-detach start sandboxes, whatever descriptors they are given."""
+"""Tests that usernsctl-init and usernsctl-detach start sandboxes with any descriptors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import usernsctl as un
 
 PROGRAMS = Path(un.__file__).with_name("_bin")
 
-# Leaves a process behind that ends with status 7, and says what its own descriptors are.
+# Prints its standard streams, and leaves a background process that exits with status 7.
 COMMAND = """#!/bin/sh
 zero=$(readlink /proc/$$/fd/0) one=$(readlink /proc/$$/fd/1) two=$(readlink /proc/$$/fd/2)
 echo "$zero $one $two" >"$0.seen"
@@ -26,7 +26,7 @@ sh -c 'read line <"$0.go"; exit 7' "$0" </dev/null >/dev/null 2>&1 &
 echo $! >"$0.pid"
 """
 
-# Runs a program with the descriptors given moved to 0, 1, ..., and what is left of 0 to 2 closed.
+# Executes a program with the given descriptors moved to 0, 1, ..., and the rest of 0 to 2 closed.
 AT_THE_START = """
 import os, sys
 count = int(sys.argv[1])
@@ -56,7 +56,7 @@ def creator() -> Iterator[int]:
 
 
 def moved(at_the_start: bool, fds: list[int]) -> tuple[list[str], list[str]]:
-    """The words that move descriptors, and the numbers that these have then."""
+    """Return a command that moves the descriptors, and their new numbers."""
     if at_the_start:
         first = [sys.executable, "-c", AT_THE_START, str(len(fds)), *map(str, fds)]
         return first, [str(number) for number in range(len(fds))]
@@ -68,7 +68,7 @@ def moved(at_the_start: bool, fds: list[int]) -> tuple[list[str], list[str]]:
 def test_init_needs_no_standard_streams(
     prelude: Program, command: Path, creator: int, at_the_start: bool, ignored: bool
 ) -> None:
-    """With SIGCHLD ignored, too."""
+    """usernsctl-init also works if SIGCHLD is ignored."""
     ready, theirs = os.pipe()
     first, numbers = moved(at_the_start, [creator, theirs])
     keep = [f"--preserve-fd={fd}" for fd in (creator, theirs)]
@@ -88,7 +88,7 @@ def test_init_needs_no_standard_streams(
             assert process.wait(PATIENCE) == 7
         finally:
             process.kill()
-    # None of the descriptors that are ours.
+    # The command has none of usernsctl-init's descriptors.
     assert Path(f"{command}.seen").read_text() == "/dev/null /dev/null /dev/null\n"
 
 

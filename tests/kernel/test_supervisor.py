@@ -1,6 +1,6 @@
-"""Who stands in for a command: usernsctl-exec --fork and usernsctl-watch, on a terminal or off it.
+"""Tests of the supervisors usernsctl-exec --fork and usernsctl-watch, with and without a terminal.
 
-What they do alike is tried with both; test_prelude_fork.py has the rest.
+Tests of their common behaviour run with both; test_prelude_fork.py has the others.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from processes import children_of, status_of
 
 import usernsctl as un
 
-# Prints the number of each signal that it gets; SIGUSR1 is the last.
+# Prints the number of each signal that it gets, until SIGUSR1.
 TELLER = """
 import os, signal
 wanted = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}
@@ -38,7 +38,7 @@ print("end", flush=True)
 """
 IN_A_GROUP_OF_ITS_OWN = "os.setpgid(0, 0)"
 
-# Makes the terminal raw, says so, and waits.
+# Makes the terminal raw, prints a line, and waits.
 RAW = """
 import os, signal, time, tty
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
@@ -56,12 +56,12 @@ def python(script: str) -> list[str]:
 
 @pytest.fixture(params=supervisors.KINDS)
 def supervised(request: pytest.FixtureRequest, prelude: Program) -> list[str]:
-    """The words that come before a command that is to be supervised."""
+    """Return the supervisor's argv, to be followed by a command."""
     return supervisors.words(request.param, prelude.path)
 
 
 class Terminal:
-    """A pseudoterminal, both of whose ends are open."""
+    """A pseudoterminal, of which both ends are open."""
 
     def __init__(self) -> None:
         self.ours, self.theirs = os.openpty()
@@ -78,14 +78,14 @@ class Terminal:
         os.write(self.ours, keys)
 
     def lead(self, command: list[str], **streams: int) -> subprocess.Popen[bytes]:
-        """Start a session that has this terminal."""
+        """Start a session with this controlling terminal."""
         return subprocess.Popen(
             ["setsid", "--ctty", *command],
             **{"stdin": self.theirs, "stdout": self.theirs, "stderr": self.theirs} | streams,
         )
 
     def line(self) -> str:
-        """The next line that was written, or typed and echoed."""
+        """Read the next line that was written, or typed and echoed."""
         while b"\n" not in self.read:
             self.read += os.read(self.ours, 1000)
         line, self.read = self.read.split(b"\n", 1)
@@ -122,9 +122,10 @@ def wait_until(holds: Callable[[], bool]) -> None:
 
 
 def status_with_alarms(command: list[str | Path]) -> int:
-    """The exit status of one that an alarm comes to, again and again.
+    """Return the exit status of a command that gets SIGALRM repeatedly.
 
-    The first one comes later if it has come before anybody could pass it on.
+    The first alarm may come before the supervisor can forward it; then the test starts again with a
+    later one.
     """
     for seconds in (0.3, 1.5, 5):
         alarm = f"signal.setitimer(signal.ITIMER_REAL, {seconds}, {seconds})"
@@ -136,7 +137,7 @@ def status_with_alarms(command: list[str | Path]) -> int:
 
 
 def test_an_alarm_of_ours_is_passed_on(supervised: list[str]) -> None:
-    """The kernel sends it, and to one process only."""
+    """The kernel sends SIGALRM to the supervisor only."""
     wait = "signal.signal(signal.SIGALRM, lambda *_: os._exit(142)); signal.pause()"
     command = [*supervised, *python(f"import os, signal; {wait}")]
     assert status_with_alarms(command) == 128 + signal.SIGALRM
@@ -160,7 +161,7 @@ def test_a_hangup_tells_the_leader_who_passes_it_on(
 def test_a_hangup_leaves_no_supervisor_behind_its_shell(
     supervised: list[str], terminal: Terminal, group: str
 ) -> None:
-    """The shell dies of it, and the kernel tells the foreground by the shell's end."""
+    """The hangup kills the shell, and the kernel then sends SIGHUP to the foreground group."""
     script = (
         "import os, signal\n"
         f"{group}\n"
@@ -174,7 +175,7 @@ def test_a_hangup_leaves_no_supervisor_behind_its_shell(
         (supervisor,) = children_of(shell.pid)
         terminal.hang_up()
         assert shell.wait(PATIENCE) == -signal.SIGHUP
-    # An orphan becomes our child.
+    # The orphan becomes a child of this process.
     _, status = os.waitpid(supervisor, 0)
     assert os.waitstatus_to_exitcode(status) == 0
 
@@ -200,7 +201,7 @@ def test_what_the_terminal_sends_comes_once(
     sig: signal.Signals,
     send: Callable[[Terminal], None],
 ) -> None:
-    """To a child in our group, and to one that the terminal does not tell."""
+    """The child is in the group that the terminal signals, or in a group of its own."""
     told, output = os.pipe()
     command = [*supervised, *python(TELLER % group)]
     with ended(terminal.lead(command, stdout=output)) as process, open(told) as lines:
@@ -208,14 +209,14 @@ def test_what_the_terminal_sends_comes_once(
         read_ready(lines)
         send(terminal)
         assert lines.readline() == f"{int(sig)}\n"
-        # A second one would have been passed on before this one is.
+        # A second signal would be forwarded before this one.
         process.send_signal(signal.SIGUSR1)
         assert lines.read() == "end\n"
         assert process.wait(PATIENCE) == 0
 
 
-# A shell with job control: starts a job in the foreground, and says when it stops and how it ends.
-# A line has it go on in the foreground.
+# A shell with job control: starts a job in the foreground, and prints its stops and its end. A line
+# of input continues the job in the foreground.
 JOB_CONTROL = """
 import os, signal, sys
 job = os.fork()
@@ -301,7 +302,7 @@ def test_the_foreground_comes_back_from_a_dead_group(
     with ended(terminal.lead(shell)) as process:
         terminal.wait_for("ready")
         os.kill(supervisors.payload_of(process.pid), signal.SIGKILL)
-        # Only in cooked mode does this end a line, and only in the foreground is it read.
+        # A newline ends the line only in cooked mode, and only the foreground group can read it.
         wait_until(lambda: termios.tcgetattr(terminal.theirs) == terminal.mode)
         terminal.type(b"hello\n")
         terminal.wait_for("got hello")
@@ -316,7 +317,7 @@ def test_the_foreground_comes_back_from_a_dead_group(
 def test_a_terminal_that_is_shared_is_left_alone(
     supervised: list[str], terminal: Terminal, shell: str
 ) -> None:
-    """Another in the pipe, or in the foreground, may have made it what it is."""
+    """Another process in the pipeline or in the foreground may have set the terminal's mode."""
     raw = python(RAW % ("pass", "os._exit(0)"))
     with ended(terminal.lead(["sh", "-c", shell, "sh", *supervised, *raw])) as process:
         assert process.wait(PATIENCE) == 0
@@ -352,7 +353,7 @@ while [ -e /proc/$orphan ] && [ $tries -lt 100 ]; do sleep 0.1; tries=$((tries +
 
 @pytest.fixture
 def as_first(supervised: list[str], prelude: Program) -> list[str]:
-    """The words that have the supervisor be process 1 of a PID namespace."""
+    """Return the argv of a supervisor that is process 1 of a PID namespace."""
     return [str(prelude.path), "-rp", "--mount-proc", "--", *supervised]
 
 
@@ -375,7 +376,8 @@ def test_process_1_leaves_a_stopped_child_stopped(as_first: list[str]) -> None:
             payload = supervisors.payload_of(first)
             os.kill(payload, signal.SIGSTOP)
             wait_until(lambda: status_of(payload)["State"].startswith("T"))
-            # It is passed on after the news of the stop, since its number is greater.
+            # SIGWINCH is forwarded after the stop is handled, since its number is greater than
+            # SIGCHLD's.
             os.kill(first, signal.SIGWINCH)
             bit = 1 << (signal.SIGWINCH - 1)
             wait_until(lambda: bool(int(status_of(payload)["ShdPnd"], 16) & bit))
@@ -386,7 +388,7 @@ def test_process_1_leaves_a_stopped_child_stopped(as_first: list[str]) -> None:
             process.kill()
 
 
-# Another file is mounted over /dev/null, and a signal is passed on by a command of its own.
+# Mounts a FIFO over /dev/null; the watcher forwards a signal by running a command.
 ANOTHER_NULL = """
 mkfifo fifo
 mount --bind fifo /dev/null
@@ -397,7 +399,7 @@ exec "$0" /usr/bin/env "$1" "$1" "$2" "$1" -- \\
 
 
 def test_a_signal_is_passed_on_where_dev_null_is_a_fifo(tmp_path: Path) -> None:
-    """Root in the namespaces can mount one, and whoever opens a FIFO for writing waits."""
+    """Root inside can mount a FIFO there, and opening a FIFO for writing blocks."""
     none, ended_log = supervisors.LOGS[0], supervisors.LOGS[2]
     words = ["sh", "-c", ANOTHER_NULL, supervisors.WATCHER, none, ended_log]
     with un.Popen(words, mount=True, cwd=tmp_path, stdout=un.PIPE, text=True) as process:

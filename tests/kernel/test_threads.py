@@ -1,4 +1,4 @@
-"""Starting commands while threads, forks and signals do their worst: nothing hangs or leaks."""
+"""Tests of starts with concurrent threads, forks and signals: no deadlocks, no leaks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def namespace() -> Iterator[un.Namespace]:
 
 
 def start_many(namespace: un.Namespace, count: int) -> None:
-    """Run `count` commands in many threads, each in one of the ways there are."""
+    """Run `count` commands in many threads, each by one of three functions."""
 
     def once(number: int) -> None:
         if number % 3 == 0:
@@ -47,10 +47,10 @@ def start_many(namespace: un.Namespace, count: int) -> None:
             result.result(SECONDS)
 
 
-# Python 3.12 and later warn of it, whatever the other threads do.
+# Python 3.12 and later warn of forks in processes with threads.
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_forks_in_between(namespace: un.Namespace) -> None:
-    """A fork copies what a start in another thread holds at that moment, and must not keep it."""
+    """A fork copies the locks and descriptors of a start in another thread."""
     done = threading.Event()
     statuses = []
 
@@ -58,7 +58,7 @@ def test_forks_in_between(namespace: un.Namespace) -> None:
         while not done.is_set():
             pid = os.fork()
             if pid == 0:
-                # The child, too, can start commands.
+                # The child must be able to start commands, too.
                 code = namespace.run(["sh", "-c", "exit 7"]).returncode
                 os._exit(code)
             statuses.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
@@ -76,7 +76,7 @@ def test_forks_in_between(namespace: un.Namespace) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGALRM, signal.SIGCHLD, signal.SIGUSR1], ids=str)
 def test_signals_all_the_time(namespace: un.Namespace, number: int) -> None:
-    """Handlers run here, never in a child; no signal is lost and no start fails."""
+    """Handlers run only in this process; no signal is lost, and no start fails."""
     mine = os.getpid()
     pids = set()
 
@@ -94,7 +94,7 @@ def test_signals_all_the_time(namespace: un.Namespace, number: int) -> None:
     sender = threading.Thread(target=send)
     sender.start()
     try:
-        # In this thread, which handlers interrupt, and in others.
+        # First in the main thread, which handlers interrupt, then in other threads.
         for _ in range(30):
             assert namespace.run(["true"]).returncode == 0
         start_many(namespace, 60)
@@ -116,8 +116,8 @@ def test_a_blocked_signal_is_still_pending_after_a_start(namespace: un.Namespace
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})
 
 
-# A signal to the process group also reaches a child that is about to become a command, in which
-# Python's handler, which writes to the wakeup descriptor, must not run: that is our memory.
+# A signal to the process group also reaches a child before its exec. Python's handler, which writes
+# to the wakeup descriptor, must not run in that child, which shares this process's memory.
 GROUP = """
 import os, select, signal, threading
 import usernsctl as un
@@ -213,7 +213,7 @@ except ChildProcessError:
 
 
 def test_a_process_with_numpy_a_gibibyte_threads_forks_and_signals() -> None:
-    # Python 3.12 and later warn of forks beside threads.
+    # Python 3.12 and later warn of forks in processes with threads.
     options = ["-W", "ignore::DeprecationWarning"]
     done = subprocess.run(
         [sys.executable, *options, "-c", LOADED], capture_output=True, text=True, timeout=SECONDS
@@ -221,7 +221,7 @@ def test_a_process_with_numpy_a_gibibyte_threads_forks_and_signals() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-# What a thread that starts a sandbox does first of all.
+# The first step of a thread that starts a sandbox.
 AT_ONCE = """
 import threading
 from usernsctl.gvisor import oci

@@ -1,4 +1,4 @@
-"""What docs/python.md has for Trio: it ends when the command does, and the command when it does."""
+"""Test of the function for Trio in docs/python.md."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DOCUMENTATION = Path(__file__).parents[2] / "docs" / "python.md"
 
 
 def documented() -> Any:
-    """The function that the section shows."""
+    """Return the function in the section about Trio."""
     section = DOCUMENTATION.read_text().split("## Trio")[1]
     found = re.search(r"```python\n(.*?)```", section, re.DOTALL)
     assert found is not None
@@ -29,7 +29,7 @@ async def in_turn(output_of: Any) -> None:
     assert await output_of("sh", "-c", "echo out; exit 3") == (3, b"out\n")
     with un.Namespace.create() as ns:
         for arguments in ({}, {"namespace": ns}, {"namespace": ns, "pid": True}):
-            # While it waits for output, and while it waits for the end.
+            # Cancelled while it waits for output, and while it waits for the end of the command.
             for script in ("exec sleep 1000", "exec sleep 1000 >&-"):
                 with trio.move_on_after(0.05) as scope:
                     await output_of("sh", "-c", script, **arguments)

@@ -30,7 +30,7 @@ def test_the_table_of_the_reference_has_every_page() -> None:
         assert f"\n   {page}\n" in hidden
 
 
-# Names that have a documentation of this package's own: not constants, and not subprocess's names.
+# Names with docstrings of this package: neither constants nor names of subprocess.
 OURS = [
     name
     for name in usernsctl.__all__

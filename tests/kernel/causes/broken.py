@@ -1,8 +1,8 @@
-"""Break something, then become a command: ``python broken.py WAY... -- COMMAND...``.
+"""Break the machine for a command: ``python broken.py WAY... -- COMMAND...``.
 
-What is broken is this process's own, and its mount namespace's, so it is whole again when the
-command ends. Root first becomes NOBODY, a user with subordinate ranges that only exist in that
-mount namespace; anybody else stays who they are, and has only the ways in FOR_ANYBODY.
+Only this process and its mount namespace are broken, so all is restored when the command ends. Root
+first changes to NOBODY, a user with subordinate ranges that exist only in that mount namespace.
+Other users keep their ids, and have only the ways in FOR_ANYBODY.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ from calls import (
 NOBODY = 65534
 RANGE = f"{NOBODY}:100000:65536\n"
 
-# The exit status where this kernel can't be broken in that way.
+# Exit status if this kernel can't be broken in that way.
 UNSUPPORTED = 77
 
-# Everything that is made lies in a tmpfs of our own there.
+# Mount point of a tmpfs for all files of the broken machine.
 SCRATCH = Path("/mnt")
 HELPERS = ("newuidmap", "newgidmap")
 
 
 def cover(path: str, content: str) -> None:
-    """Show another content in place of a file's."""
+    """Bind-mount a file with other content over a file."""
     own = SCRATCH / path.replace("/", "_")
     own.write_text(content)
     mount(str(own), path, None, MS_BIND)
@@ -64,7 +64,7 @@ def cover(path: str, content: str) -> None:
 
 
 def seccomp_engine() -> None:
-    """As container engines do."""
+    """Deny user namespaces as container engines do."""
     refuse(
         [
             ("unshare", 0, errno.EPERM),
@@ -75,7 +75,7 @@ def seccomp_engine() -> None:
 
 
 def seccomp_flags() -> None:
-    """As systemd's RestrictNamespaces= does: unshare(0) works."""
+    """Deny user namespaces as systemd's RestrictNamespaces= does: unshare(0) works."""
     refuse(
         [
             ("unshare", CLONE_NEWUSER, errno.EPERM),
@@ -90,7 +90,7 @@ def seccomp_mount() -> None:
 
 
 def seccomp_mount_bind() -> None:
-    """As profiles that are older than these calls do, or allow them with CAP_SYS_ADMIN only."""
+    """Deny the mount calls that old profiles don't know, or allow only with CAP_SYS_ADMIN."""
     refuse([(call, 0, errno.EPERM) for call in ("open_tree", "move_mount", "mount_setattr")])
 
 
@@ -114,7 +114,7 @@ def no_processes() -> None:
 
 
 def landlock() -> None:
-    """Handle the writing of files, and allow it nowhere but where no map is."""
+    """Deny all writes to files, including id maps, by a Landlock ruleset without rules."""
     rules = struct.pack("Q", LANDLOCK_WRITE_FILE)
     ruleset = check(libc.syscall(LANDLOCK_CREATE, rules, len(rules), 0), "landlock")
     if os.geteuid() != 0:
@@ -123,12 +123,12 @@ def landlock() -> None:
 
 
 def unmapped() -> None:
-    """A namespace where nobody exists."""
+    """Enter a user namespace without mapped ids."""
     unshare(CLONE_NEWUSER)
 
 
 def nest() -> None:
-    """A namespace, as its root."""
+    """Enter a new user namespace as its root."""
     uid, gid = os.geteuid(), os.getegid()
     unshare(CLONE_NEWUSER)
     Path("/proc/self/setgroups").write_text("deny")
@@ -154,7 +154,7 @@ def nested_no_more() -> None:
 
 
 def chroot() -> None:
-    """Into a plain directory that shows all there is, none of it at its own root."""
+    """Change the root directory to a plain directory with all files below it."""
     root = SCRATCH / "root"
     root.mkdir()
     for entry in Path("/").iterdir():
@@ -182,7 +182,7 @@ def no_proc_sys() -> None:
 
 
 def read_only() -> None:
-    """As docker run --read-only has it: no place to write to, but /proc and /dev."""
+    """Make everything read-only except /proc and /dev, as docker run --read-only does."""
     own = [place for place in ("/tmp", "/var/tmp", "/run") if os.path.isdir(place)]
     for place in own:
         mount(place, place, None, MS_BIND)
@@ -195,7 +195,7 @@ def proc_masked() -> None:
 
 
 def powerless_root() -> None:
-    """Root, but without a capability from the next exec on."""
+    """Drop all capabilities of root at the next exec."""
     last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
     for capability in range(last + 1):
         prctl(PR_CAPBSET_DROP, capability)
@@ -206,7 +206,7 @@ def use_path(directory: Path) -> None:
 
 
 def helpers_missing() -> None:
-    """A PATH with all there is but the helpers."""
+    """Set PATH to directories with all programs but newuidmap and newgidmap."""
     directory = SCRATCH / "bin"
     directory.mkdir()
     for program in (*Path("/usr/bin").iterdir(), *Path("/usr/sbin").iterdir()):
@@ -269,7 +269,7 @@ def ranges_of_service() -> None:
 
 
 def gid_entry() -> None:
-    """Granted by gid, to a user whose uid is another number."""
+    """Grant a range by gid, to a user whose uid is another number."""
     cover("/etc/passwd", f"odd:x:{NOBODY}:1234:odd:/:/bin/sh\n")
     cover("/etc/subgid", "1234:100000:65536\n")
 
@@ -283,7 +283,7 @@ def other_group() -> None:
 
 
 def few_ids() -> None:
-    """A namespace with the ids of a container, 0 to 65535, of which nobody is one."""
+    """Enter a user namespace with the ids 0 to 65535, as in a container, without NOBODY."""
     ready, told = os.pipe(), os.pipe()
     pid = os.getpid()
     writer = os.fork()
@@ -301,7 +301,7 @@ def few_ids() -> None:
         os.close(descriptor)
 
 
-#: Done before root becomes NOBODY, and by root only ...
+#: Ways for root only, before it changes to NOBODY.
 FOR_ROOT: dict[str, Callable[[], None]] = {
     "chroot": chroot,
     "proc-read-only": proc_read_only,
@@ -324,7 +324,8 @@ FOR_ROOT: dict[str, Callable[[], None]] = {
     "other-group": other_group,
     "few-ids": few_ids,
 }
-#: ... or, since it would take no_new_privs of anybody else, before that, but by everybody ...
+#: Ways for all users, which root uses before it changes to NOBODY: afterwards, they would need
+#: no_new_privs.
 EARLY: dict[str, Callable[[], None]] = {
     "seccomp-engine": seccomp_engine,
     "seccomp-flags": seccomp_flags,
@@ -334,7 +335,7 @@ EARLY: dict[str, Callable[[], None]] = {
     "seccomp-pidfd": seccomp_pidfd,
     "landlock": landlock,
 }
-#: ... or after that.
+#: Ways for all users, which root uses after it has changed to NOBODY.
 LATE: dict[str, Callable[[], None]] = {
     "no-new-privs": no_new_privs,
     "no-processes": no_processes,
@@ -346,7 +347,7 @@ FOR_ANYBODY = EARLY.keys() | LATE.keys()
 
 
 def prepare() -> None:
-    """As root: a mount namespace with ranges for NOBODY, and a place for what is made."""
+    """Create a mount namespace with subordinate ranges for NOBODY, and a tmpfs, as root."""
     unshare(CLONE_NEWNS)
     mount("none", "/", None, MS_REC | MS_PRIVATE)
     mount("broken", str(SCRATCH), "tmpfs", 0)
@@ -359,7 +360,7 @@ def become_nobody(gid: int) -> None:
     os.setgroups([])
     os.setresgid(gid, gid, gid)
     os.setresuid(NOBODY, NOBODY, NOBODY)
-    # Who has changed their ids owns nothing of their own in /proc, up to the next exec.
+    # A process that has changed its ids is not dumpable, and can't open its own files in /proc.
     prctl(PR_SET_DUMPABLE, 1)
 
 

@@ -1,4 +1,4 @@
-"""The system calls that break things, as Python's own library does not have them all."""
+"""System calls for broken.py that Python's standard library lacks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 4, 22, 2
 SECCOMP_MODE_FILTER = 2
 CAP_SETGID, CAP_SETUID = 6, 7
 
-# Numbers of system calls (syscalls(2)); those from 424 on are the same everywhere.
+# Numbers of system calls (syscalls(2)); those from 424 on are the same on all processors.
 CALLS = {
     "x86_64": {
         "unshare": 272, "clone": 56, "mount": 165, "ptrace": 101, "setns": 308, "kill": 62,
@@ -64,14 +64,17 @@ def prctl(option: int, argument: int) -> None:
 
 LOAD, JUMP_EQUAL, JUMP_ANY_BIT, RETURN = 0x20, 0x15, 0x45, 0x06
 ALLOW, REFUSE = 0x7FFF0000, 0x00050000
-#: In place of an errno: the process is killed.
+#: Stands for killing the process, in place of an errno.
 KILLED = 0x80000000 - REFUSE
 OFFSET_NUMBER, OFFSET_FIRST_ARGUMENT = 0, 16
 
 
 def refuse(rules: list[tuple[str, int, int]]) -> None:
-    """Load a filter. A rule: a call, bits of its first argument (0: whatever it is), an errno
-    or KILLED."""
+    """Load a seccomp filter.
+
+    A rule has a system call, bits of its first argument (0 for any argument), and an errno or
+    KILLED.
+    """
     lines = [(LOAD, 0, 0, OFFSET_NUMBER)]
     for call, bits, number in rules:
         if bits:
