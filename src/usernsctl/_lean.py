@@ -131,29 +131,31 @@ class _Record:
     _own_fields: tuple[_Field, ...]
     _options: dict[str, bool]
 
-    __dataclass_fields__ = _LateAttribute(lambda made: _twin(made).__dataclass_fields__)
-    __dataclass_params__ = _LateAttribute(lambda made: _twin(made).__dataclass_params__)
-    __signature__ = _LateAttribute(lambda made: _signature(made))
+    __dataclass_fields__ = _LateAttribute(lambda cls: _twin(cls).__dataclass_fields__)
+    __dataclass_params__ = _LateAttribute(lambda cls: _twin(cls).__dataclass_params__)
+    __signature__ = _LateAttribute(lambda cls: _signature(cls))
 
-    def __init__(self, /, *given: Any, **named: Any) -> None:
-        values: dict[str, Any] = dict(zip(self.__match_args__, given, strict=False))
-        if len(values) < len(given) or not values.keys().isdisjoint(named):
-            _refuse(type(self), given, named)
-        values.update(named)
-        for one in self._own_fields:
-            value = values.pop(one.name, _MISSING)
-            if value is _MISSING and (value := one.make_default()) is _MISSING:
-                _refuse(type(self), given, named)
-            object.__setattr__(self, one.name, value)
+    def __init__(self, /, *args: Any, **kwargs: Any) -> None:
+        values: dict[str, Any] = dict(zip(self.__match_args__, args, strict=False))
+        if len(values) < len(args) or not values.keys().isdisjoint(kwargs):
+            _refuse(type(self), args, kwargs)
+        values.update(kwargs)
+        for each in self._own_fields:
+            value = values.pop(each.name, _MISSING)
+            if value is _MISSING and (value := each.make_default()) is _MISSING:
+                _refuse(type(self), args, kwargs)
+            object.__setattr__(self, each.name, value)
         if values:
-            _refuse(type(self), given, named)
+            _refuse(type(self), args, kwargs)
         self.__post_init__()
 
     def __post_init__(self) -> None:
         pass
 
     def __repr__(self) -> str:
-        shown = (f"{one.name}={getattr(self, one.name)!r}" for one in self._own_fields if one.repr)
+        shown = (
+            f"{each.name}={getattr(self, each.name)!r}" for each in self._own_fields if each.repr
+        )
         return f"{type(self).__qualname__}({', '.join(shown)})"
 
     def __eq__(self, other: object) -> Any:
@@ -163,7 +165,7 @@ class _Record:
 
     def __replace__(self, /, **changes: Any) -> Any:
         return type(self)(
-            **{one.name: getattr(self, one.name) for one in self._own_fields} | changes
+            **{each.name: getattr(self, each.name) for each in self._own_fields} | changes
         )
 
 
@@ -182,11 +184,11 @@ class _Frozen(_Record):
         return hash(_compared(self))
 
     def __getstate__(self) -> list[Any]:
-        return [getattr(self, one.name) for one in self._own_fields]
+        return [getattr(self, each.name) for each in self._own_fields]
 
     def __setstate__(self, state: list[Any]) -> None:
-        for one, value in zip(self._own_fields, state, strict=True):
-            object.__setattr__(self, one.name, value)
+        for each, value in zip(self._own_fields, state, strict=True):
+            object.__setattr__(self, each.name, value)
 
 
 class _Ordered(_Frozen):
@@ -208,7 +210,7 @@ class _Ordered(_Frozen):
 
 
 def _compared(of: Any) -> tuple[Any, ...]:
-    return tuple([getattr(of, one.name) for one in of._own_fields if one.compare])
+    return tuple([getattr(of, each.name) for each in of._own_fields if each.compare])
 
 
 def _refuse_change(reason: str) -> NoReturn:
@@ -217,37 +219,37 @@ def _refuse_change(reason: str) -> NoReturn:
     raise FrozenInstanceError(reason)
 
 
-def _refuse(made: type, given: tuple[Any, ...], named: dict[str, Any]) -> NoReturn:
+def _refuse(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NoReturn:
     """Raise the TypeError of :mod:`dataclasses` for arguments that a class does not take."""
-    _twin(made)(*given, **named)
-    raise AssertionError(f"{made.__qualname__} takes {given} and {named}")
+    _twin(cls)(*args, **kwargs)
+    raise AssertionError(f"{cls.__qualname__} takes {args} and {kwargs}")
 
 
-def _twin(made: Any) -> Any:
+def _twin(cls: Any) -> Any:
     """Return a class of :mod:`dataclasses` with the same fields."""
     import dataclasses
 
     listed = []
-    for one in made._own_fields:
-        options = {"metadata": one.metadata, "repr": one.repr, "compare": one.compare}
+    for each in cls._own_fields:
+        options = {"metadata": each.metadata, "repr": each.repr, "compare": each.compare}
         for name in ("default", "default_factory"):
-            if (value := getattr(one, name)) is not _MISSING:
+            if (value := getattr(each, name)) is not _MISSING:
                 options[name] = value
-        listed.append((one.name, one.type, dataclasses.field(**options)))
-    return dataclasses.make_dataclass(made.__name__, listed, slots=True, **made._options)
+        listed.append((each.name, each.type, dataclasses.field(**options)))
+    return dataclasses.make_dataclass(cls.__name__, listed, slots=True, **cls._options)
 
 
-def _signature(made: type) -> Any:
+def _signature(cls: type) -> Any:
     import inspect
 
-    return inspect.signature(_twin(made))
+    return inspect.signature(_twin(cls))
 
 
 def _methods(of: type) -> dict[str, Any]:
     """Return what a dataclass gets from a class above, without inheriting from it."""
     found: dict[str, Any] = {}
-    for one in reversed(of.__mro__[:-1]):
-        for name, value in vars(one).items():
+    for each in reversed(of.__mro__[:-1]):
+        for name, value in vars(each).items():
             if name == "__hash__" or callable(value) or isinstance(value, _LateAttribute):
                 found[name] = value
     return found
@@ -264,7 +266,7 @@ def _dataclass(*, slots: bool, **options: bool) -> Callable[[type], type]:
         assert slots
         assert plain.__bases__ == (object,)
         own = tuple(_fields_of(plain))
-        names = tuple([one.name for one in own])
+        names = tuple([each.name for each in own])
         body = methods | vars(plain)
         for name in ("__dict__", "__weakref__", *names):
             body.pop(name, None)
@@ -272,20 +274,20 @@ def _dataclass(*, slots: bool, **options: bool) -> Callable[[type], type]:
         body["__match_args__"] = () if options.get("kw_only") else names
         body["_own_fields"] = own
         body["_options"] = options
-        made = type(plain.__name__, (), body)
-        made.__qualname__ = plain.__qualname__
-        return made
+        cls = type(plain.__name__, (), body)
+        cls.__qualname__ = plain.__qualname__
+        return cls
 
     return make
 
 
 def _fields_of(plain: type) -> Iterator[_Field]:
-    given = vars(plain)
+    defaults = vars(plain)
     for name, kind in plain.__annotations__.items():
-        default = given.get(name, _MISSING)
-        one = default if isinstance(default, _Field) else _Field(default=default)
-        one.name, one.type = name, kind
-        yield one
+        default = defaults.get(name, _MISSING)
+        each = default if isinstance(default, _Field) else _Field(default=default)
+        each.name, each.type = name, kind
+        yield each
 
 
 def _fields(of: Any) -> Any:
@@ -296,7 +298,7 @@ def _fields(of: Any) -> Any:
 def _asdict(of: Any) -> Any:
     """Do what :func:`dataclasses.asdict` does, without copies of what can't be changed."""
     if hasattr(of, "_own_fields"):
-        return {one.name: _asdict(getattr(of, one.name)) for one in of._own_fields}
+        return {each.name: _asdict(getattr(of, each.name)) for each in of._own_fields}
     if isinstance(of, list | tuple):
         return type(of)(map(_asdict, of))
     if isinstance(of, dict):

@@ -102,7 +102,7 @@ def run(*, dry_run: bool, as_json: bool, environ: Mapping[str, str], **given: An
     else:
         from usernsctl.gvisor.launch.perform import run_in_place
 
-        _import_the_rest(has_strangers=given["kept"] is not None)
+        _import_the_rest(joins_namespace=given["kept"] is not None)
         run_in_place(request, notify=_notify)
 
 
@@ -119,14 +119,14 @@ def _notify(text: str) -> None:
     say(f"usernsctl: {text}")
 
 
-def _import_the_rest(*, has_strangers: bool) -> None:
+def _import_the_rest(*, joins_namespace: bool) -> None:
     """Import the modules that are needed after the namespace is entered.
 
-    :param has_strangers: whether the namespace exists already. Root inside could have mounted
+    :param joins_namespace: whether the namespace exists already. Root inside could have mounted
         other modules over ours, so nothing is imported there, not even to report an error.
     """
     codecs.lookup("ascii")  # encodings are modules, too
-    if has_strangers:
+    if joins_namespace:
         # Search for a command, errors of usernsctl, and tracebacks of other exceptions.
         for module in ("shutil", "usernsctl.explain.printing", "traceback"):
             import_module(module)

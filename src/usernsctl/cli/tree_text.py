@@ -30,30 +30,30 @@ def lines(tree: Tree, *, is_ascii: bool) -> Iterator[str]:
 
 def _namespace(
     every: Mapping[int | None, Sequence[UserNamespace]],
-    one: UserNamespace,
+    namespace: UserNamespace,
     begin: str,
     indent: str,
     drawn: tuple[str, str, str, str],
 ) -> Iterator[str]:
-    below = every.get(one.inode, ())
-    names = f" {', '.join(one.names)}" if one.names else ""
-    yield f"{begin}{one.inode}{names}{' (this one)' if one.parent is None else ''}"
+    below = every.get(namespace.inode, ())
+    names = f" {', '.join(namespace.names)}" if namespace.names else ""
+    yield f"{begin}{namespace.inode}{names}{' (this one)' if namespace.parent is None else ''}"
     between = indent + (drawn[2] if below else drawn[3])
-    extents = "unknown" if one.uid is None else " ".join(map(str, one.uid)) or "empty"
-    yield from _wrapped(f"owner {one.owner}, uid map {extents}", between)
-    yield from _wrapped(_processes(one), between)
+    extents = "unknown" if namespace.uid is None else " ".join(map(str, namespace.uid)) or "empty"
+    yield from _wrapped(f"owner {namespace.owner}, uid map {extents}", between)
+    yield from _wrapped(_processes(namespace), between)
     for other in below:
         is_last = other is below[-1]
         first, rest = (drawn[1], drawn[3]) if is_last else (drawn[0], drawn[2])
         yield from _namespace(every, other, indent + first, indent + rest, drawn)
 
 
-def _processes(one: UserNamespace) -> str:
-    if not one.processes:
+def _processes(namespace: UserNamespace) -> str:
+    if not namespace.processes:
         return "no visible processes"
-    if len(one.processes) > _PROCESSES_MAX:
-        return f"{len(one.processes)} processes"
-    return ", ".join(f"{shown(process.name)} ({process.pid})" for process in one.processes)
+    if len(namespace.processes) > _PROCESSES_MAX:
+        return f"{len(namespace.processes)} processes"
+    return ", ".join(f"{shown(process.name)} ({process.pid})" for process in namespace.processes)
 
 
 def _wrapped(text: str, indent: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Sandboxes: runsc found, its bundle checked and built, and a command started in it.
+"""Sandboxes: commands in gVisor, without root.
 
 :func:`run` runs one command in gVisor, as :func:`subprocess.run` does on this machine's kernel.
 """
@@ -14,7 +14,7 @@ __all__ = ["run"]
 
 
 def __getattr__(name: str) -> Any:
-    # Most of this package's modules are imported by who needs one of them alone.
+    # Imported on first use: most programs import only one of the modules of this package.
     if name != "run":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return import_module("usernsctl.gvisor.host").run

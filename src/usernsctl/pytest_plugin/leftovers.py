@@ -21,9 +21,9 @@ def take_back(item: pytest.Item) -> None:
 
     chown(2) needs a user namespace with the same id map as that of the test.
     """
-    asked, path = wanted(item), getattr(item, "funcargs", {}).get("tmp_path")
-    if asked is not None and isinstance(path, Path) and any(_foreign(path, os.geteuid())):
-        _take_back_inside(path, asked.idmap)
+    mark, path = wanted(item), getattr(item, "funcargs", {}).get("tmp_path")
+    if mark is not None and isinstance(path, Path) and any(_foreign(path, os.geteuid())):
+        _take_back_inside(path, mark.idmap)
 
 
 def _foreign(path: Path, uid: int) -> Iterator[tuple[int, str]]:

@@ -55,8 +55,8 @@ def required(item: pytest.Item) -> list[Any]:
                 'userns_requires("subid", "kernel>=5.12")'
             )
         words += marker.args
-    asked = wanted(item)
-    return words if asked is None else [*words, asked.need]
+    mark = wanted(item)
+    return words if mark is None else [*words, mark.need]
 
 
 def check(items: Iterable[pytest.Item], needs: Needs) -> None:

@@ -78,27 +78,27 @@ def warnings_of_both(item: pytest.Item) -> Iterator[None]:
 @contextlib.contextmanager
 def run_in_child(item: pytest.Item) -> Iterator[None]:
     """Replace the test's function, in the block, by one that runs the test in a child."""
-    asked = wanted(item)
-    assert asked is not None
+    mark = wanted(item)
+    assert mark is not None
     # item.runtest is called by the innermost hook, so no hook can call the test in the parent.
     inner = item.runtest
-    setattr(item, "runtest", lambda: _run(item, asked, inner))  # noqa: B010 - a method of its own
+    setattr(item, "runtest", lambda: _run(item, mark, inner))  # noqa: B010 - a method of its own
     try:
         yield
     finally:
         del item.__dict__["runtest"]
 
 
-def _run(item: pytest.Item, asked: Wanted, inner: Callable[[], None]) -> None:
+def _run(item: pytest.Item, mark: Wanted, inner: Callable[[], None]) -> None:
     """Run the test in a child, and reproduce its report, warnings and exception in the parent."""
     __tracebackhide__ = True
     try:
-        planned = plan(asked.idmap)
+        planned = plan(mark.idmap)
         target = make_target(
-            asked.namespaces,
-            init=asked.has_init,
+            mark.namespaces,
+            init=mark.has_init,
             planned=planned,
-            propagation=asked.propagation,
+            propagation=mark.propagation,
         )
     except UsernsError as error:
         refuse(error)
@@ -107,7 +107,7 @@ def _run(item: pytest.Item, asked: Wanted, inner: Callable[[], None]) -> None:
         inside = _Inside(item, process, len(item.stash.get(_WARNINGS, [])))
         try:
             _relay_subtests(inside)
-            move(target, mount_proc=asked.mount_proc, channel=process)
+            move(target, mount_proc=mark.mount_proc, channel=process)
             inner()
         except (KeyboardInterrupt, pytest.exit.Exception) as error:
             # These end the session, which is the parent's, without a report.

@@ -25,7 +25,7 @@ def _entry(verb: Verb) -> list[str]:
         operands[-1] += "*"
     return [
         f"        {shlex.quote(' '.join(verb.path))})",
-        *_array("verbs", [one.path[-1] for one in verb.verbs]),
+        *_array("verbs", [child.path[-1] for child in verb.verbs]),
         *_array("flags", flags),
         *_array("operands", operands),
         "            ;;",

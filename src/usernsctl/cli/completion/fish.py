@@ -36,7 +36,8 @@ def _entry(verb: Verb) -> Iterator[str]:
         for name in flag.names
     ]
     yield f"        case {_quoted(' '.join(verb.path))}"
-    yield f"            set verbs {' '.join(_quoted(one.path[-1]) for one in verb.verbs)}".rstrip()
+    names = " ".join(_quoted(child.path[-1]) for child in verb.verbs)
+    yield f"            set verbs {names}".rstrip()
     yield f"            set apart {' '.join(map(_quoted, apart))}".rstrip()
     before = verb.operands.index("command") if "command" in verb.operands else -1
     yield f"            set command {before}"
@@ -45,9 +46,9 @@ def _entry(verb: Verb) -> Iterator[str]:
 def _completions(verb: Verb) -> Iterator[str]:
     path = " ".join(verb.path)
     begin = f"complete -c {verb.path[0]} -n "
-    for one in verb.verbs:
-        words = f"{_quoted(f'@name@_is operand 0 {path}')} -fa {one.path[-1]}"
-        yield f"{begin}{words}{_about(one.help)}"
+    for child in verb.verbs:
+        words = f"{_quoted(f'@name@_is operand 0 {path}')} -fa {child.path[-1]}"
+        yield f"{begin}{words}{_about(child.help)}"
     for flag in verb.flags:
         yield f"{begin}{_quoted(f'@name@_is flag any {path}')}{_flag(flag)}{_about(flag.help)}"
     for index, kind in enumerate(verb.operands):

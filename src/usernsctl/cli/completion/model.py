@@ -164,50 +164,51 @@ def _verb(parser: Parser, summary: str, exec: Verb) -> Verb:
         verbs = tuple(_verb(parser.find(name), about, exec) for name, (about, _) in below)
         return replace(verb, flags=tuple(_flags(parser)), verbs=verbs)
     if path[1:] == ("ns", "create"):
-        flags = [one for one in exec.flags if one.heading in ("Maps", "Namespaces")]
+        flags = [flag for flag in exec.flags if flag.heading in ("Maps", "Namespaces")]
         return replace(verb, flags=(*_flags(parser), *flags), operands=("",))
     return replace(
         verb,
         flags=tuple(_flags(parser)),
-        operands=tuple(_operand(one, path) for one in parser.operands),
-        repeats=any(one.nargs == "+" for one in parser.operands),
+        operands=tuple(_operand(action, path) for action in parser.operands),
+        repeats=any(action.nargs == "+" for action in parser.operands),
     )
 
 
 def _flags(parser: Parser) -> Iterator[Flag]:
     for actions in parser.headings.values():
-        for one in actions:
-            about = _in_a_line(str(one.help))
-            if one.nargs != 0:
-                kind = "namespaces" if "--in" in one.option_strings else _kind(option_metavar(one))
+        for action in actions:
+            about = _in_a_line(str(action.help))
+            if action.nargs != 0:
+                is_name = "--in" in action.option_strings
+                kind = "namespaces" if is_name else _kind(option_metavar(action))
                 yield Flag(
-                    names=tuple(one.option_strings),
+                    names=tuple(action.option_strings),
                     help=about,
                     kind=kind,
-                    repeats=one.default == (),
+                    repeats=action.default == (),
                 )
-            elif is_switch(one):
-                yes, no = one.option_strings
+            elif is_switch(action):
+                yes, no = action.option_strings
                 yield Flag(names=(yes,), help=about)
                 yield Flag(names=(no,), help=f"Not: {about}")
             else:
-                yield Flag(names=tuple(one.option_strings), help=about)
+                yield Flag(names=tuple(action.option_strings), help=about)
 
 
-def _operand(one: argparse.Action, path: tuple[str, ...]) -> str:
-    if one.dest in ("name", "names"):
+def _operand(action: argparse.Action, path: tuple[str, ...]) -> str:
+    if action.dest in ("name", "names"):
         # Existing names are not offered for a new one.
         return "" if path[-1] == "create" else _NAMES.get(path[1], "")
-    if one.choices is not None:
-        return f":{'|'.join(one.choices)}"
-    return _OPERANDS.get(one.dest, "")
+    if action.choices is not None:
+        return f":{'|'.join(action.choices)}"
+    return _OPERANDS.get(action.dest, "")
 
 
 def _kind(metavar: str) -> str:
     """Return the kind of a value by its metavar, such as ``none|host``."""
     if metavar in _KINDS:
         return _KINDS[metavar]
-    found = [one for one in metavar.split("|") if re.fullmatch("[a-z]+", one)]
+    found = [word for word in metavar.split("|") if re.fullmatch("[a-z]+", word)]
     return f":{'|'.join(found)}" if "|" in metavar and found else ""
 
 

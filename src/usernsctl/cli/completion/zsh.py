@@ -86,15 +86,15 @@ def _below(verb: Verb) -> Iterator[str]:
     yield "    case $state in"
     yield "        verbs)"
     yield "            verbs=("
-    for one in verb.verbs:
-        yield f"                {shlex.quote(f'{one.path[-1]}:{one.help}')}"
+    for child in verb.verbs:
+        yield f"                {shlex.quote(f'{child.path[-1]}:{child.help}')}"
     yield "            )"
     yield "            _describe -t commands command verbs"
     yield "            ;;"
     yield "        rest)"
     yield "            case $line[1] in"
-    for one in verb.verbs:
-        yield f"                {one.path[-1]}) {_function_of(one.path)} ;;"
+    for child in verb.verbs:
+        yield f"                {child.path[-1]}) {_function_of(child.path)} ;;"
     yield "            esac"
     yield "            ;;"
     yield "    esac"
