@@ -1,4 +1,4 @@
-"""What mends a failure of runsc, by its message: the catalogue's remedy, or the doctor decides."""
+"""Tests of the remedies for messages of runsc: the catalogue's, or a call of usernsctl doctor."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from usernsctl import _core
 from usernsctl.explain.catalogue import get
 from usernsctl.explain.explanation import explain
 
-# Those are out of the question where a sandbox's namespace was made (csrc/explain/runsc.c).
+# Causes that can't apply after a sandbox's namespace was created (csrc/explain/runsc.c).
 RULED_OUT = {"in-chroot", "yama-ptrace-scope"}
 
 

@@ -160,9 +160,9 @@ MISTAKES = [
         "userns_requires('kernell>=5')",
         "'kernell>=5' is not a requirement; known are userns, *kernel>=5.12*",
     ),
-    ("userns_requires('kernel>=new')", "'kernel>=new' is no requirement; *"),
-    ("userns_requires('cap:SYS_ADMN')", "'cap:SYS_ADMN' is no requirement; *cap:SYS_ADMIN*"),
-    ("userns_requires(7)", "7 is no requirement; *"),
+    ("userns_requires('kernel>=new')", "'kernel>=new' is not a requirement; *"),
+    ("userns_requires('cap:SYS_ADMN')", "'cap:SYS_ADMN' is not a requirement; *cap:SYS_ADMIN*"),
+    ("userns_requires(7)", "7 is not a requirement; *"),
     ("userns_requires", "userns_requires needs positional arguments, as in *"),
     ("userns_requires(word='subid')", "userns_requires needs positional arguments, as in *"),
 ]
