@@ -1,4 +1,4 @@
-"""What keeps this process from following a path in a sandbox is no fault of the path."""
+"""Tests that a failure to follow a path in a sandbox is not taken for a missing path."""
 
 from __future__ import annotations
 
