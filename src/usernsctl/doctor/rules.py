@@ -1,8 +1,7 @@
-"""When a cause holds: for each one, a pure function of facts and probes that returns the evidence.
+"""Rules that tell which causes hold: pure functions of facts and probes that return evidence.
 
-Most causes are named by the core itself, in the probe that failed
-(csrc/explain/diagnose.c). A rule of its own has a cause that facts show, so that a second cause is
-found behind the first one.
+The core itself names most causes, in the probe that failed (csrc/explain/diagnose.c). Rules that
+read facts find a second cause behind the first one.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from usernsctl.explain.model import Probe
 from usernsctl.gvisor.runsc.releases import Release
 from usernsctl.profiles import is_own_profile
 
-#: What the kernel, or a module of it, refuses with.
+#: The errors by which the kernel, or a security module, denies a call.
 _REFUSALS = (errno.EPERM, errno.EACCES)
 
 Evidence = tuple[str, ...]
@@ -26,13 +25,13 @@ Evidence = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What there is to judge by."""
+    """The facts and probes that rules judge by."""
 
     facts: Facts
     probes: Mapping[str, Probe]
 
     def failed(self, *names: str, errnos: tuple[int, ...] = ()) -> Probe | None:
-        """The first of these probes that failed, with one of these errors if any are named."""
+        """Return the first of these probes that failed, with one of `errnos` if there are any."""
         for name in names:
             probe = self.probes.get(name)
             if probe and probe.outcome == "failed" and (not errnos or probe.errno in errnos):
@@ -40,24 +39,24 @@ class Seen:
         return None
 
     def unsettled(self, name: str) -> Probe | None:
-        """The probe, if it failed, or had not ended in time."""
+        """Return the probe if it failed or timed out."""
         probe = self.probes.get(name)
         return probe if probe and (probe.outcome == "failed" or probe.cause == LATE) else None
 
     def named(self, cause_id: str) -> Evidence:
-        """What the probes said for which the core itself names this cause."""
+        """Return the messages of the probes for which the core itself named this cause."""
         return tuple(told(p) for p in self.probes.values() if p.cause == cause_id)
 
     def unprivileged(self) -> bool:
-        """Whether it takes helpers to map a range."""
+        """Return whether this process needs newuidmap and newgidmap to map a range."""
         return not self.facts.privileges.holds("setuid", "setgid")
 
     def without_profile(self) -> tuple[str, ...]:
-        """Our programs that no profile of AppArmor's applies to, as far as that is known."""
+        """Return the paths of our programs that have no AppArmor profile, as far as known."""
         return without_profile(self.probes)
 
     def said(self, name: str, *texts: str) -> Evidence:
-        """What a failed probe said, if one of the texts is in it."""
+        """Return the message of a failed probe if it contains one of `texts`."""
         probe = self.failed(name)
         if probe and any(text in probe.detail for text in texts):
             return (told(probe),)
@@ -65,7 +64,7 @@ class Seen:
 
 
 def without_profile(probes: Mapping[str, Probe]) -> tuple[str, ...]:
-    """The paths of programs of ours that no profile of AppArmor's applies to."""
+    """Return the paths of our programs that have no AppArmor profile."""
     probe = probes.get(PROFILES)
     lines = probe.detail.split("\n") if probe and probe.outcome == "ok" else []
     pairs = (line.partition("\t") for line in lines)
@@ -73,33 +72,50 @@ def without_profile(probes: Mapping[str, Probe]) -> tuple[str, ...]:
 
 
 def told(probe: Probe) -> str:
-    """What a probe said, as evidence."""
+    """Return the message of a probe, as evidence."""
     return f"{probe.name}: {probe.detail}"
 
 
-_Rule = Callable[[Seen], Evidence]
+_Holds = Callable[[Seen], Evidence]
+
+
+def only_named(seen: Seen) -> Evidence:
+    """Return no evidence: only the core, or runsc's own words, can name the cause."""
+    return ()
+
+
+def fails(*names: str, errnos: tuple[int, ...] = ()) -> _Holds:
+    """Return a rule: one of these probes failed, with one of `errnos` if there are any."""
+
+    def holds(seen: Seen) -> Evidence:
+        probe = seen.failed(*names, errnos=errnos)
+        return (told(probe),) if probe else ()
+
+    return holds
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """:ivar explains: the probes whose failure needs no other cause if this one holds.
+    """A rule that tells whether a cause holds.
 
-    :ivar warns: whether it never blocks.
-    :ivar always: whether it is told whatever the purpose.
-    :ivar guessed: whether it only holds where nothing else explains that the sandbox failed.
-    :ivar eclipses: whether nothing else that is found means anything beside it.
+    :ivar explains: the probes whose failure needs no other cause if this one holds.
+    :ivar holds: returns the evidence besides the probes for which the core named the cause.
+    :ivar warns: whether the cause never blocks.
+    :ivar always: whether the cause is reported for all purposes.
+    :ivar guessed: whether the cause holds only if nothing else explains that the sandbox failed.
+    :ivar eclipses: whether no other finding means anything beside this cause.
     """
 
     id: str
-    holds: _Rule
     explains: tuple[str, ...] = ()
+    holds: _Holds = only_named
     warns: bool = False
     always: bool = False
     guessed: bool = False
     eclipses: bool = False
 
     def evidence(self, seen: Seen) -> Evidence:
-        """What speaks for it, each once; nothing: it does not hold."""
+        """Return the evidence for the cause, each text once; empty if the cause does not hold."""
         return tuple(dict.fromkeys(self.holds(seen) + seen.named(self.id)))
 
 
@@ -134,12 +150,12 @@ def clone_off(seen: Seen) -> Evidence:
 
 
 def _full(seen: Seen) -> Probe | None:
-    """The run of a sandbox, if one of its namespaces could not be had and there is a low limit."""
+    """Return the failed run of a sandbox if a low limit denied it a namespace."""
     low = (seen.facts.sysctls.get("user/max_user_namespaces") or NO_LIMIT) < _NEEDED
     return seen.failed("runsc") if low and seen.said("runsc", "no space left on device") else None
 
 
-#: How many a sandbox takes: ours, and those that runsc makes in it.
+#: The user namespaces of a sandbox: ours, and those that runsc makes in it.
 _NEEDED = 3
 _EXHAUSTED = (errno.ENOSPC, errno.EUSERS)
 _MAKING = ("unshare-user", "one-id-map", "nested-user")
@@ -210,7 +226,7 @@ def apparmor_restricted(seen: Seen) -> Evidence:
 
 def denied_by_module(seen: Seen) -> Evidence:
     security = seen.facts.security
-    # A profile may allow namespaces, and refuse the capabilities in them.
+    # A profile may allow namespaces, and deny the capabilities in them.
     confined = (security.label or "").endswith("(enforce)")
     names = ("unshare-user", "setgroups", "one-id-map") if confined else ("unshare-user",)
     probe = seen.failed(*names, errnos=(errno.EACCES,))
@@ -247,14 +263,6 @@ def too_many_files(seen: Seen) -> Evidence:
 def threaded(seen: Seen) -> Evidence:
     count = seen.facts.threads
     return (f"this process has {count} threads",) if count > 1 else ()
-
-
-# ---- writing the maps --------------------------------------------------------------------------
-
-
-def read_only_proc(seen: Seen) -> Evidence:
-    probe = seen.failed("setgroups", "one-id-map", errnos=(errno.EROFS,))
-    return (told(probe),) if probe else ()
 
 
 # ---- subordinate ranges ------------------------------------------------------------------------
@@ -313,10 +321,6 @@ def bounded(seen: Seen) -> Evidence:
     return (f"CapBnd in /proc/self/status lacks {names}",)
 
 
-def helper_caps_elsewhere(seen: Seen) -> Evidence:
-    return seen.said("range-map", "Value too large")
-
-
 def overlapping(seen: Seen) -> Evidence:
     return seen.said("range-map", "Invalid argument", "overflow detected") + seen.said(
         "ranges", "overlap"
@@ -340,7 +344,7 @@ def from_service(seen: Seen) -> Evidence:
 def shared(seen: Seen) -> Evidence:
     probe = seen.probes.get("ranges")
     lines = probe.detail.split("\n") if probe and probe.outcome == "ok" else []
-    # So the core tells it (csrc/facts/subid.c).
+    # The core's notice (csrc/facts/subid.c).
     return tuple(line for line in lines if "ids that are ours too" in line)
 
 
@@ -375,7 +379,7 @@ def selinux_nested(seen: Seen) -> Evidence:
 def yama(seen: Seen) -> Evidence:
     scope = seen.facts.sysctls.get("kernel/yama/ptrace_scope")
     probe = seen.failed("ptrace", errnos=(errno.EPERM,))
-    # Scope 2 asks for a capability that we have in a namespace of our own.
+    # Scope 2 requires a capability that we have in a namespace of our own.
     if scope is None or scope < 3 or probe is None:
         return ()
     return (f"kernel.yama.ptrace_scope is {scope}", told(probe))
@@ -415,16 +419,11 @@ def too_old(seen: Seen) -> Evidence:
     return seen.said("runsc", _NO_FLAG)
 
 
-def not_delegated(seen: Seen) -> Evidence:
-    probe = seen.failed("cgroup", errnos=(*_REFUSALS, errno.EROFS, errno.EBUSY))
-    return (told(probe),) if probe else ()
-
-
 def no_null(seen: Seen) -> Evidence:
     probe = seen.failed("null")
     if probe is None:
         return ()
-    # What else refuses a device that is there is named by others.
+    # Other rules name other reasons why a device that exists can't be opened.
     nodev = [
         point for point in ("/dev", "/dev/null") if "nodev" in seen.facts.mounts.get(point, ())
     ]
@@ -433,9 +432,9 @@ def no_null(seen: Seen) -> Evidence:
 
 
 def short_of(limits: Mapping[str, tuple[str, int | None]], seen: Seen) -> Evidence:
-    """Limits that are there, where a program in gVisor could not be run.
+    """Return the limits that are too low, if a program in gVisor could not be run.
 
-    :param limits: by the name of the fact, that of the limit, and what is always enough.
+    :param limits: by the name of the fact, the name of the limit, and a value that always suffices.
     """
     probe, found = seen.failed("runsc"), []
     for fact, (name, enough) in limits.items():
@@ -446,7 +445,7 @@ def short_of(limits: Mapping[str, tuple[str, int | None]], seen: Seen) -> Eviden
 
 
 def signals_lost(seen: Seen) -> Evidence:
-    """What a newer runsc waits for ever for: its threads to take signals that were not queued."""
+    """Return evidence that signals were not queued: a newer runsc waits for them for ever."""
     probe, limits = seen.probes.get("runsc"), seen.facts.limits
     most, queued = limits.pending_signals, limits.pending_signals_current or 0
     if probe and probe.cause == LATE and most is not None and most - queued < _SIGNALS:
@@ -454,7 +453,7 @@ def signals_lost(seen: Seen) -> Evidence:
     return ()
 
 
-# Always enough: one for each thread of the processes that a sandbox begins with.
+# Always enough: a signal for each thread of the processes of a new sandbox.
 _SIGNALS = 100
 
 # gVisor starts dozens of threads, and opens dozens of files, for the smallest program.
@@ -471,116 +470,107 @@ def refused_call(seen: Seen) -> Evidence:
     return (told(probe), "Seccomp is 2 in /proc/self/status")
 
 
-def no_kvm(seen: Seen) -> Evidence:
-    probe = seen.failed("kvm", errnos=_REFUSALS)
-    return (told(probe),) if probe else ()
-
-
-def no_tun(seen: Seen) -> Evidence:
-    probe = seen.failed("tun")
-    return (told(probe),) if probe else ()
-
-
-def only_named(seen: Seen) -> Evidence:
-    """For a cause that only the core, or runsc's own words, can name."""
-    return ()
-
-
 _USERNS = (*_MAKING, "setgroups", "namespaces", "mount", "range-map", "runsc")
 _MAP = ("setgroups", "one-id-map", "nested-user", "range-map", "runsc")
 _RANGE = ("ranges", "range-map", "range-mount")
 _RUNSC = ("runsc",)
 
-#: In the order in which they stand in the way.
+#: The rules, in the order in which their causes block.
 RULES: tuple[Rule, ...] = (
-    Rule("already-in-gvisor", in_gvisor, eclipses=True),
-    Rule("no-proc", no_proc, (*_MAP, "ranges", "namespaces", "mount")),
-    Rule("process-limit", too_many_processes, ("start", *_USERNS, *_RANGE, "ptrace")),
-    Rule("descriptor-limit", too_many_files, ("start", *_USERNS, *_RANGE, "ptrace")),
-    Rule("seccomp-denies-userns", filtered, (*_USERNS, "unshare-nothing")),
-    Rule("no-config-user-ns", not_supported, _USERNS),
-    Rule("unprivileged-userns-clone-off", clone_off, _USERNS),
-    Rule("max-user-namespaces", limited, _USERNS),
+    Rule("already-in-gvisor", holds=in_gvisor, eclipses=True),
+    Rule("no-proc", (*_MAP, "ranges", "namespaces", "mount"), no_proc),
+    Rule("process-limit", ("start", *_USERNS, *_RANGE, "ptrace"), too_many_processes),
+    Rule("descriptor-limit", ("start", *_USERNS, *_RANGE, "ptrace"), too_many_files),
+    Rule("seccomp-denies-userns", (*_USERNS, "unshare-nothing"), filtered),
+    Rule("no-config-user-ns", _USERNS, not_supported),
+    Rule("unprivileged-userns-clone-off", _USERNS, clone_off),
+    Rule("max-user-namespaces", _USERNS, limited),
     *(
-        Rule(f"max-{kind}-namespaces", partial(forbidden, kind), ("namespaces", "mount", *_RUNSC))
+        Rule(f"max-{kind}-namespaces", ("namespaces", "mount", *_RUNSC), partial(forbidden, kind))
         for kind in ("mnt", "net", "pid", "ipc", "uts", "cgroup")
     ),
-    Rule("nesting-too-deep", nested, _USERNS),
-    Rule("in-chroot", chrooted, _USERNS),
-    Rule("caller-id-unmapped", unmapped, _USERNS),
-    Rule("lsm-denies-userns", denied_by_module, _USERNS),
-    Rule("clone-flags-conflict", only_named, _USERNS),
-    Rule("apparmor-restricts-userns", apparmor_restricted, (*_USERNS, "pivot-root")),
-    Rule("join-denied", only_named, _MAP),
-    Rule("setgroups-denied-on-join", only_named, _MAP),
-    Rule("multithreaded", threaded, warns=True, always=True),
-    Rule("proc-read-only", read_only_proc, _MAP),
-    Rule("not-dumpable", only_named, _MAP),
-    Rule("landlock", only_named, (*_MAP, "mount", "pivot-root")),
-    Rule("target-gone", only_named, _MAP),
-    Rule("proc-hidepid", only_named, ("ranges", "range-map", "range-mount", "ptrace")),
-    Rule("child-missing", only_named, _MAP),
-    Rule("setgroups-order", only_named, _MAP),
-    Rule("needs-setfcap", only_named, (*_MAP, "ranges", "namespaces", "mount")),
-    Rule("unprivileged-map", only_named, _MAP),
-    Rule("outside-parent-map", only_named, _MAP),
-    Rule("map-invalid", only_named, (*_MAP, "ranges")),
-    Rule("no-passwd-entry", only_named, _RANGE),
-    Rule("subid-file-unreadable", only_named, _RANGE),
-    Rule("subid-not-a-file", only_named, _RANGE),
-    Rule("nss-subid", from_service, _RANGE),
-    Rule("subgid-by-gid", keyed_by_gid, _RANGE),
-    Rule("no-subordinate-range", only_named, _RANGE),
-    Rule("range-outside-parent", only_named, _RANGE),
-    Rule("range-not-granted", only_named, _RANGE),
-    Rule("range-overlap", overlapping, _RANGE),
-    Rule("helper-missing", helper_missing, _RANGE),
-    Rule("helper-not-executable", helper_closed, _RANGE),
-    Rule("helper-not-setuid", helper_powerless, _RANGE),
-    Rule("helper-on-nosuid", helper_nosuid, _RANGE),
-    Rule("no-new-privs", new_privs_given_up, _RANGE),
-    Rule("bounding-set", bounded, _RANGE),
-    Rule("seccomp-denies-helper", only_named, _RANGE),
-    Rule("gid-differs-from-passwd", only_named, _RANGE),
-    Rule("helper-caps-other-userns", helper_caps_elsewhere, _RANGE),
-    Rule("helper-hung", only_named, _RANGE),
-    Rule("helper-stopped", only_named, _RANGE),
-    Rule("helper-killed", only_named, _RANGE),
-    Rule("helper-status-lost", only_named, _RANGE),
-    Rule("helper-failed", only_named, _RANGE),
-    Rule("map-not-written", only_named, _RANGE),
-    Rule("ranges-shared", shared, warns=True),
-    Rule("mount-denied", mount_denied, ("mount", "pivot-root", "mount-proc", "runsc")),
-    Rule("mount-by-descriptor-missing", only_named, ("mount-bind", "runsc")),
-    Rule("mount-without-owned-ns", only_named, ("mount-proc",)),
-    Rule("proc-masked", masked, ("mount-proc",), warns=True),
-    Rule("yama-ptrace-scope", yama, ("ptrace", "runsc")),
-    Rule("ptrace-denied", ptrace_denied, ("ptrace", "runsc")),
-    Rule("runsc-missing", partial(not_usable, "runsc-missing"), ("runsc",)),
-    Rule("not-runsc", other_program, ("runsc",)),
-    Rule("wrong-architecture", partial(not_usable, "wrong-architecture"), ("runsc",)),
-    Rule("runsc-too-old", too_old, ("runsc",)),
-    Rule("selinux-nested", selinux_nested, ("runsc",)),
-    Rule("runsc-not-executable", partial(not_usable, "runsc-not-executable"), ("runsc",)),
-    Rule("dev-null-missing", no_null, ("null", "runsc")),
-    Rule("process-limit", partial(short_of, _PROCESSES), _RUNSC, guessed=True),
-    Rule("descriptor-limit", partial(short_of, _OPEN_FILES), _RUNSC, guessed=True),
-    Rule("file-size-limit", partial(short_of, _FILE_SIZE), _RUNSC, guessed=True),
-    Rule("address-space-limit", partial(short_of, _MEMORY), _RUNSC, guessed=True),
-    Rule("signal-limit", signals_lost, _RUNSC, guessed=True),
-    Rule("memory-deny-write-execute", only_named, _RUNSC),
-    Rule("seccomp-denies-call", refused_call, _RUNSC, guessed=True),
-    Rule("runsc-ran-nothing", only_named, ("runsc",)),
-    Rule("runsc-killed", only_named, ("runsc",)),
-    Rule(LATE, only_named),
-    Rule("cgroup-not-delegated", not_delegated, ("cgroup",)),
-    Rule("tun-missing", no_tun, ("tun",)),
-    Rule("kvm-denied", no_kvm, ("kvm",)),
+    Rule("nesting-too-deep", _USERNS, nested),
+    Rule("in-chroot", _USERNS, chrooted),
+    Rule("caller-id-unmapped", _USERNS, unmapped),
+    Rule("lsm-denies-userns", _USERNS, denied_by_module),
+    Rule("clone-flags-conflict", _USERNS),
+    Rule("apparmor-restricts-userns", (*_USERNS, "pivot-root"), apparmor_restricted),
+    Rule("join-denied", _MAP),
+    Rule("setgroups-denied-on-join", _MAP),
+    Rule("multithreaded", holds=threaded, warns=True, always=True),
+    Rule("proc-read-only", _MAP, fails("setgroups", "one-id-map", errnos=(errno.EROFS,))),
+    Rule("not-dumpable", _MAP),
+    Rule("landlock", (*_MAP, "mount", "pivot-root")),
+    Rule("target-gone", _MAP),
+    Rule("proc-hidepid", ("ranges", "range-map", "range-mount", "ptrace")),
+    Rule("child-missing", _MAP),
+    Rule("setgroups-order", _MAP),
+    Rule("needs-setfcap", (*_MAP, "ranges", "namespaces", "mount")),
+    Rule("unprivileged-map", _MAP),
+    Rule("outside-parent-map", _MAP),
+    Rule("map-invalid", (*_MAP, "ranges")),
+    Rule("no-passwd-entry", _RANGE),
+    Rule("subid-file-unreadable", _RANGE),
+    Rule("subid-not-a-file", _RANGE),
+    Rule("nss-subid", _RANGE, from_service),
+    Rule("subgid-by-gid", _RANGE, keyed_by_gid),
+    Rule("no-subordinate-range", _RANGE),
+    Rule("range-outside-parent", _RANGE),
+    Rule("range-not-granted", _RANGE),
+    Rule("range-overlap", _RANGE, overlapping),
+    Rule("helper-missing", _RANGE, helper_missing),
+    Rule("helper-not-executable", _RANGE, helper_closed),
+    Rule("helper-not-setuid", _RANGE, helper_powerless),
+    Rule("helper-on-nosuid", _RANGE, helper_nosuid),
+    Rule("no-new-privs", _RANGE, new_privs_given_up),
+    Rule("bounding-set", _RANGE, bounded),
+    Rule("seccomp-denies-helper", _RANGE),
+    Rule("gid-differs-from-passwd", _RANGE),
+    Rule(
+        "helper-caps-other-userns", _RANGE, lambda seen: seen.said("range-map", "Value too large")
+    ),
+    Rule("helper-hung", _RANGE),
+    Rule("helper-stopped", _RANGE),
+    Rule("helper-killed", _RANGE),
+    Rule("helper-status-lost", _RANGE),
+    Rule("helper-failed", _RANGE),
+    Rule("map-not-written", _RANGE),
+    Rule("ranges-shared", holds=shared, warns=True),
+    Rule("mount-denied", ("mount", "pivot-root", "mount-proc", "runsc"), mount_denied),
+    Rule("mount-by-descriptor-missing", ("mount-bind", "runsc")),
+    Rule("mount-without-owned-ns", ("mount-proc",)),
+    Rule("proc-masked", ("mount-proc",), masked, warns=True),
+    Rule("yama-ptrace-scope", ("ptrace", "runsc"), yama),
+    Rule("ptrace-denied", ("ptrace", "runsc"), ptrace_denied),
+    Rule("runsc-missing", _RUNSC, partial(not_usable, "runsc-missing")),
+    Rule("not-runsc", _RUNSC, other_program),
+    Rule("wrong-architecture", _RUNSC, partial(not_usable, "wrong-architecture")),
+    Rule("runsc-too-old", _RUNSC, too_old),
+    Rule("selinux-nested", _RUNSC, selinux_nested),
+    Rule("runsc-not-executable", _RUNSC, partial(not_usable, "runsc-not-executable")),
+    Rule("dev-null-missing", ("null", "runsc"), no_null),
+    Rule("process-limit", _RUNSC, partial(short_of, _PROCESSES), guessed=True),
+    Rule("descriptor-limit", _RUNSC, partial(short_of, _OPEN_FILES), guessed=True),
+    Rule("file-size-limit", _RUNSC, partial(short_of, _FILE_SIZE), guessed=True),
+    Rule("address-space-limit", _RUNSC, partial(short_of, _MEMORY), guessed=True),
+    Rule("signal-limit", _RUNSC, signals_lost, guessed=True),
+    Rule("memory-deny-write-execute", _RUNSC),
+    Rule("seccomp-denies-call", _RUNSC, refused_call, guessed=True),
+    Rule("runsc-ran-nothing", _RUNSC),
+    Rule("runsc-killed", _RUNSC),
+    Rule(LATE),
+    Rule(
+        "cgroup-not-delegated",
+        ("cgroup",),
+        fails("cgroup", errnos=(*_REFUSALS, errno.EROFS, errno.EBUSY)),
+    ),
+    Rule("tun-missing", ("tun",), fails("tun")),
+    Rule("kvm-denied", ("kvm",), fails("kvm", errnos=_REFUSALS)),
 )
 
-#: A cause that is but the consequence of another one, if that holds.
+#: Causes that are only consequences of other causes, if one of those holds.
 CONSEQUENCES: Mapping[str, tuple[str, ...]] = {
-    # The core does not compare the limit with what it is unless somebody sets it.
+    # The core does not compare the limit with its default.
     "nesting-too-deep": (
         "max-user-namespaces",
         *(rule.id for rule in RULES if rule.id.startswith("max-")),
@@ -590,9 +580,9 @@ CONSEQUENCES: Mapping[str, tuple[str, ...]] = {
     LATE: ("signal-limit",),
     "target-gone": ("no-proc", "proc-hidepid"),
     "seccomp-denies-call": ("seccomp-denies-userns", "mount-denied", "ptrace-denied"),
-    # Where we are nobody, no file is root's either.
+    # Where the caller is nobody, no file belongs to root either.
     "helper-not-setuid": ("caller-id-unmapped",),
-    # All that the core can say of a helper that gave no reason of its own.
+    # The core names this cause if the helper gave no reason of its own.
     "helper-failed": tuple(
         rule.id for rule in RULES if "range-map" in rule.explains and rule.id != "helper-failed"
     ),
