@@ -46,7 +46,7 @@ def examine(
     seconds: float | None = None,
 ) -> tuple[Report, tuple[Need, ...]]:
     """Return the report of :func:`diagnose`, and the needed settings of machine and containers."""
-    # Whoever wants the catalogue only should not wait for these.
+    # Imported here, since users of the catalogue alone do not need these.
     from usernsctl.doctor.findings import attributed, findings
     from usernsctl.doctor.needs import needs
     from usernsctl.doctor.probes import DEADLINE, try_all

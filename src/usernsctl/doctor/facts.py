@@ -1,4 +1,4 @@
-"""What can be known of this machine without trying anything. Values; reading is facts_read's."""
+"""Facts about this machine, as values; :mod:`usernsctl.doctor.reading` reads them."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ from usernsctl.maps import Extent
 
 Engine = Literal["docker", "podman", "kubernetes", "gvisor", "other"]
 
-#: Where programs are when PATH does not say: as csrc/base/base.h has it.
+#: The search path for programs without PATH, the same as in csrc/base/base.h.
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
 
 #: Bit numbers in sets of capabilities (linux/capability.h).
 CAPABILITIES = {"setgid": 6, "setuid": 7, "sys_admin": 21, "setfcap": 31}
 
-#: What a user namespace's own limit is unless somebody sets it (kernel/ucount.c).
+#: The default of a user namespace's own limit (kernel/ucount.c).
 NO_LIMIT = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kernel:
-    """:ivar gvisor: whether this "kernel" is that of a gVisor sandbox that we are in."""
+    """The kernel.
+
+    :ivar gvisor: whether this process is in a gVisor sandbox, whose kernel this is.
+    """
 
     release: str | None = None
     gvisor: bool = False
@@ -31,10 +34,10 @@ class Kernel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ids:
-    """Who we are, and which ids exist in the user namespace that we are in.
+    """The ids of this process, and the maps of its user namespace.
 
-    :ivar uid: the effective one; and so `gid`.
-    :ivar uid_map: ``None`` where /proc does not tell; and so `gid_map`.
+    :ivar uid: the effective uid; `gid` is the effective gid.
+    :ivar uid_map: ``None`` if /proc does not tell, as for `gid_map`.
     """
 
     uid: int = 0
@@ -46,14 +49,13 @@ class Ids:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Privileges:
-    """What this process may do, and what it gave up. ``None``: not known.
+    """The privileges of this process, and its restrictions. ``None``: not known.
 
-    :ivar effective: a set of capabilities, bit N for capability N; and so the other sets.
-    :ivar seccomp: 0 none, 1 strict, 2 a filter (proc_pid_status(5)).
-    :ivar seccomp_filters: how many filters there are.
-    :ivar dumpable: whether others of our user may look into this process (PR_SET_DUMPABLE).
-    :ivar denies_write_execute: whether it can get no memory that it could write and execute
-        (PR_SET_MDWE).
+    :ivar effective: the effective capabilities, bit N for capability N, as in the other sets.
+    :ivar seccomp: 0 for none, 1 for strict mode, 2 for a filter (proc_pid_status(5)).
+    :ivar seccomp_filters: the number of filters.
+    :ivar dumpable: whether other processes of the user may trace this one (PR_SET_DUMPABLE).
+    :ivar denies_write_execute: whether memory can't be both writable and executable (PR_SET_MDWE).
     """
 
     inheritable: int | None = None
@@ -69,31 +71,31 @@ class Privileges:
     denies_write_execute: bool | None = None
 
     def lacks_bounding(self, *names: str) -> tuple[str, ...]:
-        """Those of the capabilities that the bounding set is known to lack."""
+        """Return the names of the capabilities that the bounding set is known to lack."""
         if self.bounding is None:
             return ()
         return tuple(name for name in names if not self.bounding >> CAPABILITIES[name] & 1)
 
     def holds(self, *names: str) -> bool:
-        """Whether all of the capabilities are known to be effective."""
+        """Return whether all of these capabilities are known to be effective."""
         effective = self.effective or 0
         return all(effective >> CAPABILITIES[name] & 1 for name in names)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How much there may be of what. ``None``: no limit, or not known.
+    """Resource limits. ``None``: no limit, or not known.
 
-    :ivar processes: RLIMIT_NPROC, the soft limit; so are the next ones.
+    :ivar processes: RLIMIT_NPROC, a soft limit like the following ones.
     :ivar address_space: RLIMIT_AS, in bytes.
     :ivar data: RLIMIT_DATA, in bytes.
     :ivar file_size: RLIMIT_FSIZE, in bytes.
     :ivar open_files: RLIMIT_NOFILE.
     :ivar pending_signals: RLIMIT_SIGPENDING.
-    :ivar pending_signals_current: how many are queued, for all processes of the user.
+    :ivar pending_signals_current: the number of queued signals of all processes of the user.
     :ivar hard: the hard limits, by the names above.
-    :ivar pids: the smallest pids.max of our control group and those above it.
-    :ivar pids_current: how many there are in the group that has that limit.
+    :ivar pids: the smallest pids.max of this process's control group and its ancestors.
+    :ivar pids_current: the number of processes in the control group with that limit.
     """
 
     processes: int | None = None
@@ -110,13 +112,15 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SecurityModules:
-    """:ivar names: those active, as /sys/kernel/security/lsm has them; ``None``: not known.
+    """The security modules of the kernel.
 
-    :ivar label: our own, such as ``"docker-default (enforce)"``; of SELinux, a context.
-    :ivar selinux_enforcing: ``None`` where there is no SELinux.
-    :ivar landlock: the version of Landlock's interface; 0: there is none, or it can't be had;
-        ``None``: not known, as below a seccomp filter. Nothing tells whether Landlock confines this
-        process.
+    :ivar names: the active modules (/sys/kernel/security/lsm); ``None``: not known.
+    :ivar label: the label of this process, such as ``"docker-default (enforce)"``, or its SELinux
+        context.
+    :ivar selinux_enforcing: ``None`` without SELinux.
+    :ivar landlock: the version of Landlock's interface; 0 if the kernel has none or denies it;
+        ``None`` if it is not known, as below a seccomp filter. The kernel does not tell whether
+        Landlock confines this process.
     """
 
     names: tuple[str, ...] | None = None
@@ -126,19 +130,19 @@ class SecurityModules:
 
     @property
     def has_apparmor(self) -> bool:
-        """Whether AppArmor labels processes here."""
+        """True if AppArmor is active."""
         return "apparmor" in (self.names or ())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Container:
-    """What we are in.
+    """The container that this process is in.
 
-    :ivar engine: ``None`` where nothing speaks for a container.
-    :ivar sign: what speaks for it.
+    :ivar engine: ``None`` if there is no sign of a container.
+    :ivar sign: the sign of the container.
     :ivar chroot: whether the root directory is not that of the mount namespace; ``None``: unknown.
-    :ivar docker_daemon: whether there is a Docker daemon's socket here.
-    :ivar userns_remap: what that daemon's configuration says of userns-remap.
+    :ivar docker_daemon: whether the socket of a Docker daemon exists here.
+    :ivar userns_remap: the setting userns-remap of that daemon.
     """
 
     engine: Engine | None = None
@@ -152,13 +156,13 @@ class Container:
 class Helper:
     """newuidmap or newgidmap.
 
-    :ivar path: ``None``: not on PATH.
-    :ivar executable: whether we may execute it.
-    :ivar privileged: whether it is setuid root, or has file capabilities.
-    :ivar script: whether it is one, which has no privilege itself, but may start what has.
-    :ivar nosuid: the mount point that it is on, where neither counts; else ``None``.
-    :ivar system: it without symbolic links, if only root can put something else in its place, and
-        it is where systems have their programs; else ``None``.
+    :ivar path: ``None`` if the helper is not on PATH.
+    :ivar executable: whether this process may execute the helper.
+    :ivar privileged: whether the helper is setuid root, or has file capabilities.
+    :ivar script: whether the helper is a script, which may start a privileged program.
+    :ivar nosuid: the helper's mount point if the mount is nosuid, otherwise ``None``.
+    :ivar system: the path without symbolic links, if only root can replace the file, and it is in a
+        directory for the system's programs; otherwise ``None``.
     """
 
     path: str | None = None
@@ -174,17 +178,16 @@ class Helper:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subordinate:
-    """Where subordinate ranges come from; the ranges themselves are the planner's to read.
+    """The sources of subordinate ranges; the core reads the ranges themselves.
 
-    :ivar source: what nsswitch.conf says of ``subid``; ``None``: the files.
-    :ivar user: our name; ``None``: we have none.
-    :ivar free: the first of `free_count` ids that nobody has in either file, and that exist in the
-        user namespace that we are in; ``None``: there are none.
-    :ivar free_count: 65536, or as many as there are.
-    :ivar gid_entries: lines of /etc/subgid that begin with our gid, which nothing ever looks at.
-    :ivar unreadable: those of the files that name users and ranges which are there, but not for us
-        to read.
-    :ivar no_files: those that are no files, such as FIFOs.
+    :ivar source: the service that nsswitch.conf names for ``subid``; ``None``: the files.
+    :ivar user: the user's name, or ``None`` without an entry in /etc/passwd.
+    :ivar free: the first of `free_count` ids that neither file grants, and that exist in this user
+        namespace; ``None`` if there are none.
+    :ivar free_count: 65536, or fewer if not as many are free.
+    :ivar gid_entries: lines of /etc/subgid that begin with the user's gid, which have no effect.
+    :ivar unreadable: the files with users and ranges that exist, but can't be read.
+    :ivar no_files: the files with ranges that are not regular files, such as FIFOs.
     """
 
     source: str | None = None
@@ -198,9 +201,10 @@ class Subordinate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cgroup:
-    """Our control group. `directory` is ``None`` where there is no hierarchy of version 2.
+    """The control group of this process.
 
-    :ivar delegated: whether we may make groups in it.
+    :ivar directory: ``None`` without a hierarchy of version 2.
+    :ivar delegated: whether this process may make groups in it.
     """
 
     directory: str | None = None
@@ -209,7 +213,10 @@ class Cgroup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """:ivar mode: the permission bits, ``None`` where there is no such device."""
+    """A device file.
+
+    :ivar mode: the permission bits, or ``None`` if the device does not exist.
+    """
 
     path: str
     mode: int | None = None
@@ -218,15 +225,17 @@ class Device:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runsc:
-    """:ivar path: ``None`` where there is none that can be used; `cause` and `problem` say why.
+    """The runsc that would be used.
 
-    :ivar refused: the one that is there, but can't be used.
-    :ivar system: the one or the other without symbolic links, if it is called so, and only root can
-        put something else in its place; else ``None``.
-    :ivar noexec: the mount point that the one that is refused is on, where nothing is executed.
-    :ivar other: another one that is root's, where systems have their programs, and answers.
-    :ivar release: as it says itself, such as ``"release-20260817.0"``.
-    :ivar age: in days; ``None`` where the release does not tell its day.
+    :ivar path: ``None`` if no runsc can be used; `cause` and `problem` say why.
+    :ivar refused: the path of a runsc that exists, but can't be used.
+    :ivar system: `path` or `refused` without symbolic links, if the file's name is runsc, and only
+        root can replace the file; otherwise ``None``.
+    :ivar noexec: the mount point of `refused` if the mount is noexec.
+    :ivar other: another runsc that works, in a directory for the system's programs, and that only
+        root can replace.
+    :ivar release: the release that runsc prints, such as ``"release-20260817.0"``.
+    :ivar age: the age of the release in days; ``None`` if its name has no date.
     """
 
     path: str | None = None
@@ -242,17 +251,17 @@ class Runsc:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """All of them.
+    """All facts about this machine and this process.
 
-    :ivar has_proc: whether /proc is mounted. Without it most else is not known.
-    :ivar supported: whether the kernel has user namespaces at all; ``None``: not known.
-    :ivar initial: whether we are in the initial user namespace; ``None``: not known.
-    :ivar namespaces: their identities, by the names in /proc/self/ns.
-    :ivar threads: of this process.
-    :ivar parent: the process that has started this one, such as a shell, if this one has its limits
-        from there; else 0.
-    :ivar sysctls: by path below /proc/sys; ``None``: this kernel does not have it.
-    :ivar mounts: by mount point, what restricts each: ``"ro"``, ``"nosuid"``, ``"nodev"``,
+    :ivar has_proc: whether /proc is mounted. Without /proc, most facts are unknown.
+    :ivar supported: whether the kernel has user namespaces; ``None``: not known.
+    :ivar initial: whether this is the initial user namespace; ``None``: not known.
+    :ivar namespaces: the identities of the namespaces, by the names in /proc/self/ns.
+    :ivar threads: the number of threads of this process.
+    :ivar parent: the pid of the parent, such as a shell, if this process inherits its limits;
+        otherwise 0.
+    :ivar sysctls: values by the path below /proc/sys; ``None`` if this kernel lacks the sysctl.
+    :ivar mounts: the restrictions of each mount point: ``"ro"``, ``"nosuid"``, ``"nodev"``,
         ``"noexec"``.
     """
 
@@ -277,15 +286,15 @@ class Facts:
     runsc: Runsc | None = None
 
     def masked_proc(self) -> tuple[str, ...]:
-        """What is mounted below /proc, so that a new /proc would show what is hidden there."""
-        # Nothing is ever in that directory (fs/namespace.c, mnt_already_visible()).
+        """Return the mount points below /proc, which hide files that a new /proc would show."""
+        # The kernel allows mounts on this empty directory (fs/namespace.c, mnt_already_visible()).
         empty = "/proc/sys/fs/binfmt_misc"
         return tuple(
             point for point in self.mounts if point.startswith("/proc/") and point != empty
         )
 
     def plain(self) -> dict[str, Any]:
-        """The same as JSON has it."""
+        """Return the facts as plain values for JSON."""
         values = asdict(self)
         values["ids"]["uid_map"] = _lines(self.ids.uid_map)
         values["ids"]["gid_map"] = _lines(self.ids.gid_map)

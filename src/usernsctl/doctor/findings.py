@@ -15,7 +15,7 @@ from usernsctl.explain.model import Finding, Probe, Purpose
 _ANY: tuple[Purpose, ...] = ("run", "range", "docker", "kubernetes")
 _SANDBOX: tuple[Purpose, ...] = ("run", "docker", "kubernetes")
 
-#: What can't be had where a probe fails. Those that are not here stand in nobody's way.
+#: The purposes that each probe blocks if it fails. Other probes block nothing.
 STANDS_IN_THE_WAY_OF: Mapping[str, tuple[Purpose, ...]] = {
     "start": _ANY,
     "unshare-nothing": _ANY,
@@ -34,21 +34,19 @@ STANDS_IN_THE_WAY_OF: Mapping[str, tuple[Purpose, ...]] = {
     "runsc": _SANDBOX,
 }
 
-#: For runsc's message that one of its processes died, where nothing says of what.
+#: The cause of runsc's message that one of its processes died, if nothing says why.
 _EOF_UNKNOWN = "mapped-sandbox-eof-unknown"
 
 
 def findings(
     facts: Facts, probes: Mapping[str, Probe], purpose: Purpose = "run"
 ) -> tuple[Finding, ...]:
-    """What is wrong here for `purpose`.
+    """Return the findings for `purpose`: first those that block, in this order, then the warnings.
 
-    First comes what blocks it, in the order in which it does, then the warnings.
+    Each cause that is named has evidence. A probe that failed for no known cause gives a finding
+    without a cause.
 
-    A cause is named only if something speaks for it, which is then its evidence. A probe that
-    failed for no cause that is known gives a finding without a cause.
-
-    :param probes: by name; those left out are taken for not tried.
+    :param probes: the probes by name; missing ones count as not tried.
     """
     seen = Seen(facts, probes)
     held = hold(seen)
@@ -63,7 +61,7 @@ def findings(
 
 
 def attributed(facts: Facts, probes: Mapping[str, Probe]) -> dict[str, Probe]:
-    """The probes, each that failed with the cause that explains it, if one does."""
+    """Return the probes, with causes added to failed ones that a rule explains."""
     held = hold(Seen(facts, probes))
     found = dict(probes)
     for name, probe in probes.items():
@@ -74,7 +72,7 @@ def attributed(facts: Facts, probes: Mapping[str, Probe]) -> dict[str, Probe]:
 
 
 def hold(seen: Seen) -> list[tuple[Rule, Evidence]]:
-    """All causes that hold, whether they stand in the way of anything or not."""
+    """Return all causes that hold, even if they block nothing."""
     held: dict[str, tuple[Rule, Evidence]] = {}
     for rule in RULES:
         evidence = rule.evidence(seen)
@@ -89,12 +87,12 @@ def hold(seen: Seen) -> list[tuple[Rule, Evidence]]:
 
 
 def _explained(held: Mapping[str, tuple[Rule, Evidence]], guessed: Rule) -> bool:
-    """Whether what a rule would explain has a cause already."""
+    """Return whether the failures that a guessed rule would explain have a cause already."""
     return any(set(guessed.explains) & set(rule.explains) for rule, _ in held.values())
 
 
 def _weigh(rule: Rule, evidence: Evidence, seen: Seen, purpose: Purpose) -> Finding | None:
-    """A finding, unless the cause is none of this purpose's business."""
+    """Return the finding of a rule, or None if the cause does not matter for `purpose`."""
     cause = catalogue()[rule.id]
     concerned = set(cause.purposes)
     for name, purposes in STANDS_IN_THE_WAY_OF.items():
@@ -104,7 +102,7 @@ def _weigh(rule: Rule, evidence: Evidence, seen: Seen, purpose: Purpose) -> Find
     if purpose in concerned:
         return Finding(cause=cause, evidence=evidence, blocks=not rule.warns)
     if "range" in concerned or rule.always:
-        # One id is enough, but whoever wants more should know.
+        # One id suffices for the purpose, but the user may want more ids.
         return Finding(cause=cause, evidence=evidence, blocks=False)
     return None
 
@@ -123,7 +121,7 @@ def _unknown(seen: Seen, held: list[Rule], purpose: Purpose) -> list[Finding]:
         cause_id = probe.cause or (_by_words(probe.detail) if name == "runsc" else None)
         cause = catalogue().get(cause_id) if cause_id else None
         found.append(Finding(cause=cause, evidence=_shown(probe), blocks=blocks))
-        # What comes after it may have failed of it.
+        # Later probes may have failed for the same cause.
         if blocks:
             break
     return found

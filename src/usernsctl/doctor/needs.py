@@ -1,4 +1,4 @@
-"""What must be so on a machine, and in how containers are started there, for production."""
+"""Settings that production needs, of a machine and of the containers on it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from usernsctl.doctor.probes import PROFILES
 from usernsctl.doctor.rules import without_profile
 from usernsctl.explain.model import Probe, Purpose
 
-#: How many ids a container has under userns-remap, and a Pod with hostUsers: false.
+#: The number of ids of a container under userns-remap, and of a Pod with hostUsers: false.
 _CONTAINER_IDS = 65536
 _ALL_IDS = 2**32 - 1
 _YEAR = 366  # days
@@ -19,11 +19,12 @@ _YEAR = 366  # days
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Need:
-    """:ivar name: the setting, as its own documentation names it.
+    """A setting that a purpose needs.
 
-    :ivar state: ``"met"``, ``"unmet"``, or ``"open"`` where it can't be told from here.
-    :ivar found: what was found.
-    :ivar wanted: what it should be.
+    :ivar name: the name of the setting in its own documentation.
+    :ivar state: ``"met"``, ``"unmet"``, or ``"open"`` if the setting can't be seen from here.
+    :ivar found: the value that was found.
+    :ivar wanted: the value that is needed.
     """
 
     name: str
@@ -33,7 +34,7 @@ class Need:
 
 
 def needs(facts: Facts, probes: Mapping[str, Probe], purpose: Purpose) -> tuple[Need, ...]:
-    """What `purpose` needs here; for a container of Docker's or a Pod, of how it is started too."""
+    """Return the settings that `purpose` needs, also those of a Docker container or a Pod."""
     found = [_switch(facts), _limit(facts), _apparmor(facts, probes), *_release(facts)]
     engine = facts.container.engine
     if purpose == "docker" or engine == "docker":
@@ -77,13 +78,13 @@ def _label(facts: Facts) -> str:
 
 
 def _has_profile(facts: Facts) -> bool:
-    """Whether a profile of AppArmor's applies to us, as one of apparmor-profile --host does."""
+    """Return whether this process has an AppArmor profile, such as that for the host."""
     label = facts.security.label
     return bool(label) and not str(label).startswith("unconfined")
 
 
 def _profiles(facts: Facts, probes: Mapping[str, Probe]) -> tuple[bool, str]:
-    """Whether each of our programs has a profile of AppArmor's, and how that is told."""
+    """Return whether each of our programs has an AppArmor profile, and a text that says so."""
     probe = probes.get(PROFILES)
     if probe is None or not probe.detail:
         return _has_profile(facts), _label(facts) if _has_profile(facts) else ""
@@ -108,7 +109,7 @@ def _apparmor(facts: Facts, probes: Mapping[str, Probe]) -> Need:
 
 
 def _release(facts: Facts) -> list[Need]:
-    """Which runsc there is, and how old; nothing where there is none."""
+    """Return the need for a recent runsc; empty without a runsc."""
     runsc = facts.runsc
     if runsc is None or runsc.release is None:
         return []
@@ -125,7 +126,7 @@ def _release(facts: Facts) -> list[Need]:
 
 
 def _own(name: str, inside: bool, look: Callable[[], tuple[bool, str]], wanted: str) -> Need:
-    """A setting of the container, which only shows inside of it."""
+    """Return the state of a container's setting, which can be seen only inside the container."""
     if not inside:
         return Need(name=name, state="open", found="it shows inside only", wanted=wanted)
     good, found = look()

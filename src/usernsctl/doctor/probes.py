@@ -1,9 +1,8 @@
-"""Trying the steps of the set-up, each in a throw-away child, one after the other.
+"""Probes: the steps of a set-up, each tried in a child process, one after the other.
 
-At the same time they would use up a limit together that each alone stays below. The children are a
-native program (csrc/programs/probe/main.c), so that a probe costs a millisecond and nothing of an
-interpreter is in the way. What a probe makes lies in namespaces that end with it; all that it has
-started is gone when it ends (within.c).
+Probes that run in parallel would together exceed limits that each alone does not. The children
+execute a native program (csrc/programs/probe/main.c), so that a probe takes a millisecond and does
+not depend on an interpreter. The namespaces and processes of a probe end with the probe (within.c).
 """
 
 from __future__ import annotations
@@ -26,19 +25,19 @@ from usernsctl.profiles import host_programs
 
 PROGRAM = program_path("usernsctl-probe")
 
-#: The probe that fails where no child can be started at all; then the others are skipped.
+#: The probe that fails if no child can be started; then all other probes are skipped.
 START = "start"
 
-#: The probe that says which profile of AppArmor's each of our programs has.
+#: The probe that lists the AppArmor profile of each of our programs.
 PROFILES = "profiles"
 
-#: How long all probes may take together, in seconds.
+#: The time limit of all probes together, in seconds.
 DEADLINE = 30.0
 
-#: The cause of a probe that is skipped since it had not ended in time.
+#: The cause of a probe that timed out.
 LATE = "no-answer-in-time"
 
-# Of what is left of the time: so nothing that hangs keeps the others from being tried.
+# The share of the remaining time that a probe may take, so that others run after one that hangs.
 _SHARE = 0.5
 _LATE_STATUS = 124  # UN_PROBE_LATE
 _FAILED_STATUS = 125
@@ -46,7 +45,7 @@ _GRACE = 3.0
 
 _FULL = (errno.ENOSPC, errno.EUSERS)
 _FULL_TEXTS = ("no space left on device",)
-# The steps that make a namespace of each kind, whatever else is so.
+# The steps that always make a namespace of each kind.
 _MAKERS = {
     "user": ("unshare-user", "runsc"),
     "mnt": ("namespaces", "mount", "mount-proc", "runsc"),
@@ -57,11 +56,11 @@ _PAUSES = (0.05, 0.2, 0.8, 2.0)  # seconds
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """Something to try.
+    """A step to try.
 
-    :ivar name: of the probe.
-    :ivar words: a step of the program that tries them, or ``--`` and a command.
-    :ivar needs: the probes that must be ok, else this one is skipped.
+    :ivar name: the name of the probe.
+    :ivar words: the step's arguments for the probe program, or ``--`` and a command.
+    :ivar needs: the probes that must be ok; otherwise this one is skipped.
     """
 
     name: str
@@ -70,9 +69,9 @@ class Step:
 
 
 def steps(facts: Facts, *, runsc: bool) -> tuple[Step, ...]:
-    """What there is to try here; each step comes after those it needs.
+    """Return the steps to try here, each after the steps that it needs.
 
-    Those that ask the user database, which may not answer, come last.
+    Steps that query the user database, which may hang, come last.
     """
     found = [
         Step(name=name, words=(name,), needs=needs)
@@ -98,7 +97,7 @@ def steps(facts: Facts, *, runsc: bool) -> tuple[Step, ...]:
         programs = host_programs(facts.runsc.path if facts.runsc else None)
         found.append(Step(name=PROFILES, words=(PROFILES, *programs)))
     if runsc:
-        # As `usernsctl run` does it, which says itself why runsc fails.
+        # `usernsctl run` itself says why runsc fails.
         path = ":".join(filter(None, (os.environ.get("PATH"), DEFAULT_PATH)))
         run = ("run", "--no-terminal", "--env", f"PATH={path}", "--", "true")
         words = command("usernsctl", *run)
@@ -114,12 +113,12 @@ def steps(facts: Facts, *, runsc: bool) -> tuple[Step, ...]:
 def try_steps(
     wanted: Iterable[Step], deadline: float, vain: Mapping[str, Container[str]] | None = None
 ) -> dict[str, Probe]:
-    """Try them, one after the other.
+    """Try steps, one after the other.
 
-    :param deadline: as :func:`time.monotonic` counts. What has not ended by then is killed, with
-        all that it has started.
-    :param vain: by cause, the steps that can't succeed a little later if it is why they fail.
-    :raises CommandError: the program that tries them is missing.
+    :param deadline: on the clock of :func:`time.monotonic`. A step that has not ended by then is
+        killed, with all processes that it has started.
+    :param vain: by cause, the steps that this cause makes fail again at every retry.
+    :raises CommandError: the probe program is missing.
     """
     results: dict[str, Probe] = {}
     for step in wanted:
@@ -138,10 +137,10 @@ def try_steps(
 
 
 def _try_often(step: Step, deadline: float, vain: Mapping[str, Container[str]]) -> Probe:
-    """Try one, and again if a limit was hit.
+    """Try a step, and again if a limit on namespaces was hit.
 
-    The kernel removes namespaces some time after their end: those of earlier probes may count. A
-    limit of 0 has none of them to wait for.
+    The kernel removes namespaces some time after their end, so that those of earlier probes may
+    still count. With a limit of 0, a retry is vain.
     """
     for pause in (*_PAUSES, None):
         probe = _try(step, max(0.0, deadline - time.monotonic()) * _SHARE)
@@ -154,14 +153,14 @@ def _try_often(step: Step, deadline: float, vain: Mapping[str, Container[str]]) 
 
 
 def _try(step: Step, seconds: float) -> Probe:
-    """Try one; the probe that is named START: no child can be started."""
-    # Not /dev/null: it would be opened for writing, which is what may be forbidden here.
+    """Try a step; return a probe named START if no child can be started."""
+    # An empty pipe, since opening /dev/null may be what is forbidden here.
     nothing, end = os.pipe()
     os.close(end)
     started = time.monotonic()
     words = [PROGRAM, "--within", str(int(seconds * 1000)), *step.words]
     try:
-        # In a session of its own, so that it can be killed with what it starts.
+        # In a session of its own, so that all its processes can be killed.
         process = subprocess.Popen(
             words,
             stdin=nothing,
@@ -186,11 +185,11 @@ def _try(step: Step, seconds: float) -> Probe:
 
 
 def _wait(process: subprocess.Popen[bytes], seconds: float) -> tuple[bytes, int]:
-    """What it writes, and its status; it keeps the time itself, if nothing keeps it from that."""
+    """Return the output and exit status; kill a program that has not kept its time limit itself."""
     try:
         output, _ = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired as late:
-        # Not collected yet, so the number is still that of its group.
+        # The process was not reaped, so that its pid still names its process group.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         assert process.stdout is not None
@@ -211,10 +210,10 @@ def _told_status(output: bytes, status: int) -> tuple[bytes, int]:
 
 
 def judge(name: str, status: int, output: str, seconds: float) -> Probe:
-    """What the end of a probe says.
+    """Return the probe with this exit status and output.
 
-    :param status: its exit status; 128+N, or -N, if signal N killed it.
-    :param output: what it wrote: csrc/programs/probe/main.c says in which form.
+    :param status: the exit status; 128+N, or -N, if signal N killed the program.
+    :param output: the output, in the form that csrc/programs/probe/main.c describes.
     """
     text = output.strip()
     if status == _LATE_STATUS:
@@ -230,7 +229,7 @@ def judge(name: str, status: int, output: str, seconds: float) -> Probe:
         detail = f"killed by signal {sig}"
         by_filter = sig == signal.SIGSYS
         if by_filter:
-            # Nothing but a filter has it sent: it refuses a call so.
+            # Only a seccomp filter makes the kernel send this signal.
             detail += ", as a seccomp filter does"
         return Probe(
             name=name,
@@ -256,16 +255,16 @@ def judge(name: str, status: int, output: str, seconds: float) -> Probe:
 
 
 def _says_already(step: str, name: str, reason: str) -> bool:
-    """Whether the step would be no news beside the probe's name and the reason."""
+    """Return whether the probe's name or the reason names the step already."""
     return step == "none" or name.startswith(step) or reason.startswith(step)
 
 
 def try_all(facts: Facts, *, runsc: bool = True, seconds: float = DEADLINE) -> dict[str, Probe]:
-    """Try all there is to try here.
+    """Try all steps.
 
-    :param runsc: whether a program is run in gVisor too.
-    :param seconds: how long that may take together.
-    :raises CommandError: the program that tries the steps is missing.
+    :param runsc: whether to run a program in gVisor, too.
+    :param seconds: the time limit of all steps together.
+    :raises CommandError: the probe program is missing.
     """
     wanted = steps(facts, runsc=runsc)
     vain = {
@@ -282,15 +281,15 @@ RUNSC = "runsc"
 # How our commands name a cause: "  why: ... [id]" or "  cause: id".
 _CAUSE = re.compile(r"^  (?:why: .*\[([a-z0-9-]+)\]|cause: ([a-z0-9-]+))$", re.MULTILINE)
 
-# The end of what is said is where the reason is, but for a crash, whose stacks follow.
+# The reason is at the end of the output, or, after a crash, before the stacks.
 _SAID_MAX = 2000
 _CRASH = re.compile(r"^(?:fatal error|panic): ", re.MULTILINE)
 
 
 def _judge_runsc(text: str, status: int, seconds: float) -> Probe:
-    """What a run says that failed."""
+    """Return the probe of a failed run."""
     named = _CAUSE.findall(text)
-    # The rest is what we say of that cause ourselves.
+    # Indented lines are what our own commands say of the cause.
     said = "\n".join(line for line in text.split("\n") if not line.startswith("  "))
     crash = _CRASH.search(said)
     told = said[-_SAID_MAX:] if crash is None else said[crash.start() :][:_SAID_MAX]

@@ -1,4 +1,4 @@
-"""The files that facts are read from, below a root directory."""
+"""Readers of facts, from files below a root directory."""
 
 from __future__ import annotations
 
@@ -36,24 +36,24 @@ from usernsctl.maps import Extent, parse_map
 
 
 class Tree:
-    """A root directory. What is absent or can't be read there is ``None``, not an error."""
+    """A root directory. Files that are absent or can't be read give ``None``, not an error."""
 
     def __init__(self, root: str) -> None:
         self._root = root.rstrip("/")
 
     @property
     def is_real(self) -> bool:
-        """Whether it is this machine's own."""
+        """True if this is the machine's own root directory."""
         return not self._root
 
     def path(self, path: str) -> str:
-        """Where a file of the tree is on this machine."""
+        """Return the path on this machine of a file in the tree."""
         return f"{self._root}/{path.lstrip('/')}"
 
     def text(self, path: str) -> str | None:
-        """What a file holds; ``None`` if it can't be read."""
+        """Return the text of a regular file, or None if the file can't be read."""
         try:
-            # A pipe in place of a file would have us wait for somebody to write to it.
+            # To open a FIFO without O_NONBLOCK would wait for a writer.
             fd = os.open(self.path(path), os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
             with open_file(fd) as file:
                 is_file = stat.S_ISREG(os.fstat(fd).st_mode)
@@ -62,28 +62,28 @@ class Tree:
             return None
 
     def number(self, path: str) -> int | None:
-        """The number that a file holds; ``None`` also where it holds another word."""
+        """Return the number in a file, or None if the file has no number or can't be read."""
         try:
             return int((self.text(path) or "").strip())
         except ValueError:
             return None
 
     def names(self, path: str) -> list[str]:
-        """The names in a directory, sorted; none if it can't be read."""
+        """Return the sorted names in a directory; empty if the directory can't be read."""
         try:
             return sorted(os.listdir(self.path(path)))
         except OSError:
             return []
 
     def link(self, path: str) -> str | None:
-        """Where a symbolic link leads."""
+        """Return the target of a symbolic link."""
         try:
             return os.readlink(self.path(path))
         except OSError:
             return None
 
     def is_absent(self, path: str) -> bool:
-        """Whether it is certain that there is no such file: it may only be out of reach."""
+        """Return whether the file is known not to exist, rather than being out of reach."""
         try:
             os.lstat(self.path(path))
         except FileNotFoundError:
@@ -93,23 +93,23 @@ class Tree:
         return False
 
     def is_no_file(self, path: str) -> bool:
-        """Whether something is there that is no regular file."""
+        """Return whether the path exists and is not a regular file."""
         try:
             return not stat.S_ISREG(os.stat(self.path(path)).st_mode)
         except OSError:
             return False
 
     def exists(self, path: str) -> bool:
-        """Whether there is such a file, and this process can see it."""
+        """Return whether the file exists and is visible to this process."""
         return os.path.exists(self.path(path))
 
     def real(self, path: str) -> str:
-        """A path of the tree without symbolic links."""
+        """Return a path of the tree without symbolic links."""
         real = os.path.realpath(self.path(path))
         return real.removeprefix(os.path.realpath(self._root or "/").rstrip("/")) or "/"
 
     def is_roots(self, path: str) -> bool:
-        """Whether only root can put something else in the place of a path without links."""
+        """Return whether only root can replace the file at a path without symbolic links."""
         while True:
             try:
                 found = os.lstat(self.path(path))
@@ -122,9 +122,10 @@ class Tree:
             path = os.path.dirname(path)
 
     def which(self, name: str, search: str | None) -> tuple[str | None, bool]:
-        """The first executable file along `search`, absolute directories only, as the core does.
+        """Find the first executable file in the absolute directories of `search`, as the core does.
 
-        :returns: it, or else the first one that may not be executed; and whether it may.
+        :returns: the path of that file, or of the first file that is not executable; and whether it
+            is executable.
         """
         directories = (search or DEFAULT_PATH).split(":")
         paths = [f"{one}/{name}" for one in directories if one.startswith("/")]
@@ -135,7 +136,7 @@ class Tree:
         return files[0] if files else None, False
 
     def is_script(self, path: str) -> bool:
-        """Whether a file begins as a script does."""
+        """Return whether a file begins with ``#!``."""
         try:
             with open(self.path(path), "rb") as file:
                 return file.read(2) == b"#!"
@@ -143,7 +144,7 @@ class Tree:
             return False
 
     def has_attribute(self, path: str, attribute: str) -> bool:
-        """Whether a file has that extended attribute, and it is not empty (xattr(7))."""
+        """Return whether a file has this extended attribute, and it is not empty (xattr(7))."""
         try:
             return bool(os.getxattr(self.path(path), attribute))
         except OSError:
@@ -161,12 +162,15 @@ _UNIFIED = ("sys/fs/cgroup", "sys/fs/cgroup/unified")
 def read_container(
     tree: Tree, environ: Mapping[str, str], points: Mapping[str, tuple[str, ...]] | None
 ) -> Container:
-    """:param points: the mount points; ``None``: not known."""
+    """Return the facts about the container that this process is in.
+
+    :param points: the mount points; ``None``: not known.
+    """
     engine, sign = _engine(tree, environ)
     return Container(
         engine=engine,
         sign=sign,
-        # A mount namespace has a mount at "/"; from a chroot it can't be seen.
+        # A mount namespace has a mount at "/", which is not visible from a chroot.
         chroot=None if points is None else "/" not in points,
         docker_daemon=any(tree.exists(path) for path in _DOCKER_SOCKETS),
         userns_remap=_userns_remap(tree),
@@ -174,7 +178,7 @@ def read_container(
 
 
 def _engine(tree: Tree, environ: Mapping[str, str]) -> tuple[Engine | None, str]:
-    # The innermost first: a pod's container is containerd's or Docker's too.
+    # The innermost first: the container of a Pod is one of containerd's or Docker's, too.
     if is_gvisor(tree):
         return "gvisor", "/proc/version is gVisor's"
     if "KUBERNETES_SERVICE_HOST" in environ:
@@ -191,7 +195,7 @@ def _engine(tree: Tree, environ: Mapping[str, str]) -> tuple[Engine | None, str]
 
 
 def is_gvisor(tree: Tree) -> bool:
-    """Whether the kernel is gVisor's, by its version."""
+    """Return whether the kernel is gVisor's, by its version."""
     return _GVISOR_BUILD in (tree.text("proc/version") or "")
 
 
@@ -205,7 +209,7 @@ def _userns_remap(tree: Tree) -> str | None:
 
 
 def _own_groups(tree: Tree) -> dict[str, str]:
-    """Our control group in each hierarchy, by its controllers; "" is that of version 2."""
+    """Return this process's control groups by their controllers, "" for version 2."""
     groups = {}
     for line in (tree.text("proc/self/cgroup") or "").split("\n"):
         _, _, rest = line.partition(":")
@@ -216,7 +220,7 @@ def _own_groups(tree: Tree) -> dict[str, str]:
 
 
 def read_cgroup(tree: Tree) -> Cgroup:
-    """This process's control group of version 2, and whether it may make groups below it."""
+    """Return this process's control group of version 2."""
     path = _own_groups(tree).get("")
     for top in _UNIFIED:
         if path is not None and tree.exists(f"{top}/cgroup.procs"):
@@ -230,7 +234,7 @@ def read_cgroup(tree: Tree) -> Cgroup:
 
 
 def read_pids(tree: Tree) -> tuple[int | None, int | None]:
-    """The smallest pids.max from our control group upwards, and how many there are there now."""
+    """Return the smallest pids.max of our control group and its ancestors, and its pids.current."""
     groups = _own_groups(tree)
     places = [(f"sys/fs/cgroup/{names}", path) for names, path in groups.items() if names == "pids"]
     places += [(top, groups[""]) for top in _UNIFIED if "" in groups]
@@ -279,11 +283,11 @@ _RESTRICTIONS = {
 
 
 def read_facts(root: str = "/", environ: Mapping[str, str] | None = None) -> Facts:
-    """Read all facts. Nothing is started, but for a runsc whose release is not known yet.
+    """Read all facts. No program is started, except a runsc whose release is not known yet.
 
-    :param root: the directory with proc, sys, etc, dev and usr. What only a call tells, about this
-        process, is read if it is ``/``, else left unknown.
-    :param environ: where PATH and the like come from, by default ``os.environ``.
+    :param root: the directory with proc, sys, etc, dev and usr. Facts about this process that only
+        system calls return are read if `root` is ``/``, and otherwise unknown.
+    :param environ: the variables such as PATH, by default ``os.environ``.
     """
     environ = os.environ if environ is None else environ
     tree = Tree(root)
@@ -332,7 +336,7 @@ class _Status:
 
 
 def _mounts(mountinfo: str) -> dict[str, tuple[str, ...]]:
-    # The root mount's own point is "/" alone, and what is "below" the empty path is all there is.
+    # The root mount's mount point is "/", so that all mounts are below the empty path.
     found = mounts.mounts_below("", mountinfo)
     return {
         point: tuple(name for name, flag in _RESTRICTIONS.items() if flags & flag)
@@ -412,10 +416,10 @@ _LIMITS = {
 
 
 def _parent(tree: Tree, status: _Status) -> int:
-    """The process that has started this one, if this one has its limits from there.
+    """Return the pid of the parent if this process inherits its limits, otherwise 0.
 
-    They may have been set for this one alone, such as by systemd: to have its own "raised" to what
-    is enough for this one would lower them.
+    Limits that were set for this process alone, such as by systemd, may be lower than the parent's:
+    raising the parent's limits to what suffices here would lower them.
     """
     parent = status.number("PPid", 10) or 0
     return parent if _limits_of(tree, f"{parent}")[1] == _limits_of(tree, "self")[1] else 0
@@ -435,7 +439,7 @@ def _limits(tree: Tree, status: _Status) -> Limits:
 
 
 def _limits_of(tree: Tree, process: str) -> tuple[dict[str, int], dict[str, int]]:
-    """The soft limits of a process, and the hard ones."""
+    """Return the soft limits and the hard limits of a process."""
     soft: dict[str, int] = {}
     hard: dict[str, int] = {}
     for line in (tree.text(f"proc/{process}/limits") or "").split("\n"):
@@ -456,7 +460,7 @@ def _security(tree: Tree, status: _Status) -> SecurityModules:
         names=None if names is None else tuple(names.strip().split(",")),
         label=label.strip("\0\n ") or None if label else None,
         selinux_enforcing=None if enforcing is None else enforcing == 1,
-        # A filter may kill whoever asks.
+        # A seccomp filter may kill a process that makes this call.
         landlock=_core.landlock_version()
         if tree.is_real and status.number("Seccomp", 10) == 0
         else None,
@@ -473,7 +477,7 @@ def _helper(
     file_capabilities = tree.has_attribute(path, "security.capability")
     real = tree.real(path)
     point = _mount_point(real, points)
-    # Elsewhere, what looks like root's can lie on a filesystem that others have written.
+    # In other directories, a file of root's may be on a filesystem that other users have written.
     is_systems = os.path.dirname(real) in map(tree.real, DEFAULT_PATH.split(":"))
     return Helper(
         path=path,
@@ -558,7 +562,7 @@ def _runsc(tree: Tree, environ: Mapping[str, str], points: Mapping[str, tuple[st
             noexec=point if "noexec" in points.get(point, ()) else None,
             other=_other_runsc(tree, refused),
         )
-    # What keeps programs from being started is named by others of the facts.
+    # Other facts name what keeps programs from being started.
     release = None
     with contextlib.suppress(RunscError):
         release = release_of(path, remember=False)
@@ -573,7 +577,7 @@ def _runsc(tree: Tree, environ: Mapping[str, str], points: Mapping[str, tuple[st
 
 
 def _other_runsc(tree: Tree, path: str | None) -> str | None:
-    """One that can be named in place of `path`."""
+    """Return the path of another runsc that works and that only root can replace."""
     for directory in DEFAULT_PATH.split(":"):
         other = f"{directory}/runsc"
         real = _systems_runsc(tree, other)
@@ -586,6 +590,9 @@ def _other_runsc(tree: Tree, path: str | None) -> str | None:
 
 
 def _systems_runsc(tree: Tree, path: str | None) -> str | None:
-    """It, if root may open it to all: a variable can name any file, such as one with a secret."""
+    """Return the real path of `path` if its name is runsc and only root can replace the file.
+
+    Only such a file may be made executable for all: a variable can name any file, even a secret.
+    """
     real = tree.real(os.path.abspath(path)) if path else ""
     return real if os.path.basename(real) == "runsc" and tree.is_roots(real) else None

@@ -1,4 +1,4 @@
-"""Remedies for this very machine: commands as root types them, filled in from facts."""
+"""Remedies for this machine: commands for root, with names and numbers from the facts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from usernsctl._text import operand, quoted, shown
 from usernsctl.doctor.facts import CAPABILITIES
 from usernsctl.explain.model import Cause, Place, Report
 
-#: How commands begin that are for the shell that starts the command.
+#: The first words of commands for the shell that starts the sandboxed command.
 FOR_SHELL = ("ulimit", "export")
 
 _Facts = Mapping[str, Any]
@@ -19,7 +19,7 @@ _BY_STARTER = "what is to be changed is whatever started this process, which nob
 _BY_CALLER = "what is to be changed is the program that asked for this, or how it is called"
 _BY_LOOKING = "only what is seen then tells what to change"
 
-#: Causes that no command of root's mends where no fact tells one, each with the reason.
+#: Causes for which the catalogue has no command, each with the reason.
 BY_HAND: Mapping[str, str] = {
     "no-config-user-ns": "only another kernel has them",
     "already-in-gvisor": "no command in a sandbox changes its kernel",
@@ -89,29 +89,29 @@ def is_sentence(cause: Cause, text: str) -> bool:
 
 
 def by_hand(cause: Cause, text: str) -> str | None:
-    """Why a remedy is for people to read, and no command for a script; ``None``: it is one."""
+    """Return why a remedy is not a command for a script, or None if it is one."""
     is_general = text == cause.remedies["host"]
     return BY_HAND.get(cause.id) if is_general else None
 
 
 def typed(text: str) -> list[str]:
-    """Those of the lines of a remedy that are commands."""
+    """Return the lines of a remedy that are shell commands."""
     return [line for line in text.splitlines() if not line.startswith("#")]
 
 
 def remedy(report: Report, cause: Cause, where: Place) -> str:
-    """What mends a cause there."""
+    """Return the remedy for a cause, in a container engine or on the host."""
     if where == "host":
         return commands(report, cause) or cause.remedies["host"]
     return cause.remedies.get(where) or cause.remedies["host"]
 
 
 def commands(report: Report, cause: Cause) -> str:
-    """The commands that mend a cause on this machine; empty where facts don't tell them.
+    """Return the commands that mend a cause on this machine; empty if the facts don't suffice.
 
-    They are for root, except for those that begin with ``ulimit`` or ``export``: these are for the
-    shell that starts the command. Where others than root could change what root would give power
-    to, they are comments.
+    The commands are for root, except ``ulimit`` and ``export``, which are for the shell that starts
+    the sandboxed command. Comments replace commands that would give privileges to a file which
+    other users than root can change.
     """
     known = _KNOWN.get(cause.id)
     lines = known(report.facts) if known else []
@@ -119,13 +119,16 @@ def commands(report: Report, cause: Cause) -> str:
 
 
 def _user(facts: _Facts) -> str | None:
-    """Our name, if it can be typed."""
+    """Return the user's name if a command can contain it."""
     user = facts.get("subordinate", {}).get("user")
     return user if user and not user.startswith("-") and user.isprintable() else None
 
 
 def _grant(facts: _Facts, *files: str) -> list[str]:
-    """:param files: the files that lack a range; by default both."""
+    """Return the command that grants subordinate ranges.
+
+    :param files: the files that lack a range; by default both.
+    """
     ranges = facts.get("subordinate", {})
     user, first = _user(facts), ranges.get("free")
     if user is None or first is None:
@@ -140,7 +143,7 @@ def _grant(facts: _Facts, *files: str) -> list[str]:
 
 
 def _grant_others(facts: _Facts) -> list[str]:
-    """Ranges that exist here, in place of those that don't."""
+    """Return commands that replace the granted ranges by ranges that exist here."""
     user, uid, added = _user(facts), facts.get("ids", {}).get("uid"), _grant(facts)
     if user is None or not re.fullmatch("[A-Za-z0-9_-]+", user) or not added:
         return []
@@ -148,14 +151,17 @@ def _grant_others(facts: _Facts) -> list[str]:
 
 
 def _replace(facts: _Facts) -> list[str]:
-    """Files in place of what is none."""
+    """Return commands that replace subuid and subgid by regular files."""
     found = facts.get("subordinate", {}).get("no_files", ())
     made = [f"mv {file} {file}.old && touch {file}" for file in found]
     return [*made, *_grant(facts, *found)] if made else []
 
 
 def _bounding(facts: _Facts) -> list[str]:
-    """What only a program that is setuid root needs is not needed by file capabilities."""
+    """Return commands that give the helpers file capabilities instead of setuid root.
+
+    A setuid program needs more capabilities in the bounding set than the helpers use.
+    """
     bounding = facts.get("privileges", {}).get("bounding")
     needed = [CAPABILITIES[name] for name in ("setuid", "setgid")]
     if bounding is None or not all(int(bounding, 16) >> bit & 1 for bit in needed):
@@ -177,7 +183,7 @@ def _name(facts: _Facts) -> list[str]:
     uid, gid = ids.get("uid"), ids.get("gid")
     if not uid:
         return []
-    # newuidmap serves nobody whose group is another one.
+    # newuidmap refuses a caller whose gid is not that of the passwd entry.
     return [
         f"getent group {gid} || groupadd --gid {gid} user{uid}",
         f"useradd --uid {uid} --gid {gid} --no-create-home user{uid}",
@@ -185,15 +191,15 @@ def _name(facts: _Facts) -> list[str]:
 
 
 def _group(facts: _Facts) -> list[str]:
-    """The group of the user is the caller's: newuidmap serves nobody who has another one."""
-    user, gid = facts.get("subordinate", {}).get("user"), facts.get("ids", {}).get("gid")
-    if not user or gid is None or user.startswith("-") or not user.isprintable():
+    """Return the command that makes the caller's gid the user's: newuidmap requires that."""
+    user, gid = _user(facts), facts.get("ids", {}).get("gid")
+    if user is None or gid is None:
         return []
     return [f"usermod --gid {gid} {quoted(user)}"]
 
 
 def _filter(*options: str, calls: str) -> Callable[[_Facts], list[str]]:
-    """Where there is no engine that has put a filter on us."""
+    """Return a remedy for a seccomp filter that no container engine has installed."""
 
     def fill(facts: _Facts) -> list[str]:
         if facts.get("container", {}).get("engine") or not facts.get("privileges", {}).get(
@@ -211,7 +217,7 @@ def _filter(*options: str, calls: str) -> Callable[[_Facts], list[str]]:
 
 
 def _mounts(facts: _Facts) -> list[str]:
-    """Which of the two it is, and where that is written."""
+    """Return the remedy for denied mounts: for AppArmor's profile, or for a seccomp filter."""
     label = facts.get("security", {}).get("label") or ""
     name = label.removesuffix(" (enforce)")
     if name == label or facts.get("container", {}).get("engine"):
@@ -240,7 +246,7 @@ def _helpers(*lines: str, which: Callable[[_Facts], bool]) -> Callable[[_Facts],
 
 
 def _mend_helper(helper: _Facts, lines: tuple[str, ...]) -> list[str]:
-    """What root may type: nothing that gives power to a file which others can change."""
+    """Return `lines` for a helper, or comments if not only root could replace the helper."""
     file, point = helper["system"], helper["nosuid"] or "/"
     if not file or not (file + point).isprintable():
         return [
@@ -265,7 +271,7 @@ def _runsc(facts: _Facts) -> list[str]:
 
 
 def _executable_mount(facts: _Facts, point: str, file: str | None) -> list[str]:
-    """A variable can name a file on any mount, such as that of what all users write."""
+    """Return the command that makes a mount executable, if only root can replace `file`."""
     if file and point.isprintable():
         return [f"mount -o remount,bind,exec {quoted(point)}"]
     return _other_runsc(facts) or [
@@ -279,10 +285,10 @@ def _other_runsc(facts: _Facts) -> list[str]:
     return [f"export USERNSCTL_RUNSC={quoted(other)}"] if other else []
 
 
-# What is always enough, where a hard limit has to be raised.
+# Values that always suffice, for hard limits that have to be raised.
 _ENOUGH = {"nofile": 4096, "nproc": 4096}
 
-# By the names of the facts: the option of ulimit, and that of prlimit(1).
+# The options of ulimit and of prlimit(1), by the names of the facts.
 _LIMITS = {
     "open_files": ("n", "nofile"),
     "processes": ("u", "nproc"),
@@ -305,7 +311,7 @@ def _limits(*names: str) -> Callable[[_Facts], list[str]]:
 
 
 def _by_root(names: list[str], parent: int | None) -> list[str]:
-    """Where a hard limit has to be raised; then root raises the soft ones with it."""
+    """Return the command with which root raises hard and soft limits of the parent."""
     if not parent:
         return [
             "# Only root raises a hard limit, and these are of this process alone: see what has",
@@ -320,15 +326,15 @@ def _by_root(names: list[str], parent: int | None) -> list[str]:
 
 
 def _by_shell(name: str, hard: int | None) -> str:
-    """The hard limit is as far as a user may go."""
+    """Return the command that raises a soft limit to the hard limit."""
     option, long = _LIMITS[name]
     most = "unlimited" if hard is None else hard
     if name == "pending_signals":
-        # dash has no such option.
+        # dash has no ulimit -i.
         return f"ulimit -S -i {most} 2>&- || prlimit --pid $$ --{long}={most}:"
     if name != "processes":
         return f"ulimit -S -{option} $(ulimit -H -{option})"
-    # Not even the start of a $(...) may be allowed; dash has another letter for it.
+    # The limit may forbid even the process for a $(...); dash calls this limit -p.
     return f"ulimit -S -u {most} 2>&- || ulimit -S -p {most}"
 
 

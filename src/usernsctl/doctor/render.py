@@ -1,4 +1,4 @@
-"""A report as plain text: what a pipe gets, and what the other forms are made of."""
+"""Forms of a report for pipes: plain text, a shell script, and JSON."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _PLACES: dict[str, Place] = {"docker": "docker", "podman": "podman", "kubernetes
 
 
 def place(report: Report) -> Place:
-    """Where remedies are to be applied: where we are, else what the report is for."""
+    """Return the place for remedies: this container's engine, else the purpose, else the host."""
     container = report.facts.get("container")
     engine = container.get("engine") if isinstance(container, dict) else None
     return _PLACES.get(str(engine)) or _PLACES.get(report.purpose) or "host"
 
 
 def headline(report: Report) -> str:
-    """The report in a line."""
+    """Return the summary of a report, in a line."""
     what = WHAT[report.purpose]
     blocking = sum(finding.blocks for finding in report.findings)
     warnings = len(report.findings) - blocking
@@ -49,14 +49,14 @@ def _count(number: int, noun: str) -> str:
 
 
 def title(finding: Finding) -> str:
-    """What was found, in a line."""
+    """Return the id and the title of a finding, in a line."""
     if finding.cause is None:
         return "unknown: nothing in the catalogue matches"
     return f"{finding.id}: {finding.cause.title}"
 
 
 def plain(report: Report, needs: Sequence[Need]) -> str:
-    """The whole report, in 80 columns; only commands to be copied may be longer."""
+    """Return the report as text of 80 columns, in which only commands may be longer."""
     lines = [headline(report)]
     for number, finding in enumerate(report.findings, 1):
         lines += ["", *_finding(number, finding, report)]
@@ -92,7 +92,7 @@ def _labelled(label: str, text: str) -> list[str]:
 
 
 def said(probe: Probe) -> str:
-    """Why a probe is not ok, in a line."""
+    """Return why a probe is not ok, in a line."""
     if probe.outcome == "ok":
         return ""
     parts = []
@@ -121,7 +121,7 @@ set -eu
 
 
 def as_script(report: Report) -> str:
-    """A script for sh(1). What is no command is a comment in it."""
+    """Return the report as a script for sh(1), with comments for all that is not a command."""
     lines = [_HEAD.rstrip("\n"), f"# {headline(report)}"]
     if any(_asked(report, finding) for finding in report.findings):
         lines += ["", _ASK.rstrip("\n")]
@@ -130,7 +130,7 @@ def as_script(report: Report) -> str:
     return "\n".join(lines) + "\n"
 
 
-# Whoever answers nothing, or has nobody to answer, changes nothing.
+# An empty answer, or the end of standard input, changes nothing.
 _ASK = """
 ask() {
     printf '%s [y/N] ' "$1"
@@ -141,11 +141,11 @@ ask() {
 
 
 def _asked(report: Report, finding: Finding) -> str:
-    """The commands that mend a cause, which are asked for one by one."""
+    """Return the commands that mend a cause, before which the script asks; or an empty string."""
     if finding.cause is None:
         return ""
     found = remedy(report, finding.cause, place(report))
-    # A script's own shell would forget it.
+    # Commands for the user's shell have no effect in the script's shell.
     is_read = is_sentence(finding.cause, found) or by_hand(finding.cause, found)
     return found if not (found.startswith(FOR_SHELL) or is_read) and typed(found) else ""
 
@@ -181,12 +181,12 @@ def _comment(text: str) -> list[str]:
     return wrapped(f"# {text}", "# ")
 
 
-#: Of the form, not of the program: it grows when something is taken away or changes its meaning.
+#: The version of the JSON's form. It grows when a member goes away or changes its meaning.
 VERSION = 1
 
 
 def as_json(report: Report, needs: Sequence[Need]) -> dict[str, Any]:
-    """The report as its schema, ``doctor/schema.json``, describes it."""
+    """Return the report in the form of its schema, ``doctor/schema.json``."""
     return {
         "version": VERSION,
         "purpose": report.purpose,

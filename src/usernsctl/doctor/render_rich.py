@@ -1,4 +1,4 @@
-"""A report for a person at a terminal."""
+"""The report for a terminal, with colours and tables."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _STYLES = {
 
 
 def show(report: Report, needs: Sequence[Need]) -> None:
-    """Print it to standard output."""
+    """Print the report and the settings on standard output."""
     console = Console(highlight=False)
     console.print(Text(render.headline(report), "bold green" if report.ready else "bold red"))
     for number, finding in enumerate(report.findings, 1):
@@ -39,7 +39,7 @@ def show(report: Report, needs: Sequence[Need]) -> None:
     console.print(tried)
     console.print()
     settings = _table("setting", "", "found")
-    # Whoever looks for a setting looks for its whole name, and copies it in one piece.
+    # The name of a setting is to be found and copied in one piece.
     longest = max((len(need.name) for need in needs), default=0)
     settings.columns[0].no_wrap = longest < console.width * 2 // 3
     for need in needs:
@@ -76,6 +76,6 @@ def _show_finding(console: Console, number: int, finding: Finding, report: Repor
     console.print(body)
     if finding.cause is not None:
         console.print(Text("   remedy", "dim"))
-        # Not in the table, which would cut what is to be copied into lines.
+        # Not in the table, which would wrap commands.
         for line in remedy(report, finding.cause, render.place(report)).split("\n"):
             console.print(_text(f"   {line}", "bold"), soft_wrap=True)

@@ -1,1 +1,1 @@
-"""Causes of failures: what is known of each, and the messages that they are recognised by."""
+"""Causes of failures: the catalogue, and the explanation of error messages."""

@@ -1,7 +1,7 @@
-"""The causes that can be told, read from the files in ``causes/``.
+"""The catalogue of causes, read from the files in ``causes/``.
 
-The C core has the ids, reasons and remedies for the host as well: its table is made of these files
-when it is built (csrc/explain/texts.py).
+The C core has the ids, reasons and remedies for the host as well: csrc/explain/texts.py makes a
+table of these files when the core is built.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ AREAS = ("namespaces", "maps", "helpers", "runsc", "bundle", "commands", "contai
 class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A cause as its file has it; see :class:`~usernsctl.explain.model.Cause` for the fields.
 
-    :ivar reproduced: whether the tests make it real; ``"vm"``: those of the virtual machine do,
-        since not every machine can be made to fail so.
+    :ivar reproduced: whether tests bring the cause about; ``"vm"`` if only the tests in the virtual
+        machine do, since not every machine can be made to fail so.
     """
 
     id: str
@@ -44,7 +44,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def entries() -> Iterator[tuple[str, Entry]]:
-    """Every entry as the files have it, after the area that it is of."""
+    """Yield each entry of the files, after the name of its area."""
     directory = Path(__file__).with_name("causes")
     for area in AREAS:
         table = tomllib.loads((directory / f"{area}.toml").read_text(encoding="utf-8"))
@@ -54,14 +54,14 @@ def entries() -> Iterator[tuple[str, Entry]]:
 
 @functools.cache
 def catalogue() -> Mapping[str, Cause]:
-    """Every cause by its id, in the order of the files."""
+    """Return all causes by their ids, in the order of the files."""
     return MappingProxyType({entry.id: _complete(entry) for _, entry in entries()})
 
 
 def get(cause_id: str) -> Cause:
-    """The cause with this id.
+    """Return the cause with this id.
 
-    :raises KeyError: there is none.
+    :raises KeyError: no cause has this id.
     """
     return catalogue()[cause_id]
 

@@ -1,4 +1,4 @@
-"""Which causes a text can have, by the messages in it: the core looks for them, once each."""
+"""The causes that a text can have, by the messages that the core finds in it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from usernsctl.explain.logs import SHOWN_MAX, Failure, message_at, printable
 from usernsctl.explain.model import Cause, Finding, Report
 
 _BLOCK = 1 << 20
-# A line that is longer is cut, but at places that overlap by as much: no message is lost.
+# Longer lines are cut into pieces that overlap by this length, so that no message is lost.
 _LINE_MAX = 4096
 
 
@@ -21,8 +21,8 @@ _LINE_MAX = 4096
 class Candidate:
     """A cause that the input can have.
 
-    :ivar seen: the lines that speak for it, each cut to a few hundred characters.
-    :ivar finding: what the probes found of it on this machine, or ``None``.
+    :ivar seen: the lines with messages of this cause, each cut to a few hundred characters.
+    :ivar finding: the finding of this cause on this machine, or ``None``.
     """
 
     cause: Cause
@@ -32,11 +32,11 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """What is known of an input.
+    """The causes that an input can have.
 
-    :ivar candidates: those that the probes confirm first, then the likeliest first.
-    :ivar others: what the probes found that the input does not speak of.
-    :ivar probed: whether there were probes.
+    :ivar candidates: causes that the probes confirm first, then the likeliest first.
+    :ivar others: findings of the probes whose causes no message in the input has.
+    :ivar probed: whether this machine was probed.
     :ivar empty: whether there was no input at all.
     """
 
@@ -47,14 +47,14 @@ class Explanation:
 
     @property
     def recognised(self) -> bool:
-        """Whether a cause is known that it may have."""
+        """True if there is any candidate."""
         return bool(self.candidates)
 
 
 def explain(stream: BinaryIO) -> Explanation:
-    """Name the causes that the text of a stream can have, without a look at this machine.
+    """Name the causes that the text of a stream can have, without probing this machine.
 
-    Any bytes will do; memory use does not grow with their number.
+    The stream may have any bytes; memory use does not grow with their number.
 
     :raises OSError: the stream can't be read.
     """
@@ -74,9 +74,9 @@ def explain(stream: BinaryIO) -> Explanation:
 
 
 def explain_failures(failures: Sequence[Failure]) -> Explanation:
-    """Name the causes of a call of runsc by its debug logs: of the first failure that is known.
+    """Name the causes of the first recognised failure in the debug logs of a call of runsc.
 
-    What one process says last is often only that another one is gone.
+    The last message of a process is often only that another process is gone.
     """
     explanation = Explanation(candidates=(), empty=not failures)
     for failure in failures:
@@ -89,7 +89,7 @@ def explain_failures(failures: Sequence[Failure]) -> Explanation:
 def confirm(explanation: Explanation, report: Report) -> Explanation:
     """Put the causes first that hold on this machine, in the order in which they block.
 
-    Of the others, that comes first which a setting of this machine speaks for.
+    Next come the causes that a setting of this machine suggests.
     """
     order = {finding.id: place for place, finding in enumerate(report.findings)}
     order |= {cause: len(order) for cause in _spoken_for(report) if cause not in order}
@@ -111,7 +111,7 @@ def confirm(explanation: Explanation, report: Report) -> Explanation:
     )
 
 
-# Other programs can meet these where usernsctl does not: it may have a profile, and they none.
+# Programs without an AppArmor profile fail of these where usernsctl, which may have one, does not.
 _BY_SYSCTL = {"apparmor-restricts-userns": ("kernel/apparmor_restrict_unprivileged_userns", 1)}
 
 
@@ -123,17 +123,17 @@ def _spoken_for(report: Report) -> Iterator[str]:
 
 
 def _pieces(stream: BinaryIO) -> Iterator[bytes]:
-    """Yield the text of a stream, in pieces that end where a line does, or overlap."""
+    """Yield the text of a stream, in pieces that end at the end of a line, or overlap."""
     rest = b""
     while block := stream.read(_BLOCK):
-        # A copy of what other systems wrote may have their line ends.
+        # A text copied from another system may have its line ends.
         piece = rest + block.replace(b"\r", b"\n")
         yield piece
         rest = piece[max(piece.rfind(b"\n") + 1, len(piece) - _LINE_MAX) :]
 
 
 def _line_at(piece: bytes, at: int) -> str:
-    """Return the line or the message that has this place in it, fit for a terminal."""
+    """Return the line, or the message in JSON, at this place, escaped for a terminal."""
     start = max(piece.rfind(b"\n", 0, at) + 1, at - _LINE_MAX)
     end = piece.find(b"\n", at, at + 2 * _LINE_MAX)
     before = piece[start:at].decode("utf-8", "replace")

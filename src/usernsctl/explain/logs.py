@@ -1,8 +1,8 @@
-"""What runsc's debug logs say of a failure that runsc itself reports as no more than ``EOF``.
+"""Failures in runsc's debug logs, which runsc itself reports only as ``EOF``.
 
-runsc runs as three processes with a log each: the one that was called, the gofer, which serves the
-root filesystem, and the sandbox (``boot``). If one of the latter two dies while it starts, the
-first one sees its connections closed, and only the log has the reason.
+runsc runs as three processes with a log each: the process that was called, the gofer, which serves
+the root filesystem, and the sandbox (``boot``). If the gofer or the sandbox dies while it starts,
+the first process sees its connections closed, and only the log has the reason.
 """
 
 from __future__ import annotations
@@ -14,17 +14,18 @@ from collections.abc import Iterator
 from usernsctl._lean import dataclass
 from usernsctl._text import shown
 
-# The end of a log has the reason, though a stack of each thread may follow it.
+# The reason is at the end of a log, though a stack of each thread may follow it.
 _TAIL = 4 << 20
 
 # runsc.log.DATE-TIME.COMMAND.txt: the processes of one call have the same time.
 _NAME = re.compile(r"(?P<call>.*\.\d{8}-\d{6}\.\d+)\.(?P<command>[a-z-]+)\.txt")
 
-# By the command that each is started with. The sandbox needs the gofer, and who called needs both.
+# Processes by the commands that runsc starts them with. The sandbox needs the gofer; the process
+# that was called needs both.
 _PROCESSES = {"gofer": "gofer", "boot": "sandbox", "panic": "sandbox"}
 _ORDER = ("gofer", "sandbox", "runsc")
 
-# After the place in the source, so that nothing that the sandbox's program writes is taken for it.
+# The source location before it keeps output of the sandboxed program from being taken for it.
 _FATAL = re.compile(r"\] FATAL ERROR: (?=\S)")
 # Go's runtime gives the reason of some fatal errors in the line before.
 _CRASH = re.compile(r"^(?:runtime: failed |(?:panic|fatal error|SIG[A-Z]+): )[^\n]*", re.MULTILINE)
@@ -34,11 +35,11 @@ _HELPER_FAILED = re.compile(r"new[ug]idmap failed")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """Why one of runsc's processes ended.
+    """The reason why one of runsc's processes ended.
 
     :ivar process: ``"gofer"``, ``"sandbox"`` or ``"runsc"``.
-    :ivar filename: the log that says so.
-    :ivar message: what it says, in one line.
+    :ivar filename: the log with the reason.
+    :ivar message: the reason, in one line.
     """
 
     process: str
@@ -47,17 +48,17 @@ class Failure:
 
     @property
     def is_of_helper(self) -> bool:
-        """Whether newuidmap or newgidmap failed; only the process that was called runs them."""
+        """True if newuidmap or newgidmap failed; only the process that was called runs them."""
         return self.process == "runsc" and bool(
             _HELPER_SAID.match(self.message) or _HELPER_FAILED.search(self.message)
         )
 
 
 def root_failure(directory: str | os.PathLike[str]) -> str | None:
-    """What the newest failed call of runsc failed of, in runsc's own words.
+    """Return the reason why the newest failed call of runsc failed, in runsc's own words.
 
-    :param directory: what runsc was given as ``--debug-log``.
-    :returns: one line, or ``None`` if no log there tells of a failure.
+    :param directory: the argument of runsc's ``--debug-log``.
+    :returns: one line, or ``None`` if no log there has a failure.
     :raises OSError: the directory or a log in it can't be read.
     """
     found = failures(directory)
@@ -65,14 +66,14 @@ def root_failure(directory: str | os.PathLike[str]) -> str | None:
 
 
 def failures(directory: str | os.PathLike[str]) -> tuple[Failure, ...]:
-    """All failures of the newest call of runsc that failed, the one behind the others first.
+    """Return all failures of the newest call of runsc that failed, the root failure first.
 
     :raises OSError: the directory or a log in it can't be read.
     """
     for logs in _calls(directory):
         found = [failure for log in logs if (failure := log.failure()) is not None]
         if found:
-            # Without a map the gofer fails, too, if it is not killed before.
+            # Without a map, the gofer fails, too, unless runsc kills it first.
             return tuple(sorted(found, key=lambda failure: not failure.is_of_helper))
     return ()
 
@@ -92,7 +93,7 @@ class _Log:
         if message is None:
             return None
         if _HELPER_FAILED.search(message):
-            # runsc lets the helpers write to its log; what they said comes before.
+            # The helpers write to runsc's log, before runsc's own message.
             said = _HELPER_SAID.findall(text)
             message = said[-1] if said else message
         return Failure(process=self.process, filename=self.filename, message=printable(message))
@@ -105,14 +106,14 @@ class _Log:
 
 
 def _calls(directory: str | os.PathLike[str]) -> Iterator[list[_Log]]:
-    """The logs of each call of runsc, the newest call first."""
+    """Yield the logs of each call of runsc, the newest call first."""
     calls: dict[str, list[_Log]] = {}
     with os.scandir(directory) as entries:
         for entry in entries:
             if not entry.is_file(follow_symlinks=False):
                 continue
             name = _NAME.fullmatch(entry.name)
-            # With --debug-log=PATTERN, the user has chosen the names.
+            # With --debug-log=PATTERN, the user chooses the names.
             call, command = (name["call"], name["command"]) if name else ("", _guess(entry.name))
             calls.setdefault(call, []).append(_Log(entry.path, command))
     for call in sorted(calls, reverse=True):
@@ -136,12 +137,12 @@ def _fatal(text: str) -> str | None:
 
 SHOWN_MAX = 300
 
-# As runsc, Docker and containerd write them. runsc puts one object after the other in a line.
+# The formats of runsc, Docker and containerd. runsc writes several objects in a line.
 _JSON_MESSAGE = re.compile(r'"(?:msg|log|message)":\s?"((?:[^"\\]|\\.)*)"')
 
 
 def message_at(line: str, place: int) -> str:
-    """The message that a place in a line is in: one of those in JSON, else the line itself."""
+    """Return the JSON message at this place of a line, or the line itself."""
     for message in _JSON_MESSAGE.finditer(line):
         if message.start() <= place < message.end():
             return _unescape(message[1])
@@ -149,14 +150,14 @@ def message_at(line: str, place: int) -> str:
 
 
 def printable(text: str) -> str:
-    """One line of at most :data:`SHOWN_MAX` characters, fit for a terminal."""
+    """Return one line of at most :data:`SHOWN_MAX` characters, escaped for a terminal."""
     return shown(" ".join(text.split())[:SHOWN_MAX])[:SHOWN_MAX]
 
 
 def quoted(text: str) -> str:
-    """Somebody else's words, in quotation marks that they can't end, in one line.
+    """Return untrusted text as one line in quotation marks, which the text can't end.
 
-    At most :data:`SHOWN_MAX` characters of them, and none that does something to a terminal.
+    The text is cut after :data:`SHOWN_MAX` characters; control characters are escaped.
     """
     import json
 

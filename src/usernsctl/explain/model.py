@@ -1,4 +1,4 @@
-"""What the parts of the doctor hand to each other."""
+"""Causes, findings and reports: the values that the parts of the doctor exchange."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from usernsctl._lean import dataclass, field
 #: Where a remedy is to be applied.
 Place = Literal["host", "docker", "kubernetes", "podman"]
 
-#: What somebody may want to do; a cause matters for some of these.
+#: What a user may want to do; a cause matters for some of these.
 #:
 #: run: a command in gVisor with one id; range: a map of more than one id; docker and kubernetes:
-#: the same within an ordinary container of theirs.
+#: a command in gVisor, inside an ordinary container of Docker or a Pod.
 Purpose = Literal["run", "range", "docker", "kubernetes"]
 
 
@@ -24,12 +24,12 @@ class Cause:
     :ivar id: stable: it never changes once released.
     :ivar title: a few words.
     :ivar why: what the cause makes impossible, and by which rule; one or two sentences.
-    :ivar told_by: how it is told from others with the same errno or text.
+    :ivar told_by: how to tell the cause from others with the same errno or text.
     :ivar remedies: commands to copy, by the place they are for; ``"host"`` is always there.
-    :ivar prose: whether the remedy for the host is for people to read, rather than for a shell.
-    :ivar purposes: what it stands in the way of.
+    :ivar prose: whether the remedy for the host is a sentence, rather than shell commands.
+    :ivar purposes: the purposes that the cause blocks.
     :ivar reference: a manual page, a kernel version, or a document, that states the rule.
-    :ivar reproduced: whether the tests make it real; else they inject its facts.
+    :ivar reproduced: whether tests bring the cause about; otherwise they inject its facts.
     """
 
     id: str
@@ -47,9 +47,9 @@ class Cause:
 class Finding:
     """A cause that holds on this machine.
 
-    :ivar cause: the entry, or ``None`` where nothing in the catalogue matches.
-    :ivar evidence: what was seen, each a short sentence with the value.
-    :ivar blocks: whether it makes the purpose impossible; else it is a warning.
+    :ivar cause: the entry of the catalogue, or ``None`` if nothing in it matches.
+    :ivar evidence: short sentences, each with a value that was read or a probe's result.
+    :ivar blocks: whether the cause makes the purpose impossible; otherwise it is a warning.
     """
 
     cause: Cause | None
@@ -58,20 +58,20 @@ class Finding:
 
     @property
     def id(self) -> str:
-        """That of the cause, or ``"unknown"``."""
+        """The id of the cause, or ``"unknown"``."""
         return "unknown" if self.cause is None else self.cause.id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
-    """The outcome of one step, tried in a throw-away child.
+    """The outcome of one step, tried in a child process.
 
     :ivar name: such as ``"unshare-user"`` or ``"range-map"``.
-    :ivar outcome: ``"ok"``, ``"failed"``, or ``"skipped"`` since one that it needs failed.
-    :ivar errno: of the call that failed, or 0.
-    :ivar detail: what was said, such as a helper's own words.
-    :ivar cause: the id that the core itself found, if it did.
-    :ivar seconds: how long it took.
+    :ivar outcome: ``"ok"``, ``"failed"``, or ``"skipped"`` if a probe that this one needs failed.
+    :ivar errno: the error of the call that failed, or 0.
+    :ivar detail: the message of the failure, such as a helper's own words.
+    :ivar cause: the id of the cause that the core named, or ``None``.
+    :ivar seconds: how long the step took.
     """
 
     name: str
@@ -84,12 +84,12 @@ class Probe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What ``usernsctl doctor`` found.
+    """The result of ``usernsctl doctor``.
 
-    :ivar purpose: what was looked at.
+    :ivar purpose: the purpose that the machine was examined for.
     :ivar findings: the blocking ones first, in the order in which they block.
-    :ivar probes: by name.
-    :ivar facts: what was read, for people and for JSON: plain values by name.
+    :ivar probes: the probes by name.
+    :ivar facts: the facts that were read, as plain values by name.
     """
 
     purpose: Purpose
@@ -99,5 +99,5 @@ class Report:
 
     @property
     def ready(self) -> bool:
-        """Whether nothing blocks."""
+        """True if no finding blocks the purpose."""
         return not any(finding.blocks for finding in self.findings)
