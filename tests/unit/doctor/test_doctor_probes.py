@@ -164,11 +164,12 @@ import os, signal, subprocess, sys
 open("/proc/sys/kernel/ns_last_pid", "w").write("1009")
 others = [os.fork() or signal.pause() for _ in range(50)]
 assert others == list(range(1010, 1060))
-subprocess.run([sys.argv[1], "--within", "10", "--", "/bin/sleep", "60"])
+subprocess.run([sys.argv[1], "--within", "10", "--", "/bin/sleep", "60"], stdout=subprocess.DEVNULL)
 print([pid for pid in others if os.waitpid(pid, os.WNOHANG)[0]])
 """
 
 
+@pytest.mark.each_user
 @as_root
 def test_nobody_is_killed_by_a_number_of_another_pid_namespace() -> None:
     words = ["unshare", "--pid", "--fork", "--mount-proc", PYTHON, "-c", _OUTER, _INNER, PROGRAM]
