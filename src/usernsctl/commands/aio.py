@@ -29,13 +29,13 @@ __all__ = ["Process", "create_subprocess_exec", "wait_for_end"]
 # asyncio.StreamReader's own default, in bytes.
 _LIMIT = 2**16
 
-# How long the end of a command that was killed is waited for where no event loop would.
+# The time limit for the end of a killed command that no event loop reaps, in seconds.
 _END_SECONDS = 5
 
-# The same where it is for somebody else to kill it.
+# The time limit for the end of a command that an agent kills, in seconds.
 _GIVE_UP_SECONDS = 1
 
-# What asyncio refuses too, with the values that change nothing.
+# Arguments that asyncio refuses, too, each with its permitted values.
 _BYTES_ONLY: dict[str, tuple[Any, ...]] = {
     "universal_newlines": (None, False),
     "text": (None, False),
@@ -71,7 +71,7 @@ class Process(asyncio.subprocess.Process, AsyncClosing):
         for fd in (0, 1, 2):
             pipe = transport.get_pipe_transport(fd)
             if pipe is not None:
-                # The event loop does it, once what was written before has gone out.
+                # The event loop closes the pipe after it has written all data.
                 pipe.close()
 
 
@@ -118,15 +118,15 @@ async def create_subprocess_exec(
 
 
 def _end(popen: Popen[bytes]) -> None:
-    """End a command that nobody waits for any more."""
+    """Kill and reap the command of a cancelled start."""
     with popen:
         popen.kill()
 
 
 def take_limit(arguments: dict[str, Any]) -> int:
-    """Take out of the arguments of a Popen those that are not its own here: the streams' limit.
+    """Remove the arguments that Popen does not have, and return the size of the streams' buffers.
 
-    :raises ValueError: text was asked for.
+    :raises ValueError: text was requested.
     """
     for name, accepted in _BYTES_ONLY.items():
         if name in arguments and arguments.pop(name) not in accepted:
@@ -138,19 +138,19 @@ def take_limit(arguments: dict[str, Any]) -> int:
 async def connected(popen: Any, limit: int, kind: type[_ProcessT]) -> _ProcessT:
     """Hand a command over to the event loop.
 
-    If this is cancelled, the command is killed and has been waited for when it ends.
+    If this call is cancelled, the command is killed and reaped before the call ends.
 
-    :param popen: a Popen without a buffer, also one of a command in a sandbox.
-    :param limit: of the streams' buffers, in bytes.
-    :param kind: the class of what is returned.
-    :raises asyncio.CancelledError: it was cancelled.
+    :param popen: an unbuffered Popen, also one of a command in a sandbox.
+    :param limit: the size of the streams' buffers, in bytes.
+    :param kind: the class of the result.
+    :raises asyncio.CancelledError: the call was cancelled.
     """
     loop = asyncio.get_running_loop()
     protocol = SubprocessStreamProtocol(limit=limit, loop=loop)
     transport = _Transport(loop, protocol, popen)
     connecting = loop.create_task(transport.connect())
     try:
-        # Not to be interrupted: uvloop would then close a pipe whose file object stays open.
+        # Shielded, since uvloop would close a pipe without its file object on a cancellation.
         await asyncio.shield(connecting)
     except BaseException:
         connecting.add_done_callback(lambda _: transport.close())
@@ -160,10 +160,10 @@ async def connected(popen: Any, limit: int, kind: type[_ProcessT]) -> _ProcessT:
 
 
 async def wait_for_end(pidfd: int) -> None:
-    """Wait until the process that `pidfd` refers to has ended; to cancel this changes nothing."""
+    """Wait until the process of a pidfd has ended. A cancelled call has no effect on it."""
     loop = asyncio.get_running_loop()
     ended = loop.create_future()
-    # Of our own: an event loop knows a descriptor once, but several may wait.
+    # A duplicate: an event loop watches a descriptor once, but several tasks may wait.
     own = os.dup(pidfd)
     loop.add_reader(own, _set, ended)
     try:
@@ -179,9 +179,9 @@ def _set(ended: asyncio.Future[None]) -> None:
 
 
 class _Transport(asyncio.SubprocessTransport):
-    """Connects a command with the event loop.
+    """The transport between a command and the event loop.
 
-    `_wait` is what :class:`asyncio.subprocess.Process` calls besides the documented methods.
+    :class:`asyncio.subprocess.Process` calls `_wait` besides the documented methods.
     """
 
     def __init__(
@@ -201,9 +201,9 @@ class _Transport(asyncio.SubprocessTransport):
         self._pipes: dict[int, _Pipe] = {}
         self._ended = loop.create_future()
         self._giving_up: asyncio.TimerHandle | None = None
-        # What happened before the protocol knew of its pipes; None: it does.
+        # Calls of the protocol from before it had its pipes; None once it has them.
         self._early: list[Callable[[], None]] | None = []
-        # Its standard streams may be held by what it leaves behind.
+        # Background processes of the command may hold its standard streams.
         popen._keep()
         self._watched = popen.pidfd
         try:
@@ -241,8 +241,8 @@ class _Transport(asyncio.SubprocessTransport):
             self._early.append(call)
 
     def _reap(self) -> None:
-        """The pidfd is readable: the command has ended (pidfd_open(2))."""
-        # Before the pidfd is closed, and its number used again.
+        """Reap the command once its pidfd is readable (pidfd_open(2))."""
+        # Before the pidfd is closed, and its number is used again.
         self._loop.remove_reader(self._watched)
         self._collect()
 
@@ -250,7 +250,7 @@ class _Transport(asyncio.SubprocessTransport):
         failure = None
         try:
             if self._popen.poll() is None:
-                # A tracer has it first. The pidfd stays readable meanwhile.
+                # A tracer gets the exit status first. The pidfd stays readable meanwhile.
                 self._loop.call_later(TRACER_SECONDS, self._collect)
                 return
         except UsernsError as error:
@@ -259,7 +259,7 @@ class _Transport(asyncio.SubprocessTransport):
             self._ended.set_result(None)
         else:
             self._ended.set_exception(failure)
-            # Nobody may be waiting.
+            # Read here, since asyncio logs an exception that no task reads.
             self._ended.exception()
         if self._giving_up is not None:
             self._giving_up.cancel()
@@ -268,7 +268,7 @@ class _Transport(asyncio.SubprocessTransport):
         self.tell("process_exited")
 
     async def _wait(self) -> int | None:
-        # The future is everybody's: who is cancelled must not cancel it.
+        # Shielded: several tasks wait for the future, and one may be cancelled.
         await asyncio.shield(self._ended)
         return self.get_returncode()
 
@@ -285,7 +285,7 @@ class _Transport(asyncio.SubprocessTransport):
         return None if pipe is None else pipe.transport
 
     def send_signal(self, signal_number: int) -> None:
-        # Not Popen's method: it might reap, and close the pidfd under the event loop.
+        # Popen.send_signal() could reap, and close the pidfd that the event loop watches.
         self._popen._signal(signal_number)
 
     def terminate(self) -> None:
@@ -295,10 +295,10 @@ class _Transport(asyncio.SubprocessTransport):
         self.send_signal(signal.SIGKILL)
 
     def kill_all(self) -> None:
-        """Kill the command and what it has started, if anybody knows that."""
+        """Kill the command and, in a sandbox, all processes that it started."""
         self._popen._kill_all()
         if self._popen.returncode is None and self._giving_up is None:
-            # Where it is not a child, it is somebody else who kills it.
+            # The agent kills a command in a sandbox, and may be stopped.
             self._giving_up = self._loop.call_later(_GIVE_UP_SECONDS, self._popen._abandon)
 
     def is_closing(self) -> bool:
@@ -307,7 +307,7 @@ class _Transport(asyncio.SubprocessTransport):
     def close(self) -> None:
         """Close the pipes, and kill the command if it still runs.
 
-        The event loop reaps it then. If that is closed, nobody else would: we do.
+        The event loop reaps the command, or this method if the event loop is closed.
         """
         if self._closed:
             return
@@ -328,7 +328,7 @@ class _Transport(asyncio.SubprocessTransport):
             _wait_for_killed(self._popen)
 
     def __del__(self) -> None:
-        # In a forked child, the command is the parent's.
+        # In a forked child, the command belongs to the parent.
         if not self._closed and os.getpid() == self._creator:
             try:
                 warn_forgotten(self, f"process {self._popen.pid} was forgotten while it ran")
@@ -337,9 +337,9 @@ class _Transport(asyncio.SubprocessTransport):
 
 
 def _wait_for_killed(popen: Any) -> None:
-    """Collect a command that was killed, which no event loop does any more.
+    """Reap a killed command without an event loop.
 
-    If it goes on, since it has become somebody else's, subprocess collects it some day.
+    If the command goes on, since its user is another one now, subprocess reaps it later.
     """
     with contextlib.suppress(TimeoutExpired, UsernsError):
         popen.wait(_END_SECONDS)
@@ -348,7 +348,7 @@ def _wait_for_killed(popen: Any) -> None:
 
 
 class _Pipe(asyncio.Protocol):
-    """Passes on to the protocol of the command what happens at one of its pipes."""
+    """The protocol of one pipe, which passes events on to the protocol of the command."""
 
     def __init__(self, owner: _Transport, fd: int) -> None:
         self.transport: asyncio.BaseTransport | None = None

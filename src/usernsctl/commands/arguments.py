@@ -1,4 +1,4 @@
-"""What is made of subprocess's arguments, and which of them are refused."""
+"""Conversions and checks of the arguments of subprocess."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ Environment = Mapping[str, StrOrBytesPath] | Mapping[bytes, StrOrBytesPath]
 
 @runtime_checkable
 class HasFileno(Protocol):
-    """A file, a socket, or whatever else has a descriptor."""
+    """A file, a socket, or another object with a descriptor."""
 
     def fileno(self) -> int:
-        """The descriptor."""
+        """Return the descriptor."""
 
 
-#: What can be a standard stream: a descriptor, what has one, PIPE, DEVNULL, STDOUT (for standard
-#: error), or None: ours.
+#: A standard stream as an argument: a descriptor, an object that has one, PIPE, DEVNULL, STDOUT for
+#: standard error, or None for the caller's own.
 Stream = HasFileno | int | None
 
 _INHERITED = -1  # struct un_spawn
 
-#: Each of these, if it is true, makes the streams carry text.
+#: Arguments that make the streams carry text if they are true.
 TEXT_ARGUMENTS = ("text", "universal_newlines", "encoding", "errors")
 
 # The number after it is -1, which means no id (setresuid(2)).
@@ -40,10 +40,10 @@ _MAX_FD = 2**31 - 1
 
 
 def words_of(args: Args) -> list[StrOrBytesPath]:
-    """The words of a command.
+    """Return a command and its arguments as a list.
 
-    :raises TypeError: it is no sequence.
-    :raises ValueError: there is none.
+    :raises TypeError: `args` is neither text nor a path nor an iterable.
+    :raises ValueError: `args` is empty.
     """
     if isinstance(args, str | bytes | os.PathLike):
         return [args]
@@ -56,9 +56,9 @@ def words_of(args: Args) -> list[StrOrBytesPath]:
 
 
 def encoded_path(name: str, given: StrOrBytesPath) -> bytes:
-    """Return the path that the argument `name` gives.
+    """Return the path that the argument `name` gives, as bytes.
 
-    :raises TypeError: it is no path.
+    :raises TypeError: `given` is not a path.
     """
     try:
         return os.fsencode(given)
@@ -74,7 +74,7 @@ def _encoded_word(word: StrOrBytesPath) -> bytes:
 
 
 def _encoded_variables(env: Mapping[Any, Any]) -> dict[bytes, bytes]:
-    """Return an environment; what is in it is not shown in errors."""
+    """Return an environment as bytes. Errors do not show its values, which may be secret."""
     if not isinstance(env, Mapping):
         raise TypeError(f"env must be a mapping of names to values, not {type(env).__name__}")
     try:
@@ -86,10 +86,10 @@ def _encoded_variables(env: Mapping[Any, Any]) -> dict[bytes, bytes]:
 def make_command(
     args: Args, executable: StrOrBytesPath | None, env: Mapping[Any, Any] | None
 ) -> _core.Command:
-    """The command that these arguments are about.
+    """Return the command for the core.
 
-    :raises TypeError: one is of the wrong type.
-    :raises ValueError: there is none.
+    :raises TypeError: an argument has the wrong type.
+    :raises ValueError: `args` is empty.
     """
     argv = [_encoded_word(word) for word in words_of(args)]
     variables = dict(os.environb) if env is None else _encoded_variables(env)
@@ -98,9 +98,9 @@ def make_command(
 
 
 class ChildArguments(NamedTuple):
-    """The arguments of ``Popen._execute_child`` (subprocess's, private, the same in 3.11 to 3.14).
+    """The arguments of ``Popen._execute_child``, a private method of subprocess (3.11 to 3.14).
 
-    Those about pipes are descriptors, or -1: ``p2cread`` is what the child reads of the parent.
+    The pipes are descriptors, or -1: the child reads `p2cread`, and the parent writes `p2cwrite`.
     """
 
     args: Args
@@ -129,19 +129,19 @@ class ChildArguments(NamedTuple):
 
     @property
     def pipes(self) -> tuple[int, ...]:
-        """The descriptors that ``_close_pipe_fds`` is called with."""
+        """The arguments of ``_close_pipe_fds``."""
         return self[10:16]
 
     @property
     def group(self) -> int:
-        """The process group to join, 0: a new one, -1: the parent's."""
+        """The process group to join; 0 for a new one, -1 for the parent's."""
         return -1 if self.process_group is None else self.process_group
 
     def words(self) -> list[StrOrBytesPath]:
-        """Return the words of the command. To be called once: `args` may be an iterator.
+        """Return the command and its arguments. Call this once, since `args` may be an iterator.
 
-        :raises TypeError: `args` is no sequence.
-        :raises ValueError: it is empty, or something was asked for that can't be had.
+        :raises TypeError: `args` is not a sequence.
+        :raises ValueError: `args` is empty, or `preexec_fn` or `shell` is given.
         """
         if self.preexec_fn is not None:
             raise ValueError(
@@ -154,15 +154,15 @@ class ChildArguments(NamedTuple):
         return words_of(self.args)
 
     def audit(self, words: list[StrOrBytesPath], cwd: Any, env: Any) -> None:
-        """Raise the auditing event of subprocess.Popen, about a command with these words."""
+        """Raise the auditing event subprocess.Popen for a command."""
         sys.audit("subprocess.Popen", self.executable or words[0], words, cwd, env)
 
 
 def check_ids(uid: int | None, gid: int | None, gids: Iterable[int] | None) -> None:
-    """Refuse what is no id, with subprocess's exceptions: the kernel would take it for another.
+    """Check ids, with the exceptions of subprocess: the kernel would truncate larger numbers.
 
     :raises OverflowError: `uid` or `gid` is too large.
-    :raises ValueError: one of `gids` is.
+    :raises ValueError: one of `gids` is too large.
     """
     for name, wanted in (("user", uid), ("group", gid)):
         if wanted is not None and wanted > _MAX_ID:
@@ -173,9 +173,9 @@ def check_ids(uid: int | None, gid: int | None, gids: Iterable[int] | None) -> N
 
 
 def descriptors(pass_fds: Iterable[Any]) -> list[int]:
-    """The descriptors to pass on.
+    """Return the descriptors to pass on to a command.
 
-    :raises ValueError: one of them can't be any.
+    :raises ValueError: a number is not a descriptor.
     """
     fds = [int(fd) for fd in pass_fds]
     for fd in fds:
@@ -186,10 +186,10 @@ def descriptors(pass_fds: Iterable[Any]) -> list[int]:
 
 @contextlib.contextmanager
 def stdio(**streams: Stream) -> Iterator[tuple[int, ...]]:
-    """The descriptors that become standard streams, for a block; -1: ours.
+    """Yield the descriptors of the standard streams, open for a block; -1 for the caller's own.
 
-    :param streams: what is to be each, by its name.
-    :raises ValueError: a stream is one that only a Popen can have, or no descriptor.
+    :param streams: the arguments for the streams, by their names.
+    :raises ValueError: an argument is PIPE, STDOUT or no descriptor.
     """
     with contextlib.ExitStack() as opened:
         fds = []
@@ -217,10 +217,10 @@ def _stream(name: str, wanted: Stream) -> int:
 
 @contextlib.contextmanager
 def opened(cgroup: StrOrBytesPath | int | None) -> Iterator[int]:
-    """The descriptor of a control group's directory, or -1 if there is none.
+    """Yield a descriptor of a control group's directory, or -1 if `cgroup` is None.
 
-    :raises NamespaceError: the path can't be opened, or is no directory.
-    :raises ValueError: it is a number, but no descriptor, or can't be a path.
+    :raises NamespaceError: the path can't be opened, or is not a directory.
+    :raises ValueError: `cgroup` is not a descriptor, or has a NUL character.
     """
     if cgroup is None:
         yield -1

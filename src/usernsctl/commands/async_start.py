@@ -1,4 +1,4 @@
-"""Work that an event loop does not stand still for."""
+"""Starts that do not block an event loop."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _T = TypeVar("_T")
 
 
 class AsyncStart(Generic[_T]):
-    """Work that was begun, and what came of it.
+    """A function call in progress, and its result.
 
-    It is done at once, in the caller's thread, unless an event loop of asyncio runs there: then
-    another thread does it, and the loop goes on.
+    The call is made in the caller's thread, unless an event loop of asyncio runs there: then
+    another thread makes the call, and the event loop goes on.
     """
 
     def __init__(
@@ -28,30 +28,30 @@ class AsyncStart(Generic[_T]):
         work: Callable[[], _T],
         run: Callable[[Callable[[], object]], object] | None = None,
     ) -> None:
-        """Begin it.
+        """Begin the call of `work`.
 
-        :param run: has some other thread call what it is given; by default a new one.
-        :raises BaseException: what `work` raises, if that is done here.
+        :param run: calls its argument in another thread; by default in a new one.
+        :raises BaseException: the exception of `work`, if this thread calls it.
         """
         self._future: Future[_T] = Future()
         self._creator = os.getpid()
         self._is_told = False
-        # The same without a lock: who is interrupted while he asks a future may leave its lock
-        # behind, and then nobody else would ever be told.
+        # The result without a lock: an exception of a signal handler may leave a future locked, and
+        # all other readers would wait for it.
         self._came: tuple[_T] | None = None
         if not in_event_loop():
             self._came = (work(),)
             self._future.set_result(self._came[0])
             return
-        # It can't be called off from here on.
+        # From here on, the future can't be cancelled.
         self._future.set_running_or_notify_cancel()
         future = self._future
         (run or _in_thread)(lambda: _fill(future, work))
 
     def get(self) -> _T:
-        """What came of it; this thread waits for that.
+        """Wait for the result in this thread, and return it.
 
-        :raises BaseException: what `work` has raised.
+        :raises BaseException: the exception of `work`.
         """
         self._is_told = True
         if self._came is None:
@@ -59,7 +59,7 @@ class AsyncStart(Generic[_T]):
         return self._came[0]
 
     async def wait(self) -> _T:
-        """The same from asyncio; to cancel this changes nothing."""
+        """Wait for the result from asyncio. A cancelled call has no effect on `work`."""
         self._is_told = True
         if self._came is None and not self._future.done():
             loop = asyncio.get_running_loop()
@@ -74,18 +74,18 @@ class AsyncStart(Generic[_T]):
         return self.get()
 
     def is_there(self) -> bool:
-        """Whether it is over, and something came of it."""
+        """Return whether `work` has returned a result."""
         if self._came is not None:
             return True
         return self._future.done() and self._future.exception() is None
 
     def settle(self) -> bool:
-        """Wait until it is over; whether something came of it."""
+        """Wait for the end of `work`; return whether there is a result."""
         self._is_told = True
         return self._came is not None or self._future.exception() is None
 
     def undo(self, do: Callable[[_T], object]) -> None:
-        """Have another thread do something with what comes of it, as soon as that is there."""
+        """Call `do` with the result in another thread, as soon as there is one."""
         self._is_told = True
 
         def act(future: Future[_T]) -> None:
@@ -104,9 +104,9 @@ class AsyncStart(Generic[_T]):
 
 
 class AsyncStartMixin(Closing, AsyncClosing):
-    """What is closed at the end of a block, and may just have been begun when the block is entered.
+    """A context manager whose start may still be in progress when the block is entered.
 
-    Its class says what :meth:`close` does.
+    The class that inherits it has :meth:`close`.
     """
 
     _begun: AsyncStart[Any]
@@ -114,16 +114,16 @@ class AsyncStartMixin(Closing, AsyncClosing):
 
     @property
     def closed(self) -> bool:
-        """Whether :meth:`close` was called."""
+        """Return whether :meth:`close` was called."""
         return self._is_closed
 
     def _holds(self) -> bool:
-        # One whose constructor has failed has no such attribute.
+        # After a failure of the constructor, there is no such attribute.
         begun = getattr(self, "_begun", None)
         return not self._is_closed and begun is not None and begun.is_there()
 
     def _check_open(self) -> None:
-        # One whose start has failed is closed, too; that failure says more.
+        # A failed start raises its own error, not that the object is closed.
         if self._begun.is_there():
             super()._check_open()
 
@@ -149,10 +149,10 @@ class AsyncStartMixin(Closing, AsyncClosing):
 async def start_in_executor(start: Callable[[], _T], undo: Callable[[_T], object]) -> _T:
     """Call `start` in a thread of the event loop's executor, and return what it returns.
 
-    As many go on at once as that has threads for. If this is cancelled, `undo` is called with what
-    comes of it all the same.
+    The executor limits the number of simultaneous calls. If this call is cancelled, `undo` is
+    called with the result as soon as there is one.
 
-    :raises BaseException: what `start` raises.
+    :raises BaseException: the exception of `start`.
     """
     loop = asyncio.get_running_loop()
     return await _result_of(AsyncStart(start, lambda job: loop.run_in_executor(None, job)), undo)
@@ -161,7 +161,7 @@ async def start_in_executor(start: Callable[[], _T], undo: Callable[[_T], object
 async def start_in_thread(start: Callable[[], _T], undo: Callable[[_T], object]) -> _T:
     """Call `start` in a new thread, and return what it returns: see :func:`start_in_executor`.
 
-    :raises BaseException: what `start` raises.
+    :raises BaseException: the exception of `start`.
     """
     return await _result_of(AsyncStart(start), undo)
 
@@ -175,7 +175,7 @@ async def _result_of(starting: AsyncStart[_T], undo: Callable[[_T], object]) -> 
 
 
 def in_event_loop() -> bool:
-    """Whether an event loop of asyncio runs in this thread."""
+    """Return whether an event loop of asyncio runs in this thread."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

@@ -1,6 +1,6 @@
-"""Keyword arguments that a function does not have, and times that are none.
+"""Checks of the names of keyword arguments, and of time limits.
 
-Everything that takes ``**options`` checks them here, before anything is started.
+Each function that takes ``**options`` checks the names here, before it starts anything.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from usernsctl._lean import Any
 
 
 def keywords_of(function: Callable[..., Any]) -> tuple[str, ...]:
-    """Return the names of a function's parameters, but for `self`, ``*`` and ``**``."""
+    """Return the names of a function's parameters, except `self`, ``*`` and ``**``."""
     code: CodeType = function.__code__
     names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
     return tuple([name for name in names if name != "self"])
@@ -21,10 +21,11 @@ def keywords_of(function: Callable[..., Any]) -> tuple[str, ...]:
 def check_keywords(
     function: str, given: Iterable[str], known: Collection[str], hint: str = ""
 ) -> None:
-    """Refuse keyword arguments that a function does not have, as Python itself does.
+    """Check the names of keyword arguments, with the error of Python itself.
 
-    :param hint: what to add to the message where no known name is like the one that was given.
-    :raises TypeError: there is one.
+    :param function: the name of the function, for the message.
+    :param hint: the end of the message if no known name is similar to the unknown one.
+    :raises TypeError: a name in `given` is not in `known`.
     """
     for name in given:
         if name not in known:
@@ -36,10 +37,10 @@ def check_keywords(
 
 
 def check_timeout(given: Any, name: str = "timeout") -> None:
-    """Refuse what is no number of seconds, before anything is started.
+    """Check a number of seconds, or None.
 
-    :raises TypeError: it is no number.
-    :raises ValueError: it is not a number (NaN), or too large for one.
+    :raises TypeError: `given` is not a real number.
+    :raises ValueError: `given` is NaN, or an int that is too large for a float.
     """
     try:
         seconds = 0.0 if given is None else given + 0.0

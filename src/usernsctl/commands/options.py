@@ -1,9 +1,9 @@
-"""The keyword arguments of whatever starts a command, each list once, for type checkers too.
+"""The keyword arguments of functions that start a command, for type checkers.
 
-What is called with them takes ``**options: Unpack[...]`` of one of these classes. A call does not
-look at the classes, so they are imported only for whoever looks at annotations:
-:func:`usernsctl._system.target.selected` takes the namespaces out of the dictionary, and what
-nobody knows is a :class:`TypeError`.
+A function takes ``**options: Unpack[...]`` of one of these classes. A call does not read the
+classes, so they are imported only for code that reads annotations.
+:func:`usernsctl._system.target.selected` takes the namespaces out of the dictionary, and an unknown
+keyword raises :class:`TypeError`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _Input = TypeVar("_Input", str, bytes, Any)
 
 
 class EnterableKinds(TypedDict, total=False):
-    """The namespaces that a process may move into itself: whether there is to be a new one."""
+    """The kinds of namespaces that a process can move itself into: whether to create them."""
 
     mount: bool
     net: bool
@@ -28,32 +28,33 @@ class EnterableKinds(TypedDict, total=False):
 
 
 class KeptKinds(EnterableKinds, total=False):
-    """Those that can be held by a descriptor, without a process in them."""
+    """The kinds of namespaces that a descriptor can keep, without a process inside."""
 
     time: bool
 
 
 class Kinds(KeptKinds, total=False):
-    """All but the user namespace."""
+    """All kinds of namespaces, except the user namespace."""
 
     pid: bool
 
 
 class EnterOptions(EnterableKinds, total=False):
-    """Of :func:`usernsctl.enter`.
+    """Options of :func:`usernsctl.enter`.
 
-    :ivar propagation: of the mounts in a new mount namespace (mount_namespaces(7)).
+    :ivar propagation: the propagation of the mounts in a new mount namespace
+        (mount_namespaces(7)).
     """
 
     propagation: Propagation
 
 
 class _Command(TypedDict, total=False):
-    """What a command is given.
+    """Options of each command.
 
-    :ivar env: its whole environment; ``None``: what ``os.environ`` has.
-    :ivar cwd: the directory that it starts in, a path *inside*; ``None``: the one that we are in.
-    :ivar pass_fds: the descriptors from 3 on that it gets, with the same numbers.
+    :ivar env: the whole environment; ``None`` for ``os.environ``.
+    :ivar cwd: the working directory, a path *inside*; ``None`` for the caller's.
+    :ivar pass_fds: the descriptors from 3 on that the command gets, with the same numbers.
     """
 
     env: Environment | None
@@ -62,23 +63,23 @@ class _Command(TypedDict, total=False):
 
 
 class ExecOptions(EnterOptions, _Command, total=False):
-    """Of :func:`usernsctl.exec`.
+    """Options of :func:`usernsctl.exec`.
 
-    :ivar executable: the file to execute, in place of the first word.
+    :ivar executable: the file to execute, instead of the first word.
     """
 
     executable: StrOrBytesPath | None
 
 
 class _ChildOptions(Kinds, _Command, total=False):
-    """What a child can be given besides.
+    """Further options of a command in a child.
 
     :ivar init: whether process 1 of the new PID namespace (`pid`) is not the command, but a process
-        that passes signals on to it and reaps orphans.
-    :ivar pdeathsig: the signal that it gets when the *thread* that started it ends
+        that passes signals on to the command and reaps orphans.
+    :ivar pdeathsig: the signal that the command gets when the *thread* that started it ends
         (PR_SET_PDEATHSIG(2const)), or 0.
     :ivar in_cgroup: the directory of a control group v2, a path or a descriptor, to start in.
-    :ivar start_timeout: how long the start may take, in seconds; ``None``: for ever.
+    :ivar start_timeout: the time limit of the start, in seconds; ``None``: no limit.
     """
 
     init: bool
@@ -91,15 +92,16 @@ class _ChildOptions(Kinds, _Command, total=False):
 
 
 class SpawnOptions(_ChildOptions, total=False):
-    """Of :func:`usernsctl.spawn`; of the streams, PIPE and STDOUT are refused."""
+    """Options of :func:`usernsctl.spawn`, which refuses the streams PIPE and STDOUT."""
 
     stdout: Stream
 
 
 class _ProcessOptions(_ChildOptions, total=False):
-    """subprocess's own, with their names and meanings, but for those about text and output.
+    """Options of subprocess with the same meanings, except those about text and output.
 
-    :ivar user: the uid *inside*, or the name of a user out here, whose uid it is; and so on.
+    :ivar user: a uid *inside*, or the name of a user outside, for the uid of that user. The same
+        holds for `group` and `extra_groups`.
     """
 
     executable: StrOrBytesPath | None
@@ -115,9 +117,9 @@ class _ProcessOptions(_ChildOptions, total=False):
 
 
 class StreamOptions(_ProcessOptions, total=False):
-    """Of :func:`usernsctl.create_subprocess_exec`, whose streams carry bytes, unbuffered.
+    """Options of :func:`usernsctl.create_subprocess_exec`, whose streams carry bytes.
 
-    :ivar limit: of the buffers, in bytes.
+    :ivar limit: the size of the streams' buffers, in bytes.
     """
 
     stdout: Stream
@@ -125,7 +127,7 @@ class StreamOptions(_ProcessOptions, total=False):
 
 
 class _OutputOptions(_ProcessOptions, Generic[_Input], total=False):
-    """:ivar timeout: how long it may take, in seconds."""
+    """:ivar timeout: the time limit of the command, in seconds."""
 
     input: _Input | None
     timeout: float | None
@@ -136,7 +138,7 @@ class _PopenOptions(_ProcessOptions, total=False):
 
 
 class _RunOptions(_OutputOptions[_Input], total=False):
-    """:ivar started: is told of the process, a Popen, once there is one."""
+    """:ivar started: a function that is called with the Popen once the command runs."""
 
     stdout: Stream
     capture_output: bool
@@ -184,57 +186,57 @@ class AnyStreams(TypedDict, total=False):
 
 
 class PopenText(_PopenOptions, TextStreams, total=False):
-    """Of :class:`usernsctl.Popen`, with ``text=True``."""
+    """Options of :class:`usernsctl.Popen`, with ``text=True``."""
 
 
 class PopenEncoded(_PopenOptions, EncodedStreams, total=False):
-    """Of :class:`usernsctl.Popen`, with `encoding`."""
+    """Options of :class:`usernsctl.Popen`, with `encoding`."""
 
 
 class PopenBytes(_PopenOptions, ByteStreams, total=False):
-    """Of :class:`usernsctl.Popen`, with bytes."""
+    """Options of :class:`usernsctl.Popen`, with bytes."""
 
 
 class PopenEither(_PopenOptions, AnyStreams, total=False):
-    """Of :class:`usernsctl.Popen`, for a caller that passes `text` as a variable."""
+    """Options of :class:`usernsctl.Popen`, for a caller that passes `text` as a variable."""
 
 
 class CallOptions(PopenEither, total=False):
-    """Of :func:`usernsctl.call` and :func:`usernsctl.check_call`.
+    """Options of :func:`usernsctl.call` and :func:`usernsctl.check_call`.
 
-    :ivar timeout: how long it may take, in seconds.
+    :ivar timeout: the time limit of the command, in seconds.
     """
 
     timeout: float | None
 
 
 class RunText(_RunOptions[str], TextStreams, total=False):
-    """Of :func:`usernsctl.run`, with ``text=True``."""
+    """Options of :func:`usernsctl.run`, with ``text=True``."""
 
 
 class RunEncoded(_RunOptions[str], EncodedStreams, total=False):
-    """Of :func:`usernsctl.run`, with `encoding`."""
+    """Options of :func:`usernsctl.run`, with `encoding`."""
 
 
 class RunBytes(_RunOptions[bytes], ByteStreams, total=False):
-    """Of :func:`usernsctl.run`, with bytes."""
+    """Options of :func:`usernsctl.run`, with bytes."""
 
 
 class RunEither(_RunOptions[Any], AnyStreams, total=False):
-    """Of :func:`usernsctl.run`, for a caller that passes `text` as a variable."""
+    """Options of :func:`usernsctl.run`, for a caller that passes `text` as a variable."""
 
 
 class OutputText(_OutputOptions[str], TextStreams, total=False):
-    """Of :func:`usernsctl.check_output`, with ``text=True``."""
+    """Options of :func:`usernsctl.check_output`, with ``text=True``."""
 
 
 class OutputEncoded(_OutputOptions[str], EncodedStreams, total=False):
-    """Of :func:`usernsctl.check_output`, with `encoding`."""
+    """Options of :func:`usernsctl.check_output`, with `encoding`."""
 
 
 class OutputBytes(_OutputOptions[bytes], ByteStreams, total=False):
-    """Of :func:`usernsctl.check_output`, with bytes."""
+    """Options of :func:`usernsctl.check_output`, with bytes."""
 
 
 class OutputEither(_OutputOptions[Any], AnyStreams, total=False):
-    """Of :func:`usernsctl.check_output`, for a caller that passes `text` as a variable."""
+    """Options of :func:`usernsctl.check_output`, for a caller that passes `text` as a variable."""

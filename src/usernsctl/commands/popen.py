@@ -41,20 +41,20 @@ if TYPE_CHECKING:
 else:
     options = LateModule("usernsctl.commands.options")
 
-# How long to leave a child that has ended to whoever traces it, before the next look.
+# The pause before the next look at an ended child that its tracer has not released yet, in seconds.
 TRACER_SECONDS = 0.001
 
 
 class Collected(subprocess.Popen[AnyStr]):
-    """A :class:`subprocess.Popen` that learns of its child by a pidfd.
+    """A :class:`subprocess.Popen` that waits for its child by a pidfd.
 
-    Whoever makes the child calls :meth:`_hold`.
+    The subclass that starts the child calls :meth:`_hold`.
     """
 
     #: Refers to the child until it has been waited for, then -1; close-on-exec, ours to close.
     pidfd: int = -1
 
-    _child_created: bool  # subprocess's, private: whether there is a child to collect
+    _child_created: bool  # subprocess's, private: whether there is a child to reap
     _owner = -1  # the process whose child it is
 
     def _hold(self, pidfd: int) -> None:
@@ -62,13 +62,13 @@ class Collected(subprocess.Popen[AnyStr]):
         self._shared = Shared("the pidfd", [pidfd])
         self.pidfd = pidfd
 
-    # These two are subprocess's, private, and the same from 3.11 to 3.14. Its own lose the exit
-    # status if a signal handler raises an exception after waitpid(2), look up to 50 ms late, and
-    # say 0 where SIGCHLD is ignored. They remain for an object that is garbage, whose pidfd is
-    # closed though nobody knows the exit status.
+    # _internal_poll and _wait override private methods of subprocess, which are the same from 3.11
+    # to 3.14. Those lose the exit status if a signal handler raises an exception after waitpid(2),
+    # look up to 50 ms late, and return 0 if SIGCHLD is ignored. A garbage object calls them, since
+    # its pidfd is closed before the exit status is known.
 
     def _internal_poll(self, _deadstate: int | None = None, **_: Any) -> int | None:
-        """Look whether the child has ended; collect it then."""
+        """Reap the child if it has exited; return its exit status, or None while it runs."""
         if self.returncode is None:
             try:
                 with self._shared.use() as (pidfd,):
@@ -95,12 +95,12 @@ class Collected(subprocess.Popen[AnyStr]):
         return self.returncode
 
     def _look(self, pidfd: int) -> None:
-        """Learn the exit status first, and collect afterwards: any number may do so at once."""
+        """Read the exit status if the child has exited, then reap it. Safe to call from threads."""
         try:
             ended = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
-            # Where SIGCHLD is ignored, the kernel reaps the child. Before Linux 6.15 nobody learns
-            # how it ended, and subprocess says 0.
+            # If SIGCHLD is ignored, the kernel reaps the child. Before Linux 6.15 the exit status
+            # is lost then, and subprocess returns 0.
             self._end_with(_core.lost_returncode(pidfd) or 0)
             return
         if ended is not None:
@@ -130,34 +130,34 @@ class Collected(subprocess.Popen[AnyStr]):
         except ClosedError:
             super().send_signal(sig)
 
-    # What whoever runs a command asks of it, be it a child or not.
+    # The same methods as those of SandboxPopen, for code that runs either kind of command.
 
     def _signal(self, sig: int) -> None:
-        """Send a signal to the child, which an event loop collects: not here, under its hands."""
+        """Send a signal to the child, and never reap it, since an event loop does that."""
         with contextlib.suppress(ProcessLookupError):
             if self.pidfd >= 0:
                 signal.pidfd_send_signal(self.pidfd, sig)
             else:
-                # It has ended; or it is garbage, and was finalised first.
+                # The child has ended, or this object is garbage and was finalised first.
                 self.send_signal(sig)
 
     def _kill_all(self) -> None:
-        """Kill what can be killed: nobody knows what the child has started."""
+        """Kill the child; the processes that it started are unknown."""
         self._signal(signal.SIGKILL)
 
     def _end(self) -> None:
-        """Kill it, and wait for its end."""
+        """Kill the child, and wait for its end."""
         self.kill()
         self.wait()
 
     def _abandon(self) -> None:
-        """Wait no more: it is killed, and is collected some day."""
+        """Do nothing: the child was killed, and subprocess reaps it later."""
 
     def _keep(self) -> None:
-        """Stay able to kill what the command has left, until :meth:`_let_go`."""
+        """Do nothing: there are no background processes to keep a connection for."""
 
     def _let_go(self) -> None:
-        """Leave alone what it has left."""
+        """Do nothing: there is no connection to release."""
 
     def __del__(self, *arguments: Any) -> None:
         if self.pidfd >= 0:
@@ -169,8 +169,8 @@ class Collected(subprocess.Popen[AnyStr]):
         try:
             super().__del__(*arguments)
         finally:
-            # Where warnings are errors, that has ended before it put down whom to collect: the
-            # child would stay a zombie, and a PID namespace, which waits for it, without an end.
+            # With -W error, __del__ of subprocess raises before it appends the child to _active.
+            # The child would stay a zombie, and its PID namespace, which waits for it, would go on.
             waiting = subprocess._active  # type: ignore[attr-defined]
             is_running = self._child_created and self.returncode is None
             if is_running and waiting is not None and self not in waiting:
@@ -178,9 +178,9 @@ class Collected(subprocess.Popen[AnyStr]):
 
 
 def drop_streams(popen: subprocess.Popen[Any]) -> None:
-    """Close a forked child's copies of the parent's ends of pipes, and write nothing to them.
+    """Close a forked child's copies of the parent's ends of pipes, without a flush.
 
-    What the parent has not flushed yet is in the child's copy of the buffer, too.
+    The child's copies of the buffers have the data that the parent has not flushed yet.
     """
     for stream in (popen.stdin, popen.stdout, popen.stderr):
         buffered = getattr(stream, "buffer", stream)
@@ -339,7 +339,7 @@ class Popen(Collected[AnyStr]):
         try:
             super().__init__(args, bufsize, *positional, **arguments)
         except OSError as error:
-            # For want of descriptors, pipes can't be made. A class of its own says what it is.
+            # Without free descriptors, subprocess can't make pipes. Subclasses of OSError are ours.
             if type(error) is not OSError:
                 raise
             raise CommandError.from_os_error(error, "the streams", step="stdio") from error
@@ -372,13 +372,13 @@ class Popen(Collected[AnyStr]):
             self._child_created = True
             self._close_pipe_fds(*given.pipes)  # type: ignore[attr-defined]
         except BaseException:
-            # A handler of signals has raised it when there was a child: nobody else knows of that.
+            # A signal handler raised the exception after the start: only `request` has the child.
             if request.pidfd >= 0:
                 self._undo(request.pidfd)
             raise
 
     def _undo(self, pidfd: int) -> None:
-        """End the child, and let go of all that is known of it."""
+        """Kill and reap the child, and close its pidfd."""
         _core.end_child(pidfd)
         self.returncode = -signal.SIGKILL
         self.pidfd = -1
@@ -388,7 +388,7 @@ class Popen(Collected[AnyStr]):
             os.close(pidfd)
 
 
-# What can be named in a call, for messages about what can't be.
+# All known arguments, for messages about unknown ones.
 _KEYWORDS = frozenset(
     (*keywords_of(subprocess.Popen.__init__), *keywords_of(Popen.__init__), *_core.NAMESPACES)
 )
@@ -397,9 +397,9 @@ _KEYWORDS = frozenset(
 def start_within(
     timeout: float | None, args: Args, bufsize: int = -1, *positional: Any, **arguments: Any
 ) -> Popen[Any]:
-    """Start a command, :class:`Popen`, within the time that is there for the whole of it.
+    """Start a command with a time limit for its start.
 
-    :param timeout: that time, in seconds; ``None``: there is no limit.
+    :param timeout: the time limit of the command, in seconds; ``None``: no limit.
     :raises TimeoutExpired: the start took more than `timeout` seconds.
     """
     patience = arguments.get("start_timeout", START_SECONDS)
@@ -415,7 +415,7 @@ def start_within(
 
 
 def time_left(deadline: float | None) -> float | None:
-    """Return the seconds until a deadline, of :func:`time.monotonic`; ``None``: there is none."""
+    """Return the seconds until a deadline of :func:`time.monotonic`; None without a deadline."""
     return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
@@ -635,9 +635,9 @@ _RUN_KEYWORDS = _KEYWORDS.union(keywords_of(run))
 
 
 def choose_pipes(arguments: dict[str, Any], input: Any, capture_output: bool) -> None:
-    """Make pipes of the streams that are written to and read by a ``run()``.
+    """Set the standard streams for `input` and `capture_output` of a ``run()``.
 
-    :raises ValueError: they are to be something else, too.
+    :raises ValueError: `arguments` sets one of these streams, too.
     """
     if input is not None:
         if arguments.get("stdin") is not None:
@@ -652,16 +652,16 @@ def choose_pipes(arguments: dict[str, Any], input: Any, capture_output: bool) ->
 def finish(
     process: Any, input: Any, timeout: float | None, *, check: bool
 ) -> CompletedProcess[Any]:
-    """What a ``run()`` does with the process that it has started.
+    """Communicate with the process of a ``run()`` until it ends, and return the result.
 
     :param process: a Popen, also one of a command in a sandbox.
-    :raises TimeoutExpired: it took too long, and was killed.
-    :raises CalledProcessError: `check` was asked for, and its exit status was not 0.
+    :raises TimeoutExpired: the command took more than `timeout` seconds, and was killed.
+    :raises CalledProcessError: `check` is true, and the exit status of the command is not 0.
     """
     try:
         stdout, stderr = process.communicate(input, timeout=timeout)
     except TimeoutExpired as expired:
-        # What was read up to now is in the exception; the rest ends with the child.
+        # The exception has the output so far; the rest is lost.
         process._end()
         raise expired
     except BaseException:
@@ -732,16 +732,16 @@ def check_output(args: Args, bufsize: int = -1, *positional: Any, **arguments: A
 
 
 def output_options(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a ``run()`` that does what a ``check_output()`` with `arguments` is to do.
+    """Return the arguments of ``run()`` for those of ``check_output()``.
 
-    :raises ValueError: one of them is for that to set.
+    :raises ValueError: `arguments` has `stdout` or `check`.
     """
     for name in ("stdout", "check"):
         if name in arguments:
             raise ValueError(f"{name} argument not allowed, it will be overridden.")
     found = {**arguments, "stdout": PIPE, "check": True}
     if found.get("input", "") is None:
-        # Nothing; to run() it would be what we read ourselves.
+        # As for subprocess, None is empty input here; run() would pass the caller's own stdin.
         is_text = any(found.get(name) for name in TEXT_ARGUMENTS)
         found["input"] = "" if is_text else b""
     return found

@@ -1,8 +1,8 @@
-"""Namespaces that have a name: any process of the same user finds them.
+"""Named namespaces, which any process of the same user can find.
 
-A holder, a copy of the native prelude that sleeps, keeps each of them. What is known of it lies in
-a directory that only the user can write, under a lock on that directory; it is believed only as
-long as the holder is alive and is the same process as then.
+A holder, a sleeping usernsctl-exec, keeps each namespace open. Its record is in a directory that
+only the user may write to, and is protected by a lock on that directory. A record counts only while
+the holder lives and is still the same process.
 """
 
 from __future__ import annotations
@@ -45,16 +45,17 @@ _NAP_SECONDS = 0.0002
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamedNamespace:
-    """What is known of a named namespace.
+    """The record of a named namespace.
 
-    :ivar pid: the process that holds it.
-    :ivar start_time: when that process started, in clock ticks after boot (proc_pid_stat(5)).
-    :ivar boot_id: the boot that `start_time` counts from.
-    :ivar pid_namespace: the inode number of the PID namespace that `pid` is of.
-    :ivar created: when it was made, in seconds since 1970.
-    :ivar namespaces: the kinds that it has of its own, ``"user"`` among them.
-    :ivar uid: its map of uids, and so `gid`.
-    :ivar notice: what its maker was told, such as that it has one id only; mostly empty.
+    :ivar pid: the pid of the holder.
+    :ivar start_time: the start of the holder, in clock ticks after boot (proc_pid_stat(5)).
+    :ivar boot_id: the id of the boot that `start_time` counts from.
+    :ivar pid_namespace: the inode number of the PID namespace of `pid`.
+    :ivar created: the time of its creation, in seconds since 1970.
+    :ivar namespaces: the kinds of its namespaces, ``"user"`` among them.
+    :ivar uid: the map of uids.
+    :ivar gid: the map of gids.
+    :ivar notice: the output of usernsctl-exec at its creation, such as a warning; mostly empty.
     """
 
     name: str
@@ -69,7 +70,7 @@ class NamedNamespace:
     notice: str
 
     def processes(self) -> int:
-        """How many processes are in it, the holder left out."""
+        """Return the number of processes inside, without the holder."""
         count = 0
         try:
             inode = os.stat(f"/proc/{self.pid}/ns/user").st_ino
@@ -83,9 +84,9 @@ class NamedNamespace:
 
     @contextlib.contextmanager
     def alive(self) -> Iterator[None]:
-        """For a block that looks at the holder's namespaces: its pid is nobody else's at the end.
+        """Check at the begin and the end of a block that `pid` is the pid of the holder.
 
-        :raises NamespaceError: it is gone.
+        :raises NamespaceError: the holder has ended.
         :raises Stranger: it is not this user's.
         """
         with self._held_holder() as pidfd:
@@ -99,7 +100,7 @@ class NamedNamespace:
 
     @classmethod
     def describe(cls, name: str, pid: int, fds: Sequence[int], notice: str) -> NamedNamespace:
-        """Look at what a process holds.
+        """Return the record of a holder.
 
         :param fds: descriptors of its namespaces, in the order of :data:`_core.NAMESPACE_FILES`.
         """
@@ -150,21 +151,21 @@ class NamedNamespace:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """What is written down."""
+        """Return the record as JSON values."""
         state = asdict(self)
         state["uid"] = [list(extent) for extent in self.uid]
         state["gid"] = [list(extent) for extent in self.gid]
         return state
 
     def is_foreign(self) -> bool:
-        """Whether its holder can't be told from here, as from another container."""
+        """Return whether the holder is in another PID namespace, such as that of a container."""
         return self._identity().is_foreign()
 
     def is_alive(self) -> bool:
-        """Whether its holder is the process that it was: a pid alone may have been used again.
+        """Return whether the process with the pid of the holder is the holder, and not a later one.
 
-        It must not be foreign. It has its name only since it was told to stay: one whose creator
-        was killed has another one, and is about to end.
+        The holder must not be foreign. A holder gets its name when it may stay: one whose creator
+        was killed before has another name, and is about to end.
 
         :raises Stranger: there is such a process, but what it holds is not this user's.
         """
@@ -172,12 +173,12 @@ class NamedNamespace:
             return pidfd is not None
 
     def kill(self) -> None:
-        """End the holder, and wait for its end.
+        """Kill the holder, and wait for its end.
 
-        As process 1, it ends after all that is in its PID namespace. A file system that root inside
-        has mounted, and that does not answer (FUSE), can keep a process there from its end.
+        As process 1, the holder ends after all processes of its PID namespace. A process there may
+        not end while it waits for a FUSE filesystem that root inside has mounted.
 
-        :raises NamespaceError: it takes too long.
+        :raises NamespaceError: the holder did not end in time.
         :raises Stranger: it is not this user's.
         """
         with self._held_holder() as pidfd:
@@ -193,7 +194,7 @@ class NamedNamespace:
 
     @contextlib.contextmanager
     def _held_holder(self) -> Iterator[int | None]:
-        """A pidfd of the holder; ``None``: it has ended."""
+        """Yield a pidfd of the holder, or None if the holder has ended."""
         identity = self._identity()
         pidfd = identity.open(lambda _: _may_be_holder(identity))
         try:
@@ -216,7 +217,7 @@ def _is_other(pid: int) -> bool:
 
 
 def _may_be_holder(process: ProcessIdentity) -> bool:
-    """Whether a process is no holder yet, or any more, or one of this user's."""
+    """Return whether a process is a holder of this user, or about to be one, or has ended."""
     deadline = time.monotonic() + _OPEN_SECONDS
     while _is_becoming_holder(process.pid) and process.is_running():
         if time.monotonic() > deadline:
@@ -226,11 +227,11 @@ def _may_be_holder(process: ProcessIdentity) -> bool:
 
 
 def _is_becoming_holder(pid: int) -> bool:
-    """Whether it will soon be seen what a process is.
+    """Return whether a process is about to become a holder.
 
-    One whose creator was killed may have been told to stay, and not have heard that yet. A holder
-    has its name a moment before it lets its namespaces be opened: not before it has let go of all
-    that it had, so that it has nothing left to tell us by.
+    A holder whose creator was killed may not have read yet that it may stay. A holder has its name
+    a moment before its namespaces can be opened, since it closes all descriptors before that, and
+    has none left to report by.
     """
     name = name_of(pid)
     if name == _HOLDER_NAME:
@@ -239,23 +240,23 @@ def _is_becoming_holder(pid: int) -> bool:
 
 
 def read_map(path: str) -> tuple[Extent, ...]:
-    """The map that a file such as /proc/PID/uid_map has (user_namespaces(7)).
+    """Read the map in a file such as /proc/PID/uid_map (user_namespaces(7)).
 
-    :raises OSError: it can't be read.
+    :raises OSError: the file can't be read.
     """
     return parse_map(Path(path).read_text())
 
 
 _SUFFIX = ".json"
-# How long a holder may take to get ready; newuidmap may ask a slow user database.
+# The time limit of a holder's start, in seconds; newuidmap may ask a slow user database.
 _READY_SECONDS = 30
 
 
 def find_named(name: str) -> NamedNamespace:
-    """What is known of a named namespace.
+    """Return the record of a named namespace.
 
-    :raises NamespaceError: there is none of that name, it is in another PID namespace, or its
-        state can't be trusted.
+    :raises NamespaceError: no namespace has that name, its holder is in another PID namespace, or
+        its record is not to be trusted.
     """
     _check_name(name)
     with locked_directory() as directory:
@@ -267,10 +268,10 @@ def find_named(name: str) -> NamedNamespace:
 
 
 def create_named(name: str, options: Iterable[str]) -> NamedNamespace:
-    """Make a namespace and a process that holds it.
+    """Create a namespace and its holder.
 
     :param options: the map and namespace options of ``usernsctl-exec``.
-    :raises NamespaceError: the name is malformed or taken, or the namespace can't be had.
+    :raises NamespaceError: the name is malformed or taken, or the kernel refused the namespace.
     """
     _check_name(name)
     with locked_directory() as directory:
@@ -282,12 +283,12 @@ def create_named(name: str, options: Iterable[str]) -> NamedNamespace:
 
 @contextlib.contextmanager
 def open_or_create(name: str, options: Iterable[str]) -> Iterator[NamedNamespace]:
-    """A named namespace, which is made if there is none; it stays as it is for a block.
+    """Yield the record of a named namespace, which is created if it does not exist.
 
-    Any number may call it at once.
+    The namespace is not removed during the block. Several processes may call this at the same time.
 
-    :param options: as :func:`create_named` has them; not looked at if there is one.
-    :raises NamespaceError: as :func:`create_named` does, but for a name that is taken.
+    :param options: as for :func:`create_named`; without effect if the namespace exists.
+    :raises NamespaceError: as :func:`create_named` does, except for a name that is taken.
     """
     _check_name(name)
     with locked_directory() as directory:
@@ -295,18 +296,18 @@ def open_or_create(name: str, options: Iterable[str]) -> Iterator[NamedNamespace
         if found is not None:
             yield found
             return
-    # Nobody is to wait for newuidmap with the lock held. If several come so far, the first one has
-    # the name, and the holders of the others end.
+    # The lock is free while newuidmap runs. If several processes start a holder for the same name,
+    # the first one to write its record wins, and the other holders end.
     with _Holder(options) as holder, locked_directory() as directory:
         yield _read_own(directory, name) or holder.keep(directory, name)
 
 
 def list_named() -> list[NamedNamespace]:
-    """All named namespaces of this user; what dead holders left is cleaned away.
+    """Return the records of all named namespaces of this user in this PID namespace.
 
-    Those in another PID namespace are left out.
+    The records of dead holders are removed.
 
-    :raises NamespaceError: the state directory can't be trusted.
+    :raises NamespaceError: the state directory is not to be trusted.
     """
     found = []
     with locked_directory() as directory:
@@ -317,11 +318,11 @@ def list_named() -> list[NamedNamespace]:
 
 
 def remove_named(name: str) -> None:
-    """End the holder and forget the name.
+    """Kill the holder of a named namespace, and remove its record.
 
-    Processes inside stay there, but for those in a PID namespace of it, which the kernel kills.
+    Processes inside go on, except those in its PID namespace, which the kernel kills.
 
-    :raises NamespaceError: there is none of that name, or it is in another PID namespace.
+    :raises NamespaceError: no namespace has that name, or its holder is in another PID namespace.
     """
     _check_name(name)
     with locked_directory() as directory:
@@ -333,7 +334,7 @@ def remove_named(name: str) -> None:
 
 
 def options_of(idmap: IdMap, namespaces: Iterable[str]) -> list[str]:
-    """The options of ``usernsctl-exec`` that say the same."""
+    """Return the options of ``usernsctl-exec`` for a map and kinds of namespaces."""
     options = ["--user", *(f"--{name}" for name in namespaces)]
     if idmap.map_user is not None:
         options.append(f"--map-user={idmap.map_user}")
@@ -377,10 +378,9 @@ def _check_free(directory: Directory, name: str) -> None:
 
 
 def _read_own(directory: Directory, name: str) -> NamedNamespace | None:
-    """What is known of a name, if its holder is alive; else it is forgotten.
+    """Return the record of a live holder in this PID namespace; remove that of a dead one.
 
-    :raises NamespaceError: whether it is alive can't be told from here, or what is known of it is
-        not true.
+    :raises NamespaceError: the holder is in another PID namespace, or the record is not true.
     """
     try:
         found = _read_live(directory, name)
@@ -396,7 +396,7 @@ def _read_own(directory: Directory, name: str) -> NamedNamespace | None:
 
 
 def _read_live(directory: Directory, name: str) -> NamedNamespace | None:
-    """What is known of a name, if its holder is alive, or may be; else it is forgotten.
+    """Return the record of a holder that lives or may live; remove that of a dead one.
 
     :raises Stranger: what is known of it is not true.
     """
@@ -408,22 +408,22 @@ def _read_live(directory: Directory, name: str) -> NamedNamespace | None:
         if found.is_foreign() or found.is_alive():
             return found
     except (ArithmeticError, LookupError, TypeError, ValueError):
-        # Its writer was killed in the middle, and the holder ended for want of an answer.
+        # The writer was killed in the middle, and its holder ended without an answer.
         pass
     directory.remove(_file(name))
     return None
 
 
 class _Holder(Closing):
-    """A process that holds a namespace, and ends unless it is told to stay.
+    """A new holder, which ends unless :meth:`keep` is called.
 
-    If this process ends before that, the holder sees its connection closed and ends too.
+    If this process ends before that, the holder sees the end of the connection, and ends, too.
     """
 
     def __init__(self, options: Iterable[str]) -> None:
-        """Start it, and wait until it holds the namespace.
+        """Start a holder, and wait until it has the namespace.
 
-        :raises NamespaceError: it failed.
+        :raises NamespaceError: the holder failed.
         """
         with NamespaceError.instead("the holder", step=STEP):
             self._begin(options)
@@ -437,7 +437,7 @@ class _Holder(Closing):
                     stdin=subprocess.DEVNULL,
                     capture_output=True,
                     text=True,
-                    # The holder has it for as long as it stays, where all inside may read it.
+                    # All processes inside may read the environment of the holder, while it lives.
                     env={name: os.environ[name] for name in ("PATH",) if name in os.environ},
                     pass_fds=[theirs.fileno()],
                 )
@@ -448,16 +448,16 @@ class _Holder(Closing):
         self._notice = started.stderr.strip()
 
     def keep(self, directory: Directory, name: str) -> NamedNamespace:
-        """Write down what it is, and only then let it stay."""
+        """Write the record, and then let the holder stay."""
         made = NamedNamespace.describe(name, self._pid, self._fds, notice=self._notice)
         directory.write(_file(name), made.to_json())
         self._connection.send(b"+")
-        # It closes the connection when it has the name that it is known by.
+        # The holder closes the connection once it has the name of a holder.
         self._connection.recv(1)
         return made
 
     def close(self) -> None:
-        """Let go of its namespaces, and, if it was not told to stay, of it."""
+        """Close the descriptors of the namespaces; end the holder unless it may stay."""
         for fd in self._fds:
             os.close(fd)
         self._connection.close()
@@ -466,9 +466,9 @@ class _Holder(Closing):
 def _wait_until_ready(
     ours: socket.socket, started: subprocess.CompletedProcess[str]
 ) -> tuple[int, list[int]]:
-    """Hear the holder out; its pid, and descriptors of its namespaces, which are the caller's.
+    """Read the holder's answer; return its pid, and descriptors that the caller closes.
 
-    :raises NamespaceError: it failed.
+    :raises NamespaceError: the holder failed.
     """
     ours.settimeout(_READY_SECONDS)
     pid, fds = None, list[int]()
@@ -478,7 +478,7 @@ def _wait_until_ready(
             word, _, rest = data.decode(errors="replace").partition(" ")
             if word == "error":
                 raise _reported_error(rest)
-            # These two are sent by two processes.
+            # Two processes send these two messages.
             if word == "pid":
                 pid = int(rest)
             elif word == "ready":
@@ -494,7 +494,7 @@ def _wait_until_ready(
 
 
 def _reported_error(text: str) -> NamespaceError:
-    """What un_hold_report() in csrc/programs/exec/hold.c wrote."""
+    """Return the error that un_hold_report() of csrc/programs/exec/hold.c wrote."""
     step, number, cause_id, rest = [*text.split(" ", 3), ""][:4]
     detail, _, remedy = rest.partition("\0")
     errno = int(number)

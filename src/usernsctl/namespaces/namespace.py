@@ -29,7 +29,7 @@ else:
     aio = LateModule("usernsctl.commands.aio")
     options = LateModule("usernsctl.commands.options")
 
-# ioctl_nsfs(2): which kind of namespace a descriptor is of, as a CLONE_NEW... flag.
+# ioctl_nsfs(2): returns the kind of a namespace, as a CLONE_NEW... flag.
 _NS_GET_NSTYPE = 0xB703
 _CLONE_NEWUSER = 0x10000000
 
@@ -137,8 +137,8 @@ class Namespace(Closing):
         directory: list[int] = []
         try:
             with _reported(f"process {pid}"):
-                # The directory stays that of this process, and is empty once it has ended. The list
-                # has it before a handler of signals can raise an exception.
+                # The directory is empty once the process has ended, and never another process's.
+                # The list has the descriptor before a signal handler can raise an exception.
                 flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
                 directory.extend(map(os.open, [f"/proc/{pid}"], [flags]))
             fds = _core.NamespaceFds()
@@ -146,7 +146,7 @@ class Namespace(Closing):
                 _open_foreign(fds, pid, *directory)
                 return cls._holding(fds, _identity(pid, *directory))
             except BaseException:
-                # Whoever keeps the error keeps the frames that it has passed.
+                # The traceback of the error would keep `fds` open.
                 fds.close()
                 raise
         finally:
@@ -207,7 +207,7 @@ class Namespace(Closing):
         wanted = requested(idmap)
         with named.open_or_create(name, named.options_of(wanted, names)) as known:
             namespace = cls.of_holder(known)
-        # What usernsctl-exec has said when it was made (csrc/prelude.c).
+        # The output of usernsctl-exec from when the namespace was created.
         _, is_single, reason = known.notice.partition("--allow-single-id allows: ")
         if is_single and wanted.allow_single_id:
             warn_single_id(reason.split("\n")[0])
@@ -455,7 +455,7 @@ class Namespace(Closing):
 
     @property
     def closed(self) -> bool:
-        """Whether the Namespace is closed."""
+        """Return whether the Namespace is closed."""
         return self._shared.closed
 
     def close(self) -> None:

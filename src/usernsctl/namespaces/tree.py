@@ -1,7 +1,7 @@
-"""User namespaces as they are nested: those that processes are in, as far as /proc lets us see.
+"""The tree of user namespaces that have processes, as far as this process may read /proc.
 
-All that is told of a process is read through one descriptor of its directory in /proc, which never
-becomes another process's. A process may end at any moment: then it is left out.
+All facts about a process come from one descriptor of its directory in /proc, which never refers to
+another process. A process that ends meanwhile is left out.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from usernsctl.namespaces.named import list_named
 class Process:
     """A process in a user namespace.
 
-    :ivar name: its own (PR_SET_NAME(2const)): any text.
+    :ivar name: the name that the process chose (PR_SET_NAME(2const)), any text.
     """
 
     pid: int
@@ -32,11 +32,12 @@ class Process:
 class UserNamespace:
     """A user namespace.
 
-    :ivar inode: its number (namespaces(7)).
-    :ivar parent: that of the one above; ``None`` for this process's own.
-    :ivar owner: the uid of its maker, in this process's namespace.
-    :ivar uid: its map of uids, and so `gid`; ``None``: no process tells it.
-    :ivar names: those that it is kept by.
+    :ivar inode: the inode number (namespaces(7)).
+    :ivar parent: the inode number of the parent; ``None`` for this process's own namespace.
+    :ivar owner: the uid of its owner, in this process's user namespace.
+    :ivar uid: the map of uids, or ``None`` if no process tells the map.
+    :ivar gid: the map of gids, likewise.
+    :ivar names: the names of the namespace.
     """
 
     inode: int
@@ -52,11 +53,10 @@ class UserNamespace:
 class Tree:
     """All user namespaces that were found.
 
-    :ivar namespaces: this process's own first, each behind the one above it.
-    :ivar unseen: how many processes did not let us look at their namespace.
-    :ivar nameless: why no names are known; ``None``: they are. So it is where a user is 0 of a
-        namespace in another one: what the state directory is called by is then the uid of somebody
-        else.
+    :ivar namespaces: the namespaces, this process's own first, each after its parent.
+    :ivar unseen: the number of processes whose namespace this process may not read.
+    :ivar nameless: the reason why no names are known, or ``None``. The uid in the name of the state
+        directory is another user's if this user is root of a nested namespace.
     """
 
     namespaces: tuple[UserNamespace, ...]
@@ -65,9 +65,9 @@ class Tree:
 
 
 def look() -> Tree:
-    """Look at the user namespaces of all processes in /proc, from this process's own downwards.
+    """Return the user namespaces of all processes in /proc, from this process's own downwards.
 
-    :raises OSError: there is no /proc, for example.
+    :raises OSError: /proc can't be read.
     """
     found: dict[int, UserNamespace] = {}
     kept, nameless = {}, None
@@ -93,10 +93,10 @@ def look() -> Tree:
 
 
 def _add(found: dict[int, UserNamespace], own: int, pid: int, name: str | None) -> None:
-    """Look at a process.
+    """Add a process and its user namespace.
 
-    :raises PermissionError: it can't be looked at.
-    :raises OSError: it has ended.
+    :raises PermissionError: this process may not read the namespace of the other one.
+    :raises OSError: the process has ended.
     """
     directory = os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -105,7 +105,7 @@ def _add(found: dict[int, UserNamespace], own: int, pid: int, name: str | None) 
         try:
             inode = os.fstat(namespace).st_ino
             if inode not in found and not _add_namespaces(found, own, namespace):
-                # It is beside this process's own namespace, or above it.
+                # The namespace is no descendant of this process's own.
                 raise PermissionError
         finally:
             os.close(namespace)
@@ -122,7 +122,7 @@ def _add(found: dict[int, UserNamespace], own: int, pid: int, name: str | None) 
 
 
 def _add_namespaces(found: dict[int, UserNamespace], own: int, namespace: int) -> bool:
-    """Add a namespace, and those above it that are not known yet; whether it is below ours."""
+    """Add a namespace and its unknown ancestors; return whether it descends from our own."""
     new: list[UserNamespace] = []
     with contextlib.ExitStack() as opened:
         while (inode := os.fstat(namespace).st_ino) not in found:
@@ -145,7 +145,7 @@ def _read(directory: int, name: str) -> str:
 
 
 def by_parent(namespaces: Iterable[UserNamespace]) -> dict[int | None, list[UserNamespace]]:
-    """Those that are right below each namespace, by its number, and in the order of theirs."""
+    """Return the children of each namespace by its inode number, in the order of theirs."""
     below: dict[int | None, list[UserNamespace]] = {}
     for one in sorted(namespaces, key=lambda one: one.inode):
         below.setdefault(one.parent, []).append(one)

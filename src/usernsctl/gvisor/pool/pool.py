@@ -489,7 +489,7 @@ class SandboxPool(Closing, AsyncClosing):
 
     @property
     def closed(self) -> bool:
-        """Whether the pool is closed."""
+        """Return whether the pool is closed."""
         return self._get().closed
 
     def close(self) -> None:

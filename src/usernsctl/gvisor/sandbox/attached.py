@@ -127,7 +127,7 @@ class AttachedSandbox:
         return 128 - status if status is not None and status < 0 else status
 
     def has_ended(self) -> bool:
-        """Whether the sandbox has ended."""
+        """Return whether the sandbox has ended."""
         return self.popen.poll() is not None
 
     def ends_within(self, seconds: float) -> bool:

@@ -183,7 +183,7 @@ class DetachedSandbox:
             raise
 
     def has_ended(self) -> bool:
-        """Whether the sandbox has ended."""
+        """Return whether the sandbox has ended."""
         with contextlib.suppress(ClosedError):  # it was let go of
             if not self._has_ended:
                 with self._shared.use() as (_, pidfd, *_others):

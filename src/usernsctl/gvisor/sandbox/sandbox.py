@@ -292,7 +292,7 @@ class Sandbox(AsyncStartMixin):
 
     @property
     def detached(self) -> bool:
-        """Whether the sandbox outlives the process that created it."""
+        """Return whether the sandbox outlives the process that created it."""
         self._begun.settle()
         return isinstance(self._life, DetachedSandbox)
 
