@@ -19,10 +19,11 @@ from injecting import run_with
 # next caller must get a working namespace. Prints the number of creators.
 SWEEP = """
 import os, signal, sys
+from usernsctl._system import records
 from usernsctl.namespaces import named, namespace
 from usernsctl.namespaces.namespace import Namespace
 
-FILES = {module.__file__ for module in (named, namespace)}
+FILES = {module.__file__ for module in (named, namespace, records)}
 
 def create_until(line):
     lines = 0
@@ -52,7 +53,7 @@ while True:
     (found,) = named.list_named()
     assert os.readlink(f"/proc/{found.pid}/ns/user") == link
     named.remove_named("web")
-    assert os.listdir(os.environ["XDG_RUNTIME_DIR"] + "/usernsctl") == []
+    assert os.listdir(os.environ["XDG_RUNTIME_DIR"] + "/usernsctl/namespaces") == []
     if not killed:
         break
 print(line)

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -35,7 +36,6 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     runtime.mkdir(mode=0o700)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
     assert un.Sandbox.list_detached() == []
-    (runtime / "usernsctl" / "sandboxes").mkdir(mode=0o700)
     return runtime / "usernsctl"
 
 
@@ -92,7 +92,7 @@ def forge_box(state: Path, *pids: int, **more: Any) -> Path:
         "runsc": "/bin/false",
         "env": [],
     }
-    file = directory / "sandbox.json"
+    file = directory / "record.json"
     file.unlink(missing_ok=True)
     file.write_text(json.dumps(record | more))
     return directory
@@ -117,7 +117,7 @@ def test_hostile_record_names_a_stranger_to_kill(
             with victim(make()) as pid:
                 directory = forge_box(state, pid)
                 if place != "first":
-                    file = directory / "sandbox.json"
+                    file = directory / "record.json"
                     record = json.loads(file.read_text())
                     ended = record["processes"][0] | {"start_time": 1}
                     file.write_text(
@@ -133,7 +133,7 @@ def test_hostile_record_names_another_sandbox(
     state: Path, host: un.SandboxHost, tally: Any
 ) -> None:
     with host.start(FOREVER, id="victim", detach=True) as box, host.start(FOREVER) as held:
-        record = json.loads((state / "sandboxes" / "victim" / "sandbox.json").read_text())
+        record = json.loads((state / "sandboxes" / "victim" / "record.json").read_text())
         forge_box(state, os.getpid(), processes=record["processes"])
         tally.tried(3)
         use_box()
@@ -153,7 +153,7 @@ def test_hostile_record_names_a_program(
     program.write_text(f'#!/bin/sh\necho $0 >>{mark}\nexec runsc "$@"\n')
     program.chmod(0o755)
     with host.start(FOREVER, id="box", detach=True):
-        file = state / "sandboxes" / "box" / "sandbox.json"
+        file = state / "sandboxes" / "box" / "record.json"
         record = json.loads(file.read_text())
         path = str(program)
         more = {"runsc": path, "env": [f"USERNSCTL_RUNSC={path}"], "command": [path], "root": path}
@@ -175,7 +175,7 @@ def test_hostile_state_has_no_values_of_the_environment(
 ) -> None:
     with host.start(FOREVER, id="box", detach=True, env={"TOKEN": "s3cret-value"}):
         tally.tried()
-        if "s3cret-value" in (state / "sandboxes" / "box" / "sandbox.json").read_text():
+        if "s3cret-value" in (state / "sandboxes" / "box" / "record.json").read_text():
             tally.succeeded("a value in our record")
         for file in (state / "sandboxes" / "box").rglob("*"):
             tally.tried()
@@ -192,6 +192,7 @@ def test_hostile_record_of_a_name(
 ) -> None:
     """`ns remove` kills no stranger, and `ns exec` joins none."""
     environment = dict(os.environ)
+    entry = state / "namespaces" / "name"
     for _ in range(tally.rounds(1, 20)):
         try:
             with victim(make()) as pid:
@@ -206,7 +207,8 @@ def test_hostile_record_of_a_name(
                 }
                 for call in (["exec", "name", "--", "readlink", "/proc/self/ns/user"],
                              ["remove", "name"], ["list"], ["create", "name"]):  # fmt: skip
-                    (state / "name.json").write_text(json.dumps(record))
+                    entry.mkdir(parents=True, exist_ok=True)
+                    (entry / "record.json").write_text(json.dumps(record))
                     tally.tried()
                     done = usernsctl("ns", *call, env=environment)
                     if str(inside) in done.stdout:
@@ -215,7 +217,7 @@ def test_hostile_record_of_a_name(
                         named.remove_named("name")
         except AssertionError as error:
             tally.succeeded(str(error))
-        (state / "name.json").unlink(missing_ok=True)
+        shutil.rmtree(entry, ignore_errors=True)
 
 
 def test_hostile_record_hides_the_others(state: Path, host: un.SandboxHost, tally: Any) -> None:
@@ -250,8 +252,8 @@ WRITE_STATE = (
     "import os, sys\n"
     "for top, _, files in os.walk('/shown'):\n"
     "    for name in files:\n"
-    "        if name == 'sandbox.json': print('READ', os.path.join(top, name))\n"
-    "        if name == 'sandbox.json' and os.access(os.path.join(top, name), 2): print('WRITE')\n"
+    "        if name == 'record.json': print('READ', os.path.join(top, name))\n"
+    "        if name == 'record.json' and os.access(os.path.join(top, name), 2): print('WRITE')\n"
 )
 
 
@@ -268,7 +270,7 @@ def ways_to_the_state(state: Path, tmp_path: Path) -> dict[str, Path]:
         "a link in the middle": to_root / str(state)[1:],
         "dots": tmp_path / "runtime" / ".." / "runtime",
         "what is in it": state / "sandboxes",
-        "a record": state / "sandboxes" / "box" / "sandbox.json",
+        "a record": state / "sandboxes" / "box" / "record.json",
     }
 
 
@@ -326,7 +328,7 @@ def test_hostile_bind_shows_the_state_by_another_mount(
     with un.Namespace.create(mount=True) as namespace:
         done = namespace.run(["sh", "-c", script], stdout=un.PIPE, stderr=un.STDOUT, text=True)
     tally.tried(4)
-    if "sandbox.json\n" in done.stdout or done.stdout.count("status 125") != 4:
+    if "record.json\n" in done.stdout or done.stdout.count("status 125") != 4:
         tally.succeeded(done.stdout)
     assert done.stdout.count("[bind-shows-state]") == 4, done.stdout
 
@@ -338,7 +340,8 @@ def test_hostile_full_disk_moves_the_state(tmp_path: Path, tally: Any) -> None:
         f"{SCRIPTS}/usernsctl ns create name -r && "
         "{ cat /dev/zero >/mnt/filled 2>/dev/null; "
         f"{SCRIPTS}/usernsctl ns list; "
-        f"{SCRIPTS}/usernsctl run --bind /mnt:/shown:rw -- sh -c 'cat /shown/*/name.json'; "
+        f"{SCRIPTS}/usernsctl run --bind /mnt:/shown:rw -- "
+        "sh -c 'cat /shown/*/namespaces/name/record.json'; "
         "rm /mnt/filled; "
         f"{SCRIPTS}/usernsctl ns remove name; }}"
     )

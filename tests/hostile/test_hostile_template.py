@@ -80,7 +80,7 @@ def test_images_with_random_damage_never_start(
             del content[chosen.randrange(len(content)) :]
         changed = bytes(content) != victim.read_bytes()
         victim.write_bytes(bytes(content))
-        if victim.name != "template.json" and changed:
+        if victim.name != "record.json" and changed:
             tally.tried()
             with pytest.raises(un.RunscError) as caught:
                 un.Template.load(copy, host=host)
@@ -91,7 +91,7 @@ def test_images_with_random_damage_never_start(
 
 
 def put(directory: Path, **fields: Any) -> None:
-    record = directory / "template.json"
+    record = directory / "record.json"
     record.write_text(json.dumps({**json.loads(record.read_text()), **fields}))
 
 
@@ -101,7 +101,7 @@ def test_a_record_shows_nothing_that_the_host_does_not(
     """It is as trusted as its owner's files; what it says of the host is checked all the same."""
     secret = tmp_path / "secret"
     secret.write_text("secret")
-    config = json.loads((saved / "template.json").read_text())["config"]
+    config = json.loads((saved / "record.json").read_text())["config"]
     bind = {"destination": "/tmp/x", "source": str(tmp_path), "type": "bind", "options": ["bind"]}
     hook = {"createRuntime": [{"path": "/usr/bin/touch", "args": ["touch", f"{tmp_path}/hooked"]}]}
     changes: list[dict[str, Any]] = [
@@ -141,7 +141,7 @@ def link_image(directory: Path) -> None:
         lambda path: (
             (path / "pages.img").unlink() or (path / "pages.img").symlink_to("/etc/passwd")
         ),
-        lambda path: os.link(path / "template.json", path / "other.json"),
+        lambda path: os.link(path / "record.json", path / "other.json"),
     ],
 )
 def test_links_are_not_followed(

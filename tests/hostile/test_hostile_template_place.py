@@ -21,7 +21,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The directory of the templates, with one in it, which is reached by a symbolic link."""
     place = tmp_path / "data" / "usernsctl" / "templates"
     (place / "one").mkdir(parents=True, mode=0o700)
-    (place / "one" / "template.json").write_text("{}")
+    (place / "one" / "record.json").write_text("{}")
     (tmp_path / "links").mkdir()
     (tmp_path / "links" / "data").symlink_to("../data")
     (tmp_path / "beside").mkdir()
@@ -42,7 +42,7 @@ def ways_to(place: Path, tmp_path: Path) -> dict[str, Path]:
         "a link in the middle": to_root / str(place)[1:],
         "dots": place / ".." / "templates",
         "a template": place / "one",
-        "a record": place / "one" / "template.json",
+        "a record": place / "one" / "record.json",
         "the directory of a link on the way": tmp_path / "links",
     }
 
@@ -148,5 +148,5 @@ def test_hostile_bind_shows_the_templates_by_another_mount(
     with un.Namespace.create(mount=True) as namespace:
         done = namespace.run(["sh", "-c", script], stdout=un.PIPE, stderr=un.STDOUT, text=True)
     tally.tried(5)
-    if "template.json" in done.stdout or done.stdout.count("[bind-shows-state]") != 5:
+    if "record.json" in done.stdout or done.stdout.count("[bind-shows-state]") != 5:
         tally.succeeded(done.stdout)

@@ -63,7 +63,7 @@ def data(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def put(data: Path, name: str, change: Callable[[dict[str, Any]], object]) -> None:
-    file = data / "usernsctl" / "templates" / name / "template.json"
+    file = data / "usernsctl" / "templates" / name / "record.json"
     record = json.loads(file.read_text())
     change(record)
     file.write_text(json.dumps(record))
@@ -218,17 +218,17 @@ def replaced_by_a_link(directory: Path, other: Path) -> None:
 
 
 def with_a_link_in_it(directory: Path, other: Path) -> None:
-    (directory / "template.json").rename(other)
-    (directory / "template.json").symlink_to(other)
+    (directory / "record.json").rename(other)
+    (directory / "record.json").symlink_to(other)
 
 
 def with_a_hard_link(directory: Path, other: Path) -> None:
-    os.link(directory / "template.json", other)
+    os.link(directory / "record.json", other)
 
 
 def a_pipe(directory: Path, other: Path) -> None:
-    (directory / "template.json").unlink()
-    os.mkfifo(directory / "template.json", 0o600)
+    (directory / "record.json").unlink()
+    os.mkfifo(directory / "record.json", 0o600)
 
 
 def a_file(directory: Path, other: Path) -> None:

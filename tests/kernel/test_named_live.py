@@ -29,10 +29,10 @@ UID, GID = os.geteuid(), os.getegid()
 
 @pytest.fixture(autouse=True)
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Create a state directory for a test; remove its named namespaces at the end."""
+    """Return where a test keeps namespaces; remove what is left there at the end."""
     tmp_path.chmod(0o700)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    yield tmp_path / "usernsctl"
+    yield tmp_path / "usernsctl" / "namespaces"
     for left in named.list_named():
         named.remove_named(left.name)
 
@@ -158,10 +158,10 @@ import os, signal
 from usernsctl.namespaces import named
 from usernsctl.namespaces.named import NamedNamespace
 
-def keep(self, directory, name):
+def keep(self, entry):
     os.kill(self._pid, signal.SIGSTOP)
-    made = NamedNamespace.describe(name, self._pid, self._fds, notice=self._notice)
-    directory.write(name + ".json", made.to_json())
+    entry.record = NamedNamespace.describe("web", self._pid, self._fds, notice=self._notice)
+    entry.publish()
     self._connection.send(b"+")
     print(self._pid, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
@@ -387,13 +387,15 @@ def test_a_dead_holder_is_noticed(usernsctl: Program, state: Path) -> None:
 def test_a_pid_that_was_used_again_is_not_trusted(state: Path) -> None:
     Namespace.open_or_create("web").close()
     holder = only_one()
-    file = state / "web.json"
+    file = state / "web" / "record.json"
     true = file.read_text()
     for lie in ({"start_time": holder.start_time + 1}, {"boot_id": "another"}):
+        file.parent.mkdir(exist_ok=True)
         file.write_text(json.dumps(json.loads(true) | lie))
         with pytest.raises(un.NamespaceError, match="there is no namespace 'web'"):
             Namespace.open("web")
         assert not file.exists()
+    file.parent.mkdir()
     file.write_text(true)
     Namespace.open("web").close()
 

@@ -288,7 +288,7 @@ def test_what_makes_no_sense_is_removed(state: Path, record: str | None) -> None
     (state / "odd").mkdir(parents=True)
     state.parent.chmod(0o700)
     if record is not None:
-        (state / "odd" / "sandbox.json").write_text(record)
+        (state / "odd" / "record.json").write_text(record)
     assert un.Sandbox.list_detached() == []
     assert os.listdir(state) == []
 
@@ -297,7 +297,7 @@ def test_one_of_another_pid_namespace_is_left_alone(
     host: un.SandboxHost, marker: str, state: Path
 ) -> None:
     with host.start(FOREVER, id=marker, detach=True):
-        file = state / marker / "sandbox.json"
+        file = state / marker / "record.json"
         record = json.loads(file.read_text())
         elsewhere = {"pid": 1, "start_time": 0, "pid_namespace": 1}
         record["processes"] = [one | elsewhere for one in record["processes"]]
@@ -316,7 +316,7 @@ def test_a_mistake_leaves_nothing(host: un.SandboxHost, marker: str, state: Path
         host.start(["true"], id=marker, detach=True, cwd="/proc/no/such")
     assert os.listdir(state) == []
     for id in ("../x", "", "a" * 65):
-        with pytest.raises(ValueError, match="can't be an id"):
+        with pytest.raises(ValueError, match="can't be the id"):
             un.Sandbox.attach(id)
     with pytest.raises(un.RunscError, match="there is no detached sandbox") as caught:
         un.Sandbox.attach(marker)

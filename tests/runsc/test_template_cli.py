@@ -109,7 +109,7 @@ def test_an_interrupt_leaves_the_one_or_the_other(
 
 def test_what_is_outdated_names_the_command_that_makes_it_anew(template: Any, data: Path) -> None:
     create(template, "one", "--env", "WORD=secret", "--hostname", "a b")
-    record = data / "one" / "template.json"
+    record = data / "one" / "record.json"
     record.write_text(json.dumps({**json.loads(record.read_text()), "version": "0.0.1"}))
     done = template("run", "one")
     assert done.returncode == 125
@@ -222,7 +222,7 @@ def test_what_is_none_of_ours_is_left_alone(template: Any, data: Path) -> None:
 
 def test_a_damaged_one_is_listed_and_removed(template: Any, data: Path) -> None:
     create(template, "one")
-    (data / "one" / "template.json").write_text("{")
+    (data / "one" / "record.json").write_text("{")
     assert "damaged" in template("list").stdout
     assert "[template-damaged]" in template("run", "one").stderr
     assert template("remove", "one").returncode == 0

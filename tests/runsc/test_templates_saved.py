@@ -41,7 +41,7 @@ def answer(template: un.Template) -> bytes:
 
 
 def change(directory: Path, **fields: Any) -> None:
-    record = directory / "template.json"
+    record = directory / "record.json"
     given = json.loads(record.read_text())
     record.write_text(json.dumps({**given, **fields}))
 
@@ -213,7 +213,7 @@ def test_one_for_something_else_is_outdated(copy: Path, fields: dict[str, Any], 
 
 
 def test_one_that_shows_what_its_host_does_not_is_outdated(copy: Path) -> None:
-    config = json.loads((copy / "template.json").read_text())["config"]
+    config = json.loads((copy / "record.json").read_text())["config"]
     bind = {"destination": "/data", "source": "/etc", "type": "bind", "options": ["bind"]}
     config["mounts"] = [*config["mounts"], bind]
     change(copy, config=config)
@@ -245,12 +245,12 @@ def test_a_record_that_makes_no_sense(copy: Path, fields: dict[str, Any], told: 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "7", "[" * 100_000, '{"format": 1}'])
 def test_a_record_that_is_no_record(copy: Path, text: str) -> None:
-    (copy / "template.json").write_text(text)
+    (copy / "record.json").write_text(text)
     refused(copy, "template-damaged")
 
 
 def images(directory: Path) -> list[Path]:
-    return [file for file in sorted(directory.iterdir()) if file.name != "template.json"]
+    return [file for file in sorted(directory.iterdir()) if file.name != "record.json"]
 
 
 def damage(file: Path, do: str) -> None:
@@ -277,7 +277,7 @@ def test_an_image_that_is_not_whole(saved: Path, tmp_path: Path, do: str) -> Non
 
 
 def test_without_a_record(copy: Path) -> None:
-    (copy / "template.json").unlink()
+    (copy / "record.json").unlink()
     refused(copy, "template-damaged")
 
 
@@ -293,7 +293,7 @@ def test_none_is_no_template(tmp_path: Path) -> None:
     [
         lambda path: path.chmod(0o755),
         lambda path: path.chmod(0o720),
-        lambda path: (path / "template.json").chmod(0o666),
+        lambda path: (path / "record.json").chmod(0o666),
         lambda path: images(path)[0].chmod(0o620),
         lambda path: path.parent.chmod(0o777),
     ],

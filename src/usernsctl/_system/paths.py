@@ -12,6 +12,7 @@ from usernsctl._lean import BinaryIO, Protocol, Self, TypeVar
 from usernsctl._system.processes import (
     _read,
 )
+from usernsctl._text import quoted
 from usernsctl.maps import parse_map
 
 # As many as the kernel follows (path_resolution(7)).
@@ -302,13 +303,18 @@ class UntrustedPathError(Exception):
     """Somebody else can replace what a path leads to.
 
     :ivar directory: where.
-    :ivar writable: whether that is because of its mode, and not of its owner.
+    :ivar remedy: the command that mends it, or ``None``.
     """
 
-    def __init__(self, directory: str, why: str, *, writable: bool) -> None:
+    def __init__(self, directory: str, why: str, remedy: str | None = None) -> None:
         super().__init__(f"{directory} {why}")
         self.directory = directory
-        self.writable = writable
+        self.remedy = remedy
+        self._why = why
+
+    def why(self, path: str) -> str:
+        """Return why `path` can't be trusted, without naming it again."""
+        return f"it {self._why}" if self.directory == path else str(self)
 
 
 def open_file(descriptor: int) -> BinaryIO:
@@ -372,11 +378,11 @@ def _check(directory: PathDescriptor) -> None:
     if status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX:
         mode = stat.S_IMODE(status.st_mode)
         why = f"can be written to by others (mode {mode:o})"
-        raise UntrustedPathError(directory.path, why, writable=True)
+        raise UntrustedPathError(directory.path, why, f"chmod go-w {quoted(directory.path)}")
 
 
 def _foreign(found: PathDescriptor) -> UntrustedPathError:
-    return UntrustedPathError(found.path, f"belongs to uid {found.status.st_uid}", writable=False)
+    return UntrustedPathError(found.path, f"belongs to uid {found.status.st_uid}")
 
 
 def open_beneath(directory: int, path: str) -> int:

@@ -109,11 +109,9 @@ def create(name: str, replace: bool, environ: Mapping[str, str], **given: Any) -
 
     own = {option: given.pop(option) for option in ("ready", "python", "preload", "timeout")}
     _check(given, own)
-    try:
+    if replace:
         store.path_of(name)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-    if not replace:
+    else:
         store.check_free(name)
     request = run.request_of({**given, "terminal": False}, environ)
     options: TemplateOptions = {
@@ -218,10 +216,7 @@ def run_(
 
     streams: RestoreOptions = {"stdin": None, "stdout": None, "stderr": None}
     arguments = _host_arguments(_host_request(given))
-    try:
-        path, record = store.find(name)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+    path, record = store.find(name)
     remedy = _creation(name, record)
     if record.kind == "python":
         env = read_settings(settings, environ)
@@ -277,7 +272,4 @@ def remove(names: Sequence[str]) -> None:
     from usernsctl.gvisor.template import store
 
     for name in names:
-        try:
-            store.remove(name)
-        except ValueError as error:
-            raise UsageError(str(error)) from None
+        store.remove(name)

@@ -9,7 +9,7 @@ import signal
 from collections.abc import Mapping
 
 from usernsctl._lean import TYPE_CHECKING, Any
-from usernsctl._system.records import NAME, NAME_RULE
+from usernsctl._system.names import check_name
 from usernsctl.errors import CommandError
 
 if TYPE_CHECKING:
@@ -41,11 +41,7 @@ def sandbox_id(id: str) -> str:
     """
     if not isinstance(id, str):
         raise TypeError(f"id must be text, not {id!r}")
-    import re
-
-    if not re.fullmatch(NAME, id):
-        raise ValueError(f"{id!r} can't be an id: {NAME_RULE}")
-    return id
+    return check_name(id, "the id of a sandbox")
 
 
 def user_ids(user: tuple[int, int]) -> tuple[int, int]:

@@ -1,15 +1,13 @@
 """Named namespaces, which any process of the same user can find.
 
-A holder, a sleeping usernsctl-exec, keeps each namespace open. Its record is in a directory that
-only the user may write to, and is protected by a lock on that directory. A record counts only while
-the holder lives and is still the same process.
+A holder, a copy of ``usernsctl-exec`` that sleeps, keeps each namespace. Its record is in a store
+(:mod:`usernsctl._system.records`), and is believed only while that very process is alive.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import re
 import socket
 import subprocess
 import time
@@ -22,21 +20,20 @@ from usernsctl._core.values import find_program
 from usernsctl._lean import asdict, dataclass
 from usernsctl._system.descriptors import Closing, receive, wait_readable
 from usernsctl._system.processes import (
-    ForeignProcessError,
     ProcessIdentity,
     is_in_our_namespace,
     kill,
     name_of,
     parse_timestamp,
 )
-from usernsctl._system.records import NAME, NAME_RULE, Directory, invalid_record, locked_directory
+from usernsctl._system.records import RECORD, Directory, Entry, Store, TakenError, open_state
 from usernsctl.errors import NamespaceError
 from usernsctl.maps import Extent, IdMap, parse_map
 
 STEP = "name"
 
 _HOLDER_NAME = "usernsctl-hold"  # UN_HOLDER_NAME in csrc/programs/exec/exec.h
-# Before it has that one: of the program.
+# The name of the process before: the program's.
 _STARTING_NAME = "usernsctl-exec"
 _OPEN_SECONDS = 2
 _END_SECONDS = 10
@@ -70,11 +67,11 @@ class NamedNamespace:
     notice: str
 
     def processes(self) -> int:
-        """Return the number of processes inside, without the holder."""
+        """Return how many processes are in the user namespace, without the holder."""
         count = 0
         try:
             inode = os.stat(f"/proc/{self.pid}/ns/user").st_ino
-        except OSError:  # the holder has just ended, or just been told to stay
+        except OSError:  # the holder has just ended, or is not ready yet
             return count
         for entry in os.listdir("/proc"):
             if entry.isdecimal() and int(entry) != self.pid:
@@ -84,19 +81,18 @@ class NamedNamespace:
 
     @contextlib.contextmanager
     def alive(self) -> Iterator[None]:
-        """Check at the begin and the end of a block that `pid` is the pid of the holder.
+        """Check at the end of a block that `pid` was the holder's all the time.
 
         :raises NamespaceError: the holder has ended.
-        :raises Stranger: it is not this user's.
+        :raises ForeignProcessError: the process is not of this user's making.
         """
-        with self._held_holder() as pidfd:
+        with self._open_holder() as pidfd:
             if pidfd is not None:
                 yield
-                # Nobody else has its pid as long as it has not ended.
+                # No other process gets its pid before it has ended.
                 if not wait_readable(pidfd, timeout=0):
                     return
-        reason = f"namespace {self.name!r} is gone: its holder has ended"
-        raise NamespaceError(reason, step=STEP, cause="target-gone")
+        raise _error(f"namespace {self.name!r} is gone: its holder has ended", "target-gone")
 
     @classmethod
     def describe(cls, name: str, pid: int, fds: Sequence[int], notice: str) -> NamedNamespace:
@@ -125,10 +121,15 @@ class NamedNamespace:
         )
 
     @classmethod
-    def from_json(cls, name: str, state: Mapping[str, Any]) -> NamedNamespace:
-        """Read what :meth:`to_json` has made.
+    def read(cls, name: str, directory: Directory) -> NamedNamespace:
+        """Read the record in the directory of an entry."""
+        return cls.from_json(name, directory.read(RECORD))
 
-        :raises ArithmeticError: it has not.
+    @classmethod
+    def from_json(cls, name: str, state: Mapping[str, Any]) -> NamedNamespace:
+        """Read what :meth:`to_json` returned.
+
+        :raises ArithmeticError: the record makes no sense.
         :raises LookupError: likewise.
         :raises TypeError: likewise.
         :raises ValueError: likewise.
@@ -136,7 +137,7 @@ class NamedNamespace:
         identity = ProcessIdentity.from_json(state)
         namespaces = tuple(state["namespaces"])
         if not set(namespaces) <= set(_core.ALL_NAMESPACES):
-            raise ValueError("there are no such namespaces")
+            raise ValueError("the kind of a namespace is unknown")
         return cls(
             name=name,
             pid=identity.pid,
@@ -151,50 +152,49 @@ class NamedNamespace:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the record as JSON values."""
-        state = asdict(self)
-        state["uid"] = [list(extent) for extent in self.uid]
-        state["gid"] = [list(extent) for extent in self.gid]
-        return state
+        """Return what :meth:`from_json` reads."""
+        extents = {"uid": list(map(list, self.uid)), "gid": list(map(list, self.gid))}
+        return asdict(self) | extents
 
     def is_foreign(self) -> bool:
-        """Return whether the holder is in another PID namespace, such as that of a container."""
+        """Return whether `pid` means nothing here, as in another container."""
         return self._identity().is_foreign()
 
     def is_alive(self) -> bool:
-        """Return whether the process with the pid of the holder is the holder, and not a later one.
+        """Return whether the holder is alive, or may be, since it is foreign.
 
-        The holder must not be foreign. A holder gets its name when it may stay: one whose creator
-        was killed before has another name, and is about to end.
+        A holder has its name since it was told to stay. If its creator was killed before, the
+        process has another name and is about to end.
 
-        :raises Stranger: there is such a process, but what it holds is not this user's.
+        :raises ForeignProcessError: the process is not of this user's making.
         """
-        with self._held_holder() as pidfd:
+        if self.is_foreign():
+            return True
+        with self._open_holder() as pidfd:
             return pidfd is not None
 
-    def kill(self) -> None:
+    def discard(self) -> None:
         """Kill the holder, and wait for its end.
 
-        As process 1, the holder ends after all processes of its PID namespace. A process there may
-        not end while it waits for a FUSE filesystem that root inside has mounted.
+        As process 1, the holder ends after all processes of its PID namespace. A file system that
+        root inside has mounted and that does not answer (FUSE) can keep a process from its end.
 
-        :raises NamespaceError: the holder did not end in time.
-        :raises Stranger: it is not this user's.
+        :raises NamespaceError: the holder does not end in time.
+        :raises ForeignProcessError: the process is not of this user's making.
         """
-        with self._held_holder() as pidfd:
+        with self._open_holder() as pidfd:
             if pidfd is None:
                 return
             kill(pidfd)
             if not wait_readable(pidfd, timeout=_END_SECONDS):
-                reason = (
-                    f"namespace {self.name!r}: its holder, process {self.pid}, was killed, and "
+                raise _error(
+                    f"namespace {self.name!r}: its holder, process {self.pid}, was killed, and has "
+                    f"not ended after {_END_SECONDS} seconds"
                 )
-                reason += f"has not ended after {_END_SECONDS} seconds"
-                raise NamespaceError(reason, step=STEP)
 
     @contextlib.contextmanager
-    def _held_holder(self) -> Iterator[int | None]:
-        """Yield a pidfd of the holder, or None if the holder has ended."""
+    def _open_holder(self) -> Iterator[int | None]:
+        """Open a pidfd of the holder for a block; ``None`` if the holder has ended."""
         identity = self._identity()
         pidfd = identity.open(lambda _: _may_be_holder(identity))
         try:
@@ -217,7 +217,10 @@ def _is_other(pid: int) -> bool:
 
 
 def _may_be_holder(process: ProcessIdentity) -> bool:
-    """Return whether a process is a holder of this user, or about to be one, or has ended."""
+    """Return whether a process is not a holder, now that this can be told, or one of this user's.
+
+    Of a process that is no holder :meth:`NamedNamespace._open_holder` says that it has ended.
+    """
     deadline = time.monotonic() + _OPEN_SECONDS
     while _is_becoming_holder(process.pid) and process.is_running():
         if time.monotonic() > deadline:
@@ -227,11 +230,10 @@ def _may_be_holder(process: ProcessIdentity) -> bool:
 
 
 def _is_becoming_holder(pid: int) -> bool:
-    """Return whether a process is about to become a holder.
+    """Return whether it can't be told yet that a process is a holder.
 
-    A holder whose creator was killed may not have read yet that it may stay. A holder has its name
-    a moment before its namespaces can be opened, since it closes all descriptors before that, and
-    has none left to report by.
+    A process whose creator was killed may have been told to stay, and not have read that yet. A
+    holder takes its name a moment before its namespaces can be opened.
     """
     name = name_of(pid)
     if name == _HOLDER_NAME:
@@ -240,101 +242,96 @@ def _is_becoming_holder(pid: int) -> bool:
 
 
 def read_map(path: str) -> tuple[Extent, ...]:
-    """Read the map in a file such as /proc/PID/uid_map (user_namespaces(7)).
+    """Read a map of ids from a file such as /proc/PID/uid_map (user_namespaces(7)).
 
     :raises OSError: the file can't be read.
     """
     return parse_map(Path(path).read_text())
 
 
-_SUFFIX = ".json"
-# The time limit of a holder's start, in seconds; newuidmap may ask a slow user database.
+# How long a holder may take to get ready; newuidmap may ask a slow user database.
 _READY_SECONDS = 30
+
+_STORE = Store("the name of a namespace", NamedNamespace, lambda _: open_state("namespaces"))
 
 
 def find_named(name: str) -> NamedNamespace:
     """Return the record of a named namespace.
 
-    :raises NamespaceError: no namespace has that name, its holder is in another PID namespace, or
-        its record is not to be trusted.
+    :raises NamespaceError: no namespace has that name, it is in another PID namespace, or its
+        record can't be trusted.
     """
-    _check_name(name)
-    with locked_directory() as directory:
-        found = _read_own(directory, name)
-    if found is None:
-        remedy = f"usernsctl ns create {name}"
-        raise _error(f"there is no namespace {name!r}", "no-such-namespace", remedy)
-    return found
+    with _open(name) as entry:
+        return entry.record
 
 
 def create_named(name: str, options: Iterable[str]) -> NamedNamespace:
-    """Create a namespace and its holder.
+    """Make a namespace and a process that holds it.
 
     :param options: the map and namespace options of ``usernsctl-exec``.
-    :raises NamespaceError: the name is malformed or taken, or the kernel refused the namespace.
+    :raises NamespaceError: the name is malformed or taken, or the namespace can't be made.
     """
-    _check_name(name)
-    with locked_directory() as directory:
-        _check_free(directory, name)
-    with _Holder(options) as holder, locked_directory() as directory:
-        _check_free(directory, name)
-        return holder.keep(directory, name)
+    found = _find(name)
+    if found is None:
+        with (
+            _Holder(options) as holder,
+            contextlib.suppress(TakenError),
+            _STORE.draft(name) as entry,
+        ):
+            return holder.keep(entry)
+    else:
+        with found:
+            pass
+    remedy = f"usernsctl ns remove {name}, or choose another name"
+    raise _error(f"there is a namespace {name!r} already", "name-taken", remedy)
 
 
 @contextlib.contextmanager
 def open_or_create(name: str, options: Iterable[str]) -> Iterator[NamedNamespace]:
-    """Yield the record of a named namespace, which is created if it does not exist.
+    """Keep a named namespace as it is for a block; make it first if it does not exist.
 
-    The namespace is not removed during the block. Several processes may call this at the same time.
+    Any number of processes may call this at once.
 
-    :param options: as for :func:`create_named`; without effect if the namespace exists.
-    :raises NamespaceError: as :func:`create_named` does, except for a name that is taken.
+    :param options: as :func:`create_named` has them; unused if the namespace exists.
+    :raises NamespaceError: as :func:`create_named` does, but for a name that is taken.
     """
-    _check_name(name)
-    with locked_directory() as directory:
-        found = _read_own(directory, name)
-        if found is not None:
-            yield found
+    while (found := _find(name)) is None:
+        # Other processes don't wait for newuidmap. Of several, one publishes its namespace.
+        with (
+            _Holder(options) as holder,
+            contextlib.suppress(TakenError),
+            _STORE.draft(name) as entry,
+        ):
+            yield holder.keep(entry)
             return
-    # The lock is free while newuidmap runs. If several processes start a holder for the same name,
-    # the first one to write its record wins, and the other holders end.
-    with _Holder(options) as holder, locked_directory() as directory:
-        yield _read_own(directory, name) or holder.keep(directory, name)
+    with found:
+        yield found.record
 
 
 def list_named() -> list[NamedNamespace]:
-    """Return the records of all named namespaces of this user in this PID namespace.
+    """Return all named namespaces of this user; remove what dead holders left.
 
-    The records of dead holders are removed.
+    Namespaces of another PID namespace are left out.
 
-    :raises NamespaceError: the state directory is not to be trusted.
+    :raises NamespaceError: the state directory can't be trusted.
     """
-    found = []
-    with locked_directory() as directory:
-        for name in directory.names(_SUFFIX):
-            with contextlib.suppress(ForeignProcessError):
-                found.append(_read_live(directory, name))
-    return [each for each in found if each is not None and not each.is_foreign()]
+    return [each for each in _STORE.list_records() if not each.is_foreign()]
 
 
 def remove_named(name: str) -> None:
-    """Kill the holder of a named namespace, and remove its record.
+    """End the holder and forget the name.
 
-    Processes inside go on, except those in its PID namespace, which the kernel kills.
+    Processes inside go on, but for those in a PID namespace of it, which the kernel kills.
 
-    :raises NamespaceError: no namespace has that name, or its holder is in another PID namespace.
+    :raises NamespaceError: no namespace has that name, or it is in another PID namespace.
     """
-    _check_name(name)
-    with locked_directory() as directory:
-        found = _read_own(directory, name)
-        if found is None:
-            raise _error(f"there is no namespace {name!r}", "no-such-namespace")
-        found.kill()
-        directory.remove(_file(name))
+    with _open(name) as entry:
+        entry.record.discard()
+        entry.remove()
 
 
 def options_of(idmap: IdMap, namespaces: Iterable[str]) -> list[str]:
-    """Return the options of ``usernsctl-exec`` for a map and kinds of namespaces."""
+    """Return the options of ``usernsctl-exec`` for a map and further namespaces."""
     options = ["--user", *(f"--{name}" for name in namespaces)]
     if idmap.map_user is not None:
         options.append(f"--map-user={idmap.map_user}")
@@ -361,69 +358,42 @@ def _error(reason: str, cause: str | None = None, remedy: str | None = None) -> 
     return NamespaceError(reason, step=STEP, cause=cause, remedy=remedy)
 
 
-def _check_name(name: str) -> None:
-    if not re.fullmatch(NAME, name):
-        shown = name if len(name) <= 80 else f"{name[:80]}..."
-        raise _error(f"{shown!r} is no name for a namespace: {NAME_RULE}", "name-invalid")
+def _find(name: str) -> Entry[NamedNamespace] | None:
+    """Return the entry of a namespace, locked, for the caller to close; ``None`` if none is alive.
 
-
-def _file(name: str) -> str:
-    return f"{name}{_SUFFIX}"
-
-
-def _check_free(directory: Directory, name: str) -> None:
-    if _read_own(directory, name) is not None:
-        remedy = f"usernsctl ns remove {name}, or choose another name"
-        raise _error(f"there is a namespace {name!r} already", "name-taken", remedy)
-
-
-def _read_own(directory: Directory, name: str) -> NamedNamespace | None:
-    """Return the record of a live holder in this PID namespace; remove that of a dead one.
-
-    :raises NamespaceError: the holder is in another PID namespace, or the record is not true.
+    :raises NamespaceError: the namespace is in another PID namespace, or its record is not true.
     """
-    try:
-        found = _read_live(directory, name)
-    except ForeignProcessError as error:
-        raise invalid_record(f"{directory.path}/{_file(name)}", error.reason) from None
-    if found is not None and found.is_foreign():
-        raise _error(
-            f"the namespace {name!r} is in another PID namespace, such as another container's",
-            "name-taken",
-            "choose another name, or set XDG_RUNTIME_DIR to a directory of this container's own",
-        )
+    found = _STORE.find(name)
+    if found is not None and found.record.is_foreign():
+        with found:
+            raise _error(
+                f"the namespace {name!r} is in another PID namespace, such as another container's",
+                "name-taken",
+                "choose another name, or set XDG_RUNTIME_DIR to a directory of this container's "
+                "own",
+            )
     return found
 
 
-def _read_live(directory: Directory, name: str) -> NamedNamespace | None:
-    """Return the record of a holder that lives or may live; remove that of a dead one.
+def _open(name: str) -> Entry[NamedNamespace]:
+    """Return what :func:`_find` does.
 
-    :raises Stranger: what is known of it is not true.
+    :raises NamespaceError: as that does, or no namespace has that name.
     """
-    try:
-        record = directory.read(_file(name))
-        if record is None:
-            return None
-        found = NamedNamespace.from_json(name, record)
-        if found.is_foreign() or found.is_alive():
-            return found
-    except (ArithmeticError, LookupError, TypeError, ValueError):
-        # The writer was killed in the middle, and its holder ended without an answer.
-        pass
-    directory.remove(_file(name))
-    return None
+    found = _find(name)
+    if found is None:
+        remedy = f"usernsctl ns create {name}"
+        raise _error(f"there is no namespace {name!r}", "no-such-namespace", remedy)
+    return found
 
 
 class _Holder(Closing):
-    """A new holder, which ends unless :meth:`keep` is called.
-
-    If this process ends before that, the holder sees the end of the connection, and ends, too.
-    """
+    """A process that holds a namespace. It ends with this process, unless it is told to stay."""
 
     def __init__(self, options: Iterable[str]) -> None:
-        """Start a holder, and wait until it has the namespace.
+        """Start the process, and wait until it holds the namespace.
 
-        :raises NamespaceError: the holder failed.
+        :raises NamespaceError: the namespace can't be made.
         """
         with NamespaceError.instead("the holder", step=STEP):
             self._begin(options)
@@ -437,7 +407,7 @@ class _Holder(Closing):
                     stdin=subprocess.DEVNULL,
                     capture_output=True,
                     text=True,
-                    # All processes inside may read the environment of the holder, while it lives.
+                    # All processes inside may read the holder's environment.
                     env={name: os.environ[name] for name in ("PATH",) if name in os.environ},
                     pass_fds=[theirs.fileno()],
                 )
@@ -447,17 +417,18 @@ class _Holder(Closing):
             raise
         self._notice = started.stderr.strip()
 
-    def keep(self, directory: Directory, name: str) -> NamedNamespace:
-        """Write the record, and then let the holder stay."""
-        made = NamedNamespace.describe(name, self._pid, self._fds, notice=self._notice)
-        directory.write(_file(name), made.to_json())
+    def keep(self, entry: Entry[NamedNamespace]) -> NamedNamespace:
+        """Publish the record, and only then tell the holder to stay."""
+        name = entry.name.removeprefix(".")
+        entry.record = NamedNamespace.describe(name, self._pid, self._fds, notice=self._notice)
+        entry.publish()
         self._connection.send(b"+")
-        # The holder closes the connection once it has the name of a holder.
+        # The holder closes the connection once it has the name that tells that it stays.
         self._connection.recv(1)
-        return made
+        return entry.record
 
     def close(self) -> None:
-        """Close the descriptors of the namespaces; end the holder unless it may stay."""
+        """Close the connection, which ends a holder that was not told to stay."""
         for fd in self._fds:
             os.close(fd)
         self._connection.close()
@@ -466,9 +437,9 @@ class _Holder(Closing):
 def _wait_until_ready(
     ours: socket.socket, started: subprocess.CompletedProcess[str]
 ) -> tuple[int, list[int]]:
-    """Read the holder's answer; return its pid, and descriptors that the caller closes.
+    """Return the holder's pid, and descriptors of its namespaces, which are the caller's to close.
 
-    :raises NamespaceError: the holder failed.
+    :raises NamespaceError: the namespace can't be made.
     """
     ours.settimeout(_READY_SECONDS)
     pid, fds = None, list[int]()
@@ -478,7 +449,7 @@ def _wait_until_ready(
             word, _, rest = data.decode(errors="replace").partition(" ")
             if word == "error":
                 raise _reported_error(rest)
-            # Two processes send these two messages.
+            # One of two processes sends the pid, the other one the descriptors.
             if word == "pid":
                 pid = int(rest)
             elif word == "ready":
@@ -494,7 +465,7 @@ def _wait_until_ready(
 
 
 def _reported_error(text: str) -> NamespaceError:
-    """Return the error that un_hold_report() of csrc/programs/exec/hold.c wrote."""
+    """Return the error that un_hold_report() in csrc/programs/exec/hold.c has sent."""
     step, number, cause_id, rest = [*text.split(" ", 3), ""][:4]
     detail, _, remedy = rest.partition("\0")
     errno = int(number)

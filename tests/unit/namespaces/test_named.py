@@ -28,6 +28,21 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "usernsctl"
 
 
+@pytest.fixture
+def kept(state: Path) -> Path:
+    """Return where records are kept; the directory does not exist yet."""
+    return state / "namespaces"
+
+
+def plant(kept: Path, name: str, content: bytes | str) -> Path:
+    """Write the record of a namespace, as whoever has the state directory could."""
+    file = kept / name / "record.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    kept.parent.chmod(0o700)
+    file.write_bytes(content.encode() if isinstance(content, str) else content)
+    return file
+
+
 def start_time(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
 
@@ -63,7 +78,9 @@ def state_of(pid: int, /, **changed: Any) -> dict[str, Any]:
 def test_a_name_that_is_none_is_refused(
     state: Path, name: str, use: Callable[[str], object]
 ) -> None:
-    with pytest.raises(un.NamespaceError, match="is no name for a namespace: it must be") as caught:
+    with pytest.raises(
+        un.NamespaceError, match="can't be the name of a namespace: it must be"
+    ) as caught:
         use(name)
     assert caught.value.cause == "name-invalid"
     assert len(str(caught.value)) < 300
@@ -71,12 +88,12 @@ def test_a_name_that_is_none_is_refused(
 
 
 @pytest.mark.parametrize("name", ["a", "A9_.-", "0", "_", "x" * 64, "a..b", "web.json"])
-def test_a_name_that_nobody_has_is_told(state: Path, name: str) -> None:
+def test_a_name_that_nobody_has_is_told(kept: Path, name: str) -> None:
     for use in (Namespace.open, named.remove_named):
         with pytest.raises(un.NamespaceError, match=f"there is no namespace '{name}'") as caught:
             use(name)
         assert caught.value.cause == "no-such-namespace"
-    assert list(state.iterdir()) == []
+    assert list(kept.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -84,7 +101,7 @@ def test_a_name_that_nobody_has_is_told(state: Path, name: str) -> None:
     [
         (["exec", "nobody", "--", "true"], "there is no namespace 'nobody'"),
         (["remove", "nobody"], "there is no namespace 'nobody'"),
-        (["create", "a/b"], "'a/b' is no name"),
+        (["create", "a/b"], "'a/b' can't be the name"),
         (["create"], "NAME"),
         (["exec", "nobody"], "COMMAND"),
         (["list", "--bogus"], "--bogus"),
@@ -127,32 +144,29 @@ def test_no_namespaces_are_listed_as_none(state: Path, capsys: pytest.CaptureFix
     ],
 )
 def test_state_that_is_not_true_any_more_is_forgotten(
-    state: Path, forge: Callable[[], object]
+    kept: Path, forge: Callable[[], object]
 ) -> None:
-    state.mkdir(mode=0o700)
-    (state / "old.json").write_text(json.dumps(forge()))
+    plant(kept, "old", json.dumps(forge()))
     with pytest.raises(un.NamespaceError, match="there is no namespace 'old'"):
         Namespace.open("old")
-    assert list(state.iterdir()) == []
-    (state / "old.json").write_text(json.dumps(forge()))
+    assert list(kept.iterdir()) == []
+    plant(kept, "old", json.dumps(forge()))
     assert named.list_named() == []
-    assert list(state.iterdir()) == []
+    assert list(kept.iterdir()) == []
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"\0" * 100, b"[" * 100])
-def test_state_that_was_half_written_is_forgotten(state: Path, content: bytes) -> None:
-    state.mkdir(mode=0o700)
-    (state / "half.json").write_bytes(content)
+def test_state_that_was_half_written_is_forgotten(kept: Path, content: bytes) -> None:
+    plant(kept, "half", content)
     assert named.list_named() == []
-    assert list(state.iterdir()) == []
+    assert list(kept.iterdir()) == []
 
 
-def test_nobody_is_killed_for_state_that_is_not_true(state: Path) -> None:
-    state.mkdir(mode=0o700)
-    (state / "me.json").write_text(json.dumps(state_of(os.getpid())))
+def test_nobody_is_killed_for_state_that_is_not_true(kept: Path) -> None:
+    plant(kept, "me", json.dumps(state_of(os.getpid())))
     with pytest.raises(un.NamespaceError):
         named.remove_named("me")
-    NamedNamespace.from_json("me", state_of(os.getpid())).kill()
+    NamedNamespace.from_json("me", state_of(os.getpid())).discard()
 
 
 def test_what_is_written_down_is_read_again() -> None:
@@ -204,14 +218,12 @@ def test_a_runtime_directory_that_is_not_there_is_told(
 
 
 @unprivileged
-def test_state_that_can_not_be_read_is_told(
-    state: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    state.mkdir(mode=0o700)
-    (state / "secret.json").touch(mode=0)
+def test_state_that_can_not_be_read_is_told(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = plant(kept, "secret", "")
+    file.chmod(0)
     assert main(["ns", "list"]) == 125
     told = capsys.readouterr().err
-    assert told.startswith(f"usernsctl: state: {state}/secret.json: Permission denied\n")
+    assert told.startswith(f"usernsctl: state: {file}: Permission denied\n")
 
 
 def test_without_a_runtime_directory_it_is_in_tmp(
@@ -265,20 +277,17 @@ def test_a_map_is_told_to_the_prelude_in_its_options(
     ],
 )
 def test_one_of_another_pid_namespace_is_left_alone(
-    state: Path, use: Callable[[str], object]
+    kept: Path, use: Callable[[str], object]
 ) -> None:
-    state.mkdir(mode=0o700)
-    file = state / "far.json"
-    file.write_text(json.dumps(state_of(os.getpid(), pid_namespace=1)))
+    file = plant(kept, "far", json.dumps(state_of(os.getpid(), pid_namespace=1)))
     with pytest.raises(un.NamespaceError, match="in another PID namespace"):
         use("far")
     assert named.list_named() == []
     assert file.exists()
 
 
-def test_one_of_another_pid_namespace_and_an_earlier_boot_is_gone(state: Path) -> None:
-    state.mkdir(mode=0o700)
-    file = state / "far.json"
-    file.write_text(json.dumps(state_of(os.getpid(), pid_namespace=1, boot_id="earlier")))
+def test_one_of_another_pid_namespace_and_an_earlier_boot_is_gone(kept: Path) -> None:
+    record = state_of(os.getpid(), pid_namespace=1, boot_id="earlier")
+    file = plant(kept, "far", json.dumps(record))
     assert named.list_named() == []
     assert not file.exists()

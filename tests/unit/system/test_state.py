@@ -18,8 +18,8 @@ from conftest import settled_descriptors
 
 import usernsctl as un
 from usernsctl._system.paths import id_outside, open_trusted, state_directory
-from usernsctl._system.records import locked_directory
-from usernsctl.gvisor.sandbox.records import claim_detached, find_detached, list_detached
+from usernsctl._system.records import RECORD, open_state
+from usernsctl.gvisor.sandbox.records import draft_detached, find_detached, list_detached
 from usernsctl.namespaces import named
 
 pytestmark = pytest.mark.each_user
@@ -44,8 +44,8 @@ def no_umask() -> Iterator[None]:
 
 
 def refused() -> un.NamespaceError:
-    with pytest.raises(un.NamespaceError) as caught, locked_directory():
-        pass
+    with pytest.raises(un.NamespaceError) as caught:
+        open_state("sandboxes")
     assert caught.value.cause == "state-directory-unusable"
     return caught.value
 
@@ -75,8 +75,8 @@ def test_a_directory_above_may_be_sticky(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "real").mkdir(mode=0o755)
     for path in (shared, shared / "link"):
         monkeypatch.setenv("XDG_RUNTIME_DIR", str(path))
-        with locked_directory() as directory:
-            assert directory.path == state_directory()
+        with open_state("sandboxes") as directory:
+            assert directory.path == f"{state_directory()}/sandboxes"
     assert sorted(os.listdir(shared)) == ["link", "usernsctl"]
     assert os.listdir(tmp_path / "real") == ["usernsctl"]
 
@@ -132,14 +132,21 @@ def test_links_that_lead_nowhere(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("no_umask")
 def test_no_umask_matters(state: Path) -> None:
-    with locked_directory() as directory:
+    with open_state("dir") as directory:
         directory.make("sub").close()
         directory.write("record", {"a": 1})
         assert directory.read("record") == {"a": 1}
         assert directory.names() == ["record", "sub"]
     assert state.stat().st_mode & 0o7777 == 0o700
-    assert (state / "sub").stat().st_mode & 0o7777 == 0o700
-    assert (state / "record").stat().st_mode & 0o7777 == 0o600
+    assert (state / "dir").stat().st_mode & 0o7777 == 0o700
+    assert (state / "dir" / "sub").stat().st_mode & 0o7777 == 0o700
+    assert (state / "dir" / "record").stat().st_mode & 0o7777 == 0o600
+
+
+def make_entries(state: Path) -> None:
+    for entry in ("namespaces/name", "sandboxes/box"):
+        (state / entry).mkdir(parents=True, exist_ok=True)
+    state.chmod(0o700)
 
 
 def make_fifo(path: Path) -> None:
@@ -184,14 +191,16 @@ NO_RECORDS: list[Callable[[Path], None]] = [
 
 @pytest.mark.parametrize("make", NO_RECORDS)
 def test_what_is_no_file_of_ours_is_no_record(state: Path, make: Callable[[Path], None]) -> None:
-    (state / "sandboxes" / "box").mkdir(parents=True)
-    state.chmod(0o700)
+    make_entries(state)
     before = settled_descriptors()
     for file, calls in (
-        (state / "name.json", (named.list_named, lambda: named.find_named("name"))),
         (
-            state / "sandboxes" / "box" / "sandbox.json",
-            (list_detached, lambda: find_detached("box"), lambda: claim_detached("box")),
+            state / "namespaces" / "name" / RECORD,
+            (named.list_named, lambda: named.find_named("name")),
+        ),
+        (
+            state / "sandboxes" / "box" / RECORD,
+            (list_detached, lambda: find_detached("box"), lambda: draft_detached("box")),
         ),
     ):
         make(file)
@@ -219,7 +228,7 @@ def test_what_is_no_directory_is_no_sandbox(state: Path, make: Callable[[Path], 
     before = settled_descriptors()
     entry = state / "sandboxes" / "box"
     make(entry)
-    for call in (list_detached, lambda: find_detached("box"), lambda: claim_detached("box")):
+    for call in (list_detached, lambda: find_detached("box"), lambda: draft_detached("box")):
         with pytest.raises(un.NamespaceError) as caught:
             call()
         assert caught.value.cause == "state-directory-unusable"
@@ -231,13 +240,12 @@ def test_what_is_no_directory_is_no_sandbox(state: Path, make: Callable[[Path], 
 
 @pytest.mark.parametrize("content", ["[" * 100_000, '{"a":' * 100_000, "9" * 5000, "1e999"])
 def test_deep_json_is_forgotten_as_any_other_nonsense(state: Path, content: str) -> None:
-    (state / "sandboxes" / "box").mkdir(parents=True)
-    state.chmod(0o700)
-    (state / "name.json").write_text(content)
-    (state / "sandboxes" / "box" / "sandbox.json").write_text(content)
+    make_entries(state)
+    (state / "namespaces" / "name" / RECORD).write_text(content)
+    (state / "sandboxes" / "box" / RECORD).write_text(content)
     assert named.list_named() == []
     assert list_detached() == []
-    assert os.listdir(state / "sandboxes") == []
+    assert os.listdir(state / "namespaces") == os.listdir(state / "sandboxes") == []
 
 
 def hold(path: Path) -> int:
@@ -250,26 +258,27 @@ def test_a_lock_that_somebody_holds_is_waited_for_only_so_long(
     state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("usernsctl._system.records._LOCK_SECONDS", 0.5)
-    (state / "sandboxes" / "box").mkdir(parents=True)
-    state.chmod(0o700)
     for path, call in (
-        (state, named.list_named),
-        (state, list_detached),
+        (state / "namespaces" / "name", lambda: named.find_named("name")),
         (state / "sandboxes" / "box", lambda: find_detached("box")),
+        (state / "sandboxes" / "box", lambda: draft_detached("box")),
     ):
+        make_entries(state)
         fd = hold(path)
         begin = time.monotonic()
         with pytest.raises(un.UsernsError, match="has been for") as caught:
             call()
+        assert named.list_named() == list_detached() == []
+        assert path.exists()
         os.close(fd)
         assert time.monotonic() - begin < AT_MOST
         assert caught.value.remedy
     assert named.list_named() == []
+    assert os.listdir(state / "namespaces") == []
 
 
 def test_what_has_run_out_is_no_fault_of_the_directory(state: Path) -> None:
-    with locked_directory():
-        pass
+    named.list_named()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     before = settled_descriptors()
     used = 1 + max(int(one.split()[0]) for one in before)
@@ -290,14 +299,14 @@ def test_what_has_run_out_is_no_fault_of_the_directory(state: Path) -> None:
 
 
 def test_a_record_that_can_not_be_written_leaves_none(state: Path) -> None:
-    with locked_directory() as directory:
+    with open_state("dir") as directory:
         with pytest.raises(TypeError):
             directory.write("record", {"a": object()})
         assert directory.names() == []
         directory.write("record", {"a": "b" * 10})
         with pytest.raises(un.NamespaceError, match="record: File exists"):
             directory.write("record", {})
-        assert json.loads((state / "record").read_text()) == {"a": "b" * 10}
+        assert json.loads((state / "dir" / "record").read_text()) == {"a": "b" * 10}
 
 
 @pytest.mark.parametrize(

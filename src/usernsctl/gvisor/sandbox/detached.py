@@ -17,6 +17,7 @@ from usernsctl import hardening
 from usernsctl._system import processes
 from usernsctl._system.descriptors import ClosedError, Shared, wait_readable
 from usernsctl._system.processes import exit_status, parent_namespace, reap
+from usernsctl._system.records import Entry
 from usernsctl.commands import aio
 from usernsctl.commands.popen import DEVNULL, PIPE, Popen, TimeoutExpired, start_within, time_left
 from usernsctl.errors import NamespaceError, RunscError
@@ -27,13 +28,15 @@ from usernsctl.gvisor.runsc.find import find_runsc, runsc_environment
 from usernsctl.gvisor.sandbox.directory import PopenStreams, SandboxDirectory, close_streams
 from usernsctl.gvisor.sandbox.host_namespace import HostNamespace, RunscNamespace
 from usernsctl.gvisor.sandbox.records import (
+    STATE,
     DetachedRecord,
-    Entry,
-    claim_detached,
-    close_detached,
+    close_pidfds,
     describe_detached,
-    end_detached,
+    draft_detached,
+    end_processes,
     find_detached,
+    open_runsc_state,
+    read_defaults,
 )
 from usernsctl.namespaces.namespace import Namespace
 
@@ -54,8 +57,7 @@ class DetachedSandbox:
 
     def __init__(
         self,
-        entry: Entry,
-        record: DetachedRecord,
+        entry: Entry[DetachedRecord],
         popen: Popen[bytes] | None = None,
         host: HostNamespace | None = None,
         inherited: ProcessDefaults | None = None,
@@ -67,7 +69,7 @@ class DetachedSandbox:
         :raises Stranger: what is known of it is not true.
         :raises NamespaceError: the kernel refused.
         """
-        self.record = record
+        self.record: DetachedRecord = entry.record
         self.popen = popen
         self.status: int | None = None
         self._runsc = None if host is None else host.runsc
@@ -77,11 +79,11 @@ class DetachedSandbox:
         self._streams = PopenStreams()
         self._is_killed = False
         self._inside: Namespace | None = None
-        opened = record.open_processes()
+        opened = self.record.open_processes()
         try:
-            state = entry.open_state()
+            state = open_runsc_state(entry).fd
         except BaseException:
-            close_detached(opened)
+            close_pidfds(opened)
             raise
         # The directory for runsc's state; then the process that the command runs in, unless that
         # has ended, and runsc's others.
@@ -89,7 +91,7 @@ class DetachedSandbox:
         self._has_ended = opened[0] is None
         try:
             if opened[0] is not None:
-                self._inside = _namespace_of_runsc(record.pid, opened[0])
+                self._inside = _namespace_of_runsc(self.record.pid, opened[0])
         except BaseException:
             self.let_go()
             raise
@@ -101,7 +103,7 @@ class DetachedSandbox:
         :raises RunscError: it can't be told.
         """
         if self._inherited is None:
-            self._inherited = self._entry.inherited()
+            self._inherited = read_defaults(self._entry)
         return self._inherited
 
     @contextlib.contextmanager
@@ -136,12 +138,12 @@ class DetachedSandbox:
         :raises RunscError: there is none.
         :raises NamespaceError: the state directory can't be used, or the kernel refused.
         """
-        entry, record = find_detached(id)
-        try:
-            return cls(entry, record)
-        except BaseException:
-            entry.close()
-            raise
+        with contextlib.ExitStack() as undo:
+            entry = undo.enter_context(find_detached(id))
+            found = cls(entry)
+            undo.pop_all()
+        entry.unlock()
+        return found
 
     @classmethod
     def start(
@@ -161,25 +163,21 @@ class DetachedSandbox:
         :raises RunscError: runsc failed, or the id is taken.
         :raises NamespaceError: the kernel refused, or the state directory can't be used.
         """
-        entry = claim_detached(id)
+        entry = draft_detached(id)
         made = None
         try:
             with _starter(host, files, entry, how, timeout) as popen:
-                record = describe_detached(id, args, files.read_pid(), popen.pid)
-                entry.write(record)
-                made = cls(entry, record, popen, host, files.inherited)
+                entry.record = describe_detached(id, args, files.read_pid(), popen.pid)
+                made = cls(entry, popen, host, files.inherited)
+                entry.publish()
             entry.unlock()
             return made
         except BaseException:
             if made is not None:
                 made.close()
             elif entry.fd >= 0:
-                # Whatever can't be removed, such as for want of descriptors, must not stay locked.
-                with contextlib.closing(entry):
-                    try:
-                        entry.remove()
-                    finally:
-                        entry.unlock()
+                with entry:
+                    entry.remove()
             raise
 
     def has_ended(self) -> bool:
@@ -328,7 +326,7 @@ class DetachedSandbox:
         with self._unless_closed():
             is_locked = self._entry.lock()
         self.kill()
-        end_detached(pidfds)
+        end_processes(pidfds)
         self.has_ended()
         with self._unless_closed():
             if is_locked:
@@ -363,7 +361,7 @@ class DetachedSandbox:
 def _starter(
     host: HostNamespace,
     files: SandboxDirectory,
-    entry: Entry,
+    entry: Entry[DetachedRecord],
     how: Mapping[str, Any],
     timeout: float | None,
 ) -> Iterator[Popen[bytes]]:
@@ -391,7 +389,7 @@ def _starter(
                 namespace=RunscNamespace(host.namespace, host.restrictions),
                 pass_fds=numbers,
                 env=host.environ,
-                cwd=entry.state,
+                cwd=f"/proc/self/fd/{entry.fd}/{STATE}",
                 umask=PRIVATE_UMASK,
                 # What a terminal sends to us is not meant for it.
                 start_new_session=True,

@@ -1,25 +1,22 @@
-"""What is known of detached sandboxes: any process of the same user finds them by their ids.
+"""Records of detached sandboxes: any process of the same user finds a sandbox by its id.
 
-Each has a directory below that of :mod:`usernsctl._system.state`, with runsc's own state in it. A
-lock on it (flock(2)) tells that the sandbox is just being started or ended. Without the lock it is
-believed that the sandbox lives if its process does, and is the same as when it was written down;
-else what is left of it is removed.
+Each sandbox has an entry in a store (:mod:`usernsctl._system.records`), with runsc's own state in
+it. The entry is locked while the sandbox is started or ended. A sandbox is believed to live as long
+as its process is alive and is the same as when the record was written.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from usernsctl._lean import asdict, dataclass
 from usernsctl._system.descriptors import wait_readable
 from usernsctl._system.processes import (
-    ForeignProcessError,
     ProcessIdentity,
     command_line_of,
     is_in_our_namespace,
@@ -27,19 +24,24 @@ from usernsctl._system.processes import (
     parse_timestamp,
     reap,
 )
-from usernsctl._system.records import Directory, invalid_record, locked_directory
+from usernsctl._system.records import (
+    NONSENSE,
+    RECORD,
+    Directory,
+    Entry,
+    Store,
+    TakenError,
+    invalid_record,
+    open_state,
+)
 from usernsctl.errors import RunscError
 from usernsctl.gvisor.agent.start import ProcessDefaults
 
-_DIRECTORY = "sandboxes"
-_RECORD = "sandbox.json"
-_STATE = "state"
+#: The directory for runsc's state, in that of an entry.
+STATE = "state"
 
-# runsc has two that know of the sandbox; and more for whatever a later release may add.
+# runsc has two processes that know of the sandbox; more for whatever a later release may add.
 _PROCESSES_MAX = 8
-
-# How often to look again for a sandbox that somebody else has started or ended meanwhile.
-_LOOKS_MAX = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +61,7 @@ class DetachedRecord:
 
     @property
     def pid(self) -> int:
-        """The pid of the process of runsc that runs the command."""
+        """The process of runsc that the command runs in."""
         return self.processes[0].pid
 
     def is_foreign(self) -> bool:
@@ -70,267 +72,172 @@ class DetachedRecord:
         """Return pidfds of :attr:`processes`, which the caller closes; ``None`` for ended ones.
 
         :meta private:
-        :raises Stranger: one is none of this sandbox's.
+        :raises ForeignProcessError: a process does not belong to the sandbox.
         """
         opened: list[int | None] = []
         try:
             for one in self.processes:
-                opened.append(one.open(self._is_mine))
+                opened.append(one.open(self._is_ours))
         except BaseException:
-            close_detached(opened)
+            close_pidfds(opened)
             raise
         return opened
 
-    def _is_mine(self, pid: int) -> bool:
-        """Whether a process is in a namespace of this user's making, and has our bundle."""
+    def _is_ours(self, pid: int) -> bool:
+        """Return whether a process is in a namespace of this user's making, and has the bundle."""
         words = command_line_of(pid)
-        # Without words it is about to end.
-        return is_in_our_namespace(pid) and (not words or _names(words, self.id))
+        # A process without words is about to end.
+        return is_in_our_namespace(pid) and (not words or _has_bundle(words, self.id))
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the record as JSON values.
+    def is_alive(self) -> bool:
+        """Return whether the sandbox lives, or may live, since it is foreign.
+
+        :meta private:
+        :raises ForeignProcessError: a process does not belong to the sandbox.
+        """
+        if self.is_foreign():
+            return True
+        opened = self.open_processes()
+        close_pidfds(opened)
+        return opened[0] is not None
+
+    def discard(self) -> None:
+        """End all processes of the sandbox.
 
         :meta private:
         """
-        return {
-            "id": self.id,
-            "args": self.args,
-            "created": self.created,
-            "processes": [asdict(one) for one in self.processes],
-        }
+        opened = self.open_processes()
+        try:
+            end_processes([pidfd for pidfd in opened if pidfd is not None])
+        finally:
+            close_pidfds(opened)
 
-    @classmethod
-    def from_json(cls, state: Mapping[str, Any]) -> DetachedRecord:
-        """Read what :meth:`to_json` has made.
+    def to_json(self) -> dict[str, Any]:
+        """Return what :meth:`from_json` reads.
 
         :meta private:
-        :raises ArithmeticError: it has not.
+        """
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, id: str, state: Mapping[str, Any]) -> DetachedRecord:
+        """Read what :meth:`to_json` returned.
+
+        :meta private:
+        :raises ArithmeticError: the record makes no sense.
         :raises LookupError: likewise.
         :raises TypeError: likewise.
         :raises ValueError: likewise.
         """
-        made = cls(
-            id=str(state["id"]),
+        processes = tuple(map(ProcessIdentity.from_json, state["processes"]))
+        if not 0 < len(processes) <= _PROCESSES_MAX:
+            raise ValueError("there are no processes, or too many")
+        return cls(
+            id=id,
             args=tuple(map(str, state["args"])),
             created=parse_timestamp(state["created"]),
-            processes=tuple(map(ProcessIdentity.from_json, state["processes"])),
+            processes=processes,
         )
-        if not 0 < len(made.processes) <= _PROCESSES_MAX:
-            raise ValueError("there are no processes, or too many")
-        return made
+
+    @classmethod
+    def read(cls, name: str, directory: Directory) -> DetachedRecord:
+        """Read the record in the directory of an entry.
+
+        :meta private:
+        """
+        return cls.from_json(name, directory.read(RECORD))
 
 
-class Entry:
-    """The directory of one detached sandbox, held by descriptors.
+_STORE = Store("the id of a sandbox", DetachedRecord, lambda _: open_state("sandboxes"))
 
-    :ivar directory: that directory.
+
+def open_runsc_state(entry: Entry[DetachedRecord]) -> Directory:
+    """Open the directory for runsc's state, for the caller to close.
+
+    :raises NamespaceError: the directory does not exist, or can't be trusted.
     """
-
-    def __init__(self, id: str, parent: Directory, directory: Directory) -> None:
-        self.id = id
-        self.directory = directory
-        self._parent = parent
-
-    @property
-    def path(self) -> str:
-        """Where it was found. It is in a directory that nobody else may write to."""
-        return self.directory.path
-
-    @property
-    def fd(self) -> int:
-        """Its descriptor; -1 once it is closed."""
-        return self.directory.fd
-
-    @property
-    def state(self) -> str:
-        """The directory for runsc's state, for whoever has :attr:`fd`."""
-        return f"/proc/self/fd/{self.fd}/{_STATE}"
-
-    def open_state(self) -> int:
-        """A descriptor of the directory for runsc's state, the caller's to close.
-
-        :raises NamespaceError: there is none, or it can't be trusted.
-        """
-        try:
-            return self.directory.open(_STATE).fd
-        except FileNotFoundError as error:
-            raise invalid_record(self.path, f"it has no directory {_STATE}") from error
-
-    def lock(self) -> bool:
-        """Lock it for this process, and those that it passes the descriptor on to.
-
-        :returns: whether it could be had: for some time, somebody else is waited for.
-        """
-        return self.directory.lock()
-
-    def try_lock(self) -> bool:
-        """Lock it if nobody else has; whether that was so."""
-        return self.directory.lock(0)
-
-    def unlock(self) -> None:
-        """Let others lock it."""
-        self.directory.unlock()
-
-    def write(self, record: DetachedRecord) -> None:
-        """Write down what is known.
-
-        :raises NamespaceError: it can't be written; there is no space, for example.
-        """
-        self.directory.write(_RECORD, record.to_json())
-
-    def read(self) -> DetachedRecord | None:
-        """What is known; ``None`` if nothing is, or nothing that makes sense.
-
-        :raises NamespaceError: the record is no file that only this user has written.
-        """
-        with contextlib.suppress(ArithmeticError, LookupError, TypeError, ValueError):
-            record = self.directory.read(_RECORD)
-            made = None if record is None else DetachedRecord.from_json(record)
-            if made is not None and made.id == self.id:
-                return made
-        return None
-
-    def inherited(self) -> ProcessDefaults:
-        """What all commands of the sandbox have in common, by runsc's own state.
-
-        It is not written down a second time: values of its environment may be secrets.
-
-        :raises RunscError: it can't be told.
-        """
-        with (
-            contextlib.suppress(
-                ArithmeticError, AttributeError, LookupError, TypeError, ValueError
-            ),
-            Directory(self.open_state(), f"{self.path}/{_STATE}") as state,
-        ):
-            found = [name for name in os.listdir(state.fd) if name.endswith(".state")]
-            if len(found) == 1:
-                return ProcessDefaults.of_config(state.read(found[0])["spec"])
-        raise RunscError(
-            f"what the commands of the sandbox {self.id} have in common can't be told: "
-            "runsc has written its state in another way",
-            step="sandbox",
-            remedy="start it anew",
-        )
-
-    def remove(self) -> None:
-        """Remove the directory, unless that has been done and it is another one by now.
-
-        Whoever has the lock on it may do that at any time.
-
-        :raises NamespaceError: it can't be removed.
-        """
-        self._parent.remove_tree(self.directory, self.id)
-
-    def close(self) -> None:
-        """Close the directories; that unlocks, too."""
-        self.directory.close()
-        self._parent.close()
+    try:
+        return entry.directory.open(STATE)
+    except FileNotFoundError as error:
+        raise invalid_record(entry.path, f"it has no directory {STATE}") from error
 
 
-def claim_detached(id: str) -> Entry:
-    """Take an id, and make a directory for it: locked, and with one for runsc's state in it.
+def read_defaults(entry: Entry[DetachedRecord]) -> ProcessDefaults:
+    """Read what all commands of a sandbox have in common, from runsc's own state.
 
-    :raises RunscError: it is taken.
+    Our record has no copy: values of the environment may be secrets.
+
+    :raises RunscError: runsc has written its state in an unknown way.
+    """
+    with contextlib.suppress(*NONSENSE), open_runsc_state(entry) as state:
+        found = [name for name in os.listdir(state.fd) if name.endswith(".state")]
+        if len(found) == 1:
+            return ProcessDefaults.of_config(state.read(found[0])["spec"])
+    raise RunscError(
+        f"the environment of commands in the sandbox {entry.name} is unknown: "
+        "runsc has written its state in another way",
+        step="sandbox",
+        remedy="start the sandbox anew",
+    )
+
+
+def draft_detached(id: str) -> Entry[DetachedRecord]:
+    """Make the entry of a sandbox that is to be started, with a directory for runsc's state.
+
+    :returns: the entry, locked, for the caller to close.
+    :raises RunscError: the id is taken.
     :raises NamespaceError: the state directory can't be used.
     """
-    with locked_directory() as top:
-        with (
-            contextlib.suppress(FileNotFoundError),
-            _opened(top, id) as entry,
-            _believed(entry),
-        ):
-            if not entry.try_lock() or _live_record(entry) is not None:
-                raise duplicate_id(id, "that is detached")
-        parent = top.make(_DIRECTORY, exist_ok=True)
-        try:
-            entry = Entry(id, parent, parent.make(id))
-        except BaseException:
-            parent.close()
-            raise
-        try:
-            entry.try_lock()
-            entry.directory.make(_STATE).close()
-        except BaseException:
-            with contextlib.closing(entry):
-                entry.remove()
-            raise
-        return entry
+    try:
+        entry = _STORE.draft(id)
+    except TakenError:
+        raise duplicate_id(id, "that is detached") from None
+    with contextlib.ExitStack() as undo:
+        undo.enter_context(entry)
+        entry.directory.make(STATE).close()
+        undo.pop_all()
+    return entry
 
 
-def find_detached(id: str) -> tuple[Entry, DetachedRecord]:
-    """Look for a detached sandbox; one that is just being started or ended is waited for.
+def find_detached(id: str) -> Entry[DetachedRecord]:
+    """Find a detached sandbox. If it is just being ended, wait for that.
 
-    :returns: its directory, which the caller closes, and what is known of it.
-    :raises RunscError: there is none, or it has ended: what it left is removed then.
-    :raises NamespaceError: the state directory can't be used, what is known of the sandbox is not
-        true, or whoever starts or ends it takes too long.
+    :returns: its entry, locked, for the caller to close.
+    :raises RunscError: no sandbox has the id, or it has ended: what it left is removed then.
+    :raises NamespaceError: the state directory can't be used, or the record is not true.
     """
-    for _ in range(_LOOKS_MAX):
-        with locked_directory() as top:
-            try:
-                entry = _open(top, id)
-            except FileNotFoundError as error:
-                raise _no_sandbox(f"there is no detached sandbox {id!r}") from error
-            with contextlib.ExitStack() as undo:
-                undo.callback(entry.close)
-                if entry.try_lock():
-                    try:
-                        with _believed(entry):
-                            record = _live_record(entry)
-                    finally:
-                        entry.unlock()
-                    if record is not None and not record.is_foreign():
-                        undo.pop_all()
-                        return entry, record
-                    why = "has ended" if record is None else "is in another PID namespace"
-                    raise _no_sandbox(f"the detached sandbox {id!r} {why}")
-                undo.pop_all()
-        try:
-            if not entry.lock():
-                break
-            entry.unlock()
-        finally:
-            entry.close()
+    entry = _STORE.find(id)
+    if entry is not None and not entry.record.is_foreign():
+        return entry
+    where = ": it has ended, or there was none"
+    if entry is not None:
+        where = " here: it is in another PID namespace"
+        with entry:
+            pass
     raise RunscError(
-        f"the detached sandbox {id!r} is just being started or ended, and has been for too long",
+        f"there is no detached sandbox {id!r}{where}",
         step="sandbox",
-        errno=errno.EAGAIN,
-        remedy="try again",
+        cause="no-such-sandbox",
+        remedy="usernsctl.Sandbox.list_detached() tells which there are",
     )
 
 
 def list_detached() -> list[DetachedRecord]:
-    """All detached sandboxes of this user, by their ids; what dead ones left is removed.
+    """Return all detached sandboxes of this user, by id; remove what dead ones left.
 
-    One that is just being started or ended is left out, one in another PID namespace, and one of
-    which nothing true is known.
+    Sandboxes that are just being started or ended, those in another PID namespace, and those whose
+    record is not true are left out.
 
     :raises NamespaceError: the state directory can't be used.
     """
-    found: list[DetachedRecord] = []
-    with locked_directory() as top:
-        try:
-            with top.open(_DIRECTORY) as parent:
-                names = parent.names()
-        except FileNotFoundError:
-            return found
-        for id in names:
-            with (
-                contextlib.suppress(FileNotFoundError, ForeignProcessError),
-                _opened(top, id) as entry,
-            ):
-                record = _live_record(entry) if entry.try_lock() else None
-                if record is not None and not record.is_foreign():
-                    found.append(record)
-    return found
+    return [one for one in _STORE.list_records() if not one.is_foreign()]
 
 
 def describe_detached(id: str, args: tuple[str, ...], pid: int, starter: int) -> DetachedRecord:
-    """Look at what a start has brought about.
+    """Return the record of a sandbox that was just started.
 
-    What can't be known again is left out: runsc-fd-parking (since 20260831) has no words of the
-    sandbox. It waits for the sandbox's end, and ends.
+    Processes that can't be recognised later are left out: runsc-fd-parking (since 20260831) has no
+    words of the sandbox. It ends with the sandbox.
 
     :param pid: the process of the sandbox, a child of `starter` by now.
     """
@@ -338,18 +245,18 @@ def describe_detached(id: str, args: tuple[str, ...], pid: int, starter: int) ->
     others = {int(word) for word in text.split()} - {pid}
     processes = [ProcessIdentity.of(pid)]
     for other in sorted(others):
-        if _names(command_line_of(other), id):
+        if _has_bundle(command_line_of(other), id):
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                 processes.append(ProcessIdentity.of(other))
     return DetachedRecord(id=id, args=args, created=time.time(), processes=tuple(processes))
 
 
-def _names(words: list[str], id: str) -> bool:
-    """Whether a command line has the bundle of the sandbox `id`."""
+def _has_bundle(words: list[str], id: str) -> bool:
+    """Return whether a command line names the bundle of the sandbox `id`."""
     return any(word.endswith(f"/boxes/{id}") for word in words)
 
 
-def end_detached(pidfds: list[int]) -> None:
+def end_processes(pidfds: list[int]) -> None:
     """Kill processes, and wait until they have ended."""
     for pidfd in pidfds:
         kill(pidfd)
@@ -358,77 +265,15 @@ def end_detached(pidfds: list[int]) -> None:
         reap(pidfd)
 
 
-def close_detached(pidfds: Iterable[int | None]) -> None:
-    """Close descriptors of processes; ``None`` stands for none."""
+def close_pidfds(pidfds: Iterable[int | None]) -> None:
+    """Close those that are not ``None``."""
     for pidfd in pidfds:
         if pidfd is not None:
             os.close(pidfd)
 
 
-def _open(top: Directory, id: str) -> Entry:
-    """Open the directory of a sandbox.
-
-    :raises FileNotFoundError: there is none.
-    """
-    parent = top.open(_DIRECTORY)
-    try:
-        return Entry(id, parent, parent.open(id))
-    except BaseException:
-        parent.close()
-        raise
-
-
-@contextlib.contextmanager
-def _opened(top: Directory, id: str) -> Iterator[Entry]:
-    entry = _open(top, id)
-    try:
-        yield entry
-    finally:
-        entry.close()
-
-
-@contextlib.contextmanager
-def _believed(entry: Entry) -> Iterator[None]:
-    """Have a record that is not true be told of where it is."""
-    try:
-        yield
-    except ForeignProcessError as error:
-        raise invalid_record(entry.path, error.reason) from None
-
-
-def _live_record(entry: Entry) -> DetachedRecord | None:
-    """What is known of a sandbox that lives, or may; of another one, what it left is removed.
-
-    The state directory and `entry` are locked.
-
-    :raises Stranger: what is known of it is not true: nothing is done about it.
-    """
-    record = entry.read()
-    if record is not None and record.is_foreign():
-        return record
-    pidfds = record.open_processes() if record is not None else []
-    try:
-        if pidfds and pidfds[0] is not None:
-            return record
-        # Its gofer takes a moment longer.
-        end_detached([pidfd for pidfd in pidfds if pidfd is not None])
-    finally:
-        close_detached(pidfds)
-    entry.remove()
-    return None
-
-
-def _no_sandbox(reason: str) -> RunscError:
-    return RunscError(
-        reason,
-        step="sandbox",
-        cause="no-such-sandbox",
-        remedy="usernsctl.Sandbox.list_detached() tells which there are",
-    )
-
-
 def duplicate_id(id: str, where: str) -> RunscError:
-    """The error that an id is taken."""
+    """Return the error that an id is taken."""
     return RunscError(
         f"there is a sandbox {id!r} {where} already",
         step="sandbox",

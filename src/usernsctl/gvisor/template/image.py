@@ -1,6 +1,6 @@
-"""What runsc has saved of a sandbox: files in the tmpfs of a host, which nobody else can reach.
+"""Checkpoint images: the files that runsc saves of a sandbox, in the tmpfs of a host.
 
-They vanish with the host. A copy of them is taken elsewhere only if somebody saves the template.
+No other process reaches them, and they vanish with the host. Saving the template copies them.
 """
 
 from __future__ import annotations
@@ -13,30 +13,32 @@ import shutil
 import stat
 from collections.abc import Mapping, Sequence
 
-from usernsctl._system.paths import UntrustedPathError, make_private, open_file, open_trusted
+from usernsctl._system.names import NAME
+from usernsctl._system.paths import make_private, open_file
+from usernsctl._system.records import fault_of
 from usernsctl._text import quoted
 from usernsctl.errors import NamespaceError, RunscError
 from usernsctl.gvisor.launch.steps import BOXES
 from usernsctl.gvisor.sandbox.host_namespace import HostNamespace
 
-#: The step that these errors are of.
+#: The step of the errors below.
 STEP = "template"
 
 
 def not_ready(why: str, remedy: str | None = None) -> RunscError:
-    """The error that a command did not get to where it is ready."""
+    """Return the error that a command did not become ready."""
     return RunscError(why, step=STEP, cause="template-not-ready", remedy=remedy)
 
 
 def unsavable(why: str, remedy: str | None = None) -> RunscError:
-    """The error that what runs can't be saved, or not so that it goes on afterwards."""
+    """Return the error that a sandbox can't be saved, or does not go on afterwards."""
     return RunscError(why, step=STEP, cause="template-unsavable", remedy=remedy)
 
 
 def outdated(what: str, remedy: str | None) -> RunscError:
-    """The error that a template was made for something else than is there now.
+    """Return the error that something a template was made for has changed.
 
-    :param what: is another one than then.
+    :param what: what was different then.
     :param remedy: the command that makes the template anew.
     """
     return RunscError(
@@ -48,9 +50,9 @@ def outdated(what: str, remedy: str | None) -> RunscError:
 
 
 def other_host(options: Sequence[str], remedy: str | None) -> RunscError:
-    """The error that a template is to be started in a host unlike the one that it was made in.
+    """Return the error that a host differs from the one that a template was made in.
 
-    :param options: in words, which options were others then.
+    :param options: the options that differ, in words.
     :param remedy: the command that makes the template anew.
     """
     return RunscError(
@@ -63,9 +65,9 @@ def other_host(options: Sequence[str], remedy: str | None) -> RunscError:
 
 
 def wrong_kind(path: str, kind: str) -> RunscError:
-    """The error that a saved template is to be loaded as one of another kind.
+    """Return the error that a saved template is loaded as one of another kind.
 
-    :param kind: that it is of.
+    :param kind: the kind of the template.
     """
     name = "PythonTemplate" if kind == "python" else "Template"
     return RunscError(
@@ -77,7 +79,7 @@ def wrong_kind(path: str, kind: str) -> RunscError:
 
 
 def damaged(path: str, why: str) -> RunscError:
-    """The error that a saved template is not what was saved.
+    """Return the error that a saved template is incomplete or was changed.
 
     :param path: its directory.
     """
@@ -91,7 +93,7 @@ def damaged(path: str, why: str) -> RunscError:
 
 
 def untrusted(path: str, why: str) -> RunscError:
-    """The error that others could have written a template."""
+    """Return the error that others could have written a template."""
     return RunscError(
         f"{path} is not believed: {why}",
         step=STEP,
@@ -102,12 +104,11 @@ def untrusted(path: str, why: str) -> RunscError:
     )
 
 
-# In the directory for the sandboxes, whose ids can't have such a name.
+# In the directory for the sandboxes, whose ids never begin with a dot.
 _DIRECTORY = ".images"
 
 # runsc writes three; more for whatever a later release may add.
 _FILES_MAX = 16
-_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}"
 
 _CHUNK = 1 << 20
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -118,21 +119,21 @@ Sums = Mapping[str, tuple[int, str]]
 
 
 class Image:
-    """A directory of a host's.
+    """A directory of checkpoint files, in the tmpfs of a host.
 
-    :ivar inside: its path for those in the mount namespace of the host.
+    :ivar inside: its path in the mount namespace of the host.
     """
 
     def __init__(self, host: HostNamespace) -> None:
-        """Make it, empty.
+        """Make the directory.
 
         :raises ValueError: the host is closed.
-        :raises NamespaceError: it can't be made.
+        :raises NamespaceError: the directory can't be made.
         """
         name = os.urandom(8).hex()
         self.inside: str = f"{host.prepared.scratch}/{BOXES}/{_DIRECTORY}/{name}"
         self._name = f"{_DIRECTORY}/{name}"
-        # Of our own, so that the host may be closed meanwhile.
+        # A descriptor of its own: the host may be closed meanwhile.
         self._top = host.open_directory()
         with NamespaceError.instead("the image of the template", step=STEP):
             try:
@@ -148,12 +149,12 @@ class Image:
     _top = -1
 
     def save(self, directory: int) -> dict[str, tuple[int, str]]:
-        """Copy the files into a directory; what they are.
+        """Copy the files into a directory, and return the size and digest of each.
 
-        :param directory: a descriptor of it.
-        :raises OSError: they can't be read or written.
+        :param directory: a descriptor of the directory.
+        :raises OSError: a file can't be read or written.
         """
-        # One of our own: whoever lists the same at the same time would have a part of it.
+        # With a descriptor of its own: two threads that list the same one get a part each.
         own = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._fd)
         try:
             return {name: _copy(name, own, directory) for name in sorted(os.listdir(own))}
@@ -161,11 +162,11 @@ class Image:
             os.close(own)
 
     def load(self, directory: int, path: str, sums: Sums) -> None:
-        """Copy the files of a saved image from a directory, and see that they are whole.
+        """Copy the files of a saved image from a directory, and check that they are whole.
 
-        :param path: of that directory, for messages.
-        :raises RunscError: they are not, or others could have written them.
-        :raises NamespaceError: there is no room for them.
+        :param path: the path of that directory, for messages.
+        :raises RunscError: a file was changed, or others could have written it.
+        :raises NamespaceError: there is no room for the files.
         """
         for name, (size, digest) in sums.items():
             _check_file(name, directory, path, size)
@@ -175,12 +176,12 @@ class Image:
                 raise damaged(path, f"{name} has changed since it was saved")
 
     def clear(self) -> None:
-        """Remove what is in it."""
+        """Remove the files."""
         for name in os.listdir(self._fd):
             os.unlink(name, dir_fd=self._fd)
 
     def close(self) -> None:
-        """Remove it. Sandboxes that were started from it go on."""
+        """Remove the directory. Sandboxes that were started from it go on."""
         fd, self._fd = self._fd, -1
         top, self._top = self._top, -1
         if fd >= 0:
@@ -191,7 +192,7 @@ class Image:
             os.close(top)
 
     def let_go(self) -> None:
-        """Close the descriptors, and leave it alone."""
+        """Close the descriptors without removing the directory."""
         for fd in (self._fd, self._top):
             if fd >= 0:
                 os.close(fd)
@@ -202,61 +203,20 @@ class Image:
 
 
 def sums_from_json(given: Mapping[str, object]) -> Sums:
-    """Read what :meth:`Image.save` has returned.
+    """Read what :meth:`Image.save` returned.
 
-    :raises ValueError: it is something else.
+    :raises ValueError: the list makes no sense.
     """
     found: dict[str, tuple[int, str]] = {}
     for name, one in given.items():
         match one:
-            case [int(size), str(digest)] if re.fullmatch(_NAME, name) and size >= 0:
+            case [int(size), str(digest)] if re.fullmatch(NAME, name) and size >= 0:
                 found[name] = (size, digest)
             case _:
                 raise ValueError("its list of files makes no sense")
     if not 0 < len(found) <= _FILES_MAX:
         raise ValueError("it lists no files, or too many")
     return found
-
-
-def open_saved(path: str) -> int:
-    """Open the directory of a saved template, which only this user can have written to.
-
-    :param path: an absolute path.
-    :returns: a descriptor, the caller's to close.
-    :raises RunscError: there is none, or others could have written to it.
-    """
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        parent = open_trusted(os.path.dirname(path))
-        try:
-            opened = os.open(os.path.basename(path), flags, dir_fd=parent)
-        finally:
-            os.close(parent)
-    except UntrustedPathError as error:
-        raise untrusted(path, str(error)) from None
-    except OSError as error:
-        raise RunscError(
-            f"there is no template {path}: {error.strerror}",
-            step=STEP,
-            errno=error.errno or 0,
-            filename=path,
-            cause="no-such-template",
-            remedy="name the directory that a template was saved in",
-        ) from error
-    try:
-        _check_ours(os.fstat(opened), path, 0o077)
-    except BaseException:
-        os.close(opened)
-        raise
-    return opened
-
-
-def _check_ours(status: os.stat_result, path: str, forbidden: int) -> None:
-    mode = stat.S_IMODE(status.st_mode)
-    if status.st_uid != os.geteuid():
-        raise untrusted(path, f"it belongs to uid {status.st_uid}, not to {os.geteuid()}")
-    if mode & forbidden:
-        raise untrusted(path, f"it is open to others (mode {mode:o})")
 
 
 def _check_file(name: str, directory: int, path: str, size: int) -> None:
@@ -268,11 +228,13 @@ def _check_file(name: str, directory: int, path: str, size: int) -> None:
         raise damaged(path, f"{name} is no regular file")
     if status.st_size != size:
         raise damaged(path, f"{name} has {status.st_size} bytes, and had {size}")
-    _check_ours(status, f"{path}/{name}", 0o022)
+    fault = fault_of(status, 0o022)
+    if fault is not None:
+        raise untrusted(f"{path}/{name}", fault)
 
 
 def _copy(name: str, source: int, target: int) -> tuple[int, str]:
-    """Copy a file from one directory to another; its size, and the digest of what was copied."""
+    """Copy a file from one directory to another, and return its size and its digest."""
     digest, size = hashlib.sha256(), 0
     with (
         open_file(os.open(name, _READ, dir_fd=source)) as reading,

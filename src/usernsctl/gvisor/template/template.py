@@ -8,7 +8,7 @@ from typing import Any, NoReturn, Self, TypedDict, Unpack
 
 from usernsctl._lean import dataclass, replace
 from usernsctl._system.descriptors import socket_pair
-from usernsctl._system.records import Directory
+from usernsctl._system.records import RECORD, Directory
 from usernsctl.commands.arguments import Args, Stream, StrOrBytesPath
 from usernsctl.commands.async_start import AsyncStart, AsyncStartMixin, start_in_executor
 from usernsctl.commands.keywords import check_keywords, check_timeout
@@ -31,7 +31,7 @@ from usernsctl.gvisor.template.checkpoint import (
 )
 from usernsctl.gvisor.template.image import STEP, Image, wrong_kind
 from usernsctl.gvisor.template.record import TemplateRecord
-from usernsctl.gvisor.template.store import RECORD, read, use
+from usernsctl.gvisor.template.store import read, use
 
 
 class TemplateOptions(TypedDict, total=False):
@@ -215,7 +215,7 @@ class Template(AsyncStartMixin):
         """
         parts = self._parts
         path = _absolute(directory)
-        with NamespaceError.instead(path, step=STEP), store.made(path) as made:
+        with NamespaceError.instead(path, step=STEP), store.make_empty(path) as made:
             try:
                 images = parts.image.save(made.fd)
                 made.write(RECORD, replace(parts.record, images=images).to_json())

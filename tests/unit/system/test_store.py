@@ -1,0 +1,237 @@
+"""Stores of records: processes that are killed at any line, and many at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+from conftest import settled_descriptors
+
+import usernsctl as un
+from usernsctl._system import records
+from usernsctl._system.records import RECORD, Directory, Store, TakenError, open_state
+from usernsctl.gvisor.template import store as templates
+
+# Each line would take a minute.
+STRIDE = 5
+
+FILES = {module.__file__ for module in (records, templates)}
+
+
+@pytest.fixture(autouse=True)
+def top(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return where the stores below are; the directory does not exist yet."""
+    tmp_path.chmod(0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    return tmp_path / "usernsctl"
+
+
+class Number:
+    """A record that is alive unless it is negative."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    @classmethod
+    def read(cls, name: str, directory: Directory) -> Number:
+        return cls(int(directory.read(RECORD)["number"]))
+
+    def to_json(self) -> dict[str, int]:
+        return {"number": self.number}
+
+    def is_alive(self) -> bool:
+        return self.number >= 0
+
+    def discard(self) -> None:
+        pass
+
+
+NUMBERS = Store("the name of a number", Number, lambda _: open_state("numbers"))
+
+
+def make(name: str, number: int) -> None:
+    with NUMBERS.draft(name) as entry:
+        entry.record = Number(number)
+        entry.publish()
+
+
+def numbers() -> list[int]:
+    return [one.number for one in NUMBERS.list_records()]
+
+
+def is_killed_before_line(line: int, call: Callable[[], object]) -> bool:
+    """Call something in a fork that is killed before its Nth line, if it has so many."""
+    child = os.fork()
+    if child:
+        return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    lines = 0
+
+    def count(frame: FrameType, event: str, argument: Any) -> Any:
+        nonlocal lines
+        if frame.f_code.co_filename not in FILES:
+            return None
+        lines += event == "line"
+        if event == "line" and lines == line:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return count
+
+    try:
+        sys.settrace(count)
+        call()
+    finally:
+        os._exit(0)
+
+
+def kill_at_lines(call: Callable[[], object], check: Callable[[], object]) -> None:
+    """Kill a process at every Nth line of a call, and look each time at what it leaves."""
+    line = first = random.randint(1, STRIDE)
+    print(f"from line {first}")
+    while is_killed_before_line(line, call):
+        check()
+        line += STRIDE
+    check()
+    # Less would mean that no line was counted.
+    assert line > 40
+
+
+def test_a_process_that_makes_an_entry_may_be_killed_anywhere(top: Path) -> None:
+    def check() -> None:
+        if numbers() == []:
+            make("one", 1)
+        assert numbers() == [1]
+        assert os.listdir(top / "numbers") == ["one"]
+        (top / "numbers" / "one" / RECORD).write_text('{"number": -1}')
+
+    kill_at_lines(lambda: make("one", 1), check)
+
+
+def save_as(number: int) -> Callable[[str], None]:
+    def save(path: str) -> None:
+        Path(path, "image").write_text(str(number))
+        Path(path, RECORD).write_text(json.dumps({"number": number}))
+
+    return save
+
+
+def saved(top: Path) -> list[tuple[str, str]]:
+    """Return what records and images of all templates have."""
+    assert [one.name for one in templates.list_all()] == os.listdir(top / "templates")
+    return [
+        (json.loads((path / RECORD).read_text())["number"], (path / "image").read_text())
+        for path in (top / "templates").iterdir()
+    ]
+
+
+def test_a_process_that_replaces_an_entry_may_be_killed_anywhere(top: Path) -> None:
+    def check() -> None:
+        # Both are whole; so is what a process takes that comes before anyone looks.
+        assert saved(top) in ([(1, "1")], [(2, "2")])
+        templates.keep(save_as(1), "one", replace=True)
+
+    templates.keep(save_as(1), "one", replace=True)
+    kill_at_lines(lambda: templates.keep(save_as(2), "one", replace=True), check)
+
+
+def test_a_process_that_removes_an_entry_may_be_killed_anywhere(top: Path) -> None:
+    def check() -> None:
+        assert saved(top) in ([(1, "1")], [])
+        templates.keep(save_as(1), "one", replace=True)
+
+    templates.keep(save_as(1), "one", replace=True)
+    kill_at_lines(lambda: templates.remove("one"), check)
+
+
+def test_of_many_processes_one_makes_the_entry(top: Path) -> None:
+    children = []
+    for number in range(20):
+        child = os.fork()
+        if child == 0:
+            try:
+                make("one", number)
+                os._exit(0)
+            except TakenError:
+                os._exit(1)
+            finally:
+                os._exit(2)
+        children.append(child)
+    statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    assert sorted(statuses) == [0] + [1] * 19
+    assert numbers() == [statuses.index(0)]
+    assert os.listdir(top / "numbers") == ["one"]
+
+
+def test_processes_that_make_and_remove_meet(top: Path) -> None:
+    children = []
+    for number in range(8):
+        child = os.fork()
+        if child == 0:
+            try:
+                for _ in range(20):
+                    try:
+                        make("one", number)
+                    except TakenError:
+                        found = NUMBERS.find("one")
+                        if found is not None:
+                            with found:
+                                found.remove()
+                    numbers()
+                os._exit(0)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(2)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 8
+    assert len(numbers()) <= 1
+    assert not [name for name in os.listdir(top / "numbers") if name.startswith(".")]
+
+
+def test_a_draft_is_not_found_and_not_swept_while_it_is_made(top: Path) -> None:
+    before = settled_descriptors()
+    with NUMBERS.draft("one") as entry:
+        assert NUMBERS.find("one") is None
+        assert numbers() == []
+        assert os.listdir(top / "numbers") == [".one"]
+        entry.record = Number(1)
+        entry.publish()
+        assert os.listdir(top / "numbers") == ["one"]
+    assert numbers() == [1]
+    with pytest.raises(TakenError):
+        NUMBERS.draft("one")
+    with pytest.raises(ZeroDivisionError), NUMBERS.draft("two"):
+        _ = 1 / 0
+    assert os.listdir(top / "numbers") == ["one"]
+    assert settled_descriptors() == before
+
+
+def test_a_full_disk_leaves_no_entry(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(records.os, "fchmod", fail)
+    with pytest.raises(un.NamespaceError, match="No space left"):
+        make("one", 1)
+    assert os.listdir(top / "numbers") == []
+
+
+def test_there_is_one_message_for_a_wrong_name() -> None:
+    calls: list[tuple[str, Callable[[], object]]] = [
+        ("the name of a namespace", lambda: un.Namespace.open("a b")),
+        ("the id of a sandbox", lambda: un.Sandbox.attach("a b")),
+        ("the name of a template", lambda: templates.find("a b")),
+    ]
+    for what, call in calls:
+        with pytest.raises(un.NamespaceError, match=f"^name: 'a b' can't be {what}: it must") as e:
+            call()
+        assert isinstance(e.value, ValueError)
+        assert e.value.cause == "name-invalid"
