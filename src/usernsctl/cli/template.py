@@ -71,8 +71,8 @@ def _add_create(group: Parser) -> None:
     add(
         "--ready",
         metavar="line:TEXT|file:PATH|port:N",
-        help="When CMD is ready: it has written this line, there is this file inside, or something "
-        "inside listens on this TCP port.",
+        help="CMD is ready when it has written the line TEXT, the file PATH exists inside, or TCP "
+        "port N has a listener inside.",
     )
     add(
         "--python",
@@ -227,8 +227,8 @@ def run_(
             return _wait(lambda: python.start(args, env=env, cwd=cwd, **streams))
     elif args or settings or cwd is not None:
         raise UsageError(
-            f"the command of the template {name!r} was started before the checkpoint: ARG, --env "
-            "and --wd need the template of an interpreter"
+            f"the template {name!r} has a command that runs already; ARG, --env and --wd need the "
+            "template of an interpreter"
         )
     else:
         with (

@@ -365,8 +365,7 @@ def check_ids(ids: MappedIds, user: tuple[int, int]) -> None:
     """
     if ids.become != (0, 0):
         raise PlanError(
-            "the caller must be uid 0 and gid 0 inside: otherwise runsc has no capabilities there, "
-            "and makes a user namespace of its own",
+            "the caller must be uid 0 and gid 0 inside: otherwise runsc has no capabilities there",
             step="plan",
             remedy="map ids from 1 on; the caller becomes 0",
         )

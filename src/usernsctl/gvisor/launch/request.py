@@ -318,9 +318,9 @@ class Request:
                 multiple=True,
                 parse=Bind.parse,
                 metavar="SRC[:DST][:ro|rw]",
-                help="Show a file or directory of this machine inside, as DST (by default as "
-                "SRC). CMD can only read it. With rw, CMD can also write there, and that "
-                "reaches this machine.",
+                help="Mount a file or directory of this machine inside, at DST (by default at "
+                "SRC), read-only. With rw, CMD can also write, which changes the files of this "
+                "machine.",
             ),
             argument=Argument("binds", binds),
         ),
@@ -332,8 +332,8 @@ class Request:
                 flags=("--rootfs",),
                 heading=FILES,
                 metavar="DIR",
-                help="Use DIR as the root filesystem, such as an unpacked image. Nothing is "
-                "written to it.",
+                help="Use DIR as the root filesystem, such as an unpacked image. Writes stay in "
+                "memory.",
             ),
             argument=Argument("rootfs", checks.path),
         ),
@@ -345,8 +345,8 @@ class Request:
                 flags=("--bundle",),
                 heading=FILES,
                 metavar="DIR",
-                help="Run an OCI bundle. usernsctl adds what its config.json lacks, in memory. "
-                "Options and CMD replace what the file says.",
+                help="Run an OCI bundle. usernsctl adds missing settings to its config.json, in "
+                "memory. Options and CMD replace settings of the file.",
             ),
             argument=Argument("bundle", checks.path),
         ),
@@ -357,9 +357,8 @@ class Request:
             Option(
                 flags=("--trust-bundle",),
                 heading=FILES,
-                help="Take the bundle's bind mounts, annotations and capabilities as they are "
-                "written. Without this, the bundle counts as a stranger's data, and may "
-                "show nothing but its own files.",
+                help="Allow all bind mounts, annotations and capabilities of the bundle. Without "
+                "this option, the bundle is untrusted, and may use only its own files.",
             ),
             argument=Argument("trust", as_bool),
         ),
@@ -370,8 +369,8 @@ class Request:
             Option(
                 flags=("--allow-hooks",),
                 heading=FILES,
-                help="Let the bundle's hooks run: programs of its choice that run OUTSIDE gVisor, "
-                "on this machine's kernel, as you.",
+                help="Run the bundle's hooks: programs of its choice that run OUTSIDE gVisor, on "
+                "this machine's kernel, as you.",
             ),
             argument=Argument("allow_hooks", as_bool),
         ),
@@ -447,7 +446,7 @@ class Request:
                 flags=("--hostname",),
                 heading=PROCESS,
                 metavar="NAME",
-                help="The name of the host inside.",
+                help="Set the hostname inside.",
             ),
             argument=Argument("hostname", as_text),
         ),
@@ -469,8 +468,8 @@ class Request:
             Option(
                 flags=("--reraise-signal",),
                 heading=PROCESS,
-                help="If a signal kills CMD, end by that signal too, in place of the exit status "
-                "128+N: for callers that tell both apart. Process 1, as of a container, can't.",
+                help="If a signal kills CMD, end by the same signal in place of exiting with "
+                "128+N. Process 1 of a container always exits with 128+N.",
             ),
         ),
         default=False,
@@ -498,7 +497,7 @@ class Request:
                 shows_default=True,
                 parse=parse_network,
                 metavar="none|host",
-                help="Either none, a loopback device alone, or host, this machine's network.",
+                help="Use only a loopback device (none), or this machine's network (host).",
             ),
             argument=Argument("network", is_one_of(*NETWORKS)),
         ),
@@ -520,7 +519,7 @@ class Request:
                 heading=ISOLATION,
                 multiple=True,
                 metavar="INNER:OUTER:COUNT",
-                help="The same for gids.",
+                help="Map more gids than your own, which is 0 inside.",
             ),
             Option(
                 flags=("--map-auto",),
@@ -532,7 +531,7 @@ class Request:
                 flags=("--allow-single-id",),
                 name="allow_single_id",
                 heading=ISOLATION,
-                help="If these ids can't be mapped, go on with your own id alone.",
+                help="If these ids can't be mapped, map only your own ids.",
             ),
             argument=Argument("idmap", as_idmap),
         ),
@@ -544,8 +543,7 @@ class Request:
                 flags=("--in",),
                 heading=ISOLATION,
                 metavar="NAME",
-                help="Run in a kept namespace (usernsctl ns create NAME), with the ids that it "
-                "has.",
+                help="Run in the namespace NAME (usernsctl ns create NAME), with its ids.",
             ),
             argument=Argument("namespace", _namespace),
         ),
@@ -569,7 +567,8 @@ class Request:
                 flags=("--no-new-privs/--new-privs",),
                 heading=ISOLATION,
                 shows_default=True,
-                help="Keep runsc, and CMD inside, from gaining privileges by set-user-id programs.",
+                help="Set no_new_privs for runsc, and for CMD inside: set-user-id programs gain no "
+                "privileges.",
             ),
             argument=Argument("no_new_privs", as_bool),
         ),
@@ -581,7 +580,7 @@ class Request:
                 flags=("--drop-bounding/--keep-bounding",),
                 heading=ISOLATION,
                 shows_default=True,
-                help="Leave runsc only those capabilities in its namespace that it needs.",
+                help="Drop the capabilities of runsc in its namespace that it does not need.",
             ),
             argument=Argument("drop_bounding", as_bool),
         ),
@@ -593,8 +592,8 @@ class Request:
                 flags=("--runsc",),
                 heading=RUNSC,
                 metavar="FILE",
-                help="The runsc to run, by its absolute path. By default: what "
-                "$USERNSCTL_RUNSC or $RUNSC_PATH names, else the first along PATH.",
+                help="Run FILE, an absolute path, as runsc. By default: the program in "
+                "$USERNSCTL_RUNSC or $RUNSC_PATH, else the first runsc in PATH.",
             ),
             argument=Argument("runsc", checks.path),
         ),
@@ -606,8 +605,7 @@ class Request:
                 flags=("--root",),
                 heading=RUNSC,
                 metavar="DIR",
-                help="Keep runsc's state in DIR, so that you can call other runsc commands "
-                "meanwhile.",
+                help="Keep runsc's state in DIR, for other runsc commands during the run.",
             ),
         ),
         default=None,
@@ -619,7 +617,7 @@ class Request:
                 heading=RUNSC,
                 parse=one_of(*PLATFORMS),
                 metavar="systrap|ptrace|kvm",
-                help="How gVisor intercepts system calls; systrap by default.",
+                help="The method by which gVisor intercepts system calls; systrap by default.",
             ),
             argument=Argument("platform", is_one_of(None, *PLATFORMS)),
         ),
@@ -631,7 +629,7 @@ class Request:
                 flags=("--debug-log",),
                 heading=RUNSC,
                 metavar="DIR",
-                help="Have runsc write debug logs to DIR.",
+                help="Write runsc's debug logs to DIR.",
             ),
             argument=Argument("debug_log", checks.path),
         ),
