@@ -19,7 +19,7 @@ static bool is_on_cgroup2(const char *path)
     return !statfs(path, &fs) && (uint64_t)fs.f_type == CGROUP2_SUPER_MAGIC;
 }
 
-/* Where the cgroup2 file system that `path` is on begins: the length of that part of it. */
+/* Returns the length of the part of `path` that is the mount point of its cgroup2 filesystem. */
 static size_t mount_length(const char *path)
 {
     char above[UN_PATH_MAX];
@@ -33,7 +33,7 @@ static size_t mount_length(const char *path)
     return length;
 }
 
-/* The length of the longest path that both are at or below: "/a" of "/a/b" and "/a/bc". */
+/* Returns the length of the longest path that both are at or below: "/a" of "/a/b" and "/a/bc". */
 static size_t common_length(const char *a, const char *b)
 {
     size_t common = 0;
@@ -51,9 +51,9 @@ static bool may_write(const char *file)
 }
 
 /*
- * Who moves a process must be able to write cgroup.procs of the group that it comes to and of the
- * closest one that is above both (cgroups(7), "Cgroups v2 delegation: delegation containment").
- * Writes which of the two we can't for the group with this path into `file`; false: neither.
+ * To move a process takes permission to write cgroup.procs of the target cgroup and of the closest
+ * common ancestor (cgroups(7), "Cgroups v2 delegation: delegation containment"). Stores the file
+ * that this process may not write in `file`, and returns false if it may write both.
  */
 static bool find_unwritable(const char *path, char *file, size_t size)
 {
@@ -69,7 +69,7 @@ static bool find_unwritable(const char *path, char *file, size_t size)
     return !may_write(file);
 }
 
-static void refuse(struct un_error *err, const char *cause, const char *what)
+static void set_cgroup_cause(struct un_error *err, const char *cause, const char *what)
 {
     un_fail(err, UN_STEP_CGROUP, err->errnum, cause, "%s", what);
 }
@@ -86,27 +86,27 @@ void un_explain_cgroup(struct un_error *err, int dir)
     switch (err->errnum) {
     case ENOSYS:
     case EPERM:
-        /* The one is for what we asked to be made with it, unless clone3(2) is what is missing. */
+        /* These are errors of the requested namespaces, unless clone3(2) itself is missing. */
         if (!un_clone3_works())
-            refuse(err, "clone-into-cgroup-missing", path);
+            set_cgroup_cause(err, "clone-into-cgroup-missing", path);
         break;
     case E2BIG:
-        refuse(err, "clone-into-cgroup-missing", path);
+        set_cgroup_cause(err, "clone-into-cgroup-missing", path);
         break;
     case EBADF:
-        refuse(err, fstat(dir, &status) ? NULL : "cgroup-not-unified", path);
+        set_cgroup_cause(err, fstat(dir, &status) ? NULL : "cgroup-not-unified", path);
         break;
     case EBUSY:
     case EOPNOTSUPP:
-        refuse(err, "cgroup-takes-no-process", path);
+        set_cgroup_cause(err, "cgroup-takes-no-process", path);
         break;
     case ENODEV:
     case ENOENT:
-        refuse(err, NULL, path);
+        set_cgroup_cause(err, NULL, path);
         break;
     case EACCES:
         if (find_unwritable(path, file, sizeof file))
-            refuse(err, "cgroup-not-delegated", file);
+            set_cgroup_cause(err, "cgroup-not-delegated", file);
         break;
     default:
         break;

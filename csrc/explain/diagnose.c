@@ -1,7 +1,7 @@
 /*
- * Which of the causes that share an errno it was, by facts that cost a few microseconds.
+ * The cause of an error among those that share its errno, by facts that cost a few microseconds.
  *
- * A cause is only named if a fact speaks for it; what is left is for the doctor, who can try.
+ * A cause is named only if a fact shows it. The doctor finds other causes, since it can try steps.
  */
 #include "base/base.h"
 #include "explain/explain.h"
@@ -33,7 +33,7 @@ static bool has_bpf_module(const char *proc)
            un_read_file(AT_FDCWD, path, names, sizeof names) > 0 && strstr(names, "bpf");
 }
 
-/* A profile of AppArmor's refuses whatever it does not name. */
+/* An AppArmor profile in enforce mode denies whatever it does not name. */
 static bool is_confined_by_apparmor(const char *proc)
 {
     static const char mode[] = " (enforce)";
@@ -44,8 +44,8 @@ static bool is_confined_by_apparmor(const char *proc)
     return length > end && !strcmp(label + length - end, mode);
 }
 
-/* What is known of us and of where we are. To be freed, since that is more than a small stack
- * holds. NULL: it can't be had. */
+/* Returns the facts of this process and its namespaces, which the caller frees: a small stack does
+ * not hold them. NULL: they can't be read. */
 static struct un_facts *read_facts(void)
 {
     struct un_error ignored;
@@ -80,7 +80,7 @@ static bool is_initial(void)
 
 static const char *creation_denied(const char *proc)
 {
-    /* No kernel refuses to unshare nothing: so it was a filter, which comes before all else. */
+    /* The kernel never denies unshare(0), so that a filter has denied it. */
     if (syscall(SYS_unshare, 0) && errno == EPERM)
         return "seccomp-denies-userns";
     if (!un_proc_has_mount(proc, "/", false))
@@ -93,13 +93,13 @@ static const char *creation_denied(const char *proc)
         return "seccomp-denies-userns";
     if (is_restricted_by_apparmor(proc))
         return "apparmor-restricts-userns";
-    /* Else it is a chroot into a mount point, which looks like the root of a namespace; or a BPF
-     * program, if the root directory is that of process 1: no other module says EPERM. */
+    /* A chroot into a mount point looks like the root of a namespace. If the root directory is that
+     * of process 1, a BPF program is the cause: no other security module returns EPERM. */
     return has_bpf_module(proc) && un_proc_shares_root(proc) ? "lsm-denies-userns" : "in-chroot";
 }
 
-/* Which limit it was (namespaces(7), "The /proc/sys/user directory"). One that is 0 forbids all,
- * and a user namespace has none of its own, unless somebody sets it. */
+/* Returns the limit that was hit (namespaces(7), "The /proc/sys/user directory"). A limit of 0
+ * forbids all namespaces of a kind; by default, a user namespace has no limit of its own. */
 static const char *limit_hit(const char *proc)
 {
     static const char *const others[][2] = {
@@ -117,7 +117,7 @@ static const char *limit_hit(const char *proc)
     return users >= INT32_MAX && !is_initial() ? "nesting-too-deep" : "max-user-namespaces";
 }
 
-/* Whether it is a call of another kind that was refused on the way. */
+/* Returns whether the call that failed does not make a namespace. */
 static bool is_other_call(const struct un_error *err)
 {
     return !strcmp(err->detail, "socketpair") || !strcmp(err->detail, "pidfd_open");
@@ -155,8 +155,8 @@ const char *un_cause_of_closed_proc(const char *proc)
         return "apparmor-restricts-userns";
     if (is_confined_by_apparmor(proc))
         return "lsm-denies-userns";
-    /* Nothing tells whether a process is confined by Landlock, but nothing else is left that
-     * refuses a file to its owner. */
+    /* The kernel does not tell whether Landlock confines a process, but nothing else is left that
+     * denies a file to its owner. */
     return un_landlock_version() ? "landlock" : NULL;
 }
 
@@ -187,7 +187,7 @@ static const char *mount_failed(const struct un_error *err, const char *proc)
         return is_filtered(proc) ? "mount-denied" : NULL;
     if (err->errnum != EPERM && err->errnum != EACCES)
         return NULL;
-    /* As with unshare(0): what the kernel has to say to this is EFAULT or EINVAL. */
+    /* The kernel itself fails this call with EFAULT or EINVAL, so that a filter has denied it. */
     if (syscall(SYS_mount, NULL, NULL, NULL, 0, NULL) && errno == EPERM)
         return "mount-denied";
     if (strcmp(err->detail, "/proc"))
@@ -197,7 +197,7 @@ static const char *mount_failed(const struct un_error *err, const char *proc)
 
 static const char *join_failed(int errnum)
 {
-    /* The kernel looks at the descriptor first, and has EBADF to say to this one. */
+    /* The kernel checks the descriptor first, and returns EBADF for this one. */
     if (errnum == EPERM && syscall(SYS_setns, -1, 0) && errno == EPERM)
         return "seccomp-denies-userns";
     return errnum == EPERM || errnum == EINVAL ? "join-denied" : NULL;
@@ -206,7 +206,7 @@ static const char *join_failed(int errnum)
 static const char *exec_failed(int errnum)
 {
     switch (errnum) {
-    case ENOENT: /* or else the command would not have been found */
+    case ENOENT: /* of the interpreter, since the command itself was found */
         return "interpreter-not-found";
     case EACCES:
     case ENOEXEC:
@@ -229,11 +229,11 @@ static const char *chdir_failed(int errnum)
     }
 }
 
-static const char *find(const struct un_error *err, const char *proc)
+static const char *find_cause(const struct un_error *err, const char *proc)
 {
     switch (err->step) {
     case UN_STEP_FACTS:
-        /* The file of a namespace has no path, which a profile may refuse. */
+        /* A profile may deny the file of a namespace, which has no path. */
         return err->errnum == EACCES && is_confined_by_apparmor(proc) ? "lsm-denies-userns" : NULL;
     case UN_STEP_CLONE:
     case UN_STEP_UNSHARE:
@@ -270,11 +270,11 @@ void un_diagnose(struct un_error *err, const char *proc)
 {
     if (err->cause)
         return;
-    /* There is but one cause of each of these, wherever they come up. */
+    /* These have only one cause, whichever call fails. */
     if (err->errnum == EMFILE || err->errnum == ETOOMANYREFS)
         err->cause = "descriptor-limit";
     else if (err->errnum == EFBIG)
         err->cause = "file-size-limit";
     else
-        err->cause = find(err, proc);
+        err->cause = find_cause(err, proc);
 }

@@ -1,4 +1,4 @@
-/* Causes: which one a failure has. Internal. */
+/* Causes of failures. Internal. */
 #ifndef USERNSCTL_EXPLAIN_H
 #define USERNSCTL_EXPLAIN_H
 
@@ -12,10 +12,10 @@
 /* ---- texts.c: messages and causes, which texts.py makes of the catalogue --------------------- */
 
 /* Lists of words, each word ended by NUL, each list by an empty word, all lists by another one. By
- * turns: the sequences that a message is known by (match.c), and the ids of what it can come from,
- * likeliest first. */
+ * turns: the sequences that recognise a message (match.c), and the ids of its causes, likeliest
+ * first. */
 extern const char un_texts[];
-/* The same of hints, which are no failures, but say of which system a text is. */
+/* The same for hints, which are no failures, but show which system a text comes from. */
 extern const char un_text_hints[];
 /* Lists of the same form, one for each cause: its id, why, and the remedy. */
 extern const char un_text_causes[];
@@ -57,17 +57,16 @@ bool un_match_start(const char *sequence, const char *text, size_t size);
 
 /* ---- search.c: the messages of the catalogue that a text has --------------------------------- */
 
-/* Does what un_search_add() does, but for hints and for ids of causes: in what runsc says, these
- * can only be quotations. */
+/* Adds what un_search_add() adds, except hints and ids of causes: these can only be quotations in
+ * what runsc says. */
 void un_search_add_messages(struct un_search *search, const char *text, size_t size);
 
-/* ---- own_words.c: what of a message is runsc's own ------------------------------------------- */
+/* ---- own_words.c: a message of runsc without quotations of config.json ----------------------- */
 
 /*
- * Blots out, in place, what a message of runsc's quotes of a config.json, so that nobody can have
- * it taken for another message by the name of a mount. What is a path or a word stays: it is no
- * message. Where the search takes too long, all of the message is blotted out. -1: there is no
- * memory.
+ * Blots out, in place, what a message of runsc quotes of config.json, so that the name of a mount,
+ * say, can't be taken for another message. Single paths and words stay, since no message is that
+ * short. If the search takes too long, all of the message is blotted out. Returns -1 on ENOMEM.
  */
 int un_keep_own_words(char *message, const char *config, size_t size);
 
@@ -79,29 +78,29 @@ bool un_runsc_has_ended(const char *debug, int *wait_status);
 
 /* ---- diagnose.c: causes that several places name --------------------------------------------- */
 
-/* Why a file in PROC is refused to its owner (EACCES): by what confines us, or who writes it for
- * us. NULL: nothing is known that does. */
+/* Returns the cause of EACCES for the owner of a file in `proc`: the security module that confines
+ * this process, or the helper that writes the file. NULL: none is known. */
 const char *un_cause_of_closed_proc(const char *proc);
 
 /* ---- cgroup.c: why a child could not be started in a control group --------------------------- */
 
-/* After a refused clone into the cgroup whose directory is open as `dir`: if it was for the sake of
- * that, makes `err`, which has the errno, say what was wrong with it. */
+/* Adds the cause and the path to `err`, the error of a clone3(2) into the cgroup whose directory is
+ * open as `dir`, if the cgroup is the reason. */
 void un_explain_cgroup(struct un_error *err, int dir);
 
-/* ---- limits.c: how often a limit of our control group has been hit --------------------------- */
+/* ---- limits.c: how often a limit of our control group was hit -------------------------------- */
 
 enum un_limit {
-    UN_LIMIT_MEMORY, /* a process was killed since memory ran out */
-    UN_LIMIT_PIDS,   /* a fork was refused since there were pids.max processes */
+    UN_LIMIT_MEMORY, /* a process was killed because memory ran out */
+    UN_LIMIT_PIDS,   /* fork(2) failed because of pids.max */
     UN_LIMIT_COUNT
 };
 
-/* How often that has ever happened to our control group (cgroups(7)), of whichever version; 0 where
- * the kernel does not tell. */
+/* Returns how often our control group, of version 1 or 2 (cgroups(7)), has hit this limit; 0 if the
+ * kernel does not tell. */
 uint64_t un_limit_hits(enum un_limit limit);
 
-/* The cause that a process ends of which a limit has hit (un_cause_find). */
+/* Returns the id of the cause of failures by this limit (un_cause_find). */
 const char *un_limit_cause(enum un_limit limit);
 
 #endif

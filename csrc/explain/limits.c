@@ -7,8 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Where the counter is in version 1 of control groups, and in version 2, which has no controllers
- * in /proc/PID/cgroup. */
+/* The files with the counters, for version 1 of control groups and for version 2, which has no
+ * controllers in /proc/PID/cgroup. */
 static const struct {
     const char *controller;
     const char *files[2];
@@ -22,8 +22,8 @@ static const struct {
     [UN_LIMIT_PIDS] = {"pids", {"pids.events", "pids.events"}, "max ", "process-limit"},
 };
 
-/* Returns -1 where there is no counter. `group` is our place in the hierarchy, or in that of the
- * host: a container sees its own group where the hierarchy is mounted. */
+/* Returns the counter, or -1 if there is none. `group` is the path of our control group, perhaps in
+ * the host's hierarchy: a container sees its own group at the mount point. */
 static int64_t count_in(enum un_limit limit, int version, const char *group)
 {
     char mount[64], path[UN_PATH_MAX + 128];

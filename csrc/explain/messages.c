@@ -6,17 +6,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Deeper than what anybody writes; the stack bears it. */
+/* The deepest nesting that is read, which fits the stack. */
 #define DEPTH_MAX 64
 
-/* A text that is read, and where strings of it go. */
+/* The rest of a text, and the place that strings are copied to. */
 struct reader {
     const char *at;
     const char *end;
-    char *to; /* NULL: nowhere */
+    char *to; /* NULL: strings are skipped */
 };
 
-static bool take(struct reader *reader, char wanted)
+static bool take_byte(struct reader *reader, char wanted)
 {
     if (reader->at == reader->end || *reader->at != wanted)
         return false;
@@ -30,7 +30,7 @@ static void skip_space(struct reader *reader)
         reader->at++;
 }
 
-static void add(struct reader *reader, const char *bytes, size_t length)
+static void append_bytes(struct reader *reader, const char *bytes, size_t length)
 {
     if (!reader->to)
         return;
@@ -43,16 +43,16 @@ static void add_code(struct reader *reader, uint32_t code)
     char bytes[4];
     size_t length = code < 0x80 ? 1 : code < 0x800 ? 2 : code < 0x10000 ? 3 : 4;
     if (!code || (code >= 0xd800 && code < 0xe000)) {
-        add(reader, UN_REPLACEMENT, 3);
+        append_bytes(reader, UN_REPLACEMENT, 3);
         return;
     }
     for (size_t i = length; i-- > 1; code >>= 6)
         bytes[i] = (char)(0x80 | (code & 0x3f));
     bytes[0] = (char)(length == 1 ? code : (0xf00U >> length & 0xff) | code);
-    add(reader, bytes, length);
+    append_bytes(reader, bytes, length);
 }
 
-/* Four hexadecimal digits. */
+/* Reads four hexadecimal digits. */
 static bool read_hex(struct reader *reader, uint32_t *code)
 {
     static const char digits[] = "0123456789abcdef";
@@ -68,7 +68,7 @@ static bool read_hex(struct reader *reader, uint32_t *code)
     return true;
 }
 
-/* What follows \u: one character, or the halves of a pair. */
+/* Reads what follows \u: a character, or both halves of a surrogate pair. */
 static bool read_code(struct reader *reader)
 {
     uint32_t code, low;
@@ -76,7 +76,7 @@ static bool read_code(struct reader *reader)
         return false;
     const char *behind = reader->at;
     bool is_high = code >= 0xd800 && code < 0xdc00;
-    if (is_high && take(reader, '\\') && take(reader, 'u') && read_hex(reader, &low) &&
+    if (is_high && take_byte(reader, '\\') && take_byte(reader, 'u') && read_hex(reader, &low) &&
         low >= 0xdc00 && low < 0xe000)
         code = 0x10000 + ((code - 0xd800) << 10 | (low - 0xdc00));
     else
@@ -88,17 +88,17 @@ static bool read_code(struct reader *reader)
 static bool read_escape(struct reader *reader)
 {
     static const char names[] = "\"\\/bfnrt", values[] = "\"\\/\b\f\n\r\t";
-    if (take(reader, 'u'))
+    if (take_byte(reader, 'u'))
         return read_code(reader);
     const char *name = reader->at < reader->end && *reader->at ? strchr(names, *reader->at) : NULL;
     if (!name)
         return false;
     reader->at++;
-    add(reader, &values[name - names], 1);
+    append_bytes(reader, &values[name - names], 1);
     return true;
 }
 
-/* A string behind its first quotation mark. What is written is at most three times as long. */
+/* Reads a string after its first quotation mark. The copy is at most three times as long. */
 static bool read_string(struct reader *reader)
 {
     while (reader->at < reader->end && *reader->at != '"') {
@@ -106,23 +106,23 @@ static bool read_string(struct reader *reader)
         uint32_t code;
         if (byte < 0x20)
             return false;
-        if (take(reader, '\\')) {
+        if (take_byte(reader, '\\')) {
             if (!read_escape(reader))
                 return false;
             continue;
         }
-        /* The text is ended by NUL, so that no character is read from behind it. */
+        /* The text ends with NUL, so that no character reaches beyond its end. */
         size_t length = byte < 0x80 ? 1 : un_utf8_read(reader->at, &code);
         if (length)
-            add(reader, reader->at, length);
+            append_bytes(reader, reader->at, length);
         else
-            add(reader, UN_REPLACEMENT, 3);
+            append_bytes(reader, UN_REPLACEMENT, 3);
         reader->at += length ? length : 1;
     }
-    return take(reader, '"');
+    return take_byte(reader, '"');
 }
 
-/* A number, true, false or null. */
+/* Skips a number, true, false or null. */
 static bool skip_word(struct reader *reader)
 {
     const char *start = reader->at;
@@ -133,26 +133,26 @@ static bool skip_word(struct reader *reader)
 
 static bool skip_value(struct reader *reader, int depth);
 
-/* The members behind the opening bracket of a list or an object. */
+/* Skips the members after the opening bracket of a list or an object. */
 static bool skip_members(struct reader *reader, char closing, int depth)
 {
     skip_space(reader);
-    if (take(reader, closing))
+    if (take_byte(reader, closing))
         return true;
     do {
         skip_space(reader);
         if (closing == '}') {
-            if (!take(reader, '"') || !read_string(reader))
+            if (!take_byte(reader, '"') || !read_string(reader))
                 return false;
             skip_space(reader);
-            if (!take(reader, ':'))
+            if (!take_byte(reader, ':'))
                 return false;
         }
         if (!skip_value(reader, depth))
             return false;
         skip_space(reader);
-    } while (take(reader, ','));
-    return take(reader, closing);
+    } while (take_byte(reader, ','));
+    return take_byte(reader, closing);
 }
 
 static bool skip_value(struct reader *reader, int depth)
@@ -160,30 +160,30 @@ static bool skip_value(struct reader *reader, int depth)
     skip_space(reader);
     if (depth == DEPTH_MAX)
         return false;
-    if (take(reader, '"'))
+    if (take_byte(reader, '"'))
         return read_string(reader);
-    if (take(reader, '{'))
+    if (take_byte(reader, '{'))
         return skip_members(reader, '}', depth + 1);
-    if (take(reader, '['))
+    if (take_byte(reader, '['))
         return skip_members(reader, ']', depth + 1);
     return skip_word(reader);
 }
 
-/* Reads a member of the outermost object. If it is "msg", `message` becomes its value. */
+/* Reads a member of the outermost object. Copies the value of "msg" to `message`. */
 static bool read_member(struct reader *reader, char *message)
 {
     skip_space(reader);
     const char *name = reader->at;
-    if (!take(reader, '"') || !read_string(reader))
+    if (!take_byte(reader, '"') || !read_string(reader))
         return false;
     bool is_message = reader->at - name == 5 && !memcmp(name, "\"msg\"", 5);
     skip_space(reader);
-    if (!take(reader, ':'))
+    if (!take_byte(reader, ':'))
         return false;
     skip_space(reader);
     if (!is_message || reader->at == reader->end || *reader->at != '"')
         return skip_value(reader, 1);
-    /* The last one counts. */
+    /* The last "msg" of an object counts. */
     reader->to = message;
     reader->at++;
     bool is_whole = read_string(reader);
@@ -192,22 +192,22 @@ static bool read_member(struct reader *reader, char *message)
     return is_whole;
 }
 
-/* An object behind its opening bracket. */
+/* Reads an object after its opening bracket. */
 static bool read_object(struct reader *reader, char *message)
 {
     skip_space(reader);
-    if (take(reader, '}'))
+    if (take_byte(reader, '}'))
         return true;
     do {
         if (!read_member(reader, message))
             return false;
         skip_space(reader);
-    } while (take(reader, ','));
-    return take(reader, '}');
+    } while (take_byte(reader, ','));
+    return take_byte(reader, '}');
 }
 
-/* Takes the white space from both ends. Returns the length. */
-static size_t strip(char *text)
+/* Removes white space from both ends. Returns the length. */
+static size_t strip_space(char *text)
 {
     static const char space[] = " \t\r\n\v\f";
     size_t before = strspn(text, space), length = strlen(text + before);
@@ -242,7 +242,7 @@ int un_messages_read(const char *text, size_t size, struct un_messages *messages
             *message = '\0';
             break;
         }
-        size_t length = strip(message);
+        size_t length = strip_space(message);
         messages->size += length ? length + 1 : 0;
         messages->count += length != 0;
     }

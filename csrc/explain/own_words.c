@@ -4,14 +4,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* How much is left of what was blotted out. */
+/* The length of the dots in place of blotted out text. */
 #define LEFT 3
 
-/* So many bytes are searched before the search is given up, which takes about 0.1 seconds. A
- * message of 500 bytes can be searched for 250,000 strings. */
+/* The most bytes to search, in about 0.1 seconds. In a message of 500 bytes, 250,000 strings can be
+ * searched for. */
 #define SEARCHED_MAX ((size_t)1 << 27)
 
-/* A message, and which of its bytes are somebody else's. */
+/* A message, and which of its bytes are quotations. */
 struct message {
     const char *text;
     size_t length;
@@ -25,13 +25,13 @@ static bool is_letter_or_digit(char byte)
            (byte >= '0' && byte <= '9');
 }
 
-/* Whether runsc writes a byte as it is, however it quotes: as Go does, as JSON, or not at all. */
+/* Returns whether runsc writes a byte unescaped, in quotations of Go, in JSON and in plain text. */
 static bool is_plain(char byte)
 {
     return byte >= ' ' && byte <= '~' && !strchr("\"'\\<>&", byte);
 }
 
-/* Whether this could be taken for words of a message. */
+/* Returns whether a text could be taken for words of a message. */
 static bool is_phrase(const char *text, size_t length)
 {
     bool has_word = false, has_other = false;
@@ -63,15 +63,15 @@ static void blot_out(struct message *message, const char *text, size_t length)
     }
 }
 
-/* Behind an escape whose backslash was passed. */
+/* Returns the end of an escape, after its backslash. */
 static const char *skip_escape(const char *at, const char *end)
 {
     size_t length = at < end && *at == 'u' ? 5 : 1;
     return (size_t)(end - at) < length ? end : at + length;
 }
 
-/* Goes through the strings of JSON. Each part of one that can be written in one way only is looked
- * for: how runsc writes the rest need not be known then. */
+/* Blots out the strings of JSON. Searches for those parts of a string that are never escaped, so
+ * that it does not matter how runsc escapes the rest. */
 static void blot_out_strings(struct message *message, const char *at, const char *end)
 {
     bool is_string = false;

@@ -1,4 +1,4 @@
-/* Why runsc failed, by what it said of that itself. */
+/* The cause of a failure of runsc, by runsc's own message. */
 #include "base/base.h"
 #include "explain/explain.h"
 
@@ -11,23 +11,23 @@
 #define YAMA_FILE "sys/kernel/yama/ptrace_scope"
 #define YAMA_ADMIN_ONLY 2
 
-/* So many bytes of a message are matched: the cause is its end, behind paths that it quotes. */
+/* The length of a message that is searched: the reason may follow several paths. */
 #define MATCHED_MAX (4 * UN_PATH_MAX)
 
-/* What it says where the directory that the command starts in is missing, and can't be made. */
+/* runsc's messages if the working directory does not exist in the sandbox, and can't be made. */
 static const char *const no_directory[] = {"creating working directory",
                                            "create process working directory"};
 
-/* Whether it can't be this cause, since the sandbox's namespace was made, and this process runs. */
+/* Returns whether a cause is impossible because the namespace of the sandbox was made. */
 static bool is_ruled_out(const char *id, const char *proc)
 {
-    /* The kernel makes no user namespace for a process in a chroot, and there is one. */
+    /* The kernel makes no user namespace for a process in a chroot. */
     if (!strcmp(id, "in-chroot"))
         return true;
     return !strcmp(id, "yama-ptrace-scope") && un_proc_number(proc, YAMA_FILE) < YAMA_ADMIN_ONLY;
 }
 
-/* Returns how many of the causes are left, which are the first ones then. */
+/* Removes impossible causes. Returns the number of causes that are left. */
 static size_t rule_out(const char *ids[], size_t count, const char *proc)
 {
     size_t kept = 0;
@@ -50,8 +50,8 @@ static void set_cause(struct un_runsc_failure *failure, const char *id)
     set_remedy(failure, failure->cause.remedy);
 }
 
-/* Has the doctor decide between several. */
-static void list(struct un_runsc_failure *failure, const char *const ids[], size_t count)
+/* Adds the ids of several causes, between which the doctor decides, to the remedy. */
+static void list_causes(struct un_runsc_failure *failure, const char *const ids[], size_t count)
 {
     size_t length = strlen(failure->remedy);
     for (size_t i = 0; i < count && length < sizeof failure->remedy; i++)
@@ -78,7 +78,7 @@ static void conclude(const char *own, const char *limit, const char *proc,
     if (failure->has_cause)
         return;
     set_remedy(failure, "usernsctl doctor");
-    list(failure, ids, count);
+    list_causes(failure, ids, count);
 }
 
 int un_runsc_explain(const char *told, const char *limit, const char *config, size_t size,
@@ -101,7 +101,7 @@ int un_runsc_explain(const char *told, const char *limit, const char *config, si
     return 0;
 }
 
-/* What is known of an end without a word, and the cause, or "". */
+/* Stores what is known of a failure without a message. Returns the id of its cause, or "". */
 static const char *judge_silence(int status, struct un_runsc_failure *failure)
 {
     const char *what;

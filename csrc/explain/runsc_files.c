@@ -11,26 +11,26 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* More than all the messages of a start, and the beginning of the report of a crash. */
+/* Enough for all messages of a start, and for the beginning of a crash report. */
 #define READ_MAX (1 << 18)
-/* More than end_line can match, and what a debug log has between that and waited_for_sandbox. */
+/* Enough for end_line, and for the lines between waited_for_sandbox and end_line. */
 #define END_MAX 4096
 
-/* As the lines are that runsc writes to its debug log, this one before it exits. */
+/* The last line of runsc's debug log if runsc exits normally. */
 static const char end_line[] =
     "\1A-Z\0011,1;\0010-9\0014,4; \0010-9:.\0011,99; \1 \0010,99;\0010-9\0011,20; "
     "\1A-Za-z0-9_\0011,99;.go:\0010-9\0011,20;] Exiting with status: \0010-9\0011,9;" UN_MATCH_END;
 
-/* What runsc logs where the sandbox has ended before it could be asked for the status of the
- * command: the exit status of the sandbox process is then taken for it, which is 128+N where signal
- * N has killed the command (runsc/sandbox/sandbox.go, since 2018). */
+/* runsc logs this if the sandbox ended before runsc could ask for the exit status of the command.
+ * runsc then uses the exit status of the sandbox process, which is 128+N if signal N has killed the
+ * command (runsc/sandbox/sandbox.go, since 2018). */
 static const char waited_for_sandbox[] = "Will try waiting on the sandbox process instead.";
 
-/* Go's runtime gives the reason of some fatal errors in the line before. */
+/* Lines of Go's crash reports. The reason of some errors is in the line before the error. */
 static const char *const crash_lines[] = {"runtime: failed ",
                                           "panic: ", "fatal error: ", "SIG\1A-Z\0011,99;: "};
 
-/* Opens a regular file. -1: there is none, or it can't be read. */
+/* Opens a regular file. Returns -1 if the file is absent, of another type, or can't be read. */
 static int open_file(const char *path, struct stat *status)
 {
     int fd = openat(AT_FDCWD, path, O_RDONLY | O_NONBLOCK | O_NOFOLLOW | O_NOCTTY | O_CLOEXEC);
@@ -40,7 +40,7 @@ static int open_file(const char *path, struct stat *status)
     return -1;
 }
 
-/* The beginning of a file, ended by NUL; empty if there is none. NULL: no memory. */
+/* Returns the beginning of a file, ended by NUL; empty if there is no file. NULL: no memory. */
 static char *read_file(const char *path, size_t *size)
 {
     struct stat status;
@@ -84,7 +84,7 @@ static int read_errors(const char *path, struct un_runsc_words *words)
     return text ? un_messages_read(text, size, &words->messages) : -1;
 }
 
-/* The path of the log of runsc's process that was called. False: it is too long. */
+/* Stores the path of the debug log of `runsc run`. Returns false if the path is too long. */
 static bool own_log(const char *debug, char path[UN_PATH_MAX])
 {
     static const char place[] = "%COMMAND%";
@@ -94,7 +94,7 @@ static bool own_log(const char *debug, char path[UN_PATH_MAX])
                     at ? at + sizeof place - 1 : "") < UN_PATH_MAX;
 }
 
-/* The status of the command by the last line of the log; `before` is the text before that. */
+/* Returns the wait status of the command by the log's last line; `before` is the text before it. */
 static int status_in(const char *last, const char *before, size_t size)
 {
     uint64_t number = 0;
@@ -138,8 +138,8 @@ int un_runsc_words_read(const char *errors, const char *crash, const char *debug
     }
     words->has_ended = !words->crash && un_runsc_has_ended(debug, &wait_status);
     words->told = words->messages.count ? words->messages.bytes : NULL;
-    /* If there is one message only, the process that was called has seen no more than that the
-     * other one was gone. */
+    /* A single message is that of the process that was called, and says only that the sandbox
+     * process is gone. */
     if (words->crash && words->messages.count <= 1)
         words->told = words->crash;
     return 0;

@@ -82,7 +82,7 @@ static bool is_word(char byte)
 }
 
 /* Passes a word if the text goes on with it. */
-static bool take(const char **at, const char *end, const char *word)
+static bool take_text(const char **at, const char *end, const char *word)
 {
     size_t length = strlen(word);
     if ((size_t)(end - *at) < length || memcmp(*at, word, length))
@@ -94,14 +94,14 @@ static bool take(const char **at, const char *end, const char *word)
 /* Passes what an id stands behind: our errors end with [ID], and our JSON has "cause": "ID". */
 static bool take_opening(const char *start, const char **at, const char *end)
 {
-    if (take(at, end, "["))
+    if (take_text(at, end, "["))
         return true;
-    if ((*at > start && is_word((*at)[-1])) || !take(at, end, "cause"))
+    if ((*at > start && is_word((*at)[-1])) || !take_text(at, end, "cause"))
         return false;
-    take(at, end, "\"");
-    if (!take(at, end, ": "))
+    take_text(at, end, "\"");
+    if (!take_text(at, end, ": "))
         return false;
-    take(at, end, "\"");
+    take_text(at, end, "\"");
     return true;
 }
 
@@ -161,14 +161,14 @@ static bool is_before(struct rank one, struct rank other)
     return one.of < other.of || (one.of == other.of && one.place < other.place);
 }
 
-/* A list of causes, by `find_cause` and `add_cause`. */
+/* Causes with their ranks, which add_cause() adds. */
 struct ranking {
     size_t count;
     const char **id;
     struct rank rank[UN_CAUSES_MAX];
 };
 
-static size_t find_cause(const struct ranking *ranking, const char *id)
+static size_t find_ranked(const struct ranking *ranking, const char *id)
 {
     size_t at = 0;
     while (at < ranking->count && strcmp(ranking->id[at], id))
@@ -179,7 +179,7 @@ static size_t find_cause(const struct ranking *ranking, const char *id)
 /* Adds a cause, or takes note that it is likelier than it was. A hint adds none. */
 static void add_cause(struct ranking *ranking, const char *id, bool is_hint, struct rank rank)
 {
-    size_t at = find_cause(ranking, id);
+    size_t at = find_ranked(ranking, id);
     bool is_new = at == ranking->count;
     if (is_new ? is_hint || at == UN_CAUSES_MAX : !is_before(rank, ranking->rank[at]))
         return;
@@ -202,7 +202,7 @@ static void add_causes(struct ranking *ranking, const struct un_search *search, 
 }
 
 /* Puts the likeliest first. Causes of one rank stay in the order in which they were found. */
-static void sort(struct ranking *ranking)
+static void sort_causes(struct ranking *ranking)
 {
     for (size_t i = 1; i < ranking->count; i++) {
         const char *id = ranking->id[i];
@@ -222,6 +222,6 @@ size_t un_search_causes(const struct un_search *search, const char *ids[UN_CAUSE
     struct ranking ranking = {.count = 0, .id = ids};
     add_causes(&ranking, search, false);
     add_causes(&ranking, search, true);
-    sort(&ranking);
+    sort_causes(&ranking);
     return ranking.count;
 }

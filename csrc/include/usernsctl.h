@@ -108,18 +108,19 @@ int un_exit_status(const struct un_error *err);
 #define UN_RUNSC_CRASHED 2
 
 struct un_runsc_failure {
-    char what[4096];       /* in one line: runsc's own words, in quotation marks */
-    bool has_cause;        /* whether they can have but one cause: ... */
-    struct un_cause cause; /* ... this */
+    char what[4096];       /* in one line: runsc's message, in quotation marks */
+    bool has_cause;        /* whether the message can have only one cause */
+    struct un_cause cause; /* set if has_cause */
     char remedy[4096];     /* may have several lines */
 };
 
-/* Explains a message of runsc's by the messages that are known. `limit` is the id of the cause that
- * it has if it can have several, or "". Of what the message quotes of the config.json, which may be
- * anybody's, nothing counts; if `config` is NULL, nothing at all. `proc` is "/proc". */
+/* Explains a message of runsc by the messages of the catalogue. `limit` is the id of a limit's
+ * cause, which counts if the message can have several causes, or "". What the message quotes of the
+ * untrusted config.json does not count; if `config` is NULL, nothing of the message counts. `proc`
+ * is "/proc". */
 int un_runsc_explain(const char *told, const char *limit, const char *config, size_t size,
                      const char *proc, struct un_runsc_failure *failure, struct un_error *err);
-/* The same where runsc ended with `status`, and said nothing; 128+N: perhaps of signal N. */
+/* Explains an end of runsc with `status` and without a message; 128+N: perhaps by signal N. */
 void un_runsc_explain_silence(int status, const char *limit, struct un_runsc_failure *failure);
 
 /* ---- what runsc says (explain/messages.c, explain/runsc_files.c) ----------------------------- */
@@ -131,28 +132,26 @@ struct un_messages {
     size_t count; /* how many there are */
 };
 
-/* Reads the member "msg" of each JSON object in a text up to the first malformed object; those that
- * have none, or an empty one, do not count. A character that no text can have becomes U+FFFD.
- * Returns -1 without memory. */
+/* Reads the member "msg" of each JSON object in a text up to the first malformed object. Objects
+ * without it, and empty messages, are skipped. NUL and invalid UTF-8 become U+FFFD. Returns -1 on
+ * ENOMEM. */
 int un_messages_read(const char *text, size_t size, struct un_messages *messages);
 void un_messages_free(struct un_messages *messages);
 
 /*
- * What runsc has written about itself, and can be trusted. The debug logs have text in them of
- * whoever made the bundle, and of the command, so that nothing is looked for in those. Three signs
- * are written by runsc alone: the errors that its processes end of (--log, as JSON), the line that
- * Go's report of a crash begins with (--panic-log), and whether the last line of runsc's own debug
- * log is the status that it ends with.
+ * The signs of a failure that only runsc itself writes: the fatal errors of its processes (--log,
+ * as JSON), the first line of Go's crash report (--panic-log), and the exit status as the last line
+ * of runsc's own debug log. Other lines of the debug logs quote the untrusted bundle and command.
  */
 struct un_runsc_words {
-    bool has_ended;              /* runsc came to its end, and the sandbox to its own */
-    const char *told;            /* what it failed of; NULL: it does not say */
-    struct un_messages messages; /* all errors, the first one first */
-    char *crash;                 /* the line of the report, or NULL */
+    bool has_ended;              /* runsc exited normally, after the sandbox */
+    const char *told;            /* the reason of the failure, or NULL */
+    struct un_messages messages; /* all fatal errors, in order */
+    char *crash;                 /* the line of the crash report, or NULL */
 };
 
-/* Reads the beginning of the files, and the end of the log; a file that is missing says nothing.
- * `debug` may have %COMMAND% in it. Returns -1 without memory. */
+/* Reads the beginning of the files, and the end of the debug log; any file may be absent. `debug`
+ * may contain %COMMAND%. Returns -1 on ENOMEM. */
 int un_runsc_words_read(const char *errors, const char *crash, const char *debug,
                         struct un_runsc_words *words);
 void un_runsc_words_free(struct un_runsc_words *words);
