@@ -1,10 +1,12 @@
-/* Errors, numbers, text, capabilities, files of /proc and /etc. Internal. */
+/* Errors, numbers, text, capabilities, files of /proc and /etc; and the headers of libc that nearly
+ * every source needs. Internal. */
 #ifndef USERNSCTL_BASE_H
 #define USERNSCTL_BASE_H
 
 #include "include/usernsctl.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <linux/capability.h>
 #include <linux/limits.h>
@@ -13,6 +15,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 /* ---- error.c: how the C files record a failure ----------------------------------------------- */

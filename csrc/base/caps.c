@@ -2,7 +2,6 @@
 
 #include <sys/prctl.h>
 #include <sys/syscall.h>
-#include <unistd.h>
 
 int un_caps_get(struct un_cap_sets *sets)
 {

@@ -1,10 +1,7 @@
 /* Errors: how a failure is recorded, and how it is told. */
 #include "base/base.h"
 
-#include <errno.h>
 #include <stdarg.h>
-#include <stdio.h>
-#include <string.h>
 
 static const char *const step_names[UN_STEP_COUNT] = {
     [UN_STEP_NONE] = "none",           [UN_STEP_ARGUMENT] = "argument",
@@ -33,7 +30,7 @@ const char *un_step_name(int step)
     return step_names[step];
 }
 
-static void set(struct un_error *err, enum un_step step, int errnum, const char *cause)
+static void set_error(struct un_error *err, enum un_step step, int errnum, const char *cause)
 {
     err->step = (int)step;
     err->errnum = errnum;
@@ -45,7 +42,7 @@ static void set(struct un_error *err, enum un_step step, int errnum, const char 
 int un_fail(struct un_error *err, enum un_step step, int errnum, const char *cause,
             const char *format, ...)
 {
-    set(err, step, errnum, cause);
+    set_error(err, step, errnum, cause);
     va_list args;
     va_start(args, format);
     vsnprintf(err->detail, sizeof err->detail, format, args);
@@ -55,7 +52,7 @@ int un_fail(struct un_error *err, enum un_step step, int errnum, const char *cau
 
 int un_fail_errno(struct un_error *err, enum un_step step, const char *detail)
 {
-    set(err, step, errno, NULL);
+    set_error(err, step, errno, NULL);
     size_t length = strnlen(detail, sizeof err->detail - 1);
     memcpy(err->detail, detail, length);
     err->detail[length] = '\0';

@@ -1,10 +1,5 @@
 #include "base/base.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <stdio.h>
-#include <unistd.h>
-
 int un_path_join(char path[UN_PATH_MAX], const char *directory, const char *name)
 {
     if (snprintf(path, UN_PATH_MAX, "%s/%s", directory, name) < UN_PATH_MAX)

@@ -1,10 +1,6 @@
 #include "base/base.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 bool un_lines_open(struct un_lines *lines, const char *path)
 {

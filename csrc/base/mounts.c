@@ -1,13 +1,6 @@
 /* What is mounted where, by /proc/self/mountinfo. */
 #include "base/base.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-
 #define ROOM_FIRST 16384
 
 bool un_is_below(const char *path, const char *top)
@@ -51,7 +44,7 @@ static void unescape(char *text)
 }
 
 /* Cuts off what is before the next space: the rest, or NULL if there is none. */
-static char *cut(char *text)
+static char *cut_field(char *text)
 {
     char *space = text ? strchr(text, ' ') : NULL;
     if (!space)
@@ -61,12 +54,13 @@ static char *cut(char *text)
 }
 
 /* ID PARENT DEVICE ROOT POINT OPTIONS [TAG]... - TYPE SOURCE OPTIONS */
-static bool parse(char *line, struct un_mounted *mount)
+static bool parse_mount(char *line, struct un_mounted *mount)
 {
     char *end = strstr(line, " - ");
-    char *parent = cut(line), *device = cut(parent), *root = cut(device), *point = cut(root);
-    char *type = end ? end + 3 : NULL, *source = cut(type), *options = cut(source);
-    if (!options || !cut(point))
+    char *parent = cut_field(line), *device = cut_field(parent), *root = cut_field(device),
+         *point = cut_field(root);
+    char *type = end ? end + 3 : NULL, *source = cut_field(type), *options = cut_field(source);
+    if (!options || !cut_field(point))
         return false;
     unescape(root);
     unescape(point);
@@ -94,7 +88,7 @@ int un_mounts_read(struct un_mounts *mounts, const char *path)
         return -1;
     for (char *line = mounts->text, *end; (end = strchr(line, '\n')); line = end + 1) {
         *end = '\0';
-        if (!parse(line, &mounts->mount[mounts->count])) {
+        if (!parse_mount(line, &mounts->mount[mounts->count])) {
             errno = EBADMSG;
             return -1;
         }

@@ -2,7 +2,6 @@
 
 #include <inttypes.h>
 #include <stdarg.h>
-#include <stdio.h>
 
 void un_notice(struct un_notices *notices, const char *format, ...)
 {

@@ -1,7 +1,5 @@
 #include "base/base.h"
 
-#include <stddef.h>
-
 const char *un_number_read(const char *text, uint64_t most, uint64_t *number)
 {
     const char *at = text;

@@ -2,10 +2,6 @@
 
 #include <ctype.h>
 #include <inttypes.h>
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdio.h>
-#include <string.h>
 
 /* Of Unicode's categories Cc (from 128 on), Cf, Zl and Zp, and the noncharacters of its last block:
  * what a terminal acts on, or shows in another place, or not at all. */

@@ -1,12 +1,6 @@
 /* Reading single facts out of /proc. */
 #include "base/base.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
 int64_t un_field_number(const char *path, const char *key)
 {
     char line[512];

@@ -1,7 +1,5 @@
 #include "base/base.h"
 
-#include <stdbool.h>
-
 size_t un_utf8_read(const char *text, uint32_t *code)
 {
     static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};

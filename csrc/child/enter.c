@@ -13,12 +13,9 @@
 #include "child/child.h"
 #include "sys/sys.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
-#include <unistd.h>
 
 #define FAILED 127
 
@@ -30,7 +27,7 @@ static void close_fd(int *fd)
 }
 
 /* Joins namespaces, then makes the further ones, but for a PID namespace: see run_second(). */
-static int enter(struct un_task *task, struct un_error *err)
+static int enter_task_namespaces(struct un_task *task, struct un_error *err)
 {
     uint64_t flags = (uint64_t)task->number[UN_TASK_FLAGS] & ~(uint64_t)CLONE_NEWPID;
     for (int kind = 0; kind < UN_NS_COUNT; kind++) {
@@ -46,7 +43,7 @@ static int enter(struct un_task *task, struct un_error *err)
     return flags && unshare((int)flags) ? un_fail_errno(err, UN_STEP_UNSHARE, "") : 0;
 }
 
-static int set_up(const struct un_task *task, struct un_error *err)
+static int apply_task_setup(const struct un_task *task, struct un_error *err)
 {
     const int64_t *number = task->number;
     const struct un_setup setup = {
@@ -76,14 +73,14 @@ struct inside {
 };
 
 /* Sends the caller the reason why the command was not started. */
-static int fail(const struct inside *inside, struct un_error *err)
+static int tell_and_fail(const struct inside *inside, struct un_error *err)
 {
     un_tell_failure(inside->task.fd[UN_TASK_SOCKET], err);
     return FAILED;
 }
 
 /* Only returns if it failed, which it has told then. */
-static int become_command(void *arg)
+static int become_task_command(void *arg)
 {
     struct inside *inside = arg;
     struct un_task *task = &inside->task;
@@ -95,7 +92,7 @@ static int become_command(void *arg)
         .envp = inside->environment,
     };
     struct un_error err;
-    if (!set_up(task, &err)) {
+    if (!apply_task_setup(task, &err)) {
         close_fd(&task->fd[UN_TASK_PARENT]);
         if (task->number[UN_TASK_RESTORE_SIGNALS])
             un_restore_signals();
@@ -105,7 +102,7 @@ static int become_command(void *arg)
         un_set_signals((uint64_t)task->number[UN_TASK_SIGNALS]);
         un_exec(&command, &err);
     }
-    return fail(inside, &err);
+    return tell_and_fail(inside, &err);
 }
 
 /* The child of process 1, which has reset SIGCHLD: ignored, no child could be waited for. */
@@ -113,7 +110,7 @@ static int become_command_below_init(void *arg)
 {
     struct inside *inside = arg;
     signal(SIGCHLD, inside->sigchld);
-    return become_command(arg);
+    return become_task_command(arg);
 }
 
 /* All signals are blocked, as un_clone() has it. Only returns if it failed. */
@@ -132,13 +129,13 @@ static int become_init(void *arg)
     /* Its end is the end of the command. */
     task->number[UN_TASK_PDEATHSIG] = 0;
     if (deathsig && un_die_with_parent(deathsig, task->fd[UN_TASK_PARENT], &err))
-        return fail(inside, &err);
+        return tell_and_fail(inside, &err);
     un_tell(task->fd[UN_TASK_SOCKET], &message, NULL, 0);
     inside->sigchld = signal(SIGCHLD, SIG_DFL);
     if (!un_clone(&command))
         un_be_init(command.pid, -1);
     un_fail_errno(&err, UN_STEP_CLONE, "");
-    return fail(inside, &err);
+    return tell_and_fail(inside, &err);
 }
 
 /* Whether the caller has our socket: he would know of nothing that is started without it. */
@@ -160,31 +157,31 @@ static int run_second(struct inside *inside)
     struct un_clone second = {
         .flags = CLONE_PARENT | CLONE_PIDFD |
                  ((uint64_t)inside->task.number[UN_TASK_FLAGS] & CLONE_NEWPID),
-        .run = inside->task.number[UN_TASK_INIT] ? become_init : become_command,
+        .run = inside->task.number[UN_TASK_INIT] ? become_init : become_task_command,
         .arg = inside,
     };
     struct un_error err;
     if (un_clone(&second)) {
         un_fail_errno(&err, UN_STEP_CLONE, "");
-        return fail(inside, &err);
+        return tell_and_fail(inside, &err);
     }
     return un_tell(socket, &message, &second.pidfd, 1) ? 0 : FAILED;
 }
 
-static int run(struct inside *inside)
+static int run_task(struct inside *inside)
 {
     struct un_task *task = &inside->task;
     struct un_error err;
     /* Asked before the descriptors are used up. */
     bool second = un_task_has_second(task);
-    if (enter(task, &err))
-        return fail(inside, &err);
-    return second ? run_second(inside) : become_command(inside);
+    if (enter_task_namespaces(task, &err))
+        return tell_and_fail(inside, &err);
+    return second ? run_second(inside) : become_task_command(inside);
 }
 
 /* Makes namespaces, hands them out, and opens itself to those who write the maps, with empty hands:
  * the end of the socket tells that they are. */
-static int hold(struct un_task *task, struct un_error *err)
+static int hold_namespaces(struct un_task *task, struct un_error *err)
 {
     const struct un_message holding = {.news = UN_NEWS_HOLDING};
     int fds[UN_MESSAGE_FDS], count = 1;
@@ -229,8 +226,8 @@ void un_child_main(char **words, char **environment)
     if (!is_heard(task->fd[UN_TASK_SOCKET]))
         _exit(FAILED);
     if (!task->number[UN_TASK_HOLD])
-        _exit(run(&inside));
-    hold(task, &err);
+        _exit(run_task(&inside));
+    hold_namespaces(task, &err);
     un_tell_failure(task->fd[UN_TASK_SOCKET], &err);
     _exit(FAILED);
 }

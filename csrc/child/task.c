@@ -3,10 +3,6 @@
 #include "child/child.h"
 #include "sys/sys.h"
 
-#include <errno.h>
-#include <stdlib.h>
-#include <string.h>
-
 /* The kernel takes no word that is longer than 128 KiB (MAX_ARG_STRLEN): so many groups in one,
  * each of at most ten digits, and a comma. */
 #define GROUPS_IN_WORD 8192
@@ -53,7 +49,7 @@ static size_t group_words(int64_t groups)
     return groups <= 0 ? 0 : ((size_t)groups + GROUPS_IN_WORD - 1) / GROUPS_IN_WORD;
 }
 
-static size_t count_words(const char *const *words)
+static size_t count_argv(const char *const *words)
 {
     size_t count = 0;
     while (words[count])
@@ -78,7 +74,7 @@ int un_words_make(const struct un_task *task, struct un_words *words, struct un_
 {
     int64_t numbers[UN_TASK_NUMBERS];
     const int64_t groups = task->number[UN_TASK_GROUPS];
-    size_t argc = task->argv ? count_words(task->argv) : 0;
+    size_t argc = task->argv ? count_argv(task->argv) : 0;
     size_t count = 0, chunks = group_words(groups);
 
     if (groups > GROUPS_MAX) {
@@ -149,7 +145,7 @@ static bool read_groups(char ***words, size_t count, struct un_task *task)
 bool un_words_read(char **words, struct un_task *task)
 {
     un_task_init(task);
-    size_t given = count_words((const char *const *)words);
+    size_t given = count_argv((const char *const *)words);
     if (given < 3)
         return false;
     const char *from = words[1];

@@ -6,14 +6,8 @@
 #include "base/base.h"
 #include "explain/explain.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <linux/capability.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/syscall.h>
-#include <unistd.h>
 
 static bool is_filtered(const char *proc)
 {

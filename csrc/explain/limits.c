@@ -2,10 +2,6 @@
 #include "explain/explain.h"
 
 #include <inttypes.h>
-#include <stdbool.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
 /* The files with the counters, for version 1 of control groups and for version 2, which has no
  * controllers in /proc/PID/cgroup. */

@@ -1,8 +1,6 @@
 #include "base/base.h"
 #include "explain/explain.h"
 
-#include <string.h>
-
 #define SET '\1'
 #define NOT '\2'
 #define END '\3'

@@ -1,11 +1,6 @@
 #include "base/base.h"
 #include "explain/explain.h"
 
-#include <stdbool.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-
 /* The deepest nesting that is read, which fits the stack. */
 #define DEPTH_MAX 64
 

@@ -26,7 +26,7 @@ static bool is_letter_or_digit(char byte)
 }
 
 /* Returns whether runsc writes a byte unescaped, in quotations of Go, in JSON and in plain text. */
-static bool is_plain(char byte)
+static bool is_plain_word(char byte)
 {
     return byte >= ' ' && byte <= '~' && !strchr("\"'\\<>&", byte);
 }
@@ -77,7 +77,7 @@ static void blot_out_strings(struct message *message, const char *at, const char
     bool is_string = false;
     while (at < end) {
         size_t length = 0;
-        while (is_string && at + length < end && is_plain(at[length]))
+        while (is_string && at + length < end && is_plain_word(at[length]))
             length++;
         blot_out(message, at, length);
         at += length;

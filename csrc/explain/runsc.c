@@ -3,9 +3,6 @@
 #include "explain/explain.h"
 
 #include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
 /* Only on kernels with Yama (Documentation/admin-guide/LSM/Yama.rst). */
 #define YAMA_FILE "sys/kernel/yama/ptrace_scope"
@@ -51,7 +48,8 @@ static void set_cause(struct un_runsc_failure *failure, const char *id)
 }
 
 /* Adds the ids of several causes, between which the doctor decides, to the remedy. */
-static void list_causes(struct un_runsc_failure *failure, const char *const ids[], size_t count)
+static void append_candidates(struct un_runsc_failure *failure, const char *const ids[],
+                              size_t count)
 {
     size_t length = strlen(failure->remedy);
     for (size_t i = 0; i < count && length < sizeof failure->remedy; i++)
@@ -59,8 +57,8 @@ static void list_causes(struct un_runsc_failure *failure, const char *const ids[
                                    "%s%s", i ? ", " : " tells which it is: ", ids[i]);
 }
 
-static void conclude(const char *own, const char *limit, const char *proc,
-                     struct un_runsc_failure *failure)
+static void find_runsc_causes(const char *own, const char *limit, const char *proc,
+                              struct un_runsc_failure *failure)
 {
     struct un_search search = {.count = 0};
     const char *ids[UN_CAUSES_MAX];
@@ -78,7 +76,7 @@ static void conclude(const char *own, const char *limit, const char *proc,
     if (failure->has_cause)
         return;
     set_remedy(failure, "usernsctl doctor");
-    list_causes(failure, ids, count);
+    append_candidates(failure, ids, count);
 }
 
 int un_runsc_explain(const char *told, const char *limit, const char *config, size_t size,
@@ -96,7 +94,7 @@ int un_runsc_explain(const char *told, const char *limit, const char *config, si
         return un_fail_errno(err, UN_STEP_RUNSC, "");
     }
     own[strnlen(own, MATCHED_MAX)] = '\0';
-    conclude(own, limit, proc, failure);
+    find_runsc_causes(own, limit, proc, failure);
     free(own);
     return 0;
 }

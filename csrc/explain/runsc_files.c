@@ -1,15 +1,9 @@
 #include "base/base.h"
 #include "explain/explain.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
 /* Enough for all messages of a start, and for the beginning of a crash report. */
 #define READ_MAX (1 << 18)
@@ -41,7 +35,7 @@ static int open_file(const char *path, struct stat *status)
 }
 
 /* Returns the beginning of a file, ended by NUL; empty if there is no file. NULL: no memory. */
-static char *read_file(const char *path, size_t *size)
+static char *read_beginning(const char *path, size_t *size)
 {
     struct stat status;
     char *text = malloc(READ_MAX + 1);
@@ -64,7 +58,7 @@ static bool tells_of_crash(const char *line, size_t size)
 static int read_crash(const char *path, struct un_runsc_words *words)
 {
     size_t size;
-    un_auto_free char *text = read_file(path, &size);
+    un_auto_free char *text = read_beginning(path, &size);
     if (!text)
         return -1;
     for (char *line = text, *end; *line; line = end + (*end != '\0')) {
@@ -80,7 +74,7 @@ static int read_crash(const char *path, struct un_runsc_words *words)
 static int read_errors(const char *path, struct un_runsc_words *words)
 {
     size_t size;
-    un_auto_free char *text = read_file(path, &size);
+    un_auto_free char *text = read_beginning(path, &size);
     return text ? un_messages_read(text, size, &words->messages) : -1;
 }
 

@@ -4,7 +4,6 @@
 #include "sys/sys.h"
 
 #include <signal.h>
-#include <unistd.h>
 
 #define ASK_TIMEOUT_MS 10000
 

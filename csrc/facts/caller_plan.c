@@ -21,7 +21,7 @@ int un_plan_to_join(int dir, struct un_plan *plan, struct un_error *err)
 }
 
 /* Whether root's shell takes a name as it is, and usermod(8) does not take it for an option. */
-static bool is_plain(const char *name)
+static bool is_plain_name(const char *name)
 {
     static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
     return *name && *name != '-' && !name[strspn(name, plain)];
@@ -36,7 +36,7 @@ static void name_grant(const struct un_sources *sources, const struct un_facts *
         .users = {"/etc/passwd", "/etc/group"},
     };
     struct un_range ids;
-    if (!is_plain(facts->user) || !un_free_ids(&files, parents, &ids))
+    if (!is_plain_name(facts->user) || !un_free_ids(&files, parents, &ids))
         return;
     uint32_t last = ids.start + ids.count - 1;
     snprintf(err->remedy, sizeof err->remedy,

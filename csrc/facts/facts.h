@@ -4,7 +4,6 @@
 
 #include "base/base.h"
 
-#include <stdint.h>
 #include <sys/stat.h>
 
 /* ---- ask.c: programs of the system's, found and asked ---------------------------------------- */

@@ -2,10 +2,6 @@
 #include "base/base.h"
 #include "facts/facts.h"
 
-#include <errno.h>
-#include <stdlib.h>
-#include <string.h>
-
 #define FIRST 100000 /* SUB_UID_MIN of login.defs(5) */
 /* Users have those from 1000 on; nobody logs in as one of 60000 or more (login.defs(5)). */
 #define FIRST_USER 1000
@@ -27,7 +23,7 @@ struct spans {
 typedef bool take_line(char *line, void *into);
 
 /* What is no regular file is none; false: it can't be read, or there is no memory. */
-static bool for_each_line(const char *path, take_line *take, void *into)
+static bool take_each_line(const char *path, take_line *take, void *into)
 {
     char line[UN_LINE_MAX];
     bool cut, taken = true;
@@ -40,7 +36,7 @@ static bool for_each_line(const char *path, take_line *take, void *into)
     return taken && !lines.errnum;
 }
 
-static bool add(struct spans *spans, uint64_t start, uint64_t end)
+static bool add_span(struct spans *spans, uint64_t start, uint64_t end)
 {
     if (spans->length == spans->room) {
         size_t room = spans->room ? 2 * spans->room : 64;
@@ -63,7 +59,7 @@ static bool take_granted(char *line, void *into)
     /* newuidmap(1) grants what is left of one that goes past the last id there is. */
     if (!at || !un_subid_number(at, '\0', INT64_MAX, &count))
         return true;
-    return add(into, start, start + count);
+    return add_span(into, start, start + count);
 }
 
 /* A line of passwd(5) or group(5): moves `into` behind the id of somebody. */
@@ -96,7 +92,7 @@ static bool next_room(const struct un_map *const parents[2], uint32_t *at, struc
 }
 
 /* Whether a whole range that begins there exists. */
-static bool exists(const struct un_map *const parents[2], uint64_t first)
+static bool range_exists(const struct un_map *const parents[2], uint64_t first)
 {
     struct span room;
     uint32_t at = 0;
@@ -106,7 +102,7 @@ static bool exists(const struct un_map *const parents[2], uint64_t first)
     return false;
 }
 
-static int compare(const void *one, const void *other)
+static int compare_spans(const void *one, const void *other)
 {
     const struct span *a = one, *b = other;
     return a->start < b->start ? -1 : a->start > b->start;
@@ -123,7 +119,7 @@ static struct span longest_gap(const struct un_map *const parents[2], struct spa
 {
     struct span room, longest = {0, 0};
     uint32_t at = 0;
-    qsort(taken->of, taken->length, sizeof *taken->of, compare);
+    qsort(taken->of, taken->length, sizeof *taken->of, compare_spans);
     while (next_room(parents, &at, &room)) {
         uint64_t start = room.start;
         for (size_t i = 0; i < taken->length; i++) {
@@ -136,12 +132,13 @@ static struct span longest_gap(const struct un_map *const parents[2], struct spa
     return longest;
 }
 
-static bool find(const struct un_grant_files *files, const struct un_map *const parents[2],
-                 struct spans *taken, struct un_range *found)
+static bool find_free_range(const struct un_grant_files *files,
+                            const struct un_map *const parents[2], struct spans *taken,
+                            struct un_range *found)
 {
     uint64_t first = FIRST, last = UINT32_MAX, behind = FIRST_USER + 1;
     for (int kind = UN_UID; kind <= UN_GID; kind++)
-        if (!for_each_line(files->subid[kind], take_granted, taken))
+        if (!take_each_line(files->subid[kind], take_granted, taken))
             return false;
     for (size_t i = 0; i < taken->length; i++) {
         const struct span *span = &taken->of[i];
@@ -150,16 +147,16 @@ static bool find(const struct un_grant_files *files, const struct un_map *const 
         if (span->end >= END && span->start < last)
             last = span->start;
     }
-    if (first + UN_GRANT_COUNT <= last && exists(parents, first)) {
+    if (first + UN_GRANT_COUNT <= last && range_exists(parents, first)) {
         *found = (struct un_range){(uint32_t)first, UN_GRANT_COUNT};
         return true;
     }
-    if (exists(parents, FIRST))
+    if (range_exists(parents, FIRST))
         return false;
     /* In a container, ids may end below 100000. Who can't be read there is nobody. */
     for (int kind = UN_UID; kind <= UN_GID; kind++)
-        for_each_line(files->users[kind], take_user, &behind);
-    if (!add(taken, 0, behind) || !add(taken, last, END))
+        take_each_line(files->users[kind], take_user, &behind);
+    if (!add_span(taken, 0, behind) || !add_span(taken, last, END))
         return false;
     struct span gap = longest_gap(parents, taken);
     uint64_t count = gap.end - gap.start;
@@ -172,7 +169,7 @@ bool un_free_ids(const struct un_grant_files *files, const struct un_map *const 
                  struct un_range *found)
 {
     struct spans taken = {NULL, 0, 0};
-    bool is_found = find(files, parents, &taken, found);
+    bool is_found = find_free_range(files, parents, &taken, found);
     free(taken.of);
     return is_found;
 }

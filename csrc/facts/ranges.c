@@ -3,25 +3,20 @@
 #include "facts/facts.h"
 #include "map/map.h"
 
-#include <fcntl.h>
 #include <inttypes.h>
 #include <linux/capability.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <strings.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/xattr.h>
-#include <unistd.h>
 
 /* What getsubids(1) says of the most ranges that a map can hold. */
 #define SUBIDS_TEXT_MAX (UN_MAP_MAX * (sizeof "339:  4294967295 4294967295\n" + UN_USER_MAX))
 
 /* The same as un_find_program(), in the directory that has another program, found before. */
-static bool find_beside(const char *other, const char *name, char found[UN_PATH_MAX],
-                        struct stat *status)
+static bool find_helper_beside(const char *other, const char *name, char found[UN_PATH_MAX],
+                               struct stat *status)
 {
     const char *slash = strrchr(other, '/');
     if (!slash)
@@ -148,7 +143,7 @@ static void read_helper(const char *path, int kind, struct un_facts *facts)
     struct un_id_facts *id = &facts->id[kind];
     const char *name = un_kinds[kind].helper, *other = facts->id[!kind].helper;
     struct stat status;
-    bool found = find_beside(other, name, id->helper, &status) ||
+    bool found = find_helper_beside(other, name, id->helper, &status) ||
                  un_find_program(path, name, id->helper, &status);
     if (found)
         id->helper_state = helper_state(id->helper, &status);

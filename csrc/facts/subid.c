@@ -3,11 +3,7 @@
 #include "facts/facts.h"
 #include "map/map.h"
 
-#include <errno.h>
 #include <inttypes.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
 const char *un_subid_path(const struct un_sources *sources, int kind)
 {
@@ -54,7 +50,7 @@ struct reader {
 
 /* Whether a line is about our user. By name or uid to the letter: strtoul() would take any name
  * for user 0. */
-static bool is_ours(const struct reader *reader, const char *name)
+static bool is_line_of_user(const struct reader *reader, const char *name)
 {
     return (*reader->user && !strcmp(name, reader->user)) || !strcmp(name, reader->uid);
 }
@@ -80,7 +76,7 @@ static int read_ours(struct reader *reader, char *line, bool cut, unsigned numbe
         return 0;
     }
     *colon = '\0';
-    if (!is_ours(reader, line))
+    if (!is_line_of_user(reader, line))
         return 0;
     struct un_range range;
     const char *fault = parse_range(colon + 1, &range);
@@ -108,7 +104,7 @@ static int compare_others(struct reader *reader, char *line, bool cut, unsigned 
     if (is_nobodys(line) || cut || !colon)
         return 0;
     *colon = '\0';
-    if (is_ours(reader, line) || parse_range(colon + 1, &other))
+    if (is_line_of_user(reader, line) || parse_range(colon + 1, &other))
         return 0;
     for (uint32_t i = 0; i < reader->ranges->len; i++) {
         struct un_range own = reader->ranges->range[i];
@@ -121,8 +117,8 @@ static int compare_others(struct reader *reader, char *line, bool cut, unsigned 
     return 0;
 }
 
-static int for_each_line(struct un_lines *lines, struct reader *reader, take_line *take,
-                         struct un_error *err)
+static int read_each_line(struct un_lines *lines, struct reader *reader, take_line *take,
+                          struct un_error *err)
 {
     char line[UN_LINE_MAX];
     bool cut;
@@ -148,10 +144,10 @@ int un_subid_read(const char *path, const char *user, uint32_t uid, struct un_ra
             un_lines_is_no_file(err->errnum) ? "subid-not-a-file" : "subid-file-unreadable";
         return -1;
     }
-    int failed = for_each_line(&lines, &reader, read_ours, err);
+    int failed = read_each_line(&lines, &reader, read_ours, err);
     if (!failed && ranges->len) {
         un_lines_rewind(&lines);
-        failed = for_each_line(&lines, &reader, compare_others, err);
+        failed = read_each_line(&lines, &reader, compare_others, err);
     }
     un_lines_close(&lines);
     return failed;

@@ -2,13 +2,7 @@
 #include "base/base.h"
 #include "launch/launch.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/statvfs.h>
-#include <unistd.h>
 
 /* Shows a file of this machine at a path where there is none yet. */
 int un_step_file(struct un_launch *launch, const struct un_record *record, struct un_error *err)
@@ -80,8 +74,8 @@ static int refuse_special(struct un_launch *launch, struct un_trail *trail, cons
 
 /* Notes a bind for runsc, whose source is open as `shown`, an entry of that name of the directory
  * for those. The descriptor becomes the launch's. */
-static int note(struct un_launch *launch, const struct un_source *source, const char *name,
-                const char *inside, int shown, struct un_error *err)
+static int note_bind(struct un_launch *launch, const struct un_source *source, const char *name,
+                     const char *inside, int shown, struct un_error *err)
 {
     struct un_bind *bind = &launch->bind[launch->bind_count];
     if (asprintf(&bind->shown, "%s/shown/%s", launch->marks.scratch, name) < 0)
@@ -110,7 +104,7 @@ static int show_for_runsc(struct un_launch *launch, const struct un_record *reco
     int shown = un_root_show(launch, source->fd, launch->root.shown, attributes, name, err);
     if (shown < 0)
         return -1;
-    return note(launch, source, name, un_view_inside(trail), shown, err);
+    return note_bind(launch, source, name, un_view_inside(trail), shown, err);
 }
 
 /* Prepares what runsc is to bind, and a mount point for it. */

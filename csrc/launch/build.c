@@ -2,10 +2,7 @@
 #include "base/base.h"
 #include "launch/launch.h"
 
-#include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 static int step_home(struct un_launch *launch, const struct un_record *record, struct un_error *err)
 {
@@ -86,7 +83,8 @@ static int take_steps(struct un_launch *launch, const struct un_moment *moment,
     return 0;
 }
 
-static int build(struct un_launch *launch, const struct un_moment *moment, struct un_error *err)
+static int build_root(struct un_launch *launch, const struct un_moment *moment,
+                      struct un_error *err)
 {
     if (un_marks_draw(&launch->marks))
         return un_launch_fail_file(launch, "random", err);
@@ -104,7 +102,7 @@ int un_launch_build(struct un_launch *launch, const struct un_moment *moment, st
 {
     /* What is made here is seen inside, by other users too. */
     mode_t before = umask(022);
-    int failed = build(launch, moment, err);
+    int failed = build_root(launch, moment, err);
     umask(before);
     return failed;
 }

@@ -1,13 +1,7 @@
 #include "base/base.h"
 #include "launch/launch.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 /* So many bytes of a script the kernel looks at (execve(2)). */
 #define FIRST_LINE_MAX 256
@@ -35,8 +29,8 @@ struct wanted {
     const char *cwd;
 };
 
-static bool note(struct un_command_fault *fault, int step, int errnum, const char *path,
-                 const char *remedy)
+static bool set_fault(struct un_command_fault *fault, int step, int errnum, const char *path,
+                      const char *remedy)
 {
     fault->step = step;
     fault->errnum = errnum;
@@ -60,7 +54,7 @@ static enum found judge_file(const struct un_reached *at)
 }
 
 /* The descriptor in `at` is to be closed. */
-static enum found look(const struct wanted *wanted, const char *name, struct un_reached *at)
+static enum found find_inside(const struct wanted *wanted, const char *name, struct un_reached *at)
 {
     un_view_follow(wanted->view, wanted->cwd, name, at);
     if (at->errnum == ENOTDIR)
@@ -76,7 +70,8 @@ static enum found look(const struct wanted *wanted, const char *name, struct un_
 }
 
 /* The first that is executable, else the first regular file. */
-static enum found search(const struct wanted *wanted, const char *along, struct un_reached *at)
+static enum found find_along_path(const struct wanted *wanted, const char *along,
+                                  struct un_reached *at)
 {
     enum found best = MISSING;
     char name[PATH_MAX];
@@ -84,7 +79,7 @@ static enum found search(const struct wanted *wanted, const char *along, struct 
     struct un_reached other = {.fd = -1};
     at->fd = -1;
     while (*wanted->command && un_next_candidate(&along, wanted->command, name)) {
-        enum found found = un_now_ms() > end ? UNKNOWN : look(wanted, name, &other);
+        enum found found = un_now_ms() > end ? UNKNOWN : find_inside(wanted, name, &other);
         if (found == UNKNOWN || found == EXECUTABLE ||
             (found == NOT_EXECUTABLE && best == MISSING)) {
             un_close_quietly(at->fd);
@@ -118,8 +113,8 @@ static const char *interpreter_of(char start[FIRST_LINE_MAX + 1])
 }
 
 /* Whether a path inside leads nowhere; then also where it leads. */
-static bool is_missing(const struct wanted *wanted, const char *path, struct un_reached *at,
-                       char where[UN_PATH_MAX])
+static bool is_not_inside(const struct wanted *wanted, const char *path, struct un_reached *at,
+                          char where[UN_PATH_MAX])
 {
     un_view_follow(wanted->view, wanted->cwd, path, at);
     un_close_quietly(at->fd);
@@ -146,16 +141,16 @@ static bool check_program(const struct wanted *wanted, int fd, const char *path,
     if (!name) {
         snprintf(fault->reason, sizeof fault->reason,
                  "%s is no program, nor a script that begins with #!", path);
-        return note(fault, UN_STEP_EXEC, ENOEXEC, path,
-                    "begin a script with #! and its interpreter, as in: #!/bin/sh");
+        return set_fault(fault, UN_STEP_EXEC, ENOEXEC, path,
+                         "begin a script with #! and its interpreter, as in: #!/bin/sh");
     }
-    if (!is_missing(wanted, name, &at, fault->interpreter))
+    if (!is_not_inside(wanted, name, &at, fault->interpreter))
         return false;
     bool leads = strcmp(fault->interpreter, name);
     snprintf(fault->reason, sizeof fault->reason,
              "%s is run by %s%s%s%s, which is not in the sandbox", path, name,
              leads ? " (which leads to " : "", leads ? fault->interpreter : "", leads ? ")" : "");
-    return note(fault, UN_STEP_EXEC, ENOENT, path, "");
+    return set_fault(fault, UN_STEP_EXEC, ENOENT, path, "");
 }
 
 static bool fail_unreachable(const struct wanted *wanted, const struct un_reached *at,
@@ -165,8 +160,8 @@ static bool fail_unreachable(const struct wanted *wanted, const struct un_reache
     snprintf(fault->reason, sizeof fault->reason, "%s: %s%s", wanted->command,
              is_closed ? at->inside : un_errno_text(at->errnum),
              is_closed ? " may not be searched" : "");
-    return note(fault, UN_STEP_EXEC, at->errnum, wanted->command,
-                is_closed ? "name a program in a directory that may be searched" : "");
+    return set_fault(fault, UN_STEP_EXEC, at->errnum, wanted->command,
+                     is_closed ? "name a program in a directory that may be searched" : "");
 }
 
 static bool fail_file(const struct wanted *wanted, enum found found, const char *path,
@@ -181,7 +176,7 @@ static bool fail_file(const struct wanted *wanted, enum found found, const char 
                             "chmod +x it, or start it by its interpreter, as in: python3 FILE"},
     };
     snprintf(fault->reason, sizeof fault->reason, "%s is %s", path, words[found].what);
-    return note(fault, UN_STEP_EXEC, EACCES, wanted->command, words[found].remedy);
+    return set_fault(fault, UN_STEP_EXEC, EACCES, wanted->command, words[found].remedy);
 }
 
 bool un_view_check_command(const struct un_view *view, const char *command, const char *along,
@@ -189,8 +184,8 @@ bool un_view_check_command(const struct un_view *view, const char *command, cons
 {
     const struct wanted wanted = {view, command, cwd};
     struct un_reached at;
-    enum found found =
-        un_has_slash(command) ? look(&wanted, command, &at) : search(&wanted, along, &at);
+    enum found found = un_has_slash(command) ? find_inside(&wanted, command, &at)
+                                             : find_along_path(&wanted, along, &at);
     un_auto_close int file = at.fd;
     *fault->reason = *fault->interpreter = '\0';
     switch (found) {
@@ -200,7 +195,8 @@ bool un_view_check_command(const struct un_view *view, const char *command, cons
         return fail_unreachable(&wanted, &at, fault);
     case MISSING:
     case BELOW_FILE:
-        return note(fault, UN_STEP_LOOKUP, found == BELOW_FILE ? ENOTDIR : ENOENT, command, "");
+        return set_fault(fault, UN_STEP_LOOKUP, found == BELOW_FILE ? ENOTDIR : ENOENT, command,
+                         "");
     case EXECUTABLE:
         return check_program(&wanted, file, at.inside, fault);
     default:
@@ -231,7 +227,7 @@ static const char *remedy_of(const struct un_command_fault *fault, const char *r
 }
 
 /* The beginning of a sentence is left out if the whole does not fit an error: it is a path's. */
-static int fail_exec(const struct un_command_fault *fault, struct un_error *err)
+static int fail_command_exec(const struct un_command_fault *fault, struct un_error *err)
 {
     size_t length = strlen(fault->reason), most = UN_DETAIL_MAX - sizeof "...";
     size_t skipped = length > most ? length - most : 0;
@@ -263,5 +259,5 @@ int un_launch_check_command(struct un_launch *launch, const struct un_moment *mo
     root = strcmp(root, "/") ? root : NULL;
     un_launch_tell(launch, fault->path, "%s", remedy_of(fault, root));
     bool is_missing = fault->step == UN_STEP_LOOKUP;
-    return is_missing ? fail_lookup(command, root, err) : fail_exec(fault, err);
+    return is_missing ? fail_lookup(command, root, err) : fail_command_exec(fault, err);
 }

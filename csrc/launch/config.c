@@ -2,12 +2,6 @@
 #include "base/base.h"
 #include "launch/launch.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <stdio.h>
-#include <string.h>
-#include <unistd.h>
-
 /* What is written, and of what. */
 struct writing {
     struct un_launch *launch;

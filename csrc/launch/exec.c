@@ -3,12 +3,7 @@
 #include "launch/launch.h"
 #include "sys/sys.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 /* What the program is executed with: arrays that end with NULL, and a memory of all words. */
 struct words {
@@ -104,7 +99,7 @@ static int prepare_stdio(struct un_error *err)
     return 0;
 }
 
-static int compare(const void *a, const void *b)
+static int compare_fds(const void *a, const void *b)
 {
     const int *left = a, *right = b;
     return (*left > *right) - (*left < *right);
@@ -119,7 +114,7 @@ static size_t list_kept(const struct un_launch *launch, int *kept)
         if (record->verb == UN_VERB_PROGRAM_LINK || record->verb == UN_VERB_PROGRAM_PATH)
             kept[count++] = un_record_source(launch, record, 0)->fd;
     }
-    qsort(kept, count, sizeof *kept, compare);
+    qsort(kept, count, sizeof *kept, compare_fds);
     for (size_t i = 0; i < count; i++)
         if (!unique || kept[unique - 1] != kept[i])
             kept[unique++] = kept[i];
@@ -136,7 +131,7 @@ static int pass_only(const struct un_launch *launch, struct un_error *err)
     return un_close_fds_at_exec(kept, list_kept(launch, kept), err);
 }
 
-static int become(struct un_launch *launch, const struct words *words, struct un_error *err)
+static int become_watcher(struct un_launch *launch, const struct words *words, struct un_error *err)
 {
     un_launch_tell(launch, NULL, NULL);
     if (prepare_stdio(err) || pass_only(launch, err))
@@ -163,8 +158,8 @@ static int read_maps(struct un_idmap *maps, struct un_error *err)
     return un_map_read(self, "gid_map", &maps->of[UN_GID], err);
 }
 
-static int prepare(struct un_launch *launch, const struct un_moment *moment, struct words *words,
-                   struct un_idmap *maps, struct un_error *err)
+static int prepare_watcher(struct un_launch *launch, const struct un_moment *moment,
+                           struct words *words, struct un_idmap *maps, struct un_error *err)
 {
     if (make_words(launch, moment->reraise_signal, words, err) || read_maps(maps, err) ||
         un_config_write(launch, moment, maps, err))
@@ -182,8 +177,8 @@ int un_launch_exec(struct un_launch *launch, const struct un_moment *moment, str
     /* What runsc writes, and what it reads, is for the caller alone. The command has a umask of its
      * own. */
     umask(077);
-    if (!prepare(launch, moment, &words, maps, err))
-        become(launch, &words, err);
+    if (!prepare_watcher(launch, moment, &words, maps, err))
+        become_watcher(launch, &words, err);
     free_words(&words);
     return -1;
 }

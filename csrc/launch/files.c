@@ -2,13 +2,8 @@
 #include "base/base.h"
 #include "launch/launch.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
-#include <stdio.h>
-#include <string.h>
 #include <sys/mount.h>
-#include <unistd.h>
 
 /* A path in scratch: the directory that is open, and the name in it. */
 struct scratch_entry {

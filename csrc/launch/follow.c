@@ -4,15 +4,10 @@
 #include "launch/launch.h"
 
 #include <endian.h>
-#include <errno.h>
-#include <fcntl.h>
 #include <linux/posix_acl.h>
 #include <linux/posix_acl_xattr.h>
-#include <stdio.h>
-#include <string.h>
 #include <sys/stat.h>
 #include <sys/xattr.h>
-#include <unistd.h>
 
 /* An access control list with more entries counts as one that cannot be read. */
 #define ACL_ENTRIES_MAX 64
@@ -184,7 +179,7 @@ static enum un_look look_exactly(const struct un_trail *trail, const char *name,
 }
 
 /* Out of the way of standard input, output and error, which may be closed. */
-static int take(int fd)
+static int move_above_stdio(int fd)
 {
     int taken = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 3);
     un_close_quietly(fd);
@@ -230,7 +225,7 @@ int un_open_follow(const char *path, char real[UN_PATH_MAX], int64_t *foreign)
 
 int un_open_own(const char *path, char real[UN_PATH_MAX])
 {
-    return named(take(openat(AT_FDCWD, path, O_PATH | O_CLOEXEC)), real);
+    return named(move_above_stdio(openat(AT_FDCWD, path, O_PATH | O_CLOEXEC)), real);
 }
 
 int un_open_exact(const char *path, char real[UN_PATH_MAX])

@@ -10,7 +10,6 @@
 #include "launch/launch.h"
 #include "sys/sys.h"
 
-#include <errno.h>
 #include <linux/capability.h>
 #include <sys/prctl.h>
 

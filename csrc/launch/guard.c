@@ -12,13 +12,7 @@
 #include "base/base.h"
 #include "launch/launch.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 /* Where something is: `path` as this process sees it, and `inner` in a file system. */
 struct place {
@@ -63,7 +57,7 @@ static int find_place(const struct un_mounts *mounts, int fd, struct place *plac
 }
 
 /* Whether what is mounted from here has the place in it. */
-static bool holds(const char *device, const char *inner, const struct place *place)
+static bool mount_holds(const char *device, const char *inner, const struct place *place)
 {
     return !strcmp(device, place->device) && un_is_below(place->inner, inner);
 }
@@ -71,12 +65,12 @@ static bool holds(const char *device, const char *inner, const struct place *pla
 /* The same, with what is mounted below it. */
 static bool shows(const struct place *shown, const struct kept *kept)
 {
-    if (holds(shown->device, shown->inner, &kept->place))
+    if (mount_holds(shown->device, shown->inner, &kept->place))
         return true;
     for (size_t i = 0; i < kept->mounts.count; i++) {
         const struct un_mounted *mount = &kept->mounts.mount[i];
         if (un_is_below(mount->point, shown->path) &&
-            holds(mount->device, mount->root, &kept->place))
+            mount_holds(mount->device, mount->root, &kept->place))
             return true;
     }
     return false;
@@ -123,7 +117,7 @@ static int is_above(int upper, int lower)
 }
 
 /* Whether nothing can be reached by a name, by the errno of the attempt. */
-static bool is_missing(int errnum)
+static bool is_unreachable(int errnum)
 {
     return errnum == ENOENT || errnum == ENOTDIR || errnum == EACCES;
 }
@@ -142,7 +136,7 @@ static enum un_look look_noting(const struct un_trail *trail, const char *name,
         return kept->fd[kept->count++] < 0 ? UN_LOOK_FAILED : look;
     }
     if (look != UN_LOOK_FILE)
-        return look == UN_LOOK_FAILED && is_missing(errno) ? UN_LOOK_MISSING : look;
+        return look == UN_LOOK_FAILED && is_unreachable(errno) ? UN_LOOK_MISSING : look;
     if (!fstat(found->fd, &status) && S_ISDIR(status.st_mode))
         return UN_LOOK_FILE;
     un_close_quietly(found->fd);
@@ -160,12 +154,12 @@ static int open_nearest(const char *path, struct kept *kept)
     un_trail_begin(&trail, root);
     int failed = un_walk(&trail, path, look_noting, kept);
     kept->is_there = !failed && !*trail.missing;
-    if (!failed || is_missing(errno) || errno == ELOOP || errno == ENAMETOOLONG)
+    if (!failed || is_unreachable(errno) || errno == ELOOP || errno == ENAMETOOLONG)
         kept->fd[0] = fcntl(un_trail_last(&trail)->fd, F_DUPFD_CLOEXEC, 3);
     return kept->fd[0] < 0 ? -1 : 0;
 }
 
-static int keep(const char *path, struct kept *kept)
+static int open_kept(const char *path, struct kept *kept)
 {
     kept->mounts = (struct un_mounts){NULL, NULL, 0};
     kept->fd[0] = -1;
@@ -186,7 +180,7 @@ static void drop(struct kept *kept)
 
 /* Says in words how a file shows the directory number `number` of what is kept, or NULL. -1 with
  * errno. */
-static int look(const struct kept *kept, size_t number, int fd, const char **how)
+static int find_how_shown(const struct kept *kept, size_t number, int fd, const char **how)
 {
     un_auto_free struct place *shown = malloc(sizeof *shown);
     int above = shown ? is_above(fd, kept->fd[number]) : -1;
@@ -195,7 +189,7 @@ static int look(const struct kept *kept, size_t number, int fd, const char **how
     if (!failed && (above || shows(shown, kept)))
         *how = number ? "has a link to" : "holds";
     else if (!failed && !number && kept->is_there &&
-             holds(kept->place.device, kept->place.inner, shown))
+             mount_holds(kept->place.device, kept->place.inner, shown))
         *how = "is in";
     return failed ? -1 : 0;
 }
@@ -205,7 +199,7 @@ static int look_at_all(const struct kept *kept, size_t number, const int *fds, s
                        size_t *which, const char **how)
 {
     for (*which = 0; *which < count; ++*which)
-        if (look(kept, number, fds[*which], how))
+        if (find_how_shown(kept, number, fds[*which], how))
             return -1;
         else if (*how)
             break;
@@ -220,7 +214,7 @@ int un_find_shown(const int *fds, size_t count, const char *directory, size_t *w
     *how = NULL;
     if (!kept)
         return -1;
-    int failed = keep(directory, kept);
+    int failed = open_kept(directory, kept);
     for (size_t i = 0; !failed && !*how && i < kept->count; i++)
         failed = find_place(&kept->mounts, kept->fd[i], &kept->place) ||
                  look_at_all(kept, i, fds, count, which, how);

@@ -2,11 +2,7 @@
 #include "base/base.h"
 #include "launch/launch.h"
 
-#include <errno.h>
 #include <limits.h>
-#include <stdio.h>
-#include <string.h>
-#include <unistd.h>
 
 /* Who owns / of the machine is trusted as root is: see place.c. */
 static void note_owner(struct un_launch *launch, const struct stat *top)

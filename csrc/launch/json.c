@@ -2,10 +2,6 @@
 #include "base/base.h"
 #include "launch/launch.h"
 
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
 static void add_bytes(struct un_text *text, const char *more, size_t length)
 {
     if (text->failed || !length)

@@ -2,7 +2,6 @@
 #include "base/base.h"
 #include "launch/launch.h"
 
-#include <string.h>
 #include <sys/stat.h>
 
 static const char *const tops[] = {"/proc", "/sys", "/dev"};
@@ -64,7 +63,8 @@ int un_machine_part(int fd, const char **part)
     return find_by_mounts(&mounts, fd, path, part);
 }
 
-static int check(struct un_launch *launch, const struct un_source *source, struct un_error *err)
+static int refuse_kernel_file(struct un_launch *launch, const struct un_source *source,
+                              struct un_error *err)
 {
     const char *part;
     if (un_machine_part(source->fd, &part))
@@ -87,7 +87,7 @@ int un_refuse_kernel_files(struct un_launch *launch, struct un_error *err)
         if (record->verb != UN_VERB_BIND || strcmp(un_record_word(record, 2), "rw") != 0)
             continue;
         const struct un_source *source = un_record_source(launch, record, 0);
-        if (source->is_ours && check(launch, source, err))
+        if (source->is_ours && refuse_kernel_file(launch, source, err))
             return -1;
     }
     return 0;

@@ -2,12 +2,7 @@
 #include "launch/launch.h"
 #include "base/base.h"
 
-#include <errno.h>
 #include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
 
 const char *un_record_word(const struct un_record *record, size_t number)
 {

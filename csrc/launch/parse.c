@@ -8,9 +8,6 @@
 #include "base/base.h"
 #include "launch/launch.h"
 
-#include <stdlib.h>
-#include <string.h>
-
 #define NAME "usernsctl-launch"
 #define FORMAT "1"
 
@@ -32,7 +29,7 @@ static int malformed(const struct reader *reader, const char *word, const char *
 }
 
 /* The next word, or NULL. */
-static const char *next(struct reader *reader)
+static const char *next_word(struct reader *reader)
 {
     const char *word = reader->at;
     if (word == reader->end)
@@ -60,9 +57,9 @@ static int check_bounds(const char *bytes, size_t size, size_t *words, struct un
 
 static int read_header(struct reader *reader, struct un_launch *launch, struct un_error *err)
 {
-    const char *name = next(reader);
-    const char *format = next(reader);
-    const char *version = next(reader);
+    const char *name = next_word(reader);
+    const char *format = next_word(reader);
+    const char *version = next_word(reader);
     if (!version || strcmp(name, NAME))
         return un_fail(err, UN_STEP_LAUNCH, 0, "launch-malformed",
                        "it does not begin as a launch does, with \"" NAME "\"");
@@ -79,7 +76,7 @@ static int read_arguments(struct reader *reader, const struct un_verb_rule *rule
                           struct un_error *err)
 {
     for (size_t i = 0; i < UN_VERB_ARGUMENTS && rule->argument[i]; i++) {
-        const char *word = next(reader);
+        const char *word = next_word(reader);
         if (!word)
             return malformed(reader, rule->name, "it ends within this record", err);
         const char *right =
@@ -106,14 +103,12 @@ static const char *order_fault(const struct reader *reader, const struct un_laun
     if (rule->part >= UN_PART_STEPS && rule->part <= UN_PART_CONFIG &&
         !launch->of_verb[UN_VERB_SCRATCH])
         return "there is no scratch before it";
-    if (verb == UN_VERB_ARG_FIXED && launch->of_verb[UN_VERB_ARG])
-        return "it must stand before each arg";
     return NULL;
 }
 
 static int read_record(struct reader *reader, struct un_launch *launch, struct un_error *err)
 {
-    const char *name = next(reader);
+    const char *name = next_word(reader);
     if (!name)
         return un_fail(err, UN_STEP_LAUNCH, 0, "launch-malformed",
                        "it has no \"end\": a part of it is missing");
@@ -140,7 +135,7 @@ static int read_all(struct reader *reader, struct un_launch *launch, struct un_e
     while (reader->part != UN_PART_END)
         if (read_record(reader, launch, err))
             return -1;
-    const char *more = next(reader);
+    const char *more = next_word(reader);
     return more ? malformed(reader, more, "nothing may come after \"end\"", err) : 0;
 }
 

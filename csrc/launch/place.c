@@ -2,11 +2,7 @@
 #include "base/base.h"
 #include "launch/launch.h"
 
-#include <errno.h>
 #include <limits.h>
-#include <stdio.h>
-#include <string.h>
-#include <unistd.h>
 
 /* More than there are directories on a trail: each of them is replaced once at most. */
 #define OPEN_UP_MAX (2 * UN_TRAIL_MAX)
@@ -55,8 +51,8 @@ int un_place_fail_missing(struct un_launch *launch, const struct un_trail *trail
 }
 
 /* Whether entries can be made there, or never will be: then another error comes. */
-static bool is_ours(const struct un_launch *launch, const struct un_trail *trail, size_t at,
-                    struct stat *status)
+static bool may_make_entries(const struct un_launch *launch, const struct un_trail *trail,
+                             size_t at, struct stat *status)
 {
     const struct un_place *place = &trail->place[at];
     if (place->fd < 0 || un_view_cover_at(&launch->view, trail->path, place->length))
@@ -71,7 +67,7 @@ static bool may_change(const struct un_launch *launch, const struct un_trail *tr
 {
     struct stat status;
     const struct un_root *root = &launch->root;
-    if (is_ours(launch, trail, at, &status))
+    if (may_make_entries(launch, trail, at, &status))
         return false;
     bool is_trusted =
         status.st_uid == 0 || (root->has_machine && status.st_uid == root->machine_owner);
@@ -85,7 +81,7 @@ static int find_closed(const struct un_launch *launch, const struct un_trail *tr
     for (size_t at = 0; for_runsc && at + 1 < trail->count; at++)
         if (may_change(launch, trail, at))
             return (int)at;
-    if (*trail->missing && !is_ours(launch, trail, trail->count - 1, &status))
+    if (*trail->missing && !may_make_entries(launch, trail, trail->count - 1, &status))
         return (int)trail->count - 1;
     return -1;
 }

@@ -2,10 +2,6 @@
 #include "base/base.h"
 #include "launch/launch.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <unistd.h>
-
 static int hide_below(struct un_launch *launch, int directory, const char *name, int depth,
                       struct un_error *err);
 
@@ -24,8 +20,8 @@ static int may_be_private(int directory, const struct dirent *entry)
     return S_ISDIR(status.st_mode) || !un_is_public(status.st_mode);
 }
 
-static int treat(struct un_launch *launch, int found, const char *name, int depth,
-                 struct un_error *err)
+static int hide_entry(struct un_launch *launch, int found, const char *name, int depth,
+                      struct un_error *err)
 {
     struct stat status;
     if (un_root_status(launch, found, name, &status, err))
@@ -50,7 +46,7 @@ static int hide_all(struct un_launch *launch, DIR *listing, int directory, const
         if (found < 0 && errno == ENOENT)
             continue;
         failed = found < 0 ? un_launch_fail_file(launch, entry->d_name, err)
-                           : treat(launch, found, entry->d_name, depth, err);
+                           : hide_entry(launch, found, entry->d_name, depth, err);
         un_close_quietly(found);
     }
     return failed;

@@ -2,12 +2,6 @@
 #include "base/base.h"
 #include "launch/launch.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <stdio.h>
-#include <string.h>
-#include <unistd.h>
-
 int un_root_status(struct un_launch *launch, int fd, const char *name, struct stat *status,
                    struct un_error *err)
 {

@@ -2,13 +2,6 @@
 #include "base/base.h"
 #include "launch/launch.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-
 #define RESOLVER "/etc/resolv.conf"
 #define RESOLVER_BYTES_MAX (1 << 16)
 
@@ -81,8 +74,8 @@ static bool is_settled(const struct un_launch *launch, const char *inside)
     return un_view_walk(&launch->view, inside, &trail) || !*trail.missing;
 }
 
-static int write_file(struct un_launch *launch, int place, const char *text, size_t length,
-                      struct un_error *err)
+static int write_resolver(struct un_launch *launch, int place, const char *text, size_t length,
+                          struct un_error *err)
 {
     un_auto_close int file = un_reopen(place, O_WRONLY);
     if (file < 0 || un_write_all(file, text, length))
@@ -99,7 +92,7 @@ static int add_resolver(struct un_launch *launch, const char *text, size_t lengt
     int place = un_trail_last(&trail)->fd;
     if (place < 0)
         return un_place_fail_missing(launch, &trail, err);
-    return write_file(launch, place, text, length, err);
+    return write_resolver(launch, place, text, length, err);
 }
 
 /* Where resolv.conf links to a file in /run, as it often does, has a copy of it there. */

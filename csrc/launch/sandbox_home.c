@@ -2,9 +2,6 @@
 #include "base/base.h"
 #include "launch/launch.h"
 
-#include <errno.h>
-#include <string.h>
-
 /* What a sandbox must see, whosever home it is. */
 static const char *const of_programs[] = {
     "/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin",
@@ -24,8 +21,8 @@ static const char *program_directory(const char *path)
     return NULL;
 }
 
-static int refuse(struct un_launch *launch, const char *home, const char *kept,
-                  struct un_error *err)
+static int refuse_home(struct un_launch *launch, const char *home, const char *kept,
+                       struct un_error *err)
 {
     un_launch_tell(launch, home, "set HOME to a directory with nothing but your own files");
     return un_fail(err, UN_STEP_HOME, 0, NULL,
@@ -34,14 +31,14 @@ static int refuse(struct un_launch *launch, const char *home, const char *kept,
                    home, kept);
 }
 
-static int add_directory(struct un_launch *launch, const char *home, struct un_error *err)
+static int add_home_directory(struct un_launch *launch, const char *home, struct un_error *err)
 {
     un_auto_trail struct un_trail trail;
     return un_place_make(launch, home, true, false, &trail, err);
 }
 
-static int hide(struct un_launch *launch, const char *home, struct un_trail *trail,
-                struct un_error *err)
+static int hide_found_home(struct un_launch *launch, const char *home, struct un_trail *trail,
+                           struct un_error *err)
 {
     struct stat status;
     int file = un_trail_last(trail)->fd;
@@ -51,10 +48,10 @@ static int hide(struct un_launch *launch, const char *home, struct un_trail *tra
         return -1;
     if (is_complete && kept && file >= 0)
         /* Some users of services have such a home in the user database, but it is not theirs. */
-        return status.st_uid == 0 ? refuse(launch, home, kept, err) : 0;
+        return status.st_uid == 0 ? refuse_home(launch, home, kept, err) : 0;
     /* What belongs to the machine is not made, but covered. */
     if (file < 0 || status.st_dev == launch->root.device)
-        return add_directory(launch, home, err);
+        return add_home_directory(launch, home, err);
     if (is_complete && S_ISDIR(status.st_mode))
         return un_root_hide(launch, file, home, err);
     return 0;
@@ -64,7 +61,7 @@ int un_hide_home(struct un_launch *launch, const char *home, struct un_error *er
 {
     un_auto_trail struct un_trail trail;
     if (!un_view_walk(&launch->view, home, &trail))
-        return hide(launch, home, &trail, err);
+        return hide_found_home(launch, home, &trail, err);
     /* Whoever can't look into a directory on the way can't inside, either. */
     return errno == EACCES || errno == EPERM ? 0 : un_launch_fail_file(launch, home, err);
 }

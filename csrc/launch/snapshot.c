@@ -8,12 +8,7 @@
 #include "base/base.h"
 #include "launch/launch.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <stdio.h>
-#include <string.h>
 #include <sys/sendfile.h>
-#include <unistd.h>
 
 /* A file that is bigger is no copy, but bound: what takes its name later is another one, too. */
 #define FILE_BYTES_MAX (1 << 20)

@@ -4,13 +4,8 @@
 #include "launch/launch.h"
 #include "sys/sys.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #define SECOND_NS 1000000000U
 
@@ -34,7 +29,7 @@ static bool is_same_time(const struct timespec *now, uint64_t then)
 }
 
 /* What a path leads to now: the very file that is opened, if it is one of the sources. */
-static int look_at(const struct un_launch *launch, const char *path, struct stat *now)
+static int stat_source(const struct un_launch *launch, const char *path, struct stat *now)
 {
     size_t next = 0;
     for (size_t i = 0; i < launch->record_count; i++) {
@@ -56,7 +51,7 @@ static int check_assumed(struct un_launch *launch, const struct un_record *recor
     uint64_t size = un_argument_number(un_record_word(record, 1));
     uint64_t time = un_argument_number(un_record_word(record, 2));
     unsigned mode = un_argument_mode(un_record_word(record, 3));
-    if (look_at(launch, path, &now))
+    if (stat_source(launch, path, &now))
         return OUTDATED(launch, err, path, "%.300s, which it was made for: %s", path,
                         un_errno_text(errno));
     if ((uint64_t)now.st_size != size)

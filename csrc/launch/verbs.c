@@ -3,11 +3,9 @@
 #include "base/base.h"
 
 #include <limits.h>
-#include <string.h>
 
 const struct un_verb_rule un_verb_rules[UN_VERB_COUNT] = {
     [UN_VERB_ARG] = {"arg", UN_PART_MOMENT, false, {UN_ARG_TEXT}},
-    [UN_VERB_ARG_FIXED] = {"arg-fixed", UN_PART_MOMENT, false, {UN_ARG_TEXT}},
     [UN_VERB_ASSUME] = {"assume",
                         UN_PART_ASSUMED,
                         false,
@@ -29,7 +27,6 @@ const struct un_verb_rule un_verb_rules[UN_VERB_COUNT] = {
     [UN_VERB_HIDE_PRIVATE] = {"hide-private", UN_PART_STEPS, false, {UN_ARG_PATH}},
     [UN_VERB_HOME] = {"home", UN_PART_STEPS, false, {UN_ARG_PATH}},
     [UN_VERB_HOME_MOMENT] = {"home-moment", UN_PART_STEPS, true, {0}},
-    [UN_VERB_HOSTNAME] = {"hostname", UN_PART_MOMENT, true, {UN_ARG_TEXT}},
     [UN_VERB_IDMAP] = {"idmap", UN_PART_IDS, false, {UN_ARG_ID_OPTION}},
     [UN_VERB_JSON] = {"json", UN_PART_CONFIG, false, {UN_ARG_JSON}},
     [UN_VERB_JSON_ARGS] = {"json-args", UN_PART_CONFIG, false, {0}},
@@ -88,14 +85,6 @@ enum un_verb un_verb_find(const char *name)
     return UN_VERB_COUNT;
 }
 
-size_t un_verb_arguments(enum un_verb verb)
-{
-    size_t count = 0;
-    while (count < UN_VERB_ARGUMENTS && un_verb_rules[verb].argument[count])
-        count++;
-    return count;
-}
-
 static bool is_number(const char *word, uint64_t most)
 {
     uint64_t number;
@@ -128,7 +117,7 @@ static bool is_relative(const char *word)
     }
 }
 
-static bool is_one_of(const char *word, const char *a, const char *b, const char *c)
+static bool is_one_of_three(const char *word, const char *a, const char *b, const char *c)
 {
     return !strcmp(word, a) || !strcmp(word, b) || !strcmp(word, c);
 }
@@ -200,11 +189,11 @@ const char *un_argument_fault(int argument, const char *word, size_t sources, si
     case UN_ARG_SCORE:
         return is_number(word + (*word == '-'), 1000) ? NULL : "a number from -1000 to 1000";
     case UN_ARG_HOW:
-        return is_one_of(word, "own", "follow", "exact") ? NULL : "own, follow or exact";
+        return is_one_of_three(word, "own", "follow", "exact") ? NULL : "own, follow or exact";
     case UN_ARG_ACCESS:
-        return is_one_of(word, "ro", "rw", "rw") ? NULL : "ro or rw";
+        return is_one_of_three(word, "ro", "rw", "rw") ? NULL : "ro or rw";
     case UN_ARG_KIND:
-        return is_one_of(word, "empty", "other", "other") ? NULL : "empty or other";
+        return is_one_of_three(word, "empty", "other", "other") ? NULL : "empty or other";
     default:
         return text_fault(argument, word);
     }

@@ -9,7 +9,6 @@
 /* By name, in the order of strcmp(3). */
 enum un_verb {
     UN_VERB_ARG,
-    UN_VERB_ARG_FIXED,
     UN_VERB_ASSUME,
     UN_VERB_BIND,
     UN_VERB_CWD,
@@ -28,7 +27,6 @@ enum un_verb {
     UN_VERB_HIDE_PRIVATE,
     UN_VERB_HOME,
     UN_VERB_HOME_MOMENT,
-    UN_VERB_HOSTNAME,
     UN_VERB_IDMAP,
     UN_VERB_JSON,
     UN_VERB_JSON_ARGS,
@@ -118,7 +116,6 @@ extern const struct un_verb_rule un_verb_rules[UN_VERB_COUNT];
 
 /* The verb of this name, or UN_VERB_COUNT. */
 enum un_verb un_verb_find(const char *name);
-size_t un_verb_arguments(enum un_verb verb);
 /* What is wrong with an argument, as "it must be ..."; NULL: nothing. `sources` and `binds` are how
  * many there were before. */
 const char *un_argument_fault(int argument, const char *word, size_t sources, size_t binds);

@@ -2,16 +2,10 @@
 #include "base/base.h"
 #include "launch/launch.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 /* The paths of covers are never "": that of the root is "/". */
-static size_t length_of(const char *inside)
+static size_t inside_length(const char *inside)
 {
     return strcmp(inside, "/") ? strlen(inside) : 0;
 }
@@ -22,7 +16,7 @@ static const struct un_cover *find_cover(const struct un_view *view, const char 
 {
     for (size_t i = 0; i < view->cover_count; i++) {
         const struct un_cover *cover = &view->cover[i];
-        if (length_of(cover->inside) == length && !strncmp(cover->inside, path, length))
+        if (inside_length(cover->inside) == length && !strncmp(cover->inside, path, length))
             return cover;
     }
     return NULL;
@@ -61,8 +55,8 @@ static int look_for(int directory, const char *name)
     return -2;
 }
 
-static enum un_look look(const struct un_trail *trail, const char *name, struct un_entry *found,
-                         void *arg)
+static enum un_look look_inside(const struct un_trail *trail, const char *name,
+                                struct un_entry *found, void *arg)
 {
     const struct un_view *view = arg;
     const struct un_cover *cover = find_cover(view, trail->path, strlen(trail->path));
@@ -92,7 +86,7 @@ static enum un_look look(const struct un_trail *trail, const char *name, struct 
 int un_view_walk(const struct un_view *view, const char *path, struct un_trail *trail)
 {
     un_trail_begin(trail, view->top);
-    return un_walk(trail, path, look, (void *)(uintptr_t)view);
+    return un_walk(trail, path, look_inside, (void *)(uintptr_t)view);
 }
 
 const char *un_view_inside(const struct un_trail *trail)
@@ -210,7 +204,7 @@ int un_view_new(int top, struct un_view **view)
 
 int un_view_add(struct un_view *view, const char *inside, const char *source, int fd)
 {
-    if (find_cover(view, inside, length_of(inside))) {
+    if (find_cover(view, inside, inside_length(inside))) {
         close(fd);
         return 0;
     }

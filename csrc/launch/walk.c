@@ -7,13 +7,8 @@
 #include "base/base.h"
 #include "launch/launch.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
-#include <stdio.h>
-#include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #define PENDING_MAX (4 * UN_PATH_MAX)
 
@@ -59,7 +54,7 @@ void un_trail_begin(struct un_trail *trail, int root)
 }
 
 /* Leads back to the first `count` places. */
-static void cut(struct un_trail *trail, size_t count)
+static void cut_trail(struct un_trail *trail, size_t count)
 {
     while (trail->count > count) {
         const struct un_place *last = &trail->place[--trail->count];
@@ -72,7 +67,7 @@ static void cut(struct un_trail *trail, size_t count)
 void un_trail_close(struct un_trail *trail)
 {
     if (trail->count)
-        cut(trail, 1);
+        cut_trail(trail, 1);
 }
 
 static int fail_limited(struct un_trail *trail)
@@ -150,7 +145,7 @@ static int follow_link(struct un_trail *trail, const char *link, struct pending 
         errno = ELOOP;
         return -1;
     }
-    cut(trail, *link == '/' ? 1 : trail->count);
+    cut_trail(trail, *link == '/' ? 1 : trail->count);
     return put_first(trail, pending, link);
 }
 
@@ -169,7 +164,7 @@ static int step(struct un_trail *trail, const char *name, struct pending *pendin
     case UN_LOOK_LINK:
         return follow_link(trail, found.link, pending, links);
     case UN_LOOK_MISSING:
-        cut(trail, trail->count);
+        cut_trail(trail, trail->count);
         return note_missing(trail, name, pending) ? -1 : 1;
     default:
         return -1;
@@ -204,7 +199,7 @@ int un_walk(struct un_trail *trail, const char *path, un_looker *look, void *arg
         else
             failed = check_directory(trail, name);
         if (!failed && is_parent)
-            cut(trail, trail->count > 1 ? trail->count - 1 : 1);
+            cut_trail(trail, trail->count > 1 ? trail->count - 1 : 1);
         if (failed == 1)
             return 0;
     }

@@ -135,7 +135,7 @@ static int add_ranges(int kind, int fill, const struct un_facts *facts, struct u
     return 0;
 }
 
-static int add_all(const struct un_map *parent, struct un_map *map, struct un_error *err)
+static int add_all_of_parent(const struct un_map *parent, struct un_map *map, struct un_error *err)
 {
     struct un_ranges none = {.len = 0};
     uint32_t next = 0;
@@ -161,7 +161,7 @@ int un_compose(int kind, const struct un_request *request, const struct un_facts
         if (add_named(kind, want->more.extent[i], &id->parent, map, err))
             return -1;
     if (want->fill == UN_FILL_ALL)
-        return add_all(&id->parent, map, err);
+        return add_all_of_parent(&id->parent, map, err);
     if (want->fill != UN_FILL_NONE)
         return add_ranges(kind, want->fill, facts, map, clipped, err);
     return 0;

@@ -2,12 +2,11 @@
 #include "base/base.h"
 
 #include <inttypes.h>
-#include <string.h>
 
 /* (uid_t)-1 stands for "no id" and can't be mapped. */
 #define NO_ID UINT32_MAX
 
-static const char *read_id(const char *text, uint32_t *id)
+static const char *read_map_id(const char *text, uint32_t *id)
 {
     uint64_t number = 0;
     const char *end = un_number_read(text, UINT32_MAX, &number);
@@ -16,7 +15,7 @@ static const char *read_id(const char *text, uint32_t *id)
 }
 
 /* Whether the ids from `first` on exist: 4294967295 is not one of them (kernel: map_write()). */
-static bool fits(uint32_t first, uint32_t count)
+static bool extent_fits(uint32_t first, uint32_t count)
 {
     return count <= NO_ID - first;
 }
@@ -27,7 +26,7 @@ static int check_extent(struct un_extent e, struct un_error *err)
         return un_fail(err, UN_STEP_ARGUMENT, 0, "map-invalid",
                        "extent %" PRIu32 ":%" PRIu32 ":0 maps no id: the count must be 1 or more",
                        e.inside, e.outside);
-    if (!fits(e.inside, e.count) || !fits(e.outside, e.count))
+    if (!extent_fits(e.inside, e.count) || !extent_fits(e.outside, e.count))
         return un_fail(err, UN_STEP_ARGUMENT, 0, "map-invalid",
                        "extent %" PRIu32 ":%" PRIu32 ":%" PRIu32
                        " goes past 4294967294, the last id there is",
@@ -40,7 +39,7 @@ int un_extent_parse(const char *text, struct un_extent *extent, struct un_error 
     uint32_t field[3];
     const char *at = text;
     for (int i = 0; i < 3 && at; i++) {
-        at = read_id(at, &field[i]);
+        at = read_map_id(at, &field[i]);
         if (at && i < 2)
             at = *at == ':' ? at + 1 : NULL;
     }
@@ -147,7 +146,7 @@ int un_map_parse(const char *text, struct un_map *map, struct un_error *err)
         uint32_t field[3];
         const char *line = at;
         for (int i = 0; i < 3 && at; i++)
-            at = read_id(skip_blanks(at), &field[i]);
+            at = read_map_id(skip_blanks(at), &field[i]);
         if (at)
             at = skip_blanks(at);
         if (!at || (*at && *at != '\n'))

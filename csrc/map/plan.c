@@ -4,7 +4,6 @@
 
 #include <inttypes.h>
 #include <linux/capability.h>
-#include <string.h>
 
 /* What the kernel shows in place of an id that does not exist here, unless it was told another. */
 #define OVERFLOW_ID 65534
@@ -27,7 +26,7 @@ static bool kernel_is(const struct un_facts *facts, uint32_t major, uint32_t min
            (facts->kernel_major == major && facts->kernel_minor >= minor);
 }
 
-static bool holds(const struct un_facts *facts, int cap)
+static bool has_capability(const struct un_facts *facts, int cap)
 {
     return facts->caps >> cap & 1;
 }
@@ -43,7 +42,7 @@ static bool maps_outside(const struct un_map *map, uint32_t outside)
 static bool lacks_setfcap(int kind, const struct un_map *map, const struct un_facts *facts)
 {
     return kind == UN_UID && maps_outside(map, 0) && kernel_is(facts, 5, 12) &&
-           !holds(facts, CAP_SETFCAP);
+           !has_capability(facts, CAP_SETFCAP);
 }
 
 static bool is_own_id(const struct un_map *map, uint32_t own)
@@ -149,7 +148,7 @@ static int choose_writer(int kind, const struct un_request *request, const struc
 {
     const struct un_map *map = &plan->map.of[kind];
     bool own = is_own_id(map, facts->id[kind].own);
-    bool privileged = holds(facts, un_kinds[kind].cap);
+    bool privileged = has_capability(facts, un_kinds[kind].cap);
     /* A file's group may be denied what everybody else is granted: so who maps a group without
      * privilege must not be able to leave it (user_namespaces(7), "The /proc/PID/setgroups file").
      */
@@ -268,7 +267,7 @@ bool un_plan_needs_parents(const struct un_request *request, const struct un_fac
             return true;
         if (want->map_self && own == OVERFLOW_ID)
             return true;
-        if (want->map_self && kind == UN_UID && own == 0 && !holds(facts, CAP_SETFCAP))
+        if (want->map_self && kind == UN_UID && own == 0 && !has_capability(facts, CAP_SETFCAP))
             return true;
     }
     return false;
@@ -280,7 +279,8 @@ bool un_plan_needs_ranges(const struct un_request *request, const struct un_fact
         const struct un_id_request *want = &request->id[kind];
         if (want->fill == UN_FILL_PACKED || want->fill == UN_FILL_IDENTITY)
             return true;
-        if ((want->fill == UN_FILL_ALL || want->more.len) && !holds(facts, un_kinds[kind].cap))
+        if ((want->fill == UN_FILL_ALL || want->more.len) &&
+            !has_capability(facts, un_kinds[kind].cap))
             return true;
     }
     return false;

@@ -8,23 +8,17 @@
 #include "explain/explain.h"
 #include "sys/sys.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <linux/capability.h>
 #include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/prctl.h>
-#include <unistd.h>
 
-#define WORDS_MAX 400
+#define OUTPUT_MAX 400
 
 struct call {
     int kind;
     const char *argv[2 + 3 * UN_MAP_MAX + 1];
     char numbers[UN_MAP_TEXT_MAX];
-    char words[WORDS_MAX]; /* what it says */
+    char output[OUTPUT_MAX]; /* its first bytes */
 };
 
 /* The numbers of a map as arguments are its text, cut at the blanks. */
@@ -41,69 +35,70 @@ static void make_argv(struct call *call, const char *target, const struct un_pla
     call->argv[count] = NULL;
 }
 
-static int fail(const char *helper, const char *cause, const char *how, int number,
-                const char *words, struct un_error *err)
+static int fail_helper(const char *helper, const char *cause, const char *how, int number,
+                       const char *output, struct un_error *err)
 {
     char told[UN_DETAIL_MAX];
     snprintf(told, sizeof told, how, number);
-    int length = (int)strcspn(words, "\n");
+    int length = (int)strcspn(output, "\n");
     return un_fail(err, UN_STEP_HELPER, 0, cause, "%s %s%s%.*s", helper, told, length ? ": " : "",
-                   length, words);
+                   length, output);
 }
 
 /* Returns whether a seccomp filter kept the helper from opening the map: the kernel itself gives no
  * owner these two errors. Debian's shadow calls openat2(2) since 1:4.17.4-2+deb13u1, which older
  * filters do not allow. */
-static bool is_open_filtered(const char *words)
+static bool is_open_filtered(const char *output)
 {
-    return strstr(words, "open of ") &&
-           (strstr(words, "_map failed: Operation not permitted") ||
-            strstr(words, "_map failed: Function not implemented")) &&
+    return strstr(output, "open of ") &&
+           (strstr(output, "_map failed: Operation not permitted") ||
+            strstr(output, "_map failed: Function not implemented")) &&
            un_proc_status("/proc", "Seccomp:") == 2;
 }
 
-/* Why it failed, by its own words (shadow's lib/idmapping.c). */
-static const char *cause_in(const char *words)
+/* Why it failed, by its own output (shadow's lib/idmapping.c). */
+static const char *cause_in(const char *output)
 {
-    if (strstr(words, "Read-only file system"))
+    if (strstr(output, "Read-only file system"))
         return "proc-read-only";
     const char *closed =
-        strstr(words, "_map failed: Permission denied") ? un_cause_of_closed_proc("/proc") : NULL;
+        strstr(output, "_map failed: Permission denied") ? un_cause_of_closed_proc("/proc") : NULL;
     if (closed)
         return closed;
-    if (is_open_filtered(words))
+    if (is_open_filtered(output))
         return "seccomp-denies-helper";
     /* One that is setuid root needs this, too: the namespace is not root's. */
-    if (strstr(words, "_map failed: Operation not permitted") &&
+    if (strstr(output, "_map failed: Operation not permitted") &&
         prctl(PR_CAPBSET_READ, CAP_SYS_ADMIN, 0, 0, 0) == 0)
         return "bounding-set";
     return "helper-failed";
 }
 
 /* Only "exited with 0" is success. */
-static int judge(const struct un_job *job, struct un_error *err)
+static int judge_helper(const struct un_job *job, struct un_error *err)
 {
     const char *helper = job->argv[0];
     if (job->timed_out)
-        return fail(helper, "helper-hung", "had not ended in time, and was killed", 0, job->output,
-                    err);
+        return fail_helper(helper, "helper-hung", "had not ended in time, and was killed", 0,
+                           job->output, err);
     if (job->stopped_by)
-        return fail(helper, "helper-stopped", "was stopped by signal %d, so it was killed",
-                    job->stopped_by, job->output, err);
+        return fail_helper(helper, "helper-stopped", "was stopped by signal %d, so it was killed",
+                           job->stopped_by, job->output, err);
     if (!job->ended)
-        return fail(helper, "helper-status-lost", "ended, and nobody can tell how", 0, job->output,
-                    err);
+        return fail_helper(helper, "helper-status-lost", "ended, and nobody can tell how", 0,
+                           job->output, err);
     if (job->ended != CLD_EXITED)
-        return fail(helper, job->status == SIGSYS ? "seccomp-denies-helper" : "helper-killed",
-                    "was killed by signal %d", job->status, job->output, err);
+        return fail_helper(helper,
+                           job->status == SIGSYS ? "seccomp-denies-helper" : "helper-killed",
+                           "was killed by signal %d", job->status, job->output, err);
     if (job->status)
-        return fail(helper, cause_in(job->output), "exited with status %d", job->status,
-                    job->output, err);
+        return fail_helper(helper, cause_in(job->output), "exited with status %d", job->status,
+                           job->output, err);
     return 0;
 }
 
 /* Why a helper can't be executed. */
-static const char *cause_of(int errnum)
+static const char *cause_of_exec(int errnum)
 {
     switch (errnum) {
     case EOVERFLOW:
@@ -120,7 +115,7 @@ static const char *cause_of(int errnum)
 
 /* Reads the pid of the process whose /proc directory is open as `dir`. The helpers look the pid up
  * in the same /proc, which may show another PID namespace than ours. */
-static int read_pid(int dir, char *pid, size_t size, struct un_error *err)
+static int read_target_pid(int dir, char *pid, size_t size, struct un_error *err)
 {
     if (un_read_file(dir, "stat", pid, size) < 0)
         return un_fail_errno(err, UN_STEP_HELPER, "the target's pid");
@@ -128,23 +123,24 @@ static int read_pid(int dir, char *pid, size_t size, struct un_error *err)
     return 0;
 }
 
-static int run(struct call *calls, size_t count, const struct un_plan *plan, struct un_error *err)
+static int run_calls(struct call *calls, size_t count, const struct un_plan *plan,
+                     struct un_error *err)
 {
     struct un_job jobs[2];
     for (size_t i = 0; i < count; i++)
         jobs[i] = (struct un_job){
             .argv = calls[i].argv,
-            .output = calls[i].words,
-            .output_size = sizeof calls[i].words,
+            .output = calls[i].output,
+            .output_size = sizeof calls[i].output,
         };
     if (un_run_jobs(jobs, count, plan->helper_timeout_ms, err)) {
         /* The command that somebody wants to run is another one. */
         err->step = UN_STEP_HELPER;
-        err->cause = cause_of(err->errnum);
+        err->cause = cause_of_exec(err->errnum);
         return -1;
     }
     for (size_t i = 0; i < count; i++)
-        if (judge(&jobs[i], err))
+        if (judge_helper(&jobs[i], err))
             return -1;
     return 0;
 }
@@ -155,18 +151,18 @@ int un_run_helpers(int dir, const struct un_plan *plan, struct un_error *err)
     size_t count = 0;
     if (plan->writer[UN_UID] != UN_WRITER_HELPER && plan->writer[UN_GID] != UN_WRITER_HELPER)
         return 0;
-    if (read_pid(dir, pid, sizeof pid, err))
+    if (read_target_pid(dir, pid, sizeof pid, err))
         return -1;
     /* Too much for a small stack. */
     struct call *calls = calloc(2, sizeof *calls);
     if (!calls)
-        return un_fail_errno(err, UN_STEP_HELPER, "the words of a helper");
+        return un_fail_errno(err, UN_STEP_HELPER, "the arguments of a helper");
     for (int kind = UN_UID; kind <= UN_GID; kind++)
         if (plan->writer[kind] == UN_WRITER_HELPER) {
             calls[count].kind = kind;
             make_argv(&calls[count++], pid, plan);
         }
-    int failed = run(calls, count, plan, err);
+    int failed = run_calls(calls, count, plan, err);
     free(calls);
     return failed;
 }

@@ -3,13 +3,9 @@
 #include "ns/ns.h"
 #include "sys/sys.h"
 
-#include <errno.h>
 #include <sched.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
 #include <time.h>
-#include <unistd.h>
 
 /* How long a holder may take from letting go of its socket to being dumpable: a call or two. */
 #define DUMPABLE_TIMEOUT_US 10000000

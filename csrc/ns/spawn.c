@@ -7,14 +7,8 @@
 #include "ns/ns.h"
 #include "sys/sys.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <sched.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
 static void describe_setup(const struct un_setup *setup, struct un_task *task)
 {
@@ -63,7 +57,7 @@ struct heard {
     int failed; /* as is written down */
 };
 
-static void note(struct un_told *told, struct heard *heard, struct un_error *err)
+static void note_news(struct un_told *told, struct heard *heard, struct un_error *err)
 {
     if (told->message.news == UN_NEWS_FAILED && !heard->failed)
         heard->failed = un_told_failure(told, err);
@@ -90,7 +84,7 @@ static void hear_out(const struct un_start *start, struct heard *heard, struct u
     int got, tries = HEAR_TRIES;
     while ((got = un_hear(start, &told, &mishap))) {
         if (got > 0) {
-            note(&told, heard, err);
+            note_news(&told, heard, err);
             continue;
         }
         if (!heard->failed)

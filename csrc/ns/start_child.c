@@ -16,13 +16,9 @@
 #include "ns/ns.h"
 #include "sys/sys.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
-#include <string.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 struct child {
     const struct un_start *start;
@@ -222,7 +218,7 @@ void un_end_child(const struct un_start *start)
 }
 
 /* Waits until there are news, but not past the deadline. */
-static int wait_for_news(const struct un_start *start, struct un_error *err)
+static int wait_for_child_news(const struct un_start *start, struct un_error *err)
 {
     int64_t left = start->deadline - un_now_ms();
     int count = un_wait_readable(start->socket, start->timeout_ms < 0 ? -1
@@ -240,7 +236,7 @@ static int wait_for_news(const struct un_start *start, struct un_error *err)
 int un_hear(const struct un_start *start, struct un_told *told, struct un_error *err)
 {
     struct un_message *message = &told->message;
-    if (wait_for_news(start, err))
+    if (wait_for_child_news(start, err))
         return -1;
     ssize_t got = receive(start->socket, message, sizeof *message, 0, told);
     /* One that ended before it was told to go on has left that unread. */

@@ -7,9 +7,7 @@
 
 #include <sched.h>
 #include <signal.h>
-#include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 void un_spawn_init(struct un_spawn *spawn)
 {
@@ -51,7 +49,7 @@ struct bare {
     const struct un_clone *clone;
 };
 
-static int become_command(void *arg)
+static int become_bare_command(void *arg)
 {
     const struct bare *bare = arg;
     const struct un_spawn *spawn = bare->spawn;
@@ -69,7 +67,7 @@ int un_spawn_bare(const struct un_spawn *spawn, pid_t *pid, int *pidfd, struct u
     struct un_clone clone = {
         .flags =
             CLONE_VM | CLONE_VFORK | CLONE_PIDFD | (spawn->cgroup >= 0 ? UN_CLONE_INTO_CGROUP : 0),
-        .run = become_command,
+        .run = become_bare_command,
         .arg = &bare,
         .cgroup = spawn->cgroup,
         .exit_signal = SIGCHLD,

@@ -1,9 +1,6 @@
 /* Replacing this program by a command. */
 #include "base/base.h"
 
-#include <errno.h>
-#include <unistd.h>
-
 /* Whether the last execve() failed because there is no such file. It says ENOENT also for a file
  * that is there, but whose interpreter is not. */
 static bool is_absent(const char *file)
@@ -29,21 +26,21 @@ static int fail_exec(const char *file, struct un_error *err)
     return un_fail_errno(err, is_absent(file) ? UN_STEP_LOOKUP : UN_STEP_EXEC, file);
 }
 
-static void execute(const struct un_command *command, const char *file)
+static void exec_file(const struct un_command *command, const char *file)
 {
     execve(file, (char *const *)command->argv, (char *const *)command->envp);
 }
 
 /* As execvp(3) does, but for two things: a file without "#!" is not handed to a shell, and in a
  * directory that this process may not search there is no command, as for shells. */
-static int search(const struct un_command *command, struct un_error *err)
+static int exec_along_path(const struct un_command *command, struct un_error *err)
 {
     const char *at = command->path ? command->path : UN_DEFAULT_PATH;
     char path[PATH_MAX];
     bool denied = false;
 
     while (un_next_candidate(&at, command->file, path)) {
-        execute(command, path);
+        exec_file(command, path);
         denied = denied || is_denied(path);
         if (errno != EACCES && !is_absent(path))
             return fail_exec(path, err);
@@ -56,7 +53,7 @@ int un_exec(const struct un_command *command, struct un_error *err)
 {
     /* An empty name is no file's, in no directory. */
     if (*command->file && !un_has_slash(command->file))
-        return search(command, err);
-    execute(command, command->file);
+        return exec_along_path(command, err);
+    exec_file(command, command->file);
     return fail_exec(command->file, err);
 }

@@ -3,14 +3,11 @@
 #include "sys/sys.h"
 
 #include <dirent.h>
-#include <fcntl.h>
 #include <limits.h>
 #include <linux/magic.h>
-#include <string.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
-#include <unistd.h>
 
 #ifndef SYS_close_range
 #define SYS_close_range 436
@@ -30,7 +27,7 @@ static int fd_number(const char *name)
 /* What is to be done with descriptors. */
 enum what { CLOSE, CLOSE_AT_EXEC };
 
-static void treat(int fd, enum what what)
+static void close_one(int fd, enum what what)
 {
     if (what == CLOSE)
         close(fd);
@@ -39,7 +36,7 @@ static void treat(int fd, enum what what)
 }
 
 /* By what is open. readdir(3) would allocate. False if /proc does not tell, or is none. */
-static bool treat_listed(unsigned first, unsigned last, enum what what)
+static bool close_listed(unsigned first, unsigned last, enum what what)
 {
     _Alignas(struct dirent) char entries[1024];
     struct statfs fs;
@@ -54,7 +51,7 @@ static bool treat_listed(unsigned first, unsigned last, enum what what)
             entry = (const struct dirent *)(const void *)(entries + at);
             int fd = fd_number(entry->d_name);
             if (fd != dir && fd >= 0 && (unsigned)fd >= first && (unsigned)fd <= last)
-                treat(fd, what);
+                close_one(fd, what);
         }
     }
     return size == 0;
@@ -79,7 +76,7 @@ void un_close_each(const int *fd, size_t count)
     }
 }
 
-static void treat_range(unsigned first, unsigned last, enum what what)
+static void close_from_to(unsigned first, unsigned last, enum what what)
 {
     unsigned flags = what == CLOSE ? 0 : CLOSE_RANGE_CLOEXEC;
     if (first > last || close_range_now(first, last, flags))
@@ -87,13 +84,13 @@ static void treat_range(unsigned first, unsigned last, enum what what)
     /* Before Linux 5.9 or, for the flag, 5.11; or under a filter that does not know the call.
      * Counting comes last: the limit may be a billion, and what was opened before it was lowered is
      * above it. */
-    if (treat_listed(first, last, what))
+    if (close_listed(first, last, what))
         return;
     struct rlimit limit;
     if (last == ~0U)
         last = getrlimit(RLIMIT_NOFILE, &limit) ? 65535 : (unsigned)limit.rlim_max - 1;
     for (unsigned fd = first; fd <= last; fd++)
-        treat((int)fd, what);
+        close_one((int)fd, what);
 }
 
 /* printf(3) is not async-signal-safe. */
@@ -105,7 +102,7 @@ static int fail_pass_on(int fd, struct un_error *err)
     return un_fail_errno(err, UN_STEP_FDS, text);
 }
 
-static int pass_on(int fd, struct un_error *err)
+static int clear_cloexec(int fd, struct un_error *err)
 {
     int flags = fcntl(fd, F_GETFD);
     if (flags < 0 || fcntl(fd, F_SETFD, flags & ~FD_CLOEXEC))
@@ -113,35 +110,35 @@ static int pass_on(int fd, struct un_error *err)
     return 0;
 }
 
-static int treat_others(unsigned first, const int *keep, size_t keep_count, enum what what,
+static int close_others(unsigned first, const int *keep, size_t keep_count, enum what what,
                         struct un_error *err)
 {
     for (size_t i = 0; i < keep_count; i++) {
-        if (pass_on(keep[i], err))
+        if (clear_cloexec(keep[i], err))
             return -1;
         if (keep[i] < 3)
             continue;
         if ((unsigned)keep[i] > first)
-            treat_range(first, (unsigned)keep[i] - 1, what);
+            close_from_to(first, (unsigned)keep[i] - 1, what);
         first = (unsigned)keep[i] + 1;
     }
-    treat_range(first, ~0U, what);
+    close_from_to(first, ~0U, what);
     return 0;
 }
 
 int un_close_fds(const int *keep, size_t keep_count, struct un_error *err)
 {
-    return treat_others(3, keep, keep_count, CLOSE, err);
+    return close_others(3, keep, keep_count, CLOSE, err);
 }
 
 int un_close_fds_at_exec(const int *keep, size_t keep_count, struct un_error *err)
 {
-    return treat_others(3, keep, keep_count, CLOSE_AT_EXEC, err);
+    return close_others(3, keep, keep_count, CLOSE_AT_EXEC, err);
 }
 
 void un_close_all_fds_at_exec(void)
 {
-    treat_range(0, ~0U, CLOSE_AT_EXEC);
+    close_from_to(0, ~0U, CLOSE_AT_EXEC);
 }
 
 #define ROOM 512
@@ -169,7 +166,7 @@ int un_place_stdio(const int stdio[3], struct un_error *err)
     }
     for (int to = 0; to < 3; to++) {
         if (from[to] == to) {
-            if (pass_on(to, err))
+            if (clear_cloexec(to, err))
                 return -1;
         } else if (from[to] >= 0 && dup2(from[to], to) < 0) {
             return un_fail_errno(err, UN_STEP_STDIO, "");

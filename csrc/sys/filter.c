@@ -1,16 +1,13 @@
 #include "base/base.h"
 #include "sys/sys.h"
 
-#include <errno.h>
 #include <linux/seccomp.h>
 #include <sched.h>
 #include <signal.h>
-#include <stdbool.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
 /* Those from 424 on are the same everywhere, and older libcs lack them. */
 #ifndef SYS_open_tree

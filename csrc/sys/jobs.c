@@ -1,17 +1,14 @@
 #include "base/base.h"
 #include "sys/sys.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
-#include <unistd.h>
 
 /* How long a wait may be before it is looked whether somebody was stopped. */
 #define SLICE_MS 200
 #define JOBS_MAX 2
 
-static int start(struct un_job *job, int empty, const uint64_t *signals, struct un_error *err)
+static int start_job(struct un_job *job, int empty, const uint64_t *signals, struct un_error *err)
 {
     static const char *const env[] = {"LC_ALL=C", "PATH=" UN_SYSTEM_PATH, NULL};
     int ends[2];
@@ -48,7 +45,7 @@ static size_t room(const struct un_job *job)
 
 /* Reads once from a pipe that poll(2) reports, so it does not wait; keeps what there is room for.
  */
-static void take_words(struct un_job *job, short events)
+static void read_output(struct un_job *job, short events)
 {
     char spare[4096];
     size_t most = room(job);
@@ -66,11 +63,11 @@ static void take_words(struct un_job *job, short events)
 }
 
 /* What it has left in its pipe, which others may still hold. */
-static void take_last_words(struct un_job *job)
+static void read_last_output(struct un_job *job)
 {
     struct pollfd end = {.fd = job->pipe, .events = POLLIN};
     while (job->pipe >= 0 && room(job) && poll(&end, 1, 0) > 0)
-        take_words(job, end.revents);
+        read_output(job, end.revents);
     close_pipe(job);
 }
 
@@ -82,7 +79,7 @@ static void finish(struct un_job *job, bool (*reap)(int pidfd, siginfo_t *how))
     job->status = known ? how.si_status : 0;
     close(job->pidfd);
     job->pidfd = -1;
-    take_last_words(job);
+    read_last_output(job);
 }
 
 /* One round: waits until something happens, or `timeout` is over. */
@@ -97,13 +94,13 @@ static void wait_round(struct un_job *jobs, size_t count, int timeout)
         return;
     for (size_t i = 0; i < count; i++) {
         if (fds[2 * i].revents)
-            take_words(&jobs[i], fds[2 * i].revents);
+            read_output(&jobs[i], fds[2 * i].revents);
         if (fds[2 * i + 1].revents)
             finish(&jobs[i], un_reap);
     }
 }
 
-static bool is_stopped(struct un_job *job)
+static bool is_job_stopped(struct un_job *job)
 {
     job->stopped_by = un_stopped_by(job->pidfd);
     return job->stopped_by;
@@ -116,7 +113,7 @@ static void wait_all(struct un_job *jobs, size_t count, int timeout_ms)
         bool is_over = now >= deadline, looks = now >= look;
         size_t running = 0;
         for (size_t i = 0; i < count; i++) {
-            if (jobs[i].pidfd >= 0 && (is_over || (looks && is_stopped(&jobs[i])))) {
+            if (jobs[i].pidfd >= 0 && (is_over || (looks && is_job_stopped(&jobs[i])))) {
                 jobs[i].timed_out = is_over;
                 finish(&jobs[i], un_kill_and_reap);
             }
@@ -159,7 +156,7 @@ static int run_jobs(void *arg, const uint64_t *signals)
         jobs[started].output[0] = '\0';
         jobs[started].timed_out = false;
         jobs[started].stopped_by = 0;
-        if (start(&jobs[started], empty, signals, run->err))
+        if (start_job(&jobs[started], empty, signals, run->err))
             break;
     }
     if (empty >= 0)

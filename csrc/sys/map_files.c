@@ -2,11 +2,6 @@
 #include "base/base.h"
 #include "sys/sys.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <string.h>
-#include <unistd.h>
-
 static const int file_of[] = {[UN_UID] = UN_FILE_UID_MAP, [UN_GID] = UN_FILE_GID_MAP};
 
 static const char *policy_of(const struct un_plan *plan)
@@ -29,7 +24,7 @@ void un_own_maps_of(const struct un_plan *plan, char text[2][UN_MAP_TEXT_MAX],
     }
 }
 
-static int write_file(int dir, int file, const char *text, struct un_error *err)
+static int write_map_file(int dir, int file, const char *text, struct un_error *err)
 {
     un_auto_close int fd = un_map_file_open(dir, file, err);
     if (fd < 0)
@@ -41,13 +36,13 @@ int un_write_maps(int dir, const struct un_plan *plan, struct un_error *err)
 {
     char text[UN_MAP_TEXT_MAX];
     const char *policy = policy_of(plan);
-    if (policy && write_file(dir, UN_FILE_SETGROUPS, policy, err))
+    if (policy && write_map_file(dir, UN_FILE_SETGROUPS, policy, err))
         return -1;
     for (int kind = UN_UID; kind <= UN_GID; kind++) {
         if (plan->writer[kind] != UN_WRITER_SELF && plan->writer[kind] != UN_WRITER_PARENT)
             continue;
         un_map_format(&plan->map.of[kind], text);
-        if (write_file(dir, file_of[kind], text, err))
+        if (write_map_file(dir, file_of[kind], text, err))
             return -1;
     }
     return 0;

@@ -8,11 +8,8 @@
  */
 #include "base/base.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <sys/mount.h>
 #include <sys/syscall.h>
-#include <unistd.h>
 
 /* linux/mount.h does not go together with sys/mount.h, nor has every libc what is new in it. */
 #ifndef SYS_open_tree
@@ -53,7 +50,7 @@ int un_mount(const char *source, const char *target, const char *type, unsigned 
 }
 
 /* Whether the last call failed because there is none, or a filter forbids it. */
-static bool is_missing(long result)
+static bool is_call_missing(long result)
 {
     return result < 0 && (errno == ENOSYS || errno == EPERM);
 }
@@ -62,9 +59,9 @@ static bool is_missing(long result)
  * capability before, which whoever came so far has. */
 static bool is_kept_away(void)
 {
-    return is_missing(syscall(SYS_open_tree, -1, "", NO_SUCH_FLAG)) ||
-           is_missing(syscall(SYS_move_mount, -1, "", -1, "", NO_SUCH_FLAG)) ||
-           is_missing(syscall(SYS_mount_setattr, -1, "", NO_SUCH_FLAG, NULL, 0));
+    return is_call_missing(syscall(SYS_open_tree, -1, "", NO_SUCH_FLAG)) ||
+           is_call_missing(syscall(SYS_move_mount, -1, "", -1, "", NO_SUCH_FLAG)) ||
+           is_call_missing(syscall(SYS_mount_setattr, -1, "", NO_SUCH_FLAG, NULL, 0));
 }
 
 static int fail_mount_call(const char *name, struct un_error *err)

@@ -3,7 +3,6 @@
 #include "sys/sys.h"
 
 #include <sched.h>
-#include <unistd.h>
 
 static const struct {
     uint64_t flag;

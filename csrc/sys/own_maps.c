@@ -2,12 +2,8 @@
 #include "base/base.h"
 #include "sys/sys.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <sched.h>
-#include <string.h>
 #include <sys/prctl.h>
-#include <unistd.h>
 
 const struct un_map_file un_map_files[UN_MAP_FILES] = {
     [UN_FILE_SETGROUPS] = {"setgroups", UN_STEP_SETGROUPS},

@@ -9,7 +9,7 @@
 /* Notes a status of the command, or of process 1: that one ends after the command, with another
  * status, which counts only if none was reported, since process 1 was killed. Returns whether it is
  * of an end. */
-static bool note(struct un_watched *child, int status)
+static bool note_status(struct un_watched *child, int status)
 {
     bool ended = WIFEXITED(status) || WIFSIGNALED(status);
     child->stopped = WIFSTOPPED(status);
@@ -24,7 +24,7 @@ static void take_reports(struct un_watched *child)
 {
     int status;
     while (child->reports >= 0 && read(child->reports, &status, sizeof status) == sizeof status)
-        note(child, status);
+        note_status(child, status);
 }
 
 /* Takes note of what happened to the child, and reaps all others. */
@@ -37,7 +37,7 @@ static void take_changes(struct un_watched *child)
             continue;
         /* What process 1 has reported before it ended comes first. */
         take_reports(child);
-        child->ended = note(child, status);
+        child->ended = note_status(child, status);
         /* A report that finds no room is lost: the reader is stopped, and reads the next one. */
         if (child->report >= 0)
             (void)!write(child->report, &status, sizeof status);

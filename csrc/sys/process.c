@@ -1,16 +1,12 @@
 #include "base/base.h"
 #include "sys/sys.h"
 
-#include <errno.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
-#include <stdio.h>
-#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
 /* How long a child may take to end after SIGKILL. */
 #define END_MS 2000

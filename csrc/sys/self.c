@@ -1,11 +1,8 @@
 #include "base/base.h"
 #include "sys/sys.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
-#include <unistd.h>
 
 #ifndef PR_GET_MDWE
 #define PR_GET_MDWE 66

@@ -2,12 +2,9 @@
 #include "base/base.h"
 #include "sys/sys.h"
 
-#include <errno.h>
-#include <string.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
-#include <unistd.h>
 
 void un_setup_init(struct un_setup *setup)
 {

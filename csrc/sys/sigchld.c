@@ -2,7 +2,6 @@
 #include "sys/sys.h"
 
 #include <sched.h>
-#include <unistd.h>
 
 struct call {
     int (*run)(void *arg, const uint64_t *signals);

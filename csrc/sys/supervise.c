@@ -1,10 +1,7 @@
 #include "base/base.h"
 #include "sys/sys.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <termios.h>
-#include <unistd.h>
 
 /* Whether the terminal is our input and our output, and we are in its foreground. If it is one of
  * them only, it is not ours to mend: in `we | less` we share its foreground with a program that

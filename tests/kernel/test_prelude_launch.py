@@ -146,10 +146,10 @@ def test_too_few_descriptors_are_told(prelude: Program, write: Write, limit: int
 
 
 def test_words_take_the_place_of_the_command(prelude: Program, write: Write) -> None:
-    launch = write(("arg-fixed\0env", "arg\0cat", "arg\0x", "hostname\0box"))
-    assert config_of(prelude("--launch", launch))["args"] == ["env", "cat", "x"]
-    seen = config_of(prelude(f"--launch={launch}", "--", "-r", "--"))
-    assert (seen["args"], seen["hostname"]) == (["env", "-r", "--"], "box")
+    launch = write(("arg\0cat", "arg\0x"))
+    assert config_of(prelude("--launch", launch))["args"] == ["cat", "x"]
+    seen = config_of(prelude(f"--launch={launch}", "--", "env", "-r", "--"))
+    assert seen["args"] == ["env", "-r", "--"]
     refusal(prelude("--launch", write()), None, "no command was given, and the launch has none")
 
 

@@ -3,7 +3,6 @@
 
 #include <sys/prctl.h>
 #include <sys/syscall.h>
-#include <unistd.h>
 
 /* A user that no map of ids has, and that no file belongs to: (uid_t)-1 is no user, and who is not
  * mapped is 65534. */

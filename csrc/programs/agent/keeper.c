@@ -52,7 +52,7 @@ static void tell_end(struct keeper *keeper, int status, const struct rusage *use
 }
 
 /* Waits for some that have ended: there may be new ones all the time. Whether there may be more. */
-static bool reap(void *arg)
+static bool reap_for_keeper(void *arg)
 {
     struct keeper *keeper = arg;
     struct rusage used;
@@ -84,11 +84,11 @@ static void listen_no_more(void *arg)
     keeper->listens = false;
 }
 
-static void kill_all(struct keeper *keeper)
+static void kill_kept(struct keeper *keeper)
 {
     listen_no_more(keeper);
     const struct agent_killing how = {
-        .reap = reap,
+        .reap = reap_for_keeper,
         .get_help = keeper->agent->is_inside ? ask_agent : NULL,
         .arg = keeper,
         .group = keeper->command,
@@ -104,7 +104,7 @@ static void send_signal(struct keeper *keeper, int to, int sig)
     if (to == AGENT_TO_GROUP && !keeper->ended)
         agent_signal_tree(keeper->agent->proc, getpgid(keeper->command), sig);
     if (to == AGENT_TO_TREE && sig == SIGKILL) {
-        kill_all(keeper);
+        kill_kept(keeper);
         /* The host hears from the end of file that nothing is left. */
         shutdown(keeper->socket, SHUT_WR);
     } else if (to == AGENT_TO_TREE) {
@@ -145,7 +145,7 @@ static void hear(struct keeper *keeper)
         keeper->socket = -1;
         /* Who has heard the end of the command leaves alone what goes on in the background. */
         if (!keeper->ended)
-            kill_all(keeper);
+            kill_kept(keeper);
         agent_terminal_close(&keeper->terminal);
         return;
     }
@@ -157,12 +157,12 @@ static void hear(struct keeper *keeper)
 
 static void end_with_agent(struct keeper *keeper)
 {
-    kill_all(keeper);
+    kill_kept(keeper);
     _exit(0);
 }
 
 /* Somebody has ended, or the agent passes on that all are to, or it has ended itself. */
-static void take_signal(struct keeper *keeper)
+static void take_keeper_signal(struct keeper *keeper)
 {
     struct signalfd_siginfo info;
     if (read(keeper->signals, &info, sizeof info) != sizeof info || info.ssi_signo != SIGTERM)
@@ -192,7 +192,7 @@ static void end_output(struct keeper *keeper)
     terminal->output = -1;
 }
 
-static void wait_for_news(struct keeper *keeper)
+static void wait_for_keeper_news(struct keeper *keeper)
 {
     struct pollfd polls[POLLS] = {
         [POLL_SOCKET] = {.fd = keeper->socket, .events = POLLIN},
@@ -204,9 +204,9 @@ static void wait_for_news(struct keeper *keeper)
     if (ppoll(polls, POLLS, keeper->more ? &now : NULL, NULL) < 0)
         return;
     if (polls[POLL_SIGNALS].revents)
-        take_signal(keeper);
+        take_keeper_signal(keeper);
     if (polls[POLL_SIGNALS].revents || keeper->more)
-        reap(keeper);
+        reap_for_keeper(keeper);
     /* What was typed before the end was. */
     agent_terminal_copy(&keeper->terminal, polls + POLL_TERMINAL);
     if (keeper->socket >= 0 && polls[POLL_SOCKET].revents)
@@ -286,7 +286,7 @@ static int start_command(struct keeper *keeper, struct agent_letter *letter,
 }
 
 /* 0: the command runs. */
-static int start(struct keeper *keeper, struct agent_letter *letter)
+static int start_kept(struct keeper *keeper, struct agent_letter *letter)
 {
     struct agent_loaded loaded;
     const struct agent_wait wait = {
@@ -304,16 +304,16 @@ static int start(struct keeper *keeper, struct agent_letter *letter)
 }
 
 /* Keeps one command to its end. Whether nothing is left of it, and nothing is changed. */
-static bool keep(struct keeper *keeper, struct agent_letter *letter)
+static bool keep_command(struct keeper *keeper, struct agent_letter *letter)
 {
     keeper->socket = letter->fd[AGENT_SOCKET];
     keeper->command = 0;
     keeper->ended = keeper->more = keeper->empty = false;
-    if (start(keeper, letter))
+    if (start_kept(keeper, letter))
         return false;
     bool had_terminal = keeper->terminal.master >= 0;
     while (!is_done(keeper))
-        wait_for_news(keeper);
+        wait_for_keeper_news(keeper);
     keeper->command = 0;
     return !had_terminal;
 }
@@ -333,7 +333,7 @@ static bool await_letter(struct keeper *keeper, struct agent_block *block)
         if (ppoll(polls, 2, NULL, NULL) < 0)
             continue;
         if (polls[0].revents)
-            take_signal(keeper);
+            take_keeper_signal(keeper);
         if (keeper->ending || !polls[1].revents)
             continue;
         int found = agent_receive(keeper->agent->control, &block->letter);
@@ -357,7 +357,7 @@ int agent_keep(struct agent_block *block)
         agent_answer_failure(block->letter.fd[AGENT_SOCKET], AGENT_STEP_FORK, errno);
         return 1;
     }
-    while (keep(&keeper, &block->letter))
+    while (keep_command(&keeper, &block->letter))
         if (!await_letter(&keeper, block))
             return 0;
     return 1;

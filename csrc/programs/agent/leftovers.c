@@ -25,7 +25,7 @@ struct list {
     char text[TEXT_SIZE];
 };
 
-static void add(struct list *list, const char *text, size_t size)
+static void add_leftover(struct list *list, const char *text, size_t size)
 {
     if (size > sizeof list->text - list->size) {
         list->is_whole = false;
@@ -36,7 +36,7 @@ static void add(struct list *list, const char *text, size_t size)
 }
 
 /* Appends a slash and a name to the path, or the path that it begins with. */
-static bool enter(struct list *list, const char *name)
+static bool append_name(struct list *list, const char *name)
 {
     size_t size = strlen(name);
     if (size + 2 > sizeof list->path - list->path_size)
@@ -48,7 +48,7 @@ static bool enter(struct list *list, const char *name)
     return true;
 }
 
-static void leave(struct list *list, size_t path_size)
+static void cut_path(struct list *list, size_t path_size)
 {
     list->path_size = path_size;
     list->path[path_size] = '\0';
@@ -56,7 +56,7 @@ static void leave(struct list *list, size_t path_size)
 
 static void add_path(struct list *list)
 {
-    add(list, list->path, list->path_size + 1);
+    add_leftover(list, list->path, list->path_size + 1);
 }
 
 static void add_content(struct list *list, int fd)
@@ -68,12 +68,12 @@ static void add_content(struct list *list, int fd)
         got = read(fd, at, sizeof list->text - list->size);
         list->size += got > 0 ? (size_t)got : 0;
     } while (got > 0);
-    add(list, "", 1);
+    add_leftover(list, "", 1);
 }
 
 static bool add_setting(const char *name, void *arg);
 
-static void add_directory(struct list *list)
+static void add_leftover_directory(struct list *list)
 {
     if (++list->depth > DEPTH_MAX || !agent_each_entry(AT_FDCWD, list->path, add_setting, list))
         list->is_whole = false;
@@ -100,15 +100,15 @@ static bool add_setting(const char *name, void *arg)
     struct list *list = arg;
     struct stat found;
     size_t path_size = list->path_size;
-    if (!enter(list, name))
+    if (!append_name(list, name))
         return false;
     if (syscall(SYS_newfstatat, AT_FDCWD, list->path, &found, AT_SYMLINK_NOFOLLOW, 0))
         list->is_whole = false;
     else if (S_ISDIR(found.st_mode))
-        add_directory(list);
+        add_leftover_directory(list);
     else
         add_file(list, found.st_mode);
-    leave(list, path_size);
+    cut_path(list, path_size);
     return list->is_whole;
 }
 
@@ -116,28 +116,28 @@ static bool add_name(const char *name, void *arg)
 {
     struct list *list = arg;
     size_t path_size = list->path_size;
-    if (enter(list, name)) {
+    if (append_name(list, name)) {
         add_path(list);
-        add(list, "", 1);
+        add_leftover(list, "", 1);
     }
-    leave(list, path_size);
+    cut_path(list, path_size);
     return list->is_whole;
 }
 
 static void add_shared_memory(struct list *list)
 {
-    enter(list, SHARED_MEMORY);
+    append_name(list, SHARED_MEMORY);
     /* Not every root filesystem has it. */
     if (!agent_each_entry(AT_FDCWD, list->path, add_name, list) && errno != ENOENT)
         list->is_whole = false;
-    leave(list, 0);
+    cut_path(list, 0);
 }
 
 static void add_settings(struct list *list)
 {
-    enter(list, SETTINGS);
-    add_directory(list);
-    leave(list, 0);
+    append_name(list, SETTINGS);
+    add_leftover_directory(list);
+    cut_path(list, 0);
 }
 
 /* Each of gVisor's /proc remembers some settings as they were when they were first read there. */

@@ -28,7 +28,7 @@ static bool is_given(char **argv, const char *option)
     return *argv;
 }
 
-static int complain(const char *text)
+static int complain_not_gvisor(const char *text)
 {
     return write(STDERR_FILENO, text, strlen(text)) < 0 ? NOT_PROVEN : NOT_PROVEN;
 }
@@ -38,13 +38,14 @@ int main(int argc, char **argv, char **environment)
     (void)argc;
     (void)environment;
     if (!un_runs_on_gvisor())
-        return complain("usernsctl: usernsctl-agent: " UN_NOT_PROVEN "\n");
+        return complain_not_gvisor("usernsctl: usernsctl-agent: " UN_NOT_PROVEN "\n");
     agent_split_errno();
     if (is_given(argv, LEFTOVERS))
         return !agent_print_leftovers();
     int kinds = is_given(argv, OWN_IPC) ? CLONE_NEWIPC : 0;
     kinds |= is_given(argv, OWN_NET) ? CLONE_NEWNET : 0;
     if (kinds && syscall(SYS_unshare, kinds))
-        return complain("usernsctl: usernsctl-agent: it can't have namespaces of its own\n");
+        return complain_not_gvisor(
+            "usernsctl: usernsctl-agent: it can't have namespaces of its own\n");
     return agent_serve(STDIN_FILENO, true, is_given(argv, OUTLIVES));
 }

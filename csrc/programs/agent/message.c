@@ -41,7 +41,7 @@ size_t agent_pointers(const struct agent_header *header)
 }
 
 /* The next word, or NULL if none ends before `end`. */
-static const char *take(const char **at, const char *end)
+static const char *take_word(const char **at, const char *end)
 {
     const char *word = *at;
     size_t room = (size_t)(end - word);
@@ -55,7 +55,7 @@ static const char *take(const char **at, const char *end)
 static bool take_all(const char **at, const char *end, size_t count, const char **into)
 {
     for (size_t i = 0; i < count; i++)
-        if (!(into[i] = take(at, end)))
+        if (!(into[i] = take_word(at, end)))
             return false;
     into[count] = NULL;
     return true;
@@ -67,10 +67,10 @@ int agent_read_words(const struct agent_header *header, const char *bytes, size_
     const char *at = bytes, *end = bytes + size;
     words->argv = pointers;
     words->envp = pointers + header->args + 1;
-    if (!(words->cwd = take(&at, end)))
+    if (!(words->cwd = take_word(&at, end)))
         return EPROTO;
     bool has_program = header->flags & AGENT_PROGRAM;
-    if (has_program && !(words->program = take(&at, end)))
+    if (has_program && !(words->program = take_word(&at, end)))
         return EPROTO;
     if (!take_all(&at, end, header->args, words->argv) ||
         !take_all(&at, end, header->env, words->envp) || at != end)

@@ -34,7 +34,7 @@ static bool is_keeper(pid_t pid, void *arg)
     return agent_block_has(&server->blocks, pid);
 }
 
-static void leave(struct server *server, pid_t pid, int status)
+static void forget_keeper(struct server *server, pid_t pid, int status)
 {
     struct agent_block *block = agent_block_leave(&server->blocks, pid);
     if (!block)
@@ -46,7 +46,7 @@ static void leave(struct server *server, pid_t pid, int status)
 
 /* Keepers are the children that we have made; who else comes to be our child has lost a parent, and
  * there may be new ones all the time. Whether there may be more. */
-static bool reap(void *arg)
+static bool reap_keepers(void *arg)
 {
     struct server *server = arg;
     int status;
@@ -54,7 +54,7 @@ static bool reap(void *arg)
     for (int i = 0; i < AT_ONCE && pid > 0; i++) {
         pid = waitpid(-1, &status, WNOHANG);
         if (pid > 0)
-            leave(server, pid, status);
+            forget_keeper(server, pid, status);
     }
     server->more = pid > 0;
     return pid >= 0;
@@ -67,14 +67,15 @@ static void kill_lost(struct server *server)
         server->has_lost = false;
 }
 
-static int keep(void *arg)
+static int run_keeper(void *arg)
 {
     return agent_keep(arg);
 }
 
 static int start_keeper(struct server *server, struct agent_block *block)
 {
-    struct un_clone child = {.run = keep, .arg = block, .exit_signal = SIGCHLD, .is_plain = true};
+    struct un_clone child = {
+        .run = run_keeper, .arg = block, .exit_signal = SIGCHLD, .is_plain = true};
     if (server->agent.is_inside) {
         child.flags = CLONE_VM;
         child.stack = agent_block_stack(block);
@@ -109,7 +110,7 @@ static void pass_on_end(struct server *server)
         kill(block->keeper, SIGTERM);
 }
 
-static void take_signal(struct server *server)
+static void take_agent_signal(struct server *server)
 {
     struct signalfd_siginfo info;
     if (read(server->signals, &info, sizeof info) != sizeof info)
@@ -156,7 +157,7 @@ static void help_ourselves(void *arg)
 static void kill_descendants(struct server *server)
 {
     const struct agent_killing how = {
-        .reap = reap,
+        .reap = reap_keepers,
         /* On a whole machine, as tests are, it would be that which is stopped. */
         .get_help = server->agent.is_inside ? help_ourselves : NULL,
         .arg = server,
@@ -179,10 +180,10 @@ static int serve(struct server *server)
         if (ppoll(polls, 2, server->more ? &now : most, NULL) < 0)
             continue;
         if (polls[1].revents)
-            take_signal(server);
+            take_agent_signal(server);
         bool any = true;
         if (polls[1].revents || server->more || server->has_lost)
-            any = reap(server);
+            any = reap_keepers(server);
         kill_lost(server);
         if (server->ending && !any)
             return 128 + SIGTERM;

@@ -2,19 +2,15 @@
 #include "programs/agent/agent.h"
 #include "sys/sys.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
-#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
-static int fail(struct agent_start *start, int step, int errnum)
+static int answer_start_failure(struct agent_start *start, int step, int errnum)
 {
     start->step = step;
     start->errnum = errnum;
@@ -27,9 +23,9 @@ static int set_session(struct agent_start *start, unsigned flags)
     /* A group in any case: that can be killed at once. */
     bool leads = flags & (AGENT_NEW_SESSION | AGENT_TERMINAL);
     if (leads ? setsid() < 0 : setpgid(0, 0))
-        return fail(start, AGENT_STEP_FORK, errno);
+        return answer_start_failure(start, AGENT_STEP_FORK, errno);
     if (start->has_terminal && ioctl(start->stdio[0], TIOCSCTTY, 0))
-        return fail(start, AGENT_STEP_TERMINAL, errno);
+        return answer_start_failure(start, AGENT_STEP_TERMINAL, errno);
     return 0;
 }
 
@@ -41,7 +37,7 @@ static int set_limits(struct agent_start *start)
         agent_read_limit(message, i, &asked);
         const uint64_t limit[] = {asked.soft, asked.hard}; /* the kernel's own struct rlimit64 */
         if (syscall(SYS_prlimit64, 0, asked.resource, limit, NULL))
-            return fail(start, AGENT_STEP_LIMITS, errno);
+            return answer_start_failure(start, AGENT_STEP_LIMITS, errno);
     }
     return 0;
 }
@@ -63,26 +59,26 @@ static int change_ids(struct agent_start *start)
     return limits ? agent_set_caps(header->capabilities) : 0;
 }
 
-static int set_up(struct agent_start *start)
+static int set_up_command(struct agent_start *start)
 {
     const struct agent_header *header = &start->message->header;
     struct un_error err;
     if (set_session(start, header->flags))
         return 1;
     if (un_place_stdio(start->stdio, &err))
-        return fail(start, AGENT_STEP_FORK, err.errnum);
+        return answer_start_failure(start, AGENT_STEP_FORK, err.errnum);
     /* Of higher limits only the agent may be capable. */
     if (set_limits(start))
         return 1;
     if (change_ids(start))
-        return fail(start, AGENT_STEP_IDS, errno);
+        return answer_start_failure(start, AGENT_STEP_IDS, errno);
     /* A change of ids has cleared it. */
     prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
     if (header->umask != AGENT_UNCHANGED)
         umask(header->umask & 0777);
     /* That is where the agent is. */
     if (strcmp(start->words->cwd, "/") && chdir(start->words->cwd))
-        return fail(start, AGENT_STEP_CWD, errno);
+        return answer_start_failure(start, AGENT_STEP_CWD, errno);
     return 0;
 }
 
@@ -116,11 +112,11 @@ static int errno_of_exec(const struct agent_words *words, int errnum)
 }
 
 /* Runs in the memory of whoever starts it. */
-static int become_command(void *arg)
+static int become_agent_command(void *arg)
 {
     struct agent_start *start = arg;
     const struct agent_words *words = start->words;
-    if (set_up(start))
+    if (set_up_command(start))
         return 1;
     un_set_signals(0);
     const struct un_command command = {
@@ -132,8 +128,8 @@ static int become_command(void *arg)
     struct un_error err;
     un_exec(&command, &err);
     bool is_missing = err.step == UN_STEP_LOOKUP;
-    return fail(start, is_missing ? AGENT_STEP_LOOKUP : AGENT_STEP_EXEC,
-                errno_of_exec(words, err.errnum));
+    return answer_start_failure(start, is_missing ? AGENT_STEP_LOOKUP : AGENT_STEP_EXEC,
+                                errno_of_exec(words, err.errnum));
 }
 
 /* Waits until the other end of the pipe `executed` is closed. */
@@ -152,7 +148,7 @@ pid_t agent_start_command(struct agent_start *start)
 {
     struct un_clone child = {
         .flags = CLONE_VM | (start->stack ? 0 : CLONE_VFORK),
-        .run = become_command,
+        .run = become_agent_command,
         .arg = start,
         .exit_signal = SIGCHLD,
         .is_plain = true,
@@ -161,7 +157,7 @@ pid_t agent_start_command(struct agent_start *start)
     int executed[2];
     start->step = start->errnum = 0;
     if (pipe2(executed, O_CLOEXEC)) {
-        fail(start, AGENT_STEP_FORK, errno);
+        answer_start_failure(start, AGENT_STEP_FORK, errno);
         return -1;
     }
     int failed = un_clone(&child) ? errno : 0;
@@ -170,7 +166,7 @@ pid_t agent_start_command(struct agent_start *start)
         await_exec(start, child.pid, executed[0]);
     close(executed[0]);
     if (failed) {
-        fail(start, AGENT_STEP_FORK, failed);
+        answer_start_failure(start, AGENT_STEP_FORK, failed);
         return -1;
     }
     if (!start->step)

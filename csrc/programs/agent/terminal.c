@@ -2,12 +2,8 @@
 #include "programs/agent/agent.h"
 
 #include <asm/termbits.h>
-#include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
-#include <string.h>
 #include <sys/ioctl.h>
-#include <unistd.h>
 
 /* The other side of a terminal, by its number: -1 with errno. */
 static int open_other_side(int master)

@@ -8,20 +8,15 @@
 #include "base/base.h"
 #include "programs/agent/agent.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
 #include <linux/magic.h>
 #include <signal.h>
-#include <stdint.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <sys/wait.h>
 #include <time.h>
-#include <unistd.h>
 
 /* As many as are looked at in one go: those that are left out are found in the next one. */
 #define PROCESSES_MAX 8192
@@ -58,12 +53,12 @@ struct look {
     uint64_t below[PIDS / 64];
 };
 
-static bool has(const struct look *look, pid_t pid)
+static bool is_marked_below(const struct look *look, pid_t pid)
 {
     return pid > 0 && pid < PIDS && look->below[pid / 64] >> pid % 64 & 1;
 }
 
-static void set(struct look *look, pid_t pid)
+static void mark_below(struct look *look, pid_t pid)
 {
     look->below[pid / 64] |= UINT64_C(1) << pid % 64;
 }
@@ -93,7 +88,7 @@ int agent_open_proc(void)
     return -1;
 }
 
-static const char *read_id(const char *text, pid_t *id)
+static const char *read_stat_id(const char *text, pid_t *id)
 {
     uint64_t number = 0;
     text = text ? un_number_read(text, PIDS - 1, &number) : NULL;
@@ -123,8 +118,8 @@ static bool read_process(int proc, const char *name, struct process *found)
     if (!at || at[1] != ' ' || !at[2] || at[3] != ' ')
         return false;
     found->state = at[2];
-    at = read_id(at + 4, &found->parent);
-    return read_id(at, &found->group) != NULL;
+    at = read_stat_id(at + 4, &found->parent);
+    return read_stat_id(at, &found->group) != NULL;
 }
 
 struct reading {
@@ -153,16 +148,16 @@ static bool add_process(const char *name, void *arg)
  */
 static void mark(struct look *look, pid_t root, agent_spared *spared, void *arg)
 {
-    set(look, root);
+    mark_below(look, root);
     for (bool more = true; more;) {
         more = false;
         for (size_t i = 0; i < look->count; i++) {
             struct process *one = &look->processes[i];
-            if (one->below || one->pid == root || !has(look, one->parent) ||
+            if (one->below || one->pid == root || !is_marked_below(look, one->parent) ||
                 (spared && spared(one->pid, arg)))
                 continue;
             one->below = more = true;
-            set(look, one->pid);
+            mark_below(look, one->pid);
         }
     }
 }
@@ -172,7 +167,7 @@ static bool is_ended(const struct process *one)
     return one->state == 'Z' || one->state == 'X';
 }
 
-static bool is_stopped(const struct process *one)
+static bool is_process_stopped(const struct process *one)
 {
     return one->state == 'T' || one->state == 't';
 }
@@ -243,7 +238,7 @@ static bool have_stopped(const struct look *look)
 {
     for (size_t i = 0; i < look->count; i++) {
         const struct process *one = &look->processes[i];
-        if (one->below && !is_stopped(one) && !is_ended(one))
+        if (one->below && !is_process_stopped(one) && !is_ended(one))
             return false;
     }
     return true;
@@ -271,7 +266,7 @@ void agent_kill_while_all_stands(int proc, pid_t root)
 
 /* Without /proc only our children are to be found, by trying: those who lose a parent by that are
  * the next ones. */
-static void kill_children(void)
+static void kill_children_by_trial(void)
 {
     siginfo_t none;
     for (pid_t pid = 2; pid < 1 << 16; pid++)
@@ -286,7 +281,7 @@ struct found {
     bool rest;     /* all have ended, and were there before: whoever traces them does not wait */
 };
 
-static void compare(struct found *found, const struct look *look)
+static void compare_looks(struct found *found, const struct look *look)
 {
     struct found now = {.rest = true};
     for (size_t i = 0; i < look->count; i++) {
@@ -309,13 +304,13 @@ static bool kill_found(int proc, int64_t end, struct found *found)
         return false;
     struct look *look = look_below(proc, getpid(), end, NULL, NULL);
     if (!look) {
-        kill_children();
+        kill_children_by_trial();
         return true;
     }
     bool in_time = !look->is_late;
     if (in_time) {
         signal_below(look, 0, SIGKILL);
-        compare(found, look);
+        compare_looks(found, look);
     }
     forget(look);
     return in_time;

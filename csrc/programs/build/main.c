@@ -15,14 +15,9 @@
 #include "base/base.h"
 #include "sys/sys.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 static int read_fds(char **words, int count, int *fds)
 {
@@ -53,7 +48,7 @@ static int tell_failure(const struct un_launch *launch, struct un_error *err)
     return 1;
 }
 
-static void tell(const struct un_launch *launch)
+static void print_result(const struct un_launch *launch)
 {
     put(un_launch_scratch(launch));
     for (size_t i = 0; i < un_launch_bind_count(launch); i++) {
@@ -62,7 +57,7 @@ static void tell(const struct un_launch *launch)
     }
 }
 
-static int build(struct un_launch *launch, int socket, const int *fds)
+static int build_and_send(struct un_launch *launch, int socket, const int *fds)
 {
     struct un_error err;
     if (un_launch_open(launch, fds, &err) || un_launch_build(launch, NULL, &err))
@@ -72,7 +67,7 @@ static int build(struct un_launch *launch, int socket, const int *fds)
         perror("usernsctl-build: boxes");
         return 2;
     }
-    tell(launch);
+    print_result(launch);
     return 0;
 }
 
@@ -106,5 +101,5 @@ int main(int argc, char **argv)
     }
     if (un_launch_parse(words, size, &launch, &err))
         return tell_failure(NULL, &err);
-    return build(launch, fds[1], fds + 2);
+    return build_and_send(launch, fds[1], fds + 2);
 }

@@ -35,7 +35,7 @@ struct channel {
 };
 
 /* Waits until `fd` can be read. False: the creator has ended or answers, and there is nothing. */
-static bool wait_for(const struct channel *to, int fd)
+static bool wait_unless_over(const struct channel *to, int fd)
 {
     struct pollfd fds[] = {
         {.fd = to->creator, .events = POLLIN},
@@ -54,7 +54,7 @@ static int wait_for_child(pid_t pid, const struct channel *to, int signals)
     int status;
     pid_t ended;
     while (!(ended = waitpid(pid, &status, WNOHANG))) {
-        if (!wait_for(to, signals))
+        if (!wait_unless_over(to, signals))
             return SANDBOX_KILLED;
         while (read(signals, &info, sizeof info) > 0)
             continue;
@@ -63,7 +63,7 @@ static int wait_for_child(pid_t pid, const struct channel *to, int signals)
 }
 
 /* Kills all our descendants: whose parent dies becomes our child, since we are their reaper. */
-static void kill_all(void)
+static void kill_descendants_now(void)
 {
     do {
         FILE *children = fopen(CHILDREN, "re");
@@ -87,11 +87,12 @@ static int remove_one(const char *path, const struct stat *status, int kind, str
 static bool is_wanted(const struct channel *to)
 {
     char answer = 0;
-    return send(to->connection, "+", 1, MSG_NOSIGNAL) == 1 && wait_for(to, to->connection) &&
-           recv(to->connection, &answer, 1, 0) == 1 && answer == '+';
+    return send(to->connection, "+", 1, MSG_NOSIGNAL) == 1 &&
+           wait_unless_over(to, to->connection) && recv(to->connection, &answer, 1, 0) == 1 &&
+           answer == '+';
 }
 
-static int run(char **argv, const struct channel *to, const char *directory)
+static int run_detached(char **argv, const struct channel *to, const char *directory)
 {
     int signals;
     pid_t starter = sandbox_start_command(argv, &signals);
@@ -100,7 +101,7 @@ static int run(char **argv, const struct channel *to, const char *directory)
     int status = wait_for_child(starter, to, signals);
     if (status == 0 && is_wanted(to))
         return 0;
-    kill_all();
+    kill_descendants_now();
     nftw(directory, remove_one, 16, FTW_DEPTH | FTW_PHYS);
     return status ? status : SANDBOX_KILLED;
 }
@@ -117,7 +118,7 @@ int main(int argc, char **argv)
     const struct channel to = {.creator = fds[0], .connection = fds[1]};
     if (access(CHILDREN, R_OK) || prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
         return sandbox_fail(CHILDREN);
-    int status = run(argv + 5, &to, argv[4]);
+    int status = run_detached(argv + 5, &to, argv[4]);
     /* A fork of the creator may have this descriptor too. */
     flock(fds[2], LOCK_UN);
     return status;

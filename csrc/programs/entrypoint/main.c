@@ -17,18 +17,11 @@
 #include "base/base.h"
 #include "programs/shared/shared.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <getopt.h>
 #include <limits.h>
 #include <linux/memfd.h>
-#include <stdbool.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <sys/utsname.h>
-#include <unistd.h>
 
 #ifndef MFD_NOEXEC_SEAL
 #define MFD_NOEXEC_SEAL 8U /* since Linux 6.3 */
@@ -86,25 +79,25 @@ struct words {
     size_t count;
 };
 
-static void add(struct words *words, const char *word)
+static void add_word(struct words *words, const char *word)
 {
     words->word[words->count++] = word;
 }
 
-static void add_all(struct words *words, char *const *more)
+static void add_words(struct words *words, char *const *more)
 {
     while (*more)
-        add(words, *more++);
+        add_word(words, *more++);
 }
 
-static int fail(const char *what)
+static int fail_entrypoint(const char *what)
 {
     fprintf(stderr, CLI ": %s: %s\n", what, un_errno_text(errno));
     return FAILED;
 }
 
 /* What is started, which is installed beside us: writes its path. */
-static int find_beside(const char *name, char path[PATH_MAX])
+static int find_beside_self(const char *name, char path[PATH_MAX])
 {
     ssize_t length = readlink("/proc/self/exe", path, PATH_MAX - 1);
     if (length < 0)
@@ -153,18 +146,18 @@ static int print_file(const char *name)
 {
     static char path[PATH_MAX], bytes[1 << 16];
     un_auto_close int fd =
-        find_beside(name, path) ? -1 : openat(AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
+        find_beside_self(name, path) ? -1 : openat(AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
-        return fail(path);
+        return fail_entrypoint(path);
     ssize_t length;
     int failed = 0;
     while (!failed && (length = read(fd, bytes, sizeof bytes)))
         failed = length < 0 || un_write_all(STDOUT_FILENO, bytes, (size_t)length);
-    return failed ? fail(path) : 0;
+    return failed ? fail_entrypoint(path) : 0;
 }
 
 /* Becomes usernsctl; only returns if that failed. */
-static int become(struct words *words, char *const *rest, bool is_run)
+static int become_usernsctl(struct words *words, char *const *rest, bool is_run)
 {
     static char python[PATH_MAX], script[PATH_MAX], option[sizeof "--environ-fd=" + 11];
     const char *term = terminal();
@@ -176,54 +169,54 @@ static int become(struct words *words, char *const *rest, bool is_run)
     };
     int fd = keep_environment();
     if (fd < 0)
-        return fail("the environment can't be kept");
-    if (find_beside("python3", python) || find_beside(CLI, script))
-        return fail("/proc/self/exe");
+        return fail_entrypoint("the environment can't be kept");
+    if (find_beside_self("python3", python) || find_beside_self(CLI, script))
+        return fail_entrypoint("/proc/self/exe");
     if (is_run && keep_early_signals())
-        return fail("sigprocmask");
+        return fail_entrypoint("sigprocmask");
     snprintf(option, sizeof option, "--environ-fd=%d", fd);
     words->word[0] = python;
     words->word[1] = "-I";
     words->word[2] = script;
     words->word[3] = option;
-    add_all(words, rest);
-    add(words, NULL);
+    add_words(words, rest);
+    add_word(words, NULL);
     execve(python, (char *const *)words->word, (char *const *)clean);
-    return fail(python);
+    return fail_entrypoint(python);
 }
 
 /* Whether the Python that usernsctl is installed with is there, beside us. */
 static bool has_python(void)
 {
     char python[PATH_MAX];
-    return !find_beside("python3", python) && !access(python, X_OK);
+    return !find_beside_self("python3", python) && !access(python, X_OK);
 }
 
 /* Becomes usernsctl-exec, which performs a launch; only returns if that failed. */
-static int perform(struct words *words, const char *launch, const struct policy *policy,
-                   char *const *rest)
+static int perform_launch(struct words *words, const char *launch, const struct policy *policy,
+                          char *const *rest)
 {
     static char program[PATH_MAX];
-    if (find_beside("usernsctl-exec", program))
-        return fail("/proc/self/exe");
+    if (find_beside_self("usernsctl-exec", program))
+        return fail_entrypoint("/proc/self/exe");
     if (keep_early_signals())
-        return fail("sigprocmask");
+        return fail_entrypoint("sigprocmask");
     words->count = 0;
-    add(words, "usernsctl-exec");
-    add(words, "--launch");
-    add(words, launch);
+    add_word(words, "usernsctl-exec");
+    add_word(words, "--launch");
+    add_word(words, launch);
     if (policy->is_check)
-        add(words, "--check");
+        add_word(words, "--check");
     if (policy->reraise_signal)
-        add(words, RERAISE_SIGNAL);
-    add(words, "--");
-    add_all(words, rest);
-    add(words, NULL);
+        add_word(words, RERAISE_SIGNAL);
+    add_word(words, "--");
+    add_words(words, rest);
+    add_word(words, NULL);
     execv(program, (char *const *)words->word);
-    return fail(program);
+    return fail_entrypoint(program);
 }
 
-static int usage(const char *what, const char *value, const char *right)
+static int refuse_usage(const char *what, const char *value, const char *right)
 {
     char text[256];
     snprintf(text, sizeof text, "%s%s; %s", what, value, right);
@@ -232,7 +225,7 @@ static int usage(const char *what, const char *value, const char *right)
     return FAILED;
 }
 
-static bool is_one_of(const char *value, const char *a, const char *b)
+static bool is_either(const char *value, const char *a, const char *b)
 {
     return !strcmp(value, a) || !strcmp(value, b);
 }
@@ -244,25 +237,27 @@ static int check_variables(void)
     static const char *const names[] = {"USERNSCTL_NETWORK", "USERNSCTL_IDS"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (getenv(names[i]))
-            return usage(names[i], " is set, but variables decide nothing",
-                         "give --network or --ids to " SELF " in the ENTRYPOINT, and unset it");
+            return refuse_usage(names[i], " is set, but variables decide nothing",
+                                "give --network or --ids to " SELF
+                                " in the ENTRYPOINT, and unset it");
     return -1;
 }
 
 /* The exit status, or -1 to go on. */
-static int check(const struct policy *policy, const char *command)
+static int check_policy(const struct policy *policy, const char *command)
 {
-    if (!is_one_of(policy->network, "host", "none"))
-        return usage("--network=", policy->network, "it may be host or none");
-    if (!is_one_of(policy->ids, "one", "all"))
-        return usage("--ids=", policy->ids, "it may be one or all");
+    if (!is_either(policy->network, "host", "none"))
+        return refuse_usage("--network=", policy->network, "it may be host or none");
+    if (!is_either(policy->ids, "one", "all"))
+        return refuse_usage("--ids=", policy->ids, "it may be one or all");
     if (policy->runsc && *policy->runsc != '/')
-        return usage("--runsc=", policy->runsc, "it must be an absolute path");
+        return refuse_usage("--runsc=", policy->runsc, "it must be an absolute path");
     if (policy->runsc && policy->is_check)
-        return usage("--check with --runsc", "",
-                     "what is checked is a launch, which has decided on runsc: leave out --runsc");
+        return refuse_usage(
+            "--check with --runsc", "",
+            "what is checked is a launch, which has decided on runsc: leave out --runsc");
     if (!command && !policy->is_check)
-        return usage("no command", "", "give one, as in: " SELF " -- cat /proc/version");
+        return refuse_usage("no command", "", "give one, as in: " SELF " -- cat /proc/version");
     return check_variables();
 }
 
@@ -279,12 +274,12 @@ static int refuse_option(char **argv)
     /* These are refused only as words, with a value. */
     if (optopt == 'h' || optopt == 'V')
         is_letter = false;
-    return usage(is_letter ? letter : argv[optind - 1], " is no option, or lacks its value",
-                 SELF " --help lists them");
+    return refuse_usage(is_letter ? letter : argv[optind - 1], " is no option, or lacks its value",
+                        SELF " --help lists them");
 }
 
 /* The exit status, or -1 to go on. */
-static int parse(int argc, char **argv, struct policy *policy)
+static int parse_policy(int argc, char **argv, struct policy *policy)
 {
     static const struct option options[] = {
         {"network", required_argument, NULL, NETWORK},
@@ -324,43 +319,44 @@ static int run_by_python(const struct policy *policy, char *const *command, stru
     static char directory[PATH_MAX];
     static struct utsname host;
     if (!getcwd(directory, sizeof directory) || uname(&host))
-        return fail("the working directory or the host name can't be told");
+        return fail_entrypoint("the working directory or the host name can't be told");
     const char *const fixed[] = {
         "run",  "--network", policy->network, "--hostname",    host.nodename,
         "--wd", directory,   "--env-all",     "--expose-root",
     };
     for (size_t i = 0; i < sizeof fixed / sizeof *fixed; i++)
-        add(words, fixed[i]);
+        add_word(words, fixed[i]);
     if (!strcmp(policy->ids, "all"))
-        add(words, "--map-auto");
+        add_word(words, "--map-auto");
     if (policy->reraise_signal)
-        add(words, RERAISE_SIGNAL);
+        add_word(words, RERAISE_SIGNAL);
     if (policy->runsc) {
-        add(words, "--runsc");
-        add(words, policy->runsc);
+        add_word(words, "--runsc");
+        add_word(words, policy->runsc);
     }
-    add(words, "--");
-    return become(words, command, true);
+    add_word(words, "--");
+    return become_usernsctl(words, command, true);
 }
 
 static int run_in_gvisor(int argc, char **argv, struct words *words)
 {
     static char launch[sizeof LAUNCH NO_NETWORK ALL_IDS];
     struct policy policy = {.network = "host", .ids = "one"};
-    int status = parse(argc, argv, &policy);
+    int status = parse_policy(argc, argv, &policy);
     if (status < 0)
-        status = check(&policy, argv[optind]);
+        status = check_policy(&policy, argv[optind]);
     if (status >= 0)
         return status;
     snprintf(launch, sizeof launch, "%s%s%s", LAUNCH,
              !strcmp(policy.network, "none") ? NO_NETWORK : "",
              !strcmp(policy.ids, "all") ? ALL_IDS : "");
     if (policy.runsc && !has_python())
-        return usage("--runsc=", policy.runsc,
-                     "the launch has decided which, and there is no Python to take another one: "
-                     "leave it out, or freeze a launch with it");
+        return refuse_usage(
+            "--runsc=", policy.runsc,
+            "the launch has decided which, and there is no Python to take another one: "
+            "leave it out, or freeze a launch with it");
     if (!policy.runsc && (policy.is_check || !has_python() || !access(launch, F_OK)))
-        return perform(words, launch, &policy, argv + optind);
+        return perform_launch(words, launch, &policy, argv + optind);
     return run_by_python(&policy, argv + optind, words);
 }
 
@@ -385,15 +381,15 @@ static int run_without_python(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-    /* The first four are for become(). */
+    /* The first four are for become_usernsctl(). */
     struct words words = {calloc((size_t)argc + OWN_WORDS_MAX, sizeof *words.word), 4};
     if (!words.word || !argc)
-        return fail("no memory");
+        return fail_entrypoint("no memory");
     const char *slash = strrchr(argv[0], '/');
     bool is_cli = !strcmp(slash ? slash + 1 : argv[0], CLI);
     if (is_cli && !has_python())
         return run_without_python(argc, argv);
     if (is_cli)
-        return become(&words, argv + 1, argc > 1 && !strcmp(argv[1], "run"));
+        return become_usernsctl(&words, argv + 1, argc > 1 && !strcmp(argv[1], "run"));
     return run_in_gvisor(argc, argv, &words);
 }

@@ -3,9 +3,6 @@
 #include "base/base.h"
 #include "programs/exec/exec.h"
 
-#include <stdlib.h>
-#include <string.h>
-
 struct variable {
     const char *entry;
     uint64_t hash;  /* of the name, so that few are compared */
@@ -33,7 +30,7 @@ static uint64_t hash_of(const char *name, size_t length)
 }
 
 /* Sets a variable, in the place of one of the same name that was set in an earlier round. */
-static void set(struct variables *variables, const char *entry)
+static void set_variable(struct variables *variables, const char *entry)
 {
     size_t length = name_length(entry), at = 0;
     uint64_t hash = hash_of(entry, length);
@@ -53,10 +50,10 @@ static void set_all(struct variables *variables, char **environment)
 {
     for (; *environment; environment++)
         if (**environment != '=' && strchr(*environment, '='))
-            set(variables, *environment);
+            set_variable(variables, *environment);
 }
 
-static const char *find(char **environment, const char *name)
+static const char *find_variable(char **environment, const char *name)
 {
     size_t length = strlen(name);
     for (; *environment; environment++)
@@ -67,12 +64,12 @@ static const char *find(char **environment, const char *name)
 
 const char *un_environment_value(char **environment, const char *name)
 {
-    const char *found = find(environment, name);
+    const char *found = find_variable(environment, name);
     return found ? found + strlen(name) + 1 : NULL;
 }
 
-static int take(struct variables *variables, const struct un_record *record, char **environment,
-                struct un_error *err)
+static int apply_record(struct variables *variables, const struct un_record *record,
+                        char **environment, struct un_error *err)
 {
     const char *found;
     variables->round++;
@@ -81,13 +78,13 @@ static int take(struct variables *variables, const struct un_record *record, cha
         set_all(variables, environment);
         return 0;
     case UN_VERB_ENV_SET:
-        set(variables, record->words);
+        set_variable(variables, record->words);
         return 0;
     case UN_VERB_ENV_NAME:
     case UN_VERB_ENV_NEED:
-        found = find(environment, record->words);
+        found = find_variable(environment, record->words);
         if (found)
-            set(variables, found);
+            set_variable(variables, found);
         else if (record->verb == UN_VERB_ENV_NEED)
             return un_fail(err, UN_STEP_ARGUMENT, 0, "usage",
                            "the launch needs the variable %.200s, which is not set", record->words);
@@ -98,7 +95,7 @@ static int take(struct variables *variables, const struct un_record *record, cha
 }
 
 /* The entries alone, ended by NULL. */
-static const char **list(const struct variables *variables)
+static const char **list_variables(const struct variables *variables)
 {
     const char **entries = calloc(variables->count + 1, sizeof *entries);
     for (size_t i = 0; entries && i < variables->count; i++)
@@ -116,8 +113,8 @@ int un_environment_make(const struct un_launch *launch, char **environment, cons
     variables.variable = calloc(most, sizeof *variables.variable);
     int failed = variables.variable ? 0 : un_fail_errno(err, UN_STEP_LAUNCH, "");
     for (size_t i = 0; !failed && i < launch->record_count; i++)
-        failed = take(&variables, &launch->record[i], environment, err);
-    *made = failed ? NULL : list(&variables);
+        failed = apply_record(&variables, &launch->record[i], environment, err);
+    *made = failed ? NULL : list_variables(&variables);
     if (!failed && !*made)
         failed = un_fail_errno(err, UN_STEP_LAUNCH, "");
     free(variables.variable);

@@ -2,14 +2,9 @@
 #include "programs/exec/exec.h"
 #include "sys/sys.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
-#include <stdio.h>
-#include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 static bool send_text(int socket, const char *text)
 {
@@ -55,7 +50,7 @@ static bool send_ready(int socket)
     return sent;
 }
 
-static int prepare(int socket, const struct un_setup *setup, struct un_error *err)
+static int prepare_holder(int socket, const struct un_setup *setup, struct un_error *err)
 {
     if (un_setup_apply(setup, err))
         return -1;
@@ -74,10 +69,10 @@ static int prepare(int socket, const struct un_setup *setup, struct un_error *er
     return 0;
 }
 
-static _Noreturn void hold(int socket, const struct un_setup *setup)
+static _Noreturn void become_holder(int socket, const struct un_setup *setup)
 {
     struct un_error err;
-    if (prepare(socket, setup, &err)) {
+    if (prepare_holder(socket, setup, &err)) {
         un_diagnose(&err, "/proc");
         un_hold_report(socket, &err);
         _exit(125);
@@ -108,7 +103,7 @@ int un_hold(int socket, const struct un_setup *setup, struct un_error *err)
     if (holder < 0)
         return un_fail_errno(err, UN_STEP_CLONE, "fork");
     if (holder == 0)
-        hold(socket, setup);
+        become_holder(socket, setup);
     char text[32];
     snprintf(text, sizeof text, "pid %d", (int)holder);
     if (send_text(socket, text))

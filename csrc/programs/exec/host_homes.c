@@ -2,10 +2,6 @@
 #include "facts/facts.h"
 #include "programs/exec/exec.h"
 
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-
 /* A path without empty names, . and .., by its text alone. */
 static void normalise(const char *path, char normal[UN_PATH_MAX])
 {
@@ -27,7 +23,7 @@ static void normalise(const char *path, char normal[UN_PATH_MAX])
 }
 
 /* Notes a home once, and never the root directory. */
-static void note(struct un_homes *homes, const char *path)
+static void note_home(struct un_homes *homes, const char *path)
 {
     for (size_t i = 0; i < homes->count; i++)
         if (!strcmp(homes->list[i], path))
@@ -39,16 +35,16 @@ static void note(struct un_homes *homes, const char *path)
     homes->list[++homes->count] = NULL;
 }
 
-static void add(struct un_homes *homes, const char *path)
+static void add_home(struct un_homes *homes, const char *path)
 {
     char normal[UN_PATH_MAX], *real;
     if (!path || *path != '/')
         return;
     normalise(path, normal);
-    note(homes, normal);
+    note_home(homes, normal);
     real = realpath(normal, NULL);
     if (real && strlen(real) < UN_PATH_MAX)
-        note(homes, real);
+        note_home(homes, real);
     free(real);
 }
 
@@ -69,7 +65,7 @@ void un_homes_find(struct un_homes *homes, const char *home)
     char line[UN_LINE_MAX];
     homes->count = 0;
     homes->list[0] = NULL;
-    add(homes, home);
+    add_home(homes, home);
     if (un_user_line("/etc/passwd", UN_SYSTEM_PATH, getuid(), line))
-        add(homes, un_home_of(line));
+        add_home(homes, un_home_of(line));
 }

@@ -9,12 +9,8 @@
 #include "programs/shared/shared.h"
 #include "sys/sys.h"
 
-#include <fcntl.h>
 #include <signal.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/mount.h>
-#include <unistd.h>
 
 extern char **environ;
 
@@ -85,7 +81,7 @@ static int check_plan(const struct un_launch *launch, const struct un_plan *plan
     return 0;
 }
 
-static int enter(struct performance *of, struct un_error *err)
+static int enter_for_launch(struct performance *of, struct un_error *err)
 {
     struct un_setup setup;
     un_setup_init(&setup);
@@ -104,8 +100,7 @@ static int enter(struct performance *of, struct un_error *err)
 static const char *const *words_to_check(const struct un_launch *launch, const char *const *command)
 {
     static const char *const any[] = {"/proc/self/exe", NULL};
-    bool has = *command || launch->of_verb[UN_VERB_ARG] || launch->of_verb[UN_VERB_ARG_FIXED];
-    return has ? command : any;
+    return *command || launch->of_verb[UN_VERB_ARG] ? command : any;
 }
 
 /* Refuses a launch that shows what it may not. */
@@ -123,7 +118,7 @@ static int guard(const struct performance *of, struct un_error *err)
 }
 
 /* Opens what the launch names, unless it does not hold any more, or shows what it may not. */
-static int open_sources(struct performance *of, const char *file, struct un_error *err)
+static int open_launch_files(struct performance *of, const char *file, struct un_error *err)
 {
     if (un_launch_open(of->launch, NULL, err))
         return un_launch_file_name(file, err);
@@ -148,7 +143,8 @@ static void survive_file_limit(void)
         sigaction(SIGXFSZ, &before, NULL);
 }
 
-static int perform(struct performance *of, const struct un_options *options, struct un_error *err)
+static int perform_and_exec(struct performance *of, const struct un_options *options,
+                            struct un_error *err)
 {
     const char *file = options->launch;
     const char *const *command = options->command;
@@ -159,7 +155,7 @@ static int perform(struct performance *of, const struct un_options *options, str
     if (options->check)
         command = words_to_check(of->launch, command);
     if (un_moment_take(of->launch, command, environ, &of->moment, err) ||
-        open_sources(of, file, err) || enter(of, err) ||
+        open_launch_files(of, file, err) || enter_for_launch(of, err) ||
         un_launch_build(of->launch, &of->moment.is, err) ||
         un_moment_settle(of->launch, &of->moment, err))
         return -1;
@@ -168,7 +164,7 @@ static int perform(struct performance *of, const struct un_options *options, str
 }
 
 /* The exit status. */
-static int tell(const struct performance *of, struct un_error *err)
+static int report_launch_failure(const struct performance *of, struct un_error *err)
 {
     un_diagnose(err, "/proc");
     const char *remedy = of && of->launch ? un_launch_remedy(of->launch) : NULL;
@@ -185,9 +181,9 @@ int un_exec_launch(const struct un_options *options)
     survive_file_limit();
     if (of)
         of->file.fd = -1;
-    int failed =
-        of ? perform(of, options, &err) : un_fail_errno(&err, UN_STEP_LAUNCH, options->launch);
-    int status = failed ? tell(of, &err) : 0;
+    int failed = of ? perform_and_exec(of, options, &err)
+                    : un_fail_errno(&err, UN_STEP_LAUNCH, options->launch);
+    int status = failed ? report_launch_failure(of, &err) : 0;
     if (of) {
         un_launch_close(of->launch);
         un_moment_drop(&of->moment);

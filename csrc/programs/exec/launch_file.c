@@ -4,16 +4,11 @@
 #include "programs/exec/exec.h"
 #include "sys/sys.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
-static int fail(const char *file, const char *cause, const char *what, struct un_error *err)
+static int fail_launch_file(const char *file, const char *cause, const char *what,
+                            struct un_error *err)
 {
     return un_fail(err, UN_STEP_LAUNCH, 0, cause, "%.300s: %s", file, what);
 }
@@ -30,7 +25,7 @@ static int fail_open(const char *file, struct un_error *err)
 }
 
 /* Opens it, and tells the path that it has: a descriptor that is good for looking only, or -1. */
-static int find(const char *file, char real[UN_PATH_MAX], struct un_error *err)
+static int open_launch_file(const char *file, char real[UN_PATH_MAX], struct un_error *err)
 {
     char path[2 * UN_PATH_MAX];
     char here[UN_PATH_MAX] = "";
@@ -102,11 +97,11 @@ static int check_way(const char *file, const char *real, struct un_error *err)
     return failed;
 }
 
-static int check(const char *file, const char *real, const struct stat *status,
-                 struct un_error *err)
+static int check_launch_file(const char *file, const char *real, const struct stat *status,
+                             struct un_error *err)
 {
     if (!S_ISREG(status->st_mode))
-        return fail(file, "launch-malformed", "it is not a regular file", err);
+        return fail_launch_file(file, "launch-malformed", "it is not a regular file", err);
     if (!un_owner_is_trusted(status->st_uid, real))
         return un_fail(err, UN_STEP_LAUNCH, 0, "launch-untrusted",
                        "%.300s belongs to uid %u, who is neither root nor you", file,
@@ -136,16 +131,16 @@ static int read_checked(const char *file, int fd, const struct stat *status, cha
     return failed;
 }
 
-static int read_file(const char *file, struct un_launch_file *of, size_t *size,
-                     struct un_error *err)
+static int open_and_read(const char *file, struct un_launch_file *of, size_t *size,
+                         struct un_error *err)
 {
     char real[UN_PATH_MAX];
     struct stat status;
-    of->fd = find(file, real, err);
+    of->fd = open_launch_file(file, real, err);
     if (of->fd < 0)
         return -1;
     int failed = fstat(of->fd, &status) ? un_fail_errno(err, UN_STEP_LAUNCH, file)
-                                        : check(file, real, &status, err);
+                                        : check_launch_file(file, real, &status, err);
     return failed ? -1 : read_checked(file, of->fd, &status, &of->bytes, size, err);
 }
 
@@ -155,7 +150,7 @@ int un_launch_file_read(const char *file, struct un_launch_file *of, struct un_l
     size_t size;
     of->bytes = NULL;
     *launch = NULL;
-    if (read_file(file, of, &size, err))
+    if (open_and_read(file, of, &size, err))
         return -1;
     if (!un_launch_parse(of->bytes, size, launch, err))
         return 0;

@@ -10,11 +10,7 @@
 #include "sys/sys.h"
 
 #include <sched.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
 extern char **environ;
 
@@ -23,7 +19,7 @@ static void print_error(const struct un_error *err)
     report_error("usernsctl-exec", err);
 }
 
-static int enter(struct un_options *options, struct un_error *err)
+static int enter_namespaces(struct un_options *options, struct un_error *err)
 {
     /* Static: more than a small stack holds, and the heap would take system calls. */
     static struct decision decision;
@@ -39,7 +35,7 @@ static int enter(struct un_options *options, struct un_error *err)
 }
 
 /* Only returns if it failed. */
-static int become_command(const struct un_options *options, struct un_error *err)
+static int exec_command(const struct un_options *options, struct un_error *err)
 {
     struct un_command command = {
         .file = options->command[0],
@@ -50,7 +46,7 @@ static int become_command(const struct un_options *options, struct un_error *err
     return un_setup_apply(&options->setup, err) ? -1 : un_exec(&command, err);
 }
 
-static int fail(struct un_error *err)
+static int report_failure(struct un_error *err)
 {
     un_diagnose(err, "/proc");
     print_error(err);
@@ -58,7 +54,7 @@ static int fail(struct un_error *err)
 }
 
 /* To who asked for a namespace to be held. */
-static int report(int socket, struct un_error *err)
+static int report_hold_failure(int socket, struct un_error *err)
 {
     un_diagnose(err, "/proc");
     un_hold_report(socket, err);
@@ -73,12 +69,14 @@ static int end_as(int wait_status, bool reraise_signal)
     return un_exit_status_of(wait_status);
 }
 
-static int run(struct un_options *options, struct un_error *err)
+static int run_exec_command(struct un_options *options, struct un_error *err)
 {
-    if (enter(options, err))
-        return options->hold < 0 ? fail(err) : report(options->hold, err);
+    if (enter_namespaces(options, err))
+        return options->hold < 0 ? report_failure(err) : report_hold_failure(options->hold, err);
     if (options->hold >= 0)
-        return un_hold(options->hold, &options->setup, err) ? report(options->hold, err) : 0;
+        return un_hold(options->hold, &options->setup, err)
+                   ? report_hold_failure(options->hold, err)
+                   : 0;
     if (options->fork) {
         struct un_supervision how = {
             .pass_on = un_pass_on_by_kill,
@@ -87,25 +85,25 @@ static int run(struct un_options *options, struct un_error *err)
         };
         pid_t child = un_supervise(&how, err);
         if (child < 0)
-            return fail(err);
+            return report_failure(err);
         if (child > 0)
             return end_as(how.wait_status, options->reraise_signal);
         /* The end of process 1 is the end of all below it. */
         options->setup.pdeathsig = options->init ? 0 : options->kill_child;
         options->setup.parent_pidfd = how.parent_pidfd;
     }
-    become_command(options, err);
-    return fail(err);
+    exec_command(options, err);
+    return report_failure(err);
 }
 
 /* A full disk is told by the flush at the earliest. */
-static int print(const char *text)
+static int print_text(const char *text)
 {
     struct un_error err;
     if (fputs(text, stdout) >= 0 && fflush(stdout) == 0)
         return 0;
     un_fail_errno(&err, UN_STEP_STDIO, "standard output");
-    return fail(&err);
+    return report_failure(&err);
 }
 
 int main(int argc, char **argv)
@@ -118,13 +116,14 @@ int main(int argc, char **argv)
     if (options.hold >= 0)
         un_forget_environment(environ);
     if (failed)
-        return options.hold < 0 ? fail(&err) : report(options.hold, &err);
+        return options.hold < 0 ? report_failure(&err) : report_hold_failure(options.hold, &err);
     if (options.action == UN_HELP)
-        return print(un_options_help);
+        return print_text(un_options_help);
     if (options.action == UN_VERSION)
-        return print("usernsctl-exec " USERNSCTL_VERSION "\n");
+        return print_text("usernsctl-exec " USERNSCTL_VERSION "\n");
     if (!options.launch)
-        return run(&options, &err);
+        return run_exec_command(&options, &err);
     int status = un_exec_launch(&options);
-    return status ? status : print("Ready for a command in gVisor; runsc itself was not started\n");
+    return status ? status
+                  : print_text("Ready for a command in gVisor; runsc itself was not started\n");
 }

@@ -2,10 +2,6 @@
 #include "launch/launch.h"
 #include "programs/exec/exec.h"
 
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-
 static int take_args(const struct un_launch *launch, const char *const *command,
                      struct moment *moment, struct un_error *err)
 {
@@ -15,11 +11,9 @@ static int take_args(const struct un_launch *launch, const char *const *command,
     moment->args = calloc(launch->record_count + words + 1, sizeof *moment->args);
     if (!moment->args)
         return un_fail_errno(err, UN_STEP_LAUNCH, "");
-    for (size_t i = 0; i < launch->record_count; i++) {
-        const struct un_record *record = &launch->record[i];
-        if (record->verb == UN_VERB_ARG_FIXED || (record->verb == UN_VERB_ARG && !words))
-            moment->args[count++] = record->words;
-    }
+    for (size_t i = 0; !words && i < launch->record_count; i++)
+        if (launch->record[i].verb == UN_VERB_ARG)
+            moment->args[count++] = launch->record[i].words;
     for (size_t i = 0; i < words; i++)
         moment->args[count++] = command[i];
     moment->is.args = moment->args;
@@ -35,7 +29,6 @@ static int take_args(const struct un_launch *launch, const char *const *command,
 int un_moment_take(const struct un_launch *launch, const char *const *command, char **environment,
                    struct moment *moment, struct un_error *err)
 {
-    const struct un_record *hostname = un_launch_first(launch, UN_VERB_HOSTNAME);
     memset(moment, 0, sizeof *moment);
     if (take_args(launch, command, moment, err) ||
         un_environment_make(launch, environment, &moment->env, err))
@@ -43,7 +36,7 @@ int un_moment_take(const struct un_launch *launch, const char *const *command, c
     moment->is.env = moment->env;
     if (uname(&moment->host))
         return un_fail_errno(err, UN_STEP_FACTS, "uname");
-    moment->is.hostname = hostname ? hostname->words : moment->host.nodename;
+    moment->is.hostname = moment->host.nodename;
     /* Who is somewhere that is gone, starts in /. */
     if (!getcwd(moment->cwd, sizeof moment->cwd) || *moment->cwd != '/')
         strcpy(moment->cwd, "/");

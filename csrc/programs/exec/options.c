@@ -6,9 +6,7 @@
 #include <getopt.h>
 #include <limits.h>
 #include <signal.h>
-#include <string.h>
 #include <sys/mount.h>
-#include <unistd.h>
 
 enum {
     OPT_MAP_USER = 256,
@@ -74,7 +72,8 @@ static const struct option long_options[] = {
     {NULL, 0, NULL, 0},
 };
 
-static int usage(struct un_error *err, const char *format, const char *option, const char *value)
+static int fail_usage(struct un_error *err, const char *format, const char *option,
+                      const char *value)
 {
     return un_fail(err, UN_STEP_ARGUMENT, 0, "usage", format, option, value);
 }
@@ -127,7 +126,7 @@ static int parse_signal(const char *text, int *sig, struct un_error *err)
         if (!strcmp(signals[i].name, name))
             return 0;
     }
-    return usage(err, "%s: \"%.200s\" is no signal; try KILL or TERM", "--kill-child", text);
+    return fail_usage(err, "%s: \"%.200s\" is no signal; try KILL or TERM", "--kill-child", text);
 }
 
 static int map_self(struct un_options *options, int kind, const char *option, const char *text,
@@ -178,7 +177,7 @@ static int parse_setgroups(const char *text, int *setgroups, struct un_error *er
     else if (!strcmp(text, "deny"))
         *setgroups = UN_SETGROUPS_DENY;
     else
-        return usage(err, "%s: \"%.200s\" must be allow or deny", "--setgroups", text);
+        return fail_usage(err, "%s: \"%.200s\" must be allow or deny", "--setgroups", text);
     return 0;
 }
 
@@ -194,8 +193,8 @@ static int parse_propagation(const char *text, struct un_options *options, struc
             options->propagation = modes[i].flag;
             return 0;
         }
-    return usage(err, "%s: \"%.200s\" must be private, shared, slave or unchanged", "--propagation",
-                 text);
+    return fail_usage(err, "%s: \"%.200s\" must be private, shared, slave or unchanged",
+                      "--propagation", text);
 }
 
 static int parse_fd(const char *option, const char *text, int *fd, struct un_error *err)
@@ -218,7 +217,7 @@ static int add_keep(struct un_options *options, const char *text, struct un_erro
     if (at > 0 && options->keep[at - 1] == fd)
         return 0;
     if (options->keep_count == UN_KEEP_MAX)
-        return usage(err, "%s: too many descriptors at %s", "--preserve-fd", text);
+        return fail_usage(err, "%s: too many descriptors at %s", "--preserve-fd", text);
     memmove(&options->keep[at + 1], &options->keep[at],
             (options->keep_count - at) * sizeof options->keep[0]);
     options->keep[at] = fd;
@@ -328,7 +327,7 @@ static int take_option(struct un_options *options, int option, struct un_error *
         options->action = UN_VERSION;
         return 0;
     default:
-        return usage(err, "option %s is not handled%s", "?", "");
+        return fail_usage(err, "option %s is not handled%s", "?", "");
     }
 }
 
@@ -338,25 +337,26 @@ static bool is_letter(int letter)
 }
 
 /* What getopt_long() refused. */
-static int refuse(int option, const char *word, struct un_error *err)
+static int refuse_exec_option(int option, const char *word, struct un_error *err)
 {
     if (option == ':')
-        return usage(err, "option %s needs a value%s", word, "");
+        return fail_usage(err, "option %s needs a value%s", word, "");
     /* optopt is the letter of an option that there is not, 0 for a long one that there is not, or
      * what a long one that there is would have returned. */
     if (optopt == 0)
-        return usage(err, "there is no option %s%s; see --help", word, "");
+        return fail_usage(err, "there is no option %s%s; see --help", word, "");
     if (optopt > UCHAR_MAX || (is_letter(optopt) && strchr(short_options, optopt)))
-        return usage(err, "%s: the option takes no value%s", word, "");
+        return fail_usage(err, "%s: the option takes no value%s", word, "");
     char name[] = {'-', (char)optopt, '\0'};
-    return usage(err, "there is no option %s%s; see --help", name, "");
+    return fail_usage(err, "there is no option %s%s; see --help", name, "");
 }
 
 /* `word`: what getopt_long() read last. */
-static int take(struct un_options *options, int option, const char *word, struct un_error *err)
+static int take_one_option(struct un_options *options, int option, const char *word,
+                           struct un_error *err)
 {
     if (option == ':' || option == '?')
-        return refuse(option, word, err);
+        return refuse_exec_option(option, word, err);
     if (add_namespace(options, option))
         return 0;
     int taken = take_map_option(options, option, err);
@@ -372,7 +372,7 @@ static bool maps_anything(const struct un_request *request)
 }
 
 /* What follows from the options taken together. */
-static void conclude(struct un_options *options)
+static void conclude_options(struct un_options *options)
 {
     if (!options->user && !maps_anything(&options->request))
         map_both(options, 0, 0);
@@ -397,7 +397,7 @@ int un_options_parse(int argc, char **argv, struct un_options *options, struct u
     while ((option = getopt_long(argc, argv, short_options, long_options, NULL)) != -1) {
         /* Where a value is missing, musl has gone past the last word, and glibc has not. */
         const char *word = argv[(optind > argc ? argc : optind) - 1];
-        if (take(options, option, word, err))
+        if (take_one_option(options, option, word, err))
             return -1;
         count++;
         if (options->action != UN_RUN)
@@ -405,16 +405,18 @@ int un_options_parse(int argc, char **argv, struct un_options *options, struct u
     }
     options->command = (const char *const *)argv + optind;
     if (options->launch && count > 1 + options->check + options->reraise_signal)
-        return usage(err, "%s decides all that options are for: leave out the others%s", "--launch",
-                     "");
+        return fail_usage(err, "%s decides all that options are for: leave out the others%s",
+                          "--launch", "");
     if (options->launch)
         return 0;
     if (options->check)
-        return usage(err, "%s checks a launch: %s", "--check", "--launch FILE --check");
+        return fail_usage(err, "%s checks a launch: %s", "--check", "--launch FILE --check");
     if (optind == argc && options->hold < 0)
-        return usage(err, "no command was given: %s%s", "usernsctl-exec [OPTIONS] -- COMMAND", "");
+        return fail_usage(err, "no command was given: %s%s", "usernsctl-exec [OPTIONS] -- COMMAND",
+                          "");
     if (optind < argc && options->hold >= 0)
-        return usage(err, "a namespace is made, and no command run in it: %s%s", argv[optind], "");
-    conclude(options);
+        return fail_usage(err, "a namespace is made, and no command run in it: %s%s", argv[optind],
+                          "");
+    conclude_options(options);
     return 0;
 }

@@ -2,12 +2,7 @@
 #include "facts/facts.h"
 #include "programs/exec/exec.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <unistd.h>
 
 /* The caller's uid, as the user namespace above its own counts it. */
 static uint32_t uid_outside(void)

@@ -14,18 +14,13 @@
 #include "programs/shared/shared.h"
 #include "sys/sys.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
-#include <stdbool.h>
-#include <stdio.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
 /* Waits until a child may have ended. False: the creator has. */
-static bool wait_for_news(int creator, int signals)
+static bool wait_for_child_or_creator(int creator, int signals)
 {
     struct pollfd fds[] = {{.fd = creator, .events = POLLIN}, {.fd = signals, .events = POLLIN}};
     struct signalfd_siginfo info;
@@ -38,7 +33,7 @@ static bool wait_for_news(int creator, int signals)
 }
 
 /* Waits for the child `pid` to end, and collects whoever else does meanwhile if `others`. */
-static int wait_for(pid_t pid, bool others, int creator, int signals)
+static int wait_for_exit(pid_t pid, bool others, int creator, int signals)
 {
     int status;
     do {
@@ -48,30 +43,30 @@ static int wait_for(pid_t pid, bool others, int creator, int signals)
                 return un_exit_status_of(status);
         if (ended < 0 && errno == ECHILD)
             return SANDBOX_FAILED;
-    } while (wait_for_news(creator, signals));
+    } while (wait_for_child_or_creator(creator, signals));
     return SANDBOX_KILLED;
 }
 
-static pid_t read_pid(const char *path)
+static pid_t read_pidfile(const char *path)
 {
     char text[32];
     return un_read_file(AT_FDCWD, path, text, sizeof text) < 0 ? 0 : (pid_t)strtol(text, NULL, 10);
 }
 
-static int run(char **argv, int creator, int ready, const char *pidfile)
+static int run_sandbox(char **argv, int creator, int ready, const char *pidfile)
 {
     int signals;
     pid_t starter = sandbox_start_command(argv, &signals);
     if (starter < 0)
         return SANDBOX_FAILED;
-    int status = wait_for(starter, false, creator, signals);
+    int status = wait_for_exit(starter, false, creator, signals);
     if (status)
         return status;
-    pid_t sandbox = read_pid(pidfile);
+    pid_t sandbox = read_pidfile(pidfile);
     if (sandbox <= 0 || write(ready, "+", 1) != 1)
         return SANDBOX_FAILED;
     close(ready);
-    return wait_for(sandbox, true, creator, signals);
+    return wait_for_exit(sandbox, true, creator, signals);
 }
 
 int main(int argc, char **argv)
@@ -83,5 +78,5 @@ int main(int argc, char **argv)
     int fds[2];
     if (sandbox_take_fds(argv + 1, fds, 2))
         return SANDBOX_FAILED;
-    return run(argv + 4, fds[0], fds[1], argv[3]);
+    return run_sandbox(argv + 4, fds[0], fds[1], argv[3]);
 }

@@ -13,21 +13,15 @@
 #include "programs/probe/probe.h"
 #include "sys/sys.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <sched.h>
 #include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
 extern char **environ;
 
@@ -100,7 +94,7 @@ static struct decision *decide(const struct un_request *request, struct un_error
     return made;
 }
 
-static int enter(uint64_t flags, struct un_error *err)
+static int enter_one_id(uint64_t flags, struct un_error *err)
 {
     un_auto_free struct decision *made = decide(&one_id, err);
     return made ? un_enter(&made->plan, flags, CHILD, false, err) : -1;
@@ -109,11 +103,11 @@ static int enter(uint64_t flags, struct un_error *err)
 static int map_one_id(const char *path, struct un_error *err)
 {
     (void)path;
-    return enter(0, err);
+    return enter_one_id(0, err);
 }
 
 /* Waits for a child that reports by its exit status: the errno of what failed in it. */
-static int collect(pid_t child, enum un_step step, const char *what, struct un_error *err)
+static int wait_for_errno(pid_t child, enum un_step step, const char *what, struct un_error *err)
 {
     int status;
     while (waitpid(child, &status, 0) < 0)
@@ -145,24 +139,25 @@ static int refused_here(struct un_error *err)
 static int nest(const char *path, struct un_error *err)
 {
     (void)path;
-    if (enter(0, err))
+    if (enter_one_id(0, err))
         return -1;
     pid_t child = fork_into(CLONE_NEWUSER, err);
     if (child == 0)
         _exit(0);
-    return child < 0 ? refused_here(err) : collect(child, UN_STEP_CLONE, "a user namespace", err);
+    return child < 0 ? refused_here(err)
+                     : wait_for_errno(child, UN_STEP_CLONE, "a user namespace", err);
 }
 
 static int make_namespaces(const char *path, struct un_error *err)
 {
     (void)path;
-    if (enter(CLONE_NEWNS, err))
+    if (enter_one_id(CLONE_NEWNS, err))
         return -1;
     pid_t child =
         fork_into(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS, err);
     if (child == 0)
         _exit(0);
-    return child < 0 ? refused_here(err) : collect(child, UN_STEP_CLONE, "namespaces", err);
+    return child < 0 ? refused_here(err) : wait_for_errno(child, UN_STEP_CLONE, "namespaces", err);
 }
 
 /* The request of `usernsctl run --map-auto`. */
@@ -206,7 +201,7 @@ static int map_range(const char *path, struct un_error *err)
 static int mount_tmpfs(const char *path, struct un_error *err)
 {
     (void)path;
-    if (enter(CLONE_NEWNS, err))
+    if (enter_one_id(CLONE_NEWNS, err))
         return -1;
     return un_mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL, err) ||
                    un_mount("usernsctl", "/", "tmpfs", MS_NOSUID | MS_NODEV, NULL, err)
@@ -228,7 +223,7 @@ static int bind_here(struct un_error *err)
 static int bind_proc(const char *path, struct un_error *err)
 {
     (void)path;
-    return enter(CLONE_NEWNS, err) || bind_here(err) ? -1 : 0;
+    return enter_one_id(CLONE_NEWNS, err) || bind_here(err) ? -1 : 0;
 }
 
 /* The same with all our ids: others make that namespace, and we join it. */
@@ -244,21 +239,23 @@ static int mount_in_range(const char *path, struct un_error *err)
 static int mount_proc(const char *path, struct un_error *err)
 {
     (void)path;
-    if (enter(CLONE_NEWNS, err) || un_mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL, err))
+    if (enter_one_id(CLONE_NEWNS, err) ||
+        un_mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL, err))
         return -1;
     pid_t child = fork_into(CLONE_NEWPID, err);
     if (child < 0)
         return -1;
     if (child == 0)
         _exit(mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) ? errno : 0);
-    return collect(child, UN_STEP_MOUNT, "/proc", err);
+    return wait_for_errno(child, UN_STEP_MOUNT, "/proc", err);
 }
 
 /* On /proc, since that directory is there wherever we get so far. */
 static int pivot_root(const char *path, struct un_error *err)
 {
     (void)path;
-    if (enter(CLONE_NEWNS, err) || un_mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL, err) ||
+    if (enter_one_id(CLONE_NEWNS, err) ||
+        un_mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL, err) ||
         un_mount("usernsctl", "/proc", "tmpfs", MS_NOSUID | MS_NODEV, NULL, err))
         return -1;
     if (chdir("/proc") || syscall(SYS_pivot_root, ".", "."))
@@ -279,7 +276,7 @@ static _Noreturn void be_traced(pid_t parent)
 static int trace(const char *path, struct un_error *err)
 {
     (void)path;
-    if (enter(0, err))
+    if (enter_one_id(0, err))
         return -1;
     /* Who enters is kept from being traced. */
     prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
@@ -360,7 +357,7 @@ static const struct step steps[] = {
     {"profiles", tell_profile, EACH_PATH},
 };
 
-static int report(struct un_error *err)
+static int print_failure(struct un_error *err)
 {
     char reason[UN_DETAIL_MAX + 128];
     un_diagnose(err, "/proc");
@@ -370,7 +367,7 @@ static int report(struct un_error *err)
 }
 
 /* The status, if what goes with it could be told. */
-static int conclude(int status)
+static int flush_status(int status)
 {
     if (!ferror(stdout) && fflush(stdout) == 0)
         return status;
@@ -378,7 +375,7 @@ static int conclude(int status)
     return 125;
 }
 
-static int usage(void)
+static int print_usage(void)
 {
     fputs("usage: usernsctl-probe [--within MS] STEP [PATH...]\n"
           "       usernsctl-probe --within MS -- COMMAND [ARGUMENT...]\n"
@@ -387,16 +384,16 @@ static int usage(void)
     return 2;
 }
 
-static int take(const struct step *step, char **paths)
+static int run_on_paths(const struct step *step, char **paths)
 {
     struct un_error err;
     int failed = step->run(*paths, &err);
     while (!failed && *paths && *++paths)
         failed = step->run(*paths, &err);
-    return conclude(failed ? report(&err) : 0);
+    return flush_status(failed ? print_failure(&err) : 0);
 }
 
-static bool fits(const struct step *step, int paths)
+static bool takes_paths(const struct step *step, int paths)
 {
     return step->wants == EACH_PATH ? paths > 0 : paths == (int)step->wants;
 }
@@ -404,9 +401,9 @@ static bool fits(const struct step *step, int paths)
 static int run_step(int argc, char **argv)
 {
     for (size_t i = 0; argc > 0 && i < sizeof steps / sizeof steps[0]; i++)
-        if (!strcmp(argv[0], steps[i].name) && fits(&steps[i], argc - 1))
-            return take(&steps[i], argv + 1);
-    return usage();
+        if (!strcmp(argv[0], steps[i].name) && takes_paths(&steps[i], argc - 1))
+            return run_on_paths(&steps[i], argv + 1);
+    return print_usage();
 }
 
 /* Only returns if it failed. */
@@ -425,16 +422,16 @@ int main(int argc, char **argv)
         un_child_main(argv, environ);
     un_default_sigchld(&ignored);
     if (argc < 4 || strcmp(argv[1], "--within"))
-        return argc > 1 ? run_step(argc - 1, argv + 1) : usage();
+        return argc > 1 ? run_step(argc - 1, argv + 1) : print_usage();
     const char *end = un_number_read(argv[2], MOST_MS, &most);
     if (!end || *end)
-        return usage();
+        return print_usage();
     int status = run_within(most);
     if (status >= 0) {
         printf("%c%d", '\0', status);
-        return conclude(status);
+        return flush_status(status);
     }
     if (strcmp(argv[3], "--"))
         return run_step(argc - 3, argv + 3);
-    return argc > 4 ? run_command(argv + 4) : usage();
+    return argc > 4 ? run_command(argv + 4) : print_usage();
 }

@@ -2,16 +2,10 @@
 #include "programs/probe/probe.h"
 #include "sys/sys.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <time.h>
-#include <unistd.h>
 
 #define FAILED 125
 
@@ -43,7 +37,7 @@ void kill_child(pid_t pid)
 
 /* Kills all children. False: it can't be told who they are. A /proc of another PID namespace has
  * numbers that are somebody else's here. */
-static bool kill_children(void)
+static bool kill_own_children(void)
 {
     if (un_proc_status("/proc", "Pid:") != getpid())
         return false;
@@ -57,7 +51,7 @@ static bool kill_children(void)
 }
 
 /* Collects those that have ended. Whether there is no child any more. */
-static bool collect(void)
+static bool reap_ended(void)
 {
     pid_t pid;
     while ((pid = waitpid(-1, NULL, WNOHANG)) > 0)
@@ -70,16 +64,16 @@ static bool collect(void)
 static void end_all(pid_t first, const sigset_t *signals)
 {
     int64_t until = un_now_ms() + GRACE_MS;
-    if (!kill_children())
+    if (!kill_own_children())
         kill(-first, SIGKILL);
-    while (!collect() && un_now_ms() < until) {
+    while (!reap_ended() && un_now_ms() < until) {
         wait_for_change(signals, un_now_ms() + SLICE_MS);
-        kill_children();
+        kill_own_children();
     }
 }
 
 /* How the child has ended; UN_PROBE_LATE: it has not. It is not collected. */
-static int wait_for(pid_t child, const sigset_t *signals, int64_t until)
+static int wait_for_probe(pid_t child, const sigset_t *signals, int64_t until)
 {
     siginfo_t how;
     for (;;) {
@@ -106,7 +100,7 @@ int run_within(uint64_t most)
         return FAILED;
     }
     if (child > 0) {
-        int status = wait_for(child, &signals, until);
+        int status = wait_for_probe(child, &signals, until);
         end_all(child, &signals);
         return status;
     }

@@ -1,8 +1,6 @@
 #include "base/base.h"
 #include "programs/shared/shared.h"
 
-#include <stdio.h>
-
 void report_error(const char *program, const struct un_error *err)
 {
     report_error_with(program, err, NULL);

@@ -2,12 +2,8 @@
 #include "programs/shared/shared.h"
 #include "sys/sys.h"
 
-#include <fcntl.h>
 #include <limits.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <sys/signalfd.h>
-#include <unistd.h>
 
 extern char **environ;
 
@@ -58,7 +54,8 @@ int sandbox_take_fds(char **argv, int fds[], int count)
     return 0;
 }
 
-static _Noreturn void become(char **argv, const sigset_t *mask, const struct sigaction *chosen)
+static _Noreturn void become_sandbox_command(char **argv, const sigset_t *mask,
+                                             const struct sigaction *chosen)
 {
     sigaction(SIGCHLD, chosen, NULL);
     sigprocmask(SIG_SETMASK, mask, NULL);
@@ -92,7 +89,7 @@ pid_t sandbox_start_command(char **argv, int *signals)
     }
     pid_t pid = fork();
     if (pid == 0)
-        become(argv, &before, &chosen);
+        become_sandbox_command(argv, &before, &chosen);
     if (pid < 0)
         sandbox_fail("fork");
     else

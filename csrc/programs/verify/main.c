@@ -10,10 +10,6 @@
 #include "base/freestanding.h"
 #include "programs/shared/shared.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <unistd.h>
-
 #define NOT_PROVEN 125
 #define NOT_EXECUTABLE 126
 #define NOT_FOUND 127
@@ -23,7 +19,7 @@ static long call(long number, long a, long b, long c)
     return un_raw_call(number, a, b, c, 0, 0, 0);
 }
 
-static size_t length_of(const char *text)
+static size_t text_length(const char *text)
 {
     size_t length = 0;
     while (text[length])
@@ -33,10 +29,10 @@ static size_t length_of(const char *text)
 
 static void say(const char *text)
 {
-    call(__NR_write, STDERR_FILENO, (long)text, (long)length_of(text));
+    call(__NR_write, STDERR_FILENO, (long)text, (long)text_length(text));
 }
 
-static int complain(int status, const char *command, const char *why)
+static int write_complaint(int status, const char *command, const char *why)
 {
     say("usernsctl: ");
     say(command);
@@ -46,58 +42,60 @@ static int complain(int status, const char *command, const char *why)
     return status;
 }
 
-static bool exists(const char *path)
+static bool file_exists(const char *path)
 {
     return call(__NR_faccessat, AT_FDCWD, (long)path, 0) == 0;
 }
 
-static long execute(const char *path, char **argv, char **envp)
+static long exec_payload(const char *path, char **argv, char **envp)
 {
     return -call(__NR_execve, (long)path, (long)argv, (long)envp);
 }
 
-static int explain(const char *path, long errnum)
+static int explain_exec_failure(const char *path, long errnum)
 {
-    if ((errnum == ENOENT || errnum == ENOTDIR) && !exists(path))
-        return complain(NOT_FOUND, path, "not found in the sandbox");
+    if ((errnum == ENOENT || errnum == ENOTDIR) && !file_exists(path))
+        return write_complaint(NOT_FOUND, path, "not found in the sandbox");
     if (errnum == ENOENT)
-        return complain(NOT_EXECUTABLE, path, "the interpreter it asks for is not in the sandbox");
+        return write_complaint(NOT_EXECUTABLE, path,
+                               "the interpreter it asks for is not in the sandbox");
     if (errnum == EACCES)
-        return complain(NOT_EXECUTABLE, path, "it is not executable");
+        return write_complaint(NOT_EXECUTABLE, path, "it is not executable");
     if (errnum == ENOEXEC)
-        return complain(NOT_EXECUTABLE, path, "it is no program, nor a script that begins with #!");
-    return complain(NOT_EXECUTABLE, path, "the sandbox's kernel can't execute it");
+        return write_complaint(NOT_EXECUTABLE, path,
+                               "it is no program, nor a script that begins with #!");
+    return write_complaint(NOT_EXECUTABLE, path, "the sandbox's kernel can't execute it");
 }
 
 /* Only returns if it failed. */
-static int search(char **argv, char **envp, const char *at)
+static int search_payload(char **argv, char **envp, const char *at)
 {
     char path[PATH_MAX];
     bool denied = false;
     while (un_next_candidate(&at, argv[0], path)) {
-        long errnum = execute(path, argv, envp);
+        long errnum = exec_payload(path, argv, envp);
         /* It is also said of a directory that may not be searched. */
-        denied = denied || (errnum == EACCES && exists(path));
-        if (errnum != EACCES && exists(path))
-            return explain(path, errnum);
+        denied = denied || (errnum == EACCES && file_exists(path));
+        if (errnum != EACCES && file_exists(path))
+            return explain_exec_failure(path, errnum);
     }
-    return denied ? explain(argv[0], EACCES)
-                  : complain(NOT_FOUND, argv[0], "not found along PATH in the sandbox");
+    return denied ? explain_exec_failure(argv[0], EACCES)
+                  : write_complaint(NOT_FOUND, argv[0], "not found along PATH in the sandbox");
 }
 
-static int run(int argc, char **argv, char **envp)
+static int run_payload(int argc, char **argv, char **envp)
 {
     const char *path = UN_DEFAULT_PATH;
     if (argc < 2)
-        return complain(NOT_PROVEN, "usernsctl-verify", "no command to run");
+        return write_complaint(NOT_PROVEN, "usernsctl-verify", "no command to run");
     if (!un_runs_on_gvisor())
-        return complain(NOT_PROVEN, argv[1], UN_NOT_PROVEN);
+        return write_complaint(NOT_PROVEN, argv[1], UN_NOT_PROVEN);
     for (char **variable = envp; *variable; variable++)
         if (un_begins(*variable, "PATH="))
-            path = *variable + length_of("PATH=");
+            path = *variable + text_length("PATH=");
     if (*argv[1] && !un_has_slash(argv[1]))
-        return search(argv + 1, envp, path);
-    return explain(argv[1], execute(argv[1], argv + 1, envp));
+        return search_payload(argv + 1, envp, path);
+    return explain_exec_failure(argv[1], exec_payload(argv[1], argv + 1, envp));
 }
 
 static void start(long *stack)
@@ -105,5 +103,5 @@ static void start(long *stack)
     int argc = (int)stack[0];
     char **argv = (char **)(stack + 1);
     for (;;)
-        call(__NR_exit_group, run(argc, argv, argv + argc + 1), 0, 0);
+        call(__NR_exit_group, run_payload(argc, argv, argv + argc + 1), 0, 0);
 }

@@ -3,13 +3,8 @@
 #include "programs/shared/shared.h"
 #include "programs/watch/watch.h"
 
-#include <fcntl.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #define FAILED 125
 
@@ -17,7 +12,7 @@
 #define MORE_MAX 5
 
 /* What failed, in one line; why; and what mends it. */
-static void print(const struct un_runsc_failure *failure)
+static void print_failure_line(const struct un_runsc_failure *failure)
 {
     fprintf(stderr, "usernsctl: runsc: %s\n", failure->what);
     if (failure->has_cause)
@@ -66,8 +61,8 @@ static const char *map_config(const char *bundle, size_t *size)
     return text == MAP_FAILED ? NULL : text;
 }
 
-static int explain(const struct un_runsc_words *words, const char *bundle, const char *limit,
-                   struct un_runsc_failure *failure)
+static int find_explanation(const struct un_runsc_words *words, const char *bundle,
+                            const char *limit, struct un_runsc_failure *failure)
 {
     struct un_error err;
     size_t size;
@@ -79,9 +74,10 @@ static int explain(const struct un_runsc_words *words, const char *bundle, const
     return failed;
 }
 
-static void tell(const struct un_runsc_words *words, const struct un_runsc_failure *failure)
+static void print_explanation(const struct un_runsc_words *words,
+                              const struct un_runsc_failure *failure)
 {
-    print(failure);
+    print_failure_line(failure);
     if (!failure->has_cause)
         print_more(words);
     print_remedy(failure->remedy);
@@ -116,11 +112,11 @@ int explain_runsc(char *const *files, int status, const char *limit)
     }
     bool is_command = words.has_ended;
     if (!is_command && words.told)
-        failed = explain(&words, files[BUNDLE], limit, &failure);
+        failed = find_explanation(&words, files[BUNDLE], limit, &failure);
     else if (!is_command)
         un_runsc_explain_silence(status, limit, &failure);
     if (!is_command && !failed)
-        tell(&words, &failure);
+        print_explanation(&words, &failure);
     un_runsc_words_free(&words);
     return is_command ? status : FAILED;
 }

@@ -45,7 +45,7 @@ struct words {
     bool signalled;      /* whether runsc itself may have ended of a signal that was passed on */
 };
 
-static int fail(const struct un_error *err)
+static int fail_watch(const struct un_error *err)
 {
     report_error("usernsctl", err);
     return un_exit_status(err);
@@ -61,7 +61,7 @@ static struct un_command command_of(const char *program, char **argv)
 }
 
 /* Why the kernel does not execute a runsc. What can't be executed is no command of a user's. */
-static const char *cause_of(int errnum)
+static const char *cause_of_start(int errnum)
 {
     switch (errnum) {
     case EACCES:
@@ -77,20 +77,20 @@ static const char *cause_of(int errnum)
 }
 
 /* Only returns if it failed, and has told so. */
-static int become(const struct words *words)
+static int become_runsc(const struct words *words)
 {
     struct un_command command = command_of(words->program, words->command);
     struct un_error err;
     un_exec(&command, &err);
     err.step = UN_STEP_RUNSC;
-    err.cause = cause_of(err.errnum);
+    err.cause = cause_of_start(err.errnum);
     explain_no_more(words->files);
-    return fail(&err);
+    return fail_watch(&err);
 }
 
 /* What is to be said of an end with this status, and the status that is ours. `before` are the hits
  * of all limits before the start. */
-static int conclude(const struct words *words, int status, const uint64_t before[UN_LIMIT_COUNT])
+static int judge_runsc(const struct words *words, int status, const uint64_t before[UN_LIMIT_COUNT])
 {
     const char *cause = "";
     bool hit[UN_LIMIT_COUNT];
@@ -126,7 +126,7 @@ static int become_child(const struct words *words, int parent_pidfd)
 {
     struct un_error err;
     if (un_die_with_parent(SIGKILL, parent_pidfd, &err))
-        return fail(&err);
+        return fail_watch(&err);
     /* What the terminal sends comes through KILL. */
     if (*words->kill) {
         signal(SIGINT, SIG_IGN);
@@ -134,7 +134,7 @@ static int become_child(const struct words *words, int parent_pidfd)
     }
     un_make_fd_room();
     un_limit_open_files(UN_SANDBOX_FILES_MAX);
-    return become(words);
+    return become_runsc(words);
 }
 
 /* Starts KILL with this standard error: a pidfd, or -1. */
@@ -180,7 +180,7 @@ static bool run_kill(const char *program, char **words, int sig)
     return known && end.si_code == CLD_EXITED && end.si_status == 0;
 }
 
-static void pass_on(pid_t child, const siginfo_t *info, void *arg)
+static void pass_on_by_runsc(pid_t child, const siginfo_t *info, void *arg)
 {
     struct words *words = arg;
     int sig = info->si_signo;
@@ -224,7 +224,7 @@ int main(int argc, char **argv)
 {
     struct words words;
     struct un_error err;
-    struct un_supervision how = {.pass_on = pass_on, .arg = &words};
+    struct un_supervision how = {.pass_on = pass_on_by_runsc, .arg = &words};
     uint64_t hits[UN_LIMIT_COUNT];
     for (enum un_limit i = 0; i < UN_LIMIT_COUNT; i++)
         hits[i] = un_limit_hits(i);
@@ -238,13 +238,13 @@ int main(int argc, char **argv)
     un_close_fds_at_exec(NULL, 0, &err);
     pid_t child = un_supervise(&how, &err);
     if (child < 0)
-        return fail(&err);
+        return fail_watch(&err);
     if (child == 0)
         return become_child(&words, how.parent_pidfd);
     int status = un_exit_status_of(how.wait_status);
     if (words.early && status == 128 + SIGTERM)
         status = 128 + words.early;
-    int ours = conclude(&words, status, hits);
+    int ours = judge_runsc(&words, status, hits);
     int sig = words.reraise_signal && ours == status ? fatal_signal(&words, how.wait_status) : 0;
     if (sig)
         un_reraise(sig);

@@ -75,8 +75,6 @@ static const char *const everything[] = {
     "env-set A=",
     "cwd /data",
     "cwd-moment",
-    "hostname box",
-    "arg-fixed true",
     "arg \\ x",
     "no-new-privs",
     "drop-bounding",
@@ -135,7 +133,6 @@ static void a_wrong_record_is_named(void)
     lines_are_refused(LINES("scratch /mnt", "read-only", "machine usr"), "after read-only");
     lines_are_refused(LINES("scratch /mnt", "source own /"), "stands behind");
     lines_are_refused(LINES("end", "scratch"), "nothing may come after");
-    lines_are_refused(LINES("arg a", "arg-fixed b"), "before each arg");
     lines_are_refused(LINES("scratch"), "word 5, \"end\", of \"scratch\": it must be an absolute");
 }
 

@@ -81,8 +81,7 @@ def test_the_core_reads_what_is_encoded(made: Launch) -> None:
 def test_the_core_knows_the_same_verbs() -> None:
     text = (CSRC / "launch" / "verbs.c").read_text()
     known = set(re.findall(r'^    \[UN_VERB_\w+\] = \{"([a-z-]+)"', text, re.MULTILINE))
-    # Verbs that only other programs than this package write.
-    assert known == VERBS.keys() | {"arg-fixed", "hostname"}
+    assert known == VERBS.keys()
 
 
 def test_what_is_no_launch_is_refused() -> None:
