@@ -33,7 +33,7 @@ const char *un_errno_text(int errnum);
 
 /* ---- text: comparing texts where there is no libc -------------------------------------------- */
 
-/* Whether `text` begins with `start`. */
+/* Returns whether `text` begins with `start`. */
 static inline bool un_begins(const char *text, const char *start)
 {
     while (*start && *text == *start) {
@@ -55,8 +55,8 @@ char *un_number_write(char *to, uint64_t number);
 
 /* ---- utf8.c: UTF-8, read strictly ------------------------------------------------------------ */
 
-/* The length of the character that `text` begins with, which is no ASCII; 0 if it is not UTF-8:
- * half of a surrogate pair, too great, or written longer than it need be (RFC 3629). */
+/* Returns the length of the character that `text` begins with, which is no ASCII; 0 if it is not
+ * UTF-8: half of a surrogate pair, too great, or written longer than it need be (RFC 3629). */
 size_t un_utf8_read(const char *text, uint32_t *code);
 
 /* What stands in the place of a byte that is not UTF-8: U+FFFD. */
@@ -205,7 +205,7 @@ struct un_lines {
  * stranger's image there may be a FIFO, that nobody ever writes to, or a device that has no end. */
 bool un_lines_open(struct un_lines *lines, const char *path);
 
-/* Whether that is what errno says. */
+/* Returns whether that is what errno says. */
 bool un_lines_is_no_file(int errnum);
 
 /* Reads a line without its newline; false at the end. What does not fit is dropped, and *cut set.
@@ -240,10 +240,10 @@ struct un_mounts {
 int un_mounts_read(struct un_mounts *mounts, const char *path);
 void un_mounts_free(const struct un_mounts *mounts);
 #define un_auto_mounts __attribute__((cleanup(un_mounts_free)))
-/* The mount that an open file was reached by: NULL if it is one of another mount namespace. -1 with
- * errno. */
+/* Finds the mount that an open file was reached by: NULL if it is one of another mount namespace.
+ * -1 with errno. */
 int un_mounts_find(const struct un_mounts *mounts, int fd, const struct un_mounted **found);
-/* Whether a path is `top`, or below it. */
+/* Returns whether a path is `top`, or below it. */
 bool un_is_below(const char *path, const char *top);
 
 /* ---- procfile.c: small facts that tell one cause of an errno from another -------------------- */
@@ -255,23 +255,23 @@ int64_t un_field_number(const char *path, const char *key);
 int64_t un_proc_number(const char *proc, const char *file);
 /* The same of the line in PROC/self/status that begins with `key`, such as "Seccomp:". */
 int64_t un_proc_status(const char *proc, const char *key);
-/* Whether PROC/self/mountinfo has a mount whose mount point is `point`, or, with `below`, one below
- * it that hides something. */
+/* Returns whether PROC/self/mountinfo has a mount whose mount point is `point`, or, with `below`,
+ * one below it that hides something. */
 bool un_proc_has_mount(const char *proc, const char *point, bool below);
 /* Returns whether this process and process 1 have the same root directory. Each sees the mount
  * points as they are below its own: so a chroot into a mount point shows, too. */
 bool un_proc_shares_root(const char *proc);
 
-/* Whether a mount of proc hides the processes of others (proc(5), hidepid). */
+/* Returns whether a mount of proc hides the processes of others (proc(5), hidepid). */
 bool un_proc_hides(const char *proc);
 
-/* The label that AppArmor has for a process, such as "unconfined" or "NAME (enforce)"; `who` is
- * "self" or a number. False: AppArmor has none, or it can't be read. */
+/* Reads the label that AppArmor has for a process, such as "unconfined" or "NAME (enforce)"; `who`
+ * is "self" or a number. Returns false if AppArmor has none, or it can't be read. */
 bool un_proc_apparmor(const char *proc, const char *who, char *label, size_t size);
 
 /* Our place in a hierarchy of control groups, such as "/a/b" (cgroups(7), PROC/self/cgroup): of
  * the one in version 1 that this controller alone has, or, for "", of version 2. In a container
- * the path may be that of the host. False: there is none. */
+ * the path may be that of the host. Returns false if there is none. */
 bool un_proc_cgroup(const char *proc, const char *controller, char *path, size_t size);
 
 /* ---- caps.c: capabilities, by the bare system calls ------------------------------------------ */

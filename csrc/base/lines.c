@@ -29,7 +29,7 @@ bool un_lines_is_no_file(int errnum)
     return errnum == EISDIR || errnum == EINVAL || errnum == ENXIO;
 }
 
-/* Fills the block anew. False: there is no more. */
+/* Reads the next block. Returns false at the end. */
 static bool read_block(struct un_lines *lines)
 {
     ssize_t got;

@@ -103,7 +103,7 @@ void un_mounts_free(const struct un_mounts *mounts)
     free(mounts->mount);
 }
 
-/* The id of the mount that a file was reached by; -1 with errno. */
+/* Returns the id of the mount that a file was reached by; -1 with errno. */
 static int id_of(int fd)
 {
     char path[64];

@@ -62,8 +62,9 @@ struct un_task {
 };
 
 void un_task_init(struct un_task *task);
-/* Whether the child program has a child of its own in its place: a process does not move into the
- * PID namespace that it joins or makes, nor into the time namespace that it makes; its children do.
+/* Returns whether the child program has a child of its own in its place: a process does not move
+ * into the PID namespace that it joins or makes, nor into the time namespace that it makes; its
+ * children do.
  */
 bool un_task_has_second(const struct un_task *task);
 
@@ -79,7 +80,8 @@ int un_words_make(const struct un_task *task, struct un_words *words, struct un_
 /* The numbers that its descriptors have got. Async-signal-safe. */
 void un_words_set_fds(struct un_words *words, const int fd[UN_TASK_FDS]);
 void un_words_free(struct un_words *words);
-/* Reads words; what it finds stays in them. False: that is no task. */
+/* Reads a task from the words of this program, where its texts stay. Returns false if they are no
+ * task. */
 bool un_words_read(char **words, struct un_task *task);
 
 /* What the child program answers. */
@@ -103,7 +105,7 @@ struct un_message {
     char detail[UN_DETAIL_MAX];
 };
 
-/* Async-signal-safe. False: nobody is there to hear it. */
+/* Returns false if nobody is there to hear the news. Async-signal-safe. */
 bool un_tell(int socket, const struct un_message *message, const int *fds, size_t count);
 void un_tell_failure(int socket, const struct un_error *err);
 

@@ -138,7 +138,8 @@ static int become_init(void *arg)
     return tell_and_fail(inside, &err);
 }
 
-/* Whether the caller has our socket: he would know of nothing that is started without it. */
+/* Returns whether the caller has our socket: he would know of nothing that is started without it.
+ */
 static bool is_heard(int socket)
 {
     char byte;

@@ -223,7 +223,7 @@ static const char *chdir_failed(int errnum)
     }
 }
 
-static const char *find_cause(const struct un_error *err, const char *proc)
+static const char *find_errno_cause(const struct un_error *err, const char *proc)
 {
     switch (err->step) {
     case UN_STEP_FACTS:
@@ -270,5 +270,5 @@ void un_diagnose(struct un_error *err, const char *proc)
     else if (err->errnum == EFBIG)
         err->cause = "file-size-limit";
     else
-        err->cause = find_cause(err, proc);
+        err->cause = find_errno_cause(err, proc);
 }

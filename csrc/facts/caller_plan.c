@@ -20,7 +20,8 @@ int un_plan_to_join(int dir, struct un_plan *plan, struct un_error *err)
     return 0;
 }
 
-/* Whether root's shell takes a name as it is, and usermod(8) does not take it for an option. */
+/* Returns whether root's shell takes a name as it is, and usermod(8) does not take it for an
+ * option. */
 static bool is_plain_name(const char *name)
 {
     static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";

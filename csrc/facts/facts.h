@@ -8,7 +8,7 @@
 
 /* ---- ask.c: programs of the system's, found and asked ---------------------------------------- */
 
-/* Whether this is an executable file, and what stat(2) says of it. */
+/* Returns whether this is an executable file, and what stat(2) says of it. */
 bool un_is_program(const char *path, struct stat *status);
 /* Finds such a file in one of the absolute directories of `path`; false if there is none. */
 bool un_find_program(const char *path, const char *name, char found[UN_PATH_MAX],
@@ -21,7 +21,7 @@ const char *un_ask(const char *path, const char *const words[], char *output, si
 
 /* ---- subid.c: how files like /etc/subuid are read -------------------------------------------- */
 
-/* The file that grants ids of a kind (enum un_kind): that of `sources`, or the system's. */
+/* Returns the file that grants ids of a kind (enum un_kind): that of `sources`, or the system's. */
 const char *un_subid_path(const struct un_sources *sources, int kind);
 
 /* Reads a number of up to `most` that the byte `end` follows, as those do who grant it: blanks may
@@ -32,7 +32,7 @@ const char *un_subid_number(const char *text, char end, uint64_t most, uint64_t 
 /* ---- user.c: a user's line in the user database ---------------------------------------------- */
 
 /* Finds the line of passwd(5) of a uid: in the file `passwd`, or by getent(1) along `path`. What is
- * at its end may be cut. False: there is none. */
+ * at its end may be cut. Returns false if there is none. */
 bool un_user_line(const char *passwd, const char *path, uint32_t uid, char line[UN_LINE_MAX]);
 
 #endif

@@ -22,7 +22,7 @@ struct spans {
 
 typedef bool take_line(char *line, void *into);
 
-/* What is no regular file is none; false: it can't be read, or there is no memory. */
+/* Reads a regular file; anything else counts as absent. Returns false on a read error or ENOMEM. */
 static bool take_each_line(const char *path, take_line *take, void *into)
 {
     char line[UN_LINE_MAX];
@@ -91,7 +91,7 @@ static bool next_room(const struct un_map *const parents[2], uint32_t *at, struc
     return false;
 }
 
-/* Whether a whole range that begins there exists. */
+/* Returns whether a whole range that begins there exists. */
 static bool range_exists(const struct un_map *const parents[2], uint64_t first)
 {
     struct span room;
@@ -114,7 +114,7 @@ static void keep_longer(struct span *longest, uint64_t start, uint64_t end)
         *longest = (struct span){start, end};
 }
 
-/* The longest part of what exists that nobody has. */
+/* Returns the longest part of what exists that nobody has. */
 static struct span longest_gap(const struct un_map *const parents[2], struct spans *taken)
 {
     struct span room, longest = {0, 0};

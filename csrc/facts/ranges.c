@@ -38,7 +38,8 @@ static void take_passwd(const char *line, struct un_facts *facts)
     facts->user_gid = (int64_t)gid;
 }
 
-/* Whether nsswitch.conf(5) has subordinate ranges come from somewhere else than the files. */
+/* Returns whether nsswitch.conf(5) has subordinate ranges come from somewhere else than the files.
+ */
 static bool has_other_source(const char *nsswitch)
 {
     char line[UN_LINE_MAX], source[64];
@@ -52,8 +53,8 @@ static bool has_other_source(const char *nsswitch)
     return other;
 }
 
-/* Whether login.defs(5) lets the helpers serve a process whose group is not its user's own. The
- * last line counts, and a value may stand in quotes (def_load() in shadow's getdef.c). */
+/* Returns whether login.defs(5) lets the helpers serve a process whose group is not its user's own.
+ * The last line counts, and a value may stand in quotes (def_load() in shadow's getdef.c). */
 static bool grants_any_group(const char *login)
 {
     static const char name[] = "GRANT_AUX_GROUP_SUBIDS";
@@ -113,7 +114,8 @@ static int ask_ranges(int kind, const char *path, struct un_facts *facts, struct
                    "getsubids does not tell the ranges of %s: %s", facts->user, fault);
 }
 
-/* Whether it is a script, which can have no privilege itself, and may start a program that has. */
+/* Returns whether it is a script, which can have no privilege itself, and may start a program that
+ * has. */
 static bool is_script(const char *helper)
 {
     char start[2];

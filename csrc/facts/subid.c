@@ -48,8 +48,8 @@ struct reader {
     struct un_notices *notices;
 };
 
-/* Whether a line is about our user. By name or uid to the letter: strtoul() would take any name
- * for user 0. */
+/* Returns whether a line is about our user. By name or uid to the letter: strtoul() would take any
+ * name for user 0. */
 static bool is_line_of_user(const struct reader *reader, const char *name)
 {
     return (*reader->user && !strcmp(name, reader->user)) || !strcmp(name, reader->uid);

@@ -86,9 +86,9 @@ struct un_cause {
     const char *remedy; /* what to do; a command where there is one */
 };
 
-/* The version of the package. */
+/* Returns the version of the package. */
 const char *un_version(void);
-/* A step's name, such as "uid_map". */
+/* Returns a step's name, such as "uid_map". */
 const char *un_step_name(int step);
 /* Fills in the cause with this id, and returns whether there is one. */
 bool un_cause_find(const char *id, struct un_cause *cause);
@@ -97,7 +97,8 @@ const char *un_error_reason(const struct un_error *err, char *text, size_t size)
 /* Names the cause of a failure that has none yet, by cheap facts from `proc` ("/proc"), if one of
  * them speaks for it. To be called where it failed, by the process that it failed in. */
 void un_diagnose(struct un_error *err, const char *proc);
-/* The exit status for a failure before the command ran: 127 not found, 126 not executable, 125. */
+/* Returns the exit status for a failure before the command ran: 127 not found, 126 not executable,
+ * 125. */
 int un_exit_status(const struct un_error *err);
 
 /* ---- runsc's failures (explain/runsc.c) ------------------------------------------------------ */
@@ -222,12 +223,13 @@ size_t un_map_format(const struct un_map *map, char text[UN_MAP_TEXT_MAX]);
 int un_map_parse(const char *text, struct un_map *map, struct un_error *err);
 /* Reads a file such as /proc/self/uid_map, the name relative to the directory `dir`. */
 int un_map_read(int dir, const char *name, struct un_map *map, struct un_error *err);
-/* Whether an id inside is mapped. */
+/* Returns whether an id inside is mapped. */
 bool un_map_has(const struct un_map *map, uint32_t inside);
-/* How many of the ids from `id` on, `count` at most, are alike on that side of a map: all in one
- * extent (*mapped is set), or all in none. */
+/* Returns how many of the ids from `id` on, `count` at most, are alike on that side of a map: all
+ * in one extent (*mapped is set), or all in none. */
 uint32_t un_map_run(const struct un_map *map, int side, uint32_t id, uint32_t count, bool *mapped);
-/* Whether two maps map the same ids to the same: the order and the cut of extents don't matter. */
+/* Returns whether two maps map the same ids to the same: the order and the cut of extents don't
+ * matter. */
 bool un_map_equal(const struct un_map *a, const struct un_map *b);
 
 /* ---- subordinate ranges (facts/subid.c) ------------------------------------------------------ */
@@ -331,18 +333,18 @@ int un_facts_read_parents(struct un_facts *facts, struct un_error *err);
 /* Reads what the system grants us. */
 int un_facts_read_ranges(struct un_facts *facts, const struct un_sources *sources,
                          struct un_error *err);
-/* The number of threads of this process, or -1 where /proc does not tell. */
+/* Returns the number of threads of this process, or -1 where /proc does not tell. */
 int un_thread_count(void);
-/* Whether this process can get no memory that it could write and execute (PR_GET_MDWE(2const)), 0
- * or 1; -1: the kernel does not tell. */
+/* Returns whether this process can get no memory that it could write and execute
+ * (PR_GET_MDWE(2const)), 0 or 1; -1: the kernel does not tell. */
 int un_denies_write_execute(void);
-/* The securebits of the calling thread (capabilities(7)), or -1. */
+/* Returns the securebits of the calling thread (capabilities(7)), or -1. */
 int un_securebits(void);
 /* What prctl(2) says for PR_GET_DUMPABLE: 1 where others of the same user may look into this
  * process; or -1. */
 int un_dumpable(void);
-/* The version of Landlock's interface (landlock_create_ruleset(2)); 0: there is none, or it is
- * refused. Nothing tells whether Landlock confines this process. */
+/* Returns the version of Landlock's interface (landlock_create_ruleset(2)); 0: there is none, or it
+ * is refused. Nothing tells whether Landlock confines this process. */
 int un_landlock_version(void);
 
 /* ---- planning (map/plan.c, facts/caller_plan.c) ---------------------------------------------- */
@@ -395,7 +397,7 @@ struct un_plan {
     bool is_root;      /* we are uid 0 of the namespace that we are in */
 };
 
-/* Whether a plan for this request depends on where we are, ... */
+/* Returns whether a plan for this request depends on where we are, ... */
 bool un_plan_needs_parents(const struct un_request *request, const struct un_facts *facts);
 /* ... and on what the system grants us. */
 bool un_plan_needs_ranges(const struct un_request *request, const struct un_facts *facts);
@@ -404,7 +406,7 @@ bool un_plan_needs_ranges(const struct un_request *request, const struct un_fact
 int un_plan_make(const struct un_request *request, const struct un_facts *facts,
                  struct un_plan *plan, struct un_error *err);
 const char *un_writer_name(int writer);
-/* Whether the process itself writes all there is to write. Async-signal-safe. */
+/* Returns whether the process itself writes all there is to write. Async-signal-safe. */
 bool un_plan_writes_itself(const struct un_plan *plan);
 
 /* Who we will be in the user namespace of a process, below ours, whose /proc directory is open as
@@ -445,7 +447,7 @@ struct un_namespace {
     int fd[UN_NS_COUNT];
 };
 
-/* The CLONE_NEW... flag of a namespace. */
+/* Returns the CLONE_NEW... flag of a namespace. */
 uint64_t un_ns_flag(int ns);
 /*
  * Who is root in a namespace may look into any process that comes in, so whatever comes in has
@@ -558,8 +560,8 @@ void un_spawn_init(struct un_spawn *spawn);
  * no capabilities), is what the child executes; any other one the child program does, once inside.
  */
 int un_spawn(const struct un_spawn *spawn, pid_t *pid, int *pidfd, struct un_error *err);
-/* How a process ended that was reaped already, as by the kernel where SIGCHLD is ignored: a status
- * as waitpid(2) has it; -1: the kernel does not tell (before Linux 6.15). */
+/* Returns how a process ended that was reaped already, as by the kernel where SIGCHLD is ignored: a
+ * status as waitpid(2) has it; -1: the kernel does not tell (before Linux 6.15). */
 int un_lost_status(int pidfd);
 /*
  * Is process 1 of a PID namespace for the command `child`: passes signals on to it, and reaps all
@@ -708,8 +710,8 @@ int un_refuse_to_show(const int *fds, const char *const *names, size_t count, co
  * type of a file system that is like these. That is so if the file is one of them, lies in one, by
  * whatever path it was reached, or has one below it. NULL: nothing of it. -1 with errno. */
 int un_machine_part(int fd, const char **part);
-/* Whether the owner of a file may lead us anywhere. `path` is that of the file, without symbolic
- * links but itself. */
+/* Returns whether the owner of a file may lead us anywhere. `path` is that of the file, without
+ * symbolic links but itself. */
 bool un_owner_is_trusted(uid_t uid, const char *path);
 /* Returns whether a user other than the caller and root may write to an open directory, by its mode
  * or its access control list. A group counts as the caller's alone if it is root's, or has the

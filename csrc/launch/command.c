@@ -69,7 +69,7 @@ static enum found find_inside(const struct wanted *wanted, const char *name, str
     return found == DIRECTORY ? MISSING : BELOW_FILE;
 }
 
-/* The first that is executable, else the first regular file. */
+/* Returns the first that is executable, else the first regular file. */
 static enum found find_along_path(const struct wanted *wanted, const char *along,
                                   struct un_reached *at)
 {
@@ -112,7 +112,7 @@ static const char *interpreter_of(char start[FIRST_LINE_MAX + 1])
     return strncmp(start, "#!", 2) ? NULL : strtok_r(start + 2, " \t\r\v\f", &rest);
 }
 
-/* Whether a path inside leads nowhere; then also where it leads. */
+/* Returns whether a path inside leads nowhere; then also where it leads. */
 static bool is_not_inside(const struct wanted *wanted, const char *path, struct un_reached *at,
                           char where[UN_PATH_MAX])
 {

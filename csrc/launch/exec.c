@@ -105,7 +105,7 @@ static int compare_fds(const void *a, const void *b)
     return (*left > *right) - (*left < *right);
 }
 
-/* The descriptors that the program inherits: sorted, without doubles. */
+/* Returns the descriptors that the program inherits: sorted, without doubles. */
 static size_t list_kept(const struct un_launch *launch, int *kept)
 {
     size_t count = 0, unique = 0;
@@ -147,7 +147,7 @@ static int become_watcher(struct un_launch *launch, const struct words *words, s
     return -1;
 }
 
-/* The maps of the user namespace that this process is in. */
+/* Reads the maps of the user namespace that this process is in. */
 static int read_maps(struct un_idmap *maps, struct un_error *err)
 {
     un_auto_close int self = un_open_self(err);

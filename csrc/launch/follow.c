@@ -18,8 +18,8 @@ struct foreign {
     char *path;
 };
 
-/* Whether this lies in / itself, /etc or /usr, or is one of these: what nobody but root can have
- * made, where root's files look as everybody's. */
+/* Returns whether this lies in / itself, /etc or /usr, or is one of these: what nobody but root can
+ * have made, where root's files look as everybody's. */
 static bool is_of_root(const char *path)
 {
     static const char *const known[] = {
@@ -53,7 +53,7 @@ bool un_owner_is_trusted(uid_t uid, const char *path)
     return (overflow >= 0 && (int64_t)uid != overflow) || is_of_root(path);
 }
 
-/* Whether group(5) names members of a group, who have another one of their own. */
+/* Returns whether group(5) names members of a group, who have another one of their own. */
 static bool has_members(gid_t gid)
 {
     char line[UN_LINE_MAX];
@@ -114,7 +114,7 @@ bool un_others_may_write(int directory)
            (!un_group_is_private(status.st_gid) || acl_grants_write(directory));
 }
 
-/* Whether a symbolic link is one of the kernel's own, in /proc. */
+/* Returns whether a symbolic link is one of the kernel's own, in /proc. */
 static bool is_in_proc(const struct stat *link)
 {
     struct stat self;
@@ -186,7 +186,7 @@ static int move_above_stdio(int fd)
     return taken;
 }
 
-/* The file at the end of a walk, by a descriptor of its own. */
+/* Opens the file at the end of a walk, by a descriptor of its own. */
 static int walk_to(const char *path, un_looker *look, void *arg)
 {
     un_auto_close int root = un_child(AT_FDCWD, "/");

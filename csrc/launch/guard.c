@@ -56,7 +56,7 @@ static int find_place(const struct un_mounts *mounts, int fd, struct place *plac
     return 0;
 }
 
-/* Whether what is mounted from here has the place in it. */
+/* Returns whether what is mounted from here has the place in it. */
 static bool mount_holds(const char *device, const char *inner, const struct place *place)
 {
     return !strcmp(device, place->device) && un_is_below(place->inner, inner);
@@ -81,7 +81,8 @@ static bool is_same(const struct stat *a, const struct stat *b)
     return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
 }
 
-/* The directory that a directory is in. Another user's may be closed to us: then by its path. */
+/* Opens the directory that a directory is in. Another user's may be closed to us: then by its path.
+ */
 static int open_above(int directory)
 {
     char path[UN_PATH_MAX];
@@ -116,7 +117,7 @@ static int is_above(int upper, int lower)
     return found;
 }
 
-/* Whether nothing can be reached by a name, by the errno of the attempt. */
+/* Returns whether nothing can be reached by a name, by the errno of the attempt. */
 static bool is_unreachable(int errnum)
 {
     return errnum == ENOENT || errnum == ENOTDIR || errnum == EACCES;
@@ -255,7 +256,7 @@ static size_t list_bound(const struct un_launch *launch, const char *access, int
     return count;
 }
 
-/* Whether the file is one of the sources itself. */
+/* Returns which of the sources the file is, or `count`. */
 static size_t find_file(const int *fds, size_t count, int file)
 {
     struct stat wanted, shown;
@@ -267,7 +268,7 @@ static size_t find_file(const int *fds, size_t count, int file)
     return which;
 }
 
-/* Whether a program inside could write to the launch itself, or put another one in its place. */
+/* Fails if a program inside could write to the launch itself, or put another one in its place. */
 static int check_file(struct un_launch *launch, int file, const int *fds, const char *const *names,
                       size_t count, struct un_error *err)
 {

@@ -11,7 +11,7 @@ static void note_owner(struct un_launch *launch, const struct stat *top)
     launch->root.has_machine = true;
 }
 
-/* An entry of the machine's root directory: -1 with errno. */
+/* Opens an entry of the machine's root directory: -1 with errno. */
 static int open_of_machine(struct un_launch *launch, const char *name)
 {
     char path[UN_PATH_MAX];

@@ -41,7 +41,8 @@ static void add_escaped(struct un_text *text, unsigned char byte)
     un_text_add(text, escape);
 }
 
-/* How many bytes from here on go into a string as they are; *broken: it is not UTF-8 there. */
+/* Returns how many bytes from here on go into a string as they are; *broken: it is not UTF-8 there.
+ */
 static size_t plain_run(const char *value, bool *broken)
 {
     size_t length = 0;

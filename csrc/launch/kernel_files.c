@@ -12,7 +12,7 @@ static const char *const kernel_types[] = {
     "resctrl",     "securityfs", "selinuxfs", "smackfs", "sysfs",    "tracefs",
 };
 
-/* The type of a mount, if it is one of the kernel's own, or NULL. */
+/* Returns the type of a mount, if it is one of the kernel's own, or NULL. */
 static const char *kernel_type(const struct un_mounted *mount)
 {
     for (size_t i = 0; i < sizeof kernel_types / sizeof *kernel_types; i++)
@@ -21,7 +21,7 @@ static const char *kernel_type(const struct un_mounted *mount)
     return NULL;
 }
 
-/* Whether a file lies in what is mounted on /dev, wherever else that is mounted. */
+/* Returns whether a file lies in what is mounted on /dev, wherever else that is mounted. */
 static bool is_in_dev(int fd)
 {
     struct stat file, dev, root;

@@ -74,12 +74,12 @@ struct un_launch {
     char filename[UN_PATH_MAX];
 };
 
-/* An argument of a record. */
+/* Returns an argument of a record. */
 const char *un_record_word(const struct un_record *record, size_t number);
-/* The source that an argument of a record names. */
+/* Returns the source that an argument of a record names. */
 struct un_source *un_record_source(const struct un_launch *launch, const struct un_record *record,
                                    size_t number);
-/* The first record with this verb, or NULL. */
+/* Returns the first record with this verb, or NULL. */
 const struct un_record *un_launch_first(const struct un_launch *launch, enum un_verb verb);
 
 /* Records a failure of a call by errno, about a file. Returns -1. */
@@ -88,7 +88,7 @@ int un_launch_fail_file(struct un_launch *launch, const char *path, struct un_er
  * rules and as it is. Either may be NULL. */
 void un_launch_tell(struct un_launch *launch, const char *filename, const char *remedy, ...)
     __attribute__((format(printf, 3, 4)));
-/* Whether what is to be found by its path still is: what was mounted may cover it. */
+/* Fails unless each program is still found by its path: a mount may cover it. */
 int un_check_programs(struct un_launch *launch, struct un_error *err);
 
 /* ---- json.c: text for a config.json ---------------------------------------------------------- */
@@ -102,7 +102,7 @@ struct un_text {
 };
 
 void un_text_add(struct un_text *text, const char *more);
-/* Adds a JSON string. False: it is not UTF-8, so no JSON string can hold it. */
+/* Adds a JSON string. Returns false if it is not UTF-8, so that no JSON string can hold it. */
 bool un_text_add_string(struct un_text *text, const char *value);
 void un_text_add_number(struct un_text *text, uint64_t number);
 void un_text_free(struct un_text *text);
@@ -163,11 +163,11 @@ static inline struct un_place *un_trail_last(struct un_trail *trail)
     return &trail->place[trail->count - 1];
 }
 
-/* An entry of a directory (O_PATH); of a symbolic link, the link itself. -1 with errno. */
+/* Opens an entry of a directory (O_PATH); of a symbolic link, the link itself. -1 with errno. */
 int un_child(int directory, const char *name);
 /* What a symbolic link holds that is open. -1 with errno. */
 int un_read_link(int link, char text[UN_PATH_MAX]);
-/* The path that the kernel knows a descriptor by. -1 with errno. */
+/* Reads the path that the kernel knows a descriptor by. -1 with errno. */
 int un_path_of(int fd, char path[UN_PATH_MAX]);
 
 /* ---- follow.c: files outside, opened once ---------------------------------------------------- */
@@ -186,12 +186,12 @@ int un_open_own(const char *path, char real[UN_PATH_MAX]);
 int un_open_exact(const char *path, char real[UN_PATH_MAX]);
 /* Looks at a name for un_walk(), so that symbolic links lead anywhere. `arg` is not used. */
 un_looker un_look_anywhere;
-/* The file that `fd` refers to, at the path that it was found by, in the mount namespace that this
- * process is in by now: the kernel binds nothing by a descriptor of another one. ESTALE: there is
- * another file by now. */
+/* Opens the file that `fd` refers to, at the path that it was found by, in the mount namespace that
+ * this process is in by now: the kernel binds nothing by a descriptor of another one. ESTALE: there
+ * is another file by now. */
 int un_open_here(int fd, const char *path);
-/* Whether nobody but the caller and root is in a group: it is root's, or has the caller's number
- * and no members. */
+/* Returns whether nobody but the caller and root is in a group: it is root's, or has the caller's
+ * number and no members. */
 bool un_group_is_private(gid_t gid);
 
 /* ---- kernel_files.c: files that act on the kernel -------------------------------------------- */
@@ -207,17 +207,18 @@ void un_view_clear(struct un_view *view);
 /* Follows an absolute path inside, and the symbolic links on it, as the kernel will do there. The
  * trail is to be closed, if this fails, too. -1 with errno. */
 int un_view_walk(const struct un_view *view, const char *path, struct un_trail *trail);
-/* Where a walk has come to, as seen inside. */
+/* Returns where a walk has come to, as seen inside. */
 const char *un_view_inside(const struct un_trail *trail);
-/* Where the path leads inside, whether or not it exists. -1 with errno. */
+/* Writes where the path leads inside, whether or not it exists. -1 with errno. */
 int un_view_wanted(const struct un_trail *trail, char wanted[UN_PATH_MAX]);
-/* Whether a walk has come to a directory. */
+/* Returns whether a walk has come to a directory. */
 bool un_view_is_directory(struct un_trail *trail);
-/* Whether the sandbox will have a directory at this absolute path. */
+/* Returns whether the sandbox will have a directory at this absolute path. */
 bool un_view_has_directory(const struct un_view *view, const char *inside);
-/* Whether a path inside lies where gVisor alone knows what there is: in /proc, /sys or /dev. */
+/* Returns whether a path inside lies where gVisor alone knows what there is: in /proc, /sys or
+ * /dev. */
 bool un_view_is_of_gvisor(const char *inside);
-/* The innermost cover that shows the path of a place, its first `length` bytes; or NULL. */
+/* Returns the innermost cover that shows the path of a place, its first `length` bytes; or NULL. */
 const struct un_cover *un_view_cover_at(const struct un_view *view, const char *path,
                                         size_t length);
 
@@ -301,7 +302,7 @@ void un_scratch_unmount(struct un_launch *launch);
 /* Directories are walked no deeper than this. */
 #define UN_DEPTH_MAX 128
 
-/* Whether every user may read a file, or list and enter a directory, of this mode. */
+/* Returns whether every user may read a file, or list and enter a directory, of this mode. */
 static inline bool un_is_public(mode_t mode)
 {
     mode_t wanted = S_ISDIR(mode) ? 05 : 04;
@@ -349,7 +350,7 @@ int un_config_text(struct un_launch *launch, const struct un_moment *moment,
 /* Writes it to bundle/config.json in scratch; nothing if the launch has none. */
 int un_config_write(struct un_launch *launch, const struct un_moment *moment,
                     const struct un_idmap *maps, struct un_error *err);
-/* How many ids of a kind there are in a map. */
+/* Returns how many ids of a kind there are in a map. */
 uint64_t un_map_ids(const struct un_map *map);
 
 /* ---- give_up.c: what is given up before runsc is executed ------------------------------------ */

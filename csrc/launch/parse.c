@@ -28,7 +28,7 @@ static int malformed(const struct reader *reader, const char *word, const char *
                    reader->number, word, fault);
 }
 
-/* The next word, or NULL. */
+/* Returns the next word, or NULL. */
 static const char *next_word(struct reader *reader)
 {
     const char *word = reader->at;

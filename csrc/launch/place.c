@@ -50,7 +50,7 @@ int un_place_fail_missing(struct un_launch *launch, const struct un_trail *trail
                    wanted, *absent ? absent : "/");
 }
 
-/* Whether entries can be made there, or never will be: then another error comes. */
+/* Returns whether entries can be made there, or never will be: then another error comes. */
 static bool may_make_entries(const struct un_launch *launch, const struct un_trail *trail,
                              size_t at, struct stat *status)
 {
@@ -61,8 +61,9 @@ static bool may_make_entries(const struct un_launch *launch, const struct un_tra
            !S_ISDIR(status->st_mode);
 }
 
-/* Whether somebody else could swap what is in a directory, while runsc passes it: not the caller
- * and root, whom the namespace may know as somebody who owns nothing else that is the machine's. */
+/* Returns whether somebody else could swap what is in a directory, while runsc passes it: not the
+ * caller and root, whom the namespace may know as somebody who owns nothing else that is the
+ * machine's. */
 static bool may_change(const struct un_launch *launch, const struct un_trail *trail, size_t at)
 {
     struct stat status;
@@ -74,7 +75,8 @@ static bool may_change(const struct un_launch *launch, const struct un_trail *tr
     return !is_trusted || status.st_mode & 0022;
 }
 
-/* The first directory on the trail that must be replaced by one of ours; -1: there is none. */
+/* Returns the first directory on the trail that must be replaced by one of ours; -1: there is none.
+ */
 static int find_closed(const struct un_launch *launch, const struct un_trail *trail, bool for_runsc)
 {
     struct stat status;

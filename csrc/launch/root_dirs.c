@@ -5,7 +5,7 @@
 #define RESOLVER "/etc/resolv.conf"
 #define RESOLVER_BYTES_MAX (1 << 16)
 
-/* The directory that a path inside is to be made in: a descriptor, or -1. */
+/* Opens the directory that a path inside is to be made in: a descriptor, or -1. */
 static int open_parent(struct un_launch *launch, const char *inside, struct un_error *err)
 {
     un_auto_trail struct un_trail trail;
@@ -67,7 +67,8 @@ static ssize_t read_resolver(char *text, size_t size)
     return file < 0 ? -1 : un_read_all(file, text, size);
 }
 
-/* Whether the path is there inside, or may not be looked for: then nothing is to be done. */
+/* Returns whether the path is there inside, or may not be looked for: then nothing is to be done.
+ */
 static bool is_settled(const struct un_launch *launch, const char *inside)
 {
     un_auto_trail struct un_trail trail;

@@ -10,7 +10,7 @@ static const char *const of_programs[] = {
     "/usr/share",
 };
 
-/* The first of those that is a directory inside, or lies in it; or NULL. */
+/* Returns the first of those that is a directory inside, or lies in it; or NULL. */
 static const char *program_directory(const char *path)
 {
     size_t length = strlen(path);

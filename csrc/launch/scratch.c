@@ -13,7 +13,7 @@
 
 #define OPTIONS (MS_NOSUID | MS_NODEV)
 
-/* Whether there is a directory, and no symbolic link on the way. */
+/* Returns whether there is a directory, and no symbolic link on the way. */
 static bool is_real_directory(const char *path)
 {
     struct stat status;

@@ -93,8 +93,8 @@ static int copy_directory(struct snapshot *snapshot, int source, const struct st
     return un_root_set_mode(launch, made, status->st_mode, name, err);
 }
 
-/* Most of /etc are links, which need not be opened. False: it is none any more, or can't be read.
- */
+/* Most of /etc are links, which need not be opened. Returns false if the entry is no link any more,
+ * or can't be read. */
 static bool copy_link(struct snapshot *snapshot, int source, int target, const char *name,
                       int *failed, struct un_error *err)
 {

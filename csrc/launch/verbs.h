@@ -114,12 +114,12 @@ struct un_verb_rule {
 /* By enum un_verb. */
 extern const struct un_verb_rule un_verb_rules[UN_VERB_COUNT];
 
-/* The verb of this name, or UN_VERB_COUNT. */
+/* Returns the verb of this name, or UN_VERB_COUNT. */
 enum un_verb un_verb_find(const char *name);
 /* What is wrong with an argument, as "it must be ..."; NULL: nothing. `sources` and `binds` are how
  * many there were before. */
 const char *un_argument_fault(int argument, const char *word, size_t sources, size_t binds);
-/* The number that a word is: one without a fault. */
+/* Returns the number that a word is: one without a fault. */
 uint64_t un_argument_number(const char *word);
 unsigned un_argument_mode(const char *word);
 
@@ -134,10 +134,10 @@ struct un_marks {
 
 /* Draws the id and the stamp. -1 with errno. */
 int un_marks_draw(struct un_marks *marks);
-/* Whether each @ of a word begins a mark: @@, or one whose letter is in `known`. */
+/* Returns whether each @ of a word begins a mark: @@, or one whose letter is in `known`. */
 bool un_marks_valid(const char *word, const char *known);
-/* The length of a valid word with its marks replaced; the text itself goes to `to`, ended by NUL,
- * unless that is NULL. */
+/* Returns the length of a valid word with its marks replaced; the text itself goes to `to`, ended
+ * by NUL, unless that is NULL. */
 size_t un_marks_expand(const struct un_marks *marks, const char *word, char *to);
 
 #endif

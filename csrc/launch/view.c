@@ -10,7 +10,7 @@ static size_t inside_length(const char *inside)
     return strcmp(inside, "/") ? strlen(inside) : 0;
 }
 
-/* The cover that is exactly there. */
+/* Returns the cover that is exactly there. */
 static const struct un_cover *find_cover(const struct un_view *view, const char *path,
                                          size_t length)
 {
@@ -33,8 +33,8 @@ const struct un_cover *un_view_cover_at(const struct un_view *view, const char *
     }
 }
 
-/* Whether this is the place of a cover or a directory on the way to one. Those exist inside even
- * where a mount hides what is there for us: gVisor makes them up. */
+/* Returns whether this is the place of a cover or a directory on the way to one. Those exist inside
+ * even where a mount hides what is there for us: gVisor makes them up. */
 static bool leads_to_cover(const struct un_view *view, const char *path)
 {
     size_t length = strlen(path);
@@ -46,7 +46,7 @@ static bool leads_to_cover(const struct un_view *view, const char *path)
     return false;
 }
 
-/* An entry of a directory; -1: there is none. -2: errno tells. */
+/* Opens an entry of a directory; -1: there is none. -2: errno tells. */
 static int look_for(int directory, const char *name)
 {
     int fd = directory < 0 ? -1 : un_child(directory, name);
@@ -134,7 +134,7 @@ static bool has_outside(const struct un_map *map, uint32_t id)
     return mapped;
 }
 
-/* Whether somebody inside may search a directory that this process may not. */
+/* Returns whether somebody inside may search a directory that this process may not. */
 static bool may_be_searched(const struct un_view *view, int directory)
 {
     struct stat status;
@@ -143,7 +143,7 @@ static bool may_be_searched(const struct un_view *view, int directory)
            has_outside(&view->owners->of[UN_GID], status.st_gid);
 }
 
-/* Whether the kernel inside will fail where our walk did. */
+/* Returns whether the kernel inside will fail where our walk did. */
 static bool is_certain(const struct un_view *view, struct un_trail *trail, int errnum)
 {
     if (errnum == EACCES)

@@ -14,7 +14,8 @@ static const char *read_map_id(const char *text, uint32_t *id)
     return end;
 }
 
-/* Whether the ids from `first` on exist: 4294967295 is not one of them (kernel: map_write()). */
+/* Returns whether the ids from `first` on exist: 4294967295 is not one of them (kernel:
+ * map_write()). */
 static bool extent_fits(uint32_t first, uint32_t count)
 {
     return count <= NO_ID - first;
@@ -187,7 +188,7 @@ uint32_t un_map_run(const struct un_map *map, int side, uint32_t id, uint32_t co
     return length;
 }
 
-/* Whether every id of `a` is mapped by `b`, to the same. */
+/* Returns whether every id of `a` is mapped by `b`, to the same. */
 static bool is_part_of(const struct un_map *a, const struct un_map *b)
 {
     for (uint32_t i = 0; i < a->len; i++) {

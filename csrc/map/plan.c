@@ -50,7 +50,7 @@ static bool is_own_id(const struct un_map *map, uint32_t own)
     return map->len == 1 && map->extent[0].count == 1 && map->extent[0].outside == own;
 }
 
-/* How many ids from `id` on one of the ranges has; 0: none has it. */
+/* Returns how many ids from `id` on one of the ranges has; 0: none has it. */
 static uint32_t granted_from(const struct un_ranges *ranges, uint32_t id)
 {
     for (uint32_t i = 0; i < ranges->len; i++)

@@ -56,7 +56,7 @@ static bool is_open_filtered(const char *output)
            un_proc_status("/proc", "Seccomp:") == 2;
 }
 
-/* Why it failed, by its own output (shadow's lib/idmapping.c). */
+/* Returns why it failed, by its own output (shadow's lib/idmapping.c). */
 static const char *cause_in(const char *output)
 {
     if (strstr(output, "Read-only file system"))
@@ -97,7 +97,7 @@ static int judge_helper(const struct un_job *job, struct un_error *err)
     return 0;
 }
 
-/* Why a helper can't be executed. */
+/* Returns why a helper can't be executed. */
 static const char *cause_of_exec(int errnum)
 {
     switch (errnum) {

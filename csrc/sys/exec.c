@@ -1,8 +1,8 @@
 /* Replacing this program by a command. */
 #include "base/base.h"
 
-/* Whether the last execve() failed because there is no such file. It says ENOENT also for a file
- * that is there, but whose interpreter is not. */
+/* Returns whether the last execve() failed because there is no such file. It says ENOENT also for a
+ * file that is there, but whose interpreter is not. */
 static bool is_absent(const char *file)
 {
     int errnum = errno;
@@ -11,8 +11,8 @@ static bool is_absent(const char *file)
     return absent;
 }
 
-/* Whether the last execve() said EACCES of a file that is there, and not of a directory on the way
- * that this process may not search. */
+/* Returns whether the last execve() said EACCES of a file that is there, and not of a directory on
+ * the way that this process may not search. */
 static bool is_denied(const char *file)
 {
     int errnum = errno;

@@ -16,7 +16,7 @@
 #define CLOSE_RANGE_CLOEXEC 4U
 #endif
 
-/* The number that a name in /proc/self/fd is; -1 for "." and "..". */
+/* Returns the number that a name in /proc/self/fd is; -1 for "." and "..". */
 static int fd_number(const char *name)
 {
     uint64_t fd;

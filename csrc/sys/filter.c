@@ -63,8 +63,8 @@ static _Noreturn void try_in_child(const struct un_probe_call *calls, size_t cou
     _exit(0);
 }
 
-/* Whether a child would be process 1 of a PID namespace, which ends with it: until there is one,
- * the kernel shows no such namespace (pidns_for_children_get()). */
+/* Returns whether a child would be process 1 of a PID namespace, which ends with it: until there is
+ * one, the kernel shows no such namespace (pidns_for_children_get()). */
 static bool would_be_first(void)
 {
     struct stat status;

@@ -49,7 +49,7 @@ int un_mount(const char *source, const char *target, const char *type, unsigned 
     return 0;
 }
 
-/* Whether the last call failed because there is none, or a filter forbids it. */
+/* Returns whether the last call failed because there is none, or a filter forbids it. */
 static bool is_call_missing(long result)
 {
     return result < 0 && (errno == ENOSYS || errno == EPERM);

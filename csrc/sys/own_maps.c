@@ -11,7 +11,7 @@ const struct un_map_file un_map_files[UN_MAP_FILES] = {
     [UN_FILE_GID_MAP] = {"gid_map", UN_STEP_GID_MAP},
 };
 
-static int fail_file(int file, struct un_error *err)
+static int fail_map_file(int file, struct un_error *err)
 {
     return un_fail_errno(err, un_map_files[file].step, un_map_files[file].name);
 }
@@ -19,7 +19,7 @@ static int fail_file(int file, struct un_error *err)
 int un_map_file_open(int dir, int file, struct un_error *err)
 {
     int fd = openat(dir, un_map_files[file].name, O_WRONLY | O_CLOEXEC);
-    return fd < 0 ? fail_file(file, err) : fd;
+    return fd < 0 ? fail_map_file(file, err) : fd;
 }
 
 /* The kernel takes a map, and a policy, in one write(2) or not at all. */
@@ -28,7 +28,7 @@ int un_map_file_write(int fd, int file, const char *text, struct un_error *err)
     ssize_t length = (ssize_t)strlen(text), written = write(fd, text, (size_t)length);
     if (written >= 0 && written != length)
         errno = EIO;
-    return written == length ? 0 : fail_file(file, err);
+    return written == length ? 0 : fail_map_file(file, err);
 }
 
 static int open_files(int dir, const char *const text[UN_MAP_FILES], int fd[UN_MAP_FILES],

@@ -45,7 +45,8 @@ static void take_changes(struct un_watched *child)
     take_reports(child);
 }
 
-/* Whether the kernel has sent a signal that we got to the child too; see un_pass_on_by_kill. */
+/* Returns whether the kernel has sent a signal that we got to the child too; see
+ * un_pass_on_by_kill. */
 static bool is_for_all(pid_t child, const siginfo_t *info)
 {
     if (info->si_code != SI_KERNEL || getpgid(child) != getpgid(0))

@@ -3,15 +3,16 @@
 
 #include <termios.h>
 
-/* Whether the terminal is our input and our output, and we are in its foreground. If it is one of
- * them only, it is not ours to mend: in `we | less` we share its foreground with a program that
- * needs the mode it has set. */
+/* Returns whether the terminal is our input and our output, and we are in its foreground. If it is
+ * one of them only, it is not ours to mend: in `we | less` we share its foreground with a program
+ * that needs the mode it has set. */
 static bool has_terminal(void)
 {
     return tcgetpgrp(0) == getpgrp() && tcgetpgrp(1) == getpgrp();
 }
 
-/* Whether we are in the foreground, or were put out of it by a child that left nobody there. */
+/* Returns whether we are in the foreground, or were put out of it by a child that left nobody
+ * there. */
 static bool take_foreground(void)
 {
     pid_t group = tcgetpgrp(0);
@@ -38,7 +39,7 @@ static void give_signals_back(const struct signals *signals)
     un_set_signals(signals->before);
 }
 
-/* The terminal that we have for ourselves, and its mode. False: there is none. */
+/* Reads the mode of the terminal that we have for ourselves. Returns false if there is none. */
 static bool read_terminal(struct termios *mode)
 {
     return has_terminal() && !tcgetattr(0, mode);

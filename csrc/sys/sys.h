@@ -34,7 +34,7 @@ struct un_clone {
  */
 int un_clone(struct un_clone *clone);
 
-/* Whether the kernel has clone3(2), and no filter keeps it from us. */
+/* Returns whether the kernel has clone3(2), and no filter keeps it from us. */
 bool un_clone3_works(void);
 
 /* Blocks every signal, those that libc keeps for itself included: what was blocked before.
@@ -63,7 +63,7 @@ int un_wait_readable(int fd, int timeout_ms);
  * ended: the kernel reaped it, since SIGCHLD is ignored, or somebody else did, and Linux is older
  * than 6.15. */
 bool un_reap(int pidfd, siginfo_t *how);
-/* The signal that has stopped a child; 0: none has. */
+/* Returns the signal that has stopped a child; 0: none has. */
 int un_stopped_by(int pidfd);
 /* SIGKILL to whom the pidfd refers, and to nobody else. */
 void un_kill(int pidfd);
@@ -71,8 +71,8 @@ void un_kill(int pidfd);
  * system of others' making (FUSE) can keep even SIGKILL from a process. */
 bool un_kill_and_reap(int pidfd, siginfo_t *how);
 
-/* The exit status that stands for a status of waitpid(2): the child's, or 128+N if signal N killed
- * it. */
+/* Returns the exit status that stands for a status of waitpid(2): the child's, or 128+N if signal N
+ * killed it. */
 int un_exit_status_of(int wait_status);
 
 /* Has this thread not be cancelled: what pthread_cancel(3) does would happen in a child that shares
@@ -137,7 +137,7 @@ int un_open_self(struct un_error *err);
 #define CLONE_NEWTIME 0x00000080
 #endif
 
-/* The file of a namespace in /proc/PID, such as "ns/user". */
+/* Returns the file of a namespace in /proc/PID, such as "ns/user". */
 const char *un_ns_file(int ns);
 
 /* Joins the namespace of the kind `ns` that a descriptor refers to; -1: there is nothing to join.

@@ -21,7 +21,8 @@ struct agent_caps {
 void agent_read_caps(struct agent_caps *caps);
 
 /* Has the caller be a user that nobody else is, and keep what it is capable of: whoever may not
- * signal just anybody (CAP_KILL) can't signal it. False: it may not, and is who it was. */
+ * signal just anybody (CAP_KILL) can't signal it. Returns false if the caller may not, and is who
+ * it was. */
 bool agent_become_nobody(void);
 
 /* Does what follows as another user, as far as files are concerned: who could signal us still can,
@@ -71,7 +72,7 @@ struct agent_words {
 /* 0, or an errno: EPROTO if it is no message of ours, E2BIG if it is too big. */
 int agent_read_message(const char *bytes, size_t size, struct agent_message *message);
 
-/* How many pointers agent_read_words() fills in. */
+/* Returns how many pointers agent_read_words() fills in. */
 size_t agent_pointers(const struct agent_header *header);
 
 /* Takes the words apart; `pointers` has room for agent_pointers(). 0, or EPROTO. */
@@ -105,12 +106,13 @@ struct agent_wait {
     void *arg;
 };
 
-/* False: before that, the host has let go of `socket`, or has asked for the end of the command. */
+/* Returns false if the host has closed `socket` before that, or has asked for the end of the
+ * command. */
 bool agent_wait_while_wanted(const struct agent_wait *wait);
 
 void agent_close_fds(struct agent_letter *letter);
 
-/* The host reads or does not: nobody waits for it. False: it was not sent. */
+/* Sends without waiting for the host to read. Returns false if the answer was not sent. */
 bool agent_answer(int socket, const void *data, size_t size);
 bool agent_answer_failure(int socket, int step, int errnum);
 
@@ -143,7 +145,7 @@ struct agent_block *agent_block_free(struct agent_blocks *blocks);
 void agent_block_use(struct agent_blocks *blocks, pid_t keeper);
 /* Its keeper has ended: NULL if it had none, or else the block, which is free. */
 struct agent_block *agent_block_leave(struct agent_blocks *blocks, pid_t keeper);
-/* Whether a keeper works in one. */
+/* Returns whether a keeper works in one. */
 bool agent_block_has(const struct agent_blocks *blocks, pid_t keeper);
 /* Where the keeper's stack begins, and that of the command. */
 void *agent_block_stack(struct agent_block *block);
@@ -169,14 +171,14 @@ struct agent_idle {
     struct agent_block *waiting[AGENT_WAITING_MAX];
 };
 
-/* The keeper of `block` listens or waits from now on. False: there are enough. */
+/* The keeper of `block` listens or waits from now on. Returns false if there are enough. */
 bool agent_idle_join(struct agent_idle *idle, struct agent_block *block);
 bool agent_idle_listens(const struct agent_idle *idle, const struct agent_block *block);
 /* That one has something else to do: another one listens, or `agent` is told that nobody does. */
 void agent_idle_pass_on(struct agent_idle *idle, struct agent_block *block, pid_t agent);
 /* For the agent: the keeper of `block` has ended. */
 void agent_idle_forget(struct agent_idle *idle, struct agent_block *block);
-/* Whether somebody listens. */
+/* Returns whether somebody listens. */
 bool agent_idle_any(const struct agent_idle *idle);
 
 /* ---- agent: what every keeper knows of the agent --------------------------------------------- */
@@ -223,11 +225,11 @@ void agent_unload(struct agent_loaded *loaded);
 
 /* Whatever sessions and groups there are, an orphan becomes a child of the subreaper. */
 
-/* A descriptor of /proc that nothing mounted later covers, -1 where it is not one. */
+/* Opens a descriptor of /proc that nothing mounted later covers, -1 where it is not one. */
 int agent_open_proc(void);
 
 /* Sends a signal to every descendant of the caller, or to those in the group `group` if that is not
- * 0. What is made meanwhile may be left out. False: /proc does not tell. */
+ * 0. What is made meanwhile may be left out. Returns false if /proc does not tell. */
 bool agent_signal_tree(int proc, pid_t group, int sig);
 
 /* Whether a child of the caller is to be left alone. */
@@ -308,8 +310,8 @@ void agent_terminal_tell_size(const struct agent_terminal *terminal, pid_t group
 void agent_terminal_polls(const struct agent_terminal *terminal, struct pollfd *polls);
 /* Copies what can be copied without waiting, as poll(2) said. */
 void agent_terminal_copy(struct agent_terminal *terminal, const struct pollfd *polls);
-/* Whether all that the command has written is with the host: to be asked when nobody has the other
- * side any more. */
+/* Returns whether all that the command has written is with the host: to be asked when nobody has
+ * the other side any more. */
 bool agent_terminal_drained(struct agent_terminal *terminal);
 /* Hangs up. */
 void agent_terminal_close(struct agent_terminal *terminal);

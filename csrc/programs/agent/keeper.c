@@ -51,7 +51,8 @@ static void tell_end(struct keeper *keeper, int status, const struct rusage *use
         agent_answer(keeper->socket, &end, sizeof end);
 }
 
-/* Waits for some that have ended: there may be new ones all the time. Whether there may be more. */
+/* Reaps at most AT_ONCE children, so that a fork bomb cannot starve the poll loop. Returns whether
+ * any are left. */
 static bool reap_for_keeper(void *arg)
 {
     struct keeper *keeper = arg;
@@ -318,7 +319,7 @@ static bool keep_command(struct keeper *keeper, struct agent_letter *letter)
     return !had_terminal;
 }
 
-/* Waits for the next command. False: there will be none for this keeper. */
+/* Waits for the next command. Returns false if none will come for this keeper. */
 static bool await_letter(struct keeper *keeper, struct agent_block *block)
 {
     struct agent_idle *idle = keeper->agent->idle;

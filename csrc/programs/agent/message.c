@@ -40,7 +40,7 @@ size_t agent_pointers(const struct agent_header *header)
     return (size_t)header->args + header->env + 2;
 }
 
-/* The next word, or NULL if none ends before `end`. */
+/* Returns the next word, or NULL if none ends before `end`. */
 static const char *take_word(const char **at, const char *end)
 {
     const char *word = *at;

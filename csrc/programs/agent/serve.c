@@ -44,8 +44,8 @@ static void forget_keeper(struct server *server, pid_t pid, int status)
         server->has_lost = true;
 }
 
-/* Keepers are the children that we have made; who else comes to be our child has lost a parent, and
- * there may be new ones all the time. Whether there may be more. */
+/* Reaps at most AT_ONCE children: keepers, and orphans, of which there may be new ones all the
+ * time. Returns whether any are left. */
 static bool reap_keepers(void *arg)
 {
     struct server *server = arg;
@@ -87,7 +87,7 @@ static int start_keeper(struct server *server, struct agent_block *block)
     return 0;
 }
 
-/* Takes one command; false: the host is gone. */
+/* Takes one command. Returns false if the host is gone. */
 static bool take_command(struct server *server)
 {
     struct agent_block *block = agent_block_free(&server->blocks);

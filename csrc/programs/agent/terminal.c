@@ -5,7 +5,7 @@
 #include <signal.h>
 #include <sys/ioctl.h>
 
-/* The other side of a terminal, by its number: -1 with errno. */
+/* Opens the other side of a terminal, by its number: -1 with errno. */
 static int open_other_side(int master)
 {
     char path[32] = "/dev/pts/";
@@ -69,7 +69,7 @@ void agent_terminal_polls(const struct agent_terminal *terminal, struct pollfd *
     polls[2] = (struct pollfd){.fd = can_read ? -1 : terminal->output, .events = POLLOUT};
 }
 
-/* False: there is no more. */
+/* Returns false at the end. */
 static bool fill(struct agent_flow *flow, int fd)
 {
     ssize_t size = read(fd, flow->bytes, sizeof flow->bytes);
@@ -80,7 +80,7 @@ static bool fill(struct agent_flow *flow, int fd)
     return size > 0;
 }
 
-/* False: nobody takes it any more. */
+/* Returns false if nobody reads any more. */
 static bool drain(struct agent_flow *flow, int fd)
 {
     ssize_t size = write(fd, flow->bytes + flow->from, flow->to - flow->from);

@@ -233,7 +233,7 @@ bool agent_kill_others(int proc, agent_spared *spared, void *arg)
     return any;
 }
 
-/* Whether all that are below have stopped. */
+/* Returns whether all that are below have stopped. */
 static bool have_stopped(const struct look *look)
 {
     for (size_t i = 0; i < look->count; i++) {
@@ -296,7 +296,7 @@ static void compare_looks(struct found *found, const struct look *look)
     *found = now;
 }
 
-/* False: there was no time for that. */
+/* Returns false if time ran out. */
 static bool kill_found(int proc, int64_t end, struct found *found)
 {
     found->rest = false;

@@ -34,7 +34,8 @@ struct channel {
     int connection;
 };
 
-/* Waits until `fd` can be read. False: the creator has ended or answers, and there is nothing. */
+/* Waits until `fd` can be read. Returns false if the creator has ended or
+ * answers, and there is nothing. */
 static bool wait_unless_over(const struct channel *to, int fd)
 {
     struct pollfd fds[] = {
@@ -47,7 +48,8 @@ static bool wait_unless_over(const struct channel *to, int fd)
     return fds[2].revents;
 }
 
-/* The exit status of the child `pid`, or SANDBOX_KILLED: the creator ended first, or wants none. */
+/* Returns the exit status of the child `pid`, or SANDBOX_KILLED: the creator ended first, or wants
+ * none. */
 static int wait_for_child(pid_t pid, const struct channel *to, int signals)
 {
     struct signalfd_siginfo info;

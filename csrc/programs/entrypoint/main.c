@@ -113,8 +113,8 @@ static int find_beside_self(const char *name, char path[PATH_MAX])
     return 0;
 }
 
-/* A descriptor of a file with the environment, each variable ended by a zero, or -1. It is none of
- * the standard ones, should one of those be closed. */
+/* Returns a descriptor of a file with the environment, each variable ended by a zero, or -1. It is
+ * none of the standard ones, should one of those be closed. */
 static int keep_environment(void)
 {
     int fd = memfd_create("environ", MFD_NOEXEC_SEAL | MFD_CLOEXEC);
@@ -128,7 +128,7 @@ static int keep_environment(void)
     return fd;
 }
 
-/* The kind of terminal, for the colours of what we print ourselves: a name, and no path. */
+/* Returns the kind of terminal, for the colours of what we print ourselves: a name, and no path. */
 static const char *terminal(void)
 {
     static const char allowed[] =
@@ -185,7 +185,7 @@ static int become_usernsctl(struct words *words, char *const *rest, bool is_run)
     return fail_entrypoint(python);
 }
 
-/* Whether the Python that usernsctl is installed with is there, beside us. */
+/* Returns whether the Python that usernsctl is installed with is there, beside us. */
 static bool has_python(void)
 {
     char python[PATH_MAX];
@@ -243,7 +243,7 @@ static int check_variables(void)
     return -1;
 }
 
-/* The exit status, or -1 to go on. */
+/* Returns the exit status, or -1 to go on. */
 static int check_policy(const struct policy *policy, const char *command)
 {
     if (!is_either(policy->network, "host", "none"))
@@ -278,7 +278,7 @@ static int refuse_option(char **argv)
                         SELF " --help lists them");
 }
 
-/* The exit status, or -1 to go on. */
+/* Returns the exit status, or -1 to go on. */
 static int parse_policy(int argc, char **argv, struct policy *policy)
 {
     static const struct option options[] = {

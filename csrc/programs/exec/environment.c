@@ -94,7 +94,7 @@ static int apply_record(struct variables *variables, const struct un_record *rec
     }
 }
 
-/* The entries alone, ended by NULL. */
+/* Returns the entries alone, ended by NULL. */
 static const char **list_variables(const struct variables *variables)
 {
     const char **entries = calloc(variables->count + 1, sizeof *entries);

@@ -93,7 +93,8 @@ struct un_homes {
 /* Finds them: by HOME, which may be NULL, and by the user database, as absolute paths; where links
  * lead elsewhere, those, too. To be called outside of the namespaces. */
 void un_homes_find(struct un_homes *homes, const char *home);
-/* The home in a line of passwd(5), which is cut there; NULL: the line has none, or was cut. */
+/* Returns the home in a line of passwd(5), which is cut there; NULL: the line has none, or was cut.
+ */
 char *un_home_of(char *line);
 
 /* ---- state.c: the directories that usernsctl keeps from sandboxes ---------------------------- */
@@ -113,7 +114,7 @@ int un_templates_directory(char **environment, char path[UN_PATH_MAX]);
 int un_environment_make(const struct un_launch *launch, char **environment, const char ***made,
                         struct un_error *err);
 
-/* The value of a variable, or NULL. */
+/* Returns the value of a variable, or NULL. */
 const char *un_environment_value(char **environment, const char *name);
 
 /* ---- moment.c: what is known only when a launch is performed --------------------------------- */

@@ -1,6 +1,6 @@
 #include "programs/exec/exec.h"
 
-/* Whether we are who we are to become, since our own id is mapped. */
+/* Returns whether we are who we are to become, since our own id is mapped. */
 static bool stays(const struct un_plan *plan, const struct un_facts *facts, int kind)
 {
     bool is_mapped;

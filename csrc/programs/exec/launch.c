@@ -64,7 +64,7 @@ static int check_mapped(const struct un_plan *plan, int kind, uint32_t id, struc
                    kind == UN_UID ? "uid" : "gid", id);
 }
 
-/* Whether runsc will find itself to be root, and the command the ids that it is to have. */
+/* Fails unless runsc will find itself to be root, and the command the ids that it is to have. */
 static int check_plan(const struct un_launch *launch, const struct un_plan *plan,
                       struct un_error *err)
 {
@@ -163,7 +163,7 @@ static int perform_and_exec(struct performance *of, const struct un_options *opt
     return options->check ? 0 : un_launch_exec(of->launch, &of->moment.is, err);
 }
 
-/* The exit status. */
+/* Returns the exit status. */
 static int report_launch_failure(const struct performance *of, struct un_error *err)
 {
     un_diagnose(err, "/proc");

@@ -78,7 +78,7 @@ static enum un_look look_for_gaps(const struct un_trail *trail, const char *name
     return UN_LOOK_FAILED;
 }
 
-/* Whether nobody else can have put the file there. */
+/* Fails if somebody else can have put the file there. */
 static int check_way(const char *file, const char *real, struct un_error *err)
 {
     struct gap gap = {.path = ""};

@@ -46,7 +46,7 @@ int un_moment_take(const struct un_launch *launch, const char *const *command, c
     return 0;
 }
 
-/* Whether what is shown is this machine's, so that a path outside means the same inside. */
+/* Returns whether what is shown is this machine's, so that a path outside means the same inside. */
 static bool shows_machine(const struct un_launch *launch)
 {
     const struct un_record *tree = un_launch_first(launch, UN_VERB_TREE);

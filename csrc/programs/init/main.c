@@ -19,7 +19,7 @@
 #include <sys/signalfd.h>
 #include <sys/wait.h>
 
-/* Waits until a child may have ended. False: the creator has. */
+/* Waits until a child may have ended. Returns false if the creator has. */
 static bool wait_for_child_or_creator(int creator, int signals)
 {
     struct pollfd fds[] = {{.fd = creator, .events = POLLIN}, {.fd = signals, .events = POLLIN}};

@@ -35,7 +35,7 @@ void kill_child(pid_t pid)
     }
 }
 
-/* Kills all children. False: it can't be told who they are. A /proc of another PID namespace has
+/* Kills all children. Returns false if /proc does not list them: one of another PID namespace has
  * numbers that are somebody else's here. */
 static bool kill_own_children(void)
 {
@@ -72,7 +72,7 @@ static void end_all(pid_t first, const sigset_t *signals)
     }
 }
 
-/* How the child has ended; UN_PROBE_LATE: it has not. It is not collected. */
+/* Returns how the child has ended; UN_PROBE_LATE: it has not. It is not collected. */
 static int wait_for_probe(pid_t child, const sigset_t *signals, int64_t until)
 {
     siginfo_t how;

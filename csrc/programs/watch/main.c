@@ -60,7 +60,8 @@ static struct un_command command_of(const char *program, char **argv)
     };
 }
 
-/* Why the kernel does not execute a runsc. What can't be executed is no command of a user's. */
+/* Returns why the kernel does not execute a runsc. What can't be executed is no command of a
+ * user's. */
 static const char *cause_of_start(int errnum)
 {
     switch (errnum) {
@@ -111,7 +112,8 @@ static int judge_runsc(const struct words *words, int status, const uint64_t bef
     return status;
 }
 
-/* The signal that killed the command, or runsc when that was passed on to it; 0: none did. */
+/* Returns the signal that killed the command, or runsc when that was passed on to it; 0: none did.
+ */
 static int fatal_signal(const struct words *words, int wait_status)
 {
     if (words->early && un_exit_status_of(wait_status) == 128 + SIGTERM)
@@ -159,8 +161,8 @@ static int start_kill(const char *program, char **words, int sig, int errors)
     return un_spawn(&spawn, &pid, &pidfd, &err) ? -1 : pidfd;
 }
 
-/* Whether KILL could deliver the signal. It asks a sandbox that may not answer, and while we wait
- * for it we notice nothing else. */
+/* Returns whether KILL could deliver the signal. It asks a sandbox that may not answer, and while
+ * we wait for it we notice nothing else. */
 static bool run_kill(const char *program, char **words, int sig)
 {
     siginfo_t end;
