@@ -5,6 +5,8 @@
 
 #include "launch/launch.h"
 
+#include <limits.h>
+
 static struct un_view *view_of(const char *path)
 {
     struct un_view *view;
