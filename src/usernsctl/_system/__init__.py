@@ -1,1 +1,1 @@
-"""What is asked of Linux beside namespaces: /proc, descriptors, mounts, state on the disk."""
+"""Access to Linux beside namespaces: /proc, descriptors, mounts, state on the disk."""

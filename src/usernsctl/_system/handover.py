@@ -1,4 +1,4 @@
-"""What a process sees to before it executes something, or enters a namespace to do so."""
+"""Descriptors and signals of a process that is about to execute another program."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Iterable
 
 
 def set_inheritable(fds: Iterable[int]) -> None:
-    """Have an exec pass on standard input, output and error, and of the others only `fds`.
+    """Let an exec pass on standard input, output and error, and of the others only `fds`.
 
-    Nothing is closed before that: the exec may fail, and this process go on.
+    Nothing is closed before the exec, which may fail.
 
     :raises OSError: one of `fds` is not open.
     """
@@ -25,9 +25,9 @@ def set_inheritable(fds: Iterable[int]) -> None:
 
 
 def close_inherited() -> None:
-    """Close what this process was started with, but for standard input, output and error.
+    """Close inherited descriptors, but for standard input, output and error.
 
-    Python makes whatever it opens itself close-on-exec.
+    They are not close-on-exec, unlike those that Python opens.
     """
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
@@ -35,21 +35,21 @@ def close_inherited() -> None:
                 os.close(int(name))
 
 
-# The signals that the caller has ignored, and this process does not.
+# The signals that the caller ignored, and that have their default action in this process.
 _IGNORED: set[int] = set()
 
 
 def default_sigchld() -> None:
-    """Give SIGCHLD its default action: where it is ignored, nobody learns how children end."""
+    """Give SIGCHLD its default action: if it is ignored, the exit status of children is lost."""
     if signal.signal(signal.SIGCHLD, signal.SIG_DFL) == signal.SIG_IGN:
         _IGNORED.add(signal.SIGCHLD)
 
 
 def restore_signals() -> None:
-    """Undo what Python ignores, and :func:`default_sigchld`: a command would inherit both.
+    """Undo :func:`default_sigchld`, and stop ignoring what Python ignores, before an exec.
 
-    Until there is a command, a write past RLIMIT_FSIZE is to fail, not to kill us without a word;
-    what is executed has the default action of a signal that is caught.
+    SIGXFSZ is caught, so that a write past RLIMIT_FSIZE fails until the exec, which gives a caught
+    signal its default action.
     """
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""What /proc/self/mountinfo says of mounts (proc_pid_mountinfo(5)), and a /proc of one's own."""
+"""The mounts in /proc/self/mountinfo (proc_pid_mountinfo(5)), and a /proc of one's own."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ _OPTION_FLAGS = {
 
 
 def mount_own_proc() -> None:
-    """See to it that /proc shows the PID namespace that this process is in.
+    """Mount a /proc of the PID namespace of this process, unless it is there.
 
-    runsc finds its children there, by the numbers that they have for it.
+    runsc finds its children in /proc by their pids in that namespace.
 
-    :raises NamespaceError: the kernel refused; in a container, since parts of its /proc are hidden.
+    :raises NamespaceError: mount(2) failed; in a container, since parts of its /proc are hidden.
     """
     with contextlib.suppress(FileNotFoundError):
         if os.readlink("/proc/self") == str(os.getpid()):
@@ -42,7 +42,7 @@ def mount_own_proc() -> None:
 
 
 def mounts_below(top: str, mountinfo: str) -> dict[str, int]:
-    """The flags of each mount point; where several mounts are stacked, of the one to be seen."""
+    """Return the flags of each mount point below `top`; of stacked mounts, those of the last."""
     found = {}
     for line in mountinfo.split("\n")[:-1]:
         fields = line.partition(" - ")[0].split(" ")

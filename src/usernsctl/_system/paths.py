@@ -1,4 +1,4 @@
-"""Files and directories, opened so that nobody can exchange them."""
+"""Files and directories, opened so that no other user can exchange them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from usernsctl._system.processes import (
 from usernsctl._text import quoted
 from usernsctl.maps import parse_map
 
-# As many as the kernel follows (path_resolution(7)).
+# How many symbolic links a path may have, as in the kernel (path_resolution(7)).
 _LINKS_MAX = 40
 
 _ENTRY = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -31,14 +31,14 @@ _T = TypeVar("_T", bound="_Step")
 
 
 class ForeignLinkError(PermissionError):
-    """A symbolic link that belongs to somebody else, who decides where it leads."""
+    """A symbolic link belongs to another user, who decides where it leads."""
 
     cause = "foreign-link"
     remedy = "name the file that it leads to"
 
 
 class WritableByOthersError(PermissionError):
-    """Somebody else may write to a directory on the way, and so have the path lead elsewhere."""
+    """Another user may write to a directory on the way, and so redirect the path."""
 
     cause = "directory-writable-by-others"
     remedy = "name a directory of your own in it, which is made if it is missing, or one elsewhere"
@@ -65,18 +65,18 @@ class PathDescriptor:
 
     @property
     def is_link(self) -> bool:
-        """Whether it is a symbolic link itself."""
+        """Whether the file is a symbolic link."""
         return stat.S_ISLNK(self.status.st_mode)
 
     @property
     def link(self) -> str:
-        """What a symbolic link holds."""
+        """The content of a symbolic link."""
         return os.readlink("", dir_fd=self.fd)
 
     def child(self, name: str) -> PathDescriptor:
-        """An entry of a directory; of a symbolic link, the link itself.
+        """Open an entry of the directory; of a symbolic link, the link itself.
 
-        :raises OSError: there is none, or the caller may not look.
+        :raises OSError: there is no such entry, or the directory may not be searched.
         """
         return PathDescriptor(os.open(name, _ENTRY, dir_fd=self.fd), os.path.join(self.path, name))
 
@@ -92,20 +92,20 @@ class PathDescriptor:
             os.stat(".", dir_fd=self.fd)
 
     def set_mode(self, mode: int) -> None:
-        """Change its mode, whatever that is: it need not be open to be read."""
+        """Change the mode of the file, which need not be readable."""
         os.chmod(f"/proc/self/fd/{self.fd}", stat.S_IMODE(mode))
 
     def open(self, flags: int = os.O_RDONLY) -> int:
-        """A descriptor to read it with, the caller's to close.
+        """Open the file for reading, for the caller to close.
 
-        :raises OSError: the caller may not, or it is of a kind that can't be read.
+        :raises OSError: the file can't be read.
         """
         if self.is_directory:
             return os.open(".", flags | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.fd)
         return os.open(f"/proc/self/fd/{self.fd}", flags | os.O_CLOEXEC)
 
     def detach(self) -> int:
-        """The descriptor, the caller's to close from now on."""
+        """Give up the descriptor, and return it for the caller to close."""
         fd, self.fd = self.fd, -1
         return fd
 
@@ -138,13 +138,13 @@ def walk(
     At the end, `trail` has what was passed on the way there. ``..`` leads back on it, and never
     over its first, whatever others have moved meanwhile.
 
-    :param look: what an entry of the last directory is: a symbolic link, as what it holds; a file
-        of another kind; ``None``: there is none.
-    :param beneath: whether to lead out of the first of `trail` is an error, as it is for
+    :param look: opens an entry of the last directory; returns the content of a symbolic link,
+        another file, or ``None`` if there is no such entry.
+    :param beneath: whether a path out of the first directory of `trail` is an error, as with
         RESOLVE_BENEATH (openat2(2)).
-    :returns: what is left of the path, which does not exist.
-    :raises OSError: there are too many links (ELOOP), it leads out (EXDEV), or it goes on behind
-        a file that is no directory (ENOTDIR).
+    :returns: the rest of the path, which does not exist.
+    :raises OSError: the path has too many links (ELOOP), leads out (EXDEV), or goes on behind a
+        file that is no directory (ENOTDIR).
     """
 
     def refuse_to_leave(leaves: bool) -> None:
@@ -182,12 +182,12 @@ def walk(
 
 
 def open_path(path: str) -> PathDescriptor:
-    """Open what the caller has named, following symbolic links of his own and of root's only.
+    """Open a file by a path of the caller, following only symbolic links of the user and of root.
 
     A relative path starts at the current directory.
 
-    :raises ForeignLinkError: one on the way is somebody else's.
-    :raises OSError: it does not exist, or the caller may not look.
+    :raises ForeignLinkError: a link on the way belongs to another user.
+    :raises OSError: the file does not exist, or can't be reached.
     """
     trail = [root()]
     missing = walk(os.path.join(os.getcwd(), path), trail, _look)
@@ -197,19 +197,19 @@ def open_path(path: str) -> PathDescriptor:
 
 
 def open_program(path: str) -> PathDescriptor:
-    """Open a program of ours or of the caller's, wherever links lead.
+    """Open a program, following all symbolic links.
 
-    :raises OSError: it does not exist, or the caller may not look.
+    :raises OSError: the program does not exist, or can't be reached.
     """
     return _named(PathDescriptor(os.open(path, os.O_PATH | os.O_CLOEXEC), path))
 
 
 def make_directory(path: str, mode: int = 0o700) -> PathDescriptor:
-    """Open a directory for the caller alone to use by its path; it is made if need be.
+    """Open a directory that only the user can change or replace; make it if it is missing.
 
-    :param mode: of those that are made, whatever the umask is.
-    :raises ChangeableError: somebody else may write to it, or to one on the way.
-    :raises OSError: it is none, can't be made, or the caller may not look.
+    :param mode: the mode of directories that are made, whatever the umask is.
+    :raises WritableByOthersError: another user may write to a directory of the path.
+    :raises OSError: the file is no directory, or can't be made or reached.
     """
     trail = [root()]
     missing = walk(os.path.join(os.getcwd(), path), trail, _look)
@@ -229,10 +229,10 @@ def make_directory(path: str, mode: int = 0o700) -> PathDescriptor:
 
 
 def _check_unchangeable(trail: list[PathDescriptor], *, has_more: bool) -> None:
-    """Check that only the caller and root decide where a path leads, and what is there.
+    """Check that only the user and root can write to the directories of a path.
 
-    :param has_more: whether the caller is to make the next one.
-    :raises ChangeableError: they do not.
+    :param has_more: whether the caller makes another one in the last.
+    :raises WritableByOthersError: another user may write to one.
     """
     for place, after in zip(trail, [*trail[1:], None], strict=True):
         status = place.status
@@ -253,7 +253,7 @@ def _check_unchangeable(trail: list[PathDescriptor], *, has_more: bool) -> None:
 
 
 def root() -> PathDescriptor:
-    """The root directory of this process."""
+    """Open the root directory of this process."""
     return PathDescriptor(os.open("/", _ENTRY | os.O_DIRECTORY), "/")
 
 
@@ -266,7 +266,7 @@ def _look(trail: list[PathDescriptor], name: str) -> PathDescriptor | str | None
         return found
     status = found.status
     if _is_in_proc(status):
-        # What it holds is no path: /dev/fd/N, which the shell makes of <(COMMAND).
+        # Its content is no path: /dev/fd/N, which the shell makes of <(COMMAND).
         return PathDescriptor(
             os.open(name, os.O_PATH | os.O_CLOEXEC, dir_fd=trail[-1].fd), found.path
         )
@@ -281,7 +281,7 @@ def _look(trail: list[PathDescriptor], name: str) -> PathDescriptor | str | None
 
 
 def _is_in_proc(link: os.stat_result) -> bool:
-    """Whether a symbolic link is one of the kernel's own, in /proc."""
+    """Return whether a symbolic link is in /proc."""
     try:
         return link.st_dev == os.lstat("/proc/self").st_dev
     except FileNotFoundError:
@@ -289,9 +289,9 @@ def _is_in_proc(link: os.stat_result) -> bool:
 
 
 def _named(found: PathDescriptor) -> PathDescriptor:
-    """The same with the path that the kernel knows.
+    """Return the file with the path that the kernel knows.
 
-    :raises FileNotFoundError: it has none any more.
+    :raises FileNotFoundError: the file was removed.
     """
     path = os.readlink(f"/proc/self/fd/{found.fd}")
     if found.status.st_nlink == 0:
@@ -300,9 +300,9 @@ def _named(found: PathDescriptor) -> PathDescriptor:
 
 
 class UntrustedPathError(Exception):
-    """Somebody else can replace what a path leads to.
+    """Another user can change the file that a path leads to.
 
-    :ivar directory: where.
+    :ivar directory: the directory that this user can change.
     :ivar remedy: the command that mends it, or ``None``.
     """
 
@@ -318,11 +318,11 @@ class UntrustedPathError(Exception):
 
 
 def open_file(descriptor: int) -> BinaryIO:
-    """The file that a descriptor is of, to be read; it is closed with it.
+    """Return a file object that owns a descriptor, for reading.
 
     :func:`open` leaves the descriptor of a directory open when it fails.
 
-    :raises OSError: it is a directory.
+    :raises OSError: the file is a directory.
     """
     try:
         return open(descriptor, "rb")
@@ -332,15 +332,15 @@ def open_file(descriptor: int) -> BinaryIO:
 
 
 def open_trusted(path: str) -> int:
-    """Open a directory, if nobody else can make its path lead elsewhere.
+    """Open a directory whose path no other user can redirect.
 
-    In each directory on the way, those that links lead through included, nobody may write but the
-    user and root; or else it is sticky (as /tmp is), and what is on the way there is theirs.
+    Only the user and root may write to a directory on the way, also to those of symbolic links; or
+    it is sticky (as /tmp is), and the next entry belongs to the user or root.
 
     :param path: an absolute path.
-    :returns: a descriptor that is good for use as ``dir_fd`` (O_PATH), the caller's to close.
-    :raises Untrusted: somebody else can.
-    :raises OSError: there is no such directory, or it can't be reached.
+    :returns: a descriptor for use as ``dir_fd`` (O_PATH), for the caller to close.
+    :raises UntrustedPathError: another user can redirect the path.
+    :raises OSError: the directory does not exist, or can't be reached.
     """
     trail = [root()]
     try:
@@ -353,7 +353,7 @@ def open_trusted(path: str) -> int:
 
 
 def _look_at_part(trail: list[PathDescriptor], name: str) -> PathDescriptor | str:
-    """What the path goes on with, if nobody else can have put it there."""
+    """Open the next entry of a trusted path; return the content of a symbolic link."""
     is_shared = bool(trail[-1].status.st_mode & 0o022)
     found = trail[-1].child(name)
     try:
@@ -365,7 +365,7 @@ def _look_at_part(trail: list[PathDescriptor], name: str) -> PathDescriptor | st
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), found.path)
         _check(found)
     except BaseException:
-        # Whoever keeps the error would keep the descriptor, too.
+        # The traceback of the error would keep the descriptor open.
         found.close()
         raise
     return found
@@ -426,9 +426,9 @@ def uid_outside() -> int:
 
 
 def id_outside(inside: int, id_map: str) -> int:
-    """What an id is outside by the text of a map (user_namespaces(7)); itself if it is not mapped.
+    """Return the id outside for an id inside (user_namespaces(7)); the same if it is not mapped.
 
-    :param id_map: what /proc/PID/uid_map or gid_map holds.
+    :param id_map: the content of /proc/PID/uid_map or gid_map.
     """
     for extent in parse_map(id_map):
         if extent.has(inside):
@@ -437,13 +437,12 @@ def id_outside(inside: int, id_map: str) -> int:
 
 
 def state_directory() -> str:
-    """Where it is: $XDG_RUNTIME_DIR/usernsctl, or a directory of the user's own in $TMPDIR or /tmp.
+    """Return the path of the state directory, which depends on variables alone.
 
-    In /tmp it is named by the uid outside. By the uid inside, a user who is 0 in a namespace would
-    take the name that root's own directory has.
-
-    Variables alone decide. :func:`tempfile.gettempdir` would look for another place once there is
-    no space left in this one: whoever fills it would have what is known be lost, and be shown.
+    It is $XDG_RUNTIME_DIR/usernsctl, or usernsctl-UID in $TMPDIR or /tmp. UID is the uid outside:
+    a user who is root in a namespace must not use the directory of root. Unlike
+    :func:`tempfile.gettempdir`, a full disk does not change the path: the records would be lost,
+    and sandboxes could bind their directory.
     """
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime:
@@ -453,7 +452,7 @@ def state_directory() -> str:
 
 
 def templates_directory() -> str | None:
-    """Return where named templates are: in $XDG_DATA_HOME, or in ~/.local/share.
+    """Return the path of named templates, in $XDG_DATA_HOME or in ~/.local/share.
 
     :returns: the path; ``None`` if the user has no home directory.
     """
@@ -464,9 +463,9 @@ def templates_directory() -> str | None:
 
 
 def make_private(name: str, parent: int, *, exist_ok: bool = False) -> None:
-    """Make a directory that is closed to others, and open to its owner, whatever the umask is.
+    """Make a directory of mode 0700, whatever the umask is.
 
-    :raises OSError: it can't be made.
+    :raises OSError: the directory can't be made.
     """
     try:
         os.mkdir(name, 0o700, dir_fd=parent)

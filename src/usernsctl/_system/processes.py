@@ -1,4 +1,4 @@
-"""Processes that are known by more than their pid, which may be used again for another one."""
+"""Processes, known by more than their pid, which another process may have later."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _NS_GET_OWNER_UID = 0xB704
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessIdentity:
-    """Which process it is.
+    """The identity of a process.
 
-    :ivar pid: its process id, as this process sees it.
-    :ivar start_time: when it started, in clock ticks after boot (proc_pid_stat(5)).
+    :ivar pid: the process id in `pid_namespace`.
+    :ivar start_time: when the process started, in clock ticks after boot (proc_pid_stat(5)).
     :ivar boot_id: the boot that `start_time` counts from.
-    :ivar pid_namespace: the inode number of the PID namespace that `pid` is of.
+    :ivar pid_namespace: the inode number of a PID namespace.
     """
 
     pid: int
@@ -41,10 +41,10 @@ class ProcessIdentity:
 
     @classmethod
     def of(cls, pid: int) -> ProcessIdentity:
-        """Look at a process, which may be a zombie.
+        """Return the identity of a process, which may be a zombie.
 
-        :raises FileNotFoundError: there is none.
-        :raises ProcessLookupError: it has ended meanwhile.
+        :raises FileNotFoundError: no process has that pid.
+        :raises ProcessLookupError: the process has ended meanwhile.
         """
         return cls(
             pid=pid,
@@ -55,11 +55,11 @@ class ProcessIdentity:
 
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> ProcessIdentity:
-        """Read the fields of this class from what was written down.
+        """Read the fields of this class from a record.
 
-        :raises LookupError: one is not there.
-        :raises TypeError: one is of another type.
-        :raises ValueError: one can't be what it should.
+        :raises LookupError: a field is missing.
+        :raises TypeError: a field has another type.
+        :raises ValueError: a field can't have its value.
         """
         pid = int(state["pid"])
         if not 0 < pid <= _PID_MAX:
@@ -72,32 +72,31 @@ class ProcessIdentity:
         )
 
     def is_foreign(self) -> bool:
-        """Whether its pid means nothing to this process, as in another container.
+        """Return whether the pid belongs to another PID namespace, such as a container's.
 
-        It may run then. One of an earlier boot does not, wherever it was.
+        Such a process may run. A process of an earlier boot does not, in whatever namespace.
         """
         return self.boot_id == _boot_id() and self.pid_namespace != _pid_namespace()
 
     def open(self, accept: Callable[[int], bool]) -> int | None:
-        """A pidfd of it, close-on-exec and the caller's to close; ``None`` if it has ended.
+        """Open a pidfd of a process that is not foreign, for the caller to close.
 
-        It must not be foreign.
-
-        :param accept: looks at the process of a pid, and says whether it can be the one that is
-            meant, and may be signalled: what was written down may be a lie.
-        :raises Stranger: that is not so.
+        :param accept: returns whether the process of a pid may be signalled: other programs may
+            have written the record.
+        :returns: the pidfd, close-on-exec; ``None`` if the process has ended.
+        :raises ForeignProcessError: `accept` returned false.
         """
         try:
             pidfd = os.pidfd_open(self.pid)
         except ProcessLookupError:
             return None
         except OSError as error:
-            # By now it is the id of a thread.
+            # The pid is the id of a thread by now.
             if error.errno in (errno.ENOENT, errno.EINVAL):
                 return None
             raise
         try:
-            # In this order: a process that has not ended after the look was the one looked at.
+            # In this order: if the process has not ended by now, `accept` has looked at it.
             is_same = self.is_running()
             is_accepted = is_same and accept(self.pid)
             if is_same and not wait_readable(pidfd, timeout=0):
@@ -115,7 +114,7 @@ class ProcessIdentity:
                 os.close(pidfd)
 
     def is_running(self) -> bool:
-        """Whether it has not ended."""
+        """Return whether the process has not ended."""
         try:
             fields = _stat(self.pid)[1]
         except (FileNotFoundError, ProcessLookupError):
@@ -128,11 +127,11 @@ class ProcessIdentity:
 
 
 class ForeignProcessError(NamespaceError):
-    """A process is not what was written down of it."""
+    """A process is not what its record says."""
 
 
 def name_of(pid: int) -> str | None:
-    """The name of a process (PR_SET_NAME(2const)); ``None`` if it has ended."""
+    """Return the name of a process (PR_SET_NAME(2const)); ``None`` if the process has ended."""
     try:
         return _stat(pid)[0]
     except (FileNotFoundError, ProcessLookupError):
@@ -140,7 +139,7 @@ def name_of(pid: int) -> str | None:
 
 
 def command_line_of(pid: int) -> list[str]:
-    """The command line of a process; empty if it has ended."""
+    """Return the command line of a process; an empty list if the process has ended."""
     try:
         return os.fsdecode(_read(f"/proc/{pid}/cmdline")).split("\0")[:-1]
     except (FileNotFoundError, ProcessLookupError):
@@ -148,9 +147,9 @@ def command_line_of(pid: int) -> list[str]:
 
 
 def is_in_our_namespace(pid: int) -> bool:
-    """Whether a process is in a user namespace that this user has made, below this process's own.
+    """Return whether a process is in a user namespace that this user made in that of the caller.
 
-    So it is none of another user's, nor one of this user's that is in no namespace of ours.
+    Processes of other users are not, nor those of this user in the namespace of the caller itself.
     """
     ours = os.stat("/proc/self/ns/user")
     try:
@@ -160,7 +159,7 @@ def is_in_our_namespace(pid: int) -> bool:
     try:
         while not os.path.samestat(os.fstat(here), ours):
             owner = owner_of(here)
-            # EPERM if that is not below ours.
+            # Fails with EPERM if the namespace is not below that of the caller.
             above = parent_namespace(here)
             os.close(here)
             here = above
@@ -174,20 +173,19 @@ def is_in_our_namespace(pid: int) -> bool:
 
 
 def parent_namespace(fd: int) -> int:
-    """Open the user namespace above the one that a descriptor refers to.
+    """Open the parent of a user namespace (NS_GET_PARENT of ioctl_nsfs(2)).
 
-    :returns: a descriptor of its own, close-on-exec and the caller's to close (NS_GET_PARENT of
-        ioctl_nsfs(2)).
-
-    :raises PermissionError: that is not below the caller's.
+    :param fd: a descriptor of the namespace.
+    :returns: a descriptor, close-on-exec, for the caller to close.
+    :raises PermissionError: the namespace is not below that of the caller.
     """
     return fcntl.ioctl(fd, _NS_GET_PARENT)
 
 
 def owner_of(fd: int) -> int:
-    """The uid of the maker of the user namespace that a descriptor refers to.
+    """Return the uid of the creator of a user namespace (NS_GET_OWNER_UID of ioctl_nsfs(2)).
 
-    It is the one that this process's namespace has for it (NS_GET_OWNER_UID of ioctl_nsfs(2)).
+    :param fd: a descriptor of the namespace.
     """
     owner = bytearray(4)
     fcntl.ioctl(fd, _NS_GET_OWNER_UID, owner)
@@ -195,11 +193,10 @@ def owner_of(fd: int) -> int:
 
 
 def exit_status(pidfd: int) -> int | None:
-    """The exit status of a process that has ended, if it happens to be a child of ours.
+    """Return the exit status of a child that has ended, and leave it a zombie.
 
-    It stays to be learned by others, until :func:`collect` is called.
-
-    :returns: the exit status, 128+N after signal N; ``None`` if it is no child of ours.
+    :returns: the exit status, 128+N after signal N; ``None`` if the process is no child of the
+        caller, or has not ended.
     """
     try:
         ended = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -211,7 +208,7 @@ def exit_status(pidfd: int) -> int | None:
 
 
 def reap(pidfd: int) -> None:
-    """Wait for a process that has ended, if it happens to be a child of ours."""
+    """Reap a process that has ended, if it is a child of the caller."""
     with contextlib.suppress(ChildProcessError):
         os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
 
@@ -223,14 +220,14 @@ def kill(pidfd: int) -> None:
 
 
 def parse_timestamp(written: Any) -> float:
-    """A moment that was written down, in seconds since 1970.
+    """Read a time from a record, in seconds since 1970.
 
-    :raises TypeError: it is no number.
-    :raises ValueError: it can't be a moment.
+    :raises TypeError: the value is no number.
+    :raises ValueError: the number is out of range.
     """
     seconds = float(written)
     if not 0 <= seconds < _MOMENT_MAX:
-        raise ValueError(f"{seconds} can't be a moment")
+        raise ValueError(f"{seconds} can't be a time")
     return seconds
 
 
@@ -248,6 +245,6 @@ def _pid_namespace() -> int:
 
 
 def _stat(pid: int) -> tuple[str, list[str]]:
-    """proc_pid_stat(5): field 2, which may hold blanks and parentheses, and those from 3 on."""
+    """Read proc_pid_stat(5): field 2, which may have blanks and parentheses, and the others."""
     before, _, after = os.fsdecode(_read(f"/proc/{pid}/stat")).rpartition(")")
     return before.partition("(")[2], after.split()

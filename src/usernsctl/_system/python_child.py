@@ -1,8 +1,8 @@
-"""Children of ours that are Python: this same package, in whatever directory and environment.
+"""Children that run modules of this package in Python, in any directory and environment.
 
-What a child imports runs outside of gVisor. So it gets no module from the current directory and
-none from a variable; but where this package and what it needs were found is a fact of the process
-that starts it, and is handed on: they may be in a directory that Python does not know of itself.
+A child imports no module from the current directory or from a directory of PYTHONPATH: its modules
+run outside of gVisor. The parent passes on the directories of this package and of its dependencies,
+which Python may not search by itself.
 """
 
 from __future__ import annotations
@@ -11,24 +11,23 @@ import importlib.machinery
 import os
 import sys
 
-# This file is also the script that such a child runs: it imports nothing of the package at first.
-
+# This file is also the script that a child runs: it imports nothing of the package at first.
 
 _SCRIPT = os.path.abspath(__file__)
 _PACKAGE = os.path.dirname(os.path.dirname(_SCRIPT))
 
-# What the package imports beside the standard library, where it is installed.
+# The dependencies of this package.
 _NEEDED = ("_cffi_backend", "msgspec", "prctl", "rich")
 
 
 def command(module: str, *words: str) -> list[str]:
-    """The words that run a module of this package in a child: ``python -m module words``.
+    """Return the command that runs a module of this package, as ``python -m module words`` does.
 
     ``-I`` keeps out the current directory and the variables of the environment; the child's own
-    standard library and packages come before the directories that are handed on.
+    standard library and packages come before the directories that are passed on.
 
-    :param module: its full name; a package's is that of its ``__main__``.
-    :raises CommandError: this program does not know which interpreter it is.
+    :param module: the full name of a module with a ``__main__`` part.
+    :raises CommandError: the path of this interpreter is unknown.
     """
     if not sys.executable:
         from usernsctl.errors import CommandError
@@ -42,7 +41,7 @@ def command(module: str, *words: str) -> list[str]:
 
 
 def _places() -> list[str]:
-    """The directories that hold this package and what it needs, each named once."""
+    """Return the directories of this package and of its dependencies, each once."""
     own = os.path.dirname(_PACKAGE)
     trusted = [entry for entry in sys.path if _is_trusted(entry)]
     found = {own: None}
@@ -58,10 +57,7 @@ def _places() -> list[str]:
 
 
 def _is_trusted(entry: str) -> bool:
-    """Whether modules are there on purpose.
-
-    The current directory is searched for no other reason than that somebody is in it.
-    """
+    """Return whether an entry of sys.path is not the current directory of the moment."""
     if not os.path.isabs(entry):
         return False
     try:
@@ -71,12 +67,12 @@ def _is_trusted(entry: str) -> bool:
 
 
 def _run(places: list[str], module: str) -> None:
-    """What the child does."""
+    """Run a module, in the child."""
     import importlib.util
     import runpy
 
     sys.path += [place for place in places if place not in sys.path]
-    # From where this file is, though there may be another of the name.
+    # From the directory of this file: another package may have the name.
     name = os.path.basename(_PACKAGE)
     spec = importlib.util.spec_from_file_location(
         name, os.path.join(_PACKAGE, "__init__.py"), submodule_search_locations=[_PACKAGE]
@@ -90,7 +86,7 @@ def _run(places: list[str], module: str) -> None:
 
 
 if __name__ == "__main__":
-    # The places are absolute paths, and what follows them is none.
+    # Directories are absolute paths, and the module's name is not.
     import itertools
 
     _given = list(itertools.takewhile(os.path.isabs, sys.argv[1:]))

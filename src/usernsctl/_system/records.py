@@ -271,7 +271,7 @@ class Directory(Closing):
 
 
 class Record(Protocol):
-    """What a store needs of its records."""
+    """The methods of a record that a store calls."""
 
     @classmethod
     def read(cls, name: str, directory: Directory) -> Self:

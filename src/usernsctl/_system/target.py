@@ -1,4 +1,4 @@
-"""Which namespaces a command is started in, and what it is handed over."""
+"""The namespaces that a command is started in."""
 
 from __future__ import annotations
 
@@ -9,18 +9,14 @@ from usernsctl import _core
 from usernsctl._lean import Any, Literal, Protocol, dataclass, field, runtime_checkable
 from usernsctl.maps import AnyIdMap, Plan, decide
 
-# The signals that the caller has ignored, and this process does not.
-_IGNORED: set[int] = set()
-
-
 Propagation = Literal["private", "slave", "shared", "unchanged"]
 
 # mount(2)'s flags; the standard library does not have them.
 _PROPAGATION = {"private": 1 << 18, "slave": 1 << 19, "shared": 1 << 20, "unchanged": 0}
 
-#: The namespaces that a process may move into itself; the others are its children's only.
+#: The namespaces that a process may enter itself; only its children enter the others.
 ENTERABLE = ("mount", "net", "ipc", "uts", "cgroup")
-#: Those that can be held by a descriptor, without a process in them.
+#: The namespaces that a descriptor keeps, without a process in them.
 KEPT = (*ENTERABLE, "time")
 
 
@@ -29,20 +25,20 @@ class Joinable(Protocol):
     """Namespaces that exist already and that a command can be put into."""
 
     def target(self) -> Target:
-        """Where a command goes that is to run there, for one start."""
+        """Return the target for one start of a command."""
 
 
 @dataclass(slots=True)
 class Target:
-    """What :func:`usernsctl._core.spawn` needs to know beside the command.
+    """The namespaces of a command, as :func:`usernsctl._core.spawn` needs them.
 
-    :ivar plan: of a new user namespace, or ``None``.
-    :ivar join: the descriptors of namespaces to join first, in the core's order; -1: none.
-    :ivar namespaces: the names of further new ones.
+    :ivar plan: the plan of a new user namespace, or ``None``.
+    :ivar join: the descriptors of namespaces to join first, in the core's order; -1 for none.
+    :ivar namespaces: the names of further new namespaces.
     :ivar has_init: whether process 1 of a new PID namespace is the parent of the command.
-    :ivar setup: what is done inside before the command starts.
-    :ivar owner: whoever has opened `join`, and would close it if nobody knew him any more.
-    :ivar held: keeps `join` open for as long as it is entered.
+    :ivar setup: the settings that are applied inside before the command starts.
+    :ivar owner: the object that `join` belongs to: a reference keeps it from closing them.
+    :ivar held: a context in which `join` stays open.
     """
 
     plan: _core.NativePlan | None = None
@@ -54,12 +50,12 @@ class Target:
     held: contextlib.AbstractContextManager[Any] = field(default_factory=contextlib.nullcontext)
 
     def enter(self, *, pass_fds: Iterable[int] | None = None) -> None:
-        """Move this process there, which must have one thread only.
+        """Move this process into the namespaces. It must have one thread only.
 
-        :param pass_fds: where the process is about to execute something, the descriptors from 3 on
-            that this gets. Before kept namespaces are joined, all others are closed: who is root
-            there must not have the least chance to take them.
-        :raises NamespaceError: the kernel refused; cause ``"multithreaded"`` if there are threads.
+        :param pass_fds: the descriptors from 3 on that the process passes to the program that it
+            executes next. All others are closed before kept namespaces are joined: root there
+            could take them.
+        :raises NamespaceError: a call failed; cause ``"multithreaded"`` if there are threads.
         """
         with self.held:
             if self.join is not None:
@@ -72,9 +68,9 @@ class Target:
 
 
 def selected(options: dict[str, Any], kinds: Sequence[str] = _core.NAMESPACES) -> tuple[str, ...]:
-    """Take the keywords of namespaces out of `options`, and tell which are asked for.
+    """Take the keywords of namespaces out of `options`; return the names of those that are true.
 
-    :param kinds: those that can be had, in the core's order.
+    :param kinds: the possible names, in the core's order.
     """
     return tuple([kind for kind in kinds if options.pop(kind, False)])
 
@@ -88,18 +84,17 @@ def make_target(
     planned: Plan | None = None,
     propagation: Propagation = "private",
 ) -> Target:
-    """Plan a new user namespace, or take the kept one that is given.
+    """Plan a new user namespace, or take a kept one.
 
-    :param namespaces: the names of further new ones.
+    :param namespaces: the names of further new namespaces.
     :param init: whether process 1 of a new PID namespace is the parent of the command.
-    :param idmap: the map of a new user namespace, or what stands for one; by default the caller is
-        root there.
-    :param namespace: the kept one, in place of `idmap`.
-    :param planned: what `idmap` has led to already, in its place. Who has it tells of a single id.
+    :param idmap: the map of a new user namespace; by default the caller is root there.
+    :param namespace: a kept namespace, in place of `idmap`.
+    :param planned: the plan of `idmap`, in its place. Its maker warns of a single id.
     :raises MapError: the map is malformed.
-    :raises PlanError: the caller may not have it.
-    :raises TypeError: `idmap` is nothing that stands for a map, or `namespace` is no namespace.
-    :raises ValueError: `idmap` and `namespace` are both given, there is no such propagation, or
+    :raises PlanError: the caller is not granted the map.
+    :raises TypeError: `idmap` is no map, or `namespace` is no namespace.
+    :raises ValueError: `idmap` and `namespace` are both given, the propagation is unknown, or
         `init` is given without a new PID namespace.
     """
     if init and "pid" not in namespaces:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
+from usernsctl import _core
 from usernsctl._lean import dataclass
 from usernsctl._system.descriptors import Connection, memory_file, socket_pair, wait_readable
 from usernsctl.commands.arguments import StrOrBytesPath
@@ -48,28 +49,28 @@ from usernsctl.gvisor.template import record
 from usernsctl.gvisor.template.image import Image, not_ready, unsavable
 from usernsctl.gvisor.template.record import TemplateRecord
 
-# How often it is looked whether it is, in seconds.
+# How often to check whether a command is ready, in seconds.
 _NEWS_SECONDS = 0.02
 
-# What is kept of an output to look for a line in, and to tell what went wrong.
+# How much of an output is kept, to look for a line, and to quote the last one in an error.
 _TAIL_BYTES = 1 << 16
 
 # A listening socket in /proc/net/tcp (proc(5)): the local port, and the state.
 _LISTENING = re.compile(rb"^ *\d+: [0-9A-F]+:([0-9A-F]{4}) [0-9A-F]+:[0-9A-F]{4} 0A ", re.MULTILINE)
 
-# More than there is of any sandbox's sockets.
+# The lists of all sockets of a sandbox have fewer bytes.
 _SHOWN_MAX = 16 << 20
 
-#: What tells that a command is ready.
+#: A condition for a command to be ready.
 AnyReady: TypeAlias = str | Callable[[Sandbox], object]
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """What tells that a command is ready.
+    """The condition for a command to be ready.
 
     :ivar kind: ``"line"``, ``"file"``, ``"port"`` or ``"call"``.
-    :ivar what: the line, the path, the port or what is to be called.
+    :ivar what: the line, the path, the port or the function to call.
     """
 
     kind: str
@@ -77,10 +78,10 @@ class Ready:
 
     @classmethod
     def of(cls, given: Any) -> Ready:
-        """Read what a caller says.
+        """Read the argument `ready` of a caller.
 
-        :raises TypeError: it is something else.
-        :raises ValueError: likewise.
+        :raises TypeError: it is neither text nor callable.
+        :raises ValueError: the text has no such meaning.
         """
         if callable(given):
             return cls("call", given)
@@ -103,9 +104,9 @@ class Ready:
         """Wait until the command is ready.
 
         :param deadline: until when, by the monotonic clock.
-        :raises RunscError: it ended before.
-        :raises TimeoutExpired: it was not ready in time.
-        :raises BaseException: what is called raises.
+        :raises RunscError: the command ended before.
+        :raises TimeoutExpired: the command was not ready in time.
+        :raises BaseException: the function to call raises.
         """
         if self.kind == "call":
             self.what(box)
@@ -139,9 +140,9 @@ class Ready:
 
 
 def _has_file(box: Sandbox, path: str) -> bool:
-    """Whether there is a file inside, without any program of the root filesystem's."""
+    """Return whether a path exists inside, without running a program of the root filesystem."""
     try:
-        # There is no such program: a file has nothing in it.
+        # The agent enters `cwd` before it fails to execute a path below a file.
         box.run([f"{AGENT_INSIDE}/"], cwd=path)
     except (CommandNotFoundError, CommandNotADirectoryError) as error:
         return error.filename != path or isinstance(error, CommandNotADirectoryError)
@@ -166,7 +167,7 @@ def _listens(box: Sandbox, port: int, deadline: float | None) -> bool:
 
 
 def _read(cat: SandboxPopen[bytes], deadline: float | None) -> bytes:
-    """What cat(1) writes: whatever the root filesystem has by that name, there is an end to it."""
+    """Return the output of cat(1), with limits: the root filesystem may have another program."""
     assert cat.stdout is not None
     fd, shown = cat.stdout.fileno(), bytearray()
     while wait_readable(fd, timeout=seconds_left(deadline)):
@@ -183,11 +184,9 @@ def _read(cat: SandboxPopen[bytes], deadline: float | None) -> bytes:
 
 
 class OutputReader:
-    """What a command writes to its standard output and error, read in a thread of its own.
+    """A thread that reads the standard output and error of a command, so that it never blocks.
 
-    Somebody has to read it, or the command would wait.
-
-    :ivar news: is set for a moment whenever there is more.
+    :ivar news: an event that is set for a moment whenever there is more output.
     """
 
     def __init__(self, box: Sandbox) -> None:
@@ -216,11 +215,11 @@ class OutputReader:
                     self.news.clear()
 
     def has_line(self, line: bytes) -> bool:
-        """Whether a line was written to standard output."""
+        """Return whether a line was written to standard output."""
         return b"\n" + line + b"\n" in self._tails["stdout"].replace(b"\r\n", b"\n")
 
     def last_line(self) -> str:
-        """The last line that was written to standard error, or else to standard output."""
+        """Return the last line of standard error, or else of standard output."""
         self._thread.join(_NEWS_SECONDS * 50)
         for name in ("stderr", "stdout"):
             if text := self._tails[name].decode(errors="replace").strip():
@@ -228,13 +227,13 @@ class OutputReader:
         return ""
 
     def close(self) -> None:
-        """Read no more."""
+        """Stop reading."""
         os.eventfd_write(self._stop, 1)
         self._thread.join()
         os.close(self._stop)
 
 
-# How long what the agent has started may take to be gone, in seconds.
+# How long processes that the agent started may take to end, in seconds.
 _GONE_SECONDS = 3
 _STATE_SECONDS = 0.01
 
@@ -244,11 +243,10 @@ _AGENT = os.path.basename(AGENT_INSIDE)[:15]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """What a sandbox is made of.
+    """What a sandbox is started from.
 
     :ivar config: its config.json.
-    :ivar image: the directory of the image that it goes on from, by its path inside; ``None``: it
-        is a new one.
+    :ivar image: the path inside of the checkpoint to restore; ``None`` to start the command.
     """
 
     host: HostNamespace
@@ -258,7 +256,7 @@ class Source:
 
 
 class TemplateSandbox(Sandbox):
-    """A sandbox that is to be saved, or was."""
+    """A sandbox to save, or one that was restored."""
 
     def __init__(
         self,
@@ -273,11 +271,13 @@ class TemplateSandbox(Sandbox):
         timeout: float | None = None,
         connect: Callable[[TemplateSandbox, Connection], None] | None = None,
     ) -> None:
-        """Start it, and return when it runs: :class:`usernsctl.Sandbox` has the arguments.
+        """Start the sandbox, and return when it runs.
 
-        :param connect: is called when it runs, with our end of a connection to it, and takes that
-            over; the other one is its standard input, in place of `stdin`.
-        :raises UsernsError: it could not be started; nothing is left of it.
+        The other arguments are those of :class:`usernsctl.Sandbox`.
+
+        :param connect: is called when the sandbox runs, and takes over our end of a connection,
+            whose other end is its standard input, in place of `stdin`.
+        :raises UsernsError: the sandbox could not be started; nothing is left of it.
         """
         wanted = chosen_id(id)
         check_streams(stdin, stdout, stderr)
@@ -307,23 +307,23 @@ class TemplateSandbox(Sandbox):
 
     @property
     def life(self) -> AttachedSandbox | DetachedSandbox:
-        """What holds it, once it has started, and while its start comes to its end."""
+        """The running sandbox, also while :attr:`_begun` is not settled yet."""
         if self._life is None:
             return self._get()
         return self._life
 
     def adopt(self, agent: Agent) -> None:
-        """Have its commands started by an agent that is its process 1."""
+        """Start commands by an agent that is process 1."""
         self._adopt(agent)
 
     def end_agent(self, deadline: float) -> None:
-        """End the agent, which is not process 1, and all that it has started and still runs.
+        """End an agent that is not process 1, and all processes that it started.
 
         They have files of this machine open, and so can't be saved.
 
         :param deadline: until when, by the monotonic clock.
         :raises TimeoutExpired: that took longer.
-        :raises RunscError: it does not end, or runsc is not answered by then.
+        :raises RunscError: the agent does not end, or runsc does not answer.
         """
         self._commands.close()
         end = time.monotonic() + _GONE_SECONDS
@@ -336,37 +336,37 @@ class TemplateSandbox(Sandbox):
             time.sleep(_STATE_SECONDS)
 
     def _other_processes(self, deadline: float) -> list[str]:
-        """The names of the processes inside, but for process 1."""
+        """Return the names of the processes inside, without process 1."""
         words = ("ps", "--format=table", self.id)
         told = query(self.life, self.id, *words, seconds=seconds_left(deadline)) or ""
-        # CMD is the last column, which others are before it differs.
+        # CMD is the last column; releases differ in those before.
         head, *lines = [line.split() for line in told.splitlines()] or [["PID"]]
         number = head.index("PID")
         return [line[-1] for line in lines if len(line) > number and line[number] != "1"]
 
 
-# Of what runsc says where a process has a file of this machine open.
+# A part of runsc's message if a process has a file of this machine open.
 _FILES_OPEN = "is not savable"
 
-# How long that may be so, in seconds.
+# How long to try again then, in seconds.
 _SAVED_GONE_SECONDS = 3
 _RETRY_SECONDS = 0.05
 
-# Of what older releases say.
+# A part of the message of releases before 20260817.
 _HOST_NETWORK = "not supported when using hostinet"
 
-#: How long a command may take to be ready where nobody says how long, in seconds.
+#: How long a command may take to be ready by default, in seconds.
 READY_SECONDS = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What is to be started and saved.
+    """A command to start and save.
 
     :ivar kind: one of :data:`usernsctl.gvisor.template.record.KINDS`.
-    :ivar stdin: what it has as its standard input; ``None``: a pipe.
-    :ivar wait: waits until it is ready; it is told the sandbox, what that writes, and until when.
-        Returns the paths inside of further files that decide.
+    :ivar stdin: its standard input; ``None`` for a pipe.
+    :ivar wait: waits until the command is ready, given the sandbox, its output and a deadline.
+        Returns the paths inside of further files that must be unchanged at a restore.
     """
 
     kind: str
@@ -380,7 +380,7 @@ class Wanted:
 
 
 def for_command(ready: Ready) -> Callable[[TemplateSandbox, OutputReader, float], list[str]]:
-    """What waits until a command is ready."""
+    """Return the function that waits until a command is ready."""
 
     def wait(box: TemplateSandbox, told: OutputReader, deadline: float) -> list[str]:
         ready.wait(box, told, deadline)
@@ -392,9 +392,10 @@ def for_command(ready: Ready) -> Callable[[TemplateSandbox, OutputReader, float]
 def for_agent(
     ours: Connection, ready: Ready | None
 ) -> Callable[[TemplateSandbox, OutputReader, float], list[str]]:
-    """What waits until an agent that is process 1 is ready, and what it is to do before is done.
+    """Return the function that waits until an agent that is process 1 is ready.
 
-    :param ours: our end of the connection to it.
+    :param ours: our end of the connection to the agent.
+    :param ready: a further condition.
     """
 
     def wait(box: TemplateSandbox, told: OutputReader, deadline: float) -> list[str]:
@@ -418,8 +419,8 @@ def for_agent(
 def create(host: HostBase, wanted: Wanted) -> tuple[TemplateRecord, Image]:
     """Start a command, save it once it is ready, and end it.
 
-    :raises TimeoutExpired: it was not ready in time.
-    :raises RunscError: it ended before, or can't be saved.
+    :raises TimeoutExpired: the command was not ready in time.
+    :raises RunscError: the command ended before, or can't be saved.
     :raises UsernsError: as :class:`usernsctl.Sandbox` does.
     """
     seconds = READY_SECONDS if wanted.timeout is None else wanted.timeout
@@ -428,7 +429,7 @@ def create(host: HostBase, wanted: Wanted) -> tuple[TemplateRecord, Image]:
     try:
         config = _config(prepared, wanted)
         source = Source(host=prepared, args=wanted.args, config=config)
-        # The others are pipes: nothing else comes through in all releases.
+        # Standard output and error are pipes: all releases restore these.
         stdin = PIPE if wanted.stdin is None else wanted.stdin.fileno()
         with TemplateSandbox(source, timeout=seconds, stdin=stdin, stdout=PIPE, stderr=PIPE) as box:
             if wanted.stdin is not None:
@@ -455,20 +456,20 @@ def create(host: HostBase, wanted: Wanted) -> tuple[TemplateRecord, Image]:
 def _config(prepared: HostNamespace, wanted: Wanted) -> dict[str, Any]:
     args = None if wanted.kind == "agent" else wanted.args
     cwd = checks.directory_inside(wanted.cwd)
-    # Where its connection does not come through a restore, another agent is started beside it.
+    # An agent may outlive its connection: another one is started beside it after a restore.
     given = prepared.config_for(args, env=wanted.env, cwd=cwd, user=wanted.user, outlives=True)
     found: dict[str, Any] = json.loads(given)
     return found
 
 
 def _checkpoint(box: TemplateSandbox, image: Image, deadline: float) -> None:
-    """Have runsc save a sandbox.
+    """Save a sandbox by runsc, and try again while a file of this machine is open.
 
-    Commands that an agent has started let go of their files a moment after their end is told.
+    Commands of an agent close their files a moment after it has reported their end.
 
     :param deadline: until when, by the monotonic clock.
     :raises TimeoutExpired: that took longer.
-    :raises RunscError: it can't be saved, or has ended.
+    :raises RunscError: the sandbox can't be saved, or has ended.
     """
     end = time.monotonic() + _SAVED_GONE_SECONDS
     while True:
@@ -482,11 +483,11 @@ def _checkpoint(box: TemplateSandbox, image: Image, deadline: float) -> None:
 
 
 def _checkpoint_once(box: TemplateSandbox, image: Image, deadline: float) -> tuple[int, str | None]:
-    """Have runsc save a sandbox; its exit status, and what it says."""
+    """Save a sandbox by runsc; return the exit status of runsc, and its message."""
     with memory_file("errors") as errors:
         log = [f"--log=/proc/self/fd/{errors.fileno()}", "--log-format=json"]
-        # Compressed, it would take longer to read. And where it does not go on, its end is the end
-        # of all in its PID namespace, and so of this runsc, perhaps before that has ended.
+        # To read a compressed image takes longer. Without --leave-running, the end of the sandbox
+        # would end all processes of its PID namespace, perhaps this runsc before it has finished.
         options = [f"--image-path={image.inside}", "--compression=none", "--leave-running"]
         words = ["checkpoint", *options, box.id]
         life = box.life
@@ -498,7 +499,7 @@ def _checkpoint_once(box: TemplateSandbox, image: Image, deadline: float) -> tup
 
 
 def _unsaved(told: str | None, status: int) -> RunscError:
-    """Why a sandbox was not saved, by what runsc says."""
+    """Return the error that a sandbox was not saved, with runsc's message."""
     if told is None:
         return unsavable(f"runsc could not save the sandbox, and ended with status {status}")
     remedy = None
@@ -507,7 +508,7 @@ def _unsaved(told: str | None, status: int) -> RunscError:
             "leave out network='host' (--network host), or use a release of runsc that can: "
             "those from 20260817 on do"
         )
-    # The stacks of its threads follow.
+    # Only the first line: the stacks of runsc's threads follow.
     said = logs.quote_runsc(told.partition("\n")[0])
     return unsavable(f"runsc could not save the sandbox: {said}", remedy)
 
@@ -522,7 +523,7 @@ def _record(
     return TemplateRecord(
         kind=wanted.kind,
         args=wanted.args,
-        version=record.version(),
+        version=_core.version(),
         runsc=record.runsc_of(prepared),
         flags=record.flags_of(prepared),
         scratch=prepared.prepared.scratch,

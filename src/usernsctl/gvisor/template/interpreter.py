@@ -1,10 +1,9 @@
-"""What a Python template runs inside: an interpreter that waits for its program.
+"""The program of a Python template: it loads modules, and waits for the program to run.
 
-It is given to the interpreter as text (``-c``), together with bigframe's, and imports nothing of
-usernsctl: the interpreter may be another one than ours, of another version. Descriptor 0 is a
-socket to the host. On it goes a message in JSON: that all is loaded, or why that failed. What comes
-back, after a restore, are the descriptors of the program's standard streams, and of a file that has
-the rest in JSON.
+The interpreter gets this text by ``-c``, together with that of bigframe. The text imports nothing
+of usernsctl, since the interpreter may be of another version. Descriptor 0 is a socket to the host.
+A message in JSON goes there: all is loaded, or why that failed. After a restore the host sends the
+descriptors of the program's standard streams, and of a file with the rest in JSON.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _SOCKET = 0
 
 
 def serve(bigframe_text: str, preload: Iterable[str], code: str | None) -> ModuleType:
-    """Load what is wanted, wait to be restored, and return what runs the program in a child."""
+    """Load modules, wait for a restore, and return bigframe's module, in a child, to run."""
     import gc
     import json
     import socket
@@ -58,7 +57,7 @@ def serve(bigframe_text: str, preload: Iterable[str], code: str | None) -> Modul
 
 
 def _forget_our_text() -> None:
-    """Have no traceback show lines of this text, which has the name that ``-c`` has, too."""
+    """Keep the lines of this text out of tracebacks: it and the program are called ``<string>``."""
     import linecache
 
     linecache.clearcache()
@@ -66,7 +65,7 @@ def _forget_our_text() -> None:
 
 
 def _expect_preloaded() -> None:
-    """Have ``-m`` not warn of a module that was loaded before."""
+    """Suppress the warning of ``-m`` about a module that was loaded before."""
     import warnings
 
     told = ".* found in sys.modules after import of package"
@@ -80,7 +79,7 @@ def _module(name: str, text: str) -> ModuleType:
 
 
 def _load(preload: Iterable[str], code: str | None) -> dict[str, Any]:
-    """Import modules and run code; what went wrong."""
+    """Import modules and run code; return a dictionary, with the error as text, if any."""
     import importlib
     import traceback
 
@@ -106,7 +105,7 @@ def _load(preload: Iterable[str], code: str | None) -> dict[str, Any]:
 
 
 def _threads() -> list[str]:
-    """The names of all threads but this one."""
+    """Return the names of all threads but this one."""
     import threading
 
     known: dict[int | None, str] = {one.native_id: one.name for one in threading.enumerate()}
@@ -115,7 +114,7 @@ def _threads() -> list[str]:
 
 
 def _sockets(ours: set[int]) -> list[str]:
-    """What is known of the open sockets."""
+    """Return a description of each open socket."""
     import socket
 
     found = []
@@ -132,7 +131,7 @@ def _sockets(ours: set[int]) -> list[str]:
 
 
 def _files() -> list[str]:
-    """The files that are mapped, and the directories that modules come from."""
+    """Return the mapped files, and the directories that modules come from."""
     mapped = set()
     with open("/proc/self/maps", errors="surrogateescape") as file:
         for line in file:
@@ -193,7 +192,7 @@ def _start(control: socket, wanted: dict[str, Any], fds: list[int]) -> None:
 
 
 def _let_go() -> None:
-    """Keep none of the program's standard streams open."""
+    """Close the program's standard streams."""
     nothing = os.open(os.devnull, os.O_RDWR)
     for number in range(3):
         os.dup2(nothing, number)
@@ -201,7 +200,7 @@ def _let_go() -> None:
 
 
 def _block_signals() -> set[Any]:
-    """Keep all signals for :func:`_wait` to take."""
+    """Block all signals: :func:`_wait` takes them."""
     import signal
 
     every = set(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP}
@@ -226,7 +225,7 @@ def _wait(child: int, every: set[Any]) -> NoReturn:
 
 
 def _end_with(child: int) -> None:
-    """Collect what has ended, and end if the child has."""
+    """Reap children, and exit if the program has ended."""
     ended = -1
     while ended:
         ended, status = os.waitpid(-1, os.WNOHANG)
@@ -235,7 +234,7 @@ def _end_with(child: int) -> None:
 
 
 def _renew() -> None:
-    """Have nothing random be what it is in another process that was restored from the same."""
+    """Seed random generators anew: other processes are restored from the same state."""
     modules = sys.modules
     if "random" in modules:
         modules["random"].seed()
@@ -253,7 +252,7 @@ def _renew() -> None:
 
 
 def _words(args: list[str]) -> list[str]:
-    """The words for bigframe; a console script may be named as its package does."""
+    """Return the words for bigframe; a console script may be given by its name alone."""
     first = args[0] if args else "-"
     if first[:1] != "-" and "/" not in first and not os.path.exists(first):
         script = os.path.join(os.path.dirname(sys.executable), first)
@@ -263,7 +262,7 @@ def _words(args: list[str]) -> list[str]:
 
 
 def without(traceback: TracebackType | None, *ours: object) -> TracebackType | None:
-    """A traceback without the frames that come first, and are of modules of ours."""
+    """Return a traceback without the first frames, which belong to this program."""
     while traceback is not None and any(traceback.tb_frame.f_globals is one for one in ours):
         traceback = traceback.tb_next
     return traceback

@@ -199,9 +199,9 @@ def _words(python: StrOrBytesPath, preload: Iterable[str], code: str | None) -> 
 
 
 def _loaded(ours: Connection) -> Callable[[TemplateSandbox, OutputReader, float], list[str]]:
-    """What waits until an interpreter has loaded what is wanted.
+    """Return the function that waits until an interpreter has loaded its modules.
 
-    :param ours: our end of the connection to it.
+    :param ours: our end of the connection to the interpreter.
     """
 
     def wait(box: TemplateSandbox, told: OutputReader, deadline: float) -> list[str]:
@@ -223,10 +223,10 @@ def _loaded(ours: Connection) -> Callable[[TemplateSandbox, OutputReader, float]
 
 
 def _heard(ours: Connection, deadline: float) -> dict[str, Any] | None:
-    """What the interpreter says; ``None``: it has ended.
+    """Receive a message of the interpreter; ``None`` if the interpreter has ended.
 
-    :raises TimeoutExpired: it says nothing.
-    :raises RunscError: it says something else than an interpreter of ours would.
+    :raises TimeoutExpired: no message came in time.
+    :raises RunscError: the message is no JSON object.
     """
     if not wait_readable(ours.fileno(), timeout=max(0, deadline - time.monotonic())):
         raise TimeoutExpired((), 0)
@@ -251,7 +251,7 @@ def _hand_over(
     closed: frozenset[int],
     deadline: float,
 ) -> None:
-    """Give the interpreter its program, and what that reads and writes."""
+    """Send the interpreter its program, and the standard streams of the program."""
     with (
         contextlib.ExitStack() as pipes,
         memory_file("program", json.dumps(wanted).encode()) as file,
@@ -278,7 +278,7 @@ def _hand_over(
             raise _no_directory(wanted["cwd"], told["errno"])
         popen = box.life.popen
         assert popen is not None
-        # Whoever communicates with the sandbox finds them there, and so does who closes it.
+        # There Sandbox.communicate() and close() find them.
         for name, end in own.items():
             setattr(popen, name, end)
         own.clear()
@@ -287,7 +287,7 @@ def _hand_over(
 def _add(
     given: Streams, name: str, stream: Any, own: dict[str, Any], pipes: contextlib.ExitStack
 ) -> None:
-    """Add a stream of the program's; of a pipe, our end goes to `own`."""
+    """Add a standard stream of the program; our end of a pipe goes to `own`."""
     if isinstance(stream, int) and stream == PIPE:
         ends = os.pipe2(os.O_CLOEXEC)
         theirs, mine = ends if name == "stdin" else reversed(ends)

@@ -1,4 +1,4 @@
-"""What is known of a template: what it was made of, and so where it can be started."""
+"""Records of templates: what a template was made of, and so in which hosts it can be started."""
 
 from __future__ import annotations
 
@@ -22,24 +22,23 @@ if TYPE_CHECKING:
 
 _VERSION = 1
 
-#: What a template starts: a command of its own, the agent alone, or an interpreter.
+#: What process 1 of a template is: a command, the agent, or a Python interpreter.
 KINDS = ("command", "agent", "python")
 
-# Where programs and libraries are taken from. Whoever replaces a file in a directory changes the
-# time of that.
+# The directories of programs and libraries. To replace a file in one changes its time.
 _LIBRARIES = ("/usr/bin", "/usr/lib", "/usr/lib64", "/usr/local/bin", "/usr/local/lib")
 
-# More than any interpreter maps.
+# An interpreter maps fewer files.
 _FILES_MAX = 4096
 
-# Of what a process in a config.json has, all that only concerns the inside of the sandbox.
+# The fields of a process in config.json that concern only the inside of the sandbox.
 _OF_PROCESS = ("args", "env", "cwd", "user")
 _ANY_COMMAND = ("true",)
 
-# So much of the value of an option is told, in characters.
+# How much of the value of an option an error shows, in characters.
 _SHOWN_MAX = 200
 
-# Options that make no difference for a sandbox: which runsc is started is compared by its file.
+# Options that sandboxes do not depend on. The runsc itself is compared by its file.
 _INDIFFERENT = ("program", "debug_log")
 
 #: A path inside, the size, and the time of the last change; -1 and 0 if there is no such file.
@@ -48,24 +47,24 @@ Stamp = tuple[str, int, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TemplateRecord:
-    """What is known of a template.
+    """The record of a template.
 
-    Who may write a record, such as a program in a sandbox that is shown it, must gain nothing
-    outside by that. So whoever loads a template says which runsc and which host start it, and these
-    are only compared with the record. Of the record itself, only what concerns the inside of the
-    sandbox is used.
+    A program that can write a record, such as one in a sandbox that has the file bound, must gain
+    nothing outside of its sandbox. So the caller names the runsc and the host that start a
+    template, and these are only compared with the record. Sandboxes get from the record only what
+    concerns their inside.
 
     :ivar kind: one of :data:`KINDS`.
     :ivar args: the command.
-    :ivar version: that of this package.
+    :ivar version: the version of this package.
     :ivar runsc: the label of the release, and the size and the time of the file.
-    :ivar flags: how runsc is called.
-    :ivar scratch: where the host had its files.
+    :ivar flags: network and platform, as runsc is given them.
+    :ivar scratch: the directory of the host's files.
     :ivar config: the config.json of the sandbox.
-    :ivar files: of the root filesystem: those that decide.
-    :ivar options: of ``usernsctl run``, those that make such a host, each with its value as text:
-        for messages alone.
-    :ivar images: the files of the image, if it was saved.
+    :ivar files: the files of the root filesystem that must be unchanged at a restore.
+    :ivar options: the options of ``usernsctl run`` that make such a host, with their values as
+        text, for messages alone.
+    :ivar images: the files of the checkpoint, if it was saved.
     """
 
     kind: str
@@ -80,16 +79,16 @@ class TemplateRecord:
     images: Sums | None = None
 
     def check_runsc(self, path: str, remedy: str | None = None) -> None:
-        """See that a runsc is the one that has saved it.
+        """Check that a runsc is the one that saved the template.
 
         :param remedy: the command that makes the template anew.
-        :raises RunscError: it is another one (cause ``"template-outdated"``), or there is none.
+        :raises RunscError: it is another one (cause ``"template-outdated"``), or is missing.
         """
         label, *rest = self.runsc
         try:
             found = _stat_of(path)
         except OSError:
-            # It says what is wrong with it, unless it has come back meanwhile.
+            # This raises an error, unless the file has come back meanwhile.
             find_runsc({}, path)
             found = _stat_of(path)
         if found != tuple(rest):
@@ -98,13 +97,12 @@ class TemplateRecord:
             raise outdated(f"{path} was {label}{other}", remedy)
 
     def check(self, host: HostBase, remedy: str | None = None) -> dict[str, Any]:
-        """See that it can be started in a host.
+        """Check that the template can be started in a host.
 
         :param remedy: the command that makes the template anew.
-        :returns: the config.json of its sandboxes: the host's own, with what the record has of the
-            inside.
+        :returns: the config.json of its sandboxes: that of the host, with the record's process.
         :raises RunscError: the host was made of other options (cause ``"template-host-differs"``),
-            or something else that decides is another one (``"template-outdated"``).
+            or something else has changed (``"template-outdated"``).
         """
         prepared = host.prepared
         if self.version != _core.version():
@@ -122,9 +120,9 @@ class TemplateRecord:
         return config
 
     def _changes(self, host: HostNamespace, config: Mapping[str, Any]) -> str | None:
-        """Return what is another one in a host, or ``None``.
+        """Return what differs in a host, as text, or ``None``.
 
-        :param config: the config.json that the template has there.
+        :param config: the config.json of the template's sandboxes in that host.
         """
         if self.flags != flags_of(host):
             return f"network and platform were {', '.join(self.flags)}"
@@ -136,7 +134,7 @@ class TemplateRecord:
         return None
 
     def _config_in(self, host: HostNamespace) -> dict[str, Any]:
-        """Return the config.json of a sandbox in a host, with what the record has of the inside."""
+        """Return the config.json of a sandbox in a host, with the process of the record."""
         is_agent = self.kind == "agent"
         args = None if is_agent else _ANY_COMMAND
         given = host.config_for(args, env=None, cwd=None, user=None, outlives=True)
@@ -151,14 +149,14 @@ class TemplateRecord:
         return found
 
     def to_json(self) -> dict[str, Any]:
-        """What is written down."""
+        """Return what :meth:`from_json` reads."""
         return {"format": _VERSION, **asdict(self)}
 
     @classmethod
     def from_json(cls, given: Mapping[str, Any]) -> TemplateRecord:
-        """Read what :meth:`to_json` has made.
+        """Read what :meth:`to_json` returned.
 
-        :raises ArithmeticError: it has not.
+        :raises ArithmeticError: the record makes no sense.
         :raises AttributeError: likewise.
         :raises LookupError: likewise.
         :raises TypeError: likewise.
@@ -185,13 +183,8 @@ class TemplateRecord:
         )
 
 
-def version() -> str:
-    """That of this package."""
-    return _core.version()
-
-
 def runsc_of(host: HostNamespace) -> tuple[str, int, int]:
-    """The runsc of a host: its release, and the size and the time of its file."""
+    """Return the release of a host's runsc, and the size and the time of its file."""
     return (release_of(host.runsc).label, *_stat_of(host.runsc))
 
 
@@ -201,26 +194,26 @@ def _stat_of(path: str) -> tuple[int, int]:
 
 
 def flags_of(host: HostNamespace) -> tuple[str, str]:
-    """What runsc is told besides the config.json."""
+    """Return the network and the platform of a host."""
     return host.request.network, host.request.platform or "default"
 
 
 def _config(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Read a config.json of ours.
+    """Check the config.json of a record.
 
-    :raises ValueError: it is none.
+    :raises ValueError: it is invalid, or has no command or no root filesystem.
     """
     found = dict(given)
     oci.validate(found)
     if not found["process"]["args"] or not found["root"]["path"]:
         raise ValueError("there is no command")
-    # What commands have in common where process 1 is the agent is text, which that did not look at.
+    # validate() does not look into the annotation with the settings of an agent's commands.
     ProcessDefaults.of_config(found)
     return found
 
 
 def _move(config: dict[str, Any], before: str, now: str) -> None:
-    """Change the paths that lead to a host's files."""
+    """Change the paths of a host's files from one directory to another."""
 
     def moved(path: str) -> str:
         return now + path.removeprefix(before) if path.startswith(f"{before}/") else path
@@ -233,16 +226,16 @@ def _move(config: dict[str, Any], before: str, now: str) -> None:
 
 
 def deciding_files(config: Mapping[str, Any]) -> list[str]:
-    """The paths inside of the files that decide whether a command can go on later.
+    """Return the paths inside of the files that must be unchanged for a command to go on later.
 
-    What is bound is left out: it is data, as a rule, and meant to change.
+    Binds are left out: they are data, as a rule, and meant to change.
 
     :param config: the config.json of its sandbox.
     """
     machine = f"/usr/lib/{os.uname().machine}-linux-gnu"
     process = config["process"]
     path = next((e[5:] for e in process["env"] if e.startswith("PATH=")), "")
-    # Ours, which proves the kernel, and is as new as this package.
+    # usernsctl-verify is left out: it comes from this package, whose version is compared.
     words = [word for word in process["args"] if not word.startswith("/.usernsctl-")]
     named = [word for word in words if word.startswith("/")]
     if words and "/" not in words[0]:
@@ -251,7 +244,7 @@ def deciding_files(config: Mapping[str, Any]) -> list[str]:
 
 
 def stamps(host: HostNamespace, paths: Iterable[str]) -> tuple[Stamp, ...]:
-    """What these files are, by their paths inside."""
+    """Return the sizes and times of files, by their paths inside."""
     with host.view() as seen:
         return tuple(_stamp(seen, path) for path in list(paths)[:_FILES_MAX])
 
@@ -304,7 +297,7 @@ def _text_of(name: str, value: Any) -> str:
 
 
 def _differences(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Return in words which options are others now, but for names that a record has made up."""
+    """Return the options that differ, in words. Names that only the record knows are left out."""
 
     def told(value: str | None) -> str:
         return "left out" if value is None else repr(value[:_SHOWN_MAX])
