@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from types import FrameType
 from typing import Any
 
@@ -15,14 +15,21 @@ class Interrupt:
     """Calls a handler at the Nth of some places; a profile function (sys.setprofile())."""
 
     def __init__(
-        self, handle: Callable[[], object], number: int, places: tuple[str, ...] = PLACES
+        self,
+        handle: Callable[[], object],
+        number: int,
+        places: tuple[str, ...] = PLACES,
+        names: Container[str] | None = None,
     ) -> None:
+        """Count the events in `places`, or only those of functions in C with these names."""
         self.left = number
+        self._names = names
         self._handle = handle
         self._places = places
 
     def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
-        if event in self._places:
+        name = getattr(argument, "__name__", None)
+        if event in self._places and (self._names is None or name in self._names):
             self.left -= 1
             if self.left == 0:
                 self._handle()
@@ -44,10 +51,13 @@ def run_handled(run: Callable[[], object], handle: Callable[[], object], number:
 
 
 def run_interrupted(
-    run: Callable[[], object], number: int, places: tuple[str, ...] = PLACES
+    run: Callable[[], object],
+    number: int,
+    places: tuple[str, ...] = PLACES,
+    names: Container[str] | None = None,
 ) -> bool:
     """Call a function, interrupt it at the Nth place, and say whether it came that far."""
-    interrupt = Interrupt(raise_interrupt, number, places)
+    interrupt = Interrupt(raise_interrupt, number, places, names)
     try:
         sys.setprofile(interrupt)
         run()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from conftest import children, open_descriptors
+from conftest import EXIT_SECONDS, children, left_children, open_descriptors
 from interrupts import run_interrupted
 
 import usernsctl as un
@@ -17,6 +17,8 @@ pytestmark = [
 ]
 
 FOREVER = ["sleep", "1000"]
+# Functions in C that make what has no path.
+MAKING = ("dup", "memfd_create", "pidfd_open", "pipe", "pipe2", "socketpair")
 
 
 def run(box: un.Sandbox, call: int, **streams: int) -> bool:
@@ -54,3 +56,16 @@ def test_no_descriptor_of_an_agent_is_lost(host: un.SandboxHost) -> None:
         assert open_descriptors() - before == new
         assert children() == processes
     assert call > 100
+
+
+@pytest.mark.parametrize("args", [FOREVER, None], ids=["command", "agent"])
+def test_no_descriptor_of_a_sandbox_is_lost(host: un.SandboxHost, args: list[str] | None) -> None:
+    host.start(args).close()
+    before = open_descriptors(), children()
+    for call in itertools.count(1):
+        was_interrupted = run_interrupted(
+            lambda: host.start(args).close(), call, places=("c_return",), names=MAKING
+        )
+        assert (open_descriptors(), left_children(before[1], EXIT_SECONDS)) == (before[0], {}), call
+        if not was_interrupted:
+            break

@@ -8,9 +8,10 @@ import subprocess
 import time
 import weakref
 from collections.abc import Iterator, Mapping
+from io import FileIO
 from typing import Any
 
-from usernsctl._system.descriptors import above_stdio, wait_readable
+from usernsctl._system.descriptors import above_stdio, open_owned, pipe, wait_readable
 from usernsctl.commands import aio
 from usernsctl.commands.popen import Popen, TimeoutExpired, start_within, time_left
 from usernsctl.errors import NamespaceError
@@ -62,50 +63,44 @@ class AttachedSandbox:
         self._streams = PopenStreams()
         self._inside: Namespace | None = None
         self._commands: weakref.WeakSet[Popen[Any]] = weakref.WeakSet()
-        creator = ready = theirs = -1
         deadline = None if timeout is None else time.monotonic() + timeout
-        try:
-            creator = os.pidfd_open(os.getpid())
-            ready, theirs = os.pipe()
-            with contextlib.ExitStack() as given:
-                fds = [above_stdio(fd, given) for fd in (creator, theirs)]
-                init = [host.prepared.program("usernsctl-init"), *map(str, fds), files.pid_file]
-                self.popen = start_within(
-                    timeout,
-                    [*init, *files.command(state)],
-                    namespace=RunscNamespace(host.namespace, host.restrictions, mount_proc=True),
-                    mount=True,
-                    pid=True,
-                    pass_fds=fds,
-                    env=host.environ,
-                    cwd="/",
-                    umask=PRIVATE_UMASK,
-                    **how,
-                )
+        place = RunscNamespace(host.namespace, host.restrictions, mount_proc=True)
+        with contextlib.ExitStack() as opened:
+            creator = opened.enter_context(open_owned(os.pidfd_open, os.getpid()))
+            ready, theirs = map(opened.enter_context, pipe(os.O_NONBLOCK))
             try:
-                os.close(theirs)
-                theirs = -1
+                with contextlib.ExitStack() as given:
+                    fds = [above_stdio(file.fileno(), given) for file in (creator, theirs)]
+                    init = [host.prepared.program("usernsctl-init"), *map(str, fds), files.pid_file]
+                    self.popen = start_within(
+                        timeout,
+                        [*init, *files.command(state)],
+                        namespace=place,
+                        mount=True,
+                        pid=True,
+                        pass_fds=fds,
+                        env=host.environ,
+                        cwd="/",
+                        umask=PRIVATE_UMASK,
+                        **how,
+                    )
+                theirs.close()
                 self._wait_until_ready(ready, files, timeout, deadline)
                 self._inside = self._open_inside()
             except BaseException:
-                self.close()
+                if hasattr(self, "popen"):
+                    self.close()
                 raise
-        finally:
-            for fd in (creator, ready, theirs):
-                if fd >= 0:
-                    os.close(fd)
 
     def _wait_until_ready(
-        self, ready: int, files: SandboxDirectory, timeout: float | None, deadline: float | None
+        self, ready: FileIO, files: SandboxDirectory, timeout: float | None, deadline: float | None
     ) -> None:
         """Wait for the byte that process 1 writes, or for its end."""
-        if not wait_readable(ready, self.popen.pidfd, timeout=time_left(deadline)):
+        if not wait_readable(ready.fileno(), self.popen.pidfd, timeout=time_left(deadline)):
             assert timeout is not None
             raise TimeoutExpired(self.popen.args, timeout)
-        os.set_blocking(ready, False)
-        with contextlib.suppress(BlockingIOError):
-            if os.read(ready, 1):
-                return
+        if ready.read(1):
+            return
         status = self.popen.wait()
         raise files.failure(status)
 
