@@ -26,9 +26,10 @@ from conftest import EXIT_SECONDS, open_descriptors
 from processes import processes_with, wait_until_gone
 
 import usernsctl as un
+from usernsctl._system import processes
 from usernsctl._system.descriptors import wait_readable
 from usernsctl._system.processes import ProcessIdentity
-from usernsctl.gvisor.sandbox import detached
+from usernsctl.gvisor.sandbox import detached, records
 
 PATIENCE = 20
 FOREVER = ["sleep", "1000"]
@@ -212,6 +213,23 @@ def test_one_that_can_not_be_removed_is_closed_all_the_same(
     host.start(FOREVER, id=marker, detach=True).close()
     box.close()
     assert os.listdir(state) == []
+
+
+def test_a_process_that_does_not_end_keeps_nobody_waiting(
+    host: un.SandboxHost, marker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A FUSE filesystem can keep a process from its end after SIGKILL."""
+    with host.start(FOREVER, id=marker, detach=True), monkeypatch.context() as patch:
+        for module in (records, processes):
+            patch.setattr(module, "kill", lambda pidfd: None)
+        patch.setattr(records, "_END_SECONDS", 0.1)
+        with pytest.raises(un.NamespaceError, match="was killed, and has not ended"):
+            un.Sandbox.attach(marker).close()
+        # As if the process that the command runs in had ended, and another one had not.
+        patch.setattr(un.DetachedRecord, "is_alive", lambda self: False)
+        assert un.Sandbox.list_detached() == []
+        with pytest.raises(un.NamespaceError, match="was killed, and has not ended"):
+            un.Sandbox.attach(marker)
 
 
 @pytest.mark.usefixtures("init_collects")

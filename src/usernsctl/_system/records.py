@@ -421,8 +421,7 @@ class Store(Generic[R]):
     def list_records(self) -> list[R]:
         """Return the records that are alive, by name; remove what others have left.
 
-        Entries that another process has locked for too long are left out, and those whose record
-        is not true.
+        Busy entries are left out (:class:`BusyError`), and those whose record is not true.
 
         :raises NamespaceError: the directory can't be used.
         """
@@ -432,7 +431,7 @@ class Store(Generic[R]):
         with self._open_directory(False) as top:
             names = top.names()
         for name in names:
-            with contextlib.suppress(FileNotFoundError, ForeignProcessError, LockedError):
+            with contextlib.suppress(FileNotFoundError, ForeignProcessError, BusyError):
                 entry = self._lock(name, max(deadline - time.monotonic(), 0))
                 if entry is not None and self._live(entry) is not None:
                     with entry:
@@ -527,7 +526,7 @@ class Store(Generic[R]):
 
         :returns: ``None`` if another process has removed or renamed it meanwhile.
         :raises FileNotFoundError: there is none.
-        :raises LockedError: another process has the lock for too long.
+        :raises BusyError: another process has the lock for too long.
         """
         with contextlib.ExitStack() as undo:
             parent = undo.enter_context(self._open_directory(make))
@@ -587,13 +586,13 @@ def _untrusted(path: str, error: UntrustedPathError) -> NamespaceError:
     )
 
 
-class LockedError(NamespaceError):
-    """Another process has had a lock for too long."""
+class BusyError(NamespaceError):
+    """Another process has an entry locked for too long, or its own processes do not end."""
 
 
-def _locked(directory: Directory) -> LockedError:
+def _locked(directory: Directory) -> BusyError:
     inode = os.fstat(directory.fd).st_ino
-    return LockedError(
+    return BusyError(
         f"{directory.path} is locked by another process, and has been for "
         f"{_LOCK_SECONDS:g} seconds",
         step=_STEP,

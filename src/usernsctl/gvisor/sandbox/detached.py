@@ -326,7 +326,7 @@ class DetachedSandbox:
         with self._unless_closed():
             is_locked = self._entry.lock()
         self.kill()
-        end_processes(pidfds)
+        end_processes(self.record.id, pidfds)
         self.has_ended()
         with self._unless_closed():
             if is_locked:

@@ -27,6 +27,7 @@ from usernsctl._system.processes import (
 from usernsctl._system.records import (
     NONSENSE,
     RECORD,
+    BusyError,
     Directory,
     Entry,
     Store,
@@ -42,6 +43,8 @@ STATE = "state"
 
 # runsc has two processes that know of the sandbox; more for whatever a later release may add.
 _PROCESSES_MAX = 8
+
+_END_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,10 +108,12 @@ class DetachedRecord:
         """End all processes of the sandbox.
 
         :meta private:
+        :raises BusyError: a process does not end in time.
+        :raises ForeignProcessError: a process does not belong to the sandbox.
         """
         opened = self.open_processes()
         try:
-            end_processes([pidfd for pidfd in opened if pidfd is not None])
+            end_processes(self.id, [pidfd for pidfd in opened if pidfd is not None])
         finally:
             close_pidfds(opened)
 
@@ -256,12 +261,21 @@ def _has_bundle(words: list[str], id: str) -> bool:
     return any(word.endswith(f"/boxes/{id}") for word in words)
 
 
-def end_processes(pidfds: list[int]) -> None:
-    """Kill processes, and wait until they have ended."""
+def end_processes(id: str, pidfds: list[int]) -> None:
+    """Kill the processes of a sandbox, and wait until they have ended.
+
+    :raises BusyError: a process does not end in time; a FUSE filesystem can keep it from that.
+    """
     for pidfd in pidfds:
         kill(pidfd)
+    deadline = time.monotonic() + _END_SECONDS
     for pidfd in pidfds:
-        wait_readable(pidfd)
+        if not wait_readable(pidfd, timeout=deadline - time.monotonic()):
+            raise BusyError(
+                f"a process of the sandbox {id!r} was killed, and has not ended after "
+                f"{_END_SECONDS} seconds",
+                step="sandbox",
+            )
         reap(pidfd)
 
 
