@@ -1,4 +1,4 @@
-"""A host of usernsctl-agent that does no more than the protocol says (docs/agent.md), nor less."""
+"""Minimal host of usernsctl-agent, written from the description of the protocol (docs/agent.md)."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ WORDS, CWD, IDS_STEP, LIMITS, EXEC, FORK, TERMINAL_STEP, LOOKUP = range(1, 9)
 TO_PROCESS, TO_GROUP, TO_TREE = 0, 1, 2
 UNCHANGED = 0xFFFFFFFF
 PATH = "PATH=/usr/bin:/bin"
-#: How long to wait for what must come, in seconds.
+#: Timeout in seconds for messages that must come.
 PATIENCE = 60
 
 
 @dataclass(kw_only=True)
 class Command:
-    """What is asked for; what is left out is as the protocol has it by default."""
+    """A request to start a command; the defaults are those of the protocol."""
 
     args: Sequence[str]
     env: Sequence[str] = (PATH,)
@@ -38,7 +38,7 @@ class Command:
     stdio: dict[int, int] = field(default_factory=dict)
 
     def encode(self) -> tuple[bytes, bytes]:
-        """The message without the words, and the words."""
+        """Return the message of the request, and the strings that follow the message."""
         words = "".join(f"{word}\0" for word in (self.cwd, *self.args, *self.env)).encode()
         flags = self.flags
         flags |= IDS if self.ids is not None else 0
@@ -53,7 +53,7 @@ class Command:
 
 
 class Running:
-    """The host's end of a command's own socket."""
+    """The host's end of the socket of a running command."""
 
     def __init__(self, own: socket.socket, out: int | None) -> None:
         self.socket = own
@@ -61,7 +61,7 @@ class Running:
         self.out = out
 
     def hear(self) -> tuple[int, ...] | None:
-        """The next answer: its kind, its value, and what else it has; ``None`` at the end."""
+        """Receive an answer: its kind, its value, and further data; None at the end."""
         answer = self.socket.recv(1000)
         if not answer:
             return None
@@ -72,14 +72,14 @@ class Running:
         return kind, value, *struct.unpack_from(more, answer, 8)
 
     def started(self) -> int:
-        """Its process id."""
+        """Receive the pid of the command."""
         answer = self.hear()
         assert answer is not None
         assert answer[0] == STARTED, answer
         return answer[1]
 
     def status(self) -> int:
-        """How it ended, as a Popen says it."""
+        """Receive the end of the command; return its exit status, or -N after signal N."""
         answer = self.hear()
         assert answer is not None
         assert answer[0] == ENDED, answer
@@ -92,7 +92,7 @@ class Running:
         self.tell(1, to, number)
 
     def line(self) -> bytes:
-        """What it writes up to the end of a line."""
+        """Read a line of the command's output."""
         assert self.out is not None
         text = b""
         while not text.endswith(b"\n"):
@@ -100,7 +100,7 @@ class Running:
         return text
 
     def rest(self) -> bytes:
-        """What it and all that it has started still write, until they are gone."""
+        """Read the output to its end, when the command and all its children have closed it."""
         text = b""
         while part := self._read():
             text += part
@@ -123,7 +123,7 @@ class Running:
 
 
 class Client:
-    """The host's end of the control socket."""
+    """The host's end of the agent's control socket."""
 
     def __init__(self, control: socket.socket) -> None:
         self.control = control
@@ -133,7 +133,7 @@ class Client:
         assert (magic, version) == (b"AGNT", 1)
 
     def ask(self, command: Command) -> Running:
-        """Start it; what it is not given is /dev/null, but its output is a pipe."""
+        """Start a command; its output is a pipe, and its other streams are /dev/null by default."""
         header, words = command.encode()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         out = None
@@ -158,20 +158,20 @@ class Client:
 
     @contextlib.contextmanager
     def running(self, *args: str, **options: object) -> Iterator[Running]:
-        """A command for a block, after which nobody is interested in it."""
+        """Start a command for a block, at whose end the host closes its socket."""
         one = self.ask(Command(args=args, **options))  # type: ignore[arg-type]
         with contextlib.closing(one):
             yield one
 
     def run(self, *args: str, **options: object) -> tuple[int, str]:
-        """Its status and its output."""
+        """Run a command; return its exit status and output."""
         with self.running(*args, **options) as one:
             one.started()
             text = one.rest().decode()
             return one.status(), text
 
     def failure(self, *args: str, **options: object) -> tuple[int, ...]:
-        """The errno and the step of one that can't be started."""
+        """Return the errno and the step of a failed start."""
         with self.running(*args, **options) as one:
             answer = one.hear()
             assert answer is not None
@@ -184,7 +184,7 @@ class Client:
 
 
 def kill_tree(one: Running) -> None:
-    """Have all of it be killed, and wait until it is: then the agent sends no more."""
+    """Ask the agent to kill a command and its children, and wait for the end of the stream."""
     one.signal(signal.SIGKILL, TO_TREE)
     while one.hear():
         pass

@@ -1,4 +1,4 @@
-"""What depends on who runs the tests."""
+"""Facts about the user who runs the tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import usernsctl as un
 
 
 def may_map_any_id() -> bool:
-    """Whether we are root, in a namespace where every id exists: a container's may lack some."""
+    """Return whether the caller is root where all ids are mapped, unlike in some containers."""
     maps = (Path(f"/proc/self/{kind}_map").read_text().split() for kind in ("uid", "gid"))
     return os.geteuid() == 0 and all(ids == ["0", "0", "4294967295"] for ids in maps)
 
@@ -21,6 +21,6 @@ as_root = pytest.mark.skipif(
 )
 unprivileged = pytest.mark.skipif(os.geteuid() == 0, reason="root may do it")
 
-# A map of several ids, and the mark of a test that wants it written.
+# A map of several ids, and the mark for tests that write that map.
 MAP_OF_SEVERAL = un.IdMap.extents(["0:0:100"], ["0:0:100"]) if may_map_any_id() else un.IdMap.auto()
 several_ids = pytest.mark.userns_requires("userns" if may_map_any_id() else "subid")

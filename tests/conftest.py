@@ -1,7 +1,7 @@
-"""What every test can ask for: the installed commands, and that nothing is left behind.
+"""Fixtures for all tests: the installed commands, and a check for leaks.
 
-What the tests of a directory require of the machine is said by usernsctl's own pytest plugin, which
-skips them, with the reason, where it is lacking (docs/pytest.md).
+usernsctl's pytest plugin skips tests whose directory requires something that the machine lacks
+(docs/pytest.md).
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ import usernsctl as un
 
 pytest_plugins = ["pytester", "score", "strangers", "tally"]
 
-# How long an example takes depends on what else the machine does.
+# The time of an example depends on the load of the machine.
 hypothesis.settings.register_profile("usernsctl", deadline=None)
 hypothesis.settings.load_profile("usernsctl")
 
 TESTS = Path(__file__).parent
 SCRIPTS = Path(sysconfig.get_path("scripts"))
-# How long a process may take to go once its test is over.
+# Timeout in seconds for the processes of a test to end after the test.
 EXIT_SECONDS = 10
-# Children that were cloned without SIGCHLD, too (wait(2)).
+# The option __WALL of wait(2): wait also for children that were cloned without SIGCHLD.
 WALL = 0x40000000
 
-# What all tests of a directory require; these must also leave nothing behind.
+# Requirements of all tests of a directory, which must also leave nothing behind.
 REQUIRED = {
     "environments": ["userns", "runsc"],
     "faults": ["userns"],
@@ -44,15 +44,15 @@ REQUIRED = {
     "kernel": ["userns"],
     "runsc": ["userns", "runsc"],
 }
-# Directories whose tests are the same whoever runs them, but for those with the mark each_user.
+# Directories whose tests give the same results for all users, unless they have the mark each_user.
 FOR_ANYBODY = {"fuzz", "unit"}
-# Directories whose tests don't mind others beside them.
+# Directories whose tests may run in parallel.
 PARALLEL = {"environments", "fuzz", "kernel", "runsc", "unit"}
 
 
 @dataclass(frozen=True)
 class Program:
-    """An installed command, called as a user calls it."""
+    """An installed command, called as by a user."""
 
     path: Path
 
@@ -65,7 +65,7 @@ class Program:
         cwd: Path | None = None,
         pass_fds: tuple[int, ...] = (),
     ) -> subprocess.CompletedProcess[str]:
-        """Run it to its end; `env` is the whole environment, `timeout` is in seconds."""
+        """Run the command; `env` is its whole environment, and `timeout` is in seconds."""
         return subprocess.run(
             [self.path, *args],
             input=input,
@@ -81,26 +81,26 @@ class Program:
 
 @pytest.fixture(scope="session")
 def usernsctl() -> Program:
-    """The command `usernsctl` of the environment that runs the tests."""
+    """Return the command `usernsctl` of the environment that runs the tests."""
     return Program(SCRIPTS / "usernsctl")
 
 
 @pytest.fixture(scope="session")
 def prelude() -> Program:
-    """The native command `usernsctl-exec` of the environment that runs the tests."""
+    """Return the native command `usernsctl-exec` of the environment that runs the tests."""
     return Program(SCRIPTS / "usernsctl-exec")
 
 
 @pytest.fixture(scope="module")
 def host() -> Iterator[un.SandboxHost]:
-    """One with this machine's programs, for all tests of a file."""
+    """Yield a SandboxHost with this machine's programs for all tests of a file."""
     with un.SandboxHost() as made:
         yield made
 
 
 @pytest.fixture
 def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Has usernsctl take a script for runsc."""
+    """Return a function that makes usernsctl use a script in place of runsc."""
 
     def use(script: str) -> None:
         fake = tmp_path / "runsc"
@@ -113,7 +113,7 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
 
 @pytest.fixture
 def session(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
-    """A directory for sessions of pytest of their own."""
+    """Return a directory for further sessions of pytest."""
     monkeypatch.delenv("USERNSCTL_MUST_WORK", raising=False)
     options = "-p no:cacheprovider -p no:hypothesispytest --strict-markers -ra"
     pytester.makeini(f"[pytest]\naddopts = {options}\nfilterwarnings = error\n")
@@ -121,15 +121,16 @@ def session(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytes
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # That of a timer which a test has stopped may come a little later, by way of another thread.
+    # Ignore a late SIGALRM: the kernel may deliver it by another thread after a test stopped its
+    # timer.
     signal.signal(signal.SIGALRM, lambda *_: None)
     if not is_controller(config):
-        # A process that outlives its parent becomes our child, so that `nothing_left` sees it.
+        # Become the parent of orphans, so that `nothing_left` finds them.
         prctl.set_child_subreaper(True)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Say that all tests were run: for a test that executes a program in place of pytest, none are.
+    """Record that all tests were run, since a test may replace pytest by another program.
 
     `$USERNSCTL_SESSION_ENDED` names the file for that (tools/to-the-end).
     """
@@ -139,9 +140,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def is_controller(config: pytest.Config) -> bool:
-    """Whether this process runs no tests, but starts the workers of pytest-xdist that do.
+    """Return whether this process starts the workers of pytest-xdist, and runs no tests itself.
 
-    What a worker leaves is found in the worker.
+    Each worker checks for its own leaks.
     """
     return not hasattr(config, "workerinput") and bool(getattr(config.option, "numprocesses", None))
 
@@ -151,7 +152,7 @@ def pytest_userns_needs() -> dict[str, Callable[[], str | None]]:
 
 
 def try_strace() -> str | None:
-    """Why strace(1) can't be used, to make system calls fail, or ``None`` if it can."""
+    """Return why strace(1) can't inject faults, or None if it can."""
     try:
         done = subprocess.run(
             ["strace", "-o", os.devnull, "true"], capture_output=True, text=True, timeout=60
@@ -162,7 +163,7 @@ def try_strace() -> str | None:
 
 
 def try_valgrind() -> str | None:
-    """Why valgrind(1) can't be used, to count instructions, or ``None`` if it can."""
+    """Return why valgrind(1) can't count instructions, or None if it can."""
     try:
         done = subprocess.run(["valgrind", "--version"], capture_output=True, text=True, timeout=60)
     except FileNotFoundError as error:
@@ -186,7 +187,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    # The tests themselves stay: a look for what they leave need not go through them each time.
+    # Exclude the tests from garbage collections, which the check for leaks triggers.
     gc.collect()
     gc.freeze()
 
@@ -198,7 +199,7 @@ def cleanliness(request: pytest.FixtureRequest) -> None:
 
 
 def open_descriptors() -> set[str]:
-    """Our descriptors and what they refer to, without the one that lists them."""
+    """Return this process's descriptors and their targets, without the one that lists them."""
     found = set()
     for entry in Path("/proc/self/fd").iterdir():
         try:
@@ -209,9 +210,9 @@ def open_descriptors() -> set[str]:
 
 
 def settled_descriptors() -> set[str]:
-    """The same, once what earlier tests have left to the garbage collector is gone.
+    """Return the open descriptors after a garbage collection of what earlier tests have left.
 
-    Otherwise it might go between two looks.
+    Otherwise such a collection might come between two calls, and change the result.
     """
     gc.collect()
     return open_descriptors()
@@ -222,12 +223,12 @@ def mounts() -> set[str]:
 
 
 def files_below(directory: Path) -> set[str]:
-    """The paths of all that is in there."""
+    """Return the paths of all files below a directory."""
     return {str(path) for path in directory.rglob("*")}
 
 
 def are_any_children() -> bool:
-    """Whether we have any, ended or not; it costs less than a look through /proc."""
+    """Return whether this process has any children, which takes less time than a scan of /proc."""
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT | WALL)
     except ChildProcessError:
@@ -236,13 +237,13 @@ def are_any_children() -> bool:
 
 
 def children() -> dict[int, str]:
-    """Our children by process id, each with its command's name, and whether it is a zombie."""
+    """Return this process's children by pid: the command's name, and whether it is a zombie."""
     found: dict[int, str] = {}
     if not are_any_children():
         return found
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
-            # Any process may give itself a name that is no UTF-8.
+            # A process may set a name that is not UTF-8.
             text = stat.read_text(errors="replace")
         except (FileNotFoundError, ProcessLookupError):
             continue
@@ -255,7 +256,7 @@ def children() -> dict[int, str]:
 
 
 def end(pid: int) -> None:
-    """Kill a child and collect it, if others let it end."""
+    """Kill a child and reap it, unless it can't end before other children are reaped."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
     deadline = time.monotonic() + EXIT_SECONDS
@@ -265,10 +266,10 @@ def end(pid: int) -> None:
 
 
 def left_children(before: Container[int], seconds: float) -> dict[int, str]:
-    """Who has become our child and lives on after so many seconds; none, as a rule.
+    """Reap ended children; return those still alive after a timeout.
 
-    Whoever has ended is collected, in any order: process 1 of a PID namespace comes to its end when
-    all others in there were collected, and those may be ours.
+    Children are reaped in any order: process 1 of a PID namespace ends only after all others in
+    there were reaped, which may also be children of this process.
     """
     deadline = time.monotonic() + seconds
     while True:
@@ -284,7 +285,7 @@ def left_children(before: Container[int], seconds: float) -> dict[int, str]:
 
 @pytest.fixture
 def nothing_left() -> Iterator[None]:
-    """Fails a test that leaves a process, a descriptor or a mount behind."""
+    """Fail a test that leaves a process, a descriptor or a mount behind."""
     left: dict[str, Callable[[], set[str]]] = {"descriptors": open_descriptors, "mounts": mounts}
     before = {what: look() for what, look in left.items()}
     old_children = children()

@@ -1,13 +1,13 @@
-"""What starting a command costs that does not depend on what else the machine does: system calls
-and instructions, with fixed input. `make counts` writes them to bench/counts.json.
+"""Counts of the system calls and instructions of a start, independent of the load of the machine.
 
-Left out is what differs between machines, or from one time to the next:
+`make counts` writes them to bench/counts.json.
 
-- system calls by which a program waits (how often depends on who is faster), gets memory, or reads
+Left out is what differs between machines, or between two runs:
+
+- system calls by which a program waits (their number depends on timing), gets memory, or reads
   files of /etc, which may be long;
-- instructions of Python, of the helpers, and of what reads /etc;
-- the start of libc: the instructions are those that are more than a program takes that does
-  nothing.
+- instructions of Python, of the helpers, and of readers of /etc;
+- the start of libc: instructions of a program that does nothing are subtracted.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from collections import Counter
 from pathlib import Path
 
 PRELUDE = Path(sysconfig.get_path("scripts"), "usernsctl-exec")
-# Nothing of the caller's, and few directories: a helper is in one of them.
+# A fixed environment; the helpers are in a directory of this PATH.
 ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
 WAITING = {"poll", "ppoll", "nanosleep", "clock_nanosleep", "restart_syscall", "sched_yield"}
 MEMORY = {"brk", "mmap", "munmap", "mremap", "madvise", "mprotect", "futex"}
-# newfstatat waits, too: until a holder has opened itself.
+# newfstatat is also called repeatedly, until a holder has opened its own files.
 READING = {"read", "newfstatat"}
 SECONDS = 120
 TINY = "void _start(void) { for (;;) %s; }"
@@ -35,7 +35,7 @@ EXIT = {
     "x86_64": '__asm__ volatile("syscall" : : "a"(231), "D"(0))',
     "aarch64": '__asm__ volatile("mov x8, 94; mov x0, 0; svc 0" : : : "x0", "x8")',
 }
-# Starts a command so often; what it takes more for more is what it takes for one.
+# Starts a command several times; the difference between two counts is the cost of a start.
 SPAWNING = """
 import sys, usernsctl as un
 times, program = int(sys.argv[1]), sys.argv[2]
@@ -53,7 +53,7 @@ IN_PYTHON = {
 
 
 def compile_c(text: str, target: Path, *flags: str, compiler: str = "cc") -> Path:
-    """Compile a program that is linked with nothing that may change."""
+    """Compile a program without dynamic libraries, which could change."""
     source = target.with_suffix(".c")
     source.write_text(text)
     subprocess.run([compiler, "-O2", *flags, source, "-o", target], check=True)
@@ -61,15 +61,15 @@ def compile_c(text: str, target: Path, *flags: str, compiler: str = "cc") -> Pat
 
 
 def tiny_program(directory: Path) -> Path:
-    """A program that makes one system call."""
+    """Compile a program that makes one system call."""
     text = TINY % EXIT[os.uname().machine]
     return compile_c(text, directory / "tiny", "-static", "-nostdlib")
 
 
 def trace(*command: str | Path, follow: bool = False) -> dict[int, list[str]]:
-    """The names of the system calls that each process makes, in their order, the first one first.
+    """Return the names of the system calls of each process, in order; the first process is first.
 
-    A program that has privileges of its own has none if it is followed.
+    A traced program does not gain the privileges of its file.
     """
     with tempfile.NamedTemporaryFile() as log:
         options = ["-qqq", "-e", "signal=none", "-o", log.name, *(["-f"] if follow else [])]
@@ -86,13 +86,13 @@ def trace(*command: str | Path, follow: bool = False) -> dict[int, list[str]]:
 
 
 def own_calls(names: list[str]) -> list[str]:
-    """What a prelude does itself: from its start to the start of the command, libc's start aside.
+    """Return the prelude's own system calls, between libc's start and the exec of the command.
 
-    :raises ValueError: if it has executed nothing.
+    :raises ValueError: the prelude has executed nothing.
     """
     end = names.index("execve", 1) + 1
     names = names[1:end]
-    # The last thing that musl's start does.
+    # set_tid_address is the last call of musl's start.
     return names[names.index("set_tid_address") + 1 :]
 
 
@@ -102,7 +102,7 @@ def trace_prelude(program: Path, *options: str) -> list[str]:
 
 
 def count_in_python(make: str, once: str, program: Path) -> Counter[str]:
-    """The system calls of one call in Python, those of its child with them."""
+    """Count the system calls of one call in Python, including those of the child."""
     script = SPAWNING.format(make=make, once=once)
 
     def total(times: int) -> Counter[str]:
@@ -119,7 +119,7 @@ def stable(names: Counter[str]) -> int:
 
 
 def instructions(*command: str | Path) -> int:
-    """How many instructions a program executes, by callgrind."""
+    """Count the instructions of a program, by callgrind."""
     with tempfile.TemporaryDirectory() as scratch:
         done = subprocess.run(
             ["valgrind", "--tool=callgrind", "--callgrind-out-file=callgrind.out", *command],
@@ -143,7 +143,7 @@ def may_map_ranges() -> bool:
 
 
 def count(directory: Path) -> dict[str, int]:
-    """All counts that this user can have."""
+    """Return all counts that this user can measure."""
     tiny = tiny_program(directory)
     text = "int main(void) { return 0; }"
     nothing = compile_c(text, directory / "nothing", "-static-pie", compiler="musl-gcc")
@@ -151,7 +151,7 @@ def count(directory: Path) -> dict[str, int]:
     counts = {}
     for options in ("-r", "-rmniuC"):
         counts[f"usernsctl-exec {options}: calls"] = len(trace_prelude(tiny, options))
-        # The command does not exist: another program's instructions would end the count.
+        # A missing command, so that no instructions of another program are counted.
         failing = [PRELUDE, options, "--", "/nonexistent/command"]
         counts[f"usernsctl-exec {options}: instructions"] = instructions(*failing) - start
     if may_map_ranges():
@@ -163,12 +163,12 @@ def count(directory: Path) -> dict[str, int]:
 
 
 def kind_of_user() -> str:
-    """Root takes another way: it holds capabilities."""
+    """Return the kind of user: root makes other system calls, since it has capabilities."""
     return "root" if os.geteuid() == 0 else "user"
 
 
 def main() -> int:
-    """Print a file of counts with this user's counted anew."""
+    """Read a file of counts, and print it with new counts for this user."""
     known = json.loads(sys.stdin.read() or "{}")
     with tempfile.TemporaryDirectory() as scratch:
         known[kind_of_user()] = count(Path(scratch))

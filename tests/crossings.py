@@ -1,4 +1,4 @@
-"""A program that tells at how many of its depths a call maps memory, and returning unmaps it."""
+"""Program that counts the depths at which a call maps memory and its return unmaps that memory."""
 
 import os
 
@@ -10,17 +10,17 @@ def leaf() -> bytes:
     return os.pread(STATM, 64, 0)
 
 
-# Larger than a frame of walk(), so that no edge of a chunk is passed without a call across it.
+# Larger than a frame of walk(), so that each edge of a chunk is crossed by a call.
 leaf.__code__ = leaf.__code__.replace(co_stacksize=100)
 
 
 def walk(depth: int) -> int:
-    # Nothing here needs a frame but leaf().
+    # Only leaf() needs a frame.
     within, after = leaf(), os.pread(STATM, 64, 0)
     crosses = int(within.split()[0]) > int(after.split()[0])
     return crosses + (walk(depth - 1) if depth > 1 else 0)
 
 
-# What the first walk allocates, the second one has.
+# The second walk uses the memory that the first one has allocated.
 walk(DEPTHS)
 print(walk(DEPTHS))

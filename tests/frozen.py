@@ -1,4 +1,4 @@
-"""Frozen launches, and what is said of those that are not performed."""
+"""Helpers for tests of frozen launches, and of the refusal of launches."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from conftest import Program
 
 from usernsctl.gvisor.launch.steps import VERBS, Record, record
 
-#: What a launch has the sandbox do, if nothing else is said.
+#: The default command of a launch in the tests.
 COMMAND = ("sh", "-c", "echo ran")
 
 
 def freeze(
     usernsctl: Program, file: Path, *options: str, command: tuple[str, ...] = COMMAND
 ) -> Path:
-    """Make a launch.
+    """Write a launch to a file.
 
     :returns: `file`.
     """
@@ -30,7 +30,7 @@ def freeze(
 def assert_refused(
     done: subprocess.CompletedProcess[str], *says: str, cause: str | None = None
 ) -> None:
-    """Check that it was one message with 125, that has all this, and that nothing has run."""
+    """Check that a launch was refused with status 125 and one message, and that nothing has run."""
     assert (done.returncode, done.stdout) == (125, ""), done.stderr
     first, *rest = done.stderr.splitlines()
     assert first.startswith("usernsctl-exec: "), done.stderr
@@ -45,7 +45,7 @@ def assert_ran(done: subprocess.CompletedProcess[str], output: str = "ran\n") ->
 
 
 def decoded(text: bytes) -> tuple[list[str], list[Record]]:
-    """The header and the records of what encode() gives."""
+    """Return the header and the records of an encoded launch."""
     assert text.endswith(b"\0")
     words = [os.fsdecode(word) for word in text[:-1].split(b"\0")]
     header, rest = words[:3], words[3:]
@@ -59,7 +59,7 @@ def decoded(text: bytes) -> tuple[list[str], list[Record]]:
 
 
 def without_sandbox(launch: Path, *command: str) -> None:
-    """Have a launch make all that it makes, and then execute a command of this machine."""
+    """Replace the sandbox at the end of a launch by a command of this machine."""
     header, records = decoded(launch.read_bytes())
     kept = [one for one in records if one.verb not in ("watch", "runsc-env", "end")]
     ends = [*(record("watch", word) for word in command), record("end")]

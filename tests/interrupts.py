@@ -1,4 +1,4 @@
-"""A signal handler that raises an exception, or does something else, after any call."""
+"""Signal handlers that run, or raise an exception, after any function call."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections.abc import Callable, Container
 from types import FrameType
 from typing import Any
 
-# Where Python calls handlers of signals: after a function in C, and before one in Python.
+# Events after which Python runs signal handlers: the return of a C function, and the call of a
+# Python function.
 PLACES = ("c_return", "call")
 
 
 class Interrupt:
-    """Calls a handler at the Nth of some places; a profile function (sys.setprofile())."""
+    """Profile function (sys.setprofile()) that calls a handler at the Nth event of some kinds."""
 
     def __init__(
         self,
@@ -40,7 +41,7 @@ def raise_interrupt() -> None:
 
 
 def run_handled(run: Callable[[], object], handle: Callable[[], object], number: int) -> bool:
-    """Call a function, and `handle` at the Nth place of that; return whether it came that far."""
+    """Call a function, and `handle` at its Nth event; return whether there was an Nth event."""
     interrupt = Interrupt(handle, number)
     try:
         sys.setprofile(interrupt)
@@ -56,7 +57,7 @@ def run_interrupted(
     places: tuple[str, ...] = PLACES,
     names: Container[str] | None = None,
 ) -> bool:
-    """Call a function, interrupt it at the Nth place, and say whether it came that far."""
+    """Call a function, and interrupt it at its Nth event; return whether there was an Nth event."""
     interrupt = Interrupt(raise_interrupt, number, places, names)
     try:
         sys.setprofile(interrupt)

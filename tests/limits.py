@@ -1,4 +1,4 @@
-"""What a process has run out of."""
+"""Limits on resources of this process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def descriptors_left(count: int) -> Iterator[None]:
-    """Have room for so many more descriptors, for a block."""
+    """Limit this process, for a block, to a number of further descriptors."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     ballast = []
     try:

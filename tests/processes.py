@@ -1,4 +1,4 @@
-"""What /proc tells the tests of other processes."""
+"""Facts about other processes from /proc."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from pathlib import Path
 
 
 def children_of(pid: int) -> list[int]:
-    """Of all its threads: runsc has many, and any of them may have started a child."""
+    """Return the children of all threads of a process: any thread of runsc may have started one."""
     lists = Path(f"/proc/{pid}/task").glob("*/children")
     return [int(word) for file in lists for word in file.read_text().split()]
 
 
 def stop(pid: int, seconds: float) -> None:
-    """Stop a process, and return when none of its threads runs any more.
+    """Stop a process, and wait until all its threads are stopped.
 
-    SIGSTOP is on its way when kill(2) returns: until the first thread has taken it, all others go
-    on, and may answer what they are asked.
+    SIGSTOP is pending when kill(2) returns: until the first thread handles it, all others keep
+    running, and may answer requests.
     """
     os.kill(pid, signal.SIGSTOP)
     deadline = time.monotonic() + seconds
@@ -37,7 +37,7 @@ def thread_states(pid: int) -> Iterator[str]:
 
 
 def processes_with(word: str) -> list[str]:
-    """The command lines that have `word` in them, which should be in those of one test only."""
+    """Return the command lines that contain `word`, which should be unique to a test."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
@@ -48,7 +48,7 @@ def processes_with(word: str) -> list[str]:
 
 
 def wait_until_gone(word: str, seconds: float) -> list[str]:
-    """The processes that :func:`processes_with` still finds after `seconds`; none, as a rule."""
+    """Wait until no command line contains a word; return those that remain after `seconds`."""
     deadline = time.monotonic() + seconds
     while (found := processes_with(word)) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -56,6 +56,6 @@ def wait_until_gone(word: str, seconds: float) -> list[str]:
 
 
 def status_of(pid: int) -> dict[str, str]:
-    """proc_pid_status(5)."""
+    """Return the fields of proc_pid_status(5)."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}

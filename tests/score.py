@@ -1,4 +1,4 @@
-"""How many of the trials in broken environments end as they should: printed at the end."""
+"""Score of the trials in broken environments, which is printed at the end of the session."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _PROPERTY = "trials"
 
 @pytest.fixture
 def score(record_property: pytest.RecordProperty) -> Iterator[Counter[str]]:
-    """Counts trials that were "right", and "wrong", and environments that were "healed"."""
+    """Count the trials that were "right" or "wrong", and the environments that were "healed"."""
     counted: Counter[str] = Counter()
     yield counted
     record_property(_PROPERTY, dict(counted))

@@ -1,4 +1,4 @@
-"""Another user, who swaps what lies in a directory of his while it is used."""
+"""Another user who exchanges files in a directory while they are used."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import usernsctl as un
 
 SOURCES = Path(__file__).parent / "hostile"
 
-#: The name and the value of an access control list (acl(5)) with rwx for user 54321, as the kernel
-#: keeps it: a version, then for each entry a tag, permissions and an id (linux/posix_acl_xattr.h).
+#: Name and value of an access control list (acl(5)) with rwx for user 54321, in the kernel's
+#: format: a version, then a tag, permissions and an id for each entry (linux/posix_acl_xattr.h).
 LIST_WITH_ANOTHER = (
     "system.posix_acl_access",
     struct.pack("<I" + "HHI" * 5, 2, 1, 7, 0, 2, 7, 54321, 4, 5, 0, 16, 7, 0, 32, 5, 0),
@@ -29,7 +29,7 @@ other_users = pytest.mark.userns_requires("userns" if may_map_any_id() else "sub
 
 @pytest.fixture(scope="session")
 def programs() -> Iterator[Path]:
-    """The swapper, the stand-in for runsc, and the attacker's."""
+    """Compile the program that swaps files, the stand-in for runsc, and the attacker's program."""
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("there is no C compiler")
@@ -48,7 +48,7 @@ def programs() -> Iterator[Path]:
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """A directory that other users can reach."""
+    """Return a directory that other users can reach."""
     directory = Path(tempfile.mkdtemp())
     directory.chmod(0o755)
     yield directory
@@ -57,7 +57,7 @@ def place() -> Iterator[Path]:
 
 @pytest.fixture
 def secret(place: Path) -> Path:
-    """A directory of the caller's that nobody has asked to be shown."""
+    """Return a directory of the caller's that no sandbox may see."""
     directory = place / "private"
     (directory / "data").mkdir(parents=True)
     for path in (directory, directory / "data"):
@@ -79,7 +79,7 @@ def swapping(programs: Path, first: Path, second: Path, *before: str) -> Iterato
 
 
 class Stranger:
-    """Another user, who may write to `directory`, and swaps one in it for a symbolic link."""
+    """Another user who may write to `directory`, and swaps its subdirectory for a symbolic link."""
 
     def __init__(self, programs: Path, directory: Path, secret: Path) -> None:
         self.programs = programs
@@ -88,7 +88,7 @@ class Stranger:
 
     @contextlib.contextmanager
     def swaps(self) -> Iterator[Path]:
-        """`x` has what the caller means to use, or leads to the same names in his secret."""
+        """Yield a path `x`, alternately the intended directory and a link to the secret one."""
         directory = self.directory
         directory.mkdir()
         directory.chmod(0o777)

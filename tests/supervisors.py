@@ -1,4 +1,4 @@
-"""What stands in for a command: usernsctl-exec and usernsctl-watch."""
+"""The supervisors of a command: usernsctl-exec and usernsctl-watch."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ WATCHER = Path(un.__file__).with_name("_bin") / "usernsctl-watch"
 
 LOGS = ("/none", "/none", str(Path(__file__).with_name("ended.log")), "/none")
 
-#: The ways to have one, by their names.
+#: The kinds of supervisors, by their names.
 KINDS = ("fork", "pid", "init", "watch")
 
 
 def words(kind: str, prelude: Path) -> list[str]:
-    """The words that come before a command that is to be supervised.
+    """Return the argv of a supervisor, to be followed by a command.
 
     :param prelude: the path of usernsctl-exec.
     """
@@ -25,13 +25,14 @@ def words(kind: str, prelude: Path) -> list[str]:
         "fork": [str(prelude), "-rf", "--"],
         "pid": [str(prelude), "-rp", "--"],
         "init": [str(prelude), "-r", "--init", "--"],
-        # What it runs is executed by one path. Its log says that no status is a failure of runsc.
+        # The watcher executes a program by a single path. Its log says that no exit status is a
+        # failure of runsc.
         "watch": [str(WATCHER), "/usr/bin/env", *LOGS, "--", "--", "env"],
     }[kind]
 
 
 def payload_of(supervisor: int) -> int:
-    """The process id of the command, which must have no children: with --init, a grandchild."""
+    """Return the pid of the command, which must have no children: with --init, a grandchild."""
     pid = supervisor
     while children := children_of(pid):
         (pid,) = children

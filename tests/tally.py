@@ -1,7 +1,7 @@
-"""Attacks with real programs. Each says how often it was tried and how often it succeeded.
+"""Counts of attacks by real programs, and of their successes.
 
-`pytest -k hostile` tries each a few times, so that it can be run with all other tests;
-`make hostile` (USERNSCTL_HOSTILE=full) as often as it takes to lose a race.
+`pytest -k hostile` tries each attack a few times, so that it can run with all other tests; `make
+hostile` (USERNSCTL_HOSTILE=full) tries as often as it takes to win a race.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ FULL = os.environ.get("USERNSCTL_HOSTILE") == "full"
 
 
 class Tally:
-    """Counts what an attacker tried. The test fails if anything succeeded, or nothing was tried."""
+    """Count the attempts of an attacker; fail the test if any succeeded, or if there were none."""
 
     def __init__(self) -> None:
         self.tries = 0
@@ -23,14 +23,14 @@ class Tally:
 
     @staticmethod
     def rounds(short: int, full: int) -> int:
-        """How often to try: `full` times by `make hostile`, else `short` times."""
+        """Return the number of attempts: `full` with `make hostile`, otherwise `short`."""
         return full if FULL else short
 
     def tried(self, count: int = 1) -> None:
         self.tries += count
 
     def succeeded(self, how: str) -> None:
-        """To be called with what the attacker got, not with what he tried."""
+        """Record a success, described by what the attacker has obtained."""
         self.successes.append(how)
 
 

@@ -1,4 +1,4 @@
-"""What a command writes to a terminal."""
+"""Output of a command to a terminal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 def on_terminal(
     command: Sequence[str | Path], env: Mapping[str, str], cwd: str | Path = "/"
 ) -> tuple[int, str]:
-    """The exit status of a command, and what it writes to a terminal that it has to itself."""
+    """Run a command on a terminal of its own; return its exit status and output."""
     leader, follower = pty.openpty()
     process = subprocess.Popen(
         command, stdin=follower, stdout=follower, stderr=follower, env=env, cwd=cwd
@@ -22,7 +22,7 @@ def on_terminal(
     try:
         while part := os.read(leader, 65536):
             told += part
-    except OSError:  # all that wrote to it have ended
+    except OSError:  # all writers have closed the terminal
         pass
     finally:
         os.close(leader)

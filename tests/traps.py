@@ -1,5 +1,6 @@
-"""Traps for programs that run outside of gVisor: what one of them imports, loads or starts by its
-name leaves a mark. In gVisor it leaves none, where only memory is written to.
+"""Traps that leave a mark if a program outside of gVisor imports, loads or executes them by name.
+
+In gVisor they leave no mark, since writes stay in memory there.
 """
 
 from __future__ import annotations
@@ -9,13 +10,13 @@ from pathlib import Path
 
 GVISOR = "#1 SMP Sun Jan 10 15:06:54 PST 2016"
 
-# Imported by us, by what we import, and by Python itself at its start if they are there.
+# Modules that usernsctl, its dependencies or Python itself would import.
 MODULES = [
     "_cffi_backend", "argparse", "json", "msgspec", "pickle", "prctl", "rich", "runpy",
     "sitecustomize", "usercustomize", "usernsctl",
 ]  # fmt: skip
 
-# Whatever might be looked for by its name.
+# Programs that may be searched for by name.
 PROGRAMS = [
     "cat", "env", "fusermount", "getent", "getsubids", "id", "mount", "newgidmap", "newuidmap",
     "nsenter", "python", "python3", "runsc", "sh", "true", "umount", "unshare", "usernsctl",
@@ -23,7 +24,7 @@ PROGRAMS = [
     "usernsctl-verify", "usernsctl-watch",
 ]  # fmt: skip
 
-# Loaded into whatever a dynamic loader starts.
+# A library that the dynamic loader may load into any program.
 LIBRARY = """
 #include <fcntl.h>
 #include <string.h>
@@ -37,7 +38,7 @@ __attribute__((constructor)) static void run(void)
 unsigned la_version(unsigned version) { return version; }
 """
 
-# What a container's environment can say to name code, and {} is a directory of such.
+# Variables of a container's environment that name code; {} is a directory with such code.
 VARIABLES = [
     "PATH={}", "LD_PRELOAD={}/trap.so", "LD_AUDIT={}/trap.so", "LD_LIBRARY_PATH={}/libraries",
     "GCONV_PATH={}/libraries", "LOCPATH={}", "LC_ALL=trap.TRAP", "OPENSSL_CONF={}/openssl.cnf",
@@ -49,7 +50,7 @@ VARIABLES = [
 ]  # fmt: skip
 
 
-# As openssl.cnf, read by whatever makes use of OpenSSL, such as Python's hashlib (config(5ssl)).
+# An openssl.cnf, which programs with OpenSSL read, such as Python with hashlib (config(5ssl)).
 OPENSSL = """
 openssl_conf = start
 [start]
@@ -63,9 +64,9 @@ activate = 1
 
 
 def set_traps(directory: Path, seen_as: Path | None = None) -> Path:
-    """Make a directory `traps` of modules, programs and libraries in a directory.
+    """Create modules, programs and libraries as traps in a directory `traps`.
 
-    :param seen_as: the path of `directory` for those who fall into them; its own by default.
+    :param seen_as: the path of `directory` for the trapped programs, by default its path here.
     """
     traps = directory / "traps"
     traps.mkdir()
@@ -83,7 +84,7 @@ def set_traps(directory: Path, seen_as: Path | None = None) -> Path:
     subprocess.run(
         ["cc", "-shared", "-fPIC", "-o", traps / "trap.so", source], check=True, timeout=60
     )
-    # By the names of what Python and others load.
+    # Files with the names of libraries that Python and other programs load.
     (traps / "libraries").mkdir()
     for name in ("libc.so.6", "libm.so.6", "libz.so.1", "libexpat.so.1", "TRAP.so"):
         (traps / "libraries" / name).symlink_to("../trap.so")
@@ -91,6 +92,6 @@ def set_traps(directory: Path, seen_as: Path | None = None) -> Path:
 
 
 def marks(traps: Path) -> list[str]:
-    """The marks that have been left, those of each trap as often as it was fallen into."""
+    """Return the marks, one for each time that a trap was triggered."""
     file = traps.parent / "marks"
     return file.read_text().splitlines() if file.exists() else []
