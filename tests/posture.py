@@ -1,8 +1,8 @@
-"""What can be seen from outside of the processes that run a sandbox, in words of a table.
+"""Postures: properties of the processes of a sandbox as seen from outside, in the words of a table.
 
-A test has a table of :class:`Posture`, one for each kind of process, and :func:`differences` says
-in which cell a process is not what the table says. Words are chosen so that the table does not
-depend on the machine or on the release of runsc: what belongs to the caller is called so.
+A test has a table with a :class:`Posture` for each kind of process, and :func:`differences` returns
+the cells in which a process differs from its table. The words do not depend on the machine or on
+the release of runsc: ``caller`` stands for what belongs to the caller.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 import prctl
 from processes import children_of, status_of
 
-# What our mounts are called, and the directory that has them.
+# The source of mounts by usernsctl, and the name of the directory with them.
 SCRATCH = "usernsctl"
 FLAGS = ("ro", "rw", "nosuid", "nodev", "noexec")
 # The directories of this machine whose programs a command may see.
@@ -30,14 +30,14 @@ CAPABILITIES = {
     if name != "last_cap"
 }
 NAMESPACES = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time")
-# What a process is, by the name that it goes by: the last part of argv[0].
+# Kinds of processes, by the last part of argv[0].
 KINDS = {
     "usernsctl-watch": "watcher",
     "usernsctl-init": "init",
     "runsc": "runsc",
     "runsc-gofer": "gofer",
     "runsc-sandbox": "sandbox",
-    # Its name where runsc has side programs (since 20260817).
+    # The sandbox's name in releases with side programs (since 20260817).
     "gvisor_sentry": "sandbox",
 }
 IDS = {"user": "Uid", "group": "Gid"}
@@ -49,36 +49,37 @@ SETS = {
     "ambient": "Amb",
 }
 OURS = ("/.usernsctl-verify", "/.usernsctl-agent")
-# open(2), as fdinfo (proc_pid_fdinfo(5)) gives it.
+# The value of O_PATH in fdinfo (open(2), proc_pid_fdinfo(5)).
 O_PATH = 0o10000000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Posture:
-    """One process, or in a table one kind of them.
+    """Properties of a process, or in a table those of a kind of process.
 
-    In a table, ``a|b`` is one or the other, and what begins with ``?`` need not be there.
+    In a table, ``a|b`` is one or the other, and words that begin with ``?`` are optional.
 
-    :ivar parent: the kind of its parent, or ``caller``, or ``outside``: none of these.
-    :ivar session: whose session and process group it is in: ``caller``, ``own`` or a kind.
-    :ivar ids: real, effective, saved and file system ids, uids before gids; ``caller`` are the
+    :ivar parent: the kind of the parent, ``caller``, or ``outside`` for any other process.
+    :ivar session: the owner of the session and process group: ``caller``, ``own`` or a kind.
+    :ivar ids: real, effective, saved and file system ids, uids before gids, or ``caller`` for the
         caller's, seen from outside.
     :ivar groups: supplementary groups, likewise.
-    :ivar maps: the id map, and what setgroups(2) is.
-    :ivar effective: capabilities, and so `permitted`, `bounding`, `inheritable` and `ambient`.
-    :ivar no_new_privs: whether execve(2) grants nothing any more.
-    :ivar seccomp: whether its system calls are filtered.
+    :ivar maps: the id map, and the state of setgroups(2).
+    :ivar effective: effective capabilities; `permitted`, `bounding`, `inheritable` and `ambient`
+        likewise.
+    :ivar no_new_privs: whether execve(2) grants no new privileges.
+    :ivar seccomp: whether a filter restricts the system calls.
     :ivar traceable: whether another process of the same user namespace, with the same ids and all
-        capabilities but CAP_SYS_PTRACE, may look into its memory and open its descriptors. In a
-        table ``None``: it can't be tried.
-    :ivar namespaces: all that are not the caller's, each with whose they are.
-    :ivar cgroup: whose.
-    :ivar cwd: the current directory; ``/`` is its root.
-    :ivar mounts: what it sees below its root. A file system of the machine is ``ro`` or ``rw``, and
-        has the flags that it has there; others are named with all flags.
-    :ivar descriptors: what they refer to, and how they are open.
+        capabilities but CAP_SYS_PTRACE, may read the memory and open the descriptors. In a table,
+        ``None`` means that the test can't try it.
+    :ivar namespaces: the namespaces that are not the caller's, with their owners.
+    :ivar cgroup: the owner of the control group.
+    :ivar cwd: the current directory; ``/`` is the process's root.
+    :ivar mounts: the mounts below the process's root. A mount of the machine is ``ro`` or ``rw``,
+        with its flags; other mounts have all flags.
+    :ivar descriptors: the targets of the descriptors, and how they are open.
     :ivar environment: all variables.
-    :ivar tells: which of the caller's secrets are in its arguments, which every user may read.
+    :ivar tells: the caller's secrets in the arguments, which every user may read.
     """
 
     parent: str
@@ -104,7 +105,7 @@ class Posture:
 
 
 def words(text: str) -> frozenset[str]:
-    """A cell of a table: its words, which commas separate."""
+    """Return the comma-separated words of a cell of a table."""
     return frozenset(word for word in (part.strip() for part in text.split(",")) if word)
 
 
@@ -129,7 +130,7 @@ class Mount:
 
 
 def mounts_of(pid: int | str) -> dict[int, Mount]:
-    """By mount id."""
+    """Return the mounts of a process by mount id."""
     found = {}
     for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines():
         before, _, after = line.partition(" - ")
@@ -145,7 +146,7 @@ def namespaces_of(pid: int | str) -> dict[str, str]:
 
 
 def stat_of(pid: int | str) -> list[str]:
-    """The fields of proc_pid_stat(5) that follow the name: state, ppid, pgrp, session..."""
+    """Return the fields of proc_pid_stat(5) after the name: state, ppid, pgrp, session..."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
 
 
@@ -155,12 +156,12 @@ def identity_of(file: int | str) -> tuple[int, int]:
 
 
 class Caller:
-    """Who has the sandbox, and what it gave away or kept to itself.
+    """The creator of a sandbox, with what it passed on and its secrets.
 
-    :param given: descriptors or paths of files, by the name that they have in the table.
-    :param secrets: texts that nobody else should learn, by the name that they have in the table.
-    :param asked: the paths inside at which files of the machine are shown besides its programs.
-    :param pid: a process that has the ids, namespaces, mounts and cgroup of the caller.
+    :param given: descriptors or paths of files, by their names in the table.
+    :param secrets: texts that no other process should learn, by their names in the table.
+    :param asked: the mount points inside of further files of the machine.
+    :param pid: a process with the ids, namespaces, mounts and cgroup of the caller.
     """
 
     def __init__(
@@ -181,7 +182,7 @@ class Caller:
 
 
 def family_of(pid: int) -> Iterator[int]:
-    """A process and all that come from it, parents first."""
+    """Yield a process and its descendants, parents first."""
     yield pid
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         for child in children_of(pid):
@@ -189,36 +190,36 @@ def family_of(pid: int) -> Iterator[int]:
 
 
 def kind_of(pid: int) -> str:
-    """What a process is, by its name; a name that we don't know is its kind."""
+    """Return the kind of a process by its name; an unknown name is its own kind."""
     if Path(f"/proc/{pid}/comm").read_text() == "usernsctl-hold\n":
         return "holder"
     name = Path(f"/proc/{pid}/cmdline").read_bytes().partition(b"\0")[0].decode()
     if not name:
-        # Those that run the command's code are copies of the sandbox, with another memory.
+        # Stubs, which run the command's code, are copies of the sandbox without arguments.
         return "stub"
     name = name.rpartition("/")[2]
     return KINDS.get(name, name)
 
 
 class Family:
-    """The processes of one sandbox at one moment."""
+    """The processes of a sandbox at a moment."""
 
     def __init__(self, caller: Caller, pids: Iterable[int]) -> None:
         self.caller = caller
-        # Looked at again each time: what somebody else unmounts is gone in all mount namespaces,
-        # if its mount point is removed as well.
+        # Read again each time: the kernel detaches a mount in all mount namespaces when its mount
+        # point is removed.
         callers = mounts_of(caller.pid).values()
         self.callers_mounts = {mount.place for mount in callers}
         self.machine = {mount.device: mount.type for mount in callers}
         self.kinds: dict[int, str] = {}
         self.mounts: dict[int, str] = {}
-        # What a descriptor of a mount that nobody sees is on.
+        # The names of the devices of mounts that no process sees.
         self.devices = dict(self.machine)
         self._namespaces: dict[str, str] = {}
         for pid in pids:
             with gone_is_fine():
                 kind = kind_of(pid)
-                # What one process can't see, another may hold a descriptor of.
+                # A process may hold descriptors of mounts that only other processes see.
                 mounts = mounts_of(pid)
                 self.mounts |= self._labels(mounts)
                 for mount in mounts.values():
@@ -230,7 +231,7 @@ class Family:
                 self.kinds[pid] = kind
 
     def postures(self) -> Iterator[tuple[str, int, Posture]]:
-        """Of each process that is still there: its kind, its id, and how it stands."""
+        """Yield the kind, the pid and the posture of each process that still exists."""
         for pid, kind in self.kinds.items():
             with gone_is_fine():
                 yield kind, pid, self._posture(pid, kind)
@@ -271,7 +272,7 @@ class Family:
         return "caller" if same else f"{status['Uid']} {status['Gid']}"
 
     def _maps(self, pid: int) -> frozenset[str]:
-        """Of several ids only that they are several: which ones depends on the caller."""
+        """Return the map in words; of several ids only the first, as others are the caller's."""
         found = set()
         for kind, name in (("uid", "Uid"), ("gid", "Gid")):
             extents = Path(f"/proc/{pid}/{kind}_map").read_text().split()
@@ -297,7 +298,7 @@ class Family:
         return "/" if cwd == root else cwd
 
     def _labels(self, mounts: Mapping[int, Mount]) -> dict[int, str]:
-        """The names in the table of the mounts that a process sees, without flags."""
+        """Return the names in the table of the mounts that a process sees, without flags."""
         everything = self.callers_mounts <= {mount.place for mount in mounts.values()}
         tops = [mount.point for mount in mounts.values() if mount.is_top_of_ours]
         top = tops[-1] if tops else None
@@ -309,20 +310,23 @@ class Family:
         }
 
     def _label(self, mount: Mount, top: str | None) -> str:
-        """:param top: the directory with all that we have mounted, if the process sees it."""
+        """Return the name of a mount in the table.
+
+        :param top: the mount point of usernsctl's tmpfs, if the process sees that.
+        """
         inside = None
         if top is not None and f"{mount.point}/".startswith(f"{top}/"):
             inside = mount.point.removeprefix(top)
         if mount.source == SCRATCH:
             return label_of_ours(mount.point, top, inside)
-        # Namespaces that are mounted are of one device, also those that the caller has mounted.
+        # All mounted namespaces have the same device, including those that the caller has mounted.
         if mount.device not in self.machine or mount.point.endswith("/state/null-netns"):
             return mount.type if inside else f"{mount.source} at {mount.point}"
         shown = mount.point if inside is None else inside.removeprefix("/root")
         if shown.split("/")[1] in PROGRAMS:
             return "programs"
         if shown.split("/")[1] == "proc":
-            # With what a container has over some of it.
+            # Also masks that a container engine has mounted over files of /proc.
             return "/proc"
         return shown if shown in self.caller.asked else "machine"
 
@@ -331,7 +335,7 @@ class Family:
         for id, label in self._labels(mounts).items():
             mount = mounts[id]
             if label == "caller's":
-                # Flags and all, as it is for the caller.
+                # The caller's own mount, whose flags are the caller's choice.
                 yield label
                 continue
             machines = mount.device in self.machine
@@ -357,12 +361,12 @@ class Family:
         how = "path" if flags & O_PATH else ("r", "w", "rw")[flags & os.O_ACCMODE]
         if link == os.devnull:
             return f"null {how}"
-        # Go since 1.25 keeps them open, to know how many processors it may use.
-        # The gofer sees no more of their path than the end.
+        # Go since 1.25 keeps these files open, to read the limit of processors. The gofer sees only
+        # the end of their paths.
         if re.search(r"/cpu\.(max|cfs_(quota|period)_us)$", link):
             return f"limit of processors {how}"
         device = os.stat(entry).st_dev
-        # What none of them has in sight is known by the directory that it is in.
+        # A file on a device that no process sees is named by its directory.
         directory = re.sub(rf"^/.*/{SCRATCH}/(.*)/[^/]*$", r"\1", link)
         unknown = self.devices.get(f"{os.major(device)}:{os.minor(device)}", directory)
         return f"{self.mounts.get(int(info['mnt_id']), unknown)} {how}"
@@ -374,15 +378,18 @@ class Family:
 
 @contextlib.contextmanager
 def gone_is_fine() -> Iterator[None]:
-    """Processes may end while they are looked at, such as those of a start."""
+    """Suppress the errors for a process that ends while it is inspected."""
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         yield
 
 
 def label_of_ours(point: str, top: str | None, inside: str | None) -> str:
-    """Of a mount of ours; `top` and `inside` are those of :meth:`Family._label`."""
+    """Return the name of a mount of usernsctl.
+
+    The parameters `top` and `inside` are those of :meth:`Family._label`.
+    """
     if top is None:
-        # Its root is the one that we have built.
+        # The root of this process is the root filesystem that usernsctl has built.
         if point == "/":
             return "root"
         return "hidden" if point.split("/")[1] in PROGRAMS else point
@@ -401,18 +408,20 @@ def capabilities(mask: str) -> frozenset[str]:
 
 def environment_of(pid: int) -> Iterator[str]:
     for entry in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
-        # What runsc tells its side programs has its own version in it.
+        # The values of runsc's own variables contain its release.
         if entry:
             yield re.sub(r"^(GVISOR_\w+)=.*", r"\1", entry.decode(errors="replace"))
 
 
 def may_be_traced(pid: int) -> bool:
-    """Whether one who joins the process's user namespace, and has all capabilities but
-    CAP_SYS_PTRACE, may read what only who may trace it may (PTRACE_MODE_READ, ptrace(2))."""
+    """Return whether a process in the user namespace may inspect a process without CAP_SYS_PTRACE.
+
+    The other process has all other capabilities. See ptrace(2), PTRACE_MODE_READ.
+    """
     join = ["nsenter", "--user", f"--target={pid}", "--preserve-credentials", "--"]
     drop = ["setpriv", "--bounding-set=-sys_ptrace", "--"]
     ids = {name: int(status_of(pid)[field].split()[0]) for name, field in IDS.items()}
-    # Root may look at containers of others, and must be one of them to be anybody inside.
+    # Root may inspect containers of others, but must change its ids to be mapped inside.
     become = {} if ids["user"] == os.geteuid() else ids
     done = subprocess.run(
         [*join, *drop, "readlink", f"/proc/{pid}/exe"], capture_output=True, **become
@@ -421,7 +430,7 @@ def may_be_traced(pid: int) -> bool:
 
 
 def differences(table: Mapping[str, Posture], family: Family) -> list[str]:
-    """What is not as the table says, one line for each cell."""
+    """Return the differences from a table, a line for each cell."""
     found = []
     seen = set()
     for kind, pid, posture in family.postures():
@@ -442,7 +451,7 @@ def differences(table: Mapping[str, Posture], family: Family) -> list[str]:
 def lasting_differences(
     table: Mapping[str, Posture], look: Callable[[], Family], seconds: float
 ) -> list[str]:
-    """The differences that are still there when what belongs to a start has had time to end."""
+    """Return the differences that remain after processes of the start had time to end."""
     deadline = time.monotonic() + seconds
     while (found := differences(table, look())) and time.monotonic() < deadline:
         time.sleep(0.01)

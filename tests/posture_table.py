@@ -1,8 +1,8 @@
-"""How each process that runs a sandbox is meant to stand on the machine.
+"""Intended postures of all processes that run a sandbox.
 
-A row for each kind of process, a column for each property; whoever changes a posture has to change
-it here as well, and so to say that it is meant. What is worse than it could be says so.
-`posture.py` has the meaning of the columns and of the words in them.
+Each kind of process has a row, and each property a column. A change of a posture has to be made
+here as well, which confirms the intention. Comments name postures that could be better.
+`posture.py` explains the columns and their words.
 """
 
 from __future__ import annotations
@@ -16,24 +16,23 @@ from posture import Posture, words
 ONE_ID = words("uid 0 is caller, gid 0 is caller, setgroups deny")
 SEVERAL_IDS = words("uid 0 is caller of several, gid 0 is caller of several")
 PATH = frozenset({"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"})
-# Over the namespace that is prepared for runsc: to make mounts and the nested one.
+# Capabilities over the prepared namespace, for making mounts and the nested namespace.
 PREPARED = words("setfcap, setgid, setuid, sys_admin, sys_chroot")
-# Over files, in the nested namespaces that runsc makes.
+# Capabilities over files, in the nested namespaces that runsc makes.
 FILES = words("chown, dac_override, dac_read_search, fowner, fsetid")
 STREAMS = words("stdin, stdout, stderr")
-# Newer releases of runsc pass capabilities on to what they execute as ambient ones.
+# Newer releases of runsc pass capabilities to their child programs as ambient ones.
 INHERITED = frozenset(f"?{name}" for name in FILES)
-# What all of runsc has for its own use; some only now and then, or in some releases.
+# Descriptors of all processes of runsc; some exist only at times, or in some releases.
 GO = words("eventfd, eventpoll, pipe, socket, ?io_uring, ?memfd, ?limit of processors r")
-# The log of the process that was called, and the errors that others end of; a crash has a file of
-# its own, in a file system of 1 MiB.
+# The error log. A crash report has a separate file, in a tmpfs of 1 MiB.
 LOG = frozenset({"scratch w"})
 CRASH = frozenset({"log/crash w"})
-# The root filesystem that the command sees: nothing in it can be written on the machine.
+# The root filesystem of the command, which can't write to any file of the machine there.
 ROOT = words("root ro nosuid nodev, programs ro, ?hidden ro nosuid nodev, /.usernsctl-verify ro")
-# What the prepared mount namespace has. All of the machine is still there and as writable as it is
-# for the caller, though nobody here needs more of it than runsc's own file.
-# "machine ro" is the watcher's file, shown where nothing can cover it.
+# Mounts of the prepared mount namespace. All files of the machine are still there, and as writable
+# as for the caller, although these processes need only runsc's file. "machine ro" is the watcher's
+# file, on a mount point that nothing can cover.
 PLACE = ROOT | words(
     "caller's, scratch rw nosuid nodev, log/crash rw nosuid nodev, machine ro, ?nsfs rw"
 )
@@ -45,13 +44,13 @@ WATCHER = Posture(
     effective=PREPARED,
     permitted=PREPARED,
     bounding=PREPARED,
-    # Of ours, about memory barriers alone (csrc/sys/membarrier_filter.c).
+    # The filter for membarrier(2) alone (csrc/sys/membarrier_filter.c).
     seccomp=True,
-    # In a namespace of its own there is nobody to do so. In a kept one there may be.
+    # A new namespace has no process that could trace it; a named one may have some.
     traceable=True,
     namespaces=words("user own, mnt own"),
     mounts=PLACE,
-    # "caller's path" is runsc, which it executes by that.
+    # "caller's path" is runsc, which is executed by that descriptor.
     descriptors=STREAMS | words("pidfd, caller's path"),
     environment=PATH,
 )
@@ -59,7 +58,8 @@ RUNSC = replace(
     WATCHER,
     parent="watcher",
     namespaces=words("user of watcher, mnt of watcher"),
-    # "null path" has it get a large table of descriptors; what it starts closes it.
+    # "null path" has a high number, to make the kernel allocate a large table of descriptors;
+    # runsc's children close it.
     descriptors=STREAMS | GO | LOG | words("pidfd, null path"),
 )
 GOFER = Posture(
@@ -75,7 +75,7 @@ GOFER = Posture(
     traceable=True,
     namespaces=words("user own, mnt own, pid own, net own, ipc own, uts own"),
     mounts=ROOT,
-    # Its /proc is nowhere mounted any more. "scratch r" is config.json.
+    # "proc r" is a /proc that is not mounted any more. "scratch r" is config.json.
     descriptors=GO | LOG | words("memfd, null r, null w, proc r, root r, scratch r"),
     environment=PATH,
 )
@@ -87,10 +87,11 @@ SANDBOX = Posture(
     permitted=FILES | words("sys_ptrace"),
     bounding=FILES | words("sys_ptrace"),
     seccomp=True,
-    # Since it has CAP_SYS_PTRACE itself, only who has that too may look into it.
+    # The sandbox has CAP_SYS_PTRACE, so a tracer needs that capability, too.
     traceable=False,
-    # Debian's runsc leaves it in the caller's PID namespace, with the caller's /proc in its root:
-    # who has broken gVisor sees the caller's processes, as far as the filter lets him.
+    # Debian's runsc keeps the sandbox in the caller's PID namespace, with the caller's /proc: after
+    # an escape from gVisor, the caller's processes are visible, as far as the seccomp filter
+    # allows.
     namespaces=words("user own, mnt own, net own, ipc own, uts own, ?pid own"),
     mounts=words(
         "runsc-root at / ro, /proc rw|runsc-proc at /proc rw nosuid nodev noexec, "
@@ -107,7 +108,7 @@ SANDBOX = Posture(
 
 
 def stub_of(sandbox: Posture) -> Posture:
-    """What runs the command's code: a copy of the sandbox, whose memory is the command's."""
+    """Return the row of the stubs: copies of the sandbox process that run the command's code."""
     of_sandbox = {
         word.replace(" own", " of sandbox") if word.endswith(" own") else word
         for word in sandbox.namespaces
@@ -127,7 +128,8 @@ def table(**kinds: Posture) -> dict[str, Posture]:
 
 RUN = table(watcher=WATCHER, runsc=RUNSC, gofer=GOFER, sandbox=SANDBOX)
 
-# With several ids, the gofer must act on files of any of them, and the sandbox start as any.
+# With several ids, the gofer needs capabilities over files of all ids, and the sandbox those for
+# changing ids.
 SEVERAL_PREPARED = {
     "maps": SEVERAL_IDS | words("setgroups allow"),
     "effective": PREPARED | FILES,
@@ -153,7 +155,7 @@ RUN_WITH_SEVERAL_IDS = table(
 
 
 def showing(sandboxes: Mapping[str, Posture], shown: str) -> dict[str, Posture]:
-    """The table of sandboxes that see more of the machine, such as ``/data ro``."""
+    """Return the table of sandboxes with further mounts of the machine, such as ``/data ro``."""
     mounts = words(shown)
     opened = {f"?{word.split()[0]} {how}" for word in mounts for how in ("r", "path")}
     table = dict(sandboxes)
@@ -163,9 +165,9 @@ def showing(sandboxes: Mapping[str, Posture], shown: str) -> dict[str, Posture]:
     return table
 
 
-# What `--bind` shows read-only is so on the machine, too.
+# A read-only --bind is also read-only in the mount namespace of runsc.
 BINDS = "/shown ro, /open rw"
-# Where it is bound from for them, by a descriptor.
+# The mount from which runsc binds, by a descriptor.
 OPEN = words("machine rw")
 RUN_WITH_BINDS = showing(RUN, BINDS) | {
     "watcher": replace(WATCHER, mounts=PLACE | OPEN),
@@ -173,14 +175,15 @@ RUN_WITH_BINDS = showing(RUN, BINDS) | {
 }
 RUN_WITH_EXPOSED_ROOT = showing(RUN, "machine ro")
 NETWORK = words("?net_admin, ?net_bind_service")
-# hostinet reads what the kernel says of its networks.
+# hostinet reads the state of the host's networks in /proc.
 RUN_WITH_NETWORK = table(
     watcher=WATCHER,
     runsc=RUNSC,
     gofer=GOFER,
     sandbox=replace(
         SANDBOX,
-        # In newer releases over its own user namespace, which that network does not belong to.
+        # In newer releases, over the sandbox's own user namespace, to which the host's network does
+        # not belong.
         effective=SANDBOX.effective | NETWORK,
         permitted=SANDBOX.permitted | NETWORK,
         bounding=SANDBOX.bounding | NETWORK,
@@ -189,18 +192,18 @@ RUN_WITH_NETWORK = table(
     ),
 )
 
-# What starts further commands in the sandboxes of a SandboxHost, for which runsc mounts it.
+# The agent of sandboxes of a SandboxHost, which runsc mounts.
 AGENT = words("/.usernsctl-agent ro")
-# A sandbox of a SandboxHost. Nothing of runsc waits, and process 1 is ours.
+# A sandbox of a SandboxHost, where no process of runsc waits, and process 1 is usernsctl-init.
 INIT = replace(
     WATCHER,
     namespaces=words("user own, mnt own, pid own"),
     mounts=PLACE - {"log/crash rw nosuid nodev"}
     | words("boxes/.crash rw nosuid nodev, proc at /proc rw nosuid nodev noexec"),
-    # "null rw" stands where descriptors 0 to 2 were, so that nothing else comes there.
+    # "null rw" replaces descriptors 0 to 2, so that no other file gets these numbers.
     descriptors=words("pidfd, signalfd, null rw"),
 )
-# Where the reports of crashes of all sandboxes of a host are.
+# The directory of the crash reports of all sandboxes of a host.
 IN_BOX = {"boxes/.crash w"}
 HELD = table(
     init=INIT,
@@ -223,7 +226,7 @@ HELD = table(
     ),
 )
 HELD_WITH_BINDS = showing(HELD, BINDS) | {"init": replace(INIT, mounts=INIT.mounts | OPEN)}
-# One that waits in a pool: no stream is the caller's. The agent has the other end of a socket.
+# An idle sandbox of a pool: no stream is the caller's, and the agent has the other end of a socket.
 POOLED = table(
     init=INIT,
     gofer=replace(
@@ -231,12 +234,12 @@ POOLED = table(
     ),
     sandbox=replace(
         HELD["sandbox"],
-        # The agent proves by itself that the kernel is gVisor's.
+        # The agent itself checks that the kernel is gVisor's.
         descriptors=HELD["sandbox"].descriptors - STREAMS - words("/.usernsctl-verify r")
         | words("null rw, socket"),
     ),
 )
-# A detached one: the same without process 1, and so in the PID namespace of the caller.
+# A detached sandbox, which has no process 1, and is in the PID namespace of the caller.
 DETACHED = table(
     gofer=replace(HELD["gofer"], parent="caller"),
     sandbox=replace(SANDBOX, parent="caller", descriptors=HELD["sandbox"].descriptors),
@@ -244,7 +247,7 @@ DETACHED = table(
 
 
 def restored(sandbox: Posture) -> Posture:
-    """What goes on from a template: it has fewer files open, and no /proc. The image is closed."""
+    """Return the row of a restored sandbox, with fewer open files, no /proc, and a closed image."""
     start = words("root path, programs path, /.usernsctl-verify r")
     return replace(
         sandbox,
@@ -254,15 +257,15 @@ def restored(sandbox: Posture) -> Posture:
 
 
 def serving(gofer: Posture) -> Posture:
-    """What serves files to that: it opens those again that were open, before anybody asks."""
+    """Return the row of a restored sandbox's gofer, which opens the checkpoint's files again."""
     return replace(gofer, descriptors=gofer.descriptors | {"?/.usernsctl-agent r"})
 
 
 RESTORED = table(init=HELD["init"], gofer=serving(HELD["gofer"]), sandbox=restored(HELD["sandbox"]))
 RESTORED_DETACHED = table(gofer=serving(DETACHED["gofer"]), sandbox=restored(DETACHED["sandbox"]))
 
-# `usernsctl ns create`: who enters the namespace must be able to open it, and has all of the
-# holder's capabilities there anyway.
+# The holder of `usernsctl ns create`: processes that enter the namespace must be able to open it,
+# and have all of the holder's capabilities there in any case.
 HOLDER = replace(
     WATCHER,
     session="own",
@@ -271,12 +274,12 @@ HOLDER = replace(
     bounding=words("all"),
     no_new_privs=False,
     seccomp=False,
-    # It has CAP_SYS_PTRACE.
+    # The holder has CAP_SYS_PTRACE.
     traceable=False,
     namespaces=words("user own"),
     mounts=words("caller's"),
     descriptors=frozenset(),
-    # To find newuidmap by.
+    # PATH is for finding newuidmap.
     environment=frozenset({f"PATH={os.environ['PATH']}"}),
 )
 
@@ -288,9 +291,12 @@ RUN_IN_KEPT = RUN | {
 
 
 def in_container(sandboxes: Mapping[str, Posture]) -> dict[str, Posture]:
-    """The table where the watcher is process 1 of a container, whose own filter binds all."""
+    """Return the table for a container whose process 1 is the watcher.
+
+    The container's own seccomp filter applies to all processes.
+    """
     filtered = {kind: replace(row, seccomp=True) for kind, row in sandboxes.items()}
-    # Docker hides parts of /proc, and makes others read-only.
+    # Docker masks parts of /proc, and makes others read-only.
     masked = {
         kind: replace(filtered[kind], mounts=filtered[kind].mounts | words("?/proc ro"))
         for kind in ("sandbox", "stub")
@@ -299,9 +305,9 @@ def in_container(sandboxes: Mapping[str, Posture]) -> dict[str, Posture]:
 
 
 def in_remapped(sandboxes: Mapping[str, Posture]) -> dict[str, Posture]:
-    """The same where the container has a user namespace of its own.
+    """Return the table for a container with its own user namespace.
 
-    Who is not in that one can't become one of those that it maps.
+    A process outside of that namespace can't change to one of its ids, so tracing can't be tried.
     """
     return {kind: replace(row, traceable=None) for kind, row in in_container(sandboxes).items()}
 
