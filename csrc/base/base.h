@@ -121,6 +121,8 @@ static inline void un_release_memory(const void *memory)
 
 /* Writes DIRECTORY/NAME. -1 with ENAMETOOLONG. */
 int un_path_join(char path[UN_PATH_MAX], const char *directory, const char *name);
+/* Returns whether a path is `top`, or below it. */
+bool un_is_below(const char *path, const char *top);
 
 #define UN_FD_PATH_MAX 32
 /* Returns `path`, with the path that an open file has in /proc/self/fd. */
@@ -137,6 +139,10 @@ ssize_t un_read_file(int directory, const char *name, char *text, size_t size);
 
 /* Writes all, in as many pieces as that takes. Returns 0, or -1 with errno. */
 int un_write_all(int fd, const char *from, size_t size);
+
+/* Returns the number in the first line of a file that begins with `key`, such as "oom_kill "; -1
+ * with errno, EBADMSG if there is no such line. */
+int64_t un_field_number(const char *path, const char *key);
 
 /* ---- clock.c: the time that deadlines count -------------------------------------------------- */
 
@@ -243,17 +249,12 @@ void un_mounts_free(const struct un_mounts *mounts);
 /* Finds the mount that an open file was reached by: NULL if it is one of another mount namespace.
  * -1 with errno. */
 int un_mounts_find(const struct un_mounts *mounts, int fd, const struct un_mounted **found);
-/* Returns whether a path is `top`, or below it. */
-bool un_is_below(const char *path, const char *top);
 
 /* ---- procfile.c: small facts that tell one cause of an errno from another -------------------- */
 
-/* Returns the number in the first line of a file that begins with `key`, such as "oom_kill "; -1
- * with errno, EBADMSG if there is no such line. */
-int64_t un_field_number(const char *path, const char *key);
 /* Returns the number in a file below `proc`, such as "sys/user/max_user_namespaces", or -1. */
 int64_t un_proc_number(const char *proc, const char *file);
-/* The same of the line in PROC/self/status that begins with `key`, such as "Seccomp:". */
+/* Returns the number in the line of PROC/self/status that begins with `key`, such as "Seccomp:". */
 int64_t un_proc_status(const char *proc, const char *key);
 /* Returns whether PROC/self/mountinfo has a mount whose mount point is `point`, or, with `below`,
  * one below it that hides something. */

@@ -8,6 +8,12 @@ int un_path_join(char path[UN_PATH_MAX], const char *directory, const char *name
     return -1;
 }
 
+bool un_is_below(const char *path, const char *top)
+{
+    size_t length = strcmp(top, "/") ? strlen(top) : 0;
+    return !strncmp(path, top, length) && (!path[length] || path[length] == '/' || !length);
+}
+
 const char *un_fd_path(int fd, char path[UN_FD_PATH_MAX])
 {
     snprintf(path, UN_FD_PATH_MAX, "/proc/self/fd/%d", fd);
@@ -54,4 +60,15 @@ int un_write_all(int fd, const char *from, size_t size)
         size -= (size_t)written;
     }
     return 0;
+}
+
+int64_t un_field_number(const char *path, const char *key)
+{
+    char line[512];
+    un_auto_fclose FILE *file = fopen(path, "re");
+    while (file && fgets(line, sizeof line, file))
+        if (!strncmp(line, key, strlen(key)))
+            return strtoll(line + strlen(key), NULL, 10);
+    errno = file ? EBADMSG : errno;
+    return -1;
 }

@@ -3,12 +3,6 @@
 
 #define ROOM_FIRST 16384
 
-bool un_is_below(const char *path, const char *top)
-{
-    size_t length = strcmp(top, "/") ? strlen(top) : 0;
-    return !strncmp(path, top, length) && (!path[length] || path[length] == '/' || !length);
-}
-
 /* Returns all of a file, ended by NUL, or NULL with errno. */
 static char *read_whole(int fd)
 {

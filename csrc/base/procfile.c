@@ -1,17 +1,6 @@
 /* Reading single facts out of /proc. */
 #include "base/base.h"
 
-int64_t un_field_number(const char *path, const char *key)
-{
-    char line[512];
-    un_auto_fclose FILE *file = fopen(path, "re");
-    while (file && fgets(line, sizeof line, file))
-        if (!strncmp(line, key, strlen(key)))
-            return strtoll(line + strlen(key), NULL, 10);
-    errno = file ? EBADMSG : errno;
-    return -1;
-}
-
 int64_t un_proc_number(const char *proc, const char *file)
 {
     char path[UN_PATH_MAX], text[32], *end;
