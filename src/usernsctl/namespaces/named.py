@@ -101,14 +101,10 @@ class NamedNamespace:
         :param fds: descriptors of its namespaces, in the order of :data:`_core.NAMESPACE_FILES`.
         """
         directory = f"/proc/{pid}"
-        identity = ProcessIdentity.of(pid)
         kinds = dict(zip(_core.ALL_NAMESPACES, _core.NAMESPACE_FILES, strict=True))
         return cls(
             name=name,
-            pid=pid,
-            start_time=identity.start_time,
-            boot_id=identity.boot_id,
-            pid_namespace=identity.pid_namespace,
+            **asdict(ProcessIdentity.of(pid)),
             created=time.time(),
             namespaces=tuple(
                 kind
@@ -129,21 +125,14 @@ class NamedNamespace:
     def from_json(cls, name: str, state: Mapping[str, Any]) -> NamedNamespace:
         """Read what :meth:`to_json` returned.
 
-        :raises ArithmeticError: the record makes no sense.
-        :raises LookupError: likewise.
-        :raises TypeError: likewise.
-        :raises ValueError: likewise.
+        :raises ValueError: the record makes no sense; also the others of ``NONSENSE``.
         """
-        identity = ProcessIdentity.from_json(state)
         namespaces = tuple(state["namespaces"])
         if not set(namespaces) <= set(_core.ALL_NAMESPACES):
             raise ValueError("the kind of a namespace is unknown")
         return cls(
             name=name,
-            pid=identity.pid,
-            start_time=identity.start_time,
-            boot_id=identity.boot_id,
-            pid_namespace=identity.pid_namespace,
+            **asdict(ProcessIdentity.from_json(state)),
             created=parse_timestamp(state["created"]),
             namespaces=namespaces,
             uid=tuple(Extent(*map(int, extent)) for extent in state["uid"]),

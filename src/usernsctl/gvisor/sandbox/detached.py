@@ -1,4 +1,4 @@
-"""A sandbox that lives on when its creator ends: nobody holds it, and nobody waits for it."""
+"""Detached sandboxes: they go on when their creator ends, and no process waits for them."""
 
 from __future__ import annotations
 
@@ -40,19 +40,20 @@ from usernsctl.gvisor.sandbox.records import (
 )
 from usernsctl.namespaces.namespace import Namespace
 
-# The directory for runsc's state, as each of its commands about one sandbox is told of it: the one
-# that it is started in. runsc puts the name of its socket there into that state.
+# The directory for runsc's state, as its commands are given it: their current directory. runsc
+# writes the name of its socket there into that state.
 _HERE = "/proc/self/cwd"
 
-# So long may `runsc wait` take to tell how a sandbox has ended that is gone, in seconds.
+# How long `runsc wait` may take after the end of a sandbox, in seconds.
 _ANSWER_SECONDS = 10
 
 
 class DetachedSandbox:
     """A detached sandbox, seen from any process of the same user.
 
-    :ivar record: what is known of it.
-    :ivar popen: what has started it, with our ends of its pipes; ``None`` if that was not us.
+    :ivar record: its record.
+    :ivar popen: the process that started the sandbox, with our ends of its pipes; ``None`` if
+        another process has started it.
     """
 
     def __init__(
@@ -62,12 +63,12 @@ class DetachedSandbox:
         host: HostNamespace | None = None,
         inherited: ProcessDefaults | None = None,
     ) -> None:
-        """Hold it by descriptors.
+        """Open descriptors of its processes and of its namespace.
 
-        :param host: what it was started in, if that was just now.
-        :param inherited: what all its commands have in common, if that is known.
-        :raises Stranger: what is known of it is not true.
-        :raises NamespaceError: the kernel refused.
+        :param host: the namespace of its start, if that was just now.
+        :param inherited: the settings that all its commands have in common, if they are known.
+        :raises ForeignProcessError: its record is not true.
+        :raises NamespaceError: a descriptor can't be opened.
         """
         self.record: DetachedRecord = entry.record
         self.popen = popen
@@ -85,8 +86,8 @@ class DetachedSandbox:
         except BaseException:
             close_pidfds(opened)
             raise
-        # The directory for runsc's state; then the process that the command runs in, unless that
-        # has ended, and runsc's others.
+        # The directory for runsc's state; the process that the command runs in, unless it has
+        # ended; runsc's other processes.
         self._shared = Shared("the sandbox", [state, *(fd for fd in opened if fd is not None)])
         self._has_ended = opened[0] is None
         try:
@@ -98,9 +99,9 @@ class DetachedSandbox:
 
     @property
     def inherited(self) -> ProcessDefaults:
-        """What all commands of the sandbox have in common.
+        """The settings that all commands of the sandbox have in common.
 
-        :raises RunscError: it can't be told.
+        :raises RunscError: they are unknown.
         """
         if self._inherited is None:
             self._inherited = read_defaults(self._entry)
@@ -108,12 +109,12 @@ class DetachedSandbox:
 
     @contextlib.contextmanager
     def runsc(self, *words: str) -> Iterator[tuple[list[str], dict[str, Any]]]:
-        """A command of runsc about the sandbox, and what a Popen needs for it, for a block.
+        """Prepare a command of runsc about the sandbox: its words, and arguments of a Popen.
 
-        runsc is looked for anew: nothing is executed because a file says so. It is given its state
-        by a descriptor, and knows it by the same name whoever has started it.
+        runsc is searched for: no record names a program to execute. It gets its state by a
+        descriptor, under a name that is the same for all processes.
 
-        :raises SandboxEnded: it has ended.
+        :raises SandboxEnded: the sandbox has ended.
         :raises RunscError: there is no runsc.
         """
         if self._inside is None or self.has_ended():
@@ -133,10 +134,10 @@ class DetachedSandbox:
 
     @classmethod
     def attach(cls, id: str) -> DetachedSandbox:
-        """Find one by its id.
+        """Find a sandbox by its id.
 
         :raises RunscError: there is none.
-        :raises NamespaceError: the state directory can't be used, or the kernel refused.
+        :raises NamespaceError: the state directory can't be used, or a call failed.
         """
         with contextlib.ExitStack() as undo:
             entry = undo.enter_context(find_detached(id))
@@ -155,13 +156,13 @@ class DetachedSandbox:
         how: Mapping[str, Any],
         timeout: float | None = None,
     ) -> DetachedSandbox:
-        """Start one, and return when it runs.
+        """Start a sandbox, and return when it runs.
 
         :param how: streams, and other arguments of a Popen.
-        :param timeout: how long that may take, in seconds.
-        :raises TimeoutExpired: it took longer.
+        :param timeout: how long the start may take, in seconds.
+        :raises TimeoutExpired: the start took longer.
         :raises RunscError: runsc failed, or the id is taken.
-        :raises NamespaceError: the kernel refused, or the state directory can't be used.
+        :raises NamespaceError: a call failed, or the state directory can't be used.
         """
         entry = draft_detached(id)
         made = None
@@ -182,7 +183,7 @@ class DetachedSandbox:
 
     def has_ended(self) -> bool:
         """Return whether the sandbox has ended."""
-        with contextlib.suppress(ClosedError):  # it was let go of
+        with contextlib.suppress(ClosedError):
             if not self._has_ended:
                 with self._shared.use() as (_, pidfd, *_others):
                     if not wait_readable(pidfd, timeout=0):
@@ -192,24 +193,24 @@ class DetachedSandbox:
         return True
 
     def ends_within(self, seconds: float) -> bool:
-        """Whether it has ended, or does so within this time."""
-        # Of one that had ended when it was found, there is no pidfd.
+        """Return whether the sandbox ends within some seconds."""
+        # There is no pidfd if the sandbox had ended already when it was found.
         if not self._has_ended:
             with contextlib.suppress(ClosedError), self._shared.use() as (_, pidfd, *_others):
                 wait_readable(pidfd, timeout=seconds)
         return self.has_ended()
 
     def poll(self) -> int | None:
-        """Look whether it has ended: see :meth:`usernsctl.Sandbox.poll`."""
+        """Return the exit status if the sandbox has ended: see :meth:`usernsctl.Sandbox.poll`."""
         return self._known_status() if self.has_ended() else None
 
     def wait(self, timeout: float | None) -> int:
-        """Wait for its end, for `timeout` seconds: see :meth:`usernsctl.Sandbox.wait`."""
+        """Wait for the end of the sandbox: see :meth:`usernsctl.Sandbox.wait`."""
         self._await(timeout)
         return self._known_status()
 
     def communicate(self, input: Any, timeout: float | None) -> tuple[Any, Any]:
-        """Write, read and wait: see :meth:`usernsctl.Sandbox.communicate`."""
+        """Write to the command and read its output: see :meth:`usernsctl.Sandbox.communicate`."""
         popen, told = self.popen, (None, None)
         begin = time.monotonic()
 
@@ -225,10 +226,10 @@ class DetachedSandbox:
     def _await(
         self, timeout: float | None, meanwhile: Callable[[], float | None] | None = None
     ) -> None:
-        """Wait for the end, and learn the exit status if that is possible.
+        """Wait for the end, and learn the exit status from ``runsc wait``.
 
-        :param meanwhile: is called once it will be learned; returns how long to wait from then on.
-        :raises TimeoutExpired: it took longer.
+        :param meanwhile: is called once ``runsc wait`` runs; returns how long to wait from then on.
+        :raises TimeoutExpired: the sandbox goes on.
         """
         with contextlib.suppress(SandboxEnded, ClosedError), contextlib.ExitStack() as held:
             command, arguments = held.enter_context(self._asking())
@@ -245,11 +246,11 @@ class DetachedSandbox:
                         self._take_answer(waiter.communicate(timeout=_ANSWER_SECONDS)[0])
             finally:
                 waiter.kill()
-        if meanwhile is not None:  # it had ended before
+        if meanwhile is not None:  # the sandbox had ended before
             meanwhile()
 
     async def wait_async(self) -> int:
-        """Wait for its end from asyncio."""
+        """Wait for the end of the sandbox from asyncio."""
         with contextlib.suppress(SandboxEnded, ClosedError), contextlib.ExitStack() as held:
             command, arguments = held.enter_context(self._asking())
             end = held.enter_context(self._end())
@@ -266,7 +267,7 @@ class DetachedSandbox:
 
     @contextlib.contextmanager
     def _end(self) -> Iterator[int]:
-        """A descriptor that can be read once the sandbox has ended, even if it is closed."""
+        """Open a copy of the pidfd for a block, in which this object may be closed."""
         with self._shared.use() as (_, pidfd, *_others):
             copy = fcntl.fcntl(pidfd, fcntl.F_DUPFD_CLOEXEC, 3)
         try:
@@ -276,23 +277,23 @@ class DetachedSandbox:
 
     @contextlib.contextmanager
     def _asking(self) -> Iterator[tuple[list[str], dict[str, Any]]]:
-        """The command that learns the exit status, as :meth:`runsc` has it."""
+        """Prepare the command ``runsc wait``, as :meth:`runsc` does."""
         with self.runsc("wait", self.record.id) as (command, arguments):
             yield command, {**arguments, "stdin": DEVNULL, "stdout": PIPE, "stderr": DEVNULL}
 
     def _take_answer(self, answer: bytes) -> None:
-        """Learn the exit status from what ``runsc wait`` has printed, if it knew."""
+        """Read the exit status from the output of ``runsc wait``, if it has one."""
         with contextlib.suppress(LookupError, TypeError, ValueError):
             self.status = int(json.loads(answer)["exitStatus"])
 
     def _see_end(self, pidfd: int) -> None:
-        """Learn what there is to learn from the process that the command ran in."""
+        """Learn the exit status from the process that the command ran in, and reap it."""
         status = exit_status(pidfd)
         if status is None and self._is_killed:
             status = 128 + signal.SIGKILL
         if self.status is None:
             self.status = status
-        # Who finds nothing to collect finds the status that was learned before.
+        # Last: a thread that finds nothing to reap finds the status.
         reap(pidfd)
 
     def _known_status(self) -> int:
@@ -306,14 +307,14 @@ class DetachedSandbox:
         return self.status
 
     def kill(self) -> None:
-        """End all that is in the sandbox, at once."""
+        """Kill all processes of the sandbox."""
         if not self.has_ended():
             with contextlib.suppress(ClosedError), self._shared.use() as (_, pidfd, *_others):
                 self._is_killed = True
                 processes.kill(pidfd)
 
     def close(self) -> None:
-        """End it, and remove what is known of it."""
+        """Kill the sandbox, wait for its end, and remove its entry."""
         try:
             with contextlib.suppress(ClosedError), self._shared.use() as (_, *pidfds):
                 self._end_and_remove(pidfds)
@@ -321,7 +322,7 @@ class DetachedSandbox:
             self.let_go()
 
     def _end_and_remove(self, pidfds: list[int]) -> None:
-        # If somebody else ends it just now, he removes what is known of it.
+        # A process that has the lock ends the sandbox just now, and removes the entry.
         is_locked = False
         with self._unless_closed():
             is_locked = self._entry.lock()
@@ -337,9 +338,9 @@ class DetachedSandbox:
 
     @contextlib.contextmanager
     def _unless_closed(self) -> Iterator[None]:
-        """For a block with the sandbox's directory, which a handler of signals may close.
+        """Suppress errors in a block if a signal handler has closed the sandbox meanwhile.
 
-        Then the handler has done all that is to be done.
+        The handler has done then what the block was to do.
         """
         try:
             yield
@@ -348,7 +349,7 @@ class DetachedSandbox:
                 raise
 
     def let_go(self) -> None:
-        """Close our descriptors, and leave the sandbox alone."""
+        """Close the descriptors, and let the sandbox go on."""
         self._shared.close()
         if self._inside is not None:
             self._inside.close()
@@ -365,10 +366,9 @@ def _starter(
     how: Mapping[str, Any],
     timeout: float | None,
 ) -> Iterator[Popen[bytes]]:
-    """Have a sandbox started. It stays only if the block comes to its end.
+    """Start a sandbox by usernsctl-detach (csrc/programs/detach/main.c).
 
-    Until then, the death of this process is the end of the sandbox, too
-    (csrc/programs/detach/main.c).
+    If the block fails or this process ends before its end, usernsctl-detach ends the sandbox.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
     with contextlib.ExitStack() as opened:
@@ -391,7 +391,7 @@ def _starter(
                 env=host.environ,
                 cwd=f"/proc/self/fd/{entry.fd}/{STATE}",
                 umask=PRIVATE_UMASK,
-                # What a terminal sends to us is not meant for it.
+                # Signals of our terminal are not meant for the sandbox.
                 start_new_session=True,
                 **how,
             )
@@ -414,7 +414,7 @@ def _starter(
 
 
 def _is_ready(connection: socket.socket) -> bool:
-    """Whether there is the byte that tells that the sandbox runs."""
+    """Read the byte that reports that the sandbox runs, if it is there."""
     connection.setblocking(False)
     # A fork of this process may hold the other end open.
     with contextlib.suppress(BlockingIOError):
@@ -423,18 +423,18 @@ def _is_ready(connection: socket.socket) -> bool:
 
 
 def _namespace_of_runsc(pid: int, pidfd: int) -> Namespace | None:
-    """The user namespace that runsc was started in: the parent of the sandbox's own.
+    """Open the user namespace that runsc was started in: the parent of the sandbox's own.
 
-    :param pidfd: of the process.
+    :param pidfd: a pidfd of the process.
     :returns: ``None`` if the sandbox has just ended.
-    :raises NamespaceError: it can't be had.
+    :raises NamespaceError: the namespace can't be opened.
     """
     try:
         own = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
     try:
-        # Nobody else has its pid as long as it has not ended.
+        # No other process gets its pid before it has ended.
         if wait_readable(pidfd, timeout=0):
             return None
         parent = parent_namespace(own)

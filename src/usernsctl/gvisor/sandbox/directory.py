@@ -30,7 +30,7 @@ from usernsctl.gvisor.sandbox.records import duplicate_id
 
 
 class PopenStreams:
-    """Our ends of the pipes of a process, closed once nobody communicates by them any more.
+    """Our ends of the pipes of a process, closed once no thread communicates by them.
 
     Another thread may close them meanwhile: communicate() sees the end of them, since the process
     has ended, and must not find other files under their numbers.
@@ -43,7 +43,7 @@ class PopenStreams:
     def communicate(
         self, popen: Popen[bytes], input: Any, timeout: float | None
     ) -> tuple[Any, Any]:
-        """Popen.communicate().
+        """Call Popen.communicate().
 
         :raises TimeoutExpired: as that does.
         """
@@ -57,7 +57,7 @@ class PopenStreams:
                 self.close(popen)
 
     def close(self, popen: Popen[bytes]) -> None:
-        """Close the pipes, once nobody uses them any more."""
+        """Close the pipes once no thread communicates by them."""
         self._is_let_go = True
         if not self._users:
             close_streams(popen)
@@ -75,7 +75,7 @@ _CONSOLE = "console"
 
 
 class SandboxDirectory:
-    """A directory of its own, named by the id of the sandbox, with a bundle in it."""
+    """The directory of a sandbox, named by its id, with a bundle in it."""
 
     def __init__(
         self, host: HostNamespace, id: str, config: bytes, image: str | None = None
@@ -135,7 +135,7 @@ class SandboxDirectory:
             file.write(config)
 
     def command(self, state: str) -> list[str]:
-        """The command that starts the sandbox and ends, with its pid in :attr:`pid_file`.
+        """Return the command that starts the sandbox and writes its pid to :attr:`pid_file`.
 
         :param state: the directory for runsc's state.
         """
@@ -157,7 +157,7 @@ class SandboxDirectory:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[socket.socket]:
-        """The socket that runsc sends our end of the command's terminal to, for a block.
+        """Open a socket for a block, to which runsc sends our end of the command's terminal.
 
         :raises OSError: it can't be made.
         """
@@ -169,17 +169,17 @@ class SandboxDirectory:
 
     @property
     def _here(self) -> str:
-        """The directory with the files of all sandboxes, by our descriptor."""
+        """The directory of all sandboxes, by our descriptor."""
         return f"/proc/self/fd/{self._top}"
 
     def read_pid(self) -> int:
-        """What is in :attr:`pid_file`."""
+        """Read :attr:`pid_file`."""
         flags = os.O_RDONLY | os.O_CLOEXEC
         with open(os.open(f"{self.id}/pid", flags, dir_fd=self._top)) as file:
             return int(file.read())
 
     def failure(self, status: int) -> RunscError:
-        """Why the sandbox did not start, by what runsc says.
+        """Return the error that the sandbox did not start, with runsc's message.
 
         :param status: the exit status of who should have started it.
         """
@@ -191,9 +191,9 @@ class SandboxDirectory:
         return _core.explain_runsc(told, config=self._config)
 
     def remove(self) -> None:
-        """Remove the directory: the id is free again.
+        """Remove the directory, which frees the id.
 
-        Where there are no descriptors left to do that with, it is done with the next sandbox.
+        If no descriptors are left for that, the next sandbox does it.
         """
         if self._is_made:
             if not self._remove(self.id):
@@ -202,7 +202,7 @@ class SandboxDirectory:
         self.let_go()
 
     def _remove_left(self) -> None:
-        """Remove what could not be removed before."""
+        """Remove directories that could not be removed before."""
         for id in list(self._host.left):
             # Nobody else does so meanwhile: there may be a new directory of that name then.
             with contextlib.suppress(KeyError):
@@ -211,7 +211,7 @@ class SandboxDirectory:
                     self._host.left.add(id)
 
     def _remove(self, id: str) -> bool:
-        """Remove the directory of a sandbox; whether it is gone."""
+        """Remove the directory of a sandbox; return whether it is gone."""
         shutil.rmtree(id, ignore_errors=True, dir_fd=self._top)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(f"{CRASH_DIRECTORY}/{id}", dir_fd=self._top)
@@ -222,7 +222,7 @@ class SandboxDirectory:
         return False
 
     def let_go(self) -> None:
-        """Close the descriptor, and leave the directory alone."""
+        """Close the descriptor without removing the directory."""
         top, self._top = self._top, -1
         if top >= 0:
             os.close(top)

@@ -129,10 +129,7 @@ class DetachedRecord:
         """Read what :meth:`to_json` returned.
 
         :meta private:
-        :raises ArithmeticError: the record makes no sense.
-        :raises LookupError: likewise.
-        :raises TypeError: likewise.
-        :raises ValueError: likewise.
+        :raises ValueError: the record makes no sense; also the others of ``NONSENSE``.
         """
         processes = tuple(map(ProcessIdentity.from_json, state["processes"]))
         if not 0 < len(processes) <= _PROCESSES_MAX:

@@ -156,11 +156,7 @@ class TemplateRecord:
     def from_json(cls, given: Mapping[str, Any]) -> TemplateRecord:
         """Read what :meth:`to_json` returned.
 
-        :raises ArithmeticError: the record makes no sense.
-        :raises AttributeError: likewise.
-        :raises LookupError: likewise.
-        :raises TypeError: likewise.
-        :raises ValueError: likewise.
+        :raises ValueError: the record makes no sense; also the others of ``NONSENSE``.
         """
         if given["format"] != _VERSION or given["kind"] not in KINDS:
             raise ValueError("it is of another version")
