@@ -48,7 +48,8 @@ if TYPE_CHECKING:
         RunscError,
         UsernsError,
     )
-    from usernsctl.gvisor.agent.popen import SandboxPopen, SandboxProcess
+    from usernsctl.gvisor.agent.popen import SandboxPopen
+    from usernsctl.gvisor.agent.process import SandboxProcess
     from usernsctl.gvisor.host import SandboxHost
     from usernsctl.gvisor.launch.request import Bind
     from usernsctl.gvisor.oci import Rlimit
@@ -139,7 +140,7 @@ _APART = {
     "SandboxHost": "usernsctl.gvisor.host",
     "SandboxPool": "usernsctl.gvisor.pool.pool",
     "SandboxPopen": "usernsctl.gvisor.agent.popen",
-    "SandboxProcess": "usernsctl.gvisor.agent.popen",
+    "SandboxProcess": "usernsctl.gvisor.agent.process",
     "StartOptions": "usernsctl.gvisor.sandbox.sandbox",
     "Template": "usernsctl.gvisor.template.template",
     "create_subprocess_exec": "usernsctl.commands.aio",

@@ -152,7 +152,16 @@ def test_nothing_is_imported_where_others_may_have_mounted_something(
         usernsctl("ns", "remove", "box", env=environ)
 
 
+# What takes a program without an event loop, a bundle or a template longer to import than to use.
+LARGE = names("argparse asyncio dataclasses inspect msgspec random rich ssl tempfile")
+
+
 def test_a_name_of_the_package_brings_no_asyncio() -> None:
     found, _ = told("import usernsctl; usernsctl.run; usernsctl.Namespace")
-    assert not found & {"argparse", "asyncio", "inspect", "msgspec", "rich", "tempfile", "random"}
+    assert not found & LARGE
     assert un.run.__module__ == "usernsctl.commands.popen"
+
+
+def test_a_host_of_sandboxes_brings_no_asyncio() -> None:
+    found, _ = told("import usernsctl; usernsctl.SandboxHost; usernsctl.Sandbox")
+    assert not found & (LARGE | names("concurrent hashlib logging pathlib"))

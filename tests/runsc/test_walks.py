@@ -56,7 +56,9 @@ with un.SandboxHost() as host:
     with box:
         box.run(["true"])
         _, run = files_of(lambda: box.run(["true"]))
-print(json.dumps({"host.start": sorted(start), "box.run": sorted(run)}))
+print(json.dumps({
+    "host.start": sorted(start), "box.run": sorted(run), "asyncio": "asyncio" in sys.modules
+}))
 """
 
 
@@ -78,3 +80,5 @@ def test_calls_of_sandboxes_pass_few_files() -> None:
     assert isinstance(files, dict)
     assert 10 < len(files["host.start"]) <= 30, files["host.start"]
     assert 5 < len(files["box.run"]) <= 15, files["box.run"]
+    # Without an event loop, nothing of it is imported.
+    assert not files["asyncio"]

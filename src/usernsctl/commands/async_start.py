@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
+import sys
 import threading
 import warnings
 from collections.abc import Callable
-from concurrent.futures import Future
-from typing import Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
+from usernsctl._lean import LateModule
 from usernsctl._system.descriptors import AsyncClosing, Closing
+
+if TYPE_CHECKING:
+    import asyncio
+    from concurrent.futures import Future
+else:
+    asyncio = LateModule("asyncio")
 
 _T = TypeVar("_T")
 
@@ -23,6 +29,9 @@ class AsyncStart(Generic[_T]):
     another thread makes the call, and the event loop goes on.
     """
 
+    # Of the other thread. A program without an event loop has no use for concurrent.futures.
+    _future: Future[_T]
+
     def __init__(
         self,
         work: Callable[[], _T],
@@ -33,7 +42,6 @@ class AsyncStart(Generic[_T]):
         :param run: calls its argument in another thread; by default in a new one.
         :raises BaseException: the exception of `work`, if this thread calls it.
         """
-        self._future: Future[_T] = Future()
         self._creator = os.getpid()
         self._is_told = False
         # The result without a lock: an exception of a signal handler may leave a future locked, and
@@ -41,11 +49,13 @@ class AsyncStart(Generic[_T]):
         self._came: tuple[_T] | None = None
         if not in_event_loop():
             self._came = (work(),)
-            self._future.set_result(self._came[0])
             return
-        # From here on, the future can't be cancelled.
-        self._future.set_running_or_notify_cancel()
+        from concurrent.futures import Future
+
+        self._future = Future()
         future = self._future
+        # From here on, the future can't be cancelled.
+        future.set_running_or_notify_cancel()
         (run or _in_thread)(lambda: _fill(future, work))
 
     def get(self) -> _T:
@@ -87,6 +97,10 @@ class AsyncStart(Generic[_T]):
     def undo(self, do: Callable[[_T], object]) -> None:
         """Call `do` with the result in another thread, as soon as there is one."""
         self._is_told = True
+        if self._came is not None:
+            came = self._came[0]
+            _in_thread(lambda: do(came))
+            return
 
         def act(future: Future[_T]) -> None:
             if future.exception() is None:
@@ -95,11 +109,12 @@ class AsyncStart(Generic[_T]):
         self._future.add_done_callback(act)
 
     def __del__(self) -> None:
-        if not hasattr(self, "_is_told") or self._is_told or not self._future.done():
+        future = getattr(self, "_future", None)
+        if future is None or self._is_told or not future.done():
             return
         if os.getpid() != self._creator:
             return
-        if error := self._future.exception():
+        if error := future.exception():
             warnings.warn(f"nobody has asked what came of it: {error}", ResourceWarning, 1, self)
 
 
@@ -176,6 +191,8 @@ async def _result_of(starting: AsyncStart[_T], undo: Callable[[_T], object]) -> 
 
 def in_event_loop() -> bool:
     """Return whether an event loop of asyncio runs in this thread."""
+    if "asyncio" not in sys.modules:
+        return False
     try:
         asyncio.get_running_loop()
     except RuntimeError:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
+from usernsctl._lean import LateModule
 from usernsctl.commands.arguments import Args, StrOrBytesPath
 from usernsctl.commands.async_start import start_in_executor
 from usernsctl.commands.keywords import check_keywords, check_timeout, keywords_of
@@ -17,12 +18,20 @@ from usernsctl.commands.popen import (
     TimeoutExpired,
 )
 from usernsctl.gvisor.agent.commands import CommandOptions
-from usernsctl.gvisor.pool.pool import PoolOptions, SandboxPool
 from usernsctl.gvisor.sandbox.host_namespace import HostBase, HostOptions
 from usernsctl.gvisor.sandbox.sandbox import Sandbox, StartOptions
-from usernsctl.gvisor.template.checkpoint import AnyReady
-from usernsctl.gvisor.template.python import PythonTemplate
-from usernsctl.gvisor.template.template import Template, TemplateOptions
+
+if TYPE_CHECKING:
+    from usernsctl.gvisor.pool import pool as pools
+    from usernsctl.gvisor.template import checkpoint
+    from usernsctl.gvisor.template import python as python_templates
+    from usernsctl.gvisor.template import template as templates
+else:
+    # Few programs have pools and templates.
+    pools = LateModule("usernsctl.gvisor.pool.pool")
+    checkpoint = LateModule("usernsctl.gvisor.template.checkpoint")
+    python_templates = LateModule("usernsctl.gvisor.template.python")
+    templates = LateModule("usernsctl.gvisor.template.template")
 
 
 class SandboxOptions(CommandOptions, HostOptions, total=False):
@@ -76,9 +85,9 @@ class SandboxHost(HostBase):
         self,
         args: Args | None = None,
         *,
-        ready: AnyReady | None = None,
-        **options: Unpack[TemplateOptions],
-    ) -> Template:
+        ready: checkpoint.AnyReady | None = None,
+        **options: Unpack[templates.TemplateOptions],
+    ) -> templates.Template:
         """Start a command, save a checkpoint of it once it is ready, and end it.
 
         :param args: the command and its arguments, or one word as the command. ``None``: save
@@ -98,8 +107,8 @@ class SandboxHost(HostBase):
             ``"template-not-ready"``), or runsc can't save it (``"template-unsavable"``).
         :raises UsernsError: as :class:`Sandbox` does.
         """
-        check_keywords("template", options, _TEMPLATE_KEYWORDS)
-        return Template._make(self, args, ready=ready, **options)
+        _check_template("template", options)
+        return templates.Template._make(self, args, ready=ready, **options)
 
     def python_template(
         self,
@@ -107,8 +116,8 @@ class SandboxHost(HostBase):
         python: StrOrBytesPath = "python3",
         preload: Iterable[str] = (),
         code: str | None = None,
-        **options: Unpack[TemplateOptions],
-    ) -> PythonTemplate:
+        **options: Unpack[templates.TemplateOptions],
+    ) -> python_templates.PythonTemplate:
         """Start a Python interpreter, and save a checkpoint once it has imported modules.
 
         :param python: the path of the interpreter inside, or its name.
@@ -123,12 +132,12 @@ class SandboxHost(HostBase):
             threads or open sockets (``"template-unsavable"``).
         :raises UsernsError: as :class:`Sandbox` does.
         """
-        check_keywords("python_template", options, _PYTHON_KEYWORDS)
-        return PythonTemplate._make_python(
+        _check_template("python_template", options)
+        return python_templates.PythonTemplate._make_python(
             self, python=python, preload=preload, code=code, **options
         )
 
-    def pool(self, size: int, **options: Unpack[PoolOptions]) -> SandboxPool:
+    def pool(self, size: int, **options: Unpack[pools.PoolOptions]) -> pools.SandboxPool:
         """Create a pool of sandboxes that are started ahead, and return at once.
 
         Threads of the pool start the sandboxes; :meth:`usernsctl.SandboxPool.acquire` leases them.
@@ -138,12 +147,17 @@ class SandboxHost(HostBase):
         :raises TypeError: an argument has the wrong type, or is unknown.
         :raises ValueError: an argument has a wrong value.
         """
-        check_keywords("pool", options, PoolOptions.__annotations__)
-        return SandboxPool(self, size, **options)
+        check_keywords("pool", options, pools.PoolOptions.__annotations__)
+        return pools.SandboxPool(self, size, **options)
 
 
-_TEMPLATE_KEYWORDS = (*keywords_of(SandboxHost.template), *TemplateOptions.__annotations__)
-_PYTHON_KEYWORDS = (*keywords_of(SandboxHost.python_template), *TemplateOptions.__annotations__)
+def _check_template(method: str, options: Mapping[str, Any]) -> None:
+    """Check the names of the keyword arguments of a method that makes a template.
+
+    :raises TypeError: a keyword is unknown.
+    """
+    named = keywords_of(getattr(SandboxHost, method))
+    check_keywords(method, options, (*named, *templates.TemplateOptions.__annotations__))
 
 
 @overload

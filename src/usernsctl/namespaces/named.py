@@ -12,7 +12,6 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from usernsctl import _core
@@ -235,7 +234,8 @@ def read_map(path: str) -> tuple[Extent, ...]:
 
     :raises OSError: the file can't be read.
     """
-    return parse_map(Path(path).read_text())
+    with open(path) as file:
+        return parse_map(file.read())
 
 
 # How long a holder may take to get ready; newuidmap may ask a slow user database.

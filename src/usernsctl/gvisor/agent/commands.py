@@ -7,10 +7,10 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 from weakref import WeakMethod
 
-from usernsctl.commands import aio
+from usernsctl._lean import LateModule
 from usernsctl.commands.arguments import Args, Stream, StrOrBytesPath
 from usernsctl.commands.keywords import check_keywords, check_timeout, keywords_of
 from usernsctl.commands.popen import CompletedProcess, TimeoutExpired, choose_pipes, finish
@@ -21,7 +21,6 @@ from usernsctl.gvisor.agent.popen import (
     CommandSpec,
     Place,
     SandboxPopen,
-    SandboxProcess,
 )
 from usernsctl.gvisor.agent.protocol import (
     Agent,
@@ -35,6 +34,13 @@ from usernsctl.gvisor.agent.protocol import (
 from usernsctl.gvisor.agent.start import AgentContainer, start_agent, start_agent_async
 from usernsctl.gvisor.launch import request
 from usernsctl.gvisor.runsc.container import ENDING_SECONDS, SandboxEnded
+
+if TYPE_CHECKING:
+    from usernsctl.commands import aio
+    from usernsctl.gvisor.agent import process
+else:
+    aio = LateModule("usernsctl.commands.aio")
+    process = LateModule("usernsctl.gvisor.agent.process")
 
 
 class CommandOptions(TypedDict, total=False):
@@ -164,7 +170,7 @@ class SandboxCommands:
 
     async def create_subprocess_exec(
         self, program: StrOrBytesPath, args: Iterable[StrOrBytesPath], options: Mapping[str, Any]
-    ) -> SandboxProcess:
+    ) -> process.SandboxProcess:
         """Start a command from asyncio: see :meth:`usernsctl.Sandbox.create_subprocess_exec`."""
         arguments = dict(options)
         limit = aio.take_limit(arguments)
@@ -173,7 +179,7 @@ class SandboxCommands:
         arguments |= {"bufsize": 0, "is_awaited": False, "outlives": False}
         popen = await self._asked(wanted, [program, *args], deadline, arguments)
         await popen._start_async()
-        return await aio.connected(popen, limit, SandboxProcess)
+        return await aio.connected(popen, limit, process.SandboxProcess)
 
     async def _asked(
         self, wanted: CommandSpec, args: Args, deadline: float, arguments: dict[str, Any]

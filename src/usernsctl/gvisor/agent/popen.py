@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import select
@@ -12,10 +11,10 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from subprocess import DEVNULL, STDOUT, TimeoutExpired
-from typing import Any, AnyStr, NoReturn
+from typing import TYPE_CHECKING, Any, AnyStr, NoReturn
 
 from usernsctl import _core
-from usernsctl._lean import dataclass
+from usernsctl._lean import LateModule, dataclass
 from usernsctl._system.descriptors import (
     ClosedError,
     SharedSocket,
@@ -23,8 +22,6 @@ from usernsctl._system.descriptors import (
     socket_pair,
     wait_readable,
 )
-from usernsctl.commands import aio
-from usernsctl.commands.aio import wait_for_end
 from usernsctl.commands.arguments import Args, ChildArguments, StrOrBytesPath
 from usernsctl.commands.popen import drop_streams
 from usernsctl.errors import CommandError, RunscError, UsernsError
@@ -35,13 +32,20 @@ from usernsctl.gvisor.agent.protocol import (
     AgentClosed,
     AgentTimeout,
     AgentUnresponsive,
-    Usage,
     agent_error,
     seconds_left,
     send_order,
     shut,
 )
 from usernsctl.gvisor.runsc.stdio import Streams, closed_streams
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from usernsctl.commands import aio
+else:
+    asyncio = LateModule("asyncio")
+    aio = LateModule("usernsctl.commands.aio")
 
 #: The default time limit of the start of a command, in seconds.
 START_SECONDS = 60
@@ -262,12 +266,10 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         :raises CommandError: the command could not be started.
         :raises RunscError: the agent failed.
         """
-        import asyncio
-
         try:
             try:
                 async with asyncio.timeout(seconds_left(self._deadline)):
-                    await wait_for_end(self._get().socket.fileno())
+                    await aio.wait_for_end(self._get().socket.fileno())
             except TimeoutError:
                 raise self._silent() from None
             self._finish_start()
@@ -576,62 +578,3 @@ def _encoded(command: wire.Command, words: Sequence[StrOrBytesPath]) -> tuple[by
     except OSError as error:
         path = os.fsdecode(words[0])
         raise CommandError.from_os_error(error, path, step="exec", filename=path) from None
-
-
-class SandboxProcess(aio.Process):
-    """A command in a sandbox, which :meth:`usernsctl.Sandbox.create_subprocess_exec` returns.
-
-    It is an :class:`asyncio.subprocess.Process` with further methods of
-    :class:`usernsctl.SandboxPopen`. A signal to a command that has ended has no effect.
-    """
-
-    @property
-    def _popen(self) -> SandboxPopen[Any]:
-        transport: asyncio.SubprocessTransport = self._transport  # type: ignore[attr-defined]
-        popen: SandboxPopen[Any] = transport.get_extra_info("subprocess")
-        return popen
-
-    @property
-    def pid_inside(self) -> int:
-        """The pid of the command inside."""
-        return self._popen.pid_inside
-
-    @property
-    def rusage(self) -> Usage | None:
-        """The resource usage of the command; ``None`` until the command was waited for."""
-        return self._popen.rusage
-
-    def send_signal_to_group(self, sig: int) -> None:
-        """Send a signal to the process group of the command, as :func:`os.killpg` does.
-
-        :param sig: the number of the signal, such as :data:`signal.SIGTERM`.
-        :raises OSError: no signal has that number (EINVAL).
-        :raises RunscError: the agent takes no more orders.
-        """
-        self._popen.send_signal_to_group(sig)
-
-    def kill_tree(self, timeout: float = KILL_SECONDS) -> asyncio.Future[bool]:
-        """Kill the command and all processes that it started, in any session or group (SIGKILL).
-
-        The processes are killed even if the caller does not await the result.
-
-        :param timeout: as for :meth:`usernsctl.SandboxPopen.kill_tree`.
-        :returns: a future for the end of the processes: whether the sandbox goes on.
-        """
-        loop = asyncio.get_running_loop()
-        # Its connection outlives it here: what it has left in the background is to go on.
-        if self.returncode is None:
-            return loop.run_in_executor(None, self._popen.kill_tree, timeout)
-        done = loop.create_future()
-        done.set_result(True)
-        return done
-
-    def resize_terminal(self, columns: int, rows: int) -> None:
-        """Change the size of the command's terminal. Its foreground group gets SIGWINCH.
-
-        :param int columns: the number of columns.
-        :param int rows: the number of rows.
-        :raises ValueError: the command has no terminal, or the size is impossible.
-        :raises RunscError: the agent takes no more orders.
-        """
-        self._popen.resize_terminal(columns, rows)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from usernsctl._lean import dataclass
+from usernsctl._lean import LateModule, dataclass
 from usernsctl._system.descriptors import Connection, memory_file, open_owned, pipe, socket_pair
-from usernsctl.commands.aio import wait_for_end
 from usernsctl.commands.popen import DEVNULL, Popen, TimeoutExpired
 from usernsctl.errors import RunscError
 from usernsctl.gvisor.agent import protocol as wire
@@ -29,6 +27,14 @@ from usernsctl.gvisor.runsc import logs
 from usernsctl.gvisor.runsc.container import ENDING_SECONDS, Container, SandboxEnded, raise_if_ended
 from usernsctl.gvisor.runsc.releases import Release
 from usernsctl.hardening import CAPABILITIES
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from usernsctl.commands import aio
+else:
+    asyncio = LateModule("asyncio")
+    aio = LateModule("usernsctl.commands.aio")
 
 # What the agent needs to start a command as another user, with fewer capabilities, with limits that
 # are higher than its own, and to end it.
@@ -206,7 +212,7 @@ async def start_agent_async(
     with _connection() as (ours, theirs), _starter(life, id, theirs, options) as starter:
         try:
             async with asyncio.timeout(seconds_left(deadline)):
-                await wait_for_end(ours.fileno())
+                await aio.wait_for_end(ours.fileno())
             return _greeted(ours, id, deadline)
         except TimeoutError:
             raise AgentTimeout from None

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from typing import Any, Generic, NoReturn, Protocol, TypedDict, TypeVar, runtime_checkable
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    NoReturn,
+    Protocol,
+    TypedDict,
+    TypeVar,
+    runtime_checkable,
+)
 from weakref import WeakKeyDictionary
 
+from usernsctl._lean import LateModule
 from usernsctl._system.descriptors import AsyncClosing, Closing
 from usernsctl.commands.arguments import Stream, StrOrBytesPath
 from usernsctl.commands.keywords import check_timeout
@@ -29,6 +38,11 @@ from usernsctl.gvisor.pool.keeper import Closed, Keeper, PoolStats, PoolTimeout,
 from usernsctl.gvisor.pool.leftovers import check_leftovers, read_leftovers
 from usernsctl.gvisor.sandbox.host_namespace import HostBase
 from usernsctl.gvisor.sandbox.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    import asyncio
+else:
+    asyncio = LateModule("asyncio")
 
 #: How long the agent of a sandbox that waits is waited for when it is handed out, in seconds.
 CHECK_SECONDS = 5

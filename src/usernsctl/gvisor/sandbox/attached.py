@@ -9,10 +9,10 @@ import time
 import weakref
 from collections.abc import Iterator, Mapping
 from io import FileIO
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from usernsctl._lean import LateModule
 from usernsctl._system.descriptors import above_stdio, open_owned, pipe, wait_readable
-from usernsctl.commands import aio
 from usernsctl.commands.popen import Popen, TimeoutExpired, start_within, time_left
 from usernsctl.errors import NamespaceError
 from usernsctl.gvisor.agent.start import ProcessDefaults
@@ -21,6 +21,11 @@ from usernsctl.gvisor.runsc.container import SandboxEnded
 from usernsctl.gvisor.sandbox.directory import PopenStreams, SandboxDirectory
 from usernsctl.gvisor.sandbox.host_namespace import HostNamespace, RunscNamespace
 from usernsctl.namespaces.namespace import Namespace
+
+if TYPE_CHECKING:
+    from usernsctl.commands import aio
+else:
+    aio = LateModule("usernsctl.commands.aio")
 
 # How long the end of process 1 is waited for, once it was killed; whoever else has something to
 # collect, such as an event loop, can do so then.

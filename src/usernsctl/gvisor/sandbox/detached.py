@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import fcntl
 import json
@@ -11,14 +10,14 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from usernsctl import hardening
+from usernsctl._lean import LateModule
 from usernsctl._system import processes
 from usernsctl._system.descriptors import ClosedError, Shared, wait_readable
 from usernsctl._system.processes import exit_status, parent_namespace, reap
 from usernsctl._system.records import Entry
-from usernsctl.commands import aio
 from usernsctl.commands.popen import DEVNULL, PIPE, Popen, TimeoutExpired, start_within, time_left
 from usernsctl.errors import NamespaceError, RunscError
 from usernsctl.gvisor.agent.start import ProcessDefaults
@@ -39,6 +38,14 @@ from usernsctl.gvisor.sandbox.records import (
     read_defaults,
 )
 from usernsctl.namespaces.namespace import Namespace
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from usernsctl.commands import aio
+else:
+    asyncio = LateModule("asyncio")
+    aio = LateModule("usernsctl.commands.aio")
 
 # The directory for runsc's state, as its commands are given it: their current directory. runsc
 # writes the name of its socket there into that state.

@@ -11,7 +11,6 @@ import contextlib
 import os
 import time
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from usernsctl._lean import asdict, dataclass
@@ -243,7 +242,8 @@ def describe_detached(id: str, args: tuple[str, ...], pid: int, starter: int) ->
 
     :param pid: the process of the sandbox, a child of `starter` by now.
     """
-    text = Path(f"/proc/{starter}/task/{starter}/children").read_text()
+    with open(f"/proc/{starter}/task/{starter}/children") as file:
+        text = file.read()
     others = {int(word) for word in text.split()} - {pid}
     processes = [ProcessIdentity.of(pid)]
     for other in sorted(others):

@@ -27,7 +27,7 @@ from usernsctl.commands.popen import (
 from usernsctl.errors import NamespaceError, RunscError, UsernsError
 from usernsctl.gvisor import checks
 from usernsctl.gvisor.agent.commands import CommandOptions, SandboxCommands
-from usernsctl.gvisor.agent.popen import START_SECONDS, SandboxPopen, SandboxProcess
+from usernsctl.gvisor.agent.popen import START_SECONDS, SandboxPopen
 from usernsctl.gvisor.agent.protocol import (
     Agent,
     AgentTimeout,
@@ -51,9 +51,10 @@ from usernsctl.gvisor.sandbox.host_namespace import (
 from usernsctl.gvisor.sandbox.records import DetachedRecord
 
 if TYPE_CHECKING:
-    from usernsctl.gvisor.agent import options
+    from usernsctl.gvisor.agent import options, process
 else:
     options = LateModule("usernsctl.gvisor.agent.options")
+    process = LateModule("usernsctl.gvisor.agent.process")
 
 
 class StartOptions(CommandOptions, total=False):
@@ -560,7 +561,7 @@ class Sandbox(AsyncStartMixin):
         program: StrOrBytesPath,
         *args: StrOrBytesPath,
         **options: Unpack[options.SandboxStreamOptions],
-    ) -> SandboxProcess:
+    ) -> process.SandboxProcess:
         """Start another command in the sandbox from asyncio.
 
         If this call is cancelled, the command and all processes that it started are killed.

@@ -6,7 +6,6 @@ No other process reaches them, and they vanish with the host. Saving the templat
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import re
 import shutil
@@ -235,6 +234,8 @@ def _check_file(name: str, directory: int, path: str, size: int) -> None:
 
 def _copy(name: str, source: int, target: int) -> tuple[int, str]:
     """Copy a file from one directory to another, and return its size and its digest."""
+    import hashlib
+
     digest, size = hashlib.sha256(), 0
     with (
         open_file(os.open(name, _READ, dir_fd=source)) as reading,

@@ -10,7 +10,6 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib import resources
 from typing import Any, Self, Unpack
 
 from usernsctl import _core
@@ -181,6 +180,8 @@ def _words(python: StrOrBytesPath, preload: Iterable[str], code: str | None) -> 
     :raises ValueError: an argument can't have this value.
     :raises TypeError: an argument is of the wrong type.
     """
+    from importlib import resources
+
     interpreter = checks.path("python", python)
     if interpreter is None:
         raise TypeError("python must be a path, not None")

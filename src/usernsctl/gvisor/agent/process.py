@@ -1,0 +1,69 @@
+"""A command that the agent of a sandbox starts, with the interface of asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from usernsctl.commands import aio
+from usernsctl.gvisor.agent.popen import KILL_SECONDS, SandboxPopen
+from usernsctl.gvisor.agent.protocol import Usage
+
+
+class SandboxProcess(aio.Process):
+    """A command in a sandbox, which :meth:`usernsctl.Sandbox.create_subprocess_exec` returns.
+
+    It is an :class:`asyncio.subprocess.Process` with further methods of
+    :class:`usernsctl.SandboxPopen`. A signal to a command that has ended has no effect.
+    """
+
+    @property
+    def _popen(self) -> SandboxPopen[Any]:
+        transport: asyncio.SubprocessTransport = self._transport  # type: ignore[attr-defined]
+        popen: SandboxPopen[Any] = transport.get_extra_info("subprocess")
+        return popen
+
+    @property
+    def pid_inside(self) -> int:
+        """The pid of the command inside."""
+        return self._popen.pid_inside
+
+    @property
+    def rusage(self) -> Usage | None:
+        """The resource usage of the command; ``None`` until the command was waited for."""
+        return self._popen.rusage
+
+    def send_signal_to_group(self, sig: int) -> None:
+        """Send a signal to the process group of the command, as :func:`os.killpg` does.
+
+        :param sig: the number of the signal, such as :data:`signal.SIGTERM`.
+        :raises OSError: no signal has that number (EINVAL).
+        :raises RunscError: the agent takes no more orders.
+        """
+        self._popen.send_signal_to_group(sig)
+
+    def kill_tree(self, timeout: float = KILL_SECONDS) -> asyncio.Future[bool]:
+        """Kill the command and all processes that it started, in any session or group (SIGKILL).
+
+        The processes are killed even if the caller does not await the result.
+
+        :param timeout: as for :meth:`usernsctl.SandboxPopen.kill_tree`.
+        :returns: a future for the end of the processes: whether the sandbox goes on.
+        """
+        loop = asyncio.get_running_loop()
+        # Its connection outlives it here: what it has left in the background is to go on.
+        if self.returncode is None:
+            return loop.run_in_executor(None, self._popen.kill_tree, timeout)
+        done = loop.create_future()
+        done.set_result(True)
+        return done
+
+    def resize_terminal(self, columns: int, rows: int) -> None:
+        """Change the size of the command's terminal. Its foreground group gets SIGWINCH.
+
+        :param int columns: the number of columns.
+        :param int rows: the number of rows.
+        :raises ValueError: the command has no terminal, or the size is impossible.
+        :raises RunscError: the agent takes no more orders.
+        """
+        self._popen.resize_terminal(columns, rows)
