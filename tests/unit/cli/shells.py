@@ -1,4 +1,4 @@
-"""Harness for shell completion in real shells."""
+"""Real shells that complete a line: the words that a key press would type for a user."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import pty
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Protocol
 
 SHELLS = ("bash", "zsh", "fish")
 _SECONDS = 60
 
-# ^G writes the line to a file, and ^O inserts all completions into the line.
+# The key ^G writes the line to a file and empties it, and ^O inserts all words that may follow.
 _BASH = r"""
 PS1=
 source "$SCRIPT"
@@ -38,84 +39,119 @@ bindkey '^G' tell
 bindkey '^O' all
 : >"$TOLD.ready"
 """
+# fish answers each line of its standard input, and then with an empty line.
+_FISH = """
+source $SCRIPT
+while read --line line
+    complete -C $line </dev/null
+    echo
+end
+"""
 
 
-def completed(shell: str, script: str, line: str, place: Path, env: Mapping[str, str]) -> str:
-    """Return the line with all its completions inserted; for fish, the completions alone.
+class Shell(Protocol):
+    """A shell that has read a completion script.
 
-    :param place: the working directory of the shell.
+    :ivar place: its current directory, and its home.
     """
-    if shell == "fish":
-        return " ".join(described_by_fish(script, line, place, env))
-    environ = _environ(script, place, env) | {"TOLD": str(place.with_suffix(".told"))}
-    begin = place.with_suffix(".begin")
-    begin.write_text(_BASH if shell == "bash" else _ZSH)
-    return _typed(shell, begin, line, place, environ)
+
+    place: Path
+
+    def complete(self, line: str) -> str:
+        """Return the line with all words that may follow; of fish, those words alone."""
 
 
-def described_by_fish(
-    script: str, line: str, place: Path, env: Mapping[str, str]
-) -> dict[str, str]:
-    """Return the completions that fish offers, with their descriptions."""
-    done = subprocess.run(
-        ["fish", "--no-config", "-c", 'source $SCRIPT; complete -C "$LINE"'],
-        env=_environ(script, place, env) | {"LINE": line},
-        cwd=place,
-        capture_output=True,
-        text=True,
-        timeout=_SECONDS,
-    )
-    assert done.stderr == ""
-    rows = [row.partition("\t") for row in done.stdout.splitlines()]
-    return {word: about for word, _, about in rows}
-
-
-def _environ(script: str, place: Path, env: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of a shell whose home directory is `place`."""
+@contextlib.contextmanager
+def started(shell: str, script: str, place: Path, env: Mapping[str, str]) -> Iterator[Shell]:
     place.mkdir(exist_ok=True)
     source = place.with_suffix(".script")
     source.write_text(script)
-    environ = {"HOME": str(place), "TERM": "dumb", "LANG": "C.UTF-8", **env}
-    return environ | {"SCRIPT": str(source)}
-
-
-def _typed(shell: str, begin: Path, line: str, place: Path, environ: dict[str, str]) -> str:
-    words = {"bash": ["--norc", "--noprofile"], "zsh": ["-f"]}[shell]
-    leader, follower = pty.openpty()
-    process = subprocess.Popen(
-        [str(shutil.which(shell)), *words, "-i"],
-        stdin=follower,
-        stdout=follower,
-        stderr=follower,
-        env=environ,
-        cwd=place,
-        start_new_session=True,
-    )
-    os.close(follower)
-    os.set_blocking(leader, False)
-    told = Path(environ["TOLD"])
-    ready = Path(f"{told}.ready")
+    environ = {"HOME": str(place), "TERM": "dumb", "LANG": "C.UTF-8", **env, "SCRIPT": str(source)}
+    started = Fish(place, environ) if shell == "fish" else _OnTerminal(shell, place, environ)
     try:
-        os.write(leader, f" source '{begin}'\n".encode())
-        _wait_for(ready, leader)
-        os.write(leader, line.encode() + b"\x0f\x07")
-        _wait_for(told, leader)
+        yield started
     finally:
-        process.kill()
-        process.wait()
-        os.close(leader)
-    line = told.read_text().rstrip("\n")
-    told.unlink()
-    ready.unlink()
-    return line
+        started.close()
 
 
-def _wait_for(path: Path, leader: int) -> None:
-    deadline = time.monotonic() + _SECONDS
-    said = b""
-    while not path.exists():
-        assert time.monotonic() < deadline, said
-        # Read the terminal's output: the shell blocks when the buffer is full.
-        with contextlib.suppress(BlockingIOError):
-            said += os.read(leader, 65536)
-        time.sleep(0.005)
+class Fish:
+    """fish, which tells without a terminal what it would offer, and what it says of each word."""
+
+    def __init__(self, place: Path, environ: dict[str, str]) -> None:
+        self.place = place
+        self._errors = place.with_suffix(".errors")
+        with self._errors.open("wb") as errors:
+            self._process = subprocess.Popen(
+                ["fish", "--no-config", "-c", _FISH],
+                env=environ,
+                cwd=place,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                bufsize=1,
+            )
+
+    def describe(self, line: str) -> dict[str, str]:
+        """Return the words that may follow, each with its description."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{line}\n")
+        rows = [
+            row.rstrip("\n").partition("\t") for row in iter(self._process.stdout.readline, "\n")
+        ]
+        assert self._errors.read_text() == ""
+        return {word: about for word, _, about in rows}
+
+    def complete(self, line: str) -> str:
+        return " ".join(self.describe(line))
+
+    def close(self) -> None:
+        self._process.communicate(timeout=_SECONDS)
+
+
+class _OnTerminal:
+    """bash or zsh, to which keys are typed."""
+
+    def __init__(self, shell: str, place: Path, environ: dict[str, str]) -> None:
+        self.place = place
+        self._told = place.with_suffix(".told")
+        begin = place.with_suffix(".begin")
+        begin.write_text(_BASH if shell == "bash" else _ZSH)
+        options = {"bash": ["--norc", "--noprofile"], "zsh": ["-f"]}[shell]
+        self._leader, follower = pty.openpty()
+        self._process = subprocess.Popen(
+            [str(shutil.which(shell)), *options, "-i"],
+            stdin=follower,
+            stdout=follower,
+            stderr=follower,
+            env=environ | {"TOLD": str(self._told)},
+            cwd=place,
+            start_new_session=True,
+        )
+        os.close(follower)
+        os.set_blocking(self._leader, False)
+        self._type(f" source '{begin}'\n".encode(), Path(f"{self._told}.ready"))
+
+    def complete(self, line: str) -> str:
+        self._type(line.encode() + b"\x0f\x07", self._told)
+        told = self._told.read_text().rstrip("\n")
+        self._told.unlink()
+        return told
+
+    def _type(self, keys: bytes, answer: Path) -> None:
+        """Type keys, and wait for a file that the shell writes then."""
+        os.write(self._leader, keys)
+        deadline = time.monotonic() + _SECONDS
+        said = b""
+        while not answer.exists():
+            assert time.monotonic() < deadline, said
+            # A shell whose terminal nobody reads waits.
+            with contextlib.suppress(BlockingIOError):
+                said += os.read(self._leader, 65536)
+            time.sleep(0.005)
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        os.close(self._leader)

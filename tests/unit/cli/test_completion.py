@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,29 +18,35 @@ ENV = {"PATH": f"{SCRIPTS}:/usr/bin:/bin"}
 
 
 @pytest.fixture(scope="module", params=shells.SHELLS)
-def shell(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    return name
+def name(request: pytest.FixtureRequest) -> str:
+    shell: str = request.param
+    return shell
 
 
 @pytest.fixture(scope="module")
-def script(shell: str, usernsctl: Program) -> str:
-    done = usernsctl("completion", shell)
+def script(name: str, usernsctl: Program) -> str:
+    done = usernsctl("completion", name)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 
 
-def offered(
-    shell: str, script: str, line: str, tmp_path: Path, env: dict[str, str] | None = None
-) -> set[str]:
+@pytest.fixture(scope="module")
+def shell(
+    name: str, script: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[shells.Shell]:
+    with shells.started(name, script, tmp_path_factory.mktemp(name) / "place", ENV) as shell:
+        yield shell
+
+
+def offered(shell: shells.Shell, line: str) -> set[str]:
     """Return the completions of the last word of a line."""
     begin = line[: line.rindex(" ") + 1]
-    told = shells.completed(shell, script, line, tmp_path / "place", ENV | (env or {}))
-    if shell == "fish":
+    completed = shell.complete(line)
+    if isinstance(shell, shells.Fish):
         # fish also offers words that contain these letters, if none begins with them.
-        return {word for word in told.split() if word.startswith(line.removeprefix(begin))}
-    assert told.startswith(begin)
-    words = set(told.removeprefix(begin).split())
+        return {word for word in completed.split() if word.startswith(line.removeprefix(begin))}
+    assert completed.startswith(begin)
+    words = set(completed.removeprefix(begin).split())
     # Shells leave a word without completions as it is.
     return words - ({line.removeprefix(begin)} if len(words) == 1 else set())
 
@@ -65,16 +72,14 @@ def offered(
     ],
 )
 def test_a_key_press_offers_what_may_follow(
-    shell: str, script: str, line: str, words: set[str], tmp_path: Path
+    shell: shells.Shell, line: str, words: set[str]
 ) -> None:
-    found = {word.rstrip("=") for word in offered(shell, script, line, tmp_path)}
+    found = {word.rstrip("=") for word in offered(shell, line)}
     assert found == words
 
 
-def test_a_value_follows_its_option_in_the_same_word(
-    shell: str, script: str, tmp_path: Path
-) -> None:
-    found = offered(shell, script, "usernsctl-exec --setgroups=a", tmp_path)
+def test_a_value_follows_its_option_in_the_same_word(shell: shells.Shell) -> None:
+    found = offered(shell, "usernsctl-exec --setgroups=a")
     assert found == {"--setgroups=allow"}
 
 
@@ -82,20 +87,19 @@ def test_fish_does_not_say_of_a_value_what_is_said_of_its_option(
     usernsctl: Program, tmp_path: Path
 ) -> None:
     script = usernsctl("completion", "fish").stdout
-    place = tmp_path / "place"
-    found = shells.described_by_fish(script, "usernsctl run --network ", place, ENV)
-    assert found == {"none": "", "host": ""}
-    found = shells.described_by_fish(script, "usernsctl run --netw", place, ENV)
-    assert "host" in found["--network"]
+    with shells.started("fish", script, tmp_path / "place", ENV) as fish:
+        assert isinstance(fish, shells.Fish)
+        assert fish.describe("usernsctl run --network ") == {"none": "", "host": ""}
+        assert "host" in fish.describe("usernsctl run --netw")["--network"]
 
 
-def test_files_are_offered_where_a_file_is_wanted(shell: str, script: str, tmp_path: Path) -> None:
+def test_files_are_offered_where_a_file_is_wanted(shell: shells.Shell, tmp_path: Path) -> None:
     below = tmp_path / "files"
     (below / "directory").mkdir(parents=True)
     (below / "document").touch()
-    found = offered(shell, script, f"usernsctl bundle check {below}/d", tmp_path)
+    found = offered(shell, f"usernsctl bundle check {below}/d")
     assert {word.rstrip("/") for word in found} == {f"{below}/directory"}
-    found = offered(shell, script, f"usernsctl explain {below}/do", tmp_path)
+    found = offered(shell, f"usernsctl explain {below}/do")
     assert found == {f"{below}/document"}
 
 
@@ -117,52 +121,53 @@ HOSTILE = (
 )
 
 
-@pytest.mark.parametrize("line", ["usernsctl template run ", "usernsctl template remove good "])
 def test_templates_are_offered_and_nothing_else_that_lies_there(
-    shell: str, script: str, line: str, tmp_path: Path
+    name: str, script: str, tmp_path: Path
 ) -> None:
     data = tmp_path / "data"
-    for name in ("good", *HOSTILE):
-        (data / "usernsctl" / "templates" / name).mkdir(parents=True, mode=0o700)
+    for template in ("good", *HOSTILE):
+        (data / "usernsctl" / "templates" / template).mkdir(parents=True, mode=0o700)
     for directory in (data, data / "usernsctl", data / "usernsctl" / "templates"):
         directory.chmod(0o700)
-    found = offered(shell, script, line, tmp_path, {"XDG_DATA_HOME": str(data)})
-    assert found == {"good"}
+    env = ENV | {"XDG_DATA_HOME": str(data)}
+    with shells.started(name, script, tmp_path / "place", env) as shell:
+        for line in ("usernsctl template run ", "usernsctl template remove good "):
+            assert offered(shell, line) == {"good"}, line
     assert list((tmp_path / "place").glob("pwned")) == []
 
 
-@pytest.mark.parametrize("line", ["usernsctl ns exec ", "usernsctl run --in "])
 def test_whatever_answers_nothing_but_names_is_offered(
-    shell: str, script: str, line: str, tmp_path: Path
+    name: str, script: str, tmp_path: Path
 ) -> None:
     liar = tmp_path / "bin" / "usernsctl"
     liar.parent.mkdir()
-    lies = "".join(f"{name}\n" for name in HOSTILE if "\n" not in name)
+    lies = "".join(f"{lie}\n" for lie in HOSTILE if "\n" not in lie)
     (tmp_path / "lies").write_text(f"good\n{lies}")
     liar.write_text(f"#!/bin/sh\ncat {tmp_path}/lies\necho noise >&2\n")
     liar.chmod(0o755)
     env = {"PATH": f"{liar.parent}:{ENV['PATH']}"}
-    found = offered(shell, script, line, tmp_path, env)
-    assert {word for word in found if len(word) < 65} == {"good"}
+    with shells.started(name, script, tmp_path / "place", env) as shell:
+        for line in ("usernsctl ns exec ", "usernsctl run --in "):
+            found = offered(shell, line)
+            assert {word for word in found if len(word) < 65} == {"good"}, line
     assert list((tmp_path / "place").glob("pwned")) == []
 
 
-def test_what_was_typed_before_is_not_executed(shell: str, script: str, tmp_path: Path) -> None:
+def test_what_was_typed_before_is_not_executed(shell: shells.Shell) -> None:
     for word in ("$(touch pwned)", "`touch pwned`", "'$(touch pwned)'", "$(touch pwned"):
-        line = f"usernsctl run --env {word} --netw"
-        told = shells.completed(shell, script, line, tmp_path / "place", ENV)
-        assert "--network" in told or "`" in word or ")" not in word
-        assert list(tmp_path.rglob("pwned")) == []
+        completed = shell.complete(f"usernsctl run --env {word} --netw")
+        assert "--network" in completed or "`" in word or ")" not in word
+        assert list(shell.place.parent.rglob("pwned")) == []
 
 
 def test_the_program_that_is_being_typed_is_not_started(
-    shell: str, script: str, tmp_path: Path
+    shell: shells.Shell, tmp_path: Path
 ) -> None:
     """The program may be an untrusted file in a directory that the user only inspects."""
     trap = tmp_path / "usernsctl"
     trap.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
     trap.chmod(0o755)
-    shells.completed(shell, script, f"{trap} ns exec ", tmp_path / "place", ENV)
+    shell.complete(f"{trap} ns exec ")
     assert not (tmp_path / "started").exists()
 
 
@@ -206,11 +211,11 @@ def test_all_options_of_the_prelude_are_known(prelude: Program) -> None:
             assert "needs a value" in prelude(name).stderr
 
 
-def test_scripts_of_one_program_leave_the_other_alone(shell: str, usernsctl: Program) -> None:
-    alone = usernsctl("completion", shell, "usernsctl-exec").stdout
+def test_scripts_of_one_program_leave_the_other_alone(name: str, usernsctl: Program) -> None:
+    alone = usernsctl("completion", name, "usernsctl-exec").stdout
     assert "--map-root-user" in alone or "map-root-user" in alone
     assert "usernsctl doctor" not in alone
-    both = usernsctl("completion", shell).stdout
+    both = usernsctl("completion", name).stdout
     assert "usernsctl-exec" in both
 
 
