@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import gvisor
@@ -18,14 +19,15 @@ from connector import TIMEOUT_SECONDS, Connector, Message, of_type
 CONNECTOR = "USERNSCTL_CONNECTOR"
 
 
-@pytest.fixture
-def connector(tmp_path: Path) -> Iterator[Connector]:
+@pytest.fixture(scope="module")
+def connector(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connector]:
     if CONNECTOR not in os.environ:
         if os.environ.get("CI"):
             pytest.fail(f"{CONNECTOR} must name the environment that holds the connector")
         pytest.skip(f"{CONNECTOR} does not name an environment that holds the connector")
     with stations.running() as url:
-        yield Connector(Path(os.environ[CONNECTOR]), tmp_path / "files", url)
+        files = tmp_path_factory.mktemp("connector") / "files"
+        yield Connector(Path(os.environ[CONNECTOR]), files, url)
 
 
 def essence(messages: list[Message]) -> list[Message]:
@@ -36,21 +38,31 @@ def essence(messages: list[Message]) -> list[Message]:
     return kept
 
 
+@pytest.fixture(scope="module")
+def outside(connector: Connector) -> Callable[[str], list[Message]]:
+    """Returns the essence of what a verb answers without gVisor; each verb is called once."""
+    return functools.cache(lambda verb: essence(connector.call(verb, sandboxed=False)))
+
+
 @pytest.mark.parametrize(
     ("verb", "answer"),
     [("spec", "SPEC"), ("check", "CONNECTION_STATUS"), ("discover", "CATALOG")],
 )
-def test_it_answers_as_outside(connector: Connector, verb: str, answer: str) -> None:
+def test_it_answers_as_outside(
+    connector: Connector, outside: Callable[[str], list[Message]], verb: str, answer: str
+) -> None:
     inside = essence(connector.call(verb, sandboxed=True))
     assert of_type(inside, answer)
-    assert inside == essence(connector.call(verb, sandboxed=False))
+    assert inside == outside(verb)
 
 
-def test_it_reads_what_the_server_has_as_outside(connector: Connector) -> None:
+def test_it_reads_what_the_server_has_as_outside(
+    connector: Connector, outside: Callable[[str], list[Message]]
+) -> None:
     inside = essence(connector.call("read", sandboxed=True))
     records = of_type(inside, "RECORD")
     assert [record["data"] for record in records] == stations.STATIONS
-    assert inside == essence(connector.call("read", sandboxed=False))
+    assert inside == outside("read")
 
 
 # Older releases of runsc save no sandbox that has this machine's network.
@@ -70,7 +82,9 @@ def server(connector: Connector) -> Iterator[str]:
             process.terminate()
 
 
-def test_from_a_template_it_answers_as_outside(connector: Connector, server: str) -> None:
+def test_from_a_template_it_answers_as_outside(
+    connector: Connector, outside: Callable[[str], list[Message]], server: str
+) -> None:
     names = ("config.json", "manifest.yaml", "configured_catalog.json")
     files = {name: (connector.files / name).read_text() for name in names}
     verbs = ("spec", "check", "discover", "read", "read") if NETWORK == "host" else ("spec", "spec")
@@ -79,6 +93,6 @@ def test_from_a_template_it_answers_as_outside(connector: Connector, server: str
         with urllib.request.urlopen(f"{server}/{verb}", body, TIMEOUT_SECONDS) as answer:
             assert answer.headers["X-Exit-Status"] == "0"
             told = [json.loads(line) for line in answer.read().splitlines()]
-        assert essence(told) == essence(connector.call(verb, sandboxed=False))
+        assert essence(told) == outside(verb)
     records = [one["data"] for one in of_type(told, "RECORD")]
     assert records == (stations.STATIONS if NETWORK == "host" else [])
