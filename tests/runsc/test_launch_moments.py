@@ -22,9 +22,9 @@ ENV = {"PATH": "/usr/bin:/bin"}
 Perform = Callable[..., subprocess.CompletedProcess[str]]
 
 
-@pytest.fixture
-def launch(usernsctl: Program, tmp_path: Path) -> Path:
-    return freeze(usernsctl, tmp_path / "launch")
+@pytest.fixture(scope="module")
+def launch(usernsctl: Program, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return freeze(usernsctl, tmp_path_factory.mktemp("launch") / "launch")
 
 
 @pytest.fixture

@@ -38,10 +38,6 @@ def check_with(directory: Path, **planted: str) -> list[str]:
     return c_layers.check(directory)
 
 
-def test_calls_in_csrc_point_one_way() -> None:
-    assert c_layers.check(TREE / "csrc") == []
-
-
 def test_what_is_right_is_accepted(tmp_path: Path) -> None:
     assert check_with(tmp_path) == []
 
