@@ -4,7 +4,7 @@
 # The directory of the environment that holds usernsctl as it is in this tree.
 DEV = $$(tools/environment dev)
 PYTHON_CODE = src tests tools demo bench examples csrc docs/conf.py setup.py
-SHELL_CODE = tools/packages tools/environment tools/user tools/as-user tools/test-users tools/pytest-as tools/to-the-end \
+SHELL_CODE = tools/packages tools/environment tools/user tools/as-user tools/test-as tools/pytest-as tools/to-the-end \
 	tools/default-signals tools/deb \
 	demo/run .ci/run \
 	docker/install docker/install-runsc tools/source-copy tools/in-system tools/deb-installed \
@@ -13,8 +13,8 @@ SHELL_CODE = tools/packages tools/environment tools/user tools/as-user tools/tes
 C_CODE = $(shell find csrc tests/c -name "*.[ch]")
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit kernel runsc hostile docker vm c connector docs man dist deb release-check lint format bench \
-	counts packages clean
+.PHONY: help demo test test-all unit kernel runsc hostile as-ranges as-root as-no-ranges docker vm c connector \
+	docs man dist deb release-check lint format bench counts packages clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z -]*\):.*## /    make \1\t/p' Makefile | expand -t 28
@@ -22,27 +22,40 @@ help: ## list the targets
 demo: packages ## run an Airbyte connector in gVisor, as an unprivileged user
 	@demo/run
 
-test: packages ## run every check and every test, as every kind of user
-	@$(MAKE) --jobs=3 --output-sync --no-print-directory lint c connector
-	@tools/test-users tests
-	@case ",$$USERNSCTL_MUST_WORK," in *,docker,*) $(MAKE) docker ;; esac
+# Of test, unit, kernel, runsc and hostile: targets beside each other, none of which ends the others, and
+# those that run the tests in $(TESTS) as one kind of user each.
+BESIDE = $(MAKE) --jobs=$$(($$(nproc) + 1)) --keep-going --output-sync --no-print-directory
+AS_USERS = as-ranges $(if $(filter 0,$(shell id -u)),as-root as-no-ranges)
+TESTS = tests
+# tests/docker takes longest, and waits most.
+DOCKER = $(findstring docker,$(USERNSCTL_MUST_WORK))
+
+test: packages ## run every check, and every test as the users whom it concerns; ONLY=PATTERN: of that name
+	@$(BESIDE) $(DOCKER) as-ranges c $(if $(ONLY),,lint) $(AS_USERS)
+
+test-all: packages ## run every check, and every test as every kind of user
+	@USERNSCTL_TEST_ALL=1 $(MAKE) --no-print-directory test
 
 unit kernel runsc: packages ## run the tests in tests/unit, tests/kernel or tests/runsc; RUNSC=FILE takes another runsc
-	@USERNSCTL_TEST_RUNSC='$(RUNSC)' tools/test-users tests/$@
+	@USERNSCTL_TEST_RUNSC='$(RUNSC)' $(BESIDE) TESTS=tests/$@ $(AS_USERS)
 
 hostile: packages ## attack with the full number of tries; `make test` tries each attack a few times
-	@USERNSCTL_HOSTILE=full tools/test-users tests -k hostile -o timeout=3600
+	@USERNSCTL_HOSTILE=full $(BESIDE) TESTS="tests -o timeout=3600" ONLY=hostile $(AS_USERS)
+
+as-ranges as-root as-no-ranges: connector
+	@tools/test-as $(@:as-%=%) $(TESTS)
 
 docker: packages ## build the images and run tests/docker, with an engine of its own (as root)
 	@tools/packages docker/packages.apt
-	@USERNSCTL_MUST_WORK=docker tools/to-the-end $(DEV)/bin/python -B -m pytest -p no:cacheprovider tests/docker
+	@USERNSCTL_MUST_WORK=docker tools/to-the-end $(DEV)/bin/python -B -m pytest -p no:cacheprovider tests/docker \
+		$(if $(ONLY),-k '$(ONLY)' || [ $$? = 5 ])
 
 vm: deb ## boot Debian, with AppArmor, Yama and systemd, in an emulated machine, and run tests there (as root)
 	@tools/packages tools/vm/packages.apt
 	@tools/vm/run
 
 c: packages ## check the layers of csrc/, build it with gcc and clang, sanitized, and run tests/c
-	@$(DEV)/bin/python tools/c_layers.py
+	@$(if $(ONLY),,$(DEV)/bin/python tools/c_layers.py)
 	@$(DEV)/bin/python tools/c_tests.py
 
 connector: packages

@@ -16,10 +16,9 @@ def may_map_any_id() -> bool:
     return os.geteuid() == 0 and all(ids == ["0", "0", "4294967295"] for ids in maps)
 
 
-as_root = pytest.mark.skipif(
-    not may_map_any_id(), reason="only root, outside of containers, may map any id by itself"
-)
-unprivileged = pytest.mark.skipif(os.geteuid() == 0, reason="root may do it")
+# Marks of tests that run as root alone (tests/conftest.py), or not as root.
+as_root = pytest.mark.as_root
+unprivileged = pytest.mark.unprivileged
 
 # A map of several ids, and the mark for tests that write that map.
 MAP_OF_SEVERAL = un.IdMap.extents(["0:0:100"], ["0:0:100"]) if may_map_any_id() else un.IdMap.auto()

@@ -20,6 +20,7 @@ from pathlib import Path
 import hypothesis
 import prctl
 import pytest
+from callers import may_map_any_id
 
 import usernsctl as un
 
@@ -44,10 +45,14 @@ REQUIRED = {
     "kernel": ["userns"],
     "runsc": ["userns", "runsc"],
 }
-# Directories whose tests give the same results for all users, unless they have the mark each_user.
-FOR_ANYBODY = {"fuzz", "unit"}
 # Directories whose tests may run in parallel.
 PARALLEL = {"environments", "fuzz", "kernel", "runsc", "unit"}
+# Marks of tests that can't run as the user who runs pytest, with the reasons.
+UNFIT = {}
+if not may_map_any_id():
+    UNFIT["as_root"] = "only root, outside of containers, may map any id"
+if os.geteuid() == 0:
+    UNFIT["unprivileged"] = "root may do it"
 
 
 @dataclass(frozen=True)
@@ -182,8 +187,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.userns_requires(*words))
         if directory in PARALLEL:
             item.add_marker(pytest.mark.parallel)
-        if directory not in FOR_ANYBODY:
-            item.add_marker(pytest.mark.each_user)
+        for mark, reason in UNFIT.items():
+            if item.get_closest_marker(mark):
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 def pytest_collection_finish() -> None:

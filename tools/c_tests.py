@@ -1,13 +1,13 @@
-"""c_tests.py [NAME...]: build csrc/ and all of tests/c with each compiler, and run the tests.
+"""c_tests.py [NAME...]: build csrc/ and tests/c with each toolchain, and run the tests.
 
-Without a name, these are gcc and clang, under ASan and UBSan, and gcc with musl, the libc that the
-programs are linked with. ``aarch64`` is for that processor, has an emulator run what starts no
-other program, and needs what is in tools/dist/packages.apt.
+Without a name, the toolchains are gcc and clang, under ASan and UBSan, and gcc with musl, the libc
+that the programs are linked with. ``aarch64`` is for that processor, runs tests that start no other
+program in an emulator, and needs the packages in tools/dist/packages.apt. Where ``$ONLY`` is set,
+gcc alone builds the tests whose names contain it, if there are any.
 
 A test is a program of its own, linked with the core; it fails by exiting nonzero. The native
-programs are built too, so that both compilers have checked every line. What reads bytes of others'
-making, ``fuzz_*.c``, gets bytes from clang's libFuzzer for a while, beginning with the seeds in the
-directory beside it.
+programs are built too, so that each compiler has checked every line. ``fuzz_*.c`` get bytes from
+clang's libFuzzer for some seconds, beginning with the seeds in the directory beside them.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ BUILD = Path("build/c")
 DEFAULT_SIGNALS = Path(__file__).with_name("default-signals")
 SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 FLAGS = [*layout.flags(CSRC), "-Werror", "-g", "-O1", f"-I{TESTS}"]
+ONLY = os.environ.get("ONLY", "")
 TEST_SECONDS = 120
 FUZZ_SECONDS = 5
 
@@ -89,6 +90,10 @@ TOOLCHAINS = {
 USUAL = ("gcc", "clang", "musl")
 
 
+def sources_of_tests(kind: str) -> list[Path]:
+    return sorted(path for path in TESTS.rglob(f"{kind}_*.c") if ONLY in path.stem)
+
+
 def compile_to_object(toolchain: Toolchain, source: Path, version: str) -> Path:
     target = BUILD / toolchain.name / source.with_suffix(".o")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -123,7 +128,7 @@ def build(toolchain: Toolchain, pool: ThreadPoolExecutor) -> list[list[Path | st
     objects = compile_all(sorted({file for files in programs.values() for file in files}))
     for name, files in programs.items():
         link([objects[file] for file in files], directory / name)
-    tests = compile_all(sorted(TESTS.rglob("test_*.c")))
+    tests = compile_all(sources_of_tests("test"))
     agent = compile_all(layout.agent(CSRC))
 
     def parts(source: Path) -> list[Path]:
@@ -141,7 +146,7 @@ def build(toolchain: Toolchain, pool: ThreadPoolExecutor) -> list[list[Path | st
         if toolchain.runs(source)
     ]
     if toolchain.fuzzes:
-        fuzzers = compile_all(sorted(TESTS.rglob("fuzz_*.c")))
+        fuzzers = compile_all(sources_of_tests("fuzz"))
         for source, made in fuzzers.items():
             inputs = [made, *parts(source)]
             program = link(inputs, directory / made.stem, "-fsanitize=fuzzer")
@@ -178,6 +183,8 @@ def main(names: list[str]) -> int:
     unknown = set(names) - TOOLCHAINS.keys()
     if unknown:
         sys.exit(f"there is no {', '.join(unknown)}; there are {', '.join(TOOLCHAINS)}")
+    if ONLY:
+        names = ["gcc"] if sources_of_tests("test") else []
     failed = []
     total = 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -193,7 +200,7 @@ def main(names: list[str]) -> int:
                     print(failure, file=sys.stderr)
                     failed.append(str(program))
     print(f"C tests: {total} run, {len(failed)} failed", *failed)
-    return 1 if failed or not total else 0
+    return 1 if failed or not (total or ONLY) else 0
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import release_notes
 
-STEPS = ([".ci/run"], ["make", "dist"], ["make", "deb"], ["make", "docs", "man"])
+STEPS = ([".ci/run", "test-all"], ["make", "dist"], ["make", "deb"], ["make", "docs", "man"])
 #: Which directories then have what is released.
 MADE = ("dist", "build/debian")
 

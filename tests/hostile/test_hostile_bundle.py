@@ -278,6 +278,7 @@ def test_hostile_sources_never_show_the_machine(tally: Any, bundle: Path) -> Non
             tally.succeeded(f"{path}, {trust}")
 
 
+@pytest.mark.also_root
 def test_hostile_special_files_are_not_shown(tally: Any, bundle: Path) -> None:
     os.mkfifo(bundle / "fifo")
     write(bundle, bind("fifo"))

@@ -22,6 +22,8 @@ from frozen import freeze
 from tally import Tally
 from traps import GVISOR, VARIABLES, marks, set_traps
 
+pytestmark = pytest.mark.also_root
+
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 
 HOST = """

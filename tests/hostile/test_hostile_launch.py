@@ -22,7 +22,7 @@ from tally import Tally
 
 SHORT, FULL = 15, 400
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.also_root, pytest.mark.timeout(600)]
 
 
 @pytest.fixture

@@ -22,6 +22,8 @@ from tally import Tally
 import usernsctl as un
 from usernsctl.namespaces import named
 
+pytestmark = pytest.mark.also_root
+
 HERE = Path(__file__).parent / "memory"
 FULL_ROUNDS = 20000
 SECONDS = 3600

@@ -18,6 +18,8 @@ import pytest
 from strangers import Stranger, other_users, swapping
 from tally import Tally
 
+pytestmark = pytest.mark.also_root
+
 HERE = Path(__file__).parent
 SHORT, FULL = 15, 2000
 

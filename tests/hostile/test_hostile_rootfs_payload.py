@@ -16,7 +16,7 @@ from tally import Tally
 import usernsctl as un
 from usernsctl.gvisor.launch.request import Bind
 
-pytestmark = pytest.mark.userns_requires("runsc")
+pytestmark = [pytest.mark.also_root, pytest.mark.userns_requires("runsc")]
 
 # All that changes a file or what is in a directory; sh has no other way to truncate one.
 ATTACK = """

@@ -23,7 +23,7 @@ from usernsctl._system.processes import ProcessIdentity
 from usernsctl.gvisor.launch.request import Bind
 from usernsctl.namespaces import named
 
-pytestmark = pytest.mark.userns_requires("runsc")
+pytestmark = [pytest.mark.also_root, pytest.mark.userns_requires("runsc")]
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 FOREVER = ["sleep", "1000"]

@@ -16,6 +16,8 @@ from callers import as_root
 from usernsctl.doctor import diagnose as in_process
 from usernsctl.doctor.probes import PROGRAM
 
+pytestmark = pytest.mark.each_user
+
 # Calls main() as the script does, without rich.
 WITHOUT_RICH = """
 import sys

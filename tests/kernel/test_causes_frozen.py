@@ -12,7 +12,7 @@ from broken_machine import PRELUDE, USERNSCTL, run_broken
 from callers import as_root
 from conftest import Program
 
-pytestmark = pytest.mark.userns_requires("userns", "runsc")
+pytestmark = [pytest.mark.each_user, pytest.mark.userns_requires("userns", "runsc")]
 
 
 @pytest.fixture

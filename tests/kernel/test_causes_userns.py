@@ -9,6 +9,8 @@ import pytest
 from broken_machine import PRELUDE, Diagnosis, diagnose, named_by_command, run_broken
 from callers import as_root
 
+pytestmark = pytest.mark.each_user
+
 #: The way to break the machine, options of usernsctl-exec that fail then, and the cause.
 CASES = [
     ("seccomp-engine", ["-r"], "seccomp-denies-userns"),

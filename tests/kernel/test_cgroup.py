@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 from broken_machine import run_broken
-from callers import as_root
+from callers import as_root, unprivileged
 from inside import PATIENCE
 
 import usernsctl as un
+
+pytestmark = pytest.mark.also_root
 
 ROOT = os.geteuid() == 0
 WIDE = un.IdMap.extents(["0:100000:10"], ["0:100000:10"])
@@ -183,7 +185,7 @@ def test_what_is_no_group(arguments: dict[str, Any], tmp_path: Path) -> None:
         un.run(["true"], in_cgroup=-1)
 
 
-@pytest.mark.skipif(ROOT, reason="root may write everywhere")
+@unprivileged
 def test_a_group_that_is_not_ours() -> None:
     top = unified()
     error = failure(top)

@@ -17,6 +17,8 @@ import pytest
 from callers import as_root
 from inside import PATIENCE, namespace
 
+pytestmark = pytest.mark.also_root
+
 PREPARE = """
 import json, os, signal, sys, threading
 import usernsctl as un

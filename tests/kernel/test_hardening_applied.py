@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.also_root
+
 SCRIPT = """
 import json, sys
 from usernsctl import IdMap, enter, hardening

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from callers import as_root, several_ids
+from callers import as_root, several_ids, unprivileged
 
 import usernsctl as un
+
+pytestmark = pytest.mark.each_user
 
 UID = os.geteuid()
 UID_MAP = ["cat", "/proc/self/uid_map"]
@@ -41,7 +43,7 @@ def test_run_with_idmap_extents_for_both() -> None:
 
 
 @several_ids
-@pytest.mark.skipif(UID == 0, reason="root may have no ranges")
+@unprivileged
 def test_run_with_idmap_auto_and_subids() -> None:
     assert un.check_output(["id", "-u"], idmap="auto", text=True) == "0\n"
     assert un.check_output(["id", "-u"], idmap="subids", text=True) == f"{UID}\n"

@@ -24,6 +24,8 @@ from usernsctl.namespaces import named
 from usernsctl.namespaces.named import NamedNamespace
 from usernsctl.namespaces.namespace import Namespace
 
+pytestmark = pytest.mark.each_user
+
 UID, GID = os.geteuid(), os.getegid()
 
 

@@ -14,12 +14,15 @@ from typing import Any
 
 import prctl
 import pytest
+from callers import unprivileged
 from conftest import Program, children, open_descriptors
 from inside import PATIENCE, WAITER, namespace, read_ready
-from kept import LINK, MAP_WITHOUT_US, ROOT, WHO, in_python, without_us
+from kept import LINK, MAP_WITHOUT_US, WHO, in_python, without_us
 
 import usernsctl as un
 from usernsctl.namespaces.namespace import Namespace
+
+pytestmark = pytest.mark.each_user
 
 UID, GID = os.geteuid(), os.getegid()
 ALL_CAPABILITIES = int(Path("/proc/sys/kernel/cap_last_cap").read_text()) + 1
@@ -305,7 +308,7 @@ def test_a_zombie_has_none() -> None:
         os.close(child.pidfd)
 
 
-@pytest.mark.skipif(ROOT, reason="root may look at every process")
+@unprivileged
 def test_somebody_elses_process_is_refused() -> None:
     with pytest.raises(un.NamespaceError) as caught:
         Namespace.from_pid(1)

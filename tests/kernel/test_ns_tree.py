@@ -10,8 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from callers import unprivileged
 from conftest import Program
+
+pytestmark = pytest.mark.also_root
 
 
 @contextlib.contextmanager

@@ -225,6 +225,7 @@ def test_asyncio_has_it_too() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.also_root
 def test_nobody_inside_looks_into_process_1() -> None:
     script = "ls /proc/1/fd; cat /proc/1/environ; readlink -v /proc/1/cwd; : <>/proc/1/mem"
     done = un.run(

@@ -216,6 +216,7 @@ def test_a_stop_asked_of_usernsctl_exec_stops_the_command(prelude: Program) -> N
         assert process.wait(PATIENCE) == 100 + signal.SIGTERM
 
 
+@pytest.mark.also_root
 def test_process_1_keeps_no_descriptor_of_the_command_s(prelude: Program) -> None:
     """The reader of a pipe sees its end when the command closes it."""
     output, passed = os.pipe()

@@ -17,7 +17,7 @@ from callers import as_root
 from conftest import Program
 from strangers import LIST_WITH_ANOTHER
 
-pytestmark = pytest.mark.userns_requires("userns")
+pytestmark = [pytest.mark.also_root, pytest.mark.userns_requires("userns")]
 
 HEADER = ["usernsctl-launch", "1", version("usernsctl")]
 SHOW = "cat @s/bundle/config.json"

@@ -11,6 +11,8 @@ from callers import as_root, unprivileged
 from conftest import Program
 from inside import PATIENCE, stdout_of
 
+pytestmark = pytest.mark.each_user
+
 MAPS = ["cat", "/proc/self/uid_map", "/proc/self/gid_map", "/proc/self/setgroups"]
 UID, GID = os.geteuid(), os.getegid()
 

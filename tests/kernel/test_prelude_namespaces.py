@@ -11,6 +11,8 @@ import pytest
 from conftest import Program, mounts
 from inside import namespace, stdout_of
 
+pytestmark = pytest.mark.also_root
+
 # Options, and their links in /proc/PID/ns.
 KINDS = {
     "--mount": "mnt",

@@ -13,6 +13,8 @@ from callers import as_root
 from conftest import Program
 from inside import PATIENCE, stdout_of
 
+pytestmark = pytest.mark.also_root
+
 WIDE = ["--map-users=0:100000:10", "--map-groups=0:100000:10"]
 SIGNAL_SETS = ["grep", "^Sig[BIC]", "/proc/self/status"]
 

@@ -13,6 +13,8 @@ from inside import PATIENCE
 
 import usernsctl as un
 
+pytestmark = pytest.mark.each_user
+
 PROBE = Path(un.__file__).with_name("_bin") / "usernsctl-probe"
 
 

@@ -27,6 +27,8 @@ from rules import (
     unshare,
 )
 
+pytestmark = pytest.mark.also_root
+
 # From linux/prctl.h (prctl(2)); python-prctl lacks these.
 PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_RAISE = 2

@@ -28,6 +28,8 @@ from rules import (
     waiting_child,
 )
 
+pytestmark = pytest.mark.also_root
+
 MS_BIND = 0x1000
 # From linux/nsfs.h (ioctl_nsfs(2)).
 NS_GET_USERNS = 0xB701

@@ -201,6 +201,7 @@ def test_a_stranger_may_not_write_it() -> None:
 
 
 # Without privileges, only newgidmap writes a map without denying setgroups(2).
+@pytest.mark.also_root
 @pytest.mark.userns(
     map=un.IdMap.auto() if os.geteuid() else un.IdMap(map_user=0, map_group=0, setgroups="allow")
 )

@@ -12,6 +12,8 @@ import pytest
 from callers import unprivileged
 from rules import CLONE_NEWPID, call, in_child, link, map_self, refused, unshare, waiting_child
 
+pytestmark = pytest.mark.also_root
+
 # From linux/ptrace.h (ptrace(2)).
 PTRACE_ATTACH = 16
 PTRACE_DETACH = 17

@@ -21,6 +21,8 @@ from inside import PATIENCE, WAITER, namespace, read_ready
 
 import usernsctl as un
 
+pytestmark = pytest.mark.each_user
+
 UID, GID = os.geteuid(), os.getegid()
 MAPS = ["cat", "/proc/self/uid_map", "/proc/self/gid_map", "/proc/self/setgroups"]
 WIDE = un.IdMap.extents(["0:100000:10", "20:0:1"], ["0:200000:10"])

@@ -17,6 +17,8 @@ import usernsctl as un
 from usernsctl._core import calls
 from usernsctl._core.calls import _CHILD
 
+pytestmark = pytest.mark.also_root
+
 USER = "usernsctl-test"
 
 # Another thread forks children that inherit the descriptors of that moment and keep running.

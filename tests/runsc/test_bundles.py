@@ -14,6 +14,7 @@ from typing import Any
 
 import gvisor
 import pytest
+from callers import unprivileged
 from conftest import Program
 from processes import children_of
 
@@ -85,7 +86,7 @@ def findings(bundle: Path) -> list[Violation]:
     return check(load(bundle), bundle, uid_map, gid_map)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is refused to root")
+@unprivileged
 @pytest.mark.parametrize("name", REFUSED)
 def test_runsc_alone_refuses_it(tmp_path: Path, name: str) -> None:
     bundle = make_bundle(tmp_path / "b", **REFUSED[name])
@@ -125,6 +126,7 @@ def test_a_bundle_has_the_oom_score_that_it_asks_for(usernsctl: Program, tmp_pat
     assert scores == {"500\n"}
 
 
+@pytest.mark.also_root
 @pytest.mark.parametrize("name", REFUSED)
 def test_usernsctl_runs_it(usernsctl: Program, tmp_path: Path, name: str) -> None:
     bundle = make_bundle(tmp_path / "b", **REFUSED[name])

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from conftest import Program
 
+pytestmark = pytest.mark.each_user
+
 
 def test_it_is_told_and_not_done(usernsctl: Program, tmp_path: Path) -> None:
     state, logs = tmp_path / "state", tmp_path / "a b" / "logs"

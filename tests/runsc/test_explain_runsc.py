@@ -59,6 +59,7 @@ def root_cause(usernsctl: Program, logs: Path) -> str:
     return str(known["causes"][0]["id"])
 
 
+@pytest.mark.also_root
 @pytest.mark.parametrize(
     ("way", "command", "cause"),
     [

@@ -16,6 +16,8 @@ from frozen import assert_ran, assert_refused, freeze
 
 from usernsctl import _core
 
+pytestmark = pytest.mark.also_root
+
 LAUNCH_MAX = 32 << 20
 WORDS_MAX = 1 << 18
 

@@ -36,6 +36,8 @@ from posture_table import (
 import usernsctl as un
 from usernsctl.namespaces.named import find_named
 
+pytestmark = pytest.mark.also_root
+
 # How long a start may take, and its last processes and mounts may stay, in seconds.
 PATIENCE = 20
 SETTLING = 5

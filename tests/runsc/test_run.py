@@ -17,6 +17,8 @@ import pytest
 from conftest import Program
 from processes import children_of, status_of
 
+pytestmark = pytest.mark.each_user
+
 
 @contextmanager
 def started(usernsctl: Program, *args: str) -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:

@@ -8,8 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from callers import as_root
 from conftest import Program
 from processes import children_of
+
+pytestmark = pytest.mark.also_root
 
 SECRET = "correct horse battery staple"
 
@@ -144,7 +147,7 @@ def test_without_the_proof_it_is_not_caught(usernsctl: Program) -> None:
     assert (done.returncode, done.stdout) == (0, "I ran\n")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root maps other ids without a helper")
+@as_root
 def test_the_proof_works_as_any_user(usernsctl: Program) -> None:
     maps = ["--map-users", "1:100001:9", "--map-groups", "1:100001:9"]
     done = usernsctl("run", *maps, "--user", "5:7", "--", "id")

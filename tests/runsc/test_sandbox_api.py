@@ -22,6 +22,8 @@ from processes import children_of, processes_with, status_of
 
 import usernsctl as un
 
+pytestmark = pytest.mark.also_root
+
 # No test waits longer than this for what it waits for, in seconds.
 PATIENCE = 20
 FOREVER = ["sleep", "1000"]

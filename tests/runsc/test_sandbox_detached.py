@@ -31,6 +31,8 @@ from usernsctl._system.descriptors import wait_readable
 from usernsctl._system.processes import ProcessIdentity
 from usernsctl.gvisor.sandbox import detached, records
 
+pytestmark = pytest.mark.also_root
+
 PATIENCE = 20
 FOREVER = ["sleep", "1000"]
 TRAP = ["sh", "-c", "trap 'exit 9' TERM; echo ready; while :; do sleep 0.05; done"]

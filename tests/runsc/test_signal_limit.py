@@ -69,6 +69,7 @@ def test_a_queue_that_is_full() -> None:
         assert found["evidence"][0].startswith("RLIMIT_SIGPENDING is 120, and 1")
 
 
+@pytest.mark.also_root
 def test_a_hard_limit_is_raised_by_root() -> None:
     found = diagnosed(hard=0)
     if found is not None:

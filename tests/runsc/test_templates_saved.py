@@ -12,10 +12,12 @@ from typing import Any
 
 import gvisor
 import pytest
-from callers import MAP_OF_SEVERAL, several_ids
+from callers import MAP_OF_SEVERAL, as_root, several_ids
 from conftest import open_descriptors
 
 import usernsctl as un
+
+pytestmark = pytest.mark.also_root
 
 SCRIPT = ["sh", "-c", "echo READY; read line; echo $line $NAME; cat /etc/hostname 2>/dev/null"]
 
@@ -306,7 +308,7 @@ def test_what_others_could_have_written(copy: Path, open_it: Callable[[Path], No
         copy.parent.chmod(0o700)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+@as_root
 def test_what_belongs_to_somebody_else(copy: Path) -> None:
     os.chown(copy, 65534, 65534)
     refused(copy, "template-untrusted")

@@ -13,7 +13,7 @@ from usernsctl import _core, hardening
 from usernsctl.errors import HardeningError
 from usernsctl.hardening import Hardening
 
-pytestmark = pytest.mark.each_user
+pytestmark = pytest.mark.also_root
 
 
 def test_runsc_keeps_what_it_needs_and_no_more() -> None:

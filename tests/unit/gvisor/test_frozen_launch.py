@@ -91,7 +91,7 @@ def test_the_state_of_others_is_not_shown(caller: dict[str, str], source: str) -
     assert caught.value.cause == "bind-shows-state"
 
 
-@pytest.mark.each_user
+@pytest.mark.also_root
 def test_state_that_only_root_may_look_into_stops_nobody(
     caller: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -166,7 +166,7 @@ def test_a_file_that_cannot_be_written(tmp_path: Path, name: str, says: str) -> 
     assert os.listdir(tmp_path) == ["d"]
 
 
-@pytest.mark.each_user
+@pytest.mark.also_root
 def test_a_state_directory_of_somebody_who_lets_nobody_in(
     caller: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

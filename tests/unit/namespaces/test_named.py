@@ -18,7 +18,7 @@ from usernsctl.namespaces import named
 from usernsctl.namespaces.named import NamedNamespace
 from usernsctl.namespaces.namespace import Namespace
 
-pytestmark = pytest.mark.each_user
+pytestmark = pytest.mark.also_root
 
 
 @pytest.fixture

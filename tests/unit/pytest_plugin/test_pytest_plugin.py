@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.each_user, pytest.mark.userns_requires("userns")]
+pytestmark = pytest.mark.userns_requires("userns")
 
 NAMESPACES = """
     import os

@@ -12,7 +12,7 @@ import pytest
 
 import usernsctl as un
 
-pytestmark = [pytest.mark.each_user, pytest.mark.userns_requires("userns")]
+pytestmark = [pytest.mark.also_root, pytest.mark.userns_requires("userns")]
 
 
 def process_names() -> str:

@@ -11,7 +11,7 @@ import pytest
 
 from usernsctl import _core
 
-pytestmark = pytest.mark.each_user
+pytestmark = pytest.mark.also_root
 
 
 def test_the_caller_and_root_are_trusted_everywhere() -> None:

@@ -37,7 +37,7 @@ def outcome(opens: Callable[[], int]) -> tuple[int, int] | int | None:
     return status.st_dev, status.st_ino
 
 
-@pytest.mark.each_user
+@pytest.mark.also_root
 def test_a_path_leads_where_the_kernel_leads(top: Path) -> None:
     for names in itertools.product(NAMES, repeat=3):
         path = "/".join([str(top), *names])

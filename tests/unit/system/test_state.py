@@ -22,7 +22,7 @@ from usernsctl._system.records import RECORD, open_state
 from usernsctl.gvisor.sandbox.records import draft_detached, find_detached, list_detached
 from usernsctl.namespaces import named
 
-pytestmark = pytest.mark.each_user
+pytestmark = pytest.mark.also_root
 
 # Maximum time in seconds for calls that must not wait.
 AT_MOST = 2

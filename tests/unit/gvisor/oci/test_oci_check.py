@@ -17,7 +17,7 @@ from usernsctl.gvisor.oci import Violation, check, fix
 from usernsctl.gvisor.oci.rules import resolve_in_root
 from usernsctl.maps import Extent
 
-pytestmark = pytest.mark.each_user
+pytestmark = pytest.mark.also_root
 
 # An id that owns no files, and so has only the permissions of others.
 STRANGER = [Extent(0, 3_000_000_000, 1)]

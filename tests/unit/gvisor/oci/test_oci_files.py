@@ -7,13 +7,14 @@ import os
 from pathlib import Path
 
 import pytest
+from callers import unprivileged
 from oci_configs import minimal
 
 from usernsctl.errors import BundleError
 from usernsctl.gvisor.oci import Bundle, create, load, replace
 from usernsctl.gvisor.oci.bundle import MAX_BYTES
 
-pytestmark = pytest.mark.each_user
+pytestmark = pytest.mark.also_root
 
 TEXT = json.dumps(minimal())
 
@@ -65,7 +66,7 @@ def test_a_config_that_is_a_fifo_does_not_block(tmp_path: Path) -> None:
     assert "is not a regular file" in refusal(tmp_path).reason
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root can read every file")
+@unprivileged
 def test_a_config_that_cannot_be_read(tmp_path: Path) -> None:
     (bundle(tmp_path) / "config.json").chmod(0)
     assert refusal(tmp_path).reason == f"can't read {tmp_path}/config.json: Permission denied"
