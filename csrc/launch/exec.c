@@ -22,23 +22,17 @@ static void free_words(struct words *words)
 static size_t memory_for(const struct un_launch *launch)
 {
     size_t size = 0;
-    for (size_t i = 0; i < launch->record_count; i++) {
-        const struct un_record *record = &launch->record[i];
-        if (record->verb == UN_VERB_WATCH)
-            size += un_marks_expand(&launch->marks, record->words, NULL) + 1;
-    }
+    UN_EACH_RECORD (record, launch, UN_VERB_WATCH)
+        size += un_marks_expand(&launch->marks, record->words, NULL) + 1;
     return size;
 }
 
 static void write_words(const struct un_launch *launch, bool reraise_signal, struct words *words)
 {
     char *at = words->memory, **arg = words->argv, **variable = words->envp;
-    for (size_t i = 0; i < launch->record_count; i++) {
-        const struct un_record *record = &launch->record[i];
-        if (record->verb == UN_VERB_RUNSC_ENV)
-            *variable++ = (char *)(uintptr_t)record->words;
-        if (record->verb != UN_VERB_WATCH)
-            continue;
+    UN_EACH_RECORD (record, launch, UN_VERB_RUNSC_ENV)
+        *variable++ = (char *)(uintptr_t)record->words;
+    UN_EACH_RECORD (record, launch, UN_VERB_WATCH) {
         *arg++ = at;
         at += un_marks_expand(&launch->marks, record->words, at) + 1;
         /* Behind the name of the watcher. */
@@ -109,11 +103,10 @@ static int compare_fds(const void *a, const void *b)
 static size_t list_kept(const struct un_launch *launch, int *kept)
 {
     size_t count = 0, unique = 0;
-    for (size_t i = 0; i < launch->record_count; i++) {
-        const struct un_record *record = &launch->record[i];
-        if (record->verb == UN_VERB_PROGRAM_LINK || record->verb == UN_VERB_PROGRAM_PATH)
-            kept[count++] = un_record_source(launch, record, 0)->fd;
-    }
+    UN_EACH_RECORD (record, launch, UN_VERB_PROGRAM_LINK)
+        kept[count++] = un_record_source(launch, record, 0)->fd;
+    UN_EACH_RECORD (record, launch, UN_VERB_PROGRAM_PATH)
+        kept[count++] = un_record_source(launch, record, 0)->fd;
     qsort(kept, count, sizeof *kept, compare_fds);
     for (size_t i = 0; i < count; i++)
         if (!unique || kept[unique - 1] != kept[i])

@@ -244,10 +244,8 @@ static size_t list_bound(const struct un_launch *launch, const char *access, int
                          const char **names)
 {
     size_t count = 0;
-    for (size_t i = 0; i < launch->record_count; i++) {
-        const struct un_record *record = &launch->record[i];
-        if (record->verb != UN_VERB_BIND ||
-            (access && strcmp(un_record_word(record, 2), access) != 0))
+    UN_EACH_RECORD (record, launch, UN_VERB_BIND) {
+        if (access && strcmp(un_record_word(record, 2), access) != 0)
             continue;
         const struct un_source *source = un_record_source(launch, record, 0);
         fds[count] = source->fd;

@@ -82,12 +82,10 @@ static int refuse_kernel_file(struct un_launch *launch, const struct un_source *
 
 int un_refuse_kernel_files(struct un_launch *launch, struct un_error *err)
 {
-    for (size_t i = 0; i < launch->record_count; i++) {
-        const struct un_record *record = &launch->record[i];
-        if (record->verb != UN_VERB_BIND || strcmp(un_record_word(record, 2), "rw") != 0)
-            continue;
+    UN_EACH_RECORD (record, launch, UN_VERB_BIND) {
         const struct un_source *source = un_record_source(launch, record, 0);
-        if (source->is_ours && refuse_kernel_file(launch, source, err))
+        bool is_writable = !strcmp(un_record_word(record, 2), "rw");
+        if (is_writable && source->is_ours && refuse_kernel_file(launch, source, err))
             return -1;
     }
     return 0;

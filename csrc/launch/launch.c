@@ -18,9 +18,11 @@ struct un_source *un_record_source(const struct un_launch *launch, const struct 
     return &launch->source[un_argument_number(un_record_word(record, number))];
 }
 
-const struct un_record *un_launch_first(const struct un_launch *launch, enum un_verb verb)
+const struct un_record *un_launch_next(const struct un_launch *launch, enum un_verb verb,
+                                       const struct un_record *record)
 {
-    for (size_t i = 0; launch->of_verb[verb] && i < launch->record_count; i++)
+    size_t i = record ? (size_t)(record - launch->record) + 1 : 0;
+    for (; launch->of_verb[verb] && i < launch->record_count; i++)
         if (launch->record[i].verb == verb)
             return &launch->record[i];
     return NULL;

@@ -79,8 +79,16 @@ const char *un_record_word(const struct un_record *record, size_t number);
 /* Returns the source that an argument of a record names. */
 struct un_source *un_record_source(const struct un_launch *launch, const struct un_record *record,
                                    size_t number);
-/* Returns the first record with this verb, or NULL. */
-const struct un_record *un_launch_first(const struct un_launch *launch, enum un_verb verb);
+/* Returns the first record with this verb behind `record`, or of all if that is NULL; or NULL. */
+const struct un_record *un_launch_next(const struct un_launch *launch, enum un_verb verb,
+                                       const struct un_record *record);
+#define UN_EACH_RECORD(record, launch, verb)                                                       \
+    for (const struct un_record *record = NULL; (record = un_launch_next(launch, verb, record));)
+static inline const struct un_record *un_launch_first(const struct un_launch *launch,
+                                                      enum un_verb verb)
+{
+    return un_launch_next(launch, verb, NULL);
+}
 
 /* Records a failure of a call by errno, about a file. Returns -1. */
 int un_launch_fail_file(struct un_launch *launch, const char *path, struct un_error *err);

@@ -32,10 +32,7 @@ static bool is_same_time(const struct timespec *now, uint64_t then)
 static int stat_source(const struct un_launch *launch, const char *path, struct stat *now)
 {
     size_t next = 0;
-    for (size_t i = 0; i < launch->record_count; i++) {
-        const struct un_record *record = &launch->record[i];
-        if (record->verb != UN_VERB_SOURCE)
-            continue;
+    UN_EACH_RECORD (record, launch, UN_VERB_SOURCE) {
         if (!strcmp(un_record_word(record, 1), path))
             return fstat(launch->source[next].fd, now);
         next++;
@@ -147,10 +144,7 @@ static int take_source(struct un_launch *launch, struct un_source *source, int f
 static int open_sources(struct un_launch *launch, const int *fds, struct un_error *err)
 {
     size_t next = 0;
-    for (size_t i = 0; i < launch->record_count; i++) {
-        const struct un_record *record = &launch->record[i];
-        if (record->verb != UN_VERB_SOURCE)
-            continue;
+    UN_EACH_RECORD (record, launch, UN_VERB_SOURCE) {
         struct un_source *source = &launch->source[next];
         int given = fds ? fds[next] : -1;
         const char *path = un_record_word(record, 1);
@@ -181,9 +175,8 @@ static int check_tree(struct un_launch *launch, struct un_error *err)
 
 static int check_assumptions(struct un_launch *launch, struct un_error *err)
 {
-    for (size_t i = 0; i < launch->record_count; i++)
-        if (launch->record[i].verb == UN_VERB_ASSUME &&
-            check_assumed(launch, &launch->record[i], err))
+    UN_EACH_RECORD (record, launch, UN_VERB_ASSUME)
+        if (check_assumed(launch, record, err))
             return -1;
     return check_tree(launch, err);
 }

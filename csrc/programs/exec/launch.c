@@ -46,9 +46,8 @@ static int read_ids(const struct un_launch *launch, struct un_options *options,
         return un_fail_errno(err, UN_STEP_LAUNCH, "");
     int argc = 0;
     words[argc++] = (char *)"usernsctl-exec";
-    for (size_t i = 0; i < launch->record_count; i++)
-        if (launch->record[i].verb == UN_VERB_IDMAP)
-            words[argc++] = (char *)(uintptr_t)launch->record[i].words;
+    UN_EACH_RECORD (record, launch, UN_VERB_IDMAP)
+        words[argc++] = (char *)(uintptr_t)record->words;
     words[argc++] = (char *)"true";
     int failed = un_options_parse(argc, words, options, err);
     free(words);

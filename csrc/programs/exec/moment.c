@@ -11,9 +11,9 @@ static int take_args(const struct un_launch *launch, const char *const *command,
     moment->args = calloc(launch->record_count + words + 1, sizeof *moment->args);
     if (!moment->args)
         return un_fail_errno(err, UN_STEP_LAUNCH, "");
-    for (size_t i = 0; !words && i < launch->record_count; i++)
-        if (launch->record[i].verb == UN_VERB_ARG)
-            moment->args[count++] = launch->record[i].words;
+    if (!words)
+        UN_EACH_RECORD (record, launch, UN_VERB_ARG)
+            moment->args[count++] = record->words;
     for (size_t i = 0; i < words; i++)
         moment->args[count++] = command[i];
     moment->is.args = moment->args;
