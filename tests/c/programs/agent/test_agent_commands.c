@@ -141,14 +141,16 @@ static void words_in_a_pipe_are_waited_for(struct served *agent)
 {
     const char *const argv[] = {"sh", "-c", "exit 4", NULL};
     static char bytes[4096];
-    int words[2];
+    int words[2], no_words[2];
     CHECK_INT(pipe2(words, O_CLOEXEC), 0);
-    struct asked asked = {.argv = argv, .flags = AGENT_WORDS_APART, .words = words[0]};
+    CHECK_INT(pipe2(no_words, O_CLOEXEC), 0);
+    struct asked asked = {.argv = argv, .flags = AGENT_WORDS_APART, .words = no_words[0]};
     struct agent_header header;
     size_t fixed = encode(&asked, bytes);
     memcpy(&header, bytes, sizeof header);
     int given_up = ask(agent, &asked);
     close(given_up);
+    asked.words = words[0];
     int socket = ask(agent, &asked);
     CHECK_INT(run_script(agent, "exit 0", (struct asked){0}, text, sizeof text), 0);
     CHECK_INT(write(words[1], bytes + fixed, 5), 5);
@@ -157,6 +159,8 @@ static void words_in_a_pipe_are_waited_for(struct served *agent)
     hear_start(socket);
     CHECK_INT(hear_end(socket), 4 << 8);
     close(socket);
+    close(no_words[0]);
+    close(no_words[1]);
     close(words[0]);
     close(words[1]);
 }
