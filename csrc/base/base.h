@@ -207,21 +207,24 @@ struct un_lines {
     char block[8192]; /* most such files are shorter */
 };
 
-/* Opens a regular file. False with errno, EISDIR or EINVAL if it is none: in the /etc of a
- * stranger's image there may be a FIFO, that nobody ever writes to, or a device that has no end. */
+/* Opens a regular file. Returns false with errno, EISDIR or EINVAL if it is none: in the /etc of a
+ * stranger's image there may be a FIFO, that nobody ever writes to, or a device that has no end.
+ * The file has no lines then. */
 bool un_lines_open(struct un_lines *lines, const char *path);
 
-/* Returns whether that is what errno says. */
+/* Returns whether errno says that a path is no regular file. */
 bool un_lines_is_no_file(int errnum);
 
-/* Reads a line without its newline; false at the end. What does not fit is dropped, and *cut set.
- */
+/* Reads a line without its newline. Returns false at the end. What does not fit is dropped, and
+ * *cut set. */
 bool un_lines_next(struct un_lines *lines, char line[UN_LINE_MAX], bool *cut);
 
 /* Goes back to the first line. */
 void un_lines_rewind(struct un_lines *lines);
 
-void un_lines_close(struct un_lines *lines);
+/* Keeps errno. Does nothing where the file could not be opened. */
+void un_lines_close(const struct un_lines *lines);
+#define un_auto_lines __attribute__((cleanup(un_lines_close)))
 
 /* ---- mounts.c: what is mounted where --------------------------------------------------------- */
 

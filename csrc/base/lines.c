@@ -5,22 +5,18 @@
 bool un_lines_open(struct un_lines *lines, const char *path)
 {
     struct stat status;
-    int fd = openat(AT_FDCWD, path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-    if (fd < 0)
-        return false;
-    bool is_known = !fstat(fd, &status);
-    if (!is_known || !S_ISREG(status.st_mode)) {
-        int errnum = !is_known ? errno : S_ISDIR(status.st_mode) ? EISDIR : EINVAL;
-        close(fd);
-        errno = errnum;
-        return false;
-    }
-    lines->fd = fd;
     lines->errnum = 0;
-    lines->size = (uint64_t)status.st_size;
     lines->read = 0;
     lines->at = lines->length = 0;
-    return true;
+    lines->fd = openat(AT_FDCWD, path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    if (lines->fd < 0 || fstat(lines->fd, &status))
+        lines->errnum = errno;
+    else if (!S_ISREG(status.st_mode))
+        lines->errnum = S_ISDIR(status.st_mode) ? EISDIR : EINVAL;
+    else
+        lines->size = (uint64_t)status.st_size;
+    errno = lines->errnum;
+    return !lines->errnum;
 }
 
 bool un_lines_is_no_file(int errnum)
@@ -78,7 +74,7 @@ void un_lines_rewind(struct un_lines *lines)
     lines->errnum = lseek(lines->fd, 0, SEEK_SET) < 0 ? errno : 0;
 }
 
-void un_lines_close(struct un_lines *lines)
+void un_lines_close(const struct un_lines *lines)
 {
-    close(lines->fd);
+    un_close_quietly(lines->fd);
 }

@@ -27,12 +27,11 @@ static bool take_each_line(const char *path, take_line *take, void *into)
 {
     char line[UN_LINE_MAX];
     bool cut, taken = true;
-    struct un_lines lines;
+    un_auto_lines struct un_lines lines;
     if (!un_lines_open(&lines, path))
         return errno == ENOENT || un_lines_is_no_file(errno);
     while (taken && un_lines_next(&lines, line, &cut))
         taken = take(line, into);
-    un_lines_close(&lines);
     return taken && !lines.errnum;
 }
 

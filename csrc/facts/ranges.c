@@ -43,13 +43,12 @@ static void take_passwd(const char *line, struct un_facts *facts)
 static bool has_other_source(const char *nsswitch)
 {
     char line[UN_LINE_MAX], source[64];
-    struct un_lines lines;
-    bool is_open = un_lines_open(&lines, nsswitch), other = false, cut;
-    while (is_open && un_lines_next(&lines, line, &cut))
+    un_auto_lines struct un_lines lines;
+    bool other = false, cut;
+    un_lines_open(&lines, nsswitch);
+    while (un_lines_next(&lines, line, &cut))
         if (sscanf(line, " subid: %63s", source) == 1)
             other = strcmp(source, "files") != 0;
-    if (is_open)
-        un_lines_close(&lines);
     return other;
 }
 
@@ -59,9 +58,10 @@ static bool grants_any_group(const char *login)
 {
     static const char name[] = "GRANT_AUX_GROUP_SUBIDS";
     char line[UN_LINE_MAX];
-    struct un_lines lines;
-    bool is_open = un_lines_open(&lines, login), granted = false, cut;
-    while (is_open && un_lines_next(&lines, line, &cut)) {
+    un_auto_lines struct un_lines lines;
+    bool granted = false, cut;
+    un_lines_open(&lines, login);
+    while (un_lines_next(&lines, line, &cut)) {
         for (size_t end = strlen(line); end && strchr(" \t", line[end - 1]);)
             line[--end] = '\0';
         char *at = line + strspn(line, " \t");
@@ -72,8 +72,6 @@ static bool grants_any_group(const char *login)
         at[strcspn(at, "\"")] = '\0';
         granted = !strcasecmp(at, "yes");
     }
-    if (is_open)
-        un_lines_close(&lines);
     return granted;
 }
 

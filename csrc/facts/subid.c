@@ -135,7 +135,7 @@ int un_subid_read(const char *path, const char *user, uint32_t uid, struct un_ra
     struct reader reader = {path, user, "", ranges, notices};
     snprintf(reader.uid, sizeof reader.uid, "%" PRIu32, uid);
     ranges->len = 0;
-    struct un_lines lines;
+    un_auto_lines struct un_lines lines;
     if (!un_lines_open(&lines, path)) {
         if (errno == ENOENT)
             return 0;
@@ -144,11 +144,10 @@ int un_subid_read(const char *path, const char *user, uint32_t uid, struct un_ra
             un_lines_is_no_file(err->errnum) ? "subid-not-a-file" : "subid-file-unreadable";
         return -1;
     }
-    int failed = read_each_line(&lines, &reader, read_ours, err);
-    if (!failed && ranges->len) {
-        un_lines_rewind(&lines);
-        failed = read_each_line(&lines, &reader, compare_others, err);
-    }
-    un_lines_close(&lines);
-    return failed;
+    if (read_each_line(&lines, &reader, read_ours, err))
+        return -1;
+    if (!ranges->len)
+        return 0;
+    un_lines_rewind(&lines);
+    return read_each_line(&lines, &reader, compare_others, err);
 }

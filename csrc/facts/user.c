@@ -14,18 +14,23 @@ static bool is_of(const char *line, uint32_t uid)
            sscanf(number + 1, "%lu:%lu:", &found, &gid) == 2 && found == uid;
 }
 
+static bool find_line(const char *passwd, uint32_t uid, char line[UN_LINE_MAX])
+{
+    bool cut;
+    un_auto_lines struct un_lines lines;
+    un_lines_open(&lines, passwd);
+    while (un_lines_next(&lines, line, &cut))
+        if (is_of(line, uid))
+            return true;
+    return false;
+}
+
 /* Not getpwuid(): a static program can't load what NSS is made of. Who is not in the file is asked
  * for by a program that can. */
 bool un_user_line(const char *passwd, const char *path, uint32_t uid, char line[UN_LINE_MAX])
 {
     char number[11];
-    struct un_lines lines;
-    bool is_open = un_lines_open(&lines, passwd), found = false, cut;
-    while (is_open && !found && un_lines_next(&lines, line, &cut))
-        found = is_of(line, uid);
-    if (is_open)
-        un_lines_close(&lines);
-    if (found)
+    if (find_line(passwd, uid, line))
         return true;
     snprintf(number, sizeof number, "%" PRIu32, uid);
     const char *const words[] = {"getent", "passwd", number};

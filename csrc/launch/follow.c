@@ -57,19 +57,19 @@ bool un_owner_is_trusted(uid_t uid, const char *path)
 static bool has_members(gid_t gid)
 {
     char line[UN_LINE_MAX];
-    struct un_lines lines;
-    bool is_open = un_lines_open(&lines, "/etc/group"), has = false, cut;
-    while (is_open && !has && un_lines_next(&lines, line, &cut)) {
+    bool cut;
+    un_auto_lines struct un_lines lines;
+    un_lines_open(&lines, "/etc/group");
+    while (un_lines_next(&lines, line, &cut)) {
         unsigned long found;
         int length = 0;
         const char *password = strchr(line, ':');
         const char *number = password ? strchr(password + 1, ':') : NULL;
-        has = number && sscanf(number, ":%lu:%n", &found, &length) == 1 && found == gid && length &&
-              number[length];
+        if (number && sscanf(number, ":%lu:%n", &found, &length) == 1 && found == gid && length &&
+            number[length])
+            return true;
     }
-    if (is_open)
-        un_lines_close(&lines);
-    return has;
+    return false;
 }
 
 /*
