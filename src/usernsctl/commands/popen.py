@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, AnyStr, NamedTuple, NoReturn, Unpack, ove
 from usernsctl import _core
 from usernsctl._core import START_SECONDS
 from usernsctl._lean import LateModule
+from usernsctl._system.deadlines import deadline_after, seconds_left
 from usernsctl._system.descriptors import ClosedError, Shared, wait_readable
 from usernsctl._system.handover import restore_signals, set_inheritable
 from usernsctl._system.target import ENTERABLE, Joinable, Propagation, Target, make_target, selected
@@ -78,9 +79,9 @@ class Collected(subprocess.Popen[AnyStr]):
         return self.returncode
 
     def _wait(self, timeout: float | None) -> int | None:
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = deadline_after(timeout)
         while self.returncode is None:
-            left = None if deadline is None else deadline - time.monotonic()
+            left = seconds_left(deadline)
             try:
                 with self._shared.use() as (pidfd,):
                     if not wait_readable(pidfd, timeout=left):
@@ -414,11 +415,6 @@ def start_within(
         raise TimeoutExpired(args, timeout) from error
 
 
-def time_left(deadline: float | None) -> float | None:
-    """Return the seconds until a deadline of :func:`time.monotonic`; None without a deadline."""
-    return None if deadline is None else max(0.0, deadline - time.monotonic())
-
-
 class Child(NamedTuple):
     """A process that :func:`spawn` started. The caller reaps `pid` and closes `pidfd`."""
 
@@ -510,12 +506,12 @@ def call(
     others: dict[str, Any] = {**arguments}
     timeout = others.pop("timeout", None)
     check_timeout(timeout)
-    deadline = None if timeout is None else time.monotonic() + timeout
+    deadline = deadline_after(timeout)
     with start_within(
         timeout, args, bufsize, *positional, idmap=idmap, namespace=namespace, **others
     ) as process:
         try:
-            return process.wait(time_left(deadline))
+            return process.wait(seconds_left(deadline))
         except BaseException as error:
             process.kill()
             if isinstance(error, TimeoutExpired):
@@ -621,11 +617,11 @@ def run(
     check_keywords("run", arguments, _RUN_KEYWORDS)
     check_timeout(timeout)
     choose_pipes(arguments, input, capture_output)
-    deadline = None if timeout is None else time.monotonic() + timeout
+    deadline = deadline_after(timeout)
     with start_within(timeout, args, bufsize, *positional, **arguments) as process:
         started(process)
         try:
-            return finish(process, input, time_left(deadline), check=check)
+            return finish(process, input, seconds_left(deadline), check=check)
         except TimeoutExpired as expired:
             expired.timeout = timeout or 0
             raise

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 from usernsctl._lean import LateModule
+from usernsctl._system.deadlines import deadline_after, seconds_left
 from usernsctl.commands.arguments import Args, StrOrBytesPath
 from usernsctl.commands.async_start import start_in_executor
 from usernsctl.commands.keywords import check_keywords, check_timeout, keywords_of
@@ -253,11 +253,11 @@ def run(
     _choose_streams(options, input, capture_output)
     is_text = bool(text or encoding or errors)
     coding = (encoding or "utf-8", errors or "strict")
-    deadline = None if timeout is None else time.monotonic() + timeout
+    deadline = deadline_after(timeout)
     try:
         with Sandbox(args, host=host, timeout=timeout, **options) as box:
             sent = input.encode(*coding) if is_text and input is not None else input
-            left = None if deadline is None else deadline - time.monotonic()
+            left = seconds_left(deadline)
             out, err = box.communicate(sent, left)
             status = box.wait()
     except TimeoutExpired as expired:

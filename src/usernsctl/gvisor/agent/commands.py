@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from weakref import WeakMethod
 
 from usernsctl._lean import LateModule
+from usernsctl._system.deadlines import seconds_left
 from usernsctl.commands.arguments import Args, Stream, StrOrBytesPath
 from usernsctl.commands.keywords import check_keywords, check_timeout, keywords_of
 from usernsctl.commands.popen import CompletedProcess, TimeoutExpired, choose_pipes, finish
@@ -29,7 +30,6 @@ from usernsctl.gvisor.agent.protocol import (
     AgentUnresponsive,
     agent_error,
     pause_async,
-    seconds_left,
 )
 from usernsctl.gvisor.agent.start import AgentContainer, start_agent, start_agent_async
 from usernsctl.gvisor.launch import request

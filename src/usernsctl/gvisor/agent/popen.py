@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, AnyStr, NoReturn
 
 from usernsctl import _core
 from usernsctl._lean import LateModule, dataclass
+from usernsctl._system.deadlines import deadline_after, seconds_left
 from usernsctl._system.descriptors import (
     ClosedError,
     SharedSocket,
@@ -33,7 +34,6 @@ from usernsctl.gvisor.agent.protocol import (
     AgentTimeout,
     AgentUnresponsive,
     agent_error,
-    seconds_left,
     send_order,
     shut,
 )
@@ -344,7 +344,7 @@ class SandboxPopen(subprocess.Popen[AnyStr]):
         return self.returncode
 
     def _wait(self, timeout: float | None) -> int | None:
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = deadline_after(timeout)
         while self.returncode is None:
             with contextlib.suppress(ClosedError):
                 shared = self._get()

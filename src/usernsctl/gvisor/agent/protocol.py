@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from typing import NamedTuple
 
 from usernsctl._lean import dataclass
+from usernsctl._system.deadlines import seconds_left
 from usernsctl._system.descriptors import ClosedError, Connection, SharedSocket, wait_readable
 from usernsctl.errors import RunscError
 
@@ -321,11 +322,6 @@ def shut(connection: Connection) -> None:
     """Have the other end see the end, though a fork of this process may have our end, too."""
     with contextlib.suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)
-
-
-def seconds_left(deadline: float | None) -> float | None:
-    """The seconds until a moment of the monotonic clock; ``None``: there is no such moment."""
-    return None if deadline is None else max(deadline - time.monotonic(), 0)
 
 
 def send_order(connection: Connection, message: bytes, deadline: float) -> None:

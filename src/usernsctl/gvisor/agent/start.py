@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from usernsctl._lean import LateModule, dataclass
+from usernsctl._system.deadlines import seconds_left
 from usernsctl._system.descriptors import Connection, memory_file, open_owned, pipe, socket_pair
 from usernsctl.commands.popen import DEVNULL, Popen, TimeoutExpired
 from usernsctl.errors import RunscError
@@ -19,7 +20,6 @@ from usernsctl.gvisor.agent.protocol import (
     AgentTimeout,
     agent_error,
     receive_hello,
-    seconds_left,
     shut,
 )
 from usernsctl.gvisor.launch.steps import AGENT_INSIDE

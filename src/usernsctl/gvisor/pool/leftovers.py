@@ -10,11 +10,11 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from usernsctl._system.deadlines import seconds_left
 from usernsctl._system.descriptors import wait_readable
 from usernsctl._text import shown
 from usernsctl.commands.popen import DEVNULL, PIPE, TimeoutExpired
 from usernsctl.errors import RunscError
-from usernsctl.gvisor.agent.protocol import seconds_left
 from usernsctl.gvisor.launch.steps import AGENT_INSIDE
 
 if TYPE_CHECKING:

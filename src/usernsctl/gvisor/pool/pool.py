@@ -21,6 +21,7 @@ from typing import (
 from weakref import WeakKeyDictionary
 
 from usernsctl._lean import LateModule
+from usernsctl._system.deadlines import seconds_left
 from usernsctl._system.descriptors import AsyncClosing, Closing
 from usernsctl.commands.arguments import Stream, StrOrBytesPath
 from usernsctl.commands.keywords import check_timeout
@@ -33,7 +34,7 @@ from usernsctl.errors import (
     RunscError,
 )
 from usernsctl.gvisor import checks
-from usernsctl.gvisor.agent.protocol import agent_error, seconds_left
+from usernsctl.gvisor.agent.protocol import agent_error
 from usernsctl.gvisor.pool.keeper import Closed, Keeper, PoolStats, PoolTimeout, Rules, Waiter
 from usernsctl.gvisor.pool.leftovers import check_leftovers, read_leftovers
 from usernsctl.gvisor.sandbox.host_namespace import HostBase

@@ -12,8 +12,9 @@ from io import FileIO
 from typing import TYPE_CHECKING, Any
 
 from usernsctl._lean import LateModule
+from usernsctl._system.deadlines import deadline_after, seconds_left
 from usernsctl._system.descriptors import above_stdio, open_owned, pipe, wait_readable
-from usernsctl.commands.popen import Popen, TimeoutExpired, start_within, time_left
+from usernsctl.commands.popen import Popen, TimeoutExpired, start_within
 from usernsctl.errors import NamespaceError
 from usernsctl.gvisor.agent.start import ProcessDefaults
 from usernsctl.gvisor.runsc.command import PRIVATE_UMASK
@@ -68,7 +69,7 @@ class AttachedSandbox:
         self._streams = PopenStreams()
         self._inside: Namespace | None = None
         self._commands: weakref.WeakSet[Popen[Any]] = weakref.WeakSet()
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = deadline_after(timeout)
         place = RunscNamespace(host.namespace, host.restrictions, mount_proc=True)
         with contextlib.ExitStack() as opened:
             creator = opened.enter_context(open_owned(os.pidfd_open, os.getpid()))
@@ -101,7 +102,7 @@ class AttachedSandbox:
         self, ready: FileIO, files: SandboxDirectory, timeout: float | None, deadline: float | None
     ) -> None:
         """Wait for the byte that process 1 writes, or for its end."""
-        if not wait_readable(ready.fileno(), self.popen.pidfd, timeout=time_left(deadline)):
+        if not wait_readable(ready.fileno(), self.popen.pidfd, timeout=seconds_left(deadline)):
             assert timeout is not None
             raise TimeoutExpired(self.popen.args, timeout)
         if ready.read(1):

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 from usernsctl import hardening
 from usernsctl._lean import LateModule
 from usernsctl._system import processes
+from usernsctl._system.deadlines import deadline_after, seconds_left
 from usernsctl._system.descriptors import ClosedError, Shared, wait_readable
 from usernsctl._system.processes import exit_status, parent_namespace, reap
 from usernsctl._system.records import Entry
-from usernsctl.commands.popen import DEVNULL, PIPE, Popen, TimeoutExpired, start_within, time_left
+from usernsctl.commands.popen import DEVNULL, PIPE, Popen, TimeoutExpired, start_within
 from usernsctl.errors import NamespaceError, RunscError
 from usernsctl.gvisor.agent.start import ProcessDefaults
 from usernsctl.gvisor.runsc.command import PRIVATE_UMASK
@@ -377,7 +378,7 @@ def _starter(
 
     If the block fails or this process ends before its end, usernsctl-detach ends the sandbox.
     """
-    deadline = None if timeout is None else time.monotonic() + timeout
+    deadline = deadline_after(timeout)
     with contextlib.ExitStack() as opened:
         creator = os.pidfd_open(os.getpid())
         opened.callback(os.close, creator)
@@ -403,7 +404,7 @@ def _starter(
                 **how,
             )
         try:
-            if not wait_readable(ours.fileno(), popen.pidfd, timeout=time_left(deadline)):
+            if not wait_readable(ours.fileno(), popen.pidfd, timeout=seconds_left(deadline)):
                 assert timeout is not None
                 raise TimeoutExpired(popen.args, timeout)
             if not _is_ready(ours):

@@ -14,6 +14,7 @@ from io import FileIO
 from typing import IO, TYPE_CHECKING, Any, NoReturn, Self, Unpack, overload
 
 from usernsctl._lean import LateModule
+from usernsctl._system.deadlines import seconds_left
 from usernsctl.commands.arguments import Args, Stream, StrOrBytesPath
 from usernsctl.commands.async_start import AsyncStart, AsyncStartMixin
 from usernsctl.commands.keywords import check_keywords, check_timeout, keywords_of
@@ -28,13 +29,7 @@ from usernsctl.errors import NamespaceError, RunscError, UsernsError
 from usernsctl.gvisor import checks
 from usernsctl.gvisor.agent.commands import CommandOptions, SandboxCommands
 from usernsctl.gvisor.agent.popen import START_SECONDS, SandboxPopen
-from usernsctl.gvisor.agent.protocol import (
-    Agent,
-    AgentTimeout,
-    AgentUnresponsive,
-    agent_error,
-    seconds_left,
-)
+from usernsctl.gvisor.agent.protocol import Agent, AgentTimeout, AgentUnresponsive, agent_error
 from usernsctl.gvisor.agent.start import OWN_IPC, OWN_NET, InitAgent
 from usernsctl.gvisor.launch.request import Request
 from usernsctl.gvisor.runsc.container import SandboxEnded, query

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 from usernsctl import _core
 from usernsctl._lean import dataclass
+from usernsctl._system.deadlines import seconds_left
 from usernsctl._system.descriptors import Connection, memory_file, socket_pair, wait_readable
 from usernsctl.commands.arguments import StrOrBytesPath
 from usernsctl.commands.async_start import AsyncStart
@@ -29,13 +30,7 @@ from usernsctl.errors import (
 from usernsctl.gvisor import checks, oci
 from usernsctl.gvisor.agent import protocol as wire
 from usernsctl.gvisor.agent.popen import SandboxPopen
-from usernsctl.gvisor.agent.protocol import (
-    Agent,
-    AgentClosed,
-    AgentTimeout,
-    receive_hello,
-    seconds_left,
-)
+from usernsctl.gvisor.agent.protocol import Agent, AgentClosed, AgentTimeout, receive_hello
 from usernsctl.gvisor.launch.steps import AGENT_INSIDE
 from usernsctl.gvisor.runsc import logs
 from usernsctl.gvisor.runsc.container import query, raise_if_ended
