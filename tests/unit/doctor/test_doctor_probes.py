@@ -169,7 +169,6 @@ print([pid for pid in others if os.waitpid(pid, os.WNOHANG)[0]])
 """
 
 
-@pytest.mark.each_user
 @as_root
 def test_nobody_is_killed_by_a_number_of_another_pid_namespace() -> None:
     words = ["unshare", "--pid", "--fork", "--mount-proc", PYTHON, "-c", _OUTER, _INNER, PROGRAM]

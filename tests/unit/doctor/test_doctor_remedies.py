@@ -117,7 +117,6 @@ def test_each_helper_is_asked_for_and_comments_are_not() -> None:
     subprocess.run(["/bin/sh", "-n"], input="\n".join(lines), text=True, check=True)
 
 
-@pytest.mark.each_user
 @as_root
 @pytest.mark.parametrize(
     ("mode", "owner", "directory", "trusted"),
@@ -241,7 +240,6 @@ def test_a_runsc_that_works_is_named_in_place_of_another() -> None:
     assert render.remedy(report, cause, "host") == "export USERNSCTL_RUNSC=/usr/bin/runsc"
 
 
-@pytest.mark.each_user
 @as_root
 def test_a_variable_does_not_have_root_open_a_secret(tmp_path: Path) -> None:
     secret = tmp_path / "runsc"
