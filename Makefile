@@ -22,12 +22,12 @@ help: ## list the targets
 demo: packages ## run an Airbyte connector in gVisor, as an unprivileged user
 	@demo/run
 
-# Of test, unit, kernel, runsc and hostile: targets beside each other, none of which ends the others, and
-# those that run the tests in $(TESTS) as one kind of user each.
+# $(BESIDE) makes targets beside each other, and goes on where one fails. $(AS_USERS) run the tests in $(TESTS), each
+# target as one kind of user.
 BESIDE = $(MAKE) --jobs=$$(($$(nproc) + 1)) --keep-going --output-sync --no-print-directory
 AS_USERS = as-ranges $(if $(filter 0,$(shell id -u)),as-root as-no-ranges)
 TESTS = tests
-# tests/docker takes longest, and waits most.
+# First, since tests/docker takes long and waits for most of that.
 DOCKER = $(findstring docker,$(USERNSCTL_MUST_WORK))
 
 test: packages ## run every check, and every test as the users whom it concerns; ONLY=PATTERN: of that name
